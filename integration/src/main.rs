@@ -1,0 +1,2 @@
+//! Runs real containers. 
+fn main() {}

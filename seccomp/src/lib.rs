@@ -1,0 +1,2 @@
+//! Compiles OCI seccomp profiles to BPF.
+#![forbid(unsafe_code)]

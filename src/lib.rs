@@ -1,0 +1,1 @@
+//! windlass: an OCI container runtime.
