@@ -1,2 +1,2 @@
-//! Runs real containers. 
+//! Runs real containers.
 fn main() {}

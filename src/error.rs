@@ -1,0 +1,320 @@
+//! One error type for the whole runtime.
+//!
+//! Every failure answers the same questions: what was being done (the first line, in the
+//! wording that engines match), which element of the configuration or which flag asked for it,
+//! at which step, by which call, with which errno, and what to do about it where that is known.
+//!
+//! Errors cross a process boundary (init reports to the runtime over a socket), so the type is
+//! plain data and survives serialisation whole.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+/// The result of anything that can fail in the runtime.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a caller may branch on. The names are stable; they are the `kind` key of the JSON log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The configuration breaks the specification or contradicts itself.
+    InvalidConfig,
+    /// The configuration is valid, but this host or this build cannot do it.
+    Unsupported,
+    /// The command line is wrong.
+    Usage,
+    /// The container (or another named thing) does not exist.
+    NotFound,
+    /// The container id is taken.
+    AlreadyExists,
+    /// The container is not in a state that allows the operation.
+    WrongStatus,
+    /// The program to run does not exist in the container.
+    ExecutableNotFound,
+    /// The program to run exists, but may not be executed.
+    PermissionDenied,
+    /// A hook failed.
+    Hook,
+    /// A system call failed.
+    Kernel,
+    /// The two halves of the runtime did not understand each other, or one of them died.
+    Protocol,
+    /// A file of the runtime's own is damaged or of an unknown version.
+    State,
+}
+
+/// Who asked for what failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// An element of `config.json`, as a JSON Pointer (RFC 6901).
+    Config(Cow<'static, str>),
+    /// A command-line flag.
+    Flag(Cow<'static, str>),
+    /// Nobody: the runtime does it for every container, for the reason given.
+    Default(Cow<'static, str>),
+}
+
+impl Origin {
+    /// An element of `config.json`.
+    pub fn config(pointer: impl Into<Cow<'static, str>>) -> Origin {
+        Origin::Config(pointer.into())
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Config(pointer) => f.write_str(pointer),
+            Origin::Flag(flag) => f.write_str(flag),
+            Origin::Default(why) => write!(f, "({why})"),
+        }
+    }
+}
+
+/// A system call that failed: the call as strace would print it, and its errno.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// For example `openat2(5, "etc/passwd", O_PATH)`.
+    pub call: Cow<'static, str>,
+    /// What the kernel answered.
+    pub errno: Errno,
+}
+
+impl Failed {
+    /// Adds what was being done, in the words that the user reads.
+    pub fn doing(self, what: impl fmt::Display) -> Error {
+        Error::new(Kind::Kernel, format!("{what}: {}", describe(self.errno))).failed(self)
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.call, describe(self.errno))
+    }
+}
+
+/// The errno's text in lower case, as Go's callers expect it (`no such file or directory`).
+pub fn describe(errno: Errno) -> String {
+    errno.desc().to_ascii_lowercase()
+}
+
+/// Adds the words of the user to a failed call.
+pub trait Doing<T> {
+    /// `what` is evaluated only on failure.
+    fn doing<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
+}
+
+impl<T> Doing<T> for std::result::Result<T, Failed> {
+    fn doing<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|failed| failed.doing(what()))
+    }
+}
+
+impl<T> Doing<T> for std::io::Result<T> {
+    fn doing<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|error| match error.raw_os_error() {
+            Some(raw) => {
+                let errno = Errno::from_raw(raw);
+                let mut out = Error::new(Kind::Kernel, format!("{}: {}", what(), describe(errno)));
+                out.0.errno = Some(raw);
+                out
+            }
+            None => Error::new(Kind::Kernel, format!("{}: {error}", what())),
+        })
+    }
+}
+
+/// One thing wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// JSON Pointer into `config.json`.
+    pub pointer: String,
+    /// What is wrong, in the wording that engines match where there is one.
+    pub msg: String,
+}
+
+/// A failure and everything known about it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Error(Box<Inner>);
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Inner {
+    kind: Kind,
+    message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<Origin>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    step: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    call: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    errno: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    faults: Vec<Fault>,
+}
+
+impl Error {
+    /// A failure of `kind`; `message` is its first line.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Error {
+        Error(Box::new(Inner {
+            kind,
+            message: message.into(),
+            origin: None,
+            step: None,
+            call: None,
+            errno: None,
+            hint: None,
+            faults: Vec::new(),
+        }))
+    }
+
+    /// An error in `config.json` at `pointer`.
+    pub fn config(pointer: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Error {
+        Error::new(Kind::InvalidConfig, message).origin(Origin::config(pointer))
+    }
+
+    /// An error in the command line.
+    pub fn usage(message: impl Into<String>) -> Error {
+        Error::new(Kind::Usage, message)
+    }
+
+    /// Several faults of one configuration; the first gives the message. `faults` is not empty.
+    pub fn faults(faults: Vec<Fault>) -> Error {
+        let first =
+            faults.first().cloned().unwrap_or(Fault { pointer: String::new(), msg: "invalid configuration".into() });
+        let mut error = Error::config(first.pointer, first.msg);
+        if faults.len() > 1 {
+            error.0.faults = faults;
+        }
+        error
+    }
+
+    /// Records the call and the errno.
+    pub fn failed(mut self, failed: Failed) -> Error {
+        self.0.call = Some(format!("{} = {:?}", failed.call, failed.errno));
+        self.0.errno = Some(failed.errno as i32);
+        self
+    }
+
+    /// Records who asked, unless something nearer to the cause already did.
+    pub fn origin(mut self, origin: Origin) -> Error {
+        self.0.origin.get_or_insert(origin);
+        self
+    }
+
+    /// Records at which step, unless something nearer to the cause already did.
+    pub fn step(mut self, step: impl Into<String>) -> Error {
+        self.0.step.get_or_insert_with(|| step.into());
+        self
+    }
+
+    /// Records what to do about it, unless that is known already.
+    pub fn hint(mut self, hint: impl Into<String>) -> Error {
+        self.0.hint.get_or_insert_with(|| hint.into());
+        self
+    }
+
+    /// Changes what a caller may branch on.
+    pub fn kind_is(mut self, kind: Kind) -> Error {
+        self.0.kind = kind;
+        self
+    }
+
+    /// Puts words before the message.
+    pub fn before(mut self, words: impl fmt::Display) -> Error {
+        self.0.message = format!("{words}: {}", self.0.message);
+        self
+    }
+
+    /// What a caller may branch on.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// The first line.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// Who asked, where known.
+    pub fn asked_by(&self) -> Option<&Origin> {
+        self.0.origin.as_ref()
+    }
+
+    /// The step, where known.
+    pub fn at_step(&self) -> Option<&str> {
+        self.0.step.as_deref()
+    }
+
+    /// The failed call with its errno, as strace would print them.
+    pub fn call(&self) -> Option<&str> {
+        self.0.call.as_deref()
+    }
+
+    /// The raw errno, where a call failed.
+    pub fn errno(&self) -> Option<Errno> {
+        self.0.errno.map(Errno::from_raw)
+    }
+
+    /// Advice, where there is any.
+    pub fn advice(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
+    /// All faults of the configuration, if more than one is known.
+    pub fn all_faults(&self) -> &[Fault] {
+        &self.0.faults
+    }
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Error {
+        Error::new(Kind::Kernel, failed.to_string()).failed(failed)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_origin_and_step_win() {
+        let error = Error::config("/mounts/7/source", "x").origin(Origin::config("/mounts")).step("a").step("b");
+        assert_eq!(error.asked_by(), Some(&Origin::config("/mounts/7/source")));
+        assert_eq!(error.at_step(), Some("a"));
+    }
+
+    #[test]
+    fn a_failed_call_is_worded_in_lower_case() {
+        let failed = Failed { call: "open(\"/x\")".into(), errno: Errno::ENOENT };
+        let error = failed.doing("cannot open \"/x\"");
+        assert_eq!(error.message(), "cannot open \"/x\": no such file or directory");
+        assert_eq!(error.call(), Some("open(\"/x\") = ENOENT"));
+        assert_eq!(error.errno(), Some(Errno::ENOENT));
+    }
+
+    #[test]
+    fn an_error_survives_the_process_boundary() {
+        let error = Error::faults(vec![
+            Fault { pointer: "/a".into(), msg: "one".into() },
+            Fault { pointer: "/b".into(), msg: "two".into() },
+        ])
+        .hint("mend it");
+        let text = serde_json::to_string(&error).expect("plain data");
+        assert_eq!(serde_json::from_str::<Error>(&text).expect("round trip"), error);
+    }
+}

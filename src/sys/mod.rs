@@ -1,0 +1,42 @@
+//! The only unsafe code of the runtime: one kernel call, one function, one safety comment.
+//!
+//! What nix has is used through nix; this module adds the calls that nix lacks and wraps the
+//! few that we want with the call's text in the error. Every function returns [`Failed`] on
+//! failure: the call as strace would print it, and the errno.
+#![allow(unsafe_code)]
+
+use std::borrow::Cow;
+
+use nix::errno::Errno;
+
+pub use crate::error::Failed;
+
+/// What every call here returns.
+pub type Result<T> = std::result::Result<T, Failed>;
+
+/// The raw return value of a system call made through libc as a result.
+///
+/// `call` is evaluated only on failure.
+pub(crate) fn check(returned: libc::c_long, call: impl FnOnce() -> String) -> Result<libc::c_long> {
+    if returned == -1 { Err(Failed { call: Cow::Owned(call()), errno: Errno::last() }) } else { Ok(returned) }
+}
+
+/// The same for calls made through nix.
+pub(crate) trait Called<T> {
+    fn called(self, call: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> Called<T> for nix::Result<T> {
+    fn called(self, call: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|errno| Failed { call: Cow::Owned(call()), errno })
+    }
+}
+
+impl<T> Called<T> for std::io::Result<T> {
+    fn called(self, call: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| Failed {
+            call: Cow::Owned(call()),
+            errno: error.raw_os_error().map_or(Errno::EIO, Errno::from_raw),
+        })
+    }
+}
