@@ -1,2 +1,19 @@
-//! Compiles OCI seccomp profiles to BPF.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+
+mod arch;
+mod compile;
+mod emit;
+mod multiplex;
+mod profile;
+mod program;
+mod resolve;
+mod table;
+mod words;
+
+pub use arch::Arch;
+pub use compile::{Filter, Problem, compile};
+pub use profile::{Arg, Profile, Rule};
+pub use program::{Data, Program};
+pub use seccompiler::{BpfProgram, sock_filter};
+pub use words::{actions, architectures, flags, operators};

@@ -1,0 +1,298 @@
+//! Reads a profile, collects all that is wrong with it, and has the program written.
+
+use std::fmt;
+
+use crate::arch::Arch;
+use crate::emit::{self, Condition};
+use crate::profile::{Arg, Profile, Rule};
+use crate::program::Program;
+use crate::resolve::{self, Clause, Rules};
+use crate::table;
+use crate::words::{self, EPERM, MAX_DATA, MAX_ERRNO, Operator, flag, ret};
+
+/// Clauses with conditions that are read at most: more than could fit into a program.
+const MAX_CONDITIONAL: usize = 4 * Program::MAX_LEN;
+
+/// What is wrong with a profile, or worth a warning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where: a JSON pointer from the seccomp object, such as `/syscalls/3/action`.
+    pub pointer: String,
+    /// What, for people; does not repeat the place.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.pointer, self.message)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+/// A compiled profile, with all that seccomp(2) needs to load it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Filter {
+    /// The program.
+    pub program: Program,
+    /// `SECCOMP_FILTER_FLAG_*`, in a combination that the kernel accepts.
+    pub flags: u32,
+    /// Whether seccomp(2) will return the listener that some rule needs.
+    pub needs_listener: bool,
+    /// What of the profile has no effect.
+    pub warnings: Vec<Problem>,
+}
+
+/// Compiles a profile for a kernel whose own ABI is `native`.
+///
+/// What the result does is described at the [top of the crate](crate).
+///
+/// # Errors
+///
+/// All problems that the profile has: an unknown action, architecture, operator or flag,
+/// an errno that is too large or given to an action without one, an argument index above
+/// 5, a listener without a rule for it or the reverse, a program longer than
+/// [`Program::MAX_LEN`].
+pub fn compile(profile: &Profile<'_>, native: Arch) -> Result<Filter, Vec<Problem>> {
+    let mut reader = Reader::default();
+    let archs = reader.architectures(profile, native);
+    let rules = reader.rules(profile);
+    let flags = reader.flags(profile);
+    reader.listener(profile);
+    if !reader.problems.is_empty() {
+        return Err(reader.problems);
+    }
+    let (sections, chains) = resolve::resolve(&rules, &archs);
+    let program = emit::program(&sections, &chains, resolve::BAD_ARCH, native.little_endian());
+    let Some(program) = program else {
+        let message = format!("the rules need more than the {} instructions that the kernel allows", Program::MAX_LEN);
+        return Err(vec![Problem { pointer: "/syscalls".into(), message }]);
+    };
+    Ok(Filter { program, flags, needs_listener: reader.notifies, warnings: reader.warnings })
+}
+
+/// What was found while reading a profile.
+#[derive(Default)]
+struct Reader {
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+    /// Whether a rule has the action `SCMP_ACT_NOTIFY`.
+    notifies: bool,
+}
+
+impl Reader {
+    fn problem(&mut self, pointer: impl Into<String>, message: impl Into<String>) {
+        self.problems.push(Problem { pointer: pointer.into(), message: message.into() });
+    }
+
+    fn warning(&mut self, pointer: impl Into<String>, message: impl Into<String>) {
+        self.warnings.push(Problem { pointer: pointer.into(), message: message.into() });
+    }
+
+    /// The native architecture and those listed, each once.
+    fn architectures(&mut self, profile: &Profile<'_>, native: Arch) -> Vec<Arch> {
+        let mut archs = vec![native];
+        for (at, name) in profile.architectures.iter().enumerate() {
+            let pointer = || format!("/architectures/{at}");
+            match Arch::from_name(name) {
+                None => self.problem(pointer(), format!("unknown architecture {name:?}")),
+                Some(arch) if arch.little_endian() != native.little_endian() => {
+                    self.problem(pointer(), format!("{name} has not the byte order of {}", native.name()))
+                }
+                Some(arch) if archs.contains(&arch) => {}
+                Some(arch) => archs.push(arch),
+            }
+        }
+        archs
+    }
+
+    fn flags(&mut self, profile: &Profile<'_>) -> u32 {
+        let mut bits = 0;
+        match &profile.flags {
+            // runc and crun agree on this: a profile that does not speak of flags does
+            // not ask for the costly mitigation of speculative stores either.
+            None => bits |= flag::SPEC_ALLOW,
+            Some(flags) => {
+                for (at, name) in flags.iter().enumerate() {
+                    match words::flag(name) {
+                        Some(bit) => bits |= bit,
+                        None => self.problem(format!("/flags/{at}"), format!("unknown flag {name:?}")),
+                    }
+                }
+            }
+        }
+        if self.notifies {
+            bits |= flag::NEW_LISTENER;
+            if bits & flag::TSYNC != 0 {
+                // Both want the return value; the kernel needs to be told which has it.
+                bits |= flag::TSYNC_ESRCH;
+            }
+        } else if bits & flag::WAIT_KILLABLE_RECV != 0 {
+            bits &= !flag::WAIT_KILLABLE_RECV;
+            self.warning("/flags", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV has no effect: no rule has SCMP_ACT_NOTIFY");
+        }
+        bits
+    }
+
+    fn listener(&mut self, profile: &Profile<'_>) {
+        let path = !profile.listener_path.is_empty();
+        if self.notifies && !path {
+            self.problem("/listenerPath", "SCMP_ACT_NOTIFY needs a listenerPath");
+        }
+        if !path && !profile.listener_metadata.is_empty() {
+            self.problem("/listenerMetadata", "listenerMetadata without a listenerPath");
+        }
+        if path && !self.notifies {
+            self.warning("/listenerPath", "has no effect: no rule has SCMP_ACT_NOTIFY");
+        }
+    }
+
+    fn rules(&mut self, profile: &Profile<'_>) -> Rules {
+        let default = self.action(&profile.default_action, profile.default_errno_ret, |field| match field {
+            Field::Action => "/defaultAction".into(),
+            Field::Errno => "/defaultErrnoRet".into(),
+        });
+        if default == Some(ret::USER_NOTIF) {
+            self.problem("/defaultAction", "SCMP_ACT_NOTIFY cannot be the default action");
+        }
+        let mut rules = Rules::new(default.unwrap_or(ret::KILL_THREAD));
+        for (at, rule) in profile.syscalls.iter().enumerate() {
+            self.rule(at, rule, default, &mut rules);
+        }
+        rules
+    }
+
+    fn rule(&mut self, at: usize, rule: &Rule<'_>, default: Option<u32>, rules: &mut Rules) {
+        let value = self.action(&rule.action, rule.errno_ret, |field| match field {
+            Field::Action => format!("/syscalls/{at}/action"),
+            Field::Errno => format!("/syscalls/{at}/errnoRet"),
+        });
+        let notifies = value == Some(ret::USER_NOTIF);
+        self.notifies |= notifies;
+        let first = rules.clauses.len() as u32 + 1;
+        // A rule that repeats the default action only tells which calls the profile knows.
+        let clauses = match value {
+            Some(value) if Some(value) != default => self.clauses(at, rule, value, rules),
+            _ => {
+                self.conditions(at, rule, &mut Vec::new());
+                0
+            }
+        };
+        if rule.names.is_empty() {
+            self.warning(format!("/syscalls/{at}/names"), "has no effect: no calls are named");
+        }
+        for (name_at, name) in rule.names.iter().enumerate() {
+            let pointer = || format!("/syscalls/{at}/names/{name_at}");
+            if notifies && name == "write" {
+                // The runtime itself still has to write the listener's number.
+                self.problem(pointer(), "SCMP_ACT_NOTIFY cannot be used for write");
+            }
+            let Some(call) = table::find(name) else {
+                match name.is_empty() {
+                    true => self.problem(pointer(), "an empty name is no system call"),
+                    false => self.warning(pointer(), format!("unknown system call {name:?}")),
+                }
+                continue;
+            };
+            rules.named[call] = true;
+            if clauses == 0 {
+                continue;
+            }
+            if !rule.args.is_empty() {
+                let numbers = first..first + clauses;
+                rules.sometimes.extend(numbers.map(|clause| (call as u16, clause)));
+            } else if rules.always[call] == 0 {
+                rules.always[call] = first;
+            }
+            if rules.sometimes.len() > MAX_CONDITIONAL {
+                rules.sometimes.clear();
+                let message = format!("more than {MAX_CONDITIONAL} calls in rules with conditions");
+                self.problem("/syscalls", message);
+            }
+        }
+    }
+
+    /// Adds the clauses of a rule and says how many there are.
+    fn clauses(&mut self, at: usize, rule: &Rule<'_>, value: u32, rules: &mut Rules) -> u32 {
+        let start = rules.conditions.len();
+        self.conditions(at, rule, &mut rules.conditions);
+        let end = rules.conditions.len();
+        // As in runc, conditions on one argument are alternatives, and then so are all
+        // conditions of the rule: older profiles were written that way.
+        let mut seen = 0_u8;
+        let mut alternatives = false;
+        for condition in &rules.conditions[start..end] {
+            alternatives |= seen & (1 << condition.index) != 0;
+            seen |= 1 << condition.index;
+        }
+        if !alternatives {
+            rules.clauses.push(Clause { conditions: start..end, value });
+            return 1;
+        }
+        let each = (start..end).map(|at| Clause { conditions: at..at + 1, value });
+        rules.clauses.extend(each);
+        (end - start) as u32
+    }
+
+    fn conditions(&mut self, at: usize, rule: &Rule<'_>, conditions: &mut Vec<Condition>) {
+        for (arg_at, arg) in rule.args.iter().enumerate() {
+            if let Some(condition) = self.condition(at, arg_at, arg) {
+                conditions.push(condition);
+            }
+        }
+    }
+
+    fn condition(&mut self, at: usize, arg_at: usize, arg: &Arg<'_>) -> Option<Condition> {
+        let pointer = |field| format!("/syscalls/{at}/args/{arg_at}/{field}");
+        let operator = words::operator(&arg.op);
+        if operator.is_none() {
+            self.problem(pointer("op"), format!("unknown operator {:?}", arg.op));
+        }
+        if arg.index > 5 {
+            self.problem(pointer("index"), format!("{} is not in 0..=5", arg.index));
+            return None;
+        }
+        let operator = operator?;
+        let (value, mask) = match operator {
+            // Bits outside the mask count on neither side, as in libseccomp.
+            Operator::MaskedEq => (arg.value_two & arg.value, arg.value),
+            _ => (arg.value, u64::MAX),
+        };
+        Some(Condition { index: arg.index, operator, value, mask })
+    }
+
+    /// The return value of an action with its errno.
+    fn action(&mut self, name: &str, errno: Option<u32>, pointer: impl Fn(Field) -> String) -> Option<u32> {
+        let Some(value) = words::action(name) else {
+            let message = match name {
+                "" => "an action is required".into(),
+                name => format!("unknown action {name:?}"),
+            };
+            self.problem(pointer(Field::Action), message);
+            return None;
+        };
+        let largest = match value {
+            ret::ERRNO => MAX_ERRNO,
+            ret::TRACE => MAX_DATA,
+            _ => {
+                if errno.is_some() {
+                    self.problem(pointer(Field::Errno), format!("{name} takes no errno"));
+                }
+                return Some(value);
+            }
+        };
+        let errno = errno.unwrap_or(EPERM);
+        if errno > largest {
+            self.problem(pointer(Field::Errno), format!("{errno} is above {largest}"));
+            return None;
+        }
+        Some(value | errno)
+    }
+}
+
+/// A field that has to do with an action.
+enum Field {
+    Action,
+    Errno,
+}
