@@ -232,6 +232,30 @@ impl Error {
         self
     }
 
+    /// The same with no text longer than `chars` characters, and with few of its faults.
+    pub fn shortened(&self, chars: usize) -> Error {
+        let cut = |text: &str| match text.char_indices().nth(chars) {
+            Some((at, _)) => format!("{}…", &text[..at]),
+            None => text.to_string(),
+        };
+        let origin = |origin: &Origin| match origin {
+            Origin::Config(text) => Origin::Config(cut(text).into()),
+            Origin::Flag(text) => Origin::Flag(cut(text).into()),
+            Origin::Default(text) => Origin::Default(cut(text).into()),
+        };
+        let fault = |fault: &Fault| Fault { pointer: cut(&fault.pointer), msg: cut(&fault.msg) };
+        Error(Box::new(Inner {
+            kind: self.0.kind,
+            message: cut(&self.0.message),
+            origin: self.0.origin.as_ref().map(origin),
+            step: self.0.step.as_deref().map(cut),
+            call: self.0.call.as_deref().map(cut),
+            errno: self.0.errno,
+            hint: self.0.hint.as_deref().map(cut),
+            faults: self.0.faults.iter().take(chars / 64).map(fault).collect(),
+        }))
+    }
+
     /// What a caller may branch on.
     pub fn kind(&self) -> Kind {
         self.0.kind
@@ -305,6 +329,15 @@ mod tests {
         assert_eq!(error.message(), "cannot open \"/x\": no such file or directory");
         assert_eq!(error.call(), Some("open(\"/x\") = ENOENT"));
         assert_eq!(error.errno(), Some(Errno::ENOENT));
+    }
+
+    #[test]
+    fn a_shortened_error_keeps_what_fits() {
+        let error = Error::config("/a", "é".repeat(9)).hint("short").step("long step");
+        let short = error.shortened(5);
+        assert_eq!(short.message(), "ééééé…");
+        assert_eq!((short.advice(), short.at_step()), (Some("short"), Some("long …")));
+        assert_eq!(short.asked_by(), error.asked_by());
     }
 
     #[test]

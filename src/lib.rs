@@ -1,6 +1,16 @@
 //! windlass: an OCI container runtime.
 #![deny(unsafe_code)]
 
+pub mod abi;
+pub mod apply;
+pub mod cgroup;
+pub mod cli;
+pub mod container;
 pub mod error;
+pub mod hint;
+pub mod log;
+pub mod plan;
+pub mod rfc3339;
 pub mod spec;
 pub mod sys;
+pub mod verb;

@@ -57,7 +57,7 @@ pub struct Linux {
 }
 
 /// A range of ids.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct IdMapping {
     /// First id inside.
@@ -356,7 +356,7 @@ pub struct Personality {
 }
 
 /// Offset of one clock.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TimeOffset {
     /// Seconds.

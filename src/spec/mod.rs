@@ -14,10 +14,9 @@ mod config;
 mod linux;
 mod pointer;
 
+use crate::error::{Error, Kind, Result};
 pub use config::*;
 pub use linux::*;
-
-use crate::error::{Error, Kind, Result};
 use serde::Deserialize;
 use serde::de::Deserializer;
 
@@ -25,6 +24,10 @@ use serde::de::Deserializer;
 ///
 /// `what` names the document in the message, for example `config.json`.
 pub fn parse<'a, T: Deserialize<'a>>(text: &'a [u8], what: &str) -> Result<T> {
+    // Derived parsers take a list for a structure, field by field; nobody means that.
+    if text.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| *byte == b'[') {
+        return Err(Error::config("", format!("cannot parse {what}: it is a list and not an object")));
+    }
     serde_json::from_slice(text).map_err(|error| {
         let pointer = pointer::at(text, error.line(), error.column());
         let shown = if pointer.is_empty() { "the document" } else { pointer.as_str() };
@@ -38,4 +41,20 @@ pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>
     d: D,
 ) -> std::result::Result<T, D::Error> {
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
+}
+
+pub use pointer::{at as pointer_at, escape};
+
+impl Hooks {
+    /// All hooks with the name of their point in the lifecycle, in its order.
+    pub fn all(&self) -> [(&'static str, &[Hook]); 6] {
+        [
+            ("prestart", &self.prestart),
+            ("createRuntime", &self.create_runtime),
+            ("createContainer", &self.create_container),
+            ("startContainer", &self.start_container),
+            ("poststart", &self.poststart),
+            ("poststop", &self.poststop),
+        ]
+    }
 }

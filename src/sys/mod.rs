@@ -5,11 +5,26 @@
 //! failure: the call as strace would print it, and the errno.
 #![allow(unsafe_code)]
 
+pub mod bpf;
+
 use std::borrow::Cow;
 
 use nix::errno::Errno;
 
 pub use crate::error::Failed;
+
+pub mod credentials;
+pub mod exeseal;
+pub mod fd;
+pub mod mount;
+pub mod netlink;
+pub mod probe;
+pub mod process;
+pub mod progress;
+pub mod sched;
+pub mod signals;
+pub mod socket;
+pub mod waiting;
 
 /// What every call here returns.
 pub type Result<T> = std::result::Result<T, Failed>;

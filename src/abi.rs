@@ -1,0 +1,121 @@
+//! Numbers of the kernel's interface that planning and acting share.
+
+/// `MOUNT_ATTR_*` of mount_setattr(2) and fsmount(2).
+pub mod attr {
+    /// Read-only.
+    pub const RDONLY: u64 = 0x1;
+    /// Set-user-id bits are ignored.
+    pub const NOSUID: u64 = 0x2;
+    /// Device files are not devices.
+    pub const NODEV: u64 = 0x4;
+    /// Nothing can be executed.
+    pub const NOEXEC: u64 = 0x8;
+    /// The bits that hold the access time policy.
+    pub const ATIME: u64 = 0x70;
+    /// No access times.
+    pub const NOATIME: u64 = 0x10;
+    /// Access times always.
+    pub const STRICTATIME: u64 = 0x20;
+    /// No access times of directories.
+    pub const NODIRATIME: u64 = 0x80;
+    /// Ids are mapped.
+    pub const IDMAP: u64 = 0x10_0000;
+    /// Symbolic links are not followed.
+    pub const NOSYMFOLLOW: u64 = 0x20_0000;
+}
+
+/// `MS_*` of mount(2).
+pub mod ms {
+    /// Everything below as well.
+    pub const REC: u64 = 1 << 14;
+    /// No kernel messages.
+    pub const SILENT: u64 = 1 << 15;
+    /// Cannot be bind mounted.
+    pub const UNBINDABLE: u64 = 1 << 17;
+    /// Sees and sends no mounts.
+    pub const PRIVATE: u64 = 1 << 18;
+    /// Sees mounts, sends none.
+    pub const SLAVE: u64 = 1 << 19;
+    /// Sees and sends mounts.
+    pub const SHARED: u64 = 1 << 20;
+    /// Counts changes of inodes.
+    pub const I_VERSION: u64 = 1 << 23;
+}
+
+/// `CLONE_NEW*` of clone3(2) and setns(2).
+pub mod namespace {
+    /// Time.
+    pub const TIME: u64 = 0x80;
+    /// Mount.
+    pub const MOUNT: u64 = 0x2_0000;
+    /// Cgroup.
+    pub const CGROUP: u64 = 0x200_0000;
+    /// UTS.
+    pub const UTS: u64 = 0x400_0000;
+    /// IPC.
+    pub const IPC: u64 = 0x800_0000;
+    /// User.
+    pub const USER: u64 = 0x1000_0000;
+    /// PID.
+    pub const PID: u64 = 0x2000_0000;
+    /// Network.
+    pub const NET: u64 = 0x4000_0000;
+}
+
+/// sched_setattr(2)'s argument, in the kernel's layout (`SCHED_ATTR_SIZE_VER0`, 48 bytes).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SchedulerAttributes {
+    /// Size of this structure.
+    pub size: u32,
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    /// Nice value.
+    pub nice: i32,
+    /// Static priority.
+    pub priority: u32,
+    /// Runtime, ns.
+    pub runtime: u64,
+    /// Deadline, ns.
+    pub deadline: u64,
+    /// Period, ns.
+    pub period: u64,
+}
+
+/// A list of numbers as `0-3,7` into bits, lowest first. `None` for what is no list, for reversed
+/// ranges, and for numbers from 8192 on.
+pub fn bits_of_list(list: &str) -> Option<Vec<u64>> {
+    let number = |text: &str| text.trim().parse::<usize>().ok().filter(|n| *n < 8192);
+    let mut bits = Vec::new();
+    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return None;
+        }
+        if bits.len() <= last / 64 {
+            bits.resize(last / 64 + 1, 0);
+        }
+        for n in first..=last {
+            bits[n / 64] |= 1 << (n % 64);
+        }
+    }
+    Some(bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bits_of_list;
+
+    #[test]
+    fn lists_of_cpus_become_bits() {
+        assert_eq!(bits_of_list("0-3,7"), Some(vec![0x8f]));
+        assert_eq!(bits_of_list("64"), Some(vec![0, 1]));
+        assert_eq!(bits_of_list(""), Some(vec![]));
+        for wrong in ["3-1", "a", "9999", "-1", "1-"] {
+            assert_eq!(bits_of_list(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The terminal: a pseudoterminal of the container's own devpts.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::fcntl::{OFlag, ResolveFlag};
+
+use crate::apply::context::Context;
+use crate::apply::resolve;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::plan::RootPath;
+use crate::spec::ConsoleSize;
+use crate::sys::{fd, mount, socket};
+
+use super::device;
+
+/// `DEVPTS_SUPER_MAGIC`.
+const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
+
+pub(super) fn console(size: Option<&ConsoleSize>, node: bool, cx: &mut Context<'_>) -> Result<()> {
+    let master = open_master(cx)?;
+    let peer = socket::terminal_peer(master.as_fd()).doing(|| "cannot open the terminal")?;
+    if let Some(size) = size.filter(|size| (size.height, size.width) != (0, 0)) {
+        let cells = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+        socket::set_terminal_size(peer.as_fd(), cells(size.height), cells(size.width))
+            .doing(|| "cannot set the size of the terminal")?;
+    }
+    if node {
+        let copy = mount::clone_tree(peer.as_fd(), "", false).doing(|| "cannot copy the terminal for /dev/console")?;
+        let dir = device::directory(Path::new("dev"), cx)?;
+        let target = device::empty_file(dir, "console".as_ref()).doing(|| "cannot make /dev/console")?;
+        mount::attach(copy.as_fd(), target.as_fd()).doing(|| "cannot mount the terminal on /dev/console")?;
+    }
+    let socket =
+        cx.console_socket.take().ok_or_else(|| Error::new(Kind::Protocol, "there is nobody to take the terminal"))?;
+    socket::send(socket.as_fd(), b"/dev/ptmx", &[master.as_fd()])
+        .doing(|| "cannot send the terminal to the console socket")?;
+    for number in 0..3 {
+        fd::install_at(peer.as_fd(), number).doing(|| "cannot make the terminal stdio")?;
+    }
+    socket::take_terminal(peer.as_fd()).doing(|| "cannot take the terminal as the controlling one")
+}
+
+/// Opens the multiplexer, which must be that of a devpts: what a root filesystem has at its path
+/// may be anything, and is looked at before it is opened (CVE-2025-52565).
+fn open_master(cx: &mut Context<'_>) -> Result<OwnedFd> {
+    let doing = || "cannot open /dev/pts/ptmx";
+    let path = RootPath::new("/dev/pts/ptmx").expect("no NUL");
+    let found = resolve::find(cx.root()?, &path, resolve::NO_LINKS)
+        .doing(doing)
+        .map_err(|error| error.hint("a terminal needs a devpts mounted on /dev/pts"))?;
+    let stat = fd::stat(found.as_fd()).doing(doing)?;
+    let multiplexer = stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(5, 2);
+    if !multiplexer || fd::filesystem(found.as_fd()).doing(doing)? != DEVPTS_SUPER_MAGIC {
+        return Err(Error::new(Kind::PermissionDenied, "/dev/pts/ptmx is not the multiplexer of a devpts"));
+    }
+    // Opened again through the descriptor, so that it is what was looked at.
+    let link = format!("self/fd/{}", found.as_raw_fd());
+    let proc = cx.proc()?;
+    fd::openat2(proc, link.as_str(), OFlag::O_RDWR, 0, ResolveFlag::empty()).doing(doing)
+}

@@ -1,0 +1,83 @@
+//! tmpcopyup: a tmpfs that starts with what was at its destination.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::dir::Dir;
+use nix::fcntl::{OFlag, ResolveFlag};
+use nix::sys::stat::{FileStat, UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+
+use crate::sys::{Called, Failed, Result, fd};
+
+/// Copies the content of the directory `from` into `to`, with modes, owners and times. Nothing
+/// is followed and nothing leaves either directory.
+pub(super) fn copy_up(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+    let stat = fd::stat(from)?;
+    copy_directory(from, to)?;
+    own(to, OsStr::new(""), &stat)?;
+    nix::sys::stat::fchmod(fd::openat(to, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?, mode(&stat))
+        .called(|| "fchmod(tmpfs root)".into())
+}
+
+fn copy_directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+    let listed = fd::openat(from, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?;
+    let names: Vec<_> = Dir::from_fd(listed)
+        .called(|| "fdopendir".into())?
+        .iter()
+        .flatten()
+        .map(|entry| entry.file_name().to_owned())
+        .collect();
+    for name in names.iter().filter(|name| !matches!(name.to_bytes(), b"." | b"..")) {
+        copy(from, to, OsStr::from_bytes(name.to_bytes()))?;
+    }
+    Ok(())
+}
+
+fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+    let stat = fd::stat_at(from, name)?;
+    let inside = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
+    match stat.st_mode & libc::S_IFMT {
+        libc::S_IFDIR => {
+            fd::mkdirat(to, name, 0o700)?;
+            let below = match fd::openat2(from, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0, inside) {
+                // Another filesystem is mounted there: the directory is copied, not what covers it.
+                Err(Failed { errno: nix::errno::Errno::EXDEV, .. }) => None,
+                other => Some(other?),
+            };
+            let copy = fd::openat(to, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW, 0)?;
+            if let Some(below) = below {
+                copy_directory(below.as_fd(), copy.as_fd())?;
+            }
+        }
+        libc::S_IFREG => {
+            let source = fd::openat2(from, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0, inside)?;
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+            let copy = fd::openat(to, name, flags, 0o600)?;
+            std::io::copy(&mut File::from(source), &mut File::from(copy)).called(|| format!("copy({name:?})"))?;
+        }
+        libc::S_IFLNK => {
+            let target = fd::readlinkat(from, name)?;
+            nix::unistd::symlinkat(target.as_os_str(), to, name).called(|| format!("symlinkat({name:?})"))?;
+        }
+        _ => fd::mknodat(to, name, stat.st_mode, stat.st_rdev)?,
+    }
+    own(to, name, &stat)?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFLNK {
+        nix::sys::stat::fchmodat(to, name, mode(&stat), nix::sys::stat::FchmodatFlags::FollowSymlink)
+            .called(|| format!("fchmodat({name:?})"))?;
+    }
+    let (accessed, changed) =
+        (TimeSpec::new(stat.st_atime, stat.st_atime_nsec), TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec));
+    utimensat(to, name, &accessed, &changed, UtimensatFlags::NoFollowSymlink).called(|| format!("utimensat({name:?})"))
+}
+
+fn own(dir: BorrowedFd<'_>, name: &OsStr, stat: &FileStat) -> Result<()> {
+    fd::chown_at(dir, name, stat.st_uid, stat.st_gid)
+}
+
+fn mode(stat: &FileStat) -> nix::sys::stat::Mode {
+    nix::sys::stat::Mode::from_bits_truncate(stat.st_mode & 0o7777)
+}

@@ -1,0 +1,127 @@
+//! Device nodes and the links of `/dev`, made below the descriptor of their directory.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use crate::apply::context::Context;
+use crate::apply::resolve;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::plan::Node;
+use crate::sys::{Failed, fd, mount};
+
+/// The directory `path` of the root, found or made; the last one is kept, for nodes come in
+/// crowds.
+pub(super) fn directory<'a>(path: &Path, cx: &'a mut Context<'_>) -> Result<BorrowedFd<'a>> {
+    if cx.node_directory.as_ref().is_none_or(|(kept, _)| kept != path) {
+        let found = resolve::directory(cx.root()?, path, resolve::IN_ROOT)
+            .doing(|| format!("cannot open the directory /{}", path.display()))?;
+        cx.node_directory = Some((path.into(), found));
+    }
+    Ok(cx.node_directory.as_ref().expect("just set").1.as_fd())
+}
+
+fn split(path: &Path) -> (PathBuf, &OsStr) {
+    (path.parent().unwrap_or(Path::new("")).into(), path.file_name().unwrap_or(OsStr::new(".")))
+}
+
+pub(super) fn node(node: &Node, cx: &mut Context<'_>) -> Result<()> {
+    let (parent, name) = split(node.path.as_path());
+    let doing = || format!("cannot make the device {}", node.path);
+    if let Some(source) = node.source {
+        let host = cx.take_source(source)?;
+        let dir = directory(&parent, cx)?;
+        return bind(node, name, dir, host.as_fd());
+    }
+    let dir = directory(&parent, cx)?;
+    let device = libc::makedev(node.major, node.minor);
+    match fd::mknodat(dir, name, node.mode, device) {
+        Ok(()) => {
+            if (node.uid, node.gid) != (0, 0) {
+                fd::chown_at(dir, name, node.uid, node.gid).doing(doing)?;
+            }
+            Ok(())
+        }
+        Err(failed) if failed.errno == Errno::EEXIST => verify(node, name, dir, failed),
+        // A device cgroup or a user namespace above us forbids it; the host's node may be used.
+        Err(failed) if failed.errno == Errno::EPERM => {
+            let host = mount::clone_tree(fd::CWD, node.path.to_string(), false).map_err(|_| failed.doing(doing()))?;
+            bind(node, name, dir, host.as_fd())
+        }
+        Err(failed) => Err(failed.doing(doing())),
+    }
+}
+
+/// What is already there must be the device that was asked for (config-linux.md, "Devices").
+fn verify(node: &Node, name: &OsStr, dir: BorrowedFd<'_>, failed: Failed) -> Result<()> {
+    let stat = fd::stat_at(dir, name).doing(|| format!("cannot look at {}", node.path))?;
+    let kind = node.mode & libc::S_IFMT;
+    let fifo = kind == libc::S_IFIFO;
+    if stat.st_mode & libc::S_IFMT == kind && (fifo || stat.st_rdev == libc::makedev(node.major, node.minor)) {
+        return Ok(());
+    }
+    let msg = format!("cannot make the device {}: there is another file of that name", node.path);
+    Err(Error::new(Kind::InvalidConfig, msg)
+        .failed(failed)
+        .hint("a tmpfs on /dev hides what the root filesystem has there"))
+}
+
+/// Binds the host's node on an empty file, after a look at what it is.
+fn bind(node: &Node, name: &OsStr, dir: BorrowedFd<'_>, host: BorrowedFd<'_>) -> Result<()> {
+    let doing = || format!("cannot bind the host's {}", node.path);
+    let stat = fd::stat(host).doing(doing)?;
+    if stat.st_mode & libc::S_IFMT != node.mode & libc::S_IFMT || stat.st_rdev != libc::makedev(node.major, node.minor)
+    {
+        let msg = format!("cannot bind the host's {}: it is not the device {}:{}", node.path, node.major, node.minor);
+        return Err(Error::new(Kind::InvalidConfig, msg));
+    }
+    let target = empty_file(dir, name).doing(doing)?;
+    mount::attach(host, target.as_fd()).doing(doing)
+}
+
+/// An empty file to mount on: made, or found; never a link.
+pub(super) fn empty_file(dir: BorrowedFd<'_>, name: &OsStr) -> crate::sys::Result<std::os::fd::OwnedFd> {
+    match fd::openat(dir, name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW, 0o666) {
+        Err(failed) if failed.errno != Errno::EEXIST => return Err(failed),
+        _ => {}
+    }
+    let found = fd::openat(dir, name, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0)?;
+    match fd::stat(found.as_fd())?.st_mode & libc::S_IFMT {
+        libc::S_IFLNK | libc::S_IFDIR => {
+            Err(Failed { call: format!("openat({name:?}, O_NOFOLLOW)").into(), errno: Errno::ELOOP })
+        }
+        _ => Ok(found),
+    }
+}
+
+const LINKS: &[(&str, &str)] = &[
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+];
+
+pub(super) fn links(cx: &mut Context<'_>) -> Result<()> {
+    let kcore = fd::stat_at(fd::CWD, "/proc/kcore").is_ok();
+    let dir = directory(Path::new("dev"), cx)?;
+    let core = kcore.then_some(("core", "/proc/kcore"));
+    for (name, target) in LINKS.iter().copied().chain(core) {
+        match fd::symlinkat(target, dir, name) {
+            // The image has one of its own.
+            Err(failed) if failed.errno == Errno::EEXIST => {}
+            other => other.doing(|| format!("cannot make the link /dev/{name}"))?,
+        }
+    }
+    match fd::symlinkat("pts/ptmx", dir, "ptmx") {
+        Err(failed) if failed.errno == Errno::EEXIST => {
+            // The host's pseudoterminals are behind a node of that name: never the container's.
+            fd::unlinkat(dir, "ptmx").doing(|| "cannot replace /dev/ptmx")?;
+            fd::symlinkat("pts/ptmx", dir, "ptmx")
+        }
+        other => other,
+    }
+    .doing(|| "cannot make the link /dev/ptmx")
+}

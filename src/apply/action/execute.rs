@@ -1,0 +1,197 @@
+//! The program: found, held at the gate, executed.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, ResolveFlag};
+use nix::unistd::AccessFlags;
+
+use crate::apply::context::{Context, Gate};
+use crate::apply::resolve;
+use crate::error::{Doing, Error, Kind, Result, describe};
+use crate::plan::RootPath;
+use crate::sys::{Failed, fd, mount, process, socket};
+
+use super::root::reset_signals;
+
+/// PATH where the environment has none, as execvp(3) takes it.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+pub(super) fn make_working_directory(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
+    match resolve::directory(cx.root()?, path.as_path(), resolve::IN_ROOT) {
+        // Something the user may still be able to enter; changing into it will tell.
+        Err(failed)
+            if matches!(
+                failed.errno,
+                Errno::EACCES | Errno::EROFS | Errno::ENOTDIR | Errno::EEXIST | Errno::EPERM | Errno::ELOOP
+            ) =>
+        {
+            Ok(())
+        }
+        other => other.map(drop).doing(|| format!("cannot make the working directory {path}")),
+    }
+}
+
+/// Changes into the working directory and makes sure that it is one of the container: a path of
+/// procfs could lead through a descriptor to the host (CVE-2024-21626).
+pub(super) fn change_directory(path: &Path) -> Result<()> {
+    let failed = || format!("chdir to cwd ({path:?}) set in config.json failed");
+    let found = fd::openat2(fd::CWD, path, OFlag::O_PATH | OFlag::O_DIRECTORY, 0, ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    mount::change_directory(found.doing(failed)?.as_fd()).doing(failed)?;
+    let outside = || {
+        Error::new(
+            Kind::PermissionDenied,
+            "current working directory is outside of container mount namespace root -- possible container breakout detected",
+        )
+    };
+    let mut buffer = [0u8; 4096];
+    let length = process::working_directory(&mut buffer)
+        .doing(|| "cannot tell the working directory")
+        .map_err(|error| if error.errno() == Some(Errno::ENOENT) { outside() } else { error })?;
+    if buffer[..length].first() == Some(&b'/') { Ok(()) } else { Err(outside()) }
+}
+
+/// Finds the program as the container's user would, so that create fails where start would.
+pub(super) fn find(cx: &mut Context<'_>) -> Result<()> {
+    if !cx.program.env.iter().any(|variable| variable.starts_with("HOME=")) {
+        let home = home_directory(nix::unistd::getuid().as_raw());
+        cx.program.env.push(format!("HOME={home}"));
+    }
+    let name = cx.program.args.first().cloned().unwrap_or_default();
+    let found = if name.contains('/') {
+        executable(&name).map_err(|errno| not_executable(&name, &name, errno))?
+    } else {
+        search(&name, &cx.program.env)?
+    };
+    cx.executable = Some(found);
+    Ok(())
+}
+
+fn search(name: &str, env: &[String]) -> Result<CString> {
+    let path = env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let mut refused = None;
+    for directory in path.split(':') {
+        let candidate = if directory.is_empty() { format!("./{name}") } else { format!("{directory}/{name}") };
+        match executable(&candidate) {
+            Ok(found) => return Ok(found),
+            Err(Errno::EACCES) => refused = Some(candidate),
+            Err(_) => {}
+        }
+    }
+    Err(match refused {
+        Some(candidate) => not_executable(name, &candidate, Errno::EACCES),
+        None => Error::new(Kind::ExecutableNotFound, format!("exec: {name:?}: executable file not found in $PATH")),
+    })
+}
+
+fn executable(path: &str) -> Result<CString, Errno> {
+    let stat = nix::sys::stat::stat(path)?;
+    if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
+        return Err(Errno::EISDIR);
+    }
+    nix::unistd::faccessat(fd::CWD, path, AccessFlags::X_OK, nix::fcntl::AtFlags::AT_EACCESS)?;
+    CString::new(path).map_err(|_| Errno::EINVAL)
+}
+
+/// In Go's words, which engines turn into the exit codes 126 and 127.
+fn not_executable(name: &str, path: &str, errno: Errno) -> Error {
+    let (kind, text) = match errno {
+        Errno::ENOENT | Errno::ENOTDIR => {
+            (Kind::ExecutableNotFound, format!("exec: {name:?}: stat {path}: {}", describe(errno)))
+        }
+        Errno::EISDIR => (Kind::PermissionDenied, format!("exec: {name:?}: is a directory: permission denied")),
+        Errno::EACCES => (Kind::PermissionDenied, format!("exec: {name:?}: permission denied")),
+        _ => (Kind::Kernel, format!("exec: {name:?}: stat {path}: {}", describe(errno))),
+    };
+    Error::new(kind, text).failed(Failed { call: format!("access({path:?}, X_OK)").into(), errno })
+}
+
+/// The home directory that the container's `/etc/passwd` has for a user; `/` without one.
+fn home_directory(uid: u32) -> String {
+    home_in(&read_passwd().unwrap_or_default(), uid).unwrap_or_else(|| "/".into())
+}
+
+/// The container's `/etc/passwd`, if it is a plain file of sensible size: it may be anything.
+fn read_passwd() -> Option<String> {
+    let found =
+        fd::openat2(fd::CWD, "/etc/passwd", OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0, ResolveFlag::RESOLVE_NO_MAGICLINKS)
+            .ok()?;
+    let stat = fd::stat(found.as_fd()).ok()?;
+    let plain = stat.st_mode & libc::S_IFMT == libc::S_IFREG && stat.st_size < 1 << 20;
+    if !plain {
+        return None;
+    }
+    Some(String::from_utf8_lossy(&fd::read_all(found).ok()?).into_owned())
+}
+
+fn home_in(passwd: &str, uid: u32) -> Option<String> {
+    let field = |line: &str, n: usize| line.split(':').nth(n).map(str::to_string);
+    passwd
+        .lines()
+        .find(|line| field(line, 2).and_then(|id| id.parse::<u32>().ok()) == Some(uid))
+        .and_then(|line| field(line, 5))
+        .filter(|home| !home.is_empty())
+}
+
+/// Reports, and waits for the word to execute.
+pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
+    cx.sync.ready()?;
+    if let Gate::Start(listener) = &cx.gate {
+        // What is held from here on would be held for as long as the container waits.
+        fd::close_all_but(first_of_ours(cx.preserve_fds), &[listener.as_fd()]);
+        cx.starter = Some(wait_for_start(listener.as_fd())?);
+    }
+    Ok(())
+}
+
+/// A `start` that dies before it has said its word is not one.
+fn wait_for_start(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
+    loop {
+        let connection = socket::accept(listener).doing(|| "cannot wait for start")?;
+        let mut word = [0; 8];
+        if let Ok((n, _)) = socket::receive(connection.as_fd(), &mut word)
+            && n > 0
+        {
+            return Ok(connection);
+        }
+    }
+}
+
+/// The first descriptor that is not stdio and not passed on for the caller.
+pub fn first_of_ours(preserve_fds: u32) -> i32 {
+    3 + i32::try_from(preserve_fds).unwrap_or(i32::MAX - 3)
+}
+
+pub(super) fn execute(cx: &mut Context<'_>) -> Result<()> {
+    let strings = |list: &[String]| list.iter().filter_map(|text| CString::new(text.as_str()).ok()).collect::<Vec<_>>();
+    let (args, env) = (strings(&cx.program.args), strings(&cx.program.env));
+    let missing = || Error::new(Kind::InvalidConfig, "process is missing: it is needed to start a container");
+    let path = cx.executable.clone().ok_or_else(missing)?;
+    reset_signals().doing(|| "cannot reset the signals")?;
+    // Whatever the caller left open ends here, unless it asked to pass it on.
+    fd::close_from_on_exec(first_of_ours(cx.preserve_fds)).doing(|| "cannot close the descriptors")?;
+    let failed = process::execute(&path, &args, &env);
+    let name = &cx.program.args[0];
+    let errno = failed.errno;
+    let kind = match errno {
+        Errno::ENOENT => Kind::ExecutableNotFound,
+        Errno::EACCES | Errno::EPERM => Kind::PermissionDenied,
+        _ => Kind::Kernel,
+    };
+    Err(Error::new(kind, format!("exec {name}: {}", describe(errno))).failed(failed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::home_in;
+
+    #[test]
+    fn the_home_directory_is_the_users_own() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nbroken\na:x:10:10::/home/a:\nb:x:11:11:::\n";
+        assert_eq!(home_in(passwd, 10).as_deref(), Some("/home/a"));
+        assert_eq!(home_in(passwd, 11), None);
+        assert_eq!(home_in(passwd, 12), None);
+    }
+}

@@ -1,0 +1,71 @@
+//! Becoming the container's user.
+
+use nix::errno::Errno;
+
+use crate::apply::context::Context;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::plan::Identity;
+use crate::sys::credentials::{self, CapabilitySets};
+use crate::sys::fd;
+
+/// Bounding set, groups, ids, then the other sets, in the order in which each is still allowed.
+pub(super) fn take(identity: &Identity) -> Result<()> {
+    let sets = &identity.capabilities;
+    credentials::bound_capabilities(sets.bounding).doing(|| "cannot drop capabilities from the bounding set")?;
+    own_stdio(identity);
+    credentials::keep_capabilities(true).doing(|| "cannot keep capabilities")?;
+    credentials::set_groups(&identity.groups).doing(|| "cannot set the supplementary groups")?;
+    credentials::set_ids(identity.uid, identity.gid)
+        .doing(|| format!("cannot become user {}:{}", identity.uid, identity.gid))?;
+    credentials::keep_capabilities(false).doing(|| "cannot stop keeping capabilities")?;
+    let inheritable = sets.inheritable;
+    let wanted = CapabilitySets { effective: sets.effective, permitted: sets.permitted, inheritable };
+    credentials::set_capabilities(wanted).doing(|| "unable to apply caps")?;
+    // An ambient capability must be permitted and inheritable; the kernel refuses others.
+    let refused = credentials::set_ambient(sets.ambient).doing(|| "cannot set the ambient capabilities")?;
+    if refused & wanted.permitted & wanted.inheritable != 0 {
+        let msg = format!("cannot raise the ambient capabilities {refused:#x}");
+        return Err(Error::new(Kind::Kernel, msg));
+    }
+    Ok(())
+}
+
+/// Gives stdio to the container's user, so that `/dev/stdout` can be opened again. What cannot
+/// be given (a read-only file, one of another namespace) is left: the descriptor itself works.
+fn own_stdio(identity: &Identity) {
+    if identity.uid == 0 {
+        return;
+    }
+    for number in 0..3 {
+        let Some(stdio) = fd::borrow_inherited(number) else { continue };
+        let Ok(stat) = fd::stat(stdio) else { continue };
+        let null = stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3);
+        if stat.st_uid != identity.uid && !null {
+            let _ = nix::unistd::fchown(stdio, Some(identity.uid.into()), None);
+        }
+    }
+}
+
+/// The profile takes effect at execve(2) (`/proc/PID/attr/apparmor/exec`).
+pub(super) fn apparmor(profile: &str, cx: &mut Context<'_>) -> Result<()> {
+    let value = format!("exec {profile}");
+    let written = match cx.write_proc("self/attr/apparmor/exec", value.as_bytes()) {
+        Err(failed) if failed.errno == Errno::ENOENT => cx.write_proc("self/attr/exec", value.as_bytes()),
+        other => other,
+    };
+    written.doing(|| format!("unable to apply apparmor profile: apparmor failed to apply profile {profile:?}")).map_err(
+        |error| match error.errno() {
+            Some(Errno::EINVAL | Errno::ENOENT) => {
+                error.hint("AppArmor is not enabled in this kernel, or the profile is not loaded (apparmor_parser -r)")
+            }
+            _ => error,
+        },
+    )
+}
+
+/// The label takes effect at execve(2) (`/proc/PID/attr/exec`).
+pub(super) fn selinux(label: &str, cx: &mut Context<'_>) -> Result<()> {
+    cx.write_proc("self/attr/exec", label.as_bytes())
+        .doing(|| format!("cannot set the SELinux label {label:?}"))
+        .map_err(|error| error.hint("SELinux is not enabled in this kernel, or its policy does not know the label"))
+}

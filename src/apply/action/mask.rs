@@ -1,0 +1,63 @@
+//! Hiding paths, and making them read-only: through descriptors, before the container runs.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::abi::attr;
+use crate::apply::context::Context;
+use crate::apply::resolve;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::plan::RootPath;
+use crate::sys::mount::{self, Attributes, Filesystem};
+use crate::sys::{self, fd};
+
+pub(super) fn readonly(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
+    let doing = || format!("cannot make {path} read-only");
+    let target = match resolve::find(cx.root()?, path, resolve::IN_ROOT) {
+        Err(failed) if resolve::is_missing(&failed) => return Ok(()),
+        other => other.doing(doing)?,
+    };
+    let copy = mount::clone_tree(target.as_fd(), "", true).doing(doing)?;
+    let attributes = Attributes { set: attr::RDONLY, ..Attributes::default() };
+    mount::set_attributes(copy.as_fd(), attributes, true, None).doing(doing)?;
+    mount::attach(copy.as_fd(), target.as_fd()).doing(doing)
+}
+
+pub(super) fn mask(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
+    let doing = || format!("cannot mask {path}");
+    let target = match resolve::find(cx.root()?, path, resolve::IN_ROOT) {
+        Err(failed) if resolve::is_missing(&failed) => return Ok(()),
+        other => other.doing(doing)?,
+    };
+    let stat = fd::stat(target.as_fd()).doing(doing)?;
+    let cover = if !fd::is_dir(&stat) {
+        null_device()?
+    } else if let Some(empty) = &cx.empty {
+        mount::clone_tree(empty.as_fd(), "", false).doing(doing)?
+    } else {
+        empty_directory().doing(|| "cannot make the empty directory that masks directories")?
+    };
+    mount::attach(cover.as_fd(), target.as_fd()).doing(doing)?;
+    if fd::is_dir(&stat) && cx.empty.is_none() {
+        cx.empty = Some(cover);
+    }
+    Ok(())
+}
+
+/// A copy of the host's `/dev/null`, surely that: the root filesystem's own may be anything
+/// (CVE-2025-31133).
+fn null_device() -> Result<OwnedFd> {
+    let null = mount::clone_tree(fd::CWD, "/dev/null", false).doing(|| "cannot copy /dev/null")?;
+    let stat = fd::stat(null.as_fd()).doing(|| "cannot look at /dev/null")?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
+        return Err(Error::new(Kind::Unsupported, "the host's /dev/null is not the null device"));
+    }
+    Ok(null)
+}
+
+/// A directory that is empty for good: one tmpfs for all masks, read-only, with room for nothing.
+fn empty_directory() -> sys::Result<OwnedFd> {
+    let tmpfs = Filesystem::open("tmpfs")?;
+    tmpfs.set("nr_blocks", Some("1"))?;
+    tmpfs.set("nr_inodes", Some("1"))?;
+    tmpfs.mount(attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC)
+}

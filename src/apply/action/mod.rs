@@ -1,0 +1,102 @@
+//! One step: a planned action, done.
+
+mod console;
+mod copy_up;
+mod device;
+mod execute;
+mod identity;
+mod mask;
+mod mount;
+mod namespace;
+mod root;
+
+pub use execute::first_of_ours;
+pub use mount::prepare;
+
+use crate::error::{Doing, Error, Result};
+use crate::plan::{Action, Seccomp};
+use crate::sys::{credentials, sched, socket};
+
+use super::context::Context;
+use super::hooks;
+
+/// Does one step.
+pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
+    match action {
+        Action::MapIds => cx.sync.map_ids(),
+        Action::BecomeRoot(uid, gid) => namespace::become_root(*uid, *gid),
+        Action::Join(index) => namespace::join(*index, cx),
+        Action::Unshare(kinds) => namespace::unshare(*kinds),
+        Action::SessionKeyring(name) => namespace::session_keyring(name),
+        Action::LoopbackUp => socket::loopback_up().doing(|| "cannot bring the loopback interface up"),
+        Action::Hostname(name) => sched::set_hostname(name).doing(|| "cannot set the hostname"),
+        Action::Domainname(name) => sched::set_domainname(name).doing(|| "cannot set the domainname"),
+        Action::Propagation(flags) => {
+            crate::sys::mount::propagate_root(*flags).doing(|| "cannot set the propagation of the mounts")
+        }
+        Action::Rootfs { source, path } => root::attach(*source, path, cx),
+        Action::Mount(mount) => mount::mount(mount, cx),
+        Action::Node(node) => device::node(node, cx),
+        Action::DevLinks => device::links(cx),
+        Action::Console { size, device } => console::console(size.as_ref(), *device, cx),
+        Action::NetDevices => cx.sync.net_devices(),
+        Action::RuntimeHooks => cx.sync.runtime_hooks(),
+        Action::CreateContainerHooks => hooks::create_container(cx),
+        Action::Pivot(pivot) => root::pivot(*pivot, cx),
+        Action::RootPropagation(flags) => {
+            crate::sys::mount::propagate_root(*flags).doing(|| "cannot set the propagation of the root")
+        }
+        Action::Readonly(path) => root::readonly(path, cx),
+        Action::Sysctl(key, value) => sysctl(key, value, cx),
+        Action::ReadonlyPath(path) => mask::readonly(path, cx),
+        Action::Mask(path) => mask::mask(path, cx),
+        Action::Umask(mask) => {
+            sched::umask(*mask);
+            Ok(())
+        }
+        Action::MakeWorkingDirectory(path) => execute::make_working_directory(path, cx),
+        Action::Limit(resource, name, soft, hard) => {
+            sched::set_limit(*resource, *soft, *hard).doing(|| format!("error setting rlimit type {name}"))
+        }
+        Action::Scheduler(attributes) => sched::set_scheduler(*attributes).doing(|| "cannot set the scheduling policy"),
+        Action::IoPriority(priority) => sched::set_io_priority(*priority).doing(|| "cannot set the I/O priority"),
+        Action::Affinity(cpus) => sched::set_affinity(cpus).doing(|| "cannot set the CPU affinity"),
+        Action::MemoryPolicy(mode, nodes) => {
+            sched::set_memory_policy(*mode, nodes).doing(|| "cannot set the memory policy")
+        }
+        Action::Personality(domain) => sched::set_personality(*domain).doing(|| "cannot set the personality"),
+        Action::AppArmor(profile) => identity::apparmor(profile, cx),
+        Action::SeLinux(label) => identity::selinux(label, cx),
+        Action::Identity(identity) => identity::take(identity),
+        Action::NoNewPrivileges => credentials::no_new_privileges().doing(|| "cannot set no_new_privs"),
+        Action::WorkingDirectory(path) => execute::change_directory(path),
+        Action::FindExecutable => execute::find(cx),
+        Action::Seccomp(seccomp) => install_seccomp(seccomp, cx),
+        Action::Ready => execute::ready(cx),
+        Action::StartContainerHooks => hooks::start_container(cx),
+        Action::Execute => execute::execute(cx),
+    }
+}
+
+fn sysctl(key: &str, value: &str, cx: &mut Context<'_>) -> Result<()> {
+    // Interface names may have dots, so both ways of writing a key are known: with slashes the
+    // dots are part of names.
+    let path = if key.contains('/') { key.to_string() } else { key.replace('.', "/") };
+    cx.write_proc(&format!("sys/{path}"), value.as_bytes()).doing(|| format!("cannot set sysctl {key:?} to {value:?}"))
+}
+
+fn install_seccomp(seccomp: &Seccomp, cx: &mut Context<'_>) -> Result<()> {
+    let filter = &seccomp.filter;
+    let listener = credentials::install_filter(filter.program.instructions(), filter.flags, filter.needs_listener)
+        .map_err(|failed| {
+            let error: Error = failed.doing("cannot install the seccomp filter");
+            error
+        })?;
+    match listener {
+        Some(listener) => {
+            use std::os::fd::AsFd;
+            cx.sync.listener(listener.as_fd())
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,214 @@
+//! Mounts, made of descriptors alone: what is mounted, and on what, is looked at once.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use crate::abi::{attr, ms};
+use crate::apply::context::Context;
+use crate::apply::resolve::{self, Make};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::plan::{Mount, Source, Target, What};
+use crate::sys::mount::{self, Attributes, Filesystem};
+use crate::sys::{self, fd};
+
+use super::copy_up::copy_up;
+
+/// `PROC_SUPER_MAGIC`.
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+
+/// The longest value that fsconfig(2) takes, without its end.
+const LONGEST_VALUE: usize = 255;
+
+/// Copies a mount of the host and gives it its attributes. `idmap` is the user namespace whose
+/// ids it is mapped by.
+pub fn prepare(source: &Source, idmap: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
+    let copy = mount::clone_tree(fd::CWD, &source.path, source.recursive)
+        .doing(|| format!("cannot mount {:?} on {:?}", source.path, source.target))?;
+    let change = |attributes: Attributes, all: bool, idmap: Option<BorrowedFd<'_>>| {
+        mount::set_attributes(copy.as_fd(), attributes, all, idmap)
+            .doing(|| format!("cannot set the attributes of {:?} for {:?}", source.path, source.target))
+    };
+    let own = Attributes { set: source.set, clear: source.clear, propagation: 0 };
+    if own != Attributes::default() {
+        change(own, false, None)?;
+    }
+    let all = Attributes { set: source.set_all, clear: source.clear_all, propagation: 0 };
+    if all != Attributes::default() {
+        change(all, true, None)?;
+    }
+    for (propagation, recursive) in &source.propagation {
+        change(Attributes { propagation: *propagation, ..Attributes::default() }, *recursive, None)?;
+    }
+    if let Some(idmap) = idmap {
+        let recursive = source.idmap.as_ref().is_some_and(|idmap| idmap.recursive);
+        change(Attributes::default(), recursive, Some(idmap))?;
+    }
+    Ok(copy)
+}
+
+pub(super) fn mount(plan: &Mount, cx: &mut Context<'_>) -> Result<()> {
+    match &plan.what {
+        What::Bind(index) => {
+            let copy = cx.take_source(*index)?;
+            attach_copy(plan, copy, cx)
+        }
+        What::New { kind, source, data } => mount_new(plan, kind, source, data, cx),
+        What::Cgroup { fallback } => {
+            let cgroup = Filesystem::open("cgroup2").and_then(|fs| fs.mount(plan.set));
+            match (cgroup, fallback) {
+                (Ok(mount), _) => finish(plan, mount, cx),
+                (Err(failed), Some(source)) if matches!(failed.errno, Errno::EPERM | Errno::EBUSY) => {
+                    let copy = cx.take_source(*source)?;
+                    attach_copy(plan, copy, cx)
+                }
+                (Err(failed), _) => Err(failed.doing(format!("cannot mount cgroup2 on {}", plan.destination))),
+            }
+        }
+    }
+}
+
+/// Attaches a copy of the host's file or directory on a target of the same kind.
+fn attach_copy(plan: &Mount, copy: OwnedFd, cx: &mut Context<'_>) -> Result<()> {
+    let stat = fd::stat(copy.as_fd()).doing(|| "cannot look at the source")?;
+    let make = if fd::is_dir(&stat) { Make::Directory } else { Make::File };
+    let target = target(plan, make, cx)?;
+    attach(plan, copy, target.as_fd(), cx)
+}
+
+fn target(plan: &Mount, make: Make, cx: &Context<'_>) -> Result<OwnedFd> {
+    let resolve = if plan.target == Target::Plain { resolve::NO_LINKS } else { resolve::IN_ROOT };
+    let path = &plan.destination;
+    let target = resolve::find_or_make(cx.root()?, path, make, resolve).map_err(|failed| {
+        if failed.errno == Errno::ELOOP && plan.target == Target::Plain {
+            let msg = format!("filesystem {:?} must be mounted on ordinary directory", path.to_string());
+            return Error::new(Kind::Kernel, msg)
+                .failed(failed)
+                .hint("a component of the destination is a symbolic link in the root filesystem");
+        }
+        failed.doing(format!("cannot make the mount point {path}"))
+    })?;
+    let into_proc = path.is("/proc") || crate::plan::may_cover(path);
+    if !into_proc && fd::filesystem(target.as_fd()).doing(|| format!("cannot look at {path}"))? == PROC_SUPER_MAGIC {
+        let msg = format!("{:?} cannot be mounted because it is inside /proc", path.to_string());
+        return Err(Error::new(Kind::PermissionDenied, msg).hint("a symbolic link in the root filesystem leads there"));
+    }
+    Ok(target)
+}
+
+fn mount_new(
+    plan: &Mount,
+    kind: &str,
+    source: &str,
+    data: &[(String, Option<String>)],
+    cx: &mut Context<'_>,
+) -> Result<()> {
+    let long = data.iter().any(|(_, value)| value.as_ref().is_some_and(|value| value.len() > LONGEST_VALUE));
+    if long || plan.old_flags != 0 {
+        return mount_old(plan, kind, source, data, cx);
+    }
+    let doing = || format!("cannot mount {kind} on {}", plan.destination);
+    let filesystem = Filesystem::open(kind).doing(doing)?;
+    let configured = configure(&filesystem, plan, source, data);
+    if let Err(failed) = configured {
+        let complaint = filesystem.complaint();
+        let error = failed.doing(doing());
+        return Err(match complaint {
+            Some(complaint) => error.hint(format!("the filesystem says: {complaint}")),
+            None => error,
+        });
+    }
+    let mount = filesystem.mount(plan.set).doing(doing)?;
+    finish(plan, mount, cx)
+}
+
+fn configure(
+    filesystem: &Filesystem,
+    plan: &Mount,
+    source: &str,
+    data: &[(String, Option<String>)],
+) -> sys::Result<()> {
+    if !source.is_empty() {
+        filesystem.set("source", Some(source))?;
+    }
+    if plan.set & attr::RDONLY != 0 && source.starts_with('/') {
+        // A disk is not written to at all, not even its journal.
+        filesystem.set("ro", None)?;
+    }
+    data.iter().try_for_each(|(key, value)| filesystem.set(key, value.as_deref()))
+}
+
+/// Gives a new mount its last attributes and attaches it.
+fn finish(plan: &Mount, mount: OwnedFd, cx: &mut Context<'_>) -> Result<()> {
+    let target = target(plan, Make::Directory, cx)?;
+    if plan.copy_up {
+        copy_up(target.as_fd(), mount.as_fd()).doing(|| format!("cannot copy {} into its tmpfs", plan.destination))?;
+    }
+    for (propagation, all) in &plan.propagation {
+        let attributes = Attributes { propagation: *propagation, ..Attributes::default() };
+        mount::set_attributes(mount.as_fd(), attributes, *all, None)
+            .doing(|| format!("cannot set the propagation of {}", plan.destination))?;
+    }
+    attach(plan, mount, target.as_fd(), cx)
+}
+
+fn attach(plan: &Mount, mount: OwnedFd, target: BorrowedFd<'_>, cx: &mut Context<'_>) -> Result<()> {
+    mount::attach(mount.as_fd(), target).doing(|| format!("cannot attach the mount on {}", plan.destination))?;
+    if plan.destination.is_root() {
+        // From here on this is the root.
+        cx.root = Some(mount);
+    }
+    Ok(())
+}
+
+/// `MS_*` for `MOUNT_ATTR_*`.
+const OLD_ATTRIBUTES: &[(u64, u64)] = &[
+    (attr::RDONLY, 1),
+    (attr::NOSUID, 2),
+    (attr::NODEV, 4),
+    (attr::NOEXEC, 8),
+    (attr::NOSYMFOLLOW, 1 << 8),
+    (attr::NOATIME, 1 << 10),
+    (attr::NODIRATIME, 1 << 11),
+    (attr::STRICTATIME, 1 << 24),
+];
+
+/// `MS_*` for options of the superblock.
+const OLD_OPTIONS: &[(&str, u64)] = &[("sync", 1 << 4), ("mand", 1 << 6), ("dirsync", 1 << 7), ("lazytime", 1 << 25)];
+
+/// What contradicts a flag of mount(2), and so needs saying nothing.
+const OLD_DEFAULTS: &[&str] = &["async", "nomand", "nolazytime"];
+
+/// mount(2) onto the target's descriptor, and then a look at what was mounted.
+fn mount_old(
+    plan: &Mount,
+    kind: &str,
+    source: &str,
+    data: &[(String, Option<String>)],
+    cx: &mut Context<'_>,
+) -> Result<()> {
+    let doing = || format!("cannot mount {kind} on {}", plan.destination);
+    let mut flags = plan.old_flags;
+    flags |= OLD_ATTRIBUTES.iter().filter(|(bit, _)| plan.set & bit != 0).fold(0, |all, (_, flag)| all | flag);
+    let mut options = Vec::new();
+    for (key, value) in data {
+        match (OLD_OPTIONS.iter().find(|row| row.0 == key), value) {
+            (Some((_, flag)), None) => flags |= flag,
+            (None, None) if OLD_DEFAULTS.contains(&key.as_str()) => {}
+            (_, None) => options.push(key.clone()),
+            (_, Some(value)) => options.push(format!("{key}={value}")),
+        }
+    }
+    let root = cx.root()?;
+    let below = target(plan, Make::Directory, cx)?;
+    if plan.copy_up {
+        return Err(Error::new(Kind::Unsupported, "tmpcopyup does not go together with iversion and silent"));
+    }
+    mount::mount_old(source, below.as_fd(), kind, flags & !ms::REC, &options.join(",")).doing(doing)?;
+    let top = resolve::find(root, &plan.destination, resolve::NO_LINKS).doing(doing)?;
+    for (propagation, all) in &plan.propagation {
+        let attributes = Attributes { propagation: *propagation, ..Attributes::default() };
+        mount::set_attributes(top.as_fd(), attributes, *all, None).doing(doing)?;
+    }
+    Ok(())
+}

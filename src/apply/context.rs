@@ -1,0 +1,129 @@
+//! The few things that one step leaves for another.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::fcntl::{OFlag, ResolveFlag};
+
+use crate::container::State;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::plan::Program;
+use crate::spec::Hooks;
+use crate::sys::mount::Filesystem;
+use crate::sys::{self, fd};
+
+use super::action::first_of_ours;
+use super::sync::InitSync;
+
+/// Where the word to execute comes from, once init is ready.
+pub enum Gate {
+    /// From a later `start`, over this listening socket.
+    Start(OwnedFd),
+    /// From the runtime that waits at the other end of the pair: `run` and `exec`.
+    Runtime,
+}
+
+/// What the steps of one process work with.
+pub struct Context<'a> {
+    /// To the runtime.
+    pub sync: InitSync,
+    /// Where the word to execute comes from.
+    pub gate: Gate,
+    /// A `start` that waits for the outcome.
+    pub starter: Option<OwnedFd>,
+    /// Mounts copied from the host, by the plan's index; each is used once.
+    pub sources: Vec<Option<OwnedFd>>,
+    /// Namespaces to join, by the plan's index.
+    pub joins: Vec<Option<OwnedFd>>,
+    /// The root filesystem.
+    pub root: Option<OwnedFd>,
+    /// A directory in which nodes are made, kept for the next one.
+    pub node_directory: Option<(PathBuf, OwnedFd)>,
+    /// The empty directory that hides directories, attached once.
+    pub empty: Option<OwnedFd>,
+    /// A procfs that nothing can be mounted over.
+    pub proc: Option<OwnedFd>,
+    /// Gets the terminal's master end.
+    pub console_socket: Option<OwnedFd>,
+    /// Hooks of the configuration.
+    pub hooks: Option<&'a Hooks>,
+    /// For the hooks' standard input.
+    pub state: Option<&'a State>,
+    /// The program.
+    pub program: Program,
+    /// Where it was found.
+    pub executable: Option<std::ffi::CString>,
+    /// Descriptors to pass besides 0, 1 and 2.
+    pub preserve_fds: u32,
+}
+
+impl<'a> Context<'a> {
+    /// A context with nothing prepared.
+    pub fn new(sync: InitSync, gate: Gate, program: Program) -> Context<'a> {
+        Context {
+            sync,
+            gate,
+            starter: None,
+            sources: Vec::new(),
+            joins: Vec::new(),
+            root: None,
+            node_directory: None,
+            empty: None,
+            proc: None,
+            console_socket: None,
+            hooks: None,
+            state: None,
+            program,
+            executable: None,
+            preserve_fds: 0,
+        }
+    }
+
+    /// Closes whatever the runtime and its caller had open and no step needs.
+    pub fn close_the_rest(&self) {
+        let gate = match &self.gate {
+            Gate::Start(listener) => Some(listener),
+            Gate::Runtime => None,
+        };
+        let mut kept: Vec<BorrowedFd<'_>> = vec![self.sync.as_fd()];
+        kept.extend(gate.into_iter().chain(&self.console_socket).chain(&self.root).map(|fd| fd.as_fd()));
+        kept.extend(self.sources.iter().chain(&self.joins).flatten().map(|fd| fd.as_fd()));
+        fd::close_all_but(first_of_ours(self.preserve_fds), &kept);
+    }
+
+    /// The root filesystem. Steps that need it come after the one that attaches it.
+    pub fn root(&self) -> Result<BorrowedFd<'_>> {
+        let missing = || Error::new(Kind::Protocol, "the plan uses the root before it is attached");
+        self.root.as_ref().map(OwnedFd::as_fd).ok_or_else(missing)
+    }
+
+    /// A mount copied from the host; it can be attached once.
+    pub fn take_source(&mut self, index: usize) -> Result<OwnedFd> {
+        let missing = || Error::new(Kind::Protocol, "the plan uses a source twice");
+        self.sources.get_mut(index).and_then(Option::take).ok_or_else(missing)
+    }
+
+    /// A procfs of our own: a new mount that is attached nowhere, so that neither the container's
+    /// mounts nor its processes can put anything in the place of its files (CVE-2019-16884,
+    /// CVE-2025-52881).
+    pub fn proc(&mut self) -> Result<BorrowedFd<'_>> {
+        if self.proc.is_none() {
+            let mount = Filesystem::open("proc")
+                .and_then(|fs| fs.mount(crate::abi::attr::NOSUID | crate::abi::attr::NOEXEC | crate::abi::attr::NODEV));
+            self.proc = Some(mount.doing(|| "cannot make a private procfs")?);
+        }
+        Ok(self.proc.as_ref().expect("just made").as_fd())
+    }
+
+    /// Writes to a file of the private procfs, never through a link out of it.
+    pub fn write_proc(&mut self, path: &str, value: &[u8]) -> sys::Result<()> {
+        let proc = self.proc().map_err(|error| sys::Failed {
+            call: error.call().unwrap_or("fsopen(\"proc\")").to_string().into(),
+            errno: error.errno().unwrap_or(nix::errno::Errno::EIO),
+        })?;
+        // `self` is a link of procfs itself, and stays in it.
+        let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS | ResolveFlag::RESOLVE_NO_XDEV;
+        let file = fd::openat2(proc, path, OFlag::O_WRONLY, 0, resolve)?;
+        fd::write_once(file.as_fd(), value)
+    }
+}

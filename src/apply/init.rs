@@ -1,0 +1,74 @@
+//! The child's story: it does its steps one by one, and the last is the program.
+
+use std::time::Instant;
+
+use crate::container::INIT_NAME;
+use crate::error::{Error, Result};
+use crate::plan::Step;
+use crate::sys::process;
+use crate::sys::progress::Progress;
+
+use super::action::apply;
+use super::context::Context;
+use super::sync::encode_failure;
+
+/// How the steps are watched.
+#[derive(Clone, Copy)]
+pub struct Watch {
+    /// Counts the steps for the runtime.
+    pub progress: Progress,
+    /// Whether each is reported with its duration.
+    pub debug: bool,
+}
+
+/// Does the steps; the last executes the program. Never returns: a failure is reported to
+/// whoever waits, and ends the process with status 255.
+pub fn run(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, mut cx: Context<'_>) -> ! {
+    let error = match begin().and_then(|()| each(steps, describe, watch, &mut cx)) {
+        Err(error) => error,
+        Ok(()) => Error::new(crate::error::Kind::Protocol, "the plan does not end with a program"),
+    };
+    report(&cx, &error);
+    process::exit_now(255)
+}
+
+fn begin() -> Result<()> {
+    // Nobody in the container may look into this process, which has the host's descriptors, until
+    // it executes; the kernel sets dumpable anew then.
+    process::hide()?;
+    process::rename(INIT_NAME);
+    // Not in the caller's session: its terminal is not the container's.
+    let _ = nix::unistd::setsid();
+    crate::sys::sched::umask(0);
+    Ok(())
+}
+
+/// The one place that adds to an error where it happened.
+fn each(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, cx: &mut Context<'_>) -> Result<()> {
+    for (index, step) in steps.iter().enumerate() {
+        watch.progress.at(index + 1);
+        let begun = watch.debug.then(Instant::now);
+        apply(&step.action, cx).map_err(|error| {
+            error.origin(step.origin.clone()).step(format!("init {}/{}: {}", index + 1, steps.len(), describe(step)))
+        })?;
+        if let Some(begun) = begun {
+            let micros = begun.elapsed().as_micros();
+            let line = format!("init {}/{} {} ({}) {micros}us", index + 1, steps.len(), describe(step), step.origin);
+            cx.sync.log(&line);
+        }
+    }
+    Ok(())
+}
+
+/// Before `start`, the runtime hears of it; after, the `start` that waits does, and standard
+/// error, which is the container's log.
+fn report(cx: &Context<'_>, error: &Error) {
+    match &cx.starter {
+        None => cx.sync.failed(error),
+        Some(starter) => {
+            use std::os::fd::AsFd;
+            eprintln!("{error}");
+            let _ = crate::sys::socket::send(starter.as_fd(), &encode_failure(error), &[]);
+        }
+    }
+}

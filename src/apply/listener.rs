@@ -1,0 +1,31 @@
+//! A seccomp listener on its way to its agent.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use crate::error::{Doing, Origin, Result};
+use crate::plan::Seccomp;
+use crate::sys::process::{self, Child};
+use crate::sys::socket;
+
+/// Takes the listener out of `child`, where it has descriptor `number`, and sends it with the
+/// container process state (config-linux.md) to `listenerPath`.
+pub fn send(seccomp: &Seccomp, child: &Child, number: i32, oci_version: &str, state: serde_json::Value) -> Result<()> {
+    let listener = process::take_fd(child.pidfd.as_fd(), number).doing(|| "cannot take the seccomp listener")?;
+    let mut message = serde_json::json!({
+        "ociVersion": oci_version,
+        "fds": ["seccompFd"],
+        "pid": child.pid,
+        "state": state,
+    });
+    if !seccomp.listener_metadata.is_empty() {
+        message["metadata"] = seccomp.listener_metadata.as_str().into();
+    }
+    let origin = |error: crate::error::Error| error.origin(Origin::config("/linux/seccomp/listenerPath"));
+    let agent = socket::connect(Path::new(&seccomp.listener_path))
+        .doing(|| format!("cannot reach the seccomp agent at {:?}", seccomp.listener_path))
+        .map_err(origin)?;
+    socket::send(agent.as_fd(), message.to_string().as_bytes(), &[listener.as_fd()])
+        .doing(|| "cannot send the seccomp listener")
+        .map_err(origin)
+}

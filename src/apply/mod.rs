@@ -1,0 +1,33 @@
+//! Doing what was planned: thin, in one order, and the only place that touches the kernel.
+//!
+//! `create.rs` is the runtime's story and `init.rs` the child's; `exec.rs` is the story of a second
+//! process. Everything that was made is undone by ownership when a story ends early.
+
+mod action;
+mod cgroup;
+mod context;
+mod create;
+mod exec;
+mod hooks;
+mod init;
+mod laps;
+mod listener;
+mod netdevice;
+pub mod notify;
+mod relay;
+mod resctrl;
+mod resolve;
+mod sources;
+mod start;
+pub mod sync;
+mod wait;
+
+pub use cgroup::Place;
+pub use create::{Create, Created, create, write_pid_file};
+pub use exec::{Exec, exec};
+pub use hooks::{run as run_hooks, run_poststop, state_for};
+pub use netdevice::move_all as move_network_devices;
+pub use relay::Relay;
+pub use resctrl::{remove_resctrl, update_resctrl};
+pub use start::{poststart, start};
+pub use wait::{Foreground, wait};

@@ -1,0 +1,290 @@
+//! Network interfaces of the host that the container gets (config-linux.md, "Network Devices").
+//!
+//! Each is moved while init waits in its network namespace, with its permanent addresses of
+//! global scope, and is up when init goes on. What the kernel drops with a move (addresses of
+//! other kinds, routes) stays dropped. The runtime does nothing about an interface afterwards:
+//! when the container's network namespace ends, the kernel gives a physical interface back to the
+//! first network namespace of the host, under the name that it had in the container, and removes a
+//! virtual one.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sched::CloneFlags;
+
+use crate::error::{Doing, Error, Kind, Origin, Result};
+use crate::sys::netlink::{Address, Link, Netlink};
+use crate::sys::{fd, process};
+
+/// `IFA_RT_PRIORITY` and `IFA_PROTO` of linux/if_addr.h, which libc does not have.
+const IFA_RT_PRIORITY: u16 = 9;
+const IFA_PROTO: u16 = 11;
+
+/// What an address is besides its numbers, and can be told to the kernel again.
+const KEPT_ATTRIBUTES: [u16; 7] = [
+    libc::IFA_ADDRESS,
+    libc::IFA_LOCAL,
+    libc::IFA_LABEL,
+    libc::IFA_BROADCAST,
+    libc::IFA_CACHEINFO,
+    IFA_RT_PRIORITY,
+    IFA_PROTO,
+];
+
+/// The flags that are the administrator's; the others are findings of the kernel.
+const KEPT_FLAGS: u32 = libc::IFA_F_NODAD
+    | libc::IFA_F_HOMEADDRESS
+    | libc::IFA_F_MANAGETEMPADDR
+    | libc::IFA_F_NOPREFIXROUTE
+    | libc::IFA_F_MCAUTOJOIN;
+
+/// Moves interfaces (name on the host, name inside) into the network namespace of the process
+/// `pid`. A `%d` in the name inside stands for a number that the kernel chooses.
+///
+/// Nothing is moved before all interfaces are known to exist and all names inside to be free. If
+/// one cannot be moved, those that were are moved back, with their addresses; a failure of that is
+/// logged.
+pub fn move_all(devices: &[(String, String)], pid: i32) -> Result<()> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let mut ends = Ends::open(pid).map_err(|error| error.origin(Origin::config("/linux/netDevices")))?;
+    let mut all = Vec::with_capacity(devices.len());
+    for (host, inside) in devices {
+        all.push(ends.find(host, inside).map_err(|error| of(error, host))?);
+    }
+    let mut moved: Vec<(&Device<'_>, u32)> = Vec::new();
+    for (number, device) in all.iter().enumerate() {
+        let failure = match ends.move_in(device, number) {
+            Ok(index) => {
+                moved.push((device, index));
+                ends.make_usable(device, index).err()
+            }
+            Err(error) => Some(error),
+        };
+        if let Some(error) = failure {
+            for (device, index) in moved.into_iter().rev() {
+                ends.move_back(device, index);
+            }
+            return Err(of(error, device.host));
+        }
+    }
+    Ok(())
+}
+
+fn of(error: Error, host: &str) -> Error {
+    error.origin(Origin::Config(format!("/linux/netDevices/{}", crate::spec::escape(host)).into()))
+}
+
+/// An interface to be moved, as it was on the host.
+struct Device<'a> {
+    host: &'a str,
+    inside: &'a str,
+    link: Link,
+    /// The permanent ones.
+    addresses: Vec<Address>,
+    /// Whether the container has an interface of the name on the host.
+    host_name_taken: bool,
+}
+
+/// The two network namespaces.
+struct Ends {
+    host: Netlink,
+    container: Netlink,
+    host_namespace: OwnedFd,
+    container_namespace: OwnedFd,
+}
+
+impl Ends {
+    fn open(pid: i32) -> Result<Ends> {
+        let doing = || "cannot open the container's network namespace";
+        // Not /proc/self: a namespace is a thread's.
+        let host_namespace = fd::open("/proc/thread-self/ns/net", OFlag::O_RDONLY).doing(doing)?;
+        let container_namespace = fd::open(format!("/proc/{pid}/ns/net"), OFlag::O_RDONLY).doing(doing)?;
+        let [ours, theirs] = [&host_namespace, &container_namespace].map(|namespace| fd::stat(namespace.as_fd()));
+        let (ours, theirs) = (ours.doing(doing)?, theirs.doing(doing)?);
+        if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino) {
+            let msg = "unable to move network devices: the container is in the runtime's own network namespace";
+            return Err(Error::new(Kind::InvalidConfig, msg));
+        }
+        Ok(Ends {
+            host: Netlink::open().doing(|| "cannot speak to the kernel about network devices")?,
+            container: open_in(container_namespace.as_fd(), host_namespace.as_fd())?,
+            host_namespace,
+            container_namespace,
+        })
+    }
+
+    /// Looks at what is to be moved, and at where it is to go.
+    fn find<'a>(&mut self, host: &'a str, inside: &'a str) -> Result<Device<'a>> {
+        let doing = || format!("cannot find network device {host:?}");
+        let link = self.host.link_by_name(host).doing(doing)?;
+        let mut addresses = self.host.addresses(link.index).doing(doing)?;
+        addresses.retain(|address| address.flags & libc::IFA_F_PERMANENT != 0);
+        if !inside.contains('%') && self.is_taken(inside)? {
+            let msg = format!(
+                "cannot move network device {host:?} into the container: it has an interface {inside:?} already"
+            );
+            return Err(Error::new(Kind::InvalidConfig, msg).hint("give the device another name with \"name\""));
+        }
+        let host_name_taken = self.is_taken(&link.name)?;
+        Ok(Device { host, inside, link, addresses, host_name_taken })
+    }
+
+    fn is_taken(&mut self, name: &str) -> Result<bool> {
+        match self.container.link_by_name(name) {
+            Ok(_) => Ok(true),
+            Err(failed) if failed.errno == Errno::ENODEV => Ok(false),
+            Err(failed) => Err(failed.doing("cannot look at the container's network devices")),
+        }
+    }
+
+    /// Moves the interface in under its new name; gives its index there.
+    fn move_in(&mut self, device: &Device<'_>, number: usize) -> Result<u32> {
+        let doing =
+            || format!("cannot move network device {:?} into the container as {:?}", device.host, device.inside);
+        // Which name the kernel makes of a template can only be asked by an index, and the index
+        // may change with the move: the interface arrives under a name that is known.
+        let template = device.inside.contains('%');
+        let arrival = if template { format!("wl{:x}.{number}", std::process::id()) } else { device.inside.to_string() };
+        let namespace = self.container_namespace.as_fd();
+        let moved = self.host.move_link(device.link.index, namespace, &arrival);
+        let index = match moved.and_then(|()| self.container.link_by_name(&arrival)) {
+            Ok(link) => link.index,
+            Err(failed) => {
+                // The kernel moves first and renames second.
+                if self.host.link_by_index(device.link.index).is_err() {
+                    self.move_back_from(device, &[&arrival, &device.link.name]);
+                }
+                return Err(failed.doing(doing()));
+            }
+        };
+        if template && let Err(failed) = self.container.rename(index, device.inside) {
+            self.move_back(device, index);
+            return Err(failed.doing(doing()));
+        }
+        Ok(index)
+    }
+
+    /// Gives the moved interface its addresses and sets it up.
+    fn make_usable(&mut self, device: &Device<'_>, index: u32) -> Result<()> {
+        let doing = || format!("cannot find network device {:?} in the container", device.host);
+        let name = self.container.link_by_index(index).doing(doing)?.name;
+        for address in device.addresses.iter().filter(|address| address.scope == libc::RT_SCOPE_UNIVERSE) {
+            let again = again(address, &device.link.name, &name);
+            self.container.add_address(index, &again).doing(|| {
+                format!("cannot give network device {:?} its address {address} in the container", device.host)
+            })?;
+        }
+        self.container
+            .set_up(index)
+            .doing(|| format!("cannot set network device {:?} up in the container", device.host))
+    }
+
+    /// Moves back what arrived under one of these names.
+    fn move_back_from(&mut self, device: &Device<'_>, names: &[&str]) {
+        for name in names {
+            // An interface that was there before is not ours to move.
+            if *name == device.link.name && device.host_name_taken {
+                continue;
+            }
+            if let Ok(link) = self.container.link_by_name(name) {
+                return self.move_back(device, link.index);
+            }
+        }
+        ::log::warn!("network device {:?} is lost in the container", device.host);
+    }
+
+    /// Undoes a move as far as the kernel lets us.
+    fn move_back(&mut self, device: &Device<'_>, index: u32) {
+        if let Err(failed) = self.restore(device, index) {
+            ::log::warn!("cannot bring network device {:?} back from the container: {failed}", device.host);
+        }
+    }
+
+    fn restore(&mut self, device: &Device<'_>, index: u32) -> crate::sys::Result<()> {
+        self.container.move_link(index, self.host_namespace.as_fd(), &device.link.name)?;
+        let index = self.host.link_by_name(&device.link.name)?.index;
+        for address in &device.addresses {
+            match self.host.add_address(index, &again(address, "", "")) {
+                // The kernel makes some on its own.
+                Err(failed) if failed.errno != Errno::EEXIST => return Err(failed),
+                _ => {}
+            }
+        }
+        if device.link.up { self.host.set_up(index) } else { Ok(()) }
+    }
+}
+
+/// A connection to `namespace`, opened on a visit there from `own`.
+fn open_in(namespace: BorrowedFd<'_>, own: BorrowedFd<'_>) -> Result<Netlink> {
+    process::enter(namespace, CloneFlags::CLONE_NEWNET).doing(|| "cannot enter the container's network namespace")?;
+    let opened = Netlink::open();
+    // The runtime was there before; if it cannot go back it must not go on elsewhere.
+    if process::enter(own, CloneFlags::CLONE_NEWNET).is_err() {
+        process::exit_now(1);
+    }
+    opened.doing(|| "cannot speak to the kernel about the container's network devices")
+}
+
+/// The address as it is to be given to the interface `new`, which was `old`.
+fn again(address: &Address, old: &str, new: &str) -> Address {
+    let mut again = address.clone();
+    again.flags &= KEPT_FLAGS;
+    again.attributes.retain(|(kind, _)| KEPT_ATTRIBUTES.contains(kind));
+    for (kind, value) in &mut again.attributes {
+        if *kind == libc::IFA_LABEL {
+            *value = relabelled(value, old, new).unwrap_or_else(|| value.clone());
+        }
+    }
+    again
+}
+
+/// A label begins with the name of its interface, and does so after a rename. `None` for one that
+/// does not, or would be too long.
+fn relabelled(label: &[u8], old: &str, new: &str) -> Option<Vec<u8>> {
+    let rest = label.strip_prefix(old.as_bytes())?;
+    // Whole, or followed by an alias.
+    if !matches!(rest.first(), None | Some(0 | b':')) {
+        return None;
+    }
+    let label = [new.as_bytes(), rest].concat();
+    (label.len() <= libc::IFNAMSIZ).then_some(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(flags: u32, attributes: Vec<(u16, Vec<u8>)>) -> Address {
+        Address { family: libc::AF_INET as u8, prefix: 24, scope: 0, flags, attributes }
+    }
+
+    #[test]
+    fn an_address_loses_what_only_the_kernel_can_say() {
+        let flags = libc::IFA_F_PERMANENT | libc::IFA_F_SECONDARY | libc::IFA_F_TENTATIVE | libc::IFA_F_NOPREFIXROUTE;
+        let before = address(flags, vec![(libc::IFA_LOCAL, vec![10, 0, 0, 1]), (libc::IFA_MULTICAST, vec![1; 4])]);
+        let after = again(&before, "eth0", "net1");
+        assert_eq!(after, address(libc::IFA_F_NOPREFIXROUTE, vec![(libc::IFA_LOCAL, vec![10, 0, 0, 1])]));
+    }
+
+    #[test]
+    fn a_label_follows_the_interfaces_name() {
+        for (label, want) in [
+            (&b"eth0\0"[..], Some(&b"net1\0"[..])),
+            (b"eth0:web\0", Some(b"net1:web\0")),
+            (b"eth01\0", None),
+            (b"uplink\0", None),
+            (b"eth0", Some(b"net1")),
+        ] {
+            assert_eq!(relabelled(label, "eth0", "net1").as_deref(), want, "{label:?}");
+        }
+        assert_eq!(relabelled(b"eth0:alias123\0", "eth0", "long-name0"), None);
+    }
+
+    #[test]
+    fn no_devices_need_no_namespace() {
+        assert_eq!(move_all(&[], -1), Ok(()));
+    }
+}

@@ -1,0 +1,88 @@
+//! Paths below the container's root, resolved by the kernel.
+//!
+//! The root filesystem is hostile: any component may be a link to anywhere, and may change while
+//! we look. openat2(2) with `RESOLVE_IN_ROOT` keeps every lookup below the root descriptor, and
+//! what is missing is made one component at a time below a descriptor that is already held.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, ResolveFlag};
+
+use crate::plan::RootPath;
+use crate::sys::{Failed, Result, fd};
+
+/// Links are followed within the root; links of procfs that jump elsewhere are not.
+pub const IN_ROOT: ResolveFlag = ResolveFlag::RESOLVE_IN_ROOT.union(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+
+/// No links at all.
+pub const NO_LINKS: ResolveFlag = IN_ROOT.union(ResolveFlag::RESOLVE_NO_SYMLINKS);
+
+/// What a missing last component is made as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Make {
+    /// A directory, mode 0755.
+    Directory,
+    /// An empty file, mode 0644.
+    File,
+}
+
+/// Finds a path (`O_PATH`).
+pub fn find(root: BorrowedFd<'_>, path: &RootPath, resolve: ResolveFlag) -> Result<OwnedFd> {
+    fd::openat2(root, path.as_path(), OFlag::O_PATH, 0, resolve)
+}
+
+/// Finds a path, or makes what is missing of it.
+pub fn find_or_make(root: BorrowedFd<'_>, path: &RootPath, make: Make, resolve: ResolveFlag) -> Result<OwnedFd> {
+    match find(root, path, resolve) {
+        Err(failed) if failed.errno == Errno::ENOENT => {}
+        other => return other,
+    }
+    let name = path.as_path().file_name().unwrap_or(OsStr::new("."));
+    let parent = directory(root, path.as_path().parent().unwrap_or(Path::new("")), resolve)?;
+    make_in(parent.as_fd(), name, make)
+}
+
+/// Finds a directory below the root, or makes what is missing of it. `path` has only names.
+pub fn directory(root: BorrowedFd<'_>, path: &Path, resolve: ResolveFlag) -> Result<OwnedFd> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    match fd::openat2(root, path, OFlag::O_PATH | OFlag::O_DIRECTORY, 0, resolve) {
+        Err(failed) if failed.errno == Errno::ENOENT => {
+            let name = path.file_name().ok_or(failed)?;
+            let parent = directory(root, path.parent().unwrap_or(Path::new("")), resolve)?;
+            make_in(parent.as_fd(), name, Make::Directory)
+        }
+        other => other,
+    }
+}
+
+/// Makes `name`, which was not there a moment ago, and opens what is there now; a link that
+/// somebody put there meanwhile, or that leads nowhere, is not followed.
+fn make_in(parent: BorrowedFd<'_>, name: &OsStr, make: Make) -> Result<OwnedFd> {
+    let made = match make {
+        Make::Directory => fd::mkdirat(parent, name, 0o755),
+        Make::File => {
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+            fd::openat(parent, name, flags, 0o644).map(drop)
+        }
+    };
+    match made {
+        Err(failed) if failed.errno == Errno::EEXIST => {}
+        other => other?,
+    }
+    let flags = if make == Make::Directory { OFlag::O_PATH | OFlag::O_DIRECTORY } else { OFlag::O_PATH };
+    fd::openat2(
+        parent,
+        name,
+        flags | OFlag::O_NOFOLLOW,
+        0,
+        ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS,
+    )
+}
+
+/// Whether a failed lookup means that there is nothing at the path.
+pub fn is_missing(failed: &Failed) -> bool {
+    matches!(failed.errno, Errno::ENOENT | Errno::ENOTDIR)
+}

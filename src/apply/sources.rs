@@ -1,0 +1,171 @@
+//! What the runtime opens on the host before init exists: mounts to copy, namespaces to join.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::OFlag;
+use nix::sched::CloneFlags;
+
+use crate::abi::namespace;
+use crate::error::{Doing, Error, Kind, Origin, Result};
+use crate::plan::explain::kind_names;
+use crate::plan::{Idmap, Join, Joiner, Source, Topology, map_text};
+use crate::sys::process::{self, Forked, SingleThreaded};
+use crate::sys::{fd, socket};
+
+use super::action::prepare;
+
+/// Copies every mount of the plan.
+pub fn open_sources(sources: &[Source], proof: &SingleThreaded) -> Result<Vec<Option<OwnedFd>>> {
+    let mut users: Vec<(&Idmap, OwnedFd)> = Vec::new();
+    let mut out = Vec::with_capacity(sources.len());
+    for source in sources {
+        let origin = |error: Error| {
+            error.origin(Origin::Config(source.pointer.clone().into())).step(format!("runtime: {source}"))
+        };
+        let idmap = match &source.idmap {
+            None => None,
+            Some(idmap) => Some(user_namespace(idmap, &mut users, proof).map_err(origin)?),
+        };
+        out.push(Some(prepare(source, idmap).map_err(origin)?));
+    }
+    Ok(out)
+}
+
+/// A user namespace with these mappings, made once for all mounts that want the same.
+fn user_namespace<'a, 'b>(
+    idmap: &'b Idmap,
+    known: &'a mut Vec<(&'b Idmap, OwnedFd)>,
+    proof: &SingleThreaded,
+) -> Result<BorrowedFd<'a>> {
+    let same = |other: &&Idmap| other.uids == idmap.uids && other.gids == idmap.gids;
+    let at = match known.iter().position(|(other, _)| same(other)) {
+        Some(at) => at,
+        None => {
+            known.push((idmap, make_user_namespace(idmap, proof)?));
+            known.len() - 1
+        }
+    };
+    Ok(known[at].1.as_fd())
+}
+
+/// A child that does nothing in a new user namespace, whose descriptor outlives it.
+fn make_user_namespace(idmap: &Idmap, proof: &SingleThreaded) -> Result<OwnedFd> {
+    let doing = || "cannot make a user namespace for an idmapped mount";
+    let (ours, theirs) = socket::pair().doing(doing)?;
+    let child = match process::fork(CloneFlags::CLONE_NEWUSER, None, proof).doing(doing)? {
+        Forked::Parent(child) => child,
+        Forked::Child => {
+            drop(ours);
+            // Until the runtime has what it wants, or dies.
+            let _ = socket::receive(theirs.as_fd(), &mut [0; 1]);
+            process::exit_now(0)
+        }
+    };
+    drop(theirs);
+    let made = write_maps(child.pid, &map_text(&idmap.uids), &map_text(&idmap.gids))
+        .and_then(|()| fd::open(format!("/proc/{}/ns/user", child.pid), OFlag::O_RDONLY).doing(doing));
+    drop(ours);
+    child.wait().doing(doing)?;
+    made
+}
+
+/// Writes the id maps of a process's new user namespace.
+pub fn write_maps(pid: i32, uids: &str, gids: &str) -> Result<()> {
+    for (file, map) in [("uid_map", uids), ("gid_map", gids)] {
+        fd::openat(fd::CWD, format!("/proc/{pid}/{file}"), OFlag::O_WRONLY, 0)
+            .and_then(|file| fd::write_once(file.as_fd(), map.as_bytes()))
+            .doing(|| format!("cannot write {file}"))
+            .map_err(|error| {
+                error.origin(Origin::config(if file == "uid_map" {
+                    "/linux/uidMappings"
+                } else {
+                    "/linux/gidMappings"
+                }))
+            })?;
+    }
+    Ok(())
+}
+
+/// Opens every namespace to join, and makes sure that each is of the kind it is said to be.
+pub fn open_joins(joins: &[Join]) -> Result<Vec<Option<OwnedFd>>> {
+    joins.iter().map(|join| open_join(join).map(Some)).collect()
+}
+
+fn open_join(join: &Join) -> Result<OwnedFd> {
+    let kind = kind_names(join.kind);
+    let origin = |error: Error| error.origin(Origin::Config(format!("{}/path", join.pointer).into()));
+    let file = fd::open(&join.path, OFlag::O_RDONLY)
+        .doing(|| format!("cannot open the {kind} namespace {:?}", join.path))
+        .map_err(origin)?;
+    match process::namespace_kind(file.as_fd()) {
+        Ok(found) if found == join.kind => Ok(file),
+        _ => Err(origin(Error::new(Kind::InvalidConfig, format!("{:?} is not a {kind} namespace", join.path)))),
+    }
+}
+
+/// The namespaces that the runtime is in for the time of the clone; it goes back when this is
+/// dropped.
+pub struct Borrowed(Vec<(OwnedFd, u64)>);
+
+impl Borrowed {
+    /// Joins what init cannot join itself, and makes the time namespace with its offsets.
+    pub fn enter(topology: &Topology, joins: &[Option<OwnedFd>]) -> Result<Borrowed> {
+        let mut out = Borrowed(Vec::new());
+        for (join, file) in topology.joined.iter().zip(joins) {
+            let (Joiner::Runtime, Some(file)) = (join.joiner, file) else { continue };
+            out.remember(join.kind)?;
+            process::enter(file.as_fd(), flags(join.kind))
+                .doing(|| format!("cannot join the {} namespace {:?}", kind_names(join.kind), join.path))
+                .map_err(|error| error.origin(Origin::Config(join.pointer.clone().into())))?;
+        }
+        if topology.new & namespace::TIME != 0 {
+            out.remember(namespace::TIME)?;
+            let origin = |error: Error| error.origin(Origin::config("/linux/timeOffsets"));
+            process::unshare(flags(namespace::TIME)).doing(|| "cannot make a time namespace").map_err(origin)?;
+            let offsets: String = topology
+                .time_offsets
+                .iter()
+                .map(|(clock, by)| format!("{clock} {} {}\n", by.secs, by.nanosecs))
+                .collect();
+            if !offsets.is_empty() {
+                fd::open("/proc/self/timens_offsets", OFlag::O_WRONLY)
+                    .and_then(|file| fd::write_once(file.as_fd(), offsets.as_bytes()))
+                    .doing(|| "cannot set the clock offsets")
+                    .map_err(origin)?;
+            }
+        }
+        Ok(out)
+    }
+
+    fn remember(&mut self, kind: u64) -> Result<()> {
+        let name = match kind {
+            namespace::NET => "net",
+            namespace::MOUNT => "mnt",
+            namespace::IPC => "ipc",
+            namespace::UTS => "uts",
+            namespace::PID => "pid",
+            namespace::CGROUP => "cgroup",
+            namespace::TIME => "time",
+            _ => "user",
+        };
+        let own = fd::open(format!("/proc/self/ns/{name}"), OFlag::O_RDONLY)
+            .doing(|| "cannot open the runtime's own namespace")?;
+        self.0.push((own, kind));
+        Ok(())
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        for (own, kind) in self.0.drain(..).rev() {
+            // The runtime was there before; if it cannot go back it must not go on elsewhere.
+            if process::enter(own.as_fd(), flags(kind)).is_err() {
+                process::exit_now(1);
+            }
+        }
+    }
+}
+
+fn flags(kind: u64) -> CloneFlags {
+    CloneFlags::from_bits_retain(kind as i32)
+}

@@ -1,0 +1,67 @@
+//! `start`: the word that init waits for.
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+
+use crate::container::{Container, Status, state_document};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::sys::{fd, socket};
+
+use super::hooks;
+use super::notify::{Host, Notify};
+use super::sync::{Message, decode};
+
+/// Starts a created container; returns when its program runs, or with the reason why not. What
+/// is to be waited for afterwards, without the lock, is returned: `host` gets the container's word
+/// that it is ready.
+pub fn start(container: &Container, host: Option<&Host>) -> Result<Option<Notify>> {
+    container.lock()?;
+    match container.status()? {
+        Status::Created => {}
+        Status::Stopped => return Err(wrong("cannot start a container that has stopped")),
+        Status::Running => return Err(wrong("cannot start an already running container")),
+        status => return Err(wrong(format!("cannot start a container in the {status} state"))),
+    }
+    let notify = host.map_or(Ok(None), |host| Notify::listen(container.dir.as_fd(), host))?;
+    give_word(container)?;
+    fd::unlinkat(container.dir.as_fd(), "start.sock").doing(|| "cannot remove the start socket")?;
+    poststart(container)?;
+    Ok(notify)
+}
+
+fn wrong(msg: impl Into<String>) -> Error {
+    Error::new(Kind::WrongStatus, msg)
+}
+
+fn give_word(container: &Container) -> Result<()> {
+    let socket = match socket::connect_at(container.dir.as_fd(), "start.sock") {
+        Err(failed) if failed.errno == Errno::ECONNREFUSED => {
+            return Err(wrong("cannot start a container that has stopped").failed(failed));
+        }
+        other => other.doing(|| "cannot reach init")?,
+    };
+    socket::send(socket.as_fd(), b"start", &[]).doing(|| "cannot speak to init")?;
+    let mut buffer = vec![0; 8192];
+    let (n, _) = socket::receive(socket.as_fd(), &mut buffer).doing(|| "cannot hear init")?;
+    match decode(&buffer[..n], None)? {
+        // The socket closed with the execution of the program, or with init's death: the
+        // container has been started either way.
+        Message::End => Ok(()),
+        Message::Failed(error) => Err(error.before("unable to start container process")),
+        _ => Err(Error::new(Kind::Protocol, "init answered start with something else")),
+    }
+}
+
+/// Runs the poststart hooks; one that fails stops the container (runtime.md, "Lifecycle", 9).
+pub fn poststart(container: &Container) -> Result<()> {
+    let text = container.config_text()?;
+    if !text.windows(b"\"poststart\"".len()).any(|window| window == b"\"poststart\"") {
+        return Ok(());
+    }
+    let Some(hooks) = container.config()?.hooks.filter(|hooks| !hooks.poststart.is_empty()) else { return Ok(()) };
+    let pid = container.init.map_or(0, |init| init.pid);
+    hooks::run("poststart", &hooks.poststart, &state_document(container, Status::Running, pid)).inspect_err(|_| {
+        let _ = crate::container::kill(container, libc::SIGKILL, true);
+    })
+}

@@ -1,0 +1,196 @@
+//! The conversation of the runtime and init, over one pair of message sockets.
+//!
+//! ```text
+//! init                                runtime
+//!   Spawned(pid) + pidfd ------------>           (only with a process in between)
+//!   MapIds --------------------------> write uid_map, gid_map
+//!       <------------------------- go on
+//!   NetDevices ----------------------> move interfaces
+//!       <------------------------- go on
+//!   RuntimeHooks --------------------> run prestart and createRuntime hooks
+//!       <------------------------- go on
+//!   Listener(fd number) -------------> pidfd_getfd, hand the listener on
+//!       <------------------------- go on
+//!   Ready ---------------------------> record the process, write the pid file
+//!       <------------------------- go on (create: wait for `start`; run: execute)
+//!   Failed(error), Log(line)           at any time, never answered
+//! ```
+//!
+//! The end of the stream before Ready means that init died; after it, that the program was
+//! executed. Messages of init are sent with write(2) alone: of all calls that one must not be
+//! notified about by a seccomp listener, which at that time nobody listens to yet.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use crate::error::{Doing, Error, Kind, Result};
+use crate::sys::socket;
+
+/// What init says.
+#[derive(Debug)]
+pub enum Message {
+    /// The process in between has made init; its pidfd comes along.
+    Spawned(i32, OwnedFd),
+    /// Asks for the id maps.
+    MapIds,
+    /// Asks for the network interfaces.
+    NetDevices,
+    /// Asks for the hooks that run in the runtime's namespaces.
+    RuntimeHooks,
+    /// The seccomp listener is at this descriptor number.
+    Listener(i32),
+    /// All is prepared.
+    Ready,
+    /// A step failed.
+    Failed(Error),
+    /// A line for the debug log.
+    Log(String),
+    /// The other end is closed.
+    End,
+}
+
+/// The longest message: an error with all its faults, cut where it is sent.
+const LONGEST: usize = 8 * 1024;
+
+/// Init's end.
+pub struct InitSync(OwnedFd);
+
+impl InitSync {
+    /// Around init's end of the pair.
+    pub fn new(socket: OwnedFd) -> InitSync {
+        InitSync(socket)
+    }
+
+    /// The socket.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<()> {
+        crate::sys::fd::write_once(self.0.as_fd(), bytes).doing(|| "cannot speak to the runtime")
+    }
+
+    fn ask(&self, bytes: &[u8]) -> Result<()> {
+        self.write(bytes)?;
+        let mut answer = [0; 1];
+        loop {
+            match nix::unistd::read(&self.0, &mut answer) {
+                Err(Errno::EINTR) => {}
+                Ok(1) => return Ok(()),
+                // The runtime died: nobody will ever know this container, so it must not go on.
+                _ => crate::sys::process::exit_now(1),
+            }
+        }
+    }
+
+    /// Waits until the id maps are written.
+    pub fn map_ids(&self) -> Result<()> {
+        self.ask(b"M")
+    }
+
+    /// Waits until the network interfaces are moved in.
+    pub fn net_devices(&self) -> Result<()> {
+        self.ask(b"N")
+    }
+
+    /// Waits until the runtime's hooks have run.
+    pub fn runtime_hooks(&self) -> Result<()> {
+        self.ask(b"H")
+    }
+
+    /// Waits until the listener, at descriptor `fd` of this process, is handed on.
+    pub fn listener(&self, fd: BorrowedFd<'_>) -> Result<()> {
+        let mut bytes = [b'S', 0, 0, 0, 0];
+        bytes[1..].copy_from_slice(&fd.as_raw_fd().to_ne_bytes());
+        self.ask(&bytes)
+    }
+
+    /// Waits until the runtime has recorded this process.
+    pub fn ready(&self) -> Result<()> {
+        self.ask(b"R")
+    }
+
+    /// Reports a failure; there is nothing more to do if even that fails.
+    pub fn failed(&self, error: &Error) {
+        let _ = self.write(&encode_failure(error));
+    }
+
+    /// Sends a line for the debug log.
+    pub fn log(&self, line: &str) {
+        let mut bytes = vec![b'L'];
+        bytes.extend(line.bytes().take(LONGEST - 1));
+        let _ = self.write(&bytes);
+    }
+
+    /// From the process in between: names init.
+    pub fn spawned(&self, pid: i32, pidfd: BorrowedFd<'_>) -> Result<()> {
+        let mut bytes = [b'P', 0, 0, 0, 0];
+        bytes[1..].copy_from_slice(&pid.to_ne_bytes());
+        socket::send(self.0.as_fd(), &bytes, &[pidfd]).doing(|| "cannot speak to the runtime")
+    }
+}
+
+/// A failure as a message, for the pair and for the start socket.
+pub fn encode_failure(error: &Error) -> Vec<u8> {
+    let encode = |error: &Error| {
+        let mut bytes = vec![b'F'];
+        serde_json::to_writer(&mut bytes, error).expect("plain data");
+        bytes
+    };
+    let mut bytes = encode(error);
+    // One character can take six bytes of JSON, and there are several texts.
+    let mut chars = LONGEST / 2;
+    while bytes.len() > LONGEST && chars > 0 {
+        bytes = encode(&error.shortened(chars));
+        chars /= 2;
+    }
+    bytes
+}
+
+/// The runtime's end.
+pub struct RuntimeSync {
+    socket: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+impl RuntimeSync {
+    /// Around the runtime's end of the pair.
+    pub fn new(socket: OwnedFd) -> RuntimeSync {
+        RuntimeSync { socket, buffer: Vec::new() }
+    }
+
+    /// The next message.
+    pub fn receive(&mut self) -> Result<Message> {
+        self.buffer.resize(LONGEST, 0);
+        let (n, fd) = socket::receive(self.socket.as_fd(), &mut self.buffer).doing(|| "cannot hear init")?;
+        decode(&self.buffer[..n], fd)
+    }
+
+    /// Lets init go on.
+    pub fn go_on(&self) -> Result<()> {
+        match socket::send(self.socket.as_fd(), b"+", &[]) {
+            // It died; the next message says so.
+            Err(failed) if failed.errno == Errno::EPIPE => Ok(()),
+            other => other.doing(|| "cannot speak to init"),
+        }
+    }
+}
+
+/// Reads one message.
+pub fn decode(bytes: &[u8], fd: Option<OwnedFd>) -> Result<Message> {
+    let unexpected = || Error::new(Kind::Protocol, "init sent a message that is not one");
+    let number = || bytes.get(1..5).and_then(|n| n.try_into().ok()).map(i32::from_ne_bytes).ok_or_else(unexpected);
+    Ok(match bytes.first() {
+        None => Message::End,
+        Some(b'P') => Message::Spawned(number()?, fd.ok_or_else(unexpected)?),
+        Some(b'M') => Message::MapIds,
+        Some(b'N') => Message::NetDevices,
+        Some(b'H') => Message::RuntimeHooks,
+        Some(b'S') => Message::Listener(number()?),
+        Some(b'R') => Message::Ready,
+        Some(b'F') => Message::Failed(serde_json::from_slice(&bytes[1..]).map_err(|_| unexpected())?),
+        Some(b'L') => Message::Log(String::from_utf8_lossy(&bytes[1..]).into_owned()),
+        Some(_) => return Err(unexpected()),
+    })
+}

@@ -1,0 +1,55 @@
+//! The container's cgroup: made, limited, frozen, killed, measured and removed.
+//!
+//! Everything is a few reads and writes below the directory descriptor of one cgroup of
+//! version 2, wherever cgroup2 is mounted. `plan::cgroup` decides what is written. Controllers
+//! that sit in a hierarchy of version 1 are left alone and named in the error of a limit that
+//! needs them; the feature `cgroup-v1` applies such limits.
+//!
+//! Nothing that was not asked for is written: a controller is enabled in the ancestors only
+//! for a limit that needs it.
+
+mod controllers;
+mod devices;
+mod directory;
+mod freezer;
+mod group;
+mod hierarchy;
+mod oom;
+mod stats;
+pub mod v1;
+mod v2;
+
+pub use controllers::refuse;
+pub use group::Group;
+pub use hierarchy::{Hierarchy, V1, own_cgroup, path_for};
+pub use oom::{Happened, OomWatch};
+pub use v2::{Cgroup, Kill, remove};
+
+use crate::error::{Error, Kind, Result};
+use crate::sys::waiting;
+
+/// Who makes and removes cgroups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Manager {
+    /// The runtime itself, in the file system.
+    #[default]
+    Cgroupfs,
+}
+
+impl Manager {
+    /// The path of the container's cgroup below the root of the hierarchy.
+    ///
+    /// Reads /proc/self/cgroup only where the answer depends on it.
+    pub fn path(self, cgroups_path: &str, id: &str) -> Result<String> {
+        match self {
+            Manager::Cgroupfs if cgroups_path.starts_with('/') => path_for(cgroups_path, id, "/"),
+            Manager::Cgroupfs => path_for(cgroups_path, id, &own_cgroup()?),
+        }
+    }
+}
+
+/// A cgroup that cannot be removed.
+fn still_in(path: &str, pids: &[i32]) -> Error {
+    Error::new(Kind::Kernel, format!("cannot remove cgroup {path:?}: still in it: {}", waiting::describe_all(pids)))
+        .hint(waiting::HINT)
+}

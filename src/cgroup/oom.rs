@@ -1,0 +1,88 @@
+//! Being told of processes killed for want of memory, and of the end of the last process.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::uio::pread;
+
+use super::directory::{if_there, number_after};
+use super::v2::Cgroup;
+use crate::error::{Doing, Result};
+use crate::sys::Called;
+
+/// Watches memory.events and cgroup.events of one cgroup.
+#[derive(Debug)]
+pub struct OomWatch {
+    /// `None` without the memory controller.
+    memory: Option<OwnedFd>,
+    cgroup: OwnedFd,
+    seen: u64,
+}
+
+/// What has happened in a watched cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happened {
+    /// So many more processes were killed for want of memory.
+    OomKills(u64),
+    /// The last process is gone.
+    Empty,
+    /// Nothing of that, and the time is over or the kernel woke us for something else.
+    Nothing,
+}
+
+impl Cgroup {
+    /// Starts to watch; kills before this call are not told.
+    pub fn watch_oom(&self) -> Result<OomWatch> {
+        let what = || self.cannot("watch");
+        let memory = if_there(self.directory.open_file("memory.events", OFlag::O_RDONLY)).doing(what)?;
+        let cgroup = self.directory.open_file("cgroup.events", OFlag::O_RDONLY).doing(what)?;
+        let mut watch = OomWatch { memory, cgroup, seen: 0 };
+        watch.seen = watch.kills()?.unwrap_or(0);
+        Ok(watch)
+    }
+}
+
+impl OomWatch {
+    /// Waits for the next thing to happen. Kills come before the end that they may bring.
+    pub fn wait(&mut self, within: Duration) -> Result<Happened> {
+        let mut last = false;
+        loop {
+            let kills = self.kills()?.unwrap_or(self.seen);
+            if kills > self.seen {
+                let more = kills - self.seen;
+                self.seen = kills;
+                return Ok(Happened::OomKills(more));
+            }
+            if read(&self.cgroup)?.is_none_or(|text| number_after(&text, "populated") == Some(0)) {
+                return Ok(Happened::Empty);
+            }
+            if last {
+                return Ok(Happened::Nothing);
+            }
+            let mut fds = vec![PollFd::new(self.cgroup.as_fd(), PollFlags::POLLPRI)];
+            fds.extend(self.memory.iter().map(|memory| PollFd::new(memory.as_fd(), PollFlags::POLLPRI)));
+            match poll(&mut fds, PollTimeout::try_from(within).unwrap_or(PollTimeout::MAX)) {
+                // An event that changes nothing for us (say, `high`) ends the wait like the
+                // timeout: the caller has its own clock.
+                Ok(_) | Err(Errno::EINTR) => last = true,
+                Err(errno) => Err(errno).called(|| "poll(cgroup.events, POLLPRI)".into()).doing(|| "cannot wait")?,
+            }
+        }
+    }
+
+    fn kills(&self) -> Result<Option<u64>> {
+        let Some(memory) = &self.memory else { return Ok(None) };
+        Ok(read(memory)?.and_then(|text| number_after(&text, "oom_kill")))
+    }
+}
+
+/// `None`: the cgroup is gone.
+fn read(fd: &OwnedFd) -> Result<Option<String>> {
+    let mut buffer = [0; 512];
+    let length = pread(fd, &mut buffer, 0).called(|| "pread(cgroup.events)".into());
+    let length = if_there(length).doing(|| "cannot read the state of a cgroup")?;
+    Ok(length.map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned()))
+}

@@ -1,0 +1,270 @@
+//! The cgroups of one container in hierarchies of version 1: entered, frozen, killed, removed.
+//!
+//! They are made for limits alone where there is a cgroup2, which knows the processes; where
+//! there is none, they are all that knows them. Making and limiting them is the part of the
+//! feature `cgroup-v1`; what was made can be used and cleared away by every build.
+
+#[cfg(feature = "cgroup-v1")]
+mod limits;
+#[cfg(not(feature = "cgroup-v1"))]
+mod none;
+
+#[cfg(feature = "cgroup-v1")]
+pub use limits::Share;
+#[cfg(not(feature = "cgroup-v1"))]
+pub use none::Share;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::Kill;
+use super::directory::{Directory, if_there, number_after};
+use super::freezer::{WITHIN, not_stopped};
+use super::v2::pids_of;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::plan::cgroup::MemoryCheck;
+use crate::sys::{Called, Failed};
+
+/// The cgroups of one container in the hierarchies of version 1.
+#[derive(Debug)]
+pub struct Cgroup {
+    directories: Vec<Directory>,
+}
+
+/// The open doors of some cgroups, for a process that goes in by itself.
+#[derive(Debug, Default)]
+pub struct Doors(Vec<(String, OwnedFd)>);
+
+impl Doors {
+    /// Moves this process in. Who may do that was decided when the doors were opened.
+    pub fn enter(&self) -> Result<()> {
+        self.0.iter().try_for_each(|(path, door)| {
+            crate::sys::fd::write_once(door.as_fd(), b"0").doing(|| format!("cannot move into cgroup {path:?}"))
+        })
+    }
+}
+
+impl Cgroup {
+    /// Those of the directories that exist.
+    pub fn open(places: &[String]) -> Result<Cgroup> {
+        let mut directories = Vec::new();
+        for place in places {
+            let opened = if_there(Directory::open(place)).doing(|| format!("cannot open cgroup {place:?}"))?;
+            directories.extend(opened);
+        }
+        Ok(Cgroup { directories })
+    }
+
+    /// Whether there is none at all.
+    pub fn is_nothing(&self) -> bool {
+        self.directories.is_empty()
+    }
+
+    /// Opens what a process writes to in order to go in.
+    pub fn doors(&self) -> Result<Doors> {
+        let open = |directory: &Directory| {
+            let door = directory.open_file("cgroup.procs", OFlag::O_WRONLY);
+            door.map(|door| (directory.path.clone(), door))
+                .doing(|| format!("cannot enter cgroup {:?}", directory.path))
+        };
+        self.directories.iter().map(open).collect::<Result<_>>().map(Doors)
+    }
+
+    /// Moves a process in; that it has ended is no error.
+    pub fn join(&self, pid: i32) -> Result<()> {
+        self.directories.iter().try_for_each(|directory| enter(directory, pid).map(drop))
+    }
+
+    /// Moves in those of `pids` that are not in it or below. Whether there were any.
+    pub fn bring_in(&self, pids: &[i32]) -> Result<bool> {
+        let mut any = false;
+        for directory in &self.directories {
+            let mut inside = Vec::new();
+            pids_of(directory, true, &mut inside).doing(|| cannot_list(directory))?;
+            for pid in pids.iter().filter(|pid| !inside.contains(pid)) {
+                any |= enter(directory, *pid)?;
+            }
+        }
+        Ok(any)
+    }
+
+    /// The processes that are in any of them or below.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        let mut pids = Vec::new();
+        for directory in &self.directories {
+            pids_of(directory, true, &mut pids).doing(|| cannot_list(directory))?;
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
+    /// Kills every process. Does not wait for them to be gone.
+    pub fn kill(&self) -> Result<()> {
+        // Frozen, the processes cannot fork away from the list; but frozen ones do not die.
+        let frozen = self.freezer().is_some() && self.freeze().is_ok();
+        let mut known = Vec::new();
+        for _ in 0..KILL_ROUNDS {
+            let mut pids = self.pids()?;
+            pids.retain(|pid| !known.contains(pid));
+            if pids.is_empty() {
+                break;
+            }
+            for pid in &pids {
+                match kill(Pid::from_raw(*pid), Signal::SIGKILL) {
+                    Ok(()) | Err(Errno::ESRCH) => {}
+                    result => result.called(|| format!("kill({pid}, SIGKILL)")).doing(|| "cannot kill")?,
+                }
+            }
+            known.extend(pids);
+            if frozen {
+                break;
+            }
+        }
+        self.let_go()
+    }
+
+    fn freezer(&self) -> Option<&Directory> {
+        self.directories.iter().find(|directory| if_there(directory.read("freezer.state")).is_ok_and(|it| it.is_some()))
+    }
+
+    fn freezer_or_error(&self) -> Result<&Directory> {
+        self.freezer().ok_or_else(|| {
+            Error::new(Kind::Unsupported, "the container has no cgroup that can be frozen")
+                .hint("it needs cgroup2, or the freezer of cgroup v1, mounted when the container is created")
+        })
+    }
+
+    /// Stops every process, and waits until they have stopped. If they do not, those that have
+    /// are let go again.
+    pub fn freeze(&self) -> Result<()> {
+        let freezer = self.freezer_or_error()?;
+        let deadline = Instant::now() + WITHIN;
+        loop {
+            // Again and again: what was forked meanwhile may have missed the first one.
+            freezer.write("freezer.state", "FROZEN").doing(|| format!("cannot freeze cgroup {:?}", freezer.path))?;
+            if state(freezer)? == "FROZEN" {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let running = not_stopped(&self.pids()?);
+        self.let_go()?;
+        let within = WITHIN.as_secs();
+        Err(Error::new(Kind::Kernel, format!("cannot freeze cgroup {:?} within {within} s: {running}", freezer.path)))
+    }
+
+    /// Lets the processes go on.
+    pub fn thaw(&self) -> Result<()> {
+        let freezer = self.freezer_or_error()?;
+        self.let_go()?;
+        if state(freezer)? == "THAWED" {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Kernel, format!("cannot thaw cgroup {:?}: an ancestor is frozen", freezer.path))
+            .hint("see freezer.state there"))
+    }
+
+    /// Thaws without a look at what came of it.
+    pub fn let_go(&self) -> Result<()> {
+        let Some(freezer) = self.freezer() else { return Ok(()) };
+        if_there(freezer.write("freezer.state", "THAWED"))
+            .map(drop)
+            .doing(|| format!("cannot thaw cgroup {:?}", freezer.path))
+    }
+
+    /// Whether it was told to be frozen, itself and not by an ancestor.
+    pub fn is_frozen(&self) -> Result<bool> {
+        let Some(freezer) = self.freezer() else { return Ok(false) };
+        let text = if_there(freezer.read("freezer.self_freezing"))
+            .doing(|| format!("cannot read the state of cgroup {:?}", freezer.path))?;
+        Ok(text.is_some_and(|text| text.trim() == "1"))
+    }
+
+    /// Whether only an ancestor keeps it frozen.
+    pub fn is_frozen_from_above(&self) -> Result<bool> {
+        match self.freezer() {
+            Some(freezer) => Ok(state(freezer)? != "THAWED" && !self.is_frozen()?),
+            None => Ok(false),
+        }
+    }
+
+    /// How many processes the kernel killed in it for want of memory; `None` without the memory
+    /// controller.
+    pub fn oom_kills(&self) -> Option<u64> {
+        let read = |directory: &Directory| directory.read("memory.oom_control").ok();
+        number_after(&self.directories.iter().find_map(read)?, "oom_kill")
+    }
+
+    /// Refuses limits that are below what is in use (`checkBeforeUpdate`).
+    pub fn check_memory(&self, check: &MemoryCheck) -> Result<()> {
+        let read = |name: &str| {
+            let text = self.directories.iter().find_map(|directory| directory.read(name).ok())?;
+            text.trim().parse::<u64>().ok()
+        };
+        let usage = [read("memory.memsw.usage_in_bytes"), read("memory.usage_in_bytes")];
+        check.compare(usage)
+    }
+}
+
+fn cannot_list(directory: &Directory) -> String {
+    format!("cannot list the processes of cgroup {:?}", directory.path)
+}
+
+/// False: the process has ended.
+fn enter(directory: &Directory, pid: i32) -> Result<bool> {
+    match directory.write("cgroup.procs", &pid.to_string()) {
+        Err(Failed { errno: Errno::ESRCH, .. }) => Ok(false),
+        result => result.map(|()| true).doing(|| format!("cannot move process {pid} into cgroup {:?}", directory.path)),
+    }
+}
+
+/// Each round finds only what was forked during the one before.
+const KILL_ROUNDS: usize = 100;
+
+fn state(freezer: &Directory) -> Result<String> {
+    let text = if_there(freezer.read("freezer.state"))
+        .doing(|| format!("cannot read the state of cgroup {:?}", freezer.path))?;
+    // One that is gone holds nothing back.
+    Ok(text.map_or("THAWED".into(), |text| text.trim().to_owned()))
+}
+
+/// Removes these cgroups with those below. With [`Kill::Yes`] the processes in them are killed.
+pub fn remove(places: &[String], kill: Kill) -> Result<()> {
+    if places.is_empty() {
+        return Ok(());
+    }
+    let cgroup = Cgroup::open(places)?;
+    if kill == Kill::Yes && !cgroup.pids()?.is_empty() {
+        cgroup.kill()?;
+    }
+    for directory in &cgroup.directories {
+        wait_until_empty(directory)?;
+        super::remove(&directory.path, Kill::No)?;
+    }
+    Ok(())
+}
+
+/// Version 1 tells nobody when the last process is gone.
+fn wait_until_empty(directory: &Directory) -> Result<()> {
+    let deadline = Instant::now() + WITHIN;
+    loop {
+        let mut pids = Vec::new();
+        pids_of(directory, true, &mut pids).doing(|| cannot_list(directory))?;
+        if pids.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(super::still_in(&directory.path, &pids));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

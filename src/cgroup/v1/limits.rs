@@ -1,0 +1,407 @@
+//! Limits whose controllers sit in hierarchies of version 1, through cgroups-rs (feature
+//! `cgroup-v1`).
+//!
+//! Only the setters of cgroups-rs are used: its `apply` drops errors, and its `delete` lets
+//! processes escape to the root. What it has no setter for (burst, idle, reserved huge pages)
+//! is written directly. A hierarchy gets a cgroup only where a limit needs one; where there is
+//! no cgroup2, devices and the freezer get one as well.
+
+use cgroups_rs::fs::blkio::BlkIoController;
+use cgroups_rs::fs::cpu::CpuController;
+use cgroups_rs::fs::cpuset::CpuSetController;
+use cgroups_rs::fs::devices::{DevicePermissions, DeviceType, DevicesController};
+use cgroups_rs::fs::error::{Error as FsError, Result as FsResult};
+use cgroups_rs::fs::hierarchies::V1 as Mounted;
+use cgroups_rs::fs::hugetlb::HugeTlbController;
+use cgroups_rs::fs::memory::MemController;
+use cgroups_rs::fs::net_cls::NetClsController;
+use cgroups_rs::fs::net_prio::NetPrioController;
+use cgroups_rs::fs::pid::PidController;
+use cgroups_rs::fs::rdma::RdmaController;
+use cgroups_rs::fs::{Cgroup as FsCgroup, ControllIdentifier, Controller, MaxValue, Subsystem};
+use nix::errno::Errno;
+
+use super::Cgroup;
+use crate::cgroup::Kill;
+use crate::cgroup::directory::Directory;
+use crate::cgroup::hierarchy::{Hierarchy, V1, asked_by_path};
+use crate::error::{Error, Fault, Kind, Origin, Result};
+use crate::plan::cgroup::{Limits, limits as plan};
+use crate::plan::device_rules;
+use crate::spec::{BlockIo, Cpu, DeviceRule, Memory, Resources};
+use crate::sys::Failed;
+
+/// What of a configuration is for hierarchies of version 1.
+pub struct Share {
+    settings: Vec<Setting>,
+    /// The hierarchies that get a cgroup now.
+    controllers: Vec<String>,
+    /// Their directories.
+    needed: Vec<String>,
+    places: Vec<String>,
+    /// Below the root of each hierarchy.
+    path: String,
+}
+
+impl Share {
+    /// Takes from `limits` what hierarchies of version 1 hold, and from `warnings` those about
+    /// settings that exist here after all. Nothing is made yet.
+    ///
+    /// `None`: there is nothing of version 1 on this host.
+    pub fn take(
+        hierarchy: &Hierarchy,
+        path: &str,
+        resources: &Resources,
+        limits: &mut Limits,
+        warnings: &mut Vec<Fault>,
+    ) -> Result<Option<Share>> {
+        let settings = take(hierarchy, resources, limits, warnings)?;
+        let mut controllers: Vec<String> = settings.iter().map(|setting| setting.controller.to_owned()).collect();
+        if hierarchy.unified().is_none() {
+            controllers.push("freezer".into());
+        }
+        controllers.sort();
+        controllers.dedup();
+        controllers.retain(|name| hierarchy.v1_of(name).is_some());
+        // A host that mounts cgroup2 there has left version 1 behind; no need to look.
+        if controllers.is_empty() && hierarchy.unified() == Some("/sys/fs/cgroup") {
+            return Ok(None);
+        }
+        let path = path.trim_matches('/').to_owned();
+        let mut needed: Vec<String> =
+            controllers.iter().filter_map(|name| hierarchy.v1_of(name)).map(|v1| place(v1, &path)).collect();
+        needed.dedup();
+        let all = hierarchy.v1().iter().map(|v1| place(v1, &path));
+        let places: Vec<String> = all.filter(|place| needed.contains(place) || !exists(place)).collect();
+        Ok(Some(Share { settings, controllers, needed, places, path }).filter(|share| !share.places.is_empty()))
+    }
+
+    /// The directories that are the container's: those that it needs now, and those that do not
+    /// exist, so that what is there later was made for it by an update.
+    pub fn places(&self) -> &[String] {
+        &self.places
+    }
+
+    /// Refuses cgroups of somebody else: only what is empty and not frozen may be used.
+    pub fn refuse_in_use(&self) -> Result<()> {
+        let there = Cgroup::open(&self.needed)?;
+        let refuse = |msg: String| Err(Error::new(Kind::WrongStatus, msg).origin(asked_by_path()));
+        match there.pids()? {
+            pids if !pids.is_empty() => {
+                refuse(format!("container's cgroup is not empty: {} process(es) found", pids.len()))
+            }
+            _ if there.is_frozen()? => refuse("container's cgroup unexpectedly frozen".into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses an update that would need a cgroup which is not one of `own`.
+    pub fn refuse_others(&self, own: &[String]) -> Result<()> {
+        let Some(other) = self.needed.iter().find(|place| !own.contains(place)) else { return Ok(()) };
+        let pointer = self.settings.first().map_or("/linux/cgroupsPath", |setting| &setting.pointer);
+        let msg = format!("cannot update: the container has no cgroup of its own at {other:?}");
+        Err(Error::new(Kind::Unsupported, msg).origin(Origin::config(pointer.to_owned())))
+    }
+
+    /// Makes the cgroups that are needed now and applies the settings. If that fails, nothing
+    /// that was made stays.
+    pub fn make(&self) -> Result<Cgroup> {
+        if self.controllers.is_empty() {
+            return Cgroup::open(&[]);
+        }
+        let made: Vec<&String> = self.needed.iter().filter(|place| !exists(place)).collect();
+        let cgroup =
+            FsCgroup::load_with_specified_controllers(Box::new(Mounted::new()), &self.path, self.controllers.clone());
+        let result = apply(&cgroup, &self.settings).and_then(|()| Cgroup::open(&self.needed));
+        if result.is_err() {
+            // Best effort: the error that brought us here is the one to report.
+            made.iter().for_each(|place| drop(super::super::remove(place, Kill::No)));
+        }
+        result
+    }
+}
+
+fn place(v1: &V1, path: &str) -> String {
+    format!("{}/{path}", v1.mount)
+}
+
+fn exists(place: &str) -> bool {
+    std::path::Path::new(place).exists()
+}
+
+fn apply(cgroup: &FsCgroup, settings: &[Setting]) -> Result<()> {
+    cgroup.create().map_err(|error| explain(error, "make the cgroups", "/linux/cgroupsPath"))?;
+    settings.iter().try_for_each(|setting| {
+        let what = format!("apply {}", setting.pointer.trim_start_matches("/linux/resources/").replace('/', "."));
+        (setting.write)(cgroup).map_err(|error| explain(error, &what, &setting.pointer))
+    })
+}
+
+/// One setting and how it is written.
+struct Setting {
+    controller: &'static str,
+    pointer: String,
+    write: Box<Apply>,
+}
+
+type Apply = dyn Fn(&FsCgroup) -> std::result::Result<(), Refused>;
+
+/// Why a setting could not be written.
+enum Refused {
+    Library(FsError),
+    Failed(Failed),
+}
+
+impl From<FsError> for Refused {
+    fn from(error: FsError) -> Refused {
+        Refused::Library(error)
+    }
+}
+
+impl From<Failed> for Refused {
+    fn from(failed: Failed) -> Refused {
+        Refused::Failed(failed)
+    }
+}
+
+fn take(
+    hierarchy: &Hierarchy,
+    resources: &Resources,
+    limits: &mut Limits,
+    warnings: &mut Vec<Fault>,
+) -> Result<Vec<Setting>> {
+    let unified = limits.writes.iter().find(|write| {
+        write.pointer.starts_with("/linux/resources/unified/") && hierarchy.v1_of(&write.controller).is_some()
+    });
+    if let Some(write) = unified {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!(
+                "unified resource {:?} can't be set: controller {:?} is mounted as cgroup v1",
+                write.file, write.controller
+            ),
+        )
+        .origin(Origin::config(write.pointer.clone())));
+    }
+    limits.writes.retain(|write| hierarchy.v1_of(&write.controller).is_none());
+    let mut settings = Settings(Vec::new());
+    settings.all(resources);
+    if hierarchy.unified().is_none() && hierarchy.v1_of("devices").is_some() && limits.devices.take().is_some() {
+        settings.devices(&resources.devices);
+    }
+    settings.0.retain(|setting| hierarchy.v1_of(setting.controller).is_some());
+    warnings.retain(|warning| !settings.0.iter().any(|setting| setting.pointer == warning.pointer));
+    Ok(settings.0)
+}
+
+struct Settings(Vec<Setting>);
+
+impl Settings {
+    /// Adds a setting; `write` gets the controller of cgroups-rs.
+    fn add<C, E>(
+        &mut self,
+        controller: &'static str,
+        pointer: &str,
+        write: impl Fn(&C) -> std::result::Result<(), E> + 'static,
+    ) where
+        C: Controller + ControllIdentifier + 'static,
+        for<'a> &'a C: From<&'a Subsystem>,
+        E: Into<Refused> + 'static,
+    {
+        let write = move |cgroup: &FsCgroup| match cgroup.controller_of::<C>() {
+            Some(controller) => write(controller).map_err(E::into),
+            // It was mounted a moment ago: the list of settings is made from what is.
+            None => Err(Failed { call: format!("find {controller}").into(), errno: Errno::ENODEV }.into()),
+        };
+        let pointer = format!("/linux/resources/{pointer}");
+        self.0.push(Setting { controller, pointer, write: Box::new(write) });
+    }
+
+    fn all(&mut self, resources: &Resources) {
+        resources.memory.iter().for_each(|memory| self.memory(memory));
+        resources.cpu.iter().for_each(|cpu| self.cpu(cpu));
+        resources.block_io.iter().for_each(|io| self.block_io(io));
+        if let Some(limit) = resources.pids.as_ref().and_then(|pids| pids.limit) {
+            self.add("pids", "pids/limit", move |pids: &PidController| {
+                pids.set_pid_max(if limit < 0 { MaxValue::Max } else { MaxValue::Value(limit.max(1)) })
+            });
+        }
+        for (index, limit) in resources.hugepage_limits.iter().enumerate() {
+            let (size, limit) = (limit.page_size.clone(), limit.limit);
+            self.add("hugetlb", &format!("hugepageLimits/{index}/limit"), move |pages: &HugeTlbController| {
+                pages.set_limit_in_bytes(&size, limit).map_err(Refused::from)?;
+                direct(pages.path(), &format!("hugetlb.{size}.rsvd.limit_in_bytes"), &limit.to_string(), Missing::Fine)
+            });
+        }
+        // The text of rdma.max is the same in both versions.
+        let rdma = Resources { rdma: resources.rdma.clone(), ..Resources::default() };
+        for write in plan(&rdma, &mut Vec::new(), &mut Vec::new()).writes {
+            let pointer = write.pointer.trim_start_matches("/linux/resources/");
+            self.add("rdma", pointer, move |rdma: &RdmaController| rdma.set_max(&write.value));
+        }
+        let Some(network) = &resources.network else { return };
+        if let Some(id) = network.class_id.filter(|id| *id != 0) {
+            self.add("net_cls", "network/classID", move |net: &NetClsController| net.set_class(id.into()));
+        }
+        let priorities = network.priorities.clone();
+        if !priorities.is_empty() {
+            self.add("net_prio", "network/priorities", move |net: &NetPrioController| {
+                priorities.iter().try_for_each(|one| net.set_if_prio(&one.name, one.priority.into()))
+            });
+        }
+    }
+
+    fn memory(&mut self, memory: &Memory) {
+        let of = |value: Option<i64>| value.filter(|value| *value != 0);
+        let (limit, both) = (of(memory.limit), of(memory.swap));
+        // Unlimited memory means unlimited swap, as for version 2.
+        let both = if limit == Some(-1) { both.or(Some(-1)) } else { both };
+        if let Some(limit) = limit {
+            self.add("memory", "memory/limit", move |memory: &MemController| match (memory.set_limit(limit), both) {
+                // The sum must not be below the part at any moment: a part that grows beyond
+                // the old sum has to wait for the new one.
+                (Err(_), Some(both)) => memory.set_memswap_limit(both).and_then(|()| memory.set_limit(limit)),
+                (result, _) => result,
+            });
+        }
+        if let Some(both) = both {
+            let pointer = if memory.swap.unwrap_or(0) == 0 { "memory/limit" } else { "memory/swap" };
+            self.add("memory", pointer, move |memory: &MemController| match memory.set_memswap_limit(both) {
+                // Without swap accounting there is no file, and nothing to unlimit.
+                Err(_) if both == -1 => Ok(()),
+                result => result,
+            });
+        }
+        if let Some(soft) = of(memory.reservation) {
+            self.add("memory", "memory/reservation", move |memory: &MemController| memory.set_soft_limit(soft));
+        }
+        if let Some(swappiness) = memory.swappiness {
+            self.add("memory", "memory/swappiness", move |memory: &MemController| memory.set_swappiness(swappiness));
+        }
+        if memory.disable_oom_killer == Some(true) {
+            self.add("memory", "memory/disableOOMKiller", |memory: &MemController| memory.disable_oom_killer());
+        }
+    }
+
+    fn cpu(&mut self, cpu: &Cpu) {
+        if let Some(idle) = cpu.idle {
+            self.add("cpu", "cpu/idle", move |cpu: &CpuController| {
+                let missing = if idle == 0 { Missing::Fine } else { Missing::Fails };
+                direct(cpu.path(), "cpu.idle", &idle.to_string(), missing)
+            });
+        }
+        if let Some(shares) = cpu.shares.filter(|shares| *shares != 0 && cpu.idle != Some(1)) {
+            self.add("cpu", "cpu/shares", move |cpu: &CpuController| cpu.set_shares(shares));
+        }
+        if let Some(period) = cpu.period.filter(|period| *period != 0) {
+            self.add("cpu", "cpu/period", move |cpu: &CpuController| cpu.set_cfs_period(period));
+        }
+        if let Some(quota) = cpu.quota.filter(|quota| *quota != 0) {
+            self.add("cpu", "cpu/quota", move |cpu: &CpuController| cpu.set_cfs_quota(quota));
+        }
+        if let Some(burst) = cpu.burst {
+            self.add("cpu", "cpu/burst", move |cpu: &CpuController| {
+                let missing = if burst == 0 { Missing::Fine } else { Missing::Fails };
+                direct(cpu.path(), "cpu.cfs_burst_us", &burst.to_string(), missing)
+            });
+        }
+        if let Some(period) = cpu.realtime_period.filter(|period| *period != 0) {
+            self.add("cpu", "cpu/realtimePeriod", move |cpu: &CpuController| cpu.set_rt_period_us(period));
+        }
+        if let Some(runtime) = cpu.realtime_runtime.filter(|runtime| *runtime != 0) {
+            self.add("cpu", "cpu/realtimeRuntime", move |cpu: &CpuController| cpu.set_rt_runtime(runtime));
+        }
+        let (cpus, mems) = (cpu.cpus.clone(), cpu.mems.clone());
+        if !cpus.is_empty() {
+            self.add("cpuset", "cpu/cpus", move |set: &CpuSetController| set.set_cpus(&cpus));
+        }
+        if !mems.is_empty() {
+            self.add("cpuset", "cpu/mems", move |set: &CpuSetController| set.set_mems(&mems));
+        }
+    }
+
+    fn block_io(&mut self, io: &BlockIo) {
+        let asked = |weight: Option<u16>| weight.filter(|weight| *weight != 0).map(u64::from);
+        if let Some(weight) = asked(io.weight) {
+            self.add("blkio", "blockIO/weight", move |io: &BlkIoController| io.set_weight(weight));
+        }
+        if let Some(weight) = asked(io.leaf_weight) {
+            self.add("blkio", "blockIO/leafWeight", move |io: &BlkIoController| io.set_leaf_weight(weight));
+        }
+        for (index, device) in io.weight_device.iter().enumerate() {
+            let (major, minor) = (device.major as u64, device.minor as u64);
+            let pointer = |name: &str| format!("blockIO/weightDevice/{index}/{name}");
+            if let Some(weight) = asked(device.weight) {
+                self.add("blkio", &pointer("weight"), move |io: &BlkIoController| {
+                    io.set_weight_for_device(major, minor, weight)
+                });
+            }
+            if let Some(weight) = asked(device.leaf_weight) {
+                self.add("blkio", &pointer("leafWeight"), move |io: &BlkIoController| {
+                    io.set_leaf_weight_for_device(major, minor, weight)
+                });
+            }
+        }
+        type Throttle = fn(&BlkIoController, u64, u64, u64) -> FsResult<()>;
+        let throttles: [(&str, _, Throttle); 4] = [
+            ("ReadBps", &io.throttle_read_bps_device, BlkIoController::throttle_read_bps_for_device),
+            ("WriteBps", &io.throttle_write_bps_device, BlkIoController::throttle_write_bps_for_device),
+            ("ReadIOPS", &io.throttle_read_iops_device, BlkIoController::throttle_read_iops_for_device),
+            ("WriteIOPS", &io.throttle_write_iops_device, BlkIoController::throttle_write_iops_for_device),
+        ];
+        for (name, devices, throttle) in throttles {
+            for (index, device) in devices.iter().enumerate() {
+                let (major, minor, rate) = (device.major as u64, device.minor as u64, device.rate);
+                let pointer = format!("blockIO/throttle{name}Device/{index}/rate");
+                self.add("blkio", &pointer, move |io: &BlkIoController| throttle(io, major, minor, rate));
+            }
+        }
+    }
+
+    /// The kernel of version 1 takes the rules themselves, after a denial of all.
+    fn devices(&mut self, rules: &[DeviceRule]) {
+        let deny_all = DeviceRule { allow: false, ..DeviceRule::default() };
+        for rule in std::iter::once(deny_all).chain(rules.iter().cloned()).chain(device_rules::default_rules()) {
+            self.add("devices", "devices", move |devices: &DevicesController| {
+                let kind = DeviceType::from_char(rule.kind.as_deref().unwrap_or("a").chars().next());
+                let kind = kind.unwrap_or(DeviceType::All);
+                let (major, minor) = (rule.major.unwrap_or(-1), rule.minor.unwrap_or(-1));
+                let access = DevicePermissions::from_str(rule.access.as_deref().unwrap_or("rwm"))?;
+                if rule.allow {
+                    devices.allow_device(kind, major, minor, &access)
+                } else {
+                    devices.deny_device(kind, major, minor, &access)
+                }
+            });
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Fails,
+    Fine,
+}
+
+/// A file that cgroups-rs has no setter for.
+fn direct(directory: &std::path::Path, file: &str, value: &str, missing: Missing) -> std::result::Result<(), Refused> {
+    match Directory::open(&directory.to_string_lossy())?.write(file, value) {
+        Err(Failed { errno: Errno::ENOENT, .. }) if missing == Missing::Fine => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+fn explain(refused: impl Into<Refused>, what: &str, pointer: &str) -> Error {
+    let what = format!("cannot {what} in cgroup v1");
+    let error = match refused.into() {
+        Refused::Failed(failed) => failed.doing(what),
+        Refused::Library(error) => {
+            let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+            match cause.and_then(std::io::Error::raw_os_error) {
+                Some(raw) => Failed { call: error.kind().to_string().into(), errno: Errno::from_raw(raw) }.doing(what),
+                None => Error::new(Kind::Kernel, format!("{what}: {error}")),
+            }
+        }
+    };
+    error.origin(Origin::config(pointer.to_owned()))
+}

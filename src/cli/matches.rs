@@ -1,0 +1,256 @@
+//! From words to flags and operands, by the table.
+//!
+//! lexopt does the splitting; on top of it stand the habits of Go's callers: a long option with
+//! one dash (`-no-subreaper`), `-flag=false` for switches, and a value is the next word whatever
+//! it looks like. The wording of the errors is that of Go's flag package, because callers look
+//! for it (podman and CRI-O: `flag needs an argument`).
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::table::{Flag, Operands, Takes};
+use crate::error::{Error, Origin, Result};
+
+/// What was found on the command line.
+#[derive(Debug, Default)]
+pub struct Matches {
+    flags: &'static [Flag],
+    given: Vec<(&'static Flag, OsString)>,
+    /// The words that are neither flags nor their values, in order.
+    pub operands: Vec<OsString>,
+}
+
+/// The words of the command line that are still to be read.
+pub struct Words {
+    parser: lexopt::Parser,
+    /// `--` was seen: no more options.
+    ended: bool,
+    /// The word that is being read, for messages.
+    current: OsString,
+}
+
+enum Word {
+    Flag(&'static Flag, OsString),
+    Operand(OsString),
+}
+
+/// How far to read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    End,
+    FirstOperand,
+}
+
+impl Words {
+    /// All words after the program's name.
+    pub fn new(args: impl Iterator<Item = OsString>) -> Words {
+        Words { parser: lexopt::Parser::from_args(args.collect::<Vec<_>>()), ended: false, current: OsString::new() }
+    }
+
+    /// Flags up to the first operand, which is left as the only one.
+    pub fn global(&mut self, flags: &'static [Flag], matches: &mut Matches) -> Result<()> {
+        self.read(flags, Until::FirstOperand, matches)
+    }
+
+    /// Flags and operands of a verb, to the end.
+    pub fn verb(&mut self, flags: &'static [Flag], operands: Operands, matches: &mut Matches) -> Result<()> {
+        if let Operands::Count(..) = operands {
+            return self.read(flags, Until::End, matches);
+        }
+        self.read(flags, Until::FirstOperand, matches)?;
+        if operands == Operands::Command && !self.ended {
+            self.read(flags, Until::FirstOperand, matches)?;
+        }
+        let Some(mut rest) = self.parser.try_raw_args() else { return Ok(()) };
+        if operands == Operands::Foreign && !self.ended {
+            rest.next_if(|word| word == "--");
+        }
+        matches.operands.extend(rest);
+        Ok(())
+    }
+
+    fn read(&mut self, flags: &'static [Flag], until: Until, matches: &mut Matches) -> Result<()> {
+        matches.flags = flags;
+        while let Some(word) = self.next(flags)? {
+            match word {
+                Word::Flag(flag, value) => matches.given.push((flag, value)),
+                Word::Operand(word) => {
+                    matches.operands.push(word);
+                    if until == Until::FirstOperand {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn next(&mut self, flags: &'static [Flag]) -> Result<Option<Word>> {
+        if let Some(mut raw) = self.parser.try_raw_args() {
+            let Some(word) = raw.peek().map(OsStr::to_owned) else { return Ok(None) };
+            if self.ended {
+                return Ok(raw.next().map(Word::Operand));
+            }
+            if word == "--" {
+                raw.next();
+                self.ended = true;
+                return self.next(flags);
+            }
+            if let Some((flag, value)) = single_dash(&word, flags) {
+                raw.next();
+                let value = match (value, flag.takes) {
+                    (Some(value), _) => Some(value),
+                    (None, Takes::Nothing) => Some("true".into()),
+                    (None, _) => raw.next(),
+                };
+                return accept(flag, value).map(Some);
+            }
+            self.current = word;
+        }
+        self.next_of_lexopt(flags)
+    }
+
+    fn next_of_lexopt(&mut self, flags: &'static [Flag]) -> Result<Option<Word>> {
+        let current = || self.current.to_string_lossy().trim_start_matches('-').to_owned();
+        let (flag, joined) = match self.parser.next().map_err(|error| Error::usage(error.to_string()))? {
+            None => return Ok(None),
+            Some(lexopt::Arg::Value(word)) => return Ok(Some(Word::Operand(word))),
+            Some(lexopt::Arg::Long(name)) => {
+                (flags.iter().find(|flag| flag.long == name).ok_or_else(|| undefined(name))?, true)
+            }
+            Some(lexopt::Arg::Short(letter)) => {
+                (flags.iter().find(|flag| flag.short == Some(letter)).ok_or_else(|| undefined(&current()))?, false)
+            }
+        };
+        let value = match flag.takes {
+            // `-dt` is two switches, `--tty=false` one.
+            Takes::Nothing if joined => Some(self.parser.optional_value().unwrap_or_else(|| "true".into())),
+            Takes::Nothing => Some("true".into()),
+            _ => self.parser.value().ok(),
+        };
+        accept(flag, value).map(Some)
+    }
+}
+
+/// `-name`, `-name=value` and `-n=value`, as Go's callers write them.
+fn single_dash(word: &OsStr, flags: &'static [Flag]) -> Option<(&'static Flag, Option<OsString>)> {
+    let body = word.as_bytes().strip_prefix(b"-")?;
+    let equals = body.iter().position(|byte| *byte == b'=');
+    let (name, value) = match equals {
+        Some(at) => (&body[..at], Some(OsString::from_vec(body[at + 1..].to_vec()))),
+        None => (body, None),
+    };
+    let name = std::str::from_utf8(name).ok()?;
+    let mut letters = name.chars();
+    let letter = letters.next().filter(|_| letters.next().is_none() && value.is_some());
+    let flag = flags.iter().find(|flag| flag.long == name || (letter.is_some() && flag.short == letter))?;
+    Some((flag, value))
+}
+
+fn accept(flag: &'static Flag, value: Option<OsString>) -> Result<Word> {
+    let value = value.ok_or_else(|| about(flag, format!("flag needs an argument: -{}", flag.long)))?;
+    match flag.takes {
+        Takes::Nothing if truth(&value).is_none() => Err(about(
+            flag,
+            format!("invalid boolean value {:?} for -{}: parse error", value.to_string_lossy(), flag.long),
+        )),
+        Takes::Word(words) if !words.iter().any(|word| *word == value) => Err(about(
+            flag,
+            format!(
+                "invalid value {:?} for flag -{}: not one of {}",
+                value.to_string_lossy(),
+                flag.long,
+                words.join(", ")
+            ),
+        )),
+        _ => Ok(Word::Flag(flag, value)),
+    }
+}
+
+fn undefined(name: &str) -> Error {
+    Error::usage(format!("flag provided but not defined: -{name}"))
+}
+
+/// A usage error that names its flag.
+fn about(flag: &Flag, message: String) -> Error {
+    Error::usage(message).origin(Origin::Flag(format!("--{}", flag.long).into()))
+}
+
+/// The words that Go takes for a truth value.
+fn truth(word: &OsStr) -> Option<bool> {
+    match word.to_str()? {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+impl Matches {
+    /// The last value given; `long` must be in the table.
+    fn last(&self, long: &str) -> Option<&OsStr> {
+        debug_assert!(self.flags.is_empty() || self.flags.iter().any(|flag| flag.long == long), "no flag --{long}");
+        self.given.iter().rev().find(|(flag, _)| flag.long == long).map(|(_, value)| value.as_os_str())
+    }
+
+    /// Whether a switch was given, and how.
+    pub fn maybe_switch(&self, long: &str) -> Option<bool> {
+        self.last(long).and_then(truth)
+    }
+
+    /// Whether a switch is on.
+    pub fn switch(&self, long: &str) -> bool {
+        self.maybe_switch(long).unwrap_or(false)
+    }
+
+    /// Whether the flag was given this word last.
+    pub fn is(&self, long: &str, word: &str) -> bool {
+        self.last(long).is_some_and(|value| value == word)
+    }
+
+    /// A path; an empty one counts as not given.
+    pub fn path(&self, long: &str) -> Option<PathBuf> {
+        self.last(long).filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+
+    /// A text; an empty one counts as not given.
+    pub fn text(&self, long: &str) -> Result<Option<String>> {
+        self.last(long).filter(|text| !text.is_empty()).map(|text| utf8(long, text)).transpose()
+    }
+
+    /// All values of a flag that may be repeated.
+    pub fn texts(&self, long: &str) -> Result<Vec<String>> {
+        self.given.iter().filter(|(flag, _)| flag.long == long).map(|(_, text)| utf8(long, text)).collect()
+    }
+
+    /// A value read by `read`; an empty one counts as not given.
+    pub fn parsed<T>(&self, long: &str, read: impl FnOnce(&str) -> Result<T>) -> Result<Option<T>> {
+        let origin = || Origin::Flag(format!("--{long}").into());
+        self.text(long)?.map(|text| read(&text).map_err(|error| error.origin(origin()))).transpose()
+    }
+
+    /// A number.
+    pub fn number<T: FromStr>(&self, long: &str) -> Result<Option<T>> {
+        self.parsed(long, |text| number(long, text))
+    }
+
+    /// All numbers of a flag that may be repeated.
+    pub fn numbers<T: FromStr>(&self, long: &str) -> Result<Vec<T>> {
+        self.texts(long)?.iter().map(|text| number(long, text)).collect()
+    }
+}
+
+fn number<T: FromStr>(long: &str, text: &str) -> Result<T> {
+    text.parse().map_err(|_| {
+        Error::usage(format!("invalid value {text:?} for flag -{long}: parse error"))
+            .origin(Origin::Flag(format!("--{long}").into()))
+    })
+}
+
+fn utf8(long: &str, text: &OsStr) -> Result<String> {
+    text.to_str().map(str::to_owned).ok_or_else(|| {
+        Error::usage(format!("invalid value {:?} for flag -{long}: not UTF-8", text.to_string_lossy()))
+            .origin(Origin::Flag(format!("--{long}").into()))
+    })
+}

@@ -1,0 +1,139 @@
+//! The command line: words in, one [`Command`] out, or one error.
+//!
+//! All verbs and flags stand in [`table`]; this module reads words by it and turns them into
+//! the types of [`options`]. Nothing is carried out here.
+
+pub mod completions;
+pub mod features;
+pub mod help;
+pub mod man;
+mod matches;
+pub mod options;
+pub mod output;
+pub mod spec;
+pub mod table;
+pub mod update;
+pub mod values;
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+pub use options::{CgroupManager, Command, Create, Environment, Exec, Explain, Format, Global, LogFormat, Run, Source};
+pub use update::Update;
+pub use values::{SubCgroup, User};
+
+use crate::error::{Error, Kind};
+use matches::{Matches, Words};
+use table::{Operands, Verb};
+
+/// Exit code of an unknown verb, as callers know it from runc.
+pub const EXIT_UNKNOWN_VERB: u8 = 3;
+/// Exit code of an `exec` that could not run its program.
+pub const EXIT_EXEC: u8 = 255;
+
+/// A command line that is not carried out.
+#[derive(Debug)]
+pub struct Rejected {
+    /// The global flags, as far as they could be read: where the message goes.
+    pub global: Global,
+    /// Why.
+    pub error: Error,
+    /// The code to exit with.
+    pub exit: u8,
+}
+
+/// Reads the command line of this process; the first word is the program's name.
+pub fn parse(args: impl Iterator<Item = OsString>) -> Result<(Global, Command), Box<Rejected>> {
+    parse_in(args, &Environment::current())
+}
+
+/// The same with the defaults of another environment.
+pub fn parse_in(
+    mut args: impl Iterator<Item = OsString>,
+    environment: &Environment,
+) -> Result<(Global, Command), Box<Rejected>> {
+    let name = program_name(args.next().as_deref());
+    let mut global = Global::default_for(name, environment);
+    match read(&mut Words::new(args), &mut global) {
+        Ok(command) => Ok((global, command)),
+        Err((error, exit)) => Err(Box::new(Rejected { global, error, exit })),
+    }
+}
+
+/// `runc` where it is installed under that name, because callers look for it in the output.
+fn program_name(word: Option<&OsStr>) -> &'static str {
+    let runc = word.and_then(|word| Path::new(word).file_name()).is_some_and(|name| name == "runc");
+    if runc { "runc" } else { "windlass" }
+}
+
+fn read(words: &mut Words, global: &mut Global) -> Result<Command, (Error, u8)> {
+    let mut matches = Matches::default();
+    let result = words.global(table::GLOBAL, &mut matches);
+    global.read(&matches);
+    result.map_err(|error| (error.hint(help::hint(global.name, None)), 1))?;
+    if matches.switch("version") {
+        return Ok(Command::Print(help::version(global.name)));
+    }
+    let Some(word) = matches.operands.first().filter(|_| !matches.switch("help")) else {
+        return Ok(Command::Print(help::program(global.name)));
+    };
+    if word == "help" {
+        return help_topic(words, global);
+    }
+    let verb = word.to_str().and_then(table::verb).ok_or_else(|| unknown(word))?;
+    read_verb(words, verb, global)
+}
+
+fn read_verb(words: &mut Words, verb: &'static Verb, global: &Global) -> Result<Command, (Error, u8)> {
+    if let "checkpoint" | "restore" = verb.name {
+        return Err((missing(verb.name), 1));
+    }
+    let mut matches = Matches::default();
+    words
+        .verb(verb.flags, verb.operands, &mut matches)
+        .map_err(|error| (error.hint(help::hint(global.name, Some(verb))), 1))?;
+    if matches.switch("help") {
+        return Ok(Command::Print(help::verb(global.name, verb)));
+    }
+    count(verb, matches.operands.len(), global.name)
+        .map_err(|error| (error.hint(help::hint(global.name, Some(verb))), 1))?;
+    // A command that cannot be put together is a failed exec for callers; a wrong flag is not.
+    let exit = if verb.name == "exec" { EXIT_EXEC } else { 1 };
+    options::command(verb.name, &matches).map_err(|error| (error, exit))
+}
+
+/// Engines learn from these two that checkpointing is not there. Whatever follows the verb, the
+/// answer is the same line: podman and CRI-O take a complaint about a flag's value for support.
+fn missing(verb: &str) -> Error {
+    Error::new(Kind::Unsupported, format!("{verb} is not implemented in this version"))
+}
+
+fn help_topic(words: &mut Words, global: &Global) -> Result<Command, (Error, u8)> {
+    let mut matches = Matches::default();
+    words.verb(&[], Operands::Count(0, 1), &mut matches).map_err(|error| (error, 1))?;
+    let Some(topic) = matches.operands.first() else { return Ok(Command::Print(help::program(global.name))) };
+    let verb = topic.to_str().and_then(table::verb).ok_or_else(|| unknown(topic))?;
+    match verb.name {
+        "checkpoint" | "restore" => Err((missing(verb.name), 1)),
+        _ => Ok(Command::Print(help::verb(global.name, verb))),
+    }
+}
+
+fn unknown(word: &OsStr) -> (Error, u8) {
+    (Error::usage(format!("No help topic for '{}'", word.to_string_lossy())), EXIT_UNKNOWN_VERB)
+}
+
+/// The number of operands, in runc's words.
+fn count(verb: &Verb, given: usize, name: &str) -> Result<(), Error> {
+    let (least, most) = match verb.operands {
+        Operands::Count(least, most) => (least, most),
+        Operands::Command | Operands::Foreign => (1, usize::MAX),
+    };
+    let wants = match () {
+        () if given >= least && given <= most => return Ok(()),
+        () if least == most => format!("exactly {least} argument(s)"),
+        () if given < least => format!("a minimum of {least} argument(s)"),
+        () => format!("a maximum of {most} argument(s)"),
+    };
+    Err(Error::usage(format!("{name}: {:?} requires {wants}", verb.name)))
+}

@@ -1,0 +1,86 @@
+//! `spec`: a config.json to start from, of the same shape as runc's.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::error::{Doing, Error, Kind, Result};
+
+/// For whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum For {
+    /// root.
+    Root,
+    /// A user without privileges: a user namespace in which this user is root.
+    User {
+        /// The user's id.
+        uid: u32,
+        /// The user's group.
+        gid: u32,
+    },
+}
+
+/// The text of config.json; `name` becomes the hostname.
+pub fn text(name: &str, whom: For) -> String {
+    match whom {
+        For::Root => include_str!("config.json").replace("@NAME@", name),
+        For::User { uid, gid } => include_str!("config-rootless.json")
+            .replace("@NAME@", name)
+            .replace("@UID@", &uid.to_string())
+            .replace("@GID@", &gid.to_string()),
+    }
+}
+
+/// Writes config.json into `bundle`, where none may be.
+pub fn write(bundle: &Path, text: &str) -> Result<()> {
+    let path = bundle.join("config.json");
+    let opened = OpenOptions::new().write(true).create_new(true).mode(0o666).open(&path);
+    if opened.as_ref().is_err_and(|error| error.kind() == ErrorKind::AlreadyExists) {
+        return Err(Error::new(Kind::AlreadyExists, "File config.json exists. Remove it first"));
+    }
+    opened.and_then(|mut file| file.write_all(text.as_bytes())).doing(|| format!("cannot write {path:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Spec;
+
+    fn parsed(whom: For) -> Spec {
+        crate::spec::parse(text("windlass", whom).as_bytes(), "config.json").expect("valid")
+    }
+
+    #[test]
+    fn both_variants_are_valid_and_differ_where_they_must() {
+        let (root, user) = (parsed(For::Root), parsed(For::User { uid: 1000, gid: 100 }));
+        let kinds = |spec: &Spec| -> Vec<String> {
+            spec.linux.iter().flat_map(|linux| &linux.namespaces).map(|it| it.kind.clone()).collect()
+        };
+        assert_eq!(kinds(&root), ["pid", "network", "ipc", "uts", "mount", "cgroup"]);
+        assert_eq!(kinds(&user), ["pid", "ipc", "uts", "mount", "cgroup", "user"]);
+        let linux = user.linux.expect("there");
+        assert_eq!((linux.uid_mappings[0].host_id, linux.gid_mappings[0].host_id), (1000, 100));
+        assert!(linux.resources.is_none());
+        assert_eq!(root.hostname, "windlass");
+        assert_eq!(root.process.expect("there").args, ["sh"]);
+    }
+
+    #[test]
+    fn no_capability_is_inheritable() {
+        let capabilities = parsed(For::Root).process.expect("there").capabilities.expect("there");
+        assert_eq!((capabilities.inheritable, capabilities.ambient), (None, None));
+    }
+
+    #[test]
+    fn an_existing_file_is_left_alone() {
+        let dir = std::env::temp_dir().join(format!("windlass-spec-{}", std::process::id()));
+        std::fs::create_dir(&dir).expect("fresh");
+        write(&dir, "one").expect("empty directory");
+        let error = write(&dir, "two").expect_err("taken");
+        let text = std::fs::read_to_string(dir.join("config.json")).expect("there");
+        std::fs::remove_dir_all(&dir).expect("ours");
+        assert_eq!(error.message(), "File config.json exists. Remove it first");
+        assert_eq!(text, "one");
+    }
+}

@@ -1,0 +1,174 @@
+//! Signals to a container, and its removal.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use crate::cgroup::{self, Group, Kill, v1};
+use crate::error::{Doing, Error, Fault, Kind, Result};
+use crate::sys::{process, waiting};
+
+use super::state::Status;
+use super::store::{Container, Store};
+
+fn not_running() -> Error {
+    Error::new(Kind::WrongStatus, "container not running")
+}
+
+/// Sends `signal` to init, or to every process.
+pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
+    let group = container.group()?;
+    if all {
+        // As engines expect, a container that has ended is no error.
+        if let Some(group) = &group {
+            return signal_all(group, signal);
+        }
+        if container.open_init()?.is_none() {
+            return Ok(());
+        }
+    }
+    let pidfd = container.open_init()?.ok_or_else(not_running)?;
+    match process::send_signal(pidfd.as_fd(), signal) {
+        Err(failed) if failed.errno == Errno::ESRCH => return Err(not_running().failed(failed)),
+        other => other.doing(|| format!("cannot send signal {signal}"))?,
+    }
+    if signal == libc::SIGKILL {
+        // A process in a shared PID namespace leaves others behind, and a frozen one does not die.
+        if let Some(group) = &group {
+            let shared = container.state.namespaces & crate::abi::namespace::PID == 0;
+            return if shared { group.kill() } else { group.let_go() };
+        }
+    }
+    Ok(())
+}
+
+fn signal_all(group: &Group, signal: i32) -> Result<()> {
+    if signal == libc::SIGKILL {
+        return group.kill();
+    }
+    for pid in group.pids()? {
+        // Between the list and the handle the pid may have been given to another process: only
+        // one that is still in the cgroup afterwards is signalled.
+        let Ok(pidfd) = process::open_pid(pid) else { continue };
+        if group.pids()?.contains(&pid) {
+            match process::send_signal(pidfd.as_fd(), signal) {
+                Err(failed) if failed.errno != Errno::ESRCH => {
+                    return Err(failed.doing(format!("cannot send signal {signal} to {pid}")));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes a container. With `force` a running one is killed first, and one that does not exist
+/// is no error. Returns what went wrong without stopping the removal.
+pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Fault>> {
+    let container = match store.load(id) {
+        Err(error) if force && error.kind() == Kind::NotFound => return store.remove_leftover(id).map(|()| Vec::new()),
+        Err(error) if force && error.kind() == Kind::State && damaged(&error) => {
+            return store
+                .remove_leftover(id)
+                .map(|()| vec![Fault { pointer: String::new(), msg: error.message().into() }]);
+        }
+        other => other?,
+    };
+    if force {
+        // Before the lock: a create that hangs holds it, and lets go when its init dies.
+        kill_everything(&container)?;
+    }
+    container.lock()?;
+    if !container.still_there() {
+        return if force { Ok(Vec::new()) } else { Err(Error::new(Kind::NotFound, "container does not exist")) };
+    }
+    // The create may have finished, or died, while we waited.
+    let container =
+        store.load(id).or_else(|error| if error.kind() == Kind::NotFound { Ok(container) } else { Err(error) })?;
+    if force {
+        kill_everything(&container)?;
+    } else {
+        match container.status()? {
+            Status::Stopped => {}
+            // De facto: engines delete what they never started.
+            Status::Created => kill_everything(&container)?,
+            status => {
+                let msg = format!("cannot delete container {id} that is not stopped: {status}");
+                return Err(Error::new(Kind::WrongStatus, msg).hint("`kill` it first, or use `delete --force`"));
+            }
+        }
+    }
+    finish(store, id, &container)
+}
+
+fn damaged(error: &Error) -> bool {
+    error.message().contains("damaged")
+}
+
+/// Kills all processes of the container and waits until init is gone.
+fn kill_everything(container: &Container) -> Result<()> {
+    if let Some(group) = container.group()? {
+        group.kill()?;
+    }
+    let Some(pidfd) = container.open_init()? else { return Ok(()) };
+    let _ = process::send_signal(pidfd.as_fd(), libc::SIGKILL);
+    wait_for_end(container, pidfd.as_fd())
+}
+
+/// Long enough for a machine under load; a process in state D may outlast it.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+fn wait_for_end(container: &Container, pidfd: std::os::fd::BorrowedFd<'_>) -> Result<()> {
+    let deadline = Instant::now() + KILL_PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis().min(1000) as u16;
+        let mut fds = [nix::poll::PollFd::new(pidfd, nix::poll::PollFlags::POLLIN)];
+        match nix::poll::poll(&mut fds, left) {
+            Ok(n) if n > 0 => return Ok(()),
+            _ if Instant::now() < deadline => {}
+            _ => {
+                let pid = container.init.map_or(0, |init| init.pid);
+                let what = waiting::describe_all(&[pid]);
+                return Err(Error::new(Kind::Kernel, format!("container init still running after SIGKILL: {what}"))
+                    .hint(waiting::HINT));
+            }
+        }
+    }
+}
+
+/// The end of a container whose processes are gone: cgroup, hooks, directory.
+pub fn finish(store: &Store, id: &str, container: &Container) -> Result<Vec<Fault>> {
+    // A record for whoever asks during the hooks, while the cgroup can still tell.
+    let mut warnings = Vec::new();
+    if let Some(path) = &container.state.cgroup {
+        cgroup::remove(path, Kill::Yes)?;
+    }
+    // Where there is a cgroup2, it knew all that was to be killed.
+    let kill = if container.state.cgroup.is_some() { Kill::No } else { Kill::Yes };
+    v1::remove(&container.state.cgroup_v1, kill)?;
+    if let Some(group) = &container.state.intel_rdt {
+        crate::apply::remove_resctrl(group)?;
+    }
+    if let Some(hooks) = container.poststop_hooks()? {
+        let state = super::state_document(container, Status::Stopped, 0);
+        warnings.extend(crate::apply::run_poststop(&hooks, &state));
+    }
+    store.remove(id, container.dir.as_fd())?;
+    Ok(warnings)
+}
+
+impl Container {
+    /// The poststop hooks. The configuration is parsed only if it has any.
+    fn poststop_hooks(&self) -> Result<Option<Vec<crate::spec::Hook>>> {
+        let text = match self.config_text() {
+            Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(None),
+            other => other?,
+        };
+        if !text.windows(b"\"poststop\"".len()).any(|window| window == b"\"poststop\"") {
+            return Ok(None);
+        }
+        let hooks = crate::spec::parse::<crate::spec::Spec>(&text, "the container's config.json")?.hooks;
+        Ok(hooks.map(|hooks| hooks.poststop).filter(|hooks| !hooks.is_empty()))
+    }
+}

@@ -1,0 +1,114 @@
+//! The state of a container, as it is on disk and as it is found.
+//!
+//! Three small files, each written once and never changed: `state.json` before anything is made
+//! (so that whatever is made can be found and cleared away), `config.json` (the configuration
+//! that create saw), and `init.json` when init stands. Whether the container is created,
+//! running, paused or stopped is never stored: it is read off the process and the cgroup.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the layout of the state directory. A runtime reads its own and every older one.
+pub const VERSION: u32 = 1;
+
+/// `state.json`: what was decided before anything was made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// Version of the layout.
+    pub version: u32,
+    /// The container's id.
+    pub id: String,
+    /// ociVersion of its configuration.
+    pub oci_version: String,
+    /// Absolute path of the bundle.
+    pub bundle: String,
+    /// Absolute path of the root filesystem.
+    pub rootfs: String,
+    /// Annotations of its configuration.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Path of its cgroup in the file system, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// Directories in hierarchies of cgroup version 1 that are its own. Those that do not exist
+    /// were not needed so far.
+    #[serde(default, rename = "cgroupV1", skip_serializing_if = "Vec::is_empty")]
+    pub cgroup_v1: Vec<String>,
+    /// Namespaces (`CLONE_NEW*`) that it has for itself.
+    #[serde(default)]
+    pub namespaces: u64,
+    /// Name of the user who made it.
+    pub owner: String,
+    /// When, RFC 3339.
+    pub created: String,
+    /// Directory of the resource control group that delete removes: one that we made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<String>,
+    /// Directory of the resource control group that it is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resctrl: Option<String>,
+    /// Whether the root was moved or chrooted to, so that exec must follow it there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub chroot: bool,
+    /// Whether exec leaves the session keyring alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_new_keyring: bool,
+}
+
+/// `init.json`: the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Init {
+    /// Process id in the runtime's PID namespace.
+    pub pid: i32,
+    /// Field 22 of `/proc/PID/stat`: with the pid it names the process for good.
+    pub start_time: u64,
+}
+
+/// Where the container is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// `create` is at work.
+    Creating,
+    /// It waits for `start`.
+    Created,
+    /// Its program runs.
+    Running,
+    /// It is frozen.
+    Paused,
+    /// Its process has ended.
+    Stopped,
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Status::Creating => "creating",
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+        })
+    }
+}
+
+/// `exit.json`: how it ended. Written by whoever learns it first: the `run` that waited, a shim,
+/// or a `state` that still found the zombie.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExitRecord {
+    /// Exit code, if it exited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<i32>,
+    /// Signal, if one ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// Whether its cgroup saw the OOM killer.
+    #[serde(default)]
+    pub oom_killed: bool,
+    /// When that was seen, RFC 3339.
+    pub at: String,
+}

@@ -1,0 +1,562 @@
+//! Advice on errors: a table from (errno, call, who asked, words) to what to do.
+//!
+//! A row stands here only where the cause is known well enough that the advice is right, or
+//! where it names the few causes there are. No row, no hint. The first row that matches wins,
+//! so what is special stands above what is general.
+
+use nix::errno::Errno;
+
+use crate::error::{Error, Kind, Origin};
+
+/// One piece of advice and when it applies; an empty or absent condition holds always.
+struct Row {
+    errno: Option<Errno>,
+    kind: Option<Kind>,
+    /// Names of the failed call.
+    calls: &'static [&'static str],
+    /// Who asked: a JSON Pointer in which `*` stands for one segment and a final `**` for any
+    /// number, or a flag.
+    asked_by: &'static str,
+    /// A part of the message.
+    says: &'static str,
+    hint: &'static str,
+}
+
+const ANY: Row = Row { errno: None, kind: None, calls: &[], asked_by: "", says: "", hint: "" };
+
+const fn on(errno: Errno, calls: &'static [&'static str], asked_by: &'static str, hint: &'static str) -> Row {
+    Row { errno: Some(errno), calls, asked_by, hint, ..ANY }
+}
+
+/// Advice for this error, where there is any.
+pub fn for_error(error: &Error) -> Option<&'static str> {
+    ROWS.iter().find(|row| matches(row, error)).map(|row| row.hint)
+}
+
+fn matches(row: &Row, error: &Error) -> bool {
+    let call = error.call().and_then(|call| call.split('(').next());
+    let asked_by = match error.asked_by() {
+        Some(Origin::Config(text) | Origin::Flag(text)) => text.as_ref(),
+        Some(Origin::Default(_)) | None => "",
+    };
+    row.errno.is_none_or(|errno| error.errno() == Some(errno))
+        && row.kind.is_none_or(|kind| error.kind() == kind)
+        && (row.calls.is_empty() || call.is_some_and(|call| row.calls.contains(&call)))
+        && (row.asked_by.is_empty() || below(row.asked_by, asked_by))
+        && error.message().contains(row.says)
+}
+
+fn below(pattern: &str, pointer: &str) -> bool {
+    let mut segments = pointer.split('/');
+    for wanted in pattern.split('/') {
+        match (wanted, segments.next()) {
+            ("**", _) => return true,
+            (_, None) => return false,
+            ("*", Some(_)) => {}
+            (wanted, Some(segment)) if wanted == segment => {}
+            _ => return false,
+        }
+    }
+    segments.next().is_none()
+}
+
+const ROWS: &[Row] = &[
+    // The program.
+    on(
+        Errno::ENOEXEC,
+        &["execve", "execveat"],
+        "",
+        "the file is neither a program for this machine's architecture nor a script that begins with #!",
+    ),
+    Row {
+        errno: Some(Errno::ENOENT),
+        kind: Some(Kind::ExecutableNotFound),
+        says: "$PATH",
+        hint: "the name was looked for in the PATH of process.env, inside the container",
+        ..ANY
+    },
+    on(
+        Errno::ENOENT,
+        &["execve", "execveat"],
+        "",
+        "if the file is there, what is missing in the container is its interpreter: the program after #! or the dynamic loader (`file` names it)",
+    ),
+    on(
+        Errno::EACCES,
+        &["execve", "execveat"],
+        "",
+        "the file is a directory, lacks the x bit for this user, lies on a mount with noexec, or a security module forbids it",
+    ),
+    on(
+        Errno::EPERM,
+        &["execve", "execveat"],
+        "",
+        "a security module or the file's capabilities forbid it to this user",
+    ),
+    on(
+        Errno::E2BIG,
+        &["execve", "execveat"],
+        "",
+        "arguments and environment together exceed the limit that follows from RLIMIT_STACK",
+    ),
+    // The root filesystem and mounts.
+    on(Errno::ENOENT, &[], "/root/path", "root.path is relative to the bundle's directory unless it begins with /"),
+    on(
+        Errno::EINVAL,
+        &["pivot_root"],
+        "",
+        "a root filesystem on the initial ramdisk cannot be pivoted away from: use --no-pivot",
+    ),
+    on(
+        Errno::ENOENT,
+        &["open_tree", "openat", "openat2"],
+        "/mounts/*/source",
+        "the source of a bind mount must exist before create; the runtime does not make it",
+    ),
+    on(
+        Errno::ENOENT,
+        &["open_tree"],
+        "/mounts/**",
+        "the source of a bind mount must exist before create; the runtime does not make it",
+    ),
+    Row {
+        errno: Some(Errno::EINVAL),
+        calls: &["fsconfig", "fsmount", "mount"],
+        asked_by: "/mounts/**",
+        says: "overlay",
+        hint: "upperdir and workdir must be on one filesystem that is not itself an overlay, lowerdirs must be directories; \
+               the kernel log (dmesg) has the reason",
+        ..ANY
+    },
+    on(
+        Errno::ENODEV,
+        &["fsopen", "mount"],
+        "/mounts/**",
+        "the kernel does not know this filesystem type: see /proc/filesystems, its module may have to be loaded on the host",
+    ),
+    on(
+        Errno::EINVAL,
+        &["mount_setattr", "open_tree_attr"],
+        "/mounts/*/uidMappings",
+        "this filesystem cannot be mounted with mapped ids by this kernel, or the mount has a mapping already",
+    ),
+    on(
+        Errno::EPERM,
+        &["mount_setattr"],
+        "/mounts/**",
+        "in a user namespace, attributes that the source mount has (nosuid, nodev, noexec, ro, noatime) cannot be taken away",
+    ),
+    on(
+        Errno::ENOSPC,
+        &["move_mount", "mount", "open_tree", "fsmount"],
+        "",
+        "the mount namespace is full: the limit is /proc/sys/fs/mount-max",
+    ),
+    on(
+        Errno::EINVAL,
+        &["fsconfig", "mount"],
+        "/mounts/**",
+        "the filesystem refuses one of its options; the kernel log (dmesg) may say which",
+    ),
+    on(Errno::ELOOP, &["openat2"], "", "a symbolic link stands where the runtime will not follow one"),
+    on(Errno::EXDEV, &["openat2"], "", "the path leads out of the container's root filesystem"),
+    // Devices.
+    on(
+        Errno::EPERM,
+        &["mknodat"],
+        "",
+        "making device nodes needs CAP_MKNOD outside of user namespaces: bind mount the host's node instead",
+    ),
+    on(
+        Errno::EPERM,
+        &["bpf"],
+        "",
+        "device rules are an eBPF program: loading it needs CAP_BPF (CAP_SYS_ADMIN before Linux 5.8) outside of user namespaces",
+    ),
+    // Namespaces and ids.
+    on(
+        Errno::ENOSPC,
+        &["clone3", "unshare"],
+        "",
+        "a limit on namespaces is reached: see /proc/sys/user/max_*_namespaces",
+    ),
+    on(
+        Errno::EAGAIN,
+        &["clone3", "fork", "clone"],
+        "",
+        "a limit on processes is reached: pids.max of the cgroup or one above it, RLIMIT_NPROC, or kernel.pid_max",
+    ),
+    on(
+        Errno::EBUSY,
+        &["clone3"],
+        "",
+        "a cgroup whose controllers are enabled for its children cannot hold processes itself: choose a cgroupsPath below it",
+    ),
+    on(
+        Errno::EPERM,
+        &["clone3", "unshare"],
+        "",
+        "new namespaces need CAP_SYS_ADMIN, or a new user namespace where the system allows those to ordinary users",
+    ),
+    on(
+        Errno::ENOENT,
+        &[],
+        "/linux/namespaces/*/path",
+        "a namespace lives as long as a process in it or a bind mount of its file: the path is gone or never was",
+    ),
+    on(
+        Errno::ENOENT,
+        &[],
+        "/linux/namespaces/*",
+        "a namespace lives as long as a process in it or a bind mount of its file: the path is gone or never was",
+    ),
+    on(
+        Errno::EINVAL,
+        &["setns"],
+        "",
+        "the file is a namespace of another type than the configuration says, or the user namespace that the runtime is in already",
+    ),
+    on(
+        Errno::EPERM,
+        &[],
+        "/linux/uidMappings",
+        "the ids outside must be the caller's own, or it needs CAP_SETUID over them (newuidmap and /etc/subuid otherwise)",
+    ),
+    on(
+        Errno::EPERM,
+        &[],
+        "/linux/gidMappings",
+        "the ids outside must be the caller's own, or it needs CAP_SETGID over them (newgidmap and /etc/subgid otherwise)",
+    ),
+    on(Errno::EINVAL, &[], "/linux/uidMappings", "ranges of a mapping must not overlap, and there can be 340 at most"),
+    on(Errno::EINVAL, &[], "/linux/gidMappings", "ranges of a mapping must not overlap, and there can be 340 at most"),
+    on(
+        Errno::ERANGE,
+        &[],
+        "/linux/timeOffsets/**",
+        "a clock with its offset must be neither negative nor beyond 146 years",
+    ),
+    on(
+        Errno::EINVAL,
+        &["setresuid", "setresgid", "setgroups"],
+        "",
+        "the id is not mapped in the container's user namespace (linux.uidMappings, linux.gidMappings)",
+    ),
+    // Kernel parameters.
+    Row {
+        kind: Some(Kind::InvalidConfig),
+        asked_by: "/linux/sysctl/**",
+        says: "not in a separate kernel namespace",
+        hint: "this parameter is the whole host's: set it there, for example with sysctl -w",
+        ..ANY
+    },
+    Row {
+        kind: Some(Kind::InvalidConfig),
+        asked_by: "/linux/sysctl/**",
+        says: "is not allowed in the hosts",
+        hint: "give the container a namespace of its own for it (linux.namespaces), or set it on the host",
+        ..ANY
+    },
+    on(
+        Errno::ENOENT,
+        &[],
+        "/linux/sysctl/**",
+        "this kernel has no such parameter; some appear only when their module is loaded on the host",
+    ),
+    on(Errno::EINVAL, &[], "/linux/sysctl/**", "the kernel refuses this value for this parameter"),
+    on(
+        Errno::EACCES,
+        &[],
+        "/linux/sysctl/**",
+        "this parameter can only be set by root of the user namespace that owns the network or IPC namespace",
+    ),
+    // Limits and properties of the process.
+    on(
+        Errno::EPERM,
+        &["prlimit64", "setrlimit", "prlimit"],
+        "",
+        "raising a hard limit needs CAP_SYS_RESOURCE, and RLIMIT_NOFILE cannot exceed /proc/sys/fs/nr_open even with it",
+    ),
+    on(Errno::EINVAL, &["prlimit64", "setrlimit", "prlimit"], "", "the soft limit must not exceed the hard limit"),
+    on(
+        Errno::EACCES,
+        &[],
+        "/process/oomScoreAdj",
+        "lowering oom_score_adj below the caller's own needs CAP_SYS_RESOURCE",
+    ),
+    on(
+        Errno::EPERM,
+        &["sched_setattr"],
+        "",
+        "realtime and deadline policies and negative nice values need CAP_SYS_NICE",
+    ),
+    on(Errno::EBUSY, &["sched_setattr"], "", "the deadline's share of CPU time is not available"),
+    on(Errno::EPERM, &["ioprio_set"], "", "the realtime I/O class needs CAP_SYS_ADMIN or CAP_SYS_NICE"),
+    on(Errno::EINVAL, &["sched_setaffinity"], "", "none of these CPUs is online and in the cpuset of the cgroup"),
+    on(
+        Errno::EDQUOT,
+        &["keyctl", "add_key"],
+        "",
+        "the user's quota of keys is used up (/proc/sys/kernel/keys): raise it, or use --no-new-keyring",
+    ),
+    // Security modules and seccomp.
+    on(
+        Errno::ENOENT,
+        &[],
+        "/process/apparmorProfile",
+        "the profile is not loaded: aa-status lists those that are, apparmor_parser -r loads one",
+    ),
+    on(Errno::EINVAL, &[], "/process/selinuxLabel", "the loaded SELinux policy does not know this label"),
+    on(
+        Errno::EACCES,
+        &["seccomp"],
+        "",
+        "without noNewPrivileges, loading a filter needs CAP_SYS_ADMIN in the container's user namespace",
+    ),
+    on(Errno::EBUSY, &["seccomp"], "", "the process has a filter with a listener already"),
+    on(
+        Errno::EINVAL,
+        &["seccomp"],
+        "",
+        "this kernel does not know one of the filter's flags or actions: `features` lists those that it does",
+    ),
+    // cgroups.
+    on(
+        Errno::EBUSY,
+        &[],
+        "/linux/cgroupsPath",
+        "a cgroup that holds processes cannot enable controllers for its children: move them to a leaf first",
+    ),
+    Row {
+        errno: Some(Errno::EBUSY),
+        says: "subtree_control",
+        hint: "a cgroup that holds processes cannot enable controllers for its children: move them to a leaf first",
+        ..ANY
+    },
+    Row {
+        errno: Some(Errno::ENOENT),
+        says: "subtree_control",
+        hint: "this controller is not in cgroup.controllers of the parent: enable it there, or it belongs to a cgroup v1 hierarchy",
+        ..ANY
+    },
+    on(
+        Errno::ENOENT,
+        &[],
+        "/linux/resources/unified/*",
+        "there is no such file in the cgroup: the controller is not enabled, or this kernel does not have it",
+    ),
+    on(
+        Errno::EINVAL,
+        &[],
+        "/linux/resources/cpu/cpus",
+        "the list is malformed or names CPUs that this machine does not have (/sys/devices/system/cpu/possible)",
+    ),
+    on(
+        Errno::EINVAL,
+        &[],
+        "/linux/resources/cpu/quota",
+        "quota and period must be at least 1000 us each, and the period at most 1000000 us",
+    ),
+    on(
+        Errno::ENODEV,
+        &[],
+        "/linux/resources/blockIO/**",
+        "io limits take whole disks: major and minor of a partition or of a missing device are refused",
+    ),
+    on(
+        Errno::EROFS,
+        &[],
+        "/linux/cgroupsPath",
+        "the cgroup filesystem is read-only here, as it is inside most containers",
+    ),
+    // Network devices.
+    on(
+        Errno::ENODEV,
+        &[],
+        "/linux/netDevices/*",
+        "there is no interface of this name in the network namespace that the runtime runs in (ip link)",
+    ),
+    on(
+        Errno::EEXIST,
+        &[],
+        "/linux/netDevices/*",
+        "the container's network namespace has an interface of that name already",
+    ),
+    on(
+        Errno::EINVAL,
+        &[],
+        "/linux/netDevices/*",
+        "an interface that is bound to its namespace (lo, some tunnels and bridges) cannot be moved",
+    ),
+    // Hooks and sockets.
+    on(
+        Errno::ENOENT,
+        &[],
+        "/hooks/**",
+        "the path of a hook is absolute; createContainer and the hooks before it run in the host's filesystem, startContainer in the container's",
+    ),
+    on(
+        Errno::ECONNREFUSED,
+        &[],
+        "--console-socket",
+        "nobody listens there: the caller must listen before it starts the runtime",
+    ),
+    on(
+        Errno::ENOENT,
+        &[],
+        "--console-socket",
+        "the caller must make the socket and listen before it starts the runtime",
+    ),
+    on(
+        Errno::ECONNREFUSED,
+        &[],
+        "--pidfd-socket",
+        "nobody listens there: the caller must listen before it starts the runtime",
+    ),
+    on(Errno::ENOENT, &[], "--pidfd-socket", "the caller must make the socket and listen before it starts the runtime"),
+    // Old kernels, and filters around the runtime that answer ENOSYS.
+    on(Errno::ENOSYS, &["clone3"], "", "clone3 came with Linux 5.3; a seccomp filter around the runtime may hide it"),
+    on(
+        Errno::ENOSYS,
+        &["open_tree", "move_mount", "fsopen", "fsconfig", "fsmount", "fspick"],
+        "",
+        "the calls for mounting by descriptor came with Linux 5.2; a seccomp filter around the runtime may hide them",
+    ),
+    on(Errno::ENOSYS, &["openat2"], "", "openat2 came with Linux 5.6; a seccomp filter around the runtime may hide it"),
+    on(
+        Errno::ENOSYS,
+        &["pidfd_open"],
+        "",
+        "pidfd_open came with Linux 5.3; a seccomp filter around the runtime may hide it",
+    ),
+    on(
+        Errno::ENOSYS,
+        &["mount_setattr"],
+        "",
+        "mount_setattr came with Linux 5.12; idmapped mounts and recursive attributes need it",
+    ),
+    on(Errno::ENOSYS, &["close_range"], "", "close_range came with Linux 5.9"),
+    on(Errno::ENOSYS, &["set_mempolicy"], "", "this kernel is built without NUMA support"),
+    on(Errno::ENOSYS, &["seccomp"], "", "this kernel is built without CONFIG_SECCOMP_FILTER"),
+    // Descriptors.
+    on(Errno::EMFILE, &[], "", "the runtime's own limit of open files (RLIMIT_NOFILE) is reached"),
+    on(Errno::ENFILE, &[], "", "the system's limit of open files is reached (fs.file-max)"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Failed;
+
+    fn failed(call: &'static str, errno: Errno, pointer: &'static str) -> Error {
+        Failed { call: call.into(), errno }.doing("it").origin(Origin::config(pointer))
+    }
+
+    #[test]
+    fn a_missing_bind_source_is_the_callers_to_make() {
+        let error = failed("open_tree(-100, \"/no\", OPEN_TREE_CLONE)", Errno::ENOENT, "/mounts/7/source");
+        assert!(for_error(&error).is_some_and(|hint| hint.contains("must exist before create")));
+    }
+
+    #[test]
+    fn another_errno_call_or_origin_gets_no_such_hint() {
+        let is_about_bind = |error| for_error(&error).is_some_and(|hint| hint.contains("must exist before create"));
+        assert!(!is_about_bind(failed("open_tree()", Errno::EACCES, "/mounts/7/source")));
+        assert!(!is_about_bind(failed("open_tree()", Errno::ENOENT, "/linux/maskedPaths/3")));
+        assert!(!is_about_bind(failed("write()", Errno::ENOENT, "/mounts/7/source")));
+    }
+
+    #[test]
+    fn what_is_not_known_gets_no_hint() {
+        assert_eq!(for_error(&failed("fchdir(3)", Errno::EIO, "/process/cwd")), None);
+        assert_eq!(for_error(&Error::new(Kind::NotFound, "container does not exist")), None);
+        assert_eq!(for_error(&Error::usage("flag needs an argument: -root")), None);
+    }
+
+    #[test]
+    fn an_overlay_is_told_from_other_filesystems() {
+        let overlay = Failed { call: "fsconfig(overlay, FSCONFIG_CMD_CREATE)".into(), errno: Errno::EINVAL }
+            .doing("cannot mount overlay on \"/data\"")
+            .origin(Origin::config("/mounts/2"));
+        assert!(for_error(&overlay).is_some_and(|hint| hint.contains("upperdir")));
+        let tmpfs = failed("fsconfig(tmpfs, FSCONFIG_SET_STRING, \"size\", \"x\")", Errno::EINVAL, "/mounts/2");
+        assert!(for_error(&tmpfs).is_some_and(|hint| hint.contains("one of its options")));
+    }
+
+    #[test]
+    fn a_program_that_does_not_run_gets_the_reason() {
+        for (errno, word) in
+            [(Errno::ENOEXEC, "architecture"), (Errno::ENOENT, "interpreter"), (Errno::EACCES, "noexec")]
+        {
+            let error = failed("execve(\"/x\", [\"x\"])", errno, "/process/args");
+            assert!(for_error(&error).is_some_and(|hint| hint.contains(word)), "{errno}");
+        }
+        let not_in_path = failed("execve(\"/x\", [\"x\"])", Errno::ENOENT, "/process/args")
+            .kind_is(Kind::ExecutableNotFound)
+            .before("executable file not found in $PATH");
+        assert!(for_error(&not_in_path).is_some_and(|hint| hint.contains("PATH of process.env")));
+    }
+
+    #[test]
+    fn an_old_kernel_is_named_by_the_version_that_is_needed() {
+        for (call, version) in
+            [("clone3(0)", "5.3"), ("openat2(3)", "5.6"), ("mount_setattr(3)", "5.12"), ("fsopen(\"proc\")", "5.2")]
+        {
+            assert!(for_error(&failed(call, Errno::ENOSYS, "")).is_some_and(|hint| hint.contains(version)), "{call}");
+        }
+    }
+
+    #[test]
+    fn limits_and_parameters_name_where_they_are_set() {
+        for (call, errno, pointer, word) in [
+            ("prlimit64(0, 7, {1, 2})", Errno::EPERM, "/process/rlimits/0", "CAP_SYS_RESOURCE"),
+            ("clone3(CLONE_NEWUSER)", Errno::ENOSPC, "", "max_*_namespaces"),
+            ("clone3(CLONE_NEWPID|CLONE_INTO_CGROUP)", Errno::EBUSY, "", "cgroupsPath"),
+            ("openat2(5, \"net/x\")", Errno::ENOENT, "/linux/sysctl/net.x", "no such parameter"),
+            ("sendto(3)", Errno::ENODEV, "/linux/netDevices/eth9", "ip link"),
+            ("keyctl(KEYCTL_JOIN_SESSION_KEYRING, \"_ses.x\")", Errno::EDQUOT, "", "--no-new-keyring"),
+            ("openat2(5, \"attr/exec\")", Errno::ENOENT, "/process/apparmorProfile", "apparmor_parser"),
+        ] {
+            let hint = for_error(&failed(call, errno, pointer));
+            assert!(hint.is_some_and(|hint| hint.contains(word)), "{call} {errno}: {hint:?}");
+        }
+        let sysctl = Error::config(
+            "/linux/sysctl/vm.max_map_count",
+            "sysctl \"vm.max_map_count\" is not in a separate kernel namespace",
+        );
+        assert!(for_error(&sysctl).is_some_and(|hint| hint.contains("whole host")));
+    }
+
+    #[test]
+    fn a_flag_can_be_the_cause() {
+        let error = Failed { call: "connect(\"/s\")".into(), errno: Errno::ECONNREFUSED }
+            .doing("cannot send the terminal")
+            .origin(Origin::Flag("--console-socket".into()));
+        assert!(for_error(&error).is_some_and(|hint| hint.contains("nobody listens")));
+    }
+
+    #[test]
+    fn a_pattern_matches_whole_segments() {
+        assert!(below("/mounts/*/source", "/mounts/7/source"));
+        assert!(!below("/mounts/*/source", "/mounts/7"));
+        assert!(!below("/mounts/*", "/mounts/7/source"));
+        assert!(below("/mounts/**", "/mounts/7/options/2"));
+        assert!(!below("/mounts/**", "/mountsx/7"));
+        assert!(below("--console-socket", "--console-socket"));
+    }
+
+    #[test]
+    fn every_row_can_be_reached_and_is_a_single_line() {
+        for (index, row) in ROWS.iter().enumerate() {
+            assert!(!row.hint.is_empty() && !row.hint.contains('\n') && !row.hint.ends_with('.'), "{}", row.hint);
+            let pointer = row.asked_by.replace("**", "x").replace('*', "0");
+            let call = row.calls.first().copied().unwrap_or("write");
+            let kind = row.kind.unwrap_or(Kind::Kernel);
+            let errno = row.errno.unwrap_or(Errno::EIO);
+            let origin = if pointer.starts_with("--") { Origin::Flag(pointer.into()) } else { Origin::config(pointer) };
+            let error = Failed { call: format!("{call}()").into(), errno }.doing(row.says).kind_is(kind).origin(origin);
+            let first = ROWS.iter().position(|row| matches(row, &error));
+            assert_eq!(first, Some(index), "hidden by an earlier row: {}", row.hint);
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! From the device rules of `config.json` to an eBPF program of type CGROUP_DEVICE.
+//!
+//! The rules mean what they mean to runc, which copies cgroup v1: nothing is allowed at first;
+//! a rule of type `a` resets everything, and whether it allows or denies becomes the default;
+//! any other rule adds to, or takes away from, the exceptions with exactly its own type and
+//! numbers. A rule that would take away a part of a wider exception is refused: cgroup v1
+//! ignores it silently, and the user would believe in a protection that is not there.
+//!
+//! One deviation, towards less access: where everything but the exceptions is allowed, an
+//! access is denied if an exception names *any* of the wanted letters (as cgroup v1 has it);
+//! runc's program wants them all, so that opening read-write passes a ban on writing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::error::Fault;
+use crate::spec::DeviceRule;
+
+/// A CGROUP_DEVICE program, ready to load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceProgram {
+    /// eBPF instructions in the byte order of this machine.
+    pub instructions: Vec<u64>,
+    /// Whether the configuration has rules; otherwise only the default ones are meant.
+    pub asked: bool,
+}
+
+/// Makes the program for `rules`, followed by the devices that every container may use.
+///
+/// `None`: everything is allowed, so no program is needed.
+pub fn program(rules: &[DeviceRule], faults: &mut Vec<Fault>, warnings: &mut Vec<Fault>) -> Option<DeviceProgram> {
+    let mut access = Access::default();
+    for (index, rule) in rules.iter().enumerate() {
+        let pointer = format!("/linux/resources/devices/{index}");
+        if let Err(fault) = access.take(rule, &pointer, warnings) {
+            faults.push(fault);
+        }
+    }
+    for (key, letters) in DEFAULTS {
+        // A default cannot fail where everything is denied: it only adds. Where everything is
+        // allowed, one that would cut into a wider ban is left out: the ban was asked for.
+        let _ = access.change(*key, *letters, true);
+    }
+    if access.allow && access.exceptions.is_empty() {
+        return None;
+    }
+    let instructions = access.assemble();
+    Some(DeviceProgram { instructions, asked: !rules.is_empty() })
+}
+
+/// `BPF_DEVCG_ACC_MKNOD`, `_READ`, `_WRITE` (linux/bpf.h).
+const MKNOD: u8 = 1;
+const READ: u8 = 2;
+const WRITE: u8 = 4;
+const ALL: u8 = MKNOD | READ | WRITE;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Type {
+    Char,
+    Block,
+}
+
+impl Type {
+    /// `BPF_DEVCG_DEV_BLOCK`, `_CHAR`.
+    fn code(self) -> i32 {
+        match self {
+            Type::Block => 1,
+            Type::Char => 2,
+        }
+    }
+}
+
+/// What an exception is about; `None` is any number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    kind: Type,
+    major: Option<u32>,
+    minor: Option<u32>,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
+        let kind = if self.kind == Type::Char { 'c' } else { 'b' };
+        write!(f, "{kind} {}:{}", number(self.major), number(self.minor))
+    }
+}
+
+const fn char_device(major: u32, minor: Option<u32>) -> Key {
+    Key { kind: Type::Char, major: Some(major), minor }
+}
+
+/// What every container may do, as runc has it and engines expect it: make any node, and use
+/// the default devices of the specification, pseudo-terminals and `/dev/tty`.
+const DEFAULTS: &[(Key, u8)] = &[
+    (Key { kind: Type::Char, major: None, minor: None }, MKNOD),
+    (Key { kind: Type::Block, major: None, minor: None }, MKNOD),
+    (char_device(1, Some(3)), ALL), // null
+    (char_device(1, Some(5)), ALL), // zero
+    (char_device(1, Some(7)), ALL), // full
+    (char_device(1, Some(8)), ALL), // random
+    (char_device(1, Some(9)), ALL), // urandom
+    (char_device(5, Some(0)), ALL), // tty
+    (char_device(5, Some(2)), ALL), // ptmx
+    (char_device(136, None), ALL),  // pts/*
+];
+
+/// The devices that every container may use as rules, for a kernel that takes rules and not a program (cgroup v1).
+pub fn default_rules() -> impl Iterator<Item = DeviceRule> {
+    DEFAULTS.iter().map(|(key, letters)| DeviceRule {
+        allow: true,
+        kind: Some(if key.kind == Type::Char { "c" } else { "b" }.into()),
+        major: key.major.map(i64::from),
+        minor: key.minor.map(i64::from),
+        access: Some(if *letters == ALL { "rwm" } else { "m" }.into()),
+    })
+}
+
+/// The default and the exceptions to it: the state of a v1 devices cgroup.
+#[derive(Default)]
+struct Access {
+    allow: bool,
+    exceptions: BTreeMap<Key, u8>,
+}
+
+impl Access {
+    fn take(&mut self, rule: &DeviceRule, pointer: &str, warnings: &mut Vec<Fault>) -> Result<(), Fault> {
+        let fault = |name: &str, msg: String| Fault { pointer: format!("{pointer}{name}"), msg };
+        let letters = match rule.access.as_deref() {
+            None => ALL,
+            Some(text) => letters(text).ok_or_else(|| {
+                fault("/access", format!("invalid device access {text:?}: it must be one or more of r, w and m"))
+            })?,
+        };
+        let number = |name: &str, value: Option<i64>| match value {
+            None | Some(-1) => Ok(None),
+            Some(n) => {
+                u32::try_from(n).map(Some).map_err(|_| fault(&format!("/{name}"), format!("invalid device {name} {n}")))
+            }
+        };
+        let (major, minor) = (number("major", rule.major)?, number("minor", rule.minor)?);
+        let kind = match rule.kind.as_deref() {
+            None | Some("a" | "") => {
+                if rule.allow && (major.is_some() || minor.is_some()) {
+                    warnings.push(fault(
+                        "/type",
+                        "a device rule without a type, or of type a, is about all devices, whatever its numbers".into(),
+                    ));
+                }
+                *self = Access { allow: rule.allow, exceptions: BTreeMap::new() };
+                return Ok(());
+            }
+            Some("c") => Type::Char,
+            Some("b") => Type::Block,
+            Some(other) => return Err(fault("/type", format!("invalid cgroup device type {other:?}"))),
+        };
+        self.change(Key { kind, major, minor }, letters, rule.allow).map_err(|wider| {
+            let key = Key { kind, major, minor };
+            fault("", format!("device rule for {key}: cannot punch hole in existing wildcard rule for {wider}"))
+        })
+    }
+
+    /// Makes an exception or takes one back. The error is the wider exception in the way.
+    fn change(&mut self, key: Key, letters: u8, allow: bool) -> Result<(), Key> {
+        if allow != self.allow {
+            *self.exceptions.entry(key).or_default() |= letters;
+            return Ok(());
+        }
+        for (major, minor) in [(None, key.minor), (key.major, None), (None, None)] {
+            let wider = Key { kind: key.kind, major, minor };
+            if wider != key && self.exceptions.get(&wider).is_some_and(|theirs| theirs & letters != 0) {
+                return Err(wider);
+            }
+        }
+        if let Some(theirs) = self.exceptions.get_mut(&key) {
+            *theirs &= !letters;
+            if *theirs == 0 {
+                self.exceptions.remove(&key);
+            }
+        }
+        Ok(())
+    }
+
+    /// The program, without a single jump: for the verifier a conditional jump is a state to
+    /// copy and a second path to walk (3 us each on Linux 6.18), an arithmetic instruction a
+    /// tenth of that. So every exception is computed, as a mask that is all ones or all zeros,
+    /// and what is left of it is collected in r0.
+    fn assemble(&self) -> Vec<u64> {
+        let groups = self.groups();
+        let mut out = Assembler::default();
+        out.prologue(groups.iter().any(|group| group.minors != 0), groups.iter().any(|group| group.minor.is_some()));
+        for group in &groups {
+            match (group.major, group.minor) {
+                // Both types alike, any number: nothing to compare.
+                (None, None) if group.kind.is_none() => {
+                    out.immediate(MOV, HIT, -1);
+                }
+                (None, None) => out.equal(TYPE, group.kind.map_or(0, Type::code)),
+                (Some(major), None) => out.equal(MAJOR, (major as i32) << 2 | group.kind.map_or(0, Type::code)),
+                (None, Some(minor)) => {
+                    out.equal(TYPE, group.kind.map_or(0, Type::code));
+                    out.equal_too(MINOR, minor as i32);
+                }
+                (Some(major), Some(minor)) => {
+                    let id = u64::from(major) << 2 | group.kind.map_or(0, Type::code) as u64;
+                    out.equal_wide(KEY, id << 32 | u64::from(minor));
+                }
+            }
+            if group.minors != 0 {
+                out.register(AND, HIT, BIT);
+                out.immediate(AND, HIT, group.minors as i32);
+            }
+            if group.letters != ALL {
+                out.access(group.letters, self.allow);
+            }
+            out.register(OR, ANSWER, HIT);
+        }
+        out.finish(self.allow)
+    }
+
+    /// Exceptions that differ only in a minor number below 32 become one; so do those for both
+    /// types that are otherwise about everything.
+    fn groups(&self) -> Vec<Group> {
+        let mut groups: Vec<Group> = Vec::new();
+        let mut places = BTreeMap::new();
+        for (&Key { kind, major, minor }, &letters) in &self.exceptions {
+            // dev_t has 12 bits of major and 20 of minor number: nothing can match these.
+            if major.is_some_and(|major| major >= 1 << 12) || minor.is_some_and(|minor| minor >= 1 << 20) {
+                continue;
+            }
+            let (minor, minors) = match minor {
+                Some(minor) if minor < 32 => (None, 1 << minor),
+                minor => (minor, 0),
+            };
+            let place = match (major, minor, minors) {
+                (None, None, 0) => (None, None, letters),
+                (_, None, 1..) => (Some(kind), major, letters),
+                _ => {
+                    groups.push(Group { kind: Some(kind), major, minor, minors, letters });
+                    continue;
+                }
+            };
+            let index = *places.entry(place).or_insert(groups.len());
+            match groups.get_mut(index) {
+                Some(group) if minors == 0 => group.kind = None,
+                Some(group) => group.minors |= minors,
+                None => groups.push(Group { kind: Some(kind), major, minor, minors, letters }),
+            }
+        }
+        groups
+    }
+}
+
+/// Exceptions that one test decides.
+struct Group {
+    /// `None`: both.
+    kind: Option<Type>,
+    major: Option<u32>,
+    /// One minor number, 32 or above.
+    minor: Option<u32>,
+    /// Minor numbers below 32, a bit each; none: not asked.
+    minors: u32,
+    letters: u8,
+}
+
+fn letters(text: &str) -> Option<u8> {
+    let mut bits = 0;
+    for letter in text.chars() {
+        bits |= match letter {
+            'r' => READ,
+            'w' => WRITE,
+            'm' => MKNOD,
+            _ => return None,
+        };
+    }
+    (bits != 0).then_some(bits)
+}
+
+// Operations of BPF_ALU64 (linux/bpf.h); with `FROM_REGISTER` the operand is a register.
+const MOV: u8 = 0xb7;
+const ADD: u8 = 0x07;
+const OR: u8 = 0x47;
+const AND: u8 = 0x57;
+const XOR: u8 = 0xa7;
+const SHIFT_LEFT: u8 = 0x67;
+const SHIFT_RIGHT: u8 = 0x77;
+const SHIFT_RIGHT_SIGNED: u8 = 0xc7;
+const NEGATE: u8 = 0x87;
+const FROM_REGISTER: u8 = 0x08;
+const LOAD_WORD: u8 = 0x61; // BPF_LDX | BPF_MEM | BPF_W
+const LOAD_WIDE: u8 = 0x18; // BPF_LD | BPF_IMM | BPF_DW: two instructions long
+const EXIT: u8 = 0x95;
+
+// Registers.
+const ANSWER: u8 = 0;
+/// The argument, until all is read.
+const CONTEXT: u8 = 1;
+/// What is left of the exception in hand.
+const HIT: u8 = 1;
+const TYPE: u8 = 2;
+const ACCESS: u8 = 3;
+/// The major number, shifted by two, and the type.
+const MAJOR: u8 = 4;
+const MINOR: u8 = 5;
+const SPARE: u8 = 6;
+/// One bit at the place of a minor number below 32; zero for the others.
+const BIT: u8 = 7;
+/// [`MAJOR`] in the upper half, the minor number in the lower.
+const KEY: u8 = 8;
+
+#[derive(Default)]
+struct Assembler {
+    code: Vec<u64>,
+}
+
+impl Assembler {
+    /// `struct bpf_insn`: opcode, two registers of four bits, offset, immediate.
+    fn push(&mut self, opcode: u8, to: u8, from: u8, offset: i16, immediate: i32) {
+        let registers = if cfg!(target_endian = "little") { to | from << 4 } else { to << 4 | from };
+        let ([o0, o1], [i0, i1, i2, i3]) = (offset.to_ne_bytes(), immediate.to_ne_bytes());
+        self.code.push(u64::from_ne_bytes([opcode, registers, o0, o1, i0, i1, i2, i3]));
+    }
+
+    fn immediate(&mut self, operation: u8, to: u8, value: i32) {
+        self.push(operation, to, 0, 0, value);
+    }
+
+    fn register(&mut self, operation: u8, to: u8, from: u8) {
+        self.push(operation | FROM_REGISTER, to, from, 0, 0);
+    }
+
+    /// The argument is `struct bpf_cgroup_dev_ctx { u32 access_type; u32 major; u32 minor; }`,
+    /// access in the upper 16 bits of the first, type in the lower.
+    fn prologue(&mut self, bit: bool, key: bool) {
+        for (register, offset) in [(TYPE, 0), (MAJOR, 4), (MINOR, 8)] {
+            self.push(LOAD_WORD, register, CONTEXT, offset, 0);
+        }
+        self.register(MOV, ACCESS, TYPE);
+        self.immediate(AND, TYPE, 0xffff);
+        self.immediate(SHIFT_RIGHT, ACCESS, 16);
+        self.immediate(SHIFT_LEFT, MAJOR, 2);
+        self.register(OR, MAJOR, TYPE);
+        if bit {
+            self.register(MOV, BIT, MINOR);
+            self.immediate(SHIFT_RIGHT, BIT, 5);
+            self.immediate(ADD, BIT, -1);
+            self.immediate(SHIFT_RIGHT, BIT, 63);
+            self.register(MOV, SPARE, MINOR);
+            self.immediate(AND, SPARE, 31);
+            self.register(SHIFT_LEFT, BIT, SPARE);
+        }
+        if key {
+            self.register(MOV, KEY, MAJOR);
+            self.immediate(SHIFT_LEFT, KEY, 32);
+            self.register(OR, KEY, MINOR);
+        }
+        self.immediate(MOV, ANSWER, 0);
+    }
+
+    /// All ones where the register has the value: their difference less one is then negative,
+    /// and in no other case, since nothing here has 63 bits.
+    fn equal(&mut self, register: u8, value: i32) {
+        self.register(MOV, HIT, register);
+        self.ones_if(HIT, value);
+    }
+
+    fn equal_too(&mut self, register: u8, value: i32) {
+        self.register(MOV, SPARE, register);
+        self.ones_if(SPARE, value);
+        self.register(AND, HIT, SPARE);
+    }
+
+    fn ones_if(&mut self, register: u8, value: i32) {
+        self.immediate(XOR, register, value);
+        self.immediate(ADD, register, -1);
+        self.immediate(SHIFT_RIGHT_SIGNED, register, 63);
+    }
+
+    fn equal_wide(&mut self, register: u8, value: u64) {
+        self.push(LOAD_WIDE, HIT, 0, 0, value as u32 as i32);
+        self.push(0, 0, 0, 0, (value >> 32) as u32 as i32);
+        self.register(XOR, HIT, register);
+        self.immediate(ADD, HIT, -1);
+        self.immediate(SHIFT_RIGHT_SIGNED, HIT, 63);
+    }
+
+    /// Keeps the hit of an allowed exception if no other letter is wanted, that of a denied one
+    /// if any of its letters is.
+    fn access(&mut self, letters: u8, denied: bool) {
+        self.register(MOV, SPARE, ACCESS);
+        if denied {
+            self.immediate(AND, SPARE, letters.into());
+            self.immediate(NEGATE, SPARE, 0);
+        } else {
+            self.immediate(AND, SPARE, i32::from(ALL & !letters));
+            self.immediate(ADD, SPARE, -1);
+        }
+        self.immediate(SHIFT_RIGHT_SIGNED, SPARE, 63);
+        self.register(AND, HIT, SPARE);
+    }
+
+    /// One for any hit, zero for none; the other way round where a hit denies.
+    fn finish(mut self, allow: bool) -> Vec<u64> {
+        self.register(MOV, HIT, ANSWER);
+        self.immediate(NEGATE, HIT, 0);
+        self.register(OR, ANSWER, HIT);
+        self.immediate(SHIFT_RIGHT, ANSWER, 63);
+        if allow {
+            self.immediate(XOR, ANSWER, 1);
+        }
+        self.push(EXIT, 0, 0, 0, 0);
+        self.code
+    }
+}
+
+#[cfg(test)]
+mod tests;

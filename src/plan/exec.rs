@@ -1,0 +1,117 @@
+//! The plan of `exec`: the same steps as create's, after joining what the container has.
+
+use crate::abi::bits_of_list;
+use crate::cli::Exec;
+use crate::error::{Error, Fault, Result};
+use crate::spec::{Process, Spec};
+
+use super::{Action, Draft, Options, Program, Step, topology};
+
+/// What `exec` will do.
+#[derive(Debug)]
+pub struct ExecPlan {
+    /// The process to run.
+    pub process: Process,
+    /// Namespaces (`CLONE_NEW*`) to join.
+    pub namespaces: u64,
+    /// CPU affinity of the runtime while it works (`execCPUAffinity.initial`).
+    pub initial_affinity: Vec<u64>,
+    /// What the new process does, in order.
+    pub steps: Vec<Step>,
+    /// What was asked for and will not be done.
+    pub warnings: Vec<Fault>,
+}
+
+impl ExecPlan {
+    /// The program to run.
+    pub fn program(&self) -> Program {
+        Program { args: self.process.args.clone(), env: self.process.env.clone() }
+    }
+}
+
+/// Plans `exec` in a container made from `spec`. `process` is the text of `--process`.
+pub fn exec(id: &str, spec: &Spec, request: &Exec, process: Option<&[u8]>, options: &Options) -> Result<ExecPlan> {
+    // Where an element stands: in the document of `--process`, or in config.json.
+    let (process, at) = match process {
+        Some(text) => (crate::spec::parse(text, "the process file")?, ""),
+        None => (described(spec, request)?, "/process"),
+    };
+    let empty = crate::spec::Linux::default();
+    let linux = spec.linux.as_ref().unwrap_or(&empty);
+    let mut draft = Draft::default();
+    let topology = topology::topology(linux, &mut draft);
+    let namespaces = topology.joined.iter().fold(topology.new, |all, join| all | join.kind);
+    if !options.no_new_keyring {
+        draft.always("the session keyring of the container", Action::SessionKeyring(format!("_ses.{id}")));
+    }
+    if process.terminal {
+        draft.config(format!("{at}/terminal"), Action::Console { size: process.console_size.clone(), device: false });
+    }
+    // A memory policy, personality or profile of the container is its exec'd processes' as well.
+    super::process::limits(&process, linux, at, &mut draft);
+    let mut initial_affinity = Vec::new();
+    if let Some(affinity) = &process.exec_cpu_affinity {
+        match (bits_of_list(&affinity.initial), bits_of_list(&affinity.last)) {
+            (Some(initial), Some(last)) => {
+                initial_affinity = initial;
+                if !last.is_empty() {
+                    draft.config(format!("{at}/execCPUAffinity/final"), Action::Affinity(last));
+                }
+            }
+            _ => draft.fault(format!("{at}/execCPUAffinity"), "invalid CPU list"),
+        }
+    }
+    let seccomp = super::process::seccomp_of(linux, &mut draft);
+    super::process::credentials(&process, &process.user, seccomp, &topology, options, at, false, &mut draft);
+    draft.done(|draft| ExecPlan { process, namespaces, initial_affinity, steps: draft.steps, warnings: draft.warnings })
+}
+
+/// The container's own process with what the flags change.
+fn described(spec: &Spec, request: &Exec) -> Result<Process> {
+    let mut process = spec.process.clone().unwrap_or_default();
+    if request.args.is_empty() {
+        return Err(Error::usage("process args cannot be empty"));
+    }
+    process.args = request.args.clone();
+    process.terminal = request.tty;
+    process.env.extend(request.env.iter().cloned());
+    if let Some(cwd) = &request.cwd {
+        process.cwd = cwd.clone();
+    } else if spec.process.is_none() {
+        process.cwd = "/".into();
+    }
+    if let Some(user) = &request.user {
+        process.user.uid = user.uid;
+        if let Some(gid) = user.gid {
+            process.user.gid = gid;
+        }
+    }
+    process.user.additional_gids.extend(&request.additional_gids);
+    if let Some(label) = &request.process_label {
+        process.selinux_label = label.clone();
+    }
+    if let Some(profile) = &request.apparmor {
+        process.apparmor_profile = profile.clone();
+    }
+    if let Some(set) = request.no_new_privs {
+        process.no_new_privileges = set;
+    }
+    if !request.caps.is_empty() {
+        let sets = process.capabilities.get_or_insert_default();
+        let inheritable = sets.inheritable.as_ref().is_some_and(|set| !set.is_empty());
+        let mut lists = vec![&mut sets.bounding, &mut sets.effective, &mut sets.permitted];
+        if inheritable {
+            // Never a first inheritable capability: CVE-2022-29162.
+            lists.push(&mut sets.ambient);
+        }
+        for list in lists {
+            let list = list.get_or_insert_default();
+            for name in &request.caps {
+                if !list.contains(name) {
+                    list.push(name.clone());
+                }
+            }
+        }
+    }
+    Ok(process)
+}

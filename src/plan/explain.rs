@@ -1,0 +1,269 @@
+//! A plan in words: for `explain`, for the debug log, and for the `step` of an error.
+
+use std::fmt::{self, Write as _};
+
+use crate::abi::{attr, ms};
+use crate::spec::escape;
+
+use super::topology::KINDS;
+use super::{Action, Joiner, Mount, Pivot, Plan, Source, What};
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::MapIds => f.write_str("ask the runtime to write the id maps"),
+            Action::BecomeRoot(uid, gid) => write!(f, "become user {uid}:{gid} of the user namespace"),
+            Action::Join(index) => write!(f, "join namespace {index}"),
+            Action::Unshare(kinds) => write!(f, "unshare the {} namespace", kind_names(*kinds)),
+            Action::SessionKeyring(name) => write!(f, "join the session keyring {name:?}"),
+            Action::LoopbackUp => f.write_str("bring the loopback interface up"),
+            Action::Hostname(name) => write!(f, "set the hostname to {name:?}"),
+            Action::Domainname(name) => write!(f, "set the domainname to {name:?}"),
+            Action::Propagation(flags) => write!(f, "make all mounts {}", propagation_name(*flags)),
+            Action::Rootfs { path, .. } => write!(f, "attach the root filesystem {path}"),
+            Action::Mount(mount) => mount.fmt(f),
+            Action::Node(node) => {
+                let kind = match node.mode & 0o170_000 {
+                    0o060_000 => "block device",
+                    0o010_000 => "fifo",
+                    _ => "character device",
+                };
+                match node.source {
+                    Some(_) => write!(f, "bind the host's {kind} on {}", node.path),
+                    None => write!(f, "make the {kind} {} {}:{}", node.path, node.major, node.minor),
+                }
+            }
+            Action::DevLinks => f.write_str("make the links of /dev"),
+            Action::Console { device, .. } => {
+                f.write_str(if *device { "allocate the terminal and /dev/console" } else { "allocate the terminal" })
+            }
+            Action::NetDevices => f.write_str("ask the runtime to move network devices in"),
+            Action::RuntimeHooks => f.write_str("ask the runtime to run the prestart and createRuntime hooks"),
+            Action::CreateContainerHooks => f.write_str("run the createContainer hooks"),
+            Action::Pivot(Pivot::PivotRoot) => f.write_str("pivot the root"),
+            Action::Pivot(Pivot::Move) => f.write_str("move the root over / and chroot"),
+            Action::Pivot(Pivot::Chroot) => f.write_str("chroot into the root filesystem"),
+            Action::RootPropagation(flags) => write!(f, "make / {}", propagation_name(*flags)),
+            Action::Readonly(path) => write!(f, "make the mount {path} read-only"),
+            Action::Sysctl(key, value) => write!(f, "set sysctl {key} to {value:?}"),
+            Action::ReadonlyPath(path) => write!(f, "make {path} read-only"),
+            Action::Mask(path) => write!(f, "mask {path}"),
+            Action::Umask(mask) => write!(f, "set the umask to {mask:#o}"),
+            Action::MakeWorkingDirectory(path) => write!(f, "make the working directory {path} if missing"),
+            Action::Limit(_, name, soft, hard) => write!(f, "set {name} to {soft}, at most {hard}"),
+            Action::Scheduler(attributes) => write!(f, "set scheduling policy {}", attributes.policy),
+            Action::IoPriority(priority) => write!(f, "set I/O priority {}:{}", priority >> 13, priority & 0x1fff),
+            Action::Affinity(_) => f.write_str("set the CPU affinity"),
+            Action::MemoryPolicy(mode, _) => write!(f, "set memory policy {mode:#x}"),
+            Action::Personality(domain) => write!(f, "set personality {domain:#x}"),
+            Action::AppArmor(profile) => write!(f, "set AppArmor profile {profile:?} for the program"),
+            Action::SeLinux(label) => write!(f, "set SELinux label {label:?} for the program"),
+            Action::Identity(identity) => {
+                write!(f, "become {}:{}", identity.uid, identity.gid)?;
+                if !identity.groups.is_empty() {
+                    write!(f, " with groups {:?}", identity.groups)?;
+                }
+                let sets = &identity.capabilities;
+                write!(f, " with capabilities {:#x}, bounded by {:#x}", sets.effective, sets.bounding)
+            }
+            Action::NoNewPrivileges => f.write_str("set no_new_privs"),
+            Action::WorkingDirectory(path) => write!(f, "change into {path:?}"),
+            Action::FindExecutable => f.write_str("find the program"),
+            Action::Seccomp(seccomp) => {
+                write!(f, "install the seccomp filter, {} instructions", seccomp.filter.program.len())
+            }
+            Action::Ready => f.write_str("report, and wait for start"),
+            Action::StartContainerHooks => f.write_str("run the startContainer hooks"),
+            Action::Execute => f.write_str("execute the program"),
+        }
+    }
+}
+
+impl fmt::Display for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.what {
+            What::Bind(_) => write!(f, "bind on {}", self.destination)?,
+            What::New { kind, .. } => write!(f, "mount {kind} on {}", self.destination)?,
+            What::Cgroup { .. } => write!(f, "mount cgroup2 on {}", self.destination)?,
+        }
+        let mut options = attribute_names(self.set);
+        if let What::New { data, .. } = &self.what {
+            options.extend(data.iter().map(|(key, value)| match value {
+                Some(value) => format!("{key}={value}"),
+                None => key.clone(),
+            }));
+        }
+        if self.copy_up {
+            options.push("with a copy of what was there".into());
+        }
+        options.extend(self.propagation.iter().map(propagation_word));
+        write_options(f, &options)
+    }
+}
+
+/// The names of `MOUNT_ATTR_*`.
+fn attribute_names(set: u64) -> Vec<String> {
+    let names = [
+        (attr::RDONLY, "ro"),
+        (attr::NOSUID, "nosuid"),
+        (attr::NODEV, "nodev"),
+        (attr::NOEXEC, "noexec"),
+        (attr::NOATIME, "noatime"),
+        (attr::STRICTATIME, "strictatime"),
+        (attr::NODIRATIME, "nodiratime"),
+        (attr::NOSYMFOLLOW, "nosymfollow"),
+    ];
+    names.iter().filter(|(bit, _)| set & bit != 0).map(|(_, name)| (*name).into()).collect()
+}
+
+fn write_options(f: &mut fmt::Formatter<'_>, options: &[String]) -> fmt::Result {
+    if options.is_empty() { Ok(()) } else { write!(f, ", {}", options.join(",")) }
+}
+
+/// A propagation as the word of a mount option.
+fn propagation_word((flag, all): &(u64, bool)) -> String {
+    let word = match *flag {
+        ms::SHARED => "shared",
+        ms::SLAVE => "slave",
+        ms::UNBINDABLE => "unbindable",
+        _ => "private",
+    };
+    format!("{}{word}", if *all { "r" } else { "" })
+}
+
+fn propagation_name(flags: u64) -> &'static str {
+    match flags & !ms::REC {
+        ms::SHARED => "shared",
+        ms::SLAVE => "slaves",
+        ms::UNBINDABLE => "unbindable",
+        _ => "private",
+    }
+}
+
+/// The names of `CLONE_NEW*`, as `linux.namespaces` has them.
+pub fn kind_names(kinds: u64) -> String {
+    KINDS.iter().filter(|(_, kind)| kinds & kind != 0).map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+}
+
+/// One line of an explanation: whose step, which, what, and who asked.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Line {
+    /// `runtime` or `init`.
+    pub process: &'static str,
+    /// What is done.
+    pub what: String,
+    /// JSON Pointer, flag, or the reason.
+    pub asked_by: String,
+}
+
+impl Plan {
+    /// The plan, line by line, in the order in which things are done.
+    pub fn lines(&self) -> Vec<Line> {
+        let mut out = Vec::new();
+        let mut runtime = |what: String, asked_by: String| out.push(Line { process: "runtime", what, asked_by });
+        runtime(format!("reserve the container {:?}", self.id), "(every container has a directory)".into());
+        match self.cgroups_path.as_str() {
+            "" => runtime(format!("make the cgroup {}", self.id), "(every container has a cgroup)".into()),
+            path => runtime(format!("make the cgroup {path}"), "/linux/cgroupsPath".into()),
+        }
+        for write in &self.limits.writes {
+            runtime(format!("write {:?} to {}", write.value, write.file), write.pointer.clone());
+        }
+        if let Some(devices) = &self.limits.devices {
+            let n = devices.instructions.len();
+            let asked_by = if devices.asked { "/linux/resources/devices" } else { "(containers may use few devices)" };
+            runtime(format!("attach the device filter, {n} instructions"), asked_by.into());
+        }
+        for source in &self.sources {
+            runtime(source.to_string(), source.pointer.clone());
+        }
+        for join in &self.topology.joined {
+            let who = if join.joiner == Joiner::Runtime { "join for the clone" } else { "open for init" };
+            runtime(format!("{who} the {} namespace {}", kind_names(join.kind), join.path), join.pointer.clone());
+        }
+        for (clock, offset) in &self.topology.time_offsets {
+            let what = format!("offset {clock} by {}.{:09} s", offset.secs, offset.nanosecs);
+            runtime(what, format!("/linux/timeOffsets/{}", escape(clock)));
+        }
+        if self.topology.intermediate {
+            runtime("clone a process that joins the user namespace and clones init".into(), "/linux/namespaces".into());
+        }
+        let new = kind_names(if self.topology.intermediate { self.topology.new } else { self.topology.clone });
+        let what = if new.is_empty() { "clone init".into() } else { format!("clone init with new namespaces: {new}") };
+        runtime(what, "/linux/namespaces".into());
+        if !self.topology.uid_mappings.is_empty() {
+            runtime("write the id maps".into(), "/linux/uidMappings".into());
+        }
+        if let Some(adj) = self.oom_score_adj {
+            runtime(format!("set oom_score_adj to {adj}"), "/process/oomScoreAdj".into());
+        }
+        for (host, inside) in &self.net_devices {
+            runtime(
+                format!("move network device {host} in as {inside}"),
+                format!("/linux/netDevices/{}", escape(host)),
+            );
+        }
+        let asked = |step: &super::Step| step.origin.to_string();
+        out.extend(self.init.iter().map(|step| Line {
+            process: "init",
+            what: self.describe(&step.action),
+            asked_by: asked(step),
+        }));
+        out
+    }
+
+    /// One action in words, with the names that stand elsewhere in the plan.
+    pub fn describe(&self, action: &Action) -> String {
+        match action {
+            Action::Join(index) => match self.topology.joined.get(*index) {
+                Some(join) => format!("join the {} namespace {}", kind_names(join.kind), join.path),
+                None => action.to_string(),
+            },
+            Action::Mount(Mount { what: What::Bind(source), destination, .. }) => match self.sources.get(*source) {
+                Some(source) => format!("bind {} on {destination}", source.path),
+                None => action.to_string(),
+            },
+            _ => action.to_string(),
+        }
+    }
+
+    /// The text of `explain`.
+    pub fn text(&self) -> String {
+        let lines = self.lines();
+        let processes = if self.topology.intermediate {
+            "3 processes (runtime, joiner, init)"
+        } else {
+            "2 processes (runtime, init)"
+        };
+        let mut out = format!("{}: {processes}, {} steps\n", self.id, lines.len());
+        let mut n = 0;
+        let mut last = "";
+        for line in &lines {
+            n = if line.process == last { n + 1 } else { 1 };
+            last = line.process;
+            let _ = writeln!(out, "{:>8} {n:>3}  {:<64} {}", line.process, line.what, line.asked_by);
+        }
+        for warning in &self.warnings {
+            let _ = writeln!(out, " warning      {:<64} {}", warning.msg, warning.pointer);
+        }
+        out
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "copy the mount{} at {} for {}", if self.recursive { "s" } else { "" }, self.path, self.target)?;
+        let all = |name: String| format!("r{name}");
+        let mut options = attribute_names(self.set);
+        options.extend(attribute_names(self.set_all).into_iter().map(all));
+        // A cleared field of access time is how a policy is set.
+        let cleared = |bits: u64, set: u64| {
+            attribute_names(bits & !set & !attr::ATIME).into_iter().map(|name| format!("not {name}"))
+        };
+        options.extend(cleared(self.clear, self.set));
+        options.extend(cleared(self.clear_all, self.set_all).map(all));
+        options.extend(self.propagation.iter().map(propagation_word));
+        options.extend(self.idmap.as_ref().map(|idmap| if idmap.recursive { "ridmap" } else { "idmap" }.into()));
+        write_options(f, &options)
+    }
+}

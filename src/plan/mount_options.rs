@@ -1,0 +1,275 @@
+//! Mount options: what each word of `mounts[].options` means.
+//!
+//! One table serves the planner and `features`. A word that is not in it goes to the filesystem
+//! (`size=64k`, `lowerdir=…`), which alone can judge it.
+
+use crate::abi::{attr, ms};
+
+/// What one option asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Sets attributes of the mount (`MOUNT_ATTR_*`).
+    Set(u64),
+    /// Clears attributes of the mount.
+    Clear(u64),
+    /// Chooses the access time policy of the mount.
+    Atime(u64),
+    /// Sets attributes of the mount and all below it.
+    SetAll(u64),
+    /// Clears attributes of the mount and all below it.
+    ClearAll(u64),
+    /// Chooses the access time policy of the mount and all below it.
+    AtimeAll(u64),
+    /// Sets the propagation (`MS_*`), with `true` for all below as well.
+    Propagation(u64, bool),
+    /// A bind mount, with `true` of all below as well.
+    Bind(bool),
+    /// An option of the superblock that fsconfig(2) knows by this name.
+    Superblock(&'static str),
+    /// An `MS_*` flag that only mount(2) takes, set or cleared.
+    Old(u64, bool),
+    /// Maps ids, with `true` of all below as well.
+    Idmap(bool),
+    /// Copies what was at the destination into the new tmpfs.
+    CopyUp,
+    /// Says what is so anyway.
+    Nothing,
+}
+
+use Effect::*;
+
+/// The options by name, sorted.
+const TABLE: &[(&str, Effect)] = &[
+    ("async", Superblock("async")),
+    ("atime", Clear(attr::NOATIME)),
+    ("bind", Bind(false)),
+    ("defaults", Nothing),
+    ("dev", Clear(attr::NODEV)),
+    ("diratime", Clear(attr::NODIRATIME)),
+    ("dirsync", Superblock("dirsync")),
+    ("exec", Clear(attr::NOEXEC)),
+    ("idmap", Idmap(false)),
+    ("iversion", Old(ms::I_VERSION, true)),
+    ("lazytime", Superblock("lazytime")),
+    ("loud", Old(ms::SILENT, false)),
+    ("mand", Superblock("mand")),
+    ("noatime", Atime(attr::NOATIME)),
+    ("nodev", Set(attr::NODEV)),
+    ("nodiratime", Set(attr::NODIRATIME)),
+    ("noexec", Set(attr::NOEXEC)),
+    ("noiversion", Old(ms::I_VERSION, false)),
+    ("nolazytime", Superblock("nolazytime")),
+    ("nomand", Superblock("nomand")),
+    ("norelatime", Clear(0)),
+    ("nostrictatime", Clear(attr::STRICTATIME)),
+    ("nosuid", Set(attr::NOSUID)),
+    ("nosymfollow", Set(attr::NOSYMFOLLOW)),
+    ("private", Propagation(ms::PRIVATE, false)),
+    ("ratime", ClearAll(attr::NOATIME)),
+    ("rbind", Bind(true)),
+    ("rdev", ClearAll(attr::NODEV)),
+    ("rdiratime", ClearAll(attr::NODIRATIME)),
+    ("relatime", Atime(0)),
+    ("rexec", ClearAll(attr::NOEXEC)),
+    ("ridmap", Idmap(true)),
+    ("rnoatime", AtimeAll(attr::NOATIME)),
+    ("rnodev", SetAll(attr::NODEV)),
+    ("rnodiratime", SetAll(attr::NODIRATIME)),
+    ("rnoexec", SetAll(attr::NOEXEC)),
+    ("rnorelatime", ClearAll(0)),
+    ("rnostrictatime", ClearAll(attr::STRICTATIME)),
+    ("rnosuid", SetAll(attr::NOSUID)),
+    ("rnosymfollow", SetAll(attr::NOSYMFOLLOW)),
+    ("ro", Set(attr::RDONLY)),
+    ("rprivate", Propagation(ms::PRIVATE, true)),
+    ("rrelatime", AtimeAll(0)),
+    ("rro", SetAll(attr::RDONLY)),
+    ("rrw", ClearAll(attr::RDONLY)),
+    ("rshared", Propagation(ms::SHARED, true)),
+    ("rslave", Propagation(ms::SLAVE, true)),
+    ("rstrictatime", AtimeAll(attr::STRICTATIME)),
+    ("rsuid", ClearAll(attr::NOSUID)),
+    ("rsymfollow", ClearAll(attr::NOSYMFOLLOW)),
+    ("runbindable", Propagation(ms::UNBINDABLE, true)),
+    ("rw", Clear(attr::RDONLY)),
+    ("shared", Propagation(ms::SHARED, false)),
+    ("silent", Old(ms::SILENT, true)),
+    ("slave", Propagation(ms::SLAVE, false)),
+    ("strictatime", Atime(attr::STRICTATIME)),
+    ("suid", Clear(attr::NOSUID)),
+    ("symfollow", Clear(attr::NOSYMFOLLOW)),
+    ("sync", Superblock("sync")),
+    ("tmpcopyup", CopyUp),
+    ("unbindable", Propagation(ms::UNBINDABLE, false)),
+];
+
+/// What the option `name` asks for; `None` means that it is the filesystem's.
+pub fn effect(name: &str) -> Option<Effect> {
+    TABLE.binary_search_by_key(&name, |row| row.0).ok().map(|at| TABLE[at].1)
+}
+
+/// Every option that the runtime knows itself, for `features`.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().map(|row| row.0)
+}
+
+/// The propagation that a word of `linux.rootfsPropagation` stands for: `MS_*` and whether it
+/// goes for all mounts below.
+pub fn propagation(word: &str) -> Option<(u64, bool)> {
+    match effect(word) {
+        Some(Propagation(flag, all)) => Some((flag, all)),
+        _ => None,
+    }
+}
+
+/// The options of one mount, added up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Attributes of the mount to set.
+    pub set: u64,
+    /// Attributes of the mount to clear.
+    pub clear: u64,
+    /// Attributes to set on the mount and all below.
+    pub set_all: u64,
+    /// Attributes to clear on the mount and all below.
+    pub clear_all: u64,
+    /// Propagations to set, in order (`MS_*`, for all below).
+    pub propagation: Vec<(u64, bool)>,
+    /// A bind mount; `true`: with all below.
+    pub bind: Option<bool>,
+    /// An idmapped mount; `true`: with all below.
+    pub idmap: Option<bool>,
+    /// tmpfs: starts with what was there.
+    pub copy_up: bool,
+    /// Flags for mount(2).
+    pub old_flags: u64,
+    /// Options for the filesystem: key and value.
+    pub data: Vec<(String, Option<String>)>,
+}
+
+impl Options {
+    /// Adds the words up; a later one wins over an earlier one.
+    pub fn read<'a>(words: impl IntoIterator<Item = &'a str>) -> Options {
+        let mut out = Options::default();
+        for word in words {
+            match effect(word) {
+                Some(effect) => out.add(effect),
+                None => out.data.extend(split(word).map(|(key, value)| (key.to_string(), value.map(str::to_string)))),
+            }
+        }
+        out
+    }
+
+    fn add(&mut self, effect: Effect) {
+        let change = |set: &mut u64, clear: &mut u64, on: u64, off: u64| {
+            *set = *set & !off | on;
+            *clear = *clear & !on | off;
+        };
+        match effect {
+            Set(bits) => change(&mut self.set, &mut self.clear, bits, 0),
+            Clear(bits) => change(&mut self.set, &mut self.clear, 0, bits),
+            SetAll(bits) => change(&mut self.set_all, &mut self.clear_all, bits, 0),
+            ClearAll(bits) => change(&mut self.set_all, &mut self.clear_all, 0, bits),
+            // The policy is a number in a field of bits: the field is cleared, then set.
+            Atime(policy) => {
+                self.set = self.set & !attr::ATIME | policy;
+                self.clear |= attr::ATIME;
+            }
+            AtimeAll(policy) => {
+                self.set_all = self.set_all & !attr::ATIME | policy;
+                self.clear_all |= attr::ATIME;
+            }
+            Propagation(flag, all) => self.propagation.push((flag, all)),
+            Bind(all) => self.bind = Some(all),
+            Superblock(name) => self.data.push((name.into(), None)),
+            Old(flag, true) => self.old_flags |= flag,
+            Old(flag, false) => self.old_flags &= !flag,
+            Idmap(all) => self.idmap = Some(all),
+            CopyUp => self.copy_up = true,
+            Nothing => {}
+        }
+        // mount_setattr(2) wants the whole field cleared when it is touched.
+        for (set, clear) in [(self.set, &mut self.clear), (self.set_all, &mut self.clear_all)] {
+            if (set | *clear) & attr::ATIME != 0 {
+                *clear |= attr::ATIME;
+            }
+        }
+    }
+}
+
+/// Splits `a,b=c` at the commas that are outside quotes and not escaped, as mount(8) does.
+fn split(word: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    let mut parts = Vec::new();
+    let (mut start, mut quoted, mut escaped) = (0, false, false);
+    for (i, c) in word.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => quoted = !quoted,
+            ',' if !quoted => {
+                parts.push(&word[start..i]);
+                start = i + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&word[start..]);
+    parts.into_iter().filter(|part| !part.is_empty()).map(|part| match part.split_once('=') {
+        Some((key, value)) => (key, Some(value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value))),
+        None => (part, None),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted() {
+        assert!(TABLE.is_sorted_by_key(|row| row.0));
+    }
+
+    #[test]
+    fn a_later_option_wins() {
+        let options = Options::read(["ro", "nosuid", "rw"]);
+        assert_eq!((options.set, options.clear), (attr::NOSUID, attr::RDONLY));
+    }
+
+    #[test]
+    fn an_access_time_policy_clears_its_field() {
+        let options = Options::read(["noatime", "strictatime"]);
+        assert_eq!((options.set, options.clear), (attr::STRICTATIME, attr::ATIME));
+        assert_eq!(Options::read(["relatime"]).clear, attr::ATIME);
+        assert_eq!(Options::read(["atime"]).clear, attr::ATIME);
+    }
+
+    #[test]
+    fn what_is_not_known_goes_to_the_filesystem() {
+        let options =
+            Options::read(["size=1k,mode=755", "lowerdir=/a\\,b:/c", "context=\"u:r:t:s0:c1,c2\"", "volatile"]);
+        let data: Vec<_> = options.data.iter().map(|(k, v)| (k.as_str(), v.as_deref())).collect();
+        assert_eq!(
+            data,
+            [
+                ("size", Some("1k")),
+                ("mode", Some("755")),
+                ("lowerdir", Some("/a\\,b:/c")),
+                ("context", Some("u:r:t:s0:c1,c2")),
+                ("volatile", None)
+            ]
+        );
+    }
+
+    #[test]
+    fn every_must_option_of_the_specification_is_known() {
+        // runtime-spec config.md, "Linux mount options", the rows marked MUST.
+        let must = "async atime bind defaults dev diratime dirsync exec iversion lazytime loud noatime nodev nodiratime \
+                    noexec noiversion nolazytime norelatime nostrictatime nosuid private ratime rbind rdev rdiratime \
+                    relatime rexec rnoatime rnodiratime rnoexec rnorelatime rnostrictatime rnosuid ro rprivate rrelatime \
+                    rro rrw rshared rslave rstrictatime rsuid runbindable rw shared silent slave strictatime suid sync \
+                    unbindable mand nomand symfollow nosymfollow rnosymfollow rsymfollow tmpcopyup idmap ridmap";
+        for word in must.split_whitespace() {
+            assert!(effect(word).is_some(), "{word}");
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! The process: its limits, and the order in which it gives up its powers.
+//!
+//! Without `noNewPrivileges` the kernel wants CAP_SYS_ADMIN of whoever installs a seccomp
+//! filter, so the filter goes in before the capabilities are dropped; with it, as late as
+//! possible, so that few of the runtime's own calls run below it. The bounding set is dropped
+//! while CAP_SETPCAP is still there, the ids change with the capabilities kept, and the sets
+//! are put down last. `tests::the_filter_precedes_the_drop_unless_no_new_privileges` and its
+//! neighbours hold this order.
+
+use std::path::PathBuf;
+
+use crate::abi::{SchedulerAttributes, bits_of_list};
+use crate::spec::{Capabilities, IoPriority, Linux, MemoryPolicy, Process, Rlimit, Scheduler, Spec, User};
+
+use super::{Action, Draft, Options, RootPath, Topology};
+
+/// Ids and capability sets to take.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups: exactly these.
+    pub groups: Vec<u32>,
+    /// Capability sets; none at all where the configuration has none.
+    pub capabilities: Sets,
+}
+
+/// The five capability sets, bit n for capability n.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sets {
+    /// Bounding set.
+    pub bounding: u64,
+    /// Effective set.
+    pub effective: u64,
+    /// Permitted set.
+    pub permitted: u64,
+    /// Inheritable set.
+    pub inheritable: u64,
+    /// Ambient set.
+    pub ambient: u64,
+}
+
+/// A compiled seccomp filter and where its listener goes.
+#[derive(Clone)]
+pub struct Seccomp {
+    /// The program and its flags.
+    pub filter: std::rc::Rc<windlass_seccomp::Filter>,
+    /// `listenerPath`.
+    pub listener_path: String,
+    /// `listenerMetadata`.
+    pub listener_metadata: String,
+}
+
+impl std::fmt::Debug for Seccomp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Seccomp({} instructions, listener {:?})", self.filter.program.len(), self.listener_path)
+    }
+}
+
+/// Adds the steps of `create`'s process, up to its execution.
+pub(super) fn process(spec: &Spec, linux: &Linux, topology: &Topology, options: &Options, draft: &mut Draft) {
+    let Some(process) = &spec.process else {
+        // It is needed by start alone, which then says so.
+        draft.always("the runtime reports, and `start` begins", Action::Ready);
+        draft.config("/process", Action::Execute);
+        return;
+    };
+    let hooks = spec.hooks.as_ref().is_some_and(|hooks| !hooks.start_container.is_empty());
+    if let Some(path) = RootPath::new(&process.cwd).filter(|path| !path.is_root()) {
+        draft.config("/process/cwd", Action::MakeWorkingDirectory(path));
+    }
+    limits(process, linux, "/process", draft);
+    if let Some(adj) = process.oom_score_adj.filter(|adj| !(-1000..=1000).contains(adj)) {
+        draft.fault("/process/oomScoreAdj", format!("oomScoreAdj {adj} is not between -1000 and 1000"));
+    }
+    if let Some(affinity) = &process.exec_cpu_affinity {
+        for (name, list) in [("initial", &affinity.initial), ("final", &affinity.last)] {
+            if bits_of_list(list).is_none() {
+                draft.fault(format!("/process/execCPUAffinity/{name}"), format!("invalid CPU list {list:?}"));
+            }
+        }
+    }
+    let seccomp = seccomp(linux, draft);
+    credentials(process, &process.user, seccomp, topology, options, "/process", hooks, draft);
+}
+
+/// Limits and scheduling, which need the powers that are given up next.
+pub(super) fn limits(process: &Process, linux: &Linux, pointer: &str, draft: &mut Draft) {
+    let mut seen: Vec<u32> = Vec::new();
+    for (index, limit) in process.rlimits.iter().enumerate() {
+        let pointer = format!("{pointer}/rlimits/{index}");
+        match rlimit(limit) {
+            Err((field, msg)) => draft.fault(format!("{pointer}{field}"), msg),
+            Ok(resource) if seen.contains(&resource) => {
+                draft.fault(pointer, format!("duplicate rlimit {:?}", limit.kind))
+            }
+            Ok(resource) => {
+                seen.push(resource);
+                draft.config(pointer, Action::Limit(resource, limit.kind.clone(), limit.soft, limit.hard));
+            }
+        }
+    }
+    if let Some(wanted) = &process.scheduler {
+        match scheduler(wanted) {
+            Ok(attributes) => draft.config(format!("{pointer}/scheduler"), Action::Scheduler(attributes)),
+            Err((field, msg)) => draft.fault(format!("{pointer}/scheduler{field}"), msg),
+        }
+    }
+    if let Some(wanted) = &process.io_priority {
+        match io_priority(wanted) {
+            Ok(priority) => draft.config(format!("{pointer}/ioPriority"), Action::IoPriority(priority)),
+            Err((field, msg)) => draft.fault(format!("{pointer}/ioPriority{field}"), msg),
+        }
+    }
+    if let Some(policy) = &linux.memory_policy {
+        match memory_policy(policy) {
+            Ok((mode, nodes)) => draft.config("/linux/memoryPolicy", Action::MemoryPolicy(mode, nodes)),
+            Err((field, msg)) => draft.fault(format!("/linux/memoryPolicy{field}"), msg),
+        }
+    }
+    if let Some(wanted) = &linux.personality {
+        match wanted.domain.as_str() {
+            "LINUX" => draft.config("/linux/personality", Action::Personality(0)),
+            "LINUX32" => draft.config("/linux/personality", Action::Personality(0x8)),
+            other => draft.fault("/linux/personality/domain", format!("unknown personality domain {other:?}")),
+        }
+        if !wanted.flags.is_empty() {
+            draft.fault(
+                "/linux/personality/flags",
+                "personality flags are not supported: the specification defines none",
+            );
+        }
+    }
+}
+
+/// The order of credentials; see the module's documentation.
+#[allow(clippy::too_many_arguments)] // One call for create, one for exec; a struct would only rename them.
+pub(super) fn credentials(
+    process: &Process,
+    user: &User,
+    seccomp: Option<Seccomp>,
+    topology: &Topology,
+    options: &Options,
+    pointer: &str,
+    start_hooks: bool,
+    draft: &mut Draft,
+) {
+    let field = |name: &str| format!("{pointer}/{name}");
+    if !process.cwd.starts_with('/') {
+        draft.fault(field("cwd"), format!("Cwd must be an absolute path (is {:?})", process.cwd));
+    }
+    if process.args.is_empty() || process.args[0].is_empty() {
+        draft.fault(field("args"), "args must not be empty");
+    }
+    for (name, list) in [("args", &process.args), ("env", &process.env)] {
+        if let Some(index) = list.iter().position(|text| text.contains('\0')) {
+            draft.fault(format!("{pointer}/{name}/{index}"), format!("{name} must not have a NUL byte"));
+        }
+    }
+    if let Some(umask) = user.umask {
+        draft.config(field("user/umask"), Action::Umask(umask & 0o777));
+    } else {
+        draft.always("init worked with an umask of 0", Action::Umask(0o022));
+    }
+    if !process.apparmor_profile.is_empty() {
+        draft.config(field("apparmorProfile"), Action::AppArmor(process.apparmor_profile.clone()));
+    }
+    if !process.selinux_label.is_empty() {
+        draft.config(field("selinuxLabel"), Action::SeLinux(process.selinux_label.clone()));
+    }
+    let early = seccomp.clone().filter(|_| !process.no_new_privileges);
+    let late = seccomp.filter(|_| process.no_new_privileges);
+    if let Some(filter) = early {
+        draft.config("/linux/seccomp", Action::Seccomp(filter));
+    }
+    // In a user namespace of its own init has every capability, whatever we have.
+    let grantable = if topology.user_namespace() { u64::MAX } else { options.host.capabilities };
+    let capabilities = process
+        .capabilities
+        .as_ref()
+        .map(|sets| capabilities(sets, grantable, &field("capabilities"), draft))
+        .unwrap_or_default();
+    check_ids(user, topology, pointer, draft);
+    let identity = Identity { uid: user.uid, gid: user.gid, groups: user.additional_gids.clone(), capabilities };
+    draft.config(field("user"), Action::Identity(identity));
+    draft.config(field("cwd"), Action::WorkingDirectory(PathBuf::from(&process.cwd)));
+    if process.no_new_privileges {
+        draft.config(field("noNewPrivileges"), Action::NoNewPrivileges);
+    }
+    draft.config(field("args/0"), Action::FindExecutable);
+    if let Some(filter) = late {
+        draft.config("/linux/seccomp", Action::Seccomp(filter));
+    }
+    draft.always("the runtime reports, and `start` begins", Action::Ready);
+    if start_hooks {
+        draft.config("/hooks/startContainer", Action::StartContainerHooks);
+    }
+    draft.config(field("args"), Action::Execute);
+}
+
+/// Ids that the user namespace does not have cannot be taken: known before anything is done.
+fn check_ids(user: &User, topology: &Topology, pointer: &str, draft: &mut Draft) {
+    let mapped = |mappings: &[crate::spec::IdMapping], id: u32| {
+        mappings.is_empty() || mappings.iter().any(|m| id >= m.container_id && id - m.container_id < m.size)
+    };
+    let mut ids = vec![("uid", "uid".to_string(), user.uid), ("gid", "gid".into(), user.gid)];
+    for (index, gid) in user.additional_gids.iter().enumerate() {
+        ids.push(("gid", format!("additionalGids/{index}"), *gid));
+    }
+    for (kind, field, id) in ids {
+        let mappings = if kind == "uid" { &topology.uid_mappings } else { &topology.gid_mappings };
+        let pointer = format!("{pointer}/user/{field}");
+        if id == u32::MAX {
+            draft.fault(pointer, format!("{id} is not a valid {kind}"));
+        } else if !mapped(mappings, id) {
+            draft.fault(pointer, format!("{kind} {id} is not mapped in the container's user namespace"));
+        }
+    }
+}
+
+/// Names to bits. Unknown ones, and ones that this host cannot grant, are warned about: the
+/// specification asks for that and not for a failure.
+fn capabilities(sets: &Capabilities, grantable: u64, pointer: &str, draft: &mut Draft) -> Sets {
+    let mut unknown: Vec<String> = Vec::new();
+    let mut missing = 0;
+    let mut bits = |names: &Option<Vec<String>>, field: &str| {
+        let mut out = 0;
+        for (index, name) in names.iter().flatten().enumerate() {
+            match name.parse::<caps::Capability>() {
+                Ok(capability) => {
+                    missing |= capability.bitmask() & !grantable;
+                    out |= capability.bitmask() & grantable;
+                }
+                Err(_) if unknown.contains(name) => {}
+                Err(_) => {
+                    unknown.push(name.clone());
+                    draft.warn(format!("{pointer}/{field}/{index}"), format!("ignoring unknown capability {name:?}"));
+                }
+            }
+        }
+        out
+    };
+    let out = Sets {
+        bounding: bits(&sets.bounding, "bounding"),
+        effective: bits(&sets.effective, "effective"),
+        permitted: bits(&sets.permitted, "permitted"),
+        inheritable: bits(&sets.inheritable, "inheritable"),
+        ambient: bits(&sets.ambient, "ambient"),
+    };
+    for capability in caps::all().iter().filter(|capability| missing & capability.bitmask() != 0) {
+        draft.warn(pointer, format!("ignoring capability {capability}: this host cannot grant it"));
+    }
+    if out.effective & !out.permitted != 0 {
+        draft.fault(format!("{pointer}/effective"), "the effective capabilities must be permitted as well");
+    }
+    let ungranted = out.ambient & !(out.permitted & out.inheritable);
+    for capability in caps::all().iter().filter(|capability| ungranted & capability.bitmask() != 0) {
+        let msg = format!("ignoring ambient capability {capability}: it must be permitted and inheritable as well");
+        draft.warn(format!("{pointer}/ambient"), msg);
+    }
+    out
+}
+
+fn seccomp(linux: &Linux, draft: &mut Draft) -> Option<Seccomp> {
+    let text = linux.seccomp.as_ref()?;
+    let profile: windlass_seccomp::Profile = match serde_json::from_str(text.get()) {
+        Ok(profile) => profile,
+        Err(error) => {
+            let inner = crate::spec::pointer_at(text.get().as_bytes(), error.line(), error.column());
+            draft.fault(format!("/linux/seccomp{inner}"), format!("cannot parse the seccomp profile: {error}"));
+            return None;
+        }
+    };
+    if profile.is_empty() {
+        return None;
+    }
+    match windlass_seccomp::compile(&profile, windlass_seccomp::Arch::native()) {
+        Ok(filter) => {
+            for problem in &filter.warnings {
+                draft.warn(format!("/linux/seccomp{}", problem.pointer), problem.message.clone());
+            }
+            Some(Seccomp {
+                filter: std::rc::Rc::new(filter),
+                listener_path: profile.listener_path.to_string(),
+                listener_metadata: profile.listener_metadata.to_string(),
+            })
+        }
+        Err(problems) => {
+            for problem in problems {
+                draft.fault(format!("/linux/seccomp{}", problem.pointer), problem.message);
+            }
+            None
+        }
+    }
+}
+
+/// The filter of `linux.seccomp`, for exec.
+pub(super) fn seccomp_of(linux: &Linux, draft: &mut Draft) -> Option<Seccomp> {
+    seccomp(linux, draft)
+}
+
+/// A field, relative to the object, and what is wrong with it.
+type Wrong = (&'static str, String);
+
+/// `RLIMIT_*` by name (setrlimit(2)); the numbers are the kernel's on every architecture here.
+const RLIMITS: &[&str] = &[
+    "CPU",
+    "FSIZE",
+    "DATA",
+    "STACK",
+    "CORE",
+    "RSS",
+    "NPROC",
+    "NOFILE",
+    "MEMLOCK",
+    "AS",
+    "LOCKS",
+    "SIGPENDING",
+    "MSGQUEUE",
+    "NICE",
+    "RTPRIO",
+    "RTTIME",
+];
+
+fn rlimit(limit: &Rlimit) -> Result<u32, Wrong> {
+    let name = limit.kind.strip_prefix("RLIMIT_").unwrap_or("");
+    let number = RLIMITS.iter().position(|known| *known == name);
+    let number = number.ok_or_else(|| ("/type", format!("invalid rlimit type: {}", limit.kind)))?;
+    if limit.soft > limit.hard {
+        return Err((
+            "/soft",
+            format!("the soft limit {} of {} is above its hard limit {}", limit.soft, limit.kind, limit.hard),
+        ));
+    }
+    Ok(number as u32)
+}
+
+const POLICIES: &[(&str, u32)] = &[
+    ("SCHED_OTHER", 0),
+    ("SCHED_FIFO", 1),
+    ("SCHED_RR", 2),
+    ("SCHED_BATCH", 3),
+    ("SCHED_ISO", 4),
+    ("SCHED_IDLE", 5),
+    ("SCHED_DEADLINE", 6),
+];
+
+const SCHEDULER_FLAGS: &[(&str, u64)] = &[
+    ("SCHED_FLAG_RESET_ON_FORK", 0x01),
+    ("SCHED_FLAG_RECLAIM", 0x02),
+    ("SCHED_FLAG_DL_OVERRUN", 0x04),
+    ("SCHED_FLAG_KEEP_POLICY", 0x08),
+    ("SCHED_FLAG_KEEP_PARAMS", 0x10),
+    ("SCHED_FLAG_UTIL_CLAMP_MIN", 0x20),
+    ("SCHED_FLAG_UTIL_CLAMP_MAX", 0x40),
+];
+
+fn scheduler(wanted: &Scheduler) -> Result<SchedulerAttributes, Wrong> {
+    let policy = POLICIES.iter().find(|row| row.0 == wanted.policy).map(|row| row.1);
+    let policy = policy.ok_or_else(|| ("/policy", format!("invalid scheduler policy {:?}", wanted.policy)))?;
+    let mut flags = 0;
+    for flag in &wanted.flags {
+        let bit = SCHEDULER_FLAGS.iter().find(|row| row.0 == flag).map(|row| row.1);
+        flags |= bit.ok_or_else(|| ("/flags", format!("invalid scheduler flag {flag:?}")))?;
+    }
+    if !(-20..=19).contains(&wanted.nice) {
+        return Err(("/nice", format!("invalid scheduler.nice: {} is not between -20 and 19", wanted.nice)));
+    }
+    if wanted.priority != 0 && !matches!(policy, 1 | 2) {
+        return Err(("/priority", "scheduler.priority can only be specified for SchedFIFO or SchedRR policy".into()));
+    }
+    if (wanted.runtime != 0 || wanted.deadline != 0 || wanted.period != 0) && policy != 6 {
+        return Err((
+            "/runtime",
+            "scheduler runtime/deadline/period can only be specified for SchedDeadline policy".into(),
+        ));
+    }
+    Ok(SchedulerAttributes {
+        size: 0,
+        policy,
+        flags,
+        nice: wanted.nice,
+        priority: u32::try_from(wanted.priority)
+            .map_err(|_| ("/priority", format!("invalid priority {}", wanted.priority)))?,
+        runtime: wanted.runtime,
+        deadline: wanted.deadline,
+        period: wanted.period,
+    })
+}
+
+/// ioprio_set(2): class in the upper bits, level in the lower 13.
+fn io_priority(wanted: &IoPriority) -> Result<u32, Wrong> {
+    let class = match wanted.class.as_str() {
+        "IOPRIO_CLASS_RT" => 1,
+        "IOPRIO_CLASS_BE" => 2,
+        "IOPRIO_CLASS_IDLE" => 3,
+        other => return Err(("/class", format!("invalid ioPriority.class {other:?}"))),
+    };
+    match u32::try_from(wanted.priority) {
+        Ok(level @ 0..=7) => Ok(class << 13 | level),
+        _ => Err(("/priority", format!("invalid ioPriority.priority: {} is not between 0 and 7", wanted.priority))),
+    }
+}
+
+/// `MPOL_*` (linux/mempolicy.h).
+pub const MEMORY_MODES: &[(&str, i32)] = &[
+    ("MPOL_DEFAULT", 0),
+    ("MPOL_PREFERRED", 1),
+    ("MPOL_BIND", 2),
+    ("MPOL_INTERLEAVE", 3),
+    ("MPOL_LOCAL", 4),
+    ("MPOL_PREFERRED_MANY", 5),
+    ("MPOL_WEIGHTED_INTERLEAVE", 6),
+];
+
+/// `MPOL_F_*` that set_mempolicy(2) takes.
+pub const MEMORY_FLAGS: &[(&str, i32)] =
+    &[("MPOL_F_NUMA_BALANCING", 1 << 13), ("MPOL_F_RELATIVE_NODES", 1 << 14), ("MPOL_F_STATIC_NODES", 1 << 15)];
+
+fn memory_policy(policy: &MemoryPolicy) -> Result<(i32, Vec<u64>), Wrong> {
+    let mode = MEMORY_MODES.iter().find(|row| row.0 == policy.mode).map(|row| row.1);
+    let mut mode = mode.ok_or_else(|| ("/mode", format!("invalid memory policy mode {:?}", policy.mode)))?;
+    let nodes = bits_of_list(&policy.nodes)
+        .ok_or_else(|| ("/nodes", format!("invalid memory node list {:?}", policy.nodes)))?;
+    if matches!(mode, 0 | 4) && !nodes.is_empty() {
+        return Err(("/nodes", format!("{} takes no nodes", policy.mode)));
+    }
+    if matches!(mode, 2 | 3 | 5 | 6) && nodes.is_empty() {
+        return Err(("/nodes", format!("{} needs nodes", policy.mode)));
+    }
+    for flag in &policy.flags {
+        let bit = MEMORY_FLAGS.iter().find(|row| row.0 == flag).map(|row| row.1);
+        mode |= bit.ok_or_else(|| ("/flags", format!("invalid memory policy flag {flag:?}")))?;
+    }
+    Ok((mode, nodes))
+}

@@ -1,0 +1,17 @@
+//! What can be wrong with `linux.intelRdt` before the resctrl filesystem is looked at.
+
+use crate::spec::Linux;
+
+use super::Draft;
+
+/// The class becomes the name of a directory, and each schema a line of a file.
+pub(super) fn check(linux: &Linux, draft: &mut Draft) {
+    let Some(rdt) = &linux.intel_rdt else { return };
+    if matches!(rdt.clos_id.as_str(), "." | "..") || rdt.clos_id.contains(['/', '\n', '\0']) {
+        draft.fault("/linux/intelRdt/closID", format!("invalid intelRdt.closID {:?}", rdt.clos_id));
+    }
+    if !rdt.mem_bw_schema.is_empty() && (!rdt.mem_bw_schema.starts_with("MB:") || rdt.mem_bw_schema.contains('\n')) {
+        let msg = format!("intelRdt.memBwSchema {:?} must start with \"MB:\" and be one line", rdt.mem_bw_schema);
+        draft.fault("/linux/intelRdt/memBwSchema", msg);
+    }
+}

@@ -1,0 +1,507 @@
+//! The root filesystem: mounts, devices, the pivot, and what is hidden or read-only in the end.
+
+use crate::abi::{attr, ms, namespace};
+use crate::error::Fault;
+use crate::spec::{Device, IdMapping, Linux, Spec};
+
+use super::mount_options::{self, Options as MountOptions};
+use super::{Action, Draft, Node, Options, Pivot, RootPath, Topology};
+
+/// The ids of an idmapped mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idmap {
+    /// User ids; empty: those of the container's user namespace.
+    pub uids: Vec<IdMapping>,
+    /// Group ids.
+    pub gids: Vec<IdMapping>,
+    /// Whether everything below is mapped as well.
+    pub recursive: bool,
+}
+
+/// A mount that the runtime copies from the host before init exists. The host's user can open
+/// what init, in a user namespace, may not; and a copy taken in the host's mount namespace is
+/// still a peer of the host's mount, as a shared bind mount must be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// Path on the host; relative to the bundle.
+    pub path: String,
+    /// JSON Pointer of who named it.
+    pub pointer: String,
+    /// What the user calls it, for messages.
+    pub target: String,
+    /// With all mounts below it.
+    pub recursive: bool,
+    /// Attributes of the mount to set and clear.
+    pub set: u64,
+    /// Attributes to clear.
+    pub clear: u64,
+    /// Attributes to set on all.
+    pub set_all: u64,
+    /// Attributes to clear on all.
+    pub clear_all: u64,
+    /// Propagations, in order.
+    pub propagation: Vec<(u64, bool)>,
+    /// Ids to map.
+    pub idmap: Option<Idmap>,
+}
+
+/// What is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A copy of a mount of the host, from [`super::Plan::sources`].
+    Bind(usize),
+    /// A new filesystem.
+    New {
+        /// Its type.
+        kind: String,
+        /// Its source.
+        source: String,
+        /// Its options.
+        data: Vec<(String, Option<String>)>,
+    },
+    /// cgroup2; where the kernel refuses, the source is bound instead.
+    Cgroup {
+        /// Bound where cgroup2 cannot be mounted from the container's namespaces.
+        fallback: Option<usize>,
+    },
+}
+
+/// How the destination is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Links within the root are followed, what is missing is made.
+    Any,
+    /// No component may be a link: proc and sysfs are trusted by everything that follows.
+    Plain,
+}
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Where.
+    pub destination: RootPath,
+    /// How the destination is found.
+    pub target: Target,
+    /// What.
+    pub what: What,
+    /// Attributes of a new filesystem's mount.
+    pub set: u64,
+    /// Propagations of a new filesystem's mount.
+    pub propagation: Vec<(u64, bool)>,
+    /// Flags that only mount(2) takes.
+    pub old_flags: u64,
+    /// Starts with a copy of what was there.
+    pub copy_up: bool,
+}
+
+/// Adds the sources and steps of the root filesystem.
+pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &Options, draft: &mut Draft) {
+    let Some(root) = &spec.root else {
+        draft.fault("/root", "root is missing: a container needs a root filesystem");
+        return;
+    };
+    if root.path.is_empty() {
+        draft.fault("/root/path", "root.path is empty");
+        return;
+    }
+    let own_mounts = topology.has(namespace::MOUNT);
+    if !own_mounts {
+        without_mount_namespace(spec, linux, draft);
+    }
+    let propagation = root_propagation(linux, draft);
+    if own_mounts {
+        // Mounts of the host still arrive unless the configuration says otherwise; ours never leave.
+        draft.always("mounts made here must not reach the host", Action::Propagation(ms::SLAVE | ms::REC));
+    }
+    // A slave hears of the host's mounts, so its copy must not be cut off from them.
+    let own = if propagation.is_some_and(|flags| flags & ms::SLAVE != 0) { ms::SLAVE } else { ms::PRIVATE };
+    let source = own_mounts.then(|| {
+        draft.source(Source {
+            path: root.path.clone(),
+            pointer: "/root/path".into(),
+            target: "/".into(),
+            recursive: true,
+            propagation: vec![(own, true)],
+            ..Source::default()
+        })
+    });
+    draft.config("/root/path", Action::Rootfs { source, path: root.path.clone() });
+
+    let mut late_readonly = None;
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        if let Some(path) = mount_step(index, mount, linux, topology, draft) {
+            late_readonly = Some((index, path));
+        }
+    }
+    devices(linux, topology, device_directory_is_bound(spec), draft);
+    if spec.process.as_ref().is_some_and(|process| process.terminal) {
+        let size = spec.process.as_ref().and_then(|process| process.console_size.clone());
+        draft.config("/process/terminal", Action::Console { size, device: true });
+    }
+    hooks(spec, topology, linux, draft);
+    restrict(linux, draft);
+
+    let pivot = if !own_mounts {
+        Pivot::Chroot
+    } else if options.no_pivot {
+        Pivot::Move
+    } else {
+        Pivot::PivotRoot
+    };
+    draft.config("/root/path", Action::Pivot(pivot));
+    if let Some(flags) = propagation.filter(|_| own_mounts) {
+        draft.config("/linux/rootfsPropagation", Action::RootPropagation(flags));
+    }
+    for (key, value) in &linux.sysctl {
+        draft.config(format!("/linux/sysctl/{}", crate::spec::escape(key)), Action::Sysctl(key.clone(), value.clone()));
+    }
+    if let Some((index, path)) = late_readonly {
+        draft.config(format!("/mounts/{index}/options"), Action::Readonly(path));
+    }
+    if root.readonly && own_mounts {
+        let path = RootPath::new("/").expect("no NUL");
+        draft.config("/root/readonly", Action::Readonly(path));
+    }
+}
+
+/// What is hidden and what cannot be changed. Before the pivot, while the host's `/dev/null` can
+/// still be reached; kernel parameters are set through a procfs of our own that has none of this.
+fn restrict(linux: &Linux, draft: &mut Draft) {
+    for (name, paths, action) in [
+        ("readonlyPaths", &linux.readonly_paths, Action::ReadonlyPath as fn(RootPath) -> Action),
+        ("maskedPaths", &linux.masked_paths, Action::Mask),
+    ] {
+        for (index, text) in paths.iter().enumerate() {
+            let pointer = format!("/linux/{name}/{index}");
+            match RootPath::new(text).filter(|path| text.starts_with('/') && !path.is_root()) {
+                Some(path) => draft.config(pointer, action(path)),
+                None => draft.fault(pointer, format!("{text:?} is not an absolute path below the root")),
+            }
+        }
+    }
+}
+
+/// Mounts, and whatever is made of mounts, would be the host's: refused rather than done.
+fn without_mount_namespace(spec: &Spec, linux: &Linux, draft: &mut Draft) {
+    let what = [
+        ("/mounts", !spec.mounts.is_empty(), "mount filesystems"),
+        ("/linux/maskedPaths", !linux.masked_paths.is_empty(), "restrict sys entries"),
+        ("/linux/readonlyPaths", !linux.readonly_paths.is_empty(), "restrict sys entries"),
+        ("/root/readonly", spec.root.as_ref().is_some_and(|root| root.readonly), "make the root read-only"),
+        ("/linux/rootfsPropagation", !linux.rootfs_propagation.is_empty(), "set the root's propagation"),
+    ];
+    for (pointer, asked, doing) in what {
+        if asked {
+            draft.fault(pointer, format!("unable to {doing} without a private MNT namespace"));
+        }
+    }
+}
+
+fn root_propagation(linux: &Linux, draft: &mut Draft) -> Option<u64> {
+    if linux.rootfs_propagation.is_empty() {
+        return None;
+    }
+    match mount_options::propagation(&linux.rootfs_propagation) {
+        // As runc has it, a word without `r` goes for the mounts below as well.
+        Some((flag, _)) => Some(flag | ms::REC),
+        None => {
+            let msg = format!("rootfsPropagation={} is not supported", linux.rootfs_propagation);
+            draft.fault("/linux/rootfsPropagation", msg);
+            None
+        }
+    }
+}
+
+/// Whether `/dev` comes from the host, nodes and all.
+fn device_directory_is_bound(spec: &Spec) -> bool {
+    spec.mounts.iter().any(|mount| {
+        let bind = mount.kind == "bind" || mount.options.iter().any(|o| o == "bind" || o == "rbind");
+        bind && RootPath::new(&mount.destination).is_some_and(|path| path.is("/dev"))
+    })
+}
+
+/// What may be mounted on below `/proc`; as runc and the images that need it have it.
+const BELOW_PROC: &[&str] = &[
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+
+/// Whether something may be mounted on this path of a procfs.
+pub fn may_cover(path: &RootPath) -> bool {
+    BELOW_PROC.iter().any(|allowed| path.is(allowed))
+}
+
+/// Adds one mount. A `/dev` that is to be read-only is made so later, when it has its nodes; its
+/// path is returned.
+fn mount_step(
+    index: usize,
+    mount: &crate::spec::Mount,
+    linux: &Linux,
+    topology: &Topology,
+    draft: &mut Draft,
+) -> Option<RootPath> {
+    let pointer = format!("/mounts/{index}");
+    let Some(destination) = RootPath::new(&mount.destination).filter(|_| !mount.destination.is_empty()) else {
+        let msg =
+            if mount.destination.is_empty() { "a mount needs a destination" } else { "the destination has a NUL byte" };
+        draft.fault(format!("{pointer}/destination"), msg);
+        return None;
+    };
+    if !mount.destination.starts_with('/') {
+        draft.warn(
+            format!("{pointer}/destination"),
+            format!("mount destination {:?} is not absolute; taken from /", mount.destination),
+        );
+    }
+    if destination.is_root() {
+        draft.fault(format!("{pointer}/destination"), "a mount on / would hide the root filesystem");
+    }
+    if destination.is_below("/proc") && !destination.is("/proc") && !may_cover(&destination) {
+        draft.fault(
+            format!("{pointer}/destination"),
+            format!("{:?} cannot be mounted because it is inside /proc", mount.destination),
+        );
+    }
+    let mut options = MountOptions::read(mount.options.iter().map(String::as_str));
+    let bind = options.bind.or((mount.kind == "bind").then_some(false));
+    let idmap = idmap(&pointer, mount, &options, bind.is_some(), linux, topology, draft);
+    if options.copy_up && (bind.is_some() || mount.kind != "tmpfs") {
+        draft.fault(format!("{pointer}/options"), "tmpcopyup is for tmpfs only");
+    }
+    let late = bind.is_none() && destination.is("/dev") && (options.set | options.set_all) & attr::RDONLY != 0;
+    if late {
+        options.set &= !attr::RDONLY;
+        options.set_all &= !attr::RDONLY;
+    }
+    let plain = bind.is_none() && matches!(mount.kind.as_str(), "proc" | "sysfs");
+    let what = match (bind, mount.kind.as_str()) {
+        (Some(recursive), _) => {
+            if mount.source.is_empty() {
+                draft.fault(format!("{pointer}/source"), "a bind mount needs a source");
+            }
+            for (key, _) in &options.data {
+                draft.warn(format!("{pointer}/options"), format!("option {key:?} has no meaning for a bind mount"));
+            }
+            What::Bind(draft.source(bound(&pointer, mount, recursive, &options, idmap)))
+        }
+        (None, "cgroup" | "cgroup2") => {
+            for (key, _) in &options.data {
+                draft.warn(format!("{pointer}/options"), format!("option {key:?} has no meaning for cgroup2"));
+            }
+            let fallback = (topology.user_namespace() && topology.new & namespace::CGROUP == 0)
+                .then(|| draft.source(cgroup_source(&pointer, &options)));
+            What::Cgroup { fallback }
+        }
+        (None, "") => {
+            draft.fault(format!("{pointer}/type"), "a mount needs a type, unless it is a bind mount");
+            return None;
+        }
+        (None, kind) => {
+            What::New { kind: kind.into(), source: mount.source.clone(), data: data(kind, &options, linux) }
+        }
+    };
+    let step = Mount {
+        destination: destination.clone(),
+        target: if plain { Target::Plain } else { Target::Any },
+        what,
+        set: options.set | options.set_all,
+        propagation: options.propagation,
+        old_flags: options.old_flags,
+        copy_up: options.copy_up,
+    };
+    draft.config(pointer, Action::Mount(step));
+    late.then_some(destination)
+}
+
+fn bound(
+    pointer: &str,
+    mount: &crate::spec::Mount,
+    recursive: bool,
+    options: &MountOptions,
+    idmap: Option<Idmap>,
+) -> Source {
+    // Without a word on propagation the container sees what the host mounts later, and the host
+    // nothing of the container's: as if copied below a root that is a slave.
+    let propagation =
+        if options.propagation.is_empty() { vec![(ms::SLAVE, true)] } else { options.propagation.clone() };
+    Source {
+        path: mount.source.clone(),
+        pointer: format!("{pointer}/source"),
+        target: mount.destination.clone(),
+        recursive,
+        set: options.set,
+        clear: options.clear,
+        set_all: options.set_all,
+        clear_all: options.clear_all,
+        propagation,
+        idmap,
+    }
+}
+
+fn cgroup_source(pointer: &str, options: &MountOptions) -> Source {
+    Source {
+        path: "/sys/fs/cgroup".into(),
+        pointer: pointer.into(),
+        target: "/sys/fs/cgroup".into(),
+        recursive: true,
+        set: options.set,
+        set_all: options.set_all,
+        propagation: vec![(ms::SLAVE, true)],
+        ..Source::default()
+    }
+}
+
+fn idmap(
+    pointer: &str,
+    mount: &crate::spec::Mount,
+    options: &MountOptions,
+    bind: bool,
+    linux: &Linux,
+    topology: &Topology,
+    draft: &mut Draft,
+) -> Option<Idmap> {
+    let listed = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
+    if !listed && options.idmap.is_none() {
+        return None;
+    }
+    if !bind {
+        draft.fault(
+            pointer,
+            format!("id-mapped mounts are only supported for bind-mounts ({:?} is not one)", mount.destination),
+        );
+    }
+    if listed && (mount.uid_mappings.is_empty() || mount.gid_mappings.is_empty()) {
+        draft.fault(pointer, "id-mapped mounts need both uidMappings and gidMappings");
+    }
+    if !listed && (!topology.user_namespace() || linux.uid_mappings.is_empty() || linux.gid_mappings.is_empty()) {
+        let msg = "idmap without mappings needs a user namespace with mappings to take them from";
+        draft.fault(format!("{pointer}/options"), msg);
+    }
+    for (name, mappings) in [("uid", &mount.uid_mappings), ("gid", &mount.gid_mappings)] {
+        if let Some(msg) = super::topology::overlap(mappings) {
+            draft.fault(format!("{pointer}/{name}Mappings"), msg);
+        }
+    }
+    let (uids, gids) = if listed {
+        (mount.uid_mappings.clone(), mount.gid_mappings.clone())
+    } else {
+        (linux.uid_mappings.clone(), linux.gid_mappings.clone())
+    };
+    Some(Idmap { uids, gids, recursive: options.idmap.unwrap_or(false) })
+}
+
+/// The options of a new filesystem, with the SELinux context where the filesystem takes one.
+fn data(kind: &str, options: &MountOptions, linux: &Linux) -> Vec<(String, Option<String>)> {
+    let mut data = options.data.clone();
+    let unlabelled = matches!(kind, "mqueue" | "proc" | "sysfs");
+    if !linux.mount_label.is_empty() && !unlabelled && !data.iter().any(|(key, _)| key == "context") {
+        data.push(("context".into(), Some(linux.mount_label.clone())));
+    }
+    data
+}
+
+/// The devices that the specification promises (config-linux.md, "Default Devices").
+const DEFAULT_DEVICES: &[(&str, u32, u32)] =
+    &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Adds the nodes. A `/dev` that comes from the host (`bound`) has its own and is left alone.
+fn devices(linux: &Linux, topology: &Topology, bound: bool, draft: &mut Draft) {
+    let mut wanted: Vec<(String, Node)> = Vec::new();
+    for (name, major, minor) in DEFAULT_DEVICES.iter().filter(|_| !bound) {
+        let path = RootPath::new(&format!("/dev/{name}")).expect("no NUL");
+        if linux.devices.iter().any(|device| RootPath::new(&device.path).as_ref() == Some(&path)) {
+            continue;
+        }
+        let node = Node { path, mode: 0o020_666, major: *major, minor: *minor, uid: 0, gid: 0, source: None };
+        wanted.push((String::new(), node));
+    }
+    for (index, device) in linux.devices.iter().enumerate() {
+        let pointer = format!("/linux/devices/{index}");
+        match node(device) {
+            Ok(node) if bound && node.path.is_below("/dev") => {
+                draft.warn(pointer, format!("{} is not made: /dev is bind mounted", node.path));
+            }
+            Ok(node) => wanted.push((pointer, node)),
+            Err(fault) => draft.faults.push(Fault { pointer: format!("{pointer}{}", fault.pointer), msg: fault.msg }),
+        }
+    }
+    for (pointer, mut node) in wanted {
+        let named = if pointer.is_empty() { "/linux/devices".to_string() } else { pointer.clone() };
+        if topology.user_namespace() && node.mode & 0o170_000 != 0o010_000 {
+            node.source = Some(draft.source(Source {
+                path: node.path.to_string(),
+                pointer: named,
+                target: node.path.to_string(),
+                propagation: vec![(ms::PRIVATE, false)],
+                ..Source::default()
+            }));
+        }
+        match pointer.is_empty() {
+            true => draft.always("every container has this device", Action::Node(node)),
+            false => draft.config(pointer, Action::Node(node)),
+        }
+    }
+    if !bound {
+        draft.always("programs expect these links in /dev", Action::DevLinks);
+    }
+}
+
+fn node(device: &Device) -> Result<Node, Fault> {
+    let fault = |field: &str, msg: String| Fault { pointer: field.into(), msg };
+    let path = RootPath::new(&device.path).filter(|path| device.path.starts_with('/') && !path.is_root()).ok_or_else(
+        || fault("/path", format!("device path {:?} is not an absolute path below the root", device.path)),
+    )?;
+    let kind = match device.kind.as_str() {
+        "c" | "u" => 0o020_000,
+        "b" => 0o060_000,
+        "p" => 0o010_000,
+        other => return Err(fault("/type", format!("unknown device type {other:?}: it must be one of b, c, u and p"))),
+    };
+    let number = |field: &str, value: i64| {
+        u32::try_from(value).map_err(|_| fault(field, format!("device number {value} is out of range")))
+    };
+    Ok(Node {
+        path,
+        mode: kind | device.file_mode.unwrap_or(0o666) & 0o7777,
+        major: number("/major", device.major)?,
+        minor: number("/minor", device.minor)?,
+        uid: device.uid.unwrap_or(0),
+        gid: device.gid.unwrap_or(0),
+        source: None,
+    })
+}
+
+/// The hooks that run before the pivot, the interfaces that they may want to find, and what is
+/// wrong with any hook.
+fn hooks(spec: &Spec, topology: &Topology, linux: &Linux, draft: &mut Draft) {
+    if !linux.net_devices.is_empty() && topology.has(namespace::NET) {
+        draft.config("/linux/netDevices", Action::NetDevices);
+    }
+    let Some(hooks) = &spec.hooks else { return };
+    for (name, list) in hooks.all() {
+        for (index, hook) in list.iter().enumerate() {
+            let pointer = format!("/hooks/{name}/{index}");
+            if !hook.path.starts_with('/') {
+                draft.fault(format!("{pointer}/path"), format!("hook path {:?} is not absolute", hook.path));
+            }
+            if hook.timeout.is_some_and(|seconds| seconds <= 0) {
+                draft.fault(format!("{pointer}/timeout"), "a hook's timeout must be more than 0 seconds");
+            }
+        }
+    }
+    if !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() {
+        let name = if hooks.prestart.is_empty() { "/hooks/createRuntime" } else { "/hooks/prestart" };
+        draft.config(name, Action::RuntimeHooks);
+    }
+    if !hooks.create_container.is_empty() {
+        draft.config("/hooks/createContainer", Action::CreateContainerHooks);
+    }
+}

@@ -1,0 +1,307 @@
+//! Which processes there will be, which namespaces they make, and which they join.
+//!
+//! Two processes suffice but for one case. `clone3` makes init in all its new namespaces at once.
+//! What init could not join itself the runtime joins before the clone and leaves after it: a PID
+//! namespace (joining it concerns only children), and any other when init will be in a new user
+//! namespace, from where the host's namespaces are out of reach. A *joined* user namespace
+//! together with a *new* PID namespace needs a process in between, since the new one must
+//! belong to the joined one.
+
+use crate::abi::namespace;
+use crate::error::Fault;
+use crate::spec::{IdMapping, Linux, Spec, TimeOffset, escape};
+
+use super::{Action, Draft};
+
+/// Who joins a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joiner {
+    /// The runtime, before the clone; it goes back afterwards.
+    Runtime,
+    /// Init.
+    Init,
+}
+
+/// A namespace to join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// `CLONE_NEW*` of its kind.
+    pub kind: u64,
+    /// Its file on the host.
+    pub path: String,
+    /// JSON Pointer of the entry.
+    pub pointer: String,
+    /// Who joins it.
+    pub joiner: Joiner,
+}
+
+/// The processes and namespaces of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    /// Namespaces (`CLONE_NEW*`) that the clone makes.
+    pub clone: u64,
+    /// Namespaces that are new in the end, however they are made.
+    pub new: u64,
+    /// Namespaces to join.
+    pub joined: Vec<Join>,
+    /// Whether a process in between joins the user namespace and makes init from there.
+    pub intermediate: bool,
+    /// Whether the runtime writes id maps.
+    pub uid_mappings: Vec<IdMapping>,
+    /// The same for groups.
+    pub gid_mappings: Vec<IdMapping>,
+    /// Offsets of a new time namespace.
+    pub time_offsets: Vec<(String, TimeOffset)>,
+}
+
+impl Topology {
+    /// Whether init ends up in a user namespace that is not the runtime's.
+    pub fn user_namespace(&self) -> bool {
+        (self.new | self.joined_kinds()) & namespace::USER != 0
+    }
+
+    /// Whether the container has this namespace for itself, new or joined.
+    pub fn has(&self, kind: u64) -> bool {
+        (self.new | self.joined_kinds()) & kind != 0
+    }
+
+    fn joined_kinds(&self) -> u64 {
+        self.joined.iter().fold(0, |all, join| all | join.kind)
+    }
+}
+
+/// The kinds by the name that `linux.namespaces` uses.
+pub const KINDS: &[(&str, u64)] = &[
+    ("cgroup", namespace::CGROUP),
+    ("ipc", namespace::IPC),
+    ("mount", namespace::MOUNT),
+    ("network", namespace::NET),
+    ("pid", namespace::PID),
+    ("time", namespace::TIME),
+    ("user", namespace::USER),
+    ("uts", namespace::UTS),
+];
+
+/// Decides processes and namespaces.
+pub(super) fn topology(linux: &Linux, draft: &mut Draft) -> Topology {
+    let mut out = Topology::default();
+    let mut seen = 0;
+    for (index, entry) in linux.namespaces.iter().enumerate() {
+        let pointer = format!("/linux/namespaces/{index}");
+        let Some((_, kind)) = KINDS.iter().find(|row| row.0 == entry.kind) else {
+            draft.fault(format!("{pointer}/type"), format!("unknown namespace type {:?}", entry.kind));
+            continue;
+        };
+        if seen & kind != 0 {
+            draft.fault(pointer, format!("duplicate namespace {:?}", entry.kind));
+            continue;
+        }
+        seen |= kind;
+        if entry.path.is_empty() {
+            out.new |= kind;
+        } else if !entry.path.starts_with('/') {
+            draft.fault(format!("{pointer}/path"), format!("the namespace path {:?} is not absolute", entry.path));
+        } else {
+            out.joined.push(Join { kind: *kind, path: entry.path.clone(), pointer, joiner: Joiner::Init });
+        }
+    }
+    check_mappings(linux, &out, draft);
+    let joins_user = out.joined_kinds() & namespace::USER != 0;
+    for join in &mut out.joined {
+        if join.kind == namespace::PID || (out.new & namespace::USER != 0) {
+            join.joiner = Joiner::Runtime;
+        }
+    }
+    // The user namespace last: until then init has the host's rights, which the others may need.
+    out.joined.sort_by_key(|join| join.kind == namespace::USER);
+    out.intermediate = joins_user && out.new & namespace::PID != 0;
+    out.clone = match joins_user {
+        true => 0,
+        // The cgroup namespace is made by init when it is in its cgroup; the time namespace by
+        // the runtime, for its offsets can be set only while it is empty.
+        false => out.new & !(namespace::CGROUP | namespace::TIME),
+    };
+    if out.new & namespace::USER != 0 {
+        out.uid_mappings = linux.uid_mappings.clone();
+        out.gid_mappings = linux.gid_mappings.clone();
+    }
+    out.time_offsets = linux.time_offsets.iter().map(|(clock, offset)| (clock.clone(), offset.clone())).collect();
+    for (clock, offset) in &out.time_offsets {
+        let pointer = format!("/linux/timeOffsets/{}", escape(clock));
+        if !matches!(clock.as_str(), "monotonic" | "boottime") {
+            draft.fault(&pointer, format!("unknown clock {clock:?}: only monotonic and boottime have an offset"));
+        } else if offset.nanosecs > 999_999_999 {
+            draft.fault(format!("{pointer}/nanosecs"), "nanosecs must be less than 1000000000");
+        }
+    }
+    if !out.time_offsets.is_empty() && out.new & namespace::TIME == 0 {
+        draft.fault(
+            "/linux/timeOffsets",
+            "time namespace offsets specified, but time namespace isn't enabled in the config",
+        );
+    }
+    out
+}
+
+fn check_mappings(linux: &Linux, topology: &Topology, draft: &mut Draft) {
+    if topology.new & namespace::USER != 0 {
+        for (name, mappings) in [("uid", &linux.uid_mappings), ("gid", &linux.gid_mappings)] {
+            let pointer = format!("/linux/{name}Mappings");
+            if mappings.is_empty() {
+                draft.fault(pointer, format!("user namespaces enabled, but no {name} mappings found"));
+            } else if let Some(msg) = overlap(mappings) {
+                draft.fault(pointer, msg);
+            }
+        }
+    } else if !topology.user_namespace() {
+        for (name, mappings) in [("uid", &linux.uid_mappings), ("gid", &linux.gid_mappings)] {
+            if !mappings.is_empty() {
+                let msg = "user namespace mappings specified, but user namespace isn't enabled in the config";
+                draft.fault(format!("/linux/{name}Mappings"), msg);
+            }
+        }
+    }
+}
+
+/// The kernel refuses overlapping ranges with a bare EINVAL; we can say which.
+pub(super) fn overlap(mappings: &[IdMapping]) -> Option<String> {
+    for (i, a) in mappings.iter().enumerate() {
+        if a.size == 0 || a.container_id.checked_add(a.size).is_none() || a.host_id.checked_add(a.size).is_none() {
+            return Some(format!("mapping {i} is empty or goes beyond the last id"));
+        }
+        for (j, b) in mappings.iter().enumerate().skip(i + 1) {
+            let meets = |x: u32, y: u32| {
+                u64::from(x) < u64::from(y) + u64::from(b.size) && u64::from(y) < u64::from(x) + u64::from(a.size)
+            };
+            if meets(a.container_id, b.container_id) || meets(a.host_id, b.host_id) {
+                return Some(format!("mappings {i} and {j} overlap"));
+            }
+        }
+    }
+    None
+}
+
+/// The steps by which init comes into its namespaces.
+pub(super) fn enter(topology: &Topology, linux: &Linux, draft: &mut Draft) {
+    if !topology.uid_mappings.is_empty() {
+        let first = |mappings: &[IdMapping]| mappings.iter().map(|m| m.container_id).min().unwrap_or(0);
+        let action = Action::BecomeRoot(first(&topology.uid_mappings), first(&topology.gid_mappings));
+        draft.config("/linux/uidMappings", Action::MapIds);
+        draft.config("/linux/uidMappings", action);
+    }
+    for (index, join) in topology.joined.iter().enumerate() {
+        if join.joiner == Joiner::Init && !topology.intermediate {
+            draft.config(join.pointer.clone(), Action::Join(index));
+        }
+    }
+    let user = topology.joined.iter().find(|join| join.kind == namespace::USER);
+    if let Some(user) = user {
+        draft.config(user.pointer.clone(), Action::BecomeRoot(0, 0));
+        let rest = topology.new & !(namespace::CGROUP | namespace::TIME);
+        if !topology.intermediate && rest != 0 {
+            draft.config("/linux/namespaces", Action::Unshare(rest));
+        }
+    }
+    if topology.new & namespace::CGROUP != 0 {
+        let index = linux.namespaces.iter().position(|entry| entry.kind == "cgroup").unwrap_or(0);
+        draft.config(format!("/linux/namespaces/{index}"), Action::Unshare(namespace::CGROUP));
+    }
+}
+
+/// The steps that set up what lives in the namespaces themselves.
+pub(super) fn configure(topology: &Topology, spec: &Spec, linux: &Linux, draft: &mut Draft) {
+    if topology.new & namespace::NET != 0 {
+        draft.always("a new network namespace has its loopback interface down", Action::LoopbackUp);
+    }
+    for (pointer, name, action) in [
+        ("/hostname", &spec.hostname, Action::Hostname as fn(String) -> Action),
+        ("/domainname", &spec.domainname, Action::Domainname),
+    ] {
+        if name.is_empty() {
+            continue;
+        }
+        if topology.has(namespace::UTS) {
+            draft.config(pointer, action(name.clone()));
+        } else {
+            draft.fault(pointer, format!("unable to set {} without a private UTS namespace", &pointer[1..]));
+        }
+    }
+    if !linux.sysctl.is_empty() {
+        for (key, value) in &linux.sysctl {
+            if let Some(msg) = sysctl_fault(key, value, topology, &spec.hostname) {
+                draft.fault(format!("/linux/sysctl/{}", escape(key)), msg);
+            }
+        }
+    }
+}
+
+/// What is wrong with setting `key` in this container: only what a namespace of its own holds may
+/// be set, or the host's would be changed.
+fn sysctl_fault(key: &str, value: &str, topology: &Topology, hostname: &str) -> Option<String> {
+    let name = key.replace('/', ".");
+    if value.contains('\n') || name.split('.').any(str::is_empty) {
+        return Some(format!("sysctl {key:?} is not valid"));
+    }
+    let needs = |kind: u64, what: &str| {
+        (!topology.has(kind)).then(|| format!("sysctl {key:?} is not allowed in the hosts {what} namespace"))
+    };
+    const IPC: &[&str] = &[
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    if IPC.contains(&name.as_str()) || name.starts_with("fs.mqueue.") {
+        return needs(namespace::IPC, "ipc");
+    }
+    if name.starts_with("net.") {
+        return needs(namespace::NET, "network");
+    }
+    if name == "kernel.domainname" {
+        return needs(namespace::UTS, "uts");
+    }
+    if name == "kernel.hostname" {
+        return match needs(namespace::UTS, "uts") {
+            None if !hostname.is_empty() => Some(format!("sysctl {key:?}: conflicts with \"hostname\"")),
+            fault => fault,
+        };
+    }
+    if name.starts_with("user.") {
+        return needs(namespace::USER, "user");
+    }
+    Some(format!("sysctl {key:?} is not in a separate kernel namespace"))
+}
+
+/// The interfaces to move: name on the host, name in the container.
+pub(super) fn net_devices(topology: &Topology, linux: &Linux, draft: &mut Draft) -> Vec<(String, String)> {
+    if !linux.net_devices.is_empty() && !topology.has(namespace::NET) {
+        draft.fault("/linux/netDevices", "unable to move network devices without a private NET namespace");
+    }
+    let valid = |name: &str| {
+        !name.is_empty() && name.len() < 16 && !matches!(name, "." | "..") && !name.contains(['/', ':', ' ', '%'])
+    };
+    let mut out: Vec<(String, String)> = Vec::new();
+    for (host, device) in &linux.net_devices {
+        let inside = if device.name.is_empty() { host } else { &device.name };
+        for (name, pointer) in [(host, ""), (inside, "/name")] {
+            let good =
+                if pointer.is_empty() { valid(name) } else { name.len() < 16 && valid(&name.replacen("%d", "0", 1)) };
+            if !good {
+                let msg = format!("invalid network device name {name:?}");
+                draft.faults.push(Fault { pointer: format!("/linux/netDevices/{}{pointer}", escape(host)), msg });
+            }
+        }
+        if out.iter().any(|(_, taken)| taken == inside) {
+            draft.fault(
+                format!("/linux/netDevices/{}/name", escape(host)),
+                format!("two network devices would be named {inside:?}"),
+            );
+        }
+        out.push((host.clone(), inside.clone()));
+    }
+    out
+}

@@ -1,0 +1,204 @@
+//! bpf(2), as far as a device filter of a cgroup needs it.
+//!
+//! No RLIMIT_MEMLOCK is raised up front: since Linux 5.11 programs are charged to the memory
+//! cgroup, and raising a hard limit fails where root lacks CAP_SYS_RESOURCE. Only an EPERM on
+//! an older kernel is answered by raising it.
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+
+use super::{Failed, Result, check};
+
+const PROG_LOAD: libc::c_int = 5;
+const PROG_ATTACH: libc::c_int = 8;
+const PROG_DETACH: libc::c_int = 9;
+const PROG_GET_FD_BY_ID: libc::c_int = 13;
+const PROG_QUERY: libc::c_int = 16;
+
+const PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+const CGROUP_DEVICE: u32 = 6;
+const F_ALLOW_MULTI: u32 = 1 << 1;
+const F_REPLACE: u32 = 1 << 2;
+
+/// The kernel allows so many programs at one cgroup and hook (`BPF_CGROUP_MAX_PROGS`).
+const MAX_PROGRAMS: usize = 64;
+
+/// The verifier gives up with EAGAIN when a signal comes.
+const INTERRUPTIONS: u32 = 30;
+
+/// Loads a CGROUP_DEVICE program.
+pub fn load_device_program(instructions: &[u64]) -> Result<OwnedFd> {
+    match load(instructions) {
+        Err(Failed { errno: Errno::EPERM, .. }) if charges_memlock() => {
+            // What this answers is the retry's to say.
+            let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+            load(instructions)
+        }
+        result => result,
+    }
+}
+
+/// Attaches a program to a cgroup beside those that are there.
+pub fn attach_device_program(cgroup: impl AsFd, program: impl AsFd) -> Result<()> {
+    attach(cgroup.as_fd().as_raw_fd(), program.as_fd().as_raw_fd(), F_ALLOW_MULTI, 0)
+}
+
+/// Puts a program in the place of another one, in one step: no access is judged by none.
+///
+/// EINVAL: the kernel is older than 5.6.
+pub fn replace_device_program(cgroup: impl AsFd, program: impl AsFd, replaced: impl AsFd) -> Result<()> {
+    let (cgroup, program) = (cgroup.as_fd().as_raw_fd(), program.as_fd().as_raw_fd());
+    attach(cgroup, program, F_ALLOW_MULTI | F_REPLACE, replaced.as_fd().as_raw_fd())
+}
+
+/// Takes a program from a cgroup.
+pub fn detach_device_program(cgroup: impl AsFd, program: impl AsFd) -> Result<()> {
+    let (target, program) = (cgroup.as_fd().as_raw_fd(), program.as_fd().as_raw_fd());
+    let mut attr = Attach { target: target as u32, program: program as u32, kind: CGROUP_DEVICE, ..Attach::default() };
+    bpf(PROG_DETACH, &mut attr, || {
+        format!("bpf(BPF_PROG_DETACH, {{target_fd={target}, attach_bpf_fd={program}, BPF_CGROUP_DEVICE}})")
+    })?;
+    Ok(())
+}
+
+/// The ids of the device programs at a cgroup itself, not those of its ancestors.
+pub fn device_programs(cgroup: impl AsFd) -> Result<Vec<u32>> {
+    let mut ids = [0u32; MAX_PROGRAMS];
+    let target = cgroup.as_fd().as_raw_fd();
+    let mut attr = Query {
+        target: target as u32,
+        kind: CGROUP_DEVICE,
+        ids: ids.as_mut_ptr() as u64,
+        count: ids.len() as u32,
+        ..Query::default()
+    };
+    bpf(PROG_QUERY, &mut attr, || format!("bpf(BPF_PROG_QUERY, {{target_fd={target}, BPF_CGROUP_DEVICE}})"))?;
+    Ok(ids[..ids.len().min(attr.count as usize)].to_vec())
+}
+
+/// A file descriptor of the program with this id.
+pub fn program_by_id(id: u32) -> Result<OwnedFd> {
+    let mut attr = ById { id, ..ById::default() };
+    let fd = bpf(PROG_GET_FD_BY_ID, &mut attr, || format!("bpf(BPF_PROG_GET_FD_BY_ID, {{prog_id={id}}})"))?;
+    Ok(owned(fd))
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Load {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Attach {
+    target: u32,
+    program: u32,
+    kind: u32,
+    flags: u32,
+    replaced: u32,
+}
+
+/// Linux 6.17 and later write `revision` whatever size they are told, so it must be there.
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    target: u32,
+    kind: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+    padding: u32,
+    program_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ById {
+    id: u32,
+    next: u32,
+    open_flags: u32,
+}
+
+/// The part of `union bpf_attr` that a command uses; the kernel takes the rest as zero.
+///
+/// # Safety
+/// The type is `repr(C)`, has no padding, and every pointer in it is valid during the call.
+unsafe trait Attr {}
+// SAFETY: eight 4-byte and three 8-byte members on their own boundaries; filled by `load` only.
+unsafe impl Attr for Load {}
+// SAFETY: five u32, no pointer.
+unsafe impl Attr for Attach {}
+// SAFETY: members on their own boundaries, `padding` named; filled by `device_programs` only.
+unsafe impl Attr for Query {}
+// SAFETY: three u32, no pointer.
+unsafe impl Attr for ById {}
+
+fn load(instructions: &[u64]) -> Result<OwnedFd> {
+    let mut attr = Load {
+        kind: PROG_TYPE_CGROUP_DEVICE,
+        count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        // Helpers for GPL programs only are not used; any text will do.
+        license: c"Apache-2.0".as_ptr() as u64,
+        ..Load::default()
+    };
+    let call = || format!("bpf(BPF_PROG_LOAD, {{BPF_PROG_TYPE_CGROUP_DEVICE, insn_cnt={}}})", instructions.len());
+    for _ in 0..INTERRUPTIONS {
+        match bpf(PROG_LOAD, &mut attr, call) {
+            Err(Failed { errno: Errno::EAGAIN, .. }) => {}
+            result => return result.map(owned),
+        }
+    }
+    bpf(PROG_LOAD, &mut attr, call).map(owned)
+}
+
+fn attach(target: i32, program: i32, flags: u32, replaced: i32) -> Result<()> {
+    let mut attr = Attach {
+        target: target as u32,
+        program: program as u32,
+        kind: CGROUP_DEVICE,
+        flags,
+        replaced: replaced as u32,
+    };
+    let names = if flags & F_REPLACE == 0 { "BPF_F_ALLOW_MULTI" } else { "BPF_F_ALLOW_MULTI|BPF_F_REPLACE" };
+    bpf(PROG_ATTACH, &mut attr, || {
+        format!("bpf(BPF_PROG_ATTACH, {{target_fd={target}, attach_bpf_fd={program}, BPF_CGROUP_DEVICE, {names}}})")
+    })?;
+    Ok(())
+}
+
+fn bpf<A: Attr>(command: libc::c_int, attr: &mut A, call: impl FnOnce() -> String) -> Result<libc::c_long> {
+    let attr: *mut A = attr;
+    // SAFETY: attr points to a live union bpf_attr of the given size, see `Attr`; the kernel
+    // writes at most into it and into the buffers it names.
+    let returned = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<A>()) };
+    check(returned, call)
+}
+
+fn owned(fd: libc::c_long) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor (close-on-exec) for us alone.
+    unsafe { OwnedFd::from_raw_fd(fd as i32) }
+}
+
+/// Whether this kernel charges programs to RLIMIT_MEMLOCK: before 5.11.
+fn charges_memlock() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version < (5, 11)
+}

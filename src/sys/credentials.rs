@@ -1,0 +1,180 @@
+//! Who a process is and what it may do: ids, capabilities, no_new_privs, the seccomp filter.
+
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+use nix::unistd::{Gid, Uid};
+
+use super::{Called, Failed, Result, check};
+
+/// setgroups(2).
+pub fn set_groups(groups: &[u32]) -> Result<()> {
+    let groups: Vec<Gid> = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    nix::unistd::setgroups(&groups).called(|| format!("setgroups({groups:?})"))
+}
+
+/// setresgid(2) and setresuid(2), in the order that works.
+pub fn set_ids(uid: u32, gid: u32) -> Result<()> {
+    let (u, g) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    nix::unistd::setresgid(g, g, g).called(|| format!("setresgid({gid}, {gid}, {gid})"))?;
+    nix::unistd::setresuid(u, u, u).called(|| format!("setresuid({uid}, {uid}, {uid})"))
+}
+
+/// A plain prctl(2): numbers only.
+fn prctl(name: &str, option: libc::c_int, a: u64, b: u64) -> Result<libc::c_long> {
+    // SAFETY: every option passed here takes numbers and no pointers.
+    let returned = unsafe { libc::prctl(option, a, b, 0, 0) };
+    check(returned.into(), || format!("prctl({name}, {a}, {b})"))
+}
+
+/// Whether capabilities survive a change of the user id (`PR_SET_KEEPCAPS`); execve(2) clears it.
+pub fn keep_capabilities(keep: bool) -> Result<()> {
+    prctl("PR_SET_KEEPCAPS", libc::PR_SET_KEEPCAPS, keep.into(), 0).map(drop)
+}
+
+/// `PR_SET_NO_NEW_PRIVS`.
+pub fn no_new_privileges() -> Result<()> {
+    prctl("PR_SET_NO_NEW_PRIVS", libc::PR_SET_NO_NEW_PRIVS, 1, 0).map(drop)
+}
+
+/// Drops from the bounding set every capability that is not in `keep` (bit n: capability n),
+/// also those newer than any table: the kernel says where its list ends.
+pub fn bound_capabilities(keep: u64) -> Result<()> {
+    for capability in 0..64 {
+        if keep >> capability & 1 == 1 {
+            continue;
+        }
+        match prctl("PR_CAPBSET_DROP", libc::PR_CAPBSET_DROP, capability, 0) {
+            Err(failed) if failed.errno == Errno::EINVAL => break,
+            // Without CAP_SETPCAP nothing can be dropped; what is not in the set need not be.
+            Err(failed) if failed.errno == Errno::EPERM && !is_bounding(capability) => {}
+            other => drop(other?),
+        }
+    }
+    Ok(())
+}
+
+/// Whether the bounding set has this capability.
+pub fn is_bounding(capability: u64) -> bool {
+    prctl("PR_CAPBSET_READ", libc::PR_CAPBSET_READ, capability, 0).is_ok_and(|set| set == 1)
+}
+
+/// Whether this capability is in force.
+pub fn is_effective(capability: u64) -> bool {
+    capabilities().is_ok_and(|set| set.effective >> capability & 1 == 1)
+}
+
+/// Capability sets as bits: bit n is capability n.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CapabilitySets {
+    /// In force.
+    pub effective: u64,
+    /// May be put in force.
+    pub permitted: u64,
+    /// Kept over execve(2) where the file allows.
+    pub inheritable: u64,
+}
+
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Data {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// `_LINUX_CAPABILITY_VERSION_3`: sets of 64 bits.
+const VERSION_3: u32 = 0x2008_0522;
+
+/// capget(2) of this process.
+pub fn capabilities() -> Result<CapabilitySets> {
+    let header = Header { version: VERSION_3, pid: 0 };
+    let mut data = [Data::default(); 2];
+    // SAFETY: version 3 writes two elements, and `data` has two; both outlive the call.
+    let returned = unsafe { libc::syscall(libc::SYS_capget, &raw const header, data.as_mut_ptr()) };
+    check(returned, || "capget()".into())?;
+    let join = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    Ok(CapabilitySets {
+        effective: join(data[0].effective, data[1].effective),
+        permitted: join(data[0].permitted, data[1].permitted),
+        inheritable: join(data[0].inheritable, data[1].inheritable),
+    })
+}
+
+/// capset(2), all three sets at once.
+pub fn set_capabilities(sets: CapabilitySets) -> Result<()> {
+    let header = Header { version: VERSION_3, pid: 0 };
+    let part = |shift: u32| Data {
+        effective: (sets.effective >> shift) as u32,
+        permitted: (sets.permitted >> shift) as u32,
+        inheritable: (sets.inheritable >> shift) as u32,
+    };
+    let data = [part(0), part(32)];
+    // SAFETY: version 3 reads two elements, and `data` has two; both outlive the call.
+    let returned = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
+    check(returned, || {
+        format!(
+            "capset(effective={:#x}, permitted={:#x}, inheritable={:#x})",
+            sets.effective, sets.permitted, sets.inheritable
+        )
+    })
+    .map(drop)
+}
+
+/// Makes the ambient set exactly `set`; what cannot be raised is returned as bits.
+pub fn set_ambient(set: u64) -> Result<u64> {
+    let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL as u64;
+    match prctl("PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL", libc::PR_CAP_AMBIENT, clear, 0) {
+        Err(failed) if failed.errno == Errno::EINVAL && set == 0 => return Ok(0),
+        other => drop(other?),
+    }
+    let raise = libc::PR_CAP_AMBIENT_RAISE as u64;
+    let mut refused = 0;
+    for capability in (0..64).filter(|n| set >> n & 1 == 1) {
+        if prctl("PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE", libc::PR_CAP_AMBIENT, raise, capability).is_err() {
+            refused |= 1 << capability;
+        }
+    }
+    Ok(refused)
+}
+
+/// One instruction of a classic BPF program, as seccomp(2) takes it.
+pub type Instruction = windlass_seccomp::sock_filter;
+
+/// Installs a seccomp filter with `SECCOMP_FILTER_FLAG_*`; with `NEW_LISTENER` among them the
+/// listener's descriptor is returned.
+pub fn install_filter(program: &[Instruction], flags: u32, listener: bool) -> Result<Option<OwnedFd>> {
+    let program = libc::sock_fprog { len: program.len() as libc::c_ushort, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: `filter` points to `len` instructions of the kernel's layout (sock_filter), which
+    // outlive the call and are only read.
+    let returned =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    let returned =
+        check(returned, || format!("seccomp(SECCOMP_SET_MODE_FILTER, {flags:#x}, {{len={}}})", program.len))?;
+    if !listener && returned > 0 {
+        // With TSYNC the kernel names the thread that could not follow.
+        return Err(Failed { call: format!("seccomp(TSYNC): thread {returned}").into(), errno: Errno::ESRCH });
+    }
+    Ok(listener.then(|| super::fd::owned(returned)))
+}
+
+/// A new session keyring named `name`, which the caller may change (keyctl(2)). `ENOSYS` where
+/// the kernel has none.
+pub fn join_session_keyring(name: &str) -> Result<()> {
+    let name = std::ffi::CString::new(name).map_err(|_| Failed { call: "keyctl".into(), errno: Errno::EINVAL })?;
+    // SAFETY: `name` is NUL-terminated and outlives the call.
+    let ring = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    let ring = check(ring, || format!("keyctl(KEYCTL_JOIN_SESSION_KEYRING, {name:?})"))?;
+    // All rights of the possessor, and the owner may see, search, and read: the container's
+    // processes, whatever their user, can work with their keyring.
+    const RIGHTS: u64 = 0x3f3f_0000;
+    // SAFETY: KEYCTL_SETPERM takes numbers and no pointers.
+    let returned = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_SETPERM, ring, RIGHTS) };
+    check(returned, || format!("keyctl(KEYCTL_SETPERM, {ring}, {RIGHTS:#x})")).map(drop)
+}

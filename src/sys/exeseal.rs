@@ -1,0 +1,258 @@
+//! The program as a container sees it: read-only, before anything else happens.
+//!
+//! A process that joins or becomes a container is open to it through `/proc/PID/exe`, and a
+//! hostile image can make us execute ourselves (`#!/proc/self/exe`). Both give the container a
+//! handle of the host's binary, which it could write to once nothing runs it any more
+//! (CVE-2019-5736). So whatever touches a container runs from a mount where it cannot be written
+//! to: a private, detached, read-only copy of the mount that the binary is on.
+//!
+//! What was weighed:
+//! - a sealed memfd costs a copy of the whole binary per command, in time and in memory that
+//!   stays for as long as init waits;
+//! - being non-dumpable hides us, but not from a container with CAP_SYS_PTRACE, and does nothing
+//!   against the script; we are non-dumpable as well;
+//! - looking whether the program to execute is ourselves is a race against the container;
+//! - a read-only copy of the mount costs three calls, and one more execve(2). What is dear about
+//!   executing a program again is not the kernel's part but the C library's start, so this runs
+//!   *before* it: the binary's entry point is here, and goes on to the C library's only when
+//!   the mount is read-only. The library starts once per command.
+//!
+//! If the binary is on a read-only mount already (as on image-based hosts), or has been executed
+//! from the copy, nothing is done. If the copy cannot be had (a user without privileges, a kernel
+//! before 5.12), we go on unsealed: then [`is_sealed`] says so, and who needs it can react.
+//!
+//! Nothing of the C library or of std may be called here, not even by the compiler's choice:
+//! memory is read by volatile loads, so that no loop is turned into a call of `strlen`.
+
+use std::arch::{asm, global_asm};
+
+/// The verbs that come near a container.
+const VERBS: [&[u8]; 3] = [b"create\0", b"exec\0", b"run\0"];
+
+#[cfg(target_arch = "x86_64")]
+global_asm!(
+    ".globl windlass_start",
+    ".type windlass_start, @function",
+    "windlass_start:",
+    "xor ebp, ebp",
+    "mov rdi, rsp", // argc, argv, envp and the auxiliary vector
+    "push rdx",     // what the dynamic linker wants called at exit
+    "sub rsp, 8",
+    "call {seal}",
+    "add rsp, 8",
+    "pop rdx",
+    "jmp _start",
+    seal = sym seal,
+);
+
+#[cfg(target_arch = "aarch64")]
+global_asm!(
+    ".globl windlass_start",
+    ".type windlass_start, %function",
+    "windlass_start:",
+    "mov x29, #0",
+    "mov x19, x0", // what the dynamic linker wants called at exit
+    "mov x0, sp",  // argc, argv, envp and the auxiliary vector
+    "bl {seal}",
+    "mov x0, x19",
+    "b _start",
+    seal = sym seal,
+);
+
+/// A system call without the C library, which sets errno in memory that does not exist yet.
+///
+/// # Safety
+/// As for the call itself.
+#[cfg(target_arch = "x86_64")]
+unsafe fn call(number: libc::c_long, args: [usize; 5]) -> isize {
+    let returned: isize;
+    // SAFETY: the kernel takes the arguments in these registers and clobbers rcx and r11; what it
+    // does with them is the caller's responsibility.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number as isize => returned,
+            in("rdi") args[0], in("rsi") args[1], in("rdx") args[2], in("r10") args[3], in("r8") args[4],
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    returned
+}
+
+/// A system call without the C library, which sets errno in memory that does not exist yet.
+///
+/// # Safety
+/// As for the call itself.
+#[cfg(target_arch = "aarch64")]
+unsafe fn call(number: libc::c_long, args: [usize; 5]) -> isize {
+    let returned: isize;
+    // SAFETY: the kernel takes the arguments in these registers; what it does with them is the
+    // caller's responsibility.
+    unsafe {
+        asm!(
+            "svc 0",
+            in("x8") number,
+            inlateout("x0") args[0] => returned,
+            in("x1") args[1], in("x2") args[2], in("x3") args[3], in("x4") args[4],
+            options(nostack),
+        );
+    }
+    returned
+}
+
+const SELF: &std::ffi::CStr = c"/proc/self/exe";
+
+/// Executes this program again from a read-only copy of its mount; returns if there is no need
+/// or no way.
+///
+/// `stack` is what the kernel puts there for a new program: argc, argv, envp, auxv.
+extern "C" fn seal(stack: *const usize) {
+    // SAFETY: the kernel puts argc at the top of the stack.
+    let argc = unsafe { stack.read_volatile() };
+    // SAFETY: argv follows argc.
+    let argv = unsafe { stack.add(1) };
+    // SAFETY: envp follows the null that ends argv.
+    let envp = unsafe { argv.add(argc + 1) };
+    // SAFETY: these are the vectors that the kernel made.
+    if !unsafe { touches_container(argc, argv) } || is_read_only() || unsafe { was_sealed(envp) } {
+        return;
+    }
+    // SAFETY: the path is static and NUL-terminated.
+    let copy = unsafe {
+        let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+        call(libc::SYS_open_tree, [libc::AT_FDCWD as usize, SELF.as_ptr() as usize, flags as usize, 0, 0])
+    };
+    if copy < 0 {
+        return;
+    }
+    let copy = copy as usize;
+    // struct mount_attr: what to set, what to clear, propagation, user namespace.
+    let attributes: [u64; 4] = [crate::abi::attr::RDONLY, 0, crate::abi::ms::PRIVATE, 0];
+    let empty = c"".as_ptr() as usize;
+    // SAFETY: `attributes` is laid out as a mount_attr of the size given, which is only read.
+    let set = unsafe {
+        call(libc::SYS_mount_setattr, [copy, empty, libc::AT_EMPTY_PATH as usize, attributes.as_ptr() as usize, 32])
+    };
+    if set == 0 {
+        // SAFETY: argv and envp are the vectors that the kernel made for us, ended by nulls.
+        unsafe { call(libc::SYS_execveat, [copy, empty, argv as usize, envp as usize, libc::AT_EMPTY_PATH as usize]) };
+    }
+    // SAFETY: the descriptor was opened above and belongs to nobody else.
+    unsafe { call(libc::SYS_close, [copy, 0, 0, 0, 0]) };
+}
+
+/// Whether a verb that touches a container is among the arguments. One too many is no harm.
+///
+/// # Safety
+/// `argv` has `argc` pointers to NUL-terminated strings.
+unsafe fn touches_container(argc: usize, argv: *const usize) -> bool {
+    let mut n = 1;
+    while n < argc {
+        // SAFETY: n is less than argc.
+        let place = unsafe { argv.add(n) };
+        // SAFETY: argv has a pointer there.
+        let word = unsafe { place.read_volatile() } as *const u8;
+        let mut verb = 0;
+        while verb < VERBS.len() {
+            // SAFETY: the caller promises strings that end with NUL.
+            if unsafe { same(word, VERBS[verb].as_ptr()) } {
+                return true;
+            }
+            verb += 1;
+        }
+        n += 1;
+    }
+    false
+}
+
+/// Whether two strings are the same.
+///
+/// # Safety
+/// Both end with NUL.
+unsafe fn same(mut a: *const u8, mut b: *const u8) -> bool {
+    loop {
+        // SAFETY: not beyond the NUL: the loop ends there.
+        let x = unsafe { a.read_volatile() };
+        // SAFETY: the strings were the same so far, so this one has not ended either.
+        let y = unsafe { b.read_volatile() };
+        if x != y {
+            return false;
+        }
+        if x == 0 {
+            return true;
+        }
+        // SAFETY: the string goes on.
+        a = unsafe { a.add(1) };
+        // SAFETY: the string goes on.
+        b = unsafe { b.add(1) };
+    }
+}
+
+/// Whether the mount that this program was executed from is read-only.
+fn is_read_only() -> bool {
+    // struct statfs of 64-bit architectures: 15 words, of which the eleventh is f_flags.
+    let mut out = std::mem::MaybeUninit::<[u64; 15]>::uninit();
+    // SAFETY: the path is static and NUL-terminated, and `out` has room for a statfs.
+    let returned = unsafe { call(libc::SYS_statfs, [SELF.as_ptr() as usize, out.as_mut_ptr() as usize, 0, 0, 0]) };
+    // SAFETY: the kernel filled it in if the call succeeded.
+    returned == 0 && unsafe { out.assume_init_ref() }[10] & libc::ST_RDONLY != 0
+}
+
+/// Whether this is the second execution already: then the kernel names us by the descriptor that
+/// we were executed from. It keeps us from trying for ever where the mount's flag cannot be seen.
+///
+/// # Safety
+/// `envp` is the vector that the kernel made, followed by the auxiliary vector.
+unsafe fn was_sealed(envp: *const usize) -> bool {
+    let mut at = envp;
+    // SAFETY: envp ends with a null.
+    while unsafe { at.read_volatile() } != 0 {
+        // SAFETY: not at the end yet.
+        at = unsafe { at.add(1) };
+    }
+    loop {
+        // SAFETY: the auxiliary vector follows: pairs, ended by AT_NULL.
+        at = unsafe { at.add(1) };
+        // SAFETY: not beyond AT_NULL: the loop ends there.
+        let key = unsafe { at.read_volatile() } as u64;
+        // SAFETY: a pair has two words.
+        at = unsafe { at.add(1) };
+        if key == libc::AT_NULL {
+            return false;
+        }
+        if key == libc::AT_EXECFN {
+            // SAFETY: AT_EXECFN is the address of a NUL-terminated string.
+            let name = unsafe { at.read_volatile() } as *const u8;
+            // SAFETY: the prefix is compared up to the string's own end at the most.
+            return unsafe { starts_with(name, c"/dev/fd/".as_ptr().cast()) };
+        }
+    }
+}
+
+/// Whether `text` starts with `prefix`.
+///
+/// # Safety
+/// Both end with NUL.
+unsafe fn starts_with(mut text: *const u8, mut prefix: *const u8) -> bool {
+    loop {
+        // SAFETY: not beyond the NUL: the loop ends there.
+        let wanted = unsafe { prefix.read_volatile() };
+        if wanted == 0 {
+            return true;
+        }
+        // SAFETY: the text was the same so far and has not ended.
+        if unsafe { text.read_volatile() } != wanted {
+            return false;
+        }
+        // SAFETY: the text goes on.
+        text = unsafe { text.add(1) };
+        // SAFETY: the prefix goes on.
+        prefix = unsafe { prefix.add(1) };
+    }
+}
+
+/// Whether this program runs from a mount where it cannot be written to.
+pub fn is_sealed() -> bool {
+    is_read_only()
+}

@@ -1,0 +1,264 @@
+//! Files by descriptor: opening below a directory, reading whole, writing once.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
+use nix::sys::stat::{FileStat, Mode};
+use nix::unistd::UnlinkatFlags;
+
+use super::{Called, Failed, Result, check};
+
+/// The current directory, for the `*at` calls.
+pub const CWD: BorrowedFd<'static> = nix::fcntl::AT_FDCWD;
+
+pub(super) fn shown(dir: BorrowedFd<'_>) -> String {
+    if dir.as_raw_fd() == libc::AT_FDCWD { "AT_FDCWD".into() } else { dir.as_raw_fd().to_string() }
+}
+
+/// openat(2). `O_CLOEXEC` and `O_NOCTTY` are always added.
+pub fn openat(dir: BorrowedFd<'_>, path: impl AsRef<Path>, flags: OFlag, mode: u32) -> Result<OwnedFd> {
+    let path = path.as_ref();
+    nix::fcntl::openat(dir, path, flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY, Mode::from_bits_truncate(mode))
+        .called(|| format!("openat({}, {path:?}, {flags:?})", shown(dir)))
+}
+
+/// Opens an absolute path of the host, or one relative to the current directory.
+pub fn open(path: impl AsRef<Path>, flags: OFlag) -> Result<OwnedFd> {
+    openat(CWD, path, flags, 0)
+}
+
+/// openat2(2): the kernel resolves `path` within the limits of `resolve`.
+///
+/// `EAGAIN` (a rename raced with the lookup) is tried again, a bounded number of times.
+pub fn openat2(
+    dir: BorrowedFd<'_>,
+    path: impl AsRef<Path>,
+    flags: OFlag,
+    mode: u32,
+    resolve: ResolveFlag,
+) -> Result<OwnedFd> {
+    let path = path.as_ref();
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_CLOEXEC | if flags.contains(OFlag::O_PATH) { OFlag::empty() } else { OFlag::O_NOCTTY })
+        .mode(Mode::from_bits_truncate(mode))
+        .resolve(resolve);
+    let mut tries = 0;
+    loop {
+        match nix::fcntl::openat2(dir, path, how) {
+            Err(nix::errno::Errno::EAGAIN) if tries < 128 => tries += 1,
+            other => {
+                return other.called(|| format!("openat2({}, {path:?}, {flags:?}, {resolve:?})", shown(dir)));
+            }
+        }
+    }
+}
+
+/// Duplicates a descriptor, close-on-exec.
+pub fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    fd.try_clone_to_owned().called(|| format!("fcntl({}, F_DUPFD_CLOEXEC)", fd.as_raw_fd()))
+}
+
+/// fstat(2).
+pub fn stat(fd: BorrowedFd<'_>) -> Result<FileStat> {
+    nix::sys::stat::fstat(fd).called(|| format!("fstat({})", fd.as_raw_fd()))
+}
+
+/// fstatat(2) without following a final link.
+pub fn stat_at(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<FileStat> {
+    let name = name.as_ref();
+    nix::sys::stat::fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+        .called(|| format!("fstatat({}, {name:?})", shown(dir)))
+}
+
+/// Whether the file is a directory.
+pub fn is_dir(stat: &FileStat) -> bool {
+    stat.st_mode & libc::S_IFMT == libc::S_IFDIR
+}
+
+/// The magic number of the filesystem that `fd` is on (statfs(2), `f_type`).
+pub fn filesystem(fd: BorrowedFd<'_>) -> Result<i64> {
+    nix::sys::statfs::fstatfs(fd)
+        .map(|s| {
+            #[allow(clippy::unnecessary_cast)] // The type differs between architectures.
+            let magic = s.filesystem_type().0 as i64;
+            magic
+        })
+        .called(|| format!("fstatfs({})", fd.as_raw_fd()))
+}
+
+/// The whole of a file, from its start.
+pub fn read_all(fd: OwnedFd) -> Result<Vec<u8>> {
+    let size = stat(fd.as_fd()).map_or(0, |s| usize::try_from(s.st_size).unwrap_or(0));
+    let mut text = Vec::with_capacity(size + 1);
+    let raw = fd.as_raw_fd();
+    File::from(fd).read_to_end(&mut text).called(|| format!("read({raw})"))?;
+    Ok(text)
+}
+
+/// The first bytes of a small file of a kernel filesystem, in one read.
+pub fn read_small(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<Vec<u8>> {
+    let fd = openat(dir, &name, OFlag::O_RDONLY, 0)?;
+    let mut buffer = vec![0; 4096];
+    let n = nix::unistd::read(&fd, &mut buffer).called(|| format!("read({:?})", name.as_ref()))?;
+    buffer.truncate(n);
+    Ok(buffer)
+}
+
+/// write(2), once; a short write is an error, as kernel files take a value whole or not at all.
+pub fn write_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<()> {
+    let shown = || format!("write({}, {:?})", fd.as_raw_fd(), String::from_utf8_lossy(&bytes[..bytes.len().min(80)]));
+    match nix::unistd::write(fd, bytes).called(shown)? {
+        n if n == bytes.len() => Ok(()),
+        _ => Err(Failed { call: shown().into(), errno: nix::errno::Errno::EIO }),
+    }
+}
+
+/// Makes the file `name` with `text` in it; the name must be free.
+pub fn create_new(dir: BorrowedFd<'_>, name: &str, mode: u32, text: &[u8]) -> Result<()> {
+    let fd = openat(dir, name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW, mode)?;
+    write_once(fd.as_fd(), text)
+}
+
+/// Replaces the file `name` by one with `text` in it, so that a reader sees the old or the new.
+pub fn replace(dir: BorrowedFd<'_>, name: &Path, mode: u32, text: &[u8]) -> Result<()> {
+    let mut temporary = OsString::from(".");
+    temporary.push(name.file_name().unwrap_or(name.as_os_str()));
+    temporary.push(format!(".{}", std::process::id()));
+    let temporary = name.with_file_name(temporary);
+    let _ = unlinkat(dir, &temporary);
+    let fd = openat(dir, &temporary, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW, mode)?;
+    write_once(fd.as_fd(), text)?;
+    nix::fcntl::renameat(dir, &temporary, dir, name).called(|| format!("renameat({temporary:?}, {name:?})"))
+}
+
+/// unlinkat(2) of a file.
+pub fn unlinkat(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
+    let name = name.as_ref();
+    nix::unistd::unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)
+        .called(|| format!("unlinkat({}, {name:?})", shown(dir)))
+}
+
+/// unlinkat(2) of a directory.
+pub fn rmdirat(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
+    let name = name.as_ref();
+    nix::unistd::unlinkat(dir, name, UnlinkatFlags::RemoveDir)
+        .called(|| format!("unlinkat({}, {name:?}, AT_REMOVEDIR)", shown(dir)))
+}
+
+/// mkdirat(2).
+pub fn mkdirat(dir: BorrowedFd<'_>, name: impl AsRef<Path>, mode: u32) -> Result<()> {
+    let name = name.as_ref();
+    nix::sys::stat::mkdirat(dir, name, Mode::from_bits_truncate(mode))
+        .called(|| format!("mkdirat({}, {name:?}, {mode:#o})", shown(dir)))
+}
+
+/// mknodat(2); `mode` has the file type, `device` is makedev(3).
+pub fn mknodat(dir: BorrowedFd<'_>, name: impl AsRef<Path>, mode: u32, device: u64) -> Result<()> {
+    let name = name.as_ref();
+    let kind = nix::sys::stat::SFlag::from_bits_truncate(mode & libc::S_IFMT);
+    nix::sys::stat::mknodat(dir, name, kind, Mode::from_bits_truncate(mode), device)
+        .called(|| format!("mknodat({}, {name:?}, {mode:#o}, {device:#x})", shown(dir)))
+}
+
+/// symlinkat(2).
+pub fn symlinkat(target: &str, dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
+    let name = name.as_ref();
+    nix::unistd::symlinkat(target, dir, name).called(|| format!("symlinkat({target:?}, {}, {name:?})", shown(dir)))
+}
+
+/// readlinkat(2).
+pub fn readlinkat(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<OsString> {
+    let name = name.as_ref();
+    nix::fcntl::readlinkat(dir, name).called(|| format!("readlinkat({}, {name:?})", shown(dir)))
+}
+
+/// fchmodat(2) on the name itself; a link is `EOPNOTSUPP`.
+pub fn chmod_at(dir: BorrowedFd<'_>, name: impl AsRef<Path>, mode: u32) -> Result<()> {
+    let name = name.as_ref();
+    let flags = nix::sys::stat::FchmodatFlags::NoFollowSymlink;
+    nix::sys::stat::fchmodat(dir, name, Mode::from_bits_truncate(mode), flags)
+        .called(|| format!("fchmodat({}, {name:?}, {mode:#o})", shown(dir)))
+}
+
+/// fchownat(2) on the name itself, never on what a link points to.
+pub fn chown_at(dir: BorrowedFd<'_>, name: impl AsRef<Path>, uid: u32, gid: u32) -> Result<()> {
+    let name = name.as_ref();
+    let flags = if name.as_os_str().is_empty() { AtFlags::AT_EMPTY_PATH } else { AtFlags::AT_SYMLINK_NOFOLLOW };
+    nix::unistd::fchownat(dir, name, Some(uid.into()), Some(gid.into()), flags)
+        .called(|| format!("fchownat({}, {name:?}, {uid}, {gid})", shown(dir)))
+}
+
+/// flock(2), exclusive. Without `wait` a held lock is `EWOULDBLOCK`.
+pub fn lock(fd: BorrowedFd<'_>, wait: bool) -> Result<()> {
+    let operation = libc::LOCK_EX | if wait { 0 } else { libc::LOCK_NB };
+    // SAFETY: flock takes no pointers; the descriptor is borrowed and so open.
+    let returned = unsafe { libc::flock(fd.as_raw_fd(), operation) };
+    check(returned.into(), || format!("flock({}, LOCK_EX)", fd.as_raw_fd())).map(drop)
+}
+
+/// flock(2), given up.
+pub fn unlock(fd: BorrowedFd<'_>) {
+    // SAFETY: flock takes no pointers; the descriptor is borrowed and so open. Giving up a lock
+    // that is not held is no error.
+    unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_UN) };
+}
+
+/// Marks every descriptor from `first` on close-on-exec (close_range(2), Linux 5.11).
+pub fn close_from_on_exec(first: RawFd) -> Result<()> {
+    // SAFETY: the call takes no pointers; marking close-on-exec takes no descriptor from an owner.
+    let returned = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    check(returned, || format!("close_range({first}, ~0, CLOSE_RANGE_CLOEXEC)")).map(drop)
+}
+
+/// Closes every descriptor from `first` on but those in `kept`: a process on its way into a
+/// container should hold nothing of the host that it does not need.
+///
+/// No owner of a closed descriptor may be used or dropped afterwards. The children that call this
+/// keep to that: they never return to the frames of the runtime that they were forked from.
+pub fn close_all_but(first: RawFd, kept: &[BorrowedFd<'_>]) {
+    let mut kept: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).filter(|fd| *fd >= first).collect();
+    kept.sort_unstable();
+    let mut from = first;
+    for stop in kept.into_iter().chain([RawFd::MAX]) {
+        if from < stop {
+            // SAFETY: the call takes no pointers; see above for the owners.
+            unsafe { libc::syscall(libc::SYS_close_range, from, stop - 1, 0) };
+        }
+        from = stop.saturating_add(1);
+    }
+}
+
+/// Sets or clears close-on-exec.
+pub fn set_cloexec(fd: BorrowedFd<'_>, on: bool) -> Result<()> {
+    let flag = if on { nix::fcntl::FdFlag::FD_CLOEXEC } else { nix::fcntl::FdFlag::empty() };
+    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(flag))
+        .called(|| format!("fcntl({}, F_SETFD)", fd.as_raw_fd()))
+        .map(drop)
+}
+
+/// Takes over a descriptor that this process inherited by number (`--preserve-fds`, LISTEN_FDS);
+/// `None` when no such descriptor is open.
+pub fn borrow_inherited(raw: RawFd) -> Option<BorrowedFd<'static>> {
+    // SAFETY: F_GETFD reads a flag and takes no pointer.
+    let open = unsafe { libc::fcntl(raw, libc::F_GETFD) } != -1;
+    // SAFETY: the descriptor is open, as just seen, and belongs to the caller's caller: this
+    // process has no owner for it that could close it.
+    open.then(|| unsafe { BorrowedFd::borrow_raw(raw) })
+}
+
+/// Puts a copy of `fd` at the number `at` (dup2(2)), without close-on-exec.
+pub fn install_at(fd: BorrowedFd<'_>, at: RawFd) -> Result<()> {
+    // SAFETY: dup2 takes no pointers; `at` is 0, 1 or 2, which no owner in this process holds.
+    let returned = unsafe { libc::dup2(fd.as_raw_fd(), at) };
+    check(returned.into(), || format!("dup2({}, {at})", fd.as_raw_fd())).map(drop)
+}
+
+/// An owner for a descriptor that a raw call returned.
+pub(super) fn owned(raw: libc::c_long) -> OwnedFd {
+    // SAFETY: the kernel just returned this descriptor to us and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(raw as RawFd) }
+}

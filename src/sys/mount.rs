@@ -1,0 +1,222 @@
+//! The mount calls of Linux 5.2 and 5.12, which take descriptors instead of paths, and the few
+//! old ones that have no successor.
+
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::mount::MsFlags;
+
+use super::fd::{CWD, owned, shown};
+use super::{Called, Failed, Result, check};
+
+pub use crate::abi::attr;
+
+fn cstring(text: impl Into<Vec<u8>>, call: &str) -> Result<CString> {
+    CString::new(text).map_err(|_| Failed {
+        call: format!("{call}: a NUL byte in an argument").into(),
+        errno: nix::errno::Errno::EINVAL,
+    })
+}
+
+fn path_cstring(path: &Path, call: &str) -> Result<CString> {
+    use std::os::unix::ffi::OsStrExt;
+    cstring(path.as_os_str().as_bytes(), call)
+}
+
+/// A detached copy of the mount (with `recursive`: the tree of mounts) at `path`; open_tree(2).
+///
+/// With an empty path the copy is of what `dir` itself stands for.
+pub fn clone_tree(dir: BorrowedFd<'_>, path: impl AsRef<Path>, recursive: bool) -> Result<OwnedFd> {
+    let path = path.as_ref();
+    let name = path_cstring(path, "open_tree")?;
+    let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= libc::AT_RECURSIVE as libc::c_uint;
+    }
+    if path.as_os_str().is_empty() {
+        flags |= libc::AT_EMPTY_PATH as libc::c_uint;
+    }
+    // SAFETY: `name` is NUL-terminated and outlives the call.
+    let returned = unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), name.as_ptr(), flags) };
+    check(returned, || {
+        let recursive = if recursive { "|AT_RECURSIVE" } else { "" };
+        format!("open_tree({}, {path:?}, OPEN_TREE_CLONE{recursive})", shown(dir))
+    })
+    .map(owned)
+}
+
+/// Attaches a detached mount on the file or directory that `target` stands for; move_mount(2).
+pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
+    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
+    // SAFETY: both paths are static and NUL-terminated.
+    let returned = unsafe {
+        libc::syscall(libc::SYS_move_mount, mount.as_raw_fd(), c"".as_ptr(), target.as_raw_fd(), c"".as_ptr(), flags)
+    };
+    check(returned, || format!("move_mount({}, \"\", {}, \"\")", mount.as_raw_fd(), target.as_raw_fd())).map(drop)
+}
+
+/// What mount_setattr(2) is to change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// `MOUNT_ATTR_*` to set.
+    pub set: u64,
+    /// `MOUNT_ATTR_*` to clear.
+    pub clear: u64,
+    /// `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`, `MS_UNBINDABLE`, or 0 to leave it.
+    pub propagation: u64,
+}
+
+/// Changes the attributes of the mount that `mount` is the root of; mount_setattr(2), Linux 5.12.
+pub fn set_attributes(
+    mount: BorrowedFd<'_>,
+    attributes: Attributes,
+    recursive: bool,
+    idmap: Option<BorrowedFd<'_>>,
+) -> Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: attributes.set | if idmap.is_some() { attr::IDMAP } else { 0 },
+        attr_clr: attributes.clear,
+        propagation: attributes.propagation,
+        userns_fd: idmap.map_or(0, |fd| fd.as_raw_fd() as u64),
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: `attr` is a live mount_attr and the size given is its size; the kernel only reads it.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    check(returned, || {
+        format!(
+            "mount_setattr({}, \"\", {}, set={:#x} clr={:#x} propagation={:#x})",
+            mount.as_raw_fd(),
+            if recursive { "AT_EMPTY_PATH|AT_RECURSIVE" } else { "AT_EMPTY_PATH" },
+            attr.attr_set,
+            attr.attr_clr,
+            attr.propagation
+        )
+    })
+    .map(drop)
+}
+
+/// A filesystem being configured; fsopen(2).
+pub struct Filesystem {
+    context: OwnedFd,
+    kind: String,
+}
+
+impl Filesystem {
+    /// A new instance of the filesystem `kind`.
+    pub fn open(kind: &str) -> Result<Filesystem> {
+        let name = cstring(kind, "fsopen")?;
+        // SAFETY: `name` is NUL-terminated and outlives the call.
+        let returned = unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), libc::FSOPEN_CLOEXEC) };
+        let context = check(returned, || format!("fsopen({kind:?})")).map(owned)?;
+        Ok(Filesystem { context, kind: kind.into() })
+    }
+
+    /// Sets an option: `key` alone, or `key=value`.
+    pub fn set(&self, key: &str, value: Option<&str>) -> Result<()> {
+        let name = cstring(key, "fsconfig")?;
+        let text = value.map(|value| cstring(value, "fsconfig")).transpose()?;
+        let command = if text.is_some() { libc::FSCONFIG_SET_STRING } else { libc::FSCONFIG_SET_FLAG };
+        let pointer = text.as_ref().map_or(std::ptr::null(), |text| text.as_ptr());
+        // SAFETY: `name` and, where not null, `pointer` are NUL-terminated and outlive the call.
+        let returned =
+            unsafe { libc::syscall(libc::SYS_fsconfig, self.context.as_raw_fd(), command, name.as_ptr(), pointer, 0) };
+        check(returned, || match value {
+            Some(value) => format!("fsconfig({}, FSCONFIG_SET_STRING, {key:?}, {value:?})", self.kind),
+            None => format!("fsconfig({}, FSCONFIG_SET_FLAG, {key:?})", self.kind),
+        })
+        .map(drop)
+    }
+
+    /// Makes the superblock and a detached mount of it with `attributes` (`MOUNT_ATTR_*`).
+    pub fn mount(self, attributes: u64) -> Result<OwnedFd> {
+        let null = std::ptr::null::<libc::c_char>();
+        // SAFETY: FSCONFIG_CMD_CREATE takes no key and no value.
+        let returned = unsafe {
+            libc::syscall(libc::SYS_fsconfig, self.context.as_raw_fd(), libc::FSCONFIG_CMD_CREATE, null, null, 0)
+        };
+        check(returned, || format!("fsconfig({}, FSCONFIG_CMD_CREATE)", self.kind))?;
+        // SAFETY: the call takes no pointers.
+        let returned =
+            unsafe { libc::syscall(libc::SYS_fsmount, self.context.as_raw_fd(), libc::FSMOUNT_CLOEXEC, attributes) };
+        check(returned, || format!("fsmount({}, {attributes:#x})", self.kind)).map(owned)
+    }
+
+    /// What the filesystem said about the last failure (read(2) of the context), if anything.
+    pub fn complaint(&self) -> Option<String> {
+        let mut buffer = [0; 256];
+        let n = nix::unistd::read(&self.context, &mut buffer).ok()?;
+        let text = String::from_utf8_lossy(&buffer[..n]);
+        Some(text.trim_start_matches(['e', 'w', 'i', ' ']).trim().to_string())
+    }
+}
+
+/// mount(2), for what only it can do: options longer than fsconfig(2) takes (255 bytes), and
+/// flags that fsconfig does not know. `target` is followed through `/proc/self/fd`.
+pub fn mount_old(source: &str, target: BorrowedFd<'_>, kind: &str, flags: u64, data: &str) -> Result<()> {
+    let path = format!("/proc/self/fd/{}", target.as_raw_fd());
+    nix::mount::mount(
+        Some(source),
+        path.as_str(),
+        Some(kind),
+        MsFlags::from_bits_retain(flags as libc::c_ulong),
+        Some(data),
+    )
+    .called(|| format!("mount({source:?}, {path:?}, {kind:?}, {flags:#x}, {data:?})"))
+}
+
+/// Changes the propagation of the mount at `/` and all below it.
+pub fn propagate_root(flags: u64) -> Result<()> {
+    nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::from_bits_retain(flags as libc::c_ulong), None::<&str>)
+        .called(|| format!("mount(NULL, \"/\", NULL, {flags:#x})"))
+}
+
+/// Changes the propagation of `/` alone or with all below, as `flags` says, and nothing else.
+pub fn pivot_to_current() -> Result<()> {
+    nix::unistd::pivot_root(".", ".").called(|| "pivot_root(\".\", \".\")".into())
+}
+
+/// Lets go of the mount stacked on the current directory.
+pub fn detach_current() -> Result<()> {
+    nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH).called(|| "umount2(\".\", MNT_DETACH)".into())
+}
+
+/// Moves the mount at the current directory to `/` (`MS_MOVE`), for `--no-pivot`.
+pub fn move_current_to_root() -> Result<()> {
+    nix::mount::mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)
+        .called(|| "mount(\".\", \"/\", NULL, MS_MOVE)".into())
+}
+
+/// chroot(2) to the current directory.
+pub fn chroot_to_current() -> Result<()> {
+    nix::unistd::chroot(".").called(|| "chroot(\".\")".into())
+}
+
+/// fchdir(2).
+pub fn change_directory(fd: BorrowedFd<'_>) -> Result<()> {
+    nix::unistd::fchdir(fd).called(|| format!("fchdir({})", fd.as_raw_fd()))
+}
+
+/// The id of the mount that `fd` is on (statx(2), `STATX_MNT_ID`), and whether it is its root.
+pub fn mount_id(fd: BorrowedFd<'_>) -> Result<(u64, bool)> {
+    let mut out = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path is static, `out` is large enough for a statx and outlives the call.
+    let returned =
+        unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_MNT_ID, out.as_mut_ptr()) };
+    check(returned.into(), || format!("statx({})", fd.as_raw_fd()))?;
+    // SAFETY: zeroed memory is a valid statx, and the kernel filled it in.
+    let out = unsafe { out.assume_init() };
+    Ok((out.stx_mnt_id, out.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0))
+}
+
+/// The host's current directory as an argument of [`clone_tree`].
+pub const HERE: BorrowedFd<'static> = CWD;

@@ -1,0 +1,248 @@
+//! Making, finding, signalling and reaping processes.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus};
+
+use super::{Called, Failed, Result, check};
+
+/// Proof that this process has one thread. `fork` needs it: the child of a threaded process may
+/// find the allocator locked for ever; and setns(2) into a user or mount namespace refuses.
+pub struct SingleThreaded(());
+
+impl SingleThreaded {
+    /// For `main`, before anything else: Rust's runtime starts no thread of its own.
+    ///
+    /// A process with threads gets `EBUSY`.
+    pub fn check() -> Result<SingleThreaded> {
+        // Two links (`.` and `..`) and one per thread.
+        let links = nix::sys::stat::stat("/proc/self/task").called(|| "stat(\"/proc/self/task\")".into())?.st_nlink;
+        if links > 3 { Err(Failed { call: "clone3".into(), errno: Errno::EBUSY }) } else { Ok(SingleThreaded(())) }
+    }
+}
+
+/// Which side of a clone we are on.
+pub enum Forked {
+    /// In the new process.
+    Child,
+    /// In the old one.
+    Parent(Child),
+}
+
+/// A child process and the descriptor that names it for as long as it is held.
+#[derive(Debug)]
+pub struct Child {
+    /// Its id in our PID namespace.
+    pub pid: i32,
+    /// Its pidfd.
+    pub pidfd: OwnedFd,
+}
+
+/// linux/sched.h; libc's constant is too narrow.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// clone3(2) with the semantics of fork: the child gets a copy of the memory and goes on here.
+///
+/// With `cgroup` the child starts in that cgroup (`CLONE_INTO_CGROUP`, Linux 5.7).
+pub fn fork(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>, _proof: &SingleThreaded) -> Result<Forked> {
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: all zeroes is a valid clone_args.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = flags.bits() as u32 as u64 | libc::CLONE_PIDFD as u64;
+    args.pidfd = (&raw mut pidfd) as u64;
+    args.exit_signal = if flags.contains(CloneFlags::CLONE_PARENT) { 0 } else { libc::SIGCHLD as u64 };
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: no stack is given, so the child goes on with a copy of ours, like fork's child;
+    // the caller has one thread (`_proof`), so no lock of the copy is held by anyone else;
+    // `args` and `pidfd` outlive the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    let pid = check(pid, || format!("clone3({flags:?}{})", if cgroup.is_some() { "|CLONE_INTO_CGROUP" } else { "" }))?;
+    if pid == 0 {
+        return Ok(Forked::Child);
+    }
+    // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Forked::Parent(Child { pid: pid as i32, pidfd }))
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It exited with this status.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl Exit {
+    /// The status a shell reports: 128 and the signal for a death by signal.
+    pub fn status(self) -> i32 {
+        match self {
+            Exit::Code(code) => code,
+            Exit::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exit status {code}"),
+            Exit::Signal(signal) => match nix::sys::signal::Signal::try_from(*signal) {
+                Ok(name) => write!(f, "signal {signal} ({name})"),
+                Err(_) => write!(f, "signal {signal}"),
+            },
+        }
+    }
+}
+
+impl Child {
+    /// Waits for the child's end and reaps it.
+    pub fn wait(&self) -> Result<Exit> {
+        loop {
+            match nix::sys::wait::waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::__WALL) {
+                Err(Errno::EINTR) => {}
+                other => return other.called(|| format!("waitid(P_PIDFD, {})", self.pid)).map(exit_of),
+            }
+        }
+    }
+
+    /// Reaps the child if it has ended.
+    pub fn try_wait(&self) -> Result<Option<Exit>> {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
+        match nix::sys::wait::waitid(Id::PIDFd(self.pidfd.as_fd()), flags)
+            .called(|| format!("waitid(P_PIDFD, {})", self.pid))?
+        {
+            WaitStatus::StillAlive => Ok(None),
+            status => Ok(Some(exit_of(status))),
+        }
+    }
+
+    /// Kills the child; one that has ended is as good.
+    pub fn kill(&self) {
+        let _ = send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+    }
+}
+
+fn exit_of(status: WaitStatus) -> Exit {
+    match status {
+        WaitStatus::Exited(_, code) => Exit::Code(code),
+        WaitStatus::Signaled(_, signal, _) => Exit::Signal(signal as i32),
+        // WEXITED alone was asked for, so nothing else is reported.
+        _ => Exit::Code(255),
+    }
+}
+
+/// Reaps every child that has ended, as an adoptive parent must; returns how many.
+pub fn reap_others() -> usize {
+    let mut n = 0;
+    while let Ok(status) = nix::sys::wait::waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            break;
+        }
+        n += 1;
+    }
+    n
+}
+
+/// pidfd_open(2).
+pub fn open_pid(pid: i32) -> Result<OwnedFd> {
+    // SAFETY: the call takes no pointers.
+    let returned = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    check(returned, || format!("pidfd_open({pid})")).map(super::fd::owned)
+}
+
+/// pidfd_send_signal(2).
+pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo is allowed and means the same as kill(2) would send.
+    let returned = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) };
+    check(returned, || format!("pidfd_send_signal({}, {signal})", pidfd.as_raw_fd())).map(drop)
+}
+
+/// A copy of the descriptor `raw` of another process; pidfd_getfd(2), Linux 5.6.
+pub fn take_fd(pidfd: BorrowedFd<'_>, raw: i32) -> Result<OwnedFd> {
+    // SAFETY: the call takes no pointers.
+    let returned = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), raw, 0) };
+    check(returned, || format!("pidfd_getfd({}, {raw})", pidfd.as_raw_fd())).map(super::fd::owned)
+}
+
+/// setns(2). `kind` is what the descriptor must be; for a pidfd it may be several.
+pub fn enter(fd: BorrowedFd<'_>, kind: CloneFlags) -> Result<()> {
+    nix::sched::setns(fd, kind).called(|| format!("setns({}, {kind:?})", fd.as_raw_fd()))
+}
+
+/// unshare(2).
+pub fn unshare(flags: CloneFlags) -> Result<()> {
+    nix::sched::unshare(flags).called(|| format!("unshare({flags:?})"))
+}
+
+/// `PR_SET_CHILD_SUBREAPER`: orphans below us become our children.
+pub fn become_subreaper() -> Result<()> {
+    nix::sys::prctl::set_child_subreaper(true).called(|| "prctl(PR_SET_CHILD_SUBREAPER, 1)".into())
+}
+
+/// `PR_SET_DUMPABLE` 0: nobody without CAP_SYS_PTRACE over our user namespace may look into this
+/// process through /proc or ptrace(2). execve(2) sets it anew.
+pub fn hide() -> Result<()> {
+    nix::sys::prctl::set_dumpable(false).called(|| "prctl(PR_SET_DUMPABLE, 0)".into())
+}
+
+/// `PR_SET_NAME`: the name in `ps`.
+pub fn rename(name: &std::ffi::CStr) {
+    // A name is a courtesy; there is nothing to do about its failure.
+    let _ = nix::sys::prctl::set_name(name);
+}
+
+/// `PR_SET_PDEATHSIG`.
+pub fn die_with_parent() -> Result<()> {
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+        .called(|| "prctl(PR_SET_PDEATHSIG, SIGKILL)".into())
+}
+
+/// Ends this process at once, running no exit handlers, as the child of a fork must.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit takes no pointers and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// execve(2); returns only if it failed.
+pub fn execute(path: &std::ffi::CStr, args: &[std::ffi::CString], env: &[std::ffi::CString]) -> Failed {
+    match nix::unistd::execve(path, args, env) {
+        Ok(never) => match never {},
+        Err(errno) => Failed { call: format!("execve({path:?}, {args:?})").into(), errno },
+    }
+}
+
+/// getcwd(2) itself: libc's may fill in what the kernel calls unreachable. Gives the length
+/// without the final NUL.
+pub fn working_directory(buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: the length given is that of the buffer, which outlives the call.
+    let returned = unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
+    check(returned, || "getcwd()".into()).map(|n| (n as usize).saturating_sub(1))
+}
+
+/// `NS_GET_NSTYPE` (ioctl_ns(2)): the `CLONE_NEW*` of a namespace's descriptor.
+pub fn namespace_kind(namespace: BorrowedFd<'_>) -> Result<u64> {
+    const NS_GET_NSTYPE: u64 = 0xb703;
+    // SAFETY: NS_GET_NSTYPE takes no argument.
+    let returned = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE as _) };
+    check(returned.into(), || format!("ioctl({}, NS_GET_NSTYPE)", namespace.as_raw_fd())).map(|kind| kind as u64)
+}
+
+/// Reaps the children that have ended, but not `kept`, whose status somebody waits for.
+pub fn reap_except(kept: i32) {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) = nix::sys::wait::waitid(Id::All, flags)
+    {
+        // The kernel names the oldest first: behind `kept` others may wait until it is reaped.
+        if pid.as_raw() == kept || nix::sys::wait::waitpid(pid, None).is_err() {
+            break;
+        }
+    }
+}

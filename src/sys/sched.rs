@@ -1,0 +1,71 @@
+//! How a process is scheduled, and what bounds its use of the machine.
+
+use super::{Failed, Result, check};
+use crate::abi::SchedulerAttributes;
+
+/// sched_setattr(2) on this process.
+pub fn set_scheduler(attributes: SchedulerAttributes) -> Result<()> {
+    let attributes = SchedulerAttributes { size: size_of::<SchedulerAttributes>() as u32, ..attributes };
+    // SAFETY: the structure has the kernel's layout, says its own size, and outlives the call.
+    let returned = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    check(returned, || format!("sched_setattr(0, {attributes:?})")).map(drop)
+}
+
+/// ioprio_set(2) on this process; `priority` is class << 13 | level.
+pub fn set_io_priority(priority: u32) -> Result<()> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    // SAFETY: the call takes no pointers.
+    let returned = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority) };
+    check(returned, || format!("ioprio_set(IOPRIO_WHO_PROCESS, 0, {priority:#x})")).map(drop)
+}
+
+/// set_mempolicy(2); `nodes` as bits, lowest first.
+pub fn set_memory_policy(mode: i32, nodes: &[u64]) -> Result<()> {
+    // The kernel reads one bit less than it is told of.
+    let bits = nodes.len() * 64 + 1;
+    let pointer = if nodes.is_empty() { std::ptr::null() } else { nodes.as_ptr() };
+    // SAFETY: `pointer` is null or has `nodes.len() * 64` bits, and outlives the call.
+    let returned =
+        unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, pointer, if nodes.is_empty() { 0 } else { bits }) };
+    check(returned, || format!("set_mempolicy({mode:#x}, {nodes:x?})")).map(drop)
+}
+
+/// sched_setaffinity(2) on this process; `cpus` as bits, lowest first.
+pub fn set_affinity(cpus: &[u64]) -> Result<()> {
+    // SAFETY: the length given is that of the slice, which outlives the call.
+    let returned = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(cpus), cpus.as_ptr()) };
+    check(returned, || format!("sched_setaffinity(0, {cpus:x?})")).map(drop)
+}
+
+/// setrlimit(2).
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    let none = std::ptr::null_mut::<libc::rlimit>();
+    // SAFETY: `limit` outlives the call, and no old value is asked for.
+    let returned = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, none) };
+    check(returned, || format!("prlimit64(0, {resource}, {{{soft}, {hard}}})")).map(drop)
+}
+
+/// personality(2).
+pub fn set_personality(domain: u64) -> Result<()> {
+    // SAFETY: the call takes no pointers.
+    let returned = unsafe { libc::personality(domain as libc::c_ulong) };
+    check(returned.into(), || format!("personality({domain:#x})")).map(drop)
+}
+
+/// sethostname(2).
+pub fn set_hostname(name: &str) -> Result<()> {
+    nix::unistd::sethostname(name).map_err(|errno| Failed { call: format!("sethostname({name:?})").into(), errno })
+}
+
+/// setdomainname(2).
+pub fn set_domainname(name: &str) -> Result<()> {
+    // SAFETY: the length given is that of the string, which outlives the call.
+    let returned = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
+    check(returned.into(), || format!("setdomainname({name:?})")).map(drop)
+}
+
+/// umask(2); gives the old one.
+pub fn umask(mask: u32) -> u32 {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask)).bits()
+}

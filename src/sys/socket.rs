@@ -1,0 +1,243 @@
+//! Sockets between the halves of the runtime, to the caller's console socket, and the one ioctl
+//! that a new network namespace needs.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, sockopt,
+};
+
+use super::{Called, Failed, Result, check};
+
+/// A connected pair that keeps the bounds of messages.
+pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    nix::sys::socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .called(|| "socketpair(AF_UNIX, SOCK_SEQPACKET)".into())
+}
+
+fn new(kind: SockType) -> Result<OwnedFd> {
+    nix::sys::socket::socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)
+        .called(|| format!("socket(AF_UNIX, {kind:?})"))
+}
+
+fn address(path: &Path) -> Result<UnixAddr> {
+    UnixAddr::new(path).called(|| format!("sockaddr_un({path:?})"))
+}
+
+/// A stream socket connected to `path`.
+pub fn connect(path: &Path) -> Result<OwnedFd> {
+    let socket = new(SockType::Stream)?;
+    connect_to(&socket, path)?;
+    Ok(socket)
+}
+
+/// connect(2); a path too long for an address goes by `/proc/self/fd`.
+fn connect_to(socket: &OwnedFd, path: &Path) -> Result<()> {
+    let long = path.as_os_str().len() >= 108;
+    let holder = if long { Some(super::fd::open(path, nix::fcntl::OFlag::O_PATH)?) } else { None };
+    let short: Option<std::path::PathBuf> =
+        holder.as_ref().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()).into());
+    let address = address(short.as_deref().unwrap_or(path))?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &address).called(|| format!("connect({path:?})"))
+}
+
+/// A message socket that listens as `name` in the directory `dir`.
+pub fn listen_at(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    let socket = new(SockType::SeqPacket)?;
+    let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
+    nix::sys::socket::bind(socket.as_raw_fd(), &address(path.as_ref())?).called(|| format!("bind({path:?})"))?;
+    nix::sys::socket::listen(&socket, Backlog::new(8).expect("8 is a valid backlog"))
+        .called(|| format!("listen({name:?})"))?;
+    Ok(socket)
+}
+
+/// A message socket connected to the one that listens as `name` in `dir`. `ECONNREFUSED` when its
+/// owner has died.
+pub fn connect_at(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    let socket = new(SockType::SeqPacket)?;
+    let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
+    nix::sys::socket::connect(socket.as_raw_fd(), &address(path.as_ref())?).called(|| format!("connect({name:?})"))?;
+    Ok(socket)
+}
+
+/// accept4(2).
+pub fn accept(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
+    loop {
+        match nix::sys::socket::accept4(socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+            Err(Errno::EINTR) => {}
+            other => {
+                let raw = other.called(|| format!("accept4({})", socket.as_raw_fd()))?;
+                return Ok(super::fd::owned(raw.into()));
+            }
+        }
+    }
+}
+
+/// Sends one message, with `fd` where given. A peer that is gone is `EPIPE`, never a signal.
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+    let raw: Vec<i32> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
+    loop {
+        match nix::sys::socket::sendmsg::<()>(
+            socket.as_raw_fd(),
+            &[IoSlice::new(bytes)],
+            control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        ) {
+            Err(Errno::EINTR) => {}
+            Ok(n) if n < bytes.len() => {
+                return Err(Failed { call: format!("sendmsg({n})").into(), errno: Errno::EMSGSIZE });
+            }
+            other => {
+                return other.called(|| format!("sendmsg({}, {} bytes)", socket.as_raw_fd(), bytes.len())).map(drop);
+            }
+        }
+    }
+}
+
+/// Receives one message into `buffer`, with at most one descriptor. No bytes means that the
+/// peer has closed.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([libc::c_int; 1]);
+    loop {
+        let mut slices = [IoSliceMut::new(buffer)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        match nix::sys::socket::recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags) {
+            Err(Errno::EINTR) => {}
+            Err(Errno::ECONNRESET) => return Ok((0, None)),
+            other => {
+                let message = other.called(|| format!("recvmsg({})", socket.as_raw_fd()))?;
+                if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+                    return Err(Failed { call: "recvmsg: a message too long".into(), errno: Errno::EMSGSIZE });
+                }
+                let mut fd = None;
+                for control in message.cmsgs().called(|| "recvmsg: control data".into())? {
+                    if let ControlMessageOwned::ScmRights(raw) = control {
+                        fd = raw.first().map(|raw| super::fd::owned((*raw).into()));
+                    }
+                }
+                return Ok((message.bytes, fd));
+            }
+        }
+    }
+}
+
+/// Asks for a send buffer that holds one message of `bytes`.
+pub fn allow_messages_of(socket: BorrowedFd<'_>, bytes: usize) {
+    // Best effort: a message that does not fit is an error of its own.
+    let _ = nix::sys::socket::setsockopt(&socket, sockopt::SndBuf, &bytes);
+}
+
+/// Brings the loopback interface of this network namespace up (netdevice(7)).
+pub fn loopback_up() -> Result<()> {
+    let socket = nix::sys::socket::socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+        .or_else(|_| nix::sys::socket::socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None))
+        .called(|| "socket(AF_INET, SOCK_DGRAM)".into())?;
+    // SAFETY: all zeroes is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the request is an ifreq that outlives the call, as SIOCSIFFLAGS asks.
+    let returned = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    check(returned.into(), || "ioctl(SIOCSIFFLAGS, \"lo\")".into()).map(drop)
+}
+
+/// A pipe, close-on-exec.
+pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).called(|| "pipe2(O_CLOEXEC)".into())
+}
+
+/// A datagram socket that receives as `name` in the directory `dir`, from anybody who can reach
+/// it. One that was left there is replaced.
+pub fn bind_datagram_at(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    match super::fd::unlinkat(dir, name) {
+        Err(failed) if failed.errno != Errno::ENOENT => return Err(failed),
+        _ => {}
+    }
+    let socket = new(SockType::Datagram)?;
+    let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
+    nix::sys::socket::bind(socket.as_raw_fd(), &address(path.as_ref())?).called(|| format!("bind({path:?})"))?;
+    super::fd::chmod_at(dir, name, 0o777)?;
+    Ok(socket)
+}
+
+/// A datagram socket connected to `path`; a leading `@` means the abstract namespace, as for
+/// sd_notify(3). A receiver that does not read makes a send `EAGAIN` after `patience` seconds.
+pub fn connect_datagram(path: &str, patience: u32) -> Result<OwnedFd> {
+    let socket = new(SockType::Datagram)?;
+    let timeout = nix::sys::time::TimeVal::new(patience.into(), 0);
+    nix::sys::socket::setsockopt(&socket, sockopt::SendTimeout, &timeout)
+        .called(|| "setsockopt(SO_SNDTIMEO)".into())?;
+    match path.strip_prefix('@') {
+        Some(name) => {
+            let address = UnixAddr::new_abstract(name.as_bytes()).called(|| format!("sockaddr_un({path:?})"))?;
+            nix::sys::socket::connect(socket.as_raw_fd(), &address).called(|| format!("connect({path:?})"))?;
+        }
+        None => connect_to(&socket, path.as_ref())?,
+    }
+    Ok(socket)
+}
+
+/// Receives one datagram without waiting; descriptors that come with it are closed. `None`: there
+/// is none. The length is the datagram's own, which may be more than `buffer` holds.
+pub fn receive_datagram(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<usize>> {
+    loop {
+        match nix::sys::socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC) {
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => return Ok(None),
+            other => return other.called(|| format!("recv({})", socket.as_raw_fd())).map(Some),
+        }
+    }
+}
+
+/// A pseudoterminal of the devpts instance that `master` belongs to: the other end, opened in
+/// one step so that no path is trusted (`TIOCGPTPEER`, Linux 4.13).
+pub fn terminal_peer(master: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let unlock: libc::c_int = 0;
+    // SAFETY: TIOCSPTLCK reads one int, which outlives the call.
+    let returned = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) };
+    check(returned.into(), || "ioctl(TIOCSPTLCK, 0)".into())?;
+    // SAFETY: TIOCGPTPEER takes flags by value and returns a new descriptor.
+    let returned =
+        unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) };
+    let raw = check(returned.into(), || "ioctl(TIOCGPTPEER)".into())?;
+    // SAFETY: the ioctl just returned this descriptor to us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw as i32) })
+}
+
+/// Sets the size of a terminal in characters.
+pub fn set_terminal_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads one winsize, which outlives the call.
+    let returned = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+    check(returned.into(), || format!("ioctl(TIOCSWINSZ, {rows}x{columns})")).map(drop)
+}
+
+/// The size of a terminal in characters: rows and columns.
+pub fn terminal_size(terminal: BorrowedFd<'_>) -> Result<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one winsize, which outlives the call.
+    let returned = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    check(returned.into(), || "ioctl(TIOCGWINSZ)".into())?;
+    Ok((size.ws_row, size.ws_col))
+}
+
+/// Makes this terminal the controlling one of our session, which we lead.
+pub fn take_terminal(terminal: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: TIOCSCTTY takes a number by value.
+    let returned = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) };
+    check(returned.into(), || "ioctl(TIOCSCTTY)".into()).map(drop)
+}
+
+/// The user id of the process at the other end (`SO_PEERCRED`).
+pub fn peer_uid(socket: BorrowedFd<'_>) -> Result<u32> {
+    nix::sys::socket::getsockopt(&socket.as_fd(), sockopt::PeerCredentials)
+        .map(|c| c.uid())
+        .called(|| "getsockopt(SO_PEERCRED)".into())
+}

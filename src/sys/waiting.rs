@@ -1,0 +1,49 @@
+//! What a process that does not do as it was told is waiting for.
+
+use std::fs::read_to_string;
+
+/// What to do about one in state D.
+pub const HINT: &str =
+    "a process in state D waits for the kernel and cannot be killed: /proc/PID/stack and the kernel log tell more";
+
+/// The state letter, the name, and in state D the kernel function it waits in.
+///
+/// A process that is gone is `None`.
+pub fn describe(pid: i32) -> Option<String> {
+    let stat = read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // pid (comm) state: comm may contain anything, also brackets.
+    let (from, to) = (stat.find('(')?, stat.rfind(") ")?);
+    let (name, state) = (&stat[from..=to], stat[to + 2..].chars().next()?);
+    // "0" is what the kernel shows to those who may not know.
+    let wchan = read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+    match state {
+        'D' if !matches!(wchan.trim(), "" | "0") => {
+            Some(format!("process {pid} {name} in state D, waiting in {}", wchan.trim()))
+        }
+        _ => Some(format!("process {pid} {name} in state {state}")),
+    }
+}
+
+/// All of them, or those that are there no more by their numbers.
+pub fn describe_all(pids: &[i32]) -> String {
+    let words: Vec<String> =
+        pids.iter().map(|pid| describe(*pid).unwrap_or_else(|| format!("process {pid}"))).collect();
+    words.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_described_by_its_name_and_state() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+        let pid = child.id() as i32;
+        let described = describe(pid).expect("it is there");
+        assert!(described.starts_with(&format!("process {pid} (")), "{described}");
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        assert_eq!(describe(pid), None);
+        assert_eq!(describe_all(&[pid]), format!("process {pid}"));
+    }
+}

@@ -1,0 +1,116 @@
+//! The verbs of the command line, one file each: what stands between the options that were
+//! parsed and the parts that do the work.
+
+mod create;
+mod exec;
+mod explain;
+mod inspect;
+mod limits;
+mod signal;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use crate::cli::{self, Command, Global, features, output};
+use crate::container::Store;
+use crate::error::{Error, Fault, Result};
+use crate::log::Log;
+use crate::sys::process::SingleThreaded;
+
+/// What every verb has at hand.
+pub struct Session<'a> {
+    /// The flags before the verb.
+    pub global: &'a Global,
+    /// Whether init reports each step.
+    pub debug: bool,
+    /// What was warned about; a failure carries it, a success reports it.
+    pub warnings: Vec<Fault>,
+}
+
+impl Session<'_> {
+    /// The containers.
+    pub fn store(&self) -> Result<Store> {
+        Store::open(&self.global.root)
+    }
+
+    /// Adds warnings; with `--strict` the first is an error.
+    pub fn warn(&mut self, warnings: Vec<Fault>) -> Result<()> {
+        if self.global.strict && !warnings.is_empty() {
+            return Err(Error::faults(warnings));
+        }
+        self.warnings.extend(warnings);
+        Ok(())
+    }
+}
+
+/// Runs the program: parses, does, reports once, and gives the exit code.
+pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let (global, command) = match cli::parse(args) {
+        Ok(parsed) => parsed,
+        Err(rejected) => {
+            let log = Log::open(&rejected.global).unwrap_or_else(|_| Log::stderr(&rejected.global));
+            log.fail(&rejected.error, &[]);
+            return ExitCode::from(rejected.exit);
+        }
+    };
+    let log = match Log::open(&global) {
+        Ok(log) => log.install(),
+        Err(error) => {
+            Log::stderr(&global).fail(&error, &[]);
+            return ExitCode::FAILURE;
+        }
+    };
+    let failure = if matches!(command, Command::Exec(_)) { cli::EXIT_EXEC } else { 1 };
+    let mut session = Session { global: &global, debug: log.debugs(), warnings: Vec::new() };
+    match dispatch(command, &mut session) {
+        Ok(code) => {
+            log.warn(&session.warnings);
+            ExitCode::from(code)
+        }
+        Err(error) => {
+            log.fail(&error, &session.warnings);
+            ExitCode::from(failure)
+        }
+    }
+}
+
+fn dispatch(command: Command, session: &mut Session<'_>) -> Result<u8> {
+    let done = |result: Result<()>| result.map(|()| 0);
+    match command {
+        Command::Create(options) => done(create::create(options, session, &SingleThreaded::check()?)),
+        Command::Run(options) => create::run(options, session, &SingleThreaded::check()?),
+        Command::Start { id } => done(create::start(&id, session)),
+        Command::Exec(options) => exec::exec(*options, session, &SingleThreaded::check()?),
+        Command::Kill { id, signal, all } => done(signal::kill(&id, signal, all, session)),
+        Command::Delete { id, force } => done(signal::delete(&id, force, session)),
+        Command::State { id } => done(inspect::state(&id, session)),
+        Command::List { format, quiet } => done(inspect::list(format, quiet, session)),
+        Command::Ps { id, format, args } => done(inspect::ps(&id, format, &args, session)),
+        Command::Pause { id } => done(limits::pause(&id, session)),
+        Command::Resume { id } => done(limits::resume(&id, session)),
+        Command::Update(update) => done(limits::update(&update, session)),
+        Command::Events { id, interval, stats } => done(inspect::events(&id, interval, stats, session)),
+        Command::Spec { bundle, rootless } => {
+            let whom = if rootless {
+                cli::spec::For::User { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }
+            } else {
+                cli::spec::For::Root
+            };
+            done(cli::spec::write(&bundle, &cli::spec::text(session.global.name, whom)))
+        }
+        Command::Features => done(output::print(&features::document(&known()))),
+        Command::Explain(options) => done(explain::explain(&options)),
+        Command::Check { bundle, config, format } => explain::check(&bundle, config.as_deref(), format, session),
+        Command::Print(text) => done(output::print(&text)),
+    }
+}
+
+fn known() -> features::Known<'static> {
+    features::Known {
+        mount_options: crate::plan::mount_options::names().collect(),
+        memory_policy_modes: crate::plan::MEMORY_MODES.iter().map(|row| row.0).collect(),
+        memory_policy_flags: crate::plan::MEMORY_FLAGS.iter().map(|row| row.0).collect(),
+        cgroup_v1: cfg!(feature = "cgroup-v1"),
+        kernel_takes: crate::sys::probe::seccomp_knows,
+    }
+}
