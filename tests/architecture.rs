@@ -1,0 +1,295 @@
+//! The shape of the source: which part may use which, where unsafe code is, and how long a file
+//! may become. What a workspace of many crates would enforce, one small test does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each module of the crate, and the others that it may name. `spec` ← `plan` ← `apply`: what is
+/// planned knows nothing of what is done.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("abi", &[]),
+    ("error", &[]),
+    ("rfc3339", &[]),
+    ("hint", &["error"]),
+    ("spec", &["error"]),
+    ("cli", &["error", "spec"]),
+    ("log", &["cli", "error", "hint", "rfc3339"]),
+    ("sys", &["abi", "error"]),
+    // The command line's `Exec` says what is to be planned.
+    ("plan", &["abi", "cli", "error", "spec"]),
+    ("cgroup", &["error", "plan", "spec", "sys"]),
+    // The last act of a container's life is to run its poststop hooks.
+    ("container", &["abi", "apply", "cgroup", "error", "rfc3339", "spec", "sys"]),
+    ("apply", &["abi", "cgroup", "container", "error", "plan", "rfc3339", "spec", "sys"]),
+    ("verb", &["apply", "cgroup", "cli", "container", "error", "log", "plan", "spec", "sys"]),
+];
+
+/// Parts that look at nothing: no files, no processes, no environment, no clock.
+const PURE: &[&str] = &["error", "hint", "plan", "spec"];
+
+/// The only thing of `cli` that a plan may know.
+const OF_CLI_IN_PLAN: &str = "crate::cli::Exec";
+
+/// Where raw descriptor numbers are written down besides `sys`, and why.
+const RAW_DESCRIPTORS: &[(&str, &str)] = &[
+    ("apply/sync.rs", "a listener is named to the runtime by its number"),
+    ("apply/action/console.rs", "the path of a terminal is that of a descriptor below /proc/self/fd"),
+];
+
+/// Longer files that are tables.
+const TABLES: &[&str] = &["seccomp/src/table/rows.rs"];
+
+const LONGEST_FILE: usize = 600;
+
+struct Source {
+    /// Below the directory that was searched.
+    path: String,
+    /// The text without comments, and without the unit tests at its end.
+    code: String,
+    lines: usize,
+}
+
+impl Source {
+    /// The module of the crate that it belongs to.
+    fn module(&self) -> &str {
+        let first = self.path.split('/').next().unwrap_or(&self.path);
+        first.trim_end_matches(".rs")
+    }
+}
+
+fn sources(folder: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut out = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("the sources are there") {
+            let path = entry.expect("a directory entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                out.push(read(&root, path));
+            }
+        }
+    }
+    out.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(out.len() > 5, "the sources of {folder} are found");
+    out
+}
+
+fn read(root: &Path, path: PathBuf) -> Source {
+    let text = fs::read_to_string(&path).expect("a readable file");
+    let path = path.strip_prefix(root).expect("found below it").to_string_lossy().into_owned();
+    let tests = text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    let code = if path.ends_with("tests.rs") { String::new() } else { without_comments(&text[..tests]) };
+    Source { path, lines: text.lines().count(), code }
+}
+
+/// Comments become nothing, line by line. A string with `//` in it is cut short, which hides
+/// nothing that is looked for here: code after a string is on lines of its own by rustfmt's rules
+/// or short.
+fn without_comments(text: &str) -> String {
+    let code = |line: &str| match line.find("//") {
+        Some(at) if !line[..at].contains('"') => line[..at].to_string(),
+        _ => line.to_string(),
+    };
+    text.lines().map(|line| code(line) + "\n").collect()
+}
+
+/// The names after each `prefix` in the code: `crate::{a, b::c}` gives `a` and `b`.
+fn names_after(code: &str, prefix: &str) -> BTreeSet<String> {
+    let mut out = BTreeSet::new();
+    let name = |text: &str| text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
+    for (at, _) in code.match_indices(prefix) {
+        let rest = &code[at + prefix.len()..];
+        match rest.strip_prefix('{') {
+            None => drop(out.insert(name(rest))),
+            Some(group) => {
+                let mut depth = 0;
+                let mut start = true;
+                for (index, c) in group.char_indices() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => start = true,
+                        c if start && !c.is_whitespace() => {
+                            out.insert(name(&group[index..]));
+                            start = false;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn a_module_uses_only_those_below_it() {
+    let allowed: BTreeMap<&str, &[&str]> = MAY_USE.iter().copied().collect();
+    let mut wrong = Vec::new();
+    for source in sources("src") {
+        if matches!(source.module(), "lib" | "bin") {
+            continue;
+        }
+        let module = source.module();
+        let may = allowed.get(module).unwrap_or_else(|| panic!("{module} is new: give it a line in MAY_USE"));
+        for name in names_after(&source.code, "crate::") {
+            // A macro of the crate's, or an item of its root.
+            let known = allowed.contains_key(name.as_str());
+            if known && name != module && !may.contains(&name.as_str()) {
+                wrong.push(format!("{} uses {name}", source.path));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_rule_of_use_is_needed() {
+    for (module, may) in MAY_USE {
+        let used: BTreeSet<String> = sources("src")
+            .iter()
+            .filter(|source| source.module() == *module)
+            .flat_map(|source| names_after(&source.code, "crate::"))
+            .collect();
+        for name in *may {
+            assert!(used.contains(*name), "{module} does not use {name} any more");
+        }
+    }
+}
+
+#[test]
+fn planning_looks_at_nothing() {
+    let outside = ["fs", "process", "env", "net", "time", "thread", "os", "io"];
+    for source in sources("src").iter().filter(|source| PURE.contains(&source.module())) {
+        let used: Vec<String> =
+            names_after(&source.code, "std::").into_iter().filter(|name| outside.contains(&name.as_str())).collect();
+        let error = source.module() == "error" && used == ["io"];
+        let clock = source.module() == "rfc3339" && used == ["time"];
+        assert!(used.is_empty() || error || clock, "{} uses std::{used:?}", source.path);
+        for word in ["SystemTime::now", "Instant::now", "File::open", "libc::", "nix::unistd", "nix::fcntl"] {
+            assert!(!source.code.contains(word), "{} uses {word}", source.path);
+        }
+    }
+    for source in sources("src").iter().filter(|source| source.module() == "plan") {
+        let others = source.code.matches("crate::cli").count() - source.code.matches(OF_CLI_IN_PLAN).count();
+        assert_eq!(others, 0, "{} knows more of the command line than {OF_CLI_IN_PLAN}", source.path);
+    }
+}
+
+#[test]
+fn unsafe_code_is_below_sys_alone() {
+    for folder in ["src", "seccomp/src"] {
+        for source in sources(folder) {
+            let inside = folder == "src" && source.module() == "sys";
+            let used = source.code.contains("unsafe {")
+                || source.code.contains("unsafe fn")
+                || source.code.contains("unsafe impl")
+                || source.code.contains("allow(unsafe_code)");
+            assert!(inside || !used, "{folder}/{} has unsafe code", source.path);
+        }
+    }
+    assert!(
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs"))
+            .expect("there")
+            .contains("deny(unsafe_code)")
+    );
+}
+
+#[test]
+fn every_unsafe_block_says_why_it_is_sound() {
+    // Clippy holds this for blocks; here it is held for the whole of sys, whatever clippy is run with.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for source in sources("src").iter().filter(|source| source.module() == "sys") {
+        let text = fs::read_to_string(root.join(&source.path)).expect("readable");
+        let lines: Vec<&str> = text.lines().collect();
+        for (index, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap_or("");
+            if code.contains("unsafe {") {
+                let before = &lines[index.saturating_sub(6)..index];
+                assert!(before.iter().any(|line| line.contains("SAFETY:")), "{}:{}", source.path, index + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn raw_descriptors_stay_below_sys() {
+    for source in sources("src").iter().filter(|source| source.module() != "sys") {
+        let used = ["RawFd", "as_raw_fd", "into_raw_fd"].iter().any(|word| source.code.contains(word));
+        let listed = RAW_DESCRIPTORS.iter().any(|(path, _)| *path == source.path);
+        assert!(!used || listed, "{} uses raw descriptors", source.path);
+        assert!(used || !listed, "{} uses raw descriptors no more", source.path);
+    }
+}
+
+#[test]
+fn no_file_is_too_long() {
+    for folder in ["src", "seccomp/src", "integration/src", "tests"] {
+        for source in sources(folder) {
+            let path = format!("{folder}/{}", source.path);
+            assert!(
+                source.lines <= LONGEST_FILE || TABLES.contains(&path.as_str()),
+                "{path} has {} lines",
+                source.lines
+            );
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_for_later_and_nothing_unwrapped() {
+    for folder in ["src", "seccomp/src", "integration/src"] {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        for source in sources(folder) {
+            let text = fs::read_to_string(root.join(&source.path)).expect("readable");
+            for word in ["TODO", "FIXME", "XXX", "HACK"] {
+                assert!(
+                    !text.split(|c: char| !c.is_ascii_alphanumeric()).any(|part| part == word),
+                    "{folder}/{}: {word}",
+                    source.path
+                );
+            }
+            for word in ["todo!(", "unimplemented!(", ".unwrap()", "dbg!("] {
+                assert!(!source.code.contains(word), "{folder}/{}: {word}", source.path);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_module_begins_with_what_it_is_for() {
+    for folder in ["src", "seccomp/src"] {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        for source in sources(folder).iter().filter(|source| !source.path.ends_with("tests.rs")) {
+            let text = fs::read_to_string(root.join(&source.path)).expect("readable");
+            assert!(
+                text.starts_with("//!") || text.starts_with("#![doc = include_str!"),
+                "{folder}/{} has no words at its top",
+                source.path
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_public_must_be_documented() {
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).expect("there");
+    assert!(manifest.contains("missing_docs = \"warn\""), "the lint that holds it, an error in `just lint`");
+    for folder in ["src", "seccomp/src"] {
+        for source in sources(folder) {
+            assert!(!source.code.contains("allow(missing_docs)"), "{folder}/{}", source.path);
+        }
+    }
+}
+
+#[test]
+fn the_reader_of_uses_sees_groups_and_paths() {
+    let code = "use crate::{abi::x, error::{A, B}, plan};\ncrate::sys::fd();\nuse crate::spec;";
+    let names: Vec<String> = names_after(code, "crate::").into_iter().collect();
+    assert_eq!(names, ["abi", "error", "plan", "spec", "sys"]);
+    assert_eq!(without_comments("a // b\n\"//\" c\n"), "a \n\"//\" c\n");
+}

@@ -1,0 +1,306 @@
+//! Containers on a host with cgroups of version 1, beside a cgroup2 and without one; run by the
+//! program itself, built with or without the feature `cgroup-v1`.
+//!
+//! Needs root, unshare(1), and /bin/busybox. What is not there is said.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+const WINDLASS: &str = env!("CARGO_BIN_EXE_windlass");
+const FEATURE: bool = cfg!(feature = "cgroup-v1");
+
+/// Which cgroup file systems the program finds.
+#[derive(Clone, Copy, PartialEq)]
+enum Host {
+    AsIs,
+    WithoutCgroup2,
+}
+
+/// Whether the tests can run; if not, why.
+fn can_run(host: Host, controllers: &[&str]) -> bool {
+    let reason = if !nix::unistd::geteuid().is_root() {
+        Some("containers need root".to_owned())
+    } else if !Path::new("/bin/busybox").exists() {
+        Some("no /bin/busybox".to_owned())
+    } else {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let has = |name: &&&str| {
+            mounts.lines().any(|line| {
+                let fields: Vec<&str> = line.split(' ').collect();
+                fields[2] == "cgroup" && fields[3].split(',').any(|option| option == **name)
+            })
+        };
+        let missing = controllers.iter().find(|name| !has(name));
+        let none = host == Host::AsIs && !mounts.lines().any(|line| line.contains(" cgroup2 "));
+        missing
+            .map(|name| format!("the {name} controller is not in cgroup v1 here"))
+            .or(none.then(|| "no cgroup2 file system is mounted".to_owned()))
+    };
+    if let Some(reason) = &reason {
+        eprintln!("NOT RUN: {reason}");
+    }
+    reason.is_none()
+}
+
+struct Bundle {
+    dir: PathBuf,
+    id: String,
+    host: Host,
+}
+
+impl Bundle {
+    fn new(host: Host, name: &str, script: &str, resources: Value) -> Bundle {
+        let id = format!("windlass-hybrid-{}-{name}", std::process::id());
+        let dir = std::env::temp_dir().join(&id);
+        let rootfs = dir.join("rootfs");
+        for sub in ["bin", "proc", "dev", "sys"] {
+            std::fs::create_dir_all(rootfs.join(sub)).expect("rootfs");
+        }
+        std::fs::copy("/bin/busybox", rootfs.join("bin/busybox")).expect("busybox");
+        for applet in ["sh", "sleep", "cat", "true", "dd"] {
+            let _ = std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet));
+        }
+        std::fs::set_permissions(&rootfs, std::fs::Permissions::from_mode(0o755)).expect("mode");
+        let config = json!({
+            "ociVersion": "1.2.0",
+            "root": {"path": "rootfs"},
+            "process": {"cwd": "/", "args": ["/bin/sh", "-c", script], "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}},
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+            ],
+            "linux": {
+                "cgroupsPath": format!("/{id}"),
+                "resources": resources,
+                "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}, {"type": "cgroup"}],
+            },
+        });
+        std::fs::write(dir.join("config.json"), config.to_string()).expect("config.json");
+        Bundle { dir, id, host }
+    }
+
+    /// The program on this host: `VERB … ID …`, where `ID` is replaced.
+    fn windlass(&self, words: &str) -> Output {
+        let root = self.dir.join("state");
+        let words = words.replace("ID", &self.id).replace("BUNDLE", &self.dir.to_string_lossy());
+        let log = self.dir.join("log");
+        let _ = std::fs::remove_file(&log);
+        let command = format!("{WINDLASS} --root {} --log {} {words}", root.display(), log.display());
+        let script = match self.host {
+            Host::AsIs => command,
+            Host::WithoutCgroup2 => format!(
+                "awk '$3 == \"cgroup2\" {{ print $2 }}' /proc/self/mounts | while read -r at; do umount -l \"$at\"; done; {command}"
+            ),
+        };
+        let run = Command::new("unshare").args(["-m", "sh", "-c", &script]).stdin(std::process::Stdio::null()).output();
+        run.expect("unshare")
+    }
+
+    /// The same, which must succeed; its standard output.
+    fn ok(&self, words: &str) -> String {
+        let output = self.windlass(words);
+        assert!(output.status.success(), "{words}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn fails(&self, words: &str) -> String {
+        let output = self.windlass(words);
+        assert!(!output.status.success(), "{words} succeeded");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// What the last command logged.
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    /// create and start; with the output in files, since pipes would be held open.
+    fn start(&self) {
+        self.ok("create --bundle BUNDLE ID >/dev/null 2>&1");
+        self.ok("start ID");
+    }
+
+    fn v1(&self, controller: &str, file: &str) -> Option<String> {
+        let text = std::fs::read_to_string(format!("/sys/fs/cgroup/{controller}/{}/{file}", self.id));
+        text.ok().map(|text| text.trim().to_owned())
+    }
+
+    fn status(&self) -> String {
+        let state: Value = serde_json::from_str(&self.ok("state ID")).expect("state");
+        state["status"].as_str().expect("status").to_owned()
+    }
+
+    fn pid(&self) -> String {
+        let state: Value = serde_json::from_str(&self.ok("state ID")).expect("state");
+        state["pid"].to_string()
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        self.windlass("delete --force ID");
+        let left: Vec<_> = std::fs::read_dir("/sys/fs/cgroup")
+            .expect("cgroups")
+            .flatten()
+            .map(|hierarchy| hierarchy.path().join(&self.id))
+            .filter(|path| path.exists())
+            .collect();
+        let _ = std::fs::remove_dir_all(&self.dir);
+        if !std::thread::panicking() {
+            assert_eq!(left, [] as [PathBuf; 0], "left behind by delete");
+        }
+    }
+}
+
+fn wait_for(what: &str, done: impl Fn() -> bool) {
+    let start = std::time::Instant::now();
+    while !done() {
+        assert!(start.elapsed().as_secs() < 10, "waited in vain for: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn without_limits_a_container_runs_with_and_without_cgroup2() {
+    for (host, name) in [(Host::AsIs, "as-is"), (Host::WithoutCgroup2, "without")] {
+        if can_run(host, &[]) {
+            let bundle = Bundle::new(host, name, "echo it runs", json!({}));
+            let output = bundle.windlass("run --bundle BUNDLE ID");
+            assert_eq!(String::from_utf8_lossy(&output.stdout), "it runs\n", "{output:?}");
+            assert_eq!(bundle.log(), "");
+        }
+    }
+}
+
+#[test]
+fn a_container_without_limits_has_its_whole_life_without_cgroup2() {
+    if !can_run(Host::WithoutCgroup2, &["freezer"]) {
+        return;
+    }
+    let bundle = Bundle::new(Host::WithoutCgroup2, "life", "sleep 1000 & sleep 1000", json!({}));
+    bundle.start();
+    assert_eq!(bundle.status(), "running");
+    assert_eq!(bundle.ok("exec ID /bin/sh -c 'echo inside'"), "inside\n");
+    if FEATURE {
+        wait_for("two processes", || bundle.ok("ps --format json ID").contains(','));
+        bundle.ok("pause ID");
+        assert_eq!((bundle.status(), bundle.v1("freezer", "freezer.state")), ("paused".into(), Some("FROZEN".into())));
+        bundle.ok("resume ID");
+        assert_eq!(bundle.status(), "running");
+        bundle.ok("pause ID");
+    } else {
+        assert!(bundle.ok("ps --format json ID").contains(&bundle.pid()));
+        let said = bundle.fails("pause ID");
+        assert!(said.contains("cannot pause a container without a cgroup"), "{said}");
+    }
+    bundle.ok("kill ID KILL");
+    wait_for("the end of a paused container", || bundle.status() == "stopped");
+    bundle.ok("delete ID");
+}
+
+#[test]
+fn limits_of_version_1_are_applied_or_refused_by_name() {
+    for (host, name) in [(Host::AsIs, "limit"), (Host::WithoutCgroup2, "limit-without")] {
+        if !can_run(host, &["pids", "memory"]) {
+            continue;
+        }
+        let resources = json!({"pids": {"limit": 33}, "memory": {"limit": 67108864, "swappiness": 7}});
+        let bundle = Bundle::new(host, name, "sleep 1000", resources);
+        if !FEATURE {
+            let said = bundle.fails("create --bundle BUNDLE ID");
+            assert!(said.contains("controller is mounted as cgroup v1 at"), "{said}");
+            assert!(said.contains("/linux/resources/"), "{said}");
+            continue;
+        }
+        bundle.ok("create --bundle BUNDLE ID >/dev/null 2>&1");
+        assert_eq!(bundle.log(), "", "swappiness exists in version 1");
+        bundle.ok("start ID");
+        assert_eq!(bundle.v1("pids", "pids.max").as_deref(), Some("33"));
+        assert_eq!(bundle.v1("memory", "memory.limit_in_bytes").as_deref(), Some("67108864"));
+        assert_eq!(bundle.v1("memory", "cgroup.procs"), Some(bundle.pid()));
+        let cgroup = bundle.ok("exec ID /bin/cat /proc/self/cgroup");
+        assert!(
+            cgroup.lines().any(|line| line.ends_with(":pids:/")),
+            "exec is not in, or not below its root: {cgroup}"
+        );
+    }
+}
+
+#[test]
+fn an_update_may_bring_the_first_limit_of_version_1() {
+    if !can_run(Host::AsIs, &["pids", "cpu"]) {
+        return;
+    }
+    let bundle = Bundle::new(Host::AsIs, "update", "sleep 1000 & sleep 1000", json!({}));
+    bundle.start();
+    if !FEATURE {
+        let said = bundle.fails("update --pids-limit 44 ID");
+        assert!(said.contains("the pids controller is mounted as cgroup v1 at"), "{said}");
+        return;
+    }
+    assert_eq!(bundle.v1("pids", "pids.max"), None, "nothing was asked for");
+    wait_for("two processes", || bundle.ok("ps --format json ID").contains(','));
+    bundle.ok("update --pids-limit 44 ID");
+    assert_eq!(bundle.v1("pids", "pids.max").as_deref(), Some("44"));
+    assert!(bundle.v1("pids", "cgroup.procs").expect("list").lines().count() >= 2, "all processes are moved in");
+    bundle.ok("update --pids-limit 45 --cpu-share 512 ID");
+    assert_eq!(bundle.v1("pids", "pids.max").as_deref(), Some("45"));
+    assert_eq!(bundle.v1("cpu", "cpu.shares").as_deref(), Some("512"));
+}
+
+#[test]
+fn device_rules_without_cgroup2_are_applied_or_warned_about() {
+    if !can_run(Host::WithoutCgroup2, &["devices"]) {
+        return;
+    }
+    let rules = json!({"devices": [{"allow": false, "access": "rwm"}]});
+    let script = "dd if=/dev/null of=/dev/null count=1 2>/dev/null && echo null; [ -e /dev/full ] && echo made";
+    let bundle = Bundle::new(Host::WithoutCgroup2, "devices", script, rules);
+    let output = bundle.windlass("run --bundle BUNDLE ID");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "null\nmade\n", "{output:?}");
+    assert_eq!(bundle.log().contains("/linux/resources/devices"), !FEATURE, "{}", bundle.log());
+    if !FEATURE {
+        let said = bundle.fails("--strict run --bundle BUNDLE ID");
+        assert!(said.contains("the device rules are not applied"), "{said}");
+    }
+}
+
+#[test]
+fn kill_all_reaches_every_process_without_cgroup2() {
+    if !can_run(Host::WithoutCgroup2, &["freezer"]) || !FEATURE {
+        return;
+    }
+    let bundle = Bundle::new(Host::WithoutCgroup2, "kill-all", "sleep 1000 & sleep 1000", json!({}));
+    // Without a PID namespace the end of init ends nobody else.
+    let file = bundle.dir.join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&file).expect("read")).expect("json");
+    config["linux"]["namespaces"] = json!([{"type": "mount"}]);
+    std::fs::write(&file, config.to_string()).expect("write");
+    bundle.start();
+    wait_for("two processes", || bundle.ok("ps --format json ID").contains(','));
+    bundle.ok("kill --all ID KILL");
+    wait_for("the end of all", || bundle.v1("freezer", "cgroup.procs").as_deref() == Some(""));
+    bundle.ok("delete ID");
+}
+
+#[test]
+fn a_failed_create_leaves_no_cgroup_of_version_1() {
+    if !can_run(Host::AsIs, &["cpuset"]) || !FEATURE {
+        return;
+    }
+    for (name, resources) in
+        [("refused", json!({"pids": {"limit": 3}, "cpu": {"cpus": "5000"}})), ("later", json!({"pids": {"limit": 3}}))]
+    {
+        let bundle = Bundle::new(Host::AsIs, name, "true", resources);
+        if name == "later" {
+            std::fs::remove_dir_all(bundle.dir.join("rootfs")).expect("no root");
+        }
+        bundle.fails("create --bundle BUNDLE ID");
+        for controller in ["pids", "cpuset", "unified"] {
+            assert!(!Path::new(&format!("/sys/fs/cgroup/{controller}/{}", bundle.id)).exists(), "{controller}");
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! A configuration in, a plan out: each `plans/*.json` against its `*.plan`, and what holds for
+//! the order of every plan.
+//!
+//! `BLESS=1 cargo test --test plans` rewrites the expected files; the diff is reviewed like code.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use windlass::cli::Exec;
+use windlass::error::{Error, Fault, Origin};
+use windlass::plan::exec::ExecPlan;
+use windlass::plan::{Action, Host, Joiner, Options, Plan, Step, What};
+use windlass::spec::Spec;
+
+struct Fixture {
+    path: PathBuf,
+    text: String,
+    spec: Spec,
+}
+
+impl Fixture {
+    fn read(path: PathBuf) -> Fixture {
+        let text = fs::read_to_string(&path).expect("the fixture can be read");
+        let spec = windlass::spec::parse(text.as_bytes(), "the fixture")
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Fixture { path, text, spec }
+    }
+
+    /// The command line's part is told by an annotation of the fixture.
+    fn options(&self) -> Options {
+        let flags = self.spec.annotations.get("test.flags").map_or("", String::as_str);
+        let granted = flags.split(' ').find_map(|flag| flag.strip_prefix("capabilities=0x"));
+        Options {
+            no_pivot: flags.contains("--no-pivot"),
+            no_new_keyring: flags.contains("--no-new-keyring"),
+            host: Host { capabilities: granted.map_or(u64::MAX, |hex| u64::from_str_radix(hex, 16).expect("hex")) },
+        }
+    }
+
+    fn plan(&self) -> Result<Plan, Error> {
+        windlass::plan::create("box", &self.spec, &self.options())
+    }
+
+    fn exec(&self) -> Result<ExecPlan, Error> {
+        let request = Exec { id: "box".into(), args: vec!["true".into()], ..Exec::default() };
+        windlass::plan::exec::exec("box", &self.spec, &request, None, &self.options())
+    }
+
+    fn document(&self) -> Value {
+        serde_json::from_str(&self.text).expect("JSON")
+    }
+}
+
+fn fixtures_in(folder: &str) -> Vec<Fixture> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans").join(folder);
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)
+        .expect("the fixtures are there")
+        .map(|entry| entry.expect("a directory entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .collect();
+    paths.sort();
+    paths.into_iter().map(Fixture::read).collect()
+}
+
+/// Every fixture with its plan.
+fn planned() -> Vec<(Fixture, Plan)> {
+    let plan = |fixture: Fixture| match fixture.plan() {
+        Ok(plan) => (fixture, plan),
+        Err(error) => panic!("{}: {error}", fixture.path.display()),
+    };
+    fixtures_in("").into_iter().map(plan).collect()
+}
+
+/// Compares `text` with the file beside the fixture, or rewrites the file.
+fn expect(fixture: &Fixture, extension: &str, text: &str, differing: &mut Vec<String>) {
+    let path = fixture.path.with_extension(extension);
+    if std::env::var_os("BLESS").is_some() {
+        return fs::write(&path, text).expect("the expected file can be written");
+    }
+    let wanted = fs::read_to_string(&path).unwrap_or_default();
+    if wanted != text {
+        let mark = |line: &&str| !wanted.lines().any(|other| other == *line);
+        let new: Vec<&str> = text.lines().filter(mark).collect();
+        differing.push(format!("{} is another plan now; new lines:\n{}", path.display(), new.join("\n")));
+    }
+}
+
+#[test]
+fn every_configuration_has_its_plan() {
+    let mut differing = Vec::new();
+    let planned = planned();
+    assert!(planned.len() >= 30, "the fixtures are found");
+    for (fixture, plan) in &planned {
+        expect(fixture, "plan", &plan.text(), &mut differing);
+    }
+    assert!(differing.is_empty(), "{}\n(BLESS=1 rewrites them)", differing.join("\n"));
+}
+
+#[test]
+fn every_fault_of_a_broken_configuration_is_told_at_once() {
+    let mut differing = Vec::new();
+    for fixture in fixtures_in("broken") {
+        let Err(error) = fixture.plan() else { panic!("{} must not be planned", fixture.path.display()) };
+        let text: String =
+            faults(&error).iter().map(|fault| format!("{} {}\n", fault.pointer.escape_debug(), fault.msg)).collect();
+        expect(&fixture, "faults", &text, &mut differing);
+    }
+    assert!(differing.is_empty(), "{}\n(BLESS=1 rewrites them)", differing.join("\n"));
+}
+
+fn faults(error: &Error) -> Vec<Fault> {
+    match (error.all_faults(), error.asked_by()) {
+        ([], Some(Origin::Config(pointer))) => {
+            vec![Fault { pointer: pointer.to_string(), msg: error.message().into() }]
+        }
+        (all, _) => all.to_vec(),
+    }
+}
+
+#[test]
+fn every_pointer_leads_to_an_element_or_to_where_one_is_missing() {
+    for fixture in fixtures_in("").into_iter().chain(fixtures_in("broken")) {
+        let document = fixture.document();
+        let mut pointers: Vec<String> = Vec::new();
+        match fixture.plan() {
+            Ok(plan) => {
+                pointers.extend(plan.warnings.iter().map(|fault| fault.pointer.clone()));
+                pointers.extend(plan.limits.writes.iter().map(|write| write.pointer.clone()));
+                pointers.extend(plan.init.iter().filter_map(|step| match &step.origin {
+                    Origin::Config(pointer) => Some(pointer.to_string()),
+                    _ => None,
+                }));
+                for source in &plan.sources {
+                    pointers.push(source.pointer.clone());
+                }
+            }
+            Err(error) => pointers.extend(faults(&error).into_iter().map(|fault| fault.pointer)),
+        }
+        for pointer in pointers {
+            let parent = pointer.rsplit_once('/').map_or("", |(parent, _)| parent);
+            // A default device is asked for by the container having devices at all.
+            let known = document.pointer(&pointer).or(document.pointer(parent)).is_some();
+            assert!(known, "{}: there is no {pointer}", fixture.path.display());
+        }
+    }
+}
+
+/// Where the first step is that `wanted` picks.
+fn position(steps: &[Step], wanted: impl Fn(&Action) -> bool) -> Option<usize> {
+    steps.iter().position(|step| wanted(&step.action))
+}
+
+fn last_position(steps: &[Step], wanted: impl Fn(&Action) -> bool) -> Option<usize> {
+    steps.iter().rposition(|step| wanted(&step.action))
+}
+
+/// The steps of create and of exec, for rules that hold for both.
+fn all_steps() -> Vec<(String, Spec, Vec<Step>)> {
+    let mut out = Vec::new();
+    for (fixture, plan) in planned() {
+        let name = fixture.path.file_stem().expect("a file").to_string_lossy().into_owned();
+        let exec = fixture.exec().unwrap_or_else(|error| panic!("exec in {name}: {error}"));
+        out.push((format!("exec in {name}"), fixture.spec.clone(), exec.steps));
+        out.push((name, fixture.spec, plan.init));
+    }
+    out
+}
+
+#[test]
+fn execute_is_the_last_step_and_the_only_one_of_its_kind() {
+    for (name, _, steps) in all_steps() {
+        let executes = steps.iter().filter(|step| matches!(step.action, Action::Execute)).count();
+        assert_eq!(executes, 1, "{name}");
+        assert!(matches!(steps.last().map(|step| &step.action), Some(Action::Execute)), "{name}");
+    }
+}
+
+#[test]
+fn init_reports_once_and_then_only_hooks_and_the_program_follow() {
+    for (name, _, steps) in all_steps() {
+        let ready = position(&steps, |action| matches!(action, Action::Ready)).unwrap_or_else(|| panic!("{name}"));
+        for step in &steps[ready + 1..] {
+            assert!(matches!(step.action, Action::StartContainerHooks | Action::Execute), "{name}: {}", step.action);
+        }
+    }
+}
+
+/// Where a process takes its ids: every one does, if the configuration has one.
+fn identity(name: &str, spec: &Spec, steps: &[Step]) -> Option<usize> {
+    let at = position(steps, |action| matches!(action, Action::Identity(_)));
+    assert!(at.is_some() || spec.process.is_none() && !name.starts_with("exec in "), "{name}");
+    at
+}
+
+#[test]
+fn the_filter_precedes_the_drop_of_powers_unless_no_new_privileges() {
+    for (name, spec, steps) in all_steps() {
+        let Some(filter) = position(&steps, |action| matches!(action, Action::Seccomp(_))) else { continue };
+        let Some(identity) = identity(&name, &spec, &steps) else { continue };
+        let no_new_privileges = spec.process.is_some_and(|process| process.no_new_privileges);
+        assert_eq!(filter > identity, no_new_privileges, "{name}");
+        if no_new_privileges {
+            let bit = position(&steps, |action| matches!(action, Action::NoNewPrivileges)).expect("asked for");
+            assert!(bit < filter, "{name}: the kernel takes the filter for no_new_privs alone");
+        }
+    }
+}
+
+#[test]
+fn a_filter_that_is_planned_is_installed_in_exec_as_well() {
+    let count = |steps: &[Step]| steps.iter().filter(|step| matches!(step.action, Action::Seccomp(_))).count();
+    let mut seen = 0;
+    for (fixture, plan) in planned() {
+        let exec = fixture.exec().expect("exec is planned where create is");
+        assert_eq!(count(&plan.init), count(&exec.steps), "{}", fixture.path.display());
+        seen += count(&plan.init);
+    }
+    assert!(seen >= 3);
+}
+
+#[test]
+fn limits_are_raised_and_labels_written_before_powers_are_given_up() {
+    for (name, spec, steps) in all_steps() {
+        let Some(identity) = identity(&name, &spec, &steps) else { continue };
+        let privileged = last_position(&steps, |action| {
+            use Action::*;
+            matches!(
+                action,
+                Limit(..) | Scheduler(_) | IoPriority(_) | Affinity(_) | MemoryPolicy(..) | AppArmor(_) | SeLinux(_)
+            )
+        });
+        assert!(privileged < Some(identity), "{name}");
+        let after = position(&steps, |action| matches!(action, Action::WorkingDirectory(_))).expect("always");
+        assert!(identity < after, "{name}: the directory is entered with the rights of the user");
+    }
+}
+
+/// Whether a step looks at paths of the host, which are gone after the pivot.
+fn needs_the_host(action: &Action) -> bool {
+    use Action::*;
+    matches!(
+        action,
+        Rootfs { .. }
+            | Mount(_)
+            | Node(_)
+            | Console { .. }
+            | Mask(_)
+            | ReadonlyPath(_)
+            | Join(_)
+            | CreateContainerHooks
+    )
+}
+
+#[test]
+fn nothing_needs_the_host_after_the_pivot() {
+    for (fixture, plan) in planned() {
+        let pivot = position(&plan.init, |action| matches!(action, Action::Pivot(_))).expect("every root is entered");
+        let pivots = plan.init.iter().filter(|step| matches!(step.action, Action::Pivot(_))).count();
+        assert_eq!(pivots, 1);
+        for step in &plan.init[pivot..] {
+            assert!(!needs_the_host(&step.action), "{}: {}", fixture.path.display(), step.action);
+        }
+    }
+}
+
+#[test]
+fn paths_are_hidden_only_when_all_mounts_and_hooks_are_done() {
+    for (fixture, plan) in planned() {
+        let hidden = position(&plan.init, |action| matches!(action, Action::Mask(_) | Action::ReadonlyPath(_)));
+        let made = last_position(&plan.init, |action| {
+            use Action::*;
+            matches!(action, Mount(_) | Node(_) | DevLinks | Console { .. } | RuntimeHooks | CreateContainerHooks)
+        });
+        if let (Some(hidden), Some(made)) = (hidden, made) {
+            assert!(made < hidden, "{}", fixture.path.display());
+        }
+    }
+}
+
+#[test]
+fn what_becomes_read_only_late_is_written_to_before() {
+    for (fixture, plan) in planned() {
+        let late = position(&plan.init, |action| matches!(action, Action::Readonly(_)));
+        let written = last_position(&plan.init, |action| {
+            use Action::*;
+            matches!(action, Mount(_) | Node(_) | DevLinks | Console { .. } | Pivot(_))
+        });
+        if let (Some(late), Some(written)) = (late, written) {
+            assert!(written < late, "{}", fixture.path.display());
+        }
+    }
+}
+
+#[test]
+fn a_process_joins_before_it_unshares_and_does_both_before_it_mounts() {
+    for (fixture, plan) in planned() {
+        let name = fixture.path.display();
+        let propagation =
+            position(&plan.init, |action| matches!(action, Action::Propagation(_) | Action::Rootfs { .. }));
+        let entered = last_position(&plan.init, |action| {
+            matches!(action, Action::Join(_) | Action::Unshare(_) | Action::BecomeRoot(..))
+        });
+        assert!(entered < propagation, "{name}");
+        let joined = last_position(&plan.init, |action| matches!(action, Action::Join(_)));
+        let unshared = position(&plan.init, |action| matches!(action, Action::Unshare(_)));
+        if let (Some(joined), Some(unshared)) = (joined, unshared) {
+            assert!(joined < unshared, "{name}");
+        }
+    }
+}
+
+#[test]
+fn every_source_is_used_exactly_once() {
+    for (fixture, plan) in planned() {
+        let mut uses: BTreeMap<usize, usize> = BTreeMap::new();
+        for step in &plan.init {
+            let source = match &step.action {
+                Action::Rootfs { source, .. } => *source,
+                Action::Node(node) => node.source,
+                Action::Mount(mount) => match &mount.what {
+                    What::Bind(source) => Some(*source),
+                    What::Cgroup { fallback } => *fallback,
+                    What::New { .. } => None,
+                },
+                _ => None,
+            };
+            if let Some(source) = source {
+                *uses.entry(source).or_default() += 1;
+            }
+        }
+        let once: BTreeMap<usize, usize> = (0..plan.sources.len()).map(|source| (source, 1)).collect();
+        assert_eq!(uses, once, "{}", fixture.path.display());
+    }
+}
+
+#[test]
+fn every_joined_namespace_is_joined_by_one_process() {
+    for (fixture, plan) in planned() {
+        for (index, join) in plan.topology.joined.iter().enumerate() {
+            let steps = plan.init.iter().filter(|step| matches!(step.action, Action::Join(i) if i == index)).count();
+            let by_init = join.joiner == Joiner::Init && !plan.topology.intermediate;
+            assert_eq!(steps, usize::from(by_init), "{}: {}", fixture.path.display(), join.path);
+        }
+    }
+}
+
+#[test]
+fn every_new_namespace_is_made_once() {
+    for (fixture, plan) in planned() {
+        let name = fixture.path.display();
+        let mut made = plan.topology.clone;
+        for step in &plan.init {
+            if let Action::Unshare(kinds) = step.action {
+                assert_eq!(made & kinds, 0, "{name}: made twice");
+                made |= kinds;
+            }
+        }
+        // The time namespace is the runtime's to make, and all others those of the process in between.
+        let elsewhere = if plan.topology.intermediate { u64::MAX } else { windlass::abi::namespace::TIME };
+        assert_eq!(made & !elsewhere, plan.topology.new & !elsewhere, "{name}");
+    }
+}
+
+#[test]
+fn exec_mounts_nothing_and_makes_no_namespace() {
+    for (fixture, _) in planned() {
+        let exec = fixture.exec().expect("planned");
+        for step in &exec.steps {
+            use Action::*;
+            let foreign = matches!(
+                step.action,
+                Mount(_) | Node(_) | Pivot(_) | Mask(_) | ReadonlyPath(_) | Rootfs { .. } | Unshare(_) | Sysctl(..)
+            );
+            assert!(!foreign, "{}: {}", fixture.path.display(), step.action);
+        }
+    }
+}
+
+#[test]
+fn an_explanation_has_a_line_for_each_step() {
+    for (fixture, plan) in planned() {
+        let lines = plan.lines();
+        assert_eq!(lines.iter().filter(|line| line.process == "init").count(), plan.init.len());
+        let text = plan.text();
+        assert!(text.lines().all(|line| !line.contains('\u{0}')), "{}", fixture.path.display());
+        assert!(text.starts_with(&format!("box: {} processes", if plan.topology.intermediate { 3 } else { 2 })));
+    }
+}

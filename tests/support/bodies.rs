@@ -1,0 +1,171 @@
+//! What must hold for any bytes that come from outside, as functions of those bytes: the property
+//! tests on stable and the fuzz targets on nightly call the same ones.
+//!
+//! None of them may panic on its own account, and a refusal must say where the fault is.
+
+#![allow(dead_code)] // Each fuzz target uses one.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use windlass::cli::{Environment, Exec, Update};
+use windlass::container::{ExitRecord, Init, State};
+use windlass::error::{Error, Fault, Kind, Origin};
+use windlass::plan::cgroup::Limits;
+use windlass::plan::{Action, Host, Options, Plan, RootPath, What};
+use windlass::spec::Spec;
+
+/// The longest program that seccomp(2) takes (`BPF_MAXINSNS`).
+const LONGEST_PROGRAM: usize = 4096;
+
+/// `config.json`: read, planned for create, and for exec.
+pub fn config(bytes: &[u8]) {
+    let spec: Spec = match windlass::spec::parse(bytes, "config.json") {
+        Ok(spec) => spec,
+        Err(error) => return refused_text(&error),
+    };
+    for (no_pivot, capabilities) in [(false, u64::MAX), (true, 0x1)] {
+        let options = Options { no_pivot, no_new_keyring: no_pivot, host: Host { capabilities } };
+        match windlass::plan::create("fuzz", &spec, &options) {
+            Ok(plan) => planned(&plan),
+            Err(error) => refused(&error),
+        }
+        let request = Exec { id: "fuzz".into(), args: vec!["true".into()], ..Exec::default() };
+        match windlass::plan::exec::exec("fuzz", &spec, &request, None, &options) {
+            Ok(plan) => pointed(&plan.warnings),
+            Err(error) => refused(&error),
+        }
+    }
+}
+
+/// The document of `exec --process`.
+pub fn process(bytes: &[u8]) {
+    let text = br#"{"ociVersion": "1.2.0", "root": {"path": "rootfs"}, "linux": {"namespaces": [{"type": "mount"}]}}"#;
+    let spec: Spec = windlass::spec::parse(text, "config.json").expect("a valid document");
+    let request = Exec { id: "fuzz".into(), ..Exec::default() };
+    let options = Options { host: Host { capabilities: u64::MAX }, ..Options::default() };
+    match windlass::plan::exec::exec("fuzz", &spec, &request, Some(bytes), &options) {
+        Ok(plan) => {
+            assert!(plan.process.cwd.starts_with('/') && !plan.process.args.is_empty());
+            pointed(&plan.warnings);
+        }
+        // The whole document, where its very text is broken.
+        Err(error) => refused_text(&error),
+    }
+}
+
+/// The files of a container's directory: what is read is written again as it was.
+pub fn state(bytes: &[u8]) {
+    if let Ok(state) = serde_json::from_slice::<State>(bytes) {
+        let text = serde_json::to_string(&state).expect("plain data");
+        let again: State = serde_json::from_str(&text).expect("what was written can be read");
+        assert_eq!(format!("{state:?}"), format!("{again:?}"));
+    }
+    let _ = serde_json::from_slice::<Init>(bytes);
+    let _ = serde_json::from_slice::<ExitRecord>(bytes);
+}
+
+/// The document of `update --resources`.
+pub fn resources(bytes: &[u8]) {
+    let update = Update { pids_limit: Some(3), cpu_share: Some(u64::MAX), ..Update::default() };
+    let resources = match update.to_resources(Some(bytes)) {
+        Ok(resources) => resources,
+        Err(error) => return refused_text(&error),
+    };
+    let (mut faults, mut warnings) = (Vec::new(), Vec::new());
+    let limits = windlass::plan::cgroup::limits(&resources, &mut faults, &mut warnings);
+    pointed(&faults);
+    pointed(&warnings);
+    written(&limits);
+}
+
+/// A seccomp profile.
+pub fn seccomp(bytes: &[u8]) {
+    let Ok(profile) = serde_json::from_slice::<windlass_seccomp::Profile<'_>>(bytes) else { return };
+    match windlass_seccomp::compile(&profile, windlass_seccomp::Arch::native()) {
+        Ok(filter) => assert!((1..=LONGEST_PROGRAM).contains(&filter.program.len())),
+        Err(problems) => assert!(!problems.is_empty()),
+    }
+}
+
+/// A command line: words that end with NUL bytes.
+pub fn arguments(bytes: &[u8]) {
+    let words = bytes.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec()));
+    let environment = Environment { euid: 1000, runtime_dir: None };
+    if let Err(rejected) = windlass::cli::parse_in(std::iter::once("windlass".into()).chain(words), &environment) {
+        assert!(!rejected.error.message().is_empty() && rejected.exit != 0);
+    }
+}
+
+/// A message of init.
+pub fn message(bytes: &[u8]) {
+    if let Err(error) = windlass::apply::sync::decode(bytes, None) {
+        assert_eq!(error.kind(), Kind::Protocol);
+    }
+}
+
+/// A refusal of what was read: every fault has a place.
+fn refused(error: &Error) {
+    assert_eq!(error.kind(), Kind::InvalidConfig, "{error}");
+    assert!(!error.message().is_empty());
+    pointed(error.all_faults());
+    match error.asked_by() {
+        Some(Origin::Config(pointer)) => assert!(pointer.starts_with('/'), "{pointer:?}: {error}"),
+        other => panic!("{other:?} asked for {error}"),
+    }
+}
+
+/// A refusal of a text: its fault may be the whole of it.
+fn refused_text(error: &Error) {
+    assert_eq!(error.kind(), Kind::InvalidConfig, "{error}");
+    match error.asked_by() {
+        Some(Origin::Config(pointer)) => {
+            assert!(pointer.is_empty() || pointer.starts_with('/'), "{pointer:?}: {error}")
+        }
+        other => panic!("{other:?} asked for {error}"),
+    }
+}
+
+fn pointed(faults: &[Fault]) {
+    for fault in faults {
+        assert!(fault.pointer.starts_with('/'), "{fault:?}");
+        assert!(!fault.msg.is_empty() && !fault.msg.contains('\0'), "{fault:?}");
+    }
+}
+
+fn planned(plan: &Plan) {
+    pointed(&plan.warnings);
+    written(&plan.limits);
+    assert!(matches!(plan.init.last().map(|step| &step.action), Some(Action::Execute)));
+    for step in &plan.init {
+        match &step.action {
+            Action::Mount(mount) => {
+                below_the_root(&mount.destination);
+                if let What::Bind(source) = mount.what {
+                    assert!(source < plan.sources.len());
+                }
+            }
+            Action::Node(node) => below_the_root(&node.path),
+            Action::Mask(path) | Action::ReadonlyPath(path) => below_the_root(path),
+            Action::Join(index) => assert!(*index < plan.topology.joined.len()),
+            _ => {}
+        }
+    }
+    assert!(plan.text().lines().count() > plan.init.len(), "every step is explained");
+}
+
+/// No way up, and not the root itself.
+fn below_the_root(path: &RootPath) {
+    let text = path.to_string();
+    assert!(text.starts_with('/') && text.len() > 1 && !text.contains('\0'), "{text:?}");
+    assert!(!text.split('/').any(|part| part == ".."), "{text:?}");
+}
+
+/// Each write is one line into a file of the cgroup itself.
+fn written(limits: &Limits) {
+    for write in &limits.writes {
+        assert!(!write.file.contains('/') && !write.file.contains('\0') && write.file.contains('.'), "{write:?}");
+        assert!(!write.value.contains('\n'), "{write:?}");
+        assert!(write.pointer.starts_with("/linux/resources/"), "{write:?}");
+    }
+}
