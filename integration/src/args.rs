@@ -1,0 +1,140 @@
+//! The command line, and the form in which it travels to the runner.
+
+use std::path::{Path, PathBuf};
+
+/// What `--help` prints.
+pub const USAGE: &str = "\
+usage: integration [OPTION…] [FILTER…]
+
+Runs the cases whose name contains one of the FILTERs (all without one).
+
+  --runtime PATH|NAME   the runtime under test; default: the windlass built beside this program
+  --compare PATH|NAME   run each case on this one too, and list the differences
+  --harness host|uml    use only this harness; default: the host, User-Mode Linux where needed
+  --long                races for 60 s, crash sweeps over every system call
+  --list                print the names of the cases and stop
+";
+
+/// A parsed command line.
+#[derive(Clone, Debug, Default)]
+pub struct Args {
+    /// The runtime under test.
+    pub runtime: PathBuf,
+    /// The peer to compare with.
+    pub compare: Option<PathBuf>,
+    /// `Some` when only one harness may be used.
+    pub harness: Option<String>,
+    /// Whether races and sweeps run at full length.
+    pub long: bool,
+    /// Whether to print names only.
+    pub list: bool,
+    /// Parts of the names of the cases to run; empty means all.
+    pub filters: Vec<String>,
+    /// Exact names of the cases to run, used between our own processes.
+    pub only: Vec<String>,
+}
+
+impl Args {
+    /// Parses `argv` (without the program's name). `Err` is the text to print.
+    pub fn parse(argv: &[String]) -> Result<Args, String> {
+        let mut args = Args::default();
+        let mut runtime = None;
+        let mut words = argv.iter();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().cloned().ok_or_else(|| format!("{word} needs a value"));
+            match word.as_str() {
+                "--runtime" => runtime = Some(value()?),
+                "--compare" => args.compare = Some(resolve(&value()?)?),
+                "--harness" => args.harness = Some(value()?),
+                "--only" => args.only.push(value()?),
+                "--long" => args.long = true,
+                "--list" => args.list = true,
+                "--help" | "-h" => return Err(USAGE.to_owned()),
+                _ if word.starts_with('-') => {
+                    return Err(format!("unknown option {word}\n\n{USAGE}"));
+                }
+                _ => args.filters.push(word.clone()),
+            }
+        }
+        if let Some(other) = args.harness.as_deref().filter(|h| !["host", "uml"].contains(h)) {
+            return Err(format!("unknown harness {other}: host or uml"));
+        }
+        if !args.list {
+            args.runtime = match runtime {
+                Some(name) => resolve(&name)?,
+                None => built_beside_us()?,
+            };
+        }
+        Ok(args)
+    }
+
+    /// The same request as words, for a process of our own.
+    pub fn to_words(&self) -> Vec<String> {
+        let mut words = vec!["--runtime".to_owned(), self.runtime.display().to_string()];
+        if let Some(peer) = &self.compare {
+            words.extend(["--compare".to_owned(), peer.display().to_string()]);
+        }
+        words.extend(self.only.iter().flat_map(|name| ["--only".to_owned(), name.clone()]));
+        words.extend(self.long.then(|| "--long".to_owned()));
+        words.extend(self.filters.iter().cloned());
+        words
+    }
+
+    /// Whether the case of this name was asked for.
+    pub fn wants(&self, name: &str) -> bool {
+        if !self.only.is_empty() {
+            return self.only.iter().any(|only| only == name);
+        }
+        self.filters.is_empty() || self.filters.iter().any(|part| name.contains(part.as_str()))
+    }
+}
+
+/// A path as given, or a name looked up in `PATH`.
+fn resolve(name: &str) -> Result<PathBuf, String> {
+    if name.contains('/') {
+        return Path::new(name).canonicalize().map_err(|e| format!("{name}: {e}"));
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    let dirs = path.split(':').chain(["/usr/sbin", "/sbin"]);
+    dirs.map(|dir| Path::new(dir).join(name))
+        .find(|candidate| candidate.is_file())
+        .ok_or_else(|| format!("no runtime named {name} in PATH"))
+}
+
+/// `windlass` in the directory of this program: cargo puts both there.
+fn built_beside_us() -> Result<PathBuf, String> {
+    let me = std::env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
+    let beside = me.with_file_name("windlass");
+    if beside.is_file() {
+        return Ok(beside);
+    }
+    resolve("windlass").map_err(|_| format!("{} is not built; give --runtime", beside.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Args;
+
+    fn parse(words: &[&str]) -> Result<Args, String> {
+        Args::parse(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn filters_match_parts_of_names() {
+        let args = parse(&["--list", "mounts::", "tmpfs"]).expect("a valid command line");
+        assert!(args.wants("mounts::any") && args.wants("x::a_tmpfs") && !args.wants("hooks::any"));
+    }
+
+    #[test]
+    fn exact_names_win_over_filters() {
+        let args = parse(&["--list", "--only", "a::b", "a"]).expect("a valid command line");
+        assert!(args.wants("a::b") && !args.wants("a::bc"));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        assert!(parse(&["--harness", "moon", "--list"]).is_err_and(|text| text.contains("moon")));
+        assert!(parse(&["--no-such"]).is_err_and(|text| text.contains("--no-such")));
+        assert!(parse(&["--runtime"]).is_err_and(|text| text.contains("--runtime")));
+    }
+}

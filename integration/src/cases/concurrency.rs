@@ -1,0 +1,175 @@
+//! Two commands on one container at a time: one may fail, the state may not.
+
+use crate::kit::t::eventually;
+use crate::kit::{Container, T, Verdict};
+use crate::{chapter, ensure, ensure_eq};
+use std::process::{Child, Command, Stdio};
+
+chapter! { "concurrency":
+    one_of_many_creates_of_an_id_wins,
+    one_of_many_starts_wins,
+    many_deletes_leave_nothing,
+    delete_force_during_create_leaves_nothing,
+    delete_force_during_start_leaves_nothing,
+    kill_during_start_is_seen,
+    execs_in_parallel_all_succeed,
+    exec_during_delete_leaves_nothing,
+    pause_and_resume_in_parallel_end_in_a_known_state,
+    state_and_list_during_delete_never_crash,
+    containers_in_parallel_do_not_disturb_each_other,
+}
+
+fn spawn(t: &T, words: &[&str]) -> Verdict<Child> {
+    let mut command: Command = t.command();
+    command.args(words).stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(command.spawn()?)
+}
+
+/// Exit codes of commands that run at the same time.
+fn together(t: &T, commands: &[&[&str]]) -> Verdict<Vec<i32>> {
+    let children: Vec<Child> = commands.iter().map(|words| spawn(t, words)).collect::<Verdict<_>>()?;
+    let mut codes = Vec::new();
+    for (mut child, words) in children.into_iter().zip(commands) {
+        let status = crate::kit::runtime::wait(&mut child, std::time::Duration::from_secs(15), &words.join(" "));
+        codes.push(status.map(crate::kit::runtime::code).map_err(crate::kit::Stop::Fail)?);
+    }
+    Ok(codes)
+}
+
+fn gone(t: &T, id: &str) -> Verdict {
+    t.runtime(&["state", id])?.fails()?.stderr_has("does not exist")?;
+    ensure!(!t.root().join(id).exists(), "a state directory is left");
+    let cgroup = format!("/sys/fs/cgroup/{id}");
+    ensure!(!std::path::Path::new(&cgroup).exists(), "{cgroup} is left");
+    Ok(())
+}
+
+fn one_of_many_creates_of_an_id_wins(t: &T) -> Verdict {
+    let bundle = t.bundle()?;
+    bundle.write()?;
+    let dir = bundle.dir.display().to_string();
+    for _ in 0..3 {
+        let container = Container::new(t, t.id(), bundle.dir.clone());
+        let create = ["create", "--bundle", &dir, &container.id];
+        let codes = together(t, &[&create[..]; 4])?;
+        ensure_eq!(codes.iter().filter(|code| **code == 0).count(), 1, "winners among {codes:?}");
+        container.status_is("created")?;
+        container.delete()?;
+        gone(t, &container.id)?;
+    }
+    Ok(())
+}
+
+fn one_of_many_starts_wins(t: &T) -> Verdict {
+    let container = t.create(&t.bundle()?.sh("echo started; sleep 1000"))?;
+    let start = ["start", &container.id];
+    let codes = together(t, &[&start[..]; 4])?;
+    ensure_eq!(codes.iter().filter(|code| **code == 0).count(), 1, "winners among {codes:?}");
+    container.wait_for_output("started")?;
+    container.status_is("running")
+}
+
+fn many_deletes_leave_nothing(t: &T) -> Verdict {
+    for _ in 0..3 {
+        let container = t.running()?;
+        let delete = ["delete", "--force", &container.id];
+        let codes = together(t, &[&delete[..]; 4])?;
+        ensure!(codes.iter().all(|code| *code >= 0) && codes.contains(&0), "exit codes {codes:?}");
+        gone(t, &container.id)?;
+    }
+    Ok(())
+}
+
+fn delete_force_during_create_leaves_nothing(t: &T) -> Verdict {
+    let bundle = t.bundle()?;
+    bundle.write()?;
+    let dir = bundle.dir.display().to_string();
+    for delay in [0, 1, 2, 4, 8, 16] {
+        let container = Container::new(t, t.id(), bundle.dir.clone());
+        let mut create = spawn(t, &["create", "--bundle", &dir, &container.id])?;
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        t.runtime(&["delete", "--force", &container.id])?;
+        crate::kit::runtime::wait(&mut create, std::time::Duration::from_secs(10), "create")
+            .map_err(crate::kit::Stop::Fail)?;
+        t.runtime(&["delete", "--force", &container.id])?.ok()?;
+        gone(t, &container.id)?;
+    }
+    Ok(())
+}
+
+fn delete_force_during_start_leaves_nothing(t: &T) -> Verdict {
+    for _ in 0..4 {
+        let container = t.create(&t.bundle()?.args(&["/bin/sleep", "1000"]))?;
+        let codes = together(t, &[&["start", &container.id], &["delete", "--force", &container.id]])?;
+        ensure_eq!(codes[1], 0, "delete --force");
+        t.runtime(&["delete", "--force", &container.id])?.ok()?;
+        gone(t, &container.id)?;
+    }
+    Ok(())
+}
+
+fn kill_during_start_is_seen(t: &T) -> Verdict {
+    for _ in 0..4 {
+        let container = t.create(&t.bundle()?.args(&["/bin/sleep", "1000"]))?;
+        let codes = together(t, &[&["start", &container.id], &["kill", &container.id, "KILL"]])?;
+        ensure_eq!(codes[1], 0, "kill");
+        container.wait_for("stopped")?;
+    }
+    Ok(())
+}
+
+fn execs_in_parallel_all_succeed(t: &T) -> Verdict {
+    let container = t.running()?;
+    let exec = ["exec", &container.id, "/bin/true"];
+    let codes = together(t, &[&exec[..]; 8])?;
+    ensure!(codes.iter().all(|code| *code == 0), "exit codes {codes:?}");
+    container.status_is("running")
+}
+
+fn exec_during_delete_leaves_nothing(t: &T) -> Verdict {
+    for _ in 0..4 {
+        let container = t.running()?;
+        let exec = ["exec", &container.id, "/bin/sleep", "5"];
+        let codes = together(t, &[&exec, &exec, &["delete", "--force", &container.id]])?;
+        ensure_eq!(codes[2], 0, "delete --force");
+        gone(t, &container.id)?;
+    }
+    Ok(())
+}
+
+fn pause_and_resume_in_parallel_end_in_a_known_state(t: &T) -> Verdict {
+    let container = t.running()?;
+    let (pause, resume) = (["pause", &container.id], ["resume", &container.id]);
+    for _ in 0..3 {
+        together(t, &[&pause, &resume, &pause, &resume])?;
+        let status = container.status()?;
+        ensure!(status == "paused" || status == "running", "status {status}");
+    }
+    container.verb("resume", &[], &[])?;
+    eventually("running", || (container.status().ok()? == "running").then_some(()))
+}
+
+fn state_and_list_during_delete_never_crash(t: &T) -> Verdict {
+    for _ in 0..4 {
+        let container = t.running()?;
+        let state = ["state", &container.id];
+        let list = ["list", "--format", "json"];
+        let codes = together(t, &[&["delete", "--force", &container.id], &state, &list, &state, &list])?;
+        ensure_eq!(codes[0], 0, "delete --force");
+        ensure!(codes.iter().all(|code| *code == 0 || *code == 1), "exit codes {codes:?}");
+        ensure!(codes[2] == 0 && codes[4] == 0, "list failed while another container went away: {codes:?}");
+    }
+    Ok(())
+}
+
+fn containers_in_parallel_do_not_disturb_each_other(t: &T) -> Verdict {
+    let bundle = t.bundle()?.sh("exit 7");
+    bundle.write()?;
+    let dir = bundle.dir.display().to_string();
+    let ids: Vec<String> = (0..6).map(|_| t.id()).collect();
+    let commands: Vec<Vec<&str>> = ids.iter().map(|id| vec!["run", "--bundle", &dir, id.as_str()]).collect();
+    let commands: Vec<&[&str]> = commands.iter().map(Vec::as_slice).collect();
+    let codes = together(t, &commands)?;
+    ensure!(codes.iter().all(|code| *code == 7), "exit codes {codes:?}");
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! config-linux.md, "Devices" and "Allowed Device list".
+
+use crate::kit::stop::Context;
+use crate::kit::{Bundle, T, Verdict};
+use crate::{chapter, ensure, ensure_eq};
+use serde_json::{Value, json};
+
+chapter! { "devices":
+    nodes_are_made_with_mode_and_owner,
+    nodes_may_stand_anywhere,
+    fifos_may_be_made,
+    an_existing_file_of_another_type_is_refused,
+    an_existing_node_of_the_same_kind_is_accepted,
+    a_node_without_a_directory_makes_it,
+    the_allow_list_denies_what_it_does_not_name,
+    the_allow_list_permits_what_it_names,
+    read_and_write_are_judged_apart,
+    later_rules_win,
+    default_devices_work_under_deny_all,
+    no_rules_at_all_still_permit_the_default_devices,
+    exec_is_judged_by_the_same_list,
+    an_update_keeps_the_list,
+    a_wildcard_minor_matches_all,
+}
+
+fn device(path: &str, kind: &str, major: i64, minor: i64) -> Value {
+    json!({"path": path, "type": kind, "major": major, "minor": minor, "fileMode": 0o640, "uid": 12, "gid": 34})
+}
+
+/// A bundle whose payload may make nodes, with these device rules.
+fn with_rules(t: &T, rules: Value) -> Verdict<Bundle> {
+    let bundle = t
+        .bundle()?
+        .set("/process/capabilities", crate::kit::spec::capabilities(&["CAP_MKNOD", "CAP_DAC_OVERRIDE", "CAP_SYSLOG"]));
+    Ok(bundle.set("/linux/resources/devices", rules))
+}
+
+fn deny_all() -> Value {
+    json!({"allow": false, "access": "rwm"})
+}
+
+fn nodes_are_made_with_mode_and_owner(t: &T) -> Verdict {
+    let bundle = t.bundle()?.set("/linux/devices", json!([device("/dev/mem-like", "c", 1, 5)]));
+    t.run(&bundle.args(&["/bin/stat", "-c", "%F %t,%T %a %u %g", "/dev/mem-like"]))?
+        .ok()?
+        .stdout_is("character special file 1,5 640 12 34\n")?;
+    Ok(())
+}
+
+fn nodes_may_stand_anywhere(t: &T) -> Verdict {
+    let bundle =
+        t.bundle()?.set("/linux/devices", json!([device("/var/lib/x/zero", "c", 1, 5), device("/node", "c", 1, 3)]));
+    t.run(&bundle.args(&["/bin/stat", "-c", "%t,%T", "/var/lib/x/zero", "/node"]))?.ok()?.stdout_is("1,5\n1,3\n")?;
+    Ok(())
+}
+
+fn fifos_may_be_made(t: &T) -> Verdict {
+    let bundle = t.bundle()?.set("/linux/devices", json!([{"path": "/dev/fifo", "type": "p", "fileMode": 0o600}]));
+    t.run(&bundle.args(&["/bin/stat", "-c", "%F", "/dev/fifo"]))?.ok()?.stdout_is("fifo\n")?;
+    Ok(())
+}
+
+fn an_existing_file_of_another_type_is_refused(t: &T) -> Verdict {
+    let bundle = t.bundle()?.set("/linux/devices", json!([device("/etc/passwd", "c", 1, 5)]));
+    t.run(&bundle)?.code_is(1)?.stderr_has("/etc/passwd")?;
+    Ok(())
+}
+
+fn an_existing_node_of_the_same_kind_is_accepted(t: &T) -> Verdict {
+    let mut node = device("/dev/null", "c", 1, 3);
+    node["fileMode"] = json!(0o666);
+    t.run(&t.bundle()?.set("/linux/devices", json!([node])))?.ok()?;
+    Ok(())
+}
+
+fn a_node_without_a_directory_makes_it(t: &T) -> Verdict {
+    let bundle = t.bundle()?.set("/linux/devices", json!([device("/dev/a/b/c", "c", 1, 5)]));
+    t.run(&bundle.args(&["/bin/stat", "-c", "%t,%T", "/dev/a/b/c"]))?.ok()?.stdout_is("1,5\n")?;
+    Ok(())
+}
+
+fn the_allow_list_denies_what_it_does_not_name(t: &T) -> Verdict {
+    // 1:11 is kmsg: there on every host, and not among the default devices.
+    let bundle = with_rules(t, json!([deny_all()]))?
+        .sh("mknod /tmp/kmsg c 1 11; echo x >/tmp/kmsg; head -c1 /tmp/kmsg; echo end");
+    let ran = t.run(&bundle)?;
+    ensure_eq!(ran.stderr.matches("peration not permitted").count(), 2, "stderr {:?}", ran.stderr);
+    ran.stdout_is("end\n")?;
+    Ok(())
+}
+
+fn the_allow_list_permits_what_it_names(t: &T) -> Verdict {
+    let bundle =
+        with_rules(t, json!([deny_all(), {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "rwm"}]))?;
+    let ran = t.run(&bundle.sh("mknod /tmp/kmsg c 1 11; dd if=/tmp/kmsg of=/dev/null count=0 && echo opened"))?;
+    ran.stdout_is("opened\n")?;
+    Ok(())
+}
+
+fn read_and_write_are_judged_apart(t: &T) -> Verdict {
+    let bundle =
+        with_rules(t, json!([deny_all(), {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "rm"}]))?;
+    let ran = t.run(&bundle.sh("mknod /tmp/kmsg c 1 11; dd if=/tmp/kmsg of=/dev/null count=0 2>/dev/null && echo read; (echo x >/tmp/kmsg) 2>/dev/null && echo written; echo end"))?;
+    ran.stdout_is("read\nend\n")?;
+    Ok(())
+}
+
+fn later_rules_win(t: &T) -> Verdict {
+    let bundle = with_rules(
+        t,
+        json!([{"allow": true, "access": "rwm"}, {"allow": false, "type": "c", "major": 1, "minor": 11, "access": "w"}]),
+    )?;
+    let ran = t.run(&bundle.sh("mknod /tmp/kmsg c 1 11; dd if=/tmp/kmsg of=/dev/null count=0 2>/dev/null && echo read; (echo x >/tmp/kmsg) 2>/dev/null && echo written; echo end"))?;
+    ran.stdout_is("read\nend\n")?;
+    Ok(())
+}
+
+fn default_devices_work_under_deny_all(t: &T) -> Verdict {
+    let script = "for d in null zero full random urandom; do dd if=/dev/$d of=/dev/null bs=1 count=1 2>/dev/null && echo $d; done; : >/dev/null && echo write";
+    t.run(&with_rules(t, json!([deny_all()]))?.sh(script))?
+        .ok()?
+        .stdout_is("null\nzero\nfull\nrandom\nurandom\nwrite\n")?;
+    Ok(())
+}
+
+fn no_rules_at_all_still_permit_the_default_devices(t: &T) -> Verdict {
+    t.run_sh("head -c1 /dev/zero >/dev/null && echo fine")?.ok()?.stdout_is("fine\n")?;
+    Ok(())
+}
+
+/// What a script says when it opens kmsg for reading.
+const TRY_KMSG: &str = "[ -e /tmp/kmsg ] || mknod /tmp/kmsg c 1 11; dd if=/tmp/kmsg of=/dev/null count=0 2>/dev/null && echo opened || echo denied";
+
+fn exec_is_judged_by_the_same_list(t: &T) -> Verdict {
+    let container = t.start(&with_rules(t, json!([deny_all()]))?.args(&["/bin/sleep", "1000"]))?;
+    container.exec_sh(TRY_KMSG)?.stdout_is("denied\n")?;
+    Ok(())
+}
+
+fn an_update_keeps_the_list(t: &T) -> Verdict {
+    let container = t.start(&with_rules(t, json!([deny_all()]))?.args(&["/bin/sleep", "1000"]))?;
+    for resources in ["{}", "{\"unified\":{}}"] {
+        let words = ["update", "--resources", "-", &container.id];
+        t.runtime_with_stdin(&words, resources.as_bytes())?.ok().context(resources)?;
+        container.exec_sh(TRY_KMSG)?.stdout_is("denied\n").context(resources)?;
+    }
+    Ok(())
+}
+
+fn a_wildcard_minor_matches_all(t: &T) -> Verdict {
+    let bundle = with_rules(t, json!([deny_all(), {"allow": true, "type": "c", "major": 1, "access": "rwm"}]))?;
+    let ran = t.run(&bundle.sh(TRY_KMSG))?.ok()?;
+    ensure!(ran.stdout == "opened\n", "{ran}");
+    Ok(())
+}

@@ -1,0 +1,300 @@
+//! `exec`: a further process in a running container.
+
+use crate::kit::stop::Context;
+use crate::kit::t::{eventually, field, text};
+use crate::kit::{T, Verdict, cgroup};
+use crate::{chapter, ensure, ensure_eq};
+use serde_json::json;
+use std::fs;
+
+chapter! { "exec":
+    a_process_runs_in_the_namespaces_of_the_container,
+    a_process_is_in_the_cgroup_of_the_container,
+    the_environment_is_the_containers_with_additions,
+    the_working_directory_is_the_containers_or_as_given,
+    the_user_is_as_given,
+    user_values_are_parsed_exactly,
+    additional_gids_are_added,
+    capabilities_are_added,
+    no_new_privs_is_set,
+    a_process_file_is_used_whole,
+    a_process_file_with_limits_and_oom_score,
+    a_bad_process_file_is_an_error,
+    detach_returns_at_once_and_leaves_a_pid,
+    standard_input_is_passed,
+    standard_output_and_error_stay_apart,
+    preserve_fds_are_passed,
+    only_the_standard_descriptors_are_open,
+    ignore_paused_enters_a_paused_container,
+    exec_in_a_created_container_works_or_is_refused_clearly,
+    exec_without_a_command_is_an_error,
+    a_sub_cgroup_is_entered,
+    a_cgroup_outside_is_refused,
+    a_program_is_looked_up_in_the_path_of_the_container,
+    options_of_the_command_are_left_alone,
+    exec_after_a_change_of_the_bundle_uses_the_snapshot,
+    exec_when_init_has_moved_its_root_works,
+    many_execs_in_a_row_leave_no_process,
+}
+
+fn a_process_runs_in_the_namespaces_of_the_container(t: &T) -> Verdict {
+    let container = t.running()?;
+    let pid = container.pid()?;
+    let ran = container.exec(&["/bin/ls", "-l", "/proc/self/ns"])?;
+    for file in ["pid", "net", "ipc", "uts", "mnt", "cgroup", "user"] {
+        let wanted = fs::read_link(format!("/proc/{pid}/ns/{file}"))?.display().to_string();
+        ensure!(ran.stdout.contains(&wanted), "{file}: {wanted} is not in {}", ran.stdout);
+    }
+    Ok(())
+}
+
+fn a_process_is_in_the_cgroup_of_the_container(t: &T) -> Verdict {
+    let container = t.running()?;
+    let file = t.path("pid");
+    container.try_exec(&["--detach", "--pid-file", &file.display().to_string()], &["/bin/sleep", "1000"])?.ok()?;
+    let pid = fs::read_to_string(&file)?.parse()?;
+    ensure_eq!(cgroup::of_pid(pid)?, cgroup::of(&container)?, "cgroups of exec and init");
+    Ok(())
+}
+
+fn the_environment_is_the_containers_with_additions(t: &T) -> Verdict {
+    let bundle =
+        t.bundle()?.args(&["/bin/sleep", "1000"]).set("/process/env", json!(["PATH=/bin", "A=old", "HOME=/root"]));
+    let container = t.start(&bundle)?;
+    let ran = container.try_exec(&["--env", "A=new", "--env", "B=2"], &["/bin/sh", "-c", "echo $A $B $PATH"])?.ok()?;
+    ran.stdout_is("new 2 /bin\n")?;
+    Ok(())
+}
+
+fn the_working_directory_is_the_containers_or_as_given(t: &T) -> Verdict {
+    let container = t.start(&t.bundle()?.args(&["/bin/sleep", "1000"]).set("/process/cwd", json!("/tmp")))?;
+    container.exec(&["/bin/pwd"])?.stdout_is("/tmp\n")?;
+    container.try_exec(&["--cwd", "/etc"], &["/bin/pwd"])?.ok()?.stdout_is("/etc\n")?;
+    container.try_exec(&["--cwd", "relative"], &["/bin/pwd"])?.fails()?;
+    Ok(())
+}
+
+fn the_user_is_as_given(t: &T) -> Verdict {
+    let container = t.running()?;
+    let ids = ["/bin/sh", "-c", "id -u; id -g"];
+    container.try_exec(&["--user", "12"], &ids)?.ok()?.stdout_is("12\n0\n")?;
+    container.try_exec(&["-u", "12:34"], &ids)?.ok()?.stdout_is("12\n34\n")?;
+    Ok(())
+}
+
+fn user_values_are_parsed_exactly(t: &T) -> Verdict {
+    let container = t.running()?;
+    let ids = ["/bin/sh", "-c", "id -u; id -g"];
+    container.try_exec(&["--user", "1"], &ids)?.ok()?.stdout_is("1\n0\n")?;
+    container.try_exec(&["--user", "1:0"], &ids)?.ok()?.stdout_is("1\n0\n")?;
+    for value in ["4294967295", "4294967296", "1 ", "-1", "1:abc", "abc", "1:", ":1", "1:2:3", "0x1"] {
+        let ran = container.verb("exec", &[&format!("--user={value}")], &ids)?;
+        ensure!(ran.code != 0, "--user {value:?} was accepted: {:?}", ran.stdout);
+    }
+    Ok(())
+}
+
+fn additional_gids_are_added(t: &T) -> Verdict {
+    let container = t.running()?;
+    let ran = container.try_exec(&["-g", "7", "-g", "8"], &["/bin/cat", "/proc/self/status"])?.ok()?;
+    ensure_eq!(field(&ran.stdout, "Groups"), "7 8", "groups");
+    let ran = container.exec(&["/bin/cat", "/proc/self/status"])?;
+    ensure_eq!(field(&ran.stdout, "Groups"), "", "groups when unspecified");
+    Ok(())
+}
+
+fn capabilities_are_added(t: &T) -> Verdict {
+    let container = t.running()?;
+    let ran = container
+        .try_exec(&["--cap", "CAP_NET_RAW", "--cap", "CAP_CHOWN"], &["/bin/cat", "/proc/self/status"])?
+        .ok()?;
+    let effective = u64::from_str_radix(&field(&ran.stdout, "CapEff"), 16)?;
+    // The bundle's AUDIT_WRITE, KILL and NET_BIND_SERVICE, and the two more.
+    ensure_eq!(effective, 1 << 29 | 1 << 5 | 1 << 10 | 1 << 13 | 1, "CapEff");
+    Ok(())
+}
+
+fn no_new_privs_is_set(t: &T) -> Verdict {
+    let container =
+        t.start(&t.bundle()?.args(&["/bin/sleep", "1000"]).set("/process/noNewPrivileges", json!(false)))?;
+    let nnp = |options: &[&str]| {
+        Ok::<_, crate::kit::Stop>(field(
+            &container.try_exec(options, &["/bin/cat", "/proc/self/status"])?.ok()?.stdout,
+            "NoNewPrivs",
+        ))
+    };
+    ensure_eq!(nnp(&[])?, "0", "without the flag");
+    ensure_eq!(nnp(&["--no-new-privs"])?, "1", "with the flag");
+    Ok(())
+}
+
+fn a_process_file_is_used_whole(t: &T) -> Verdict {
+    let container = t.running()?;
+    let process = json!({
+        "args": ["/bin/sh", "-c", "pwd; id -u; echo $ONLY; umask; grep -E 'CapBnd|NoNewPrivs' /proc/self/status"],
+        "cwd": "/tmp", "env": ["ONLY=this", "PATH=/bin"], "user": {"uid": 5, "gid": 6, "umask": 0o77},
+        "noNewPrivileges": true, "capabilities": {"bounding": ["CAP_KILL"]}
+    });
+    container
+        .exec_process(&process, &[])?
+        .ok()?
+        .stdout_is("/tmp\n5\nthis\n0077\nCapBnd:\t0000000000000020\nNoNewPrivs:\t1\n")?;
+    Ok(())
+}
+
+fn a_process_file_with_limits_and_oom_score(t: &T) -> Verdict {
+    let container = t.running()?;
+    let process = json!({
+        "args": ["/bin/sh", "-c", "ulimit -n; cat /proc/self/oom_score_adj"], "cwd": "/", "user": {"uid": 0, "gid": 0},
+        "env": ["PATH=/bin"], "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 88}], "oomScoreAdj": 99
+    });
+    container.exec_process(&process, &[])?.ok()?.stdout_is("77\n99\n")?;
+    Ok(())
+}
+
+fn a_bad_process_file_is_an_error(t: &T) -> Verdict {
+    let container = t.running()?;
+    container.try_exec(&["--process", "/no/such/file"], &[])?.code_is(255)?.stderr_has("/no/such/file")?;
+    container.exec_process(&json!({"args": [], "cwd": "/"}), &[])?.fails()?;
+    container.exec_process(&json!({"args": ["/bin/true"], "cwd": ""}), &[])?.fails()?;
+    Ok(())
+}
+
+fn detach_returns_at_once_and_leaves_a_pid(t: &T) -> Verdict {
+    let container = t.running()?;
+    let file = t.path("pid");
+    let ran = container.try_exec(&["-d", "--pid-file", &file.display().to_string()], &["/bin/sleep", "555"])?.ok()?;
+    ensure!(ran.took.as_secs() < 5, "took {:?}", ran.took);
+    let pid = fs::read_to_string(&file)?;
+    ensure!(text(format!("/proc/{pid}/cmdline")).contains("555"), "pid {pid} is not the process");
+    Ok(())
+}
+
+fn standard_input_is_passed(t: &T) -> Verdict {
+    let container = t.running()?;
+    t.runtime_with_stdin(&["exec", &container.id, "/bin/cat"], b"through exec\n")?.ok()?.stdout_is("through exec\n")?;
+    Ok(())
+}
+
+fn standard_output_and_error_stay_apart(t: &T) -> Verdict {
+    let container = t.running()?;
+    let ran = container.exec_sh("echo out; echo err >&2")?;
+    ensure_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("out\n", "err\n"), "stdout and stderr");
+    Ok(())
+}
+
+/// The descriptors that an exec started with 3 and 4 open has.
+fn descriptors(t: &T, options: &str) -> Verdict<Vec<String>> {
+    let container = t.start(&t.bundle()?.helper()?.args(&["/bin/sleep", "1000"]))?;
+    let mut command = std::process::Command::new("/bin/sh");
+    command
+        .args(["-c", "exec \"$@\" 3</dev/null 4</dev/null 7</dev/null", "sh"])
+        .arg(&t.runtime)
+        .arg("--root")
+        .arg(t.root())
+        .arg("exec");
+    command.args(options.split_whitespace()).arg(&container.id).args(["/helper", "@payload", "fds"]);
+    let ran = t.finish(command)?.ok()?;
+    Ok(ran.lines().iter().map(|line| line.split(' ').next().unwrap_or_default().to_owned()).collect())
+}
+
+fn preserve_fds_are_passed(t: &T) -> Verdict {
+    ensure_eq!(descriptors(t, "--preserve-fds 1")?, ["0", "1", "2", "3"], "descriptors");
+    Ok(())
+}
+
+fn only_the_standard_descriptors_are_open(t: &T) -> Verdict {
+    ensure_eq!(descriptors(t, "")?, ["0", "1", "2"], "descriptors");
+    Ok(())
+}
+
+fn ignore_paused_enters_a_paused_container(t: &T) -> Verdict {
+    let container = t.running()?;
+    container.verb("pause", &[], &[])?.ok()?;
+    let mut command = t.command();
+    command.args(["exec", "--ignore-paused", &container.id, "/bin/echo", "thawed"]);
+    let capture = t.capture();
+    capture.attach(&mut command)?;
+    let mut child = command.spawn()?;
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    container.verb("resume", &[], &[])?.ok()?;
+    let status = crate::kit::runtime::wait(&mut child, std::time::Duration::from_secs(5), "exec").context("exec")?;
+    ensure_eq!((status.code(), capture.read().0), (Some(0), "thawed\n".to_owned()), "exec after resume");
+    Ok(())
+}
+
+fn exec_in_a_created_container_works_or_is_refused_clearly(t: &T) -> Verdict {
+    let container = t.create(&t.bundle()?)?;
+    let ran = container.try_exec(&[], &["/bin/echo", "in created"])?;
+    if ran.code == 0 {
+        ran.stdout_is("in created\n")?;
+    } else {
+        ran.code_is(255)?.stderr_has("exec")?;
+    }
+    container.status_is("created")
+}
+
+fn exec_without_a_command_is_an_error(t: &T) -> Verdict {
+    let container = t.running()?;
+    container.try_exec(&[], &[])?.fails()?;
+    Ok(())
+}
+
+fn a_sub_cgroup_is_entered(t: &T) -> Verdict {
+    let container = t.running()?;
+    let dir = cgroup::of(&container)?;
+    fs::create_dir(dir.join("sub"))?;
+    let file = t.path("pid");
+    container
+        .try_exec(&["--cgroup", "sub", "--detach", "--pid-file", &file.display().to_string()], &["/bin/sleep", "1000"])?
+        .ok()?;
+    ensure_eq!(cgroup::of_pid(fs::read_to_string(&file)?.parse()?)?, dir.join("sub"), "cgroup of the process");
+    Ok(())
+}
+
+fn a_cgroup_outside_is_refused(t: &T) -> Verdict {
+    let container = t.running()?;
+    for path in ["../..", "/../..", "no-such-sub", "a\nb", "sub/../../.."] {
+        container.try_exec(&["--cgroup", path], &["/bin/true"])?.fails().context(format!("--cgroup {path:?}"))?;
+    }
+    Ok(())
+}
+
+fn a_program_is_looked_up_in_the_path_of_the_container(t: &T) -> Verdict {
+    let container = t.running()?;
+    container.exec(&["echo", "found"])?.stdout_is("found\n")?;
+    Ok(())
+}
+
+fn options_of_the_command_are_left_alone(t: &T) -> Verdict {
+    let container = t.running()?;
+    container.exec(&["/bin/echo", "-e", "--user", "x", "-d"])?.stdout_is("--user x -d\n")?;
+    container.try_exec(&[], &["--", "/bin/echo", "a"])?;
+    Ok(())
+}
+
+fn exec_after_a_change_of_the_bundle_uses_the_snapshot(t: &T) -> Verdict {
+    let bundle = t.bundle()?.args(&["/bin/sleep", "1000"]).set("/process/env", json!(["PATH=/bin", "FROM=create"]));
+    let container = t.start(&bundle)?;
+    fs::remove_file(bundle.dir.join("config.json"))?;
+    container.exec_sh("echo $FROM")?.stdout_is("create\n")?;
+    Ok(())
+}
+
+fn exec_when_init_has_moved_its_root_works(t: &T) -> Verdict {
+    let container = t.start(
+        &t.bundle()?.privileged().sh("mkdir /tmp/r; mount -t tmpfs x /tmp/r; cd /tmp/r; echo moved; exec sleep 1000"),
+    )?;
+    container.wait_for_output("moved")?;
+    container.exec(&["/bin/pwd"])?.stdout_is("/\n")?;
+    Ok(())
+}
+
+fn many_execs_in_a_row_leave_no_process(t: &T) -> Verdict {
+    let container = t.running()?;
+    for _ in 0..10 {
+        container.exec(&["/bin/true"])?;
+    }
+    let dir = cgroup::of(&container)?;
+    eventually("one process is left", || (text(dir.join("cgroup.procs")).lines().count() == 1).then_some(()))
+}

@@ -1,0 +1,121 @@
+//! What a container can do to the runtime while one of its processes is inside.
+
+use crate::kit::race::{duration, rounds};
+use crate::kit::{Bundle, Need, T, Verdict};
+use crate::{chapter, ensure};
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+chapter! { "joining":
+    no_descriptor_of_the_runtime_is_visible_during_exec [Need::Slow],
+    the_runtime_binary_cannot_be_overwritten_by_a_payload_that_is_it [Need::Slow],
+    the_runtime_binary_cannot_be_overwritten_while_it_joins [Need::Slow],
+    the_runtime_binary_cannot_be_overwritten_by_an_entry_point [Need::Slow],
+    the_root_of_the_host_is_not_seen_through_a_joining_process [Need::Slow],
+    a_joining_process_is_closed_to_an_ordinary_container [Need::Slow],
+}
+
+fn no_descriptor_of_the_runtime_is_visible_during_exec(t: &T) -> Verdict {
+    // The payload looks at every process that appears beside it, as fast as it can. Its own root
+    // is the one directory that a process on its way to its program may well have open.
+    let script = "while :; do for p in /proc/[0-9]*; do case $p in /proc/1) ;; *) for f in $p/fd/*; do [ $f -ef / ] || ls -l $f; done 2>/dev/null | grep -v -E 'pipe:|/dev/null|/dev/pts|anon_inode|socket:|/proc/|total|[.]err|/err[.]|/out[.]' ;; esac; done; done";
+    let container = t.start(&t.bundle()?.privileged().sh(script))?;
+    rounds(duration(t) / 2, || container.try_exec(&[], &["/bin/true"]).map(|_| ()))?;
+    let leaked: Vec<String> =
+        container.output().lines().filter(|line| line.contains("->")).map(str::to_owned).collect();
+    // Files of the image that a runtime reads for the user's sake are no secret.
+    let own = |line: &String| {
+        ["-> /bin/", "-> /tmp", "-> /etc/passwd", "-> /etc/group"].iter().any(|name| line.contains(name))
+    };
+    let foreign: Vec<&String> = leaked.iter().filter(|line| !own(line)).take(5).collect();
+    ensure!(foreign.is_empty(), "descriptors seen: {foreign:?}");
+    Ok(())
+}
+
+/// A copy of the runtime that may be attacked, and its content.
+fn victim(t: &T) -> Verdict<(PathBuf, Vec<u8>)> {
+    let copy = t.path("victim");
+    fs::copy(&t.runtime, &copy)?;
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+    let content = fs::read(&copy)?;
+    Ok((copy, content))
+}
+
+/// Opens the program of every process that is not the container's own, keeps
+/// it open, and tries to write once nothing runs it any more.
+const OVERWRITE: &str = "while :; do for p in /proc/[0-9]*; do case $(readlink $p/exe) in */busybox|'') ;; *) (exec 7<$p/exe || exit; echo opened; for i in 1 2 3 4 5 6 7 8 9 10; do (echo broken >/proc/self/fd/7) && echo WROTE && break; usleep 3000; done) & ;; esac; done; done 2>/dev/null";
+
+/// Runs a command of the copied runtime.
+fn with_victim(t: &T, copy: &Path, words: &[&str]) -> Verdict<crate::kit::Ran> {
+    let mut command = std::process::Command::new(copy);
+    command.arg("--root").arg(t.root()).args(words).stdin(std::process::Stdio::null()).current_dir(&t.dir);
+    t.finish(command)
+}
+
+/// A bundle whose busybox is its own copy, for payloads that write to programs.
+fn with_own_busybox(t: &T) -> Verdict<Bundle> {
+    let bundle = t.bundle()?.privileged();
+    let busybox = bundle.rootfs().join("bin/busybox");
+    fs::remove_file(&busybox)?;
+    fs::copy(crate::kit::rootfs::MASTER, &busybox)?;
+    Ok(bundle)
+}
+
+fn the_runtime_binary_cannot_be_overwritten_by_a_payload_that_is_it(t: &T) -> Verdict {
+    let (copy, content) = victim(t)?;
+    let container = t.start(&with_own_busybox(t)?.sh(OVERWRITE))?;
+    // The image's /tmp/sh runs /proc/self/exe: at that moment, the runtime.
+    let shell = container.bundle.join("rootfs/tmp/sh");
+    fs::write(&shell, "#!/proc/self/exe --help\n")?;
+    fs::set_permissions(&shell, fs::Permissions::from_mode(0o755))?;
+    let done = rounds(duration(t), || with_victim(t, &copy, &["exec", &container.id, "/tmp/sh"]).map(|_| ()));
+    ensure!(fs::read(&copy)? == content, "the runtime's binary was changed");
+    done?;
+    Ok(())
+}
+
+fn the_runtime_binary_cannot_be_overwritten_while_it_joins(t: &T) -> Verdict {
+    let (copy, content) = victim(t)?;
+    let container = t.start(&with_own_busybox(t)?.sh(OVERWRITE))?;
+    let done = rounds(duration(t), || with_victim(t, &copy, &["exec", &container.id, "/bin/true"]).map(|_| ()));
+    ensure!(fs::read(&copy)? == content, "the runtime's binary was changed");
+    done?;
+    Ok(())
+}
+
+fn the_runtime_binary_cannot_be_overwritten_by_an_entry_point(t: &T) -> Verdict {
+    // Two containers of one pid namespace: the second one's entry point is the runtime, the first one attacks it.
+    let (copy, content) = victim(t)?;
+    let attacker = t.start(&with_own_busybox(t)?.sh(OVERWRITE))?;
+    let join = json!({"type": "pid", "path": format!("/proc/{}/ns/pid", attacker.pid()?)});
+    let bundle = t.bundle()?.namespace("pid", Some(join)).args(&["/proc/self/exe", "--help"]);
+    bundle.write()?;
+    let dir = bundle.dir.display().to_string();
+    let done = rounds(duration(t), || with_victim(t, &copy, &["run", "--bundle", &dir, &t.id()]).map(|_| ()));
+    ensure!(fs::read(&copy)? == content, "the runtime's binary was changed");
+    done?;
+    Ok(())
+}
+
+fn the_root_of_the_host_is_not_seen_through_a_joining_process(t: &T) -> Verdict {
+    // Root of the container with CAP_SYS_PTRACE looks through every newcomer's /proc/PID/root and cwd.
+    let script = "while :; do for p in /proc/[0-9]*; do for link in root cwd; do [ -d $p/$link/run/windlass-integration ] && echo seen through $p/$link; done; done; done 2>/dev/null";
+    let capabilities = crate::kit::spec::capabilities(&["CAP_SYS_PTRACE", "CAP_KILL", "CAP_DAC_OVERRIDE"]);
+    let container = t.start(&t.bundle()?.set("/process/capabilities", capabilities).sh(script))?;
+    rounds(duration(t) / 2, || container.try_exec(&[], &["/bin/true"]).map(|_| ()))?;
+    let seen = container.output().lines().count();
+    ensure!(seen == 0, "the host's root was seen {seen} times");
+    Ok(())
+}
+
+fn a_joining_process_is_closed_to_an_ordinary_container(t: &T) -> Verdict {
+    // Without CAP_SYS_PTRACE, what protects a joining process is that it is not dumpable.
+    let script = "while :; do for p in /proc/[0-9]*; do case $p in /proc/1) ;; *) readlink $p/root $p/cwd $p/exe | grep -v -E '^(/|/bin/busybox)$'; for f in $p/fd/*; do [ $f -ef / ] || ls -l $f; done 2>/dev/null | grep -v -E '/(out|err)[.]' | grep -E 'cgroup|state|windlass' ;; esac; done; done 2>/dev/null";
+    let container = t.start(&t.bundle()?.sh(script))?;
+    rounds(duration(t) / 2, || container.try_exec(&[], &["/bin/true"]).map(|_| ()))?;
+    let seen: Vec<String> = container.output().lines().take(5).map(str::to_owned).collect();
+    ensure!(seen.is_empty(), "seen: {seen:?}");
+    Ok(())
+}

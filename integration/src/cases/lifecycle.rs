@@ -1,0 +1,342 @@
+//! runtime.md, "Lifecycle" and "Operations".
+
+use crate::kit::stop::Context;
+use crate::kit::t::{eventually, text};
+use crate::kit::{T, Verdict};
+use crate::{chapter, ensure, ensure_eq};
+use std::time::Duration;
+
+chapter! { "lifecycle":
+    create_leaves_the_payload_waiting_for_start,
+    start_runs_what_create_prepared,
+    a_started_container_runs_and_its_payload_ends_as_stopped,
+    later_edits_of_the_configuration_have_no_effect,
+    start_of_a_running_container_is_refused,
+    start_of_a_stopped_container_is_refused,
+    start_of_an_unknown_container_is_refused,
+    create_with_an_id_in_use_is_refused,
+    create_without_an_id_is_refused,
+    delete_of_a_running_container_is_refused,
+    delete_of_a_created_container_needs_no_force,
+    delete_force_ends_a_running_container,
+    delete_force_of_an_unknown_container_is_silent,
+    delete_of_an_unknown_container_is_refused,
+    an_id_can_be_used_again_after_delete,
+    a_failed_create_leaves_nothing,
+    kill_reaches_the_payload,
+    kill_of_a_created_container_ends_it,
+    kill_of_a_stopped_container_is_refused,
+    kill_all_of_a_stopped_container_is_silent,
+    kill_takes_names_with_and_without_sig_and_numbers,
+    kill_refuses_an_unknown_signal,
+    kill_defaults_to_sigterm,
+    kill_all_reaches_every_process,
+    run_returns_the_exit_code_of_the_payload,
+    run_returns_128_plus_the_signal_of_the_payload,
+    run_forwards_signals_to_the_payload,
+    run_keep_leaves_the_container_stopped,
+    run_detach_returns_while_the_payload_runs,
+    run_deletes_the_container_afterwards,
+    run_of_a_payload_that_ends_at_once_never_hangs,
+    a_dead_init_makes_the_container_stopped,
+    processes_of_a_dead_init_are_gone_after_delete,
+    unknown_properties_are_ignored,
+    a_newer_minor_version_is_accepted,
+    another_major_version_is_refused,
+    a_missing_args_is_refused,
+}
+
+fn create_leaves_the_payload_waiting_for_start(t: &T) -> Verdict {
+    let container = t.create(&t.bundle()?.sh("echo started; sleep 100"))?;
+    container.status_is("created")?;
+    std::thread::sleep(Duration::from_millis(30));
+    ensure_eq!(container.output(), "", "the payload has run before start");
+    Ok(())
+}
+
+fn start_runs_what_create_prepared(t: &T) -> Verdict {
+    let container = t.start(&t.bundle()?.sh("echo started; sleep 100"))?;
+    container.wait_for_output("started")?;
+    container.status_is("running")
+}
+
+fn a_started_container_runs_and_its_payload_ends_as_stopped(t: &T) -> Verdict {
+    let container = t.start(&t.bundle()?.args(&["/bin/true"]))?;
+    container.wait_for("stopped")?;
+    container.delete()?;
+    container.verb("state", &[], &[])?.fails()?.stderr_has("does not exist")?;
+    Ok(())
+}
+
+fn later_edits_of_the_configuration_have_no_effect(t: &T) -> Verdict {
+    let bundle = t.bundle()?.sh("echo first; sleep 100");
+    let container = t.create(&bundle)?;
+    bundle.clone().sh("echo second; sleep 100").write()?;
+    container.start()?;
+    container.wait_for_output("first")?;
+    Ok(())
+}
+
+fn start_of_a_running_container_is_refused(t: &T) -> Verdict {
+    let container = t.running()?;
+    container.verb("start", &[], &[])?.code_is(1)?.stderr_has("cannot start an already running container")?;
+    Ok(())
+}
+
+fn start_of_a_stopped_container_is_refused(t: &T) -> Verdict {
+    let container = t.start(&t.bundle()?)?;
+    container.wait_for("stopped")?;
+    container.verb("start", &[], &[])?.code_is(1)?.stderr_has("cannot start a container that has stopped")?;
+    Ok(())
+}
+
+fn start_of_an_unknown_container_is_refused(t: &T) -> Verdict {
+    t.runtime(&["start", "nobody"])?.code_is(1)?.stderr_has("does not exist")?;
+    Ok(())
+}
+
+fn create_with_an_id_in_use_is_refused(t: &T) -> Verdict {
+    let container = t.create(&t.bundle()?)?;
+    let bundle = container.bundle.display().to_string();
+    let again = t.runtime(&["create", "--bundle", &bundle, &container.id])?;
+    again.code_is(1)?.stderr_has("already exists")?;
+    container.status_is("created")
+}
+
+fn create_without_an_id_is_refused(t: &T) -> Verdict {
+    let bundle = t.bundle()?;
+    bundle.write()?;
+    t.runtime(&["create", "--bundle", &bundle.dir.display().to_string()])?.fails()?;
+    Ok(())
+}
+
+fn delete_of_a_running_container_is_refused(t: &T) -> Verdict {
+    let container = t.running()?;
+    let refused = container.verb("delete", &[], &[])?.code_is(1)?;
+    let wording = format!("cannot delete container {} that is not stopped: running", container.id);
+    refused.stderr_has(&wording)?;
+    container.status_is("running")
+}
+
+fn delete_of_a_created_container_needs_no_force(t: &T) -> Verdict {
+    let container = t.create(&t.bundle()?)?;
+    container.delete()?;
+    container.verb("state", &[], &[])?.fails()?;
+    Ok(())
+}
+
+fn delete_force_ends_a_running_container(t: &T) -> Verdict {
+    let container = t.running()?;
+    let pid = container.pid()?;
+    container.verb("delete", &["--force"], &[])?.ok()?;
+    eventually("the payload is gone", || text(format!("/proc/{pid}/cmdline")).is_empty().then_some(()))
+}
+
+fn delete_force_of_an_unknown_container_is_silent(t: &T) -> Verdict {
+    let ran = t.runtime(&["delete", "--force", "nobody"])?.ok()?;
+    ensure_eq!(ran.stdout + &ran.stderr, "", "delete --force of a missing container said something");
+    Ok(())
+}
+
+fn delete_of_an_unknown_container_is_refused(t: &T) -> Verdict {
+    t.runtime(&["delete", "nobody"])?.code_is(1)?.stderr_has("does not exist")?;
+    Ok(())
+}
+
+fn an_id_can_be_used_again_after_delete(t: &T) -> Verdict {
+    let container = t.create(&t.bundle()?)?;
+    container.delete()?;
+    let bundle = container.bundle.display().to_string();
+    t.runtime(&["run", "--bundle", &bundle, &container.id])?.ok()?;
+    Ok(())
+}
+
+fn a_failed_create_leaves_nothing(t: &T) -> Verdict {
+    let bundle = t.bundle()?.mount(
+        serde_json::json!({"destination": "/mnt", "type": "bind", "source": "/no/such/dir", "options": ["bind"]}),
+    );
+    let (ran, container) = t.try_create(&bundle, &[])?;
+    ran.code_is(1)?;
+    container.verb("state", &[], &[])?.fails()?.stderr_has("does not exist")?;
+    ensure!(!t.root().join(&container.id).exists(), "a state directory is left");
+    Ok(())
+}
+
+fn kill_reaches_the_payload(t: &T) -> Verdict {
+    let container =
+        t.start(&t.bundle()?.sh("trap 'echo got it; exit 0' USR1; echo ready; while :; do sleep 0.01; done"))?;
+    container.wait_for_output("ready")?;
+    container.kill("USR1")?;
+    container.wait_for_output("got it")?;
+    container.wait_for("stopped")
+}
+
+fn kill_of_a_created_container_ends_it(t: &T) -> Verdict {
+    let container = t.create(&t.bundle()?)?;
+    container.kill("KILL")?;
+    container.wait_for("stopped")?;
+    container.delete()?;
+    Ok(())
+}
+
+fn kill_of_a_stopped_container_is_refused(t: &T) -> Verdict {
+    let container = t.running()?;
+    container.stop()?;
+    container.verb("kill", &[], &["TERM"])?.code_is(1)?.stderr_has("container not running")?;
+    Ok(())
+}
+
+fn kill_all_of_a_stopped_container_is_silent(t: &T) -> Verdict {
+    let container = t.running()?;
+    container.stop()?;
+    let ran = container.verb("kill", &["--all"], &["9"])?.ok()?;
+    ensure_eq!(ran.stderr, "", "kill --all of a stopped container complained");
+    Ok(())
+}
+
+fn kill_takes_names_with_and_without_sig_and_numbers(t: &T) -> Verdict {
+    for signal in ["SIGKILL", "KILL", "9"] {
+        let container = t.running()?;
+        container.kill(signal)?;
+        container.wait_for("stopped").context(signal)?;
+    }
+    Ok(())
+}
+
+fn kill_refuses_an_unknown_signal(t: &T) -> Verdict {
+    let container = t.running()?;
+    for signal in ["SIGNOTHING", "99999", "KILLED"] {
+        container.verb("kill", &[], &[signal])?.fails()?;
+    }
+    container.status_is("running")
+}
+
+fn kill_defaults_to_sigterm(t: &T) -> Verdict {
+    let container =
+        t.start(&t.bundle()?.sh("trap 'echo terminated; exit 0' TERM; echo ready; while :; do sleep 0.01; done"))?;
+    container.wait_for_output("ready")?;
+    container.verb("kill", &[], &[])?.ok()?;
+    container.wait_for_output("terminated")?;
+    Ok(())
+}
+
+fn kill_all_reaches_every_process(t: &T) -> Verdict {
+    // Without a pid namespace the end of init does not end the others.
+    let script = "sh -c \"trap '' HUP; sleep 1000\" & echo $! ready; sleep 1000";
+    let container = t.start(&t.bundle()?.namespace("pid", None).sh(script))?;
+    let pid = container.wait_for_output("ready")?;
+    let pid = pid.split(' ').next().unwrap_or_default().to_owned();
+    container.verb("kill", &["--all"], &["KILL"])?.ok()?;
+    eventually("the other process is gone", || text(format!("/proc/{pid}/cmdline")).is_empty().then_some(()))
+}
+
+fn run_returns_the_exit_code_of_the_payload(t: &T) -> Verdict {
+    for code in [0, 1, 42, 255] {
+        t.run_sh(&format!("exit {code}"))?.code_is(code)?;
+    }
+    Ok(())
+}
+
+fn run_returns_128_plus_the_signal_of_the_payload(t: &T) -> Verdict {
+    // PID 1 of a pid namespace ignores its own signals, so without one.
+    t.run(&t.bundle()?.namespace("pid", None).sh("kill -KILL $$"))?.code_is(137)?;
+    t.run(&t.bundle()?.namespace("pid", None).sh("kill -TERM $$"))?.code_is(143)?;
+    Ok(())
+}
+
+fn run_forwards_signals_to_the_payload(t: &T) -> Verdict {
+    let bundle = t.bundle()?.sh("trap 'echo forwarded; exit 7' TERM; echo ready; while :; do sleep 0.01; done");
+    bundle.write()?;
+    let capture = t.capture();
+    let mut command = t.command();
+    command.args(["run", "--bundle"]).arg(&bundle.dir).arg(t.id());
+    capture.attach(&mut command)?;
+    let mut child = command.spawn()?;
+    eventually("ready", || capture.read().0.contains("ready").then_some(()))?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), nix::sys::signal::Signal::SIGTERM)?;
+    let status = crate::kit::runtime::wait(&mut child, Duration::from_secs(5), "run").context("after SIGTERM")?;
+    ensure_eq!(status.code(), Some(7), "exit code of run; output {:?}", capture.read());
+    Ok(())
+}
+
+fn run_keep_leaves_the_container_stopped(t: &T) -> Verdict {
+    let bundle = t.bundle()?.sh("exit 3");
+    bundle.write()?;
+    let container = crate::kit::Container::new(t, t.id(), bundle.dir.clone());
+    let ran = t.runtime(&["run", "--keep", "--bundle", &bundle.dir.display().to_string(), &container.id])?;
+    ran.code_is(3)?;
+    container.status_is("stopped")?;
+    container.delete()?;
+    Ok(())
+}
+
+fn run_detach_returns_while_the_payload_runs(t: &T) -> Verdict {
+    let bundle = t.bundle()?.args(&["/bin/sleep", "1000"]);
+    bundle.write()?;
+    let container = crate::kit::Container::new(t, t.id(), bundle.dir.clone());
+    t.runtime(&["run", "-d", "--bundle", &bundle.dir.display().to_string(), &container.id])?.ok()?;
+    container.status_is("running")
+}
+
+fn run_deletes_the_container_afterwards(t: &T) -> Verdict {
+    let bundle = t.bundle()?;
+    bundle.write()?;
+    t.runtime(&["run", "--bundle", &bundle.dir.display().to_string(), "once"])?.ok()?;
+    t.runtime(&["state", "once"])?.fails()?.stderr_has("does not exist")?;
+    Ok(())
+}
+
+fn run_of_a_payload_that_ends_at_once_never_hangs(t: &T) -> Verdict {
+    let bundle = t.bundle()?.args(&["/bin/true"]);
+    for _ in 0..10 {
+        t.run(&bundle)?.ok()?;
+    }
+    Ok(())
+}
+
+fn a_dead_init_makes_the_container_stopped(t: &T) -> Verdict {
+    let container = t.running()?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(container.pid()?), nix::sys::signal::Signal::SIGKILL)?;
+    container.wait_for("stopped")?;
+    let state = container.state()?;
+    ensure!(state["pid"].as_i64().unwrap_or(0) == 0, "a pid in the state of a stopped container: {state}");
+    Ok(())
+}
+
+fn processes_of_a_dead_init_are_gone_after_delete(t: &T) -> Verdict {
+    let script = "sh -c 'sleep 1000' & echo $! ready; sleep 1000";
+    let container = t.start(&t.bundle()?.namespace("pid", None).sh(script))?;
+    let output = container.wait_for_output("ready")?;
+    let pid = output.split(' ').next().unwrap_or_default().to_owned();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(container.pid()?), nix::sys::signal::Signal::SIGKILL)?;
+    container.wait_for("stopped")?;
+    container.delete()?;
+    eventually("the orphan is gone", || text(format!("/proc/{pid}/cmdline")).is_empty().then_some(()))
+}
+
+fn unknown_properties_are_ignored(t: &T) -> Verdict {
+    let bundle = t
+        .bundle()?
+        .set("/noSuchProperty", serde_json::json!({"a": 1}))
+        .set("/linux/noSuchEither", serde_json::json!([]));
+    t.run(&bundle)?.ok()?;
+    Ok(())
+}
+
+fn a_newer_minor_version_is_accepted(t: &T) -> Verdict {
+    for version in ["1.0.0", "1.1.0", "1.2.1", "1.3.0"] {
+        t.run(&t.bundle()?.set("/ociVersion", version.into()))?.ok().context(version)?;
+    }
+    Ok(())
+}
+
+fn another_major_version_is_refused(t: &T) -> Verdict {
+    t.run(&t.bundle()?.set("/ociVersion", "2.0.0".into()))?.fails()?;
+    Ok(())
+}
+
+fn a_missing_args_is_refused(t: &T) -> Verdict {
+    t.run(&t.bundle()?.unset("/process/args"))?.fails()?;
+    t.run(&t.bundle()?.args(&[]))?.fails()?;
+    Ok(())
+}

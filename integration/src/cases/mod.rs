@@ -1,0 +1,68 @@
+//! The cases, one file per chapter.
+
+use crate::kit::Case;
+
+mod cgroups;
+mod cli;
+mod concurrency;
+mod crash;
+mod devices;
+mod exec;
+mod hooks;
+mod input;
+mod joining;
+mod lifecycle;
+mod misc;
+mod mounts;
+mod namespaces;
+mod process;
+mod rootfs;
+mod seccomp;
+mod security;
+mod terminal;
+mod windlass;
+
+/// All cases, in the order in which they run.
+pub fn all() -> impl Iterator<Item = &'static Case> {
+    [
+        lifecycle::CASES,
+        cli::CASES,
+        process::CASES,
+        terminal::CASES,
+        mounts::CASES,
+        rootfs::CASES,
+        devices::CASES,
+        namespaces::CASES,
+        hooks::CASES,
+        seccomp::CASES,
+        exec::CASES,
+        misc::CASES,
+        cgroups::CASES,
+        security::CASES,
+        joining::CASES,
+        input::CASES,
+        crash::CASES,
+        concurrency::CASES,
+        windlass::CASES,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique() {
+        let names: BTreeSet<&str> = super::all().map(|case| case.name).collect();
+        assert_eq!(names.len(), super::all().count());
+    }
+
+    #[test]
+    fn known_differences_name_cases_that_exist() {
+        for (_, case, _) in crate::expected::KNOWN {
+            assert!(super::all().any(|known| known.name == *case), "{case}");
+        }
+    }
+}

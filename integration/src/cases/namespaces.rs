@@ -1,0 +1,267 @@
+//! config-linux.md, "Namespaces" and "User namespace mappings".
+
+use crate::kit::stop::Context;
+use crate::kit::{Bundle, Need, T, Verdict};
+use crate::{chapter, ensure, ensure_eq};
+use serde_json::json;
+use std::fs;
+
+chapter! { "namespaces":
+    listed_namespaces_are_new,
+    unlisted_namespaces_are_the_callers,
+    a_namespace_is_joined_by_its_path,
+    every_kind_is_joined_by_its_path,
+    a_pid_namespace_joined_by_path_has_another_init,
+    a_path_of_another_kind_is_refused,
+    a_missing_path_is_refused,
+    a_duplicate_namespace_is_refused,
+    an_unknown_namespace_is_refused,
+    no_namespaces_but_mount_works,
+    loopback_is_up_in_a_new_network_namespace,
+    a_user_namespace_has_its_mappings,
+    a_user_namespace_with_all_others,
+    a_user_namespace_of_a_user_process,
+    a_user_namespace_without_mappings_is_refused,
+    mappings_without_a_user_namespace_are_refused,
+    a_user_namespace_is_joined_by_its_path,
+    devices_work_in_a_user_namespace,
+    exec_enters_the_user_namespace,
+    setgroups_stays_allowed_for_root_made_namespaces,
+    a_network_namespace_of_another_user_namespace_is_joined,
+    time_offsets_apply [Need::TimeNamespace],
+    time_offsets_apply_to_exec [Need::TimeNamespace],
+    time_offsets_without_a_time_namespace_are_refused [Need::TimeNamespace],
+}
+
+const KINDS: [(&str, &str); 6] =
+    [("pid", "pid"), ("network", "net"), ("ipc", "ipc"), ("uts", "uts"), ("mount", "mnt"), ("cgroup", "cgroup")];
+
+fn own(file: &str) -> Verdict<String> {
+    Ok(fs::read_link(format!("/proc/self/ns/{file}"))?.display().to_string())
+}
+
+fn listed_namespaces_are_new(t: &T) -> Verdict {
+    let ran = t.run_sh("ls -l /proc/self/ns")?.ok()?;
+    for (kind, file) in KINDS {
+        ensure!(!ran.stdout.contains(&own(file)?), "the {kind} namespace is the caller's");
+    }
+    Ok(())
+}
+
+fn unlisted_namespaces_are_the_callers(t: &T) -> Verdict {
+    for kind in ["network", "ipc", "uts", "cgroup"] {
+        let mut bundle = t.bundle()?.namespace(kind, None);
+        if kind == "uts" {
+            bundle = bundle.unset("/hostname");
+        }
+        let file = KINDS.iter().find(|(name, _)| *name == kind).map_or("", |(_, file)| file);
+        let ran = t.run(&bundle.args(&["/bin/readlink", &format!("/proc/self/ns/{file}")]))?.ok().context(kind)?;
+        ensure_eq!(ran.stdout.trim(), own(file)?, "{kind}");
+    }
+    Ok(())
+}
+
+fn join(bundle: Bundle, kind: &str, path: &str) -> Bundle {
+    bundle.namespace(kind, Some(json!({"type": kind, "path": path})))
+}
+
+fn a_namespace_is_joined_by_its_path(t: &T) -> Verdict {
+    let other = t.running()?;
+    let path = format!("/proc/{}/ns/net", other.pid()?);
+    let wanted = fs::read_link(&path)?.display().to_string();
+    let ran = t.run(&join(t.bundle()?, "network", &path).args(&["/bin/readlink", "/proc/self/ns/net"]))?.ok()?;
+    ensure_eq!(ran.stdout.trim(), wanted, "network namespace");
+    Ok(())
+}
+
+fn every_kind_is_joined_by_its_path(t: &T) -> Verdict {
+    let other = t.running()?;
+    let pid = other.pid()?;
+    for (kind, file) in KINDS.iter().filter(|(kind, _)| !["mount", "pid"].contains(kind)) {
+        let path = format!("/proc/{pid}/ns/{file}");
+        let wanted = fs::read_link(&path)?.display().to_string();
+        let mut bundle = join(t.bundle()?, kind, &path).args(&["/bin/readlink", &format!("/proc/self/ns/{file}")]);
+        if *kind == "uts" {
+            bundle = bundle.unset("/hostname");
+        }
+        let ran = t.run(&bundle)?.ok().context(kind)?;
+        ensure_eq!(ran.stdout.trim(), wanted, "{kind}");
+    }
+    Ok(())
+}
+
+fn a_pid_namespace_joined_by_path_has_another_init(t: &T) -> Verdict {
+    let other = t.running()?;
+    let bundle = join(t.bundle()?, "pid", &format!("/proc/{}/ns/pid", other.pid()?))
+        .sh("echo $$; tr '\\0' ' ' </proc/1/cmdline");
+    let ran = t.run(&bundle)?.ok()?;
+    ensure!(!ran.stdout.starts_with("1\n"), "the payload is PID 1: {}", ran.stdout);
+    ran.stdout_has("sleep 1000")?;
+    Ok(())
+}
+
+fn a_path_of_another_kind_is_refused(t: &T) -> Verdict {
+    let other = t.running()?;
+    t.run(&join(t.bundle()?, "network", &format!("/proc/{}/ns/ipc", other.pid()?)))?.code_is(1)?;
+    Ok(())
+}
+
+fn a_missing_path_is_refused(t: &T) -> Verdict {
+    t.run(&join(t.bundle()?, "network", "/no/such/namespace"))?.code_is(1)?.stderr_has("/no/such/namespace")?;
+    Ok(())
+}
+
+fn a_duplicate_namespace_is_refused(t: &T) -> Verdict {
+    t.run(&t.bundle()?.set("/linux/namespaces/-", json!({"type": "pid"})))?.code_is(1)?.stderr_has("pid")?;
+    Ok(())
+}
+
+fn an_unknown_namespace_is_refused(t: &T) -> Verdict {
+    t.run(&t.bundle()?.set("/linux/namespaces/-", json!({"type": "no-such-kind"})))?.code_is(1)?;
+    Ok(())
+}
+
+fn no_namespaces_but_mount_works(t: &T) -> Verdict {
+    let bundle = t.bundle()?.set("/linux/namespaces", json!([{"type": "mount"}])).unset("/hostname");
+    // sysfs needs a network namespace of one's own to be mounted anew; a host's root has it.
+    t.run(&bundle.sh("echo fine"))?.ok()?.stdout_is("fine\n")?;
+    Ok(())
+}
+
+fn loopback_is_up_in_a_new_network_namespace(t: &T) -> Verdict {
+    let ran = t.run(&t.bundle()?.args(&["/bin/ip", "link", "show", "lo"]))?.ok()?;
+    ran.stdout_has("UP")?;
+    Ok(())
+}
+
+/// A user namespace with 0 mapped to 100000.
+fn user_namespace(t: &T) -> Verdict<Bundle> {
+    let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    let bundle = t.bundle()?.namespace("user", Some(json!({"type": "user"})));
+    // The mapped root must be able to reach and own the root file system.
+    for entry in walk(&bundle.rootfs()) {
+        std::os::unix::fs::lchown(&entry, Some(100_000), Some(100_000))?;
+    }
+    for dir in bundle.dir.ancestors().take(3) {
+        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    Ok(bundle.set("/linux/uidMappings", mapping.clone()).set("/linux/gidMappings", mapping))
+}
+
+/// A directory and what is in it, but busybox, which all bundles share.
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = vec![dir.to_owned()];
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(walk(&entry.path()));
+        } else if entry.file_name() != "busybox" {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+fn a_user_namespace_has_its_mappings(t: &T) -> Verdict {
+    let bundle = user_namespace(t)?.sh("id -u; awk '{print $1,$2,$3}' /proc/self/uid_map /proc/self/gid_map");
+    t.run(&bundle)?.ok()?.stdout_is("0\n0 100000 65536\n0 100000 65536\n")?;
+    Ok(())
+}
+
+fn a_user_namespace_with_all_others(t: &T) -> Verdict {
+    let container = t.start(&user_namespace(t)?.sh("touch /tmp/made && hostname && echo ready; sleep 1000"))?;
+    container.wait_for_output("inside\nready")?;
+    let status = crate::kit::t::text(format!("/proc/{}/status", container.pid()?));
+    ensure!(crate::kit::t::field(&status, "Uid").starts_with("100000"), "host's view of the uid");
+    let owner = fs::read_link(format!("/proc/{}/ns/user", container.pid()?))?.display().to_string();
+    ensure!(owner != own("user")?, "the user namespace is the caller's");
+    Ok(())
+}
+
+fn a_user_namespace_of_a_user_process(t: &T) -> Verdict {
+    let bundle = user_namespace(t)?.set("/process/user", json!({"uid": 1000, "gid": 1000, "additionalGids": [5]}));
+    t.run(&bundle.sh("id -u; id -g; grep Groups /proc/self/status"))?.ok()?.stdout_has("1000\n1000\nGroups:\t5")?;
+    Ok(())
+}
+
+fn a_user_namespace_without_mappings_is_refused(t: &T) -> Verdict {
+    t.run(&t.bundle()?.namespace("user", Some(json!({"type": "user"}))))?.code_is(1)?;
+    Ok(())
+}
+
+fn mappings_without_a_user_namespace_are_refused(t: &T) -> Verdict {
+    let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    t.run(&t.bundle()?.set("/linux/uidMappings", mapping.clone()).set("/linux/gidMappings", mapping))?.code_is(1)?;
+    Ok(())
+}
+
+fn a_user_namespace_is_joined_by_its_path(t: &T) -> Verdict {
+    let other = t.start(&user_namespace(t)?.args(&["/bin/sleep", "1000"]))?;
+    let path = format!("/proc/{}/ns/user", other.pid()?);
+    let bundle = user_namespace(t)?.unset("/linux/uidMappings").unset("/linux/gidMappings");
+    let bundle = join(bundle, "user", &path).sh("readlink /proc/self/ns/user; id -u");
+    let ran = t.run(&bundle)?.ok()?;
+    ensure_eq!(ran.stdout, format!("{}\n0\n", fs::read_link(&path)?.display()), "namespace and uid");
+    Ok(())
+}
+
+fn devices_work_in_a_user_namespace(t: &T) -> Verdict {
+    let script = "echo x >/dev/null && head -c 4 /dev/zero | wc -c; stat -c %t,%T /dev/null";
+    t.run(&user_namespace(t)?.sh(script))?.ok()?.stdout_is("4\n1,3\n")?;
+    Ok(())
+}
+
+fn exec_enters_the_user_namespace(t: &T) -> Verdict {
+    let container = t.start(&user_namespace(t)?.args(&["/bin/sleep", "1000"]))?;
+    container.exec_sh("id -u; awk '{print $2}' /proc/self/uid_map")?.stdout_is("0\n100000\n")?;
+    container.try_exec(&["--user", "7:8"], &["/bin/sh", "-c", "id -u; id -g"])?.ok()?.stdout_is("7\n8\n")?;
+    Ok(())
+}
+
+fn setgroups_stays_allowed_for_root_made_namespaces(t: &T) -> Verdict {
+    t.run(&user_namespace(t)?.args(&["/bin/cat", "/proc/self/setgroups"]))?.ok()?.stdout_is("allow\n")?;
+    Ok(())
+}
+
+fn a_network_namespace_of_another_user_namespace_is_joined(t: &T) -> Verdict {
+    // As a pod does: the first container owns both, the second joins both.
+    let other = t.start(&user_namespace(t)?.args(&["/bin/sleep", "1000"]))?;
+    let pid = other.pid()?;
+    let bundle = user_namespace(t)?.unset("/linux/uidMappings").unset("/linux/gidMappings");
+    let bundle = join(join(bundle, "user", &format!("/proc/{pid}/ns/user")), "network", &format!("/proc/{pid}/ns/net"));
+    let ran = t.run(&bundle.args(&["/bin/readlink", "/proc/self/ns/net"]))?.ok()?;
+    ensure_eq!(
+        ran.stdout.trim(),
+        fs::read_link(format!("/proc/{pid}/ns/net"))?.display().to_string(),
+        "network namespace"
+    );
+    Ok(())
+}
+
+fn time_namespace(t: &T) -> Verdict<Bundle> {
+    let offsets = json!({"monotonic": {"secs": 1_000_000, "nanosecs": 5}, "boottime": {"secs": 2_000_000}});
+    Ok(t.bundle()?.namespace("time", Some(json!({"type": "time"}))).set("/linux/timeOffsets", offsets))
+}
+
+/// The offsets as the kernel shows them, blanks squeezed.
+const OFFSETS: &str = "awk '{print $1,$2,$3}' /proc/self/timens_offsets; cut -d. -f1 /proc/uptime";
+
+fn check_offsets(stdout: &str) -> Verdict {
+    ensure!(stdout.contains("monotonic 1000000 5\nboottime 2000000 0\n"), "offsets {stdout:?}");
+    let uptime: u64 = stdout.lines().last().unwrap_or_default().parse().unwrap_or(0);
+    ensure!(uptime >= 2_000_000, "uptime {uptime}");
+    Ok(())
+}
+
+fn time_offsets_apply(t: &T) -> Verdict {
+    check_offsets(&t.run(&time_namespace(t)?.sh(OFFSETS))?.ok()?.stdout)
+}
+
+fn time_offsets_apply_to_exec(t: &T) -> Verdict {
+    let container = t.start(&time_namespace(t)?.args(&["/bin/sleep", "1000"]))?;
+    check_offsets(&container.exec_sh(OFFSETS)?.stdout)
+}
+
+fn time_offsets_without_a_time_namespace_are_refused(t: &T) -> Verdict {
+    t.run(&time_namespace(t)?.namespace("time", None))?.code_is(1)?;
+    Ok(())
+}

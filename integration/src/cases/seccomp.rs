@@ -1,0 +1,444 @@
+//! config-linux.md, "Seccomp".
+
+use crate::kit::console::FdSocket;
+use crate::kit::stop::Context;
+use crate::kit::{Bundle, Container, Ran, T, Verdict, notify};
+use crate::{chapter, ensure, ensure_eq};
+use serde_json::{Value, json};
+use std::process::Child;
+
+chapter! { "seccomp":
+    an_errno_is_returned,
+    the_default_errno_is_eperm,
+    a_default_action_with_its_errno,
+    kill_process_ends_the_payload_by_sigsys,
+    trap_raises_sigsys,
+    log_lets_the_call_through,
+    arguments_are_compared,
+    masked_equality_is_compared,
+    several_conditions_must_all_hold,
+    two_conditions_on_one_argument_are_alternatives,
+    unknown_system_calls_are_skipped,
+    an_unknown_action_is_refused,
+    an_errno_with_an_action_that_has_none_is_refused,
+    system_calls_newer_than_the_profile_get_enosys,
+    a_filter_is_installed_with_no_new_privileges,
+    a_filter_is_installed_without_no_new_privileges,
+    exec_has_the_filter_of_init,
+    exec_with_no_new_privs_has_the_filter_too,
+    every_flag_is_accepted,
+    several_architectures_are_accepted,
+    a_listener_answers_for_the_payload,
+    a_listener_gets_the_container_process_state,
+    a_listener_for_exec_is_sent_too,
+    a_missing_listener_socket_fails_the_create,
+    notify_without_a_listener_path_is_refused,
+    the_docker_profile_runs_a_shell,
+}
+
+/// A profile that allows everything but these rules.
+fn profile(rules: Value) -> Value {
+    json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"], "syscalls": rules})
+}
+
+fn with(t: &T, profile: Value) -> Verdict<Bundle> {
+    Ok(t.bundle()?.set("/linux/seccomp", profile))
+}
+
+/// Makes system calls under a profile; `NR[,ARG…]` each.
+fn calls(t: &T, profile: Value, calls: &[&str]) -> Verdict<Ran> {
+    let words: Vec<&str> = ["/helper", "@payload", "syscalls"].iter().copied().chain(calls.iter().copied()).collect();
+    t.run(&with(t, profile)?.helper()?.args(&words))
+}
+
+const GETPPID: i64 = libc::SYS_getppid;
+const PERSONALITY: i64 = libc::SYS_personality;
+
+fn an_errno_is_returned(t: &T) -> Verdict {
+    let rules = json!([{"names": ["getppid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}, {"names": ["getpgid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 123}]);
+    let ran = calls(t, profile(rules), &[&GETPPID.to_string(), &libc::SYS_getpgid.to_string()])?.ok()?;
+    ran.stdout_is(&format!("{GETPPID}=ENOSYS\n{}=ENOMEDIUM\n", libc::SYS_getpgid))?;
+    Ok(())
+}
+
+fn the_default_errno_is_eperm(t: &T) -> Verdict {
+    let rules = json!([{"names": ["getppid"], "action": "SCMP_ACT_ERRNO"}]);
+    calls(t, profile(rules), &[&GETPPID.to_string()])?.ok()?.stdout_is(&format!("{GETPPID}=EPERM\n"))?;
+    Ok(())
+}
+
+/// What a shell and the runtime need between the filter and the payload's end.
+fn everything_but_getppid() -> Value {
+    let mut names: Vec<&str> = vec![
+        "read",
+        "write",
+        "open",
+        "openat",
+        "close",
+        "stat",
+        "fstat",
+        "lstat",
+        "newfstatat",
+        "poll",
+        "lseek",
+        "mmap",
+        "mprotect",
+        "munmap",
+        "brk",
+        "rt_sigaction",
+        "rt_sigprocmask",
+        "rt_sigreturn",
+        "ioctl",
+        "pread64",
+        "access",
+        "pipe",
+        "pipe2",
+        "dup",
+        "dup2",
+        "dup3",
+        "getpid",
+        "gettid",
+        "clone",
+        "clone3",
+        "fork",
+        "vfork",
+        "execve",
+        "execveat",
+        "exit",
+        "exit_group",
+        "wait4",
+        "waitid",
+        "kill",
+        "tgkill",
+        "uname",
+        "fcntl",
+        "getdents64",
+        "getcwd",
+        "chdir",
+        "fchdir",
+        "readlink",
+        "readlinkat",
+        "getuid",
+        "geteuid",
+        "getgid",
+        "getegid",
+        "setuid",
+        "setgid",
+        "setresuid",
+        "setresgid",
+        "setgroups",
+        "capget",
+        "capset",
+        "prctl",
+        "arch_prctl",
+        "futex",
+        "set_tid_address",
+        "set_robust_list",
+        "rseq",
+        "prlimit64",
+        "getrandom",
+        "sigaltstack",
+        "statx",
+        "sched_getaffinity",
+        "sched_yield",
+        "nanosleep",
+        "clock_nanosleep",
+        "clock_gettime",
+        "epoll_ctl",
+        "epoll_pwait",
+        "epoll_create1",
+        "eventfd2",
+        "sendmsg",
+        "recvmsg",
+        "sendto",
+        "recvfrom",
+        "socketpair",
+        "close_range",
+        "faccessat",
+        "faccessat2",
+        "umask",
+        "fstatfs",
+        "statfs",
+        "madvise",
+        "seccomp",
+        "personality",
+        "keyctl",
+        "tkill",
+        "getsockopt",
+        "ppoll",
+        "openat2",
+        "sysinfo",
+        "getpgid",
+    ];
+    names.sort_unstable();
+    json!([{"names": names, "action": "SCMP_ACT_ALLOW"}])
+}
+
+fn a_default_action_with_its_errno(t: &T) -> Verdict {
+    let profile = json!({
+        "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 95, "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": everything_but_getppid()
+    });
+    calls(t, profile, &[&GETPPID.to_string()])?.ok()?.stdout_is(&format!("{GETPPID}=EOPNOTSUPP\n"))?;
+    Ok(())
+}
+
+fn kill_process_ends_the_payload_by_sigsys(t: &T) -> Verdict {
+    for action in ["SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL", "SCMP_ACT_KILL_THREAD"] {
+        let rules = json!([{"names": ["getppid"], "action": action}]);
+        calls(t, profile(rules), &[&GETPPID.to_string()])?.code_is(128 + libc::SIGSYS).context(action)?;
+    }
+    Ok(())
+}
+
+fn trap_raises_sigsys(t: &T) -> Verdict {
+    let rules = json!([{"names": ["getppid"], "action": "SCMP_ACT_TRAP"}]);
+    calls(t, profile(rules), &[&GETPPID.to_string()])?.code_is(128 + libc::SIGSYS)?;
+    Ok(())
+}
+
+fn log_lets_the_call_through(t: &T) -> Verdict {
+    let rules = json!([{"names": ["getppid"], "action": "SCMP_ACT_LOG"}]);
+    calls(t, profile(rules), &[&GETPPID.to_string()])?.ok()?.stdout_is(&format!("{GETPPID}=0\n"))?;
+    Ok(())
+}
+
+/// A rule on `personality` with conditions, refused with EDOM.
+fn conditions(args: Value) -> Value {
+    profile(json!([{"names": ["personality"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::EDOM, "args": args}]))
+}
+
+/// Which of these arguments of `personality` are refused.
+fn refused(t: &T, args: Value, values: &[i64]) -> Verdict<Vec<bool>> {
+    let list: Vec<String> = values.iter().map(|value| format!("{PERSONALITY},{value}")).collect();
+    let words: Vec<&str> = list.iter().map(String::as_str).collect();
+    let ran = calls(t, conditions(args), &words)?.ok()?;
+    Ok(ran.lines().iter().map(|line| line.ends_with("=EDOM")).collect())
+}
+
+fn arguments_are_compared(t: &T) -> Verdict {
+    // -1 (as 2^64-1) only asks for the present persona; so do its neighbours' low halves not.
+    let values = [0xffff_fffe, 0xffff_ffff, 0x1_0000_0000];
+    let table = [
+        ("SCMP_CMP_EQ", [false, true, false]),
+        ("SCMP_CMP_NE", [true, false, true]),
+        ("SCMP_CMP_LT", [true, false, false]),
+        ("SCMP_CMP_LE", [true, true, false]),
+        ("SCMP_CMP_GT", [false, false, true]),
+        ("SCMP_CMP_GE", [false, true, true]),
+    ];
+    for (operator, expected) in table {
+        let args = json!([{"index": 0, "value": 0xffff_ffff_u64, "op": operator}]);
+        ensure_eq!(refused(t, args, &values)?, expected, "{operator}");
+    }
+    Ok(())
+}
+
+fn masked_equality_is_compared(t: &T) -> Verdict {
+    let args = json!([{"index": 0, "value": 0xffff_0000_u64, "valueTwo": 0x1234_0000, "op": "SCMP_CMP_MASKED_EQ"}]);
+    ensure_eq!(refused(t, args, &[0x1234_5678, 0x1235_5678])?, [true, false], "masked equality");
+    Ok(())
+}
+
+fn several_conditions_must_all_hold(t: &T) -> Verdict {
+    let args = json!([{"index": 0, "value": 5, "op": "SCMP_CMP_EQ"}, {"index": 1, "value": 6, "op": "SCMP_CMP_EQ"}]);
+    let list = [format!("{PERSONALITY},5,6"), format!("{PERSONALITY},5,7")];
+    let ran = calls(t, conditions(args), &[&list[0], &list[1]])?.ok()?;
+    let refused: Vec<bool> = ran.lines().iter().map(|line| line.ends_with("=EDOM")).collect();
+    ensure_eq!(refused, [true, false], "both conditions");
+    Ok(())
+}
+
+fn two_conditions_on_one_argument_are_alternatives(t: &T) -> Verdict {
+    // As runc documents: a profile in Docker's format means OR when an index repeats.
+    let args = json!([{"index": 0, "value": 5, "op": "SCMP_CMP_EQ"}, {"index": 0, "value": 7, "op": "SCMP_CMP_EQ"}]);
+    ensure_eq!(refused(t, args, &[5, 6, 7])?, [true, false, true], "either value");
+    Ok(())
+}
+
+fn unknown_system_calls_are_skipped(t: &T) -> Verdict {
+    let rules = json!([{"names": ["no_such_call", "getppid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}]);
+    calls(t, profile(rules), &[&GETPPID.to_string()])?.ok()?.stdout_is(&format!("{GETPPID}=ENOSYS\n"))?;
+    Ok(())
+}
+
+fn an_unknown_action_is_refused(t: &T) -> Verdict {
+    t.run(&with(t, profile(json!([{"names": ["getppid"], "action": "SCMP_ACT_NOTHING"}])))?)?.code_is(1)?;
+    Ok(())
+}
+
+fn an_errno_with_an_action_that_has_none_is_refused(t: &T) -> Verdict {
+    let rules = json!([{"names": ["getppid"], "action": "SCMP_ACT_ALLOW", "errnoRet": 1}]);
+    t.run(&with(t, json!({"defaultAction": "SCMP_ACT_LOG", "syscalls": rules}))?)?.code_is(1)?;
+    Ok(())
+}
+
+fn system_calls_newer_than_the_profile_get_enosys(t: &T) -> Verdict {
+    // A call far above any that a profile may know; glibc falls back on ENOSYS, not on EPERM.
+    let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": everything_but_getppid()});
+    let ran = calls(t, profile, &["900", &GETPPID.to_string()])?.ok()?;
+    ran.stdout_is(&format!("900=ENOSYS\n{GETPPID}=EPERM\n"))?;
+    Ok(())
+}
+
+const STATUS: [&str; 4] = ["/bin/grep", "-E", "^(NoNewPrivs|Seccomp|Seccomp_filters):", "/proc/self/status"];
+
+fn simple() -> Value {
+    profile(json!([{"names": ["swapoff"], "action": "SCMP_ACT_ERRNO"}]))
+}
+
+fn a_filter_is_installed_with_no_new_privileges(t: &T) -> Verdict {
+    t.run(&with(t, simple())?.args(&STATUS))?.ok()?.stdout_has("NoNewPrivs:\t1\nSeccomp:\t2\n")?;
+    Ok(())
+}
+
+fn a_filter_is_installed_without_no_new_privileges(t: &T) -> Verdict {
+    for bundle in [
+        with(t, simple())?.set("/process/noNewPrivileges", json!(false)),
+        with(t, simple())?.unset("/process/noNewPrivileges"),
+    ] {
+        let user = bundle.clone().set("/process/user", json!({"uid": 1000, "gid": 1000}));
+        for bundle in [bundle, user] {
+            t.run(&bundle.args(&STATUS))?.ok()?.stdout_has("NoNewPrivs:\t0\nSeccomp:\t2\n")?;
+        }
+    }
+    Ok(())
+}
+
+fn exec_has_the_filter_of_init(t: &T) -> Verdict {
+    for privileges in [true, false] {
+        let bundle = with(t, simple())?.set("/process/noNewPrivileges", json!(privileges));
+        let container = t.start(&bundle.args(&["/bin/sleep", "1000"]))?;
+        let init =
+            container.exec(&["/bin/grep", "-E", "^(NoNewPrivs|Seccomp|Seccomp_filters):", "/proc/1/status"])?.stdout;
+        ensure!(init.contains("Seccomp:\t2\n"), "init: {init}");
+        ensure_eq!(container.exec(&STATUS)?.stdout, init, "exec against init");
+        let user = container.try_exec(&["--user", "1000:1000"], &STATUS)?.ok()?.stdout;
+        ensure_eq!(user, init, "exec of a user against init");
+    }
+    Ok(())
+}
+
+fn exec_with_no_new_privs_has_the_filter_too(t: &T) -> Verdict {
+    let bundle = with(t, simple())?.set("/process/noNewPrivileges", json!(false));
+    let container = t.start(&bundle.args(&["/bin/sleep", "1000"]))?;
+    container.try_exec(&["--no-new-privs"], &STATUS)?.ok()?.stdout_has("NoNewPrivs:\t1\nSeccomp:\t2\n")?;
+    Ok(())
+}
+
+fn every_flag_is_accepted(t: &T) -> Verdict {
+    for flag in ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"] {
+        let mut profile = simple();
+        profile["flags"] = json!([flag]);
+        t.run(&with(t, profile)?.args(&STATUS))?.ok().context(flag)?.stdout_has("Seccomp:\t2\n")?;
+    }
+    let mut profile = simple();
+    profile["flags"] = json!(["SECCOMP_FILTER_FLAG_NO_SUCH"]);
+    t.run(&with(t, profile)?)?.code_is(1)?;
+    Ok(())
+}
+
+fn several_architectures_are_accepted(t: &T) -> Verdict {
+    let mut profile = profile(json!([{"names": ["getppid"], "action": "SCMP_ACT_ERRNO"}]));
+    // Of one byte order: the others cannot occur on this machine, and libseccomp refuses to mix them.
+    profile["architectures"] = json!([
+        "SCMP_ARCH_X86_64",
+        "SCMP_ARCH_X86",
+        "SCMP_ARCH_X32",
+        "SCMP_ARCH_AARCH64",
+        "SCMP_ARCH_ARM",
+        "SCMP_ARCH_PPC64LE",
+        "SCMP_ARCH_MIPSEL64"
+    ]);
+    calls(t, profile, &[&GETPPID.to_string()])?.ok()?.stdout_is(&format!("{GETPPID}=EPERM\n"))?;
+    Ok(())
+}
+
+/// A profile whose `getppid` is answered by an agent at `socket`.
+fn notifying(socket: &FdSocket) -> Value {
+    let mut profile = profile(json!([{"names": ["getppid"], "action": "SCMP_ACT_NOTIFY"}]));
+    profile["listenerPath"] = json!(socket.path);
+    profile["listenerMetadata"] = json!("some metadata");
+    profile
+}
+
+fn a_listener_answers_for_the_payload(t: &T) -> Verdict {
+    let socket = FdSocket::new(t.path("agent"))?;
+    let bundle =
+        with(t, notifying(&socket))?.helper()?.args(&["/helper", "@payload", "syscalls", &GETPPID.to_string()]);
+    let container = t.create(&bundle)?;
+    let (listener, mut start) = started(t, &container, &socket)?;
+    ensure_eq!(i64::from(listener.refuse_next(libc::EXDEV)?), GETPPID, "the call");
+    container.wait_for_output(&format!("{GETPPID}=EXDEV"))?;
+    start.wait()?;
+    Ok(())
+}
+
+/// Starts the container while waiting for its listener: the filter may be
+/// installed, and so the listener sent, by `create` or only by `start`.
+fn started(t: &T, container: &Container, socket: &FdSocket) -> Verdict<(notify::Listener, Child)> {
+    let mut command = t.command();
+    command.args(["start", &container.id]);
+    let start = command.spawn()?;
+    Ok((notify::receive(socket)?, start))
+}
+
+fn a_listener_gets_the_container_process_state(t: &T) -> Verdict {
+    let socket = FdSocket::new(t.path("agent"))?;
+    let bundle = with(t, notifying(&socket))?.args(&["/bin/sleep", "1000"]).set("/annotations", json!({"a": "b"}));
+    let container = t.create(&bundle)?;
+    let pid = container.pid()?;
+    let (listener, mut start) = started(t, &container, &socket)?;
+    start.wait()?;
+    let state = listener.state;
+    ensure_eq!(state["fds"], json!(["seccompFd"]), "fds");
+    ensure_eq!(state["metadata"], "some metadata", "metadata");
+    ensure_eq!(state["pid"], pid, "pid");
+    ensure_eq!(state["state"]["id"], container.id.as_str(), "state.id");
+    ensure_eq!(state["state"]["status"], "creating", "state.status");
+    ensure_eq!(state["state"]["annotations"]["a"], "b", "state.annotations");
+    ensure!(state["ociVersion"].is_string() && state["state"]["bundle"].is_string(), "{state}");
+    Ok(())
+}
+
+fn a_listener_for_exec_is_sent_too(t: &T) -> Verdict {
+    let socket = FdSocket::new(t.path("agent"))?;
+    let container = t.create(&with(t, notifying(&socket))?.helper()?.args(&["/bin/sleep", "1000"]))?;
+    let (_init, mut start) = started(t, &container, &socket)?;
+    start.wait()?;
+    let process = json!({"args": ["/helper", "@payload", "syscalls", GETPPID.to_string()], "cwd": "/", "user": {"uid": 0, "gid": 0}});
+    let file = t.path("process.json");
+    std::fs::write(&file, process.to_string())?;
+    let mut command = t.command();
+    command.args(["exec", "--process"]).arg(&file).arg(&container.id);
+    let capture = t.capture();
+    capture.attach(&mut command)?;
+    let mut child = command.spawn()?;
+    let listener = notify::receive(&socket)?;
+    ensure_eq!(listener.state["state"]["status"], "running", "state.status");
+    listener.refuse_next(libc::EXDEV)?;
+    crate::kit::runtime::wait(&mut child, std::time::Duration::from_secs(5), "exec").context("exec")?;
+    ensure_eq!(capture.read().0, format!("{GETPPID}=EXDEV\n"), "exec's output");
+    Ok(())
+}
+
+fn a_missing_listener_socket_fails_the_create(t: &T) -> Verdict {
+    let mut profile = profile(json!([{"names": ["getppid"], "action": "SCMP_ACT_NOTIFY"}]));
+    profile["listenerPath"] = json!("/no/such/agent");
+    let (ran, container) = t.try_create(&with(t, profile)?, &[])?;
+    ran.code_is(1)?;
+    container.verb("state", &[], &[])?.fails()?;
+    Ok(())
+}
+
+fn notify_without_a_listener_path_is_refused(t: &T) -> Verdict {
+    t.run(&with(t, profile(json!([{"names": ["getppid"], "action": "SCMP_ACT_NOTIFY"}])))?)?.code_is(1)?;
+    Ok(())
+}
+
+fn the_docker_profile_runs_a_shell(t: &T) -> Verdict {
+    let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1, "archMap": [], "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+        "syscalls": everything_but_getppid()});
+    t.run(&with(t, profile)?.sh("echo $(echo nested)"))?.stdout_is("nested\n")?;
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! config.md, "Process": `terminal` and `consoleSize`; the console socket.
+
+use crate::chapter;
+use crate::kit::console::{FdSocket, Terminal};
+use crate::kit::stop::fail;
+use crate::kit::{Bundle, Container, T, Verdict};
+use serde_json::json;
+
+chapter! { "terminal":
+    create_sends_the_master_over_the_console_socket,
+    the_payload_has_a_controlling_terminal,
+    console_size_is_applied,
+    dev_console_is_the_terminal,
+    the_terminal_belongs_to_the_user,
+    a_terminal_without_a_socket_is_refused_by_create,
+    a_socket_without_a_terminal_is_refused,
+    a_missing_console_socket_fails_the_create,
+    exec_tty_gets_a_terminal_of_its_own,
+    exec_process_with_a_terminal_and_size,
+    the_master_of_a_container_without_dev_pts_is_an_error_or_works,
+}
+
+fn with_terminal<'t>(t: &'t T, bundle: &Bundle) -> Verdict<(Container<'t>, Terminal)> {
+    let socket = FdSocket::new(t.path("console"))?;
+    let container = t.create_with(bundle, &["--console-socket", socket.arg()])?;
+    let terminal = socket.terminal()?;
+    container.start()?;
+    Ok((container, terminal))
+}
+
+fn bundle(t: &T, script: &str) -> Verdict<Bundle> {
+    Ok(t.bundle()?.sh(script).set("/process/terminal", json!(true)))
+}
+
+fn create_sends_the_master_over_the_console_socket(t: &T) -> Verdict {
+    let (_container, mut terminal) = with_terminal(t, &bundle(t, "read line; echo \"got $line\"")?)?;
+    terminal.write("hello\n")?;
+    terminal.read_until("got hello\r\n")?;
+    Ok(())
+}
+
+fn the_payload_has_a_controlling_terminal(t: &T) -> Verdict {
+    let script = "echo in >/dev/tty; tty; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo all three";
+    let (_container, mut terminal) = with_terminal(t, &bundle(t, script)?)?;
+    let seen = terminal.read_until("all three")?;
+    if seen.contains("in\r\n") && seen.contains("/dev/") {
+        Ok(())
+    } else {
+        fail(format!("the terminal showed {seen:?}"))
+    }
+}
+
+fn console_size_is_applied(t: &T) -> Verdict {
+    let bundle = bundle(t, "stty size")?.set("/process/consoleSize", json!({"height": 33, "width": 77}));
+    let (_container, mut terminal) = with_terminal(t, &bundle)?;
+    terminal.read_until("33 77\r\n")?;
+    Ok(())
+}
+
+fn dev_console_is_the_terminal(t: &T) -> Verdict {
+    let (_container, mut terminal) = with_terminal(t, &bundle(t, "echo through the console >/dev/console; sleep 1")?)?;
+    terminal.read_until("through the console")?;
+    Ok(())
+}
+
+fn the_terminal_belongs_to_the_user(t: &T) -> Verdict {
+    let bundle = bundle(t, "stat -c '%u owns' $(tty)")?.set("/process/user", json!({"uid": 1000, "gid": 1000}));
+    let (_container, mut terminal) = with_terminal(t, &bundle)?;
+    terminal.read_until("1000 owns")?;
+    Ok(())
+}
+
+fn a_terminal_without_a_socket_is_refused_by_create(t: &T) -> Verdict {
+    let (ran, _container) = t.try_create(&bundle(t, "true")?, &[])?;
+    ran.code_is(1)?.stderr_has_any(&["console-socket", "console socket"])?;
+    Ok(())
+}
+
+fn a_socket_without_a_terminal_is_refused(t: &T) -> Verdict {
+    let socket = FdSocket::new(t.path("console"))?;
+    let (ran, _container) = t.try_create(&t.bundle()?, &["--console-socket", socket.arg()])?;
+    ran.code_is(1)?;
+    Ok(())
+}
+
+fn a_missing_console_socket_fails_the_create(t: &T) -> Verdict {
+    let (ran, container) = t.try_create(&bundle(t, "true")?, &["--console-socket", "/no/such/socket"])?;
+    ran.code_is(1)?.stderr_has("no such file or directory")?;
+    container.verb("state", &[], &[])?.fails()?;
+    Ok(())
+}
+
+fn exec_tty_gets_a_terminal_of_its_own(t: &T) -> Verdict {
+    let container = t.running()?;
+    let socket = FdSocket::new(t.path("console"))?;
+    container
+        .try_exec(
+            &["--tty", "--detach", "--console-socket", socket.arg()],
+            &["/bin/sh", "-c", "tty; read line; echo \"got $line\""],
+        )?
+        .ok()?;
+    let mut terminal = socket.terminal()?;
+    terminal.read_until("/dev/pts/")?;
+    terminal.write("hello\n")?;
+    terminal.read_until("got hello")?;
+    Ok(())
+}
+
+fn exec_process_with_a_terminal_and_size(t: &T) -> Verdict {
+    let container = t.running()?;
+    let socket = FdSocket::new(t.path("console"))?;
+    let process = json!({
+        "terminal": true, "consoleSize": {"height": 12, "width": 34}, "args": ["/bin/stty", "size"],
+        "cwd": "/", "user": {"uid": 0, "gid": 0}
+    });
+    container.exec_process(&process, &["--detach", "--console-socket", socket.arg()])?.ok()?;
+    socket.terminal()?.read_until("12 34\r\n")?;
+    Ok(())
+}
+
+fn the_master_of_a_container_without_dev_pts_is_an_error_or_works(t: &T) -> Verdict {
+    let bundle = bundle(t, "echo alive")?.edit(|spec| {
+        if let Some(mounts) = spec["mounts"].as_array_mut() {
+            mounts.retain(|mount| mount["destination"] != "/dev/pts");
+        }
+    });
+    let socket = FdSocket::new(t.path("console"))?;
+    let (ran, container) = t.try_create(&bundle, &["--console-socket", socket.arg()])?;
+    if ran.code == 0 {
+        let mut terminal = socket.terminal()?;
+        container.start()?;
+        terminal.read_until("alive")?;
+    }
+    Ok(())
+}

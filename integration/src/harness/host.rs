@@ -1,0 +1,203 @@
+//! Private namespaces on the host in which only cgroup2 is mounted.
+//!
+//! Three processes: [`run`] stays outside and cleans up; [`enter`] moves itself
+//! into a new cgroup and unshares; [`as_pid_1`] is the first process of the new
+//! pid namespace, sets up the mounts and starts the runner. When PID 1 ends, the
+//! kernel kills what is left, so nothing outlives a run.
+
+use super::init;
+use crate::args::Args;
+use crate::report::Event;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::{prctl, signal::Signal};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::{fs, thread, time::Duration};
+
+/// What the harness's cgroups are called, before the pid.
+const NAME: &str = "windlass-integration-";
+
+/// Where the harness mounts cgroup2.
+const CGROUP: &str = "/sys/fs/cgroup";
+
+/// Runs the runner in private namespaces.
+pub fn run(args: &Args, on_event: &mut dyn FnMut(Event)) -> Result<(), String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err("the host harness needs root".to_owned());
+    }
+    let mount = cgroup2_mount()?;
+    remove_stale(&mount);
+    let cgroup = mount.join(format!("{NAME}{}", std::process::id()));
+    fs::create_dir(&cgroup).map_err(|e| format!("mkdir {}: {e}", cgroup.display()))?;
+    let enabled = enable_controllers(&cgroup);
+    let done = run_below(&cgroup, args, on_event);
+    remove_cgroups(&cgroup);
+    disable_controllers(&cgroup, &enabled);
+    done
+}
+
+/// Removes the cgroups of earlier runs that were killed.
+fn remove_stale(mount: &Path) {
+    for entry in fs::read_dir(mount).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(NAME));
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            remove_tree(&entry.path());
+        }
+    }
+}
+
+/// Enables for the harness what the parent cgroup has to give; the names of
+/// what was not enabled before.
+fn enable_controllers(cgroup: &Path) -> Vec<String> {
+    let Some(parent) = cgroup.parent() else {
+        return Vec::new();
+    };
+    let before = crate::kit::t::text(parent.join("cgroup.subtree_control"));
+    let offered = crate::kit::t::text(parent.join("cgroup.controllers"));
+    let missing = offered.split_whitespace().filter(|name| !before.split_whitespace().any(|other| other == *name));
+    // A parent with processes of its own refuses: then the cases that need the controller go elsewhere.
+    missing
+        .filter(|name| fs::write(parent.join("cgroup.subtree_control"), format!("+{name}")).is_ok())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Takes back what [`enable_controllers`] did.
+fn disable_controllers(cgroup: &Path, enabled: &[String]) {
+    for name in enabled {
+        let _ = fs::write(cgroup.with_file_name("cgroup.subtree_control"), format!("-{name}"));
+    }
+}
+
+fn run_below(cgroup: &Path, args: &Args, on_event: &mut dyn FnMut(Event)) -> Result<(), String> {
+    let mut child = Command::new("/proc/self/exe")
+        .arg("@host-enter")
+        .arg(cgroup)
+        .args(args.to_words())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| format!("cannot start the harness: {e}"))?;
+    let stdout = child.stdout.take().ok_or("no pipe to the harness")?;
+    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        match Event::from_line(&line) {
+            Some(event) => on_event(event),
+            None => println!("{line}"),
+        }
+    }
+    let status = child.wait().map_err(|e| e.to_string())?;
+    if status.success() { Ok(()) } else { Err(format!("the host harness ended with {status}")) }
+}
+
+/// Second process: into the cgroup, out of every namespace, PID 1 started.
+pub fn enter(words: &[String]) -> ExitCode {
+    let (Some(cgroup), rest) = (words.first().map(PathBuf::from), words.get(1..).unwrap_or_default()) else {
+        return ExitCode::from(125);
+    };
+    match unshare_below(&cgroup) {
+        Ok(()) => spawn_pid_1(rest),
+        Err(error) => {
+            eprintln!("host harness: {error}");
+            ExitCode::from(125)
+        }
+    }
+}
+
+fn unshare_below(cgroup: &Path) -> Result<(), String> {
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| format!("PR_SET_PDEATHSIG: {e}"))?;
+    let join = |dir: &Path| fs::write(dir.join("cgroup.procs"), "0").map_err(|e| format!("{}: {e}", dir.display()));
+    join(cgroup)?;
+    let flags = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWCGROUP;
+    unshare(flags).map_err(|e| format!("unshare: {e}"))?;
+    // The root of the cgroup namespace must hold no process, or enabling a
+    // controller below it fails with EBUSY.
+    let init = cgroup.join("init");
+    fs::create_dir(&init).map_err(|e| format!("mkdir {}: {e}", init.display()))?;
+    join(&init)
+}
+
+fn spawn_pid_1(words: &[String]) -> ExitCode {
+    let status = Command::new("/proc/self/exe").arg("@host-pid-1").args(words).status();
+    match status {
+        Ok(status) => ExitCode::from(u8::try_from(status.code().unwrap_or(125)).unwrap_or(125)),
+        Err(error) => {
+            eprintln!("host harness: {error}");
+            ExitCode::from(125)
+        }
+    }
+}
+
+/// First process of the pid namespace.
+pub fn as_pid_1(words: &[String]) -> ExitCode {
+    if let Err(error) = private_mounts() {
+        eprintln!("host harness: {error}");
+        return ExitCode::from(125);
+    }
+    let code = init::supervise(words, Stdio::inherit());
+    ExitCode::from(u8::try_from(code).unwrap_or(125))
+}
+
+fn private_mounts() -> Result<(), String> {
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| format!("PR_SET_PDEATHSIG: {e}"))?;
+    let propagate = |flags: MsFlags| {
+        mount(None::<&str>, "/", None::<&str>, flags | MsFlags::MS_REC, None::<&str>)
+            .map_err(|e| format!("propagation of /: {e}"))
+    };
+    propagate(MsFlags::MS_PRIVATE)?;
+    // Shared with nobody outside, as on a host that systemd has booted.
+    propagate(MsFlags::MS_SHARED)?;
+    mount_fs("proc", "/proc", "")?;
+    mount_fs("tmpfs", "/run", "mode=755")?;
+    mount_fs("sysfs", "/sys", "")?;
+    mount_fs("cgroup2", CGROUP, "")?;
+    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
+    up.map_err(|e| format!("ip: {e}"))?;
+    nix::unistd::sethostname("harness").map_err(|e| format!("sethostname: {e}"))
+}
+
+fn mount_fs(kind: &str, at: &str, data: &str) -> Result<(), String> {
+    // What is there now belongs to the host's namespaces; hide no old cgroup v1 mounts below.
+    if kind != "tmpfs" {
+        let _ = umount2(at, MntFlags::MNT_DETACH);
+    }
+    mount(Some(kind), at, Some(kind), MsFlags::empty(), Some(data)).map_err(|e| format!("mount {kind} at {at}: {e}"))
+}
+
+/// The first cgroup2 mount point that mountinfo lists.
+fn cgroup2_mount() -> Result<PathBuf, String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").map_err(|e| format!("mountinfo: {e}"))?;
+    let point = |line: &str| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        filesystem.starts_with("cgroup2 ").then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+    };
+    table.lines().find_map(point).ok_or_else(|| "cgroup2 is not mounted anywhere on this host".to_owned())
+}
+
+/// Removes a cgroup tree, waiting a little for dying processes to leave it.
+fn remove_cgroups(top: &Path) {
+    for _ in 0..100 {
+        remove_tree(top);
+        if !top.exists() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    eprintln!("left behind: {}", top.display());
+}
+
+/// One bottom-up pass of `rmdir`; what is still busy stays.
+pub fn remove_tree(dir: &Path) {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+        remove_tree(&entry.path());
+    }
+    let _ = fs::remove_dir(dir);
+}

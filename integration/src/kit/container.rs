@@ -1,0 +1,151 @@
+//! A container that a case has created, deleted when the case lets go of it.
+
+use super::ran::Ran;
+use super::runtime::Capture;
+use super::stop::{Context, Verdict, fail};
+use super::t::{T, eventually};
+use serde_json::Value;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+/// One container.
+pub struct Container<'t> {
+    t: &'t T,
+    /// Its id.
+    pub id: String,
+    /// Its bundle directory.
+    pub bundle: PathBuf,
+    output: Option<Capture>,
+}
+
+impl<'t> Container<'t> {
+    /// A handle on a container that exists, or may.
+    pub fn new(t: &'t T, id: String, bundle: PathBuf) -> Container<'t> {
+        Container { t, id, bundle, output: None }
+    }
+
+    /// The files that `create` gave the container as stdout and stderr.
+    pub fn with_output(mut self, capture: Capture) -> Container<'t> {
+        self.output = Some(capture);
+        self
+    }
+
+    /// A runtime command about this container: `VERB [options] ID [rest]`.
+    pub fn verb(&self, verb: &str, options: &[&str], rest: &[&str]) -> Verdict<Ran> {
+        let mut words = vec![verb];
+        words.extend(options);
+        words.push(&self.id);
+        words.extend(rest);
+        self.t.runtime(&words)
+    }
+
+    /// `start`, which must succeed.
+    pub fn start(&self) -> Verdict<Ran> {
+        self.verb("start", &[], &[])?.ok()
+    }
+
+    /// `exec`, which must succeed.
+    pub fn exec(&self, words: &[&str]) -> Verdict<Ran> {
+        self.try_exec(&[], words)?.ok()
+    }
+
+    /// `exec` of a shell script, which must succeed.
+    pub fn exec_sh(&self, script: &str) -> Verdict<Ran> {
+        self.exec(&["/bin/sh", "-c", script])
+    }
+
+    /// `exec` with options.
+    pub fn try_exec(&self, options: &[&str], words: &[&str]) -> Verdict<Ran> {
+        self.verb("exec", options, words)
+    }
+
+    /// `exec --process`, the file holding `process`.
+    pub fn exec_process(&self, process: &Value, options: &[&str]) -> Verdict<Ran> {
+        let file = self.t.path(&format!("process-{}.json", self.t.id()));
+        std::fs::write(&file, process.to_string()).context(file.display())?;
+        let file = file.display().to_string();
+        let mut words = vec!["--process", &file];
+        words.extend(options);
+        self.try_exec(&words, &[])
+    }
+
+    /// `state`, parsed.
+    pub fn state(&self) -> Verdict<Value> {
+        self.verb("state", &[], &[])?.ok()?.json()
+    }
+
+    /// The `status` of `state`.
+    pub fn status(&self) -> Verdict<String> {
+        Ok(self.state()?["status"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Fails unless the status is this.
+    pub fn status_is(&self, expected: &str) -> Verdict {
+        let status = self.status()?;
+        if status == expected { Ok(()) } else { fail(format!("status {status}, expected {expected}")) }
+    }
+
+    /// Waits for a status.
+    pub fn wait_for(&self, expected: &str) -> Verdict {
+        let seen = eventually(&format!("status {expected}"), || match self.status() {
+            Ok(status) if status == expected => Some(Ok(())),
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        })?;
+        let output = self.output();
+        seen.map_err(|stop| match stop {
+            super::Stop::Fail(text) => super::Stop::Fail(format!("{text}\noutput: {output:?}")),
+            other => other,
+        })
+    }
+
+    /// The pid that `state` gives.
+    pub fn pid(&self) -> Verdict<i32> {
+        let state = self.state()?;
+        let pid = state["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+        pid.filter(|pid| *pid > 0).ok_or_else(|| super::Stop::Fail(format!("no pid in {state}")))
+    }
+
+    /// `kill` with a signal, which must succeed.
+    pub fn kill(&self, signal: &str) -> Verdict<Ran> {
+        self.verb("kill", &[], &[signal])?.ok()
+    }
+
+    /// Kills and waits until stopped.
+    pub fn stop(&self) -> Verdict {
+        self.kill("KILL")?;
+        self.wait_for("stopped")
+    }
+
+    /// `delete`, which must succeed.
+    pub fn delete(&self) -> Verdict<Ran> {
+        self.verb("delete", &[], &[])?.ok()
+    }
+
+    /// What the container has written so far, stdout then stderr.
+    pub fn output(&self) -> String {
+        self.output
+            .as_ref()
+            .map(|capture| {
+                let (out, err) = capture.read();
+                out + &err
+            })
+            .unwrap_or_default()
+    }
+
+    /// Waits until the container has written `text`.
+    pub fn wait_for_output(&self, text: &str) -> Verdict<String> {
+        let seen = eventually(text, || Some(self.output()).filter(|output| output.contains(text)));
+        seen.context(format!("output so far {:?}", self.output()))
+    }
+}
+
+impl Drop for Container<'_> {
+    fn drop(&mut self) {
+        let mut command = self.t.command();
+        command.args(["delete", "--force", &self.id]).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Ok(mut child) = command.spawn() {
+            let _ = super::runtime::wait(&mut child, std::time::Duration::from_secs(10), "delete --force");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Kills one process of a command at a chosen system call, with ptrace.
+//!
+//! System calls are counted over the command and all its descendants, in the
+//! order in which the tracer sees them, so that a sweep over the count reaches
+//! the parent and the children alike.
+
+use super::stop::{Context, Verdict, fail};
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What happened.
+#[derive(Clone, Copy, Debug)]
+pub struct Injection {
+    /// System calls seen.
+    pub calls: u32,
+    /// Whether the chosen one was reached and the process killed.
+    pub killed: bool,
+}
+
+/// Runs `command`, killing whoever makes system call number `at` (from 1);
+/// with `u32::MAX` it only counts. Returns when the command itself has ended.
+pub fn kill_at(command: Command, at: u32) -> Verdict<Injection> {
+    // The tracer is a thread of its own: when it ends, the kernel lets go of
+    // every tracee that is still alive, such as a container's init.
+    let tracer = thread::spawn(move || trace(command, at));
+    match tracer.join() {
+        Ok(done) => done,
+        Err(_) => fail("the tracer panicked"),
+    }
+}
+
+/// A shell that stops itself and then becomes the command.
+fn stopped(command: &Command) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
+    if let Some(dir) = command.get_current_dir() {
+        shell.current_dir(dir);
+    }
+    shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    shell
+}
+
+fn trace(command: Command, at: u32) -> Verdict<Injection> {
+    let child = stopped(&command).spawn().context("traced command")?;
+    let main = Pid::from_raw(child.id().cast_signed());
+    waitpid(main, Some(WaitPidFlag::WUNTRACED)).context("waiting for the stopped shell")?;
+    let options = Options::PTRACE_O_TRACESYSGOOD
+        | Options::PTRACE_O_TRACEFORK
+        | Options::PTRACE_O_TRACEVFORK
+        | Options::PTRACE_O_TRACECLONE
+        | Options::PTRACE_O_TRACEEXEC;
+    ptrace::seize(main, options).context("PTRACE_SEIZE")?;
+    kill(main, Signal::SIGCONT).context("SIGCONT")?;
+    let mut tracer = Tracer { main, at, calls: 0, killed: false, started: false, entered: Vec::new() };
+    let start = Instant::now();
+    loop {
+        match waitpid(None::<Pid>, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => {
+                if start.elapsed() > Duration::from_secs(15) {
+                    let _ = kill(main, Signal::SIGKILL);
+                    return fail(format!("hung after system call {} with the kill at {at}", tracer.calls));
+                }
+                thread::sleep(Duration::from_micros(50));
+            }
+            Ok(status) => {
+                if tracer.take(status) {
+                    return Ok(Injection { calls: tracer.calls, killed: tracer.killed });
+                }
+            }
+            Err(nix::Error::ECHILD) => {
+                return Ok(Injection { calls: tracer.calls, killed: tracer.killed });
+            }
+            Err(error) => return fail(format!("waitpid: {error}")),
+        }
+    }
+}
+
+struct Tracer {
+    main: Pid,
+    at: u32,
+    calls: u32,
+    killed: bool,
+    /// Whether the shell has become the command; before, nothing counts.
+    started: bool,
+    /// Threads that are inside a system call.
+    entered: Vec<Pid>,
+}
+
+impl Tracer {
+    /// Handles one stop; true when the command itself has ended.
+    fn take(&mut self, status: WaitStatus) -> bool {
+        match status {
+            WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _) => {
+                self.entered.retain(|other| *other != pid);
+                return pid == self.main;
+            }
+            WaitStatus::PtraceSyscall(pid) => self.syscall_stop(pid),
+            WaitStatus::PtraceEvent(pid, signal, event) => {
+                self.started |= event == libc::PTRACE_EVENT_EXEC;
+                // A group stop must not be undone by a signal; PTRACE_EVENT_STOP reports it.
+                let _ = signal;
+                let _ = ptrace::syscall(pid, None);
+            }
+            WaitStatus::Stopped(pid, signal) => {
+                let _ = ptrace::syscall(pid, Some(signal).filter(|s| *s != Signal::SIGTRAP));
+            }
+            _ => {}
+        }
+        false
+    }
+
+    fn syscall_stop(&mut self, pid: Pid) {
+        let leaving = self.entered.iter().position(|other| *other == pid);
+        if let Some(at) = leaving {
+            self.entered.swap_remove(at);
+        } else {
+            self.entered.push(pid);
+            self.calls += u32::from(self.started);
+            if self.calls == self.at && !self.killed && self.started {
+                self.killed = true;
+                let _ = kill(pid, Signal::SIGKILL);
+                return;
+            }
+        }
+        let _ = ptrace::syscall(pid, None);
+    }
+}

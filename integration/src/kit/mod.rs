@@ -1,0 +1,90 @@
+//! What cases are written with.
+
+pub mod bundle;
+pub mod cgroup;
+pub mod console;
+pub mod container;
+pub mod inject;
+pub mod notify;
+pub mod race;
+pub mod ran;
+pub mod reader;
+pub mod rootfs;
+pub mod runtime;
+pub mod spec;
+pub mod stop;
+pub mod t;
+
+pub use bundle::Bundle;
+pub use container::Container;
+pub use ran::Ran;
+pub use stop::{Stop, Verdict};
+pub use t::T;
+
+/// One case: a sentence about what a runtime must do, and the code that asks.
+#[derive(Clone, Copy)]
+pub struct Case {
+    /// `chapter::sentence`.
+    pub name: &'static str,
+    /// What the case needs from the machine beyond root.
+    pub needs: &'static [Need],
+    /// Runs it. `Ok` is a pass.
+    pub run: fn(&T) -> Verdict,
+}
+
+/// Something that not every harness has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// A cgroup v2 controller.
+    Controller(&'static str),
+    /// `CAP_SYS_RESOURCE` in the bounding set of the harness's root.
+    SysResource,
+    /// Time namespaces.
+    TimeNamespace,
+    /// Mandatory access control by AppArmor.
+    AppArmor,
+    /// The runtime is windlass: the case is about something only it has.
+    Windlass,
+    /// The case lasts longer than a second or two: it gets a longer limit.
+    Slow,
+}
+
+/// Defines the cases of a chapter: a list of functions `fn(&T) -> Verdict`,
+/// each followed by what it needs, if anything.
+#[macro_export]
+macro_rules! chapter {
+    ($name:literal: $($case:ident $([$($need:expr),*])?),* $(,)?) => {
+        /// The cases of this chapter.
+        pub const CASES: &[$crate::kit::Case] = &[$(
+            $crate::kit::Case {
+                name: concat!($name, "::", stringify!($case)),
+                needs: &[$($($need),*)?],
+                run: $case,
+            }
+        ),*];
+    };
+}
+
+/// Fails the case with a message unless the condition holds.
+#[macro_export]
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err($crate::kit::Stop::Fail(format!($($message)+)));
+        }
+    };
+}
+
+/// Fails the case unless both sides are equal.
+#[macro_export]
+macro_rules! ensure_eq {
+    ($left:expr, $right:expr, $($message:tt)+) => {
+        match (&$left, &$right) {
+            (left, right) => {
+                if left != right {
+                    return Err($crate::kit::Stop::Fail(format!("{}: {left:?} is not {right:?}", format!($($message)+))));
+                }
+            }
+        }
+    };
+}

@@ -1,0 +1,54 @@
+//! `/helper` inside a container: what a shell cannot ask the kernel.
+
+use crate::sys;
+use nix::errno::Errno;
+use std::process::ExitCode;
+
+/// `@payload WHAT [ARG…]`.
+pub fn main(words: &[String]) -> ExitCode {
+    let rest = words.get(1..).unwrap_or_default();
+    let text = match words.first().map(String::as_str) {
+        Some("syscalls") => rest.iter().map(|call| syscall(call)).collect::<Vec<_>>().join("\n"),
+        Some("scheduler") => sys::sched_getattr().map_or_else(errno, |a| {
+            format!(
+                "policy={} nice={} priority={} flags={} runtime={} deadline={} period={}",
+                a.policy, a.nice, a.priority, a.flags, a.runtime, a.deadline, a.period
+            )
+        }),
+        Some("mempolicy") => {
+            sys::get_mempolicy().map_or_else(errno, |(mode, nodes)| format!("mode={mode} nodes={nodes:#x}"))
+        }
+        Some("fds") => describe_fds(),
+        _ => return ExitCode::from(2),
+    };
+    println!("{text}");
+    ExitCode::SUCCESS
+}
+
+/// `NR[,ARG…]` to `NR=VALUE` or `NR=ERRNO`.
+fn syscall(call: &str) -> String {
+    let mut numbers = call.split(',').map(|word| word.parse().unwrap_or(0));
+    let number: i64 = numbers.next().unwrap_or(-1);
+    let mut args = [0; 6];
+    args.iter_mut().zip(numbers).for_each(|(arg, value)| *arg = value);
+    let result = sys::syscall(number, args).map_or_else(errno, |value| value.to_string());
+    format!("{number}={result}")
+}
+
+fn errno(error: Errno) -> String {
+    format!("{error:?}")
+}
+
+/// `FD TARGET` of every descriptor but the one that lists them.
+fn describe_fds() -> String {
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let mut fds: Vec<(u32, String)> = entries
+        .filter_map(|entry| {
+            let target = std::fs::read_link(entry.path()).ok()?.display().to_string();
+            Some((entry.file_name().to_str()?.parse().ok()?, target))
+        })
+        .filter(|(_, target)| !(target.starts_with("/proc/") && target.ends_with("/fd")))
+        .collect();
+    fds.sort();
+    fds.iter().map(|(fd, target)| format!("{fd} {target}")).collect::<Vec<_>>().join("\n")
+}

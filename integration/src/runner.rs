@@ -1,0 +1,252 @@
+//! Inside a harness: runs each case in a process of its own and looks at what
+//! is left on the machine afterwards.
+
+use crate::args::Args;
+use crate::cases;
+use crate::harness::host::remove_tree;
+use crate::kit::runtime::{self, Kind};
+use crate::kit::t::{bounding_capabilities, text};
+use crate::kit::{Case, Need, Stop, T, Verdict, rootfs};
+use crate::report::{Event, Outcome};
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Where cases have their directories: a tmpfs of the harness.
+const WORK: &str = "/run/windlass-integration";
+
+/// Exit code of a case process that was skipped.
+const SKIPPED: u8 = 77;
+
+/// Runs the cases that were asked for; one event a case and runtime on stdout.
+pub fn main(words: &[String]) -> ExitCode {
+    let args = match Args::parse(words) {
+        Ok(args) => args,
+        Err(error) => return complain(&error),
+    };
+    if let Err(stop) = rootfs::prepare() {
+        return complain(&stop.to_string());
+    }
+    let baseline = Leftovers::now();
+    let ours = (args.runtime.clone(), Kind::of(&args.runtime), false);
+    let peer = args.compare.clone().map(|path| (path.clone(), Kind::of(&path), true));
+    for case in cases::all().filter(|case| args.wants(case.name)) {
+        for (path, kind, is_peer) in std::iter::once(&ours).chain(&peer) {
+            let event = match unmet(case, *kind) {
+                Some((outcome, text)) => (outcome, 0, text),
+                None => run_case(case, path, args.long, &baseline),
+            };
+            let (outcome, ms, text) = event;
+            let event = Event {
+                case: case.name.to_owned(),
+                runtime: kind.name().to_owned(),
+                peer: *is_peer,
+                outcome,
+                ms,
+                text,
+            };
+            println!("{}", event.to_line());
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn complain(text: &str) -> ExitCode {
+    println!("runner: {text}");
+    ExitCode::from(125)
+}
+
+/// Why a case cannot run here, if so.
+fn unmet(case: &Case, kind: Kind) -> Option<(Outcome, String)> {
+    case.needs.iter().find_map(|need| match need {
+        Need::Controller(name) => {
+            let there = text("/sys/fs/cgroup/cgroup.controllers");
+            let missing = !there.split_whitespace().any(|controller| controller == *name);
+            missing.then(|| (Outcome::Defer, format!("no {name} controller in cgroup2")))
+        }
+        Need::SysResource => {
+            let missing = !bounding_capabilities().iter().any(|name| name == "CAP_SYS_RESOURCE");
+            missing.then(|| (Outcome::Defer, "root has no CAP_SYS_RESOURCE".to_owned()))
+        }
+        Need::TimeNamespace => {
+            let missing = !Path::new("/proc/self/ns/time").exists();
+            missing.then(|| (Outcome::Defer, "no time namespaces".to_owned()))
+        }
+        Need::AppArmor => {
+            let missing = text("/sys/module/apparmor/parameters/enabled") != "Y";
+            missing.then(|| (Outcome::Defer, "AppArmor is not enabled".to_owned()))
+        }
+        Need::Windlass => (kind != Kind::Windlass).then(|| (Outcome::Skip, "only windlass has this".to_owned())),
+        Need::Slow => None,
+    })
+}
+
+/// Runs one case in a process of its own, then cleans the machine.
+fn run_case(case: &Case, runtime: &Path, long: bool, baseline: &Leftovers) -> (Outcome, u64, String) {
+    let dir = PathBuf::from(WORK).join("case");
+    let output = PathBuf::from(WORK).join("verdict");
+    let start = Instant::now();
+    let (mut outcome, mut text) = match spawn_case(case, runtime, long, &dir, &output) {
+        Ok(code) => judge(code, &fs::read_to_string(&output).unwrap_or_default()),
+        Err(error) => (Outcome::Fail, error),
+    };
+    let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let left = baseline.difference(&dir);
+    if outcome == Outcome::Pass && !left.is_empty() {
+        outcome = Outcome::Fail;
+        text = format!("left behind after delete: {}", left.join(", "));
+    }
+    clean(&dir);
+    (outcome, ms, text)
+}
+
+fn judge(code: i32, said: &str) -> (Outcome, String) {
+    match code {
+        0 => (Outcome::Pass, String::new()),
+        1 => (Outcome::Fail, said.trim_end().to_owned()),
+        code if code == i32::from(SKIPPED) => (Outcome::Skip, said.trim_end().to_owned()),
+        other => (Outcome::Fail, format!("the case's own process ended with {other}: {said}")),
+    }
+}
+
+fn spawn_case(case: &Case, runtime: &Path, long: bool, dir: &Path, output: &Path) -> Result<i32, String> {
+    let file = fs::File::create(output).map_err(|e| e.to_string())?;
+    let errors = file.try_clone().map_err(|e| e.to_string())?;
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["@case", case.name]).arg(runtime).arg(dir).arg(if long { "long" } else { "short" });
+    command.stdin(Stdio::null()).stdout(file).stderr(errors);
+    let mut child = command.spawn().map_err(|e| e.to_string())?;
+    let limit = match (case.needs.contains(&Need::Slow), long) {
+        (true, true) => Duration::from_secs(1800),
+        (true, false) => Duration::from_secs(150),
+        _ => Duration::from_secs(60),
+    };
+    runtime::wait(&mut child, limit, case.name).map(runtime::code)
+}
+
+/// The process of one case: `NAME RUNTIME DIR short|long`.
+pub fn case_main(words: &[String]) -> ExitCode {
+    let [name, runtime, dir, length] = words else {
+        return ExitCode::from(125);
+    };
+    let Some(case) = cases::all().find(|case| case.name == name) else {
+        return ExitCode::from(125);
+    };
+    match in_context(case, Path::new(runtime), Path::new(dir), length == "long") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Stop::Fail(text)) => {
+            println!("{text}");
+            ExitCode::FAILURE
+        }
+        Err(Stop::Skip(reason)) => {
+            println!("{reason}");
+            ExitCode::from(SKIPPED)
+        }
+    }
+}
+
+fn in_context(case: &Case, runtime: &Path, dir: &Path, long: bool) -> Verdict {
+    let t = T::new(runtime.to_owned(), dir.to_owned(), long)?;
+    (case.run)(&t)
+}
+
+/// What a case could leave on the machine.
+struct Leftovers {
+    mounts: Vec<String>,
+    cgroups: Vec<String>,
+    processes: Vec<String>,
+}
+
+impl Leftovers {
+    fn now() -> Leftovers {
+        let mounts = text("/proc/self/mountinfo");
+        let point = |line: &str| line.split(' ').nth(4).map(str::to_owned);
+        Leftovers { mounts: mounts.lines().filter_map(point).collect(), cgroups: cgroups(), processes: processes() }
+    }
+
+    /// What is there now and was not at the start. Processes get a moment to
+    /// be reaped, cgroups one to lose their last process.
+    fn difference(&self, dir: &Path) -> Vec<String> {
+        let mut left = Vec::new();
+        for _ in 0..100 {
+            left = self.difference_now(dir);
+            if left.is_empty() {
+                break;
+            }
+            sleep(Duration::from_millis(5));
+        }
+        left
+    }
+
+    fn difference_now(&self, dir: &Path) -> Vec<String> {
+        let now = Leftovers::now();
+        let new = |kind: &str, before: &[String], after: Vec<String>| {
+            let fresh = after.into_iter().filter(|name| !before.contains(name));
+            fresh.map(|name| format!("{kind} {name}")).collect::<Vec<_>>()
+        };
+        let state = fs::read_dir(dir.join("state")).into_iter().flatten().flatten();
+        // crun keeps an empty directory for its own use; a container's state is what must be gone.
+        let state = state.filter(|entry| fs::read_dir(entry.path()).is_ok_and(|mut inside| inside.next().is_some()));
+        let mut left = new("mount", &self.mounts, now.mounts);
+        left.extend(new("cgroup", &self.cgroups, now.cgroups));
+        left.extend(new("process", &self.processes, now.processes));
+        left.extend(state.map(|entry| format!("state {}", entry.path().display())));
+        left
+    }
+}
+
+/// Every cgroup but the root's.
+fn cgroups() -> Vec<String> {
+    let mut found = Vec::new();
+    let mut todo = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(dir) = todo.pop() {
+        let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            found.push(entry.path().display().to_string());
+            todo.push(entry.path());
+        }
+    }
+    found
+}
+
+/// Every process that has a command line, so no kernel thread and no zombie.
+fn processes() -> Vec<String> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
+    let shown = |pid: u32| {
+        let line = text(format!("/proc/{pid}/cmdline")).replace('\0', " ");
+        (!line.is_empty()).then(|| format!("{pid} {line}"))
+    };
+    pids.filter_map(shown).collect()
+}
+
+/// Kills everything but PID 1 and this process, removes what a case left.
+fn clean(dir: &Path) {
+    for line in fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {
+        if let Some(point) = line.split(' ').nth(4).filter(|point| point.starts_with(WORK)) {
+            let _ = umount2(point, MntFlags::MNT_DETACH);
+        }
+    }
+    for name in cgroups() {
+        let _ = fs::write(Path::new(&name).join("cgroup.freeze"), "0");
+    }
+    let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+    for _ in 0..200 {
+        let left: Vec<String> = cgroups().into_iter().filter(|name| name != "/sys/fs/cgroup/init").collect();
+        if left.is_empty() {
+            break;
+        }
+        left.iter().for_each(|name| remove_tree(Path::new(name)));
+        sleep(Duration::from_millis(2));
+    }
+    if let Err(error) = fs::remove_dir_all(dir)
+        && dir.exists()
+    {
+        println!("cannot remove {}: {error}", dir.display());
+    }
+}

@@ -1,0 +1,129 @@
+//! The kernel calls that have no safe wrapper. The only unsafe code here.
+
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use std::io::IoSliceMut;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+/// One message from `socket` with the file descriptors sent along.
+pub fn receive_with_fds(socket: &UnixStream) -> nix::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut data = vec![0; 65536];
+    let mut space = nix::cmsg_space!([i32; 16]);
+    let (length, raw) = {
+        let mut parts = [IoSliceMut::new(&mut data)];
+        let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+        let mut raw = Vec::new();
+        for control in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(fds) = control {
+                raw.extend(fds);
+            }
+        }
+        (message.bytes, raw)
+    };
+    data.truncate(length);
+    // SAFETY: the kernel has just installed these descriptors for us, and nothing else knows them.
+    let fds = raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect();
+    Ok((data, fds))
+}
+
+/// Any system call with integer arguments.
+///
+/// Cases pass numbers, never pointers into this process that the kernel would
+/// write through.
+pub fn syscall(number: i64, args: [i64; 6]) -> nix::Result<i64> {
+    let [a, b, c, d, e, f] = args;
+    // SAFETY: integer arguments only; a call that takes a pointer gets null or
+    // an address that is not mapped, for which the kernel returns EFAULT.
+    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    Errno::result(result)
+}
+
+/// `struct seccomp_notif`, `linux/seccomp.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Notification {
+    /// Cookie that the response must carry.
+    pub id: u64,
+    /// The caller.
+    pub pid: u32,
+    flags: u32,
+    /// The number of the system call.
+    pub nr: i32,
+    arch: u32,
+    instruction_pointer: u64,
+    /// Its arguments.
+    pub args: [u64; 6],
+}
+
+/// `struct seccomp_notif_resp`, `linux/seccomp.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Response {
+    /// The cookie of the notification.
+    pub id: u64,
+    /// The value that the system call returns.
+    pub val: i64,
+    /// Or minus the errno.
+    pub error: i32,
+    /// `SECCOMP_USER_NOTIF_FLAG_*`.
+    pub flags: u32,
+}
+
+mod ioctls {
+    nix::ioctl_readwrite!(seccomp_notif_recv, b'!', 0, super::Notification);
+    nix::ioctl_readwrite!(seccomp_notif_send, b'!', 1, super::Response);
+}
+
+/// Waits for the next notification of a seccomp listener.
+pub fn seccomp_receive(listener: &OwnedFd) -> nix::Result<Notification> {
+    let mut notification = Notification::default();
+    // SAFETY: the struct has the size that the request number encodes, and outlives the call.
+    unsafe { ioctls::seccomp_notif_recv(listener.as_raw_fd(), &raw mut notification) }?;
+    Ok(notification)
+}
+
+/// Answers a notification.
+pub fn seccomp_respond(listener: &OwnedFd, mut response: Response) -> nix::Result<()> {
+    // SAFETY: as above.
+    unsafe { ioctls::seccomp_notif_send(listener.as_raw_fd(), &raw mut response) }?;
+    Ok(())
+}
+
+/// `struct sched_attr`, its first version, `linux/sched/types.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SchedAttr {
+    size: u32,
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    /// For `SCHED_OTHER` and `SCHED_BATCH`.
+    pub nice: i32,
+    /// For `SCHED_FIFO` and `SCHED_RR`.
+    pub priority: u32,
+    /// Nanoseconds, for `SCHED_DEADLINE`.
+    pub runtime: u64,
+    /// Nanoseconds, for `SCHED_DEADLINE`.
+    pub deadline: u64,
+    /// Nanoseconds, for `SCHED_DEADLINE`.
+    pub period: u64,
+}
+
+/// The scheduling attributes of this process.
+pub fn sched_getattr() -> nix::Result<SchedAttr> {
+    let mut attributes = SchedAttr::default();
+    let size = size_of::<SchedAttr>();
+    // SAFETY: the kernel writes at most `size` bytes to a struct of that size.
+    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) };
+    Errno::result(result).map(|_| attributes)
+}
+
+/// Mode and first 64 nodes of the memory policy of this process.
+pub fn get_mempolicy() -> nix::Result<(i32, u64)> {
+    let (mut mode, mut nodes) = (0_i32, [0_u64; 16]);
+    // SAFETY: the mask has the 1024 bits announced, mode is an int.
+    let result = unsafe { libc::syscall(libc::SYS_get_mempolicy, &raw mut mode, &raw mut nodes, 1024, 0, 0) };
+    Errno::result(result).map(|_| (mode, nodes[0]))
+}
