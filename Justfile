@@ -1,0 +1,85 @@
+# One static binary at a fixed place: a shared library would have to be found and trusted at
+# each start, which costs more than all that the runtime does by itself. Building for a named
+# target keeps these flags away from procedural macros, which must be shared libraries.
+flags := "-C target-feature=+crt-static -C relocation-model=static"
+host := `rustc -vV | sed -n 's/host: //p'`
+built := env("CARGO_TARGET_DIR", "target") / host / "release"
+windlass := built / "windlass"
+
+commit := `git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown`
+prefix := env("PREFIX", "/usr/local")
+destdir := env("DESTDIR", "")
+
+# List the recipes
+default:
+    @just --list --unsorted
+
+# Build windlass and run a real container; needs root
+demo: build
+    contrib/demo.sh {{windlass}}
+
+# Everything: `check`, then real containers; needs root
+test: setup check integrate
+
+# Build the static release binary
+build:
+    WINDLASS_COMMIT={{commit}} RUSTFLAGS="{{flags}}" cargo build --release --bin windlass --target {{host}}
+
+# Build the suite of real containers
+suite:
+    RUSTFLAGS="{{flags}}" cargo build --release --package integration --target {{host}}
+
+# Install what the tests need (Debian); needs root
+setup:
+    integration/setup.sh
+
+# All that needs no root: format, lints, tests, documentation
+check: fmt-check lint unit doc
+
+# Format
+fmt:
+    cargo fmt --all
+
+# Whether `just fmt` would change anything
+fmt-check:
+    cargo fmt --all --check
+
+# Clippy, warnings are errors
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Tests that need no root: `just unit cli`
+unit *args:
+    cargo test --workspace {{args}}
+
+# API documentation, warnings are errors
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+# Rewrite the expected plans after a deliberate change; review the diff
+bless:
+    BLESS=1 cargo test --test plans
+
+# Real containers; needs root: `just integrate mounts`
+integrate *args: build suite
+    {{built}}/integration {{args}}
+
+# The same cases against another runtime, and the differences; needs root
+compare peer="runc" *args: build suite
+    {{built}}/integration --compare {{peer}} {{args}}
+
+# How long `run` takes, beside another runtime; needs root
+bench peer="runc" count="50": build
+    contrib/bench.sh {{count}} {{windlass}} "$(command -v {{peer}})"
+
+# Write the man pages to target/man
+man dir="target/man":
+    cargo run --quiet --example pages -- man {{dir}}
+
+# Write the shell completions to target/completions
+completions dir="target/completions":
+    cargo run --quiet --example pages -- completions {{dir}}
+
+# Install below PREFIX (/usr/local) inside DESTDIR
+install: build man completions
+    contrib/install.sh {{windlass}} "{{destdir}}{{prefix}}"
