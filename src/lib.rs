@@ -11,6 +11,7 @@ pub mod hint;
 pub mod log;
 pub mod plan;
 pub mod rfc3339;
+pub mod shim;
 pub mod spec;
 pub mod sys;
 pub mod verb;

@@ -22,6 +22,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // The last act of a container's life is to run its poststop hooks.
     ("container", &["abi", "apply", "cgroup", "error", "rfc3339", "spec", "sys"]),
     ("apply", &["abi", "cgroup", "container", "error", "plan", "rfc3339", "spec", "sys"]),
+    // Of the container only the record of its exit, which both write.
+    ("shim", &["container", "error", "rfc3339", "sys"]),
     ("verb", &["apply", "cgroup", "cli", "container", "error", "log", "plan", "spec", "sys"]),
 ];
 

@@ -21,9 +21,12 @@ pub mod netlink;
 pub mod probe;
 pub mod process;
 pub mod progress;
+pub mod region;
 pub mod sched;
 pub mod signals;
 pub mod socket;
+pub mod spawn;
+pub mod stream;
 pub mod waiting;
 
 /// What every call here returns.

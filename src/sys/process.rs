@@ -114,18 +114,23 @@ impl Child {
 
     /// Reaps the child if it has ended.
     pub fn try_wait(&self) -> Result<Option<Exit>> {
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
-        match nix::sys::wait::waitid(Id::PIDFd(self.pidfd.as_fd()), flags)
-            .called(|| format!("waitid(P_PIDFD, {})", self.pid))?
-        {
-            WaitStatus::StillAlive => Ok(None),
-            status => Ok(Some(exit_of(status))),
-        }
+        try_wait(self.pidfd.as_fd())
     }
 
     /// Kills the child; one that has ended is as good.
     pub fn kill(&self) {
         let _ = send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+    }
+}
+
+/// Reaps the child behind `pidfd` if it has ended.
+pub fn try_wait(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
+    match nix::sys::wait::waitid(Id::PIDFd(pidfd), flags)
+        .called(|| format!("waitid(P_PIDFD, {})", pidfd.as_raw_fd()))?
+    {
+        WaitStatus::StillAlive => Ok(None),
+        status => Ok(Some(exit_of(status))),
     }
 }
 
@@ -245,4 +250,47 @@ pub fn reap_except(kept: i32) {
             break;
         }
     }
+}
+
+/// Whether the process behind `pidfd` is a child of ours: then its end is ours to reap.
+pub fn is_child(pidfd: BorrowedFd<'_>) -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
+    nix::sys::wait::waitid(Id::PIDFd(pidfd), flags).is_ok()
+}
+
+/// Any child of ours that has ended and is not reaped: the kernel's oldest.
+pub fn ended_child() -> Option<i32> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
+    nix::sys::wait::waitid(Id::All, flags).ok().and_then(|status| status.pid()).map(|pid| pid.as_raw())
+}
+
+/// Reaps the child `pid`, which has ended.
+pub fn reap(pid: i32) -> bool {
+    nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)).is_ok()
+}
+
+/// `PIDFD_GET_INFO` (ioctl_pidfd, Linux 6.15 for the exit): how the process behind a pidfd ended,
+/// whoever its parent is. `None` while it runs; `ENOTTY` where the kernel cannot tell.
+pub fn exit_of_other(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
+    /// uapi/linux/pidfd.h, the first published size of `struct pidfd_info`, which has the exit.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    // _IOWR(0xFF, 11, struct of 64 bytes)
+    const PIDFD_GET_INFO: u64 = 3 << 30 | 64 << 16 | 0xff << 8 | 11;
+    const { assert!(size_of::<Info>() == 64) };
+    let mut info = Info { mask: PIDFD_INFO_EXIT, ..Info::default() };
+    // SAFETY: the ioctl reads and writes the 64 bytes that its number says, which outlive it.
+    let returned = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+    check(returned.into(), || format!("ioctl({}, PIDFD_GET_INFO)", pidfd.as_raw_fd()))?;
+    Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(match info.exit_code & 0x7f {
+        0 => Exit::Code(info.exit_code >> 8 & 0xff),
+        signal => Exit::Signal(signal),
+    }))
 }

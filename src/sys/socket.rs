@@ -241,3 +241,86 @@ pub fn peer_uid(socket: BorrowedFd<'_>) -> Result<u32> {
         .map(|c| c.uid())
         .called(|| "getsockopt(SO_PEERCRED)".into())
 }
+
+/// A stream socket that listens as `name` in the directory `dir`, with this mode.
+pub fn listen_stream_at(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<OwnedFd> {
+    listen_as(SockType::Stream, dir, name, mode)
+}
+
+/// The same for messages; never blocks.
+pub fn listen_packets_at(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<OwnedFd> {
+    listen_as(SockType::SeqPacket, dir, name, mode)
+}
+
+fn listen_as(kind: SockType, dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<OwnedFd> {
+    let socket = new(kind)?;
+    super::stream::never_block(socket.as_fd())?;
+    let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
+    nix::sys::socket::bind(socket.as_raw_fd(), &address(path.as_ref())?).called(|| format!("bind({name:?})"))?;
+    // Before listen(2): nobody can connect in between.
+    super::fd::chmod_at(dir, name, mode)?;
+    nix::sys::socket::listen(&socket, Backlog::new(64).expect("64 is a valid backlog"))
+        .called(|| format!("listen({name:?})"))?;
+    Ok(socket)
+}
+
+/// A stream socket connected to the one that listens as `name` in `dir`.
+pub fn connect_stream_at(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    let socket = new(SockType::Stream)?;
+    let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
+    nix::sys::socket::connect(socket.as_raw_fd(), &address(path.as_ref())?).called(|| format!("connect({name:?})"))?;
+    Ok(socket)
+}
+
+/// accept4(2) on a listener that never blocks; the connection does not either. `None`: nobody is there.
+pub fn accept_now(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    match nix::sys::socket::accept4(socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK) {
+        Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) => Ok(None),
+        other => {
+            let raw = other.called(|| format!("accept4({})", socket.as_raw_fd()))?;
+            Ok(Some(super::fd::owned(raw.into())))
+        }
+    }
+}
+
+/// Makes receiving wait, but no longer than so many milliseconds; then it is `EAGAIN`.
+pub fn give_up_after(socket: BorrowedFd<'_>, milliseconds: i64) -> Result<()> {
+    use nix::sys::time::TimeValLike;
+    nix::fcntl::fcntl(socket, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))
+        .called(|| "fcntl(F_SETFL)".into())?;
+    let limit = nix::sys::time::TimeVal::milliseconds(milliseconds);
+    nix::sys::socket::setsockopt(&socket, sockopt::ReceiveTimeout, &limit).called(|| "setsockopt(SO_RCVTIMEO)".into())
+}
+
+/// Sends without waiting and without a signal: so many bytes were taken.
+pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
+    nix::sys::socket::send(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
+}
+
+/// Receives without waiting. On a message socket what does not fit is cut off.
+pub fn receive_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<usize> {
+    nix::sys::socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)
+}
+
+/// Sends one datagram to a path without waiting; with `fd` where given.
+pub fn send_datagram_to(
+    socket: BorrowedFd<'_>,
+    path: &str,
+    bytes: &[u8],
+    fd: Option<BorrowedFd<'_>>,
+) -> nix::Result<usize> {
+    let address = match path.strip_prefix('@') {
+        Some(name) => UnixAddr::new_abstract(name.as_bytes())?,
+        None => UnixAddr::new(path)?,
+    };
+    let raw: Vec<i32> = fd.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    nix::sys::socket::sendmsg(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, flags, Some(&address))
+}
+
+/// A datagram socket without a name.
+pub fn datagram() -> Result<OwnedFd> {
+    new(SockType::Datagram)
+}

@@ -1,0 +1,132 @@
+//! One run of the runtime's binary.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Instant;
+
+use nix::fcntl::OFlag;
+
+use super::runtime::KEPT;
+use super::{ProcessId, WaitToken};
+use crate::sys::process::Child;
+use crate::sys::spawn::Spawn;
+use crate::sys::stream::{self, Moved};
+use crate::sys::{Result, fd, socket};
+
+/// What is being run, and so what its end means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// `create` or `restore`.
+    Create,
+    /// `start`.
+    Start,
+    /// `exec --detach`.
+    Exec,
+    /// `kill`.
+    Kill,
+    /// `delete`.
+    Delete,
+    /// Another verb, with the phase that its success brings.
+    Other(Option<super::Phase>),
+}
+
+/// A call that waits for its turn: the calls of one process run one after the other.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) what: What,
+    pub(super) process: ProcessId,
+    pub(super) words: Vec<OsString>,
+    pub(super) token: WaitToken,
+}
+
+/// A call that runs.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) serial: u32,
+    pub(super) what: What,
+    pub(super) process: ProcessId,
+    pub(super) token: WaitToken,
+    pub(super) child: Child,
+    /// Its standard output, where that is not the container's.
+    pub(super) output: Option<OwnedFd>,
+    pub(super) errors: Option<OwnedFd>,
+    pub(super) printed: Vec<u8>,
+    pub(super) complained: Vec<u8>,
+    pub(super) deadline: Instant,
+    pub(super) timed_out: bool,
+}
+
+/// What the runtime's child gets besides its words.
+pub(super) struct Settings<'a> {
+    pub(super) binary: &'a Path,
+    pub(super) words: &'a [OsString],
+    pub(super) stdio: [BorrowedFd<'a>; 3],
+    pub(super) preserve: u32,
+    pub(super) oom_score_adj: Option<&'a str>,
+    pub(super) listen_pid: bool,
+}
+
+/// Starts the runtime.
+pub(super) fn start(settings: &Settings<'_>) -> Result<Child> {
+    let path = text(settings.binary.as_os_str());
+    let arguments: Vec<CString> =
+        std::iter::once(path.clone()).chain(settings.words.iter().map(|word| text(word))).collect();
+    let environment: Vec<CString> = std::env::vars_os()
+        .map(|(mut key, value)| {
+            key.push("=");
+            key.push(value);
+            text(&key)
+        })
+        .collect();
+    Spawn {
+        path: &path,
+        arguments: &arguments,
+        environment: &environment,
+        stdio: settings.stdio,
+        preserve: settings.preserve,
+        directory: None,
+        oom_score_adj: settings.oom_score_adj,
+        die_with_parent: true,
+        session: false,
+        listen_pid: settings.listen_pid,
+    }
+    .start()
+}
+
+/// Words come from argv, files and sockets; a NUL in one ends it, as it would for the kernel.
+pub(super) fn text(word: &OsStr) -> CString {
+    let bytes = word.as_bytes();
+    let end = stream::find(0, bytes).unwrap_or(bytes.len());
+    CString::new(&bytes[..end]).expect("it was cut at its first NUL")
+}
+
+/// The null device, for what is not wanted.
+pub(super) fn null() -> Result<OwnedFd> {
+    fd::open("/dev/null", OFlag::O_RDWR)
+}
+
+/// A pipe whose read end never blocks: read end, write end.
+pub(super) fn captured() -> Result<(OwnedFd, OwnedFd)> {
+    let (read_end, write_end) = socket::pipe()?;
+    stream::never_block(read_end.as_fd())?;
+    Ok((read_end, write_end))
+}
+
+/// Reads what there is of a pipe into `kept`, and forgets what is too much. True: it has ended.
+pub(super) fn collect(pipe: BorrowedFd<'_>, kept: &mut Vec<u8>) -> bool {
+    let mut buffer = [0; 4096];
+    // Bounded, so that one that never stops writing does not keep the loop from the others.
+    for _ in 0..64 {
+        match stream::read(pipe, &mut buffer) {
+            Ok(Moved::Bytes(n)) => {
+                let room = KEPT.saturating_sub(kept.len());
+                kept.extend_from_slice(&buffer[..n.min(room)]);
+            }
+            Ok(Moved::Later) => return false,
+            Ok(Moved::End) | Err(_) => return true,
+        }
+    }
+    false
+}

@@ -1,0 +1,251 @@
+//! An attached client: gets a copy of the output, gives input, and is never waited for.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::log::Stream;
+use super::poll::{Interest, Poll};
+use super::stdio::Framing;
+use crate::sys::socket;
+
+/// Bytes that wait for a client before it is dropped.
+const PATIENCE: usize = 64 * 1024;
+
+/// Bytes of output in one packet: what conmon's callers have room for.
+const PACKET: usize = 8192;
+
+/// Longest input in one packet or frame.
+pub(super) const INPUT: usize = 32 * 1024;
+
+/// The frame types of [`Framing::Stream`].
+const FRAME_HEAD: usize = 5;
+
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) number: u16,
+    pub(super) key: u64,
+    socket: OwnedFd,
+    framing: Framing,
+    queue: VecDeque<Box<[u8]>>,
+    queued: usize,
+    /// Bytes of the first in the queue that are sent.
+    sent: usize,
+    reading: bool,
+    unread: Vec<u8>,
+    watched: Interest,
+}
+
+/// What came of reading a client.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// Input.
+    Input(Vec<u8>),
+    /// No more input; it still gets output.
+    CloseInput,
+    /// Nothing more now.
+    Nothing,
+    /// It has left, or broke the protocol.
+    Gone,
+}
+
+impl Client {
+    pub(super) fn new(
+        number: u16,
+        key: u64,
+        socket: OwnedFd,
+        framing: Framing,
+        poll: &Poll,
+    ) -> crate::sys::Result<Client> {
+        crate::sys::stream::never_block(socket.as_fd())?;
+        poll.watch(&socket, key, Interest::Read)?;
+        Ok(Client {
+            number,
+            key,
+            socket,
+            framing,
+            queue: VecDeque::new(),
+            queued: 0,
+            sent: 0,
+            reading: true,
+            unread: Vec::new(),
+            watched: Interest::Read,
+        })
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Sends or queues output. False: the client is to be dropped.
+    pub(super) fn give(&mut self, stream: Stream, bytes: &[u8], poll: &Poll) -> bool {
+        for piece in bytes.chunks(PACKET) {
+            let frame = self.frame(stream, piece);
+            if self.queue.is_empty() {
+                match socket::send_now(self.socket.as_fd(), &frame) {
+                    Ok(n) if n == frame.len() => continue,
+                    Ok(n) => self.sent = n,
+                    Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => self.sent = 0,
+                    Err(_) => return false,
+                }
+            }
+            if self.queued + frame.len() > PATIENCE {
+                return false;
+            }
+            self.queued += frame.len();
+            self.queue.push_back(frame.into());
+        }
+        self.watch(poll);
+        true
+    }
+
+    fn frame(&self, stream: Stream, piece: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::with_capacity(FRAME_HEAD + piece.len());
+        match self.framing {
+            Framing::Packet => frame.push(if stream == Stream::Stdout { 2 } else { 3 }),
+            Framing::Stream => {
+                frame.push(if stream == Stream::Stdout { 1 } else { 2 });
+                frame.extend_from_slice(&(piece.len() as u32).to_be_bytes());
+            }
+        }
+        frame.extend_from_slice(piece);
+        frame
+    }
+
+    /// Sends what waits. False: the client has left.
+    pub(super) fn flush(&mut self, poll: &Poll) -> bool {
+        while let Some(frame) = self.queue.front() {
+            match socket::send_now(self.socket.as_fd(), &frame[self.sent..]) {
+                Ok(n) if self.sent + n < frame.len() => self.sent += n,
+                Ok(_) => {
+                    self.queued -= frame.len();
+                    self.sent = 0;
+                    self.queue.pop_front();
+                }
+                Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => break,
+                Err(_) => return false,
+            }
+        }
+        self.watch(poll);
+        true
+    }
+
+    /// Whether everything was sent.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Whether its input is wanted: not while the process does not read what came before.
+    pub(super) fn listen(&mut self, wanted: bool, poll: &Poll) {
+        self.reading = wanted;
+        self.watch(poll);
+    }
+
+    fn watch(&mut self, poll: &Poll) {
+        let wanted = match (self.reading, self.queue.is_empty()) {
+            (true, true) => Interest::Read,
+            (true, false) => Interest::Both,
+            (false, false) => Interest::Write,
+            (false, true) => Interest::Nothing,
+        };
+        if wanted != self.watched && poll.change(&self.socket, self.key, wanted).is_ok() {
+            self.watched = wanted;
+        }
+    }
+
+    /// Reads once.
+    pub(super) fn hear(&mut self) -> Said {
+        if self.framing == Framing::Stream
+            && let Some(said) = self.next_frame()
+        {
+            return said;
+        }
+        let mut buffer = vec![0; INPUT];
+        match socket::receive_now(self.socket.as_fd(), &mut buffer) {
+            Err(Errno::EAGAIN | Errno::EINTR) => Said::Nothing,
+            Err(_) => Said::Gone,
+            // On a packet socket an empty packet and the end look the same; if it is the end,
+            // sending will say so.
+            Ok(0) if self.framing == Framing::Packet => Said::CloseInput,
+            Ok(0) => Said::Gone,
+            Ok(n) => {
+                buffer.truncate(n);
+                if self.framing == Framing::Packet {
+                    return Said::Input(buffer);
+                }
+                self.unread.extend_from_slice(&buffer);
+                self.next_frame().unwrap_or(Said::Nothing)
+            }
+        }
+    }
+
+    /// Whether more was received than was said.
+    pub(super) fn has_more(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    fn next_frame(&mut self) -> Option<Said> {
+        let (kind, length) = match self.unread[..] {
+            [kind, a, b, c, d, ..] => (kind, u32::from_be_bytes([a, b, c, d]) as usize),
+            _ => return None,
+        };
+        if kind != 0 || length > INPUT {
+            return Some(Said::Gone);
+        }
+        if self.unread.len() < FRAME_HEAD + length {
+            return None;
+        }
+        let rest = self.unread.split_off(FRAME_HEAD + length);
+        let mut frame = std::mem::replace(&mut self.unread, rest);
+        frame.drain(..FRAME_HEAD);
+        Some(if frame.is_empty() { Said::CloseInput } else { Said::Input(frame) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(framing: Framing) -> (Client, OwnedFd, Poll) {
+        let poll = Poll::new().expect("epoll");
+        let (ours, theirs) = match framing {
+            Framing::Packet => socket::pair().expect("a pair"),
+            Framing::Stream => {
+                let (a, b) = std::os::unix::net::UnixStream::pair().expect("a pair");
+                (a.into(), b.into())
+            }
+        };
+        (Client::new(0, 1, ours, framing, &poll).expect("a client"), theirs, poll)
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_dropped_and_never_waited_for() {
+        for framing in [Framing::Packet, Framing::Stream] {
+            let (mut client, _theirs, poll) = client(framing);
+            let given = (0..10_000).take_while(|_| client.give(Stream::Stdout, &[b'x'; 4096], &poll)).count();
+            assert!((8..9_000).contains(&given), "{given}");
+            assert!(client.queued <= PATIENCE);
+        }
+    }
+
+    #[test]
+    fn frames_are_heard_however_they_are_cut() {
+        let (mut client, theirs, _poll) = client(Framing::Stream);
+        let mut heard = Vec::new();
+        for byte in [0, 0, 0, 0, 2, b'h', b'i', 0, 0, 0, 0, 0] {
+            socket::send_now(theirs.as_fd(), &[byte]).expect("sent");
+            heard.extend(Some(client.hear()).filter(|said| *said != Said::Nothing));
+        }
+        assert_eq!(heard, [Said::Input(b"hi".into()), Said::CloseInput]);
+    }
+
+    #[test]
+    fn a_frame_that_is_none_ends_the_connection() {
+        for bad in [[1, 0, 0, 0, 1], [0, 0xff, 0xff, 0xff, 0xff]] {
+            let (mut client, theirs, _poll) = client(Framing::Stream);
+            socket::send_now(theirs.as_fd(), &bad).expect("sent");
+            assert_eq!(client.hear(), Said::Gone);
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! How a process ended, and writing that down so that it outlives us.
+//!
+//! The files are written by a child of the shim: fsync(2) may take seconds on a busy disk, and
+//! the loop goes on meanwhile. Only when that child has succeeded is anyone told.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sched::CloneFlags;
+use serde::{Deserialize, Serialize};
+
+use super::ProcessId;
+use crate::container::ExitRecord;
+use crate::sys::process::{self, Child, Exit, Forked, SingleThreaded};
+use crate::sys::{Called, Failed, Result, fd};
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExitStatus {
+    /// The exit code or the signal. `None`: it was lost, and 137 or 255 are what engines expect.
+    pub exit: Option<Exit>,
+    /// Whether the kernel killed in its cgroup for want of memory.
+    pub oom_killed: bool,
+    /// When it was reaped.
+    pub at: SystemTime,
+}
+
+impl ExitStatus {
+    /// The number that a shell would report; 255 where it was lost.
+    pub fn code(&self) -> i32 {
+        self.exit.map_or(255, Exit::status)
+    }
+}
+
+/// A file that tells of the end. Each is written beside its name, synced and renamed, and its
+/// directory is synced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExitFile {
+    /// Our own [`Record`], as JSON.
+    Record(PathBuf),
+    /// conmon's: the status as a decimal number without a newline.
+    Decimal(PathBuf),
+    /// `exit.json` in windlass's own directory of the container, so that `windlass state` knows;
+    /// left out when the directory does not exist (another runtime, or deleted meanwhile).
+    RuntimeState(PathBuf),
+}
+
+/// The version of [`Record`] that is written. Every version up to it is read.
+pub const VERSION: u32 = 1;
+
+/// What [`ExitFile::Record`] holds. A reader of windlass's own `exit.json` can read it too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// Version of this layout.
+    pub version: u32,
+    /// The container's id.
+    pub id: String,
+    /// The exec's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<String>,
+    /// Its process id.
+    pub pid: i32,
+    /// Exit code, if it exited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<i32>,
+    /// Signal, if one ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// Whether the kernel killed for want of memory.
+    #[serde(default)]
+    pub oom_killed: bool,
+    /// When it was reaped, RFC 3339.
+    pub at: String,
+    /// The same in nanoseconds since 1970.
+    pub at_nanoseconds: u64,
+    /// Bytes of output that could not be written.
+    #[serde(default)]
+    pub dropped_bytes: u64,
+}
+
+impl Record {
+    /// The record of a process.
+    pub fn of(process: &ProcessId, pid: i32, status: &ExitStatus, dropped: u64) -> Record {
+        let (code, signal) = match status.exit {
+            Some(Exit::Code(code)) => (Some(code), None),
+            Some(Exit::Signal(signal)) => (None, Some(signal)),
+            None => (None, None),
+        };
+        let since = status.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Record {
+            version: VERSION,
+            id: process.container.to_string(),
+            exec: process.exec.as_deref().map(str::to_string),
+            pid,
+            code,
+            signal,
+            oom_killed: status.oom_killed,
+            at: crate::rfc3339::nanoseconds(status.at),
+            at_nanoseconds: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
+            dropped_bytes: dropped,
+        }
+    }
+
+    /// Reads one back; `None` when there is none, or one that a newer shim wrote.
+    pub fn read(path: &Path) -> Option<Record> {
+        let text = fd::open(path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW).and_then(fd::read_all).ok()?;
+        serde_json::from_slice(&text).ok().filter(|record: &Record| (1..=VERSION).contains(&record.version))
+    }
+
+    /// How the process ended.
+    pub fn status(&self) -> ExitStatus {
+        let exit = self.code.map(Exit::Code).or(self.signal.map(Exit::Signal));
+        let at = UNIX_EPOCH + Duration::from_nanos(self.at_nanoseconds);
+        ExitStatus { exit, oom_killed: self.oom_killed, at }
+    }
+}
+
+/// What is to be written.
+#[derive(Debug)]
+pub(super) struct Writing<'a> {
+    pub(super) files: &'a [ExitFile],
+    pub(super) oom_files: &'a [PathBuf],
+    pub(super) record: &'a Record,
+    pub(super) code: i32,
+    pub(super) sync: bool,
+    /// Logs to be synced first: they are part of what is told.
+    pub(super) logs: &'a [OwnedFd],
+}
+
+/// Writes in a child, which exits 0 when everything is on disk.
+pub(super) fn write_in_child(writing: &Writing<'_>) -> Result<Child> {
+    let proof = SingleThreaded::check()?;
+    match process::fork(CloneFlags::empty(), None, &proof)? {
+        Forked::Parent(child) => Ok(child),
+        Forked::Child => process::exit_now(i32::from(write(writing).is_err())),
+    }
+}
+
+/// Writes here and now.
+pub(super) fn write(writing: &Writing<'_>) -> Result<()> {
+    let mut result = Ok(());
+    for log in writing.logs {
+        // A log on a full disk says so by itself; the exit is no less true.
+        let _ = nix::unistd::fdatasync(log);
+    }
+    if writing.record.oom_killed {
+        for path in writing.oom_files {
+            result = result.and(put(path, b"", writing.sync));
+        }
+    }
+    for file in writing.files {
+        let done = match file {
+            ExitFile::Record(path) => put(path, &json(writing.record), writing.sync),
+            ExitFile::Decimal(path) => put(path, writing.code.to_string().as_bytes(), writing.sync),
+            ExitFile::RuntimeState(path) => match put(path, &json(&runtime_record(writing.record)), writing.sync) {
+                Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
+                other => other,
+            },
+        };
+        // Each is somebody's only source: one that cannot be written does not stop the others.
+        result = result.and(done);
+    }
+    result
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("plain data")
+}
+
+fn runtime_record(record: &Record) -> ExitRecord {
+    ExitRecord { code: record.code, signal: record.signal, oom_killed: record.oom_killed, at: record.at.clone() }
+}
+
+/// Writes a file so that it is there whole or not at all, even if the power fails.
+pub fn put(path: &Path, text: &[u8], sync: bool) -> Result<()> {
+    let (parent, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let dir = fd::open(parent, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+    // Engines watch the directory for names they know, and ignore those with a leading dot.
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}", std::process::id()));
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW;
+    let file = fd::openat(dir.as_fd(), &temporary, flags, 0o644)?;
+    let written = fill(&file, text, sync);
+    if let Err(failed) = written.and_then(|()| rename(&dir, &temporary, name)) {
+        let _ = fd::unlinkat(dir.as_fd(), &temporary);
+        return Err(failed);
+    }
+    if sync {
+        nix::unistd::fsync(&dir).called(|| format!("fsync({parent:?})"))?;
+    }
+    Ok(())
+}
+
+fn fill(file: &OwnedFd, text: &[u8], sync: bool) -> Result<()> {
+    if !text.is_empty() {
+        fd::write_once(file.as_fd(), text)?;
+    }
+    if sync { nix::unistd::fsync(file).called(|| "fsync()".into()) } else { Ok(()) }
+}
+
+fn rename(dir: &OwnedFd, from: &std::ffi::OsStr, to: &std::ffi::OsStr) -> Result<()> {
+    nix::fcntl::renameat(dir, from, dir, to)
+        .map_err(|errno| Failed { call: format!("renameat({from:?}, {to:?})").into(), errno })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> ExitStatus {
+        ExitStatus {
+            exit: Some(Exit::Signal(9)),
+            oom_killed: true,
+            at: UNIX_EPOCH + Duration::from_nanos(1_500_000_001),
+        }
+    }
+
+    #[test]
+    fn a_record_reads_back_as_it_was() {
+        let dir = std::env::temp_dir().join(format!("windlass-exit-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory");
+        let record = Record::of(&ProcessId::of("web", "probe"), 7, &status(), 3);
+        put(&dir.join("exit.json"), &json(&record), true).expect("written");
+        let read = Record::read(&dir.join("exit.json")).expect("read");
+        assert_eq!(read, record);
+        assert_eq!(read.status(), status());
+        assert_eq!(std::fs::read_dir(&dir).expect("read").count(), 1, "nothing temporary stays");
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    fn windlass_reads_the_record_too() {
+        let record = Record::of(&ProcessId::init("web"), 7, &status(), 0);
+        let read: ExitRecord = serde_json::from_slice(&json(&record)).expect("a superset");
+        assert_eq!(read, runtime_record(&record));
+    }
+
+    #[test]
+    fn a_record_of_the_future_is_not_guessed_at() {
+        let path = std::env::temp_dir().join(format!("windlass-future-{}", std::process::id()));
+        let mut record = Record::of(&ProcessId::init("web"), 7, &status(), 0);
+        record.version = VERSION + 1;
+        put(&path, &json(&record), false).expect("written");
+        assert_eq!(Record::read(&path), None);
+        std::fs::remove_file(&path).expect("removed");
+    }
+}

@@ -1,0 +1,141 @@
+//! The CRI's log format: `2006-01-02T15:04:05.000000000+00:00 stdout F text`, a line per line;
+//! `P` instead of `F` where the text was cut, for its rest is in the next entry.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::Stream;
+use super::file::FileLog;
+use crate::sys::stream::find;
+
+/// What is before the text: the time (35), the stream and its blanks (8), the tag and its blank (2).
+const PREFIX: usize = 45;
+
+/// Writes what was read at once: one time for all of it, which is when it was read.
+pub(super) fn write(log: &mut FileLog, stream: Stream, bytes: &[u8], scratch: &mut [u8], now: SystemTime) {
+    let mut prefix = [0u8; PREFIX];
+    write_prefix(&mut prefix, stream, now);
+    let (mut rest, mut used) = (bytes, 0);
+    while !rest.is_empty() {
+        let (line, tag, next) = match find(b'\n', rest) {
+            Some(end) => (&rest[..end], b'F', end + 1),
+            None => (rest, b'P', rest.len()),
+        };
+        // A read is at most half of the scratch memory, so any one line fits into all of it.
+        let length = PREFIX + line.len() + 1;
+        let over = used as u64 + length as u64 > log.room();
+        if used + length > scratch.len() || (over && used > 0) {
+            log.append(&scratch[..used]);
+            used = 0;
+        }
+        let entry = &mut scratch[used..used + length];
+        entry[..PREFIX].copy_from_slice(&prefix);
+        entry[PREFIX - 2] = tag;
+        entry[PREFIX..length - 1].copy_from_slice(line);
+        entry[length - 1] = b'\n';
+        used += length;
+        rest = &rest[next..];
+    }
+    log.append(&scratch[..used]);
+}
+
+fn write_prefix(prefix: &mut [u8; PREFIX], stream: Stream, now: SystemTime) {
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let whole = crate::rfc3339::seconds(UNIX_EPOCH + std::time::Duration::from_secs(since.as_secs()));
+    // 20 characters of which the last is `Z`, in the years that a clock may say.
+    let name = if stream == Stream::Stdout { "stdout" } else { "stderr" };
+    let text = format!("{}.{:09}+00:00 {name} F ", whole.trim_end_matches('Z'), since.subsec_nanos());
+    let n = text.len().min(PREFIX);
+    prefix[..n].copy_from_slice(&text.as_bytes()[..n]);
+}
+
+/// An entry, read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// When it was read, as text: such times sort as they are.
+    pub time: &'a str,
+    /// From where.
+    pub stream: Stream,
+    /// Whether its rest is in the next entry.
+    pub partial: bool,
+    /// The text, without the end of the line.
+    pub text: &'a [u8],
+}
+
+/// Reads an entry; without its final newline.
+pub fn parse(entry: &[u8]) -> Option<Line<'_>> {
+    let mut words = entry.splitn(4, |&byte| byte == b' ');
+    let time = std::str::from_utf8(words.next()?).ok()?;
+    let stream = match words.next()? {
+        b"stdout" => Stream::Stdout,
+        b"stderr" => Stream::Stderr,
+        _ => return None,
+    };
+    // More tags may follow the first behind a colon, says the CRI.
+    let partial = match words.next()?.split(|&byte| byte == b':').next()? {
+        b"F" => false,
+        b"P" => true,
+        _ => return None,
+    };
+    Some(Line { time, stream, partial, text: words.next()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::shim::stdio::LogFile;
+
+    fn logged(name: &str, pieces: &[&[u8]], max_size: Option<u64>) -> Vec<u8> {
+        let path = std::env::temp_dir().join(format!("windlass-k8s-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let mut log = FileLog::open(&LogFile { path: path.clone(), max_size, ..LogFile::default() }).expect("a log");
+        let mut scratch = vec![0; 256];
+        let now = UNIX_EPOCH + Duration::new(1_700_000_000, 5);
+        for piece in pieces {
+            write(&mut log, Stream::Stderr, piece, &mut scratch, now);
+        }
+        let text = std::fs::read(&path).expect("read");
+        std::fs::remove_file(&path).expect("removed");
+        text
+    }
+
+    #[test]
+    fn a_cut_line_is_tagged_as_one() {
+        let text = logged("cut", &[b"one\ntw", b"o\n"], None);
+        let at = "2023-11-14T22:13:20.000000005+00:00 stderr";
+        assert_eq!(text, format!("{at} F one\n{at} P tw\n{at} F o\n").into_bytes());
+    }
+
+    #[test]
+    fn lines_read_back_give_the_bytes_written() {
+        // Every split of the text into two reads, with a scratch memory that holds two lines.
+        let whole = b"first\n\nthird line\n\xff\x00bytes\nlast without end";
+        for cut in 0..=whole.len() {
+            let text = logged("split", &[&whole[..cut], &whole[cut..]], None);
+            let mut back = Vec::new();
+            for entry in text.split(|&byte| byte == b'\n').filter(|entry| !entry.is_empty()) {
+                let line = parse(entry).expect("an entry");
+                back.extend_from_slice(line.text);
+                if !line.partial {
+                    back.push(b'\n');
+                }
+            }
+            assert_eq!(back, whole, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_full_log_begins_anew_between_lines() {
+        let text = logged("full", &[b"aaaa\nbbbb\ncccc\n"], Some(110));
+        assert_eq!(text.split_inclusive(|&byte| byte == b'\n').count(), 1);
+        assert!(text.ends_with(b" F cccc\n"), "{text:?}");
+    }
+
+    #[test]
+    fn what_is_no_entry_is_none() {
+        for text in ["", "x", "t stdout", "t stdout F", "t stdin F x", "t stdout Q x"] {
+            assert_eq!(parse(text.as_bytes()), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Whether the kernel killed in the container for want of memory.
+//!
+//! cgroup v2: `memory.events` counts, and changing it wakes an inotify. cgroup v1:
+//! `memory.oom_control` has the count of kills, and is looked at when a process has ended.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+
+use crate::sys::{Called, Result, fd};
+
+/// The cgroup of a container, as far as memory is concerned.
+#[derive(Debug)]
+pub struct OomWatch {
+    file: PathBuf,
+    told: u64,
+    watch: Option<WatchDescriptor>,
+}
+
+/// The one inotify for all containers.
+#[derive(Debug)]
+pub struct Notifier(Inotify);
+
+impl Notifier {
+    /// A new one.
+    pub fn new() -> Result<Notifier> {
+        Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map(Notifier).called(|| "inotify_init1()".into())
+    }
+
+    /// Becomes readable when a count may have changed.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Empties it.
+    pub fn drain(&self) {
+        while self.0.read_events().is_ok_and(|events| !events.is_empty()) {}
+    }
+}
+
+impl OomWatch {
+    /// The counts of the cgroup of `pid`; `None` where its cgroup has no memory controller.
+    pub fn of(pid: i32) -> Option<OomWatch> {
+        let file = file_of(pid)?;
+        let told = kills(&file)?;
+        Some(OomWatch { file, told, watch: None })
+    }
+
+    /// Is told of changes from now on, where the kernel tells: not on version 1.
+    pub fn notify(&mut self, notifier: &Notifier) {
+        self.watch = notifier.0.add_watch(&self.file, AddWatchFlags::IN_MODIFY).ok();
+    }
+
+    /// How many more processes were killed since the last call.
+    pub fn news(&mut self) -> u64 {
+        let now = kills(&self.file).unwrap_or(self.told);
+        let news = now.saturating_sub(self.told);
+        self.told = self.told.max(now);
+        news
+    }
+
+    /// Stops watching.
+    pub fn stop(self, notifier: &Notifier) {
+        if let Some(watch) = self.watch {
+            // The watch may be gone with its file.
+            let _ = notifier.0.rm_watch(watch);
+        }
+    }
+}
+
+/// A cgroup directory that has a process and its children: of the unified hierarchy, or of one of
+/// version 1. `None` for a process at the root.
+pub fn directory(pid: i32) -> Option<PathBuf> {
+    if let Some(dir) = unified(pid) {
+        return Some(dir);
+    }
+    let text = fd::read_small(fd::CWD, format!("/proc/{pid}/cgroup")).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    text.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(":/")?;
+        let dir = Path::new("/sys/fs/cgroup").join(controllers).join(path);
+        (!path.is_empty() && dir.join("cgroup.procs").exists()).then_some(dir)
+    })
+}
+
+/// The processes in a cgroup and those below it.
+pub fn members(dir: &Path) -> Vec<i32> {
+    let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    let mut pids: Vec<i32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    let below = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        pids.extend(members(&entry.path()));
+    }
+    pids
+}
+
+/// The cgroup directory of a process in the unified hierarchy; `None` at its root.
+pub fn unified(pid: i32) -> Option<PathBuf> {
+    let text = fd::read_small(fd::CWD, format!("/proc/{pid}/cgroup")).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        .iter()
+        .find(|root| !path.is_empty() && Path::new(root).join("cgroup.procs").exists())
+        .map(|root| Path::new(root).join(path))
+}
+
+fn file_of(pid: i32) -> Option<PathBuf> {
+    if let Some(file) = unified(pid).map(|dir| dir.join("memory.events")).filter(|file| file.exists()) {
+        return Some(file);
+    }
+    let text = fd::read_small(fd::CWD, format!("/proc/{pid}/cgroup")).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let path = text.lines().find_map(|line| line.split_once(":memory:/").map(|(_, path)| path))?;
+    let file = Path::new("/sys/fs/cgroup/memory").join(path).join("memory.oom_control");
+    file.exists().then_some(file)
+}
+
+fn kills(file: &Path) -> Option<u64> {
+    let text = fd::read_small(fd::CWD, file).ok()?;
+    count(&String::from_utf8_lossy(&text))
+}
+
+/// The value of `oom_kill`, which both files have.
+fn count(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")).and_then(|n| n.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_versions_count_kills_by_the_same_word() {
+        assert_eq!(count("low 0\nhigh 0\nmax 3\noom 2\noom_kill 1\noom_group_kill 0\n"), Some(1));
+        assert_eq!(count("oom_kill_disable 0\nunder_oom 0\noom_kill 4\n"), Some(4));
+        assert_eq!(count("oom_kill_disable 0\nunder_oom 0\n"), None);
+    }
+}

@@ -1,0 +1,349 @@
+//! One stream of output, from its pipe or terminal to where it goes.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use super::client::Client;
+use super::log::{Logger, SCRATCH, Stream};
+use super::poll::{Interest, Poll};
+use super::runtime::KEPT;
+use super::stdio::Output;
+use crate::sys::region::Region;
+use crate::sys::stream::{self, Moved};
+use crate::sys::{Result, fd};
+
+/// Bytes read at once: what a pipe holds.
+const READ: usize = 64 * 1024;
+
+/// Bytes spliced at once, and reads done in a row, before the others get their turn.
+const SPLICE: usize = 1024 * 1024;
+const TURNS: usize = 8;
+
+/// Memory for reading and for putting lines together, shared by all streams and given back when
+/// nothing moves.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    input: Region,
+    output: Region,
+    pub(super) used: bool,
+}
+
+impl Scratch {
+    pub(super) fn new() -> Result<Scratch> {
+        Ok(Scratch { input: Region::new(READ)?, output: Region::new(SCRATCH)?, used: false })
+    }
+
+    pub(super) fn release(&mut self) {
+        self.input.release();
+        self.output.release();
+        self.used = false;
+    }
+}
+
+#[derive(Debug)]
+enum Sink {
+    None,
+    /// A pipe or fifo: lossless.
+    Pipe(OwnedFd),
+    /// Appended to.
+    File(OwnedFd),
+    /// Ended: its content stays readable as long as this is held.
+    Kept(#[allow(dead_code)] OwnedFd),
+}
+
+/// One stream of output.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    stream: Stream,
+    source: Option<OwnedFd>,
+    source_key: u64,
+    terminal: bool,
+    sink: Sink,
+    sink_key: u64,
+    /// Read, but not taken by a lossless sink.
+    pending: Vec<u8>,
+    /// Held back while the runtime may still complain on this stream.
+    held: Option<Vec<u8>>,
+    pub(super) complaint: Vec<u8>,
+    blocked: bool,
+    /// The terminal has nobody on its other side at the moment.
+    pub(super) hung_up: bool,
+    dropped: u64,
+}
+
+/// What an outlet shares with the other one of its process.
+pub(super) struct Around<'a> {
+    pub(super) logs: &'a mut Vec<Logger>,
+    pub(super) clients: &'a mut Vec<Client>,
+    pub(super) poll: &'a Poll,
+    pub(super) scratch: &'a mut Scratch,
+    /// Whether the process still lives: then a terminal's hang-up may be only for now.
+    pub(super) alive: bool,
+}
+
+fn sink_of(output: Output) -> Result<Sink> {
+    Ok(match output {
+        Output::None | Output::Attach | Output::Inherit => Sink::None,
+        Output::Fd(pipe) => {
+            stream::never_block(pipe.as_fd())?;
+            Sink::Pipe(pipe)
+        }
+        // Open for reading too: an engine that dies is no broken pipe.
+        Output::Fifo(path) => {
+            let file = fd::open(&path, OFlag::O_RDWR | OFlag::O_NONBLOCK)?;
+            let is_fifo = fd::stat(file.as_fd())?.st_mode & libc::S_IFMT == libc::S_IFIFO;
+            if is_fifo { Sink::Pipe(file) } else { Sink::File(file) }
+        }
+        Output::File(path) => {
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW;
+            Sink::File(fd::openat(fd::CWD, &path, flags, 0o600)?)
+        }
+    })
+}
+
+impl Outlet {
+    pub(super) fn new(stream: Stream, output: Output, source_key: u64, sink_key: u64) -> Result<Outlet> {
+        Ok(Outlet {
+            stream,
+            source: None,
+            source_key,
+            terminal: false,
+            sink: sink_of(output)?,
+            sink_key,
+            pending: Vec::new(),
+            held: None,
+            complaint: Vec::new(),
+            blocked: false,
+            hung_up: false,
+            dropped: 0,
+        })
+    }
+
+    /// Reads from here on.
+    pub(super) fn read_from(&mut self, source: OwnedFd, terminal: bool, poll: &Poll) -> Result<()> {
+        poll.watch(&source, self.source_key, Interest::Read)?;
+        self.source = Some(source);
+        self.terminal = terminal;
+        Ok(())
+    }
+
+    /// Holds back what comes, for the runtime writes here too until its call has ended.
+    pub(super) fn hold(&mut self) {
+        self.held = Some(Vec::new());
+    }
+
+    /// The runtime is done: what was held is the process's, or, if it failed, its complaint.
+    pub(super) fn unhold(&mut self, failed: bool, around: &mut Around<'_>) {
+        let Some(held) = self.held.take() else { return };
+        if failed {
+            self.complaint = held;
+        } else {
+            self.deliver(&held, around);
+        }
+    }
+
+    /// Whether all was read and all was taken.
+    pub(super) fn is_drained(&self) -> bool {
+        self.source.is_none() && self.pending.is_empty()
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Moves what there is to move.
+    pub(super) fn pump(&mut self, around: &mut Around<'_>) {
+        for _ in 0..TURNS {
+            if !self.flush() {
+                return self.block(around.poll);
+            }
+            let Some(source) = &self.source else { return };
+            let direct = around.logs.is_empty() && around.clients.is_empty() && self.held.is_none() && !self.terminal;
+            let moved = match &self.sink {
+                Sink::Pipe(pipe) if direct => match stream::splice(source.as_fd(), pipe.as_fd(), SPLICE) {
+                    Ok(Moved::Later) if stream::waiting(source.as_fd()) > 0 => return self.block(around.poll),
+                    Ok(moved) => Ok(moved),
+                    Err(failed) if failed.errno == Errno::EPIPE => {
+                        self.sink = Sink::None;
+                        continue;
+                    }
+                    Err(_) => self.copy(around),
+                },
+                _ => self.copy(around),
+            };
+            match moved {
+                Ok(Moved::Bytes(_)) => {}
+                Ok(Moved::Later) => break,
+                Ok(Moved::End) | Err(_) => {
+                    self.end_of_source(around);
+                    break;
+                }
+            }
+        }
+        self.unblock(around.poll);
+    }
+
+    fn copy(&mut self, around: &mut Around<'_>) -> Result<Moved> {
+        let Some(source) = &self.source else { return Ok(Moved::End) };
+        around.scratch.used = true;
+        let moved = stream::read(source.as_fd(), around.scratch.input.bytes())?;
+        if let Moved::Bytes(n) = moved {
+            self.route(n, around);
+        }
+        Ok(moved)
+    }
+
+    /// Sends on the `n` bytes in the scratch memory.
+    fn route(&mut self, n: usize, around: &mut Around<'_>) {
+        let Scratch { input, output, .. } = &mut *around.scratch;
+        let bytes = &input.bytes()[..n];
+        if let Some(held) = &mut self.held {
+            held.extend_from_slice(bytes);
+            if held.len() > KEPT {
+                let all = self.held.take().unwrap_or_default();
+                self.complaint = all[..KEPT].to_vec();
+                self.deliver(&all, around);
+            }
+            return;
+        }
+        let output = output.bytes();
+        around.logs.iter_mut().for_each(|log| log.write(self.stream, bytes, output));
+        give(self.stream, bytes, around.clients, around.poll);
+        self.pass_on(bytes);
+    }
+
+    /// Sends on bytes that are not in the scratch memory.
+    fn deliver(&mut self, bytes: &[u8], around: &mut Around<'_>) {
+        for piece in bytes.chunks(READ) {
+            around.scratch.used = true;
+            let output = around.scratch.output.bytes();
+            around.logs.iter_mut().for_each(|log| log.write(self.stream, piece, output));
+            give(self.stream, piece, around.clients, around.poll);
+            self.pass_on(piece);
+        }
+    }
+
+    fn pass_on(&mut self, bytes: &[u8]) {
+        match &self.sink {
+            Sink::None | Sink::Kept(_) => {}
+            Sink::Pipe(_) => {
+                self.pending.extend_from_slice(bytes);
+                self.flush();
+            }
+            Sink::File(file) => {
+                let mut done = 0;
+                while let Ok(Moved::Bytes(n)) = stream::write(file.as_fd(), &bytes[done..]) {
+                    done += n;
+                }
+                self.dropped += (bytes.len() - done) as u64;
+            }
+        }
+    }
+
+    /// Writes what is pending. False: the sink takes no more now.
+    fn flush(&mut self) -> bool {
+        let mut done = 0;
+        let mut broken = false;
+        if let Sink::Pipe(pipe) = &self.sink {
+            while done < self.pending.len() {
+                match stream::write(pipe.as_fd(), &self.pending[done..]) {
+                    Ok(Moved::Bytes(n)) => done += n,
+                    Ok(_) => break,
+                    Err(_) => {
+                        broken = true;
+                        break;
+                    }
+                }
+            }
+        }
+        if broken {
+            self.dropped += (self.pending.len() - done) as u64;
+            self.sink = Sink::None;
+            done = self.pending.len();
+        }
+        self.pending.drain(..done);
+        if self.pending.is_empty() {
+            // Give the memory back: a stalled reader is the exception.
+            self.pending = Vec::new();
+        }
+        self.pending.is_empty()
+    }
+
+    /// The sink is full: the process waits in its write until somebody reads.
+    fn block(&mut self, poll: &Poll) {
+        if self.blocked {
+            return;
+        }
+        if let Sink::Pipe(pipe) = &self.sink {
+            self.blocked = poll.watch(pipe, self.sink_key, Interest::Write).is_ok();
+        }
+        if let (true, Some(source)) = (self.blocked, &self.source) {
+            // Not watched for nothing: a hang-up cannot be masked, and would wake us for ever.
+            poll.forget(source);
+        }
+    }
+
+    fn unblock(&mut self, poll: &Poll) {
+        if !self.blocked {
+            return;
+        }
+        if let Sink::Pipe(pipe) = &self.sink {
+            poll.forget(pipe);
+        }
+        self.blocked = false;
+        if let Some(source) = &self.source {
+            let _ = poll.watch(source, self.source_key, Interest::Read);
+        }
+    }
+
+    fn end_of_source(&mut self, around: &mut Around<'_>) {
+        if self.terminal && around.alive {
+            // Nobody has the other side open; somebody may open it again.
+            if let (false, Some(source)) = (self.hung_up, &self.source) {
+                around.poll.forget(source);
+                self.hung_up = true;
+            }
+            return;
+        }
+        self.source = None;
+    }
+
+    /// Looks at a terminal again that was hung up.
+    pub(super) fn look_again(&mut self, around: &mut Around<'_>) {
+        if std::mem::take(&mut self.hung_up) {
+            if let Some(source) = &self.source {
+                let _ = around.poll.watch(source, self.source_key, Interest::Read);
+            }
+            self.pump(around);
+        }
+    }
+
+    /// No more is read. A reader of the fifo gets its end, and what is in it stays readable.
+    pub(super) fn finish(&mut self) {
+        self.source = None;
+        self.blocked = false;
+        self.dropped += self.pending.len() as u64;
+        self.pending = Vec::new();
+        self.end_sink();
+    }
+
+    /// Tells the reader of the fifo that it was all.
+    pub(super) fn end_sink(&mut self) {
+        self.sink = match std::mem::replace(&mut self.sink, Sink::None) {
+            Sink::Pipe(pipe) => match stream::reopen(pipe.as_fd(), OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
+                Ok(reader) => Sink::Kept(reader),
+                // The write end of a front end's pipe: its reader keeps what is in it.
+                Err(_) => Sink::None,
+            },
+            Sink::Kept(kept) => Sink::Kept(kept),
+            Sink::None | Sink::File(_) => Sink::None,
+        };
+    }
+}
+
+/// Gives every client its copy; those that do not read are dropped.
+fn give(stream: Stream, bytes: &[u8], clients: &mut Vec<Client>, poll: &Poll) {
+    clients.retain_mut(|client| client.give(stream, bytes, poll));
+}

@@ -1,0 +1,110 @@
+//! The one epoll instance, level-triggered.
+//!
+//! A key names what a descriptor is for; its highest byte says whose it is. Keys below 2^56 are
+//! the front end's.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use crate::sys::{Called, Result};
+
+/// What to be told of. The hang-up of the other end always is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Nothing but the hang-up.
+    Nothing,
+    /// There is something to read (or to accept).
+    Read,
+    /// There is room to write.
+    Write,
+    /// Either.
+    Both,
+}
+
+impl Interest {
+    fn flags(self) -> EpollFlags {
+        match self {
+            Interest::Nothing => EpollFlags::empty(),
+            Interest::Read => EpollFlags::EPOLLIN,
+            Interest::Write => EpollFlags::EPOLLOUT,
+            Interest::Both => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
+        }
+    }
+}
+
+/// What a descriptor is ready for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// To be read.
+    pub read: bool,
+    /// To be written.
+    pub write: bool,
+    /// The other end is gone (`EPOLLHUP` or `EPOLLERR`).
+    pub hangup: bool,
+}
+
+/// The epoll instance.
+#[derive(Debug)]
+pub struct Poll(Epoll);
+
+/// Most events taken at once.
+const BATCH: usize = 16;
+
+impl Poll {
+    /// A new one.
+    pub fn new() -> Result<Poll> {
+        Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map(Poll).called(|| "epoll_create1(EPOLL_CLOEXEC)".into())
+    }
+
+    /// Watches `fd` from now on; closing its last copy ends that.
+    pub fn watch(&self, fd: impl AsFd, key: u64, interest: Interest) -> Result<()> {
+        self.0.add(fd, EpollEvent::new(interest.flags(), key)).called(|| "epoll_ctl(EPOLL_CTL_ADD)".into())
+    }
+
+    /// Changes what `fd` is watched for.
+    pub fn change(&self, fd: impl AsFd, key: u64, interest: Interest) -> Result<()> {
+        self.0.modify(fd, &mut EpollEvent::new(interest.flags(), key)).called(|| "epoll_ctl(EPOLL_CTL_MOD)".into())
+    }
+
+    /// Stops watching; a descriptor that is not watched is as good.
+    pub fn forget(&self, fd: impl AsFd) {
+        // ENOENT is the only answer to expect, and means that there is nothing to do.
+        let _ = self.0.delete(fd);
+    }
+
+    /// The descriptor itself, for a test.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.0.as_fd()
+    }
+
+    /// Waits until something is ready or the deadline has passed.
+    pub fn wait(&self, deadline: Option<Instant>, found: &mut Vec<(u64, Ready)>) -> Result<()> {
+        let timeout = match deadline {
+            None => EpollTimeout::NONE,
+            // A deadline in the next millisecond must not become a busy loop: rounded up.
+            Some(at) => {
+                let left = at.saturating_duration_since(Instant::now());
+                let milliseconds = if left.is_zero() { 0 } else { left.as_millis().min(3_600_000) as i32 + 1 };
+                EpollTimeout::try_from(milliseconds).unwrap_or(EpollTimeout::ZERO)
+            }
+        };
+        let mut events = [EpollEvent::empty(); BATCH];
+        let n = match self.0.wait(&mut events, timeout) {
+            Err(Errno::EINTR) => 0,
+            other => other.called(|| "epoll_wait()".into())?,
+        };
+        found.extend(events.iter().take(n).map(|event| {
+            let flags = event.events();
+            let ready = Ready {
+                read: flags.intersects(EpollFlags::EPOLLIN),
+                write: flags.intersects(EpollFlags::EPOLLOUT),
+                hangup: flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR),
+            };
+            (event.data(), ready)
+        }));
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! Containers and the processes in them, as a front end describes them and as they are found.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::console::Console;
+use super::streams::Streams;
+use super::{ExitFile, ExitStatus, ProcessId, Runtime, Stdio, Timeouts, WaitToken};
+use crate::sys::process::Child;
+
+/// What is fixed for a container's life.
+#[derive(Clone, Debug)]
+pub struct Container {
+    /// Its id.
+    pub id: Rc<str>,
+    /// Its bundle.
+    pub bundle: PathBuf,
+    /// Who runs it.
+    pub runtime: Runtime,
+    /// How long a call may take.
+    pub timeouts: Timeouts,
+    /// How long after a process's end its output is waited for, when another process still
+    /// holds the pipe open.
+    pub drain: Duration,
+    /// Whether its other processes are killed when init ends: without a PID namespace of its
+    /// own nobody else does that.
+    pub kill_on_exit: bool,
+    /// Empty files to make when the kernel killed for want of memory (conmon's `oom`).
+    pub oom_files: Vec<PathBuf>,
+    /// Whether the exit record is synced to disk before anyone is told. Yes, but for tests.
+    pub sync: bool,
+}
+
+/// A process to be made.
+#[derive(Debug)]
+pub struct NewProcess {
+    /// Which.
+    pub id: ProcessId,
+    /// Its stdio.
+    pub stdio: Stdio,
+    /// Where the runtime writes its process id.
+    pub pid_file: PathBuf,
+    /// For an exec: the file with its OCI process.
+    pub process_file: Option<PathBuf>,
+    /// `create`, or `restore` for a container from a checkpoint.
+    pub verb: &'static str,
+    /// More arguments behind the verb: `--no-pivot`, `--image-path D`.
+    pub arguments: Vec<OsString>,
+    /// Descriptors from 3 on that are the user's, and pass through the runtime.
+    pub preserve_fds: u32,
+    /// Files to be written, synced and renamed before anyone is told of its end.
+    pub exit_files: Vec<ExitFile>,
+}
+
+/// Where a process is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Known, but the runtime has not made it: an exec that was added, a create that runs.
+    Added,
+    /// Init waits for start.
+    Created,
+    /// It runs.
+    Running,
+    /// Its container is frozen.
+    Paused,
+    /// It has ended, and that is on disk.
+    Stopped,
+}
+
+/// What [`super::Supervisor::state`] answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessState {
+    /// Where it is.
+    pub phase: Phase,
+    /// Its process id; 0 before there is one.
+    pub pid: i32,
+    /// Whether it has a terminal.
+    pub terminal: bool,
+    /// How it ended.
+    pub exit: Option<ExitStatus>,
+    /// Bytes of its output that could not be written to a log or a fifo.
+    pub dropped: u64,
+}
+
+/// How far the telling of a process's end has come. The order is the contract.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// It has not ended, as far as we know.
+    Alive,
+    /// Reaped; its output is read to the end, but not for ever.
+    Draining {
+        /// Until when output is waited for.
+        until: Instant,
+        /// Until when attached clients are waited for.
+        clients: Instant,
+    },
+    /// A child of ours writes the record.
+    Writing(Child),
+    /// That child has failed; it is tried again.
+    Failed(Instant),
+    /// On disk, and may be told when its turn comes.
+    Written,
+    /// Everybody knows.
+    Told,
+}
+
+/// A process that is known.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) serial: u32,
+    /// As it was described; its stdio is taken out when it is opened.
+    pub(super) new: NewProcess,
+    pub(super) phase: Phase,
+    pub(super) pid: i32,
+    pub(super) pidfd: Option<OwnedFd>,
+    /// Whether it is a child of ours, so that its end is ours to reap.
+    pub(super) child: bool,
+    pub(super) streams: Option<Streams>,
+    pub(super) console: Option<Console>,
+    pub(super) exit: Option<ExitStatus>,
+    pub(super) ending: Ending,
+    /// How often writing its record has failed.
+    pub(super) failures: u32,
+    pub(super) waiters: Vec<WaitToken>,
+    /// The runtime has deleted it; the answer waits for its end to be told.
+    pub(super) deleting: Option<WaitToken>,
+}
+
+impl Process {
+    pub(super) fn new(serial: u32, new: NewProcess) -> Process {
+        Process {
+            serial,
+            new,
+            phase: Phase::Added,
+            pid: 0,
+            pidfd: None,
+            child: true,
+            streams: None,
+            console: None,
+            exit: None,
+            ending: Ending::Alive,
+            failures: 0,
+            waiters: Vec::new(),
+            deleting: None,
+        }
+    }
+
+    pub(super) fn is_init(&self) -> bool {
+        self.new.id.exec.is_none()
+    }
+
+    pub(super) fn is_told(&self) -> bool {
+        matches!(self.ending, Ending::Told)
+    }
+
+    /// Whether it was made and its end is not told.
+    pub(super) fn is_pending(&self) -> bool {
+        self.pid != 0 && !self.is_told()
+    }
+
+    /// Whether it has not been reaped.
+    pub(super) fn is_alive(&self) -> bool {
+        self.exit.is_none()
+    }
+
+    pub(super) fn state(&self) -> ProcessState {
+        ProcessState {
+            phase: self.phase,
+            pid: self.pid,
+            terminal: self.streams.as_ref().map_or(self.new.stdio.terminal, |streams| streams.terminal),
+            exit: self.exit.filter(|_| self.is_told()),
+            dropped: self.streams.as_ref().map_or(0, Streams::dropped),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The runtime's binary: which one, with which arguments, and one run of it.
+//!
+//! A run's output is read while it runs: a runtime that writes more than a pipe holds would
+//! otherwise hang for ever. What is kept of it is bounded.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::NewProcess;
+
+/// How long a call may take before it is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// create, restore, start, exec, checkpoint.
+    pub long: Duration,
+    /// The others.
+    pub short: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts { long: Duration::from_secs(120), short: Duration::from_secs(10) }
+    }
+}
+
+/// The runtime's binary and the arguments before its verb.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runtime {
+    /// Absolute path.
+    pub binary: PathBuf,
+    /// `--root R`, `--log F --log-format json`, `--systemd-cgroup` and the like.
+    pub global: Vec<OsString>,
+    /// The file of `--log`, if there is one: it is emptied before each call, and the last error
+    /// in it is the message of a failed call.
+    pub log: Option<PathBuf>,
+}
+
+impl Runtime {
+    /// The default: `windlass` beside our own binary, or in PATH; else `runc` in PATH.
+    pub fn find() -> Option<PathBuf> {
+        let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join("windlass")));
+        beside
+            .filter(|path| path.is_file())
+            .or_else(|| Runtime::lookup("windlass".as_ref()))
+            .or_else(|| Runtime::lookup("runc".as_ref()))
+    }
+
+    /// A name as a shell finds it: with a slash it is a path, otherwise it is searched in PATH.
+    pub fn lookup(name: &Path) -> Option<PathBuf> {
+        if name.as_os_str().as_encoded_bytes().contains(&b'/') {
+            return Some(name.into());
+        }
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_file())
+    }
+}
+
+impl Runtime {
+    /// `create` or `restore`, without the console socket and the id.
+    pub(super) fn create(&self, bundle: &Path, process: &NewProcess) -> Vec<OsString> {
+        let mut words = self.global.clone();
+        words.extend([process.verb.into(), "--bundle".into(), bundle.into()]);
+        words.extend(["--pid-file".into(), process.pid_file.clone().into_os_string()]);
+        words.extend(process.arguments.iter().cloned());
+        words
+    }
+
+    /// `exec --detach`, without the console socket and the id.
+    pub(super) fn exec(&self, process: &NewProcess) -> Vec<OsString> {
+        let mut words = self.global.clone();
+        words.extend(["exec".into(), "--pid-file".into(), process.pid_file.clone().into_os_string()]);
+        if let Some(file) = &process.process_file {
+            words.extend(["--process".into(), file.clone().into_os_string()]);
+        }
+        words.push("--detach".into());
+        words.extend(process.arguments.iter().cloned());
+        words
+    }
+
+    /// Any other verb.
+    pub(super) fn verb(&self, arguments: &[OsString], id: &str) -> Vec<OsString> {
+        let mut words = self.global.clone();
+        words.extend(arguments.iter().cloned());
+        words.push(id.into());
+        words
+    }
+
+    /// Empties the file of `--log` before a call, so that an old error is not taken for a new one.
+    pub(super) fn forget_errors(&self) {
+        if let Some(log) = &self.log {
+            // One that is not there yet is as good.
+            let _ = std::fs::OpenOptions::new().write(true).truncate(true).open(log);
+        }
+    }
+
+    /// Why a call failed: the last error in its log, else what it wrote on standard error.
+    pub(super) fn complaint(&self, stderr: &[u8]) -> String {
+        let logged = self.log.as_ref().and_then(|log| {
+            let file = crate::sys::fd::open(log, nix::fcntl::OFlag::O_RDONLY).ok()?;
+            let mut text = Vec::new();
+            std::fs::File::from(file).take(KEPT as u64).read_to_end(&mut text).ok()?;
+            last_error(&text)
+        });
+        logged.unwrap_or_else(|| String::from_utf8_lossy(stderr).trim().to_string())
+    }
+}
+
+/// Bytes of a run's output that are kept; the rest is read and forgotten.
+pub(super) const KEPT: usize = 64 * 1024;
+
+/// The `msg` of the last line of level `error` (or worse) in a log of JSON lines.
+fn last_error(text: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Line {
+        level: String,
+        msg: String,
+    }
+    text.split(|&byte| byte == b'\n')
+        .rev()
+        .filter_map(|line| serde_json::from_slice::<Line>(line).ok())
+        .find(|line| matches!(line.level.as_str(), "error" | "fatal" | "panic"))
+        .map(|line| line.msg)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_error_of_the_log_is_the_message() {
+        let log = b"{\"level\":\"error\",\"msg\":\"one\"}\n{\"level\":\"error\",\"msg\":\"two\"}\n{\"level\":\"warning\",\"msg\":\"w\"}\nnot json\n";
+        assert_eq!(last_error(log).as_deref(), Some("two"));
+        assert_eq!(last_error(b""), None);
+    }
+
+    #[test]
+    fn a_name_with_a_slash_is_a_path() {
+        assert_eq!(Runtime::lookup(Path::new("./x")), Some("./x".into()));
+        assert_eq!(Runtime::lookup(Path::new("surely-there-is-no-such-program")), None);
+    }
+}

@@ -1,0 +1,427 @@
+//! The stdio of one process, put together: two outlets, the input, the clients, the logs.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::fcntl::OFlag;
+
+use super::call::{captured, null};
+use super::client::{Client, Said};
+use super::log::{Logger, Stream};
+use super::outlet::{Around, Outlet, Scratch};
+use super::poll::{Interest, Poll, Ready};
+use super::stdio::{Framing, Output, Stdin, Stdio};
+use super::supervisor::{Kind, key};
+use crate::sys::stream::{self, Moved};
+use crate::sys::{Result, fd, socket};
+
+/// Input on its way to the process.
+#[derive(Debug)]
+struct Input {
+    /// The pipe or the terminal.
+    sink: OwnedFd,
+    terminal: bool,
+    fifo: Option<OwnedFd>,
+    pending: Vec<u8>,
+    /// The pipe is full, and watched until it is not.
+    blocked: bool,
+    close_when_empty: bool,
+}
+
+/// The stdio of one process.
+#[derive(Debug)]
+pub(super) struct Streams {
+    serial: u32,
+    pub(super) terminal: bool,
+    stdin: Stdin,
+    outlets: Vec<Outlet>,
+    input: Option<Input>,
+    logs: Vec<Logger>,
+    clients: Vec<Client>,
+    next_client: u16,
+}
+
+/// What the runtime is started with, so that the process gets it.
+pub(super) type ChildEnds = [OwnedFd; 3];
+
+impl Streams {
+    /// Opens everything but the terminal, which the runtime sends.
+    pub(super) fn open(stdio: Stdio, serial: u32, poll: &Poll) -> Result<(Streams, ChildEnds)> {
+        let logs = stdio.logs.iter().map(Logger::open).collect::<Result<Vec<_>>>()?;
+        let mut streams = Streams {
+            serial,
+            terminal: stdio.terminal,
+            stdin: stdio.stdin,
+            outlets: Vec::new(),
+            input: None,
+            logs,
+            clients: Vec::new(),
+            next_client: 0,
+        };
+        let stdin = streams.open_input(stdio.owner, poll)?;
+        let stdout = streams.open_output(Stream::Stdout, stdio.stdout, stdio.owner, poll)?;
+        let stderr = streams.open_output(Stream::Stderr, stdio.stderr, stdio.owner, poll)?;
+        Ok((streams, [stdin, stdout, stderr]))
+    }
+
+    fn open_input(&mut self, owner: Option<(u32, u32)>, poll: &Poll) -> Result<OwnedFd> {
+        let fifo = match &self.stdin {
+            Stdin::Inherit => return fd::duplicate(std::io::stdin().as_fd()),
+            Stdin::Null => return null(),
+            _ if self.terminal => return null(),
+            Stdin::Attach { .. } => None,
+            Stdin::Fifo(path) => Some(fd::open(path, OFlag::O_RDWR | OFlag::O_NONBLOCK)?),
+        };
+        let (read_end, write_end) = socket::pipe()?;
+        stream::never_block(write_end.as_fd())?;
+        give_to(&read_end, owner)?;
+        self.take_input(write_end, false, fifo, poll)?;
+        Ok(read_end)
+    }
+
+    fn take_input(&mut self, sink: OwnedFd, terminal: bool, fifo: Option<OwnedFd>, poll: &Poll) -> Result<()> {
+        if let Some(fifo) = &fifo {
+            poll.watch(fifo, key(Kind::InputFifo, self.serial, 0), Interest::Read)?;
+        }
+        self.input = Some(Input { sink, terminal, fifo, pending: Vec::new(), blocked: false, close_when_empty: false });
+        Ok(())
+    }
+
+    fn open_output(
+        &mut self,
+        which: Stream,
+        output: Output,
+        owner: Option<(u32, u32)>,
+        poll: &Poll,
+    ) -> Result<OwnedFd> {
+        let inherited = match (&output, which) {
+            (Output::Inherit, Stream::Stdout) => Some(fd::duplicate(std::io::stdout().as_fd())?),
+            (Output::Inherit, Stream::Stderr) => Some(fd::duplicate(std::io::stderr().as_fd())?),
+            _ => None,
+        };
+        if let Some(inherited) = inherited {
+            return Ok(inherited);
+        }
+        // A terminal has one stream; the other pipe is only for the runtime's complaints, as is
+        // that of a process whose errors nobody wants.
+        let unwanted = matches!(output, Output::None) && self.logs.is_empty();
+        let discard = which == Stream::Stderr && (self.terminal || unwanted);
+        if unwanted && !self.terminal && which == Stream::Stdout {
+            return null();
+        }
+        let sub = which as u16;
+        let source_key = key(Kind::Source, self.serial, sub);
+        let output = if discard { Output::None } else { output };
+        let mut outlet = Outlet::new(which, output, source_key, key(Kind::Sink, self.serial, sub))?;
+        let child_end = if self.terminal && which == Stream::Stdout {
+            null()?
+        } else {
+            let (read_end, write_end) = captured()?;
+            give_to(&write_end, owner)?;
+            outlet.read_from(read_end, false, poll)?;
+            write_end
+        };
+        if which == Stream::Stderr {
+            outlet.hold();
+        }
+        self.outlets.push(outlet);
+        Ok(child_end)
+    }
+
+    /// The runtime has sent the terminal.
+    pub(super) fn console(&mut self, master: OwnedFd, poll: &Poll) -> Result<()> {
+        let sink = fd::duplicate(master.as_fd())?;
+        let fifo = match &self.stdin {
+            Stdin::Fifo(path) => Some(fd::open(path, OFlag::O_RDWR | OFlag::O_NONBLOCK)?),
+            _ => None,
+        };
+        self.take_input(sink, true, fifo, poll)?;
+        match self.outlets.first_mut() {
+            Some(outlet) => outlet.read_from(master, true, poll),
+            None => Ok(()),
+        }
+    }
+
+    /// The runtime's call has ended.
+    pub(super) fn runtime_done(&mut self, failed: bool, poll: &Poll, scratch: &mut Scratch) -> Vec<u8> {
+        let mut complaint = Vec::new();
+        self.each(poll, scratch, true, |outlet, around| {
+            // What it wrote last may not have been read yet.
+            outlet.pump(around);
+            outlet.unhold(failed, around);
+            complaint.append(&mut outlet.complaint);
+        });
+        complaint
+    }
+
+    fn each(
+        &mut self,
+        poll: &Poll,
+        scratch: &mut Scratch,
+        alive: bool,
+        mut act: impl FnMut(&mut Outlet, &mut Around<'_>),
+    ) {
+        let mut around = Around { logs: &mut self.logs, clients: &mut self.clients, poll, scratch, alive };
+        self.outlets.iter_mut().for_each(|outlet| act(outlet, &mut around));
+    }
+
+    /// One of our descriptors is ready.
+    pub(super) fn ready(
+        &mut self,
+        kind: Kind,
+        sub: u16,
+        ready: Ready,
+        poll: &Poll,
+        scratch: &mut Scratch,
+        alive: bool,
+    ) {
+        match kind {
+            Kind::Source | Kind::Sink => {
+                // The key says which of the two by its stream, but a process may have only one.
+                let index = usize::from(sub).min(self.outlets.len().saturating_sub(1));
+                let mut around = Around { logs: &mut self.logs, clients: &mut self.clients, poll, scratch, alive };
+                if let Some(outlet) = self.outlets.get_mut(index) {
+                    outlet.pump(&mut around);
+                }
+            }
+            Kind::InputFifo => self.pump_fifo(poll),
+            Kind::InputSink => self.flush_input(poll),
+            Kind::Client => self.client_ready(sub, ready, poll),
+            _ => {}
+        }
+    }
+
+    fn pump_fifo(&mut self, poll: &Poll) {
+        let Some(input) = &mut self.input else { return };
+        let Some(fifo) = &input.fifo else { return };
+        let moved = if input.terminal {
+            copy(fifo, &input.sink, &mut input.pending)
+        } else {
+            stream::splice(fifo.as_fd(), input.sink.as_fd(), 64 * 1024)
+        };
+        match moved {
+            Ok(Moved::Bytes(_)) if input.pending.is_empty() => {}
+            Ok(Moved::Bytes(_)) => self.block_input(poll),
+            Ok(Moved::Later) if stream::waiting(fifo.as_fd()) > 0 => self.block_input(poll),
+            Ok(Moved::Later) => {}
+            // The end of a terminal's input is no hang-up of the terminal.
+            Ok(Moved::End) if input.terminal => input.fifo = None,
+            Ok(Moved::End) | Err(_) => self.input = None,
+        }
+    }
+
+    fn block_input(&mut self, poll: &Poll) {
+        let Some(input) = &mut self.input else { return };
+        if input.blocked {
+            return;
+        }
+        input.blocked = poll.watch(&input.sink, key(Kind::InputSink, self.serial, 0), Interest::Write).is_ok();
+        if let Some(fifo) = &input.fifo {
+            poll.forget(fifo);
+        }
+        self.clients.iter_mut().for_each(|client| client.listen(false, poll));
+    }
+
+    fn flush_input(&mut self, poll: &Poll) {
+        let Some(input) = &mut self.input else { return };
+        match write_all(&input.sink, &mut input.pending) {
+            // Nobody reads it any more.
+            Err(_) => {
+                self.input = None;
+                return;
+            }
+            Ok(false) => return,
+            Ok(true) => {}
+        }
+        if std::mem::take(&mut input.blocked) {
+            poll.forget(&input.sink);
+            if let Some(fifo) = &input.fifo {
+                let _ = poll.watch(fifo, key(Kind::InputFifo, self.serial, 0), Interest::Read);
+            }
+            self.clients.iter_mut().for_each(|client| client.listen(true, poll));
+        }
+        if input.close_when_empty && !input.terminal {
+            self.input = None;
+        }
+    }
+
+    fn client_ready(&mut self, number: u16, ready: Ready, poll: &Poll) {
+        let Some(at) = self.clients.iter().position(|client| client.number == number) else { return };
+        if ready.write && !self.clients[at].flush(poll) {
+            self.clients.remove(at);
+            return;
+        }
+        if !(ready.read || ready.hangup) {
+            return;
+        }
+        loop {
+            match self.clients[at].hear() {
+                Said::Input(bytes) => self.type_in(&bytes, poll),
+                Said::CloseInput => {
+                    if !matches!(self.stdin, Stdin::Attach { leave_open: true }) {
+                        self.close_stdin(poll);
+                    }
+                    // The end of a message socket reads as empty for ever.
+                    self.clients[at].listen(false, poll);
+                    if ready.hangup {
+                        self.clients.remove(at);
+                    }
+                    return;
+                }
+                Said::Gone => {
+                    poll.forget(self.clients[at].fd());
+                    self.clients.remove(at);
+                    return;
+                }
+                Said::Nothing => {
+                    if ready.hangup {
+                        self.clients.remove(at);
+                    }
+                    return;
+                }
+            }
+            if !self.clients[at].has_more() {
+                return;
+            }
+        }
+    }
+
+    fn type_in(&mut self, bytes: &[u8], poll: &Poll) {
+        if !matches!(self.stdin, Stdin::Attach { .. }) {
+            return;
+        }
+        let Some(input) = &mut self.input else { return };
+        input.pending.extend_from_slice(bytes);
+        match write_all(&input.sink, &mut input.pending) {
+            Ok(true) => {}
+            Ok(false) => self.block_input(poll),
+            Err(_) => self.input = None,
+        }
+    }
+
+    /// No more input than what is on its way.
+    pub(super) fn close_stdin(&mut self, poll: &Poll) {
+        let Some(input) = &mut self.input else { return };
+        if let Some(fifo) = &input.fifo {
+            // Read-only from now on: the end comes when the last writer has left.
+            let reader = stream::reopen(fifo.as_fd(), OFlag::O_RDONLY | OFlag::O_NONBLOCK);
+            let watched = reader.ok().filter(|reader| {
+                input.blocked || poll.watch(reader, key(Kind::InputFifo, self.serial, 0), Interest::Read).is_ok()
+            });
+            input.fifo = watched;
+            return;
+        }
+        if input.pending.is_empty() && !input.terminal {
+            self.input = None;
+        } else {
+            input.close_when_empty = true;
+        }
+    }
+
+    /// A client from now on.
+    pub(super) fn attach(&mut self, socket: OwnedFd, framing: Framing, poll: &Poll) -> Result<()> {
+        let number = self.next_client;
+        self.next_client = self.next_client.wrapping_add(1);
+        let mut client = Client::new(number, key(Kind::Client, self.serial, number), socket, framing, poll)?;
+        if self.input.as_ref().is_some_and(|input| input.blocked) {
+            client.listen(false, poll);
+        }
+        self.clients.push(client);
+        Ok(())
+    }
+
+    /// The size of the terminal. False: there is none.
+    pub(super) fn resize(&self, rows: u16, columns: u16) -> Result<bool> {
+        match &self.input {
+            Some(input) if input.terminal => {
+                socket::set_terminal_size(input.sink.as_fd(), rows, columns).map(|()| true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Opens the logs anew.
+    pub(super) fn reopen_logs(&mut self) {
+        self.logs.iter_mut().for_each(Logger::reopen);
+    }
+
+    /// Whether everything that the process wrote was read and taken.
+    pub(super) fn is_drained(&self) -> bool {
+        self.outlets.iter().all(Outlet::is_drained) && self.clients.iter().all(Client::is_idle)
+    }
+
+    /// Whether everything that the process wrote was read; a client may lag.
+    pub(super) fn is_read(&self) -> bool {
+        self.outlets.iter().all(Outlet::is_drained)
+    }
+
+    /// The process has ended: its terminal's hang-up is for good, its input is nobody's.
+    pub(super) fn process_ended(&mut self, poll: &Poll, scratch: &mut Scratch) {
+        self.input = None;
+        self.each(poll, scratch, false, |outlet, around| {
+            outlet.look_again(around);
+            outlet.pump(around);
+        });
+    }
+
+    /// Nothing more is read: readers get their end.
+    pub(super) fn finish(&mut self) {
+        self.input = None;
+        self.outlets.iter_mut().for_each(Outlet::finish);
+        self.clients.clear();
+    }
+
+    /// Everything was read, and readers may know.
+    pub(super) fn end_sinks(&mut self) {
+        self.outlets.iter_mut().filter(|outlet| outlet.is_drained()).for_each(Outlet::end_sink);
+    }
+
+    /// Whether a terminal is to be looked at again soon.
+    pub(super) fn is_hung_up(&self) -> bool {
+        self.outlets.iter().any(|outlet| outlet.hung_up)
+    }
+
+    /// Looks at it.
+    pub(super) fn look_again(&mut self, poll: &Poll, scratch: &mut Scratch) {
+        self.each(poll, scratch, true, Outlet::look_again);
+    }
+
+    /// Bytes that could not be written.
+    pub(super) fn dropped(&self) -> u64 {
+        let logs: u64 = self.logs.iter().map(Logger::dropped).sum();
+        logs + self.outlets.iter().map(Outlet::dropped).sum::<u64>()
+    }
+
+    /// The log files that are to be synced before the exit is told.
+    pub(super) fn logs_to_sync(&self) -> Vec<OwnedFd> {
+        self.logs.iter().filter_map(Logger::to_sync).collect()
+    }
+}
+
+fn give_to(pipe: &OwnedFd, owner: Option<(u32, u32)>) -> Result<()> {
+    use crate::sys::Called;
+    let Some((uid, gid)) = owner.filter(|owner| *owner != (0, 0)) else { return Ok(()) };
+    nix::unistd::fchown(pipe, Some(uid.into()), Some(gid.into())).called(|| format!("fchown({uid}, {gid})"))
+}
+
+/// Input for a terminal, which older kernels do not splice to.
+fn copy(fifo: &OwnedFd, sink: &OwnedFd, pending: &mut Vec<u8>) -> Result<Moved> {
+    let mut buffer = [0; 4096];
+    let moved = stream::read(fifo.as_fd(), &mut buffer)?;
+    if let Moved::Bytes(n) = moved {
+        pending.extend_from_slice(&buffer[..n]);
+        write_all(sink, pending)?;
+    }
+    Ok(moved)
+}
+
+/// Writes what is pending. False: not all of it, for now.
+fn write_all(sink: &OwnedFd, pending: &mut Vec<u8>) -> Result<bool> {
+    while !pending.is_empty() {
+        match stream::write(sink.as_fd(), pending)? {
+            Moved::Bytes(n) => drop(pending.drain(..n)),
+            Moved::Later | Moved::End => return Ok(false),
+        }
+    }
+    *pending = Vec::new();
+    Ok(true)
+}

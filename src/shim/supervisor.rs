@@ -1,0 +1,500 @@
+//! The state machine of the containers and their processes: requests in, events out.
+//!
+//! Nothing here waits: a call of the runtime is started and its end is an event of the loop, so
+//! [`Supervisor::state`] and [`Request::Wait`] are answered while a runtime hangs.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::call::{Call, Waiting, What};
+use super::oom::{self, Notifier, OomWatch};
+use super::outlet::Scratch;
+use super::process::{Ending, Process};
+use super::reaper::{Reaper, reap_orphans};
+use super::{
+    Code, Container, Event, Framing, Interest, Phase, Poll, ProcessId, ProcessState, Ready, Refusal, Reply, Request,
+    WaitToken,
+};
+use crate::sys::Result;
+
+/// What a descriptor of the core's is for: the highest byte of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    Signals = 1,
+    Process,
+    Source,
+    Sink,
+    InputFifo,
+    InputSink,
+    Client,
+    Console,
+    Call,
+    CallOutput,
+    CallErrors,
+    Record,
+    Memory,
+}
+
+const KINDS: [Kind; 13] = [
+    Kind::Signals,
+    Kind::Process,
+    Kind::Source,
+    Kind::Sink,
+    Kind::InputFifo,
+    Kind::InputSink,
+    Kind::Client,
+    Kind::Console,
+    Kind::Call,
+    Kind::CallOutput,
+    Kind::CallErrors,
+    Kind::Record,
+    Kind::Memory,
+];
+
+/// The key of a descriptor of the core's.
+pub(super) fn key(kind: Kind, serial: u32, sub: u16) -> u64 {
+    (kind as u64) << 56 | u64::from(serial) << 16 | u64::from(sub)
+}
+
+/// How long a terminal that was hung up is left alone.
+const HUNG_UP: Duration = Duration::from_millis(100);
+
+/// When nothing has moved for so long, the memory for moving is given back.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// A container and what is watched of it.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) container: Container,
+    pub(super) oom: Option<OomWatch>,
+    pub(super) oom_killed: bool,
+    pub(super) cgroup: Option<PathBuf>,
+}
+
+/// Everything that the shim keeps.
+pub struct Supervisor {
+    /// The loop's epoll instance, for the front end's own descriptors too.
+    pub poll: Poll,
+    /// Written to `oom_score_adj` of every runtime: what was ours before we protected ourselves.
+    pub oom_score_adj: Option<String>,
+    /// Whether `LISTEN_PID` is set to the runtime's process id.
+    pub listen_pid: bool,
+    /// Gets SIGTERM, SIGINT and SIGQUIT by the front end's choice; see [`Event::Signal`].
+    reaper: Reaper,
+    notifier: Option<Notifier>,
+    pub(super) scratch: Scratch,
+    pub(super) containers: Vec<Known>,
+    pub(super) processes: Vec<Process>,
+    pub(super) calls: Vec<Call>,
+    pub(super) waiting: Vec<Waiting>,
+    pub(super) events: VecDeque<Event>,
+    /// Children of the front end's own, which only it reaps.
+    children: Vec<i32>,
+    orphans: bool,
+    serial: u32,
+    token: u64,
+    scratch_used_at: Instant,
+}
+
+/// A process id, and the exec's id where it is one of ours.
+pub type NamedPid = (i32, Option<Rc<str>>);
+
+impl Supervisor {
+    /// Blocks the signals and becomes the parent of orphans.
+    pub fn new() -> Result<Supervisor> {
+        let (poll, reaper) = (Poll::new()?, Reaper::new()?);
+        poll.watch(reaper.fd(), key(Kind::Signals, 0, 0), Interest::Read)?;
+        Ok(Supervisor {
+            poll,
+            oom_score_adj: None,
+            listen_pid: false,
+            reaper,
+            notifier: None,
+            scratch: Scratch::new()?,
+            containers: Vec::new(),
+            processes: Vec::new(),
+            calls: Vec::new(),
+            waiting: Vec::new(),
+            events: VecDeque::new(),
+            children: Vec::new(),
+            orphans: false,
+            serial: 0,
+            token: 0,
+            scratch_used_at: Instant::now(),
+        })
+    }
+
+    /// Makes a container known; nothing runs. The id must not be taken.
+    pub fn open(&mut self, container: Container) -> std::result::Result<(), Refusal> {
+        if self.known(&container.id).is_some() {
+            return Err(Refusal::new(Code::AlreadyExists, format!("container {:?} already exists", container.id)));
+        }
+        self.containers.push(Known { container, oom: None, oom_killed: false, cgroup: None });
+        Ok(())
+    }
+
+    /// Forgets a container without touching it.
+    pub fn close(&mut self, container: &str) {
+        self.processes.retain(|process| &*process.new.id.container != container);
+        if let Some(at) = self.containers.iter().position(|known| &*known.container.id == container) {
+            let known = self.containers.remove(at);
+            if let (Some(watch), Some(notifier)) = (known.oom, &self.notifier) {
+                watch.stop(notifier);
+            }
+        }
+    }
+
+    /// Does what is asked, or begins to: never blocks.
+    pub fn request(&mut self, request: Request) -> std::result::Result<Reply, Refusal> {
+        match request {
+            Request::Create(process) => self.create(process),
+            Request::AddExec(process) => self.add(process),
+            Request::Start(process) => self.start(&process),
+            Request::Kill { process, signal, all } => self.kill(&process, signal, all),
+            Request::Call { container, arguments, then } => {
+                let init = ProcessId { container, exec: None };
+                self.call_verb(&init, What::Other(then), &arguments)
+            }
+            Request::Resize { process, rows, columns } => match self.streams(&process)?.resize(rows, columns) {
+                Ok(true) => Ok(Reply::Done),
+                Ok(false) => Err(Refusal::new(Code::WrongPhase, "the process has no terminal")),
+                Err(failed) => Err(failed.into()),
+            },
+            Request::CloseStdin(process) => {
+                let at = self.find(&process)?;
+                if let Some(streams) = &mut self.processes[at].streams {
+                    streams.close_stdin(&self.poll);
+                }
+                Ok(Reply::Done)
+            }
+            Request::ReopenLogs(process) => {
+                let at = self.find(&process)?;
+                if let Some(streams) = &mut self.processes[at].streams {
+                    streams.reopen_logs();
+                }
+                Ok(Reply::Done)
+            }
+            Request::Wait(process) => {
+                let at = self.find(&process)?;
+                let token = self.next_token();
+                let process = &mut self.processes[at];
+                match process.exit {
+                    Some(status) if process.is_told() => Ok(Reply::Exited(status)),
+                    _ => {
+                        process.waiters.push(token);
+                        Ok(Reply::Pending(token))
+                    }
+                }
+            }
+            Request::Delete { process, force } => self.delete(&process, force),
+        }
+    }
+
+    fn streams(&self, process: &ProcessId) -> std::result::Result<&super::streams::Streams, Refusal> {
+        let process = &self.processes[self.find(process)?];
+        process.streams.as_ref().ok_or_else(|| Refusal::new(Code::WrongPhase, "the process is not started"))
+    }
+
+    /// What is known of a process; at once, whatever runs.
+    pub fn state(&self, process: &ProcessId) -> Option<ProcessState> {
+        self.find(process).ok().map(|at| self.processes[at].state())
+    }
+
+    /// The containers that are known.
+    pub fn containers(&self) -> impl Iterator<Item = &Container> {
+        self.containers.iter().map(|known| &known.container)
+    }
+
+    /// The processes of a container that are known, init first.
+    pub fn processes(&self, container: &str) -> Vec<ProcessId> {
+        let mut ids: Vec<ProcessId> = self
+            .processes
+            .iter()
+            .map(|process| process.new.id.clone())
+            .filter(|id| &*id.container == container)
+            .collect();
+        ids.sort_by_key(|id| id.exec.is_some());
+        ids
+    }
+
+    /// All process ids in the container's cgroup, with the exec that each is the first of.
+    pub fn pids(&self, container: &str) -> std::result::Result<Vec<NamedPid>, Refusal> {
+        let known = self.known(container).ok_or_else(|| not_found(container))?;
+        let mut pids = known.cgroup.as_deref().map(oom::members).unwrap_or_default();
+        let ours = self.processes.iter().filter(|process| &*process.new.id.container == container);
+        let ours: Vec<&Process> = ours.filter(|process| process.pid != 0 && process.is_alive()).collect();
+        for process in &ours {
+            if !pids.contains(&process.pid) {
+                pids.push(process.pid);
+            }
+        }
+        let exec = |pid| ours.iter().find(|process| process.pid == pid).and_then(|process| process.new.id.exec.clone());
+        Ok(pids.into_iter().map(|pid| (pid, exec(pid))).collect())
+    }
+
+    /// The container's cgroup as a directory, once it is created: of the unified hierarchy, or,
+    /// on a host of version 1, of one that has its processes.
+    pub fn cgroup(&self, container: &str) -> Option<&Path> {
+        self.known(container).and_then(|known| known.cgroup.as_deref())
+    }
+
+    /// Gives a client a process's stdio; the core owns the socket from now on.
+    pub fn attach(
+        &mut self,
+        process: &ProcessId,
+        client: OwnedFd,
+        framing: Framing,
+    ) -> std::result::Result<(), Refusal> {
+        let at = self.find(process)?;
+        match &mut self.processes[at].streams {
+            Some(streams) => Ok(streams.attach(client, framing, &self.poll)?),
+            None => Err(Refusal::new(Code::WrongPhase, "the process is not started")),
+        }
+    }
+
+    /// The next thing to be told.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// A child of the front end's own: the core does not reap it.
+    pub fn keep_child(&mut self, pid: i32) {
+        self.children.push(pid);
+    }
+
+    /// The front end has reaped its child.
+    pub fn forget_child(&mut self, pid: i32) {
+        self.children.retain(|&child| child != pid);
+    }
+
+    /// Whether calls of the runtime, or records, are under way.
+    pub fn is_busy(&self) -> bool {
+        !self.calls.is_empty()
+            || self
+                .processes
+                .iter()
+                .any(|process| matches!(process.ending, Ending::Draining { .. } | Ending::Writing(_)))
+    }
+
+    /// One turn of the loop: waits for the descriptors (no longer than until `deadline`, or the
+    /// core's own), does the core's part, and returns the front end's.
+    pub fn turn(&mut self, deadline: Option<Instant>) -> Result<Vec<(u64, Ready)>> {
+        let mut found = Vec::new();
+        if self.events.is_empty() {
+            let deadline = deadline.into_iter().chain(self.deadline()).min();
+            self.poll.wait(deadline, &mut found)?;
+        }
+        found.retain(|&(key, ready)| {
+            let ours = (key >> 56)
+                .checked_sub(1)
+                .and_then(|index| KINDS.get(index as usize))
+                .map(|&kind| self.ready(kind, (key >> 16) as u32, key as u16, ready));
+            ours.is_none()
+        });
+        self.due(Instant::now());
+        Ok(found)
+    }
+
+    fn ready(&mut self, kind: Kind, serial: u32, sub: u16, ready: Ready) {
+        match kind {
+            Kind::Signals => self.signals(),
+            Kind::Process => self.process_ended(serial),
+            Kind::Record => self.record_written(serial),
+            Kind::Call => self.call_ended(serial),
+            Kind::CallOutput | Kind::CallErrors => self.call_printed(serial, kind),
+            Kind::Console => self.console_ready(serial),
+            Kind::Memory => self.memory_events(),
+            Kind::Source | Kind::Sink | Kind::InputFifo | Kind::InputSink | Kind::Client => {
+                let Some(process) = self.processes.iter_mut().find(|process| process.serial == serial) else { return };
+                let alive = process.is_alive();
+                if let Some(streams) = &mut process.streams {
+                    streams.ready(kind, sub, ready, &self.poll, &mut self.scratch, alive);
+                }
+                if !alive {
+                    self.drained(serial);
+                }
+            }
+        }
+    }
+
+    fn signals(&mut self) {
+        while let Some(signal) = self.reaper.next_signal() {
+            match signal {
+                libc::SIGCHLD => self.orphans = true,
+                libc::SIGTERM | libc::SIGINT | libc::SIGQUIT | libc::SIGHUP | libc::SIGUSR1 => {
+                    self.events.push_back(Event::Signal(signal));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn memory_events(&mut self) {
+        if let Some(notifier) = &self.notifier {
+            notifier.drain();
+        }
+        for at in 0..self.containers.len() {
+            self.look_for_oom(at);
+        }
+    }
+
+    /// Takes the news of the container's memory into account.
+    pub(super) fn look_for_oom(&mut self, at: usize) {
+        let known = &mut self.containers[at];
+        if known.oom.as_mut().is_some_and(|watch| watch.news() > 0) {
+            known.oom_killed = true;
+            self.events.push_back(Event::OutOfMemory { container: known.container.id.clone() });
+        }
+    }
+
+    /// Begins to watch a container's memory; without a controller there is nothing to watch.
+    pub(super) fn watch_memory(&mut self, container: &str, pid: i32) {
+        let Some(at) = self.containers.iter().position(|known| &*known.container.id == container) else { return };
+        self.containers[at].cgroup = oom::directory(pid);
+        if self.containers[at].oom.is_some() {
+            return;
+        }
+        self.containers[at].oom = OomWatch::of(pid);
+        if self.containers[at].oom.is_none() {
+            return;
+        }
+        if self.notifier.is_none() {
+            let made = Notifier::new().and_then(|notifier| {
+                self.poll.watch(notifier.fd(), key(Kind::Memory, 0, 0), Interest::Read)?;
+                Ok(notifier)
+            });
+            self.notifier = made.ok();
+        }
+        if let (Some(notifier), Some(watch)) = (&self.notifier, &mut self.containers[at].oom) {
+            watch.notify(notifier);
+        }
+    }
+
+    /// When the core itself has something to do.
+    fn deadline(&self) -> Option<Instant> {
+        let calls = self.calls.iter().filter(|call| !call.timed_out).map(|call| call.deadline);
+        let endings = self.processes.iter().filter_map(|process| match &process.ending {
+            Ending::Draining { until, clients } => {
+                let read = process.streams.as_ref().is_none_or(|streams| streams.is_read());
+                Some(if read { *clients } else { *until })
+            }
+            Ending::Failed(at) => Some(*at),
+            _ => None,
+        });
+        let hung_up = self.processes.iter().any(|process| process.streams.as_ref().is_some_and(|s| s.is_hung_up()));
+        let hung_up = hung_up.then(|| Instant::now() + HUNG_UP);
+        let idle = self.scratch.used.then(|| self.scratch_used_at + IDLE);
+        calls.chain(endings).chain(hung_up).chain(idle).min()
+    }
+
+    fn due(&mut self, now: Instant) {
+        self.calls_due(now);
+        let serials: Vec<u32> = self
+            .processes
+            .iter()
+            .filter(|process| matches!(process.ending, Ending::Draining { .. } | Ending::Failed(_)))
+            .map(|process| process.serial)
+            .collect();
+        serials.into_iter().for_each(|serial| self.drained(serial));
+        for process in &mut self.processes {
+            let alive = process.is_alive();
+            if let Some(streams) = process.streams.as_mut().filter(|streams| alive && streams.is_hung_up()) {
+                streams.look_again(&self.poll, &mut self.scratch);
+            }
+        }
+        if self.orphans && !self.calls.iter().any(|call| matches!(call.what, What::Create | What::Exec)) {
+            self.orphans = false;
+            self.reap_orphans();
+        }
+        if self.scratch.used && now >= self.scratch_used_at + IDLE {
+            self.scratch.release();
+        } else if !self.scratch.used {
+            self.scratch_used_at = now;
+        }
+    }
+
+    fn reap_orphans(&self) {
+        reap_orphans(|pid| {
+            self.children.contains(&pid)
+                || self.calls.iter().any(|call| call.child.pid == pid)
+                || self.processes.iter().any(|process| {
+                    (process.pid == pid && process.is_alive())
+                        || matches!(&process.ending, Ending::Writing(child) if child.pid == pid)
+                })
+        });
+    }
+
+    pub(super) fn next_serial(&mut self) -> u32 {
+        self.serial = self.serial.wrapping_add(1);
+        self.serial
+    }
+
+    pub(super) fn next_token(&mut self) -> WaitToken {
+        self.token += 1;
+        WaitToken(self.token)
+    }
+
+    pub(super) fn known(&self, container: &str) -> Option<&Known> {
+        self.containers.iter().find(|known| &*known.container.id == container)
+    }
+
+    pub(super) fn find(&self, id: &ProcessId) -> std::result::Result<usize, Refusal> {
+        let found = self.processes.iter().position(|process| process.new.id == *id);
+        found.ok_or_else(|| not_found(id.exec.as_deref().unwrap_or(&id.container)))
+    }
+
+    pub(super) fn by_serial(&self, serial: u32) -> Option<usize> {
+        self.processes.iter().position(|process| process.serial == serial)
+    }
+
+    fn add(&mut self, process: super::NewProcess) -> std::result::Result<Reply, Refusal> {
+        let container = process.id.container.clone();
+        if self.known(&container).is_none() {
+            return Err(not_found(&container));
+        }
+        if self.find(&process.id).is_ok() {
+            let name = process.id.exec.as_deref().unwrap_or(&container);
+            return Err(Refusal::new(Code::AlreadyExists, format!("id {name} already exists")));
+        }
+        let serial = self.next_serial();
+        self.processes.push(Process::new(serial, process));
+        Ok(Reply::Done)
+    }
+
+    fn create(&mut self, process: super::NewProcess) -> std::result::Result<Reply, Refusal> {
+        let id = process.id.clone();
+        self.add(process)?;
+        let launched = self.find(&id).and_then(|at| self.launch(at, What::Create));
+        if launched.is_err() {
+            self.processes.retain(|process| process.new.id != id);
+        }
+        launched.map(Reply::Pending)
+    }
+
+    fn start(&mut self, id: &ProcessId) -> std::result::Result<Reply, Refusal> {
+        let at = self.find(id)?;
+        let process = &self.processes[at];
+        if process.is_init() {
+            if process.phase != Phase::Created || !process.is_alive() {
+                return Err(Refusal::new(Code::WrongPhase, "the container is not in the phase created"));
+            }
+            return self.call_verb(id, What::Start, &["start".into()]);
+        }
+        if process.phase != Phase::Added || self.calls.iter().any(|call| call.process == *id) {
+            return Err(Refusal::new(Code::WrongPhase, "the process is already started"));
+        }
+        let init = self.find(&ProcessId { container: id.container.clone(), exec: None });
+        if init.is_ok_and(|init| !self.processes[init].is_alive()) {
+            return Err(Refusal::new(Code::WrongPhase, "container not running: its init has ended"));
+        }
+        self.launch(at, What::Exec).map(Reply::Pending)
+    }
+}
+
+pub(super) fn not_found(what: &str) -> Refusal {
+    Refusal::new(Code::NotFound, format!("{what:?} does not exist"))
+}

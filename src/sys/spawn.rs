@@ -1,0 +1,202 @@
+//! Starting a program without copying our memory: clone(2) with `CLONE_VM|CLONE_VFORK`, as
+//! posix_spawn(3) does, but with a pidfd, the death signal and the few settings that a shim needs.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::process::Child;
+use super::{Failed, Result};
+
+/// A program to start.
+pub struct Spawn<'a> {
+    /// Its path.
+    pub path: &'a CStr,
+    /// Its arguments, with its name as the first.
+    pub arguments: &'a [CString],
+    /// Its environment.
+    pub environment: &'a [CString],
+    /// Its standard input, output and error.
+    pub stdio: [BorrowedFd<'a>; 3],
+    /// Descriptors from 3 on that it gets as they are: how many.
+    pub preserve: u32,
+    /// Its working directory, if it is not ours.
+    pub directory: Option<&'a CStr>,
+    /// What to write to `/proc/self/oom_score_adj`; errors are ignored.
+    pub oom_score_adj: Option<&'a str>,
+    /// Whether it is killed when we die.
+    pub die_with_parent: bool,
+    /// Whether it leads a session of its own.
+    pub session: bool,
+    /// Whether the first `LISTEN_PID=` of the environment gets its process id.
+    pub listen_pid: bool,
+}
+
+/// Bytes of stack for the child until it executes; it calls nothing that is deep.
+const STACK: usize = 32 * 1024;
+
+/// What the child reads, in the memory that both share while we wait.
+struct Shared {
+    path: *const c_char,
+    arguments: *const *const c_char,
+    environment: *const *const c_char,
+    stdio: [c_int; 3],
+    preserve: u32,
+    directory: *const c_char,
+    oom_score_adj: Option<(*const u8, usize)>,
+    die_with_parent: bool,
+    session: bool,
+    listen_pid: *mut u8,
+    errno: c_int,
+}
+
+/// `LISTEN_PID=` and room for a process id.
+const LISTEN_PID: &[u8] = b"LISTEN_PID=";
+
+impl Spawn<'_> {
+    /// Starts it. An error of execve(2) is ours to return.
+    pub fn start(&self) -> Result<Child> {
+        let mut listen = [0u8; 24];
+        listen[..LISTEN_PID.len()].copy_from_slice(LISTEN_PID);
+        let pointers = |list: &[CString]| -> Vec<*const c_char> {
+            list.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+        };
+        let arguments = pointers(self.arguments);
+        let mut environment = pointers(self.environment);
+        let mut listen_pid = std::ptr::null_mut();
+        let place = self.environment.iter().position(|entry| entry.as_bytes().starts_with(LISTEN_PID));
+        if let (true, Some(place)) = (self.listen_pid, place) {
+            environment[place] = listen.as_ptr().cast();
+            listen_pid = listen[LISTEN_PID.len()..].as_mut_ptr();
+        }
+        let mut shared = Shared {
+            path: self.path.as_ptr(),
+            arguments: arguments.as_ptr(),
+            environment: environment.as_ptr(),
+            stdio: self.stdio.map(|fd| fd.as_raw_fd()),
+            preserve: self.preserve,
+            directory: self.directory.map_or(std::ptr::null(), CStr::as_ptr),
+            oom_score_adj: self.oom_score_adj.map(|text| (text.as_ptr(), text.len())),
+            die_with_parent: self.die_with_parent,
+            session: self.session,
+            listen_pid,
+            errno: 0,
+        };
+        let stack = super::region::Region::new(STACK)?;
+        let mut pidfd: c_int = -1;
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+        // SAFETY: the stack is STACK bytes of our own that outlive the call, because CLONE_VFORK
+        // stops us until the child executes or exits; `shared` and all that it points to do too;
+        // `child` only makes system calls, so it leaves no lock and no allocation behind.
+        let pid = unsafe {
+            libc::clone(child, stack.end().cast(), flags, (&raw mut shared).cast::<c_void>(), &raw mut pidfd)
+        };
+        if pid == -1 {
+            return Err(Failed { call: "clone(CLONE_VM|CLONE_VFORK|CLONE_PIDFD)".into(), errno: Errno::last() });
+        }
+        // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        let child = Child { pid, pidfd };
+        // The compiler cannot know that another process wrote to it.
+        let errno = std::hint::black_box(&shared).errno;
+        if errno != 0 {
+            let _ = child.wait();
+            return Err(Failed { call: format!("execve({:?})", self.path).into(), errno: Errno::from_raw(errno) });
+        }
+        Ok(child)
+    }
+}
+
+/// The child, on its own stack in our memory. Returns only on failure, which ends the process.
+extern "C" fn child(shared: *mut c_void) -> c_int {
+    // SAFETY: the parent passed a Shared that lives until we execute or exit, and it is stopped,
+    // so this is the only reference.
+    let shared = unsafe { &mut *shared.cast::<Shared>() };
+    shared.errno = match prepare(shared) {
+        Ok(()) => {
+            // SAFETY: the three are as execve asks: NUL-terminated, and lists that end in null.
+            unsafe { libc::execve(shared.path, shared.arguments, shared.environment) };
+            Errno::last_raw()
+        }
+        Err(errno) => errno as c_int,
+    };
+    127
+}
+
+fn prepare(shared: &mut Shared) -> nix::Result<()> {
+    if shared.die_with_parent {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    }
+    if shared.session {
+        // Fails only for a group leader, which a new process is not.
+        let _ = nix::unistd::setsid();
+    }
+    if let Some((text, length)) = shared.oom_score_adj {
+        write_oom_score(text, length);
+    }
+    if !shared.listen_pid.is_null() {
+        write_number(shared.listen_pid, nix::unistd::getpid().as_raw() as u32);
+    }
+    if !shared.directory.is_null() {
+        // SAFETY: the pointer is not null, so it is the caller's NUL-terminated path.
+        Errno::result(unsafe { libc::chdir(shared.directory) })?;
+    }
+    for (target, source) in shared.stdio.into_iter().enumerate() {
+        let target = target as c_int;
+        let returned = if source == target {
+            // SAFETY: takes no pointers.
+            unsafe { libc::fcntl(target, libc::F_SETFD, 0) }
+        } else {
+            // SAFETY: takes no pointers; the table of descriptors is ours alone, for CLONE_FILES
+            // was not given.
+            unsafe { libc::dup2(source, target) }
+        };
+        Errno::result(returned)?;
+    }
+    for preserved in 3..3 + shared.preserve as c_int {
+        // SAFETY: takes no pointers; one that is not open is EBADF and none of our business.
+        unsafe { libc::fcntl(preserved, libc::F_SETFD, 0) };
+    }
+    default_signals()
+}
+
+fn write_oom_score(text: *const u8, length: usize) {
+    // SAFETY: the path is NUL-terminated.
+    let fd = unsafe { libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    if fd >= 0 {
+        // SAFETY: the caller's text has this length.
+        unsafe { libc::write(fd, text.cast(), length) };
+        // SAFETY: the descriptor was opened here.
+        unsafe { libc::close(fd) };
+    }
+}
+
+fn write_number(at: *mut u8, number: u32) {
+    let mut digits = [0u8; 10];
+    let mut n = 0;
+    let mut rest = number;
+    while rest > 0 || n == 0 {
+        digits[n] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        n += 1;
+    }
+    for (i, digit) in digits[..n].iter().rev().enumerate() {
+        // SAFETY: the caller gives room for ten digits and a NUL, zeroed.
+        let place = unsafe { at.add(i) };
+        // SAFETY: the place is within that room.
+        unsafe { place.write(*digit) };
+    }
+}
+
+/// No signal blocked, and the default action for those that we or Rust's runtime ignore.
+fn default_signals() -> nix::Result<()> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGPIPE, Signal::SIGHUP] {
+        // SAFETY: the default action runs no code of ours; without CLONE_SIGHAND the parent's
+        // actions are its own.
+        unsafe { sigaction(signal, &default) }?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}

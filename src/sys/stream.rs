@@ -1,0 +1,127 @@
+//! Moving bytes between descriptors that never block: reading, writing, splicing.
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags};
+
+use super::{Called, Failed, Result, check};
+
+/// What came of moving bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// So many, at least one.
+    Bytes(usize),
+    /// The source has ended.
+    End,
+    /// Nothing at the moment.
+    Later,
+}
+
+fn moved(returned: nix::Result<usize>, call: impl FnOnce() -> String) -> Result<Moved> {
+    match returned {
+        Ok(0) => Ok(Moved::End),
+        Ok(n) => Ok(Moved::Bytes(n)),
+        Err(Errno::EAGAIN | Errno::EINTR) => Ok(Moved::Later),
+        Err(errno) => Err(Failed { call: call().into(), errno }),
+    }
+}
+
+/// read(2).
+pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Moved> {
+    moved(nix::unistd::read(fd, buffer), || format!("read({})", fd.as_raw_fd()))
+}
+
+/// write(2). A pipe without a reader is `EPIPE`; SIGPIPE is ignored by Rust's runtime.
+pub fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<Moved> {
+    if bytes.is_empty() {
+        return Ok(Moved::Later);
+    }
+    moved(nix::unistd::write(fd, bytes), || format!("write({}, {} bytes)", fd.as_raw_fd(), bytes.len()))
+}
+
+/// splice(2) of at most `length` bytes, without waiting.
+pub fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, length: usize) -> Result<Moved> {
+    let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+    moved(nix::fcntl::splice(from, None, to, None, length, flags), || {
+        format!("splice({}, {})", from.as_raw_fd(), to.as_raw_fd())
+    })
+}
+
+/// `FIONREAD`: bytes that wait to be read.
+pub fn waiting(fd: BorrowedFd<'_>) -> usize {
+    let mut n: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int, which outlives the call.
+    let returned = unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut n) };
+    if returned == 0 { n.max(0) as usize } else { 0 }
+}
+
+/// `O_NONBLOCK` on.
+pub fn never_block(fd: BorrowedFd<'_>) -> Result<()> {
+    let flags = nix::fcntl::fcntl(fd, FcntlArg::F_GETFL).called(|| format!("fcntl({}, F_GETFL)", fd.as_raw_fd()))?;
+    let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
+    nix::fcntl::fcntl(fd, FcntlArg::F_SETFL(flags))
+        .called(|| format!("fcntl({}, F_SETFL, O_NONBLOCK)", fd.as_raw_fd()))
+        .map(drop)
+}
+
+/// The same file opened anew with other flags, by `/proc/self/fd`.
+pub fn reopen(fd: BorrowedFd<'_>, flags: OFlag) -> Result<OwnedFd> {
+    super::fd::open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags)
+}
+
+/// Where `byte` is first.
+pub fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
+    // SAFETY: the length is that of the slice, which is only read.
+    let at = unsafe { libc::memchr(bytes.as_ptr().cast(), byte.into(), bytes.len()) };
+    (!at.is_null()).then(|| at as usize - bytes.as_ptr() as usize)
+}
+
+/// Raw output becomes `\r\n` at line ends (`ONLCR`), as callers of a container's terminal expect.
+pub fn set_onlcr(terminal: BorrowedFd<'_>) -> Result<()> {
+    let mut settings = nix::sys::termios::tcgetattr(terminal).called(|| "ioctl(TCGETS)".into())?;
+    settings.output_flags |= nix::sys::termios::OutputFlags::ONLCR;
+    nix::sys::termios::tcsetattr(terminal, nix::sys::termios::SetArg::TCSANOW, &settings)
+        .called(|| "ioctl(TCSETS)".into())
+}
+
+/// An anonymous file that nobody can change any more, with these bytes.
+pub fn sealed(bytes: &[u8]) -> Result<OwnedFd> {
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    let file = memfd_create(c"journal", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+        .called(|| "memfd_create()".into())?;
+    let file = std::fs::File::from(file);
+    std::io::Write::write_all(&mut &file, bytes).called(|| "write(memfd)".into())?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
+    // SAFETY: the call takes no pointers.
+    let returned = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+    check(returned.into(), || "fcntl(F_ADD_SEALS)".into())?;
+    Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn an_empty_pipe_is_later_and_a_closed_one_the_end() {
+        let (read_end, write_end) = super::super::socket::pipe().expect("pipe");
+        never_block(read_end.as_fd()).expect("fcntl");
+        let mut buffer = [0; 8];
+        assert_eq!(read(read_end.as_fd(), &mut buffer), Ok(Moved::Later));
+        assert_eq!(write(write_end.as_fd(), b"abc"), Ok(Moved::Bytes(3)));
+        assert_eq!(waiting(read_end.as_fd()), 3);
+        assert_eq!(read(read_end.as_fd(), &mut buffer), Ok(Moved::Bytes(3)));
+        drop(write_end);
+        assert_eq!(read(read_end.as_fd(), &mut buffer), Ok(Moved::End));
+    }
+
+    #[test]
+    fn the_first_of_several_is_found() {
+        assert_eq!(find(b'\n', b"ab\ncd\n"), Some(2));
+        assert_eq!(find(b'\n', b"abcd"), None);
+        assert_eq!(find(b'\n', b""), None);
+    }
+}
