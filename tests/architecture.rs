@@ -24,7 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("apply", &["abi", "cgroup", "container", "error", "plan", "rfc3339", "spec", "sys"]),
     // Of the container only the record of its exit, which both write.
     ("shim", &["container", "error", "rfc3339", "sys"]),
-    ("verb", &["apply", "cgroup", "cli", "container", "error", "log", "plan", "spec", "sys"]),
+    ("verb", &["abi", "apply", "cgroup", "cli", "container", "error", "log", "plan", "spec", "sys"]),
 ];
 
 /// Parts that look at nothing: no files, no processes, no environment, no clock.

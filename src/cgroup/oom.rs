@@ -1,6 +1,6 @@
 //! Being told of processes killed for want of memory, and of the end of the last process.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -29,6 +29,8 @@ pub enum Happened {
     OomKills(u64),
     /// The last process is gone.
     Empty,
+    /// The other descriptor has something to read.
+    Other,
     /// Nothing of that, and the time is over or the kernel woke us for something else.
     Nothing,
 }
@@ -48,7 +50,13 @@ impl Cgroup {
 impl OomWatch {
     /// Waits for the next thing to happen. Kills come before the end that they may bring.
     pub fn wait(&mut self, within: Duration) -> Result<Happened> {
-        let mut last = false;
+        self.wait_beside(None, within)
+    }
+
+    /// The same, and waits for another descriptor as well. What happens in the cgroup comes
+    /// before what is there to read.
+    pub fn wait_beside(&mut self, other: Option<BorrowedFd<'_>>, within: Duration) -> Result<Happened> {
+        let mut last = None;
         loop {
             let kills = self.kills()?.unwrap_or(self.seen);
             if kills > self.seen {
@@ -59,15 +67,20 @@ impl OomWatch {
             if read(&self.cgroup)?.is_none_or(|text| number_after(&text, "populated") == Some(0)) {
                 return Ok(Happened::Empty);
             }
-            if last {
-                return Ok(Happened::Nothing);
+            if let Some(last) = last {
+                return Ok(last);
             }
             let mut fds = vec![PollFd::new(self.cgroup.as_fd(), PollFlags::POLLPRI)];
             fds.extend(self.memory.iter().map(|memory| PollFd::new(memory.as_fd(), PollFlags::POLLPRI)));
+            fds.extend(other.map(|other| PollFd::new(other, PollFlags::POLLIN)));
             match poll(&mut fds, PollTimeout::try_from(within).unwrap_or(PollTimeout::MAX)) {
                 // An event that changes nothing for us (say, `high`) ends the wait like the
                 // timeout: the caller has its own clock.
-                Ok(_) | Err(Errno::EINTR) => last = true,
+                Ok(_) => {
+                    let read = other.is_some() && fds.last().is_some_and(|fd| fd.any().unwrap_or(false));
+                    last = Some(if read { Happened::Other } else { Happened::Nothing });
+                }
+                Err(Errno::EINTR) => last = Some(Happened::Nothing),
                 Err(errno) => Err(errno).called(|| "poll(cgroup.events, POLLPRI)".into()).doing(|| "cannot wait")?,
             }
         }

@@ -17,7 +17,7 @@ type Object = Map<String, Value>;
 const UNLIMITED: u64 = u64::MAX;
 
 impl Cgroup {
-    /// The `data` of a `stats` event, without `intel_rdt` and `network_interfaces`.
+    /// The `data` of a `stats` event, without `intel_rdt` and `network_interfaces`, which are no matter of a cgroup.
     pub fn stats(&self) -> Result<Object> {
         collect(&self.directory).doing(|| self.cannot("read the statistics of"))
     }

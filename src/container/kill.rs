@@ -128,8 +128,11 @@ fn wait_for_end(container: &Container, pidfd: std::os::fd::BorrowedFd<'_>) -> Re
             Ok(n) if n > 0 => return Ok(()),
             _ if Instant::now() < deadline => {}
             _ => {
-                let pid = container.init.map_or(0, |init| init.pid);
-                let what = waiting::describe_all(&[pid]);
+                // Init of a PID namespace waits for all others: not it, but one of them may be stuck.
+                let mut pids: Vec<i32> = container.init.map(|init| init.pid).into_iter().collect();
+                let others = container.group().ok().flatten().and_then(|group| group.pids().ok()).unwrap_or_default();
+                pids.extend(others.into_iter().filter(|pid| Some(*pid) != container.init.map(|init| init.pid)));
+                let what = waiting::describe_all(&pids);
                 return Err(Error::new(Kind::Kernel, format!("container init still running after SIGKILL: {what}"))
                     .hint(waiting::HINT));
             }

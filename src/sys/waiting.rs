@@ -24,11 +24,19 @@ pub fn describe(pid: i32) -> Option<String> {
     }
 }
 
-/// All of them, or those that are there no more by their numbers.
+/// More are not worth reading.
+const SHOWN: usize = 5;
+
+/// What is known of processes that should be gone: first those that wait for the kernel, and of
+/// those that are gone meanwhile their numbers.
 pub fn describe_all(pids: &[i32]) -> String {
-    let words: Vec<String> =
+    let mut words: Vec<String> =
         pids.iter().map(|pid| describe(*pid).unwrap_or_else(|| format!("process {pid}"))).collect();
-    words.join(", ")
+    words.sort_by_key(|word| !word.contains(" in state D"));
+    let more = words.len().saturating_sub(SHOWN);
+    words.truncate(SHOWN);
+    let words = words.join(", ");
+    if more > 0 { format!("{words} and {more} more") } else { words }
 }
 
 #[cfg(test)]
@@ -45,5 +53,6 @@ mod tests {
         child.wait().expect("wait");
         assert_eq!(describe(pid), None);
         assert_eq!(describe_all(&[pid]), format!("process {pid}"));
+        assert!(describe_all(&[pid; 7]).ends_with(&format!("process {pid} and 2 more")));
     }
 }

@@ -1,15 +1,10 @@
-//! `state`, `list`, `ps` and `events`: what only looks.
+//! `state`, `list` and `ps`: what only looks.
 
 use std::ffi::OsString;
-use std::os::fd::AsFd;
-use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags};
-
-use crate::cgroup::Cgroup;
 use crate::cli::{Format, output};
 use crate::container::{Container, ExitRecord, Status};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 
 use super::Session;
 
@@ -64,11 +59,6 @@ fn exit_shown(record: ExitRecord) -> output::Exit {
     }
 }
 
-fn cgroup(container: &Container) -> Result<Cgroup> {
-    let missing = || Error::new(Kind::Unsupported, "the container has no cgroup, which knows its processes");
-    container.cgroup()?.ok_or_else(missing)
-}
-
 pub(super) fn ps(id: &str, format: Format, args: &[OsString], session: &mut Session<'_>) -> Result<()> {
     let container = session.store()?.load(id)?;
     let pids = match container.group()? {
@@ -77,42 +67,4 @@ pub(super) fn ps(id: &str, format: Format, args: &[OsString], session: &mut Sess
         None => container.init_stat().and(container.init).map(|init| vec![init.pid]).unwrap_or_default(),
     };
     output::print(&output::ps(&pids, format, args)?)
-}
-
-/// Prints usage, and the OOM killer's work, one JSON object a line (runc's events).
-pub(super) fn events(id: &str, interval: Duration, stats: bool, session: &mut Session<'_>) -> Result<()> {
-    let container = session.store()?.load(id)?;
-    if interval.is_zero() {
-        return Err(Error::usage("duration interval must be greater than 0"));
-    }
-    let Some(init) = container.open_init()? else {
-        return Err(Error::new(Kind::WrongStatus, format!("container with id {id} is not running")));
-    };
-    let cgroup = cgroup(&container)?;
-    if stats {
-        return print_event(id, "stats", Some(cgroup.stats()?.into()));
-    }
-    let mut kills = cgroup.oom_kills().unwrap_or(0);
-    loop {
-        let wait = u16::try_from(interval.as_millis()).unwrap_or(u16::MAX);
-        let mut fds = [PollFd::new(init.as_fd(), PollFlags::POLLIN)];
-        let ended = nix::poll::poll(&mut fds, wait).is_ok_and(|n| n > 0);
-        let now = cgroup.oom_kills().unwrap_or(kills);
-        if now > kills {
-            kills = now;
-            print_event(id, "oom", None)?;
-        }
-        if ended {
-            return Ok(());
-        }
-        print_event(id, "stats", Some(cgroup.stats()?.into()))?;
-    }
-}
-
-fn print_event(id: &str, kind: &str, data: Option<serde_json::Value>) -> Result<()> {
-    let mut event = serde_json::json!({ "type": kind, "id": id });
-    if let Some(data) = data {
-        event["data"] = data;
-    }
-    output::print(&format!("{event}\n"))
 }

@@ -2,6 +2,7 @@
 //! parsed and the parts that do the work.
 
 mod create;
+mod events;
 mod exec;
 mod explain;
 mod inspect;
@@ -89,7 +90,7 @@ fn dispatch(command: Command, session: &mut Session<'_>) -> Result<u8> {
         Command::Pause { id } => done(limits::pause(&id, session)),
         Command::Resume { id } => done(limits::resume(&id, session)),
         Command::Update(update) => done(limits::update(&update, session)),
-        Command::Events { id, interval, stats } => done(inspect::events(&id, interval, stats, session)),
+        Command::Events { id, interval, stats } => done(events::events(&id, interval, stats, session)),
         Command::Spec { bundle, rootless } => {
             let whom = if rootless {
                 cli::spec::For::User { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }

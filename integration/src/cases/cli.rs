@@ -451,6 +451,10 @@ fn events_stats_have_the_envelope(t: &T) -> Verdict {
     ensure_eq!(value["type"], "stats", "type");
     ensure_eq!(value["id"], container.id.as_str(), "id");
     ensure!(value["data"]["cpu"].is_object() && value["data"]["memory"].is_object(), "data of {value}");
+    ensure!(value["data"]["intel_rdt"].is_object(), "intel_rdt of {value}");
+    ensure!(value["data"].get("network_interfaces").is_some(), "network_interfaces of {value}");
+    container.stop()?;
+    container.verb("events", &["--stats"], &[])?.fails()?.stderr_has("is not running")?;
     Ok(())
 }
 

@@ -2,12 +2,14 @@
 
 use crate::kit::Case;
 
+mod apparmor;
 mod cgroups;
 mod cli;
 mod concurrency;
 mod crash;
 mod devices;
 mod exec;
+mod freezer;
 mod hooks;
 mod input;
 mod joining;
@@ -38,7 +40,9 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         exec::CASES,
         misc::CASES,
         cgroups::CASES,
+        freezer::CASES,
         security::CASES,
+        apparmor::CASES,
         joining::CASES,
         input::CASES,
         crash::CASES,

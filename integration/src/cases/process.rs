@@ -51,7 +51,6 @@ chapter! { "process":
     the_process_is_a_session_leader,
     an_empty_capabilities_object_drops_all,
     a_process_that_is_absent_is_accepted_by_create [Need::Windlass],
-    an_apparmor_profile_is_applied [Need::AppArmor],
     signals_are_not_ignored_nor_blocked,
 }
 
@@ -451,24 +450,6 @@ fn a_process_that_is_absent_is_accepted_by_create(t: &T) -> Verdict {
     let (ran, container) = t.try_create(&t.bundle()?.unset("/process"), &[])?;
     ran.ok()?;
     container.verb("start", &[], &[])?.fails()?;
-    Ok(())
-}
-
-fn an_apparmor_profile_is_applied(t: &T) -> Verdict {
-    let profile = t.path("profile");
-    std::fs::write(
-        &profile,
-        "profile windlass-test flags=(attach_disconnected) { file, capability, mount, signal, ptrace, deny /etc/passwd r, }\n",
-    )?;
-    let loaded = t.host("apparmor_parser", &["-r", &profile.display().to_string()]);
-    if let Err(stop) = loaded {
-        return skip(format!("apparmor_parser cannot load a profile: {stop}"));
-    }
-    let script = "cat /proc/self/attr/current; cat /etc/passwd && echo read";
-    let bundle = t.bundle()?.sh(script).set("/process/apparmorProfile", json!("windlass-test"));
-    t.run(&bundle)?.stdout_has("windlass-test (enforce)")?.stdout_lacks("read")?;
-    let container = t.start(&bundle.args(&["/bin/sleep", "1000"]))?;
-    container.exec(&["/bin/cat", "/proc/self/attr/current"])?.stdout_has("windlass-test (enforce)")?;
     Ok(())
 }
 

@@ -206,7 +206,7 @@ fn proc_as_a_file_is_refused(t: &T) -> Verdict {
 }
 
 /// A directory that looks like `/proc` with the files that runtimes write to.
-fn fake_proc(t: &T) -> Verdict<PathBuf> {
+pub(super) fn fake_proc(t: &T) -> Verdict<PathBuf> {
     let dir = t.path("fake-proc");
     for name in [
         "self/attr/apparmor",

@@ -1,0 +1,167 @@
+//! `events`: usage at intervals, and the OOM killer's work at once, one JSON object a line, in
+//! the shape of runc's `types/events.go`.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+
+use crate::abi::namespace;
+use crate::cgroup::{Cgroup, Happened};
+use crate::cli::output;
+use crate::container::Container;
+use crate::error::{Error, Kind, Result};
+
+use super::Session;
+
+type Object = Map<String, Value>;
+
+pub(super) fn events(id: &str, interval: Duration, stats: bool, session: &mut Session<'_>) -> Result<()> {
+    let container = session.store()?.load(id)?;
+    if interval.is_zero() {
+        return Err(Error::usage("duration interval must be greater than 0"));
+    }
+    let Some(init) = container.open_init()? else {
+        return Err(Error::new(Kind::WrongStatus, format!("container with id {id} is not running")));
+    };
+    let missing = || {
+        Error::new(Kind::Unsupported, "the container has no cgroup of version 2, which counts what it uses")
+            .hint("cgroup2 must be mounted when the container is created")
+    };
+    let cgroup = container.cgroup()?.ok_or_else(missing)?;
+    if stats {
+        return print(id, "stats", Some(all_stats(&container, &cgroup)?));
+    }
+    let mut watch = cgroup.watch_oom()?;
+    let mut next = Instant::now() + interval;
+    loop {
+        let left = next.saturating_duration_since(Instant::now());
+        match watch.wait_beside(Some(init.as_fd()), left)? {
+            Happened::OomKills(_) => print(id, "oom", None)?,
+            Happened::Empty | Happened::Other => return Ok(()),
+            Happened::Nothing if Instant::now() < next => {}
+            Happened::Nothing => {
+                print(id, "stats", Some(all_stats(&container, &cgroup)?))?;
+                next = Instant::now() + interval;
+            }
+        }
+    }
+}
+
+fn print(id: &str, kind: &str, data: Option<Object>) -> Result<()> {
+    let mut event = json!({ "type": kind, "id": id });
+    if let Some(data) = data {
+        event["data"] = data.into();
+    }
+    output::print(&format!("{event}\n"))
+}
+
+fn all_stats(container: &Container, cgroup: &Cgroup) -> Result<Object> {
+    let mut stats = cgroup.stats()?;
+    stats.insert("intel_rdt".into(), resource_control(container.state.resctrl.as_deref().map(Path::new)).into());
+    // The traffic of a network namespace that is not the container's says nothing about it.
+    let own = container.state.namespaces & namespace::NET != 0;
+    let pid = container.init.filter(|_| own).map(|init| init.pid);
+    let text = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/net/dev")).ok());
+    stats.insert("network_interfaces".into(), text.map_or(Value::Null, |text| interfaces(&text).into()));
+    Ok(stats)
+}
+
+/// The table of `/proc/PID/net/dev` (proc_pid_net(5)); `null` is Go's empty list. The loopback
+/// is left out: what goes through it stays in the container.
+fn interfaces(text: &str) -> Option<Vec<Value>> {
+    let rows = text.lines().filter_map(|line| {
+        let (name, numbers) = line.split_once(':')?;
+        let numbers: Vec<u64> = numbers.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect();
+        // Eight columns for what came in, eight for what went out.
+        let [rx @ .., _, _, _, _] = numbers.get(..8)? else { return None };
+        let [tx @ .., _, _, _, _] = numbers.get(8..16)? else { return None };
+        (name.trim() != "lo").then(|| {
+            json!({
+                "Name": name.trim(),
+                "RxBytes": rx[0], "RxPackets": rx[1], "RxErrors": rx[2], "RxDropped": rx[3],
+                "TxBytes": tx[0], "TxPackets": tx[1], "TxErrors": tx[2], "TxDropped": tx[3],
+            })
+        })
+    });
+    Some(rows.collect()).filter(|rows: &Vec<Value>| !rows.is_empty())
+}
+
+/// What the resctrl file system tells of a container's group, and of the whole machine beside it.
+fn resource_control(group: Option<&Path>) -> Object {
+    let mut out = Object::new();
+    let Some((group, root)) = group.and_then(|group| Some((group, group.parent()?))) else { return out };
+    let schemas = |out: &mut Object, directory: &Path, suffix: &str| {
+        let text = std::fs::read_to_string(directory.join("schemata")).unwrap_or_default();
+        for (start, key) in [("L3:", "l3_cache_schema"), ("MB:", "mem_bw_schema")] {
+            if let Some(line) = text.lines().map(str::trim).find(|line| line.starts_with(start)) {
+                out.insert(format!("{key}{suffix}"), line.into());
+            }
+        }
+    };
+    schemas(&mut out, root, "_root");
+    schemas(&mut out, group, "");
+    let about = |resource: &str, names: &[&str]| -> Object {
+        let read = |name: &str| std::fs::read_to_string(root.join("info").join(resource).join(name)).ok();
+        let value = |name: &str, text: &str| match name {
+            "cbm_mask" => Value::from(text),
+            _ => text.parse::<u64>().map_or(Value::Null, Value::from),
+        };
+        names.iter().filter_map(|name| Some(((*name).to_owned(), value(name, read(name)?.trim())))).collect()
+    };
+    for (key, resource, names) in [
+        ("l3_cache_info", "L3", ["cbm_mask", "min_cbm_bits", "num_closids"].as_slice()),
+        ("mem_bw_info", "MB", &["bandwidth_gran", "delay_linear", "min_bandwidth", "num_closids"]),
+    ] {
+        let about = about(resource, names);
+        if !about.is_empty() {
+            out.insert(key.into(), about.into());
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_have_the_keys_of_runc_and_no_loopback() {
+        let text = "\
+Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:    7       1    0    0    0     0          0         0        7       1    0    0    0     0       0          0
+  eth0:10 2    3    4    5     6          7         8       11      12   13   14   15    16      17         18
+";
+        let expected = json!([{
+            "Name": "eth0", "RxBytes": 10, "RxPackets": 2, "RxErrors": 3, "RxDropped": 4,
+            "TxBytes": 11, "TxPackets": 12, "TxErrors": 13, "TxDropped": 14,
+        }]);
+        assert_eq!(Value::from(interfaces(text)), expected);
+        assert_eq!(Value::from(interfaces("  lo: 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n")), Value::Null);
+    }
+
+    #[test]
+    fn resource_control_tells_the_schemas_of_the_group_and_of_the_root() {
+        let root = std::env::temp_dir().join(format!("windlass-resctrl-{}", std::process::id()));
+        for (name, text) in [
+            ("schemata", "    L3:0=fff\n    MB:0=100\n"),
+            ("c1/schemata", "L3:0=f\nMB:0=20\n"),
+            ("info/L3/cbm_mask", "fff\n"),
+            ("info/L3/num_closids", "16\n"),
+        ] {
+            std::fs::create_dir_all(root.join(name).parent().expect("below the root")).expect("directories");
+            std::fs::write(root.join(name), text).expect("file");
+        }
+        let told = resource_control(Some(&root.join("c1")));
+        std::fs::remove_dir_all(&root).expect("remove");
+        let expected = json!({
+            "l3_cache_schema_root": "L3:0=fff", "mem_bw_schema_root": "MB:0=100",
+            "l3_cache_schema": "L3:0=f", "mem_bw_schema": "MB:0=20",
+            "l3_cache_info": {"cbm_mask": "fff", "num_closids": 16},
+        });
+        assert_eq!(Value::from(told), expected);
+        assert_eq!(resource_control(None), Object::new());
+    }
+}
