@@ -192,6 +192,17 @@ fn init_made_by_another_process_comes_with_its_handle() {
 }
 
 #[test]
+fn a_process_faster_than_the_one_that_names_it_is_answered_after_it() {
+    let (child, runtime) = bare();
+    let mut runtime = runtime.after_spawned(true);
+    let named = InitSync::new(child.try_clone().expect("a copy of the socket"));
+    say(&child, b"R");
+    named.spawned(42, tempfile().as_fd()).expect("spoken");
+    assert!(matches!(runtime.receive().expect("a message"), Message::Spawned(42, _)));
+    assert!(matches!(runtime.receive().expect("a message"), Message::Ready));
+}
+
+#[test]
 fn a_handle_that_nobody_asked_for_is_closed() {
     let (init, mut runtime) = bare();
     let (ours, theirs) = pair().expect("a pair");

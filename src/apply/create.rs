@@ -150,7 +150,7 @@ fn make(request: Create<'_>, recorded: &mut Option<State>, proof: &SingleThreade
     laps.done("clone init");
 
     let mut guard = Guard { child: Some(child) };
-    let mut sync = RuntimeSync::new(ours);
+    let mut sync = RuntimeSync::new(ours).after_spawned(plan.topology.intermediate);
     let story = Story {
         request: &request,
         plan,

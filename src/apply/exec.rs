@@ -108,7 +108,7 @@ pub fn exec(request: Exec<'_>, proof: &SingleThreaded) -> Result<Child> {
     };
     drop((theirs, doors));
     let mut child = Guard(Some(child));
-    serve(&request, &mut child, RuntimeSync::new(ours), progress)?;
+    serve(&request, &mut child, RuntimeSync::new(ours).after_spawned(way == Way::Between), progress)?;
     Ok(child.0.take().expect("taken only here"))
 }
 

@@ -50,6 +50,16 @@ pub enum Message {
     End,
 }
 
+impl Message {
+    /// Whether init waits for an answer to it.
+    fn is_question(&self) -> bool {
+        matches!(
+            self,
+            Message::MapIds | Message::NetDevices | Message::RuntimeHooks | Message::Listener(_) | Message::Ready
+        )
+    }
+}
+
 /// The longest message: an error with all its faults, cut where it is sent.
 const LONGEST: usize = 8 * 1024;
 
@@ -152,16 +162,46 @@ pub fn encode_failure(error: &Error) -> Vec<u8> {
 pub struct RuntimeSync {
     socket: OwnedFd,
     buffer: Vec<u8>,
+    /// Whether a process in between has yet to name the one it makes.
+    awaits_spawned: bool,
+    /// What the new process asked before it was named.
+    early: Option<Message>,
 }
 
 impl RuntimeSync {
     /// Around the runtime's end of the pair.
     pub fn new(socket: OwnedFd) -> RuntimeSync {
-        RuntimeSync { socket, buffer: Vec::new() }
+        RuntimeSync { socket, buffer: Vec::new(), awaits_spawned: false, early: None }
+    }
+
+    /// With a process in between, which sends over the same socket as the one that it makes: the
+    /// new process may be faster, but nothing is done for it before it is named, or it would be
+    /// done to the process in between.
+    pub fn after_spawned(mut self, between: bool) -> RuntimeSync {
+        self.awaits_spawned = between;
+        self
     }
 
     /// The next message.
     pub fn receive(&mut self) -> Result<Message> {
+        if !self.awaits_spawned
+            && let Some(message) = self.early.take()
+        {
+            return Ok(message);
+        }
+        loop {
+            match self.read()? {
+                // One at the most: who asks waits for the answer.
+                message if self.awaits_spawned && message.is_question() => self.early = Some(message),
+                message => {
+                    self.awaits_spawned &= !matches!(message, Message::Spawned(..));
+                    return Ok(message);
+                }
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<Message> {
         self.buffer.resize(LONGEST, 0);
         let (n, fd) = socket::receive(self.socket.as_fd(), &mut self.buffer).doing(|| "cannot hear init")?;
         decode(&self.buffer[..n], fd)
