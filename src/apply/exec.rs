@@ -253,7 +253,13 @@ fn serve(request: &Exec<'_>, guard: &mut Guard, mut sync: RuntimeSync, progress:
                     "unable to start container process: it was ended by {exit} at step {at}/{}: {what}",
                     request.plan.steps.len()
                 );
-                return Err(Error::new(Kind::Protocol, msg));
+                let error = Error::new(Kind::Protocol, msg);
+                let oom = exit == Exit::Signal(libc::SIGKILL) && request.container.oom_kills().is_some_and(|n| n > 0);
+                return Err(if oom {
+                    error.hint("the kernel kills processes of this container for want of memory (/linux/resources/memory/limit)")
+                } else {
+                    error
+                });
             }
             other => {
                 return Err(Error::new(

@@ -394,15 +394,18 @@ impl Container {
         if let Some(record) = text.ok().and_then(|text| serde_json::from_slice(&text).ok()) {
             return Some(record);
         }
-        // Nobody has written it down, but a zombie still carries its status.
-        let stat = self.init_stat().filter(|stat| stat.state == 'Z')?;
+        // Nobody has written it down, but a zombie still carries its status; and where that was
+        // taken by a caller who reaped it, the cgroup still tells of a kill for want of memory.
+        let Some(stat) = self.init_stat().filter(|stat| stat.state == 'Z') else {
+            return Some(self.exit_record(None)).filter(|record| record.oom_killed);
+        };
         let exit = match stat.exit_code & 0x7f {
             0 => Exit::Code(stat.exit_code >> 8 & 0xff),
             signal => Exit::Signal(signal),
         };
         // Somebody who holds the lock may be removing the directory: nothing is put into it then.
         if fd::lock(self.dir.as_fd(), false).is_err() {
-            return Some(self.exit_record(exit));
+            return Some(self.exit_record(Some(exit)));
         }
         let record = self.record_exit(exit);
         self.unlock();
@@ -411,17 +414,17 @@ impl Container {
 
     /// Writes down how the container ended. For who holds the lock.
     pub fn record_exit(&self, exit: Exit) -> ExitRecord {
-        let record = self.exit_record(exit);
+        let record = self.exit_record(Some(exit));
         let text = serde_json::to_vec(&record).expect("plain data");
         // Best effort: a reader without the right to write still gets the answer.
         let _ = fd::replace(self.dir.as_fd(), Path::new("exit.json"), 0o600, &text);
         record
     }
 
-    fn exit_record(&self, exit: Exit) -> ExitRecord {
+    fn exit_record(&self, exit: Option<Exit>) -> ExitRecord {
         ExitRecord {
-            code: if let Exit::Code(code) = exit { Some(code) } else { None },
-            signal: if let Exit::Signal(signal) = exit { Some(signal) } else { None },
+            code: if let Some(Exit::Code(code)) = exit { Some(code) } else { None },
+            signal: if let Some(Exit::Signal(signal)) = exit { Some(signal) } else { None },
             oom_killed: self.oom_kills().is_some_and(|n| n > 0),
             at: crate::rfc3339::nanoseconds(std::time::SystemTime::now()),
         }

@@ -8,11 +8,11 @@ use crate::apply::{self, Created, Foreground, Relay};
 use crate::cgroup::Manager;
 use crate::cli::{self, CgroupManager, Global};
 use crate::container::{Container, Store};
-use crate::error::{Doing, Error, Kind, Origin, Result};
+use crate::error::{Doing, Error, Fault, Kind, Origin, Result};
 use crate::plan::{self, Host, Options};
 use crate::spec::Spec;
 use crate::sys::fd;
-use crate::sys::process::{self, SingleThreaded};
+use crate::sys::process::{self, Exit, SingleThreaded};
 use crate::sys::{credentials, socket};
 
 use super::Session;
@@ -209,6 +209,7 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
         return Ok(0);
     };
     let exit = apply::wait(&foreground, &created.child, relay, notify.as_ref())?;
+    session.warnings.extend(out_of_memory(&container, exit));
     if options.keep {
         container.record_exit(exit);
     } else {
@@ -219,6 +220,15 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
         }
     }
     Ok(exit.status() as u8)
+}
+
+/// What a bare 137 does not say: the cgroup that knows it goes away with the container.
+fn out_of_memory(container: &Container, exit: Exit) -> Option<Fault> {
+    let killed = exit == Exit::Signal(libc::SIGKILL) && container.oom_kills().is_some_and(|n| n > 0);
+    killed.then(|| Fault {
+        pointer: "/linux/resources/memory/limit".into(),
+        msg: "the kernel killed the container for want of memory".into(),
+    })
 }
 
 /// Gives the word, and waits until the program is executed.

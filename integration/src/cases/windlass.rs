@@ -23,6 +23,10 @@ chapter! { "windlass":
     state_of_a_stopped_container_has_its_exit_code [Windlass],
     state_of_a_stopped_container_has_its_signal [Windlass],
     the_exit_record_tells_of_an_out_of_memory_kill [Windlass, Controller("memory")],
+    an_out_of_memory_kill_is_told_though_somebody_else_reaped_init [Windlass, Controller("memory")],
+    run_tells_of_an_out_of_memory_kill [Windlass, Controller("memory")],
+    a_memory_limit_too_low_for_init_is_explained [Windlass, Controller("memory")],
+    a_program_starts_in_very_little_memory [Windlass, Controller("memory")],
     a_killed_init_is_reported_with_its_step [Windlass],
     a_newer_state_version_is_a_clear_error [Windlass],
     the_default_root_is_run_windlass [Windlass],
@@ -219,6 +223,43 @@ fn state_of_a_stopped_container_has_its_signal(t: &T) -> Verdict {
     t.runtime(&["run", "--keep", "--bundle", &bundle.dir.display().to_string(), &container.id])?.code_is(137)?;
     let exit = container.state()?["exit"].clone();
     ensure!(exit["signal"] == 9 || exit["signal"] == "SIGKILL", "exit {exit}");
+    Ok(())
+}
+
+fn with_memory(t: &T, limit: u32) -> Verdict<Bundle> {
+    Ok(t.bundle()?.set("/linux/resources/memory", json!({"limit": limit, "swap": limit})))
+}
+
+fn an_out_of_memory_kill_is_told_though_somebody_else_reaped_init(t: &T) -> Verdict {
+    // Init becomes a child of PID 1, which reaps at once.
+    let container = t.start(&with_memory(t, 20_971_520)?.args(&["/bin/tail", "/dev/zero"]))?;
+    container.wait_for("stopped")?;
+    let exit = container.state()?["exit"].clone();
+    ensure_eq!(exit["oomKilled"], true, "exit {exit}");
+    Ok(())
+}
+
+fn run_tells_of_an_out_of_memory_kill(t: &T) -> Verdict {
+    let bundle = with_memory(t, 20_971_520)?.args(&["/bin/tail", "/dev/zero"]);
+    bundle.write()?;
+    let (log, dir) = (t.path("oom.log").display().to_string(), bundle.dir.display().to_string());
+    t.runtime(&["--log", &log, "run", "--bundle", &dir, &t.id()])?.code_is(137)?;
+    let said = fs::read_to_string(&log)?;
+    ensure!(said.contains("want of memory") && said.contains("/linux/resources/memory/limit"), "log {said:?}");
+    Ok(())
+}
+
+fn a_memory_limit_too_low_for_init_is_explained(t: &T) -> Verdict {
+    let error = error_of(t, &with_memory(t, 16384)?)?;
+    let msg = error["msg"].as_str().unwrap_or_default();
+    ensure!(msg.contains("killed by the kernel for want of memory at step"), "msg of {error}");
+    ensure!(error["hint"].as_str().is_some_and(|hint| hint.contains("too low even to start")), "hint of {error}");
+    Ok(())
+}
+
+fn a_program_starts_in_very_little_memory(t: &T) -> Verdict {
+    // What the runtime uses is not charged to the container: measured, 96 KiB are enough.
+    t.run(&with_memory(t, 256 << 10)?.args(&["/bin/true"]))?.ok()?;
     Ok(())
 }
 
