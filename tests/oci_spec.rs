@@ -9,10 +9,11 @@ mod support;
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use serde_json::Value;
 use windlass::spec::Spec;
 
-/// Elements that oci-spec reads and does not write.
+/// Elements of specifications before 1.3 that neither keeps.
 const NOT_WRITTEN: &[&str] = &["/linux/intelRdt/enableCMT", "/linux/intelRdt/enableMBM"];
 
 /// Our reading, in a form that can be compared: the seccomp profile is kept as text, which says
@@ -31,14 +32,22 @@ fn ours(text: &str) -> Result<(String, Value), windlass::error::Error> {
 
 /// Makes two readings comparable.
 fn forget_what_oci_spec_does_not_keep(spec: &mut Spec) {
-    if let Some(rdt) = spec.linux.as_mut().and_then(|linux| linux.intel_rdt.as_mut()) {
-        (rdt.enable_cmt, rdt.enable_mbm) = (false, false);
+    // To it no limit of tasks is a limit of 0, which means something else since runtime-spec 1.3.
+    if let Some(pids) = spec.linux.as_mut().and_then(|linux| linux.resources.as_mut()?.pids.as_mut()) {
+        pids.limit.get_or_insert(0);
     }
-    // Its capabilities are sets.
+    // To it a priority without a class is best effort; the specification wants the class.
+    if let Some(priority) = spec.process.as_mut().and_then(|process| process.io_priority.as_mut())
+        && priority.class.is_empty()
+    {
+        priority.class = "IOPRIO_CLASS_BE".into();
+    }
+    // Its capabilities are sets, of names in any case.
     if let Some(sets) = spec.process.as_mut().and_then(|process| process.capabilities.as_mut()) {
         let sets =
             [&mut sets.bounding, &mut sets.effective, &mut sets.inheritable, &mut sets.permitted, &mut sets.ambient];
         for names in sets.into_iter().flatten() {
+            names.iter_mut().for_each(|name| name.make_ascii_uppercase());
             names.sort();
             names.dedup();
         }
@@ -51,11 +60,17 @@ fn through_oci_spec(text: &str) -> Result<String, serde_json::Error> {
     serde_json::to_string(&spec)
 }
 
+/// Its limits of huge pages have a sign, those of the specification (uint64) have none.
+fn has_a_negative_size(document: &Value) -> bool {
+    let limits = document.pointer("/linux/resources/hugepageLimits").and_then(Value::as_array);
+    limits.into_iter().flatten().any(|limit| limit["limit"].as_i64().is_some_and(i64::is_negative))
+}
+
 fn compare(document: &Value) -> Result<bool, String> {
     let text = document.to_string();
     // serde takes a list for a structure; the specification does not.
     let Ok(theirs) = through_oci_spec(&text) else { return Ok(false) };
-    if !document.is_object() {
+    if !document.is_object() || has_a_negative_size(document) {
         return Ok(false);
     }
     let (spec, profile) = ours(&text).map_err(|error| format!("we cannot read what oci-spec reads: {error}"))?;
@@ -101,8 +116,18 @@ fn the_full_document_has_every_element_that_oci_spec_writes() {
     assert_eq!(lost, NOT_WRITTEN);
 }
 
+/// The same cases each time: a habit of oci-spec that was not met before is no fault of whatever
+/// change is being tested. To look for one: `PROPTEST_RNG_SEED=7 cargo test --test oci_spec`.
+fn config() -> ProptestConfig {
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) };
+    match std::env::var_os("PROPTEST_RNG_SEED") {
+        Some(_) => config,
+        None => ProptestConfig { rng_seed: RngSeed::Fixed(1), ..config },
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+    #![proptest_config(config())]
 
     #[test]
     fn edited_documents_are_read_alike(seed in any::<proptest::sample::Index>(), edits in support::edits()) {

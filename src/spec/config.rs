@@ -127,10 +127,10 @@ pub struct Process {
 pub struct ConsoleSize {
     /// Rows.
     #[serde(deserialize_with = "super::nullable")]
-    pub height: u32,
+    pub height: u64,
     /// Columns.
     #[serde(deserialize_with = "super::nullable")]
-    pub width: u32,
+    pub width: u64,
 }
 
 /// Ids of a process.
@@ -220,7 +220,7 @@ pub struct IoPriority {
     pub class: String,
     /// 0 (highest) to 7.
     #[serde(deserialize_with = "super::nullable")]
-    pub priority: i32,
+    pub priority: i64,
 }
 
 /// CPU lists of an exec'd process.

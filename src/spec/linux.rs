@@ -335,12 +335,6 @@ pub struct IntelRdt {
     /// Make a monitoring group.
     #[serde(deserialize_with = "super::nullable")]
     pub enable_monitoring: bool,
-    /// Deprecated.
-    #[serde(rename = "enableCMT", deserialize_with = "super::nullable")]
-    pub enable_cmt: bool,
-    /// Deprecated.
-    #[serde(rename = "enableMBM", deserialize_with = "super::nullable")]
-    pub enable_mbm: bool,
 }
 
 /// Execution domain.

@@ -21,7 +21,7 @@ pub(super) fn console(size: Option<&ConsoleSize>, node: bool, cx: &mut Context<'
     let master = open_master(cx)?;
     let peer = socket::terminal_peer(master.as_fd()).doing(|| "cannot open the terminal")?;
     if let Some(size) = size.filter(|size| (size.height, size.width) != (0, 0)) {
-        let cells = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+        let cells = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
         socket::set_terminal_size(peer.as_fd(), cells(size.height), cells(size.width))
             .doing(|| "cannot set the size of the terminal")?;
     }
