@@ -23,7 +23,7 @@ test: setup check integrate
 
 # Build the static release binary
 build:
-    WINDLASS_COMMIT={{commit}} RUSTFLAGS="{{flags}}" cargo build --release --bin windlass --target {{host}}
+    WINDLASS_COMMIT={{commit}} RUSTFLAGS="{{flags}}" cargo build --release --bins --target {{host}}
 
 # Build the suite of real containers
 suite:

@@ -22,8 +22,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // The last act of a container's life is to run its poststop hooks.
     ("container", &["abi", "apply", "cgroup", "error", "rfc3339", "spec", "sys"]),
     ("apply", &["abi", "cgroup", "container", "error", "plan", "rfc3339", "spec", "sys"]),
-    // Of the container only the record of its exit, which both write.
-    ("shim", &["container", "error", "rfc3339", "sys"]),
+    // Of the container only what an id may be and the record of its exit, which both write.
+    ("shim", &["cli", "container", "error", "rfc3339", "sys"]),
     ("verb", &["abi", "apply", "cgroup", "cli", "container", "error", "log", "plan", "spec", "sys"]),
 ];
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::table::{Flag, GLOBAL, VERBS, Verb};
+use super::table::{Flag, Verb};
 
 const COLUMNS: usize = 80;
 
@@ -25,9 +25,9 @@ pub fn hint(name: &str, verb: Option<&Verb>) -> String {
 }
 
 /// Help of the whole program.
-pub fn program(name: &str) -> String {
-    let mut out = format!("Usage: {name} [OPTION...] VERB [OPTION...] [CONTAINER]\nAn OCI container runtime.\n\n");
-    let verbs: Vec<_> = VERBS.iter().filter(|verb| !verb.hidden).collect();
+pub fn program(name: &str, what: &str, verbs: &[Verb], global: &[Flag]) -> String {
+    let mut out = format!("Usage: {name} [OPTION...] VERB [OPTION...] [CONTAINER]\n{what}\n\n");
+    let verbs: Vec<_> = verbs.iter().filter(|verb| !verb.hidden).collect();
     let width = verbs.iter().map(|verb| verb.name.len()).max().unwrap_or(0);
     let cell = |verb: &Verb| format!("  {:width$}  {}", verb.name, verb.brief);
     let (left, right) = verbs.split_at(verbs.len().div_ceil(2));
@@ -36,7 +36,7 @@ pub fn program(name: &str) -> String {
         line(&mut out, &format!("{:1$}{right}", cell(verb), COLUMNS / 2 - 1));
     }
     out.push('\n');
-    flags(&mut out, GLOBAL);
+    flags(&mut out, global);
     out
 }
 
@@ -81,13 +81,17 @@ fn capitalised(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::shim;
+    use super::super::table::{GLOBAL, VERBS};
     use super::*;
 
     const LINES: usize = 24;
 
     #[test]
     fn every_help_fits_a_screen_of_24_by_80() {
-        let texts = VERBS.iter().map(|it| verb("windlass", it)).chain([program("windlass")]);
+        let texts = VERBS.iter().map(|it| verb("windlass", it)).chain([program("windlass", "", VERBS, GLOBAL)]);
+        let of_shim = shim::VERBS.iter().map(|it| verb("windlass-shim", it));
+        let texts = texts.chain(of_shim).chain([program("windlass-shim", "", shim::VERBS, shim::GLOBAL)]);
         for text in texts {
             // One line is left for the prompt.
             assert!(text.lines().count() < LINES, "{} lines:\n{text}", text.lines().count());
@@ -99,6 +103,6 @@ mod tests {
     fn what_is_hidden_is_not_shown() {
         let kill = verb("windlass", super::super::table::verb("kill").expect("in the table"));
         assert!(!kill.contains("--all"));
-        assert!(!program("windlass").contains("checkpoint"));
+        assert!(!program("windlass", "", VERBS, GLOBAL).contains("checkpoint"));
     }
 }

@@ -10,6 +10,7 @@ pub mod man;
 mod matches;
 pub mod options;
 pub mod output;
+pub mod shim;
 pub mod spec;
 pub mod table;
 pub mod update;
@@ -18,13 +19,13 @@ pub mod values;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
+pub use matches::{Matches, Words};
 pub use options::{CgroupManager, Command, Create, Environment, Exec, Explain, Format, Global, LogFormat, Run, Source};
 pub use update::Update;
 pub use values::{SubCgroup, User};
 
 use crate::error::{Error, Kind};
-use matches::{Matches, Words};
-use table::{Operands, Verb};
+use table::{GLOBAL, Operands, VERBS, Verb};
 
 /// Exit code of an unknown verb, as callers know it from runc.
 pub const EXIT_UNKNOWN_VERB: u8 = 3;
@@ -68,14 +69,14 @@ fn program_name(word: Option<&OsStr>) -> &'static str {
 
 fn read(words: &mut Words, global: &mut Global) -> Result<Command, (Error, u8)> {
     let mut matches = Matches::default();
-    let result = words.global(table::GLOBAL, &mut matches);
+    let result = words.global(GLOBAL, &mut matches);
     global.read(&matches);
     result.map_err(|error| (error.hint(help::hint(global.name, None)), 1))?;
     if matches.switch("version") {
         return Ok(Command::Print(help::version(global.name)));
     }
     let Some(word) = matches.operands.first().filter(|_| !matches.switch("help")) else {
-        return Ok(Command::Print(help::program(global.name)));
+        return Ok(Command::Print(help::program(global.name, "An OCI container runtime.", VERBS, GLOBAL)));
     };
     if word == "help" {
         return help_topic(words, global);
@@ -111,7 +112,9 @@ fn missing(verb: &str) -> Error {
 fn help_topic(words: &mut Words, global: &Global) -> Result<Command, (Error, u8)> {
     let mut matches = Matches::default();
     words.verb(&[], Operands::Count(0, 1), &mut matches).map_err(|error| (error, 1))?;
-    let Some(topic) = matches.operands.first() else { return Ok(Command::Print(help::program(global.name))) };
+    let Some(topic) = matches.operands.first() else {
+        return Ok(Command::Print(help::program(global.name, "An OCI container runtime.", VERBS, GLOBAL)));
+    };
     let verb = topic.to_str().and_then(table::verb).ok_or_else(|| unknown(topic))?;
     match verb.name {
         "checkpoint" | "restore" => Err((missing(verb.name), 1)),
@@ -124,7 +127,7 @@ fn unknown(word: &OsStr) -> (Error, u8) {
 }
 
 /// The number of operands, in runc's words.
-fn count(verb: &Verb, given: usize, name: &str) -> Result<(), Error> {
+pub fn count(verb: &Verb, given: usize, name: &str) -> Result<(), Error> {
     let (least, most) = match verb.operands {
         Operands::Count(least, most) => (least, most),
         Operands::Command | Operands::Foreign => (1, usize::MAX),

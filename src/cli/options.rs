@@ -297,10 +297,20 @@ impl Environment {
         Environment { euid: nix::unistd::geteuid().as_raw(), runtime_dir: std::env::var_os("XDG_RUNTIME_DIR") }
     }
 
-    fn root(&self) -> PathBuf {
+    /// Where windlass keeps its containers.
+    pub fn root(&self) -> PathBuf {
+        self.directory("windlass")
+    }
+
+    /// Where the shim keeps its own.
+    pub fn shims(&self) -> PathBuf {
+        self.directory("windlass-shim")
+    }
+
+    fn directory(&self, name: &str) -> PathBuf {
         match &self.runtime_dir {
-            Some(dir) if self.euid != 0 && !dir.is_empty() => Path::new(dir).join("windlass"),
-            _ => PathBuf::from("/run/windlass"),
+            Some(dir) if self.euid != 0 && !dir.is_empty() => Path::new(dir).join(name),
+            _ => Path::new("/run").join(name),
         }
     }
 }

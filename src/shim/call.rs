@@ -73,19 +73,13 @@ pub(super) fn start(settings: &Settings<'_>) -> Result<Child> {
     let path = text(settings.binary.as_os_str());
     let arguments: Vec<CString> =
         std::iter::once(path.clone()).chain(settings.words.iter().map(|word| text(word))).collect();
-    let environment: Vec<CString> = std::env::vars_os()
-        .map(|(mut key, value)| {
-            key.push("=");
-            key.push(value);
-            text(&key)
-        })
-        .collect();
     Spawn {
         path: &path,
         arguments: &arguments,
-        environment: &environment,
+        environment: &environment(),
         stdio: settings.stdio,
         preserve: settings.preserve,
+        extra: &[],
         directory: None,
         oom_score_adj: settings.oom_score_adj,
         die_with_parent: true,
@@ -93,6 +87,17 @@ pub(super) fn start(settings: &Settings<'_>) -> Result<Child> {
         listen_pid: settings.listen_pid,
     }
     .start()
+}
+
+/// Our own environment, as a program gets it.
+pub(super) fn environment() -> Vec<CString> {
+    std::env::vars_os()
+        .map(|(mut key, value)| {
+            key.push("=");
+            key.push(value);
+            text(&key)
+        })
+        .collect()
 }
 
 /// Words come from argv, files and sockets; a NUL in one ends it, as it would for the kernel.

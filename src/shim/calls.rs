@@ -293,6 +293,25 @@ impl Supervisor {
         Ok(Reply::Pid(pid))
     }
 
+    /// Takes over a process that a shim made that has died. Its pidfd must have been compared
+    /// with what the runtime says of it. `phase` is what the runtime says, too.
+    pub fn adopt(&mut self, new: super::NewProcess, pid: i32, pidfd: OwnedFd, phase: Phase) -> Result<()> {
+        let id = new.id.clone();
+        self.add(new)?;
+        let at = self.find(&id)?;
+        let process = &mut self.processes[at];
+        let terminal = process.new.stdio.terminal;
+        let stdio = std::mem::replace(&mut process.new.stdio, Stdio { terminal, ..Stdio::default() });
+        // The ends for the process are closed again: it has its own.
+        let (mut streams, _) = Streams::open(stdio, process.serial, &self.poll)?;
+        streams.runtime_done(false, &self.poll, &mut self.scratch);
+        process.streams = Some(streams);
+        process.phase = phase;
+        self.own(at, pid, pidfd)?;
+        self.watch_memory(&id.container, pid);
+        Ok(())
+    }
+
     /// Watches a process from now on.
     pub(super) fn own(&mut self, at: usize, pid: i32, pidfd: OwnedFd) -> Result<()> {
         let process = &mut self.processes[at];
@@ -332,6 +351,30 @@ impl Supervisor {
             Ok(()) => Ok(Reply::Done),
             Err(failed) if failed.errno == nix::errno::Errno::ESRCH => Err(finished()),
             Err(failed) => Err(failed.into()),
+        }
+    }
+
+    /// Sends a signal at once and past the runtime: to the process itself, with `group` to its
+    /// whole process group; or to the runtime while that is making it.
+    pub fn signal(&self, id: &ProcessId, signal: i32, group: bool) -> Result<()> {
+        let process = &self.processes[self.find(id)?];
+        let Some(pidfd) = &process.pidfd else {
+            let call = self.calls.iter().find(|call| call.process == *id);
+            let call = call.ok_or_else(|| Refusal::new(Code::NotFound, "no such process"))?;
+            return Ok(process::send_signal(call.child.pidfd.as_fd(), signal)?);
+        };
+        // It is not reaped, so its id is its own; a group that is ours too is not its alone.
+        match group.then(|| process::group_of(process.pid)).flatten() {
+            Some(group) => Ok(process::signal_group(group, signal)?),
+            None => Ok(process::send_signal(pidfd.as_fd(), signal)?),
+        }
+    }
+
+    /// From now on the process's end is told as this, however it ends: the front end ends it for a
+    /// reason of its own.
+    pub fn report_as(&mut self, id: &ProcessId, exit: Exit) {
+        if let Ok(at) = self.find(id) {
+            self.processes[at].instead = Some(exit);
         }
     }
 

@@ -12,6 +12,9 @@ use crate::sys::process::{self, Child, Exit};
 /// How long an attached client may take to read what was written before the end.
 const CLIENTS: Duration = Duration::from_secs(2);
 
+/// How long the parent of an adopted process may take to reap it.
+const PARENT: Duration = Duration::from_secs(5);
+
 /// A record that cannot be written is tried so often, so far apart. Then the end is told without
 /// one: an engine that waits for ever is no better off, and the disk may never get better.
 const TRIES: u32 = 5;
@@ -25,7 +28,11 @@ impl Supervisor {
         if process.exit.is_some() {
             return;
         }
-        let Some(exit) = reap(process) else { return };
+        let exit = match reap(process) {
+            Reaped::NotYet => return,
+            Reaped::ByItsParent => return self.wait_for_its_parent(at),
+            Reaped::Ended(exit) => exit,
+        };
         let id = process.new.id.clone();
         if let Some(known) = self.containers.iter().position(|known| known.container.id == id.container) {
             self.look_for_oom(known);
@@ -34,7 +41,9 @@ impl Supervisor {
         let oom_killed = known.is_some_and(|known| known.oom_killed);
         let drain = known.map_or(Duration::ZERO, |known| known.container.drain);
         let now = Instant::now();
+        self.held.clear();
         let process = &mut self.processes[at];
+        let exit = process.instead.or(exit);
         process.exit = Some(ExitStatus { exit, oom_killed, at: SystemTime::now() });
         process.ending = Ending::Draining { until: now + drain, clients: now + CLIENTS.min(drain) };
         if let Some(pidfd) = &process.pidfd {
@@ -48,6 +57,15 @@ impl Supervisor {
             self.kill_the_rest(&id);
         }
         self.drained(serial);
+    }
+
+    /// The pidfd hangs up when the parent has reaped; a parent that does not is not waited for.
+    fn wait_for_its_parent(&mut self, at: usize) {
+        let process = &mut self.processes[at];
+        if let (Ending::Alive, Some(pidfd)) = (&process.ending, &process.pidfd) {
+            let _ = self.poll.change(pidfd, key(Kind::Process, process.serial, 0), Interest::Nothing);
+            process.ending = Ending::Unreaped(Instant::now() + PARENT);
+        }
     }
 
     /// Writes the record if the output has been read, or was waited for long enough.
@@ -67,7 +85,7 @@ impl Supervisor {
             return;
         }
         if let Some(streams) = &mut process.streams {
-            streams.end_sinks();
+            streams.end_sinks(&mut self.scratch);
         }
         self.write_record(at);
     }
@@ -146,6 +164,9 @@ impl Supervisor {
             let Some(status) = process.exit else { return };
             process.ending = Ending::Told;
             process.phase = Phase::Stopped;
+            if let Some(streams) = &mut process.streams {
+                streams.let_go();
+            }
             let (id, pid) = (process.new.id.clone(), process.pid);
             let waiters = std::mem::take(&mut process.waiters);
             let deleting = process.deleting.take();
@@ -181,16 +202,31 @@ impl Supervisor {
     }
 }
 
-/// Reaps the process. `None`: it has not ended. `Some(None)`: it has, and nobody can say how.
-fn reap(process: &Process) -> Option<Option<Exit>> {
-    let pidfd = process.pidfd.as_ref()?;
+/// What came of reaping.
+enum Reaped {
+    /// It has not ended.
+    NotYet,
+    /// It has, but the kernel tells others how only when its own parent has reaped it.
+    ByItsParent,
+    /// It has; `None` where nobody can say how.
+    Ended(Option<Exit>),
+}
+
+fn reap(process: &Process) -> Reaped {
+    let Some(pidfd) = process.pidfd.as_ref() else { return Reaped::NotYet };
     if process.child {
         return match process::try_wait(pidfd.as_fd()) {
-            Ok(None) => None,
-            Ok(Some(exit)) => Some(Some(exit)),
-            Err(_) => Some(None),
+            Ok(None) => Reaped::NotYet,
+            Ok(Some(exit)) => Reaped::Ended(Some(exit)),
+            Err(_) => Reaped::Ended(None),
         };
     }
     // Adopted: another process is its parent, and only newer kernels tell us.
-    Some(process::exit_of_other(pidfd.as_fd()).ok().flatten())
+    match process::exit_of_other(pidfd.as_fd()) {
+        Ok(Some(exit)) => Reaped::Ended(Some(exit)),
+        Ok(None) if !matches!(process.ending, Ending::Unreaped(until) if until <= Instant::now()) => {
+            Reaped::ByItsParent
+        }
+        Ok(None) | Err(_) => Reaped::Ended(None),
+    }
 }

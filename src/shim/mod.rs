@@ -22,6 +22,7 @@ mod client;
 pub mod console;
 mod ending;
 pub mod exit;
+pub mod frontend;
 pub mod log;
 pub mod oom;
 mod outlet;
@@ -75,9 +76,10 @@ pub enum Request {
     /// Runs `R create` (or `restore`) for a container made known by [`Supervisor::open`].
     /// Finishes with [`Reply::Pid`].
     Create(NewProcess),
-    /// Makes an exec known; nothing runs yet. Answered at once with [`Reply::Done`].
+    /// Makes an exec known; nothing runs yet. Answered at once with [`Reply::Done`]. Init too can
+    /// be made known so, where a protocol restores a checkpoint only at the start.
     AddExec(NewProcess),
-    /// `R start` for init, `R exec --detach` for an exec. Finishes with [`Reply::Pid`].
+    /// `R start` for init (`R create` or `restore` if nothing runs yet), `R exec --detach` for an exec. Finishes with [`Reply::Pid`].
     Start(ProcessId),
     /// A signal. To init by `R kill [--all]`, which finishes later; to an exec through its
     /// pidfd, answered at once.

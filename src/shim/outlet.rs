@@ -35,6 +35,12 @@ impl Scratch {
         Ok(Scratch { input: Region::new(READ)?, output: Region::new(SCRATCH)?, used: false })
     }
 
+    /// For putting lines together.
+    pub(super) fn output(&mut self) -> &mut [u8] {
+        self.used = true;
+        self.output.bytes()
+    }
+
     pub(super) fn release(&mut self) {
         self.input.release();
         self.output.release();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::console::Console;
 use super::streams::Streams;
 use super::{ExitFile, ExitStatus, ProcessId, Runtime, Stdio, Timeouts, WaitToken};
-use crate::sys::process::Child;
+use crate::sys::process::{Child, Exit};
 
 /// What is fixed for a container's life.
 #[derive(Clone, Debug)]
@@ -90,6 +90,8 @@ pub struct ProcessState {
 pub(super) enum Ending {
     /// It has not ended, as far as we know.
     Alive,
+    /// An adopted one has ended, and its own parent has so long to reap it.
+    Unreaped(Instant),
     /// Reaped; its output is read to the end, but not for ever.
     Draining {
         /// Until when output is waited for.
@@ -121,6 +123,8 @@ pub(super) struct Process {
     pub(super) streams: Option<Streams>,
     pub(super) console: Option<Console>,
     pub(super) exit: Option<ExitStatus>,
+    /// What is told in place of how it ended.
+    pub(super) instead: Option<Exit>,
     pub(super) ending: Ending,
     /// How often writing its record has failed.
     pub(super) failures: u32,
@@ -141,6 +145,7 @@ impl Process {
             streams: None,
             console: None,
             exit: None,
+            instead: None,
             ending: Ending::Alive,
             failures: 0,
             waiters: Vec::new(),

@@ -49,6 +49,8 @@ pub enum Output {
 pub enum Log {
     /// The lines of the CRI (`k8s-file`).
     K8s(LogFile),
+    /// Docker's objects, one a line (`json-file`).
+    Json(LogFile),
     /// The bytes as they are, both streams in one file.
     Raw(LogFile),
     /// systemd's journal.
@@ -111,4 +113,8 @@ pub struct Stdio {
     pub logs: Vec<Log>,
     /// Who owns the pipes, so that `/dev/stdout` can be opened by a user who is not root.
     pub owner: Option<(u32, u32)>,
+    /// A directory in which the output's pipes are fifos, `NAME.stdout` and `NAME.stderr` with
+    /// this name: another shim can go on reading them when this one has died. The process holds
+    /// both ends, so that it gets no SIGPIPE meanwhile.
+    pub fifos: Option<(PathBuf, String)>,
 }

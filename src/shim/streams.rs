@@ -1,6 +1,7 @@
 //! The stdio of one process, put together: two outlets, the input, the clients, the logs.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::fcntl::OFlag;
 
@@ -38,10 +39,38 @@ pub(super) struct Streams {
     logs: Vec<Logger>,
     clients: Vec<Client>,
     next_client: u16,
+    /// The size that was asked for before there was a terminal.
+    size: Option<(u16, u16)>,
 }
 
 /// What the runtime is started with, so that the process gets it.
 pub(super) type ChildEnds = [OwnedFd; 3];
+
+/// How the pipes of the output are made.
+struct Pipes {
+    owner: Option<(u32, u32)>,
+    fifos: Option<(PathBuf, String)>,
+}
+
+impl Pipes {
+    /// Read end, write end.
+    fn open(&self, which: Stream) -> Result<(OwnedFd, OwnedFd)> {
+        let (read_end, write_end) = match &self.fifos {
+            None => captured()?,
+            Some((dir, name)) => {
+                let suffix = if which == Stream::Stdout { "stdout" } else { "stderr" };
+                let path = dir.join(format!("{name}.{suffix}"));
+                match fd::mknodat(fd::CWD, &path, libc::S_IFIFO | 0o600, 0) {
+                    Err(failed) if failed.errno != nix::errno::Errno::EEXIST => return Err(failed),
+                    _ => {}
+                }
+                (fd::open(&path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?, fd::open(&path, OFlag::O_RDWR)?)
+            }
+        };
+        give_to(&write_end, self.owner)?;
+        Ok((read_end, write_end))
+    }
+}
 
 impl Streams {
     /// Opens everything but the terminal, which the runtime sends.
@@ -56,10 +85,12 @@ impl Streams {
             logs,
             clients: Vec::new(),
             next_client: 0,
+            size: None,
         };
+        let pipes = Pipes { owner: stdio.owner, fifos: stdio.fifos };
         let stdin = streams.open_input(stdio.owner, poll)?;
-        let stdout = streams.open_output(Stream::Stdout, stdio.stdout, stdio.owner, poll)?;
-        let stderr = streams.open_output(Stream::Stderr, stdio.stderr, stdio.owner, poll)?;
+        let stdout = streams.open_output(Stream::Stdout, stdio.stdout, &pipes, poll)?;
+        let stderr = streams.open_output(Stream::Stderr, stdio.stderr, &pipes, poll)?;
         Ok((streams, [stdin, stdout, stderr]))
     }
 
@@ -86,13 +117,7 @@ impl Streams {
         Ok(())
     }
 
-    fn open_output(
-        &mut self,
-        which: Stream,
-        output: Output,
-        owner: Option<(u32, u32)>,
-        poll: &Poll,
-    ) -> Result<OwnedFd> {
+    fn open_output(&mut self, which: Stream, output: Output, pipes: &Pipes, poll: &Poll) -> Result<OwnedFd> {
         let inherited = match (&output, which) {
             (Output::Inherit, Stream::Stdout) => Some(fd::duplicate(std::io::stdout().as_fd())?),
             (Output::Inherit, Stream::Stderr) => Some(fd::duplicate(std::io::stderr().as_fd())?),
@@ -115,8 +140,7 @@ impl Streams {
         let child_end = if self.terminal && which == Stream::Stdout {
             null()?
         } else {
-            let (read_end, write_end) = captured()?;
-            give_to(&write_end, owner)?;
+            let (read_end, write_end) = pipes.open(which)?;
             outlet.read_from(read_end, false, poll)?;
             write_end
         };
@@ -129,6 +153,9 @@ impl Streams {
 
     /// The runtime has sent the terminal.
     pub(super) fn console(&mut self, master: OwnedFd, poll: &Poll) -> Result<()> {
+        if let Some((rows, columns)) = self.size.take() {
+            socket::set_terminal_size(master.as_fd(), rows, columns)?;
+        }
         let sink = fd::duplicate(master.as_fd())?;
         let fifo = match &self.stdin {
             Stdin::Fifo(path) => Some(fd::open(path, OFlag::O_RDWR | OFlag::O_NONBLOCK)?),
@@ -330,8 +357,12 @@ impl Streams {
     }
 
     /// The size of the terminal. False: there is none.
-    pub(super) fn resize(&self, rows: u16, columns: u16) -> Result<bool> {
+    pub(super) fn resize(&mut self, rows: u16, columns: u16) -> Result<bool> {
         match &self.input {
+            None if self.terminal => {
+                self.size = Some((rows, columns));
+                Ok(true)
+            }
             Some(input) if input.terminal => {
                 socket::set_terminal_size(input.sink.as_fd(), rows, columns).map(|()| true)
             }
@@ -371,8 +402,14 @@ impl Streams {
     }
 
     /// Everything was read, and readers may know.
-    pub(super) fn end_sinks(&mut self) {
+    pub(super) fn end_sinks(&mut self, scratch: &mut Scratch) {
+        self.logs.iter_mut().for_each(|log| log.end(scratch.output()));
         self.outlets.iter_mut().filter(|outlet| outlet.is_drained()).for_each(Outlet::end_sink);
+    }
+
+    /// The end is told: attached clients have seen all there is.
+    pub(super) fn let_go(&mut self) {
+        self.clients.clear();
     }
 
     /// Whether a terminal is to be looked at again soon.

@@ -83,6 +83,9 @@ pub struct Supervisor {
     pub oom_score_adj: Option<String>,
     /// Whether `LISTEN_PID` is set to the runtime's process id.
     pub listen_pid: bool,
+    /// What is held open as long as a process runs, for example ports that are reserved for it:
+    /// closed when the first process has ended, before that is written down.
+    pub held: Vec<OwnedFd>,
     /// Gets SIGTERM, SIGINT and SIGQUIT by the front end's choice; see [`Event::Signal`].
     reaper: Reaper,
     notifier: Option<Notifier>,
@@ -112,6 +115,7 @@ impl Supervisor {
             poll,
             oom_score_adj: None,
             listen_pid: false,
+            held: Vec::new(),
             reaper,
             notifier: None,
             scratch: Scratch::new()?,
@@ -194,9 +198,10 @@ impl Supervisor {
         }
     }
 
-    fn streams(&self, process: &ProcessId) -> std::result::Result<&super::streams::Streams, Refusal> {
-        let process = &self.processes[self.find(process)?];
-        process.streams.as_ref().ok_or_else(|| Refusal::new(Code::WrongPhase, "the process is not started"))
+    fn streams(&mut self, process: &ProcessId) -> std::result::Result<&mut super::streams::Streams, Refusal> {
+        let at = self.find(process)?;
+        let process = &mut self.processes[at];
+        process.streams.as_mut().ok_or_else(|| Refusal::new(Code::WrongPhase, "the process is not started"))
     }
 
     /// What is known of a process; at once, whatever runs.
@@ -382,7 +387,7 @@ impl Supervisor {
                 let read = process.streams.as_ref().is_none_or(|streams| streams.is_read());
                 Some(if read { *clients } else { *until })
             }
-            Ending::Failed(at) => Some(*at),
+            Ending::Failed(at) | Ending::Unreaped(at) => Some(*at),
             _ => None,
         });
         let hung_up = self.processes.iter().any(|process| process.streams.as_ref().is_some_and(|s| s.is_hung_up()));
@@ -400,6 +405,13 @@ impl Supervisor {
             .map(|process| process.serial)
             .collect();
         serials.into_iter().for_each(|serial| self.drained(serial));
+        let unreaped: Vec<u32> = self
+            .processes
+            .iter()
+            .filter(|process| matches!(process.ending, Ending::Unreaped(until) if until <= now))
+            .map(|process| process.serial)
+            .collect();
+        unreaped.into_iter().for_each(|serial| self.process_ended(serial));
         for process in &mut self.processes {
             let alive = process.is_alive();
             if let Some(streams) = process.streams.as_mut().filter(|streams| alive && streams.is_hung_up()) {
@@ -451,7 +463,7 @@ impl Supervisor {
         self.processes.iter().position(|process| process.serial == serial)
     }
 
-    fn add(&mut self, process: super::NewProcess) -> std::result::Result<Reply, Refusal> {
+    pub(super) fn add(&mut self, process: super::NewProcess) -> std::result::Result<Reply, Refusal> {
         let container = process.id.container.clone();
         if self.known(&container).is_none() {
             return Err(not_found(&container));
@@ -479,6 +491,9 @@ impl Supervisor {
         let at = self.find(id)?;
         let process = &self.processes[at];
         if process.is_init() {
+            if process.phase == Phase::Added && !self.calls.iter().any(|call| call.process == *id) {
+                return self.launch(at, What::Create).map(Reply::Pending);
+            }
             if process.phase != Phase::Created || !process.is_alive() {
                 return Err(Refusal::new(Code::WrongPhase, "the container is not in the phase created"));
             }

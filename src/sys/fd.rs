@@ -1,5 +1,6 @@
 //! Files by descriptor: opening below a directory, reading whole, writing once.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
@@ -248,6 +249,21 @@ pub fn borrow_inherited(raw: RawFd) -> Option<BorrowedFd<'static>> {
     // SAFETY: the descriptor is open, as just seen, and belongs to the caller's caller: this
     // process has no owner for it that could close it.
     open.then(|| unsafe { BorrowedFd::borrow_raw(raw) })
+}
+
+/// The descriptors from 3 on that this process was started with, by their numbers, as its own:
+/// marked close-on-exec. Only for the beginning of `main`, and only once: it takes whatever is open.
+pub fn inherited() -> BTreeMap<RawFd, OwnedFd> {
+    let names = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let numbers: Vec<RawFd> = names.filter_map(|name| name.to_str()?.parse().ok()).filter(|raw| *raw > 2).collect();
+    let open = |raw: &RawFd| {
+        // SAFETY: F_SETFD changes a flag and takes no pointer. The descriptor of the directory that
+        // was read just now is closed again, so it is refused.
+        unsafe { libc::fcntl(*raw, libc::F_SETFD, libc::FD_CLOEXEC) != -1 }
+    };
+    // SAFETY: the descriptor is open, as just seen, and came from whoever started this process, so
+    // nothing in it has an owner for it yet.
+    numbers.into_iter().filter(open).map(|raw| (raw, unsafe { OwnedFd::from_raw_fd(raw) })).collect()
 }
 
 /// Puts a copy of `fd` at the number `at` (dup2(2)), without close-on-exec.

@@ -174,6 +174,63 @@ pub fn mount_old(source: &str, target: BorrowedFd<'_>, kind: &str, flags: u64, d
     .called(|| format!("mount({source:?}, {path:?}, {kind:?}, {flags:#x}, {data:?})"))
 }
 
+/// A block device of the file `source`, by the loop driver (loop(4); `LOOP_CONFIGURE`, Linux 5.8):
+/// its path, and the descriptor that keeps it until it is mounted. With the last unmounting it
+/// is free again.
+pub fn loop_device(source: &Path, read_only: bool) -> Result<(String, OwnedFd)> {
+    use nix::fcntl::OFlag;
+    let mode = if read_only { OFlag::O_RDONLY } else { OFlag::O_RDWR };
+    let file = super::fd::open(source, mode)?;
+    let control = super::fd::open("/dev/loop-control", OFlag::O_RDWR)?;
+    // SAFETY: all zeroes is a valid loop_config, which is plain numbers.
+    let mut config: LoopConfig = unsafe { std::mem::zeroed() };
+    config.fd = file.as_raw_fd() as u32;
+    config.info.flags = LO_FLAGS_AUTOCLEAR | if read_only { LO_FLAGS_READ_ONLY } else { 0 };
+    let mut tries = 0;
+    loop {
+        // SAFETY: LOOP_CTL_GET_FREE takes no argument.
+        let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE as _) };
+        let number = check(number.into(), || "ioctl(LOOP_CTL_GET_FREE)".into())?;
+        let path = format!("/dev/loop{number}");
+        let device = super::fd::open(&path, mode)?;
+        // SAFETY: LOOP_CONFIGURE reads one loop_config, which outlives the call.
+        let returned = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, &raw const config) };
+        match check(returned.into(), || format!("ioctl({path:?}, LOOP_CONFIGURE, {source:?})")) {
+            // Somebody else was given the same one and was faster.
+            Err(failed) if failed.errno == nix::errno::Errno::EBUSY && tries < 64 => tries += 1,
+            Err(failed) => return Err(failed),
+            Ok(_) => return Ok((path, device)),
+        }
+    }
+}
+
+const LOOP_CTL_GET_FREE: u64 = 0x4c82;
+const LOOP_CONFIGURE: u64 = 0x4c0a;
+const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+
+/// uapi/linux/loop.h, `struct loop_config`.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo,
+    reserved: [u64; 8],
+}
+
+/// uapi/linux/loop.h, `struct loop_info64`.
+#[repr(C)]
+struct LoopInfo {
+    numbers: [u64; 5],
+    number: u32,
+    encrypt: [u32; 2],
+    flags: u32,
+    names: [u8; 64 + 64 + 32],
+    init: [u64; 2],
+}
+
+const _: () = assert!(size_of::<LoopConfig>() == 304);
+
 /// Changes the propagation of the mount at `/` and all below it.
 pub fn propagate_root(flags: u64) -> Result<()> {
     nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::from_bits_retain(flags as libc::c_ulong), None::<&str>)

@@ -170,6 +170,19 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     check(returned, || format!("pidfd_send_signal({}, {signal})", pidfd.as_raw_fd())).map(drop)
 }
 
+/// The process group of `pid`, if it is none that we are in ourselves.
+pub fn group_of(pid: i32) -> Option<i32> {
+    let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(pid))).ok()?;
+    (group.as_raw() > 1 && group != nix::unistd::getpgrp()).then_some(group.as_raw())
+}
+
+/// killpg(3).
+pub fn signal_group(group: i32, signal: i32) -> Result<()> {
+    // SAFETY: the call takes no pointers.
+    let returned = unsafe { libc::killpg(group, signal) };
+    check(returned.into(), || format!("killpg({group}, {signal})")).map(drop)
+}
+
 /// A copy of the descriptor `raw` of another process; pidfd_getfd(2), Linux 5.6.
 pub fn take_fd(pidfd: BorrowedFd<'_>, raw: i32) -> Result<OwnedFd> {
     // SAFETY: the call takes no pointers.
@@ -190,6 +203,11 @@ pub fn unshare(flags: CloneFlags) -> Result<()> {
 /// `PR_SET_CHILD_SUBREAPER`: orphans below us become our children.
 pub fn become_subreaper() -> Result<()> {
     nix::sys::prctl::set_child_subreaper(true).called(|| "prctl(PR_SET_CHILD_SUBREAPER, 1)".into())
+}
+
+/// Undoes [`become_subreaper`], for what is started from now on.
+pub fn leave_orphans() -> Result<()> {
+    nix::sys::prctl::set_child_subreaper(false).called(|| "prctl(PR_SET_CHILD_SUBREAPER, 0)".into())
 }
 
 /// `PR_SET_DUMPABLE` 0: nobody without CAP_SYS_PTRACE over our user namespace may look into this

@@ -34,6 +34,14 @@ pub fn connect(path: &Path) -> Result<OwnedFd> {
     Ok(socket)
 }
 
+/// The same without waiting; neither does the socket. A listener whose queue is full is `EAGAIN`.
+pub fn connect_now(path: &Path) -> Result<OwnedFd> {
+    let socket = new(SockType::Stream)?;
+    super::stream::never_block(socket.as_fd())?;
+    connect_to(&socket, path)?;
+    Ok(socket)
+}
+
 /// connect(2); a path too long for an address goes by `/proc/self/fd`.
 fn connect_to(socket: &OwnedFd, path: &Path) -> Result<()> {
     let long = path.as_os_str().len() >= 108;

@@ -21,6 +21,8 @@ pub struct Spawn<'a> {
     pub stdio: [BorrowedFd<'a>; 3],
     /// Descriptors from 3 on that it gets as they are: how many.
     pub preserve: u32,
+    /// Descriptors of ours that it gets as 3, 4, ...; not together with `preserve`.
+    pub extra: &'a [BorrowedFd<'a>],
     /// Its working directory, if it is not ours.
     pub directory: Option<&'a CStr>,
     /// What to write to `/proc/self/oom_score_adj`; errors are ignored.
@@ -43,6 +45,8 @@ struct Shared {
     environment: *const *const c_char,
     stdio: [c_int; 3],
     preserve: u32,
+    extra: *const c_int,
+    extras: usize,
     directory: *const c_char,
     oom_score_adj: Option<(*const u8, usize)>,
     die_with_parent: bool,
@@ -70,12 +74,15 @@ impl Spawn<'_> {
             environment[place] = listen.as_ptr().cast();
             listen_pid = listen[LISTEN_PID.len()..].as_mut_ptr();
         }
+        let extra: Vec<c_int> = self.extra.iter().map(AsRawFd::as_raw_fd).collect();
         let mut shared = Shared {
             path: self.path.as_ptr(),
             arguments: arguments.as_ptr(),
             environment: environment.as_ptr(),
             stdio: self.stdio.map(|fd| fd.as_raw_fd()),
             preserve: self.preserve,
+            extra: extra.as_ptr(),
+            extras: extra.len(),
             directory: self.directory.map_or(std::ptr::null(), CStr::as_ptr),
             oom_score_adj: self.oom_score_adj.map(|text| (text.as_ptr(), text.len())),
             die_with_parent: self.die_with_parent,
@@ -158,7 +165,27 @@ fn prepare(shared: &mut Shared) -> nix::Result<()> {
         // SAFETY: takes no pointers; one that is not open is EBADF and none of our business.
         unsafe { libc::fcntl(preserved, libc::F_SETFD, 0) };
     }
+    // SAFETY: the caller's list has this length and outlives us.
+    place(unsafe { std::slice::from_raw_parts(shared.extra, shared.extras) })?;
     default_signals()
+}
+
+/// Most descriptors in [`Spawn::extra`]; more are left out.
+const EXTRAS: usize = 4;
+
+/// Puts descriptors at 3, 4, ...: first all out of the way, for one may stand where another is
+/// to be.
+fn place(extra: &[c_int]) -> nix::Result<()> {
+    let mut copies = [-1; EXTRAS];
+    for (copy, &source) in copies.iter_mut().zip(extra) {
+        // SAFETY: takes no pointers; the table of descriptors is ours alone.
+        *copy = Errno::result(unsafe { libc::fcntl(source, libc::F_DUPFD_CLOEXEC, 3 + EXTRAS as c_int) })?;
+    }
+    for (target, copy) in (3..).zip(copies).take(extra.len()) {
+        // SAFETY: as above; whatever stands there is another's, who is not to be in this program.
+        Errno::result(unsafe { libc::dup2(copy, target) })?;
+    }
+    Ok(())
 }
 
 fn write_oom_score(text: *const u8, length: usize) {

@@ -1,10 +1,12 @@
-//! Where output is written down: the CRI's lines, the bytes as they are, or systemd's journal.
+//! Where output is written down: the CRI's lines, docker's objects, the bytes as they are, or
+//! systemd's journal.
 //!
 //! Writing a log never stops the reading of the pipe: what cannot be written is counted, and the
 //! next piece is tried again, on a file opened anew if need be.
 
 mod file;
 mod journald;
+mod json;
 mod k8s;
 
 use std::os::fd::OwnedFd;
@@ -12,6 +14,7 @@ use std::os::fd::OwnedFd;
 use super::stdio::Log;
 use crate::sys::Result;
 
+pub use json::Entry;
 pub use k8s::{Line, parse};
 
 /// Which of the two streams of output.
@@ -27,6 +30,7 @@ pub enum Stream {
 #[derive(Debug)]
 pub(super) enum Logger {
     K8s(file::FileLog),
+    Json(json::JsonLog),
     Raw(file::FileLog),
     Journald(journald::Journald),
 }
@@ -38,6 +42,7 @@ impl Logger {
     pub(super) fn open(log: &Log) -> Result<Logger> {
         Ok(match log {
             Log::K8s(file) => Logger::K8s(file::FileLog::open(file)?),
+            Log::Json(file) => Logger::Json(json::JsonLog::new(file::FileLog::open(file)?)),
             Log::Raw(file) => Logger::Raw(file::FileLog::open(file)?),
             Log::Journald(journal) => Logger::Journald(journald::Journald::open(journal)?),
         })
@@ -47,8 +52,16 @@ impl Logger {
     pub(super) fn write(&mut self, stream: Stream, bytes: &[u8], scratch: &mut [u8]) {
         match self {
             Logger::K8s(file) => k8s::write(file, stream, bytes, scratch, std::time::SystemTime::now()),
+            Logger::Json(log) => log.write(stream, bytes, scratch, std::time::SystemTime::now()),
             Logger::Raw(file) => file.append(bytes),
             Logger::Journald(journal) => journal.write(stream, bytes),
+        }
+    }
+
+    /// Nothing more comes; the record of the end is about to be written.
+    pub(super) fn end(&mut self, scratch: &mut [u8]) {
+        if let Logger::Json(log) = self {
+            log.end(scratch, std::time::SystemTime::now());
         }
     }
 
@@ -56,6 +69,7 @@ impl Logger {
     pub(super) fn reopen(&mut self) {
         match self {
             Logger::K8s(file) | Logger::Raw(file) => file.reopen(),
+            Logger::Json(log) => log.file.reopen(),
             Logger::Journald(_) => {}
         }
     }
@@ -64,6 +78,7 @@ impl Logger {
     pub(super) fn dropped(&self) -> u64 {
         match self {
             Logger::K8s(file) | Logger::Raw(file) => file.dropped,
+            Logger::Json(log) => log.file.dropped,
             Logger::Journald(journal) => journal.dropped,
         }
     }
@@ -72,6 +87,7 @@ impl Logger {
     pub(super) fn to_sync(&self) -> Option<OwnedFd> {
         match self {
             Logger::K8s(file) | Logger::Raw(file) => file.to_sync(),
+            Logger::Json(log) => log.file.to_sync(),
             Logger::Journald(_) => None,
         }
     }

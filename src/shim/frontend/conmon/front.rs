@@ -1,0 +1,261 @@
+//! The one process of a conmon, and who is told what of it, in which order.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use super::doors::{self, Doors, Wish};
+use super::messages::{Level, Messages};
+use super::notify::Relay;
+use super::pipes::Pipes;
+use super::settings::Settings;
+use crate::shim::{
+    Event, ExitStatus, Framing, Interest, NewProcess, ProcessId, Ready, Refusal, Reply, Request, Supervisor, WaitToken,
+};
+use crate::sys::process::Exit;
+
+/// What our descriptors are watched under.
+const START: u64 = 1;
+const ATTACH: u64 = 2;
+const CONTROL: u64 = 3;
+const SIZE: u64 = 4;
+const NOTIFY: u64 = 5;
+
+/// The exit status that callers know a timeout by, and its message.
+const TIMED_OUT: i32 = -1;
+const TIMED_OUT_MESSAGE: &str = "command timed out";
+
+/// What is awaited next besides descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Nothing,
+    /// The process is killed then.
+    Timeout(Instant),
+    /// It has ended with this status; we leave then.
+    Leave(Instant, i32),
+}
+
+/// The front end.
+pub(super) struct Front<'a> {
+    settings: &'a Settings,
+    messages: &'a Messages,
+    pipes: Pipes,
+    id: ProcessId,
+    /// Until it is launched.
+    process: Option<NewProcess>,
+    preserved: BTreeMap<i32, OwnedFd>,
+    doors: Option<Doors>,
+    relay: Option<Relay>,
+    launched: Option<WaitToken>,
+    /// What was asked for before.
+    early: Vec<Wish>,
+    timed_out: bool,
+    next: Next,
+}
+
+impl<'a> Front<'a> {
+    /// `preserved` are the descriptors that are the process's.
+    pub(super) fn new(
+        settings: &'a Settings,
+        messages: &'a Messages,
+        pipes: Pipes,
+        process: NewProcess,
+        preserved: BTreeMap<i32, OwnedFd>,
+    ) -> Front<'a> {
+        Front {
+            settings,
+            messages,
+            pipes,
+            id: process.id.clone(),
+            process: Some(process),
+            preserved,
+            doors: None,
+            relay: None,
+            launched: None,
+            early: Vec::new(),
+            timed_out: false,
+            next: Next::Nothing,
+        }
+    }
+
+    /// Opens the doors and launches the process, or waits for the caller to attach first.
+    pub(super) fn begin(&mut self, core: &mut Supervisor) {
+        if let Err(refusal) = self.open(core) {
+            return self.failed(&refusal, core);
+        }
+        self.pipes.tell_attachable();
+        let start = self.pipes.start.as_ref().filter(|_| self.settings.attach_first);
+        match start.map(|start| core.poll.watch(start, START, Interest::Read)) {
+            Some(Ok(())) => {}
+            _ => self.launch(core),
+        }
+    }
+
+    fn open(&mut self, core: &mut Supervisor) -> Result<(), Refusal> {
+        core.open(self.settings.container.clone())?;
+        if let Some(place) = &self.settings.doors {
+            let doors = Doors::open(place)?;
+            core.poll.watch(&doors.control.fd, CONTROL, Interest::Read)?;
+            core.poll.watch(&doors.size.fd, SIZE, Interest::Read)?;
+            self.doors = Some(doors);
+        }
+        if let Some(host) = &self.settings.notify {
+            let relay = Relay::open(&self.settings.container.bundle, host)?;
+            core.poll.watch(&relay.inside, NOTIFY, Interest::Read)?;
+            self.relay = Some(relay);
+        }
+        Ok(())
+    }
+
+    fn launch(&mut self, core: &mut Supervisor) {
+        let Some(process) = self.process.take() else { return };
+        let requested = match &self.id.exec {
+            None => core.request(Request::Create(process)),
+            Some(_) => {
+                core.request(Request::AddExec(process)).and_then(|_| core.request(Request::Start(self.id.clone())))
+            }
+        };
+        // Who has connected before is a client from here on.
+        let attach = self.doors.as_ref().map(|doors| core.poll.watch(&doors.attach, ATTACH, Interest::Read));
+        if let Some(Err(failed)) = attach {
+            self.messages.say(Level::Warn, &format!("nobody can attach: {failed}"));
+        }
+        match requested {
+            Ok(Reply::Pending(token)) => self.launched = Some(token),
+            Ok(_) => {}
+            Err(refusal) => return self.failed(&refusal, core),
+        }
+        std::mem::take(&mut self.early).into_iter().for_each(|wish| self.wish(wish, core));
+    }
+
+    fn failed(&mut self, refusal: &Refusal, core: &mut Supervisor) {
+        self.messages.say(Level::Error, &format!("Failed to create container: {refusal}"));
+        self.pipes.tell(-1, Some(&refusal.message));
+        self.leave(1, core);
+    }
+
+    fn made(&mut self, pid: i32) {
+        // The process has them now; a pipe among them must not stay open for our sake.
+        self.preserved.clear();
+        self.pipes.tell_pid(pid, self.id.exec.is_some());
+        if let Some(timeout) = self.settings.timeout {
+            self.next = Next::Timeout(Instant::now() + timeout);
+        }
+    }
+
+    fn exited(&mut self, status: &ExitStatus, core: &mut Supervisor) {
+        let code = status.code();
+        self.messages.say(Level::Info, &format!("exited with status {code}"));
+        if self.id.exec.is_some() {
+            self.pipes.tell(code, self.timed_out.then_some(TIMED_OUT_MESSAGE));
+        }
+        self.leave(code, core);
+    }
+
+    /// Lets go of everything, and leaves when the exit command may run.
+    fn leave(&mut self, status: i32, core: &mut Supervisor) {
+        self.doors = None;
+        self.relay = None;
+        core.close(&self.settings.container.id);
+        let delay = self.settings.exit.as_ref().map(|exit| exit.delay).unwrap_or_default();
+        self.next = Next::Leave(Instant::now() + delay, status);
+    }
+
+    fn wish(&mut self, wish: Wish, core: &mut Supervisor) {
+        if self.process.is_some() {
+            // The last one is the one that counts.
+            self.early = vec![wish];
+            return;
+        }
+        let process = self.id.clone();
+        let asked = core.request(match wish {
+            Wish::Resize(rows, columns) => Request::Resize { process, rows, columns },
+            Wish::ReopenLogs => Request::ReopenLogs(process),
+        });
+        if let Err(refusal) = asked {
+            self.messages.say(Level::Info, &format!("{wish:?}: {refusal}"));
+        }
+    }
+
+    fn signal(&self, signal: i32, core: &mut Supervisor) {
+        let done = match signal {
+            libc::SIGHUP => core.request(Request::ReopenLogs(self.id.clone())).map(drop),
+            libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => core.signal(&self.id, signal, false),
+            _ => Ok(()),
+        };
+        if let Err(refusal) = done {
+            self.messages.say(Level::Info, &format!("signal {signal}: {refusal}"));
+        }
+    }
+}
+
+impl crate::shim::Front for Front<'_> {
+    fn ready(&mut self, key: u64, _ready: Ready, core: &mut Supervisor) {
+        let wishes = match (key, &mut self.doors) {
+            (START, _) => {
+                // A byte, or the end: the caller has attached, or will not.
+                if let Some(start) = self.pipes.start.take() {
+                    core.poll.forget(&start);
+                }
+                self.launch(core);
+                Vec::new()
+            }
+            (ATTACH, Some(doors)) => {
+                while let Some(client) = doors.next_client() {
+                    if let Err(refusal) = core.attach(&self.id, client, Framing::Packet) {
+                        self.messages.say(Level::Info, &format!("attach: {refusal}"));
+                    }
+                }
+                Vec::new()
+            }
+            (CONTROL, Some(doors)) => doors.control.wishes(doors::control),
+            (SIZE, Some(doors)) => doors.size.wishes(doors::size),
+            (NOTIFY, _) => {
+                if let Some(relay) = &self.relay {
+                    relay.relay();
+                }
+                Vec::new()
+            }
+            _ => Vec::new(),
+        };
+        wishes.into_iter().for_each(|wish| self.wish(wish, core));
+    }
+
+    fn event(&mut self, event: Event, core: &mut Supervisor) {
+        match event {
+            Event::Finished { token, result } if self.launched == Some(token) => match result {
+                Ok(Reply::Pid(pid)) => self.made(pid),
+                Ok(_) => {}
+                Err(refusal) => self.failed(&refusal, core),
+            },
+            Event::Exited { process, status, .. } if process == self.id => self.exited(&status, core),
+            Event::Signal(signal) => self.signal(signal, core),
+            _ => {}
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self.next {
+            Next::Nothing => None,
+            Next::Timeout(at) | Next::Leave(at, _) => Some(at),
+        }
+    }
+
+    fn due(&mut self, _now: Instant, core: &mut Supervisor) {
+        if let Next::Timeout(_) = self.next {
+            self.next = Next::Nothing;
+            self.timed_out = true;
+            core.report_as(&self.id, Exit::Code(TIMED_OUT));
+            if let Err(refusal) = core.signal(&self.id, libc::SIGKILL, true) {
+                self.messages.say(Level::Warn, &format!("cannot kill what timed out: {refusal}"));
+            }
+        }
+    }
+
+    fn finished(&self, _core: &Supervisor) -> Option<i32> {
+        match self.next {
+            Next::Leave(at, status) if at <= Instant::now() => Some(status),
+            _ => None,
+        }
+    }
+}

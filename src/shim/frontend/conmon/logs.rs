@@ -1,0 +1,191 @@
+//! `--log-path`: which driver, and which file.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::arguments::Arguments;
+use crate::shim::stdio::{Journal, Log, LogFile};
+
+/// Where output goes besides attached clients.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Logs {
+    pub(super) logs: Vec<Log>,
+    /// Our own stdio is the process's.
+    pub(super) passthrough: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Driver<'a> {
+    File(&'a Path),
+    Journald,
+    Nothing,
+    Passthrough,
+}
+
+impl Logs {
+    /// Of all `--log-path`s together.
+    pub(super) fn of(arguments: &Arguments) -> Result<Logs, String> {
+        if arguments.log_path.is_empty() {
+            return Err("Log driver not provided. Use --log-path".into());
+        }
+        let mut all = Logs::default();
+        for word in &arguments.log_path {
+            match driver(word)? {
+                Driver::File(path) => {
+                    allowed(path, &arguments.log_allowlist_dir)?;
+                    all.logs.push(Log::K8s(file(path, arguments)));
+                }
+                Driver::Journald => all.logs.push(Log::Journald(journal(arguments)?)),
+                Driver::Nothing => {}
+                Driver::Passthrough => all.passthrough = true,
+            }
+        }
+        let journald = all.logs.iter().any(|log| matches!(log, Log::Journald(_)));
+        if !journald && (!arguments.log_label.is_empty() || arguments.log_tag.is_some()) {
+            return Err("--log-tag and --log-label are only for the log driver journald".into());
+        }
+        if all.passthrough && (arguments.terminal || !all.logs.is_empty()) {
+            return Err("the log driver passthrough goes with no terminal and no other log".into());
+        }
+        Ok(all)
+    }
+}
+
+fn driver(word: &OsStr) -> Result<Driver<'_>, String> {
+    let bytes = word.as_bytes();
+    let (name, path) = match bytes.iter().position(|&byte| byte == b':') {
+        Some(at) => (&bytes[..at], Some(&bytes[at + 1..])),
+        None => (bytes, None),
+    };
+    let path = path.map(OsStr::from_bytes).filter(|path| !path.is_empty()).map(Path::new);
+    match (name, path) {
+        (b"none" | b"off" | b"null", _) => Ok(Driver::Nothing),
+        (b"passthrough", _) => Ok(Driver::Passthrough),
+        (b"journald", _) => Ok(Driver::Journald),
+        // What podman calls json-file is this format too.
+        (b"k8s-file" | b"json-file", path) => {
+            path.map(Driver::File).ok_or_else(|| "k8s-file requires a filename".into())
+        }
+        (b"", Some(path)) => Ok(Driver::File(path)),
+        (b"", None) => Err("log-path must not be empty".into()),
+        (_, None) if bytes.len() == name.len() => Ok(Driver::File(Path::new(word))),
+        _ => Err(format!("No such log driver {}", String::from_utf8_lossy(name))),
+    }
+}
+
+/// A log may be only below these directories, links resolved; anywhere if none is named.
+fn allowed(path: &Path, directories: &[impl AsRef<Path>]) -> Result<(), String> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let real = |path: &Path| path.canonicalize().ok();
+    let below = |allowed: PathBuf| real(parent).is_some_and(|parent| parent.starts_with(allowed));
+    if directories.is_empty() || directories.iter().filter_map(|directory| real(directory.as_ref())).any(below) {
+        return Ok(());
+    }
+    Err(format!("the log {path:?} is below none of the directories of --log-allowlist-dir"))
+}
+
+/// A limit of zero or less is none.
+fn limit(bytes: Option<i64>) -> Option<u64> {
+    bytes.and_then(|bytes| u64::try_from(bytes).ok()).filter(|&bytes| bytes > 0)
+}
+
+fn file(path: &Path, arguments: &Arguments) -> LogFile {
+    let kept = arguments.log_max_files.map_or(1, |n| u32::try_from(n).unwrap_or(1).max(1));
+    LogFile {
+        path: path.into(),
+        max_size: limit(arguments.log_size_max),
+        max_files: if arguments.log_rotate { kept } else { 0 },
+        max_total: limit(arguments.log_global_size_max),
+        sync: !arguments.no_sync_log,
+    }
+}
+
+fn journal(arguments: &Arguments) -> Result<Journal, String> {
+    let text = |word: &Option<std::ffi::OsString>| {
+        word.as_ref().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    let labels: Vec<String> = arguments.log_label.iter().map(|label| label.to_string_lossy().into_owned()).collect();
+    if let Some(label) = labels.iter().find(|label| !label.contains('=')) {
+        return Err(format!("Container labels must be in format LABEL=VALUE (no LABEL present in {label:?})"));
+    }
+    Ok(Journal {
+        id: text(&arguments.cuuid),
+        name: text(&arguments.name),
+        tag: text(&arguments.log_tag),
+        labels,
+        partial: !arguments.no_container_partial_message,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn logs(words: &[&str]) -> Result<Logs, String> {
+        let words = ["-u", "0123", "-n", "web"].iter().chain(words).map(Into::into).collect();
+        Logs::of(&Arguments::parse(words).expect("options"))
+    }
+
+    #[test]
+    fn drivers_are_told_from_paths_as_conmon_does() {
+        let file = |path: &'static str| Ok(Driver::File(Path::new(path)));
+        assert_eq!(driver("k8s-file:/a:b".as_ref()), file("/a:b"));
+        assert_eq!(driver("json-file:/a".as_ref()), file("/a"));
+        assert_eq!(driver("/var/log/x".as_ref()), file("/var/log/x"));
+        assert_eq!(driver(":none".as_ref()), file("none"));
+        assert_eq!(driver("journald:".as_ref()), Ok(Driver::Journald));
+        for none in ["none", "off", "null"] {
+            assert_eq!(driver(none.as_ref()), Ok(Driver::Nothing));
+        }
+        for bad in ["k8s-file", "k8s-file:", "", ":", "moon:/x", "moon:"] {
+            assert!(driver(bad.as_ref()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn limits_and_rotation_are_the_files() {
+        let made = logs(&["-l", "/x", "--log-size-max", "10", "--log-rotate", "--log-max-files=3", "--no-sync-log"]);
+        let file = LogFile { path: "/x".into(), max_size: Some(10), max_files: 3, ..LogFile::default() };
+        assert_eq!(made, Ok(Logs { logs: vec![Log::K8s(file)], passthrough: false }));
+        let made = logs(&["-l", "/x", "--log-size-max", "-1", "--log-max-files=3", "--log-global-size-max", "9"]);
+        let file = LogFile { path: "/x".into(), max_total: Some(9), sync: true, ..LogFile::default() };
+        assert_eq!(made, Ok(Logs { logs: vec![Log::K8s(file)], passthrough: false }));
+    }
+
+    #[test]
+    fn the_journal_has_the_names() {
+        let made = logs(&["-l", "journald", "--log-tag", "t", "--log-label", "A=b=c"]).expect("a journal");
+        let journal = Journal {
+            id: "0123".into(),
+            name: "web".into(),
+            tag: "t".into(),
+            labels: vec!["A=b=c".into()],
+            partial: true,
+        };
+        assert_eq!(made.logs, [Log::Journald(journal)]);
+        assert!(logs(&["-l", "journald", "--log-label", "A"]).is_err());
+        assert!(logs(&["-l", "/x", "--log-label", "A=b"]).is_err(), "labels are the journal's");
+    }
+
+    #[test]
+    fn a_log_must_be_below_an_allowed_directory() {
+        let dir = std::env::temp_dir().join(format!("windlass-allow-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("in")).expect("a directory");
+        std::os::unix::fs::symlink("/", dir.join("in/out")).expect("a link");
+        let allowed = |path: &str| allowed(&dir.join(path), &[dir.join("in")]);
+        assert_eq!(allowed("in/log"), Ok(()));
+        assert!(allowed("log").is_err());
+        assert!(allowed("in/../log").is_err());
+        assert!(allowed("in/out/log").is_err());
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    fn passthrough_stands_alone() {
+        assert_eq!(logs(&["-l", "passthrough"]).map(|logs| logs.passthrough), Ok(true));
+        assert!(logs(&["-l", "passthrough", "-t"]).is_err());
+        assert!(logs(&["-l", "passthrough", "-l", "/x"]).is_err());
+        assert!(logs(&[]).is_err(), "a log path is needed");
+    }
+}

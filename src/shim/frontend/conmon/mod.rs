@@ -1,0 +1,157 @@
+//! conmon's contract: what podman and CRI-O start for each container and each exec.
+//!
+//! Described by its callers' use and by conmon(8): one process per container; the caller is
+//! answered on pipes ([`pipes`]), the exit is a file and a command, clients come in through a
+//! socket and two fifos in the bundle ([`doors`]). `docs/conmon.md` has what differs from conmon.
+//!
+//! ```text
+//! caller ──argv──> settings ──fork──> supervisor: runtime create ──> sync pipe: the pid
+//!                  (the caller's child        │
+//!                   leaves at once)           └─ exit ──> exit file ──> sync pipe ──> exit command
+//! ```
+
+mod arguments;
+mod doors;
+mod front;
+mod logs;
+mod messages;
+mod notify;
+mod pipes;
+mod settings;
+
+use std::ffi::{CString, OsString};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use nix::fcntl::OFlag;
+use nix::sched::CloneFlags;
+
+use self::arguments::Arguments;
+use self::front::Front;
+use self::messages::{Level, Messages};
+use self::pipes::Pipes;
+use self::settings::{ExitCommand, Settings};
+use crate::shim::{Supervisor, call, serve};
+use crate::sys::process::{self, Forked, SingleThreaded};
+use crate::sys::spawn::Spawn;
+use crate::sys::{self, fd};
+
+/// The version of conmon whose contract this is: callers ask for it, and choose flags by it.
+const VERSION: &str = "2.2.1";
+
+/// Runs it.
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    match run(arguments) {
+        Ok(status) => ExitCode::from(status as u8),
+        Err(text) => {
+            eprintln!("conmon: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Vec<OsString>) -> Result<i32, String> {
+    let arguments = Arguments::parse(arguments).map_err(|text| format!("option parsing failed: {text}"))?;
+    if arguments.help {
+        print!("{}", arguments::help());
+        return Ok(0);
+    }
+    if arguments.version {
+        let commit = option_env!("WINDLASS_COMMIT").unwrap_or("unknown");
+        println!("conmon version {VERSION}\ncommit: windlass-shim {} ({commit})", env!("CARGO_PKG_VERSION"));
+        return Ok(0);
+    }
+    let (settings, mut process) = Settings::of(arguments)?;
+    let mut inherited = fd::inherited();
+    let pipes = Pipes::take(&mut inherited, settings.key)?;
+    let oom_score_adj = protect().ok();
+    pipes.wait_for_start();
+    if !settings.stay {
+        let proof = SingleThreaded::check().map_err(|failed| failed.to_string())?;
+        match process::fork(CloneFlags::empty(), None, &proof).map_err(|failed| failed.to_string())? {
+            Forked::Child => {}
+            Forked::Parent(child) => process::exit_now(write_pid(&settings, child.pid)),
+        }
+    }
+    // What is not the process's is held for as long as it runs: ports that the caller has
+    // reserved for it, and the like.
+    let first = (3..).find(|number| *number >= 3 + process.preserve_fds as i32 || !inherited.contains_key(number));
+    let held = inherited.split_off(&first.unwrap_or(3));
+    process.preserve_fds = inherited.len() as u32;
+    let messages = Messages::new(settings.level, settings.syslog, &settings.container.id);
+    let setup = || {
+        // Fails only for a group's leader, which the caller's own child may be.
+        let _ = nix::unistd::setsid();
+        if !settings.passthrough {
+            leave_stdio()?;
+        }
+        Supervisor::new()
+    };
+    let mut core = setup().map_err(|failed| failed.to_string())?;
+    core.oom_score_adj = oom_score_adj;
+    core.listen_pid = settings.listen_pid;
+    core.held = held.into_values().collect();
+    let mut front = Front::new(&settings, &messages, pipes, process, inherited);
+    front.begin(&mut core);
+    let status = serve(&mut core, &mut front).map_err(|failed| failed.to_string())?;
+    drop(front);
+    if let Some(exit) = &settings.exit
+        && let Err(failed) = run_at_exit(exit, core)
+    {
+        messages.say(Level::Error, &format!("cannot run the exit command: {failed}"));
+    }
+    Ok(status)
+}
+
+/// Makes us the last to be killed for want of memory. Gives what the runtime gets instead: what
+/// we had before.
+fn protect() -> sys::Result<String> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let before = fd::read_small(fd::CWD, FILE)?;
+    fd::write_once(fd::open(FILE, OFlag::O_WRONLY)?.as_fd(), b"-1000")?;
+    Ok(String::from_utf8_lossy(&before).trim().to_string())
+}
+
+/// In the parent: the child's process id for the caller, and our exit status.
+fn write_pid(settings: &Settings, pid: i32) -> i32 {
+    let Some(file) = &settings.pid_file else { return 0 };
+    match crate::shim::exit::put(file, pid.to_string().as_bytes(), false) {
+        Ok(()) => 0,
+        Err(failed) => {
+            eprintln!("conmon: Failed to write conmon pidfile: {failed}");
+            1
+        }
+    }
+}
+
+fn leave_stdio() -> sys::Result<()> {
+    let null = call::null()?;
+    (0..=2).try_for_each(|standard| fd::install_at(null.as_fd(), standard))
+}
+
+/// Runs the exit command and waits for it. What it starts is not ours to reap: it may be the next
+/// run of the same container.
+fn run_at_exit(exit: &ExitCommand, mut core: Supervisor) -> sys::Result<()> {
+    let oom_score_adj = core.oom_score_adj.take();
+    drop(core);
+    process::leave_orphans()?;
+    let program = call::text(&exit.program);
+    let arguments: Vec<CString> =
+        std::iter::once(program.clone()).chain(exit.arguments.iter().map(|word| call::text(word))).collect();
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let child = Spawn {
+        path: &program,
+        arguments: &arguments,
+        environment: &call::environment(),
+        stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+        preserve: 0,
+        extra: &[],
+        directory: None,
+        oom_score_adj: oom_score_adj.as_deref(),
+        die_with_parent: false,
+        session: false,
+        listen_pid: false,
+    }
+    .start()?;
+    child.wait().map(drop)
+}

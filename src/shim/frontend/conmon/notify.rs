@@ -1,0 +1,78 @@
+//! The container's sd_notify(3) messages, relayed to the host's service manager.
+//!
+//! The container sees a socket of its own, `notify/notify.sock` in the bundle. Of what it says
+//! only what it may say about itself is relayed; not its process ids, not its descriptors.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+
+use crate::sys::{Result, fd, socket};
+
+/// Longest message.
+const LONGEST: usize = 4096;
+
+/// Messages relayed in one go.
+const BATCH: usize = 64;
+
+/// Lines that are relayed: whole ones, and those that begin so.
+const WHOLE: [&[u8]; 5] = [b"READY=1", b"RELOADING=1", b"STOPPING=1", b"WATCHDOG=1", b"WATCHDOG=trigger"];
+const BEGINNINGS: [&[u8]; 4] = [b"STATUS=", b"ERRNO=", b"BUSERROR=", b"MONOTONIC_USEC="];
+
+/// Both sides.
+#[derive(Debug)]
+pub(super) struct Relay {
+    pub(super) inside: OwnedFd,
+    sender: OwnedFd,
+    host: String,
+}
+
+impl Relay {
+    /// Listens in the bundle for what is to be relayed to `host`.
+    pub(super) fn open(bundle: &Path, host: &str) -> Result<Relay> {
+        let bundle = fd::open(bundle, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        // The caller may have made it, as the source of a mount.
+        let _ = fd::mkdirat(bundle.as_fd(), "notify", 0o700);
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+        let directory = fd::openat(bundle.as_fd(), "notify", flags, 0)?;
+        let inside = socket::bind_datagram_at(directory.as_fd(), "notify.sock")?;
+        Ok(Relay { inside, sender: socket::datagram()?, host: host.into() })
+    }
+
+    /// Relays what has arrived.
+    pub(super) fn relay(&self) {
+        let mut buffer = [0; LONGEST];
+        for _ in 0..BATCH {
+            let Ok(Some(length)) = socket::receive_datagram(self.inside.as_fd(), &mut buffer) else { return };
+            // One that is too long is nobody's.
+            let Some(message) = buffer.get(..length) else { continue };
+            let said = filter(message);
+            if !said.is_empty() {
+                // A service manager that is gone or does not read loses it, as it would lose any.
+                let _ = socket::send_datagram_to(self.sender.as_fd(), &self.host, &said, None);
+            }
+        }
+    }
+}
+
+fn filter(message: &[u8]) -> Vec<u8> {
+    let may = |line: &&[u8]| WHOLE.contains(line) || BEGINNINGS.iter().any(|beginning| line.starts_with(beginning));
+    let mut said = message.split(|&byte| byte == b'\n').filter(may).collect::<Vec<_>>().join(&b'\n');
+    if !said.is_empty() {
+        said.push(b'\n');
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_speaks_for_itself_only() {
+        let message = b"READY=1\nMAINPID=1\nSTATUS=up and running\nREADY=10\nFDSTORE=1\nWATCHDOG=trigger\nWATCHDOG_USEC=1\nERRNO=2";
+        assert_eq!(filter(message), b"READY=1\nSTATUS=up and running\nWATCHDOG=trigger\nERRNO=2\n");
+        assert_eq!(filter(b"MAINPID=1"), b"");
+    }
+}

@@ -1,0 +1,209 @@
+//! From the command line to what the supervisor is asked for.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::arguments::Arguments;
+use super::logs::Logs;
+use super::messages::Level;
+use super::pipes::Key;
+use crate::shim::{Container, ExitFile, NewProcess, Output, ProcessId, Runtime, Stdin, Stdio, Timeouts};
+
+/// The caller has limits of its own for a runtime that hangs, and kills us; ours is only not endless.
+const CALL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Where CRI-O's attach sockets are if it does not say.
+const SOCKETS: &str = "/var/run/crio";
+
+/// What is to be done.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) container: Container,
+    pub(super) key: Key,
+    pub(super) attach_first: bool,
+    pub(super) passthrough: bool,
+    /// Stay the caller's child.
+    pub(super) stay: bool,
+    pub(super) pid_file: Option<PathBuf>,
+    pub(super) doors: Option<Doors>,
+    pub(super) notify: Option<String>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) exit: Option<ExitCommand>,
+    pub(super) listen_pid: bool,
+    pub(super) level: Level,
+    pub(super) syslog: bool,
+}
+
+/// Where the attach socket and the control fifos are.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Doors {
+    pub(super) bundle: PathBuf,
+    /// A link to the bundle with a short name, for the socket's address.
+    pub(super) link: Option<PathBuf>,
+}
+
+/// What is run at the very end.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ExitCommand {
+    pub(super) program: OsString,
+    pub(super) arguments: Vec<OsString>,
+    pub(super) delay: Duration,
+}
+
+fn seconds(number: Option<i64>) -> Option<Duration> {
+    number.and_then(|n| u64::try_from(n).ok()).filter(|&n| n > 0).map(Duration::from_secs)
+}
+
+impl Settings {
+    /// What the arguments mean, and the process to make; or what is missing, in the words of conmon.
+    pub(super) fn of(arguments: Arguments) -> Result<(Settings, NewProcess), String> {
+        let cid = arguments.cid.as_ref().ok_or("Container ID not provided. Use --cid")?;
+        if !arguments.exec && arguments.cuuid.is_none() {
+            return Err("Container UUID not provided. Use --cuuid".into());
+        }
+        let binary = PathBuf::from(arguments.runtime.as_ref().ok_or("Runtime path not provided. Use --runtime")?);
+        if !binary.is_file() {
+            return Err(format!("Runtime path {} is not valid", binary.display()));
+        }
+        if arguments.exec && arguments.exec_process_spec.is_none() {
+            return Err("Exec process spec path not provided. Use --exec-process-spec".into());
+        }
+        if arguments.seccomp_notify_socket.is_some() || arguments.seccomp_notify_plugins.is_some() {
+            return Err("seccomp notification is not supported".into());
+        }
+        let level = Level::parse(arguments.log_level.as_deref())?;
+        let logs = Logs::of(&arguments)?;
+        let here = std::env::current_dir().map_err(|error| format!("Failed to get working directory: {error}"))?;
+        let given = arguments.bundle.as_ref().map(|bundle| here.join(bundle));
+        let has_doors = given.is_some() || !arguments.exec;
+        let bundle = given.unwrap_or_else(|| here.clone());
+        let id = cid.to_string_lossy();
+        let passthrough = logs.passthrough;
+        let persist = arguments.persist_dir.as_ref().map(|directory| here.join(directory));
+        let process = NewProcess {
+            id: if arguments.exec { ProcessId::of(&id, "exec") } else { ProcessId::init(&id) },
+            stdio: stdio(&arguments, logs),
+            pid_file: match &arguments.container_pidfile {
+                Some(file) => here.join(file),
+                None => here.join(joined("pidfile-", cid)),
+            },
+            process_file: arguments.exec_process_spec.as_ref().map(PathBuf::from),
+            verb: if arguments.restore.is_some() { "restore" } else { "create" },
+            arguments: runtime_arguments(&arguments, &bundle),
+            preserve_fds: preserved(&arguments.runtime_opts),
+            exit_files: exit_files(&arguments, &here, persist.as_deref()),
+        };
+        let settings = Settings {
+            container: Container {
+                id: id.as_ref().into(),
+                runtime: Runtime { binary: here.join(binary), global: global(&arguments), log: None },
+                timeouts: Timeouts { long: CALL, short: CALL },
+                // What is in the pipes when the process has ended is its output; another process
+                // that still holds them is not waited for.
+                drain: Duration::ZERO,
+                kill_on_exit: false,
+                oom_files: std::iter::once(bundle.join("oom")).chain(persist.map(|dir| dir.join("oom"))).collect(),
+                sync: true,
+                bundle: bundle.clone(),
+            },
+            key: match (arguments.api_version, arguments.exec) {
+                (true, _) => Key::Data,
+                (false, false) => Key::Pid,
+                (false, true) => Key::ExitCode,
+            },
+            attach_first: arguments.exec && arguments.exec_attach,
+            passthrough,
+            stay: arguments.sync,
+            pid_file: arguments.conmon_pidfile.as_ref().map(|file| here.join(file)),
+            doors: has_doors.then(|| Doors { link: link(&arguments), bundle }),
+            notify: arguments.sdnotify_socket.as_ref().map(|path| path.to_string_lossy().into_owned()),
+            timeout: seconds(arguments.timeout),
+            exit: arguments.exit_command.map(|program| ExitCommand {
+                program,
+                arguments: arguments.exit_command_args,
+                delay: seconds(arguments.exit_delay).unwrap_or_default(),
+            }),
+            listen_pid: arguments.replace_listen_pid,
+            level,
+            syslog: arguments.syslog,
+        };
+        Ok((settings, process))
+    }
+}
+
+fn joined(prefix: &str, word: &OsStr) -> OsString {
+    let mut all = OsString::from(prefix);
+    all.push(word);
+    all
+}
+
+fn stdio(arguments: &Arguments, logs: Logs) -> Stdio {
+    let out = || if logs.passthrough { Output::Inherit } else { Output::Attach };
+    Stdio {
+        terminal: arguments.terminal,
+        stdin: match logs.passthrough {
+            true => Stdin::Inherit,
+            false if arguments.stdin || arguments.terminal => Stdin::Attach { leave_open: arguments.leave_stdin_open },
+            false => Stdin::Null,
+        },
+        stdout: out(),
+        stderr: out(),
+        logs: logs.logs,
+        owner: None,
+        fifos: None,
+    }
+}
+
+/// What is before the runtime's verb.
+fn global(arguments: &Arguments) -> Vec<OsString> {
+    let systemd = arguments.systemd_cgroup.then(|| "--systemd-cgroup".into());
+    systemd.into_iter().chain(arguments.runtime_args.iter().cloned()).collect()
+}
+
+/// What is behind the runtime's verb, besides what the supervisor adds.
+fn runtime_arguments(arguments: &Arguments, bundle: &Path) -> Vec<OsString> {
+    let mut words: Vec<OsString> = Vec::new();
+    if !arguments.exec {
+        words.extend(arguments.no_pivot.then(|| "--no-pivot".into()));
+        words.extend(arguments.no_new_keyring.then(|| "--no-new-keyring".into()));
+        if let Some(checkpoint) = &arguments.restore {
+            // A restored container runs at once: the runtime must not stay with it.
+            words.extend(["--detach".into(), "--image-path".into(), checkpoint.clone()]);
+            words.extend(["--work-path".into(), bundle.into()]);
+            words.extend(arguments.restore_args.iter().cloned());
+        }
+    }
+    words.extend(arguments.runtime_opts.iter().cloned());
+    words
+}
+
+/// How many descriptors pass through us to the runtime: what `--preserve-fds` tells it, and those
+/// of socket activation, which it takes by itself.
+fn preserved(options: &[OsString]) -> u32 {
+    let number = |word: &OsStr| word.to_str().and_then(|text| text.parse().ok());
+    let asked = options.iter().enumerate().filter_map(|(at, word)| match word.as_bytes() {
+        b"--preserve-fds" => options.get(at + 1).and_then(|next| number(next)),
+        word => word.strip_prefix(b"--preserve-fds=").and_then(|rest| number(OsStr::from_bytes(rest))),
+    });
+    let activated = std::env::var_os("LISTEN_FDS").and_then(|text| number(&text));
+    asked.chain(activated).max().unwrap_or(0)
+}
+
+fn exit_files(arguments: &Arguments, here: &Path, persist: Option<&Path>) -> Vec<ExitFile> {
+    let named = arguments.exit_dir.iter().zip(&arguments.cid).map(|(directory, cid)| here.join(directory).join(cid));
+    named.chain(persist.map(|directory| directory.join("exit"))).map(ExitFile::Decimal).collect()
+}
+
+fn link(arguments: &Arguments) -> Option<PathBuf> {
+    if arguments.full_attach {
+        return None;
+    }
+    let directory = arguments.socket_dir_path.as_ref().map_or(Path::new(SOCKETS), Path::new);
+    arguments.cuuid.as_ref().map(|cuuid| directory.join(cuuid))
+}
+
+#[cfg(test)]
+#[path = "settings/tests.rs"]
+mod tests;

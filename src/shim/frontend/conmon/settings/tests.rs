@@ -1,0 +1,1 @@
+//! What recorded argument lists of callers mean.

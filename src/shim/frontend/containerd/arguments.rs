@@ -1,0 +1,129 @@
+//! The command line, in the manner of Go's package flag: `-name value`, `--name=value`, then one
+//! word that says what is to be done.
+
+use std::ffi::OsString;
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// No word: be the shim. Only ourselves start us so.
+    Serve,
+    /// Start a shim, or find that of the pod, and print its address.
+    Start,
+    /// Remove what is left of a container whose shim is gone.
+    Delete,
+    /// `-info`: print what runtime and shim are.
+    Info,
+    /// `-v`: print the version.
+    Version,
+}
+
+/// The command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arguments {
+    /// What is to be done.
+    pub action: Action,
+    /// containerd's namespace.
+    pub namespace: String,
+    /// The container's id.
+    pub id: String,
+    /// containerd's socket.
+    pub address: String,
+    /// The bundle, for [`Action::Delete`].
+    pub bundle: String,
+    /// Our own socket, for [`Action::Serve`].
+    pub socket: String,
+}
+
+impl Arguments {
+    /// Reads it. The error is for people.
+    pub fn parse(words: Vec<OsString>) -> Result<Arguments, String> {
+        let mut arguments = Arguments {
+            action: Action::Serve,
+            namespace: String::new(),
+            id: String::new(),
+            address: String::new(),
+            bundle: String::new(),
+            socket: String::new(),
+        };
+        let mut ignored = String::new();
+        let mut words = words.into_iter().map(|word| word.into_string().map_err(|word| format!("{word:?}: not UTF-8")));
+        while let Some(word) = words.next().transpose()? {
+            let Some(flag) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else {
+                arguments.action = match word.as_str() {
+                    "start" => Action::Start,
+                    "delete" => Action::Delete,
+                    _ => return Err(format!("unknown command {word:?}")),
+                };
+                // Whatever stands behind the command is none of its flags.
+                break;
+            };
+            let (name, value) = match flag.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (flag, None),
+            };
+            // These need no other.
+            match name {
+                "v" => return Ok(Arguments { action: Action::Version, ..arguments }),
+                "info" => return Ok(Arguments { action: Action::Info, ..arguments }),
+                "debug" => continue,
+                _ => {}
+            }
+            let into = match name {
+                "namespace" => &mut arguments.namespace,
+                "id" => &mut arguments.id,
+                "address" => &mut arguments.address,
+                "bundle" => &mut arguments.bundle,
+                // Given by containerd, and of no use: events go over ttrpc; our socket has a name
+                // of its own.
+                "publish-binary" => &mut ignored,
+                "socket" => &mut arguments.socket,
+                _ => return Err(format!("flag provided but not defined: -{name}")),
+            };
+            *into = match value {
+                Some(value) => value,
+                None => words.next().transpose()?.ok_or_else(|| format!("flag needs an argument: -{name}"))?,
+            };
+        }
+        if arguments.namespace.is_empty() {
+            return Err("shim namespace cannot be empty".into());
+        }
+        Ok(arguments)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Arguments, String> {
+        Arguments::parse(words.iter().map(OsString::from).collect())
+    }
+
+    #[test]
+    fn the_words_of_containerd_1_6() {
+        let words = "-namespace moby -address /run/containerd/containerd.sock -publish-binary /usr/bin/containerd \
+                     -id web -debug start";
+        let arguments = parse(&words.split_whitespace().collect::<Vec<_>>()).expect("parsed");
+        assert_eq!(arguments.action, Action::Start);
+        assert_eq!((arguments.namespace.as_str(), arguments.id.as_str()), ("moby", "web"));
+        assert_eq!(arguments.address, "/run/containerd/containerd.sock");
+        let words = "--namespace=moby -id=web -bundle /b -address= delete";
+        let arguments = parse(&words.split_whitespace().collect::<Vec<_>>()).expect("parsed");
+        assert_eq!((arguments.action, arguments.bundle.as_str()), (Action::Delete, "/b"));
+    }
+
+    #[test]
+    fn what_prints_needs_nothing_else() {
+        assert_eq!(parse(&["-info"]).map(|arguments| arguments.action), Ok(Action::Info));
+        assert_eq!(parse(&["-v"]).map(|arguments| arguments.action), Ok(Action::Version));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        assert!(parse(&["-nosuch", "x"]).is_err_and(|text| text.contains("-nosuch")));
+        assert!(parse(&["-id"]).is_err_and(|text| text.contains("-id")));
+        assert!(parse(&["-namespace", "n", "stop"]).is_err_and(|text| text.contains("stop")));
+        assert!(parse(&["start"]).is_err_and(|text| text.contains("namespace")));
+    }
+}

@@ -1,0 +1,122 @@
+//! `delete`: removes what is left of a container whose shim is gone, and tells how it ended.
+//!
+//! Called after every normal end too, and again for what is already removed: then there is
+//! nothing to do, which is no error. The answer is the recorded end if there is a record. 137
+//! is said only of a container that was alive and that we killed.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Deserialize;
+
+use super::arguments::Arguments;
+use super::message::task::Deleted;
+use super::wire::Message;
+use super::{bundle, mounts};
+use crate::shim::Runtime;
+use crate::shim::exit::Record;
+use crate::sys::socket;
+
+/// containerd waits for five seconds.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// The status of what we killed, and of what ended without anybody to see it.
+const KILLED: u32 = 137;
+const LOST: u32 = 255;
+
+/// Deletes it.
+pub fn main(arguments: &Arguments) -> Result<(), String> {
+    let bundle = match arguments.bundle.as_str() {
+        "" => std::env::current_dir().map_err(|error| format!("the working directory: {error}"))?,
+        path => path.into(),
+    };
+    let record = Record::read(&bundle::exit_file(&bundle)).filter(|record| record.id == arguments.id);
+    let until = Instant::now() + PATIENCE;
+    let deleted = bundle::remembered(&bundle, &arguments.namespace)
+        .and_then(|runtime| delete(&runtime, &arguments.id, record.is_some(), until));
+    let unmounted = mounts::unmount_all(&bundle::rootfs(&bundle));
+    remove_socket(&bundle);
+    let killed = deleted?;
+    unmounted?;
+    let answer = match record {
+        Some(record) => {
+            let status = record.status();
+            Deleted {
+                pid: u32::try_from(record.pid).unwrap_or_default(),
+                exit_status: u32::try_from(status.code()).unwrap_or(LOST),
+                exited_at: Some(status.at.into()),
+            }
+        }
+        None => Deleted {
+            pid: pid(&bundle),
+            exit_status: if killed { KILLED } else { LOST },
+            exited_at: Some(SystemTime::now().into()),
+        },
+    };
+    super::print(&answer.encode())
+}
+
+/// Whether the runtime had anything alive to kill.
+fn delete(runtime: &Runtime, id: &str, ended: bool, until: Instant) -> Result<bool, String> {
+    #[derive(Deserialize)]
+    struct State {
+        status: String,
+    }
+    let alive = !ended && {
+        let (_, state) = run(runtime, &["state".into(), id.into()], until)?;
+        let state = serde_json::from_slice::<State>(&state);
+        state.is_ok_and(|state| matches!(state.status.as_str(), "creating" | "created" | "running" | "paused"))
+    };
+    let (success, said) = run(runtime, &["delete".into(), "--force".into(), id.into()], until)?;
+    let said = String::from_utf8_lossy(&said);
+    // Gone is as deleted as it can be, and runtimes differ in how they say so.
+    if success || said.contains("does not exist") || said.contains("o such file or directory") {
+        return Ok(alive);
+    }
+    Err(format!("{}: {}", runtime.binary.display(), said.trim()))
+}
+
+/// Runs the runtime, but not for ever: whether it succeeded, and what it wrote.
+fn run(runtime: &Runtime, words: &[OsString], until: Instant) -> Result<(bool, Vec<u8>), String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", runtime.binary.display());
+    // No file for errors: the bundle may be gone, and the words are wanted here.
+    let global = runtime.global.iter().take_while(|word| *word != "--log");
+    let systemd = runtime.global.iter().filter(|word| *word == "--systemd-cgroup");
+    let mut child = Command::new(&runtime.binary)
+        .args(global.chain(systemd))
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    loop {
+        if child.try_wait().map_err(failed)?.is_some() {
+            let output = child.wait_with_output().map_err(failed)?;
+            let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+            return Ok((output.status.success(), said));
+        }
+        if Instant::now() >= until {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(format!("{}: {words:?} took too long and was killed", runtime.binary.display()));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn pid(bundle: &Path) -> u32 {
+    let text = std::fs::read_to_string(bundle::pid_file(bundle)).unwrap_or_default();
+    text.trim().parse().unwrap_or_default()
+}
+
+/// Removes the socket that nobody listens at any more. A pod's shim may live on.
+fn remove_socket(bundle: &Path) {
+    let address = std::fs::read_to_string(bundle.join("address")).unwrap_or_default();
+    let Some(path) = address.trim().strip_prefix("unix://").map(PathBuf::from) else { return };
+    if socket::connect_now(&path).is_err_and(|failed| failed.errno == nix::errno::Errno::ECONNREFUSED) {
+        let _ = std::fs::remove_file(path);
+    }
+}

@@ -1,0 +1,66 @@
+//! `-info` and `-v`: what runtime and shim are.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::bundle;
+use super::message::Any;
+use super::message::options::Options;
+use super::message::start::{Info, Version};
+use super::wire::Message;
+
+/// The name of the runtime-spec's document of features.
+const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
+
+/// The commit that we were built from.
+const REVISION: &str = match option_env!("WINDLASS_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
+/// The name that we were called by.
+pub fn program() -> String {
+    let path = std::env::args_os().next().unwrap_or_default();
+    Path::new(&path).file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// `containerd-shim-runc-v2` is `io.containerd.runc.v2`.
+fn runtime_name(program: &str) -> String {
+    let name = program.strip_prefix("containerd-shim-").and_then(|rest| rest.rsplit_once('-'));
+    name.map_or_else(|| format!("io.containerd.{program}"), |(name, version)| format!("io.containerd.{name}.{version}"))
+}
+
+/// Prints containerd's `RuntimeInfo`.
+pub fn main() -> Result<(), String> {
+    let given = Any::decode(&super::input()?).ok().filter(|any| *any != Any::default());
+    let options = Options::read(given.as_ref())?;
+    let runtime = bundle::runtime(&options, "", Path::new("/"))?;
+    // A runtime that cannot say is one without features, as for containerd's own shim.
+    let features = Command::new(&runtime.binary).arg("features").stdin(Stdio::null()).stderr(Stdio::null()).output();
+    let features = features.ok().filter(|output| output.status.success());
+    let info = Info {
+        name: runtime_name(&program()),
+        version: Some(Version { version: env!("CARGO_PKG_VERSION").into(), revision: REVISION.into() }),
+        options: given,
+        features: features.map(|output| Any { type_url: FEATURES.into(), value: output.stdout }),
+    };
+    super::print(&info.encode())
+}
+
+/// Prints the version for people.
+pub fn version() -> Result<(), String> {
+    let text = format!("{}:\n  Version:  {}\n  Revision: {REVISION}\n", program(), env!("CARGO_PKG_VERSION"));
+    super::print(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_the_runtime_is_that_of_the_program() {
+        assert_eq!(runtime_name("containerd-shim-runc-v2"), "io.containerd.runc.v2");
+        assert_eq!(runtime_name("containerd-shim-my-own-v2"), "io.containerd.my-own.v2");
+        assert_eq!(runtime_name("windlass-shim"), "io.containerd.windlass-shim");
+    }
+}

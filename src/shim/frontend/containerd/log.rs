@@ -1,0 +1,42 @@
+//! The shim's own messages: lines in the fifo `log` of the bundle, which containerd copies to its
+//! log.
+//!
+//! The fifo is opened for each line, for there are few, and never waited for: with nobody reading
+//! the line is lost.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::SystemTime;
+
+use nix::fcntl::OFlag;
+
+use crate::sys::{fd, stream};
+
+/// Says something that an administrator may want to know.
+pub fn warn(bundle: &Path, text: &str) {
+    let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
+    if let Ok(fifo) = fd::open(bundle.join("log"), flags) {
+        let _ = stream::write(fifo.as_fd(), line(SystemTime::now(), text).as_bytes());
+    }
+}
+
+fn line(at: SystemTime, text: &str) -> String {
+    format!("time=\"{}\" level=warning msg={text:?} runtime=windlass-shim\n", crate::rfc3339::nanoseconds(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_line() {
+        let line = line(SystemTime::UNIX_EPOCH, "a \"b\"\nc");
+        assert!(line.ends_with("level=warning msg=\"a \\\"b\\\"\\nc\" runtime=windlass-shim\n"), "{line}");
+        assert_eq!(line.matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn nobody_is_waited_for() {
+        warn(Path::new("/nonexistent"), "lost");
+    }
+}

@@ -1,0 +1,108 @@
+//! A program that takes a process's output (`binary://`): descriptors 3 and 4 are the ends of
+//! the pipes of output and errors, and by descriptor 5 it says that it is ready.
+//!
+//! It ends by itself at the end of both pipes, which comes when all output was moved. One that
+//! does not is asked by SIGTERM when its process is deleted, and killed twelve seconds later.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::stdio::Program;
+use crate::shim::ProcessId;
+use crate::sys::process::{self, Child};
+use crate::sys::spawn::Spawn;
+use crate::sys::{Result, fd, socket};
+
+/// How long it may read on after its process was deleted, and then after SIGTERM.
+const GRACE: Duration = Duration::from_secs(2);
+const TERM: Duration = Duration::from_secs(12);
+
+/// How long it may take to be ready.
+const READY: Duration = Duration::from_secs(60);
+
+/// A running logger.
+#[derive(Debug)]
+pub struct Logger {
+    /// Its number, part of the key that it is watched under.
+    pub serial: u64,
+    /// Whose output it takes.
+    pub process: ProcessId,
+    /// It.
+    pub child: Child,
+    /// What is next to be done about it, once its process is deleted.
+    end: Option<(Instant, i32)>,
+}
+
+/// What belongs to a logger's start: the pipes for the output, and where it says that it is ready.
+pub type Ends = ([OwnedFd; 2], OwnedFd);
+
+impl Logger {
+    /// Starts one.
+    pub fn start(program: &Program, process: &ProcessId, namespace: &str, serial: u64) -> Result<(Logger, Ends)> {
+        let (out_read, out_write) = socket::pipe()?;
+        let (err_read, err_write) = socket::pipe()?;
+        let (ready_read, ready_write) = socket::pipe()?;
+        let null = fd::open("/dev/null", nix::fcntl::OFlag::O_RDWR)?;
+        let text = |text: &[u8]| CString::new(text).unwrap_or_default();
+        let path = text(program.path.as_os_str().as_encoded_bytes());
+        let arguments: Vec<CString> =
+            std::iter::once(path.clone()).chain(program.arguments.iter().map(|word| text(word.as_bytes()))).collect();
+        let environment = [
+            text(format!("CONTAINER_ID={}", process.exec.as_deref().unwrap_or(&process.container)).as_bytes()),
+            text(format!("CONTAINER_NAMESPACE={namespace}").as_bytes()),
+        ];
+        let child = Spawn {
+            path: &path,
+            arguments: &arguments,
+            environment: &environment,
+            stdio: [null.as_fd(), null.as_fd(), null.as_fd()],
+            preserve: 0,
+            extra: &[out_read.as_fd(), err_read.as_fd(), ready_write.as_fd()],
+            directory: None,
+            oom_score_adj: None,
+            die_with_parent: false,
+            session: false,
+            listen_pid: false,
+        }
+        .start()?;
+        let logger = Logger { serial, process: process.clone(), child, end: None };
+        Ok((logger, ([out_write, err_write], ready_read)))
+    }
+
+    /// Its process is deleted: it is to end.
+    pub fn end(&mut self, now: Instant) {
+        self.end = Some((now + GRACE, libc::SIGTERM));
+    }
+
+    /// When [`Logger::due`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.end.map(|(at, _)| at)
+    }
+
+    /// Sends the signal whose time has come.
+    pub fn due(&mut self, now: Instant) {
+        let Some((at, signal)) = self.end.filter(|(at, _)| *at <= now) else { return };
+        // One that has ended is reaped when its descriptor says so.
+        let _ = process::send_signal(self.child.pidfd.as_fd(), signal);
+        self.end = (signal != libc::SIGKILL).then_some((at + TERM, libc::SIGKILL));
+    }
+}
+
+/// Waits until the logger is ready; in a child of the shim.
+pub fn wait(ready: &OwnedFd, program: &Path, speaks: bool) -> std::result::Result<(), String> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut fds = [PollFd::new(ready.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(READY).unwrap_or(PollTimeout::MAX);
+    match poll(&mut fds, timeout) {
+        Ok(0) => return Err(format!("the logger {} does not become ready", program.display())),
+        Ok(_) => {}
+        Err(errno) => return Err(format!("poll(): {}", errno.desc())),
+    }
+    let mut byte = [0];
+    match nix::unistd::read(ready, &mut byte) {
+        Ok(0) if speaks => Err(format!("the logger {} ended before it was ready", program.display())),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,243 @@
+//! The root filesystem: mounted on the bundle's `rootfs` as containerd lists it, with options as
+//! in fstab(5).
+//!
+//! Called in a child of the shim: a mount may wait for a disk or a server.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, ResolveFlag};
+use nix::mount::{MntFlags, MsFlags};
+
+use super::message::Mount;
+use crate::sys::{Result, fd, mount};
+
+/// Longest text of options: a page, without its final NUL (mount(2)).
+const LONGEST: usize = 4095;
+
+/// What the options of one mount come to.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Options {
+    flags: u64,
+    propagation: Vec<u64>,
+    data: Vec<String>,
+    loop_device: bool,
+}
+
+/// Options that set (true) or clear flags.
+const FLAGS: &[(&str, bool, MsFlags)] = &[
+    ("async", false, MsFlags::MS_SYNCHRONOUS),
+    ("atime", false, MsFlags::MS_NOATIME),
+    ("bind", true, MsFlags::MS_BIND),
+    ("defaults", true, MsFlags::empty()),
+    ("dev", false, MsFlags::MS_NODEV),
+    ("diratime", false, MsFlags::MS_NODIRATIME),
+    ("dirsync", true, MsFlags::MS_DIRSYNC),
+    ("exec", false, MsFlags::MS_NOEXEC),
+    ("mand", true, MsFlags::MS_MANDLOCK),
+    ("noatime", true, MsFlags::MS_NOATIME),
+    ("nodev", true, MsFlags::MS_NODEV),
+    ("nodiratime", true, MsFlags::MS_NODIRATIME),
+    ("noexec", true, MsFlags::MS_NOEXEC),
+    ("nomand", false, MsFlags::MS_MANDLOCK),
+    ("norelatime", false, MsFlags::MS_RELATIME),
+    ("nostrictatime", false, MsFlags::MS_STRICTATIME),
+    ("nosuid", true, MsFlags::MS_NOSUID),
+    ("rbind", true, MsFlags::MS_BIND.union(MsFlags::MS_REC)),
+    ("relatime", true, MsFlags::MS_RELATIME),
+    ("remount", true, MsFlags::MS_REMOUNT),
+    ("ro", true, MsFlags::MS_RDONLY),
+    ("rw", false, MsFlags::MS_RDONLY),
+    ("strictatime", true, MsFlags::MS_STRICTATIME),
+    ("suid", false, MsFlags::MS_NOSUID),
+    ("sync", true, MsFlags::MS_SYNCHRONOUS),
+];
+
+const PROPAGATION: &[(&str, MsFlags)] = &[
+    ("private", MsFlags::MS_PRIVATE),
+    ("rprivate", MsFlags::MS_PRIVATE.union(MsFlags::MS_REC)),
+    ("shared", MsFlags::MS_SHARED),
+    ("rshared", MsFlags::MS_SHARED.union(MsFlags::MS_REC)),
+    ("slave", MsFlags::MS_SLAVE),
+    ("rslave", MsFlags::MS_SLAVE.union(MsFlags::MS_REC)),
+    ("unbindable", MsFlags::MS_UNBINDABLE),
+    ("runbindable", MsFlags::MS_UNBINDABLE.union(MsFlags::MS_REC)),
+];
+
+impl Options {
+    fn of(mount: &Mount) -> std::result::Result<Options, String> {
+        let mut options = Options::default();
+        let mut flags = MsFlags::empty();
+        for option in mount.options.iter().flat_map(|option| separate(option)) {
+            if let Some((_, on, flag)) = FLAGS.iter().find(|(name, ..)| *name == option) {
+                flags.set(*flag, *on);
+            } else if let Some((_, flag)) = PROPAGATION.iter().find(|(name, _)| *name == option) {
+                options.propagation.push(flag.bits());
+            } else if option == "loop" {
+                options.loop_device = true;
+            } else if option.starts_with("uidmap=") || option.starts_with("gidmap=") {
+                // Mounting without it would give the files to the wrong users.
+                return Err(format!("mount option {option:?} is not supported for a root filesystem"));
+            } else {
+                options.data.push(option.to_owned());
+            }
+        }
+        if mount.kind == "bind" {
+            flags |= MsFlags::MS_BIND;
+        }
+        options.flags = flags.bits();
+        Ok(options)
+    }
+}
+
+/// Several options in one text. A comma inside of a path is not to be had in fstab either.
+fn separate(option: &str) -> impl Iterator<Item = &str> {
+    // The data of a filesystem may have commas of its own between quotes: given on as it is.
+    let whole = option.contains('"');
+    option.split(move |c| c == ',' && !whole).filter(|option| !option.is_empty())
+}
+
+/// Mounts all, in order, each on what the others made of `root`.
+pub fn mount_all(root: &Path, mounts: &[Mount]) -> std::result::Result<(), String> {
+    if mounts.is_empty() {
+        return Ok(());
+    }
+    match std::fs::create_dir(root) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(format!("mkdir {}: {error}", root.display()));
+        }
+        _ => {}
+    }
+    for mount in mounts {
+        let options = Options::of(mount)?;
+        mount_one(root, mount, options)
+            .map_err(|failed| format!("mount rootfs: type {:?}, source {:?}: {failed}", mount.kind, mount.source))?;
+    }
+    Ok(())
+}
+
+fn mount_one(root: &Path, mount: &Mount, options: Options) -> Result<()> {
+    let target = || -> Result<OwnedFd> {
+        let root = fd::open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW)?;
+        match mount.target.trim_start_matches('/') {
+            "" => Ok(root),
+            // A link in an image leads nowhere outside of it.
+            below => fd::openat2(root.as_fd(), below, OFlag::O_PATH, 0, ResolveFlag::RESOLVE_IN_ROOT),
+        }
+    };
+    let mut data = options.data.join(",");
+    if data.len() > LONGEST {
+        let (common, short) = shortened(&options.data);
+        mount::change_directory(fd::open(common, OFlag::O_PATH | OFlag::O_DIRECTORY)?.as_fd())?;
+        data = short;
+    }
+    let device = options.loop_device.then(|| {
+        let read_only = options.flags & MsFlags::MS_RDONLY.bits() != 0;
+        mount::loop_device(mount.source.as_ref(), read_only)
+    });
+    let device = device.transpose()?;
+    let source = device.as_ref().map_or(mount.source.as_str(), |(path, _)| path.as_str());
+    let bind = options.flags & MsFlags::MS_BIND.bits() != 0;
+    let recursive = MsFlags::MS_REC.bits();
+    let first = if bind { options.flags & (MsFlags::MS_BIND.bits() | recursive) } else { options.flags };
+    mount::mount_old(source, target()?.as_fd(), &mount.kind, first, &data)?;
+    if bind && options.flags & !(MsFlags::MS_BIND.bits() | recursive) != 0 {
+        // A bind mount takes its flags only when it is there.
+        let flags = options.flags & !recursive | MsFlags::MS_REMOUNT.bits();
+        mount::mount_old("", target()?.as_fd(), "", flags, &data)?;
+    }
+    for propagation in options.propagation {
+        mount::mount_old("", target()?.as_fd(), "", propagation, "")?;
+    }
+    Ok(())
+}
+
+/// Options that are shorter: the lower directories of an overlay relative to what they have in
+/// common, which the working directory must be.
+fn shortened(options: &[String]) -> (&str, String) {
+    let lower = options.iter().find_map(|option| option.strip_prefix("lowerdir=")).unwrap_or_default();
+    let common = common_directory(lower.split(':'));
+    if common.is_empty() {
+        return ("/", options.join(","));
+    }
+    let relative: Vec<&str> = lower.split(':').map(|path| &path[common.len() + 1..]).collect();
+    let short = |option: &String| match option.strip_prefix("lowerdir=") {
+        Some(_) => format!("lowerdir={}", relative.join(":")),
+        None => option.clone(),
+    };
+    (common, options.iter().map(short).collect::<Vec<_>>().join(","))
+}
+
+/// The longest directory that all paths are below, without a final slash.
+fn common_directory<'a>(paths: impl Iterator<Item = &'a str>) -> &'a str {
+    let mut common: Option<&str> = None;
+    for path in paths {
+        let Some(before) = common else {
+            common = Some(path.rsplit_once('/').map_or("", |(directory, _)| directory));
+            continue;
+        };
+        let same = before.bytes().zip(path.bytes()).take_while(|(a, b)| a == b).count();
+        let whole = same == before.len() && path.as_bytes().get(same) == Some(&b'/');
+        let end = if whole { same } else { before[..same].rfind('/').unwrap_or(0) };
+        common = Some(&before[..end]);
+    }
+    common.unwrap_or_default()
+}
+
+/// Unmounts everything that is mounted on `root` and below. What is not mounted is as good.
+pub fn unmount_all(root: &Path) -> std::result::Result<(), String> {
+    // More than one may be stacked there; and nobody stacks so many.
+    for _ in 0..64 {
+        match nix::mount::umount2(root, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => {}
+            Err(Errno::EINVAL | Errno::ENOENT) => return Ok(()),
+            Err(errno) => return Err(format!("umount {}: {}", root.display(), errno.desc())),
+        }
+    }
+    Err(format!("umount {}: mounted too often", root.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(kind: &str, options: &[&str]) -> Mount {
+        Mount { kind: kind.into(), options: options.iter().map(|text| text.to_string()).collect(), ..Mount::default() }
+    }
+
+    #[test]
+    fn options_are_flags_or_data() {
+        let overlay = mount("overlay", &["lowerdir=/a:/b", "upperdir=/u", "ro,nodev", "rw", "index=off"]);
+        let options = Options::of(&overlay).expect("parsed");
+        assert_eq!(options.flags, MsFlags::MS_NODEV.bits());
+        assert_eq!(options.data, ["lowerdir=/a:/b", "upperdir=/u", "index=off"]);
+        let bind = Options::of(&mount("bind", &["rbind", "ro", "rslave"])).expect("parsed");
+        assert_eq!(bind.flags, (MsFlags::MS_BIND | MsFlags::MS_REC | MsFlags::MS_RDONLY).bits());
+        assert_eq!(bind.propagation, [(MsFlags::MS_SLAVE | MsFlags::MS_REC).bits()]);
+        assert!(Options::of(&mount("ext4", &["loop"])).expect("parsed").loop_device);
+        assert!(Options::of(&mount("overlay", &["uidmap=0:1000:1"])).is_err());
+    }
+
+    #[test]
+    fn the_common_directory_ends_at_a_slash() {
+        let common = |paths: &[&'static str]| common_directory(paths.iter().copied());
+        assert_eq!(common(&["/a/snapshots/12/fs", "/a/snapshots/1/fs"]), "/a/snapshots");
+        assert_eq!(common(&["/a/b", "/a/b/c"]), "/a");
+        assert_eq!(common(&["/a/b/c", "/a/b/d"]), "/a/b");
+        assert_eq!(common(&["/x/y", "/z/y"]), "");
+        assert_eq!(common(&["relative"]), "");
+    }
+
+    #[test]
+    fn long_options_are_shortened() {
+        let options = ["lowerdir=/s/0/fs:/s/1/fs".to_string(), "upperdir=/u".into()];
+        assert_eq!(shortened(&options), ("/s", "lowerdir=0/fs:1/fs,upperdir=/u".into()));
+        assert_eq!(shortened(&options[1..]), ("/", "upperdir=/u".into()));
+    }
+
+    #[test]
+    fn what_is_not_mounted_needs_no_unmounting() {
+        assert_eq!(unmount_all(Path::new("/nonexistent")), Ok(()));
+    }
+}

@@ -1,0 +1,388 @@
+//! The task service: each method's message to a request of the supervisor, and its reply back.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::message::event::{TaskCheckpointed, TaskNamed, Told, Topic};
+use super::message::options;
+use super::message::task::{
+    Checkpoint, CloseIo, Connected, Create, Exec, Exited, Kill, Name, Pid, Pids, ProcessDetails, ProcessInfo,
+    ResizePty, State, Stats, Update, status,
+};
+use super::message::{Any, Empty, Status};
+use super::server::{Caller, Server};
+use super::stats;
+use super::task::{Task, process_file};
+use super::ttrpc::{self, code};
+use super::wire::{Malformed, Message};
+use crate::shim::{Code, Phase, ProcessId, Refusal, Reply, Request, Supervisor};
+
+/// The names of the service: version 3 is version 2 under another name.
+const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
+
+/// An answer, if it is there already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The message.
+    Now(Vec<u8>),
+    /// It comes when something has ended.
+    Later,
+}
+
+/// A refusal in containerd's codes.
+pub type Fault = Status;
+
+/// What comes of a call.
+pub type Outcome = Result<Answer, Fault>;
+
+/// A refusal.
+pub fn fault(code: i32, message: impl Into<String>) -> Fault {
+    Fault { code, message: message.into() }
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Fault {
+        let code = match refusal.code {
+            Code::NotFound => code::NOT_FOUND,
+            Code::AlreadyExists => code::ALREADY_EXISTS,
+            Code::WrongPhase => code::FAILED_PRECONDITION,
+            Code::Invalid => code::INVALID_ARGUMENT,
+            Code::Runtime => code::UNKNOWN,
+            Code::TimedOut => code::DEADLINE_EXCEEDED,
+            Code::Kernel => code::INTERNAL,
+        };
+        fault(code, refusal.message)
+    }
+}
+
+impl From<Malformed> for Fault {
+    fn from(_: Malformed) -> Fault {
+        fault(code::INVALID_ARGUMENT, "malformed request")
+    }
+}
+
+/// What is to be done with the later reply of the supervisor.
+#[derive(Clone, Debug)]
+pub enum Then {
+    /// Of `Create`.
+    Create(ProcessId),
+    /// Of `Start`.
+    Start(ProcessId),
+    /// Of `Wait`.
+    Wait,
+    /// Of `Delete`.
+    Delete(ProcessId),
+    /// Of a verb of the runtime without a result of its own.
+    Verb {
+        /// What engines expect before the runtime's message.
+        failed: &'static str,
+        /// What is told when it succeeded.
+        told: Option<Told>,
+        /// A file that is then not needed any more.
+        file: Option<PathBuf>,
+    },
+}
+
+impl Then {
+    /// What engines expect before the runtime's message.
+    fn failed(&self) -> &'static str {
+        match self {
+            Then::Create(_) => "OCI runtime create failed",
+            Then::Start(ProcessId { exec: Some(_), .. }) => "OCI runtime exec failed",
+            Then::Start(_) => "OCI runtime start failed",
+            Then::Delete(_) => "OCI runtime delete failed",
+            Then::Verb { failed, .. } => failed,
+            Then::Wait => "",
+        }
+    }
+
+    /// The refusal in the words of containerd's own shim.
+    fn refused(&self, refusal: Refusal) -> Fault {
+        let prefix = if refusal.code == Code::Runtime { self.failed() } else { "" };
+        let mut fault = Fault::from(refusal);
+        if !prefix.is_empty() {
+            fault.message = format!("{prefix}: {}", fault.message);
+        }
+        fault
+    }
+}
+
+fn done() -> Outcome {
+    Ok(Answer::Now(Empty {}.encode()))
+}
+
+fn now(message: &impl Message) -> Outcome {
+    Ok(Answer::Now(message.encode()))
+}
+
+impl Server {
+    /// A call of a client.
+    pub fn call(&mut self, core: &mut Supervisor, caller: Caller, request: &ttrpc::Request) -> Outcome {
+        if !SERVICES.contains(&request.service.as_str()) {
+            return Err(fault(code::UNIMPLEMENTED, format!("service {:?} is not implemented", request.service)));
+        }
+        let payload = &request.payload[..];
+        match request.method.as_str() {
+            "Create" => self.create(core, caller, Create::decode(payload)?),
+            "Start" => self.start(core, caller, &Name::decode(payload)?),
+            "Delete" => self.delete(core, caller, &Name::decode(payload)?),
+            "State" => self.state(core, Name::decode(payload)?),
+            "Wait" => {
+                let process = self.process(&Name::decode(payload)?)?;
+                let asked = core.request(Request::Wait(process));
+                self.asked(core, caller, Then::Wait, asked)
+            }
+            "Exec" => self.exec(core, caller, Exec::decode(payload)?),
+            "Kill" => self.kill(core, caller, Kill::decode(payload)?),
+            "Pids" => self.pids(core, &Name::decode(payload)?),
+            "Pause" => self.pause(core, caller, Name::decode(payload)?, true),
+            "Resume" => self.pause(core, caller, Name::decode(payload)?, false),
+            "ResizePty" => {
+                let ResizePty { id, exec_id, width, height } = ResizePty::decode(payload)?;
+                let process = self.process(&Name { id, exec_id })?;
+                let (rows, columns) = (u16::try_from(height), u16::try_from(width));
+                let (Ok(rows), Ok(columns)) = (rows, columns) else {
+                    return Err(fault(code::INVALID_ARGUMENT, format!("a terminal of {width}x{height}")));
+                };
+                core.request(Request::Resize { process, rows, columns })?;
+                done()
+            }
+            "CloseIO" => {
+                let CloseIo { id, exec_id, stdin } = CloseIo::decode(payload)?;
+                let process = self.process(&Name { id, exec_id })?;
+                if stdin {
+                    core.request(Request::CloseStdin(process))?;
+                }
+                done()
+            }
+            "Update" => self.update(core, caller, Update::decode(payload)?),
+            "Checkpoint" => self.checkpoint(core, caller, Checkpoint::decode(payload)?),
+            "Stats" => self.stats(core, &Name::decode(payload)?),
+            "Connect" => {
+                // Asked before there is a task, too.
+                let name = Name::decode(payload)?;
+                let init = core.state(&ProcessId::init(&name.id));
+                now(&Connected {
+                    shim_pid: std::process::id(),
+                    task_pid: init.map_or(0, |init| init.pid as u32),
+                    version: env!("CARGO_PKG_VERSION").into(),
+                })
+            }
+            "Shutdown" => {
+                if self.tasks.is_empty() {
+                    self.leave();
+                }
+                done()
+            }
+            other => Err(fault(code::UNIMPLEMENTED, format!("method {other:?} is not implemented"))),
+        }
+    }
+
+    /// A task that containerd may ask for.
+    pub fn task(&self, id: &str) -> Result<&Task, Fault> {
+        let task = self.tasks.iter().find(|task| *task.id == *id && task.known);
+        task.ok_or_else(|| fault(code::NOT_FOUND, format!("container {id:?} does not exist")))
+    }
+
+    /// A process of such a task.
+    fn process(&self, name: &Name) -> Result<ProcessId, Fault> {
+        let task = self.task(&name.id)?;
+        if !name.exec_id.is_empty() && !task.execs.iter().any(|(id, _)| **id == *name.exec_id) {
+            return Err(fault(code::NOT_FOUND, format!("process {:?} does not exist", name.exec_id)));
+        }
+        Ok(ProcessId::of(&name.id, &name.exec_id))
+    }
+
+    /// Notes who waits for the reply, or gives it.
+    pub fn asked(
+        &mut self,
+        core: &mut Supervisor,
+        caller: Caller,
+        then: Then,
+        asked: Result<Reply, Refusal>,
+    ) -> Outcome {
+        match asked {
+            Ok(Reply::Pending(token)) => {
+                self.pending.push((token, caller, then));
+                Ok(Answer::Later)
+            }
+            other => self.finished(core, caller, then, other),
+        }
+    }
+
+    /// The supervisor's reply.
+    pub fn finished(
+        &mut self,
+        core: &mut Supervisor,
+        caller: Caller,
+        then: Then,
+        result: Result<Reply, Refusal>,
+    ) -> Outcome {
+        let result = result.map_err(|refusal| then.refused(refusal));
+        match then {
+            Then::Create(id) => self.create_done(core, caller, &id, result),
+            Then::Start(id) => {
+                if let (Some(exec), Ok(task)) = (&id.exec, self.task(&id.container)) {
+                    let _ = std::fs::remove_file(process_file(&task.bundle, exec));
+                }
+                match result? {
+                    Reply::Pid(pid) => now(&Pid { pid: pid as u32 }),
+                    _ => done(),
+                }
+            }
+            Then::Wait => match result? {
+                Reply::Exited(status) => {
+                    now(&Exited { exit_status: status.code() as u32, exited_at: Some(status.at.into()) })
+                }
+                _ => done(),
+            },
+            Then::Delete(id) => match result? {
+                Reply::Deleted { pid, status } => self.deleted(core, caller, &id, pid, status),
+                _ => done(),
+            },
+            Then::Verb { told, file, .. } => {
+                if let Some(file) = file {
+                    let _ = std::fs::remove_file(file);
+                }
+                result?;
+                if let Some(told) = told {
+                    self.outbox.push(told, &core.poll);
+                }
+                done()
+            }
+        }
+    }
+
+    fn start(&mut self, core: &mut Supervisor, caller: Caller, name: &Name) -> Outcome {
+        let process = self.process(name)?;
+        let asked = core.request(Request::Start(process.clone()));
+        self.asked(core, caller, Then::Start(process), asked)
+    }
+
+    fn delete(&mut self, core: &mut Supervisor, caller: Caller, name: &Name) -> Outcome {
+        let process = self.process(name)?;
+        let asked = core.request(Request::Delete { process: process.clone(), force: false });
+        self.asked(core, caller, Then::Delete(process), asked)
+    }
+
+    fn state(&self, core: &Supervisor, name: Name) -> Outcome {
+        let process = self.process(&name)?;
+        let task = self.task(&name.id)?;
+        let exec = task.execs.iter().find(|(id, _)| process.exec.as_ref() == Some(id));
+        let io = exec.map_or(&task.io, |(_, io)| io).clone();
+        let state = core.state(&process).ok_or_else(|| fault(code::NOT_FOUND, "the process does not exist"))?;
+        let status = match state.phase {
+            Phase::Added | Phase::Created => status::CREATED,
+            Phase::Running => status::RUNNING,
+            Phase::Paused => status::PAUSED,
+            Phase::Stopped => status::STOPPED,
+        };
+        now(&State {
+            id: name.id,
+            bundle: task.bundle.to_string_lossy().into_owned(),
+            pid: state.pid as u32,
+            status,
+            stdin: io.stdin,
+            stdout: io.stdout,
+            stderr: io.stderr,
+            terminal: io.terminal,
+            exit_status: state.exit.map_or(0, |exit| exit.code() as u32),
+            exited_at: state.exit.map(|exit| exit.at.into()),
+            exec_id: name.exec_id,
+        })
+    }
+
+    fn kill(&mut self, core: &mut Supervisor, caller: Caller, request: Kill) -> Outcome {
+        let process = self.process(&Name { id: request.id, exec_id: request.exec_id })?;
+        let signal = i32::try_from(request.signal).unwrap_or(-1);
+        let asked = core.request(Request::Kill { process, signal, all: request.all });
+        let then = Then::Verb { failed: "OCI runtime kill failed", told: None, file: None };
+        self.asked(core, caller, then, asked)
+    }
+
+    fn pids(&self, core: &Supervisor, name: &Name) -> Outcome {
+        self.task(&name.id)?;
+        let processes = core.pids(&name.id)?.into_iter().map(|(pid, exec)| ProcessInfo {
+            pid: pid as u32,
+            info: exec.map(|exec| Any {
+                type_url: "containerd.runc.v1.ProcessDetails".into(),
+                value: ProcessDetails { exec_id: exec.as_ref().into() }.encode(),
+            }),
+        });
+        now(&Pids { processes: processes.collect() })
+    }
+
+    /// A verb of the runtime on a whole container.
+    fn verb(
+        &mut self,
+        core: &mut Supervisor,
+        caller: Caller,
+        id: &str,
+        (arguments, phase): (Vec<OsString>, Option<Phase>),
+        then: Then,
+    ) -> Outcome {
+        let asked = core.request(Request::Call { container: id.into(), arguments, then: phase });
+        self.asked(core, caller, then, asked)
+    }
+
+    fn pause(&mut self, core: &mut Supervisor, caller: Caller, name: Name, pause: bool) -> Outcome {
+        self.task(&name.id)?;
+        let (verb, topic, phase, failed) = match pause {
+            true => ("pause", Topic::Paused, Phase::Paused, "OCI runtime pause failed"),
+            false => ("resume", Topic::Resumed, Phase::Running, "OCI runtime resume failed"),
+        };
+        let told = Some(topic.with(&TaskNamed { container_id: name.id.clone() }));
+        let then = Then::Verb { failed, told, file: None };
+        self.verb(core, caller, &name.id, (vec![verb.into()], Some(phase)), then)
+    }
+
+    fn update(&mut self, core: &mut Supervisor, caller: Caller, request: Update) -> Outcome {
+        let bundle = self.task(&request.id)?.bundle.clone();
+        let resources = request.resources.map(|any| any.value).unwrap_or_default();
+        let (serial, _) = self.next_key(super::server::Key::Job);
+        let file = bundle.join(format!("update-{serial}.json"));
+        crate::shim::exit::put(&file, &resources, false).map_err(|failed| fault(code::INTERNAL, failed.to_string()))?;
+        let words = vec!["update".into(), "--resources".into(), file.clone().into_os_string()];
+        let then = Then::Verb { failed: "OCI runtime update failed", told: None, file: Some(file) };
+        self.verb(core, caller, &request.id, (words, None), then)
+    }
+
+    fn checkpoint(&mut self, core: &mut Supervisor, caller: Caller, request: Checkpoint) -> Outcome {
+        let bundle = self.task(&request.id)?.bundle.clone();
+        let options = request.options.map(|any| options::Checkpoint::decode(&any.value)).transpose()?;
+        let options = options.unwrap_or_default();
+        let path = if request.path.is_empty() { options.image_path.clone() } else { request.path };
+        let work = match options.work_path.as_str() {
+            "" => bundle.join("criu-work"),
+            path => path.into(),
+        };
+        let mut words: Vec<OsString> = vec!["checkpoint".into(), "--image-path".into(), path.clone().into()];
+        words.extend(["--work-path".into(), work.into_os_string()]);
+        for (wanted, word) in [
+            (!options.exit, "--leave-running"),
+            (options.open_tcp, "--tcp-established"),
+            (options.external_unix_sockets, "--ext-unix-sk"),
+            (options.terminal, "--shell-job"),
+            (options.file_locks, "--file-locks"),
+        ] {
+            words.extend(wanted.then(|| OsString::from(word)));
+        }
+        options.empty_namespaces.iter().for_each(|kind| words.extend(["--empty-ns".into(), kind.into()]));
+        if !options.cgroups_mode.is_empty() {
+            words.extend(["--manage-cgroups-mode".into(), options.cgroups_mode.into()]);
+        }
+        let event = TaskCheckpointed { container_id: request.id.clone(), checkpoint: path };
+        let told = Some(Topic::Checkpointed.with(&event));
+        let then = Then::Verb { failed: "OCI runtime checkpoint failed", told, file: None };
+        self.verb(core, caller, &request.id, (words, None), then)
+    }
+
+    fn stats(&self, core: &Supervisor, name: &Name) -> Outcome {
+        self.task(&name.id)?;
+        let init = core.state(&ProcessId::init(&name.id)).filter(|init| init.pid != 0);
+        let (Some(cgroup), Some(init)) = (core.cgroup(&name.id), init) else {
+            return Err(fault(code::NOT_FOUND, "cgroup does not exist"));
+        };
+        now(&Stats { stats: Some(stats::read(cgroup, init.pid)) })
+    }
+}

@@ -1,0 +1,224 @@
+//! `start`: makes the lasting shim, or finds that of the same pod, and prints its address.
+//!
+//! All that needs a parser of JSON and the heap that comes with it is done here; the shim is a
+//! new execution of the same binary, which begins with nothing but the listener.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use super::arguments::Arguments;
+use super::bundle::Config;
+use super::message::options::Options;
+use super::message::start::{Input, Outcome, Params};
+use super::wire::Message;
+use crate::shim::exit;
+use crate::sys::spawn::Spawn;
+use crate::sys::{fd, socket};
+
+/// Where containerd's own shims have their sockets.
+const SOCKETS: &str = "/run/containerd/s";
+
+/// Longest path of a socket that containerd accepts.
+const PATH_MAX: usize = 106;
+
+/// Where events go: the variable of the environment.
+pub const TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
+
+/// Starts it.
+pub fn main(arguments: &Arguments) -> Result<(), String> {
+    let input = Input::read(&super::input()?, &arguments.id, &arguments.namespace);
+    let bundle = std::env::current_dir().map_err(|error| format!("the working directory: {error}"))?;
+    let params = match &input {
+        Input::Bootstrap(params) => Some(params),
+        Input::Options(_) => None,
+    };
+    let config = Config::read(&bundle)?;
+    let key = [&arguments.address, &arguments.namespace, config.group(&arguments.id)].join("\0");
+    let path = directory(&bundle, params).join(format!("{:032x}", hash(key.as_bytes())));
+    let address = format!("unix://{}", path.display());
+    if let Some((listener, _lock)) = listen(&path)? {
+        // Options that cannot be read are refused where they count: when a task is created.
+        let options = Options::read(input.options()).unwrap_or_default();
+        if let Err(error) = spawn(arguments, &path, listener, params, &options) {
+            let _ = std::fs::remove_file(&path);
+            return Err(error);
+        }
+    }
+    // Older containerd knows the address by this file alone when it starts again.
+    exit::put(&bundle.join("address"), address.as_bytes(), false).map_err(|failed| failed.to_string())?;
+    match params {
+        Some(_) => super::print(&Outcome { version: 3, address, protocol: "ttrpc".into() }.encode()),
+        None => super::print(address.as_bytes()),
+    }
+}
+
+/// The directory for the socket: as we are told; else below containerd's state directory, which
+/// the bundle is in; else the usual one.
+fn directory(bundle: &Path, params: Option<&Params>) -> PathBuf {
+    let told = params.map(|params| params.socket_dir.as_str()).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    // STATE/io.containerd.runtime.v2.task/NAMESPACE/ID
+    let mut above = bundle.ancestors().skip(2);
+    let plugin = above.next().and_then(Path::file_name);
+    let state = above.next().filter(|_| plugin == Some(OsStr::new("io.containerd.runtime.v2.task")));
+    told.or_else(|| state.map(|state| state.join("s")))
+        .filter(|directory| directory.as_os_str().len() + 1 + 32 <= PATH_MAX)
+        .unwrap_or_else(|| SOCKETS.into())
+}
+
+/// FNV-1a in 128 bits: the same in every version of ours, which a standard library's need not be.
+fn hash(bytes: &[u8]) -> u128 {
+    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    bytes.iter().fold(OFFSET, |hash, &byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME))
+}
+
+/// The listener and the lock under which it was made; `None` when a shim listens there already.
+fn listen(path: &Path) -> Result<Option<(OwnedFd, OwnedFd)>, String> {
+    let failed = |failed: crate::error::Failed| failed.to_string();
+    let (parent, name) = (path.parent().unwrap_or(path), path.file_name().unwrap_or_default().to_string_lossy());
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(parent)
+        .map_err(|error| format!("mkdir {}: {error}", parent.display()))?;
+    let directory = fd::open(parent, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(failed)?;
+    // Two containers of a pod may be started at once.
+    fd::lock(directory.as_fd(), true).map_err(failed)?;
+    loop {
+        match socket::listen_stream_at(directory.as_fd(), &name, 0o600) {
+            Ok(listener) => return Ok(Some((listener, directory))),
+            Err(in_use) if in_use.errno == Errno::EADDRINUSE => match socket::connect_now(path) {
+                Err(dead) if matches!(dead.errno, Errno::ECONNREFUSED | Errno::ENOENT) => {
+                    let _ = fd::unlinkat(directory.as_fd(), &*name);
+                }
+                // A queue that is full is one of somebody alive.
+                _ => return Ok(None),
+            },
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+/// Starts the shim: the listener is its standard input.
+fn spawn(
+    arguments: &Arguments,
+    path: &Path,
+    listener: OwnedFd,
+    params: Option<&Params>,
+    options: &Options,
+) -> Result<(), String> {
+    let text = |text: &OsStr| CString::new(text.as_bytes()).unwrap_or_default();
+    let own: Vec<OsString> = std::env::args_os().collect();
+    // Under a name that is not containerd's, the first argument names the protocol.
+    let named = own.get(1).filter(|word| *word == "containerd");
+    let socket = path.as_os_str();
+    let words: Vec<CString> = own
+        .first()
+        .into_iter()
+        .chain(named)
+        .map(OsString::as_os_str)
+        .chain(["-namespace".as_ref(), arguments.namespace.as_ref(), "-id".as_ref(), arguments.id.as_ref()])
+        .chain(["-address".as_ref(), arguments.address.as_ref(), "-socket".as_ref(), socket])
+        .map(text)
+        .collect();
+    let events = params.map(|params| params.ttrpc_address.as_str()).filter(|address| !address.is_empty());
+    let environment: Vec<CString> = std::env::vars_os()
+        .filter(|(key, _)| events.is_none() || key != TTRPC_ADDRESS)
+        .chain(events.map(|address| (TTRPC_ADDRESS.into(), address.into())))
+        .map(|(mut key, value)| {
+            key.push("=");
+            key.push(value);
+            text(&key)
+        })
+        .collect();
+    let failed = |failed: crate::error::Failed| format!("cannot start the shim: {failed}");
+    let null = fd::open("/dev/null", OFlag::O_RDWR).map_err(failed)?;
+    let score = oom_score();
+    let child = Spawn {
+        path: c"/proc/self/exe",
+        arguments: &words,
+        environment: &environment,
+        stdio: [listener.as_fd(), null.as_fd(), null.as_fd()],
+        preserve: 0,
+        extra: &[],
+        directory: None,
+        oom_score_adj: score.as_deref(),
+        die_with_parent: false,
+        session: true,
+        listen_pid: false,
+    }
+    .start()
+    .map_err(failed)?;
+    if !options.shim_cgroup.is_empty() {
+        join(&options.shim_cgroup, child.pid)?;
+    }
+    Ok(())
+}
+
+/// One more than containerd's, which is ours: if memory is short, a shim goes before containerd.
+fn oom_score() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/self/oom_score_adj").ok()?;
+    let score: i32 = text.trim().parse().ok()?;
+    (score < 1000).then(|| (score + 1).to_string())
+}
+
+/// Moves the shim into a cgroup, in every hierarchy that there is.
+fn join(cgroup: &str, pid: i32) -> Result<(), String> {
+    let below = cgroup.trim_start_matches('/');
+    let root = Path::new("/sys/fs/cgroup");
+    let unified = root.join("cgroup.controllers").exists();
+    let hierarchies: Vec<PathBuf> = match unified {
+        true => vec![root.into()],
+        false => std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path()).collect(),
+    };
+    for hierarchy in hierarchies.iter().filter(|hierarchy| hierarchy.join("cgroup.procs").exists()) {
+        let directory = hierarchy.join(below);
+        std::fs::create_dir_all(&directory)
+            .and_then(|()| std::fs::write(directory.join("cgroup.procs"), pid.to_string()))
+            .map_err(|error| format!("shim_cgroup {}: {error}", directory.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_is_below_the_state_directory() {
+        let usual = Path::new("/run/containerd/io.containerd.runtime.v2.task/default/web");
+        assert_eq!(directory(usual, None), Path::new(SOCKETS));
+        let own = Path::new("/run/other/io.containerd.runtime.v2.task/default/web");
+        assert_eq!(directory(own, None), Path::new("/run/other/s"));
+        let params = Params { socket_dir: "/run/told".into(), ..Params::default() };
+        assert_eq!(directory(own, Some(&params)), Path::new("/run/told"));
+        assert_eq!(directory(Path::new("/tmp/bundle"), None), Path::new(SOCKETS));
+        let long = format!("/{}/io.containerd.runtime.v2.task/default/web", "x".repeat(80));
+        assert_eq!(directory(Path::new(&long), None), Path::new(SOCKETS));
+    }
+
+    #[test]
+    fn the_hash_is_the_published_one() {
+        assert_eq!(hash(b""), 0x6c62272e07bb014262b821756295c58d);
+        assert_eq!(hash(b"a"), 0xd228cb696f1a8caf78912b704e4a8964);
+    }
+
+    #[test]
+    fn a_dead_socket_is_replaced_and_a_live_one_is_used() {
+        let path = std::env::temp_dir().join(format!("windlass-start-{}/socket", std::process::id()));
+        let first = listen(&path).expect("listens").expect("nobody else does");
+        // The lock would be the process's that is gone by then.
+        let (listener, lock) = first;
+        drop(lock);
+        assert!(listen(&path).expect("looked").is_none());
+        drop(listener);
+        assert!(listen(&path).expect("listens").is_some());
+        std::fs::remove_dir_all(path.parent().expect("below")).expect("removed");
+    }
+}

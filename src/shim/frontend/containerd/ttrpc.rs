@@ -1,0 +1,143 @@
+//! Frames of ttrpc, protocol version 1
+//! (<https://github.com/containerd/ttrpc/blob/main/PROTOCOL.md>): ten bytes of head, then a
+//! message. Only unary calls are spoken, which is all that containerd uses with a shim.
+
+use super::message::Status;
+use super::wire::{Message, message};
+
+/// Longest message of a frame. Who announces a longer one is not heard any more.
+pub const LONGEST: usize = 4 << 20;
+
+/// Length of a frame's head.
+pub const HEAD: usize = 10;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A call: [`Request`].
+    Request,
+    /// Its answer: [`Response`].
+    Response,
+    /// A piece of a stream.
+    Data,
+}
+
+/// A frame whose message is still bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// Which call. Odd for those that the client begins.
+    pub stream: u32,
+    /// What it is.
+    pub kind: Kind,
+    /// The message.
+    pub body: &'a [u8],
+}
+
+/// Why bytes are no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoFrame;
+
+/// The first frame in `bytes`, and how many bytes it takes. `None`: it is not whole yet.
+pub fn next_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, NoFrame> {
+    let Some((head, rest)) = bytes.split_first_chunk::<HEAD>() else { return Ok(None) };
+    let [a, b, c, d, e, f, g, h, kind, _flags] = *head;
+    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    let stream = u32::from_be_bytes([e, f, g, h]);
+    let kind = match kind {
+        1 => Kind::Request,
+        2 => Kind::Response,
+        3 => Kind::Data,
+        _ => return Err(NoFrame),
+    };
+    if length > LONGEST {
+        return Err(NoFrame);
+    }
+    let Some(body) = rest.get(..length) else { return Ok(None) };
+    Ok(Some((Frame { stream, kind, body }, HEAD + length)))
+}
+
+/// Appends a frame.
+pub fn put_frame(out: &mut Vec<u8>, stream: u32, kind: Kind, message: &impl Message) {
+    let at = out.len();
+    let kind = match kind {
+        Kind::Request => 1,
+        Kind::Response => 2,
+        Kind::Data => 3,
+    };
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&stream.to_be_bytes());
+    out.extend_from_slice(&[kind, 0]);
+    message.write_to(out);
+    let length = (out.len() - at - HEAD) as u32;
+    out[at..at + 4].copy_from_slice(&length.to_be_bytes());
+}
+
+message! {
+    /// A call.
+    Request {
+        /// `package.Service`.
+        1 service: String,
+        /// The method's name.
+        2 method: String,
+        /// Its argument, a message.
+        3 payload: Vec<u8>,
+        /// How long the caller waits, in nanoseconds; 0 is for ever.
+        4 timeout: i64,
+    }
+    /// An answer.
+    Response {
+        /// What went wrong; without it nothing did.
+        1 status: Option<Status>,
+        /// The result, a message.
+        2 payload: Vec<u8>,
+    }
+}
+
+/// Codes of [`Status`] that callers act on (google/rpc/code.proto).
+pub mod code {
+    /// Anything else.
+    pub const UNKNOWN: i32 = 2;
+    /// The request makes no sense.
+    pub const INVALID_ARGUMENT: i32 = 3;
+    /// It took too long.
+    pub const DEADLINE_EXCEEDED: i32 = 4;
+    /// There is no such thing.
+    pub const NOT_FOUND: i32 = 5;
+    /// The name is taken.
+    pub const ALREADY_EXISTS: i32 = 6;
+    /// Not in this state.
+    pub const FAILED_PRECONDITION: i32 = 9;
+    /// No such service or method.
+    pub const UNIMPLEMENTED: i32 = 12;
+    /// A system call failed.
+    pub const INTERNAL: i32 = 13;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_taken_when_it_is_whole() {
+        let mut bytes = Vec::new();
+        let request = Request { service: "s".into(), method: "m".into(), ..Request::default() };
+        put_frame(&mut bytes, 1, Kind::Request, &request);
+        assert_eq!(bytes, b"\0\0\0\x06\0\0\0\x01\x01\0\x0a\x01s\x12\x01m");
+        put_frame(&mut bytes, 3, Kind::Response, &Response::default());
+        for length in 0..16 {
+            assert_eq!(next_frame(&bytes[..length]), Ok(None));
+        }
+        let (frame, length) = next_frame(&bytes).expect("frames").expect("whole");
+        assert_eq!((frame.stream, frame.kind, length), (1, Kind::Request, 16));
+        assert_eq!(Request::decode(frame.body), Ok(request));
+        let (frame, length) = next_frame(&bytes[16..]).expect("frames").expect("whole");
+        assert_eq!((frame.stream, frame.kind, frame.body.len(), length), (3, Kind::Response, 0, 10));
+    }
+
+    #[test]
+    fn too_long_or_of_no_kind_is_no_frame() {
+        assert_eq!(next_frame(&[0, 0x40, 0, 0, 0, 0, 0, 1, 1, 0]), Ok(None));
+        assert_eq!(next_frame(&[0, 0x40, 0, 1, 0, 0, 0, 1, 1, 0]), Err(NoFrame));
+        assert_eq!(next_frame(&[0, 0, 0, 0, 0, 0, 0, 1, 9, 0]), Err(NoFrame));
+    }
+}

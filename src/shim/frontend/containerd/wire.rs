@@ -1,0 +1,393 @@
+//! The wire format of protocol buffers, as far as flat messages need it
+//! (<https://protobuf.dev/programming-guides/encoding/>).
+//!
+//! A message is a struct whose fields name their numbers, made by [`message!`]; it reads and
+//! writes itself. Fields that are not known are skipped, zero values are not written, and a
+//! field that comes again replaces the first (a message: is merged into it), as proto3 has it.
+
+/// Bytes that are no message of the kind that was expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+/// What a field holds on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// Wire type 0.
+    Varint(u64),
+    /// Wire type 1.
+    Fixed64(u64),
+    /// Wire type 2: text, bytes, a message, packed numbers.
+    Bytes(&'a [u8]),
+    /// Wire type 5.
+    Fixed32(u32),
+}
+
+/// The fields of a message, one after the other.
+#[derive(Debug)]
+pub struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    /// Of these bytes.
+    pub fn of(bytes: &'a [u8]) -> Fields<'a> {
+        Fields(bytes)
+    }
+
+    fn take(&mut self, length: u64) -> Result<&'a [u8], Malformed> {
+        let length = usize::try_from(length).ok().filter(|&length| length <= self.0.len()).ok_or(Malformed)?;
+        let (taken, rest) = self.0.split_at(length);
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        self.take(N as u64)?.try_into().map_err(|_| Malformed)
+    }
+
+    fn next_field(&mut self) -> Result<(u32, Value<'a>), Malformed> {
+        let tag = varint(&mut self.0)?;
+        let number = u32::try_from(tag >> 3).ok().filter(|&number| number > 0 && number < 1 << 29).ok_or(Malformed)?;
+        let value = match tag & 7 {
+            0 => Value::Varint(varint(&mut self.0)?),
+            1 => Value::Fixed64(u64::from_le_bytes(self.array()?)),
+            2 => {
+                let length = varint(&mut self.0)?;
+                Value::Bytes(self.take(length)?)
+            }
+            5 => Value::Fixed32(u32::from_le_bytes(self.array()?)),
+            // Groups are gone from the language, and no message here ever had one.
+            _ => return Err(Malformed),
+        };
+        Ok((number, value))
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Result<(u32, Value<'a>), Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let field = self.next_field();
+        if field.is_err() {
+            self.0 = &[];
+        }
+        Some(field)
+    }
+}
+
+/// Takes a number off the front.
+fn varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
+    let mut number = 0;
+    for shift in 0..10 {
+        let (&byte, rest) = bytes.split_first().ok_or(Malformed)?;
+        *bytes = rest;
+        // The tenth byte has room for the last bit alone.
+        if shift == 9 && byte > 1 {
+            return Err(Malformed);
+        }
+        number |= u64::from(byte & 0x7f) << (7 * shift);
+        if byte < 0x80 {
+            return Ok(number);
+        }
+    }
+    Err(Malformed)
+}
+
+/// Appends a number.
+pub fn put_varint(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+/// Appends a number as a field.
+pub fn put_number(out: &mut Vec<u8>, field: u32, number: u64) {
+    put_varint(out, u64::from(field) << 3);
+    put_varint(out, number);
+}
+
+/// Appends bytes as a field.
+pub fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
+    put_varint(out, u64::from(field) << 3 | 2);
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// A kind of field.
+pub trait Field {
+    /// Takes over what was read. A value of another wire type is another field to us: not taken.
+    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed>;
+    /// Appends it, if it is not zero or empty.
+    fn write(&self, field: u32, out: &mut Vec<u8>);
+}
+
+/// A message. `Default` is the empty one.
+pub trait Message: Default {
+    /// Reads fields into what is there.
+    fn merge(&mut self, bytes: &[u8]) -> Result<(), Malformed>;
+    /// Appends all fields.
+    fn write_to(&self, out: &mut Vec<u8>);
+
+    /// Reads one.
+    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut message = Self::default();
+        message.merge(bytes)?;
+        Ok(message)
+    }
+
+    /// Its bytes.
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write_to(&mut out);
+        out
+    }
+}
+
+macro_rules! number_field {
+    ($($type:ty),*) => {$(
+        impl Field for $type {
+            fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
+                if let Value::Varint(number) = value {
+                    // Negative numbers are written as 64 bits whatever their type: cut off.
+                    *self = number as $type;
+                }
+                Ok(())
+            }
+
+            fn write(&self, field: u32, out: &mut Vec<u8>) {
+                if *self != 0 {
+                    put_number(out, field, *self as i64 as u64);
+                }
+            }
+        }
+    )*};
+}
+
+number_field!(u32, u64, i32, i64);
+
+impl Field for bool {
+    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
+        if let Value::Varint(number) = value {
+            *self = number != 0;
+        }
+        Ok(())
+    }
+
+    fn write(&self, field: u32, out: &mut Vec<u8>) {
+        if *self {
+            put_number(out, field, 1);
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> Result<String, Malformed> {
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| Malformed)
+}
+
+impl Field for String {
+    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
+        if let Value::Bytes(bytes) = value {
+            *self = text(bytes)?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, field: u32, out: &mut Vec<u8>) {
+        if !self.is_empty() {
+            put_bytes(out, field, self.as_bytes());
+        }
+    }
+}
+
+impl Field for Vec<u8> {
+    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
+        if let Value::Bytes(bytes) = value {
+            *self = bytes.to_vec();
+        }
+        Ok(())
+    }
+
+    fn write(&self, field: u32, out: &mut Vec<u8>) {
+        if !self.is_empty() {
+            put_bytes(out, field, self);
+        }
+    }
+}
+
+impl Field for Vec<String> {
+    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
+        if let Value::Bytes(bytes) = value {
+            self.push(text(bytes)?);
+        }
+        Ok(())
+    }
+
+    fn write(&self, field: u32, out: &mut Vec<u8>) {
+        self.iter().for_each(|text| put_bytes(out, field, text.as_bytes()));
+    }
+}
+
+/// Packed, as proto3 writes them; read either way.
+impl Field for Vec<u64> {
+    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
+        match value {
+            Value::Varint(number) => self.push(number),
+            Value::Bytes(mut bytes) => {
+                while !bytes.is_empty() {
+                    self.push(varint(&mut bytes)?);
+                }
+            }
+            Value::Fixed64(_) | Value::Fixed32(_) => {}
+        }
+        Ok(())
+    }
+
+    fn write(&self, field: u32, out: &mut Vec<u8>) {
+        if !self.is_empty() {
+            let mut packed = Vec::new();
+            self.iter().for_each(|&number| put_varint(&mut packed, number));
+            put_bytes(out, field, &packed);
+        }
+    }
+}
+
+impl<M: Message> Field for Option<M> {
+    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
+        match value {
+            Value::Bytes(bytes) => self.get_or_insert_default().merge(bytes),
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&self, field: u32, out: &mut Vec<u8>) {
+        if let Some(message) = self {
+            put_bytes(out, field, &message.encode());
+        }
+    }
+}
+
+impl<M: Message> Field for Vec<M> {
+    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
+        if let Value::Bytes(bytes) = value {
+            self.push(M::decode(bytes)?);
+        }
+        Ok(())
+    }
+
+    fn write(&self, field: u32, out: &mut Vec<u8>) {
+        self.iter().for_each(|message| put_bytes(out, field, &message.encode()));
+    }
+}
+
+/// Messages: a struct each, whose fields have numbers.
+macro_rules! message {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $number:literal $field:ident: $type:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        impl $crate::shim::frontend::containerd::wire::Message for $name {
+            fn merge(&mut self, bytes: &[u8]) -> Result<(), $crate::shim::frontend::containerd::wire::Malformed> {
+                for field in $crate::shim::frontend::containerd::wire::Fields::of(bytes) {
+                    match field? {
+                        $(($number, value) => {
+                            $crate::shim::frontend::containerd::wire::Field::read(&mut self.$field, value)?;
+                        })*
+                        _ => {}
+                    }
+                }
+                Ok(())
+            }
+
+            fn write_to(&self, out: &mut Vec<u8>) {
+                $($crate::shim::frontend::containerd::wire::Field::write(&self.$field, $number, out);)*
+                // A message without fields has nothing to append.
+                let _ = out;
+            }
+        }
+    )*};
+}
+
+pub(super) use message;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    message! {
+        /// All kinds.
+        Everything {
+            /// A number.
+            1 small: i32,
+            /// A wide one.
+            2 wide: u64,
+            /// Yes or no.
+            3 flag: bool,
+            /// Text.
+            4 text: String,
+            /// Itself, once.
+            5 inner: Option<Inner>,
+            /// And often.
+            16 inners: Vec<Inner>,
+            /// Packed.
+            17 numbers: Vec<u64>,
+        }
+        /// A small one.
+        Inner {
+            /// Words.
+            1 words: Vec<String>,
+            /// Bytes.
+            2 bytes: Vec<u8>,
+        }
+    }
+
+    fn full() -> Everything {
+        let inner = Inner { words: vec!["a".into(), String::new()], bytes: vec![0, 0xff] };
+        Everything {
+            small: -8,
+            wide: u64::MAX,
+            flag: true,
+            text: "grüße".into(),
+            inner: Some(inner.clone()),
+            inners: vec![Inner::default(), inner],
+            numbers: vec![0, 1, 300],
+        }
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        for message in [full(), Everything::default()] {
+            assert_eq!(Everything::decode(&message.encode()), Ok(message));
+        }
+        assert_eq!(Everything::default().encode(), b"");
+        // The example of the format's description, and a negative number in its ten bytes.
+        assert_eq!(Everything { small: 150, ..Everything::default() }.encode(), [8, 0x96, 1]);
+        let minus = Everything { small: -1, ..Everything::default() }.encode();
+        assert_eq!(minus, [8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]);
+    }
+
+    #[test]
+    fn what_is_cut_or_overlong_is_malformed() {
+        let bytes = full().encode();
+        let whole_fields = Fields::of(&bytes).count();
+        let decoded = (0..bytes.len()).filter(|&length| Everything::decode(&bytes[..length]).is_ok()).count();
+        assert!(decoded <= whole_fields, "cut only between fields is still a message: {decoded}");
+        for bad in [&[0x08][..], &[0x0b], &[0x22, 5, b'a'], &[0], &[8, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2]]
+        {
+            assert_eq!(Everything::decode(bad), Err(Malformed), "{bad:?}");
+        }
+        assert_eq!(Everything::decode(&[0x22, 1, 0xff]), Err(Malformed), "text is UTF-8");
+    }
+
+    #[test]
+    fn unknown_fields_are_skipped_and_later_ones_win() {
+        let mut bytes = vec![0xf8, 0x7f, 7];
+        bytes.extend([8, 1, 8, 2, 0x0d, 9, 9, 9, 9]);
+        assert_eq!(Everything::decode(&bytes), Ok(Everything { small: 2, ..Everything::default() }));
+    }
+}

@@ -1,0 +1,66 @@
+//! The protocols that the shim speaks, and the choice among them by the name it is called by.
+//!
+//! `containerd-shim-NAME-vN` is containerd's, `conmon` is conmon's; under any other name the first
+//! argument says which (`containerd`, `conmon`), or is a verb of the engine-neutral mode.
+
+pub mod conmon;
+pub mod containerd;
+pub mod native;
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Runs the front end that the arguments, the program's name first, ask for.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let mut arguments: Vec<OsString> = arguments.collect();
+    let name = arguments.first().map(|path| Path::new(path).file_name().unwrap_or_default().to_os_string());
+    match protocol(name.as_deref().unwrap_or_default(), arguments.get(1).map(OsString::as_os_str)) {
+        (Protocol::Conmon, named) => conmon::main(without_first(&mut arguments, named)),
+        (Protocol::Containerd, named) => containerd::main(without_first(&mut arguments, named)),
+        (Protocol::Native, _) => native::main(without_first(&mut arguments, false)),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Protocol {
+    Containerd,
+    Conmon,
+    Native,
+}
+
+/// The protocol, and whether it was the first argument that named it.
+fn protocol(name: &OsStr, first: Option<&OsStr>) -> (Protocol, bool) {
+    let name = name.as_encoded_bytes();
+    if name.starts_with(b"containerd-shim-") {
+        return (Protocol::Containerd, false);
+    }
+    if name == b"conmon" {
+        return (Protocol::Conmon, false);
+    }
+    match first.map(OsStr::as_encoded_bytes) {
+        Some(b"conmon") => (Protocol::Conmon, true),
+        Some(b"containerd") => (Protocol::Containerd, true),
+        _ => (Protocol::Native, false),
+    }
+}
+
+/// The arguments behind the program's name, and behind the protocol's where that is named.
+fn without_first(arguments: &mut Vec<OsString>, named: bool) -> Vec<OsString> {
+    arguments.drain(..(1 + usize::from(named)).min(arguments.len()));
+    std::mem::take(arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_chooses_and_then_the_first_argument() {
+        let chosen = |name: &str, first: &str| protocol(name.as_ref(), Some(first.as_ref()));
+        assert_eq!(chosen("containerd-shim-runc-v2", "conmon"), (Protocol::Containerd, false));
+        assert_eq!(chosen("conmon", "containerd"), (Protocol::Conmon, false));
+        assert_eq!(chosen("windlass-shim", "conmon"), (Protocol::Conmon, true));
+        assert_eq!(chosen("windlass-shim", "run"), (Protocol::Native, false));
+    }
+}

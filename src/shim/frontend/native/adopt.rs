@@ -1,0 +1,92 @@
+//! A new shim for a container that has outlived its own (`--keep-on-shim-death`).
+//!
+//! The process is nobody's child here: its pidfd tells of its end, and Linux 6.15 tells how it
+//! ended. Its output waits in the fifos of the container's directory. What cannot be had again is
+//! its input, and the execs that ran.
+
+use nix::sched::CloneFlags;
+use serde_json::{Value, json};
+
+use super::home::Facts;
+use super::serve::{Report, Server};
+use super::wire::phase_name;
+use crate::shim::{Code, NewProcess, Phase, Refusal, Supervisor};
+use crate::sys::fd;
+use crate::sys::process::{self, Exit, Forked, SingleThreaded};
+
+type Result<T> = std::result::Result<T, Refusal>;
+
+/// What the runtime says of its container: phase and process id.
+pub fn runtime_state(facts: &Facts) -> Option<(Phase, i32)> {
+    #[derive(serde::Deserialize)]
+    struct State {
+        status: String,
+        #[serde(default)]
+        pid: i32,
+    }
+    let output = std::process::Command::new(&facts.runtime)
+        .args(&facts.runtime_args)
+        .args(["state", &facts.id])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .ok()?;
+    let state: State = serde_json::from_slice(&output.stdout).ok()?;
+    let phase = match state.status.as_str() {
+        "created" => Phase::Created,
+        "running" => Phase::Running,
+        "paused" => Phase::Paused,
+        "stopped" => Phase::Stopped,
+        _ => return None,
+    };
+    Some((phase, state.pid))
+}
+
+/// Takes the container over, and reports.
+pub(super) fn adopt(server: &mut Server, new: NewProcess, core: &mut Supervisor) -> Result<()> {
+    let ended = || Refusal::new(Code::WrongPhase, "the container has ended: ask for its status, and delete it");
+    if server.home.exit().is_some() {
+        return Err(ended());
+    }
+    if !server.facts.keep {
+        return Err(Refusal::new(Code::WrongPhase, "it was not made with --keep-on-shim-death: its output is lost"));
+    }
+    let text = fd::read_small(fd::CWD, server.home.file("pid")).map_err(|_| ended())?;
+    let pid: i32 = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()).ok_or_else(ended)?;
+    // First the pidfd, then the question: if the runtime still knows the id as its container's,
+    // the pidfd is that of the container, for the runtime compares start times.
+    let pidfd = process::open_pid(pid).map_err(|_| ended())?;
+    let (phase, _) =
+        runtime_state(&server.facts).filter(|&(phase, of)| phase != Phase::Stopped && of == pid).ok_or_else(ended)?;
+    core.adopt(new, pid, pidfd, phase)?;
+    Report::say(&json!({
+        "v": 1,
+        "id": server.facts.id,
+        "pid": pid,
+        "shim_pid": std::process::id(),
+        "socket": server.home.file("shim.sock"),
+        "state": phase_name(phase),
+        "adopted": true,
+        "guarantees": guarantees(),
+    }));
+    Ok(())
+}
+
+/// What an adopted container still has.
+fn guarantees() -> Value {
+    json!({"exit_told": true, "exit_code": exit_codes_of_others(), "output": true, "stdin": false, "execs": false})
+}
+
+/// Whether this kernel tells how a process ended whose parent is another: tried, on a process
+/// that is reaped already.
+fn exit_codes_of_others() -> bool {
+    let Ok(proof) = SingleThreaded::check() else { return false };
+    match process::fork(CloneFlags::empty(), None, &proof) {
+        Ok(Forked::Child) => process::exit_now(42),
+        Ok(Forked::Parent(child)) => {
+            use std::os::fd::AsFd;
+            let _ = child.wait();
+            process::exit_of_other(child.pidfd.as_fd()) == Ok(Some(Exit::Code(42)))
+        }
+        Err(_) => false,
+    }
+}

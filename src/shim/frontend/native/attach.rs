@@ -1,0 +1,128 @@
+//! `attach` and `exec` at a terminal: what the caller types goes in, what the process writes
+//! comes out. A process of the caller's, not the shim: here threads are fine.
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use serde_json::json;
+
+use super::client::{Client, Error, Frame, Input};
+use crate::sys::socket;
+
+/// ctrl-p ctrl-q.
+const LEAVE: [u8; 2] = [0x10, 0x11];
+
+/// The caller's terminal, raw until this is dropped.
+struct Raw(Termios);
+
+impl Raw {
+    fn enter() -> Option<Raw> {
+        let saved = tcgetattr(io::stdin().as_fd()).ok()?;
+        let mut raw = saved.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(io::stdin().as_fd(), SetArg::TCSANOW, &raw).ok()?;
+        Some(Raw(saved))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = tcsetattr(io::stdin().as_fd(), SetArg::TCSANOW, &self.0);
+    }
+}
+
+/// Moves bytes both ways until the process has ended; the client is attached already. False: the
+/// caller has left by the keys for it.
+pub fn relay(
+    state: &Path,
+    id: &str,
+    exec: Option<&str>,
+    client: &mut Client,
+    tty: bool,
+    stdin: bool,
+) -> Result<bool, Error> {
+    let at_terminal = tty && stdin && io::stdin().is_terminal();
+    let mut winch = SigSet::empty();
+    winch.add(Signal::SIGWINCH);
+    // Before any thread: they inherit that it is blocked, and one of them waits for it.
+    let _ = winch.thread_block();
+    let raw = if at_terminal { Raw::enter() } else { None };
+    if raw.is_some() {
+        let (state, id, exec) = (state.to_owned(), id.to_owned(), exec.map(str::to_owned));
+        std::thread::spawn(move || follow_size(&state, &id, exec.as_deref(), &winch));
+    }
+    let left = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    if stdin {
+        let (mut input, left, keys) = (client.input()?, left.clone(), raw.is_some());
+        std::thread::spawn(move || {
+            // The shim has closed the input, or is gone: the other direction says so.
+            if pass_input(&mut input, keys).unwrap_or(false) {
+                left.store(true, std::sync::atomic::Ordering::SeqCst);
+                let _ = input.leave();
+            }
+        });
+    }
+    while let Some(frame) = client.frame()? {
+        match frame {
+            Frame::Stdout(bytes) => write(&mut io::stdout(), &bytes)?,
+            Frame::Stderr(bytes) => write(&mut io::stderr(), &bytes)?,
+        }
+    }
+    Ok(!left.load(std::sync::atomic::Ordering::SeqCst))
+}
+
+fn write(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    out.write_all(bytes)?;
+    out.flush()
+}
+
+/// True: the keys for leaving were typed.
+fn pass_input(input: &mut Input, keys: bool) -> io::Result<bool> {
+    let mut buffer = vec![0; 16 * 1024];
+    let mut held = false;
+    loop {
+        let n = match io::stdin().read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        if n == 0 {
+            return input.give(&[]).map(|()| false);
+        }
+        if !keys {
+            input.give(&buffer[..n])?;
+            continue;
+        }
+        let mut out = Vec::with_capacity(n + 1);
+        for &byte in &buffer[..n] {
+            if held && byte == LEAVE[1] {
+                return Ok(true);
+            }
+            if std::mem::take(&mut held) {
+                out.push(LEAVE[0]);
+            }
+            held = byte == LEAVE[0];
+            if !held {
+                out.push(byte);
+            }
+        }
+        if !out.is_empty() {
+            input.give(&out)?;
+        }
+    }
+}
+
+fn follow_size(state: &Path, id: &str, exec: Option<&str>, winch: &SigSet) {
+    let Ok(mut client) = Client::connect(state, id) else { return };
+    loop {
+        if let Ok((rows, columns)) = socket::terminal_size(io::stdin().as_fd()) {
+            // The process may have ended: the end of its output tells.
+            let _ = client.call("resize", json!({"exec": exec, "rows": rows, "columns": columns}));
+        }
+        if winch.wait().is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What can still be said of, and done to, a container whose shim is dead.
+//!
+//! Nothing kills a container when its shim is killed: the kernel ties a process's life to that
+//! of its parent only at the moment of a fork, and the parent then was the runtime. What the
+//! shim had recorded is told; what it had not is told as lost; and `delete` kills what is left.
+
+use serde_json::{Value, json};
+
+use super::adopt::runtime_state;
+use super::home::{Facts, Home};
+use super::journal::Journal;
+use super::wire::{Ended, phase_name};
+use crate::shim::exit::Record;
+use crate::shim::{Code, Phase, Refusal};
+
+type Result<T> = std::result::Result<T, Refusal>;
+
+/// The status, in the members of a living shim's, and `shim_lost`.
+pub fn status(home: &Home) -> Result<Value> {
+    let facts = home.facts()?;
+    let exit = home.exit();
+    let (phase, pid) = match &exit {
+        Some(record) => (Phase::Stopped, record.pid),
+        None => runtime_state(&facts).unwrap_or((Phase::Stopped, 0)),
+    };
+    let journal = Journal::open(home.file("events.log"))?;
+    Ok(json!({
+        "id": facts.id,
+        "state": phase_name(phase),
+        "pid": pid,
+        "shim_pid": 0,
+        "exit": exit.as_ref().map(ended),
+        "bundle": facts.bundle,
+        "tty": facts.tty,
+        "logs": facts.logs,
+        "dropped_bytes": exit.as_ref().map_or(0, |record| record.dropped_bytes),
+        "execs": [],
+        "last_event": journal.last(),
+        "acknowledged": journal.acknowledged(),
+        "shim_lost": exit.is_none(),
+    }))
+}
+
+fn ended(record: &Record) -> Ended {
+    Ended::of(&record.status())
+}
+
+/// How it ended, for `wait`.
+pub fn exit(home: &Home) -> Result<Value> {
+    match home.exit() {
+        Some(record) => Ok(json!(ended(&record))),
+        None => Err(Refusal::new(Code::NotFound, "the shim was lost before it had recorded an end")),
+    }
+}
+
+/// How an exec ended.
+pub fn exit_of_exec(home: &Home, exec: &str) -> Result<Value> {
+    crate::container::check_id(exec).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
+    match Record::read(&home.exec_file(exec, "exit.json")) {
+        Some(record) => Ok(json!(ended(&record))),
+        None => Err(Refusal::new(Code::NotFound, format!("the shim was lost, and has no record of exec {exec:?}"))),
+    }
+}
+
+/// Its events: those that were recorded, and the exit, if the shim died between writing its
+/// record and numbering the event.
+pub fn journal(home: &Home) -> Result<Journal> {
+    let Some(lock) = home.lock()? else {
+        return Err(Refusal::new(Code::WrongPhase, "a shim serves this container"));
+    };
+    let mut journal = Journal::open(home.file("events.log"))?;
+    if let Some(record) = home.exit().filter(|_| !journal.has("exited")) {
+        let mut members = json!(ended(&record));
+        members["pid"] = record.pid.into();
+        journal.append(&super::serve::event_members("exited", &record.id, None, &members));
+    }
+    drop(lock);
+    Ok(journal)
+}
+
+/// Removes everything. `force` is needed only where the container was to outlive its shim.
+pub fn delete(home: &Home, force: bool) -> Result<Value> {
+    let Some(_lock) = home.lock()? else {
+        return Err(Refusal::new(Code::WrongPhase, "a shim serves this container"));
+    };
+    let facts = match home.facts() {
+        Err(refusal) if refusal.code == Code::NotFound && home.dir().is_dir() => {
+            // A run that was killed before it had written anything.
+            home.remove();
+            return Ok(json!({"pid": 0, "exit": null, "shim_lost": true}));
+        }
+        other => other?,
+    };
+    let record = home.exit();
+    let runs = runtime_state(&facts).filter(|(phase, _)| *phase != Phase::Stopped);
+    if record.is_none() && facts.keep && runs.is_some() && !force {
+        return Err(Refusal::new(
+            Code::WrongPhase,
+            "the container outlived its shim and runs: adopt it, or use --force",
+        ));
+    }
+    remove_from_runtime(&facts)?;
+    let exit = record.as_ref().map_or_else(|| Ended::lost(runs.is_some()), ended);
+    let pid = record.as_ref().map(|record| record.pid).or(runs.map(|(_, pid)| pid));
+    home.remove();
+    Ok(json!({"pid": pid.unwrap_or(0), "exit": exit, "shim_lost": record.is_none()}))
+}
+
+fn remove_from_runtime(facts: &Facts) -> Result<()> {
+    let output = std::process::Command::new(&facts.runtime)
+        .args(&facts.runtime_args)
+        .args(["delete", "--force", &facts.id])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .map_err(|error| Refusal::new(Code::Runtime, format!("cannot run {:?}: {error}", facts.runtime)))?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    // One that is gone already is as good.
+    match output.status.success() || text.contains("does not exist") {
+        true => Ok(()),
+        false => Err(Refusal::new(Code::Runtime, text.trim())),
+    }
+}

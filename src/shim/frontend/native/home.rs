@@ -1,0 +1,272 @@
+//! The directory of one container, `STATE/ID`: what the shim keeps in it, and whether it lives.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `shim.json` | [`Facts`], written before the container is made |
+//! | `shim.lock` | locked by flock(2) for as long as the shim lives |
+//! | `shim.sock` | the protocol |
+//! | `exit.json` | how init ended: [`crate::shim::exit::Record`] |
+//! | `events.log` | the numbered events |
+//! | `log` | the log, where no other place was asked for |
+//! | `execs/` | `NAME.exit.json` of each exec, and its files while it starts |
+//! | `shim.err` | what a shim that fails has to say |
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use serde::{Deserialize, Serialize};
+
+use crate::shim::exit::{self, Record};
+use crate::shim::stdio::{Journal, LogFile};
+use crate::shim::{Code, Log, Refusal};
+use crate::sys::{Called, fd};
+
+type Result<T> = std::result::Result<T, Refusal>;
+
+/// The version of [`Facts`] that is written. Every version up to it is read.
+pub const VERSION: u32 = 1;
+
+/// What is fixed when a container is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Version of this layout.
+    pub v: u32,
+    /// The container's id.
+    pub id: String,
+    /// Its bundle.
+    pub bundle: PathBuf,
+    /// The runtime's binary.
+    pub runtime: PathBuf,
+    /// The arguments before its verb.
+    pub runtime_args: Vec<String>,
+    /// The arguments behind `create`.
+    pub create_args: Vec<String>,
+    /// Whether it has a terminal.
+    pub tty: bool,
+    /// Whether it has an input.
+    pub stdin: bool,
+    /// `FORMAT:PATH,...`, as given.
+    pub logs: Vec<String>,
+    /// Milliseconds for which its output is waited for after its end.
+    pub drain_ms: u64,
+    /// Whether it outlives the shim.
+    pub keep: bool,
+    /// Whether `start` waits to be asked for.
+    pub create_only: bool,
+    /// Whether its other processes are killed when init ends: it has no PID namespace of its own.
+    pub kill_on_exit: bool,
+    /// Who owns the pipes.
+    pub owner: Option<(u32, u32)>,
+    /// Where windlass keeps how its containers ended.
+    pub runtime_exit: Option<PathBuf>,
+}
+
+impl Facts {
+    /// The logs, opened by nobody yet.
+    pub fn logs(&self) -> Result<Vec<Log>> {
+        self.logs.iter().filter_map(|text| log(text, &self.id).transpose()).collect()
+    }
+}
+
+/// The directory of one container.
+#[derive(Clone, Debug)]
+pub struct Home {
+    dir: PathBuf,
+}
+
+impl Home {
+    /// That of this id below `state`; it need not exist.
+    pub fn of(state: &Path, id: &str) -> Result<Home> {
+        crate::container::check_id(id).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
+        Ok(Home { dir: state.join(id) })
+    }
+
+    /// One that is there.
+    pub fn at(dir: PathBuf) -> Home {
+        Home { dir }
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A file of it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// A file of an exec.
+    pub fn exec_file(&self, exec: &str, suffix: &str) -> PathBuf {
+        self.dir.join("execs").join(format!("{exec}.{suffix}"))
+    }
+
+    /// Makes the directory, which must not be there: it is the reservation of the id.
+    pub fn make(&self) -> Result<()> {
+        let state = self.dir.parent().unwrap_or(Path::new("/"));
+        std::fs::create_dir_all(state).called(|| format!("mkdir({state:?})"))?;
+        match fd::mkdirat(fd::CWD, &self.dir, 0o700) {
+            Err(failed) if failed.errno == Errno::EEXIST => {
+                Err(Refusal::new(Code::AlreadyExists, format!("{:?} is there already: delete it first", self.dir)))
+            }
+            other => Ok(other?),
+        }?;
+        Ok(fd::mkdirat(fd::CWD, self.dir.join("execs"), 0o700)?)
+    }
+
+    /// Frees the id, then removes what was there.
+    pub fn remove(&self) {
+        let gone = self.dir.with_file_name(format!(".gone.{}", std::process::id()));
+        // Renamed first: the id is free at once and never half there.
+        let _ = std::fs::remove_dir_all(if std::fs::rename(&self.dir, &gone).is_ok() { &gone } else { &self.dir });
+    }
+
+    /// Writes the facts down.
+    pub fn write_facts(&self, facts: &Facts) -> Result<()> {
+        let text = serde_json::to_vec(facts).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
+        Ok(exit::put(&self.file("shim.json"), &text, false)?)
+    }
+
+    /// Reads the facts.
+    pub fn facts(&self) -> Result<Facts> {
+        let path = self.file("shim.json");
+        let text = fd::open(&path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW).and_then(fd::read_all);
+        let text = text.map_err(|failed| match failed.errno {
+            Errno::ENOENT => Refusal::new(Code::NotFound, format!("{:?} is no container of a shim", self.dir)),
+            _ => failed.into(),
+        })?;
+        let facts: Facts =
+            serde_json::from_slice(&text).map_err(|error| Refusal::new(Code::Invalid, format!("{path:?}: {error}")))?;
+        if !(1..=VERSION).contains(&facts.v) {
+            return Err(Refusal::new(Code::Invalid, format!("{path:?} is of version {}, which is newer", facts.v)));
+        }
+        Ok(facts)
+    }
+
+    /// How init ended, if that is on disk.
+    pub fn exit(&self) -> Option<Record> {
+        Record::read(&self.file("exit.json"))
+    }
+
+    /// Takes the lock of the shim; `None`: a shim lives.
+    pub fn lock(&self) -> Result<Option<OwnedFd>> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW;
+        let file = match fd::openat(fd::CWD, self.file("shim.lock"), flags, 0o600) {
+            Err(failed) if failed.errno == Errno::ENOENT => {
+                return Err(Refusal::new(Code::NotFound, format!("{:?} does not exist", self.dir)));
+            }
+            other => other?,
+        };
+        match fd::lock(file.as_fd(), false) {
+            Ok(()) => Ok(Some(file)),
+            Err(failed) if failed.errno == Errno::EWOULDBLOCK => Ok(None),
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    /// The same for a shim that begins: who only looks holds the lock for a moment.
+    pub fn lock_for_life(&self) -> Result<OwnedFd> {
+        for _ in 0..50 {
+            if let Some(lock) = self.lock()? {
+                return Ok(lock);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err(Refusal::new(Code::AlreadyExists, "another shim serves this container"))
+    }
+}
+
+/// All containers below a state directory.
+pub fn all(state: &Path) -> Vec<(String, Home)> {
+    let entries = std::fs::read_dir(state).into_iter().flatten().flatten();
+    let mut found: Vec<(String, Home)> = entries
+        .filter(|entry| entry.path().join("shim.json").is_file())
+        .filter_map(|entry| entry.file_name().into_string().ok().map(|id| (id, Home::at(entry.path()))))
+        .collect();
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found
+}
+
+/// Reads `FORMAT[:PATH][,max=SIZE][,files=N]`; `None` for `none`.
+pub fn log(text: &str, id: &str) -> Result<Option<Log>> {
+    let invalid = |what: &str| Refusal::new(Code::Invalid, format!("log {text:?}: {what}"));
+    let (format, rest) = text.split_once(':').unwrap_or((text, ""));
+    let mut parts = rest.split(',');
+    let path = parts.next().unwrap_or_default();
+    let mut file = LogFile { path: path.into(), sync: true, ..LogFile::default() };
+    for part in parts {
+        match part.split_once('=') {
+            Some(("max", size)) => file.max_size = Some(bytes(size).ok_or_else(|| invalid("max is a size"))?),
+            Some(("files", n)) => file.max_files = n.parse().map_err(|_| invalid("files is a number"))?,
+            _ => return Err(invalid("only max= and files= may follow the path")),
+        }
+    }
+    let in_file = |make: fn(LogFile) -> Log| match path.starts_with('/') {
+        true => Ok(Some(make(file.clone()))),
+        false => Err(invalid("an absolute path must follow the format")),
+    };
+    match format {
+        "k8s" => in_file(Log::K8s),
+        "json" => in_file(Log::Json),
+        "raw" => in_file(Log::Raw),
+        "journald" => {
+            let tag = path.to_string();
+            Ok(Some(Log::Journald(Journal {
+                id: id.into(),
+                name: id.into(),
+                tag,
+                partial: true,
+                ..Journal::default()
+            })))
+        }
+        "none" => Ok(None),
+        _ => Err(invalid("the format is k8s, json, raw, journald or none")),
+    }
+}
+
+/// A size with `k`, `m` or `g`.
+fn bytes(text: &str) -> Option<u64> {
+    let (digits, unit) = match text.as_bytes().last()? {
+        b'k' | b'K' => (&text[..text.len() - 1], 1 << 10),
+        b'm' | b'M' => (&text[..text.len() - 1], 1 << 20),
+        b'g' | b'G' => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit).filter(|&size| size > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_described_in_one_word() {
+        let file =
+            LogFile { path: "/l".into(), max_size: Some(10 << 20), max_files: 3, sync: true, ..LogFile::default() };
+        assert_eq!(log("k8s:/l,max=10m,files=3", "c"), Ok(Some(Log::K8s(file.clone()))));
+        assert_eq!(log("json:/l,files=3,max=10485760", "c"), Ok(Some(Log::Json(file))));
+        assert_eq!(log("none", "c"), Ok(None));
+        for bad in ["k8s", "k8s:rel", "x:/l", "raw:/l,max=0", "raw:/l,max=1q", "raw:/l,what=1", "raw:/l,files=-1"] {
+            assert!(log(bad, "c").is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_lock_tells_whether_a_shim_lives() {
+        let state = std::env::temp_dir().join(format!("windlass-home-{}", std::process::id()));
+        let home = Home::of(&state, "c").expect("an id");
+        home.make().expect("made");
+        assert_eq!(home.make().expect_err("taken").code, Code::AlreadyExists);
+        let lock = home.lock().expect("locked").expect("free");
+        assert!(home.lock().expect("asked").is_none());
+        drop(lock);
+        assert!(home.lock().expect("asked").is_some());
+        home.remove();
+        assert_eq!(home.lock().expect_err("gone").code, Code::NotFound);
+        assert_eq!(std::fs::read_dir(&state).expect("read").count(), 0);
+        std::fs::remove_dir_all(&state).expect("removed");
+    }
+}

@@ -1,0 +1,269 @@
+//! `events.log`: the numbered events, one JSON object per line, and how far they were acknowledged.
+//!
+//! The file is the memory: a subscriber is a place in it. It survives the shim, whose successor
+//! goes on numbering. It is not synced, for what must survive the machine is the exit record.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::fcntl::OFlag;
+use serde::Deserialize;
+
+use crate::sys::stream::{self, Moved};
+use crate::sys::{Called, Failed, Result, fd};
+
+/// Bytes after which what nobody needs any more is left out.
+const COMPACT: u64 = 256 * 1024;
+
+/// Bytes read at once for a subscriber.
+const PIECE: usize = 8 * 1024;
+
+/// The open file.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: OwnedFd,
+    length: u64,
+    next: u64,
+    acknowledged: u64,
+    compact_at: u64,
+    /// Changes when the file is written anew: places in the old one mean nothing then.
+    generation: u32,
+    /// Lines that a full disk did not take yet.
+    late: VecDeque<String>,
+}
+
+/// Where a subscriber is.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    from: u64,
+    offset: u64,
+    generation: u32,
+}
+
+/// Either kind of line.
+#[derive(Deserialize)]
+struct Line<'a> {
+    event: Option<u64>,
+    acknowledged: Option<u64>,
+    #[serde(rename = "type")]
+    kind: Option<&'a str>,
+    exec: Option<&'a str>,
+}
+
+fn open(path: &PathBuf, flags: OFlag) -> Result<OwnedFd> {
+    let flags = flags | OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW;
+    fd::openat(fd::CWD, path, flags, 0o600)
+}
+
+impl Journal {
+    /// Opens it, or makes it; a line that was cut short by a death is taken back.
+    pub fn open(path: PathBuf) -> Result<Journal> {
+        let text = fd::read_all(open(&path, OFlag::empty())?)?;
+        let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        let file = open(&path, OFlag::empty())?;
+        nix::unistd::ftruncate(&file, whole as i64).called(|| "ftruncate()".into())?;
+        let (mut last, mut acknowledged) = (0, 0);
+        for line in lines(&text[..whole]) {
+            last = last.max(line.event.unwrap_or(0));
+            acknowledged = acknowledged.max(line.acknowledged.unwrap_or(0));
+        }
+        Ok(Journal {
+            path,
+            file,
+            length: whole as u64,
+            next: last.max(acknowledged) + 1,
+            acknowledged,
+            compact_at: COMPACT,
+            generation: 0,
+            late: VecDeque::new(),
+        })
+    }
+
+    /// The number of the last event; 0 before the first.
+    pub fn last(&self) -> u64 {
+        self.next - 1
+    }
+
+    /// Up to which event nobody needs to be told again.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// Whether an event of this kind, of init, is in it.
+    pub fn has(&self, kind: &str) -> bool {
+        self.text().is_ok_and(|text| lines(&text).any(|line| line.kind == Some(kind) && line.exec.is_none()))
+    }
+
+    /// Adds an event: `members` is what follows its number.
+    pub fn append(&mut self, members: &str) {
+        let line = format!("{{\"event\":{},{members}}}\n", self.next);
+        self.next += 1;
+        self.late.push_back(line);
+        self.write_late();
+    }
+
+    /// Everything up to `event` need not be told again.
+    pub fn acknowledge(&mut self, event: u64) {
+        let event = event.min(self.last());
+        if event > self.acknowledged {
+            self.acknowledged = event;
+            self.late.push_back(format!("{{\"acknowledged\":{event}}}\n"));
+            self.write_late();
+        }
+    }
+
+    /// Writes what could not be written before. False: some still waits.
+    pub fn write_late(&mut self) -> bool {
+        while let Some(line) = self.late.front() {
+            match stream::write(self.file.as_fd(), line.as_bytes()) {
+                Ok(Moved::Bytes(n)) if n == line.len() => {
+                    self.length += n as u64;
+                    self.late.pop_front();
+                }
+                _ => {
+                    // Part of a line may be there, and must not become the head of the next.
+                    let _ = nix::unistd::ftruncate(&self.file, self.length as i64);
+                    return false;
+                }
+            }
+        }
+        if self.length > self.compact_at {
+            // It grows on if this fails, and is tried again at twice the size.
+            let _ = self.compact();
+            self.compact_at = self.length * 2 + COMPACT;
+        }
+        true
+    }
+
+    fn text(&self) -> Result<Vec<u8>> {
+        fd::read_all(stream::reopen(self.file.as_fd(), OFlag::O_RDONLY)?)
+    }
+
+    /// Leaves out what was acknowledged, and the execs that were deleted.
+    fn compact(&mut self) -> Result<()> {
+        let text = self.text()?;
+        let deleted: Vec<&str> =
+            lines(&text).filter(|line| line.kind == Some("deleted")).filter_map(|line| line.exec).collect();
+        let mut kept = format!("{{\"acknowledged\":{}}}\n", self.acknowledged).into_bytes();
+        for raw in text.split_inclusive(|&byte| byte == b'\n') {
+            let line = serde_json::from_slice::<Line<'_>>(raw).ok();
+            let wanted = line.is_some_and(|line| {
+                line.event.is_some_and(|event| event > self.acknowledged)
+                    && !line.exec.is_some_and(|exec| deleted.contains(&exec))
+            });
+            if wanted {
+                kept.extend_from_slice(raw);
+            }
+        }
+        // The number goes on from the last one, even if that line is gone.
+        kept.extend_from_slice(
+            format!("{{\"acknowledged\":{},\"event\":{}}}\n", self.acknowledged, self.last()).as_bytes(),
+        );
+        fd::replace(fd::CWD, &self.path, 0o600, &kept)?;
+        self.file = open(&self.path, OFlag::empty())?;
+        self.length = kept.len() as u64;
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// The place before the event `from`, or, without one, behind the acknowledged ones.
+    pub fn place(&self, from: Option<u64>) -> Place {
+        Place { from: from.unwrap_or(self.acknowledged + 1), offset: 0, generation: self.generation }
+    }
+
+    /// The next events from there, whole lines; nothing when there are no more.
+    pub fn read(&self, place: &mut Place) -> Result<Vec<u8>> {
+        if place.generation != self.generation {
+            (place.offset, place.generation) = (0, self.generation);
+        }
+        let mut found = Vec::new();
+        let mut piece = vec![0; PIECE];
+        while found.is_empty() && place.offset < self.length {
+            let n = nix::sys::uio::pread(&self.file, &mut piece, place.offset as i64).called(|| "pread()".into())?;
+            let Some(end) = piece[..n].iter().rposition(|&byte| byte == b'\n') else {
+                return Err(Failed { call: "an event that is too long".into(), errno: nix::errno::Errno::EMSGSIZE });
+            };
+            place.offset += end as u64 + 1;
+            for raw in piece[..=end].split_inclusive(|&byte| byte == b'\n') {
+                let line = serde_json::from_slice::<Line<'_>>(raw).ok();
+                let event = line.filter(|line| line.kind.is_some()).and_then(|line| line.event);
+                if event.is_some_and(|event| event >= place.from) {
+                    place.from = event.unwrap_or(0) + 1;
+                    found.extend_from_slice(raw);
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn lines(text: &[u8]) -> impl Iterator<Item = Line<'_>> {
+    text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn journal(name: &str) -> (PathBuf, Journal) {
+        let path = std::env::temp_dir().join(format!("windlass-events-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        (path.clone(), Journal::open(path).expect("opened"))
+    }
+
+    fn read(journal: &Journal, place: &mut Place) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        loop {
+            let text = journal.read(place).expect("read");
+            if text.is_empty() {
+                return numbers;
+            }
+            numbers.extend(lines(&text).filter_map(|line| line.event));
+        }
+    }
+
+    #[test]
+    fn a_successor_goes_on_numbering_and_repeats_what_was_not_acknowledged() {
+        let (path, mut journal) = journal("successor");
+        for _ in 0..3 {
+            journal.append("\"type\":\"started\"");
+        }
+        journal.acknowledge(2);
+        drop(journal);
+        // A death in the middle of a line.
+        let file = open(&path, OFlag::empty()).expect("opened");
+        stream::write(file.as_fd(), b"{\"event\":4,\"ty").expect("written");
+        let mut journal = Journal::open(path.clone()).expect("opened");
+        journal.append("\"type\":\"exited\"");
+        assert_eq!(read(&journal, &mut journal.place(None)), [3, 4]);
+        assert_eq!(read(&journal, &mut journal.place(Some(1))), [1, 2, 3, 4]);
+        assert!(journal.has("exited") && !journal.has("created"));
+        std::fs::remove_file(path).expect("removed");
+    }
+
+    #[test]
+    fn what_nobody_needs_is_left_out_and_subscribers_miss_nothing() {
+        let (path, mut journal) = journal("compact");
+        let mut place = journal.place(None);
+        let mut seen = Vec::new();
+        for n in 0..20_000u64 {
+            journal.append(&format!("\"type\":\"exited\",\"exec\":\"e{n}\""));
+            if n % 100 == 0 {
+                seen.extend(read(&journal, &mut place));
+                journal.acknowledge(n.saturating_sub(50));
+            }
+        }
+        seen.extend(read(&journal, &mut place));
+        assert_eq!(seen, (1..=20_000).collect::<Vec<u64>>());
+        assert!(std::fs::metadata(&path).expect("there").len() < 3 * COMPACT);
+        // Everything acknowledged and left out: the number still goes on.
+        journal.acknowledge(20_000);
+        journal.compact().expect("compacted");
+        drop(journal);
+        let journal = Journal::open(path.clone()).expect("opened");
+        assert_eq!((journal.last(), journal.acknowledged()), (20_000, 20_000));
+        std::fs::remove_file(path).expect("removed");
+    }
+}

@@ -1,0 +1,239 @@
+//! Reading a log that a shim writes: from its oldest file on, and with `--follow` on and on,
+//! over rotations. The file is the interface: no shim is needed, and none is held up.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::shim::log::{Entry, Stream, parse};
+use crate::shim::stdio::LogFile;
+use crate::shim::{Code, Log, Refusal};
+
+/// What is wanted of a log.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Not what is older than this, as the log writes it: RFC 3339 in UTC.
+    pub since: Option<String>,
+    /// Whether each line begins with its time.
+    pub timestamps: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Format {
+    K8s,
+    Json,
+    Raw,
+}
+
+/// A log that is being read.
+pub struct Reader {
+    spec: LogFile,
+    format: Format,
+    wanted: Wanted,
+    file: Option<File>,
+    inode: u64,
+    /// The beginning of an entry whose rest was not read yet.
+    begun: Vec<u8>,
+    /// Whether the last entry of each stream was only a part of a line.
+    partial: [bool; 2],
+}
+
+impl Reader {
+    /// For the first of the logs that is a file.
+    pub fn new(logs: &[Log], wanted: Wanted) -> Result<Reader, Refusal> {
+        let found = logs.iter().find_map(|log| match log {
+            Log::K8s(file) => Some((Format::K8s, file)),
+            Log::Json(file) => Some((Format::Json, file)),
+            Log::Raw(file) => Some((Format::Raw, file)),
+            Log::Journald(_) => None,
+        });
+        let (format, spec) =
+            found.ok_or_else(|| Refusal::new(Code::Invalid, "the container's log is no file that could be read"))?;
+        if matches!(format, Format::Raw) && (wanted.since.is_some() || wanted.timestamps) {
+            return Err(Refusal::new(Code::Invalid, "a raw log has no times"));
+        }
+        let spec = spec.clone();
+        Ok(Reader { spec, format, wanted, file: None, inode: 0, begun: Vec::new(), partial: [false; 2] })
+    }
+
+    /// Writes what there is that was not read yet.
+    pub fn read(&mut self, stdout: &mut impl Write, stderr: &mut impl Write) -> io::Result<()> {
+        loop {
+            if self.file.is_none() && !self.open_next()? {
+                break;
+            }
+            self.read_file(stdout, stderr)?;
+            // Looked at before the name is compared: what was written before a rotation is read.
+            if !self.is_rotated() {
+                break;
+            }
+            self.read_file(stdout, stderr)?;
+            self.file = None;
+        }
+        stdout.flush()?;
+        stderr.flush()
+    }
+
+    /// The files of the log that are there, oldest first.
+    fn files(&self) -> Vec<PathBuf> {
+        let numbered = |n: u32| {
+            let mut name = self.spec.path.clone().into_os_string();
+            name.push(format!(".{n}"));
+            PathBuf::from(name)
+        };
+        (1..=self.spec.max_files).rev().map(numbered).chain([self.spec.path.clone()]).collect()
+    }
+
+    /// Opens the one after that which was read last, or the oldest.
+    fn open_next(&mut self) -> io::Result<bool> {
+        let files: Vec<(PathBuf, u64)> =
+            self.files().into_iter().filter_map(|path| inode(&path).map(|inode| (path, inode))).collect();
+        let after = files.iter().position(|(_, inode)| *inode == self.inode).map_or(0, |at| at + 1);
+        let Some((path, _)) = files.get(after) else { return Ok(false) };
+        let file = File::open(path)?;
+        self.inode = file.metadata()?.ino();
+        self.file = Some(file);
+        Ok(true)
+    }
+
+    fn is_rotated(&self) -> bool {
+        inode(&self.spec.path).is_some_and(|inode| inode != self.inode)
+    }
+
+    fn read_file(&mut self, stdout: &mut impl Write, stderr: &mut impl Write) -> io::Result<()> {
+        let Some(mut file) = self.file.take() else { return Ok(()) };
+        let mut piece = vec![0; 64 * 1024];
+        loop {
+            let n = file.read(&mut piece)?;
+            if n == 0 {
+                break;
+            }
+            if matches!(self.format, Format::Raw) {
+                stdout.write_all(&piece[..n])?;
+                continue;
+            }
+            self.begun.extend_from_slice(&piece[..n]);
+            let text = std::mem::take(&mut self.begun);
+            let end = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+            for entry in text[..end].split_inclusive(|&byte| byte == b'\n') {
+                self.entry(&entry[..entry.len() - 1], stdout, stderr)?;
+            }
+            self.begun = text[end..].to_vec();
+        }
+        self.file = Some(file);
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &[u8], stdout: &mut impl Write, stderr: &mut impl Write) -> io::Result<()> {
+        match self.format {
+            Format::K8s => {
+                let Some(line) = parse(entry) else { return Ok(()) };
+                let end: &[u8] = if line.partial { b"" } else { b"\n" };
+                self.line(line.time, line.stream, &[line.text, end].concat(), stdout, stderr)
+            }
+            _ => {
+                let Ok(line) = serde_json::from_slice::<Entry>(entry) else { return Ok(()) };
+                let stream = if line.stream == "stderr" { Stream::Stderr } else { Stream::Stdout };
+                self.line(&line.time, stream, line.log.as_bytes(), stdout, stderr)
+            }
+        }
+    }
+
+    fn line(
+        &mut self,
+        time: &str,
+        stream: Stream,
+        text: &[u8],
+        stdout: &mut impl Write,
+        stderr: &mut impl Write,
+    ) -> io::Result<()> {
+        // Times of one length and zone sort as text; a fraction without its zeroes does too,
+        // for what ends the shorter one, Z or +, is compared with a digit only where it is older.
+        if self.wanted.since.as_deref().is_some_and(|since| moment(time) < moment(since)) {
+            return Ok(());
+        }
+        let out: &mut dyn Write = if stream == Stream::Stderr { stderr } else { stdout };
+        let continues = std::mem::replace(&mut self.partial[stream as usize], !text.ends_with(b"\n"));
+        if self.wanted.timestamps && !continues {
+            write!(out, "{time} ")?;
+        }
+        out.write_all(text)
+    }
+}
+
+/// A time without its zone, which is UTC, and without the zeroes at the end of its fraction.
+fn moment(time: &str) -> &str {
+    let bare = time.trim_end_matches('Z').trim_end_matches("+00:00");
+    if bare.contains('.') { bare.trim_end_matches('0').trim_end_matches('.') } else { bare }
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    std::fs::symlink_metadata(path).ok().filter(std::fs::Metadata::is_file).map(|file| file.ino())
+}
+
+/// A time as it is given: RFC 3339 in UTC, or seconds before now.
+pub fn since(text: &str, now: SystemTime) -> Result<String, Refusal> {
+    if let Ok(seconds) = text.parse::<f64>() {
+        let ago = Duration::try_from_secs_f64(seconds)
+            .ok()
+            .and_then(|ago| now.checked_sub(ago))
+            .ok_or_else(|| Refusal::new(Code::Invalid, format!("{text:?} is no number of seconds")))?;
+        return Ok(crate::rfc3339::nanoseconds(ago));
+    }
+    let digits = |at: std::ops::Range<usize>| text.get(at).is_some_and(|part| part.bytes().all(|b| b.is_ascii_digit()));
+    let shaped = digits(0..4) && digits(5..7) && digits(8..10) && digits(11..13) && digits(14..16) && digits(17..19);
+    if shaped && text.is_ascii() && &text[10..11] == "T" && (text.ends_with('Z') || text.ends_with("+00:00")) {
+        return Ok(text.to_owned());
+    }
+    Err(Refusal::new(Code::Invalid, format!("{text:?} is no time in UTC like 2026-01-31T12:00:00Z")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(reader: &mut Reader) -> String {
+        let (mut out, mut errors) = (Vec::new(), Vec::new());
+        reader.read(&mut out, &mut errors).expect("read");
+        out.extend(errors);
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn a_log_is_followed_over_rotations() {
+        let dir = std::env::temp_dir().join(format!("windlass-follow-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("made");
+        let path = dir.join("log");
+        let spec = LogFile { path: path.clone(), max_files: 2, ..LogFile::default() };
+        let line = |second: u32, text: &str| format!("2026-01-01T00:00:{second:02}.5+00:00 stdout F {text}\n");
+        std::fs::write(dir.join("log.1"), line(1, "one")).expect("written");
+        std::fs::write(&path, line(2, "two")).expect("written");
+        let mut reader = Reader::new(&[Log::K8s(spec.clone())], Wanted::default()).expect("a log");
+        assert_eq!(read(&mut reader), "one\ntwo\n");
+        // Rotated twice since: the place goes on where it was, through all newer files.
+        let mut old = std::fs::OpenOptions::new().append(true).open(&path).expect("opened");
+        old.write_all(line(3, "three").as_bytes()).expect("written");
+        std::fs::rename(&path, dir.join("log.2")).expect("renamed");
+        std::fs::write(dir.join("log.1"), line(4, "four")).expect("written");
+        std::fs::write(&path, line(5, "five")).expect("written");
+        assert_eq!(read(&mut reader), "three\nfour\nfive\n");
+        assert_eq!(read(&mut reader), "");
+        let wanted = Wanted { since: Some("2026-01-01T00:00:04.500Z".into()), timestamps: true };
+        let mut late = Reader::new(&[Log::K8s(spec)], wanted).expect("a log");
+        assert_eq!(read(&mut late), "2026-01-01T00:00:04.5+00:00 four\n2026-01-01T00:00:05.5+00:00 five\n");
+        std::fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
+    fn a_time_is_absolute_or_ago() {
+        let now = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        assert_eq!(since("100", now).as_deref(), Ok("2023-11-14T22:11:40Z"));
+        assert!(since("2026-01-31T12:00:00.5Z", now).is_ok());
+        for bad in ["yesterday", "-1", "2026-01-31", "2026-01-31T12:00:00+02:00"] {
+            assert!(since(bad, now).is_err(), "{bad}");
+        }
+        assert!(moment("2026-01-01T00:00:04Z") < moment("2026-01-01T00:00:04.000000001Z"));
+    }
+}

@@ -1,0 +1,88 @@
+//! The engine-neutral mode: a shim with a documented protocol of one JSON object per line, and
+//! the verbs that speak it.
+//!
+//! ```text
+//!  run --> STATE/ID/ --> server (this program anew: small, detached)  <-- shim.sock --> any client
+//!   |                       |-- exit.json, events.log, log                              |
+//!   `-- prints one line <---'                       verbs, when it is dead: the records '
+//! ```
+//!
+//! An engine that restarts reads the directory: `shim.lock` tells who lives, `subscribe` what was
+//! missed, and the records what a dead shim had known. `docs/shim-protocol.md` is the contract.
+
+mod adopt;
+mod attach;
+pub mod client;
+mod connection;
+mod dead;
+mod home;
+mod journal;
+mod logs;
+mod requests;
+mod run;
+mod serve;
+mod verbs;
+mod wire;
+
+use std::ffi::{OsStr, OsString};
+use std::process::ExitCode;
+
+use crate::cli::{self, Environment, Matches, Words, help, shim as table};
+use verbs::{Failure, Verb};
+
+/// The name in messages.
+const NAME: &str = "windlass-shim";
+
+/// Runs a verb, or the server.
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    if arguments.first().is_some_and(|word| word == "@serve") {
+        return ExitCode::from(serve::main(&arguments[1..]) as u8);
+    }
+    match verb(arguments) {
+        Ok(status) => ExitCode::from(status as u8),
+        Err(Failure(message)) => {
+            eprintln!("{NAME}: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn verb(arguments: Vec<OsString>) -> Result<i32, Failure> {
+    let mut words = Words::new(arguments.into_iter());
+    let mut matches = Matches::default();
+    words.global(table::GLOBAL, &mut matches)?;
+    if matches.switch("version") {
+        print!("{}", help::version(NAME));
+        return Ok(0);
+    }
+    let name = matches.operands.first().and_then(|word| word.to_str()).filter(|_| !matches.switch("help"));
+    let Some(name) = name else {
+        print!(
+            "{}",
+            help::program(
+                NAME,
+                "Stays with a container, keeps its stdio, reports its exit.",
+                table::VERBS,
+                table::GLOBAL
+            )
+        );
+        return Ok(0);
+    };
+    let verb = table::verb(name).ok_or_else(|| Failure(format!("there is no verb {name:?}; --help lists them")))?;
+    let mut matches = Matches::default();
+    words.verb(verb.flags, verb.operands, &mut matches)?;
+    if matches.switch("help") {
+        print!("{}", help::verb(NAME, verb));
+        return Ok(0);
+    }
+    cli::count(verb, matches.operands.len(), NAME)?;
+    let state = matches.path("state-dir").unwrap_or_else(|| Environment::current().shims());
+    match verb.name {
+        "run" => Ok(run::run(&state, &matches)),
+        "adopt" => {
+            let id = matches.operands.first().map(OsString::as_os_str).and_then(OsStr::to_str).unwrap_or_default();
+            Ok(run::adopt(&state, id))
+        }
+        name => Verb { state: &state, matches: &matches }.run(name),
+    }
+}

@@ -1,0 +1,340 @@
+//! The server's answers to its clients, operation by operation.
+
+use std::rc::Rc;
+
+use serde_json::{Value, json};
+
+use super::connection::{Connection, Heard};
+use super::serve::{Asked, Server, What};
+use super::wire::{self, Ended, PROTOCOL, Request as Line, answer};
+use crate::shim::{Code, ExitFile, Framing, NewProcess, Phase, ProcessId, Ready, Refusal, Reply, Request, Supervisor};
+use crate::sys::fd;
+
+type Result<T> = std::result::Result<T, Refusal>;
+
+/// What becomes of the connection after a line.
+enum After {
+    /// It is answered at once.
+    Answer(Value),
+    /// It is answered when the core has.
+    Later,
+    /// It is answered, and then it is the stdio's.
+    Attach(ProcessId, Value),
+}
+
+impl Server {
+    pub(super) fn client_ready(&mut self, key: u64, ready: Ready, core: &mut Supervisor) {
+        if ready.write && self.connection(key).is_some_and(|connection| !connection.flush()) {
+            return self.drop_client(key);
+        }
+        while let Some(connection) = self.connection(key).filter(|connection| !connection.closing) {
+            match connection.hear() {
+                Heard::Line(line) => self.line(key, &line, core),
+                Heard::Gone => return self.drop_client(key),
+                Heard::Nothing => break,
+            }
+        }
+        if ready.hangup {
+            return self.drop_client(key);
+        }
+        let waits = self.asked.iter().any(|(_, asked)| matches!(asked, Asked::Client { key: of, .. } if *of == key));
+        let Some(connection) = self.connection(key) else { return };
+        let over = connection.half_closed && !waits && connection.place.is_none();
+        if connection.is_idle() && (over || connection.closing) {
+            return self.drop_client(key);
+        }
+        connection.watch(&core.poll);
+    }
+
+    fn connection(&mut self, key: u64) -> Option<&mut Connection> {
+        self.connections.iter_mut().find(|connection| connection.key == key)
+    }
+
+    fn drop_client(&mut self, key: u64) {
+        self.connections.retain(|connection| connection.key != key);
+    }
+
+    fn say(&mut self, key: u64, line: &[u8]) {
+        if self.connection(key).is_some_and(|connection| !connection.say(line)) {
+            self.drop_client(key);
+        }
+    }
+
+    fn line(&mut self, key: u64, line: &[u8], core: &mut Supervisor) {
+        let request: Line<'_> = match serde_json::from_slice(line) {
+            Ok(request) => request,
+            Err(error) => {
+                self.say(key, &answer(0, Err(Refusal::new(Code::Invalid, format!("malformed: {error}")))));
+                if let Some(connection) = self.connection(key) {
+                    connection.closing = true;
+                }
+                return;
+            }
+        };
+        let seq = request.seq;
+        match self.serve(key, &request, core) {
+            Ok(After::Answer(value)) => self.say(key, &answer(seq, Ok(value))),
+            Ok(After::Later) => {}
+            Ok(After::Attach(process, value)) => self.give_away(key, seq, &process, value, core),
+            Err(refusal) => self.say(key, &answer(seq, Err(refusal))),
+        }
+    }
+
+    fn serve(&mut self, key: u64, line: &Line<'_>, core: &mut Supervisor) -> Result<After> {
+        let process = self.exec(line.exec.as_deref());
+        let plain = |request| (request, What::Plain);
+        let (request, what) = match line.op {
+            "hello" => {
+                let version = env!("CARGO_PKG_VERSION");
+                let pid = std::process::id();
+                return Ok(After::Answer(
+                    json!({"v": PROTOCOL, "id": self.facts.id, "shim_pid": pid, "version": version}),
+                ));
+            }
+            "status" => return self.status(core).map(After::Answer),
+            "subscribe" => {
+                let place = self.journal.place(line.from);
+                if let Some(connection) = self.connection(key) {
+                    connection.place = Some(place);
+                }
+                return Ok(After::Answer(json!({"last": self.journal.last()})));
+            }
+            "ack" => {
+                let event = line.event.ok_or_else(|| Refusal::new(Code::Invalid, "ack needs an event"))?;
+                self.journal.acknowledge(event);
+                return Ok(After::Answer(json!({"acknowledged": self.journal.acknowledged()})));
+            }
+            "attach" => return Ok(After::Attach(process, json!({}))),
+            "exec" => return self.start_exec(key, line, core),
+            "shutdown" => return self.shut_down(core),
+            "start" => plain(Request::Start(process)),
+            "kill" => {
+                let signal = line.signal.as_ref().map_or(Ok(libc::SIGTERM), wire::Signal::number)?;
+                plain(Request::Kill { process, signal, all: line.all })
+            }
+            "resize" => plain(Request::Resize { process, rows: line.rows, columns: line.columns }),
+            "close-stdin" => plain(Request::CloseStdin(process)),
+            "reopen-logs" => plain(Request::ReopenLogs(process)),
+            "pause" | "resume" => {
+                let then = if line.op == "pause" { Phase::Paused } else { Phase::Running };
+                plain(Request::Call { container: process.container, arguments: vec![line.op.into()], then: Some(then) })
+            }
+            "wait" => {
+                self.refuse_failed(&process)?;
+                let exec = process.exec.clone();
+                (Request::Wait(process), What::Wait { exec })
+            }
+            "delete" => return self.delete(key, line, process, core),
+            other => return Err(Refusal::new(Code::Invalid, format!("there is no operation {other:?}"))),
+        };
+        self.ask(core, request, Asked::Client { key, seq: line.seq, what })?;
+        Ok(After::Later)
+    }
+
+    /// An exec that could not be started has no end to wait for.
+    fn refuse_failed(&self, process: &ProcessId) -> Result<()> {
+        match self.failed.iter().find(|(exec, _)| process.exec.as_ref() == Some(exec)) {
+            Some((_, refusal)) => Err(refusal.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn status(&self, core: &Supervisor) -> Result<Value> {
+        let state = core.state(&self.init());
+        let execs: Vec<Value> = core
+            .processes(&self.facts.id)
+            .iter()
+            .filter_map(|id| Some((id.exec.as_deref()?, core.state(id)?)))
+            .map(|(exec, state)| {
+                let ended = state.exit.as_ref().map(Ended::of);
+                json!({"exec": exec, "pid": state.pid, "state": wire::phase_name(state.phase), "exit": ended})
+            })
+            .collect();
+        let exit = state.as_ref().and_then(|state| state.exit);
+        Ok(json!({
+            "id": self.facts.id,
+            "state": state.as_ref().map_or("stopped", |state| wire::phase_name(state.phase)),
+            "pid": state.as_ref().map_or(0, |state| state.pid),
+            "shim_pid": std::process::id(),
+            "exit": exit.as_ref().map(Ended::of),
+            "bundle": self.facts.bundle,
+            "tty": self.facts.tty,
+            "logs": self.facts.logs,
+            "dropped_bytes": state.map_or(0, |state| state.dropped),
+            "execs": execs,
+            "last_event": self.journal.last(),
+            "acknowledged": self.journal.acknowledged(),
+            "adopted": self.adopted,
+        }))
+    }
+
+    fn start_exec(&mut self, key: u64, line: &Line<'_>, core: &mut Supervisor) -> Result<After> {
+        let invalid = |text: &str| Refusal::new(Code::Invalid, text.to_string());
+        let document = line.process.ok_or_else(|| invalid("exec needs a process"))?;
+        let exec: Rc<str> = match line.exec.as_deref() {
+            Some(exec) => {
+                crate::container::check_id(exec).map_err(|_| invalid("an exec's id is like a container's"))?;
+                if exec.len() > 128 {
+                    return Err(invalid("an exec's id is at most 128 bytes long"));
+                }
+                exec.into()
+            }
+            None => {
+                self.execs += 1;
+                format!("exec-{}", self.execs).into()
+            }
+        };
+        let id = ProcessId { container: self.init().container, exec: Some(exec.clone()) };
+        if self.failed.iter().any(|(failed, _)| *failed == exec) {
+            return Err(Refusal::new(Code::AlreadyExists, format!("exec {exec} is to be deleted first")));
+        }
+        let logs = line.log.iter().filter_map(|text| super::home::log(text, &self.facts.id).transpose());
+        let logs = logs.collect::<Result<Vec<_>>>()?;
+        let process_file = self.home.exec_file(&exec, "process.json");
+        core.request(Request::AddExec(NewProcess {
+            id: id.clone(),
+            stdio: self.stdio(line.tty, line.stdin, logs, &exec),
+            pid_file: self.home.exec_file(&exec, "pid"),
+            process_file: Some(process_file.clone()),
+            verb: "exec",
+            arguments: if line.tty { vec!["--tty".into()] } else { Vec::new() },
+            preserve_fds: 0,
+            exit_files: vec![ExitFile::Record(self.home.exec_file(&exec, "exit.json"))],
+        }))?;
+        let what = What::Exec { exec: exec.clone(), attached: line.attach };
+        let asked = Asked::Client { key, seq: line.seq, what };
+        let started = fd::replace(fd::CWD, &process_file, 0o600, document.get().as_bytes())
+            .map_err(Refusal::from)
+            .and_then(|()| self.ask(core, Request::Start(id.clone()), asked));
+        if let Err(refusal) = started {
+            self.forget_exec(&id, core);
+            return Err(refusal);
+        }
+        Ok(if line.attach { After::Attach(id, json!({"exec": &*exec})) } else { After::Later })
+    }
+
+    fn forget_exec(&mut self, id: &ProcessId, core: &mut Supervisor) {
+        let _ = core.request(Request::Delete { process: id.clone(), force: false });
+        if let Some(exec) = &id.exec {
+            let _ = fd::unlinkat(fd::CWD, self.home.exec_file(exec, "exit.json"));
+            let _ = fd::unlinkat(fd::CWD, self.home.exec_file(exec, "process.json"));
+        }
+    }
+
+    /// Answers, and hands the socket to the core.
+    fn give_away(&mut self, key: u64, seq: u64, process: &ProcessId, value: Value, core: &mut Supervisor) {
+        let Some(at) = self.connections.iter().position(|connection| connection.key == key) else { return };
+        let refusal = match core.state(process) {
+            None => Some(Refusal::new(Code::NotFound, format!("{:?} does not exist", process.exec))),
+            Some(state) if state.phase == Phase::Stopped => Some(Refusal::new(Code::WrongPhase, "it has ended")),
+            _ if self.connections[at].has_more() => {
+                Some(Refusal::new(Code::Invalid, "nothing may follow an attach before its answer"))
+            }
+            _ => None,
+        };
+        if let Some(refusal) = refusal {
+            return self.say(key, &answer(seq, Err(refusal)));
+        }
+        let mut connection = self.connections.remove(at);
+        // A client that has not read its earlier answers cannot be told where the frames begin.
+        if connection.say(&answer(seq, Ok(value))) && connection.is_idle() {
+            // Refused only for want of memory; the client then reads the end.
+            let _ = core.attach(process, connection.into_socket(&core.poll), Framing::Stream);
+        }
+    }
+
+    fn delete(&mut self, key: u64, line: &Line<'_>, process: ProcessId, core: &mut Supervisor) -> Result<After> {
+        if process.exec.is_none() {
+            let what = What::Delete;
+            let request = Request::Delete { process, force: line.force };
+            self.ask(core, request, Asked::Client { key, seq: line.seq, what })?;
+            return Ok(After::Later);
+        }
+        if let Some(at) = self.failed.iter().position(|(exec, _)| process.exec.as_ref() == Some(exec)) {
+            self.failed.remove(at);
+            return Ok(After::Answer(json!({"pid": 0, "exit": null})));
+        }
+        let Reply::Deleted { pid, status } =
+            core.request(Request::Delete { process: process.clone(), force: false })?
+        else {
+            return Err(Refusal::new(Code::WrongPhase, "the exec is being started"));
+        };
+        self.forget_exec(&process, core);
+        self.record_deleted(&process);
+        Ok(After::Answer(json!({"pid": pid, "exit": status.as_ref().map(Ended::of)})))
+    }
+
+    /// The shim goes; a container stays only if it was made to outlive its shim.
+    fn shut_down(&mut self, core: &Supervisor) -> Result<After> {
+        let alive = core.state(&self.init()).is_some_and(|state| state.phase != Phase::Stopped);
+        if alive && !self.facts.keep {
+            return Err(Refusal::new(Code::WrongPhase, "the container has not ended, and would not outlive the shim"));
+        }
+        if core.is_busy() {
+            return Err(Refusal::new(Code::WrongPhase, "the runtime is at work"));
+        }
+        self.leave(0);
+        Ok(After::Answer(json!({})))
+    }
+
+    pub(super) fn answer_client(
+        &mut self,
+        key: u64,
+        seq: u64,
+        what: What,
+        result: Result<Reply>,
+        core: &mut Supervisor,
+    ) {
+        let value = match (what, result) {
+            (What::Exec { exec, attached }, result) => {
+                let _ = fd::unlinkat(fd::CWD, self.home.exec_file(&exec, "process.json"));
+                if let Err(refusal) = &result {
+                    self.exec_failed(&exec, refusal, attached, core);
+                }
+                if attached {
+                    return;
+                }
+                result.map(|reply| json!({"exec": &*exec, "pid": if let Reply::Pid(pid) = reply { pid } else { 0 }}))
+            }
+            (What::Delete, Ok(Reply::Deleted { pid, status })) => {
+                self.record_deleted(&self.init());
+                let value = json!({"pid": pid, "exit": status.as_ref().map(Ended::of)});
+                self.home.remove();
+                self.say(key, &answer(seq, Ok(value)));
+                return self.leave(0);
+            }
+            (_, Ok(Reply::Pid(pid))) => Ok(json!({"pid": pid})),
+            (_, Ok(Reply::Exited(status))) => Ok(json!(Ended::of(&status))),
+            (_, Ok(_)) => Ok(json!({})),
+            (_, Err(refusal)) => Err(refusal),
+        };
+        self.say(key, &answer(seq, value));
+        self.close_if_over(key);
+    }
+
+    /// A client that has said all it will goes with its last answer.
+    fn close_if_over(&mut self, key: u64) {
+        let waits = self.asked.iter().any(|(_, asked)| matches!(asked, Asked::Client { key: of, .. } if *of == key));
+        let over = self.connection(key).is_some_and(|connection| {
+            connection.half_closed && connection.place.is_none() && connection.is_idle() && !waits
+        });
+        if over {
+            self.drop_client(key);
+        }
+    }
+
+    /// Whoever waits for it gets the reason; who had the stdio finds it here.
+    fn exec_failed(&mut self, exec: &Rc<str>, refusal: &Refusal, keep: bool, core: &mut Supervisor) {
+        let of_it = |asked: &Asked| matches!(asked, Asked::Client { what: What::Wait { exec: of }, .. } if of.as_ref() == Some(exec));
+        while let Some(at) = self.asked.iter().position(|(_, asked)| of_it(asked)) {
+            if let (_, Asked::Client { key, seq, .. }) = self.asked.swap_remove(at) {
+                self.say(key, &answer(seq, Err(refusal.clone())));
+            }
+        }
+        let id = self.exec(Some(exec));
+        self.forget_exec(&id, core);
+        if keep {
+            self.failed.push((exec.clone(), refusal.clone()));
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! The server: it has the container, and answers on `shim.sock`.
+//!
+//! It is this program executed anew by [`super::run`], so that nothing of the memory that was
+//! needed to begin stays. It says how that went in one line on its standard output, and from
+//! then on it needs nobody.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use serde_json::{Value, json};
+
+use super::connection::Connection;
+use super::home::{Facts, Home};
+use super::journal::Journal;
+use super::wire::{self, Ended};
+use crate::shim::stdio::{Output, Stdin, Stdio};
+use crate::shim::{
+    Code, Container, Event, ExitFile, Front, Interest, NewProcess, ProcessId, Ready, Refusal, Reply, Request, Runtime,
+    Supervisor, Timeouts, WaitToken, serve,
+};
+use crate::sys::{fd, socket};
+
+type Result<T> = std::result::Result<T, Refusal>;
+
+/// The listener's key; connections count on from it.
+const LISTENER: u64 = 1;
+
+/// How long clients may take to read the last answers.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// When a full disk is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Who gets the later answer to a request.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// Nobody: whoever called `run` is told of the create, then of the start.
+    Create,
+    Start,
+    /// The container is taken back, for it could not be started; this is why.
+    TakeBack(Refusal),
+    /// A client.
+    Client {
+        key: u64,
+        seq: u64,
+        what: What,
+    },
+}
+
+/// What a client has asked for, as far as the answer depends on it.
+#[derive(Debug)]
+pub(super) enum What {
+    /// Anything that is answered with what the core says.
+    Plain,
+    /// To start an exec; with its stdio, it has got its answer.
+    Exec { exec: Rc<str>, attached: bool },
+    /// To wait for an exec or init.
+    Wait { exec: Option<Rc<str>> },
+    /// To delete init.
+    Delete,
+}
+
+/// The server's side of the protocol.
+pub struct Server {
+    pub(super) home: Home,
+    pub(super) facts: Facts,
+    pub(super) journal: Journal,
+    pub(super) connections: Vec<Connection>,
+    pub(super) asked: Vec<(WaitToken, Asked)>,
+    /// Execs that could not be started, until they are deleted.
+    pub(super) failed: Vec<(Rc<str>, Refusal)>,
+    pub(super) execs: u64,
+    /// Whether this shim is not the one that made the container.
+    pub(super) adopted: bool,
+    next_key: u64,
+    listener: OwnedFd,
+    /// Held for our life: its end tells that we are gone.
+    _lock: OwnedFd,
+    /// Until when the last words may be read, and the status to exit with.
+    leaving: Option<(Instant, i32)>,
+    late: Option<Instant>,
+}
+
+/// Runs the server in the directory that the words name.
+pub fn main(words: &[OsString]) -> i32 {
+    let result = (|| {
+        let [mode, dir] = words else { return Err(Refusal::new(Code::Invalid, "usage: @serve run|adopt DIR")) };
+        let home = Home::at(dir.into());
+        let mut core = Supervisor::new()?;
+        let mut server = Server::new(home, mode == "adopt", &core)?;
+        server.begin(&mut core)?;
+        Ok(serve(&mut core, &mut server)?)
+    })();
+    result.unwrap_or_else(|refusal| {
+        Report::fail(&refusal);
+        1
+    })
+}
+
+/// Where whoever started us waits for one line.
+pub(super) struct Report;
+
+impl Report {
+    pub(super) fn say(line: &Value) {
+        use std::io::Write;
+        // Who asked may have been killed meanwhile: the container goes on.
+        let _ = writeln!(std::io::stdout(), "{line}");
+        if let Ok(null) = fd::open("/dev/null", OFlag::O_RDWR) {
+            let _ = fd::install_at(null.as_fd(), 1);
+        }
+    }
+
+    fn fail(refusal: &Refusal) {
+        Report::say(&json!({"v": 1, "error": wire::error(refusal)}));
+    }
+}
+
+impl Server {
+    fn new(home: Home, adopted: bool, core: &Supervisor) -> Result<Server> {
+        let lock = home.lock_for_life()?;
+        let facts = home.facts()?;
+        let dir = fd::open(home.dir(), OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        // Of a shim that died.
+        let _ = fd::unlinkat(dir.as_fd(), "shim.sock");
+        let listener = socket::listen_stream_at(dir.as_fd(), "shim.sock", 0o600)?;
+        core.poll.watch(&listener, LISTENER, Interest::Read)?;
+        let journal = Journal::open(home.file("events.log"))?;
+        Ok(Server {
+            home,
+            facts,
+            journal,
+            connections: Vec::new(),
+            asked: Vec::new(),
+            failed: Vec::new(),
+            execs: 0,
+            adopted,
+            next_key: LISTENER + 1,
+            listener,
+            _lock: lock,
+            leaving: None,
+            late: None,
+        })
+    }
+
+    pub(super) fn init(&self) -> ProcessId {
+        ProcessId::init(&self.facts.id)
+    }
+
+    pub(super) fn exec(&self, exec: Option<&str>) -> ProcessId {
+        ProcessId::of(&self.facts.id, exec.unwrap_or_default())
+    }
+
+    fn begin(&mut self, core: &mut Supervisor) -> Result<()> {
+        core.open(Container {
+            id: self.facts.id.as_str().into(),
+            bundle: self.facts.bundle.clone(),
+            runtime: Runtime {
+                binary: self.facts.runtime.clone(),
+                global: self.facts.runtime_args.iter().map(OsString::from).collect(),
+                log: None,
+            },
+            timeouts: Timeouts::default(),
+            drain: Duration::from_millis(self.facts.drain_ms),
+            kill_on_exit: self.facts.kill_on_exit,
+            oom_files: Vec::new(),
+            sync: true,
+        })?;
+        let mut exit_files = vec![ExitFile::Record(self.home.file("exit.json"))];
+        exit_files.extend(self.facts.runtime_exit.clone().map(ExitFile::RuntimeState));
+        let process = NewProcess {
+            id: self.init(),
+            stdio: self.stdio(self.facts.tty, self.facts.stdin, self.facts.logs()?, "init"),
+            pid_file: self.home.file("pid"),
+            process_file: None,
+            verb: "create",
+            arguments: self.facts.create_args.iter().map(OsString::from).collect(),
+            preserve_fds: 0,
+            exit_files,
+        };
+        if self.adopted {
+            return super::adopt::adopt(self, process, core);
+        }
+        self.ask(core, Request::Create(process), Asked::Create)
+    }
+
+    pub(super) fn stdio(&self, terminal: bool, stdin: bool, logs: Vec<crate::shim::Log>, name: &str) -> Stdio {
+        Stdio {
+            terminal,
+            stdin: if stdin { Stdin::Attach { leave_open: false } } else { Stdin::Null },
+            stdout: Output::Attach,
+            stderr: Output::Attach,
+            logs,
+            owner: self.facts.owner,
+            fifos: (self.facts.keep && name == "init").then(|| (self.home.dir().into(), name.into())),
+        }
+    }
+
+    /// Asks the core; the answer goes to `asked`.
+    pub(super) fn ask(&mut self, core: &mut Supervisor, request: Request, asked: Asked) -> Result<()> {
+        match core.request(request)? {
+            Reply::Pending(token) => self.asked.push((token, asked)),
+            reply => self.answered(asked, Ok(reply), core),
+        }
+        Ok(())
+    }
+
+    /// The core has answered.
+    fn answered(&mut self, asked: Asked, result: Result<Reply>, core: &mut Supervisor) {
+        match asked {
+            Asked::Create => match result {
+                Ok(_) if self.facts.create_only => self.report(core),
+                Ok(_) => {
+                    if let Err(refusal) = self.ask(core, Request::Start(self.init()), Asked::Start) {
+                        self.take_back(refusal, core);
+                    }
+                }
+                Err(refusal) => self.give_up(&refusal),
+            },
+            Asked::Start => match result {
+                Ok(_) => self.report(core),
+                Err(refusal) => self.take_back(refusal, core),
+            },
+            Asked::TakeBack(refusal) => self.give_up(&refusal),
+            Asked::Client { key, seq, what } => self.answer_client(key, seq, what, result, core),
+        }
+    }
+
+    /// It was created and could not be started.
+    fn take_back(&mut self, refusal: Refusal, core: &mut Supervisor) {
+        let request = Request::Delete { process: self.init(), force: true };
+        if self.ask(core, request, Asked::TakeBack(refusal.clone())).is_err() {
+            self.give_up(&refusal);
+        }
+    }
+
+    /// There will be no container.
+    fn give_up(&mut self, refusal: &Refusal) {
+        self.home.remove();
+        Report::fail(refusal);
+        self.leave(1);
+    }
+
+    /// Tells whoever started us that the container is there.
+    fn report(&mut self, core: &Supervisor) {
+        let state = core.state(&self.init());
+        Report::say(&json!({
+            "v": 1,
+            "id": self.facts.id,
+            "pid": state.as_ref().map_or(0, |state| state.pid),
+            "shim_pid": std::process::id(),
+            "socket": self.home.file("shim.sock"),
+            "state": state.map_or("stopped", |state| wire::phase_name(state.phase)),
+        }));
+    }
+
+    /// Ends when everybody has read what was said, or had the time to.
+    pub(super) fn leave(&mut self, status: i32) {
+        self.leaving = Some((Instant::now() + LAST_WORDS, status));
+        self.connections.iter_mut().for_each(|connection| connection.closing = true);
+    }
+
+    fn accept(&mut self, core: &Supervisor) {
+        /// More clients than any engine has; each costs a descriptor.
+        const CLIENTS: usize = 64;
+        while let Ok(Some(client)) = socket::accept_now(self.listener.as_fd()) {
+            let ours = nix::unistd::geteuid().as_raw();
+            let allowed = socket::peer_uid(client.as_fd()).is_ok_and(|uid| uid == 0 || uid == ours);
+            if allowed && self.connections.len() < CLIENTS {
+                self.next_key += 1;
+                self.connections.extend(Connection::new(self.next_key, client, &core.poll));
+            }
+        }
+    }
+
+    /// Gives subscribers what they have not got.
+    fn feed(&mut self, core: &Supervisor) {
+        let journal = &self.journal;
+        self.connections.retain_mut(|connection| {
+            let Some(mut place) = connection.place else { return true };
+            while connection.has_room() {
+                let events = journal.read(&mut place).unwrap_or_default();
+                if events.is_empty() {
+                    break;
+                }
+                if !connection.say(&events) {
+                    return false;
+                }
+            }
+            connection.place = Some(place);
+            connection.watch(&core.poll);
+            true
+        });
+    }
+
+    fn record(&mut self, kind: &str, process: Option<&ProcessId>, members: Value) {
+        let exec = process.and_then(|process| process.exec.as_deref());
+        let line = event_members(kind, &self.facts.id, exec, &members);
+        self.journal.append(&line);
+        self.late = (!self.journal.write_late()).then(|| Instant::now() + AGAIN);
+    }
+
+    /// An exec, or the container, is no more.
+    pub(super) fn record_deleted(&mut self, process: &ProcessId) {
+        self.record("deleted", Some(process), json!({}));
+    }
+}
+
+/// What follows an event's number.
+pub(super) fn event_members(kind: &str, id: &str, exec: Option<&str>, members: &Value) -> String {
+    let mut line = format!("\"type\":{kind:?},\"id\":{id:?}");
+    if let Some(exec) = exec {
+        line += &format!(",\"exec\":{exec:?}");
+    }
+    for (key, value) in members.as_object().into_iter().flatten() {
+        line += &format!(",{key:?}:{value}");
+    }
+    line
+}
+
+impl Front for Server {
+    fn ready(&mut self, key: u64, ready: Ready, core: &mut Supervisor) {
+        if key == LISTENER {
+            return self.accept(core);
+        }
+        self.client_ready(key, ready, core);
+        self.feed(core);
+    }
+
+    fn event(&mut self, event: Event, core: &mut Supervisor) {
+        match event {
+            Event::Created { process, pid } => self.record("created", Some(&process), json!({"pid": pid})),
+            Event::Started { process, pid } => self.record("started", Some(&process), json!({"pid": pid})),
+            Event::Exited { process, pid, status } => {
+                let mut members = json!(Ended::of(&status));
+                members["pid"] = pid.into();
+                self.record("exited", Some(&process), members);
+            }
+            Event::OutOfMemory { .. } => self.record("oom", None, json!({})),
+            Event::Finished { token, result } => {
+                if let Some(at) = self.asked.iter().position(|(asked, _)| *asked == token) {
+                    let (_, asked) = self.asked.swap_remove(at);
+                    self.answered(asked, result, core);
+                }
+            }
+            Event::Signal(libc::SIGHUP) => {
+                let _ = core.request(Request::ReopenLogs(self.init()));
+            }
+            Event::Signal(signal) if signal != libc::SIGUSR1 => {
+                // The container is told, and its end is ours to report: we stay.
+                let _ = core.request(Request::Kill { process: self.init(), signal, all: false });
+            }
+            Event::Signal(_) => {}
+        }
+        self.feed(core);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.leaving.map(|(until, _)| until).into_iter().chain(self.late).min()
+    }
+
+    fn due(&mut self, now: Instant, core: &mut Supervisor) {
+        if self.late.is_some() {
+            self.late = (!self.journal.write_late()).then(|| now + AGAIN);
+            self.feed(core);
+        }
+    }
+
+    fn finished(&self, _core: &Supervisor) -> Option<i32> {
+        let (until, status) = self.leaving?;
+        let said = self.connections.iter().all(Connection::is_idle);
+        (said || until <= Instant::now()).then_some(status)
+    }
+}

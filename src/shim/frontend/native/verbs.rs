@@ -1,0 +1,309 @@
+//! The verbs that ask a shim, or, where it is dead, its records.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use super::client::{Client, Error};
+use super::home::{self, Home};
+use super::logs::{self, Reader, Wanted};
+use super::{attach, dead};
+use crate::cli::Matches;
+use crate::shim::Refusal;
+
+/// Why a verb fails: what to print.
+pub struct Failure(pub String);
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        Failure(refusal.message)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure(error.to_string())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure(error.to_string())
+    }
+}
+
+impl From<crate::error::Error> for Failure {
+    fn from(error: crate::error::Error) -> Failure {
+        Failure(error.to_string())
+    }
+}
+
+type Result<T> = std::result::Result<T, Failure>;
+
+/// How often a log is looked at, and a dead shim's successor is looked for.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A container, and the words about it.
+pub struct Verb<'a> {
+    /// The state directory.
+    pub state: &'a Path,
+    /// The words.
+    pub matches: &'a Matches,
+}
+
+impl Verb<'_> {
+    fn operand(&self, at: usize) -> Result<&str> {
+        let word = self.matches.operands.get(at).and_then(|word| word.to_str());
+        word.ok_or_else(|| Failure("an operand is not UTF-8".into()))
+    }
+
+    fn id(&self) -> Result<&str> {
+        self.operand(0)
+    }
+
+    fn home(&self) -> Result<Home> {
+        Ok(Home::of(self.state, self.id()?)?)
+    }
+
+    fn exec(&self) -> Result<Option<String>> {
+        Ok(self.matches.text("exec")?)
+    }
+
+    fn client(&self) -> Result<Client> {
+        let home = self.home()?;
+        home.facts()?;
+        Ok(Client::connect(self.state, self.id()?)?)
+    }
+
+    /// A living shim's answer, or what `dead` says instead.
+    fn ask(
+        &self,
+        op: &str,
+        members: Value,
+        dead: impl FnOnce(&Home) -> std::result::Result<Value, Refusal>,
+    ) -> Result<Value> {
+        let home = self.home()?;
+        let refused = |error| match error {
+            // It ended between two looks: its records tell.
+            Error::Lost(_) => None,
+            Error::Refused(..) => Some(Failure::from(error)),
+        };
+        match Client::connect(self.state, self.id()?).and_then(|mut client| client.call(op, members)) {
+            Ok(value) => return Ok(value),
+            Err(error) => refused(error).map_or(Ok(()), Err)?,
+        }
+        Ok(dead(&home)?)
+    }
+
+    fn ask_living(&self, op: &str, members: Value) -> Result<i32> {
+        let value = self.client()?.call(op, members)?;
+        if value.as_object().is_some_and(|members| !members.is_empty()) {
+            println!("{value}");
+        }
+        Ok(0)
+    }
+
+    /// Carries the verb out; gives the status to exit with.
+    pub fn run(&self, name: &str) -> Result<i32> {
+        let matches = self.matches;
+        let exec = self.exec_of(name)?;
+        match name {
+            "start" | "pause" | "resume" | "shutdown" => self.ask_living(name, json!({})),
+            "close-stdin" | "reopen-logs" => self.ask_living(name, json!({"exec": exec})),
+            "resize" => {
+                let number = |at| self.operand(at)?.parse::<u16>().map_err(|_| Failure("a size is a number".into()));
+                self.ask_living(name, json!({"exec": exec, "rows": number(1)?, "columns": number(2)?}))
+            }
+            "kill" => {
+                let signal = if matches.operands.len() > 1 { self.operand(1)? } else { "TERM" };
+                let number = crate::cli::values::signal(signal).map_err(|error| Failure(error.to_string()))?;
+                self.ask_living(name, json!({"exec": exec, "signal": number, "all": matches.switch("all")}))
+            }
+            "status" => self.print(self.ask(name, json!({}), dead::status)?),
+            "list" => self.list(),
+            "wait" => {
+                let of_exec = exec.clone();
+                self.print(self.ask(name, json!({"exec": exec}), |home| match of_exec {
+                    None => dead::exit(home),
+                    Some(exec) => dead::exit_of_exec(home, &exec),
+                })?)
+            }
+            "delete" => {
+                let force = matches.switch("force");
+                self.print(self.ask(name, json!({"exec": exec, "force": force}), |home| match &exec {
+                    None => dead::delete(home, force),
+                    Some(exec) => dead::exit_of_exec(home, exec),
+                })?)
+            }
+            "events" => self.events(),
+            "logs" => self.logs(),
+            "attach" => self.attach(),
+            "exec" => self.start_exec(),
+            _ => Err(Failure(format!("{name} is not carried out here"))),
+        }
+    }
+
+    fn exec_of(&self, name: &str) -> Result<Option<String>> {
+        const WITH: [&str; 6] = ["close-stdin", "reopen-logs", "resize", "kill", "wait", "delete"];
+        if WITH.contains(&name) { self.exec() } else { Ok(None) }
+    }
+
+    fn print(&self, value: Value) -> Result<i32> {
+        println!("{value}");
+        Ok(0)
+    }
+
+    fn list(&self) -> Result<i32> {
+        for (id, home) in home::all(self.state) {
+            let answer = Client::connect(self.state, &id).and_then(|mut client| client.call("status", json!({})));
+            match answer.map_err(Failure::from).or_else(|_| dead::status(&home).map_err(Failure::from)) {
+                Ok(status) => println!("{status}"),
+                Err(Failure(message)) => eprintln!("windlass-shim: {id}: {message}"),
+            }
+        }
+        Ok(0)
+    }
+
+    fn events(&self) -> Result<i32> {
+        let from = self.matches.number::<u64>("from")?;
+        let (follow, ack) = (self.matches.switch("follow"), self.matches.switch("ack"));
+        let home = self.home()?;
+        home.facts()?;
+        let Ok(mut client) = Client::connect(self.state, self.id()?) else {
+            let mut journal = dead::journal(&home)?;
+            let mut place = journal.place(from);
+            loop {
+                let events = journal.read(&mut place).map_err(|failed| Failure(failed.to_string()))?;
+                if events.is_empty() {
+                    break;
+                }
+                io::stdout().write_all(&events)?;
+            }
+            if ack {
+                journal.acknowledge(journal.last());
+            }
+            return Ok(0);
+        };
+        let mut acknowledging = Client::connect(self.state, self.id()?)?;
+        let last = client.call("subscribe", json!({"from": from}))?["last"].as_u64().unwrap_or(0);
+        let status = acknowledging.call("status", json!({}))?;
+        let first = from.unwrap_or(status["acknowledged"].as_u64().unwrap_or(0) + 1);
+        let mut wanted = first <= last;
+        while follow || wanted {
+            let event = match client.event() {
+                Ok(event) => event,
+                Err(Error::Lost(_)) if follow => break,
+                Err(error) => return Err(error.into()),
+            };
+            println!("{event}");
+            wanted = event["event"].as_u64().unwrap_or(0) < last;
+            if ack {
+                acknowledging.call("ack", json!({"event": event["event"]}))?;
+            }
+        }
+        Ok(0)
+    }
+
+    fn logs(&self) -> Result<i32> {
+        let home = self.home()?;
+        let logs = home.facts()?.logs()?;
+        let since = self.matches.text("since")?;
+        let since = since.map(|text| logs::since(&text, SystemTime::now())).transpose()?;
+        let mut reader = Reader::new(&logs, Wanted { since, timestamps: self.matches.switch("timestamps") })?;
+        let (mut stdout, mut stderr) = (io::BufWriter::new(io::stdout()), io::BufWriter::new(io::stderr()));
+        loop {
+            // Asked before it is read: what is written before the end is read after the answer.
+            let over = !self.matches.switch("follow") || self.has_ended(&home);
+            reader.read(&mut stdout, &mut stderr)?;
+            if over {
+                return Ok(0);
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn has_ended(&self, home: &Home) -> bool {
+        home.exit().is_some() || home.facts().is_err()
+    }
+
+    fn attach(&self) -> Result<i32> {
+        let exec = self.exec()?;
+        let status = self.client()?.call("status", json!({}))?;
+        let tty = exec.is_some() || status["tty"] == true;
+        let mut client = self.client()?;
+        client.attach(exec.as_deref())?;
+        let stdin = !self.matches.switch("no-stdin");
+        self.relay(client, exec.as_deref(), tty, stdin)
+    }
+
+    /// Stays with an attached process; gives its status.
+    fn relay(&self, mut client: Client, exec: Option<&str>, tty: bool, stdin: bool) -> Result<i32> {
+        if !attach::relay(self.state, self.id()?, exec, &mut client, tty, stdin)? {
+            return Ok(0);
+        }
+        let exit = self.client()?.call("wait", json!({"exec": exec}))?;
+        Ok(exit["status"].as_i64().unwrap_or(255) as i32)
+    }
+
+    fn start_exec(&self) -> Result<i32> {
+        let matches = self.matches;
+        let home = self.home()?;
+        let (tty, stdin, detach) = (matches.switch("tty"), matches.switch("stdin"), matches.switch("detach"));
+        let process = self.process(&home, tty)?;
+        let mut client = self.client()?;
+        let members = json!({
+            "exec": matches.text("exec-id")?,
+            "process": process,
+            "tty": tty,
+            "stdin": stdin,
+            "attach": !detach,
+            "log": matches.texts("log")?,
+        });
+        let answer = client.call("exec", members)?;
+        if detach {
+            return self.print(answer);
+        }
+        let exec = answer["exec"].as_str().unwrap_or_default().to_owned();
+        let status = self.relay(client, Some(&exec), tty, stdin);
+        // It has no other owner; one that was left by its keys still runs, and stays.
+        let _ = self.client()?.call("delete", json!({"exec": exec}));
+        status
+    }
+
+    fn process(&self, home: &Home, tty: bool) -> Result<Value> {
+        let matches = self.matches;
+        let read = |path: &Path| -> Result<Value> {
+            let text = std::fs::read(path).map_err(|error| Failure(format!("{path:?}: {error}")))?;
+            serde_json::from_slice(&text).map_err(|error| Failure(format!("{path:?}: {error}")))
+        };
+        let mut process = match matches.path("process") {
+            Some(path) => read(&path)?,
+            None => read(&home.facts()?.bundle.join("config.json"))?["process"].take(),
+        };
+        let words: Vec<String> =
+            (1..matches.operands.len()).map(|at| self.operand(at).map(str::to_owned)).collect::<Result<_>>()?;
+        if !words.is_empty() {
+            process["args"] = json!(words);
+        } else if matches.path("process").is_none() {
+            return Err(Failure("exec needs a command, or --process".into()));
+        }
+        process["terminal"] = tty.into();
+        if let Some(cwd) = matches.text("cwd")? {
+            process["cwd"] = cwd.into();
+        }
+        if let Some(user) = matches.text("user")? {
+            let (uid, gid) = user.split_once(':').unwrap_or((&user, "0"));
+            let number = |text: &str| text.parse::<u32>().map_err(|_| Failure(format!("{user:?} is no UID[:GID]")));
+            process["user"] = json!({"uid": number(uid)?, "gid": number(gid)?});
+        }
+        let more = matches.texts("env")?;
+        if !more.is_empty() {
+            let mut environment: Vec<Value> = process["env"].as_array().cloned().unwrap_or_default();
+            environment.extend(more.into_iter().map(Value::from));
+            process["env"] = environment.into();
+        }
+        Ok(process)
+    }
+}
