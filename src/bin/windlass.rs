@@ -1,5 +1,9 @@
 //! The runtime. Everything is in the library; see `windlass::verb`.
+#![no_main]
 
-fn main() -> std::process::ExitCode {
-    windlass::verb::run(std::env::args_os())
-}
+use windlass::sys::heap::Heap;
+
+#[global_allocator]
+static HEAP: Heap = Heap::new();
+
+windlass::main!(windlass::verb::run);

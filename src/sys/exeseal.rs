@@ -19,7 +19,9 @@
 //!
 //! If the binary is on a read-only mount already (as on image-based hosts), or has been executed
 //! from the copy, nothing is done. If the copy cannot be had (a user without privileges, a kernel
-//! before 5.12), we go on unsealed: then [`is_sealed`] says so, and who needs it can react.
+//! before 5.12), we go on unsealed.
+//!
+//! `/proc/self/exe` is looked up once: a lookup in procfs costs as much as ten other calls.
 //!
 //! Nothing of the C library or of std may be called here, not even by the compiler's choice:
 //! memory is read by volatile loads, so that no loop is turned into a call of `strlen`.
@@ -115,7 +117,7 @@ extern "C" fn seal(stack: *const usize) {
     // SAFETY: envp follows the null that ends argv.
     let envp = unsafe { argv.add(argc + 1) };
     // SAFETY: these are the vectors that the kernel made.
-    if !unsafe { touches_container(argc, argv) } || is_read_only() || unsafe { was_sealed(envp) } {
+    if !unsafe { touches_container(argc, argv) } || unsafe { was_sealed(envp) } {
         return;
     }
     // SAFETY: the path is static and NUL-terminated.
@@ -130,13 +132,17 @@ extern "C" fn seal(stack: *const usize) {
     // struct mount_attr: what to set, what to clear, propagation, user namespace.
     let attributes: [u64; 4] = [crate::abi::attr::RDONLY, 0, crate::abi::ms::PRIVATE, 0];
     let empty = c"".as_ptr() as usize;
-    // SAFETY: `attributes` is laid out as a mount_attr of the size given, which is only read.
-    let set = unsafe {
-        call(libc::SYS_mount_setattr, [copy, empty, libc::AT_EMPTY_PATH as usize, attributes.as_ptr() as usize, 32])
-    };
-    if set == 0 {
-        // SAFETY: argv and envp are the vectors that the kernel made for us, ended by nulls.
-        unsafe { call(libc::SYS_execveat, [copy, empty, argv as usize, envp as usize, libc::AT_EMPTY_PATH as usize]) };
+    // The copy has the flags of what it was made from.
+    if !is_read_only(copy) {
+        // SAFETY: `attributes` is laid out as a mount_attr of the size given, which is only read.
+        let set = unsafe {
+            call(libc::SYS_mount_setattr, [copy, empty, libc::AT_EMPTY_PATH as usize, attributes.as_ptr() as usize, 32])
+        };
+        if set == 0 {
+            let flags = libc::AT_EMPTY_PATH as usize;
+            // SAFETY: argv and envp are the vectors that the kernel made for us, ended by nulls.
+            unsafe { call(libc::SYS_execveat, [copy, empty, argv as usize, envp as usize, flags]) };
+        }
     }
     // SAFETY: the descriptor was opened above and belongs to nobody else.
     unsafe { call(libc::SYS_close, [copy, 0, 0, 0, 0]) };
@@ -189,18 +195,19 @@ unsafe fn same(mut a: *const u8, mut b: *const u8) -> bool {
     }
 }
 
-/// Whether the mount that this program was executed from is read-only.
-fn is_read_only() -> bool {
+/// Whether the mount that `file` is on is read-only.
+fn is_read_only(file: usize) -> bool {
     // struct statfs of 64-bit architectures: 15 words, of which the eleventh is f_flags.
     let mut out = std::mem::MaybeUninit::<[u64; 15]>::uninit();
-    // SAFETY: the path is static and NUL-terminated, and `out` has room for a statfs.
-    let returned = unsafe { call(libc::SYS_statfs, [SELF.as_ptr() as usize, out.as_mut_ptr() as usize, 0, 0, 0]) };
+    // SAFETY: `out` has room for a statfs.
+    let returned = unsafe { call(libc::SYS_fstatfs, [file, out.as_mut_ptr() as usize, 0, 0, 0]) };
     // SAFETY: the kernel filled it in if the call succeeded.
     returned == 0 && unsafe { out.assume_init_ref() }[10] & libc::ST_RDONLY != 0
 }
 
 /// Whether this is the second execution already: then the kernel names us by the descriptor that
-/// we were executed from. It keeps us from trying for ever where the mount's flag cannot be seen.
+/// we were executed from. A caller who executes us so (fexecve(3)) is taken at its word: it could as
+/// well have executed another program.
 ///
 /// # Safety
 /// `envp` is the vector that the kernel made, followed by the auxiliary vector.
@@ -250,9 +257,4 @@ unsafe fn starts_with(mut text: *const u8, mut prefix: *const u8) -> bool {
         // SAFETY: the prefix goes on.
         prefix = unsafe { prefix.add(1) };
     }
-}
-
-/// Whether this program runs from a mount where it cannot be written to.
-pub fn is_sealed() -> bool {
-    is_read_only()
 }

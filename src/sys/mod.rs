@@ -16,6 +16,7 @@ pub use crate::error::Failed;
 pub mod credentials;
 pub mod exeseal;
 pub mod fd;
+pub mod heap;
 pub mod mount;
 pub mod netlink;
 pub mod probe;
@@ -26,6 +27,7 @@ pub mod sched;
 pub mod signals;
 pub mod socket;
 pub mod spawn;
+pub mod start;
 pub mod stream;
 pub mod waiting;
 

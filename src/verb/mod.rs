@@ -10,7 +10,6 @@ mod limits;
 mod signal;
 
 use std::ffi::OsString;
-use std::process::ExitCode;
 
 use crate::cli::{self, Command, Global, features, output};
 use crate::container::Store;
@@ -45,20 +44,20 @@ impl Session<'_> {
 }
 
 /// Runs the program: parses, does, reports once, and gives the exit code.
-pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
     let (global, command) = match cli::parse(args) {
         Ok(parsed) => parsed,
         Err(rejected) => {
             let log = Log::open(&rejected.global).unwrap_or_else(|_| Log::stderr(&rejected.global));
             log.fail(&rejected.error, &[]);
-            return ExitCode::from(rejected.exit);
+            return rejected.exit;
         }
     };
     let log = match Log::open(&global) {
         Ok(log) => log.install(),
         Err(error) => {
             Log::stderr(&global).fail(&error, &[]);
-            return ExitCode::FAILURE;
+            return 1;
         }
     };
     let failure = if matches!(command, Command::Exec(_)) { cli::EXIT_EXEC } else { 1 };
@@ -66,11 +65,11 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     match dispatch(command, &mut session) {
         Ok(code) => {
             log.warn(&session.warnings);
-            ExitCode::from(code)
+            code
         }
         Err(error) => {
             log.fail(&error, &session.warnings);
-            ExitCode::from(failure)
+            failure
         }
     }
 }

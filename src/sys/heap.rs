@@ -1,0 +1,187 @@
+//! The memory of a process that soon ends: taken from one block, and hardly ever given back.
+//!
+//! A command allocates a few hundred small pieces and exits. A general allocator sorts them by
+//! size, so that they touch many pages, and asks the kernel for each new size and returns it; and
+//! after a fork every page that it writes its bookkeeping to is copied. Here a piece is the next
+//! bytes of the block. Only the newest piece can grow in place and be taken back, which is what
+//! growing strings and buffers for a read need. What the block has no room for comes from the C
+//! library, so a process that lives long wastes the block at most.
+//!
+//! There is no lock: a fork finds nothing held.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::UnsafeCell;
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes of the block. Docker's default configuration needs a quarter of it; pages that are not
+/// touched do not exist.
+const SIZE: usize = 512 * 1024;
+
+/// The allocator, for `#[global_allocator]`.
+#[repr(C, align(4096))]
+pub struct Heap {
+    block: UnsafeCell<[MaybeUninit<u8>; SIZE]>,
+    /// How much of it is taken.
+    used: AtomicUsize,
+}
+
+// SAFETY: `used` only changes by compare-and-exchange, so that no byte is handed out twice, and
+// the block is only accessed through the pointers handed out.
+unsafe impl Sync for Heap {}
+
+impl Heap {
+    /// Nothing taken yet.
+    #[allow(clippy::new_without_default)] // It is for statics only.
+    pub const fn new() -> Heap {
+        Heap { block: UnsafeCell::new([MaybeUninit::uninit(); SIZE]), used: AtomicUsize::new(0) }
+    }
+
+    fn start(&self) -> *mut u8 {
+        self.block.get().cast()
+    }
+
+    /// Where `pointer` is in the block; `None` if it is not of the block.
+    fn place(&self, pointer: *mut u8) -> Option<usize> {
+        pointer.addr().checked_sub(self.start().addr()).filter(|place| *place < SIZE)
+    }
+
+    /// Moves the end of what is taken, if it is where the caller believes it to be.
+    fn shift(&self, from: usize, to: usize) -> bool {
+        self.used.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+// SAFETY: a piece handed out begins at a multiple of the alignment asked for, ends within the
+// block, and overlaps no other one that is still in use, as `used` moves only over free bytes or
+// back over the piece that is returned. All else is the C library's.
+//
+// Never inlined: there are thousands of places that allocate, and their code would not be read from
+// memory that is there already.
+unsafe impl GlobalAlloc for Heap {
+    #[inline(never)]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        loop {
+            let used = self.used.load(Ordering::Relaxed);
+            // The block begins at a page, and no alignment in use is larger.
+            let place = used.next_multiple_of(layout.align());
+            match place.checked_add(layout.size()) {
+                Some(end) if end <= SIZE && layout.align() <= 4096 => {
+                    if self.shift(used, end) {
+                        return self.start().wrapping_add(place);
+                    }
+                }
+                // SAFETY: the caller's promises are those that System asks for.
+                _ => return unsafe { System.alloc(layout) },
+            }
+        }
+    }
+
+    #[inline(never)]
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        match self.place(pointer) {
+            // If it is not the newest it stays taken.
+            Some(place) => drop(self.shift(place + layout.size(), place)),
+            // SAFETY: what is not of the block came from System, with this layout.
+            None => unsafe { System.dealloc(pointer, layout) },
+        }
+    }
+
+    #[inline(never)]
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        let Some(place) = self.place(pointer) else {
+            // SAFETY: what is not of the block came from System, with this layout.
+            return unsafe { System.realloc(pointer, layout, size) };
+        };
+        let end = place.saturating_add(size);
+        if end <= SIZE && self.shift(place + layout.size(), end) {
+            return pointer;
+        }
+        if size <= layout.size() {
+            return pointer;
+        }
+        // SAFETY: the caller promises that `size` is not zero and does not overflow.
+        let layout_now = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+        // SAFETY: as above.
+        let new = unsafe { self.alloc(layout_now) };
+        if !new.is_null() {
+            // SAFETY: both have the old size at least, and a new piece overlaps no old one.
+            unsafe { std::ptr::copy_nonoverlapping(pointer, new, layout.size()) };
+        }
+        new
+    }
+}
+
+#[cfg(test)]
+// A piece is named by its layout throughout, and none is used after it is given back.
+#[allow(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
+mod tests {
+    use super::*;
+
+    fn heap() -> Box<Heap> {
+        Box::new(Heap::new())
+    }
+
+    fn layout(size: usize, align: usize) -> Layout {
+        Layout::from_size_align(size, align).expect("valid")
+    }
+
+    #[test]
+    fn the_newest_piece_grows_in_place_and_is_taken_back() {
+        let heap = heap();
+        unsafe {
+            let a = heap.alloc(layout(3, 1));
+            let b = heap.alloc(layout(16, 16));
+            assert_eq!(b.addr() % 16, 0);
+            b.write_bytes(7, 16);
+            assert_eq!(heap.realloc(b, layout(16, 16), 64), b);
+            heap.dealloc(b, layout(64, 16));
+            assert_eq!(heap.alloc(layout(8, 16)), b);
+            // An older one moves, with what is in it.
+            a.write_bytes(5, 3);
+            let moved = heap.realloc(a, layout(3, 1), 5000);
+            assert_ne!(moved, a);
+            assert_eq!(std::slice::from_raw_parts(moved, 3), [5, 5, 5]);
+        }
+    }
+
+    #[test]
+    fn what_finds_no_room_comes_from_elsewhere_and_goes_back_there() {
+        let heap = heap();
+        unsafe {
+            let all = heap.alloc(layout(SIZE, 1));
+            assert_eq!(heap.place(all), Some(0));
+            let more = heap.alloc(layout(100, 8));
+            assert_eq!(heap.place(more), None);
+            more.write_bytes(9, 100);
+            let more = heap.realloc(more, layout(100, 8), 10_000);
+            assert_eq!(*more.add(99), 9);
+            heap.dealloc(more, layout(10_000, 8));
+            // The block's own, when it outgrows the block.
+            let grown = heap.realloc(all, layout(SIZE, 1), SIZE + 1);
+            assert_eq!(heap.place(grown), None);
+            heap.dealloc(grown, layout(SIZE + 1, 1));
+        }
+    }
+
+    #[test]
+    fn threads_get_pieces_of_their_own() {
+        let heap = heap();
+        let of_one = |mark: u8| {
+            (0..500usize)
+                .map(|n| {
+                    let size = 1 + n % 40;
+                    let piece = unsafe { heap.alloc(layout(size, 1)) };
+                    unsafe { piece.write_bytes(mark, size) };
+                    (piece.addr(), size)
+                })
+                .collect::<Vec<_>>()
+        };
+        let mut pieces: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = [1, 2, 3].into_iter().map(|mark| scope.spawn(move || of_one(mark))).collect();
+            threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
+        });
+        pieces.sort_unstable();
+        assert!(pieces.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0));
+    }
+}
