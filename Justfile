@@ -7,8 +7,10 @@ flags := "-C target-feature=+crt-static -C relocation-model=static"
 host := `rustc -vV | sed -n 's/host: //p'`
 musl := replace(host, "-gnu", "-musl")
 target := env("WINDLASS_TARGET", if path_exists(`rustc --print sysroot` / "lib/rustlib" / musl / "lib") == "true" { musl } else { host })
-built := env("CARGO_TARGET_DIR", "target") / target / "release"
-windlass := built / "windlass"
+targets := env("CARGO_TARGET_DIR", "target")
+windlass := targets / target / "release/windlass"
+# Whose programs need not be small.
+integration := targets / host / "release/integration"
 
 commit := `git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown`
 prefix := env("PREFIX", "/usr/local")
@@ -31,7 +33,7 @@ build:
 
 # Build the suite of real containers
 suite:
-    RUSTFLAGS="{{flags}}" cargo build --release --package integration --target {{target}}
+    RUSTFLAGS="{{flags}}" cargo build --release --package integration --target {{host}}
 
 # Install what the tests need (Debian); needs root
 setup:
@@ -66,11 +68,11 @@ bless:
 
 # Real containers; needs root: `just integrate mounts`
 integrate *args: build suite
-    {{built}}/integration {{args}}
+    {{integration}} --runtime {{windlass}} {{args}}
 
 # The same cases against another runtime, and the differences; needs root
 compare peer="runc" *args: build suite
-    {{built}}/integration --compare {{peer}} {{args}}
+    {{integration}} --runtime {{windlass}} --compare {{peer}} {{args}}
 
 # How long `run` takes, beside another runtime; needs root
 bench peer="runc" count="50": build

@@ -92,7 +92,8 @@ impl Scratch {
         };
         reservation.record(&state, GOOD.as_bytes()).expect("room for two files");
         if let Some(init) = init {
-            reservation.record_init(init).expect("room for a file");
+            let file = reservation.make_init_file().expect("room for a file");
+            init.write(std::os::fd::AsFd::as_fd(&file)).expect("room for a line");
         }
         drop(reservation.keep());
     }

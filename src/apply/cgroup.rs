@@ -54,7 +54,7 @@ impl Place {
         self.v1.as_ref().map_or(Vec::new(), |share| share.places().to_vec())
     }
 
-    /// Makes it, with its limits. `record` writes its path down: before it is made, so that it
+    /// Makes it, with its limits but for the devices. `record` writes its path down: before it is made, so that it
     /// can be found again, but after a look at one that is there already, so that what is
     /// somebody else's is never found by a later `delete --force`.
     pub(super) fn make(&self, plan: &Plan, record: impl FnOnce() -> Result<()>) -> Result<Made> {
@@ -84,9 +84,6 @@ impl Place {
         }
         if let Some(cgroup) = &made.unified {
             cgroup.apply(&plan.limits.writes)?;
-            if let Some(devices) = &plan.limits.devices {
-                cgroup.set_devices(devices)?;
-            }
         }
         Ok(made)
     }
@@ -105,6 +102,14 @@ impl Made {
     pub fn keep(mut self) {
         self.unified.take();
         self.v1_places.clear();
+    }
+
+    /// Sets the device filter of the plan; before any program of the container runs.
+    pub fn set_devices(&self, plan: &Plan) -> Result<()> {
+        match (&self.unified, &plan.limits.devices) {
+            (Some(cgroup), Some(devices)) => cgroup.set_devices(devices),
+            _ => Ok(()),
+        }
     }
 
     /// For init, which goes in by itself: it must be inside before it has a cgroup namespace.

@@ -15,12 +15,26 @@ use crate::sys::{self, fd};
 use super::action::first_of_ours;
 use super::sync::InitSync;
 
+/// So many descriptors wait to be closed: with those in use they fit into the kernel's first table.
+const SPENT: usize = 40;
+
 /// Where the word to execute comes from, once init is ready.
 pub enum Gate {
     /// From a later `start`, over this listening socket.
     Start(OwnedFd),
     /// From the runtime that waits at the other end of the pair: `run` and `exec`.
     Runtime,
+}
+
+/// A directory below the root, held open.
+pub struct Directory {
+    /// Its path below the root.
+    pub path: PathBuf,
+    /// Where what is below it is made.
+    pub fd: OwnedFd,
+    /// Whether it is the root of a filesystem that init has made, and so has what init put there
+    /// and nothing else: no link of the image, nothing of procfs.
+    pub fresh: bool,
 }
 
 /// What the steps of one process work with.
@@ -37,12 +51,16 @@ pub struct Context<'a> {
     pub joins: Vec<Option<OwnedFd>>,
     /// The root filesystem.
     pub root: Option<OwnedFd>,
-    /// A directory in which nodes are made, kept for the next one.
-    pub node_directory: Option<(PathBuf, OwnedFd)>,
+    /// A directory in which something was made, kept for what is made next.
+    pub directory: Option<Directory>,
     /// The empty directory that hides directories, attached once.
     pub empty: Option<OwnedFd>,
+    /// The null device that hides files, attached once.
+    pub null: Option<OwnedFd>,
     /// A procfs that nothing can be mounted over.
     pub proc: Option<OwnedFd>,
+    /// What is no longer needed, see [`Context::spend`].
+    spent: Vec<OwnedFd>,
     /// Gets the terminal's master end.
     pub console_socket: Option<OwnedFd>,
     /// Hooks of the configuration.
@@ -67,9 +85,11 @@ impl<'a> Context<'a> {
             sources: Vec::new(),
             joins: Vec::new(),
             root: None,
-            node_directory: None,
+            directory: None,
             empty: None,
+            null: None,
             proc: None,
+            spent: Vec::new(),
             console_socket: None,
             hooks: None,
             state: None,
@@ -89,6 +109,20 @@ impl<'a> Context<'a> {
         kept.extend(gate.into_iter().chain(&self.console_socket).chain(&self.root).map(|fd| fd.as_fd()));
         kept.extend(self.sources.iter().chain(&self.joins).flatten().map(|fd| fd.as_fd()));
         fd::close_all_but(first_of_ours(self.preserve_fds), &kept);
+    }
+
+    /// Lets go of a descriptor, not necessarily at once: many are closed in one call. None of the
+    /// mounts' is open any more when the root is changed.
+    pub fn spend(&mut self, fd: OwnedFd) {
+        self.spent.push(fd);
+        if self.spent.len() >= SPENT {
+            self.close_spent();
+        }
+    }
+
+    /// Closes what was spent.
+    pub fn close_spent(&mut self) {
+        fd::close_many(std::mem::take(&mut self.spent));
     }
 
     /// The root filesystem. Steps that need it come after the one that attaches it.

@@ -7,7 +7,7 @@ use nix::sched::CloneFlags;
 
 use crate::abi::namespace;
 use crate::cgroup::Cgroup;
-use crate::container::{Init, Reservation, State, Status, Store, process_stat};
+use crate::container::{Container, Init, Reservation, State, Status, Store, process_stat};
 use crate::error::{Doing, Error, Kind, Origin, Result};
 use crate::plan::{Action, Plan, Program, Step, map_text};
 use crate::spec::Spec;
@@ -56,16 +56,23 @@ pub struct Create<'a> {
     pub no_new_keyring: bool,
 }
 
+impl Create<'_> {
+    /// Whether the device filter is there when init begins. Init itself needs none, and loads the
+    /// kernel with it for a tenth of a millisecond; but a hook may find it, and replace it by one of
+    /// its own, and none may come after that.
+    fn devices_before_init(&self) -> bool {
+        self.spec.hooks.is_some()
+    }
+}
+
 /// A container whose init stands at the gate.
 pub struct Created {
     /// Init.
     pub child: Child,
     /// The conversation with it.
     pub sync: RuntimeSync,
-    /// The container's directory, locked.
-    pub dir: OwnedFd,
-    /// What was recorded.
-    pub state: State,
+    /// What was made, locked.
+    pub container: Container,
 }
 
 /// Makes the container. If anything fails, nothing of it stays, and the poststop hooks have run.
@@ -96,6 +103,9 @@ fn make(request: Create<'_>, recorded: &mut Option<State>, proof: &SingleThreade
         *recorded = Some(state.clone());
     }
     let cgroup = request.place.make(plan, || reservation.record(&state, request.config))?;
+    if request.devices_before_init() {
+        cgroup.set_devices(plan)?;
+    }
     if let (Some(cgroup), Some(uid)) = (&cgroup.unified, owner_of_cgroup(request.spec, &plan.topology)) {
         cgroup.delegate(uid, None)?;
     }
@@ -160,11 +170,12 @@ fn make(request: Create<'_>, recorded: &mut Option<State>, proof: &SingleThreade
         state: &state,
         reservation: &reservation,
     };
-    story.serve(&mut guard, &mut sync)?;
+    let init = story.serve(&mut guard, &mut sync)?;
     laps.done("serve init until it is ready, and record it");
     let child = guard.child.take().expect("serve leaves it there");
     cgroup.keep();
-    Ok(Created { child, sync, dir: reservation.keep(), state })
+    let hooks = request.spec.hooks.clone().unwrap_or_default();
+    Ok(Created { child, sync, container: Container::of(reservation.keep(), state, init, hooks) })
 }
 
 /// What the runtime does while init does its steps.
@@ -180,19 +191,17 @@ struct Story<'a> {
 
 impl Story<'_> {
     /// Answers init until it is ready and recorded.
-    fn serve(&self, guard: &mut Guard, sync: &mut RuntimeSync) -> Result<()> {
-        let mut prepared = self.plan.topology.intermediate;
-        if !prepared {
-            self.adjust(guard.child())?;
-            prepared = true;
-        }
-        debug_assert!(prepared);
+    fn serve(&self, guard: &mut Guard, sync: &mut RuntimeSync) -> Result<Init> {
+        let mut record = match self.plan.topology.intermediate {
+            true => None,
+            false => Some(self.begin(guard.child())?),
+        };
         loop {
             match sync.receive()? {
                 Message::Spawned(pid, pidfd) => {
                     let between = guard.child.replace(Child { pid, pidfd }).expect("set until serve ends");
                     between.wait().doing(|| "cannot reap the process in between")?;
-                    self.adjust(guard.child())?;
+                    record = Some(self.begin(guard.child())?);
                     // It told and did not ask: an answer would be taken for that of the next question.
                     continue;
                 }
@@ -208,8 +217,8 @@ impl Story<'_> {
                 Message::RuntimeHooks => self.runtime_hooks(guard.child().pid)?,
                 Message::Listener(number) => self.hand_on_listener(guard.child(), number)?,
                 Message::Ready => {
-                    self.record(guard.child())?;
-                    return Ok(());
+                    let lost = || Error::new(Kind::Protocol, "init is ready before it was named");
+                    return self.record(guard.child(), record.ok_or_else(lost)?);
                 }
                 Message::Failed(error) => {
                     guard.reap();
@@ -223,6 +232,17 @@ impl Story<'_> {
             }
             sync.go_on()?;
         }
+    }
+
+    /// What can be done while init is at its steps, so that it need not be waited for.
+    fn begin(&self, child: &Child) -> Result<(Init, OwnedFd)> {
+        if !self.request.devices_before_init() {
+            self.cgroup.set_devices(self.plan)?;
+        }
+        self.adjust(child)?;
+        let lost = || Error::new(Kind::Protocol, "init died before it could be recorded");
+        let start_time = process_stat(child.pid).ok_or_else(lost)?.start_time;
+        Ok((Init { pid: child.pid, start_time }, self.reservation.make_init_file()?))
     }
 
     /// What can be set from outside alone, or better from there.
@@ -257,9 +277,7 @@ impl Story<'_> {
     }
 
     /// From here on the container exists.
-    fn record(&self, child: &Child) -> Result<()> {
-        let lost = || Error::new(Kind::Protocol, "init died before it could be recorded");
-        let stat = process_stat(child.pid).ok_or_else(lost)?;
+    fn record(&self, child: &Child, (init, file): (Init, OwnedFd)) -> Result<Init> {
         if let Some(socket) = &self.request.pidfd_socket {
             socket::send(socket.as_fd(), b"pidfd", &[child.pidfd.as_fd()])
                 .doing(|| "cannot send the pidfd")
@@ -268,7 +286,7 @@ impl Story<'_> {
         if let Some(path) = self.request.pid_file {
             write_pid_file(path, child.pid)?;
         }
-        self.reservation.record_init(Init { pid: child.pid, start_time: stat.start_time })
+        init.write(file.as_fd()).map(|()| init)
     }
 
     /// Init died without a word: what is known of that.

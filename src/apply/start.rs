@@ -55,13 +55,12 @@ fn give_word(container: &Container) -> Result<()> {
 
 /// Runs the poststart hooks; one that fails stops the container (runtime.md, "Lifecycle", 9).
 pub fn poststart(container: &Container) -> Result<()> {
-    let text = container.config_text()?;
-    if !text.windows(b"\"poststart\"".len()).any(|window| window == b"\"poststart\"") {
+    let hooks = &container.hooks()?.poststart;
+    if hooks.is_empty() {
         return Ok(());
     }
-    let Some(hooks) = container.config()?.hooks.filter(|hooks| !hooks.poststart.is_empty()) else { return Ok(()) };
     let pid = container.init.map_or(0, |init| init.pid);
-    hooks::run("poststart", &hooks.poststart, &state_document(container, Status::Running, pid)).inspect_err(|_| {
+    hooks::run("poststart", hooks, &state_document(container, Status::Running, pid)).inspect_err(|_| {
         let _ = crate::container::kill(container, libc::SIGKILL, true);
     })
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{read, write};
 
@@ -25,7 +25,8 @@ const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::
 
 impl Directory {
     pub fn open(path: &str) -> Result<Directory> {
-        let fd = open(path, DIRECTORY, Mode::empty()).called(|| format!("open({path:?}, O_RDONLY|O_DIRECTORY)"))?;
+        let fd = openat(AT_FDCWD, path, DIRECTORY, Mode::empty())
+            .called(|| format!("open({path:?}, O_RDONLY|O_DIRECTORY)"))?;
         Ok(Directory { path: path.to_owned(), fd })
     }
 
@@ -102,7 +103,8 @@ impl AsFd for Directory {
 
 /// A file elsewhere in as few reads as the kernel allows: std starts with 32 bytes.
 pub(super) fn read_file(path: &str) -> Result<String> {
-    let fd = open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).called(|| format!("open({path:?})"))?;
+    let fd = openat(AT_FDCWD, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .called(|| format!("open({path:?})"))?;
     to_end(&fd, || path.to_owned())
 }
 

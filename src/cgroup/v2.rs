@@ -50,7 +50,10 @@ impl Cgroup {
         let mut made = Vec::new();
         let result = make(root, path, &mut made).and_then(|()| {
             let directory = root.open_below(path).doing(|| format!("cannot open cgroup {:?}", root.path_of(path)))?;
-            refuse_in_use(&directory, !made.is_empty())?;
+            // Directly below the root nothing can be frozen from above.
+            if made.is_empty() || path.contains('/') {
+                refuse_in_use(&directory, !made.is_empty())?;
+            }
             controllers::enable(hierarchy, root, &directory, path, needs)?;
             Ok(Cgroup { directory, made: !made.is_empty() })
         });

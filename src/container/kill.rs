@@ -153,25 +153,11 @@ pub fn finish(store: &Store, id: &str, container: &Container) -> Result<Vec<Faul
     if let Some(group) = &container.state.intel_rdt {
         crate::apply::remove_resctrl(group)?;
     }
-    if let Some(hooks) = container.poststop_hooks()? {
+    let hooks = &container.hooks()?.poststop;
+    if !hooks.is_empty() {
         let state = super::state_document(container, Status::Stopped, 0);
-        warnings.extend(crate::apply::run_poststop(&hooks, &state));
+        warnings.extend(crate::apply::run_poststop(hooks, &state));
     }
     store.remove(id, container.dir.as_fd())?;
     Ok(warnings)
-}
-
-impl Container {
-    /// The poststop hooks. The configuration is parsed only if it has any.
-    fn poststop_hooks(&self) -> Result<Option<Vec<crate::spec::Hook>>> {
-        let text = match self.config_text() {
-            Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(None),
-            other => other?,
-        };
-        if !text.windows(b"\"poststop\"".len()).any(|window| window == b"\"poststop\"") {
-            return Ok(None);
-        }
-        let hooks = crate::spec::parse::<crate::spec::Spec>(&text, "the container's config.json")?.hooks;
-        Ok(hooks.map(|hooks| hooks.poststop).filter(|hooks| !hooks.is_empty()))
-    }
 }

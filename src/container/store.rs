@@ -1,5 +1,6 @@
 //! The state root: one directory per container, which is the container's lock as well.
 
+use std::cell::OnceCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use nix::fcntl::OFlag;
 
 use crate::cgroup::{Cgroup, Group, v1};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::spec::Spec;
+use crate::spec::{Hooks, Spec};
 use crate::sys::fd;
 use crate::sys::process::{self, Exit};
 
@@ -190,10 +191,9 @@ impl Reservation<'_> {
         fd::create_new(self.dir(), "config.json", 0o600, config).doing(|| "cannot write the copy of config.json")
     }
 
-    /// Writes down the process: from here on the container exists.
-    pub fn record_init(&self, init: Init) -> Result<()> {
-        let text = serde_json::to_vec(&init).expect("plain data");
-        fd::create_new(self.dir(), "init.json", 0o600, &text).doing(|| "cannot write init.json")
+    /// Makes the file for [`Init::write`]. While it is empty it says nothing.
+    pub fn make_init_file(&self) -> Result<OwnedFd> {
+        fd::make_new(self.dir(), "init.json", 0o600).doing(|| "cannot make init.json")
     }
 
     /// Gives up the right to remove the directory; the lock goes with the returned descriptor.
@@ -219,6 +219,16 @@ pub struct Container {
     pub state: State,
     /// Its process, once it stood.
     pub init: Option<Init>,
+    /// The hooks of its configuration, once they were asked for.
+    hooks: OnceCell<Hooks>,
+}
+
+impl Init {
+    /// Writes down the process: from here on the container exists.
+    pub fn write(&self, file: BorrowedFd<'_>) -> Result<()> {
+        let text = serde_json::to_vec(self).expect("plain data");
+        fd::write_once(file, &text).doing(|| "cannot write init.json")
+    }
 }
 
 /// What `/proc/PID/stat` says of a process.
@@ -253,6 +263,9 @@ fn parse_stat(text: &str) -> Option<ProcessStat> {
     })
 }
 
+/// How the names of the hooks that run outside of create begin.
+const POST: &[u8] = b"\"post";
+
 impl Container {
     fn read(dir: OwnedFd, id: &str) -> Result<Container> {
         let text = fd::openat(dir.as_fd(), "state.json", OFlag::O_RDONLY | OFlag::O_NOFOLLOW, 0)
@@ -280,7 +293,7 @@ impl Container {
             Err(failed) => return Err(failed.doing(format!("cannot read init.json of {id:?}"))),
             Ok(file) => {
                 let text = fd::read_all(file).doing(|| "cannot read init.json")?;
-                // A create that was killed between making the file and filling it left it empty.
+                // Its create has not filled it yet, or was killed before it could.
                 if text.is_empty() {
                     None
                 } else {
@@ -288,13 +301,12 @@ impl Container {
                 }
             }
         };
-        Ok(Container { dir, state, init })
+        Ok(Container { dir, state, init, hooks: OnceCell::new() })
     }
 
     /// A container that this process has just made.
-    pub fn of(dir: OwnedFd, state: State, pid: i32) -> Result<Container> {
-        let start_time = process_stat(pid).map_or(0, |stat| stat.start_time);
-        Ok(Container { dir, state, init: Some(Init { pid, start_time }) })
+    pub fn of(dir: OwnedFd, state: State, init: Init, hooks: Hooks) -> Container {
+        Container { dir, state, init: Some(init), hooks: hooks.into() }
     }
 
     /// Lets other commands change the container again.
@@ -385,6 +397,28 @@ impl Container {
         fd::openat(self.dir.as_fd(), "config.json", OFlag::O_RDONLY | OFlag::O_NOFOLLOW, 0)
             .and_then(fd::read_all)
             .doing(|| "cannot read the container's config.json")
+    }
+
+    /// Its hooks that run outside of create. The configuration is parsed only if it has any.
+    pub fn hooks(&self) -> Result<&Hooks> {
+        if let Some(hooks) = self.hooks.get() {
+            return Ok(hooks);
+        }
+        let hooks = match self.config_text() {
+            // Its create died before that was written.
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Hooks::default(),
+            text => {
+                let text = text?;
+                match text.windows(POST.len()).any(|window| window == POST) {
+                    false => Hooks::default(),
+                    true => {
+                        let spec: Spec = crate::spec::parse(&text, "the container's config.json")?;
+                        spec.hooks.unwrap_or_default()
+                    }
+                }
+            }
+        };
+        Ok(self.hooks.get_or_init(|| hooks))
     }
 
     /// How it ended, if that is known or can still be found out.

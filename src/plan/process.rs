@@ -249,18 +249,24 @@ fn capabilities(sets: &Capabilities, grantable: u64, pointer: &str, draft: &mut 
         inheritable: bits(&sets.inheritable, "inheritable"),
         ambient: bits(&sets.ambient, "ambient"),
     };
-    for capability in caps::all().iter().filter(|capability| missing & capability.bitmask() != 0) {
+    for capability in named(missing) {
         draft.warn(pointer, format!("ignoring capability {capability}: this host cannot grant it"));
     }
     if out.effective & !out.permitted != 0 {
         draft.fault(format!("{pointer}/effective"), "the effective capabilities must be permitted as well");
     }
     let ungranted = out.ambient & !(out.permitted & out.inheritable);
-    for capability in caps::all().iter().filter(|capability| ungranted & capability.bitmask() != 0) {
+    for capability in named(ungranted) {
         let msg = format!("ignoring ambient capability {capability}: it must be permitted and inheritable as well");
         draft.warn(format!("{pointer}/ambient"), msg);
     }
     out
+}
+
+/// The capabilities of a set. Only for one that has any is the table of all made.
+fn named(bits: u64) -> impl Iterator<Item = caps::Capability> {
+    let all = (bits != 0).then(caps::all);
+    all.into_iter().flatten().filter(move |capability| bits & capability.bitmask() != 0)
 }
 
 fn seccomp(linux: &Linux, draft: &mut Draft) -> Option<Seccomp> {

@@ -3,21 +3,25 @@
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
-use nix::unistd::{Gid, Uid};
 
-use super::{Called, Failed, Result, check};
+use super::{Failed, Result, check};
 
-/// setgroups(2).
+/// setgroups(2), of this thread.
 pub fn set_groups(groups: &[u32]) -> Result<()> {
-    let groups: Vec<Gid> = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
-    nix::unistd::setgroups(&groups).called(|| format!("setgroups({groups:?})"))
+    // SAFETY: the length is that of the list, which outlives the call and is only read.
+    let returned = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+    check(returned, || format!("setgroups({groups:?})")).map(drop)
 }
 
-/// setresgid(2) and setresuid(2), in the order that works.
+/// setresgid(2) and setresuid(2), in the order that works, of this thread: the kernel's own calls,
+/// for the C library's stop all other threads first, and there is none.
 pub fn set_ids(uid: u32, gid: u32) -> Result<()> {
-    let (u, g) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    nix::unistd::setresgid(g, g, g).called(|| format!("setresgid({gid}, {gid}, {gid})"))?;
-    nix::unistd::setresuid(u, u, u).called(|| format!("setresuid({uid}, {uid}, {uid})"))
+    // SAFETY: the call takes numbers.
+    let returned = unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) };
+    check(returned, || format!("setresgid({gid}, {gid}, {gid})"))?;
+    // SAFETY: the call takes numbers.
+    let returned = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
+    check(returned, || format!("setresuid({uid}, {uid}, {uid})")).map(drop)
 }
 
 /// A plain prctl(2): numbers only.

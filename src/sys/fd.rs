@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
@@ -91,14 +89,32 @@ pub fn filesystem(fd: BorrowedFd<'_>) -> Result<i64> {
         .called(|| format!("fstatfs({})", fd.as_raw_fd()))
 }
 
-/// The whole of a file, from its start.
+/// The whole of a file, from its start: one read(2) of a file that is as long as it says.
 pub fn read_all(fd: OwnedFd) -> Result<Vec<u8>> {
-    let size = stat(fd.as_fd()).map_or(0, |s| usize::try_from(s.st_size).unwrap_or(0));
-    let mut text = Vec::with_capacity(size + 1);
-    let raw = fd.as_raw_fd();
-    File::from(fd).read_to_end(&mut text).called(|| format!("read({raw})"))?;
+    let stat = stat(fd.as_fd())?;
+    let regular = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
+    let size = usize::try_from(stat.st_size).unwrap_or(0);
+    let (mut text, mut length) = (vec![0; size + 1], 0);
+    loop {
+        match nix::unistd::read(&fd, &mut text[length..]) {
+            Err(nix::errno::Errno::EINTR) => continue,
+            Ok(0) => break,
+            other => length += other.called(|| format!("read({})", fd.as_raw_fd()))?,
+        }
+        // There was room for one more. Files of procfs have no size and are read on.
+        if regular && size > 0 && length == size {
+            break;
+        }
+        if length == text.len() {
+            text.resize((2 * length).max(READ), 0);
+        }
+    }
+    text.truncate(length);
     Ok(text)
 }
+
+/// How much of a file without a size is read at once, in bytes.
+const READ: usize = 16 * 1024;
 
 /// The first bytes of a small file of a kernel filesystem, in one read.
 pub fn read_small(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<Vec<u8>> {
@@ -118,10 +134,14 @@ pub fn write_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<()> {
     }
 }
 
+/// Makes the file `name`, to be written; the name must be free.
+pub fn make_new(dir: BorrowedFd<'_>, name: impl AsRef<Path>, mode: u32) -> Result<OwnedFd> {
+    openat(dir, name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW, mode)
+}
+
 /// Makes the file `name` with `text` in it; the name must be free.
 pub fn create_new(dir: BorrowedFd<'_>, name: &str, mode: u32, text: &[u8]) -> Result<()> {
-    let fd = openat(dir, name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW, mode)?;
-    write_once(fd.as_fd(), text)
+    write_once(make_new(dir, name, mode)?.as_fd(), text)
 }
 
 /// Replaces the file `name` by one with `text` in it, so that a reader sees the old or the new.
@@ -131,8 +151,7 @@ pub fn replace(dir: BorrowedFd<'_>, name: &Path, mode: u32, text: &[u8]) -> Resu
     temporary.push(format!(".{}", std::process::id()));
     let temporary = name.with_file_name(temporary);
     let _ = unlinkat(dir, &temporary);
-    let fd = openat(dir, &temporary, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW, mode)?;
-    write_once(fd.as_fd(), text)?;
+    write_once(make_new(dir, &temporary, mode)?.as_fd(), text)?;
     nix::fcntl::renameat(dir, &temporary, dir, name).called(|| format!("renameat({temporary:?}, {name:?})"))
 }
 
@@ -230,6 +249,16 @@ pub fn close_all_but(first: RawFd, kept: &[BorrowedFd<'_>]) {
             unsafe { libc::syscall(libc::SYS_close_range, from, stop - 1, 0) };
         }
         from = stop.saturating_add(1);
+    }
+}
+
+/// Closes many descriptors in as few calls as there are runs of numbers.
+pub fn close_many(fds: Vec<OwnedFd>) {
+    let mut raw: Vec<RawFd> = fds.into_iter().map(IntoRawFd::into_raw_fd).collect();
+    raw.sort_unstable();
+    for run in raw.chunk_by(|a, b| a + 1 == *b) {
+        // SAFETY: the call takes no pointers; the run has only descriptors that were ours to close.
+        unsafe { libc::syscall(libc::SYS_close_range, run[0], run[run.len() - 1], 0) };
     }
 }
 

@@ -56,6 +56,26 @@ pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
     check(returned, || format!("move_mount({}, \"\", {}, \"\")", mount.as_raw_fd(), target.as_raw_fd())).map(drop)
 }
 
+/// Attaches a detached mount on `name` in `dir`; a link of that name is not followed.
+pub fn attach_at(mount: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
+    attach_by_path(mount, dir, name.as_ref(), 0)
+}
+
+/// Attaches a detached mount on what is at a path of the host.
+pub fn attach_over(mount: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<()> {
+    attach_by_path(mount, CWD, path.as_ref(), libc::MOVE_MOUNT_T_SYMLINKS)
+}
+
+fn attach_by_path(mount: BorrowedFd<'_>, dir: BorrowedFd<'_>, path: &Path, flags: libc::c_uint) -> Result<()> {
+    let name = path_cstring(path, "move_mount")?;
+    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | flags;
+    // SAFETY: both paths are NUL-terminated and outlive the call.
+    let returned = unsafe {
+        libc::syscall(libc::SYS_move_mount, mount.as_raw_fd(), c"".as_ptr(), dir.as_raw_fd(), name.as_ptr(), flags)
+    };
+    check(returned, || format!("move_mount({}, \"\", {}, {path:?})", mount.as_raw_fd(), shown(dir))).map(drop)
+}
+
 /// What mount_setattr(2) is to change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
@@ -138,7 +158,7 @@ impl Filesystem {
     }
 
     /// Makes the superblock and a detached mount of it with `attributes` (`MOUNT_ATTR_*`).
-    pub fn mount(self, attributes: u64) -> Result<OwnedFd> {
+    pub fn mount(&self, attributes: u64) -> Result<OwnedFd> {
         let null = std::ptr::null::<libc::c_char>();
         // SAFETY: FSCONFIG_CMD_CREATE takes no key and no value.
         let returned = unsafe {
@@ -149,6 +169,11 @@ impl Filesystem {
         let returned =
             unsafe { libc::syscall(libc::SYS_fsmount, self.context.as_raw_fd(), libc::FSMOUNT_CLOEXEC, attributes) };
         check(returned, || format!("fsmount({}, {attributes:#x})", self.kind)).map(owned)
+    }
+
+    /// The descriptor of the configuration, to be closed when that suits.
+    pub fn into_fd(self) -> OwnedFd {
+        self.context
     }
 
     /// What the filesystem said about the last failure (read(2) of the context), if anything.

@@ -186,7 +186,7 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
     }
     let (mut created, store, relay) = make(&options.create, false, options.detach, session, proof)?;
     let notify = match NotifyHost::from_environment()? {
-        Some(host) => Notify::listen(created.dir.as_fd(), &host),
+        Some(host) => Notify::listen(created.container.dir.as_fd(), &host),
         None => Ok(None),
     };
     let (started, notify) = match notify {
@@ -194,7 +194,7 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
         Err(error) => (Err(error), None),
     };
     let id = options.create.id.as_str();
-    let container = Container::of(created.dir, created.state, created.child.pid)?;
+    let container = created.container;
     if let Err(error) = started.and_then(|()| apply::poststart(&container)) {
         created.child.kill();
         let _ = created.child.wait();

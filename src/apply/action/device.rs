@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use crate::apply::context::Context;
+use crate::apply::context::{Context, Directory};
 use crate::apply::resolve;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::Node;
@@ -16,12 +16,12 @@ use crate::sys::{Failed, fd, mount};
 /// The directory `path` of the root, found or made; the last one is kept, for nodes come in
 /// crowds.
 pub(super) fn directory<'a>(path: &Path, cx: &'a mut Context<'_>) -> Result<BorrowedFd<'a>> {
-    if cx.node_directory.as_ref().is_none_or(|(kept, _)| kept != path) {
-        let found = resolve::directory(cx.root()?, path, resolve::IN_ROOT)
+    if cx.directory.as_ref().is_none_or(|kept| kept.path != path) {
+        let fd = resolve::directory(cx.root()?, path, resolve::IN_ROOT)
             .doing(|| format!("cannot open the directory /{}", path.display()))?;
-        cx.node_directory = Some((path.into(), found));
+        cx.directory = Some(Directory { path: path.into(), fd, fresh: false });
     }
-    Ok(cx.node_directory.as_ref().expect("just set").1.as_fd())
+    Ok(cx.directory.as_ref().expect("just set").fd.as_fd())
 }
 
 fn split(path: &Path) -> (PathBuf, &OsStr) {

@@ -13,11 +13,17 @@ pub(super) fn take(identity: &Identity) -> Result<()> {
     let sets = &identity.capabilities;
     credentials::bound_capabilities(sets.bounding).doing(|| "cannot drop capabilities from the bounding set")?;
     own_stdio(identity);
-    credentials::keep_capabilities(true).doing(|| "cannot keep capabilities")?;
+    // Root keeps them anyway.
+    let kept = identity.uid != 0;
+    if kept {
+        credentials::keep_capabilities(true).doing(|| "cannot keep capabilities")?;
+    }
     credentials::set_groups(&identity.groups).doing(|| "cannot set the supplementary groups")?;
     credentials::set_ids(identity.uid, identity.gid)
         .doing(|| format!("cannot become user {}:{}", identity.uid, identity.gid))?;
-    credentials::keep_capabilities(false).doing(|| "cannot stop keeping capabilities")?;
+    if kept {
+        credentials::keep_capabilities(false).doing(|| "cannot stop keeping capabilities")?;
+    }
     let inheritable = sets.inheritable;
     let wanted = CapabilitySets { effective: sets.effective, permitted: sets.permitted, inheritable };
     credentials::set_capabilities(wanted).doing(|| "unable to apply caps")?;

@@ -19,7 +19,10 @@ pub(super) fn readonly(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
     let copy = mount::clone_tree(target.as_fd(), "", true).doing(doing)?;
     let attributes = Attributes { set: attr::RDONLY, ..Attributes::default() };
     mount::set_attributes(copy.as_fd(), attributes, true, None).doing(doing)?;
-    mount::attach(copy.as_fd(), target.as_fd()).doing(doing)
+    mount::attach(copy.as_fd(), target.as_fd()).doing(doing)?;
+    cx.spend(copy);
+    cx.spend(target);
+    Ok(())
 }
 
 pub(super) fn mask(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
@@ -29,17 +32,21 @@ pub(super) fn mask(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
         other => other.doing(doing)?,
     };
     let stat = fd::stat(target.as_fd()).doing(doing)?;
-    let cover = if !fd::is_dir(&stat) {
-        null_device()?
-    } else if let Some(empty) = &cx.empty {
-        mount::clone_tree(empty.as_fd(), "", false).doing(doing)?
-    } else {
-        empty_directory().doing(|| "cannot make the empty directory that masks directories")?
+    // The first cover is attached itself, and the others are copies of it.
+    let kept = if fd::is_dir(&stat) { &mut cx.empty } else { &mut cx.null };
+    let cover = match kept {
+        Some(first) => mount::clone_tree(first.as_fd(), "", false).doing(doing)?,
+        None if fd::is_dir(&stat) => {
+            empty_directory().doing(|| "cannot make the empty directory that masks directories")?
+        }
+        None => null_device()?,
     };
     mount::attach(cover.as_fd(), target.as_fd()).doing(doing)?;
-    if fd::is_dir(&stat) && cx.empty.is_none() {
-        cx.empty = Some(cover);
+    match kept {
+        Some(_) => cx.spend(cover),
+        None => *kept = Some(cover),
     }
+    cx.spend(target);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 
 use crate::abi::{attr, ms};
-use crate::apply::context::Context;
+use crate::apply::context::{Context, Directory};
 use crate::apply::resolve::{self, Make};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::{Mount, Source, Target, What};
@@ -73,7 +73,7 @@ fn attach_copy(plan: &Mount, copy: OwnedFd, cx: &mut Context<'_>) -> Result<()> 
     let stat = fd::stat(copy.as_fd()).doing(|| "cannot look at the source")?;
     let make = if fd::is_dir(&stat) { Make::Directory } else { Make::File };
     let target = target(plan, make, cx)?;
-    attach(plan, copy, target.as_fd(), cx)
+    attach(plan, copy, target, cx)
 }
 
 fn target(plan: &Mount, make: Make, cx: &Context<'_>) -> Result<OwnedFd> {
@@ -119,6 +119,7 @@ fn mount_new(
         });
     }
     let mount = filesystem.mount(plan.set).doing(doing)?;
+    cx.spend(filesystem.into_fd());
     finish(plan, mount, cx)
 }
 
@@ -140,23 +141,58 @@ fn configure(
 
 /// Gives a new mount its last attributes and attaches it.
 fn finish(plan: &Mount, mount: OwnedFd, cx: &mut Context<'_>) -> Result<()> {
-    let target = target(plan, Make::Directory, cx)?;
-    if plan.copy_up {
-        copy_up(target.as_fd(), mount.as_fd()).doing(|| format!("cannot copy {} into its tmpfs", plan.destination))?;
-    }
+    let target = match plan.copy_up {
+        true => {
+            let target = target(plan, Make::Directory, cx)?;
+            copy_up(target.as_fd(), mount.as_fd())
+                .doing(|| format!("cannot copy {} into its tmpfs", plan.destination))?;
+            Some(target)
+        }
+        false => None,
+    };
     for (propagation, all) in &plan.propagation {
         let attributes = Attributes { propagation: *propagation, ..Attributes::default() };
         mount::set_attributes(mount.as_fd(), attributes, *all, None)
             .doing(|| format!("cannot set the propagation of {}", plan.destination))?;
     }
-    attach(plan, mount, target.as_fd(), cx)
+    if target.is_none() && attach_in_fresh(plan, mount.as_fd(), cx)? {
+        cx.spend(mount);
+        return Ok(());
+    }
+    let target = target.map_or_else(|| self::target(plan, Make::Directory, cx), Ok)?;
+    attach(plan, mount, target, cx)
 }
 
-fn attach(plan: &Mount, mount: OwnedFd, target: BorrowedFd<'_>, cx: &mut Context<'_>) -> Result<()> {
-    mount::attach(mount.as_fd(), target).doing(|| format!("cannot attach the mount on {}", plan.destination))?;
+/// Attaches on a directory that is missing in one that init has made (`/dev/shm`): it is made, and
+/// mounted on by its name, as no link can be followed there and nobody else has the directory yet.
+fn attach_in_fresh(plan: &Mount, mount: BorrowedFd<'_>, cx: &Context<'_>) -> Result<bool> {
+    let path = plan.destination.as_path();
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
+    let Some(kept) = cx.directory.as_ref().filter(|kept| kept.fresh && kept.path == parent) else { return Ok(false) };
+    // What is there already is looked at in the ordinary way.
+    if fd::mkdirat(kept.fd.as_fd(), name, 0o755).is_err() {
+        return Ok(false);
+    }
+    mount::attach_at(mount, kept.fd.as_fd(), name)
+        .doing(|| format!("cannot attach the mount on {}", plan.destination))?;
+    Ok(true)
+}
+
+fn attach(plan: &Mount, mount: OwnedFd, target: OwnedFd, cx: &mut Context<'_>) -> Result<()> {
+    mount::attach(mount.as_fd(), target.as_fd())
+        .doing(|| format!("cannot attach the mount on {}", plan.destination))?;
+    cx.spend(target);
+    // It may cover what is kept, also where that is not to be seen by its path.
+    if let Some(kept) = cx.directory.take() {
+        cx.spend(kept.fd);
+    }
     if plan.destination.is_root() {
         // From here on this is the root.
         cx.root = Some(mount);
+    } else if matches!(&plan.what, What::New { kind, .. } if kind == "tmpfs") && !plan.copy_up {
+        cx.directory = Some(Directory { path: plan.destination.as_path().into(), fd: mount, fresh: true });
+    } else {
+        cx.spend(mount);
     }
     Ok(())
 }

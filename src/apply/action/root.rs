@@ -14,20 +14,25 @@ use crate::sys::{fd, signals};
 /// Attaches the copy of the root filesystem over its own place, so that it is a mount of our
 /// namespace, and remembers it as the root of every lookup.
 pub(super) fn attach(source: Option<usize>, path: &str, cx: &mut Context<'_>) -> Result<()> {
-    // Opened here and not by the runtime: the place must be one of our mount namespace.
-    let place = fd::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
-        .doing(|| format!("cannot open the root filesystem {path:?}"))?;
-    let Some(source) = source else {
-        cx.root = Some(place);
-        return Ok(());
-    };
-    let root = cx.take_source(source)?;
-    mount::attach(root.as_fd(), place.as_fd()).doing(|| "cannot attach the root filesystem")?;
-    cx.root = Some(root);
+    // Here and not by the runtime: the place must be one of our mount namespace.
+    cx.root = Some(match source {
+        None => fd::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
+            .doing(|| format!("cannot open the root filesystem {path:?}"))?,
+        Some(source) => {
+            let root = cx.take_source(source)?;
+            mount::attach_over(root.as_fd(), path)
+                .doing(|| format!("cannot attach the root filesystem to its place {path:?}"))?;
+            root
+        }
+    });
     Ok(())
 }
 
 pub(super) fn pivot(how: Pivot, cx: &mut Context<'_>) -> Result<()> {
+    for fd in [cx.directory.take().map(|kept| kept.fd), cx.empty.take(), cx.null.take()].into_iter().flatten() {
+        cx.spend(fd);
+    }
+    cx.close_spent();
     let root = cx.root()?;
     mount::change_directory(root).doing(|| "cannot enter the root filesystem")?;
     match how {
@@ -42,18 +47,18 @@ pub(super) fn pivot(how: Pivot, cx: &mut Context<'_>) -> Result<()> {
         }
         Pivot::Chroot => mount::chroot_to_current().doing(|| "cannot chroot into the root filesystem")?,
     }
-    // The descriptor of the old root filesystem's parent must not outlive the pivot.
-    let root = fd::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).doing(|| "cannot open the new root")?;
-    cx.root = Some(root);
-    cx.node_directory = None;
-    cx.empty = None;
-    mount::change_directory(cx.root()?).doing(|| "cannot enter the new root")
+    // The root and the current directory are what they were: the root filesystem, by now `/`.
+    Ok(())
 }
 
 pub(super) fn readonly(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
-    let target = resolve::find(cx.root()?, path, resolve::IN_ROOT).doing(|| format!("cannot find {path}"))?;
     let attributes = Attributes { set: crate::abi::attr::RDONLY, ..Attributes::default() };
-    mount::set_attributes(target.as_fd(), attributes, false, None).doing(|| format!("cannot make {path} read-only"))
+    let found = match path.is_root() {
+        true => None,
+        false => Some(resolve::find(cx.root()?, path, resolve::IN_ROOT).doing(|| format!("cannot find {path}"))?),
+    };
+    let target = found.as_ref().map_or(cx.root()?, AsFd::as_fd);
+    mount::set_attributes(target, attributes, false, None).doing(|| format!("cannot make {path} read-only"))
 }
 
 /// No signal is blocked and none ignored that the caller did not ignore.
