@@ -113,8 +113,7 @@ unsafe impl GlobalAlloc for Heap {
 }
 
 #[cfg(test)]
-// A piece is named by its layout throughout, and none is used after it is given back.
-#[allow(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
+#[allow(clippy::multiple_unsafe_ops_per_block)]
 mod tests {
     use super::*;
 
@@ -129,6 +128,7 @@ mod tests {
     #[test]
     fn the_newest_piece_grows_in_place_and_is_taken_back() {
         let heap = heap();
+        // SAFETY: no size is zero, and each piece is used with its own layout until it is given back.
         unsafe {
             let a = heap.alloc(layout(3, 1));
             let b = heap.alloc(layout(16, 16));
@@ -148,6 +148,7 @@ mod tests {
     #[test]
     fn what_finds_no_room_comes_from_elsewhere_and_goes_back_there() {
         let heap = heap();
+        // SAFETY: no size is zero, and each piece is used with its own layout until it is given back.
         unsafe {
             let all = heap.alloc(layout(SIZE, 1));
             assert_eq!(heap.place(all), Some(0));
@@ -171,7 +172,9 @@ mod tests {
             (0..500usize)
                 .map(|n| {
                     let size = 1 + n % 40;
+                    // SAFETY: the size is not zero.
                     let piece = unsafe { heap.alloc(layout(size, 1)) };
+                    // SAFETY: the piece has this size.
                     unsafe { piece.write_bytes(mark, size) };
                     (piece.addr(), size)
                 })
