@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("rfc3339", &[]),
     ("hint", &["error"]),
     ("spec", &["error"]),
-    ("cli", &["error", "spec"]),
+    ("cli", &["error", "spec", "sys"]),
     ("log", &["cli", "error", "hint", "rfc3339"]),
     ("sys", &["abi", "error"]),
     // The command line's `Exec` says what is to be planned.

@@ -11,7 +11,7 @@ use windlass::cli::{
 use windlass::error::{Kind, Origin};
 
 fn root() -> Environment {
-    Environment { euid: 0, runtime_dir: None }
+    Environment { euid: 0, runtime_dir: None, borrowed_root: false }
 }
 
 fn words(line: &str) -> impl Iterator<Item = OsString> + '_ {
@@ -320,13 +320,14 @@ fn a_refused_command_line_still_knows_where_to_log() {
 
 #[test]
 fn the_default_root_depends_on_who_asks() {
-    let dir = |euid, runtime_dir: Option<&str>| {
-        let environment = Environment { euid, runtime_dir: runtime_dir.map(OsString::from) };
+    let dir = |euid, runtime_dir: Option<&str>, borrowed_root| {
+        let environment = Environment { euid, runtime_dir: runtime_dir.map(OsString::from), borrowed_root };
         parse_in(words("runc list"), &environment).expect("valid").0.root
     };
-    assert_eq!(dir(0, Some("/run/user/0")), Path::new("/run/windlass"));
-    assert_eq!(dir(1000, Some("/run/user/1000")), Path::new("/run/user/1000/windlass"));
-    assert_eq!(dir(1000, None), Path::new("/run/windlass"));
+    assert_eq!(dir(0, Some("/run/user/0"), false), Path::new("/run/windlass"));
+    assert_eq!(dir(0, Some("/run/user/1000"), true), Path::new("/run/user/1000/windlass"), "root for podman only");
+    assert_eq!(dir(1000, Some("/run/user/1000"), false), Path::new("/run/user/1000/windlass"));
+    assert_eq!(dir(1000, None, false), Path::new("/run/windlass"));
 }
 
 #[test]

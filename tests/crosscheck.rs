@@ -25,7 +25,7 @@ fn plan(names: &[String], granted: u64) -> Plan {
     })
     .to_string();
     let spec = windlass::spec::parse(text.as_bytes(), "config.json").expect("valid");
-    let options = Options { host: Host { capabilities: granted }, ..Options::default() };
+    let options = Options { host: Host { capabilities: granted, ..Host::default() }, ..Options::default() };
     windlass::plan::create("x", &spec, &options).expect("it can be planned")
 }
 

@@ -497,8 +497,10 @@ fn spec_writes_a_configuration_that_can_be_planned_and_does_not_overwrite() {
         let answer = scratch.run(words);
         assert_eq!((answer.code, answer.err.as_str()), (0, ""), "{words}");
         let spec = windlass::spec::parse(&fs::read(&path).expect("written"), "config.json").expect("it parses");
-        let options =
-            windlass::plan::Options { host: windlass::plan::Host { capabilities: u64::MAX }, ..Default::default() };
+        let options = windlass::plan::Options {
+            host: windlass::plan::Host { capabilities: u64::MAX, ..Default::default() },
+            ..Default::default()
+        };
         let plan = windlass::plan::create("x", &spec, &options).unwrap_or_else(|error| panic!("{words}: {error}"));
         assert_eq!(plan.warnings, [], "{words}");
         assert_eq!(scratch.run(words).code, 1, "a configuration that is there is kept");

@@ -12,7 +12,7 @@ use windlass::cli::Exec;
 use windlass::error::{Error, Fault, Origin};
 use windlass::plan::exec::ExecPlan;
 use windlass::plan::{Action, Host, Joiner, Options, Plan, Step, What};
-use windlass::spec::Spec;
+use windlass::spec::{IdMapping, Spec};
 
 struct Fixture {
     path: PathBuf,
@@ -31,11 +31,22 @@ impl Fixture {
     /// The command line's part is told by an annotation of the fixture.
     fn options(&self) -> Options {
         let flags = self.spec.annotations.get("test.flags").map_or("", String::as_str);
-        let granted = flags.split(' ').find_map(|flag| flag.strip_prefix("capabilities=0x"));
+        let number = |name: &str, radix: u32| {
+            let text = flags.split(' ').find_map(|flag| flag.strip_prefix(name))?;
+            Some(u64::from_str_radix(text, radix).expect("a number"))
+        };
+        let user = number("user=", 10).map(|uid| u32::try_from(uid).expect("an id"));
+        let map = IdMapping { container_id: 0, host_id: 1000, size: 1 };
         Options {
             no_pivot: flags.contains("--no-pivot"),
             no_new_keyring: flags.contains("--no-new-keyring"),
-            host: Host { capabilities: granted.map_or(u64::MAX, |hex| u64::from_str_radix(hex, 16).expect("hex")) },
+            host: Host {
+                capabilities: number("capabilities=0x", 16).unwrap_or(if user.is_some() { 0 } else { u64::MAX }),
+                uid: user.unwrap_or(0),
+                gid: user.unwrap_or(0),
+                nested: flags.contains("nested").then_some(vec![map]),
+                oom_score_adj: if user.is_some() { 200 } else { 0 },
+            },
         }
     }
 
@@ -321,8 +332,7 @@ fn every_source_is_used_exactly_once() {
                 Action::Node(node) => node.source,
                 Action::Mount(mount) => match &mount.what {
                     What::Bind(source) => Some(*source),
-                    What::Cgroup { fallback } => *fallback,
-                    What::New { .. } => None,
+                    What::New { fallback, .. } => *fallback,
                 },
                 _ => None,
             };

@@ -1,7 +1,7 @@
 //! The container's cgroups: where they will be, and making them.
 
 use crate::abi::namespace;
-use crate::cgroup::{self, Cgroup, Hierarchy, Kill, Manager, v1};
+use crate::cgroup::{self, Cgroup, Hierarchy, Kill, Manager, delegated, v1};
 use crate::error::{Fault, Result};
 use crate::plan::{Plan, Topology};
 use crate::spec::{Resources, Spec};
@@ -13,7 +13,18 @@ pub struct Place {
     hierarchy: Option<Hierarchy>,
     /// Below the root of the hierarchy.
     path: String,
+    /// Whether that is below the runtime's own cgroup, with controllers.
+    make_room: bool,
     v1: Option<v1::Share>,
+}
+
+/// Whether it is an error that no cgroup can be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undelegated {
+    /// It is.
+    Refused,
+    /// Only where a limit was asked for: an ordinary user often has none.
+    Tolerated,
 }
 
 impl Place {
@@ -21,10 +32,26 @@ impl Place {
     /// plan to the place, and warnings change by what this host can do.
     ///
     /// Without cgroup2, limits that nothing can apply are an error.
-    pub fn decide(manager: Option<Manager>, resources: Option<&Resources>, plan: &mut Plan) -> Result<Place> {
-        let none = Place { hierarchy: None, path: String::new(), v1: None };
+    pub fn decide(
+        manager: Option<Manager>,
+        undelegated: Undelegated,
+        resources: Option<&Resources>,
+        plan: &mut Plan,
+    ) -> Result<Place> {
+        let none = Place { hierarchy: None, path: String::new(), make_room: false, v1: None };
         let Some(manager) = manager else { return Ok(none) };
         let hierarchy = Hierarchy::find()?;
+        if undelegated == Undelegated::Tolerated && hierarchy.unified().is_some() {
+            let needs = plan.limits.needs();
+            return match (delegated::find(&hierarchy, &plan.cgroups_path, &plan.id)?, needs.first()) {
+                (Some(place), need) => {
+                    let make_room = place.inside && need.is_some();
+                    Ok(Place { hierarchy: Some(hierarchy), path: place.path, make_room, v1: None })
+                }
+                (None, None) => Ok(none),
+                (None, Some(need)) => Err(delegated::refuse(need)),
+            };
+        }
         let path = manager.path(&plan.cgroups_path, &plan.id)?;
         let resources = resources.cloned().unwrap_or_default();
         let v1 = v1::Share::take(&hierarchy, &path, &resources, &mut plan.limits, &mut plan.warnings)?;
@@ -40,7 +67,7 @@ impl Place {
                 return Ok(none);
             }
         }
-        Ok(Place { hierarchy: Some(hierarchy), path, v1 })
+        Ok(Place { hierarchy: Some(hierarchy), path, make_room: false, v1 })
     }
 
     /// Its path in the file system.
@@ -60,6 +87,9 @@ impl Place {
     pub(super) fn make(&self, plan: &Plan, record: impl FnOnce() -> Result<()>) -> Result<Made> {
         if let Some(share) = &self.v1 {
             share.refuse_in_use()?;
+        }
+        if self.make_room {
+            delegated::make_room()?;
         }
         let mut made = Made { unified: None, v1: None, v1_places: Vec::new() };
         match (&self.hierarchy, self.full()) {

@@ -9,7 +9,7 @@ use crate::abi::namespace;
 use crate::cgroup::Cgroup;
 use crate::container::{Container, Init, Reservation, State, Status, Store, process_stat};
 use crate::error::{Doing, Error, Kind, Origin, Result};
-use crate::plan::{Action, Plan, Program, Step, map_text};
+use crate::plan::{Action, Joiner, Maps, Plan, Program, Step};
 use crate::spec::Spec;
 use crate::sys::process::{self, Child, Exit, Forked, SingleThreaded};
 use crate::sys::progress::Progress;
@@ -18,7 +18,7 @@ use crate::sys::{fd, socket};
 use super::cgroup::{Made, Place, owner_of_cgroup};
 use super::context::{Context, Gate};
 use super::laps::Laps;
-use super::sources::{Borrowed, open_joins, open_sources, write_maps};
+use super::sources::{Borrowed, map_ids, open_joins, open_sources};
 use super::sync::{InitSync, Message, RuntimeSync};
 use super::{hooks, init, resctrl};
 
@@ -107,7 +107,11 @@ fn make(request: Create<'_>, recorded: &mut Option<State>, proof: &SingleThreade
         cgroup.set_devices(plan)?;
     }
     if let (Some(cgroup), Some(uid)) = (&cgroup.unified, owner_of_cgroup(request.spec, &plan.topology)) {
-        cgroup.delegate(uid, None)?;
+        match cgroup.delegate(uid, None) {
+            // An ordinary user cannot give anything away, and the container's root is they.
+            Err(_) if plan.rootless => {}
+            other => other?,
+        }
     }
     laps.done("record it and make its cgroup");
 
@@ -115,7 +119,10 @@ fn make(request: Create<'_>, recorded: &mut Option<State>, proof: &SingleThreade
         super::notify::prepare(reservation.dir())?;
     }
     let doors = cgroup.doors()?;
-    let sources = open_sources(&plan.sources, proof)?;
+    let sources = match plan.copier {
+        Joiner::Runtime => open_sources(&plan.sources, proof)?,
+        Joiner::Init => plan.sources.iter().map(|_| None).collect(),
+    };
     let joins = open_joins(&plan.topology.joined)?;
     let gate = match request.wait_for_start {
         true => {
@@ -127,8 +134,13 @@ fn make(request: Create<'_>, recorded: &mut Option<State>, proof: &SingleThreade
     let (ours, theirs) = socket::pair().doing(|| "cannot make the pair of sockets")?;
     laps.done("copy mounts and open namespaces");
 
-    // Before the clone, so that init is born so: see init::begin.
-    process::hide().doing(|| "cannot hide the runtime")?;
+    // Before the clone, so that init is born so: see init::begin. Where the runtime has no power
+    // over init but being the same user, the files of its /proc must be the user's until its ids
+    // are mapped: it hides when it becomes another. In its user namespace it is alone.
+    let mapped_first = plan.topology.maps != Maps::Direct;
+    if !mapped_first {
+        process::hide().doing(|| "cannot hide the runtime")?;
+    }
     let borrowed = Borrowed::enter(&plan.topology, &joins)?;
     let flags = if plan.topology.intermediate { 0 } else { plan.topology.clone };
     let forked =
@@ -152,7 +164,7 @@ fn make(request: Create<'_>, recorded: &mut Option<State>, proof: &SingleThreade
             // Also because a lock belongs to all copies of its descriptor: the runtime's must not
             // live on in init.
             cx.close_the_rest();
-            child_story(plan, init::Watch { progress, debug: request.debug }, cx, proof)
+            child_story(plan, init::Watch { progress, debug: request.debug, mapped_first }, cx, proof)
         }
     };
     drop(borrowed);
@@ -205,14 +217,7 @@ impl Story<'_> {
                     // It told and did not ask: an answer would be taken for that of the next question.
                     continue;
                 }
-                Message::MapIds => {
-                    let topology = &self.plan.topology;
-                    write_maps(
-                        guard.child().pid,
-                        &map_text(&topology.uid_mappings),
-                        &map_text(&topology.gid_mappings),
-                    )?;
-                }
+                Message::MapIds => map_ids(guard.child().pid, &self.plan.topology)?,
                 Message::NetDevices => super::netdevice::move_all(&self.plan.net_devices, guard.child().pid)?,
                 Message::RuntimeHooks => self.runtime_hooks(guard.child().pid)?,
                 Message::Listener(number) => self.hand_on_listener(guard.child(), number)?,

@@ -79,7 +79,7 @@ pub fn exec(request: Exec<'_>, proof: &SingleThreaded) -> Result<Child> {
             .doing(|| "cannot set the initial CPU affinity")
             .map_err(|error| error.origin(Origin::config("/process/execCPUAffinity/initial")))?;
     }
-    let way = Way::of(request.plan.namespaces);
+    let way = Way::of(request.plan);
     if way == Way::Direct {
         // Concerns only what we fork from here on.
         process::enter(target.as_fd(), CloneFlags::CLONE_NEWPID)
@@ -103,7 +103,12 @@ pub fn exec(request: Exec<'_>, proof: &SingleThreaded) -> Result<Child> {
                 process::exit_now(255);
             }
             let describe = |step: &Step| step.action.to_string();
-            init::run(&request.plan.steps, &describe, init::Watch { progress, debug: request.debug }, cx)
+            init::run(
+                &request.plan.steps,
+                &describe,
+                init::Watch { progress, debug: request.debug, mapped_first: false },
+                cx,
+            )
         }
     };
     drop((theirs, doors));
@@ -118,7 +123,8 @@ pub fn exec(request: Exec<'_>, proof: &SingleThreaded) -> Result<Child> {
 /// CAP_SYS_PTRACE over it, and it lets nobody else look into it. Without one, any of them may
 /// have that capability, and could reach the host through its root and descriptors for as long
 /// as those are the host's. So it must be born there with everything else already changed: by a
-/// process in between, which is in all namespaces of the container but that one.
+/// process in between, which is in all namespaces of the container but that one. An ordinary user
+/// goes the same way for another reason: only in the user namespace is the other one theirs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// The container has none of its own.
@@ -130,11 +136,11 @@ enum Way {
 }
 
 impl Way {
-    fn of(namespaces: u64) -> Way {
-        match (namespaces & namespace::PID != 0, namespaces & namespace::USER != 0) {
+    fn of(plan: &ExecPlan) -> Way {
+        match (plan.namespaces & namespace::PID != 0, plan.namespaces & namespace::USER != 0) {
             (false, _) => Way::Stay,
-            (true, true) => Way::Direct,
-            (true, false) => Way::Between,
+            (true, true) if plan.direct => Way::Direct,
+            (true, _) => Way::Between,
         }
     }
 }
@@ -173,7 +179,16 @@ fn fork_into_cgroup(request: &Exec<'_>, init_pid: i32, proof: &SingleThreaded) -
             let inits = Cgroup::of_process(&Hierarchy::find()?, init_pid)?;
             fork(inits.as_ref()).doing(|| "cannot clone the process into init's cgroup")
         }
-        other => other.doing(|| "cannot clone the process into the container's cgroup"),
+        other => other.doing(|| "cannot clone the process into the container's cgroup").map_err(|error| {
+            match (error.errno(), &cgroup) {
+                (Some(Errno::EACCES | Errno::EPERM), Some(cgroup)) => error.hint(format!(
+                    "no cgroup above both {:?} and this process is this user's to write to: run the command in the same \
+                     delegated cgroup, as in `systemd-run --user --scope windlass exec ...`",
+                    cgroup.path()
+                )),
+                _ => error,
+            }
+        }),
     }
 }
 

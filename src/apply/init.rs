@@ -19,12 +19,15 @@ pub struct Watch {
     pub progress: Progress,
     /// Whether each is reported with its duration.
     pub debug: bool,
+    /// Whether others of the same user may look into it until its ids are mapped: newuidmap(1)
+    /// takes it for the caller's own by that.
+    pub mapped_first: bool,
 }
 
 /// Does the steps; the last executes the program. Never returns: a failure is reported to
 /// whoever waits, and ends the process with status 255.
 pub fn run(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, mut cx: Context<'_>) -> ! {
-    let error = match begin().and_then(|()| each(steps, describe, watch, &mut cx)) {
+    let error = match begin(watch.mapped_first).and_then(|()| each(steps, describe, watch, &mut cx)) {
         Err(error) => error,
         Ok(()) => Error::new(crate::error::Kind::Protocol, "the plan does not end with a program"),
     };
@@ -32,10 +35,12 @@ pub fn run(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, mut
     process::exit_now(255)
 }
 
-fn begin() -> Result<()> {
+fn begin(mapped_first: bool) -> Result<()> {
     // Nobody in the container may look into this process, which has the host's descriptors, until
     // it executes; the kernel sets dumpable anew then.
-    process::hide()?;
+    if !mapped_first {
+        process::hide()?;
+    }
     process::rename(INIT_NAME);
     // Not in the caller's session: its terminal is not the container's.
     let _ = nix::unistd::setsid();

@@ -22,7 +22,7 @@ mod start;
 pub mod sync;
 mod wait;
 
-pub use cgroup::Place;
+pub use cgroup::{Place, Undelegated};
 pub use create::{Create, Created, create, write_pid_file};
 pub use exec::{Exec, exec};
 pub use hooks::{run as run_hooks, run_poststop, state_for};

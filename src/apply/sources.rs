@@ -1,14 +1,17 @@
 //! What the runtime opens on the host before init exists: mounts to copy, namespaces to join.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
 use crate::abi::namespace;
 use crate::error::{Doing, Error, Kind, Origin, Result};
 use crate::plan::explain::kind_names;
-use crate::plan::{Idmap, Join, Joiner, Source, Topology, map_text};
+use crate::plan::{Idmap, Join, Joiner, Maps, Source, Topology, map_text};
+use crate::spec::IdMapping;
 use crate::sys::process::{self, Forked, SingleThreaded};
 use crate::sys::{fd, socket};
 
@@ -26,7 +29,10 @@ pub fn open_sources(sources: &[Source], proof: &SingleThreaded) -> Result<Vec<Op
             None => None,
             Some(idmap) => Some(user_namespace(idmap, &mut users, proof).map_err(origin)?),
         };
-        out.push(Some(prepare(source, idmap).map_err(origin)?));
+        out.push(match prepare(source, idmap) {
+            Err(error) if source.fallback && error.errno() == Some(Errno::ENOENT) => None,
+            other => Some(other.map_err(origin)?),
+        });
     }
     Ok(out)
 }
@@ -69,8 +75,46 @@ fn make_user_namespace(idmap: &Idmap, proof: &SingleThreaded) -> Result<OwnedFd>
     made
 }
 
+/// Writes the id maps of init's new user namespace, as it was planned.
+pub fn map_ids(pid: i32, topology: &Topology) -> Result<()> {
+    let (uids, gids) = (&topology.uid_mappings, &topology.gid_mappings);
+    match topology.maps {
+        Maps::Direct => write_maps(pid, &map_text(uids), &map_text(gids)),
+        Maps::Own => {
+            fd::openat(fd::CWD, format!("/proc/{pid}/setgroups"), OFlag::O_WRONLY, 0)
+                .and_then(|file| fd::write_once(file.as_fd(), b"deny"))
+                .doing(|| "cannot deny setgroups")
+                .map_err(|error| error.origin(Origin::config("/linux/gidMappings")))?;
+            write_maps(pid, &map_text(uids), &map_text(gids))
+        }
+        Maps::Helpers => {
+            helper("newuidmap", "/etc/subuid", pid, uids, "/linux/uidMappings")?;
+            helper("newgidmap", "/etc/subgid", pid, gids, "/linux/gidMappings")
+        }
+    }
+}
+
+/// Lets a program with the power to do it write a map; it judges by `grants` whose ids are whose.
+fn helper(program: &str, grants: &str, pid: i32, mappings: &[IdMapping], pointer: &'static str) -> Result<()> {
+    let numbers = mappings.iter().flat_map(|m| [m.container_id, m.host_id, m.size]).map(|number| number.to_string());
+    let output = Command::new(program).arg(pid.to_string()).args(numbers).stdin(Stdio::null()).output();
+    let error = match output {
+        Ok(output) if output.status.success() => return Ok(()),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Error::new(Kind::PermissionDenied, format!("{program} did not map the ids: {said}"))
+                .hint(format!("{grants} says which ids are whose, as in \"USER:100000:65536\"; see `windlass doctor`"))
+        }
+        Err(error) => Err::<(), _>(error)
+            .doing(|| format!("cannot run {program}"))
+            .expect_err("an error stays one")
+            .hint("it is in the package uidmap or shadow-utils; without it only one's own two ids can be mapped"),
+    };
+    Err(error.origin(Origin::config(pointer)))
+}
+
 /// Writes the id maps of a process's new user namespace.
-pub fn write_maps(pid: i32, uids: &str, gids: &str) -> Result<()> {
+fn write_maps(pid: i32, uids: &str, gids: &str) -> Result<()> {
     for (file, map) in [("uid_map", uids), ("gid_map", gids)] {
         fd::openat(fd::CWD, format!("/proc/{pid}/{file}"), OFlag::O_WRONLY, 0)
             .and_then(|file| fd::write_once(file.as_fd(), map.as_bytes()))

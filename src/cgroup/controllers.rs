@@ -98,7 +98,11 @@ fn cannot_enable(ancestor: &Directory, needs: &[Need], failed: Failed) -> Error 
             ancestor.path
         )),
         Errno::EACCES | Errno::EPERM | Errno::EROFS => {
-            error.hint(format!("{:?} is not delegated to this user, or mounted read-only", ancestor.path))
+            error.hint(format!(
+                "{:?} is not this user's to write to, or mounted read-only; {}",
+                ancestor.path,
+                super::delegated::advice(&names)
+            ))
         }
         Errno::EOPNOTSUPP => error.hint(format!("{:?} is a cgroup of threads", ancestor.path)),
         _ => error,
@@ -172,7 +176,7 @@ fn missing_file(cgroup: &Cgroup, write: &Write, file: &str) -> Error {
 
 /// The words for a limit: `memory.limit` for `/linux/resources/memory/limit`, and for an
 /// element of `unified` what runc calls it.
-fn name_of(pointer: &str) -> String {
+pub(super) fn name_of(pointer: &str) -> String {
     let inner = pointer.strip_prefix("/linux/resources/").unwrap_or(pointer);
     match inner.strip_prefix("unified/") {
         Some(file) => format!("unified resource {file:?}"),

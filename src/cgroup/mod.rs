@@ -9,6 +9,7 @@
 //! for a limit that needs it.
 
 mod controllers;
+pub mod delegated;
 mod devices;
 mod directory;
 mod freezer;

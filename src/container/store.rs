@@ -38,15 +38,23 @@ impl Store {
         Ok(Store { dir, path: path.into() })
     }
 
-    /// Opens the state root, and makes it (mode 0700) if need be.
+    /// Opens the state root, and makes it (mode 0700) if need be. The sticky bit keeps what is below
+    /// a user's runtime directory from being tidied away (XDG Base Directory Specification).
     pub fn make(path: &Path) -> Result<Store> {
         let store = Store::open(path)?;
         if store.dir.is_some() {
             return Ok(store);
         }
         let mut builder = std::fs::DirBuilder::new();
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.recursive(true).create(path).doing(|| format!("cannot make the state root {path:?}"))?;
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o1700);
+        builder.recursive(true).create(path).doing(|| format!("cannot make the state root {path:?}")).map_err(
+            |error| match error.errno() {
+                Some(Errno::EACCES | Errno::EROFS) => error.hint(
+                    "an ordinary user's is below XDG_RUNTIME_DIR, which a login sets; otherwise say where with --root",
+                ),
+                _ => error,
+            },
+        )?;
         Store::open(path)
     }
 

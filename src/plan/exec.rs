@@ -14,6 +14,9 @@ pub struct ExecPlan {
     pub process: Process,
     /// Namespaces (`CLONE_NEW*`) to join.
     pub namespaces: u64,
+    /// Whether the runtime may join these by itself; otherwise only a process that is in the user
+    /// namespace may join the others.
+    pub direct: bool,
     /// CPU affinity of the runtime while it works (`execCPUAffinity.initial`).
     pub initial_affinity: Vec<u64>,
     /// What the new process does, in order.
@@ -39,7 +42,7 @@ pub fn exec(id: &str, spec: &Spec, request: &Exec, process: Option<&[u8]>, optio
     let empty = crate::spec::Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&empty);
     let mut draft = Draft::default();
-    let topology = topology::topology(linux, &mut draft);
+    let topology = topology::topology(linux, &options.host, &mut draft);
     let namespaces = topology.joined.iter().fold(topology.new, |all, join| all | join.kind);
     if !options.no_new_keyring {
         draft.always("the session keyring of the container", Action::SessionKeyring(format!("_ses.{id}")));
@@ -63,7 +66,15 @@ pub fn exec(id: &str, spec: &Spec, request: &Exec, process: Option<&[u8]>, optio
     }
     let seccomp = super::process::seccomp_of(linux, &mut draft);
     super::process::credentials(&process, &process.user, seccomp, &topology, options, at, false, &mut draft);
-    draft.done(|draft| ExecPlan { process, namespaces, initial_affinity, steps: draft.steps, warnings: draft.warnings })
+    let direct = options.host.administers();
+    draft.done(|draft| ExecPlan {
+        process,
+        namespaces,
+        direct,
+        initial_affinity,
+        steps: draft.steps,
+        warnings: draft.warnings,
+    })
 }
 
 /// The container's own process with what the flags change.

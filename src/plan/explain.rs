@@ -6,7 +6,7 @@ use crate::abi::{attr, ms};
 use crate::spec::escape;
 
 use super::topology::KINDS;
-use super::{Action, Joiner, Mount, Pivot, Plan, Source, What};
+use super::{Action, Joiner, Maps, Mount, Pivot, Plan, Source, What};
 
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -14,6 +14,7 @@ impl fmt::Display for Action {
             Action::MapIds => f.write_str("ask the runtime to write the id maps"),
             Action::BecomeRoot(uid, gid) => write!(f, "become user {uid}:{gid} of the user namespace"),
             Action::Join(index) => write!(f, "join namespace {index}"),
+            Action::Copy(_, source) => source.fmt(f),
             Action::Unshare(kinds) => write!(f, "unshare the {} namespace", kind_names(*kinds)),
             Action::SessionKeyring(name) => write!(f, "join the session keyring {name:?}"),
             Action::LoopbackUp => f.write_str("bring the loopback interface up"),
@@ -84,7 +85,6 @@ impl fmt::Display for Mount {
         match &self.what {
             What::Bind(_) => write!(f, "bind on {}", self.destination)?,
             What::New { kind, .. } => write!(f, "mount {kind} on {}", self.destination)?,
-            What::Cgroup { .. } => write!(f, "mount cgroup2 on {}", self.destination)?,
         }
         let mut options = attribute_names(self.set);
         if let What::New { data, .. } = &self.what {
@@ -97,7 +97,11 @@ impl fmt::Display for Mount {
             options.push("with a copy of what was there".into());
         }
         options.extend(self.propagation.iter().map(propagation_word));
-        write_options(f, &options)
+        write_options(f, &options)?;
+        match &self.what {
+            What::New { fallback: Some(_), .. } => f.write_str(", or bind the host's"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -174,7 +178,10 @@ impl Plan {
             let asked_by = if devices.asked { "/linux/resources/devices" } else { "(containers may use few devices)" };
             runtime(format!("attach the device filter, {n} instructions"), asked_by.into());
         }
-        for source in &self.sources {
+        if self.limits.devices.is_none() && self.rootless {
+            runtime("attach no device filter".into(), "(only the host's root could)".into());
+        }
+        for source in self.sources.iter().filter(|_| self.copier == Joiner::Runtime) {
             runtime(source.to_string(), source.pointer.clone());
         }
         for join in &self.topology.joined {
@@ -192,7 +199,12 @@ impl Plan {
         let what = if new.is_empty() { "clone init".into() } else { format!("clone init with new namespaces: {new}") };
         runtime(what, "/linux/namespaces".into());
         if !self.topology.uid_mappings.is_empty() {
-            runtime("write the id maps".into(), "/linux/uidMappings".into());
+            let how = match self.topology.maps {
+                Maps::Direct => "write the id maps",
+                Maps::Own => "deny setgroups and write the id maps",
+                Maps::Helpers => "write the id maps with newuidmap and newgidmap",
+            };
+            runtime(how.into(), "/linux/uidMappings".into());
         }
         if let Some(adj) = self.oom_score_adj {
             runtime(format!("set oom_score_adj to {adj}"), "/process/oomScoreAdj".into());

@@ -12,6 +12,7 @@ pub mod cgroup;
 pub mod device_rules;
 pub mod exec;
 pub mod explain;
+mod host;
 pub mod mount_options;
 mod path;
 mod process;
@@ -22,6 +23,7 @@ mod topology;
 
 use std::path::PathBuf;
 
+pub use host::{Host, Maps};
 pub use path::RootPath;
 pub use process::{Identity, MEMORY_FLAGS, MEMORY_MODES, Seccomp};
 pub use rootfs::{Idmap, Mount, Source, Target, What, may_cover};
@@ -38,8 +40,13 @@ pub struct Plan {
     pub id: String,
     /// Which processes and namespaces.
     pub topology: Topology,
-    /// What the runtime opens on the host before init exists; steps refer to it by index.
+    /// Mounts of the host to copy; steps refer to them by index.
     pub sources: Vec<Source>,
+    /// Who copies them: the runtime, before init exists, or init, in a first step for each, where
+    /// the host's mounts are not the runtime's to copy.
+    pub copier: Joiner,
+    /// Whether the host's root is somebody else, who alone could attach a device filter.
+    pub rootless: bool,
     /// The cgroup's limits and device rules.
     pub limits: cgroup::Limits,
     /// Where the cgroup should be (`linux.cgroupsPath`).
@@ -102,6 +109,8 @@ pub enum Action {
     BecomeRoot(u32, u32),
     /// Join a namespace that the runtime has opened.
     Join(usize),
+    /// Copy a mount of the host, which gets this index, from within the new mount namespace.
+    Copy(usize, Source),
     /// Make these namespaces (`CLONE_NEW*`) in a process of our own.
     Unshare(u64),
     /// A session keyring of the container's own.
@@ -211,13 +220,6 @@ pub struct Options {
     pub host: Host,
 }
 
-/// Facts about the host that planning depends on; looked up once by the caller.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Host {
-    /// Capabilities that this process has to give away, as bits.
-    pub capabilities: u64,
-}
-
 /// The steps and the faults found while making them.
 #[derive(Default)]
 pub(crate) struct Draft {
@@ -266,8 +268,8 @@ pub fn create(id: &str, spec: &Spec, options: &Options) -> Result<Plan> {
     texts::without_nul(spec, &mut draft);
     let empty = crate::spec::Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&empty);
-    let topology = topology::topology(linux, &mut draft);
-    let limits = match &linux.resources {
+    let topology = topology::topology(linux, &options.host, &mut draft);
+    let mut limits = match &linux.resources {
         Some(resources) => cgroup::limits(resources, &mut draft.faults, &mut draft.warnings),
         None => cgroup::limits(&crate::spec::Resources::default(), &mut draft.faults, &mut draft.warnings),
     };
@@ -280,15 +282,23 @@ pub fn create(id: &str, spec: &Spec, options: &Options) -> Result<Plan> {
     rootfs::rootfs(spec, linux, &topology, options, &mut draft);
     process::process(spec, linux, &topology, options, &mut draft);
 
+    let copier = who_copies(&topology, &options.host, &mut draft);
+    let rootless = options.host.rootless();
+    if rootless {
+        limits.devices = None;
+    }
+
     resctrl::check(linux, &mut draft);
     let net_devices = topology::net_devices(&topology, linux, &mut draft);
-    let oom_score_adj = spec.process.as_ref().and_then(|p| p.oom_score_adj);
+    let oom_score_adj = oom_score_adj(spec, &options.host, &mut draft);
     let cgroups_path = linux.cgroups_path.clone();
     let id = id.to_string();
     draft.done(|draft| Plan {
         id,
         topology,
         sources: draft.sources,
+        copier,
+        rootless,
         limits,
         cgroups_path,
         oom_score_adj,
@@ -296,6 +306,41 @@ pub fn create(id: &str, spec: &Spec, options: &Options) -> Result<Plan> {
         init: draft.steps,
         warnings: draft.warnings,
     })
+}
+
+/// An ordinary user copies mounts as root of the new user namespace, in the new mount namespace:
+/// so init does it, before anything is mounted there.
+fn who_copies(topology: &Topology, host: &Host, draft: &mut Draft) -> Joiner {
+    if host.administers() {
+        return Joiner::Runtime;
+    }
+    if !topology.user_namespace() {
+        draft.fault("/linux/namespaces", "rootless container requires user namespaces");
+    }
+    for source in draft.sources.iter().filter(|source| source.idmap.is_some()) {
+        let pointer = source.pointer.clone();
+        let msg = "only root can map the ids of a mount of the host";
+        draft.faults.push(Fault { pointer, msg: msg.into() });
+    }
+    let copies = draft.sources.iter().enumerate().map(|(index, source)| Step {
+        origin: Origin::Config(source.pointer.clone().into()),
+        action: Action::Copy(index, source.clone()),
+    });
+    let copies: Vec<Step> = copies.collect();
+    let at = draft.steps.iter().position(|step| matches!(step.action, Action::Rootfs { .. })).unwrap_or(0);
+    draft.steps.splice(at..at, copies);
+    Joiner::Init
+}
+
+/// Below its own value an ordinary user cannot go; user managers of systemd give theirs 100 or 200.
+fn oom_score_adj(spec: &Spec, host: &Host, draft: &mut Draft) -> Option<i64> {
+    let wanted = spec.process.as_ref()?.oom_score_adj?;
+    if host.rootless() && wanted < host.oom_score_adj {
+        let msg = format!("oomScoreAdj stays at {}: only root may lower it", host.oom_score_adj);
+        draft.warn("/process/oomScoreAdj", msg);
+        return None;
+    }
+    Some(wanted)
 }
 
 fn check_version(spec: &Spec, draft: &mut Draft) {

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use crate::abi::{SchedulerAttributes, bits_of_list};
 use crate::spec::{Capabilities, IoPriority, Linux, MemoryPolicy, Process, Rlimit, Scheduler, Spec, User};
 
-use super::{Action, Draft, Options, RootPath, Topology};
+use super::{Action, Draft, Maps, Options, RootPath, Topology};
 
 /// Ids and capability sets to take.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -216,6 +216,9 @@ fn check_ids(user: &User, topology: &Topology, pointer: &str, draft: &mut Draft)
             draft.fault(pointer, format!("{id} is not a valid {kind}"));
         } else if !mapped(mappings, id) {
             draft.fault(pointer, format!("{kind} {id} is not mapped in the container's user namespace"));
+        } else if topology.maps == Maps::Own && field.starts_with("additionalGids") {
+            draft
+                .fault(pointer, "supplementary groups need subordinate ids: with one's own alone, setgroups is denied");
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::error::Fault;
 use crate::spec::{Device, IdMapping, Linux, Spec};
 
 use super::mount_options::{self, Options as MountOptions};
-use super::{Action, Draft, Node, Options, Pivot, RootPath, Topology};
+use super::{Action, Draft, Host, Node, Options, Pivot, RootPath, Topology};
 
 /// The ids of an idmapped mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct Source {
     pub propagation: Vec<(u64, bool)>,
     /// Ids to map.
     pub idmap: Option<Idmap>,
+    /// Whether it may be missing: it only stands in for something better.
+    pub fallback: bool,
 }
 
 /// What is mounted.
@@ -58,10 +60,7 @@ pub enum What {
         source: String,
         /// Its options.
         data: Vec<(String, Option<String>)>,
-    },
-    /// cgroup2; where the kernel refuses, the source is bound instead.
-    Cgroup {
-        /// Bound where cgroup2 cannot be mounted from the container's namespaces.
+        /// The host's, from [`super::Plan::sources`]: bound where the kernel refuses a new one.
         fallback: Option<usize>,
     },
 }
@@ -129,11 +128,12 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
 
     let mut late_readonly = None;
     for (index, mount) in spec.mounts.iter().enumerate() {
-        if let Some(path) = mount_step(index, mount, linux, topology, draft) {
+        if let Some(path) = mount_step(index, mount, linux, topology, options, draft) {
             late_readonly = Some((index, path));
         }
     }
-    devices(linux, topology, device_directory_is_bound(spec), draft);
+    let bind_nodes = topology.user_namespace() || options.host.nested.is_some();
+    devices(linux, bind_nodes, device_directory_is_bound(spec), draft);
     if spec.process.as_ref().is_some_and(|process| process.terminal) {
         let size = spec.process.as_ref().and_then(|process| process.console_size.clone());
         draft.config("/process/terminal", Action::Console { size, device: true });
@@ -246,6 +246,7 @@ fn mount_step(
     mount: &crate::spec::Mount,
     linux: &Linux,
     topology: &Topology,
+    planning: &Options,
     draft: &mut Draft,
 ) -> Option<RootPath> {
     let pointer = format!("/mounts/{index}");
@@ -296,16 +297,20 @@ fn mount_step(
             for (key, _) in &options.data {
                 draft.warn(format!("{pointer}/options"), format!("option {key:?} has no meaning for cgroup2"));
             }
-            let fallback = (topology.user_namespace() && topology.new & namespace::CGROUP == 0)
-                .then(|| draft.source(cgroup_source(&pointer, &options)));
-            What::Cgroup { fallback }
+            let fallback = fallback("cgroup2", &pointer, &options, topology, &planning.host, draft);
+            What::New { kind: "cgroup2".into(), source: String::new(), data: Vec::new(), fallback }
         }
         (None, "") => {
             draft.fault(format!("{pointer}/type"), "a mount needs a type, unless it is a bind mount");
             return None;
         }
         (None, kind) => {
-            What::New { kind: kind.into(), source: mount.source.clone(), data: data(kind, &options, linux) }
+            let fallback = fallback(kind, &pointer, &options, topology, &planning.host, draft);
+            let mut data = data(kind, &options, linux);
+            if kind == "devpts" {
+                without_unmapped_group(&pointer, &mut data, topology, &planning.host, draft);
+            }
+            What::New { kind: kind.into(), source: mount.source.clone(), data, fallback }
         }
     };
     let step = Mount {
@@ -343,20 +348,76 @@ fn bound(
         clear_all: options.clear_all,
         propagation,
         idmap,
+        fallback: false,
     }
 }
 
-fn cgroup_source(pointer: &str, options: &MountOptions) -> Source {
-    Source {
-        path: "/sys/fs/cgroup".into(),
-        pointer: pointer.into(),
-        target: "/sys/fs/cgroup".into(),
-        recursive: true,
-        set: options.set,
-        set_all: options.set_all,
-        propagation: vec![(ms::SLAVE, true)],
-        ..Source::default()
+/// Filesystems that show a namespace, that namespace, and where the host has them mounted.
+const SHOWN: &[(&str, u64, &str)] = &[
+    ("cgroup2", namespace::CGROUP, "/sys/fs/cgroup"),
+    ("mqueue", namespace::IPC, "/dev/mqueue"),
+    ("proc", namespace::PID, "/proc"),
+    ("sysfs", namespace::NET, "/sys"),
+];
+
+/// Root of a user namespace may mount only what shows a namespace that this one owns; the host's
+/// own is bound in the place of another, as it would look the same.
+fn fallback(
+    kind: &str,
+    pointer: &str,
+    options: &MountOptions,
+    topology: &Topology,
+    host: &Host,
+    draft: &mut Draft,
+) -> Option<usize> {
+    let (_, shown, path) = SHOWN.iter().find(|row| row.0 == kind)?;
+    let below_root = !topology.user_namespace() && host.nested.is_none();
+    if below_root || topology.new & shown != 0 {
+        return None;
     }
+    // What is mounted below sysfs comes along. The cgroups there may be the caller's to write to,
+    // and so never the container's (CVE-2023-25809).
+    let (set, set_all) = match kind {
+        "sysfs" => (0, options.set | options.set_all | attr::RDONLY),
+        _ => (options.set, options.set_all),
+    };
+    Some(draft.source(Source {
+        path: (*path).into(),
+        pointer: pointer.into(),
+        target: (*path).into(),
+        recursive: true,
+        set,
+        set_all,
+        propagation: vec![(ms::SLAVE, true)],
+        fallback: true,
+        ..Source::default()
+    }))
+}
+
+/// A terminal is given to the group `tty`, 5, if there is one: a user namespace of one id has none,
+/// and the kernel refuses the option.
+fn without_unmapped_group(
+    pointer: &str,
+    data: &mut Vec<(String, Option<String>)>,
+    topology: &Topology,
+    host: &Host,
+    draft: &mut Draft,
+) {
+    let groups = match (&topology.gid_mappings[..], &host.nested) {
+        ([], Some(groups)) if !topology.user_namespace() => groups,
+        ([], _) => return,
+        (groups, _) => groups,
+    };
+    let mapped = |gid: u32| groups.iter().any(|m| gid >= m.container_id && gid - m.container_id < m.size);
+    data.retain(|(key, value)| {
+        let gid = value.as_ref().filter(|_| key == "gid").and_then(|gid| gid.parse().ok());
+        let keep = gid.is_none_or(mapped);
+        if !keep {
+            let msg = format!("gid={} is left out: the user namespace has no such group", gid.unwrap_or_default());
+            draft.warn(format!("{pointer}/options"), msg);
+        }
+        keep
+    });
 }
 
 fn idmap(
@@ -412,8 +473,9 @@ fn data(kind: &str, options: &MountOptions, linux: &Linux) -> Vec<(String, Optio
 const DEFAULT_DEVICES: &[(&str, u32, u32)] =
     &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
-/// Adds the nodes. A `/dev` that comes from the host (`bound`) has its own and is left alone.
-fn devices(linux: &Linux, topology: &Topology, bound: bool, draft: &mut Draft) {
+/// Adds the nodes, which a user namespace cannot make but bind. A `/dev` that comes from the host
+/// (`bound`) has its own and is left alone.
+fn devices(linux: &Linux, bind_nodes: bool, bound: bool, draft: &mut Draft) {
     let mut wanted: Vec<(String, Node)> = Vec::new();
     for (name, major, minor) in DEFAULT_DEVICES.iter().filter(|_| !bound) {
         let path = RootPath::new(&format!("/dev/{name}")).expect("no NUL");
@@ -435,7 +497,7 @@ fn devices(linux: &Linux, topology: &Topology, bound: bool, draft: &mut Draft) {
     }
     for (pointer, mut node) in wanted {
         let named = if pointer.is_empty() { "/linux/devices".to_string() } else { pointer.clone() };
-        if topology.user_namespace() && node.mode & 0o170_000 != 0o010_000 {
+        if bind_nodes && node.mode & 0o170_000 != 0o010_000 {
             node.source = Some(draft.source(Source {
                 path: node.path.to_string(),
                 pointer: named,

@@ -5,15 +5,17 @@
 //! namespace (joining it concerns only children), and any other when init will be in a new user
 //! namespace, from where the host's namespaces are out of reach. A *joined* user namespace
 //! together with a *new* PID namespace needs a process in between, since the new one must
-//! belong to the joined one.
+//! belong to the joined one. An ordinary user has no power over any namespace before being in the
+//! user namespace that owns it, so then that one comes first, and a process in between does
+//! what the runtime cannot.
 
 use crate::abi::namespace;
 use crate::error::Fault;
 use crate::spec::{IdMapping, Linux, Spec, TimeOffset, escape};
 
-use super::{Action, Draft};
+use super::{Action, Draft, Host, Maps};
 
-/// Who joins a namespace.
+/// Who joins a namespace, or copies a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joiner {
     /// The runtime, before the clone; it goes back afterwards.
@@ -50,6 +52,8 @@ pub struct Topology {
     pub uid_mappings: Vec<IdMapping>,
     /// The same for groups.
     pub gid_mappings: Vec<IdMapping>,
+    /// How it does that.
+    pub maps: Maps,
     /// Offsets of a new time namespace.
     pub time_offsets: Vec<(String, TimeOffset)>,
 }
@@ -83,7 +87,7 @@ pub const KINDS: &[(&str, u64)] = &[
 ];
 
 /// Decides processes and namespaces.
-pub(super) fn topology(linux: &Linux, draft: &mut Draft) -> Topology {
+pub(super) fn topology(linux: &Linux, host: &Host, draft: &mut Draft) -> Topology {
     let mut out = Topology::default();
     let mut seen = 0;
     for (index, entry) in linux.namespaces.iter().enumerate() {
@@ -108,13 +112,16 @@ pub(super) fn topology(linux: &Linux, draft: &mut Draft) -> Topology {
     check_mappings(linux, &out, draft);
     let joins_user = out.joined_kinds() & namespace::USER != 0;
     for join in &mut out.joined {
-        if join.kind == namespace::PID || (out.new & namespace::USER != 0) {
+        let early = join.kind == namespace::PID && (host.administers() || !joins_user);
+        if early || (out.new & namespace::USER != 0) {
             join.joiner = Joiner::Runtime;
         }
     }
     // The user namespace last: until then init has the host's rights, which the others may need.
-    out.joined.sort_by_key(|join| join.kind == namespace::USER);
-    out.intermediate = joins_user && out.new & namespace::PID != 0;
+    // Where it has none, that one first.
+    out.joined.sort_by_key(|join| (join.kind == namespace::USER) == host.administers());
+    let later = out.joined.iter().any(|join| join.kind == namespace::PID && join.joiner == Joiner::Init);
+    out.intermediate = joins_user && (out.new & namespace::PID != 0 || later);
     out.clone = match joins_user {
         true => 0,
         // The cgroup namespace is made by init when it is in its cgroup; the time namespace by
@@ -124,6 +131,7 @@ pub(super) fn topology(linux: &Linux, draft: &mut Draft) -> Topology {
     if out.new & namespace::USER != 0 {
         out.uid_mappings = linux.uid_mappings.clone();
         out.gid_mappings = linux.gid_mappings.clone();
+        out.maps = host.maps(&out.uid_mappings, &out.gid_mappings);
     }
     out.time_offsets = linux.time_offsets.iter().map(|(clock, offset)| (clock.clone(), offset.clone())).collect();
     for (clock, offset) in &out.time_offsets {

@@ -212,6 +212,16 @@ pub fn chown_at(dir: BorrowedFd<'_>, name: impl AsRef<Path>, uid: u32, gid: u32)
         .called(|| format!("fchownat({}, {name:?}, {uid}, {gid})", shown(dir)))
 }
 
+/// An extended attribute of a file of the host, up to 64 bytes; `None` where it has none.
+pub fn attribute(path: &str, name: &str) -> Option<Vec<u8>> {
+    let (path, name) = (std::ffi::CString::new(path).ok()?, std::ffi::CString::new(name).ok()?);
+    let mut value = vec![0u8; 64];
+    // SAFETY: path and name are NUL-terminated and outlive the call; the length is the buffer's.
+    let length = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(usize::try_from(length).ok()?);
+    Some(value)
+}
+
 /// flock(2), exclusive. Without `wait` a held lock is `EWOULDBLOCK`.
 pub fn lock(fd: BorrowedFd<'_>, wait: bool) -> Result<()> {
     let operation = libc::LOCK_EX | if wait { 0 } else { libc::LOCK_NB };

@@ -14,6 +14,13 @@ pub fn seccomp_knows(flags: u32) -> bool {
     returned == -1 && Errno::last() == Errno::EFAULT
 }
 
+/// Whether this process is in the first user namespace: the kernel gives that one a fixed inode
+/// (`PROC_USER_INIT_INO` of linux/proc_ns.h). Where it cannot be told, it is.
+pub fn in_first_user_namespace() -> bool {
+    const FIRST: u64 = 0xefff_fffd;
+    nix::sys::stat::stat("/proc/self/ns/user").map_or(true, |stat| stat.st_ino == FIRST)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

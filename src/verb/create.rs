@@ -4,16 +4,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::apply::notify::{self, Host as NotifyHost, Notify};
-use crate::apply::{self, Created, Foreground, Relay};
+use crate::apply::{self, Created, Foreground, Relay, Undelegated};
 use crate::cgroup::Manager;
 use crate::cli::{self, CgroupManager, Global};
 use crate::container::{Container, Store};
 use crate::error::{Doing, Error, Fault, Kind, Origin, Result};
 use crate::plan::{self, Host, Options};
-use crate::spec::Spec;
+use crate::spec::{IdMapping, Spec};
 use crate::sys::fd;
 use crate::sys::process::{self, Exit, SingleThreaded};
-use crate::sys::{credentials, socket};
+use crate::sys::{credentials, probe, socket};
 
 use super::Session;
 use crate::apply::sync::Message;
@@ -45,7 +45,32 @@ pub(super) fn read_config(bundle: &Path, config: Option<&Path>) -> Result<Read> 
 /// Facts that planning depends on.
 pub(super) fn host() -> Result<Host> {
     let own = credentials::capabilities().doing(|| "cannot tell the runtime's capabilities")?;
-    Ok(Host { capabilities: own.permitted })
+    let mut host = Host {
+        capabilities: own.permitted,
+        uid: nix::unistd::geteuid().as_raw(),
+        gid: nix::unistd::getegid().as_raw(),
+        ..Host::default()
+    };
+    if !probe::in_first_user_namespace() {
+        let text = fd::open("/proc/self/gid_map", nix::fcntl::OFlag::O_RDONLY).and_then(fd::read_all);
+        let text = text.doing(|| "cannot tell the groups of this user namespace")?;
+        host.nested = Some(mappings(&String::from_utf8_lossy(&text)));
+    }
+    if host.rootless() {
+        let text = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+        host.oom_score_adj = text.trim().parse().unwrap_or(0);
+    }
+    Ok(host)
+}
+
+/// The lines of a `/proc/PID/gid_map`.
+fn mappings(text: &str) -> Vec<IdMapping> {
+    let mapping = |line: &str| {
+        let mut numbers = line.split_whitespace().map(|word| word.parse().ok());
+        let mut next = || numbers.next().flatten();
+        Some(IdMapping { container_id: next()?, host_id: next()?, size: next()? })
+    };
+    text.lines().filter_map(mapping).collect()
 }
 
 pub(super) fn manager(global: &Global) -> Result<Option<Manager>> {
@@ -119,7 +144,9 @@ fn make(
     let mut plan = plan::create(&options.id, &read.spec, &planning)?;
     let notify = NotifyHost::from_environment()?.is_some() && notify::plan_mount(&mut plan, &root);
     let resources = read.spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
-    let place = apply::Place::decide(manager, resources, &mut plan)?;
+    let rootless = global.rootless.unwrap_or(planning.host.rootless());
+    let undelegated = if rootless { Undelegated::Tolerated } else { Undelegated::Refused };
+    let place = apply::Place::decide(manager, undelegated, resources, &mut plan)?;
     session.warn(std::mem::take(&mut plan.warnings))?;
     let terminal = read.spec.process.as_ref().is_some_and(|process| process.terminal);
     check_terminal(terminal, detached, console_socket.is_some())?;

@@ -25,7 +25,7 @@ pub fn config(bytes: &[u8]) {
         Err(error) => return refused_text(&error),
     };
     for (no_pivot, capabilities) in [(false, u64::MAX), (true, 0x1)] {
-        let options = Options { no_pivot, no_new_keyring: no_pivot, host: Host { capabilities } };
+        let options = Options { no_pivot, no_new_keyring: no_pivot, host: Host { capabilities, ..Host::default() } };
         match windlass::plan::create("fuzz", &spec, &options) {
             Ok(plan) => planned(&plan),
             Err(error) => refused(&error),
@@ -43,7 +43,7 @@ pub fn process(bytes: &[u8]) {
     let text = br#"{"ociVersion": "1.2.0", "root": {"path": "rootfs"}, "linux": {"namespaces": [{"type": "mount"}]}}"#;
     let spec: Spec = windlass::spec::parse(text, "config.json").expect("a valid document");
     let request = Exec { id: "fuzz".into(), ..Exec::default() };
-    let options = Options { host: Host { capabilities: u64::MAX }, ..Options::default() };
+    let options = Options { host: Host { capabilities: u64::MAX, ..Default::default() }, ..Options::default() };
     match windlass::plan::exec::exec("fuzz", &spec, &request, Some(bytes), &options) {
         Ok(plan) => {
             assert!(plan.process.cwd.starts_with('/') && !plan.process.args.is_empty());
@@ -91,7 +91,7 @@ pub fn seccomp(bytes: &[u8]) {
 /// A command line: words that end with NUL bytes.
 pub fn arguments(bytes: &[u8]) {
     let words = bytes.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec()));
-    let environment = Environment { euid: 1000, runtime_dir: None };
+    let environment = Environment { euid: 1000, runtime_dir: None, borrowed_root: false };
     if let Err(rejected) = windlass::cli::parse_in(std::iter::once("windlass".into()).chain(words), &environment) {
         assert!(!rejected.error.message().is_empty() && rejected.exit != 0);
     }

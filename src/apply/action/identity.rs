@@ -18,7 +18,12 @@ pub(super) fn take(identity: &Identity) -> Result<()> {
     if kept {
         credentials::keep_capabilities(true).doing(|| "cannot keep capabilities")?;
     }
-    credentials::set_groups(&identity.groups).doing(|| "cannot set the supplementary groups")?;
+    match credentials::set_groups(&identity.groups) {
+        // Where the kernel denies it to all of a user namespace, the caller's groups stay: it fears
+        // that a group was there to take something away (user_namespaces(7)).
+        Err(failed) if failed.errno == Errno::EPERM && identity.groups.is_empty() && setgroups_denied() => {}
+        other => other.doing(|| "cannot set the supplementary groups")?,
+    }
     credentials::set_ids(identity.uid, identity.gid)
         .doing(|| format!("cannot become user {}:{}", identity.uid, identity.gid))?;
     if kept {
@@ -34,6 +39,10 @@ pub(super) fn take(identity: &Identity) -> Result<()> {
         return Err(Error::new(Kind::Kernel, msg));
     }
     Ok(())
+}
+
+fn setgroups_denied() -> bool {
+    std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"deny"))
 }
 
 /// Gives stdio to the container's user, so that `/dev/stdout` can be opened again. What cannot

@@ -23,8 +23,9 @@ use super::hooks;
 /// Does one step.
 pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
     match action {
-        Action::MapIds => cx.sync.map_ids(),
+        Action::MapIds => namespace::map_ids(cx),
         Action::BecomeRoot(uid, gid) => namespace::become_root(*uid, *gid),
+        Action::Copy(index, source) => mount::copy(*index, source, cx),
         Action::Join(index) => namespace::join(*index, cx),
         Action::Unshare(kinds) => namespace::unshare(*kinds),
         Action::SessionKeyring(name) => namespace::session_keyring(name),

@@ -20,6 +20,17 @@ const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 /// The longest value that fsconfig(2) takes, without its end.
 const LONGEST_VALUE: usize = 255;
 
+/// Copies a mount of the host from within the container's mount namespace.
+pub(super) fn copy(index: usize, source: &Source, cx: &mut Context<'_>) -> Result<()> {
+    let copy = match prepare(source, None) {
+        Err(error) if source.fallback && error.errno() == Some(Errno::ENOENT) => None,
+        other => Some(other?),
+    };
+    let missing = || Error::new(Kind::Protocol, "the plan copies a mount that it does not have");
+    *cx.sources.get_mut(index).ok_or_else(missing)? = copy;
+    Ok(())
+}
+
 /// Copies a mount of the host and gives it its attributes. `idmap` is the user namespace whose
 /// ids it is mapped by.
 pub fn prepare(source: &Source, idmap: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
@@ -53,18 +64,16 @@ pub(super) fn mount(plan: &Mount, cx: &mut Context<'_>) -> Result<()> {
             let copy = cx.take_source(*index)?;
             attach_copy(plan, copy, cx)
         }
-        What::New { kind, source, data } => mount_new(plan, kind, source, data, cx),
-        What::Cgroup { fallback } => {
-            let cgroup = Filesystem::open("cgroup2").and_then(|fs| fs.mount(plan.set));
-            match (cgroup, fallback) {
-                (Ok(mount), _) => finish(plan, mount, cx),
-                (Err(failed), Some(source)) if matches!(failed.errno, Errno::EPERM | Errno::EBUSY) => {
-                    let copy = cx.take_source(*source)?;
-                    attach_copy(plan, copy, cx)
-                }
-                (Err(failed), _) => Err(failed.doing(format!("cannot mount cgroup2 on {}", plan.destination))),
+        What::New { kind, source, data, .. } if is_old(plan, data) => mount_old(plan, kind, source, data, cx),
+        What::New { kind, source, data, fallback } => match (make(plan, kind, source, data, cx), fallback) {
+            (Ok(mount), _) => finish(plan, mount, cx),
+            (Err(error), Some(source)) if matches!(error.errno(), Some(Errno::EPERM | Errno::EBUSY)) => {
+                // One that the host does not have cannot stand in.
+                let copy = cx.take_source(*source).map_err(|_| error)?;
+                attach_copy(plan, copy, cx)
             }
-        }
+            (Err(error), None | Some(_)) => Err(error),
+        },
     }
 }
 
@@ -96,17 +105,19 @@ fn target(plan: &Mount, make: Make, cx: &Context<'_>) -> Result<OwnedFd> {
     Ok(target)
 }
 
-fn mount_new(
+/// Whether only mount(2) can do it.
+fn is_old(plan: &Mount, data: &[(String, Option<String>)]) -> bool {
+    plan.old_flags != 0 || data.iter().any(|(_, value)| value.as_ref().is_some_and(|value| value.len() > LONGEST_VALUE))
+}
+
+/// A new filesystem's mount, attached nowhere.
+fn make(
     plan: &Mount,
     kind: &str,
     source: &str,
     data: &[(String, Option<String>)],
     cx: &mut Context<'_>,
-) -> Result<()> {
-    let long = data.iter().any(|(_, value)| value.as_ref().is_some_and(|value| value.len() > LONGEST_VALUE));
-    if long || plan.old_flags != 0 {
-        return mount_old(plan, kind, source, data, cx);
-    }
+) -> Result<OwnedFd> {
     let doing = || format!("cannot mount {kind} on {}", plan.destination);
     let filesystem = Filesystem::open(kind).doing(doing)?;
     let configured = configure(&filesystem, plan, source, data);
@@ -120,7 +131,7 @@ fn mount_new(
     }
     let mount = filesystem.mount(plan.set).doing(doing)?;
     cx.spend(filesystem.into_fd());
-    finish(plan, mount, cx)
+    Ok(mount)
 }
 
 fn configure(

@@ -10,6 +10,12 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::explain::kind_names;
 use crate::sys::{credentials, process};
 
+pub(super) fn map_ids(cx: &Context<'_>) -> Result<()> {
+    cx.sync.map_ids()?;
+    // At the latest now: see init::begin.
+    process::hide().doing(|| "cannot hide init")
+}
+
 pub(super) fn become_root(uid: u32, gid: u32) -> Result<()> {
     // The supplementary groups are the caller's still; they go with the container user's own.
     credentials::set_ids(uid, gid).doing(|| "cannot become root of the user namespace")

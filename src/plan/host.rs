@@ -1,0 +1,94 @@
+//! What planning must know of the host, and of whoever runs the runtime there.
+//!
+//! An ordinary user has no power over the host's mounts and may map few ids; the same goes for
+//! root of a user namespace, as podman makes one, but for what that namespace owns. What follows
+//! from it is planned, so that `explain` shows it.
+
+use crate::spec::IdMapping;
+
+/// Facts about the host that planning depends on; looked up once by the caller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// Capabilities that this process has to give away, as bits.
+    pub capabilities: u64,
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// Where the runtime is in a user namespace itself: the groups of that one.
+    pub nested: Option<Vec<IdMapping>>,
+    /// The runtime's own `oom_score_adj`; looked up for who may not go below it.
+    pub oom_score_adj: i64,
+}
+
+/// Who writes the id maps of a new user namespace, as user_namespaces(7) allows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Maps {
+    /// The runtime, any.
+    #[default]
+    Direct,
+    /// The runtime, its own two ids alone; setgroups(2) must be denied first.
+    Own,
+    /// newuidmap(1) and newgidmap(1), what `/etc/subuid` and `/etc/subgid` grant.
+    Helpers,
+}
+
+const CAP_SETGID: u64 = 1 << 6;
+const CAP_SETUID: u64 = 1 << 7;
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+impl Host {
+    /// Whether mounts and namespaces of the host, or of the namespace that we are root of, are ours
+    /// to copy and to join.
+    pub fn administers(&self) -> bool {
+        self.capabilities & CAP_SYS_ADMIN != 0
+    }
+
+    /// Whether the host's root is somebody else.
+    pub fn rootless(&self) -> bool {
+        !self.administers() || self.nested.is_some()
+    }
+
+    /// Who may write these id maps.
+    pub fn maps(&self, uids: &[IdMapping], gids: &[IdMapping]) -> Maps {
+        let both = CAP_SETUID | CAP_SETGID;
+        let own = |mappings: &[IdMapping], id: u32| matches!(mappings, [only] if only.host_id == id && only.size == 1);
+        match () {
+            () if self.capabilities & both == both => Maps::Direct,
+            () if own(uids, self.uid) && own(gids, self.gid) => Maps::Own,
+            () => Maps::Helpers,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(host_id: u32, size: u32) -> IdMapping {
+        IdMapping { container_id: 0, host_id, size }
+    }
+
+    #[test]
+    fn only_ones_own_two_ids_can_be_mapped_without_help() {
+        let user = Host { uid: 1000, gid: 100, ..Host::default() };
+        assert_eq!(user.maps(&[map(1000, 1)], &[map(100, 1)]), Maps::Own);
+        for (uids, gids) in [
+            (vec![map(1000, 2)], vec![map(100, 1)]),
+            (vec![map(1000, 1)], vec![map(1000, 1)]),
+            (vec![map(1000, 1), map(100_000, 1)], vec![map(100, 1)]),
+        ] {
+            assert_eq!(user.maps(&uids, &gids), Maps::Helpers);
+        }
+        let root = Host { capabilities: CAP_SETUID | CAP_SETGID, ..user };
+        assert_eq!(root.maps(&[map(0, 65536)], &[map(0, 65536)]), Maps::Direct);
+    }
+
+    #[test]
+    fn root_of_a_user_namespace_is_rootless_but_administers_it() {
+        let nested = Host { capabilities: u64::MAX, nested: Some(Vec::new()), ..Host::default() };
+        assert!(nested.administers() && nested.rootless());
+        assert!(!Host { capabilities: u64::MAX, ..Host::default() }.rootless());
+        assert!(Host { uid: 1000, ..Host::default() }.rootless());
+    }
+}
