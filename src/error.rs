@@ -40,6 +40,8 @@ pub enum Kind {
     Hook,
     /// A system call failed.
     Kernel,
+    /// systemd refused, or could not be reached.
+    Systemd,
     /// The two halves of the runtime did not understand each other, or one of them died.
     Protocol,
     /// A file of the runtime's own is damaged or of an unknown version.

@@ -6,6 +6,7 @@ pub mod apply;
 pub mod cgroup;
 pub mod cli;
 pub mod container;
+pub mod dbus;
 pub mod error;
 pub mod hint;
 pub mod log;

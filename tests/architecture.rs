@@ -18,7 +18,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sys", &["abi", "error"]),
     // The command line's `Exec` says what is to be planned.
     ("plan", &["abi", "cli", "error", "spec"]),
-    ("cgroup", &["error", "plan", "spec", "sys"]),
+    ("cgroup", &["dbus", "error", "plan", "spec", "sys"]),
+    // Of the plan only the values of D-Bus.
+    ("dbus", &["plan", "sys"]),
     // The last act of a container's life is to run its poststop hooks.
     ("container", &["abi", "apply", "cgroup", "error", "rfc3339", "spec", "sys"]),
     ("apply", &["abi", "cgroup", "container", "error", "plan", "rfc3339", "spec", "sys"]),

@@ -8,7 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use windlass::cgroup::{Cgroup, Happened, Hierarchy, Kill, remove};
+use windlass::cgroup::{Cgroup, Filters, Happened, Hierarchy, Kill, remove};
 use windlass::error::{Kind, Origin};
 use windlass::plan::cgroup::{Limits, MemoryCheck, Need, limits};
 
@@ -321,14 +321,14 @@ fn devices_are_denied_and_a_replaced_filter_is_the_only_one() {
     cgroup.set_devices(&set("{}").expect("a filter")).expect("set");
     assert_eq!(shell_in(&cgroup, TRY_DEVICES), "null\nzero\nurandom\nwritten");
     let kmsg = r#"{"devices": [{"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}]}"#;
-    cgroup.replace_devices(set(kmsg).as_ref()).expect("replace");
+    cgroup.replace_devices(set(kmsg).as_ref(), Filters::All).expect("replace");
     assert_eq!(shell_in(&cgroup, TRY_DEVICES), "null\nzero\nurandom\nkmsg\nwritten");
     let no_zero = r#"{"devices": [{"allow": true, "type": "a"},
         {"allow": false, "type": "c", "major": 1, "minor": 11, "access": "rw"}]}"#;
-    cgroup.replace_devices(set(no_zero).as_ref()).expect("replace");
+    cgroup.replace_devices(set(no_zero).as_ref(), Filters::Ours).expect("replace");
     assert_eq!(shell_in(&cgroup, TRY_DEVICES), "null\nzero\nurandom\nwritten");
     assert_eq!(windlass::sys::bpf::device_programs(cgroup.dir_fd()).expect("query").len(), 1);
-    cgroup.replace_devices(None).expect("replace");
+    cgroup.replace_devices(None, Filters::Ours).expect("replace");
     assert_eq!(shell_in(&cgroup, TRY_DEVICES), "null\nzero\nurandom\nkmsg\nwritten");
     assert_eq!(windlass::sys::bpf::device_programs(cgroup.dir_fd()).expect("query").len(), 0);
 }

@@ -81,6 +81,7 @@ impl Scratch {
             rootfs: self.bundle().join("rootfs").display().to_string(),
             annotations: Default::default(),
             cgroup: None,
+            unit: None,
             cgroup_v1: Vec::new(),
             namespaces: 0,
             owner: "me".into(),

@@ -11,6 +11,7 @@ use serde_json::Value;
 use windlass::cli::Exec;
 use windlass::error::{Error, Fault, Origin};
 use windlass::plan::exec::ExecPlan;
+use windlass::plan::unit::Systemd;
 use windlass::plan::{Action, Host, Joiner, Options, Plan, Step, What};
 use windlass::spec::{IdMapping, Spec};
 
@@ -47,6 +48,7 @@ impl Fixture {
                 nested: flags.contains("nested").then_some(vec![map]),
                 oom_score_adj: if user.is_some() { 200 } else { 0 },
             },
+            systemd: flags.contains("--systemd-cgroup").then_some(Systemd { user: user.is_some(), prefix: "windlass" }),
         }
     }
 

@@ -18,6 +18,7 @@ type Ask = fn(&InitSync) -> windlass::error::Result<()>;
 
 const ASKS: &[(&str, Ask)] = &[
     ("MapIds", InitSync::map_ids),
+    ("Scope", InitSync::scope),
     ("NetDevices", InitSync::net_devices),
     ("RuntimeHooks", InitSync::runtime_hooks),
     ("Listener(0)", |sync| sync.listener(std::io::stdin().as_fd())),

@@ -1,11 +1,17 @@
 //! The container's cgroups: where they will be, and making them.
 
+use std::cell::{Cell, OnceCell, RefCell};
+
+use nix::errno::Errno;
+
 use crate::abi::namespace;
-use crate::cgroup::{self, Cgroup, Hierarchy, Kill, Manager, delegated, v1};
-use crate::error::{Fault, Result};
+use crate::cgroup::{self, Cgroup, Hierarchy, Kill, Manager, Systemd, delegated, v1};
+use crate::error::{Error, Fault, Kind, Origin, Result};
+use crate::plan::unit::Unit;
 use crate::plan::{Plan, Topology};
 use crate::spec::{Resources, Spec};
 use crate::sys::fd;
+use crate::sys::process::Child;
 
 /// Where the cgroups will be.
 pub struct Place {
@@ -15,6 +21,8 @@ pub struct Place {
     path: String,
     /// Whether that is below the runtime's own cgroup, with controllers.
     make_room: bool,
+    /// Who makes it, if not we.
+    systemd: Cell<Option<Systemd>>,
     v1: Option<v1::Share>,
 }
 
@@ -38,21 +46,35 @@ impl Place {
         resources: Option<&Resources>,
         plan: &mut Plan,
     ) -> Result<Place> {
-        let none = Place { hierarchy: None, path: String::new(), make_room: false, v1: None };
+        let place = |hierarchy, path| Place { hierarchy, path, make_room: false, systemd: Cell::new(None), v1: None };
+        let none = place(None, String::new());
         let Some(manager) = manager else { return Ok(none) };
         let hierarchy = Hierarchy::find()?;
+        if let (Manager::Systemd, Some(unit)) = (manager, &plan.unit) {
+            if hierarchy.unified().is_none() {
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    "systemd makes cgroups of version 1 here, and those are not used",
+                )
+                .origin(Origin::Flag("--systemd-cgroup".into()))
+                .hint("boot with systemd.unified_cgroup_hierarchy=1, or leave --systemd-cgroup out"));
+            }
+            let mut systemd = Systemd::connect(unit.user)?;
+            let path = systemd.path(unit)?;
+            return Ok(Place { systemd: Cell::new(Some(systemd)), ..place(Some(hierarchy), path) });
+        }
         if undelegated == Undelegated::Tolerated && hierarchy.unified().is_some() {
             let needs = plan.limits.needs();
             return match (delegated::find(&hierarchy, &plan.cgroups_path, &plan.id)?, needs.first()) {
-                (Some(place), need) => {
-                    let make_room = place.inside && need.is_some();
-                    Ok(Place { hierarchy: Some(hierarchy), path: place.path, make_room, v1: None })
+                (Some(found), need) => {
+                    let make_room = found.inside && need.is_some();
+                    Ok(Place { make_room, ..place(Some(hierarchy), found.path) })
                 }
                 (None, None) => Ok(none),
                 (None, Some(need)) => Err(delegated::refuse(need)),
             };
         }
-        let path = manager.path(&plan.cgroups_path, &plan.id)?;
+        let path = cgroup::path(&plan.cgroups_path, &plan.id)?;
         let resources = resources.cloned().unwrap_or_default();
         let v1 = v1::Share::take(&hierarchy, &path, &resources, &mut plan.limits, &mut plan.warnings)?;
         if hierarchy.unified().is_none() {
@@ -67,7 +89,7 @@ impl Place {
                 return Ok(none);
             }
         }
-        Ok(Place { hierarchy: Some(hierarchy), path, make_room: false, v1 })
+        Ok(Place { v1, ..place(Some(hierarchy), path) })
     }
 
     /// Its path in the file system.
@@ -81,22 +103,31 @@ impl Place {
         self.v1.as_ref().map_or(Vec::new(), |share| share.places().to_vec())
     }
 
-    /// Makes it, with its limits but for the devices. `record` writes its path down: before it is made, so that it
-    /// can be found again, but after a look at one that is there already, so that what is
-    /// somebody else's is never found by a later `delete --force`.
-    pub(super) fn make(&self, plan: &Plan, record: impl FnOnce() -> Result<()>) -> Result<Made> {
+    /// Makes it, with its limits but for the devices ([`Made::set_devices`]), and gives it to `owner`.
+    /// `record` writes its path down: before it is made, so that it can be found again, but after a
+    /// look at one that is there already, so that what is somebody else's is never found by a later
+    /// `delete --force`.
+    ///
+    /// systemd makes it only for a process, see [`Made::begin`].
+    pub(super) fn make(&self, plan: &Plan, owner: Option<u32>, record: impl FnOnce() -> Result<()>) -> Result<Made> {
         if let Some(share) = &self.v1 {
             share.refuse_in_use()?;
         }
         if self.make_room {
             delegated::make_room()?;
         }
-        let mut made = Made { unified: None, v1: None, v1_places: Vec::new() };
+        let mut made = Made { unified: OnceCell::new(), scope: None, owner, v1: None, v1_places: Vec::new() };
+        if let (Some(systemd), Some(unit), Some(path)) = (self.systemd.take(), &plan.unit, self.full()) {
+            Scope::refuse_in_use(&path)?;
+            record()?;
+            made.scope = Some(RefCell::new(Scope { systemd, unit: unit.clone(), path, serial: None }));
+            return Ok(made);
+        }
         match (&self.hierarchy, self.full()) {
             (Some(hierarchy), Some(full)) => {
                 let there = fd::stat_at(fd::CWD, &full).is_ok();
                 let make = || Cgroup::create(hierarchy, &self.path, &plan.limits.needs());
-                made.unified = Some(if there {
+                made.unified = OnceCell::from(if there {
                     let cgroup = make()?;
                     record()?;
                     cgroup
@@ -112,9 +143,7 @@ impl Place {
             made.v1_places = new.cloned().collect();
             made.v1 = Some(share.make()?);
         }
-        if let Some(cgroup) = &made.unified {
-            cgroup.apply(&plan.limits.writes)?;
-        }
+        made.furnish(plan)?;
         Ok(made)
     }
 }
@@ -122,21 +151,59 @@ impl Place {
 /// The cgroups of a container in the making: removed with whatever is in them, unless the story
 /// ended well.
 pub(super) struct Made {
-    /// That of version 2.
-    pub unified: Option<Cgroup>,
+    /// That of version 2, once it is there.
+    unified: OnceCell<Cgroup>,
+    scope: Option<RefCell<Scope>>,
+    owner: Option<u32>,
     v1: Option<v1::Cgroup>,
     v1_places: Vec<String>,
 }
 
 impl Made {
+    /// That of version 2, where init can be born in it.
+    pub fn unified(&self) -> Option<&Cgroup> {
+        self.unified.get()
+    }
+
+    /// Has systemd make it, around init. It works on that while init and we do something else.
+    pub fn begin(&self, init: &Child) -> Result<()> {
+        self.scope.as_ref().map_or(Ok(()), |scope| scope.borrow_mut().begin(init))
+    }
+
+    /// Waits until init is in it, and sets what systemd has not.
+    pub fn finish(&self, plan: &Plan, init: &Child) -> Result<()> {
+        let Some(scope) = &self.scope else { return Ok(()) };
+        let mut scope = scope.borrow_mut();
+        scope.finish(init)?;
+        let cgroup = Cgroup::of_scope(&scope.path)?;
+        if self.unified.set(cgroup).is_err() {
+            return Err(Error::new(Kind::Protocol, "init asked twice for its scope"));
+        }
+        self.furnish(plan)?;
+        self.set_devices(plan)
+    }
+
+    fn furnish(&self, plan: &Plan) -> Result<()> {
+        let Some(cgroup) = self.unified.get() else { return Ok(()) };
+        cgroup.apply(&plan.limits.writes)?;
+        match self.owner.map(|uid| cgroup.delegate(uid, None)) {
+            // An ordinary user cannot give anything away, and the container's root is they.
+            Some(Err(_)) if plan.rootless => Ok(()),
+            Some(other) => other,
+            None => Ok(()),
+        }
+    }
+
     pub fn keep(mut self) {
         self.unified.take();
+        self.scope.take();
         self.v1_places.clear();
     }
 
-    /// Sets the device filter of the plan; before any program of the container runs.
+    /// Sets the device filter of the plan, on a cgroup that is there; before any program of the
+    /// container runs.
     pub fn set_devices(&self, plan: &Plan) -> Result<()> {
-        match (&self.unified, &plan.limits.devices) {
+        match (self.unified.get(), &plan.limits.devices) {
             (Some(cgroup), Some(devices)) => cgroup.set_devices(devices),
             _ => Ok(()),
         }
@@ -149,7 +216,7 @@ impl Made {
 
     /// Whether the kernel killed a process in it for want of memory.
     pub fn oom_killed(&self) -> bool {
-        let unified = self.unified.as_ref().and_then(Cgroup::oom_kills);
+        let unified = self.unified.get().and_then(Cgroup::oom_kills);
         unified.or_else(|| self.v1.as_ref()?.oom_kills()).is_some_and(|n| n > 0)
     }
 }
@@ -157,12 +224,77 @@ impl Made {
 impl Drop for Made {
     fn drop(&mut self) {
         // What cannot be removed now is there for `delete --force`.
-        if let Some(cgroup) = self.unified.take().filter(Cgroup::made) {
+        let cgroup = self.unified.take();
+        if let Some(scope) = self.scope.take() {
+            drop(cgroup);
+            scope.into_inner().undo();
+        } else if let Some(cgroup) = cgroup.filter(Cgroup::made) {
             let path = cgroup.path().to_string();
             drop(cgroup);
             let _ = cgroup::remove(&path, Kill::Yes);
         }
         let _ = v1::remove(&self.v1_places, Kill::Yes);
+    }
+}
+
+/// A scope that systemd is making, or has made.
+struct Scope {
+    systemd: Systemd,
+    unit: Unit,
+    /// Of its cgroup, in the file system.
+    path: String,
+    /// The call that starts it, if it was made.
+    serial: Option<u32>,
+}
+
+/// How often a dead unit is cleared away that has the name of ours.
+const TRIES: usize = 3;
+
+impl Scope {
+    /// One with processes in it is somebody else's.
+    fn refuse_in_use(path: &str) -> Result<()> {
+        match Cgroup::open(path) {
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(()),
+            Err(error) => Err(error),
+            Ok(cgroup) if cgroup.is_populated()? => {
+                let pids = cgroup.pids(true)?;
+                let msg = format!("container's cgroup is not empty: {} process(es) found", pids.len());
+                Err(Error::new(Kind::WrongStatus, msg).origin(Origin::config("/linux/cgroupsPath")))
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, init: &Child) -> Result<()> {
+        self.serial = Some(self.systemd.begin(&self.unit, init)?);
+        Ok(())
+    }
+
+    fn finish(&mut self, init: &Child) -> Result<()> {
+        for tries in 0.. {
+            let begun = || Error::new(Kind::Protocol, "systemd was not asked for the scope");
+            match self.systemd.finish(self.serial.ok_or_else(begun)?, &self.unit) {
+                Err(error) if error.kind() == Kind::AlreadyExists => {
+                    // What is there is not ours to undo.
+                    self.serial = None;
+                    if tries == TRIES || Scope::refuse_in_use(&self.path).is_err() {
+                        return Err(error);
+                    }
+                    // A leftover of a container that has ended, or just about to go by itself.
+                    self.systemd.stop(&self.unit.name)?;
+                    self.begin(init)?;
+                }
+                other => return other,
+            }
+        }
+        Ok(())
+    }
+
+    fn undo(mut self) {
+        if self.serial.is_some() {
+            let _ = cgroup::remove(&self.path, Kill::Yes);
+            let _ = self.systemd.stop(&self.unit.name);
+        }
     }
 }
 

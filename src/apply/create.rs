@@ -7,7 +7,7 @@ use nix::sched::CloneFlags;
 
 use crate::abi::namespace;
 use crate::cgroup::Cgroup;
-use crate::container::{Container, Init, Reservation, State, Status, Store, process_stat};
+use crate::container::{Container, Init, Reservation, State, Status, Store, Unit, process_stat};
 use crate::error::{Doing, Error, Kind, Origin, Result};
 use crate::plan::{Action, Joiner, Maps, Plan, Program, Step};
 use crate::spec::Spec;
@@ -102,16 +102,10 @@ fn make(request: Create<'_>, recorded: &mut Option<State>, proof: &SingleThreade
     if !request.spec.hooks.as_ref().is_none_or(|hooks| hooks.poststop.is_empty()) {
         *recorded = Some(state.clone());
     }
-    let cgroup = request.place.make(plan, || reservation.record(&state, request.config))?;
+    let owner = owner_of_cgroup(request.spec, &plan.topology);
+    let cgroup = request.place.make(plan, owner, || reservation.record(&state, request.config))?;
     if request.devices_before_init() {
         cgroup.set_devices(plan)?;
-    }
-    if let (Some(cgroup), Some(uid)) = (&cgroup.unified, owner_of_cgroup(request.spec, &plan.topology)) {
-        match cgroup.delegate(uid, None) {
-            // An ordinary user cannot give anything away, and the container's root is they.
-            Err(_) if plan.rootless => {}
-            other => other?,
-        }
     }
     laps.done("record it and make its cgroup");
 
@@ -143,10 +137,9 @@ fn make(request: Create<'_>, recorded: &mut Option<State>, proof: &SingleThreade
     }
     let borrowed = Borrowed::enter(&plan.topology, &joins)?;
     let flags = if plan.topology.intermediate { 0 } else { plan.topology.clone };
-    let forked =
-        process::fork(CloneFlags::from_bits_retain(flags as i32), cgroup.unified.as_ref().map(Cgroup::dir_fd), proof)
-            .doing(|| "cannot clone init")
-            .map_err(|error| error.origin(Origin::config("/linux/namespaces")))?;
+    let forked = process::fork(CloneFlags::from_bits_retain(flags as i32), cgroup.unified().map(Cgroup::dir_fd), proof)
+        .doing(|| "cannot clone init")
+        .map_err(|error| error.origin(Origin::config("/linux/namespaces")))?;
     let child = match forked {
         Forked::Parent(child) => child,
         Forked::Child => {
@@ -218,6 +211,7 @@ impl Story<'_> {
                     continue;
                 }
                 Message::MapIds => map_ids(guard.child().pid, &self.plan.topology)?,
+                Message::Scope => self.cgroup.finish(self.plan, guard.child())?,
                 Message::NetDevices => super::netdevice::move_all(&self.plan.net_devices, guard.child().pid)?,
                 Message::RuntimeHooks => self.runtime_hooks(guard.child().pid)?,
                 Message::Listener(number) => self.hand_on_listener(guard.child(), number)?,
@@ -252,6 +246,7 @@ impl Story<'_> {
 
     /// What can be set from outside alone, or better from there.
     fn adjust(&self, child: &Child) -> Result<()> {
+        self.cgroup.begin(child)?;
         if let Some(group) = self.resources {
             group.join(child.pid, &self.plan.id)?;
         }
@@ -409,6 +404,7 @@ fn state(request: &Create<'_>) -> State {
         rootfs: rootfs.to_string_lossy().into_owned(),
         annotations: request.spec.annotations.clone(),
         cgroup: request.place.full(),
+        unit: request.plan.unit.as_ref().map(|unit| Unit { name: unit.name.clone(), user: unit.user }),
         cgroup_v1: request.place.v1(),
         namespaces: request.plan.topology.new | joined,
         owner: owner_name(),

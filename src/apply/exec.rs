@@ -8,14 +8,14 @@ use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
 use crate::abi::namespace;
-use crate::cgroup::{Cgroup, Hierarchy};
+use crate::cgroup::{Cgroup, Hierarchy, Systemd};
 use crate::container::{Container, Status, document};
 use crate::error::{Doing, Error, Kind, Origin, Result};
 use crate::plan::exec::ExecPlan;
 use crate::plan::{Action, Step};
 use crate::sys::process::{self, Child, Exit, Forked, SingleThreaded};
 use crate::sys::progress::Progress;
-use crate::sys::{credentials, fd, mount, sched, socket};
+use crate::sys::{Failed, credentials, fd, mount, sched, socket};
 
 use super::action::first_of_ours;
 use super::context::{Context, Gate};
@@ -87,7 +87,8 @@ pub fn exec(request: Exec<'_>, proof: &SingleThreaded) -> Result<Child> {
     }
     // Before the clone, so that the process is born so: see init::begin.
     process::hide().doing(|| "cannot hide the runtime")?;
-    let child = match fork_into_cgroup(&request, init_pid, proof)? {
+    let (forked, placed) = fork_into_cgroup(&request, init_pid, proof)?;
+    let child = match forked {
         Forked::Parent(child) => child,
         Forked::Child => {
             let mut cx = Context::new(InitSync::new(theirs), Gate::Runtime, request.plan.program());
@@ -98,6 +99,12 @@ pub fn exec(request: Exec<'_>, proof: &SingleThreaded) -> Result<Child> {
                 process::exit_now(255);
             }
             close_the_rest(&cx, target.as_fd(), root.as_ref());
+            if placed == Placed::BySystemd
+                && let Err(error) = cx.sync.scope()
+            {
+                cx.sync.failed(&error);
+                process::exit_now(255);
+            }
             if let Err(error) = join(target.as_fd(), root.as_ref(), request.plan, way, &mut cx, proof) {
                 cx.sync.failed(&error);
                 process::exit_now(255);
@@ -113,7 +120,11 @@ pub fn exec(request: Exec<'_>, proof: &SingleThreaded) -> Result<Child> {
     };
     drop((theirs, doors));
     let mut child = Guard(Some(child));
-    serve(&request, &mut child, RuntimeSync::new(ours).after_spawned(way == Way::Between), progress)?;
+    let mut sync = RuntimeSync::new(ours);
+    if placed == Placed::BySystemd {
+        attach(&request, &child, &mut sync)?;
+    }
+    serve(&request, &mut child, sync.after_spawned(way == Way::Between), progress)?;
     Ok(child.0.take().expect("taken only here"))
 }
 
@@ -163,7 +174,16 @@ fn close_the_rest(cx: &Context<'_>, target: BorrowedFd<'_>, root: Option<&OwnedF
     fd::close_all_but(first_of_ours(cx.preserve_fds), &kept);
 }
 
-fn fork_into_cgroup(request: &Exec<'_>, init_pid: i32, proof: &SingleThreaded) -> Result<Forked> {
+/// How the process comes into its cgroup.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Placed {
+    /// It is born there.
+    Born,
+    /// systemd moves it, when it asks.
+    BySystemd,
+}
+
+fn fork_into_cgroup(request: &Exec<'_>, init_pid: i32, proof: &SingleThreaded) -> Result<(Forked, Placed)> {
     let cgroup = match (request.container.cgroup()?, request.cgroup) {
         (Some(cgroup), Some(below)) => {
             let origin = |error: Error| error.origin(Origin::Flag("--cgroup".into()));
@@ -179,6 +199,11 @@ fn fork_into_cgroup(request: &Exec<'_>, init_pid: i32, proof: &SingleThreaded) -
             let inits = Cgroup::of_process(&Hierarchy::find()?, init_pid)?;
             fork(inits.as_ref()).doing(|| "cannot clone the process into init's cgroup")
         }
+        // This user may write to both cgroups but not to what is above them; systemd may.
+        Err(Failed { errno: Errno::EACCES | Errno::EPERM, .. }) if request.container.state.unit.is_some() => {
+            let forked = fork(None).doing(|| "cannot clone the process")?;
+            return Ok((forked, Placed::BySystemd));
+        }
         other => other.doing(|| "cannot clone the process into the container's cgroup").map_err(|error| {
             match (error.errno(), &cgroup) {
                 (Some(Errno::EACCES | Errno::EPERM), Some(cgroup)) => error.hint(format!(
@@ -190,6 +215,7 @@ fn fork_into_cgroup(request: &Exec<'_>, init_pid: i32, proof: &SingleThreaded) -
             }
         }),
     }
+    .map(|forked| (forked, Placed::Born))
 }
 
 /// Enters the container. Only the process that is to execute the program returns from here.
@@ -285,6 +311,19 @@ fn serve(request: &Exec<'_>, guard: &mut Guard, mut sync: RuntimeSync, progress:
         }
         sync.go_on()?;
     }
+}
+
+/// Has systemd move the child into the container's scope, before it joins anything or forks.
+fn attach(request: &Exec<'_>, child: &Guard, sync: &mut RuntimeSync) -> Result<()> {
+    let (Some(unit), Some(child)) = (&request.container.state.unit, &child.0) else { return Ok(()) };
+    match sync.receive()? {
+        Message::Scope => {}
+        Message::Failed(error) => return Err(error),
+        other => return Err(Error::new(Kind::Protocol, format!("the process said {other:?} before it was placed"))),
+    }
+    let below = request.cgroup.map_or(String::new(), |path| format!("/{}", path.trim_matches('/')));
+    Systemd::connect(unit.user)?.attach(&unit.name, &below, child.pid)?;
+    sync.go_on()
 }
 
 fn adjust(request: &Exec<'_>, child: &Child) -> Result<()> {

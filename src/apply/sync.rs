@@ -5,6 +5,8 @@
 //!   Spawned(pid) + pidfd ------------>           (only with a process in between)
 //!   MapIds --------------------------> write uid_map, gid_map
 //!       <------------------------- go on
+//!   Scope ---------------------------> wait for systemd, set the limits
+//!       <------------------------- go on
 //!   NetDevices ----------------------> move interfaces
 //!       <------------------------- go on
 //!   RuntimeHooks --------------------> run prestart and createRuntime hooks
@@ -34,6 +36,8 @@ pub enum Message {
     Spawned(i32, OwnedFd),
     /// Asks for the id maps.
     MapIds,
+    /// Asks to be in its cgroup.
+    Scope,
     /// Asks for the network interfaces.
     NetDevices,
     /// Asks for the hooks that run in the runtime's namespaces.
@@ -55,7 +59,12 @@ impl Message {
     fn is_question(&self) -> bool {
         matches!(
             self,
-            Message::MapIds | Message::NetDevices | Message::RuntimeHooks | Message::Listener(_) | Message::Ready
+            Message::MapIds
+                | Message::Scope
+                | Message::NetDevices
+                | Message::RuntimeHooks
+                | Message::Listener(_)
+                | Message::Ready
         )
     }
 }
@@ -97,6 +106,11 @@ impl InitSync {
     /// Waits until the id maps are written.
     pub fn map_ids(&self) -> Result<()> {
         self.ask(b"M")
+    }
+
+    /// Waits until systemd has moved this process into its scope.
+    pub fn scope(&self) -> Result<()> {
+        self.ask(b"C")
     }
 
     /// Waits until the network interfaces are moved in.
@@ -225,6 +239,7 @@ pub fn decode(bytes: &[u8], fd: Option<OwnedFd>) -> Result<Message> {
         None => Message::End,
         Some(b'P') => Message::Spawned(number()?, fd.ok_or_else(unexpected)?),
         Some(b'M') => Message::MapIds,
+        Some(b'C') => Message::Scope,
         Some(b'N') => Message::NetDevices,
         Some(b'H') => Message::RuntimeHooks,
         Some(b'S') => Message::Listener(number()?),

@@ -12,27 +12,37 @@ impl Cgroup {
     /// replaced.
     pub fn set_devices(&self, program: &DeviceProgram) -> Result<()> {
         if !self.made() {
-            return self.replace_devices(Some(program));
+            return self.replace_devices(Some(program), Filters::All);
         }
         set(self, program).map_err(|failed| explain(Some(program), failed))
     }
 
-    /// Puts a filter in the place of the one that is there; `None` takes it away. There is no
+    /// Puts a filter in the place of those that are there; `None` takes them away. There is no
     /// moment without a filter.
-    pub fn replace_devices(&self, program: Option<&DeviceProgram>) -> Result<()> {
-        replace(self, program).map_err(|failed| explain(program, failed))
+    pub fn replace_devices(&self, program: Option<&DeviceProgram>, which: Filters) -> Result<()> {
+        replace(self, program, which).map_err(|failed| explain(program, failed))
     }
+}
+
+/// Which filters of a cgroup are replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filters {
+    /// All.
+    All,
+    /// Ours: systemd has its own at the cgroup of a unit, and would put it back.
+    Ours,
 }
 
 fn set(cgroup: &Cgroup, program: &DeviceProgram) -> crate::sys::Result<()> {
     bpf::attach_device_program(cgroup.dir_fd(), bpf::load_device_program(&program.instructions)?)
 }
 
-fn replace(cgroup: &Cgroup, program: Option<&DeviceProgram>) -> crate::sys::Result<()> {
+fn replace(cgroup: &Cgroup, program: Option<&DeviceProgram>, which: Filters) -> crate::sys::Result<()> {
     let mut old = Vec::new();
     for id in bpf::device_programs(cgroup.dir_fd())? {
         match bpf::program_by_id(id) {
-            Ok(fd) => old.push(fd),
+            Ok(fd) if which == Filters::All || bpf::is_ours(&fd)? => old.push(fd),
+            Ok(_) => {}
             // Gone meanwhile, or a security module keeps it from us. All programs must agree to
             // an access, so one that stays can only allow less.
             Err(Failed { errno: Errno::ENOENT | Errno::EPERM | Errno::EACCES, .. }) => {}

@@ -17,13 +17,16 @@ mod group;
 mod hierarchy;
 mod oom;
 mod stats;
+mod systemd;
 pub mod v1;
 mod v2;
 
 pub use controllers::refuse;
+pub use devices::Filters;
 pub use group::Group;
 pub use hierarchy::{Hierarchy, V1, own_cgroup, path_for};
 pub use oom::{Happened, OomWatch};
+pub use systemd::Systemd;
 pub use v2::{Cgroup, Kill, remove};
 
 use crate::error::{Error, Kind, Result};
@@ -35,17 +38,17 @@ pub enum Manager {
     /// The runtime itself, in the file system.
     #[default]
     Cgroupfs,
+    /// systemd, as a transient scope.
+    Systemd,
 }
 
-impl Manager {
-    /// The path of the container's cgroup below the root of the hierarchy.
-    ///
-    /// Reads /proc/self/cgroup only where the answer depends on it.
-    pub fn path(self, cgroups_path: &str, id: &str) -> Result<String> {
-        match self {
-            Manager::Cgroupfs if cgroups_path.starts_with('/') => path_for(cgroups_path, id, "/"),
-            Manager::Cgroupfs => path_for(cgroups_path, id, &own_cgroup()?),
-        }
+/// The path of the container's cgroup below the root of the hierarchy, where the runtime makes it.
+///
+/// Reads /proc/self/cgroup only where the answer depends on it.
+pub fn path(cgroups_path: &str, id: &str) -> Result<String> {
+    match cgroups_path.starts_with('/') {
+        true => path_for(cgroups_path, id, "/"),
+        false => path_for(cgroups_path, id, &own_cgroup()?),
     }
 }
 

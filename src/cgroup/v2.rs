@@ -70,6 +70,11 @@ impl Cgroup {
         Ok(Cgroup { directory, made: false })
     }
 
+    /// Opens the cgroup of a scope that has just been started for us.
+    pub fn of_scope(path: &str) -> Result<Cgroup> {
+        Ok(Cgroup { made: true, ..Cgroup::open(path)? })
+    }
+
     /// Opens the cgroup that a process is in.
     pub fn of_process(hierarchy: &Hierarchy, pid: i32) -> Result<Option<Cgroup>> {
         let Some(root) = hierarchy.root() else { return Ok(None) };

@@ -12,6 +12,10 @@ pub const OCI_VERSION_MIN: &str = "1.0.0";
 /// The newest.
 pub const OCI_VERSION_MAX: &str = "1.3.0";
 
+/// Annotations with this prefix set any property of the container's unit: `SuccessAction=` can power
+/// the host off (CVE-2024-3154).
+const UNIT_PROPERTIES: &str = "org.systemd.property.";
+
 /// What other parts of the runtime know, and what the kernel does.
 pub struct Known<'a> {
     /// Options of a mount that are not the filesystem's own.
@@ -35,7 +39,7 @@ struct Features<'a> {
     mount_options: Vec<&'a str>,
     linux: Linux<'a>,
     annotations: BTreeMap<&'static str, &'static str>,
-    potentially_unsafe_config_annotations: [&'static str; 0],
+    potentially_unsafe_config_annotations: [&'static str; 1],
 }
 
 #[derive(Serialize)]
@@ -107,7 +111,7 @@ pub fn document(known: &Known<'_>) -> String {
         linux: Linux {
             namespaces: ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             capabilities: sorted(caps::all().iter().map(ToString::to_string).collect()),
-            cgroup: Cgroup { v1: known.cgroup_v1, v2: true, systemd: false, systemd_user: false, rdma: true },
+            cgroup: Cgroup { v1: known.cgroup_v1, v2: true, systemd: true, systemd_user: true, rdma: true },
             seccomp: seccomp(known.kernel_takes),
             apparmor: Enabled { enabled: true },
             selinux: Enabled { enabled: true },
@@ -124,7 +128,7 @@ pub fn document(known: &Known<'_>) -> String {
             ("run.windlass.commit", option_env!("WINDLASS_COMMIT").unwrap_or("unknown")),
             ("run.windlass.version", env!("CARGO_PKG_VERSION")),
         ]),
-        potentially_unsafe_config_annotations: [],
+        potentially_unsafe_config_annotations: [UNIT_PROPERTIES],
     };
     serde_json::to_string_pretty(&features).expect("structs of strings always serialise") + "\n"
 }
@@ -183,7 +187,8 @@ mod tests {
         assert_eq!(value["mountOptions"], serde_json::json!(["bind", "ro", "rro"]));
         assert_eq!(value["linux"]["mountExtensions"]["idmap"]["enabled"], true);
         assert_eq!(value["linux"]["cgroup"]["v2"], true);
-        assert_eq!(value["linux"]["cgroup"]["systemd"], false);
+        assert_eq!(value["linux"]["cgroup"]["systemd"], true);
+        assert_eq!(value["potentiallyUnsafeConfigAnnotations"], serde_json::json!(["org.systemd.property."]));
         assert_eq!(value["linux"]["intelRdt"]["monitoring"], true);
         assert_eq!(value["linux"]["memoryPolicy"]["modes"], serde_json::json!(["MPOL_BIND", "MPOL_LOCAL"]));
         assert_eq!(value["linux"]["netDevices"]["enabled"], true);

@@ -1,11 +1,12 @@
 //! Signals to a container, and its removal.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use crate::cgroup::{self, Group, Kill, v1};
+use crate::cgroup::{self, Group, Kill, Systemd, v1};
 use crate::error::{Doing, Error, Fault, Kind, Result};
 use crate::sys::{process, waiting};
 
@@ -145,7 +146,14 @@ pub fn finish(store: &Store, id: &str, container: &Container) -> Result<Vec<Faul
     // A record for whoever asks during the hooks, while the cgroup can still tell.
     let mut warnings = Vec::new();
     if let Some(path) = &container.state.cgroup {
+        // systemd clears an empty scope away by itself, sooner or later than this. Of a create that
+        // died it may not even have heard yet.
+        let scope = container.state.unit.as_ref().filter(|_| container.init.is_none() || Path::new(path).exists());
         cgroup::remove(path, Kill::Yes)?;
+        let stopped = scope.map(|unit| Systemd::connect(unit.user).and_then(|mut systemd| systemd.stop(&unit.name)));
+        if let Some(Err(error)) = stopped {
+            warnings.push(Fault { pointer: String::new(), msg: error.message().into() });
+        }
     }
     // Where there is a cgroup2, it knew all that was to be killed.
     let kill = if container.state.cgroup.is_some() { Kill::No } else { Kill::Yes };

@@ -7,7 +7,7 @@ mod store;
 
 pub use id::{check_id, id_path};
 pub use kill::{delete, finish, kill};
-pub use state::{ExitRecord, Init, State, Status, VERSION};
+pub use state::{ExitRecord, Init, State, Status, Unit, VERSION};
 pub use store::{Container, INIT_NAME, Reservation, Store, process_stat};
 
 /// The state document of the specification (runtime.md, "State"), as hooks and `state` get it.

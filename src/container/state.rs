@@ -32,6 +32,9 @@ pub struct State {
     /// Path of its cgroup in the file system, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
+    /// The scope of systemd that is its cgroup, if one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
     /// Directories in hierarchies of cgroup version 1 that are its own. Those that do not exist
     /// were not needed so far.
     #[serde(default, rename = "cgroupV1", skip_serializing_if = "Vec::is_empty")]
@@ -55,6 +58,15 @@ pub struct State {
     /// Whether exec leaves the session keyring alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_new_keyring: bool,
+}
+
+/// A scope.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unit {
+    /// For example `docker-1234.scope`.
+    pub name: String,
+    /// Of the user's instance of systemd, not the system's.
+    pub user: bool,
 }
 
 /// `init.json`: the process.

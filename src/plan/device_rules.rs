@@ -116,6 +116,33 @@ pub fn default_rules() -> impl Iterator<Item = DeviceRule> {
     })
 }
 
+/// What the rules and the defaults allow, in systemd's words (`DeviceAllow`): a name such as
+/// `/dev/char/1:3`, `char-136` or `block-*`, and letters. `None`: all but some.
+pub fn allowed(rules: &[DeviceRule]) -> Option<Vec<(String, String)>> {
+    let mut access = Access::default();
+    for rule in rules {
+        // What is wrong with it is found where the program is made.
+        let _ = access.take(rule, "", &mut Vec::new());
+    }
+    if access.allow {
+        return None;
+    }
+    for (key, letters) in DEFAULTS {
+        let _ = access.change(*key, *letters, true);
+    }
+    let entry = |(key, letters): (&Key, &u8)| {
+        let kind = if key.kind == Type::Char { "char" } else { "block" };
+        let name = match (key.major, key.minor) {
+            (Some(major), Some(minor)) => format!("/dev/{kind}/{major}:{minor}"),
+            (Some(major), None) => format!("{kind}-{major}"),
+            (None, _) => format!("{kind}-*"),
+        };
+        let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')].into_iter().filter(|(bit, _)| letters & bit != 0);
+        (name, letters.map(|(_, letter)| letter).collect())
+    };
+    Some(access.exceptions.iter().map(entry).collect())
+}
+
 /// The default and the exceptions to it: the state of a v1 devices cgroup.
 #[derive(Default)]
 struct Access {

@@ -12,6 +12,7 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Action::MapIds => f.write_str("ask the runtime to write the id maps"),
+            Action::Scope => f.write_str("wait to be put into the scope"),
             Action::BecomeRoot(uid, gid) => write!(f, "become user {uid}:{gid} of the user namespace"),
             Action::Join(index) => write!(f, "join namespace {index}"),
             Action::Copy(_, source) => source.fmt(f),
@@ -166,9 +167,17 @@ impl Plan {
         let mut out = Vec::new();
         let mut runtime = |what: String, asked_by: String| out.push(Line { process: "runtime", what, asked_by });
         runtime(format!("reserve the container {:?}", self.id), "(every container has a directory)".into());
-        match self.cgroups_path.as_str() {
-            "" => runtime(format!("make the cgroup {}", self.id), "(every container has a cgroup)".into()),
-            path => runtime(format!("make the cgroup {path}"), "/linux/cgroupsPath".into()),
+        let every = "(every container has a cgroup)";
+        match (&self.unit, self.cgroups_path.as_str()) {
+            (Some(unit), _) => {
+                let who = if unit.user { "the user's systemd" } else { "systemd" };
+                runtime(format!("ask {who} for the scope {} once init is cloned", unit.name), every.into());
+                for property in &unit.properties {
+                    runtime(format!("set its {} to {}", property.name, property.value), property.pointer.clone());
+                }
+            }
+            (None, "") => runtime(format!("make the cgroup {}", self.id), every.into()),
+            (None, path) => runtime(format!("make the cgroup {path}"), "/linux/cgroupsPath".into()),
         }
         for write in &self.limits.writes {
             runtime(format!("write {:?} to {}", write.value, write.file), write.pointer.clone());

@@ -20,6 +20,7 @@ mod resctrl;
 mod rootfs;
 mod texts;
 mod topology;
+pub mod unit;
 
 use std::path::PathBuf;
 
@@ -45,6 +46,8 @@ pub struct Plan {
     /// Who copies them: the runtime, before init exists, or init, in a first step for each, where
     /// the host's mounts are not the runtime's to copy.
     pub copier: Joiner,
+    /// The scope that is its cgroup, where systemd makes it.
+    pub unit: Option<unit::Unit>,
     /// Whether the host's root is somebody else, who alone could attach a device filter.
     pub rootless: bool,
     /// The cgroup's limits and device rules.
@@ -105,6 +108,8 @@ pub struct Node {
 pub enum Action {
     /// Wait until the runtime has written the id maps.
     MapIds,
+    /// Wait until systemd has put init into its scope.
+    Scope,
     /// Become root of the user namespace.
     BecomeRoot(u32, u32),
     /// Join a namespace that the runtime has opened.
@@ -218,6 +223,8 @@ pub struct Options {
     pub no_new_keyring: bool,
     /// What the host's kernel has, as far as planning depends on it.
     pub host: Host,
+    /// Which systemd makes the cgroup, if one does.
+    pub systemd: Option<unit::Systemd>,
 }
 
 /// The steps and the faults found while making them.
@@ -274,7 +281,7 @@ pub fn create(id: &str, spec: &Spec, options: &Options) -> Result<Plan> {
         None => cgroup::limits(&crate::spec::Resources::default(), &mut draft.faults, &mut draft.warnings),
     };
 
-    topology::enter(&topology, linux, &mut draft);
+    topology::enter(&topology, linux, options, &mut draft);
     if !options.no_new_keyring {
         draft.always("a session keyring of its own", Action::SessionKeyring(format!("_ses.{id}")));
     }
@@ -282,6 +289,7 @@ pub fn create(id: &str, spec: &Spec, options: &Options) -> Result<Plan> {
     rootfs::rootfs(spec, linux, &topology, options, &mut draft);
     process::process(spec, linux, &topology, options, &mut draft);
 
+    let unit = options.systemd.and_then(|systemd| unit::unit(id, spec, &limits, systemd, &mut draft.faults));
     let copier = who_copies(&topology, &options.host, &mut draft);
     let rootless = options.host.rootless();
     if rootless {
@@ -298,6 +306,7 @@ pub fn create(id: &str, spec: &Spec, options: &Options) -> Result<Plan> {
         topology,
         sources: draft.sources,
         copier,
+        unit,
         rootless,
         limits,
         cgroups_path,

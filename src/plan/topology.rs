@@ -13,7 +13,7 @@ use crate::abi::namespace;
 use crate::error::Fault;
 use crate::spec::{IdMapping, Linux, Spec, TimeOffset, escape};
 
-use super::{Action, Draft, Host, Maps};
+use super::{Action, Draft, Host, Maps, Options};
 
 /// Who joins a namespace, or copies a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +190,7 @@ pub(super) fn overlap(mappings: &[IdMapping]) -> Option<String> {
 }
 
 /// The steps by which init comes into its namespaces.
-pub(super) fn enter(topology: &Topology, linux: &Linux, draft: &mut Draft) {
+pub(super) fn enter(topology: &Topology, linux: &Linux, options: &Options, draft: &mut Draft) {
     if !topology.uid_mappings.is_empty() {
         let first = |mappings: &[IdMapping]| mappings.iter().map(|m| m.container_id).min().unwrap_or(0);
         let action = Action::BecomeRoot(first(&topology.uid_mappings), first(&topology.gid_mappings));
@@ -209,6 +209,10 @@ pub(super) fn enter(topology: &Topology, linux: &Linux, draft: &mut Draft) {
         if !topology.intermediate && rest != 0 {
             draft.config("/linux/namespaces", Action::Unshare(rest));
         }
+    }
+    if options.systemd.is_some() {
+        // Until here systemd had time; what follows is the container's to pay for.
+        draft.always("systemd makes the cgroup", Action::Scope);
     }
     if topology.new & namespace::CGROUP != 0 {
         let index = linux.namespaces.iter().position(|entry| entry.kind == "cgroup").unwrap_or(0);

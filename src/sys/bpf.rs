@@ -15,6 +15,7 @@ const PROG_LOAD: libc::c_int = 5;
 const PROG_ATTACH: libc::c_int = 8;
 const PROG_DETACH: libc::c_int = 9;
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const PROG_QUERY: libc::c_int = 16;
 
 const PROG_TYPE_CGROUP_DEVICE: u32 = 15;
@@ -85,6 +86,32 @@ pub fn program_by_id(id: u32) -> Result<OwnedFd> {
     Ok(owned(fd))
 }
 
+/// The name that our programs go by, in `bpftool prog` as well.
+const NAME: &[u8] = b"windlass";
+
+/// Whether a program is one of ours: loaded by [`load_device_program`].
+pub fn is_ours(program: impl AsFd) -> Result<bool> {
+    let program = program.as_fd().as_raw_fd();
+    let mut info = [0u8; INFO];
+    let mut attr = ByFd { program: program as u32, length: INFO as u32, info: info.as_mut_ptr() as u64 };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attr, || format!("bpf(BPF_OBJ_GET_INFO_BY_FD, {{bpf_fd={program}}})"))?;
+    Ok(info[INFO - NAME_LENGTH..].starts_with(NAME) && info[INFO - NAME_LENGTH + NAME.len()] == 0)
+}
+
+/// `BPF_OBJ_NAME_LEN`.
+const NAME_LENGTH: usize = 16;
+
+/// `struct bpf_prog_info` up to and with the name, since Linux 4.15.
+const INFO: usize = 64 + NAME_LENGTH;
+
+#[repr(C)]
+#[derive(Default)]
+struct ByFd {
+    program: u32,
+    length: u32,
+    info: u64,
+}
+
 #[repr(C)]
 #[derive(Default)]
 struct Load {
@@ -97,6 +124,7 @@ struct Load {
     log: u64,
     kernel_version: u32,
     flags: u32,
+    name: [u8; NAME_LENGTH],
 }
 
 #[repr(C)]
@@ -139,7 +167,8 @@ struct ById {
 /// # Safety
 /// The type is `repr(C)`, has no padding, and every pointer in it is valid during the call.
 unsafe trait Attr {}
-// SAFETY: eight 4-byte and three 8-byte members on their own boundaries; filled by `load` only.
+// SAFETY: six 4-byte and three 8-byte members on their own boundaries and 16 bytes; filled by `load`
+// only.
 unsafe impl Attr for Load {}
 // SAFETY: five u32, no pointer.
 unsafe impl Attr for Attach {}
@@ -147,9 +176,14 @@ unsafe impl Attr for Attach {}
 unsafe impl Attr for Query {}
 // SAFETY: three u32, no pointer.
 unsafe impl Attr for ById {}
+// SAFETY: members on their own boundaries; filled by `is_ours` only.
+unsafe impl Attr for ByFd {}
 
 fn load(instructions: &[u64]) -> Result<OwnedFd> {
+    let mut name = [0; NAME_LENGTH];
+    name[..NAME.len()].copy_from_slice(NAME);
     let mut attr = Load {
+        name,
         kind: PROG_TYPE_CGROUP_DEVICE,
         count: instructions.len() as u32,
         instructions: instructions.as_ptr() as u64,

@@ -9,6 +9,7 @@ use crate::cgroup::Manager;
 use crate::cli::{self, CgroupManager, Global};
 use crate::container::{Container, Store};
 use crate::error::{Doing, Error, Fault, Kind, Origin, Result};
+use crate::plan::unit::Systemd;
 use crate::plan::{self, Host, Options};
 use crate::spec::{IdMapping, Spec};
 use crate::sys::fd;
@@ -73,14 +74,25 @@ fn mappings(text: &str) -> Vec<IdMapping> {
     text.lines().filter_map(mapping).collect()
 }
 
-pub(super) fn manager(global: &Global) -> Result<Option<Manager>> {
+fn manager(global: &Global) -> Option<Manager> {
     match global.cgroup_manager {
-        CgroupManager::Cgroupfs => Ok(Some(Manager::Cgroupfs)),
-        CgroupManager::Disabled => Ok(None),
-        CgroupManager::Systemd => Err(Error::new(Kind::Unsupported, "the systemd cgroup manager is not there yet")
-            .origin(Origin::Flag("--systemd-cgroup".into()))
-            .hint("leave --systemd-cgroup out; in docker: --exec-opt native.cgroupdriver=cgroupfs")),
+        CgroupManager::Cgroupfs => Some(Manager::Cgroupfs),
+        CgroupManager::Disabled => None,
+        CgroupManager::Systemd => Some(Manager::Systemd),
     }
+}
+
+/// What the flags and the host say of a plan.
+pub(super) fn planning(global: &Global, no_pivot: bool, no_new_keyring: bool) -> Result<Options> {
+    let host = host()?;
+    let systemd = (manager(global) == Some(Manager::Systemd))
+        .then(|| Systemd { user: is_rootless(global, &host), prefix: global.name });
+    Ok(Options { no_pivot, no_new_keyring, host, systemd })
+}
+
+/// Whether the cgroups of the host are somebody else's, by the flag or by what we are.
+fn is_rootless(global: &Global, host: &Host) -> bool {
+    global.rootless.unwrap_or(host.rootless())
 }
 
 /// A relative path of the command line, which the change into the bundle would change.
@@ -132,21 +144,22 @@ fn make(
     proof: &SingleThreaded,
 ) -> Result<(Created, Store, Option<Relay>)> {
     let global = session.global;
-    let manager = manager(global)?;
     let root = absolute(&global.root)?;
     let store = Store::make(&root)?;
     let (preserve_fds, environment) = passed_fds(options.preserve_fds)?;
     let console_socket = connect(options.console_socket.as_ref(), "--console-socket")?;
     let pidfd_socket = connect(options.pidfd_socket.as_ref(), "--pidfd-socket")?;
     let pid_file = options.pid_file.as_deref().map(absolute).transpose()?;
-    let planning = Options { no_pivot: options.no_pivot, no_new_keyring: options.no_new_keyring, host: host()? };
+    let planning = planning(global, options.no_pivot, options.no_new_keyring)?;
     let read = read_config(&options.bundle, options.config.as_deref())?;
     let mut plan = plan::create(&options.id, &read.spec, &planning)?;
     let notify = NotifyHost::from_environment()?.is_some() && notify::plan_mount(&mut plan, &root);
     let resources = read.spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
-    let rootless = global.rootless.unwrap_or(planning.host.rootless());
-    let undelegated = if rootless { Undelegated::Tolerated } else { Undelegated::Refused };
-    let place = apply::Place::decide(manager, undelegated, resources, &mut plan)?;
+    let undelegated = match is_rootless(global, &planning.host) {
+        true => Undelegated::Tolerated,
+        false => Undelegated::Refused,
+    };
+    let place = apply::Place::decide(manager(global), undelegated, resources, &mut plan)?;
     session.warn(std::mem::take(&mut plan.warnings))?;
     let terminal = read.spec.process.as_ref().is_some_and(|process| process.terminal);
     check_terminal(terminal, detached, console_socket.is_some())?;

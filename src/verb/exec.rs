@@ -30,7 +30,7 @@ fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThre
         }
         None => None,
     };
-    let planning = Options { no_pivot: false, no_new_keyring: container.state.no_new_keyring, host: host()? };
+    let planning = Options { no_new_keyring: container.state.no_new_keyring, host: host()?, ..Options::default() };
     let spec = container.config()?;
     let mut plan = plan::exec::exec(&options.id, &spec, options, process.as_deref(), &planning)?;
     session.warn(std::mem::take(&mut plan.warnings))?;

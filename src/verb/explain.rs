@@ -7,15 +7,15 @@ use nix::errno::Errno;
 
 use crate::cli::{self, Format, output};
 use crate::error::{Error, Fault, Kind, Origin, Result, describe};
-use crate::plan::{Options, What};
+use crate::plan::What;
 use crate::spec::Spec;
 
 use super::Session;
-use super::create::{Read, host, read_config};
+use super::create::{Read, planning, read_config};
 
-pub(super) fn explain(options: &cli::Explain) -> Result<()> {
+pub(super) fn explain(options: &cli::Explain, session: &Session<'_>) -> Result<()> {
     let id = options.id.clone().unwrap_or_else(|| name_of(&options.bundle));
-    let planning = Options { no_pivot: options.no_pivot, no_new_keyring: options.no_new_keyring, host: host()? };
+    let planning = planning(session.global, options.no_pivot, options.no_new_keyring)?;
     let read = read_config(&options.bundle, options.config.as_deref())?;
     let plan = crate::plan::create(&id, &read.spec, &planning)?;
     let text = match options.format {
@@ -59,7 +59,7 @@ pub(super) fn check(bundle: &Path, config: Option<&Path>, format: Format, sessio
 
 /// What is wrong with a configuration: by itself, and on this host.
 fn judge(read: &Read, id: &str, session: &Session<'_>) -> Result<(Vec<Fault>, Vec<Fault>)> {
-    let planning = Options { no_pivot: false, no_new_keyring: false, host: host()? };
+    let planning = planning(session.global, false, false)?;
     let mut errors = missing(&read.spec);
     match crate::plan::create(id, &read.spec, &planning) {
         Ok(plan) => {

@@ -1,9 +1,10 @@
 //! `pause`, `resume` and `update`.
 
-use crate::cgroup::{Group, Hierarchy, refuse, v1};
+use crate::cgroup::{Filters, Group, Hierarchy, Systemd, refuse, v1};
 use crate::cli;
 use crate::container::{Container, Status};
 use crate::error::{Error, Kind, Result};
+use crate::plan::unit;
 
 use super::Session;
 
@@ -66,11 +67,22 @@ pub(super) fn update(update: &cli::Update, session: &mut Session<'_>) -> Result<
         if let Some(check) = &limits.memory_check {
             cgroup.check_memory(check)?;
         }
+        if let Some(unit) = &container.state.unit {
+            let mut properties = unit::of_limits(&limits.writes);
+            if !resources.devices.is_empty() && !unit.user {
+                properties.push(unit::no_devices());
+                properties.extend(unit::of_devices(&resources.devices));
+            }
+            if !properties.is_empty() {
+                Systemd::connect(unit.user)?.set(&unit.name, &properties)?;
+            }
+        }
         cgroup.apply(&limits.writes)?;
+        let filters = if container.state.unit.is_some() { Filters::Ours } else { Filters::All };
         // Without rules of their own an update leaves the device filter as it is.
         match limits.devices {
-            Some(devices) if devices.asked => cgroup.replace_devices(Some(&devices))?,
-            None if !resources.devices.is_empty() => cgroup.replace_devices(None)?,
+            Some(devices) if devices.asked => cgroup.replace_devices(Some(&devices), filters)?,
+            None if !resources.devices.is_empty() => cgroup.replace_devices(None, filters)?,
             _ => {}
         }
     }

@@ -12,6 +12,7 @@ use windlass::cli::{Environment, Exec, Update};
 use windlass::container::{ExitRecord, Init, State};
 use windlass::error::{Error, Fault, Kind, Origin};
 use windlass::plan::cgroup::Limits;
+use windlass::plan::unit::Systemd;
 use windlass::plan::{Action, Host, Options, Plan, RootPath, What};
 use windlass::spec::Spec;
 
@@ -25,7 +26,9 @@ pub fn config(bytes: &[u8]) {
         Err(error) => return refused_text(&error),
     };
     for (no_pivot, capabilities) in [(false, u64::MAX), (true, 0x1)] {
-        let options = Options { no_pivot, no_new_keyring: no_pivot, host: Host { capabilities, ..Host::default() } };
+        let systemd = no_pivot.then_some(Systemd { user: false, prefix: "fuzz" });
+        let host = Host { capabilities, ..Host::default() };
+        let options = Options { no_pivot, no_new_keyring: no_pivot, host, systemd };
         match windlass::plan::create("fuzz", &spec, &options) {
             Ok(plan) => planned(&plan),
             Err(error) => refused(&error),

@@ -26,6 +26,7 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
         Action::MapIds => namespace::map_ids(cx),
         Action::BecomeRoot(uid, gid) => namespace::become_root(*uid, *gid),
         Action::Copy(index, source) => mount::copy(*index, source, cx),
+        Action::Scope => cx.sync.scope(),
         Action::Join(index) => namespace::join(*index, cx),
         Action::Unshare(kinds) => namespace::unshare(*kinds),
         Action::SessionKeyring(name) => namespace::session_keyring(name),

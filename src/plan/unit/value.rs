@@ -1,0 +1,392 @@
+//! A value of D-Bus, and its text form in annotations.
+//!
+//! Annotations `org.systemd.property.NAME` hold values in the text form of GVariant
+//! (<https://docs.gtk.org/glib/gvariant-text-format.html>), of which the part is read that unit
+//! properties need: booleans, numbers with or without a type, strings, arrays and tuples.
+
+use std::fmt;
+
+/// One value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// `y`.
+    Byte(u8),
+    /// `b`.
+    Bool(bool),
+    /// `n`.
+    I16(i16),
+    /// `q`.
+    U16(u16),
+    /// `i`.
+    I32(i32),
+    /// `u`.
+    U32(u32),
+    /// `x`.
+    I64(i64),
+    /// `t`.
+    U64(u64),
+    /// `d`.
+    Double(f64),
+    /// `s`.
+    Text(String),
+    /// `o`.
+    Path(String),
+    /// `g`.
+    Signature(String),
+    /// `h`: which of the descriptors that go with the message.
+    Fd(u32),
+    /// `a`, with the signature of its elements.
+    Array(String, Vec<Value>),
+    /// `(...)`.
+    Struct(Vec<Value>),
+    /// `v`.
+    Variant(Box<Value>),
+}
+
+impl Value {
+    /// A string.
+    pub fn text(text: impl Into<String>) -> Value {
+        Value::Text(text.into())
+    }
+
+    /// Its type.
+    pub fn signature(&self) -> String {
+        match self {
+            Value::Array(of, _) => format!("a{of}"),
+            Value::Struct(fields) => format!("({})", fields.iter().map(Value::signature).collect::<String>()),
+            other => other.code().to_string(),
+        }
+    }
+
+    fn code(&self) -> char {
+        match self {
+            Value::Byte(_) => 'y',
+            Value::Bool(_) => 'b',
+            Value::I16(_) => 'n',
+            Value::U16(_) => 'q',
+            Value::I32(_) => 'i',
+            Value::U32(_) => 'u',
+            Value::I64(_) => 'x',
+            Value::U64(_) => 't',
+            Value::Double(_) => 'd',
+            Value::Text(_) => 's',
+            Value::Path(_) => 'o',
+            Value::Signature(_) => 'g',
+            Value::Fd(_) => 'h',
+            Value::Array(..) => 'a',
+            Value::Struct(_) => '(',
+            Value::Variant(_) => 'v',
+        }
+    }
+
+    /// Reads the text form. `None` for what is none, or not one of the types above.
+    pub fn parse(text: &str) -> Option<Value> {
+        let mut reader = Reader { rest: text.trim(), depth: 0 };
+        let value = reader.value(None)?;
+        reader.rest.trim().is_empty().then_some(value)
+    }
+}
+
+/// As in the text form, but for strings, which are quoted as in Rust.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |f: &mut fmt::Formatter<'_>, values: &[Value]| {
+            values.iter().enumerate().try_for_each(|(index, value)| {
+                let comma = if index == 0 { "" } else { ", " };
+                write!(f, "{comma}{value}")
+            })
+        };
+        match self {
+            Value::Byte(n) => n.fmt(f),
+            Value::Bool(b) => b.fmt(f),
+            Value::I16(n) => n.fmt(f),
+            Value::U16(n) => n.fmt(f),
+            Value::I32(n) => n.fmt(f),
+            Value::U32(n) | Value::Fd(n) => n.fmt(f),
+            Value::I64(n) => n.fmt(f),
+            // What systemd means by infinity.
+            Value::U64(u64::MAX) => f.write_str("infinity"),
+            Value::U64(n) => n.fmt(f),
+            Value::Double(n) => n.fmt(f),
+            Value::Text(text) | Value::Path(text) | Value::Signature(text) => write!(f, "{text:?}"),
+            Value::Array(_, values) => {
+                f.write_str("[")?;
+                list(f, values)?;
+                f.write_str("]")
+            }
+            Value::Struct(values) => {
+                f.write_str("(")?;
+                list(f, values)?;
+                f.write_str(")")
+            }
+            Value::Variant(value) => value.fmt(f),
+        }
+    }
+}
+
+/// Types by the names that stand before a value.
+const NAMED: &[(&str, char)] = &[
+    ("boolean", 'b'),
+    ("byte", 'y'),
+    ("int16", 'n'),
+    ("uint16", 'q'),
+    ("int32", 'i'),
+    ("uint32", 'u'),
+    ("int64", 'x'),
+    ("uint64", 't'),
+    ("double", 'd'),
+    ("string", 's'),
+    ("objectpath", 'o'),
+    ("signature", 'g'),
+];
+
+/// Deeper than any property nests.
+const DEEPEST: usize = 8;
+
+struct Reader<'a> {
+    rest: &'a str,
+    depth: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// One value; `wanted` is the type that stands before it, or that the array around it has.
+    fn value(&mut self, wanted: Option<&str>) -> Option<Value> {
+        self.rest = self.rest.trim_start();
+        match self.rest.chars().next()? {
+            '@' => {
+                let (signature, rest) = self.rest[1..].split_once(char::is_whitespace)?;
+                let whole = complete(signature)? == signature.len();
+                self.rest = rest;
+                if whole { self.value(Some(signature)) } else { None }
+            }
+            '[' => self.nested(|reader| reader.array(wanted)),
+            '(' => self.nested(|reader| reader.tuple(wanted)),
+            '\'' | '"' => {
+                let text = self.quoted()?;
+                match wanted.unwrap_or("s") {
+                    "s" => Some(Value::Text(text)),
+                    "o" if text.starts_with('/') => Some(Value::Path(text)),
+                    "g" => Some(Value::Signature(text)),
+                    _ => None,
+                }
+            }
+            _ => {
+                let end = self.rest.find([' ', ',', ']', ')', '\t']).unwrap_or(self.rest.len());
+                let (word, rest) = self.rest.split_at(end);
+                self.rest = rest;
+                match NAMED.iter().find(|row| row.0 == word) {
+                    Some((_, code)) if wanted.is_none_or(|wanted| wanted == code.to_string()) => {
+                        self.value(Some(&code.to_string()))
+                    }
+                    Some(_) => None,
+                    None => scalar(word, wanted),
+                }
+            }
+        }
+    }
+
+    fn nested(&mut self, read: impl FnOnce(&mut Reader<'a>) -> Option<Value>) -> Option<Value> {
+        self.depth += 1;
+        let value = if self.depth > DEEPEST { None } else { read(self) };
+        self.depth -= 1;
+        value
+    }
+
+    fn array(&mut self, wanted: Option<&str>) -> Option<Value> {
+        let mut of = match wanted {
+            Some(wanted) => Some(wanted.strip_prefix('a')?.to_owned()),
+            None => None,
+        };
+        let mut values = Vec::new();
+        self.rest = self.rest[1..].trim_start();
+        while !self.rest.starts_with(']') {
+            let value = self.value(of.as_deref())?;
+            let signature = value.signature();
+            // All are of the type of the first.
+            if of.get_or_insert_with(|| signature.clone()) != &signature {
+                return None;
+            }
+            values.push(value);
+            self.separator(']')?;
+        }
+        self.rest = &self.rest[1..];
+        // An empty array says nothing of its type by itself.
+        Some(Value::Array(of?, values))
+    }
+
+    fn tuple(&mut self, wanted: Option<&str>) -> Option<Value> {
+        let mut left = match wanted {
+            Some(wanted) => Some(wanted.strip_prefix('(')?.strip_suffix(')')?),
+            None => None,
+        };
+        let mut values = Vec::new();
+        self.rest = self.rest[1..].trim_start();
+        while !self.rest.starts_with(')') {
+            let next = match left {
+                Some(fields) => {
+                    let (first, rest) = fields.split_at(complete(fields)?);
+                    left = Some(rest);
+                    Some(first)
+                }
+                None => None,
+            };
+            values.push(self.value(next)?);
+            self.separator(')')?;
+        }
+        self.rest = &self.rest[1..];
+        (left.is_none_or(str::is_empty) && !values.is_empty()).then_some(Value::Struct(values))
+    }
+
+    /// A comma, or what closes the list.
+    fn separator(&mut self, close: char) -> Option<()> {
+        self.rest = self.rest.trim_start();
+        match self.rest.strip_prefix(',') {
+            Some(rest) => {
+                self.rest = rest.trim_start();
+                Some(())
+            }
+            None => self.rest.starts_with(close).then_some(()),
+        }
+    }
+
+    fn quoted(&mut self) -> Option<String> {
+        let quote = self.rest.chars().next()?;
+        let mut text = String::new();
+        let mut chars = self.rest[1..].char_indices();
+        while let Some((at, c)) = chars.next() {
+            match c {
+                c if c == quote => {
+                    self.rest = &self.rest[1 + at + 1..];
+                    return Some(text);
+                }
+                '\\' => text.push(match chars.next()?.1 {
+                    'n' => '\n',
+                    't' => '\t',
+                    other => other,
+                }),
+                '\0' => return None,
+                c => text.push(c),
+            }
+        }
+        None
+    }
+}
+
+fn scalar(word: &str, wanted: Option<&str>) -> Option<Value> {
+    let wanted = wanted.unwrap_or(match word {
+        "true" | "false" => "b",
+        word if word.contains('.') => "d",
+        _ => "i",
+    });
+    match wanted {
+        "b" => word.parse().ok().map(Value::Bool),
+        "y" => integer(word).map(Value::Byte),
+        "n" => integer(word).map(Value::I16),
+        "q" => integer(word).map(Value::U16),
+        "i" => integer(word).map(Value::I32),
+        "u" => integer(word).map(Value::U32),
+        "x" => integer(word).map(Value::I64),
+        "t" => integer(word).map(Value::U64),
+        "d" => word.parse().ok().map(Value::Double),
+        _ => None,
+    }
+}
+
+/// Decimal, or hexadecimal with 0x.
+fn integer<N: TryFrom<i128>>(word: &str) -> Option<N> {
+    let (sign, digits) = match word.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, word.strip_prefix('+').unwrap_or(word)),
+    };
+    let number = match digits.strip_prefix("0x") {
+        Some(digits) => i128::from(u64::from_str_radix(digits, 16).ok()?),
+        None => i128::from(digits.parse::<u64>().ok()?),
+    };
+    N::try_from(sign * number).ok()
+}
+
+/// The length of the first complete type of a signature.
+pub fn complete(signature: &str) -> Option<usize> {
+    match signature.chars().next()? {
+        'a' => complete(&signature[1..]).map(|length| 1 + length),
+        '(' => {
+            let mut at = 1;
+            while !signature[at..].starts_with(')') {
+                at += complete(&signature[at..])?;
+            }
+            (at > 1).then_some(at + 1)
+        }
+        // An entry of a dictionary stands in an array only; that is left to who reads the array.
+        '{' => {
+            let key = 1 + complete(&signature[1..])?;
+            let value = key + complete(&signature[key..])?;
+            signature[value..].starts_with('}').then_some(value + 1)
+        }
+        c if "ybnqiuxtdsoghv".contains(c) => Some(1),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn array(of: &str, values: Vec<Value>) -> Option<Value> {
+        Some(Value::Array(of.into(), values))
+    }
+
+    #[test]
+    fn the_text_form_is_read() {
+        assert_eq!(Value::parse("true"), Some(Value::Bool(true)));
+        assert_eq!(Value::parse(" 5 "), Some(Value::I32(5)));
+        assert_eq!(Value::parse("uint64 5000000"), Some(Value::U64(5_000_000)));
+        assert_eq!(Value::parse("@t 0x10"), Some(Value::U64(16)));
+        assert_eq!(Value::parse("-1.5"), Some(Value::Double(-1.5)));
+        assert_eq!(Value::parse("'it\\'s'"), Some(Value::text("it's")));
+        assert_eq!(Value::parse("\"a, b\""), Some(Value::text("a, b")));
+        assert_eq!(Value::parse("['a', 'b',]"), array("s", vec![Value::text("a"), Value::text("b")]));
+        assert_eq!(Value::parse("@as []"), array("s", vec![]));
+        assert_eq!(Value::parse("@au [1, 2]"), array("u", vec![Value::U32(1), Value::U32(2)]));
+        let pair = Value::Struct(vec![Value::text("/dev/x"), Value::U64(1)]);
+        assert_eq!(Value::parse("@a(st) [('/dev/x', 1)]"), array("(st)", vec![pair]));
+    }
+
+    #[test]
+    fn what_is_no_value_is_refused() {
+        for text in [
+            "",
+            "x",
+            "'open",
+            "[1, 'a']",
+            "[",
+            "[]",
+            "(",
+            "()",
+            "1 2",
+            "byte 256",
+            "-1x",
+            "uint32 -1",
+            "@q 'a'",
+            "@a 1",
+            "@(s 1",
+            "int32 uint32 5",
+            "'a' 'b'",
+            "[1 2]",
+            "{'a': 1}",
+            "@s(",
+        ] {
+            assert_eq!(Value::parse(text), None, "{text}");
+        }
+        assert_eq!(Value::parse(&"[".repeat(10_000)), None);
+    }
+
+    #[test]
+    fn a_value_knows_its_type() {
+        for text in ["uint64 1", "@a(ss) [('a', 'b')]", "@ay [byte 1]", "(true, 'x')"] {
+            let value = Value::parse(text).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(complete(&value.signature()), Some(value.signature().len()), "{text}");
+        }
+        assert_eq!(complete("a{sv}i"), Some(5));
+        assert_eq!(complete("(s"), None);
+    }
+}
