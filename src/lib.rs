@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod cli;
 pub mod container;
 pub mod dbus;
+pub mod doctor;
 pub mod error;
 pub mod hint;
 pub mod log;

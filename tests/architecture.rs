@@ -26,7 +26,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("apply", &["abi", "cgroup", "container", "error", "plan", "rfc3339", "spec", "sys"]),
     // Of the container only what an id may be and the record of its exit, which both write.
     ("shim", &["cli", "container", "error", "rfc3339", "sys"]),
-    ("verb", &["abi", "apply", "cgroup", "cli", "container", "error", "log", "plan", "spec", "sys"]),
+    ("doctor", &["abi", "cgroup", "error", "plan", "sys"]),
+    ("verb", &["abi", "apply", "cgroup", "cli", "container", "doctor", "error", "log", "plan", "spec", "sys"]),
 ];
 
 /// Parts that look at nothing: no files, no processes, no environment, no clock.

@@ -109,12 +109,17 @@ impl Systemd {
 
     /// The path of the scope's cgroup below the root of the hierarchy.
     pub fn path(&mut self, unit: &Unit) -> Result<String> {
-        let root = self.property(|systemd| &mut systemd.root)?;
-        Ok(format!("{}{}", root.trim_end_matches('/'), unit.path()))
+        Ok(format!("{}{}", self.root()?, unit.path()))
     }
 
-    /// As in "252 (252.39-1~deb12u1)".
-    fn version(&mut self) -> Result<u32> {
+    /// The path of its own cgroup, below which all units are; empty for the root.
+    pub fn root(&mut self) -> Result<String> {
+        let root = self.property(|systemd| &mut systemd.root)?;
+        Ok(root.trim_end_matches('/').to_owned())
+    }
+
+    /// Its version: 252 of "252 (252.39-1~deb12u1)".
+    pub fn version(&mut self) -> Result<u32> {
         let text = self.property(|systemd| &mut systemd.version)?;
         let digits: String = text.trim_start_matches('v').chars().take_while(char::is_ascii_digit).collect();
         // One that does not tell is taken for an old one.

@@ -160,6 +160,11 @@ pub enum Command {
         /// Text or JSON: `Table` is text.
         format: Format,
     },
+    /// Say what this host can do.
+    Doctor {
+        /// As JSON.
+        json: bool,
+    },
     /// Print a text (help, the version) and exit 0.
     Print(String),
 }
@@ -405,6 +410,7 @@ pub(super) fn command(verb: &str, matches: &Matches) -> Result<Command> {
         },
         "spec" => Command::Spec { bundle: bundle(matches), rootless: matches.switch("rootless") },
         "features" => Command::Features,
+        "doctor" => Command::Doctor { json: matches.switch("json") },
         "explain" => Command::Explain(Explain {
             id: matches.operands.first().map(|word| values::container_id(word)).transpose()?,
             bundle: bundle(matches),

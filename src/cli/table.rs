@@ -327,6 +327,18 @@ pub const VERBS: &[Verb] = &[
         ..BASE
     },
     Verb {
+        name: "doctor",
+        brief: "judge this host",
+        usage: "",
+        operands: Operands::Count(0, 0),
+        summary: "say what this host and this user can do with containers",
+        about: &["Looks at the kernel, user namespaces and ids, cgroups and what of them is delegated, systemd and \
+             security modules, and says of all that is not there how to get it. Exits with 1 if a container \
+             as spec describes it cannot run."],
+        flags: &[flag("json", Takes::Nothing, "print JSON"), HELP],
+        ..BASE
+    },
+    Verb {
         name: "spec",
         brief: "write a config.json",
         usage: "",

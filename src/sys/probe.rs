@@ -14,6 +14,15 @@ pub fn seccomp_knows(flags: u32) -> bool {
     returned == -1 && Errno::last() == Errno::EFAULT
 }
 
+/// Whether the kernel has this system call, and lets us make it. Its arguments are such that each of
+/// those that the runtime asks about refuses them before it does anything.
+pub fn knows_call(number: libc::c_long) -> bool {
+    // SAFETY: no descriptor is -1 and the rest is zero, so no call finds anything to act upon, nor
+    // memory to write to.
+    let returned = unsafe { libc::syscall(number, -1, 0, 0, 0, 0, 0) };
+    returned != -1 || !matches!(Errno::last(), Errno::ENOSYS)
+}
+
 /// Whether this process is in the first user namespace: the kernel gives that one a fixed inode
 /// (`PROC_USER_INIT_INO` of linux/proc_ns.h). Where it cannot be told, it is.
 pub fn in_first_user_namespace() -> bool {
@@ -27,5 +36,11 @@ mod tests {
     fn a_flag_that_does_not_exist_is_told_from_one_that_does() {
         assert!(super::seccomp_knows(0));
         assert!(!super::seccomp_knows(1 << 30));
+    }
+
+    #[test]
+    fn a_call_that_does_not_exist_is_told_from_one_that_does() {
+        assert!(super::knows_call(libc::SYS_openat2) && super::knows_call(libc::SYS_close_range));
+        assert!(!super::knows_call(1 << 20));
     }
 }

@@ -1,12 +1,15 @@
-//! `state`, `list` and `ps`: what only looks.
+//! `state`, `list`, `ps` and `doctor`: what only looks.
 
 use std::ffi::OsString;
 
 use crate::cli::{Format, output};
 use crate::container::{Container, ExitRecord, Status};
+use crate::doctor;
 use crate::error::{Kind, Result};
+use crate::sys::process::SingleThreaded;
 
 use super::Session;
+use super::create::host;
 
 pub(super) fn state(id: &str, session: &mut Session<'_>) -> Result<()> {
     let container = session.store()?.load(id)?;
@@ -57,6 +60,17 @@ fn exit_shown(record: ExitRecord) -> output::Exit {
         oom_killed: record.oom_killed,
         time: Some(record.at),
     }
+}
+
+/// Exits with 1 where a default container cannot run.
+pub(super) fn doctor(json: bool, session: &Session<'_>, proof: &SingleThreaded) -> Result<u8> {
+    let facts = doctor::look(&host()?, &session.global.root, proof);
+    let findings = doctor::judge(&facts);
+    output::print(&match json {
+        true => format!("{:#}\n", doctor::document(&facts, &findings)),
+        false => doctor::text(&facts, &findings),
+    })?;
+    Ok(u8::from(!doctor::can_run(&findings)))
 }
 
 pub(super) fn ps(id: &str, format: Format, args: &[OsString], session: &mut Session<'_>) -> Result<()> {

@@ -99,6 +99,7 @@ fn dispatch(command: Command, session: &mut Session<'_>) -> Result<u8> {
             done(cli::spec::write(&bundle, &cli::spec::text(session.global.name, whom)))
         }
         Command::Features => done(output::print(&features::document(&known()))),
+        Command::Doctor { json } => inspect::doctor(json, session, &SingleThreaded::check()?),
         Command::Explain(options) => done(explain::explain(&options, session)),
         Command::Check { bundle, config, format } => explain::check(&bundle, config.as_deref(), format, session),
         Command::Print(text) => done(output::print(&text)),

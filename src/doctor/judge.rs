@@ -1,0 +1,313 @@
+//! From facts to findings.
+
+use serde::Serialize;
+
+use super::facts::{Facts, Helper};
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// All is there.
+    Ok,
+    /// Something cannot be asked for here; a default container does not ask for it.
+    Limited,
+    /// A default container needs it.
+    Missing,
+}
+
+impl Level {
+    /// As it is shown.
+    pub fn word(self) -> &'static str {
+        match self {
+            Level::Ok => "ok",
+            Level::Limited => "limited",
+            Level::Missing => "missing",
+        }
+    }
+}
+
+/// One finding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What it is about.
+    pub name: &'static str,
+    /// How bad it is.
+    pub level: Level,
+    /// What was found.
+    pub says: String,
+    /// How to get what is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+fn ok(name: &'static str, says: impl Into<String>) -> Finding {
+    Finding { name, level: Level::Ok, says: says.into(), remedy: None }
+}
+
+fn limited(name: &'static str, says: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { name, level: Level::Limited, says: says.into(), remedy: Some(remedy.into()) }
+}
+
+fn missing(name: &'static str, says: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { level: Level::Missing, ..limited(name, says, remedy) }
+}
+
+/// The findings, in the order of the page.
+pub fn judge(facts: &Facts) -> Vec<Finding> {
+    let all: &[fn(&Facts) -> Option<Finding>] = &[
+        kernel,
+        namespaces,
+        filesystems,
+        user_namespaces,
+        ids,
+        state_root,
+        cgroups,
+        controllers,
+        device_filter,
+        systemd,
+        seccomp,
+        apparmor,
+        selinux,
+    ];
+    all.iter().filter_map(|judge| judge(facts)).collect()
+}
+
+fn kernel(facts: &Facts) -> Option<Finding> {
+    let lacking = &facts.kernel.missing_calls;
+    Some(match lacking.is_empty() {
+        true => ok("kernel", "has every system call that is needed"),
+        false => {
+            let list: Vec<String> = lacking.iter().map(|(call, since)| format!("{call} (Linux {since})")).collect();
+            let remedy = "a newer kernel; inside of a container, a seccomp filter that knows these calls";
+            missing("kernel", format!("does not have {}", list.join(", ")), remedy)
+        }
+    })
+}
+
+fn namespaces(facts: &Facts) -> Option<Finding> {
+    let lacking = &facts.kernel.missing_namespaces;
+    // A default container has no time namespace.
+    let needed = lacking.iter().any(|name| !matches!(*name, "time" | "user"));
+    Some(match lacking.is_empty() {
+        true => ok("namespaces", "all eight kinds"),
+        false => Finding {
+            level: if needed || facts.user.rootless { Level::Missing } else { Level::Limited },
+            ..limited("namespaces", format!("no {}", lacking.join(", ")), "a kernel with CONFIG_*_NS=y for them")
+        },
+    })
+}
+
+fn filesystems(facts: &Facts) -> Option<Finding> {
+    let lacking = &facts.kernel.missing_filesystems;
+    Some(match lacking.is_empty() {
+        true => ok("filesystems", "all that a default container mounts"),
+        false => missing(
+            "filesystems",
+            format!("the kernel does not know {}", lacking.join(", ")),
+            format!("`modprobe {}`, or a kernel that has them", lacking.join(" ")),
+        ),
+    })
+}
+
+fn user_namespaces(facts: &Facts) -> Option<Finding> {
+    let found = &facts.user_namespaces;
+    let Some(refused) = &found.refused else { return Some(ok("user namespaces", "can be made, and mounted in")) };
+    let (why, remedy) = match () {
+        () if found.most == Some(0) => {
+            ("user.max_user_namespaces is 0".to_owned(), "`sysctl -w user.max_user_namespaces=15000`".to_owned())
+        }
+        () if found.debian_switch == Some(0) => (
+            "kernel.unprivileged_userns_clone is 0".to_owned(),
+            "`sysctl -w kernel.unprivileged_userns_clone=1`".to_owned(),
+        ),
+        () if found.apparmor_switch == Some(1) => (
+            format!("AppArmor keeps ordinary users from using them ({refused})"),
+            "an AppArmor profile for windlass with \"userns,\", or `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
+                .to_owned(),
+        ),
+        () => (
+            format!("the kernel refuses one ({refused})"),
+            "a limit (`sysctl user.max_user_namespaces`), a security module, or the seccomp filter of a container around us"
+                .to_owned(),
+        ),
+    };
+    let level = if facts.user.rootless && !facts.user.nested { Level::Missing } else { Level::Limited };
+    Some(Finding { level, ..limited("user namespaces", why, remedy) })
+}
+
+/// Subordinate ids are of no interest to who may map any.
+fn ids(facts: &Facts) -> Option<Finding> {
+    let user = &facts.user;
+    if !user.rootless || user.nested {
+        return None;
+    }
+    let finding = match (user.newuidmap, user.newgidmap) {
+        (Helper::Absent, _) | (_, Helper::Absent) => limited(
+            "subordinate ids",
+            "newuidmap or newgidmap is not in PATH: only one's own two ids can be mapped",
+            "install the package uidmap (Debian) or shadow-utils (Fedora)",
+        ),
+        (Helper::Powerless, _) | (_, Helper::Powerless) => limited(
+            "subordinate ids",
+            "newuidmap or newgidmap has neither set-user-id bit nor capability: only one's own two ids can be mapped",
+            "`setcap cap_setuid=ep /usr/bin/newuidmap`, `setcap cap_setgid=ep /usr/bin/newgidmap`",
+        ),
+        _ if user.subordinate_uids == 0 || user.subordinate_gids == 0 => limited(
+            "subordinate ids",
+            format!("/etc/subuid or /etc/subgid has no line for {}: only one's own two ids can be mapped", user.name),
+            format!("`usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {}`", user.name),
+        ),
+        _ => ok("subordinate ids", format!("{} users and {} groups", user.subordinate_uids, user.subordinate_gids)),
+    };
+    Some(finding)
+}
+
+fn state_root(facts: &Facts) -> Option<Finding> {
+    let (path, writable) = &facts.state_root;
+    Some(match (writable, facts.user.rootless && facts.systemd.runtime_dir.is_none()) {
+        (true, _) => ok("state", format!("kept in {path}")),
+        (false, true) => missing(
+            "state",
+            format!("{path} cannot be written, and XDG_RUNTIME_DIR is not set"),
+            "log in (su and sudo do not set it), or say where with --root",
+        ),
+        (false, false) => {
+            missing("state", format!("{path} cannot be written"), "say where with --root, or make the directory")
+        }
+    })
+}
+
+fn cgroups(facts: &Facts) -> Option<Finding> {
+    let found = &facts.cgroups;
+    Some(match &found.unified {
+        None => limited(
+            "cgroups",
+            "no cgroup2 is mounted: containers run without limits, pause and kill of all processes",
+            "boot with systemd.unified_cgroup_hierarchy=1, or `mount -t cgroup2 none /sys/fs/cgroup`",
+        ),
+        Some(mount) if found.usable => {
+            let mode = if found.v1.is_empty() { "version 2" } else { "hybrid, version 2" };
+            ok("cgroups", format!("{mode} at {mount}; one can be made from {}", found.own))
+        }
+        Some(_) if facts.user.rootless => limited(
+            "cgroups",
+            format!("none can be made from {}: containers run there, without limits", found.own),
+            match facts.systemd.reached {
+                Ok(_) => {
+                    "--systemd-cgroup has systemd make one; or `systemd-run --user --scope -p Delegate=yes windlass ...`"
+                }
+                Err(_) => {
+                    "`loginctl enable-linger` starts a systemd for this user; by hand, root can chown a cgroup and put the user's shell in it"
+                }
+            },
+        ),
+        Some(mount) => missing(
+            "cgroups",
+            format!("no cgroup can be made below {mount}"),
+            "it is mounted read-only or belongs to somebody else: `mount -o remount,rw`, or --rootless=true to do without",
+        ),
+    })
+}
+
+/// What containers with limits ask for most.
+const USUAL: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+
+fn controllers(facts: &Facts) -> Option<Finding> {
+    let found = &facts.cgroups;
+    found.unified.as_ref()?;
+    // Without a cgroup of our own, those that systemd would give.
+    let (have, whose) = match found.usable {
+        true => (&found.delegated, "here"),
+        false => (&facts.systemd.controllers, "with --systemd-cgroup"),
+    };
+    let lacking = |have: &[String]| -> Vec<&str> {
+        USUAL.into_iter().filter(|name| !have.iter().any(|other| other == name)).collect()
+    };
+    let here = lacking(have);
+    if here.is_empty() {
+        return Some(ok("controllers", format!("{} can be limited {whose}", USUAL.join(", "))));
+    }
+    let host = lacking(&found.all);
+    let remedy = match () {
+        () if host.iter().any(|name| found.v1.iter().any(|v1| v1 == name || (v1 == "blkio" && *name == "io"))) => {
+            "they are mounted as version 1: boot with systemd.unified_cgroup_hierarchy=1 or cgroup_no_v1=all".to_owned()
+        }
+        () if host == here => format!("this kernel does not have {}", host.join(", ")),
+        () if facts.user.rootless => format!(
+            "`systemctl edit user@.service`, there \"[Service]\" and \"Delegate={}\", then log in anew",
+            USUAL.into_iter().filter(|name| !host.contains(name)).collect::<Vec<_>>().join(" ")
+        ),
+        () => "an ancestor does not give them on: see cgroup.subtree_control there".to_owned(),
+    };
+    Some(limited("controllers", format!("no limits of {} {whose}", here.join(", ")), remedy))
+}
+
+fn device_filter(facts: &Facts) -> Option<Finding> {
+    if facts.user.rootless {
+        return None;
+    }
+    Some(match &facts.kernel.device_filter {
+        None => ok("device filter", "can be loaded"),
+        Some(why) => missing(
+            "device filter",
+            format!("an eBPF program cannot be loaded: {why}"),
+            "a kernel with CONFIG_CGROUP_BPF, and CAP_BPF or CAP_SYS_ADMIN outside of user namespaces",
+        ),
+    })
+}
+
+fn systemd(facts: &Facts) -> Option<Finding> {
+    let bus = &facts.systemd;
+    let which = if facts.user.rootless { "this user's systemd" } else { "systemd" };
+    Some(match &bus.reached {
+        Ok(version) if facts.user.rootless && !bus.lingers => limited(
+            "systemd",
+            format!("{which} {version} can be asked, and ends with all its containers when the user logs out"),
+            "`loginctl enable-linger`",
+        ),
+        Ok(version) => ok("systemd", format!("{which} {version} can be asked")),
+        Err(_) if !bus.booted => {
+            limited("systemd", "did not boot this host: no --systemd-cgroup", "nothing to mend: use cgroups without it")
+        }
+        Err(why) if facts.user.rootless => limited(
+            "systemd",
+            format!("no --systemd-cgroup: {why}"),
+            "`loginctl enable-linger`, and XDG_RUNTIME_DIR=/run/user/UID in the environment; needs dbus-user-session where there is no login",
+        ),
+        Err(why) => limited("systemd", format!("no --systemd-cgroup: {why}"), "`systemctl status dbus`"),
+    })
+}
+
+fn seccomp(facts: &Facts) -> Option<Finding> {
+    Some(match (facts.kernel.seccomp, facts.kernel.seccomp_listener) {
+        (true, true) => ok("seccomp", "filters, and listeners"),
+        (true, false) => limited("seccomp", "filters, but no listeners (SCMP_ACT_NOTIFY)", "Linux 5.0 or newer"),
+        (false, _) => limited(
+            "seccomp",
+            "the kernel takes no filters: containers of engines do not start, those without linux.seccomp do",
+            "a kernel with CONFIG_SECCOMP_FILTER=y, or --security-opt seccomp=unconfined in the engine",
+        ),
+    })
+}
+
+fn apparmor(facts: &Facts) -> Option<Finding> {
+    Some(ok(
+        "AppArmor",
+        if facts.labels.apparmor { "is enabled" } else { "is not enabled: apparmorProfile is an error" },
+    ))
+}
+
+fn selinux(facts: &Facts) -> Option<Finding> {
+    Some(ok(
+        "SELinux",
+        match facts.labels.selinux {
+            Some(true) => "is enabled and enforces",
+            Some(false) => "is enabled and only warns",
+            None => "is not enabled: selinuxLabel is an error",
+        },
+    ))
+}
+
+#[cfg(test)]
+mod tests;

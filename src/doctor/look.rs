@@ -1,0 +1,208 @@
+//! Collecting the facts. What fails to be found out is not there.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use nix::sched::CloneFlags;
+use nix::unistd::{AccessFlags, access};
+
+use super::facts::{Bus, Cgroups, Facts, Helper, Kernel, Labels, User, UserNamespaces};
+use crate::abi::ms;
+use crate::cgroup::{Hierarchy, Systemd, delegated, own_cgroup};
+use crate::error::describe;
+use crate::plan::Host;
+use crate::plan::device_rules;
+use crate::sys::process::{self, Exit, Forked, SingleThreaded};
+use crate::sys::{bpf, fd, mount, probe};
+
+/// Looks at this host, as the user that we are. `state_root` is where containers would be kept.
+pub fn look(host: &Host, state_root: &Path, proof: &SingleThreaded) -> Facts {
+    let user = user(host);
+    Facts {
+        kernel: kernel(host),
+        systemd: bus(host, &user.name),
+        user,
+        user_namespaces: user_namespaces(host, proof),
+        cgroups: cgroups(host),
+        labels: Labels {
+            apparmor: text("/sys/module/apparmor/parameters/enabled") == "Y",
+            selinux: fs::read_to_string("/sys/fs/selinux/enforce").ok().map(|text| text.trim() == "1"),
+        },
+        state_root: (state_root.display().to_string(), is_writable(state_root)),
+    }
+}
+
+fn text(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+fn words(path: impl AsRef<Path>) -> Vec<String> {
+    text(path).split_whitespace().map(str::to_owned).collect()
+}
+
+/// Whether it, or what there is of its ancestors, can be written to.
+fn is_writable(path: &Path) -> bool {
+    let there = path.ancestors().find(|path| path.exists());
+    there.is_some_and(|path| access(path, AccessFlags::W_OK).is_ok())
+}
+
+/// What the runtime has no other way for, and since when Linux has it.
+const CALLS: &[(&str, libc::c_long, &str)] = &[
+    ("openat2", libc::SYS_openat2, "5.6"),
+    ("open_tree", libc::SYS_open_tree, "5.2"),
+    ("move_mount", libc::SYS_move_mount, "5.2"),
+    ("fsopen", libc::SYS_fsopen, "5.2"),
+    ("mount_setattr", libc::SYS_mount_setattr, "5.12"),
+    ("clone3", libc::SYS_clone3, "5.3"),
+    ("pidfd_open", libc::SYS_pidfd_open, "5.3"),
+    ("pidfd_send_signal", libc::SYS_pidfd_send_signal, "5.1"),
+    ("pidfd_getfd", libc::SYS_pidfd_getfd, "5.6"),
+    ("close_range", libc::SYS_close_range, "5.9"),
+];
+
+const NAMESPACES: &[(&str, &str)] = &[
+    ("cgroup", "cgroup"),
+    ("ipc", "ipc"),
+    ("mount", "mnt"),
+    ("network", "net"),
+    ("pid", "pid"),
+    ("time", "time"),
+    ("user", "user"),
+    ("uts", "uts"),
+];
+
+const FILESYSTEMS: &[&str] = &["cgroup2", "devpts", "mqueue", "proc", "sysfs", "tmpfs"];
+
+fn kernel(host: &Host) -> Kernel {
+    let known = text("/proc/filesystems");
+    let knows = |kind: &&str| known.lines().any(|line| line.split('\t').next_back() == Some(*kind));
+    let lacks = |file: &str| !Path::new("/proc/self/ns").join(file).exists();
+    Kernel {
+        release: text("/proc/sys/kernel/osrelease"),
+        missing_calls: CALLS.iter().filter(|row| !probe::knows_call(row.1)).map(|row| (row.0, row.2)).collect(),
+        missing_namespaces: NAMESPACES.iter().filter(|row| lacks(row.1)).map(|row| row.0).collect(),
+        missing_filesystems: FILESYSTEMS.iter().filter(|kind| !knows(kind)).copied().collect(),
+        seccomp: probe::seccomp_knows(0),
+        seccomp_listener: probe::seccomp_knows(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32),
+        device_filter: if host.rootless() { None } else { device_filter() },
+    }
+}
+
+fn device_filter() -> Option<String> {
+    let program = device_rules::program(&[], &mut Vec::new(), &mut Vec::new())?;
+    bpf::load_device_program(&program.instructions).err().map(|failed| failed.to_string())
+}
+
+fn user(host: &Host) -> User {
+    let passwd = text("/etc/passwd");
+    let entry = passwd.lines().find(|line| line.split(':').nth(2) == Some(host.uid.to_string().as_str()));
+    let name = entry.and_then(|line| line.split(':').next()).map_or(format!("#{}", host.uid), str::to_owned);
+    User {
+        uid: host.uid,
+        rootless: host.rootless(),
+        nested: host.nested.is_some(),
+        subordinate_uids: granted("/etc/subuid", &name, host.uid),
+        subordinate_gids: granted("/etc/subgid", &name, host.uid),
+        newuidmap: helper("newuidmap"),
+        newgidmap: helper("newgidmap"),
+        name,
+    }
+}
+
+/// The sum of the ranges of a user in a file of lines `USER:START:COUNT` (subuid(5)).
+fn granted(file: &str, name: &str, uid: u32) -> u64 {
+    let uid = uid.to_string();
+    let of_line = |line: &str| {
+        let mut fields = line.split(':');
+        let ours = fields.next().is_some_and(|user| user == name || user == uid);
+        fields.nth(1).filter(|_| ours)?.trim().parse::<u64>().ok()
+    };
+    text(file).lines().filter_map(of_line).sum()
+}
+
+fn helper(program: &str) -> Helper {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(OsStr::new(&path)).map(|dir| dir.join(program)).find(|file| file.is_file());
+    let Some(found) = found else { return Helper::Absent };
+    let set_user_id = fs::metadata(&found).is_ok_and(|meta| meta.permissions().mode() & libc::S_ISUID != 0);
+    let capability = found.to_str().is_some_and(|path| fd::attribute(path, "security.capability").is_some());
+    if set_user_id || capability { Helper::Works } else { Helper::Powerless }
+}
+
+fn user_namespaces(host: &Host, proof: &SingleThreaded) -> UserNamespaces {
+    let number = |name: &str| text(format!("/proc/sys/{name}")).parse().ok();
+    UserNamespaces {
+        refused: refused(host, proof),
+        most: number("user/max_user_namespaces"),
+        debian_switch: number("kernel/unprivileged_userns_clone"),
+        apparmor_switch: number("kernel/apparmor_restrict_unprivileged_userns"),
+    }
+}
+
+/// Makes a user and a mount namespace and uses both, in a child: some hosts allow the first alone.
+fn refused(host: &Host, proof: &SingleThreaded) -> Option<String> {
+    let child = match process::fork(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS, None, proof) {
+        Err(failed) => return Some(describe(failed.errno)),
+        Ok(Forked::Parent(child)) => child,
+        Ok(Forked::Child) => {
+            let mapped = fs::write("/proc/self/setgroups", "deny")
+                .and_then(|()| fs::write("/proc/self/uid_map", format!("0 {} 1", host.uid)));
+            let errno = match mapped.map(|()| mount::propagate_root(ms::PRIVATE | ms::REC)) {
+                Ok(Ok(())) => 0,
+                Ok(Err(failed)) => failed.errno as i32,
+                Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
+            };
+            process::exit_now(errno)
+        }
+    };
+    match child.wait() {
+        Ok(Exit::Code(0)) => None,
+        Ok(Exit::Code(errno)) => Some(describe(nix::errno::Errno::from_raw(errno))),
+        Ok(signal) => Some(signal.to_string()),
+        Err(failed) => Some(failed.to_string()),
+    }
+}
+
+fn cgroups(host: &Host) -> Cgroups {
+    let mut out = Cgroups {
+        unified: None,
+        v1: Vec::new(),
+        all: Vec::new(),
+        own: own_cgroup().unwrap_or_default(),
+        usable: false,
+        delegated: Vec::new(),
+    };
+    let Ok(hierarchy) = Hierarchy::find() else { return out };
+    out.v1 = hierarchy.v1().iter().flat_map(|v1| v1.controllers.clone()).collect();
+    let Some(mount) = hierarchy.unified() else { return out };
+    out.unified = Some(mount.to_owned());
+    out.all = words(format!("{mount}/cgroup.controllers"));
+    if !host.rootless() {
+        out.usable = access(Path::new(mount), AccessFlags::W_OK).is_ok();
+        out.delegated.clone_from(&out.all);
+    } else if let Ok(Some(place)) = delegated::find(&hierarchy, "", "doctor") {
+        let above = place.path.rsplit_once('/').map_or("", |(above, _)| above);
+        out.usable = true;
+        out.delegated = words(format!("{mount}{above}/cgroup.controllers"));
+    }
+    out
+}
+
+fn bus(host: &Host, name: &str) -> Bus {
+    let reached = Systemd::connect(host.rootless()).and_then(|mut systemd| Ok((systemd.version()?, systemd.root()?)));
+    let mount = Hierarchy::find().ok().and_then(|hierarchy| hierarchy.unified().map(str::to_owned));
+    let controllers = match (&reached, mount) {
+        (Ok((_, root)), Some(mount)) => words(format!("{mount}{root}/cgroup.controllers")),
+        _ => Vec::new(),
+    };
+    Bus {
+        booted: Path::new("/run/systemd/system").is_dir(),
+        reached: reached.map(|(version, _)| version).map_err(|error| error.message().to_owned()),
+        controllers,
+        runtime_dir: std::env::var("XDG_RUNTIME_DIR").ok().filter(|dir| !dir.is_empty()),
+        // systemd keeps a file for each user who does.
+        lingers: Path::new("/var/lib/systemd/linger").join(name).exists(),
+    }
+}
