@@ -197,6 +197,7 @@ fn cgroups(facts: &Facts) -> Option<Finding> {
                 Ok(_) => {
                     "--systemd-cgroup has systemd make one; or `systemd-run --user --scope -p Delegate=yes windlass ...`"
                 }
+                Err(_) if !facts.systemd.booted => "root can chown a cgroup and put the user's shell in it",
                 Err(_) => {
                     "`loginctl enable-linger` starts a systemd for this user; by hand, root can chown a cgroup and put the user's shell in it"
                 }
@@ -216,6 +217,9 @@ const USUAL: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 fn controllers(facts: &Facts) -> Option<Finding> {
     let found = &facts.cgroups;
     found.unified.as_ref()?;
+    if !found.usable && facts.systemd.reached.is_err() {
+        return None;
+    }
     // Without a cgroup of our own, those that systemd would give.
     let (have, whose) = match found.usable {
         true => (&found.delegated, "here"),
