@@ -26,11 +26,13 @@ const OUTCOMES: [(Outcome, &str); 4] =
     [(Outcome::Pass, "pass"), (Outcome::Fail, "FAIL"), (Outcome::Skip, "skip"), (Outcome::Defer, "defer")];
 
 impl Outcome {
-    fn name(self) -> &'static str {
+    /// The word for it in reports.
+    pub fn name(self) -> &'static str {
         OUTCOMES.iter().find(|(outcome, _)| *outcome == self).map_or("", |(_, name)| name)
     }
 
-    fn named(name: &str) -> Option<Outcome> {
+    /// The outcome of this name.
+    pub fn named(name: &str) -> Option<Outcome> {
         OUTCOMES.iter().find(|(_, known)| *known == name).map(|(outcome, _)| *outcome)
     }
 }
@@ -158,7 +160,8 @@ fn run(args: &Args, names: &[&str]) -> Results {
         }
         let request =
             Args { only: left.iter().map(|(name, _)| name.clone()).collect(), filters: Vec::new(), ..args.clone() };
-        let done = harness::run(harness, &request, &mut |event| results.take(harness, event));
+        let mut take = |line: &str| Event::from_line(line).map(|event| results.take(harness, event)).is_some();
+        let done = harness::run(harness, &request.to_words(), &mut take);
         let deferred = std::mem::take(&mut results.deferred);
         if let Err(error) = done {
             lost(&mut results, harness, &left, &deferred, &error);

@@ -5,7 +5,7 @@ use crate::args::Args;
 use crate::cases;
 use crate::harness::host::remove_tree;
 use crate::kit::runtime::{self, Kind};
-use crate::kit::t::{bounding_capabilities, text};
+use crate::kit::t::text;
 use crate::kit::{Case, Need, Stop, T, Verdict, rootfs};
 use crate::report::{Event, Outcome};
 use nix::mount::{MntFlags, umount2};
@@ -63,27 +63,10 @@ fn complain(text: &str) -> ExitCode {
 
 /// Why a case cannot run here, if so.
 fn unmet(case: &Case, kind: Kind) -> Option<(Outcome, String)> {
-    case.needs.iter().find_map(|need| match need {
-        Need::Controller(name) => {
-            let there = text("/sys/fs/cgroup/cgroup.controllers");
-            let missing = !there.split_whitespace().any(|controller| controller == *name);
-            missing.then(|| (Outcome::Defer, format!("no {name} controller in cgroup2")))
-        }
-        Need::SysResource => {
-            let missing = !bounding_capabilities().iter().any(|name| name == "CAP_SYS_RESOURCE");
-            missing.then(|| (Outcome::Defer, "root has no CAP_SYS_RESOURCE".to_owned()))
-        }
-        Need::TimeNamespace => {
-            let missing = !Path::new("/proc/self/ns/time").exists();
-            missing.then(|| (Outcome::Defer, "no time namespaces".to_owned()))
-        }
-        Need::AppArmor => {
-            let missing = text("/sys/module/apparmor/parameters/enabled") != "Y";
-            missing.then(|| (Outcome::Defer, "AppArmor is not enabled".to_owned()))
-        }
-        Need::Windlass => (kind != Kind::Windlass).then(|| (Outcome::Skip, "only windlass has this".to_owned())),
-        Need::Slow => None,
-    })
+    if case.needs.contains(&Need::Windlass) && kind != Kind::Windlass {
+        return Some((Outcome::Skip, "only windlass has this".to_owned()));
+    }
+    case.needs.iter().find_map(|need| need.missing()).map(|reason| (Outcome::Defer, reason))
 }
 
 /// Runs one case in a process of its own, then cleans the machine.

@@ -6,8 +6,6 @@
 //! kernel kills what is left, so nothing outlives a run.
 
 use super::init;
-use crate::args::Args;
-use crate::report::Event;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::{prctl, signal::Signal};
@@ -23,7 +21,7 @@ const NAME: &str = "windlass-integration-";
 const CGROUP: &str = "/sys/fs/cgroup";
 
 /// Runs the runner in private namespaces.
-pub fn run(args: &Args, on_event: &mut dyn FnMut(Event)) -> Result<(), String> {
+pub fn run(words: &[String], on_line: &mut dyn FnMut(&str) -> bool) -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("the host harness needs root".to_owned());
     }
@@ -32,7 +30,7 @@ pub fn run(args: &Args, on_event: &mut dyn FnMut(Event)) -> Result<(), String> {
     let cgroup = mount.join(format!("{NAME}{}", std::process::id()));
     fs::create_dir(&cgroup).map_err(|e| format!("mkdir {}: {e}", cgroup.display()))?;
     let enabled = enable_controllers(&cgroup);
-    let done = run_below(&cgroup, args, on_event);
+    let done = run_below(&cgroup, words, on_line);
     remove_cgroups(&cgroup);
     disable_controllers(&cgroup, &enabled);
     done
@@ -72,20 +70,19 @@ fn disable_controllers(cgroup: &Path, enabled: &[String]) {
     }
 }
 
-fn run_below(cgroup: &Path, args: &Args, on_event: &mut dyn FnMut(Event)) -> Result<(), String> {
+fn run_below(cgroup: &Path, words: &[String], on_line: &mut dyn FnMut(&str) -> bool) -> Result<(), String> {
     let mut child = Command::new("/proc/self/exe")
         .arg("@host-enter")
         .arg(cgroup)
-        .args(args.to_words())
+        .args(words)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|e| format!("cannot start the harness: {e}"))?;
     let stdout = child.stdout.take().ok_or("no pipe to the harness")?;
     for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-        match Event::from_line(&line) {
-            Some(event) => on_event(event),
-            None => println!("{line}"),
+        if !on_line(&line) {
+            println!("{line}");
         }
     }
     let status = child.wait().map_err(|e| e.to_string())?;

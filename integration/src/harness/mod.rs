@@ -5,14 +5,12 @@ pub mod host;
 pub mod init;
 pub mod uml;
 
-use crate::args::Args;
-use crate::report::Event;
-
-/// Runs the cases that `args` asks for in the harness of this name, passing
-/// each event on as it comes. `Err` says why the harness could not do its work.
-pub fn run(name: &str, args: &Args, on_event: &mut dyn FnMut(Event)) -> Result<(), String> {
+/// Runs the runner with `words` in the harness of this name and passes on each line that it prints.
+/// `on_line` says whether the line was a result; another is shown or kept for the error text.
+/// `Err` says why the harness could not do its work.
+pub fn run(name: &str, words: &[String], on_line: &mut dyn FnMut(&str) -> bool) -> Result<(), String> {
     match name {
-        "uml" => uml::run(args, on_event),
-        _ => host::run(args, on_event),
+        "uml" => uml::run(words, on_line),
+        _ => host::run(words, on_line),
     }
 }

@@ -6,8 +6,6 @@
 //! of a boot that dies half-way are not lost.
 
 use super::init;
-use crate::args::Args;
-use crate::report::Event;
 use nix::mount::{MsFlags, mount};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
@@ -23,19 +21,19 @@ pub const WORKDIR: &str = "WINDLASS_INTEGRATION_UML";
 const TIMEOUT: &str = "900";
 
 /// Memory of the guest; backed by a file in `/dev/shm`.
-const MEMORY: &str = "mem=768M";
+const MEMORY: &str = "mem=1G";
 
-/// Boots a kernel for the cases that `args` asks for.
-pub fn run(args: &Args, on_event: &mut dyn FnMut(Event)) -> Result<(), String> {
+/// Boots a kernel whose init starts the runner with `words`.
+pub fn run(words: &[String], on_line: &mut dyn FnMut(&str) -> bool) -> Result<(), String> {
     let work = env::temp_dir().join(format!("windlass-uml-{}", std::process::id()));
     fs::create_dir_all(&work).map_err(|e| format!("mkdir {}: {e}", work.display()))?;
-    let done = boot(&work, args, on_event);
+    let done = boot(&work, words, on_line);
     let _ = fs::remove_dir_all(&work);
     done
 }
 
-fn boot(work: &Path, args: &Args, on_event: &mut dyn FnMut(Event)) -> Result<(), String> {
-    fs::write(work.join("args"), args.to_words().join("\n")).map_err(|e| format!("request: {e}"))?;
+fn boot(work: &Path, words: &[String], on_line: &mut dyn FnMut(&str) -> bool) -> Result<(), String> {
+    fs::write(work.join("args"), words.join("\n")).map_err(|e| format!("request: {e}"))?;
     let disk = work.join("disk");
     fs::File::create(&disk).and_then(|file| file.set_len(16 << 20)).map_err(|e| format!("disk: {e}"))?;
     let me = env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
@@ -56,10 +54,10 @@ fn boot(work: &Path, args: &Args, on_event: &mut dyn FnMut(Event)) -> Result<(),
     let (mut ended, mut console) = (None, Vec::new());
     for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-        match (Event::from_line(&line), line.strip_prefix("@end ")) {
-            (Some(event), _) => on_event(event),
-            (None, Some(code)) => ended = Some(code.to_owned()),
-            (None, None) => console.push(line),
+        match line.strip_prefix("@end ") {
+            Some(code) => ended = Some(code.to_owned()),
+            None if on_line(&line) => {}
+            None => console.push(line),
         }
     }
     let status = child.wait().map_err(|e| e.to_string())?;

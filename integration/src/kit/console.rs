@@ -46,7 +46,7 @@ impl FdSocket {
     pub fn terminal(&self) -> Verdict<Terminal> {
         let (_, mut fds) = self.receive()?;
         match (fds.pop(), fds.is_empty()) {
-            (Some(fd), true) => Ok(Terminal { master: fd.into(), seen: String::new() }),
+            (Some(fd), true) => Ok(Terminal::new(fd)),
             (_, _) => fail("the console socket must carry exactly one descriptor"),
         }
     }
@@ -69,6 +69,11 @@ pub struct Terminal {
 }
 
 impl Terminal {
+    /// The terminal of this master side.
+    pub fn new(master: OwnedFd) -> Terminal {
+        Terminal { master: master.into(), seen: String::new() }
+    }
+
     /// Types into the terminal.
     pub fn write(&mut self, text: &str) -> Verdict {
         self.master.write_all(text.as_bytes()).context("terminal")

@@ -21,6 +21,8 @@ pub use ran::Ran;
 pub use stop::{Stop, Verdict};
 pub use t::T;
 
+use std::path::Path;
+
 /// One case: a sentence about what a runtime must do, and the code that asks.
 #[derive(Clone, Copy)]
 pub struct Case {
@@ -47,6 +49,31 @@ pub enum Need {
     Windlass,
     /// The case lasts longer than a second or two: it gets a longer limit.
     Slow,
+}
+
+impl Need {
+    /// What this machine lacks of it, as a reason.
+    pub fn missing(self) -> Option<String> {
+        let (there, reason) = match self {
+            Need::Controller(name) => {
+                let offered = t::text("/sys/fs/cgroup/cgroup.controllers");
+                let there = offered.split_whitespace().any(|controller| controller == name);
+                (there, format!("no {name} controller in cgroup2"))
+            }
+            Need::SysResource => {
+                let there = t::bounding_capabilities().iter().any(|name| name == "CAP_SYS_RESOURCE");
+                (there, "root has no CAP_SYS_RESOURCE".to_owned())
+            }
+            Need::TimeNamespace => {
+                (Path::new("/proc/self/ns/time").exists(), "no time namespaces".to_owned())
+            }
+            Need::AppArmor => {
+                (t::text("/sys/module/apparmor/parameters/enabled") == "Y", "AppArmor is not enabled".to_owned())
+            }
+            Need::Windlass | Need::Slow => return None,
+        };
+        (!there).then_some(reason)
+    }
 }
 
 /// Defines the cases of a chapter: a list of functions `fn(&T) -> Verdict`,

@@ -85,13 +85,18 @@ impl Capture {
 }
 
 /// Runs a command to its end, capturing its output in files below `dir`.
-pub fn run(mut command: Command, dir: &Path) -> Verdict<(Ran, Capture)> {
+pub fn run(command: Command, dir: &Path) -> Verdict<(Ran, Capture)> {
+    run_within(LIMIT, command, dir)
+}
+
+/// As [`run`], for commands that may take up to `limit`.
+pub fn run_within(limit: Duration, mut command: Command, dir: &Path) -> Verdict<(Ran, Capture)> {
     let capture = Capture::new(dir);
     capture.attach(&mut command)?;
     let shown = shown(&command);
     let start = Instant::now();
     let mut child = command.spawn().context(&shown)?;
-    let status = wait(&mut child, LIMIT, &shown);
+    let status = wait(&mut child, limit, &shown);
     let (stdout, stderr) = capture.read();
     match status {
         Ok(status) => Ok((Ran { command: shown, code: code(status), stdout, stderr, took: start.elapsed() }, capture)),

@@ -1,0 +1,40 @@
+//! The cases, one file a chapter. Those for docker and podman are the same code: the two
+//! have one command line.
+
+use crate::case::Case;
+use crate::engine::Engine;
+
+mod exec;
+mod life;
+mod logs;
+
+/// The cases of an engine, in the order in which they run.
+pub fn of(engine: Engine) -> impl Iterator<Item = &'static Case> {
+    let chapters: [&[Case]; 3] = [life::CASES, exec::CASES, logs::CASES];
+    chapters.into_iter().flatten().filter(move |case| case.engines.contains(&engine))
+}
+
+/// Their full names.
+pub fn names(engine: Engine) -> impl Iterator<Item = String> {
+    of(engine).map(move |case| case.full_name(engine))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::Engine;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique() {
+        let names: Vec<String> = Engine::ALL.into_iter().flat_map(super::names).collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+    }
+
+    #[test]
+    fn known_failures_name_cases_that_exist() {
+        let names: Vec<String> = Engine::ALL.into_iter().flat_map(super::names).collect();
+        for known in crate::expected::KNOWN {
+            assert!(names.iter().any(|name| name == known.case), "{}", known.case);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! containerd by itself, spoken to by `ctr`.
+
+use super::{link, prepare_networks};
+use crate::image;
+use crate::session::Session;
+use integration::kit::Verdict;
+use std::fs;
+use std::process::Command;
+
+/// Where containerd listens.
+pub const SOCKET: &str = "/run/engines-containerd.sock";
+
+/// Starts the daemon; the words of the client.
+pub fn start(session: &Session) -> Verdict<Vec<String>> {
+    prepare_networks(session)?;
+    if let Some(shim) = &session.below.shim {
+        link(session, shim, "containerd-shim-runc-v2")?;
+    }
+    fs::write(session.path("containerd.toml"), "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n")?;
+    start_daemon(session)?;
+    Ok(client())
+}
+
+/// The words of `ctr`.
+pub fn client() -> Vec<String> {
+    vec!["ctr".to_owned(), "--address".to_owned(), SOCKET.to_owned()]
+}
+
+/// Starts the daemon on the session's configuration, again if it ran before.
+pub fn start_daemon(session: &Session) -> Verdict {
+    let mut command = session.host("containerd");
+    command.arg("--config").arg(session.path("containerd.toml")).arg("--address").arg(SOCKET);
+    command.arg("--root").arg(session.path("containerd")).args(["--state", "/run/engines-containerd"]);
+    session.start_daemon(command, &|| ctr(session, "version"))
+}
+
+/// `ctr` with these words.
+pub fn ctr(session: &Session, words: &str) -> Command {
+    let mut command = session.host("ctr");
+    command.args(&client()[1..]).args(words.split(' '));
+    command
+}
+
+/// Imports the image.
+pub fn load(session: &Session) -> Verdict {
+    let archive = session.path("bb-oci.tar");
+    image::oci_archive(&session.path("bb"), image::NAME, &["sh"], &archive)?;
+    session.ok(&format!("images import {}", archive.display())).map(drop)
+}
+
+/// Removes tasks and containers.
+pub fn clean(session: &Session) -> Verdict {
+    for task in session.ok("tasks ls -q")?.lines() {
+        session.run(&format!("tasks rm -f {task}"))?;
+    }
+    for container in session.ok("containers ls -q")?.lines() {
+        session.ok(&format!("containers rm {container}"))?;
+    }
+    Ok(())
+}

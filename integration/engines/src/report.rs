@@ -1,0 +1,177 @@
+//! What the user sees: a line a case, the differences with their reasons, the sum.
+
+use crate::args::Args;
+use crate::engine::Engine;
+use crate::expected::{self, Who};
+use crate::results::{Results, Table};
+use crate::runner::Request;
+use crate::session::Below;
+use crate::cases;
+use integration::harness;
+use integration::kit::runtime::Kind;
+use integration::report::{Event, Outcome};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The program as the user calls it.
+pub fn main(argv: &[String]) -> ExitCode {
+    let args = match Args::parse(argv) {
+        Ok(args) => args,
+        Err(text) => {
+            print!("{text}");
+            return ExitCode::from(if argv.iter().any(|word| word == "--help" || word == "-h") { 0 } else { 2 });
+        }
+    };
+    let asked: Vec<(Engine, Vec<String>)> = Engine::ALL
+        .into_iter()
+        .filter(|engine| args.wants_engine(*engine))
+        .map(|engine| (engine, cases::names(engine).filter(|name| args.wants(name)).collect()))
+        .filter(|(_, names): &(_, Vec<String>)| !names.is_empty())
+        .collect();
+    if args.list {
+        asked.iter().flat_map(|(_, names)| names).for_each(|name| println!("{name}"));
+        return ExitCode::SUCCESS;
+    }
+    if asked.is_empty() {
+        println!("no case matches {:?}", args.filters);
+        return ExitCode::from(2);
+    }
+    let mut results = Results::default();
+    for (engine, names) in &asked {
+        for below in combinations(&args, *engine) {
+            let mut run = Run { results: &mut results, deferred: Vec::new(), label: below.label() };
+            run.everywhere(&args, Request { engine: *engine, below, long: args.long, cases: names.clone() });
+        }
+    }
+    let unexplained = print_differences(&results.table);
+    println!("{}", sum(&results.table));
+    if let Some(path) = &args.results {
+        let engines: Vec<Engine> = asked.iter().map(|(engine, _)| *engine).collect();
+        if let Err(error) = results.save(path, &engines, &args.runtime) {
+            println!("{}: {error}", path.display());
+            return ExitCode::FAILURE;
+        }
+    }
+    if unexplained > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Each runtime, below the engine's own shim and below ours.
+fn combinations(args: &Args, engine: Engine) -> Vec<Below> {
+    let shims: Vec<Option<PathBuf>> = match &args.shim {
+        Some(shim) if engine.has_shim() => vec![None, Some(shim.clone())],
+        _ => vec![None],
+    };
+    let runtimes: Vec<&PathBuf> = args.peer.iter().chain([&args.runtime]).collect();
+    let below = |runtime: &PathBuf, shim: &Option<PathBuf>| Below {
+        runtime: runtime.clone(),
+        kind: Kind::of(runtime),
+        shim: shim.clone(),
+    };
+    shims.iter().flat_map(|shim| runtimes.iter().map(move |runtime| below(runtime, shim))).collect()
+}
+
+/// One combination on its way through the harnesses.
+struct Run<'r> {
+    results: &'r mut Results,
+    deferred: Vec<(String, String)>,
+    label: String,
+}
+
+impl Run<'_> {
+    /// The host first, then one User-Mode Linux boot for what it deferred.
+    fn everywhere(&mut self, args: &Args, mut request: Request) {
+        let order: &[&str] = match args.harness.as_deref() {
+            Some("host") => &["host"],
+            Some(_) => &["uml"],
+            None => &["host", "uml"],
+        };
+        let mut reasons = Vec::new();
+        for harness in order {
+            if request.cases.is_empty() {
+                break;
+            }
+            let mut take = |line: &str| Event::from_line(line).map(|event| self.take(harness, event)).is_some();
+            let done = harness::run(harness, &request.to_words(), &mut take);
+            reasons = std::mem::take(&mut self.deferred);
+            if let Err(error) = done {
+                self.lost(harness, &request.cases, &reasons, &error);
+            }
+            request.cases = reasons.iter().map(|(case, _)| case.clone()).collect();
+        }
+        for (case, text) in reasons {
+            self.invent("-", case, Outcome::Skip, text);
+        }
+    }
+
+    fn take(&mut self, harness: &str, event: Event) {
+        if event.outcome == Outcome::Defer {
+            self.deferred.push((event.case, event.text));
+            return;
+        }
+        let Event { case, runtime, outcome, ms, text, .. } = &event;
+        println!("{:4}  {harness:4}  {ms:6} ms  {runtime:13}  {case}", outcome.name());
+        text.lines().filter(|_| *outcome != Outcome::Pass).for_each(|line| println!("          {line}"));
+        self.results.table.entry(event.case).or_default().insert(event.runtime, (event.outcome, event.text));
+    }
+
+    /// A harness that ended early: its remaining cases fail, visibly.
+    fn lost(&mut self, harness: &str, asked: &[String], deferred: &[(String, String)], error: &str) {
+        for case in asked {
+            let known = self.results.table.get(case).is_some_and(|row| row.contains_key(&self.label));
+            if !known && !deferred.iter().any(|(name, _)| name == case) {
+                self.invent(harness, case.clone(), Outcome::Fail, format!("not run: {error}"));
+            }
+        }
+    }
+
+    fn invent(&mut self, harness: &str, case: String, outcome: Outcome, text: String) {
+        let event = Event { case, runtime: self.label.clone(), peer: false, outcome, ms: 0, text };
+        self.take(harness, event);
+    }
+}
+
+/// Prints where runtimes differ and what fails on all; how many of these have no reason listed.
+fn print_differences(table: &Table) -> usize {
+    let mut lines = Vec::new();
+    let mut unexplained = 0;
+    for (case, row) in table {
+        let failed: Vec<&String> = row.iter().filter(|(_, (o, _))| *o == Outcome::Fail).map(|(label, _)| label).collect();
+        let known = expected::about(case);
+        let who = if failed.len() == row.len() { Who::All } else { Who::Only(failed.clone()) };
+        let why = match known {
+            Some(known) if failed.is_empty() && row.values().all(|(outcome, _)| *outcome == Outcome::Pass) => {
+                format!("expected to fail, and does no longer: {}", known.reason)
+            }
+            _ if failed.is_empty() => continue,
+            Some(known) if known.covers(&who) => known.reason.to_owned(),
+            _ => {
+                unexplained += 1;
+                let texts = failed.iter().filter_map(|label| row.get(*label)).map(|(_, text)| text);
+                format!("not explained: {}", texts.flat_map(|text| text.lines().take(3)).collect::<Vec<_>>().join(" | "))
+            }
+        };
+        let cells: Vec<String> = row.iter().map(|(label, (o, _))| format!("{label} {}", o.name())).collect();
+        lines.push(format!("  {case}: {}: {why}", cells.join(", ")));
+    }
+    println!("\n{} differences and failures", lines.len());
+    lines.iter().for_each(|line| println!("{line}"));
+    unexplained
+}
+
+/// How many passed, by column.
+fn sum(table: &Table) -> String {
+    let mut columns: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
+    for (label, (outcome, _)) in table.values().flatten() {
+        let column = columns.entry(label).or_default();
+        match outcome {
+            Outcome::Pass => column[0] += 1,
+            Outcome::Fail => column[1] += 1,
+            Outcome::Skip | Outcome::Defer => column[2] += 1,
+        }
+    }
+    let line = |(label, [pass, fail, skip]): (&&str, &[usize; 3])| {
+        format!("{label}: {pass} passed, {fail} failed, {skip} skipped")
+    };
+    columns.iter().map(line).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,53 @@
+//! The outcome of a run as a file, from which the table of the README is made.
+
+use crate::engine::Engine;
+use integration::report::Outcome;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::{fs, io};
+
+/// Case, column, outcome and reason.
+pub type Table = BTreeMap<String, BTreeMap<String, (Outcome, String)>>;
+
+/// All outcomes of a run.
+#[derive(Default)]
+pub struct Results {
+    /// The outcomes.
+    pub table: Table,
+}
+
+impl Results {
+    /// Writes the outcome of these engines to `path`, over what it has of them; others stay.
+    pub fn save(&self, path: &Path, engines: &[Engine], runtime: &Path) -> io::Result<()> {
+        let mut file: Value = match fs::read_to_string(path) {
+            Ok(text) => serde_json::from_str(&text)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => json!({}),
+            Err(error) => return Err(error),
+        };
+        let date = first_line(Command::new("date").args(["-u", "+%F"]));
+        for engine in engines {
+            let prefix = format!("{}::", engine.name());
+            let rows = self.table.iter().filter_map(|(case, row)| Some((case.strip_prefix(&prefix)?, row)));
+            let cases: BTreeMap<&str, Value> = rows.map(|(case, row)| (case, cells(row))).collect();
+            let mut versions: Vec<String> =
+                engine.programs().iter().map(|(name, option)| first_line(Command::new(name).arg(option))).collect();
+            versions.push(first_line(Command::new("runc").arg("--version")));
+            versions.push(first_line(Command::new(runtime).arg("--version")));
+            versions.push(format!("Linux {}", integration::kit::t::text("/proc/sys/kernel/osrelease")));
+            file[engine.name()] = json!({"date": date, "versions": versions, "cases": cases});
+        }
+        fs::write(path, serde_json::to_string_pretty(&file)? + "\n")
+    }
+}
+
+fn cells(row: &BTreeMap<String, (Outcome, String)>) -> Value {
+    let cell = |(outcome, _): &(Outcome, String)| outcome.name();
+    row.iter().map(|(label, outcome)| (label.clone(), Value::from(cell(outcome)))).collect()
+}
+
+fn first_line(command: &mut Command) -> String {
+    let output = command.output().map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&output).lines().next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,117 @@
+//! The table of the README: a row a chapter, a column an engine.
+
+use crate::engine::Engine;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The lines between which the table stands.
+const MARKERS: [&str; 2] = ["<!-- engines: begin -->", "<!-- engines: end -->"];
+
+/// `table RESULTS README`.
+pub fn main(words: &[String]) -> ExitCode {
+    let [results, readme] = words else {
+        println!("usage: engines table RESULTS README");
+        return ExitCode::from(2);
+    };
+    match rewrite(results.as_ref(), readme.as_ref()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("engines table: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn rewrite(results: &Path, readme: &Path) -> Result<(), String> {
+    let read = |path: &Path| fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
+    let results = serde_json::from_str(&read(results)?).map_err(|e| format!("{}: {e}", results.display()))?;
+    let text = between_markers(&read(readme)?, &render(&results)).ok_or("the README has no markers for the table")?;
+    fs::write(readme, text).map_err(|e| format!("{}: {e}", readme.display()))
+}
+
+/// `text` with `table` in place of what stands between the markers.
+fn between_markers(text: &str, table: &str) -> Option<String> {
+    let (before, rest) = text.split_once(MARKERS[0])?;
+    let (_, after) = rest.split_once(MARKERS[1])?;
+    Some(format!("{before}{}\n{table}{}{after}", MARKERS[0], MARKERS[1]))
+}
+
+/// Passed and judged, on windlass and on the peer.
+#[derive(Default)]
+struct Count {
+    ours: [usize; 2],
+    peer: [usize; 2],
+}
+
+/// The table as Markdown, with its legend.
+fn render(results: &Value) -> String {
+    let mut rows: BTreeMap<String, BTreeMap<Engine, Count>> = BTreeMap::new();
+    let mut legend = Vec::new();
+    let mut engines = Vec::new();
+    for engine in Engine::ALL {
+        let Some(run) = results.get(engine.name()) else {
+            continue;
+        };
+        engines.push(engine);
+        let words = run["versions"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let versions = words.collect::<Vec<_>>().join(", ");
+        legend.push(format!("- {}: {}, {versions}", engine.name(), run["date"].as_str().unwrap_or_default()));
+        for (case, row) in run["cases"].as_object().into_iter().flatten() {
+            let chapter = case.split("::").next().unwrap_or(case).replace('_', " ");
+            let count = rows.entry(chapter).or_default().entry(engine).or_default();
+            for (label, outcome) in row.as_object().into_iter().flatten() {
+                let cell = if label.starts_with("windlass") { &mut count.ours } else { &mut count.peer };
+                cell[0] += usize::from(outcome == "pass");
+                cell[1] += usize::from(outcome != "skip");
+            }
+        }
+    }
+    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let names = engines.iter().map(|engine| engine.name().to_owned());
+    let mut out = line(std::iter::once(String::new()).chain(names).collect());
+    out += &line(vec!["---".to_owned(); engines.len() + 1]);
+    for (chapter, counts) in &rows {
+        let cells = engines.iter().map(|engine| counts.get(engine).map_or_else(String::new, cell));
+        out += &line(std::iter::once(chapter.clone()).chain(cells).collect());
+    }
+    format!("{out}\n{}\n", legend.join("\n"))
+}
+
+/// `12/12`, and runc's where it is another.
+fn cell(count: &Count) -> String {
+    let fraction = |[passed, judged]: [usize; 2]| format!("{passed}/{judged}");
+    match (count.ours, count.peer) {
+        ([_, 0], [_, 0]) => "—".to_owned(),
+        (ours, peer) if ours == peer || peer[1] == 0 => fraction(ours),
+        (ours, peer) => format!("{} (runc {})", fraction(ours), fraction(peer)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    #[test]
+    fn the_table_counts_what_was_judged() {
+        let results = json!({"podman": {"date": "2026-01-02", "versions": ["podman 4"], "cases": {
+            "life::a": {"runc": "pass", "windlass": "pass"},
+            "life::b": {"runc": "FAIL", "windlass": "pass"},
+            "exec::c": {"runc": "skip", "windlass": "skip"},
+        }}});
+        let table = super::render(&results);
+        assert!(table.contains("| life | 2/2 (runc 1/2) |"), "{table}");
+        assert!(table.contains("| exec | — |"), "{table}");
+        assert!(table.contains("- podman: 2026-01-02, podman 4"), "{table}");
+    }
+
+    #[test]
+    fn only_what_stands_between_the_markers_changes() {
+        let text = format!("a\n{}\nold\n{}\nb\n", super::MARKERS[0], super::MARKERS[1]);
+        let new = super::between_markers(&text, "new\n").expect("there are markers");
+        assert_eq!(new, format!("a\n{}\nnew\n{}\nb\n", super::MARKERS[0], super::MARKERS[1]));
+        assert!(super::between_markers("no markers", "new").is_none());
+    }
+}

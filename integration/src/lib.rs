@@ -1,0 +1,44 @@
+//! Runs real containers as root, on windlass and on its peers, and compares.
+//!
+//! ```text
+//! integration            prints results, asks for harnesses          (report, args)
+//!  ├─ harness::host      private namespaces, cgroup2 only  ─┐
+//!  └─ harness::uml       a User-Mode Linux kernel          ─┴─ PID 1 (harness::init)
+//!                                                               └─ runner: one process a case
+//!                                                                   └─ cases::*  through kit::*
+//! ```
+//!
+//! A case that the host cannot serve (a controller or capability is missing)
+//! is deferred to the User-Mode Linux harness; what no harness can serve is
+//! reported as skipped, with the reason.
+//!
+//! The harnesses and the kit serve the suite of engines too (`engines/`).
+
+mod args;
+mod cases;
+mod expected;
+pub mod harness;
+pub mod kit;
+mod payload;
+pub mod report;
+mod runner;
+mod sys;
+
+use std::process::ExitCode;
+
+/// The program: what a person calls, and each of its own processes.
+pub fn main() -> ExitCode {
+    if std::env::var_os(harness::uml::WORKDIR).is_some() {
+        return harness::uml::as_pid_1();
+    }
+    let argv: Vec<String> = std::env::args().skip(1).collect();
+    let rest = argv.get(1..).unwrap_or_default();
+    match argv.first().map(String::as_str) {
+        Some("@host-enter") => harness::host::enter(rest),
+        Some("@host-pid-1") => harness::host::as_pid_1(rest),
+        Some("@runner") => runner::main(rest),
+        Some("@case") => runner::case_main(rest),
+        Some("@payload") => payload::main(rest),
+        _ => report::main(&argv),
+    }
+}
