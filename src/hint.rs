@@ -246,13 +246,6 @@ const ROWS: &[Row] = &[
     Row {
         kind: Some(Kind::InvalidConfig),
         asked_by: "/linux/sysctl/**",
-        says: "not in a separate kernel namespace",
-        hint: "this parameter is the whole host's: set it there, for example with sysctl -w",
-        ..ANY
-    },
-    Row {
-        kind: Some(Kind::InvalidConfig),
-        asked_by: "/linux/sysctl/**",
         says: "is not allowed in the hosts",
         hint: "give the container a namespace of its own for it (linux.namespaces), or set it on the host",
         ..ANY
@@ -520,11 +513,6 @@ mod tests {
             let hint = for_error(&failed(call, errno, pointer));
             assert!(hint.is_some_and(|hint| hint.contains(word)), "{call} {errno}: {hint:?}");
         }
-        let sysctl = Error::config(
-            "/linux/sysctl/vm.max_map_count",
-            "sysctl \"vm.max_map_count\" is not in a separate kernel namespace",
-        );
-        assert!(for_error(&sysctl).is_some_and(|hint| hint.contains("whole host")));
     }
 
     #[test]

@@ -285,7 +285,10 @@ fn sysctl_fault(key: &str, value: &str, topology: &Topology, hostname: &str) -> 
     if name.starts_with("user.") {
         return needs(namespace::USER, "user");
     }
-    Some(format!("sysctl {key:?} is not in a separate kernel namespace"))
+    // Engines pass the message on but not the hint.
+    Some(format!(
+        "sysctl {key:?} is not in a separate kernel namespace: it is the whole host's, set it there: sysctl -w {name}={value}"
+    ))
 }
 
 /// The interfaces to move: name on the host, name in the container.

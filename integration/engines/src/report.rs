@@ -1,18 +1,20 @@
 //! What the user sees: a line a case, the differences with their reasons, the sum.
 
 use crate::args::Args;
+use crate::cases;
 use crate::engine::Engine;
 use crate::expected::{self, Who};
 use crate::results::{Results, Table};
 use crate::runner::Request;
 use crate::session::Below;
-use crate::cases;
 use integration::harness;
 use integration::kit::runtime::Kind;
 use integration::report::{Event, Outcome};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 /// The program as the user calls it.
 pub fn main(argv: &[String]) -> ExitCode {
@@ -37,13 +39,18 @@ pub fn main(argv: &[String]) -> ExitCode {
         println!("no case matches {:?}", args.filters);
         return ExitCode::from(2);
     }
-    let mut results = Results::default();
+    let results = Mutex::new(Results::default());
     for (engine, names) in &asked {
-        for below in combinations(&args, *engine) {
-            let mut run = Run { results: &mut results, deferred: Vec::new(), label: below.label() };
-            run.everywhere(&args, Request { engine: *engine, below, long: args.long, cases: names.clone() });
-        }
+        // The runtimes side by side: much of the time is spent waiting.
+        thread::scope(|scope| {
+            for below in combinations(&args, *engine) {
+                let (args, results) = (&args, &results);
+                let request = Request { engine: *engine, below, long: args.long, cases: names.clone() };
+                scope.spawn(move || everywhere(args, request, results));
+            }
+        });
     }
+    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     let unexplained = print_differences(&results.table);
     println!("{}", sum(&results.table));
     if let Some(path) = &args.results {
@@ -71,63 +78,68 @@ fn combinations(args: &Args, engine: Engine) -> Vec<Below> {
     shims.iter().flat_map(|shim| runtimes.iter().map(move |runtime| below(runtime, shim))).collect()
 }
 
+/// The host first, then one User-Mode Linux boot for what it deferred.
+fn everywhere(args: &Args, mut request: Request, results: &Mutex<Results>) {
+    let mut run = Run { results, deferred: Vec::new(), done: Vec::new(), label: request.below.label() };
+    let order: &[&str] = match args.harness.as_deref() {
+        Some("host") => &["host"],
+        Some(_) => &["uml"],
+        None => &["host", "uml"],
+    };
+    let mut reasons = Vec::new();
+    for harness in order {
+        if request.cases.is_empty() {
+            break;
+        }
+        let mut take = |line: &str| Event::from_line(line).map(|event| run.take(harness, event)).is_some();
+        let done = harness::run(harness, &request.to_words(), &mut take);
+        reasons = std::mem::take(&mut run.deferred);
+        if let Err(error) = done {
+            run.lost(harness, &request.cases, &reasons, &error);
+        }
+        request.cases = reasons.iter().map(|(case, _)| case.clone()).collect();
+    }
+    for (case, text) in reasons {
+        run.invent("-", case, Outcome::Skip, text);
+    }
+}
+
 /// One combination on its way through the harnesses.
 struct Run<'r> {
-    results: &'r mut Results,
+    results: &'r Mutex<Results>,
     deferred: Vec<(String, String)>,
+    done: Vec<String>,
     label: String,
 }
 
 impl Run<'_> {
-    /// The host first, then one User-Mode Linux boot for what it deferred.
-    fn everywhere(&mut self, args: &Args, mut request: Request) {
-        let order: &[&str] = match args.harness.as_deref() {
-            Some("host") => &["host"],
-            Some(_) => &["uml"],
-            None => &["host", "uml"],
-        };
-        let mut reasons = Vec::new();
-        for harness in order {
-            if request.cases.is_empty() {
-                break;
-            }
-            let mut take = |line: &str| Event::from_line(line).map(|event| self.take(harness, event)).is_some();
-            let done = harness::run(harness, &request.to_words(), &mut take);
-            reasons = std::mem::take(&mut self.deferred);
-            if let Err(error) = done {
-                self.lost(harness, &request.cases, &reasons, &error);
-            }
-            request.cases = reasons.iter().map(|(case, _)| case.clone()).collect();
-        }
-        for (case, text) in reasons {
-            self.invent("-", case, Outcome::Skip, text);
-        }
-    }
-
     fn take(&mut self, harness: &str, event: Event) {
         if event.outcome == Outcome::Defer {
             self.deferred.push((event.case, event.text));
             return;
         }
-        let Event { case, runtime, outcome, ms, text, .. } = &event;
-        println!("{:4}  {harness:4}  {ms:6} ms  {runtime:13}  {case}", outcome.name());
-        text.lines().filter(|_| *outcome != Outcome::Pass).for_each(|line| println!("          {line}"));
-        self.results.table.entry(event.case).or_default().insert(event.runtime, (event.outcome, event.text));
+        let Event { case, runtime, outcome, ms, text, .. } = event;
+        let mut shown = format!("{:4}  {harness:4}  {ms:6} ms  {runtime:13}  {case}\n", outcome.name());
+        for line in text.lines().filter(|_| outcome != Outcome::Pass) {
+            shown += &format!("          {line}\n");
+        }
+        print!("{shown}");
+        self.done.push(case.clone());
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        results.table.entry(case).or_default().insert(runtime, (outcome, text));
     }
 
     /// A harness that ended early: its remaining cases fail, visibly.
     fn lost(&mut self, harness: &str, asked: &[String], deferred: &[(String, String)], error: &str) {
         for case in asked {
-            let known = self.results.table.get(case).is_some_and(|row| row.contains_key(&self.label));
-            if !known && !deferred.iter().any(|(name, _)| name == case) {
+            if !self.done.contains(case) && !deferred.iter().any(|(name, _)| name == case) {
                 self.invent(harness, case.clone(), Outcome::Fail, format!("not run: {error}"));
             }
         }
     }
 
     fn invent(&mut self, harness: &str, case: String, outcome: Outcome, text: String) {
-        let event = Event { case, runtime: self.label.clone(), peer: false, outcome, ms: 0, text };
-        self.take(harness, event);
+        self.take(harness, Event { case, runtime: self.label.clone(), peer: false, outcome, ms: 0, text });
     }
 }
 
@@ -136,7 +148,8 @@ fn print_differences(table: &Table) -> usize {
     let mut lines = Vec::new();
     let mut unexplained = 0;
     for (case, row) in table {
-        let failed: Vec<&String> = row.iter().filter(|(_, (o, _))| *o == Outcome::Fail).map(|(label, _)| label).collect();
+        let failed: Vec<&String> =
+            row.iter().filter(|(_, (o, _))| *o == Outcome::Fail).map(|(label, _)| label).collect();
         let known = expected::about(case);
         let who = if failed.len() == row.len() { Who::All } else { Who::Only(failed.clone()) };
         let why = match known {
@@ -148,7 +161,10 @@ fn print_differences(table: &Table) -> usize {
             _ => {
                 unexplained += 1;
                 let texts = failed.iter().filter_map(|label| row.get(*label)).map(|(_, text)| text);
-                format!("not explained: {}", texts.flat_map(|text| text.lines().take(3)).collect::<Vec<_>>().join(" | "))
+                format!(
+                    "not explained: {}",
+                    texts.flat_map(|text| text.lines().take(3)).collect::<Vec<_>>().join(" | ")
+                )
             }
         };
         let cells: Vec<String> = row.iter().map(|(label, (o, _))| format!("{label} {}", o.name())).collect();

@@ -12,10 +12,15 @@ use nix::sys::{prctl, signal::Signal};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::{fs, thread, time::Duration};
 
 /// What the harness's cgroups are called, before the pid.
 const NAME: &str = "windlass-integration-";
+
+/// Numbers the harnesses of this process, of which several may run at once.
+pub(super) static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// Where the harness mounts cgroup2.
 const CGROUP: &str = "/sys/fs/cgroup";
@@ -27,12 +32,12 @@ pub fn run(words: &[String], on_line: &mut dyn FnMut(&str) -> bool) -> Result<()
     }
     let mount = cgroup2_mount()?;
     remove_stale(&mount);
-    let cgroup = mount.join(format!("{NAME}{}", std::process::id()));
+    let cgroup = mount.join(format!("{NAME}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
     fs::create_dir(&cgroup).map_err(|e| format!("mkdir {}: {e}", cgroup.display()))?;
-    let enabled = enable_controllers(&cgroup);
+    let controllers = Controllers::enable(&mount);
     let done = run_below(&cgroup, words, on_line);
     remove_cgroups(&cgroup);
-    disable_controllers(&cgroup, &enabled);
+    controllers.leave();
     done
 }
 
@@ -40,33 +45,45 @@ pub fn run(words: &[String], on_line: &mut dyn FnMut(&str) -> bool) -> Result<()
 fn remove_stale(mount: &Path) {
     for entry in fs::read_dir(mount).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(NAME));
+        let pid = name.to_str().and_then(|name| name.strip_prefix(NAME)?.split('-').next());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             remove_tree(&entry.path());
         }
     }
 }
 
-/// Enables for the harness what the parent cgroup has to give; the names of
-/// what was not enabled before.
-fn enable_controllers(cgroup: &Path) -> Vec<String> {
-    let Some(parent) = cgroup.parent() else {
-        return Vec::new();
-    };
-    let before = crate::kit::t::text(parent.join("cgroup.subtree_control"));
-    let offered = crate::kit::t::text(parent.join("cgroup.controllers"));
-    let missing = offered.split_whitespace().filter(|name| !before.split_whitespace().any(|other| other == *name));
-    // A parent with processes of its own refuses: then the cases that need the controller go elsewhere.
-    missing
-        .filter(|name| fs::write(parent.join("cgroup.subtree_control"), format!("+{name}")).is_ok())
-        .map(str::to_owned)
-        .collect()
+/// The controllers that were enabled for harnesses in the cgroup at the top, while there are any.
+struct Controllers {
+    control: PathBuf,
 }
 
-/// Takes back what [`enable_controllers`] did.
-fn disable_controllers(cgroup: &Path, enabled: &[String]) {
-    for name in enabled {
-        let _ = fs::write(cgroup.with_file_name("cgroup.subtree_control"), format!("-{name}"));
+/// How many harnesses of this process run, and what the first of them enabled.
+static ENABLED: Mutex<(usize, Vec<String>)> = Mutex::new((0, Vec::new()));
+
+impl Controllers {
+    /// Enables for the harness what the cgroup at `top` has to give and did not yet.
+    fn enable(top: &Path) -> Controllers {
+        let control = top.join("cgroup.subtree_control");
+        let mut enabled = ENABLED.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = crate::kit::t::text(&control);
+        let offered = crate::kit::t::text(top.join("cgroup.controllers"));
+        let missing = offered.split_whitespace().filter(|name| !before.split_whitespace().any(|other| other == *name));
+        // A cgroup with processes of its own refuses: then the cases that need the controller go elsewhere.
+        let new = missing.filter(|name| fs::write(&control, format!("+{name}")).is_ok()).map(str::to_owned);
+        enabled.1.extend(new);
+        enabled.0 += 1;
+        Controllers { control }
+    }
+
+    /// Takes back what was enabled, with the last harness.
+    fn leave(self) {
+        let mut enabled = ENABLED.lock().unwrap_or_else(PoisonError::into_inner);
+        enabled.0 -= 1;
+        if enabled.0 == 0 {
+            for name in std::mem::take(&mut enabled.1) {
+                let _ = fs::write(&self.control, format!("-{name}"));
+            }
+        }
     }
 }
 

@@ -64,9 +64,7 @@ impl Need {
                 let there = t::bounding_capabilities().iter().any(|name| name == "CAP_SYS_RESOURCE");
                 (there, "root has no CAP_SYS_RESOURCE".to_owned())
             }
-            Need::TimeNamespace => {
-                (Path::new("/proc/self/ns/time").exists(), "no time namespaces".to_owned())
-            }
+            Need::TimeNamespace => (Path::new("/proc/self/ns/time").exists(), "no time namespaces".to_owned()),
             Need::AppArmor => {
                 (t::text("/sys/module/apparmor/parameters/enabled") == "Y", "AppArmor is not enabled".to_owned())
             }

@@ -1,6 +1,6 @@
 //! `exec` in its forms.
 
-use super::life::logged;
+use super::life::{WATCH_SIZE, logged};
 use crate::case::chapter;
 use crate::session::{Session, until};
 use integration::kit::Verdict;
@@ -43,7 +43,7 @@ fn exec_of_a_missing_program_exits_with_127_or_126(s: &Session) -> Verdict {
 fn exec_at_a_terminal_has_its_size_and_follows_a_resize(s: &Session) -> Verdict {
     let name = s.sleeper("")?;
     let mut command = s.command(&format!("exec -it {name} sh -c"));
-    command.arg("trap 'stty size; exit 7' WINCH; tty; while [ \"$(stty size)\" != '33 77' ]; do sleep 0.05; done; stty size; while :; do sleep 0.05; done");
+    command.arg(WATCH_SIZE);
     let mut at = s.terminal(&command, 33, 77)?;
     at.terminal.read_until("33 77\r\n")?;
     at.resize(12, 34)?;

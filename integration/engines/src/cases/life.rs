@@ -8,6 +8,7 @@ use integration::kit::Verdict;
 use integration::{ensure, ensure_eq};
 use nix::sys::signal::Signal;
 use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 chapter! { [Docker, Podman] "life":
     run_prints_what_the_program_prints,
@@ -38,6 +39,10 @@ chapter! { [Docker, Podman] "life":
     a_program_that_ends_at_once_is_told_about,
 }
 
+/// Prints the size of the terminal whenever it is another, and ends at 12 by 34.
+pub const WATCH_SIZE: &str = "while :; do now=$(stty size); [ \"$now\" = \"$old\" ] || echo $now; old=$now
+    [ \"$now\" != '12 34' ] || exit 7; sleep 0.05; done";
+
 fn run_prints_what_the_program_prints(s: &Session) -> Verdict {
     ensure_eq!(s.inside("", "echo hello")?, "hello", "output");
     Ok(())
@@ -66,8 +71,7 @@ fn run_of_a_killed_program_exits_with_137_and_of_a_terminated_one_with_143(s: &S
     for (signal, code) in [("KILL", 137), ("TERM", 143)] {
         let name = s.name();
         // The first process of a pid namespace is deaf to signals that it does not handle; one in the host's is not.
-        let mut running =
-            s.background(s.command(&format!("run --rm --name {name} --pid host {NAME} sleep 1000")))?;
+        let mut running = s.background(s.command(&format!("run --rm --name {name} --pid host {NAME} sleep 1000")))?;
         wait_running(s, &name)?;
         s.ok(&format!("kill -s {signal} {name}"))?;
         ensure_eq!(running.wait()?, code, "exit code after SIG{signal}");
@@ -91,9 +95,8 @@ fn run_keeps_standard_output_and_standard_error_apart(s: &Session) -> Verdict {
 
 fn run_at_a_terminal_has_its_size_and_follows_a_resize(s: &Session) -> Verdict {
     let mut command = s.command(&format!("run --rm -it {NAME} sh -c"));
-    command.arg("trap 'stty size; exit 7' WINCH; tty; while [ \"$(stty size)\" != '33 77' ]; do sleep 0.05; done; stty size; while :; do sleep 0.05; done");
+    command.arg(WATCH_SIZE);
     let mut at = s.terminal(&command, 33, 77)?;
-    at.terminal.read_until("/dev/")?;
     at.terminal.read_until("33 77\r\n")?;
     at.resize(12, 34)?;
     at.terminal.read_until("12 34\r\n")?;
@@ -263,7 +266,9 @@ fn events_tell_the_life_in_order(s: &Session) -> Verdict {
     let name = s.name();
     s.run_with(&format!("run --name {name} {NAME} sh -c"), "exit 4")?.code_is(4)?;
     s.ok(&format!("rm {name}"))?;
-    let seen = s.ok_with(&format!("events --since 1m --until 0s --filter container={name} --format"), "{{.Status}}")?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + 1;
+    let words = format!("events --since 1m --until {now} --filter container={name} --format");
+    let seen = s.ok_with(&words, "{{.Status}}")?;
     let expected = if s.engine == Engine::Docker {
         ["create", "start", "die", "destroy"]
     } else {

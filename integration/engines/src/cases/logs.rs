@@ -71,7 +71,11 @@ fn logs_keep_long_lines_and_bytes_whole(s: &Session) -> Verdict {
     let name = s.up("", "head -c 100000 /dev/zero | tr '\\0' x; echo; printf 'ä\\001€\\n'")?;
     s.ok(&format!("wait {name}"))?;
     let logs = s.run(&format!("logs {name}"))?.ok()?.stdout;
-    ensure!(logs.starts_with(&("x".repeat(100_000) + "\n")), "a line of 100000 became {}", logs.find('\n').unwrap_or(0));
+    ensure!(
+        logs.starts_with(&("x".repeat(100_000) + "\n")),
+        "a line of 100000 became {}",
+        logs.find('\n').unwrap_or(0)
+    );
     ensure!(logs.ends_with("ä\u{1}€\n"), "the end is {:?}", logs.chars().rev().take(5).collect::<String>());
     Ok(())
 }

@@ -4,14 +4,32 @@
 use crate::case::Case;
 use crate::engine::Engine;
 
+mod build;
 mod exec;
+mod flags;
 mod life;
+mod limits;
+mod link;
 mod logs;
+mod network;
+mod volumes;
 
 /// The cases of an engine, in the order in which they run.
 pub fn of(engine: Engine) -> impl Iterator<Item = &'static Case> {
-    let chapters: [&[Case]; 3] = [life::CASES, exec::CASES, logs::CASES];
-    chapters.into_iter().flatten().filter(move |case| case.engines.contains(&engine))
+    [
+        life::CASES,
+        exec::CASES,
+        logs::CASES,
+        network::CASES,
+        link::CASES,
+        volumes::CASES,
+        flags::CASES,
+        build::CASES,
+        limits::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .filter(move |case| case.engines.contains(&engine))
 }
 
 /// Their full names.

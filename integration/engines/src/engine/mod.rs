@@ -30,8 +30,7 @@ pub enum Engine {
 
 impl Engine {
     /// All of them, in the order in which they run.
-    pub const ALL: [Engine; 5] =
-        [Engine::Docker, Engine::Containerd, Engine::Cri, Engine::Podman, Engine::Buildah];
+    pub const ALL: [Engine; 5] = [Engine::Docker, Engine::Containerd, Engine::Cri, Engine::Podman, Engine::Buildah];
 
     /// The name on the command line and in reports.
     pub fn name(self) -> &'static str {

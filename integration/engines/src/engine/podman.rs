@@ -3,8 +3,8 @@
 use super::{docker, prepare_networks};
 use crate::image;
 use crate::session::Session;
-use integration::kit::{Need, Verdict};
 use integration::kit::stop::Context;
+use integration::kit::{Need, Verdict};
 use std::fs;
 
 /// Writes the configuration; the words of the client.
@@ -14,7 +14,12 @@ pub fn start(session: &Session) -> Verdict<Vec<String>> {
     let dir = |name: &str| session.path(name).display().to_string();
     let mut words: Vec<String> = vec!["podman".into()];
     words.extend(["--root".into(), dir("podman"), "--runroot".into(), dir("podman-run")]);
-    words.extend(["--tmpdir".into(), dir("podman-tmp"), "--runtime".into(), session.below.runtime.display().to_string()]);
+    words.extend([
+        "--tmpdir".into(),
+        dir("podman-tmp"),
+        "--runtime".into(),
+        session.below.runtime.display().to_string(),
+    ]);
     if let Some(shim) = &session.below.shim {
         words.extend(["--conmon".into(), shim.display().to_string()]);
     }
