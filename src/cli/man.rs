@@ -2,14 +2,15 @@
 
 use std::fmt::Write;
 
-use super::help;
 use super::table::{Flag, GLOBAL, VERBS, Verb};
+use super::{help, shim};
 
 /// All pages, by file name.
 pub fn pages() -> impl Iterator<Item = (String, String)> {
     let verbs = VERBS.iter().filter(|verb| !verb.hidden);
     let of_verbs = verbs.map(|verb| (format!("windlass-{}.8", verb.name), page(Some(verb))));
-    [("windlass.8".to_owned(), page(None))].into_iter().chain(of_verbs)
+    let programs = [("windlass.8".to_owned(), page(None)), ("windlass-shim.8".to_owned(), of_shim())];
+    programs.into_iter().chain(of_verbs)
 }
 
 /// The man page of the program, or of one verb, in roff.
@@ -50,6 +51,37 @@ fn of_program() -> String {
     out.push_str(".SH FILES\n");
     item(&mut out, "/run/windlass", "state of the containers, for root");
     item(&mut out, "$XDG_RUNTIME_DIR/windlass", "the same for other users");
+    out
+}
+
+/// One page for all verbs of the shim.
+fn of_shim() -> String {
+    let mut out = head("windlass-shim", shim::SUMMARY);
+    out.push_str(".SH SYNOPSIS\n.B windlass\\-shim\nVERB [OPTION...] [CONTAINER]\n.SH DESCRIPTION\n");
+    shim::ABOUT.iter().for_each(|text| paragraph(&mut out, text));
+    out.push_str(".SH VERBS\n");
+    for verb in shim::VERBS {
+        writeln!(out, ".SS {}", escape(&help::usage("windlass-shim", verb))).expect("a String takes everything");
+        out.push_str(&sentence(verb.summary));
+        out.push('\n');
+        verb.about.iter().for_each(|text| paragraph(&mut out, text));
+        let own: Vec<Flag> =
+            verb.flags.iter().filter(|flag| !["help", "state-dir"].contains(&flag.long)).copied().collect();
+        options(&mut out, &own);
+    }
+    out.push_str(".SH OPTIONS\nOf all verbs:\n");
+    options(&mut out, shim::COMMON);
+    out.push_str(".SH EXIT STATUS\n");
+    item(&mut out, "0", "success");
+    item(&mut out, "1", "anything failed");
+    item(&mut out, "other", "attach and exec: the process's own code, or 128 and the signal's number");
+    out.push_str(".SH FILES\n");
+    item(&mut out, "/run/windlass\\-shim", "the containers' directories, for root");
+    item(&mut out, "$XDG_RUNTIME_DIR/windlass\\-shim", "the same for other users");
+    for (name, what) in shim::FILES {
+        item(&mut out, &format!("STATE/CONTAINER/{}", escape(name)), what);
+    }
+    out.push_str(".SH SEE ALSO\n.BR windlass (8)\n");
     out
 }
 
@@ -127,6 +159,17 @@ mod tests {
                 assert!(text.contains(&format!("\\fB\\-\\-{}\\fR", escape(flag.long))), "{}: {}", verb.name, flag.long);
             }
             assert!(page(None).contains(&format!("windlass-{}", verb.name)), "{}", verb.name);
+        }
+    }
+
+    #[test]
+    fn every_verb_and_flag_of_the_shim_is_on_its_page() {
+        let text = of_shim();
+        for verb in shim::VERBS {
+            assert!(text.contains(&format!("windlass\\-shim {}", escape(verb.name))), "{}", verb.name);
+            for flag in verb.flags {
+                assert!(text.contains(&format!("\\fB\\-\\-{}\\fR", escape(flag.long))), "{}: {}", verb.name, flag.long);
+            }
         }
     }
 

@@ -34,9 +34,23 @@ const TTY: Flag = flag("tty", Takes::Nothing, "with a terminal").short('t');
 const STDIN: Flag = flag("stdin", Takes::Nothing, "with an input that stays open").short('i');
 
 const BASE: Verb =
-    Verb { name: "", usage: ID, operands: ONE, brief: "", summary: "", about: &[], flags: ONLY, hidden: false };
-const ONLY: &[Flag] = &[STATE_DIR, HELP];
+    Verb { name: "", usage: ID, operands: ONE, brief: "", summary: "", about: &[], flags: COMMON, hidden: false };
+
+/// Flags of all verbs.
+pub const COMMON: &[Flag] = &[STATE_DIR, HELP];
+
 const WITH_EXEC: &[Flag] = &[EXEC, STATE_DIR, HELP];
+
+/// The files of a container's directory.
+pub const FILES: &[(&str, &str)] = &[
+    ("shim.json", "how it was made; written before it was"),
+    ("shim.lock", "locked (flock(2)) for as long as the shim lives"),
+    ("shim.sock", "the socket of the protocol, for root and the shim's own user"),
+    ("exit.json", "how it ended"),
+    ("events.log", "the numbered events"),
+    ("log", "its log, unless another place was asked for"),
+    ("shim.err", "what a shim that failed had to say"),
+];
 
 /// The verb of this name.
 pub fn verb(name: &str) -> Option<&'static Verb> {

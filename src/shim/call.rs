@@ -73,10 +73,12 @@ pub(super) fn start(settings: &Settings<'_>) -> Result<Child> {
     let path = text(settings.binary.as_os_str());
     let arguments: Vec<CString> =
         std::iter::once(path.clone()).chain(settings.words.iter().map(|word| text(word))).collect();
+    // What we need of the C library is no business of the runtime's.
+    let environment: Vec<CString> = environment().filter(|entry| entry.as_bytes() != LEAN.as_bytes()).collect();
     Spawn {
         path: &path,
         arguments: &arguments,
-        environment: &environment(),
+        environment: &environment,
         stdio: settings.stdio,
         preserve: settings.preserve,
         extra: &[],
@@ -89,15 +91,24 @@ pub(super) fn start(settings: &Settings<'_>) -> Result<Child> {
     .start()
 }
 
-/// Our own environment, as a program gets it.
-pub(super) fn environment() -> Vec<CString> {
-    std::env::vars_os()
-        .map(|(mut key, value)| {
-            key.push("=");
-            key.push(value);
-            text(&key)
-        })
-        .collect()
+/// For the environment of a server. glibc's allocator (malloc(3), tunables(7)) keeps freed pieces
+/// of every size at hand for a thread, which pins the pages that they are in: after a thousand
+/// execs that was 60 kB of 90, and it is 4 without.
+const LEAN: &str = "GLIBC_TUNABLES=glibc.malloc.tcache_count=0";
+
+/// Our environment, as execve(2) takes it.
+pub(super) fn environment() -> impl Iterator<Item = CString> {
+    std::env::vars_os().map(|(mut key, value)| {
+        key.push("=");
+        key.push(value);
+        text(&key)
+    })
+}
+
+/// The environment of a server: ours, and [`LEAN`] unless the user tunes the allocator.
+pub fn server_environment() -> Vec<CString> {
+    let tuned = std::env::var_os("GLIBC_TUNABLES").is_some();
+    environment().chain((!tuned).then(|| text(LEAN.as_ref()))).collect()
 }
 
 /// Words come from argv, files and sockets; a NUL in one ends it, as it would for the kernel.

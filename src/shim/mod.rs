@@ -38,6 +38,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Instant;
 
+pub use call::server_environment;
 pub use exit::{ExitFile, ExitStatus};
 pub use poll::{Interest, Poll, Ready};
 pub use process::{Container, NewProcess, Phase, ProcessState};

@@ -27,24 +27,21 @@ const TURNS: usize = 8;
 pub(super) struct Scratch {
     input: Region,
     output: Region,
-    pub(super) used: bool,
 }
 
 impl Scratch {
     pub(super) fn new() -> Result<Scratch> {
-        Ok(Scratch { input: Region::new(READ)?, output: Region::new(SCRATCH)?, used: false })
+        Ok(Scratch { input: Region::new(READ)?, output: Region::new(SCRATCH)? })
     }
 
     /// For putting lines together.
     pub(super) fn output(&mut self) -> &mut [u8] {
-        self.used = true;
         self.output.bytes()
     }
 
     pub(super) fn release(&mut self) {
         self.input.release();
         self.output.release();
-        self.used = false;
     }
 }
 
@@ -193,7 +190,6 @@ impl Outlet {
 
     fn copy(&mut self, around: &mut Around<'_>) -> Result<Moved> {
         let Some(source) = &self.source else { return Ok(Moved::End) };
-        around.scratch.used = true;
         let moved = stream::read(source.as_fd(), around.scratch.input.bytes())?;
         if let Moved::Bytes(n) = moved {
             self.route(n, around);
@@ -223,7 +219,6 @@ impl Outlet {
     /// Sends on bytes that are not in the scratch memory.
     fn deliver(&mut self, bytes: &[u8], around: &mut Around<'_>) {
         for piece in bytes.chunks(READ) {
-            around.scratch.used = true;
             let output = around.scratch.output.bytes();
             around.logs.iter_mut().for_each(|log| log.write(self.stream, piece, output));
             give(self.stream, piece, around.clients, around.poll);

@@ -63,7 +63,7 @@ pub(super) fn key(kind: Kind, serial: u32, sub: u16) -> u64 {
 /// How long a terminal that was hung up is left alone.
 const HUNG_UP: Duration = Duration::from_millis(100);
 
-/// When nothing has moved for so long, the memory for moving is given back.
+/// When nothing has happened for so long, memory is given back.
 const IDLE: Duration = Duration::from_millis(500);
 
 /// A container and what is watched of it.
@@ -100,7 +100,8 @@ pub struct Supervisor {
     orphans: bool,
     serial: u32,
     token: u64,
-    scratch_used_at: Instant,
+    /// When something last happened, if memory was not given back since.
+    stirred: Option<Instant>,
 }
 
 /// A process id, and the exec's id where it is one of ours.
@@ -128,7 +129,7 @@ impl Supervisor {
             orphans: false,
             serial: 0,
             token: 0,
-            scratch_used_at: Instant::now(),
+            stirred: Some(Instant::now()),
         })
     }
 
@@ -293,6 +294,9 @@ impl Supervisor {
             let deadline = deadline.into_iter().chain(self.deadline()).min();
             self.poll.wait(deadline, &mut found)?;
         }
+        if !found.is_empty() {
+            self.stirred = Some(Instant::now());
+        }
         found.retain(|&(key, ready)| {
             let ours = (key >> 56)
                 .checked_sub(1)
@@ -392,7 +396,7 @@ impl Supervisor {
         });
         let hung_up = self.processes.iter().any(|process| process.streams.as_ref().is_some_and(|s| s.is_hung_up()));
         let hung_up = hung_up.then(|| Instant::now() + HUNG_UP);
-        let idle = self.scratch.used.then(|| self.scratch_used_at + IDLE);
+        let idle = self.stirred.map(|at| at + IDLE);
         calls.chain(endings).chain(hung_up).chain(idle).min()
     }
 
@@ -422,10 +426,10 @@ impl Supervisor {
             self.orphans = false;
             self.reap_orphans();
         }
-        if self.scratch.used && now >= self.scratch_used_at + IDLE {
+        if self.stirred.is_some_and(|at| now >= at + IDLE) {
+            self.stirred = None;
             self.scratch.release();
-        } else if !self.scratch.used {
-            self.scratch_used_at = now;
+            crate::sys::region::give_back();
         }
     }
 

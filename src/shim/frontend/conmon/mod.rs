@@ -142,7 +142,7 @@ fn run_at_exit(exit: &ExitCommand, mut core: Supervisor) -> sys::Result<()> {
     let child = Spawn {
         path: &program,
         arguments: &arguments,
-        environment: &call::environment(),
+        environment: &call::environment().collect::<Vec<_>>(),
         stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
         preserve: 0,
         extra: &[],

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::home::{Facts, Home, VERSION};
 use super::wire;
 use crate::cli::Matches;
-use crate::shim::{Code, Refusal, Runtime, call};
+use crate::shim::{Code, Refusal, Runtime, server_environment};
 use crate::sys::spawn::Spawn;
 use crate::sys::{fd, socket};
 
@@ -161,7 +161,7 @@ fn serve(mode: &str, home: &Home) -> Result<Value> {
     let child = Spawn {
         path: c"/proc/self/exe",
         arguments: &arguments,
-        environment: &call::environment(),
+        environment: &server_environment(),
         stdio: [null.as_fd(), report_write.as_fd(), errors.as_fd()],
         preserve: 0,
         extra: &[],

@@ -1,0 +1,471 @@
+//! The engine-neutral mode through the built program, above a runtime that is a shell script.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use windlass::shim::frontend::native::client::{Client, Error, Frame};
+
+/// A state directory, a runtime's root and a bundle; everything in them dies with it.
+struct World {
+    dir: PathBuf,
+}
+
+impl World {
+    fn new(name: &str, script: &str) -> World {
+        let dir = std::env::temp_dir().join(format!("windlass-neutral-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        for sub in ["root/hang", "root/fail", "bundle"] {
+            fs::create_dir_all(dir.join(sub)).expect("made");
+        }
+        let world = World { dir };
+        let path = world.script("init", script);
+        fs::write(world.path("bundle/config.json"), json!({"script": path}).to_string()).expect("written");
+        world
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    fn state(&self) -> PathBuf {
+        self.path("state")
+    }
+
+    fn script(&self, name: &str, text: &str) -> String {
+        let path = self.path(&format!("{name}.sh"));
+        fs::write(&path, text).expect("written");
+        path.to_str().expect("text").to_owned()
+    }
+
+    fn shim(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_windlass-shim"));
+        command.args(words).arg("--state-dir").arg(self.state()).stdin(Stdio::null());
+        command
+    }
+
+    fn output(&self, words: &[&str]) -> Output {
+        self.shim(words).output().expect("the shim runs")
+    }
+
+    /// The line that a verb prints.
+    fn line(&self, words: &[&str]) -> Value {
+        let output = self.output(words);
+        let text = String::from_utf8_lossy(&output.stdout);
+        serde_json::from_str(&text).unwrap_or_else(|_| panic!("{words:?}: {output:?}"))
+    }
+
+    fn run(&self, more: &[&str]) -> Value {
+        let runtime = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/fake-runtime.sh");
+        let (bundle, root) = (self.path("bundle"), self.path("root"));
+        let words = ["run", "--id", "c", "--runtime", runtime];
+        let paths = ["--bundle", bundle.to_str().expect("text"), "--root", root.to_str().expect("text")];
+        self.line(&[&words[..], &paths[..], more].concat())
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(&self.state(), "c").expect("connected")
+    }
+
+    fn shim_pid(&self) -> i32 {
+        self.line(&["status", "c"])["shim_pid"].as_i64().expect("a number") as i32
+    }
+
+    fn kill_shim(&self) {
+        let pid = self.shim_pid();
+        kill(pid, libc::SIGKILL);
+        until(|| !alive(pid));
+    }
+
+    fn exec(&self, name: &str, text: &str) -> Value {
+        json!({"exec": name, "process": {"script": self.script(name, text)}})
+    }
+
+    /// A raw connection, for what no client of ours would say.
+    fn socket(&self) -> UnixStream {
+        UnixStream::connect(self.state().join("c/shim.sock")).expect("connected")
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for sub in ["hang", "fail"] {
+            let _ = fs::remove_dir_all(self.path("root").join(sub));
+        }
+        if self.state().join("c").exists() {
+            let _ = self.output(&["delete", "--force", "c"]);
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn kill(pid: i32, signal: i32) {
+    let signal = nix::sys::signal::Signal::try_from(signal).expect("a signal");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("killed");
+}
+
+fn alive(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+fn until(mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < end, "it did not come to pass");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn ended(child: &mut Child) -> i32 {
+    child.wait().expect("waited").code().expect("a code")
+}
+
+const FOREVER: &str = "trap 'exit 3' TERM\nwhile :; do sleep 0.02; done\n";
+
+#[test]
+fn a_run_prints_one_line_and_the_end_is_recorded_before_it_is_told() {
+    let world = World::new("run", "echo out\necho err >&2\nprintf partial\nexit 7\n");
+    let made = world.run(&[]);
+    assert_eq!((&made["v"], &made["id"], &made["error"]), (&json!(1), &json!("c"), &Value::Null));
+    let exit = world.line(&["wait", "c"]);
+    assert_eq!((&exit["code"], &exit["status"]), (&json!(7), &json!(7)));
+    let record: Value =
+        serde_json::from_slice(&fs::read(world.state().join("c/exit.json")).expect("a record")).expect("JSON");
+    assert_eq!((&record["version"], &record["code"], &record["pid"]), (&json!(1), &json!(7), &made["pid"]));
+    let logs = world.output(&["logs", "c"]);
+    assert_eq!(String::from_utf8_lossy(&logs.stdout), "out\npartial");
+    assert_eq!(String::from_utf8_lossy(&logs.stderr), "err\n");
+    let deleted = world.line(&["delete", "c"]);
+    assert_eq!(deleted["exit"]["code"], 7);
+    assert!(!world.state().join("c").exists() && !world.path("root/c").exists(), "nothing stays");
+}
+
+#[test]
+fn a_failed_create_leaves_nothing_and_says_why() {
+    let world = World::new("create-fails", "exit 0\n");
+    fs::write(world.path("root/fail/create"), "no room").expect("written");
+    let error = &world.run(&[])["error"];
+    assert_eq!((&error["code"], &error["message"]), (&json!("runtime"), &json!("no room")));
+    assert!(!world.state().join("c").exists());
+}
+
+#[test]
+fn a_failed_start_takes_the_container_back() {
+    let world = World::new("start-fails", FOREVER);
+    fs::write(world.path("root/fail/start"), "not today").expect("written");
+    assert_eq!(world.run(&[])["error"]["message"], "not today");
+    assert!(!world.state().join("c").exists() && !world.path("root/c").exists());
+}
+
+#[test]
+fn an_id_is_taken_until_it_is_deleted() {
+    let world = World::new("taken", FOREVER);
+    assert_eq!(world.run(&[])["error"], Value::Null);
+    assert_eq!(world.run(&[])["error"]["code"], "already-exists");
+    let killed = world.line(&["delete", "--force", "c"]);
+    assert_eq!(killed["exit"]["signal"], 9);
+    assert_eq!(world.run(&[])["error"], Value::Null);
+}
+
+#[test]
+fn a_created_container_waits_for_its_start() {
+    let world = World::new("created", "echo begun\nexit 0\n");
+    assert_eq!(world.run(&["--create-only"])["state"], "created");
+    let mut client = world.client();
+    client.attach(None).expect("attached");
+    assert_eq!(world.line(&["start", "c"])["error"], Value::Null);
+    assert_eq!(client.frame().expect("read"), Some(Frame::Stdout(b"begun\n".to_vec())));
+    assert_eq!(client.frame().expect("read"), None, "the end is told");
+}
+
+#[test]
+fn an_exec_has_its_own_stdio_and_its_own_exit() {
+    let world = World::new("exec", FOREVER);
+    world.run(&[]);
+    let mut exec = world.exec("e", "read -r line\necho \"got $line\"\necho bad >&2\nexit 9\n");
+    exec["attach"] = true.into();
+    exec["stdin"] = true.into();
+    let mut client = world.client();
+    assert_eq!(client.call("exec", exec).expect("started")["exec"], "e");
+    client.input().expect("an input").give(b"hello\n").expect("given");
+    let mut frames = Vec::new();
+    while let Some(frame) = client.frame().expect("read") {
+        frames.push(frame);
+    }
+    frames.sort_by_key(|frame| matches!(frame, Frame::Stderr(_)));
+    assert_eq!(frames, [Frame::Stdout(b"got hello\n".to_vec()), Frame::Stderr(b"bad\n".to_vec())]);
+    let mut other = world.client();
+    assert_eq!(other.call("wait", json!({"exec": "e"})).expect("ended")["code"], 9);
+    assert!(world.state().join("c/execs/e.exit.json").exists());
+    other.call("delete", json!({"exec": "e"})).expect("deleted");
+    assert!(!world.state().join("c/execs/e.exit.json").exists());
+    assert!(matches!(other.call("wait", json!({"exec": "e"})), Err(Error::Refused(code, _)) if code == "not-found"));
+    assert_eq!(world.line(&["status", "c"])["execs"], json!([]));
+}
+
+#[test]
+fn an_exec_that_cannot_start_says_so_to_whoever_waits() {
+    let world = World::new("exec-fails", FOREVER);
+    world.run(&[]);
+    fs::write(world.path("root/fail/exec"), "no such program").expect("written");
+    let mut client = world.client();
+    let refused = client.call("exec", world.exec("e", "exit 0\n"));
+    assert!(matches!(refused, Err(Error::Refused(_, text)) if text == "no such program"));
+    let mut exec = world.exec("f", "exit 0\n");
+    exec["attach"] = true.into();
+    client.call("exec", exec).expect("it is answered before it is started");
+    assert_eq!(client.frame().expect("read"), None);
+    let refused = world.client().call("wait", json!({"exec": "f"}));
+    assert!(matches!(refused, Err(Error::Refused(_, text)) if text == "no such program"));
+}
+
+#[test]
+fn a_hanging_exec_holds_nobody_up() {
+    let world = World::new("hang", FOREVER);
+    world.run(&[]);
+    fs::write(world.path("root/hang/exec"), "").expect("written");
+    let mut socket = world.socket();
+    writeln!(socket, "{}", json!({"seq": 1, "op": "exec", "process": {"script": "x"}})).expect("sent");
+    until(|| world.path("root/hung").exists());
+    let begun = Instant::now();
+    assert_eq!(world.line(&["status", "c"])["state"], "running");
+    assert!(world.output(&["kill", "c", "CONT"]).status.success());
+    let mut waiting = world.client();
+    let mut second = world.exec("second", "exit 2\n");
+    second["attach"] = true.into();
+    waiting.call("exec", second).expect("answered");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    fs::remove_file(world.path("root/hang/exec")).expect("removed");
+}
+
+#[test]
+fn events_are_numbered_and_told_again_until_they_are_acknowledged() {
+    let world = World::new("events", FOREVER);
+    world.run(&[]);
+    let mut client = world.client();
+    client.subscribe(None).expect("subscribed");
+    let kinds: Vec<Value> = (0..2).map(|_| client.event().expect("an event")["type"].clone()).collect();
+    assert_eq!(kinds, ["created", "started"]);
+    // An engine that dies here comes back and is told again, but not what it has acknowledged.
+    drop(client);
+    world.client().call("ack", json!({"event": 1})).expect("acknowledged");
+    let mut client = world.client();
+    client.subscribe(None).expect("subscribed");
+    assert_eq!(client.event().expect("an event")["event"], 2);
+    let mut exec = world.client();
+    exec.call("exec", world.exec("e", "exit 1\n")).expect("started");
+    let rest: Vec<(Value, Value)> = (0..2)
+        .map(|_| client.event().expect("an event"))
+        .map(|event| (event["event"].clone(), event["type"].clone()))
+        .collect();
+    assert_eq!(rest, [(json!(3), json!("started")), (json!(4), json!("exited"))]);
+    let mut again = world.client();
+    again.subscribe(Some(4)).expect("subscribed");
+    assert_eq!(again.event().expect("an event")["exec"], "e");
+}
+
+#[test]
+fn a_malformed_line_closes_that_connection_and_nothing_else() {
+    let world = World::new("malformed", FOREVER);
+    world.run(&[]);
+    let mut good = world.client();
+    for bad in [&b"not json\n"[..], b"{\"seq\":1}\n", b"{\"seq\":-1,\"op\":\"status\"}\n", &[b'x'; 300 * 1024]] {
+        let mut socket = world.socket();
+        // The shim may have closed it before all is sent.
+        let _ = socket.write_all(bad);
+        let mut rest = Vec::new();
+        let _ = socket.read_to_end(&mut rest);
+        let text = String::from_utf8_lossy(&rest);
+        assert!(text.is_empty() || text.contains("\"invalid\""), "{text}");
+    }
+    assert_eq!(good.call("hello", json!({})).expect("an answer")["v"], 1);
+    let refused = good.call("no-such", json!({}));
+    assert!(matches!(refused, Err(Error::Refused(code, _)) if code == "invalid"));
+    assert!(good.call("status", json!({})).is_ok(), "an unknown operation is only refused");
+}
+
+#[test]
+fn a_client_may_close_its_side_and_still_be_answered() {
+    let world = World::new("half", FOREVER);
+    world.run(&[]);
+    let mut socket = world.socket();
+    writeln!(socket, "{}", json!({"seq": 5, "op": "wait"})).expect("sent");
+    socket.shutdown(std::net::Shutdown::Write).expect("closed");
+    world.output(&["kill", "c", "TERM"]);
+    let mut text = String::new();
+    socket.read_to_string(&mut text).expect("read");
+    let answer: Value = serde_json::from_str(&text).expect("one line");
+    assert_eq!((&answer["seq"], &answer["ok"]["code"]), (&json!(5), &json!(3)));
+}
+
+#[test]
+fn a_dead_shim_is_answered_for_by_its_records() {
+    let world = World::new("dead", "exit 5\n");
+    world.run(&[]);
+    world.line(&["wait", "c"]);
+    world.kill_shim();
+    let status = world.line(&["status", "c"]);
+    assert_eq!((&status["state"], &status["exit"]["code"]), (&json!("stopped"), &json!(5)));
+    assert_eq!(status["shim_lost"], false);
+    assert_eq!(world.line(&["wait", "c"])["code"], 5);
+    // Even if the shim had died between the record and the event.
+    let events = world.state().join("c/events.log");
+    let text = fs::read_to_string(&events).expect("read");
+    let cut: String = text.lines().filter(|line| !line.contains("exited")).map(|line| format!("{line}\n")).collect();
+    assert_ne!(cut, text);
+    fs::write(&events, cut).expect("written");
+    let told = world.output(&["events", "c", "--ack"]);
+    let last: Value =
+        serde_json::from_slice(told.stdout.split(|&b| b == b'\n').nth(2).expect("a third")).expect("JSON");
+    assert_eq!((&last["event"], &last["type"], &last["code"]), (&json!(3), &json!("exited"), &json!(5)));
+    assert_eq!(world.output(&["events", "c"]).stdout, b"", "acknowledged");
+    let deleted = world.line(&["delete", "c"]);
+    assert_eq!((&deleted["exit"]["code"], &deleted["shim_lost"]), (&json!(5), &json!(false)));
+}
+
+#[test]
+fn a_lost_shim_is_named_and_its_container_is_killed_by_delete() {
+    let world = World::new("lost", FOREVER);
+    let pid = world.run(&[])["pid"].as_i64().expect("a number") as i32;
+    world.kill_shim();
+    let status = world.line(&["status", "c"]);
+    assert_eq!(
+        (&status["shim_lost"], &status["exit"], &status["state"]),
+        (&json!(true), &Value::Null, &json!("running"))
+    );
+    let deleted = world.line(&["delete", "c"]);
+    assert_eq!((&deleted["shim_lost"], &deleted["exit"]["status"]), (&json!(true), &json!(137)));
+    until(|| !alive(pid));
+    assert!(!world.state().join("c").exists());
+}
+
+#[test]
+fn a_kept_container_goes_on_and_is_adopted_without_a_gap_in_its_log() {
+    let script = "trap 'exit 6' TERM\nn=0\nwhile :; do n=$((n+1)); echo $n; sleep 0.002; done\n";
+    let world = World::new("adopt", script);
+    let log = format!("k8s:{}", world.path("log").display());
+    let made = world.run(&["--keep-on-shim-death", "--log", &log]);
+    let pid = made["pid"].as_i64().expect("a number") as i32;
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(100));
+        world.kill_shim();
+        assert!(alive(pid));
+        assert!(!world.output(&["delete", "c"]).status.success(), "it runs: not without force");
+        let adopted = world.line(&["adopt", "c"]);
+        assert_eq!((&adopted["pid"], &adopted["adopted"]), (&made["pid"], &json!(true)), "{adopted}");
+        assert_eq!(adopted["guarantees"]["output"], true);
+        assert_eq!(world.line(&["adopt", "c"])["error"]["code"], "already-exists", "one shim at a time");
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    world.output(&["kill", "c", "TERM"]);
+    let exit = world.line(&["wait", "c"]);
+    let last = world.line(&["status", "c"]);
+    assert_eq!(last["adopted"], true);
+    // The code of another's child is known from Linux 6.15 on; its end always is.
+    assert!([json!(6), json!(255)].contains(&exit["status"]), "{exit}");
+    let text = String::from_utf8(world.output(&["logs", "c"]).stdout).expect("text");
+    let numbers: Vec<u64> = text.lines().map(|line| line.parse().expect("a number")).collect();
+    assert!(numbers.len() > 50);
+    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<u64>>(), "no gap and no double");
+    assert_eq!(world.line(&["delete", "c"])["exit"]["status"], exit["status"]);
+}
+
+#[test]
+fn a_grandchild_that_holds_the_pipe_does_not_hold_up_the_exit() {
+    let world = World::new("grandchild", "sleep 30 &\necho $! > pid\necho x\nexit 3\n");
+    let begun = Instant::now();
+    world.run(&["--drain", "0.3"]);
+    assert_eq!(world.line(&["wait", "c"])["code"], 3);
+    let waited = begun.elapsed();
+    assert!(waited >= Duration::from_millis(300) && waited < Duration::from_secs(10), "{waited:?}");
+    assert_eq!(world.output(&["logs", "c"]).stdout, b"x\n");
+}
+
+#[test]
+fn a_stalled_client_stops_neither_the_log_nor_the_others() {
+    let world = World::new(
+        "stalled",
+        "read -r _\nn=0\nwhile [ $n -lt 20000 ]; do n=$((n+1)); echo \"line $n\"; done\nexit 0\n",
+    );
+    world.run(&["--stdin"]);
+    let mut stalled = world.client();
+    stalled.attach(None).expect("attached");
+    stalled.input().expect("an input").give(b"go\n").expect("given");
+    assert_eq!(world.line(&["wait", "c"])["code"], 0);
+    let logs = String::from_utf8(world.output(&["logs", "c"]).stdout).expect("text");
+    assert_eq!(logs.lines().count(), 20_000);
+    assert_eq!(logs.lines().last(), Some("line 20000"));
+}
+
+#[test]
+fn logs_follow_ends_with_the_container_and_since_leaves_out_the_old() {
+    let world = World::new("follow", "echo one\nread -r _\necho two\nexit 0\n");
+    world.run(&["--stdin", "--log", "json:,max=1k,files=3"]);
+    let mut follow = world.shim(&["logs", "--follow", "c"]).stdout(Stdio::piped()).spawn().expect("started");
+    let mut lines = BufReader::new(follow.stdout.take().expect("piped")).lines();
+    assert_eq!(lines.next().expect("a line").expect("text"), "one");
+    std::thread::sleep(Duration::from_millis(1100));
+    let mut client = world.client();
+    client.attach(None).expect("attached");
+    client.input().expect("an input").give(b"\n").expect("given");
+    assert_eq!(lines.next().expect("a line").expect("text"), "two");
+    assert!(lines.next().is_none());
+    assert_eq!(ended(&mut follow), 0);
+    let status = world.line(&["status", "c"]);
+    let at = status["exit"]["at"].as_str().expect("a time").to_owned();
+    let since = world.output(&["logs", "--since", "1000", "c"]);
+    assert_eq!(since.stdout, b"one\ntwo\n");
+    assert_eq!(world.output(&["logs", "--since", &at, "c"]).stdout, b"");
+}
+
+#[test]
+fn a_shim_shuts_down_when_the_container_has_ended() {
+    let world = World::new("shutdown", FOREVER);
+    world.run(&[]);
+    assert!(!world.output(&["shutdown", "c"]).status.success(), "it runs");
+    let pid = world.shim_pid();
+    world.output(&["kill", "c", "TERM"]);
+    world.line(&["wait", "c"]);
+    assert!(world.output(&["shutdown", "c"]).status.success());
+    until(|| !alive(pid));
+    assert_eq!(world.line(&["status", "c"])["exit"]["code"], 3);
+    let listed = world.line(&["list"]);
+    assert_eq!((&listed["id"], &listed["shim_lost"]), (&json!("c"), &json!(false)));
+}
+
+#[test]
+fn the_example_engine_survives_its_own_death() {
+    let world = World::new("engine", "echo one\nread -r _\necho two\nexit 4\n");
+    let engine = || {
+        let mut command = Command::new(example("engine"));
+        command.arg(world.state()).arg("c").stdout(Stdio::piped());
+        command.env("WINDLASS_SHIM", env!("CARGO_BIN_EXE_windlass-shim"));
+        command
+    };
+    world.run(&["--stdin"]);
+    let mut first = engine().spawn().expect("started");
+    let mut lines = BufReader::new(first.stdout.take().expect("piped")).lines();
+    assert_eq!(lines.next().expect("a line").expect("text"), "one");
+    first.kill().expect("killed");
+    first.wait().expect("waited");
+    let mut client = world.client();
+    client.attach(None).expect("attached");
+    client.input().expect("an input").give(b"\n").expect("given");
+    let second = engine().output().expect("ran");
+    assert_eq!(String::from_utf8_lossy(&second.stdout), "one\ntwo\n");
+    assert_eq!(second.status.code(), Some(4));
+}
+
+/// A built example: there already, unless cargo was asked for this test alone.
+fn example(name: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_BIN_EXE_windlass-shim")).with_file_name("examples").join(name);
+    if !path.exists() {
+        let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--example", name]).status();
+        assert!(built.expect("cargo runs").success());
+    }
+    path
+}
