@@ -171,7 +171,11 @@ fn missing_file(cgroup: &Cgroup, write: &Write, file: &str) -> Error {
         format!("cannot apply {}: controller \"{controller}\" not available in {:?}", name_of(pointer), cgroup.path()),
     )
     .origin(Origin::config(pointer.clone()))
-    .hint(format!("it would be enabled by: echo +{controller} > {parent}/{SUBTREE}"))
+    // What a user's systemd does not have it cannot give on.
+    .hint(match cgroup.path().contains("/user@") {
+        true => super::delegated::advice(controller),
+        false => format!("it would be enabled by: echo +{controller} > {parent}/{SUBTREE}"),
+    })
 }
 
 /// The words for a limit: `memory.limit` for `/linux/resources/memory/limit`, and for an

@@ -87,12 +87,16 @@ fn kernel(facts: &Facts) -> Option<Finding> {
 
 fn namespaces(facts: &Facts) -> Option<Finding> {
     let lacking = &facts.kernel.missing_namespaces;
-    // A default container has no time namespace.
-    let needed = lacking.iter().any(|name| !matches!(*name, "time" | "user"));
+    // A default container has no time namespace, and a user namespace only where the user has no powers.
+    let needed = lacking.iter().any(|name| match *name {
+        "time" => false,
+        "user" => facts.user.rootless,
+        _ => true,
+    });
     Some(match lacking.is_empty() {
         true => ok("namespaces", "all eight kinds"),
         false => Finding {
-            level: if needed || facts.user.rootless { Level::Missing } else { Level::Limited },
+            level: if needed { Level::Missing } else { Level::Limited },
             ..limited("namespaces", format!("no {}", lacking.join(", ")), "a kernel with CONFIG_*_NS=y for them")
         },
     })

@@ -107,6 +107,10 @@ fn what_the_kernel_lacks_is_named_with_its_version() {
     lacks(root(), kind, Level::Missing, "namespaces", "no cgroup", "CONFIG_");
     let time = |facts: &mut Facts| facts.kernel.missing_namespaces = vec!["time"];
     lacks(root(), time, Level::Limited, "namespaces", "no time", "CONFIG_");
+    lacks(user(), time, Level::Limited, "namespaces", "no time", "CONFIG_");
+    let own = |facts: &mut Facts| facts.kernel.missing_namespaces = vec!["user"];
+    lacks(root(), own, Level::Limited, "namespaces", "no user", "CONFIG_");
+    lacks(user(), own, Level::Missing, "namespaces", "no user", "CONFIG_");
     let mqueue = |facts: &mut Facts| facts.kernel.missing_filesystems = vec!["mqueue"];
     lacks(root(), mqueue, Level::Missing, "filesystems", "mqueue", "modprobe mqueue");
     let filter = |facts: &mut Facts| facts.kernel.device_filter = Some("bpf: EPERM".into());

@@ -1,0 +1,325 @@
+#!/bin/bash
+# What a runtime must do with --systemd-cgroup. Runs in the guest, as root:
+#   cases.sh RUNTIME
+# Each case is a function whose name is a sentence; each runs with the system's
+# systemd, and those of `both` with a user's as well. Prints a line a case.
+# A case says why it fails by printing something.
+set -u
+rt=$1
+ours=$(basename "$rt")
+work=/run/cases
+failed=0
+
+# --- the guest, once ---
+if [ "${2:-}" != inside ]; then
+    mkdir -p $work
+    cp "$0" $work/cases.sh
+    cp -a "$(command -v "$rt" || echo "$rt")" $work/"$ours"
+    for user in user alone; do
+        loginctl enable-linger $user
+        until [ -S "/run/user/$(id -u $user)/bus" ]; do sleep 0.2; done
+    done
+    # Debian's kernel for User-Mode Linux has no cpuset; io is there, and not delegated to users.
+    bash $work/cases.sh $work/"$ours" inside root
+    failed=$?
+    su user -c "XDG_RUNTIME_DIR=/run/user/1000 bash $work/cases.sh $work/$ours inside user"
+    exit $((failed + $?))
+fi
+
+# --- one user ---
+whose=$3
+home=$HOME/cases
+if [ "$whose" = root ]; then
+    systemctl() { command systemctl "$@"; }
+    top=/sys/fs/cgroup
+    slice=system.slice
+else
+    systemctl() { command systemctl --user "$@"; }
+    top=/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service
+    slice=user.slice
+fi
+
+runtime() { "$rt" --root "$home/state" --systemd-cgroup "$@"; }
+
+# bundle JQ-FILTER: writes the configuration of the next container.
+bundle() { jq "$1" "$home/base.json" >"$home/bundle/config.json"; }
+
+# up ID [JQ-FILTER]: a container that sleeps, in the scope test-ID.
+up() {
+    bundle ".process.args=[\"sleep\",\"1000\"]|.linux.cgroupsPath=\"$slice:test:$1\"|${2:-.}"
+    (cd "$home/bundle" && runtime run -d "$1" </dev/null >"$home/out" 2>&1) || { cat "$home/out"; return 1; }
+}
+
+# of ID: the directory of its cgroup.
+of() { echo "$top/$slice/test-$1.scope"; }
+
+property() { systemctl show --property "$2" --value "test-$1.scope"; }
+
+is() { [ "$1" = "$2" ] || echo "${3:-it} is $1, not $2"; }
+
+gone() {
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        [ ! -e "$(of "$1")" ] && [ "$(systemctl is-active "test-$1.scope")" = inactive ] && return
+        sleep 0.2
+    done
+    echo "the scope is still there: $(systemctl is-active "test-$1.scope")"
+}
+
+# --- cases of both ---
+
+every_verb_works_in_a_scope() {
+    bundle ".process.args=[\"sleep\",\"1000\"]|.linux.cgroupsPath=\"$slice:test:v\""
+    (cd "$home/bundle" && runtime create v </dev/null >"$home/out" 2>&1) || { cat "$home/out"; return; }
+    is "$(runtime state v | jq -r .status)" created
+    runtime start v
+    is "$(runtime state v | jq -r .status)" running
+    runtime list -q | grep -qx v || echo "list does not have it"
+    is "$(runtime ps --format json v | jq ".[0]")" "$(runtime state v | jq .pid)" "the process that ps shows"
+    is "$(runtime exec v echo hello)" hello "exec's output"
+    runtime pause v
+    is "$(runtime state v | jq -r .status)" paused
+    is "$(grep -c 'frozen 1' "$(of v)/cgroup.events")" 1 frozen
+    runtime resume v
+    runtime update --pids-limit 77 v
+    is "$(cat "$(of v)/pids.max")" 77 pids.max
+    runtime kill v KILL
+    for _ in 1 2 3 4 5; do [ "$(runtime state v | jq -r .status)" = stopped ] || sleep 0.2; done
+    runtime delete v || echo "delete failed"
+    gone v
+    runtime state v >/dev/null 2>&1 && echo "its state is still there"
+}
+
+the_process_is_in_the_scope_and_the_scope_is_delegated() {
+    up p || return
+    is "$(sed -n s/^0:://p "/proc/$(runtime state p | jq .pid)/cgroup")" "$(of p | sed s,^/sys/fs/cgroup,,)" cgroup
+    is "$(property p Delegate)" yes Delegate
+    is "$(property p Slice)" "$slice" Slice
+}
+
+a_run_in_the_foreground_leaves_nothing() {
+    bundle ".process.args=[\"sh\",\"-c\",\"exit 7\"]|.linux.cgroupsPath=\"$slice:test:f\""
+    (cd "$home/bundle" && runtime run f </dev/null >/dev/null 2>&1)
+    is $? 7 "its exit code"
+    gone f
+}
+
+a_memory_limit_kills() {
+    bundle ".process.args=[\"sh\",\"-c\",\"tail /dev/zero\"]|.linux.cgroupsPath=\"$slice:test:m\"|
+        .linux.resources.memory={limit:16777216,swap:16777216}"
+    (cd "$home/bundle" && timeout 60 "$rt" --root "$home/state" --systemd-cgroup run m </dev/null >/dev/null 2>&1)
+    is $? 137 "its exit code"
+    gone m
+}
+
+a_limit_of_tasks_holds() {
+    up t '.linux.resources.pids={limit:5}' || return
+    is "$(cat "$(of t)/pids.max")" 5 pids.max
+    is "$(property t TasksMax)" 5 TasksMax
+    runtime exec t sh -c 'for i in 1 2 3 4 5 6 7 8; do sleep 5 & done' >/dev/null 2>&1
+    [ "$(sed -n 's/^max //p' "$(of t)/pids.events")" -gt 0 ] || echo "no fork was refused"
+}
+
+cpu_time_is_throttled() {
+    bundle ".process.args=[\"sh\",\"-c\",\"while :; do :; done\"]|.linux.cgroupsPath=\"$slice:test:c\"|
+        .linux.resources.cpu={quota:10000,period:100000,shares:512}"
+    (cd "$home/bundle" && runtime run -d c </dev/null >"$home/out" 2>&1) || { cat "$home/out"; return; }
+    is "$(cat "$(of c)/cpu.max")" "10000 100000" cpu.max
+    is "$(property c CPUQuotaPerSecUSec)" 100ms CPUQuotaPerSecUSec
+    sleep 1.5
+    [ "$(sed -n 's/^nr_throttled //p' "$(of c)/cpu.stat")" -gt 3 ] || echo "it was not throttled"
+}
+
+update_changes_the_unit_and_the_cgroup() {
+    up u '.linux.resources.memory={limit:33554432}' || return
+    runtime update --memory 67108864 --memory-swap 67108864 u || echo "update failed"
+    is "$(cat "$(of u)/memory.max")" 67108864 memory.max
+    is "$(property u MemoryMax)" 67108864 MemoryMax
+}
+
+limits_survive_a_daemon_reload() {
+    up d '.linux.resources={memory:{limit:33554432},pids:{limit:9},cpu:{quota:20000,period:100000}}' || return
+    runtime update --pids-limit 11 d
+    systemctl daemon-reload
+    is "$(cat "$(of d)/memory.max")" 33554432 memory.max
+    is "$(cat "$(of d)/pids.max")" 11 pids.max
+    is "$(cat "$(of d)/cpu.max")" "20000 100000" cpu.max
+    is "$(runtime exec d echo there)" there "exec's output"
+}
+
+a_property_of_an_annotation_is_set() {
+    up a '.annotations={"org.systemd.property.TimeoutStopSec":"uint64 7"}' || return
+    is "$(property a TimeoutStopUSec)" 7s TimeoutStopUSec
+}
+
+a_scope_of_somebody_else_is_refused_and_left_alone() {
+    command systemd-run $([ "$whose" = root ] || echo --user) -q --scope --slice="$slice" --unit=test-o.scope sleep 100 &
+    until [ -e "$(of o)" ]; do sleep 0.1; done
+    up o >/dev/null && echo "it was taken"
+    is "$(systemctl is-active test-o.scope)" active "the other scope"
+    runtime delete --force o >/dev/null 2>&1
+    is "$(systemctl is-active test-o.scope)" active "the other scope after delete --force"
+    systemctl kill -s KILL test-o.scope
+}
+
+a_failed_unit_of_the_same_name_is_cleared_away() {
+    command systemd-run $([ "$whose" = root ] || echo --user) -q --scope --slice="$slice" --unit=test-l.scope \
+        -p RuntimeMaxSec=1 -p TimeoutStopSec=1 sleep 100
+    is "$(systemctl is-active test-l.scope)" failed "the leftover"
+    up l || echo "it was not cleared away"
+}
+
+a_killed_create_is_cleared_away_by_delete_force() {
+    printf '#!/bin/sh\nsleep 100\n' >"$home/hook"
+    chmod +x "$home/hook"
+    bundle ".process.args=[\"sleep\",\"1000\"]|.linux.cgroupsPath=\"$slice:test:k\"|
+        .hooks={createRuntime:[{path:\"$home/hook\"}]}"
+    (cd "$home/bundle" && exec "$rt" --root "$home/state" --systemd-cgroup create k </dev/null >/dev/null 2>&1) &
+    pid=$!
+    for _ in 1 2 3 4 5 6 7 8 9 10; do [ -e "$(of k)" ] && break || sleep 0.3; done
+    [ -e "$(of k)" ] || echo "the scope never came"
+    kill -KILL $pid
+    runtime delete --force k || echo "delete --force failed"
+    gone k
+    runtime list -q | grep -qx k && echo "its state is still there"
+    pkill -f "$home/hook"
+}
+
+fifty_at_once() {
+    bundle ".process.args=[\"sleep\",\"1000\"]"
+    for i in $(seq 50); do
+        mkdir -p "$home/many/$i"
+        jq ".root.path=\"$home/bundle/rootfs\"|.linux.cgroupsPath=\"$slice:test:n$i\"" "$home/bundle/config.json" \
+            >"$home/many/$i/config.json"
+    done
+    for i in $(seq 50); do
+        (cd "$home/many/$i" && runtime run -d "n$i" </dev/null >"$home/many/$i/out" 2>&1 || { echo "n$i: $(cat "$home/many/$i/out")"; }) &
+    done
+    wait
+    is "$(systemctl list-units --no-legend 'test-n*.scope' | grep -c running)" 50 "the number of scopes"
+    for i in $(seq 50); do runtime delete --force "n$i" & done
+    wait
+    is "$(systemctl list-units --all --no-legend 'test-n*.scope' | grep -c .)" 0 "the number of scopes left"
+    rm -rf "$home/many"
+}
+
+exec_from_another_cgroup_is_in_the_scope() {
+    up e || return
+    is "$(runtime exec e cat /proc/self/cgroup)" "0::/" "its cgroup, seen from the namespace"
+    runtime exec -d e sleep 500 </dev/null >/dev/null 2>&1
+    is "$(grep -c . "$(of e)/cgroup.procs")" 2 "the number of processes"
+}
+
+# --- cases of root ---
+
+a_device_that_is_not_allowed_is_denied() {
+    up x '.process.capabilities.bounding+=["CAP_MKNOD"]|.process.capabilities.effective+=["CAP_MKNOD"]|
+        .process.capabilities.permitted+=["CAP_MKNOD"]|
+        .linux.resources.devices=[{allow:false,access:"rwm"},{allow:true,type:"c",major:1,minor:11,access:"r"}]' || return
+    devices x
+    command systemctl daemon-reload
+    devices x
+    # An update puts another filter in the place of ours, and systemd's does not stand in its way.
+    case $ours in windlass*)
+        echo '{"devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":1,"minor":2,"access":"rwm"}]}' |
+            runtime update --resources - x
+        said=$(runtime exec x sh -c 'cat /tmp/mem; head -c 0 /tmp/kmsg' 2>&1)
+        is "$(echo "$said" | grep -c "not permitted")" 1 "what is denied after the update"
+        is "$(echo "$said" | grep -c "kmsg.*not permitted")" 1 "what of kmsg is denied after the update"
+        ;;
+    esac
+}
+
+devices() {
+    is "$(runtime exec "$1" sh -c '[ -e /tmp/kmsg ] || mknod /tmp/kmsg c 1 11; [ -e /tmp/mem ] || mknod /tmp/mem c 1 2
+        (: </tmp/kmsg) && echo read; (: >/tmp/kmsg) && echo write; (: </tmp/mem) && echo memory
+        (echo x >/dev/null) && echo null' 2>/dev/null | tr '\n' ' ')" \
+        "read null " "what may be opened"
+}
+
+# --- cases of windlass alone ---
+
+a_scope_has_a_name_by_default() {
+    bundle '.process.args=["sleep","1000"]'
+    (cd "$home/bundle" && runtime run -d named </dev/null >"$home/out" 2>&1) || cat "$home/out"
+    is "$(systemctl is-active "$ours-named.scope")" active "$ours-named.scope"
+}
+
+the_doctor_finds_a_host_that_works() {
+    "$rt" doctor >"$home/out" || echo "it does not: $(cat "$home/out")"
+    is "$(grep -c '^ok *systemd' "$home/out")" 1 "that systemd works"
+    [ "$whose" = root ] || is "$(grep -c 'no limits of cpuset, io with --systemd-cgroup\|no limits of cpuset, io here' "$home/out")" 1 \
+        "that cpuset and io are missing"
+    is "$("$rt" doctor --json | jq .ok)" true "ok of the JSON"
+}
+
+a_controller_that_is_not_delegated_is_named_with_the_command() {
+    [ "$whose" = user ] || return
+    up io '.linux.resources.unified={"io.max":"98:0 rbps=1000000"}' >"$home/said" && echo "it started"
+    grep -q 'controller "io"' "$home/said" || echo "the controller is not named: $(cat "$home/said")"
+    grep -q 'systemctl edit user@.service' "$home/said" || echo "the command is not named: $(cat "$home/said")"
+    gone io
+}
+
+without_a_bus_the_error_says_what_to_do() {
+    [ "$whose" = user ] || return
+    bundle .
+    said=$(cd "$home/bundle" && XDG_RUNTIME_DIR=/nowhere DBUS_SESSION_BUS_ADDRESS= "$rt" --root "$home/state" --systemd-cgroup run b 2>&1 </dev/null)
+    echo "$said" | grep -q enable-linger || echo "no advice: $said"
+}
+
+without_delegation_a_container_runs_and_a_limit_is_an_error() {
+    [ "$whose" = user ] || return
+    bundle '.process.args=["cat","/proc/self/uid_map"]'
+    cd "$home/bundle" && "$rt" --root "$home/state" run w </dev/null >"$home/out" 2>&1 || cat "$home/out"
+    bundle '.linux.resources.memory={limit:33554432}'
+    said=$("$rt" --root "$home/state" run w 2>&1 </dev/null) && echo "it started"
+    echo "$said" | grep -q 'the controller memory' || echo "the controller is not named: $said"
+    echo "$said" | grep -q 'systemd-run --user --scope -p Delegate=yes' || echo "the command is not named: $said"
+    # What it names works.
+    bundle '.process.args=["sh","-c","exit 3"]|.linux.resources.memory={limit:33554432}'
+    command systemd-run --user --scope -q -p Delegate=yes "$rt" --root "$home/state" run w </dev/null >"$home/out" 2>&1
+    is $? 3 "its exit code: $(cat "$home/out")"
+}
+
+subordinate_ids_are_mapped() {
+    [ "$whose" = user ] || return
+    bundle '.process.args=["sh","-c","cat /proc/self/uid_map; id -u; id -G"]|.process.user={uid:33,gid:33,additionalGids:[7]}|
+        .linux.uidMappings=[{containerID:0,hostID:1000,size:1},{containerID:1,hostID:100000,size:65535}]|
+        .linux.gidMappings=.linux.uidMappings'
+    said=$(cd "$home/bundle" && runtime run s </dev/null 2>&1 | tr -s ' \n' ' ')
+    is "$said" " 0 1000 1 1 100000 65535 33 33 7 " "what it says"
+}
+
+both="every_verb_works_in_a_scope the_process_is_in_the_scope_and_the_scope_is_delegated
+    a_run_in_the_foreground_leaves_nothing a_memory_limit_kills a_limit_of_tasks_holds cpu_time_is_throttled
+    update_changes_the_unit_and_the_cgroup limits_survive_a_daemon_reload a_property_of_an_annotation_is_set
+    a_scope_of_somebody_else_is_refused_and_left_alone a_failed_unit_of_the_same_name_is_cleared_away
+    a_killed_create_is_cleared_away_by_delete_force exec_from_another_cgroup_is_in_the_scope fifty_at_once"
+cases=$both
+[ "$whose" = root ] && cases="$cases a_device_that_is_not_allowed_is_denied"
+case $ours in windlass*)
+    cases="$cases a_scope_has_a_name_by_default the_doctor_finds_a_host_that_works
+        a_controller_that_is_not_delegated_is_named_with_the_command without_a_bus_the_error_says_what_to_do
+        without_delegation_a_container_runs_and_a_limit_is_an_error subordinate_ids_are_mapped"
+    ;;
+esac
+
+rm -rf "$home"
+mkdir -p "$home/state" "$home/bundle/rootfs"/{bin,proc,sys,dev,tmp,etc}
+cp /bin/busybox "$home/bundle/rootfs/bin/"
+for applet in sh sleep cat echo tail head mknod id; do ln -s busybox "$home/bundle/rootfs/bin/$applet"; done
+echo root:x:0:0:root:/:/bin/sh >"$home/bundle/rootfs/etc/passwd"
+(cd "$home/bundle" && "$rt" spec $([ "$whose" = root ] || echo --rootless) && mv config.json ..)
+jq '.process.terminal=false|.root.readonly=false' "$home/config.json" >"$home/base.json"
+
+for name in $cases; do
+    said=$($name 2>&1)
+    if [ -z "$said" ]; then
+        echo "ok     $ours $whose $name"
+    else
+        echo "FAILED $ours $whose $name: $said"
+        failed=$((failed + 1))
+    fi
+    for id in $(runtime list -q 2>/dev/null); do runtime delete --force "$id" >/dev/null 2>&1; done
+done
+exit $failed
