@@ -19,6 +19,7 @@ mod mounts;
 mod namespaces;
 mod process;
 mod rootfs;
+mod rootless;
 mod seccomp;
 mod security;
 mod terminal;
@@ -44,6 +45,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         security::CASES,
         apparmor::CASES,
         joining::CASES,
+        rootless::CASES,
         input::CASES,
         crash::CASES,
         concurrency::CASES,
