@@ -10,6 +10,7 @@ const LENIENT: &str = "accepted, though the specification wants an error";
 const CGROUP_LEFT: &str = "killed between making the cgroup and writing its state, it leaves the cgroup";
 const MEMLOCK: &str = "raises RLIMIT_MEMLOCK for its device filter, which root may not do here";
 const CGROUP_FAILED: &str = "a create that fails leaves its cgroup";
+const NO_TERMINAL: &str = "exec --tty wants a terminal of its own";
 const WORDING: &str = "other wording or exit code than runc's, which engines look for";
 
 /// Peer, case, reason. Seen with runc 1.1.5 and crun 1.8.1 of Debian 12.
@@ -273,4 +274,12 @@ pub const KNOWN: &[(&str, &str, &str)] = &[
     ("crun", "cgroups::events_report_what_the_kernel_counts", "no events"),
     ("crun", "cgroups::events_report_an_out_of_memory_kill", "no events"),
     ("crun", "cgroups::limits_are_as_an_independent_reader_sees_them", "the older, linear formula for the weight"),
+    (
+        "runc",
+        "rootless::subordinate_ids_are_mapped_by_the_helpers",
+        "no supplementary groups without root, even mapped ones",
+    ),
+    ("runc", "rootless::a_terminal_works_without_the_group_tty", NO_TERMINAL),
+    ("crun", "rootless::a_terminal_works_without_the_group_tty", NO_TERMINAL),
+    ("crun", "rootless::exec_joins_and_delete_clears_away", WORDING),
 ];
