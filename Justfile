@@ -70,6 +70,10 @@ bless:
 integrate *args: build suite
     {{integration}} --runtime {{windlass}} {{args}}
 
+# Everything about systemd, in guests that it has booted; needs root, mmdebstrap and a Debian mirror
+integrate-systemd *suites: build
+    integration/systemd/run.sh {{windlass}} {{suites}}
+
 # The same cases against another runtime, and the differences; needs root
 compare peer="runc" *args: build suite
     {{integration}} --runtime {{windlass}} --compare {{peer}} {{args}}

@@ -10,7 +10,7 @@ suite=$1 image=$2
 
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 packages=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,uidmap,kmod,procps,util-linux,iproute2
-packages=$packages,iptables,jq,busybox-static,strace,runc,crun,podman,conmon,containerd,docker.io,slirp4netns
+packages=$packages,iptables,jq,busybox-static,strace,runc,crun,podman,conmon,containerd,docker.io,slirp4netns,apparmor
 [ "$suite" = bookworm ] || packages=$packages,docker-cli
 
 mkdir -p "$(dirname "$image")"

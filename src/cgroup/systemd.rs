@@ -21,13 +21,13 @@ use crate::sys::process::Child;
 pub struct Systemd {
     connection: Connection,
     user: bool,
-    /// What was asked for and is not read yet.
     version: Asked,
     root: Asked,
 }
 
-/// An answer that is on its way, or here.
+/// An answer that is not asked for, on its way, or here.
 enum Asked {
+    Not,
     Serial(u32),
     Here(String),
 }
@@ -57,7 +57,7 @@ impl Systemd {
         let mut last = None;
         for (path, peer) in &sockets {
             match Connection::open(path, *peer, PATIENCE) {
-                Ok(connection) => return Systemd::greet(connection, user),
+                Ok(connection) => return Ok(Systemd { connection, user, version: Asked::Not, root: Asked::Not }),
                 Err(failed) => last = Some((path, failed)),
             }
         }
@@ -74,26 +74,17 @@ impl Systemd {
         }))
     }
 
-    fn greet(connection: Connection, user: bool) -> Result<Systemd> {
-        let mut systemd =
-            Systemd { connection, user, version: Asked::Here(String::new()), root: Asked::Here(String::new()) };
-        systemd.version = systemd.ask_property("Version")?;
-        if user {
-            systemd.root = systemd.ask_property("ControlGroup")?;
-        }
-        Ok(systemd)
-    }
-
-    fn ask_property(&mut self, name: &str) -> Result<Asked> {
+    fn ask_property(&mut self, name: &str) -> Result<u32> {
         let arguments = [Value::text(MANAGER), Value::text(name)];
         let call = Call { interface: "org.freedesktop.DBus.Properties", ..call(&self.connection, "Get", &arguments) };
-        self.connection.ask(&call, &[]).map(Asked::Serial).map_err(|failed| lost(failed, self.user))
+        self.connection.ask(&call, &[]).map_err(|failed| lost(failed, self.user))
     }
 
-    fn property(&mut self, which: fn(&mut Systemd) -> &mut Asked) -> Result<String> {
+    fn property(&mut self, name: &str, which: fn(&mut Systemd) -> &mut Asked) -> Result<String> {
         let serial = match which(self) {
             Asked::Here(text) => return Ok(text.clone()),
             Asked::Serial(serial) => *serial,
+            Asked::Not => self.ask_property(name)?,
         };
         let answer = self.connection.answer(serial).map_err(|failed| lost(failed, self.user))?;
         let text = match returned(answer, "cannot ask systemd")?.pop() {
@@ -107,20 +98,26 @@ impl Systemd {
         Ok(text)
     }
 
-    /// The path of the scope's cgroup below the root of the hierarchy.
+    /// The path of the scope's cgroup below the root of the hierarchy. A scope will be started, so the
+    /// version is asked for as well, to be there when it is needed.
     pub fn path(&mut self, unit: &Unit) -> Result<String> {
+        self.version = Asked::Serial(self.ask_property("Version")?);
         Ok(format!("{}{}", self.root()?, unit.path()))
     }
 
     /// The path of its own cgroup, below which all units are; empty for the root.
     pub fn root(&mut self) -> Result<String> {
-        let root = self.property(|systemd| &mut systemd.root)?;
+        // The system's is the root itself.
+        if !self.user {
+            return Ok(String::new());
+        }
+        let root = self.property("ControlGroup", |systemd| &mut systemd.root)?;
         Ok(root.trim_end_matches('/').to_owned())
     }
 
     /// Its version: 252 of "252 (252.39-1~deb12u1)".
     pub fn version(&mut self) -> Result<u32> {
-        let text = self.property(|systemd| &mut systemd.version)?;
+        let text = self.property("Version", |systemd| &mut systemd.version)?;
         let digits: String = text.trim_start_matches('v').chars().take_while(char::is_ascii_digit).collect();
         // One that does not tell is taken for an old one.
         Ok(digits.parse().unwrap_or(0))
@@ -206,9 +203,12 @@ impl Systemd {
             answer => {
                 let job = returned(answer, &what)?;
                 let stopped = self.job(job, &what, unit);
-                // One that has failed before keeps its name until somebody says so.
-                let serial = self.send("ResetFailedUnit", &[Value::text(unit)], &[])?;
-                self.connection.answer(serial).map_err(|failed| lost(failed, self.user))?;
+                // One that has failed keeps its name until somebody says so.
+                let call = Call { answered: false, ..call(&self.connection, "ResetFailedUnit", &[]) };
+                let arguments = [Value::text(unit)];
+                self.connection
+                    .ask(&Call { arguments: &arguments, ..call }, &[])
+                    .map_err(|failed| lost(failed, self.user))?;
                 stopped
             }
         }
