@@ -1,7 +1,10 @@
-//! An attached client: gets a copy of the output, gives input, and is never waited for.
+//! An attached client: gets a copy of the output and gives input. One that reads slowly holds the
+//! process back, as a pipe would; one that has not read for a while is dropped, so that it cannot
+//! stop the logs.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -10,8 +13,11 @@ use super::poll::{Interest, Poll};
 use super::stdio::Framing;
 use crate::sys::socket;
 
-/// Bytes that wait for a client before it is dropped.
-const PATIENCE: usize = 64 * 1024;
+/// With so many bytes waiting for a client, nothing more is read from the process.
+const FULL: usize = 64 * 1024;
+
+/// How long that may last without the client taking anything.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Bytes of output in one packet: what conmon's callers have room for.
 const PACKET: usize = 8192;
@@ -32,6 +38,8 @@ pub(super) struct Client {
     queued: usize,
     /// Bytes of the first in the queue that are sent.
     sent: usize,
+    /// When it last took something, or was given something after having taken all.
+    since: Instant,
     reading: bool,
     unread: Vec<u8>,
     watched: Interest,
@@ -68,6 +76,7 @@ impl Client {
             queue: VecDeque::new(),
             queued: 0,
             sent: 0,
+            since: Instant::now(),
             reading: true,
             unread: Vec::new(),
             watched: Interest::Read,
@@ -78,7 +87,7 @@ impl Client {
         self.socket.as_fd()
     }
 
-    /// Sends or queues output. False: the client is to be dropped.
+    /// Sends or queues output. False: the client has left.
     pub(super) fn give(&mut self, stream: Stream, bytes: &[u8], poll: &Poll) -> bool {
         for piece in bytes.chunks(PACKET) {
             let frame = self.frame(stream, piece);
@@ -90,8 +99,8 @@ impl Client {
                     Err(_) => return false,
                 }
             }
-            if self.queued + frame.len() > PATIENCE {
-                return false;
+            if self.queue.is_empty() {
+                self.since = Instant::now();
             }
             self.queued += frame.len();
             self.queue.push_back(frame.into());
@@ -117,8 +126,12 @@ impl Client {
     pub(super) fn flush(&mut self, poll: &Poll) -> bool {
         while let Some(frame) = self.queue.front() {
             match socket::send_now(self.socket.as_fd(), &frame[self.sent..]) {
-                Ok(n) if self.sent + n < frame.len() => self.sent += n,
+                Ok(n) if self.sent + n < frame.len() => {
+                    self.sent += n;
+                    self.since = Instant::now();
+                }
                 Ok(_) => {
+                    self.since = Instant::now();
                     self.queued -= frame.len();
                     self.sent = 0;
                     self.queue.pop_front();
@@ -134,6 +147,17 @@ impl Client {
     /// Whether everything was sent.
     pub(super) fn is_idle(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Whether nothing more is to be read for it.
+    pub(super) fn is_full(&self) -> bool {
+        self.queued >= FULL
+    }
+
+    /// When it is to be dropped for not reading, if somebody waits for it: at the end of the
+    /// process for what is left, before that only when it is full.
+    pub(super) fn patience_ends(&self, at_end: bool) -> Option<Instant> {
+        (self.is_full() || (at_end && !self.is_idle())).then(|| self.since + PATIENCE)
     }
 
     /// Whether its input is wanted: not while the process does not read what came before.
@@ -220,12 +244,25 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_does_not_read_is_dropped_and_never_waited_for() {
+    fn a_client_that_does_not_read_is_full_and_then_a_nuisance() {
         for framing in [Framing::Packet, Framing::Stream] {
-            let (mut client, _theirs, poll) = client(framing);
-            let given = (0..10_000).take_while(|_| client.give(Stream::Stdout, &[b'x'; 4096], &poll)).count();
+            let (mut client, theirs, poll) = client(framing);
+            let given = (0..10_000).take_while(|_| !client.is_full()).filter(|_| {
+                let first = client.is_idle();
+                let given = client.give(Stream::Stdout, &[b'x'; 4096], &poll);
+                assert_eq!(client.patience_ends(true).is_some(), !client.is_idle(), "first: {first}");
+                given
+            });
+            let given = given.count();
             assert!((8..9_000).contains(&given), "{given}");
-            assert!(client.queued <= PATIENCE);
+            let ends = client.patience_ends(false).expect("it is full");
+            assert!(ends > Instant::now());
+            let mut buffer = [0; 9000];
+            while socket::receive_now(theirs.as_fd(), &mut buffer).is_ok() {
+                assert!(client.flush(&poll));
+            }
+            assert!(client.is_idle() && !client.is_full());
+            assert_eq!((client.patience_ends(false), client.patience_ends(true)), (None, None));
         }
     }
 

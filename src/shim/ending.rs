@@ -5,12 +5,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::exit::{self, Record, Writing};
 use super::process::{Ending, Process};
+use super::streams::Streams;
 use super::supervisor::{Kind, Supervisor, key};
 use super::{Event, ExitStatus, Interest, Phase, Reply};
 use crate::sys::process::{self, Child, Exit};
 
-/// How long an attached client may take to read what was written before the end.
-const CLIENTS: Duration = Duration::from_secs(2);
+/// How long attached clients may take to read what was written before the end, as long as they
+/// do read.
+const CLIENTS: Duration = Duration::from_secs(10);
+
+/// The same for the only reader of an exec, whom nobody but itself is kept waiting by.
+const ONLY_READER: Duration = Duration::from_secs(60 * 60);
 
 /// How long the parent of an adopted process may take to reap it.
 const PARENT: Duration = Duration::from_secs(5);
@@ -43,9 +48,11 @@ impl Supervisor {
         let now = Instant::now();
         self.held.clear();
         let process = &mut self.processes[at];
+        let alone = process.streams.as_ref().is_some_and(Streams::has_one_reader);
+        let clients = if self.patient && alone && !process.is_init() { ONLY_READER } else { CLIENTS };
         let exit = process.instead.or(exit);
         process.exit = Some(ExitStatus { exit, oom_killed, at: SystemTime::now() });
-        process.ending = Ending::Draining { until: now + drain, clients: now + CLIENTS.min(drain) };
+        process.ending = Ending::Draining { until: now + drain, clients: now + clients.max(drain) };
         if let Some(pidfd) = &process.pidfd {
             self.poll.forget(pidfd);
         }
@@ -76,7 +83,10 @@ impl Supervisor {
         let ready = match &process.ending {
             Ending::Draining { until, clients } => match &process.streams {
                 None => true,
-                Some(streams) => streams.is_drained() || *until <= now || (streams.is_read() && *clients <= now),
+                Some(streams) => {
+                    let read = streams.is_read() || (*until <= now && !streams.is_held_back());
+                    (read && streams.are_clients_idle()) || *clients <= now
+                }
             },
             Ending::Failed(again) => *again <= now,
             _ => false,

@@ -21,6 +21,9 @@ const READ: usize = 64 * 1024;
 const SPLICE: usize = 1024 * 1024;
 const TURNS: usize = 8;
 
+/// The same when the process has ended: enough for all that a pipe can hold.
+const LAST_TURNS: usize = 64;
+
 /// Memory for reading and for putting lines together, shared by all streams and given back when
 /// nothing moves.
 #[derive(Debug)]
@@ -70,7 +73,10 @@ pub(super) struct Outlet {
     /// Held back while the runtime may still complain on this stream.
     held: Option<Vec<u8>>,
     pub(super) complaint: Vec<u8>,
+    /// The sink is full, and watched until it is not.
     blocked: bool,
+    /// The source is not watched: the sink or a client is full.
+    paused: bool,
     /// The terminal has nobody on its other side at the moment.
     pub(super) hung_up: bool,
     dropped: u64,
@@ -119,6 +125,7 @@ impl Outlet {
             held: None,
             complaint: Vec::new(),
             blocked: false,
+            paused: false,
             hung_up: false,
             dropped: 0,
         })
@@ -158,9 +165,12 @@ impl Outlet {
 
     /// Moves what there is to move.
     pub(super) fn pump(&mut self, around: &mut Around<'_>) {
-        for _ in 0..TURNS {
+        for _ in 0..if around.alive { TURNS } else { LAST_TURNS } {
             if !self.flush() {
                 return self.block(around.poll);
+            }
+            if around.clients.iter().any(Client::is_full) {
+                return self.pause(around.poll);
             }
             let Some(source) = &self.source else { return };
             let direct = around.logs.is_empty() && around.clients.is_empty() && self.held.is_none() && !self.terminal;
@@ -274,29 +284,39 @@ impl Outlet {
 
     /// The sink is full: the process waits in its write until somebody reads.
     fn block(&mut self, poll: &Poll) {
-        if self.blocked {
-            return;
-        }
-        if let Sink::Pipe(pipe) = &self.sink {
+        if let (false, Sink::Pipe(pipe)) = (self.blocked, &self.sink) {
             self.blocked = poll.watch(pipe, self.sink_key, Interest::Write).is_ok();
         }
-        if let (true, Some(source)) = (self.blocked, &self.source) {
+        if self.blocked {
+            self.pause(poll);
+        }
+    }
+
+    fn pause(&mut self, poll: &Poll) {
+        if let (false, Some(source)) = (self.paused, &self.source) {
             // Not watched for nothing: a hang-up cannot be masked, and would wake us for ever.
             poll.forget(source);
+            self.paused = true;
         }
     }
 
     fn unblock(&mut self, poll: &Poll) {
-        if !self.blocked {
-            return;
-        }
-        if let Sink::Pipe(pipe) = &self.sink {
+        if let (true, Sink::Pipe(pipe)) = (std::mem::take(&mut self.blocked), &self.sink) {
             poll.forget(pipe);
         }
-        self.blocked = false;
-        if let Some(source) = &self.source {
+        if let (true, Some(source)) = (std::mem::take(&mut self.paused), &self.source) {
             let _ = poll.watch(source, self.source_key, Interest::Read);
         }
+    }
+
+    /// Whether there is a reader besides logs and clients.
+    pub(super) fn has_sink(&self) -> bool {
+        !matches!(self.sink, Sink::None)
+    }
+
+    /// Whether a client that is full is waited for.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.paused && !self.blocked && self.source.is_some()
     }
 
     fn end_of_source(&mut self, around: &mut Around<'_>) {
@@ -305,6 +325,7 @@ impl Outlet {
             if let (false, Some(source)) = (self.hung_up, &self.source) {
                 around.poll.forget(source);
                 self.hung_up = true;
+                self.paused = false;
             }
             return;
         }
@@ -325,6 +346,7 @@ impl Outlet {
     pub(super) fn finish(&mut self) {
         self.source = None;
         self.blocked = false;
+        self.paused = false;
         self.dropped += self.pending.len() as u64;
         self.pending = Vec::new();
         self.end_sink();
@@ -344,7 +366,7 @@ impl Outlet {
     }
 }
 
-/// Gives every client its copy; those that do not read are dropped.
+/// Gives every client its copy; those that have left are dropped.
 fn give(stream: Stream, bytes: &[u8], clients: &mut Vec<Client>, poll: &Poll) {
     clients.retain_mut(|client| client.give(stream, bytes, poll));
 }

@@ -2,7 +2,7 @@
 //!
 //! A fifo is lossless and holds the process back when its reader is slow. A log is written at
 //! once; an error is counted and tried again, and never stops the reading. An attached client
-//! has 64 KiB of patience and is dropped when it does not read.
+//! that is slow holds the process back too, and is dropped when it has not read for two seconds.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use nix::fcntl::OFlag;
 
@@ -212,8 +213,44 @@ impl Streams {
             }
             Kind::InputFifo => self.pump_fifo(poll),
             Kind::InputSink => self.flush_input(poll),
-            Kind::Client => self.client_ready(sub, ready, poll),
+            Kind::Client => {
+                self.client_ready(sub, ready, poll);
+                self.go_on(poll, scratch, alive);
+            }
             _ => {}
+        }
+    }
+
+    /// Reads on if no client is full any more.
+    fn go_on(&mut self, poll: &Poll, scratch: &mut Scratch, alive: bool) {
+        self.each(poll, scratch, alive, |outlet, around| {
+            if outlet.is_held_back() {
+                outlet.pump(around);
+            }
+        });
+    }
+
+    /// Whether a client that is full is waited for.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.outlets.iter().any(Outlet::is_held_back)
+    }
+
+    /// Whether there is one client and nobody else who could be kept waiting by it.
+    pub(super) fn has_one_reader(&self) -> bool {
+        self.logs.is_empty() && self.clients.len() == 1 && !self.outlets.iter().any(Outlet::has_sink)
+    }
+
+    /// When the next client is to be dropped for not reading.
+    pub(super) fn patience_ends(&self, alive: bool) -> Option<Instant> {
+        self.clients.iter().filter_map(|client| client.patience_ends(!alive)).min()
+    }
+
+    /// Drops the clients that were waited for long enough.
+    pub(super) fn lose_patience(&mut self, now: Instant, poll: &Poll, scratch: &mut Scratch, alive: bool) {
+        let before = self.clients.len();
+        self.clients.retain(|client| client.patience_ends(!alive).is_none_or(|end| end > now));
+        if self.clients.len() < before {
+            self.go_on(poll, scratch, alive);
         }
     }
 
@@ -375,9 +412,9 @@ impl Streams {
         self.logs.iter_mut().for_each(Logger::reopen);
     }
 
-    /// Whether everything that the process wrote was read and taken.
-    pub(super) fn is_drained(&self) -> bool {
-        self.outlets.iter().all(Outlet::is_drained) && self.clients.iter().all(Client::is_idle)
+    /// Whether every client has got everything.
+    pub(super) fn are_clients_idle(&self) -> bool {
+        self.clients.iter().all(Client::is_idle)
     }
 
     /// Whether everything that the process wrote was read; a client may lag.

@@ -83,6 +83,9 @@ pub struct Supervisor {
     pub oom_score_adj: Option<String>,
     /// Whether `LISTEN_PID` is set to the runtime's process id.
     pub listen_pid: bool,
+    /// Whether an attached client that is the only reader of a process may take its time, as the
+    /// reader of a pipe may.
+    pub patient: bool,
     /// What is held open as long as a process runs, for example ports that are reserved for it:
     /// closed when the first process has ended, before that is written down.
     pub held: Vec<OwnedFd>,
@@ -116,6 +119,7 @@ impl Supervisor {
             poll,
             oom_score_adj: None,
             listen_pid: false,
+            patient: false,
             held: Vec::new(),
             reaper,
             notifier: None,
@@ -387,21 +391,29 @@ impl Supervisor {
     fn deadline(&self) -> Option<Instant> {
         let calls = self.calls.iter().filter(|call| !call.timed_out).map(|call| call.deadline);
         let endings = self.processes.iter().filter_map(|process| match &process.ending {
-            Ending::Draining { until, clients } => {
-                let read = process.streams.as_ref().is_none_or(|streams| streams.is_read());
-                Some(if read { *clients } else { *until })
-            }
+            Ending::Draining { until, clients } => Some(if *until > Instant::now() { *until } else { *clients }),
             Ending::Failed(at) | Ending::Unreaped(at) => Some(*at),
             _ => None,
+        });
+        let patience = self.processes.iter().filter_map(|process| {
+            let streams = process.streams.as_ref().filter(|streams| !(self.patient && streams.has_one_reader()))?;
+            streams.patience_ends(process.is_alive())
         });
         let hung_up = self.processes.iter().any(|process| process.streams.as_ref().is_some_and(|s| s.is_hung_up()));
         let hung_up = hung_up.then(|| Instant::now() + HUNG_UP);
         let idle = self.stirred.map(|at| at + IDLE);
-        calls.chain(endings).chain(hung_up).chain(idle).min()
+        calls.chain(endings).chain(patience).chain(hung_up).chain(idle).min()
     }
 
     fn due(&mut self, now: Instant) {
         self.calls_due(now);
+        for process in &mut self.processes {
+            let alive = process.is_alive();
+            let streams = process.streams.as_mut();
+            if let Some(streams) = streams.filter(|streams| !(self.patient && streams.has_one_reader())) {
+                streams.lose_patience(now, &self.poll, &mut self.scratch, alive);
+            }
+        }
         let serials: Vec<u32> = self
             .processes
             .iter()

@@ -90,6 +90,7 @@ fn run(arguments: Vec<OsString>) -> Result<i32, String> {
     let mut core = setup().map_err(|failed| failed.to_string())?;
     core.oom_score_adj = oom_score_adj;
     core.listen_pid = settings.listen_pid;
+    core.patient = true;
     core.held = held.into_values().collect();
     let mut front = Front::new(&settings, &messages, pipes, process, inherited);
     front.begin(&mut core);

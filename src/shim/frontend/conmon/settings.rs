@@ -151,8 +151,7 @@ fn stdio(arguments: &Arguments, logs: Logs) -> Stdio {
         stdout: out(),
         stderr: out(),
         logs: logs.logs,
-        owner: None,
-        fifos: None,
+        ..Stdio::default()
     }
 }
 
