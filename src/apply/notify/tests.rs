@@ -124,7 +124,8 @@ fn planned(namespaces: &str) -> Plan {
         MOUNTS = if namespaces.is_empty() { "" } else { r#"{"destination":"/run","type":"tmpfs","source":"tmpfs"}"# },
     );
     let spec = crate::spec::parse(text.as_bytes(), "config.json").expect("valid");
-    crate::plan::create("box", &spec, &crate::plan::Options::default()).expect("a plan")
+    let host = crate::plan::Host { capabilities: u64::MAX, ..Default::default() };
+    crate::plan::create("box", &spec, &crate::plan::Options { host, ..Default::default() }).expect("a plan")
 }
 
 #[test]

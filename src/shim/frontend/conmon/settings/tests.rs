@@ -1,1 +1,287 @@
 //! What recorded argument lists of callers mean.
+
+use super::*;
+use crate::shim::stdio::Log;
+
+/// `podman run` of 4.3.1, ids and directories shortened.
+const PODMAN_RUN: &[&str] = &[
+    "--api-version",
+    "1",
+    "-c",
+    "0765",
+    "-u",
+    "0765",
+    "-r",
+    "/bin/sh",
+    "-b",
+    "/p/0765/userdata",
+    "-p",
+    "/r/0765/userdata/pidfile",
+    "-n",
+    "web",
+    "--exit-dir",
+    "/run/libpod/exits",
+    "--full-attach",
+    "-s",
+    "-l",
+    "k8s-file:/p/0765/userdata/ctr.log",
+    "--log-level",
+    "warning",
+    "--log-size-max=1000",
+    "--runtime-arg",
+    "--log-format=json",
+    "--runtime-arg",
+    "--log",
+    "--runtime-arg=/r/0765/userdata/oci-log",
+    "-t",
+    "--timeout=9",
+    "--conmon-pidfile",
+    "/r/0765/userdata/conmon.pid",
+    "--exit-command",
+    "/usr/bin/podman",
+    "--exit-command-arg",
+    "--root",
+    "--exit-command-arg",
+    "/p",
+    "--exit-command-arg",
+    "--network-config-dir",
+    "--exit-command-arg",
+    "",
+    "--exit-command-arg",
+    "container",
+    "--exit-command-arg",
+    "cleanup",
+    "--exit-command-arg",
+    "--rm",
+    "--exit-command-arg",
+    "0765",
+];
+
+/// `podman exec` of 4.3.1.
+const PODMAN_EXEC: &[&str] = &[
+    "--api-version",
+    "1",
+    "-c",
+    "0765",
+    "-u",
+    "e5e5",
+    "-r",
+    "/bin/sh",
+    "-b",
+    "/p/0765/userdata/e5e5",
+    "-p",
+    "/r/0765/userdata/e5e5/exec_pid",
+    "-n",
+    "web",
+    "--exit-dir",
+    "/p/0765/userdata/e5e5/exit",
+    "--full-attach",
+    "-l",
+    "none",
+    "--log-level",
+    "warning",
+    "--runtime-arg",
+    "--log-format=json",
+    "--runtime-arg",
+    "--log",
+    "--runtime-arg=/p/0765/userdata/e5e5/oci-log",
+    "-i",
+    "--exec-process-spec",
+    "/p/0765/userdata/e5e5/exec-process-1",
+    "-e",
+    "--exec-attach",
+    "--runtime-opt",
+    "--preserve-fds",
+    "--runtime-opt",
+    "2",
+    "--exit-command",
+    "/usr/bin/podman",
+    "--exit-command-arg",
+    "--exec",
+    "--exit-command-arg",
+    "e5e5",
+    "--exit-delay",
+    "300",
+];
+
+/// `podman run` from 5.0 on besides: from its sources.
+const PODMAN_5: &[&str] = &["--persist-dir", "/p/0765/userdata/persist/0765", "--sdnotify-socket=/run/notify"];
+
+/// CRI-O's create: from its sources.
+const CRIO_CREATE: &[&str] = &[
+    "-b",
+    "/b",
+    "-c",
+    "0765",
+    "--exit-dir",
+    "/var/run/crio/exits",
+    "-l",
+    "/var/log/pods/web/0.log",
+    "--log-level",
+    "info",
+    "-n",
+    "k8s_web",
+    "-P",
+    "/b/conmon-pidfile",
+    "-p",
+    "/b/pidfile",
+    "--persist-dir",
+    "/var/lib/0765",
+    "-r",
+    "/bin/sh",
+    "--runtime-arg",
+    "--root=/run/windlass",
+    "--socket-dir-path",
+    "/var/run/crio",
+    "--syslog",
+    "-u",
+    "0765",
+    "-s",
+    "--no-sync-log",
+    "-i",
+    "--leave-stdin-open",
+];
+
+/// CRI-O's execsync, the old interface: from its sources.
+const CRIO_EXECSYNC: &[&str] = &[
+    "-c",
+    "0765",
+    "-n",
+    "k8s_web",
+    "-r",
+    "/bin/sh",
+    "-p",
+    "/tmp/pid",
+    "-e",
+    "-l",
+    "/tmp/log",
+    "--socket-dir-path",
+    "/var/run/crio",
+    "--log-level",
+    "info",
+    "--sync",
+    "--log-global-size-max",
+    "16777216",
+    "-T",
+    "3",
+    "--exec-process-spec",
+    "/tmp/spec",
+    "--runtime-arg",
+    "--root=/run/windlass",
+];
+
+/// CRI-O's restore: from its sources.
+const CRIO_RESTORE: &[&str] = &[
+    "-b",
+    "/b",
+    "-c",
+    "0765",
+    "-u",
+    "0765",
+    "-r",
+    "/bin/sh",
+    "-l",
+    "/l",
+    "-p",
+    "/b/pidfile",
+    "--restore",
+    "/checkpoint",
+    "--runtime-opt",
+    "--manage-cgroups=soft",
+    "--no-pivot",
+];
+
+fn of(words: &[&str]) -> Result<(Settings, NewProcess), String> {
+    Settings::of(Arguments::parse(words.iter().map(Into::into).collect()).expect("options"))
+}
+
+fn words(list: &[OsString]) -> Vec<&str> {
+    list.iter().map(|word| word.to_str().expect("text")).collect()
+}
+
+fn decimal(path: &str) -> ExitFile {
+    ExitFile::Decimal(path.into())
+}
+
+#[test]
+fn podman_run() {
+    let (settings, process) = of(PODMAN_RUN).expect("settings");
+    assert_eq!(process.id, ProcessId::init("0765"));
+    assert_eq!(process.exit_files, [decimal("/run/libpod/exits/0765")]);
+    assert_eq!(process.pid_file, Path::new("/r/0765/userdata/pidfile"));
+    assert!(process.stdio.terminal && matches!(process.stdio.stdin, Stdin::Attach { leave_open: false }));
+    assert!(matches!(&process.stdio.logs[..], [Log::K8s(file)] if file.max_size == Some(1000) && file.sync));
+    let global = words(&settings.container.runtime.global);
+    assert_eq!(global, ["--systemd-cgroup", "--log-format=json", "--log", "/r/0765/userdata/oci-log"]);
+    assert_eq!(settings.key, Key::Data);
+    assert_eq!(settings.timeout, Some(Duration::from_secs(9)));
+    assert_eq!(settings.doors, Some(Doors { bundle: "/p/0765/userdata".into(), link: None }));
+    let exit = settings.exit.expect("an exit command");
+    assert_eq!(exit.delay, Duration::ZERO);
+    let cleanup = ["--root", "/p", "--network-config-dir", "", "container", "cleanup", "--rm", "0765"];
+    assert_eq!(words(&exit.arguments), cleanup);
+}
+
+#[test]
+fn podman_5_has_a_directory_that_persists() {
+    let (settings, process) = of(&[PODMAN_RUN, PODMAN_5].concat()).expect("settings");
+    let persist = "/p/0765/userdata/persist/0765";
+    assert_eq!(process.exit_files, [decimal("/run/libpod/exits/0765"), decimal(&format!("{persist}/exit"))]);
+    let oom_files = [Path::new("/p/0765/userdata/oom").into(), Path::new(persist).join("oom")];
+    assert_eq!(settings.container.oom_files, oom_files);
+    assert_eq!(settings.notify.as_deref(), Some("/run/notify"));
+}
+
+#[test]
+fn podman_exec() {
+    let (settings, process) = of(PODMAN_EXEC).expect("settings");
+    assert!(process.id.exec.is_some() && settings.attach_first);
+    assert_eq!(process.exit_files, [decimal("/p/0765/userdata/e5e5/exit/0765")]);
+    assert_eq!(words(&process.arguments), ["--preserve-fds", "2"]);
+    assert_eq!(process.preserve_fds, 2);
+    assert!(process.stdio.logs.is_empty() && matches!(process.stdio.stdout, Output::Attach));
+    assert_eq!(settings.exit.map(|exit| exit.delay), Some(Duration::from_secs(300)));
+}
+
+#[test]
+fn crio_create() {
+    let (settings, process) = of(CRIO_CREATE).expect("settings");
+    assert_eq!(settings.key, Key::Pid);
+    let link = Some("/var/run/crio/0765".into());
+    assert_eq!(settings.doors, Some(Doors { bundle: "/b".into(), link }));
+    assert_eq!(settings.pid_file.as_deref(), Some(Path::new("/b/conmon-pidfile")));
+    assert!(matches!(process.stdio.stdin, Stdin::Attach { leave_open: true }) && !process.stdio.terminal);
+    assert!(matches!(&process.stdio.logs[..], [Log::K8s(file)] if !file.sync));
+    assert!(settings.syslog && !settings.stay);
+}
+
+#[test]
+fn crio_execsync() {
+    let (settings, process) = of(CRIO_EXECSYNC).expect("settings");
+    assert_eq!((settings.key, settings.stay), (Key::ExitCode, true));
+    assert_eq!(settings.timeout, Some(Duration::from_secs(3)));
+    assert_eq!(settings.doors, None, "without a bundle nobody attaches");
+    assert!(process.exit_files.is_empty() && !settings.attach_first);
+    assert!(matches!(&process.stdio.logs[..], [Log::K8s(file)] if file.max_total == Some(16 << 20)));
+}
+
+#[test]
+fn crio_restore() {
+    let (_, process) = of(CRIO_RESTORE).expect("settings");
+    assert_eq!(process.verb, "restore");
+    let restore = ["--detach", "--image-path", "/checkpoint", "--work-path", "/b"];
+    assert_eq!(words(&process.arguments), [&["--no-pivot"], &restore[..], &["--manage-cgroups=soft"]].concat());
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    for left_out in ["-c", "-u", "-r", "-l"] {
+        let at = PODMAN_RUN.iter().position(|word| *word == left_out).expect("there");
+        let rest = [&PODMAN_RUN[..at], &PODMAN_RUN[at + 2..]].concat();
+        assert!(of(&rest).is_err_and(|text| text.contains("Use --")), "{left_out}");
+    }
+    assert!(of(&[PODMAN_RUN, &["-e"]].concat()).is_err_and(|text| text.contains("--exec-process-spec")));
+    assert!(of(&[PODMAN_RUN, &["-r", "/no/such/runtime"]].concat()).is_err_and(|text| text.contains("not valid")));
+    assert!(of(&[PODMAN_RUN, &["--log-level", "loud"]].concat()).is_err_and(|text| text.contains("loud")));
+    assert!(of(&[PODMAN_RUN, &["--seccomp-notify-socket", "/s"]].concat()).is_err());
+}
