@@ -26,7 +26,7 @@ pub fn hint(name: &str, verb: Option<&Verb>) -> String {
 
 /// Help of the whole program.
 pub fn program(name: &str, what: &str, verbs: &[Verb], global: &[Flag]) -> String {
-    let mut out = format!("Usage: {name} [OPTION...] VERB [OPTION...] [CONTAINER]\n{what}\n");
+    let mut out = format!("Usage: {name} [OPTION...] VERB [OPTION...] [CONTAINER]\n{what}\n\n");
     let verbs: Vec<_> = verbs.iter().filter(|verb| !verb.hidden).collect();
     let width = verbs.iter().map(|verb| verb.name.len()).max().unwrap_or(0);
     let cell = |verb: &Verb| format!("  {:width$}  {}", verb.name, verb.brief);

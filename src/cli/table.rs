@@ -117,7 +117,7 @@ pub const GLOBAL: &[Flag] = &[
     flag("strict", Takes::Nothing, "treat warnings as errors"),
     flag("systemd-cgroup", Takes::Nothing, "let systemd make the cgroup"),
     flag("cgroup-manager", Takes::Word(&["cgroupfs", "systemd", "disabled"]), "who makes the cgroup").hidden(),
-    flag("rootless", Takes::Word(&["true", "false", "auto"]), "make do without cgroups that are not delegated"),
+    flag("rootless", Takes::Word(&["true", "false", "auto"]), "make do without cgroups of our own"),
     flag("criu", Takes::Text("PATH"), "accepted for runc's sake, not used").hidden(),
     HELP,
     flag("version", Takes::Nothing, "print the version").short('v'),
