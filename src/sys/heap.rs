@@ -18,6 +18,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// touched do not exist.
 const SIZE: usize = 512 * 1024;
 
+/// Every piece begins at a multiple of this, as those of malloc(3) do: bytes that are read as a
+/// structure (control messages of a socket) rely on it.
+const LEAST: usize = 8;
+
 /// The allocator, for `#[global_allocator]`.
 #[repr(C, align(4096))]
 pub struct Heap {
@@ -64,7 +68,7 @@ unsafe impl GlobalAlloc for Heap {
         loop {
             let used = self.used.load(Ordering::Relaxed);
             // The block begins at a page, and no alignment in use is larger.
-            let place = used.next_multiple_of(layout.align());
+            let place = used.next_multiple_of(layout.align().max(LEAST));
             match place.checked_add(layout.size()) {
                 Some(end) if end <= SIZE && layout.align() <= 4096 => {
                     if self.shift(used, end) {
@@ -131,6 +135,7 @@ mod tests {
         // SAFETY: no size is zero, and each piece is used with its own layout until it is given back.
         unsafe {
             let a = heap.alloc(layout(3, 1));
+            assert_eq!(heap.alloc(layout(1, 1)).addr() % LEAST, 0);
             let b = heap.alloc(layout(16, 16));
             assert_eq!(b.addr() % 16, 0);
             b.write_bytes(7, 16);
