@@ -60,6 +60,7 @@ is "$(systemctl show --property MemoryMax --value "docker-$id.scope")" 67108864 
 systemctl daemon-reload
 is "$(docker exec "$id" sh -c 'echo x >/dev/null && cat /sys/fs/cgroup/memory.max')" 67108864 "after a daemon-reload"
 docker rm -f "$id" >/dev/null
+sleep 1
 is "$(systemctl list-units --all --no-legend 'docker-*.scope' | grep -c .)" 0 "docker rm leaves no scope"
 is "$(docker run --rm --network none --memory 16m --memory-swap 16m box tail /dev/zero; echo $?)" 137 "a memory limit kills, in docker"
 [ $failed = 0 ] || tail -n 5 $dir/dockerd.log

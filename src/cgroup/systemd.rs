@@ -193,7 +193,16 @@ impl Systemd {
         returned(answer, &format!("systemd does not change the scope {unit:?}")).map(drop)
     }
 
-    /// Stops a unit, and forgets it. One that is not there is as good.
+    /// Has a unit stopped whose cgroup is gone already: there is nothing left to wait for.
+    pub fn release(&mut self, unit: &str) -> Result<()> {
+        let serial = self.send("StopUnit", &[Value::text(unit), Value::text("replace")], &[])?;
+        match self.connection.answer(serial).map_err(|failed| lost(failed, self.user))? {
+            Answer::Error(name, _) if name.ends_with(".NoSuchUnit") => Ok(()),
+            answer => returned(answer, &format!("systemd does not stop the scope {unit:?}")).map(drop),
+        }
+    }
+
+    /// Stops a unit, waits until it is, and forgets it. One that is not there is as good.
     pub fn stop(&mut self, unit: &str) -> Result<()> {
         self.connection.listen(JOB_REMOVED).map_err(|failed| lost(failed, self.user))?;
         let what = format!("systemd does not stop the scope {unit:?}");

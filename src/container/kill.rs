@@ -150,7 +150,12 @@ pub fn finish(store: &Store, id: &str, container: &Container) -> Result<Vec<Faul
         // died it may not even have heard yet.
         let scope = container.state.unit.as_ref().filter(|_| container.init.is_none() || Path::new(path).exists());
         cgroup::remove(path, Kill::Yes)?;
-        let stopped = scope.map(|unit| Systemd::connect(unit.user).and_then(|mut systemd| systemd.stop(&unit.name)));
+        let stop = |systemd: &mut Systemd, unit: &str| match container.init {
+            Some(_) => systemd.release(unit),
+            None => systemd.stop(unit),
+        };
+        let stopped =
+            scope.map(|unit| Systemd::connect(unit.user).and_then(|mut systemd| stop(&mut systemd, &unit.name)));
         if let Some(Err(error)) = stopped {
             warnings.push(Fault { pointer: String::new(), msg: error.message().into() });
         }
