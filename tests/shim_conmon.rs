@@ -418,6 +418,7 @@ fn preserved_descriptors_are_the_processes() {
 #[test]
 fn readiness_is_relayed_and_nothing_else() {
     let mut bench = Bench::logging("notify", "sleep 60");
+    fs::create_dir(bench.path("notify")).expect("podman makes it");
     let host = UnixDatagram::bind(bench.path("host")).expect("a socket");
     host.set_read_timeout(Some(Duration::from_secs(10))).expect("a limit");
     bench.add_path("--sdnotify-socket", "host");

@@ -22,6 +22,7 @@ mod rootfs;
 mod rootless;
 mod seccomp;
 mod security;
+mod shim_podman;
 mod terminal;
 mod windlass;
 
@@ -50,6 +51,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         crash::CASES,
         concurrency::CASES,
         windlass::CASES,
+        shim_podman::CASES,
     ]
     .into_iter()
     .flatten()

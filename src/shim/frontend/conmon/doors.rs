@@ -20,6 +20,7 @@ pub(super) struct Doors {
     pub(super) attach: OwnedFd,
     pub(super) control: Fifo,
     pub(super) size: Fifo,
+    bundle: OwnedFd,
     link: Option<PathBuf>,
 }
 
@@ -55,6 +56,7 @@ impl Doors {
             attach,
             control: Fifo::open(&bundle, "ctl")?,
             size: Fifo::open(&bundle, "winsz")?,
+            bundle,
             link: place.link.clone(),
         })
     }
@@ -73,6 +75,8 @@ impl Doors {
 
 impl Drop for Doors {
     fn drop(&mut self) {
+        // The caller may have removed the bundle already.
+        let _ = fd::unlinkat(self.bundle.as_fd(), "attach");
         if let Some(link) = &self.link {
             let _ = fd::unlinkat(fd::CWD, link);
         }
