@@ -273,7 +273,7 @@ fn a_killed_shim_is_noticed(t: &T) -> Verdict {
     podman(t, script, "0\n")?;
     let left = eventually("the container's end", || {
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let sleeping = processes.filter(|entry| text(entry.path().join("cmdline")) == "sleep\0100\0").count();
+        let sleeping = processes.filter(|entry| text(entry.path().join("cmdline")) == "sleep\x00100\x00").count();
         (sleeping == 0).then_some(())
     });
     if left.is_err() { fail("the container's process is left") } else { Ok(()) }
