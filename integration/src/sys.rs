@@ -71,8 +71,17 @@ pub struct Response {
 }
 
 mod ioctls {
+    nix::ioctl_write_ptr_bad!(tiocswinsz, libc::TIOCSWINSZ, libc::winsize);
     nix::ioctl_readwrite!(seccomp_notif_recv, b'!', 0, super::Notification);
     nix::ioctl_readwrite!(seccomp_notif_send, b'!', 1, super::Response);
+}
+
+/// Gives a terminal its size, `ioctl_tty(2)`; the programs at it get SIGWINCH.
+pub fn set_window_size(terminal: &impl AsRawFd, rows: u16, columns: u16) -> nix::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the struct is the one that this request reads, and outlives the call.
+    unsafe { ioctls::tiocswinsz(terminal.as_raw_fd(), &raw const size) }?;
+    Ok(())
 }
 
 /// Waits for the next notification of a seccomp listener.

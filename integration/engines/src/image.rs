@@ -30,6 +30,9 @@ pub fn busybox(root: &Path) -> Verdict {
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/tmp:/bin/sh\n")?;
     fs::write(root.join("etc/group"), "root:x:0:\nuser:x:1000:\nextra:x:2000:\n")?;
     fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n")?;
+    let pause = root.join("bin/pause");
+    fs::write(&pause, "#!/bin/sh\ntrap 'exit 0' TERM INT\nwhile :; do sleep 0.1; done\n")?;
+    fs::set_permissions(&pause, fs::Permissions::from_mode(0o755))?;
     fs::write(root.join("bin/not-executable"), "#!/bin/sh\n")?;
     fs::write(root.join(&SEED.0[1..]), SEED.1)?;
     fs::write(root.join("www/index.html"), "served\n")?;

@@ -9,7 +9,7 @@ use integration::kit::stop::{Context, fail};
 use integration::kit::{Stop, Verdict};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, ttyname};
+use nix::unistd::Pid;
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -47,8 +47,6 @@ pub struct Session {
     pub below: Below,
     /// Scratch space of the session, on tmpfs.
     pub dir: PathBuf,
-    /// Whether cases may take minutes.
-    pub long: bool,
     client: Vec<String>,
     daemon: RefCell<Option<Daemon>>,
     next: Cell<u32>,
@@ -56,14 +54,13 @@ pub struct Session {
 
 impl Session {
     /// Starts `engine` in `dir`, which is made.
-    pub fn start(engine: Engine, below: Below, dir: &Path, long: bool) -> Verdict<Session> {
+    pub fn start(engine: Engine, below: Below, dir: &Path) -> Verdict<Session> {
         fs::create_dir_all(dir.join("bin")).context(dir.display())?;
         image::busybox(&dir.join("bb"))?;
         let mut session = Session {
             engine,
             below,
             dir: dir.to_owned(),
-            long,
             client: Vec::new(),
             daemon: RefCell::new(None),
             next: Cell::new(0),
@@ -190,13 +187,21 @@ impl Session {
     pub fn terminal(&self, command: &Command, rows: u16, columns: u16) -> Verdict<AtTerminal> {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).context("openpty")?;
-        let path = ttyname(&pty.slave).context("ttyname")?;
         let mut wrapped = self.host("setsid");
         wrapped.args(["--ctty", "--wait"]).arg(command.get_program()).args(command.get_args());
         wrapped.env("TERM", "dumb");
         let side = || pty.slave.try_clone().context("the terminal");
         let child = wrapped.stdin(side()?).stdout(side()?).stderr(side()?).spawn().context("setsid")?;
-        Ok(AtTerminal { terminal: Terminal::new(pty.master), path, child: Some(child) })
+        Ok(AtTerminal { terminal: Terminal::new(pty.master), child: Some(child) })
+    }
+
+    /// Asks dockerd for something that its client has no words for.
+    pub fn post(&self, place: &str, body: &serde_json::Value) -> Verdict {
+        let mut command = self.host("curl");
+        command.args(["--silent", "--fail", "--unix-socket", engine::DOCKER_SOCKET]);
+        command.args(["-H", "Content-Type: application/json", "--data", &body.to_string()]);
+        command.arg(format!("http://docker/v1.41{place}"));
+        self.finish(command)?.ok().map(drop)
     }
 
     /// Starts the daemon of the engine and waits until `probe` succeeds.
@@ -235,11 +240,6 @@ impl Session {
         kill(Pid::from_raw(daemon.child.id().cast_signed()), signal).context("kill the daemon")?;
         runtime::wait(&mut daemon.child, LIMIT, "the daemon").map_err(Stop::Fail)?;
         Ok(())
-    }
-
-    /// The process id of the daemon.
-    pub fn daemon_pid(&self) -> Option<u32> {
-        self.daemon.borrow().as_ref().map(|daemon| daemon.child.id())
     }
 }
 
@@ -295,19 +295,10 @@ impl Drop for Background {
 pub struct AtTerminal {
     /// What is seen and typed.
     pub terminal: Terminal,
-    path: PathBuf,
     child: Option<Child>,
 }
 
 impl AtTerminal {
-    /// Changes the size of the terminal; the kernel tells the client by SIGWINCH.
-    pub fn resize(&self, rows: u16, columns: u16) -> Verdict {
-        let mut command = Command::new("stty");
-        command.arg("-F").arg(&self.path).args(["rows", &rows.to_string(), "cols", &columns.to_string()]);
-        let status = command.status().context("stty")?;
-        if status.success() { Ok(()) } else { fail(format!("stty: {status}")) }
-    }
-
     /// Waits for the end of the client; its exit code.
     pub fn wait(mut self) -> Verdict<i32> {
         match self.child.take() {

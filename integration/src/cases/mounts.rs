@@ -26,6 +26,7 @@ chapter! { "mounts":
     tmpfs_data_is_applied,
     a_bad_option_names_the_mount,
     tmpcopyup_copies_the_content,
+    tmpcopyup_leaves_the_mode_and_owner_that_were_asked_for,
     overlay_by_its_data_string,
     overlay_with_escaped_characters,
     an_idmapped_bind_shifts_owners,
@@ -327,6 +328,15 @@ fn a_bad_option_names_the_mount(t: &T) -> Verdict {
         .stderr_has("/mnt")?
         .stderr_has("no-such-option")?;
     Ok(())
+}
+
+fn tmpcopyup_leaves_the_mode_and_owner_that_were_asked_for(t: &T) -> Verdict {
+    let bundle = t.bundle()?;
+    fs::create_dir(bundle.rootfs().join("seed"))?;
+    fs::write(bundle.rootfs().join("seed/file"), "")?;
+    let mount = json!({"destination": "/seed", "type": "tmpfs", "source": "tmpfs",
+        "options": ["tmpcopyup", "mode=1770", "uid=7", "gid=8"]});
+    t.run(&bundle.mount(mount).sh("stat -c '%a %u %g' /seed; ls /seed"))?.ok()?.stdout_is("1770 7 8\nfile\n").map(drop)
 }
 
 fn tmpcopyup_copies_the_content(t: &T) -> Verdict {

@@ -74,6 +74,11 @@ impl Terminal {
         Terminal { master: master.into(), seen: String::new() }
     }
 
+    /// Gives it another size.
+    pub fn resize(&self, rows: u16, columns: u16) -> Verdict {
+        sys::set_window_size(&self.master, rows, columns).context("TIOCSWINSZ")
+    }
+
     /// Types into the terminal.
     pub fn write(&mut self, text: &str) -> Verdict {
         self.master.write_all(text.as_bytes()).context("terminal")

@@ -12,12 +12,26 @@ use nix::sys::time::TimeSpec;
 
 use crate::sys::{Called, Failed, Result, fd};
 
+/// What the top of the tmpfs takes over from the directory below it. What the mount's own options
+/// say of it stays.
+pub(super) struct Top {
+    /// Its owner and group.
+    pub owner: bool,
+    /// Its mode.
+    pub mode: bool,
+}
+
 /// Copies the content of the directory `from` into `to`, with modes, owners and times. Nothing
 /// is followed and nothing leaves either directory.
-pub(super) fn copy_up(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+pub(super) fn copy_up(from: BorrowedFd<'_>, to: BorrowedFd<'_>, top: &Top) -> Result<()> {
     let stat = fd::stat(from)?;
     copy_directory(from, to)?;
-    own(to, OsStr::new(""), &stat)?;
+    if top.owner {
+        own(to, OsStr::new(""), &stat)?;
+    }
+    if !top.mode {
+        return Ok(());
+    }
     nix::sys::stat::fchmod(fd::openat(to, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?, mode(&stat))
         .called(|| "fchmod(tmpfs root)".into())
 }

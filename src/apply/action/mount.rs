@@ -12,7 +12,7 @@ use crate::plan::{Mount, Source, Target, What};
 use crate::sys::mount::{self, Attributes, Filesystem};
 use crate::sys::{self, fd};
 
-use super::copy_up::copy_up;
+use super::copy_up::{Top, copy_up};
 
 /// `PROC_SUPER_MAGIC`.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
@@ -154,8 +154,13 @@ fn configure(
 fn finish(plan: &Mount, mount: OwnedFd, cx: &mut Context<'_>) -> Result<()> {
     let target = match plan.copy_up {
         true => {
+            let given = |names: &[&str]| match &plan.what {
+                What::New { data, .. } => data.iter().any(|(key, _)| names.contains(&key.as_str())),
+                _ => false,
+            };
+            let top = Top { owner: !given(&["uid", "gid"]), mode: !given(&["mode"]) };
             let target = target(plan, Make::Directory, cx)?;
-            copy_up(target.as_fd(), mount.as_fd())
+            copy_up(target.as_fd(), mount.as_fd(), &top)
                 .doing(|| format!("cannot copy {} into its tmpfs", plan.destination))?;
             Some(target)
         }

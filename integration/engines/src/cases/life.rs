@@ -98,7 +98,7 @@ fn run_at_a_terminal_has_its_size_and_follows_a_resize(s: &Session) -> Verdict {
     command.arg(WATCH_SIZE);
     let mut at = s.terminal(&command, 33, 77)?;
     at.terminal.read_until("33 77\r\n")?;
-    at.resize(12, 34)?;
+    at.terminal.resize(12, 34)?;
     at.terminal.read_until("12 34\r\n")?;
     ensure_eq!(at.wait()?, 7, "exit code");
     let mut at = s.terminal(&s.command(&format!("run --rm -it {NAME} sh")), 24, 80)?;

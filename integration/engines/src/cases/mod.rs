@@ -5,6 +5,8 @@ use crate::case::Case;
 use crate::engine::Engine;
 
 mod build;
+mod buildah;
+mod containerd;
 mod exec;
 mod flags;
 mod life;
@@ -12,6 +14,8 @@ mod limits;
 mod link;
 mod logs;
 mod network;
+mod podman;
+mod restore;
 mod volumes;
 
 /// The cases of an engine, in the order in which they run.
@@ -26,6 +30,10 @@ pub fn of(engine: Engine) -> impl Iterator<Item = &'static Case> {
         flags::CASES,
         build::CASES,
         limits::CASES,
+        restore::CASES,
+        podman::CASES,
+        buildah::CASES,
+        containerd::CASES,
     ]
     .into_iter()
     .flatten()

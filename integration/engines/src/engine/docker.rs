@@ -4,10 +4,10 @@ use super::{link, prepare_networks};
 use crate::image;
 use crate::session::Session;
 use integration::kit::Verdict;
-use integration::kit::stop::Context;
 use std::fs;
 
-const SOCKET: &str = "unix:///run/engines-docker.sock";
+/// Where dockerd listens.
+pub const SOCKET: &str = "/run/engines-docker.sock";
 
 /// Starts the daemon; the words of the client.
 pub fn start(session: &Session) -> Verdict<Vec<String>> {
@@ -16,14 +16,19 @@ pub fn start(session: &Session) -> Verdict<Vec<String>> {
         link(session, shim, "containerd-shim-runc-v2")?;
     }
     start_with(session, &[])?;
-    Ok(vec!["docker".to_owned(), "--host".to_owned(), SOCKET.to_owned()])
+    Ok(client())
+}
+
+/// The words of the client.
+fn client() -> Vec<String> {
+    vec!["docker".to_owned(), "--host".to_owned(), format!("unix://{SOCKET}")]
 }
 
 /// Starts the daemon with further options.
 pub fn start_with(session: &Session, options: &[&str]) -> Verdict {
     let mut command = session.host("dockerd");
     command.args(["--live-restore", "--storage-driver", "overlay2", "--exec-opt", "native.cgroupdriver=cgroupfs"]);
-    command.arg("--host").arg(SOCKET).args(["--default-runtime", "under-test"]);
+    command.arg("--host").arg(format!("unix://{SOCKET}")).args(["--default-runtime", "under-test"]);
     command.arg("--add-runtime").arg(format!("under-test={}", session.below.runtime.display()));
     command.arg("--data-root").arg(session.path("docker")).args(["--exec-root", "/run/engines-docker"]);
     command.arg("--pidfile").arg(session.path("docker.pid")).args(options);
@@ -31,7 +36,7 @@ pub fn start_with(session: &Session, options: &[&str]) -> Verdict {
     let _ = fs::remove_file(session.path("docker.pid"));
     session.start_daemon(command, &|| {
         let mut probe = session.host("docker");
-        probe.args(["--host", SOCKET, "version"]);
+        probe.args(&client()[1..]).arg("version");
         probe
     })
 }
@@ -45,19 +50,11 @@ pub fn load(session: &Session) -> Verdict {
 
 /// Removes containers and volumes.
 pub fn clean(session: &Session) -> Verdict {
-    remove_containers(session)?;
-    let volumes = session.ok("volume ls -q")?;
-    if !volumes.is_empty() {
-        session.ok(&format!("volume rm -f {volumes}")).context("volumes")?;
-    }
-    Ok(())
-}
-
-/// Removes all containers.
-pub fn remove_containers(session: &Session) -> Verdict {
-    let ids = session.ok("ps -aq")?;
-    if !ids.is_empty() {
-        session.ok(&format!("rm -f -v {ids}")).context("containers")?;
+    for (list, remove) in [("ps -aq", "rm -f -v"), ("volume ls -q", "volume rm -f")] {
+        let left = session.ok(list)?;
+        if !left.is_empty() {
+            session.ok(&format!("{remove} {left}"))?;
+        }
     }
     Ok(())
 }

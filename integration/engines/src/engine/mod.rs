@@ -6,6 +6,9 @@ mod cri;
 mod docker;
 mod podman;
 
+pub use containerd::start_daemon as start_containerd;
+pub use docker::{SOCKET as DOCKER_SOCKET, start_with as start_dockerd};
+
 use crate::session::Session;
 use integration::kit::Verdict;
 use integration::kit::stop::Context;

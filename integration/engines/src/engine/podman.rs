@@ -1,6 +1,6 @@
 //! podman, which has no daemon.
 
-use super::{docker, prepare_networks};
+use super::prepare_networks;
 use crate::image;
 use crate::session::Session;
 use integration::kit::stop::Context;
@@ -35,8 +35,10 @@ fn configuration(session: &Session) -> String {
     let pids = if Need::Controller("pids").missing().is_some() { "pids_limit = 0" } else { "" };
     format!(
         "[containers]\n{pids}\ndefault_ulimits = []\n\
-         [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n{json}\n{nocgroups}\n{}\n\
+         [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
+         infra_image = {:?}\ninfra_command = \"/bin/pause\"\n{json}\n{nocgroups}\n{}\n\
          [network]\nnetwork_config_dir = {:?}\n",
+        image::NAME,
         conmon.unwrap_or_default(),
         session.path("networks").display().to_string(),
     )
@@ -51,9 +53,7 @@ pub fn load(session: &Session) -> Verdict {
 
 /// Removes pods, containers and volumes.
 pub fn clean(session: &Session) -> Verdict {
-    let pods = session.ok("pod ps -q")?;
-    if !pods.is_empty() {
-        session.ok(&format!("pod rm -f -t 0 {pods}")).context("pods")?;
-    }
-    docker::clean(session)
+    session.ok("pod rm --all --force --time 0")?;
+    session.ok("rm --all --force --volumes --time 0")?;
+    session.ok("volume rm --all --force").map(drop)
 }

@@ -1,0 +1,174 @@
+//! containerd by `ctr`.
+
+use crate::case::chapter;
+use crate::engine::start_containerd;
+use crate::image::NAME;
+use crate::session::{Background, Session, until};
+use integration::kit::{Need, Verdict};
+use integration::{ensure, ensure_eq};
+use nix::sys::signal::Signal;
+
+chapter! { [Containerd] "tasks":
+    run_prints_and_passes_the_exit_code_on,
+    run_of_a_missing_program_names_it,
+    run_at_a_terminal_has_one,
+    a_task_is_listed_paused_resumed_and_killed,
+    exec_prints_and_passes_the_exit_code_on,
+    exec_at_a_terminal_has_one,
+    the_processes_of_a_task_are_listed,
+    metrics_are_there [Need::Controller("memory")],
+    a_memory_limit_is_kept_and_its_kill_is_an_event [Need::Controller("memory")],
+    events_tell_the_life_in_order,
+    tasks_outlive_a_kill_of_the_daemon,
+    an_exit_while_the_daemon_is_away_is_known_afterwards,
+    checkpoint_says_what_is_missing,
+}
+
+/// `ctr run` with the runtime under test.
+fn run(s: &Session, options: &str, id: &str, words: &str) -> String {
+    // ctr asks for the default weight of the CPU, which a kernel without that controller cannot give.
+    let shares = if Need::Controller("cpu").missing().is_some() { "--cpu-shares 0" } else { "" };
+    format!("run {shares} --runc-binary {} {options} {NAME} {id} {words}", s.below.runtime.display())
+}
+
+/// A task that sleeps. `ctr` waits until it runs.
+fn sleeper(s: &Session, options: &str) -> Verdict<String> {
+    let id = s.name();
+    s.ok(&run(s, &format!("-d {options}"), &id, "sleep 1000"))?;
+    Ok(id)
+}
+
+fn status(s: &Session, id: &str) -> Verdict<String> {
+    let listed = s.ok("tasks ls")?;
+    let line = listed.lines().find(|line| line.starts_with(&format!("{id} "))).unwrap_or_default();
+    Ok(line.split_whitespace().nth(2).unwrap_or_default().to_owned())
+}
+
+fn run_prints_and_passes_the_exit_code_on(s: &Session) -> Verdict {
+    ensure_eq!(s.ok(&run(s, "--rm", &s.name(), "echo hello"))?, "hello", "output");
+    for code in [0, 1, 42, 255] {
+        s.run_with(&run(s, "--rm", &s.name(), "sh -c"), &format!("exit {code}"))?.code_is(code)?;
+    }
+    Ok(())
+}
+
+fn run_of_a_missing_program_names_it(s: &Session) -> Verdict {
+    let ran = s.run(&run(s, "--rm", &s.name(), "no-such-program"))?.fails()?;
+    ran.stderr_has("\"no-such-program\": executable file not found in $PATH").map(drop)
+}
+
+fn run_at_a_terminal_has_one(s: &Session) -> Verdict {
+    let mut at = s.terminal(&s.command(&run(s, "--rm -t", &s.name(), "sh")), 33, 77)?;
+    at.terminal.write("stty size; exit 3\n")?;
+    at.terminal.read_until("33 77\r\n")?;
+    ensure_eq!(at.wait()?, 3, "exit code");
+    Ok(())
+}
+
+fn a_task_is_listed_paused_resumed_and_killed(s: &Session) -> Verdict {
+    let id = sleeper(s, "")?;
+    ensure_eq!(status(s, &id)?, "RUNNING", "after run");
+    s.ok(&format!("tasks pause {id}"))?;
+    ensure_eq!(status(s, &id)?, "PAUSED", "after pause");
+    s.ok(&format!("tasks resume {id}"))?;
+    ensure_eq!(status(s, &id)?, "RUNNING", "after resume");
+    s.ok(&format!("tasks kill -s KILL {id}"))?;
+    until("the end", || Ok((status(s, &id)? == "STOPPED").then_some(())))?;
+    s.run(&format!("tasks rm {id}"))?.code_is(137).map(drop)
+}
+
+fn exec(id: &str, options: &str, words: &str) -> String {
+    format!("tasks exec {options} --exec-id x {id} {words}")
+}
+
+fn exec_prints_and_passes_the_exit_code_on(s: &Session) -> Verdict {
+    let id = sleeper(s, "")?;
+    ensure_eq!(s.ok(&exec(&id, "", "echo hi"))?, "hi", "output");
+    s.run_with(&exec(&id, "", "sh -c"), "exit 42")?.code_is(42)?;
+    ensure_eq!(s.ok(&exec(&id, "--user 1000 --cwd /tmp", "pwd"))?, "/tmp", "directory");
+    s.run(&exec(&id, "", "no-such-program"))?.fails()?.stderr_has("executable file not found in $PATH").map(drop)
+}
+
+fn exec_at_a_terminal_has_one(s: &Session) -> Verdict {
+    let id = sleeper(s, "")?;
+    let mut at = s.terminal(&s.command(&exec(&id, "-t", "sh")), 33, 77)?;
+    at.terminal.write("stty size; exit 3\n")?;
+    at.terminal.read_until("33 77\r\n")?;
+    ensure_eq!(at.wait()?, 3, "exit code");
+    Ok(())
+}
+
+fn the_processes_of_a_task_are_listed(s: &Session) -> Verdict {
+    let id = sleeper(s, "")?;
+    let _exec = s.background(s.command(&exec(&id, "", "sleep 2000")))?;
+    until("two processes", || Ok((s.ok(&format!("tasks ps {id}"))?.lines().count() == 3).then_some(())))
+}
+
+fn metrics_are_there(s: &Session) -> Verdict {
+    let id = sleeper(s, "")?;
+    let metrics = s.ok(&format!("tasks metrics {id}"))?;
+    for name in ["pids.current", "memory.usage", "cpu.usage_usec"] {
+        let value = metrics.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_whitespace().last());
+        ensure!(value.is_some_and(|value| value != "0"), "{name}: {metrics}");
+    }
+    Ok(())
+}
+
+fn events(s: &Session) -> Verdict<Background> {
+    let follow = s.background(s.command("events"))?;
+    // Until an event comes through nobody knows that the subscription is there.
+    until("the subscription", || {
+        s.ok(&format!("namespaces create {}", s.name()))?;
+        Ok(follow.stdout().contains("/namespaces/create").then_some(()))
+    })?;
+    Ok(follow)
+}
+
+fn a_memory_limit_is_kept_and_its_kill_is_an_event(s: &Session) -> Verdict {
+    let follow = events(s)?;
+    s.run(&run(s, "--rm --memory-limit 25165824", &s.name(), "tail /dev/zero"))?.code_is(137)?;
+    follow.until("/tasks/oom")
+}
+
+fn events_tell_the_life_in_order(s: &Session) -> Verdict {
+    let follow = events(s)?;
+    s.run_with(&run(s, "--rm", &s.name(), "sh -c"), "exit 42")?.code_is(42)?;
+    follow.until("/tasks/delete")?;
+    let seen = follow.stdout();
+    let topics: Vec<&str> =
+        seen.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with("/tasks/"))).collect();
+    ensure_eq!(topics, ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"], "topics");
+    ensure!(seen.contains("\"exit_status\":42"), "the code is not told: {seen}");
+    Ok(())
+}
+
+fn tasks_outlive_a_kill_of_the_daemon(s: &Session) -> Verdict {
+    let id = sleeper(s, "")?;
+    let pid = |s: &Session| s.ok("tasks ls").map(|listed| listed.lines().nth(1).unwrap_or_default().to_owned());
+    let before = pid(s)?;
+    s.end_daemon(Signal::SIGKILL)?;
+    start_containerd(s)?;
+    ensure_eq!(pid(s)?, before, "task, pid and status");
+    ensure_eq!(s.ok(&exec(&id, "", "echo hi"))?, "hi", "exec afterwards");
+    s.ok(&format!("tasks kill -s KILL {id}"))?;
+    until("the end", || Ok((status(s, &id)? == "STOPPED").then_some(())))?;
+    s.run(&format!("tasks rm {id}"))?.code_is(137).map(drop)
+}
+
+fn an_exit_while_the_daemon_is_away_is_known_afterwards(s: &Session) -> Verdict {
+    let id = s.name();
+    s.ok_with(&run(s, "-d", &id, "sh -c"), "sleep 0.7; exit 42")?;
+    s.end_daemon(Signal::SIGKILL)?;
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    start_containerd(s)?;
+    ensure_eq!(status(s, &id)?, "STOPPED", "status");
+    s.run(&format!("tasks rm {id}"))?.code_is(42).map(drop)
+}
+
+fn checkpoint_says_what_is_missing(s: &Session) -> Verdict {
+    let id = sleeper(s, "")?;
+    let ran = s.run(&format!("tasks checkpoint --image-path {} {id}", s.path("checkpoint").display()))?.fails()?;
+    ran.stderr_has("checkpoint")?;
+    ensure_eq!(status(s, &id)?, "RUNNING", "the task afterwards");
+    Ok(())
+}
