@@ -78,6 +78,19 @@ integrate-systemd *suites: build
 compare peer="runc" *args: build suite
     {{integration}} --runtime {{windlass}} --compare {{peer}} {{args}}
 
+# docker, containerd, podman, … on windlass and on runc; needs root: `just engines podman exec`
+engines *args: build
+    integration/engines/setup.sh
+    RUSTFLAGS="{{flags}}" cargo build --release --package engines --target {{host}}
+    {{built}}/engines {{args}}
+
+# The same, all of it, and its outcome written down for the README
+engines-record *args: (engines "--long" "--results" "integration/engines/results.json" args) engines-table
+
+# The table of the README from the outcome that is written down
+engines-table:
+    cargo run --quiet --package engines -- table integration/engines/results.json README.md
+
 # How long `run` takes, beside another runtime; needs root
 bench peer="runc" count="50": build
     contrib/bench.sh {{count}} {{windlass}} "$(command -v {{peer}})"

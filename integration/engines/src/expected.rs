@@ -35,4 +35,18 @@ pub fn about(case: &str) -> Option<&'static Known> {
 }
 
 /// Seen with the engines of Debian 12 and runc 1.1.5.
-pub const KNOWN: &[Known] = &[];
+pub const KNOWN: &[Known] = &[
+    Known {
+        case: "podman::life::attach_shows_the_output_and_passes_signals_and_the_code_on",
+        on: "all",
+        reason: "podman 4.3 answers 0 when a signal that it passed on ended the container",
+    },
+    Known {
+        case: "podman::pods::a_pod_shares_its_network_and_keeps_its_containers_together",
+        on: "runc",
+        reason: INFRA,
+    },
+    Known { case: "podman::pods::kube_generate_and_play_make_the_same_pod", on: "runc", reason: INFRA },
+];
+
+const INFRA: &str = "an infra container of podman cannot open /dev/null with runc 1.1.5";

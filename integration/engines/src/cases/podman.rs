@@ -2,7 +2,7 @@
 
 use super::life::logged;
 use crate::case::chapter;
-use crate::session::{Session, until};
+use crate::session::Session;
 use integration::kit::Verdict;
 use integration::kit::runtime::Kind;
 use integration::{ensure, ensure_eq};
@@ -49,15 +49,12 @@ fn pod(s: &Session) -> Verdict<(String, String)> {
 }
 
 fn kube_generate_and_play_make_the_same_pod(s: &Session) -> Verdict {
-    let (pod, _) = pod(s)?;
+    let (pod, name) = pod(s)?;
     let yaml = s.path("pod.yaml");
     fs::write(&yaml, s.ok(&format!("kube generate {pod}"))?)?;
     s.ok(&format!("pod rm -f -t 0 {pod}"))?;
     s.ok(&format!("kube play {}", yaml.display()))?;
-    until("the container of the pod", || {
-        let running = s.ok_with(&format!("ps --filter pod={pod} --format"), "{{.Command}}")?;
-        Ok(running.contains("echo ready").then_some(()))
-    })?;
+    logged(s, &format!("{pod}-{name}"), "ready")?;
     s.ok(&format!("kube play --down {}", yaml.display())).map(drop)
 }
 

@@ -36,7 +36,7 @@ fn configuration(session: &Session) -> String {
     format!(
         "[containers]\n{pids}\ndefault_ulimits = []\n\
          [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
-         infra_image = {:?}\ninfra_command = \"/bin/pause\"\n{json}\n{nocgroups}\n{}\n\
+         infra_image = {:?}\n{json}\n{nocgroups}\n{}\n\
          [network]\nnetwork_config_dir = {:?}\n",
         image::NAME,
         conmon.unwrap_or_default(),
@@ -48,7 +48,8 @@ fn configuration(session: &Session) -> String {
 pub fn load(session: &Session) -> Verdict {
     let archive = session.path("bb.tar");
     image::tar(&session.path("bb"), &archive)?;
-    session.ok(&format!("import {} {}", archive.display(), image::NAME)).map(drop)
+    let change = "--change CMD=[\"/bin/pause\"]";
+    session.ok(&format!("import {change} {} {}", archive.display(), image::NAME)).map(drop)
 }
 
 /// Removes pods, containers and volumes.

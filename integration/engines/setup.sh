@@ -1,0 +1,53 @@
+#!/bin/sh
+# Installs with apt the engines that the suite drives, on Debian 12. Idempotent, and quick when
+# everything is there. With `long` it also makes the root file system of the worked example, a
+# database server, in CACHE.
+set -eu
+CACHE=${CACHE:-/var/cache/windlass-engines}
+need=
+want() { # PROGRAM PACKAGE
+    [ -x "/usr/bin/$1" ] || [ -x "/usr/sbin/$1" ] || [ -x "$1" ] || need="$need $2"
+}
+install() {
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get install -y -q --no-install-recommends "$@" > /dev/null 2>&1 || {
+        apt-get update -q > /dev/null
+        apt-get install -y -q --no-install-recommends "$@" > /dev/null
+    }
+}
+
+"$(dirname "$0")/../setup.sh"
+want dockerd docker.io
+want docker-init tini
+want containerd containerd
+want podman podman
+want conmon conmon
+want netavark netavark
+want /usr/lib/podman/aardvark-dns aardvark-dns
+want catatonit catatonit
+want buildah buildah
+want iptables iptables
+want modprobe kmod
+want curl curl
+want /usr/lib/cni/bridge containernetworking-plugins
+[ "${1:-}" != long ] || want debootstrap debootstrap
+if [ -n "$need" ]; then
+    [ "$(id -u)" = 0 ] || { echo "engines/setup.sh: as root, install:$need" >&2; exit 1; }
+    # shellcheck disable=SC2086
+    install $need
+fi
+
+[ "${1:-}" = long ] || exit 0
+[ -e "$CACHE/mariadb.tar" ] && exit 0
+mkdir -p "$CACHE"
+tree=$(mktemp -d "$CACHE/tree.XXXXXX")
+trap 'rm -rf "$tree"' EXIT
+mirror=$(sed -n 's|^deb \(http[^ ]*\) bookworm .*|\1|p; s|^URIs: ||p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -n 1)
+debootstrap --variant=minbase bookworm "$tree" "${mirror:-http://deb.debian.org/debian}" > "$CACHE/log"
+# No daemon starts inside the tree.
+printf '#!/bin/sh\nexit 101\n' > "$tree/usr/sbin/policy-rc.d"
+chmod 755 "$tree/usr/sbin/policy-rc.d"
+DEBIAN_FRONTEND=noninteractive chroot "$tree" apt-get install -y -q --no-install-recommends mariadb-server mariadb-client >> "$CACHE/log" 2>&1
+rm -rf "$tree"/var/cache/apt/archives/*.deb
+tar -C "$tree" --numeric-owner -cf "$CACHE/mariadb.tar.new" .
+mv "$CACHE/mariadb.tar.new" "$CACHE/mariadb.tar"
