@@ -85,7 +85,7 @@ engines *args: build
     {{built}}/engines {{args}}
 
 # The same, all of it, and its outcome written down for the README
-engines-record *args: (engines "--long" "--results" "integration/engines/results.json" args) engines-table
+engines-record *args: (engines "--results" "integration/engines/results.json" args) engines-table
 
 # The table of the README from the outcome that is written down
 engines-table:
@@ -105,4 +105,8 @@ completions dir="target/completions":
 
 # Install below PREFIX (/usr/local) inside DESTDIR
 install: build man completions
-    contrib/install.sh {{windlass}} "{{destdir}}{{prefix}}"
+    contrib/install.sh {{built}} "{{destdir}}" "{{prefix}}"
+
+# A Debian package in target/debian: `apt install ./target/debian/windlass_*.deb`
+deb: build man completions
+    contrib/deb.sh {{built}} target/debian

@@ -1,15 +1,32 @@
 #!/bin/sh
-# Installs the built runtime $1, the man pages and the completions below the directory $2.
+# Installs what was built in the directory $1 (windlass, windlass-shim), the man pages, the
+# completions and the engines' drop-in files below $2/$3: $2 is empty or the root of a package, $3
+# the prefix at which the programs will be.
 set -eu
 
-runtime=${1:?usage: install.sh RUNTIME DIR}
-to=${2:?usage: install.sh RUNTIME DIR}
+usage='usage: install.sh BUILT ROOT PREFIX'
+built=${1:?$usage} root=${2?$usage} prefix=${3:?$usage}
+to=$root$prefix
 
-install -D -m 755 "$runtime" "$to/bin/windlass"
+for program in windlass windlass-shim; do
+    install -D -m 755 "$built/$program" "$to/bin/$program"
+done
+# The names by which engines find the shim: containerd's runtime io.containerd.windlass.v2, and
+# conmon for podman and CRI-O, in a directory of its own because theirs has that name already.
+ln -sf windlass-shim "$to/bin/containerd-shim-windlass-v2"
+mkdir -p "$to/libexec/windlass"
+ln -sf ../../bin/windlass-shim "$to/libexec/windlass/conmon"
+
 for page in target/man/*.8; do
     install -D -m 644 "$page" "$to/share/man/man8/${page##*/}"
 done
 install -D -m 644 target/completions/windlass "$to/share/bash-completion/completions/windlass"
 install -D -m 644 target/completions/_windlass "$to/share/zsh/site-functions/_windlass"
 install -D -m 644 target/completions/windlass.fish "$to/share/fish/vendor_completions.d/windlass.fish"
-echo "installed $to/bin/windlass"
+
+for file in contrib/*/*.json contrib/*/*.toml contrib/*/*.conf; do
+    example=$to/share/doc/windlass/examples/${file#contrib/}
+    install -D -m 644 "$file" "$example"
+    sed -i "s|/usr/local/|$prefix/|" "$example"
+done
+echo "installed $to/bin/windlass and windlass-shim"
