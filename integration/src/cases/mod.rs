@@ -23,6 +23,7 @@ mod rootless;
 mod seccomp;
 mod security;
 mod shim_podman;
+mod shim_containerd;
 mod terminal;
 mod windlass;
 
@@ -52,6 +53,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         concurrency::CASES,
         windlass::CASES,
         shim_podman::CASES,
+        shim_containerd::CASES,
     ]
     .into_iter()
     .flatten()

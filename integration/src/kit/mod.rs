@@ -4,6 +4,7 @@ pub mod bundle;
 pub mod cgroup;
 pub mod console;
 pub mod container;
+pub mod containerd;
 pub mod inject;
 pub mod notify;
 pub mod race;
