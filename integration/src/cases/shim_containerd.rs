@@ -27,7 +27,7 @@ chapter! { "shim_containerd":
     containerd_killed_at_delete [Need::Slow],
     the_shim_killed_while_a_container_runs [Need::Slow],
     the_shim_killed_when_a_container_has_ended [Need::Slow],
-    five_hundred_execs_and_a_kill_of_init [Need::Slow],
+    many_execs_and_a_kill_of_init [Need::Slow],
 }
 
 /// How long containerd is away: shorter, and much longer, than its own shim tries.
@@ -69,7 +69,9 @@ fn all_verbs_of_a_task_work(t: &T) -> Verdict {
     engine.wait_for("a", "STOPPED")?;
     engine.remove("a", 7)?;
     let execs = ["exec-added", "exec-started", "exit"];
-    let expected = [&["create", "start"], &execs[..], &execs[..], &["paused", "resumed", "exit", "delete"]].concat();
+    let expected: [&[&str]; 4] = [&["create", "start"], &execs[..], &execs[..], &["paused", "resumed"]];
+    // ctr pauses around a checkpoint, too.
+    let expected = [&expected.concat()[..], &["paused", "resumed", "exit", "delete"]].concat();
     engine.expect_events(&expected)?;
     engine.is_clean()
 }
@@ -264,6 +266,12 @@ fn containerd_killed_at_delete(t: &T) -> Verdict {
         // The shim has deleted it meanwhile; containerd finds that out.
         eventually("the task is gone", || engine.status("a").ok().filter(String::is_empty))?;
         engine.ctr(&["containers", "rm", "a"])?.ok()?;
+        // containerd 1.6 keeps the connection and asks for nothing: the shim leaves after half a
+        // minute. Killed before, it is as good.
+        match t.long {
+            true => sleep(Duration::from_secs(31)),
+            false => engine.kill_shims()?,
+        }
         engine.is_clean()?;
     }
     Ok(())
@@ -305,7 +313,7 @@ fn the_shim_killed_when_a_container_has_ended(t: &T) -> Verdict {
     engine.is_clean()
 }
 
-fn five_hundred_execs_and_a_kill_of_init(t: &T) -> Verdict {
+fn many_execs_and_a_kill_of_init(t: &T) -> Verdict {
     let mut engine = Engine::start(t)?;
     let count = if t.long { 500 } else { 40 };
     engine.wrap("[ $verb != exec ] || sleep 0.2")?;

@@ -76,6 +76,7 @@ impl<'t> Engine<'t> {
         ["containerd", "ctr"].into_iter().try_for_each(installed)?;
         let dir = t.path(name);
         let bin = dir.join("bin");
+        let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&bin).context("a directory")?;
         // Nothing but tasks: the rest takes longer to start than a case lasts.
         let config = "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.runtime\", \
@@ -263,5 +264,7 @@ impl Drop for Engine<'_> {
             let _ = kill(Pid::from_raw(daemon.id() as i32), Signal::SIGTERM);
             let _ = runtime::wait(&mut daemon, Duration::from_secs(5), "containerd");
         }
+        // ctr's namespace is a cgroup too, above those of its containers.
+        let _ = fs::remove_dir("/sys/fs/cgroup/default");
     }
 }

@@ -23,8 +23,8 @@ use crate::sys::{fd, socket, stream};
 /// How long events that are not acknowledged hold up the end of a shim without containers.
 const FLUSH: Duration = Duration::from_secs(3);
 
-/// How long a shim without containers and without connections waits for either.
-const ALONE: Duration = Duration::from_secs(120);
+/// How long a shim waits for its first connection, and after its last container for `Shutdown`.
+const ALONE: Duration = Duration::from_secs(30);
 
 /// What a descriptor is for: the upper bits of its key; the lower have a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,8 @@ pub struct Server {
     serial: u64,
     leaving: Option<Instant>,
     alone: Option<Instant>,
+    /// Whether there was ever a container.
+    used: bool,
 }
 
 /// Serves until containerd says that it is enough.
@@ -108,6 +110,7 @@ impl Server {
             serial: 0,
             leaving: None,
             alone: Some(Instant::now() + ALONE),
+            used: false,
         })
     }
 
@@ -204,10 +207,12 @@ impl Server {
         self.loggers.iter_mut().filter(|logger| of(&logger.process)).for_each(|logger| logger.end(now));
     }
 
-    /// A shim that nobody knows of any more, because containerd died at the wrong moment, must
-    /// not stay for ever.
+    /// A shim that is of no use any more, because containerd died at the wrong moment, must not
+    /// stay for ever.
     fn look_around(&mut self) {
-        let alone = self.tasks.is_empty() && self.connections.is_empty() && self.outbox.is_empty();
+        self.used |= !self.tasks.is_empty();
+        let idle = self.tasks.is_empty() && self.outbox.is_empty() && self.jobs.is_empty();
+        let alone = idle && (self.used || self.connections.is_empty());
         match (alone, self.alone) {
             (true, None) => self.alone = Some(Instant::now() + ALONE),
             (false, Some(_)) => self.alone = None,
