@@ -46,10 +46,9 @@ impl Directory {
     /// One read: for files whose whole content the kernel gives at once.
     pub fn read(&self, name: &str) -> Result<String> {
         let fd = self.open_file(name, OFlag::O_RDONLY)?;
-        let mut buffer = vec![0; SHORT];
+        let mut buffer = [0; SHORT];
         let length = read(&fd, &mut buffer).called(|| format!("read({:?})", self.path_of(name)))?;
-        buffer.truncate(length);
-        Ok(text(buffer))
+        Ok(text(buffer[..length].to_vec()))
     }
 
     /// Reads to the end: for lists as long as the cgroup has processes.

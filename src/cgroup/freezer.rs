@@ -92,6 +92,13 @@ impl Cgroup {
     }
 }
 
+/// Whether the cgroup at a path in the file system was told to be frozen; one that is gone was not.
+/// As [`Cgroup::is_frozen`], without opening its directory.
+pub fn is_frozen(path: &str) -> Result<bool> {
+    let text = if_there(read_file(&format!("{path}/cgroup.freeze")));
+    Ok(text.doing(|| format!("cannot read the state of cgroup {path:?}"))?.is_some_and(|text| text.trim() == "1"))
+}
+
 /// Those of `pids` that keep a freeze from ending, in words.
 pub(super) fn not_stopped(pids: &[i32]) -> String {
     let runs = |text: &String| text.contains(" in state D") || text.contains(" in state R");

@@ -23,6 +23,7 @@ mod v2;
 
 pub use controllers::refuse;
 pub use devices::Filters;
+pub use freezer::is_frozen;
 pub use group::Group;
 pub use hierarchy::{Hierarchy, V1, own_cgroup, path_for};
 pub use oom::{Happened, OomWatch};

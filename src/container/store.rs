@@ -276,9 +276,7 @@ const POST: &[u8] = b"\"post";
 
 impl Container {
     fn read(dir: OwnedFd, id: &str) -> Result<Container> {
-        let text = fd::openat(dir.as_fd(), "state.json", OFlag::O_RDONLY | OFlag::O_NOFOLLOW, 0)
-            .and_then(fd::read_all)
-            .doing(|| format!("cannot read the state of {id:?}"))?;
+        let text = fd::read_small(dir.as_fd(), "state.json").doing(|| format!("cannot read the state of {id:?}"))?;
         let damaged = |why: String| {
             Error::new(Kind::State, format!("the state of {id:?} is damaged: {why}"))
                 .hint("`delete --force` clears what is left of it away")
@@ -287,7 +285,12 @@ impl Container {
         struct Versioned {
             version: u32,
         }
-        let versioned: Versioned = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        let state = serde_json::from_slice::<State>(&text);
+        // A state of another version need not be one of ours at all.
+        let versioned = match &state {
+            Ok(state) => Versioned { version: state.version },
+            Err(_) => serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?,
+        };
         if versioned.version > VERSION || versioned.version == 0 {
             let msg = format!(
                 "the state of {id:?} has version {}, and this windlass knows versions up to {VERSION}",
@@ -295,18 +298,14 @@ impl Container {
             );
             return Err(Error::new(Kind::State, msg).hint("use the windlass that made the container, or a newer one"));
         }
-        let state: State = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
-        let init = match fd::openat(dir.as_fd(), "init.json", OFlag::O_RDONLY | OFlag::O_NOFOLLOW, 0) {
+        let state = state.map_err(|error| damaged(error.to_string()))?;
+        let init = match fd::read_small(dir.as_fd(), "init.json") {
             Err(failed) if failed.errno == Errno::ENOENT => None,
-            Err(failed) => return Err(failed.doing(format!("cannot read init.json of {id:?}"))),
-            Ok(file) => {
-                let text = fd::read_all(file).doing(|| "cannot read init.json")?;
-                // Its create has not filled it yet, or was killed before it could.
-                if text.is_empty() {
-                    None
-                } else {
-                    Some(serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?)
-                }
+            // Its create has not filled it yet, or was killed before it could.
+            Ok(text) if text.is_empty() => None,
+            text => {
+                let text = text.doing(|| format!("cannot read init.json of {id:?}"))?;
+                Some(serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?)
             }
         };
         Ok(Container { dir, state, init, hooks: OnceCell::new() })
@@ -357,7 +356,11 @@ impl Container {
         if matches!(init.state, 'Z' | 'X') {
             return Ok(Status::Stopped);
         }
-        if self.group()?.is_some_and(|group| group.is_frozen().unwrap_or(false)) {
+        let frozen = match &self.state.cgroup {
+            Some(path) => crate::cgroup::is_frozen(path),
+            None => self.group()?.map_or(Ok(false), |group| group.is_frozen()),
+        };
+        if frozen.unwrap_or(false) {
             return Ok(Status::Paused);
         }
         let waits = init.name.as_bytes() == INIT_NAME.to_bytes() && fd::stat_at(self.dir.as_fd(), "start.sock").is_ok();

@@ -116,13 +116,20 @@ pub fn read_all(fd: OwnedFd) -> Result<Vec<u8>> {
 /// How much of a file without a size is read at once, in bytes.
 const READ: usize = 16 * 1024;
 
-/// The first bytes of a small file of a kernel filesystem, in one read.
+/// A file of the kernel or of our own, which are small: usually in one read, for there a read that
+/// gives less than it could is the last one. A final link is not followed.
 pub fn read_small(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<Vec<u8>> {
-    let fd = openat(dir, &name, OFlag::O_RDONLY, 0)?;
-    let mut buffer = vec![0; 4096];
-    let n = nix::unistd::read(&fd, &mut buffer).called(|| format!("read({:?})", name.as_ref()))?;
-    buffer.truncate(n);
-    Ok(buffer)
+    let fd = openat(dir, &name, OFlag::O_RDONLY | OFlag::O_NOFOLLOW, 0)?;
+    let mut text = Vec::new();
+    loop {
+        // On the stack: most of it is not used, and a list reads hundreds.
+        let mut buffer = [0; 4096];
+        let n = nix::unistd::read(&fd, &mut buffer).called(|| format!("read({:?})", name.as_ref()))?;
+        text.extend_from_slice(&buffer[..n]);
+        if n < buffer.len() {
+            return Ok(text);
+        }
+    }
 }
 
 /// write(2), once; a short write is an error, as kernel files take a value whole or not at all.

@@ -14,9 +14,10 @@ use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes of the block. Docker's default configuration needs a quarter of it; pages that are not
-/// touched do not exist.
-const SIZE: usize = 512 * 1024;
+/// Bytes of the block. Docker's default configuration needs a twentieth of it, and a list of a
+/// thousand containers all; pages that are not touched do not exist. A
+/// test has it on its stack.
+const SIZE: usize = if cfg!(test) { 64 * 1024 } else { 2 * 1024 * 1024 };
 
 /// Every piece begins at a multiple of this, as those of malloc(3) do: bytes that are read as a
 /// structure (control messages of a socket) rely on it.
