@@ -8,9 +8,11 @@ host := `rustc -vV | sed -n 's/host: //p'`
 musl := replace(host, "-gnu", "-musl")
 target := env("WINDLASS_TARGET", if path_exists(`rustc --print sysroot` / "lib/rustlib" / musl / "lib") == "true" { musl } else { host })
 targets := env("CARGO_TARGET_DIR", "target")
-windlass := targets / target / "release/windlass"
+built := targets / target / "release"
+windlass := built / "windlass"
 # Whose programs need not be small.
 integration := targets / host / "release/integration"
+engines := targets / host / "release/engines"
 
 commit := `git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown`
 prefix := env("PREFIX", "/usr/local")
@@ -82,7 +84,7 @@ compare peer="runc" *args: build suite
 engines *args: build
     integration/engines/setup.sh
     RUSTFLAGS="{{flags}}" cargo build --release --package engines --target {{host}}
-    {{built}}/engines {{args}}
+    {{engines}} {{args}}
 
 # The same, all of it, and its outcome written down for the README
 engines-record *args: (engines "--results" "integration/engines/results.json" args) engines-table
@@ -91,9 +93,13 @@ engines-record *args: (engines "--results" "integration/engines/results.json" ar
 engines-table:
     cargo run --quiet --package engines -- table integration/engines/results.json README.md
 
-# How long `run` takes, beside another runtime; needs root
-bench peer="runc" count="50": build
-    contrib/bench.sh {{count}} {{windlass}} "$(command -v {{peer}})"
+# How long the verbs take, beside another runtime; needs root: `just bench crun`, `just bench runc run --rounds 50`
+bench peer="runc" *args: build suite
+    {{integration}} --bench --runtime {{windlass}} --compare {{peer}} {{args}}
+
+# How cost grows with mounts, containers, processes and the rest, beside another runtime; needs root
+growth peer="runc" *args: build suite
+    {{integration}} --growth --runtime {{windlass}} --compare {{peer}} {{args}}
 
 # Write the man pages to target/man
 man dir="target/man":

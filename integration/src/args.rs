@@ -13,6 +13,10 @@ Runs the cases whose name contains one of the FILTERs (all without one).
   --harness host|uml    use only this harness; default: the host, User-Mode Linux where needed
   --long                races for 60 s, crash sweeps over every system call
   --list                print the names of the cases and stop
+
+  --bench               measure instead, beside the runtime of --compare: run, lifecycle, verbs
+  --growth              measure what grows: mounts, config, containers, processes, concurrent
+  --rounds N            how often; default: 30
 ";
 
 /// A parsed command line.
@@ -28,6 +32,12 @@ pub struct Args {
     pub long: bool,
     /// Whether to print names only.
     pub list: bool,
+    /// Whether to measure.
+    pub bench: bool,
+    /// Whether to measure how cost grows.
+    pub growth: bool,
+    /// How often each command is measured.
+    pub rounds: usize,
     /// Parts of the names of the cases to run; empty means all.
     pub filters: Vec<String>,
     /// Exact names of the cases to run, used between our own processes.
@@ -37,7 +47,7 @@ pub struct Args {
 impl Args {
     /// Parses `argv` (without the program's name). `Err` is the text to print.
     pub fn parse(argv: &[String]) -> Result<Args, String> {
-        let mut args = Args::default();
+        let mut args = Args { rounds: 30, ..Args::default() };
         let mut runtime = None;
         let mut words = argv.iter();
         while let Some(word) = words.next() {
@@ -49,6 +59,9 @@ impl Args {
                 "--only" => args.only.push(value()?),
                 "--long" => args.long = true,
                 "--list" => args.list = true,
+                "--bench" => args.bench = true,
+                "--growth" => args.growth = true,
+                "--rounds" => args.rounds = value()?.parse().map_err(|_| "--rounds needs a number".to_owned())?,
                 "--help" | "-h" => return Err(USAGE.to_owned()),
                 _ if word.starts_with('-') => {
                     return Err(format!("unknown option {word}\n\n{USAGE}"));

@@ -15,6 +15,7 @@
 //! The harnesses and the kit serve the suite of engines too (`engines/`).
 
 mod args;
+mod bench;
 mod cases;
 mod expected;
 pub mod harness;

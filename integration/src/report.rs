@@ -125,6 +125,9 @@ pub fn main(argv: &[String]) -> ExitCode {
             return ExitCode::from(if argv.iter().any(|a| a == "--help" || a == "-h") { 0 } else { 2 });
         }
     };
+    if args.bench || args.growth {
+        return crate::bench::main(&args);
+    }
     let names: Vec<&str> = cases::all().map(|case| case.name).filter(|name| args.wants(name)).collect();
     if args.list {
         names.iter().for_each(|name| println!("{name}"));

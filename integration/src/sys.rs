@@ -5,6 +5,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 /// One message from `socket` with the file descriptors sent along.
 pub fn receive_with_fds(socket: &UnixStream) -> nix::Result<(Vec<u8>, Vec<OwnedFd>)> {
@@ -37,6 +38,18 @@ pub fn syscall(number: i64, args: [i64; 6]) -> nix::Result<i64> {
     // an address that is not mapped, for which the kernel returns EFAULT.
     let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
     Errno::result(result)
+}
+
+/// Waits for the end of a child; its status as wait4(2) gives it, and the processor time of it and
+/// of what it has waited for.
+pub fn wait_with_times(pid: u32) -> nix::Result<(i32, Duration)> {
+    let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
+    // SAFETY: both places are of the types that wait4 writes, and outlive the call.
+    Errno::result(unsafe { libc::wait4(pid.cast_signed(), &raw mut status, 0, usage.as_mut_ptr()) })?;
+    // SAFETY: zeroed memory is a valid rusage, and the kernel has filled it in.
+    let usage = unsafe { usage.assume_init() };
+    let time = |t: libc::timeval| Duration::from_secs(t.tv_sec as u64) + Duration::from_micros(t.tv_usec as u64);
+    Ok((status, time(usage.ru_utime) + time(usage.ru_stime)))
 }
 
 /// `struct seccomp_notif`, `linux/seccomp.h`.

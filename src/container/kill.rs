@@ -44,15 +44,19 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
     Ok(())
 }
 
+/// So many processes are held at once: descriptors are limited.
+const HANDLES: usize = 256;
+
 fn signal_all(group: &Group, signal: i32) -> Result<()> {
     if signal == libc::SIGKILL {
         return group.kill();
     }
-    for pid in group.pids()? {
+    for pids in group.pids()?.chunks(HANDLES) {
+        let handles: Vec<_> = pids.iter().filter_map(|pid| Some((pid, process::open_pid(*pid).ok()?))).collect();
         // Between the list and the handle the pid may have been given to another process: only
-        // one that is still in the cgroup afterwards is signalled.
-        let Ok(pidfd) = process::open_pid(pid) else { continue };
-        if group.pids()?.contains(&pid) {
+        // one that is still in the cgroup afterwards is signalled. The list is sorted.
+        let there = group.pids()?;
+        for (pid, pidfd) in handles.iter().filter(|(pid, _)| there.binary_search(pid).is_ok()) {
             match process::send_signal(pidfd.as_fd(), signal) {
                 Err(failed) if failed.errno != Errno::ESRCH => {
                     return Err(failed.doing(format!("cannot send signal {signal} to {pid}")));

@@ -6,6 +6,7 @@ mod apparmor;
 mod cgroups;
 mod cli;
 mod concurrency;
+mod cost;
 mod crash;
 mod devices;
 mod exec;
@@ -54,6 +55,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         windlass::CASES,
         shim_podman::CASES,
         shim_containerd::CASES,
+        cost::CASES,
     ]
     .into_iter()
     .flatten()

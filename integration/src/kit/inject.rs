@@ -22,6 +22,24 @@ pub struct Injection {
     pub killed: bool,
 }
 
+/// What a command and its children have cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    /// System calls, of each child up to the program that it executes.
+    pub calls: u32,
+    /// The most memory that the command itself had, in KiB.
+    pub peak_kib: u64,
+}
+
+/// Runs `command` and counts.
+pub fn count(command: Command) -> Verdict<Counted> {
+    let tracer = thread::spawn(move || trace(command, u32::MAX)).join();
+    match tracer {
+        Ok(done) => done.map(|tracer| Counted { calls: tracer.own_calls, peak_kib: tracer.peak_kib }),
+        Err(_) => fail("the tracer panicked"),
+    }
+}
+
 /// Runs `command`, killing whoever makes system call number `at` (from 1);
 /// with `u32::MAX` it only counts. Returns when the command itself has ended.
 pub fn kill_at(command: Command, at: u32) -> Verdict<Injection> {
@@ -29,7 +47,7 @@ pub fn kill_at(command: Command, at: u32) -> Verdict<Injection> {
     // every tracee that is still alive, such as a container's init.
     let tracer = thread::spawn(move || trace(command, at));
     match tracer.join() {
-        Ok(done) => done,
+        Ok(done) => done.map(|tracer| Injection { calls: tracer.calls, killed: tracer.killed }),
         Err(_) => fail("the tracer panicked"),
     }
 }
@@ -45,7 +63,7 @@ fn stopped(command: &Command) -> Command {
     shell
 }
 
-fn trace(command: Command, at: u32) -> Verdict<Injection> {
+fn trace(command: Command, at: u32) -> Verdict<Tracer> {
     let child = stopped(&command).spawn().context("traced command")?;
     let main = Pid::from_raw(child.id().cast_signed());
     waitpid(main, Some(WaitPidFlag::WUNTRACED)).context("waiting for the stopped shell")?;
@@ -53,10 +71,21 @@ fn trace(command: Command, at: u32) -> Verdict<Injection> {
         | Options::PTRACE_O_TRACEFORK
         | Options::PTRACE_O_TRACEVFORK
         | Options::PTRACE_O_TRACECLONE
-        | Options::PTRACE_O_TRACEEXEC;
+        | Options::PTRACE_O_TRACEEXEC
+        | Options::PTRACE_O_TRACEEXIT;
     ptrace::seize(main, options).context("PTRACE_SEIZE")?;
     kill(main, Signal::SIGCONT).context("SIGCONT")?;
-    let mut tracer = Tracer { main, at, calls: 0, killed: false, started: false, entered: Vec::new() };
+    let mut tracer = Tracer {
+        main,
+        at,
+        calls: 0,
+        own_calls: 0,
+        peak_kib: 0,
+        killed: false,
+        started: false,
+        entered: Vec::new(),
+        executed: Vec::new(),
+    };
     let start = Instant::now();
     loop {
         match waitpid(None::<Pid>, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
@@ -69,12 +98,10 @@ fn trace(command: Command, at: u32) -> Verdict<Injection> {
             }
             Ok(status) => {
                 if tracer.take(status) {
-                    return Ok(Injection { calls: tracer.calls, killed: tracer.killed });
+                    return Ok(tracer);
                 }
             }
-            Err(nix::Error::ECHILD) => {
-                return Ok(Injection { calls: tracer.calls, killed: tracer.killed });
-            }
+            Err(nix::Error::ECHILD) => return Ok(tracer),
             Err(error) => return fail(format!("waitpid: {error}")),
         }
     }
@@ -84,11 +111,16 @@ struct Tracer {
     main: Pid,
     at: u32,
     calls: u32,
+    /// Without those of programs that children have executed.
+    own_calls: u32,
+    peak_kib: u64,
     killed: bool,
     /// Whether the shell has become the command; before, nothing counts.
     started: bool,
     /// Threads that are inside a system call.
     entered: Vec<Pid>,
+    /// Children that have executed a program.
+    executed: Vec<Pid>,
 }
 
 impl Tracer {
@@ -102,6 +134,12 @@ impl Tracer {
             WaitStatus::PtraceSyscall(pid) => self.syscall_stop(pid),
             WaitStatus::PtraceEvent(pid, signal, event) => {
                 self.started |= event == libc::PTRACE_EVENT_EXEC;
+                if event == libc::PTRACE_EVENT_EXEC && pid != self.main {
+                    self.executed.push(pid);
+                }
+                if event == libc::PTRACE_EVENT_EXIT && pid == self.main {
+                    self.peak_kib = peak_kib(pid);
+                }
                 // A group stop must not be undone by a signal; PTRACE_EVENT_STOP reports it.
                 let _ = signal;
                 let _ = ptrace::syscall(pid, None);
@@ -121,6 +159,7 @@ impl Tracer {
         } else {
             self.entered.push(pid);
             self.calls += u32::from(self.started);
+            self.own_calls += u32::from(self.started && !self.executed.contains(&pid));
             if self.calls == self.at && !self.killed && self.started {
                 self.killed = true;
                 let _ = kill(pid, Signal::SIGKILL);
@@ -129,4 +168,11 @@ impl Tracer {
         }
         let _ = ptrace::syscall(pid, None);
     }
+}
+
+/// `VmHWM` of a process that is about to end.
+fn peak_kib(pid: Pid) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok()).unwrap_or(0)
 }

@@ -1,0 +1,106 @@
+//! What does not depend on the machine's mood: calls, memory, size, instructions. The allowed values
+//! are in `limits.json`, so that a change that costs is seen at once, and one that saves is kept.
+
+use crate::bench::spec;
+use crate::kit::Need::{Slow, Windlass};
+use crate::kit::{Bundle, Container, T, Verdict, inject, stop::fail, stop::skip};
+use crate::{chapter, ensure};
+use serde_json::Value;
+use std::fs;
+use std::process::{Command, Stdio};
+
+chapter! { "cost":
+    run_makes_few_system_calls [Windlass],
+    run_needs_little_memory [Windlass],
+    a_waiting_init_keeps_little_memory [Windlass],
+    the_program_is_small [Windlass],
+    planning_takes_few_instructions [Windlass, Slow],
+}
+
+/// The allowed values.
+const LIMITS: &str = include_str!("../../limits.json");
+
+/// Fails if `value` is above the limit of this name, and if it is so far below that the limit says
+/// nothing any more.
+fn judge(name: &str, value: u64) -> Verdict {
+    let limits: Value = serde_json::from_str(LIMITS)?;
+    let Some(limit) = limits[name].as_u64() else { return fail(format!("limits.json has no {name:?}")) };
+    ensure!(value <= limit, "{name}: {value} is above {limit}");
+    ensure!(value * 2 > limit, "{name}: {value} is not even half of {limit}: lower the limit");
+    Ok(())
+}
+
+/// The limits are those of the program as it is shipped.
+fn shipped(t: &T) -> Verdict {
+    let program = fs::read(&t.runtime)?;
+    let has = |text: &[u8]| program.windows(text.len()).any(|window| window == text);
+    if has(b"/ld-linux") || has(b"GNU C Library") {
+        return skip("not the static build with musl");
+    }
+    Ok(())
+}
+
+fn bundle(t: &T, spec: Value) -> Verdict<Bundle> {
+    let mut bundle = t.bundle()?;
+    bundle.spec = spec;
+    bundle.write()?;
+    Ok(bundle)
+}
+
+fn counted(t: &T, spec: Value) -> Verdict<inject::Counted> {
+    shipped(t)?;
+    let bundle = bundle(t, spec)?;
+    let mut command = t.command();
+    command.args(["run", "--bundle", &bundle.dir.display().to_string(), &t.id()]);
+    inject::count(command)
+}
+
+fn run_makes_few_system_calls(t: &T) -> Verdict {
+    judge("system calls of run", u64::from(counted(t, spec::a())?.calls))
+}
+
+fn run_needs_little_memory(t: &T) -> Verdict {
+    judge("peak RSS of run in KiB", counted(t, spec::b())?.peak_kib)
+}
+
+fn a_waiting_init_keeps_little_memory(t: &T) -> Verdict {
+    shipped(t)?;
+    let bundle = bundle(t, spec::a())?;
+    let container = Container::new(t, t.id(), bundle.dir.clone());
+    t.runtime(&["create", "--bundle", &bundle.dir.display().to_string(), &container.id])?.ok()?;
+    let pid = container.state()?["pid"].clone();
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
+    t.runtime(&["delete", "--force", &container.id])?.ok()?;
+    match kib {
+        Some(kib) => judge("memory of init in created in KiB", kib),
+        None => fail(format!("smaps_rollup: {rollup}")),
+    }
+}
+
+fn the_program_is_small(t: &T) -> Verdict {
+    shipped(t)?;
+    judge("size of the program in bytes", fs::metadata(&t.runtime)?.len())
+}
+
+fn planning_takes_few_instructions(t: &T) -> Verdict {
+    shipped(t)?;
+    if Command::new("valgrind").arg("--version").stdout(Stdio::null()).status().is_err() {
+        return skip("valgrind is not installed");
+    }
+    let bundle = bundle(t, spec::b())?;
+    let out = t.path("callgrind.out");
+    let ran = Command::new("valgrind")
+        .args(["--tool=callgrind", &format!("--callgrind-out-file={}", out.display())])
+        .arg(&t.runtime)
+        .args(["explain", "--bundle", &bundle.dir.display().to_string()])
+        .output()?;
+    ensure!(ran.status.success(), "valgrind: {}", String::from_utf8_lossy(&ran.stderr));
+    let counts = fs::read_to_string(&out)?;
+    let total = counts.lines().find_map(|line| line.strip_prefix("totals: ")?.trim().parse().ok());
+    match total {
+        Some(total) => judge("instructions of parse and plan", total),
+        None => fail("callgrind has not counted"),
+    }
+}
