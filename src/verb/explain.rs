@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use crate::cli::{self, Format, output};
 use crate::error::{Error, Fault, Kind, Origin, Result, describe};
-use crate::plan::What;
+use crate::plan::{Host, What};
 use crate::spec::Spec;
 
 use super::Session;
@@ -15,8 +15,13 @@ use super::create::{Read, planning, read_config};
 
 pub(super) fn explain(options: &cli::Explain, session: &Session<'_>) -> Result<()> {
     let id = options.id.clone().unwrap_or_else(|| name_of(&options.bundle));
-    let planning = planning(session.global, options.no_pivot, options.no_new_keyring)?;
+    let mut planning = planning(session.global, options.no_pivot, options.no_new_keyring)?;
     let read = read_config(&options.bundle, options.config.as_deref())?;
+    let namespaces = read.spec.linux.iter().flat_map(|linux| &linux.namespaces);
+    if !planning.host.administers() && !namespaces.into_iter().any(|namespace| namespace.kind == "user") {
+        // Only root could run it: what root's `create` would do.
+        planning.host = Host { capabilities: u64::MAX, ..Host::default() };
+    }
     let plan = crate::plan::create(&id, &read.spec, &planning)?;
     let text = match options.format {
         Format::Table => plan.text(),

@@ -125,7 +125,8 @@ fn planned(namespaces: &str) -> Plan {
     );
     let spec = crate::spec::parse(text.as_bytes(), "config.json").expect("valid");
     let host = crate::plan::Host { capabilities: u64::MAX, ..Default::default() };
-    crate::plan::create("box", &spec, &crate::plan::Options { host, ..Default::default() }).expect("a plan")
+    let options = crate::plan::Options { host, ..Default::default() };
+    crate::plan::create("box", &spec, &options).expect("a plan")
 }
 
 #[test]
