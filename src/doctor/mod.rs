@@ -1,6 +1,6 @@
 //! What this host and this user can do with containers, and what to do about the rest.
 //!
-//! [`look`] collects facts, [`judge`] makes findings of them: it looks at nothing, so that its tests
+//! [`look()`] collects facts, [`judge()`] makes findings of them: it looks at nothing, so that its tests
 //! can take one thing after the other away from a host that has all.
 
 mod facts;

@@ -263,7 +263,12 @@ impl Draft {
     }
 
     fn done<T>(self, make: impl FnOnce(Draft) -> T) -> Result<T> {
-        if self.faults.is_empty() { Ok(make(self)) } else { Err(Error::faults(self.faults)) }
+        if self.faults.is_empty() {
+            return Ok(make(self));
+        }
+        // Some messages quote what was found, and a terminal or a log takes no NUL.
+        let readable = |fault: Fault| Fault { msg: fault.msg.replace('\0', "\\0"), ..fault };
+        Err(Error::faults(self.faults.into_iter().map(readable).collect()))
     }
 }
 

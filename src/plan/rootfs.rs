@@ -205,7 +205,7 @@ fn root_propagation(linux: &Linux, draft: &mut Draft) -> Option<u64> {
         // As runc has it, a word without `r` goes for the mounts below as well.
         Some((flag, _)) => Some(flag | ms::REC),
         None => {
-            let msg = format!("rootfsPropagation={} is not supported", linux.rootfs_propagation.escape_debug());
+            let msg = format!("rootfsPropagation={} is not supported", linux.rootfs_propagation);
             draft.fault("/linux/rootfsPropagation", msg);
             None
         }
