@@ -37,7 +37,7 @@ pub struct Flag {
 }
 
 impl Flag {
-    const fn short(mut self, letter: char) -> Flag {
+    pub(super) const fn short(mut self, letter: char) -> Flag {
         self.short = Some(letter);
         self
     }
@@ -47,7 +47,7 @@ impl Flag {
         self
     }
 
-    const fn many(mut self) -> Flag {
+    pub(super) const fn many(mut self) -> Flag {
         self.many = true;
         self
     }
@@ -62,7 +62,7 @@ impl Flag {
     }
 }
 
-const fn flag(long: &'static str, takes: Takes, help: &'static str) -> Flag {
+pub(super) const fn flag(long: &'static str, takes: Takes, help: &'static str) -> Flag {
     Flag { long, short: None, takes, help, hidden: false, many: false }
 }
 
@@ -103,7 +103,7 @@ pub fn verb(name: &str) -> Option<&'static Verb> {
     VERBS.iter().find(|verb| verb.name == name)
 }
 
-const HELP: Flag = flag("help", Takes::Nothing, "show this help").short('h');
+pub(super) const HELP: Flag = flag("help", Takes::Nothing, "show this help").short('h');
 const TABLE_OR_JSON: Takes = Takes::Word(&["table", "json"]);
 const TEXT_OR_JSON: Takes = Takes::Word(&["text", "json"]);
 
@@ -135,8 +135,8 @@ const NO_PIVOT: Flag = flag("no-pivot", Takes::Nothing, "move the root over / (f
 const NO_NEW_KEYRING: Flag = flag("no-new-keyring", Takes::Nothing, "keep the caller's session keyring");
 const PRESERVE_FDS: Flag = flag("preserve-fds", Takes::Text("N"), "pass N more file descriptors");
 
-const ID: &str = "CONTAINER";
-const ONE: Operands = Operands::Count(1, 1);
+pub(super) const ID: &str = "CONTAINER";
+pub(super) const ONE: Operands = Operands::Count(1, 1);
 
 const BASE: Verb =
     Verb { name: "", usage: ID, operands: ONE, brief: "", summary: "", about: &[], flags: &[HELP], hidden: false };

@@ -23,8 +23,8 @@ mod rootfs;
 mod rootless;
 mod seccomp;
 mod security;
-mod shim_podman;
 mod shim_containerd;
+mod shim_podman;
 mod terminal;
 mod windlass;
 
