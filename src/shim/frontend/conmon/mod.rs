@@ -1,8 +1,8 @@
 //! conmon's contract: what podman and CRI-O start for each container and each exec.
 //!
 //! Described by its callers' use and by conmon(8): one process per container; the caller is
-//! answered on pipes ([`pipes`]), the exit is a file and a command, clients come in through a
-//! socket and two fifos in the bundle ([`doors`]). `docs/conmon.md` has what differs from conmon.
+//! answered on pipes (`pipes`), the exit is a file and a command, clients come in through a
+//! socket and two fifos in the bundle (`doors`). `docs/conmon.md` has what differs from conmon.
 //!
 //! ```text
 //! caller ──argv──> settings ──fork──> supervisor: runtime create ──> sync pipe: the pid

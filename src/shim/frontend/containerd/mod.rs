@@ -1,9 +1,9 @@
 //! containerd's shim protocol, version 2 and 3 of the task service.
 //!
-//! containerd runs the binary as `containerd-shim-NAME-vN` with an action: `start` ([`start`])
+//! containerd runs the binary as `containerd-shim-NAME-vN` with an action: `start` (`start`)
 //! makes the lasting shim, or finds that of the same pod, and prints its address; the shim
-//! ([`server`]) answers calls on ttrpc ([`ttrpc`]) and sends events back ([`outbox`]); `delete`
-//! ([`delete`]) cleans up when it is gone; `-info` ([`info`]) says what the runtime can do.
+//! (`server`) answers calls on ttrpc ([`ttrpc`]) and sends events back (`outbox`); `delete`
+//! (`delete`) cleans up when it is gone; `-info` (`info`) says what the runtime can do.
 //!
 //! ```text
 //!  containerd --start--> us --spawn--> shim: listener on fd 0

@@ -1,7 +1,7 @@
 //! The wire format of protocol buffers, as far as flat messages need it
 //! (<https://protobuf.dev/programming-guides/encoding/>).
 //!
-//! A message is a struct whose fields name their numbers, made by [`message!`]; it reads and
+//! A message is a struct whose fields name their numbers, made by `message!`; it reads and
 //! writes itself. Fields that are not known are skipped, zero values are not written, and a
 //! field that comes again replaces the first (a message: is merged into it), as proto3 has it.
 
