@@ -195,12 +195,36 @@ fn init_made_by_another_process_comes_with_its_handle() {
 #[test]
 fn a_process_faster_than_the_one_that_names_it_is_answered_after_it() {
     let (child, runtime) = bare();
-    let mut runtime = runtime.after_spawned(true);
+    // Like a pidfd, an end of a pair can be read from when the other end is gone.
+    let (between, _lives) = pair().expect("a pair");
+    let mut runtime = runtime.after_spawned(Some(between));
     let named = InitSync::new(child.try_clone().expect("a copy of the socket"));
     say(&child, b"R");
     named.spawned(42, tempfile().as_fd()).expect("spoken");
     assert!(matches!(runtime.receive().expect("a message"), Message::Spawned(42, _)));
     assert!(matches!(runtime.receive().expect("a message"), Message::Ready));
+}
+
+#[test]
+fn a_process_in_between_that_dies_before_it_names_anything_is_not_waited_for() {
+    let (child, runtime) = bare();
+    let (between, dies) = pair().expect("a pair");
+    let mut runtime = runtime.after_spawned(Some(between));
+    // The process that it made holds the socket open, and waits for an answer.
+    say(&child, b"R");
+    drop(dies);
+    assert!(matches!(runtime.receive().expect("no failure"), Message::End));
+}
+
+#[test]
+fn what_a_process_in_between_has_said_is_heard_after_its_death() {
+    let (child, runtime) = bare();
+    let (between, dies) = pair().expect("a pair");
+    let mut runtime = runtime.after_spawned(Some(between));
+    let named = InitSync::new(child.try_clone().expect("a copy of the socket"));
+    named.spawned(42, tempfile().as_fd()).expect("spoken");
+    drop(dies);
+    assert!(matches!(runtime.receive().expect("a message"), Message::Spawned(42, _)));
 }
 
 #[test]

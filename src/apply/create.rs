@@ -164,8 +164,9 @@ fn make(request: Create<'_>, recorded: &mut Option<State>, proof: &SingleThreade
     drop((theirs, gate, sources, joins, doors));
     laps.done("clone init");
 
+    let between = plan.topology.intermediate.then(|| fd::duplicate(child.pidfd.as_fd())).transpose();
     let mut guard = Guard { child: Some(child) };
-    let mut sync = RuntimeSync::new(ours).after_spawned(plan.topology.intermediate);
+    let mut sync = RuntimeSync::new(ours).after_spawned(between.doing(|| "cannot watch the process in between")?);
     let story = Story {
         request: &request,
         plan,

@@ -119,12 +119,14 @@ pub fn exec(request: Exec<'_>, proof: &SingleThreaded) -> Result<Child> {
         }
     };
     drop((theirs, doors));
+    let between = (way == Way::Between).then(|| fd::duplicate(child.pidfd.as_fd())).transpose();
     let mut child = Guard(Some(child));
+    let between = between.doing(|| "cannot watch the process in between")?;
     let mut sync = RuntimeSync::new(ours);
     if placed == Placed::BySystemd {
         attach(&request, &child, &mut sync)?;
     }
-    serve(&request, &mut child, sync.after_spawned(way == Way::Between), progress)?;
+    serve(&request, &mut child, sync.after_spawned(between), progress)?;
     Ok(child.0.take().expect("taken only here"))
 }
 

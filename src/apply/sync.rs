@@ -25,6 +25,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys::socket;
@@ -176,8 +177,8 @@ pub fn encode_failure(error: &Error) -> Vec<u8> {
 pub struct RuntimeSync {
     socket: OwnedFd,
     buffer: Vec<u8>,
-    /// Whether a process in between has yet to name the one it makes.
-    awaits_spawned: bool,
+    /// A process in between that has yet to name the one it makes.
+    between: Option<OwnedFd>,
     /// What the new process asked before it was named.
     early: Option<Message>,
 }
@@ -185,30 +186,38 @@ pub struct RuntimeSync {
 impl RuntimeSync {
     /// Around the runtime's end of the pair.
     pub fn new(socket: OwnedFd) -> RuntimeSync {
-        RuntimeSync { socket, buffer: Vec::new(), awaits_spawned: false, early: None }
+        RuntimeSync { socket, buffer: Vec::new(), between: None, early: None }
     }
 
     /// With a process in between, which sends over the same socket as the one that it makes: the
     /// new process may be faster, but nothing is done for it before it is named, or it would be
-    /// done to the process in between.
-    pub fn after_spawned(mut self, between: bool) -> RuntimeSync {
-        self.awaits_spawned = between;
+    /// done to the process in between. `between` is its pidfd, for it may die before it has named
+    /// anything: then the new process holds the socket open and waits, and so would we.
+    pub fn after_spawned(mut self, between: Option<OwnedFd>) -> RuntimeSync {
+        self.between = between;
         self
     }
 
     /// The next message.
     pub fn receive(&mut self) -> Result<Message> {
-        if !self.awaits_spawned
+        if self.between.is_none()
             && let Some(message) = self.early.take()
         {
             return Ok(message);
         }
         loop {
+            if let Some(between) = &self.between
+                && died_silently(between.as_fd(), self.socket.as_fd())?
+            {
+                return Ok(Message::End);
+            }
             match self.read()? {
                 // One at the most: who asks waits for the answer.
-                message if self.awaits_spawned && message.is_question() => self.early = Some(message),
+                message if self.between.is_some() && message.is_question() => self.early = Some(message),
                 message => {
-                    self.awaits_spawned &= !matches!(message, Message::Spawned(..));
+                    if matches!(message, Message::Spawned(..)) {
+                        self.between = None;
+                    }
                     return Ok(message);
                 }
             }
@@ -227,6 +236,21 @@ impl RuntimeSync {
             // It died; the next message says so.
             Err(failed) if failed.errno == Errno::EPIPE => Ok(()),
             other => other.doing(|| "cannot speak to init"),
+        }
+    }
+}
+
+/// Waits until there is a message, or the end of the process in between: true if there is only that.
+/// What it has said before is still to be read.
+fn died_silently(between: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> Result<bool> {
+    loop {
+        let mut fds = [socket, between].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        match nix::poll::poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            other => {
+                other.map_err(std::io::Error::from).doing(|| "cannot wait for init")?;
+                return Ok(!fds[0].any().unwrap_or(true));
+            }
         }
     }
 }
