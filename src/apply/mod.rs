@@ -26,6 +26,7 @@ pub use cgroup::{Place, Undelegated};
 pub use create::{Create, Created, create, write_pid_file};
 pub use exec::{Exec, exec};
 pub use hooks::{run as run_hooks, run_poststop, state_for};
+pub use laps::Laps;
 pub use netdevice::move_all as move_network_devices;
 pub use relay::Relay;
 pub use resctrl::{remove_resctrl, update_resctrl};

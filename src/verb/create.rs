@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::apply::notify::{self, Host as NotifyHost, Notify};
-use crate::apply::{self, Created, Foreground, Relay, Undelegated};
+use crate::apply::{self, Created, Foreground, Laps, Relay, Undelegated};
 use crate::cgroup::Manager;
 use crate::cli::{self, CgroupManager, Global};
 use crate::container::{Container, Store};
@@ -144,6 +144,7 @@ fn make(
     proof: &SingleThreaded,
 ) -> Result<(Created, Store, Option<Relay>)> {
     let global = session.global;
+    let mut laps = Laps::begin(session.debug);
     let root = absolute(&global.root)?;
     let store = Store::make(&root)?;
     let (preserve_fds, environment) = passed_fds(options.preserve_fds)?;
@@ -152,6 +153,7 @@ fn make(
     let pid_file = options.pid_file.as_deref().map(absolute).transpose()?;
     let planning = planning(global, options.no_pivot, options.no_new_keyring)?;
     let read = read_config(&options.bundle, options.config.as_deref())?;
+    laps.done("read the configuration");
     let mut plan = plan::create(&options.id, &read.spec, &planning)?;
     let notify = NotifyHost::from_environment()?.is_some() && notify::plan_mount(&mut plan, &root);
     let resources = read.spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
@@ -161,6 +163,7 @@ fn make(
     };
     let place = apply::Place::decide(manager(global), undelegated, resources, &mut plan)?;
     session.warn(std::mem::take(&mut plan.warnings))?;
+    laps.done("plan");
     let terminal = read.spec.process.as_ref().is_some_and(|process| process.terminal);
     check_terminal(terminal, detached, console_socket.is_some())?;
     let (console_socket, relay) = match terminal && !detached {
@@ -225,6 +228,7 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
         process::become_subreaper().doing(|| "cannot become a subreaper")?;
     }
     let (mut created, store, relay) = make(&options.create, false, options.detach, session, proof)?;
+    let mut laps = Laps::begin(session.debug);
     let notify = match NotifyHost::from_environment()? {
         Some(host) => Notify::listen(created.container.dir.as_fd(), &host),
         None => Ok(None),
@@ -242,6 +246,7 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
         return Err(error);
     }
     container.unlock();
+    laps.done("have the program executed");
     let Some(foreground) = foreground else {
         if let Some(notify) = notify {
             notify.wait_and_forward(created.child.pidfd.as_fd(), created.child.pid)?;
@@ -249,6 +254,7 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
         return Ok(0);
     };
     let exit = apply::wait(&foreground, &created.child, relay, notify.as_ref())?;
+    laps.done("wait for its end");
     session.warnings.extend(out_of_memory(&container, exit));
     if options.keep {
         container.record_exit(exit);
@@ -259,6 +265,7 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
             session.warnings.extend(crate::container::finish(&store, id, &container)?);
         }
     }
+    laps.done("remove the container");
     Ok(exit.status() as u8)
 }
 

@@ -67,12 +67,14 @@ fn trace(command: Command, at: u32) -> Verdict<Tracer> {
     let child = stopped(&command).spawn().context("traced command")?;
     let main = Pid::from_raw(child.id().cast_signed());
     waitpid(main, Some(WaitPidFlag::WUNTRACED)).context("waiting for the stopped shell")?;
-    let options = Options::PTRACE_O_TRACESYSGOOD
+    // A stop at the end is for who wants to look: one who is killed should just be gone.
+    let last_look = if at == u32::MAX { Options::PTRACE_O_TRACEEXIT } else { Options::empty() };
+    let options = last_look
+        | Options::PTRACE_O_TRACESYSGOOD
         | Options::PTRACE_O_TRACEFORK
         | Options::PTRACE_O_TRACEVFORK
         | Options::PTRACE_O_TRACECLONE
-        | Options::PTRACE_O_TRACEEXEC
-        | Options::PTRACE_O_TRACEEXIT;
+        | Options::PTRACE_O_TRACEEXEC;
     ptrace::seize(main, options).context("PTRACE_SEIZE")?;
     kill(main, Signal::SIGCONT).context("SIGCONT")?;
     let mut tracer = Tracer {
