@@ -72,12 +72,14 @@ fn signal_all(group: &Group, signal: i32) -> Result<()> {
 /// is no error. Returns what went wrong without stopping the removal.
 pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Fault>> {
     let container = match store.load(id) {
-        Err(error) if force && error.kind() == Kind::NotFound => return store.remove_leftover(id).map(|()| Vec::new()),
-        Err(error) if force && error.kind() == Kind::State && damaged(&error) => {
-            return store
-                .remove_leftover(id)
-                .map(|()| vec![Fault { pointer: String::new(), msg: error.message().into() }]);
-        }
+        Err(error) if force && error.kind() == Kind::NotFound => match store.remove_leftover(id)? {
+            None => return Ok(Vec::new()),
+            Some(container) => container,
+        },
+        Err(error) if force && error.kind() == Kind::State && damaged(&error) => match store.remove_leftover(id)? {
+            None => return Ok(vec![Fault { pointer: String::new(), msg: error.message().into() }]),
+            Some(container) => container,
+        },
         other => other?,
     };
     if force {

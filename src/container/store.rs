@@ -99,11 +99,16 @@ impl Store {
         }
     }
 
-    /// Removes a directory that has no readable state, if there is one and nobody is making it.
-    pub fn remove_leftover(&self, id: &str) -> Result<()> {
-        let Some(dir) = self.container_dir(id)? else { return Ok(()) };
+    /// Removes a directory that has no readable state, if there is one. A create that had not
+    /// written it yet is waited for: then there is a container, which is returned, locked.
+    pub fn remove_leftover(&self, id: &str) -> Result<Option<Container>> {
+        let Some(dir) = self.container_dir(id)? else { return Ok(None) };
         fd::lock(dir.as_fd(), true).doing(|| "cannot lock the container")?;
-        self.remove(id, dir.as_fd())
+        let copy = fd::duplicate(dir.as_fd()).doing(|| "cannot hold the container")?;
+        match Container::read(copy, id) {
+            Ok(container) => Ok(Some(container)),
+            Err(_) => self.remove(id, dir.as_fd()).map(|()| None),
+        }
     }
 
     /// Removes a container's directory: its files, whatever they are, and itself.
