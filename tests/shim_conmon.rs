@@ -228,6 +228,16 @@ fn what_the_runtime_complains_of_is_told_however_long_it_is() {
 }
 
 #[test]
+fn a_container_that_nobody_knows_of_is_killed() {
+    let bench = Bench::logging("unknown", "sleep 60");
+    // The read end of the sync pipe is closed when conmon begins, as after the caller's death.
+    let begun = bench.start_with("", "9<>start 3>start 9<&-", &[("_OCI_SYNCPIPE", "3")]).wait().expect("waited");
+    assert!(begun.success());
+    assert_eq!(bench.exit(), "137");
+    bench.finish();
+}
+
+#[test]
 fn clients_see_and_speak_until_the_input_ends() {
     let bench = {
         let mut bench = Bench::logging("attach", "read line; echo \"got $line\"; cat; echo bye >&2");

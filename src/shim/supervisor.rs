@@ -101,6 +101,7 @@ pub struct Supervisor {
     /// Children of the front end's own, which only it reaps.
     children: Vec<i32>,
     orphans: bool,
+    fronts_turn: bool,
     serial: u32,
     token: u64,
     /// When something last happened, if memory was not given back since.
@@ -131,6 +132,7 @@ impl Supervisor {
             events: VecDeque::new(),
             children: Vec::new(),
             orphans: false,
+            fronts_turn: false,
             serial: 0,
             token: 0,
             stirred: Some(Instant::now()),
@@ -292,6 +294,9 @@ impl Supervisor {
 
     /// One turn of the loop: waits for the descriptors (no longer than until `deadline`, or the
     /// core's own), does the core's part, and returns the front end's.
+    ///
+    /// What is there for the front end at the same time comes first, by every second turn: a
+    /// client that has connected before the process began to write gets all that it writes.
     pub fn turn(&mut self, deadline: Option<Instant>) -> Result<Vec<(u64, Ready)>> {
         let mut found = Vec::new();
         if self.events.is_empty() {
@@ -300,6 +305,12 @@ impl Supervisor {
         }
         if !found.is_empty() {
             self.stirred = Some(Instant::now());
+        }
+        let theirs = |key: u64| key >> 56 == 0;
+        self.fronts_turn = !self.fronts_turn && found.iter().any(|&(key, _)| theirs(key));
+        if self.fronts_turn {
+            // Ours are still ready the next time.
+            found.retain(|&(key, _)| theirs(key));
         }
         found.retain(|&(key, ready)| {
             let ours = (key >> 56)

@@ -134,10 +134,14 @@ impl<'a> Front<'a> {
         self.leave(1, core);
     }
 
-    fn made(&mut self, pid: i32) {
+    fn made(&mut self, pid: i32, core: &mut Supervisor) {
         // The process has them now; a pipe among them must not stay open for our sake.
         self.preserved.clear();
-        self.pipes.tell_pid(pid, self.id.exec.is_some());
+        if !self.pipes.tell_pid(pid, self.id.exec.is_some()) && self.id.exec.is_none() {
+            // Nobody knows of the container, so nobody would ever start or remove it.
+            self.messages.say(Level::Warn, "the caller has left before the container was made: killing it");
+            let _ = core.signal(&self.id, libc::SIGKILL, true);
+        }
         if let Some(timeout) = self.settings.timeout {
             self.next = Next::Timeout(Instant::now() + timeout);
         }
@@ -224,7 +228,7 @@ impl crate::shim::Front for Front<'_> {
     fn event(&mut self, event: Event, core: &mut Supervisor) {
         match event {
             Event::Finished { token, result } if self.launched == Some(token) => match result {
-                Ok(Reply::Pid(pid)) => self.made(pid),
+                Ok(Reply::Pid(pid)) => self.made(pid, core),
                 Ok(_) => {}
                 Err(refusal) => self.failed(&refusal, core),
             },

@@ -67,28 +67,33 @@ impl Pipes {
         }
     }
 
-    /// Tells that the process is made. That is the last word for a container.
-    pub(super) fn tell_pid(&mut self, pid: i32, exec: bool) {
+    /// Tells that the process is made. That is the last word for a container. False: the caller
+    /// has left before it could learn that.
+    pub(super) fn tell_pid(&mut self, pid: i32, exec: bool) -> bool {
         if self.key == Key::ExitCode {
-            return;
+            return true;
         }
-        self.tell(pid, None);
+        let told = self.tell(pid, None);
         if !exec {
             self.sync = None;
         }
+        told
     }
 
-    /// Tells a number, and why if there is something to say.
-    pub(super) fn tell(&mut self, number: i32, message: Option<&str>) {
-        if let Some(sync) = &self.sync {
-            send(sync, &answer(self.key, number, message));
-        }
+    /// Tells a number, and why if there is something to say. False: the caller has left. It does
+    /// not want to know then; the exit file is there for the next one.
+    pub(super) fn tell(&mut self, number: i32, message: Option<&str>) -> bool {
+        self.sync.as_ref().is_none_or(|sync| send(sync, &answer(self.key, number, message)))
     }
 }
 
-fn send(pipe: &OwnedFd, answer: &[u8]) {
-    // A caller that has left does not want to know; the exit file is there for the next one.
-    while let Ok(Moved::Later) = stream::write(pipe.as_fd(), answer) {}
+fn send(pipe: &OwnedFd, answer: &[u8]) -> bool {
+    loop {
+        match stream::write(pipe.as_fd(), answer) {
+            Ok(Moved::Later) => {}
+            other => return other.is_ok(),
+        }
+    }
 }
 
 fn answer(key: Key, number: i32, message: Option<&str>) -> Vec<u8> {
