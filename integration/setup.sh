@@ -11,6 +11,10 @@ want runc runc
 want crun crun
 want linux.uml user-mode-linux
 want ip iproute2
+want podman podman
+want conmon conmon
+want script bsdutils
+want pgrep procps
 want setpriv util-linux
 want ps procps
 want apparmor_parser apparmor

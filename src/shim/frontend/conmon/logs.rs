@@ -42,7 +42,7 @@ impl Logs {
             }
         }
         let journald = all.logs.iter().any(|log| matches!(log, Log::Journald(_)));
-        if !journald && (!arguments.log_label.is_empty() || arguments.log_tag.is_some()) {
+        if !journald && (arguments.log_tag.is_some() || !arguments.log_label.is_empty()) {
             return Err("--log-tag and --log-label are only for the log driver journald".into());
         }
         if all.passthrough && (arguments.terminal || !all.logs.is_empty()) {
