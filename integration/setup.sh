@@ -21,6 +21,8 @@ want apparmor_parser apparmor
 want newuidmap uidmap
 want mmdebstrap mmdebstrap
 want mke2fs e2fsprogs
+want strace strace
+want socat socat
 # The dynamic busybox of another package is of no use inside a container.
 dpkg-query -W -f '${Status}' busybox-static 2>/dev/null | grep -q 'ok installed' || need="$need busybox-static"
 [ -z "$need" ] && exit 0

@@ -9,6 +9,7 @@ usage: integration [OPTION…] [FILTER…]
 Runs the cases whose name contains one of the FILTERs (all without one).
 
   --runtime PATH|NAME   the runtime under test; default: the windlass built beside this program
+  --shim PATH           the shim under test; default: the windlass-shim built beside this program
   --compare PATH|NAME   run each case on this one too, and list the differences
   --harness host|uml    use only this harness; default: the host, User-Mode Linux where needed
   --long                races for 60 s, crash sweeps over every system call
@@ -24,6 +25,8 @@ Runs the cases whose name contains one of the FILTERs (all without one).
 pub struct Args {
     /// The runtime under test.
     pub runtime: PathBuf,
+    /// The shim under test.
+    pub shim: PathBuf,
     /// The peer to compare with.
     pub compare: Option<PathBuf>,
     /// `Some` when only one harness may be used.
@@ -48,12 +51,13 @@ impl Args {
     /// Parses `argv` (without the program's name). `Err` is the text to print.
     pub fn parse(argv: &[String]) -> Result<Args, String> {
         let mut args = Args { rounds: 30, ..Args::default() };
-        let mut runtime = None;
+        let (mut runtime, mut shim) = (None, None);
         let mut words = argv.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().cloned().ok_or_else(|| format!("{word} needs a value"));
             match word.as_str() {
                 "--runtime" => runtime = Some(value()?),
+                "--shim" => shim = Some(value()?),
                 "--compare" => args.compare = Some(resolve(&value()?)?),
                 "--harness" => args.harness = Some(value()?),
                 "--only" => args.only.push(value()?),
@@ -75,7 +79,11 @@ impl Args {
         if !args.list {
             args.runtime = match runtime {
                 Some(name) => resolve(&name)?,
-                None => built_beside_us()?,
+                None => built_beside_us("windlass").or_else(|error| resolve("windlass").map_err(|_| error))?,
+            };
+            args.shim = match shim {
+                Some(path) => resolve(&path)?,
+                None => built_beside_us("windlass-shim")?,
             };
         }
         Ok(args)
@@ -84,6 +92,7 @@ impl Args {
     /// The same request as words, for a process of our own.
     pub fn to_words(&self) -> Vec<String> {
         let mut words = vec!["--runtime".to_owned(), self.runtime.display().to_string()];
+        words.extend(["--shim".to_owned(), self.shim.display().to_string()]);
         if let Some(peer) = &self.compare {
             words.extend(["--compare".to_owned(), peer.display().to_string()]);
         }
@@ -114,14 +123,11 @@ fn resolve(name: &str) -> Result<PathBuf, String> {
         .ok_or_else(|| format!("no runtime named {name} in PATH"))
 }
 
-/// `windlass` in the directory of this program: cargo puts both there.
-fn built_beside_us() -> Result<PathBuf, String> {
+/// A program in the directory of this one: cargo puts them there.
+fn built_beside_us(name: &str) -> Result<PathBuf, String> {
     let me = std::env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
-    let beside = me.with_file_name("windlass");
-    if beside.is_file() {
-        return Ok(beside);
-    }
-    resolve("windlass").map_err(|_| format!("{} is not built; give --runtime", beside.display()))
+    let beside = me.with_file_name(name);
+    if beside.is_file() { Ok(beside) } else { Err(format!("{} is not built; see --help", beside.display())) }
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ pub fn main(words: &[String]) -> ExitCode {
         for (path, kind, is_peer) in std::iter::once(&ours).chain(&peer) {
             let event = match unmet(case, *kind) {
                 Some((outcome, text)) => (outcome, 0, text),
-                None => run_case(case, path, args.long, &baseline),
+                None => run_case(case, (path, &args.shim), args.long, &baseline),
             };
             let (outcome, ms, text) = event;
             let event = Event {
@@ -70,11 +70,11 @@ fn unmet(case: &Case, kind: Kind) -> Option<(Outcome, String)> {
 }
 
 /// Runs one case in a process of its own, then cleans the machine.
-fn run_case(case: &Case, runtime: &Path, long: bool, baseline: &Leftovers) -> (Outcome, u64, String) {
+fn run_case(case: &Case, programs: (&Path, &Path), long: bool, baseline: &Leftovers) -> (Outcome, u64, String) {
     let dir = PathBuf::from(WORK).join("case");
     let output = PathBuf::from(WORK).join("verdict");
     let start = Instant::now();
-    let (mut outcome, mut text) = match spawn_case(case, runtime, long, &dir, &output) {
+    let (mut outcome, mut text) = match spawn_case(case, programs, long, &dir, &output) {
         Ok(code) => judge(code, &fs::read_to_string(&output).unwrap_or_default()),
         Err(error) => (Outcome::Fail, error),
     };
@@ -97,11 +97,17 @@ fn judge(code: i32, said: &str) -> (Outcome, String) {
     }
 }
 
-fn spawn_case(case: &Case, runtime: &Path, long: bool, dir: &Path, output: &Path) -> Result<i32, String> {
+fn spawn_case(
+    case: &Case,
+    (runtime, shim): (&Path, &Path),
+    long: bool,
+    dir: &Path,
+    output: &Path,
+) -> Result<i32, String> {
     let file = fs::File::create(output).map_err(|e| e.to_string())?;
     let errors = file.try_clone().map_err(|e| e.to_string())?;
     let mut command = Command::new("/proc/self/exe");
-    command.args(["@case", case.name]).arg(runtime).arg(dir).arg(if long { "long" } else { "short" });
+    command.args(["@case", case.name]).arg(runtime).arg(shim).arg(dir).arg(if long { "long" } else { "short" });
     command.stdin(Stdio::null()).stdout(file).stderr(errors);
     let mut child = command.spawn().map_err(|e| e.to_string())?;
     let limit = match (case.needs.contains(&Need::Slow), long) {
@@ -112,15 +118,15 @@ fn spawn_case(case: &Case, runtime: &Path, long: bool, dir: &Path, output: &Path
     runtime::wait(&mut child, limit, case.name).map(runtime::code)
 }
 
-/// The process of one case: `NAME RUNTIME DIR short|long`.
+/// The process of one case: `NAME RUNTIME SHIM DIR short|long`.
 pub fn case_main(words: &[String]) -> ExitCode {
-    let [name, runtime, dir, length] = words else {
+    let [name, runtime, shim, dir, length] = words else {
         return ExitCode::from(125);
     };
     let Some(case) = cases::all().find(|case| case.name == name) else {
         return ExitCode::from(125);
     };
-    match in_context(case, Path::new(runtime), Path::new(dir), length == "long") {
+    match in_context(case, (Path::new(runtime), Path::new(shim)), Path::new(dir), length == "long") {
         Ok(()) => ExitCode::SUCCESS,
         Err(Stop::Fail(text)) => {
             println!("{text}");
@@ -133,8 +139,8 @@ pub fn case_main(words: &[String]) -> ExitCode {
     }
 }
 
-fn in_context(case: &Case, runtime: &Path, dir: &Path, long: bool) -> Verdict {
-    let t = T::new(runtime.to_owned(), dir.to_owned(), long)?;
+fn in_context(case: &Case, (runtime, shim): (&Path, &Path), dir: &Path, long: bool) -> Verdict {
+    let t = T::new((runtime.to_owned(), shim.to_owned()), dir.to_owned(), long)?;
     (case.run)(&t)
 }
 

@@ -25,6 +25,9 @@ mod seccomp;
 mod security;
 mod shim_containerd;
 mod shim_podman;
+mod shim;
+mod shim_faults;
+mod shim_gates;
 mod terminal;
 mod windlass;
 
@@ -56,6 +59,9 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         shim_podman::CASES,
         shim_containerd::CASES,
         cost::CASES,
+        shim::CASES,
+        shim_faults::CASES,
+        shim_gates::CASES,
     ]
     .into_iter()
     .flatten()

@@ -12,6 +12,7 @@ pub mod ran;
 pub mod reader;
 pub mod rootfs;
 pub mod runtime;
+pub mod shim;
 pub mod spec;
 pub mod stop;
 pub mod t;

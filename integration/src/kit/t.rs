@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 pub struct T {
     /// The binary.
     pub runtime: PathBuf,
+    /// The shim.
+    pub shim: PathBuf,
     /// A directory of the case's own, on tmpfs.
     pub dir: PathBuf,
     /// Whether races and sweeps run at full length.
@@ -26,9 +28,9 @@ pub struct T {
 
 impl T {
     /// A context below `dir`, which is made.
-    pub fn new(runtime: PathBuf, dir: PathBuf, long: bool) -> Verdict<T> {
+    pub fn new((runtime, shim): (PathBuf, PathBuf), dir: PathBuf, long: bool) -> Verdict<T> {
         fs::create_dir_all(&dir).context(dir.display())?;
-        Ok(T { runtime, dir, long, next: AtomicU32::new(0) })
+        Ok(T { runtime, shim, dir, long, next: AtomicU32::new(0) })
     }
 
     fn number(&self) -> u32 {

@@ -1,0 +1,242 @@
+//! The engine-neutral mode of `windlass-shim`, with real containers.
+
+use crate::kit::runtime::Kind;
+use crate::kit::shim::{self, Shimmed};
+use crate::kit::stop::Context;
+use crate::kit::t::{eventually, text};
+use crate::kit::{Need, T, Verdict};
+use crate::{chapter, ensure, ensure_eq};
+use serde_json::{Value, json};
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+chapter! { "shim":
+    a_container_runs_and_its_end_is_recorded_before_it_is_told,
+    a_created_container_can_be_attached_before_it_starts,
+    a_terminal_has_a_size_and_takes_input,
+    an_exec_has_its_own_stdio_and_exit,
+    a_pause_is_seen_in_the_status,
+    docker_s_log_format_reads_back,
+    a_failed_create_leaves_nothing,
+    a_killed_engine_misses_no_event_and_no_line [Need::Slow],
+    a_killed_shim_is_answered_for_by_its_record,
+    a_lost_shim_leaves_nothing_behind_after_delete,
+    a_kept_container_is_adopted_with_its_exit_code,
+    a_shutdown_and_adopt_change_the_shim_under_a_running_container,
+    the_shell_client_of_the_document_works,
+}
+
+fn sleeper(t: &T) -> Verdict<Shimmed<'_>> {
+    shim::run(t, &t.bundle()?.args(&["/bin/sleep", "1000"]), &[])
+}
+
+fn a_container_runs_and_its_end_is_recorded_before_it_is_told(t: &T) -> Verdict {
+    let c = shim::run(t, &t.bundle()?.sh("echo out; echo err >&2; printf partial; exit 7"), &[])?;
+    ensure_eq!(c.line("wait", &[])?["code"], json!(7), "the code");
+    let record: Value = serde_json::from_str(&text(c.file("exit.json")))?;
+    ensure_eq!((&record["code"], &record["pid"]), (&json!(7), &c.made["pid"]), "the record");
+    c.verb("logs", &[])?.ok()?.stdout_is("out\npartial")?.stderr_has("err")?;
+    // windlass itself knows it too.
+    if Kind::of(&t.runtime) == Kind::Windlass {
+        let own: Value = serde_json::from_str(&text(t.root().join(&c.id).join("exit.json")))?;
+        ensure_eq!(own["code"], json!(7), "the runtime's own record");
+    }
+    ensure_eq!(c.line("delete", &[])?["exit"]["code"], json!(7), "delete tells it again");
+    ensure!(!c.file("").exists() && !t.root().join(&c.id).exists(), "everything is gone");
+    Ok(())
+}
+
+fn a_created_container_can_be_attached_before_it_starts(t: &T) -> Verdict {
+    let c = shim::run(t, &t.bundle()?.sh("read -r line; echo got $line; echo bad >&2"), &["--create-only", "--stdin"])?;
+    ensure_eq!(c.made["state"], json!("created"), "the state");
+    let mut attached = c.connect()?;
+    attached.call("attach", json!({}))?;
+    attached.give("hello\n")?;
+    c.verb("start", &[])?.ok()?;
+    ensure_eq!(attached.frames()?, ("got hello\n".to_owned(), "bad\n".to_owned()), "the frames");
+    Ok(())
+}
+
+fn a_terminal_has_a_size_and_takes_input(t: &T) -> Verdict {
+    let bundle = t.bundle()?.sh("read -r _; stty size; tty").set("/process/terminal", json!(true));
+    let c = shim::run(t, &bundle, &["--create-only", "--tty", "--stdin"])?;
+    let mut attached = c.connect()?;
+    attached.call("attach", json!({}))?;
+    c.verb("start", &[])?.ok()?;
+    c.verb("resize", &["33", "77"])?.ok()?;
+    attached.give("go\n")?;
+    let (shown, _) = attached.frames()?;
+    ensure!(shown.contains("33 77") && shown.contains("/dev/pts/0"), "the terminal shows {shown:?}");
+    Ok(())
+}
+
+fn an_exec_has_its_own_stdio_and_exit(t: &T) -> Verdict {
+    let c = sleeper(t)?;
+    c.verb("exec", &["/bin/sh", "-c", "echo out; echo err >&2; exit 9"])?.code_is(9)?.stdout_is("out\n")?;
+    c.verb("exec", &["/bin/no-such-program"])?.fails()?.stderr_has("no-such-program")?;
+    let detached = c.line("exec", &["--detach", "--exec-id", "e", "/bin/sleep", "1000"])?;
+    ensure_eq!(detached["exec"], json!("e"), "the id that was asked for");
+    c.verb("kill", &["--exec", "e", "KILL"])?.ok()?;
+    ensure_eq!(c.line("wait", &["--exec", "e"])?["signal"], json!(9), "the killed exec");
+    let mut client = c.connect()?;
+    let exec = c.exec_in(&mut client, "exit 4")?;
+    ensure_eq!(client.call("wait", json!({"exec": exec}))?["code"], json!(4), "the exec's code");
+    ensure_eq!(client.call("delete", json!({"exec": exec}))?["exit"]["code"], json!(4), "the deleted exec's");
+    Ok(())
+}
+
+fn a_pause_is_seen_in_the_status(t: &T) -> Verdict {
+    let c = sleeper(t)?;
+    c.verb("pause", &[])?.ok()?;
+    ensure_eq!(c.line("status", &[])?["state"], json!("paused"), "after pause");
+    c.verb("resume", &[])?.ok()?;
+    ensure_eq!(c.line("status", &[])?["state"], json!("running"), "after resume");
+    Ok(())
+}
+
+fn docker_s_log_format_reads_back(t: &T) -> Verdict {
+    let script = "printf 'grü\"ße\\t\\\\\\n'; echo err >&2; printf last";
+    let c = shim::run(t, &t.bundle()?.sh(script), &["--log", "json:,max=1m,files=2"])?;
+    c.line("wait", &[])?;
+    let log = text(c.file("log"));
+    let entries = log.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+    let of = |stream: &str| -> String {
+        entries.iter().filter(|entry| entry["stream"] == stream).filter_map(|entry| entry["log"].as_str()).collect()
+    };
+    ensure_eq!((of("stdout"), of("stderr")), ("grü\"ße\t\\\nlast".to_owned(), "err\n".to_owned()), "the texts");
+    c.verb("logs", &[])?.ok()?.stdout_is("grü\"ße\t\\\nlast")?;
+    Ok(())
+}
+
+fn a_failed_create_leaves_nothing(t: &T) -> Verdict {
+    let bundle = t.bundle()?.args(&["/bin/true"]).mount(json!({"destination": "/x", "type": "bind",
+        "source": "/no/such/source", "options": ["bind"]}));
+    let id = t.id();
+    let ran = t.finish(shim::run_command(t, &bundle, &id)?)?.fails()?;
+    ensure!(ran.json()?["error"]["message"].as_str().is_some_and(|m| m.contains("no/such")), "{ran}");
+    ensure!(!shim::state_dir(t).join(&id).exists() && !t.root().join(&id).exists(), "something is left");
+    Ok(())
+}
+
+/// Numbered lines for about two seconds, and how many.
+const NUMBERS: &str =
+    "n=0; while [ $n -lt 2000 ]; do n=$((n+1)); echo $n; [ $((n % 20)) = 0 ] && usleep 20000; done; exit 5";
+
+fn a_killed_engine_misses_no_event_and_no_line(t: &T) -> Verdict {
+    let bundle = t.bundle()?.sh(NUMBERS);
+    let id = t.id();
+    // The engine is killed with the very command that makes the container.
+    let mut engine = shim::run_command(t, &bundle, &id)?.stdout(Stdio::piped()).spawn()?;
+    eventually("the container's directory", || shim::state_dir(t).join(&id).join("shim.sock").exists().then_some(()))?;
+    engine.kill()?;
+    engine.wait()?;
+    let c = Shimmed::existing(t, &id, &bundle)?;
+    let mut kinds = Vec::new();
+    let mut next = 1;
+    // A subscriber that acknowledges what it has seen and is then killed, again and again.
+    while kinds.last().is_none_or(|(kind, _)| kind != "exited") {
+        let mut client = c.connect()?;
+        client.call("subscribe", json!({}))?;
+        let event = client.event()?;
+        ensure_eq!(event["event"], json!(next), "events come in order, none twice once acknowledged");
+        client.call("ack", json!({"event": next}))?;
+        kinds.push((event["type"].as_str().unwrap_or_default().to_owned(), event["code"].clone()));
+        next += 1;
+    }
+    let expected = [("created", Value::Null), ("started", Value::Null), ("exited", json!(5))];
+    ensure_eq!(kinds, expected.map(|(kind, code)| (kind.to_owned(), code)), "the events");
+    let logs = c.verb("logs", &[])?.ok()?.stdout;
+    ensure_eq!(logs, (1..=2000).map(|n| format!("{n}\n")).collect::<String>(), "no gap, no double");
+    Ok(())
+}
+
+fn a_killed_shim_is_answered_for_by_its_record(t: &T) -> Verdict {
+    let c = shim::run(t, &t.bundle()?.sh("exit 42"), &[])?;
+    c.line("wait", &[])?;
+    c.kill_shim()?;
+    let status = c.line("status", &[])?;
+    ensure_eq!((&status["exit"]["code"], &status["shim_lost"]), (&json!(42), &json!(false)), "the status");
+    let deleted = c.line("delete", &[])?;
+    ensure_eq!((&deleted["exit"]["code"], &deleted["shim_lost"]), (&json!(42), &json!(false)), "the delete");
+    ensure!(!t.root().join(&c.id).exists(), "the runtime has forgotten it");
+    Ok(())
+}
+
+fn a_lost_shim_leaves_nothing_behind_after_delete(t: &T) -> Verdict {
+    let c = shim::run(t, &t.bundle()?.sh("sleep 1000 & sleep 1000"), &[])?;
+    let pid = c.made["pid"].as_i64().unwrap_or(0);
+    c.kill_shim()?;
+    let status = c.line("status", &[])?;
+    ensure_eq!((&status["shim_lost"], &status["state"]), (&json!(true), &json!("running")), "the status");
+    let deleted = c.line("delete", &[])?;
+    ensure_eq!((&deleted["shim_lost"], &deleted["exit"]["status"]), (&json!(true), &json!(137)), "the delete");
+    eventually("the container's process is gone", || {
+        (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+    })
+}
+
+fn a_kept_container_is_adopted_with_its_exit_code(t: &T) -> Verdict {
+    let script = "trap 'exit 6' TERM; n=0; while :; do n=$((n+1)); echo $n; usleep 2000; done";
+    let log = t.path("kept.log").display().to_string();
+    let mut c = shim::run(t, &t.bundle()?.sh(script), &["--keep-on-shim-death", "--log", &format!("k8s:{log}")])?;
+    let pid = c.made["pid"].clone();
+    for _ in 0..3 {
+        sleep(Duration::from_millis(100));
+        c.kill_shim()?;
+        ensure!(c.verb("delete", &[])?.code != 0, "a running container is not deleted without force");
+        sleep(Duration::from_millis(100));
+        c.made = c.line("adopt", &[])?;
+        ensure_eq!((&c.made["pid"], &c.made["state"]), (&pid, &json!("running")), "the adopted container");
+    }
+    c.verb("kill", &["TERM"])?.ok()?;
+    let known = c.made["guarantees"]["exit_code"] == true;
+    let exit = c.line("wait", &[])?;
+    ensure_eq!(exit["status"], if known { json!(6) } else { json!(255) }, "the exit code of another's child");
+    let logs = c.verb("logs", &[])?.ok()?.stdout;
+    let n = logs.lines().count();
+    ensure!(n > 50, "only {n} lines");
+    ensure_eq!(logs, (1..=n).map(|n| format!("{n}\n")).collect::<String>(), "no gap, no double");
+    let events = c.verb("events", &[])?.ok()?.stdout;
+    let kinds: Vec<Value> = events
+        .lines()
+        .map(|line| serde_json::from_str(line).map(|event: Value| event["type"].clone()))
+        .collect::<Result<_, _>>()?;
+    ensure_eq!(kinds, ["created", "started", "exited"], "numbered on over the shims");
+    Ok(())
+}
+
+fn a_shutdown_and_adopt_change_the_shim_under_a_running_container(t: &T) -> Verdict {
+    let bundle = t.bundle()?.sh("trap 'exit 8' TERM; while :; do usleep 10000; done");
+    let c = shim::run(t, &bundle, &["--keep-on-shim-death"])?;
+    c.verb("shutdown", &[])?.ok()?;
+    let adopted =
+        eventually("the old shim is gone", || c.line("adopt", &[]).ok().filter(|line| line["error"].is_null()))?;
+    ensure_eq!(adopted["pid"], c.made["pid"], "the same container");
+    ensure!(adopted["shim_pid"] != c.made["shim_pid"], "another shim");
+    c.verb("kill", &["TERM"])?.ok()?;
+    let exit = c.line("wait", &[])?;
+    ensure!([json!(8), json!(255)].contains(&exit["status"]), "{exit}");
+    Ok(())
+}
+
+fn the_shell_client_of_the_document_works(t: &T) -> Verdict {
+    let document = include_str!("../../../docs/shim-protocol.md");
+    let script = document.split("```sh\n").nth(1).and_then(|rest| rest.split("\n```").next()).unwrap_or_default();
+    let path = t.path("client.sh");
+    std::fs::write(&path, script)?;
+    let c = shim::run(t, &t.bundle()?.sh("trap 'exit 3' TERM; while :; do usleep 10000; done"), &[])?;
+    let dir = c.file("").display().to_string();
+    let ask = |words: &[&str]| -> Verdict<Value> {
+        let words = [&[path.to_str().unwrap_or_default(), &dir], words].concat();
+        serde_json::from_str(&t.host("/bin/sh", &words)?).context("the client's answer")
+    };
+    let begun = Instant::now();
+    ensure_eq!(ask(&["status"])?["ok"]["state"], json!("running"), "the status");
+    ensure_eq!(ask(&["kill", "\"signal\":\"TERM\""])?["ok"], json!({}), "the kill");
+    ensure_eq!(ask(&["wait"])?["ok"]["code"], json!(3), "the wait");
+    ensure!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());
+    c.kill_shim()?;
+    ensure_eq!(ask(&["wait"])?["code"], json!(3), "the record of a dead shim");
+    Ok(())
+}

@@ -1,0 +1,251 @@
+//! What `windlass-shim` does when something goes wrong around it: kills at its own system calls,
+//! storms, full disks, peers that sleep.
+
+use crate::kit::shim::{self, Connection};
+use crate::kit::stop::{Context, fail};
+use crate::kit::t::{eventually, text};
+use crate::kit::{Need, T, Verdict};
+use crate::{chapter, ensure, ensure_eq};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+chapter! { "shim_faults":
+    what_was_told_is_on_disk_wherever_the_shim_is_killed [Need::Slow],
+    an_exec_storm_and_the_death_of_init_lose_no_exit [Need::Slow],
+    process_ids_that_come_again_are_told_apart [Need::Slow],
+    a_full_disk_stops_no_container_and_is_counted,
+    a_stalled_client_stops_no_log,
+    a_stopped_shim_catches_up [Need::Slow],
+    a_grandchild_that_holds_the_pipe_is_waited_for_but_not_for_ever,
+}
+
+/// The calls of the shim itself at which it is killed, and how often each may come around the
+/// container's end.
+const OWN: [(&str, u32); 4] = [("sendto", 6), ("write", 6), ("waitid", 12), ("clone3", 2)];
+
+/// The calls of its child that writes the record; the shim is killed when that child was.
+const OF_THE_WRITER: [(&str, u32); 3] = [("fsync", 5), ("fdatasync", 1), ("rename,renameat,renameat2", 2)];
+
+fn what_was_told_is_on_disk_wherever_the_shim_is_killed(t: &T) -> Verdict {
+    if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
+        return crate::kit::stop::skip("strace is not installed");
+    }
+    let stride = if t.long { 1 } else { 2 };
+    for (of_the_writer, list) in [(false, &OWN[..]), (true, &OF_THE_WRITER)] {
+        for (calls, times) in list {
+            let mut killed = 0;
+            for when in (1..=*times).step_by(stride) {
+                let done = killed_at(t, calls, when, of_the_writer);
+                killed += u32::from(done.context(format!("killed at {calls} number {when}"))?);
+            }
+            ensure!(killed > 0, "no {calls} was met");
+        }
+    }
+    Ok(())
+}
+
+/// A shim that is killed at one of its own calls while a container ends, and a client that waits. True: it died.
+fn killed_at(t: &T, calls: &str, when: u32, of_the_writer: bool) -> Verdict<bool> {
+    let c = shim::run(t, &t.bundle()?.sh("read -r _; exit 42"), &["--stdin"])?;
+    let mut waiting = c.connect()?;
+    let mut events = c.connect()?;
+    events.call("subscribe", json!({"from": 3}))?;
+    waiting.ask("wait", json!({}))?;
+    let mut input = c.connect()?;
+    input.call("attach", json!({}))?;
+    let inject = format!("inject={calls}:signal=KILL:when={when}");
+    let pid = c.pid().to_string();
+    let log = t.path(&format!("strace-{}", t.id()));
+    let mut strace = Command::new("strace")
+        .args(of_the_writer.then_some("-f"))
+        .args(["-p", &pid, "-e", &format!("trace={calls}"), "-e", &inject, "-o"])
+        .arg(&log)
+        .stderr(Stdio::null())
+        .spawn()?;
+    let traced =
+        || text(format!("/proc/{pid}/status")).lines().any(|l| l.starts_with("TracerPid:") && !l.ends_with("\t0"));
+    eventually("strace has attached", || traced().then_some(()))?;
+    input.give("go\n")?;
+    if of_the_writer {
+        let seen = || text(&log).contains("killed by SIGKILL") || c.file("exit.json").exists();
+        eventually("the writer is killed, or done", || seen().then_some(()))?;
+        if text(&log).contains("killed by SIGKILL") {
+            // Before it is tried again.
+            c.kill_shim()?;
+        }
+    }
+    // Either it dies, and both connections end, or it lives and both are told.
+    let told = waiting.line().ok();
+    let event = events.event().ok();
+    let is_dead = || {
+        let stat = text(format!("/proc/{pid}/stat"));
+        stat.is_empty() || stat.contains(") Z ")
+    };
+    let all_told = told.is_some() && event.is_some();
+    if !all_told {
+        eventually("a shim that does not tell is dead", || is_dead().then_some(()))?;
+    }
+    let _ = strace.kill();
+    strace.wait()?;
+    let record = text(c.file("exit.json"));
+    if told.is_some() || event.is_some() {
+        let code =
+            serde_json::from_str::<Value>(&record).context(format!("told without a record: {told:?} {event:?}"))?;
+        ensure_eq!(code["code"], json!(42), "the record");
+    }
+    for line in told.iter().map(|line| &line["ok"]).chain(&event) {
+        ensure_eq!(line["code"], json!(42), "what was told");
+    }
+    if all_told && !is_dead() {
+        return Ok(false);
+    }
+    // What is durable is told by somebody: the records, and the events with the exit among them.
+    let deleted_code = if record.is_empty() { Value::Null } else { json!(42) };
+    if !record.is_empty() {
+        let events = c.verb("events", &[])?.ok()?.stdout;
+        ensure_eq!(events.matches("\"exited\"").count(), 1, "the exit among the events: {events}");
+    }
+    let deleted = c.line("delete", &[])?;
+    ensure_eq!(deleted["exit"]["code"], deleted_code, "delete: {deleted}");
+    ensure_eq!(deleted["shim_lost"], json!(record.is_empty()), "delete: {deleted}");
+    Ok(true)
+}
+
+fn an_exec_storm_and_the_death_of_init_lose_no_exit(t: &T) -> Verdict {
+    const STORM: u64 = 500;
+    let c = shim::run(t, &t.bundle()?.args(&["/bin/sleep", "1000"]), &[])?;
+    let mut events = c.connect()?;
+    events.call("subscribe", json!({}))?;
+    let mut client = c.connect()?;
+    let process = json!({"args": ["/bin/sh", "-c", "exit 3"], "cwd": "/", "user": {"uid": 0, "gid": 0}});
+    for n in 0..STORM {
+        client.ask("exec", json!({"exec": format!("e{n}"), "process": process}))?;
+    }
+    sleep(Duration::from_millis(700));
+    let begun = Instant::now();
+    let mut other = c.connect()?;
+    ensure_eq!(other.call("status", json!({}))?["state"], json!("running"), "status in the storm");
+    ensure!(begun.elapsed() < Duration::from_secs(5), "status took {:?} in the storm", begun.elapsed());
+    other.call("kill", json!({"signal": "KILL"}))?;
+    let (mut started, mut exited) = (0u64, 0u64);
+    loop {
+        let event = events.event()?;
+        match (event["type"].as_str().unwrap_or_default(), event["exec"].is_string()) {
+            ("started", true) => started += 1,
+            ("exited", true) => exited += 1,
+            ("exited", false) => break,
+            _ => {}
+        }
+    }
+    ensure_eq!(started, exited, "every exec that started has ended before init was told to have");
+    // Each of the requests has an answer, whichever.
+    for _ in 0..STORM {
+        client.line()?;
+    }
+    ensure_eq!(c.line("wait", &[])?["signal"], json!(9), "init");
+    Ok(())
+}
+
+fn process_ids_that_come_again_are_told_apart(t: &T) -> Verdict {
+    let limit = Path::new("/proc/sys/kernel/pid_max");
+    let before = text(limit);
+    // Of this PID namespace alone since Linux 6.14; older kernels have one for all, which is not ours to change.
+    if crate::kit::t::kernel() < (6, 14) || fs::write(limit, "400").is_err() {
+        return crate::kit::stop::skip("pid_max is not of the namespace");
+    }
+    let done = reuse(t, if t.long { 5000 } else { 800 });
+    fs::write(limit, before)?;
+    done
+}
+
+fn reuse(t: &T, execs: u32) -> Verdict {
+    let c = shim::run(t, &t.bundle()?.args(&["/bin/sleep", "1000"]), &[])?;
+    let mut client = c.connect()?;
+    for n in 0..execs {
+        let code = n % 120;
+        let exec = c.exec_in(&mut client, &format!("exit {code}"))?;
+        let ended = client.call("wait", json!({"exec": exec}))?;
+        ensure_eq!(ended["code"], json!(code), "exec {n}");
+        client.call("delete", json!({"exec": exec}))?;
+    }
+    Ok(())
+}
+
+fn a_full_disk_stops_no_container_and_is_counted(t: &T) -> Verdict {
+    let disk = t.path("small");
+    fs::create_dir(&disk)?;
+    t.host("mount", &["-t", "tmpfs", "-o", "size=64k", "tmpfs", disk.to_str().unwrap_or_default()])?;
+    let done = full_disk(t, &disk);
+    t.host("umount", &["-l", disk.to_str().unwrap_or_default()])?;
+    done
+}
+
+fn full_disk(t: &T, disk: &Path) -> Verdict {
+    let log = format!("k8s:{}", disk.join("log").display());
+    let script = "n=0; while [ $n -lt 5000 ]; do n=$((n+1)); echo line number $n; done; touch /written; read -r _; echo last; exit 4";
+    let bundle = t.bundle()?.sh(script);
+    let c = shim::run(t, &bundle, &["--stdin", "--log", &log])?;
+    eventually("all is written", || bundle.rootfs().join("written").exists().then_some(()))?;
+    let dropped = || c.line("status", &[]).ok().and_then(|status| status["dropped_bytes"].as_u64());
+    eventually("bytes are dropped", || dropped().filter(|&n| n > 0))?;
+    fs::remove_file(disk.join("log"))?;
+    c.verb("reopen-logs", &[])?.ok()?;
+    let mut client = c.connect()?;
+    client.call("attach", json!({}))?;
+    client.give("\n")?;
+    ensure_eq!(c.line("wait", &[])?["code"], json!(4), "the container's code");
+    let log = text(disk.join("log"));
+    ensure!(
+        log.lines().last().is_some_and(|line| line.ends_with(" F last")),
+        "with room again it goes on, not with {:?}",
+        log.lines().last()
+    );
+    Ok(())
+}
+
+fn a_stalled_client_stops_no_log(t: &T) -> Verdict {
+    let script = "read -r _; n=0; while [ $n -lt 30000 ]; do n=$((n+1)); echo line number $n; done";
+    let c = shim::run(t, &t.bundle()?.sh(script), &["--stdin"])?;
+    let mut stalled = c.connect()?;
+    stalled.call("attach", json!({}))?;
+    let mut subscriber: Connection = c.connect()?;
+    subscriber.ask("subscribe", json!({}))?;
+    stalled.give("\n")?;
+    c.line("wait", &[])?;
+    let logs = c.verb("logs", &[])?.ok()?.stdout;
+    ensure_eq!(logs.lines().count(), 30_000, "lines in the log");
+    Ok(())
+}
+
+fn a_stopped_shim_catches_up(t: &T) -> Verdict {
+    let stopped = Duration::from_secs(if t.long { 30 } else { 10 });
+    let script = "n=0; while [ $n -lt 3000 ]; do n=$((n+1)); echo $n; usleep 1000; done; exit 5";
+    let c = shim::run(t, &t.bundle()?.sh(script), &[])?;
+    let mut waiting = c.connect()?;
+    waiting.ask("wait", json!({}))?;
+    t.host("kill", &["-STOP", &c.pid().to_string()])?;
+    sleep(stopped);
+    t.host("kill", &["-CONT", &c.pid().to_string()])?;
+    ensure_eq!(waiting.line()?["ok"]["code"], json!(5), "the code");
+    let logs = c.verb("logs", &[])?.ok()?.stdout;
+    ensure_eq!(logs, (1..=3000).map(|n| format!("{n}\n")).collect::<String>(), "no gap, no double");
+    Ok(())
+}
+
+fn a_grandchild_that_holds_the_pipe_is_waited_for_but_not_for_ever(t: &T) -> Verdict {
+    let c = shim::run(t, &t.bundle()?.args(&["/bin/sleep", "1000"]), &["--drain", "1"])?;
+    let mut client = c.connect()?;
+    let begun = Instant::now();
+    let exec = c.exec_in(&mut client, "sleep 30 & echo x; exit 3")?;
+    let ended = client.call("wait", json!({"exec": exec}))?;
+    let took = begun.elapsed();
+    ensure_eq!(ended["code"], json!(3), "the exec's code");
+    if took < Duration::from_secs(1) || took > Duration::from_secs(8) {
+        return fail(format!("told after {took:?}"));
+    }
+    Ok(())
+}
