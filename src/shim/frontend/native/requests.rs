@@ -270,7 +270,7 @@ impl Server {
         if alive && !self.facts.keep {
             return Err(Refusal::new(Code::WrongPhase, "the container has not ended, and would not outlive the shim"));
         }
-        if core.is_busy() {
+        if alive && core.is_busy() {
             return Err(Refusal::new(Code::WrongPhase, "the runtime is at work"));
         }
         self.leave(0);

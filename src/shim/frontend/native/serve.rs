@@ -368,9 +368,10 @@ impl Front for Server {
         }
     }
 
-    fn finished(&self, _core: &Supervisor) -> Option<i32> {
+    fn finished(&self, core: &Supervisor) -> Option<i32> {
         let (until, status) = self.leaving?;
-        let said = self.connections.iter().all(Connection::is_idle);
+        // What init left behind in a shared PID namespace may still be being killed.
+        let said = !core.is_busy() && self.connections.iter().all(Connection::is_idle);
         (said || until <= Instant::now()).then_some(status)
     }
 }
