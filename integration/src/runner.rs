@@ -90,7 +90,7 @@ fn run_case(case: &Case, programs: (&Path, &Path), long: bool, baseline: &Leftov
 
 fn judge(code: i32, said: &str) -> (Outcome, String) {
     match code {
-        0 => (Outcome::Pass, String::new()),
+        0 => (Outcome::Pass, said.trim_end().to_owned()),
         1 => (Outcome::Fail, said.trim_end().to_owned()),
         code if code == i32::from(SKIPPED) => (Outcome::Skip, said.trim_end().to_owned()),
         other => (Outcome::Fail, format!("the case's own process ended with {other}: {said}")),

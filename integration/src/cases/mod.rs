@@ -28,6 +28,7 @@ mod shim_podman;
 mod shim;
 mod shim_faults;
 mod shim_gates;
+mod shim_measures;
 mod terminal;
 mod windlass;
 
@@ -62,6 +63,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         shim::CASES,
         shim_faults::CASES,
         shim_gates::CASES,
+        shim_measures::CASES,
     ]
     .into_iter()
     .flatten()

@@ -232,7 +232,7 @@ fn containerd_killed_while_a_container_runs_and_ends(t: &T) -> Verdict {
 }
 
 fn containerd_killed_when_a_container_ends(t: &T) -> Verdict {
-    for round in 0..if t.long { 20 } else { 4 } {
+    for round in 0..if t.long { 6 } else { 4 } {
         let mut engine = Engine::start(t)?;
         engine.run(&["-d"], "a", &["sleep", "1000"])?.ok()?;
         let init = Pid::from_raw(pid(&engine, "a")?);

@@ -1,0 +1,176 @@
+//! What windlass-shim costs below containerd, beside containerd's own shim in the same run.
+//!
+//! The gates hold for the static build that is shipped; of another build the figures are shown.
+
+use crate::kit::containerd::Engine;
+use crate::kit::stop::Context;
+use crate::kit::t::{field, text};
+use crate::kit::{Need, T, Verdict};
+use crate::{chapter, ensure};
+use nix::sys::stat::Mode;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+chapter! { "shim_measures":
+    ten_idle_shims_are_small [Need::Slow],
+    a_thousand_execs_leave_nothing [Need::Slow],
+    output_to_a_fifo_is_fast [Need::Slow],
+}
+
+/// Means of some shims.
+struct Cost {
+    pss: u64,
+    dirty: u64,
+    threads: u64,
+    fds: usize,
+}
+
+/// Whether these are the sizes of what is shipped.
+fn is_static(pid: i32) -> bool {
+    !text(format!("/proc/{pid}/maps")).contains("ld-linux")
+}
+
+fn kilobytes(text: &str, name: &str) -> u64 {
+    field(text, name).trim_end_matches(" kB").parse().unwrap_or(0)
+}
+
+fn cost(pids: &[i32]) -> Cost {
+    let n = pids.len().max(1) as u64;
+    let mut cost = Cost { pss: 0, dirty: 0, threads: 0, fds: 0 };
+    for pid in pids {
+        let memory = text(format!("/proc/{pid}/smaps_rollup"));
+        cost.pss += kilobytes(&memory, "Pss");
+        cost.dirty += kilobytes(&memory, "Private_Dirty");
+        cost.threads = cost.threads.max(field(&text(format!("/proc/{pid}/status")), "Threads").parse().unwrap_or(0));
+        cost.fds = cost.fds.max(std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().count());
+    }
+    Cost { pss: cost.pss / n, dirty: cost.dirty / n, ..cost }
+}
+
+fn idle(engine: &Engine<'_>, name: &str) -> Verdict<(Cost, bool)> {
+    let ids: Vec<String> = (0..10).map(|n| format!("{name}{n}")).collect();
+    for id in &ids {
+        engine.run(&["-d"], id, &["sleep", "1000"])?.ok()?;
+    }
+    // What was needed to start is given back.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let shims = engine.shims();
+    ensure!(shims.len() == 10, "{} shims", shims.len());
+    let (cost, gates) = (cost(&shims), is_static(shims[0]));
+    println!(
+        "{name}: PSS {} kB, private dirty {} kB, {} threads, {} descriptors",
+        cost.pss, cost.dirty, cost.threads, cost.fds
+    );
+    for id in &ids {
+        stop(engine, id)?;
+    }
+    engine.is_clean()?;
+    Ok((cost, gates))
+}
+
+fn stop(engine: &Engine<'_>, id: &str) -> Verdict {
+    engine.ctr(&["tasks", "kill", "-s", "KILL", id])?.ok()?;
+    engine.wait_for(id, "STOPPED")?;
+    engine.remove(id, 137)
+}
+
+fn ten_idle_shims_are_small(t: &T) -> Verdict {
+    let theirs = Engine::start_with_theirs(t).and_then(|engine| idle(&engine, "theirs"));
+    if let Err(stop) = theirs {
+        println!("theirs: {stop}");
+    }
+    let (ours, gates) = idle(&Engine::start(t)?, "ours")?;
+    ensure!(ours.threads == 1, "{} threads", ours.threads);
+    // One process each.
+    ensure!(ours.fds <= 16 + 4, "{} descriptors", ours.fds);
+    ensure!(!gates || (ours.pss <= 250 && ours.dirty <= 150), "more than 250 kB of PSS or 150 kB of private dirty");
+    Ok(())
+}
+
+fn a_thousand_execs_leave_nothing(t: &T) -> Verdict {
+    let engine = Engine::start(t)?;
+    engine.run(&["-d"], "a", &["sleep", "1000"])?.ok()?;
+    let exec = |n: u32| engine.ctr(&["tasks", "exec", "--exec-id", &format!("e{n}"), "a", "true"])?.ok();
+    let measure = || {
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        cost(&engine.shims())
+    };
+    // The first few bring in what all others use again.
+    (0..20).try_for_each(|n| exec(n).map(drop))?;
+    let before = measure();
+    let count = if t.long { 1000 } else { 200 };
+    (20..20 + count).try_for_each(|n| exec(n).map(drop))?;
+    let after = measure();
+    println!("private dirty {} kB, after {count} more execs {} kB", before.dirty, after.dirty);
+    ensure!(after.dirty <= before.dirty + 64, "it has grown");
+    ensure!(after.fds <= before.fds, "{} descriptors became {}", before.fds, after.fds);
+    stop(&engine, "a")?;
+    engine.is_clean()
+}
+
+/// Megabytes per second of a fifo that somebody begins to fill by `start`.
+fn rate(fifo: &Path, start: impl FnOnce() -> Verdict) -> Verdict<f64> {
+    let _ = std::fs::remove_file(fifo);
+    nix::unistd::mkfifo(fifo, Mode::from_bits_truncate(0o600)).context("mkfifo")?;
+    let path = fifo.to_owned();
+    let reader = std::thread::spawn(move || -> std::io::Result<(usize, f64)> {
+        let mut fifo = File::open(path)?;
+        let mut buffer = vec![0; 1 << 16];
+        let mut total = fifo.read(&mut buffer)?;
+        let begin = Instant::now();
+        loop {
+            match fifo.read(&mut buffer)? {
+                0 => return Ok((total, begin.elapsed().as_secs_f64())),
+                n => total += n,
+            }
+        }
+    });
+    start()?;
+    let (bytes, seconds) = reader.join().map_err(|_| std::io::Error::other("the reader"))??;
+    Ok(bytes as f64 / seconds / 1e6)
+}
+
+fn output_to_a_fifo_is_fast(t: &T) -> Verdict {
+    let megabytes = if t.long { 2048 } else { 512 };
+    let count = format!("count={}", megabytes * 16);
+    let fifo = t.path("fifo");
+    let through = |engine: &Engine<'_>, n: u32| {
+        let id = format!("a{n}");
+        let uri = format!("fifo://{}", fifo.display());
+        let rate = rate(&fifo, || {
+            let words = ["dd", "if=/dev/zero", "bs=65536", &count];
+            engine.run(&["-d", "--log-uri", &uri], &id, &words)?.ok()?;
+            engine.wait_for(&id, "STOPPED")?;
+            engine.remove(&id, 0)
+        })?;
+        Ok(rate)
+    };
+    let bare = || {
+        rate(&fifo, || {
+            let to = format!("of={}", fifo.display());
+            let mut dd = Command::new("dd");
+            dd.args(["if=/dev/zero", "bs=65536", &count, &to]).stderr(Stdio::null());
+            dd.status().map(drop).context("dd")
+        })
+    };
+    let best = |mut measure: Box<dyn FnMut(u32) -> Verdict<f64> + '_>| -> Verdict<f64> {
+        let rates = (0..3).map(&mut *measure).collect::<Verdict<Vec<f64>>>()?;
+        Ok(rates.into_iter().fold(0.0, f64::max))
+    };
+    let theirs = match Engine::start_with_theirs(t) {
+        Ok(engine) => best(Box::new(|n| through(&engine, n)))?,
+        Err(_) => 0.0,
+    };
+    let engine = Engine::start(t)?;
+    let ours = best(Box::new(|n| through(&engine, n)))?;
+    engine.is_clean()?;
+    let bare = best(Box::new(|_| bare()))?;
+    println!("MB/s, best of three: bare fifo {bare:.0}, ours {ours:.0}, theirs {theirs:.0}");
+    let (of_bare, of_theirs) = (ours / bare, if theirs > 0.0 { ours / theirs } else { f64::INFINITY });
+    ensure!(of_bare.total_cmp(&0.6).is_ge(), "less than 0.6 of a bare fifo");
+    ensure!(of_theirs.total_cmp(&3.0).is_ge(), "less than 3 times containerd's own shim");
+    Ok(())
+}
