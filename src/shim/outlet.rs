@@ -17,6 +17,15 @@ use crate::sys::{Result, fd};
 /// Bytes read at once: what a pipe holds.
 const READ: usize = 64 * 1024;
 
+/// What pipes hold by default, and while much is spliced through them: then three processes have
+/// fewer turns on the same bytes. Not always, for the kernel counts the sizes of all pipes of a
+/// user (`pipe-user-pages-soft`, pipe(7)), and root's are those of many containers.
+const NARROW: usize = 64 * 1024;
+const WIDE: usize = 1024 * 1024;
+
+/// So much without a pause is much.
+const MUCH: usize = 4 * 1024 * 1024;
+
 /// Bytes spliced at once, and reads done in a row, before the others get their turn.
 const SPLICE: usize = 1024 * 1024;
 const TURNS: usize = 8;
@@ -80,6 +89,8 @@ pub(super) struct Outlet {
     /// The terminal has nobody on its other side at the moment.
     pub(super) hung_up: bool,
     dropped: u64,
+    /// Bytes spliced since the last pause.
+    spliced: usize,
 }
 
 /// What an outlet shares with the other one of its process.
@@ -128,6 +139,7 @@ impl Outlet {
             paused: false,
             hung_up: false,
             dropped: 0,
+            spliced: 0,
         })
     }
 
@@ -177,6 +189,10 @@ impl Outlet {
             let moved = match &self.sink {
                 Sink::Pipe(pipe) if direct => match stream::splice(source.as_fd(), pipe.as_fd(), SPLICE) {
                     Ok(Moved::Later) if stream::waiting(source.as_fd()) > 0 => return self.block(around.poll),
+                    Ok(Moved::Bytes(n)) => {
+                        self.count(n);
+                        Ok(Moved::Bytes(n))
+                    }
                     Ok(moved) => Ok(moved),
                     Err(failed) if failed.errno == Errno::EPIPE => {
                         self.sink = Sink::None;
@@ -196,6 +212,29 @@ impl Outlet {
             }
         }
         self.unblock(around.poll);
+    }
+
+    /// Takes note of what was spliced; much of it makes the pipes wide.
+    fn count(&mut self, n: usize) {
+        let before = self.spliced;
+        self.spliced = before.saturating_add(n);
+        if before < MUCH && self.spliced >= MUCH {
+            self.set_capacity(WIDE);
+        }
+    }
+
+    /// Nothing has moved for a while.
+    pub(super) fn rest(&mut self) {
+        if std::mem::take(&mut self.spliced) >= MUCH {
+            self.set_capacity(NARROW);
+        }
+    }
+
+    fn set_capacity(&self, bytes: usize) {
+        if let (Some(source), Sink::Pipe(sink)) = (&self.source, &self.sink) {
+            stream::set_capacity(source.as_fd(), bytes);
+            stream::set_capacity(sink.as_fd(), bytes);
+        }
     }
 
     fn copy(&mut self, around: &mut Around<'_>) -> Result<Moved> {

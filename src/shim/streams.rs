@@ -449,6 +449,11 @@ impl Streams {
         self.clients.clear();
     }
 
+    /// Nothing has moved for a while.
+    pub(super) fn rest(&mut self) {
+        self.outlets.iter_mut().for_each(Outlet::rest);
+    }
+
     /// Whether a terminal is to be looked at again soon.
     pub(super) fn is_hung_up(&self) -> bool {
         self.outlets.iter().any(|outlet| outlet.hung_up)

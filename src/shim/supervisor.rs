@@ -451,6 +451,7 @@ impl Supervisor {
         }
         if self.stirred.is_some_and(|at| now >= at + IDLE) {
             self.stirred = None;
+            self.processes.iter_mut().filter_map(|process| process.streams.as_mut()).for_each(|s| s.rest());
             self.scratch.release();
             crate::sys::region::give_back();
         }

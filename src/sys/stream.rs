@@ -65,6 +65,13 @@ pub fn never_block(fd: BorrowedFd<'_>) -> Result<()> {
         .map(drop)
 }
 
+/// Sets what a pipe holds (`F_SETPIPE_SZ`, fcntl(2)); its memory is used only when it is filled.
+pub fn set_capacity(pipe: BorrowedFd<'_>, bytes: usize) {
+    // Best effort: beyond its limits, or below what is in it, the kernel refuses, and the pipe stays
+    // as it is.
+    let _ = nix::fcntl::fcntl(pipe, FcntlArg::F_SETPIPE_SZ(bytes as libc::c_int));
+}
+
 /// The same file opened anew with other flags, by `/proc/self/fd`.
 pub fn reopen(fd: BorrowedFd<'_>, flags: OFlag) -> Result<OwnedFd> {
     super::fd::open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags)
