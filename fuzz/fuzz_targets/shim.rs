@@ -1,0 +1,7 @@
+//! See `bodies::shim`.
+#![no_main]
+
+#[path = "../../tests/support/bodies.rs"]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bodies::shim(bytes));
