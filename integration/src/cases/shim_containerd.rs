@@ -28,6 +28,7 @@ chapter! { "shim_containerd":
     the_shim_killed_while_a_container_runs [Need::Slow],
     the_shim_killed_when_a_container_has_ended [Need::Slow],
     many_execs_and_a_kill_of_init [Need::Slow],
+    a_kill_for_want_of_memory_is_told [Need::Slow, Need::Controller("memory")],
 }
 
 /// How long containerd is away: shorter, and much longer, than its own shim tries.
@@ -335,5 +336,15 @@ fn many_execs_and_a_kill_of_init(t: &T) -> Verdict {
     let exits = events.iter().filter(|topic| *topic == "exit").count();
     ensure_eq!(exits, started + 1, "each exec that was started ended once, and init once: {IMAGE}");
     ensure!(last == events.iter().rposition(|topic| topic == "delete").and_then(|at| at.checked_sub(1)), "{events:?}");
+    engine.is_clean()
+}
+
+fn a_kill_for_want_of_memory_is_told(t: &T) -> Verdict {
+    let engine = Engine::start(t)?;
+    engine.run(&["-d", "--memory-limit", "16000000"], "a", &["sh", "-c", "sleep 1; tail /dev/zero"])?.ok()?;
+    engine.ctr(&["tasks", "metrics", "a"])?.ok()?.stdout_has("memory.usage_limit")?.stdout_has("16000000")?;
+    engine.wait_for("a", "STOPPED")?;
+    engine.remove("a", 137)?;
+    engine.expect_events(&["create", "start", "oom", "exit", "delete"])?;
     engine.is_clean()
 }

@@ -1,0 +1,172 @@
+//! windlass-shim as containerd from 2.3 on starts it, and the client that containerd-shim-protos
+//! generates for version 3 of the task service.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
+use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::ttrpc::{self, Client, Code, context};
+use containerd_shim_protos::{TaskClient, api};
+
+struct Bundle(PathBuf);
+
+impl Bundle {
+    fn new(name: &str, config: &str) -> Bundle {
+        let dir = std::env::temp_dir().join(format!("windlass-service-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory");
+        std::fs::write(dir.join("config.json"), config).expect("written");
+        Bundle(dir)
+    }
+
+    /// `start` with this standard input: what it prints, and nothing but that.
+    fn start(&self, id: &str, sockets: &Path, bootstrap: bool) -> Vec<u8> {
+        let params = BootstrapParams {
+            instance_id: id.into(),
+            namespace: "ns".into(),
+            containerd_ttrpc_address: "/nonexistent".into(),
+            socket_dir: Some(sockets.display().to_string()),
+            ..BootstrapParams::default()
+        };
+        let mut child = Command::new(env!("CARGO_BIN_EXE_windlass-shim"))
+            .arg0("containerd-shim-windlass-v2")
+            .args(["-namespace", "ns", "-id", id, "-address", "/nonexistent", "start"])
+            .current_dir(&self.0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let input = if bootstrap { params.write_to_bytes().expect("written") } else { Vec::new() };
+        child.stdin.take().expect("a pipe").write_all(&input).expect("written");
+        // Ends only when nobody has the pipes any more: the lasting shim must not.
+        let output = child.wait_with_output().expect("ended");
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        output.stdout
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn address(printed: &[u8]) -> String {
+    let result = BootstrapResult::parse_from_bytes(printed).expect("a result");
+    assert_eq!((result.version, result.protocol.as_str()), (3, "ttrpc"));
+    result.address
+}
+
+fn patience() -> context::Context {
+    context::with_timeout(10_000_000_000)
+}
+
+fn refusal<T: std::fmt::Debug>(result: ttrpc::Result<T>) -> (Code, String) {
+    match result {
+        Err(ttrpc::Error::RpcStatus(status)) => (status.code(), status.message),
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn a_pod_shares_a_shim_that_speaks_both_versions() {
+    let pod = r#"{"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}}"#;
+    let (sandbox, other) = (Bundle::new("pod", pod), Bundle::new("other", pod));
+    let sockets = sandbox.0.join("s");
+    let first = address(&sandbox.start("pod", &sockets, true));
+    assert_eq!(address(&other.start("other", &sockets, true)), first, "one shim for a pod");
+    for bundle in [&sandbox, &other] {
+        assert_eq!(std::fs::read_to_string(bundle.0.join("address")).expect("written"), first);
+    }
+    let path = first.strip_prefix("unix://").expect("a path");
+    let mode = |path: &Path| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::metadata(path).expect("there").permissions().mode() & 0o777
+    };
+    assert_eq!((mode(Path::new(path)), mode(&sockets)), (0o600, 0o700));
+
+    let client = Client::connect(&first).expect("connected");
+    let task = TaskClient::new(client.clone());
+    let request = api::ConnectRequest { id: "pod".into(), ..Default::default() };
+    let connected = task.connect(patience(), &request).expect("answered before there is a task");
+    assert!(connected.shim_pid > 1 && connected.task_pid == 0);
+    let request = api::StateRequest { id: "pod".into(), ..Default::default() };
+    assert_eq!(refusal(task.state(patience(), &request)).0, Code::NOT_FOUND);
+    for (service, method, code) in [
+        ("containerd.task.v2.Task", "Connect", None),
+        ("containerd.task.v3.Task", "Connect", None),
+        ("containerd.task.v4.Task", "Connect", Some(Code::UNIMPLEMENTED)),
+        ("containerd.task.v3.Task", "Events", Some(Code::UNIMPLEMENTED)),
+        ("containerd.runtime.sandbox.v1.Sandbox", "Ping", Some(Code::UNIMPLEMENTED)),
+    ] {
+        let request = ttrpc::Request {
+            service: service.into(),
+            method: method.into(),
+            timeout_nano: 10_000_000_000,
+            ..Default::default()
+        };
+        match (client.request(request), code) {
+            (Ok(_), None) => {}
+            (result, Some(code)) => assert_eq!(refusal(result).0, code, "{service}/{method}"),
+            (result, None) => panic!("{service}/{method}: {result:?}"),
+        }
+    }
+    // A message that is none is refused; a frame that is none ends its connection and no other.
+    let garbage = ttrpc::Request {
+        service: "containerd.task.v3.Task".into(),
+        method: "State".into(),
+        payload: vec![0xff],
+        timeout_nano: 10_000_000_000,
+        ..Default::default()
+    };
+    assert_eq!(refusal(client.request(garbage)).0, Code::INVALID_ARGUMENT);
+    for bytes in [&b"\xff\xff\xff\xff\0\0\0\x01\x01\0"[..], b"\0\0\0\0\0\0\0\x02\x01\0", b"GET / HTTP/1.1\r\n\r\n"] {
+        let mut stranger = UnixStream::connect(path).expect("connected");
+        stranger.write_all(bytes).expect("written");
+        stranger.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+        assert_eq!(stranger.read(&mut [0; 16]).expect("closed, not forgotten"), 0, "{bytes:?}");
+    }
+    let request = api::ShutdownRequest { id: "pod".into(), ..Default::default() };
+    task.shutdown(patience(), &request).expect("answered");
+    let start = Instant::now();
+    while Path::new(path).exists() {
+        assert!(start.elapsed() < Duration::from_secs(10), "the shim ends and removes its socket");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn older_containerd_gets_the_address_alone() {
+    // Below a state directory as containerd's, so that the socket is there too.
+    let state = Bundle::new("state", "{}");
+    let dir = state.0.join("io.containerd.runtime.v2.task/ns/web");
+    std::fs::create_dir_all(&dir).expect("a directory");
+    std::fs::write(dir.join("config.json"), "{}").expect("written");
+    let bundle = Bundle(dir);
+    let printed = String::from_utf8(bundle.start("web", Path::new(""), false)).expect("text");
+    let path = printed.strip_prefix("unix://").expect("an address and nothing else");
+    assert!(Path::new(path).starts_with(&state.0), "{path}");
+    let task = TaskClient::new(Client::connect(&printed).expect("connected"));
+    task.shutdown(patience(), &api::ShutdownRequest::default()).expect("answered");
+}
+
+#[test]
+fn info_says_what_runs_containers() {
+    use containerd_shim_protos::types::introspection::RuntimeInfo;
+    let output = Command::new(env!("CARGO_BIN_EXE_windlass-shim"))
+        .arg0("containerd-shim-windlass-v2")
+        .arg("-info")
+        .stdin(Stdio::null())
+        .output()
+        .expect("run");
+    let info = RuntimeInfo::parse_from_bytes(&output.stdout).expect("a message");
+    assert_eq!(info.name, "io.containerd.windlass.v2");
+    assert!(info.features.type_url.ends_with("features/Features"));
+    let features: serde_json::Value = serde_json::from_slice(&info.features.value).expect("JSON");
+    assert!(features["ociVersionMax"].is_string(), "{features}");
+}
