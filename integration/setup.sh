@@ -10,6 +10,8 @@ want() { # PROGRAM PACKAGE
 want runc runc
 want crun crun
 want linux.uml user-mode-linux
+want containerd containerd
+want script bsdutils
 want ip iproute2
 want podman podman
 want conmon conmon

@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// The name of the image.
-pub const IMAGE: &str = "localhost/busybox:latest";
+const IMAGE: &str = "localhost/busybox:latest";
 
 /// Makes an image of a root file system: `ROOTFS TAR`. What a registry needs of a layer and a
 /// manifest are their digests, which a shell can make.
@@ -91,7 +91,8 @@ impl<'t> Engine<'t> {
         let bundle = self.t.bundle()?;
         let words = ["-c", MAKE_IMAGE, "sh", &bundle.rootfs().display().to_string(), &tar.display().to_string()];
         self.t.host("sh", &words)?;
-        self.ctr(&["images", "import", &tar.display().to_string()])?.ok()?;
+        let tar = tar.display().to_string();
+        self.ctr(&["images", "import", "--snapshotter", snapshotter(), &tar])?.ok()?;
         Ok(self)
     }
 
@@ -103,7 +104,7 @@ impl<'t> Engine<'t> {
         command.args(["--log-level", "debug", "--config"]).arg(self.dir.join("config.toml"));
         command.arg("--address").arg(self.socket()).arg("--root").arg(self.dir.join("root"));
         command.arg("--state").arg(self.dir.join("run"));
-        command.env("PATH", format!("{}:{path}", self.bin.display()));
+        command.env("PATH", format!("{}:{path}", self.bin.display())).env("TMPDIR", &self.dir);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.daemon = Some(command.spawn().context("containerd")?);
         eventually("containerd answers", || self.ctr(&["version"]).ok().filter(|ran| ran.code == 0))?;
@@ -145,6 +146,8 @@ impl<'t> Engine<'t> {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("ctr");
         command.arg("--address").arg(self.socket()).args(words).stdin(Stdio::null()).current_dir(&self.dir);
+        // It mounts images there, and the usual place may be read-only.
+        command.env("TMPDIR", &self.dir);
         command
     }
 
@@ -157,6 +160,7 @@ impl<'t> Engine<'t> {
     pub fn run_command(&self, options: &[&str], id: &str, words: &[&str]) -> Command {
         // The share that ctr asks for needs the cpu controller.
         let mut command = self.command(&["run", "--cpu-shares", "0", "--runtime", "io.containerd.runc.v2"]);
+        command.args(["--snapshotter", snapshotter()]);
         command.arg("--runc-binary").arg(&self.runtime).args(options).args([IMAGE, id]).args(words);
         command
     }
@@ -206,7 +210,7 @@ impl<'t> Engine<'t> {
         if events == expected { Ok(()) } else { fail(format!("events {events:?}, expected {expected:?}")) }
     }
 
-    /// The process of the only shim, and its arguments.
+    /// The processes of the shims, ours or theirs.
     pub fn shims(&self) -> Vec<i32> {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse::<i32>().ok());
@@ -245,6 +249,11 @@ impl<'t> Engine<'t> {
             Err(_) => fail(format!("left: {:?}", left())),
         }
     }
+}
+
+/// Overlays where the kernel has them, else copies with bind mounts.
+fn snapshotter() -> &'static str {
+    if text("/proc/filesystems").contains("\toverlay") { "overlayfs" } else { "native" }
 }
 
 /// `None` as an error.
