@@ -83,7 +83,7 @@ compare peer="runc" *args: build suite
 # docker, containerd, podman, … on windlass and on runc; needs root: `just engines podman exec`
 engines *args: build
     integration/engines/setup.sh
-    RUSTFLAGS="{{flags}}" cargo build --release --package engines --target {{host}}
+    RUSTFLAGS="{{flags}}" cargo build --release --package engines --features cri --target {{host}}
     {{engines}} {{args}}
 
 # The same, all of it, and its outcome written down for the README

@@ -29,6 +29,7 @@ want buildah buildah
 want iptables iptables
 want modprobe kmod
 want curl curl
+want protoc protobuf-compiler
 want /usr/lib/cni/bridge containernetworking-plugins
 [ "${1:-}" != long ] || want debootstrap debootstrap
 if [ -n "$need" ]; then

@@ -13,6 +13,8 @@
 mod args;
 mod case;
 mod cases;
+#[cfg(feature = "cri")]
+mod cri;
 mod engine;
 mod expected;
 mod image;

@@ -3,6 +3,7 @@
 use super::life::logged;
 use crate::case::chapter;
 use crate::session::{Session, until};
+use integration::kit::stop::fail;
 use integration::kit::{Need, Verdict};
 use integration::{ensure, ensure_eq};
 
@@ -39,10 +40,16 @@ fn memory_is_limited(s: &Session) -> Verdict {
 fn a_kill_for_want_of_memory_is_told(s: &Session) -> Verdict {
     let name = s.up("--memory 24m", &format!("echo up; {HOG}; exit 5"))?;
     ensure_eq!(s.ok(&format!("wait {name}"))?, "5", "the shell lives on and passes its own code on");
-    let name = s.up("--memory 24m", &format!("exec {HOG}"))?;
-    ensure_eq!(s.ok(&format!("wait {name}"))?, "137", "exit code");
-    ensure_eq!(s.inspect(&name, "{{.State.OOMKilled}} {{.State.ExitCode}}")?, "true 137", "OOMKilled and code");
-    Ok(())
+    // The engine's shim tells of the kill and of the end as the two come; where the end is first, dockerd forgets the
+    // kill.
+    for _ in 0..5 {
+        let name = s.up("--memory 24m", &format!("exec {HOG}"))?;
+        ensure_eq!(s.ok(&format!("wait {name}"))?, "137", "exit code");
+        if s.inspect(&name, "{{.State.OOMKilled}} {{.State.ExitCode}}")? == "true 137" {
+            return Ok(());
+        }
+    }
+    fail("of five kills none was told")
 }
 
 fn a_process_of_exec_that_wants_too_much_is_killed_alone(s: &Session) -> Verdict {

@@ -7,6 +7,8 @@ use crate::engine::Engine;
 mod build;
 mod buildah;
 mod containerd;
+#[cfg(feature = "cri")]
+mod cri;
 mod exec;
 mod flags;
 mod life;
@@ -34,6 +36,8 @@ pub fn of(engine: Engine) -> impl Iterator<Item = &'static Case> {
         podman::CASES,
         buildah::CASES,
         containerd::CASES,
+        #[cfg(feature = "cri")]
+        cri::CASES,
     ]
     .into_iter()
     .flatten()

@@ -60,8 +60,12 @@ fn survive(s: &Session, signal: Signal, options: &[&str]) -> Verdict {
     until("a log that grows", || Ok((count()? > before + 3).then_some(())))?;
     s.ok(&format!("stop -t 0 {ticker}"))?;
     let logs = s.ok(&format!("logs {ticker}"))?;
-    let expected: Vec<String> = (1..=logs.lines().count()).map(|number| number.to_string()).collect();
-    ensure_eq!(logs.lines().collect::<Vec<_>>(), expected, "the log, without a gap");
+    let numbers: Vec<usize> = logs.lines().filter_map(|line| line.parse().ok()).collect();
+    ensure!(numbers.is_sorted_by(|before, after| before < after), "the log repeats or mixes lines: {numbers:?}");
+    // What a killed daemon had read and not yet written is gone.
+    let lost = numbers.last().copied().unwrap_or(0) - numbers.len();
+    let allowed = if signal == Signal::SIGKILL { 3 } else { 0 };
+    ensure!(lost <= allowed, "{lost} lines are lost: {numbers:?}");
     s.ok(&format!("restart {web}"))?;
     answers(s, "127.0.0.1:18090")?;
     s.ok(&format!("rm -f {web}")).map(drop)

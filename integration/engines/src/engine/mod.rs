@@ -2,16 +2,21 @@
 
 mod buildah;
 mod containerd;
+#[cfg(feature = "cri")]
 mod cri;
 mod docker;
 mod podman;
 
+#[cfg(feature = "cri")]
+pub use containerd::SOCKET as CONTAINERD_SOCKET;
 pub use containerd::start_daemon as start_containerd;
 pub use docker::{SOCKET as DOCKER_SOCKET, start_with as start_dockerd};
 
 use crate::session::Session;
 use integration::kit::Verdict;
 use integration::kit::stop::Context;
+#[cfg(not(feature = "cri"))]
+use integration::kit::stop::skip;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
@@ -72,7 +77,10 @@ pub fn start(session: &Session) -> Verdict<Vec<String>> {
     match session.engine {
         Engine::Docker => docker::start(session),
         Engine::Containerd => containerd::start(session),
+        #[cfg(feature = "cri")]
         Engine::Cri => cri::start(session),
+        #[cfg(not(feature = "cri"))]
+        Engine::Cri => skip("built without the feature `cri`"),
         Engine::Podman => podman::start(session),
         Engine::Buildah => buildah::start(session),
     }
@@ -83,7 +91,10 @@ pub fn load(session: &Session) -> Verdict {
     match session.engine {
         Engine::Docker => docker::load(session),
         Engine::Containerd => containerd::load(session),
+        #[cfg(feature = "cri")]
         Engine::Cri => cri::load(session),
+        #[cfg(not(feature = "cri"))]
+        Engine::Cri => skip("built without the feature `cri`"),
         Engine::Podman => podman::load(session),
         Engine::Buildah => buildah::load(session),
     }
@@ -94,7 +105,10 @@ pub fn clean(session: &Session) -> Verdict {
     match session.engine {
         Engine::Docker => docker::clean(session),
         Engine::Containerd => containerd::clean(session),
+        #[cfg(feature = "cri")]
         Engine::Cri => cri::clean(session),
+        #[cfg(not(feature = "cri"))]
+        Engine::Cri => skip("built without the feature `cri`"),
         Engine::Podman => podman::clean(session),
         Engine::Buildah => buildah::clean(session),
     }

@@ -55,6 +55,10 @@ pub fn load(session: &Session) -> Verdict {
 /// Removes pods, containers and volumes.
 pub fn clean(session: &Session) -> Verdict {
     session.ok("pod rm --all --force --time 0")?;
-    session.ok("rm --all --force --volumes --time 0")?;
+    // The first attempt stops at a container on which another depends that is removed after it.
+    let remove = "rm --all --force --volumes --time 0";
+    if session.run(remove)?.code != 0 {
+        session.ok(remove)?;
+    }
     session.ok("volume rm --all --force").map(drop)
 }
