@@ -16,6 +16,7 @@ use k8s_cri::v1::{
 };
 use nix::sys::signal::Signal;
 use std::fs;
+use tonic::Code;
 
 const CPU: Need = Need::Controller("cpu");
 const MEMORY: Need = Need::Controller("memory");
@@ -96,11 +97,17 @@ fn exec_sync_ends_at_its_time(s: &Session) -> Verdict {
 }
 
 fn exec_sync_output_is_capped(s: &Session) -> Verdict {
-    const CAP: usize = 16 << 20;
+    const MIB: usize = 1 << 20;
     let (client, pod) = pod(s, plain)?;
     let id = sleeper(&client, &pod, "main")?;
-    let done = client.exec(&id, "head -c 20000000 /dev/zero", 90).context("ExecSync")?;
-    ensure_eq!((done.stdout.len(), done.exit_code), (CAP, 0), "bytes and code");
+    let bytes = |count: usize| client.exec(&id, &format!("head -c {count} /dev/zero"), 90);
+    ensure_eq!(bytes(MIB).context("ExecSync")?.stdout.len(), MIB, "what is below the cap");
+    match bytes(20 * MIB) {
+        Ok(done) => ensure_eq!((done.stdout.len(), done.exit_code), (16 * MIB, 0), "bytes and code"),
+        // containerd 1.6 cuts the output at 16 MiB, and then may not send an answer of that size.
+        Err(status) => ensure_eq!(status.code(), Code::ResourceExhausted, "{status}"),
+    }
+    ensure_eq!(client.sh(&id, "echo alive")?, "alive", "exec afterwards");
     Ok(())
 }
 
@@ -142,7 +149,11 @@ fn namespaces_of_the_host_are_used_when_told(s: &Session) -> Verdict {
     let node = NamespaceMode::Node.into();
     let options = NamespaceOption { network: node, pid: node, ipc: node, ..Default::default() };
     let security = LinuxSandboxSecurityContext { namespace_options: Some(options.clone()), ..Default::default() };
-    let (client, pod) = pod(s, |config| config.linux.get_or_insert_default().security_context = Some(security))?;
+    let (client, pod) = pod(s, |config| {
+        config.linux.get_or_insert_default().security_context = Some(security);
+        // As a kubelet does it: the name would be the host's.
+        config.hostname.clear();
+    })?;
     let id = client.container(&pod, "main", WAIT, |config| {
         let security = LinuxContainerSecurityContext { namespace_options: Some(options), ..Default::default() };
         config.linux.get_or_insert_default().security_context = Some(security);

@@ -11,7 +11,7 @@ use k8s_cri::v1::{
     ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ContainerStatusRequest,
     CreateContainerRequest, ExecSyncRequest, ExecSyncResponse, ImageSpec, LinuxContainerConfig, LinuxPodSandboxConfig,
     ListPodSandboxRequest, PodSandboxConfig, PodSandboxMetadata, RemovePodSandboxRequest, RunPodSandboxRequest,
-    StartContainerRequest, StopPodSandboxRequest,
+    StartContainerRequest, StatusRequest, StopPodSandboxRequest,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -44,7 +44,13 @@ impl Client {
         let channel = runtime.block_on(endpoint.connect()).context("connect")?;
         // An answer of ExecSync has up to 16 MiB of each stream.
         let service = RuntimeServiceClient::new(channel).max_decoding_message_size(64 << 20);
-        Ok(Client { runtime, service })
+        let client = Client { runtime, service };
+        // The plugin answers some time after the daemon does.
+        crate::session::until("the CRI plugin", || {
+            let asked = client.call(async |mut service| service.status(StatusRequest::default()).await);
+            Ok(asked.is_ok().then_some(()))
+        })?;
+        Ok(client)
     }
 
     /// Makes one call.

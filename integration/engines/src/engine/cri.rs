@@ -6,6 +6,7 @@ use crate::image;
 use crate::session::Session;
 use integration::kit::Verdict;
 use integration::kit::stop::Context;
+use nix::mount::{MsFlags, mount};
 use std::fs;
 
 /// Starts the daemon with the plugin and a network of bridges.
@@ -14,6 +15,8 @@ pub fn start(session: &Session) -> Verdict<Vec<String>> {
     if let Some(shim) = &session.below.shim {
         link(session, shim, "containerd-shim-runc-v2")?;
     }
+    // The plugins for networks keep their books below it.
+    mount(Some("tmpfs"), "/var/lib", Some("tmpfs"), MsFlags::empty(), None::<&str>).context("/var/lib")?;
     let networks = session.path("cni");
     fs::create_dir_all(&networks).context(networks.display())?;
     let bridge = r#"{"cniVersion": "0.4.0", "name": "pods", "plugins": [{"type": "bridge", "bridge": "cni0",
