@@ -84,7 +84,7 @@ compare peer="runc" *args: build suite
 engines *args: build
     integration/engines/setup.sh
     RUSTFLAGS="{{flags}}" cargo build --release --package engines --features cri --target {{host}}
-    {{engines}} {{args}}
+    {{engines}} --runtime {{windlass}} {{args}}
 
 # The same, all of it, and its outcome written down for the README
 engines-record *args: (engines "--results" "integration/engines/results.json" args) engines-table

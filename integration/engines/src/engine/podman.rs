@@ -1,6 +1,6 @@
 //! podman, which has no daemon.
 
-use super::prepare_networks;
+use super::{link, prepare_networks};
 use crate::image;
 use crate::session::Session;
 use integration::kit::stop::Context;
@@ -21,9 +21,15 @@ pub fn start(session: &Session) -> Verdict<Vec<String>> {
         session.below.runtime.display().to_string(),
     ]);
     if let Some(shim) = &session.below.shim {
-        words.extend(["--conmon".into(), shim.display().to_string()]);
+        // The shim knows by this name what is asked of it.
+        link(session, shim, "conmon")?;
+        words.extend(["--conmon".into(), conmon(session)]);
     }
     Ok(words)
+}
+
+fn conmon(session: &Session) -> String {
+    session.path("bin/conmon").display().to_string()
 }
 
 /// What this machine needs, and the names of runtimes as `contrib/podman` has them.
@@ -31,7 +37,7 @@ fn configuration(session: &Session) -> String {
     let json = r#"runtime_supports_json = ["crun", "runc", "windlass"]"#;
     let nocgroups = r#"runtime_supports_nocgroups = ["crun", "windlass"]"#;
     // podman takes another conmon, silently, where the one that was asked for does not answer as it likes.
-    let conmon = session.below.shim.as_ref().map(|shim| format!("conmon_path = [{:?}]", shim.display().to_string()));
+    let conmon = session.below.shim.as_ref().map(|_| format!("conmon_path = [{:?}]", conmon(session)));
     let pids = if Need::Controller("pids").missing().is_some() { "pids_limit = 0" } else { "" };
     format!(
         "[containers]\n{pids}\ndefault_ulimits = []\n\
