@@ -299,6 +299,13 @@ pub struct AtTerminal {
 }
 
 impl AtTerminal {
+    /// Changes the size, as a person does some time after the start: clients set up their handler for
+    /// SIGWINCH after they have set the first size.
+    pub fn resize(&self, rows: u16, columns: u16) -> Verdict {
+        sleep(Duration::from_millis(500));
+        self.terminal.resize(rows, columns)
+    }
+
     /// Waits for the end of the client; its exit code.
     pub fn wait(mut self) -> Verdict<i32> {
         match self.child.take() {

@@ -60,6 +60,7 @@ fn run_of_a_missing_program_names_it(s: &Session) -> Verdict {
 
 fn run_at_a_terminal_has_one(s: &Session) -> Verdict {
     let mut at = s.terminal(&s.command(&run(s, "--rm -t", &s.name(), "sh")), 33, 77)?;
+    at.terminal.read_until("# ")?;
     at.terminal.write("until stty size; do :; done; sleep 0.3; exit 3\n")?;
     at.terminal.read_until("\n33 77\r")?;
     ensure_eq!(at.wait()?, 3, "exit code");
@@ -98,6 +99,7 @@ fn exec_prints_and_passes_the_exit_code_on(s: &Session) -> Verdict {
 fn exec_at_a_terminal_has_one(s: &Session) -> Verdict {
     let id = sleeper(s, "")?;
     let mut at = s.terminal(&s.command(&exec(s, &id, "-t", "sh")), 33, 77)?;
+    at.terminal.read_until("# ")?;
     at.terminal.write("until stty size; do :; done; sleep 0.3; exit 3\n")?;
     at.terminal.read_until("\n33 77\r")?;
     ensure_eq!(at.wait()?, 3, "exit code");

@@ -46,7 +46,7 @@ fn exec_at_a_terminal_has_its_size_and_follows_a_resize(s: &Session) -> Verdict 
     command.arg(WATCH_SIZE);
     let mut at = s.terminal(&command, 33, 77)?;
     at.terminal.read_until("33 77\r\n")?;
-    at.terminal.resize(12, 34)?;
+    at.resize(12, 34)?;
     at.terminal.read_until("12 34\r\n")?;
     ensure_eq!(at.wait()?, 7, "exit code");
     Ok(())

