@@ -82,12 +82,12 @@ compare peer="runc" *args: build suite
 
 # docker, containerd, podman, … on windlass and on runc; needs root: `just engines podman exec`
 engines *args: build
-    integration/engines/setup.sh
+    integration/engines/setup.sh {{ if args =~ "--long" { "long" } else { "" } }}
     RUSTFLAGS="{{flags}}" cargo build --release --package engines --features cri --target {{host}}
     {{engines}} --runtime {{windlass}} {{args}}
 
-# The same, all of it, and its outcome written down for the README
-engines-record *args: (engines "--results" "integration/engines/results.json" args) engines-table
+# The same, all of it and the worked example with a database, and its outcome written down for the README
+engines-record *args: (engines "--long" "--results" "integration/engines/results.json" args) engines-table
 
 # The table of the README from the outcome that is written down
 engines-table:

@@ -15,6 +15,7 @@ mod life;
 mod limits;
 mod link;
 mod logs;
+mod mariadb;
 mod network;
 mod podman;
 mod restore;
@@ -33,6 +34,7 @@ pub fn of(engine: Engine) -> impl Iterator<Item = &'static Case> {
         build::CASES,
         limits::CASES,
         restore::CASES,
+        mariadb::CASES,
         podman::CASES,
         buildah::CASES,
         containerd::CASES,

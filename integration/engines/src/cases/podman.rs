@@ -2,6 +2,7 @@
 
 use super::life::logged;
 use crate::case::chapter;
+use crate::image::NAME;
 use crate::session::Session;
 use integration::kit::Verdict;
 use integration::kit::runtime::Kind;
@@ -70,7 +71,10 @@ fn a_checkpoint_is_refused_with_a_reason(s: &Session) -> Verdict {
 
 fn a_container_is_run_by_the_runtime_that_was_asked_for(s: &Session) -> Verdict {
     let name = s.sleeper("")?;
-    ensure_eq!(s.inspect(&name, "{{.OCIRuntime}}")?, s.below.runtime.display().to_string(), "runtime");
+    ensure_eq!(s.inspect(&name, "{{.OCIRuntime}}")?, "windlass", "runtime by its configured name");
+    let (name, runtime) = (s.name(), s.below.runtime.display());
+    s.ok(&format!("--runtime {runtime} run --name {name} {NAME} true"))?;
+    ensure_eq!(s.inspect(&name, "{{.OCIRuntime}}")?, runtime.to_string(), "runtime by its path");
     Ok(())
 }
 

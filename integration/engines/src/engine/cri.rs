@@ -1,6 +1,6 @@
 //! containerd with its CRI plugin, as a kubelet uses it.
 
-use super::{containerd, link, prepare_networks};
+use super::{below, containerd, link, prepare_networks};
 use crate::cri::Client;
 use crate::image;
 use crate::session::Session;
@@ -28,25 +28,20 @@ pub fn start(session: &Session) -> Verdict<Vec<String>> {
     Ok(containerd::client())
 }
 
+/// The recommended file, with the runtime under test, and what the suite needs besides.
 fn configuration(session: &Session) -> String {
     format!(
-        r#"version = 2
+        r#"{contrib}
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{pause}"
   disable_hugetlb_controller = true
   stream_server_address = "127.0.0.1"
-[plugins."io.containerd.grpc.v1.cri".containerd]
-  default_runtime_name = "under-test"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.under-test]
-  runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.under-test.options]
-  BinaryName = "{runtime}"
 [plugins."io.containerd.grpc.v1.cri".cni]
   bin_dir = "/usr/lib/cni"
   conf_dir = "{networks}"
 "#,
+        contrib = below(include_str!("../../../../contrib/containerd/config-v2.toml"), session),
         pause = image::NAME,
-        runtime = session.below.runtime.display(),
         networks = session.path("cni").display(),
     )
 }

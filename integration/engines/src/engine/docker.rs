@@ -1,6 +1,6 @@
 //! dockerd, which starts a containerd of its own.
 
-use super::{link, prepare_networks};
+use super::{below, link, prepare_networks};
 use crate::image;
 use crate::session::Session;
 use integration::kit::Verdict;
@@ -27,9 +27,10 @@ fn client() -> Vec<String> {
 /// Starts the daemon with further options.
 pub fn start_with(session: &Session, options: &[&str]) -> Verdict {
     let mut command = session.host("dockerd");
-    command.args(["--live-restore", "--storage-driver", "overlay2", "--exec-opt", "native.cgroupdriver=cgroupfs"]);
-    command.arg("--host").arg(format!("unix://{SOCKET}")).args(["--default-runtime", "under-test"]);
-    command.arg("--add-runtime").arg(format!("under-test={}", session.below.runtime.display()));
+    let configuration = session.path("daemon.json");
+    fs::write(&configuration, below(include_str!("../../../../contrib/docker/daemon.json"), session))?;
+    command.arg("--config-file").arg(configuration).args(["--live-restore", "--storage-driver", "overlay2"]);
+    command.arg("--host").arg(format!("unix://{SOCKET}"));
     command.arg("--data-root").arg(session.path("docker")).args(["--exec-root", "/run/engines-docker"]);
     command.arg("--pidfile").arg(session.path("docker.pid")).args(options);
     // One that was killed leaves its pid behind.

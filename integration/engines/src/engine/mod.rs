@@ -114,6 +114,11 @@ pub fn clean(session: &Session) -> Verdict {
     }
 }
 
+/// A file of `contrib/` with the runtime under test in place of the installed one.
+fn below(file: &str, session: &Session) -> String {
+    file.replace("/usr/local/bin/windlass", &session.below.runtime.display().to_string())
+}
+
 /// Puts a program among the first of the session's `PATH` under this name.
 fn link(session: &Session, target: &std::path::Path, name: &str) -> Verdict {
     let link = session.path("bin").join(name);

@@ -1,6 +1,6 @@
 //! podman, which has no daemon.
 
-use super::{link, prepare_networks};
+use super::{below, link, prepare_networks};
 use crate::image;
 use crate::session::Session;
 use integration::kit::stop::Context;
@@ -14,12 +14,7 @@ pub fn start(session: &Session) -> Verdict<Vec<String>> {
     let dir = |name: &str| session.path(name).display().to_string();
     let mut words: Vec<String> = vec!["podman".into()];
     words.extend(["--root".into(), dir("podman"), "--runroot".into(), dir("podman-run")]);
-    words.extend([
-        "--tmpdir".into(),
-        dir("podman-tmp"),
-        "--runtime".into(),
-        session.below.runtime.display().to_string(),
-    ]);
+    words.extend(["--tmpdir".into(), dir("podman-tmp")]);
     if let Some(shim) = &session.below.shim {
         // The shim knows by this name what is asked of it.
         link(session, shim, "conmon")?;
@@ -32,21 +27,22 @@ fn conmon(session: &Session) -> String {
     session.path("bin/conmon").display().to_string()
 }
 
-/// What this machine needs, and the names of runtimes as `contrib/podman` has them.
+/// The drop-in file that is recommended, with the runtime under test, and what this machine needs.
 fn configuration(session: &Session) -> String {
-    let json = r#"runtime_supports_json = ["crun", "runc", "windlass"]"#;
-    let nocgroups = r#"runtime_supports_nocgroups = ["crun", "windlass"]"#;
+    let ours = below(include_str!("../../../../contrib/podman/windlass.conf"), session);
     // podman takes another conmon, silently, where the one that was asked for does not answer as it likes.
-    let conmon = session.below.shim.as_ref().map(|_| format!("conmon_path = [{:?}]", conmon(session)));
+    let shim = match session.below.shim {
+        Some(_) => include_str!("../../../../contrib/podman/windlass-shim.conf")
+            .replace("[engine]", "")
+            .replace("/usr/local/libexec/windlass/conmon", &conmon(session)),
+        None => String::new(),
+    };
     let pids = if Need::Controller("pids").missing().is_some() { "pids_limit = 0" } else { "" };
+    let engine = format!("[engine]\nevents_logger = \"file\"\ninfra_image = {:?}\n{shim}\n", image::NAME);
     format!(
-        "[containers]\n{pids}\ndefault_ulimits = []\n\
-         [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
-         infra_image = {:?}\n{json}\n{nocgroups}\n{}\n\
-         [network]\nnetwork_config_dir = {:?}\n",
-        image::NAME,
-        conmon.unwrap_or_default(),
+        "[containers]\n{pids}\ndefault_ulimits = []\n[network]\nnetwork_config_dir = {:?}\n{}",
         session.path("networks").display().to_string(),
+        ours.replacen("[engine]", &engine, 1),
     )
 }
 
