@@ -23,12 +23,12 @@ mod rootfs;
 mod rootless;
 mod seccomp;
 mod security;
-mod shim_containerd;
-mod shim_podman;
 mod shim;
+mod shim_containerd;
 mod shim_faults;
 mod shim_gates;
 mod shim_measures;
+mod shim_podman;
 mod terminal;
 mod windlass;
 
