@@ -9,7 +9,7 @@ usage: integration [OPTION…] [FILTER…]
 Runs the cases whose name contains one of the FILTERs (all without one).
 
   --runtime PATH|NAME   the runtime under test; default: the windlass built beside this program
-  --shim PATH           the shim under test; default: the windlass-shim built beside this program
+  --shim PATH           the shim under test; default: the one beside the runtime, or beside this program
   --compare PATH|NAME   run each case on this one too, and list the differences
   --harness host|uml    use only this harness; default: the host, User-Mode Linux where needed
   --long                races for 60 s, crash sweeps over every system call
@@ -83,7 +83,10 @@ impl Args {
             };
             args.shim = match shim {
                 Some(path) => resolve(&path)?,
-                None => built_beside_us("windlass-shim")?,
+                None => match args.runtime.with_file_name("windlass-shim") {
+                    beside if beside.is_file() => beside,
+                    _ => built_beside_us("windlass-shim")?,
+                },
             };
         }
         Ok(args)

@@ -335,8 +335,8 @@ fn tmpcopyup_leaves_the_mode_and_owner_that_were_asked_for(t: &T) -> Verdict {
     fs::create_dir(bundle.rootfs().join("seed"))?;
     fs::write(bundle.rootfs().join("seed/file"), "")?;
     let mount = json!({"destination": "/seed", "type": "tmpfs", "source": "tmpfs",
-        "options": ["tmpcopyup", "mode=1770", "uid=7", "gid=8"]});
-    t.run(&bundle.mount(mount).sh("stat -c '%a %u %g' /seed; ls /seed"))?.ok()?.stdout_is("1770 7 8\nfile\n").map(drop)
+        "options": ["tmpcopyup", "mode=1775", "uid=7", "gid=8"]});
+    t.run(&bundle.mount(mount).sh("stat -c '%a %u %g' /seed; ls /seed"))?.ok()?.stdout_is("1775 7 8\nfile\n").map(drop)
 }
 
 fn tmpcopyup_copies_the_content(t: &T) -> Verdict {

@@ -73,11 +73,7 @@ fn prepare(t: &T) -> Verdict {
     if !["/usr/bin/podman", "/usr/local/bin/podman"].iter().any(|path| Path::new(path).exists()) {
         return skip("podman is not installed");
     }
-    let shim = std::env::current_exe()?.with_file_name("windlass-shim");
-    if !shim.exists() {
-        return skip("windlass-shim is not built beside this program");
-    }
-    symlink(&shim, t.path("conmon")).context("conmon")?;
+    symlink(&t.shim, t.path("conmon")).context("conmon")?;
     fs::write(t.path("containers.conf"), CONFIGURATION)?;
     let dir = t.dir.display();
     let wrapper = format!(

@@ -41,16 +41,6 @@ pub struct Engine<'t> {
     daemon: Option<Child>,
 }
 
-/// The shim that was built beside the runtime, or beside this program.
-pub fn shim(t: &T) -> Verdict<PathBuf> {
-    let beside = std::env::current_exe().map(|me| me.with_file_name("windlass-shim"));
-    let candidates = [Some(t.runtime.with_file_name("windlass-shim")), beside.ok()];
-    match candidates.into_iter().flatten().find(|path| path.is_file()) {
-        Some(path) => Ok(path),
-        None => skip("windlass-shim is not built beside the runtime"),
-    }
-}
-
 fn installed(program: &str) -> Verdict {
     let path = std::env::var("PATH").unwrap_or_default();
     let found = path.split(':').any(|dir| Path::new(dir).join(program).is_file());
@@ -60,9 +50,8 @@ fn installed(program: &str) -> Verdict {
 impl<'t> Engine<'t> {
     /// Starts containerd with our shim under the name of containerd's own.
     pub fn start(t: &'t T) -> Verdict<Engine<'t>> {
-        let shim = shim(t)?;
         let engine = Engine::prepare(t, "ours")?;
-        symlink(&shim, engine.bin.join("containerd-shim-runc-v2")).context("the shim's name")?;
+        symlink(&t.shim, engine.bin.join("containerd-shim-runc-v2")).context("the shim's name")?;
         engine.up()
     }
 
