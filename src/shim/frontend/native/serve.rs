@@ -275,13 +275,14 @@ impl Server {
         }
     }
 
-    /// Gives subscribers what they have not got.
+    /// Gives subscribers what they have not got, and goes on with what a client has no room for when
+    /// it has.
     fn feed(&mut self, core: &Supervisor) {
         let journal = &self.journal;
         self.connections.retain_mut(|connection| {
-            let Some(mut place) = connection.place else { return true };
-            while connection.has_room() {
+            while let Some(mut place) = connection.place.filter(|_| connection.has_room()) {
                 let events = journal.read(&mut place).unwrap_or_default();
+                connection.place = Some(place);
                 if events.is_empty() {
                     break;
                 }
@@ -289,7 +290,6 @@ impl Server {
                     return false;
                 }
             }
-            connection.place = Some(place);
             connection.watch(&core.poll);
             true
         });
