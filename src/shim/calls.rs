@@ -41,7 +41,10 @@ impl Supervisor {
             process.console = Some(console);
         }
         words.push((*id.container).into());
-        process.streams = Some(streams);
+        let streams = process.streams.insert(streams);
+        if process.stdin_closed {
+            streams.close_stdin(&self.poll);
+        }
         let preserve = process.new.preserve_fds;
         // A file left by another process must not be taken for ours.
         let _ = std::fs::remove_file(&process.new.pid_file);
@@ -218,12 +221,15 @@ impl Supervisor {
             return self.failed(call, refusal);
         }
         match call.what {
-            What::Create | What::Exec => self.made(call),
+            What::Create | What::Exec => self.made(call).or_else(|refusal| self.failed(call, refusal)),
             What::Start => self.started(&call.process),
             What::Kill => Ok(Reply::Done),
             What::Delete => self.deleted(call),
             What::Other(then) => {
-                if let (Some(phase), Ok(at)) = (then, self.find(&call.process)) {
+                // One that has ended meanwhile stays so.
+                if let (Some(phase), Ok(at)) = (then, self.find(&call.process))
+                    && self.processes[at].is_alive()
+                {
                     self.processes[at].phase = phase;
                 }
                 Ok(Reply::Output(call.printed.clone()))
@@ -248,13 +254,13 @@ impl Supervisor {
         match call.what {
             What::Create => {
                 // Nobody knows of it any more; what a runtime left behind is the caller's to delete.
-                self.processes.retain(|process| process.new.id != call.process);
+                if let Ok(at) = self.find(&call.process) {
+                    self.remove(at);
+                }
             }
             What::Exec => {
                 if let Ok(at) = self.find(&call.process) {
-                    self.processes[at].phase = Phase::Stopped;
-                    self.processes[at].streams = None;
-                    self.processes[at].ending = Ending::Told;
+                    self.never_ran(at, &refusal);
                 }
             }
             // Gone already is as deleted as it can be.
@@ -262,6 +268,18 @@ impl Supervisor {
             _ => {}
         }
         Err(refusal)
+    }
+
+    /// An exec could not be started, and cannot be tried again: its stdio is used up.
+    pub(super) fn never_ran(&mut self, at: usize, refusal: &Refusal) {
+        let process = &mut self.processes[at];
+        process.phase = Phase::Stopped;
+        process.streams = None;
+        process.console = None;
+        process.ending = Ending::Told;
+        for token in std::mem::take(&mut process.waiters) {
+            self.finish(token, Err(refusal.clone()));
+        }
     }
 
     /// The runtime has made a process, and has written its id down.
@@ -280,6 +298,7 @@ impl Supervisor {
         let id = call.process.clone();
         if call.what == What::Exec {
             self.processes[at].phase = Phase::Running;
+            self.end_late_comer(at);
             self.events.push_back(Event::Started { process: id, pid });
             return Ok(Reply::Pid(pid));
         }
@@ -315,9 +334,9 @@ impl Supervisor {
     /// Watches a process from now on.
     pub(super) fn own(&mut self, at: usize, pid: i32, pidfd: OwnedFd) -> Result<()> {
         let process = &mut self.processes[at];
-        process.pid = pid;
         process.child = process::is_child(pidfd.as_fd());
         self.poll.watch(&pidfd, key(Kind::Process, process.serial, 0), Interest::Read)?;
+        process.pid = pid;
         process.pidfd = Some(pidfd);
         Ok(())
     }
@@ -391,6 +410,18 @@ impl Supervisor {
         Ok(Reply::Pending(token))
     }
 
+    /// Kills an exec that has joined after what init left behind was killed.
+    fn end_late_comer(&self, at: usize) {
+        let process = &self.processes[at];
+        let container = &process.new.id.container;
+        let alone = self.known(container).is_some_and(|known| known.container.kill_on_exit)
+            && self.find(&ProcessId::init(container)).is_ok_and(|init| !self.processes[init].is_alive());
+        if let (true, Some(pidfd)) = (alone, &process.pidfd) {
+            // One that has ended by itself is as good.
+            let _ = process::send_signal(pidfd.as_fd(), libc::SIGKILL);
+        }
+    }
+
     /// Kills what init leaves behind in a PID namespace that is not its own.
     pub(super) fn kill_the_rest(&mut self, id: &ProcessId) {
         let Some(known) = self.known(&id.container).filter(|known| known.container.kill_on_exit) else { return };
@@ -405,7 +436,8 @@ impl Supervisor {
         let process = &self.processes[at];
         let made = process.pid != 0;
         if !process.is_init() {
-            if made && !process.is_told() {
+            let starting = self.calls.iter().any(|call| call.process == *id);
+            if starting || (made && !process.is_told()) {
                 return Err(Refusal::new(Code::WrongPhase, "cannot delete a running process"));
             }
             return Ok(self.forget(id));
@@ -426,7 +458,7 @@ impl Supervisor {
         let process = &mut self.processes[at];
         if process.is_pending() {
             // It was killed just now: its end comes first.
-            process.deleting = Some(call.token);
+            process.deleting.push(call.token);
             return Ok(Reply::Pending(call.token));
         }
         Ok(self.forget(&call.process))
@@ -435,7 +467,7 @@ impl Supervisor {
     /// Forgets a process, and with init its container.
     pub(super) fn forget(&mut self, id: &ProcessId) -> Reply {
         let Ok(at) = self.find(id) else { return Reply::Deleted { pid: 0, status: None } };
-        let mut process = self.processes.remove(at);
+        let mut process = self.remove(at);
         if let Some(streams) = &mut process.streams {
             streams.finish();
         }

@@ -38,8 +38,9 @@ pub(super) struct Client {
     queued: usize,
     /// Bytes of the first in the queue that are sent.
     sent: usize,
-    /// When it last took something, or was given something after having taken all.
-    since: Instant,
+    /// When it last took something, or was given something after having taken all; and how much of
+    /// what it took it had not read then.
+    since: (Instant, usize),
     reading: bool,
     unread: Vec<u8>,
     watched: Interest,
@@ -52,6 +53,8 @@ pub(super) enum Said {
     Input(Vec<u8>),
     /// No more input; it still gets output.
     CloseInput,
+    /// It says no more, which is no end of the input; it still gets output.
+    Silent,
     /// Nothing more now.
     Nothing,
     /// It has left, or broke the protocol.
@@ -76,7 +79,7 @@ impl Client {
             queue: VecDeque::new(),
             queued: 0,
             sent: 0,
-            since: Instant::now(),
+            since: (Instant::now(), 0),
             reading: true,
             unread: Vec::new(),
             watched: Interest::Read,
@@ -100,7 +103,7 @@ impl Client {
                 }
             }
             if self.queue.is_empty() {
-                self.since = Instant::now();
+                self.takes();
             }
             self.queued += frame.len();
             self.queue.push_back(frame.into());
@@ -124,14 +127,11 @@ impl Client {
 
     /// Sends what waits. False: the client has left.
     pub(super) fn flush(&mut self, poll: &Poll) -> bool {
+        let before = (self.queue.len(), self.sent);
         while let Some(frame) = self.queue.front() {
             match socket::send_now(self.socket.as_fd(), &frame[self.sent..]) {
-                Ok(n) if self.sent + n < frame.len() => {
-                    self.sent += n;
-                    self.since = Instant::now();
-                }
+                Ok(n) if self.sent + n < frame.len() => self.sent += n,
                 Ok(_) => {
-                    self.since = Instant::now();
                     self.queued -= frame.len();
                     self.sent = 0;
                     self.queue.pop_front();
@@ -140,8 +140,15 @@ impl Client {
                 Err(_) => return false,
             }
         }
+        if (self.queue.len(), self.sent) != before {
+            self.takes();
+        }
         self.watch(poll);
         true
+    }
+
+    fn takes(&mut self) {
+        self.since = (Instant::now(), socket::unread_by_peer(self.socket.as_fd()));
     }
 
     /// Whether everything was sent.
@@ -157,7 +164,21 @@ impl Client {
     /// When it is to be dropped for not reading, if somebody waits for it: at the end of the
     /// process for what is left, before that only when it is full.
     pub(super) fn patience_ends(&self, at_end: bool) -> Option<Instant> {
-        (self.is_full() || (at_end && !self.is_idle())).then(|| self.since + PATIENCE)
+        (self.is_full() || (at_end && !self.is_idle())).then(|| self.since.0 + PATIENCE)
+    }
+
+    /// Whether it is to be dropped. One that reads slowly may empty its socket for longer than that
+    /// before there is room for more.
+    pub(super) fn is_stalled(&mut self, at_end: bool, now: Instant) -> bool {
+        if self.patience_ends(at_end).is_none_or(|end| end > now) {
+            return false;
+        }
+        let unread = socket::unread_by_peer(self.socket.as_fd());
+        let reads = unread < self.since.1;
+        if reads {
+            self.since = (now, unread);
+        }
+        !reads
     }
 
     /// Whether its input is wanted: not while the process does not read what came before.
@@ -192,7 +213,7 @@ impl Client {
             // On a packet socket an empty packet and the end look the same; if it is the end,
             // sending will say so.
             Ok(0) if self.framing == Framing::Packet => Said::CloseInput,
-            Ok(0) => Said::Gone,
+            Ok(0) => Said::Silent,
             Ok(n) => {
                 buffer.truncate(n);
                 if self.framing == Framing::Packet {

@@ -61,9 +61,23 @@ impl Supervisor {
             streams.process_ended(&self.poll, &mut self.scratch);
         }
         if id.exec.is_none() {
+            self.hurry(&id.container);
             self.kill_the_rest(&id);
         }
         self.drained(serial);
+    }
+
+    /// What is being started in a container whose init has ended cannot succeed any more, and holds
+    /// back the telling of the end: it gets the short time.
+    fn hurry(&mut self, container: &str) {
+        use super::call::What;
+        let Some(short) = self.known(container).map(|known| known.container.timeouts.short) else { return };
+        let soon = Instant::now() + short;
+        for call in self.calls.iter_mut().filter(|call| &*call.process.container == container) {
+            if matches!(call.what, What::Start | What::Exec) {
+                call.deadline = call.deadline.min(soon);
+            }
+        }
     }
 
     /// The pidfd hangs up when the parent has reaped; a parent that does not is not waited for.
@@ -92,6 +106,10 @@ impl Supervisor {
             _ => false,
         };
         if !ready {
+            // A reader that comes after the end was told has its end too.
+            if let (false, Some(streams)) = (matches!(process.ending, Ending::Draining { .. }), &mut process.streams) {
+                streams.end_outlets();
+            }
             return;
         }
         if let Some(streams) = &mut process.streams {
@@ -175,18 +193,18 @@ impl Supervisor {
             process.ending = Ending::Told;
             process.phase = Phase::Stopped;
             if let Some(streams) = &mut process.streams {
-                streams.let_go();
+                streams.let_go(&self.poll, &mut self.scratch);
             }
             let (id, pid) = (process.new.id.clone(), process.pid);
             let waiters = std::mem::take(&mut process.waiters);
-            let deleting = process.deleting.take();
+            let deleting = std::mem::take(&mut process.deleting);
             self.events.push_back(Event::Exited { process: id.clone(), pid, status });
             for token in waiters {
                 self.finish(token, Ok(Reply::Exited(status)));
             }
-            if let Some(token) = deleting {
+            if !deleting.is_empty() {
                 let reply = self.forget(&id);
-                self.finish(token, Ok(reply));
+                deleting.into_iter().for_each(|token| self.finish(token, Ok(reply.clone())));
             }
         }
     }

@@ -136,7 +136,12 @@ pub(super) fn write_in_child(writing: &Writing<'_>) -> Result<Child> {
     let proof = SingleThreaded::check()?;
     match process::fork(CloneFlags::empty(), None, &proof)? {
         Forked::Parent(child) => Ok(child),
-        Forked::Child => process::exit_now(i32::from(write(writing).is_err())),
+        Forked::Child => {
+            // On a slow disk this takes a while: a pipe that the shim closes meanwhile must be closed.
+            let kept: Vec<_> = writing.logs.iter().map(AsFd::as_fd).collect();
+            fd::close_all_but(0, &kept);
+            process::exit_now(i32::from(write(writing).is_err()))
+        }
     }
 }
 

@@ -68,6 +68,17 @@ enum Sink {
     Kept(#[allow(dead_code)] OwnedFd),
 }
 
+/// What the reading of the source waits for: it is not watched meanwhile, because a hang-up
+/// cannot be masked and would wake us for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    No,
+    /// The sink is full: the process waits in its write until somebody reads.
+    Sink,
+    /// A client is full.
+    Clients,
+}
+
 /// One stream of output.
 #[derive(Debug)]
 pub(super) struct Outlet {
@@ -82,10 +93,7 @@ pub(super) struct Outlet {
     /// Held back while the runtime may still complain on this stream.
     held: Option<Vec<u8>>,
     pub(super) complaint: Vec<u8>,
-    /// The sink is full, and watched until it is not.
-    blocked: bool,
-    /// The source is not watched: the sink or a client is full.
-    paused: bool,
+    waits: Waits,
     /// The terminal has nobody on its other side at the moment.
     pub(super) hung_up: bool,
     dropped: u64,
@@ -112,12 +120,13 @@ fn sink_of(output: Output) -> Result<Sink> {
         }
         // Open for reading too: an engine that dies is no broken pipe.
         Output::Fifo(path) => {
-            let file = fd::open(&path, OFlag::O_RDWR | OFlag::O_NONBLOCK)?;
+            let file = fd::open(&path, OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_APPEND)?;
             let is_fifo = fd::stat(file.as_fd())?.st_mode & libc::S_IFMT == libc::S_IFIFO;
             if is_fifo { Sink::Pipe(file) } else { Sink::File(file) }
         }
         Output::File(path) => {
-            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW;
+            // A fifo without a reader is an error then, and not waited for.
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
             Sink::File(fd::openat(fd::CWD, &path, flags, 0o600)?)
         }
     })
@@ -135,8 +144,7 @@ impl Outlet {
             pending: Vec::new(),
             held: None,
             complaint: Vec::new(),
-            blocked: false,
-            paused: false,
+            waits: Waits::No,
             hung_up: false,
             dropped: 0,
             spliced: 0,
@@ -179,16 +187,21 @@ impl Outlet {
     pub(super) fn pump(&mut self, around: &mut Around<'_>) {
         for _ in 0..if around.alive { TURNS } else { LAST_TURNS } {
             if !self.flush() {
-                return self.block(around.poll);
+                return self.wait_for(Waits::Sink, around.poll);
             }
             if around.clients.iter().any(Client::is_full) {
-                return self.pause(around.poll);
+                return self.wait_for(Waits::Clients, around.poll);
             }
+            self.wait_for(Waits::No, around.poll);
             let Some(source) = &self.source else { return };
             let direct = around.logs.is_empty() && around.clients.is_empty() && self.held.is_none() && !self.terminal;
             let moved = match &self.sink {
                 Sink::Pipe(pipe) if direct => match stream::splice(source.as_fd(), pipe.as_fd(), SPLICE) {
-                    Ok(Moved::Later) if stream::waiting(source.as_fd()) > 0 => return self.block(around.poll),
+                    Ok(Moved::Later) if stream::waiting(source.as_fd()) > 0 => {
+                        return self.wait_for(Waits::Sink, around.poll);
+                    }
+                    // The sink may be full, and then only read(2) tells nothing from the end.
+                    Ok(Moved::Later) => self.copy(around),
                     Ok(Moved::Bytes(n)) => {
                         self.count(n);
                         Ok(Moved::Bytes(n))
@@ -204,14 +217,17 @@ impl Outlet {
             };
             match moved {
                 Ok(Moved::Bytes(_)) => {}
-                Ok(Moved::Later) => break,
-                Ok(Moved::End) | Err(_) => {
-                    self.end_of_source(around);
-                    break;
-                }
+                Ok(Moved::Later) => return,
+                Ok(Moved::End) | Err(_) => return self.end_of_source(around),
             }
         }
-        self.unblock(around.poll);
+    }
+
+    /// Goes on where it has waited for clients, if none is full any more.
+    pub(super) fn resume(&mut self, around: &mut Around<'_>) {
+        if self.waits == Waits::Clients {
+            self.pump(around);
+        }
     }
 
     /// Takes note of what was spliced; much of it makes the pipes wide.
@@ -321,30 +337,25 @@ impl Outlet {
         self.pending.is_empty()
     }
 
-    /// The sink is full: the process waits in its write until somebody reads.
-    fn block(&mut self, poll: &Poll) {
-        if let (false, Sink::Pipe(pipe)) = (self.blocked, &self.sink) {
-            self.blocked = poll.watch(pipe, self.sink_key, Interest::Write).is_ok();
+    fn wait_for(&mut self, what: Waits, poll: &Poll) {
+        if self.waits == what {
+            return;
         }
-        if self.blocked {
-            self.pause(poll);
+        if let Sink::Pipe(pipe) = &self.sink {
+            if what == Waits::Sink && poll.watch(pipe, self.sink_key, Interest::Write).is_err() {
+                return;
+            }
+            if self.waits == Waits::Sink {
+                poll.forget(pipe);
+            }
         }
-    }
-
-    fn pause(&mut self, poll: &Poll) {
-        if let (false, Some(source)) = (self.paused, &self.source) {
-            // Not watched for nothing: a hang-up cannot be masked, and would wake us for ever.
-            poll.forget(source);
-            self.paused = true;
-        }
-    }
-
-    fn unblock(&mut self, poll: &Poll) {
-        if let (true, Sink::Pipe(pipe)) = (std::mem::take(&mut self.blocked), &self.sink) {
-            poll.forget(pipe);
-        }
-        if let (true, Some(source)) = (std::mem::take(&mut self.paused), &self.source) {
-            let _ = poll.watch(source, self.source_key, Interest::Read);
+        let before = std::mem::replace(&mut self.waits, what);
+        if let Some(source) = &self.source {
+            if before == Waits::No {
+                poll.forget(source);
+            } else if what == Waits::No {
+                let _ = poll.watch(source, self.source_key, Interest::Read);
+            }
         }
     }
 
@@ -355,7 +366,7 @@ impl Outlet {
 
     /// Whether a client that is full is waited for.
     pub(super) fn is_held_back(&self) -> bool {
-        self.paused && !self.blocked && self.source.is_some()
+        self.waits == Waits::Clients && self.source.is_some()
     }
 
     fn end_of_source(&mut self, around: &mut Around<'_>) {
@@ -364,7 +375,6 @@ impl Outlet {
             if let (false, Some(source)) = (self.hung_up, &self.source) {
                 around.poll.forget(source);
                 self.hung_up = true;
-                self.paused = false;
             }
             return;
         }
@@ -374,7 +384,7 @@ impl Outlet {
     /// Looks at a terminal again that was hung up.
     pub(super) fn look_again(&mut self, around: &mut Around<'_>) {
         if std::mem::take(&mut self.hung_up) {
-            if let Some(source) = &self.source {
+            if let (Waits::No, Some(source)) = (self.waits, &self.source) {
                 let _ = around.poll.watch(source, self.source_key, Interest::Read);
             }
             self.pump(around);
@@ -384,8 +394,7 @@ impl Outlet {
     /// No more is read. A reader of the fifo gets its end, and what is in it stays readable.
     pub(super) fn finish(&mut self) {
         self.source = None;
-        self.blocked = false;
-        self.paused = false;
+        self.waits = Waits::No;
         self.dropped += self.pending.len() as u64;
         self.pending = Vec::new();
         self.end_sink();

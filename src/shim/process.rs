@@ -129,8 +129,10 @@ pub(super) struct Process {
     /// How often writing its record has failed.
     pub(super) failures: u32,
     pub(super) waiters: Vec<WaitToken>,
-    /// The runtime has deleted it; the answer waits for its end to be told.
-    pub(super) deleting: Option<WaitToken>,
+    /// The runtime has deleted it; the answers wait for its end to be told.
+    pub(super) deleting: Vec<WaitToken>,
+    /// It is to get no input, which was said before its stdio was opened.
+    pub(super) stdin_closed: bool,
 }
 
 impl Process {
@@ -149,7 +151,8 @@ impl Process {
             ending: Ending::Alive,
             failures: 0,
             waiters: Vec::new(),
-            deleting: None,
+            deleting: Vec::new(),
+            stdin_closed: false,
         }
     }
 

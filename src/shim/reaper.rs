@@ -36,15 +36,13 @@ impl Reaper {
     }
 }
 
-/// Reaps ended children that are not `known`. A known one that the kernel names first hides
-/// others; they are found when it has been reaped, which its own pidfd brings about.
-pub fn reap_orphans(known: impl Fn(i32) -> bool) -> usize {
-    let mut n = 0;
+/// Reaps ended children that are not `known`. False: a known one that the kernel names first hides
+/// others, which are to be looked for again when that one has been reaped.
+pub fn reap_orphans(known: impl Fn(i32) -> bool) -> bool {
     while let Some(pid) = process::ended_child() {
         if known(pid) || !process::reap(pid) {
-            break;
+            return false;
         }
-        n += 1;
     }
-    n
+    true
 }

@@ -40,6 +40,8 @@ pub(super) struct Streams {
     logs: Vec<Logger>,
     clients: Vec<Client>,
     next_client: u16,
+    /// What was typed before the runtime has sent the terminal.
+    early: Option<Vec<u8>>,
     /// The size that was asked for before there was a terminal.
     size: Option<(u16, u16)>,
 }
@@ -86,6 +88,7 @@ impl Streams {
             logs,
             clients: Vec::new(),
             next_client: 0,
+            early: stdio.terminal.then(Vec::new),
             size: None,
         };
         let pipes = Pipes { owner: stdio.owner, fifos: stdio.fifos };
@@ -163,6 +166,10 @@ impl Streams {
             _ => None,
         };
         self.take_input(sink, true, fifo, poll)?;
+        if let Some(early) = self.early.take().filter(|early| !early.is_empty()) {
+            self.clients.iter_mut().for_each(|client| client.listen(true, poll));
+            self.type_in(&early, poll);
+        }
         match self.outlets.first_mut() {
             Some(outlet) => outlet.read_from(master, true, poll),
             None => Ok(()),
@@ -213,21 +220,10 @@ impl Streams {
             }
             Kind::InputFifo => self.pump_fifo(poll),
             Kind::InputSink => self.flush_input(poll),
-            Kind::Client => {
-                self.client_ready(sub, ready, poll);
-                self.go_on(poll, scratch, alive);
-            }
+            Kind::Client => self.client_ready(sub, ready, poll),
             _ => {}
         }
-    }
-
-    /// Reads on if no client is full any more.
-    fn go_on(&mut self, poll: &Poll, scratch: &mut Scratch, alive: bool) {
-        self.each(poll, scratch, alive, |outlet, around| {
-            if outlet.is_held_back() {
-                outlet.pump(around);
-            }
-        });
+        self.each(poll, scratch, alive, Outlet::resume);
     }
 
     /// Whether a client that is full is waited for.
@@ -247,29 +243,40 @@ impl Streams {
 
     /// Drops the clients that were waited for long enough.
     pub(super) fn lose_patience(&mut self, now: Instant, poll: &Poll, scratch: &mut Scratch, alive: bool) {
-        let before = self.clients.len();
-        self.clients.retain(|client| client.patience_ends(!alive).is_none_or(|end| end > now));
-        if self.clients.len() < before {
-            self.go_on(poll, scratch, alive);
+        if self.patience_ends(alive).is_some_and(|end| end <= now) {
+            self.clients.retain_mut(|client| !client.is_stalled(!alive, now));
+            self.each(poll, scratch, alive, Outlet::resume);
         }
     }
 
     fn pump_fifo(&mut self, poll: &Poll) {
         let Some(input) = &mut self.input else { return };
         let Some(fifo) = &input.fifo else { return };
-        let moved = if input.terminal {
-            copy(fifo, &input.sink, &mut input.pending)
-        } else {
-            stream::splice(fifo.as_fd(), input.sink.as_fd(), 64 * 1024)
+        let spliced =
+            if input.terminal { Ok(Moved::Later) } else { stream::splice(fifo.as_fd(), input.sink.as_fd(), 64 * 1024) };
+        let moved = match spliced {
+            // The pipe may be full, and then only read(2) tells nothing from the end.
+            Ok(Moved::Later) if input.terminal || stream::waiting(fifo.as_fd()) == 0 => {
+                copy(fifo, &input.sink, &mut input.pending)
+            }
+            other => other,
         };
         match moved {
             Ok(Moved::Bytes(_)) if input.pending.is_empty() => {}
             Ok(Moved::Bytes(_)) => self.block_input(poll),
-            Ok(Moved::Later) if stream::waiting(fifo.as_fd()) > 0 => self.block_input(poll),
+            Ok(Moved::Later) if !input.terminal && stream::waiting(fifo.as_fd()) > 0 => self.block_input(poll),
             Ok(Moved::Later) => {}
             // The end of a terminal's input is no hang-up of the terminal.
             Ok(Moved::End) if input.terminal => input.fifo = None,
-            Ok(Moved::End) | Err(_) => self.input = None,
+            Ok(Moved::End) | Err(_) => self.end_input(poll),
+        }
+    }
+
+    /// Nobody reads it, or no more comes.
+    fn end_input(&mut self, poll: &Poll) {
+        if let Some(input) = self.input.take() {
+            // A terminal is open under another number too, so that closing this one is not enough.
+            poll.forget(&input.sink);
         }
     }
 
@@ -289,10 +296,7 @@ impl Streams {
         let Some(input) = &mut self.input else { return };
         match write_all(&input.sink, &mut input.pending) {
             // Nobody reads it any more.
-            Err(_) => {
-                self.input = None;
-                return;
-            }
+            Err(_) => return self.end_input(poll),
             Ok(false) => return,
             Ok(true) => {}
         }
@@ -304,7 +308,7 @@ impl Streams {
             self.clients.iter_mut().for_each(|client| client.listen(true, poll));
         }
         if input.close_when_empty && !input.terminal {
-            self.input = None;
+            self.end_input(poll);
         }
     }
 
@@ -325,6 +329,13 @@ impl Streams {
                         self.close_stdin(poll);
                     }
                     // The end of a message socket reads as empty for ever.
+                    self.clients[at].listen(false, poll);
+                    if ready.hangup {
+                        self.clients.remove(at);
+                    }
+                    return;
+                }
+                Said::Silent => {
                     self.clients[at].listen(false, poll);
                     if ready.hangup {
                         self.clients.remove(at);
@@ -353,12 +364,16 @@ impl Streams {
         if !matches!(self.stdin, Stdin::Attach { .. }) {
             return;
         }
+        if let Some(early) = &mut self.early {
+            early.extend_from_slice(bytes);
+            return self.clients.iter_mut().for_each(|client| client.listen(false, poll));
+        }
         let Some(input) = &mut self.input else { return };
         input.pending.extend_from_slice(bytes);
         match write_all(&input.sink, &mut input.pending) {
             Ok(true) => {}
             Ok(false) => self.block_input(poll),
-            Err(_) => self.input = None,
+            Err(_) => self.end_input(poll),
         }
     }
 
@@ -375,7 +390,7 @@ impl Streams {
             return;
         }
         if input.pending.is_empty() && !input.terminal {
-            self.input = None;
+            self.end_input(poll);
         } else {
             input.close_when_empty = true;
         }
@@ -383,6 +398,10 @@ impl Streams {
 
     /// A client from now on.
     pub(super) fn attach(&mut self, socket: OwnedFd, framing: Framing, poll: &Poll) -> Result<()> {
+        // Numbers come round again, and an old client may still have one.
+        while self.clients.iter().any(|client| client.number == self.next_client) {
+            self.next_client = self.next_client.wrapping_add(1);
+        }
         let number = self.next_client;
         self.next_client = self.next_client.wrapping_add(1);
         let mut client = Client::new(number, key(Kind::Client, self.serial, number), socket, framing, poll)?;
@@ -424,7 +443,7 @@ impl Streams {
 
     /// The process has ended: its terminal's hang-up is for good, its input is nobody's.
     pub(super) fn process_ended(&mut self, poll: &Poll, scratch: &mut Scratch) {
-        self.input = None;
+        self.end_input(poll);
         self.each(poll, scratch, false, |outlet, around| {
             outlet.look_again(around);
             outlet.pump(around);
@@ -441,12 +460,18 @@ impl Streams {
     /// Everything was read, and readers may know.
     pub(super) fn end_sinks(&mut self, scratch: &mut Scratch) {
         self.logs.iter_mut().for_each(|log| log.end(scratch.output()));
+        self.end_outlets();
+    }
+
+    /// The same for one that was waited for only after the end was told.
+    pub(super) fn end_outlets(&mut self) {
         self.outlets.iter_mut().filter(|outlet| outlet.is_drained()).for_each(Outlet::end_sink);
     }
 
     /// The end is told: attached clients have seen all there is.
-    pub(super) fn let_go(&mut self) {
+    pub(super) fn let_go(&mut self, poll: &Poll, scratch: &mut Scratch) {
         self.clients.clear();
+        self.each(poll, scratch, false, Outlet::resume);
     }
 
     /// Nothing has moved for a while.

@@ -112,9 +112,11 @@ pub struct Supervisor {
 pub type NamedPid = (i32, Option<Rc<str>>);
 
 impl Supervisor {
-    /// Blocks the signals and becomes the parent of orphans.
+    /// Blocks the signals, becomes the parent of orphans, and may open as many files as the hard limit allows.
     pub fn new() -> Result<Supervisor> {
         let (poll, reaper) = (Poll::new()?, Reaper::new()?);
+        // Each process takes seven, and a storm of execs may have hundreds.
+        crate::sys::spawn::raise_descriptor_limit();
         poll.watch(reaper.fd(), key(Kind::Signals, 0, 0), Interest::Read)?;
         Ok(Supervisor {
             poll,
@@ -150,7 +152,9 @@ impl Supervisor {
 
     /// Forgets a container without touching it.
     pub fn close(&mut self, container: &str) {
-        self.processes.retain(|process| &*process.new.id.container != container);
+        while let Some(at) = self.processes.iter().position(|process| &*process.new.id.container == container) {
+            self.remove(at);
+        }
         if let Some(at) = self.containers.iter().position(|known| &*known.container.id == container) {
             let known = self.containers.remove(at);
             if let (Some(watch), Some(notifier)) = (known.oom, &self.notifier) {
@@ -177,8 +181,9 @@ impl Supervisor {
             },
             Request::CloseStdin(process) => {
                 let at = self.find(&process)?;
-                if let Some(streams) = &mut self.processes[at].streams {
-                    streams.close_stdin(&self.poll);
+                match &mut self.processes[at].streams {
+                    Some(streams) => streams.close_stdin(&self.poll),
+                    None => self.processes[at].stdin_closed = true,
                 }
                 Ok(Reply::Done)
             }
@@ -195,6 +200,7 @@ impl Supervisor {
                 let process = &mut self.processes[at];
                 match process.exit {
                     Some(status) if process.is_told() => Ok(Reply::Exited(status)),
+                    None if process.is_told() => Err(Refusal::new(Code::WrongPhase, "the process never ran")),
                     _ => {
                         process.waiters.push(token);
                         Ok(Reply::Pending(token))
@@ -446,8 +452,7 @@ impl Supervisor {
             }
         }
         if self.orphans && !self.calls.iter().any(|call| matches!(call.what, What::Create | What::Exec)) {
-            self.orphans = false;
-            self.reap_orphans();
+            self.orphans = !self.reap_orphans();
         }
         if self.stirred.is_some_and(|at| now >= at + IDLE) {
             self.stirred = None;
@@ -457,7 +462,7 @@ impl Supervisor {
         }
     }
 
-    fn reap_orphans(&self) {
+    fn reap_orphans(&self) -> bool {
         reap_orphans(|pid| {
             self.children.contains(&pid)
                 || self.calls.iter().any(|call| call.child.pid == pid)
@@ -465,7 +470,7 @@ impl Supervisor {
                     (process.pid == pid && process.is_alive())
                         || matches!(&process.ending, Ending::Writing(child) if child.pid == pid)
                 })
-        });
+        })
     }
 
     pub(super) fn next_serial(&mut self) -> u32 {
@@ -505,12 +510,22 @@ impl Supervisor {
         Ok(Reply::Done)
     }
 
+    /// Takes a process out; who still waits for it is told that it is gone.
+    pub(super) fn remove(&mut self, at: usize) -> Process {
+        let mut process = self.processes.remove(at);
+        let gone = not_found(process.new.id.exec.as_deref().unwrap_or(&process.new.id.container));
+        for token in process.waiters.drain(..).chain(process.deleting.drain(..)) {
+            self.events.push_back(Event::Finished { token, result: Err(gone.clone()) });
+        }
+        process
+    }
+
     fn create(&mut self, process: super::NewProcess) -> std::result::Result<Reply, Refusal> {
         let id = process.id.clone();
         self.add(process)?;
         let launched = self.find(&id).and_then(|at| self.launch(at, What::Create));
-        if launched.is_err() {
-            self.processes.retain(|process| process.new.id != id);
+        if let (Err(_), Ok(at)) = (&launched, self.find(&id)) {
+            self.remove(at);
         }
         launched.map(Reply::Pending)
     }
@@ -534,7 +549,11 @@ impl Supervisor {
         if init.is_ok_and(|init| !self.processes[init].is_alive()) {
             return Err(Refusal::new(Code::WrongPhase, "container not running: its init has ended"));
         }
-        self.launch(at, What::Exec).map(Reply::Pending)
+        let launched = self.launch(at, What::Exec);
+        if let Err(refusal) = &launched {
+            self.never_ran(at, refusal);
+        }
+        launched.map(Reply::Pending)
     }
 }
 

@@ -1,10 +1,9 @@
 //! Making, finding, signalling and reaping processes.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus};
 
 use super::{Called, Failed, Result, check};
 
@@ -106,9 +105,10 @@ impl Child {
     /// Waits for the child's end and reaps it.
     pub fn wait(&self) -> Result<Exit> {
         loop {
-            match nix::sys::wait::waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::__WALL) {
-                Err(Errno::EINTR) => {}
-                other => return other.called(|| format!("waitid(P_PIDFD, {})", self.pid)).map(exit_of),
+            match wait_for(libc::P_PIDFD, self.pidfd.as_raw_fd(), 0) {
+                Ok(Some((_, exit))) => return Ok(exit),
+                Ok(None) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(Failed { call: format!("waitid(P_PIDFD, {})", self.pid).into(), errno }),
             }
         }
     }
@@ -126,34 +126,31 @@ impl Child {
 
 /// Reaps the child behind `pidfd` if it has ended.
 pub fn try_wait(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
-    match nix::sys::wait::waitid(Id::PIDFd(pidfd), flags)
-        .called(|| format!("waitid(P_PIDFD, {})", pidfd.as_raw_fd()))?
-    {
-        WaitStatus::StillAlive => Ok(None),
-        status => Ok(Some(exit_of(status))),
-    }
+    wait_for(libc::P_PIDFD, pidfd.as_raw_fd(), libc::WNOHANG)
+        .called(|| format!("waitid(P_PIDFD, {})", pidfd.as_raw_fd()))
+        .map(|ended| ended.map(|(_, exit)| exit))
 }
 
-fn exit_of(status: WaitStatus) -> Exit {
-    match status {
-        WaitStatus::Exited(_, code) => Exit::Code(code),
-        WaitStatus::Signaled(_, signal, _) => Exit::Signal(signal as i32),
-        // WEXITED alone was asked for, so nothing else is reported.
-        _ => Exit::Code(255),
-    }
+/// waitid(2) for an end: who ended, and how. nix's cannot say it of a real-time signal, for which
+/// it has no name.
+fn wait_for(which: libc::idtype_t, id: RawFd, flags: libc::c_int) -> nix::Result<Option<(i32, Exit)>> {
+    // SAFETY: all zeroes is a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the call writes one siginfo_t, which outlives it.
+    let returned =
+        unsafe { libc::waitid(which, id as libc::id_t, &raw mut info, flags | libc::WEXITED | libc::__WALL) };
+    Errno::result(returned)?;
+    // SAFETY: waitid filled in what it does for SIGCHLD, or left it zero.
+    let pid = unsafe { info.si_pid() };
+    // SAFETY: as before.
+    let status = unsafe { info.si_status() };
+    let exit = if info.si_code == libc::CLD_EXITED { Exit::Code(status) } else { Exit::Signal(status) };
+    Ok((pid != 0).then_some((pid, exit)))
 }
 
 /// Reaps every child that has ended, as an adoptive parent must; returns how many.
 pub fn reap_others() -> usize {
-    let mut n = 0;
-    while let Ok(status) = nix::sys::wait::waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-        if status == WaitStatus::StillAlive {
-            break;
-        }
-        n += 1;
-    }
-    n
+    std::iter::from_fn(|| wait_for(libc::P_ALL, 0, libc::WNOHANG).ok().flatten()).count()
 }
 
 /// pidfd_open(2).
@@ -261,11 +258,9 @@ pub fn namespace_kind(namespace: BorrowedFd<'_>) -> Result<u64> {
 
 /// Reaps the children that have ended, but not `kept`, whose status somebody waits for.
 pub fn reap_except(kept: i32) {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) = nix::sys::wait::waitid(Id::All, flags)
-    {
+    while let Some(pid) = ended_child() {
         // The kernel names the oldest first: behind `kept` others may wait until it is reaped.
-        if pid.as_raw() == kept || nix::sys::wait::waitpid(pid, None).is_err() {
+        if pid == kept || !reap(pid) {
             break;
         }
     }
@@ -273,19 +268,17 @@ pub fn reap_except(kept: i32) {
 
 /// Whether the process behind `pidfd` is a child of ours: then its end is ours to reap.
 pub fn is_child(pidfd: BorrowedFd<'_>) -> bool {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
-    nix::sys::wait::waitid(Id::PIDFd(pidfd), flags).is_ok()
+    wait_for(libc::P_PIDFD, pidfd.as_raw_fd(), libc::WNOHANG | libc::WNOWAIT).is_ok()
 }
 
 /// Any child of ours that has ended and is not reaped: the kernel's oldest.
 pub fn ended_child() -> Option<i32> {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
-    nix::sys::wait::waitid(Id::All, flags).ok().and_then(|status| status.pid()).map(|pid| pid.as_raw())
+    wait_for(libc::P_ALL, 0, libc::WNOHANG | libc::WNOWAIT).ok().flatten().map(|(pid, _)| pid)
 }
 
 /// Reaps the child `pid`, which has ended.
 pub fn reap(pid: i32) -> bool {
-    nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)).is_ok()
+    wait_for(libc::P_PID, pid, libc::WNOHANG).is_ok()
 }
 
 /// `PIDFD_GET_INFO` (ioctl_pidfd, Linux 6.15 for the exit): how the process behind a pidfd ended,

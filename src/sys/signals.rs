@@ -6,7 +6,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::{Called, Result};
 
 /// Blocks every signal and gives a descriptor that reads them.
+///
+/// SIGCHLD gets its default action: who started us may have ignored it, and then the kernel reaps
+/// our children itself and their status is lost.
 pub fn collect() -> Result<SignalFd> {
+    default_action(Signal::SIGCHLD)?;
     let all = SigSet::all();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), None).called(|| "rt_sigprocmask(SIG_SETMASK, all)".into())?;
     SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).called(|| "signalfd4(all)".into())
@@ -21,7 +25,11 @@ pub fn unblock() -> Result<()> {
 /// Gives SIGPIPE its default action back: Rust's runtime ignores it, and an ignored signal
 /// stays ignored over execve(2), where the container's programs would find it so.
 pub fn default_sigpipe() -> Result<()> {
+    default_action(Signal::SIGPIPE)
+}
+
+fn default_action(signal: Signal) -> Result<()> {
     let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: the default action runs no code of ours.
-    unsafe { sigaction(Signal::SIGPIPE, &action) }.called(|| "rt_sigaction(SIGPIPE, SIG_DFL)".into()).map(drop)
+    unsafe { sigaction(signal, &action) }.called(|| format!("rt_sigaction({signal}, SIG_DFL)")).map(drop)
 }

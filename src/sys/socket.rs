@@ -305,9 +305,24 @@ pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
     nix::sys::socket::send(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
 }
 
+/// `SIOCOUTQ`: bytes that the other end has not read, with the kernel's overhead for each piece.
+pub fn unread_by_peer(socket: BorrowedFd<'_>) -> usize {
+    let mut n: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (the number of TIOCOUTQ) writes one int, which outlives the call.
+    let returned = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut n) };
+    if returned == 0 { n.max(0) as usize } else { 0 }
+}
+
 /// Receives without waiting. On a message socket what does not fit is cut off.
 pub fn receive_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<usize> {
     nix::sys::socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)
+}
+
+/// Makes a send that waits wait no longer than so many milliseconds; then it is `EAGAIN`.
+pub fn give_up_sending_after(socket: BorrowedFd<'_>, milliseconds: u32) -> Result<()> {
+    use nix::sys::time::TimeValLike;
+    let limit = nix::sys::time::TimeVal::milliseconds(milliseconds.into());
+    nix::sys::socket::setsockopt(&socket, sockopt::SendTimeout, &limit).called(|| "setsockopt(SO_SNDTIMEO)".into())
 }
 
 /// Sends one datagram to a path without waiting; with `fd` where given.
@@ -317,6 +332,26 @@ pub fn send_datagram_to(
     bytes: &[u8],
     fd: Option<BorrowedFd<'_>>,
 ) -> nix::Result<usize> {
+    datagram_to(socket, path, bytes, fd, MsgFlags::MSG_DONTWAIT)
+}
+
+/// The same, but waits where the receiver's queue is full.
+pub fn send_datagram_patiently(
+    socket: BorrowedFd<'_>,
+    path: &str,
+    bytes: &[u8],
+    fd: Option<BorrowedFd<'_>>,
+) -> nix::Result<usize> {
+    datagram_to(socket, path, bytes, fd, MsgFlags::empty())
+}
+
+fn datagram_to(
+    socket: BorrowedFd<'_>,
+    path: &str,
+    bytes: &[u8],
+    fd: Option<BorrowedFd<'_>>,
+    flags: MsgFlags,
+) -> nix::Result<usize> {
     let address = match path.strip_prefix('@') {
         Some(name) => UnixAddr::new_abstract(name.as_bytes())?,
         None => UnixAddr::new(path)?,
@@ -324,7 +359,7 @@ pub fn send_datagram_to(
     let raw: Vec<i32> = fd.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let flags = flags | MsgFlags::MSG_NOSIGNAL;
     nix::sys::socket::sendmsg(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, flags, Some(&address))
 }
 

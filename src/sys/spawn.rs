@@ -3,6 +3,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
@@ -53,6 +54,19 @@ struct Shared {
     session: bool,
     listen_pid: *mut u8,
     errno: c_int,
+}
+
+/// Our soft limit of descriptors before it was raised; 0: it was not.
+static DESCRIPTORS: AtomicU64 = AtomicU64::new(0);
+
+/// Raises our soft limit of open descriptors to the hard one. What is started from then on gets
+/// the old one back: programs that use select(2) cannot have more.
+pub fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
+        DESCRIPTORS.store(soft, Ordering::Relaxed);
+    }
 }
 
 /// `LISTEN_PID=` and room for a process id.
@@ -161,6 +175,7 @@ fn prepare(shared: &mut Shared) -> nix::Result<()> {
         };
         Errno::result(returned)?;
     }
+    lower_descriptor_limit();
     for preserved in 3..3 + shared.preserve as c_int {
         // SAFETY: takes no pointers; one that is not open is EBADF and none of our business.
         unsafe { libc::fcntl(preserved, libc::F_SETFD, 0) };
@@ -186,6 +201,15 @@ fn place(extra: &[c_int]) -> nix::Result<()> {
         Errno::result(unsafe { libc::dup2(copy, target) })?;
     }
     Ok(())
+}
+
+fn lower_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let soft = DESCRIPTORS.load(Ordering::Relaxed);
+    if let (1.., Ok((_, hard))) = (soft, getrlimit(Resource::RLIMIT_NOFILE)) {
+        // Lowering a limit is always allowed.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
+    }
 }
 
 fn write_oom_score(text: *const u8, length: usize) {

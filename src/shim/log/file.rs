@@ -52,7 +52,7 @@ impl FileLog {
         if self.file.is_none() {
             self.reopen();
         }
-        let written = self.file.as_ref().map_or(0, |file| put(file, bytes, self.size));
+        let written = self.file.as_ref().map_or(0, |file| put(file, bytes));
         self.size += written as u64;
         self.total += written as u64;
         self.dropped += (bytes.len() - written) as u64;
@@ -83,12 +83,13 @@ impl FileLog {
             }
             return;
         }
-        for n in (1..self.spec.max_files).rev() {
+        // Where somebody has moved it away already, nothing moves on.
+        let first = if self.spec.path.exists() { 1 } else { self.spec.max_files };
+        for n in (first..self.spec.max_files).rev() {
             let _ = std::fs::rename(self.numbered(&n.to_string()), self.numbered(&(n + 1).to_string()));
         }
-        if std::fs::rename(&self.spec.path, self.numbered("1")).is_ok() {
-            self.reopen();
-        }
+        let _ = std::fs::rename(&self.spec.path, self.numbered("1"));
+        self.reopen();
     }
 
     fn numbered(&self, suffix: &str) -> PathBuf {
@@ -104,8 +105,9 @@ impl FileLog {
 }
 
 fn open(spec: &LogFile) -> Result<OwnedFd> {
-    // Not through a link: the directory may be one that others write to.
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW;
+    // Not through a link: the directory may be one that others write to. Without O_NONBLOCK a fifo
+    // of that name would be waited for.
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     fd::openat(fd::CWD, &spec.path, flags, 0o600)
 }
 
@@ -115,7 +117,7 @@ fn size_of(file: &OwnedFd) -> u64 {
 
 /// Writes all, or all up to the end of a line: a line that was cut by a full disk is taken back,
 /// so that the next one begins where a reader expects it. Gives how much stays.
-fn put(file: &OwnedFd, bytes: &[u8], size: u64) -> usize {
+fn put(file: &OwnedFd, bytes: &[u8]) -> usize {
     let mut done = 0;
     while done < bytes.len() {
         match stream::write(file.as_fd(), &bytes[done..]) {
@@ -128,7 +130,9 @@ fn put(file: &OwnedFd, bytes: &[u8], size: u64) -> usize {
         return done;
     }
     let whole = bytes[..done].iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-    match nix::unistd::ftruncate(file, (size + whole as u64) as i64) {
+    // Where the last write ended: somebody may have emptied the file since we looked.
+    let end = nix::unistd::lseek(file, 0, nix::unistd::Whence::SeekCur);
+    match end.and_then(|end| nix::unistd::ftruncate(file, end - (done - whole) as i64)) {
         Ok(()) => whole,
         Err(_) => done,
     }
@@ -181,6 +185,20 @@ mod tests {
         log.reopen();
         log.append(b"b\n");
         assert_eq!((text(dir.join("old")), text(dir.join("log"))), ("a\n".into(), "b\n".into()));
+        std::fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
+    fn a_full_log_that_was_moved_away_moves_no_other() {
+        let (dir, mut log) = log("moved", 2);
+        log.append(b"aaaaaaa\n");
+        std::fs::write(dir.join("log.1"), "older").expect("written");
+        std::fs::rename(dir.join("log"), dir.join("moved")).expect("renamed");
+        for line in ["bbbbbbb\n", "ccccccc\n"] {
+            log.append(line.as_bytes());
+        }
+        assert_eq!(text(dir.join("log")), "ccccccc\n");
+        assert_eq!((text(dir.join("log.1")), text(dir.join("log.2"))), ("bbbbbbb\n".into(), "older".into()));
         std::fs::remove_dir_all(dir).expect("removed");
     }
 

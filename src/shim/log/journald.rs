@@ -1,7 +1,8 @@
 //! systemd's journal, in its native protocol: a datagram of fields per entry; one that is too
 //! long for a datagram goes as a sealed memory file.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -19,16 +20,32 @@ const PRIORITY: [u8; 2] = [b'6', b'3'];
 #[derive(Debug)]
 pub(in crate::shim) struct Journald {
     socket: OwnedFd,
+    path: &'static str,
     /// The fields that every entry has, as they are sent.
     fields: Vec<u8>,
     partial: bool,
+    /// The priority of each stream's line that was cut, for its rest.
+    cut: [Option<u8>; 2],
+    /// Until when a journal that does not read is not waited for.
+    hurry: Option<Instant>,
     pub(super) dropped: u64,
 }
 
+/// How long a full journal is waited for (a burst of a process is longer than its queue), and how
+/// long it is not waited for after that was in vain: the loop serves others.
+const PATIENCE: u32 = 100;
+const HURRY: Duration = Duration::from_secs(2);
+
 impl Journald {
     pub(super) fn open(journal: &Journal) -> Result<Journald> {
+        Journald::at(SOCKET, journal)
+    }
+
+    fn at(path: &'static str, journal: &Journal) -> Result<Journald> {
         let socket = socket::datagram()?;
-        Ok(Journald { socket, fields: fields(journal), partial: journal.partial, dropped: 0 })
+        socket::give_up_sending_after(socket.as_fd(), PATIENCE)?;
+        let (fields, partial) = (fields(journal), journal.partial);
+        Ok(Journald { socket, path, fields, partial, cut: [None; 2], hurry: None, dropped: 0 })
     }
 
     pub(super) fn write(&mut self, stream: Stream, bytes: &[u8]) {
@@ -38,21 +55,38 @@ impl Journald {
                 Some(end) => (&rest[..end], false, end + 1),
                 None => (rest, true, rest.len()),
             };
-            self.send(&entry(&self.fields, stream, line, cut && self.partial), line.len());
+            let before = &mut self.cut[stream as usize];
+            let (priority, message) = match before.take() {
+                Some(priority) => (priority, line),
+                None => priority(stream, line),
+            };
+            *before = cut.then_some(priority);
+            self.send(&entry(&self.fields, priority, message, cut && self.partial), line.len());
             rest = &rest[next..];
         }
     }
 
     fn send(&mut self, entry: &[u8], length: usize) {
-        let sent = match socket::send_datagram_to(self.socket.as_fd(), SOCKET, entry, None) {
+        let sent = match self.post(entry, None) {
             Err(Errno::EMSGSIZE | Errno::ENOBUFS) => match stream::sealed(entry) {
-                Ok(file) => socket::send_datagram_to(self.socket.as_fd(), SOCKET, b"", Some(file.as_fd())),
+                Ok(file) => self.post(b"", Some(file.as_fd())),
                 Err(failed) => Err(failed.errno),
             },
             other => other,
         };
         if sent.is_err() {
             self.dropped += length as u64;
+        }
+    }
+
+    fn post(&mut self, bytes: &[u8], file: Option<BorrowedFd<'_>>) -> nix::Result<usize> {
+        match socket::send_datagram_to(self.socket.as_fd(), self.path, bytes, file) {
+            Err(Errno::EAGAIN) if self.hurry.is_none_or(|until| until <= Instant::now()) => {
+                let sent = socket::send_datagram_patiently(self.socket.as_fd(), self.path, bytes, file);
+                self.hurry = (sent == Err(Errno::EAGAIN)).then(|| Instant::now() + HURRY);
+                sent
+            }
+            other => other,
         }
     }
 }
@@ -76,13 +110,15 @@ fn fields(journal: &Journal) -> Vec<u8> {
     out
 }
 
-fn entry(fields: &[u8], stream: Stream, line: &[u8], partial: bool) -> Vec<u8> {
-    let mut priority = PRIORITY[usize::from(stream == Stream::Stderr)];
-    let mut message = line;
-    // sd-daemon(3): a line may say its own priority.
-    if let [b'<', digit @ b'0'..=b'7', b'>', rest @ ..] = line {
-        (priority, message) = (*digit, rest);
+/// The priority of a line and the rest of it: it may say its own (sd-daemon(3)).
+fn priority(stream: Stream, line: &[u8]) -> (u8, &[u8]) {
+    match line {
+        [b'<', digit @ b'0'..=b'7', b'>', rest @ ..] => (*digit, rest),
+        _ => (PRIORITY[usize::from(stream == Stream::Stderr)], line),
     }
+}
+
+fn entry(fields: &[u8], priority: u8, message: &[u8], partial: bool) -> Vec<u8> {
     let mut out = fields.to_vec();
     field(&mut out, "PRIORITY", &[priority]);
     if partial {
@@ -118,7 +154,7 @@ mod tests {
             labels: vec!["KEY=a\nb".into()],
             partial: true,
         };
-        let text = entry(&fields(&journal), Stream::Stderr, b"hello", true);
+        let text = entry(&fields(&journal), b'3', b"hello", true);
         let mut expected = b"CONTAINER_ID=0123456789ab\nCONTAINER_ID_FULL=0123456789abcdef\nCONTAINER_NAME=web\nCONTAINER_TAG=t\nSYSLOG_IDENTIFIER=t\nKEY\n\x03\0\0\0\0\0\0\0a\nb\n".to_vec();
         expected.extend_from_slice(b"PRIORITY=3\nCONTAINER_PARTIAL_MESSAGE=true\nMESSAGE=hello\n");
         assert_eq!(text, expected);
@@ -126,7 +162,68 @@ mod tests {
 
     #[test]
     fn a_line_may_say_its_priority() {
-        assert_eq!(entry(b"", Stream::Stdout, b"<4>careful", false), b"PRIORITY=4\nMESSAGE=careful\n");
-        assert_eq!(entry(b"", Stream::Stdout, b"<9>x", false), b"PRIORITY=6\nMESSAGE=<9>x\n");
+        assert_eq!(priority(Stream::Stdout, b"<4>careful"), (b'4', &b"careful"[..]));
+        assert_eq!(priority(Stream::Stderr, b"<9>x"), (b'3', &b"<9>x"[..]));
+    }
+
+    /// A journal that reads, in a thread, until it is told to stop.
+    fn journal(name: &str) -> (Journald, std::os::unix::net::UnixDatagram) {
+        let path = std::env::temp_dir().join(format!("windlass-journal-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let reader = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
+        let path = path.into_os_string().into_string().expect("text").leak();
+        (Journald::at(path, &Journal::default()).expect("a log"), reader)
+    }
+
+    fn message(entry: &[u8]) -> String {
+        let text = String::from_utf8_lossy(entry);
+        text.lines()
+            .filter(|line| line.starts_with("PRIORITY") || line.starts_with("MESSAGE"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    #[test]
+    fn the_rest_of_a_line_that_was_cut_is_as_it_was_written() {
+        let (mut log, reader) = journal("cut");
+        log.write(Stream::Stdout, b"<3>bad ");
+        log.write(Stream::Stderr, b"<5>x\n");
+        log.write(Stream::Stdout, b"<4>news\n<4>more\n");
+        let mut buffer = [0; 4096];
+        let read: Vec<String> = (0..4)
+            .map(|_| {
+                let n = reader.recv(&mut buffer).expect("an entry");
+                message(&buffer[..n])
+            })
+            .collect();
+        let expected = [
+            "PRIORITY=3 MESSAGE=bad ",
+            "PRIORITY=5 MESSAGE=x",
+            "PRIORITY=3 MESSAGE=<4>news",
+            "PRIORITY=4 MESSAGE=more",
+        ];
+        assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn a_burst_longer_than_the_queue_is_not_cut() {
+        const LINES: usize = 2000;
+        let (mut log, reader) = journal("burst");
+        let counter = std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            (0..LINES).take_while(|_| reader.recv(&mut buffer).is_ok()).count()
+        });
+        log.write(Stream::Stdout, &b"line\n".repeat(LINES));
+        assert_eq!(log.dropped, 0);
+        assert_eq!(counter.join().expect("counted"), LINES);
+    }
+
+    #[test]
+    fn a_journal_that_does_not_read_is_not_waited_for_again_and_again() {
+        let (mut log, _reader) = journal("stopped");
+        let begun = Instant::now();
+        log.write(Stream::Stdout, &b"line\n".repeat(5000));
+        assert!(log.dropped > 0);
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     }
 }

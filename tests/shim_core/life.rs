@@ -1,0 +1,265 @@
+//! Requests, ends, and what is told of them.
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use windlass::shim::{Code, Event, NewProcess, Output, Phase, ProcessId, Reply, Request, Stdio};
+use windlass::sys::process::Exit;
+
+use super::Test;
+use super::rig::*;
+
+pub const TESTS: &[Test] = tests![
+    a_life_is_told_in_order,
+    a_signal_without_a_name_is_a_status_too,
+    orphans_are_reaped_whatever_ended_them,
+    an_orphan_behind_a_child_of_the_front_end_is_reaped_after_it,
+    who_waits_for_what_never_ran_is_told_so,
+    who_waits_for_a_container_that_is_not_created_is_told_so,
+    every_delete_is_answered,
+    a_pause_that_ends_late_does_not_bring_back_the_dead,
+    a_runtime_that_writes_no_pid_file_has_failed,
+    an_exec_whose_stdio_cannot_be_opened_has_failed,
+    an_exec_that_is_being_started_is_not_deleted,
+    an_exit_is_not_lost_where_sigchld_was_ignored,
+    the_limit_of_descriptors_is_raised_for_the_shim_alone,
+    a_hanging_exec_does_not_hold_back_the_end_of_init,
+    an_exec_that_joins_after_the_end_of_init_is_killed,
+    a_thousand_execs_leave_nothing_behind,
+];
+
+fn a_life_is_told_in_order() {
+    let mut rig = Rig::new();
+    let new = rig.new_process("", "exec sleep 1000", Stdio::default());
+    let wait = {
+        let created = rig.ask(Request::Create(new));
+        let wait = rig.ask(Request::Wait(init()));
+        rig.answer(created).expect("created");
+        wait
+    };
+    rig.done(Request::Start(init())).expect("started");
+    rig.exec("e", "exit 7", Stdio::default()).expect("started");
+    assert_eq!(rig.exit(&ProcessId::of("c", "e")), Some(Exit::Code(7)));
+    rig.done(Request::Kill { process: init(), signal: 9, all: false }).expect("killed");
+    let Ok(Reply::Exited(status)) = rig.answer(wait) else { panic!("no status") };
+    assert_eq!(status.exit, Some(Exit::Signal(9)));
+    let Ok(Reply::Deleted { status: Some(status), .. }) = rig.done(Request::Delete { process: init(), force: false })
+    else {
+        panic!("not deleted")
+    };
+    assert_eq!(status.code(), 137);
+    let order: Vec<String> = rig
+        .told
+        .iter()
+        .filter_map(|event| match event {
+            Event::Created { .. } => Some("created".into()),
+            Event::Started { process, .. } => Some(format!("started {}", process.exec.as_deref().unwrap_or("init"))),
+            Event::Exited { process, .. } => Some(format!("exited {}", process.exec.as_deref().unwrap_or("init"))),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(order, ["created", "started init", "started e", "exited e", "exited init"]);
+    assert_eq!(rig.core.state(&init()), None);
+}
+
+/// nix has no name for real-time signals; what waitid(2) says of them counts all the same.
+fn a_signal_without_a_name_is_a_status_too() {
+    let mut rig = Rig::new();
+    rig.run("kill -37 $$; exec sleep 1000", Stdio::default());
+    assert_eq!(rig.exit(&init()), Some(Exit::Signal(37)));
+}
+
+fn orphans_are_reaped_whatever_ended_them() {
+    let mut rig = Rig::new();
+    rig.run("exec sleep 1000", Stdio::default());
+    rig.exec("e", "(sh -c 'sleep 0.1; kill -37 $$' & sleep 0.2 &); exit 0", Stdio::default()).expect("started");
+    rig.exit(&ProcessId::of("c", "e"));
+    rig.turns(Duration::from_millis(500));
+    assert_eq!(zombies(), Vec::<i32>::new());
+}
+
+fn an_orphan_behind_a_child_of_the_front_end_is_reaped_after_it() {
+    let mut rig = Rig::new();
+    let mut ours = Command::new("true").spawn().expect("started");
+    rig.core.keep_child(ours.id() as i32);
+    rig.run("(sleep 0.1 & sleep 0.1 &); exec sleep 1000", Stdio::default());
+    rig.turns(Duration::from_millis(400));
+    assert_eq!(zombies().len(), 3, "ours, and two behind it");
+    ours.wait().expect("reaped");
+    rig.core.forget_child(ours.id() as i32);
+    rig.core.turn(Some(Instant::now())).expect("a turn");
+    assert_eq!(zombies(), Vec::<i32>::new());
+}
+
+fn who_waits_for_what_never_ran_is_told_so() {
+    let mut rig = Rig::new();
+    rig.run("exec sleep 1000", Stdio::default());
+    rig.script("on-exec", "echo no such program >&2; exit 1");
+    let exec = ProcessId::of("c", "e");
+    let new = rig.new_process("e", "", Stdio::default());
+    rig.done(Request::AddExec(new)).expect("added");
+    let wait = rig.ask(Request::Wait(exec.clone()));
+    let refusal = rig.done(Request::Start(exec.clone())).expect_err("it fails");
+    assert_eq!((refusal.code, &*refusal.message), (Code::Runtime, "no such program"));
+    rig.answer(wait).expect_err("it never ran");
+    rig.done(Request::Wait(exec.clone())).expect_err("it never ran");
+    rig.done(Request::Delete { process: exec, force: false }).expect("deleted");
+
+    let exec = ProcessId::of("c", "f");
+    let new = rig.new_process("f", "", Stdio::default());
+    rig.done(Request::AddExec(new)).expect("added");
+    let wait = rig.ask(Request::Wait(exec.clone()));
+    rig.done(Request::Delete { process: exec, force: false }).expect("deleted");
+    rig.answer(wait).expect_err("it is gone");
+}
+
+fn who_waits_for_a_container_that_is_not_created_is_told_so() {
+    let mut rig = Rig::new();
+    rig.script("on-create", "sleep 0.2; exit 1");
+    let new = rig.new_process("", "", Stdio::default());
+    let created = rig.ask(Request::Create(new));
+    let wait = rig.ask(Request::Wait(init()));
+    rig.answer(created).expect_err("it fails");
+    rig.answer(wait).expect_err("it never ran");
+}
+
+fn every_delete_is_answered() {
+    let mut rig = Rig::new();
+    // Its output is held open for longer than it lives: the end is told a second after it.
+    rig.run("sleep 3 & exec sleep 1000", attached());
+    let one = rig.ask(Request::Delete { process: init(), force: true });
+    let two = rig.ask(Request::Delete { process: init(), force: true });
+    rig.answer(one).expect("deleted");
+    let _ = rig.answer(two);
+}
+
+fn a_pause_that_ends_late_does_not_bring_back_the_dead() {
+    let mut rig = Rig::new();
+    rig.script("on-pause", "sleep 0.5");
+    rig.run("sleep 0.2", Stdio::default());
+    let arguments = vec!["pause".into()];
+    let pause = rig.ask(Request::Call { container: "c".into(), arguments, then: Some(Phase::Paused) });
+    rig.exit(&init());
+    rig.answer(pause).expect("paused");
+    assert_eq!(rig.core.state(&init()).expect("known").phase, Phase::Stopped);
+}
+
+fn a_runtime_that_writes_no_pid_file_has_failed() {
+    let mut rig = Rig::new();
+    rig.script("on-create", "exit 0");
+    let new = rig.new_process("", "exec sleep 1000", Stdio::default());
+    rig.done(Request::Create(new)).expect_err("no process");
+    assert_eq!(rig.core.state(&init()), None);
+    fs::remove_file(rig.dir.join("on-create")).expect("removed");
+    rig.run("exec sleep 1000", Stdio::default());
+    rig.script("on-exec", "exit 0");
+    rig.exec("e", "", Stdio::default()).expect_err("no process");
+    assert_eq!(rig.core.state(&ProcessId::of("c", "e")).expect("known").phase, Phase::Stopped);
+}
+
+fn an_exec_whose_stdio_cannot_be_opened_has_failed() {
+    let mut rig = Rig::new();
+    rig.run("exec sleep 1000", Stdio::default());
+    let missing = Output::Fifo(rig.dir.join("missing"));
+    rig.exec("e", "", Stdio { stdout: missing, ..Stdio::default() }).expect_err("no fifo");
+    assert_eq!(rig.core.state(&ProcessId::of("c", "e")).expect("known").phase, Phase::Stopped);
+}
+
+fn an_exec_that_is_being_started_is_not_deleted() {
+    let mut rig = Rig::new();
+    rig.run("exec sleep 1000", Stdio::default());
+    rig.script("on-exec", "sleep 0.3");
+    let new = rig.new_process("e", "exit 3", Stdio::default());
+    let exec = ProcessId::of("c", "e");
+    rig.done(Request::AddExec(new)).expect("added");
+    let started = rig.ask(Request::Start(exec.clone()));
+    let refusal = rig.done(Request::Delete { process: exec.clone(), force: false }).expect_err("it is being started");
+    assert_eq!(refusal.code, Code::WrongPhase);
+    rig.answer(started).expect("started");
+    assert_eq!(rig.exit(&exec), Some(Exit::Code(3)));
+}
+
+/// A daemon may ignore SIGCHLD, and what it starts ignores it too; then the kernel reaps.
+fn an_exit_is_not_lost_where_sigchld_was_ignored() {
+    if again_in_a_shell("exec env --ignore-signal=CHLD \"$@\"") {
+        return;
+    }
+    let mut rig = Rig::new();
+    rig.run("exit 5", Stdio::default());
+    assert_eq!(rig.exit(&init()), Some(Exit::Code(5)));
+}
+
+/// An engine whose limit is low: three descriptors and more for each process would be too many.
+fn the_limit_of_descriptors_is_raised_for_the_shim_alone() {
+    if again_in_a_shell("ulimit -S -n 40") {
+        return;
+    }
+    let (mut rig, out) = rig_with_fifo();
+    rig.script("on-exec", "ulimit -S -n >limit");
+    rig.run("exec sleep 1000", Stdio::default());
+    for n in 0..20 {
+        let stdio = Stdio { stdout: Output::Fifo(out.clone()), stderr: Output::Fifo(out.clone()), ..Stdio::default() };
+        rig.exec(&format!("e{n}"), "exec sleep 1000", stdio).expect("started");
+    }
+    assert_eq!(fs::read_to_string(rig.dir.join("limit")).expect("a limit").trim(), "40");
+    for n in 0..20 {
+        rig.done(Request::Kill { process: ProcessId::of("c", &format!("e{n}")), signal: 9, all: false })
+            .expect("killed");
+    }
+}
+
+fn a_hanging_exec_does_not_hold_back_the_end_of_init() {
+    let mut rig = Rig::with(|container| container.timeouts.short = Duration::from_secs(1));
+    rig.script("on-exec", "exec sleep 1000");
+    rig.run("sleep 0.3; exit 4", Stdio::default());
+    let new = rig.new_process("e", "", Stdio::default());
+    rig.done(Request::AddExec(new)).expect("added");
+    let hanging = rig.ask(Request::Start(ProcessId::of("c", "e")));
+    let begun = Instant::now();
+    assert_eq!(rig.exit(&init()), Some(Exit::Code(4)));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(rig.answer(hanging).expect_err("killed").code, Code::TimedOut);
+}
+
+/// Without a PID namespace of the container's own nobody else would end it.
+fn an_exec_that_joins_after_the_end_of_init_is_killed() {
+    let mut rig = Rig::with(|container| container.kill_on_exit = true);
+    rig.script("on-exec", "sleep 0.5");
+    rig.run("sleep 0.2", Stdio::default());
+    let new = rig.new_process("e", "exec sleep 1000", Stdio::default());
+    rig.done(Request::AddExec(new)).expect("added");
+    let _ = rig.ask(Request::Start(ProcessId::of("c", "e")));
+    assert_eq!(rig.exit(&ProcessId::of("c", "e")), Some(Exit::Signal(9)));
+    rig.exit(&init());
+}
+
+/// After a thousand execs the shim is no larger than after a few, and holds no more open.
+fn a_thousand_execs_leave_nothing_behind() {
+    let (mut rig, out) = rig_with_fifo();
+    rig.run("exec sleep 1000", Stdio::default());
+    rig.script("on-exec", "exec \"$SHIM_CORE\" --detached \"$pid_file\" true");
+    let mut ran = 0;
+    let mut run = |rig: &mut Rig, count: usize| {
+        for _ in 0..count {
+            ran += 1;
+            let exec = ProcessId::of("c", &format!("e{ran}"));
+            let stdio =
+                Stdio { stdout: Output::Fifo(out.clone()), stderr: Output::Fifo(out.clone()), ..Stdio::default() };
+            let new = NewProcess { pid_file: rig.dir.join("pid"), ..rig.new_process("e", "", stdio) };
+            rig.done(Request::AddExec(NewProcess { id: exec.clone(), ..new })).expect("added");
+            rig.done(Request::Start(exec.clone())).expect("started");
+            rig.exit(&exec);
+            rig.done(Request::Delete { process: exec, force: false }).expect("deleted");
+            rig.told = Vec::new();
+        }
+        rig.turns(Duration::from_millis(700));
+    };
+    run(&mut rig, 50);
+    let before = (dirty(), descriptors());
+    run(&mut rig, 1000);
+    let after = (dirty(), descriptors());
+    assert_eq!(before.1, after.1);
+    assert!(after.0 <= before.0 + 64, "{} kB, then {} kB", before.0, after.0);
+    println!("{} kB, then {} kB", before.0, after.0);
+}

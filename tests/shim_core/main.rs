@@ -1,0 +1,93 @@
+//! The supervisor of the shim with a runtime that is a shell script: no privileges, no protocol.
+//!
+//! A supervisor takes its process's signals and reaps its children, so each test is a process of
+//! its own: `shim_core NAME...` runs those whose name contains one of the words.
+
+/// Tests with their names.
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => { &[$((stringify!($name), $name)),*] };
+}
+
+mod life;
+mod rig;
+mod stdio;
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode};
+use std::time::{Duration, Instant};
+
+type Test = (&'static str, fn());
+
+/// Put before a program: it is started on a terminal, whose other end goes to the socket named first.
+const TERMINAL: &str = "--terminal";
+
+/// Put before a program: it is started and its process id written to the file named first. A shell
+/// would reap one that ends at once.
+const DETACHED: &str = "--detached";
+
+/// Put before a test's name to run it here.
+const ALONE: &str = "--alone";
+
+fn tests() -> impl Iterator<Item = &'static Test> {
+    life::TESTS.iter().chain(stdio::TESTS)
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, name, ..] = &words[..]
+        && first == ALONE
+    {
+        let (_, test) = tests().find(|(known, _)| known == name).expect("a test's name");
+        test();
+        return ExitCode::SUCCESS;
+    }
+    if let [first, socket, program @ ..] = &words[..]
+        && first == TERMINAL
+    {
+        on_a_terminal(Path::new(socket), program);
+        return ExitCode::SUCCESS;
+    }
+    if let [first, pid_file, program @ ..] = &words[..]
+        && first == DETACHED
+    {
+        #[allow(clippy::zombie_processes)] // Leaving it to the shim is the point.
+        let child = Command::new(&program[0]).args(&program[1..]).spawn().expect("started");
+        fs::write(pid_file, child.id().to_string()).expect("written");
+        return ExitCode::SUCCESS;
+    }
+    let words: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    let mut failed = 0;
+    for (name, _) in tests().filter(|(name, _)| words.is_empty() || words.iter().any(|word| name.contains(*word))) {
+        let program = std::env::current_exe().expect("our own program");
+        let child = Command::new(&program).args([ALONE, name]).env("SHIM_CORE", &program).spawn().expect("started");
+        let passed = passes(child);
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        failed += usize::from(!passed);
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whether it exits 0 before half a minute has passed.
+fn passes(mut child: Child) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().expect("waited for") {
+            return status.success();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().expect("killed");
+    false
+}
+
+/// What a runtime does with a console socket; says the process id.
+fn on_a_terminal(socket: &Path, program: &[String]) {
+    let pty = nix::pty::openpty(None, None).expect("a terminal");
+    let peer = windlass::sys::socket::connect(socket).expect("connected");
+    windlass::sys::socket::send(peer.as_fd(), b"/dev/ptmx", &[pty.master.as_fd()]).expect("sent");
+    let copy = || pty.slave.try_clone().expect("a copy");
+    let child = Command::new(&program[0]).args(&program[1..]).stdin(copy()).stdout(copy()).stderr(copy()).spawn();
+    println!("{}", child.expect("started").id());
+}

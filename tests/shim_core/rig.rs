@@ -1,0 +1,262 @@
+//! A supervisor of one container whose runtime is a shell script.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use windlass::shim::stdio::LogFile;
+use windlass::shim::{
+    Container, Event, ExitFile, Log, NewProcess, Output, ProcessId, Refusal, Reply, Request, Runtime, Stdio,
+    Supervisor, Timeouts, WaitToken,
+};
+use windlass::sys::process::Exit;
+use windlass::sys::stream::{self, Moved};
+
+/// What the runtime does unless a test gives a verb something else to do (`on-VERB`, which may end
+/// the script). Init runs `init` when it is started, an exec its process file, both as scripts.
+pub const RUNTIME: &str = r#"#!/bin/sh
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --pid-file) pid_file=$2; shift ;;
+    --process) program=$2; shift ;;
+    --console-socket) console=$2; shift ;;
+    --bundle) shift ;;
+    --all) all=yes ;;
+    *) [ -n "$verb" ] || verb=$1 ;;
+  esac
+  shift
+done
+cd "${0%/*}" || exit 1
+exec 3<&0
+if [ -e "on-$verb" ]; then . "./on-$verb"; fi
+case $verb in
+  create) sh -c 'read -r word <go; . ./init' <&3 3<&- & echo $! >"$pid_file"; echo $! >init.is ;;
+  start) echo now >go ;;
+  exec)
+    if [ -n "$console" ]; then "$SHIM_CORE" --terminal "$console" sh "$program" >"$pid_file"
+    else "$SHIM_CORE" --detached "$pid_file" sh "$program" <&3 3<&-
+    fi ;;
+  kill) [ "$all" ] || pids=$(cat init.is); kill -9 $pids ${all:+$(cat ./*.pid)} ;;
+  delete) kill -9 "$(cat init.is)" 2>/dev/null; : ;;
+esac
+"#;
+
+/// The supervisor of one container, `c`, and a directory for it.
+pub struct Rig {
+    pub dir: PathBuf,
+    pub core: Supervisor,
+    /// All that was told so far.
+    pub told: Vec<Event>,
+}
+
+/// Nothing here takes so long.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Rig {
+    pub fn new() -> Rig {
+        Rig::with(|_| {})
+    }
+
+    pub fn with(change: impl FnOnce(&mut Container)) -> Rig {
+        let dir = std::env::temp_dir().join(format!("windlass-core-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory");
+        let binary = dir.join("runtime");
+        fs::write(&binary, RUNTIME).expect("a runtime");
+        fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).expect("executable");
+        fifo(&dir.join("go"));
+        let mut container = Container {
+            id: "c".into(),
+            bundle: dir.clone(),
+            runtime: Runtime { binary, global: Vec::new(), log: None },
+            timeouts: Timeouts { long: Duration::from_secs(15), short: Duration::from_secs(5) },
+            drain: Duration::from_secs(1),
+            kill_on_exit: false,
+            oom_files: Vec::new(),
+            sync: false,
+        };
+        change(&mut container);
+        let mut core = Supervisor::new().expect("a supervisor");
+        core.open(container).expect("a container");
+        Rig { dir, core, told: Vec::new() }
+    }
+
+    pub fn script(&self, name: &str, text: &str) {
+        fs::write(self.dir.join(name), text).expect("a script");
+    }
+
+    /// What a process is made with; its script is `text`.
+    pub fn new_process(&self, exec: &str, text: &str, stdio: Stdio) -> NewProcess {
+        let name = if exec.is_empty() { "init" } else { exec };
+        self.script(name, text);
+        NewProcess {
+            id: ProcessId::of("c", exec),
+            stdio,
+            pid_file: self.dir.join(format!("{name}.pid")),
+            process_file: (!exec.is_empty()).then(|| self.dir.join(name)),
+            verb: "create",
+            arguments: Vec::new(),
+            preserve_fds: 0,
+            exit_files: vec![ExitFile::Decimal(self.dir.join(format!("{name}.exit")))],
+        }
+    }
+
+    pub fn ask(&mut self, request: Request) -> WaitToken {
+        match self.core.request(request).expect("accepted") {
+            Reply::Pending(token) => token,
+            other => panic!("answered at once: {other:?}"),
+        }
+    }
+
+    /// Turns until `wanted` was told, which it may have been before.
+    pub fn until(&mut self, what: &str, wanted: impl Fn(&Event) -> bool) -> Event {
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = 0;
+        loop {
+            while let Some(event) = self.core.next_event() {
+                self.told.push(event);
+            }
+            if let Some(event) = self.told[seen..].iter().find(|event| wanted(event)) {
+                return event.clone();
+            }
+            seen = self.told.len();
+            assert!(Instant::now() < deadline, "no {what}; told: {:#?}", self.told);
+            self.core.turn(Some(deadline)).expect("a turn");
+        }
+    }
+
+    pub fn answer(&mut self, token: WaitToken) -> Result<Reply, Refusal> {
+        let finished = self.until("answer", |event| matches!(event, Event::Finished { token: of, .. } if *of == token));
+        let Event::Finished { result, .. } = finished else { unreachable!("it was matched") };
+        result
+    }
+
+    /// Asks and turns until it is answered.
+    pub fn done(&mut self, request: Request) -> Result<Reply, Refusal> {
+        match self.core.request(request)? {
+            Reply::Pending(token) => self.answer(token),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Creates and starts init.
+    pub fn run(&mut self, text: &str, stdio: Stdio) {
+        let new = self.new_process("", text, stdio);
+        self.done(Request::Create(new)).expect("created");
+        self.done(Request::Start(init())).expect("started");
+    }
+
+    /// Adds an exec and starts it.
+    pub fn exec(&mut self, exec: &str, text: &str, stdio: Stdio) -> Result<Reply, Refusal> {
+        let new = self.new_process(exec, text, stdio);
+        self.done(Request::AddExec(new)).expect("added");
+        self.done(Request::Start(ProcessId::of("c", exec)))
+    }
+
+    pub fn exit(&mut self, process: &ProcessId) -> Option<Exit> {
+        let told = self.until("exit", |event| matches!(event, Event::Exited { process: of, .. } if of == process));
+        let Event::Exited { status, .. } = told else { unreachable!("it was matched") };
+        status.exit
+    }
+
+    /// Reads a fifo to its end while the loop turns, for no longer than two seconds. True: it has ended.
+    pub fn read_to_end(&mut self, path: &Path) -> (Vec<u8>, bool) {
+        let file = windlass::sys::fd::open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).expect("a reader");
+        let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
+        let end = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < end {
+            match stream::read(file.as_fd(), &mut buffer).expect("read") {
+                Moved::Bytes(n) => text.extend_from_slice(&buffer[..n]),
+                Moved::Later => drop(self.turns(Duration::from_millis(5))),
+                Moved::End => return (text, true),
+            }
+        }
+        (text, false)
+    }
+
+    /// Turns for so long; how often.
+    pub fn turns(&mut self, time: Duration) -> usize {
+        let end = Instant::now() + time;
+        let mut n = 0;
+        while Instant::now() < end {
+            while let Some(event) = self.core.next_event() {
+                self.told.push(event);
+            }
+            self.core.turn(Some(end)).expect("a turn");
+            n += 1;
+        }
+        n
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let _ = Command::new("sh")
+                .arg("-c")
+                .arg("kill -9 $(cat init.is 2>/dev/null) 2>/dev/null")
+                .current_dir(&self.dir)
+                .status();
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+pub fn init() -> ProcessId {
+    ProcessId::init("c")
+}
+
+pub fn fifo(path: &Path) {
+    nix::unistd::mkfifo(path, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
+}
+
+pub fn rig_with_fifo() -> (Rig, PathBuf) {
+    let rig = Rig::new();
+    let path = rig.dir.join("fifo");
+    fifo(&path);
+    (rig, path)
+}
+
+pub fn raw_log(path: &Path) -> Log {
+    Log::Raw(LogFile { path: path.into(), ..LogFile::default() })
+}
+
+pub fn attached() -> Stdio {
+    Stdio { stdout: Output::Attach, ..Stdio::default() }
+}
+
+/// Runs the test that runs again behind a shell that has done `first`. True: it has.
+pub fn again_in_a_shell(first: &str) -> bool {
+    const MARK: &str = "SHIM_CORE_AGAIN";
+    if std::env::var_os(MARK).is_some() {
+        return false;
+    }
+    let program = std::env::current_exe().expect("our own program");
+    let script = format!("{first}; exec \"$@\"");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script, "sh"]).arg(program).args(std::env::args().skip(1)).env(MARK, "1");
+    assert!(shell.status().expect("a shell").success());
+    true
+}
+
+/// Our children that have ended and are not reaped.
+pub fn zombies() -> Vec<i32> {
+    let ours = format!(" Z {} ", std::process::id());
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(&ours))).collect()
+}
+
+/// Private memory of this process that is its own, in kB.
+pub fn dirty() -> u64 {
+    let text = fs::read_to_string("/proc/self/smaps_rollup").expect("smaps_rollup");
+    let line = text.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).expect("a line");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+pub fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").expect("/proc/self/fd").count()
+}

@@ -1,0 +1,249 @@
+//! Bytes: fifos, terminals, logs and attached clients.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use windlass::shim::{Framing, Output, ProcessId, Request, Stdin, Stdio};
+use windlass::sys::process::Exit;
+
+use super::Test;
+use super::rig::*;
+
+pub const TESTS: &[Test] = tests![
+    an_end_behind_a_full_fifo_is_seen_and_waited_for_without_turning,
+    an_end_of_input_behind_a_full_pipe_is_waited_for_without_turning,
+    a_reader_that_comes_after_the_end_gets_all_and_then_its_end,
+    a_client_that_reads_gets_every_byte_of_a_burst,
+    a_client_that_does_not_read_does_not_stop_the_log,
+    a_client_that_only_listens_from_now_on_gets_the_output,
+    a_fifo_named_as_a_log_does_not_stop_the_loop,
+    a_line_that_was_cut_is_taken_back_where_it_is,
+    a_file_in_the_place_of_a_fifo_is_appended_to,
+    what_is_typed_before_there_is_a_terminal_is_not_lost,
+    a_terminal_that_is_hung_up_and_full_does_not_keep_the_loop_turning,
+    input_that_nobody_took_is_forgotten_with_its_process,
+    input_that_was_closed_before_the_start_ends,
+];
+
+/// A reader that is away: what it has not read fills the fifo before the process ends.
+fn an_end_behind_a_full_fifo_is_seen_and_waited_for_without_turning() {
+    let (mut rig, out) = rig_with_fifo();
+    let stdio = Stdio { stdout: Output::Fifo(out.clone()), ..Stdio::default() };
+    // Spliced one by one, each takes a slot of the fifo, which has 16.
+    rig.run("for i in 0 1 2 3 4 5 6 7 8 9 a b c d e f; do echo $i; sleep 0.03; done", stdio);
+    assert_eq!(rig.exit(&init()), Some(Exit::Code(0)));
+    let turns = rig.turns(Duration::from_millis(300));
+    assert!(turns < 30, "{turns} turns");
+    let (text, ended) = rig.read_to_end(&out);
+    assert_eq!(text, b"0\n1\n2\n3\n4\n5\n6\n7\n8\n9\na\nb\nc\nd\ne\nf\n");
+    assert!(ended);
+}
+
+fn an_end_of_input_behind_a_full_pipe_is_waited_for_without_turning() {
+    let (mut rig, input) = rig_with_fifo();
+    rig.run("exec sleep 1000", Stdio { stdin: Stdin::Fifo(input.clone()), ..Stdio::default() });
+    let mut writer = fs::OpenOptions::new().write(true).open(&input).expect("a writer");
+    for _ in 0..16 {
+        std::io::Write::write_all(&mut writer, b"x").expect("written");
+        rig.turns(Duration::from_millis(20));
+    }
+    drop(writer);
+    rig.done(Request::CloseStdin(init())).expect("closed");
+    let turns = rig.turns(Duration::from_millis(300));
+    assert!(turns < 30, "{turns} turns");
+}
+
+fn a_reader_that_comes_after_the_end_gets_all_and_then_its_end() {
+    let (mut rig, out) = rig_with_fifo();
+    rig.run("head -c 100000 /dev/zero", Stdio { stdout: Output::Fifo(out.clone()), ..Stdio::default() });
+    assert_eq!(rig.exit(&init()), Some(Exit::Code(0)));
+    let (text, ended) = rig.read_to_end(&out);
+    assert_eq!((text.len(), ended), (100_000, true));
+}
+
+fn a_client_that_reads_gets_every_byte_of_a_burst() {
+    for logged in [true, false] {
+        let mut rig = Rig::new();
+        let log = rig.dir.join("log");
+        let bytes = client_that_reads(&mut rig, "head -c 20000000 /dev/zero", logged.then_some(&log));
+        assert_eq!(rig.exit(&init()), Some(Exit::Code(0)));
+        assert_eq!(bytes.join().expect("read"), 20_000_000);
+        rig.done(Request::Delete { process: init(), force: false }).expect("deleted");
+    }
+}
+
+/// Starts a container and a client of it in a thread, which counts the bytes of output.
+fn client_that_reads(rig: &mut Rig, text: &str, log: Option<&PathBuf>) -> std::thread::JoinHandle<usize> {
+    let logs = log.map(|path| raw_log(path)).into_iter().collect();
+    let new = rig.new_process("", text, Stdio { stdout: Output::Attach, logs, ..Stdio::default() });
+    rig.done(Request::Create(new)).expect("created");
+    let (ours, theirs) = windlass::sys::socket::pair().expect("a pair");
+    rig.core.attach(&init(), ours, Framing::Packet).expect("attached");
+    let bytes = std::thread::spawn(move || {
+        let mut buffer = [0; 8193];
+        let mut n = 0;
+        while let Ok((got @ 1.., _)) = windlass::sys::socket::receive(theirs.as_fd(), &mut buffer) {
+            n += got - 1;
+        }
+        n
+    });
+    rig.done(Request::Start(init())).expect("started");
+    bytes
+}
+
+fn a_client_that_does_not_read_does_not_stop_the_log() {
+    let mut rig = Rig::new();
+    let log = rig.dir.join("log");
+    let stdio = Stdio { stdout: Output::Attach, logs: vec![raw_log(&log)], ..Stdio::default() };
+    let new = rig.new_process("", "head -c 4000000 /dev/zero", stdio);
+    rig.done(Request::Create(new)).expect("created");
+    let (ours, _theirs) = windlass::sys::socket::pair().expect("a pair");
+    rig.core.attach(&init(), ours, Framing::Packet).expect("attached");
+    let begun = Instant::now();
+    rig.done(Request::Start(init())).expect("started");
+    assert_eq!(rig.exit(&init()), Some(Exit::Code(0)));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(fs::metadata(&log).expect("a log").len(), 4_000_000);
+}
+
+/// `printf x | nc -N -U socket`: it says that it has said all, and listens.
+fn a_client_that_only_listens_from_now_on_gets_the_output() {
+    let mut rig = Rig::new();
+    let new = rig.new_process("", "sleep 0.2; echo hello", Stdio { stdout: Output::Attach, ..Stdio::default() });
+    rig.done(Request::Create(new)).expect("created");
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    theirs.shutdown(std::net::Shutdown::Write).expect("shut down");
+    rig.core.attach(&init(), ours.into(), Framing::Stream).expect("attached");
+    rig.done(Request::Start(init())).expect("started");
+    let turns = rig.turns(Duration::from_millis(100));
+    assert!(turns < 20, "{turns} turns");
+    rig.exit(&init());
+    let mut text = Vec::new();
+    std::io::Read::read_to_end(&mut &theirs, &mut text).expect("read to the end");
+    assert_eq!(text, b"\x01\0\0\0\x06hello\n");
+}
+
+fn a_fifo_named_as_a_log_does_not_stop_the_loop() {
+    let (mut rig, path) = rig_with_fifo();
+    let new = rig.new_process("", "", Stdio { logs: vec![raw_log(&path)], ..Stdio::default() });
+    rig.core.request(Request::Create(new)).expect_err("nobody reads it");
+    let new = rig.new_process("", "", Stdio { stdout: Output::File(path.clone()), ..Stdio::default() });
+    rig.core.request(Request::Create(new)).expect_err("nobody reads it");
+}
+
+/// A disk that becomes full in the middle of a line, on a log that somebody has emptied.
+fn a_line_that_was_cut_is_taken_back_where_it_is() {
+    if again_in_a_shell("ulimit -f 8") {
+        return;
+    }
+    let mut rig = Rig::new();
+    let log = rig.dir.join("log");
+    let logs = vec![raw_log(&log)];
+    let text = "echo 123456; sleep 0.4; for i in $(seq 700); do echo 123456; done; sleep 0.2";
+    rig.run(text, Stdio { stdout: Output::Attach, logs, ..Stdio::default() });
+    rig.turns(Duration::from_millis(200));
+    fs::OpenOptions::new().write(true).open(&log).expect("a log").set_len(0).expect("emptied");
+    rig.exit(&init());
+    let text = fs::read_to_string(&log).expect("a log");
+    assert!(text.len() >= 4000, "{}", text.len());
+    assert!(text.lines().all(|line| line == "123456"), "{:?}", &text[..16]);
+    assert!(text.ends_with('\n'));
+}
+
+fn a_file_in_the_place_of_a_fifo_is_appended_to() {
+    let mut rig = Rig::new();
+    let path = rig.dir.join("file");
+    fs::write(&path, "before\n").expect("a file");
+    let stdio = Stdio { stdout: Output::Fifo(path.clone()), stderr: Output::Fifo(path.clone()), ..Stdio::default() };
+    rig.run("echo out; sleep 0.1; echo err >&2", stdio);
+    rig.exit(&init());
+    assert_eq!(fs::read_to_string(&path).expect("a file"), "before\nout\nerr\n");
+}
+
+/// `podman exec -it` attaches before the runtime has sent the terminal.
+fn what_is_typed_before_there_is_a_terminal_is_not_lost() {
+    let mut rig = Rig::new();
+    rig.run("exec sleep 1000", Stdio::default());
+    rig.script("on-exec", "sleep 0.3");
+    let stdio = Stdio {
+        terminal: true,
+        stdin: Stdin::Attach { leave_open: false },
+        stdout: Output::Attach,
+        ..Stdio::default()
+    };
+    let new = rig.new_process("e", "read -r word; echo \"got $word\"", stdio);
+    let exec = ProcessId::of("c", "e");
+    rig.done(Request::AddExec(new)).expect("added");
+    let started = rig.ask(Request::Start(exec.clone()));
+    let (ours, theirs) = windlass::sys::socket::pair().expect("a pair");
+    rig.core.attach(&exec, ours, Framing::Packet).expect("attached");
+    windlass::sys::socket::send(theirs.as_fd(), b"hello\n", &[]).expect("sent");
+    rig.answer(started).expect("started");
+    assert_eq!(rig.exit(&exec), Some(Exit::Code(0)));
+    let mut text = Vec::new();
+    let mut buffer = [0; 8193];
+    while let Ok((n @ 1.., _)) = windlass::sys::socket::receive(theirs.as_fd(), &mut buffer) {
+        text.extend_from_slice(&buffer[1..n]);
+    }
+    assert!(String::from_utf8_lossy(&text).contains("got hello"), "{text:?}");
+}
+
+/// Input for a terminal that nobody has open any more.
+fn a_terminal_that_is_hung_up_and_full_does_not_keep_the_loop_turning() {
+    let mut rig = Rig::new();
+    rig.run("exec sleep 1000", Stdio::default());
+    let stdio = Stdio {
+        terminal: true,
+        stdin: Stdin::Attach { leave_open: false },
+        stdout: Output::Attach,
+        ..Stdio::default()
+    };
+    rig.exec("e", "exec sleep 1000 <&- >&- 2>&-", stdio).expect("started");
+    let exec = ProcessId::of("c", "e");
+    let (ours, theirs) = windlass::sys::socket::pair().expect("a pair");
+    rig.core.attach(&exec, ours, Framing::Packet).expect("attached");
+    for _ in 0..8 {
+        let _ = windlass::sys::socket::send_now(theirs.as_fd(), &[b'x'; 32 * 1024]);
+        rig.turns(Duration::from_millis(20));
+    }
+    let turns = rig.turns(Duration::from_millis(500));
+    assert!(turns < 50, "{turns} turns");
+    rig.done(Request::Kill { process: exec, signal: 9, all: false }).expect("killed");
+}
+
+/// The terminal's other descriptor is still open then, and reading what was typed makes room in it.
+fn input_that_nobody_took_is_forgotten_with_its_process() {
+    let mut rig = Rig::new();
+    rig.run("exec sleep 1000", Stdio::default());
+    let stdio = Stdio {
+        terminal: true,
+        stdin: Stdin::Attach { leave_open: false },
+        stdout: Output::Attach,
+        ..Stdio::default()
+    };
+    let exec = ProcessId::of("c", "e");
+    rig.exec("e", "stty raw -echo; { sleep 1; cat; } <&1 >/dev/null 2>&1 & exec sleep 0.6", stdio).expect("started");
+    rig.turns(Duration::from_millis(200));
+    let (ours, theirs) = windlass::sys::socket::pair().expect("a pair");
+    rig.core.attach(&exec, ours, Framing::Packet).expect("attached");
+    for _ in 0..4 {
+        let _ = windlass::sys::socket::send_now(theirs.as_fd(), &[b'x'; 32 * 1024]);
+        rig.turns(Duration::from_millis(10));
+    }
+    rig.exit(&exec);
+    let turns = rig.turns(Duration::from_millis(1000));
+    assert!(turns < 50, "{turns} turns");
+}
+
+fn input_that_was_closed_before_the_start_ends() {
+    let (mut rig, input) = rig_with_fifo();
+    rig.run("exec sleep 1000", Stdio::default());
+    let new = rig.new_process("e", "cat; exit 6", Stdio { stdin: Stdin::Fifo(input), ..Stdio::default() });
+    let exec = ProcessId::of("c", "e");
+    rig.done(Request::AddExec(new)).expect("added");
+    rig.done(Request::CloseStdin(exec.clone())).expect("closed");
+    rig.done(Request::Start(exec.clone())).expect("started");
+    assert_eq!(rig.exit(&exec), Some(Exit::Code(6)));
+}
