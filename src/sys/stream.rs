@@ -77,11 +77,10 @@ pub fn reopen(fd: BorrowedFd<'_>, flags: OFlag) -> Result<OwnedFd> {
     super::fd::open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags)
 }
 
-/// Where `byte` is first.
+/// Where `byte` is first. Not by the C library's memchr(3): musl's looks at eight bytes at a time,
+/// which made logging a twelfth slower.
 pub fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
-    // SAFETY: the length is that of the slice, which is only read.
-    let at = unsafe { libc::memchr(bytes.as_ptr().cast(), byte.into(), bytes.len()) };
-    (!at.is_null()).then(|| at as usize - bytes.as_ptr() as usize)
+    memchr::memchr(byte, bytes)
 }
 
 /// Raw output becomes `\r\n` at line ends (`ONLCR`), as callers of a container's terminal expect.

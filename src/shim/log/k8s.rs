@@ -30,12 +30,26 @@ pub(super) fn write(log: &mut FileLog, stream: Stream, bytes: &[u8], scratch: &m
         let entry = &mut scratch[used..used + length];
         entry[..PREFIX].copy_from_slice(&prefix);
         entry[PREFIX - 2] = tag;
-        entry[PREFIX..length - 1].copy_from_slice(line);
+        copy(&mut entry[PREFIX..length - 1], line);
         entry[length - 1] = b'\n';
         used += length;
         rest = &rest[next..];
     }
     log.append(&scratch[..used]);
+}
+
+/// Copies a line. musl's memcpy(3) begins slowly, and most lines are short: pieces of a known size
+/// need no call, and the last one may cover a part of the one before.
+fn copy(to: &mut [u8], line: &[u8]) {
+    const PIECE: usize = 16;
+    let (Some(last), 1..=256) = (line.len().checked_sub(PIECE), line.len()) else { return to.copy_from_slice(line) };
+    let mut at = 0;
+    while at < last {
+        to[at..at + PIECE].copy_from_slice(&line[at..at + PIECE]);
+        // Not to be seen through: the compiler would make the loop a call of memcpy(3) again.
+        at = std::hint::black_box(at + PIECE);
+    }
+    to[last..last + PIECE].copy_from_slice(&line[last..last + PIECE]);
 }
 
 fn write_prefix(prefix: &mut [u8; PREFIX], stream: Stream, now: SystemTime) {
@@ -98,6 +112,16 @@ mod tests {
         let text = std::fs::read(&path).expect("read");
         std::fs::remove_file(&path).expect("removed");
         text
+    }
+
+    #[test]
+    fn lines_of_all_lengths_are_copied_whole() {
+        let line: Vec<u8> = (0..300).map(|n| n as u8).collect();
+        for length in 0..=line.len() {
+            let mut to = vec![0xee; length];
+            copy(&mut to, &line[..length]);
+            assert_eq!(to, line[..length], "{length}");
+        }
     }
 
     #[test]
