@@ -91,12 +91,11 @@ impl Scratch {
             chroot: false,
             no_new_keyring: false,
         };
-        reservation.record(&state, GOOD.as_bytes()).expect("room for two files");
-        if let Some(init) = init {
-            let file = reservation.make_init_file().expect("room for a file");
-            init.write(std::os::fd::AsFd::as_fd(&file)).expect("room for a line");
+        reservation.record(&state, GOOD.as_bytes()).expect("room for a file");
+        if let Some(init) = &init {
+            reservation.record_init(init).expect("room for a line");
         }
-        drop(reservation.keep());
+        drop(reservation.keep(state, init.unwrap_or(Init { pid: 1, start_time: 0 }), Default::default()));
     }
 
     fn stopped(&self, id: &str) {
@@ -230,7 +229,7 @@ fn delete_by_force_ends_what_runs() {
 fn a_state_of_a_newer_version_is_not_guessed_at() {
     let scratch = Scratch::new("version");
     scratch.stopped("web1");
-    let path = scratch.root().join("web1/state.json");
+    let path = scratch.root().join("web1");
     let text = fs::read_to_string(&path).expect("recorded").replace("\"version\":1", "\"version\":77");
     fs::write(&path, text).expect("ours");
     let answer = scratch.run("delete web1");
@@ -247,7 +246,9 @@ fn a_state_of_a_newer_version_is_not_guessed_at() {
 fn damaged_state_is_told_and_cleared_away_by_force() {
     let scratch = Scratch::new("damaged");
     scratch.stopped("web1");
-    fs::write(scratch.root().join("web1/state.json"), "{\"version\":1,").expect("ours");
+    let path = scratch.root().join("web1");
+    let text = fs::read_to_string(&path).expect("recorded").replacen("\"owner\"", "", 1);
+    fs::write(&path, text).expect("ours");
     let answer = scratch.run("state web1");
     assert_eq!(answer.code, 1);
     assert!(answer.first_line().starts_with("the state of \"web1\" is damaged: "), "{answer:?}");
@@ -478,7 +479,7 @@ fn a_taken_id_is_refused_in_the_words_of_runc() {
     assert!(answer.first_line().ends_with("container with given ID already exists"), "{answer:?}");
     assert_eq!(lines[0]["kind"], "already-exists");
     assert_eq!(lines.len(), 1);
-    assert!(scratch.root().join("web1/state.json").exists(), "the other's state is left alone");
+    assert!(scratch.root().join("web1").exists(), "the other's state is left alone");
 }
 
 #[test]

@@ -110,7 +110,7 @@ fn make(request: Create<'_>, recorded: &mut Option<State>, proof: &SingleThreade
     laps.done("record it and make its cgroup");
 
     if request.notify {
-        super::notify::prepare(reservation.dir())?;
+        super::notify::prepare(reservation.root(), &plan.id)?;
     }
     let doors = cgroup.doors()?;
     let sources = match plan.copier {
@@ -120,7 +120,8 @@ fn make(request: Create<'_>, recorded: &mut Option<State>, proof: &SingleThreade
     let joins = open_joins(&plan.topology.joined)?;
     let gate = match request.wait_for_start {
         true => {
-            Gate::Start(socket::listen_at(reservation.dir(), "start.sock").doing(|| "cannot make the start socket")?)
+            let name = reservation.start_socket()?;
+            Gate::Start(socket::listen_at(reservation.root(), &name).doing(|| "cannot make the start socket")?)
         }
         false => Gate::Runtime,
     };
@@ -179,9 +180,9 @@ fn make(request: Create<'_>, recorded: &mut Option<State>, proof: &SingleThreade
     let init = story.serve(&mut guard, &mut sync)?;
     laps.done("serve init until it is ready, and record it");
     let child = guard.child.take().expect("serve leaves it there");
+    let container = reservation.keep(state, init, request.spec.hooks.clone().unwrap_or_default())?;
     cgroup.keep();
-    let hooks = request.spec.hooks.clone().unwrap_or_default();
-    Ok(Created { child, sync, container: Container::of(reservation.keep(), state, init, hooks) })
+    Ok(Created { child, sync, container })
 }
 
 /// What the runtime does while init does its steps.
@@ -192,7 +193,7 @@ struct Story<'a> {
     cgroup: &'a Made,
     resources: Option<&'a resctrl::Group>,
     state: &'a State,
-    reservation: &'a Reservation<'a>,
+    reservation: &'a Reservation,
 }
 
 impl Story<'_> {
@@ -235,14 +236,14 @@ impl Story<'_> {
     }
 
     /// What can be done while init is at its steps, so that it need not be waited for.
-    fn begin(&self, child: &Child) -> Result<(Init, OwnedFd)> {
+    fn begin(&self, child: &Child) -> Result<Init> {
         if !self.request.devices_before_init() {
             self.cgroup.set_devices(self.plan)?;
         }
         self.adjust(child)?;
         let lost = || Error::new(Kind::Protocol, "init died before it could be recorded");
         let start_time = process_stat(child.pid).ok_or_else(lost)?.start_time;
-        Ok((Init { pid: child.pid, start_time }, self.reservation.make_init_file()?))
+        Ok(Init { pid: child.pid, start_time })
     }
 
     /// What can be set from outside alone, or better from there.
@@ -278,7 +279,7 @@ impl Story<'_> {
     }
 
     /// From here on the container exists.
-    fn record(&self, child: &Child, (init, file): (Init, OwnedFd)) -> Result<Init> {
+    fn record(&self, child: &Child, init: Init) -> Result<Init> {
         if let Some(socket) = &self.request.pidfd_socket {
             socket::send(socket.as_fd(), b"pidfd", &[child.pidfd.as_fd()])
                 .doing(|| "cannot send the pidfd")
@@ -287,7 +288,7 @@ impl Story<'_> {
         if let Some(path) = self.request.pid_file {
             write_pid_file(path, child.pid)?;
         }
-        init.write(file.as_fd()).map(|()| init)
+        self.reservation.record_init(&init).map(|()| init)
     }
 
     /// Init died without a word: what is known of that.

@@ -1,7 +1,7 @@
 //! The container's word that it is ready, passed on to the host's service manager (sd_notify(3)).
 //!
 //! Where the runtime has `NOTIFY_SOCKET` in its environment, the container gets a socket of its
-//! own in its place, as from runc: a directory of the state is bound at `/run/notify`, `create`
+//! own in its place, as from runc: a directory of the state root is bound at `/run/notify`, `create`
 //! makes it, and `start` listens in it. Of what the container sends only one thing counts, a line
 //! `READY=1`, and what the host is told is the runtime's own text: `READY=1`, the container's
 //! process as `MAINPID=`, and `BARRIER=1`, which returns when all of that was read. Descriptors
@@ -16,15 +16,13 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use crate::abi::{attr, namespace};
-use crate::container::id_path;
+use crate::container::notify_directory;
 use crate::error::{Doing, Error, Kind, Origin, Result};
 use crate::plan::{Action, Mount, Plan, RootPath, Source, Step, Target, What};
 use crate::sys::{Failed, fd, socket};
 
 /// The variable that names the socket, for us and for the container.
 const VARIABLE: &str = "NOTIFY_SOCKET";
-/// The directory, in that of the container's state.
-const DIRECTORY: &str = "notify";
 /// The socket in it.
 const SOCKET: &str = "notify.sock";
 /// Where the directory is in the container.
@@ -76,7 +74,7 @@ pub fn plan_mount(plan: &mut Plan, state_root: &Path) -> bool {
     let is_mount = |step: &Step| matches!(step.action, Action::Mount(_) | Action::Rootfs { .. });
     let Some(last) = plan.init.iter().rposition(is_mount).filter(|_| own_mounts) else { return false };
     plan.sources.push(Source {
-        path: state_root.join(id_path(&plan.id)).join(DIRECTORY).to_string_lossy().into_owned(),
+        path: state_root.join(notify_directory(&plan.id)).to_string_lossy().into_owned(),
         target: INSIDE.into(),
         // Connecting to a socket needs no writable mount.
         set: attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC,
@@ -102,12 +100,13 @@ pub fn set_variable(environment: &mut Vec<String>) {
     environment.push(format!("{VARIABLE}={INSIDE}/{SOCKET}"));
 }
 
-/// Makes the directory that the plan binds, in `state`, the container's directory. For `create`,
-/// before the sources of the plan are opened.
-pub fn prepare(state: BorrowedFd<'_>) -> Result<()> {
-    fd::mkdirat(state, DIRECTORY, 0o755)
+/// Makes the directory that the plan binds, in the state root. For `create`, before the sources of
+/// the plan are opened.
+pub fn prepare(root: BorrowedFd<'_>, id: &str) -> Result<()> {
+    let directory = notify_directory(id);
+    fd::mkdirat(root, &directory, 0o755)
         // Whatever the umask: the container's user must get through.
-        .and_then(|()| fd::chmod_at(state, DIRECTORY, 0o755))
+        .and_then(|()| fd::chmod_at(root, &directory, 0o755))
         .doing(|| "cannot make the directory of the notify socket")
         .map_err(|error| error.origin(reason()))
 }
@@ -129,14 +128,15 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// Listens in the directory that `prepare` made in `state`. For `start` and `run`, before init
+    /// Listens in the directory that `prepare` made in the state root. For `start` and `run`, before init
     /// gets the word. `None`: `create` did not make it.
-    pub fn listen(state: BorrowedFd<'_>, host: &Host) -> Result<Option<Notify>> {
+    pub fn listen(root: BorrowedFd<'_>, id: &str, host: &Host) -> Result<Option<Notify>> {
         let origin = |error: Error| error.origin(reason());
-        let directory = match fd::openat(state, DIRECTORY, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW, 0) {
-            Err(failed) if failed.errno == Errno::ENOENT => return Ok(None),
-            other => other.doing(|| "cannot open the directory of the notify socket").map_err(origin)?,
-        };
+        let directory =
+            match fd::openat(root, notify_directory(id), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW, 0) {
+                Err(failed) if failed.errno == Errno::ENOENT => return Ok(None),
+                other => other.doing(|| "cannot open the directory of the notify socket").map_err(origin)?,
+            };
         let host = socket::connect_datagram(&host.0, PATIENCE)
             .doing(|| format!("cannot reach the service manager at {:?}", host.0))
             .map_err(origin)?;

@@ -23,9 +23,9 @@ pub fn start(container: &Container, host: Option<&Host>) -> Result<Option<Notify
         Status::Running => return Err(wrong("cannot start an already running container")),
         status => return Err(wrong(format!("cannot start a container in the {status} state"))),
     }
-    let notify = host.map_or(Ok(None), |host| Notify::listen(container.dir.as_fd(), host))?;
+    let notify = host.map_or(Ok(None), |host| Notify::listen(container.root(), &container.state.id, host))?;
     give_word(container)?;
-    fd::unlinkat(container.dir.as_fd(), "start.sock").doing(|| "cannot remove the start socket")?;
+    fd::unlinkat(container.root(), container.start_socket()?).doing(|| "cannot remove the start socket")?;
     poststart(container)?;
     Ok(notify)
 }
@@ -35,7 +35,7 @@ fn wrong(msg: impl Into<String>) -> Error {
 }
 
 fn give_word(container: &Container) -> Result<()> {
-    let socket = match socket::connect_at(container.dir.as_fd(), "start.sock") {
+    let socket = match socket::connect_at(container.root(), &container.start_socket()?) {
         Err(failed) if failed.errno == Errno::ECONNREFUSED => {
             return Err(wrong("cannot start a container that has stopped").failed(failed));
         }

@@ -13,7 +13,7 @@ use nix::sys::uio::pread;
 use super::directory::{Directory, if_there, number_after, read_file};
 use super::v2::Cgroup;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::sys::{Called, waiting};
+use crate::sys::{Called, fd, waiting};
 
 /// How long processes may take to stop. They stop on their way back to user space, so only a
 /// process that waits uninterruptibly takes longer than milliseconds.
@@ -95,8 +95,8 @@ impl Cgroup {
 /// Whether the cgroup at a path in the file system was told to be frozen; one that is gone was not.
 /// As [`Cgroup::is_frozen`], without opening its directory.
 pub fn is_frozen(path: &str) -> Result<bool> {
-    let text = if_there(read_file(&format!("{path}/cgroup.freeze")));
-    Ok(text.doing(|| format!("cannot read the state of cgroup {path:?}"))?.is_some_and(|text| text.trim() == "1"))
+    let text = if_there(fd::read_small(fd::CWD, format!("{path}/cgroup.freeze")));
+    Ok(text.doing(|| format!("cannot read the state of cgroup {path:?}"))?.is_some_and(|text| text == b"1\n"))
 }
 
 /// Those of `pids` that keep a freeze from ending, in words.

@@ -1,4 +1,4 @@
-//! Container ids, which become names of directories.
+//! Container ids, which become names of files.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ pub fn check_id(id: &str) -> Result<()> {
     if valid { Ok(()) } else { Err(Error::new(Kind::Usage, format!("invalid container ID format: {id:?}"))) }
 }
 
-/// The id as the name of a directory. Only for ids that passed [`check_id`].
+/// The id as the name of a file. Only for ids that passed [`check_id`].
 pub fn id_path(id: &str) -> &Path {
     Path::new(id)
 }

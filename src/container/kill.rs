@@ -106,7 +106,7 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Fault>> {
             }
         }
     }
-    finish(store, id, &container)
+    finish(&container)
 }
 
 fn damaged(error: &Error) -> bool {
@@ -147,8 +147,8 @@ fn wait_for_end(container: &Container, pidfd: std::os::fd::BorrowedFd<'_>) -> Re
     }
 }
 
-/// The end of a container whose processes are gone: cgroup, hooks, directory.
-pub fn finish(store: &Store, id: &str, container: &Container) -> Result<Vec<Fault>> {
+/// The end of a container whose processes are gone: cgroup, hooks, state.
+pub fn finish(container: &Container) -> Result<Vec<Fault>> {
     // A record for whoever asks during the hooks, while the cgroup can still tell.
     let mut warnings = Vec::new();
     if let Some(path) = &container.state.cgroup {
@@ -177,6 +177,6 @@ pub fn finish(store: &Store, id: &str, container: &Container) -> Result<Vec<Faul
         let state = super::state_document(container, Status::Stopped, 0);
         warnings.extend(crate::apply::run_poststop(hooks, &state));
     }
-    store.remove(id, container.dir.as_fd())?;
+    container.remove()?;
     Ok(warnings)
 }

@@ -1,14 +1,15 @@
-//! What a container is between two commands: a directory of the state root, a process, a cgroup.
+//! What a container is between two commands: a file of the state root, a process, a cgroup.
 
 mod id;
 mod kill;
+mod record;
 mod state;
 mod store;
 
 pub use id::{check_id, id_path};
 pub use kill::{delete, finish, kill};
 pub use state::{ExitRecord, Init, State, Status, Unit, VERSION};
-pub use store::{Container, INIT_NAME, Reservation, Store, process_stat};
+pub use store::{Container, INIT_NAME, Reservation, Store, notify_directory, process_stat};
 
 /// The state document of the specification (runtime.md, "State"), as hooks and `state` get it.
 pub fn state_document(container: &Container, status: Status, pid: i32) -> serde_json::Value {

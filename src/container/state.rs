@@ -1,18 +1,18 @@
 //! The state of a container, as it is on disk and as it is found.
 //!
-//! Three small files, each written once and never changed: `state.json` before anything is made
-//! (so that whatever is made can be found and cleared away), `config.json` (the configuration
-//! that create saw), and `init.json` when init stands. Whether the container is created,
-//! running, paused or stopped is never stored: it is read off the process and the cgroup.
+//! What is on disk ([`super::record`]) is written once and never changed: the state before anything
+//! is made, so that whatever is made can be found and cleared away; the process when init stands;
+//! how it ended by whoever learns it. Whether the container is created, running, paused or stopped
+//! is never stored: it is read off the process and the cgroup.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Version of the layout of the state directory. A runtime reads its own and every older one.
+/// Version of the layout of the state. A runtime reads its own and every older one.
 pub const VERSION: u32 = 1;
 
-/// `state.json`: what was decided before anything was made.
+/// What was decided before anything was made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
@@ -69,7 +69,7 @@ pub struct Unit {
     pub user: bool,
 }
 
-/// `init.json`: the process.
+/// The process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Init {
@@ -107,7 +107,7 @@ impl std::fmt::Display for Status {
     }
 }
 
-/// `exit.json`: how it ended. Written by whoever learns it first: the `run` that waited, a shim,
+/// How it ended. Written by whoever learns it first: the `run` that waited, a shim,
 /// or a `state` that still found the zombie.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

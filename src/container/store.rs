@@ -1,8 +1,9 @@
-//! The state root: one directory per container, which is the container's lock as well.
+//! The state root: one file per container, which is the container's lock as well.
 
 use std::cell::OnceCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -14,17 +15,15 @@ use crate::sys::fd;
 use crate::sys::process::{self, Exit};
 
 use super::id::{check_id, id_path};
+use super::record::{self, Head, Layout, Unreadable};
 use super::state::{ExitRecord, Init, State, Status, VERSION};
-
-/// File names in a container's directory. `create` writes them in this order.
-pub(super) const FILES: &[&str] = &["exit.json", "start.sock", "init.json", "config.json", "state.json"];
 
 /// The name by which init shows itself in `/proc/PID/stat` until it executes its program.
 pub const INIT_NAME: &std::ffi::CStr = c"windlass:init";
 
 /// The state root.
 pub struct Store {
-    dir: Option<OwnedFd>,
+    dir: Option<Rc<OwnedFd>>,
     path: PathBuf,
 }
 
@@ -33,7 +32,7 @@ impl Store {
     pub fn open(path: &Path) -> Result<Store> {
         let dir = match fd::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Err(failed) if failed.errno == Errno::ENOENT => None,
-            other => Some(other.doing(|| format!("cannot open the state root {path:?}"))?),
+            other => Some(Rc::new(other.doing(|| format!("cannot open the state root {path:?}"))?)),
         };
         Ok(Store { dir, path: path.into() })
     }
@@ -58,62 +57,60 @@ impl Store {
         Store::open(path)
     }
 
-    fn dir(&self) -> Result<BorrowedFd<'_>> {
-        self.dir.as_ref().map(OwnedFd::as_fd).ok_or_else(does_not_exist)
+    fn root(&self) -> Result<Rc<OwnedFd>> {
+        self.dir.clone().ok_or_else(does_not_exist)
     }
 
-    /// Takes the id: makes its directory and locks it.
-    pub fn reserve(&self, id: &str) -> Result<Reservation<'_>> {
+    /// Takes the id: makes its file and locks it.
+    pub fn reserve(&self, id: &str) -> Result<Reservation> {
         check_id(id)?;
-        let root = self.dir()?;
-        match fd::mkdirat(root, id_path(id), 0o700) {
+        let root = self.root()?;
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+        let file = match fd::openat(root.as_fd(), id_path(id), flags, 0o600) {
             Err(failed) if failed.errno == Errno::EEXIST => {
                 return Err(Error::new(Kind::AlreadyExists, "container with given ID already exists").failed(failed));
             }
-            other => other.doing(|| format!("cannot make the state directory of {id:?}"))?,
+            other => other.doing(|| format!("cannot make the state of {id:?}"))?,
+        };
+        let reservation = Reservation { root, id: id.into(), file: Some(file), layout: OnceCell::new() };
+        fd::lock(reservation.file(), true).doing(|| "cannot lock the container")?;
+        // Between the two a `delete --force` may have taken it for what a dead create left.
+        if !is_linked(reservation.file()) {
+            return Err(Error::new(Kind::NotFound, format!("container {id:?} was deleted while it was made")));
         }
-        let dir = fd::openat(root, id_path(id), OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW, 0)
-            .doing(|| format!("cannot open the state directory of {id:?}"))?;
-        let reservation = Reservation { root, id: id.into(), dir: Some(dir) };
-        fd::lock(reservation.dir(), true).doing(|| "cannot lock the container")?;
         Ok(reservation)
     }
 
-    /// Finds a container. A directory whose `create` died before it wrote anything has no state;
-    /// see [`Store::remove_leftover`].
+    /// Finds a container. A file whose `create` died before it had written it has no state; see
+    /// [`Store::remove_leftover`].
     pub fn load(&self, id: &str) -> Result<Container> {
         check_id(id)?;
-        let Some(dir) = self.container_dir(id)? else { return Err(does_not_exist()) };
-        match Container::read(dir, id) {
-            Err(error) if error.errno() == Some(Errno::ENOENT) => Err(does_not_exist()
-                .hint("its create died before it wrote anything; `delete --force` clears the directory away")),
-            other => other,
-        }
+        let Some(file) = self.file(id)? else { return Err(does_not_exist()) };
+        Container::read(self.root()?, file, id)?.ok_or_else(|| {
+            does_not_exist().hint("its create died before it wrote anything; `delete --force` clears that away")
+        })
     }
 
-    fn container_dir(&self, id: &str) -> Result<Option<OwnedFd>> {
-        let Ok(root) = self.dir() else { return Ok(None) };
-        match fd::openat(root, id_path(id), OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW, 0) {
+    fn file(&self, id: &str) -> Result<Option<OwnedFd>> {
+        let Some(root) = &self.dir else { return Ok(None) };
+        match fd::openat(root.as_fd(), id_path(id), OFlag::O_RDONLY | OFlag::O_NOFOLLOW, 0) {
             Err(failed) if failed.errno == Errno::ENOENT => Ok(None),
-            other => other.map(Some).doing(|| format!("cannot open the state directory of {id:?}")),
+            other => other.map(Some).doing(|| format!("cannot open the state of {id:?}")),
         }
     }
 
-    /// Removes a directory that has no readable state, if there is one. A create that had not
-    /// written it yet is waited for: then there is a container, which is returned, locked.
+    /// Removes a file that has no readable state, if there is one. A create that had not written it
+    /// yet is waited for: then there is a container, which is returned, locked.
     pub fn remove_leftover(&self, id: &str) -> Result<Option<Container>> {
-        let Some(dir) = self.container_dir(id)? else { return Ok(None) };
-        fd::lock(dir.as_fd(), true).doing(|| "cannot lock the container")?;
-        let copy = fd::duplicate(dir.as_fd()).doing(|| "cannot hold the container")?;
-        match Container::read(copy, id) {
-            Ok(container) => Ok(Some(container)),
-            Err(_) => self.remove(id, dir.as_fd()).map(|()| None),
+        let Some(file) = self.file(id)? else { return Ok(None) };
+        fd::lock(file.as_fd(), true).doing(|| "cannot lock the container")?;
+        let copy = fd::duplicate(file.as_fd()).doing(|| "cannot hold the container")?;
+        match Container::read(self.root()?, copy, id) {
+            Ok(Some(container)) => Ok(Some(container)),
+            // Whoever had the lock may have removed it; the name may have gone to another.
+            _ if !is_linked(file.as_fd()) => Ok(None),
+            _ => remove(self.root()?.as_fd(), id, file.as_fd()).map(|()| None),
         }
-    }
-
-    /// Removes a container's directory: its files, whatever they are, and itself.
-    pub(super) fn remove(&self, id: &str, dir: BorrowedFd<'_>) -> Result<()> {
-        remove_directory(self.dir()?, id, dir)
     }
 
     /// The ids of all containers, sorted.
@@ -137,23 +134,37 @@ fn does_not_exist() -> Error {
     Error::new(Kind::NotFound, "container does not exist")
 }
 
-/// Removes every file in `dir` and then `dir` itself, which is `id` in `root`.
-fn remove_directory(root: BorrowedFd<'_>, id: &str, dir: BorrowedFd<'_>) -> Result<()> {
-    for name in FILES {
-        if let Err(failed) = gone(fd::unlinkat(dir, name)) {
-            return Err(failed.doing(format!("cannot remove {name} of {id:?}")));
+/// Removes all that the state root has of a container, whose file comes last.
+fn remove(root: BorrowedFd<'_>, id: &str, file: BorrowedFd<'_>) -> Result<()> {
+    let cannot = |what: &str| format!("cannot remove {what} of {id:?}");
+    gone(fd::unlinkat(root, start_socket(file)?)).doing(|| cannot("the start socket"))?;
+    let directory = notify_directory(id);
+    match gone(fd::rmdirat(root, &directory)) {
+        // The socket of an unfinished start.
+        Err(failed) if failed.errno == Errno::ENOTEMPTY => {
+            fd::remove_all(root, &directory).doing(|| cannot("the notify socket"))?;
         }
+        // No directory can have such a name.
+        Err(failed) if failed.errno == Errno::ENAMETOOLONG => {}
+        other => other.doing(|| cannot("the directory of the notify socket"))?,
     }
-    // Usually that was all. Otherwise something unusual is left: a temporary file of a write that
-    // was cut off, or is going on while we look; the notify socket.
-    for _ in 0..16 {
-        match gone(fd::rmdirat(root, id_path(id))) {
-            Err(failed) if failed.errno == Errno::ENOTEMPTY => {}
-            other => return other.doing(|| format!("cannot remove the state directory of {id:?}")),
-        }
-        remove_contents(dir).doing(|| format!("cannot empty the state directory of {id:?}"))?;
-    }
-    gone(fd::rmdirat(root, id_path(id))).doing(|| format!("cannot remove the state directory of {id:?}"))
+    gone(fd::unlinkat(root, id_path(id))).doing(|| cannot("the state"))
+}
+
+/// The name of the socket on which init waits for `start`: short enough for the address of a socket
+/// whatever the id, and the file's for as long as the file exists.
+fn start_socket(file: BorrowedFd<'_>) -> Result<String> {
+    let stat = fd::stat(file).doing(|| "cannot look at the container's state")?;
+    Ok(format!("@start-{}", stat.st_ino))
+}
+
+/// The name of the directory for a container's notify socket. No id has an `@`.
+pub fn notify_directory(id: &str) -> String {
+    format!("{id}@notify")
+}
+
+fn is_linked(file: BorrowedFd<'_>) -> bool {
+    fd::stat(file).is_ok_and(|stat| stat.st_nlink > 0)
 }
 
 /// What is gone already need not be removed.
@@ -164,84 +175,77 @@ fn gone(removed: crate::sys::Result<()>) -> crate::sys::Result<()> {
     }
 }
 
-fn remove_contents(dir: BorrowedFd<'_>) -> crate::sys::Result<()> {
-    let copy = match fd::openat(dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0) {
-        Err(failed) if failed.errno == Errno::ENOENT => return Ok(()),
-        other => other?,
-    };
-    let Ok(mut entries) = nix::dir::Dir::from_fd(copy) else { return Ok(()) };
-    let names: Vec<_> = entries.iter().flatten().map(|entry| entry.file_name().to_owned()).collect();
-    for name in names.iter().filter(|name| !matches!(name.to_bytes(), b"." | b"..")) {
-        use std::os::unix::ffi::OsStrExt;
-        let name = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
-        if gone(fd::unlinkat(dir, name)).is_err() {
-            let below = fd::openat(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW, 0)?;
-            remove_contents(below.as_fd())?;
-            gone(fd::rmdirat(dir, name))?;
-        }
-    }
-    Ok(())
-}
-
-/// A container's directory while `create` works on it: locked, and removed again when this is
-/// dropped without [`Reservation::keep`].
-pub struct Reservation<'a> {
-    root: BorrowedFd<'a>,
+/// A container's file while `create` works on it: locked, and removed again when this is dropped
+/// without [`Reservation::keep`].
+pub struct Reservation {
+    root: Rc<OwnedFd>,
     id: String,
-    dir: Option<OwnedFd>,
+    file: Option<OwnedFd>,
+    layout: OnceCell<Layout>,
 }
 
-impl Reservation<'_> {
-    /// The directory.
-    pub fn dir(&self) -> BorrowedFd<'_> {
-        self.dir.as_ref().expect("only keep and drop take it, and both consume self").as_fd()
+impl Reservation {
+    fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_ref().expect("only keep and drop take it, and both consume self").as_fd()
+    }
+
+    /// The state root.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// The name in the state root of the socket on which init waits for `start`.
+    pub fn start_socket(&self) -> Result<String> {
+        start_socket(self.file())
     }
 
     /// Writes down what will be made, before it is made.
     pub fn record(&self, state: &State, config: &[u8]) -> Result<()> {
-        let text = serde_json::to_vec(state).expect("plain data");
-        fd::create_new(self.dir(), "state.json", 0o600, &text).doing(|| "cannot write state.json")?;
-        fd::create_new(self.dir(), "config.json", 0o600, config).doing(|| "cannot write the copy of config.json")
+        let (text, layout) = record::compose(state, config);
+        fd::write_once(self.file(), &text).doing(|| "cannot write the container's state")?;
+        self.layout.set(layout).map_err(|_| Error::new(Kind::State, "the container was recorded before"))
     }
 
-    /// Makes the file for [`Init::write`]. While it is empty it says nothing.
-    pub fn make_init_file(&self) -> Result<OwnedFd> {
-        fd::make_new(self.dir(), "init.json", 0o600).doing(|| "cannot make init.json")
+    fn layout(&self) -> Result<Layout> {
+        self.layout.get().copied().ok_or_else(|| Error::new(Kind::State, "the container was not recorded"))
     }
 
-    /// Gives up the right to remove the directory; the lock goes with the returned descriptor.
-    pub fn keep(mut self) -> OwnedFd {
-        self.dir.take().expect("only keep and drop take it, and both consume self")
+    /// Writes down the process: from here on the container exists.
+    pub fn record_init(&self, init: &Init) -> Result<()> {
+        let at = self.layout()?.init();
+        fd::write_at(self.file(), &record::init_line(init), at).doing(|| "cannot record the process")
+    }
+
+    /// The container, which is not removed any more; it is still locked.
+    pub fn keep(mut self, state: State, init: Init, hooks: Hooks) -> Result<Container> {
+        let (root, layout) = (self.root.clone(), self.layout()?);
+        let file = self.file.take().expect("only keep and drop take it, and both consume self");
+        Ok(Container { root, file, layout, state, init: Some(init), exit: None, hooks: hooks.into() })
     }
 }
 
-impl Drop for Reservation<'_> {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        if let Some(dir) = self.dir.take() {
+        if let Some(file) = self.file.take().filter(|file| is_linked(file.as_fd())) {
             // What cannot be removed now is there for `delete --force`.
-            let _ = remove_directory(self.root, &self.id, dir.as_fd());
+            let _ = remove(self.root.as_fd(), &self.id, file.as_fd());
         }
     }
 }
 
 /// A container as found on disk.
 pub struct Container {
-    /// Its directory.
-    pub dir: OwnedFd,
+    root: Rc<OwnedFd>,
+    file: OwnedFd,
+    layout: Layout,
     /// What was decided at create.
     pub state: State,
     /// Its process, once it stood.
     pub init: Option<Init>,
+    /// How it ended, as far as that was written down.
+    exit: Option<ExitRecord>,
     /// The hooks of its configuration, once they were asked for.
     hooks: OnceCell<Hooks>,
-}
-
-impl Init {
-    /// Writes down the process: from here on the container exists.
-    pub fn write(&self, file: BorrowedFd<'_>) -> Result<()> {
-        let text = serde_json::to_vec(self).expect("plain data");
-        fd::write_once(file, &text).doing(|| "cannot write init.json")
-    }
 }
 
 /// What `/proc/PID/stat` says of a process.
@@ -280,60 +284,58 @@ fn parse_stat(text: &str) -> Option<ProcessStat> {
 const POST: &[u8] = b"\"post";
 
 impl Container {
-    fn read(dir: OwnedFd, id: &str) -> Result<Container> {
-        let text = fd::read_small(dir.as_fd(), "state.json").doing(|| format!("cannot read the state of {id:?}"))?;
-        let damaged = |why: String| {
-            Error::new(Kind::State, format!("the state of {id:?} is damaged: {why}"))
-                .hint("`delete --force` clears what is left of it away")
-        };
-        #[derive(serde::Deserialize)]
-        struct Versioned {
-            version: u32,
-        }
-        let state = serde_json::from_slice::<State>(&text);
-        // A state of another version need not be one of ours at all.
-        let versioned = match &state {
-            Ok(state) => Versioned { version: state.version },
-            Err(_) => serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?,
-        };
-        if versioned.version > VERSION || versioned.version == 0 {
-            let msg = format!(
-                "the state of {id:?} has version {}, and this windlass knows versions up to {VERSION}",
-                versioned.version
-            );
-            return Err(Error::new(Kind::State, msg).hint("use the windlass that made the container, or a newer one"));
-        }
-        let state = state.map_err(|error| damaged(error.to_string()))?;
-        let init = match fd::read_small(dir.as_fd(), "init.json") {
-            Err(failed) if failed.errno == Errno::ENOENT => None,
-            // Its create has not filled it yet, or was killed before it could.
-            Ok(text) if text.is_empty() => None,
-            text => {
-                let text = text.doing(|| format!("cannot read init.json of {id:?}"))?;
-                Some(serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?)
-            }
-        };
-        Ok(Container { dir, state, init, hooks: OnceCell::new() })
+    /// `None`: its create has not written it yet, or died before that.
+    fn read(root: Rc<OwnedFd>, file: OwnedFd, id: &str) -> Result<Option<Container>> {
+        let head =
+            fd::read_head(file.as_fd(), record::is_complete).doing(|| format!("cannot read the state of {id:?}"))?;
+        let head = record::parse(&head).map_err(|unreadable| match unreadable {
+            Unreadable::Damaged(why) => Error::new(Kind::State, format!("the state of {id:?} is damaged: {why}"))
+                .hint("`delete --force` clears what is left of it away"),
+            Unreadable::Version(version) => Error::new(
+                Kind::State,
+                format!("the state of {id:?} has version {version}, and this windlass knows versions up to {VERSION}"),
+            )
+            .hint("use the windlass that made the container, or a newer one"),
+        })?;
+        Ok(head.map(|Head { layout, state, init, exit }| Container {
+            root,
+            file,
+            layout,
+            state,
+            init,
+            exit,
+            hooks: OnceCell::new(),
+        }))
     }
 
-    /// A container that this process has just made.
-    pub fn of(dir: OwnedFd, state: State, init: Init, hooks: Hooks) -> Container {
-        Container { dir, state, init: Some(init), hooks: hooks.into() }
+    /// The state root.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// The name in the state root of the socket on which init waits for `start`.
+    pub fn start_socket(&self) -> Result<String> {
+        start_socket(self.file.as_fd())
+    }
+
+    /// Removes its state, and with it the container. For who holds the lock.
+    pub(super) fn remove(&self) -> Result<()> {
+        remove(self.root(), &self.state.id, self.file.as_fd())
     }
 
     /// Lets other commands change the container again.
     pub fn unlock(&self) {
-        fd::unlock(self.dir.as_fd());
+        fd::unlock(self.file.as_fd());
     }
 
     /// Locks the container against other commands that change it.
     pub fn lock(&self) -> Result<()> {
-        fd::lock(self.dir.as_fd(), true).doing(|| "cannot lock the container")
+        fd::lock(self.file.as_fd(), true).doing(|| "cannot lock the container")
     }
 
-    /// Whether the directory is still the one that the id names: a delete may have been faster.
+    /// Whether the file is still the one that the id names: a delete may have been faster.
     pub fn still_there(&self) -> bool {
-        fd::stat(self.dir.as_fd()).is_ok_and(|stat| stat.st_nlink > 0)
+        is_linked(self.file.as_fd())
     }
 
     /// What is known of init's process, if it is still that process.
@@ -355,7 +357,7 @@ impl Container {
     /// Where the container is in its life.
     pub fn status(&self) -> Result<Status> {
         let Some(init) = self.init_stat() else {
-            let unfinished = self.init.is_none() && fd::lock(self.dir.as_fd(), false).is_err();
+            let unfinished = self.init.is_none() && fd::lock(self.file.as_fd(), false).is_err();
             return Ok(if unfinished { Status::Creating } else { Status::Stopped });
         };
         if matches!(init.state, 'Z' | 'X') {
@@ -368,7 +370,8 @@ impl Container {
         if frozen.unwrap_or(false) {
             return Ok(Status::Paused);
         }
-        let waits = init.name.as_bytes() == INIT_NAME.to_bytes() && fd::stat_at(self.dir.as_fd(), "start.sock").is_ok();
+        let waits =
+            init.name.as_bytes() == INIT_NAME.to_bytes() && fd::stat_at(self.root(), self.start_socket()?).is_ok();
         Ok(if waits { Status::Created } else { Status::Running })
     }
 
@@ -410,9 +413,7 @@ impl Container {
 
     /// Its text.
     pub fn config_text(&self) -> Result<Vec<u8>> {
-        fd::openat(self.dir.as_fd(), "config.json", OFlag::O_RDONLY | OFlag::O_NOFOLLOW, 0)
-            .and_then(fd::read_all)
-            .doing(|| "cannot read the container's config.json")
+        fd::read_from(self.file.as_fd(), self.layout.config()).doing(|| "cannot read the container's configuration")
     }
 
     /// Its hooks that run outside of create. The configuration is parsed only if it has any.
@@ -420,29 +421,22 @@ impl Container {
         if let Some(hooks) = self.hooks.get() {
             return Ok(hooks);
         }
-        let hooks = match self.config_text() {
-            // Its create died before that was written.
-            Err(error) if error.errno() == Some(Errno::ENOENT) => Hooks::default(),
-            text => {
-                let text = text?;
-                match text.windows(POST.len()).any(|window| window == POST) {
-                    false => Hooks::default(),
-                    true => {
-                        let spec: Spec = crate::spec::parse(&text, "the container's config.json")?;
-                        spec.hooks.unwrap_or_default()
-                    }
-                }
-            }
+        let text = self.config_text()?;
+        let hooks = match text.windows(POST.len()).any(|window| window == POST) {
+            false => Hooks::default(),
+            true => match crate::spec::parse::<Spec>(&text, "the container's config.json") {
+                // Its create died while it wrote that, so that no hook has run.
+                Err(_) if self.init.is_none() => Hooks::default(),
+                spec => spec?.hooks.unwrap_or_default(),
+            },
         };
         Ok(self.hooks.get_or_init(|| hooks))
     }
 
     /// How it ended, if that is known or can still be found out.
     pub fn exit(&self) -> Option<ExitRecord> {
-        let text =
-            fd::openat(self.dir.as_fd(), "exit.json", OFlag::O_RDONLY | OFlag::O_NOFOLLOW, 0).and_then(fd::read_all);
-        if let Some(record) = text.ok().and_then(|text| serde_json::from_slice(&text).ok()) {
-            return Some(record);
+        if self.exit.is_some() {
+            return self.exit.clone();
         }
         // Nobody has written it down, but a zombie still carries its status; and where that was
         // taken by a caller who reaped it, the cgroup still tells of a kill for want of memory.
@@ -453,8 +447,8 @@ impl Container {
             0 => Exit::Code(stat.exit_code >> 8 & 0xff),
             signal => Exit::Signal(signal),
         };
-        // Somebody who holds the lock may be removing the directory: nothing is put into it then.
-        if fd::lock(self.dir.as_fd(), false).is_err() {
+        // Somebody who holds the lock writes it down, or removes it all.
+        if fd::lock(self.file.as_fd(), false).is_err() {
             return Some(self.exit_record(Some(exit)));
         }
         let record = self.record_exit(exit);
@@ -465,9 +459,9 @@ impl Container {
     /// Writes down how the container ended. For who holds the lock.
     pub fn record_exit(&self, exit: Exit) -> ExitRecord {
         let record = self.exit_record(Some(exit));
-        let text = serde_json::to_vec(&record).expect("plain data");
         // Best effort: a reader without the right to write still gets the answer.
-        let _ = fd::replace(self.dir.as_fd(), Path::new("exit.json"), 0o600, &text);
+        let _ = fd::reopen(self.file.as_fd(), OFlag::O_WRONLY)
+            .and_then(|file| fd::write_at(file.as_fd(), &record::exit_line(&record), self.layout.exit()));
         record
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
@@ -132,6 +133,47 @@ pub fn read_small(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<Vec<u8>
     }
 }
 
+/// The beginning of a regular file, until it is `enough` or the file ends: usually in one read.
+pub fn read_head(fd: BorrowedFd<'_>, enough: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    loop {
+        let mut buffer = [0; 4096];
+        let n = pread(fd, &mut buffer, text.len())?;
+        text.extend_from_slice(&buffer[..n]);
+        if n == 0 || enough(&text) {
+            return Ok(text);
+        }
+    }
+}
+
+/// A regular file from `offset` to its end.
+pub fn read_from(fd: BorrowedFd<'_>, offset: usize) -> Result<Vec<u8>> {
+    let size = usize::try_from(stat(fd)?.st_size).unwrap_or(0);
+    let (mut text, mut length) = (vec![0; size.saturating_sub(offset)], 0);
+    while length < text.len() {
+        match pread(fd, &mut text[length..], offset + length)? {
+            0 => break,
+            n => length += n,
+        }
+    }
+    text.truncate(length);
+    Ok(text)
+}
+
+fn pread(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: usize) -> Result<usize> {
+    loop {
+        match nix::sys::uio::pread(fd, buffer, offset as libc::off_t) {
+            Err(nix::errno::Errno::EINTR) => {}
+            other => return other.called(|| format!("pread({}, at {offset})", fd.as_raw_fd())),
+        }
+    }
+}
+
+/// Opens the same file once more, with other rights.
+pub fn reopen(fd: BorrowedFd<'_>, flags: OFlag) -> Result<OwnedFd> {
+    open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags)
+}
+
 /// write(2), once; a short write is an error, as kernel files take a value whole or not at all.
 pub fn write_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<()> {
     let shown = || format!("write({}, {:?})", fd.as_raw_fd(), String::from_utf8_lossy(&bytes[..bytes.len().min(80)]));
@@ -146,9 +188,13 @@ pub fn make_new(dir: BorrowedFd<'_>, name: impl AsRef<Path>, mode: u32) -> Resul
     openat(dir, name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW, mode)
 }
 
-/// Makes the file `name` with `text` in it; the name must be free.
-pub fn create_new(dir: BorrowedFd<'_>, name: &str, mode: u32, text: &[u8]) -> Result<()> {
-    write_once(make_new(dir, name, mode)?.as_fd(), text)
+/// pwrite(2), once; a short write is an error.
+pub fn write_at(fd: BorrowedFd<'_>, bytes: &[u8], offset: usize) -> Result<()> {
+    let shown = || format!("pwrite({}, {} bytes at {offset})", fd.as_raw_fd(), bytes.len());
+    match nix::sys::uio::pwrite(fd, bytes, offset as libc::off_t).called(shown)? {
+        n if n == bytes.len() => Ok(()),
+        _ => Err(Failed { call: shown().into(), errno: nix::errno::Errno::EIO }),
+    }
 }
 
 /// Replaces the file `name` by one with `text` in it, so that a reader sees the old or the new.
@@ -174,6 +220,22 @@ pub fn rmdirat(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
     let name = name.as_ref();
     nix::unistd::unlinkat(dir, name, UnlinkatFlags::RemoveDir)
         .called(|| format!("unlinkat({}, {name:?}, AT_REMOVEDIR)", shown(dir)))
+}
+
+/// Removes the directory `name` and all that is in it.
+pub fn remove_all(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
+    let below = openat(dir, &name, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW, 0)?;
+    let copy = duplicate(below.as_fd())?;
+    let mut entries = nix::dir::Dir::from_fd(copy).called(|| format!("fdopendir({:?})", name.as_ref()))?;
+    let names: Vec<_> = entries.iter().flatten().map(|entry| entry.file_name().to_owned()).collect();
+    for name in names.iter().filter(|name| !matches!(name.to_bytes(), b"." | b"..")) {
+        let name: &Path = std::ffi::OsStr::from_bytes(name.to_bytes()).as_ref();
+        match unlinkat(below.as_fd(), name) {
+            Err(failed) if failed.errno == nix::errno::Errno::EISDIR => remove_all(below.as_fd(), name)?,
+            other => other?,
+        }
+    }
+    rmdirat(dir, name)
 }
 
 /// mkdirat(2).

@@ -142,7 +142,7 @@ fn make(
     detached: bool,
     session: &mut Session<'_>,
     proof: &SingleThreaded,
-) -> Result<(Created, Store, Option<Relay>)> {
+) -> Result<(Created, Option<Relay>)> {
     let global = session.global;
     let mut laps = Laps::begin(session.debug);
     let root = absolute(&global.root)?;
@@ -194,7 +194,7 @@ fn make(
         Some(socket) => Relay::receive(&socket)?,
         None => None,
     };
-    Ok((created, store, relay))
+    Ok((created, relay))
 }
 
 pub(super) fn create(options: cli::Create, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<()> {
@@ -227,22 +227,21 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
     if foreground.is_some() && !options.no_subreaper {
         process::become_subreaper().doing(|| "cannot become a subreaper")?;
     }
-    let (mut created, store, relay) = make(&options.create, false, options.detach, session, proof)?;
+    let (mut created, relay) = make(&options.create, false, options.detach, session, proof)?;
     let mut laps = Laps::begin(session.debug);
     let notify = match NotifyHost::from_environment()? {
-        Some(host) => Notify::listen(created.container.dir.as_fd(), &host),
+        Some(host) => Notify::listen(created.container.root(), &created.container.state.id, &host),
         None => Ok(None),
     };
     let (started, notify) = match notify {
         Ok(notify) => (begin(&mut created), notify),
         Err(error) => (Err(error), None),
     };
-    let id = options.create.id.as_str();
     let container = created.container;
     if let Err(error) = started.and_then(|()| apply::poststart(&container)) {
         created.child.kill();
         let _ = created.child.wait();
-        session.warnings.extend(crate::container::finish(&store, id, &container)?);
+        session.warnings.extend(crate::container::finish(&container)?);
         return Err(error);
     }
     container.unlock();
@@ -262,7 +261,7 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
         container.lock()?;
         // Somebody may have deleted it already.
         if container.still_there() {
-            session.warnings.extend(crate::container::finish(&store, id, &container)?);
+            session.warnings.extend(crate::container::finish(&container)?);
         }
     }
     laps.done("remove the container");

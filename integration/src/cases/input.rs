@@ -6,7 +6,7 @@ use crate::kit::{T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 chapter! { "input":
     an_environment_above_64_kib_arrives,
@@ -81,9 +81,7 @@ fn garbage_resources_are_an_error(t: &T) -> Verdict {
 fn a_garbage_state_file_is_an_error(t: &T) -> Verdict {
     let container = t.running()?;
     let pid = container.pid()?;
-    let dir = t.root().join(&container.id);
-    let files: Vec<PathBuf> =
-        fs::read_dir(&dir)?.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    let files = container.state_files()?;
     let saved: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).unwrap_or_default()).collect();
     for garbage in [&b""[..], b"{", b"null", b"{\"id\": 3}", b"\0\0\0"] {
         for file in &files {

@@ -106,6 +106,15 @@ impl<'t> Container<'t> {
         pid.filter(|pid| *pid > 0).ok_or_else(|| super::Stop::Fail(format!("no pid in {state}")))
     }
 
+    /// The files in which the runtime keeps its state: one, or those of a directory.
+    pub fn state_files(&self) -> Verdict<Vec<PathBuf>> {
+        let path = self.t.root().join(&self.id);
+        if path.is_file() {
+            return Ok(vec![path]);
+        }
+        Ok(std::fs::read_dir(&path)?.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect())
+    }
+
     /// `kill` with a signal, which must succeed.
     pub fn kill(&self, signal: &str) -> Verdict<Ran> {
         self.verb("kill", &[], &[signal])?.ok()

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use super::*;
 use crate::sys::process;
 
-/// A state directory that is gone with the test.
+/// A state root that is gone with the test.
 struct State(PathBuf, OwnedFd);
 
 impl State {
@@ -21,14 +21,14 @@ impl State {
 
     fn listening(name: &str, host: &Host) -> (State, Notify) {
         let state = State::new(name);
-        prepare(state.1.as_fd()).expect("the notify directory");
-        let notify = Notify::listen(state.1.as_fd(), host).expect("listening").expect("prepared");
+        prepare(state.1.as_fd(), "web1").expect("the notify directory");
+        let notify = Notify::listen(state.1.as_fd(), "web1", host).expect("listening").expect("prepared");
         (state, notify)
     }
 
     fn says(&self, text: &[u8]) {
         let socket = UnixDatagram::unbound().expect("a socket");
-        socket.send_to(text, self.0.join("notify/notify.sock")).expect("sent");
+        socket.send_to(text, self.0.join("web1@notify/notify.sock")).expect("sent");
     }
 }
 
@@ -139,7 +139,7 @@ fn the_mount_comes_after_all_others_and_before_the_pivot() {
     let pivot = at(&|action| matches!(action, Action::Pivot(_)));
     assert!(run < ours && ours < pivot);
     let Action::Mount(Mount { what: What::Bind(index), .. }) = &plan.init[ours].action else { panic!("not a bind") };
-    assert_eq!(plan.sources[*index].path, "/run/windlass/box/notify");
+    assert_eq!(plan.sources[*index].path, "/run/windlass/box@notify");
     assert_ne!(plan.sources[*index].set & attr::RDONLY, 0);
 }
 
@@ -219,7 +219,7 @@ fn a_descriptor_from_the_container_is_closed_at_once() {
     let (host, _told) = manager("fds");
     let (state, notify) = State::listening("fds", &host);
     let (read, write) = socket::pipe().expect("a pipe");
-    let path = state.0.join("notify/notify.sock");
+    let path = state.0.join("web1@notify/notify.sock");
     let sender = socket::connect_datagram(path.to_str().expect("UTF-8"), 1).expect("connected");
     socket::send(sender.as_fd(), b"BARRIER=1", &[write.as_fd()]).expect("sent");
     drop(write);
@@ -252,25 +252,25 @@ fn a_host_that_keeps_the_barrier_is_not_waited_for_without_end() {
 fn anybody_in_the_container_can_reach_the_socket_and_a_second_start_listens_anew() {
     let (host, _told) = manager("modes");
     let (state, first) = State::listening("modes", &host);
-    let second = Notify::listen(state.1.as_fd(), &host).expect("listening").expect("prepared");
+    let second = Notify::listen(state.1.as_fd(), "web1", &host).expect("listening").expect("prepared");
     state.says(b"READY=1");
     assert_eq!((first.is_ready(), second.is_ready()), (Ok(false), Ok(true)));
     let mode = |name: &str| state.0.join(name).metadata().expect("there").permissions().mode() & 0o777;
-    assert_eq!((mode("notify"), mode("notify/notify.sock")), (0o755, 0o777));
+    assert_eq!((mode("web1@notify"), mode("web1@notify/notify.sock")), (0o755, 0o777));
 }
 
 #[test]
 fn a_start_without_a_prepared_directory_has_nothing_to_wait_for() {
     let (host, _told) = manager("unprepared");
     let state = State::new("unprepared");
-    assert!(Notify::listen(state.1.as_fd(), &host).expect("no failure").is_none());
+    assert!(Notify::listen(state.1.as_fd(), "web1", &host).expect("no failure").is_none());
 }
 
 #[test]
 fn a_host_that_is_not_there_is_named_before_the_container_runs() {
     let state = State::new("nobody");
-    prepare(state.1.as_fd()).expect("the notify directory");
-    let error = Notify::listen(state.1.as_fd(), &Host("/nonexistent/socket".into())).expect_err("nobody there");
+    prepare(state.1.as_fd(), "web1").expect("the notify directory");
+    let error = Notify::listen(state.1.as_fd(), "web1", &Host("/nonexistent/socket".into())).expect_err("nobody there");
     assert!(error.message().contains("/nonexistent/socket"), "{error}");
     assert_eq!(error.errno(), Some(Errno::ENOENT));
 }
