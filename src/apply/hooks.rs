@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::container::{State, Status, document};
-use crate::error::{Error, Fault, Kind, Origin, Result};
+use crate::error::{Doing, Error, Fault, Kind, Origin, Result};
 use crate::spec::Hook;
 use crate::sys::process;
 
@@ -15,15 +15,20 @@ use super::context::Context;
 
 /// Runs hooks in order, up to the first that fails.
 pub fn run(name: &str, hooks: &[Hook], state: &serde_json::Value) -> Result<()> {
+    run_with(name, hooks, None, state)
+}
+
+/// A hook that has no environment of its own gets this one, or that of this process.
+fn run_with(name: &str, hooks: &[Hook], env: Option<&[String]>, state: &serde_json::Value) -> Result<()> {
     for (index, hook) in hooks.iter().enumerate() {
-        run_one(hook, state).map_err(|why| failure(name, index, hook, &why))?;
+        run_one(hook, env, state).map_err(|why| failure(name, index, hook, &why))?;
     }
     Ok(())
 }
 
 /// Runs all poststop hooks; one that fails is a warning (runtime.md, "Lifecycle", step 13).
 pub fn run_poststop(hooks: &[Hook], state: &serde_json::Value) -> Vec<Fault> {
-    let outcomes = hooks.iter().enumerate().map(|(index, hook)| (index, hook, run_one(hook, state)));
+    let outcomes = hooks.iter().enumerate().map(|(index, hook)| (index, hook, run_one(hook, None, state)));
     outcomes
         .filter_map(|(index, hook, outcome)| {
             let why = outcome.err()?;
@@ -39,21 +44,25 @@ fn failure(name: &str, index: usize, hook: &Hook, why: &str) -> Error {
 }
 
 pub(super) fn create_container(cx: &mut Context<'_>) -> Result<()> {
-    in_container("createContainer", |hooks| &hooks.create_container, Status::Created, cx)
+    // Hooks find the container's files below the directory that they start in, and no program of
+    // the runtime needs it any more.
+    let root = cx.root()?;
+    crate::sys::mount::change_directory(root).doing(|| "cannot enter the root filesystem")?;
+    in_container("createContainer", |hooks| &hooks.create_container, None, cx)
 }
 
 pub(super) fn start_container(cx: &mut Context<'_>) -> Result<()> {
-    in_container("startContainer", |hooks| &hooks.start_container, Status::Created, cx)
+    in_container("startContainer", |hooks| &hooks.start_container, Some(&cx.program.env), cx)
 }
 
 fn in_container(
     name: &str,
     which: impl Fn(&crate::spec::Hooks) -> &Vec<Hook>,
-    status: Status,
+    env: Option<&[String]>,
     cx: &Context<'_>,
 ) -> Result<()> {
     let (Some(hooks), Some(state)) = (cx.hooks, cx.state) else { return Ok(()) };
-    run(name, which(hooks), &state_for(state, status, nix::unistd::getpid().as_raw()))
+    run_with(name, which(hooks), env, &state_for(state, Status::Created, nix::unistd::getpid().as_raw()))
 }
 
 /// The state that a hook reads.
@@ -62,7 +71,7 @@ pub fn state_for(state: &State, status: Status, pid: i32) -> serde_json::Value {
 }
 
 /// Runs one hook; the error says why it failed, with the end of what it printed.
-fn run_one(hook: &Hook, state: &serde_json::Value) -> std::result::Result<(), String> {
+fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> std::result::Result<(), String> {
     let output = output_file().map_err(|error| format!("cannot keep its output: {error}"))?;
     let copy = || output.try_clone().map(Stdio::from);
     let (stdout, stderr) = (copy().map_err(|e| e.to_string())?, copy().map_err(|e| e.to_string())?);
@@ -71,7 +80,10 @@ fn run_one(hook: &Hook, state: &serde_json::Value) -> std::result::Result<(), St
         std::os::unix::process::CommandExt::arg0(&mut command, name);
         command.args(args);
     }
-    command.env_clear().envs(hook.env.iter().filter_map(|variable| variable.split_once('=')));
+    let own = (!hook.env.is_empty()).then_some(hook.env.as_slice());
+    if let Some(env) = own.or(env) {
+        command.env_clear().envs(env.iter().filter_map(|variable| variable.split_once('=')));
+    }
     let mut child = command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr).spawn().map_err(|error| {
         error.raw_os_error().map_or(error.to_string(), |raw| crate::error::describe(nix::errno::Errno::from_raw(raw)))
     })?;
@@ -146,20 +158,24 @@ mod tests {
     fn a_hook_reads_the_state_and_has_its_environment_alone() {
         let state = serde_json::json!({"id": "x"});
         let ok = hook("read -r line; [ \"$line\" = '{\"id\":\"x\"}' ] && [ \"$A\" = b ] && [ -z \"$HOME\" ]", None);
-        assert_eq!(run_one(&ok, &state), Ok(()));
+        assert_eq!(run_one(&ok, Some(&["HOME=/".into()]), &state), Ok(()));
+        let bare = Hook { env: vec![], ..hook("[ \"$A\" = c ]", None) };
+        assert_eq!(run_one(&bare, Some(&["A=c".into()]), &state), Ok(()));
+        let bare = Hook { env: vec![], ..hook("[ -n \"$CARGO_MANIFEST_DIR\" ]", None) };
+        assert_eq!(run_one(&bare, None, &state), Ok(()));
     }
 
     #[test]
     fn a_failed_hook_says_how_and_what_it_printed() {
         let state = serde_json::json!({});
-        assert_eq!(run_one(&hook("echo no; exit 3", None), &state), Err("exit status 3, output: no".into()));
-        assert_eq!(run_one(&hook("kill -9 $$", None), &state), Err("signal 9 (SIGKILL)".into()));
+        assert_eq!(run_one(&hook("echo no; exit 3", None), None, &state), Err("exit status 3, output: no".into()));
+        assert_eq!(run_one(&hook("kill -9 $$", None), None, &state), Err("signal 9 (SIGKILL)".into()));
     }
 
     #[test]
     fn a_hook_that_takes_too_long_is_killed() {
         let state = serde_json::json!({});
-        assert_eq!(run_one(&hook("sleep 9", Some(1)), &state), Err("timed out after 1 s and was killed".into()));
+        assert_eq!(run_one(&hook("sleep 9", Some(1)), None, &state), Err("timed out after 1 s and was killed".into()));
     }
 
     #[test]
