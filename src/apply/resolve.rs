@@ -40,26 +40,45 @@ pub fn find_or_make(root: BorrowedFd<'_>, path: &RootPath, make: Make, resolve: 
         Err(failed) if failed.errno == Errno::ENOENT => {}
         other => return other,
     }
-    let name = path.as_path().file_name().unwrap_or(OsStr::new("."));
-    let parent = directory(root, path.as_path().parent().unwrap_or(Path::new("")), resolve)?;
-    make_in(parent.as_fd(), name, make)
+    make_missing(root, path.as_path(), make, resolve, &mut LINKS.clone())
 }
 
 /// Finds a directory below the root, or makes what is missing of it. `path` has only names.
 pub fn directory(root: BorrowedFd<'_>, path: &Path, resolve: ResolveFlag) -> Result<OwnedFd> {
+    make_missing(root, path, Make::Directory, resolve, &mut LINKS.clone())
+}
+
+/// So many links that lead nowhere are followed, as the kernel follows others (path_resolution(7)).
+const LINKS: u32 = 40;
+
+/// A link that leads nowhere says where the missing thing is to be made: `/etc/resolv.conf` of
+/// images is often one. The kernel resolves it anew, within the root.
+fn make_missing(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    make: Make,
+    resolve: ResolveFlag,
+    links: &mut u32,
+) -> Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    match fd::openat2(root, path, OFlag::O_PATH | OFlag::O_DIRECTORY, 0, resolve) {
-        Err(failed) if failed.errno == Errno::ENOENT => {
-            let name = path.file_name().ok_or(failed)?;
-            let parent = directory(root, path.parent().unwrap_or(Path::new("")), resolve)?;
-            make_in(parent.as_fd(), name, Make::Directory)
-        }
-        other => other,
+    let flags = if make == Make::Directory { OFlag::O_PATH | OFlag::O_DIRECTORY } else { OFlag::O_PATH };
+    let missing = match fd::openat2(root, path, flags, 0, resolve) {
+        Err(failed) if failed.errno == Errno::ENOENT => failed,
+        other => return other,
+    };
+    let name = path.file_name().ok_or(missing)?;
+    let above = path.parent().unwrap_or(Path::new(""));
+    let parent = make_missing(root, above, Make::Directory, resolve, links)?;
+    let followed = *links > 0 && !resolve.contains(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    if followed && let Ok(target) = fd::readlinkat(parent.as_fd(), name) {
+        *links -= 1;
+        return make_missing(root, &above.join(target), make, resolve, links);
     }
+    make_in(parent.as_fd(), name, make)
 }
 
 /// Makes `name`, which was not there a moment ago, and opens what is there now; a link that
-/// somebody put there meanwhile, or that leads nowhere, is not followed.
+/// somebody put there meanwhile is not followed.
 fn make_in(parent: BorrowedFd<'_>, name: &OsStr, make: Make) -> Result<OwnedFd> {
     let made = match make {
         Make::Directory => fd::mkdirat(parent, name, 0o755),
