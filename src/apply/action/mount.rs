@@ -120,7 +120,9 @@ fn make(
 ) -> Result<OwnedFd> {
     let doing = || format!("cannot mount {kind} on {}", plan.destination);
     let filesystem = Filesystem::open(kind).doing(doing)?;
-    let configured = configure(&filesystem, plan, source, data);
+    let mode = inherited_mode(plan, kind, data, cx);
+    let configured = configure(&filesystem, plan, source, data)
+        .and_then(|()| mode.as_deref().map_or(Ok(()), |mode| filesystem.set("mode", Some(mode))));
     if let Err(failed) = configured {
         let complaint = filesystem.complaint();
         let error = failed.doing(doing());
@@ -148,6 +150,16 @@ fn configure(
         filesystem.set("ro", None)?;
     }
     data.iter().try_for_each(|(key, value)| filesystem.set(key, value.as_deref()))
+}
+
+/// The mode of a tmpfs that none is asked for: that of the directory it covers, if there is one.
+fn inherited_mode(plan: &Mount, kind: &str, data: &[(String, Option<String>)], cx: &Context<'_>) -> Option<String> {
+    if kind != "tmpfs" || plan.copy_up || data.iter().any(|(key, _)| key == "mode") {
+        return None;
+    }
+    let found = resolve::find(cx.root().ok()?, &plan.destination, resolve::IN_ROOT).ok()?;
+    let stat = fd::stat(found.as_fd()).ok().filter(fd::is_dir)?;
+    Some(format!("{:o}", stat.st_mode & 0o7777))
 }
 
 /// Gives a new mount its last attributes and attaches it.
