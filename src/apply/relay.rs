@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
 use crate::error::{Doing, Result};
 use crate::sys::{fd, socket};
@@ -34,11 +34,18 @@ impl Relay {
         fcntl(&master, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))
             .map_err(std::io::Error::from)
             .doing(|| "cannot make the terminal non-blocking")?;
+        // What we print may go to a file or a pipe, where a line ends with a line feed alone.
+        if let Ok(mut attributes) = tcgetattr(&master) {
+            attributes.output_flags.remove(OutputFlags::ONLCR);
+            let _ = tcsetattr(&master, SetArg::TCSANOW, &attributes);
+        }
         let mut relay = Relay { master, saved: None, queue: VecDeque::new(), input_open: true };
         relay.resize();
         if let Ok(attributes) = tcgetattr(stdin()) {
             let mut raw = attributes.clone();
             cfmakeraw(&mut raw);
+            // The carriage returns that the container's terminal no longer adds.
+            raw.output_flags.insert(OutputFlags::OPOST);
             tcsetattr(stdin(), SetArg::TCSANOW, &raw)
                 .map_err(std::io::Error::from)
                 .doing(|| "cannot make the terminal raw")?;
