@@ -29,7 +29,14 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
             return Ok(());
         }
     }
-    let pidfd = container.open_init()?.ok_or_else(not_running)?;
+    let shared = container.state.namespaces & crate::abi::namespace::PID == 0;
+    let Some(pidfd) = container.open_init()? else {
+        // Without a PID namespace of its own, what it has started lives on.
+        return match &group {
+            Some(group) if shared && signal == libc::SIGKILL && !group.pids()?.is_empty() => group.kill(),
+            _ => Err(not_running()),
+        };
+    };
     match process::send_signal(pidfd.as_fd(), signal) {
         Err(failed) if failed.errno == Errno::ESRCH => return Err(not_running().failed(failed)),
         other => other.doing(|| format!("cannot send signal {signal}"))?,
@@ -37,7 +44,6 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
     if signal == libc::SIGKILL {
         // A process in a shared PID namespace leaves others behind, and a frozen one does not die.
         if let Some(group) = &group {
-            let shared = container.state.namespaces & crate::abi::namespace::PID == 0;
             return if shared { group.kill() } else { group.let_go() };
         }
     }
