@@ -50,11 +50,9 @@ pub(super) fn events(id: &str, interval: Duration, stats: bool, session: &mut Se
 }
 
 fn print(id: &str, kind: &str, data: Option<Object>) -> Result<()> {
-    let mut event = json!({ "type": kind, "id": id });
-    if let Some(data) = data {
-        event["data"] = data.into();
-    }
-    output::print(&format!("{event}\n"))
+    // In this order, by which some know the kind without a parser.
+    let data = data.map_or_else(String::new, |data| format!(",\"data\":{}", Value::from(data)));
+    output::print(&format!("{{\"type\":{},\"id\":{}{data}}}\n", json!(kind), json!(id)))
 }
 
 fn all_stats(container: &Container, cgroup: &Cgroup) -> Result<Object> {
