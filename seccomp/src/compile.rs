@@ -186,7 +186,7 @@ impl Reader {
             let pointer = || format!("/syscalls/{at}/names/{name_at}");
             if notifies && name == "write" {
                 // The runtime itself still has to write the listener's number.
-                self.problem(pointer(), "SCMP_ACT_NOTIFY cannot be used for write");
+                self.problem(pointer(), "SCMP_ACT_NOTIFY cannot be used for the write syscall");
             }
             let Some(call) = table::find(name) else {
                 match name.is_empty() {

@@ -23,7 +23,7 @@ pub fn send(seccomp: &Seccomp, child: &Child, number: i32, oci_version: &str, st
     }
     let origin = |error: crate::error::Error| error.origin(Origin::config("/linux/seccomp/listenerPath"));
     let agent = socket::connect(Path::new(&seccomp.listener_path))
-        .doing(|| format!("cannot reach the seccomp agent at {:?}", seccomp.listener_path))
+        .doing(|| format!("failed to connect with seccomp agent at {:?}", seccomp.listener_path))
         .map_err(origin)?;
     socket::send(agent.as_fd(), message.to_string().as_bytes(), &[listener.as_fd()])
         .doing(|| "cannot send the seccomp listener")

@@ -155,9 +155,14 @@ impl Access {
         let fault = |name: &str, msg: String| Fault { pointer: format!("{pointer}{name}"), msg };
         let letters = match rule.access.as_deref() {
             None => ALL,
-            Some(text) => letters(text).ok_or_else(|| {
-                fault("/access", format!("invalid device access {text:?}: it must be one or more of r, w and m"))
-            })?,
+            Some(text) => {
+                let wrong = || format!("invalid device access {text:?}: it must be one or more of r, w and m");
+                if text.contains(|letter| !matches!(letter, 'r' | 'w' | 'm')) {
+                    // Others ignore letters that they do not know.
+                    warnings.push(fault("/access", wrong()));
+                }
+                letters(text).ok_or_else(|| fault("/access", wrong()))?
+            }
         };
         let number = |name: &str, value: Option<i64>| match value {
             None | Some(-1) => Ok(None),
@@ -297,7 +302,7 @@ fn letters(text: &str) -> Option<u8> {
             'r' => READ,
             'w' => WRITE,
             'm' => MKNOD,
-            _ => return None,
+            _ => 0,
         };
     }
     (bits != 0).then_some(bits)
