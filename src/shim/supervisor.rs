@@ -101,7 +101,8 @@ pub struct Supervisor {
     /// Children of the front end's own, which only it reaps.
     children: Vec<i32>,
     orphans: bool,
-    fronts_turn: bool,
+    /// What was ready for the core when the front end had its turn.
+    later: Vec<(u64, Ready)>,
     serial: u32,
     token: u64,
     /// When something last happened, if memory was not given back since.
@@ -134,7 +135,7 @@ impl Supervisor {
             events: VecDeque::new(),
             children: Vec::new(),
             orphans: false,
-            fronts_turn: false,
+            later: Vec::new(),
             serial: 0,
             token: 0,
             stirred: Some(Instant::now()),
@@ -301,9 +302,13 @@ impl Supervisor {
     /// One turn of the loop: waits for the descriptors (no longer than until `deadline`, or the
     /// core's own), does the core's part, and returns the front end's.
     ///
-    /// What is there for the front end at the same time comes first, by every second turn: a
-    /// client that has connected before the process began to write gets all that it writes.
+    /// What is there for the front end at the same time comes first, and the core's at the beginning
+    /// of the next turn: a client that has connected before the process began to write gets all that
+    /// it writes.
     pub fn turn(&mut self, deadline: Option<Instant>) -> Result<Vec<(u64, Ready)>> {
+        for (key, ready) in std::mem::take(&mut self.later) {
+            self.take(key, ready);
+        }
         let mut found = Vec::new();
         if self.events.is_empty() {
             let deadline = deadline.into_iter().chain(self.deadline()).min();
@@ -312,21 +317,21 @@ impl Supervisor {
         if !found.is_empty() {
             self.stirred = Some(Instant::now());
         }
-        let theirs = |key: u64| key >> 56 == 0;
-        self.fronts_turn = !self.fronts_turn && found.iter().any(|&(key, _)| theirs(key));
-        if self.fronts_turn {
-            // Ours are still ready the next time.
-            found.retain(|&(key, _)| theirs(key));
+        let (theirs, ours): (Vec<_>, Vec<_>) = found.into_iter().partition(|&(key, _)| key >> 56 == 0);
+        if theirs.is_empty() {
+            ours.into_iter().for_each(|(key, ready)| self.take(key, ready));
+        } else {
+            self.later = ours;
         }
-        found.retain(|&(key, ready)| {
-            let ours = (key >> 56)
-                .checked_sub(1)
-                .and_then(|index| KINDS.get(index as usize))
-                .map(|&kind| self.ready(kind, (key >> 16) as u32, key as u16, ready));
-            ours.is_none()
-        });
         self.due(Instant::now());
-        Ok(found)
+        Ok(theirs)
+    }
+
+    /// Does the core's part for one descriptor.
+    fn take(&mut self, key: u64, ready: Ready) {
+        if let Some(&kind) = KINDS.get((key >> 56) as usize - 1) {
+            self.ready(kind, (key >> 16) as u32, key as u16, ready);
+        }
     }
 
     fn ready(&mut self, kind: Kind, serial: u32, sub: u16, ready: Ready) {

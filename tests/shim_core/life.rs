@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use windlass::shim::{Code, Event, NewProcess, Output, Phase, ProcessId, Reply, Request, Stdio};
+use windlass::shim::{Code, Event, Interest, NewProcess, Output, Phase, ProcessId, Reply, Request, Stdio};
 use windlass::sys::process::Exit;
 
 use super::Test;
@@ -26,6 +26,7 @@ pub const TESTS: &[Test] = tests![
     the_limit_of_descriptors_is_raised_for_the_shim_alone,
     a_hanging_exec_does_not_hold_back_the_end_of_init,
     an_exec_that_joins_after_the_end_of_init_is_killed,
+    the_front_end_comes_first_and_holds_nothing_up,
     a_thousand_execs_leave_nothing_behind,
 ];
 
@@ -232,6 +233,24 @@ fn an_exec_that_joins_after_the_end_of_init_is_killed() {
     let _ = rig.ask(Request::Start(ProcessId::of("c", "e")));
     assert_eq!(rig.exit(&ProcessId::of("c", "e")), Some(Exit::Signal(9)));
     rig.exit(&init());
+}
+
+/// Whatever is there for both: a client is there before the output that it connected for.
+fn the_front_end_comes_first_and_holds_nothing_up() {
+    let mut rig = Rig::new();
+    let (door, mut caller) = std::io::pipe().expect("a pipe");
+    rig.core.poll.watch(&door, 7, Interest::Read).expect("watched");
+    std::io::Write::write_all(&mut caller, b"x").expect("written");
+    for _ in 0..3 {
+        let theirs =
+            |rig: &mut Rig| -> Vec<u64> { rig.core.turn(None).expect("a turn").iter().map(|&(key, _)| key).collect() };
+        assert_eq!(theirs(&mut rig), [7]);
+        nix::sys::signal::raise(nix::sys::signal::Signal::SIGUSR1).expect("a signal");
+        assert_eq!(theirs(&mut rig), [7]);
+        assert!(rig.core.next_event().is_none(), "the core went first");
+        theirs(&mut rig);
+        assert!(matches!(rig.core.next_event(), Some(Event::Signal(libc::SIGUSR1))), "the core was held up");
+    }
 }
 
 /// After a thousand execs the shim is no larger than after a few, and holds no more open.
