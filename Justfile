@@ -10,6 +10,7 @@ target := env("WINDLASS_TARGET", if path_exists(`rustc --print sysroot` / "lib/r
 targets := env("CARGO_TARGET_DIR", "target")
 built := targets / target / "release"
 windlass := built / "windlass"
+shim := built / "windlass-shim"
 # Whose programs need not be small.
 integration := targets / host / "release/integration"
 engines := targets / host / "release/engines"
@@ -86,8 +87,17 @@ engines *args: build
     RUSTFLAGS="{{flags}}" cargo build --release --package engines --features cri --target {{host}}
     {{engines}} --runtime {{windlass}} {{args}}
 
-# The same, all of it and the worked example with a database, and its outcome written down for the README
-engines-record *args: (engines "--long" "--results" "integration/engines/results.json" args) engines-table
+# What of it takes some minutes: docker, containerd and buildah on windlass and its shim, without
+# User-Mode Linux; runc only where something fails
+engines-short: build
+    integration/engines/setup.sh short
+    RUSTFLAGS="{{flags}}" cargo build --release --package engines --target {{host}}
+    {{engines}} --runtime {{windlass}} --shim {{shim}} --harness host --again docker containerd buildah \
+        life:: exec:: logs:: network:: volumes:: build:: tasks:: run:: live_restore::
+
+# All of it on both runtimes and both shims, the worked example with a database too, and its outcome
+# written down for the README
+engines-record *args: deb (engines "--long" "--results" "integration/engines/results.json" "--shim" shim args) engines-table
 
 # The table of the README from the outcome that is written down
 engines-table:

@@ -147,6 +147,12 @@ const ROWS: &[Row] = &[
         "in a user namespace, attributes that the source mount has (nosuid, nodev, noexec, ro, noatime) cannot be taken away",
     ),
     on(
+        Errno::ENOTDIR,
+        &["move_mount"],
+        "/mounts/**",
+        "a directory can only be mounted on a directory, and a file only on a file",
+    ),
+    on(
         Errno::ENOSPC,
         &["move_mount", "mount", "open_tree", "fsmount"],
         "",

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs with apt the engines that the suite drives, on Debian 12. Idempotent, and quick when
-# everything is there. With `long` it also makes the root file system of the worked example, a
+# everything is there. With `short` those of `just engines-short`; with `long` it also makes the root file system of the worked example, a
 # database server, in CACHE.
 set -eu
 CACHE=${CACHE:-/var/cache/windlass-engines}
@@ -18,19 +18,21 @@ install() {
 
 "$(dirname "$0")/../setup.sh"
 want dockerd docker.io
-want docker-init tini
 want containerd containerd
-want podman podman
-want conmon conmon
-want netavark netavark
-want /usr/lib/podman/aardvark-dns aardvark-dns
-want catatonit catatonit
 want buildah buildah
 want iptables iptables
 want modprobe kmod
-want curl curl
-want protoc protobuf-compiler
-want /usr/lib/cni/bridge containernetworking-plugins
+if [ "${1:-}" != short ]; then
+    want docker-init tini
+    want podman podman
+    want conmon conmon
+    want netavark netavark
+    want /usr/lib/podman/aardvark-dns aardvark-dns
+    want catatonit catatonit
+    want curl curl
+    want protoc protobuf-compiler
+    want /usr/lib/cni/bridge containernetworking-plugins
+fi
 [ "${1:-}" != long ] || want debootstrap debootstrap
 if [ -n "$need" ]; then
     [ "$(id -u)" = 0 ] || { echo "engines/setup.sh: as root, install:$need" >&2; exit 1; }

@@ -15,6 +15,8 @@ name contains one of the FILTERs, on runc and on windlass, and lists the differe
   --peer PATH|none    the runtime to compare with; default: runc
   --shim PATH         windlass-shim: run the engines on it as well, with both runtimes
   --harness host|uml  use only this harness; default: the host, User-Mode Linux where needed
+  --again             the peer only for what fails, which is run once more beside it: what then fails on
+                      ours alone makes the exit code 1
   --long              cases that take minutes, too
   --results FILE      write the outcome there, over that of the same engines
   --list              print the names of the cases and stop
@@ -33,6 +35,8 @@ pub struct Args {
     pub shim: Option<PathBuf>,
     /// `Some` when only one harness may be used.
     pub harness: Option<String>,
+    /// Whether to run with the peer only what failed without it.
+    pub again: bool,
     /// Whether cases may take minutes.
     pub long: bool,
     /// Where the outcome goes.
@@ -59,6 +63,7 @@ impl Args {
                 "--shim" => args.shim = Some(resolve(&value()?)?),
                 "--harness" => args.harness = Some(value()?),
                 "--results" => args.results = Some(value()?.into()),
+                "--again" => args.again = true,
                 "--long" => args.long = true,
                 "--list" => args.list = true,
                 "--help" | "-h" => return Err(USAGE.to_owned()),

@@ -3,7 +3,7 @@
 use crate::args::Args;
 use crate::cases;
 use crate::engine::Engine;
-use crate::expected::{self, Who};
+use crate::expected;
 use crate::results::{Results, Table};
 use crate::runner::Request;
 use crate::session::Below;
@@ -41,17 +41,19 @@ pub fn main(argv: &[String]) -> ExitCode {
     }
     let results = Mutex::new(Results::default());
     for (engine, names) in &asked {
-        // The runtimes side by side: much of the time is spent waiting.
-        thread::scope(|scope| {
-            for below in combinations(&args, *engine) {
-                let (args, results) = (&args, &results);
-                let request = Request { engine: *engine, below, long: args.long, cases: names.clone() };
-                scope.spawn(move || everywhere(args, request, results));
+        if args.again {
+            run(&Args { peer: None, ..args.clone() }, *engine, names.clone(), &results);
+            let failed = failed(&results, *engine);
+            if !failed.is_empty() {
+                println!("once more, beside the peer: {}", failed.join(" "));
+                run(&args, *engine, failed, &results);
             }
-        });
+        } else {
+            run(&args, *engine, names.clone(), &results);
+        }
     }
     let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let unexplained = print_differences(&results.table);
+    let unexplained = print_differences(&results.table, args.again);
     println!("{}", sum(&results.table));
     if let Some(path) = &args.results {
         let engines: Vec<Engine> = asked.iter().map(|(engine, _)| *engine).collect();
@@ -61,6 +63,28 @@ pub fn main(argv: &[String]) -> ExitCode {
         }
     }
     if unexplained > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Runs these cases of an engine with everything that can be below it.
+fn run(args: &Args, engine: Engine, cases: Vec<String>, results: &Mutex<Results>) {
+    // The runtimes side by side: much of the time is spent waiting.
+    thread::scope(|scope| {
+        for below in combinations(args, engine) {
+            let request = Request { engine, below, long: args.long, cases: cases.clone() };
+            scope.spawn(move || everywhere(args, request, results));
+        }
+    });
+}
+
+/// The cases of an engine that failed on any column.
+fn failed(results: &Mutex<Results>, engine: Engine) -> Vec<String> {
+    let results = results.lock().unwrap_or_else(PoisonError::into_inner);
+    let prefix = format!("{}::", engine.name());
+    let of_engine = results.table.iter().filter(|(case, _)| case.starts_with(&prefix));
+    of_engine
+        .filter(|(_, row)| row.values().any(|(outcome, _)| *outcome == Outcome::Fail))
+        .map(|(case, _)| case.clone())
+        .collect()
 }
 
 /// Each runtime, below the engine's own shim and below ours.
@@ -144,20 +168,27 @@ impl Run<'_> {
 }
 
 /// Prints where runtimes differ and what fails on all; how many of these have no reason listed.
-fn print_differences(table: &Table) -> usize {
+/// `machine`: what fails on all is left to the machine.
+fn print_differences(table: &Table, machine: bool) -> usize {
     let mut lines = Vec::new();
     let mut unexplained = 0;
     for (case, row) in table {
         let failed: Vec<&String> =
             row.iter().filter(|(_, (o, _))| *o == Outcome::Fail).map(|(label, _)| label).collect();
         let known = expected::about(case);
-        let who = if failed.len() == row.len() { Who::All } else { Who::Only(failed.clone()) };
+        let all = failed.len() == row.len();
         let why = match known {
-            Some(known) if failed.is_empty() && row.values().all(|(outcome, _)| *outcome == Outcome::Pass) => {
+            Some(known)
+                if row.values().all(|(outcome, _)| *outcome == Outcome::Pass)
+                    && row.keys().any(|label| known.is_about(label)) =>
+            {
                 format!("expected to fail, and does no longer: {}", known.reason)
             }
             _ if failed.is_empty() => continue,
-            Some(known) if known.covers(&who) => known.reason.to_owned(),
+            Some(known) if known.covers(&failed, all) => known.reason.to_owned(),
+            _ if machine && all && row.keys().any(|label| !label.starts_with("windlass")) => {
+                "the engine's or the machine's".to_owned()
+            }
             _ => {
                 unexplained += 1;
                 let texts = failed.iter().filter_map(|label| row.get(*label)).map(|(_, text)| text);

@@ -189,7 +189,7 @@ impl Session {
         let pty = openpty(Some(&size), None).context("openpty")?;
         let mut wrapped = self.host("setsid");
         wrapped.args(["--ctty", "--wait"]).arg(command.get_program()).args(command.get_args());
-        wrapped.env("TERM", "dumb");
+        wrapped.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("TERM", "dumb");
         let side = || pty.slave.try_clone().context("the terminal");
         let child = wrapped.stdin(side()?).stdout(side()?).stderr(side()?).spawn().context("setsid")?;
         Ok(AtTerminal { terminal: Terminal::new(pty.master), child: Some(child) })
@@ -327,13 +327,18 @@ impl Drop for AtTerminal {
 }
 
 /// Polls until `done` gives a value, for at most 30 seconds.
-pub fn until<V>(what: &str, mut done: impl FnMut() -> Verdict<Option<V>>) -> Verdict<V> {
+pub fn until<V>(what: &str, done: impl FnMut() -> Verdict<Option<V>>) -> Verdict<V> {
+    until_within(Duration::from_secs(30), what, done)
+}
+
+/// Polls until `done` gives a value, for at most `limit`.
+pub fn until_within<V>(limit: Duration, what: &str, mut done: impl FnMut() -> Verdict<Option<V>>) -> Verdict<V> {
     let start = Instant::now();
     loop {
         if let Some(value) = done()? {
             return Ok(value);
         }
-        if start.elapsed() > Duration::from_secs(30) {
+        if start.elapsed() > limit {
             return fail(format!("waited in vain for: {what}"));
         }
         sleep(Duration::from_millis(20));

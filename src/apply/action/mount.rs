@@ -208,6 +208,11 @@ fn attach_in_fresh(plan: &Mount, mount: BorrowedFd<'_>, cx: &Context<'_>) -> Res
 
 fn attach(plan: &Mount, mount: OwnedFd, target: OwnedFd, cx: &mut Context<'_>) -> Result<()> {
     mount::attach(mount.as_fd(), target.as_fd())
+        .map_err(|failed| match is_directory(&mount) == is_directory(&target) {
+            true => failed,
+            // As mount(2) has it, and engines look for it, to say which of the two to look at.
+            false => sys::Failed { errno: Errno::ENOTDIR, ..failed },
+        })
         .doing(|| format!("cannot attach the mount on {}", plan.destination))?;
     cx.spend(target);
     // It may cover what is kept, also where that is not to be seen by its path.
@@ -223,6 +228,10 @@ fn attach(plan: &Mount, mount: OwnedFd, target: OwnedFd, cx: &mut Context<'_>) -
         cx.spend(mount);
     }
     Ok(())
+}
+
+fn is_directory(fd: &OwnedFd) -> bool {
+    fd::stat(fd.as_fd()).is_ok_and(|stat| fd::is_dir(&stat))
 }
 
 /// `MS_*` for `MOUNT_ATTR_*`.

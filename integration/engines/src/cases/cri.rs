@@ -6,13 +6,14 @@ use crate::cri::stream::{INPUT, SIZE, Stream};
 use crate::cri::{Client, Pod};
 use crate::engine::start_containerd;
 use crate::session::{Session, until};
-use integration::kit::stop::Context;
+use integration::kit::stop::{Context, skip};
 use integration::kit::{Need, Verdict};
 use integration::{ensure, ensure_eq};
 use k8s_cri::v1::{
-    AttachRequest, ContainerConfig, ContainerState, ContainerStatsRequest, ExecRequest, LinuxContainerResources,
-    LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
-    PortForwardRequest, RemoveContainerRequest, StopContainerRequest, UpdateContainerResourcesRequest,
+    AttachRequest, ContainerConfig, ContainerState, ContainerStatsRequest, ExecRequest, IdMapping,
+    LinuxContainerResources, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode,
+    NamespaceOption, PodSandboxConfig, PortForwardRequest, RemoveContainerRequest, StopContainerRequest,
+    UpdateContainerResourcesRequest, UserNamespace,
 };
 use nix::sys::signal::Signal;
 use std::fs;
@@ -29,6 +30,7 @@ chapter! { [Cri] "pods":
     logs_are_lines_with_time_stream_and_tag [CPU],
     containers_of_a_pod_share_its_namespaces [CPU],
     namespaces_of_the_host_are_used_when_told [CPU],
+    a_pod_has_a_user_namespace_of_its_own [CPU],
     exec_streams_and_resizes_a_terminal [CPU],
     attach_reaches_the_first_process [CPU],
     port_forward_reaches_the_pod [CPU],
@@ -162,6 +164,24 @@ fn namespaces_of_the_host_are_used_when_told(s: &Session) -> Verdict {
         let host = fs::read_link(format!("/proc/self/ns/{kind}"))?;
         ensure_eq!(client.sh(&id, &format!("readlink /proc/self/ns/{kind}"))?, host.to_string_lossy(), "{kind}");
     }
+    Ok(())
+}
+
+fn a_pod_has_a_user_namespace_of_its_own(s: &Session) -> Verdict {
+    let mapping = IdMapping { host_id: 300_000, container_id: 0, length: 65_536 };
+    let users = UserNamespace { mode: NamespaceMode::Pod.into(), uids: vec![mapping], gids: vec![mapping] };
+    let options = NamespaceOption { userns_options: Some(users), ..Default::default() };
+    let security = LinuxSandboxSecurityContext { namespace_options: Some(options.clone()), ..Default::default() };
+    let (client, pod) = pod(s, |config| config.linux.get_or_insert_default().security_context = Some(security))?;
+    let id = client.container(&pod, "main", WAIT, |config| {
+        let security = LinuxContainerSecurityContext { namespace_options: Some(options), ..Default::default() };
+        config.linux.get_or_insert_default().security_context = Some(security);
+    })?;
+    let host = fs::read_link("/proc/self/ns/user")?;
+    if client.sh(&id, "readlink /proc/self/ns/user")? == host.to_string_lossy() {
+        return skip("containerd does nothing about user namespaces of pods before 1.7");
+    }
+    ensure_eq!(client.sh(&id, "tr -s ' ' < /proc/self/uid_map")?, "0 300000 65536", "map");
     Ok(())
 }
 

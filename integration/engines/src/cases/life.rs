@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 chapter! { [Docker, Podman] "life":
     run_prints_what_the_program_prints,
     run_passes_the_exit_code_on,
+    run_that_the_engine_refuses_exits_with_125,
     run_of_a_missing_program_exits_with_127,
     run_of_a_file_that_is_no_program_exits_with_126,
     run_of_a_killed_program_exits_with_137_and_of_a_terminated_one_with_143,
@@ -26,7 +27,7 @@ chapter! { [Docker, Podman] "life":
     kill_sends_any_signal,
     pause_freezes_and_unpause_thaws,
     wait_returns_the_exit_code,
-    attach_shows_the_output_and_passes_signals_and_the_code_on,
+    attach_shows_the_output_and_passes_signals_on,
     cp_goes_both_ways,
     top_lists_the_processes,
     stats_have_a_line_for_the_container,
@@ -37,6 +38,7 @@ chapter! { [Docker, Podman] "life":
     inspect_tells_the_state_of_a_running_and_an_ended_container,
     events_tell_the_life_in_order,
     a_program_that_ends_at_once_is_told_about,
+    a_configuration_that_cannot_be_had_is_told_about,
 }
 
 /// Prints the size of the terminal whenever it is another, and ends at 12 by 34.
@@ -53,6 +55,11 @@ fn run_passes_the_exit_code_on(s: &Session) -> Verdict {
         s.try_inside("", &format!("exit {code}"))?.code_is(code)?;
     }
     Ok(())
+}
+
+fn run_that_the_engine_refuses_exits_with_125(s: &Session) -> Verdict {
+    let name = s.sleeper("")?;
+    s.run(&format!("run --name {name} {NAME} true"))?.code_is(125)?.stderr_has("in use").map(drop)
 }
 
 fn run_of_a_missing_program_exits_with_127(s: &Session) -> Verdict {
@@ -178,13 +185,16 @@ fn wait_returns_the_exit_code(s: &Session) -> Verdict {
     Ok(())
 }
 
-fn attach_shows_the_output_and_passes_signals_and_the_code_on(s: &Session) -> Verdict {
+fn attach_shows_the_output_and_passes_signals_on(s: &Session) -> Verdict {
     let script = "trap 'echo bye; exit 9' TERM; while :; do echo here; sleep 0.1; done";
     let name = s.up("", script)?;
     let mut attached = s.background(s.command(&format!("attach {name}")))?;
     attached.until("here")?;
     attached.signal(Signal::SIGTERM)?;
-    ensure_eq!(attached.wait()?, 9, "exit code");
+    // podman's attach ends with 0, whatever the container ends with.
+    let code = if s.engine == Engine::Docker { 9 } else { 0 };
+    ensure_eq!(attached.wait()?, code, "exit code of attach");
+    ensure_eq!(s.ok(&format!("wait {name}"))?, "9", "exit code of the container");
     ensure!(attached.stdout().contains("bye"), "the last word is missing: {}", attached.stdout());
     Ok(())
 }
@@ -285,6 +295,21 @@ fn a_program_that_ends_at_once_is_told_about(s: &Session) -> Verdict {
     let listed = s.ok_with(&format!("ps -a --filter name={name} --format"), "{{.Status}}")?;
     ensure!(listed.contains("Exited (78)"), "ps -a: {listed}");
     s.run(&format!("logs {name}"))?.ok()?.stderr_has("no such option `listen_on`")?;
+    Ok(())
+}
+
+fn a_configuration_that_cannot_be_had_is_told_about(s: &Session) -> Verdict {
+    let (name, file) = (s.name(), s.path("not-a-directory"));
+    fs::write(&file, "")?;
+    s.ok(&format!("create --name {name} -v {}:/data {NAME} true", file.display()))?;
+    // By these words docker knows to add its advice.
+    s.run(&format!("start {name}"))?.fails()?.stderr_has("/data")?.stderr_has("not a directory")?;
+    let listed = s.ok_with(&format!("ps -a --filter name={name} --format"), "{{.Status}}")?;
+    ensure!(listed.contains("Created"), "ps -a: {listed}");
+    if s.engine == Engine::Docker {
+        let told = s.inspect(&name, "{{.State.Error}}")?;
+        ensure!(told.contains("/data"), "inspect does not say why: {told}");
+    }
     Ok(())
 }
 

@@ -2,13 +2,14 @@
 
 use crate::case::chapter;
 use crate::engine::start_dockerd;
-use crate::session::{Session, until};
+use crate::session::{Session, until_within};
 use integration::kit::stop::{Context, skip};
-use integration::kit::{Need, Verdict};
+use integration::kit::{Need, Stop, Verdict};
 use integration::{ensure, ensure_eq};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 chapter! { [Docker] "database":
     the_data_outlives_the_daemon_a_restart_and_the_container [Need::Slow],
@@ -19,7 +20,9 @@ chapter! { [Docker] "database":
 const TREE: &str = "/var/cache/windlass-engines/mariadb.tar";
 const IMAGE: &str = "localhost/mariadb:latest";
 
+/// As the images of databases start: tables for an empty volume first.
 const SERVE: &str = "mkdir -p /run/mysqld; chown mysql /run/mysqld
+    [ -d /var/lib/mysql/mysql ] || mariadb-install-db --user=mysql --skip-test-db > /dev/null
     exec mariadbd --user=mysql --bind-address=0.0.0.0 --skip-name-resolve --init-file=/init.sql";
 
 /// One statement a line.
@@ -43,10 +46,13 @@ fn server(s: &Session, name: &str) -> Verdict {
 /// What a client at the published port gets for a statement, once the server answers.
 fn query(s: &Session, client: &str, statement: &str) -> Verdict<String> {
     let words = format!("exec {client} mariadb --connect-timeout=2 -h127.0.0.1 -P13306 -uroot -psecret shop -Ne");
-    until("the answer of the database", || {
+    let mut last = String::new();
+    let answer = until_within(Duration::from_secs(120), "the answer of the database", || {
         let ran = s.run_with(&words, statement)?;
+        last.clone_from(&ran.stderr);
         Ok((ran.code == 0).then(|| ran.stdout.trim().to_owned()))
-    })
+    });
+    answer.map_err(|stop| Stop::Fail(format!("{stop}: {last}")))
 }
 
 fn the_data_outlives_the_daemon_a_restart_and_the_container(s: &Session) -> Verdict {

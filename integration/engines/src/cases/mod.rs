@@ -17,8 +17,11 @@ mod link;
 mod logs;
 mod mariadb;
 mod network;
+mod package;
 mod podman;
 mod restore;
+mod rootless;
+mod users;
 mod volumes;
 
 /// The cases of an engine, in the order in which they run.
@@ -31,11 +34,14 @@ pub fn of(engine: Engine) -> impl Iterator<Item = &'static Case> {
         link::CASES,
         volumes::CASES,
         flags::CASES,
+        users::CASES,
         build::CASES,
         limits::CASES,
         restore::CASES,
         mariadb::CASES,
+        package::CASES,
         podman::CASES,
+        rootless::CASES,
         buildah::CASES,
         containerd::CASES,
         #[cfg(feature = "cri")]

@@ -40,10 +40,14 @@ fn survive(s: &Session, signal: Signal, options: &[&str]) -> Verdict {
     let killed = s.up("", "exec sleep 1000")?;
     let pid = |name: &str| s.inspect(name, "{{.State.Pid}}");
     let (web_pid, ends_pid, killed_pid) = (pid(&web)?, pid(&ends)?, pid(&killed)?);
-    let address = s.inspect(&web, "{{.NetworkSettings.IPAddress}}")?;
+    let place = "{{.NetworkSettings.IPAddress}} {{.NetworkSettings.Gateway}}";
+    let networks = s.inspect(&web, place)?;
+    let (address, gateway) = networks.split_once(' ').unwrap_or_default();
 
     s.end_daemon(signal)?;
-    answers(s, &address)?;
+    answers(s, address)?;
+    // The daemon's proxy, which serves the loopback, may be gone; the kernel's rules are not.
+    answers(s, &format!("{gateway}:18090"))?;
     kill(Pid::from_raw(killed_pid.parse()?), Signal::SIGKILL).context("kill a container")?;
     let gone = |pid: &str| !Path::new("/proc").join(pid).exists();
     until("the end of what ends meanwhile", || Ok((gone(&ends_pid) && gone(&killed_pid)).then_some(())))?;

@@ -13,7 +13,7 @@ use std::fs;
 pub fn start(session: &Session) -> Verdict<Vec<String>> {
     prepare_networks(session)?;
     if let Some(shim) = &session.below.shim {
-        link(session, shim, "containerd-shim-runc-v2")?;
+        link(session, shim, "containerd-shim-windlass-v2")?;
     }
     // The plugins for networks keep their books below it.
     mount(Some("tmpfs"), "/var/lib", Some("tmpfs"), MsFlags::empty(), None::<&str>).context("/var/lib")?;
@@ -30,6 +30,10 @@ pub fn start(session: &Session) -> Verdict<Vec<String>> {
 
 /// The recommended file, with the runtime under test, and what the suite needs besides.
 fn configuration(session: &Session) -> String {
+    let contrib = match session.below.shim {
+        Some(_) => include_str!("../../../../contrib/containerd/shim-config-v2.toml"),
+        None => include_str!("../../../../contrib/containerd/config-v2.toml"),
+    };
     format!(
         r#"{contrib}
 [plugins."io.containerd.grpc.v1.cri"]
@@ -40,7 +44,7 @@ fn configuration(session: &Session) -> String {
   bin_dir = "/usr/lib/cni"
   conf_dir = "{networks}"
 "#,
-        contrib = below(include_str!("../../../../contrib/containerd/config-v2.toml"), session),
+        contrib = below(contrib, session),
         pause = image::NAME,
         networks = session.path("cni").display(),
     )

@@ -11,12 +11,14 @@ mod podman;
 pub use containerd::SOCKET as CONTAINERD_SOCKET;
 pub use containerd::start_daemon as start_containerd;
 pub use docker::{SOCKET as DOCKER_SOCKET, start_with as start_dockerd};
+pub use podman::configuration as podman_configuration;
 
 use crate::session::Session;
 use integration::kit::Verdict;
 use integration::kit::stop::Context;
 #[cfg(not(feature = "cri"))]
 use integration::kit::stop::skip;
+use nix::mount::{MsFlags, mount};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
@@ -117,6 +119,14 @@ pub fn clean(session: &Session) -> Verdict {
 /// A file of `contrib/` with the runtime under test in place of the installed one.
 fn below(file: &str, session: &Session) -> String {
     file.replace("/usr/local/bin/windlass", &session.below.runtime.display().to_string())
+}
+
+/// Puts a text in place of a file of the host, in the session's mount namespace alone.
+pub fn bind_over(session: &Session, file: &str, text: &str) -> Verdict {
+    let ours = session.path(&file.replace('/', "_"));
+    let known = ours.exists();
+    fs::write(&ours, text).context(ours.display())?;
+    if known { Ok(()) } else { mount(Some(&ours), file, None::<&str>, MsFlags::MS_BIND, None::<&str>).context(file) }
 }
 
 /// Puts a program among the first of the session's `PATH` under this name.

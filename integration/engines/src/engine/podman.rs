@@ -6,11 +6,13 @@ use crate::session::Session;
 use integration::kit::stop::Context;
 use integration::kit::{Need, Verdict};
 use std::fs;
+use std::path::Path;
 
 /// Writes the configuration; the words of the client.
 pub fn start(session: &Session) -> Verdict<Vec<String>> {
     prepare_networks(session)?;
-    fs::write(session.path("containers.conf"), configuration(session)).context("containers.conf")?;
+    let networks = session.path("networks");
+    fs::write(session.path("containers.conf"), configuration(session, &networks)).context("containers.conf")?;
     let dir = |name: &str| session.path(name).display().to_string();
     let mut words: Vec<String> = vec!["podman".into()];
     words.extend(["--root".into(), dir("podman"), "--runroot".into(), dir("podman-run")]);
@@ -27,8 +29,9 @@ fn conmon(session: &Session) -> String {
     session.path("bin/conmon").display().to_string()
 }
 
-/// The drop-in file that is recommended, with the runtime under test, and what this machine needs.
-fn configuration(session: &Session) -> String {
+/// The drop-in file that is recommended, with the runtime under test, and what this machine needs;
+/// networks are described below `networks`.
+pub fn configuration(session: &Session, networks: &Path) -> String {
     let ours = below(include_str!("../../../../contrib/podman/windlass.conf"), session);
     // podman takes another conmon, silently, where the one that was asked for does not answer as it likes.
     let shim = match session.below.shim {
@@ -41,7 +44,7 @@ fn configuration(session: &Session) -> String {
     let engine = format!("[engine]\nevents_logger = \"file\"\ninfra_image = {:?}\n{shim}\n", image::NAME);
     format!(
         "[containers]\n{pids}\ndefault_ulimits = []\n[network]\nnetwork_config_dir = {:?}\n{}",
-        session.path("networks").display().to_string(),
+        networks.display().to_string(),
         ours.replacen("[engine]", &engine, 1),
     )
 }
