@@ -90,7 +90,7 @@ engines *args: build
 # What of it takes some minutes: docker, containerd and buildah on windlass and its shim, without
 # User-Mode Linux; runc only where something fails
 engines-short: build
-    integration/engines/setup.sh short
+    integration/engines/setup.sh short || echo "engines-short: not all of them can be installed here"
     RUSTFLAGS="{{flags}}" cargo build --release --package engines --target {{host}}
     {{engines}} --runtime {{windlass}} --shim {{shim}} --harness host --again docker containerd buildah \
         life:: exec:: logs:: network:: volumes:: build:: tasks:: run:: live_restore::

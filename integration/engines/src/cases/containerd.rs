@@ -3,7 +3,7 @@
 use crate::case::chapter;
 use crate::engine::start_containerd;
 use crate::image::NAME;
-use crate::session::{Background, Session, until};
+use crate::session::{AtTerminal, Background, Session, until};
 use integration::kit::runtime::Kind;
 use integration::kit::{Need, Verdict};
 use integration::{ensure, ensure_eq};
@@ -59,10 +59,17 @@ fn run_of_a_missing_program_names_it(s: &Session) -> Verdict {
 }
 
 fn run_at_a_terminal_has_one(s: &Session) -> Verdict {
-    let mut at = s.terminal(&s.command(&run(s, "--rm -t", &s.name(), "sh")), 33, 77)?;
+    let at = s.terminal(&s.command(&run(s, "--rm -t", &s.name(), "sh")), 33, 77)?;
+    sized(at)
+}
+
+/// A shell at a terminal of 33 by 77 shows that, and ends when it is told to: `ctr` leaves without the
+/// last output of what ends by itself.
+fn sized(mut at: AtTerminal) -> Verdict {
     at.terminal.read_until("# ")?;
-    at.terminal.write("until stty size; do :; done; sleep 0.3; exit 3\n")?;
+    at.terminal.write("until stty size; do :; done; read line; exit 3\n")?;
     at.terminal.read_until("\n33 77\r")?;
+    at.terminal.write("go\n")?;
     ensure_eq!(at.wait()?, 3, "exit code");
     Ok(())
 }
@@ -98,12 +105,8 @@ fn exec_prints_and_passes_the_exit_code_on(s: &Session) -> Verdict {
 
 fn exec_at_a_terminal_has_one(s: &Session) -> Verdict {
     let id = sleeper(s, "")?;
-    let mut at = s.terminal(&s.command(&exec(s, &id, "-t", "sh")), 33, 77)?;
-    at.terminal.read_until("# ")?;
-    at.terminal.write("until stty size; do :; done; sleep 0.3; exit 3\n")?;
-    at.terminal.read_until("\n33 77\r")?;
-    ensure_eq!(at.wait()?, 3, "exit code");
-    Ok(())
+    let at = s.terminal(&s.command(&exec(s, &id, "-t", "sh")), 33, 77)?;
+    sized(at)
 }
 
 fn the_processes_of_a_task_are_listed(s: &Session) -> Verdict {
