@@ -27,7 +27,9 @@ died=$?
 kernel=
 [ ! -f "$work/out" ] || cat "$work/out"
 if [ -f "$work/rc" ]; then
-    exit "$(cat "$work/rc")"
+    rc=$(cat "$work/rc")
+    [ "$rc" != 124 ] || echo "FAILED: it took longer than $limit s" >&2
+    exit "$rc"
 fi
 echo "the guest ended early (status $died):" >&2
 tail -n 12 "$work/console" >&2

@@ -1,6 +1,7 @@
 #!/bin/bash
 # What a runtime must do with --systemd-cgroup. Runs in the guest, as root:
-#   cases.sh RUNTIME
+#   cases.sh RUNTIME [PATTERN]
+# runs those whose names have the extended regular expression PATTERN in them.
 # Each case is a function whose name is a sentence; each runs with the system's
 # systemd, and those of `both` with a user's as well. Prints a line a case.
 # A case says why it fails by printing something.
@@ -12,17 +13,20 @@ failed=0
 
 # --- the guest, once ---
 if [ "${2:-}" != inside ]; then
+    pattern=${2:-.}
     mkdir -p $work
     cp "$0" $work/cases.sh
-    cp -a "$(command -v "$rt" || echo "$rt")" $work/"$ours"
+    rt=$(command -v "$rt" || echo "$rt")
+    cp -a "$rt" $work/"$ours"
+    [ ! -e "$(dirname "$rt")/windlass-shim" ] || cp -a "$(dirname "$rt")/windlass-shim" $work/
     for user in user alone; do
         loginctl enable-linger $user
         until [ -S "/run/user/$(id -u $user)/bus" ]; do sleep 0.2; done
     done
     # Debian's kernel for User-Mode Linux has no cpuset; io is there, and not delegated to users.
-    bash $work/cases.sh $work/"$ours" inside root
+    bash $work/cases.sh $work/"$ours" inside root "$pattern"
     failed=$?
-    su user -c "XDG_RUNTIME_DIR=/run/user/1000 bash $work/cases.sh $work/$ours inside user"
+    su user -c "XDG_RUNTIME_DIR=/run/user/1000 bash $work/cases.sh $work/$ours inside user '$pattern'"
     exit $((failed + $?))
 fi
 
@@ -257,7 +261,6 @@ the_doctor_finds_a_host_that_works() {
 }
 
 a_controller_that_is_not_delegated_is_named_with_the_command() {
-    [ "$whose" = user ] || return
     up io '.linux.resources.unified={"io.max":"98:0 rbps=1000000"}' >"$home/said" && echo "it started"
     grep -q 'controller "io"' "$home/said" || echo "the controller is not named: $(cat "$home/said")"
     grep -q 'systemctl edit user@.service' "$home/said" || echo "the command is not named: $(cat "$home/said")"
@@ -265,20 +268,18 @@ a_controller_that_is_not_delegated_is_named_with_the_command() {
 }
 
 without_a_bus_the_error_says_what_to_do() {
-    [ "$whose" = user ] || return
     bundle .
     said=$(cd "$home/bundle" && XDG_RUNTIME_DIR=/nowhere DBUS_SESSION_BUS_ADDRESS= "$rt" --root "$home/state" --systemd-cgroup run b 2>&1 </dev/null)
-    echo "$said" | grep -q enable-linger || echo "no advice: $said"
+    grep -q enable-linger <<<"$said" || echo "no advice: $said"
 }
 
 without_delegation_a_container_runs_and_a_limit_is_an_error() {
-    [ "$whose" = user ] || return
     bundle '.process.args=["cat","/proc/self/uid_map"]'
     cd "$home/bundle" && "$rt" --root "$home/state" run w </dev/null >"$home/out" 2>&1 || cat "$home/out"
     bundle '.linux.resources.memory={limit:33554432}'
     said=$("$rt" --root "$home/state" run w 2>&1 </dev/null) && echo "it started"
-    echo "$said" | grep -q 'the controller memory' || echo "the controller is not named: $said"
-    echo "$said" | grep -q 'systemd-run --user --scope -p Delegate=yes' || echo "the command is not named: $said"
+    grep -q 'the controller memory' <<<"$said" || echo "the controller is not named: $said"
+    grep -q 'systemd-run --user --scope -p Delegate=yes' <<<"$said" || echo "the command is not named: $said"
     # What it names works.
     bundle '.process.args=["sh","-c","exit 3"]|.linux.resources.memory={limit:33554432}'
     command systemd-run --user --scope -q -p Delegate=yes "$rt" --root "$home/state" run w </dev/null >"$home/out" 2>&1
@@ -286,12 +287,93 @@ without_delegation_a_container_runs_and_a_limit_is_an_error() {
 }
 
 subordinate_ids_are_mapped() {
-    [ "$whose" = user ] || return
     bundle '.process.args=["sh","-c","cat /proc/self/uid_map; id -u; id -G"]|.process.user={uid:33,gid:33,additionalGids:[7]}|
         .linux.uidMappings=[{containerID:0,hostID:1000,size:1},{containerID:1,hostID:100000,size:65535}]|
         .linux.gidMappings=.linux.uidMappings'
     said=$(cd "$home/bundle" && runtime run s </dev/null 2>&1 | tr -s ' \n' ' ')
     is "$said" " 0 1000 1 1 100000 65535 33 33 7 " "what it says"
+}
+
+# systemd's own socket comes first; here it is out of reach.
+the_bus_serves_as_well() {
+    bundle ".process.args=[\"sh\",\"-c\",\"exit 5\"]|.linux.cgroupsPath=\"$slice:test:bus\"|.linux.resources.pids={limit:5}"
+    cd "$home/bundle" || return
+    mkdir -p "$home/xdg"
+    ln -sf "/run/user/$(id -u)/bus" "$home/xdg/bus"
+    case $whose in
+    root) unshare -m sh -c "mount --bind /dev/null /run/systemd/private; exec $rt --root $home/state --systemd-cgroup run bus" ;;
+    user) XDG_RUNTIME_DIR=$home/xdg "$rt" --root "$home/state" --systemd-cgroup run bus ;;
+    esac </dev/null >"$home/out" 2>&1
+    is $? 5 "its exit code: $(cat "$home/out")"
+    gone bus
+}
+
+the_process_is_named_by_pidfd_where_systemd_knows_that() {
+    bundle ".process.args=[\"true\"]|.linux.cgroupsPath=\"$slice:test:fd\""
+    (cd "$home/bundle" && strace -f -s 4096 -e trace=sendmsg,sendto,write -o "$home/trace" "$rt" --root "$home/state" --systemd-cgroup \
+        run fd </dev/null >/dev/null 2>&1)
+    version=$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
+    is "$(grep StartTransientUnit "$home/trace" | grep -c 'PIDFDs.*SCM_RIGHTS')" $((version >= 253)) "PIDFDs for systemd $version"
+    is "$(grep StartTransientUnit "$home/trace" | grep -c '"PIDs\|[^A-Z]PIDs')" $((version < 253)) "PIDs for systemd $version"
+}
+
+the_statistics_are_of_the_scope() {
+    up st '.linux.resources={memory:{limit:33554432},pids:{limit:9}}' || return
+    runtime events --stats st >"$home/out"
+    is "$(jq -c '[.id,.data.pids.current,.data.pids.limit,.data.memory.usage.limit]' "$home/out")" '["st",1,9,33554432]' "what events says"
+}
+
+a_delegated_scope_holds_the_containers_below_it() {
+    bundle '.process.args=["sh","-c","cat /proc/self/cgroup"]|
+        .linux.resources.memory={limit:33554432}|.mounts|=map(select(.type!="cgroup"))|
+        .linux.namespaces|=map(select(.type!="cgroup"))'
+    cd "$home/bundle" && command systemd-run $([ "$whose" = root ] || echo --user) --scope -q -p Delegate=yes --unit=test-outer \
+        "$rt" --root "$home/state" --rootless=true run below </dev/null >"$home/out" 2>&1
+    grep -q '^0::/.*/test-outer\.scope/.*below' "$home/out" || echo "it was in $(cat "$home/out")"
+}
+
+# Of ordinary users; each host lacks one thing, in a mount namespace of its own.
+the_doctor_names_the_one_thing_that_is_missing() {
+    lacks subordinate "usermod" "grep -v ^user: /etc/subuid >/run/s; mount --bind /run/s /etc/subuid"
+    lacks subordinate "uidmap (Debian)" "mkdir -p /run/b; mount -t tmpfs t /run/b; cp /usr/bin/env /usr/bin/setpriv /run/b; mount --bind /run/b /usr/bin"
+    lacks subordinate "setcap" "cp /usr/bin/newuidmap /run/n; chmod 755 /run/n; mount --bind /run/n /usr/bin/newuidmap"
+    lacks "user namespaces" "sysctl -w user.max_user_namespaces" "echo 0 >/proc/sys/user/max_user_namespaces"
+    echo 15000 >/proc/sys/user/max_user_namespaces
+    lacks systemd "enable-linger" "mount -t tmpfs t /run/user/1000; chown 1000 /run/user/1000"
+    lacks systemd "enable-linger" "mount -t tmpfs t /var/lib/systemd/linger"
+    lacks state "with --root" "mount --bind /run/user/1000 /run/user/1000; mount -o remount,bind,ro /run/user/1000"
+    lacks cgroups "mount -t cgroup2" "umount -l /sys/fs/cgroup"
+    lacks filesystems "modprobe mqueue" "sed /mqueue/d /proc/filesystems >/run/f; mount --bind /run/f /proc/filesystems"
+}
+
+# lacks FINDING REMEDY COMMANDS: after root's COMMANDS the user's doctor finds that, which it had not found before.
+lacks() {
+    doctor true | grep -A1 '^limited\|^missing' >"$home/before"
+    doctor "$3" | grep -A1 '^limited\|^missing' >"$home/after"
+    said=$(grep -vxF -f "$home/before" "$home/after")
+    grep -q "^\(limited\|missing\) *$1" <<<"$said" || echo "$1 is not found missing after $3: $said"
+    grep -qF "$2" <<<"$said" || echo "no $2 after $3: $said"
+}
+
+doctor() {
+    unshare -m sh -c "{ $1; } >/dev/null; exec setpriv --reuid 1000 --regid 1000 --init-groups \
+        env HOME=/home/user XDG_RUNTIME_DIR=/run/user/1000 $rt doctor" 2>&1
+}
+
+the_shim_keeps_a_container_in_a_scope() {
+    shim() { verb=$1; shift; "$(dirname "$rt")/windlass-shim" "$verb" --state-dir "$home/shim" "$@"; }
+    bundle ".process.args=[\"sh\",\"-c\",\"echo begun; sleep 1000\"]|.linux.cgroupsPath=\"$slice:test:sh\"|
+        .linux.resources.memory={limit:33554432}"
+    shim run --id sh --bundle "$home/bundle" --runtime "$rt" --root "$home/state" --runtime-arg --systemd-cgroup \
+        </dev/null >"$home/out" 2>&1 || { cat "$home/out"; return; }
+    is "$(shim status sh | jq -r '.state // .ok.state')" running "its state"
+    is "$(cat "$(of sh)/memory.max")" 33554432 memory.max
+    is "$(shim exec sh -- echo from inside 2>&1)" "from inside" "exec's output"
+    is "$(shim logs sh | grep -c begun)" 1 "its log"
+    shim kill sh KILL
+    is "$(shim wait sh | jq -c '.signal // .ok.signal // .')" 9 "what wait says"
+    shim delete sh >/dev/null || echo "delete failed"
+    gone sh
 }
 
 the_name_of_a_container_that_has_just_ended_is_free() {
@@ -308,14 +390,19 @@ both="every_verb_works_in_a_scope the_process_is_in_the_scope_and_the_scope_is_d
     a_scope_of_somebody_else_is_refused_and_left_alone a_failed_unit_of_the_same_name_is_cleared_away
     a_killed_create_is_cleared_away_by_delete_force exec_from_another_cgroup_is_in_the_scope
     the_name_of_a_container_that_has_just_ended_is_free fifty_at_once"
-cases=$both
-[ "$whose" = root ] && cases="$cases a_device_that_is_not_allowed_is_denied"
+of_root=a_device_that_is_not_allowed_is_denied
+of_user=
 case $ours in windlass*)
-    cases="$cases a_scope_has_a_name_by_default the_doctor_finds_a_host_that_works
-        a_controller_that_is_not_delegated_is_named_with_the_command without_a_bus_the_error_says_what_to_do
+    both="$both a_scope_has_a_name_by_default the_doctor_finds_a_host_that_works the_bus_serves_as_well
+        the_statistics_are_of_the_scope a_delegated_scope_holds_the_containers_below_it
+        the_shim_keeps_a_container_in_a_scope"
+    of_root="$of_root the_process_is_named_by_pidfd_where_systemd_knows_that
+        the_doctor_names_the_one_thing_that_is_missing"
+    of_user="a_controller_that_is_not_delegated_is_named_with_the_command without_a_bus_the_error_says_what_to_do
         without_delegation_a_container_runs_and_a_limit_is_an_error subordinate_ids_are_mapped"
     ;;
 esac
+[ "$whose" = root ] && cases="$both $of_root" || cases="$both $of_user"
 
 rm -rf "$home"
 mkdir -p "$home/state" "$home/bundle/rootfs"/{bin,proc,sys,dev,tmp,etc}
@@ -325,7 +412,7 @@ echo root:x:0:0:root:/:/bin/sh >"$home/bundle/rootfs/etc/passwd"
 (cd "$home/bundle" && "$rt" spec $([ "$whose" = root ] || echo --rootless) && mv config.json ..)
 jq '.process.terminal=false|.root.readonly=false' "$home/config.json" >"$home/base.json"
 
-for name in $cases; do
+for name in $(echo "$cases" | tr -s ' ' '\n' | grep -E "$4"); do
     said=$($name 2>&1)
     if [ -z "$said" ]; then
         echo "ok     $ours $whose $name"

@@ -42,15 +42,18 @@ impl Place {
     /// Without cgroup2, limits that nothing can apply are an error.
     pub fn decide(
         manager: Option<Manager>,
+        systemd: Option<Result<Systemd>>,
         undelegated: Undelegated,
         resources: Option<&Resources>,
         plan: &mut Plan,
     ) -> Result<Place> {
         let place = |hierarchy, path| Place { hierarchy, path, make_room: false, systemd: Cell::new(None), v1: None };
         let none = place(None, String::new());
-        let Some(manager) = manager else { return Ok(none) };
+        if manager.is_none() {
+            return Ok(none);
+        }
         let hierarchy = Hierarchy::find()?;
-        if let (Manager::Systemd, Some(unit)) = (manager, &plan.unit) {
+        if let (Some(systemd), Some(unit)) = (systemd, &plan.unit) {
             if hierarchy.unified().is_none() {
                 return Err(Error::new(
                     Kind::Unsupported,
@@ -59,7 +62,7 @@ impl Place {
                 .origin(Origin::Flag("--systemd-cgroup".into()))
                 .hint("boot with systemd.unified_cgroup_hierarchy=1, or leave --systemd-cgroup out"));
             }
-            let mut systemd = Systemd::connect(unit.user)?;
+            let mut systemd = systemd?;
             let path = systemd.path(unit)?;
             return Ok(Place { systemd: Cell::new(Some(systemd)), ..place(Some(hierarchy), path) });
         }

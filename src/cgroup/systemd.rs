@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::dbus::{Answer, Call, Connection, Message, Peer};
 use crate::error::{Error, Kind, Origin, Result};
 use crate::plan::unit::{Property, Unit, Value};
+use crate::sys::probe;
 use crate::sys::process::Child;
 
 /// A connection to systemd.
@@ -38,8 +39,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const NAME: &str = "org.freedesktop.systemd1";
 const OBJECT: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
-const JOB_REMOVED: &str = "type='signal',sender='org.freedesktop.systemd1',path='/org/freedesktop/systemd1',\
-     interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
+
+/// What a bus is to pass on: the ends of jobs of this unit, whose name has no quotes.
+fn ends_of_jobs(unit: &str) -> String {
+    format!("type='signal',sender='{NAME}',path='{OBJECT}',interface='{MANAGER}',member='JobRemoved',arg2='{unit}'")
+}
 
 /// The first version that takes processes by pidfd (`PIDFDs`).
 const TAKES_PIDFDS: u32 = 253;
@@ -51,12 +55,18 @@ impl fmt::Debug for Systemd {
 }
 
 impl Systemd {
-    /// Connects to the system's instance, or to the user's.
+    /// Connects to the system's instance, or to the user's. What is asked of it first waits until it lets
+    /// us in, so connecting early is waiting less.
     pub fn connect(user: bool) -> Result<Systemd> {
         let sockets = if user { sockets_of_user() } else { sockets_of_system() };
         let mut last = None;
         for (path, peer) in &sockets {
-            match Connection::open(path, *peer, PATIENCE) {
+            let opened = match peer {
+                Peer::Service => Connection::begin(path, *peer, PATIENCE),
+                // One that refuses us is known before the next is tried.
+                Peer::Bus => Connection::open(path, *peer, PATIENCE),
+            };
+            match opened {
                 Ok(connection) => return Ok(Systemd { connection, user, version: Asked::Not, root: Asked::Not }),
                 Err(failed) => last = Some((path, failed)),
             }
@@ -126,7 +136,7 @@ impl Systemd {
     /// Asks for the scope, with this process in it; the job is to be awaited.
     pub fn begin(&mut self, unit: &Unit, child: &Child) -> Result<u32> {
         let version = self.version()?;
-        self.connection.listen(JOB_REMOVED).map_err(|failed| lost(failed, self.user))?;
+        self.connection.listen(&ends_of_jobs(&unit.name)).map_err(|failed| lost(failed, self.user))?;
         let mut fds = Vec::new();
         let process = if version >= TAKES_PIDFDS {
             fds.push(child.pidfd.as_fd());
@@ -204,7 +214,7 @@ impl Systemd {
 
     /// Stops a unit, waits until it is, and forgets it. One that is not there is as good.
     pub fn stop(&mut self, unit: &str) -> Result<()> {
-        self.connection.listen(JOB_REMOVED).map_err(|failed| lost(failed, self.user))?;
+        self.connection.listen(&ends_of_jobs(unit)).map_err(|failed| lost(failed, self.user))?;
         let what = format!("systemd does not stop the scope {unit:?}");
         let serial = self.send("StopUnit", &[Value::text(unit), Value::text("replace")], &[])?;
         match self.connection.answer(serial).map_err(|failed| lost(failed, self.user))? {
@@ -282,10 +292,10 @@ fn lost(failed: crate::sys::Failed, user: bool) -> Error {
 
 fn sockets_of_system() -> Vec<(PathBuf, Peer)> {
     let bus = std::env::var("DBUS_SYSTEM_BUS_ADDRESS").ok().and_then(|address| path_in(&address));
-    vec![
-        ("/run/systemd/private".into(), Peer::Service),
-        (bus.unwrap_or_else(|| "/run/dbus/system_bus_socket".into()), Peer::Bus),
-    ]
+    let bus = (bus.unwrap_or_else(|| "/run/dbus/system_bus_socket".into()), Peer::Bus);
+    // It hangs up on everybody but root.
+    let private = nix::unistd::geteuid().is_root() && probe::in_first_user_namespace();
+    private.then(|| ("/run/systemd/private".into(), Peer::Service)).into_iter().chain([bus]).collect()
 }
 
 fn sockets_of_user() -> Vec<(PathBuf, Peer)> {

@@ -161,13 +161,14 @@ pub fn finish(container: &Container) -> Result<Vec<Fault>> {
         // systemd clears an empty scope away by itself, sooner or later than this. Of a create that
         // died it may not even have heard yet.
         let scope = container.state.unit.as_ref().filter(|_| container.init.is_none() || Path::new(path).exists());
+        // It lets us in while we clear away ourselves.
+        let systemd = scope.map(|unit| (unit, Systemd::connect(unit.user)));
         cgroup::remove(path, Kill::Yes)?;
         let stop = |systemd: &mut Systemd, unit: &str| match container.init {
             Some(_) => systemd.release(unit),
             None => systemd.stop(unit),
         };
-        let stopped =
-            scope.map(|unit| Systemd::connect(unit.user).and_then(|mut systemd| stop(&mut systemd, &unit.name)));
+        let stopped = systemd.map(|(unit, systemd)| systemd.and_then(|mut systemd| stop(&mut systemd, &unit.name)));
         if let Some(Err(error)) = stopped {
             warnings.push(Fault { pointer: String::new(), msg: error.message().into() });
         }

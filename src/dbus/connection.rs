@@ -36,6 +36,8 @@ pub struct Connection {
     socket: OwnedFd,
     peer: Peer,
     serial: u32,
+    /// Whether the server has let us in.
+    greeted: bool,
     received: Vec<u8>,
     /// Messages that arrived while another was waited for.
     waiting: VecDeque<Message>,
@@ -54,22 +56,37 @@ impl Connection {
     /// The server knows who we are by the socket (`SO_PEERCRED`), so we leave it to tell our id
     /// (SASL EXTERNAL without an identity): ours may be another one in its user namespace.
     pub fn open(path: &Path, peer: Peer, within: Duration) -> Result<Connection> {
+        let mut connection = Connection::begin(path, peer, within)?;
+        connection.greet()?;
+        Ok(connection)
+    }
+
+    /// The same, but leaves it to the first call to wait until the server lets us in.
+    pub fn begin(path: &Path, peer: Peer, within: Duration) -> Result<Connection> {
         let socket = socket::connect(path)?;
         socket::give_up_after(socket.as_fd(), i64::try_from(within.as_millis()).unwrap_or(i64::MAX))?;
         let deadline = Instant::now() + within;
-        let mut connection =
-            Connection { socket, peer, serial: 0, received: Vec::new(), waiting: VecDeque::new(), deadline };
+        let (received, waiting) = (Vec::new(), VecDeque::new());
+        let mut connection = Connection { socket, peer, serial: 0, greeted: false, received, waiting, deadline };
+        // Nothing may follow yet: sd-bus, as a server, leaves a message be that comes together with this.
         connection.send(b"\0AUTH EXTERNAL\r\nDATA\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n", &[])?;
+        Ok(connection)
+    }
+
+    fn greet(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.greeted, true) {
+            return Ok(());
+        }
         for wanted in ["DATA", "OK", "AGREE_UNIX_FD"] {
-            let line = connection.line()?;
+            let line = self.line()?;
             if line.split(' ').next() != Some(wanted) {
                 return Err(Failed { call: format!("SASL: {line:?}").into(), errno: Errno::EACCES });
             }
         }
-        if peer == Peer::Bus {
-            connection.ask(&Call { answered: true, ..call_of_bus("Hello", &[]) }, &[])?;
+        if self.peer == Peer::Bus {
+            self.ask(&call_of_bus("Hello", &[]), &[])?;
         }
-        Ok(connection)
+        Ok(())
     }
 
     /// Whether there is a bus in between.
@@ -87,6 +104,7 @@ impl Connection {
 
     /// Sends a call; its number is what the answer carries.
     pub fn ask(&mut self, call: &Call<'_>, fds: &[BorrowedFd<'_>]) -> Result<u32> {
+        self.greet()?;
         self.serial += 1;
         let bytes = message::encode(call, self.serial);
         self.send(&bytes, fds)?;

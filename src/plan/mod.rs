@@ -286,12 +286,14 @@ pub fn create(id: &str, spec: &Spec, options: &Options) -> Result<Plan> {
         None => cgroup::limits(&crate::spec::Resources::default(), &mut draft.faults, &mut draft.warnings),
     };
 
-    topology::enter(&topology, linux, options, &mut draft);
+    topology::enter(&topology, &mut draft);
+    let entered = draft.steps.len();
     if !options.no_new_keyring {
         draft.always("a session keyring of its own", Action::SessionKeyring(format!("_ses.{id}")));
     }
     topology::configure(&topology, spec, linux, &mut draft);
     rootfs::rootfs(spec, linux, &topology, options, &mut draft);
+    topology::enter_cgroup(entered, &topology, linux, options, &mut draft);
     process::process(spec, linux, &topology, options, &mut draft);
 
     let unit = options.systemd.and_then(|systemd| unit::unit(id, spec, &limits, systemd, &mut draft.faults));

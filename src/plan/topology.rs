@@ -10,10 +10,10 @@
 //! what the runtime cannot.
 
 use crate::abi::namespace;
-use crate::error::Fault;
+use crate::error::{Fault, Origin};
 use crate::spec::{IdMapping, Linux, Spec, TimeOffset, escape};
 
-use super::{Action, Draft, Host, Maps, Options};
+use super::{Action, Draft, Host, Maps, Mount, Options, Step, What};
 
 /// Who joins a namespace, or copies a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +190,7 @@ pub(super) fn overlap(mappings: &[IdMapping]) -> Option<String> {
 }
 
 /// The steps by which init comes into its namespaces.
-pub(super) fn enter(topology: &Topology, linux: &Linux, options: &Options, draft: &mut Draft) {
+pub(super) fn enter(topology: &Topology, draft: &mut Draft) {
     if !topology.uid_mappings.is_empty() {
         let first = |mappings: &[IdMapping]| mappings.iter().map(|m| m.container_id).min().unwrap_or(0);
         let action = Action::BecomeRoot(first(&topology.uid_mappings), first(&topology.gid_mappings));
@@ -210,13 +210,36 @@ pub(super) fn enter(topology: &Topology, linux: &Linux, options: &Options, draft
             draft.config("/linux/namespaces", Action::Unshare(rest));
         }
     }
+}
+
+/// The steps by which init comes into its cgroup and the namespace of it; `at` is where the others end
+/// that bring it into namespaces, and all later ones are there.
+///
+/// systemd takes its time to make a cgroup, so what init can do elsewhere it does meanwhile. What the
+/// container must pay for, what shows the cgroup and what may leave the host behind is done inside.
+pub(super) fn enter_cgroup(at: usize, topology: &Topology, linux: &Linux, options: &Options, draft: &mut Draft) {
+    let mut steps = Vec::new();
+    let mut at = at;
     if options.systemd.is_some() {
-        // Until here systemd had time; what follows is the container's to pay for.
-        draft.always("systemd makes the cgroup", Action::Scope);
+        let later = draft.steps[at..].iter().position(|step| needs_cgroup(&step.action));
+        at = later.map_or(draft.steps.len(), |later| at + later);
+        let origin = Origin::Default("systemd makes the cgroup".into());
+        steps.push(Step { origin, action: Action::Scope });
     }
     if topology.new & namespace::CGROUP != 0 {
         let index = linux.namespaces.iter().position(|entry| entry.kind == "cgroup").unwrap_or(0);
-        draft.config(format!("/linux/namespaces/{index}"), Action::Unshare(namespace::CGROUP));
+        let origin = Origin::Config(format!("/linux/namespaces/{index}").into());
+        steps.push(Step { origin, action: Action::Unshare(namespace::CGROUP) });
+    }
+    draft.steps.splice(at..at, steps);
+}
+
+fn needs_cgroup(action: &Action) -> bool {
+    match action {
+        Action::Mount(Mount { copy_up: true, .. }) => true,
+        Action::Mount(Mount { what: What::New { kind, .. }, .. }) => kind.starts_with("cgroup"),
+        Action::NetDevices | Action::RuntimeHooks | Action::CreateContainerHooks | Action::Pivot(_) => true,
+        _ => false,
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::apply::notify::{self, Host as NotifyHost, Notify};
 use crate::apply::{self, Created, Foreground, Laps, Relay, Undelegated};
-use crate::cgroup::Manager;
+use crate::cgroup::{self, Manager};
 use crate::cli::{self, CgroupManager, Global};
 use crate::container::{Container, Store};
 use crate::error::{Doing, Error, Fault, Kind, Origin, Result};
@@ -152,6 +152,8 @@ fn make(
     let pidfd_socket = connect(options.pidfd_socket.as_ref(), "--pidfd-socket")?;
     let pid_file = options.pid_file.as_deref().map(absolute).transpose()?;
     let planning = planning(global, options.no_pivot, options.no_new_keyring)?;
+    // It lets us in while we read and plan; that it does not is said when nothing else is wrong.
+    let systemd = planning.systemd.map(|systemd| cgroup::Systemd::connect(systemd.user));
     let read = read_config(&options.bundle, options.config.as_deref())?;
     laps.done("read the configuration");
     let mut plan = plan::create(&options.id, &read.spec, &planning)?;
@@ -161,7 +163,7 @@ fn make(
         true => Undelegated::Tolerated,
         false => Undelegated::Refused,
     };
-    let place = apply::Place::decide(manager(global), undelegated, resources, &mut plan)?;
+    let place = apply::Place::decide(manager(global), systemd, undelegated, resources, &mut plan)?;
     session.warn(std::mem::take(&mut plan.warnings))?;
     laps.done("plan");
     let terminal = read.spec.process.as_ref().is_some_and(|process| process.terminal);
