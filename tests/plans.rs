@@ -191,11 +191,13 @@ fn execute_is_the_last_step_and_the_only_one_of_its_kind() {
 }
 
 #[test]
-fn init_reports_once_and_then_only_hooks_and_the_program_follow() {
+fn init_reports_once_and_then_only_the_filter_hooks_and_the_program_follow() {
     for (name, _, steps) in all_steps() {
         let ready = position(&steps, |action| matches!(action, Action::Ready)).unwrap_or_else(|| panic!("{name}"));
         for step in &steps[ready + 1..] {
-            assert!(matches!(step.action, Action::StartContainerHooks | Action::Execute), "{name}: {}", step.action);
+            use Action::*;
+            let late = matches!(step.action, Seccomp(_) | Capabilities(_) | StartContainerHooks | Execute);
+            assert!(late, "{name}: {}", step.action);
         }
     }
 }
@@ -208,17 +210,29 @@ fn identity(name: &str, spec: &Spec, steps: &[Step]) -> Option<usize> {
 }
 
 #[test]
-fn the_filter_precedes_the_drop_of_powers_unless_no_new_privileges() {
+fn hardly_a_step_is_below_the_filter_and_what_it_needs_is_given_up_next() {
+    let mut kept = 0;
     for (name, spec, steps) in all_steps() {
         let Some(filter) = position(&steps, |action| matches!(action, Action::Seccomp(_))) else { continue };
         let Some(identity) = identity(&name, &spec, &steps) else { continue };
-        let no_new_privileges = spec.process.is_some_and(|process| process.no_new_privileges);
-        assert_eq!(filter > identity, no_new_privileges, "{name}");
-        if no_new_privileges {
+        let Action::Seccomp(seccomp) = &steps[filter].action else { unreachable!() };
+        let ready = position(&steps, |action| matches!(action, Action::Ready)).expect("always");
+        assert_eq!(filter < ready, seccomp.filter.needs_listener, "{name}: who hands a listener on must be there");
+        let Action::Identity(identity) = &steps[identity].action else { unreachable!() };
+        let capabilities = position(&steps, |action| matches!(action, Action::Capabilities(_)));
+        if spec.process.is_some_and(|process| process.no_new_privileges) {
             let bit = position(&steps, |action| matches!(action, Action::NoNewPrivileges)).expect("asked for");
             assert!(bit < filter, "{name}: the kernel takes the filter for no_new_privs alone");
+            assert_eq!((identity.until_filtered, capabilities), (0, None), "{name}");
+            continue;
         }
+        const SYS_ADMIN: u64 = 1 << 21;
+        let has = identity.capabilities.effective & SYS_ADMIN != 0;
+        assert_eq!(identity.until_filtered, if has { 0 } else { SYS_ADMIN }, "{name}");
+        assert_eq!(capabilities, (!has).then_some(filter + 1), "{name}: nothing runs with more than was asked for");
+        kept += usize::from(!has);
     }
+    assert!(kept >= 2);
 }
 
 #[test]

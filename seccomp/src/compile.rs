@@ -5,7 +5,7 @@ use std::fmt;
 use crate::arch::Arch;
 use crate::emit::{self, Condition};
 use crate::profile::{Arg, Profile, Rule};
-use crate::program::Program;
+use crate::program::{Data, Program};
 use crate::resolve::{self, Clause, Rules};
 use crate::table;
 use crate::words::{self, EPERM, MAX_DATA, MAX_ERRNO, Operator, flag, ret};
@@ -42,6 +42,19 @@ pub struct Filter {
     pub needs_listener: bool,
     /// What of the profile has no effect.
     pub warnings: Vec<Problem>,
+}
+
+impl Filter {
+    /// Whether a call of this ABI is refused, whatever its arguments are: it gets an errno, a signal,
+    /// or the process ends. A call that the ABI does not have is not refused.
+    pub fn refuses(&self, arch: Arch, call: &str) -> bool {
+        let refused = |nr, args| {
+            let data = Data { arch: arch.audit(), nr, args, ..Data::default() };
+            let action = self.program.simulate(&data) & !MAX_DATA;
+            matches!(action, ret::KILL_PROCESS | ret::KILL_THREAD | ret::TRAP | ret::ERRNO)
+        };
+        arch.syscall(call).is_some_and(|nr| [[0; 6], [u64::MAX; 6]].into_iter().all(|args| refused(nr, args)))
+    }
 }
 
 /// Compiles a profile for a kernel whose own ABI is `native`.

@@ -10,6 +10,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::Program;
 use crate::spec::Hooks;
 use crate::sys::mount::Filesystem;
+use crate::sys::process::Execution;
 use crate::sys::{self, fd};
 
 use super::action::first_of_ours;
@@ -71,6 +72,8 @@ pub struct Context<'a> {
     pub program: Program,
     /// Where it was found.
     pub executable: Option<std::ffi::CString>,
+    /// Both, ready for the kernel.
+    pub ready: Option<Execution>,
     /// Descriptors to pass besides 0, 1 and 2.
     pub preserve_fds: u32,
 }
@@ -95,6 +98,7 @@ impl<'a> Context<'a> {
             state: None,
             program,
             executable: None,
+            ready: None,
             preserve_fds: 0,
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::container::{State, Status, document};
 use crate::error::{Doing, Error, Fault, Kind, Origin, Result};
 use crate::spec::Hook;
-use crate::sys::process;
+use crate::sys::{process, signals};
 
 use super::context::Context;
 
@@ -52,7 +52,10 @@ pub(super) fn create_container(cx: &mut Context<'_>) -> Result<()> {
 }
 
 pub(super) fn start_container(cx: &mut Context<'_>) -> Result<()> {
-    in_container("startContainer", |hooks| &hooks.start_container, Some(&cx.program.env), cx)
+    // The signals are the program's by now, and a hook need not read its state.
+    signals::ignore_sigpipe().doing(|| "cannot ignore SIGPIPE")?;
+    in_container("startContainer", |hooks| &hooks.start_container, Some(&cx.program.env), cx)?;
+    signals::default_sigpipe().doing(|| "cannot reset the signals")
 }
 
 fn in_container(

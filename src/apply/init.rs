@@ -72,8 +72,9 @@ fn report(cx: &Context<'_>, error: &Error) {
         None => cx.sync.failed(error),
         Some(starter) => {
             use std::os::fd::AsFd;
-            eprintln!("{error}");
+            // First to who waits: standard error may be a pipe that nobody reads, and the end of us.
             let _ = crate::sys::socket::send(starter.as_fd(), &encode_failure(error), &[]);
+            eprintln!("{error}");
         }
     }
 }

@@ -66,7 +66,11 @@ impl fmt::Display for Action {
                     write!(f, " with groups {:?}", identity.groups)?;
                 }
                 let sets = &identity.capabilities;
-                write!(f, " with capabilities {:#x}, bounded by {:#x}", sets.effective, sets.bounding)
+                write!(f, " with capabilities {:#x}, bounded by {:#x}", sets.effective, sets.bounding)?;
+                match identity.until_filtered {
+                    0 => Ok(()),
+                    kept => write!(f, ", and {kept:#x} for the filter"),
+                }
             }
             Action::NoNewPrivileges => f.write_str("set no_new_privs"),
             Action::WorkingDirectory(path) => write!(f, "change into {path:?}"),
@@ -74,6 +78,7 @@ impl fmt::Display for Action {
             Action::Seccomp(seccomp) => {
                 write!(f, "install the seccomp filter, {} instructions", seccomp.filter.program.len())
             }
+            Action::Capabilities(sets) => write!(f, "leave capabilities {:#x}", sets.effective),
             Action::Ready => f.write_str("report, and wait for start"),
             Action::StartContainerHooks => f.write_str("run the startContainer hooks"),
             Action::Execute => f.write_str("execute the program"),

@@ -26,7 +26,7 @@ use std::path::PathBuf;
 
 pub use host::{Host, Maps};
 pub use path::RootPath;
-pub use process::{Identity, MEMORY_FLAGS, MEMORY_MODES, Seccomp};
+pub use process::{Identity, MEMORY_FLAGS, MEMORY_MODES, Seccomp, Sets};
 pub use rootfs::{Idmap, Mount, Source, Target, What, may_cover};
 pub use topology::{Join, Joiner, Topology};
 
@@ -197,6 +197,8 @@ pub enum Action {
     FindExecutable,
     /// Install the seccomp filter.
     Seccomp(Seccomp),
+    /// Give up what installing the filter needed: only these capabilities are left.
+    Capabilities(Sets),
     /// Tell the runtime that all is prepared, and wait for `start`.
     Ready,
     /// Run the startContainer hooks.

@@ -1,11 +1,12 @@
 //! The process: its limits, and the order in which it gives up its powers.
 //!
-//! Without `noNewPrivileges` the kernel wants CAP_SYS_ADMIN of whoever installs a seccomp
-//! filter, so the filter goes in before the capabilities are dropped; with it, as late as
-//! possible, so that few of the runtime's own calls run below it. The bounding set is dropped
-//! while CAP_SETPCAP is still there, the ids change with the capabilities kept, and the sets
-//! are put down last. `tests::the_filter_precedes_the_drop_unless_no_new_privileges` and its
-//! neighbours hold this order.
+//! The bounding set is dropped while CAP_SETPCAP is still there, the ids change with the
+//! capabilities kept, and the sets are put down last. The seccomp filter goes in as late as
+//! possible, after the word of `start`: a profile is written for the program, and may lack
+//! whatever the runtime itself calls below it. Without `noNewPrivileges` the kernel wants
+//! CAP_SYS_ADMIN of whoever installs a filter, so this one capability is kept until then, and
+//! given up next. Only a filter with a listener goes in before the runtime is told that all is
+//! prepared, since it is the runtime that hands the listener on. tests/plans.rs holds this order.
 
 use std::path::PathBuf;
 
@@ -25,6 +26,9 @@ pub struct Identity {
     pub groups: Vec<u32>,
     /// Capability sets; none at all where the configuration has none.
     pub capabilities: Sets,
+    /// Capabilities that are in force as well until [`Action::Capabilities`]: what installing a
+    /// filter needs.
+    pub until_filtered: u64,
 }
 
 /// The five capability sets, bit n for capability n.
@@ -41,6 +45,9 @@ pub struct Sets {
     /// Ambient set.
     pub ambient: u64,
 }
+
+/// Bit of CAP_SYS_ADMIN (linux/capability.h).
+const SYS_ADMIN: u64 = 1 << 21;
 
 /// A compiled seccomp filter and where its listener goes.
 #[derive(Clone)]
@@ -170,11 +177,6 @@ pub(super) fn credentials(
     if !process.selinux_label.is_empty() {
         draft.config(field("selinuxLabel"), Action::SeLinux(process.selinux_label.clone()));
     }
-    let early = seccomp.clone().filter(|_| !process.no_new_privileges);
-    let late = seccomp.filter(|_| process.no_new_privileges);
-    if let Some(filter) = early {
-        draft.config("/linux/seccomp", Action::Seccomp(filter));
-    }
     // In a user namespace of its own init has every capability, whatever we have.
     let grantable = if topology.user_namespace() { u64::MAX } else { options.host.capabilities };
     let capabilities = process
@@ -183,21 +185,47 @@ pub(super) fn credentials(
         .map(|sets| capabilities(sets, grantable, &field("capabilities"), draft))
         .unwrap_or_default();
     check_ids(user, topology, pointer, draft);
-    let identity = Identity { uid: user.uid, gid: user.gid, groups: user.additional_gids.clone(), capabilities };
+    let until_filtered = match seccomp {
+        Some(_) if !process.no_new_privileges => SYS_ADMIN & grantable & !capabilities.effective,
+        _ => 0,
+    };
+    let groups = user.additional_gids.clone();
+    let identity = Identity { uid: user.uid, gid: user.gid, groups, capabilities, until_filtered };
     draft.config(field("user"), Action::Identity(identity));
     draft.config(field("cwd"), Action::WorkingDirectory(PathBuf::from(&process.cwd)));
     if process.no_new_privileges {
         draft.config(field("noNewPrivileges"), Action::NoNewPrivileges);
     }
     draft.config(field("args/0"), Action::FindExecutable);
-    if let Some(filter) = late {
-        draft.config("/linux/seccomp", Action::Seccomp(filter));
+    let listened = seccomp.as_ref().is_some_and(|seccomp| seccomp.filter.needs_listener);
+    if !listened {
+        draft.always("the runtime reports, and `start` begins", Action::Ready);
     }
-    draft.always("the runtime reports, and `start` begins", Action::Ready);
+    if let Some(seccomp) = seccomp {
+        refused(&seccomp.filter, until_filtered != 0, draft);
+        draft.config("/linux/seccomp", Action::Seccomp(seccomp));
+        if until_filtered != 0 {
+            draft.config(field("capabilities"), Action::Capabilities(capabilities));
+        }
+    }
+    if listened {
+        draft.always("the runtime reports, and `start` begins", Action::Ready);
+    }
     if start_hooks {
         draft.config("/hooks/startContainer", Action::StartContainerHooks);
     }
     draft.config(field("args"), Action::Execute);
+}
+
+/// The calls that follow a filter whatever the container is: one that refuses them never lets a
+/// program begin, and may let nobody say so.
+fn refused(filter: &windlass_seccomp::Filter, drops: bool, draft: &mut Draft) {
+    for (name, needed) in [("execve", true), ("capset", drops)] {
+        if needed && filter.refuses(windlass_seccomp::Arch::native(), name) {
+            let msg = format!("the seccomp profile refuses {name}, without which no program can be executed below it");
+            draft.fault("/linux/seccomp", msg);
+        }
+    }
 }
 
 /// Ids that the user namespace does not have cannot be taken: known before anything is done.

@@ -1,5 +1,6 @@
 //! Making, finding, signalling and reaping processes.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -232,11 +233,42 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// execve(2); returns only if it failed.
-pub fn execute(path: &std::ffi::CStr, args: &[std::ffi::CString], env: &[std::ffi::CString]) -> Failed {
-    match nix::unistd::execve(path, args, env) {
-        Ok(never) => match never {},
-        Err(errno) => Failed { call: format!("execve({path:?}, {args:?})").into(), errno },
+/// A program to execute, in the form that execve(2) takes: nothing is left to be allocated, which
+/// could need a call that a seccomp filter refuses.
+pub struct Execution {
+    path: CString,
+    args: Strings,
+    env: Strings,
+}
+
+impl Execution {
+    /// Texts with a NUL byte cannot be passed and are left out.
+    pub fn new(path: CString, args: &[String], env: &[String]) -> Execution {
+        Execution { path, args: Strings::new(args), env: Strings::new(env) }
+    }
+
+    /// execve(2); returns only if it failed.
+    pub fn execute(&self) -> Failed {
+        // SAFETY: the path is NUL-terminated, and both lists are arrays of pointers to such texts that
+        // end in a null pointer; all of it outlives the call.
+        unsafe { libc::execve(self.path.as_ptr(), self.args.pointers.as_ptr(), self.env.pointers.as_ptr()) };
+        let errno = Errno::last();
+        Failed { call: format!("execve({:?}, {:?})", self.path, self.args.texts).into(), errno }
+    }
+}
+
+/// Texts, and pointers to them with a null pointer at the end. The texts are on the heap, so the
+/// pointers hold wherever this is moved.
+struct Strings {
+    texts: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+impl Strings {
+    fn new(list: &[String]) -> Strings {
+        let texts: Vec<_> = list.iter().filter_map(|text| CString::new(text.as_str()).ok()).collect();
+        let pointers = texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
+        Strings { texts, pointers }
     }
 }
 

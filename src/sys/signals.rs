@@ -28,8 +28,18 @@ pub fn default_sigpipe() -> Result<()> {
     default_action(Signal::SIGPIPE)
 }
 
+/// Ignores SIGPIPE again: a pipe that nobody reads is an error and no death.
+pub fn ignore_sigpipe() -> Result<()> {
+    set(Signal::SIGPIPE, SigHandler::SigIgn)
+}
+
 fn default_action(signal: Signal) -> Result<()> {
-    let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the default action runs no code of ours.
-    unsafe { sigaction(signal, &action) }.called(|| format!("rt_sigaction({signal}, SIG_DFL)")).map(drop)
+    set(signal, SigHandler::SigDfl)
+}
+
+/// Sets an action that runs no code: `SIG_DFL` or `SIG_IGN`.
+fn set(signal: Signal, handler: SigHandler) -> Result<()> {
+    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    // SAFETY: neither action runs code of ours.
+    unsafe { sigaction(signal, &action) }.called(|| format!("rt_sigaction({signal}, {handler:?})")).map(drop)
 }

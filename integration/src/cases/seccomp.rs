@@ -24,6 +24,9 @@ chapter! { "seccomp":
     system_calls_newer_than_the_profile_get_enosys,
     a_filter_is_installed_with_no_new_privileges,
     a_filter_is_installed_without_no_new_privileges,
+    a_profile_need_allow_nothing_for_the_runtime_but_to_execute,
+    a_profile_that_refuses_execve_is_refused,
+    a_start_hook_runs_below_the_filter_without_what_installed_it,
     exec_has_the_filter_of_init,
     exec_with_no_new_privs_has_the_filter_too,
     every_flag_is_accepted,
@@ -302,6 +305,56 @@ fn a_filter_is_installed_without_no_new_privileges(t: &T) -> Verdict {
             t.run(&bundle.args(&STATUS))?.ok()?.stdout_has("NoNewPrivs:\t0\nSeccomp:\t2\n")?;
         }
     }
+    Ok(())
+}
+
+/// All that a static program needs to say something, with a death for anything else.
+fn strict(more: &[&str]) -> Value {
+    let mut names = vec!["execve", "write", "exit_group", "brk", "arch_prctl", "set_tid_address", "set_robust_list"];
+    names.extend(["rseq", "prlimit64", "readlink", "readlinkat", "getrandom", "mprotect", "mmap", "munmap", "prctl"]);
+    names.extend(["getuid", "rt_sigaction", "rt_sigprocmask", "fstat", "newfstatat", "ioctl", "poll", "fcntl"]);
+    names.extend(more);
+    json!({"defaultAction": "SCMP_ACT_KILL_PROCESS", "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}]})
+}
+
+fn a_profile_need_allow_nothing_for_the_runtime_but_to_execute(t: &T) -> Verdict {
+    for (privileges, profile) in [(true, strict(&[])), (false, strict(&["capset"]))] {
+        for user in [0, 1000] {
+            let bundle = with(t, profile.clone())?
+                .set("/process/noNewPrivileges", json!(privileges))
+                .set("/process/user", json!({"uid": user, "gid": user}))
+                .args(&["/bin/echo", "it ran"]);
+            t.run(&bundle)?.ok()?.stdout_is("it ran\n")?;
+            let container = t.create(&bundle)?;
+            container.start()?;
+            container.wait_for_output("it ran")?;
+        }
+    }
+    Ok(())
+}
+
+fn a_profile_that_refuses_execve_is_refused(t: &T) -> Verdict {
+    let profile = profile(json!([{"names": ["execve"], "action": "SCMP_ACT_ERRNO"}]));
+    let ran = t.run(&with(t, profile)?)?.code_is(1)?;
+    ran.stderr_has("the seccomp profile refuses execve")?;
+    Ok(())
+}
+
+fn a_start_hook_runs_below_the_filter_without_what_installed_it(t: &T) -> Verdict {
+    let script =
+        "grep -E '^(Seccomp|CapPrm):' /proc/self/status > /tmp/seen; grep '^CapPrm:' /proc/1/status >> /tmp/seen";
+    let bundle = with(t, simple())?
+        .set("/process/noNewPrivileges", json!(false))
+        .set("/hooks/startContainer", json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]))
+        .mount(json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"}))
+        .sh("cat /tmp/seen; grep '^CapPrm:' /proc/self/status");
+    let ran = t.run(&bundle)?.ok()?;
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    ensure_eq!(lines.len(), 4, "lines of {:?}", ran.stdout);
+    ensure_eq!(lines[1], "Seccomp:\t2", "the hook's filter");
+    let permitted = lines[3];
+    ensure_eq!((lines[0], lines[2]), (permitted, permitted), "what the hook and init may do, against the program");
     Ok(())
 }
 

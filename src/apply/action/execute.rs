@@ -12,7 +12,8 @@ use crate::apply::context::{Context, Gate};
 use crate::apply::resolve;
 use crate::error::{Doing, Error, Kind, Result, describe};
 use crate::plan::RootPath;
-use crate::sys::{Failed, fd, mount, process, socket};
+use crate::sys::process::{self, Execution};
+use crate::sys::{Failed, fd, mount, socket};
 
 use super::root::reset_signals;
 
@@ -135,8 +136,14 @@ fn home_in(passwd: &str, uid: u32) -> Option<String> {
         .filter(|home| !home.is_empty())
 }
 
-/// Reports, and waits for the word to execute.
+/// Prepares the execution, so that hardly a call is left to make; reports, and waits for the word.
 pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
+    if let Some(path) = cx.executable.take() {
+        cx.ready = Some(Execution::new(path, &cx.program.args, &cx.program.env));
+    }
+    reset_signals().doing(|| "cannot reset the signals")?;
+    // Whatever the caller left open ends with the execution, unless it asked to pass it on.
+    fd::close_from_on_exec(first_of_ours(cx.preserve_fds)).doing(|| "cannot close the descriptors")?;
     cx.sync.ready()?;
     if let Gate::Start(listener) = &cx.gate {
         // What is held from here on would be held for as long as the container waits.
@@ -165,14 +172,8 @@ pub fn first_of_ours(preserve_fds: u32) -> i32 {
 }
 
 pub(super) fn execute(cx: &mut Context<'_>) -> Result<()> {
-    let strings = |list: &[String]| list.iter().filter_map(|text| CString::new(text.as_str()).ok()).collect::<Vec<_>>();
-    let (args, env) = (strings(&cx.program.args), strings(&cx.program.env));
     let missing = || Error::new(Kind::InvalidConfig, "process is missing: it is needed to start a container");
-    let path = cx.executable.clone().ok_or_else(missing)?;
-    reset_signals().doing(|| "cannot reset the signals")?;
-    // Whatever the caller left open ends here, unless it asked to pass it on.
-    fd::close_from_on_exec(first_of_ours(cx.preserve_fds)).doing(|| "cannot close the descriptors")?;
-    let failed = process::execute(&path, &args, &env);
+    let failed = cx.ready.as_ref().ok_or_else(missing)?.execute();
     let name = &cx.program.args[0];
     let errno = failed.errno;
     let kind = match errno {

@@ -4,7 +4,7 @@ use nix::errno::Errno;
 
 use crate::apply::context::Context;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::plan::Identity;
+use crate::plan::{Identity, Sets};
 use crate::sys::credentials::{self, CapabilitySets};
 use crate::sys::fd;
 
@@ -29,9 +29,10 @@ pub(super) fn take(identity: &Identity) -> Result<()> {
     if kept {
         credentials::keep_capabilities(false).doing(|| "cannot stop keeping capabilities")?;
     }
-    let inheritable = sets.inheritable;
-    let wanted = CapabilitySets { effective: sets.effective, permitted: sets.permitted, inheritable };
-    credentials::set_capabilities(wanted).doing(|| "unable to apply caps")?;
+    let wanted = kernel_sets(sets);
+    let kept = identity.until_filtered;
+    let now = CapabilitySets { effective: wanted.effective | kept, permitted: wanted.permitted | kept, ..wanted };
+    credentials::set_capabilities(now).doing(|| "unable to apply caps")?;
     // An ambient capability must be permitted and inheritable; the kernel refuses others.
     let refused = credentials::set_ambient(sets.ambient).doing(|| "cannot set the ambient capabilities")?;
     if refused & wanted.permitted & wanted.inheritable != 0 {
@@ -39,6 +40,16 @@ pub(super) fn take(identity: &Identity) -> Result<()> {
         return Err(Error::new(Kind::Kernel, msg));
     }
     Ok(())
+}
+
+/// Leaves these capabilities of those in force. The kernel takes what is no longer permitted from
+/// the ambient set by itself.
+pub(super) fn leave(sets: &Sets) -> Result<()> {
+    credentials::set_capabilities(kernel_sets(sets)).doing(|| "unable to apply caps")
+}
+
+fn kernel_sets(sets: &Sets) -> CapabilitySets {
+    CapabilitySets { effective: sets.effective, permitted: sets.permitted, inheritable: sets.inheritable }
 }
 
 fn setgroups_denied() -> bool {

@@ -74,6 +74,7 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
         Action::WorkingDirectory(path) => execute::change_directory(path),
         Action::FindExecutable => execute::find(cx),
         Action::Seccomp(seccomp) => install_seccomp(seccomp, cx),
+        Action::Capabilities(sets) => identity::leave(sets),
         Action::Ready => execute::ready(cx),
         Action::StartContainerHooks => hooks::start_container(cx),
         Action::Execute => execute::execute(cx),
