@@ -259,8 +259,9 @@ fn limits_are_raised_and_labels_written_before_powers_are_given_up() {
             )
         });
         assert!(privileged < Some(identity), "{name}");
-        let after = position(&steps, |action| matches!(action, Action::WorkingDirectory(_))).expect("always");
-        assert!(identity < after, "{name}: the directory is entered with the rights of the user");
+        let before = position(&steps, |action| matches!(action, Action::WorkingDirectory(_))).expect("always");
+        let after = position(&steps, |action| matches!(action, Action::WorkingDirectoryAsUser(_))).expect("always");
+        assert!(before < identity && identity < after, "{name}: the user tries where the runtime is refused");
     }
 }
 

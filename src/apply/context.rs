@@ -70,6 +70,8 @@ pub struct Context<'a> {
     pub state: Option<&'a State>,
     /// The program.
     pub program: Program,
+    /// Whether the working directory is entered.
+    pub entered: bool,
     /// Where it was found.
     pub executable: Option<std::ffi::CString>,
     /// Both, ready for the kernel.
@@ -97,6 +99,7 @@ impl<'a> Context<'a> {
             hooks: None,
             state: None,
             program,
+            entered: false,
             executable: None,
             ready: None,
             preserve_fds: 0,

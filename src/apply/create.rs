@@ -386,7 +386,7 @@ fn program(request: &Create<'_>) -> Program {
     if request.notify {
         super::notify::set_variable(&mut env);
     }
-    Program { args: process.args, env }
+    Program::new(process.args, env)
 }
 
 fn state(request: &Create<'_>) -> State {

@@ -28,7 +28,7 @@ pub struct ExecPlan {
 impl ExecPlan {
     /// The program to run.
     pub fn program(&self) -> Program {
-        Program { args: self.process.args.clone(), env: self.process.env.clone() }
+        Program::new(self.process.args.clone(), self.process.env.clone())
     }
 }
 

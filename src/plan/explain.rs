@@ -74,6 +74,7 @@ impl fmt::Display for Action {
             }
             Action::NoNewPrivileges => f.write_str("set no_new_privs"),
             Action::WorkingDirectory(path) => write!(f, "change into {path:?}"),
+            Action::WorkingDirectoryAsUser(path) => write!(f, "change into {path:?} as the user, if refused before"),
             Action::FindExecutable => f.write_str("find the program"),
             Action::Seccomp(seccomp) => {
                 write!(f, "install the seccomp filter, {} instructions", seccomp.filter.program.len())

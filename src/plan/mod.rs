@@ -191,8 +191,10 @@ pub enum Action {
     Identity(Identity),
     /// Set `PR_SET_NO_NEW_PRIVS`.
     NoNewPrivileges,
-    /// Change into the working directory.
+    /// Change into the working directory with the powers of the runtime; a refusal is not final.
     WorkingDirectory(PathBuf),
+    /// Change into it as the container's user, where the runtime was refused.
+    WorkingDirectoryAsUser(PathBuf),
     /// Find the program in the container.
     FindExecutable,
     /// Install the seccomp filter.
@@ -214,6 +216,18 @@ pub struct Program {
     pub args: Vec<String>,
     /// Its environment.
     pub env: Vec<String>,
+}
+
+impl Program {
+    /// With every variable once, for getenv(3) takes the first of several and what was added to
+    /// the configuration's stands behind it.
+    pub fn new(args: Vec<String>, mut env: Vec<String>) -> Program {
+        let mut seen = std::collections::BTreeSet::new();
+        env.reverse();
+        env.retain(|variable| seen.insert(variable.split('=').next().unwrap_or_default().to_owned()));
+        env.reverse();
+        Program { args, env }
+    }
 }
 
 /// What the command line adds to the configuration.

@@ -189,10 +189,11 @@ pub(super) fn credentials(
         Some(_) if !process.no_new_privileges => SYS_ADMIN & grantable & !capabilities.effective,
         _ => 0,
     };
+    draft.config(field("cwd"), Action::WorkingDirectory(PathBuf::from(&process.cwd)));
     let groups = user.additional_gids.clone();
     let identity = Identity { uid: user.uid, gid: user.gid, groups, capabilities, until_filtered };
     draft.config(field("user"), Action::Identity(identity));
-    draft.config(field("cwd"), Action::WorkingDirectory(PathBuf::from(&process.cwd)));
+    draft.config(field("cwd"), Action::WorkingDirectoryAsUser(PathBuf::from(&process.cwd)));
     if process.no_new_privileges {
         draft.config(field("noNewPrivileges"), Action::NoNewPrivileges);
     }

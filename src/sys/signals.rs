@@ -22,6 +22,22 @@ pub fn unblock() -> Result<()> {
         .called(|| "rt_sigprocmask(SIG_SETMASK, none)".into())
 }
 
+/// Lets the signals by which people end a process end this one while it waits. The first process
+/// of a PID namespace gets none that it has no handler for (pid_namespaces(7)); execve(2) forgets
+/// the handlers.
+pub fn end_when_asked() -> Result<()> {
+    extern "C" fn end(signal: libc::c_int) {
+        // SAFETY: _exit(2) may be called from a handler (signal-safety(7)) and touches no memory.
+        unsafe { libc::_exit(128 + signal) }
+    }
+    let action = SigAction::new(SigHandler::Handler(end), SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+        // SAFETY: the handler calls nothing but _exit(2).
+        unsafe { sigaction(signal, &action) }.called(|| format!("rt_sigaction({signal})"))?;
+    }
+    Ok(())
+}
+
 /// Gives SIGPIPE its default action back: Rust's runtime ignores it, and an ignored signal
 /// stays ignored over execve(2), where the container's programs would find it so.
 pub fn default_sigpipe() -> Result<()> {

@@ -13,7 +13,7 @@ use crate::apply::resolve;
 use crate::error::{Doing, Error, Kind, Result, describe};
 use crate::plan::RootPath;
 use crate::sys::process::{self, Execution};
-use crate::sys::{Failed, fd, mount, socket};
+use crate::sys::{Failed, fd, mount, signals, socket};
 
 use super::root::reset_signals;
 
@@ -37,7 +37,7 @@ pub(super) fn make_working_directory(path: &RootPath, cx: &mut Context<'_>) -> R
 
 /// Changes into the working directory and makes sure that it is one of the container: a path of
 /// procfs could lead through a descriptor to the host (CVE-2024-21626).
-pub(super) fn change_directory(path: &Path) -> Result<()> {
+fn change_directory(path: &Path) -> Result<()> {
     let failed = || format!("chdir to cwd ({path:?}) set in config.json failed");
     let found = fd::openat2(fd::CWD, path, OFlag::O_PATH | OFlag::O_DIRECTORY, 0, ResolveFlag::RESOLVE_NO_MAGICLINKS);
     mount::change_directory(found.doing(failed)?.as_fd()).doing(failed)?;
@@ -54,9 +54,26 @@ pub(super) fn change_directory(path: &Path) -> Result<()> {
     if buffer[..length].first() == Some(&b'/') { Ok(()) } else { Err(outside()) }
 }
 
+/// With the powers of the runtime: root gets into directories that are closed to the user, as an
+/// image may have them.
+pub(super) fn enter(path: &Path, cx: &mut Context<'_>) -> Result<()> {
+    match change_directory(path) {
+        // A filesystem of the user's own may let nobody else in, not even root: fuse(4), NFS.
+        Err(error) if matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM)) => Ok(()),
+        other => other.map(|()| cx.entered = true),
+    }
+}
+
+/// As the container's user, who may get in where the runtime did not.
+pub(super) fn enter_as_user(path: &Path, cx: &Context<'_>) -> Result<()> {
+    if cx.entered { Ok(()) } else { change_directory(path) }
+}
+
 /// Finds the program as the container's user would, so that create fails where start would.
 pub(super) fn find(cx: &mut Context<'_>) -> Result<()> {
-    if !cx.program.env.iter().any(|variable| variable.starts_with("HOME=")) {
+    // An empty one is as good as none.
+    if !cx.program.env.iter().any(|variable| variable.strip_prefix("HOME=").is_some_and(|home| !home.is_empty())) {
+        cx.program.env.retain(|variable| !variable.starts_with("HOME="));
         let home = home_directory(nix::unistd::getuid().as_raw());
         cx.program.env.push(format!("HOME={home}"));
     }
@@ -146,6 +163,7 @@ pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
     fd::close_from_on_exec(first_of_ours(cx.preserve_fds)).doing(|| "cannot close the descriptors")?;
     cx.sync.ready()?;
     if let Gate::Start(listener) = &cx.gate {
+        signals::end_when_asked().doing(|| "cannot be ended while it waits")?;
         // What is held from here on would be held for as long as the container waits.
         fd::close_all_but(first_of_ours(cx.preserve_fds), &[listener.as_fd()]);
         cx.starter = Some(wait_for_start(listener.as_fd())?);
