@@ -31,11 +31,13 @@ impl Results {
             let prefix = format!("{}::", engine.name());
             let rows = self.table.iter().filter_map(|(case, row)| Some((case.strip_prefix(&prefix)?, row)));
             let cases: BTreeMap<&str, Value> = rows.map(|(case, row)| (case, cells(row))).collect();
-            let mut versions: Vec<String> =
-                engine.programs().iter().map(|(name, option)| first_line(Command::new(name).arg(option))).collect();
-            versions.push(first_line(Command::new("runc").arg("--version")));
-            versions.push(first_line(Command::new(runtime).arg("--version")));
-            versions.push(format!("Linux {}", integration::kit::t::text("/proc/sys/kernel/osrelease")));
+            let version = |name: &str, path: &Path| {
+                format!("{name} {}", number(&first_line(Command::new(path).arg("--version"))))
+            };
+            let programs = engine.programs().iter().copied().chain(["runc"]);
+            let mut versions: Vec<String> = programs.map(|name| version(name, name.as_ref())).collect();
+            versions.push(version("windlass", runtime));
+            versions.push(format!("Linux {}", number(&integration::kit::t::text("/proc/sys/kernel/osrelease"))));
             file[engine.name()] = json!({"date": date, "versions": versions, "cases": cases});
         }
         fs::write(path, serde_json::to_string_pretty(&file)? + "\n")
@@ -45,6 +47,12 @@ impl Results {
 fn cells(row: &BTreeMap<String, (Outcome, String)>) -> Value {
     let cell = |(outcome, _): &(Outcome, String)| outcome.name();
     row.iter().map(|(label, outcome)| (label.clone(), Value::from(cell(outcome)))).collect()
+}
+
+/// The first word of digits and dots.
+fn number(text: &str) -> String {
+    let start = text.find(|letter: char| letter.is_ascii_digit()).unwrap_or(text.len());
+    text[start..].chars().take_while(|letter| letter.is_ascii_digit() || *letter == '.').collect()
 }
 
 fn first_line(command: &mut Command) -> String {

@@ -52,6 +52,9 @@ impl FdSocket {
     }
 }
 
+/// How long text at a terminal is waited for.
+const LIMIT: Duration = Duration::from_secs(30);
+
 /// Waits until `fd` can be read.
 pub fn wait_readable(fd: &impl AsFd, limit: Duration) -> Verdict {
     let mut set = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
@@ -84,13 +87,12 @@ impl Terminal {
         self.master.write_all(text.as_bytes()).context("terminal")
     }
 
-    /// Reads until `text` has come, at most five seconds.
+    /// Reads until `text` has come, at most half a minute.
     pub fn read_until(&mut self, text: &str) -> Verdict<String> {
         let start = Instant::now();
         let mut buffer = [0; 4096];
         while !self.seen.contains(text) {
-            if start.elapsed() > Duration::from_secs(5) || wait_readable(&self.master, Duration::from_secs(5)).is_err()
-            {
+            if start.elapsed() > LIMIT || wait_readable(&self.master, LIMIT).is_err() {
                 return fail(format!("the terminal showed {:?}, expected {text:?}", self.seen));
             }
             match self.master.read(&mut buffer) {

@@ -3,7 +3,7 @@
 use crate::case::chapter;
 use crate::engine::start_containerd;
 use crate::image::NAME;
-use crate::session::{AtTerminal, Background, Session, until};
+use crate::session::{Background, Session, until};
 use integration::kit::runtime::Kind;
 use integration::kit::{Need, Verdict};
 use integration::{ensure, ensure_eq};
@@ -59,16 +59,17 @@ fn run_of_a_missing_program_names_it(s: &Session) -> Verdict {
 }
 
 fn run_at_a_terminal_has_one(s: &Session) -> Verdict {
-    let at = s.terminal(&s.command(&run(s, "--rm -t", &s.name(), "sh")), 33, 77)?;
-    sized(at)
+    sized(s, &run(s, "--rm -t", &s.name(), "sh -c"))
 }
 
-/// A shell at a terminal of 33 by 77 shows that, and ends when it is told to: `ctr` leaves without the
-/// last output of what ends by itself.
-fn sized(mut at: AtTerminal) -> Verdict {
-    at.terminal.read_until("# ")?;
-    at.terminal.write("until stty size; do :; done; read line; exit 3\n")?;
-    at.terminal.read_until("\n33 77\r")?;
+/// A script at a terminal of 33 by 77 sees that, and ends when it is told to: `ctr` sets the size some
+/// time after the start, and may leave without the last output of what ends by itself.
+fn sized(s: &Session, words: &str) -> Verdict {
+    let mut command = s.command(words);
+    command.arg("tty; until [ \"$(stty size 2>&1)\" = '33 77' ]; do sleep 0.1; done; echo sized; read line; exit 3");
+    let mut at = s.terminal(&command, 33, 77)?;
+    at.terminal.read_until("/dev/")?;
+    at.terminal.read_until("sized")?;
     at.terminal.write("go\n")?;
     ensure_eq!(at.wait()?, 3, "exit code");
     Ok(())
@@ -105,8 +106,7 @@ fn exec_prints_and_passes_the_exit_code_on(s: &Session) -> Verdict {
 
 fn exec_at_a_terminal_has_one(s: &Session) -> Verdict {
     let id = sleeper(s, "")?;
-    let at = s.terminal(&s.command(&exec(s, &id, "-t", "sh")), 33, 77)?;
-    sized(at)
+    sized(s, &exec(s, &id, "-t", "sh -c"))
 }
 
 fn the_processes_of_a_task_are_listed(s: &Session) -> Verdict {

@@ -58,13 +58,13 @@ impl Engine {
         Engine::ALL.into_iter().find(|engine| engine.name() == name)
     }
 
-    /// The programs of which it consists, each with the option that prints its version.
-    pub fn programs(self) -> &'static [(&'static str, &'static str)] {
+    /// The programs of which it consists.
+    pub fn programs(self) -> &'static [&'static str] {
         match self {
-            Engine::Docker => &[("dockerd", "--version"), ("containerd", "--version")],
-            Engine::Containerd | Engine::Cri => &[("containerd", "--version")],
-            Engine::Podman => &[("podman", "--version"), ("conmon", "--version")],
-            Engine::Buildah => &[("buildah", "--version")],
+            Engine::Docker => &["dockerd", "containerd"],
+            Engine::Containerd | Engine::Cri => &["containerd"],
+            Engine::Podman => &["podman", "conmon"],
+            Engine::Buildah => &["buildah"],
         }
     }
 
