@@ -7,12 +7,12 @@ deb=$1 engine=$2 work=/mnt
 
 mount --make-rprivate /
 mount -t tmpfs none $work
+cp "$deb" $work/
 for dir in usr etc var; do
     mkdir -p $work/$dir/upper $work/$dir/work
     mount -t overlay -o "lowerdir=/$dir,upperdir=$work/$dir/upper,workdir=$work/$dir/work" none /$dir
 done
 mount -t tmpfs none /tmp
-cp "$deb" $work/
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive
 unset CONTAINERS_CONF
 fail() { echo "package.sh: $*" >&2; exit 1; }
@@ -50,10 +50,10 @@ docker)
     ;;
 esac
 quiet $client import /tmp/bb.tar localhost/bb:latest
-[ "$($client run --name c --network none localhost/bb:latest /bin/busybox echo hello)" = hello ] || fail "no container runs"
-runtime=$($client inspect c --format "$([ "$engine" = docker ] && echo '{{.HostConfig.Runtime}}' || echo '{{.OCIRuntime}}')")
+[ "$($client run --name hello --network none localhost/bb:latest /bin/busybox echo hello)" = hello ] || fail "no container runs"
+runtime=$($client inspect hello --format "$([ "$engine" = docker ] && echo '{{.HostConfig.Runtime}}' || echo '{{.OCIRuntime}}')")
 [ "$runtime" = windlass ] || fail "the runtime is $runtime"
-quiet $client rm c
+quiet $client rm hello
 [ "$engine" != docker ] || { kill "$(cat /tmp/d.pid)"; wait; }
 
 rm -f /etc/containers/containers.conf.d/windlass*.conf /etc/containers/containers.conf.d/suite.conf

@@ -19,9 +19,10 @@ fn the_package_is_installed_used_and_purged(s: &Session) -> Verdict {
     let Some(package) = package(s) else {
         return skip("no package beside the runtime: `just deb` makes it");
     };
+    let script = s.path("package.sh");
+    fs::write(&script, include_str!("../../package.sh"))?;
     let mut command = s.host("unshare");
-    command.args(["--mount", "sh", "-c", include_str!("../../package.sh"), "package.sh"]);
-    command.arg(package).arg(s.engine.name());
+    command.args(["--mount", "sh"]).arg(script).arg(package).arg(s.engine.name());
     s.finish(command)?.ok().map(drop)
 }
 
