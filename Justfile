@@ -77,6 +77,10 @@ integrate *args: build suite
 integrate-systemd *suites: build
     integration/systemd/run.sh {{windlass}} {{suites}}
 
+# The cases of it alone, in one small guest
+integrate-systemd-short: build
+    integration/systemd/run.sh --short {{windlass}}
+
 # The same cases against another runtime, and the differences; needs root
 compare peer="runc" *args: build suite
     {{integration}} --runtime {{windlass}} --compare {{peer}} {{args}}

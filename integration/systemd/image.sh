@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes an ext4 image of a Debian that boots with systemd under User-Mode Linux:
-#   image.sh SUITE IMAGE
-# The engines and the peers are in it; windlass is not, it comes over hostfs at
+#   image.sh SUITE IMAGE [small]
+# The engines and the peers are in it, unless it is to be small; windlass is not, it comes over hostfs at
 # each boot. Made once and cached: nothing happens if IMAGE is newer than this
 # recipe. Needs root, mmdebstrap, mke2fs and a Debian mirror.
 set -eu
@@ -10,8 +10,11 @@ suite=$1 image=$2
 
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 packages=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,uidmap,kmod,procps,util-linux,iproute2
-packages=$packages,iptables,jq,busybox-static,strace,runc,crun,podman,conmon,containerd,docker.io,slirp4netns,apparmor
-[ "$suite" = bookworm ] || packages=$packages,docker-cli
+packages=$packages,jq,busybox-static,strace
+if [ "${3:-}" != small ]; then
+    packages=$packages,iptables,runc,crun,podman,conmon,containerd,docker.io,slirp4netns,apparmor
+    [ "$suite" = bookworm ] || packages=$packages,docker-cli
+fi
 
 mkdir -p "$(dirname "$image")"
 work=$(mktemp -d "$(dirname "$image")/making.XXXXXX")
