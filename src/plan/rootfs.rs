@@ -202,8 +202,8 @@ fn root_propagation(linux: &Linux, draft: &mut Draft) -> Option<u64> {
         return None;
     }
     match mount_options::propagation(&linux.rootfs_propagation) {
-        // As runc has it, a word without `r` goes for the mounts below as well.
-        Some((flag, _)) => Some(flag | ms::REC),
+        // A word without `r` is for the root alone: what is mounted below has words of its own.
+        Some((flag, recursive)) => Some(if recursive { flag | ms::REC } else { flag }),
         None => {
             let msg = format!("rootfsPropagation={} is not supported", linux.rootfs_propagation);
             draft.fault("/linux/rootfsPropagation", msg);
@@ -527,14 +527,17 @@ fn node(device: &Device) -> Result<Node, Fault> {
         "p" => 0o010_000,
         other => return Err(fault("/type", format!("unknown device type {other:?}: it must be one of b, c, u and p"))),
     };
-    let number = |field: &str, value: i64| {
-        u32::try_from(value).map_err(|_| fault(field, format!("device number {value} is out of range")))
+    // The kernel has 12 bits for one and 20 for the other (linux/kdev_t.h). It cuts off what is more,
+    // and the node would be that of another device.
+    let number = |field: &str, value: i64, bits: u32| {
+        let number = u32::try_from(value).ok().filter(|number| number >> bits == 0);
+        number.ok_or_else(|| fault(field, format!("device number {value} is out of range: it has {bits} bits")))
     };
     Ok(Node {
         path,
         mode: kind | device.file_mode.unwrap_or(0o666) & 0o7777,
-        major: number("/major", device.major)?,
-        minor: number("/minor", device.minor)?,
+        major: number("/major", device.major, 12)?,
+        minor: number("/minor", device.minor, 20)?,
         uid: device.uid.unwrap_or(0),
         gid: device.gid.unwrap_or(0),
         source: None,

@@ -17,6 +17,7 @@ chapter! { "rootfs":
     no_pivot_works,
     propagation_is_applied,
     a_shared_propagation_lets_mounts_out,
+    a_mount_keeps_its_propagation_below_another_root,
     default_symlinks_and_devices_are_in_dev,
     masked_files_are_empty_and_masked_directories_too,
     missing_masked_paths_are_ignored,
@@ -120,6 +121,18 @@ fn a_shared_propagation_lets_mounts_out(t: &T) -> Verdict {
     container.stop()?;
     t.host("umount", &["-R", "-l", &dir.display().to_string()])?;
     ensure!(seen, "the payload's mount did not propagate");
+    Ok(())
+}
+
+fn a_mount_keeps_its_propagation_below_another_root(t: &T) -> Verdict {
+    for (root, mount, has, lacks) in [("slave", "shared", "shared:", "master:"), ("shared", "private", "", "shared:")] {
+        let bundle = t
+            .bundle()?
+            .set("/linux/rootfsPropagation", json!(root))
+            .mount(json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs", "options": [mount]}));
+        let ran = t.run(&bundle.args(&["/bin/grep", " /mnt ", "/proc/self/mountinfo"]))?.ok()?;
+        ensure!(ran.stdout.contains(has) && !ran.stdout.contains(lacks), "{mount} below {root}: {:?}", ran.stdout);
+    }
     Ok(())
 }
 
