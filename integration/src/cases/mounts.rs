@@ -12,6 +12,7 @@ chapter! { "mounts":
     missing_destinations_are_made,
     a_bind_of_a_file_makes_a_file,
     a_bind_of_a_file_on_a_directory_is_no_directory,
+    a_directory_on_a_file_is_told_in_the_words_that_dockerd_knows,
     a_relative_destination_is_taken_from_the_root,
     a_relative_source_is_taken_from_the_bundle,
     a_missing_source_names_the_destination,
@@ -98,6 +99,16 @@ fn mounts_happen_in_order(t: &T) -> Verdict {
 fn missing_destinations_are_made(t: &T) -> Verdict {
     let bundle = t.bundle()?.bind(&source(t, "data")?, "/a/b/c", &["bind"]).args(&["/bin/cat", "/a/b/c/content"]);
     t.run(&bundle)?.ok()?.stdout_is("data")?;
+    Ok(())
+}
+
+fn a_directory_on_a_file_is_told_in_the_words_that_dockerd_knows(t: &T) -> Verdict {
+    let (directory, file) = (t.path("directory"), t.path("file"));
+    fs::create_dir(&directory)?;
+    fs::write(&file, "")?;
+    for (source, destination) in [(&directory, "/etc/passwd"), (&file, "/etc")] {
+        t.run(&t.bundle()?.bind(source, destination, &["bind"]))?.code_is(1)?.stderr_has("not a directory")?;
+    }
     Ok(())
 }
 

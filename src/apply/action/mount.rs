@@ -207,13 +207,9 @@ fn attach_in_fresh(plan: &Mount, mount: BorrowedFd<'_>, cx: &Context<'_>) -> Res
 }
 
 fn attach(plan: &Mount, mount: OwnedFd, target: OwnedFd, cx: &mut Context<'_>) -> Result<()> {
-    mount::attach(mount.as_fd(), target.as_fd())
-        .map_err(|failed| match is_directory(&mount) == is_directory(&target) {
-            true => failed,
-            // As mount(2) has it, and engines look for it, to say which of the two to look at.
-            false => sys::Failed { errno: Errno::ENOTDIR, ..failed },
-        })
-        .doing(|| format!("cannot attach the mount on {}", plan.destination))?;
+    if let Err(failed) = mount::attach(mount.as_fd(), target.as_fd()) {
+        return Err(refused(failed, plan, mount.as_fd(), target.as_fd()));
+    }
     cx.spend(target);
     // It may cover what is kept, also where that is not to be seen by its path.
     if let Some(kept) = cx.directory.take() {
@@ -230,8 +226,21 @@ fn attach(plan: &Mount, mount: OwnedFd, target: OwnedFd, cx: &mut Context<'_>) -
     Ok(())
 }
 
-fn is_directory(fd: &OwnedFd) -> bool {
-    fd::stat(fd.as_fd()).is_ok_and(|stat| fd::is_dir(&stat))
+/// A directory on a file, or the other way around, in the words of mount(2): dockerd knows them, and
+/// says what its users got wrong. move_mount(2) has a bare EINVAL for it.
+fn refused(failed: sys::Failed, plan: &Mount, mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Error {
+    let doing = format!("cannot attach the mount on {}", plan.destination);
+    let is_directory = |file| fd::stat(file).map(|stat| fd::is_dir(&stat));
+    match (failed.errno, is_directory(mount), is_directory(target)) {
+        (Errno::EINVAL, Ok(source), Ok(destination)) if source != destination => {
+            let hint = match source {
+                true => "the source is a directory, and the root filesystem has a file at the destination",
+                false => "the source is a file, and the root filesystem has a directory at the destination",
+            };
+            Error::new(Kind::Kernel, format!("{doing}: not a directory")).failed(failed).hint(hint)
+        }
+        _ => failed.doing(doing),
+    }
 }
 
 /// `MS_*` for `MOUNT_ATTR_*`.
