@@ -69,12 +69,24 @@ const ROWS: &[Row] = &[
         "the file is neither a program for this machine's architecture nor a script that begins with #!",
     ),
     Row {
-        errno: Some(Errno::ENOENT),
         kind: Some(Kind::ExecutableNotFound),
         says: "$PATH",
         hint: "the name was looked for in the PATH of process.env, inside the container",
         ..ANY
     },
+    on(
+        Errno::ENOENT,
+        &["access"],
+        "",
+        "the path is one inside the container, where a symbolic link may lead to nothing",
+    ),
+    on(
+        Errno::EACCES,
+        &["access"],
+        "",
+        "the file lacks the x bit, or a directory on the way may not be searched, by the user of the process",
+    ),
+    on(Errno::EISDIR, &["access"], "", "the first of the arguments is the program, and this is a directory"),
     on(
         Errno::ENOENT,
         &["execve", "execveat"],
@@ -99,6 +111,32 @@ const ROWS: &[Row] = &[
         "",
         "arguments and environment together exceed the limit that follows from RLIMIT_STACK",
     ),
+    on(
+        Errno::ENOENT,
+        &[],
+        "/process/cwd",
+        "cwd is a path inside the container; a read-only root filesystem must have it already",
+    ),
+    on(Errno::ENOTDIR, &[], "/process/cwd", "cwd is a path inside the container, and something of it is no directory"),
+    on(Errno::EACCES, &[], "/process/cwd", "the user of the process may not search this directory"),
+    // The bundle and other files of the caller.
+    Row {
+        errno: Some(Errno::ENOENT),
+        asked_by: "--bundle",
+        says: "JSON specification file",
+        hint: "a bundle is a directory with a config.json: `spec` writes one to begin with",
+        ..ANY
+    },
+    on(Errno::ENOENT, &[], "--bundle", "a bundle is a directory with a config.json and the root filesystem"),
+    on(Errno::ENOENT, &[], "--pid-file", "the directory of the file must be there"),
+    on(Errno::ENOENT, &[], "--log", "the directory of the file must be there"),
+    // Containers.
+    Row {
+        kind: Some(Kind::AlreadyExists),
+        hint: "`list` shows the containers, `delete` removes one that has stopped",
+        ..ANY
+    },
+    Row { says: "invalid container ID format", hint: "an id has letters, digits and _ + - . alone", ..ANY },
     // The root filesystem and mounts.
     on(Errno::ENOENT, &[], "/root/path", "root.path is relative to the bundle's directory unless it begins with /"),
     on(
@@ -490,9 +528,8 @@ mod tests {
             let error = failed("execve(\"/x\", [\"x\"])", errno, "/process/args");
             assert!(for_error(&error).is_some_and(|hint| hint.contains(word)), "{errno}");
         }
-        let not_in_path = failed("execve(\"/x\", [\"x\"])", Errno::ENOENT, "/process/args")
-            .kind_is(Kind::ExecutableNotFound)
-            .before("executable file not found in $PATH");
+        // No call failed: all of them said that there is no such file.
+        let not_in_path = Error::new(Kind::ExecutableNotFound, "exec: \"x\": executable file not found in $PATH");
         assert!(for_error(&not_in_path).is_some_and(|hint| hint.contains("PATH of process.env")));
     }
 

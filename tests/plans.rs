@@ -248,6 +248,33 @@ fn a_filter_that_is_planned_is_installed_in_exec_as_well() {
 }
 
 #[test]
+fn what_the_words_of_exec_ask_for_is_not_blamed_on_the_configuration() {
+    let asked = |fixture: &Fixture, request: &Exec, process: Option<&[u8]>| {
+        let plan = windlass::plan::exec::exec("box", &fixture.spec, request, process, &fixture.options());
+        let steps = plan.expect("it is planned").steps;
+        let origin = |wanted: fn(&Action) -> bool| {
+            let at = position(&steps, wanted).expect("always");
+            steps[at].origin.to_string()
+        };
+        [
+            origin(|action| matches!(action, Action::FindExecutable)),
+            origin(|action| matches!(action, Action::WorkingDirectory(_))),
+            origin(|action| matches!(action, Action::Seccomp(_))),
+        ]
+    };
+    let fixtures = fixtures_in("");
+    let docker = fixtures.iter().find(|fixture| fixture.path.ends_with("docker.json")).expect("it is there");
+    let words = Exec { id: "box".into(), args: vec!["true".into()], ..Exec::default() };
+    assert_eq!(asked(docker, &words, None), ["COMMAND", "/process/cwd", "/linux/seccomp"]);
+    let words = Exec { cwd: Some("/".into()), ..words };
+    assert_eq!(asked(docker, &words, None), ["COMMAND", "--cwd", "/linux/seccomp"]);
+    let file = Exec { id: "box".into(), process: Some("process.json".into()), ..Exec::default() };
+    let process: &[u8] = br#"{"user": {"uid": 0, "gid": 0}, "args": ["true"], "cwd": "/"}"#;
+    let expected = ["--process /args/0", "--process /cwd", "/linux/seccomp"];
+    assert_eq!(asked(docker, &file, Some(process)), expected);
+}
+
+#[test]
 fn limits_are_raised_and_labels_written_before_powers_are_given_up() {
     for (name, spec, steps) in all_steps() {
         let Some(identity) = identity(&name, &spec, &steps) else { continue };

@@ -2,7 +2,7 @@
 
 use crate::abi::bits_of_list;
 use crate::cli::Exec;
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Fault, Origin, Result};
 use crate::spec::{Process, Spec};
 
 use super::{Action, Draft, Options, Program, Step, topology};
@@ -66,6 +66,13 @@ pub fn exec(id: &str, spec: &Spec, request: &Exec, process: Option<&[u8]>, optio
     }
     let seccomp = super::process::seccomp_of(linux, &mut draft);
     super::process::credentials(&process, &process.user, seccomp, &topology, options, at, false, &mut draft);
+    for step in &mut draft.steps {
+        if let Origin::Config(pointer) = &step.origin
+            && let Some(asked) = asked(pointer, request)
+        {
+            step.origin = Origin::Flag(asked.into());
+        }
+    }
     let direct = options.host.administers();
     draft.done(|draft| ExecPlan {
         process,
@@ -75,6 +82,25 @@ pub fn exec(id: &str, spec: &Spec, request: &Exec, process: Option<&[u8]>, optio
         steps: draft.steps,
         warnings: draft.warnings,
     })
+}
+
+/// What of the command line asks for an element of the process, where it is not config.json.
+fn asked(pointer: &str, request: &Exec) -> Option<String> {
+    if request.process.is_some() {
+        return (!pointer.starts_with("/linux/")).then(|| format!("--process {pointer}"));
+    }
+    let flags = [
+        ("args", "COMMAND", true),
+        ("cwd", "--cwd", request.cwd.is_some()),
+        ("user", "--user", request.user.is_some()),
+        ("capabilities", "--cap", !request.caps.is_empty()),
+        ("apparmorProfile", "--apparmor", request.apparmor.is_some()),
+        ("selinuxLabel", "--process-label", request.process_label.is_some()),
+        ("noNewPrivileges", "--no-new-privs", request.no_new_privs.is_some()),
+        ("terminal", "--tty", true),
+    ];
+    let element = pointer.strip_prefix("/process/")?.split('/').next();
+    flags.iter().find(|(name, _, given)| *given && element == Some(name)).map(|(_, flag, _)| (*flag).into())
 }
 
 /// The container's own process with what the flags change.

@@ -10,7 +10,7 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
 use nix::sys::stat::{FileStat, Mode};
 use nix::unistd::UnlinkatFlags;
 
-use super::{Called, Failed, Result, check};
+use super::{Called, Failed, Result, check, names};
 
 /// The current directory, for the `*at` calls.
 pub const CWD: BorrowedFd<'static> = nix::fcntl::AT_FDCWD;
@@ -23,7 +23,7 @@ pub(super) fn shown(dir: BorrowedFd<'_>) -> String {
 pub fn openat(dir: BorrowedFd<'_>, path: impl AsRef<Path>, flags: OFlag, mode: u32) -> Result<OwnedFd> {
     let path = path.as_ref();
     nix::fcntl::openat(dir, path, flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY, Mode::from_bits_truncate(mode))
-        .called(|| format!("openat({}, {path:?}, {flags:?})", shown(dir)))
+        .called(|| format!("openat({}, {path:?}, {})", shown(dir), names(flags)))
 }
 
 /// Opens an absolute path of the host, or one relative to the current directory.
@@ -51,7 +51,8 @@ pub fn openat2(
         match nix::fcntl::openat2(dir, path, how) {
             Err(nix::errno::Errno::EAGAIN) if tries < 128 => tries += 1,
             other => {
-                return other.called(|| format!("openat2({}, {path:?}, {flags:?}, {resolve:?})", shown(dir)));
+                let call = || format!("openat2({}, {path:?}, {}, {})", shown(dir), names(flags), names(resolve));
+                return other.called(call);
             }
         }
     }

@@ -5,14 +5,13 @@
 //! failure: the call as strace would print it, and the errno.
 #![allow(unsafe_code)]
 
-pub mod bpf;
-
 use std::borrow::Cow;
 
 use nix::errno::Errno;
 
 pub use crate::error::Failed;
 
+pub mod bpf;
 pub mod credentials;
 pub mod exeseal;
 pub mod fd;
@@ -33,6 +32,13 @@ pub mod waiting;
 
 /// What every call here returns.
 pub type Result<T> = std::result::Result<T, Failed>;
+
+/// Flags as strace prints them: `O_CREAT|O_WRONLY`, and 0 where there are none.
+fn names(flags: impl std::fmt::Debug) -> String {
+    let shown = format!("{flags:?}");
+    let inner = shown.split_once('(').map_or(shown.as_str(), |(_, rest)| rest.trim_end_matches(')'));
+    if inner == "0x0" { "0".into() } else { inner.replace(" | ", "|") }
+}
 
 /// The raw return value of a system call made through libc as a result.
 ///
@@ -58,5 +64,16 @@ impl<T> Called<T> for std::io::Result<T> {
             call: Cow::Owned(call()),
             errno: error.raw_os_error().map_or(Errno::EIO, Errno::from_raw),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::fcntl::OFlag;
+
+    #[test]
+    fn flags_are_shown_as_strace_shows_them() {
+        assert_eq!(super::names(OFlag::O_CREAT | OFlag::O_WRONLY), "O_CREAT|O_WRONLY");
+        assert_eq!(super::names(OFlag::empty()), "0");
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 
-use super::{Called, Failed, Result, check};
+use super::{Called, Failed, Result, check, names};
 
 /// Proof that this process has one thread. `fork` needs it: the child of a threaded process may
 /// find the allocator locked for ever; and setns(2) into a user or mount namespace refuses.
@@ -62,7 +62,8 @@ pub fn fork(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>, _proof: &SingleTh
     // the caller has one thread (`_proof`), so no lock of the copy is held by anyone else;
     // `args` and `pidfd` outlive the call.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
-    let pid = check(pid, || format!("clone3({flags:?}{})", if cgroup.is_some() { "|CLONE_INTO_CGROUP" } else { "" }))?;
+    let pid =
+        check(pid, || format!("clone3({}{})", names(flags), if cgroup.is_some() { "|CLONE_INTO_CGROUP" } else { "" }))?;
     if pid == 0 {
         return Ok(Forked::Child);
     }
@@ -191,12 +192,12 @@ pub fn take_fd(pidfd: BorrowedFd<'_>, raw: i32) -> Result<OwnedFd> {
 
 /// setns(2). `kind` is what the descriptor must be; for a pidfd it may be several.
 pub fn enter(fd: BorrowedFd<'_>, kind: CloneFlags) -> Result<()> {
-    nix::sched::setns(fd, kind).called(|| format!("setns({}, {kind:?})", fd.as_raw_fd()))
+    nix::sched::setns(fd, kind).called(|| format!("setns({}, {})", fd.as_raw_fd(), names(kind)))
 }
 
 /// unshare(2).
 pub fn unshare(flags: CloneFlags) -> Result<()> {
-    nix::sched::unshare(flags).called(|| format!("unshare({flags:?})"))
+    nix::sched::unshare(flags).called(|| format!("unshare({})", names(flags)))
 }
 
 /// `PR_SET_CHILD_SUBREAPER`: orphans below us become our children.
@@ -270,6 +271,11 @@ impl Strings {
         let pointers = texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
         Strings { texts, pointers }
     }
+}
+
+/// chdir(2).
+pub fn change_directory(path: &std::path::Path) -> Result<()> {
+    nix::unistd::chdir(path).called(|| format!("chdir({path:?})"))
 }
 
 /// getcwd(2) itself: libc's may fill in what the kernel calls unreachable. Gives the length
