@@ -13,7 +13,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use log::LevelFilter;
 use serde::Serialize;
@@ -98,14 +98,6 @@ impl Log {
             if !self.is_stderr && io::stderr().is_terminal() {
                 to_stderr(&format!("warning: {}\n", located(warning)));
             }
-        }
-    }
-
-    /// Reports a step that was done: `init 7/61 bind /srv/data on /data (/mounts/7) 38us`.
-    pub fn step(&self, stage: &str, number: (usize, usize), what: &str, origin: &Origin, took: Duration) {
-        if self.debugs() {
-            let (index, total) = number;
-            self.debug(&format!("{stage} {index}/{total} {what} ({origin}) {}us", took.as_micros()));
         }
     }
 
@@ -431,16 +423,6 @@ mod tests {
             .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["msg"].clone())
             .collect();
         assert_eq!(messages, ["one", "two"]);
-    }
-
-    #[test]
-    fn debug_lines_tell_the_step_and_its_duration() {
-        let path = scratch("debug");
-        let log = Log::open(&global(&path, LogFormat::Json, LevelFilter::Debug)).expect("writable");
-        log.step("init", (7, 61), "bind /a on /b", &Origin::config("/mounts/7"), Duration::from_micros(38));
-        let text = std::fs::read_to_string(&path).expect("written");
-        std::fs::remove_file(&path).expect("there");
-        assert!(text.contains("\"level\":\"debug\",\"msg\":\"init 7/61 bind /a on /b (/mounts/7) 38us\""), "{text}");
     }
 
     #[test]

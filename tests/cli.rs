@@ -332,8 +332,14 @@ fn the_default_root_depends_on_who_asks() {
 
 #[test]
 fn debug_and_the_log_level_agree() {
-    for line in ["windlass --debug list", "windlass --log-level debug list", "windlass --log-level=error --debug list"]
-    {
+    for line in [
+        "windlass run --debug box",
+        "windlass exec --debug box true",
+        "windlass --debug start box",
+        "windlass --debug list",
+        "windlass --log-level debug list",
+        "windlass --log-level=error --debug list",
+    ] {
         assert!(parsed(line).0.debug, "{line}");
     }
     assert!(!parsed("windlass --log-level error list").0.debug);

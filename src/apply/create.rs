@@ -178,7 +178,6 @@ fn make(request: Create<'_>, recorded: &mut Option<State>, proof: &SingleThreade
         reservation: &reservation,
     };
     let init = story.serve(&mut guard, &mut sync)?;
-    laps.done("serve init until it is ready, and record it");
     let child = guard.child.take().expect("serve leaves it there");
     let container = reservation.keep(state, init, request.spec.hooks.clone().unwrap_or_default())?;
     cgroup.keep();
@@ -199,16 +198,33 @@ struct Story<'a> {
 impl Story<'_> {
     /// Answers init until it is ready and recorded.
     fn serve(&self, guard: &mut Guard, sync: &mut RuntimeSync) -> Result<Init> {
+        let mut laps = Laps::begin(self.request.debug);
         let mut record = match self.plan.topology.intermediate {
             true => None,
             false => Some(self.begin(guard.child())?),
         };
+        laps.done("set the device filter and what is set from outside");
         loop {
-            match sync.receive()? {
+            let message = sync.receive()?;
+            let asked = match &message {
+                Message::Spawned(..) => "begin with the process that was named",
+                Message::MapIds => "write the id maps",
+                Message::Scope => "have systemd place it",
+                Message::NetDevices => "move network devices in",
+                Message::RuntimeHooks => "run the prestart and createRuntime hooks",
+                Message::Listener(_) => "hand on the seccomp listener",
+                Message::Ready => "record it",
+                Message::Failed(_) | Message::Log(_) | Message::End => "",
+            };
+            if !asked.is_empty() {
+                laps.done("wait for init");
+            }
+            match message {
                 Message::Spawned(pid, pidfd) => {
                     let between = guard.child.replace(Child { pid, pidfd }).expect("set until serve ends");
                     between.wait().doing(|| "cannot reap the process in between")?;
                     record = Some(self.begin(guard.child())?);
+                    laps.done(asked);
                     // It told and did not ask: an answer would be taken for that of the next question.
                     continue;
                 }
@@ -219,7 +235,9 @@ impl Story<'_> {
                 Message::Listener(number) => self.hand_on_listener(guard.child(), number)?,
                 Message::Ready => {
                     let lost = || Error::new(Kind::Protocol, "init is ready before it was named");
-                    return self.record(guard.child(), record.ok_or_else(lost)?);
+                    let init = self.record(guard.child(), record.ok_or_else(lost)?)?;
+                    laps.done(asked);
+                    return Ok(init);
                 }
                 Message::Failed(error) => {
                     guard.reap();
@@ -231,6 +249,7 @@ impl Story<'_> {
                 }
                 Message::End => return Err(self.death(guard)),
             }
+            laps.done(asked);
             sync.go_on()?;
         }
     }

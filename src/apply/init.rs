@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::container::INIT_NAME;
-use crate::error::{Error, Result};
+use crate::error::{Error, Origin, Result};
 use crate::plan::Step;
 use crate::sys::process;
 use crate::sys::progress::Progress;
@@ -58,7 +58,10 @@ fn each(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, cx: &m
         })?;
         if let Some(begun) = begun {
             let micros = begun.elapsed().as_micros();
-            let line = format!("init {}/{} {} ({}) {micros}us", index + 1, steps.len(), describe(step), step.origin);
+            let asked = match &step.origin {
+                Origin::Config(who) | Origin::Flag(who) | Origin::Default(who) => who,
+            };
+            let line = format!("init {}/{} {} ({asked}) {micros}us", index + 1, steps.len(), describe(step));
             cx.sync.log(&line);
         }
     }

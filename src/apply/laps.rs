@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-/// Times the steps of a story; costs nothing where nobody wants to know.
+/// Times the steps of a story, in microseconds; costs nothing where nobody wants to know.
 pub struct Laps(Option<Instant>);
 
 impl Laps {
@@ -14,7 +14,7 @@ impl Laps {
     /// Ends a step and begins the next.
     pub fn done(&mut self, what: &str) {
         if let Some(begun) = &mut self.0 {
-            ::log::debug!("runtime {what} {}us", begun.elapsed().as_micros());
+            ::log::debug!("runtime: {what} {}us", begun.elapsed().as_micros());
             *begun = Instant::now();
         }
     }

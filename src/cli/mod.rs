@@ -85,7 +85,7 @@ fn read(words: &mut Words, global: &mut Global) -> Result<Command, (Error, u8)> 
     read_verb(words, verb, global)
 }
 
-fn read_verb(words: &mut Words, verb: &'static Verb, global: &Global) -> Result<Command, (Error, u8)> {
+fn read_verb(words: &mut Words, verb: &'static Verb, global: &mut Global) -> Result<Command, (Error, u8)> {
     if let "checkpoint" | "restore" = verb.name {
         return Err((missing(verb.name), 1));
     }
@@ -95,6 +95,9 @@ fn read_verb(words: &mut Words, verb: &'static Verb, global: &Global) -> Result<
         .map_err(|error| (error.hint(help::hint(global.name, Some(verb))), 1))?;
     if matches.switch("help") {
         return Ok(Command::Print(help::verb(global.name, verb)));
+    }
+    if verb.flags.iter().any(|flag| flag.long == "debug") {
+        global.read_debug(&matches);
     }
     count(verb, matches.operands.len(), global.name)
         .map_err(|error| (error.hint(help::hint(global.name, Some(verb))), 1))?;

@@ -363,10 +363,7 @@ impl Global {
         .into_iter()
         .find(|(word, _)| matches.is("log-level", word))
         .map_or(self.log_level, |(_, level)| level);
-        if matches.switch("debug") {
-            self.log_level = LevelFilter::Debug;
-        }
-        self.debug = self.log_level >= LevelFilter::Debug;
+        self.read_debug(matches);
         self.strict = matches.switch("strict");
         if matches.switch("systemd-cgroup") || matches.is("cgroup-manager", "systemd") {
             self.cgroup_manager = CgroupManager::Systemd;
@@ -379,6 +376,16 @@ impl Global {
             () if matches.is("rootless", "false") => Some(false),
             () => None,
         };
+    }
+}
+
+impl Global {
+    /// Takes over `--debug`, which may stand after the verb too.
+    pub(super) fn read_debug(&mut self, matches: &Matches) {
+        if matches.switch("debug") {
+            self.log_level = LevelFilter::Debug;
+        }
+        self.debug = self.log_level >= LevelFilter::Debug;
     }
 }
 

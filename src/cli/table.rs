@@ -104,6 +104,8 @@ pub fn verb(name: &str) -> Option<&'static Verb> {
 }
 
 pub(super) const HELP: Flag = flag("help", Takes::Nothing, "show this help").short('h');
+/// Also after the verbs that have steps, where one adds it to a command that is slow.
+const DEBUG: Flag = flag("debug", Takes::Nothing, "log every step with its duration");
 const TABLE_OR_JSON: Takes = Takes::Word(&["table", "json"]);
 const TEXT_OR_JSON: Takes = Takes::Word(&["text", "json"]);
 
@@ -113,7 +115,7 @@ pub const GLOBAL: &[Flag] = &[
     flag("log", Takes::File("FILE"), "append messages to FILE as well"),
     flag("log-format", TEXT_OR_JSON, "format of the log"),
     flag("log-level", Takes::Word(LEVELS), "least severe message to log").hidden(),
-    flag("debug", Takes::Nothing, "log every step with its duration"),
+    DEBUG,
     flag("strict", Takes::Nothing, "treat warnings as errors"),
     flag("systemd-cgroup", Takes::Nothing, "let systemd make the cgroup"),
     flag("cgroup-manager", Takes::Word(&["cgroupfs", "systemd", "disabled"]), "who makes the cgroup").hidden(),
@@ -153,10 +155,27 @@ pub const VERBS: &[Verb] = &[
              later changes to the file have no effect.",
             "If create fails, nothing of the container remains.",
         ],
-        flags: &[BUNDLE, CONFIG, CONSOLE_SOCKET, PIDFD_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS, HELP],
+        flags: &[
+            BUNDLE,
+            CONFIG,
+            CONSOLE_SOCKET,
+            PIDFD_SOCKET,
+            PID_FILE,
+            NO_PIVOT,
+            NO_NEW_KEYRING,
+            PRESERVE_FDS,
+            DEBUG,
+            HELP,
+        ],
         ..BASE
     },
-    Verb { name: "start", brief: "run its program", summary: "run the program of a created container", ..BASE },
+    Verb {
+        name: "start",
+        brief: "run its program",
+        summary: "run the program of a created container",
+        flags: &[DEBUG, HELP],
+        ..BASE
+    },
     Verb {
         name: "run",
         brief: "create and start",
@@ -176,6 +195,7 @@ pub const VERBS: &[Verb] = &[
             NO_PIVOT,
             NO_NEW_KEYRING,
             PRESERVE_FDS,
+            DEBUG,
             HELP,
         ],
         ..BASE
@@ -211,6 +231,7 @@ pub const VERBS: &[Verb] = &[
             PRESERVE_FDS,
             flag("cgroup", Takes::Text("[CONTROLLER:]PATH"), "run in this cgroup below the container's").many(),
             flag("ignore-paused", Takes::Nothing, "allow it in a paused container"),
+            DEBUG,
             HELP,
         ],
         ..BASE

@@ -29,14 +29,17 @@ pub(super) struct Read {
 /// Reads a bundle, and makes its directory the current one.
 pub(super) fn read_config(bundle: &Path, config: Option<&Path>) -> Result<Read> {
     let config = config.map(absolute).transpose()?;
-    std::env::set_current_dir(bundle)
-        .doing(|| format!("cannot enter the bundle {bundle:?}"))
-        .map_err(|error| error.origin(Origin::Flag("--bundle".into())))?;
+    let origin = |error: Error| error.origin(Origin::Flag("--bundle".into()));
+    process::change_directory(bundle).doing(|| format!("cannot enter the bundle {bundle:?}")).map_err(origin)?;
     let bundle = std::env::current_dir().doing(|| "cannot tell where the bundle is")?;
     let path = config.as_deref().unwrap_or(Path::new("config.json"));
     let text = fd::open(path, nix::fcntl::OFlag::O_RDONLY).and_then(fd::read_all).map_err(|failed| {
         let missing = failed.errno == nix::errno::Errno::ENOENT;
-        let error = failed.doing(format!("JSON specification file {} not found", path.display()));
+        let asked = if config.is_some() { "--config" } else { "--bundle" };
+        let error = failed
+            .doing(format!("JSON specification file {} not found", path.display()))
+            .origin(Origin::Flag(asked.into()))
+            .step(format!("runtime: read the bundle {bundle:?}"));
         if missing { error.kind_is(Kind::NotFound) } else { error }
     })?;
     let spec: Spec = crate::spec::parse(&text, "config.json")?;
@@ -206,8 +209,10 @@ pub(super) fn create(options: cli::Create, session: &mut Session<'_>, proof: &Si
 }
 
 pub(super) fn start(id: &str, session: &mut Session<'_>) -> Result<()> {
+    let mut laps = Laps::begin(session.debug);
     let container = session.store()?.load(id)?;
     let notify = apply::start(&container, NotifyHost::from_environment()?.as_ref())?;
+    laps.done("have the program executed, and run the poststart hooks");
     // Others may look, kill and delete meanwhile.
     container.unlock();
     let (Some(notify), Some(pidfd), Some(init)) = (notify, container.open_init()?, container.init) else {
@@ -247,7 +252,7 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
         return Err(error);
     }
     container.unlock();
-    laps.done("have the program executed");
+    laps.done("have the program executed, and run the poststart hooks");
     let Some(foreground) = foreground else {
         if let Some(notify) = notify {
             notify.wait_and_forward(created.child.pidfd.as_fd(), created.child.pid)?;

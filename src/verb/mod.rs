@@ -11,6 +11,7 @@ mod signal;
 
 use std::ffi::OsString;
 
+use crate::apply::Laps;
 use crate::cli::{self, Command, Global, features, output};
 use crate::container::Store;
 use crate::error::{Error, Fault, Result};
@@ -62,7 +63,10 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
     };
     let failure = if matches!(command, Command::Exec(_)) { cli::EXIT_EXEC } else { 1 };
     let mut session = Session { global: &global, debug: log.debugs(), warnings: Vec::new() };
-    match dispatch(command, &mut session) {
+    let mut all = Laps::begin(session.debug);
+    let outcome = dispatch(command, &mut session);
+    all.done("all of it");
+    match outcome {
         Ok(code) => {
             log.warn(&session.warnings);
             code

@@ -312,7 +312,19 @@ fn a_filter_is_installed_without_no_new_privileges(t: &T) -> Verdict {
 fn strict(more: &[&str]) -> Value {
     let mut names = vec!["execve", "write", "exit_group", "brk", "arch_prctl", "set_tid_address", "set_robust_list"];
     names.extend(["rseq", "prlimit64", "readlink", "readlinkat", "getrandom", "mprotect", "mmap", "munmap", "prctl"]);
-    names.extend(["getuid", "rt_sigaction", "rt_sigprocmask", "fstat", "newfstatat", "ioctl", "poll", "fcntl"]);
+    names.extend([
+        "getuid",
+        "getgid",
+        "setuid",
+        "setgid",
+        "rt_sigaction",
+        "rt_sigprocmask",
+        "fstat",
+        "newfstatat",
+        "ioctl",
+        "poll",
+        "fcntl",
+    ]);
     names.extend(more);
     json!({"defaultAction": "SCMP_ACT_KILL_PROCESS", "architectures": ["SCMP_ARCH_X86_64"],
         "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}]})

@@ -188,12 +188,12 @@ fn debug_logs_the_steps_with_their_durations(t: &T) -> Verdict {
     bundle.write()?;
     let log = t.path("log.json");
     let words = [
-        "--debug",
         "--log",
         &log.display().to_string(),
         "--log-format",
         "json",
         "run",
+        "--debug",
         "--bundle",
         &bundle.dir.display().to_string(),
         &t.id(),
@@ -203,6 +203,9 @@ fn debug_logs_the_steps_with_their_durations(t: &T) -> Verdict {
     let debug = content.lines().filter(|line| line.contains("\"debug\"")).count();
     ensure!(debug >= 5, "{debug} debug lines");
     ensure!(content.contains("/dev/shm"), "no step of init in {content}");
+    for line in ["runtime: wait for init ", "runtime: record it ", "runtime: all of it "] {
+        ensure!(content.contains(line), "no {line:?} in {content}");
+    }
     Ok(())
 }
 

@@ -153,11 +153,8 @@ fn home_in(passwd: &str, uid: u32) -> Option<String> {
         .filter(|home| !home.is_empty())
 }
 
-/// Prepares the execution, so that hardly a call is left to make; reports, and waits for the word.
+/// Reports, and waits for the word. Then hardly a call is left to make but execve(2).
 pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
-    if let Some(path) = cx.executable.take() {
-        cx.ready = Some(Execution::new(path, &cx.program.args, &cx.program.env));
-    }
     reset_signals().doing(|| "cannot reset the signals")?;
     // Whatever the caller left open ends with the execution, unless it asked to pass it on.
     fd::close_from_on_exec(first_of_ours(cx.preserve_fds)).doing(|| "cannot close the descriptors")?;
@@ -167,6 +164,10 @@ pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
         // What is held from here on would be held for as long as the container waits.
         fd::close_all_but(first_of_ours(cx.preserve_fds), &[listener.as_fd()]);
         cx.starter = Some(wait_for_start(listener.as_fd())?);
+    }
+    // Not before: a container that waits is to take little memory.
+    if let Some(path) = cx.executable.take() {
+        cx.ready = Some(Execution::new(path, &cx.program.args, &cx.program.env));
     }
     Ok(())
 }
