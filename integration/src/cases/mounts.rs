@@ -11,7 +11,6 @@ chapter! { "mounts":
     mounts_happen_in_order,
     missing_destinations_are_made,
     a_bind_of_a_file_makes_a_file,
-    a_bind_of_a_file_on_a_directory_is_no_directory,
     a_directory_on_a_file_is_told_in_the_words_that_dockerd_knows,
     a_relative_destination_is_taken_from_the_root,
     a_relative_source_is_taken_from_the_bundle,
@@ -117,15 +116,6 @@ fn a_bind_of_a_file_makes_a_file(t: &T) -> Verdict {
     t.run(&t.bundle()?.bind(&file, "/x/y/file", &["bind"]).args(&["/bin/cat", "/x/y/file"]))?
         .ok()?
         .stdout_is("data")?;
-    Ok(())
-}
-
-fn a_bind_of_a_file_on_a_directory_is_no_directory(t: &T) -> Verdict {
-    let dir = source(t, "data")?;
-    for (source, destination) in [(dir.join("content"), "/mnt"), (dir, "/bin/busybox")] {
-        let ran = t.run(&t.bundle()?.bind(&source, destination, &["bind"]))?.fails()?;
-        ran.stderr_has(destination)?.stderr_has("not a directory")?;
-    }
     Ok(())
 }
 
