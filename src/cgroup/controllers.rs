@@ -1,4 +1,4 @@
-//! Controllers: enabling those that limits need, and telling why a limit cannot be applied.
+//! Controllers: enabling them, those that limits need first, and telling why a limit cannot be applied.
 
 use nix::errno::Errno;
 
@@ -9,10 +9,8 @@ use crate::error::{Doing, Error, Kind, Origin, Result, describe};
 use crate::plan::cgroup::{Absent, Need, Write};
 use crate::sys::Failed;
 
-/// Enables what `needs` names for the cgroup `path` below `root`, open as `leaf`.
-///
-/// Only what the cgroup lacks, and only from the nearest ancestor that has it: ancestors that
-/// belong to others (systemd, a pod) stay as they are.
+/// Enables what `needs` names for the cgroup `path` below `root`, open as `leaf`, and whatever else
+/// there is. Only what the cgroup lacks is touched.
 pub(super) fn enable(
     hierarchy: &Hierarchy,
     root: &Directory,
@@ -20,19 +18,55 @@ pub(super) fn enable(
     path: &str,
     needs: &[Need],
 ) -> Result<()> {
-    if needs.is_empty() {
-        return Ok(());
+    let missing = if needs.is_empty() { Vec::new() } else { lacking(leaf, needs)? };
+    if !missing.is_empty() {
+        enable_missing(hierarchy, root, path, &missing)?;
     }
-    let missing = lacking(leaf, needs)?;
-    if missing.is_empty() {
-        return Ok(());
-    }
+    offer_the_rest(root, leaf, path);
+    Ok(())
+}
+
+/// Every cgroup above the one at `path`, the root first.
+fn ancestors(path: &str) -> Vec<&str> {
     let mut ancestors = vec![""];
     ancestors.extend(path.match_indices('/').map(|(end, _)| &path[..end]));
+    ancestors
+}
+
+/// Enables all else that the root has, as far as the ancestors let us: without a controller nothing
+/// is counted for `events`, and `update` has no limit to change.
+fn offer_the_rest(root: &Directory, leaf: &Directory, path: &str) {
+    let read = |cgroup: &Directory, file: &str| cgroup.read(file).unwrap_or_default();
+    let all = read(root, "cgroup.controllers");
+    if all.trim().is_empty() {
+        return;
+    }
+    let has = read(leaf, "cgroup.controllers");
+    let missing = absent(&all, &has);
+    if missing.is_empty() {
+        return;
+    }
+    for name in ancestors(path) {
+        let Ok(ancestor) = root.open_below(name) else { return };
+        let enabled = read(&ancestor, SUBTREE);
+        // One by one: one that cannot be enabled here takes no other along.
+        for controller in absent(&missing.join(" "), &enabled) {
+            let _ = ancestor.write(SUBTREE, &format!("+{controller}"));
+        }
+    }
+}
+
+/// The words of `all` that `has` does not have.
+fn absent<'a>(all: &'a str, has: &str) -> Vec<&'a str> {
+    all.split_ascii_whitespace().filter(|name| !has.split_ascii_whitespace().any(|one| one == *name)).collect()
+}
+
+/// Enables what limits need, from the nearest ancestor that has it.
+fn enable_missing(hierarchy: &Hierarchy, root: &Directory, path: &str, missing: &[Need]) -> Result<()> {
     let mut below = Vec::new();
-    for name in ancestors.iter().rev() {
+    for name in ancestors(path).iter().rev() {
         let ancestor = root.open_below(name).doing(|| format!("cannot open cgroup {:?}", root.path_of(name)))?;
-        let lacking = lacking(&ancestor, &missing)?;
+        let lacking = lacking(&ancestor, missing)?;
         if let (Some(need), true) = (lacking.first(), name.is_empty()) {
             return Err(unavailable(hierarchy, &need.controller, &need.pointer));
         }
@@ -43,7 +77,7 @@ pub(super) fn enable(
     }
     let value = missing.iter().map(|need| format!("+{}", need.controller)).collect::<Vec<_>>().join(" ");
     for ancestor in below.iter().rev() {
-        ancestor.write(SUBTREE, &value).map_err(|failed| cannot_enable(ancestor, &missing, failed))?;
+        ancestor.write(SUBTREE, &value).map_err(|failed| cannot_enable(ancestor, missing, failed))?;
     }
     Ok(())
 }

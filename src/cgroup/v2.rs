@@ -159,6 +159,11 @@ impl Cgroup {
         check.compare([usage, usage])
     }
 
+    /// The quota of `cpu.max` in microseconds, if there is one.
+    pub fn cpu_quota(&self) -> Option<i64> {
+        self.directory.read("cpu.max").ok()?.split(' ').next()?.parse().ok()
+    }
+
     /// Whether there is a process in it or below.
     pub fn is_populated(&self) -> Result<bool> {
         let events = if_there(self.directory.read("cgroup.events")).doing(|| self.cannot("read the state of"))?;

@@ -164,8 +164,8 @@ impl Writes<'_> {
     /// A limit; `max` and the other values of a fresh cgroup are harmless where there is no file.
     fn write(&mut self, pointer: &str, file: impl Into<Cow<'static, str>>, value: String) {
         let file = file.into();
-        let harmless =
-            value.starts_with("max") || matches!((&*file, &*value), ("cpu.weight", "100") | ("cpu.idle", "0"));
+        let harmless = value == "max"
+            || matches!((&*file, &*value), ("cpu.weight", "100") | ("cpu.idle", "0") | ("cpu.max", "max 100000"));
         self.push(pointer, file, value, if harmless { Absent::Harmless } else { Absent::Fails });
     }
 

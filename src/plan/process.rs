@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use crate::abi::{SchedulerAttributes, bits_of_list};
 use crate::spec::{Capabilities, IoPriority, Linux, MemoryPolicy, Process, Rlimit, Scheduler, Spec, User};
 
-use super::{Action, Draft, Maps, Options, RootPath, Topology};
+use super::{Action, Draft, Maps, Options, Topology};
 
 /// Ids and capability sets to take.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,9 +75,6 @@ pub(super) fn process(spec: &Spec, linux: &Linux, topology: &Topology, options: 
         return;
     };
     let hooks = spec.hooks.as_ref().is_some_and(|hooks| !hooks.start_container.is_empty());
-    if let Some(path) = RootPath::new(&process.cwd).filter(|path| !path.is_root()) {
-        draft.config("/process/cwd", Action::MakeWorkingDirectory(path));
-    }
     limits(process, linux, "/process", draft);
     if let Some(adj) = process.oom_score_adj.filter(|adj| !(-1000..=1000).contains(adj)) {
         draft.fault("/process/oomScoreAdj", format!("oomScoreAdj {adj} is not between -1000 and 1000"));

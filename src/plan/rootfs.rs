@@ -155,6 +155,11 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
     for (key, value) in &linux.sysctl {
         draft.config(format!("/linux/sysctl/{}", crate::spec::escape(key)), Action::Sysctl(key.clone(), value.clone()));
     }
+    let cwd = spec.process.as_ref().and_then(|process| RootPath::new(&process.cwd));
+    if let Some(path) = cwd.filter(|path| !path.is_root()) {
+        // While the root can still be written to.
+        draft.config("/process/cwd", Action::MakeWorkingDirectory(path));
+    }
     if let Some((index, path)) = late_readonly {
         draft.config(format!("/mounts/{index}/options"), Action::Readonly(path));
     }

@@ -38,10 +38,16 @@ pub(super) fn resume(id: &str, session: &mut Session<'_>) -> Result<()> {
 pub(super) fn update(update: &cli::Update, session: &mut Session<'_>) -> Result<()> {
     let container = session.store()?.load(&update.id)?;
     let document = update.resources.as_ref().map(cli::Source::read).transpose()?;
-    let resources = update.to_resources(document.as_deref())?;
+    let mut resources = update.to_resources(document.as_deref())?;
     container.lock()?;
     if container.status()? == Status::Stopped {
         return Err(wrong("cannot update a stopped container"));
+    }
+    if let (Some(cpu), Some(cgroup)) = (&mut resources.cpu, container.cgroup()?)
+        && cpu.quota.unwrap_or(0) == 0
+    {
+        // They share a file, so a new period alone would lift the quota.
+        cpu.quota = cpu.period.and_then(|_| cgroup.cpu_quota());
     }
     let (mut faults, mut warnings) = (Vec::new(), Vec::new());
     let mut limits = crate::plan::cgroup::limits(&resources, &mut faults, &mut warnings);

@@ -57,6 +57,7 @@ chapter! { "cgroups":
     update_by_flags [MEMORY, CPU, PIDS],
     update_by_resources [MEMORY, CPU, PIDS],
     update_of_one_value_leaves_the_others [MEMORY, CPU],
+    update_limits_what_had_no_limits [MEMORY, CPU, PIDS],
     update_of_a_stopped_container_is_refused,
     events_report_what_the_kernel_counts [MEMORY, PIDS],
     events_report_an_out_of_memory_kill [MEMORY],
@@ -530,7 +531,24 @@ fn update_of_one_value_leaves_the_others(t: &T) -> Verdict {
     container.verb("update", &["--pids-limit", "20"], &[])?.ok()?;
     let dir = cgroup::of(&container)?;
     cgroup::holds(&dir, "memory.max", "104857600")?;
-    cgroup::holds(&dir, "cpu.max", "50000 100000")
+    for (flag, value, whole) in [("--cpu-period", "200000", "50000 200000"), ("--cpu-quota", "60000", "60000 200000")] {
+        container.verb("update", &[flag, value], &[])?.ok()?;
+        cgroup::holds(&dir, "cpu.max", whole)?;
+    }
+    Ok(())
+}
+
+fn update_limits_what_had_no_limits(t: &T) -> Verdict {
+    let place = format!("/{}-parent/child", t.id());
+    let container = t.start(&t.bundle()?.set("/linux/cgroupsPath", json!(place)).args(&["/bin/sleep", "1000"]))?;
+    let dir = cgroup::of(&container)?;
+    ensure!(text(dir.join("memory.current")) != "0\n", "memory is not counted");
+    container.verb("update", &["--cpu-period", "50000", "--pids-limit", "9"], &[])?.ok()?;
+    cgroup::holds(&dir, "cpu.max", "max 50000")?;
+    cgroup::holds(&dir, "pids.max", "9")?;
+    let events = container.verb("events", &["--stats"], &[])?.ok()?;
+    ensure!(events.stdout.starts_with(&format!("{{\"type\":\"stats\",\"id\":\"{}\",", container.id)), "{events:?}");
+    Ok(())
 }
 
 fn update_of_a_stopped_container_is_refused(t: &T) -> Verdict {

@@ -16,6 +16,8 @@ chapter! { "hooks":
     hooks_of_the_runtime_run_in_the_runtimes_namespaces,
     create_container_hooks_run_in_the_container_namespaces,
     start_container_hooks_run_inside,
+    a_hook_without_an_environment_has_the_one_around_it,
+    create_container_hooks_begin_in_the_root_filesystem,
     a_failing_prestart_hook_fails_the_create,
     a_failing_create_runtime_hook_fails_the_create,
     a_failing_create_container_hook_fails_the_create,
@@ -152,6 +154,23 @@ fn create_container_hooks_run_in_the_container_namespaces(t: &T) -> Verdict {
 fn start_container_hooks_run_inside(t: &T) -> Verdict {
     let hooks = json!([{"path": "/bin/touch", "args": ["touch", "/tmp/from-hook"]}]);
     t.run(&with(t.bundle()?, "startContainer", hooks).sh("ls /tmp"))?.ok()?.stdout_is("from-hook\n")?;
+    Ok(())
+}
+
+fn a_hook_without_an_environment_has_the_one_around_it(t: &T) -> Verdict {
+    let bare = |script: String| json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    let bundle = t.bundle()?.bind(&t.dir, "/mnt", &["bind"]).set("/process/env", json!(["PATH=/bin", "OF=container"]));
+    let bundle = with(bundle, "startContainer", bare("echo $OF >/mnt/inside".into()));
+    let bundle = with(bundle, "createRuntime", bare(format!("echo ${{OF-none}} $PATH >{}", record(t).display())));
+    t.run(&bundle.args(&["/bin/true"]))?.ok()?;
+    ensure_eq!(fs::read_to_string(t.path("inside"))?, "container\n", "startContainer");
+    ensure_eq!(recorded(t), format!("none {}\n", std::env::var("PATH").unwrap_or_default()), "createRuntime");
+    Ok(())
+}
+
+fn create_container_hooks_begin_in_the_root_filesystem(t: &T) -> Verdict {
+    let bundle = with(t.bundle()?, "createContainer", json!([hook("echo here >var/mark")]));
+    t.run(&bundle.args(&["/bin/cat", "/var/mark"]))?.ok()?.stdout_is("here\n")?;
     Ok(())
 }
 

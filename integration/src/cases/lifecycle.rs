@@ -25,6 +25,8 @@ chapter! { "lifecycle":
     a_failed_create_leaves_nothing,
     kill_reaches_the_payload,
     kill_of_a_created_container_ends_it,
+    sigterm_ends_a_container_that_was_never_started,
+    sigkill_reaches_what_init_has_left_behind,
     kill_of_a_stopped_container_is_refused,
     kill_all_of_a_stopped_container_is_silent,
     kill_takes_names_with_and_without_sig_and_numbers,
@@ -176,6 +178,33 @@ fn kill_of_a_created_container_ends_it(t: &T) -> Verdict {
     container.kill("KILL")?;
     container.wait_for("stopped")?;
     container.delete()?;
+    Ok(())
+}
+
+fn sigterm_ends_a_container_that_was_never_started(t: &T) -> Verdict {
+    for signal in ["TERM", "INT"] {
+        let container = t.create(&t.bundle()?.args(&["/bin/sleep", "1000"]))?;
+        container.kill(signal)?.ok()?;
+        container.wait_for("stopped")?;
+    }
+    Ok(())
+}
+
+/// Without a PID namespace of its own nothing ends them with init.
+fn sigkill_reaches_what_init_has_left_behind(t: &T) -> Verdict {
+    let script = "sleep 1000 & echo left $!; exec sleep 1000";
+    let container = t.start(&t.bundle()?.namespace("pid", None).sh(script))?;
+    let said = container.wait_for_output("\n")?;
+    let left: i32 = said.trim().trim_start_matches("left ").parse().map_err(|_| format!("no pid in {said:?}"))?;
+    t.host("kill", &["-KILL", &container.pid()?.to_string()])?;
+    container.wait_for("stopped")?;
+    container.kill("TERM")?.fails()?;
+    container.kill("KILL")?.ok()?;
+    eventually("the end of the process left behind", || {
+        let state = crate::kit::t::field(&text(format!("/proc/{left}/status")), "State");
+        (state.is_empty() || state.starts_with('Z')).then_some(())
+    })?;
+    container.kill("KILL")?.fails()?;
     Ok(())
 }
 

@@ -25,6 +25,7 @@ chapter! { "mounts":
     rbind_takes_submounts_along_and_bind_does_not,
     propagation_is_set_per_mount,
     tmpfs_data_is_applied,
+    a_tmpfs_without_a_mode_has_that_of_its_directory,
     a_bad_option_names_the_mount,
     tmpcopyup_copies_the_content,
     tmpcopyup_leaves_the_mode_and_owner_that_were_asked_for,
@@ -39,6 +40,7 @@ chapter! { "mounts":
     nested_binds_reach_through_earlier_mounts,
     a_symlink_in_the_destination_stays_inside,
     an_absolute_symlink_as_destination_stays_inside,
+    a_link_that_leads_nowhere_says_where_the_mount_point_is_made,
     dotdot_in_the_destination_stays_inside,
     proc_must_be_a_directory,
     a_bind_over_a_proc_file_is_judged_by_the_allow_list,
@@ -326,6 +328,15 @@ fn propagation_is_set_per_mount(t: &T) -> Verdict {
     Ok(())
 }
 
+fn a_tmpfs_without_a_mode_has_that_of_its_directory(t: &T) -> Verdict {
+    let bundle = t.bundle()?.mount(tmpfs(&[])).args(&["/bin/stat", "-c", "%a", "/mnt"]);
+    fs::set_permissions(bundle.rootfs().join("mnt"), std::os::unix::fs::PermissionsExt::from_mode(0o710))?;
+    t.run(&bundle)?.ok()?.stdout_is("710\n")?;
+    let new = json!({"destination": "/new", "type": "tmpfs", "source": "tmpfs"});
+    t.run(&t.bundle()?.mount(new).args(&["/bin/stat", "-c", "%a", "/new"]))?.ok()?.stdout_is("1777\n")?;
+    Ok(())
+}
+
 fn tmpfs_data_is_applied(t: &T) -> Verdict {
     let bundle = t.bundle()?.mount(tmpfs(&["nosuid", "size=64k", "mode=1750", "uid=7", "gid=8"]));
     let ran = t.run(&bundle.sh("stat -c '%a %u %g' /mnt; df -k /mnt | tail -1 | awk '{print $2}'"))?.ok()?;
@@ -483,6 +494,23 @@ fn a_symlink_in_the_destination_stays_inside(t: &T) -> Verdict {
     let bundle = bundle.bind(&source(t, "data")?, "/var/up/made", &["bind"]).args(&["/bin/cat", "/tmp/made/content"]);
     t.run(&bundle)?.ok()?.stdout_is("data")?;
     ensure!(!std::path::Path::new("/tmp/made").exists(), "made on the host");
+    Ok(())
+}
+
+fn a_link_that_leads_nowhere_says_where_the_mount_point_is_made(t: &T) -> Verdict {
+    let bundle = t.bundle()?;
+    let link = |target: &str, name: &str| std::os::unix::fs::symlink(target, bundle.rootfs().join(name));
+    link("../run/made/file", "var/relative")?;
+    link("/run/made2", "var/directory")?;
+    link("../../../../../run/made3", "var/far")?;
+    link("loop", "var/loop")?;
+    let data = source(t, "data")?.join("content");
+    let bundle = ["/var/relative", "/var/directory/file", "/var/far"]
+        .iter()
+        .fold(bundle.clone(), |bundle, target| bundle.bind(&data, target, &["bind"]));
+    let script = "cmp /var/relative /run/made/file && cmp /var/directory/file /run/made2/file && cmp /var/far /run/made3 && readlink /var/far";
+    t.run(&bundle.clone().sh(script))?.ok()?.stdout_is("../../../../../run/made3\n")?;
+    t.run(&bundle.bind(&data, "/var/loop", &["bind"]))?.fails()?;
     Ok(())
 }
 

@@ -14,10 +14,12 @@ chapter! { "process":
     a_program_with_a_slash_is_relative_to_cwd,
     the_environment_is_exactly_what_was_asked_for,
     home_comes_from_passwd_when_unset,
+    a_variable_stands_once_and_the_last_one_counts,
     cwd_is_the_working_directory,
     a_missing_cwd_is_made,
     a_relative_cwd_is_refused,
     a_cwd_that_only_the_user_may_enter_works,
+    a_cwd_that_only_the_runtime_may_enter_works,
     uid_and_gid_are_set,
     ids_above_two_to_the_31_are_set,
     additional_gids_are_set,
@@ -94,20 +96,47 @@ fn home_comes_from_passwd_when_unset(t: &T) -> Verdict {
     Ok(())
 }
 
+fn a_variable_stands_once_and_the_last_one_counts(t: &T) -> Verdict {
+    let twice = json!(["A=1", "HOME=/here", "PATH=/bin", "A=2", "HOME="]);
+    let bundle = t.bundle()?.set("/process/env", twice);
+    t.run(&bundle.clone().args(&["/bin/env"]))?.ok()?.stdout_is("PATH=/bin\nA=2\nHOME=/root\n")?;
+    let container = t.start(&bundle.args(&["/bin/sleep", "1000"]))?;
+    let seen = container.try_exec(&["--env", "A=3"], &["/bin/env"])?.ok()?.stdout;
+    ensure_eq!(seen.matches("A=").collect::<Vec<_>>().len(), 1, "{seen}");
+    ensure!(seen.contains("A=3\n"), "{seen}");
+    Ok(())
+}
+
 fn cwd_is_the_working_directory(t: &T) -> Verdict {
     t.run(&t.bundle()?.args(&["/bin/pwd"]).set("/process/cwd", json!("/tmp")))?.ok()?.stdout_is("/tmp\n")?;
     Ok(())
 }
 
 fn a_missing_cwd_is_made(t: &T) -> Verdict {
-    t.run(&t.bundle()?.args(&["/bin/pwd"]).set("/process/cwd", json!("/var/made/here")))?
-        .ok()?
-        .stdout_is("/var/made/here\n")?;
+    for readonly in [false, true] {
+        let bundle = t.bundle()?.args(&["/bin/pwd"]).set("/root/readonly", json!(readonly));
+        t.run(&bundle.set("/process/cwd", json!("/var/made/here")))?.ok()?.stdout_is("/var/made/here\n")?;
+    }
     Ok(())
 }
 
 fn a_relative_cwd_is_refused(t: &T) -> Verdict {
     t.run(&t.bundle()?.set("/process/cwd", json!("tmp")))?.fails()?;
+    Ok(())
+}
+
+fn a_cwd_that_only_the_runtime_may_enter_works(t: &T) -> Verdict {
+    let bundle = t
+        .bundle()?
+        .set("/process/cwd", json!("/var/closed"))
+        .set("/process/user", json!({"uid": 1000, "gid": 1000}))
+        .set("/process/capabilities", capabilities(&[]));
+    let closed = bundle.rootfs().join("var/closed");
+    std::fs::create_dir(&closed)?;
+    std::fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    t.run(&bundle.clone().args(&["/bin/pwd"]))?.ok()?.stdout_is("/var/closed\n")?;
+    let container = t.start(&bundle.args(&["/bin/sleep", "1000"]))?;
+    container.exec(&["/bin/pwd"])?.stdout_is("/var/closed\n")?;
     Ok(())
 }
 

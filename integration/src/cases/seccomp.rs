@@ -27,6 +27,7 @@ chapter! { "seccomp":
     a_profile_need_allow_nothing_for_the_runtime_but_to_execute,
     a_profile_that_refuses_execve_is_refused,
     a_start_hook_runs_below_the_filter_without_what_installed_it,
+    a_strict_filter_does_not_stop_the_runtime,
     exec_has_the_filter_of_init,
     exec_with_no_new_privs_has_the_filter_too,
     every_flag_is_accepted,
@@ -303,6 +304,40 @@ fn a_filter_is_installed_without_no_new_privileges(t: &T) -> Verdict {
         let user = bundle.clone().set("/process/user", json!({"uid": 1000, "gid": 1000}));
         for bundle in [bundle, user] {
             t.run(&bundle.args(&STATUS))?.ok()?.stdout_has("NoNewPrivs:\t0\nSeccomp:\t2\n")?;
+        }
+    }
+    Ok(())
+}
+
+/// Calls that a profile need not know or allow, of which the payload makes none.
+fn a_strict_filter_does_not_stop_the_runtime(t: &T) -> Verdict {
+    let names = json!([
+        "openat2",
+        "close_range",
+        "faccessat2",
+        "socket",
+        "connect",
+        "accept",
+        "accept4",
+        "sendmsg",
+        "recvmsg",
+        "sendto",
+        "recvfrom",
+        "memfd_create",
+        "ppoll"
+    ]);
+    for action in ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS"] {
+        let mut names = names.clone();
+        if action == "SCMP_ACT_KILL_PROCESS" {
+            names.as_array_mut().expect("an array").retain(|name| name != "faccessat2");
+        }
+        let bundle = with(t, profile(json!([{"names": names, "action": action}])))?;
+        for privileges in [true, false] {
+            let bundle = bundle.clone().set("/process/noNewPrivileges", json!(privileges));
+            let script = "echo in $PWD; exec sleep 1000";
+            let container = t.start(&bundle.set("/process/cwd", json!("/var")).sh(script))?;
+            container.wait_for_output("in /var").context(action)?;
+            container.exec(&["/bin/true"])?;
         }
     }
     Ok(())

@@ -15,6 +15,7 @@ chapter! { "terminal":
     a_terminal_without_a_socket_is_refused_by_create,
     a_socket_without_a_terminal_is_refused,
     a_missing_console_socket_fails_the_create,
+    in_the_foreground_a_line_ends_with_a_line_feed,
     exec_tty_gets_a_terminal_of_its_own,
     exec_process_with_a_terminal_and_size,
     the_master_of_a_container_without_dev_pts_is_an_error_or_works,
@@ -87,6 +88,12 @@ fn a_missing_console_socket_fails_the_create(t: &T) -> Verdict {
     let (ran, container) = t.try_create(&bundle(t, "true")?, &["--console-socket", "/no/such/socket"])?;
     ran.code_is(1)?.stderr_has("no such file or directory")?;
     container.verb("state", &[], &[])?.fails()?;
+    Ok(())
+}
+
+/// What the runtime copies may go to a file.
+fn in_the_foreground_a_line_ends_with_a_line_feed(t: &T) -> Verdict {
+    t.run(&bundle(t, "tty >/dev/null && echo one; echo two")?)?.ok()?.stdout_is("one\ntwo\n")?;
     Ok(())
 }
 
