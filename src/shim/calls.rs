@@ -168,8 +168,8 @@ impl Supervisor {
     pub(super) fn console_ready(&mut self, serial: u32) {
         let Some(at) = self.by_serial(serial) else { return };
         let process = &mut self.processes[at];
-        let Some(console) = &process.console else { return };
-        let Ok(Some(master)) = console.receive() else { return };
+        let Some(console) = &mut process.console else { return };
+        let Ok(Some(master)) = console.receive(&self.poll, key(Kind::Console, serial, 0)) else { return };
         process.console = None;
         if let Some(streams) = &mut process.streams {
             // A terminal that cannot be watched is one without output; the call's end tells more.

@@ -3,14 +3,18 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
+use super::poll::{Interest, Poll};
 use crate::sys::{Result, fd, socket, stream};
 
 /// The socket on which a runtime is expected to send the master end.
 #[derive(Debug)]
 pub struct Console {
     listener: OwnedFd,
+    /// The runtime's connection, on which nothing has come yet.
+    peer: Option<OwnedFd>,
     directory: OwnedFd,
     name: String,
     path: PathBuf,
@@ -31,7 +35,7 @@ impl Console {
         // Left behind by a shim of the same process id that was killed.
         let _ = fd::unlinkat(directory.as_fd(), &name);
         let listener = socket::listen_stream_at(directory.as_fd(), &name, 0o600)?;
-        Ok(Console { listener, directory, name, path })
+        Ok(Console { listener, peer: None, directory, name, path })
     }
 
     /// For `--console-socket`.
@@ -44,13 +48,25 @@ impl Console {
         self.listener.as_fd()
     }
 
-    /// Takes the master end. `None`: nobody has connected, or who did has sent none.
-    pub fn receive(&self) -> Result<Option<OwnedFd>> {
-        let Some(peer) = socket::accept_now(self.listener.as_fd())? else { return Ok(None) };
-        // The runtime connects and sends at once; half a second is for a machine under load.
-        socket::give_up_after(peer.as_fd(), 500)?;
+    /// Takes the master end. `None`: nobody has connected, or who did has sent none yet. runc connects
+    /// long before it makes the terminal: its connection is watched under `key` until then.
+    pub fn receive(&mut self, poll: &Poll, key: u64) -> Result<Option<OwnedFd>> {
+        let peer = match self.peer.take() {
+            Some(peer) => peer,
+            None => {
+                let Some(peer) = socket::accept_now(self.listener.as_fd())? else { return Ok(None) };
+                poll.watch(&peer, key, Interest::Read)?;
+                peer
+            }
+        };
         let mut name = [0; 4096];
-        let (_, master) = socket::receive(peer.as_fd(), &mut name)?;
+        let master = match socket::receive(peer.as_fd(), &mut name) {
+            Err(failed) if failed.errno == Errno::EAGAIN => {
+                self.peer = Some(peer);
+                return Ok(None);
+            }
+            received => received?.1,
+        };
         if let Some(master) = &master {
             stream::never_block(master.as_fd())?;
             stream::set_onlcr(master.as_fd())?;

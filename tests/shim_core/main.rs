@@ -86,6 +86,8 @@ fn passes(mut child: Child) -> bool {
 fn on_a_terminal(socket: &Path, program: &[String]) {
     let pty = nix::pty::openpty(None, None).expect("a terminal");
     let peer = windlass::sys::socket::connect(socket).expect("connected");
+    // runc connects when it begins, and sends what the container's first process has made.
+    std::thread::sleep(Duration::from_millis(600));
     windlass::sys::socket::send(peer.as_fd(), b"/dev/ptmx", &[pty.master.as_fd()]).expect("sent");
     let copy = || pty.slave.try_clone().expect("a copy");
     let child = Command::new(&program[0]).args(&program[1..]).stdin(copy()).stdout(copy()).stderr(copy()).spawn();
