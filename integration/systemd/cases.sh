@@ -109,6 +109,16 @@ a_run_in_the_foreground_leaves_nothing() {
     gone f
 }
 
+# It fails while systemd is at it, or before, or after.
+a_create_that_fails_leaves_no_scope() {
+    bundle ".linux.cgroupsPath=\"$slice:test:bad\"|.mounts=[{destination:\"/mnt\",type:\"nosuch\",source:\"none\"}]+.mounts"
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        (cd "$home/bundle" && runtime run bad </dev/null >"$home/out" 2>&1) && echo "it ran"
+        grep -q nosuch "$home/out" || cat "$home/out"
+    done
+    gone bad
+}
+
 a_memory_limit_kills() {
     bundle ".process.args=[\"sh\",\"-c\",\"tail /dev/zero\"]|.linux.cgroupsPath=\"$slice:test:m\"|
         .linux.resources.memory={limit:16777216,swap:16777216}"
@@ -170,6 +180,7 @@ a_scope_of_somebody_else_is_refused_and_left_alone() {
 a_failed_unit_of_the_same_name_is_cleared_away() {
     command systemd-run $([ "$whose" = root ] || echo --user) -q --scope --slice="$slice" --unit=test-l.scope \
         -p RuntimeMaxSec=1 -p TimeoutStopSec=1 sleep 100
+    for _ in $(seq 20); do [ "$(systemctl is-active test-l.scope)" = deactivating ] && sleep 0.2 || break; done
     is "$(systemctl is-active test-l.scope)" failed "the leftover"
     up l || echo "it was not cleared away"
 }
@@ -390,7 +401,8 @@ the_name_of_a_container_that_has_just_ended_is_free() {
 }
 
 both="every_verb_works_in_a_scope the_process_is_in_the_scope_and_the_scope_is_delegated
-    a_run_in_the_foreground_leaves_nothing a_memory_limit_kills a_limit_of_tasks_holds cpu_time_is_throttled
+    a_run_in_the_foreground_leaves_nothing a_create_that_fails_leaves_no_scope
+    a_memory_limit_kills a_limit_of_tasks_holds cpu_time_is_throttled
     update_changes_the_unit_and_the_cgroup limits_survive_a_daemon_reload a_property_of_an_annotation_is_set
     a_scope_of_somebody_else_is_refused_and_left_alone a_failed_unit_of_the_same_name_is_cleared_away
     a_killed_create_is_cleared_away_by_delete_force exec_from_another_cgroup_is_in_the_scope
