@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use windlass::shim::{Framing, Output, ProcessId, Request, Stdin, Stdio};
+use windlass::shim::{Framing, Interest, Output, ProcessId, Request, Stdin, Stdio};
 use windlass::sys::process::Exit;
 
 use super::Test;
@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = tests![
     a_client_that_reads_gets_every_byte_of_a_burst,
     a_client_that_does_not_read_does_not_stop_the_log,
     a_client_that_only_listens_from_now_on_gets_the_output,
+    a_client_that_was_there_before_the_output_gets_it,
     a_fifo_named_as_a_log_does_not_stop_the_loop,
     a_line_that_was_cut_is_taken_back_where_it_is,
     a_file_in_the_place_of_a_fifo_is_appended_to,
@@ -123,6 +124,36 @@ fn a_client_that_only_listens_from_now_on_gets_the_output() {
     let mut text = Vec::new();
     std::io::Read::read_to_end(&mut &theirs, &mut text).expect("read to the end");
     assert_eq!(text, b"\x01\0\0\0\x06hello\n");
+}
+
+/// However busy the front end was in the turn before.
+fn a_client_that_was_there_before_the_output_gets_it() {
+    const BUSY: u64 = 1;
+    const DOOR: u64 = 2;
+    let mut rig = Rig::new();
+    fifo(&rig.dir.join("word"));
+    rig.run("read -r _ <word; echo hello; exec sleep 1000", attached());
+    let (busy, other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    std::io::Write::write_all(&mut &other, b"x").expect("written");
+    let door = std::os::unix::net::UnixListener::bind(rig.dir.join("door")).expect("a door");
+    rig.core.poll.watch(&busy, BUSY, Interest::Read).expect("watched");
+    rig.core.poll.watch(&door, DOOR, Interest::Read).expect("watched");
+    let deadline = Some(Instant::now() + PATIENCE);
+    while rig.core.turn(deadline).expect("a turn").is_empty() {}
+
+    let mut client = std::os::unix::net::UnixStream::connect(rig.dir.join("door")).expect("connected");
+    fs::write(rig.dir.join("word"), "go\n").expect("written");
+    std::thread::sleep(Duration::from_millis(200));
+    let here = |turned: Vec<(u64, _)>| turned.iter().any(|&(key, _)| key == DOOR);
+    while !here(rig.core.turn(deadline).expect("a turn")) {}
+    let (ours, _) = door.accept().expect("accepted");
+    rig.core.attach(&init(), ours.into(), Framing::Stream).expect("attached");
+    rig.core.poll.forget(&busy);
+    rig.turns(Duration::from_millis(100));
+    client.set_nonblocking(true).expect("set");
+    let mut text = [0; 64];
+    let n = std::io::Read::read(&mut client, &mut text).expect("its output");
+    assert_eq!(&text[..n], b"\x01\0\0\0\x06hello\n");
 }
 
 fn a_fifo_named_as_a_log_does_not_stop_the_loop() {
