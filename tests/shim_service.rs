@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::ttrpc::{self, Client, Code, context};
 use containerd_shim_protos::{TaskClient, api};
 
@@ -138,6 +139,44 @@ fn a_pod_shares_a_shim_that_speaks_both_versions() {
         assert!(start.elapsed() < Duration::from_secs(10), "the shim ends and removes its socket");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+#[test]
+fn a_size_is_taken_by_a_process_without_a_terminal() {
+    const RUNTIME: &str = r#"#!/bin/sh
+case " $* " in
+  *" create "*)
+    while [ "$1" != --pid-file ]; do shift; done
+    sleep 1000 & echo $! >"$2"; echo $! >"$0.pid" ;;
+  *" kill "*) kill -9 "$(cat "$0.pid")" ;;
+esac
+"#;
+    let bundle = Bundle::new("plain", "{}");
+    let runtime = bundle.0.join("fake-runtime");
+    std::fs::write(&runtime, RUNTIME).expect("written");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&runtime, executable).expect("executable");
+    let task = TaskClient::new(Client::connect(&address(&bundle.start("plain", &bundle.0, true))).expect("connected"));
+    let mut options = Any::new();
+    options.type_url = "containerd.runc.v1.Options".into();
+    // Field 6, the runtime's path.
+    let path = runtime.to_str().expect("UTF-8").as_bytes();
+    options.value = [&[6 << 3 | 2, path.len() as u8], path].concat();
+    let mut create = api::CreateTaskRequest { id: "plain".into(), ..Default::default() };
+    create.bundle = bundle.0.to_str().expect("UTF-8").into();
+    create.options = Some(options).into();
+    task.create(patience(), &create).expect("created");
+    let size = |id: &str| api::ResizePtyRequest { id: id.into(), width: 80, height: 24, ..Default::default() };
+    task.resize_pty(patience(), &size("plain")).expect("nothing to set");
+    assert_eq!(refusal(task.resize_pty(patience(), &size("other"))).0, Code::NOT_FOUND);
+    let kill = api::KillRequest { id: "plain".into(), signal: 9, all: true, ..Default::default() };
+    task.kill(patience(), &kill).expect("killed");
+    let name = api::WaitRequest { id: "plain".into(), ..Default::default() };
+    assert_eq!(task.wait(patience(), &name).expect("ended").exit_status, 137);
+    let delete = api::DeleteRequest { id: "plain".into(), ..Default::default() };
+    task.delete(patience(), &delete).expect("deleted");
+    let shutdown = api::ShutdownRequest { id: "plain".into(), ..Default::default() };
+    task.shutdown(patience(), &shutdown).expect("answered");
 }
 
 #[test]

@@ -144,7 +144,10 @@ impl Server {
                 let (Ok(rows), Ok(columns)) = (rows, columns) else {
                     return Err(fault(code::INVALID_ARGUMENT, format!("a terminal of {width}x{height}")));
                 };
-                core.request(Request::Resize { process, rows, columns })?;
+                // Without a terminal there is nothing to set, and callers do not ask first.
+                if core.state(&process).is_none_or(|state| state.terminal) {
+                    core.request(Request::Resize { process, rows, columns })?;
+                }
                 done()
             }
             "CloseIO" => {
