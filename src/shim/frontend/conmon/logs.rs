@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use super::arguments::Arguments;
 use crate::shim::stdio::{Journal, Log, LogFile};
 
+/// Characters of the short id in the journal, which is to tell containers apart.
+const SHORT_ID: usize = 12;
+
 /// Where output goes besides attached clients.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Logs {
@@ -109,6 +112,9 @@ fn journal(arguments: &Arguments) -> Result<Journal, String> {
     if let Some(label) = labels.iter().find(|label| !label.contains('=')) {
         return Err(format!("Container labels must be in format LABEL=VALUE (no LABEL present in {label:?})"));
     }
+    if arguments.cid.as_ref().is_none_or(|id| id.len() <= SHORT_ID) {
+        return Err(format!("Container ID must be longer than {SHORT_ID} characters"));
+    }
     Ok(Journal {
         id: text(&arguments.cuuid),
         name: text(&arguments.name),
@@ -123,7 +129,7 @@ mod tests {
     use super::*;
 
     fn logs(words: &[&str]) -> Result<Logs, String> {
-        let words = ["-u", "0123", "-n", "web"].iter().chain(words).map(Into::into).collect();
+        let words = ["-c", "0123456789abc", "-u", "0123", "-n", "web"].iter().chain(words).map(Into::into).collect();
         Logs::of(&Arguments::parse(words).expect("options"))
     }
 
@@ -165,6 +171,7 @@ mod tests {
         };
         assert_eq!(made.logs, [Log::Journald(journal)]);
         assert!(logs(&["-l", "journald", "--log-label", "A"]).is_err());
+        assert!(logs(&["-l", "journald", "-c", "0123456789ab"]).is_err(), "a short id is a name for several");
         assert!(logs(&["-l", "/x", "--log-label", "A=b"]).is_err(), "labels are the journal's");
     }
 

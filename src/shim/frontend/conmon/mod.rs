@@ -31,6 +31,7 @@ use self::front::Front;
 use self::messages::{Level, Messages};
 use self::pipes::Pipes;
 use self::settings::{ExitCommand, Settings};
+use crate::shim::log::Logger;
 use crate::shim::{Supervisor, call, serve};
 use crate::sys::process::{self, Forked, SingleThreaded};
 use crate::sys::spawn::Spawn;
@@ -62,6 +63,10 @@ fn run(arguments: Vec<OsString>) -> Result<i32, String> {
         return Ok(0);
     }
     let (settings, mut process) = Settings::of(arguments)?;
+    // While we are the caller's child, and our exit status is an answer.
+    for log in &process.stdio.logs {
+        Logger::open(log).map_err(|failed| format!("Failed to open log file: {failed}"))?;
+    }
     let mut inherited = fd::inherited();
     let pipes = Pipes::take(&mut inherited, settings.key)?;
     let oom_score_adj = protect().ok();

@@ -5,6 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::AccessFlags;
+
 use super::arguments::Arguments;
 use super::logs::Logs;
 use super::messages::Level;
@@ -64,9 +66,8 @@ impl Settings {
             return Err("Container UUID not provided. Use --cuuid".into());
         }
         let binary = PathBuf::from(arguments.runtime.as_ref().ok_or("Runtime path not provided. Use --runtime")?);
-        if !binary.is_file() {
-            return Err(format!("Runtime path {} is not valid", binary.display()));
-        }
+        nix::unistd::access(&binary, AccessFlags::X_OK)
+            .map_err(|errno| format!("Runtime path {} is not valid: {}", binary.display(), errno.desc()))?;
         if arguments.exec && arguments.exec_process_spec.is_none() {
             return Err("Exec process spec path not provided. Use --exec-process-spec".into());
         }
@@ -77,7 +78,8 @@ impl Settings {
         let logs = Logs::of(&arguments)?;
         let here = std::env::current_dir().map_err(|error| format!("Failed to get working directory: {error}"))?;
         let given = arguments.bundle.as_ref().map(|bundle| here.join(bundle));
-        let has_doors = given.is_some() || !arguments.exec;
+        // Who has handed over its own stdio has nothing to attach to.
+        let has_doors = (given.is_some() || !arguments.exec) && !logs.passthrough;
         let bundle = given.unwrap_or_else(|| here.clone());
         let id = cid.to_string_lossy();
         let passthrough = logs.passthrough;
