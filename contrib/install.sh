@@ -11,11 +11,12 @@ to=$root$prefix
 for program in windlass windlass-shim; do
     install -D -m 755 "$built/$program" "$to/bin/$program"
 done
-# The names by which engines find the shim: containerd's runtime io.containerd.windlass.v2, and
-# conmon for podman and CRI-O, in a directory of its own because theirs has that name already.
+# The names by which engines find the shim: containerd's runtime io.containerd.windlass.v2, and those
+# that others have already, conmon for podman and CRI-O and dockerd's, in a directory of their own.
 ln -sf windlass-shim "$to/bin/containerd-shim-windlass-v2"
 mkdir -p "$to/libexec/windlass"
 ln -sf ../../bin/windlass-shim "$to/libexec/windlass/conmon"
+ln -sf ../../bin/windlass-shim "$to/libexec/windlass/containerd-shim-runc-v2"
 
 for page in target/man/*.8; do
     install -D -m 644 "$page" "$to/share/man/man8/${page##*/}"

@@ -39,6 +39,8 @@ podman)
     ;;
 docker)
     client="docker --host unix:///tmp/d.sock"
+    # As systemd has it with the drop-in file.
+    PATH=$(sed -n 's/^Environment=PATH=//p' $examples/docker/shim.conf)
     dockerd --config-file $examples/docker/daemon.json --host unix:///tmp/d.sock --data-root /tmp/docker \
         --exec-root /tmp/d --pidfile /tmp/d.pid --bridge none --iptables=false > /tmp/dockerd.log 2>&1 &
     tries=0
@@ -54,7 +56,13 @@ quiet $client import /tmp/bb.tar localhost/bb:latest
 runtime=$($client inspect hello --format "$([ "$engine" = docker ] && echo '{{.HostConfig.Runtime}}' || echo '{{.OCIRuntime}}')")
 [ "$runtime" = windlass ] || fail "the runtime is $runtime"
 quiet $client rm hello
-[ "$engine" != docker ] || { kill "$(cat /tmp/d.pid)"; wait; }
+if [ "$engine" = docker ]; then
+    quiet $client run -d --name sleeper --network none localhost/bb:latest /bin/busybox sleep 1000
+    readlink /proc/[0-9]*/exe | grep -q windlass-shim || fail "dockerd does not take the shim"
+    quiet $client rm -f sleeper
+    kill "$(cat /tmp/d.pid)"
+    wait
+fi
 
 rm -f /etc/containers/containers.conf.d/windlass*.conf /etc/containers/containers.conf.d/suite.conf
 quiet apt-get purge -y windlass
