@@ -8,11 +8,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use windlass::abi::namespace;
 use windlass::cli::Exec;
 use windlass::error::{Error, Fault, Origin};
 use windlass::plan::exec::ExecPlan;
 use windlass::plan::unit::Systemd;
-use windlass::plan::{Action, Host, Joiner, Options, Plan, Step, What};
+use windlass::plan::{Action, Host, Joiner, Mount, Options, Plan, Step, What};
 use windlass::spec::{IdMapping, Spec};
 
 struct Fixture {
@@ -354,14 +355,38 @@ fn a_process_joins_before_it_unshares_and_does_both_before_it_mounts() {
         let name = fixture.path.display();
         let propagation =
             position(&plan.init, |action| matches!(action, Action::Propagation(_) | Action::Rootfs { .. }));
-        let entered = last_position(&plan.init, |action| {
-            matches!(action, Action::Join(_) | Action::Unshare(_) | Action::BecomeRoot(..))
+        // A scope is waited for while mounts are made, and its namespace with it.
+        let with_scope = |kinds: u64| plan.unit.is_some() && kinds == namespace::CGROUP;
+        let entered = last_position(&plan.init, |action| match action {
+            Action::Join(_) | Action::BecomeRoot(..) => true,
+            Action::Unshare(kinds) => !with_scope(*kinds),
+            _ => false,
         });
         assert!(entered < propagation, "{name}");
         let joined = last_position(&plan.init, |action| matches!(action, Action::Join(_)));
         let unshared = position(&plan.init, |action| matches!(action, Action::Unshare(_)));
         if let (Some(joined), Some(unshared)) = (joined, unshared) {
             assert!(joined < unshared, "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_cgroup_is_entered_before_anything_shows_or_fills_it() {
+    for (fixture, plan) in planned() {
+        let name = fixture.path.display();
+        let scope = position(&plan.init, |action| matches!(action, Action::Scope));
+        let unshared = position(&plan.init, |action| matches!(action, Action::Unshare(namespace::CGROUP)));
+        let needed = position(&plan.init, |action| match action {
+            Action::Mount(Mount { copy_up: true, .. }) => true,
+            Action::Mount(Mount { what: What::New { kind, .. }, .. }) => kind.starts_with("cgroup"),
+            Action::NetDevices | Action::RuntimeHooks | Action::CreateContainerHooks | Action::Pivot(_) => true,
+            _ => false,
+        });
+        assert_eq!(scope.is_some(), plan.unit.is_some(), "{name}");
+        assert!(scope.max(unshared) < needed, "{name}");
+        if let (Some(scope), Some(unshared)) = (scope, unshared) {
+            assert!(scope < unshared, "{name}");
         }
     }
 }

@@ -40,7 +40,7 @@ pub fn find(hierarchy: &Hierarchy, cgroups_path: &str, id: &str) -> Result<Optio
     Ok(both.into_iter().find(|place| may_use(root, &own, &place.path)))
 }
 
-/// systemd marks what it has delegated; a user's instance of version 252 does not yet.
+/// systemd marks what it has delegated; a user's instance of 252 and 257 was not seen to.
 fn is_delegated(root: &Directory, own: &str) -> bool {
     fd::attribute(&root.path_of(own.trim_start_matches('/')), "user.delegate").is_some_and(|value| value == b"1")
 }
