@@ -195,7 +195,7 @@ fn sigkill_reaches_what_init_has_left_behind(t: &T) -> Verdict {
     let script = "sleep 1000 & echo left $!; exec sleep 1000";
     let container = t.start(&t.bundle()?.namespace("pid", None).sh(script))?;
     let said = container.wait_for_output("\n")?;
-    let left: i32 = said.trim().trim_start_matches("left ").parse().map_err(|_| format!("no pid in {said:?}"))?;
+    let left: i32 = said.trim().trim_start_matches("left ").parse()?;
     t.host("kill", &["-KILL", &container.pid()?.to_string()])?;
     container.wait_for("stopped")?;
     container.kill("TERM")?.fails()?;
