@@ -97,7 +97,7 @@ fn home_comes_from_passwd_when_unset(t: &T) -> Verdict {
 }
 
 fn a_variable_stands_once_and_the_last_one_counts(t: &T) -> Verdict {
-    let twice = json!(["A=1", "HOME=/here", "PATH=/bin", "A=2", "HOME="]);
+    let twice = json!(["A=1", "HOME=/there", "PATH=/bin", "A=2", "HOME="]);
     let bundle = t.bundle()?.set("/process/env", twice);
     t.run(&bundle.clone().args(&["/bin/env"]))?.ok()?.stdout_is("PATH=/bin\nA=2\nHOME=/root\n")?;
     let container = t.start(&bundle.args(&["/bin/sleep", "1000"]))?;
