@@ -7,6 +7,7 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use super::directory::{Directory, read_file};
 use crate::error::{Doing, Error, Origin, Result};
+use crate::sys::mount::unescape;
 
 /// What is mounted where. Looked up once per command.
 #[derive(Debug)]
@@ -122,26 +123,6 @@ const CONTROLLERS_V1: &[&str] = &[
     "pids",
     "rdma",
 ];
-
-/// mountinfo writes space, tab, newline and backslash as three octal digits.
-fn unescape(path: &str) -> String {
-    let (mut out, mut rest) = (String::with_capacity(path.len()), path);
-    while let Some((before, after)) = rest.split_once('\\') {
-        out.push_str(before);
-        match after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                out.push(byte.into());
-                rest = &after[3..];
-            }
-            None => {
-                out.push('\\');
-                rest = after;
-            }
-        }
-    }
-    out.push_str(rest);
-    out
-}
 
 /// The cgroup2 path of this process.
 pub fn own_cgroup() -> Result<String> {

@@ -172,7 +172,7 @@ impl Plan {
     pub fn lines(&self) -> Vec<Line> {
         let mut out = Vec::new();
         let mut runtime = |what: String, asked_by: String| out.push(Line { process: "runtime", what, asked_by });
-        runtime(format!("reserve the container {:?}", self.id), "(every container has a directory)".into());
+        runtime(format!("reserve the container {:?}", self.id), "(every container has a state)".into());
         let every = "(every container has a cgroup)";
         match (&self.unit, self.cgroups_path.as_str()) {
             (Some(unit), _) => {

@@ -258,18 +258,60 @@ const _: () = assert!(size_of::<LoopConfig>() == 304);
 
 /// Changes the propagation of the mount at `/` and all below it.
 pub fn propagate_root(flags: u64) -> Result<()> {
-    nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::from_bits_retain(flags as libc::c_ulong), None::<&str>)
-        .called(|| format!("mount(NULL, \"/\", NULL, {flags:#x})"))
+    propagate("/", flags)
 }
 
-/// Changes the propagation of `/` alone or with all below, as `flags` says, and nothing else.
+/// Changes the propagation of the mount at `path`.
+pub fn propagate(path: &str, flags: u64) -> Result<()> {
+    nix::mount::mount(None::<&str>, path, None::<&str>, MsFlags::from_bits_retain(flags as libc::c_ulong), None::<&str>)
+        .called(|| format!("mount(NULL, {path:?}, NULL, {flags:#x})"))
+}
+
+/// Stacks the old root on the mount at the current directory, which becomes the root (pivot_root(2)).
 pub fn pivot_to_current() -> Result<()> {
     nix::unistd::pivot_root(".", ".").called(|| "pivot_root(\".\", \".\")".into())
 }
 
-/// Lets go of the mount stacked on the current directory.
-pub fn detach_current() -> Result<()> {
-    nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH).called(|| "umount2(\".\", MNT_DETACH)".into())
+/// Lets go of the mount on top at `path` (umount2(2), `MNT_DETACH`).
+pub fn detach(path: &str) -> Result<()> {
+    nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).called(|| format!("umount2({path:?}, MNT_DETACH)"))
+}
+
+/// Covers `path` with an empty directory that cannot be written to.
+pub fn cover(path: &str) -> Result<()> {
+    let none = None::<&str>;
+    nix::mount::mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::MS_RDONLY, none)
+        .called(|| format!("mount(\"tmpfs\", {path:?}, \"tmpfs\", MS_RDONLY)"))
+}
+
+/// Every mount point and the type of its filesystem, in the order of the mounts, from the text of
+/// `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
+pub fn points(mountinfo: &str) -> Vec<(String, &str)> {
+    fn point(line: &str) -> Option<(String, &str)> {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        Some((unescape(mount.split(' ').nth(4)?), filesystem.split(' ').next()?))
+    }
+    mountinfo.lines().filter_map(point).collect()
+}
+
+/// mountinfo writes space, tab, newline and backslash as three octal digits.
+pub fn unescape(path: &str) -> String {
+    let (mut out, mut rest) = (String::with_capacity(path.len()), path);
+    while let Some((before, after)) = rest.split_once('\\') {
+        out.push_str(before);
+        match after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                out.push(byte.into());
+                rest = &after[3..];
+            }
+            None => {
+                out.push('\\');
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    out
 }
 
 /// Moves the mount at the current directory to `/` (`MS_MOVE`), for `--no-pivot`.
@@ -302,3 +344,18 @@ pub fn mount_id(fd: BorrowedFd<'_>) -> Result<(u64, bool)> {
 
 /// The host's current directory as an argument of [`clone_tree`].
 pub const HERE: BorrowedFd<'static> = CWD;
+
+#[cfg(test)]
+mod tests {
+    use super::points;
+
+    #[test]
+    fn mount_points_have_their_types() {
+        let text = "22 1 0:21 / /proc rw shared:5 - proc proc rw\n\
+            23 1 0:22 / /a\\040b rw - sysfs sysfs rw\n\
+            24 1 8:1 /proc /x rw - ext4 proc rw\nnonsense\n";
+        let found = points(text);
+        let found: Vec<_> = found.iter().map(|(point, kind)| (point.as_str(), *kind)).collect();
+        assert_eq!(found, [("/proc", "proc"), ("/a b", "sysfs"), ("/x", "ext4")]);
+    }
+}

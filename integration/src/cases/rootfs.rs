@@ -15,6 +15,7 @@ chapter! { "rootfs":
     mounts_on_a_read_only_root_stay_writable,
     the_old_root_is_gone,
     no_pivot_works,
+    no_pivot_leaves_no_procfs_of_the_host,
     propagation_is_applied,
     a_shared_propagation_lets_mounts_out,
     a_mount_keeps_its_propagation_below_another_root,
@@ -75,6 +76,16 @@ fn the_old_root_is_gone(t: &T) -> Verdict {
 
 fn no_pivot_works(t: &T) -> Verdict {
     t.run_with(&t.bundle()?.sh("ls /"), &["--no-pivot"])?.ok()?.stdout_has("bin\n")?.stdout_lacks("boot\n")?;
+    Ok(())
+}
+
+/// The kernel lets a user namespace mount a procfs where one without covers is to be seen: that of the
+/// host must not be, wherever it is.
+fn no_pivot_leaves_no_procfs_of_the_host(t: &T) -> Verdict {
+    let script = "unshare -U -r -m -p -f mount -t proc proc /proc && echo mounted || echo refused";
+    for options in [&[][..], &["--no-pivot"]] {
+        t.run_with(&t.bundle()?.sh(script), options)?.ok()?.stdout_is("refused\n").context(options.concat())?;
+    }
     Ok(())
 }
 

@@ -1,9 +1,12 @@
 //! The root filesystem becomes `/`.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
+use crate::abi::ms;
 use crate::apply::context::Context;
 use crate::apply::resolve;
 use crate::error::{Doing, Result};
@@ -39,15 +42,42 @@ pub(super) fn pivot(how: Pivot, cx: &mut Context<'_>) -> Result<()> {
         Pivot::PivotRoot => {
             // Both roots end up stacked at `/`; the old one is on top and is let go.
             mount::pivot_to_current().doing(|| "cannot pivot the root")?;
-            mount::detach_current().doing(|| "cannot detach the old root")?;
+            mount::detach(".").doing(|| "cannot detach the old root")?;
         }
         Pivot::Move => {
+            leave_the_hosts_kernel_files()?;
             mount::move_current_to_root().doing(|| "cannot move the root filesystem over /")?;
             mount::chroot_to_current().doing(|| "cannot chroot into the root filesystem")?;
         }
         Pivot::Chroot => mount::chroot_to_current().doing(|| "cannot chroot into the root filesystem")?,
     }
     // The root and the current directory are what they were: the root filesystem, by now `/`.
+    Ok(())
+}
+
+/// Takes the host's procfs and sysfs out of our mount namespace. What is moved over stays mounted, out
+/// of sight, and the kernel lets a user namespace mount anew what is there without covers: a procfs
+/// without the masked paths.
+fn leave_the_hosts_kernel_files() -> Result<()> {
+    let root = std::env::current_dir().doing(|| "cannot tell where the root filesystem is")?;
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").doing(|| "cannot read mountinfo")?;
+    let points = mount::points(&mounts);
+    let hosts: Vec<_> = points.iter().filter(|(point, _)| !Path::new(point).starts_with(&root)).collect();
+    for (point, _) in &hosts {
+        // The host is not to see it; one that cannot be reached has nothing that could be let go.
+        let _ = mount::propagate(point, ms::SLAVE);
+    }
+    for (point, _) in hosts.iter().rev().filter(|(_, kind)| matches!(*kind, "proc" | "sysfs")) {
+        match mount::detach(point) {
+            // Covered by a later one and gone with it, or out of sight.
+            Err(failed) if failed.errno == Errno::ENOENT => {}
+            // One that came with the mount namespace of another user namespace is locked.
+            Err(failed) if matches!(failed.errno, Errno::EINVAL | Errno::EPERM) => {
+                mount::cover(point).doing(|| format!("cannot cover the host's {point}"))?;
+            }
+            other => other.doing(|| format!("cannot let go of the host's {point}"))?,
+        }
+    }
     Ok(())
 }
 

@@ -237,7 +237,7 @@ fn a_wrong_rule_is_named_by_its_element() {
         "/linux/resources/devices/1/access"
     );
     assert_eq!(
-        wrong(DeviceRule { access: Some("rx".into()), ..Default::default() }),
+        wrong(DeviceRule { access: Some("x".into()), ..Default::default() }),
         "/linux/resources/devices/1/access"
     );
     assert_eq!(wrong(DeviceRule { kind: kind("p"), ..Default::default() }), "/linux/resources/devices/1/type");
