@@ -204,9 +204,10 @@ fn kill_reaches_frozen_sub_cgroups_and_remove_waits_for_the_end() {
     let Some(hierarchy) = hierarchy() else { return };
     let scratch = Scratch::new(&hierarchy, "kill");
     let cgroup = Cgroup::create(&hierarchy, &scratch.path, &[]).expect("create");
-    let below = Cgroup::create(&hierarchy, &format!("{}/a/b", scratch.path), &[]).expect("create");
     let mut children = [sleeper(), sleeper()];
+    // First: a cgroup that hands controllers down takes no process (no internal process constraint).
     cgroup.join(children[0].id() as i32).expect("join");
+    let below = Cgroup::create(&hierarchy, &format!("{}/a/b", scratch.path), &[]).expect("create");
     below.join(children[1].id() as i32).expect("join");
     cgroup.freeze().expect("freeze");
     let mut pids = children.each_ref().map(|child| child.id() as i32);
@@ -227,10 +228,10 @@ fn a_cgroup_of_threads_is_killed_one_by_one() {
     let Some(hierarchy) = hierarchy() else { return };
     let scratch = Scratch::new(&hierarchy, "threads");
     let process = Cgroup::create(&hierarchy, &scratch.path, &[]).expect("create");
-    let threads = Cgroup::create(&hierarchy, &format!("{}/sub", scratch.path), &[]).expect("create");
-    std::fs::write(format!("{}/cgroup.type", threads.path()), "threaded").expect("threaded");
     let mut child = sleeper();
     process.join(child.id() as i32).expect("join");
+    let threads = Cgroup::create(&hierarchy, &format!("{}/sub", scratch.path), &[]).expect("create");
+    std::fs::write(format!("{}/cgroup.type", threads.path()), "threaded").expect("threaded");
     std::fs::write(format!("{}/cgroup.threads", threads.path()), child.id().to_string()).expect("move");
     assert_eq!(threads.pids(false).expect("pids"), [child.id() as i32]);
     threads.kill().expect("cgroup.kill does not work here");
