@@ -325,7 +325,8 @@ const ROWS: &[Row] = &[
         Errno::EPERM,
         &["sched_setattr"],
         "",
-        "realtime and deadline policies and negative nice values need CAP_SYS_NICE",
+        "realtime and deadline policies and negative nice values need CAP_SYS_NICE, and a kernel with \
+         CONFIG_RT_GROUP_SCHED refuses realtime ones below the cpu controller of cgroup v2",
     ),
     on(Errno::EBUSY, &["sched_setattr"], "", "the deadline's share of CPU time is not available"),
     on(Errno::EPERM, &["ioprio_set"], "", "the realtime I/O class needs CAP_SYS_ADMIN or CAP_SYS_NICE"),

@@ -6,8 +6,12 @@
 //! may take a quarter of a millisecond for each new inode (ext4 without a journal looks for one
 //! that was not freed lately), and because `list` opens each of them.
 
+use std::os::fd::BorrowedFd;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::sys::fd;
 
 use super::state::{ExitRecord, Init, State, VERSION};
 
@@ -85,6 +89,17 @@ fn line<const N: usize>(what: &impl Serialize) -> [u8; N] {
     let mut room = &mut line[..N - 1];
     serde_json::to_writer(&mut room, what).expect("lines are as long as what they are for can be");
     line
+}
+
+/// Writes down how the container whose process was `pid` ended, in its file. What is another's, or was
+/// never written, is left as it is.
+pub fn write_exit(file: BorrowedFd<'_>, pid: i32, exit: &ExitRecord) -> crate::sys::Result<()> {
+    match parse(&fd::read_head(file, is_complete)?) {
+        Ok(Some(head)) if head.init.is_some_and(|init| init.pid == pid) => {
+            fd::write_at(file, &exit_line(exit), head.layout.exit())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether the beginning of a file has all that is before the configuration.

@@ -43,15 +43,15 @@ pub enum ExitFile {
     Record(PathBuf),
     /// conmon's: the status as a decimal number without a newline.
     Decimal(PathBuf),
-    /// `exit.json` in windlass's own directory of the container, so that `windlass state` knows;
-    /// left out when the directory does not exist (another runtime, or deleted meanwhile).
+    /// windlass's own state of the container, so that `windlass state` knows; left out when there is
+    /// no such file (another runtime, or deleted meanwhile).
     RuntimeState(PathBuf),
 }
 
 /// The version of [`Record`] that is written. Every version up to it is read.
 pub const VERSION: u32 = 1;
 
-/// What [`ExitFile::Record`] holds. A reader of windlass's own `exit.json` can read it too.
+/// What [`ExitFile::Record`] holds. A reader of windlass's own record can read it too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
@@ -161,10 +161,7 @@ pub(super) fn write(writing: &Writing<'_>) -> Result<()> {
         let done = match file {
             ExitFile::Record(path) => put(path, &json(writing.record), writing.sync),
             ExitFile::Decimal(path) => put(path, writing.code.to_string().as_bytes(), writing.sync),
-            ExitFile::RuntimeState(path) => match put(path, &json(&runtime_record(writing.record)), writing.sync) {
-                Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
-                other => other,
-            },
+            ExitFile::RuntimeState(path) => tell_runtime(path, writing.record, writing.sync),
         };
         // Each is somebody's only source: one that cannot be written does not stop the others.
         result = result.and(done);
@@ -174,6 +171,16 @@ pub(super) fn write(writing: &Writing<'_>) -> Result<()> {
 
 fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("plain data")
+}
+
+fn tell_runtime(path: &Path, record: &Record, sync: bool) -> Result<()> {
+    let file = match fd::open(path, OFlag::O_RDWR | OFlag::O_NOFOLLOW) {
+        // Nothing, or the directory of another runtime.
+        Err(failed) if matches!(failed.errno, Errno::ENOENT | Errno::EISDIR) => return Ok(()),
+        other => other?,
+    };
+    crate::container::write_exit(file.as_fd(), record.pid, &runtime_record(record))?;
+    if sync { nix::unistd::fdatasync(&file).called(|| format!("fdatasync({path:?})")) } else { Ok(()) }
 }
 
 fn runtime_record(record: &Record) -> ExitRecord {

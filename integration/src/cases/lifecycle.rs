@@ -198,13 +198,13 @@ fn sigkill_reaches_what_init_has_left_behind(t: &T) -> Verdict {
     let left: i32 = said.trim().trim_start_matches("left ").parse()?;
     t.host("kill", &["-KILL", &container.pid()?.to_string()])?;
     container.wait_for("stopped")?;
-    container.kill("TERM")?.fails()?;
+    container.verb("kill", &[], &["TERM"])?.fails()?;
     container.kill("KILL")?.ok()?;
     eventually("the end of the process left behind", || {
         let state = crate::kit::t::field(&text(format!("/proc/{left}/status")), "State");
         (state.is_empty() || state.starts_with('Z')).then_some(())
     })?;
-    container.kill("KILL")?.fails()?;
+    container.verb("kill", &[], &["KILL"])?.fails()?;
     Ok(())
 }
 

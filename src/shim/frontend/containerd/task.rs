@@ -427,7 +427,7 @@ fn exit_files(bundle: &Path, runtime: &Runtime, id: &str) -> Vec<ExitFile> {
     if let (Some("windlass"), Some(root)) =
         (runtime.binary.file_name().and_then(|name| name.to_str()), runtime.global.get(1))
     {
-        files.push(ExitFile::RuntimeState(Path::new(root).join(id).join("exit.json")));
+        files.push(ExitFile::RuntimeState(Path::new(root).join(id)));
     }
     files
 }

@@ -123,7 +123,7 @@ fn placed(log: &str, dir: &Path) -> Result<String> {
 fn runtime_exit(runtime: &Path, root: Option<&str>, id: &str) -> Option<PathBuf> {
     let windlass = runtime.file_name().is_some_and(|name| name == "windlass");
     let root = root.map_or_else(|| crate::cli::Environment::current().root(), PathBuf::from);
-    windlass.then(|| root.join(id).join("exit.json"))
+    windlass.then(|| root.join(id))
 }
 
 fn namespaces(config: &Value) -> impl Iterator<Item = (&str, Option<&str>)> {
