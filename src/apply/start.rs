@@ -15,7 +15,7 @@ use super::sync::{Message, decode};
 /// Starts a created container; returns when its program runs, or with the reason why not. What
 /// is to be waited for afterwards, without the lock, is returned: `host` gets the container's word
 /// that it is ready.
-pub fn start(container: &Container, host: Option<&Host>) -> Result<Option<Notify>> {
+pub fn start(container: &mut Container, host: Option<&Host>) -> Result<Option<Notify>> {
     container.lock()?;
     match container.status()? {
         Status::Created => {}

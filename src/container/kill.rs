@@ -77,7 +77,7 @@ fn signal_all(group: &Group, signal: i32) -> Result<()> {
 /// Removes a container. With `force` a running one is killed first, and one that does not exist
 /// is no error. Returns what went wrong without stopping the removal.
 pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Fault>> {
-    let container = match store.load(id) {
+    let mut container = match store.load(id) {
         Err(error) if force && error.kind() == Kind::NotFound => match store.remove_leftover(id)? {
             None => return Ok(Vec::new()),
             Some(container) => container,
@@ -96,9 +96,6 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Fault>> {
     if !container.still_there() {
         return if force { Ok(Vec::new()) } else { Err(Error::new(Kind::NotFound, "container does not exist")) };
     }
-    // The create may have finished, or died, while we waited.
-    let container =
-        store.load(id).or_else(|error| if error.kind() == Kind::NotFound { Ok(container) } else { Err(error) })?;
     if force {
         kill_everything(&container)?;
     } else {

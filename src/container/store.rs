@@ -328,9 +328,17 @@ impl Container {
         fd::unlock(self.file.as_fd());
     }
 
-    /// Locks the container against other commands that change it.
-    pub fn lock(&self) -> Result<()> {
-        fd::lock(self.file.as_fd(), true).doing(|| "cannot lock the container")
+    /// Locks the container against other commands that change it. Its create may have been one, and
+    /// have finished while it was waited for.
+    pub fn lock(&mut self) -> Result<()> {
+        fd::lock(self.file.as_fd(), true).doing(|| "cannot lock the container")?;
+        if self.init.is_none() {
+            let head = fd::read_head(self.file.as_fd(), record::is_complete).doing(|| "cannot read the state")?;
+            if let Ok(Some(head)) = record::parse(&head) {
+                (self.init, self.exit) = (head.init, head.exit);
+            }
+        }
+        Ok(())
     }
 
     /// Whether the file is still the one that the id names: a delete may have been faster.

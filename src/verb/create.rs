@@ -210,8 +210,8 @@ pub(super) fn create(options: cli::Create, session: &mut Session<'_>, proof: &Si
 
 pub(super) fn start(id: &str, session: &mut Session<'_>) -> Result<()> {
     let mut laps = Laps::begin(session.debug);
-    let container = session.store()?.load(id)?;
-    let notify = apply::start(&container, NotifyHost::from_environment()?.as_ref())?;
+    let mut container = session.store()?.load(id)?;
+    let notify = apply::start(&mut container, NotifyHost::from_environment()?.as_ref())?;
     laps.done("have the program executed, and run the poststart hooks");
     // Others may look, kill and delete meanwhile.
     container.unlock();
@@ -244,7 +244,7 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
         Ok(notify) => (begin(&mut created), notify),
         Err(error) => (Err(error), None),
     };
-    let container = created.container;
+    let mut container = created.container;
     if let Err(error) = started.and_then(|()| apply::poststart(&container)) {
         created.child.kill();
         let _ = created.child.wait();

@@ -18,7 +18,7 @@ fn group(container: &Container, what: &str) -> Result<Group> {
 }
 
 pub(super) fn pause(id: &str, session: &mut Session<'_>) -> Result<()> {
-    let container = session.store()?.load(id)?;
+    let mut container = session.store()?.load(id)?;
     container.lock()?;
     match container.status()? {
         Status::Running | Status::Created => group(&container, "pause")?.freeze(),
@@ -27,7 +27,7 @@ pub(super) fn pause(id: &str, session: &mut Session<'_>) -> Result<()> {
 }
 
 pub(super) fn resume(id: &str, session: &mut Session<'_>) -> Result<()> {
-    let container = session.store()?.load(id)?;
+    let mut container = session.store()?.load(id)?;
     container.lock()?;
     match container.status()? {
         Status::Paused => group(&container, "resume")?.thaw(),
@@ -36,7 +36,7 @@ pub(super) fn resume(id: &str, session: &mut Session<'_>) -> Result<()> {
 }
 
 pub(super) fn update(update: &cli::Update, session: &mut Session<'_>) -> Result<()> {
-    let container = session.store()?.load(&update.id)?;
+    let mut container = session.store()?.load(&update.id)?;
     let document = update.resources.as_ref().map(cli::Source::read).transpose()?;
     let mut resources = update.to_resources(document.as_deref())?;
     container.lock()?;

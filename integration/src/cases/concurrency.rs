@@ -3,11 +3,13 @@
 use crate::kit::t::eventually;
 use crate::kit::{Container, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
+use serde_json::json;
 use std::process::{Child, Command, Stdio};
 
 chapter! { "concurrency":
     one_of_many_creates_of_an_id_wins,
     one_of_many_starts_wins,
+    start_waits_for_a_create_that_is_at_work,
     many_deletes_leave_nothing,
     delete_force_during_create_leaves_nothing,
     delete_force_during_start_leaves_nothing,
@@ -66,6 +68,18 @@ fn one_of_many_starts_wins(t: &T) -> Verdict {
     let codes = together(t, &[&start[..]; 4])?;
     ensure_eq!(codes.iter().filter(|code| **code == 0).count(), 1, "winners among {codes:?}");
     container.wait_for_output("started")?;
+    container.status_is("running")
+}
+
+fn start_waits_for_a_create_that_is_at_work(t: &T) -> Verdict {
+    let hook = json!([{"path": "/bin/sleep", "args": ["sleep", "0.5"]}]);
+    let bundle = t.bundle()?.set("/hooks/createRuntime", hook).args(&["/bin/sleep", "1000"]);
+    bundle.write()?;
+    let container = Container::new(t, t.id(), bundle.dir.clone());
+    let mut create = spawn(t, &["create", "--bundle", &bundle.dir.display().to_string(), &container.id])?;
+    eventually("creating", || t.runtime(&["state", &container.id]).ok().filter(|ran| ran.stdout.contains("creating")))?;
+    container.start()?;
+    ensure!(create.wait()?.success(), "create failed");
     container.status_is("running")
 }
 
