@@ -54,9 +54,6 @@ fn run(t: &T, script: &str) -> Verdict<String> {
     };
     let ran = t.finish(command(&format!("pm info | grep -q windlass-shim || echo not ours\n{script}")));
     let cleaned = t.finish(command("pm pod rm -fa -t 0; pm rm -fa -t 0"));
-    for name in ["libpod_parent", "machine.slice"] {
-        harness::host::remove_tree(&Path::new("/sys/fs/cgroup").join(name));
-    }
     let ran = ran?;
     cleaned?.ok()?;
     // A podman that died between create and start has forgotten that container: by design.
@@ -66,6 +63,13 @@ fn run(t: &T, script: &str) -> Verdict<String> {
     // An exec's shim stays for its exit delay, which is five minutes.
     let ours = t.path("conmon").display().to_string();
     Command::new("pkill").args(["-9", "-f", &ours]).status().context("pkill")?;
+    // Last, when nothing is in them any more.
+    for parent in ["libpod_parent", "machine.slice"].map(|name| Path::new("/sys/fs/cgroup").join(name)) {
+        eventually("the end of podman's cgroup", || {
+            harness::host::remove_tree(&parent);
+            (!parent.exists()).then_some(())
+        })?;
+    }
     if ran.code == 0 { Ok(ran.stdout) } else { ran.wrong("a script that succeeds") }
 }
 
