@@ -93,17 +93,18 @@ fn make(request: Create<'_>, recorded: &mut Option<State>, proof: &SingleThreade
     let reservation = request.store.reserve(&plan.id)?;
     laps.done("reserve the container");
     let resources = match request.spec.linux.as_ref().and_then(|linux| linux.intel_rdt.as_ref()) {
-        Some(rdt) => Some(resctrl::prepare(rdt, &plan.id)?),
+        Some(rdt) => Some(resctrl::find(rdt, &plan.id)?),
         None => None,
     };
     let mut state = state(&request);
-    state.intel_rdt = resources.as_ref().and_then(|group| group.to_remove(&plan.id));
+    state.intel_rdt = resources.as_ref().and_then(|group| group.to_remove());
     state.resctrl = resources.as_ref().map(resctrl::Group::path);
     if !request.spec.hooks.as_ref().is_none_or(|hooks| hooks.poststop.is_empty()) {
         *recorded = Some(state.clone());
     }
     let owner = owner_of_cgroup(request.spec, &plan.topology);
     let cgroup = request.place.make(plan, owner, || reservation.record(&state, request.config))?;
+    let resources = resources.map(resctrl::Group::make).transpose()?;
     if request.devices_before_init() {
         cgroup.set_devices(plan)?;
     }
@@ -181,6 +182,9 @@ fn make(request: Create<'_>, recorded: &mut Option<State>, proof: &SingleThreade
     let child = guard.child.take().expect("serve leaves it there");
     let container = reservation.keep(state, init, request.spec.hooks.clone().unwrap_or_default())?;
     cgroup.keep();
+    if let Some(group) = resources {
+        group.keep();
+    }
     Ok(Created { child, sync, container })
 }
 
@@ -190,7 +194,7 @@ struct Story<'a> {
     plan: &'a Plan,
     progress: Progress,
     cgroup: &'a Made,
-    resources: Option<&'a resctrl::Group>,
+    resources: Option<&'a resctrl::Made>,
     state: &'a State,
     reservation: &'a Reservation,
 }
@@ -269,7 +273,7 @@ impl Story<'_> {
     fn adjust(&self, child: &Child) -> Result<()> {
         self.cgroup.begin(child)?;
         if let Some(group) = self.resources {
-            group.join(child.pid, &self.plan.id)?;
+            group.join(child.pid)?;
         }
         let Some(adj) = self.plan.oom_score_adj else { return Ok(()) };
         fd::openat(fd::CWD, format!("/proc/{}/oom_score_adj", child.pid), nix::fcntl::OFlag::O_WRONLY, 0)

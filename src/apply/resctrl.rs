@@ -7,10 +7,14 @@ use nix::errno::Errno;
 use crate::error::{Doing, Error, Kind, Origin, Result};
 use crate::spec::IntelRdt;
 
-/// A resource control group that this container uses.
-pub struct Group {
+/// A resource control group that a container uses.
+pub struct Group<'a> {
+    rdt: &'a IntelRdt,
+    id: &'a str,
+    schemata: String,
     path: PathBuf,
-    made: bool,
+    /// Whether it is not there yet, and goes with the container.
+    ours: bool,
 }
 
 /// Where resctrl is mounted.
@@ -28,51 +32,32 @@ fn mount_point() -> Result<PathBuf> {
     })
 }
 
-/// Prepares the group before init exists.
-pub fn prepare(rdt: &IntelRdt, id: &str) -> Result<Group> {
+/// Finds out which group the container is to be in, and whether it has to be made. Makes nothing, so
+/// that it can be written down first what [`Group::make`] will leave behind.
+pub fn find<'a>(rdt: &'a IntelRdt, id: &'a str) -> Result<Group<'a>> {
     let schemata = schemata(rdt);
     let name = if rdt.clos_id.is_empty() { id } else { &rdt.clos_id };
-    let pointer = |field: &'static str| Origin::config(field);
     if name.contains('/') || matches!(name, "." | "..") {
         return Err(Error::config("/linux/intelRdt/closID", format!("invalid intelRdt.ClosID {name:?}")));
     }
-    let path = mount_point()?.join(name);
-    if !rdt.clos_id.is_empty() && schemata.is_empty() && !path.is_dir() {
+    find_below(&mount_point()?, name, Group { rdt, id, schemata, path: PathBuf::new(), ours: false })
+}
+
+fn find_below<'a>(mount_point: &Path, name: &str, group: Group<'a>) -> Result<Group<'a>> {
+    let path = mount_point.join(name);
+    let group = Group { ours: !path.is_dir(), path, ..group };
+    let (path, named) = (&group.path, !group.rdt.clos_id.is_empty());
+    if group.ours && named && group.schemata.is_empty() {
         let msg = format!("the resource control group {path:?} does not exist, and there is no schema to make it with");
         return Err(Error::config("/linux/intelRdt/closID", msg));
     }
-    let made = match std::fs::create_dir(&path) {
-        Err(error) if error.raw_os_error() == Some(Errno::EEXIST as i32) => false,
-        other => other
-            .map(|()| true)
-            .doing(|| format!("cannot make the resource control group {path:?}"))
-            .map_err(|error| error.origin(pointer("/linux/intelRdt")))?,
-    };
-    let group = Group { path, made };
-    if !made && rdt.clos_id.is_empty() {
-        return Err(Error::config("/linux/intelRdt", format!("the resource control group {:?} is in use", group.path)));
+    if !group.ours && !named {
+        return Err(Error::config("/linux/intelRdt", format!("the resource control group {path:?} is in use")));
     }
-    if !made && !already(&group.path, &schemata) {
+    if !group.ours && !already(path, &group.schemata) {
         // It is somebody else's as well: never changed (config-linux.md, "IntelRdt").
-        let msg = format!("the resource control group {:?} has another schema than the one asked for", group.path);
+        let msg = format!("the resource control group {path:?} has another schema than the one asked for");
         return Err(Error::config("/linux/intelRdt/schemata", msg));
-    }
-    if !schemata.is_empty() && made {
-        let written = std::fs::write(group.path.join("schemata"), &schemata)
-            .doing(|| format!("cannot write the schemata of {:?}", group.path));
-        written.map_err(|error| {
-            group.remove();
-            error.origin(pointer("/linux/intelRdt/schemata"))
-        })?;
-    }
-    if rdt.enable_monitoring {
-        match std::fs::create_dir(group.path.join("mon_groups").join(id)) {
-            Err(error) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {}
-            other => other.doing(|| "cannot make the monitoring group").map_err(|error| {
-                group.remove();
-                error.origin(pointer("/linux/intelRdt/enableMonitoring"))
-            })?,
-        }
     }
     Ok(group)
 }
@@ -89,22 +74,46 @@ fn already(path: &Path, schemata: &str) -> bool {
     schemata.lines().all(|line| text.lines().any(|there| there.trim() == line.trim()))
 }
 
-impl Group {
-    /// Moves a process in.
-    pub fn join(&self, pid: i32, id: &str) -> Result<()> {
-        let monitoring = self.path.join("mon_groups").join(id);
-        for place in [Some(&self.path), monitoring.is_dir().then_some(&monitoring)].into_iter().flatten() {
-            std::fs::write(place.join("tasks"), pid.to_string())
-                .doing(|| format!("cannot move init into {place:?}"))
+impl Group<'_> {
+    fn monitoring(&self) -> PathBuf {
+        self.path.join("mon_groups").join(self.id)
+    }
+
+    /// Makes what is not there.
+    pub fn make(self) -> Result<Made> {
+        // That somebody was faster is an error too: it would be theirs.
+        if self.ours {
+            std::fs::create_dir(&self.path)
+                .doing(|| format!("cannot make the resource control group {:?}", self.path))
                 .map_err(|error| error.origin(Origin::config("/linux/intelRdt")))?;
+        }
+        let monitoring = self.rdt.enable_monitoring.then(|| self.monitoring());
+        let made = Made { to_remove: self.to_remove(), monitoring, path: self.path.clone() };
+        self.fill().map(|()| made)
+    }
+
+    fn fill(&self) -> Result<()> {
+        let origin = |field| move |error: Error| error.origin(Origin::config(field));
+        if self.ours && !self.schemata.is_empty() {
+            std::fs::write(self.path.join("schemata"), &self.schemata)
+                .doing(|| format!("cannot write the schemata of {:?}", self.path))
+                .map_err(origin("/linux/intelRdt/schemata"))?;
+        }
+        if self.rdt.enable_monitoring {
+            match std::fs::create_dir(self.monitoring()) {
+                Err(error) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {}
+                other => other
+                    .doing(|| "cannot make the monitoring group")
+                    .map_err(origin("/linux/intelRdt/enableMonitoring"))?,
+            }
         }
         Ok(())
     }
 
-    /// What delete removes: the group, if we made it.
-    pub fn to_remove(&self, id: &str) -> Option<String> {
-        let monitoring = self.path.join("mon_groups").join(id);
-        let path = if self.made { Some(&self.path) } else { monitoring.is_dir().then_some(&monitoring) };
+    /// What delete removes: the group, if it is ours, else the one for monitoring.
+    pub fn to_remove(&self) -> Option<String> {
+        let path =
+            if self.ours { Some(self.path.clone()) } else { self.rdt.enable_monitoring.then(|| self.monitoring()) };
         path.map(|path| path.to_string_lossy().into_owned())
     }
 
@@ -112,10 +121,36 @@ impl Group {
     pub fn path(&self) -> String {
         self.path.to_string_lossy().into_owned()
     }
+}
 
-    fn remove(&self) {
-        if self.made {
-            let _ = std::fs::remove_dir(&self.path);
+/// A group that is there. Dropped, it takes away what was made for it, unless it is kept.
+pub struct Made {
+    path: PathBuf,
+    monitoring: Option<PathBuf>,
+    to_remove: Option<String>,
+}
+
+impl Made {
+    /// Moves a process in.
+    pub fn join(&self, pid: i32) -> Result<()> {
+        for place in [Some(&self.path), self.monitoring.as_ref()].into_iter().flatten() {
+            std::fs::write(place.join("tasks"), pid.to_string())
+                .doing(|| format!("cannot move init into {place:?}"))
+                .map_err(|error| error.origin(Origin::config("/linux/intelRdt")))?;
+        }
+        Ok(())
+    }
+
+    /// From here on delete removes it.
+    pub fn keep(mut self) {
+        self.to_remove = None;
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if let Some(path) = &self.to_remove {
+            let _ = std::fs::remove_dir(path);
         }
     }
 }
@@ -149,5 +184,43 @@ mod tests {
             ..IntelRdt::default()
         };
         assert_eq!(schemata(&rdt), "L3:0=f\nMB:0=20\nL2:0=3\n");
+    }
+
+    #[test]
+    fn a_group_is_found_before_it_is_made_and_goes_when_create_fails() {
+        let top = std::env::temp_dir().join(format!("windlass-resctrl-{}", std::process::id()));
+        std::fs::create_dir_all(top.join("theirs")).expect("a directory");
+        std::fs::write(top.join("theirs/schemata"), "L3:0=f\n").expect("a file");
+        let found = |rdt: &IntelRdt| {
+            let (name, schemata) = (if rdt.clos_id.is_empty() { "c" } else { rdt.clos_id.as_str() }, schemata(rdt));
+            find_below(&top, name, Group { rdt, id: "c", schemata, path: PathBuf::new(), ours: false })
+                .map(|group| (group.ours, group.to_remove()))
+                .map_err(|error| error.to_string())
+        };
+        let at = |name: &str| top.join(name).to_string_lossy().into_owned();
+        let rdt = |clos_id: &str, schema: &str| IntelRdt {
+            clos_id: clos_id.into(),
+            l3_cache_schema: schema.into(),
+            ..IntelRdt::default()
+        };
+
+        assert_eq!(found(&rdt("", "L3:0=3")), Ok((true, Some(at("c")))));
+        assert_eq!(found(&rdt("theirs", "L3:0=f")), Ok((false, None)));
+        assert!(found(&rdt("theirs", "L3:0=1")).unwrap_err().contains("another schema"));
+        assert!(found(&rdt("nobody", "")).unwrap_err().contains("does not exist"));
+        let watched = IntelRdt { enable_monitoring: true, ..rdt("theirs", "") };
+        assert_eq!(found(&watched), Ok((false, Some(at("theirs/mon_groups/c")))));
+        assert!(!top.join("c").exists(), "nothing was made by looking");
+
+        let own = rdt("", "");
+        let group = || Group { rdt: &own, id: "c", schemata: String::new(), path: top.join("c"), ours: true };
+        let made = group().make().expect("made");
+        assert!(found(&own).unwrap_err().contains("in use"));
+        assert!(group().make().is_err(), "one that is there meanwhile is another's");
+        drop(made);
+        assert!(!top.join("c").exists(), "create failed");
+        group().make().expect("made").keep();
+        assert!(top.join("c").exists(), "create succeeded");
+        std::fs::remove_dir_all(top).expect("removed");
     }
 }
