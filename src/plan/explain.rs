@@ -50,7 +50,7 @@ impl fmt::Display for Action {
             Action::Sysctl(key, value) => write!(f, "set sysctl {key} to {value:?}"),
             Action::ReadonlyPath(path) => write!(f, "make {path} read-only"),
             Action::Mask(path) => write!(f, "mask {path}"),
-            Action::Umask(mask) => write!(f, "set the umask to {mask:#o}"),
+            Action::Umask(mask) => write!(f, "set the umask to {mask:04o}"),
             Action::MakeWorkingDirectory(path) => write!(f, "make the working directory {path} if missing"),
             Action::Limit(_, name, soft, hard) => write!(f, "set {name} to {soft}, at most {hard}"),
             Action::Scheduler(attributes) => write!(f, "set scheduling policy {}", attributes.policy),
