@@ -51,16 +51,20 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
+/// For a reader who may leave after the first line.
+fn say(text: &str) -> Result<i32, String> {
+    crate::cli::output::print(text).map(|()| 0).map_err(|error| error.to_string())
+}
+
 fn run(arguments: Vec<OsString>) -> Result<i32, String> {
     let arguments = Arguments::parse(arguments).map_err(|text| format!("option parsing failed: {text}"))?;
     if arguments.help {
-        print!("{}", arguments::help());
-        return Ok(0);
+        return say(&arguments::help());
     }
     if arguments.version {
         let commit = option_env!("WINDLASS_COMMIT").unwrap_or("unknown");
-        println!("conmon version {VERSION}\ncommit: windlass-shim {} ({commit})", env!("CARGO_PKG_VERSION"));
-        return Ok(0);
+        let own = env!("CARGO_PKG_VERSION");
+        return say(&format!("conmon version {VERSION}\ncommit: windlass-shim {own} ({commit})\n"));
     }
     let (settings, mut process) = Settings::of(arguments)?;
     // While we are the caller's child, and our exit status is an answer.

@@ -100,7 +100,7 @@ impl Verb<'_> {
     fn ask_living(&self, op: &str, members: Value) -> Result<i32> {
         let value = self.client()?.call(op, members)?;
         if value.as_object().is_some_and(|members| !members.is_empty()) {
-            println!("{value}");
+            writeln!(io::stdout(), "{value}")?;
         }
         Ok(0)
     }
@@ -151,7 +151,7 @@ impl Verb<'_> {
     }
 
     fn print(&self, value: Value) -> Result<i32> {
-        println!("{value}");
+        writeln!(io::stdout(), "{value}")?;
         Ok(0)
     }
 
@@ -159,7 +159,7 @@ impl Verb<'_> {
         for (id, home) in home::all(self.state) {
             let answer = Client::connect(self.state, &id).and_then(|mut client| client.call("status", json!({})));
             match answer.map_err(Failure::from).or_else(|_| dead::status(&home).map_err(Failure::from)) {
-                Ok(status) => println!("{status}"),
+                Ok(status) => writeln!(io::stdout(), "{status}")?,
                 Err(Failure(message)) => eprintln!("windlass-shim: {id}: {message}"),
             }
         }
@@ -197,7 +197,7 @@ impl Verb<'_> {
                 Err(Error::Lost(_)) if follow => break,
                 Err(error) => return Err(error.into()),
             };
-            println!("{event}");
+            writeln!(io::stdout(), "{event}")?;
             wanted = event["event"].as_u64().unwrap_or(0) < last;
             if ack {
                 acknowledging.call("ack", json!({"event": event["event"]}))?;
