@@ -29,7 +29,8 @@ if [ -n "$short" ]; then
 else
     [ $# -gt 0 ] || set -- bookworm trixie
 fi
-cp "$windlass" "$(dirname "$windlass")/windlass-shim" "$here/cases.sh" "$here/engines.sh" "$work/"
+cp "$windlass" "$(dirname "$windlass")/windlass-shim" "$here/cases.sh" "$here/engines.sh" \
+    "$here/../../contrib/docker/daemon-systemd.json" "$work/"
 cat >"$work/ours" <<'GUEST'
 cp /host/windlass /host/windlass-shim /usr/local/bin/
 failed=0
@@ -56,7 +57,8 @@ for suite in "$@"; do
         continue
     fi
     # A limit for what hangs, not for a slow host.
-    "$here/boot.sh" "$image" 1800 "$work/ours" "$work/windlass" "$work/windlass-shim" "$work/cases.sh" "$work/engines.sh" || failed=1
+    "$here/boot.sh" "$image" 1800 "$work/ours" "$work/windlass" "$work/windlass-shim" "$work/cases.sh" "$work/engines.sh" \
+        "$work/daemon-systemd.json" || failed=1
     [ -z "${PEERS:-}" ] || "$here/boot.sh" "$image" 1800 "$work/peers" "$work/cases.sh" || true
 done
 exit $failed

@@ -252,6 +252,14 @@ fn a_wrong_rule_is_named_by_its_element() {
 }
 
 #[test]
+fn a_letter_that_is_no_access_counts_for_nothing_beside_one_that_is() {
+    let rules = [DeviceRule { access: Some("rwa".into()), ..rule(true, "c", Some(7), Some(1), ALL) }];
+    assert!(may(&rules, Type::Char, 7, 1, READ | WRITE));
+    let closed = [rules[0].clone(), DeviceRule { access: Some("za".into()), ..rules[0].clone() }];
+    assert_eq!(compiled(&closed).1[0].pointer, "/linux/resources/devices/1/access");
+}
+
+#[test]
 fn a_rule_for_all_devices_with_a_number_is_warned_about() {
     let mut warnings = Vec::new();
     let one = DeviceRule { allow: true, major: Some(10), ..Default::default() };
