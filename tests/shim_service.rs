@@ -141,6 +141,24 @@ fn a_pod_shares_a_shim_that_speaks_both_versions() {
     }
 }
 
+/// A shim, and what makes a container by this script in the runtime's place.
+fn with_runtime(bundle: &Bundle, id: &str, script: &str) -> (TaskClient, api::CreateTaskRequest) {
+    let runtime = bundle.0.join("fake-runtime");
+    std::fs::write(&runtime, script).expect("written");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&runtime, executable).expect("executable");
+    let task = TaskClient::new(Client::connect(&address(&bundle.start(id, &bundle.0, true))).expect("connected"));
+    let mut options = Any::new();
+    options.type_url = "containerd.runc.v1.Options".into();
+    // Field 6, the runtime's path.
+    let path = runtime.to_str().expect("UTF-8").as_bytes();
+    options.value = [&[6 << 3 | 2, path.len() as u8], path].concat();
+    let mut create = api::CreateTaskRequest { id: id.into(), ..Default::default() };
+    create.bundle = bundle.0.to_str().expect("UTF-8").into();
+    create.options = Some(options).into();
+    (task, create)
+}
+
 #[test]
 fn a_size_is_taken_by_a_process_without_a_terminal() {
     const RUNTIME: &str = r#"#!/bin/sh
@@ -152,19 +170,7 @@ case " $* " in
 esac
 "#;
     let bundle = Bundle::new("plain", "{}");
-    let runtime = bundle.0.join("fake-runtime");
-    std::fs::write(&runtime, RUNTIME).expect("written");
-    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&runtime, executable).expect("executable");
-    let task = TaskClient::new(Client::connect(&address(&bundle.start("plain", &bundle.0, true))).expect("connected"));
-    let mut options = Any::new();
-    options.type_url = "containerd.runc.v1.Options".into();
-    // Field 6, the runtime's path.
-    let path = runtime.to_str().expect("UTF-8").as_bytes();
-    options.value = [&[6 << 3 | 2, path.len() as u8], path].concat();
-    let mut create = api::CreateTaskRequest { id: "plain".into(), ..Default::default() };
-    create.bundle = bundle.0.to_str().expect("UTF-8").into();
-    create.options = Some(options).into();
+    let (task, create) = with_runtime(&bundle, "plain", RUNTIME);
     task.create(patience(), &create).expect("created");
     let size = |id: &str| api::ResizePtyRequest { id: id.into(), width: 80, height: 24, ..Default::default() };
     task.resize_pty(patience(), &size("plain")).expect("nothing to set");
@@ -177,6 +183,46 @@ esac
     task.delete(patience(), &delete).expect("deleted");
     let shutdown = api::ShutdownRequest { id: "plain".into(), ..Default::default() };
     task.shutdown(patience(), &shutdown).expect("answered");
+}
+
+/// Needs root, and a temporary directory on a file system that can be idmapped (Linux 5.19).
+#[test]
+fn the_files_of_an_idmapped_image_are_the_users_of_the_pod() {
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: only root may mount");
+    }
+    const RUNTIME: &str = "#!/bin/sh\n        dir=${0%/*}\n        case \" $* \" in *\" create \"*) stat -c %u:%g $dir/rootfs/* >$dir/owners; echo no container >&2; exit 1;; esac\n";
+    for (kind, seen) in [("overlay", "300000:400000\n300007:400008\n"), ("bind", "300000:400000\n")] {
+        let bundle = Bundle::new(kind, "{}");
+        for (file, owner) in [("lower1/a", None), ("lower2/b", Some((7, 8)))] {
+            let file = bundle.0.join(file);
+            std::fs::create_dir(file.parent().expect("a directory")).expect("made");
+            std::fs::write(&file, "").expect("written");
+            let (user, group) = owner.unwrap_or_default();
+            std::os::unix::fs::chown(&file, Some(user), Some(group)).expect("root may");
+        }
+        let (task, mut create) = with_runtime(&bundle, kind, RUNTIME);
+        let at = |name: &str| bundle.0.join(name).display().to_string();
+        let mut mount = containerd_shim_protos::types::mount::Mount { type_: kind.into(), ..Default::default() };
+        mount.options = vec!["uidmap=0:300000:65536".into(), "gidmap=0:400000:65536".into()];
+        if kind == "bind" {
+            mount.source = at("lower1");
+            mount.options.extend(["rbind".into(), "ro".into()]);
+        } else {
+            for name in ["upper", "work"] {
+                std::fs::create_dir(bundle.0.join(name)).expect("made");
+                mount.options.push(format!("{name}dir={}", at(name)));
+            }
+            mount.options.push(format!("lowerdir={}:{}", at("lower1"), at("lower2")));
+        }
+        create.rootfs = vec![mount];
+        let (_, said) = refusal(task.create(patience(), &create));
+        assert!(said.contains("no container"), "the mounts were made: {said}");
+        assert_eq!(std::fs::read_to_string(bundle.0.join("owners")).expect("looked"), seen, "{kind}");
+        let left = std::fs::read_to_string("/proc/self/mountinfo").expect("readable");
+        assert!(!left.contains(&bundle.0.display().to_string()), "mounts are left: {left}");
+        task.shutdown(patience(), &api::ShutdownRequest::default()).expect("answered");
+    }
 }
 
 #[test]

@@ -12,8 +12,8 @@ use crate::error::{Doing, Error, Kind, Origin, Result};
 use crate::plan::explain::kind_names;
 use crate::plan::{Idmap, Join, Joiner, Maps, Source, Topology, map_text};
 use crate::spec::IdMapping;
-use crate::sys::process::{self, Forked, SingleThreaded};
-use crate::sys::{fd, socket};
+use crate::sys::fd;
+use crate::sys::process::{self, SingleThreaded};
 
 use super::action::prepare;
 
@@ -47,32 +47,12 @@ fn user_namespace<'a, 'b>(
     let at = match known.iter().position(|(other, _)| same(other)) {
         Some(at) => at,
         None => {
-            known.push((idmap, make_user_namespace(idmap, proof)?));
+            let users = process::user_namespace(&map_text(&idmap.uids), &map_text(&idmap.gids), proof);
+            known.push((idmap, users.doing(|| "cannot make a user namespace for an idmapped mount")?));
             known.len() - 1
         }
     };
     Ok(known[at].1.as_fd())
-}
-
-/// A child that does nothing in a new user namespace, whose descriptor outlives it.
-fn make_user_namespace(idmap: &Idmap, proof: &SingleThreaded) -> Result<OwnedFd> {
-    let doing = || "cannot make a user namespace for an idmapped mount";
-    let (ours, theirs) = socket::pair().doing(doing)?;
-    let child = match process::fork(CloneFlags::CLONE_NEWUSER, None, proof).doing(doing)? {
-        Forked::Parent(child) => child,
-        Forked::Child => {
-            drop(ours);
-            // Until the runtime has what it wants, or dies.
-            let _ = socket::receive(theirs.as_fd(), &mut [0; 1]);
-            process::exit_now(0)
-        }
-    };
-    drop(theirs);
-    let made = write_maps(child.pid, &map_text(&idmap.uids), &map_text(&idmap.gids))
-        .and_then(|()| fd::open(format!("/proc/{}/ns/user", child.pid), OFlag::O_RDONLY).doing(doing));
-    drop(ours);
-    child.wait().doing(doing)?;
-    made
 }
 
 /// Writes the id maps of init's new user namespace, as it was planned.

@@ -4,9 +4,10 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
-use super::{Called, Failed, Result, check, names};
+use super::{Called, Failed, Result, check, fd, names, socket};
 
 /// Proof that this process has one thread. `fork` needs it: the child of a threaded process may
 /// find the allocator locked for ever; and setns(2) into a user or mount namespace refuses.
@@ -193,6 +194,33 @@ pub fn take_fd(pidfd: BorrowedFd<'_>, raw: i32) -> Result<OwnedFd> {
 /// setns(2). `kind` is what the descriptor must be; for a pidfd it may be several.
 pub fn enter(fd: BorrowedFd<'_>, kind: CloneFlags) -> Result<()> {
     nix::sched::setns(fd, kind).called(|| format!("setns({}, {})", fd.as_raw_fd(), names(kind)))
+}
+
+/// A user namespace with these maps (user_namespaces(7)), for mounts: that of a child which does
+/// nothing, and which it outlives.
+pub fn user_namespace(uid_map: &str, gid_map: &str, proof: &SingleThreaded) -> Result<OwnedFd> {
+    let (ours, theirs) = socket::pair()?;
+    let child = match fork(CloneFlags::CLONE_NEWUSER, None, proof)? {
+        Forked::Parent(child) => child,
+        Forked::Child => {
+            drop(ours);
+            // Until the parent has what it wants, or dies.
+            let _ = socket::receive(theirs.as_fd(), &mut [0; 1]);
+            exit_now(0)
+        }
+    };
+    drop(theirs);
+    let path = |name: &str| format!("/proc/{}/{name}", child.pid);
+    let write = |name, map: &str| {
+        let file = fd::openat(fd::CWD, path(name), OFlag::O_WRONLY, 0)?;
+        fd::write_once(file.as_fd(), map.as_bytes())
+    };
+    let made = write("uid_map", uid_map)
+        .and_then(|()| write("gid_map", gid_map))
+        .and_then(|()| fd::open(path("ns/user"), OFlag::O_RDONLY));
+    drop(ours);
+    child.wait()?;
+    made
 }
 
 /// unshare(2).

@@ -26,6 +26,7 @@ mod arguments;
 mod bundle;
 mod connection;
 mod delete;
+mod idmapped;
 mod info;
 mod job;
 mod log;

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 use nix::mount::{MntFlags, MsFlags};
 
+use super::idmapped::{self, Ids};
 use super::message::Mount;
 use crate::sys::{Result, fd, mount};
 
@@ -23,6 +24,7 @@ struct Options {
     propagation: Vec<u64>,
     data: Vec<String>,
     loop_device: bool,
+    ids: Option<Ids>,
 }
 
 /// Options that set (true) or clear flags.
@@ -69,16 +71,24 @@ impl Options {
     fn of(mount: &Mount) -> std::result::Result<Options, String> {
         let mut options = Options::default();
         let mut flags = MsFlags::empty();
-        for option in mount.options.iter().flat_map(|option| separate(option)) {
+        let mapped = |option: &&String| option.starts_with("uidmap=") || option.starts_with("gidmap=");
+        let ids = |name| {
+            let value = mount.options.iter().find_map(|option| option.strip_prefix(name));
+            value.map(|value| idmapped::map(value).ok_or(format!("invalid mount option {name}{value}"))).transpose()
+        };
+        options.ids = match (ids("uidmap=")?, ids("gidmap=")?) {
+            (None, None) => None,
+            (Some(users), Some(groups)) => Some(Ids { users, groups }),
+            // With one alone the other ids would be nobody's.
+            _ => return Err("uidmap and gidmap go together in the options of a mount".into()),
+        };
+        for option in mount.options.iter().filter(|option| !mapped(option)).flat_map(|option| separate(option)) {
             if let Some((_, on, flag)) = FLAGS.iter().find(|(name, ..)| *name == option) {
                 flags.set(*flag, *on);
             } else if let Some((_, flag)) = PROPAGATION.iter().find(|(name, _)| *name == option) {
                 options.propagation.push(flag.bits());
             } else if option == "loop" {
                 options.loop_device = true;
-            } else if option.starts_with("uidmap=") || option.starts_with("gidmap=") {
-                // Mounting without it would give the files to the wrong users.
-                return Err(format!("mount option {option:?} is not supported for a root filesystem"));
             } else {
                 options.data.push(option.to_owned());
             }
@@ -110,22 +120,50 @@ pub fn mount_all(root: &Path, mounts: &[Mount]) -> std::result::Result<(), Strin
         _ => {}
     }
     for mount in mounts {
-        let options = Options::of(mount)?;
-        mount_one(root, mount, options)
+        let mut options = Options::of(mount)?;
+        let mounted = match options.ids.take() {
+            None => mount_one(root, mount, options).map_err(|failed| failed.to_string()),
+            Some(ids) => mount_idmapped(root, mount, options, &ids),
+        };
+        mounted
             .map_err(|failed| format!("mount rootfs: type {:?}, source {:?}: {failed}", mount.kind, mount.source))?;
     }
     Ok(())
 }
 
-fn mount_one(root: &Path, mount: &Mount, options: Options) -> Result<()> {
-    let target = || -> Result<OwnedFd> {
-        let root = fd::open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW)?;
-        match mount.target.trim_start_matches('/') {
-            "" => Ok(root),
-            // A link in an image leads nowhere outside of it.
-            below => fd::openat2(root.as_fd(), below, OFlag::O_PATH, 0, ResolveFlag::RESOLVE_IN_ROOT),
-        }
+/// Where it goes, with what is mounted there by now.
+fn target(root: &Path, mount: &Mount) -> Result<OwnedFd> {
+    let root = fd::open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW)?;
+    match mount.target.trim_start_matches('/') {
+        "" => Ok(root),
+        // A link in an image leads nowhere outside of it.
+        below => fd::openat2(root.as_fd(), below, OFlag::O_PATH, 0, ResolveFlag::RESOLVE_IN_ROOT),
+    }
+}
+
+fn mount_idmapped(root: &Path, mount: &Mount, mut options: Options, ids: &Ids) -> std::result::Result<(), String> {
+    let propagation = std::mem::take(&mut options.propagation);
+    let lower = options.data.iter().find_map(|option| option.strip_prefix("lowerdir=")).map(str::to_owned);
+    if lower.is_none() && mount.kind == "overlay" {
+        return Err("an overlay with uidmap has no lowerdir".into());
+    }
+    let made = idmapped::make(ids, lower.as_deref(), || target(root, mount), || mount_one(root, mount, options))?;
+    let attach = || {
+        mount::attach(made.as_fd(), target(root, mount)?.as_fd())?;
+        propagate(root, mount, propagation)
     };
+    attach().map_err(|failed| failed.to_string())
+}
+
+fn propagate(root: &Path, mount: &Mount, propagation: Vec<u64>) -> Result<()> {
+    for flags in propagation {
+        mount::mount_old("", target(root, mount)?.as_fd(), "", flags, "")?;
+    }
+    Ok(())
+}
+
+fn mount_one(root: &Path, mount: &Mount, options: Options) -> Result<()> {
+    let target = || target(root, mount);
     let mut data = options.data.join(",");
     if data.len() > LONGEST {
         let (common, short) = shortened(&options.data);
@@ -147,10 +185,7 @@ fn mount_one(root: &Path, mount: &Mount, options: Options) -> Result<()> {
         let flags = options.flags & !recursive | MsFlags::MS_REMOUNT.bits();
         mount::mount_old("", target()?.as_fd(), "", flags, &data)?;
     }
-    for propagation in options.propagation {
-        mount::mount_old("", target()?.as_fd(), "", propagation, "")?;
-    }
-    Ok(())
+    propagate(root, mount, options.propagation)
 }
 
 /// Options that are shorter: the lower directories of an overlay relative to what they have in
@@ -216,7 +251,14 @@ mod tests {
         assert_eq!(bind.flags, (MsFlags::MS_BIND | MsFlags::MS_REC | MsFlags::MS_RDONLY).bits());
         assert_eq!(bind.propagation, [(MsFlags::MS_SLAVE | MsFlags::MS_REC).bits()]);
         assert!(Options::of(&mount("ext4", &["loop"])).expect("parsed").loop_device);
-        assert!(Options::of(&mount("overlay", &["uidmap=0:1000:1"])).is_err());
+        let mapped = Options::of(&mount("overlay", &["uidmap=0:7:1,1:9:2", "gidmap=0:8:3", "lowerdir=/a"]));
+        let mapped = mapped.expect("parsed");
+        let (users, groups) = ("0 7 1\n1 9 2\n".into(), "0 8 3\n".into());
+        assert_eq!(mapped.ids, Some(Ids { users, groups }));
+        assert_eq!(mapped.data, ["lowerdir=/a"]);
+        for wrong in [&["uidmap=0:1000:1"][..], &["uidmap=0:1", "gidmap=0:1:1"]] {
+            assert!(Options::of(&mount("overlay", wrong)).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

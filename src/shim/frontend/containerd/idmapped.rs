@@ -1,0 +1,111 @@
+//! Root filesystems whose files are to belong to the users of a user namespace. containerd 2 asks for
+//! them with the options `uidmap=` and `gidmap=`, for pods with a user namespace whose image it would
+//! otherwise have to copy.
+//!
+//! A bind mount is idmapped itself (mount_setattr(2), Linux 5.12). Of an overlay the lower directories
+//! are, since what is written goes above them (Linux 5.19). All is made in a mount namespace of a
+//! child's own: there an idmapped copy covers each lower directory, the overlay takes what it finds
+//! under the same name, and the host sees the result alone.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::fcntl::OFlag;
+use nix::mount::MsFlags;
+use nix::sched::CloneFlags;
+
+use crate::sys::mount::Attributes;
+use crate::sys::process::{self, Forked, SingleThreaded};
+use crate::sys::{Result, fd, mount, socket};
+
+/// Longest complaint of the child, in bytes.
+const LONGEST: usize = 1024;
+
+/// Whose the files are to be: the maps of a user namespace, as user_namespaces(7) has them.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ids {
+    /// `uid_map`.
+    pub users: String,
+    /// `gid_map`.
+    pub groups: String,
+}
+
+/// The map that an option's value stands for: `inside:outside:count`, several with commas.
+pub fn map(value: &str) -> Option<String> {
+    let line = |range: &str| {
+        let numbers: Option<Vec<u32>> = range.split(':').map(|number| number.parse().ok()).collect();
+        match numbers?.as_slice() {
+            [inside, outside, count] => Some(format!("{inside} {outside} {count}\n")),
+            _ => None,
+        }
+    };
+    value.split(',').map(line).collect()
+}
+
+/// A detached mount of what `mount_it` mounts on what `target` opens, with these ids; `lower` are the
+/// lower directories of an overlay, where it is one.
+pub fn make(
+    ids: &Ids,
+    lower: Option<&str>,
+    target: impl Fn() -> Result<OwnedFd>,
+    mount_it: impl FnOnce() -> Result<()>,
+) -> std::result::Result<OwnedFd, String> {
+    let words = |failed: crate::sys::Failed| failed.to_string();
+    let proof = SingleThreaded::check().map_err(words)?;
+    let users = process::user_namespace(&ids.users, &ids.groups, &proof).map_err(words)?;
+    let (ours, theirs) = socket::pair().map_err(words)?;
+    match process::fork(CloneFlags::CLONE_NEWNS, None, &proof).map_err(words)? {
+        Forked::Child => {
+            drop(ours);
+            let mapped =
+                |copy: &OwnedFd| mount::set_attributes(copy.as_fd(), Attributes::default(), false, Some(users.as_fd()));
+            let made = || {
+                let root = fd::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+                mount::mount_old("", root.as_fd(), "", (MsFlags::MS_REC | MsFlags::MS_PRIVATE).bits(), "")?;
+                for path in lower.into_iter().flat_map(|lower| lower.split(':')).filter(|path| !path.is_empty()) {
+                    let copy = mount::clone_tree(fd::CWD, path, false)?;
+                    mapped(&copy)?;
+                    mount::attach_over(copy.as_fd(), path)?;
+                }
+                mount_it()?;
+                let copy = mount::clone_tree(target()?.as_fd(), "", false)?;
+                if lower.is_none() {
+                    mapped(&copy)?;
+                }
+                Ok(copy)
+            };
+            let sent = match made() {
+                Ok(copy) => socket::send(theirs.as_fd(), b"made", &[copy.as_fd()]),
+                Err(failed) => {
+                    let text = words(failed);
+                    socket::send(theirs.as_fd(), &text.as_bytes()[..text.len().min(LONGEST)], &[])
+                }
+            };
+            process::exit_now(u8::from(sent.is_err()).into())
+        }
+        Forked::Parent(child) => {
+            drop(theirs);
+            let mut text = [0; LONGEST];
+            let received = socket::receive(ours.as_fd(), &mut text).map_err(words);
+            child.wait().map_err(words)?;
+            match received? {
+                (_, Some(copy)) => Ok(copy),
+                (0, None) => Err("the child that was to make it has died".into()),
+                (length, None) => Err(String::from_utf8_lossy(&text[..length]).into_owned()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_three_numbers() {
+        assert_eq!(map("0:300000:65536").as_deref(), Some("0 300000 65536\n"));
+        assert_eq!(map("0:1000:1,1:100000:9").as_deref(), Some("0 1000 1\n1 100000 9\n"));
+        for wrong in ["", "0:1", "0:1:2:3", "0:1:x", "0:1:2,", "0:-1:2"] {
+            assert_eq!(map(wrong), None, "{wrong}");
+        }
+    }
+}
