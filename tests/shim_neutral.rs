@@ -67,6 +67,18 @@ impl World {
         self.line(&[&words[..], &paths[..], more].concat())
     }
 
+    /// Ends the container by the signal that it traps, once it does.
+    fn terminate(&self) {
+        let pid = self.line(&["status", "c"])["pid"].as_i64().expect("a number");
+        let traps = || {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t")).expect("a mask");
+            u64::from_str_radix(caught, 16).expect("hexadecimal") >> (libc::SIGTERM - 1) & 1 == 1
+        };
+        until(traps);
+        assert!(self.output(&["kill", "c", "TERM"]).status.success());
+    }
+
     fn client(&self) -> Client {
         Client::connect(&self.state(), "c").expect("connected")
     }
@@ -295,7 +307,7 @@ fn a_client_may_close_its_side_and_still_be_answered() {
     let mut socket = world.socket();
     writeln!(socket, "{}", json!({"seq": 5, "op": "wait"})).expect("sent");
     socket.shutdown(std::net::Shutdown::Write).expect("closed");
-    world.output(&["kill", "c", "TERM"]);
+    world.terminate();
     let mut text = String::new();
     socket.read_to_string(&mut text).expect("read");
     let answer: Value = serde_json::from_str(&text).expect("one line");
@@ -361,7 +373,7 @@ fn a_kept_container_goes_on_and_is_adopted_without_a_gap_in_its_log() {
         assert_eq!(world.line(&["adopt", "c"])["error"]["code"], "already-exists", "one shim at a time");
     }
     std::thread::sleep(Duration::from_millis(100));
-    world.output(&["kill", "c", "TERM"]);
+    world.terminate();
     let exit = world.line(&["wait", "c"]);
     let last = world.line(&["status", "c"]);
     assert_eq!(last["adopted"], true);
@@ -428,7 +440,7 @@ fn a_shim_shuts_down_when_the_container_has_ended() {
     world.run(&[]);
     assert!(!world.output(&["shutdown", "c"]).status.success(), "it runs");
     let pid = world.shim_pid();
-    world.output(&["kill", "c", "TERM"]);
+    world.terminate();
     world.line(&["wait", "c"]);
     assert!(world.output(&["shutdown", "c"]).status.success());
     until(|| !alive(pid));
