@@ -185,6 +185,10 @@ esac
     task.shutdown(patience(), &shutdown).expect("answered");
 }
 
+fn bind(from: &str, to: &str) {
+    nix::mount::mount(Some(from), to, None::<&str>, nix::mount::MsFlags::MS_BIND, None::<&str>).expect("bound");
+}
+
 /// Needs root, and a temporary directory on a file system that can be idmapped (Linux 5.19).
 #[test]
 fn the_files_of_an_idmapped_image_are_the_users_of_the_pod() {
@@ -192,7 +196,7 @@ fn the_files_of_an_idmapped_image_are_the_users_of_the_pod() {
         return eprintln!("skipped: only root may mount");
     }
     const RUNTIME: &str = "#!/bin/sh\n        dir=${0%/*}\n        case \" $* \" in *\" create \"*) stat -c %u:%g $dir/rootfs/* >$dir/owners; echo no container >&2; exit 1;; esac\n";
-    for (kind, seen) in [("overlay", "300000:400000\n300007:400008\n"), ("bind", "300000:400000\n")] {
+    for kind in ["overlay", "bind"] {
         let bundle = Bundle::new(kind, "{}");
         for (file, owner) in [("lower1/a", None), ("lower2/b", Some((7, 8)))] {
             let file = bundle.0.join(file);
@@ -206,6 +210,10 @@ fn the_files_of_an_idmapped_image_are_the_users_of_the_pod() {
         let mut mount = containerd_shim_protos::types::mount::Mount { type_: kind.into(), ..Default::default() };
         mount.options = vec!["uidmap=0:300000:65536".into(), "gidmap=0:400000:65536".into()];
         if kind == "bind" {
+            // Another mount below the one that is bound, whose owner is another too.
+            std::fs::create_dir(bundle.0.join("lower1/b")).expect("made");
+            std::os::unix::fs::chown(at("lower2"), Some(7), Some(8)).expect("root may");
+            bind(&at("lower2"), &at("lower1/b"));
             mount.source = at("lower1");
             mount.options.extend(["rbind".into(), "ro".into()]);
         } else {
@@ -217,8 +225,15 @@ fn the_files_of_an_idmapped_image_are_the_users_of_the_pod() {
         }
         create.rootfs = vec![mount];
         let (_, said) = refusal(task.create(patience(), &create));
+        if kind == "bind" {
+            nix::mount::umount(at("lower1/b").as_str()).expect("unmounted");
+        }
         assert!(said.contains("no container"), "the mounts were made: {said}");
-        assert_eq!(std::fs::read_to_string(bundle.0.join("owners")).expect("looked"), seen, "{kind}");
+        assert_eq!(
+            std::fs::read_to_string(bundle.0.join("owners")).expect("looked"),
+            "300000:400000\n300007:400008\n",
+            "{kind}"
+        );
         let left = std::fs::read_to_string("/proc/self/mountinfo").expect("readable");
         assert!(!left.contains(&bundle.0.display().to_string()), "mounts are left: {left}");
         task.shutdown(patience(), &api::ShutdownRequest::default()).expect("answered");

@@ -56,20 +56,22 @@ pub fn make(
     match process::fork(CloneFlags::CLONE_NEWNS, None, &proof).map_err(words)? {
         Forked::Child => {
             drop(ours);
-            let mapped =
-                |copy: &OwnedFd| mount::set_attributes(copy.as_fd(), Attributes::default(), false, Some(users.as_fd()));
+            let mapped = |copy: &OwnedFd, below: bool| {
+                mount::set_attributes(copy.as_fd(), Attributes::default(), below, Some(users.as_fd()))
+            };
             let made = || {
                 let root = fd::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY)?;
                 mount::mount_old("", root.as_fd(), "", (MsFlags::MS_REC | MsFlags::MS_PRIVATE).bits(), "")?;
                 for path in lower.into_iter().flat_map(|lower| lower.split(':')).filter(|path| !path.is_empty()) {
                     let copy = mount::clone_tree(fd::CWD, path, false)?;
-                    mapped(&copy)?;
+                    mapped(&copy, false)?;
                     mount::attach_over(copy.as_fd(), path)?;
                 }
                 mount_it()?;
-                let copy = mount::clone_tree(target()?.as_fd(), "", false)?;
+                // With what a recursive bind has below.
+                let copy = mount::clone_tree(target()?.as_fd(), "", true)?;
                 if lower.is_none() {
-                    mapped(&copy)?;
+                    mapped(&copy, true)?;
                 }
                 Ok(copy)
             };
