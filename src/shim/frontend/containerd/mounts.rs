@@ -71,7 +71,7 @@ impl Options {
     fn of(mount: &Mount) -> std::result::Result<Options, String> {
         let mut options = Options::default();
         let mut flags = MsFlags::empty();
-        let mapped = |option: &&String| option.starts_with("uidmap=") || option.starts_with("gidmap=");
+        let mapped = |option: &str| option.starts_with("uidmap=") || option.starts_with("gidmap=");
         let ids = |name| {
             let value = mount.options.iter().find_map(|option| option.strip_prefix(name));
             value.map(|value| idmapped::map(value).ok_or(format!("invalid mount option {name}{value}"))).transpose()
@@ -89,6 +89,10 @@ impl Options {
                 options.propagation.push(flag.bits());
             } else if option == "loop" {
                 options.loop_device = true;
+            } else if mapped(option) {
+                // Its own commas part ranges: among others it could be read wrongly, and what is mounted
+                // without it has the wrong owners.
+                return Err(format!("mount option {option:?} must not be joined to others"));
             } else {
                 options.data.push(option.to_owned());
             }
@@ -256,7 +260,7 @@ mod tests {
         let (users, groups) = ("0 7 1\n1 9 2\n".into(), "0 8 3\n".into());
         assert_eq!(mapped.ids, Some(Ids { users, groups }));
         assert_eq!(mapped.data, ["lowerdir=/a"]);
-        for wrong in [&["uidmap=0:1000:1"][..], &["uidmap=0:1", "gidmap=0:1:1"]] {
+        for wrong in [&["uidmap=0:1000:1"][..], &["uidmap=0:1", "gidmap=0:1:1"], &["ro,uidmap=0:1:1"]] {
             assert!(Options::of(&mount("overlay", wrong)).is_err(), "{wrong:?}");
         }
     }
