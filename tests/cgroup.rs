@@ -82,7 +82,7 @@ fn sleeper() -> Child {
 fn planned(json: &str) -> Limits {
     let resources = serde_json::from_str(json).expect("resources");
     let (mut faults, mut warnings) = (Vec::new(), Vec::new());
-    let limits = limits(&resources, &mut faults, &mut warnings);
+    let limits = limits(&resources, None, &mut faults, &mut warnings);
     assert_eq!((faults, warnings), (vec![], vec![]));
     limits
 }

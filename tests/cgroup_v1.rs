@@ -52,7 +52,7 @@ impl<'a> Scratch<'a> {
     fn create(&self, json: &str) -> Result<(Option<v1::Cgroup>, Limits, Vec<Fault>)> {
         let resources: Resources = serde_json::from_str(json).expect("resources");
         let (mut faults, mut warnings) = (Vec::new(), Vec::new());
-        let mut limits = limits(&resources, &mut faults, &mut warnings);
+        let mut limits = limits(&resources, None, &mut faults, &mut warnings);
         assert_eq!(faults, []);
         let share = v1::Share::take(self.hierarchy, &self.path, &resources, &mut limits, &mut warnings)?;
         let cgroup = share.map(|share| share.make()).transpose()?.filter(|cgroup| !cgroup.is_nothing());
@@ -156,7 +156,7 @@ fn a_cgroup_of_somebody_else_is_refused_and_left_alone() {
     std::fs::write(format!("{mount}{}/cgroup.procs", scratch.path), child.id().to_string()).expect("join");
     let take = |json: &str| {
         let resources: Resources = serde_json::from_str(json).expect("resources");
-        let mut limits = limits(&resources, &mut Vec::new(), &mut Vec::new());
+        let mut limits = limits(&resources, None, &mut Vec::new(), &mut Vec::new());
         let share = v1::Share::take(&hierarchy, &scratch.path, &resources, &mut limits, &mut Vec::new());
         share.expect("share").expect("something of version 1")
     };
@@ -241,7 +241,7 @@ fn an_independent_reader_finds_in_version_2_what_was_asked() {
                 None => eprintln!("NOT RUN in part: the {controller} controller is not in cgroup2 here"),
             }
         }
-        let limits = limits(&resources, &mut Vec::new(), &mut Vec::new());
+        let limits = limits(&resources, None, &mut Vec::new(), &mut Vec::new());
         let path = format!("/windlass-cross-{}", std::process::id());
         let cgroup = Cgroup::create(&hierarchy, &path, &limits.needs()).expect("create");
         cgroup.apply(&limits.writes).expect("apply");

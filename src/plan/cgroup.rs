@@ -11,7 +11,7 @@ use std::borrow::Cow;
 
 use crate::error::{Error, Fault, Result};
 use crate::plan::device_rules::{self, DeviceProgram};
-use crate::spec::{BlockIo, Cpu, HugepageLimit, Memory, Rdma, Resources, ThrottleDevice, escape};
+use crate::spec::{BlockIo, Cpu, HugepageLimit, Memory, Rdma, Resources, ThrottleDevice, Version, escape};
 
 /// All that is to be done to the container's cgroup.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -111,9 +111,16 @@ impl Limits {
 /// Order: swap before memory, since lowering `memory.max` makes the kernel reclaim at once and
 /// that goes through the new room for swap; idle before weight, since an idle cgroup has no
 /// weight; `unified` last, since it may speak about files that were written before.
-pub fn limits(resources: &Resources, faults: &mut Vec<Fault>, warnings: &mut Vec<Fault>) -> Limits {
+///
+/// `version` is that of the container's configuration, also for an update.
+pub fn limits(
+    resources: &Resources,
+    version: Option<Version>,
+    faults: &mut Vec<Fault>,
+    warnings: &mut Vec<Fault>,
+) -> Limits {
     let mut out = Writes { writes: Vec::new(), faults, warnings };
-    out.pids(resources);
+    out.pids(resources, version);
     let memory_check = resources.memory.as_ref().and_then(|memory| out.memory(memory));
     if let Some(block_io) = &resources.block_io {
         out.block_io(block_io);
@@ -181,24 +188,35 @@ impl Writes<'_> {
         self.faults.push(Fault { pointer: format!("{RESOURCES}{pointer}"), msg: msg.into() });
     }
 
+    fn warn(&mut self, pointer: &str, msg: impl Into<String>) {
+        self.warnings.push(Fault { pointer: format!("{RESOURCES}{pointer}"), msg: msg.into() });
+    }
+
     fn only_v1(&mut self, pointer: &str, unlike_default: bool) {
         if unlike_default {
             let name = pointer.rsplit('/').next().unwrap_or(pointer);
-            self.warnings.push(Fault {
-                pointer: format!("{RESOURCES}{pointer}"),
-                msg: format!("{name} is ignored: cgroup v2 has no such setting"),
-            });
+            self.warn(pointer, format!("{name} is ignored: cgroup v2 has no such setting"));
         }
     }
 
-    fn pids(&mut self, resources: &Resources) {
+    /// Editions of the specification before 1.3 leave open what 0 means, and engines that write
+    /// them send it for "no limit". From 1.3 on it is a limit.
+    fn pids(&mut self, resources: &Resources, version: Option<Version>) {
         let Some(limit) = resources.pids.as_ref().and_then(|pids| pids.limit) else { return };
+        let zero_limits = version.is_some_and(|version| version >= Version::PIDS_LIMIT_OF_ZERO);
         let value = match limit {
-            // The kernel would let no process in with 0; 1 is the least that can run, and what
-            // runc makes of it.
-            0 => "1".to_owned(),
+            // With 0 the kernel would not let the container's own process in: 1 is the least that
+            // can run.
+            0 if zero_limits => {
+                self.warn("/pids/limit", "a pids.limit of 0 is a limit since runtime-spec 1.3: nothing can fork");
+                "1".to_owned()
+            }
             1.. => limit.to_string(),
-            _ => "max".to_owned(),
+            0 | -1 => "max".to_owned(),
+            _ => {
+                self.warn("/pids/limit", format!("pids.limit {limit} is taken for -1, no limit"));
+                "max".to_owned()
+            }
         };
         self.write("/pids/limit", "pids.max", value);
     }
@@ -266,10 +284,9 @@ impl Writes<'_> {
         }
         match cpu.shares.unwrap_or(0) {
             0 => {}
-            _ if cpu.idle == Some(1) => self.warnings.push(Fault {
-                pointer: format!("{RESOURCES}/cpu/shares"),
-                msg: "shares is ignored: a cgroup with cpu.idle 1 has no weight".into(),
-            }),
+            _ if cpu.idle == Some(1) => {
+                self.warn("/cpu/shares", "shares is ignored: a cgroup with cpu.idle 1 has no weight")
+            }
             shares => self.write("/cpu/shares", "cpu.weight", weight_of_shares(shares).to_string()),
         }
         let (quota, period) = (cpu.quota.unwrap_or(0), cpu.period.unwrap_or(0));

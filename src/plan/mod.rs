@@ -32,7 +32,7 @@ pub use topology::{Join, Joiner, Topology};
 
 use crate::abi::SchedulerAttributes;
 use crate::error::{Error, Fault, Origin, Result};
-use crate::spec::{ConsoleSize, IdMapping, Spec};
+use crate::spec::{ConsoleSize, IdMapping, Spec, Version};
 
 /// Everything `create` will do.
 #[derive(Debug)]
@@ -292,14 +292,14 @@ impl Draft {
 /// at once.
 pub fn create(id: &str, spec: &Spec, options: &Options) -> Result<Plan> {
     let mut draft = Draft::default();
-    check_version(spec, &mut draft);
+    let version = version(spec, &mut draft);
     texts::without_nul(spec, &mut draft);
     let empty = crate::spec::Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&empty);
     let topology = topology::topology(linux, &options.host, &mut draft);
     let mut limits = match &linux.resources {
-        Some(resources) => cgroup::limits(resources, &mut draft.faults, &mut draft.warnings),
-        None => cgroup::limits(&crate::spec::Resources::default(), &mut draft.faults, &mut draft.warnings),
+        Some(resources) => cgroup::limits(resources, version, &mut draft.faults, &mut draft.warnings),
+        None => cgroup::limits(&crate::spec::Resources::default(), version, &mut draft.faults, &mut draft.warnings),
     };
 
     topology::enter(&topology, &mut draft);
@@ -375,19 +375,20 @@ fn oom_score_adj(spec: &Spec, host: &Host, draft: &mut Draft) -> Option<i64> {
     Some(wanted)
 }
 
-fn check_version(spec: &Spec, draft: &mut Draft) {
-    let mut numbers = spec
-        .oci_version
-        .splitn(3, '.')
-        .map(|part| part.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>().ok());
-    match (numbers.next().flatten(), numbers.next().flatten()) {
-        (Some(1), Some(_)) => {}
+fn version(spec: &Spec, draft: &mut Draft) -> Option<Version> {
+    let version = Version::read(&spec.oci_version);
+    match version {
+        Some(Version { major: 1, .. }) => {}
         _ if spec.oci_version.is_empty() => draft.fault("/ociVersion", "ociVersion is missing"),
         _ => draft.fault(
             "/ociVersion",
             format!("unsupported ociVersion {:?}: this runtime knows 1.0 to 1.3", spec.oci_version),
         ),
     }
+    if version.is_some() && spec.oci_version.starts_with('v') {
+        draft.warn("/ociVersion", format!("ociVersion {:?} is no SemVer: its v is left out", spec.oci_version));
+    }
+    version
 }
 
 /// A mapping as a line of `/proc/PID/uid_map`.

@@ -13,12 +13,14 @@
 mod config;
 mod linux;
 mod pointer;
+mod version;
 
 use crate::error::{Error, Kind, Result};
 pub use config::*;
 pub use linux::*;
 use serde::Deserialize;
 use serde::de::Deserializer;
+pub use version::Version;
 
 /// Reads a JSON document; a failure names the element by its JSON Pointer.
 ///

@@ -5,6 +5,7 @@ use crate::cli;
 use crate::container::{Container, Status};
 use crate::error::{Error, Kind, Result};
 use crate::plan::unit;
+use crate::spec::Version;
 
 use super::Session;
 
@@ -49,8 +50,10 @@ pub(super) fn update(update: &cli::Update, session: &mut Session<'_>) -> Result<
         // They share a file, so a new period alone would lift the quota.
         cpu.quota = cpu.period.and_then(|_| cgroup.cpu_quota());
     }
+    // What a limit means is decided by the edition that the container was made with.
+    let version = Version::read(&container.state.oci_version);
     let (mut faults, mut warnings) = (Vec::new(), Vec::new());
-    let mut limits = crate::plan::cgroup::limits(&resources, &mut faults, &mut warnings);
+    let mut limits = crate::plan::cgroup::limits(&resources, version, &mut faults, &mut warnings);
     if !faults.is_empty() {
         return Err(Error::faults(faults));
     }

@@ -76,7 +76,7 @@ pub fn resources(bytes: &[u8]) {
         Err(error) => return refused_text(&error),
     };
     let (mut faults, mut warnings) = (Vec::new(), Vec::new());
-    let limits = windlass::plan::cgroup::limits(&resources, &mut faults, &mut warnings);
+    let limits = windlass::plan::cgroup::limits(&resources, None, &mut faults, &mut warnings);
     pointed(&faults);
     pointed(&warnings);
     written(&limits);

@@ -183,9 +183,10 @@ fn take(
         )
         .origin(Origin::config(write.pointer.clone())));
     }
+    let pids = limits.writes.iter().find(|write| write.file == "pids.max").map(|write| write.value.clone());
     limits.writes.retain(|write| hierarchy.v1_of(&write.controller).is_none());
     let mut settings = Settings(Vec::new());
-    settings.all(resources);
+    settings.all(resources, pids);
     if hierarchy.unified().is_none() && hierarchy.v1_of("devices").is_some() && limits.devices.take().is_some() {
         settings.devices(&resources.devices);
     }
@@ -217,13 +218,13 @@ impl Settings {
         self.0.push(Setting { controller, pointer, write: Box::new(write) });
     }
 
-    fn all(&mut self, resources: &Resources) {
+    fn all(&mut self, resources: &Resources, pids: Option<String>) {
         resources.memory.iter().for_each(|memory| self.memory(memory));
         resources.cpu.iter().for_each(|cpu| self.cpu(cpu));
         resources.block_io.iter().for_each(|io| self.block_io(io));
-        if let Some(limit) = resources.pids.as_ref().and_then(|pids| pids.limit) {
+        if let Some(limit) = pids {
             self.add("pids", "pids/limit", move |pids: &PidController| {
-                pids.set_pid_max(if limit < 0 { MaxValue::Max } else { MaxValue::Value(limit.max(1)) })
+                pids.set_pid_max(limit.parse().map_or(MaxValue::Max, MaxValue::Value))
             });
         }
         for (index, limit) in resources.hugepage_limits.iter().enumerate() {
@@ -235,7 +236,7 @@ impl Settings {
         }
         // The text of rdma.max is the same in both versions.
         let rdma = Resources { rdma: resources.rdma.clone(), ..Resources::default() };
-        for write in plan(&rdma, &mut Vec::new(), &mut Vec::new()).writes {
+        for write in plan(&rdma, None, &mut Vec::new(), &mut Vec::new()).writes {
             let pointer = write.pointer.trim_start_matches("/linux/resources/");
             self.add("rdma", pointer, move |rdma: &RdmaController| rdma.set_max(&write.value));
         }

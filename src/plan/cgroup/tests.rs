@@ -1,9 +1,11 @@
 use super::*;
 
+const VERSION: Option<Version> = Some(Version { major: 1, minor: 2 });
+
 fn planned(json: &str) -> (Limits, Vec<Fault>, Vec<Fault>) {
     let resources: Resources = serde_json::from_str(json).expect("resources");
     let (mut faults, mut warnings) = (Vec::new(), Vec::new());
-    let limits = limits(&resources, &mut faults, &mut warnings);
+    let limits = limits(&resources, VERSION, &mut faults, &mut warnings);
     (limits, faults, warnings)
 }
 
@@ -64,10 +66,26 @@ fn contradictions_of_memory_and_swap_are_faults_in_the_words_of_runc() {
 }
 
 #[test]
-fn a_pids_limit_of_zero_is_the_least_that_runs() {
-    assert_eq!(writes(r#"{"pids": {"limit": 0}}"#), ["pids.max=1"]);
-    assert_eq!(writes(r#"{"pids": {"limit": -1}}"#), ["pids.max=max"]);
-    assert_eq!(writes(r#"{"pids": {"limit": 20}}"#), ["pids.max=20"]);
+fn what_a_pids_limit_of_zero_means_depends_on_the_edition() {
+    let pids = |limit: i64, minor: u32| {
+        let resources = Resources { pids: Some(crate::spec::Pids { limit: Some(limit) }), ..Resources::default() };
+        let (mut faults, mut warnings) = (Vec::new(), Vec::new());
+        let version = Some(Version { major: 1, minor });
+        let limits = limits(&resources, version, &mut faults, &mut warnings);
+        assert_eq!(faults, []);
+        let warned: Vec<String> = warnings.into_iter().map(|warning| warning.pointer).collect();
+        (limits.writes[0].value.clone(), limits.needs().len(), warned)
+    };
+    // No limit needs no controller: engines send it to hosts that have none.
+    assert_eq!(pids(0, 0), ("max".into(), 0, vec![]));
+    assert_eq!(pids(0, 2), ("max".into(), 0, vec![]));
+    assert_eq!(pids(0, 3), ("1".into(), 1, vec!["/linux/resources/pids/limit".into()]));
+    for minor in [2, 3] {
+        assert_eq!(pids(-1, minor), ("max".into(), 0, vec![]));
+        assert_eq!(pids(20, minor), ("20".into(), 1, vec![]));
+        assert_eq!(pids(-7, minor), ("max".into(), 0, vec!["/linux/resources/pids/limit".into()]));
+    }
+    assert_eq!(writes(r#"{"pids": {}}"#), Vec::<String>::new(), "absent is never 0");
 }
 
 #[test]
