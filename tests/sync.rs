@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
-use windlass::apply::sync::{InitSync, Message, RuntimeSync, decode};
+use windlass::apply::sync::{InitSync, Message, Question, RuntimeSync, decode};
 use windlass::error::{Error, Fault, Kind, Origin};
 use windlass::sys::socket::pair;
 
@@ -17,11 +17,12 @@ use windlass::sys::socket::pair;
 type Ask = fn(&InitSync) -> windlass::error::Result<()>;
 
 const ASKS: &[(&str, Ask)] = &[
-    ("MapIds", InitSync::map_ids),
-    ("Scope", InitSync::scope),
-    ("NetDevices", InitSync::net_devices),
-    ("RuntimeHooks", InitSync::runtime_hooks),
-    ("Listener(0)", |sync| sync.listener(std::io::stdin().as_fd())),
+    ("Place", InitSync::place),
+    ("Ask(MapIds)", InitSync::map_ids),
+    ("Ask(Scope)", InitSync::scope),
+    ("Ask(NetDevices)", InitSync::net_devices),
+    ("Ask(RuntimeHooks)", InitSync::runtime_hooks),
+    ("Ask(Listener(0))", |sync| sync.listener(std::io::stdin().as_fd())),
     ("Ready", InitSync::ready),
 ];
 
@@ -233,7 +234,7 @@ fn a_handle_that_nobody_asked_for_is_closed() {
     let (ours, theirs) = pair().expect("a pair");
     windlass::sys::socket::send(init.as_fd(), b"M", &[theirs.as_fd()]).expect("the runtime lives");
     drop(theirs);
-    assert!(matches!(runtime.receive(), Ok(Message::MapIds)));
+    assert!(matches!(runtime.receive(), Ok(Message::Ask(Question::MapIds))));
     // Had it been kept, the other end would not be closed.
     let (n, _) = windlass::sys::socket::receive(ours.as_fd(), &mut [0; 1]).expect("closed, not failed");
     assert_eq!(n, 0);
@@ -284,7 +285,7 @@ fn no_bytes_make_the_reader_panic() {
     for length in 0..2000usize {
         let mut bytes: Vec<u8> = (0..length % 64).map(|_| next()).collect();
         if let Some(first) = bytes.first_mut() {
-            *first = b"PMNHSRFL"[length % 8];
+            *first = b"APMNHSRFL"[length % 9];
         }
         let _ = decode(&bytes, None);
     }

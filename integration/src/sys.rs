@@ -149,3 +149,28 @@ pub fn get_mempolicy() -> nix::Result<(i32, u64)> {
     let result = unsafe { libc::syscall(libc::SYS_get_mempolicy, &raw mut mode, &raw mut nodes, 1024, 0, 0) };
     Errno::result(result).map(|_| (mode, nodes[0]))
 }
+
+/// Makes a command and its children get `errno` from every ioctl(2) with this request.
+pub fn refuse_ioctl(command: &mut std::process::Command, request: u32, errno: u32) {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    // Of struct seccomp_data: the number, and the low half of the second argument.
+    let program = [
+        step(LOAD, 0, 0, 0),
+        step(EQUALS, 0, 3, libc::SYS_ioctl as u32),
+        step(LOAD, 0, 0, 24),
+        step(EQUALS, 0, 1, request),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let install = move || {
+        let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+        // SAFETY: the kernel copies the program, which outlives the call.
+        let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+        Errno::result(result).map(drop).map_err(Into::into)
+    };
+    // SAFETY: the closure makes one system call and allocates nothing.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, install) };
+}

@@ -1,7 +1,6 @@
 //! The runtime's story of `exec`, top to bottom.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -11,16 +10,16 @@ use crate::abi::namespace;
 use crate::cgroup::{Cgroup, Hierarchy, Systemd};
 use crate::container::{Container, Status, document};
 use crate::error::{Doing, Error, Kind, Origin, Result};
+use crate::plan::Step;
 use crate::plan::exec::ExecPlan;
-use crate::plan::{Action, Step};
 use crate::sys::process::{self, Child, Exit, Forked, SingleThreaded};
-use crate::sys::progress::Progress;
-use crate::sys::{Failed, credentials, fd, mount, sched, socket};
+use crate::sys::{Failed, credentials, fd, mount, sched};
 
 use super::action::first_of_ours;
+use super::caller::{Caller, set_oom_score_adj};
 use super::context::{Context, Gate};
-use super::create::write_pid_file;
-use super::sync::{InitSync, Message, RuntimeSync};
+use super::launch::{Handler, Launch};
+use super::sync::Question;
 use super::{init, listener};
 
 /// What `exec` works from.
@@ -31,24 +30,72 @@ pub struct Exec<'a> {
     pub plan: &'a ExecPlan,
     /// Cgroup below the container's, if another than its own.
     pub cgroup: Option<&'a str>,
-    /// A connection that gets the terminal's master end.
-    pub console_socket: Option<OwnedFd>,
-    /// A connection that gets a pidfd of the process.
-    pub pidfd_socket: Option<OwnedFd>,
-    /// Absolute path of a file that gets the process id.
-    pub pid_file: Option<&'a Path>,
-    /// Descriptors to pass besides 0, 1 and 2.
-    pub preserve_fds: u32,
+    /// What passes between the process and the caller.
+    pub caller: Caller<'a>,
     /// Whether a paused container is entered as well.
     pub ignore_paused: bool,
     /// Whether the process reports each step.
     pub debug: bool,
 }
 
-/// Runs a process in a container; returns when its program runs.
-pub fn exec(request: Exec<'_>, proof: &SingleThreaded) -> Result<Child> {
+/// Makes a process in a container, up to one that waits for the word. Whatever fails until the
+/// launch is committed, the process is killed and reaped.
+pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Exec<'a>>> {
     let container = request.container;
     let stopped = || Error::new(Kind::WrongStatus, "cannot exec in a stopped container");
+    refuse_status(&request, stopped)?;
+    let doors = container.cgroup_v1()?.doors()?;
+    let target = container.open_init()?.ok_or_else(stopped)?;
+    let init_pid = container.init.map_or(0, |init| init.pid);
+    let root = match container.state.chroot {
+        true => Some(
+            fd::open(format!("/proc/{init_pid}/root"), OFlag::O_PATH).doing(|| "cannot open the container's root")?,
+        ),
+        false => None,
+    };
+    if !request.plan.initial_affinity.is_empty() {
+        sched::set_affinity(&request.plan.initial_affinity)
+            .doing(|| "cannot set the initial CPU affinity")
+            .map_err(|error| error.origin(Origin::config("/process/execCPUAffinity/initial")))?;
+    }
+    let way = Way::of(request.plan);
+    if way == Way::Direct {
+        // Concerns only what we fork from here on.
+        process::enter(target.as_fd(), CloneFlags::CLONE_NEWPID)
+            .doing(|| "cannot join the container's PID namespace")?;
+    }
+    // Before the clone, so that the process is born so: see init::begin.
+    process::hide().doing(|| "cannot hide the runtime")?;
+    let plan = request.plan;
+    let debug = request.debug;
+    let mut launch = Launch::spawn(request, debug, way == Way::Between, |request, sync, watch| {
+        let (forked, placed) = fork_into_cgroup(request, init_pid, proof)?;
+        if let Forked::Parent(child) = forked {
+            return Ok(child);
+        }
+        let mut cx = Context::new(sync, Gate::Runtime, plan.program());
+        cx.console_socket = request.caller.console_socket.take();
+        cx.preserve_fds = request.caller.preserve_fds;
+        if let Err(error) = doors.enter() {
+            init::fail(&cx.sync, &error);
+        }
+        close_the_rest(&cx, target.as_fd(), root.as_ref());
+        if placed == Placed::BySystemd
+            && let Err(error) = cx.sync.place()
+        {
+            init::fail(&cx.sync, &error);
+        }
+        if let Err(error) = join(target.as_fd(), root.as_ref(), plan, way, &mut cx, proof) {
+            init::fail(&cx.sync, &error);
+        }
+        init::run(&plan.steps, &|step: &Step| step.action.to_string(), watch, cx)
+    })?;
+    launch.converse()?;
+    Ok(launch)
+}
+
+fn refuse_status(request: &Exec<'_>, stopped: impl Fn() -> Error) -> Result<()> {
+    let container = request.container;
     match container.status()? {
         Status::Stopped | Status::Creating => return Err(stopped()),
         Status::Paused if !request.ignore_paused => {
@@ -63,71 +110,56 @@ pub fn exec(request: Exec<'_>, proof: &SingleThreaded) -> Result<Child> {
         return Err(Error::new(Kind::WrongStatus, "cannot exec in a container below a frozen cgroup")
             .hint("an ancestor of its cgroup is frozen: see cgroup.freeze there"));
     }
-    let doors = container.cgroup_v1()?.doors()?;
-    let target = container.open_init()?.ok_or_else(stopped)?;
-    let init_pid = container.init.map_or(0, |init| init.pid);
-    let root = match container.state.chroot {
-        true => Some(
-            fd::open(format!("/proc/{init_pid}/root"), OFlag::O_PATH).doing(|| "cannot open the container's root")?,
-        ),
-        false => None,
-    };
-    let progress = Progress::new()?;
-    let (ours, theirs) = socket::pair().doing(|| "cannot make the pair of sockets")?;
-    if !request.plan.initial_affinity.is_empty() {
-        sched::set_affinity(&request.plan.initial_affinity)
-            .doing(|| "cannot set the initial CPU affinity")
-            .map_err(|error| error.origin(Origin::config("/process/execCPUAffinity/initial")))?;
+    Ok(())
+}
+
+/// Nothing is made but the process.
+impl Handler for Exec<'_> {
+    type Kept = ();
+    const PROCESS: &'static str = "it";
+
+    fn steps(&self) -> &[Step] {
+        &self.plan.steps
     }
-    let way = Way::of(request.plan);
-    if way == Way::Direct {
-        // Concerns only what we fork from here on.
-        process::enter(target.as_fd(), CloneFlags::CLONE_NEWPID)
-            .doing(|| "cannot join the container's PID namespace")?;
+
+    /// Has systemd move it into the container's scope.
+    fn place(&mut self, first: &Child) -> Result<()> {
+        let unasked = || Error::new(Kind::Protocol, "the process asks for a scope that the container has not");
+        let unit = self.container.state.unit.as_ref().ok_or_else(unasked)?;
+        let below = self.cgroup.map_or(String::new(), |path| format!("/{}", path.trim_matches('/')));
+        Systemd::connect(unit.user)?.attach(&unit.name, &below, first.pid)
     }
-    // Before the clone, so that the process is born so: see init::begin.
-    process::hide().doing(|| "cannot hide the runtime")?;
-    let (forked, placed) = fork_into_cgroup(&request, init_pid, proof)?;
-    let child = match forked {
-        Forked::Parent(child) => child,
-        Forked::Child => {
-            let mut cx = Context::new(InitSync::new(theirs), Gate::Runtime, request.plan.program());
-            cx.console_socket = request.console_socket;
-            cx.preserve_fds = request.preserve_fds;
-            if let Err(error) = doors.enter() {
-                cx.sync.failed(&error);
-                process::exit_now(255);
-            }
-            close_the_rest(&cx, target.as_fd(), root.as_ref());
-            if placed == Placed::BySystemd
-                && let Err(error) = cx.sync.scope()
-            {
-                cx.sync.failed(&error);
-                process::exit_now(255);
-            }
-            if let Err(error) = join(target.as_fd(), root.as_ref(), request.plan, way, &mut cx, proof) {
-                cx.sync.failed(&error);
-                process::exit_now(255);
-            }
-            let describe = |step: &Step| step.action.to_string();
-            init::run(
-                &request.plan.steps,
-                &describe,
-                init::Watch { progress, debug: request.debug, mapped_first: false },
-                cx,
-            )
-        }
-    };
-    drop((theirs, doors));
-    let between = (way == Way::Between).then(|| fd::duplicate(child.pidfd.as_fd())).transpose();
-    let mut child = Guard(Some(child));
-    let between = between.doing(|| "cannot watch the process in between")?;
-    let mut sync = RuntimeSync::new(ours);
-    if placed == Placed::BySystemd {
-        attach(&request, &child, &mut sync)?;
+
+    fn spawned(&mut self, child: &Child) -> Result<()> {
+        set_oom_score_adj(child, self.plan.process.oom_score_adj, "/oomScoreAdj")
     }
-    serve(&request, &mut child, sync.after_spawned(between), progress)?;
-    Ok(child.0.take().expect("taken only here"))
+
+    fn answer(&mut self, question: Question, child: &Child) -> Result<Vec<OwnedFd>> {
+        let Question::Listener(number) = question else {
+            return Err(Error::new(
+                Kind::Protocol,
+                format!("the process asked {question:?}, which exec does not expect"),
+            ));
+        };
+        let container = self.container;
+        let state = document(&container.state, Status::Running, container.init.map_or(0, |init| init.pid));
+        listener::hand_on(&self.plan.steps, child, number, &container.state.oci_version, state)?;
+        Ok(Vec::new())
+    }
+
+    fn ready(&mut self, child: &Child) -> Result<()> {
+        self.caller.tell(child)
+    }
+
+    fn out_of_memory(&self, exit: Exit) -> Option<(&'static str, &'static str)> {
+        let killed = exit == Exit::Signal(libc::SIGKILL) && self.container.oom_kills().is_some_and(|n| n > 0);
+        let hint = "the kernel kills processes of this container for want of memory (/linux/resources/memory/limit)";
+        killed.then_some(("", hint))
+    }
+
+    fn keep(self, _: &Child) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// How the process comes into the container's PID namespace.
@@ -154,18 +186,6 @@ impl Way {
             (false, _) => Way::Stay,
             (true, true) if plan.direct => Way::Direct,
             (true, _) => Way::Between,
-        }
-    }
-}
-
-/// Kills and reaps the process unless all went well.
-struct Guard(Option<Child>);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if let Some(child) = self.0.take() {
-            child.kill();
-            let _ = child.wait();
         }
     }
 }
@@ -258,101 +278,4 @@ fn join(
         cx.root = Some(root.doing(|| "cannot open the container's root")?);
     }
     Ok(())
-}
-
-fn serve(request: &Exec<'_>, guard: &mut Guard, mut sync: RuntimeSync, progress: Progress) -> Result<()> {
-    let mut ready = false;
-    loop {
-        let child = guard.0.as_ref().expect("set until all went well");
-        match sync.receive()? {
-            Message::Spawned(pid, pidfd) => {
-                let between = guard.0.replace(Child { pid, pidfd }).expect("set until all went well");
-                between.wait().doing(|| "cannot reap the process in between")?;
-                // It told and did not ask: an answer would be taken for that of the next question.
-                continue;
-            }
-            Message::Ready => {
-                adjust(request, child)?;
-                record(request, child)?;
-                ready = true;
-            }
-            Message::Listener(number) => hand_on_listener(request, child, number)?,
-            Message::Failed(error) => return Err(error.before("unable to start container process")),
-            Message::Log(line) => {
-                ::log::debug!("{line}");
-                continue;
-            }
-            // Its end of the pair closes when the program is executed.
-            Message::End if ready => return Ok(()),
-            Message::End => {
-                let exit = child.wait().unwrap_or(Exit::Code(255));
-                let at = progress.last();
-                let what = at
-                    .checked_sub(1)
-                    .and_then(|index| request.plan.steps.get(index))
-                    .map(|step| step.action.to_string());
-                let what = what.unwrap_or_else(|| "before its first step".into());
-                let msg = format!(
-                    "unable to start container process: it was ended by {exit} at step {at}/{}: {what}",
-                    request.plan.steps.len()
-                );
-                let error = Error::new(Kind::Protocol, msg);
-                let oom = exit == Exit::Signal(libc::SIGKILL) && request.container.oom_kills().is_some_and(|n| n > 0);
-                return Err(if oom {
-                    error.hint("the kernel kills processes of this container for want of memory (/linux/resources/memory/limit)")
-                } else {
-                    error
-                });
-            }
-            other => {
-                return Err(Error::new(
-                    Kind::Protocol,
-                    format!("the process said {other:?}, which exec does not expect"),
-                ));
-            }
-        }
-        sync.go_on()?;
-    }
-}
-
-/// Has systemd move the child into the container's scope, before it joins anything or forks.
-fn attach(request: &Exec<'_>, child: &Guard, sync: &mut RuntimeSync) -> Result<()> {
-    let (Some(unit), Some(child)) = (&request.container.state.unit, &child.0) else { return Ok(()) };
-    match sync.receive()? {
-        Message::Scope => {}
-        Message::Failed(error) => return Err(error),
-        other => return Err(Error::new(Kind::Protocol, format!("the process said {other:?} before it was placed"))),
-    }
-    let below = request.cgroup.map_or(String::new(), |path| format!("/{}", path.trim_matches('/')));
-    Systemd::connect(unit.user)?.attach(&unit.name, &below, child.pid)?;
-    sync.go_on()
-}
-
-fn adjust(request: &Exec<'_>, child: &Child) -> Result<()> {
-    let Some(adj) = request.plan.process.oom_score_adj else { return Ok(()) };
-    fd::openat(fd::CWD, format!("/proc/{}/oom_score_adj", child.pid), OFlag::O_WRONLY, 0)
-        .and_then(|file| fd::write_once(file.as_fd(), adj.to_string().as_bytes()))
-        .doing(|| format!("cannot set oom_score_adj to {adj}"))
-        .map_err(|error| error.origin(Origin::config("/oomScoreAdj")))
-}
-
-fn record(request: &Exec<'_>, child: &Child) -> Result<()> {
-    if let Some(socket) = &request.pidfd_socket {
-        socket::send(socket.as_fd(), b"pidfd", &[child.pidfd.as_fd()])
-            .doing(|| "cannot send the pidfd")
-            .map_err(|error| error.origin(Origin::Flag("--pidfd-socket".into())))?;
-    }
-    request.pid_file.map_or(Ok(()), |path| write_pid_file(path, child.pid))
-}
-
-fn hand_on_listener(request: &Exec<'_>, child: &Child, number: i32) -> Result<()> {
-    let seccomp = request.plan.steps.iter().find_map(|step| match &step.action {
-        Action::Seccomp(seccomp) => Some(seccomp),
-        _ => None,
-    });
-    let seccomp =
-        seccomp.ok_or_else(|| Error::new(Kind::Protocol, "the process has a listener that was not planned"))?;
-    let container = request.container;
-    let state = document(&container.state, Status::Running, container.init.map_or(0, |init| init.pid));
-    listener::send(seccomp, child, number, &container.state.oci_version, state)
 }

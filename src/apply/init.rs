@@ -10,7 +10,7 @@ use crate::sys::progress::Progress;
 
 use super::action::apply;
 use super::context::Context;
-use super::sync::encode_failure;
+use super::sync::{InitSync, encode_failure};
 
 /// How the steps are watched.
 #[derive(Clone, Copy)]
@@ -32,6 +32,12 @@ pub fn run(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, mut
         Ok(()) => Error::new(crate::error::Kind::Protocol, "the plan does not end with a program"),
     };
     report(&cx, &error);
+    process::exit_now(255)
+}
+
+/// For a process that has not come to its steps: tells the runtime, and ends.
+pub fn fail(sync: &InitSync, error: &Error) -> ! {
+    sync.failed(error);
     process::exit_now(255)
 }
 

@@ -3,14 +3,21 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use crate::error::{Doing, Origin, Result};
-use crate::plan::Seccomp;
+use crate::error::{Doing, Error, Kind, Origin, Result};
+use crate::plan::{Action, Step};
 use crate::sys::process::{self, Child};
 use crate::sys::socket;
 
-/// Takes the listener out of `child`, where it has descriptor `number`, and sends it with the
-/// container process state (config-linux.md) to `listenerPath`.
-pub fn send(seccomp: &Seccomp, child: &Child, number: i32, oci_version: &str, state: serde_json::Value) -> Result<()> {
+/// Takes the listener out of `child`, whose steps are these and which has it as descriptor `number`,
+/// and sends it with the container process state to `listenerPath` (config-linux.md, "The Container
+/// Process State").
+pub fn hand_on(steps: &[Step], child: &Child, number: i32, oci_version: &str, state: serde_json::Value) -> Result<()> {
+    let seccomp = steps.iter().find_map(|step| match &step.action {
+        Action::Seccomp(seccomp) => Some(seccomp),
+        _ => None,
+    });
+    let unplanned = || Error::new(Kind::Protocol, "the process has a listener that was not planned");
+    let seccomp = seccomp.ok_or_else(unplanned)?;
     let listener = process::take_fd(child.pidfd.as_fd(), number).doing(|| "cannot take the seccomp listener")?;
     let mut message = serde_json::json!({
         "ociVersion": oci_version,
@@ -21,7 +28,7 @@ pub fn send(seccomp: &Seccomp, child: &Child, number: i32, oci_version: &str, st
     if !seccomp.listener_metadata.is_empty() {
         message["metadata"] = seccomp.listener_metadata.as_str().into();
     }
-    let origin = |error: crate::error::Error| error.origin(Origin::config("/linux/seccomp/listenerPath"));
+    let origin = |error: Error| error.origin(Origin::config("/linux/seccomp/listenerPath"));
     let agent = socket::connect(Path::new(&seccomp.listener_path))
         .doing(|| format!("failed to connect with seccomp agent at {:?}", seccomp.listener_path))
         .map_err(origin)?;

@@ -1,9 +1,10 @@
 //! Doing what was planned: thin, in one order, and the only place that touches the kernel.
 //!
 //! `create.rs` is the runtime's story and `init.rs` the child's; `exec.rs` is the story of a second
-//! process. Everything that was made is undone by ownership when a story ends early.
+//! process. `launch.rs` owns what either has made until it is committed, and holds the conversation.
 
 mod action;
+mod caller;
 mod cgroup;
 mod context;
 mod create;
@@ -11,6 +12,7 @@ mod exec;
 mod hooks;
 mod init;
 mod laps;
+mod launch;
 mod listener;
 mod netdevice;
 pub mod notify;
@@ -22,11 +24,13 @@ mod start;
 pub mod sync;
 mod wait;
 
+pub use caller::Caller;
 pub use cgroup::{Place, Undelegated};
-pub use create::{Create, Created, create, write_pid_file};
+pub use create::{Create, Creation, create};
 pub use exec::{Exec, exec};
 pub use hooks::{run as run_hooks, run_poststop, state_for};
 pub use laps::Laps;
+pub use launch::{Handler, Launch};
 pub use netdevice::move_all as move_network_devices;
 pub use relay::Relay;
 pub use resctrl::{remove_resctrl, update_resctrl};

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! init                                runtime
+//!   Place ---------------------------> put the first process into the cgroup (only some `exec`s)
+//!       <------------------------- go on
 //!   Spawned(pid) + pidfd ------------>           (only with a process in between)
 //!   MapIds --------------------------> write uid_map, gid_map
 //!       <------------------------- go on
@@ -19,7 +21,10 @@
 //! ```
 //!
 //! The end of the stream before Ready means that init died; after it, that the program was
-//! executed. Messages of init are sent with write(2) alone: of all calls that one must not be
+//! executed. A new question is a variant of [`Question`], its letter in [`decode`], a method of
+//! [`InitSync`], and an arm in the handlers of `Launch`.
+//!
+//! Messages of init are sent with write(2) alone: of all calls that one must not be
 //! notified about by a seccomp listener, which at that time nobody listens to yet.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -33,19 +38,13 @@ use crate::sys::socket;
 /// What init says.
 #[derive(Debug)]
 pub enum Message {
+    /// The first process, be it init or one in between, asks to be put into the container's cgroup.
+    Place,
     /// The process in between has made init; its pidfd comes along.
     Spawned(i32, OwnedFd),
-    /// Asks for the id maps.
-    MapIds,
-    /// Asks to be in its cgroup.
-    Scope,
-    /// Asks for the network interfaces.
-    NetDevices,
-    /// Asks for the hooks that run in the runtime's namespaces.
-    RuntimeHooks,
-    /// The seccomp listener is at this descriptor number.
-    Listener(i32),
-    /// All is prepared.
+    /// Init asks for something, and waits.
+    Ask(Question),
+    /// All is prepared, and init waits for the word.
     Ready,
     /// A step failed.
     Failed(Error),
@@ -55,18 +54,31 @@ pub enum Message {
     End,
 }
 
-impl Message {
-    /// Whether init waits for an answer to it.
-    fn is_question(&self) -> bool {
-        matches!(
-            self,
-            Message::MapIds
-                | Message::Scope
-                | Message::NetDevices
-                | Message::RuntimeHooks
-                | Message::Listener(_)
-                | Message::Ready
-        )
+/// What init asks the runtime to do for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Write the id maps.
+    MapIds,
+    /// Have systemd place it, and set what systemd has not.
+    Scope,
+    /// Move the network interfaces in.
+    NetDevices,
+    /// Run the hooks that run in the runtime's namespaces.
+    RuntimeHooks,
+    /// Hand on the seccomp listener, which is at this descriptor number.
+    Listener(i32),
+}
+
+impl Question {
+    /// For the debug log: what the runtime does.
+    pub fn what(self) -> &'static str {
+        match self {
+            Question::MapIds => "write the id maps",
+            Question::Scope => "have systemd place it",
+            Question::NetDevices => "move network devices in",
+            Question::RuntimeHooks => "run the prestart and createRuntime hooks",
+            Question::Listener(_) => "hand on the seccomp listener",
+        }
     }
 }
 
@@ -102,6 +114,11 @@ impl InitSync {
                 _ => crate::sys::process::exit_now(1),
             }
         }
+    }
+
+    /// Waits until this process, which is the first, is in the container's cgroup.
+    pub fn place(&self) -> Result<()> {
+        self.ask(b"A")
     }
 
     /// Waits until the id maps are written.
@@ -213,7 +230,7 @@ impl RuntimeSync {
             }
             match self.read()? {
                 // One at the most: who asks waits for the answer.
-                message if self.between.is_some() && message.is_question() => self.early = Some(message),
+                message @ (Message::Ask(_) | Message::Ready) if self.between.is_some() => self.early = Some(message),
                 message => {
                     if matches!(message, Message::Spawned(..)) {
                         self.between = None;
@@ -232,7 +249,13 @@ impl RuntimeSync {
 
     /// Lets init go on.
     pub fn go_on(&self) -> Result<()> {
-        match socket::send(self.socket.as_fd(), b"+", &[]) {
+        self.answer(&[])
+    }
+
+    /// Answers a question; descriptors go along.
+    pub fn answer(&self, fds: &[OwnedFd]) -> Result<()> {
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(OwnedFd::as_fd).collect();
+        match socket::send(self.socket.as_fd(), b"+", &fds) {
             // It died; the next message says so.
             Err(failed) if failed.errno == Errno::EPIPE => Ok(()),
             other => other.doing(|| "cannot speak to init"),
@@ -262,11 +285,12 @@ pub fn decode(bytes: &[u8], fd: Option<OwnedFd>) -> Result<Message> {
     Ok(match bytes.first() {
         None => Message::End,
         Some(b'P') => Message::Spawned(number()?, fd.ok_or_else(unexpected)?),
-        Some(b'M') => Message::MapIds,
-        Some(b'C') => Message::Scope,
-        Some(b'N') => Message::NetDevices,
-        Some(b'H') => Message::RuntimeHooks,
-        Some(b'S') => Message::Listener(number()?),
+        Some(b'A') => Message::Place,
+        Some(b'M') => Message::Ask(Question::MapIds),
+        Some(b'C') => Message::Ask(Question::Scope),
+        Some(b'N') => Message::Ask(Question::NetDevices),
+        Some(b'H') => Message::Ask(Question::RuntimeHooks),
+        Some(b'S') => Message::Ask(Question::Listener(number()?)),
         Some(b'R') => Message::Ready,
         Some(b'F') => Message::Failed(serde_json::from_slice(&bytes[1..]).map_err(|_| unexpected())?),
         Some(b'L') => Message::Log(String::from_utf8_lossy(&bytes[1..]).into_owned()),

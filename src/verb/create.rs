@@ -1,10 +1,11 @@
 //! `create`, `start` and `run`.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::cell::RefCell;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use crate::apply::notify::{self, Host as NotifyHost, Notify};
-use crate::apply::{self, Created, Foreground, Laps, Relay, Undelegated};
+use crate::apply::notify::{self, Host as NotifyHost};
+use crate::apply::{self, Caller, Creation, Foreground, Laps, Launch, Relay, Undelegated};
 use crate::cgroup::{self, Manager};
 use crate::cli::{self, CgroupManager, Global};
 use crate::container::{Container, Store};
@@ -14,10 +15,10 @@ use crate::plan::{self, Host, Options};
 use crate::spec::{IdMapping, Spec};
 use crate::sys::fd;
 use crate::sys::process::{self, Exit, SingleThreaded};
-use crate::sys::{credentials, probe, socket};
+use crate::sys::{credentials, probe};
 
 use super::Session;
-use crate::apply::sync::Message;
+use super::caller::{Terminal, connect, passed_fds};
 
 /// A bundle that was read; its directory is the current one.
 pub(super) struct Read {
@@ -103,49 +104,16 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).doing(|| format!("cannot tell where {path:?} is"))
 }
 
-fn connect(path: Option<&PathBuf>, flag: &'static str) -> Result<Option<OwnedFd>> {
-    let origin = |error: Error| error.origin(Origin::Flag(flag.into()));
-    path.map(|path| socket::connect(path).doing(|| format!("cannot connect to {path:?}")).map_err(origin)).transpose()
-}
-
-/// How the terminal of a process is asked for must fit how it is started.
-pub(super) fn check_terminal(terminal: bool, detached: bool, socket: bool) -> Result<()> {
-    if terminal && detached && !socket {
-        return Err(Error::new(Kind::Usage, "cannot allocate tty if runc will detach without setting console socket")
-            .origin(Origin::config("/process/terminal"))
-            .hint("pass --console-socket, or set process.terminal to false"));
-    }
-    if socket && !(terminal && detached) {
-        return Err(Error::new(Kind::Usage, "cannot use console socket if runc will not detach or allocate tty")
-            .origin(Origin::Flag("--console-socket".into())));
-    }
-    Ok(())
-}
-
-/// Descriptors to pass on, and what tells the process of them (sd_listen_fds(3)).
-pub(super) fn passed_fds(preserve: u32) -> Result<(u32, Vec<String>)> {
-    let listen =
-        std::env::var("LISTEN_FDS").ok().and_then(|n| n.parse::<u32>().ok()).filter(|n| *n > 0 && *n < 1 << 16);
-    let total = preserve.saturating_add(listen.unwrap_or(0));
-    let raw = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
-    for number in 3..raw(3 + total) {
-        if fd::borrow_inherited(number).is_none() {
-            let msg = format!("unable to preserve file descriptor {number}: it is not open");
-            return Err(Error::new(Kind::Usage, msg).origin(Origin::Flag("--preserve-fds".into())));
-        }
-    }
-    let environment = listen.map_or(Vec::new(), |n| vec![format!("LISTEN_FDS={n}"), "LISTEN_PID=1".into()]);
-    Ok((total, environment))
-}
-
-/// Everything up to a container whose init stands at the gate.
-fn make(
+/// Makes a container up to an init that waits for the word and a terminal that is taken over, and
+/// has `finish` do the rest. What fails there is undone as well.
+fn make<T>(
     options: &cli::Create,
     wait_for_start: bool,
     detached: bool,
     session: &mut Session<'_>,
     proof: &SingleThreaded,
-) -> Result<(Created, Option<Relay>)> {
+    finish: impl FnOnce(Launch<Creation<'_>>, Option<Relay>) -> Result<T>,
+) -> Result<T> {
     let global = session.global;
     let mut laps = Laps::begin(session.debug);
     let root = absolute(&global.root)?;
@@ -169,14 +137,11 @@ fn make(
     let place = apply::Place::decide(manager(global), systemd, undelegated, resources, &mut plan)?;
     session.warn(std::mem::take(&mut plan.warnings))?;
     laps.done("plan");
-    let terminal = read.spec.process.as_ref().is_some_and(|process| process.terminal);
-    check_terminal(terminal, detached, console_socket.is_some())?;
-    let (console_socket, relay) = match terminal && !detached {
-        true => {
-            socket::pair().doing(|| "cannot make a pair of sockets").map(|(ours, theirs)| (Some(theirs), Some(ours)))?
-        }
-        false => (console_socket, None),
-    };
+    let wanted = read.spec.process.as_ref().is_some_and(|process| process.terminal);
+    let mut terminal = Terminal::plan(wanted, detached, console_socket)?;
+    let caller =
+        Caller { console_socket: terminal.take_socket(), pidfd_socket, pid_file: pid_file.as_deref(), preserve_fds };
+    let warnings = RefCell::default();
     let request = apply::Create {
         store: &store,
         plan: &plan,
@@ -184,28 +149,29 @@ fn make(
         config: &read.text,
         bundle: &read.bundle,
         place,
-        console_socket,
-        pidfd_socket,
-        pid_file: pid_file.as_deref(),
-        preserve_fds,
+        caller,
         environment: &environment,
         notify,
         wait_for_start,
         debug: session.debug,
         no_new_keyring: options.no_new_keyring,
+        warnings: &warnings,
     };
-    let created = apply::create(request, proof)?;
-    let relay = match relay {
-        Some(socket) => Relay::receive(&socket)?,
-        None => None,
-    };
-    Ok((created, relay))
+    let outcome = apply::create(request, proof).and_then(|launch| {
+        let relay = terminal.relay()?;
+        finish(launch, relay)
+    });
+    session.warnings.extend(warnings.take());
+    outcome
 }
 
 pub(super) fn create(options: cli::Create, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<()> {
     let words = format!("{} create failed", session.global.name);
-    let (created, ..) = make(&options, true, true, session, proof).map_err(|error| error.before(&words))?;
-    created.sync.go_on()
+    let finish = |launch: Launch<Creation<'_>>, _| {
+        launch.go_on()?;
+        launch.commit().map(drop)
+    };
+    make(&options, true, true, session, proof, finish).map_err(|error| error.before(&words))
 }
 
 pub(super) fn start(id: &str, session: &mut Session<'_>) -> Result<()> {
@@ -234,32 +200,30 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
     if foreground.is_some() && !options.no_subreaper {
         process::become_subreaper().doing(|| "cannot become a subreaper")?;
     }
-    let (mut created, relay) = make(&options.create, false, options.detach, session, proof)?;
+    let host = NotifyHost::from_environment()?;
+    let begin = |mut launch: Launch<Creation<'_>>, relay| {
+        let notify = host.as_ref().map_or(Ok(None), |host| launch.handler().listen(host))?;
+        launch.begin()?;
+        Ok((launch.commit()?, relay, notify))
+    };
+    let ((child, mut container), relay, notify) = make(&options.create, false, options.detach, session, proof, begin)?;
     let mut laps = Laps::begin(session.debug);
-    let notify = match NotifyHost::from_environment()? {
-        Some(host) => Notify::listen(created.container.root(), &created.container.state.id, &host),
-        None => Ok(None),
-    };
-    let (started, notify) = match notify {
-        Ok(notify) => (begin(&mut created), notify),
-        Err(error) => (Err(error), None),
-    };
-    let mut container = created.container;
-    if let Err(error) = started.and_then(|()| apply::poststart(&container)) {
-        created.child.kill();
-        let _ = created.child.wait();
-        session.warnings.extend(crate::container::finish(&container)?);
+    if let Err(error) = apply::poststart(&container) {
+        child.kill();
+        let _ = child.wait();
+        // The cause is the hook's failure; what clearing away cannot do is left for `delete --force`.
+        session.warnings.extend(crate::container::finish(&container).unwrap_or_default());
         return Err(error);
     }
     container.unlock();
-    laps.done("have the program executed, and run the poststart hooks");
+    laps.done("run the poststart hooks");
     let Some(foreground) = foreground else {
         if let Some(notify) = notify {
-            notify.wait_and_forward(created.child.pidfd.as_fd(), created.child.pid)?;
+            notify.wait_and_forward(child.pidfd.as_fd(), child.pid)?;
         }
         return Ok(0);
     };
-    let exit = apply::wait(&foreground, &created.child, relay, notify.as_ref())?;
+    let exit = apply::wait(&foreground, &child, relay, notify.as_ref())?;
     laps.done("wait for its end");
     session.warnings.extend(out_of_memory(&container, exit));
     if options.keep {
@@ -282,17 +246,4 @@ fn out_of_memory(container: &Container, exit: Exit) -> Option<Fault> {
         pointer: "/linux/resources/memory/limit".into(),
         msg: "the kernel killed the container for want of memory".into(),
     })
-}
-
-/// Gives the word, and waits until the program is executed.
-fn begin(created: &mut Created) -> Result<()> {
-    created.sync.go_on()?;
-    loop {
-        match created.sync.receive()? {
-            Message::End => return Ok(()),
-            Message::Log(line) => ::log::debug!("{line}"),
-            Message::Failed(error) => return Err(error.before("unable to start container process")),
-            other => return Err(Error::new(Kind::Protocol, format!("init said {other:?} after it was ready"))),
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! The verbs of the command line, one file each: what stands between the options that were
 //! parsed and the parts that do the work.
 
+mod caller;
 mod create;
 mod events;
 mod exec;

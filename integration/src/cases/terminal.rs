@@ -3,7 +3,8 @@
 use crate::chapter;
 use crate::kit::console::{FdSocket, Terminal};
 use crate::kit::stop::fail;
-use crate::kit::{Bundle, Container, T, Verdict};
+use crate::kit::{Bundle, Container, Need, T, Verdict};
+use crate::{ensure, ensure_eq};
 use serde_json::json;
 
 chapter! { "terminal":
@@ -19,6 +20,7 @@ chapter! { "terminal":
     exec_tty_gets_a_terminal_of_its_own,
     exec_process_with_a_terminal_and_size,
     the_master_of_a_container_without_dev_pts_is_an_error_or_works,
+    a_terminal_that_cannot_be_taken_over_leaves_nothing [Need::Windlass],
 }
 
 fn with_terminal<'t>(t: &'t T, bundle: &Bundle) -> Verdict<(Container<'t>, Terminal)> {
@@ -138,5 +140,26 @@ fn the_master_of_a_container_without_dev_pts_is_an_error_or_works(t: &T) -> Verd
         container.start()?;
         terminal.read_until("alive")?;
     }
+    Ok(())
+}
+
+fn a_terminal_that_cannot_be_taken_over_leaves_nothing(t: &T) -> Verdict {
+    let ours = nix::pty::openpty(None, None)?;
+    let refused = |words: &[&str]| -> Verdict {
+        let mut command = t.command();
+        command.args(words).stdin(ours.slave.try_clone()?);
+        crate::sys::refuse_ioctl(&mut command, libc::TCSETS as u32, libc::EIO as u32);
+        t.finish(command)?.stderr_has("cannot make the terminal raw")?;
+        Ok(())
+    };
+    let bundle = bundle(t, "sleep 1000")?;
+    bundle.write()?;
+    refused(&["run", "--bundle", &bundle.dir.display().to_string(), &t.id()])?;
+    ensure_eq!(std::fs::read_dir(t.root())?.count(), 0, "containers left");
+
+    let container = t.running()?;
+    refused(&["exec", "--tty", &container.id, "/bin/sleep", "1000"])?;
+    let ran = container.exec(&["/bin/ps"])?;
+    ensure!(ran.stdout.matches("sleep").count() <= 1, "left: {}", ran.stdout);
     Ok(())
 }

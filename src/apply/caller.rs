@@ -1,0 +1,51 @@
+//! What passes between the caller and the process of `create`, `run` and `exec`.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+
+use crate::error::{Doing, Error, Origin, Result};
+use crate::sys::process::Child;
+use crate::sys::{fd, socket};
+
+/// What the process gets of the caller, and the caller of the process.
+#[derive(Default)]
+pub struct Caller<'a> {
+    /// A connection that gets the terminal's master end.
+    pub console_socket: Option<OwnedFd>,
+    /// A connection that gets a pidfd of the process.
+    pub pidfd_socket: Option<OwnedFd>,
+    /// Absolute path of a file that gets the process id.
+    pub pid_file: Option<&'a Path>,
+    /// Descriptors to pass besides 0, 1 and 2.
+    pub preserve_fds: u32,
+}
+
+impl Caller<'_> {
+    /// Hands out the pidfd, and writes the pid file.
+    pub(super) fn tell(&self, child: &Child) -> Result<()> {
+        if let Some(socket) = &self.pidfd_socket {
+            socket::send(socket.as_fd(), b"pidfd", &[child.pidfd.as_fd()])
+                .doing(|| "cannot send the pidfd")
+                .map_err(|error| error.origin(Origin::Flag("--pidfd-socket".into())))?;
+        }
+        self.pid_file.map_or(Ok(()), |path| write_pid_file(path, child.pid))
+    }
+}
+
+/// Sets the `oom_score_adj` that `pointer` asks for, if it asks for one.
+pub(super) fn set_oom_score_adj(child: &Child, adj: Option<i64>, pointer: &'static str) -> Result<()> {
+    let Some(adj) = adj else { return Ok(()) };
+    fd::openat(fd::CWD, format!("/proc/{}/oom_score_adj", child.pid), OFlag::O_WRONLY, 0)
+        .and_then(|file| fd::write_once(file.as_fd(), adj.to_string().as_bytes()))
+        .doing(|| format!("cannot set oom_score_adj to {adj}"))
+        .map_err(|error| error.origin(Origin::config(pointer)))
+}
+
+/// Writes a process id as engines read it: digits alone, whole or not at all.
+fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    fd::replace(fd::CWD, path, 0o644, pid.to_string().as_bytes())
+        .doing(|| format!("cannot write the pid file {path:?}"))
+        .map_err(|error: Error| error.origin(Origin::Flag("--pid-file".into())))
+}

@@ -1,0 +1,338 @@
+//! One owner for what is made and not yet committed, and the runtime's side of the conversation.
+//!
+//! `create`, `run` and `exec` all make a process, and more or less around it. Until
+//! [`Launch::commit`] all of that belongs to a [`Launch`]. Whoever drops one undoes it in reverse
+//! order: the process is killed and reaped, then goes what was made for it. So a failure needs no
+//! code of its own, neither here nor in the verb, whose part (the caller's terminal, the service
+//! manager) comes after the process is ready. Undoing reports nothing that could replace the
+//! cause, and what cannot be undone is left for `delete --force`.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::error::{Doing, Error, Kind, Result};
+use crate::plan::{Action, Step};
+use crate::sys::process::{Child, Exit};
+use crate::sys::progress::Progress;
+use crate::sys::{fd, socket};
+
+use super::init::Watch;
+use super::laps::Laps;
+use super::sync::{InitSync, Message, Question, RuntimeSync};
+
+/// What a verb does for its process, and the owner of what it has made for it. Dropping a handler
+/// undoes that; the process is gone by then.
+pub trait Handler {
+    /// What is there when all went well.
+    type Kept;
+
+    /// What an error calls the process.
+    const PROCESS: &'static str;
+
+    /// The steps of the process.
+    fn steps(&self) -> &[Step];
+
+    /// One of them, for people.
+    fn describe(&self, action: &Action) -> String {
+        action.to_string()
+    }
+
+    /// Puts the first process, be it the last one too or one in between, into the container's cgroup.
+    fn place(&mut self, first: &Child) -> Result<()>;
+
+    /// Does from outside what needs no question. The process is at its steps meanwhile.
+    fn spawned(&mut self, child: &Child) -> Result<()>;
+
+    /// Answers a question. The descriptors go along with the answer.
+    fn answer(&mut self, question: Question, child: &Child) -> Result<Vec<OwnedFd>>;
+
+    /// All is prepared: tells the caller of the process, and records it.
+    fn ready(&mut self, child: &Child) -> Result<()>;
+
+    /// Where the process may have been killed for want of memory: what an error adds to how it
+    /// ended, and the hint.
+    fn out_of_memory(&self, exit: Exit) -> Option<(&'static str, &'static str)>;
+
+    /// Keeps what was made.
+    fn keep(self, child: &Child) -> Result<Self::Kept>;
+}
+
+/// A process in the making, with all that was made for it.
+pub struct Launch<H: Handler> {
+    // In the order in which it is undone.
+    process: Process,
+    handler: H,
+    sync: RuntimeSync,
+    progress: Progress,
+    laps: Laps,
+}
+
+impl<H: Handler> Launch<H> {
+    /// Makes the process by `fork`, from which only the runtime returns. `in_between`: what it
+    /// makes is not the process itself, but the one that makes it.
+    pub fn spawn(
+        mut handler: H,
+        debug: bool,
+        in_between: bool,
+        fork: impl FnOnce(&mut H, InitSync, Watch) -> Result<Child>,
+    ) -> Result<Launch<H>> {
+        let laps = Laps::begin(debug);
+        let progress = Progress::new()?;
+        let (ours, theirs) = socket::pair().doing(|| "cannot make the pair of sockets")?;
+        let watch = Watch { progress, debug, mapped_first: false };
+        let process = Process(Some(fork(&mut handler, InitSync::new(theirs), watch)?));
+        let between = in_between.then(|| fd::duplicate(process.child().pidfd.as_fd())).transpose();
+        let sync = RuntimeSync::new(ours).after_spawned(between.doing(|| "cannot watch the process in between")?);
+        let mut launch = Launch { process, handler, sync, progress, laps };
+        launch.laps.done("clone init");
+        if !in_between {
+            launch.spawned()?;
+        }
+        Ok(launch)
+    }
+
+    fn spawned(&mut self) -> Result<()> {
+        self.handler.spawned(self.process.child())?;
+        self.laps.done("set the device filter and what is set from outside");
+        Ok(())
+    }
+
+    /// Answers the process until all is prepared and it waits for the word.
+    pub fn converse(&mut self) -> Result<()> {
+        loop {
+            let message = self.sync.receive()?;
+            if !matches!(message, Message::Failed(_) | Message::Log(_) | Message::End) {
+                self.laps.done("wait for init");
+            }
+            match message {
+                Message::Place => {
+                    self.handler.place(self.process.child())?;
+                    self.laps.done("put it into the cgroup");
+                    self.sync.go_on()?;
+                }
+                // It tells and does not ask: an answer would be taken for that of the next question.
+                Message::Spawned(pid, pidfd) => {
+                    let between = self.process.replace(Child { pid, pidfd });
+                    between.wait().doing(|| "cannot reap the process in between")?;
+                    self.spawned()?;
+                }
+                Message::Ask(question) => {
+                    let fds = self.handler.answer(question, self.process.child())?;
+                    self.laps.done(question.what());
+                    self.sync.answer(&fds)?;
+                }
+                Message::Ready => {
+                    self.handler.ready(self.process.child())?;
+                    self.laps.done("record it");
+                    return Ok(());
+                }
+                Message::Failed(error) => return Err(failed(error)),
+                Message::Log(line) => ::log::debug!("{line}"),
+                Message::End => return Err(self.death()),
+            }
+        }
+    }
+
+    /// What was made for the process.
+    pub fn handler(&self) -> &H {
+        &self.handler
+    }
+
+    /// Gives the word.
+    pub fn go_on(&self) -> Result<()> {
+        self.sync.go_on()
+    }
+
+    /// Gives the word, and waits until the program is executed.
+    pub fn begin(&mut self) -> Result<()> {
+        self.go_on()?;
+        loop {
+            match self.sync.receive()? {
+                // Its end of the pair closes with the execution.
+                Message::End => {
+                    self.laps.done("have the program executed");
+                    return Ok(());
+                }
+                Message::Log(line) => ::log::debug!("{line}"),
+                Message::Failed(error) => return Err(failed(error)),
+                other => {
+                    let msg = format!("the process said {other:?} after it was ready");
+                    return Err(Error::new(Kind::Protocol, msg));
+                }
+            }
+        }
+    }
+
+    /// Keeps the process and what was made for it. An error of this one undoes as well.
+    pub fn commit(self) -> Result<(Child, H::Kept)> {
+        let Launch { process, handler, .. } = self;
+        let kept = handler.keep(process.child())?;
+        Ok((process.take(), kept))
+    }
+
+    /// The process died without a word: what is known of that.
+    fn death(&mut self) -> Error {
+        let exit = self.process.child().wait().unwrap_or(Exit::Code(255));
+        let steps = self.handler.steps();
+        let (at, of) = (self.progress.last(), steps.len());
+        let step = at.checked_sub(1).and_then(|index| steps.get(index));
+        let what = step.map_or("before its first step".into(), |step| self.handler.describe(&step.action));
+        let memory = self.handler.out_of_memory(exit);
+        let why = memory.map_or("", |(why, _)| why);
+        let process = H::PROCESS;
+        let msg =
+            format!("unable to start container process: {process} was ended by {exit}{why} at step {at}/{of}: {what}");
+        let mut error = Error::new(Kind::Protocol, msg).step(format!("init {at}/{of}: {what}"));
+        if let Some(step) = step {
+            error = error.origin(step.origin.clone());
+        }
+        match memory {
+            Some((_, hint)) => error.hint(hint),
+            None => error,
+        }
+    }
+}
+
+fn failed(error: Error) -> Error {
+    error.before("unable to start container process")
+}
+
+/// Kills and reaps the process, unless it was taken out.
+struct Process(Option<Child>);
+
+/// [`Launch::commit`] alone takes the process out, and consumes the launch.
+const THERE: &str = "there until it is taken out";
+
+impl Process {
+    fn child(&self) -> &Child {
+        self.0.as_ref().expect(THERE)
+    }
+
+    fn replace(&mut self, child: Child) -> Child {
+        self.0.replace(child).expect(THERE)
+    }
+
+    fn take(mut self) -> Child {
+        self.0.take().expect(THERE)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(child) = self.0.take() {
+            child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::process::Command;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::sys::process::open_pid;
+
+    /// Writes down what happens to it, and whether the process lives at that time.
+    struct Recorder(Rc<RefCell<Vec<String>>>, i32);
+
+    impl Recorder {
+        fn note(&self, what: &str) {
+            let lives = open_pid(self.1).is_ok();
+            self.0.borrow_mut().push(format!("{what}, {}", if lives { "alive" } else { "gone" }));
+        }
+    }
+
+    impl Handler for Recorder {
+        type Kept = Recorder;
+        const PROCESS: &'static str = "it";
+
+        fn steps(&self) -> &[Step] {
+            &[]
+        }
+
+        fn place(&mut self, _: &Child) -> Result<()> {
+            self.note("placed");
+            Ok(())
+        }
+
+        fn spawned(&mut self, child: &Child) -> Result<()> {
+            self.1 = child.pid;
+            self.note("spawned");
+            Ok(())
+        }
+
+        fn answer(&mut self, question: Question, _: &Child) -> Result<Vec<OwnedFd>> {
+            self.note(&format!("{question:?}"));
+            match question {
+                Question::NetDevices => Err(Error::new(Kind::Kernel, "no such device")),
+                _ => Ok(Vec::new()),
+            }
+        }
+
+        fn ready(&mut self, _: &Child) -> Result<()> {
+            self.note("ready");
+            Ok(())
+        }
+
+        fn out_of_memory(&self, _: Exit) -> Option<(&'static str, &'static str)> {
+            None
+        }
+
+        fn keep(self, _: &Child) -> Result<Recorder> {
+            self.note("kept");
+            Ok(self)
+        }
+    }
+
+    impl Drop for Recorder {
+        fn drop(&mut self) {
+            self.note("undone");
+        }
+    }
+
+    /// A launch whose process sleeps and has said these messages.
+    fn launch(messages: &[&[u8]]) -> (Rc<RefCell<Vec<String>>>, Launch<Recorder>) {
+        let notes = Rc::new(RefCell::new(Vec::new()));
+        let launch = Launch::spawn(Recorder(notes.clone(), 0), false, false, |_, sync, _| {
+            let sleeper = Command::new("sleep").arg("1000").spawn().doing(|| "cannot start a process")?;
+            let pid = sleeper.id() as i32;
+            for message in messages {
+                socket::send(sync.as_fd(), message, &[]).doing(|| "cannot speak")?;
+            }
+            Ok(Child { pid, pidfd: open_pid(pid)? })
+        });
+        (notes, launch.unwrap_or_else(|error| panic!("{error:?}")))
+    }
+
+    #[test]
+    fn what_is_not_committed_is_undone_after_the_process_is_gone() {
+        let (notes, mut launch) = launch(&[b"A", b"M", b"R"]);
+        launch.converse().expect("ready");
+        drop(launch);
+        let seen = notes.borrow();
+        assert_eq!(*seen, ["spawned, alive", "placed, alive", "MapIds, alive", "ready, alive", "undone, gone"]);
+    }
+
+    #[test]
+    fn a_failure_is_reported_and_undone() {
+        let (notes, mut launch) = launch(&[b"N"]);
+        let error = launch.converse().expect_err("the device is missing");
+        assert_eq!(error.message(), "no such device");
+        drop(launch);
+        assert_eq!(*notes.borrow(), ["spawned, alive", "NetDevices, alive", "undone, gone"]);
+    }
+
+    #[test]
+    fn what_is_committed_stays() {
+        let (notes, mut launch) = launch(&[b"R"]);
+        launch.converse().expect("ready");
+        launch.begin().expect("the end of the stream is the execution");
+        let (child, kept) = launch.commit().unwrap_or_else(|error| panic!("{error:?}"));
+        assert_eq!(*notes.borrow(), ["spawned, alive", "ready, alive", "kept, alive"]);
+        child.kill();
+        child.wait().expect("a child of ours");
+        drop(kept);
+    }
+}
