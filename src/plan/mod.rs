@@ -10,6 +10,7 @@
 
 pub mod cgroup;
 pub mod device_rules;
+mod devices;
 pub mod exec;
 pub mod explain;
 mod host;
@@ -24,6 +25,7 @@ pub mod unit;
 
 use std::path::PathBuf;
 
+pub use devices::BOUND;
 pub use host::{Host, Maps};
 pub use path::RootPath;
 pub use process::{Identity, MEMORY_FLAGS, MEMORY_MODES, Seccomp, Sets};
