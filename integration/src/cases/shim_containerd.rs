@@ -103,6 +103,8 @@ fn what_cannot_be_run_is_said_in_runcs_words(t: &T) -> Verdict {
     engine.ctr(&["tasks", "kill", "-s", "KILL", "b"])?.ok()?;
     engine.wait_for("b", "STOPPED")?;
     engine.ctr(&["tasks", "kill", "b"])?.fails()?.stderr_has("not found")?;
+    let late = engine.ctr(&["tasks", "exec", "--exec-id", "late", "b", "true"])?.fails()?;
+    late.stderr_has("cannot exec in a stopped state")?;
     engine.remove("b", 137)?;
     engine.is_clean()
 }

@@ -78,6 +78,12 @@ impl Config {
     }
 }
 
+/// Where the runtime keeps its state.
+pub fn root(options: &Options, namespace: &str) -> PathBuf {
+    let root = if options.root.is_empty() { ROOT } else { &options.root };
+    Path::new(root).join(namespace)
+}
+
 /// The runtime that the options ask for.
 pub fn runtime(options: &Options, namespace: &str, bundle: &Path) -> Result<Runtime, String> {
     let binary = match options.binary_name.as_str() {
@@ -86,9 +92,8 @@ pub fn runtime(options: &Options, namespace: &str, bundle: &Path) -> Result<Runt
             Runtime::lookup(name.as_ref()).ok_or_else(|| format!("{name:?}: executable file not found in $PATH"))?
         }
     };
-    let root = if options.root.is_empty() { ROOT } else { &options.root };
     let log = bundle.join("log.json");
-    let mut global = vec!["--root".into(), Path::new(root).join(namespace).into_os_string()];
+    let mut global = vec!["--root".into(), root(options, namespace).into_os_string()];
     global.extend(["--log".into(), log.clone().into_os_string(), "--log-format".into(), "json".into()]);
     if options.systemd_cgroup {
         global.push("--systemd-cgroup".into());

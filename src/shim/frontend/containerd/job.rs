@@ -21,17 +21,23 @@ pub struct Job<T> {
     result: OwnedFd,
 }
 
-/// Longest text of a result; a pipe holds as much without being read.
+/// The exit codes of the child: the result, or that the pipe says why there is none.
+const NO: i32 = 0;
+const FAILED: i32 = 1;
+const YES: i32 = 2;
+
+/// Longest reason of a failure; a pipe holds as much without being read.
 const LONGEST: usize = 4096;
 
 impl<T> Job<T> {
-    /// Starts `work` in a child, which keeps `kept` open and no other descriptor.
+    /// Starts `work` in a child, which keeps `kept` open and no other descriptor. Its result is a fact, or
+    /// why it has failed.
     pub fn start(
         (serial, key): (u64, u64),
         poll: &Poll,
         kept: Option<&OwnedFd>,
         then: T,
-        work: impl FnOnce() -> std::result::Result<String, String>,
+        work: impl FnOnce() -> std::result::Result<bool, String>,
     ) -> Result<Job<T>> {
         let (result, end) = socket::pipe()?;
         stream::never_block(result.as_fd())?;
@@ -45,32 +51,42 @@ impl<T> Job<T> {
                 let kept: Vec<_> = kept.iter().map(|fd| fd.as_fd()).chain([end.as_fd()]).collect();
                 fd::close_all_but(3, &kept);
                 let _ = process::die_with_parent();
-                let (status, text) = match work() {
-                    Ok(text) => (0, text),
-                    Err(text) => (1, text),
+                let status = match work() {
+                    Ok(fact) => {
+                        if fact {
+                            YES
+                        } else {
+                            NO
+                        }
+                    }
+                    Err(text) => {
+                        let _ = stream::write(end.as_fd(), &text.as_bytes()[..text.len().min(LONGEST)]);
+                        FAILED
+                    }
                 };
-                let _ = stream::write(end.as_fd(), &text.as_bytes()[..text.len().min(LONGEST)]);
                 process::exit_now(status)
             }
         }
     }
 
     /// The result, once the child has ended. `None`: it has not.
-    pub fn result(&self) -> Option<std::result::Result<String, String>> {
+    pub fn result(&self) -> Option<std::result::Result<bool, String>> {
         let exit = match self.child.try_wait() {
             Ok(None) => return None,
             Ok(Some(exit)) => exit,
             Err(failed) => return Some(Err(failed.to_string())),
         };
-        let mut text = vec![0; LONGEST];
-        let length = match stream::read(self.result.as_fd(), &mut text) {
-            Ok(Moved::Bytes(n)) => n,
-            _ => 0,
-        };
-        let text = String::from_utf8_lossy(&text[..length]).into_owned();
         Some(match exit {
-            Exit::Code(0) => Ok(text),
-            Exit::Code(1) => Err(text),
+            Exit::Code(NO) => Ok(false),
+            Exit::Code(YES) => Ok(true),
+            Exit::Code(FAILED) => {
+                let mut text = vec![0; LONGEST];
+                let length = match stream::read(self.result.as_fd(), &mut text) {
+                    Ok(Moved::Bytes(n)) => n,
+                    _ => 0,
+                };
+                Err(String::from_utf8_lossy(&text[..length]).into_owned())
+            }
             exit => Err(format!("a child of the shim ended with {exit}")),
         })
     }

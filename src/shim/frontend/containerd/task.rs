@@ -18,7 +18,7 @@ use super::ttrpc::code;
 use super::wire::Message;
 use super::{bundle, mounts, stdio};
 use crate::shim::{
-    Container, ExitFile, ExitStatus, NewProcess, ProcessId, Reply, Request, Runtime, Stdio, Supervisor, Timeouts,
+    Container, ExitFile, ExitStatus, NewProcess, Phase, ProcessId, Reply, Request, Runtime, Stdio, Supervisor, Timeouts,
 };
 
 /// How long output is waited for after an end, when another process still holds the pipe.
@@ -84,7 +84,7 @@ impl Server {
             verb: if request.checkpoint.is_empty() { "create" } else { "restore" },
             arguments: arguments(&options, &request.checkpoint, &directory),
             preserve_fds: 0,
-            exit_files: exit_files(&directory, &runtime, &id.container),
+            exit_files: exit_files(&directory, &bundle::root(&options, &self.namespace), &id.container),
         };
         let task = Task {
             id: id.container.clone(),
@@ -107,7 +107,7 @@ impl Server {
                 if let Some((program, ready)) = &logger {
                     logger::wait(ready, &program.path, program.speaks)?;
                 }
-                bundle::Config::read(&directory).map(|config| config.shares_pids().to_string())
+                bundle::Config::read(&directory).map(|config| config.shares_pids())
             });
             if done.is_err() {
                 let _ = mounts::unmount_all(&root);
@@ -180,12 +180,12 @@ impl Server {
         core: &mut Supervisor,
         caller: Caller,
         process: NewProcess,
-        result: Result<String, String>,
+        result: Result<bool, String>,
     ) -> Outcome {
         let id = process.id.clone();
         let Some(at) = self.tasks.iter().position(|task| task.id == id.container) else { return Ok(Answer::Later) };
         let shares_pids = match result {
-            Ok(text) => text == "true",
+            Ok(shares_pids) => shares_pids,
             Err(text) => {
                 // What it had mounted it has unmounted.
                 self.forget_task(&id);
@@ -258,6 +258,12 @@ impl Server {
         if task.execs.iter().any(|(id, _)| **id == *request.exec_id) {
             return Err(fault(code::ALREADY_EXISTS, format!("id {} already exists", request.exec_id)));
         }
+        // In the words and with the code of containerd's own shim, which callers look for.
+        match core.state(&ProcessId::init(&request.id)).map(|init| init.phase) {
+            Some(Phase::Stopped) => return Err(fault(code::UNKNOWN, "cannot exec in a stopped state")),
+            Some(Phase::Paused) => return Err(fault(code::UNKNOWN, "cannot exec in a paused state")),
+            _ => {}
+        }
         let invalid = |text: String| fault(code::INVALID_ARGUMENT, text);
         // The id is part of the names of files.
         if request.exec_id.is_empty() || request.exec_id.contains(['/', '\0']) || request.exec_id.len() > 200 {
@@ -289,7 +295,7 @@ impl Server {
         let Some((program, ready)) = logger else { return self.add(core, process) };
         let key = self.next_key(Key::Job);
         let job = Job::start(key, &core.poll, Some(&ready), (caller, After::Exec(process)), || {
-            logger::wait(&ready, &program.path, program.speaks).map(|()| String::new())
+            logger::wait(&ready, &program.path, program.speaks).map(|()| false)
         });
         let job = job.map_err(|failed| fault(code::INTERNAL, failed.to_string()))?;
         core.keep_child(job.child.pid);
@@ -354,7 +360,7 @@ impl Server {
         self.forget_task(id);
         let key = self.next_key(Key::Job);
         let after = (caller, After::Unmounted(outcome, told));
-        let job = Job::start(key, &core.poll, None, after, || mounts::unmount_all(&root).map(|()| String::new()));
+        let job = Job::start(key, &core.poll, None, after, || mounts::unmount_all(&root).map(|()| false));
         let job = job.map_err(|failed| fault(code::INTERNAL, failed.to_string()))?;
         core.keep_child(job.child.pid);
         self.jobs.push(job);
@@ -420,16 +426,10 @@ fn arguments(options: &Options, checkpoint: &str, bundle: &Path) -> Vec<OsString
     words
 }
 
-/// Where the end is written down: for `delete`, and for windlass in its own state.
-fn exit_files(bundle: &Path, runtime: &Runtime, id: &str) -> Vec<ExitFile> {
-    let mut files = vec![ExitFile::Record(bundle::exit_file(bundle))];
-    // Another runtime's directory is nobody's to write in.
-    if let (Some("windlass"), Some(root)) =
-        (runtime.binary.file_name().and_then(|name| name.to_str()), runtime.global.get(1))
-    {
-        files.push(ExitFile::RuntimeState(Path::new(root).join(id)));
-    }
-    files
+/// Where the end is written down: for `delete`, and for windlass in its own state, which is a file below
+/// the runtime's root. Other runtimes have a directory there, and nothing is written then.
+fn exit_files(bundle: &Path, root: &Path, id: &str) -> Vec<ExitFile> {
+    vec![ExitFile::Record(bundle::exit_file(bundle)), ExitFile::RuntimeState(root.join(id))]
 }
 
 #[cfg(test)]
