@@ -109,6 +109,12 @@ pub fn put_number(out: &mut Vec<u8>, field: u32, number: u64) {
     put_varint(out, number);
 }
 
+/// Appends 64 bits as a field: wire type 1, that of `double`.
+pub fn put_fixed64(out: &mut Vec<u8>, field: u32, bits: u64) {
+    put_varint(out, u64::from(field) << 3 | 1);
+    out.extend_from_slice(&bits.to_le_bytes());
+}
+
 /// Appends bytes as a field.
 pub fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     put_varint(out, u64::from(field) << 3 | 2);

@@ -11,7 +11,7 @@ mod v2;
 use std::path::Path;
 
 use super::message::Any;
-use super::wire::{put_bytes, put_number};
+use super::wire::{put_bytes, put_fixed64, put_number};
 
 /// The magic number of cgroup2 (linux/magic.h).
 const CGROUP2: i64 = 0x6367_7270;
@@ -67,10 +67,10 @@ fn put_flat(out: &mut Vec<u8>, first: u32, names: &[&str], text: &str, scale: u6
     }
 }
 
-/// Appends a message, if it says anything.
-fn put_message(out: &mut Vec<u8>, field: u32, message: &[u8]) {
-    if !message.is_empty() {
-        put_bytes(out, field, message);
+/// Appends a fraction that is not zero.
+fn put_double(out: &mut Vec<u8>, field: u32, value: f64) {
+    if value != 0.0 {
+        put_fixed64(out, field, value.to_bits());
     }
 }
 

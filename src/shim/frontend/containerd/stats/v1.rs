@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{hugepages, number, put, put_bytes, put_file, put_flat, put_message, text};
+use super::{hugepages, number, put, put_bytes, put_file, put_flat, text};
 use crate::sys::fd;
 
 const MEMORY: &[&str] = &[
@@ -84,15 +84,16 @@ pub fn metrics(places: &Places) -> Vec<u8> {
         // Here containerd shows no limit as none.
         let limit = text(at, "pids.max").filter(|text| text.trim() != "max");
         put(&mut pids, 2, limit.as_deref().and_then(number).unwrap_or(0));
-        put_message(&mut out, 2, &pids);
+        put_bytes(&mut out, 2, &pids);
     }
-    put_message(&mut out, 3, &cpu(places));
+    put_bytes(&mut out, 3, &cpu(places));
     if let Some(at) = places.get("memory") {
-        put_message(&mut out, 4, &memory(at));
-        let mut oom = Vec::new();
-        let control = text(at, "memory.oom_control").unwrap_or_default();
-        put_flat(&mut oom, 1, &["oom_kill_disable", "under_oom", "oom_kill"], &control, 1);
-        put_message(&mut out, 9, &oom);
+        put_bytes(&mut out, 4, &memory(at));
+        if let Some(control) = text(at, "memory.oom_control") {
+            let mut oom = Vec::new();
+            put_flat(&mut oom, 1, &["oom_kill_disable", "under_oom", "oom_kill"], &control, 1);
+            put_bytes(&mut out, 9, &oom);
+        }
     }
     if let Some(at) = places.get("blkio") {
         let mut blkio = Vec::new();
@@ -102,7 +103,7 @@ pub fn metrics(places: &Places) -> Vec<u8> {
             let counted = plain.or_else(|| text(at, &format!("blkio.throttle.{name}_recursive")));
             entries(&mut blkio, field, &counted.unwrap_or_default());
         }
-        put_message(&mut out, 5, &blkio);
+        put_bytes(&mut out, 5, &blkio);
     }
     out
 }
@@ -119,13 +120,13 @@ fn cpu(places: &Places) -> Vec<u8> {
             .filter_map(|word| word.parse().ok())
             .collect();
         crate::shim::frontend::containerd::wire::Field::write(&each, 4, &mut usage);
-        put_message(&mut out, 1, &usage);
+        put_bytes(&mut out, 1, &usage);
     }
     if let Some(at) = places.get("cpu") {
         let mut throttling = Vec::new();
         let stat = text(at, "cpu.stat").unwrap_or_default();
         put_flat(&mut throttling, 1, &["nr_periods", "nr_throttled", "throttled_time"], &stat, 1);
-        put_message(&mut out, 2, &throttling);
+        put_bytes(&mut out, 2, &throttling);
     }
     out
 }
@@ -134,11 +135,16 @@ fn memory(at: &Path) -> Vec<u8> {
     let mut out = Vec::new();
     put_flat(&mut out, 1, MEMORY, &text(at, "memory.stat").unwrap_or_default(), 1);
     for (field, kind) in [(33, ""), (34, "memsw."), (35, "kmem."), (36, "kmem.tcp.")] {
-        let mut entry = Vec::new();
+        let (mut entry, mut counted) = (Vec::new(), false);
         for (field, name) in [(1, "limit_in_bytes"), (2, "usage_in_bytes"), (3, "max_usage_in_bytes"), (4, "failcnt")] {
-            put_file(&mut entry, field, at, &format!("memory.{kind}{name}"));
+            let value = text(at, &format!("memory.{kind}{name}"));
+            counted |= value.is_some();
+            put(&mut entry, field, value.as_deref().and_then(number).unwrap_or(0));
         }
-        put_message(&mut out, field, &entry);
+        // Swap and kernel memory are counted only where the kernel was told to.
+        if counted {
+            put_bytes(&mut out, field, &entry);
+        }
     }
     out
 }
