@@ -50,7 +50,7 @@ impl FileLog {
             self.rotate();
         }
         if self.file.is_none() {
-            self.reopen();
+            self.open_again();
         }
         let written = self.file.as_ref().map_or(0, |file| put(file, bytes));
         self.size += written as u64;
@@ -58,8 +58,23 @@ impl FileLog {
         self.dropped += (bytes.len() - written) as u64;
     }
 
-    /// Opens the name again. When that fails the old file goes on being written.
+    /// Opens the name again because somebody asked, who may have moved the file away.
+    ///
+    /// CRI-O then waits for an event of the file's creation or change (inotify(7)), without a limit.
+    /// A file that was not moved keeps what is in it, so it is changed to the size that it has.
     pub(super) fn reopen(&mut self) {
+        let known = self.file.as_ref().and_then(identity);
+        self.open_again();
+        if let Some(file) = self.file.as_ref().filter(|file| identity(file) == known)
+            && let Ok(stat) = fd::stat(file.as_fd())
+        {
+            // Without the event there is nothing else to do: it is a log all the same.
+            let _ = nix::unistd::ftruncate(file, stat.st_size);
+        }
+    }
+
+    /// Opens the name again. When that fails the old file goes on being written.
+    fn open_again(&mut self) {
         if let Ok(file) = open(&self.spec) {
             self.size = size_of(&file);
             self.file = Some(file);
@@ -89,7 +104,7 @@ impl FileLog {
             let _ = std::fs::rename(self.numbered(&n.to_string()), self.numbered(&(n + 1).to_string()));
         }
         let _ = std::fs::rename(&self.spec.path, self.numbered("1"));
-        self.reopen();
+        self.open_again();
     }
 
     fn numbered(&self, suffix: &str) -> PathBuf {
@@ -113,6 +128,11 @@ fn open(spec: &LogFile) -> Result<OwnedFd> {
 
 fn size_of(file: &OwnedFd) -> u64 {
     fd::stat(file.as_fd()).map_or(0, |stat| stat.st_size.max(0) as u64)
+}
+
+/// Device and inode.
+fn identity(file: &OwnedFd) -> Option<(u64, u64)> {
+    fd::stat(file.as_fd()).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 /// Writes all, or all up to the end of a line: a line that was cut by a full disk is taken back,
@@ -185,6 +205,33 @@ mod tests {
         log.reopen();
         log.append(b"b\n");
         assert_eq!((text(dir.join("old")), text(dir.join("log"))), ("a\n".into(), "b\n".into()));
+        std::fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
+    fn who_waits_for_a_reopened_log_sees_an_event_although_it_was_not_moved() {
+        use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+        let (dir, mut log) = log("event", 0);
+        log.append(b"a\n");
+        let watch = Inotify::init(InitFlags::IN_NONBLOCK).expect("inotify");
+        watch.add_watch(&dir, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MODIFY).expect("watched");
+        log.reopen();
+        let events = watch.read_events().expect("an event");
+        assert!(events.iter().all(|event| event.name.as_deref() == Some("log".as_ref())), "{events:?}");
+        log.append(b"b\n");
+        assert_eq!(text(dir.join("log")), "a\nb\n", "nothing is lost");
+        std::fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
+    fn what_is_over_the_limit_of_all_output_is_read_and_not_written() {
+        let (dir, _) = log("total", 0);
+        let spec = LogFile { path: dir.join("all"), max_total: Some(16), ..LogFile::default() };
+        let mut log = FileLog::open(&spec).expect("a log");
+        for line in ["aaaaaaa\n", "bbbbbbb\n", "c\n", "ddddddd\n"] {
+            log.append(line.as_bytes());
+        }
+        assert_eq!((text(dir.join("all")), log.dropped), ("aaaaaaa\nbbbbbbb\n".into(), 10));
         std::fs::remove_dir_all(dir).expect("removed");
     }
 

@@ -10,15 +10,19 @@ use crate::sys::stream::find;
 /// What is before the text: the time (35), the stream and its blanks (8), the tag and its blank (2).
 const PREFIX: usize = 45;
 
+/// Longest text of one entry, as containerd's CRI cuts it: the kubelet and podman read entries of any
+/// length, but collectors of logs have buffers (Fluent Bit's, of 32 KiB, gives up the whole file).
+const TEXT: usize = 16 * 1024;
+
 /// Writes what was read at once: one time for all of it, which is when it was read.
 pub(super) fn write(log: &mut FileLog, stream: Stream, bytes: &[u8], scratch: &mut [u8], now: SystemTime) {
     let mut prefix = [0u8; PREFIX];
     write_prefix(&mut prefix, stream, now);
     let (mut rest, mut used) = (bytes, 0);
     while !rest.is_empty() {
-        let (line, tag, next) = match find(b'\n', rest) {
+        let (line, tag, next) = match find(b'\n', &rest[..rest.len().min(TEXT + 1)]) {
             Some(end) => (&rest[..end], b'F', end + 1),
-            None => (rest, b'P', rest.len()),
+            None => (&rest[..rest.len().min(TEXT)], b'P', rest.len().min(TEXT)),
         };
         // A read is at most half of the scratch memory, so any one line fits into all of it.
         let length = PREFIX + line.len() + 1;
@@ -104,7 +108,8 @@ mod tests {
         let path = std::env::temp_dir().join(format!("windlass-k8s-{name}-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let mut log = FileLog::open(&LogFile { path: path.clone(), max_size, ..LogFile::default() }).expect("a log");
-        let mut scratch = vec![0; 256];
+        let longest = pieces.iter().map(|piece| piece.len()).max().unwrap_or_default();
+        let mut scratch = vec![0; (2 * longest).max(256)];
         let now = UNIX_EPOCH + Duration::new(1_700_000_000, 5);
         for piece in pieces {
             write(&mut log, Stream::Stderr, piece, &mut scratch, now);
@@ -129,6 +134,23 @@ mod tests {
         let text = logged("cut", &[b"one\ntw", b"o\n"], None);
         let at = "2023-11-14T22:13:20.000000005+00:00 stderr";
         assert_eq!(text, format!("{at} F one\n{at} P tw\n{at} F o\n").into_bytes());
+    }
+
+    #[test]
+    fn a_long_line_is_cut_into_entries_that_readers_have_room_for() {
+        for (length, entries) in [(TEXT - 1, vec![TEXT - 1]), (TEXT, vec![TEXT]), (TEXT + 1, vec![TEXT, 1])] {
+            let line = [&vec![b'x'; length][..], b"\nnext\n"].concat();
+            let text = logged(&format!("long-{length}"), &[&line], None);
+            let lines: Vec<Line<'_>> = text.split(|&byte| byte == b'\n').filter_map(parse).collect();
+            let (next, long) = lines.split_last().expect("entries");
+            assert_eq!(next.text, b"next");
+            assert_eq!(long.iter().map(|line| line.text.len()).collect::<Vec<_>>(), entries, "{length}");
+            assert!(long.iter().rev().skip(1).all(|line| line.partial) && !long[long.len() - 1].partial);
+        }
+        let text = logged("endless", &[&vec![b'x'; 3 * TEXT + 5]], None);
+        let lines: Vec<Line<'_>> = text.split(|&byte| byte == b'\n').filter_map(parse).collect();
+        assert_eq!(lines.iter().map(|line| line.text.len()).collect::<Vec<_>>(), [TEXT, TEXT, TEXT, 5]);
+        assert!(lines.iter().all(|line| line.partial));
     }
 
     #[test]
