@@ -426,6 +426,61 @@ fn preserved_descriptors_are_the_processes() {
 }
 
 #[test]
+fn descriptors_above_a_gap_are_the_processes_too() {
+    let mut bench = Bench::logging("gap", "ls /proc/self/fd; echo from the process >&5; exec 5>&-; sleep 60");
+    bench.add(&["--runtime-opt", "--preserve-fds", "--runtime-opt", "3"]);
+    let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(bench.path("start"));
+    let mut reader = reader.expect("a reader");
+    let begun = bench.start_with("6<>sync", "5>start", &[("_OCI_SYNCPIPE", "6")]).wait().expect("waited");
+    assert!(begun.success());
+    assert!(bench.answer()["data"].as_i64() > Some(0));
+    let mut all = Vec::new();
+    eventually("the end of the pipe", || (reader.read_to_end(&mut all).is_ok() && !all.is_empty()).then_some(()));
+    assert_eq!(all, b"from the process\n");
+    // The fourth is the directory that ls reads.
+    assert_eq!(bench.logged("stdout"), "0\n1\n2\n3\n5\n", "and none of ours");
+}
+
+#[test]
+fn the_exit_file_stays_where_the_link_to_the_bundle_was() {
+    let mut bench = Bench::logging("same", "exit 3");
+    bench.words.retain(|word| word != "--full-attach");
+    bench.add_path("--socket-dir-path", "exits");
+    bench.start();
+    bench.finish();
+    let exit = fs::read_to_string(bench.path("exits").join(ID));
+    assert_eq!(exit.as_deref().ok(), Some("3"), "{exit:?}");
+}
+
+#[test]
+fn passed_through_output_is_the_processes_alone() {
+    let mut bench = Bench::new("through", "echo from the process; exit 3");
+    bench.add(&["-l", "passthrough", "--exit-command", "/bin/echo", "--exit-command-arg", "not from the process"]);
+    let output = bench.path("output").display().to_string();
+    let redirections = format!(">{output} 2>&1");
+    let begun = bench.start_with("3<>sync", &redirections, &[("_OCI_SYNCPIPE", "3")]).wait().expect("waited");
+    assert!(begun.success());
+    assert!(bench.answer()["data"].as_i64() > Some(0));
+    assert_eq!(bench.exit(), "3");
+    bench.finish();
+    assert_eq!(bench.text("output"), "from the process\n");
+}
+
+#[test]
+fn passed_through_output_ends_with_the_process() {
+    let mut bench = Bench::new("ends", "echo out; exec >&- 2>&-; sleep 63");
+    bench.add(&["-l", "passthrough"]);
+    let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(bench.path("start"));
+    let mut reader = reader.expect("a reader");
+    let begun = bench.start_with("3<>sync", ">start 2>&1", &[("_OCI_SYNCPIPE", "3")]).wait().expect("waited");
+    assert!(begun.success());
+    assert!(bench.answer()["data"].as_i64() > Some(0));
+    let mut all = Vec::new();
+    eventually("the end of the output", || (reader.read_to_end(&mut all).is_ok() && !all.is_empty()).then_some(()));
+    assert_eq!(all, b"out\n");
+}
+
+#[test]
 fn readiness_is_relayed_and_nothing_else() {
     let mut bench = Bench::logging("notify", "sleep 60");
     fs::create_dir(bench.path("notify")).expect("podman makes it");

@@ -85,7 +85,7 @@ impl World {
             process_file: exec.map(|_| self.dir.join(format!("{name}.json"))),
             verb: "create",
             arguments: Vec::new(),
-            preserve_fds: 0,
+            preserve_fds: Vec::new(),
             exit_files: vec![ExitFile::Record(self.dir.join(record))],
         }
     }

@@ -63,7 +63,7 @@ pub(super) struct Settings<'a> {
     pub(super) binary: &'a Path,
     pub(super) words: &'a [OsString],
     pub(super) stdio: [BorrowedFd<'a>; 3],
-    pub(super) preserve: u32,
+    pub(super) preserve: &'a [i32],
     pub(super) oom_score_adj: Option<&'a str>,
     pub(super) listen_pid: bool,
 }

@@ -45,12 +45,12 @@ impl Supervisor {
         if process.stdin_closed {
             streams.close_stdin(&self.poll);
         }
-        let preserve = process.new.preserve_fds;
+        let preserve = std::mem::take(&mut process.new.preserve_fds);
         // A file left by another process must not be taken for ours.
         let _ = std::fs::remove_file(&process.new.pid_file);
         let token = self.next_token();
         let stdio = ends.each_ref().map(|end| end.as_fd());
-        self.spawn(what, id, token, &words, stdio, preserve, (None, None))?;
+        self.spawn(what, id, token, &words, stdio, &preserve, (None, None))?;
         Ok(token)
     }
 
@@ -93,7 +93,7 @@ impl Supervisor {
         let (errors_read, errors_write) = captured()?;
         let stdio = [nothing.as_fd(), output_write.as_fd(), errors_write.as_fd()];
         let pipes = (Some(output_read), Some(errors_read));
-        self.spawn(next.what, next.process.clone(), next.token, &next.words, stdio, 0, pipes)
+        self.spawn(next.what, next.process.clone(), next.token, &next.words, stdio, &[], pipes)
     }
 
     #[allow(clippy::too_many_arguments)] // What a process is started with is what it is.
@@ -104,7 +104,7 @@ impl Supervisor {
         token: WaitToken,
         words: &[OsString],
         stdio: [std::os::fd::BorrowedFd<'_>; 3],
-        preserve: u32,
+        preserve: &[i32],
         (output, errors): (Option<OwnedFd>, Option<OwnedFd>),
     ) -> Result<()> {
         let serial = self.next_serial();

@@ -49,8 +49,8 @@ pub struct NewProcess {
     pub verb: &'static str,
     /// More arguments behind the verb: `--no-pivot`, `--image-path D`.
     pub arguments: Vec<OsString>,
-    /// Descriptors from 3 on that are the user's, and pass through the runtime.
-    pub preserve_fds: u32,
+    /// Numbers of descriptors that are the user's, and pass through the runtime.
+    pub preserve_fds: Vec<i32>,
     /// Files to be written, synced and renamed before anyone is told of its end.
     pub exit_files: Vec<ExitFile>,
 }

@@ -2,7 +2,7 @@
 //! posix_spawn(3) does, but with a pidfd, the death signal and the few settings that a shim needs.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
@@ -20,8 +20,8 @@ pub struct Spawn<'a> {
     pub environment: &'a [CString],
     /// Its standard input, output and error.
     pub stdio: [BorrowedFd<'a>; 3],
-    /// Descriptors from 3 on that it gets as they are: how many.
-    pub preserve: u32,
+    /// Numbers of open descriptors that it gets as they are.
+    pub preserve: &'a [RawFd],
     /// Descriptors of ours that it gets as 3, 4, ...; not together with `preserve`.
     pub extra: &'a [BorrowedFd<'a>],
     /// Its working directory, if it is not ours.
@@ -45,7 +45,8 @@ struct Shared {
     arguments: *const *const c_char,
     environment: *const *const c_char,
     stdio: [c_int; 3],
-    preserve: u32,
+    preserve: *const c_int,
+    preserved: usize,
     extra: *const c_int,
     extras: usize,
     directory: *const c_char,
@@ -94,7 +95,8 @@ impl Spawn<'_> {
             arguments: arguments.as_ptr(),
             environment: environment.as_ptr(),
             stdio: self.stdio.map(|fd| fd.as_raw_fd()),
-            preserve: self.preserve,
+            preserve: self.preserve.as_ptr(),
+            preserved: self.preserve.len(),
             extra: extra.as_ptr(),
             extras: extra.len(),
             directory: self.directory.map_or(std::ptr::null(), CStr::as_ptr),
@@ -176,7 +178,8 @@ fn prepare(shared: &mut Shared) -> nix::Result<()> {
         Errno::result(returned)?;
     }
     lower_descriptor_limit();
-    for preserved in 3..3 + shared.preserve as c_int {
+    // SAFETY: the caller's list has this length and outlives us.
+    for &preserved in unsafe { std::slice::from_raw_parts(shared.preserve, shared.preserved) } {
         // SAFETY: takes no pointers; one that is not open is EBADF and none of our business.
         unsafe { libc::fcntl(preserved, libc::F_SETFD, 0) };
     }

@@ -99,7 +99,7 @@ impl Rig {
             process_file: (!exec.is_empty()).then(|| self.dir.join(name)),
             verb: "create",
             arguments: Vec::new(),
-            preserve_fds: 0,
+            preserve_fds: Vec::new(),
             exit_files: vec![ExitFile::Decimal(self.dir.join(format!("{name}.exit")))],
         }
     }

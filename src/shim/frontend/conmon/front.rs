@@ -137,6 +137,11 @@ impl<'a> Front<'a> {
     fn made(&mut self, pid: i32, core: &mut Supervisor) {
         // The process has them now; a pipe among them must not stay open for our sake.
         self.preserved.clear();
+        if self.settings.passthrough
+            && let Err(failed) = super::leave_stdio()
+        {
+            self.messages.say(Level::Warn, &format!("our standard output stays open: {failed}"));
+        }
         if !self.pipes.tell_pid(pid, self.id.exec.is_some()) && self.id.exec.is_none() {
             // Nobody knows of the container, so nobody would ever start or remove it.
             self.messages.say(Level::Warn, "the caller has left before the container was made: killing it");

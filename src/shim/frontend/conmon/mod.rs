@@ -84,9 +84,9 @@ fn run(arguments: Vec<OsString>) -> Result<i32, String> {
     }
     // What is not the process's is held for as long as it runs: ports that the caller has
     // reserved for it, and the like.
-    let first = (3..).find(|number| *number >= 3 + process.preserve_fds as i32 || !inherited.contains_key(number));
-    let held = inherited.split_off(&first.unwrap_or(3));
-    process.preserve_fds = inherited.len() as u32;
+    let held = inherited.split_off(&process.preserve_fds.last().map_or(3, |last| last + 1));
+    // A caller may leave numbers out (podman's --preserve-fd): what we open there is not for the process.
+    process.preserve_fds.retain(|number| inherited.contains_key(number));
     let messages = Messages::new(settings.level, settings.syslog, &settings.container.id);
     let setup = || {
         // Fails only for a group's leader, which the caller's own child may be.
@@ -148,13 +148,14 @@ fn run_at_exit(exit: &ExitCommand, mut core: Supervisor) -> sys::Result<()> {
     let program = call::text(&exit.program);
     let arguments: Vec<CString> =
         std::iter::once(program.clone()).chain(exit.arguments.iter().map(|word| call::text(word))).collect();
-    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    // With the log driver passthrough ours are those of the process.
+    let null = call::null()?;
     let child = Spawn {
         path: &program,
         arguments: &arguments,
         environment: &call::environment().collect::<Vec<_>>(),
-        stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
-        preserve: 0,
+        stdio: [null.as_fd(); 3],
+        preserve: &[],
         extra: &[],
         directory: None,
         oom_score_adj: oom_score_adj.as_deref(),

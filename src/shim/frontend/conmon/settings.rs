@@ -94,7 +94,7 @@ impl Settings {
             process_file: arguments.exec_process_spec.as_ref().map(PathBuf::from),
             verb: if arguments.restore.is_some() { "restore" } else { "create" },
             arguments: runtime_arguments(&arguments, &bundle),
-            preserve_fds: preserved(&arguments.runtime_opts),
+            preserve_fds: (3..).take(preserved(&arguments.runtime_opts) as usize).collect(),
             exit_files: exit_files(&arguments, &here, persist.as_deref()),
         };
         let settings = Settings {
@@ -180,8 +180,8 @@ fn runtime_arguments(arguments: &Arguments, bundle: &Path) -> Vec<OsString> {
     words
 }
 
-/// How many descriptors pass through us to the runtime: what `--preserve-fds` tells it, and those
-/// of socket activation, which it takes by itself.
+/// How many numbers from 3 on may pass through us to the runtime: what `--preserve-fds` tells it,
+/// and those of socket activation, which it takes by itself. Not all need be open.
 fn preserved(options: &[OsString]) -> u32 {
     let number = |word: &OsStr| word.to_str().and_then(|text| text.parse().ok());
     let asked = options.iter().enumerate().filter_map(|(at, word)| match word.as_bytes() {

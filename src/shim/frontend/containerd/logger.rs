@@ -58,7 +58,7 @@ impl Logger {
             arguments: &arguments,
             environment: &environment,
             stdio: [null.as_fd(), null.as_fd(), null.as_fd()],
-            preserve: 0,
+            preserve: &[],
             extra: &[out_read.as_fd(), err_read.as_fd(), ready_write.as_fd()],
             directory: None,
             oom_score_adj: None,

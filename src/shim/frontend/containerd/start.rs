@@ -145,7 +145,7 @@ fn spawn(
         arguments: &words,
         environment: &environment,
         stdio: [listener.as_fd(), null.as_fd(), null.as_fd()],
-        preserve: 0,
+        preserve: &[],
         extra: &[],
         directory: None,
         oom_score_adj: score.as_deref(),

@@ -83,7 +83,7 @@ impl Server {
             process_file: None,
             verb: if request.checkpoint.is_empty() { "create" } else { "restore" },
             arguments: arguments(&options, &request.checkpoint, &directory),
-            preserve_fds: 0,
+            preserve_fds: Vec::new(),
             exit_files: exit_files(&directory, &bundle::root(&options, &self.namespace), &id.container),
         };
         let task = Task {
@@ -284,7 +284,7 @@ impl Server {
             process_file: Some(file),
             verb: "exec",
             arguments: Vec::new(),
-            preserve_fds: 0,
+            preserve_fds: Vec::new(),
             // Who would ask for it is gone with us.
             exit_files: Vec::new(),
         };

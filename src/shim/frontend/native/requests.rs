@@ -198,7 +198,7 @@ impl Server {
             process_file: Some(process_file.clone()),
             verb: "exec",
             arguments: if line.tty { vec!["--tty".into()] } else { Vec::new() },
-            preserve_fds: 0,
+            preserve_fds: Vec::new(),
             exit_files: vec![ExitFile::Record(self.home.exec_file(&exec, "exit.json"))],
         }))?;
         let what = What::Exec { exec: exec.clone(), attached: line.attach };

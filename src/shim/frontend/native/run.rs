@@ -163,7 +163,7 @@ fn serve(mode: &str, home: &Home) -> Result<Value> {
         arguments: &arguments,
         environment: &server_environment(),
         stdio: [null.as_fd(), report_write.as_fd(), errors.as_fd()],
-        preserve: 0,
+        preserve: &[],
         extra: &[],
         directory: Some(c"/"),
         oom_score_adj: None,

@@ -177,7 +177,7 @@ impl Server {
             process_file: None,
             verb: "create",
             arguments: self.facts.create_args.iter().map(OsString::from).collect(),
-            preserve_fds: 0,
+            preserve_fds: Vec::new(),
             exit_files,
         };
         if self.adopted {

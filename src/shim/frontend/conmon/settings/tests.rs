@@ -238,7 +238,7 @@ fn podman_exec() {
     assert!(process.id.exec.is_some() && settings.attach_first);
     assert_eq!(process.exit_files, [decimal("/p/0765/userdata/e5e5/exit/0765")]);
     assert_eq!(words(&process.arguments), ["--preserve-fds", "2"]);
-    assert_eq!(process.preserve_fds, 2);
+    assert_eq!(process.preserve_fds, [3, 4]);
     assert!(process.stdio.logs.is_empty() && matches!(process.stdio.stdout, Output::Attach));
     assert_eq!(settings.exit.map(|exit| exit.delay), Some(Duration::from_secs(300)));
 }
