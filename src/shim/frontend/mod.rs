@@ -5,6 +5,7 @@
 
 pub mod conmon;
 pub mod containerd;
+mod made;
 pub mod native;
 
 use std::ffi::{OsStr, OsString};

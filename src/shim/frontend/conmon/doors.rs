@@ -8,6 +8,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use super::settings;
+use crate::shim::frontend::made::Made;
 use crate::sys::stream::{self, Moved};
 use crate::sys::{Called, Result, fd, socket};
 
@@ -21,7 +22,8 @@ pub(super) struct Doors {
     pub(super) control: Fifo,
     pub(super) size: Fifo,
     bundle: OwnedFd,
-    link: Option<PathBuf>,
+    socket: Made,
+    link: Option<(PathBuf, Made)>,
 }
 
 /// A fifo of lines; held open for writing too, so that a writer that leaves is no end.
@@ -43,13 +45,16 @@ impl Doors {
     /// Makes and opens all of them.
     pub(super) fn open(place: &settings::Doors) -> Result<Doors> {
         let bundle = fd::open(&place.bundle, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-        if let Some(link) = &place.link {
+        let link = place.link.as_ref().map(|link| {
             let _ = fd::unlinkat(fd::CWD, link);
             nix::unistd::symlinkat(&place.bundle, fd::CWD, link).called(|| format!("symlink({link:?})"))?;
-        }
+            Made::look(fd::CWD, link).map(|made| (link.clone(), made))
+        });
+        let link = link.transpose()?;
         // Left behind by one that was killed.
         let _ = fd::unlinkat(bundle.as_fd(), "attach");
         let attach = socket::listen_at(bundle.as_fd(), "attach")?;
+        let socket = Made::look(bundle.as_fd(), "attach")?;
         fd::chmod_at(bundle.as_fd(), "attach", 0o700)?;
         stream::never_block(attach.as_fd())?;
         Ok(Doors {
@@ -57,7 +62,8 @@ impl Doors {
             control: Fifo::open(&bundle, "ctl")?,
             size: Fifo::open(&bundle, "winsz")?,
             bundle,
-            link: place.link.clone(),
+            socket,
+            link,
         })
     }
 
@@ -75,10 +81,10 @@ impl Doors {
 
 impl Drop for Doors {
     fn drop(&mut self) {
-        // The caller may have removed the bundle already.
-        let _ = fd::unlinkat(self.bundle.as_fd(), "attach");
-        if let Some(link) = &self.link {
-            let _ = fd::unlinkat(fd::CWD, link);
+        // The caller may have removed the bundle already, or may use the name for the exit file.
+        self.socket.remove(self.bundle.as_fd(), "attach");
+        if let Some((link, made)) = &self.link {
+            made.remove_path(link);
         }
     }
 }

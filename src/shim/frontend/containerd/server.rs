@@ -17,6 +17,7 @@ use super::service::{Answer, Outcome, Then};
 use super::start::TTRPC_ADDRESS;
 use super::task::{After, Task};
 use super::ttrpc::{Kind, Request, Response};
+use crate::shim::frontend::made::Made;
 use crate::shim::{Event, Front, Interest, ProcessId, Ready, Supervisor, WaitToken, serve};
 use crate::sys::{fd, socket, stream};
 
@@ -81,8 +82,12 @@ pub fn main(arguments: &Arguments) -> Result<(), String> {
     let failed = |failed: crate::error::Failed| failed.to_string();
     let mut core = Supervisor::new().map_err(failed)?;
     let mut server = Server::new(arguments, &mut core).map_err(failed)?;
+    let socket = Made::look(fd::CWD, &arguments.socket);
     let status = serve(&mut core, &mut server).map_err(failed)?;
-    let _ = std::fs::remove_file(&arguments.socket);
+    // The next shim of the same container may listen there by now.
+    if let Ok(socket) = socket {
+        socket.remove_path(arguments.socket.as_ref());
+    }
     std::process::exit(status)
 }
 

@@ -1,0 +1,64 @@
+//! Names that we made in directories of others, and remove when we leave.
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use nix::sys::stat::FileStat;
+
+use crate::sys::{Result, fd};
+
+/// A name, and the file that stood there when we had made it.
+///
+/// Somebody else may put a file of theirs at the name meanwhile: the exit file of a container has the
+/// name of its link where a caller uses one directory for both. Only our own file is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Made {
+    kind: u32,
+    device: u64,
+    inode: u64,
+}
+
+impl Made {
+    /// Looks at what was just made.
+    pub(super) fn look(directory: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<Made> {
+        fd::stat_at(directory, name).map(|stat| Made::of(&stat))
+    }
+
+    fn of(stat: &FileStat) -> Made {
+        Made { kind: stat.st_mode & libc::S_IFMT, device: stat.st_dev, inode: stat.st_ino }
+    }
+
+    /// Removes the name, if it still stands for the same file. That it is gone is as good.
+    pub(super) fn remove(self, directory: BorrowedFd<'_>, name: impl AsRef<Path>) {
+        if Made::look(directory, &name) == Ok(self) {
+            let _ = fd::unlinkat(directory, name);
+        }
+    }
+
+    /// The same for a path.
+    pub(super) fn remove_path(self, path: &Path) {
+        self.remove(fd::CWD, path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_removed_only_while_it_is_ours() {
+        let dir = std::env::temp_dir().join(format!("windlass-made-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory");
+        let path = dir.join("name");
+        std::os::unix::fs::symlink("/", &path).expect("a link");
+        let made = Made::look(fd::CWD, &path).expect("it is there");
+        std::fs::write(dir.join("other"), "3").expect("written");
+        std::fs::rename(dir.join("other"), &path).expect("put over it");
+        made.remove_path(&path);
+        assert_eq!(std::fs::read_to_string(&path).expect("it stays"), "3");
+        Made::look(fd::CWD, &path).expect("it is there").remove_path(&path);
+        assert!(!path.exists());
+        made.remove_path(&path);
+        std::fs::remove_dir_all(dir).expect("removed");
+    }
+}
