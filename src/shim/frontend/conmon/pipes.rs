@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use serde_json::json;
 
+use crate::shim::{Interest, Poll};
 use crate::sys::stream::{self, Moved};
 
 /// Bytes of one answer, for callers read a message with a buffer of a page, and lose the rest.
@@ -56,7 +57,12 @@ impl Pipes {
     pub(super) fn wait_for_start(&self) {
         if let Some(start) = &self.start {
             let mut buffer = [0; 4096];
-            while let Ok(Moved::Later) = stream::read(start.as_fd(), &mut buffer) {}
+            // The caller may have given us a pipe that does not block.
+            while let Ok(Moved::Later) = stream::read(start.as_fd(), &mut buffer) {
+                if !wait(start, Interest::Read) {
+                    break;
+                }
+            }
         }
     }
 
@@ -87,10 +93,20 @@ impl Pipes {
     }
 }
 
+/// Waits until a pipe is ready, or a signal has come. False: it cannot be waited for.
+fn wait(pipe: &OwnedFd, interest: Interest) -> bool {
+    let waited = Poll::new().and_then(|poll| {
+        poll.watch(pipe, 0, interest)?;
+        poll.wait(None, &mut Vec::new())
+    });
+    waited.is_ok()
+}
+
 fn send(pipe: &OwnedFd, answer: &[u8]) -> bool {
     loop {
         match stream::write(pipe.as_fd(), answer) {
-            Ok(Moved::Later) => {}
+            // A pipe that does not block is waited for, as one that does would be.
+            Ok(Moved::Later) if wait(pipe, Interest::Write) => {}
             other => return other.is_ok(),
         }
     }
@@ -131,6 +147,46 @@ mod tests {
         assert_eq!(answer(Key::Pid, 42, None), b"{\"pid\": 42}\n");
         let told = answer(Key::ExitCode, -1, Some("say \"no\"\n"));
         assert_eq!(told, b"{\"exit_code\": -1, \"message\": \"say \\\"no\\\"\\n\"}\n");
+    }
+
+    /// Milliseconds of processor time that this thread has used.
+    fn used() -> i64 {
+        use nix::sys::resource::{UsageWho, getrusage};
+        let usage = getrusage(UsageWho::RUSAGE_THREAD).expect("getrusage");
+        let milliseconds = |time: nix::sys::time::TimeVal| time.tv_sec() * 1000 + time.tv_usec() / 1000;
+        milliseconds(usage.user_time()) + milliseconds(usage.system_time())
+    }
+
+    #[test]
+    fn pipes_that_do_not_block_are_waited_for_without_work() {
+        let pause = std::time::Duration::from_millis(500);
+        let (read_end, write_end) = crate::sys::socket::pipe().expect("a pipe");
+        stream::never_block(read_end.as_fd()).expect("set");
+        stream::never_block(write_end.as_fd()).expect("set");
+        let before = used();
+        let caller = std::thread::spawn(move || {
+            std::thread::sleep(pause);
+            stream::write(write_end.as_fd(), b"x").expect("written");
+            write_end
+        });
+        let pipes = Pipes { key: Key::Data, sync: None, start: Some(read_end), attach: None };
+        pipes.wait_for_start();
+        let write_end = caller.join().expect("the caller");
+        let read_end = pipes.start.expect("it stays");
+        while let Ok(Moved::Bytes(_)) = stream::write(write_end.as_fd(), &[0; 4096]) {}
+        let caller = std::thread::spawn(move || {
+            std::thread::sleep(pause);
+            let mut buffer = vec![0; 65536];
+            while let Ok(Moved::Bytes(_)) = stream::read(read_end.as_fd(), &mut buffer) {}
+            read_end
+        });
+        assert!(send(&write_end, b"told"));
+        let read_end = caller.join().expect("the caller");
+        assert!(used() - before < 250, "{} ms of work in a second of waiting", used() - before);
+        let mut buffer = [0; 8];
+        while let Ok(Moved::Bytes(n)) = stream::read(read_end.as_fd(), &mut buffer) {
+            assert_eq!(&buffer[..n], b"told");
+        }
     }
 
     #[test]
