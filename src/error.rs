@@ -210,6 +210,30 @@ impl Error {
         self
     }
 
+    /// Replaces who asked, where the cause is known better than when it failed.
+    pub fn blame(mut self, origin: Origin) -> Error {
+        self.0.origin = Some(origin);
+        self
+    }
+
+    /// Adds what else is wrong with the configuration, besides what made it fail.
+    pub fn and_faults(mut self, others: Vec<Fault>) -> Error {
+        let own = match (&self.0.origin, self.0.faults.is_empty()) {
+            (Some(Origin::Config(pointer)), true) => {
+                Fault { pointer: pointer.to_string(), msg: self.0.message.clone() }
+            }
+            (Some(Origin::Config(_)), false) => {
+                self.0.faults.extend(others);
+                return self;
+            }
+            _ => return self,
+        };
+        if !others.is_empty() {
+            self.0.faults = std::iter::once(own).chain(others).collect();
+        }
+        self
+    }
+
     /// Records at which step, unless something nearer to the cause already did.
     pub fn step(mut self, step: impl Into<String>) -> Error {
         self.0.step.get_or_insert_with(|| step.into());
@@ -296,6 +320,20 @@ impl Error {
     /// All faults of the configuration, if more than one is known.
     pub fn all_faults(&self) -> &[Fault] {
         &self.0.faults
+    }
+}
+
+impl Error {
+    /// All faults of the configuration, one at least: the error itself where it is the only one.
+    pub fn into_faults(self) -> Vec<Fault> {
+        if !self.0.faults.is_empty() {
+            return self.0.faults;
+        }
+        let pointer = match self.0.origin {
+            Some(Origin::Config(pointer)) => pointer.into_owned(),
+            _ => String::new(),
+        };
+        vec![Fault { pointer, msg: self.0.message }]
     }
 }
 

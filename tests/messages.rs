@@ -15,7 +15,8 @@ struct Scratch(PathBuf);
 impl Scratch {
     fn new(name: &str) -> Scratch {
         let path = std::env::temp_dir().join(format!("windlass-messages-{}-{name}", std::process::id()));
-        fs::create_dir_all(path.join("bundle/rootfs")).expect("a scratch directory");
+        fs::create_dir_all(path.join("bundle/rootfs/bin")).expect("a scratch directory");
+        fs::write(path.join("bundle/rootfs/bin/sh"), "").expect("room for a file");
         Scratch(path)
     }
 

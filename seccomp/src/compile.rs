@@ -193,7 +193,7 @@ impl Reader {
             }
         };
         if rule.names.is_empty() {
-            self.warning(format!("/syscalls/{at}/names"), "has no effect: no calls are named");
+            self.problem(format!("/syscalls/{at}/names"), "at least one call must be named");
         }
         for (name_at, name) in rule.names.iter().enumerate() {
             let pointer = || format!("/syscalls/{at}/names/{name_at}");

@@ -169,7 +169,9 @@ pub struct Line {
 
 impl Plan {
     /// The plan, line by line, in the order in which things are done.
-    pub fn lines(&self) -> Vec<Line> {
+    ///
+    /// `program`: what is executed in the end.
+    pub fn lines(&self, program: &[String]) -> Vec<Line> {
         let mut out = Vec::new();
         let mut runtime = |what: String, asked_by: String| out.push(Line { process: "runtime", what, asked_by });
         runtime(format!("reserve the container {:?}", self.id), "(every container has a state)".into());
@@ -233,7 +235,10 @@ impl Plan {
         let asked = |step: &super::Step| step.origin.to_string();
         out.extend(self.init.iter().map(|step| Line {
             process: "init",
-            what: self.describe(&step.action),
+            what: match &step.action {
+                Action::Execute if !program.is_empty() => format!("execute {program:?}"),
+                action => self.describe(action),
+            },
             asked_by: asked(step),
         }));
         out
@@ -255,8 +260,8 @@ impl Plan {
     }
 
     /// The text of `explain`.
-    pub fn text(&self) -> String {
-        let lines = self.lines();
+    pub fn text(&self, program: &[String]) -> String {
+        let lines = self.lines(program);
         let processes = if self.topology.intermediate {
             "3 processes (runtime, joiner, init)"
         } else {

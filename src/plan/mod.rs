@@ -8,11 +8,12 @@
 //! opens on the host beforehand ([`Source`]), the cgroup, and the [`Step`]s of init in order.
 //! `exec` gets a plan of the same steps.
 
+mod blame;
 pub mod cgroup;
 pub mod device_rules;
-mod devices;
 pub mod exec;
 pub mod explain;
+mod hooks;
 mod host;
 pub mod mount_options;
 mod path;
@@ -25,7 +26,7 @@ pub mod unit;
 
 use std::path::PathBuf;
 
-pub use devices::BOUND;
+pub use blame::innermost;
 pub use host::{Host, Maps};
 pub use path::RootPath;
 pub use process::{Identity, MEMORY_FLAGS, MEMORY_MODES, Seccomp, Sets};
@@ -232,6 +233,9 @@ impl Program {
     }
 }
 
+/// PATH where the environment has none, as execvp(3) takes it.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// What the command line adds to the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -391,6 +395,11 @@ fn version(spec: &Spec, draft: &mut Draft) -> Option<Version> {
         draft.warn("/ociVersion", format!("ociVersion {:?} is no SemVer: its v is left out", spec.oci_version));
     }
     version
+}
+
+/// What is wrong with a word that is none of the known ones, or is not there.
+pub(crate) fn unknown(what: &str, word: &str) -> String {
+    if word.is_empty() { format!("{what} is missing") } else { format!("unknown {what} {word:?}") }
 }
 
 /// A mapping as a line of `/proc/PID/uid_map`.

@@ -8,12 +8,16 @@
 //! given up next. Only a filter with a listener goes in before the runtime is told that all is
 //! prepared, since it is the runtime that hands the listener on. tests/plans.rs holds this order.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
+use windlass_seccomp::Profile;
+
 use crate::abi::{SchedulerAttributes, bits_of_list};
+use crate::error::Fault;
 use crate::spec::{Capabilities, IoPriority, Linux, MemoryPolicy, Process, Rlimit, Scheduler, Spec, User};
 
-use super::{Action, Draft, Maps, Options, Topology};
+use super::{Action, Draft, Maps, Options, Topology, unknown};
 
 /// Ids and capability sets to take.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -128,11 +132,11 @@ pub(super) fn limits(process: &Process, linux: &Linux, pointer: &str, draft: &mu
         match wanted.domain.as_str() {
             "LINUX" => draft.config("/linux/personality", Action::Personality(0)),
             "LINUX32" => draft.config("/linux/personality", Action::Personality(0x8)),
-            other => draft.fault("/linux/personality/domain", format!("unknown personality domain {other:?}")),
+            other => draft.fault("/linux/personality/domain", unknown("personality domain", other)),
         }
         if !wanted.flags.is_empty() {
             draft.fault(
-                "/linux/personality/flags",
+                "/linux/personality/flags/0",
                 "personality flags are not supported: the specification defines none",
             );
         }
@@ -152,14 +156,18 @@ pub(super) fn credentials(
     draft: &mut Draft,
 ) {
     let field = |name: &str| format!("{pointer}/{name}");
-    if !process.cwd.starts_with('/') {
+    if process.cwd.is_empty() {
+        draft.fault(field("cwd"), "Cwd property must not be empty");
+    } else if !process.cwd.starts_with('/') {
         draft.fault(field("cwd"), format!("Cwd must be an absolute path (is {:?})", process.cwd));
     }
-    if process.args.is_empty() || process.args[0].is_empty() {
-        draft.fault(field("args"), "args must not be empty");
+    match process.args.first().map(String::as_str) {
+        None => draft.fault(field("args"), "args must not be empty"),
+        Some("") => draft.fault(field("args/0"), "args must not be empty: the first of them is the program"),
+        Some(_) => {}
     }
     for (name, list) in [("args", &process.args), ("env", &process.env)] {
-        if let Some(index) = list.iter().position(|text| text.contains('\0')) {
+        for (index, _) in list.iter().enumerate().filter(|(_, text)| text.contains('\0')) {
             draft.fault(format!("{pointer}/{name}/{index}"), format!("{name} must not have a NUL byte"));
         }
     }
@@ -278,16 +286,31 @@ fn capabilities(sets: &Capabilities, grantable: u64, pointer: &str, draft: &mut 
         inheritable: bits(&sets.inheritable, "inheritable"),
         ambient: bits(&sets.ambient, "ambient"),
     };
+    let lists = [
+        ("bounding", &sets.bounding),
+        ("effective", &sets.effective),
+        ("permitted", &sets.permitted),
+        ("inheritable", &sets.inheritable),
+        ("ambient", &sets.ambient),
+    ];
+    // Where the first of these lists names it.
+    let place = |lists: &[(&str, &Option<Vec<String>>)], capability: caps::Capability| {
+        let at = lists.iter().find_map(|(field, names)| {
+            let index = names.iter().flatten().position(|name| name.parse().ok() == Some(capability))?;
+            Some(format!("{pointer}/{field}/{index}"))
+        });
+        at.unwrap_or_else(|| pointer.to_owned())
+    };
     for capability in named(missing) {
-        draft.warn(pointer, format!("ignoring capability {capability}: this host cannot grant it"));
+        draft.warn(place(&lists, capability), format!("ignoring capability {capability}: this host cannot grant it"));
     }
-    if out.effective & !out.permitted != 0 {
-        draft.fault(format!("{pointer}/effective"), "the effective capabilities must be permitted as well");
+    for capability in named(out.effective & !out.permitted) {
+        let msg = format!("the effective capabilities must be permitted as well, and {capability} is not");
+        draft.fault(place(&lists[1..2], capability), msg);
     }
-    let ungranted = out.ambient & !(out.permitted & out.inheritable);
-    for capability in named(ungranted) {
+    for capability in named(out.ambient & !(out.permitted & out.inheritable)) {
         let msg = format!("ignoring ambient capability {capability}: it must be permitted and inheritable as well");
-        draft.warn(format!("{pointer}/ambient"), msg);
+        draft.warn(place(&lists[4..], capability), msg);
     }
     out
 }
@@ -299,22 +322,23 @@ fn named(bits: u64) -> impl Iterator<Item = caps::Capability> {
 }
 
 fn seccomp(linux: &Linux, draft: &mut Draft) -> Option<Seccomp> {
-    let text = linux.seccomp.as_ref()?;
-    let profile: windlass_seccomp::Profile = match serde_json::from_str(text.get()) {
-        Ok(profile) => profile,
-        Err(error) => {
-            let inner = crate::spec::pointer_at(text.get().as_bytes(), error.line(), error.column());
-            draft.fault(format!("/linux/seccomp{inner}"), format!("cannot parse the seccomp profile: {error}"));
-            return None;
+    let text = linux.seccomp.as_ref()?.get().as_bytes();
+    let mended;
+    let (profile, misspelt) = match crate::spec::borrow::<Profile<'_>>(text) {
+        Some(read) => read,
+        None => {
+            mended = mend_seccomp(text, draft)?;
+            crate::spec::borrow::<Profile<'_>>(&mended)?
         }
     };
+    draft.warnings.extend(misspelt.into_iter().map(below_seccomp));
     if profile.is_empty() {
         return None;
     }
     match windlass_seccomp::compile(&profile, windlass_seccomp::Arch::native()) {
         Ok(filter) => {
             for problem in &filter.warnings {
-                draft.warn(format!("/linux/seccomp{}", problem.pointer), problem.message.clone());
+                draft.warn(format!("{SECCOMP}{}", problem.pointer), problem.message.clone());
             }
             Some(Seccomp {
                 filter: std::rc::Rc::new(filter),
@@ -324,8 +348,30 @@ fn seccomp(linux: &Linux, draft: &mut Draft) -> Option<Seccomp> {
         }
         Err(problems) => {
             for problem in problems {
-                draft.fault(format!("/linux/seccomp{}", problem.pointer), problem.message);
+                draft.fault(format!("{SECCOMP}{}", problem.pointer), problem.message);
             }
+            None
+        }
+    }
+}
+
+const SECCOMP: &str = "/linux/seccomp";
+
+fn below_seccomp(fault: Fault) -> Fault {
+    Fault { pointer: format!("{SECCOMP}{}", fault.pointer), ..fault }
+}
+
+/// A profile of which no element is of a wrong type; each that was is a fault.
+fn mend_seccomp(text: &[u8], draft: &mut Draft) -> Option<Vec<u8>> {
+    let what = "the seccomp profile";
+    match crate::spec::mend(text, what, &|text| crate::spec::fault_of::<Profile<'_>>(text, what)) {
+        Ok(mended) => {
+            draft.warnings.extend(mended.warnings.into_iter().map(below_seccomp));
+            draft.faults.extend(mended.faults.into_iter().map(below_seccomp));
+            Some(mended.text)
+        }
+        Err(error) => {
+            draft.faults.extend(error.into_faults().into_iter().map(below_seccomp));
             None
         }
     }
@@ -337,7 +383,11 @@ pub(super) fn seccomp_of(linux: &Linux, draft: &mut Draft) -> Option<Seccomp> {
 }
 
 /// A field, relative to the object, and what is wrong with it.
-type Wrong = (&'static str, String);
+type Wrong = (Cow<'static, str>, String);
+
+fn wrong<T>(field: impl Into<Cow<'static, str>>, msg: impl Into<String>) -> Result<T, Wrong> {
+    Err((field.into(), msg.into()))
+}
 
 /// `RLIMIT_*` by name (setrlimit(2)); the numbers are the kernel's on every architecture here.
 const RLIMITS: &[&str] = &[
@@ -361,13 +411,15 @@ const RLIMITS: &[&str] = &[
 
 fn rlimit(limit: &Rlimit) -> Result<u32, Wrong> {
     let name = limit.kind.strip_prefix("RLIMIT_").unwrap_or("");
-    let number = RLIMITS.iter().position(|known| *known == name);
-    let number = number.ok_or_else(|| ("/type", format!("invalid rlimit type: {}", limit.kind)))?;
+    let Some(number) = RLIMITS.iter().position(|known| *known == name) else {
+        let kind = &limit.kind;
+        let msg =
+            if kind.is_empty() { "an rlimit needs a type".into() } else { format!("invalid rlimit type: {kind}") };
+        return wrong("/type", msg);
+    };
     if limit.soft > limit.hard {
-        return Err((
-            "/soft",
-            format!("the soft limit {} of {} is above its hard limit {}", limit.soft, limit.kind, limit.hard),
-        ));
+        let msg = format!("the soft limit {} of {} is above its hard limit {}", limit.soft, limit.kind, limit.hard);
+        return wrong("/soft", msg);
     }
     Ok(number as u32)
 }
@@ -393,32 +445,35 @@ const SCHEDULER_FLAGS: &[(&str, u64)] = &[
 ];
 
 fn scheduler(wanted: &Scheduler) -> Result<SchedulerAttributes, Wrong> {
-    let policy = POLICIES.iter().find(|row| row.0 == wanted.policy).map(|row| row.1);
-    let policy = policy.ok_or_else(|| ("/policy", format!("invalid scheduler policy {:?}", wanted.policy)))?;
+    let Some((_, policy)) = POLICIES.iter().find(|row| row.0 == wanted.policy) else {
+        return wrong("/policy", unknown("scheduler policy", &wanted.policy));
+    };
     let mut flags = 0;
-    for flag in &wanted.flags {
-        let bit = SCHEDULER_FLAGS.iter().find(|row| row.0 == flag).map(|row| row.1);
-        flags |= bit.ok_or_else(|| ("/flags", format!("invalid scheduler flag {flag:?}")))?;
+    for (index, flag) in wanted.flags.iter().enumerate() {
+        match SCHEDULER_FLAGS.iter().find(|row| row.0 == flag) {
+            Some((_, bit)) => flags |= bit,
+            None => return wrong(format!("/flags/{index}"), format!("invalid scheduler flag {flag:?}")),
+        }
     }
     if !(-20..=19).contains(&wanted.nice) {
-        return Err(("/nice", format!("invalid scheduler.nice: {} is not between -20 and 19", wanted.nice)));
+        return wrong("/nice", format!("invalid scheduler.nice: {} is not between -20 and 19", wanted.nice));
     }
     if wanted.priority != 0 && !matches!(policy, 1 | 2) {
-        return Err(("/priority", "scheduler.priority can only be specified for SchedFIFO or SchedRR policy".into()));
+        return wrong("/priority", "scheduler.priority can only be specified for SchedFIFO or SchedRR policy");
     }
-    if (wanted.runtime != 0 || wanted.deadline != 0 || wanted.period != 0) && policy != 6 {
-        return Err((
-            "/runtime",
-            "scheduler runtime/deadline/period can only be specified for SchedDeadline policy".into(),
-        ));
+    let deadline = [("/runtime", wanted.runtime), ("/deadline", wanted.deadline), ("/period", wanted.period)];
+    if let Some((field, _)) = deadline.into_iter().find(|(_, value)| *value != 0 && *policy != 6) {
+        return wrong(field, "scheduler runtime/deadline/period can only be specified for SchedDeadline policy");
     }
+    let Ok(priority) = u32::try_from(wanted.priority) else {
+        return wrong("/priority", format!("invalid priority {}", wanted.priority));
+    };
     Ok(SchedulerAttributes {
         size: 0,
-        policy,
+        policy: *policy,
         flags,
         nice: wanted.nice,
-        priority: u32::try_from(wanted.priority)
-            .map_err(|_| ("/priority", format!("invalid priority {}", wanted.priority)))?,
+        priority,
         runtime: wanted.runtime,
         deadline: wanted.deadline,
         period: wanted.period,
@@ -431,11 +486,11 @@ fn io_priority(wanted: &IoPriority) -> Result<u32, Wrong> {
         "IOPRIO_CLASS_RT" => 1,
         "IOPRIO_CLASS_BE" => 2,
         "IOPRIO_CLASS_IDLE" => 3,
-        other => return Err(("/class", format!("invalid ioPriority.class {other:?}"))),
+        other => return wrong("/class", unknown("ioPriority.class", other)),
     };
     match u32::try_from(wanted.priority) {
         Ok(level @ 0..=7) => Ok(class << 13 | level),
-        _ => Err(("/priority", format!("invalid ioPriority.priority: {} is not between 0 and 7", wanted.priority))),
+        _ => wrong("/priority", format!("invalid ioPriority.priority: {} is not between 0 and 7", wanted.priority)),
     }
 }
 
@@ -455,19 +510,23 @@ pub const MEMORY_FLAGS: &[(&str, i32)] =
     &[("MPOL_F_NUMA_BALANCING", 1 << 13), ("MPOL_F_RELATIVE_NODES", 1 << 14), ("MPOL_F_STATIC_NODES", 1 << 15)];
 
 fn memory_policy(policy: &MemoryPolicy) -> Result<(i32, Vec<u64>), Wrong> {
-    let mode = MEMORY_MODES.iter().find(|row| row.0 == policy.mode).map(|row| row.1);
-    let mut mode = mode.ok_or_else(|| ("/mode", format!("invalid memory policy mode {:?}", policy.mode)))?;
-    let nodes = bits_of_list(&policy.nodes)
-        .ok_or_else(|| ("/nodes", format!("invalid memory node list {:?}", policy.nodes)))?;
-    if matches!(mode, 0 | 4) && !nodes.is_empty() {
-        return Err(("/nodes", format!("{} takes no nodes", policy.mode)));
+    let Some((_, mode)) = MEMORY_MODES.iter().find(|row| row.0 == policy.mode) else {
+        return wrong("/mode", unknown("memory policy mode", &policy.mode));
+    };
+    let Some(nodes) = bits_of_list(&policy.nodes) else {
+        return wrong("/nodes", format!("invalid memory node list {:?}", policy.nodes));
+    };
+    match (mode, nodes.is_empty()) {
+        (0 | 4, false) => return wrong("/nodes", format!("{} takes no nodes", policy.mode)),
+        (2 | 3 | 5 | 6, true) => return wrong("/nodes", format!("{} needs nodes", policy.mode)),
+        _ => {}
     }
-    if matches!(mode, 2 | 3 | 5 | 6) && nodes.is_empty() {
-        return Err(("/nodes", format!("{} needs nodes", policy.mode)));
+    let mut flags = 0;
+    for (index, flag) in policy.flags.iter().enumerate() {
+        match MEMORY_FLAGS.iter().find(|row| row.0 == flag) {
+            Some((_, bit)) => flags |= bit,
+            None => return wrong(format!("/flags/{index}"), format!("invalid memory policy flag {flag:?}")),
+        }
     }
-    for flag in &policy.flags {
-        let bit = MEMORY_FLAGS.iter().find(|row| row.0 == flag).map(|row| row.1);
-        mode |= bit.ok_or_else(|| ("/flags", format!("invalid memory policy flag {flag:?}")))?;
-    }
-    Ok((mode, nodes))
+    Ok((mode | flags, nodes))
 }

@@ -10,6 +10,15 @@ pub(super) fn check(linux: &Linux, draft: &mut Draft) {
     if matches!(rdt.clos_id.as_str(), "." | "..") || rdt.clos_id.contains(['/', '\n', '\0']) {
         draft.fault("/linux/intelRdt/closID", format!("invalid intelRdt.closID {:?}", rdt.clos_id));
     }
+    let mut line = |pointer: String, schema: &str| {
+        if schema.contains(['\n', '\0']) {
+            draft.fault(pointer, format!("intelRdt schema {schema:?} is not one line"));
+        }
+    };
+    line("/linux/intelRdt/l3CacheSchema".into(), &rdt.l3_cache_schema);
+    for (index, schema) in rdt.schemata.iter().enumerate() {
+        line(format!("/linux/intelRdt/schemata/{index}"), schema);
+    }
     if !rdt.mem_bw_schema.is_empty() && (!rdt.mem_bw_schema.starts_with("MB:") || rdt.mem_bw_schema.contains('\n')) {
         let msg = format!("intelRdt.memBwSchema {:?} must start with \"MB:\" and be one line", rdt.mem_bw_schema);
         draft.fault("/linux/intelRdt/memBwSchema", msg);

@@ -1,10 +1,11 @@
 //! The root filesystem: mounts, devices, the pivot, and what is hidden or read-only in the end.
 
 use crate::abi::{attr, ms, namespace};
-use crate::spec::{IdMapping, Linux, Spec};
+use crate::error::Fault;
+use crate::spec::{Device, IdMapping, Linux, Root, Spec};
 
 use super::mount_options::{self, Options as MountOptions};
-use super::{Action, Draft, Host, Options, Pivot, RootPath, Topology};
+use super::{Action, Draft, Host, Node, Options, Pivot, RootPath, Topology};
 
 /// The ids of an idmapped mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,21 +91,16 @@ pub struct Mount {
     pub old_flags: u64,
     /// Starts with a copy of what was there.
     pub copy_up: bool,
-    /// Can be written to until a later [`Action::Readonly`].
-    pub late_readonly: bool,
-    /// Its option `context` is `linux.mountLabel`.
-    pub labelled: bool,
 }
 
 /// Adds the sources and steps of the root filesystem.
 pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &Options, draft: &mut Draft) {
-    let Some(root) = &spec.root else {
-        draft.fault("/root", "root is missing: a container needs a root filesystem");
-        return;
-    };
-    if root.path.is_empty() {
-        draft.fault("/root/path", "root.path is empty");
-        return;
+    let none = Root::default();
+    let root = spec.root.as_ref().unwrap_or(&none);
+    match &spec.root {
+        None => draft.fault("/root", "root is missing: a container needs a root filesystem"),
+        Some(root) if root.path.is_empty() => draft.fault("/root/path", "root.path is empty"),
+        Some(_) => {}
     }
     let own_mounts = topology.has(namespace::MOUNT);
     if !own_mounts {
@@ -129,19 +125,19 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
     });
     draft.config("/root/path", Action::Rootfs { source, path: root.path.clone() });
 
-    let mut late_readonly = Vec::new();
+    let mut late_readonly = None;
     for (index, mount) in spec.mounts.iter().enumerate() {
         if let Some(path) = mount_step(index, mount, linux, topology, options, draft) {
-            late_readonly.push((index, path));
+            late_readonly = Some((index, path));
         }
     }
     let bind_nodes = topology.user_namespace() || options.host.nested.is_some();
-    super::devices::devices(spec, linux, bind_nodes, draft);
+    devices(linux, bind_nodes, device_directory_is_bound(spec), draft);
     if spec.process.as_ref().is_some_and(|process| process.terminal) {
         let size = spec.process.as_ref().and_then(|process| process.console_size.clone());
         draft.config("/process/terminal", Action::Console { size, device: true });
     }
-    hooks(spec, topology, linux, draft);
+    super::hooks::hooks(spec, topology, linux, draft);
     restrict(linux, draft);
 
     let pivot = if !own_mounts {
@@ -163,7 +159,7 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
         // While the root can still be written to.
         draft.config("/process/cwd", Action::MakeWorkingDirectory(path));
     }
-    for (index, path) in late_readonly {
+    if let Some((index, path)) = late_readonly {
         draft.config(format!("/mounts/{index}/options"), Action::Readonly(path));
     }
     if root.readonly && own_mounts {
@@ -179,12 +175,11 @@ fn restrict(linux: &Linux, draft: &mut Draft) {
         ("readonlyPaths", &linux.readonly_paths, Action::ReadonlyPath as fn(RootPath) -> Action),
         ("maskedPaths", &linux.masked_paths, Action::Mask),
     ] {
-        let mut seen = std::collections::BTreeSet::new();
         for (index, text) in paths.iter().enumerate() {
             let pointer = format!("/linux/{name}/{index}");
             match RootPath::new(text).filter(|path| text.starts_with('/') && !path.is_root()) {
-                Some(path) if !seen.insert(path.clone()) => {}
                 Some(path) => draft.config(pointer, action(path)),
+                None if text.is_empty() => draft.fault(pointer, "the path is missing"),
                 None => draft.fault(pointer, format!("{text:?} is not an absolute path below the root")),
             }
         }
@@ -222,6 +217,14 @@ fn root_propagation(linux: &Linux, draft: &mut Draft) -> Option<u64> {
     }
 }
 
+/// Whether `/dev` comes from the host, nodes and all.
+fn device_directory_is_bound(spec: &Spec) -> bool {
+    spec.mounts.iter().any(|mount| {
+        let bind = mount.kind == "bind" || mount.options.iter().any(|o| o == "bind" || o == "rbind");
+        bind && RootPath::new(&mount.destination).is_some_and(|path| path.is("/dev"))
+    })
+}
+
 /// What may be mounted on below `/proc`; as runc and the images that need it have it.
 const BELOW_PROC: &[&str] = &[
     "/proc/cpuinfo",
@@ -241,15 +244,8 @@ pub fn may_cover(path: &RootPath) -> bool {
     BELOW_PROC.iter().any(|allowed| path.is(allowed))
 }
 
-/// Whether a new filesystem of this type can be given files and directories, which later mounts,
-/// device nodes and the working directory may need. A disk cannot: read-only means that nothing of it
-/// is written, its journal neither.
-fn takes_files(kind: &str, source: &str) -> bool {
-    !matches!(kind, "proc" | "sysfs" | "cgroup" | "cgroup2" | "mqueue" | "devpts") && !source.starts_with('/')
-}
-
-/// Adds one mount. A new filesystem that is to be read-only is made so later, when everything in it has
-/// been made; its path is returned.
+/// Adds one mount. A `/dev` that is to be read-only is made so later, when it has its nodes; its
+/// path is returned.
 fn mount_step(
     index: usize,
     mount: &crate::spec::Mount,
@@ -271,6 +267,9 @@ fn mount_step(
             format!("mount destination {:?} is not absolute; taken from /", mount.destination),
         );
     }
+    if destination.is_root() {
+        draft.fault(format!("{pointer}/destination"), "a mount on / would hide the root filesystem");
+    }
     if destination.is_below("/proc") && !destination.is("/proc") && !may_cover(&destination) {
         draft.fault(
             format!("{pointer}/destination"),
@@ -279,15 +278,11 @@ fn mount_step(
     }
     let mut options = MountOptions::read(mount.options.iter().map(String::as_str));
     let bind = options.bind.or((mount.kind == "bind").then_some(false));
-    if destination.is_root() && bind.is_none() {
-        draft.fault(format!("{pointer}/destination"), "a new filesystem on / would hide the root filesystem");
-    }
     let idmap = idmap(&pointer, mount, &options, bind.is_some(), linux, topology, draft);
     if options.copy_up && (bind.is_some() || mount.kind != "tmpfs") {
-        draft.fault(format!("{pointer}/options"), "tmpcopyup is for tmpfs only");
+        draft.fault(option(&pointer, mount, "tmpcopyup"), "tmpcopyup is for tmpfs only");
     }
-    let readonly = (options.set | options.set_all) & attr::RDONLY != 0;
-    let late = bind.is_none() && readonly && takes_files(&mount.kind, &mount.source);
+    let late = bind.is_none() && destination.is("/dev") && (options.set | options.set_all) & attr::RDONLY != 0;
     if late {
         options.set &= !attr::RDONLY;
         options.set_all &= !attr::RDONLY;
@@ -299,13 +294,13 @@ fn mount_step(
                 draft.fault(format!("{pointer}/source"), "a bind mount needs a source");
             }
             for (key, _) in &options.data {
-                draft.warn(format!("{pointer}/options"), format!("option {key:?} has no meaning for a bind mount"));
+                draft.warn(option(&pointer, mount, key), format!("option {key:?} has no meaning for a bind mount"));
             }
             What::Bind(draft.source(bound(&pointer, mount, recursive, &options, idmap)))
         }
         (None, "cgroup" | "cgroup2") => {
             for (key, _) in &options.data {
-                draft.warn(format!("{pointer}/options"), format!("option {key:?} has no meaning for cgroup2"));
+                draft.warn(option(&pointer, mount, key), format!("option {key:?} has no meaning for cgroup2"));
             }
             let fallback = fallback("cgroup2", &pointer, &options, topology, &planning.host, draft);
             What::New { kind: "cgroup2".into(), source: String::new(), data: Vec::new(), fallback }
@@ -318,7 +313,7 @@ fn mount_step(
             let fallback = fallback(kind, &pointer, &options, topology, &planning.host, draft);
             let mut data = data(kind, &options, linux);
             if kind == "devpts" {
-                without_unmapped_group(&pointer, &mut data, topology, &planning.host, draft);
+                without_unmapped_group(&option(&pointer, mount, "gid"), &mut data, topology, &planning.host, draft);
             }
             What::New { kind: kind.into(), source: mount.source.clone(), data, fallback }
         }
@@ -331,11 +326,18 @@ fn mount_step(
         propagation: options.propagation,
         old_flags: options.old_flags,
         copy_up: options.copy_up,
-        late_readonly: late,
-        labelled: !linux.mount_label.is_empty() && !options.data.iter().any(|(key, _)| key == "context"),
     };
     draft.config(pointer, Action::Mount(step));
     late.then_some(destination)
+}
+
+/// The pointer of the option that has this key.
+pub(super) fn option(pointer: &str, mount: &crate::spec::Mount, key: &str) -> String {
+    let has = |option: &String| mount_options::keys(option).any(|known| known == key);
+    match mount.options.iter().position(has) {
+        Some(index) => format!("{pointer}/options/{index}"),
+        None => format!("{pointer}/options"),
+    }
 }
 
 fn bound(
@@ -426,7 +428,7 @@ fn without_unmapped_group(
         let keep = gid.is_none_or(mapped);
         if !keep {
             let msg = format!("gid={} is left out: the user namespace has no such group", gid.unwrap_or_default());
-            draft.warn(format!("{pointer}/options"), msg);
+            draft.warn(pointer, msg);
         }
         keep
     });
@@ -445,23 +447,29 @@ fn idmap(
     if !listed && options.idmap.is_none() {
         return None;
     }
+    let option = || option(pointer, mount, if options.idmap == Some(true) { "ridmap" } else { "idmap" });
+    let listed_at = |name: &str| format!("{pointer}/{name}Mappings");
     if !bind {
+        let at = match (mount.uid_mappings.is_empty(), mount.gid_mappings.is_empty()) {
+            (false, _) => listed_at("uid"),
+            (true, false) => listed_at("gid"),
+            (true, true) => option(),
+        };
         draft.fault(
-            pointer,
+            at,
             format!("id-mapped mounts are only supported for bind-mounts ({:?} is not one)", mount.destination),
         );
     }
     if listed && (mount.uid_mappings.is_empty() || mount.gid_mappings.is_empty()) {
-        draft.fault(pointer, "id-mapped mounts need both uidMappings and gidMappings");
+        let alone = if mount.gid_mappings.is_empty() { "uid" } else { "gid" };
+        draft.fault(listed_at(alone), "id-mapped mounts need both uidMappings and gidMappings");
     }
     if !listed && (!topology.user_namespace() || linux.uid_mappings.is_empty() || linux.gid_mappings.is_empty()) {
         let msg = "idmap without mappings needs a user namespace with mappings to take them from";
-        draft.fault(format!("{pointer}/options"), msg);
+        draft.fault(option(), msg);
     }
     for (name, mappings) in [("uid", &mount.uid_mappings), ("gid", &mount.gid_mappings)] {
-        if let Some(msg) = super::topology::overlap(mappings) {
-            draft.fault(format!("{pointer}/{name}Mappings"), msg);
-        }
+        super::topology::check_ranges(&listed_at(name), mappings, draft);
     }
     let (uids, gids) = if listed {
         (mount.uid_mappings.clone(), mount.gid_mappings.clone())
@@ -481,29 +489,86 @@ fn data(kind: &str, options: &MountOptions, linux: &Linux) -> Vec<(String, Optio
     data
 }
 
-/// The hooks that run before the pivot, the interfaces that they may want to find, and what is
-/// wrong with any hook.
-fn hooks(spec: &Spec, topology: &Topology, linux: &Linux, draft: &mut Draft) {
-    if !linux.net_devices.is_empty() && topology.has(namespace::NET) {
-        draft.config("/linux/netDevices", Action::NetDevices);
+/// The devices that the specification promises (config-linux.md, "Default Devices").
+const DEFAULT_DEVICES: &[(&str, u32, u32)] =
+    &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Adds the nodes, which a user namespace cannot make but bind. A `/dev` that comes from the host
+/// (`bound`) has its own and is left alone.
+fn devices(linux: &Linux, bind_nodes: bool, bound: bool, draft: &mut Draft) {
+    let mut wanted: Vec<(String, Node)> = Vec::new();
+    for (name, major, minor) in DEFAULT_DEVICES.iter().filter(|_| !bound) {
+        let path = RootPath::new(&format!("/dev/{name}")).expect("no NUL");
+        if linux.devices.iter().any(|device| RootPath::new(&device.path).as_ref() == Some(&path)) {
+            continue;
+        }
+        let node = Node { path, mode: 0o020_666, major: *major, minor: *minor, uid: 0, gid: 0, source: None };
+        wanted.push((String::new(), node));
     }
-    let Some(hooks) = &spec.hooks else { return };
-    for (name, list) in hooks.all() {
-        for (index, hook) in list.iter().enumerate() {
-            let pointer = format!("/hooks/{name}/{index}");
-            if !hook.path.starts_with('/') {
-                draft.fault(format!("{pointer}/path"), format!("hook path {:?} is not absolute", hook.path));
+    for (index, device) in linux.devices.iter().enumerate() {
+        let pointer = format!("/linux/devices/{index}");
+        match node(device) {
+            Ok(node) if bound && node.path.is_below("/dev") => {
+                draft.warn(pointer, format!("{} is not made: /dev is bind mounted", node.path));
             }
-            if hook.timeout.is_some_and(|seconds| seconds <= 0) {
-                draft.fault(format!("{pointer}/timeout"), "a hook's timeout must be more than 0 seconds");
-            }
+            Ok(node) => wanted.push((pointer, node)),
+            Err(fault) => draft.faults.push(Fault { pointer: format!("{pointer}{}", fault.pointer), msg: fault.msg }),
         }
     }
-    if !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() {
-        let name = if hooks.prestart.is_empty() { "/hooks/createRuntime" } else { "/hooks/prestart" };
-        draft.config(name, Action::RuntimeHooks);
+    for (pointer, mut node) in wanted {
+        let named = if pointer.is_empty() { "/linux/devices".to_string() } else { pointer.clone() };
+        if bind_nodes && node.mode & 0o170_000 != 0o010_000 {
+            node.source = Some(draft.source(Source {
+                path: node.path.to_string(),
+                pointer: named,
+                target: node.path.to_string(),
+                propagation: vec![(ms::PRIVATE, false)],
+                ..Source::default()
+            }));
+        }
+        match pointer.is_empty() {
+            true => draft.always("every container has this device", Action::Node(node)),
+            false => draft.config(pointer, Action::Node(node)),
+        }
     }
-    if !hooks.create_container.is_empty() {
-        draft.config("/hooks/createContainer", Action::CreateContainerHooks);
+    if !bound {
+        draft.always("programs expect these links in /dev", Action::DevLinks);
     }
+}
+
+fn node(device: &Device) -> Result<Node, Fault> {
+    let fault = |field: &str, msg: String| Fault { pointer: field.into(), msg };
+    let path = RootPath::new(&device.path).filter(|path| device.path.starts_with('/') && !path.is_root()).ok_or_else(
+        || match device.path.as_str() {
+            "" => fault("/path", "a device needs a path".into()),
+            path => fault("/path", format!("device path {path:?} is not an absolute path below the root")),
+        },
+    )?;
+    let kind = match device.kind.as_str() {
+        "c" | "u" => 0o020_000,
+        "b" => 0o060_000,
+        "p" => 0o010_000,
+        other => {
+            return Err(fault("/type", super::unknown("device type", other) + ": it must be one of b, c, u and p"));
+        }
+    };
+    // The kernel has 12 bits for one and 20 for the other (linux/kdev_t.h). It cuts off what is more,
+    // and the node would be that of another device.
+    let number = |field: &str, value: Option<i64>, bits: u32| match value {
+        None if kind == 0o010_000 => Ok(0),
+        None => Err(fault(field, "a device needs its numbers, unless it is a fifo".into())),
+        Some(value) => u32::try_from(value)
+            .ok()
+            .filter(|number| number >> bits == 0)
+            .ok_or_else(|| fault(field, format!("device number {value} is out of range: it has {bits} bits"))),
+    };
+    Ok(Node {
+        path,
+        mode: kind | device.file_mode.unwrap_or(0o666) & 0o7777,
+        major: number("/major", device.major, 12)?,
+        minor: number("/minor", device.minor, 20)?,
+        uid: device.uid.unwrap_or(0),
+        gid: device.gid.unwrap_or(0),
+        source: None,
+    })
 }

@@ -93,7 +93,7 @@ pub(super) fn topology(linux: &Linux, host: &Host, draft: &mut Draft) -> Topolog
     for (index, entry) in linux.namespaces.iter().enumerate() {
         let pointer = format!("/linux/namespaces/{index}");
         let Some((_, kind)) = KINDS.iter().find(|row| row.0 == entry.kind) else {
-            draft.fault(format!("{pointer}/type"), format!("unknown namespace type {:?}", entry.kind));
+            draft.fault(format!("{pointer}/type"), super::unknown("namespace type", &entry.kind));
             continue;
         };
         if seen & kind != 0 {
@@ -157,8 +157,8 @@ fn check_mappings(linux: &Linux, topology: &Topology, draft: &mut Draft) {
             let pointer = format!("/linux/{name}Mappings");
             if mappings.is_empty() {
                 draft.fault(pointer, format!("user namespaces enabled, but no {name} mappings found"));
-            } else if let Some(msg) = overlap(mappings) {
-                draft.fault(pointer, msg);
+            } else {
+                check_ranges(&pointer, mappings, draft);
             }
         }
     } else if !topology.user_namespace() {
@@ -171,22 +171,28 @@ fn check_mappings(linux: &Linux, topology: &Topology, draft: &mut Draft) {
     }
 }
 
-/// The kernel refuses overlapping ranges with a bare EINVAL; we can say which.
-pub(super) fn overlap(mappings: &[IdMapping]) -> Option<String> {
+/// The kernel refuses a wrong range with a bare EINVAL; here it is known which. `pointer` is that
+/// of the list.
+pub(super) fn check_ranges(pointer: &str, mappings: &[IdMapping], draft: &mut Draft) {
     for (i, a) in mappings.iter().enumerate() {
-        if a.size == 0 || a.container_id.checked_add(a.size).is_none() || a.host_id.checked_add(a.size).is_none() {
-            return Some(format!("mapping {i} is empty or goes beyond the last id"));
+        if a.size == 0 {
+            draft.fault(format!("{pointer}/{i}/size"), format!("mapping {i} is empty"));
+            continue;
         }
-        for (j, b) in mappings.iter().enumerate().skip(i + 1) {
+        if a.container_id.checked_add(a.size).is_none() || a.host_id.checked_add(a.size).is_none() {
+            draft.fault(format!("{pointer}/{i}/size"), format!("mapping {i} goes beyond the last id"));
+            continue;
+        }
+        for (j, b) in mappings.iter().enumerate().take(i) {
             let meets = |x: u32, y: u32| {
                 u64::from(x) < u64::from(y) + u64::from(b.size) && u64::from(y) < u64::from(x) + u64::from(a.size)
             };
             if meets(a.container_id, b.container_id) || meets(a.host_id, b.host_id) {
-                return Some(format!("mappings {i} and {j} overlap"));
+                draft.fault(format!("{pointer}/{i}"), format!("mappings {j} and {i} overlap"));
+                break;
             }
         }
     }
-    None
 }
 
 /// The steps by which init comes into its namespaces.
@@ -243,6 +249,9 @@ fn needs_cgroup(action: &Action) -> bool {
     }
 }
 
+/// What the kernel has room for in a host or domain name (`__NEW_UTS_LEN`, linux/utsname.h).
+const LONGEST_NAME: usize = 64;
+
 /// The steps that set up what lives in the namespaces themselves.
 pub(super) fn configure(topology: &Topology, spec: &Spec, linux: &Linux, draft: &mut Draft) {
     if topology.new & namespace::NET != 0 {
@@ -255,7 +264,9 @@ pub(super) fn configure(topology: &Topology, spec: &Spec, linux: &Linux, draft: 
         if name.is_empty() {
             continue;
         }
-        if topology.has(namespace::UTS) {
+        if name.len() > LONGEST_NAME {
+            draft.fault(pointer, format!("{} is longer than {LONGEST_NAME} bytes", &pointer[1..]));
+        } else if topology.has(namespace::UTS) {
             draft.config(pointer, action(name.clone()));
         } else {
             draft.fault(pointer, format!("unable to set {} without a private UTS namespace", &pointer[1..]));
@@ -263,7 +274,7 @@ pub(super) fn configure(topology: &Topology, spec: &Spec, linux: &Linux, draft: 
     }
     if !linux.sysctl.is_empty() {
         for (key, value) in &linux.sysctl {
-            if let Some(msg) = sysctl_fault(key, value, topology, &spec.hostname) {
+            if let Some(msg) = sysctl_fault(key, value, topology) {
                 draft.fault(format!("/linux/sysctl/{}", escape(key)), msg);
             }
         }
@@ -272,7 +283,7 @@ pub(super) fn configure(topology: &Topology, spec: &Spec, linux: &Linux, draft: 
 
 /// What is wrong with setting `key` in this container: only what a namespace of its own holds may
 /// be set, or the host's would be changed.
-fn sysctl_fault(key: &str, value: &str, topology: &Topology, hostname: &str) -> Option<String> {
+fn sysctl_fault(key: &str, value: &str, topology: &Topology) -> Option<String> {
     let name = key.replace('/', ".");
     if value.contains('\n') || name.split('.').any(str::is_empty) {
         return Some(format!("sysctl {key:?} is not valid"));
@@ -300,10 +311,7 @@ fn sysctl_fault(key: &str, value: &str, topology: &Topology, hostname: &str) -> 
         return needs(namespace::UTS, "uts");
     }
     if name == "kernel.hostname" {
-        return match needs(namespace::UTS, "uts") {
-            None if !hostname.is_empty() => Some(format!("sysctl {key:?}: conflicts with \"hostname\"")),
-            fault => fault,
-        };
+        return Some(format!("sysctl {key:?} is not allowed as it conflicts with the OCI \"hostname\" field"));
     }
     if name.starts_with("user.") {
         return needs(namespace::USER, "user");

@@ -171,16 +171,14 @@ pub struct Capabilities {
 
 /// One resource limit.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct Rlimit {
     /// `RLIMIT_*`.
-    #[serde(rename = "type", deserialize_with = "super::nullable")]
+    #[serde(rename = "type")]
     pub kind: String,
     /// Ceiling.
-    #[serde(deserialize_with = "super::nullable")]
     pub hard: u64,
     /// Value in force.
-    #[serde(deserialize_with = "super::nullable")]
     pub soft: u64,
 }
 

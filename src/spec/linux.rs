@@ -93,12 +93,10 @@ pub struct Device {
     /// Absolute path in the container.
     #[serde(deserialize_with = "super::nullable")]
     pub path: String,
-    /// Major number.
-    #[serde(deserialize_with = "super::nullable")]
-    pub major: i64,
+    /// Major number; needed unless it is a fifo.
+    pub major: Option<i64>,
     /// Minor number.
-    #[serde(deserialize_with = "super::nullable")]
-    pub minor: i64,
+    pub minor: Option<i64>,
     /// Permission bits.
     pub file_mode: Option<u32>,
     /// Owner.
@@ -241,44 +239,39 @@ pub struct BlockIo {
 
 /// Weight of one device.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct WeightDevice {
     /// Major number.
-    #[serde(deserialize_with = "super::nullable")]
     pub major: i64,
     /// Minor number.
-    #[serde(deserialize_with = "super::nullable")]
     pub minor: i64,
     /// Weight.
+    #[serde(default)]
     pub weight: Option<u16>,
     /// cgroup v1 only.
+    #[serde(default)]
     pub leaf_weight: Option<u16>,
 }
 
 /// Rate of one device.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct ThrottleDevice {
     /// Major number.
-    #[serde(deserialize_with = "super::nullable")]
     pub major: i64,
     /// Minor number.
-    #[serde(deserialize_with = "super::nullable")]
     pub minor: i64,
     /// Rate.
-    #[serde(deserialize_with = "super::nullable")]
     pub rate: u64,
 }
 
 /// Limit of one huge page size.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct HugepageLimit {
     /// For example `2MB`.
-    #[serde(deserialize_with = "super::nullable")]
     pub page_size: String,
     /// Bytes.
-    #[serde(deserialize_with = "super::nullable")]
     pub limit: u64,
 }
 

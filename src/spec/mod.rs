@@ -11,31 +11,95 @@
 //! callers have it.
 
 mod config;
+mod lenient;
 mod linux;
 mod pointer;
+mod reader;
 mod version;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Fault, Result};
 pub use config::*;
 pub use linux::*;
 use serde::Deserialize;
-use serde::de::Deserializer;
+use serde::de::{DeserializeOwned, Deserializer};
 pub use version::Version;
 
-/// Reads a JSON document; a failure names the element by its JSON Pointer.
+/// A document that was read.
+#[derive(Clone, Debug)]
+pub struct Read<T> {
+    /// What it says; what cannot be read is absent.
+    pub value: T,
+    /// The elements that cannot be read, each by its JSON Pointer. With any, the document must not
+    /// be acted upon.
+    pub faults: Vec<Fault>,
+    /// What is wrong but clear, or probably meant otherwise.
+    pub warnings: Vec<Fault>,
+}
+
+/// Reads a JSON document, and finds all that is wrong with its types at once.
 ///
-/// `what` names the document in the message, for example `config.json`.
-pub fn parse<'a, T: Deserialize<'a>>(text: &'a [u8], what: &str) -> Result<T> {
-    // Derived parsers take a list for a structure, field by field; nobody means that.
-    if text.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| *byte == b'[') {
-        return Err(Error::config("", format!("cannot parse {what}: it is a list and not an object")));
+/// `what` names the document in messages, for example `config.json`. An error is a text that is
+/// no JSON or no object.
+pub fn read<T: DeserializeOwned>(text: &[u8], what: &str) -> Result<Read<T>> {
+    if let Ok((value, warnings)) = strict(text) {
+        return Ok(Read { value, faults: Vec::new(), warnings });
     }
-    serde_json::from_slice(text).map_err(|error| {
-        let pointer = pointer::at(text, error.line(), error.column());
-        let shown = if pointer.is_empty() { "the document" } else { pointer.as_str() };
-        Error::new(Kind::InvalidConfig, format!("cannot parse {what}: {shown}: {error}"))
-            .origin(crate::error::Origin::config(pointer.clone()))
-    })
+    let Mended { text, faults, mut warnings } = lenient::mend(text, what, &|text| fault_of::<T>(text, what))?;
+    let (value, misspelt) = strict(&text).map_err(|failed| Error::faults(vec![failed.fault(what)]))?;
+    warnings.extend(misspelt);
+    Ok(Read { value, faults, warnings })
+}
+
+/// Reads a JSON document that must be right.
+pub fn parse<T: DeserializeOwned>(text: &[u8], what: &str) -> Result<T> {
+    let read = read(text, what)?;
+    match read.faults.is_empty() {
+        true => Ok(read.value),
+        false => Err(Error::faults(read.faults)),
+    }
+}
+
+/// The first element that cannot be read.
+pub(crate) fn fault_of<'a, T: Deserialize<'a>>(text: &'a [u8], what: &str) -> Option<Fault> {
+    strict::<T>(text).err().map(|failed| failed.fault(what))
+}
+
+/// A value that borrows from its text, and what is probably meant otherwise.
+pub(crate) fn borrow<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<(T, Vec<Fault>)> {
+    strict(text).ok()
+}
+
+/// Why a document could not be read.
+struct Failed {
+    pointer: String,
+    error: serde_json::Error,
+}
+
+impl Failed {
+    /// At the element that was being read, or at the member that it lacks.
+    fn new(mut pointer: String, error: serde_json::Error) -> Failed {
+        let text = error.to_string();
+        if let Some(name) = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+            pointer.push('/');
+            pointer.push_str(name);
+        }
+        Failed { pointer, error }
+    }
+
+    fn fault(&self, what: &str) -> Fault {
+        Fault { pointer: self.pointer.clone(), msg: lenient::words(what, &self.pointer, &self.error) }
+    }
+}
+
+fn strict<'a, T: Deserialize<'a>>(text: &'a [u8]) -> std::result::Result<(T, Vec<Fault>), Failed> {
+    let notes = reader::Notes::default();
+    let value = reader::document(text, &notes)
+        .map_err(|error| Failed::new(notes.failed_at.take().unwrap_or_default(), error))?;
+    let warning = |reader::Misspelt { pointer, known }| Fault {
+        pointer,
+        msg: format!("this member is ignored: names are case-sensitive, and the specification's is {known:?}"),
+    };
+    Ok((value, notes.misspelt.into_inner().into_iter().map(warning).collect()))
 }
 
 /// `null` reads as the default, as Go reads it.
@@ -45,7 +109,8 @@ pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
 }
 
-pub use pointer::{at as pointer_at, escape};
+pub(crate) use lenient::{Mended, mend};
+pub use pointer::escape;
 
 impl Hooks {
     /// All hooks with the name of their point in the lifecycle, in its order.

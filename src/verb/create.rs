@@ -11,7 +11,7 @@ use crate::cli::{self, CgroupManager, Global};
 use crate::container::{Container, Store};
 use crate::error::{Doing, Error, Fault, Kind, Origin, Result};
 use crate::plan::unit::Systemd;
-use crate::plan::{self, Host, Options};
+use crate::plan::{Host, Options};
 use crate::spec::{IdMapping, Spec};
 use crate::sys::fd;
 use crate::sys::process::{self, Exit, SingleThreaded};
@@ -25,6 +25,9 @@ pub(super) struct Read {
     pub bundle: PathBuf,
     pub text: Vec<u8>,
     pub spec: Spec,
+    /// Elements that cannot be read; with any, there is no plan.
+    pub faults: Vec<Fault>,
+    pub warnings: Vec<Fault>,
 }
 
 /// Reads a bundle, and makes its directory the current one.
@@ -43,8 +46,8 @@ pub(super) fn read_config(bundle: &Path, config: Option<&Path>) -> Result<Read> 
             .step(format!("runtime: read the bundle {bundle:?}"));
         if missing { error.kind_is(Kind::NotFound) } else { error }
     })?;
-    let spec: Spec = crate::spec::parse(&text, "config.json")?;
-    Ok(Read { bundle, text, spec })
+    let crate::spec::Read { value: spec, faults, warnings } = crate::spec::read(&text, "config.json")?;
+    Ok(Read { bundle, text, spec, faults, warnings })
 }
 
 /// Facts that planning depends on.
@@ -127,7 +130,8 @@ fn make<T>(
     let systemd = planning.systemd.map(|systemd| cgroup::Systemd::connect(systemd.user));
     let read = read_config(&options.bundle, options.config.as_deref())?;
     laps.done("read the configuration");
-    let mut plan = plan::create(&options.id, &read.spec, &planning)?;
+    let told = |_: &Error| session.warnings.extend(read.warnings.iter().cloned());
+    let mut plan = read.plan(&options.id, &planning).inspect_err(told)?;
     let notify = NotifyHost::from_environment()?.is_some() && notify::plan_mount(&mut plan, &root);
     let resources = read.spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
     let undelegated = match is_rootless(global, &planning.host) {
@@ -162,7 +166,7 @@ fn make<T>(
         finish(launch, relay)
     });
     session.warnings.extend(warnings.take());
-    outcome
+    outcome.map_err(|error| read.explain(error))
 }
 
 pub(super) fn create(options: cli::Create, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<()> {

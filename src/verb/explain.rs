@@ -3,15 +3,13 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use nix::errno::Errno;
-
 use crate::cli::{self, Format, output};
-use crate::error::{Error, Fault, Kind, Origin, Result, describe};
-use crate::plan::{Host, What};
-use crate::spec::Spec;
+use crate::error::{Fault, Kind, Result};
+use crate::plan::Host;
 
 use super::Session;
 use super::create::{Read, planning, read_config};
+use super::lacking;
 
 pub(super) fn explain(options: &cli::Explain, session: &Session<'_>) -> Result<()> {
     let id = options.id.clone().unwrap_or_else(|| name_of(&options.bundle));
@@ -22,14 +20,16 @@ pub(super) fn explain(options: &cli::Explain, session: &Session<'_>) -> Result<(
         // Only root could run it: what root's `create` would do.
         planning.host = Host { capabilities: u64::MAX, ..Host::default() };
     }
-    let plan = crate::plan::create(&id, &read.spec, &planning)?;
+    let plan = read.plan(&id, &planning)?;
+    let program = read.spec.process.as_ref().map_or(&[][..], |process| &process.args);
     let text = match options.format {
-        Format::Table => plan.text(),
+        Format::Table => plan.text(program),
         Format::Json => {
             let document = serde_json::json!({
                 "id": id,
                 "processes": if plan.topology.intermediate { 3 } else { 2 },
-                "steps": plan.lines(),
+                "program": program,
+                "steps": plan.lines(program),
                 "warnings": plan.warnings,
             });
             format!("{document:#}\n")
@@ -51,7 +51,7 @@ pub(super) fn check(bundle: &Path, config: Option<&Path>, format: Format, sessio
         other => Ok(other?),
     };
     let (errors, warnings) = match read {
-        Err(error) => (faults_of(error), Vec::new()),
+        Err(error) => (error.into_faults(), Vec::new()),
         Ok(read) => judge(&read, &name_of(&read.bundle), session)?,
     };
     let text = match format {
@@ -65,19 +65,21 @@ pub(super) fn check(bundle: &Path, config: Option<&Path>, format: Format, sessio
 /// What is wrong with a configuration: by itself, and on this host.
 fn judge(read: &Read, id: &str, session: &Session<'_>) -> Result<(Vec<Fault>, Vec<Fault>)> {
     let planning = planning(session.global, false, false)?;
-    let mut errors = missing(&read.spec);
-    match crate::plan::create(id, &read.spec, &planning) {
+    let (mut errors, warnings) = match read.plan(id, &planning) {
         Ok(plan) => {
-            errors.extend(unknown_filesystems(&plan));
+            let mut errors = lacking::filesystems(&plan, &read.spec);
             errors.extend(limits_without_controllers(&plan, session));
-            Ok((errors, plan.warnings))
+            (errors, plan.warnings)
         }
-        Err(error) => {
-            let mut all = faults_of(error);
-            all.extend(errors);
-            Ok((all, Vec::new()))
-        }
+        Err(error) => (error.into_faults(), read.warnings.clone()),
+    };
+    if read.spec.process.is_none() && !errors.iter().any(|fault| fault.pointer.starts_with("/process")) {
+        let msg = "process is missing: it is needed to start a container";
+        errors.push(Fault { pointer: "/process".into(), msg: msg.into() });
     }
+    let known: Vec<String> = errors.iter().map(|fault| fault.pointer.clone()).collect();
+    errors.extend(lacking::faults(&read.spec).into_iter().filter(|fault| !known.contains(&fault.pointer)));
+    Ok((errors, warnings))
 }
 
 fn listed(errors: &[Fault], warnings: &[Fault]) -> String {
@@ -91,67 +93,6 @@ fn listed(errors: &[Fault], warnings: &[Fault]) -> String {
         out.push_str("the bundle would run here\n");
     }
     out
-}
-
-fn faults_of(error: Error) -> Vec<Fault> {
-    if !error.all_faults().is_empty() {
-        return error.all_faults().to_vec();
-    }
-    let pointer = match error.asked_by() {
-        Some(Origin::Config(pointer)) => pointer.to_string(),
-        _ => String::new(),
-    };
-    vec![Fault { pointer, msg: error.message().to_string() }]
-}
-
-/// What the configuration counts on and this host does not have: looked at, not opened.
-fn missing(spec: &Spec) -> Vec<Fault> {
-    let mut out = Vec::new();
-    let mut exists = |pointer: String, path: &str| {
-        if !path.is_empty()
-            && let Err(error) = std::fs::metadata(path)
-        {
-            let text = error.raw_os_error().map_or(error.to_string(), |raw| describe(Errno::from_raw(raw)));
-            out.push(Fault { pointer, msg: format!("{path:?}: {text}") });
-        }
-    };
-    if let Some(root) = &spec.root {
-        exists("/root/path".into(), &root.path);
-    }
-    for (index, mount) in spec.mounts.iter().enumerate() {
-        if mount.kind == "bind" || mount.options.iter().any(|option| option == "bind" || option == "rbind") {
-            exists(format!("/mounts/{index}/source"), &mount.source);
-        }
-    }
-    for (index, namespace) in spec.linux.iter().flat_map(|linux| &linux.namespaces).enumerate() {
-        exists(format!("/linux/namespaces/{index}/path"), &namespace.path);
-    }
-    for (name, hooks) in spec.hooks.iter().flat_map(|hooks| hooks.all()) {
-        // Those of the container's own namespaces are of its root filesystem.
-        for (index, hook) in hooks.iter().enumerate().filter(|_| name != "startContainer") {
-            exists(format!("/hooks/{name}/{index}/path"), &hook.path);
-        }
-    }
-    out
-}
-
-fn unknown_filesystems(plan: &crate::plan::Plan) -> Vec<Fault> {
-    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    let is_known =
-        |kind: &str| known.is_empty() || known.lines().any(|line| line.split('\t').next_back() == Some(kind));
-    let steps = plan.init.iter().filter_map(|step| match (&step.action, &step.origin) {
-        (crate::plan::Action::Mount(mount), Origin::Config(pointer)) => match &mount.what {
-            What::New { kind, .. } if !is_known(kind) => Some((pointer, kind)),
-            _ => None,
-        },
-        _ => None,
-    });
-    steps
-        .map(|(pointer, kind)| Fault {
-            pointer: format!("{pointer}/type"),
-            msg: format!("this kernel does not know the filesystem {kind:?}, unless a module brings it"),
-        })
-        .collect()
 }
 
 fn limits_without_controllers(plan: &crate::plan::Plan, session: &Session<'_>) -> Vec<Fault> {

@@ -1,12 +1,14 @@
 //! The verbs of the command line, one file each: what stands between the options that were
 //! parsed and the parts that do the work.
 
+mod bundle;
 mod caller;
 mod create;
 mod events;
 mod exec;
 mod explain;
 mod inspect;
+mod lacking;
 mod limits;
 mod signal;
 

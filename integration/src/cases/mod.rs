@@ -10,7 +10,6 @@ mod cost;
 mod crash;
 mod devices;
 mod exec;
-mod filesystems;
 mod freezer;
 mod hooks;
 mod input;
@@ -41,7 +40,6 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         process::CASES,
         terminal::CASES,
         mounts::CASES,
-        filesystems::CASES,
         rootfs::CASES,
         devices::CASES,
         namespaces::CASES,

@@ -1,0 +1,35 @@
+//! Hooks: where they run among the steps, and what is wrong with any of them.
+
+use crate::abi::namespace;
+use crate::spec::{Linux, Spec};
+
+use super::{Action, Draft, Topology};
+
+/// The hooks that run before the pivot, the interfaces that they may want to find, and what is
+/// wrong with any hook.
+pub(super) fn hooks(spec: &Spec, topology: &Topology, linux: &Linux, draft: &mut Draft) {
+    if !linux.net_devices.is_empty() && topology.has(namespace::NET) {
+        draft.config("/linux/netDevices", Action::NetDevices);
+    }
+    let Some(hooks) = &spec.hooks else { return };
+    for (name, list) in hooks.all() {
+        for (index, hook) in list.iter().enumerate() {
+            let pointer = format!("/hooks/{name}/{index}");
+            if hook.path.is_empty() {
+                draft.fault(format!("{pointer}/path"), "a hook needs a path");
+            } else if !hook.path.starts_with('/') {
+                draft.fault(format!("{pointer}/path"), format!("hook path {:?} is not absolute", hook.path));
+            }
+            if hook.timeout.is_some_and(|seconds| seconds <= 0) {
+                draft.fault(format!("{pointer}/timeout"), "a hook's timeout must be more than 0 seconds");
+            }
+        }
+    }
+    if !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() {
+        let name = if hooks.prestart.is_empty() { "/hooks/createRuntime" } else { "/hooks/prestart" };
+        draft.config(name, Action::RuntimeHooks);
+    }
+    if !hooks.create_container.is_empty() {
+        draft.config("/hooks/createContainer", Action::CreateContainerHooks);
+    }
+}

@@ -1,0 +1,66 @@
+//! From a bundle that was read to its plan, and from a failure to all that is wrong with the bundle.
+
+use crate::error::{Error, Fault, Kind, Origin, Result};
+use crate::plan::{self, Options, Plan};
+
+use super::create::Read;
+use super::lacking;
+
+impl Read {
+    /// Plans `create`. An error has what is wrong with the types of the configuration, and what
+    /// planning finds in the rest of it.
+    pub(super) fn plan(&self, id: &str, options: &Options) -> Result<Plan> {
+        let planned = plan::create(id, &self.spec, options);
+        if self.faults.is_empty() {
+            let mut plan = planned?;
+            plan.warnings.splice(0..0, self.warnings.iter().cloned());
+            return Ok(plan);
+        }
+        let mut all = self.faults.clone();
+        // The rest cannot be judged where the namespaces are not known.
+        if !all.iter().any(|fault| "/linux/namespaces".starts_with(&fault.pointer) || below(&fault.pointer, NAMESPACES))
+        {
+            let found = planned.err().map(Error::into_faults).unwrap_or_default();
+            all.extend(found.into_iter().filter(|fault| !follows(fault, &self.faults)));
+        }
+        Err(Error::faults(all))
+    }
+
+    /// A failure to make the container, with the innermost member that is to blame and what else of
+    /// the configuration this host does not have.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        if !matches!(error.asked_by(), Some(Origin::Config(_))) {
+            return error;
+        }
+        let error = match plan::innermost(&error, &self.spec) {
+            Some(pointer) => error.blame(Origin::config(pointer)),
+            None => error,
+        };
+        let (root, others): (Vec<Fault>, Vec<Fault>) =
+            lacking::faults(&self.spec).into_iter().partition(|fault| fault.pointer == "/root/path");
+        let asked = error.asked_by().map(Origin::to_string).unwrap_or_default();
+        let others =
+            others.into_iter().filter(|fault| fault.pointer != asked && !below(&asked, &fault.pointer)).collect();
+        match root.into_iter().next() {
+            // Whatever fails then fails because of it, and in words about something else.
+            Some(root) if asked != root.pointer => {
+                Error::config(root.pointer, root.msg).kind_is(Kind::InvalidConfig).and_faults(others)
+            }
+            _ => error.and_faults(others),
+        }
+    }
+}
+
+const NAMESPACES: &str = "/linux/namespaces";
+
+/// Whether `pointer` is that of an element below `other`.
+fn below(pointer: &str, other: &str) -> bool {
+    pointer.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// Whether a fault only follows from an element that could not be read and so counts as absent.
+fn follows(fault: &Fault, unread: &[Fault]) -> bool {
+    unread.iter().any(|other| {
+        fault.pointer == other.pointer || below(&fault.pointer, &other.pointer) || below(&other.pointer, &fault.pointer)
+    })
+}

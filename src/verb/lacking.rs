@@ -1,0 +1,296 @@
+//! What a configuration counts on and this host does not have: looked at, and nothing changed.
+//!
+//! `check` tells it beforehand. After a failure it tells what else is missing, so that one attempt
+//! names everything.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, ResolveFlag};
+
+use crate::error::{Fault, Origin, describe};
+use crate::plan::explain::kind_names;
+use crate::plan::{Action, Plan, RootPath, What};
+use crate::spec::{Linux, Process, Resources, Spec, escape};
+use crate::sys::mount::Filesystem;
+use crate::sys::{fd, process};
+
+/// All that is lacking; the current directory is the bundle.
+pub(super) fn faults(spec: &Spec) -> Vec<Fault> {
+    let mut look = Look::default();
+    if let Some(root) = &spec.root
+        && look.exists("/root/path", &root.path)
+        && !Path::new(&root.path).is_dir()
+    {
+        look.fault("/root/path", format!("{:?}: not a directory", root.path));
+    }
+    look.sources(spec);
+    look.hooks(spec);
+    if let Some(process) = &spec.process {
+        look.process(process);
+        look.program(process, spec);
+    }
+    if let Some(linux) = &spec.linux {
+        look.namespaces(linux);
+        look.linux(linux);
+        linux.resources.iter().for_each(|resources| look.resources(resources));
+    }
+    look.0
+}
+
+#[derive(Default)]
+struct Look(Vec<Fault>);
+
+impl Look {
+    fn fault(&mut self, pointer: impl Into<String>, msg: impl Into<String>) {
+        self.0.push(Fault { pointer: pointer.into(), msg: msg.into() });
+    }
+
+    /// Whether there is something at `path`. An empty one is planning's to tell.
+    fn exists(&mut self, pointer: impl Into<String>, path: &str) -> bool {
+        match fs::metadata(path) {
+            _ if path.is_empty() => return false,
+            Ok(_) => return true,
+            Err(error) => {
+                let text = error.raw_os_error().map_or(error.to_string(), |raw| describe(Errno::from_raw(raw)));
+                self.fault(pointer, format!("{path:?}: {text}"));
+            }
+        }
+        false
+    }
+
+    fn sources(&mut self, spec: &Spec) {
+        let root = spec.root.as_ref().and_then(|root| std::path::absolute(&root.path).ok());
+        for (index, mount) in spec.mounts.iter().enumerate() {
+            if !is_bind(mount) {
+                continue;
+            }
+            // One that lies below an earlier mount of the container may come with that.
+            let inside = std::path::absolute(&mount.source).ok().zip(root.as_ref()).and_then(|(source, root)| {
+                let rest = source.strip_prefix(root).ok()?;
+                RootPath::new(rest.to_str()?)
+            });
+            let comes = |path: RootPath| spec.mounts[..index].iter().any(|earlier| path.is_below(&earlier.destination));
+            if !inside.is_some_and(comes) {
+                self.exists(format!("/mounts/{index}/source"), &mount.source);
+            }
+        }
+    }
+
+    fn hooks(&mut self, spec: &Spec) {
+        for (name, hooks) in spec.hooks.iter().flat_map(|hooks| hooks.all()) {
+            // Those of the container's own namespaces are of its root filesystem.
+            for (index, hook) in hooks.iter().enumerate().filter(|_| name != "startContainer") {
+                let pointer = format!("/hooks/{name}/{index}/path");
+                if self.exists(&pointer, &hook.path) && !is_program(Path::new(&hook.path)) {
+                    self.fault(pointer, format!("{:?}: permission denied: it is no executable file", hook.path));
+                }
+            }
+        }
+    }
+
+    fn process(&mut self, process: &Process) {
+        let most = fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse::<u64>().ok());
+        for (index, limit) in process.rlimits.iter().enumerate() {
+            if limit.kind == "RLIMIT_NOFILE"
+                && let Some(most) = most.filter(|most| limit.hard > *most)
+            {
+                let msg = format!("RLIMIT_NOFILE cannot exceed /proc/sys/fs/nr_open, which is {most}");
+                self.fault(format!("/process/rlimits/{index}/hard"), msg);
+            }
+        }
+        let apparmor = fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
+        if !process.apparmor_profile.is_empty() && !apparmor.starts_with('Y') {
+            self.fault("/process/apparmorProfile", "AppArmor is not enabled on this host");
+        }
+        if !process.selinux_label.is_empty() && !selinux() {
+            self.fault("/process/selinuxLabel", "SELinux is not enabled on this host");
+        }
+    }
+
+    /// Only where nothing but the root filesystem can bring the program in.
+    fn program(&mut self, process: &Process, spec: &Spec) {
+        let brought = |mount: &crate::spec::Mount| match is_bind(mount) {
+            true => Path::new(&mount.source).is_dir(),
+            false => {
+                !matches!(mount.kind.as_str(), "tmpfs" | "proc" | "sysfs" | "devpts" | "mqueue" | "cgroup" | "cgroup2")
+            }
+        };
+        let hooked = |hooks: &crate::spec::Hooks| {
+            !(hooks.prestart.is_empty() && hooks.create_runtime.is_empty() && hooks.create_container.is_empty())
+        };
+        if spec.mounts.iter().any(brought) || spec.hooks.as_ref().is_some_and(hooked) {
+            return;
+        }
+        let (Some(name), Some(root)) = (process.args.first().filter(|name| !name.is_empty()), &spec.root) else {
+            return;
+        };
+        let Ok(root) = fd::open(&root.path, OFlag::O_PATH | OFlag::O_DIRECTORY) else { return };
+        let there = |path: &str| {
+            let path = path.trim_start_matches('/');
+            let found = fd::openat2(root.as_fd(), path, OFlag::O_PATH, 0, ResolveFlag::RESOLVE_IN_ROOT);
+            !matches!(found, Err(failed) if matches!(failed.errno, Errno::ENOENT | Errno::ENOTDIR))
+        };
+        let at = "/process/args/0";
+        // A file that is mounted, such as an init of the engine's.
+        let mounted = |path: &str| {
+            let path = RootPath::new(path);
+            path.is_some_and(|path| spec.mounts.iter().any(|mount| path.is_below(&mount.destination)))
+        };
+        if name.contains('/') {
+            let path = if name.starts_with('/') { name.clone() } else { format!("{}/{name}", process.cwd) };
+            if !there(&path) && !mounted(&path) {
+                self.fault(at, format!("exec: {name:?}: stat {name}: no such file or directory"));
+            }
+            return;
+        }
+        let path = process.env.iter().rev().find_map(|variable| variable.strip_prefix("PATH="));
+        let mut candidates =
+            path.unwrap_or(crate::plan::DEFAULT_PATH).split(':').map(|directory| format!("{directory}/{name}"));
+        if !candidates.any(|candidate| !candidate.starts_with('/') || there(&candidate) || mounted(&candidate)) {
+            self.fault(at, format!("exec: {name:?}: executable file not found in $PATH"));
+        }
+    }
+
+    fn namespaces(&mut self, linux: &Linux) {
+        for (index, entry) in linux.namespaces.iter().enumerate() {
+            let pointer = format!("/linux/namespaces/{index}/path");
+            if !self.exists(&pointer, &entry.path) {
+                continue;
+            }
+            // Opening anything else might block.
+            let file = fs::metadata(&entry.path).is_ok_and(|found| found.is_file());
+            let kind = (file.then(|| fd::open(&entry.path, OFlag::O_RDONLY).ok()).flatten())
+                .and_then(|file| process::namespace_kind(file.as_fd()).ok());
+            if kind.is_none_or(|kind| kind_names(kind) != entry.kind) {
+                self.fault(pointer, format!("{:?} is not a {} namespace", entry.path, entry.kind));
+            }
+        }
+    }
+
+    fn linux(&mut self, linux: &Linux) {
+        for key in linux.sysctl.keys() {
+            let path = if key.contains('/') { key.clone() } else { key.replace('.', "/") };
+            let of_every_namespace = path.starts_with("kernel/") || path.starts_with("fs/mqueue/");
+            if of_every_namespace && !Path::new("/proc/sys").join(&path).exists() {
+                self.fault(format!("/linux/sysctl/{}", escape(key)), format!("this kernel has no parameter {key:?}"));
+            }
+        }
+        if !linux.mount_label.is_empty() && !selinux() {
+            self.fault("/linux/mountLabel", "SELinux is not enabled on this host");
+        }
+        for name in linux.net_devices.keys().filter(|name| !name.contains(['/', '\0'])) {
+            let devices = Path::new("/sys/class/net");
+            if devices.exists() && !devices.join(name).exists() {
+                let msg = format!("there is no network device {name:?} in the runtime's network namespace");
+                self.fault(format!("/linux/netDevices/{}", escape(name)), msg);
+            }
+        }
+        let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        if linux.intel_rdt.is_some() && !mounts().contains(" - resctrl ") {
+            self.fault("/linux/intelRdt", "no resctrl filesystem is mounted on this host");
+        }
+        if let Some(seccomp) = &linux.seccomp
+            && let Ok(profile) = serde_json::from_str::<windlass_seccomp::Profile<'_>>(seccomp.get())
+            && !profile.listener_path.is_empty()
+        {
+            let pointer = "/linux/seccomp/listenerPath";
+            let path = Path::new(&*profile.listener_path);
+            if self.exists(pointer, &profile.listener_path)
+                && fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket())
+            {
+                self.fault(pointer, format!("{path:?} is no socket"));
+            }
+        }
+    }
+
+    fn resources(&mut self, resources: &Resources) {
+        if let Some(io) = &resources.block_io {
+            let lists = [
+                ("throttleReadBpsDevice", &io.throttle_read_bps_device),
+                ("throttleWriteBpsDevice", &io.throttle_write_bps_device),
+                ("throttleReadIOPSDevice", &io.throttle_read_iops_device),
+                ("throttleWriteIOPSDevice", &io.throttle_write_iops_device),
+            ];
+            for (name, devices) in lists {
+                for (index, device) in devices.iter().enumerate() {
+                    self.disk(&format!("{name}/{index}"), device.major, device.minor);
+                }
+            }
+            for (index, device) in io.weight_device.iter().enumerate() {
+                self.disk(&format!("weightDevice/{index}"), device.major, device.minor);
+            }
+        }
+        for (index, limit) in resources.hugepage_limits.iter().enumerate() {
+            let units = [("KB", 1), ("MB", 1024), ("GB", 1024 * 1024)];
+            let size = units.iter().find_map(|(unit, factor)| {
+                let number = limit.page_size.strip_suffix(unit)?.parse::<u64>().ok()?;
+                number.checked_mul(*factor)
+            });
+            let sizes = Path::new("/sys/kernel/mm/hugepages");
+            if let Some(size) = size
+                && !sizes.join(format!("hugepages-{size}kB")).exists()
+            {
+                let pointer = format!("/linux/resources/hugepageLimits/{index}/pageSize");
+                self.fault(pointer, format!("this kernel has no huge pages of {:?}", limit.page_size));
+            }
+        }
+    }
+
+    fn disk(&mut self, place: &str, major: i64, minor: i64) {
+        if Path::new("/sys/dev/block").exists() && !Path::new(&format!("/sys/dev/block/{major}:{minor}")).exists() {
+            let msg = format!("this host has no block device {major}:{minor}");
+            self.fault(format!("/linux/resources/blockIO/{place}/major"), msg);
+        }
+    }
+}
+
+fn is_bind(mount: &crate::spec::Mount) -> bool {
+    mount.kind == "bind" || mount.options.iter().any(|option| option == "bind" || option == "rbind")
+}
+
+fn is_program(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+fn selinux() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+}
+
+/// The longest value that fsconfig(2) takes, without its end; mount(2) is used for longer ones.
+const LONGEST_VALUE: usize = 255;
+
+/// Filesystems that this kernel does not have, and options that they do not take. A filesystem is
+/// configured for it and never made.
+pub(super) fn filesystems(plan: &Plan, spec: &Spec) -> Vec<Fault> {
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let is_known =
+        |kind: &str| known.is_empty() || known.lines().any(|line| line.split('\t').next_back() == Some(kind));
+    let mut out = Vec::new();
+    for step in &plan.init {
+        let (Action::Mount(mount), Origin::Config(pointer)) = (&step.action, &step.origin) else { continue };
+        let What::New { kind, data, .. } = &mount.what else { continue };
+        if !is_known(kind) {
+            let msg = format!("this kernel does not know the filesystem {kind:?}, unless a module brings it");
+            out.push(Fault { pointer: format!("{pointer}/type"), msg });
+            continue;
+        }
+        // Without the right to ask, the answer is not known.
+        let Ok(filesystem) = Filesystem::open(kind) else { continue };
+        for (key, value) in data {
+            if value.as_ref().is_some_and(|value| value.len() > LONGEST_VALUE) {
+                continue;
+            }
+            if let Err(failed) = filesystem.set(key, value.as_deref()) {
+                let error =
+                    failed.doing(format!("cannot mount {kind} on {}", mount.destination)).origin(step.origin.clone());
+                let pointer = crate::plan::innermost(&error, spec).unwrap_or_else(|| pointer.to_string());
+                out.push(Fault { pointer, msg: error.message().into() });
+            }
+        }
+    }
+    out
+}
