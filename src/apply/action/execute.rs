@@ -11,14 +11,12 @@ use nix::unistd::AccessFlags;
 use crate::apply::context::{Context, Gate};
 use crate::apply::resolve;
 use crate::error::{Doing, Error, Kind, Result, describe};
-use crate::plan::RootPath;
+use crate::plan::{DEFAULT_PATH, RootPath};
 use crate::sys::process::{self, Execution};
 use crate::sys::{Failed, fd, mount, signals, socket};
 
+use super::passwd::home_directory;
 use super::root::reset_signals;
-
-/// PATH where the environment has none, as execvp(3) takes it.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 pub(super) fn make_working_directory(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
     match resolve::directory(cx.root()?, path.as_path(), resolve::IN_ROOT) {
@@ -74,7 +72,13 @@ pub(super) fn find(cx: &mut Context<'_>) -> Result<()> {
     // An empty one is as good as none.
     if !cx.program.env.iter().any(|variable| variable.strip_prefix("HOME=").is_some_and(|home| !home.is_empty())) {
         cx.program.env.retain(|variable| !variable.starts_with("HOME="));
-        let home = home_directory(nix::unistd::getuid().as_raw());
+        let uid = nix::unistd::getuid().as_raw();
+        let home = home_directory(uid).unwrap_or_else(|| {
+            if log::log_enabled!(log::Level::Debug) {
+                cx.sync.log(&format!("HOME is /: the container's /etc/passwd has no directory for user {uid}"));
+            }
+            "/".into()
+        });
         cx.program.env.push(format!("HOME={home}"));
     }
     let name = cx.program.args.first().cloned().unwrap_or_default();
@@ -126,33 +130,6 @@ fn not_executable(name: &str, path: &str, errno: Errno) -> Error {
     Error::new(kind, text).failed(Failed { call: format!("access({path:?}, X_OK)").into(), errno })
 }
 
-/// The home directory that the container's `/etc/passwd` has for a user; `/` without one.
-fn home_directory(uid: u32) -> String {
-    home_in(&read_passwd().unwrap_or_default(), uid).unwrap_or_else(|| "/".into())
-}
-
-/// The container's `/etc/passwd`, if it is a plain file of sensible size: it may be anything.
-fn read_passwd() -> Option<String> {
-    let found =
-        fd::openat2(fd::CWD, "/etc/passwd", OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0, ResolveFlag::RESOLVE_NO_MAGICLINKS)
-            .ok()?;
-    let stat = fd::stat(found.as_fd()).ok()?;
-    let plain = stat.st_mode & libc::S_IFMT == libc::S_IFREG && stat.st_size < 1 << 20;
-    if !plain {
-        return None;
-    }
-    Some(String::from_utf8_lossy(&fd::read_all(found).ok()?).into_owned())
-}
-
-fn home_in(passwd: &str, uid: u32) -> Option<String> {
-    let field = |line: &str, n: usize| line.split(':').nth(n).map(str::to_string);
-    passwd
-        .lines()
-        .find(|line| field(line, 2).and_then(|id| id.parse::<u32>().ok()) == Some(uid))
-        .and_then(|line| field(line, 5))
-        .filter(|home| !home.is_empty())
-}
-
 /// Reports, and waits for the word. Then hardly a call is left to make but execve(2).
 pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
     reset_signals().doing(|| "cannot reset the signals")?;
@@ -201,17 +178,4 @@ pub(super) fn execute(cx: &mut Context<'_>) -> Result<()> {
         _ => Kind::Kernel,
     };
     Err(Error::new(kind, format!("exec {name}: {}", describe(errno))).failed(failed))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::home_in;
-
-    #[test]
-    fn the_home_directory_is_the_users_own() {
-        let passwd = "root:x:0:0:root:/root:/bin/sh\nbroken\na:x:10:10::/home/a:\nb:x:11:11:::\n";
-        assert_eq!(home_in(passwd, 10).as_deref(), Some("/home/a"));
-        assert_eq!(home_in(passwd, 11), None);
-        assert_eq!(home_in(passwd, 12), None);
-    }
 }

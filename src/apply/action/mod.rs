@@ -8,6 +8,7 @@ mod identity;
 mod mask;
 mod mount;
 mod namespace;
+mod passwd;
 mod root;
 
 pub use execute::first_of_ours;
