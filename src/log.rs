@@ -78,7 +78,9 @@ impl Log {
             }
         }
         if !self.is_stderr {
-            to_stderr(&for_people(error, warnings));
+            // Without a log nothing else says that it is one, as `level=error` does for other runtimes.
+            let begin = if self.file.is_none() { "error: " } else { "" };
+            to_stderr(&format!("{begin}{}", for_people(error, warnings)));
         }
     }
 

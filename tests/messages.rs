@@ -136,8 +136,10 @@ struct Answer {
 }
 
 impl Answer {
+    /// The message: without a log, what stands behind `error: `.
     fn first_line(&self) -> &str {
-        self.err.lines().next().unwrap_or("")
+        let line = self.err.lines().next().unwrap_or("");
+        line.strip_prefix("error: ").unwrap_or(line)
     }
 }
 
@@ -164,7 +166,7 @@ fn a_container_that_is_not_there_does_not_exist() {
         let answer = scratch.run(&verb.replace("ID", "nobody"));
         assert_eq!(
             (answer.code, answer.err.as_str(), answer.out.as_str()),
-            (1, "container does not exist\n", ""),
+            (1, "error: container does not exist\n", ""),
             "{verb}"
         );
     }
@@ -344,7 +346,7 @@ fn a_broken_configuration_is_one_line_with_all_faults() {
     assert_eq!(line["pointer"], "/hostname");
     let pointers: Vec<&Value> = line["faults"].as_array().expect("all of them").iter().map(|f| &f["pointer"]).collect();
     assert_eq!(pointers, ["/hostname", "/mounts/0/source", "/process/cwd"]);
-    assert_eq!(answer.first_line(), line["msg"].as_str().expect("text"), "stderr has the same first line");
+    assert_eq!(answer.err.lines().next(), line["msg"].as_str(), "with a log, stderr has the same first line");
     assert!(!scratch.root().join("web1").exists(), "nothing stays");
 }
 
@@ -528,5 +530,5 @@ fn under_the_name_runc_it_calls_itself_so() {
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("runc version "));
     let output = Command::new(link).arg("--root").arg(scratch.root()).args(["create", "--bundle", "/no", "x"]).output();
     let text = String::from_utf8(output.expect("it runs").stderr).expect("UTF-8");
-    assert!(text.starts_with("runc create failed: "), "{text}");
+    assert!(text.starts_with("error: runc create failed: "), "{text}");
 }
