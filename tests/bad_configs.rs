@@ -257,3 +257,30 @@ fn a_text_that_is_no_json_is_told_by_its_line() {
         "{faults:?}"
     );
 }
+
+#[test]
+fn the_process_of_exec_and_the_resources_of_update_are_read_alike() {
+    let pointers = |faults: &[Fault]| faults.iter().map(|fault| fault.pointer.clone()).collect::<Vec<_>>();
+    let update = windlass::cli::Update::default();
+    let mut warnings = Vec::new();
+    let wrong = br#"{"memory": {"limit": "x", "swap": []}, "pids": []}"#;
+    let error = update.to_resources(Some(wrong), &mut warnings).expect_err("wrong types");
+    assert_eq!(pointers(&error.into_faults()), ["/memory/limit", "/memory/swap", "/pids"]);
+    let odd = br#"{"pids": {"limit": 3, "limit": 4}, "CPU": {}}"#;
+    let resources = update.to_resources(Some(odd), &mut warnings).expect("the meaning is clear");
+    assert_eq!(resources.pids.and_then(|pids| pids.limit), Some(4));
+    assert_eq!(pointers(&warnings), ["/pids/limit", "/CPU"]);
+
+    let spec: Spec = serde_json::from_value(base(&data("bad_configs.tsv"))).expect("a good base");
+    let exec = |process: &str| {
+        let options = Options { host: Host { capabilities: u64::MAX, ..Host::default() }, ..Options::default() };
+        let request = windlass::cli::Exec::default();
+        windlass::plan::exec::exec("box", &spec, &request, Some(process.as_bytes()), &options)
+    };
+    let error = exec(r#"{"args": "sh", "cwd": 3, "user": []}"#).expect_err("wrong types");
+    assert_eq!(pointers(&error.into_faults()), ["/args", "/cwd", "/user"]);
+    let error = exec(r#"{"args": ["sh"], "cwd": "/", "execCPUAffinity": {"initial": "0", "final": "x"}}"#);
+    assert_eq!(pointers(&error.expect_err("no list").into_faults()), ["/execCPUAffinity/final"]);
+    let plan = exec(r#"{"args": ["sh"], "cwd": "/", "Terminal": true}"#).expect("the meaning is clear");
+    assert!(pointers(&plan.warnings).contains(&"/Terminal".into()), "{:?}", plan.warnings);
+}

@@ -395,7 +395,7 @@ fn events_have_an_interval() {
 #[test]
 fn update_takes_sizes_with_suffixes() {
     let update = update("windlass update --memory 64m --memory-swap -1 --cpu-period 50000 --cpuset-cpus 0-1 c");
-    let resources = update.to_resources(None).expect("valid");
+    let resources = update.to_resources(None, &mut Vec::new()).expect("valid");
     let memory = resources.memory.expect("given");
     assert_eq!((memory.limit, memory.swap, memory.reservation), (Some(64 << 20), Some(-1), None));
     let cpu = resources.cpu.expect("given");
@@ -407,7 +407,8 @@ fn update_takes_sizes_with_suffixes() {
 fn a_flag_of_update_overrides_the_document_and_leaves_the_rest() {
     let document =
         br#"{"memory":{"limit":1,"reservation":2},"cpu":{"shares":512},"pids":{"limit":5},"unified":{"a":"b"}}"#;
-    let resources = update("windlass update -r - --memory 8k c").to_resources(Some(document)).expect("valid");
+    let resources =
+        update("windlass update -r - --memory 8k c").to_resources(Some(document), &mut Vec::new()).expect("valid");
     let memory = resources.memory.expect("given");
     assert_eq!((memory.limit, memory.reservation), (Some(8192), Some(2)));
     assert_eq!(resources.cpu.expect("given").shares, Some(512));
@@ -417,8 +418,9 @@ fn a_flag_of_update_overrides_the_document_and_leaves_the_rest() {
 
 #[test]
 fn a_broken_document_of_update_is_located() {
-    let error =
-        update("windlass update -r - c").to_resources(Some(b"{\"memory\":{\"limit\":\"x\"}}")).expect_err("broken");
+    let error = update("windlass update -r - c")
+        .to_resources(Some(b"{\"memory\":{\"limit\":\"x\"}}"), &mut Vec::new())
+        .expect_err("broken");
     assert!(error.message().contains("/memory/limit"), "{error}");
 }
 

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use super::matches::Matches;
 use super::options::Source;
 use super::values;
-use crate::error::Result;
+use crate::error::{Error, Fault, Result};
 use crate::spec::{BlockIo, Cpu, Memory, Pids, Resources};
 
 /// Options of `update`; what is `None` was not given.
@@ -86,11 +86,17 @@ impl Update {
     /// in the result is to stay as it is.
     ///
     /// `document` is the text that [`Update::resources`] names.
-    pub fn to_resources(&self, document: Option<&[u8]>) -> Result<Resources> {
-        let mut resources: Resources = match document {
-            Some(text) => crate::spec::parse(text, "resources")?,
-            None => Resources::default(),
-        };
+    /// What is odd about it is added to `warnings`.
+    pub fn to_resources(&self, document: Option<&[u8]>, warnings: &mut Vec<Fault>) -> Result<Resources> {
+        let mut resources = Resources::default();
+        if let Some(text) = document {
+            let read = crate::spec::read(text, "resources")?;
+            if !read.faults.is_empty() {
+                return Err(Error::faults(read.faults));
+            }
+            warnings.extend(read.warnings);
+            resources = read.value;
+        }
         self.override_memory(&mut resources);
         self.override_cpu(&mut resources);
         if self.pids_limit.is_some() {

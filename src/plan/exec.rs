@@ -35,13 +35,20 @@ impl ExecPlan {
 /// Plans `exec` in a container made from `spec`. `process` is the text of `--process`.
 pub fn exec(id: &str, spec: &Spec, request: &Exec, process: Option<&[u8]>, options: &Options) -> Result<ExecPlan> {
     // Where an element stands: in the document of `--process`, or in config.json.
+    let mut draft = Draft::default();
     let (process, at) = match process {
-        Some(text) => (crate::spec::parse(text, "the process file")?, ""),
+        Some(text) => {
+            let read = crate::spec::read(text, "the process file")?;
+            if !read.faults.is_empty() {
+                return Err(Error::faults(read.faults));
+            }
+            draft.warnings = read.warnings;
+            (read.value, "")
+        }
         None => (described(spec, request)?, "/process"),
     };
     let empty = crate::spec::Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&empty);
-    let mut draft = Draft::default();
     let topology = topology::topology(linux, &options.host, &mut draft);
     let namespaces = topology.joined.iter().fold(topology.new, |all, join| all | join.kind);
     if !options.no_new_keyring {
@@ -61,7 +68,11 @@ pub fn exec(id: &str, spec: &Spec, request: &Exec, process: Option<&[u8]>, optio
                     draft.config(format!("{at}/execCPUAffinity/final"), Action::Affinity(last));
                 }
             }
-            _ => draft.fault(format!("{at}/execCPUAffinity"), "invalid CPU list"),
+            (initial, _) => {
+                let (name, list) =
+                    if initial.is_none() { ("initial", &affinity.initial) } else { ("final", &affinity.last) };
+                draft.fault(format!("{at}/execCPUAffinity/{name}"), format!("invalid CPU list {list:?}"));
+            }
         }
     }
     let seccomp = super::process::seccomp_of(linux, &mut draft);

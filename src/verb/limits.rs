@@ -39,7 +39,8 @@ pub(super) fn resume(id: &str, session: &mut Session<'_>) -> Result<()> {
 pub(super) fn update(update: &cli::Update, session: &mut Session<'_>) -> Result<()> {
     let mut container = session.store()?.load(&update.id)?;
     let document = update.resources.as_ref().map(cli::Source::read).transpose()?;
-    let mut resources = update.to_resources(document.as_deref())?;
+    let (mut faults, mut warnings) = (Vec::new(), Vec::new());
+    let mut resources = update.to_resources(document.as_deref(), &mut warnings)?;
     container.lock()?;
     if container.status()? == Status::Stopped {
         return Err(wrong("cannot update a stopped container"));
@@ -52,7 +53,6 @@ pub(super) fn update(update: &cli::Update, session: &mut Session<'_>) -> Result<
     }
     // What a limit means is decided by the edition that the container was made with.
     let version = Version::read(&container.state.oci_version);
-    let (mut faults, mut warnings) = (Vec::new(), Vec::new());
     let mut limits = crate::plan::cgroup::limits(&resources, version, &mut faults, &mut warnings);
     if !faults.is_empty() {
         return Err(Error::faults(faults));

@@ -71,7 +71,7 @@ pub fn state(bytes: &[u8]) {
 /// The document of `update --resources`.
 pub fn resources(bytes: &[u8]) {
     let update = Update { pids_limit: Some(3), cpu_share: Some(u64::MAX), ..Update::default() };
-    let resources = match update.to_resources(Some(bytes)) {
+    let resources = match update.to_resources(Some(bytes), &mut Vec::new()) {
         Ok(resources) => resources,
         Err(error) => return refused_text(&error),
     };
