@@ -3,6 +3,7 @@
 use crate::kit::Case;
 
 mod apparmor;
+mod bad_configs;
 mod cgroups;
 mod cli;
 mod concurrency;
@@ -54,6 +55,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         joining::CASES,
         rootless::CASES,
         input::CASES,
+        bad_configs::CASES,
         crash::CASES,
         concurrency::CASES,
         windlass::CASES,
