@@ -58,10 +58,11 @@ fmt-check:
 # Clippy, warnings are errors
 lint:
     cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy --package windlass --all-targets --features cgroup-v1 -- -D warnings
 
-# Tests that need no root: `just unit cli`
+# Tests that need no root; `just unit cli`: those of tests/cli.rs, `just unit home`: those with a name like it
 unit *args:
-    cargo test --workspace {{args}}
+    cargo test --workspace {{ if path_exists("tests/" + args + ".rs") == "true" { "--test " + args } else { args } }}
 
 # API documentation, warnings are errors
 doc:

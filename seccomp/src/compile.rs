@@ -45,8 +45,10 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether a call of this ABI is refused, whatever its arguments are: it gets an errno, a signal,
-    /// or the process ends. A call that the ABI does not have is not refused.
+    /// Whether a call of this ABI is refused with arguments that are all zeros and with arguments that
+    /// are all ones: it gets an errno, a signal, or the process ends. These two stand for all others,
+    /// so a profile that lets the call through for a few arguments alone counts as one that refuses
+    /// it. A call that the ABI does not have is not refused.
     pub fn refuses(&self, arch: Arch, call: &str) -> bool {
         let refused = |nr, args| {
             let data = Data { arch: arch.audit(), nr, args, ..Data::default() };
