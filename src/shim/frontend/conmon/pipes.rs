@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use serde_json::json;
 
 use crate::shim::{Interest, Poll};
+use crate::sys::Result;
 use crate::sys::stream::{self, Moved};
 
 /// Bytes of one answer, for callers read a message with a buffer of a page, and lose the rest.
@@ -37,7 +38,7 @@ pub(super) struct Pipes {
 
 impl Pipes {
     /// Takes the pipes out of the descriptors that we were started with.
-    pub(super) fn take(inherited: &mut BTreeMap<i32, OwnedFd>, key: Key) -> Result<Pipes, String> {
+    pub(super) fn take(inherited: &mut BTreeMap<i32, OwnedFd>, key: Key) -> std::result::Result<Pipes, String> {
         let mut named = |variable: &str| match std::env::var(variable) {
             Err(_) => Ok(None),
             Ok(number) => {
@@ -57,12 +58,8 @@ impl Pipes {
     pub(super) fn wait_for_start(&self) {
         if let Some(start) = &self.start {
             let mut buffer = [0; 4096];
-            // The caller may have given us a pipe that does not block.
-            while let Ok(Moved::Later) = stream::read(start.as_fd(), &mut buffer) {
-                if !wait(start, Interest::Read) {
-                    break;
-                }
-            }
+            // A byte, the end or an error: each says that the caller is ready.
+            let _ = when_ready(start, Interest::Read, || stream::read(start.as_fd(), &mut buffer));
         }
     }
 
@@ -93,23 +90,23 @@ impl Pipes {
     }
 }
 
-/// Waits until a pipe is ready, or a signal has come. False: it cannot be waited for.
-fn wait(pipe: &OwnedFd, interest: Interest) -> bool {
-    let waited = Poll::new().and_then(|poll| {
-        poll.watch(pipe, 0, interest)?;
-        poll.wait(None, &mut Vec::new())
-    });
-    waited.is_ok()
+/// Does `attempt` until it moves something, and waits between attempts: the caller may have given us a
+/// pipe that does not block.
+fn when_ready(pipe: &OwnedFd, interest: Interest, mut attempt: impl FnMut() -> Result<Moved>) -> Result<Moved> {
+    loop {
+        match attempt() {
+            Ok(Moved::Later) => {
+                let poll = Poll::new()?;
+                poll.watch(pipe, 0, interest)?;
+                poll.wait(None, &mut Vec::new())?;
+            }
+            other => return other,
+        }
+    }
 }
 
 fn send(pipe: &OwnedFd, answer: &[u8]) -> bool {
-    loop {
-        match stream::write(pipe.as_fd(), answer) {
-            // A pipe that does not block is waited for, as one that does would be.
-            Ok(Moved::Later) if wait(pipe, Interest::Write) => {}
-            other => return other.is_ok(),
-        }
-    }
+    when_ready(pipe, Interest::Write, || stream::write(pipe.as_fd(), answer)).is_ok()
 }
 
 fn answer(key: Key, number: i32, message: Option<&str>) -> Vec<u8> {
@@ -149,44 +146,38 @@ mod tests {
         assert_eq!(told, b"{\"exit_code\": -1, \"message\": \"say \\\"no\\\"\\n\"}\n");
     }
 
-    /// Milliseconds of processor time that this thread has used.
-    fn used() -> i64 {
-        use nix::sys::resource::{UsageWho, getrusage};
-        let usage = getrusage(UsageWho::RUSAGE_THREAD).expect("getrusage");
-        let milliseconds = |time: nix::sys::time::TimeVal| time.tv_sec() * 1000 + time.tv_usec() / 1000;
-        milliseconds(usage.user_time()) + milliseconds(usage.system_time())
-    }
-
     #[test]
-    fn pipes_that_do_not_block_are_waited_for_without_work() {
-        let pause = std::time::Duration::from_millis(500);
+    fn pipes_that_do_not_block_are_waited_for_and_not_asked_again_and_again() {
+        let pause = std::time::Duration::from_millis(50);
         let (read_end, write_end) = crate::sys::socket::pipe().expect("a pipe");
         stream::never_block(read_end.as_fd()).expect("set");
         stream::never_block(write_end.as_fd()).expect("set");
-        let before = used();
         let caller = std::thread::spawn(move || {
             std::thread::sleep(pause);
             stream::write(write_end.as_fd(), b"x").expect("written");
             write_end
         });
-        let pipes = Pipes { key: Key::Data, sync: None, start: Some(read_end), attach: None };
-        pipes.wait_for_start();
+        let (mut attempts, mut buffer) = (0, vec![0; 65536]);
+        let start = when_ready(&read_end, Interest::Read, || {
+            attempts += 1;
+            stream::read(read_end.as_fd(), &mut buffer)
+        });
+        assert_eq!((start, attempts), (Ok(Moved::Bytes(1)), 2));
         let write_end = caller.join().expect("the caller");
-        let read_end = pipes.start.expect("it stays");
-        while let Ok(Moved::Bytes(_)) = stream::write(write_end.as_fd(), &[0; 4096]) {}
+        while let Ok(Moved::Bytes(_)) = stream::write(write_end.as_fd(), &buffer[..4096]) {}
         let caller = std::thread::spawn(move || {
             std::thread::sleep(pause);
-            let mut buffer = vec![0; 65536];
-            while let Ok(Moved::Bytes(_)) = stream::read(read_end.as_fd(), &mut buffer) {}
+            stream::read(read_end.as_fd(), &mut buffer).expect("read");
             read_end
         });
-        assert!(send(&write_end, b"told"));
-        let read_end = caller.join().expect("the caller");
-        assert!(used() - before < 250, "{} ms of work in a second of waiting", used() - before);
-        let mut buffer = [0; 8];
-        while let Ok(Moved::Bytes(n)) = stream::read(read_end.as_fd(), &mut buffer) {
-            assert_eq!(&buffer[..n], b"told");
-        }
+        let mut attempts = 0;
+        let told = when_ready(&write_end, Interest::Write, || {
+            attempts += 1;
+            stream::write(write_end.as_fd(), b"told")
+        });
+        assert_eq!((told, attempts), (Ok(Moved::Bytes(4)), 2));
+        drop(caller.join().expect("the caller"));
+        assert!(!send(&write_end, b"told"), "the caller has left");
     }
 
     #[test]
