@@ -156,7 +156,11 @@ fn annotations(annotations: &BTreeMap<String, String>, properties: &mut Vec<Prop
             continue;
         }
         let Some(value) = Value::parse(text) else {
-            fault(format!("{text:?} is not a value in GVariant's text form, such as true, uint64 5 or ['a', 'b']"));
+            // It may be as long as the configuration allows.
+            let shown: String = text.chars().take(100).collect();
+            fault(format!(
+                "{shown:?} is not a value that D-Bus can carry, in GVariant's text form, such as true, uint64 5 or ['a', 'b']"
+            ));
             continue;
         };
         // Unit files have seconds where D-Bus has microseconds.

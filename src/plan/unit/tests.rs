@@ -148,7 +148,9 @@ fn systemd_lets_through_what_our_filter_may() {
 
 #[test]
 fn annotations_are_properties_and_faults_name_them() {
+    let long = format!("({})", vec!["true"; 300].join(", "));
     let texts = [
+        ("org.systemd.property.Long", long.as_str()),
         ("org.systemd.property.TimeoutStopSec", "5"),
         ("org.systemd.property.RuntimeMaxSec", "1.5"),
         ("org.systemd.property.BindsTo", "['a.service']"),
@@ -164,6 +166,7 @@ fn annotations_are_properties_and_faults_name_them() {
         properties.iter().map(|property| format!("{}={}", property.name, property.value)).collect();
     assert_eq!(found, ["BindsTo=[\"a.service\"]", "RuntimeMaxUSec=1500000", "TimeoutStopUSec=5000000"]);
     let pointers: Vec<&str> = faults.iter().map(|fault| fault.pointer.as_str()).collect();
-    let wanted = ["Bad-Name", "OOMPolicy", "StartSec"].map(|name| format!("/annotations/org.systemd.property.{name}"));
+    let wanted =
+        ["Bad-Name", "Long", "OOMPolicy", "StartSec"].map(|name| format!("/annotations/org.systemd.property.{name}"));
     assert_eq!(pointers, wanted);
 }

@@ -79,12 +79,26 @@ impl Value {
         }
     }
 
-    /// Reads the text form. `None` for what is none, or not one of the types above.
+    /// Reads the text form. `None` for what is none, not one of the types above, or longer or deeper than
+    /// D-Bus allows.
     pub fn parse(text: &str) -> Option<Value> {
         let mut reader = Reader { rest: text.trim(), depth: 0 };
         let value = reader.value(None)?;
-        reader.rest.trim().is_empty().then_some(value)
+        // A tuple may have a type longer than a signature can be.
+        (reader.rest.trim().is_empty() && complete(&value.signature()).is_some()).then_some(value)
     }
+}
+
+/// Whether each type of a signature is complete.
+fn is_signature(mut text: &str) -> bool {
+    let mut valid = text.len() <= LONGEST_SIGNATURE;
+    while valid && !text.is_empty() {
+        match complete(text) {
+            Some(length) => text = &text[length..],
+            None => valid = false,
+        }
+    }
+    valid
 }
 
 /// As in the text form, but for strings, which are quoted as in Rust.
@@ -157,7 +171,7 @@ impl<'a> Reader<'a> {
                 let (signature, rest) = self.rest[1..].split_once(char::is_whitespace)?;
                 let whole = complete(signature)? == signature.len();
                 self.rest = rest;
-                if whole { self.value(Some(signature)) } else { None }
+                if whole { self.nested(|reader| reader.value(Some(signature))) } else { None }
             }
             '[' => self.nested(|reader| reader.array(wanted)),
             '(' => self.nested(|reader| reader.tuple(wanted)),
@@ -166,7 +180,7 @@ impl<'a> Reader<'a> {
                 match wanted.unwrap_or("s") {
                     "s" => Some(Value::Text(text)),
                     "o" if text.starts_with('/') => Some(Value::Path(text)),
-                    "g" => Some(Value::Signature(text)),
+                    "g" if is_signature(&text) => Some(Value::Signature(text)),
                     _ => None,
                 }
             }
@@ -176,7 +190,7 @@ impl<'a> Reader<'a> {
                 self.rest = rest;
                 match NAMED.iter().find(|row| row.0 == word) {
                     Some((_, code)) if wanted.is_none_or(|wanted| wanted == code.to_string()) => {
-                        self.value(Some(&code.to_string()))
+                        self.nested(|reader| reader.value(Some(&code.to_string())))
                     }
                     Some(_) => None,
                     None => scalar(word, wanted),
@@ -305,21 +319,36 @@ fn integer<N: TryFrom<i128>>(word: &str) -> Option<N> {
     N::try_from(sign * number).ok()
 }
 
-/// The length of the first complete type of a signature.
+/// A signature has so many bytes at most (D-Bus specification, "Valid Signatures"): its length goes
+/// over the bus as one byte.
+const LONGEST_SIGNATURE: usize = 255;
+
+/// Arrays, and structs, may be so deep in each other (D-Bus specification, "Valid Signatures").
+const DEEPEST_SIGNATURE: usize = 32;
+
+/// The length of the first complete type of a signature. `None` where it is none, or the signature is
+/// longer or deeper than D-Bus allows.
 pub fn complete(signature: &str) -> Option<usize> {
+    if signature.len() > LONGEST_SIGNATURE { None } else { complete_below(signature, 0, 0) }
+}
+
+fn complete_below(signature: &str, arrays: usize, structs: usize) -> Option<usize> {
+    if arrays > DEEPEST_SIGNATURE || structs > DEEPEST_SIGNATURE {
+        return None;
+    }
     match signature.chars().next()? {
-        'a' => complete(&signature[1..]).map(|length| 1 + length),
+        'a' => complete_below(&signature[1..], arrays + 1, structs).map(|length| 1 + length),
         '(' => {
             let mut at = 1;
             while !signature[at..].starts_with(')') {
-                at += complete(&signature[at..])?;
+                at += complete_below(&signature[at..], arrays, structs + 1)?;
             }
             (at > 1).then_some(at + 1)
         }
         // An entry of a dictionary stands in an array only; that is left to who reads the array.
         '{' => {
-            let key = 1 + complete(&signature[1..])?;
-            let value = key + complete(&signature[key..])?;
+            let key = 1 + complete_below(&signature[1..], arrays, structs + 1)?;
+            let value = key + complete_below(&signature[key..], arrays, structs + 1)?;
             signature[value..].starts_with('}').then_some(value + 1)
         }
         c if "ybnqiuxtdsoghv".contains(c) => Some(1),
@@ -378,6 +407,23 @@ mod tests {
             assert_eq!(Value::parse(text), None, "{text}");
         }
         assert_eq!(Value::parse(&"[".repeat(10_000)), None);
+    }
+
+    #[test]
+    fn a_type_that_d_bus_cannot_carry_is_refused() {
+        let tuple = |fields: usize| format!("({})", vec!["true"; fields].join(", "));
+        assert_eq!(Value::parse(&tuple(253)).expect("255 bytes").signature().len(), 255);
+        assert_eq!(Value::parse(&tuple(254)), None);
+        assert!(Value::parse(&format!("@{}s []", "a".repeat(32))).is_some());
+        assert_eq!(Value::parse(&format!("@{}s []", "a".repeat(33))), None);
+        assert_eq!(Value::parse(&format!("@{} []", "a".repeat(1 << 20))), None);
+        assert!(Value::parse(&format!("signature '{}'", "s".repeat(255))).is_some());
+        for text in ["s".repeat(256), "(".into(), "z".into()] {
+            assert_eq!(Value::parse(&format!("signature '{text}'")), None, "{text}");
+        }
+        for prefix in ["@i ", "int32 "] {
+            assert_eq!(Value::parse(&(prefix.repeat(1 << 20) + "1")), None, "{prefix}");
+        }
     }
 
     #[test]
