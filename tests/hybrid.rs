@@ -49,6 +49,8 @@ struct Bundle {
     dir: PathBuf,
     id: String,
     host: Host,
+    /// Shell commands that run before the program, in its mount namespace.
+    before: &'static str,
 }
 
 impl Bundle {
@@ -60,14 +62,16 @@ impl Bundle {
             std::fs::create_dir_all(rootfs.join(sub)).expect("rootfs");
         }
         std::fs::copy("/bin/busybox", rootfs.join("bin/busybox")).expect("busybox");
-        for applet in ["sh", "sleep", "cat", "true", "dd"] {
+        for applet in ["sh", "sleep", "cat", "true", "dd", "mknod", "rm"] {
             let _ = std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet));
         }
         std::fs::set_permissions(&rootfs, std::fs::Permissions::from_mode(0o755)).expect("mode");
+        let capabilities = ["CAP_MKNOD", "CAP_SYSLOG"];
         let config = json!({
             "ociVersion": "1.2.0",
             "root": {"path": "rootfs"},
-            "process": {"cwd": "/", "args": ["/bin/sh", "-c", script], "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}},
+            "process": {"cwd": "/", "args": ["/bin/sh", "-c", script], "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0},
+                "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities}},
             "mounts": [
                 {"destination": "/proc", "type": "proc", "source": "proc"},
                 {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
@@ -79,7 +83,12 @@ impl Bundle {
             },
         });
         std::fs::write(dir.join("config.json"), config.to_string()).expect("config.json");
-        Bundle { dir, id, host }
+        Bundle { dir, id, host, before: "" }
+    }
+
+    fn before(mut self, before: &'static str) -> Bundle {
+        self.before = before;
+        self
     }
 
     /// The program on this host: `VERB … ID …`, where `ID` is replaced.
@@ -92,7 +101,8 @@ impl Bundle {
         let script = match self.host {
             Host::AsIs => command,
             Host::WithoutCgroup2 => format!(
-                "awk '$3 == \"cgroup2\" {{ print $2 }}' /proc/self/mounts | while read -r at; do umount -l \"$at\"; done; {command}"
+                "awk '$3 == \"cgroup2\" {{ print $2 }}' /proc/self/mounts | while read -r at; do umount -l \"$at\"; done; {}{command}",
+                self.before
             ),
         };
         let run = Command::new("unshare").args(["-m", "sh", "-c", &script]).stdin(std::process::Stdio::null()).output();
@@ -194,7 +204,7 @@ fn a_container_without_limits_has_its_whole_life_without_cgroup2() {
     } else {
         assert!(bundle.ok("ps --format json ID").contains(&bundle.pid()));
         let said = bundle.fails("pause ID");
-        assert!(said.contains("cannot pause a container without a cgroup"), "{said}");
+        assert!(said.contains("the container has no cgroup that can be frozen"), "{said}");
     }
     bundle.ok("kill ID KILL");
     wait_for("the end of a paused container", || bundle.status() == "stopped");
@@ -251,21 +261,126 @@ fn an_update_may_bring_the_first_limit_of_version_1() {
     assert_eq!(bundle.v1("cpu", "cpu.shares").as_deref(), Some("512"));
 }
 
+/// Makes and reads 1:11, kmsg, which no container may read unless it is named, and 1:5, zero.
+const TRY: &str = "mknod /dev/kmsg c 1 11; dd if=/dev/kmsg of=/dev/null bs=9999 count=1 2>/dev/null && echo kmsg; \
+    dd if=/dev/zero of=/dev/null bs=1 count=1 2>/dev/null && echo zero";
+
+fn deny_all() -> Value {
+    json!({"devices": [{"allow": false, "access": "rwm"}]})
+}
+
+/// Takes every cgroup file system away that could judge the use of devices.
+const NO_DEVICES: &str = "awk '$3 == \"cgroup\" && $4 ~ /devices/ { print $2 }' /proc/self/mounts | while read -r at; do umount -l \"$at\"; done; ";
+
 #[test]
-fn device_rules_without_cgroup2_are_applied_or_warned_about() {
+fn device_rules_without_cgroup2_are_kept_in_the_devices_hierarchy() {
     if !can_run(Host::WithoutCgroup2, &["devices"]) {
         return;
     }
-    let rules = json!({"devices": [{"allow": false, "access": "rwm"}]});
-    let script = "dd if=/dev/null of=/dev/null count=1 2>/dev/null && echo null; [ -e /dev/full ] && echo made";
-    let bundle = Bundle::new(Host::WithoutCgroup2, "devices", script, rules);
-    let output = bundle.windlass("run --bundle BUNDLE ID");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "null\nmade\n", "{output:?}");
-    assert_eq!(bundle.log().contains("/linux/resources/devices"), !FEATURE, "{}", bundle.log());
-    if !FEATURE {
-        let said = bundle.fails("--strict run --bundle BUNDLE ID");
-        assert!(said.contains("the device rules are not applied"), "{said}");
+    let named = json!({"devices": [{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}]});
+    let cases = [("denied", deny_all(), "zero\n"), ("default", json!({}), "zero\n"), ("named", named, "kmsg\nzero\n")];
+    for (name, rules, expected) in cases {
+        let bundle = Bundle::new(Host::WithoutCgroup2, name, TRY, rules);
+        let output = bundle.windlass("run --bundle BUNDLE ID");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{name}: {output:?}");
+        assert_eq!(bundle.log(), "", "{name}");
     }
+}
+
+#[test]
+fn a_container_has_its_whole_life_in_the_devices_hierarchy() {
+    if !can_run(Host::WithoutCgroup2, &["devices"]) {
+        return;
+    }
+    let bundle = Bundle::new(Host::WithoutCgroup2, "devices-life", "sleep 1000 & sleep 1000", deny_all());
+    bundle.start();
+    let list = bundle.v1("devices", "devices.list").expect("a directory");
+    assert!(list.contains("c 1:3 rwm") && !list.contains("a *:*"), "{list}");
+    wait_for("two processes", || bundle.ok("ps --format json ID").contains(','));
+    assert_eq!(bundle.ok(&format!("exec ID /bin/sh -c '{TRY}'")), "zero\n", "exec is judged alike");
+    let file = bundle.dir.join("resources.json");
+    let rules = json!({"devices": [{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}]});
+    std::fs::write(&file, rules.to_string()).expect("resources");
+    bundle.ok(&format!("update --resources {} ID", file.display()));
+    assert_eq!(bundle.ok(&format!("exec ID /bin/sh -c 'rm /dev/kmsg; {TRY}'")), "kmsg\nzero\n", "after the update");
+    bundle.ok("kill --all ID KILL");
+    wait_for("the end of all", || bundle.v1("devices", "cgroup.procs").as_deref() == Some(""));
+    bundle.ok("delete ID");
+    assert_eq!(bundle.v1("devices", "devices.list"), None);
+}
+
+#[test]
+fn delete_by_force_and_a_failed_create_leave_nothing_in_the_devices_hierarchy() {
+    if !can_run(Host::WithoutCgroup2, &["devices"]) {
+        return;
+    }
+    let bundle = Bundle::new(Host::WithoutCgroup2, "devices-force", "sleep 1000 & sleep 1000", deny_all());
+    bundle.start();
+    assert!(bundle.v1("devices", "devices.list").is_some());
+    bundle.ok("delete --force ID");
+    assert_eq!(bundle.v1("devices", "devices.list"), None);
+    std::fs::remove_dir_all(bundle.dir.join("rootfs")).expect("no root");
+    bundle.fails("create --bundle BUNDLE ID");
+    assert_eq!(bundle.v1("devices", "devices.list"), None);
+}
+
+#[test]
+fn a_directory_of_somebody_else_is_not_taken_for_the_rules() {
+    if !can_run(Host::WithoutCgroup2, &["devices"]) {
+        return;
+    }
+    let bundle = Bundle::new(Host::WithoutCgroup2, "devices-else", "true", deny_all());
+    let place = format!("/sys/fs/cgroup/devices/{}", bundle.id);
+    std::fs::create_dir(&place).expect("mkdir");
+    let mut other = Command::new("sleep").arg("1000").spawn().expect("sleep");
+    std::fs::write(format!("{place}/cgroup.procs"), other.id().to_string()).expect("join");
+    let said = bundle.fails("run --bundle BUNDLE ID");
+    bundle.windlass("delete --force ID");
+    assert!(other.try_wait().expect("status").is_none(), "it was killed");
+    other.kill().expect("kill");
+    other.wait().expect("wait");
+    std::fs::remove_dir(&place).expect("rmdir");
+    assert!(said.contains("container's cgroup is not empty: 1 process(es) found"), "{said}");
+}
+
+#[test]
+fn without_any_way_to_keep_the_device_rules_a_container_is_refused() {
+    if !can_run(Host::WithoutCgroup2, &[]) {
+        return;
+    }
+    let run = |name: &str, resources: Value, change: &dyn Fn(&mut Value), words: &str| {
+        let bundle = Bundle::new(Host::WithoutCgroup2, name, "echo it runs", resources).before(NO_DEVICES);
+        let file = bundle.dir.join("config.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&file).expect("read")).expect("json");
+        change(&mut config);
+        std::fs::write(&file, config.to_string()).expect("write");
+        let output = bundle.windlass(words);
+        (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let same = |_: &mut Value| {};
+    let words = "run --bundle BUNDLE ID";
+    for (name, resources) in [("no-way", deny_all()), ("no-way-default", json!({}))] {
+        let (stdout, stderr) = run(name, resources, &same, words);
+        assert_eq!(stdout, "", "{stderr}");
+        assert!(stderr.contains("cannot apply the device rules: neither cgroup2 nor"), "{stderr}");
+    }
+    let (_, stderr) = run("no-way-pointer", deny_all(), &same, words);
+    assert!(stderr.contains("/linux/resources/devices"), "{stderr}");
+    let (stdout, _) = run("no-way-check", deny_all(), &same, "check --bundle BUNDLE");
+    assert!(stdout.contains("cannot apply the device rules"), "{stdout}");
+
+    let all = json!({"devices": [{"allow": true, "access": "rwm"}]});
+    assert_eq!(run("all", all, &same, words).0, "it runs\n", "everything is allowed");
+    let disabled = format!("--cgroup-manager disabled {words}");
+    assert_eq!(run("disabled", deny_all(), &same, &disabled).0, "it runs\n", "the caller wants no cgroup");
+    let user_namespace = |config: &mut Value| {
+        config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({"type": "user"}));
+        for ids in ["uidMappings", "gidMappings"] {
+            config["linux"][ids] = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+        }
+    };
+    let (stdout, stderr) = run("userns", deny_all(), &user_namespace, words);
+    assert_eq!(stdout, "it runs\n", "nobody can make a device there: {stderr}");
 }
 
 #[test]

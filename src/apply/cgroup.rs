@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use crate::abi::namespace;
 use crate::cgroup::{self, Cgroup, Hierarchy, Kill, Manager, Systemd, delegated, v1};
 use crate::error::{Error, Fault, Kind, Origin, Result};
+use crate::plan::device_rules::v1::Rules;
 use crate::plan::unit::Unit;
 use crate::plan::{Plan, Topology};
 use crate::spec::{Resources, Spec};
@@ -24,6 +25,8 @@ pub struct Place {
     /// Who makes it, if not we.
     systemd: Cell<Option<Systemd>>,
     v1: Option<v1::Share>,
+    /// Where the device rules are kept without cgroup2.
+    devices: Option<v1::Devices>,
 }
 
 /// Whether it is an error that no cgroup can be had.
@@ -47,7 +50,14 @@ impl Place {
         resources: Option<&Resources>,
         plan: &mut Plan,
     ) -> Result<Place> {
-        let place = |hierarchy, path| Place { hierarchy, path, make_room: false, systemd: Cell::new(None), v1: None };
+        let place = |hierarchy, path| Place {
+            hierarchy,
+            path,
+            make_room: false,
+            systemd: Cell::new(None),
+            v1: None,
+            devices: None,
+        };
         let none = place(None, String::new());
         if manager.is_none() {
             return Ok(none);
@@ -80,19 +90,15 @@ impl Place {
         let path = cgroup::path(&plan.cgroups_path, &plan.id)?;
         let resources = resources.cloned().unwrap_or_default();
         let v1 = v1::Share::take(&hierarchy, &path, &resources, &mut plan.limits, &mut plan.warnings)?;
+        let mut devices = None;
         if hierarchy.unified().is_none() {
             cgroup::refuse(&hierarchy, &plan.limits.needs())?;
-            if plan.limits.devices.take().is_some_and(|devices| devices.asked) {
-                plan.warnings.push(Fault {
-                    pointer: "/linux/resources/devices".into(),
-                    msg: "the device rules are not applied: no cgroup2 file system is mounted".into(),
-                });
-            }
-            if v1.is_none() {
+            devices = devices_without_cgroup2(&hierarchy, &path, &resources, plan)?;
+            if v1.is_none() && devices.is_none() {
                 return Ok(none);
             }
         }
-        Ok(Place { v1, ..place(Some(hierarchy), path) })
+        Ok(Place { v1, devices, ..place(Some(hierarchy), path) })
     }
 
     /// Its path in the file system.
@@ -103,7 +109,13 @@ impl Place {
 
     /// The directories of version 1 that are the container's.
     pub(super) fn v1(&self) -> Vec<String> {
-        self.v1.as_ref().map_or(Vec::new(), |share| share.places().to_vec())
+        let mut places = self.v1.as_ref().map_or(Vec::new(), |share| share.places().to_vec());
+        if let Some(place) = self.devices.as_ref().map(v1::Devices::place)
+            && !places.contains(&place)
+        {
+            places.push(place);
+        }
+        places
     }
 
     /// Makes it, with its limits but for the devices ([`Made::set_devices`]), and gives it to `owner`.
@@ -115,6 +127,9 @@ impl Place {
     pub(super) fn make(&self, plan: &Plan, owner: Option<u32>, record: impl FnOnce() -> Result<()>) -> Result<Made> {
         if let Some(share) = &self.v1 {
             share.refuse_in_use()?;
+        }
+        if let Some(devices) = &self.devices {
+            devices.refuse_in_use()?;
         }
         if self.make_room {
             delegated::make_room()?;
@@ -141,13 +156,47 @@ impl Place {
             }
             _ => record()?,
         }
-        if let Some(share) = &self.v1 {
-            let new = share.places().iter().filter(|place| fd::stat_at(fd::CWD, place).is_err());
-            made.v1_places = new.cloned().collect();
-            made.v1 = Some(share.make()?);
+        if self.v1.is_some() || self.devices.is_some() {
+            made.v1_places = self.v1();
+            made.v1_places.retain(|place| fd::stat_at(fd::CWD, place).is_err());
+            let mut all = v1::Cgroup::default();
+            if let Some(share) = &self.v1 {
+                all.add(share.make()?);
+            }
+            if let Some(devices) = &self.devices {
+                all.add(devices.make()?);
+            }
+            made.v1 = Some(all);
         }
         made.furnish(plan)?;
         Ok(made)
+    }
+}
+
+/// Where the device rules are kept on a host without cgroup2. `None`: everything is allowed, or the
+/// container has a user namespace, in which nobody can make a device.
+///
+/// Without a way to apply the rules it is an error: they are what keeps a container from the host's
+/// disks.
+fn devices_without_cgroup2(
+    hierarchy: &Hierarchy,
+    path: &str,
+    resources: &Resources,
+    plan: &mut Plan,
+) -> Result<Option<v1::Devices>> {
+    // An ordinary user's plan has none: they may not use other devices than they may use anyway.
+    let Some(rules) = plan.limits.devices.take().and_then(|_| Rules::of(&resources.devices)) else { return Ok(None) };
+    let asked = rules.asked;
+    match v1::Devices::find(hierarchy, path, rules) {
+        None if !plan.topology.user_namespace() => Err(v1::refuse_devices(asked)),
+        None if asked => {
+            plan.warnings.push(Fault {
+                pointer: "/linux/resources/devices".into(),
+                msg: "the device rules are not applied: no cgroup file system that could is mounted".into(),
+            });
+            Ok(None)
+        }
+        devices => Ok(devices),
     }
 }
 

@@ -1,14 +1,17 @@
 //! The cgroups of one container in hierarchies of version 1: entered, frozen, killed, removed.
 //!
 //! They are made for limits alone where there is a cgroup2, which knows the processes; where
-//! there is none, they are all that knows them. Making and limiting them is the part of the
-//! feature `cgroup-v1`; what was made can be used and cleared away by every build.
+//! there is none, they are all that knows them. The devices hierarchy is for the device rules of
+//! hosts without cgroup2, in every build ([`Devices`]); all other limits are the part of the feature
+//! `cgroup-v1` ([`Share`]). What was made can be used and cleared away by every build.
 
+mod devices;
 #[cfg(feature = "cgroup-v1")]
 mod limits;
 #[cfg(not(feature = "cgroup-v1"))]
 mod none;
 
+pub use devices::{Devices, refuse as refuse_devices};
 #[cfg(feature = "cgroup-v1")]
 pub use limits::Share;
 #[cfg(not(feature = "cgroup-v1"))]
@@ -25,13 +28,14 @@ use nix::unistd::Pid;
 use super::Kill;
 use super::directory::{Directory, if_there, number_after};
 use super::freezer::{WITHIN, not_stopped};
+use super::hierarchy::asked_by_path;
 use super::v2::pids_of;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::cgroup::MemoryCheck;
 use crate::sys::{Called, Failed};
 
 /// The cgroups of one container in the hierarchies of version 1.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Cgroup {
     directories: Vec<Directory>,
 }
@@ -58,6 +62,11 @@ impl Cgroup {
             directories.extend(opened);
         }
         Ok(Cgroup { directories })
+    }
+
+    /// Takes the directories of `other` as well.
+    pub fn add(&mut self, other: Cgroup) {
+        self.directories.extend(other.directories);
     }
 
     /// Whether there is none at all.
@@ -212,6 +221,19 @@ impl Cgroup {
         };
         let usage = [read("memory.memsw.usage_in_bytes"), read("memory.usage_in_bytes")];
         check.compare(usage)
+    }
+}
+
+/// Refuses directories of somebody else: only those that are empty and not frozen may be used.
+fn refuse_in_use(places: &[String]) -> Result<()> {
+    let there = Cgroup::open(places)?;
+    let refuse = |msg: String| Err(Error::new(Kind::WrongStatus, msg).origin(asked_by_path()));
+    match there.pids()? {
+        pids if !pids.is_empty() => {
+            refuse(format!("container's cgroup is not empty: {} process(es) found", pids.len()))
+        }
+        _ if there.is_frozen()? => refuse("container's cgroup unexpectedly frozen".into()),
+        _ => Ok(()),
     }
 }
 

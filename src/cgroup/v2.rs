@@ -242,7 +242,7 @@ impl Cgroup {
 }
 
 /// Makes a directory and its missing ancestors; `made` gets the whole paths of those made.
-fn make(root: &Directory, path: &str, made: &mut Vec<String>) -> Result<()> {
+pub(super) fn make(root: &Directory, path: &str, made: &mut Vec<String>) -> Result<()> {
     let mkdir = |path: &str, made: &mut Vec<String>| {
         let result = nix::sys::stat::mkdirat(root, path, Mode::from_bits_truncate(0o755));
         if result.is_ok() {
@@ -358,7 +358,7 @@ fn remove_tree(directory: &Directory) -> crate::sys::Result<()> {
     }
 }
 
-fn remove_empty(path: &str) -> crate::sys::Result<()> {
+pub(super) fn remove_empty(path: &str) -> crate::sys::Result<()> {
     let rmdir = nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, path, nix::unistd::UnlinkatFlags::RemoveDir);
     if_there(rmdir.called(|| format!("rmdir({path:?})"))).map(|_| ())
 }

@@ -256,6 +256,14 @@ fn device_filter(facts: &Facts) -> Option<Finding> {
         return None;
     }
     Some(match &facts.kernel.device_filter {
+        _ if facts.cgroups.unified.is_none() => match facts.cgroups.v1.iter().any(|name| name == "devices") {
+            true => ok("device filter", "the devices controller of cgroup v1 takes its place"),
+            false => missing(
+                "device filter",
+                "no cgroup file system is mounted that could judge the use of devices",
+                "`mount -t cgroup2 none /sys/fs/cgroup`, or --cgroup-manager disabled to do without",
+            ),
+        },
         None => ok("device filter", "can be loaded"),
         Some(why) => missing(
             "device filter",

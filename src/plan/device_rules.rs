@@ -10,6 +10,8 @@
 //! access is denied if an exception names *any* of the wanted letters (as cgroup v1 has it);
 //! runc's program wants them all, so that opening read-write passes a ban on writing.
 
+pub mod v1;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -78,6 +80,13 @@ struct Key {
     minor: Option<u32>,
 }
 
+impl Key {
+    /// dev_t has 12 bits of major and 20 of minor number: no device has others.
+    fn may_exist(&self) -> bool {
+        self.major.is_none_or(|major| major < 1 << 12) && self.minor.is_none_or(|minor| minor < 1 << 20)
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
@@ -104,17 +113,6 @@ const DEFAULTS: &[(Key, u8)] = &[
     (char_device(5, Some(2)), ALL), // ptmx
     (char_device(136, None), ALL),  // pts/*
 ];
-
-/// The devices that every container may use as rules, for a kernel that takes rules and not a program (cgroup v1).
-pub fn default_rules() -> impl Iterator<Item = DeviceRule> {
-    DEFAULTS.iter().map(|(key, letters)| DeviceRule {
-        allow: true,
-        kind: Some(if key.kind == Type::Char { "c" } else { "b" }.into()),
-        major: key.major.map(i64::from),
-        minor: key.minor.map(i64::from),
-        access: Some(if *letters == ALL { "rwm" } else { "m" }.into()),
-    })
-}
 
 /// What the rules and the defaults allow, in systemd's words (`DeviceAllow`): a name such as
 /// `/dev/char/1:3`, `char-136` or `block-*`, and letters. `None`: all but some.
@@ -144,7 +142,7 @@ pub fn allowed(rules: &[DeviceRule]) -> Option<Vec<(String, String)>> {
 }
 
 /// The default and the exceptions to it: the state of a v1 devices cgroup.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Access {
     allow: bool,
     exceptions: BTreeMap<Key, u8>,
@@ -255,11 +253,7 @@ impl Access {
     fn groups(&self) -> Vec<Group> {
         let mut groups: Vec<Group> = Vec::new();
         let mut places = BTreeMap::new();
-        for (&Key { kind, major, minor }, &letters) in &self.exceptions {
-            // dev_t has 12 bits of major and 20 of minor number: nothing can match these.
-            if major.is_some_and(|major| major >= 1 << 12) || minor.is_some_and(|minor| minor >= 1 << 20) {
-                continue;
-            }
+        for (&Key { kind, major, minor }, &letters) in self.exceptions.iter().filter(|(key, _)| key.may_exist()) {
             let (minor, minors) = match minor {
                 Some(minor) if minor < 32 => (None, 1 << minor),
                 minor => (minor, 0),

@@ -68,7 +68,7 @@ fn judge(read: &Read, id: &str, session: &Session<'_>) -> Result<(Vec<Fault>, Ve
     let (mut errors, warnings) = match read.plan(id, &planning) {
         Ok(plan) => {
             let mut errors = lacking::filesystems(&plan, &read.spec);
-            errors.extend(limits_without_controllers(&plan, session));
+            errors.extend(without_controllers(&plan, session));
             (errors, plan.warnings)
         }
         Err(error) => (error.into_faults(), read.warnings.clone()),
@@ -95,7 +95,7 @@ fn listed(errors: &[Fault], warnings: &[Fault]) -> String {
     out
 }
 
-fn limits_without_controllers(plan: &crate::plan::Plan, session: &Session<'_>) -> Vec<Fault> {
+fn without_controllers(plan: &crate::plan::Plan, session: &Session<'_>) -> Vec<Fault> {
     if session.global.cgroup_manager != cli::CgroupManager::Cgroupfs {
         return Vec::new();
     }
@@ -105,13 +105,19 @@ fn limits_without_controllers(plan: &crate::plan::Plan, session: &Session<'_>) -
         .and_then(|mount| std::fs::read_to_string(format!("{mount}/cgroup.controllers")).ok())
         .unwrap_or_default();
     let missing = |need: &crate::plan::cgroup::Need| !available.split_whitespace().any(|name| name == need.controller);
+    let mut faults = Vec::new();
+    if hierarchy.unified().is_none()
+        && hierarchy.v1_of("devices").is_none()
+        && !plan.topology.user_namespace()
+        && let Some(devices) = &plan.limits.devices
+    {
+        faults.extend(crate::cgroup::v1::refuse_devices(devices.asked).into_faults());
+    }
     let needs = plan.limits.needs();
-    needs
-        .into_iter()
-        .filter(missing)
-        .map(|need| Fault {
-            pointer: need.pointer.clone(),
-            msg: format!("the cgroup controller {} is not available in cgroup v2 on this host", need.controller),
-        })
-        .collect()
+    let limits = needs.into_iter().filter(missing).map(|need| Fault {
+        pointer: need.pointer.clone(),
+        msg: format!("the cgroup controller {} is not available in cgroup v2 on this host", need.controller),
+    });
+    faults.extend(limits);
+    faults
 }

@@ -4,6 +4,7 @@ use crate::cgroup::{Filters, Group, Hierarchy, Systemd, refuse, v1};
 use crate::cli;
 use crate::container::{Container, Status};
 use crate::error::{Error, Kind, Result};
+use crate::plan::device_rules::v1::Rules;
 use crate::plan::unit;
 use crate::spec::Version;
 
@@ -94,6 +95,8 @@ pub(super) fn update(update: &cli::Update, session: &mut Session<'_>) -> Result<
             None if !resources.devices.is_empty() => cgroup.replace_devices(None, filters)?,
             _ => {}
         }
+    } else if !resources.devices.is_empty() {
+        container.cgroup_v1()?.change_devices(Rules::of(&resources.devices).as_ref())?;
     }
     update_resctrl(update, &container)
 }

@@ -4,12 +4,11 @@
 //! Only the setters of cgroups-rs are used: its `apply` drops errors, and its `delete` lets
 //! processes escape to the root. What it has no setter for (burst, idle, reserved huge pages)
 //! is written directly. A hierarchy gets a cgroup only where a limit needs one; where there is
-//! no cgroup2, devices and the freezer get one as well.
+//! no cgroup2, the freezer gets one as well. Device rules are not limits: see [`super::Devices`].
 
 use cgroups_rs::fs::blkio::BlkIoController;
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::cpuset::CpuSetController;
-use cgroups_rs::fs::devices::{DevicePermissions, DeviceType, DevicesController};
 use cgroups_rs::fs::error::{Error as FsError, Result as FsResult};
 use cgroups_rs::fs::hierarchies::V1 as Mounted;
 use cgroups_rs::fs::hugetlb::HugeTlbController;
@@ -24,11 +23,10 @@ use nix::errno::Errno;
 use super::Cgroup;
 use crate::cgroup::Kill;
 use crate::cgroup::directory::Directory;
-use crate::cgroup::hierarchy::{Hierarchy, V1, asked_by_path};
+use crate::cgroup::hierarchy::{Hierarchy, V1};
 use crate::error::{Error, Fault, Kind, Origin, Result};
 use crate::plan::cgroup::{Limits, limits as plan};
-use crate::plan::device_rules;
-use crate::spec::{BlockIo, Cpu, DeviceRule, Memory, Resources};
+use crate::spec::{BlockIo, Cpu, Memory, Resources};
 use crate::sys::Failed;
 
 /// What of a configuration is for hierarchies of version 1.
@@ -84,15 +82,7 @@ impl Share {
 
     /// Refuses cgroups of somebody else: only what is empty and not frozen may be used.
     pub fn refuse_in_use(&self) -> Result<()> {
-        let there = Cgroup::open(&self.needed)?;
-        let refuse = |msg: String| Err(Error::new(Kind::WrongStatus, msg).origin(asked_by_path()));
-        match there.pids()? {
-            pids if !pids.is_empty() => {
-                refuse(format!("container's cgroup is not empty: {} process(es) found", pids.len()))
-            }
-            _ if there.is_frozen()? => refuse("container's cgroup unexpectedly frozen".into()),
-            _ => Ok(()),
-        }
+        super::refuse_in_use(&self.needed)
     }
 
     /// Refuses an update that would need a cgroup which is not one of `own`.
@@ -187,9 +177,6 @@ fn take(
     limits.writes.retain(|write| hierarchy.v1_of(&write.controller).is_none());
     let mut settings = Settings(Vec::new());
     settings.all(resources, pids);
-    if hierarchy.unified().is_none() && hierarchy.v1_of("devices").is_some() && limits.devices.take().is_some() {
-        settings.devices(&resources.devices);
-    }
     settings.0.retain(|setting| hierarchy.v1_of(setting.controller).is_some());
     warnings.retain(|warning| !settings.0.iter().any(|setting| setting.pointer == warning.pointer));
     Ok(settings.0)
@@ -356,24 +343,6 @@ impl Settings {
                 let pointer = format!("blockIO/throttle{name}Device/{index}/rate");
                 self.add("blkio", &pointer, move |io: &BlkIoController| throttle(io, major, minor, rate));
             }
-        }
-    }
-
-    /// The kernel of version 1 takes the rules themselves, after a denial of all.
-    fn devices(&mut self, rules: &[DeviceRule]) {
-        let deny_all = DeviceRule { allow: false, ..DeviceRule::default() };
-        for rule in std::iter::once(deny_all).chain(rules.iter().cloned()).chain(device_rules::default_rules()) {
-            self.add("devices", "devices", move |devices: &DevicesController| {
-                let kind = DeviceType::from_char(rule.kind.as_deref().unwrap_or("a").chars().next());
-                let kind = kind.unwrap_or(DeviceType::All);
-                let (major, minor) = (rule.major.unwrap_or(-1), rule.minor.unwrap_or(-1));
-                let access = DevicePermissions::from_str(rule.access.as_deref().unwrap_or("rwm"))?;
-                if rule.allow {
-                    devices.allow_device(kind, major, minor, &access)
-                } else {
-                    devices.deny_device(kind, major, minor, &access)
-                }
-            });
         }
     }
 }

@@ -168,8 +168,12 @@ fn a_state_root_that_cannot_be_written_is_told_apart_from_a_missing_login() {
 
 #[test]
 fn cgroups_that_are_not_there_or_not_ours() {
-    let v1 = |facts: &mut Facts| facts.cgroups.unified = None;
+    let v1 = |facts: &mut Facts| (facts.cgroups.unified, facts.cgroups.v1) = (None, names(&["devices"]));
     lacks(root(), v1, Level::Limited, "cgroups", "no cgroup2", "unified_cgroup_hierarchy=1");
+    let mut none = root();
+    v1(&mut none);
+    none.cgroups.v1.clear();
+    assert!(!can_run(&bad(&none)), "nothing keeps the device rules");
     let read_only = |facts: &mut Facts| facts.cgroups.usable = false;
     lacks(root(), read_only, Level::Missing, "cgroups", "below /sys/fs/cgroup", "read-only");
     lacks(user(), read_only, Level::Limited, "cgroups", "without limits", "--systemd-cgroup");

@@ -2,11 +2,19 @@ use super::*;
 
 /// One access as the kernel asks for it.
 #[derive(Clone, Copy, Debug)]
-struct Wanted {
-    kind: Type,
-    major: u32,
-    minor: u32,
-    letters: u8,
+pub(super) struct Wanted {
+    pub(super) kind: Type,
+    pub(super) major: u32,
+    pub(super) minor: u32,
+    pub(super) letters: u8,
+}
+
+/// The accesses that the tests ask about.
+pub(super) fn every_access() -> impl Iterator<Item = Wanted> {
+    let minors = [0, 3, 5, 31, 32, 35, 200, (1 << 20) - 1];
+    let devices = [1, 5, 8, 136, 7].into_iter().flat_map(move |major| minors.map(|minor| (major, minor)));
+    let kinds = devices.flat_map(|(major, minor)| [Type::Char, Type::Block].map(|kind| (kind, major, minor)));
+    kinds.flat_map(|(kind, major, minor)| (1..=ALL).map(move |letters| Wanted { kind, major, minor, letters }))
 }
 
 /// Runs a program as the kernel would, with no other knowledge than the instruction format.
@@ -57,7 +65,7 @@ fn interpret(program: &[u64], wanted: Wanted) -> bool {
 
 /// The meaning of a list of rules, from the documentation of cgroup v1 (devices.rst): a
 /// default and a set of exceptions, kept as a plain list.
-fn allowed(rules: &[DeviceRule], wanted: Wanted) -> bool {
+pub(super) fn allowed(rules: &[DeviceRule], wanted: Wanted) -> bool {
     let mut default = false;
     let mut exceptions: Vec<(Type, i64, i64, u8)> = Vec::new();
     let standard = DEFAULTS.iter().map(|(key, letters)| {
@@ -101,13 +109,13 @@ fn allowed(rules: &[DeviceRule], wanted: Wanted) -> bool {
     hit != default
 }
 
-fn rule(allow: bool, kind: &str, major: Option<i64>, minor: Option<i64>, bits: u8) -> DeviceRule {
+pub(super) fn rule(allow: bool, kind: &str, major: Option<i64>, minor: Option<i64>, bits: u8) -> DeviceRule {
     let access = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')];
     let access = access.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, letter)| letter).collect();
     DeviceRule { allow, kind: Some(kind.into()), major, minor, access: Some(access) }
 }
 
-fn compiled(rules: &[DeviceRule]) -> (Option<DeviceProgram>, Vec<Fault>) {
+pub(super) fn compiled(rules: &[DeviceRule]) -> (Option<DeviceProgram>, Vec<Fault>) {
     let mut faults = Vec::new();
     let program = program(rules, &mut faults, &mut Vec::new());
     (program, faults)
@@ -120,17 +128,17 @@ fn may(rules: &[DeviceRule], kind: Type, major: u32, minor: u32, letters: u8) ->
 }
 
 /// xorshift: the same cases on every run.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % limit
     }
 
-    fn rule(&mut self) -> DeviceRule {
+    pub(super) fn rule(&mut self) -> DeviceRule {
         const MAJORS: [Option<i64>; 6] = [None, Some(-1), Some(1), Some(5), Some(136), Some(8)];
         const MINORS: [Option<i64>; 10] = [
             None,
@@ -167,18 +175,11 @@ fn the_program_means_what_the_rules_mean() {
         if !faults.is_empty() {
             continue;
         }
-        for kind in [Type::Char, Type::Block] {
-            for major in [1, 5, 8, 136, 7] {
-                for minor in [0, 3, 5, 31, 32, 35, 200, (1 << 20) - 1] {
-                    for letters in 1..=ALL {
-                        let wanted = Wanted { kind, major, minor, letters };
-                        let answer = program.as_ref().is_none_or(|p| interpret(&p.instructions, wanted));
-                        assert_eq!(answer, allowed(&rules, wanted), "{wanted:?} {rules:?}");
-                        checked += 1;
-                        denied += u32::from(!answer);
-                    }
-                }
-            }
+        for wanted in every_access() {
+            let answer = program.as_ref().is_none_or(|p| interpret(&p.instructions, wanted));
+            assert_eq!(answer, allowed(&rules, wanted), "{wanted:?} {rules:?}");
+            checked += 1;
+            denied += u32::from(!answer);
         }
     }
     assert!(checked > 100_000, "most generated lists must be valid, {checked} checks");

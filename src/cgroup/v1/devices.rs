@@ -1,0 +1,115 @@
+//! The device rules on a host without cgroup2: a directory in the devices hierarchy of version 1.
+
+use nix::errno::Errno;
+
+use super::Cgroup;
+use crate::cgroup::directory::Directory;
+use crate::cgroup::hierarchy::Hierarchy;
+use crate::cgroup::v2;
+use crate::error::{Doing, Error, Kind, Origin, Result};
+use crate::plan::device_rules::v1::{Line, Rules};
+
+/// The container's directory in the devices hierarchy, and what is written there.
+#[derive(Debug)]
+pub struct Devices {
+    /// Of the hierarchy, in the file system.
+    mount: String,
+    /// Below it, without a slash at either end.
+    path: String,
+    rules: Rules,
+}
+
+impl Devices {
+    /// `None`: no devices hierarchy of version 1 is mounted.
+    pub fn find(hierarchy: &Hierarchy, path: &str, rules: Rules) -> Option<Devices> {
+        let mount = hierarchy.v1_of("devices")?.mount.clone();
+        Some(Devices { mount, path: path.trim_matches('/').to_owned(), rules })
+    }
+
+    /// The directory in the file system.
+    pub fn place(&self) -> String {
+        format!("{}/{}", self.mount, self.path)
+    }
+
+    /// Refuses a directory with processes in it or below, since they are somebody else's.
+    pub fn refuse_in_use(&self) -> Result<()> {
+        super::refuse_in_use(&[self.place()])
+    }
+
+    /// Makes the directory and writes the rules. If that fails, nothing that was made stays.
+    pub fn make(&self) -> Result<Cgroup> {
+        let root = Directory::open(&self.mount).doing(|| format!("cannot open the cgroup root {:?}", self.mount))?;
+        let mut made = Vec::new();
+        let result = v2::make(&root, &self.path, &mut made).and_then(|()| {
+            let directory = root.open_below(&self.path).doing(|| format!("cannot open cgroup {:?}", self.place()))?;
+            write(&directory, &self.rules.fresh(), self.rules.asked)?;
+            Ok(Cgroup { directories: vec![directory] })
+        });
+        if result.is_err() {
+            // Best effort: the error that brought us here is the one to report.
+            made.iter().rev().for_each(|path| drop(v2::remove_empty(path)));
+        }
+        result
+    }
+}
+
+impl Cgroup {
+    /// Gives the container other device rules; `None`: it may use everything.
+    pub fn change_devices(&self, rules: Option<&Rules>) -> Result<()> {
+        let list = "devices.list";
+        let found = self.directories.iter().find_map(|directory| Some((directory, directory.read_all(list).ok()?)));
+        let Some((directory, list)) = found else {
+            return Err(Error::new(Kind::Unsupported, "the container has no cgroup that judges the use of devices")
+                .origin(asked())
+                .hint("it was made where everything was allowed, or without cgroups"));
+        };
+        let Some(rules) = rules else {
+            return write(directory, &[Line { file: "devices.allow", value: "a".into() }], true);
+        };
+        let Some(lines) = rules.change(&list) else {
+            let msg = "cannot change to device rules that allow everything but some devices: on cgroup v1 everything \
+                       would be allowed for a moment";
+            return Err(Error::new(Kind::Unsupported, msg).origin(asked()).hint("name the devices that are allowed"));
+        };
+        write(directory, &lines, true)
+    }
+}
+
+fn asked() -> Origin {
+    Origin::config("/linux/resources/devices")
+}
+
+fn origin(is_asked: bool) -> Origin {
+    match is_asked {
+        true => asked(),
+        false => Origin::Default("only the default devices may be used without device rules".into()),
+    }
+}
+
+fn write(directory: &Directory, lines: &[Line], is_asked: bool) -> Result<()> {
+    for line in lines {
+        directory.write(line.file, &line.value).map_err(|failed| {
+            let errno = failed.errno;
+            let what = format!("cannot apply the device rule {:?} in cgroup v1", line.value);
+            let error = failed.doing(what).origin(origin(is_asked));
+            match errno {
+                Errno::EPERM => error.hint(format!(
+                    "the cgroup above {:?} does not allow this itself (see devices.list there), or this process lacks CAP_SYS_ADMIN in the initial user namespace",
+                    directory.path
+                )),
+                Errno::EINVAL => error.hint(format!("the default of {:?} cannot change while cgroups are below it", directory.path)),
+                _ => error,
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Neither version of cgroups can judge the use of devices on this host.
+pub fn refuse(is_asked: bool) -> Error {
+    let msg = "cannot apply the device rules: neither cgroup2 nor the devices controller of cgroup v1 is mounted";
+    Error::new(Kind::Unsupported, msg).origin(origin(is_asked)).hint(format!(
+        "{}; or --cgroup-manager disabled runs the container without any cgroup",
+        crate::cgroup::controllers::MOUNT
+    ))
+}
