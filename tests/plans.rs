@@ -222,7 +222,9 @@ fn hardly_a_step_is_below_the_filter_and_what_it_needs_is_given_up_next() {
         let Some(identity) = identity(&name, &spec, &steps) else { continue };
         let Action::Seccomp(seccomp) = &steps[filter].action else { unreachable!() };
         let ready = position(&steps, |action| matches!(action, Action::Ready)).expect("always");
-        assert_eq!(filter < ready, seccomp.filter.needs_listener, "{name}: who hands a listener on must be there");
+        let born = position(&steps, |action| matches!(action, Action::Born { .. })).filter(|born| filter < *born);
+        let early = seccomp.filter.needs_listener || born.is_some();
+        assert_eq!(filter < ready, early, "{name}: who hands a listener on must be there");
         let Action::Identity(identity) = &steps[identity].action else { unreachable!() };
         let capabilities = position(&steps, |action| matches!(action, Action::Capabilities(_)));
         if spec.process.is_some_and(|process| process.no_new_privileges) {
@@ -459,6 +461,44 @@ fn exec_mounts_nothing_and_makes_no_namespace() {
             assert!(!foreign, "{}: {}", fixture.path.display(), step.action);
         }
     }
+}
+
+#[test]
+fn exec_is_born_among_the_containers_processes_with_what_they_may_have() {
+    use windlass::abi::namespace::{PID, USER};
+    let (mut seen, mut early) = ([0; 2], 0);
+    for (fixture, _) in planned() {
+        let (name, exec) = (fixture.path.display(), fixture.exec().expect("planned"));
+        let at = |wanted: fn(&Action) -> bool| position(&exec.steps, wanted);
+        let (join, born) =
+            (at(|action| matches!(action, Action::JoinPid)), at(|action| matches!(action, Action::Born { .. })));
+        let count = exec.steps.iter().filter(|step| matches!(step.action, Action::Born { .. })).count();
+        assert_eq!(count, usize::from(exec.namespaces & PID != 0), "{name}");
+        let (Some(join), Some(born)) = (join, born) else { continue };
+        assert!(join < born, "{name}");
+        let user = exec.namespaces & USER != 0;
+        seen[usize::from(user)] += 1;
+        if user {
+            // Nobody in there has power over it.
+            assert_eq!((join, born), (0, 1), "{name}");
+            continue;
+        }
+        let identity = at(|action| matches!(action, Action::Identity(_))).expect("always");
+        assert!(join < identity && identity < born, "{name}: it is born with the container's powers");
+        let limit = at(|action| matches!(action, Action::Limit(6, ..)));
+        assert_eq!(limit, None, "{name}: the one in between would count");
+        let Some(given_up) = at(|action| matches!(action, Action::Capabilities(_))) else { continue };
+        let filters = exec.steps.iter().filter_map(|step| match &step.action {
+            Action::Seccomp(seccomp) => Some(&seccomp.filter),
+            _ => None,
+        });
+        // A profile may lack what the birth needs.
+        let lets = |call| filters.clone().all(|filter| filter.allows(windlass_seccomp::Arch::native(), call, [0; 6]));
+        let possible = ["clone", "prctl", "ioctl", "setsid"].into_iter().all(lets);
+        assert_eq!(given_up < born, possible, "{name}: nothing is left to be given up");
+        early += usize::from(possible);
+    }
+    assert!(seen[0] > 0 && seen[1] > 0 && early > 0, "{seen:?}, {early}");
 }
 
 #[test]

@@ -57,6 +57,15 @@ impl Filter {
         };
         arch.syscall(call).is_some_and(|nr| [[0; 6], [u64::MAX; 6]].into_iter().all(|args| refused(nr, args)))
     }
+
+    /// Whether a call of this ABI with these arguments just happens. One that the ABI does not have
+    /// is none that it could keep from happening.
+    pub fn allows(&self, arch: Arch, call: &str, args: [u64; 6]) -> bool {
+        arch.syscall(call).is_none_or(|nr| {
+            let data = Data { arch: arch.audit(), nr, args, ..Data::default() };
+            self.program.simulate(&data) & !MAX_DATA == ret::ALLOW
+        })
+    }
 }
 
 /// Compiles a profile for a kernel whose own ABI is `native`.

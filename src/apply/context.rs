@@ -10,7 +10,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::Program;
 use crate::spec::Hooks;
 use crate::sys::mount::Filesystem;
-use crate::sys::process::Execution;
+use crate::sys::process::{Execution, SingleThreaded};
 use crate::sys::{self, fd};
 
 use super::action::first_of_ours;
@@ -50,6 +50,16 @@ pub struct Context<'a> {
     pub sources: Vec<Option<OwnedFd>>,
     /// Namespaces to join, by the plan's index.
     pub joins: Vec<Option<OwnedFd>>,
+    /// The container's init, for exec.
+    pub target: Option<OwnedFd>,
+    /// The runtime, for who must know of its end.
+    pub runtime: Option<OwnedFd>,
+    /// Open until the program is executed, for who waits for that.
+    pub held: Option<OwnedFd>,
+    /// Whether the kernel kills this process when the runtime ends.
+    pub dies_with_runtime: bool,
+    /// For who makes another process.
+    pub proof: Option<&'a SingleThreaded>,
     /// The root filesystem.
     pub root: Option<OwnedFd>,
     /// A directory in which something was made, kept for what is made next.
@@ -89,6 +99,11 @@ impl<'a> Context<'a> {
             starter: None,
             sources: Vec::new(),
             joins: Vec::new(),
+            target: None,
+            runtime: None,
+            held: None,
+            dies_with_runtime: true,
+            proof: None,
             root: None,
             directory: None,
             empty: None,
@@ -113,7 +128,14 @@ impl<'a> Context<'a> {
             Gate::Runtime => None,
         };
         let mut kept: Vec<BorrowedFd<'_>> = vec![self.sync.as_fd()];
-        kept.extend(gate.into_iter().chain(&self.console_socket).chain(&self.root).map(|fd| fd.as_fd()));
+        kept.extend(
+            gate.into_iter()
+                .chain(&self.console_socket)
+                .chain(&self.target)
+                .chain(&self.runtime)
+                .chain(&self.root)
+                .map(|fd| fd.as_fd()),
+        );
         kept.extend(self.sources.iter().chain(&self.joins).flatten().map(|fd| fd.as_fd()));
         fd::close_all_but(first_of_ours(self.preserve_fds), &kept);
     }

@@ -13,7 +13,7 @@ use crate::error::{Doing, Error, Fault, Kind, Origin, Result};
 use crate::plan::{Action, Joiner, Maps, Plan, Program, Step};
 use crate::spec::{Hook, Spec};
 use crate::sys::process::{self, Child, Exit, Forked, SingleThreaded};
-use crate::sys::socket;
+use crate::sys::{socket, start};
 
 use super::caller::{Caller, set_oom_score_adj};
 use super::cgroup::{Made, Place, owner_of_cgroup};
@@ -96,6 +96,8 @@ pub fn create<'a>(request: Create<'a>, proof: &SingleThreaded) -> Result<Launch<
     if !mapped_first {
         process::hide().doing(|| "cannot hide the runtime")?;
     }
+    // As it is, the container reads there what the caller said: paths of the host.
+    let shown_again = start::show_as(c"windlass init");
     let mut launch = Launch::spawn(creation, debug, plan.topology.intermediate, |creation, sync, watch| {
         let borrowed = Borrowed::enter(&plan.topology, &joins)?;
         let flags = if plan.topology.intermediate { 0 } else { plan.topology.clone };
@@ -113,6 +115,7 @@ pub fn create<'a>(request: Create<'a>, proof: &SingleThreaded) -> Result<Launch<
         let cx = creation.context(sync, gate, sources, joins);
         child_story(plan, Watch { mapped_first, ..watch }, cx, proof)
     })?;
+    drop(shown_again);
     launch.converse()?;
     Ok(launch)
 }

@@ -47,6 +47,7 @@ fn begin(mapped_first: bool) -> Result<()> {
     if !mapped_first {
         process::hide()?;
     }
+    process::die_with_parent()?;
     process::rename(INIT_NAME);
     // Not in the caller's session: its terminal is not the container's.
     let _ = nix::unistd::setsid();

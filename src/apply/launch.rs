@@ -60,6 +60,8 @@ pub trait Handler {
 pub struct Launch<H: Handler> {
     // In the order in which it is undone.
     process: Process,
+    /// What made it, and may still watch over it.
+    between: Process,
     handler: H,
     sync: RuntimeSync,
     progress: Progress,
@@ -82,7 +84,7 @@ impl<H: Handler> Launch<H> {
         let process = Process(Some(fork(&mut handler, InitSync::new(theirs), watch)?));
         let between = in_between.then(|| fd::duplicate(process.child().pidfd.as_fd())).transpose();
         let sync = RuntimeSync::new(ours).after_spawned(between.doing(|| "cannot watch the process in between")?);
-        let mut launch = Launch { process, handler, sync, progress, laps };
+        let mut launch = Launch { process, between: Process(None), handler, sync, progress, laps };
         launch.laps.done("clone init");
         if !in_between {
             launch.spawned()?;
@@ -111,8 +113,7 @@ impl<H: Handler> Launch<H> {
                 }
                 // It tells and does not ask: an answer would be taken for that of the next question.
                 Message::Spawned(pid, pidfd) => {
-                    let between = self.process.replace(Child { pid, pidfd });
-                    between.wait().doing(|| "cannot reap the process in between")?;
+                    self.between = Process(Some(self.process.replace(Child { pid, pidfd })));
                     self.spawned()?;
                 }
                 Message::Ask(question) => {
@@ -164,8 +165,10 @@ impl<H: Handler> Launch<H> {
 
     /// Keeps the process and what was made for it. An error of this one undoes as well.
     pub fn commit(self) -> Result<(Child, H::Kept)> {
-        let Launch { process, handler, .. } = self;
+        let Launch { process, mut between, handler, .. } = self;
         let kept = handler.keep(process.child())?;
+        // It ends by itself, and is reaped by who waits for the process, or by init.
+        between.0 = None;
         Ok((process.take(), kept))
     }
 

@@ -27,7 +27,7 @@ mod wait;
 pub use caller::Caller;
 pub use cgroup::{Place, Undelegated};
 pub use create::{Create, Creation, create};
-pub use exec::{Exec, exec};
+pub use exec::{Entry, Exec, exec};
 pub use hooks::{run as run_hooks, run_poststop, state_for};
 pub use laps::Laps;
 pub use launch::{Handler, Launch};

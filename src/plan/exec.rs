@@ -1,6 +1,6 @@
 //! The plan of `exec`: the same steps as create's, after joining what the container has.
 
-use crate::abi::bits_of_list;
+use crate::abi::{bits_of_list, namespace};
 use crate::cli::Exec;
 use crate::error::{Error, Fault, Origin, Result};
 use crate::spec::{Process, Spec};
@@ -14,9 +14,8 @@ pub struct ExecPlan {
     pub process: Process,
     /// Namespaces (`CLONE_NEW*`) to join.
     pub namespaces: u64,
-    /// Whether the runtime may join these by itself; otherwise only a process that is in the user
-    /// namespace may join the others.
-    pub direct: bool,
+    /// RLIMIT_NPROC, which the runtime sets from outside: the one in between counts as well.
+    pub processes: Option<Processes>,
     /// CPU affinity of the runtime while it works (`execCPUAffinity.initial`).
     pub initial_affinity: Vec<u64>,
     /// What the new process does, in order.
@@ -25,7 +24,23 @@ pub struct ExecPlan {
     pub warnings: Vec<Fault>,
 }
 
+/// A limit of the user's processes, and who asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Processes {
+    /// The soft limit.
+    pub soft: u64,
+    /// The hard limit.
+    pub hard: u64,
+    /// Who asked.
+    pub origin: Origin,
+}
+
 impl ExecPlan {
+    /// Whether a process in between makes the one that is to execute the program.
+    pub fn in_between(&self) -> bool {
+        self.namespaces & namespace::PID != 0
+    }
+
     /// The program to run.
     pub fn program(&self) -> Program {
         Program::new(self.process.args.clone(), self.process.env.clone())
@@ -55,7 +70,8 @@ pub fn exec(id: &str, spec: &Spec, request: &Exec, process: Option<&[u8]>, optio
         draft.always("the session keyring of the container", Action::SessionKeyring(format!("_ses.{id}")));
     }
     if process.terminal {
-        draft.config(format!("{at}/terminal"), Action::Console { size: process.console_size.clone(), device: false });
+        let size = process.console_size.clone();
+        draft.config(format!("{at}/terminal"), Action::Console { size, device: false, controlling: true });
     }
     // A memory policy, personality or profile of the container is its exec'd processes' as well.
     super::process::limits(&process, linux, at, &mut draft);
@@ -84,16 +100,127 @@ pub fn exec(id: &str, spec: &Spec, request: &Exec, process: Option<&[u8]>, optio
             step.origin = Origin::Flag(asked.into());
         }
     }
-    let direct = options.host.administers();
+    let mut processes = None;
+    if namespaces & namespace::PID != 0 {
+        let early = namespaces & namespace::USER != 0 || draft.steps.iter().any(|step| of_one_process(&step.action));
+        processes = birth(&mut draft.steps, early);
+    }
     draft.done(|draft| ExecPlan {
         process,
         namespaces,
-        direct,
+        processes,
         initial_affinity,
         steps: draft.steps,
         warnings: draft.warnings,
     })
 }
+
+/// Puts the birth in the container's PID namespace among the steps.
+///
+/// There the container's processes see it. It must have nothing of the host by then: /proc shows the
+/// mounts and the network of a process to everybody. So a process in between joins the other
+/// namespaces first.
+///
+/// In a user namespace of the container's own nobody there has CAP_SYS_PTRACE over the newcomer, which
+/// lets nobody else look into it: it is born at once (`early`). Elsewhere a process of the container
+/// may have that capability, and could use the newcomer's powers for as long as they are the
+/// host's. So the identity is taken before the birth. A limit of the user's processes would count
+/// both then, so the runtime sets it.
+fn birth(steps: &mut Vec<Step>, early: bool) -> Option<Processes> {
+    let step =
+        |action| Step { origin: Origin::Default("processes of the container are in its PID namespace".into()), action };
+    if early {
+        steps.splice(0..0, [step(Action::JoinPid), step(Action::Born { terminal: false })]);
+        return None;
+    }
+    let mut processes = None;
+    steps.retain(|step| match &step.action {
+        Action::Limit(RLIMIT_NPROC, _, soft, hard) => {
+            processes = Some(Processes { soft: *soft, hard: *hard, origin: step.origin.clone() });
+            false
+        }
+        _ => true,
+    });
+    let mut terminal = false;
+    for step in steps.iter_mut() {
+        if let Action::Console { controlling, .. } = &mut step.action {
+            (*controlling, terminal) = (false, true);
+        }
+    }
+    let at = |steps: &[Step], wanted: fn(&Action) -> bool| steps.iter().position(|step| wanted(&step.action));
+    if let Some(index) = at(steps, |action| matches!(action, Action::WorkingDirectory(_))) {
+        steps.insert(index, step(Action::JoinPid));
+    }
+    if let Some(index) = at(steps, |action| matches!(action, Action::FindExecutable)) {
+        let filter = filter_before_birth(&mut steps.split_off(index + 1), steps);
+        steps.push(step(Action::Born { terminal }));
+        steps.extend(filter);
+    }
+    processes
+}
+
+/// Moves the filter, and what is given up after it, from the `rest` of the steps to those before the
+/// birth; returns what is left. Only a filter that needs a capability for its installation goes,
+/// since nobody is to find that one in the newcomer, and only if it lets the birth happen.
+fn filter_before_birth(rest: &mut Vec<Step>, before: &mut Vec<Step>) -> Vec<Step> {
+    let gives_up = |steps: &[Step]| steps.iter().any(|step| matches!(step.action, Action::Capabilities(_)));
+    let harmless = |step: &Step| match &step.action {
+        Action::Seccomp(seccomp) => !seccomp.filter.needs_listener && lets_be_born(&seccomp.filter),
+        _ => false,
+    };
+    if gives_up(rest) && rest.iter().any(harmless) {
+        let moved = |step: &Step| matches!(step.action, Action::Seccomp(_) | Action::Capabilities(_));
+        before.extend(rest.iter().filter(|step| moved(step)).cloned());
+        rest.retain(|step| !moved(step));
+    }
+    std::mem::take(rest)
+}
+
+/// The calls from the filter to the execution, with the arguments by which profiles tell them apart.
+fn lets_be_born(filter: &windlass_seccomp::Filter) -> bool {
+    const CLONE_PARENT_AND_PIDFD: u64 = 0x9000;
+    const TIOCSCTTY: u64 = 0x540e;
+    const PR_SET_PDEATHSIG: u64 = 1;
+    const PR_SET_DUMPABLE: u64 = 4;
+    let calls = [
+        ("clone", [CLONE_PARENT_AND_PIDFD, 0, 0, 0, 0, 0]),
+        ("prctl", [PR_SET_DUMPABLE, 0, 0, 0, 0, 0]),
+        ("prctl", [PR_SET_PDEATHSIG, 0, 0, 0, 0, 0]),
+        ("ioctl", [0, TIOCSCTTY, 0, 0, 0, 0]),
+    ];
+    let plain = [
+        "sendmsg",
+        "exit_group",
+        "setsid",
+        "write",
+        "read",
+        "close",
+        "close_range",
+        "pipe2",
+        "poll",
+        "ppoll",
+        "pidfd_send_signal",
+        "fcntl",
+        "rt_sigaction",
+        "rt_sigprocmask",
+        "mmap",
+        "munmap",
+        "brk",
+        "execve",
+    ];
+    let arch = windlass_seccomp::Arch::native();
+    calls.into_iter().chain(plain.map(|call| (call, [0; 6]))).all(|(call, args)| filter.allows(arch, call, args))
+}
+
+/// What a process does not leave to its children, or what forbids it to have any (sched(7)).
+fn of_one_process(action: &Action) -> bool {
+    const SCHED_DEADLINE: u32 = 6;
+    const RESET_ON_FORK: u64 = 1;
+    matches!(action, Action::Scheduler(wanted) if wanted.policy == SCHED_DEADLINE || wanted.flags & RESET_ON_FORK != 0)
+}
+
+/// The number of the limit of processes (getrlimit(2)).
+pub const RLIMIT_NPROC: u32 = 6;
 
 /// What of the command line asks for an element of the process, where it is not config.json.
 fn asked(pointer: &str, request: &Exec) -> Option<String> {

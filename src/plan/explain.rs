@@ -39,6 +39,8 @@ impl fmt::Display for Action {
             Action::Console { device, .. } => {
                 f.write_str(if *device { "allocate the terminal and /dev/console" } else { "allocate the terminal" })
             }
+            Action::JoinPid => f.write_str("join the PID namespace of the container"),
+            Action::Born { .. } => f.write_str("go on as a process born there"),
             Action::NetDevices => f.write_str("ask the runtime to move network devices in"),
             Action::RuntimeHooks => f.write_str("ask the runtime to run the prestart and createRuntime hooks"),
             Action::CreateContainerHooks => f.write_str("run the createContainer hooks"),

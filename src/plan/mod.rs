@@ -151,6 +151,16 @@ pub enum Action {
         size: Option<ConsoleSize>,
         /// Whether `/dev/console` is made as well.
         device: bool,
+        /// Whether it becomes the controlling terminal at once, or when the process is born.
+        controlling: bool,
+    },
+    /// Join the PID namespace of the container, where the next child is born.
+    JoinPid,
+    /// Have the next process go on from here, born in the PID namespace that was joined; the one in
+    /// between ends.
+    Born {
+        /// Whether standard input is a terminal that becomes the controlling one.
+        terminal: bool,
     },
     /// Let the runtime move network interfaces in.
     NetDevices,

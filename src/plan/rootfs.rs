@@ -135,7 +135,7 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
     devices(linux, bind_nodes, device_directory_is_bound(spec), draft);
     if spec.process.as_ref().is_some_and(|process| process.terminal) {
         let size = spec.process.as_ref().and_then(|process| process.console_size.clone());
-        draft.config("/process/terminal", Action::Console { size, device: true });
+        draft.config("/process/terminal", Action::Console { size, device: true, controlling: true });
     }
     super::hooks::hooks(spec, topology, linux, draft);
     restrict(linux, draft);

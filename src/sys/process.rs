@@ -73,6 +73,25 @@ pub fn fork(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>, _proof: &SingleTh
     Ok(Forked::Parent(Child { pid: pid as i32, pidfd }))
 }
 
+/// clone(2) of a brother: a copy of this process that is the child of its parent. Not clone3(2),
+/// which filters refuse because they cannot read its arguments.
+pub fn fork_sibling(_proof: &SingleThreaded) -> Result<Forked> {
+    let mut pidfd: libc::c_int = -1;
+    let flags = libc::CLONE_PARENT | libc::CLONE_PIDFD;
+    // SAFETY: no stack is given, so the child goes on with a copy of ours, like fork's child; the
+    // caller has one thread (`_proof`), so no lock of the copy is held by anyone else; the third
+    // argument is where the pidfd goes on every architecture, and outlives the call; the other two,
+    // whose order differs, are null.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
+    let pid = check(pid, || "clone(CLONE_PARENT|CLONE_PIDFD)".into())?;
+    if pid == 0 {
+        return Ok(Forked::Child);
+    }
+    // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Forked::Parent(Child { pid: pid as i32, pidfd }))
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -254,6 +273,11 @@ pub fn rename(name: &std::ffi::CStr) {
 pub fn die_with_parent() -> Result<()> {
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
         .called(|| "prctl(PR_SET_PDEATHSIG, SIGKILL)".into())
+}
+
+/// Undoes [`die_with_parent`].
+pub fn outlive_parent() -> Result<()> {
+    nix::sys::prctl::set_pdeathsig(None).called(|| "prctl(PR_SET_PDEATHSIG, 0)".into())
 }
 
 /// Ends this process at once, running no exit handlers, as the child of a fork must.

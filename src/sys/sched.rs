@@ -46,6 +46,15 @@ pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     check(returned, || format!("prlimit64(0, {resource}, {{{soft}, {hard}}})")).map(drop)
 }
 
+/// The same for another process.
+pub fn set_limit_of(pid: i32, resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    let none = std::ptr::null_mut::<libc::rlimit>();
+    // SAFETY: `limit` outlives the call, and no old value is asked for.
+    let returned = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const limit, none) };
+    check(returned, || format!("prlimit64({pid}, {resource}, {{{soft}, {hard}}})")).map(drop)
+}
+
 /// personality(2).
 pub fn set_personality(domain: u64) -> Result<()> {
     // SAFETY: the call takes no pointers.

@@ -9,6 +9,8 @@
 use std::ffi::{CStr, OsString, c_char, c_int};
 use std::os::unix::ffi::OsStringExt;
 
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 /// Makes the C library's `main` of a function from the words of the command line to the exit code.
@@ -44,7 +46,51 @@ pub unsafe fn begin(argc: c_int, argv: *const *const c_char) -> Vec<OsString> {
         let text = unsafe { CStr::from_ptr(pointer) };
         OsString::from_vec(text.to_bytes().to_vec())
     };
-    (0..argc as usize).map(word).collect()
+    let words: Vec<OsString> = (0..argc as usize).map(word).collect();
+    if argc > 0 {
+        // SAFETY: argv has a pointer there.
+        let first = unsafe { *argv };
+        ARGUMENTS.0.store(first.cast_mut().cast(), Ordering::Relaxed);
+        ARGUMENTS.1.store(words.iter().map(|word| word.len() + 1).sum(), Ordering::Relaxed);
+    }
+    words
+}
+
+/// The words of the command line as the kernel has laid them out, one after the other and each with
+/// its NUL; how many bytes that is.
+static ARGUMENTS: (AtomicPtr<u8>, AtomicUsize) = (AtomicPtr::new(std::ptr::null_mut()), AtomicUsize::new(0));
+
+/// The command line of this process, put back when this is dropped.
+pub struct Shown(Vec<u8>);
+
+/// Replaces the command line that everybody reads in `/proc/PID/cmdline`, in this process and in
+/// those that it forks before the result is dropped.
+pub fn show_as(line: &CStr) -> Shown {
+    let length = ARGUMENTS.1.load(Ordering::Relaxed);
+    let mut shown = vec![0; length];
+    // The last byte stays NUL: otherwise the kernel reads on into the environment.
+    for (to, from) in shown.iter_mut().take(length.saturating_sub(1)).zip(line.to_bytes()) {
+        *to = *from;
+    }
+    Shown(exchange(shown))
+}
+
+/// Writes these words in the place of the command line, and gives what stood there.
+fn exchange(mut words: Vec<u8>) -> Vec<u8> {
+    let place = ARGUMENTS.0.load(Ordering::Relaxed);
+    if !place.is_null() && words.len() == ARGUMENTS.1.load(Ordering::Relaxed) {
+        // SAFETY: the place is that of the kernel's copy of the words, which is as long as `words`,
+        // writable, and there for as long as the process; `begin` has copied what is still needed, so
+        // that nobody else reads or writes there; `words` is memory of its own.
+        unsafe { std::ptr::swap_nonoverlapping(place, words.as_mut_ptr(), words.len()) };
+    }
+    words
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        exchange(std::mem::take(&mut self.0));
+    }
 }
 
 /// Opens /dev/null for those of 0, 1 and 2 that the caller closed.

@@ -2,7 +2,7 @@
 
 use crate::kit::stop::Context;
 use crate::kit::t::{eventually, field, text};
-use crate::kit::{T, Verdict, cgroup};
+use crate::kit::{Need, T, Verdict, cgroup};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;
 use std::fs;
@@ -10,6 +10,8 @@ use std::fs;
 chapter! { "exec":
     a_process_runs_in_the_namespaces_of_the_container,
     a_process_is_in_the_cgroup_of_the_container,
+    a_process_is_where_init_is_when_the_cgroup_is_gone,
+    a_container_with_all_the_processes_it_may_have_is_entered [Need::Controller("pids")],
     the_environment_is_the_containers_with_additions,
     the_working_directory_is_the_containers_or_as_given,
     the_user_is_as_given,
@@ -297,4 +299,35 @@ fn many_execs_in_a_row_leave_no_process(t: &T) -> Verdict {
     }
     let dir = cgroup::of(&container)?;
     eventually("one process is left", || (text(dir.join("cgroup.procs")).lines().count() == 1).then_some(()))
+}
+
+fn a_process_is_where_init_is_when_the_cgroup_is_gone(t: &T) -> Verdict {
+    let container = t.running()?;
+    let own = cgroup::of(&container)?;
+    let other = own.with_extension("moved");
+    fs::create_dir(&other)?;
+    fs::write(other.join("cgroup.procs"), container.pid()?.to_string())?;
+    fs::remove_dir(&own)?;
+    let pid_file = t.path("pid").display().to_string();
+    let ran = container.try_exec(&["--detach", "--pid-file", &pid_file], &["/bin/sleep", "1000"])?.ok();
+    let pids = fs::read_to_string(other.join("cgroup.procs"))?;
+    let pid = fs::read_to_string(&pid_file).unwrap_or_default();
+    let _ = fs::write(other.join("cgroup.kill"), "1");
+    eventually("the cgroup can be removed", || fs::remove_dir(&other).ok())?;
+    ran?;
+    ensure!(pids.lines().any(|line| line == pid), "{pid} is not among {pids}");
+    Ok(())
+}
+
+fn a_container_with_all_the_processes_it_may_have_is_entered(t: &T) -> Verdict {
+    let script = "for i in 1 2 3 4; do sleep 1000 & done; wait";
+    let bundle = t.bundle()?.set("/linux/resources/pids", json!({"limit": 5})).sh(script);
+    let container = t.start(&bundle)?;
+    let full = || fs::read_to_string(cgroup::of(&container).ok()?.join("pids.current")).ok().filter(|n| n == "5\n");
+    eventually("the container is full", full)?;
+    for options in [&[][..], &["--env", "A=b"]] {
+        let ran = container.try_exec(options, &["/bin/cat", "/proc/self/cgroup"])?.ok()?;
+        ensure!(!ran.stdout.is_empty(), "nothing was printed");
+    }
+    Ok(())
 }

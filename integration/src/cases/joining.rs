@@ -15,6 +15,9 @@ chapter! { "joining":
     the_runtime_binary_cannot_be_overwritten_by_an_entry_point [Need::Slow],
     the_root_of_the_host_is_not_seen_through_a_joining_process [Need::Slow],
     a_joining_process_is_closed_to_an_ordinary_container [Need::Slow],
+    a_joining_process_shows_nothing_of_the_host [Need::Slow],
+    a_joining_process_has_the_powers_of_the_container_alone [Need::Slow],
+    an_exec_that_the_container_stops_ends_with_the_runtime [Need::Slow],
 }
 
 fn no_descriptor_of_the_runtime_is_visible_during_exec(t: &T) -> Verdict {
@@ -117,5 +120,76 @@ fn a_joining_process_is_closed_to_an_ordinary_container(t: &T) -> Verdict {
     rounds(duration(t) / 2, || container.try_exec(&[], &["/bin/true"]).map(|_| ()))?;
     let seen: Vec<String> = container.output().lines().take(5).map(str::to_owned).collect();
     ensure!(seen.is_empty(), "seen: {seen:?}");
+    Ok(())
+}
+
+/// Watches the newcomers of a container from inside: those that are no program of it yet, by their name.
+const NEWCOMERS: &str = "cat /proc/self/mountinfo >/tmp/own; while :; do for p in /proc/[0-9]*; do read n <$p/comm; case $n in windlass*) WATCH ;; esac; done; done 2>/dev/null";
+
+fn watched(t: &T, bundle: Bundle, watch: &str) -> Verdict<Vec<String>> {
+    let container = t.start(&bundle.sh(&NEWCOMERS.replace("WATCH", watch)))?;
+    let options = ["--env", "SECRET=of-the-caller"];
+    rounds(duration(t) / 2, || container.try_exec(&options, &["/bin/true"])?.ok().map(drop))?;
+    Ok(container.output().lines().take(5).map(str::to_owned).collect())
+}
+
+fn a_joining_process_shows_nothing_of_the_host(t: &T) -> Verdict {
+    // Mounts that are not the container's, interfaces but its loopback, the words of the caller.
+    let watch = "grep -v -x -F -f /tmp/own $p/mountinfo; grep : $p/net/dev | grep -v ' lo:'; grep -a -E 'of-the-caller|/run/|--' $p/cmdline";
+    for bundle in [t.bundle()?, super::namespaces::user_namespace(t)?] {
+        let seen = watched(t, bundle, watch)?;
+        ensure!(seen.is_empty(), "seen: {seen:?}");
+    }
+    Ok(())
+}
+
+fn a_joining_process_has_the_powers_of_the_container_alone(t: &T) -> Verdict {
+    let profile =
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["swapon"], "action": "SCMP_ACT_ERRNO"}]});
+    let watch = "grep -E '^(CapPrm|CapEff|CapBnd|Uid)' $p/status";
+    let capabilities = crate::kit::spec::capabilities(&["CAP_SYS_PTRACE"]);
+    let bundle =
+        t.bundle()?.set("/process/capabilities", capabilities).set("/process/user", json!({"uid": 7, "gid": 7}));
+    let filtered = t.bundle()?.set("/process/capabilities", crate::kit::spec::capabilities(&["CAP_SYS_PTRACE"]));
+    let filtered = filtered.set("/process/noNewPrivileges", json!(false)).set("/linux/seccomp", profile);
+    for (bundle, uid) in [(bundle, "Uid:\t7\t7\t7\t7"), (filtered, "Uid:\t0\t0\t0\t0")] {
+        let own = ["CapPrm:\t0000000000080000", "CapEff:\t0000000000080000", "CapBnd:\t0000000000080000", uid];
+        let seen = watched(t, bundle, watch)?;
+        let more: Vec<&String> = seen.iter().filter(|line| !own.contains(&line.as_str())).collect();
+        ensure!(more.is_empty(), "seen: {more:?}");
+    }
+    Ok(())
+}
+
+fn an_exec_that_the_container_stops_ends_with_the_runtime(t: &T) -> Verdict {
+    let script = NEWCOMERS.replace("WATCH", "kill -STOP ${p#/proc/} && echo stopped ${p#/proc/}");
+    let container = t.start(&t.bundle()?.privileged().sh(&script))?;
+    let init = container.pid()?;
+    let newcomers = || {
+        let children =
+            fs::read_to_string("/sys/fs/cgroup/".to_owned() + &container.id + "/cgroup.procs").unwrap_or_default();
+        let name = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        children.lines().filter(|pid| *pid != init.to_string() && name(pid).starts_with("windlass")).count()
+    };
+    let mut stopped = 0;
+    rounds(duration(t) / 2, || -> Verdict {
+        let mut command = t.command();
+        command
+            .args(["exec", &container.id, "/bin/true"])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null());
+        let mut child = command.spawn()?;
+        for _ in 0..100 {
+            if child.try_wait()?.is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        stopped += 1;
+        child.kill()?;
+        child.wait()?;
+        crate::kit::t::eventually("the stopped process is gone", || (newcomers() == 0).then_some(()))
+    })?;
+    ensure!(t.long || stopped < 10_000, "{stopped} execs were stopped");
     Ok(())
 }

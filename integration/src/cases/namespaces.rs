@@ -135,7 +135,7 @@ fn loopback_is_up_in_a_new_network_namespace(t: &T) -> Verdict {
 }
 
 /// A user namespace with 0 mapped to 100000.
-fn user_namespace(t: &T) -> Verdict<Bundle> {
+pub(super) fn user_namespace(t: &T) -> Verdict<Bundle> {
     let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
     let bundle = t.bundle()?.namespace("user", Some(json!({"type": "user"})));
     // The mapped root must be able to reach and own the root file system.

@@ -1,6 +1,6 @@
 //! The terminal: a pseudoterminal of the container's own devpts.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::{OFlag, ResolveFlag};
@@ -17,7 +17,7 @@ use super::device;
 /// `DEVPTS_SUPER_MAGIC`.
 const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 
-pub(super) fn console(size: Option<&ConsoleSize>, node: bool, cx: &mut Context<'_>) -> Result<()> {
+pub(super) fn console(size: Option<&ConsoleSize>, node: bool, controlling: bool, cx: &mut Context<'_>) -> Result<()> {
     let master = open_master(cx)?;
     let peer = socket::terminal_peer(master.as_fd()).doing(|| "cannot open the terminal")?;
     if let Some(size) = size.filter(|size| (size.height, size.width) != (0, 0)) {
@@ -38,7 +38,12 @@ pub(super) fn console(size: Option<&ConsoleSize>, node: bool, cx: &mut Context<'
     for number in 0..3 {
         fd::install_at(peer.as_fd(), number).doing(|| "cannot make the terminal stdio")?;
     }
-    socket::take_terminal(peer.as_fd()).doing(|| "cannot take the terminal as the controlling one")
+    if controlling { take(peer.as_fd()) } else { Ok(()) }
+}
+
+/// Makes the terminal the controlling one of our session, which we lead.
+pub(super) fn take(terminal: BorrowedFd<'_>) -> Result<()> {
+    socket::take_terminal(terminal).doing(|| "cannot take the terminal as the controlling one")
 }
 
 /// Opens the multiplexer, which must be that of a devpts: what a root filesystem has at its path

@@ -135,6 +135,10 @@ pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
     reset_signals().doing(|| "cannot reset the signals")?;
     // Whatever the caller left open ends with the execution, unless it asked to pass it on.
     fd::close_from_on_exec(first_of_ours(cx.preserve_fds)).doing(|| "cannot close the descriptors")?;
+    // A runtime that does not give the word itself ends as soon as it has answered.
+    if matches!(cx.gate, Gate::Start(_)) {
+        outlive_runtime(cx)?;
+    }
     cx.sync.ready()?;
     if let Gate::Start(listener) = &cx.gate {
         signals::end_when_asked().doing(|| "cannot be ended while it waits")?;
@@ -167,8 +171,17 @@ pub fn first_of_ours(preserve_fds: u32) -> i32 {
     3 + i32::try_from(preserve_fds).unwrap_or(i32::MAX - 3)
 }
 
+/// A program inherits it that it dies with the parent, and would outlive no `exec --detach`.
+pub(super) fn outlive_runtime(cx: &mut Context<'_>) -> Result<()> {
+    match std::mem::replace(&mut cx.dies_with_runtime, false) {
+        true => process::outlive_parent().doing(|| "cannot outlive the runtime"),
+        false => Ok(()),
+    }
+}
+
 pub(super) fn execute(cx: &mut Context<'_>) -> Result<()> {
     let missing = || Error::new(Kind::InvalidConfig, "process is missing: it is needed to start a container");
+    outlive_runtime(cx)?;
     let failed = cx.ready.as_ref().ok_or_else(missing)?.execute();
     let name = &cx.program.args[0];
     let errno = failed.errno;

@@ -6,7 +6,7 @@ use crate::apply::context::Context;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::{Identity, Sets};
 use crate::sys::credentials::{self, CapabilitySets};
-use crate::sys::fd;
+use crate::sys::{fd, process};
 
 /// Bounding set, groups, ids, then the other sets, in the order in which each is still allowed.
 pub(super) fn take(identity: &Identity) -> Result<()> {
@@ -26,6 +26,8 @@ pub(super) fn take(identity: &Identity) -> Result<()> {
     }
     credentials::set_ids(identity.uid, identity.gid)
         .doing(|| format!("cannot become user {}:{}", identity.uid, identity.gid))?;
+    // The kernel forgets it when the ids change.
+    process::die_with_parent().doing(|| "cannot be killed with the runtime")?;
     if kept {
         credentials::keep_capabilities(false).doing(|| "cannot stop keeping capabilities")?;
     }

@@ -41,7 +41,9 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
         Action::Mount(mount) => mount::mount(mount, cx),
         Action::Node(node) => device::node(node, cx),
         Action::DevLinks => device::links(cx),
-        Action::Console { size, device } => console::console(size.as_ref(), *device, cx),
+        Action::Console { size, device, controlling } => console::console(size.as_ref(), *device, *controlling, cx),
+        Action::JoinPid => namespace::join_pid(cx),
+        Action::Born { terminal } => namespace::born(*terminal, cx),
         Action::NetDevices => cx.sync.net_devices(),
         Action::RuntimeHooks => cx.sync.runtime_hooks(),
         Action::CreateContainerHooks => hooks::create_container(cx),
@@ -92,6 +94,9 @@ fn sysctl(key: &str, value: &str, cx: &mut Context<'_>) -> Result<()> {
 
 fn install_seccomp(seccomp: &Seccomp, cx: &mut Context<'_>) -> Result<()> {
     let filter = &seccomp.filter;
+    if !filter.allows(windlass_seccomp::Arch::native(), "prctl", [libc::PR_SET_PDEATHSIG as u64, 0, 0, 0, 0, 0]) {
+        execute::outlive_runtime(cx)?;
+    }
     let listener = credentials::install_filter(filter.program.instructions(), filter.flags, filter.needs_listener)
         .map_err(|failed| {
             let error: Error = failed.doing("cannot install the seccomp filter");

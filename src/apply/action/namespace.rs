@@ -1,14 +1,19 @@
 //! Coming into namespaces, and what belongs to them.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sched::CloneFlags;
 
 use crate::apply::context::Context;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::explain::kind_names;
-use crate::sys::{credentials, process};
+use crate::sys::process::{Child, Forked};
+use crate::sys::{credentials, fd, process, socket};
+
+use super::console;
+use super::execute::{first_of_ours, outlive_runtime};
 
 pub(super) fn map_ids(cx: &Context<'_>) -> Result<()> {
     cx.sync.map_ids()?;
@@ -18,7 +23,9 @@ pub(super) fn map_ids(cx: &Context<'_>) -> Result<()> {
 
 pub(super) fn become_root(uid: u32, gid: u32) -> Result<()> {
     // The supplementary groups are the caller's still; they go with the container user's own.
-    credentials::set_ids(uid, gid).doing(|| "cannot become root of the user namespace")
+    credentials::set_ids(uid, gid).doing(|| "cannot become root of the user namespace")?;
+    // The kernel forgets it when the ids change.
+    process::die_with_parent().doing(|| "cannot be killed with the runtime")
 }
 
 pub(super) fn join(index: usize, cx: &mut Context<'_>) -> Result<()> {
@@ -26,6 +33,64 @@ pub(super) fn join(index: usize, cx: &mut Context<'_>) -> Result<()> {
     let namespace = cx.joins.get_mut(index).and_then(Option::take).ok_or_else(missing)?;
     // What kind it is was checked when it was opened.
     process::enter(namespace.as_fd(), CloneFlags::empty()).doing(|| "cannot join the namespace")
+}
+
+pub(super) fn join_pid(cx: &mut Context<'_>) -> Result<()> {
+    let missing = || Error::new(Kind::Protocol, "there is no container to join");
+    let target = cx.target.take().ok_or_else(missing)?;
+    process::enter(target.as_fd(), CloneFlags::CLONE_NEWPID).doing(|| "cannot join the container's PID namespace")
+}
+
+/// Only the new process returns. It is the runtime's child. In the container somebody may stop it, from
+/// the moment of its birth on, and nobody else would end it if the runtime died meanwhile. So the
+/// process that makes it, which nobody in there sees, stays until the program is executed.
+pub(super) fn born(terminal: bool, cx: &mut Context<'_>) -> Result<()> {
+    let missing = || Error::new(Kind::Protocol, "nobody knows whether this process has threads");
+    let proof = cx.proof.ok_or_else(missing)?;
+    let runtime = cx.runtime.take().ok_or_else(missing)?;
+    // Nothing of the host is to be found in it, not even by who may trace it.
+    cx.proc = None;
+    cx.close_spent();
+    process::hide().doing(|| "cannot hide the process")?;
+    // The one that stays must survive the runtime, for a moment; the new one does not inherit it.
+    outlive_runtime(cx)?;
+    let (executed, held) = socket::pipe().doing(|| "cannot make a pipe")?;
+    let forked = match process::fork_sibling(proof) {
+        // The container has as many processes as it may, and this one is among them.
+        Err(failed) if failed.errno == Errno::EAGAIN => {
+            cx.sync.place()?;
+            process::fork_sibling(proof)
+        }
+        other => other,
+    };
+    if let Forked::Parent(child) = forked.doing(|| "cannot clone the process")? {
+        if cx.sync.spawned(child.pid, child.pidfd.as_fd()).is_err() {
+            child.kill();
+            process::exit_now(1);
+        }
+        fd::close_all_but(first_of_ours(cx.preserve_fds), &[executed.as_fd(), runtime.as_fd(), child.pidfd.as_fd()]);
+        guard(&child, executed.as_fd(), runtime.as_fd())
+    }
+    drop((runtime, executed));
+    // Closed by the execution.
+    cx.held = Some(held);
+    let _ = nix::unistd::setsid();
+    if terminal { console::take(std::io::stdin().as_fd()) } else { Ok(()) }
+}
+
+/// Waits until the program is executed, or kills its process when the runtime ends before.
+fn guard(child: &Child, executed: BorrowedFd<'_>, runtime: BorrowedFd<'_>) -> ! {
+    loop {
+        let mut fds = [executed, runtime].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        match nix::poll::poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            _ if fds[0].any().unwrap_or(false) => process::exit_now(0),
+            _ => {
+                child.kill();
+                process::exit_now(1)
+            }
+        }
+    }
 }
 
 pub(super) fn unshare(kinds: u64) -> Result<()> {
