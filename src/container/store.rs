@@ -11,8 +11,8 @@ use nix::fcntl::OFlag;
 use crate::cgroup::{Cgroup, Group, v1};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::spec::{Hooks, Spec};
-use crate::sys::fd;
 use crate::sys::process::{self, Exit};
+use crate::sys::{directory, fd, tree};
 
 use super::id::{check_id, id_path};
 use super::record::{self, Head, Layout, Unreadable};
@@ -116,13 +116,10 @@ impl Store {
     /// The ids of all containers, sorted.
     pub fn ids(&self) -> Result<Vec<String>> {
         let Some(dir) = &self.dir else { return Ok(Vec::new()) };
-        let copy = fd::openat(dir.as_fd(), ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)
-            .doing(|| "cannot read the state root")?;
-        let mut ids: Vec<String> = nix::dir::Dir::from_fd(copy)
-            .map_err(|errno| Error::new(Kind::Kernel, format!("cannot read the state root {:?}: {errno}", self.path)))?
-            .iter()
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_string))
+        let names = directory::names(dir.as_fd()).doing(|| format!("cannot read the state root {:?}", self.path))?;
+        let mut ids: Vec<String> = names
+            .into_iter()
+            .filter_map(|name| name.into_string().ok())
             .filter(|name| check_id(name).is_ok())
             .collect();
         ids.sort_unstable();
@@ -142,7 +139,7 @@ fn remove(root: BorrowedFd<'_>, id: &str, file: BorrowedFd<'_>) -> Result<()> {
     match gone(fd::rmdirat(root, &directory)) {
         // The socket of an unfinished start.
         Err(failed) if failed.errno == Errno::ENOTEMPTY => {
-            fd::remove_all(root, &directory).doing(|| cannot("the notify socket"))?;
+            tree::remove(root, &directory, tree::Files::Unlink).doing(|| cannot("the notify socket"))?;
         }
         // No directory can have such a name.
         Err(failed) if failed.errno == Errno::ENAMETOOLONG => {}

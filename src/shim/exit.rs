@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::ProcessId;
 use crate::container::ExitRecord;
+use crate::sys::fd::{self, Durability};
 use crate::sys::process::{self, Child, Exit, Forked, SingleThreaded};
-use crate::sys::{Called, Failed, Result, fd};
+use crate::sys::{Called, Result};
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +108,9 @@ impl Record {
 
     /// Reads one back; `None` when there is none, or one that a newer shim wrote.
     pub fn read(path: &Path) -> Option<Record> {
-        let text = fd::open(path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW).and_then(fd::read_all).ok()?;
+        let text = fd::open(path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW)
+            .and_then(|file| fd::read_all(file, fd::DOCUMENT))
+            .ok()?;
         serde_json::from_slice(&text).ok().filter(|record: &Record| (1..=VERSION).contains(&record.version))
     }
 
@@ -187,38 +190,10 @@ fn runtime_record(record: &Record) -> ExitRecord {
     ExitRecord { code: record.code, signal: record.signal, oom_killed: record.oom_killed, at: record.at.clone() }
 }
 
-/// Writes a file so that it is there whole or not at all, even if the power fails.
+/// Writes a file so that it is there whole or not at all; with `sync`, even if the power fails.
 pub fn put(path: &Path, text: &[u8], sync: bool) -> Result<()> {
-    let (parent, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
-    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    let dir = fd::open(parent, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
     // Engines watch the directory for names they know, and ignore those with a leading dot.
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}", std::process::id()));
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW;
-    let file = fd::openat(dir.as_fd(), &temporary, flags, 0o644)?;
-    let written = fill(&file, text, sync);
-    if let Err(failed) = written.and_then(|()| rename(&dir, &temporary, name)) {
-        let _ = fd::unlinkat(dir.as_fd(), &temporary);
-        return Err(failed);
-    }
-    if sync {
-        nix::unistd::fsync(&dir).called(|| format!("fsync({parent:?})"))?;
-    }
-    Ok(())
-}
-
-fn fill(file: &OwnedFd, text: &[u8], sync: bool) -> Result<()> {
-    if !text.is_empty() {
-        fd::write_once(file.as_fd(), text)?;
-    }
-    if sync { nix::unistd::fsync(file).called(|| "fsync()".into()) } else { Ok(()) }
-}
-
-fn rename(dir: &OwnedFd, from: &std::ffi::OsStr, to: &std::ffi::OsStr) -> Result<()> {
-    nix::fcntl::renameat(dir, from, dir, to)
-        .map_err(|errno| Failed { call: format!("renameat({from:?}, {to:?})").into(), errno })
+    fd::replace(fd::CWD, path, 0o644, text, if sync { Durability::Synced } else { Durability::Cached })
 }
 
 #[cfg(test)]

@@ -403,7 +403,7 @@ impl Outlet {
     /// Tells the reader of the fifo that it was all.
     pub(super) fn end_sink(&mut self) {
         self.sink = match std::mem::replace(&mut self.sink, Sink::None) {
-            Sink::Pipe(pipe) => match stream::reopen(pipe.as_fd(), OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
+            Sink::Pipe(pipe) => match fd::reopen(pipe.as_fd(), OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
                 Ok(reader) => Sink::Kept(reader),
                 // The write end of a front end's pipe: its reader keeps what is in it.
                 Err(_) => Sink::None,

@@ -382,7 +382,7 @@ impl Streams {
         let Some(input) = &mut self.input else { return };
         if let Some(fifo) = &input.fifo {
             // Read-only from now on: the end comes when the last writer has left.
-            let reader = stream::reopen(fifo.as_fd(), OFlag::O_RDONLY | OFlag::O_NONBLOCK);
+            let reader = fd::reopen(fifo.as_fd(), OFlag::O_RDONLY | OFlag::O_NONBLOCK);
             let watched = reader.ok().filter(|reader| {
                 input.blocked || poll.watch(reader, key(Kind::InputFifo, self.serial, 0), Interest::Read).is_ok()
             });

@@ -63,11 +63,6 @@ pub fn is_bounding(capability: u64) -> bool {
     prctl("PR_CAPBSET_READ", libc::PR_CAPBSET_READ, capability, 0).is_ok_and(|set| set == 1)
 }
 
-/// Whether this capability is in force.
-pub fn is_effective(capability: u64) -> bool {
-    capabilities().is_ok_and(|set| set.effective >> capability & 1 == 1)
-}
-
 /// Capability sets as bits: bit n is capability n.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CapabilitySets {

@@ -10,6 +10,7 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
 use nix::sys::stat::{FileStat, Mode};
 use nix::unistd::UnlinkatFlags;
 
+use super::poll::Deadline;
 use super::{Called, Failed, Result, check, names};
 
 /// The current directory, for the `*at` calls.
@@ -91,11 +92,22 @@ pub fn filesystem(fd: BorrowedFd<'_>) -> Result<i64> {
         .called(|| format!("fstatfs({})", fd.as_raw_fd()))
 }
 
-/// The whole of a file, from its start: one read(2) of a file that is as long as it says.
-pub fn read_all(fd: OwnedFd) -> Result<Vec<u8>> {
+/// The longest document that is read: a configuration, a process, limits. The peers have none.
+pub const DOCUMENT: usize = 64 << 20;
+
+/// The whole of a file, from its position to its end: one read(2) of a regular file that is as long as it
+/// says. One with more than `limit` bytes, be it without end as a device, is EFBIG.
+pub fn read_all(fd: OwnedFd, limit: usize) -> Result<Vec<u8>> {
     let stat = stat(fd.as_fd())?;
     let regular = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
     let size = usize::try_from(stat.st_size).unwrap_or(0);
+    let too_long = || Failed {
+        call: format!("read({}): more than {limit} bytes", fd.as_raw_fd()).into(),
+        errno: nix::errno::Errno::EFBIG,
+    };
+    if size > limit {
+        return Err(too_long());
+    }
     let (mut text, mut length) = (vec![0; size + 1], 0);
     loop {
         match nix::unistd::read(&fd, &mut text[length..]) {
@@ -107,6 +119,9 @@ pub fn read_all(fd: OwnedFd) -> Result<Vec<u8>> {
         if regular && size > 0 && length == size {
             break;
         }
+        if length > limit {
+            return Err(too_long());
+        }
         if length == text.len() {
             text.resize((2 * length).max(READ), 0);
         }
@@ -117,6 +132,43 @@ pub fn read_all(fd: OwnedFd) -> Result<Vec<u8>> {
 
 /// How much of a file without a size is read at once, in bytes.
 const READ: usize = 16 * 1024;
+
+/// The first line of a file, without its end, of which `find` makes something. The file is read piece by piece:
+/// lines of more than 16 KiB are passed over. One with more than `limit` bytes before that is EFBIG.
+pub fn find_line<T>(fd: BorrowedFd<'_>, limit: usize, mut find: impl FnMut(&[u8]) -> Option<T>) -> Result<Option<T>> {
+    let mut buffer = vec![0; READ];
+    let (mut held, mut total, mut too_long) = (0, 0, false);
+    loop {
+        let n = match nix::unistd::read(fd, &mut buffer[held..]) {
+            Err(nix::errno::Errno::EINTR) => continue,
+            other => other.called(|| format!("read({})", fd.as_raw_fd()))?,
+        };
+        total += n;
+        if total > limit {
+            let call = format!("read({}): more than {limit} bytes", fd.as_raw_fd());
+            return Err(Failed { call: call.into(), errno: nix::errno::Errno::EFBIG });
+        }
+        let (mut rest, end) = (0, held + n);
+        while let Some(length) = super::stream::find(b'\n', &buffer[rest..end]) {
+            let line = &buffer[rest..rest + length];
+            rest += length + 1;
+            // The end of a line that was passed over.
+            if !std::mem::take(&mut too_long)
+                && let Some(found) = find(line)
+            {
+                return Ok(Some(found));
+            }
+        }
+        if n == 0 {
+            return Ok(if held == 0 || too_long { None } else { find(&buffer[..held]) });
+        }
+        buffer.copy_within(rest..end, 0);
+        held = end - rest;
+        if held == buffer.len() {
+            (held, too_long) = (0, true);
+        }
+    }
+}
 
 /// A file of the kernel or of our own, which are small: usually in one read, for there a read that
 /// gives less than it could is the last one. A final link is not followed.
@@ -170,7 +222,7 @@ fn pread(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: usize) -> Result<usize> 
     }
 }
 
-/// Opens the same file once more, with other rights.
+/// Opens the same file once more, with other flags, by `/proc/self/fd`.
 pub fn reopen(fd: BorrowedFd<'_>, flags: OFlag) -> Result<OwnedFd> {
     open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags)
 }
@@ -182,6 +234,26 @@ pub fn write_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<()> {
         n if n == bytes.len() => Ok(()),
         _ => Err(Failed { call: shown().into(), errno: nix::errno::Errno::EIO }),
     }
+}
+
+/// write(2) until all of `bytes` is written. Where `fd` never blocks and takes nothing, this waits until it
+/// does; after the deadline it is ETIMEDOUT. A descriptor that blocks may outlast any deadline.
+pub fn write_all(fd: BorrowedFd<'_>, bytes: &[u8], deadline: Deadline) -> Result<()> {
+    let call = || format!("write({}, {} bytes)", fd.as_raw_fd(), bytes.len());
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match nix::unistd::write(fd, rest) {
+            Ok(n) => rest = &rest[n..],
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(nix::errno::Errno::EAGAIN) => {
+                if !super::poll::writable(fd, deadline)? {
+                    return Err(Failed { call: call().into(), errno: nix::errno::Errno::ETIMEDOUT });
+                }
+            }
+            Err(errno) => return Err(Failed { call: call().into(), errno }),
+        }
+    }
+    Ok(())
 }
 
 /// Makes the file `name`, to be written; the name must be free.
@@ -198,15 +270,48 @@ pub fn write_at(fd: BorrowedFd<'_>, bytes: &[u8], offset: usize) -> Result<()> {
     }
 }
 
-/// Replaces the file `name` by one with `text` in it, so that a reader sees the old or the new.
-pub fn replace(dir: BorrowedFd<'_>, name: &Path, mode: u32, text: &[u8]) -> Result<()> {
+/// What [`replace`] does for the case that the power fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing: after a crash of the machine the file may be old, new or empty.
+    Cached,
+    /// The file and its directory are on the disk when the call returns.
+    Synced,
+}
+
+/// Replaces the file `name` by one with `text` in it, so that a reader sees the old or the new. It is
+/// written beside its name, as `.NAME.PID`, and renamed; on failure nothing of it stays.
+pub fn replace(dir: BorrowedFd<'_>, name: &Path, mode: u32, text: &[u8], durability: Durability) -> Result<()> {
+    // The name of a file has at most 255 bytes.
+    let stem = name.file_name().unwrap_or(name.as_os_str()).as_bytes();
     let mut temporary = OsString::from(".");
-    temporary.push(name.file_name().unwrap_or(name.as_os_str()));
+    temporary.push(std::ffi::OsStr::from_bytes(&stem[..stem.len().min(240)]));
     temporary.push(format!(".{}", std::process::id()));
     let temporary = name.with_file_name(temporary);
-    let _ = unlinkat(dir, &temporary);
-    write_once(make_new(dir, &temporary, mode)?.as_fd(), text)?;
-    nix::fcntl::renameat(dir, &temporary, dir, name).called(|| format!("renameat({temporary:?}, {name:?})"))
+    let file = match make_new(dir, &temporary, mode) {
+        // Of a process that had this number before and was killed.
+        Err(failed) if failed.errno == nix::errno::Errno::EEXIST => {
+            unlinkat(dir, &temporary)?;
+            make_new(dir, &temporary, mode)?
+        }
+        other => other?,
+    };
+    let sync = |file: &OwnedFd| match durability {
+        Durability::Cached => Ok(()),
+        Durability::Synced => nix::unistd::fsync(file).called(|| format!("fsync({})", file.as_raw_fd())),
+    };
+    let written = write_all(file.as_fd(), text, Deadline::NEVER).and_then(|()| sync(&file)).and_then(|()| {
+        nix::fcntl::renameat(dir, &temporary, dir, name).called(|| format!("renameat({temporary:?}, {name:?})"))
+    });
+    if written.is_err() {
+        let _ = unlinkat(dir, &temporary);
+    }
+    written?;
+    if durability == Durability::Synced {
+        let parent = name.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        sync(&openat(dir, parent, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?)?;
+    }
+    Ok(())
 }
 
 /// unlinkat(2) of a file.
@@ -221,22 +326,6 @@ pub fn rmdirat(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
     let name = name.as_ref();
     nix::unistd::unlinkat(dir, name, UnlinkatFlags::RemoveDir)
         .called(|| format!("unlinkat({}, {name:?}, AT_REMOVEDIR)", shown(dir)))
-}
-
-/// Removes the directory `name` and all that is in it.
-pub fn remove_all(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
-    let below = openat(dir, &name, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW, 0)?;
-    let copy = duplicate(below.as_fd())?;
-    let mut entries = nix::dir::Dir::from_fd(copy).called(|| format!("fdopendir({:?})", name.as_ref()))?;
-    let names: Vec<_> = entries.iter().flatten().map(|entry| entry.file_name().to_owned()).collect();
-    for name in names.iter().filter(|name| !matches!(name.to_bytes(), b"." | b"..")) {
-        let name: &Path = std::ffi::OsStr::from_bytes(name.to_bytes()).as_ref();
-        match unlinkat(below.as_fd(), name) {
-            Err(failed) if failed.errno == nix::errno::Errno::EISDIR => remove_all(below.as_fd(), name)?,
-            other => other?,
-        }
-    }
-    rmdirat(dir, name)
 }
 
 /// mkdirat(2).
@@ -342,16 +431,8 @@ pub fn close_many(fds: Vec<OwnedFd>) {
     }
 }
 
-/// Sets or clears close-on-exec.
-pub fn set_cloexec(fd: BorrowedFd<'_>, on: bool) -> Result<()> {
-    let flag = if on { nix::fcntl::FdFlag::FD_CLOEXEC } else { nix::fcntl::FdFlag::empty() };
-    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(flag))
-        .called(|| format!("fcntl({}, F_SETFD)", fd.as_raw_fd()))
-        .map(drop)
-}
-
-/// Takes over a descriptor that this process inherited by number (`--preserve-fds`, LISTEN_FDS);
-/// `None` when no such descriptor is open.
+/// The descriptor `raw` that this process inherited by number (`--preserve-fds`, LISTEN_FDS), which stays
+/// open for as long as the process lives; `None` when no such descriptor is open.
 pub fn borrow_inherited(raw: RawFd) -> Option<BorrowedFd<'static>> {
     // SAFETY: F_GETFD reads a flag and takes no pointer.
     let open = unsafe { libc::fcntl(raw, libc::F_GETFD) } != -1;
@@ -375,9 +456,13 @@ pub fn inherited() -> BTreeMap<RawFd, OwnedFd> {
     numbers.into_iter().filter(open).map(|raw| (raw, unsafe { OwnedFd::from_raw_fd(raw) })).collect()
 }
 
-/// Puts a copy of `fd` at the number `at` (dup2(2)), without close-on-exec.
+/// Puts a copy of `fd` at the number `at`, which is 0, 1 or 2 (dup2(2)), without close-on-exec. Another
+/// number is EBADF.
 pub fn install_at(fd: BorrowedFd<'_>, at: RawFd) -> Result<()> {
-    // SAFETY: dup2 takes no pointers; `at` is 0, 1 or 2, which no owner in this process holds.
+    if !(0..=2).contains(&at) {
+        return Err(Failed { call: format!("dup2({}, {at})", fd.as_raw_fd()).into(), errno: nix::errno::Errno::EBADF });
+    }
+    // SAFETY: dup2 takes no pointers; `at` is 0, 1 or 2, as just seen, which no owner in this process holds.
     let returned = unsafe { libc::dup2(fd.as_raw_fd(), at) };
     check(returned.into(), || format!("dup2({}, {at})", fd.as_raw_fd())).map(drop)
 }
@@ -386,4 +471,123 @@ pub fn install_at(fd: BorrowedFd<'_>, at: RawFd) -> Result<()> {
 pub(super) fn owned(raw: libc::c_long) -> OwnedFd {
     // SAFETY: the kernel just returned this descriptor to us and nobody else knows it.
     unsafe { OwnedFd::from_raw_fd(raw as RawFd) }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    fn temporary(name: &str) -> std::path::PathBuf {
+        let path = std::env::temp_dir().join(format!("windlass-fd-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a directory");
+        path
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_not_read_for_ever() {
+        let zero = open("/dev/zero", OFlag::O_RDONLY).expect("open");
+        assert_eq!(read_all(zero, 1 << 20).expect_err("no end").errno, Errno::EFBIG);
+        let zero = open("/dev/zero", OFlag::O_RDONLY).expect("open");
+        assert_eq!(find_line(zero.as_fd(), 1 << 20, |_| Some(())).expect_err("no end").errno, Errno::EFBIG);
+    }
+
+    #[test]
+    fn a_file_as_long_as_it_may_be_is_read_whole() {
+        let path = temporary("limit").join("file");
+        std::fs::write(&path, [b'x'; 1000]).expect("written");
+        let read = |limit| read_all(open(&path, OFlag::O_RDONLY).expect("open"), limit);
+        assert_eq!(read(1000).expect("fits").len(), 1000);
+        assert_eq!(read(999).expect_err("one too many").errno, Errno::EFBIG);
+        assert!(!read_all(open("/proc/self/maps", OFlag::O_RDONLY).expect("open"), 1 << 20).expect("read").is_empty());
+        std::fs::remove_dir_all(path.parent().expect("has one")).expect("removed");
+    }
+
+    #[test]
+    fn lines_are_found_wherever_they_are() {
+        let path = temporary("lines").join("file");
+        let mut text = Vec::new();
+        (0..5000).for_each(|n| text.extend_from_slice(format!("line {n}\n").as_bytes()));
+        text.extend_from_slice(&[b'x'; 3 * READ]);
+        text.extend_from_slice(b"line 7777\nline 5000");
+        std::fs::write(&path, &text).expect("written");
+        let find = |wanted: &str| {
+            let file = open(&path, OFlag::O_RDONLY).expect("open");
+            let mut lines = 0;
+            let found = find_line(file.as_fd(), 1 << 20, |line| {
+                lines += 1;
+                line.ends_with(wanted.as_bytes()).then_some(lines)
+            });
+            found.expect("read")
+        };
+        assert_eq!((find("line 0"), find("line 4999"), find("line 5000")), (Some(1), Some(5000), Some(5001)));
+        assert_eq!((find("7777"), find("nowhere")), (None, None), "a part of a line is none");
+        std::fs::remove_dir_all(path.parent().expect("has one")).expect("removed");
+    }
+
+    #[test]
+    fn what_is_written_whole_waits_for_room() {
+        let (read_end, write_end) = crate::sys::socket::pipe().expect("pipe");
+        crate::sys::stream::never_block(write_end.as_fd()).expect("fcntl");
+        let past = Deadline::after(std::time::Duration::from_millis(20));
+        let failed = write_all(write_end.as_fd(), &[0; 1 << 20], past).expect_err("nobody reads");
+        assert_eq!(failed.errno, Errno::ETIMEDOUT);
+        let reader = std::thread::spawn(move || read_all(read_end, 1 << 24).expect("read").len());
+        write_all(write_end.as_fd(), &[0; 1 << 20], Deadline::NEVER).expect("written");
+        drop(write_end);
+        assert!(reader.join().expect("joined") > 1 << 20);
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_or_not_at_all() {
+        let dir = temporary("replace");
+        let names = || {
+            let open = open(&dir, OFlag::O_RDONLY).expect("open");
+            let mut names = super::super::directory::names(open.as_fd()).expect("read");
+            names.sort();
+            names
+        };
+        let put = |name: &str, durability| replace(CWD, &dir.join(name), 0o600, b"new", durability);
+        std::fs::write(dir.join("file"), "old").expect("written");
+        // Left by a process with our number.
+        std::fs::write(dir.join(format!(".file.{}", std::process::id())), "junk").expect("written");
+        put("file", Durability::Cached).expect("replaced");
+        assert_eq!(std::fs::read(dir.join("file")).expect("read"), b"new");
+        let long = "n".repeat(255);
+        put(&long, Durability::Synced).expect("a name as long as any");
+        assert_eq!(names(), ["file", long.as_str()]);
+        // What cannot be renamed leaves nothing either.
+        std::fs::create_dir(dir.join("taken")).expect("made");
+        assert_eq!(put("taken", Durability::Cached).expect_err("a directory").errno, Errno::EISDIR);
+        assert_eq!(names(), ["file", long.as_str(), "taken"]);
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    fn on_a_full_disk_nothing_temporary_stays() {
+        // A limit on the size of files fails in the same place, with EFBIG.
+        let dir = temporary("full");
+        let script = "ulimit -f 1; trap '' XFSZ; exec \"$0\" --exact --ignored sys::fd::tests::replace_a_large_file";
+        let status = std::process::Command::new("sh")
+            .args(["-c", script])
+            .arg(std::env::current_exe().expect("this test"))
+            .env("WINDLASS_TEST_DIR", &dir)
+            // What it prints may go to a file, which has the limit too.
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status();
+        assert!(status.expect("sh").success());
+        let open = open(&dir, OFlag::O_RDONLY).expect("open");
+        assert_eq!(super::super::directory::names(open.as_fd()), Ok(Vec::new()));
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    #[ignore = "a part of on_a_full_disk_nothing_temporary_stays, which runs it below a limit"]
+    fn replace_a_large_file() {
+        let dir = std::env::var_os("WINDLASS_TEST_DIR").expect("told");
+        let failed = replace(CWD, &Path::new(&dir).join("file"), 0o600, &[0; 8192], Durability::Cached);
+        assert_eq!(failed.expect_err("too large").errno, Errno::EFBIG);
+    }
 }

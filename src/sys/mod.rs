@@ -13,11 +13,13 @@ pub use crate::error::Failed;
 
 pub mod bpf;
 pub mod credentials;
+pub mod directory;
 pub mod exeseal;
 pub mod fd;
 pub mod heap;
 pub mod mount;
 pub mod netlink;
+pub mod poll;
 pub mod probe;
 pub mod process;
 pub mod progress;
@@ -28,6 +30,7 @@ pub mod socket;
 pub mod spawn;
 pub mod start;
 pub mod stream;
+pub mod tree;
 pub mod waiting;
 
 /// What every call here returns.

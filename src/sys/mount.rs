@@ -342,9 +342,6 @@ pub fn mount_id(fd: BorrowedFd<'_>) -> Result<(u64, bool)> {
     Ok((out.stx_mnt_id, out.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0))
 }
 
-/// The host's current directory as an argument of [`clone_tree`].
-pub const HERE: BorrowedFd<'static> = CWD;
-
 #[cfg(test)]
 mod tests {
     use super::points;

@@ -1,14 +1,12 @@
 //! Sockets between the halves of the runtime, to the caller's console socket, and the one ioctl
 //! that a new network namespace needs.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, sockopt,
-};
+use nix::sys::socket::{AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sockopt};
 
 use super::{Called, Failed, Result, check};
 
@@ -108,37 +106,63 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Res
     }
 }
 
-/// Receives one message into `buffer`, with at most one descriptor. No bytes means that the
-/// peer has closed.
+/// So many descriptors come with one message at most (`SCM_MAX_FD`, unix(7)).
+const MOST_DESCRIPTORS: usize = 253;
+
+/// Receives one message into `buffer`, with the first of the descriptors that came with it; the others
+/// are closed. No bytes mean that the peer has closed. A message that was cut off is EMSGSIZE.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([libc::c_int; 1]);
-    loop {
-        let mut slices = [IoSliceMut::new(buffer)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        match nix::sys::socket::recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags) {
-            Err(Errno::EINTR) => {}
-            Err(Errno::ECONNRESET) => return Ok((0, None)),
-            other => {
-                let message = other.called(|| format!("recvmsg({})", socket.as_raw_fd()))?;
-                if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
-                    return Err(Failed { call: "recvmsg: a message too long".into(), errno: Errno::EMSGSIZE });
-                }
-                let mut fd = None;
-                for control in message.cmsgs().called(|| "recvmsg: control data".into())? {
-                    if let ControlMessageOwned::ScmRights(raw) = control {
-                        fd = raw.first().map(|raw| super::fd::owned((*raw).into()));
-                    }
-                }
-                return Ok((message.bytes, fd));
-            }
+    let (bytes, mut fds, flags) = loop {
+        match receive_message(socket, buffer) {
+            Err(failed) if failed.errno == Errno::EINTR => {}
+            Err(failed) if failed.errno == Errno::ECONNRESET => return Ok((0, None)),
+            other => break other?,
         }
+    };
+    if flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
+        return Err(Failed { call: "recvmsg: a message too long".into(), errno: Errno::EMSGSIZE });
     }
+    fds.truncate(1);
+    Ok((bytes, fds.pop()))
 }
 
-/// Asks for a send buffer that holds one message of `bytes`.
-pub fn allow_messages_of(socket: BorrowedFd<'_>, bytes: usize) {
-    // Best effort: a message that does not fit is an error of its own.
-    let _ = nix::sys::socket::setsockopt(&socket, sockopt::SndBuf, &bytes);
+/// recvmsg(2): the number of bytes, every descriptor that the kernel made for the message, and
+/// `msg_flags`. Not by nix, which gives no descriptors of a message that was cut off.
+fn receive_message(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>, libc::c_int)> {
+    /// As aligned as the headers in it.
+    #[repr(C, align(8))]
+    struct Control([u8; HEADER + size_of::<libc::c_int>() * MOST_DESCRIPTORS]);
+    let mut control = Control([0; _]);
+    let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all zeroes is a valid msghdr.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    (header.msg_iov, header.msg_iovlen) = (&raw mut slice, 1);
+    (header.msg_control, header.msg_controllen) = (control.0.as_mut_ptr().cast(), control.0.len() as _);
+    // SAFETY: the header names one buffer and one space for control data with their true lengths; all
+    // three outlive the call.
+    let returned = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
+    let bytes = check(returned as libc::c_long, || format!("recvmsg({})", socket.as_raw_fd()))? as usize;
+    let control = &control.0[..(header.msg_controllen as usize).min(control.0.len())];
+    Ok((bytes, descriptors(control).map(|raw| super::fd::owned(raw.into())).collect(), header.msg_flags))
+}
+
+/// Bytes of a `struct cmsghdr` (cmsg(3)): the length with the header, and two numbers.
+const HEADER: usize = size_of::<usize>() + 2 * size_of::<libc::c_int>();
+
+/// The numbers of the descriptors in control data.
+fn descriptors(mut control: &[u8]) -> impl Iterator<Item = i32> {
+    let number = |bytes: &[u8]| i32::from_ne_bytes(bytes.try_into().expect("four bytes"));
+    let mut rights = Vec::new();
+    while control.len() >= HEADER {
+        let (length, kind) = control[..HEADER].split_at(size_of::<usize>());
+        let length = usize::from_ne_bytes(length.try_into().expect("as many bytes as its size"));
+        let Some(data) = control.get(HEADER..length) else { break };
+        if (number(&kind[..4]), number(&kind[4..])) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            rights.push(data);
+        }
+        control = control.get(length.next_multiple_of(size_of::<usize>())..).unwrap_or_default();
+    }
+    rights.into_iter().flat_map(|data| data.chunks_exact(4)).map(number)
 }
 
 /// Brings the loopback interface of this network namespace up (netdevice(7)).
@@ -252,16 +276,7 @@ pub fn peer_uid(socket: BorrowedFd<'_>) -> Result<u32> {
 
 /// A stream socket that listens as `name` in the directory `dir`, with this mode.
 pub fn listen_stream_at(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<OwnedFd> {
-    listen_as(SockType::Stream, dir, name, mode)
-}
-
-/// The same for messages; never blocks.
-pub fn listen_packets_at(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<OwnedFd> {
-    listen_as(SockType::SeqPacket, dir, name, mode)
-}
-
-fn listen_as(kind: SockType, dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<OwnedFd> {
-    let socket = new(kind)?;
+    let socket = new(SockType::Stream)?;
     super::stream::never_block(socket.as_fd())?;
     let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
     nix::sys::socket::bind(socket.as_raw_fd(), &address(path.as_ref())?).called(|| format!("bind({name:?})"))?;
@@ -269,14 +284,6 @@ fn listen_as(kind: SockType, dir: BorrowedFd<'_>, name: &str, mode: u32) -> Resu
     super::fd::chmod_at(dir, name, mode)?;
     nix::sys::socket::listen(&socket, Backlog::new(64).expect("64 is a valid backlog"))
         .called(|| format!("listen({name:?})"))?;
-    Ok(socket)
-}
-
-/// A stream socket connected to the one that listens as `name` in `dir`.
-pub fn connect_stream_at(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
-    let socket = new(SockType::Stream)?;
-    let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
-    nix::sys::socket::connect(socket.as_raw_fd(), &address(path.as_ref())?).called(|| format!("connect({name:?})"))?;
     Ok(socket)
 }
 
@@ -366,4 +373,59 @@ fn datagram_to(
 /// A datagram socket without a name.
 pub fn datagram() -> Result<OwnedFd> {
     new(SockType::Datagram)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The numbers of the descriptors that are open in this process and refer to `of`.
+    fn copies(of: &OwnedFd) -> usize {
+        let wanted = super::super::fd::stat(of.as_fd()).expect("stat");
+        let open = super::super::directory::names(
+            super::super::fd::open("/proc/self/fd", nix::fcntl::OFlag::O_RDONLY).expect("open").as_fd(),
+        );
+        let same = |name: &std::ffi::OsString| {
+            std::fs::metadata(Path::new("/proc/self/fd").join(name)).is_ok_and(|other| {
+                use std::os::unix::fs::MetadataExt;
+                (other.dev(), other.ino()) == (wanted.st_dev, wanted.st_ino)
+            })
+        };
+        open.expect("read").iter().filter(|name| same(name)).count()
+    }
+
+    #[test]
+    fn every_descriptor_of_a_message_has_an_owner() {
+        let (ours, theirs) = pair().expect("socketpair");
+        let kept = datagram().expect("socket");
+        for count in [1, 2, 3, 253] {
+            send(theirs.as_fd(), b"x", &vec![kept.as_fd(); count]).expect("sent");
+            let (n, fd) = receive(ours.as_fd(), &mut [0; 8]).expect("received");
+            assert_eq!((n, fd.is_some()), (1, true));
+            assert_eq!(copies(&kept), 2, "of {count}");
+            drop(fd);
+            assert_eq!(copies(&kept), 1, "of {count}");
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_cut_off_leaves_no_descriptor() {
+        let (ours, theirs) = pair().expect("socketpair");
+        let kept = datagram().expect("socket");
+        send(theirs.as_fd(), b"longer", &[kept.as_fd(); 3]).expect("sent");
+        let failed = receive(ours.as_fd(), &mut [0; 2]).expect_err("cut off");
+        assert_eq!(failed.errno, Errno::EMSGSIZE);
+        assert_eq!(copies(&kept), 1);
+    }
+
+    #[test]
+    fn a_message_without_descriptors_and_the_end() {
+        let (ours, theirs) = pair().expect("socketpair");
+        send(theirs.as_fd(), b"abc", &[]).expect("sent");
+        let mut buffer = [0; 8];
+        let (n, fd) = receive(ours.as_fd(), &mut buffer).expect("received");
+        assert_eq!((&buffer[..n], fd.is_none()), (&b"abc"[..], true));
+        drop(theirs);
+        assert_eq!(receive(ours.as_fd(), &mut buffer).expect("received").0, 0);
+    }
 }

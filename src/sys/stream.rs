@@ -1,6 +1,6 @@
 //! Moving bytes between descriptors that never block: reading, writing, splicing.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags};
@@ -72,11 +72,6 @@ pub fn set_capacity(pipe: BorrowedFd<'_>, bytes: usize) {
     let _ = nix::fcntl::fcntl(pipe, FcntlArg::F_SETPIPE_SZ(bytes as libc::c_int));
 }
 
-/// The same file opened anew with other flags, by `/proc/self/fd`.
-pub fn reopen(fd: BorrowedFd<'_>, flags: OFlag) -> Result<OwnedFd> {
-    super::fd::open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags)
-}
-
 /// Where `byte` is first. Not by the C library's memchr(3): musl's looks at eight bytes at a time,
 /// which made logging a twelfth slower.
 pub fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
@@ -96,13 +91,12 @@ pub fn sealed(bytes: &[u8]) -> Result<OwnedFd> {
     use nix::sys::memfd::{MFdFlags, memfd_create};
     let file = memfd_create(c"journal", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
         .called(|| "memfd_create()".into())?;
-    let file = std::fs::File::from(file);
-    std::io::Write::write_all(&mut &file, bytes).called(|| "write(memfd)".into())?;
+    super::fd::write_all(file.as_fd(), bytes, super::poll::Deadline::NEVER)?;
     let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
     // SAFETY: the call takes no pointers.
     let returned = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
     check(returned.into(), || "fcntl(F_ADD_SEALS)".into())?;
-    Ok(file.into())
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -37,15 +37,17 @@ pub(super) fn read_config(bundle: &Path, config: Option<&Path>) -> Result<Read> 
     process::change_directory(bundle).doing(|| format!("cannot enter the bundle {bundle:?}")).map_err(origin)?;
     let bundle = std::env::current_dir().doing(|| "cannot tell where the bundle is")?;
     let path = config.as_deref().unwrap_or(Path::new("config.json"));
-    let text = fd::open(path, nix::fcntl::OFlag::O_RDONLY).and_then(fd::read_all).map_err(|failed| {
-        let missing = failed.errno == nix::errno::Errno::ENOENT;
-        let asked = if config.is_some() { "--config" } else { "--bundle" };
-        let error = failed
-            .doing(format!("JSON specification file {} not found", path.display()))
-            .origin(Origin::Flag(asked.into()))
-            .step(format!("runtime: read the bundle {bundle:?}"));
-        if missing { error.kind_is(Kind::NotFound) } else { error }
-    })?;
+    let text = fd::open(path, nix::fcntl::OFlag::O_RDONLY).and_then(|file| fd::read_all(file, fd::DOCUMENT)).map_err(
+        |failed| {
+            let missing = failed.errno == nix::errno::Errno::ENOENT;
+            let asked = if config.is_some() { "--config" } else { "--bundle" };
+            let error = failed
+                .doing(format!("JSON specification file {} not found", path.display()))
+                .origin(Origin::Flag(asked.into()))
+                .step(format!("runtime: read the bundle {bundle:?}"));
+            if missing { error.kind_is(Kind::NotFound) } else { error }
+        },
+    )?;
     let crate::spec::Read { value: spec, faults, warnings } = crate::spec::read(&text, "config.json")?;
     Ok(Read { bundle, text, spec, faults, warnings })
 }
@@ -60,7 +62,8 @@ pub(super) fn host() -> Result<Host> {
         ..Host::default()
     };
     if !probe::in_first_user_namespace() {
-        let text = fd::open("/proc/self/gid_map", nix::fcntl::OFlag::O_RDONLY).and_then(fd::read_all);
+        let text = fd::open("/proc/self/gid_map", nix::fcntl::OFlag::O_RDONLY)
+            .and_then(|file| fd::read_all(file, fd::DOCUMENT));
         let text = text.doing(|| "cannot tell the groups of this user namespace")?;
         host.nested = Some(mappings(&String::from_utf8_lossy(&text)));
     }

@@ -24,7 +24,7 @@ fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThre
     let process = match &options.process {
         Some(path) => {
             let origin = |error: Error| error.origin(Origin::Flag("--process".into()));
-            let file = fd::open(path, nix::fcntl::OFlag::O_RDONLY).and_then(fd::read_all);
+            let file = fd::open(path, nix::fcntl::OFlag::O_RDONLY).and_then(|file| fd::read_all(file, fd::DOCUMENT));
             Some(file.doing(|| format!("cannot read the process file {path:?}")).map_err(origin)?)
         }
         None => None,

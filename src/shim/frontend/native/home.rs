@@ -133,7 +133,8 @@ impl Home {
     /// Reads the facts.
     pub fn facts(&self) -> Result<Facts> {
         let path = self.file("shim.json");
-        let text = fd::open(&path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW).and_then(fd::read_all);
+        let text =
+            fd::open(&path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW).and_then(|file| fd::read_all(file, fd::DOCUMENT));
         let text = text.map_err(|failed| match failed.errno {
             Errno::ENOENT => Refusal::new(Code::NotFound, format!("{:?} is no container of a shim", self.dir)),
             _ => failed.into(),

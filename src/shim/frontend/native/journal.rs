@@ -60,7 +60,7 @@ fn open(path: &PathBuf, flags: OFlag) -> Result<OwnedFd> {
 impl Journal {
     /// Opens it, or makes it; a line that was cut short by a death is taken back.
     pub fn open(path: PathBuf) -> Result<Journal> {
-        let text = fd::read_all(open(&path, OFlag::empty())?)?;
+        let text = fd::read_all(open(&path, OFlag::empty())?, usize::MAX)?;
         let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
         let file = open(&path, OFlag::empty())?;
         nix::unistd::ftruncate(&file, whole as i64).called(|| "ftruncate()".into())?;
@@ -138,7 +138,7 @@ impl Journal {
     }
 
     fn text(&self) -> Result<Vec<u8>> {
-        fd::read_all(stream::reopen(self.file.as_fd(), OFlag::O_RDONLY)?)
+        fd::read_all(fd::reopen(self.file.as_fd(), OFlag::O_RDONLY)?, usize::MAX)
     }
 
     /// Leaves out what was acknowledged, and the execs that were deleted.
@@ -161,7 +161,7 @@ impl Journal {
         kept.extend_from_slice(
             format!("{{\"acknowledged\":{},\"event\":{}}}\n", self.acknowledged, self.last()).as_bytes(),
         );
-        fd::replace(fd::CWD, &self.path, 0o600, &kept)?;
+        fd::replace(fd::CWD, &self.path, 0o600, &kept, fd::Durability::Cached)?;
         self.file = open(&self.path, OFlag::empty())?;
         self.length = kept.len() as u64;
         self.generation += 1;

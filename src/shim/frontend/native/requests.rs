@@ -203,7 +203,7 @@ impl Server {
         }))?;
         let what = What::Exec { exec: exec.clone(), attached: line.attach };
         let asked = Asked::Client { key, seq: line.seq, what };
-        let started = fd::replace(fd::CWD, &process_file, 0o600, document.get().as_bytes())
+        let started = fd::replace(fd::CWD, &process_file, 0o600, document.get().as_bytes(), fd::Durability::Cached)
             .map_err(Refusal::from)
             .and_then(|()| self.ask(core, Request::Start(id.clone()), asked));
         if let Err(refusal) = started {

@@ -1,0 +1,197 @@
+//! Trees of directories, whatever their depth and whatever others do in them meanwhile.
+//!
+//! One descriptor is held, at the place where the walk is, and every step is relative to it, so that
+//! neither the length of a path nor the limit of descriptors bounds the depth. A step down never
+//! follows a link and never crosses a mount. A step up goes to `..` and looks whether that is the
+//! directory which the walk came from: where somebody has moved a directory meanwhile, the walk ends
+//! with ESTALE and has touched nothing outside the tree.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, ResolveFlag};
+
+use super::directory::Entries;
+use super::{Failed, Result, fd};
+
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW);
+
+/// What names a directory while it exists: device and inode.
+type Identity = (u64, u64);
+
+fn identity(dir: BorrowedFd<'_>) -> Result<Identity> {
+    fd::stat(dir).map(|stat| (stat.st_dev, stat.st_ino))
+}
+
+/// A directory above the one where the walk is.
+struct Level {
+    identity: Identity,
+    /// Where its entries go on behind the one that was entered.
+    next: i64,
+}
+
+/// The place where a walk is.
+struct Cursor {
+    at: Entries<OwnedFd>,
+    identity: Identity,
+    above: Vec<Level>,
+}
+
+impl Cursor {
+    fn new(top: OwnedFd) -> Result<Cursor> {
+        Ok(Cursor { identity: identity(top.as_fd())?, at: Entries::of(top), above: Vec::new() })
+    }
+
+    fn dir(&self) -> BorrowedFd<'_> {
+        self.at.dir()
+    }
+
+    /// Into the directory `name`; `next` is where the entries here go on behind it.
+    fn down(&mut self, name: &OsStr, next: i64) -> Result<()> {
+        let inside = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
+        let below = fd::openat2(self.dir(), name, DIRECTORY, 0, inside)?;
+        let above = std::mem::replace(&mut self.identity, identity(below.as_fd())?);
+        self.above.push(Level { identity: above, next });
+        self.at = Entries::of(below);
+        Ok(())
+    }
+
+    /// Back to the directory above; gives where its entries go on. `None` at the top.
+    fn up(&mut self) -> Result<Option<i64>> {
+        let Some(level) = self.above.pop() else { return Ok(None) };
+        let above = fd::openat(self.dir(), "..", DIRECTORY, 0)?;
+        if identity(above.as_fd())? != level.identity {
+            let call = format!("openat({}, \"..\"): the directory was moved", self.dir().as_raw_fd());
+            return Err(Failed { call: call.into(), errno: Errno::ESTALE });
+        }
+        self.at = Entries::of(above);
+        self.identity = level.identity;
+        Ok(Some(level.next))
+    }
+}
+
+/// Calls `each` for the directory `top` and for every directory below it, a directory before those in
+/// it, with its depth below `top`. What others remove meanwhile is left out. The memory in use is 24 bytes
+/// for each level of depth.
+pub fn visit(top: BorrowedFd<'_>, mut each: impl FnMut(BorrowedFd<'_>, usize) -> Result<()>) -> Result<()> {
+    let mut cursor = Cursor::new(fd::openat(top, ".", DIRECTORY, 0)?)?;
+    each(cursor.dir(), 0)?;
+    loop {
+        match cursor.at.next().transpose()? {
+            Some(entry) if entry.is_dir != Some(false) => match cursor.down(&entry.name, entry.next) {
+                Ok(()) => each(cursor.dir(), cursor.above.len())?,
+                Err(failed) if matches!(failed.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {}
+                Err(failed) => return Err(failed),
+            },
+            Some(_) => {}
+            None => match cursor.up()? {
+                Some(next) => cursor.at.seek(next)?,
+                None => return Ok(()),
+            },
+        }
+    }
+}
+
+/// What [`remove`] does with what is no directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Files {
+    /// It is unlinked.
+    Unlink,
+    /// It is left alone, as the files of a cgroup, which go with their directory.
+    Leave,
+}
+
+/// Above so many levels of depth the identities of the highest are forgotten, and the walk starts anew at
+/// the top when it needs them: this bounds its memory to 384 KiB.
+const DEEPEST: usize = 16 * 1024;
+
+/// Removes the directory `name` of `dir` and all that is in it. One that does not exist is ENOENT, a link
+/// ELOOP or ENOTDIR; below it, what others remove first is no error.
+pub fn remove(dir: BorrowedFd<'_>, name: impl AsRef<Path>, files: Files) -> Result<()> {
+    remove_with(dir, name, files, |dir, name, _| fd::rmdirat(dir, name))
+}
+
+/// [`remove`] with `rmdir` in place of unlinkat(2), for directories that cannot be removed at once. Its last
+/// argument says whether the walk has been in the directory and has removed all directories in it: then
+/// its error ends the walk. Before that it must not wait: ENOTEMPTY, EEXIST or EBUSY make the walk go in.
+pub fn remove_with(
+    dir: BorrowedFd<'_>,
+    name: impl AsRef<Path>,
+    files: Files,
+    rmdir: impl FnMut(BorrowedFd<'_>, &Path, bool) -> Result<()>,
+) -> Result<()> {
+    remove_within(DEEPEST, dir, name.as_ref(), files, rmdir)
+}
+
+fn remove_within(
+    deepest: usize,
+    dir: BorrowedFd<'_>,
+    top: &Path,
+    files: Files,
+    mut rmdir: impl FnMut(BorrowedFd<'_>, &Path, bool) -> Result<()>,
+) -> Result<()> {
+    let open = || fd::openat(dir, top, DIRECTORY, 0).and_then(Cursor::new);
+    let mut cursor = open()?;
+    let mut forgotten = false;
+    // The directory that the walk has just come up from.
+    let mut emptied: Option<Identity> = None;
+    loop {
+        let Some(entry) = cursor.at.next().transpose()? else {
+            emptied = Some(cursor.identity);
+            if cursor.up()?.is_none() {
+                if !forgotten {
+                    return rmdir(dir, top, true);
+                }
+                (cursor, forgotten, emptied) = (open()?, false, None);
+            }
+            continue;
+        };
+        let name: &Path = entry.name.as_ref();
+        if !is_directory(cursor.dir(), name, entry.is_dir, files)? {
+            continue;
+        }
+        let was_emptied = match emptied {
+            None => false,
+            Some(emptied) => match fd::stat_at(cursor.dir(), name) {
+                Err(failed) if failed.errno == Errno::ENOENT => continue,
+                stat => stat.map(|stat| (stat.st_dev, stat.st_ino))? == emptied,
+            },
+        };
+        match rmdir(cursor.dir(), name, was_emptied) {
+            Err(failed) if failed.errno == Errno::ENOENT => {}
+            Err(Failed { errno: Errno::ENOTEMPTY | Errno::EEXIST | Errno::EBUSY, .. }) if !was_emptied => {
+                match cursor.down(&entry.name, 0) {
+                    Err(failed) if failed.errno != Errno::ENOENT => return Err(failed),
+                    _ => emptied = None,
+                }
+                if cursor.above.len() > deepest {
+                    cursor.above.clear();
+                    forgotten = true;
+                }
+            }
+            other => other?,
+        }
+        if was_emptied {
+            emptied = None;
+        }
+    }
+}
+
+/// Whether an entry is a directory; what is none is done with.
+fn is_directory(dir: BorrowedFd<'_>, name: &Path, known: Option<bool>, files: Files) -> Result<bool> {
+    match (known, files) {
+        (Some(true), _) => Ok(true),
+        (Some(false), Files::Leave) => Ok(false),
+        (None, Files::Leave) => Ok(fd::stat_at(dir, name).is_ok_and(|stat| fd::is_dir(&stat))),
+        (_, Files::Unlink) => match fd::unlinkat(dir, name) {
+            Err(failed) if failed.errno == Errno::EISDIR => Ok(true),
+            Err(failed) if failed.errno != Errno::ENOENT => Err(failed),
+            _ => Ok(false),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;
