@@ -1,8 +1,8 @@
 //! Configurations that only this host shows to be bad: `run` names the innermost member that is
 //! wrong, and so does `check` beforehand.
 
-use crate::kit::Need::Windlass;
-use crate::kit::{Bundle, T, Verdict};
+use crate::kit::Need::{Controller, Windlass};
+use crate::kit::{Bundle, T, Verdict, cgroup};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -14,6 +14,8 @@ chapter! { "bad_configs":
     all_missing_sources_are_told_together [Windlass],
     a_container_without_a_process_is_known_to_check [Windlass],
     explain_shows_the_program [Windlass],
+    a_pids_limit_of_zero_is_none_before_1_3 [Windlass],
+    an_update_of_the_pids_limit_to_zero_goes_by_the_edition [Windlass, Controller("pids")],
 }
 
 /// What a verb of the binary says of a bundle: its exit code, the pointer of the failure, and the
@@ -143,5 +145,21 @@ fn explain_shows_the_program(t: &T) -> Verdict {
     bundle.write()?;
     let dir = bundle.dir.display().to_string();
     t.runtime(&["explain", "--bundle", &dir])?.ok()?.stdout_has(r#"["/bin/echo", "a b", "c"]"#)?;
+    Ok(())
+}
+
+fn a_pids_limit_of_zero_is_none_before_1_3(t: &T) -> Verdict {
+    let bundle = t.bundle()?.set("/ociVersion", json!("1.2.0")).set("/linux/resources/pids", json!({"limit": 0}));
+    t.run(&bundle.sh("(echo forked); echo done"))?.ok()?.stdout_is("forked\ndone\n")?;
+    Ok(())
+}
+
+fn an_update_of_the_pids_limit_to_zero_goes_by_the_edition(t: &T) -> Verdict {
+    for (edition, value) in [("1.2.0", "max"), ("1.3.0", "1")] {
+        let bundle = t.bundle()?.set("/ociVersion", json!(edition)).set("/linux/resources/pids", json!({"limit": 20}));
+        let container = t.start(&bundle.args(&["/bin/sleep", "1000"]))?;
+        container.verb("update", &["--pids-limit", "0"], &[])?.ok()?;
+        cgroup::holds(&cgroup::of(&container)?, "pids.max", value)?;
+    }
     Ok(())
 }
