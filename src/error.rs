@@ -343,10 +343,29 @@ impl From<Failed> for Error {
     }
 }
 
+/// The first line, as it may be shown: see [`printable`].
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)
+        f.write_str(&printable(&self.0.message))
     }
+}
+
+/// Text for a terminal and for readers of lines. A configuration or an image may put anything into a
+/// path, an argument or a name; a line feed would begin a line that looks like another message, and an
+/// escape sequence would be obeyed. Such characters are shown as Rust writes them, `\n` and `\u{1b}`.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    // Also the separators of lines and what changes the direction of the text after it.
+    let shown = |c: char| {
+        !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if text.chars().all(shown) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if shown(c) { out.push(c) } else { out.extend(c.escape_default()) }
+    }
+    Cow::Owned(out)
 }
 
 impl std::error::Error for Error {}
@@ -369,6 +388,15 @@ mod tests {
         assert_eq!(error.message(), "cannot open \"/x\": no such file or directory");
         assert_eq!(error.call(), Some("open(\"/x\") = ENOENT"));
         assert_eq!(error.errno(), Some(Errno::ENOENT));
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown_as_an_escape() {
+        assert_eq!(printable("plain \u{e9} \"quoted\" \\n"), "plain \u{e9} \"quoted\" \\n");
+        assert_eq!(printable("a\nb\r\t\u{1b}[2J\u{7f}\u{9b}\u{202e}"), "a\\nb\\r\\t\\u{1b}[2J\\u{7f}\\u{9b}\\u{202e}");
+        let error = Error::usage("no such file: \"x\ntime=0 level=error\"");
+        assert_eq!(error.to_string(), "no such file: \"x\\ntime=0 level=error\"");
+        assert_eq!(error.message(), "no such file: \"x\ntime=0 level=error\"", "the log has its own quoting");
     }
 
     #[test]

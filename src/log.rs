@@ -19,7 +19,7 @@ use log::LevelFilter;
 use serde::Serialize;
 
 use crate::cli::options::{Global, LogFormat};
-use crate::error::{Doing, Error, Fault, Kind, Origin, Result};
+use crate::error::{Doing, Error, Fault, Kind, Origin, Result, printable};
 use crate::{hint, rfc3339};
 
 /// Where messages go.
@@ -98,7 +98,7 @@ impl Log {
                 }
             }
             if !self.is_stderr && io::stderr().is_terminal() {
-                to_stderr(&format!("warning: {}\n", located(warning)));
+                to_stderr(&format!("warning: {}\n", printable(&located(warning))));
             }
         }
     }
@@ -268,10 +268,9 @@ fn text_warning(warning: &Fault, now: SystemTime) -> String {
 
 /// The first line as callers know it; below it what else is known.
 fn for_people(error: &Error, warnings: &[Fault]) -> String {
-    let mut out = format!("{}\n", error.message());
+    let mut out = format!("{error}\n");
     let mut row = |name: &str, text: &str| {
-        let indented = text.replace('\n', "\n             ");
-        writeln!(out, "  {name:<10} {indented}").expect("a String takes everything");
+        writeln!(out, "  {name:<10} {}", printable(text)).expect("a String takes everything");
     };
     match error.asked_by() {
         Some(Origin::Config(pointer)) => row("asked by", format!("config.json {pointer}").trim_end()),
@@ -386,6 +385,20 @@ mod tests {
                hint       make it first\n  \
                warning    unknown capability \"CAP_X\" (/process/capabilities/bounding/3)\n"
         );
+    }
+
+    #[test]
+    fn nothing_in_a_failure_begins_a_line_or_reaches_a_terminal_raw() {
+        let evil = "x\n\u{1b}[31mtime=\"1\" level=error";
+        let fault = Fault { pointer: format!("/annotations/{evil}"), msg: evil.into() };
+        let error = Failed { call: format!("open({evil})").into(), errno: Errno::ENOENT }
+            .doing(evil)
+            .origin(Origin::Flag(evil.to_string().into()))
+            .step(evil)
+            .hint(evil);
+        let text = for_people(&error, &[fault]);
+        assert_eq!(text.lines().count(), 6, "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
     }
 
     #[test]
