@@ -174,3 +174,13 @@ pub fn refuse_ioctl(command: &mut std::process::Command, request: u32, errno: u3
     // SAFETY: the closure makes one system call and allocates nothing.
     unsafe { std::os::unix::process::CommandExt::pre_exec(command, install) };
 }
+
+/// Makes a user namespace in a process that does nothing else.
+pub fn make_user_namespace() -> std::io::Result<()> {
+    use std::os::unix::process::CommandExt;
+    let mut command = std::process::Command::new("/proc/self/exe");
+    command.arg("--list").stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    let unshare = || nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).map_err(Into::into);
+    // SAFETY: the child of the fork makes one system call.
+    unsafe { command.pre_exec(unshare) }.status().map(drop)
+}

@@ -30,6 +30,7 @@ pub fn run(words: &[String], on_line: &mut dyn FnMut(&str) -> bool) -> Result<()
     if !nix::unistd::geteuid().is_root() {
         return Err("the host harness needs root".to_owned());
     }
+    look()?;
     let mount = cgroup2_mount()?;
     remove_stale(&mount);
     let cgroup = mount.join(format!("{NAME}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
@@ -39,6 +40,33 @@ pub fn run(words: &[String], on_line: &mut dyn FnMut(&str) -> bool) -> Result<()
     remove_cgroups(&cgroup);
     controllers.leave();
     done
+}
+
+/// What no container can be made without, looked at before the first: otherwise every case fails in
+/// the words of whatever call comes first.
+fn look() -> Result<(), String> {
+    let mounts = crate::kit::t::text("/proc/self/mountinfo");
+    if !has_root(&mounts) {
+        return Err(
+            "there is no mount at / (the tree was entered by chroot and is not a mount itself): pivot_root(2) \
+            and user namespaces do not work here. Bind the tree on itself first: mount --bind TREE TREE"
+                .to_owned(),
+        );
+    }
+    match crate::sys::make_user_namespace() {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            Err("no user namespace can be made here (unshare(CLONE_NEWUSER): EPERM). The kernel refuses it inside a \
+                chroot (user_namespaces(7)): enter the tree by pivot_root(2), for example with systemd-nspawn"
+                .to_owned())
+        }
+        Err(error) => Err(format!("no user namespace can be made here: {error}")),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Whether a mountinfo (proc_pid_mountinfo(5)) has a mount at `/`.
+fn has_root(mounts: &str) -> bool {
+    mounts.lines().any(|line| line.split(' ').nth(4) == Some("/"))
 }
 
 /// Removes the cgroups of earlier runs that were killed.
@@ -214,4 +242,14 @@ pub fn remove_tree(dir: &Path) {
         remove_tree(&entry.path());
     }
     let _ = fs::remove_dir(dir);
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_tree_without_a_mount_at_its_root_is_known() {
+        let proc = "40 30 0:22 / /proc rw,relatime - proc proc rw";
+        assert!(!super::has_root(proc));
+        assert!(super::has_root(&format!("30 1 8:1 / / rw - ext4 /dev/sda1 rw\n{proc}")));
+    }
 }
