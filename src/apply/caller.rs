@@ -9,6 +9,8 @@ use crate::error::{Doing, Error, Origin, Result};
 use crate::sys::process::Child;
 use crate::sys::{fd, socket};
 
+use super::inherit::Inherit;
+
 /// What the process gets of the caller, and the caller of the process.
 #[derive(Default)]
 pub struct Caller<'a> {
@@ -20,11 +22,14 @@ pub struct Caller<'a> {
     pub pid_file: Option<&'a Path>,
     /// Descriptors to pass besides 0, 1 and 2.
     pub preserve_fds: u32,
+    /// What else the process has of the caller.
+    pub inherit: Inherit,
 }
 
 impl Caller<'_> {
-    /// Hands out the pidfd, and writes the pid file.
+    /// Hands out the pidfd and what is given away of stdio, and writes the pid file.
     pub(super) fn tell(&self, child: &Child) -> Result<()> {
+        self.inherit.give(child);
         if let Some(socket) = &self.pidfd_socket {
             socket::send(socket.as_fd(), b"pidfd", &[child.pidfd.as_fd()])
                 .doing(|| "cannot send the pidfd")

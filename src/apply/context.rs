@@ -11,9 +11,10 @@ use crate::plan::Program;
 use crate::spec::Hooks;
 use crate::sys::mount::Filesystem;
 use crate::sys::process::{Execution, SingleThreaded};
+use crate::sys::progress::Progress;
 use crate::sys::{self, fd};
 
-use super::action::first_of_ours;
+use super::action::{Stdio, first_of_ours};
 use super::sync::InitSync;
 
 /// So many descriptors wait to be closed: with those in use they fit into the kernel's first table.
@@ -74,6 +75,12 @@ pub struct Context<'a> {
     spent: Vec<OwnedFd>,
     /// Gets the terminal's master end.
     pub console_socket: Option<OwnedFd>,
+    /// What becomes of the caller's stdio.
+    pub stdio: Stdio,
+    /// What the runtime tells without a message.
+    pub progress: Option<Progress>,
+    /// Whether the program is told its id in `LISTEN_PID` (sd_listen_fds(3)).
+    pub listens: bool,
     /// Hooks of the configuration.
     pub hooks: Option<&'a Hooks>,
     /// For the hooks' standard input.
@@ -111,6 +118,9 @@ impl<'a> Context<'a> {
             proc: None,
             spent: Vec::new(),
             console_socket: None,
+            stdio: Stdio::Kept,
+            progress: None,
+            listens: false,
             hooks: None,
             state: None,
             program,
@@ -136,6 +146,7 @@ impl<'a> Context<'a> {
                 .chain(&self.root)
                 .map(|fd| fd.as_fd()),
         );
+        kept.extend(self.stdio.kept());
         kept.extend(self.sources.iter().chain(&self.joins).flatten().map(|fd| fd.as_fd()));
         fd::close_all_but(first_of_ours(self.preserve_fds), &kept);
     }

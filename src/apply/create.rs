@@ -182,6 +182,7 @@ impl<'a> Creation<'a> {
         cx.joins = joins;
         cx.console_socket = self.request.caller.console_socket.take();
         cx.preserve_fds = self.request.caller.preserve_fds;
+        self.request.caller.inherit.pass_to(&mut cx);
         cx.hooks = self.request.spec.hooks.as_ref();
         cx.state = Some(&self.state);
         cx.close_the_rest();
@@ -222,6 +223,7 @@ impl Handler for Creation<'_> {
             group.join(child.pid)?;
         }
         set_oom_score_adj(child, plan.oom_score_adj, "/process/oomScoreAdj")?;
+        self.request.caller.inherit.adjust(child);
         let lost = || Error::new(Kind::Protocol, "init died before it could be recorded");
         let start_time = process_stat(child.pid).ok_or_else(lost)?.start_time;
         self.init = Some(Init { pid: child.pid, start_time });

@@ -72,6 +72,7 @@ pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Entr
         let mut cx = Context::new(sync, Gate::Runtime, plan.program());
         cx.console_socket = entry.request.caller.console_socket.take();
         cx.preserve_fds = entry.request.caller.preserve_fds;
+        entry.request.caller.inherit.pass_to(&mut cx);
         cx.target = Some(target);
         cx.runtime = Some(runtime);
         cx.root = root;
@@ -164,6 +165,7 @@ impl Handler for Entry<'_> {
                 .doing(|| "error setting rlimit type RLIMIT_NPROC")
                 .map_err(|error| error.origin(limit.origin.clone()))?;
         }
+        self.request.caller.inherit.adjust(child);
         set_oom_score_adj(child, self.request.plan.process.oom_score_adj, "/oomScoreAdj")
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::container::{State, Status, document};
 use crate::error::{Doing, Error, Fault, Kind, Origin, Result};
 use crate::spec::Hook;
-use crate::sys::{process, signals};
+use crate::sys::{process, signals, spawn};
 
 use super::context::Context;
 
@@ -87,6 +87,7 @@ fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> st
     if let Some(env) = own.or(env) {
         command.env_clear().envs(env.iter().filter_map(|variable| variable.split_once('=')));
     }
+    spawn::begin_clean(&mut command);
     let mut child = command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr).spawn().map_err(|error| {
         error.raw_os_error().map_or(error.to_string(), |raw| crate::error::describe(nix::errno::Errno::from_raw(raw)))
     })?;

@@ -27,6 +27,7 @@ pub struct Watch {
 /// Does the steps; the last executes the program. Never returns: a failure is reported to
 /// whoever waits, and ends the process with status 255.
 pub fn run(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, mut cx: Context<'_>) -> ! {
+    cx.progress = Some(watch.progress);
     let error = match begin(watch.mapped_first).and_then(|()| each(steps, describe, watch, &mut cx)) {
         Err(error) => error,
         Ok(()) => Error::new(crate::error::Kind::Protocol, "the plan does not end with a program"),

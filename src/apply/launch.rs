@@ -13,7 +13,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::{Action, Step};
 use crate::sys::process::{Child, Exit};
 use crate::sys::progress::Progress;
-use crate::sys::{fd, socket};
+use crate::sys::{fd, signals, socket};
 
 use super::init::Watch;
 use super::laps::Laps;
@@ -94,6 +94,8 @@ impl<H: Handler> Launch<H> {
 
     fn spawned(&mut self) -> Result<()> {
         self.handler.spawned(self.process.child())?;
+        // What we ignore the process was born to ignore. It is at its steps, which take longer than this.
+        self.progress.set_ignored(signals::ignored().doing(|| "cannot tell which signals are ignored")?);
         self.laps.done("set the device filter and what is set from outside");
         Ok(())
     }

@@ -1,128 +1,177 @@
-//! The terminal of a process in the foreground: between its master end and our stdio.
+//! The stdio of a process in the foreground: between what the caller gave us and a terminal or
+//! pipes of our own.
+//!
+//! Init makes them, so that they belong to the container's user, and sends our ends over a socket.
+//! What the caller gave us is never passed on then, and so stays the caller's.
 
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
 use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
-use crate::error::{Doing, Result};
-use crate::sys::{fd, socket};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::sys::stdio::{self, Inherited};
+use crate::sys::{socket, stream};
 
-/// As much as may wait for a process that does not read.
-const LONGEST_QUEUE: usize = 64 * 1024;
+use super::channel::{Channel, End, Side};
 
-/// Copies between a terminal's master end and our stdio. Our own terminal is raw meanwhile.
-pub struct Relay {
-    master: OwnedFd,
-    saved: Option<Termios>,
-    queue: VecDeque<u8>,
-    input_open: bool,
+/// The message that comes with a terminal's master end, for whoever listens at a console socket.
+pub const TERMINAL: &[u8] = b"/dev/ptmx";
+
+/// The messages that come with our end of the pipe that init has at 0, 1 or 2.
+pub const PIPES: [&[u8]; 3] = [b"stdin", b"stdout", b"stderr"];
+
+/// The message after the last pipe.
+pub const NO_MORE: &[u8] = b"no more";
+
+/// Where poll(2) was asked: one end of one channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Port {
+    channel: usize,
+    side: Side,
 }
 
-fn stdin() -> BorrowedFd<'static> {
-    fd::borrow_inherited(0).unwrap_or(fd::CWD)
+/// Copies in both directions between our stdio and that of a process.
+#[derive(Default)]
+pub struct Relay {
+    channels: Vec<Channel>,
+    /// A terminal's master end.
+    master: Option<Rc<OwnedFd>>,
+    own: OwnTerminal,
 }
 
 impl Relay {
-    /// Receives the master end from `socket`, which init sent it to.
+    /// Receives what init made and sent into `socket`: a terminal, or pipes. `None`: it needs no relay.
     pub fn receive(socket: &OwnedFd) -> Result<Option<Relay>> {
-        let (_, master) = socket::receive(socket.as_fd(), &mut [0; 64]).doing(|| "cannot receive the terminal")?;
-        let Some(master) = master else { return Ok(None) };
-        fcntl(&master, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))
-            .map_err(std::io::Error::from)
-            .doing(|| "cannot make the terminal non-blocking")?;
+        let mut relay = Relay::default();
+        loop {
+            let mut message = [0; 16];
+            let (length, fd) =
+                socket::receive(socket.as_fd(), &mut message).doing(|| "cannot receive the stdio of the process")?;
+            let message = &message[..length];
+            let number = PIPES.iter().position(|known| *known == message);
+            match (fd, number) {
+                (None, _) if message == NO_MORE => break,
+                (Some(pipe), Some(number)) => {
+                    stream::never_block(pipe.as_fd()).doing(|| "cannot relay the stdio of the process")?;
+                    relay.add_channel(number as i32, End::Pipe(pipe));
+                }
+                (Some(master), _) if message == TERMINAL => {
+                    stream::never_block(master.as_fd()).doing(|| "cannot make the terminal non-blocking")?;
+                    relay.add_terminal(master)?;
+                    break;
+                }
+                _ => return Err(Error::new(Kind::Protocol, "init sent something else than its stdio")),
+            }
+        }
+        Ok((!relay.channels.is_empty()).then_some(relay))
+    }
+
+    /// A channel between one of our stdio and an end of our own. With nothing at that number the
+    /// process finds its input ended, and its output closed.
+    fn add_channel(&mut self, number: i32, end: End) {
+        let Some(inherited) = Inherited::open(number, number != 0) else { return };
+        let callers = End::Callers(inherited);
+        self.channels.push(if number == 0 { Channel::new(callers, end) } else { Channel::new(end, callers) });
+    }
+
+    fn add_terminal(&mut self, master: OwnedFd) -> Result<()> {
         // What we print may go to a file or a pipe, where a line ends with a line feed alone.
         if let Ok(mut attributes) = tcgetattr(&master) {
             attributes.output_flags.remove(OutputFlags::ONLCR);
             let _ = tcsetattr(&master, SetArg::TCSANOW, &attributes);
         }
-        let mut relay = Relay { master, saved: None, queue: VecDeque::new(), input_open: true };
-        relay.resize();
-        if let Ok(attributes) = tcgetattr(stdin()) {
-            let mut raw = attributes.clone();
-            cfmakeraw(&mut raw);
-            // The carriage returns that the container's terminal no longer adds.
-            raw.output_flags.insert(OutputFlags::OPOST);
-            tcsetattr(stdin(), SetArg::TCSANOW, &raw)
-                .map_err(std::io::Error::from)
-                .doing(|| "cannot make the terminal raw")?;
-            relay.saved = Some(attributes);
-        }
-        Ok(Some(relay))
+        let master = Rc::new(master);
+        self.add_channel(0, End::Terminal(master.clone()));
+        self.add_channel(1, End::Terminal(master.clone()));
+        self.master = Some(master);
+        self.own = OwnTerminal::find();
+        self.own.attend()?;
+        self.resize();
+        Ok(())
     }
 
     /// Takes over the size of our own terminal, if we have one.
     pub fn resize(&mut self) {
-        if let Ok((rows, columns)) = socket::terminal_size(stdin()) {
+        if let (Some(master), Ok((rows, columns))) = (&self.master, socket::terminal_size(stdio::input())) {
             // A terminal without a size has none to take over.
             if (rows, columns) != (0, 0) {
-                let _ = socket::set_terminal_size(self.master.as_fd(), rows, columns);
+                let _ = socket::set_terminal_size(master.as_fd(), rows, columns);
             }
         }
     }
 
-    /// What to wait for: the master end, and our standard input while there is room.
-    pub fn wanted(&self) -> [(BorrowedFd<'_>, PollFlags); 2] {
-        let write = if self.queue.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
-        let read =
-            if self.input_open && self.queue.len() < LONGEST_QUEUE { PollFlags::POLLIN } else { PollFlags::empty() };
-        // An input without interest must not be polled at all: a closed one would never let us sleep.
-        let input = if read.is_empty() { self.master.as_fd() } else { stdin() };
-        [(self.master.as_fd(), PollFlags::POLLIN | write), (input, read)]
+    /// Whether our terminal is others' at the moment, and nothing tells when it is ours again.
+    pub fn is_in_background(&self) -> bool {
+        self.own.is_pending() || self.channels.iter().any(Channel::is_in_background)
     }
 
-    /// Moves what there is to move; `false` when the terminal is closed at the other end.
-    pub fn pump(&mut self, input_ready: bool) -> bool {
-        if input_ready && self.input_open {
-            let mut buffer = [0; 4096];
-            match nix::unistd::read(stdin(), &mut buffer) {
-                Ok(0) => self.input_open = false,
-                Ok(n) => self.queue.extend(&buffer[..n]),
-                Err(Errno::EAGAIN | Errno::EINTR) => {}
-                Err(_) => self.input_open = false,
-            }
-        }
-        while !self.queue.is_empty() {
-            match nix::unistd::write(&self.master, self.queue.as_slices().0) {
-                Ok(n) => drop(self.queue.drain(..n)),
-                Err(_) => break,
-            }
-        }
-        self.drain()
+    /// What to ask of poll(2).
+    pub fn interests(&self) -> impl Iterator<Item = (Port, BorrowedFd<'_>, PollFlags)> {
+        self.channels.iter().enumerate().flat_map(|(channel, each)| {
+            each.interests().map(move |(side, fd, flags)| (Port { channel, side }, fd, flags))
+        })
     }
 
-    /// Copies what the process has printed; `false` when there will be no more.
-    pub fn drain(&mut self) -> bool {
-        let mut buffer = [0; 4096];
-        loop {
-            match nix::unistd::read(&self.master, &mut buffer) {
-                Ok(0) => return false,
-                Ok(n) => {
-                    let mut rest = &buffer[..n];
-                    while let (Some(stdout), false) = (fd::borrow_inherited(1), rest.is_empty()) {
-                        match nix::unistd::write(stdout, rest) {
-                            Ok(n) => rest = &rest[n..],
-                            Err(Errno::EINTR) => {}
-                            // Nobody reads any more; the process need not stop for that.
-                            Err(_) => break,
-                        }
-                    }
-                }
-                Err(Errno::EAGAIN) => return true,
-                Err(Errno::EINTR) => {}
-                Err(_) => return false,
-            }
-        }
+    /// Moves what there is to move after poll(2) has reported something of a port.
+    pub fn attend(&mut self, port: Port, reported: PollFlags) {
+        self.channels[port.channel].attend(port.side, reported);
+    }
+
+    /// Makes our terminal raw as soon as it is ours.
+    pub fn attend_terminal(&mut self) -> Result<()> {
+        self.own.attend()
+    }
+
+    /// The process has ended: what it printed is delivered, and nothing else waited for.
+    pub fn end(&mut self) {
+        self.channels.iter_mut().for_each(Channel::end);
+    }
+
+    /// Whether there is something to deliver after [`Relay::end`].
+    pub fn is_delivering(&self) -> bool {
+        !self.channels.iter().all(Channel::is_done)
     }
 }
 
-impl Drop for Relay {
+/// The terminal that is our standard input, raw while a terminal of a process stands behind it.
+#[derive(Default)]
+struct OwnTerminal {
+    exists: bool,
+    saved: Option<Termios>,
+}
+
+impl OwnTerminal {
+    fn find() -> OwnTerminal {
+        OwnTerminal { exists: nix::unistd::isatty(stdio::input()).unwrap_or(false), saved: None }
+    }
+
+    /// Whether it should be raw and is not yet.
+    fn is_pending(&self) -> bool {
+        self.exists && self.saved.is_none()
+    }
+
+    fn attend(&mut self) -> Result<()> {
+        if !self.is_pending() || stdio::is_in_background(stdio::input()) {
+            return Ok(());
+        }
+        let doing = || "cannot make the terminal raw";
+        let attributes = tcgetattr(stdio::input()).map_err(std::io::Error::from).doing(doing)?;
+        let mut raw = attributes.clone();
+        cfmakeraw(&mut raw);
+        // The carriage returns that the container's terminal no longer adds.
+        raw.output_flags.insert(OutputFlags::OPOST);
+        tcsetattr(stdio::input(), SetArg::TCSANOW, &raw).map_err(std::io::Error::from).doing(doing)?;
+        self.saved = Some(attributes);
+        Ok(())
+    }
+}
+
+impl Drop for OwnTerminal {
     fn drop(&mut self) {
         if let Some(saved) = &self.saved {
-            let _ = tcsetattr(stdin(), SetArg::TCSANOW, saved);
+            let _ = tcsetattr(stdio::input(), SetArg::TCSANOW, saved);
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Waiting for a process in the foreground: its signals, its terminal, its orphans.
+//! Waiting for a process in the foreground: its signals, its stdio, its orphans.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -11,7 +11,11 @@ use crate::sys::process::{self, Child, Exit};
 use crate::sys::signals;
 
 use super::notify::Notify;
-use super::relay::Relay;
+use super::relay::{Port, Relay};
+
+/// How often a terminal that others use is looked at, in milliseconds: a shell that makes a running
+/// job its foreground job sends it no signal.
+const BACKGROUND: u16 = 500;
 
 /// Signals are collected from here on, so that none that comes before the wait is lost: a
 /// process that ends at once is noticed, and a signal that was meant for it is passed on.
@@ -22,76 +26,121 @@ impl Foreground {
     pub fn begin() -> Result<Foreground> {
         signals::collect().map(Foreground).doing(|| "cannot collect signals")
     }
+
+    /// The next signal that has come.
+    fn next(&self) -> Result<Option<i32>> {
+        let read = self.0.read_signal().map(|info| info.map(|info| info.ssi_signo as i32));
+        read.map_err(|errno| Error::from(crate::sys::Failed { call: "read(signalfd)".into(), errno }))
+    }
+}
+
+/// Whom poll(2) was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Child,
+    Signals,
+    Notify,
+    Relay(Port),
+}
+
+/// One call of poll(2), in which everybody hears of what they asked about and of nothing else.
+#[derive(Default)]
+struct Question<'a> {
+    who: Vec<Who>,
+    fds: Vec<PollFd<'a>>,
+}
+
+impl<'a> Question<'a> {
+    fn ask(&mut self, who: Who, fd: BorrowedFd<'a>, flags: PollFlags) {
+        self.who.push(who);
+        self.fds.push(PollFd::new(fd, flags));
+    }
+
+    /// Waits for the first report. None at all: the time is over, or the wait was interrupted.
+    fn wait(mut self, timeout: PollTimeout) -> Result<Vec<(Who, PollFlags)>> {
+        match nix::poll::poll(&mut self.fds, timeout) {
+            Err(Errno::EINTR) => return Ok(Vec::new()),
+            other => other.map_err(std::io::Error::from).doing(|| "cannot wait")?,
+        };
+        let reported = self.fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        Ok(self.who.into_iter().zip(reported).filter(|(_, flags)| !flags.is_empty()).collect())
+    }
 }
 
 /// Waits for the child's end; signals to us go to it, its word that it is ready goes to the host,
-/// and orphans are reaped on the way.
-pub fn wait(foreground: &Foreground, child: &Child, mut relay: Option<Relay>, notify: Option<&Notify>) -> Result<Exit> {
+/// and orphans are reaped on the way. What it has printed is delivered before this returns.
+pub fn wait(foreground: &Foreground, child: &Child, relay: Option<Relay>, notify: Option<&Notify>) -> Result<Exit> {
+    let mut relay = relay.unwrap_or_default();
     let mut told = false;
     loop {
-        let mut fds = vec![
-            PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN),
-            PollFd::new(foreground.0.as_fd(), PollFlags::POLLIN),
-        ];
-        if let Some(relay) = &relay {
-            fds.extend(relay.wanted().map(|(fd, flags)| PollFd::new(fd, flags)));
-        }
+        let mut question = Question::default();
+        question.ask(Who::Child, child.pidfd.as_fd(), PollFlags::POLLIN);
+        question.ask(Who::Signals, foreground.0.as_fd(), PollFlags::POLLIN);
         if let Some(notify) = notify {
-            fds.push(PollFd::new(notify.fd(), PollFlags::POLLIN));
+            question.ask(Who::Notify, notify.fd(), PollFlags::POLLIN);
         }
-        match nix::poll::poll(&mut fds, PollTimeout::NONE) {
-            Err(Errno::EINTR) => continue,
-            other => other.map_err(std::io::Error::from).doing(|| "cannot wait")?,
-        };
-        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
-        drop(fds);
-        // Read to the end of the container's life, so that nobody in it finds the socket closed.
-        if let (Some(notify), Some(true)) = (notify, ready.last())
-            && notify.is_ready()?
-            && !std::mem::replace(&mut told, true)
-        {
-            // The service's process is this one: it stays for as long as the container does.
-            notify.forward(std::process::id() as i32)?;
-        }
-        if ready[1] {
-            forward(foreground, child, relay.as_mut())?;
-        }
-        if let Some(open) = &mut relay
-            && (ready[2] || ready[3])
-            && !open.pump(ready[3])
-        {
-            // The last process has closed it: only the exit is left to wait for.
-            relay = None;
-        }
-        if ready[0]
-            && let Some(exit) = child.try_wait().doing(|| "cannot reap the process")?
-        {
-            if let Some(relay) = &mut relay {
-                relay.drain();
+        relay.interests().for_each(|(port, fd, flags)| question.ask(Who::Relay(port), fd, flags));
+        let timeout = if relay.is_in_background() { PollTimeout::from(BACKGROUND) } else { PollTimeout::NONE };
+        let mut ended = false;
+        for (who, reported) in question.wait(timeout)? {
+            match who {
+                Who::Child => ended = true,
+                Who::Signals => forward(foreground, child, &mut relay)?,
+                Who::Notify => {
+                    if let Some(notify) = notify
+                        // Read to the end of the container's life, so that nobody in it finds the
+                        // socket closed.
+                        && notify.is_ready()?
+                        && !std::mem::replace(&mut told, true)
+                    {
+                        // The service's process is this one: it stays for as long as the container does.
+                        notify.forward(std::process::id() as i32)?;
+                    }
+                }
+                Who::Relay(port) => relay.attend(port, reported),
             }
+        }
+        relay.attend_terminal()?;
+        if ended && let Some(exit) = child.try_wait().doing(|| "cannot reap the process")? {
+            deliver(foreground, relay)?;
             process::reap_others();
             return Ok(exit);
         }
     }
 }
 
-fn forward(foreground: &Foreground, child: &Child, mut relay: Option<&mut Relay>) -> Result<()> {
-    let read = || {
-        foreground
-            .0
-            .read_signal()
-            .map_err(|errno| Error::from(crate::sys::Failed { call: "read(signalfd)".into(), errno }))
-    };
-    while let Some(info) = read()? {
-        match info.ssi_signo as i32 {
+/// Delivers what the process left in its pipes or its terminal, however slow the reader is; whoever
+/// asks us to end now ends that.
+fn deliver(foreground: &Foreground, mut relay: Relay) -> Result<()> {
+    relay.end();
+    while relay.is_delivering() {
+        let mut question = Question::default();
+        question.ask(Who::Signals, foreground.0.as_fd(), PollFlags::POLLIN);
+        relay.interests().for_each(|(port, fd, flags)| question.ask(Who::Relay(port), fd, flags));
+        for (who, reported) in question.wait(PollTimeout::NONE)? {
+            match who {
+                Who::Signals => {
+                    while let Some(signal) = foreground.next()? {
+                        if matches!(signal, libc::SIGHUP | libc::SIGINT | libc::SIGQUIT | libc::SIGTERM) {
+                            return Ok(());
+                        }
+                    }
+                }
+                Who::Relay(port) => relay.attend(port, reported),
+                Who::Child | Who::Notify => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn forward(foreground: &Foreground, child: &Child, relay: &mut Relay) -> Result<()> {
+    while let Some(signal) = foreground.next()? {
+        match signal {
             libc::SIGCHLD => process::reap_except(child.pid),
             // Our own; the process has no use for them.
             libc::SIGURG | libc::SIGPIPE => {}
-            libc::SIGWINCH => {
-                if let Some(relay) = &mut relay {
-                    relay.resize();
-                }
-            }
+            libc::SIGWINCH => relay.resize(),
             signal => {
                 // It may have ended meanwhile; the loop sees that next.
                 let _ = process::send_signal(child.pidfd.as_fd(), signal);

@@ -16,6 +16,8 @@ pub struct ExecPlan {
     pub namespaces: u64,
     /// RLIMIT_NPROC, which the runtime sets from outside: the one in between counts as well.
     pub processes: Option<Processes>,
+    /// The user of the host that the process will be, see [`super::Topology::host_uid`].
+    pub host_uid: Option<u32>,
     /// CPU affinity of the runtime while it works (`execCPUAffinity.initial`).
     pub initial_affinity: Vec<u64>,
     /// What the new process does, in order.
@@ -105,10 +107,12 @@ pub fn exec(id: &str, spec: &Spec, request: &Exec, process: Option<&[u8]>, optio
         let early = namespaces & namespace::USER != 0 || draft.steps.iter().any(|step| of_one_process(&step.action));
         processes = birth(&mut draft.steps, early);
     }
+    let host_uid = topology.host_uid(process.user.uid);
     draft.done(|draft| ExecPlan {
         process,
         namespaces,
         processes,
+        host_uid,
         initial_affinity,
         steps: draft.steps,
         warnings: draft.warnings,

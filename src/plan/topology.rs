@@ -69,6 +69,16 @@ impl Topology {
         (self.new | self.joined_kinds()) & kind != 0
     }
 
+    /// The user of the host that a user of the container is; `None`: the container joins a user
+    /// namespace, which has a mapping of its own.
+    pub fn host_uid(&self, uid: u32) -> Option<u32> {
+        if !self.user_namespace() {
+            return Some(uid);
+        }
+        let inside = |m: &&IdMapping| uid >= m.container_id && uid - m.container_id < m.size;
+        self.uid_mappings.iter().find(inside).map(|m| m.host_id + (uid - m.container_id))
+    }
+
     fn joined_kinds(&self) -> u64 {
         self.joined.iter().fold(0, |all, join| all | join.kind)
     }

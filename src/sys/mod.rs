@@ -29,6 +29,7 @@ pub mod signals;
 pub mod socket;
 pub mod spawn;
 pub mod start;
+pub mod stdio;
 pub mod stream;
 pub mod tree;
 pub mod waiting;

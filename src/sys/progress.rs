@@ -1,19 +1,25 @@
-//! A number that a child leaves behind for its parent, however it dies.
+//! Numbers that a child and its parent have in common: no message is needed for them, and one that
+//! the child leaves behind stays however it dies.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use nix::sys::mman::{MapFlags, ProtFlags};
 
 use super::{Called, Result};
 
-/// One shared word: init counts its steps in it, and when it is killed the runtime can still
-/// say how far it had come.
+/// A shared page: init counts its steps in it, and when it is killed the runtime can still say how
+/// far it had come.
 #[derive(Clone, Copy)]
-pub struct Progress(&'static AtomicU32);
+pub struct Progress(&'static Numbers);
+
+struct Numbers {
+    step: AtomicU32,
+    ignored: AtomicU64,
+}
 
 impl Progress {
-    /// A new word at 0. The page stays mapped until the process ends or executes.
+    /// A new page of zeroes. The page stays mapped until the process ends or executes.
     pub fn new() -> Result<Progress> {
         let length = NonZeroUsize::MIN;
         let flags = MapFlags::MAP_SHARED;
@@ -22,17 +28,28 @@ impl Progress {
             nix::sys::mman::mmap_anonymous(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags)
         };
         let page = page.called(|| "mmap(MAP_SHARED|MAP_ANONYMOUS)".into())?;
-        // SAFETY: the page is zeroed, aligned, never unmapped, and only ever used as this word.
-        Ok(Progress(unsafe { page.cast::<AtomicU32>().as_ref() }))
+        // SAFETY: the page is zeroed, which is a valid value, aligned, never unmapped, and only ever
+        // used as these numbers.
+        Ok(Progress(unsafe { page.cast::<Numbers>().as_ref() }))
     }
 
     /// Notes the step that begins.
     pub fn at(self, step: usize) {
-        self.0.store(step as u32, Ordering::Relaxed);
+        self.0.step.store(step as u32, Ordering::Relaxed);
     }
 
     /// The last step noted.
     pub fn last(self) -> usize {
-        self.0.load(Ordering::Relaxed) as usize
+        self.0.step.load(Ordering::Relaxed) as usize
+    }
+
+    /// Tells the child which signals it was born to ignore, as [`super::signals::ignored`] has it.
+    pub fn set_ignored(self, signals: u64) {
+        self.0.ignored.store(signals, Ordering::Relaxed);
+    }
+
+    /// What the parent has told of that.
+    pub fn ignored(self) -> u64 {
+        self.0.ignored.load(Ordering::Relaxed)
     }
 }

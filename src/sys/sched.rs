@@ -1,6 +1,6 @@
 //! How a process is scheduled, and what bounds its use of the machine.
 
-use super::{Failed, Result, check};
+use super::{Called, Failed, Result, check};
 use crate::abi::SchedulerAttributes;
 
 /// sched_setattr(2) on this process.
@@ -35,6 +35,24 @@ pub fn set_affinity(cpus: &[u64]) -> Result<()> {
     // SAFETY: the length given is that of the slice, which outlives the call.
     let returned = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(cpus), cpus.as_ptr()) };
     check(returned, || format!("sched_setaffinity(0, {cpus:x?})")).map(drop)
+}
+
+/// Lets a process use every CPU that its cpuset has, now and when the cpuset changes; 0 is this one.
+///
+/// An affinity is inherited, and since Linux 6.2 a narrower one stays narrow whatever the cpuset
+/// becomes. So a container would be bound to the CPUs that whoever started the runtime was given
+/// (`CPUAffinity=` of a service, taskset(1)).
+pub fn use_all_cpus(pid: i32) -> Result<()> {
+    all_cpus(pid).called(|| format!("sched_setaffinity({pid}, all)"))
+}
+
+/// The same for the child of a fork, which must not allocate.
+pub(super) fn all_cpus(pid: i32) -> nix::Result<()> {
+    // The kernel takes as much as it has CPUs for, and leaves out those that the cpuset lacks.
+    static ALL: [u64; 128] = [u64::MAX; 128];
+    // SAFETY: the length given is that of the static.
+    let returned = unsafe { libc::syscall(libc::SYS_sched_setaffinity, pid, size_of_val(&ALL), ALL.as_ptr()) };
+    nix::errno::Errno::result(returned).map(drop)
 }
 
 /// setrlimit(2).

@@ -38,6 +38,54 @@ pub fn end_when_asked() -> Result<()> {
     Ok(())
 }
 
+/// The signals that this process ignores, bit n - 1 for signal n (`SigIgn` of proc_pid_status(5)). Who
+/// started us may have ignored some, and what we start inherits that.
+pub fn ignored() -> Result<u64> {
+    let text = super::fd::read_small(super::fd::CWD, "/proc/self/status")?;
+    let line = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"SigIgn:"));
+    let digits = line.and_then(|line| std::str::from_utf8(line).ok()).map(str::trim);
+    digits
+        .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+        .ok_or(super::Failed { call: "read(\"/proc/self/status\")".into(), errno: nix::errno::Errno::EIO })
+}
+
+/// Gives these signals, bit n - 1 for signal n, their default action back.
+pub fn default_actions(signals: u64) -> Result<()> {
+    (1..=64)
+        .filter(|signal| signals >> (signal - 1) & 1 == 1)
+        .try_for_each(|signal| default_raw(signal).called(|| format!("rt_sigaction({signal}, SIG_DFL)")))
+}
+
+/// Every signal that has an action: all but SIGKILL and SIGSTOP.
+const ALL: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
+
+/// What a child has to give [`begin_clean`]: the signals that this process ignores. Looked up once, for
+/// nothing here ignores more later than SIGPIPE, which is among them.
+pub(super) fn to_reset() -> u64 {
+    static IGNORED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *IGNORED.get_or_init(|| ignored().unwrap_or(ALL) | 1 << (libc::SIGPIPE - 1))
+}
+
+/// The default action for these signals, and none blocked; for the child of a fork, as it allocates
+/// nothing and takes no lock. execve(2) itself does so with signals that have a handler.
+pub(super) fn begin_clean(signals: u64) -> nix::Result<()> {
+    (1..=64).filter(|signal| signals >> (signal - 1) & 1 == 1).try_for_each(default_raw)?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// rt_sigaction(2) itself: the C library keeps a few real-time signals to itself, and refuses them.
+fn default_raw(signal: libc::c_int) -> nix::Result<()> {
+    /// At least as long as the kernel's structure on every architecture; all zeroes is SIG_DFL without
+    /// flags.
+    const DEFAULT: [u64; 4] = [0; 4];
+    // SAFETY: the kernel reads its structure, which is no longer than DEFAULT, and takes no old one. The
+    // default action runs no code.
+    let returned = unsafe {
+        libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), std::ptr::null_mut::<u64>(), size_of::<u64>())
+    };
+    nix::errno::Errno::result(returned).map(drop)
+}
+
 /// Gives SIGPIPE its default action back: Rust's runtime ignores it, and an ignored signal
 /// stays ignored over execve(2), where the container's programs would find it so.
 pub fn default_sigpipe() -> Result<()> {
@@ -58,4 +106,33 @@ fn set(signal: Signal, handler: SigHandler) -> Result<()> {
     let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
     // SAFETY: neither action runs code of ours.
     unsafe { sigaction(signal, &action) }.called(|| format!("rt_sigaction({signal}, {handler:?})")).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a process of its own: signals are the whole process's. The tests of one binary have threads,
+    /// so the program is this one again, with this test alone.
+    #[test]
+    fn what_was_ignored_is_known_and_gets_its_default_action_back() {
+        const INNER: &str = "WINDLASS_TEST_IGNORED";
+        if std::env::var_os(INNER).is_none() {
+            let name = "sys::signals::tests::what_was_ignored_is_known_and_gets_its_default_action_back";
+            let mut inner = std::process::Command::new(std::env::current_exe().expect("a program"));
+            let inner = inner.args(["--exact", name, "--test-threads=1"]).env(INNER, "1").status();
+            assert!(inner.expect("started").success());
+            return;
+        }
+        let chosen = [libc::SIGINT, libc::SIGCHLD, libc::SIGXFSZ, 40, 64];
+        let bits = chosen.iter().fold(0, |bits, signal| bits | 1u64 << (signal - 1));
+        let before = ignored().expect("status");
+        for signal in chosen {
+            // SAFETY: ignoring a signal runs no code.
+            unsafe { libc::signal(signal, libc::SIG_IGN) };
+        }
+        assert_eq!(ignored().expect("status"), before | bits);
+        default_actions(bits).expect("rt_sigaction");
+        assert_eq!(ignored().expect("status"), before & !bits);
+    }
 }

@@ -54,6 +54,7 @@ struct Shared {
     die_with_parent: bool,
     session: bool,
     listen_pid: *mut u8,
+    signals: u64,
     errno: c_int,
 }
 
@@ -104,6 +105,7 @@ impl Spawn<'_> {
             die_with_parent: self.die_with_parent,
             session: self.session,
             listen_pid,
+            signals: super::signals::to_reset(),
             errno: 0,
         };
         let stack = super::region::Region::new(STACK)?;
@@ -185,7 +187,7 @@ fn prepare(shared: &mut Shared) -> nix::Result<()> {
     }
     // SAFETY: the caller's list has this length and outlives us.
     place(unsafe { std::slice::from_raw_parts(shared.extra, shared.extras) })?;
-    default_signals()
+    super::signals::begin_clean(shared.signals)
 }
 
 /// Most descriptors in [`Spawn::extra`]; more are left out.
@@ -243,14 +245,17 @@ fn write_number(at: *mut u8, number: u32) {
     }
 }
 
-/// No signal blocked, and the default action for those that we or Rust's runtime ignore.
-fn default_signals() -> nix::Result<()> {
-    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in [Signal::SIGPIPE, Signal::SIGHUP] {
-        // SAFETY: the default action runs no code of ours; without CLONE_SIGHAND the parent's
-        // actions are its own.
-        unsafe { sigaction(signal, &default) }?;
-    }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+/// Has a program that the standard library starts begin as one that a service manager starts: the
+/// default action for every signal, none blocked, and all CPUs of its cpuset. What whoever started us
+/// had ignored or was bound to is no business of it.
+pub fn begin_clean(command: &mut std::process::Command) -> &mut std::process::Command {
+    use std::os::unix::process::CommandExt;
+    let signals = super::signals::to_reset();
+    let prepare = move || {
+        // A process that may not have all CPUs keeps those that it has.
+        let _ = super::sched::all_cpus(0);
+        super::signals::begin_clean(signals).map_err(Into::into)
+    };
+    // SAFETY: the child of the fork makes system calls alone: it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(prepare) }
 }

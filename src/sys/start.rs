@@ -34,9 +34,13 @@ macro_rules! main {
 /// `argv` has `argc` pointers to NUL-terminated strings.
 pub unsafe fn begin(argc: c_int, argv: *const *const c_char) -> Vec<OsString> {
     fill_stdio();
-    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the action runs no code. It cannot fail: the signal exists and can be ignored.
-    let _ = unsafe { sigaction(Signal::SIGPIPE, &ignore) };
+    // Where who started us ignores SIGCHLD, the kernel would reap our children itself, and how they
+    // ended would be lost.
+    for (signal, handler) in [(Signal::SIGPIPE, SigHandler::SigIgn), (Signal::SIGCHLD, SigHandler::SigDfl)] {
+        let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+        // SAFETY: neither action runs code. It cannot fail: the signals exist and may be ignored.
+        let _ = unsafe { sigaction(signal, &action) };
+    }
     let word = |n: usize| {
         // SAFETY: n is less than argc.
         let place = unsafe { argv.add(n) };

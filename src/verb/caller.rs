@@ -3,9 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use crate::apply::Relay;
+use crate::apply::{Inherit, Relay, User, Wanted};
 use crate::error::{Doing, Error, Kind, Origin, Result};
-use crate::sys::{fd, socket};
+use crate::plan::Host;
+use crate::sys::socket;
 
 /// A connection to the socket that `flag` names.
 pub(super) fn connect(path: Option<&PathBuf>, flag: &'static str) -> Result<Option<OwnedFd>> {
@@ -13,24 +14,39 @@ pub(super) fn connect(path: Option<&PathBuf>, flag: &'static str) -> Result<Opti
     path.map(|path| socket::connect(path).doing(|| format!("cannot connect to {path:?}")).map_err(origin)).transpose()
 }
 
-/// The way of the terminal's master end, out of the process.
-pub(super) struct Terminal {
+/// The way of the process's stdio, a terminal's master end or pipes, out of the process.
+pub(super) struct Stdio {
+    /// Whether it gets a terminal.
+    wanted: bool,
     /// The process's end.
     socket: Option<OwnedFd>,
-    /// Ours, where the terminal is relayed.
+    /// Ours, where stdio is relayed.
     ours: Option<OwnedFd>,
 }
 
-impl Terminal {
+impl Stdio {
     /// How the terminal of a process is asked for must fit how it is started: detached, it goes to
     /// the connection of `--console-socket`; otherwise we relay it.
-    pub(super) fn plan(wanted: bool, detached: bool, socket: Option<OwnedFd>) -> Result<Terminal> {
+    pub(super) fn plan(wanted: bool, detached: bool, socket: Option<OwnedFd>) -> Result<Stdio> {
         check(wanted, detached, socket.is_some())?;
         if !wanted || detached {
-            return Ok(Terminal { socket, ours: None });
+            return Ok(Stdio { wanted, socket, ours: None });
         }
         let (ours, theirs) = socket::pair().doing(|| "cannot make a pair of sockets")?;
-        Ok(Terminal { socket: Some(theirs), ours: Some(ours) })
+        Ok(Stdio { wanted, socket: Some(theirs), ours: Some(ours) })
+    }
+
+    /// What the process does with our stdio, where it gets no terminal. In the foreground we relay what it
+    /// must not have.
+    pub(super) fn inherit(&mut self, user: User, host: &Host, detached: bool) -> Result<Inherit> {
+        let wanted = match (self.wanted, detached) {
+            (true, _) => Wanted::Terminal,
+            (false, true) => Wanted::Detached,
+            (false, false) => Wanted::Foreground,
+        };
+        let mut inherit = Inherit::plan(user, host, wanted)?;
+        self.ours = self.ours.take().or(inherit.relayed());
+        Ok(inherit)
     }
 
     /// For the process, which sends the master end there.
@@ -38,7 +54,7 @@ impl Terminal {
         self.socket.take()
     }
 
-    /// Takes the terminal over, once the process is ready.
+    /// Takes it over, once the process is ready.
     pub(super) fn relay(&self) -> Result<Option<Relay>> {
         self.ours.as_ref().map_or(Ok(None), Relay::receive)
     }
@@ -55,20 +71,4 @@ fn check(terminal: bool, detached: bool, socket: bool) -> Result<()> {
             .origin(Origin::Flag("--console-socket".into())));
     }
     Ok(())
-}
-
-/// Descriptors to pass on, and what tells the process of them (sd_listen_fds(3)).
-pub(super) fn passed_fds(preserve: u32) -> Result<(u32, Vec<String>)> {
-    let listen =
-        std::env::var("LISTEN_FDS").ok().and_then(|n| n.parse::<u32>().ok()).filter(|n| *n > 0 && *n < 1 << 16);
-    let total = preserve.saturating_add(listen.unwrap_or(0));
-    let raw = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
-    for number in 3..raw(3 + total) {
-        if fd::borrow_inherited(number).is_none() {
-            let msg = format!("unable to preserve file descriptor {number}: it is not open");
-            return Err(Error::new(Kind::Usage, msg).origin(Origin::Flag("--preserve-fds".into())));
-        }
-    }
-    let environment = listen.map_or(Vec::new(), |n| vec![format!("LISTEN_FDS={n}"), "LISTEN_PID=1".into()]);
-    Ok((total, environment))
 }

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::apply::notify::{self, Host as NotifyHost};
-use crate::apply::{self, Caller, Creation, Foreground, Laps, Launch, Relay, Undelegated};
+use crate::apply::{self, Caller, Creation, Foreground, Laps, Launch, Relay, Undelegated, User};
 use crate::cgroup::{self, Manager};
 use crate::cli::{self, CgroupManager, Global};
 use crate::container::{Container, Store};
@@ -18,7 +18,7 @@ use crate::sys::process::{self, Exit, SingleThreaded};
 use crate::sys::{credentials, probe};
 
 use super::Session;
-use super::caller::{Terminal, connect, passed_fds};
+use super::caller::{Stdio, connect};
 
 /// A bundle that was read; its directory is the current one.
 pub(super) struct Read {
@@ -124,7 +124,6 @@ fn make<T>(
     let mut laps = Laps::begin(session.debug);
     let root = absolute(&global.root)?;
     let store = Store::make(&root)?;
-    let (preserve_fds, environment) = passed_fds(options.preserve_fds)?;
     let console_socket = connect(options.console_socket.as_ref(), "--console-socket")?;
     let pidfd_socket = connect(options.pidfd_socket.as_ref(), "--pidfd-socket")?;
     let pid_file = options.pid_file.as_deref().map(absolute).transpose()?;
@@ -145,9 +144,18 @@ fn make<T>(
     session.warn(std::mem::take(&mut plan.warnings))?;
     laps.done("plan");
     let wanted = read.spec.process.as_ref().is_some_and(|process| process.terminal);
-    let mut terminal = Terminal::plan(wanted, detached, console_socket)?;
-    let caller =
-        Caller { console_socket: terminal.take_socket(), pidfd_socket, pid_file: pid_file.as_deref(), preserve_fds };
+    let mut stdio = Stdio::plan(wanted, detached, console_socket)?;
+    let uid = read.spec.process.as_ref().map_or(0, |process| process.user.uid);
+    let user = User { uid, host_uid: plan.topology.host_uid(uid) };
+    let mut inherit = stdio.inherit(user, &planning.host, detached)?;
+    inherit.listens = session.passed.listens();
+    let caller = Caller {
+        console_socket: stdio.take_socket(),
+        pidfd_socket,
+        pid_file: pid_file.as_deref(),
+        preserve_fds: session.passed.count,
+        inherit,
+    };
     let warnings = RefCell::default();
     let request = apply::Create {
         store: &store,
@@ -157,7 +165,7 @@ fn make<T>(
         bundle: &read.bundle,
         place,
         caller,
-        environment: &environment,
+        environment: &session.passed.environment,
         notify,
         wait_for_start,
         debug: session.debug,
@@ -165,7 +173,7 @@ fn make<T>(
         warnings: &warnings,
     };
     let outcome = apply::create(request, proof).and_then(|launch| {
-        let relay = terminal.relay()?;
+        let relay = stdio.relay()?;
         finish(launch, relay)
     });
     session.warnings.extend(warnings.take());

@@ -1,6 +1,6 @@
 //! `exec`.
 
-use crate::apply::{self, Caller, Foreground};
+use crate::apply::{self, Caller, Foreground, User};
 use crate::cli;
 use crate::error::{Doing, Error, Kind, Origin, Result};
 use crate::plan::{self, Options};
@@ -8,7 +8,7 @@ use crate::sys::fd;
 use crate::sys::process::SingleThreaded;
 
 use super::Session;
-use super::caller::{Terminal, connect, passed_fds};
+use super::caller::{Stdio, connect};
 use super::create::host;
 
 pub(super) fn exec(options: cli::Exec, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<u8> {
@@ -33,19 +33,23 @@ fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThre
     let spec = container.config()?;
     let mut plan = plan::exec::exec(&options.id, &spec, options, process.as_deref(), &planning)?;
     session.warn(std::mem::take(&mut plan.warnings))?;
-    let (preserve_fds, environment) = passed_fds(options.preserve_fds)?;
-    plan.process.env.extend(environment);
+    plan.process.env.extend(session.passed.environment.iter().cloned());
 
     let console_socket = connect(options.console_socket.as_ref(), "--console-socket")?;
     // Unlike run, an exec in the foreground may hand its terminal to somebody else.
     let detached = options.detach || console_socket.is_some();
-    let mut terminal = Terminal::plan(plan.process.terminal, detached, console_socket)?;
+    let mut stdio = Stdio::plan(plan.process.terminal, detached, console_socket)?;
+    let user = User { uid: plan.process.user.uid, host_uid: plan.host_uid };
+    let mut inherit = stdio.inherit(user, &planning.host, options.detach)?;
+    inherit.listens = session.passed.listens();
+    inherit.chooses_cpus = plan.process.exec_cpu_affinity.is_some();
     let foreground = if options.detach { None } else { Some(Foreground::begin()?) };
     let caller = Caller {
-        console_socket: terminal.take_socket(),
+        console_socket: stdio.take_socket(),
         pidfd_socket: connect(options.pidfd_socket.as_ref(), "--pidfd-socket")?,
         pid_file: options.pid_file.as_deref(),
-        preserve_fds,
+        preserve_fds: session.passed.count,
+        inherit,
     };
     let request = apply::Exec {
         container: &container,
@@ -56,7 +60,7 @@ fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThre
         debug: session.debug,
     };
     let mut launch = apply::exec(request, proof)?;
-    let relay = terminal.relay()?;
+    let relay = stdio.relay()?;
     launch.begin()?;
     let (child, ()) = launch.commit()?;
     let Some(foreground) = foreground else { return Ok(0) };

@@ -10,6 +10,7 @@ mod explain;
 mod inspect;
 mod lacking;
 mod limits;
+mod passed;
 mod signal;
 
 use std::ffi::OsString;
@@ -21,12 +22,16 @@ use crate::error::{Error, Fault, Result};
 use crate::log::Log;
 use crate::sys::process::SingleThreaded;
 
+use passed::Passed;
+
 /// What every verb has at hand.
 pub struct Session<'a> {
     /// The flags before the verb.
     pub global: &'a Global,
     /// Whether init reports each step.
     pub debug: bool,
+    /// Descriptors that the caller has us pass on.
+    pub passed: Passed,
     /// What was warned about; a failure carries it, a success reports it.
     pub warnings: Vec<Fault>,
 }
@@ -57,6 +62,8 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
             return rejected.exit;
         }
     };
+    // Before anything is opened.
+    let passed = Passed::find(&command);
     let log = match Log::open(&global) {
         Ok(log) => log.install(),
         Err(error) => {
@@ -65,7 +72,14 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
         }
     };
     let failure = if matches!(command, Command::Exec(_)) { cli::EXIT_EXEC } else { 1 };
-    let mut session = Session { global: &global, debug: log.debugs(), warnings: Vec::new() };
+    let passed = match passed {
+        Ok(passed) => passed,
+        Err(error) => {
+            log.fail(&error, &[]);
+            return failure;
+        }
+    };
+    let mut session = Session { global: &global, debug: log.debugs(), passed, warnings: Vec::new() };
     let mut all = Laps::begin(session.debug);
     let outcome = dispatch(command, &mut session);
     all.done("all of it");

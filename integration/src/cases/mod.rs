@@ -30,6 +30,7 @@ mod shim_faults;
 mod shim_gates;
 mod shim_measures;
 mod shim_podman;
+mod stdio;
 mod terminal;
 mod windlass;
 
@@ -40,6 +41,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         cli::CASES,
         process::CASES,
         terminal::CASES,
+        stdio::CASES,
         mounts::CASES,
         rootfs::CASES,
         devices::CASES,

@@ -12,7 +12,7 @@ use crate::plan::RootPath;
 use crate::spec::ConsoleSize;
 use crate::sys::{fd, mount, socket};
 
-use super::device;
+use super::{Stdio, device};
 
 /// `DEVPTS_SUPER_MAGIC`.
 const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
@@ -38,6 +38,7 @@ pub(super) fn console(size: Option<&ConsoleSize>, node: bool, controlling: bool,
     for number in 0..3 {
         fd::install_at(peer.as_fd(), number).doing(|| "cannot make the terminal stdio")?;
     }
+    cx.stdio = Stdio::Terminal;
     if controlling { take(peer.as_fd()) } else { Ok(()) }
 }
 

@@ -13,6 +13,7 @@ use crate::apply::resolve;
 use crate::error::{Doing, Error, Kind, Result, describe};
 use crate::plan::{DEFAULT_PATH, RootPath};
 use crate::sys::process::{self, Execution};
+use crate::sys::progress::Progress;
 use crate::sys::{Failed, fd, mount, signals, socket};
 
 use super::passwd::home_directory;
@@ -132,6 +133,11 @@ fn not_executable(name: &str, path: &str, errno: Errno) -> Error {
 
 /// Reports, and waits for the word. Then hardly a call is left to make but execve(2).
 pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
+    if cx.listens {
+        // Only here it is certain who executes the program, and under which id in its PID namespace.
+        cx.program.env.retain(|variable| !variable.starts_with("LISTEN_PID="));
+        cx.program.env.push(format!("LISTEN_PID={}", nix::unistd::getpid()));
+    }
     reset_signals().doing(|| "cannot reset the signals")?;
     // Whatever the caller left open ends with the execution, unless it asked to pass it on.
     fd::close_from_on_exec(first_of_ours(cx.preserve_fds)).doing(|| "cannot close the descriptors")?;
@@ -140,6 +146,9 @@ pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
         outlive_runtime(cx)?;
     }
     cx.sync.ready()?;
+    // The runtime has looked meanwhile. Usually there are none.
+    let ignored = cx.progress.map_or(0, Progress::ignored);
+    signals::default_actions(ignored).doing(|| "cannot reset the signals")?;
     if let Gate::Start(listener) = &cx.gate {
         signals::end_when_asked().doing(|| "cannot be ended while it waits")?;
         // What is held from here on would be held for as long as the container waits.

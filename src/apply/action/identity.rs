@@ -6,13 +6,16 @@ use crate::apply::context::Context;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::{Identity, Sets};
 use crate::sys::credentials::{self, CapabilitySets};
-use crate::sys::{fd, process};
+use crate::sys::process;
+
+use super::stdio;
 
 /// Bounding set, groups, ids, then the other sets, in the order in which each is still allowed.
-pub(super) fn take(identity: &Identity) -> Result<()> {
+pub(super) fn take(identity: &Identity, cx: &mut Context<'_>) -> Result<()> {
     let sets = &identity.capabilities;
     credentials::bound_capabilities(sets.bounding).doing(|| "cannot drop capabilities from the bounding set")?;
-    own_stdio(identity);
+    let stdio = std::mem::take(&mut cx.stdio);
+    stdio::give(&stdio, identity.uid);
     // Root keeps them anyway.
     let kept = identity.uid != 0;
     if kept {
@@ -31,6 +34,7 @@ pub(super) fn take(identity: &Identity) -> Result<()> {
     if kept {
         credentials::keep_capabilities(false).doing(|| "cannot stop keeping capabilities")?;
     }
+    stdio::replace(&stdio)?;
     let wanted = kernel_sets(sets);
     let kept = identity.until_filtered;
     let now = CapabilitySets { effective: wanted.effective | kept, permitted: wanted.permitted | kept, ..wanted };
@@ -56,22 +60,6 @@ fn kernel_sets(sets: &Sets) -> CapabilitySets {
 
 fn setgroups_denied() -> bool {
     std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"deny"))
-}
-
-/// Gives stdio to the container's user, so that `/dev/stdout` can be opened again. What cannot
-/// be given (a read-only file, one of another namespace) is left: the descriptor itself works.
-fn own_stdio(identity: &Identity) {
-    if identity.uid == 0 {
-        return;
-    }
-    for number in 0..3 {
-        let Some(stdio) = fd::borrow_inherited(number) else { continue };
-        let Ok(stat) = fd::stat(stdio) else { continue };
-        let null = stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3);
-        if stat.st_uid != identity.uid && !null {
-            let _ = nix::unistd::fchown(stdio, Some(identity.uid.into()), None);
-        }
-    }
 }
 
 /// The profile takes effect at execve(2) (`/proc/PID/attr/apparmor/exec`).

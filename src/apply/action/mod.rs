@@ -10,9 +10,11 @@ mod mount;
 mod namespace;
 mod passwd;
 mod root;
+mod stdio;
 
 pub use execute::first_of_ours;
 pub use mount::prepare;
+pub use stdio::{Stdio, give_pipes};
 
 use crate::error::{Doing, Error, Result};
 use crate::plan::{Action, Seccomp};
@@ -72,7 +74,7 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
         Action::Personality(domain) => sched::set_personality(*domain).doing(|| "cannot set the personality"),
         Action::AppArmor(profile) => identity::apparmor(profile, cx),
         Action::SeLinux(label) => identity::selinux(label, cx),
-        Action::Identity(identity) => identity::take(identity),
+        Action::Identity(identity) => identity::take(identity, cx),
         Action::NoNewPrivileges => credentials::no_new_privileges().doing(|| "cannot set no_new_privs"),
         Action::WorkingDirectory(path) => execute::enter(path, cx),
         Action::WorkingDirectoryAsUser(path) => execute::enter_as_user(path, cx),

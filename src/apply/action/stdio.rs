@@ -1,0 +1,99 @@
+//! Standard input, output and error of the process, where the caller's own cannot be passed on.
+//!
+//! A program may open `/dev/stdout` again, which the kernel allows only to the owner of a pipe or a
+//! file. What the caller gave us stays the caller's: a terminal or a file that belonged to the
+//! container's user could be read and written by that user of the host. So in the foreground the
+//! process gets pipes of its own, which the runtime relays; otherwise pipes without a name, which
+//! nobody else can open, may change their owner.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::apply::relay::{NO_MORE, PIPES};
+use crate::error::{Doing, Result};
+use crate::sys::{fd, socket, stdio};
+
+/// What becomes of the stdio that the caller gave us.
+#[derive(Debug, Default)]
+pub enum Stdio {
+    /// The process keeps it.
+    #[default]
+    Kept,
+    /// The process makes pipes in its place and sends the other ends to the runtime, unless it turns out
+    /// to be the same user.
+    Relayed(OwnedFd),
+    /// The process keeps it, and gives the pipes without a name to the container's user: the runtime of an
+    /// ordinary user has no power over their owner, but root of its user namespace has.
+    Given,
+    /// A terminal of the container's has taken its place, and becomes that user's.
+    Terminal,
+}
+
+impl Stdio {
+    /// The connection that a child must not close.
+    pub fn kept(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Stdio::Relayed(runtime) => Some(runtime.as_fd()),
+            Stdio::Kept | Stdio::Given | Stdio::Terminal => None,
+        }
+    }
+}
+
+/// While this process is root of the user namespace. The kernel may refuse, and that is no error: the
+/// descriptors themselves work.
+pub(super) fn give(stdio: &Stdio, uid: u32) {
+    match stdio {
+        Stdio::Given => give_pipes(uid),
+        Stdio::Terminal => {
+            let _ = stdio::give_to(stdio::input(), uid);
+        }
+        Stdio::Kept | Stdio::Relayed(_) => {}
+    }
+}
+
+/// Gives those of 0, 1 and 2 that are pipes without a name to this user.
+pub fn give_pipes(uid: u32) {
+    for fd in (0..3).filter_map(fd::borrow_inherited) {
+        let Ok(stat) = fd::stat(fd) else { continue };
+        if stat.st_uid != uid && stdio::is_anonymous_pipe(fd, &stat) {
+            let _ = stdio::give_to(fd, uid);
+        }
+    }
+}
+
+/// Makes a pipe for each of 0, 1 and 2 that is not the null device. This process is the container's
+/// user already, so the pipes are that user's.
+pub(super) fn replace(stdio: &Stdio) -> Result<()> {
+    let Stdio::Relayed(runtime) = stdio else { return Ok(()) };
+    let (runtime, doing) = (runtime.as_fd(), || "cannot make pipes for stdio");
+    if !is_callers(runtime) {
+        let [input, output, errors] = [0, 1, 2].map(|number| {
+            let fd = fd::borrow_inherited(number)?;
+            (!stdio::is_null(&fd::stat(fd).ok()?)).then_some(fd)
+        });
+        // With one pipe what is written to both keeps its order.
+        let shared = output.zip(errors).is_some_and(|(output, errors)| stdio::same_open_file(output, errors));
+        let wanted: [(bool, &[i32]); 3] = [
+            (input.is_some(), &[0]),
+            (output.is_some(), if shared { &[1, 2] } else { &[1] }),
+            (errors.is_some() && !shared, &[2]),
+        ];
+        for (number, (_, numbers)) in wanted.into_iter().enumerate().filter(|(_, (wanted, _))| *wanted) {
+            let (read_end, write_end) = socket::pipe().doing(doing)?;
+            let (theirs, ours) = if number == 0 { (read_end, write_end) } else { (write_end, read_end) };
+            socket::send(runtime, PIPES[number], &[ours.as_fd()]).doing(doing)?;
+            for at in numbers {
+                fd::install_at(theirs.as_fd(), *at).doing(doing)?;
+            }
+        }
+    }
+    socket::send(runtime, NO_MORE, &[]).doing(doing)
+}
+
+/// Whether this process is by now the user that the runtime is, at the other end of the socket.
+///
+/// In a user namespace the kernel tells of every user that is not mapped there as the overflow id,
+/// so that one is nobody's.
+fn is_callers(runtime: BorrowedFd<'_>) -> bool {
+    let own = nix::unistd::getuid().as_raw();
+    own != stdio::OVERFLOW_ID && socket::peer_uid(runtime).is_ok_and(|uid| uid == own)
+}

@@ -1,0 +1,415 @@
+//! One direction of a relay: from a source, through a bounded queue, to a sink.
+//!
+//! A channel says what it waits for and is told what poll(2) reported of exactly that. It never
+//! reads or writes what might wait unless poll(2) said that it will not.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::poll::PollFlags;
+
+use crate::sys::stdio::Inherited;
+use crate::sys::stream::{self, Moved};
+
+/// As much may wait for a sink that does not take it, in bytes.
+const ROOM: usize = 64 * 1024;
+
+/// From so many waiting bytes on they are spliced and not copied.
+///
+/// A spliced piece keeps a slot of the pipe for itself, however short it is, while copied ones share
+/// slots. A caller may read only when we have ended, and what fits into its pipe must fit when it
+/// came through ours. With a whole pipe's worth in one go it would not have fitted anyway.
+const SPLICED: usize = 64 * 1024;
+
+/// More than the kernel keeps of a terminal's output (drivers/tty/pty.c has a limit of 8 KiB for
+/// what is on its way, n_tty.c one of 4 KiB for what waits to be read).
+const TERMINAL_KEEPS: usize = 64 * 1024;
+
+/// What bytes come from, or go to.
+#[derive(Debug)]
+pub enum End {
+    /// What the caller gave us at 0, 1 or 2.
+    Callers(Inherited),
+    /// An end of a pipe of our own; it never waits.
+    Pipe(OwnedFd),
+    /// The master end of a terminal of our own, which both directions share; it never waits.
+    Terminal(Rc<OwnedFd>),
+}
+
+impl End {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            End::Callers(inherited) => inherited.fd(),
+            End::Pipe(pipe) => pipe.as_fd(),
+            End::Terminal(master) => master.as_fd(),
+        }
+    }
+
+    fn never_waits(&self) -> bool {
+        match self {
+            End::Callers(inherited) => inherited.never_waits(),
+            End::Pipe(_) | End::Terminal(_) => true,
+        }
+    }
+
+    fn spliced(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            End::Callers(inherited) => inherited.spliced(),
+            End::Pipe(pipe) => Some(pipe.as_fd()),
+            End::Terminal(_) => None,
+        }
+    }
+
+    /// Whether poll(2) tells of a sink that nobody will ever read what is written to it. A terminal
+    /// that no process has open may be opened again.
+    fn tells_when_unread(&self) -> bool {
+        match self {
+            End::Callers(inherited) => inherited.has_another_end(),
+            End::Pipe(_) => true,
+            End::Terminal(_) => false,
+        }
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> crate::sys::Result<Moved> {
+        match self {
+            End::Callers(inherited) => inherited.read(buffer),
+            End::Pipe(pipe) => stream::read(pipe.as_fd(), buffer),
+            End::Terminal(master) => stream::read(master.as_fd(), buffer),
+        }
+    }
+
+    fn write(&self, bytes: &[u8]) -> crate::sys::Result<Moved> {
+        match self {
+            End::Callers(inherited) => inherited.write(bytes),
+            End::Pipe(pipe) => stream::write(pipe.as_fd(), bytes),
+            End::Terminal(master) => stream::write(master.as_fd(), bytes),
+        }
+    }
+}
+
+/// Which end of a channel poll(2) was asked of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Where bytes come from.
+    Source,
+    /// Where they go to.
+    Sink,
+}
+
+/// One direction of a relay.
+#[derive(Debug)]
+pub struct Channel {
+    /// `None`: it has ended, or nobody wants what it has.
+    source: Option<End>,
+    /// `None`: it is closed.
+    sink: Option<End>,
+    queue: VecDeque<u8>,
+    /// Once the process has ended: so many bytes are still taken from the source.
+    left: Option<usize>,
+}
+
+impl Channel {
+    /// A channel with nothing in it.
+    pub fn new(source: End, sink: End) -> Channel {
+        Channel { source: Some(source), sink: Some(sink), queue: VecDeque::new(), left: None }
+    }
+
+    /// Whether the source is the caller's terminal, which others use at the moment. It is not asked
+    /// of poll(2) then: whatever is typed would be reported again and again.
+    pub fn is_in_background(&self) -> bool {
+        matches!(&self.source, Some(End::Callers(inherited)) if inherited.is_in_background())
+    }
+
+    /// What to ask of poll(2).
+    pub fn interests(&self) -> impl Iterator<Item = (Side, BorrowedFd<'_>, PollFlags)> {
+        let wanted = self.queue.len() < ROOM && !self.is_in_background();
+        let source = self.source.as_ref().filter(|_| wanted).map(|end| (Side::Source, end.fd(), PollFlags::POLLIN));
+        let sink = self.sink.as_ref().and_then(|end| match self.queue.is_empty() {
+            false => Some((Side::Sink, end.fd(), PollFlags::POLLOUT)),
+            // POLLERR and POLLHUP come without being asked for.
+            true if self.source.is_some() && end.tells_when_unread() => {
+                Some((Side::Sink, end.fd(), PollFlags::empty()))
+            }
+            true => None,
+        });
+        source.into_iter().chain(sink)
+    }
+
+    /// Moves what there is to move after poll(2) has reported something of one end.
+    pub fn attend(&mut self, side: Side, reported: PollFlags) {
+        match side {
+            Side::Source => self.fill(),
+            // A terminal that no process has open takes what is written as far as it has room, and reports
+            // that it has been hung up whatever was asked.
+            Side::Sink if reported.contains(PollFlags::POLLHUP) => self.close_sink(),
+            Side::Sink if !self.queue.is_empty() => self.flush(true),
+            Side::Sink if reported.intersects(PollFlags::POLLERR | PollFlags::POLLNVAL) => self.close_sink(),
+            Side::Sink => {}
+        }
+    }
+
+    /// Takes what the source has, up to the room there is.
+    fn fill(&mut self) {
+        let mut buffer = [0; 16 * 1024];
+        let mut reported = true;
+        while let Some(source) = &self.source {
+            let room = (ROOM - self.queue.len()).min(self.left.unwrap_or(usize::MAX));
+            // What may wait is read once for each word of poll(2).
+            if room == 0 || !(reported || source.never_waits()) {
+                return;
+            }
+            reported = false;
+            let moved = match self.splice() {
+                Some(moved) => moved,
+                None => {
+                    let length = room.min(buffer.len());
+                    let moved = source.read(&mut buffer[..length]).unwrap_or(Moved::End);
+                    if let Moved::Bytes(n) = moved {
+                        self.queue.extend(&buffer[..n]);
+                    }
+                    moved
+                }
+            };
+            match moved {
+                Moved::Bytes(n) => self.left = self.left.map(|left| left.saturating_sub(n)),
+                // Nothing stands there any more, and what comes after the end is not waited for.
+                Moved::Later => self.left = self.left.map(|_| 0),
+                Moved::End => self.source = None,
+            }
+            if self.left == Some(0) {
+                self.source = None;
+            }
+            self.flush(false);
+            if moved == Moved::Later {
+                return;
+            }
+        }
+    }
+
+    /// Moves a pipe's worth without copying it. `None`: that cannot be, or need not.
+    fn splice(&self) -> Option<Moved> {
+        let (source, sink) = (self.source.as_ref()?.spliced()?, self.sink.as_ref()?.spliced()?);
+        if !self.queue.is_empty() || stream::waiting(source) < SPLICED {
+            return None;
+        }
+        match stream::splice(source, sink, SPLICED.min(self.left.unwrap_or(usize::MAX))) {
+            Ok(Moved::Bytes(n)) => Some(Moved::Bytes(n)),
+            // The sink is full, or takes no pages: the queue is there for both.
+            _ => None,
+        }
+    }
+
+    /// Writes what is queued. `reported`: poll(2) said that the sink takes something.
+    fn flush(&mut self, mut reported: bool) {
+        while let (Some(sink), false) = (&self.sink, self.queue.is_empty()) {
+            if !(reported || sink.never_waits()) {
+                return;
+            }
+            reported = false;
+            match sink.write(self.queue.as_slices().0) {
+                Ok(Moved::Bytes(n)) => drop(self.queue.drain(..n)),
+                Ok(Moved::Later | Moved::End) => return,
+                Err(_) => return self.close_sink(),
+            }
+        }
+        if self.sink.is_none() {
+            self.queue.clear();
+        } else if self.source.is_none() {
+            // All of it is delivered. A pipe of ours tells its reader the end by that.
+            self.sink = None;
+        }
+    }
+
+    /// Nobody reads any more. A writer into a pipe of ours learns of it by SIGPIPE, as if it had
+    /// the sink itself; a terminal goes on being read, for what writes to it need not stop.
+    fn close_sink(&mut self) {
+        self.sink = None;
+        self.queue.clear();
+        if !matches!(self.source, Some(End::Terminal(_))) {
+            self.source = None;
+        }
+    }
+
+    /// The process has ended: what the source holds by now is delivered, and nothing after that.
+    pub fn end(&mut self) {
+        self.left = match &self.source {
+            Some(End::Pipe(pipe)) => Some(stream::waiting(pipe.as_fd())),
+            // What is on its way to the master is not counted in what waits there.
+            Some(End::Terminal(_)) => Some(TERMINAL_KEEPS),
+            Some(End::Callers(_)) | None => Some(0),
+        };
+        match &self.sink {
+            // Nobody is there to read it.
+            Some(End::Pipe(_) | End::Terminal(_)) => {
+                self.source = None;
+                self.close_sink();
+            }
+            _ if self.left == Some(0) => self.source = None,
+            _ => self.fill(),
+        }
+    }
+
+    /// Whether nothing more will be delivered.
+    pub fn is_done(&self) -> bool {
+        self.queue.is_empty() && self.source.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    use nix::poll::{PollFd, PollTimeout, poll};
+
+    use super::*;
+    use crate::sys::socket;
+
+    /// One round of poll(2), as the wait for a process does it. False: nothing was reported in time.
+    fn round(channel: &mut Channel, milliseconds: u16) -> bool {
+        let (sides, mut fds): (Vec<_>, Vec<_>) =
+            channel.interests().map(|(side, fd, flags)| (side, PollFd::new(fd, flags))).unzip();
+        let reported = poll(&mut fds, PollTimeout::from(milliseconds)).expect("poll");
+        let flags: Vec<_> = fds.iter().map(|fd| fd.revents().expect("known flags")).collect();
+        for (side, flags) in sides.into_iter().zip(flags).filter(|(_, flags)| !flags.is_empty()) {
+            channel.attend(side, flags);
+        }
+        reported > 0
+    }
+
+    fn pipe() -> (OwnedFd, OwnedFd) {
+        let (read_end, write_end) = socket::pipe().expect("pipe");
+        (read_end, write_end)
+    }
+
+    fn ours(fd: OwnedFd) -> End {
+        stream::never_block(fd.as_fd()).expect("fcntl");
+        End::Pipe(fd)
+    }
+
+    fn callers(fd: &OwnedFd, write: bool) -> End {
+        End::Callers(Inherited::open(fd.as_raw_fd(), write).expect("it is open"))
+    }
+
+    fn fill(pipe: &OwnedFd, bytes: usize) {
+        assert_eq!(nix::unistd::write(pipe, &vec![b'x'; bytes]), Ok(bytes));
+    }
+
+    /// The same bytes in the same order, whatever the sink is and however much comes at once.
+    #[test]
+    fn a_sink_that_is_full_gets_everything_in_the_end() {
+        for nonblocking in [false, true] {
+            let (source, writer) = pipe();
+            let (reader, sink) = pipe();
+            if nonblocking {
+                stream::never_block(sink.as_fd()).expect("fcntl");
+            }
+            stream::set_capacity(writer.as_fd(), 1 << 20);
+            let sent: Vec<u8> = (0..700_000u32).map(|n| (n % 251) as u8).collect();
+            assert_eq!(nix::unistd::write(&writer, &sent), Ok(sent.len()));
+            drop(writer);
+            let mut channel = Channel::new(ours(source), callers(&sink, true));
+            let flags = |fd: &OwnedFd| OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).expect("fcntl"));
+            assert_eq!(flags(&sink).contains(OFlag::O_NONBLOCK), nonblocking, "the caller's flags are the caller's");
+            let mut got = Vec::new();
+            while !channel.is_done() {
+                if !round(&mut channel, 0) {
+                    let mut buffer = vec![0; 5000];
+                    let n = nix::unistd::read(&reader, &mut buffer).expect("read");
+                    got.extend_from_slice(&buffer[..n]);
+                }
+            }
+            drop(channel);
+            drop(sink);
+            std::io::Read::read_to_end(&mut std::fs::File::from(reader), &mut got).expect("read");
+            assert!(got == sent, "{} bytes of {} came", got.len(), sent.len());
+        }
+    }
+
+    #[test]
+    fn short_pieces_share_the_slots_of_the_callers_pipe() {
+        let (source, writer) = pipe();
+        let (_reader, sink) = pipe();
+        let mut channel = Channel::new(ours(source), callers(&sink, true));
+        for _ in 0..100 {
+            fill(&writer, 40);
+            assert!(round(&mut channel, 0));
+        }
+        channel.end();
+        assert!(channel.is_done(), "a caller that reads later must not be waited for");
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_closes_the_pipe_of_the_writer() {
+        let (source, writer) = pipe();
+        let (reader, sink) = pipe();
+        let mut channel = Channel::new(ours(source), callers(&sink, true));
+        drop(reader);
+        // Without a word from the writer.
+        assert!(round(&mut channel, 1000));
+        assert_eq!(nix::unistd::write(&writer, b"x"), Err(nix::errno::Errno::EPIPE));
+        assert!(channel.is_done());
+    }
+
+    #[test]
+    fn after_the_end_what_stands_in_the_pipe_is_delivered_and_nobody_else_waited_for() {
+        let (source, writer) = pipe();
+        let (reader, sink) = pipe();
+        fill(&sink, 65536);
+        let mut channel = Channel::new(ours(source), callers(&sink, true));
+        fill(&writer, 1000);
+        channel.end();
+        assert!(!channel.is_done());
+        // Another process holds the pipe and goes on.
+        let _ = nix::unistd::write(&writer, &[b'y'; 1000]);
+        let mut got = vec![0; 1 << 17];
+        assert_eq!(nix::unistd::read(&reader, &mut got), Ok(65536));
+        assert!(round(&mut channel, 1000) && channel.is_done());
+        assert_eq!(nix::unistd::read(&reader, &mut got), Ok(1000));
+    }
+
+    #[test]
+    fn the_end_of_the_input_closes_the_pipe_and_a_program_that_reads_no_more_leaves_the_rest() {
+        let (input, writer) = pipe();
+        let (reader, sink) = pipe();
+        let mut channel = Channel::new(callers(&input, false), ours(sink));
+        fill(&writer, 10);
+        drop(writer);
+        while round(&mut channel, 0) {}
+        assert!(channel.is_done());
+        assert_eq!(nix::unistd::read(&reader, &mut [0; 64]), Ok(10));
+        assert_eq!(nix::unistd::read(&reader, &mut [0; 64]), Ok(0));
+
+        let (input, writer) = pipe();
+        let (reader, sink) = pipe();
+        let mut channel = Channel::new(callers(&input, false), ours(sink));
+        drop(reader);
+        assert!(round(&mut channel, 1000));
+        fill(&writer, 10);
+        assert!(!round(&mut channel, 0));
+        assert_eq!(stream::waiting(input.as_fd()), 10);
+    }
+
+    /// A terminal that has ended reports POLLHUP to whoever waits for room in it, and that says
+    /// nothing about our input.
+    #[test]
+    fn a_terminal_that_has_ended_is_not_taken_for_input() {
+        let pty = nix::pty::openpty(None, None).expect("openpty");
+        let mut raw = nix::sys::termios::tcgetattr(&pty.slave).expect("tcgetattr");
+        nix::sys::termios::cfmakeraw(&mut raw);
+        nix::sys::termios::tcsetattr(&pty.slave, nix::sys::termios::SetArg::TCSANOW, &raw).expect("tcsetattr");
+        stream::never_block(pty.master.as_fd()).expect("fcntl");
+        let (input, writer) = pipe();
+        let mut channel = Channel::new(callers(&input, false), End::Terminal(Rc::new(pty.master)));
+        // More than the terminal takes from somebody who reads nothing.
+        fill(&writer, 40_000);
+        while round(&mut channel, 0) {}
+        assert!(!channel.queue.is_empty());
+        drop(pty.slave);
+        for _ in 0..3 {
+            round(&mut channel, 0);
+        }
+        assert!(channel.is_done());
+    }
+}

@@ -1,0 +1,138 @@
+//! What a process would have of its caller by itself: stdio, CPUs, descriptors of a service manager.
+
+use std::os::fd::OwnedFd;
+
+use crate::error::{Doing, Result};
+use crate::plan::Host;
+use crate::sys::process::Child;
+use crate::sys::{fd, sched, socket};
+
+use super::action::{Stdio, give_pipes};
+use super::context::Context;
+
+/// The user that a process will be.
+#[derive(Clone, Copy, Debug)]
+pub struct User {
+    /// In the container.
+    pub uid: u32,
+    /// On the host; `None` where only the container's user namespace tells.
+    pub host_uid: Option<u32>,
+}
+
+/// How the stdio of a process is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// A terminal takes its place.
+    Terminal,
+    /// The caller's, with us there until the process ends.
+    Foreground,
+    /// The caller's, without us.
+    Detached,
+}
+
+/// What a process inherits.
+#[derive(Debug, Default)]
+pub struct Inherit {
+    stdio: Stdio,
+    /// Our end of the connection over which the process sends its pipes.
+    relayed: Option<OwnedFd>,
+    /// Who gets the pipes without a name among the caller's stdio.
+    gift: Option<Gift>,
+    /// Whether the program is told its id in `LISTEN_PID` (sd_listen_fds(3)).
+    pub listens: bool,
+    /// Whether the process has asked for CPUs itself: then it gets no others.
+    pub chooses_cpus: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Gift(User);
+
+impl Inherit {
+    /// Decides about stdio. What the caller gave may be used by a process that is the same user as the
+    /// caller; ids are compared as those of the host.
+    pub fn plan(user: User, host: &Host, wanted: Wanted) -> Result<Inherit> {
+        let same = user.host_uid == Some(host.uid);
+        Ok(match wanted {
+            _ if same => Inherit::default(),
+            Wanted::Terminal => Inherit::default(),
+            Wanted::Foreground => {
+                let (ours, theirs) = socket::pair().doing(|| "cannot make a pair of sockets")?;
+                Inherit { stdio: Stdio::Relayed(theirs), relayed: Some(ours), ..Inherit::default() }
+            }
+            // Root of the host cannot be refused; another runtime can, and then init tries.
+            Wanted::Detached => {
+                let stdio = if host.administers() { Stdio::Kept } else { Stdio::Given };
+                Inherit { stdio, gift: Some(Gift(user)), ..Inherit::default() }
+            }
+        })
+    }
+
+    /// In the child: what its steps need of this.
+    pub(super) fn pass_to(&mut self, cx: &mut Context<'_>) {
+        cx.stdio = std::mem::take(&mut self.stdio);
+        cx.listens = self.listens;
+    }
+
+    /// Gives the process all CPUs of its cpuset, unless it has asked for some itself.
+    pub(super) fn adjust(&self, child: &Child) {
+        if !self.chooses_cpus {
+            // Where a seccomp profile around us refuses it, the CPUs are those that we have.
+            let _ = sched::use_all_cpus(child.pid);
+        }
+    }
+
+    /// When the process is in its namespaces and waits: from the host, where every id is known.
+    pub(super) fn give(&self, child: &Child) {
+        let Some(Gift(user)) = self.gift else { return };
+        let mapped = || host_uid(&fd::read_small(fd::CWD, format!("/proc/{}/uid_map", child.pid)).ok()?, user.uid);
+        if let Some(uid) = user.host_uid.or_else(mapped) {
+            give_pipes(uid);
+        }
+    }
+
+    /// Our end of the connection over which the process sends its pipes, where it does.
+    pub fn relayed(&mut self) -> Option<OwnedFd> {
+        self.relayed.take()
+    }
+}
+
+/// The id outside of an id inside, by a `/proc/PID/uid_map` (user_namespaces(7)).
+fn host_uid(map: &[u8], uid: u32) -> Option<u32> {
+    String::from_utf8_lossy(map).lines().find_map(|line| {
+        let mut numbers = line.split_whitespace().map(|word| word.parse::<u32>().ok());
+        let mut next = || numbers.next().flatten();
+        let (inside, outside, size) = (next()?, next()?, next()?);
+        (uid >= inside && uid - inside < size).then(|| outside + (uid - inside))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_another_user_than_the_caller_needs_anything() {
+        let root = Host { capabilities: u64::MAX, ..Host::default() };
+        let user = |uid, host_uid| User { uid, host_uid };
+        for wanted in [Wanted::Terminal, Wanted::Foreground, Wanted::Detached] {
+            let kept = Inherit::plan(user(0, Some(0)), &root, wanted).expect("planned");
+            assert!(matches!(kept.stdio, Stdio::Kept) && kept.gift.is_none() && kept.relayed.is_none());
+        }
+        // Root of a user namespace is another user of the host, and an ordinary user's own id is not.
+        let relayed = Inherit::plan(user(0, Some(100_000)), &root, Wanted::Foreground).expect("planned");
+        assert!(matches!(relayed.stdio, Stdio::Relayed(_)) && relayed.relayed.is_some());
+        let rootless = Host { uid: 1000, ..Host::default() };
+        let kept = Inherit::plan(user(0, Some(1000)), &rootless, Wanted::Foreground).expect("planned");
+        assert!(matches!(kept.stdio, Stdio::Kept));
+        let given = Inherit::plan(user(1000, Some(101_000)), &rootless, Wanted::Detached).expect("planned");
+        assert!(matches!(given.stdio, Stdio::Given) && given.gift.is_some());
+        let unknown = Inherit::plan(user(0, None), &root, Wanted::Foreground).expect("planned");
+        assert!(unknown.relayed.is_some(), "nobody knows yet who that is");
+    }
+
+    #[test]
+    fn an_id_is_looked_up_in_a_map() {
+        let map = b"         0       1000          1\n         1     100000      65536\n";
+        assert_eq!([0, 1, 1000, 70000].map(|uid| host_uid(map, uid)), [Some(1000), Some(100_000), Some(100_999), None]);
+    }
+}

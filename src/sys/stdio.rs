@@ -1,0 +1,229 @@
+//! Standard input, output and error as the caller gave them: used without changing them.
+//!
+//! The open file behind 0, 1 and 2 is shared with the caller and with whoever else it gave it to.
+//! `O_NONBLOCK` belongs to that open file, so setting it would change it for all of them.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::MsgFlags;
+use nix::sys::stat::FileStat;
+
+use super::stream::{self, Moved};
+use super::{Called, Failed, Result, fd};
+
+/// PIPEFS_MAGIC (linux/magic.h): the filesystem of pipes that have no name.
+const PIPEFS_MAGIC: i64 = 0x5049_5045;
+
+/// The id that the kernel shows in a user namespace for whoever is not mapped there
+/// (user_namespaces(7), overflowuid).
+pub const OVERFLOW_ID: u32 = 65534;
+
+/// As much can be written to a pipe that poll(2) calls writable without waiting (pipe(7), PIPE_BUF).
+const ATOMIC: usize = 4096;
+
+/// The kind of a file, as far as reading and writing it differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Pipe,
+    Terminal,
+    Socket,
+    File,
+    /// A file that is opened for appending, which splice(2) refuses.
+    Appended,
+    Other,
+}
+
+/// One of 0, 1 and 2, to read from or to write to.
+///
+/// Whether it is ready is asked of [`Inherited::fd`], the caller's own descriptor.
+#[derive(Debug)]
+pub struct Inherited {
+    caller: BorrowedFd<'static>,
+    /// The same pipe or terminal, opened once more so that it never waits. Not for poll(2): a FIFO
+    /// that is opened after its last writer has gone never tells that it has ended.
+    ours: Option<OwnedFd>,
+    kind: Kind,
+}
+
+impl Inherited {
+    /// To read from `number`, or to write to it; `None` where nothing is open there.
+    pub fn open(number: RawFd, write: bool) -> Option<Inherited> {
+        let caller = fd::borrow_inherited(number)?;
+        let flags = OFlag::from_bits_retain(fcntl(caller, FcntlArg::F_GETFL).ok()?);
+        let kind = match fd::stat(caller).ok()?.st_mode & libc::S_IFMT {
+            libc::S_IFIFO => Kind::Pipe,
+            libc::S_IFSOCK => Kind::Socket,
+            libc::S_IFREG if flags.contains(OFlag::O_APPEND) => Kind::Appended,
+            libc::S_IFREG => Kind::File,
+            libc::S_IFCHR if nix::unistd::isatty(caller).unwrap_or(false) => Kind::Terminal,
+            _ => Kind::Other,
+        };
+        let (only, mode) = match write {
+            true => (OFlag::O_RDONLY, OFlag::O_WRONLY),
+            false => (OFlag::O_WRONLY, OFlag::O_RDONLY),
+        };
+        // What the caller gave for one direction is not opened for the other.
+        let allowed = flags & OFlag::O_ACCMODE != only;
+        let ours = match kind {
+            Kind::Pipe | Kind::Terminal if allowed => fd::reopen(caller, mode | OFlag::O_NONBLOCK).ok(),
+            _ => None,
+        };
+        Some(Inherited { caller, ours, kind })
+    }
+
+    /// The caller's descriptor, for poll(2).
+    pub fn fd(&self) -> BorrowedFd<'static> {
+        self.caller
+    }
+
+    /// Whether reading and writing never wait, also where poll(2) was not asked before.
+    pub fn never_waits(&self) -> bool {
+        self.ours.is_some() || matches!(self.kind, Kind::Socket | Kind::File | Kind::Appended)
+    }
+
+    /// Whether poll(2) tells when the other end of it has gone.
+    pub fn has_another_end(&self) -> bool {
+        matches!(self.kind, Kind::Pipe | Kind::Terminal | Kind::Socket)
+    }
+
+    /// A descriptor for splice(2), where that never waits.
+    pub fn spliced(&self) -> Option<BorrowedFd<'_>> {
+        match self.kind {
+            Kind::Pipe => self.ours.as_ref().map(AsFd::as_fd),
+            Kind::File => Some(self.caller),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a terminal that others use at the moment, see [`is_in_background`].
+    pub fn is_in_background(&self) -> bool {
+        self.kind == Kind::Terminal && is_in_background(self.caller)
+    }
+
+    /// read(2).
+    pub fn read(&self, buffer: &mut [u8]) -> Result<Moved> {
+        if self.kind == Kind::Socket {
+            let received = nix::sys::socket::recv(self.caller.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT);
+            return moved(received, || format!("recv({})", self.caller.as_raw_fd()));
+        }
+        match stream::read(self.ours.as_ref().map_or(self.caller, AsFd::as_fd), buffer) {
+            Err(Failed { errno: Errno::EIO, .. }) if self.is_in_background() => Ok(Moved::Later),
+            other => other,
+        }
+    }
+
+    /// write(2). A pipe without a reader is `EPIPE`, never a signal: SIGPIPE is ignored.
+    pub fn write(&self, bytes: &[u8]) -> Result<Moved> {
+        if self.kind == Kind::Socket {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            let sent = nix::sys::socket::send(self.caller.as_raw_fd(), bytes, flags);
+            return moved(sent, || format!("send({})", self.caller.as_raw_fd()));
+        }
+        match &self.ours {
+            Some(ours) => stream::write(ours.as_fd(), bytes),
+            None if self.never_waits() => stream::write(self.caller, bytes),
+            None => stream::write(self.caller, &bytes[..bytes.len().min(ATOMIC)]),
+        }
+    }
+}
+
+fn moved(returned: nix::Result<usize>, call: impl FnOnce() -> String) -> Result<Moved> {
+    match returned {
+        Ok(0) => Ok(Moved::End),
+        Ok(n) => Ok(Moved::Bytes(n)),
+        Err(Errno::EAGAIN | Errno::EINTR) => Ok(Moved::Later),
+        Err(errno) => Err(Failed { call: call().into(), errno }),
+    }
+}
+
+/// Standard input.
+pub fn input() -> BorrowedFd<'static> {
+    fd::borrow_inherited(0).unwrap_or(fd::CWD)
+}
+
+/// Whether it is our controlling terminal and we are not in its foreground: then reading it is EIO, or
+/// SIGTTIN and a stop (termios(3), "Job control").
+pub fn is_in_background(terminal: BorrowedFd<'_>) -> bool {
+    nix::unistd::tcgetpgrp(terminal).is_ok_and(|group| group != nix::unistd::getpgrp())
+}
+
+/// Whether it is the null device.
+pub fn is_null(stat: &FileStat) -> bool {
+    stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3)
+}
+
+/// Whether it is a pipe without a name, which nobody else can open by a path of the filesystem.
+pub fn is_anonymous_pipe(fd: BorrowedFd<'_>, stat: &FileStat) -> bool {
+    stat.st_mode & libc::S_IFMT == libc::S_IFIFO && fd::filesystem(fd).is_ok_and(|magic| magic == PIPEFS_MAGIC)
+}
+
+/// Whether two descriptors are the same open file, with one position and one set of flags: kcmp(2),
+/// `KCMP_FILE`.
+///
+/// Where the kernel does not say (built without it, or an outer seccomp profile), they are taken
+/// for it when it makes no difference: the same file, opened in the same way and at the same position.
+pub fn same_open_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    const KCMP_FILE: libc::c_int = 0;
+    let (pid, one_raw, other_raw) = (std::process::id(), one.as_raw_fd(), other.as_raw_fd());
+    // SAFETY: kcmp takes no pointers; both descriptors are borrowed and so open.
+    match unsafe { libc::syscall(libc::SYS_kcmp, pid, pid, KCMP_FILE, one_raw, other_raw) } {
+        -1 => opened_alike(one, other),
+        order => order == 0,
+    }
+}
+
+fn opened_alike(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let known = |fd: BorrowedFd<'_>| {
+        let stat = fd::stat(fd).ok()?;
+        let flags = fcntl(fd, FcntlArg::F_GETFL).ok()?;
+        // A pipe, a terminal and a socket have no position.
+        let at = nix::unistd::lseek(fd, 0, nix::unistd::Whence::SeekCur).unwrap_or(0);
+        Some((stat.st_dev, stat.st_ino, flags, at))
+    };
+    matches!((known(one), known(other)), (Some(one), Some(other)) if one == other)
+}
+
+/// Gives a file to another user; the group stays. fchown(2).
+pub fn give_to(fd: BorrowedFd<'_>, uid: u32) -> Result<()> {
+    nix::unistd::fchown(fd, Some(uid.into()), None).called(|| format!("fchown({}, {uid}, -1)", fd.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::socket;
+
+    fn file(flags: OFlag) -> OwnedFd {
+        let path = std::env::temp_dir().join(format!("windlass-stdio-{}", std::process::id()));
+        fd::openat(fd::CWD, path, flags | OFlag::O_CREAT, 0o600).expect("a file")
+    }
+
+    #[test]
+    fn copies_of_a_descriptor_are_one_open_file_and_two_openings_are_not() {
+        let (one, other) = (file(OFlag::O_WRONLY), file(OFlag::O_WRONLY));
+        let copy = one.try_clone().expect("dup");
+        assert!(same_open_file(one.as_fd(), copy.as_fd()));
+        assert!(!same_open_file(one.as_fd(), other.as_fd()));
+        assert!(opened_alike(one.as_fd(), copy.as_fd()));
+        nix::unistd::write(&one, b"x").expect("write");
+        assert!(!opened_alike(one.as_fd(), other.as_fd()), "they are at different positions");
+        assert!(!opened_alike(one.as_fd(), file(OFlag::O_RDWR).as_fd()), "and are opened differently");
+        std::fs::remove_file(std::env::temp_dir().join(format!("windlass-stdio-{}", std::process::id()))).expect("rm");
+    }
+
+    #[test]
+    fn only_a_pipe_without_a_name_is_anonymous() {
+        let (read_end, _write_end) = socket::pipe().expect("pipe");
+        assert!(is_anonymous_pipe(read_end.as_fd(), &fd::stat(read_end.as_fd()).expect("fstat")));
+        let path = std::env::temp_dir().join(format!("windlass-fifo-{}", std::process::id()));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+        let fifo = fd::open(&path, OFlag::O_RDWR).expect("open");
+        std::fs::remove_file(&path).expect("rm");
+        assert!(!is_anonymous_pipe(fifo.as_fd(), &fd::stat(fifo.as_fd()).expect("fstat")));
+        let null = fd::open("/dev/null", OFlag::O_RDWR).expect("open");
+        let stat = fd::stat(null.as_fd()).expect("fstat");
+        assert!(is_null(&stat) && !is_anonymous_pipe(null.as_fd(), &stat));
+    }
+}

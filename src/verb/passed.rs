@@ -1,0 +1,104 @@
+//! The descriptors that the caller has us pass on: `--preserve-fds`, and those of a service manager
+//! (sd_listen_fds(3)).
+
+use std::ffi::OsString;
+
+use crate::cli::Command;
+use crate::error::{Error, Kind, Origin, Result};
+use crate::sys::fd;
+
+/// Descriptors from 3 on that the process gets, and what it is told of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// How many.
+    pub count: u32,
+    /// For its environment. It adds `LISTEN_PID` itself, for it alone knows its id there.
+    pub environment: Vec<String>,
+}
+
+/// What a service manager has told this process.
+#[derive(Debug, Default)]
+struct Listening {
+    fds: Option<OsString>,
+    pid: Option<OsString>,
+    names: Option<OsString>,
+}
+
+impl Passed {
+    /// Whether the process is told of any.
+    pub fn listens(&self) -> bool {
+        !self.environment.is_empty()
+    }
+
+    /// Looks at what is open. This must be the first thing that the program does: later its own
+    /// descriptors could be taken for the caller's.
+    pub fn find(command: &Command) -> Result<Passed> {
+        let preserve = match command {
+            Command::Create(options) => options.preserve_fds,
+            Command::Run(options) => options.create.preserve_fds,
+            Command::Exec(options) => options.preserve_fds,
+            _ => return Ok(Passed::default()),
+        };
+        let variable = |name: &str| std::env::var_os(name);
+        let listening =
+            Listening { fds: variable("LISTEN_FDS"), pid: variable("LISTEN_PID"), names: variable("LISTEN_FDNAMES") };
+        let (listen, environment) = listening.meant_for(std::process::id());
+        let total = u64::from(preserve) + u64::from(listen);
+        // Up to the first that is not open, so however many are asked for.
+        for number in 3..3 + total {
+            let open = i32::try_from(number).ok().and_then(fd::borrow_inherited).is_some();
+            if !open {
+                let flag = if number - 3 < u64::from(listen) { "LISTEN_FDS" } else { "--preserve-fds" };
+                let msg = format!("unable to preserve file descriptor {number}: it is not open");
+                return Err(Error::new(Kind::Usage, msg).origin(Origin::Flag(flag.into())));
+            }
+        }
+        // They are all open, so there are not more than descriptors can be.
+        Ok(Passed { count: total as u32, environment })
+    }
+}
+
+impl Listening {
+    /// How many descriptors the process `own` was given, and what it tells of them. Variables that were
+    /// meant for another process, from which it has inherited them, mean nothing.
+    fn meant_for(self, own: u32) -> (u32, Vec<String>) {
+        let number = |text: &OsString| text.to_str().and_then(|text| text.parse::<u32>().ok());
+        let fds = self.fds.as_ref().and_then(number).filter(|n| *n > 0);
+        let (Some(fds), true) = (fds, self.pid.as_ref().and_then(number) == Some(own)) else {
+            return (0, Vec::new());
+        };
+        let mut environment = vec![format!("LISTEN_FDS={fds}")];
+        environment.extend(self.names.map(|names| format!("LISTEN_FDNAMES={}", names.to_string_lossy())));
+        (fds, environment)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listening(fds: &str, pid: &str, names: Option<&str>) -> (u32, Vec<String>) {
+        Listening { fds: Some(fds.into()), pid: Some(pid.into()), names: names.map(Into::into) }.meant_for(7)
+    }
+
+    #[test]
+    fn only_what_is_meant_for_us_is_passed() {
+        assert_eq!(listening("2", "7", None), (2, vec!["LISTEN_FDS=2".into()]));
+        let named = vec!["LISTEN_FDS=2".to_string(), "LISTEN_FDNAMES=a:b".into()];
+        assert_eq!(listening("2", "7", Some("a:b")), (2, named));
+        for (fds, pid) in [("2", "8"), ("2", ""), ("0", "7"), ("-1", "7"), ("x", "7")] {
+            assert_eq!(listening(fds, pid, Some("a")), (0, Vec::new()), "{fds} {pid}");
+        }
+        assert_eq!(Listening { fds: Some("2".into()), ..Listening::default() }.meant_for(7), (0, Vec::new()));
+    }
+
+    #[test]
+    fn more_than_there_are_is_refused_whatever_the_number() {
+        for preserve_fds in [1 << 20, i32::MAX as u32, u32::MAX] {
+            let options = crate::cli::Create { preserve_fds, ..Default::default() };
+            let error = Passed::find(&Command::Create(options)).expect_err("not so many are open");
+            assert_eq!(error.asked_by(), Some(&Origin::Flag("--preserve-fds".into())));
+            assert!(error.message().contains("it is not open"), "{error}");
+        }
+    }
+}
