@@ -60,7 +60,10 @@ impl World {
     }
 
     fn run(&self, more: &[&str]) -> Value {
-        let runtime = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/fake-runtime.sh");
+        self.run_with(RUNTIME, more)
+    }
+
+    fn run_with(&self, runtime: &str, more: &[&str]) -> Value {
         let (bundle, root) = (self.path("bundle"), self.path("root"));
         let words = ["run", "--id", "c", "--runtime", runtime];
         let paths = ["--bundle", bundle.to_str().expect("text"), "--root", root.to_str().expect("text")];
@@ -125,7 +128,7 @@ fn alive(pid: i32) -> bool {
 }
 
 fn until(mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(120);
     while !done() {
         assert!(Instant::now() < end, "it did not come to pass");
         std::thread::sleep(Duration::from_millis(10));
@@ -135,6 +138,8 @@ fn until(mut done: impl FnMut() -> bool) {
 fn ended(child: &mut Child) -> i32 {
     child.wait().expect("waited").code().expect("a code")
 }
+
+const RUNTIME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/fake-runtime.sh");
 
 const FOREVER: &str = "trap 'exit 3' TERM\nwhile :; do sleep 0.02; done\n";
 
@@ -171,6 +176,117 @@ fn a_failed_start_takes_the_container_back() {
     fs::write(world.path("root/fail/start"), "not today").expect("written");
     assert_eq!(world.run(&[])["error"]["message"], "not today");
     assert!(!world.state().join("c").exists() && !world.path("root/c").exists());
+}
+
+#[test]
+fn a_run_that_fails_early_leaves_nothing() {
+    let world = World::new("early", "exit 0\n");
+    let bundle = world.path("bundle");
+    let bundle = bundle.to_str().expect("text");
+    let text = world.path("init.sh");
+    let no_log = format!("k8s:{}/no/such/log", world.dir.display());
+    for words in [
+        ["--runtime", "/no/such", "--log", "none"],
+        ["--runtime", text.to_str().expect("text"), "--log", "none"],
+        ["--runtime", RUNTIME, "--log", &no_log],
+    ] {
+        let line = world.line(&[&["run", "--id", "c", "--bundle", bundle][..], &words].concat());
+        assert!(line["error"]["message"].is_string(), "{line}");
+        assert_eq!(fs::read_dir(world.state()).map_or(0, Iterator::count), 0, "{words:?}");
+    }
+}
+
+/// However few there are: either there is a record, or no process of the container is left.
+#[test]
+fn a_run_that_is_short_of_descriptors_leaves_no_container() {
+    let (mut ran, mut failed) = (0, 0);
+    for limit in 8..=36 {
+        let world = World::new(&format!("short-{limit}"), FOREVER);
+        let run = format!(
+            "ulimit -n {limit}; exec {} run --id c --state-dir {} --bundle {} --root {} --runtime {} --stdin",
+            env!("CARGO_BIN_EXE_windlass-shim"),
+            world.state().display(),
+            world.path("bundle").display(),
+            world.path("root").display(),
+            RUNTIME,
+        );
+        let output = Command::new("sh").args(["-c", &run]).output().expect("a shell");
+        if world.state().join("c").exists() {
+            ran += usize::from(output.status.success());
+            continue;
+        }
+        failed += 1;
+        assert!(!output.status.success());
+        let pid = fs::read_to_string(world.path("root/c/pid")).ok().and_then(|pid| pid.trim().parse().ok());
+        assert!(!pid.is_some_and(alive), "{limit} descriptors: {output:?}");
+    }
+    assert!(ran > 0 && failed > 0, "{ran} ran, {failed} failed");
+}
+
+#[test]
+fn a_container_whose_runtime_is_gone_can_be_deleted() {
+    let world = World::new("gone", "exit 0\n");
+    let runtime = world.path("copy");
+    fs::copy(RUNTIME, &runtime).expect("copied");
+    let line = world.run_with(runtime.to_str().expect("text"), &[]);
+    assert_eq!(line["error"], Value::Null);
+    world.line(&["wait", "c"]);
+    world.kill_shim();
+    fs::remove_file(&runtime).expect("removed");
+    assert!(!world.output(&["delete", "c"]).status.success(), "its runtime may come back");
+    assert!(world.output(&["delete", "--force", "c"]).status.success());
+    assert!(!world.state().join("c").exists());
+}
+
+#[test]
+fn a_container_that_never_was_is_not_found() {
+    let world = World::new("never", "exit 0\n");
+    for words in [&["wait", "c"][..], &["wait", "--exec", "e", "c"], &["status", "c"], &["delete", "c"]] {
+        let output = world.output(words);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && !text.contains("the shim was lost"), "{words:?}: {text}");
+    }
+}
+
+#[test]
+fn a_shim_whose_directory_was_removed_ends_with_its_container() {
+    let world = World::new("homeless", FOREVER);
+    let line = world.run(&[]);
+    let (shim, pid) = (line["shim_pid"].as_i64().expect("a pid") as i32, line["pid"].as_i64().expect("a pid") as i32);
+    fs::remove_dir_all(world.state().join("c")).expect("removed");
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(alive(shim) && alive(pid), "the container is not the directory");
+    kill(pid, libc::SIGKILL);
+    until(|| !alive(shim));
+    assert!(!world.path("root/c").exists(), "the runtime was told");
+}
+
+#[test]
+fn more_clients_than_the_document_says_are_turned_away() {
+    let world = World::new("many", FOREVER);
+    assert_eq!(world.run(&[])["state"], "running");
+    let attached = |world: &World| {
+        let mut client = world.socket();
+        client.write_all(b"{\"seq\":1,\"op\":\"attach\"}\n").expect("written");
+        let mut line = String::new();
+        let read = BufReader::new(client.try_clone().expect("a copy")).read_line(&mut line);
+        (read.is_ok_and(|n| n > 0)).then_some(client)
+    };
+    let held: Vec<UnixStream> = (0..64).map(|n| attached(&world).unwrap_or_else(|| panic!("client {n}"))).collect();
+    assert!(attached(&world).is_none());
+    drop(held);
+    until(|| world.socket().write_all(b"{\"seq\":1,\"op\":\"hello\"}\n").is_ok() && attached(&world).is_some());
+}
+
+/// A log that has filled the file system takes nothing from the record of the end.
+#[test]
+fn room_for_the_record_of_the_end_is_kept() {
+    let world = World::new("reserve", "exit 5\n");
+    assert_eq!(world.run(&["--create-only"])["state"], "created");
+    let reserve = world.state().join("c/.exit.json.reserve");
+    assert_eq!(fs::metadata(&reserve).expect("it is there").len(), 8192);
+    assert!(world.output(&["start", "c"]).status.success());
+    assert_eq!(world.line(&["wait", "c"])["code"], 5);
 }
 
 #[test]

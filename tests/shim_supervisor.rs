@@ -179,12 +179,13 @@ fn execs_end_before_init_does() {
         exec.stdio.stdout = windlass::shim::Output::Attach;
         core.request(Request::AddExec(exec)).expect("added");
         answer(&mut core, Request::Start(ProcessId::of("c", "e"))).expect("started");
+        core.request(Request::AddExec(world.exec("early", "exit 0\n"))).expect("init lives");
         answer(&mut core, Request::Kill { process: init(), signal: 15, all: false }).expect("killed");
         let events = until(&mut core, |event| matches!(event, Event::Exited { process, .. } if process.exec.is_none()));
         assert_eq!(kinds(&events), ["exec exited", "exited"]);
         let late = core.request(Request::AddExec(world.exec("late", "exit 0\n")));
-        assert!(late.is_ok());
-        let refused = answer(&mut core, Request::Start(ProcessId::of("c", "late"))).expect_err("init has ended");
+        assert_eq!(late.expect_err("init has ended").code, Code::WrongPhase);
+        let refused = answer(&mut core, Request::Start(ProcessId::of("c", "early"))).expect_err("init has ended");
         assert_eq!(refused.code, Code::WrongPhase);
         answer(&mut core, Request::Delete { process: init(), force: true }).expect("deleted");
     });

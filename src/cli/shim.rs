@@ -70,7 +70,7 @@ pub const VERBS: &[Verb] = &[
              and state, or the member error with code and message; then nothing of it remains.",
             "A log is FORMAT:PATH. The format is k8s (the lines of the CRI), json (docker's objects), raw (the bytes), \
              journald, or none. Behind the path, max=SIZE (with k, m or g) begins a new file at that size and files=N \
-             keeps the last N. Without --log it is k8s in the container's directory.",
+             keeps the last N. Without --log it is k8s in the container's directory, where a log has max=8m,files=1 unless told otherwise.",
         ],
         flags: &[
             flag("id", Takes::Text("CONTAINER"), "the container's id"),

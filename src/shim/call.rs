@@ -56,6 +56,8 @@ pub(super) struct Call {
     pub(super) complained: Vec<u8>,
     pub(super) deadline: Instant,
     pub(super) timed_out: bool,
+    /// Bytes of the runtime's log that are not this call's.
+    pub(super) said_before: u64,
 }
 
 /// What the runtime's child gets besides its words.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::call::{self, Call, Settings, Waiting, What, captured, collect, null};
 use super::console::Console;
-use super::process::Ending;
+use super::process::{Ending, Process};
 use super::streams::Streams;
 use super::supervisor::{Kind, Supervisor, key, not_found};
 use super::{Code, Event, Interest, Phase, ProcessId, Refusal, Reply, Stdio, WaitToken};
@@ -110,7 +110,9 @@ impl Supervisor {
         let serial = self.next_serial();
         let known = self.known(&process.container).ok_or_else(|| not_found(&process.container))?;
         let (runtime, timeouts) = (&known.container.runtime, known.container.timeouts);
-        runtime.forget_errors();
+        // Another call that runs may have written why it fails.
+        let alone = !self.calls.iter().any(|call| call.process.container == process.container);
+        let said_before = runtime.errors_so_far(alone);
         let settings = Settings {
             binary: &runtime.binary,
             words,
@@ -121,11 +123,15 @@ impl Supervisor {
         };
         let child = call::start(&settings)
             .map_err(|failed| Refusal::new(Code::Runtime, format!("cannot run {:?}: {failed}", runtime.binary)))?;
-        self.poll.watch(&child.pidfd, key(Kind::Call, serial, 0), Interest::Read)?;
-        for (pipe, kind) in [(&output, Kind::CallOutput), (&errors, Kind::CallErrors)] {
-            if let Some(pipe) = pipe {
-                self.poll.watch(pipe, key(kind, serial, 0), Interest::Read)?;
-            }
+        let pipes = [(&output, Kind::CallOutput), (&errors, Kind::CallErrors)];
+        let watched = pipes
+            .into_iter()
+            .filter_map(|(pipe, kind)| Some((pipe.as_ref()?.as_fd(), kind)))
+            .chain([(child.pidfd.as_fd(), Kind::Call)])
+            .try_for_each(|(fd, kind)| self.poll.watch(fd, key(kind, serial, 0), Interest::Read));
+        if let Err(failed) = watched {
+            child.end();
+            return Err(failed.into());
         }
         let short = matches!(what, What::Kill | What::Delete);
         self.calls.push(Call {
@@ -140,6 +146,7 @@ impl Supervisor {
             complained: Vec::new(),
             deadline: Instant::now() + if short { timeouts.short } else { timeouts.long },
             timed_out: false,
+            said_before,
         });
         Ok(())
     }
@@ -241,7 +248,9 @@ impl Supervisor {
         if call.timed_out {
             return Refusal::new(Code::TimedOut, "the runtime took too long and was killed");
         }
-        let text = self.known(&call.process.container).map(|known| known.container.runtime.complaint(complained));
+        let text = self
+            .known(&call.process.container)
+            .map(|known| known.container.runtime.complaint(complained, call.said_before));
         let text = text.filter(|text| !text.is_empty()).unwrap_or_else(|| format!("the runtime ended with {exit}"));
         // Phrases of runc that engines wait for when they kill what may be gone.
         const GONE: [&str; 4] =
@@ -335,7 +344,13 @@ impl Supervisor {
     pub(super) fn own(&mut self, at: usize, pid: i32, pidfd: OwnedFd) -> Result<()> {
         let process = &mut self.processes[at];
         process.child = process::is_child(pidfd.as_fd());
-        self.poll.watch(&pidfd, key(Kind::Process, process.serial, 0), Interest::Read)?;
+        if let Err(failed) = self.poll.watch(&pidfd, key(Kind::Process, process.serial, 0), Interest::Read) {
+            // An exec that nobody supervises; with a container, whoever asked for it deletes it.
+            if process.child && !process.is_init() {
+                let _ = process::send_signal(pidfd.as_fd(), libc::SIGKILL);
+            }
+            return Err(failed.into());
+        }
         process.pid = pid;
         process.pidfd = Some(pidfd);
         Ok(())
@@ -440,7 +455,8 @@ impl Supervisor {
             if starting || (made && !process.is_told()) {
                 return Err(Refusal::new(Code::WrongPhase, "cannot delete a running process"));
             }
-            return Ok(self.forget(id));
+            let token = self.next_token();
+            return Ok(if self.is_being_read(at, &[token]) { Reply::Pending(token) } else { self.forget(id) });
         }
         let ended = !made || process.is_told();
         if !(ended || force || process.phase == Phase::Created) {
@@ -453,12 +469,39 @@ impl Supervisor {
         self.call_verb(id, What::Delete, &words)
     }
 
+    /// Whether a reader is about to take the output of a process that is to be forgotten. Then who has
+    /// asked for that is answered when it has, or at the latest after the time for draining.
+    pub(super) fn is_being_read(&mut self, at: usize, tokens: &[WaitToken]) -> bool {
+        let drain = self.known(&self.processes[at].new.id.container).map(|known| known.container.drain);
+        let process = &mut self.processes[at];
+        if !process.is_wanted() {
+            return false;
+        }
+        process.read_until.get_or_insert(Instant::now() + drain.unwrap_or_default());
+        process.deleting.extend(tokens);
+        true
+    }
+
+    /// Forgets the processes whose reader has got everything, or took too long.
+    pub(super) fn readers_due(&mut self, now: Instant) {
+        let over = |process: &mut Process| process.read_until.is_some_and(|until| until <= now || !process.is_wanted());
+        while let Some(at) = self.processes.iter_mut().position(over) {
+            let process = &mut self.processes[at];
+            let (id, tokens) = (process.new.id.clone(), std::mem::take(&mut process.deleting));
+            let reply = self.forget(&id);
+            tokens.into_iter().for_each(|token| self.finish(token, Ok(reply.clone())));
+        }
+    }
+
     fn deleted(&mut self, call: &Call) -> Result<Reply> {
         let at = self.find(&call.process)?;
         let process = &mut self.processes[at];
         if process.is_pending() {
             // It was killed just now: its end comes first.
             process.deleting.push(call.token);
+            return Ok(Reply::Pending(call.token));
+        }
+        if self.is_being_read(at, &[call.token]) {
             return Ok(Reply::Pending(call.token));
         }
         Ok(self.forget(&call.process))

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::poll::{Interest, Poll};
-use crate::sys::{Result, fd, socket, stream};
+use crate::sys::{Called, Result, fd, socket, stream};
 
 /// The socket on which a runtime is expected to send the master end.
 #[derive(Debug)]
@@ -18,24 +18,36 @@ pub struct Console {
     directory: OwnedFd,
     name: String,
     path: PathBuf,
+    /// The directory, where it is one for this socket alone.
+    private: Option<PathBuf>,
 }
 
 /// sockaddr_un holds this many bytes of a path, without the final NUL.
 const PATH_MAX: usize = 107;
 
 impl Console {
-    /// Listens below `directory`, or below the temporary one where that path is too long for an
-    /// address: runtimes connect to the path as they are given it.
+    /// Listens below `directory`, or, where that path is too long for an address, in a directory of its
+    /// own below the temporary one: runtimes connect to the path as they are given it.
     pub fn listen(directory: &Path, serial: u32) -> Result<Console> {
         let name = format!("console.{}.{serial}", std::process::id());
-        let fits = directory.as_os_str().len() + 1 + name.len() <= PATH_MAX;
-        let directory = if fits { directory.to_path_buf() } else { std::env::temp_dir() };
+        let fits = |directory: &Path| directory.as_os_str().len() + 1 + name.len() <= PATH_MAX;
+        // Others write to the temporary directory too: with a name that they can guess they could be first.
+        let private = if fits(directory) { None } else { Some(private_directory(fits)?) };
+        let directory = private.as_deref().unwrap_or(directory);
         let path = directory.join(&name);
-        let directory = fd::open(&directory, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-        // Left behind by a shim of the same process id that was killed.
-        let _ = fd::unlinkat(directory.as_fd(), &name);
-        let listener = socket::listen_stream_at(directory.as_fd(), &name, 0o600)?;
-        Ok(Console { listener, peer: None, directory, name, path })
+        let made = fd::open(directory, OFlag::O_RDONLY | OFlag::O_DIRECTORY).and_then(|directory| {
+            // Left behind by a shim of the same process id that was killed.
+            let _ = fd::unlinkat(directory.as_fd(), &name);
+            let listener = socket::listen_stream_at(directory.as_fd(), &name, 0o600)?;
+            Ok((directory, listener))
+        });
+        match made {
+            Ok((directory, listener)) => Ok(Console { listener, peer: None, directory, name, path, private }),
+            Err(failed) => {
+                private.into_iter().for_each(|private| drop(std::fs::remove_dir(private)));
+                Err(failed)
+            }
+        }
     }
 
     /// For `--console-socket`.
@@ -78,5 +90,37 @@ impl Console {
 impl Drop for Console {
     fn drop(&mut self) {
         let _ = fd::unlinkat(self.directory.as_fd(), &self.name);
+        if let Some(private) = &self.private {
+            let _ = std::fs::remove_dir(private);
+        }
+    }
+}
+
+/// A new directory of mode 0700 whose name nobody can guess, below `TMPDIR` or, where that is too long
+/// itself, `/tmp`.
+fn private_directory(fits: impl Fn(&Path) -> bool) -> Result<PathBuf> {
+    let template = |parent: &Path| parent.join("windlass-console.XXXXXX");
+    let template = Some(template(&std::env::temp_dir())).filter(|path| fits(path)).unwrap_or(template("/tmp".as_ref()));
+    nix::unistd::mkdtemp(&template).called(|| format!("mkdtemp({template:?})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_long_path_is_replaced_by_a_directory_of_our_own() {
+        let long = std::env::temp_dir().join("x".repeat(120));
+        let console = Console::listen(&long, 7).expect("a socket");
+        let parent = console.path().parent().expect("a directory").to_path_buf();
+        let metadata = std::fs::metadata(&parent).expect("it is there");
+        assert_eq!(metadata.mode() & 0o7777, 0o700);
+        assert_ne!(parent, std::env::temp_dir());
+        assert!(console.path().as_os_str().len() <= PATH_MAX);
+        socket::connect(console.path()).expect("it listens");
+        drop(console);
+        assert!(!parent.exists());
     }
 }

@@ -106,14 +106,10 @@ impl Supervisor {
             _ => false,
         };
         if !ready {
-            // A reader that comes after the end was told has its end too.
-            if let (false, Some(streams)) = (matches!(process.ending, Ending::Draining { .. }), &mut process.streams) {
-                streams.end_outlets();
-            }
             return;
         }
         if let Some(streams) = &mut process.streams {
-            streams.end_sinks(&mut self.scratch);
+            streams.end_sinks(&self.poll, &mut self.scratch);
         }
         self.write_record(at);
     }
@@ -202,7 +198,7 @@ impl Supervisor {
             for token in waiters {
                 self.finish(token, Ok(Reply::Exited(status)));
             }
-            if !deleting.is_empty() {
+            if !deleting.is_empty() && !self.is_being_read(at, &deleting) {
                 let reply = self.forget(&id);
                 deleting.into_iter().for_each(|token| self.finish(token, Ok(reply.clone())));
             }

@@ -162,7 +162,7 @@ pub(super) fn write(writing: &Writing<'_>) -> Result<()> {
     }
     for file in writing.files {
         let done = match file {
-            ExitFile::Record(path) => put(path, &json(writing.record), writing.sync),
+            ExitFile::Record(path) => put_record(path, &json(writing.record), writing.sync),
             ExitFile::Decimal(path) => put(path, writing.code.to_string().as_bytes(), writing.sync),
             ExitFile::RuntimeState(path) => tell_runtime(path, writing.record, writing.sync),
         };
@@ -172,14 +172,35 @@ pub(super) fn write(writing: &Writing<'_>) -> Result<()> {
     result
 }
 
+/// A file beside a record whose only use is the room that it takes.
+pub(super) fn reserve_of(record: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(record.file_name().unwrap_or_default());
+    name.push(".reserve");
+    record.with_file_name(name)
+}
+
+/// On a full disk the record gets the room that was kept for it.
+fn put_record(path: &Path, text: &[u8], sync: bool) -> Result<()> {
+    match put(path, text, sync) {
+        Err(failed) if matches!(failed.errno, Errno::ENOSPC | Errno::EDQUOT) => {
+            std::fs::remove_file(reserve_of(path)).map_err(|_| failed)?;
+            put(path, text, sync)
+        }
+        other => other,
+    }
+}
+
 fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("plain data")
 }
 
 fn tell_runtime(path: &Path, record: &Record, sync: bool) -> Result<()> {
     let file = match fd::open(path, OFlag::O_RDWR | OFlag::O_NOFOLLOW) {
-        // Nothing, or the directory of another runtime.
-        Err(failed) if matches!(failed.errno, Errno::ENOENT | Errno::EISDIR) => return Ok(()),
+        // Nothing, or another runtime's directory, link or socket.
+        Err(failed) if matches!(failed.errno, Errno::ENOENT | Errno::EISDIR | Errno::ELOOP | Errno::ENXIO) => {
+            return Ok(());
+        }
         other => other?,
     };
     crate::container::write_exit(file.as_fd(), record.pid, &runtime_record(record))?;

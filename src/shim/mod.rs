@@ -24,12 +24,15 @@ mod ending;
 pub mod exit;
 pub mod frontend;
 pub mod log;
+mod news;
+mod notifier;
 pub mod oom;
 mod outlet;
 pub mod poll;
 pub mod process;
 pub mod reaper;
 pub mod runtime;
+mod sink;
 pub mod stdio;
 mod streams;
 pub mod supervisor;
@@ -188,6 +191,8 @@ pub enum Event {
         /// The answer.
         result: Result<Reply, Refusal>,
     },
+    /// Something was removed from the directory that the front end has asked to watch.
+    Removal,
     /// The shim itself got SIGTERM, SIGINT, SIGQUIT, SIGHUP or SIGUSR1.
     Signal(i32),
 }

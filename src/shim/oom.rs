@@ -3,40 +3,18 @@
 //! cgroup v2: `memory.events` counts, and changing it wakes an inotify. cgroup v1:
 //! `memory.oom_control` has the count of kills, and is looked at when a process has ended.
 
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
-
-use crate::sys::{Called, Result, fd};
+use super::notifier::{Change, Watch};
+use super::poll::Poll;
+use crate::sys::fd;
 
 /// The cgroup of a container, as far as memory is concerned.
 #[derive(Debug)]
 pub struct OomWatch {
     file: PathBuf,
     told: u64,
-    watch: Option<WatchDescriptor>,
-}
-
-/// The one inotify for all containers.
-#[derive(Debug)]
-pub struct Notifier(Inotify);
-
-impl Notifier {
-    /// A new one.
-    pub fn new() -> Result<Notifier> {
-        Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map(Notifier).called(|| "inotify_init1()".into())
-    }
-
-    /// Becomes readable when a count may have changed.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
-    /// Empties it.
-    pub fn drain(&self) {
-        while self.0.read_events().is_ok_and(|events| !events.is_empty()) {}
-    }
+    watch: Option<Watch>,
 }
 
 impl OomWatch {
@@ -48,8 +26,8 @@ impl OomWatch {
     }
 
     /// Is told of changes from now on, where the kernel tells: not on version 1.
-    pub fn notify(&mut self, notifier: &Notifier) {
-        self.watch = notifier.0.add_watch(&self.file, AddWatchFlags::IN_MODIFY).ok();
+    pub(super) fn notify(&mut self, poll: &Poll) {
+        self.watch = poll.notify(&self.file, Change::Content).ok();
     }
 
     /// How many more processes were killed since the last call.
@@ -58,14 +36,6 @@ impl OomWatch {
         let news = now.saturating_sub(self.told);
         self.told = self.told.max(now);
         news
-    }
-
-    /// Stops watching.
-    pub fn stop(self, notifier: &Notifier) {
-        if let Some(watch) = self.watch {
-            // The watch may be gone with its file.
-            let _ = notifier.0.rm_watch(watch);
-        }
     }
 }
 

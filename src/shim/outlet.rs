@@ -1,18 +1,17 @@
 //! One stream of output, from its pipe or terminal to where it goes.
 
 use std::os::fd::{AsFd, OwnedFd};
-
-use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use std::time::Instant;
 
 use super::client::Client;
 use super::log::{Logger, SCRATCH, Stream};
 use super::poll::{Interest, Poll};
 use super::runtime::KEPT;
+use super::sink::{Sink, Taken};
 use super::stdio::Output;
+use crate::sys::Result;
 use crate::sys::region::Region;
 use crate::sys::stream::{self, Moved};
-use crate::sys::{Result, fd};
 
 /// Bytes read at once: what a pipe holds.
 const READ: usize = 64 * 1024;
@@ -32,6 +31,13 @@ const TURNS: usize = 8;
 
 /// The same when the process has ended: enough for all that a pipe can hold.
 const LAST_TURNS: usize = 64;
+
+/// Less than this is copied. A splice(2) moves slots of the pipe, of which there are sixteen, however
+/// little is in each; what is copied fills them.
+const LITTLE: usize = 16 * 1024;
+
+/// So much is taken from the process while nobody reads its fifo: what the fifo itself would hold.
+const ROOM: usize = 64 * 1024;
 
 /// Memory for reading and for putting lines together, shared by all streams and given back when
 /// nothing moves.
@@ -57,48 +63,43 @@ impl Scratch {
     }
 }
 
-#[derive(Debug)]
-enum Sink {
-    None,
-    /// A pipe or fifo: lossless.
-    Pipe(OwnedFd),
-    /// Appended to.
-    File(OwnedFd),
-    /// Ended: its content stays readable as long as this is held.
-    Kept(#[allow(dead_code)] OwnedFd),
-}
-
-/// What the reading of the source waits for: it is not watched meanwhile, because a hang-up
-/// cannot be masked and would wake us for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waits {
-    No,
-    /// The sink is full: the process waits in its write until somebody reads.
-    Sink,
-    /// A client is full.
-    Clients,
-}
-
 /// One stream of output.
 #[derive(Debug)]
 pub(super) struct Outlet {
     stream: Stream,
     source: Option<OwnedFd>,
     source_key: u64,
+    /// Not watched while nothing is to be read: a hang-up cannot be masked and would wake us for ever.
+    source_watched: bool,
     terminal: bool,
     sink: Sink,
     sink_key: u64,
+    sink_watched: bool,
     /// Read, but not taken by a lossless sink.
     pending: Vec<u8>,
     /// Held back while the runtime may still complain on this stream.
     held: Option<Vec<u8>>,
     pub(super) complaint: Vec<u8>,
-    waits: Waits,
+    /// The reading waits for a client that is full.
+    waits_for_clients: bool,
     /// The terminal has nobody on its other side at the moment.
     pub(super) hung_up: bool,
+    /// The process has ended: what is read and taken is all.
+    over: bool,
     dropped: u64,
-    /// Bytes spliced since the last pause.
-    spliced: usize,
+    /// Bytes moved since the last pause, and by the last move.
+    moved: usize,
+    last: usize,
+}
+
+/// What came of moving some of the source.
+enum Shifted {
+    Bytes(usize),
+    /// There is nothing at the moment.
+    Nothing,
+    /// There is something, and the sink has no room for it.
+    Full,
+    End,
 }
 
 /// What an outlet shares with the other one of its process.
@@ -111,43 +112,26 @@ pub(super) struct Around<'a> {
     pub(super) alive: bool,
 }
 
-fn sink_of(output: Output) -> Result<Sink> {
-    Ok(match output {
-        Output::None | Output::Attach | Output::Inherit => Sink::None,
-        Output::Fd(pipe) => {
-            stream::never_block(pipe.as_fd())?;
-            Sink::Pipe(pipe)
-        }
-        // Open for reading too: an engine that dies is no broken pipe.
-        Output::Fifo(path) => {
-            let file = fd::open(&path, OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_APPEND)?;
-            let is_fifo = fd::stat(file.as_fd())?.st_mode & libc::S_IFMT == libc::S_IFIFO;
-            if is_fifo { Sink::Pipe(file) } else { Sink::File(file) }
-        }
-        Output::File(path) => {
-            // A fifo without a reader is an error then, and not waited for.
-            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-            Sink::File(fd::openat(fd::CWD, &path, flags, 0o600)?)
-        }
-    })
-}
-
 impl Outlet {
     pub(super) fn new(stream: Stream, output: Output, source_key: u64, sink_key: u64) -> Result<Outlet> {
         Ok(Outlet {
             stream,
             source: None,
             source_key,
+            source_watched: false,
             terminal: false,
-            sink: sink_of(output)?,
+            sink: Sink::open(output)?,
             sink_key,
+            sink_watched: false,
             pending: Vec::new(),
             held: None,
             complaint: Vec::new(),
-            waits: Waits::No,
+            waits_for_clients: false,
             hung_up: false,
+            over: false,
             dropped: 0,
-            spliced: 0,
+            moved: 0,
+            last: 0,
         })
     }
 
@@ -155,6 +139,7 @@ impl Outlet {
     pub(super) fn read_from(&mut self, source: OwnedFd, terminal: bool, poll: &Poll) -> Result<()> {
         poll.watch(&source, self.source_key, Interest::Read)?;
         self.source = Some(source);
+        self.source_watched = true;
         self.terminal = terminal;
         Ok(())
     }
@@ -174,9 +159,10 @@ impl Outlet {
         }
     }
 
-    /// Whether all was read and all was taken.
+    /// Whether all was read, and taken by whoever must have taken it before the end is told. The
+    /// reader of a fifo need not: it may be away, or come late.
     pub(super) fn is_drained(&self) -> bool {
-        self.source.is_none() && self.pending.is_empty()
+        self.source.is_none() && (self.pending.is_empty() || matches!(self.sink, Sink::Fifo(_)))
     }
 
     pub(super) fn dropped(&self) -> u64 {
@@ -185,77 +171,138 @@ impl Outlet {
 
     /// Moves what there is to move.
     pub(super) fn pump(&mut self, around: &mut Around<'_>) {
+        self.waits_for_clients = false;
+        let mut reads = true;
+        // A splice leaves what the sink does not take in the source.
+        let mut full = false;
         for _ in 0..if around.alive { TURNS } else { LAST_TURNS } {
-            if !self.flush() {
-                return self.wait_for(Waits::Sink, around.poll);
+            full = false;
+            let flushed = self.flush(around.poll);
+            let room = if flushed { READ } else { self.room(around.alive).saturating_sub(self.pending.len()) };
+            if room == 0 {
+                reads = false;
+                break;
             }
             if around.clients.iter().any(Client::is_full) {
-                return self.wait_for(Waits::Clients, around.poll);
+                self.waits_for_clients = true;
+                reads = false;
+                break;
             }
-            self.wait_for(Waits::No, around.poll);
-            let Some(source) = &self.source else { return };
-            let direct = around.logs.is_empty() && around.clients.is_empty() && self.held.is_none() && !self.terminal;
-            let moved = match &self.sink {
-                Sink::Pipe(pipe) if direct => match stream::splice(source.as_fd(), pipe.as_fd(), SPLICE) {
-                    Ok(Moved::Later) if stream::waiting(source.as_fd()) > 0 => {
-                        return self.wait_for(Waits::Sink, around.poll);
-                    }
-                    // The sink may be full, and then only read(2) tells nothing from the end.
-                    Ok(Moved::Later) => self.copy(around),
-                    Ok(Moved::Bytes(n)) => {
-                        self.count(n);
-                        Ok(Moved::Bytes(n))
-                    }
-                    Ok(moved) => Ok(moved),
-                    Err(failed) if failed.errno == Errno::EPIPE => {
-                        self.sink = Sink::None;
-                        continue;
-                    }
-                    Err(_) => self.copy(around),
-                },
-                _ => self.copy(around),
-            };
-            match moved {
-                Ok(Moved::Bytes(_)) => {}
-                Ok(Moved::Later) => return,
-                Ok(Moved::End) | Err(_) => return self.end_of_source(around),
+            if self.source.is_none() {
+                break;
             }
+            match self.shift(room.min(READ), around) {
+                // Little more will be there yet; if there is, the next turn is told.
+                Shifted::Bytes(n) if n < LITTLE && around.alive && !self.terminal => break,
+                Shifted::Bytes(_) => {}
+                Shifted::Nothing => break,
+                Shifted::Full => {
+                    full = true;
+                    reads = !around.alive;
+                    // The end is told without waiting for a reader: the rest is taken into memory.
+                    if around.alive || !matches!(self.copy(READ, around), Ok(Moved::Bytes(_))) {
+                        break;
+                    }
+                }
+                Shifted::End => {
+                    self.end_of_source(around);
+                    break;
+                }
+            }
+        }
+        let waits = full || (!self.pending.is_empty() && !self.sink.is_alone());
+        self.watch(reads && !self.hung_up, waits, around.poll);
+        if self.over && self.source.is_none() && self.pending.is_empty() {
+            self.sink.end(around.poll);
+        }
+    }
+
+    /// How much may be pending while more is read. A pipe to a reader that is there but slow holds
+    /// the process back instead.
+    fn room(&mut self, alive: bool) -> usize {
+        match (&self.source, self.sink.fifo().is_some()) {
+            (Some(source), true) if !alive => ROOM + stream::capacity(source.as_fd()).max(ROOM),
+            (_, true) if self.sink.is_alone() => ROOM,
+            _ => 0,
         }
     }
 
     /// Goes on where it has waited for clients, if none is full any more.
     pub(super) fn resume(&mut self, around: &mut Around<'_>) {
-        if self.waits == Waits::Clients {
+        if self.waits_for_clients {
             self.pump(around);
         }
     }
 
-    /// Takes note of what was spliced; much of it makes the pipes wide.
+    /// Whether it waits for a reader of its fifo to come, or to read.
+    pub(super) fn waits_for_a_reader(&mut self) -> bool {
+        self.sink.fifo().is_some_and(|fifo| fifo.waits())
+    }
+
+    /// When its sink is to be looked at by itself.
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.sink.look_at()
+    }
+
+    /// Takes note of what was moved; much of it makes the pipes wide.
     fn count(&mut self, n: usize) {
-        let before = self.spliced;
-        self.spliced = before.saturating_add(n);
-        if before < MUCH && self.spliced >= MUCH {
+        let before = self.moved;
+        self.moved = before.saturating_add(n);
+        self.last = n;
+        if before < MUCH && self.moved >= MUCH {
             self.set_capacity(WIDE);
         }
     }
 
     /// Nothing has moved for a while.
     pub(super) fn rest(&mut self) {
-        if std::mem::take(&mut self.spliced) >= MUCH {
+        if std::mem::take(&mut self.moved) >= MUCH {
             self.set_capacity(NARROW);
         }
     }
 
     fn set_capacity(&self, bytes: usize) {
-        if let (Some(source), Sink::Pipe(sink)) = (&self.source, &self.sink) {
+        if let (Some(source), Some(sink)) = (&self.source, self.sink.pipe()) {
             stream::set_capacity(source.as_fd(), bytes);
-            stream::set_capacity(sink.as_fd(), bytes);
+            stream::set_capacity(sink, bytes);
         }
     }
 
-    fn copy(&mut self, around: &mut Around<'_>) -> Result<Moved> {
+    /// Moves some of the source, by a splice where nobody else wants it.
+    fn shift(&mut self, limit: usize, around: &mut Around<'_>) -> Shifted {
+        let direct = around.logs.is_empty() && around.clients.is_empty() && self.held.is_none() && !self.terminal;
+        if let (true, true, Some(source)) = (direct, self.pending.is_empty(), &self.source)
+            && self.sink.pipe().is_some()
+            && !self.sink.is_alone()
+            && (self.last >= NARROW || stream::waiting(source.as_fd()) >= LITTLE)
+        {
+            match self.sink.splice(source.as_fd(), SPLICE, around.poll) {
+                Taken::Bytes(n) => {
+                    self.count(n);
+                    return Shifted::Bytes(n);
+                }
+                Taken::Later if stream::waiting(source.as_fd()) > 0 => return Shifted::Full,
+                // Only read(2) tells nothing from the end.
+                Taken::Later | Taken::Alone => {}
+                Taken::Gone => self.sink = Sink::None,
+            }
+        }
+        self.last = 0;
+        match self.copy(limit, around) {
+            Ok(Moved::Bytes(n)) => {
+                if direct {
+                    self.count(n);
+                }
+                Shifted::Bytes(n)
+            }
+            Ok(Moved::Later) => Shifted::Nothing,
+            Ok(Moved::End) | Err(_) => Shifted::End,
+        }
+    }
+
+    fn copy(&mut self, limit: usize, around: &mut Around<'_>) -> Result<Moved> {
         let Some(source) = &self.source else { return Ok(Moved::End) };
-        let moved = stream::read(source.as_fd(), around.scratch.input.bytes())?;
+        let moved = stream::read(source.as_fd(), &mut around.scratch.input.bytes()[..limit])?;
         if let Moved::Bytes(n) = moved {
             self.route(n, around);
         }
@@ -278,7 +325,7 @@ impl Outlet {
         let output = output.bytes();
         around.logs.iter_mut().for_each(|log| log.write(self.stream, bytes, output));
         give(self.stream, bytes, around.clients, around.poll);
-        self.pass_on(bytes);
+        self.pass_on(bytes, around.poll);
     }
 
     /// Sends on bytes that are not in the scratch memory.
@@ -287,16 +334,16 @@ impl Outlet {
             let output = around.scratch.output.bytes();
             around.logs.iter_mut().for_each(|log| log.write(self.stream, piece, output));
             give(self.stream, piece, around.clients, around.poll);
-            self.pass_on(piece);
+            self.pass_on(piece, around.poll);
         }
     }
 
-    fn pass_on(&mut self, bytes: &[u8]) {
+    fn pass_on(&mut self, bytes: &[u8], poll: &Poll) {
         match &self.sink {
-            Sink::None | Sink::Kept(_) => {}
-            Sink::Pipe(_) => {
+            Sink::None => {}
+            Sink::Pipe(_) | Sink::Fifo(_) => {
                 self.pending.extend_from_slice(bytes);
-                self.flush();
+                self.flush(poll);
             }
             Sink::File(file) => {
                 let mut done = 0;
@@ -309,25 +356,18 @@ impl Outlet {
     }
 
     /// Writes what is pending. False: the sink takes no more now.
-    fn flush(&mut self) -> bool {
+    fn flush(&mut self, poll: &Poll) -> bool {
         let mut done = 0;
-        let mut broken = false;
-        if let Sink::Pipe(pipe) = &self.sink {
-            while done < self.pending.len() {
-                match stream::write(pipe.as_fd(), &self.pending[done..]) {
-                    Ok(Moved::Bytes(n)) => done += n,
-                    Ok(_) => break,
-                    Err(_) => {
-                        broken = true;
-                        break;
-                    }
+        while done < self.pending.len() && !self.sink.is_alone() {
+            match self.sink.write(&self.pending[done..], poll) {
+                Taken::Bytes(n) => done += n,
+                Taken::Later | Taken::Alone => break,
+                Taken::Gone => {
+                    self.dropped += (self.pending.len() - done) as u64;
+                    self.sink = Sink::None;
+                    done = self.pending.len();
                 }
             }
-        }
-        if broken {
-            self.dropped += (self.pending.len() - done) as u64;
-            self.sink = Sink::None;
-            done = self.pending.len();
         }
         self.pending.drain(..done);
         if self.pending.is_empty() {
@@ -337,24 +377,22 @@ impl Outlet {
         self.pending.is_empty()
     }
 
-    fn wait_for(&mut self, what: Waits, poll: &Poll) {
-        if self.waits == what {
-            return;
-        }
-        if let Sink::Pipe(pipe) = &self.sink {
-            if what == Waits::Sink && poll.watch(pipe, self.sink_key, Interest::Write).is_err() {
-                return;
-            }
-            if self.waits == Waits::Sink {
-                poll.forget(pipe);
+    /// What is waited for from now on: the source to have something, the sink to have room.
+    fn watch(&mut self, source: bool, sink: bool, poll: &Poll) {
+        if let (Some(fd), true) = (&self.source, source != self.source_watched) {
+            self.source_watched = source;
+            if source {
+                self.source_watched = poll.watch(fd, self.source_key, Interest::Read).is_ok();
+            } else {
+                poll.forget(fd);
             }
         }
-        let before = std::mem::replace(&mut self.waits, what);
-        if let Some(source) = &self.source {
-            if before == Waits::No {
-                poll.forget(source);
-            } else if what == Waits::No {
-                let _ = poll.watch(source, self.source_key, Interest::Read);
+        if let (Some(fd), true) = (self.sink.pipe(), sink != self.sink_watched) {
+            self.sink_watched = sink;
+            if sink {
+                self.sink_watched = poll.watch(fd, self.sink_key, Interest::Write).is_ok();
+            } else {
+                poll.forget(fd);
             }
         }
     }
@@ -366,16 +404,13 @@ impl Outlet {
 
     /// Whether a client that is full is waited for.
     pub(super) fn is_held_back(&self) -> bool {
-        self.waits == Waits::Clients && self.source.is_some()
+        self.waits_for_clients && self.source.is_some()
     }
 
     fn end_of_source(&mut self, around: &mut Around<'_>) {
         if self.terminal && around.alive {
             // Nobody has the other side open; somebody may open it again.
-            if let (false, Some(source)) = (self.hung_up, &self.source) {
-                around.poll.forget(source);
-                self.hung_up = true;
-            }
+            self.hung_up = true;
             return;
         }
         self.source = None;
@@ -384,33 +419,32 @@ impl Outlet {
     /// Looks at a terminal again that was hung up.
     pub(super) fn look_again(&mut self, around: &mut Around<'_>) {
         if std::mem::take(&mut self.hung_up) {
-            if let (Waits::No, Some(source)) = (self.waits, &self.source) {
-                let _ = around.poll.watch(source, self.source_key, Interest::Read);
-            }
             self.pump(around);
         }
     }
 
-    /// No more is read. A reader of the fifo gets its end, and what is in it stays readable.
+    /// No more is read, and what was not taken is dropped.
     pub(super) fn finish(&mut self) {
         self.source = None;
-        self.waits = Waits::No;
         self.dropped += self.pending.len() as u64;
         self.pending = Vec::new();
-        self.end_sink();
+        self.sink = Sink::None;
     }
 
-    /// Tells the reader of the fifo that it was all.
-    pub(super) fn end_sink(&mut self) {
-        self.sink = match std::mem::replace(&mut self.sink, Sink::None) {
-            Sink::Pipe(pipe) => match fd::reopen(pipe.as_fd(), OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
-                Ok(reader) => Sink::Kept(reader),
-                // The write end of a front end's pipe: its reader keeps what is in it.
-                Err(_) => Sink::None,
-            },
-            Sink::Kept(kept) => Sink::Kept(kept),
-            Sink::None | Sink::File(_) => Sink::None,
-        };
+    /// The process has ended: who reads the sink is to read its end after what is there and still comes.
+    pub(super) fn end(&mut self, around: &mut Around<'_>) {
+        self.over = true;
+        if self.source.is_none() {
+            self.pump(around);
+        }
+    }
+
+    /// Whether there is output that a reader of the fifo is about to take: one that is there, or, with
+    /// `late`, one that has never come.
+    pub(super) fn is_wanted(&mut self, late: bool) -> bool {
+        let alone = self.sink.is_alone();
+        let unsent = !self.pending.is_empty();
+        self.sink.fifo().is_some_and(|fifo| unsent && if alone { late && !fifo.met } else { true })
     }
 }
 

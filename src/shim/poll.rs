@@ -3,12 +3,17 @@
 //! A key names what a descriptor is for; its highest byte says whose it is. Keys below 2^56 are
 //! the front end's.
 
+use std::cell::OnceCell;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::rc::Rc;
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use super::notifier::{Change, News, Notifier, Watch};
+use super::supervisor::{Kind, key};
 use crate::sys::{Called, Result};
 
 /// What to be told of. The hang-up of the other end always is.
@@ -48,7 +53,11 @@ pub struct Ready {
 
 /// The epoll instance.
 #[derive(Debug)]
-pub struct Poll(Epoll);
+pub struct Poll {
+    epoll: Epoll,
+    /// Made when it is first needed.
+    notifier: OnceCell<Rc<Notifier>>,
+}
 
 /// Most events taken at once.
 const BATCH: usize = 16;
@@ -56,28 +65,44 @@ const BATCH: usize = 16;
 impl Poll {
     /// A new one.
     pub fn new() -> Result<Poll> {
-        Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map(Poll).called(|| "epoll_create1(EPOLL_CLOEXEC)".into())
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).called(|| "epoll_create1(EPOLL_CLOEXEC)".into())?;
+        Ok(Poll { epoll, notifier: OnceCell::new() })
+    }
+
+    /// Watches a file for a change; the core is told under the key of its news.
+    pub(super) fn notify(&self, path: &Path, change: Change) -> Result<Watch> {
+        if self.notifier.get().is_none() {
+            let made = Notifier::new()?;
+            self.watch(made.fd(), key(Kind::News, 0, 0), Interest::Read)?;
+            let _ = self.notifier.set(Rc::new(made));
+        }
+        self.notifier.get().expect("it was made just now").watch(path, change)
+    }
+
+    /// What has changed of the files that are watched.
+    pub(super) fn news(&self) -> News {
+        self.notifier.get().map(|notifier| notifier.news()).unwrap_or_default()
     }
 
     /// Watches `fd` from now on; closing its last copy ends that.
     pub fn watch(&self, fd: impl AsFd, key: u64, interest: Interest) -> Result<()> {
-        self.0.add(fd, EpollEvent::new(interest.flags(), key)).called(|| "epoll_ctl(EPOLL_CTL_ADD)".into())
+        self.epoll.add(fd, EpollEvent::new(interest.flags(), key)).called(|| "epoll_ctl(EPOLL_CTL_ADD)".into())
     }
 
     /// Changes what `fd` is watched for.
     pub fn change(&self, fd: impl AsFd, key: u64, interest: Interest) -> Result<()> {
-        self.0.modify(fd, &mut EpollEvent::new(interest.flags(), key)).called(|| "epoll_ctl(EPOLL_CTL_MOD)".into())
+        self.epoll.modify(fd, &mut EpollEvent::new(interest.flags(), key)).called(|| "epoll_ctl(EPOLL_CTL_MOD)".into())
     }
 
     /// Stops watching; a descriptor that is not watched is as good.
     pub fn forget(&self, fd: impl AsFd) {
         // ENOENT is the only answer to expect, and means that there is nothing to do.
-        let _ = self.0.delete(fd);
+        let _ = self.epoll.delete(fd);
     }
 
     /// The descriptor itself, for a test.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.0.0.as_fd()
+        self.epoll.0.as_fd()
     }
 
     /// Waits until something is ready or the deadline has passed.
@@ -92,7 +117,7 @@ impl Poll {
             }
         };
         let mut events = [EpollEvent::empty(); BATCH];
-        let n = match self.0.wait(&mut events, timeout) {
+        let n = match self.epoll.wait(&mut events, timeout) {
             Err(Errno::EINTR) => 0,
             other => other.called(|| "epoll_wait()".into())?,
         };

@@ -131,6 +131,8 @@ pub(super) struct Process {
     pub(super) waiters: Vec<WaitToken>,
     /// The runtime has deleted it; the answers wait for its end to be told.
     pub(super) deleting: Vec<WaitToken>,
+    /// It is to be forgotten, but the reader of its output is about to take what is left: until when.
+    pub(super) read_until: Option<Instant>,
     /// It is to get no input, which was said before its stdio was opened.
     pub(super) stdin_closed: bool,
 }
@@ -152,12 +154,20 @@ impl Process {
             failures: 0,
             waiters: Vec::new(),
             deleting: Vec::new(),
+            read_until: None,
             stdin_closed: false,
         }
     }
 
     pub(super) fn is_init(&self) -> bool {
         self.new.id.exec.is_none()
+    }
+
+    /// Whether a reader is about to take the output that is left. Engines open the fifos of an exec
+    /// while it is being started, and give up opening when it is deleted: one who is late is waited for.
+    pub(super) fn is_wanted(&mut self) -> bool {
+        let late = !self.is_init();
+        self.streams.as_mut().is_some_and(|streams| streams.are_wanted(late))
     }
 
     pub(super) fn is_told(&self) -> bool {

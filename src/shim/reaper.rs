@@ -30,7 +30,7 @@ impl Reaper {
         self.signals.as_fd()
     }
 
-    /// The next signal, and who sent it (0 for the kernel).
+    /// The number of the next signal that is there, if there is one.
     pub fn next_signal(&self) -> Option<i32> {
         self.signals.read_signal().ok().flatten().map(|info| info.ssi_signo as i32)
     }

@@ -4,7 +4,7 @@
 //! otherwise hang for ever. What is kept of it is bounded.
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub struct Runtime {
     pub binary: PathBuf,
     /// `--root R`, `--log F --log-format json`, `--systemd-cgroup` and the like.
     pub global: Vec<OsString>,
-    /// The file of `--log`, if there is one: it is emptied before each call, and the last error
+    /// The file of `--log`, if there is one: it is emptied before a call where no other runs, and the last error
     /// in it is the message of a failed call.
     pub log: Option<PathBuf>,
 }
@@ -87,20 +87,29 @@ impl Runtime {
         words
     }
 
-    /// Empties the file of `--log` before a call, so that an old error is not taken for a new one.
-    pub(super) fn forget_errors(&self) {
-        if let Some(log) = &self.log {
+    /// How long the file of `--log` is before a call, so that an old error is not taken for a new one.
+    /// With `empty` it is emptied first, which nobody else's error must be in the way of.
+    pub(super) fn errors_so_far(&self, empty: bool) -> u64 {
+        let Some(log) = &self.log else { return 0 };
+        if empty {
             // One that is not there yet is as good.
             let _ = std::fs::OpenOptions::new().write(true).truncate(true).open(log);
+            return 0;
         }
+        std::fs::metadata(log).map_or(0, |log| log.len())
     }
 
-    /// Why a call failed: the last error in its log, else what it wrote on standard error.
-    pub(super) fn complaint(&self, stderr: &[u8]) -> String {
+    /// Why a call failed: the last error in its log behind `said_before`, else what it wrote on
+    /// standard error.
+    pub(super) fn complaint(&self, stderr: &[u8], said_before: u64) -> String {
         let logged = self.log.as_ref().and_then(|log| {
             let file = crate::sys::fd::open(log, nix::fcntl::OFlag::O_RDONLY).ok()?;
+            let mut file = std::fs::File::from(file);
+            // It is shorter where it was emptied meanwhile.
+            let from = said_before.min(file.metadata().ok()?.len());
+            file.seek(std::io::SeekFrom::Start(from)).ok()?;
             let mut text = Vec::new();
-            std::fs::File::from(file).take(KEPT as u64).read_to_end(&mut text).ok()?;
+            file.take(KEPT as u64).read_to_end(&mut text).ok()?;
             last_error(&text)
         });
         logged.unwrap_or_else(|| String::from_utf8_lossy(stderr).trim().to_string())

@@ -412,6 +412,11 @@ impl Streams {
         Ok(())
     }
 
+    /// How many clients there are.
+    pub(super) fn attached(&self) -> usize {
+        self.clients.len()
+    }
+
     /// The size of the terminal. False: there is none.
     pub(super) fn resize(&mut self, rows: u16, columns: u16) -> Result<bool> {
         match &self.input {
@@ -457,15 +462,34 @@ impl Streams {
         self.clients.clear();
     }
 
-    /// Everything was read, and readers may know.
-    pub(super) fn end_sinks(&mut self, scratch: &mut Scratch) {
+    /// Everything was read that is waited for: readers get their end when they have read it.
+    pub(super) fn end_sinks(&mut self, poll: &Poll, scratch: &mut Scratch) {
         self.logs.iter_mut().for_each(|log| log.end(scratch.output()));
-        self.end_outlets();
+        self.each(poll, scratch, false, Outlet::end);
     }
 
-    /// The same for one that was waited for only after the end was told.
-    pub(super) fn end_outlets(&mut self) {
-        self.outlets.iter_mut().filter(|outlet| outlet.is_drained()).for_each(Outlet::end_sink);
+    /// Whether an outlet waits for the reader of its fifo.
+    pub(super) fn waits_for_readers(&mut self) -> bool {
+        self.outlets.iter_mut().any(Outlet::waits_for_a_reader)
+    }
+
+    /// Whether the reader of a fifo is about to take what is left.
+    pub(super) fn are_wanted(&mut self, late: bool) -> bool {
+        self.outlets.iter_mut().any(|outlet| outlet.is_wanted(late))
+    }
+
+    /// When the readers of fifos are to be looked for without having been told of any.
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.outlets.iter().filter_map(Outlet::look_at).min()
+    }
+
+    /// Goes on where the reader of a fifo has come or read.
+    pub(super) fn look_for_readers(&mut self, poll: &Poll, scratch: &mut Scratch, alive: bool) {
+        self.each(poll, scratch, alive, |outlet, around| {
+            if outlet.waits_for_a_reader() {
+                outlet.pump(around);
+            }
+        });
     }
 
     /// The end is told: attached clients have seen all there is.

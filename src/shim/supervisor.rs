@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::call::{Call, Waiting, What};
-use super::oom::{self, Notifier, OomWatch};
+use super::notifier::Watch;
+use super::oom::{self, OomWatch};
 use super::outlet::Scratch;
 use super::process::{Ending, Process};
 use super::reaper::{Reaper, reap_orphans};
@@ -36,7 +37,7 @@ pub(super) enum Kind {
     CallOutput,
     CallErrors,
     Record,
-    Memory,
+    News,
 }
 
 const KINDS: [Kind; 13] = [
@@ -52,7 +53,7 @@ const KINDS: [Kind; 13] = [
     Kind::CallOutput,
     Kind::CallErrors,
     Kind::Record,
-    Kind::Memory,
+    Kind::News,
 ];
 
 /// The key of a descriptor of the core's.
@@ -91,7 +92,6 @@ pub struct Supervisor {
     pub held: Vec<OwnedFd>,
     /// Gets SIGTERM, SIGINT and SIGQUIT by the front end's choice; see [`Event::Signal`].
     reaper: Reaper,
-    notifier: Option<Notifier>,
     pub(super) scratch: Scratch,
     pub(super) containers: Vec<Known>,
     pub(super) processes: Vec<Process>,
@@ -101,6 +101,7 @@ pub struct Supervisor {
     /// Children of the front end's own, which only it reaps.
     children: Vec<i32>,
     orphans: bool,
+    pub(super) directory: Option<Watch>,
     /// What was ready for the core when the front end had its turn.
     later: Vec<(u64, Ready)>,
     serial: u32,
@@ -126,7 +127,6 @@ impl Supervisor {
             patient: false,
             held: Vec::new(),
             reaper,
-            notifier: None,
             scratch: Scratch::new()?,
             containers: Vec::new(),
             processes: Vec::new(),
@@ -135,6 +135,7 @@ impl Supervisor {
             events: VecDeque::new(),
             children: Vec::new(),
             orphans: false,
+            directory: None,
             later: Vec::new(),
             serial: 0,
             token: 0,
@@ -157,10 +158,7 @@ impl Supervisor {
             self.remove(at);
         }
         if let Some(at) = self.containers.iter().position(|known| &*known.container.id == container) {
-            let known = self.containers.remove(at);
-            if let (Some(watch), Some(notifier)) = (known.oom, &self.notifier) {
-                watch.stop(notifier);
-            }
+            self.containers.remove(at);
         }
     }
 
@@ -275,6 +273,12 @@ impl Supervisor {
         }
     }
 
+    /// How many clients are attached to the processes of a container.
+    pub fn attached(&self, container: &str) -> usize {
+        let here = self.processes.iter().filter(|process| &*process.new.id.container == container);
+        here.filter_map(|process| process.streams.as_ref()).map(|streams| streams.attached()).sum()
+    }
+
     /// The next thing to be told.
     pub fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
@@ -342,7 +346,7 @@ impl Supervisor {
             Kind::Call => self.call_ended(serial),
             Kind::CallOutput | Kind::CallErrors => self.call_printed(serial, kind),
             Kind::Console => self.console_ready(serial),
-            Kind::Memory => self.memory_events(),
+            Kind::News => self.news(),
             Kind::Source | Kind::Sink | Kind::InputFifo | Kind::InputSink | Kind::Client => {
                 let Some(process) = self.processes.iter_mut().find(|process| process.serial == serial) else { return };
                 let alive = process.is_alive();
@@ -368,47 +372,6 @@ impl Supervisor {
         }
     }
 
-    fn memory_events(&mut self) {
-        if let Some(notifier) = &self.notifier {
-            notifier.drain();
-        }
-        for at in 0..self.containers.len() {
-            self.look_for_oom(at);
-        }
-    }
-
-    /// Takes the news of the container's memory into account.
-    pub(super) fn look_for_oom(&mut self, at: usize) {
-        let known = &mut self.containers[at];
-        if known.oom.as_mut().is_some_and(|watch| watch.news() > 0) {
-            known.oom_killed = true;
-            self.events.push_back(Event::OutOfMemory { container: known.container.id.clone() });
-        }
-    }
-
-    /// Begins to watch a container's memory; without a controller there is nothing to watch.
-    pub(super) fn watch_memory(&mut self, container: &str, pid: i32) {
-        let Some(at) = self.containers.iter().position(|known| &*known.container.id == container) else { return };
-        self.containers[at].cgroup = oom::directory(pid);
-        if self.containers[at].oom.is_some() {
-            return;
-        }
-        self.containers[at].oom = OomWatch::of(pid);
-        if self.containers[at].oom.is_none() {
-            return;
-        }
-        if self.notifier.is_none() {
-            let made = Notifier::new().and_then(|notifier| {
-                self.poll.watch(notifier.fd(), key(Kind::Memory, 0, 0), Interest::Read)?;
-                Ok(notifier)
-            });
-            self.notifier = made.ok();
-        }
-        if let (Some(notifier), Some(watch)) = (&self.notifier, &mut self.containers[at].oom) {
-            watch.notify(notifier);
-        }
-    }
-
     /// When the core itself has something to do.
     fn deadline(&self) -> Option<Instant> {
         let calls = self.calls.iter().filter(|call| !call.timed_out).map(|call| call.deadline);
@@ -424,7 +387,9 @@ impl Supervisor {
         let hung_up = self.processes.iter().any(|process| process.streams.as_ref().is_some_and(|s| s.is_hung_up()));
         let hung_up = hung_up.then(|| Instant::now() + HUNG_UP);
         let idle = self.stirred.map(|at| at + IDLE);
-        calls.chain(endings).chain(patience).chain(hung_up).chain(idle).min()
+        let readers = self.processes.iter().filter_map(|process| process.streams.as_ref()?.look_at());
+        let reading = self.processes.iter().filter_map(|process| process.read_until);
+        calls.chain(readers).chain(reading).chain(endings).chain(patience).chain(hung_up).chain(idle).min()
     }
 
     fn due(&mut self, now: Instant) {
@@ -456,6 +421,10 @@ impl Supervisor {
                 streams.look_again(&self.poll, &mut self.scratch);
             }
         }
+        if self.processes.iter().any(|process| process.streams.as_ref().is_some_and(|s| s.look_at().is_some())) {
+            self.look_for_readers(Some(now));
+        }
+        self.readers_due(now);
         if self.orphans && !self.calls.iter().any(|call| matches!(call.what, What::Create | What::Exec)) {
             self.orphans = !self.reap_orphans();
         }
@@ -510,9 +479,21 @@ impl Supervisor {
             let name = process.id.exec.as_deref().unwrap_or(&container);
             return Err(Refusal::new(Code::AlreadyExists, format!("id {name} already exists")));
         }
+        if process.id.exec.is_some() {
+            self.refuse_after_the_end(&container)?;
+        }
         let serial = self.next_serial();
         self.processes.push(Process::new(serial, process));
         Ok(Reply::Done)
+    }
+
+    /// No exec is made known or started when init has ended.
+    fn refuse_after_the_end(&self, container: &str) -> std::result::Result<(), Refusal> {
+        let init = self.find(&ProcessId::init(container));
+        if init.is_ok_and(|init| !self.processes[init].is_alive()) {
+            return Err(Refusal::new(Code::WrongPhase, "container not running: its init has ended"));
+        }
+        Ok(())
     }
 
     /// Takes a process out; who still waits for it is told that it is gone.
@@ -550,10 +531,7 @@ impl Supervisor {
         if process.phase != Phase::Added || self.calls.iter().any(|call| call.process == *id) {
             return Err(Refusal::new(Code::WrongPhase, "the process is already started"));
         }
-        let init = self.find(&ProcessId { container: id.container.clone(), exec: None });
-        if init.is_ok_and(|init| !self.processes[init].is_alive()) {
-            return Err(Refusal::new(Code::WrongPhase, "container not running: its init has ended"));
-        }
+        self.refuse_after_the_end(&id.container)?;
         let launched = self.launch(at, What::Exec);
         if let Err(refusal) = &launched {
             self.never_ran(at, refusal);

@@ -144,6 +144,12 @@ impl Child {
     pub fn kill(&self) {
         let _ = send_signal(self.pidfd.as_fd(), libc::SIGKILL);
     }
+
+    /// Kills the child and reaps it.
+    pub fn end(&self) {
+        self.kill();
+        let _ = self.wait();
+    }
 }
 
 /// Reaps the child behind `pidfd` if it has ended.

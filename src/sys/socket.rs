@@ -55,8 +55,7 @@ pub fn listen_at(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
     let socket = new(SockType::SeqPacket)?;
     let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
     nix::sys::socket::bind(socket.as_raw_fd(), &address(path.as_ref())?).called(|| format!("bind({path:?})"))?;
-    nix::sys::socket::listen(&socket, Backlog::new(8).expect("8 is a valid backlog"))
-        .called(|| format!("listen({name:?})"))?;
+    nix::sys::socket::listen(&socket, Backlog::MAXALLOWABLE).called(|| format!("listen({name:?})"))?;
     Ok(socket)
 }
 
@@ -282,8 +281,7 @@ pub fn listen_stream_at(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<Ow
     nix::sys::socket::bind(socket.as_raw_fd(), &address(path.as_ref())?).called(|| format!("bind({name:?})"))?;
     // Before listen(2): nobody can connect in between.
     super::fd::chmod_at(dir, name, mode)?;
-    nix::sys::socket::listen(&socket, Backlog::new(64).expect("64 is a valid backlog"))
-        .called(|| format!("listen({name:?})"))?;
+    nix::sys::socket::listen(&socket, Backlog::MAXALLOWABLE).called(|| format!("listen({name:?})"))?;
     Ok(socket)
 }
 

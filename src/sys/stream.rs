@@ -72,6 +72,24 @@ pub fn set_capacity(pipe: BorrowedFd<'_>, bytes: usize) {
     let _ = nix::fcntl::fcntl(pipe, FcntlArg::F_SETPIPE_SZ(bytes as libc::c_int));
 }
 
+/// What a pipe holds (`F_GETPIPE_SZ`, fcntl(2)), in bytes; 0 for anything else.
+pub fn capacity(pipe: BorrowedFd<'_>) -> usize {
+    nix::fcntl::fcntl(pipe, FcntlArg::F_GETPIPE_SZ).map_or(0, |bytes| bytes.max(0) as usize)
+}
+
+/// Whether the pipe that `write_end` belongs to has a reader: poll(2) says `POLLERR` without one.
+pub fn has_reader(write_end: BorrowedFd<'_>) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut ends = [PollFd::new(write_end, PollFlags::empty())];
+    let ready = poll(&mut ends, PollTimeout::ZERO);
+    !(ready == Ok(1) && ends[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR)))
+}
+
+/// The name by which the file of a descriptor can be opened.
+pub fn path_of(fd: BorrowedFd<'_>) -> std::path::PathBuf {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
+}
+
 /// Where `byte` is first. Not by the C library's memchr(3): musl's looks at eight bytes at a time,
 /// which made logging a twelfth slower.
 pub fn find(byte: u8, bytes: &[u8]) -> Option<usize> {

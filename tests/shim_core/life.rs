@@ -1,6 +1,7 @@
 //! Requests, ends, and what is told of them.
 
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,9 @@ pub const TESTS: &[Test] = tests![
     a_hanging_exec_does_not_hold_back_the_end_of_init,
     an_exec_that_joins_after_the_end_of_init_is_killed,
     the_front_end_comes_first_and_holds_nothing_up,
+    a_call_that_cannot_be_watched_leaves_no_child,
+    the_error_of_a_call_is_not_taken_away_by_another,
+    an_exec_is_not_made_known_after_the_end_of_init,
     a_thousand_execs_leave_nothing_behind,
 ];
 
@@ -251,6 +255,49 @@ fn the_front_end_comes_first_and_holds_nothing_up() {
         theirs(&mut rig);
         assert!(matches!(rig.core.next_event(), Some(Event::Signal(libc::SIGUSR1))), "the core was held up");
     }
+}
+
+fn a_call_that_cannot_be_watched_leaves_no_child() {
+    let mut rig = Rig::new();
+    rig.run("exec sleep 1000", Stdio::default());
+    rig.script("on-pause", "exec sleep 1000");
+    let children = || fs::read_to_string("/proc/thread-self/children").expect("children");
+    let before = children();
+    let null = fs::File::options().write(true).open("/dev/null").expect("opened");
+    let epoll = rig.core.poll.fd().as_raw_fd();
+    let kept = rig.core.poll.fd().try_clone_to_owned().expect("a copy");
+    windlass::sys::fd::install_at(null.as_fd(), epoll).expect("replaced");
+    let pause = rig.core.request(Request::Call { container: "c".into(), arguments: vec!["pause".into()], then: None });
+    windlass::sys::fd::install_at(kept.as_fd(), epoll).expect("replaced");
+    let Ok(Reply::Pending(token)) = pause else { panic!("{pause:?}") };
+    rig.answer(token).expect_err("it cannot be watched");
+    assert_eq!(children(), before);
+}
+
+fn the_error_of_a_call_is_not_taken_away_by_another() {
+    let mut rig = Rig::with(|container| container.runtime.log = Some(container.bundle.join("runtime.log")));
+    rig.run("exec sleep 1000", Stdio::default());
+    let say = |text: &str| format!("echo '{{\"level\":\"error\",\"msg\":\"{text}\"}}' >>runtime.log");
+    rig.script("on-exec", &format!("{}; : >said; read -r _ <go; exit 1", say("no exec")));
+    let exec = ProcessId::of("c", "e");
+    let new = rig.new_process("e", "", Stdio::default());
+    rig.done(Request::AddExec(new)).expect("added");
+    let started = rig.ask(Request::Start(exec));
+    let said = rig.dir.join("said");
+    rig.turns_until("an error", |_| said.exists());
+    // Another call begins meanwhile, and succeeds.
+    rig.script("on-pause", ":");
+    rig.done(Request::Call { container: "c".into(), arguments: vec!["pause".into()], then: None }).expect("done");
+    fs::write(rig.dir.join("go"), "now\n").expect("written");
+    assert_eq!(rig.answer(started).expect_err("it fails").message, "no exec");
+}
+
+fn an_exec_is_not_made_known_after_the_end_of_init() {
+    let mut rig = Rig::new();
+    rig.run("exit 3", Stdio::default());
+    rig.exit(&init());
+    let new = rig.new_process("e", "", Stdio::default());
+    assert_eq!(rig.done(Request::AddExec(new)).expect_err("init has ended").code, Code::WrongPhase);
 }
 
 /// After a thousand execs the shim is no larger than after a few, and holds no more open.

@@ -62,24 +62,24 @@ fn main() -> ExitCode {
     for (name, _) in tests().filter(|(name, _)| words.is_empty() || words.iter().any(|word| name.contains(*word))) {
         let program = std::env::current_exe().expect("our own program");
         let child = Command::new(&program).args([ALONE, name]).env("SHIM_CORE", &program).spawn().expect("started");
-        let passed = passes(child);
-        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
-        failed += usize::from(!passed);
+        let failure = failure(child);
+        println!("test {name} ... {}", failure.as_ref().map_or("ok".into(), |why| format!("FAILED: {why}")));
+        failed += usize::from(failure.is_some());
     }
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Whether it exits 0 before half a minute has passed.
-fn passes(mut child: Child) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(30);
+/// How it failed, if it did. What it waits for it waits for two minutes, and says so itself.
+fn failure(mut child: Child) -> Option<String> {
+    let deadline = Instant::now() + Duration::from_secs(600);
     while Instant::now() < deadline {
         if let Some(status) = child.try_wait().expect("waited for") {
-            return status.success();
+            return (!status.success()).then(|| status.to_string());
         }
         std::thread::sleep(Duration::from_millis(5));
     }
     child.kill().expect("killed");
-    false
+    Some("it did not end in ten minutes".into())
 }
 
 /// What a runtime does with a console socket; says the process id.

@@ -1,7 +1,7 @@
 //! A supervisor of one container whose runtime is a shell script.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -53,8 +53,11 @@ pub struct Rig {
     pub told: Vec<Event>,
 }
 
-/// Nothing here takes so long.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Nothing here takes so long, however busy the machine is.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Longer than any test.
+pub const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Rig {
     pub fn new() -> Rig {
@@ -162,11 +165,16 @@ impl Rig {
         status.exit
     }
 
-    /// Reads a fifo to its end while the loop turns, for no longer than two seconds. True: it has ended.
+    /// Reads a fifo to its end while the loop turns. True: it has ended.
     pub fn read_to_end(&mut self, path: &Path) -> (Vec<u8>, bool) {
         let file = windlass::sys::fd::open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).expect("a reader");
+        self.read_on(&file)
+    }
+
+    /// The same of one that is open.
+    pub fn read_on(&mut self, file: &OwnedFd) -> (Vec<u8>, bool) {
         let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
-        let end = Instant::now() + Duration::from_secs(2);
+        let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
             match stream::read(file.as_fd(), &mut buffer).expect("read") {
                 Moved::Bytes(n) => text.extend_from_slice(&buffer[..n]),
@@ -175,6 +183,15 @@ impl Rig {
             }
         }
         (text, false)
+    }
+
+    /// Turns until it is so.
+    pub fn turns_until(&mut self, what: &str, mut is_so: impl FnMut(&mut Rig) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so(self) {
+            assert!(Instant::now() < deadline, "no {what}; told: {:#?}", self.told);
+            self.turns(Duration::from_millis(5));
+        }
     }
 
     /// Turns for so long; how often.
@@ -194,7 +211,10 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
+        if std::thread::panicking() {
+            let last = &self.told[self.told.len().saturating_sub(20)..];
+            eprintln!("what the loop told last: {last:#?}");
+        } else {
             let _ = Command::new("sh")
                 .arg("-c")
                 .arg("kill -9 $(cat init.is 2>/dev/null) 2>/dev/null")

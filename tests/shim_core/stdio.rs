@@ -1,12 +1,14 @@
 //! Bytes: fifos, terminals, logs and attached clients.
 
 use std::fs;
-use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use windlass::shim::{Framing, Interest, Output, ProcessId, Request, Stdin, Stdio};
 use windlass::sys::process::Exit;
+use windlass::sys::stream::{self, Moved};
 
 use super::Test;
 use super::rig::*;
@@ -15,6 +17,12 @@ pub const TESTS: &[Test] = tests![
     an_end_behind_a_full_fifo_is_seen_and_waited_for_without_turning,
     an_end_of_input_behind_a_full_pipe_is_waited_for_without_turning,
     a_reader_that_comes_after_the_end_gets_all_and_then_its_end,
+    many_small_writes_fill_the_fifo,
+    a_reader_that_is_away_holds_the_process_back_and_loses_nothing,
+    the_end_is_told_without_waiting_for_a_reader,
+    a_reader_that_dies_before_it_has_read_leaves_the_rest_to_the_next,
+    who_opens_the_fifo_late_and_blocking_gets_all_and_the_end,
+    the_deletion_of_an_exec_waits_for_a_late_reader,
     a_client_that_reads_gets_every_byte_of_a_burst,
     a_client_that_does_not_read_does_not_stop_the_log,
     a_client_that_only_listens_from_now_on_gets_the_output,
@@ -62,6 +70,130 @@ fn a_reader_that_comes_after_the_end_gets_all_and_then_its_end() {
     assert_eq!(rig.exit(&init()), Some(Exit::Code(0)));
     let (text, ended) = rig.read_to_end(&out);
     assert_eq!((text.len(), ended), (100_000, true));
+}
+
+fn to_fifo(path: &Path) -> Stdio {
+    Stdio { stdout: Output::Fifo(path.into()), ..Stdio::default() }
+}
+
+fn reader(path: &Path) -> OwnedFd {
+    windlass::sys::fd::open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).expect("a reader")
+}
+
+/// Each of them would take a slot of the pipe of its own if it were spliced, and there are sixteen.
+fn many_small_writes_fill_the_fifo() {
+    let (mut rig, out) = rig_with_fifo();
+    let file = reader(&out);
+    rig.run("for i in $(seq 40); do echo $i; sleep 0.01; done; exec sleep 1000", to_fifo(&out));
+    let wanted: String = (1..=40).map(|n| format!("{n}\n")).collect();
+    rig.turns_until("forty lines", |_| stream::waiting(file.as_fd()) == wanted.len());
+}
+
+/// With no less room than the pipe and the fifo have together.
+fn a_reader_that_is_away_holds_the_process_back_and_loses_nothing() {
+    let (mut rig, out) = rig_with_fifo();
+    let mark = rig.dir.join("written");
+    let script = "head -c 131072 /dev/zero; : >written; head -c 500000 /dev/zero; : >all; exec sleep 1000";
+    rig.run(script, to_fifo(&out));
+    rig.turns_until("128 KiB", |_| mark.exists());
+    let turns = rig.turns(Duration::from_millis(300));
+    assert!(turns < 30, "{turns} turns");
+    let mut left = 631_072;
+    // Readers come and go.
+    for most in [1, 5000, 70_000, usize::MAX] {
+        assert!(!rig.dir.join("all").exists(), "{left} bytes are left");
+        let file = reader(&out);
+        let mut taken = 0;
+        while taken < most.min(left) {
+            let mut buffer = vec![0; (most.min(left) - taken).min(4096)];
+            match stream::read(file.as_fd(), &mut buffer).expect("read") {
+                Moved::Bytes(n) => taken += n,
+                _ => drop(rig.turns(Duration::from_millis(5))),
+            }
+        }
+        left -= taken;
+        drop(file);
+        let turns = rig.turns(Duration::from_millis(200));
+        assert!(turns < 30, "{turns} turns");
+    }
+    assert_eq!(left, 0);
+    rig.turns_until("the last write", |rig| rig.dir.join("all").exists());
+    rig.done(Request::Kill { process: init(), signal: 9, all: false }).expect("killed");
+    rig.exit(&init());
+    let state = rig.core.state(&init()).expect("known");
+    assert_eq!(state.dropped, 0);
+}
+
+/// Nobody, somebody who does not read, and somebody who has left.
+fn the_end_is_told_without_waiting_for_a_reader() {
+    for (stays, leaves, size) in
+        [(false, false, 120_000), (true, false, 120_000), (false, true, 120_000), (true, false, 5)]
+    {
+        // Were the reader waited for, no end would be told.
+        let mut rig = Rig::with(|container| container.drain = NEVER);
+        let out = rig.dir.join("fifo");
+        fifo(&out);
+        let held = (stays || leaves).then(|| reader(&out));
+        let new = rig.new_process("", &format!("head -c {size} /dev/zero"), to_fifo(&out));
+        rig.done(Request::Create(new)).expect("created");
+        let held = held.filter(|_| stays);
+        rig.done(Request::Start(init())).expect("started");
+        assert_eq!(rig.exit(&init()), Some(Exit::Code(0)));
+        let turns = rig.turns(Duration::from_millis(300));
+        assert!(turns < 30, "{turns} turns");
+        let (text, ended) = match held {
+            Some(file) => rig.read_on(&file),
+            None => rig.read_to_end(&out),
+        };
+        assert_eq!((text.len(), ended), (size, true));
+    }
+}
+
+fn a_reader_that_dies_before_it_has_read_leaves_the_rest_to_the_next() {
+    let (mut rig, out) = rig_with_fifo();
+    let file = reader(&out);
+    rig.run("head -c 100000 /dev/zero", to_fifo(&out));
+    assert_eq!(rig.exit(&init()), Some(Exit::Code(0)));
+    rig.turns(Duration::from_millis(50));
+    let mut some = [0; 1000];
+    assert_eq!(stream::read(file.as_fd(), &mut some), Ok(Moved::Bytes(1000)));
+    drop(file);
+    rig.turns(Duration::from_millis(50));
+    let (text, ended) = rig.read_to_end(&out);
+    assert_eq!((text.len(), ended), (99_000, true));
+}
+
+/// Engines open fifos in a thread that may run when the process has ended.
+fn who_opens_the_fifo_late_and_blocking_gets_all_and_the_end() {
+    for script in ["echo hello", ":"] {
+        let (mut rig, out) = rig_with_fifo();
+        rig.run(script, to_fifo(&out));
+        assert_eq!(rig.exit(&init()), Some(Exit::Code(0)));
+        rig.turns(Duration::from_millis(50));
+        let late = std::thread::spawn(move || fs::read(out).expect("read"));
+        rig.turns_until("the reader's end", |_| late.is_finished());
+        assert_eq!(late.join().expect("read"), if script == ":" { &b""[..] } else { b"hello\n" });
+    }
+}
+
+fn the_deletion_of_an_exec_waits_for_a_late_reader() {
+    let mut rig = Rig::with(|container| container.drain = NEVER);
+    let out = rig.dir.join("fifo");
+    fifo(&out);
+    rig.run("exec sleep 1000", Stdio::default());
+    rig.exec("e", "head -c 200000 /dev/zero", to_fifo(&out)).expect("started");
+    let exec = ProcessId::of("c", "e");
+    let late = {
+        let out = out.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            fs::read(out).expect("read").len()
+        })
+    };
+    assert_eq!(rig.exit(&exec), Some(Exit::Code(0)));
+    rig.done(Request::Delete { process: exec.clone(), force: false }).expect("deleted");
+    assert_eq!(late.join().expect("read"), 200_000);
+    assert_eq!(rig.core.state(&exec), None);
 }
 
 fn a_client_that_reads_gets_every_byte_of_a_burst() {

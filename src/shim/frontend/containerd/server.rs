@@ -277,7 +277,7 @@ impl Front for Server {
                 return self.leave();
             }
             // Whoever stops all processes of a service does not mean the parents of containers.
-            Event::Signal(_) => return,
+            Event::Signal(_) | Event::Removal => return,
         };
         self.outbox.push(told, &core.poll);
     }

@@ -49,7 +49,11 @@ fn ended(record: &Record) -> Ended {
 pub fn exit(home: &Home) -> Result<Value> {
     match home.exit() {
         Some(record) => Ok(json!(ended(&record))),
-        None => Err(Refusal::new(Code::NotFound, "the shim was lost before it had recorded an end")),
+        None => {
+            // One that never was is another matter.
+            home.facts()?;
+            Err(Refusal::new(Code::NotFound, "the shim was lost before it had recorded an end"))
+        }
     }
 }
 
@@ -58,7 +62,10 @@ pub fn exit_of_exec(home: &Home, exec: &str) -> Result<Value> {
     crate::container::check_id(exec).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
     match Record::read(&home.exec_file(exec, "exit.json")) {
         Some(record) => Ok(json!(ended(&record))),
-        None => Err(Refusal::new(Code::NotFound, format!("the shim was lost, and has no record of exec {exec:?}"))),
+        None => {
+            home.facts()?;
+            Err(Refusal::new(Code::NotFound, format!("the shim was lost, and has no record of exec {exec:?}")))
+        }
     }
 }
 
@@ -99,14 +106,25 @@ pub fn delete(home: &Home, force: bool) -> Result<Value> {
             "the container outlived its shim and runs: adopt it, or use --force",
         ));
     }
-    remove_from_runtime(&facts)?;
+    let removed = remove_from_runtime(&facts);
+    // Without the runtime there is nobody to ask: what was never made, or has ended, needs nobody.
+    if removed.is_err() && !(force && !facts.runtime.exists() && is_nothing_left(home)) {
+        removed?;
+    }
     let exit = record.as_ref().map_or_else(|| Ended::lost(runs.is_some()), ended);
     let pid = record.as_ref().map(|record| record.pid).or(runs.map(|(_, pid)| pid));
     home.remove();
     Ok(json!({"pid": pid.unwrap_or(0), "exit": exit, "shim_lost": record.is_none()}))
 }
 
-fn remove_from_runtime(facts: &Facts) -> Result<()> {
+/// Whether no process of the container is there, as far as can be told without its runtime.
+fn is_nothing_left(home: &Home) -> bool {
+    let pid = std::fs::read_to_string(home.file("pid")).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    home.exit().is_some() || pid.is_none_or(|pid| crate::sys::process::open_pid(pid).is_err())
+}
+
+/// Ends the container and removes what the runtime knows of it.
+pub(super) fn remove_from_runtime(facts: &Facts) -> Result<()> {
     let output = std::process::Command::new(&facts.runtime)
         .args(&facts.runtime_args)
         .args(["delete", "--force", &facts.id])

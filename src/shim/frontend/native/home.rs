@@ -71,6 +71,13 @@ impl Facts {
     }
 }
 
+/// Files of a container that was never made.
+const FILES: [&str; 7] = ["shim.json", "shim.lock", "shim.sock", "shim.err", "events.log", "log", ".exit.json.reserve"];
+
+/// Two pages, for a tmpfs counts in pages: the record's own, and one to spare.
+const RESERVE: usize = 8192;
+const RESERVE_FLAGS: OFlag = OFlag::O_WRONLY.union(OFlag::O_CREAT).union(OFlag::O_TRUNC).union(OFlag::O_NOFOLLOW);
+
 /// The directory of one container.
 #[derive(Clone, Debug)]
 pub struct Home {
@@ -114,14 +121,26 @@ impl Home {
             }
             other => Ok(other?),
         }?;
-        Ok(fd::mkdirat(fd::CWD, self.dir.join("execs"), 0o700)?)
+        Ok(fd::mkdirat(fd::CWD, self.dir.join("execs"), 0o700).inspect_err(|_| self.remove())?)
     }
 
     /// Frees the id, then removes what was there.
     pub fn remove(&self) {
         let gone = self.dir.with_file_name(format!(".gone.{}", std::process::id()));
         // Renamed first: the id is free at once and never half there.
-        let _ = std::fs::remove_dir_all(if std::fs::rename(&self.dir, &gone).is_ok() { &gone } else { &self.dir });
+        let dir = if std::fs::rename(&self.dir, &gone).is_ok() { &gone } else { &self.dir };
+        // What is always there goes by its name: where descriptors are short, nothing stays.
+        FILES.iter().for_each(|name| drop(std::fs::remove_file(dir.join(name))));
+        let _ = std::fs::remove_dir(dir.join("execs"));
+        if std::fs::remove_dir(dir).is_err() {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    }
+
+    /// Keeps some room on the file system, which a log may fill: the record of the end has it then.
+    pub fn reserve(&self) -> Result<()> {
+        let file = fd::openat(fd::CWD, exit::reserve_of(&self.file("exit.json")), RESERVE_FLAGS, 0o600)?;
+        Ok(fd::write_once(file.as_fd(), &[0; RESERVE])?)
     }
 
     /// Writes the facts down.

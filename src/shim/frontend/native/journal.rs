@@ -3,7 +3,7 @@
 //! The file is the memory: a subscriber is a place in it. It survives the shim, whose successor
 //! goes on numbering. It is not synced, for what must survive the machine is the exit record.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -144,14 +144,19 @@ impl Journal {
     /// Leaves out what was acknowledged, and the execs that were deleted.
     fn compact(&mut self) -> Result<()> {
         let text = self.text()?;
-        let deleted: Vec<&str> =
-            lines(&text).filter(|line| line.kind == Some("deleted")).filter_map(|line| line.exec).collect();
+        // Up to where each name's events are those of an exec that was deleted: a later one may have it.
+        let mut deleted: HashMap<&str, u64> = HashMap::new();
+        for line in lines(&text).filter(|line| line.kind == Some("deleted")) {
+            if let (Some(exec), Some(event)) = (line.exec, line.event) {
+                deleted.insert(exec, event);
+            }
+        }
         let mut kept = format!("{{\"acknowledged\":{}}}\n", self.acknowledged).into_bytes();
         for raw in text.split_inclusive(|&byte| byte == b'\n') {
             let line = serde_json::from_slice::<Line<'_>>(raw).ok();
             let wanted = line.is_some_and(|line| {
-                line.event.is_some_and(|event| event > self.acknowledged)
-                    && !line.exec.is_some_and(|exec| deleted.contains(&exec))
+                let of_deleted = line.exec.and_then(|exec| deleted.get(exec)).copied().unwrap_or(0);
+                line.event.is_some_and(|event| event > self.acknowledged && event > of_deleted)
             });
             if wanted {
                 kept.extend_from_slice(raw);
@@ -240,6 +245,17 @@ mod tests {
         assert_eq!(read(&journal, &mut journal.place(None)), [3, 4]);
         assert_eq!(read(&journal, &mut journal.place(Some(1))), [1, 2, 3, 4]);
         assert!(journal.has("exited") && !journal.has("created"));
+        std::fs::remove_file(path).expect("removed");
+    }
+
+    #[test]
+    fn an_exec_with_the_name_of_a_deleted_one_keeps_its_events() {
+        let (path, mut journal) = journal("again");
+        for kind in ["started", "exited", "deleted", "started", "exited"] {
+            journal.append(&format!("\"type\":\"{kind}\",\"exec\":\"probe\""));
+        }
+        journal.compact().expect("compacted");
+        assert_eq!(read(&journal, &mut journal.place(None)), [4, 5]);
         std::fs::remove_file(path).expect("removed");
     }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, OsStr};
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use super::home::{Facts, Home, VERSION};
 use super::wire;
 use crate::cli::Matches;
 use crate::shim::{Code, Refusal, Runtime, server_environment};
+use crate::sys::process::Child;
 use crate::sys::spawn::Spawn;
 use crate::sys::{fd, socket};
 
@@ -21,13 +22,19 @@ type Result<T> = std::result::Result<T, Refusal>;
 /// Milliseconds for which output is waited for, if nothing else is asked for.
 const DRAIN: u64 = 10_000;
 
+/// How large a log in the container's directory becomes where nothing else is asked for.
+const BOUND: &str = ",max=8m,files=1";
+const FILES: &str = ",files=1";
+
 /// `run`: prints one line.
 pub fn run(state: &Path, matches: &Matches) -> i32 {
     let result = facts(state, matches).and_then(|facts| {
         let home = Home::of(state, &facts.id)?;
         home.make()?;
-        let begun = home.write_facts(&facts).and_then(|()| serve("run", &home));
-        begun.inspect_err(|_| home.remove())
+        let begun = home.write_facts(&facts).and_then(|()| begin("run", &home));
+        // Nothing has been made as long as there is no server.
+        let server = begun.inspect_err(|_| home.remove())?;
+        server.report(&home)
     });
     print(result)
 }
@@ -36,7 +43,7 @@ pub fn run(state: &Path, matches: &Matches) -> i32 {
 pub fn adopt(state: &Path, id: &str) -> i32 {
     print(Home::of(state, id).and_then(|home| {
         home.facts()?;
-        serve("adopt", &home)
+        begin("adopt", &home)?.report(&home)
     }))
 }
 
@@ -61,6 +68,9 @@ fn facts(state: &Path, matches: &Matches) -> Result<Facts> {
         None => Runtime::find().ok_or_else(|| invalid("no runtime: neither windlass nor runc is in PATH"))?,
     };
     let runtime = absolute(&runtime)?;
+    if !is_program(&runtime) {
+        return Err(invalid(format!("the runtime {runtime:?} is no program that can be executed")));
+    }
     let mut runtime_args = texts("runtime-arg")?;
     let root = text("root")?;
     if let Some(root) = &root {
@@ -83,7 +93,7 @@ fn facts(state: &Path, matches: &Matches) -> Result<Facts> {
     let drain = matches.number::<f64>("drain").map_err(|error| invalid(error.to_string()))?;
     Ok(Facts {
         v: VERSION,
-        runtime_exit: runtime_exit(&runtime, root.as_deref(), &id),
+        runtime_exit: Some(runtime_exit(root.as_deref(), &id)),
         id,
         bundle,
         runtime,
@@ -113,17 +123,24 @@ fn placed(log: &str, dir: &Path) -> Result<String> {
     }
     let (path, settings) =
         rest.split_once(',').map_or((rest, String::new()), |(path, more)| (path, format!(",{more}")));
+    // The container's directory is usually in memory, which is others' too.
+    let bound = if path.is_empty() && !settings.contains(",max=") { BOUND } else { "" };
     let path = if path.is_empty() { dir.join("log") } else { absolute(path.as_ref())? };
+    let settings =
+        format!("{settings}{}", if settings.contains(",files=") { bound.trim_end_matches(FILES) } else { bound });
     let placed = format!("{format}:{}{settings}", path.display());
     super::home::log(&placed, "")?;
     Ok(placed)
 }
 
-/// Where windlass keeps how this container ended; other runtimes keep nothing of the kind.
-fn runtime_exit(runtime: &Path, root: Option<&str>, id: &str) -> Option<PathBuf> {
-    let windlass = runtime.file_name().is_some_and(|name| name == "windlass");
-    let root = root.map_or_else(|| crate::cli::Environment::current().root(), PathBuf::from);
-    windlass.then(|| root.join(id))
+/// Where the runtime keeps how this container ended if it is windlass, whatever its file is called. What
+/// is there of another runtime is not touched.
+fn runtime_exit(root: Option<&str>, id: &str) -> PathBuf {
+    root.map_or_else(|| crate::cli::Environment::current().root(), PathBuf::from).join(id)
+}
+
+fn is_program(path: &Path) -> bool {
+    path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
 }
 
 fn namespaces(config: &Value) -> impl Iterator<Item = (&str, Option<&str>)> {
@@ -146,8 +163,14 @@ fn owner(config: &Value) -> Option<(u32, u32)> {
     Some((on_host("uid", "uidMappings")?, on_host("gid", "gidMappings")?))
 }
 
-/// Begins the server, and gives the line that it reports.
-fn serve(mode: &str, home: &Home) -> Result<Value> {
+/// A server that has begun and will report.
+struct Server {
+    child: Child,
+    report: OwnedFd,
+}
+
+/// Begins the server.
+fn begin(mode: &str, home: &Home) -> Result<Server> {
     let (report, report_write) = socket::pipe()?;
     let null = fd::open("/dev/null", OFlag::O_RDWR)?;
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW;
@@ -172,13 +195,42 @@ fn serve(mode: &str, home: &Home) -> Result<Value> {
         listen_pid: false,
     }
     .start()?;
-    drop(report_write);
-    let mut line = String::new();
-    let read = std::fs::File::from(report).take(1 << 20).read_to_string(&mut line);
-    if let (Ok(_), Ok(value)) = (read, serde_json::from_str(&line)) {
-        return Ok(value);
+    Ok(Server { child, report })
+}
+
+impl Server {
+    /// The line that it reports. One that was killed before may have made a container: its directory
+    /// stays, and `delete` clears it.
+    fn report(self, home: &Home) -> Result<Value> {
+        let mut line = String::new();
+        let read = std::fs::File::from(self.report).take(1 << 20).read_to_string(&mut line);
+        if let (Ok(_), Ok(value)) = (read, serde_json::from_str(&line)) {
+            return Ok(value);
+        }
+        let end = self.child.wait()?;
+        let said = std::fs::read_to_string(home.file("shim.err")).unwrap_or_default();
+        let (said, dir) = (said.trim(), home.dir());
+        let message = format!("the shim ended with {end} before it reported: {said} (see {dir:?}, and delete it)");
+        Err(Refusal::new(Code::Kernel, message))
     }
-    let end = child.wait()?;
-    let said = std::fs::read_to_string(home.file("shim.err")).unwrap_or_default();
-    Err(Refusal::new(Code::Kernel, format!("the shim ended with {end} before it reported: {}", said.trim())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_in_the_container_s_directory_has_a_bound() {
+        let placed = |log: &str| placed(log, "/run/c".as_ref()).expect("a log");
+        assert_eq!(placed("k8s"), "k8s:/run/c/log,max=8m,files=1");
+        assert_eq!(placed("raw:,files=3"), "raw:/run/c/log,files=3,max=8m");
+        assert_eq!(placed("json:,max=1g"), "json:/run/c/log,max=1g");
+        assert_eq!(placed("k8s:/var/log/c"), "k8s:/var/log/c");
+        assert_eq!(placed("none"), "none");
+    }
+
+    #[test]
+    fn the_runtime_s_record_goes_by_its_root_and_not_by_its_name() {
+        assert_eq!(runtime_exit(Some("/r"), "c"), PathBuf::from("/r/c"));
+    }
 }

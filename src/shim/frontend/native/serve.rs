@@ -18,8 +18,8 @@ use super::journal::Journal;
 use super::wire::{self, Ended};
 use crate::shim::stdio::{Output, Stdin, Stdio};
 use crate::shim::{
-    Code, Container, Event, ExitFile, Front, Interest, NewProcess, ProcessId, Ready, Refusal, Reply, Request, Runtime,
-    Supervisor, Timeouts, WaitToken, serve,
+    Code, Container, Event, ExitFile, Front, Interest, NewProcess, Phase, ProcessId, Ready, Refusal, Reply, Request,
+    Runtime, Supervisor, Timeouts, WaitToken, serve,
 };
 use crate::sys::{fd, socket};
 
@@ -31,6 +31,9 @@ const LISTENER: u64 = 1;
 /// How long clients may take to read the last answers.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// Descriptors that a call of the runtime takes.
+const SPARE: usize = 8;
+
 /// When a full disk is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -40,6 +43,8 @@ pub(super) enum Asked {
     /// Nobody: whoever called `run` is told of the create, then of the start.
     Create,
     Start,
+    /// Nobody any more: the directory was removed.
+    Homeless,
     /// The container is taken back, for it could not be started; this is why.
     TakeBack(Refusal),
     /// A client.
@@ -82,6 +87,12 @@ pub struct Server {
     /// Until when the last words may be read, and the status to exit with.
     leaving: Option<(Instant, i32)>,
     late: Option<Instant>,
+    /// Descriptors that are let go of where the container must be taken back for want of any.
+    spare: Vec<OwnedFd>,
+    /// The directory was removed.
+    homeless: bool,
+    /// The number of the last `oom` event.
+    last_oom: Option<u64>,
 }
 
 /// Runs the server in the directory that the words name.
@@ -89,9 +100,14 @@ pub fn main(words: &[OsString]) -> i32 {
     let result = (|| {
         let [mode, dir] = words else { return Err(Refusal::new(Code::Invalid, "usage: @serve run|adopt DIR")) };
         let home = Home::at(dir.into());
-        let mut core = Supervisor::new()?;
-        let mut server = Server::new(home, mode == "adopt", &core)?;
-        server.begin(&mut core)?;
+        let adopted = mode == "adopt";
+        let begun = Server::start(home.clone(), adopted);
+        // Nothing was made: the id is free again.
+        let (mut core, mut server) = begun.inspect_err(|_| {
+            if !adopted {
+                home.remove()
+            }
+        })?;
         Ok(serve(&mut core, &mut server)?)
     })();
     result.unwrap_or_else(|refusal| {
@@ -119,6 +135,13 @@ impl Report {
 }
 
 impl Server {
+    fn start(home: Home, adopted: bool) -> Result<(Supervisor, Server)> {
+        let mut core = Supervisor::new()?;
+        let mut server = Server::new(home, adopted, &core)?;
+        server.begin(&mut core)?;
+        Ok((core, server))
+    }
+
     fn new(home: Home, adopted: bool, core: &Supervisor) -> Result<Server> {
         let lock = home.lock_for_life()?;
         let facts = home.facts()?;
@@ -142,6 +165,9 @@ impl Server {
             _lock: lock,
             leaving: None,
             late: None,
+            spare: Vec::new(),
+            homeless: false,
+            last_oom: None,
         })
     }
 
@@ -180,9 +206,13 @@ impl Server {
             preserve_fds: Vec::new(),
             exit_files,
         };
+        core.watch_directory(self.home.dir());
         if self.adopted {
             return super::adopt::adopt(self, process, core);
         }
+        self.home.reserve()?;
+        let null = fd::open("/dev/null", OFlag::O_RDWR)?;
+        self.spare = (0..SPARE).map(|_| fd::duplicate(null.as_fd())).collect::<crate::sys::Result<_>>()?;
         self.ask(core, Request::Create(process), Asked::Create)
     }
 
@@ -217,22 +247,63 @@ impl Server {
                         self.take_back(refusal, core);
                     }
                 }
-                Err(refusal) => self.give_up(&refusal),
+                Err(refusal) => self.create_failed(&refusal),
             },
             Asked::Start => match result {
                 Ok(_) => self.report(core),
                 Err(refusal) => self.take_back(refusal, core),
             },
-            Asked::TakeBack(refusal) => self.give_up(&refusal),
+            Asked::Homeless => self.leave(0),
+            Asked::TakeBack(refusal) => match result {
+                Ok(_) => self.give_up(&refusal),
+                Err(more) => self.leave_it(&refusal, &more),
+            },
             Asked::Client { key, seq, what } => self.answer_client(key, seq, what, result, core),
+        }
+    }
+
+    /// A runtime that fails takes back what it has made; but one that has succeeded, or was killed, has
+    /// not. Only a process id that it has written down proves that the container is ours, and not one
+    /// whose id was taken.
+    fn create_failed(&mut self, refusal: &Refusal) {
+        self.spare.clear();
+        let ours = self.home.file("pid").exists();
+        let removed = if ours { super::dead::remove_from_runtime(&self.facts) } else { Ok(()) };
+        match removed {
+            Err(more) => self.leave_it(refusal, &more),
+            Ok(()) if !ours && refusal.code == Code::TimedOut => {
+                self.leave_it(refusal, &Refusal::new(Code::TimedOut, "it may have made a part of the container"));
+            }
+            Ok(()) => self.give_up(refusal),
         }
     }
 
     /// It was created and could not be started.
     fn take_back(&mut self, refusal: Refusal, core: &mut Supervisor) {
+        self.spare.clear();
         let request = Request::Delete { process: self.init(), force: true };
-        if self.ask(core, request, Asked::TakeBack(refusal.clone())).is_err() {
-            self.give_up(&refusal);
+        if let Err(more) = self.ask(core, request, Asked::TakeBack(refusal.clone())) {
+            self.leave_it(&refusal, &more);
+        }
+    }
+
+    /// What cannot be taken back stays with its record, so that it can be found and deleted.
+    fn leave_it(&mut self, refusal: &Refusal, more: &Refusal) {
+        let id = &self.facts.id;
+        let message = format!("{refusal}; the container could not be removed: {more}; \"delete --force {id}\" does");
+        Report::fail(&Refusal::new(refusal.code, message));
+        self.leave(1);
+    }
+
+    /// Whoever removed the directory has cut us off: nobody can ask or be told any more. As long as the
+    /// container runs its output is kept going; then it is removed.
+    fn leave_if_homeless(&mut self, core: &mut Supervisor) {
+        let over = core.state(&self.init()).is_none_or(|state| state.phase == Phase::Stopped);
+        if self.homeless && over && self.leaving.is_none() {
+            let request = Request::Delete { process: self.init(), force: true };
+            if self.ask(core, request, Asked::Homeless).is_err() {
+                self.leave(0);
+            }
         }
     }
 
@@ -245,6 +316,7 @@ impl Server {
 
     /// Tells whoever started us that the container is there.
     fn report(&mut self, core: &Supervisor) {
+        self.spare.clear();
         let state = core.state(&self.init());
         Report::say(&json!({
             "v": 1,
@@ -268,7 +340,7 @@ impl Server {
         while let Ok(Some(client)) = socket::accept_now(self.listener.as_fd()) {
             let ours = nix::unistd::geteuid().as_raw();
             let allowed = socket::peer_uid(client.as_fd()).is_ok_and(|uid| uid == 0 || uid == ours);
-            if allowed && self.connections.len() < CLIENTS {
+            if allowed && self.connections.len() + core.attached(&self.facts.id) < CLIENTS {
                 self.next_key += 1;
                 self.connections.extend(Connection::new(self.next_key, client, &core.poll));
             }
@@ -310,12 +382,12 @@ impl Server {
 
 /// What follows an event's number.
 pub(super) fn event_members(kind: &str, id: &str, exec: Option<&str>, members: &Value) -> String {
-    let mut line = format!("\"type\":{kind:?},\"id\":{id:?}");
+    let mut line = format!("\"type\":{},\"id\":{}", Value::from(kind), Value::from(id));
     if let Some(exec) = exec {
-        line += &format!(",\"exec\":{exec:?}");
+        line += &format!(",\"exec\":{}", Value::from(exec));
     }
     for (key, value) in members.as_object().into_iter().flatten() {
-        line += &format!(",{key:?}:{value}");
+        line += &format!(",{}:{value}", Value::from(key.as_str()));
     }
     line
 }
@@ -337,8 +409,20 @@ impl Front for Server {
                 let mut members = json!(Ended::of(&status));
                 members["pid"] = pid.into();
                 self.record("exited", Some(&process), members);
+                self.leave_if_homeless(core);
             }
-            Event::OutOfMemory { .. } => self.record("oom", None, json!({})),
+            // A container that runs out of memory again and again fills no disk with that.
+            Event::OutOfMemory { .. } => {
+                let last = self.journal.last();
+                if self.last_oom != Some(last) || self.journal.acknowledged() >= last {
+                    self.record("oom", None, json!({}));
+                    self.last_oom = Some(self.journal.last());
+                }
+            }
+            Event::Removal => {
+                self.homeless = !self.home.file("shim.json").exists();
+                self.leave_if_homeless(core);
+            }
             Event::Finished { token, result } => {
                 if let Some(at) = self.asked.iter().position(|(asked, _)| *asked == token) {
                     let (_, asked) = self.asked.swap_remove(at);

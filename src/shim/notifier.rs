@@ -1,0 +1,128 @@
+//! inotify(7): memory counters that change, fifos whose readers come or read.
+
+use std::cell::RefCell;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::rc::Rc;
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+
+use crate::sys::{Called, Result};
+
+/// What to be told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// The file has new content.
+    Content,
+    /// A fifo was opened or read.
+    Reader,
+    /// Something was removed from a directory, or that was moved.
+    Removal,
+}
+
+impl Change {
+    fn flags(self) -> AddWatchFlags {
+        match self {
+            Change::Content => AddWatchFlags::IN_MODIFY,
+            Change::Reader => AddWatchFlags::IN_OPEN | AddWatchFlags::IN_ACCESS,
+            Change::Removal => AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVE_SELF,
+        }
+    }
+}
+
+/// Which of the changes have happened since the last look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct News {
+    pub(super) content: bool,
+    pub(super) reader: bool,
+    pub(super) removal: bool,
+}
+
+/// The inotify instance of the loop: a user has few of them (`max_user_instances`), so it is one
+/// for everything.
+#[derive(Debug)]
+pub(super) struct Notifier {
+    inotify: Inotify,
+    /// How many use each watch: the kernel has one for an inode, whoever asks.
+    used: RefCell<Vec<(WatchDescriptor, usize)>>,
+}
+
+impl Notifier {
+    pub(super) fn new() -> Result<Notifier> {
+        let inotify =
+            Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).called(|| "inotify_init1()".into())?;
+        Ok(Notifier { inotify, used: RefCell::default() })
+    }
+
+    /// Readable when something has changed.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+
+    /// Begins to watch the inode at `path`.
+    pub(super) fn watch(self: &Rc<Self>, path: &Path, change: Change) -> Result<Watch> {
+        let flags = change.flags() | AddWatchFlags::from_bits_retain(libc::IN_MASK_ADD);
+        let descriptor = self.inotify.add_watch(path, flags).called(|| format!("inotify_add_watch({path:?})"))?;
+        let mut used = self.used.borrow_mut();
+        match used.iter_mut().find(|(known, _)| *known == descriptor) {
+            Some((_, count)) => *count += 1,
+            None => used.push((descriptor, 1)),
+        }
+        Ok(Watch { notifier: Rc::clone(self), descriptor })
+    }
+
+    /// What has happened; takes it out of the kernel's queue.
+    pub(super) fn news(&self) -> News {
+        let mut news = News::default();
+        while let Ok(events) = self.inotify.read_events() {
+            for event in &events {
+                let lost = event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
+                news.content |= lost || event.mask.intersects(Change::Content.flags());
+                news.reader |= lost || event.mask.intersects(Change::Reader.flags());
+                news.removal |= lost || event.mask.intersects(Change::Removal.flags());
+            }
+        }
+        news
+    }
+}
+
+/// A watch, which ends with its last owner.
+#[derive(Debug)]
+pub(super) struct Watch {
+    notifier: Rc<Notifier>,
+    descriptor: WatchDescriptor,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut used = self.notifier.used.borrow_mut();
+        let Some(at) = used.iter().position(|(known, _)| *known == self.descriptor) else { return };
+        used[at].1 -= 1;
+        if used[at].1 == 0 {
+            used.swap_remove(at);
+            // EINVAL: the file was removed, and the watch with it.
+            let _ = self.notifier.inotify.rm_watch(self.descriptor);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_watches_of_one_file_end_apart() {
+        let path = std::env::temp_dir().join(format!("windlass-notifier-{}", std::process::id()));
+        std::fs::write(&path, "").expect("a file");
+        let notifier = Rc::new(Notifier::new().expect("inotify"));
+        let one = notifier.watch(&path, Change::Content).expect("watched");
+        let two = notifier.watch(&path, Change::Content).expect("watched");
+        drop(one);
+        std::fs::write(&path, "x").expect("written");
+        assert_eq!(notifier.news(), News { content: true, ..News::default() });
+        drop(two);
+        std::fs::write(&path, "y").expect("written");
+        assert_eq!(notifier.news(), News::default());
+        std::fs::remove_file(path).expect("removed");
+    }
+}
