@@ -113,6 +113,8 @@ engines-table:
 # How long the verbs take, beside another runtime; needs root: `just bench crun`, `just bench runc run --rounds 50`
 bench peer="runc" *args: build suite
     {{integration}} --bench --runtime {{windlass}} --compare {{peer}} {{args}}
+    # The shim's, beside containerd's own; without containerd they are skipped.
+    {{integration}} --runtime {{windlass}} --shim {{shim}} shim_measures::
 
 # How cost grows with mounts, containers, processes and the rest, beside another runtime; needs root
 growth peer="runc" *args: build suite

@@ -248,8 +248,8 @@ fn a_cgroup_is_empty_when_its_processes_are_gone() {
     cgroup.join(child.id() as i32).expect("join");
     assert!(!cgroup.wait_until_empty(Duration::from_millis(5)).expect("wait"));
     let start = Instant::now();
-    assert!(cgroup.wait_until_empty(Duration::from_secs(10)).expect("wait"));
-    assert!(start.elapsed() < Duration::from_secs(5), "woken by the kernel, not by the timeout");
+    assert!(cgroup.wait_until_empty(Duration::from_secs(240)).expect("wait"));
+    assert!(start.elapsed() < Duration::from_secs(120), "woken by the kernel, not by the timeout");
     child.wait().expect("wait");
 }
 
@@ -264,12 +264,12 @@ fn a_watch_tells_the_end_of_the_last_process() {
     assert_eq!(watch.wait(Duration::from_millis(5)).expect("wait"), Happened::Nothing);
     cgroup.kill().expect("kill");
     let start = Instant::now();
-    while watch.wait(Duration::from_secs(10)).expect("wait") != Happened::Empty {}
-    assert!(start.elapsed() < Duration::from_secs(5), "woken by the kernel, not by the timeout");
+    while watch.wait(Duration::from_secs(240)).expect("wait") != Happened::Empty {}
+    assert!(start.elapsed() < Duration::from_secs(120), "woken by the kernel, not by the timeout");
     child.wait().expect("wait");
     let path = cgroup.path().to_owned();
     remove(&path, Kill::No).expect("remove");
-    assert_eq!(watch.wait(Duration::from_secs(10)).expect("a cgroup that is gone is empty"), Happened::Empty);
+    assert_eq!(watch.wait(Duration::from_secs(240)).expect("a cgroup that is gone is empty"), Happened::Empty);
 }
 
 #[test]
@@ -517,8 +517,8 @@ fn a_pids_limit_stops_forks_and_memory_beyond_its_limit_is_killed_and_counted() 
     cgroup.apply(&planned(r#"{"pids": {"limit": 20}}"#).writes).expect("update");
     let mut watch = cgroup.watch_oom().expect("watch");
     assert_eq!(shell_in(&cgroup, "head -c 64M /dev/zero | tail; echo $?"), "137");
-    assert_eq!(watch.wait(Duration::from_secs(10)).expect("wait"), Happened::OomKills(1));
-    assert_eq!(watch.wait(Duration::from_secs(10)).expect("wait"), Happened::Empty);
+    assert_eq!(watch.wait(Duration::from_secs(240)).expect("wait"), Happened::OomKills(1));
+    assert_eq!(watch.wait(Duration::from_secs(240)).expect("wait"), Happened::Empty);
     assert_eq!(cgroup.oom_kills(), Some(1));
     assert_eq!(cgroup.stats().expect("stats")["memory"]["events"]["oom_kill"], 1);
 }

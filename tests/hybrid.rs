@@ -168,7 +168,7 @@ impl Drop for Bundle {
 fn wait_for(what: &str, done: impl Fn() -> bool) {
     let start = std::time::Instant::now();
     while !done() {
-        assert!(start.elapsed().as_secs() < 10, "waited in vain for: {what}");
+        assert!(start.elapsed().as_secs() < 120, "waited in vain for: {what}");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }

@@ -170,7 +170,7 @@ fn eventually<V>(what: &str, mut done: impl FnMut() -> Option<V>) -> V {
         if let Some(value) = done() {
             return value;
         }
-        assert!(start.elapsed() < Duration::from_secs(20), "waited in vain for {what}");
+        assert!(start.elapsed() < Duration::from_secs(120), "waited in vain for {what}");
         sleep(Duration::from_millis(2));
     }
 }
@@ -368,7 +368,7 @@ fn a_pipe_that_another_process_holds_does_not_hold_up_the_exit() {
     let start = Instant::now();
     bench.start();
     assert_eq!(bench.exit(), "3");
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < Duration::from_secs(55));
     assert_eq!(bench.logged("stdout"), "out\n");
     let _ = Command::new("kill").arg(bench.text("child").trim()).status();
 }
@@ -485,7 +485,7 @@ fn readiness_is_relayed_and_nothing_else() {
     let mut bench = Bench::logging("notify", "sleep 60");
     fs::create_dir(bench.path("notify")).expect("podman makes it");
     let host = UnixDatagram::bind(bench.path("host")).expect("a socket");
-    host.set_read_timeout(Some(Duration::from_secs(10))).expect("a limit");
+    host.set_read_timeout(Some(Duration::from_secs(120))).expect("a limit");
     bench.add_path("--sdnotify-socket", "host");
     bench.start();
     let container = UnixDatagram::unbound().expect("a socket");

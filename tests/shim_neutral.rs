@@ -359,14 +359,14 @@ fn a_hanging_exec_holds_nobody_up() {
     let mut socket = world.socket();
     writeln!(socket, "{}", json!({"seq": 1, "op": "exec", "process": {"script": "x"}})).expect("sent");
     until(|| world.path("root/hung").exists());
-    let begun = Instant::now();
     assert_eq!(world.line(&["status", "c"])["state"], "running");
     assert!(world.output(&["kill", "c", "CONT"]).status.success());
     let mut waiting = world.client();
     let mut second = world.exec("second", "exit 2\n");
     second["attach"] = true.into();
     waiting.call("exec", second).expect("answered");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let hung = fs::read_to_string(world.path("root/hung")).expect("a pid").trim().parse().expect("a number");
+    assert!(alive(hung), "it was waited for");
     fs::remove_file(world.path("root/hang/exec")).expect("removed");
 }
 
@@ -509,7 +509,7 @@ fn a_grandchild_that_holds_the_pipe_does_not_hold_up_the_exit() {
     world.run(&["--drain", "0.3"]);
     assert_eq!(world.line(&["wait", "c"])["code"], 3);
     let waited = begun.elapsed();
-    assert!(waited >= Duration::from_millis(300) && waited < Duration::from_secs(10), "{waited:?}");
+    assert!(waited >= Duration::from_millis(300) && waited < Duration::from_secs(60), "{waited:?}");
     assert_eq!(world.output(&["logs", "c"]).stdout, b"x\n");
 }
 

@@ -66,7 +66,7 @@ impl World {
                 global: vec!["--root".into(), self.dir.join("root").into()],
                 log: None,
             },
-            timeouts: Timeouts { long: Duration::from_secs(3), short: Duration::from_secs(3) },
+            timeouts: Timeouts { long: Duration::from_secs(10), short: Duration::from_secs(60) },
             drain: Duration::from_millis(200),
             kill_on_exit: false,
             oom_files: Vec::new(),
@@ -100,7 +100,7 @@ impl World {
 
 /// Turns the loop until an event is the one that is wanted; gives all of them.
 fn until(core: &mut Supervisor, wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
-    let end = Instant::now() + Duration::from_secs(15);
+    let end = Instant::now() + Duration::from_secs(120);
     let mut seen = Vec::new();
     while Instant::now() < end {
         while let Some(event) = core.next_event() {
@@ -203,11 +203,13 @@ fn state_and_wait_answer_while_a_runtime_hangs_and_it_is_killed_in_the_end() {
         let Ok(Reply::Pending(hanging)) = core.request(Request::Start(ProcessId::of("c", "e"))) else {
             panic!("it is started")
         };
-        let begun = Instant::now();
         assert_eq!(core.state(&init()).expect("known").phase, Phase::Running);
         assert!(matches!(core.request(Request::Wait(init())), Ok(Reply::Pending(_))));
-        answer(&mut core, Request::Kill { process: init(), signal: 18, all: false }).expect("not held up");
-        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        let killed = core.request(Request::Kill { process: init(), signal: 18, all: false });
+        let Ok(Reply::Pending(killed)) = killed else { panic!("{killed:?}") };
+        let events = until(&mut core, |event| matches!(event, Event::Finished { token, .. } if *token == killed));
+        let finished_before = |event: &Event| matches!(event, Event::Finished { token, .. } if *token == hanging);
+        assert!(!events.iter().any(finished_before), "it was held up");
         let refused = finished(&mut core, hanging).expect_err("it took too long");
         assert_eq!(refused.code, Code::TimedOut);
         fs::remove_file(world.dir.join("root/hang/exec")).expect("removed");

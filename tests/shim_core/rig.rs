@@ -75,7 +75,7 @@ impl Rig {
             id: "c".into(),
             bundle: dir.clone(),
             runtime: Runtime { binary, global: Vec::new(), log: None },
-            timeouts: Timeouts { long: Duration::from_secs(15), short: Duration::from_secs(5) },
+            timeouts: Timeouts { long: PATIENCE, short: PATIENCE / 2 },
             drain: Duration::from_secs(1),
             kill_on_exit: false,
             oom_files: Vec::new(),
@@ -268,6 +268,11 @@ pub fn zombies() -> Vec<i32> {
     let processes = fs::read_dir("/proc").expect("/proc").flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(&ours))).collect()
+}
+
+/// How many children we have.
+pub fn children() -> usize {
+    fs::read_to_string("/proc/thread-self/children").expect("children").split_whitespace().count()
 }
 
 /// Private memory of this process that is its own, in kB.

@@ -32,7 +32,7 @@ fn together(t: &T, commands: &[&[&str]]) -> Verdict<Vec<i32>> {
     let children: Vec<Child> = commands.iter().map(|words| spawn(t, words)).collect::<Verdict<_>>()?;
     let mut codes = Vec::new();
     for (mut child, words) in children.into_iter().zip(commands) {
-        let status = crate::kit::runtime::wait(&mut child, std::time::Duration::from_secs(15), &words.join(" "));
+        let status = crate::kit::runtime::wait(&mut child, std::time::Duration::from_secs(120), &words.join(" "));
         codes.push(status.map(crate::kit::runtime::code).map_err(crate::kit::Stop::Fail)?);
     }
     Ok(codes)
@@ -103,7 +103,7 @@ fn delete_force_during_create_leaves_nothing(t: &T) -> Verdict {
         let mut create = spawn(t, &["create", "--bundle", &dir, &container.id])?;
         std::thread::sleep(std::time::Duration::from_millis(delay));
         t.runtime(&["delete", "--force", &container.id])?;
-        crate::kit::runtime::wait(&mut create, std::time::Duration::from_secs(10), "create")
+        crate::kit::runtime::wait(&mut create, std::time::Duration::from_secs(120), "create")
             .map_err(crate::kit::Stop::Fail)?;
         t.runtime(&["delete", "--force", &container.id])?.ok()?;
         gone(t, &container.id)?;

@@ -220,7 +220,7 @@ fn ignore_paused_enters_a_paused_container(t: &T) -> Verdict {
     let mut child = command.spawn()?;
     std::thread::sleep(std::time::Duration::from_millis(100));
     container.verb("resume", &[], &[])?.ok()?;
-    let status = crate::kit::runtime::wait(&mut child, std::time::Duration::from_secs(5), "exec").context("exec")?;
+    let status = crate::kit::runtime::wait(&mut child, std::time::Duration::from_secs(120), "exec").context("exec")?;
     ensure_eq!((status.code(), capture.read().0), (Some(0), "thawed\n".to_owned()), "exec after resume");
     Ok(())
 }

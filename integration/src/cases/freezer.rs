@@ -74,7 +74,7 @@ fn resume_below_a_frozen_cgroup_names_it(t: &T) -> Verdict {
     container.verb("pause", &[], &[])?.ok()?;
     let start = std::time::Instant::now();
     container.verb("resume", &[], &[])?.code_is(1)?.stderr_has("/sys/fs/cgroup/wl-above-resume")?;
-    ensure!(start.elapsed().as_secs() < 5, "resume waited for what cannot happen");
+    ensure!(start.elapsed().as_secs() < 60, "resume waited for what cannot happen");
     container.verb("delete", &["--force"], &[])?.ok()?;
     Ok(())
 }
@@ -151,7 +151,7 @@ fn patient_delete(t: &T, container: &Container) -> Verdict<String> {
     let (mut command, capture) = (t.command(), t.capture());
     command.args(["delete", "--force", &container.id]);
     capture.attach(&mut command)?;
-    let status = runtime::wait(&mut command.spawn()?, Duration::from_secs(20), "delete --force");
+    let status = runtime::wait(&mut command.spawn()?, Duration::from_secs(120), "delete --force");
     let said = capture.read().1;
     ensure_eq!(status.map(runtime::code), Ok(1), "exit code of delete --force; it said {said:?}");
     Ok(said)

@@ -283,7 +283,7 @@ fn run_forwards_signals_to_the_payload(t: &T) -> Verdict {
     let mut child = command.spawn()?;
     eventually("ready", || capture.read().0.contains("ready").then_some(()))?;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), nix::sys::signal::Signal::SIGTERM)?;
-    let status = crate::kit::runtime::wait(&mut child, Duration::from_secs(5), "run").context("after SIGTERM")?;
+    let status = crate::kit::runtime::wait(&mut child, Duration::from_secs(120), "run").context("after SIGTERM")?;
     ensure_eq!(status.code(), Some(7), "exit code of run; output {:?}", capture.read());
     Ok(())
 }

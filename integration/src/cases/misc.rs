@@ -76,7 +76,7 @@ fn an_unknown_sysctl_is_an_error(t: &T) -> Verdict {
 fn notify_socket_passes_readiness_on(t: &T) -> Verdict {
     let path = t.path("notify");
     let socket = UnixDatagram::bind(&path)?;
-    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    socket.set_read_timeout(Some(Duration::from_secs(120)))?;
     // The payload finds the variable; a datagram from it must arrive at ours.
     let script = "[ -S \"$NOTIFY_SOCKET\" ] && echo socket; sleep 1000";
     let bundle = t.bundle()?.sh(script);

@@ -517,7 +517,7 @@ fn a_listener_for_exec_is_sent_too(t: &T) -> Verdict {
     let listener = notify::receive(&socket)?;
     ensure_eq!(listener.state["state"]["status"], "running", "state.status");
     listener.refuse_next(libc::EXDEV)?;
-    crate::kit::runtime::wait(&mut child, std::time::Duration::from_secs(5), "exec").context("exec")?;
+    crate::kit::runtime::wait(&mut child, std::time::Duration::from_secs(120), "exec").context("exec")?;
     ensure_eq!(capture.read().0, format!("{GETPPID}=EXDEV\n"), "exec's output");
     Ok(())
 }

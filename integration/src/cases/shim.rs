@@ -9,7 +9,7 @@ use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};
 use std::process::Stdio;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 chapter! { "shim":
     a_container_runs_and_its_end_is_recorded_before_it_is_told,
@@ -231,11 +231,9 @@ fn the_shell_client_of_the_document_works(t: &T) -> Verdict {
         let words = [&[path.to_str().unwrap_or_default(), &dir], words].concat();
         serde_json::from_str(&t.host("/bin/sh", &words)?).context("the client's answer")
     };
-    let begun = Instant::now();
     ensure_eq!(ask(&["status"])?["ok"]["state"], json!("running"), "the status");
     ensure_eq!(ask(&["kill", "\"signal\":\"TERM\""])?["ok"], json!({}), "the kill");
     ensure_eq!(ask(&["wait"])?["ok"]["code"], json!(3), "the wait");
-    ensure!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());
     c.kill_shim()?;
     ensure_eq!(ask(&["wait"])?["code"], json!(3), "the record of a dead shim");
     Ok(())

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use std::path::Path;
 use std::process::Stdio;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 chapter! { "shim_containerd":
     output_and_status_are_the_containers [Need::Slow],
@@ -134,15 +134,13 @@ fn output_goes_to_files_and_programs(t: &T) -> Verdict {
 
 fn state_is_answered_while_an_exec_hangs(t: &T) -> Verdict {
     let mut engine = Engine::start(t)?;
-    engine.wrap("[ $verb != exec ] || sleep 3")?;
+    engine.wrap("[ $verb != exec ] || sleep 20")?;
     engine.run(&["-d"], "a", &["sleep", "1000"])?.ok()?;
     let mut exec = engine.command(&["tasks", "exec", "--exec-id", "e", "a", "true"]).spawn()?;
     sleep(Duration::from_millis(300));
-    let start = Instant::now();
     ensure_eq!(engine.status("a")?, "RUNNING", "the status");
     engine.ctr(&["tasks", "ps", "a"])?.ok()?;
-    let took = start.elapsed();
-    ensure!(took < Duration::from_secs(1), "State and Pids took {took:?} while an exec hung");
+    ensure!(exec.try_wait()?.is_none(), "State and Pids waited for an exec that hung");
     ensure!(exec.wait()?.success(), "the exec goes on");
     end(&engine, "a")
 }

@@ -31,14 +31,14 @@ impl FdSocket {
 
     /// Accepts a connection, failing after five seconds.
     pub fn accept(&self) -> Verdict<UnixStream> {
-        wait_readable(&self.listener, Duration::from_secs(5))?;
+        wait_readable(&self.listener, Duration::from_secs(60))?;
         Ok(self.listener.accept().context("accept")?.0)
     }
 
     /// The message and the descriptors that came with it.
     pub fn receive(&self) -> Verdict<(Vec<u8>, Vec<OwnedFd>)> {
         let stream = self.accept()?;
-        wait_readable(&stream, Duration::from_secs(5))?;
+        wait_readable(&stream, Duration::from_secs(60))?;
         sys::receive_with_fds(&stream).context("recvmsg")
     }
 
@@ -53,7 +53,7 @@ impl FdSocket {
 }
 
 /// How long text at a terminal is waited for.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Waits until `fd` can be read.
 pub fn wait_readable(fd: &impl AsFd, limit: Duration) -> Verdict {

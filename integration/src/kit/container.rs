@@ -154,7 +154,7 @@ impl Drop for Container<'_> {
         let mut command = self.t.command();
         command.args(["delete", "--force", &self.id]).stdout(Stdio::null()).stderr(Stdio::null());
         if let Ok(mut child) = command.spawn() {
-            let _ = super::runtime::wait(&mut child, std::time::Duration::from_secs(10), "delete --force");
+            let _ = super::runtime::wait(&mut child, std::time::Duration::from_secs(60), "delete --force");
         }
     }
 }

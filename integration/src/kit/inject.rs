@@ -92,7 +92,7 @@ fn trace(command: Command, at: u32) -> Verdict<Tracer> {
     loop {
         match waitpid(None::<Pid>, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::StillAlive) => {
-                if start.elapsed() > Duration::from_secs(15) {
+                if start.elapsed() > Duration::from_secs(120) {
                     let _ = kill(main, Signal::SIGKILL);
                     return fail(format!("hung after system call {} with the kill at {at}", tracer.calls));
                 }

@@ -29,7 +29,7 @@ pub fn receive(socket: &FdSocket) -> Verdict<Listener> {
 impl Listener {
     /// Answers the next notification with this errno; the call's number.
     pub fn refuse_next(&self, errno: i32) -> Verdict<i32> {
-        super::console::wait_readable(&self.fd, std::time::Duration::from_secs(5))?;
+        super::console::wait_readable(&self.fd, std::time::Duration::from_secs(60))?;
         let notification = sys::seccomp_receive(&self.fd).context("SECCOMP_IOCTL_NOTIF_RECV")?;
         let response = Response { id: notification.id, error: -errno, ..Response::default() };
         sys::seccomp_respond(&self.fd, response).context("SECCOMP_IOCTL_NOTIF_SEND")?;

@@ -11,7 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Seconds after which a command counts as hung.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Which program a runtime is; peers differ in known ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

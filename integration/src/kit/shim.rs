@@ -83,7 +83,7 @@ impl<'t> Shimmed<'t> {
     /// A connection.
     pub fn connect(&self) -> Verdict<Connection> {
         let stream = UnixStream::connect(self.file("shim.sock")).context("shim.sock")?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
         Ok(Connection { stream: BufReader::new(stream), seq: 0 })
     }
 
@@ -111,7 +111,7 @@ impl Drop for Shimmed<'_> {
         let mut command = command(self.t, "delete");
         command.args(["--force", &self.id]).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         if let Ok(mut child) = command.spawn() {
-            let _ = runtime::wait(&mut child, Duration::from_secs(20), "windlass-shim delete --force");
+            let _ = runtime::wait(&mut child, Duration::from_secs(120), "windlass-shim delete --force");
         }
     }
 }

@@ -165,7 +165,7 @@ pub fn eventually<V>(what: &str, mut done: impl FnMut() -> Option<V>) -> Verdict
         if let Some(value) = done() {
             return Ok(value);
         }
-        if start.elapsed() > Duration::from_secs(10) {
+        if start.elapsed() > Duration::from_secs(120) {
             return fail(format!("waited 10 s in vain for: {what}"));
         }
         sleep(Duration::from_millis(2));
