@@ -9,8 +9,9 @@ use nix::sched::CloneFlags;
 use crate::apply::context::Context;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::explain::kind_names;
+use crate::sys::poll::Deadline;
 use crate::sys::process::{Child, Forked};
-use crate::sys::{credentials, fd, process, socket};
+use crate::sys::{credentials, fd, poll, process, socket};
 
 use super::console;
 use super::execute::{first_of_ours, outlive_runtime};
@@ -78,6 +79,9 @@ pub(super) fn born(terminal: bool, cx: &mut Context<'_>) -> Result<()> {
     if terminal { console::take(std::io::stdin().as_fd()) } else { Ok(()) }
 }
 
+/// How long an execution that has begun may take to close what it closes.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Waits until the program is executed, or kills its process when the runtime ends before.
 fn guard(child: &Child, executed: BorrowedFd<'_>, runtime: BorrowedFd<'_>) -> ! {
     loop {
@@ -86,6 +90,11 @@ fn guard(child: &Child, executed: BorrowedFd<'_>, runtime: BorrowedFd<'_>) -> ! 
             Err(Errno::EINTR) => {}
             _ if fds[0].any().unwrap_or(false) => process::exit_now(0),
             _ => {
+                // The execution closes the runtime's connection and this pipe one after the other, and a
+                // runtime that only waits for the first may end in between.
+                if poll::readable(executed, Deadline::after(GRACE)).unwrap_or(false) {
+                    process::exit_now(0);
+                }
                 child.kill();
                 process::exit_now(1)
             }
