@@ -91,6 +91,7 @@ impl Scratch {
             resctrl: None,
             chroot: false,
             no_new_keyring: false,
+            keyring: ".0123456789abcdef".into(),
         };
         reservation.record(&state, GOOD.as_bytes()).expect("room for a file");
         if let Some(init) = &init {

@@ -42,6 +42,7 @@ impl Fixture {
         Options {
             no_pivot: flags.contains("--no-pivot"),
             no_new_keyring: flags.contains("--no-new-keyring"),
+            keyring: String::new(),
             host: Host {
                 capabilities: number("capabilities=0x", 16).unwrap_or(if user.is_some() { 0 } else { u64::MAX }),
                 uid: user.unwrap_or(0),

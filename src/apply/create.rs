@@ -52,6 +52,8 @@ pub struct Create<'a> {
     pub debug: bool,
     /// Whether exec is to leave the session keyring alone as well.
     pub no_new_keyring: bool,
+    /// What makes the name of the session keyring one that nobody can guess.
+    pub keyring: &'a str,
     /// Gets what the poststop hooks say when a container is undone.
     pub warnings: &'a RefCell<Vec<Fault>>,
 }
@@ -166,6 +168,11 @@ impl<'a> Creation<'a> {
     /// The socket on which the container says that it is ready, for `run`.
     pub fn listen(&self, host: &Host) -> Result<Option<Notify>> {
         Notify::listen(self.root(), &self.state.id, host)
+    }
+
+    /// The same where the host does not listen: what the container says is read and goes nowhere.
+    pub fn listen_for_nobody(&self) -> Result<Option<Notify>> {
+        Notify::listen_for_nobody(self.root(), &self.state.id)
     }
 
     /// What init works with; all else is closed in it. Also because a lock belongs to all copies of
@@ -370,6 +377,7 @@ fn state(request: &Create<'_>) -> State {
         resctrl: None,
         chroot,
         no_new_keyring: request.no_new_keyring,
+        keyring: request.keyring.into(),
     }
 }
 

@@ -48,13 +48,14 @@ pub(super) fn create_container(cx: &mut Context<'_>) -> Result<()> {
     // the runtime needs it any more.
     let root = cx.root()?;
     crate::sys::mount::change_directory(root).doing(|| "cannot enter the root filesystem")?;
-    in_container("createContainer", |hooks| &hooks.create_container, None, cx)
+    // The specification says `creating` until create has finished (runtime.md, "State").
+    in_container("createContainer", |hooks| &hooks.create_container, None, Status::Creating, cx)
 }
 
 pub(super) fn start_container(cx: &mut Context<'_>) -> Result<()> {
     // The signals are the program's by now, and a hook need not read its state.
     signals::ignore_sigpipe().doing(|| "cannot ignore SIGPIPE")?;
-    in_container("startContainer", |hooks| &hooks.start_container, Some(&cx.program.env), cx)?;
+    in_container("startContainer", |hooks| &hooks.start_container, Some(&cx.program.env), Status::Created, cx)?;
     signals::default_sigpipe().doing(|| "cannot reset the signals")
 }
 
@@ -62,10 +63,11 @@ fn in_container(
     name: &str,
     which: impl Fn(&crate::spec::Hooks) -> &Vec<Hook>,
     env: Option<&[String]>,
+    status: Status,
     cx: &Context<'_>,
 ) -> Result<()> {
     let (Some(hooks), Some(state)) = (cx.hooks, cx.state) else { return Ok(()) };
-    run_with(name, which(hooks), env, &state_for(state, Status::Created, nix::unistd::getpid().as_raw()))
+    run_with(name, which(hooks), env, &state_for(state, status, nix::unistd::getpid().as_raw()))
 }
 
 /// The state that a hook reads.

@@ -124,22 +124,38 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Notify {
     container: OwnedFd,
-    host: OwnedFd,
+    host: Option<OwnedFd>,
 }
 
 impl Notify {
     /// Listens in the directory that `prepare` made in the state root. For `start` and `run`, before init
     /// gets the word. `None`: `create` did not make it.
     pub fn listen(root: BorrowedFd<'_>, id: &str, host: &Host) -> Result<Option<Notify>> {
+        let connect = || {
+            let host = socket::connect_datagram(&host.0, PATIENCE)
+                .doing(|| format!("cannot reach the service manager at {:?}", host.0));
+            host.map(Some).map_err(|error| error.origin(reason()))
+        };
+        Notify::listen_and(root, id, connect)
+    }
+
+    /// The same where the host does not listen: nothing is passed on.
+    pub fn listen_for_nobody(root: BorrowedFd<'_>, id: &str) -> Result<Option<Notify>> {
+        Notify::listen_and(root, id, || Ok(None))
+    }
+
+    fn listen_and(
+        root: BorrowedFd<'_>,
+        id: &str,
+        connect: impl FnOnce() -> Result<Option<OwnedFd>>,
+    ) -> Result<Option<Notify>> {
         let origin = |error: Error| error.origin(reason());
         let directory =
             match fd::openat(root, notify_directory(id), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW, 0) {
                 Err(failed) if failed.errno == Errno::ENOENT => return Ok(None),
                 other => other.doing(|| "cannot open the directory of the notify socket").map_err(origin)?,
             };
-        let host = socket::connect_datagram(&host.0, PATIENCE)
-            .doing(|| format!("cannot reach the service manager at {:?}", host.0))
-            .map_err(origin)?;
+        let host = connect()?;
         let container = socket::bind_datagram_at(directory.as_fd(), SOCKET)
             .doing(|| "cannot make the notify socket")
             .map_err(origin)?;
@@ -168,7 +184,8 @@ impl Notify {
 
     /// Tells the host that the service is ready and that `main_pid` is its main process.
     pub fn forward(&self, main_pid: i32) -> Result<()> {
-        let send = |text: &str| socket::send(self.host.as_fd(), text.as_bytes(), &[]);
+        let Some(host) = &self.host else { return Ok(()) };
+        let send = |text: &str| socket::send(host.as_fd(), text.as_bytes(), &[]);
         send("READY=1\n")
             .doing(|| "cannot tell the service manager that the container is ready")
             .map_err(|e| e.origin(reason()))?;
@@ -191,8 +208,9 @@ impl Notify {
     /// Sends the end of a pipe along, which its receiver closes when it is through; `false` when
     /// it does not within `limit`.
     fn barrier(&self, limit: Duration) -> crate::sys::Result<bool> {
+        let Some(host) = &self.host else { return Ok(true) };
         let (read, write) = socket::pipe()?;
-        socket::send(self.host.as_fd(), b"BARRIER=1", &[write.as_fd()])?;
+        socket::send(host.as_fd(), b"BARRIER=1", &[write.as_fd()])?;
         drop(write);
         let end = Instant::now() + limit;
         // Without asked-for events only the hang-up is reported.

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 
 use crate::container::{Container, Status, state_document};
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Fault, Kind, Result};
 use crate::sys::{fd, socket};
 
 use super::hooks;
@@ -15,7 +15,7 @@ use super::sync::{Message, decode};
 /// Starts a created container; returns when its program runs, or with the reason why not. What
 /// is to be waited for afterwards, without the lock, is returned: `host` gets the container's word
 /// that it is ready.
-pub fn start(container: &mut Container, host: Option<&Host>) -> Result<Option<Notify>> {
+pub fn start(container: &mut Container, host: Option<&Host>, warnings: &mut Vec<Fault>) -> Result<Option<Notify>> {
     container.lock()?;
     match container.status()? {
         Status::Created => {}
@@ -26,7 +26,7 @@ pub fn start(container: &mut Container, host: Option<&Host>) -> Result<Option<No
     let notify = host.map_or(Ok(None), |host| Notify::listen(container.root(), &container.state.id, host))?;
     give_word(container)?;
     fd::unlinkat(container.root(), container.start_socket()?).doing(|| "cannot remove the start socket")?;
-    poststart(container)?;
+    poststart(container, warnings)?;
     Ok(notify)
 }
 
@@ -53,14 +53,16 @@ fn give_word(container: &Container) -> Result<()> {
     }
 }
 
-/// Runs the poststart hooks; one that fails stops the container (runtime.md, "Lifecycle", 9).
-pub fn poststart(container: &Container) -> Result<()> {
+/// Runs the poststart hooks. One that fails stops the container, and then it goes as by `delete`,
+/// poststop hooks included (runtime.md, "Lifecycle", step 9). What that has to warn about is added to `warnings`.
+pub fn poststart(container: &Container, warnings: &mut Vec<Fault>) -> Result<()> {
     let hooks = &container.hooks()?.poststart;
     if hooks.is_empty() {
         return Ok(());
     }
     let pid = container.init.map_or(0, |init| init.pid);
     hooks::run("poststart", hooks, &state_document(container, Status::Running, pid)).inspect_err(|_| {
-        let _ = crate::container::kill(container, libc::SIGKILL, true);
+        // The cause is the hook's failure; what cannot be cleared away is left for `delete --force`.
+        warnings.extend(crate::container::destroy(container).unwrap_or_default());
     })
 }

@@ -126,6 +126,12 @@ fn kill_everything(container: &Container) -> Result<()> {
     wait_for_end(container, pidfd.as_fd())
 }
 
+/// Kills all processes of a container and removes it, as `delete --force` does. For who holds the lock.
+pub fn destroy(container: &Container) -> Result<Vec<Fault>> {
+    kill_everything(container)?;
+    finish(container)
+}
+
 /// Long enough for a machine under load; a process in state D may outlast it.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 

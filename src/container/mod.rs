@@ -7,7 +7,7 @@ mod state;
 mod store;
 
 pub use id::{check_id, id_path};
-pub use kill::{delete, finish, kill};
+pub use kill::{delete, destroy, finish, kill};
 pub use record::write_exit;
 pub use state::{ExitRecord, Init, State, Status, Unit, VERSION};
 pub use store::{Container, INIT_NAME, Reservation, Store, notify_directory, process_stat};

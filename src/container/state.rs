@@ -58,6 +58,9 @@ pub struct State {
     /// Whether exec leaves the session keyring alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_new_keyring: bool,
+    /// The end of the session keyring's name, which nobody can guess.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub keyring: String,
 }
 
 /// A scope.

@@ -69,7 +69,10 @@ pub fn exec(id: &str, spec: &Spec, request: &Exec, process: Option<&[u8]>, optio
     let topology = topology::topology(linux, &options.host, &mut draft);
     let namespaces = topology.joined.iter().fold(topology.new, |all, join| all | join.kind);
     if !options.no_new_keyring {
-        draft.always("the session keyring of the container", Action::SessionKeyring(format!("_ses.{id}")));
+        draft.always(
+            "the session keyring of the container",
+            Action::SessionKeyring(format!("_ses.{id}{}", options.keyring)),
+        );
     }
     if process.terminal {
         let size = process.console_size.clone();

@@ -253,6 +253,9 @@ pub struct Options {
     pub no_pivot: bool,
     /// `--no-new-keyring`.
     pub no_new_keyring: bool,
+    /// The end of the session keyring's name. Whoever knows the whole name can make the keyring first
+    /// (keyctl(2), KEYCTL_JOIN_SESSION_KEYRING), so `create` takes one that nobody can guess.
+    pub keyring: String,
     /// What the host's kernel has, as far as planning depends on it.
     pub host: Host,
     /// Which systemd makes the cgroup, if one does.
@@ -321,7 +324,7 @@ pub fn create(id: &str, spec: &Spec, options: &Options) -> Result<Plan> {
     topology::enter(&topology, &mut draft);
     let entered = draft.steps.len();
     if !options.no_new_keyring {
-        draft.always("a session keyring of its own", Action::SessionKeyring(format!("_ses.{id}")));
+        draft.always("a session keyring of its own", Action::SessionKeyring(format!("_ses.{id}{}", options.keyring)));
     }
     topology::configure(&topology, spec, linux, &mut draft);
     rootfs::rootfs(spec, linux, &topology, options, &mut draft);

@@ -177,3 +177,12 @@ pub fn join_session_keyring(name: &str) -> Result<()> {
     let returned = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_SETPERM, ring, RIGHTS) };
     check(returned, || format!("keyctl(KEYCTL_SETPERM, {ring}, {RIGHTS:#x})")).map(drop)
 }
+
+/// `.` and sixteen hexadecimal digits that nobody can guess (getrandom(2)).
+pub fn unguessable() -> Result<String> {
+    let mut bytes = [0u8; 8];
+    // SAFETY: the buffer is as long as is said, and outlives the call. So few bytes come whole.
+    let returned = unsafe { libc::syscall(libc::SYS_getrandom, bytes.as_mut_ptr(), bytes.len(), 0) };
+    check(returned, || "getrandom(8)".into())?;
+    Ok(format!(".{:016x}", u64::from_ne_bytes(bytes)))
+}

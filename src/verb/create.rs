@@ -97,7 +97,7 @@ pub(super) fn planning(global: &Global, no_pivot: bool, no_new_keyring: bool) ->
     let host = host()?;
     let systemd = (manager(global) == Some(Manager::Systemd))
         .then(|| Systemd { user: is_rootless(global, &host), prefix: global.name });
-    Ok(Options { no_pivot, no_new_keyring, host, systemd })
+    Ok(Options { no_pivot, no_new_keyring, host, systemd, ..Options::default() })
 }
 
 /// Whether the cgroups of the host are somebody else's, by the flag or by what we are.
@@ -127,7 +127,8 @@ fn make<T>(
     let console_socket = connect(options.console_socket.as_ref(), "--console-socket")?;
     let pidfd_socket = connect(options.pidfd_socket.as_ref(), "--pidfd-socket")?;
     let pid_file = options.pid_file.as_deref().map(absolute).transpose()?;
-    let planning = planning(global, options.no_pivot, options.no_new_keyring)?;
+    let mut planning = planning(global, options.no_pivot, options.no_new_keyring)?;
+    planning.keyring = credentials::unguessable().doing(|| "cannot name the session keyring")?;
     // It lets us in while we read and plan; that it does not is said when nothing else is wrong.
     let systemd = planning.systemd.map(|systemd| cgroup::Systemd::connect(systemd.user));
     let read = read_config(&options.bundle, options.config.as_deref())?;
@@ -170,6 +171,7 @@ fn make<T>(
         wait_for_start,
         debug: session.debug,
         no_new_keyring: options.no_new_keyring,
+        keyring: &planning.keyring,
         warnings: &warnings,
     };
     let outcome = apply::create(request, proof).and_then(|launch| {
@@ -192,7 +194,7 @@ pub(super) fn create(options: cli::Create, session: &mut Session<'_>, proof: &Si
 pub(super) fn start(id: &str, session: &mut Session<'_>) -> Result<()> {
     let mut laps = Laps::begin(session.debug);
     let mut container = session.store()?.load(id)?;
-    let notify = apply::start(&mut container, NotifyHost::from_environment()?.as_ref())?;
+    let notify = apply::start(&mut container, NotifyHost::from_environment()?.as_ref(), &mut session.warnings)?;
     laps.done("have the program executed, and run the poststart hooks");
     // Others may look, kill and delete meanwhile.
     container.unlock();
@@ -217,17 +219,21 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
     }
     let host = NotifyHost::from_environment()?;
     let begin = |mut launch: Launch<Creation<'_>>, relay| {
-        let notify = host.as_ref().map_or(Ok(None), |host| launch.handler().listen(host))?;
+        let notify = match host.as_ref().map_or(Ok(None), |host| launch.handler().listen(host)) {
+            // Nobody waits for the container's word but the caller who waits for its end anyway.
+            Err(error) if !options.detach => {
+                ::log::warn!("{error}");
+                launch.handler().listen_for_nobody()?
+            }
+            other => other?,
+        };
         launch.begin()?;
         Ok((launch.commit()?, relay, notify))
     };
     let ((child, mut container), relay, notify) = make(&options.create, false, options.detach, session, proof, begin)?;
     let mut laps = Laps::begin(session.debug);
-    if let Err(error) = apply::poststart(&container) {
-        child.kill();
+    if let Err(error) = apply::poststart(&container, &mut session.warnings) {
         let _ = child.wait();
-        // The cause is the hook's failure; what clearing away cannot do is left for `delete --force`.
-        session.warnings.extend(crate::container::finish(&container).unwrap_or_default());
         return Err(error);
     }
     container.unlock();

@@ -29,7 +29,12 @@ fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThre
         }
         None => None,
     };
-    let planning = Options { no_new_keyring: container.state.no_new_keyring, host: host()?, ..Options::default() };
+    let planning = Options {
+        no_new_keyring: container.state.no_new_keyring,
+        keyring: container.state.keyring.clone(),
+        host: host()?,
+        ..Options::default()
+    };
     let spec = container.config()?;
     let mut plan = plan::exec::exec(&options.id, &spec, options, process.as_deref(), &planning)?;
     session.warn(std::mem::take(&mut plan.warnings))?;

@@ -28,7 +28,7 @@ pub fn config(bytes: &[u8]) {
     for (no_pivot, capabilities) in [(false, u64::MAX), (true, 0x1)] {
         let systemd = no_pivot.then_some(Systemd { user: false, prefix: "fuzz" });
         let host = Host { capabilities, ..Host::default() };
-        let options = Options { no_pivot, no_new_keyring: no_pivot, host, systemd };
+        let options = Options { no_pivot, no_new_keyring: no_pivot, host, systemd, ..Options::default() };
         match windlass::plan::create("fuzz", &spec, &options) {
             Ok(plan) => planned(&plan),
             Err(error) => refused(&error),

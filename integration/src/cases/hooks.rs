@@ -2,7 +2,7 @@
 
 use crate::kit::stop::Context;
 use crate::kit::t::eventually;
-use crate::kit::{Bundle, Container, T, Verdict};
+use crate::kit::{Bundle, Container, Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};
 use std::fs;
@@ -23,6 +23,7 @@ chapter! { "hooks":
     a_failing_create_container_hook_fails_the_create,
     a_failing_start_container_hook_fails_the_start,
     a_failing_poststart_hook_stops_the_container,
+    a_failing_poststart_hook_destroys_the_container [Need::Windlass],
     a_failing_poststop_hook_lets_the_others_run,
     the_text_of_a_failing_hook_is_reported,
     a_hook_that_takes_too_long_is_killed,
@@ -85,8 +86,13 @@ fn hooks_run_in_the_order_of_the_lifecycle(t: &T) -> Verdict {
 }
 
 fn hooks_get_the_state_on_stdin(t: &T) -> Verdict {
-    let expected =
-        [("prestart", "creating"), ("createRuntime", "creating"), ("poststart", "running"), ("poststop", "stopped")];
+    let expected = [
+        ("prestart", "creating"),
+        ("createRuntime", "creating"),
+        ("createContainer", "creating"),
+        ("poststart", "running"),
+        ("poststop", "stopped"),
+    ];
     let mut bundle = t.bundle()?.set("/annotations", json!({"a": "b"})).args(&["/bin/sleep", "1000"]);
     for (kind, _) in expected {
         bundle = with(bundle, kind, json!([hook(&format!("cat >{}", t.path(kind).display()))]));
@@ -101,7 +107,7 @@ fn hooks_get_the_state_on_stdin(t: &T) -> Verdict {
         ensure_eq!(state["bundle"], bundle.dir.display().to_string(), "{kind}: bundle");
         ensure_eq!(state["annotations"]["a"], "b", "{kind}: annotations");
         ensure_eq!(state["status"], status, "{kind}: status");
-        if kind != "poststop" {
+        if kind != "poststop" && kind != "createContainer" {
             ensure_eq!(state["pid"], pid, "{kind}: pid");
         }
     }
@@ -211,6 +217,19 @@ fn a_failing_poststart_hook_stops_the_container(t: &T) -> Verdict {
         let state = container.verb("state", &[], &[]).ok()?;
         (state.code != 0 || state.stdout.contains("\"stopped\"")).then_some(())
     })
+}
+
+fn a_failing_poststart_hook_destroys_the_container(t: &T) -> Verdict {
+    let bundle = with(t.bundle()?.sh("sleep 1000"), "poststart", json!([hook("exit 3")]));
+    let bundle = with(bundle, "poststop", json!([note(t, "poststop")]));
+    let container = t.create(&bundle)?;
+    container.verb("start", &[], &[])?.fails()?.stderr_has("poststart")?;
+    ensure_eq!(recorded(t), "poststop\n", "after start");
+    container.verb("state", &[], &[])?.fails()?;
+    t.run(&bundle)?.fails()?.stderr_has("poststart")?;
+    ensure_eq!(recorded(t), "poststop\npoststop\n", "after run");
+    ensure_eq!(fs::read_dir(t.root())?.count(), 0, "containers left");
+    Ok(())
 }
 
 fn a_failing_poststop_hook_lets_the_others_run(t: &T) -> Verdict {

@@ -15,6 +15,7 @@ chapter! { "misc":
     a_sysctl_outside_every_namespace_is_refused,
     a_sysctl_cannot_leave_proc_sys,
     an_unknown_sysctl_is_an_error,
+    a_notify_socket_that_nobody_listens_at_does_not_stop_a_run,
     notify_socket_passes_readiness_on,
     listen_fds_are_passed,
     a_network_device_is_moved_in,
@@ -182,5 +183,14 @@ fn pidfd_socket_receives_the_init(t: &T) -> Verdict {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(&fds[0])))?;
     let pid = crate::kit::t::field(&info, "Pid");
     ensure_eq!(pid, container.pid()?.to_string(), "the pidfd's process");
+    Ok(())
+}
+
+fn a_notify_socket_that_nobody_listens_at_does_not_stop_a_run(t: &T) -> Verdict {
+    let bundle = t.bundle()?.sh("echo ran");
+    bundle.write()?;
+    let mut command = t.command();
+    command.env("NOTIFY_SOCKET", t.path("nobody")).args(["run", "--bundle"]).arg(&bundle.dir).arg(t.id());
+    t.finish(command)?.ok()?.stdout_is("ran\n")?;
     Ok(())
 }

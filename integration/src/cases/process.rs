@@ -47,6 +47,7 @@ chapter! { "process":
     exec_cpu_affinity_is_set,
     memory_policy_is_set,
     a_new_session_keyring_is_joined,
+    the_name_of_the_session_keyring_cannot_be_guessed [Need::Windlass],
     no_new_keyring_keeps_the_callers,
     only_the_standard_descriptors_are_open,
     preserve_fds_passes_exactly_those,
@@ -433,6 +434,17 @@ fn a_new_session_keyring_is_joined(t: &T) -> Verdict {
     let (one, other) = (t.run(&bundle)?.ok()?.stdout, t.run(&bundle)?.ok()?.stdout);
     ensure!(!one.contains('E'), "no session keyring: {one}");
     ensure!(one != other, "two containers share a session keyring: {one}");
+    Ok(())
+}
+
+fn the_name_of_the_session_keyring_cannot_be_guessed(t: &T) -> Verdict {
+    let container = t.start(&t.bundle()?.helper()?.args(&["/bin/sleep", "1000"]))?;
+    let call = keyring_call();
+    let keyring = || container.exec(&["/helper", "@payload", "syscalls", &call]).map(|ran| ran.stdout);
+    ensure_eq!(keyring()?, keyring()?, "session keyrings of two execs");
+    let keys = std::fs::read_to_string("/proc/keys")?;
+    let (guessed, own) = (format!(" _ses.{}:", container.id), format!(" _ses.{}.", container.id));
+    ensure!(!keys.contains(&guessed) && keys.contains(&own), "keys: {keys}");
     Ok(())
 }
 
