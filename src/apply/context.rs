@@ -7,7 +7,7 @@ use nix::fcntl::{OFlag, ResolveFlag};
 
 use crate::container::State;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::plan::Program;
+use crate::plan::{Program, RootPath};
 use crate::spec::Hooks;
 use crate::sys::mount::Filesystem;
 use crate::sys::process::{Execution, SingleThreaded};
@@ -71,6 +71,8 @@ pub struct Context<'a> {
     pub null: Option<OwnedFd>,
     /// A procfs that nothing can be mounted over.
     pub proc: Option<OwnedFd>,
+    /// Mounts that are made read-only when everything in them is made.
+    pub late_readonly: Vec<(RootPath, OwnedFd)>,
     /// What is no longer needed, see [`Context::spend`].
     spent: Vec<OwnedFd>,
     /// Gets the terminal's master end.
@@ -116,6 +118,7 @@ impl<'a> Context<'a> {
             empty: None,
             null: None,
             proc: None,
+            late_readonly: Vec::new(),
             spent: Vec::new(),
             console_socket: None,
             stdio: Stdio::Kept,

@@ -89,6 +89,8 @@ pub fn plan_mount(plan: &mut Plan, state_root: &Path) -> bool {
         propagation: Vec::new(),
         old_flags: 0,
         copy_up: false,
+        late_readonly: false,
+        labelled: false,
     };
     plan.init.insert(last + 1, Step { origin: reason(), action: Action::Mount(mount) });
     true

@@ -11,6 +11,7 @@
 mod blame;
 pub mod cgroup;
 pub mod device_rules;
+mod devices;
 pub mod exec;
 pub mod explain;
 mod hooks;
@@ -27,6 +28,7 @@ pub mod unit;
 use std::path::PathBuf;
 
 pub use blame::innermost;
+pub use devices::BOUND;
 pub use host::{Host, Maps};
 pub use path::RootPath;
 pub use process::{Identity, MEMORY_FLAGS, MEMORY_MODES, Seccomp, Sets};

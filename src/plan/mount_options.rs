@@ -12,14 +12,18 @@ pub enum Effect {
     Set(u64),
     /// Clears attributes of the mount.
     Clear(u64),
-    /// Chooses the access time policy of the mount.
-    Atime(u64),
+    /// Takes back what an earlier word set; the source of a bind mount keeps what it has.
+    Unset(u64),
+    /// Asks for an access time policy of the mount.
+    Atime(Policy),
+    /// Takes such a request back.
+    NoAtime(Policy),
     /// Sets attributes of the mount and all below it.
     SetAll(u64),
     /// Clears attributes of the mount and all below it.
     ClearAll(u64),
-    /// Chooses the access time policy of the mount and all below it.
-    AtimeAll(u64),
+    /// Asks for an access time policy of the mount and all below it.
+    AtimeAll(Policy),
     /// Sets the propagation (`MS_*`), with `true` for all below as well.
     Propagation(u64, bool),
     /// A bind mount, with `true` of all below as well.
@@ -38,14 +42,25 @@ pub enum Effect {
 
 use Effect::*;
 
+/// The access time policies, as flags of which a mount may be given several; see [`policy`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Updated when older than the last change.
+    Relative = 1,
+    /// Never updated.
+    Never = 2,
+    /// Updated at each access.
+    Strict = 4,
+}
+
 /// The options by name, sorted.
 const TABLE: &[(&str, Effect)] = &[
     ("async", Superblock("async")),
-    ("atime", Clear(attr::NOATIME)),
+    ("atime", NoAtime(Policy::Never)),
     ("bind", Bind(false)),
     ("defaults", Nothing),
     ("dev", Clear(attr::NODEV)),
-    ("diratime", Clear(attr::NODIRATIME)),
+    ("diratime", Unset(attr::NODIRATIME)),
     ("dirsync", Superblock("dirsync")),
     ("exec", Clear(attr::NOEXEC)),
     ("idmap", Idmap(false)),
@@ -53,15 +68,15 @@ const TABLE: &[(&str, Effect)] = &[
     ("lazytime", Superblock("lazytime")),
     ("loud", Old(ms::SILENT, false)),
     ("mand", Superblock("mand")),
-    ("noatime", Atime(attr::NOATIME)),
+    ("noatime", Atime(Policy::Never)),
     ("nodev", Set(attr::NODEV)),
     ("nodiratime", Set(attr::NODIRATIME)),
     ("noexec", Set(attr::NOEXEC)),
     ("noiversion", Old(ms::I_VERSION, false)),
     ("nolazytime", Superblock("nolazytime")),
     ("nomand", Superblock("nomand")),
-    ("norelatime", Clear(0)),
-    ("nostrictatime", Clear(attr::STRICTATIME)),
+    ("norelatime", NoAtime(Policy::Relative)),
+    ("nostrictatime", NoAtime(Policy::Strict)),
     ("nosuid", Set(attr::NOSUID)),
     ("nosymfollow", Set(attr::NOSYMFOLLOW)),
     ("private", Propagation(ms::PRIVATE, false)),
@@ -69,10 +84,10 @@ const TABLE: &[(&str, Effect)] = &[
     ("rbind", Bind(true)),
     ("rdev", ClearAll(attr::NODEV)),
     ("rdiratime", ClearAll(attr::NODIRATIME)),
-    ("relatime", Atime(0)),
+    ("relatime", Atime(Policy::Relative)),
     ("rexec", ClearAll(attr::NOEXEC)),
     ("ridmap", Idmap(true)),
-    ("rnoatime", AtimeAll(attr::NOATIME)),
+    ("rnoatime", AtimeAll(Policy::Never)),
     ("rnodev", SetAll(attr::NODEV)),
     ("rnodiratime", SetAll(attr::NODIRATIME)),
     ("rnoexec", SetAll(attr::NOEXEC)),
@@ -82,12 +97,12 @@ const TABLE: &[(&str, Effect)] = &[
     ("rnosymfollow", SetAll(attr::NOSYMFOLLOW)),
     ("ro", Set(attr::RDONLY)),
     ("rprivate", Propagation(ms::PRIVATE, true)),
-    ("rrelatime", AtimeAll(0)),
+    ("rrelatime", AtimeAll(Policy::Relative)),
     ("rro", SetAll(attr::RDONLY)),
     ("rrw", ClearAll(attr::RDONLY)),
     ("rshared", Propagation(ms::SHARED, true)),
     ("rslave", Propagation(ms::SLAVE, true)),
-    ("rstrictatime", AtimeAll(attr::STRICTATIME)),
+    ("rstrictatime", AtimeAll(Policy::Strict)),
     ("rsuid", ClearAll(attr::NOSUID)),
     ("rsymfollow", ClearAll(attr::NOSYMFOLLOW)),
     ("runbindable", Propagation(ms::UNBINDABLE, true)),
@@ -95,7 +110,7 @@ const TABLE: &[(&str, Effect)] = &[
     ("shared", Propagation(ms::SHARED, false)),
     ("silent", Old(ms::SILENT, true)),
     ("slave", Propagation(ms::SLAVE, false)),
-    ("strictatime", Atime(attr::STRICTATIME)),
+    ("strictatime", Atime(Policy::Strict)),
     ("suid", Clear(attr::NOSUID)),
     ("symfollow", Clear(attr::NOSYMFOLLOW)),
     ("sync", Superblock("sync")),
@@ -148,13 +163,28 @@ pub struct Options {
 }
 
 impl Options {
-    /// Adds the words up; a later one wins over an earlier one.
+    /// Adds the words up. Of a word and its opposite the later one wins. `rbind` and `bind`, and the
+    /// access time policies, are no opposites but flags, as they are to mount(2): a later one does not
+    /// take an earlier one away.
     pub fn read<'a>(words: impl IntoIterator<Item = &'a str>) -> Options {
         let mut out = Options::default();
+        let (mut atime, mut atime_all) = (0, 0);
         for word in words {
             match effect(word) {
+                Some(Atime(flag)) => atime |= flag as u8,
+                Some(NoAtime(flag)) => atime &= !(flag as u8),
+                Some(AtimeAll(flag)) => atime_all |= flag as u8,
                 Some(effect) => out.add(effect),
                 None => out.data.extend(split(word).map(|(key, value)| (key.to_string(), value.map(str::to_string)))),
+            }
+        }
+        for (flags, set, clear) in
+            [(atime, &mut out.set, &mut out.clear), (atime_all, &mut out.set_all, &mut out.clear_all)]
+        {
+            *set |= policy(flags).unwrap_or(0);
+            // mount_setattr(2) wants the whole field cleared when it is touched.
+            if policy(flags).is_some() || *clear & attr::ATIME != 0 {
+                *clear |= attr::ATIME;
             }
         }
         out
@@ -170,29 +200,15 @@ impl Options {
             Clear(bits) => change(&mut self.set, &mut self.clear, 0, bits),
             SetAll(bits) => change(&mut self.set_all, &mut self.clear_all, bits, 0),
             ClearAll(bits) => change(&mut self.set_all, &mut self.clear_all, 0, bits),
-            // The policy is a number in a field of bits: the field is cleared, then set.
-            Atime(policy) => {
-                self.set = self.set & !attr::ATIME | policy;
-                self.clear |= attr::ATIME;
-            }
-            AtimeAll(policy) => {
-                self.set_all = self.set_all & !attr::ATIME | policy;
-                self.clear_all |= attr::ATIME;
-            }
+            Unset(bits) => self.set &= !bits,
             Propagation(flag, all) => self.propagation.push((flag, all)),
-            Bind(all) => self.bind = Some(all),
+            Bind(all) => self.bind = Some(all || self.bind == Some(true)),
             Superblock(name) => self.data.push((name.into(), None)),
             Old(flag, true) => self.old_flags |= flag,
             Old(flag, false) => self.old_flags &= !flag,
             Idmap(all) => self.idmap = Some(all),
             CopyUp => self.copy_up = true,
-            Nothing => {}
-        }
-        // mount_setattr(2) wants the whole field cleared when it is touched.
-        for (set, clear) in [(self.set, &mut self.clear), (self.set_all, &mut self.clear_all)] {
-            if (set | *clear) & attr::ATIME != 0 {
-                *clear |= attr::ATIME;
-            }
+            Nothing | Atime(_) | NoAtime(_) | AtimeAll(_) => {}
         }
     }
 }
@@ -201,6 +217,13 @@ impl Options {
 pub fn keys(option: &str) -> impl Iterator<Item = &str> {
     let known = effect(option).map(|effect| if let Superblock(name) = effect { name } else { option });
     known.into_iter().chain(split(option).filter(move |_| known.is_none()).map(|(key, _)| key))
+}
+
+/// The one of several policies that counts, as mount(2) has it: `MOUNT_ATTR_*`.
+fn policy(flags: u8) -> Option<u64> {
+    [(Policy::Strict, attr::STRICTATIME), (Policy::Never, attr::NOATIME), (Policy::Relative, 0)]
+        .into_iter()
+        .find_map(|(flag, set)| (flags & flag as u8 != 0).then_some(set))
 }
 
 /// Splits `a,b=c` at the commas that are outside quotes and not escaped, as mount(8) does.
@@ -242,11 +265,37 @@ mod tests {
     }
 
     #[test]
-    fn an_access_time_policy_clears_its_field() {
-        let options = Options::read(["noatime", "strictatime"]);
-        assert_eq!((options.set, options.clear), (attr::STRICTATIME, attr::ATIME));
+    fn a_later_bind_does_not_switch_recursion_off() {
+        for words in [["rbind", "bind"], ["bind", "rbind"]] {
+            assert_eq!(Options::read(words).bind, Some(true), "{words:?}");
+        }
+        assert_eq!(Options::read(["bind", "bind"]).bind, Some(false));
+    }
+
+    #[test]
+    fn the_strongest_access_time_policy_counts_in_any_order() {
+        for (words, set) in [
+            (["noatime", "strictatime"], attr::STRICTATIME),
+            (["strictatime", "noatime"], attr::STRICTATIME),
+            (["noatime", "relatime"], attr::NOATIME),
+            (["relatime", "noatime"], attr::NOATIME),
+        ] {
+            let options = Options::read(words);
+            assert_eq!((options.set, options.clear), (set, attr::ATIME), "{words:?}");
+            let all: Vec<String> = words.iter().map(|word| format!("r{word}")).collect();
+            let options = Options::read(all.iter().map(String::as_str));
+            assert_eq!((options.set_all, options.clear_all), (set, attr::ATIME), "{all:?}");
+        }
         assert_eq!(Options::read(["relatime"]).clear, attr::ATIME);
-        assert_eq!(Options::read(["atime"]).clear, attr::ATIME);
+    }
+
+    #[test]
+    fn words_that_undo_a_policy_leave_the_sources_own() {
+        for words in [["atime", "diratime"], ["norelatime", "nostrictatime"]] {
+            let options = Options::read(words);
+            assert_eq!((options.set, options.clear), (0, 0), "{words:?}");
+        }
+        assert_eq!(Options::read(["noatime", "nodiratime", "atime", "diratime"]), Options::default());
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! The root filesystem: mounts, devices, the pivot, and what is hidden or read-only in the end.
 
 use crate::abi::{attr, ms, namespace};
-use crate::error::Fault;
-use crate::spec::{Device, IdMapping, Linux, Root, Spec};
+use crate::spec::{IdMapping, Linux, Root, Spec};
 
 use super::mount_options::{self, Options as MountOptions};
-use super::{Action, Draft, Host, Node, Options, Pivot, RootPath, Topology};
+use super::{Action, Draft, Host, Options, Pivot, RootPath, Topology};
 
 /// The ids of an idmapped mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +90,10 @@ pub struct Mount {
     pub old_flags: u64,
     /// Starts with a copy of what was there.
     pub copy_up: bool,
+    /// Can be written to until a later [`Action::Readonly`].
+    pub late_readonly: bool,
+    /// Its option `context` is `linux.mountLabel`.
+    pub labelled: bool,
 }
 
 /// Adds the sources and steps of the root filesystem.
@@ -125,14 +128,14 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
     });
     draft.config("/root/path", Action::Rootfs { source, path: root.path.clone() });
 
-    let mut late_readonly = None;
+    let mut late_readonly = Vec::new();
     for (index, mount) in spec.mounts.iter().enumerate() {
         if let Some(path) = mount_step(index, mount, linux, topology, options, draft) {
-            late_readonly = Some((index, path));
+            late_readonly.push((index, path));
         }
     }
     let bind_nodes = topology.user_namespace() || options.host.nested.is_some();
-    devices(linux, bind_nodes, device_directory_is_bound(spec), draft);
+    super::devices::devices(spec, linux, bind_nodes, draft);
     if spec.process.as_ref().is_some_and(|process| process.terminal) {
         let size = spec.process.as_ref().and_then(|process| process.console_size.clone());
         draft.config("/process/terminal", Action::Console { size, device: true, controlling: true });
@@ -159,7 +162,7 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
         // While the root can still be written to.
         draft.config("/process/cwd", Action::MakeWorkingDirectory(path));
     }
-    if let Some((index, path)) = late_readonly {
+    for (index, path) in late_readonly {
         draft.config(format!("/mounts/{index}/options"), Action::Readonly(path));
     }
     if root.readonly && own_mounts {
@@ -175,9 +178,11 @@ fn restrict(linux: &Linux, draft: &mut Draft) {
         ("readonlyPaths", &linux.readonly_paths, Action::ReadonlyPath as fn(RootPath) -> Action),
         ("maskedPaths", &linux.masked_paths, Action::Mask),
     ] {
+        let mut seen = std::collections::BTreeSet::new();
         for (index, text) in paths.iter().enumerate() {
             let pointer = format!("/linux/{name}/{index}");
             match RootPath::new(text).filter(|path| text.starts_with('/') && !path.is_root()) {
+                Some(path) if !seen.insert(path.clone()) => {}
                 Some(path) => draft.config(pointer, action(path)),
                 None if text.is_empty() => draft.fault(pointer, "the path is missing"),
                 None => draft.fault(pointer, format!("{text:?} is not an absolute path below the root")),
@@ -217,14 +222,6 @@ fn root_propagation(linux: &Linux, draft: &mut Draft) -> Option<u64> {
     }
 }
 
-/// Whether `/dev` comes from the host, nodes and all.
-fn device_directory_is_bound(spec: &Spec) -> bool {
-    spec.mounts.iter().any(|mount| {
-        let bind = mount.kind == "bind" || mount.options.iter().any(|o| o == "bind" || o == "rbind");
-        bind && RootPath::new(&mount.destination).is_some_and(|path| path.is("/dev"))
-    })
-}
-
 /// What may be mounted on below `/proc`; as runc and the images that need it have it.
 const BELOW_PROC: &[&str] = &[
     "/proc/cpuinfo",
@@ -244,8 +241,15 @@ pub fn may_cover(path: &RootPath) -> bool {
     BELOW_PROC.iter().any(|allowed| path.is(allowed))
 }
 
-/// Adds one mount. A `/dev` that is to be read-only is made so later, when it has its nodes; its
-/// path is returned.
+/// Whether a new filesystem of this type can be given files and directories, which later mounts,
+/// device nodes and the working directory may need. A disk cannot: read-only means that nothing of it
+/// is written, its journal neither.
+fn takes_files(kind: &str, source: &str) -> bool {
+    !matches!(kind, "proc" | "sysfs" | "cgroup" | "cgroup2" | "mqueue" | "devpts") && !source.starts_with('/')
+}
+
+/// Adds one mount. A new filesystem that is to be read-only is made so later, when everything in it has
+/// been made; its path is returned.
 fn mount_step(
     index: usize,
     mount: &crate::spec::Mount,
@@ -267,9 +271,6 @@ fn mount_step(
             format!("mount destination {:?} is not absolute; taken from /", mount.destination),
         );
     }
-    if destination.is_root() {
-        draft.fault(format!("{pointer}/destination"), "a mount on / would hide the root filesystem");
-    }
     if destination.is_below("/proc") && !destination.is("/proc") && !may_cover(&destination) {
         draft.fault(
             format!("{pointer}/destination"),
@@ -278,11 +279,15 @@ fn mount_step(
     }
     let mut options = MountOptions::read(mount.options.iter().map(String::as_str));
     let bind = options.bind.or((mount.kind == "bind").then_some(false));
+    if destination.is_root() && bind.is_none() {
+        draft.fault(format!("{pointer}/destination"), "a new filesystem on / would hide the root filesystem");
+    }
     let idmap = idmap(&pointer, mount, &options, bind.is_some(), linux, topology, draft);
     if options.copy_up && (bind.is_some() || mount.kind != "tmpfs") {
         draft.fault(option(&pointer, mount, "tmpcopyup"), "tmpcopyup is for tmpfs only");
     }
-    let late = bind.is_none() && destination.is("/dev") && (options.set | options.set_all) & attr::RDONLY != 0;
+    let readonly = (options.set | options.set_all) & attr::RDONLY != 0;
+    let late = bind.is_none() && readonly && takes_files(&mount.kind, &mount.source);
     if late {
         options.set &= !attr::RDONLY;
         options.set_all &= !attr::RDONLY;
@@ -326,6 +331,8 @@ fn mount_step(
         propagation: options.propagation,
         old_flags: options.old_flags,
         copy_up: options.copy_up,
+        late_readonly: late,
+        labelled: !linux.mount_label.is_empty() && !options.data.iter().any(|(key, _)| key == "context"),
     };
     draft.config(pointer, Action::Mount(step));
     late.then_some(destination)
@@ -487,88 +494,4 @@ fn data(kind: &str, options: &MountOptions, linux: &Linux) -> Vec<(String, Optio
         data.push(("context".into(), Some(linux.mount_label.clone())));
     }
     data
-}
-
-/// The devices that the specification promises (config-linux.md, "Default Devices").
-const DEFAULT_DEVICES: &[(&str, u32, u32)] =
-    &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
-
-/// Adds the nodes, which a user namespace cannot make but bind. A `/dev` that comes from the host
-/// (`bound`) has its own and is left alone.
-fn devices(linux: &Linux, bind_nodes: bool, bound: bool, draft: &mut Draft) {
-    let mut wanted: Vec<(String, Node)> = Vec::new();
-    for (name, major, minor) in DEFAULT_DEVICES.iter().filter(|_| !bound) {
-        let path = RootPath::new(&format!("/dev/{name}")).expect("no NUL");
-        if linux.devices.iter().any(|device| RootPath::new(&device.path).as_ref() == Some(&path)) {
-            continue;
-        }
-        let node = Node { path, mode: 0o020_666, major: *major, minor: *minor, uid: 0, gid: 0, source: None };
-        wanted.push((String::new(), node));
-    }
-    for (index, device) in linux.devices.iter().enumerate() {
-        let pointer = format!("/linux/devices/{index}");
-        match node(device) {
-            Ok(node) if bound && node.path.is_below("/dev") => {
-                draft.warn(pointer, format!("{} is not made: /dev is bind mounted", node.path));
-            }
-            Ok(node) => wanted.push((pointer, node)),
-            Err(fault) => draft.faults.push(Fault { pointer: format!("{pointer}{}", fault.pointer), msg: fault.msg }),
-        }
-    }
-    for (pointer, mut node) in wanted {
-        let named = if pointer.is_empty() { "/linux/devices".to_string() } else { pointer.clone() };
-        if bind_nodes && node.mode & 0o170_000 != 0o010_000 {
-            node.source = Some(draft.source(Source {
-                path: node.path.to_string(),
-                pointer: named,
-                target: node.path.to_string(),
-                propagation: vec![(ms::PRIVATE, false)],
-                ..Source::default()
-            }));
-        }
-        match pointer.is_empty() {
-            true => draft.always("every container has this device", Action::Node(node)),
-            false => draft.config(pointer, Action::Node(node)),
-        }
-    }
-    if !bound {
-        draft.always("programs expect these links in /dev", Action::DevLinks);
-    }
-}
-
-fn node(device: &Device) -> Result<Node, Fault> {
-    let fault = |field: &str, msg: String| Fault { pointer: field.into(), msg };
-    let path = RootPath::new(&device.path).filter(|path| device.path.starts_with('/') && !path.is_root()).ok_or_else(
-        || match device.path.as_str() {
-            "" => fault("/path", "a device needs a path".into()),
-            path => fault("/path", format!("device path {path:?} is not an absolute path below the root")),
-        },
-    )?;
-    let kind = match device.kind.as_str() {
-        "c" | "u" => 0o020_000,
-        "b" => 0o060_000,
-        "p" => 0o010_000,
-        other => {
-            return Err(fault("/type", super::unknown("device type", other) + ": it must be one of b, c, u and p"));
-        }
-    };
-    // The kernel has 12 bits for one and 20 for the other (linux/kdev_t.h). It cuts off what is more,
-    // and the node would be that of another device.
-    let number = |field: &str, value: Option<i64>, bits: u32| match value {
-        None if kind == 0o010_000 => Ok(0),
-        None => Err(fault(field, "a device needs its numbers, unless it is a fifo".into())),
-        Some(value) => u32::try_from(value)
-            .ok()
-            .filter(|number| number >> bits == 0)
-            .ok_or_else(|| fault(field, format!("device number {value} is out of range: it has {bits} bits"))),
-    };
-    Ok(Node {
-        path,
-        mode: kind | device.file_mode.unwrap_or(0o666) & 0o7777,
-        major: number("/major", device.major, 12)?,
-        minor: number("/minor", device.minor, 20)?,
-        uid: device.uid.unwrap_or(0),
-        gid: device.gid.unwrap_or(0),
-        source: None,
-    })
 }

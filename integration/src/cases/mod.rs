@@ -11,6 +11,7 @@ mod cost;
 mod crash;
 mod devices;
 mod exec;
+mod filesystems;
 mod freezer;
 mod hooks;
 mod input;
@@ -43,6 +44,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         terminal::CASES,
         stdio::CASES,
         mounts::CASES,
+        filesystems::CASES,
         rootfs::CASES,
         devices::CASES,
         namespaces::CASES,

@@ -25,6 +25,7 @@ chapter! { "namespaces":
     mappings_without_a_user_namespace_are_refused,
     a_user_namespace_is_joined_by_its_path,
     devices_work_in_a_user_namespace,
+    bound_devices_are_for_nothing_else,
     exec_enters_the_user_namespace,
     setgroups_stays_allowed_for_root_made_namespaces,
     a_network_namespace_of_another_user_namespace_is_joined,
@@ -207,6 +208,16 @@ fn a_user_namespace_is_joined_by_its_path(t: &T) -> Verdict {
 fn devices_work_in_a_user_namespace(t: &T) -> Verdict {
     let script = "echo x >/dev/null && head -c 4 /dev/zero | wc -c; stat -c %t,%T /dev/null";
     t.run(&user_namespace(t)?.sh(script))?.ok()?.stdout_is("4\n1,3\n")?;
+    Ok(())
+}
+
+fn bound_devices_are_for_nothing_else(t: &T) -> Verdict {
+    let ran = t.run(&user_namespace(t)?.args(&["/bin/cat", "/proc/self/mountinfo"]))?.ok()?;
+    for device in ["/dev/null", "/dev/tty"] {
+        let line = ran.stdout.lines().find(|line| line.split(' ').nth(4) == Some(device)).unwrap_or_default();
+        let options = line.split(' ').nth(5).unwrap_or_default();
+        ensure!(["nosuid", "noexec"].iter().all(|flag| options.split(',').any(|o| o == *flag)), "{device}: {line}");
+    }
     Ok(())
 }
 

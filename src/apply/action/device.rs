@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
+use crate::abi::ms;
 use crate::apply::context::{Context, Directory};
 use crate::apply::resolve;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::plan::Node;
-use crate::sys::{Failed, fd, mount};
+use crate::plan::{BOUND, Node};
+use crate::sys::mount::{self, Attributes};
+use crate::sys::{Failed, fd};
 
 /// The directory `path` of the root, found or made; the last one is kept, for nodes come in
 /// crowds.
@@ -49,6 +51,8 @@ pub(super) fn node(node: &Node, cx: &mut Context<'_>) -> Result<()> {
         // A device cgroup or a user namespace above us forbids it; the host's node may be used.
         Err(failed) if failed.errno == Errno::EPERM => {
             let host = mount::clone_tree(fd::CWD, node.path.to_string(), false).map_err(|_| failed.doing(doing()))?;
+            let attributes = Attributes { set: BOUND, propagation: ms::PRIVATE, ..Attributes::default() };
+            mount::set_attributes(host.as_fd(), attributes, false, None).doing(doing)?;
             bind(node, name, dir, host.as_fd())
         }
         Err(failed) => Err(failed.doing(doing())),

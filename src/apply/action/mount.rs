@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use crate::abi::{attr, ms};
 use crate::apply::context::{Context, Directory};
 use crate::apply::resolve::{self, Make};
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Kind, Origin, Result};
 use crate::plan::{Mount, Source, Target, What};
 use crate::sys::mount::{self, Attributes, Filesystem};
 use crate::sys::{self, fd};
@@ -121,11 +121,17 @@ fn make(
     let doing = || format!("cannot mount {kind} on {}", plan.destination);
     let filesystem = Filesystem::open(kind).doing(doing)?;
     let mode = inherited_mode(plan, kind, data, cx);
-    let configured = configure(&filesystem, plan, source, data)
-        .and_then(|()| mode.as_deref().map_or(Ok(()), |mode| filesystem.set("mode", Some(mode))));
-    if let Err(failed) = configured {
+    let data = data.iter().map(|(key, value)| (key.as_str(), value.as_deref()));
+    for (key, value) in before(plan, source).chain(data).chain(mode.as_deref().map(|mode| ("mode", Some(mode)))) {
+        let Err(failed) = filesystem.set(key, value) else { continue };
         let complaint = filesystem.complaint();
         let error = failed.doing(doing());
+        let error = match key == "context" && plan.labelled {
+            true => error
+                .origin(Origin::config("/linux/mountLabel"))
+                .hint("a mount label needs SELinux, and a label that its policy knows"),
+            false => error,
+        };
         return Err(match complaint {
             Some(complaint) => error.hint(format!("the filesystem says: {complaint}")),
             None => error,
@@ -136,20 +142,12 @@ fn make(
     Ok(mount)
 }
 
-fn configure(
-    filesystem: &Filesystem,
-    plan: &Mount,
-    source: &str,
-    data: &[(String, Option<String>)],
-) -> sys::Result<()> {
-    if !source.is_empty() {
-        filesystem.set("source", Some(source))?;
-    }
-    if plan.set & attr::RDONLY != 0 && source.starts_with('/') {
-        // A disk is not written to at all, not even its journal.
-        filesystem.set("ro", None)?;
-    }
-    data.iter().try_for_each(|(key, value)| filesystem.set(key, value.as_deref()))
+/// What a filesystem is told before its own options.
+fn before<'a>(plan: &Mount, source: &'a str) -> impl Iterator<Item = (&'a str, Option<&'a str>)> {
+    // A disk is not written to at all, not even its journal.
+    let disk = plan.set & attr::RDONLY != 0 && source.starts_with('/');
+    let source = (!source.is_empty()).then_some(("source", Some(source)));
+    source.into_iter().chain(disk.then_some(("ro", None)))
 }
 
 /// The mode of a tmpfs that none is asked for: that of the directory it covers, if there is one.
@@ -183,12 +181,22 @@ fn finish(plan: &Mount, mount: OwnedFd, cx: &mut Context<'_>) -> Result<()> {
         mount::set_attributes(mount.as_fd(), attributes, *all, None)
             .doing(|| format!("cannot set the propagation of {}", plan.destination))?;
     }
+    if plan.late_readonly {
+        keep_for_later(plan, mount.as_fd(), cx)?;
+    }
     if target.is_none() && attach_in_fresh(plan, mount.as_fd(), cx)? {
         cx.spend(mount);
         return Ok(());
     }
     let target = target.map_or_else(|| self::target(plan, Make::Directory, cx), Ok)?;
     attach(plan, mount, target, cx)
+}
+
+/// Keeps a mount that is made read-only when everything in it is made.
+fn keep_for_later(plan: &Mount, mount: BorrowedFd<'_>, cx: &mut Context<'_>) -> Result<()> {
+    let kept = fd::duplicate(mount).doing(|| format!("cannot keep the mount on {}", plan.destination))?;
+    cx.late_readonly.push((plan.destination.clone(), kept));
+    Ok(())
 }
 
 /// Attaches on a directory that is missing in one that init has made (`/dev/shm`): it is made, and
@@ -291,6 +299,9 @@ fn mount_old(
     for (propagation, all) in &plan.propagation {
         let attributes = Attributes { propagation: *propagation, ..Attributes::default() };
         mount::set_attributes(top.as_fd(), attributes, *all, None).doing(doing)?;
+    }
+    if plan.late_readonly {
+        cx.late_readonly.push((plan.destination.clone(), top));
     }
     Ok(())
 }

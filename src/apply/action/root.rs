@@ -8,8 +8,7 @@ use nix::fcntl::OFlag;
 
 use crate::abi::ms;
 use crate::apply::context::Context;
-use crate::apply::resolve;
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::{Pivot, RootPath};
 use crate::sys::mount::{self, Attributes};
 use crate::sys::{fd, signals};
@@ -81,14 +80,18 @@ fn leave_the_hosts_kernel_files() -> Result<()> {
     Ok(())
 }
 
+/// Makes the root read-only, or a mount that was left writable until now.
 pub(super) fn readonly(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
     let attributes = Attributes { set: crate::abi::attr::RDONLY, ..Attributes::default() };
-    let found = match path.is_root() {
-        true => None,
-        false => Some(resolve::find(cx.root()?, path, resolve::IN_ROOT).doing(|| format!("cannot find {path}"))?),
-    };
-    let target = found.as_ref().map_or(cx.root()?, AsFd::as_fd);
-    mount::set_attributes(target, attributes, false, None).doing(|| format!("cannot make {path} read-only"))
+    let doing = || format!("cannot make {path} read-only");
+    if path.is_root() {
+        return mount::set_attributes(cx.root()?, attributes, false, None).doing(doing);
+    }
+    // The mount itself and not what is at its path by now: a later mount may cover it.
+    let at = cx.late_readonly.iter().position(|(waiting, _)| waiting == path);
+    let missing = || Error::new(Kind::Protocol, "the plan makes a mount read-only that it does not have");
+    let (_, mount) = cx.late_readonly.remove(at.ok_or_else(missing)?);
+    mount::set_attributes(mount.as_fd(), attributes, false, None).doing(doing)
 }
 
 /// No signal is blocked and none ignored that the caller did not ignore.

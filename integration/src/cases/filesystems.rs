@@ -1,0 +1,135 @@
+//! New filesystems, and what is made in and over them: config.md, "Mounts", and config-linux.md,
+//! "Masked Paths" and "Readonly Paths".
+
+use crate::kit::stop::{Context, skip};
+use crate::kit::{T, Verdict};
+use crate::{chapter, ensure};
+use serde_json::{Value, json};
+use std::fs;
+
+chapter! { "filesystems":
+    a_read_only_filesystem_takes_what_is_made_in_it_first,
+    what_covers_a_read_only_filesystem_stays_writable,
+    a_mount_point_is_not_made_below_a_read_only_bind,
+    a_bind_on_the_root_is_the_root,
+    a_later_bind_leaves_rbind_recursive,
+    words_for_access_times_add_up,
+    paths_named_twice_are_restricted_once,
+    a_label_without_selinux_is_named,
+}
+
+fn tmpfs(at: &str, options: &[&str]) -> Value {
+    json!({"destination": at, "type": "tmpfs", "source": "tmpfs", "options": options})
+}
+
+fn a_read_only_filesystem_takes_what_is_made_in_it_first(t: &T) -> Verdict {
+    let data = t.path("data");
+    fs::create_dir_all(&data)?;
+    fs::write(data.join("content"), "content")?;
+    for option in ["ro", "rro"] {
+        let bundle = t
+            .bundle()?
+            .mount(tmpfs("/mnt", &[option, "mode=755", "tmpcopyup"]))
+            .mount(tmpfs("/mnt/deeper", &["mode=755"]))
+            .bind(&data, "/mnt/bound", &["bind"])
+            .set("/linux/devices/-", json!({"path": "/mnt/zero", "type": "c", "major": 1, "minor": 5}))
+            .set("/process/cwd", json!("/mnt/work"))
+            .sh("pwd; cat /mnt/copied /mnt/bound/content; [ -c /mnt/zero ] && touch /mnt/deeper/x && echo made; \
+                 touch /mnt/x 2>/dev/null || echo read-only");
+        fs::write(bundle.rootfs().join("mnt/copied"), "copied\n")?;
+        t.run(&bundle)?.ok().context(option)?.stdout_is("/mnt/work\ncopied\ncontentmade\nread-only\n")?;
+    }
+    Ok(())
+}
+
+fn what_covers_a_read_only_filesystem_stays_writable(t: &T) -> Verdict {
+    let bundle = t.bundle()?.mount(tmpfs("/mnt", &["ro"])).mount(tmpfs("/mnt", &["mode=755"]));
+    t.run(&bundle.sh("touch /mnt/x && echo done"))?.ok()?.stdout_is("done\n")?;
+    Ok(())
+}
+
+fn a_mount_point_is_not_made_below_a_read_only_bind(t: &T) -> Verdict {
+    let data = t.path("data");
+    fs::create_dir_all(&data)?;
+    let bundle = t.bundle()?.bind(&data, "/mnt", &["bind", "ro"]).mount(tmpfs("/mnt/missing", &[]));
+    t.run(&bundle)?.code_is(1)?;
+    ensure!(!data.join("missing").exists(), "the host's directory was written to");
+    Ok(())
+}
+
+fn a_bind_on_the_root_is_the_root(t: &T) -> Verdict {
+    let other = t.bundle()?;
+    fs::write(other.rootfs().join("mark"), "other")?;
+    let bundle = t
+        .bundle()?
+        .edit(|spec| {
+            let root = json!({"destination": "/", "type": "bind", "source": other.rootfs(), "options": ["rbind"]});
+            if let Some(mounts) = spec["mounts"].as_array_mut() {
+                mounts.insert(0, root);
+            }
+        })
+        .sh("cat /mark; touch /new && [ -d /proc/self ] && echo done");
+    t.run(&bundle)?.ok()?.stdout_is("otherdone\n")?;
+    ensure!(other.rootfs().join("new").exists() && !bundle.rootfs().join("new").exists(), "written to the other root");
+    let read_only = bundle.set("/root/readonly", json!(true)).sh("touch /new2 2>/dev/null || echo read-only");
+    t.run(&read_only)?.ok()?.stdout_is("read-only\n")?;
+    Ok(())
+}
+
+/// The options of the mount at `point` in the text of mountinfo.
+fn options(mountinfo: &str, point: &str) -> Vec<String> {
+    let line = mountinfo.lines().rfind(|line| line.split(' ').nth(4) == Some(point)).unwrap_or_default();
+    line.split(' ').nth(5).unwrap_or_default().split(',').map(str::to_owned).collect()
+}
+
+fn a_later_bind_leaves_rbind_recursive(t: &T) -> Verdict {
+    let data = t.path("data");
+    fs::create_dir_all(data.join("sub"))?;
+    t.host("mount", &["-t", "tmpfs", "tmpfs", &data.join("sub").display().to_string()])?;
+    fs::write(data.join("sub/inner"), "inner")?;
+    let bundle = t.bundle()?.bind(&data, "/mnt", &["rbind", "rprivate", "ro", "bind"]);
+    let ran = t.run(&bundle.args(&["/bin/cat", "/mnt/sub/inner"]));
+    t.host("umount", &["-l", &data.join("sub").display().to_string()])?;
+    ran?.ok()?.stdout_is("inner")?;
+    Ok(())
+}
+
+fn words_for_access_times_add_up(t: &T) -> Verdict {
+    let cat = ["/bin/cat", "/proc/self/mountinfo"];
+    let ran = t.run(&t.bundle()?.mount(tmpfs("/mnt", &["noatime", "relatime"])).args(&cat))?.ok()?;
+    ensure!(options(&ran.stdout, "/mnt").contains(&"noatime".to_owned()), "{}", ran.stdout);
+    let data = t.path("data");
+    fs::create_dir_all(&data)?;
+    t.host("mount", &["-t", "tmpfs", "-o", "noatime,nodiratime", "tmpfs", &data.display().to_string()])?;
+    let ran = t.run(&t.bundle()?.bind(&data, "/mnt", &["bind", "atime", "diratime"]).args(&cat));
+    t.host("umount", &["-l", &data.display().to_string()])?;
+    let kept = options(&ran?.ok()?.stdout, "/mnt");
+    ensure!(kept.iter().filter(|flag| ["noatime", "nodiratime"].contains(&flag.as_str())).count() == 2, "{kept:?}");
+    Ok(())
+}
+
+fn paths_named_twice_are_restricted_once(t: &T) -> Verdict {
+    let bundle = t
+        .bundle()?
+        .set("/linux/maskedPaths", json!(["/etc", "/./etc", "/etc"]))
+        .set("/linux/readonlyPaths", json!(["/proc/bus", "/proc/bus/", "/proc/bus"]))
+        .args(&["/bin/cat", "/proc/self/mountinfo"]);
+    let ran = t.run(&bundle)?.ok()?;
+    for path in ["/etc", "/proc/bus"] {
+        let times = ran.stdout.lines().filter(|line| line.split(' ').nth(4) == Some(path)).count();
+        ensure!(times == 1, "{path} is mounted {times} times");
+    }
+    Ok(())
+}
+
+fn a_label_without_selinux_is_named(t: &T) -> Verdict {
+    if std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+        return skip("SELinux is there");
+    }
+    let bundle = t.bundle()?.set("/linux/mountLabel", json!("system_u:object_r:container_file_t:s0"));
+    let ran = t.run(&bundle)?;
+    if ran.code != 0 {
+        ensure!(ran.stderr.contains("/linux/mountLabel"), "{}", ran.stderr);
+    }
+    Ok(())
+}

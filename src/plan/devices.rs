@@ -1,0 +1,105 @@
+//! Device nodes: those that every container has, and those of the configuration.
+
+use crate::abi::{attr, ms};
+use crate::error::Fault;
+use crate::spec::{Device, Linux, Spec};
+
+use super::rootfs::Source;
+use super::{Action, Draft, Node, RootPath};
+
+/// Whether `/dev` comes from the host, nodes and all.
+fn directory_is_bound(spec: &Spec) -> bool {
+    spec.mounts.iter().any(|mount| {
+        let bind = mount.kind == "bind" || mount.options.iter().any(|o| o == "bind" || o == "rbind");
+        bind && RootPath::new(&mount.destination).is_some_and(|path| path.is("/dev"))
+    })
+}
+
+/// The devices that the specification promises (config-linux.md, "Default Devices").
+const DEFAULT_DEVICES: &[(&str, u32, u32)] =
+    &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// What a bound node is not for, on its mount: the container's user may own a node of the host.
+pub const BOUND: u64 = attr::NOSUID | attr::NOEXEC;
+
+/// Adds the nodes, which a user namespace cannot make but bind. A `/dev` that comes from the host has
+/// its own and is left alone.
+pub(super) fn devices(spec: &Spec, linux: &Linux, bind_nodes: bool, draft: &mut Draft) {
+    let bound = directory_is_bound(spec);
+    let mut wanted: Vec<(String, Node)> = Vec::new();
+    for (name, major, minor) in DEFAULT_DEVICES.iter().filter(|_| !bound) {
+        let path = RootPath::new(&format!("/dev/{name}")).expect("no NUL");
+        if linux.devices.iter().any(|device| RootPath::new(&device.path).as_ref() == Some(&path)) {
+            continue;
+        }
+        let node = Node { path, mode: 0o020_666, major: *major, minor: *minor, uid: 0, gid: 0, source: None };
+        wanted.push((String::new(), node));
+    }
+    for (index, device) in linux.devices.iter().enumerate() {
+        let pointer = format!("/linux/devices/{index}");
+        match node(device) {
+            Ok(node) if bound && node.path.is_below("/dev") => {
+                draft.warn(pointer, format!("{} is not made: /dev is bind mounted", node.path));
+            }
+            Ok(node) => wanted.push((pointer, node)),
+            Err(fault) => draft.faults.push(Fault { pointer: format!("{pointer}{}", fault.pointer), msg: fault.msg }),
+        }
+    }
+    for (pointer, mut node) in wanted {
+        let named = if pointer.is_empty() { "/linux/devices".to_string() } else { pointer.clone() };
+        if bind_nodes && node.mode & 0o170_000 != 0o010_000 {
+            node.source = Some(draft.source(Source {
+                path: node.path.to_string(),
+                pointer: named,
+                target: node.path.to_string(),
+                set: BOUND,
+                propagation: vec![(ms::PRIVATE, false)],
+                ..Source::default()
+            }));
+        }
+        match pointer.is_empty() {
+            true => draft.always("every container has this device", Action::Node(node)),
+            false => draft.config(pointer, Action::Node(node)),
+        }
+    }
+    if !bound {
+        draft.always("programs expect these links in /dev", Action::DevLinks);
+    }
+}
+
+fn node(device: &Device) -> Result<Node, Fault> {
+    let fault = |field: &str, msg: String| Fault { pointer: field.into(), msg };
+    let path = RootPath::new(&device.path).filter(|path| device.path.starts_with('/') && !path.is_root()).ok_or_else(
+        || match device.path.as_str() {
+            "" => fault("/path", "a device needs a path".into()),
+            path => fault("/path", format!("device path {path:?} is not an absolute path below the root")),
+        },
+    )?;
+    let kind = match device.kind.as_str() {
+        "c" | "u" => 0o020_000,
+        "b" => 0o060_000,
+        "p" => 0o010_000,
+        other => {
+            return Err(fault("/type", super::unknown("device type", other) + ": it must be one of b, c, u and p"));
+        }
+    };
+    // The kernel has 12 bits for one and 20 for the other (linux/kdev_t.h). It cuts off what is more,
+    // and the node would be that of another device.
+    let number = |field: &str, value: Option<i64>, bits: u32| match value {
+        None if kind == 0o010_000 => Ok(0),
+        None => Err(fault(field, "a device needs its numbers, unless it is a fifo".into())),
+        Some(value) => u32::try_from(value)
+            .ok()
+            .filter(|number| number >> bits == 0)
+            .ok_or_else(|| fault(field, format!("device number {value} is out of range: it has {bits} bits"))),
+    };
+    Ok(Node {
+        path,
+        mode: kind | device.file_mode.unwrap_or(0o666) & 0o7777,
+        major: number("/major", device.major, 12)?,
+        minor: number("/minor", device.minor, 20)?,
+        uid: device.uid.unwrap_or(0),
+        gid: device.gid.unwrap_or(0),
+        source: None,
+    })
+}
