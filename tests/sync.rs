@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
-use windlass::apply::sync::{InitSync, Message, Question, RuntimeSync, decode};
+use windlass::apply::sync::{InitSync, Message, Question, RuntimeSync, Wanted, decode};
 use windlass::error::{Error, Fault, Kind, Origin};
 use windlass::sys::socket::pair;
 
@@ -19,6 +19,12 @@ type Ask = fn(&InitSync) -> windlass::error::Result<()>;
 const ASKS: &[(&str, Ask)] = &[
     ("Place", InitSync::place),
     ("Ask(MapIds)", InitSync::map_ids),
+    ("Ask(Sources(Wanted { first: 3, more: 5 }))", |sync| sync.sources(Wanted::new(3, [5, 2, 67])).map(drop)),
+    ("Ask(RootDirectory)", |sync| match sync.root_directory() {
+        // An answer without a descriptor is one as well.
+        Err(error) if error.kind() == Kind::Protocol => Ok(()),
+        other => other.map(drop),
+    }),
     ("Ask(Scope)", InitSync::scope),
     ("Ask(NetDevices)", InitSync::net_devices),
     ("Ask(RuntimeHooks)", InitSync::runtime_hooks),

@@ -15,6 +15,7 @@ use crate::sys::progress::Progress;
 use crate::sys::{self, fd};
 
 use super::action::{Stdio, first_of_ours};
+use super::sources::Sources;
 use super::sync::InitSync;
 
 /// So many descriptors wait to be closed: with those in use they fit into the kernel's first table.
@@ -47,8 +48,8 @@ pub struct Context<'a> {
     pub gate: Gate,
     /// A `start` that waits for the outcome.
     pub starter: Option<OwnedFd>,
-    /// Mounts copied from the host, by the plan's index; each is used once.
-    pub sources: Vec<Option<OwnedFd>>,
+    /// Where mounts come from, by the plan's index; each is used once.
+    pub sources: Sources<'a>,
     /// Namespaces to join, by the plan's index.
     pub joins: Vec<Option<OwnedFd>>,
     /// The container's init, for exec.
@@ -106,7 +107,7 @@ impl<'a> Context<'a> {
             sync,
             gate,
             starter: None,
-            sources: Vec::new(),
+            sources: Sources::none(),
             joins: Vec::new(),
             target: None,
             runtime: None,
@@ -150,7 +151,8 @@ impl<'a> Context<'a> {
                 .map(|fd| fd.as_fd()),
         );
         kept.extend(self.stdio.kept());
-        kept.extend(self.sources.iter().chain(&self.joins).flatten().map(|fd| fd.as_fd()));
+        kept.extend(self.joins.iter().flatten().map(|fd| fd.as_fd()));
+        kept.extend(self.sources.descriptors());
         fd::close_all_but(first_of_ours(self.preserve_fds), &kept);
     }
 
@@ -174,10 +176,9 @@ impl<'a> Context<'a> {
         self.root.as_ref().map(OwnedFd::as_fd).ok_or_else(missing)
     }
 
-    /// A mount copied from the host; it can be attached once.
+    /// A copy of a mount, attached nowhere; it can be attached once.
     pub fn take_source(&mut self, index: usize) -> Result<OwnedFd> {
-        let missing = || Error::new(Kind::Protocol, "the plan uses a source twice");
-        self.sources.get_mut(index).and_then(Option::take).ok_or_else(missing)
+        self.sources.take(index, &self.sync)
     }
 
     /// A procfs of our own: a new mount that is attached nowhere, so that neither the container's

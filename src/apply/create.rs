@@ -10,7 +10,7 @@ use crate::abi::namespace;
 use crate::cgroup::Cgroup;
 use crate::container::{Container, Init, Reservation, State, Status, Store, Unit, process_stat};
 use crate::error::{Doing, Error, Fault, Kind, Origin, Result};
-use crate::plan::{Action, Joiner, Maps, Plan, Program, Step};
+use crate::plan::{Action, Maps, Plan, Program, Step};
 use crate::spec::{Hook, Spec};
 use crate::sys::process::{self, Child, Exit, Forked, SingleThreaded};
 use crate::sys::{socket, start};
@@ -21,8 +21,9 @@ use super::context::{Context, Gate};
 use super::init::{self, Watch};
 use super::laps::Laps;
 use super::launch::{Handler, Launch};
+use super::namespaces::{Borrowed, map_ids, open_joins};
 use super::notify::{Host, Notify};
-use super::sources::{Borrowed, map_ids, open_joins, open_sources};
+use super::sources::{self, Idmaps, Sources};
 use super::sync::{InitSync, Question};
 use super::{hooks, listener, resctrl};
 
@@ -69,19 +70,18 @@ impl Create<'_> {
 
 /// Makes the container, up to an init that waits for the word. Whatever fails from the first on, here
 /// or before the launch is committed: nothing stays, and the poststop hooks have run.
-pub fn create<'a>(request: Create<'a>, proof: &SingleThreaded) -> Result<Launch<Creation<'a>>> {
+pub fn create<'a>(request: Create<'a>, proof: &'a SingleThreaded) -> Result<Launch<Creation<'a>>> {
     let mut laps = Laps::begin(request.debug);
     let (plan, debug) = (request.plan, request.debug);
-    let creation = Creation::begin(request, &mut laps)?;
+    let mut creation = Creation::begin(request, proof, &mut laps)?;
     if creation.request.notify {
         super::notify::prepare(creation.root(), &plan.id)?;
     }
     let doors = creation.cgroup.doors()?;
-    let sources = match plan.copier {
-        Joiner::Runtime => open_sources(&plan.sources, proof)?,
-        Joiner::Init => plan.sources.iter().map(|_| None).collect(),
-    };
     let joins = open_joins(&plan.topology.joined)?;
+    let joined_user = plan.topology.joined.iter().position(|join| join.kind == namespace::USER);
+    let joined_user = joined_user.and_then(|at| joins[at].as_ref()).map(OwnedFd::as_fd);
+    creation.idmaps = Idmaps::make(&plan.sources, joined_user, proof)?;
     let gate = match creation.request.wait_for_start {
         true => {
             let name = creation.reservation.start_socket()?;
@@ -89,7 +89,7 @@ pub fn create<'a>(request: Create<'a>, proof: &SingleThreaded) -> Result<Launch<
         }
         false => Gate::Runtime,
     };
-    laps.done("copy mounts and open namespaces");
+    laps.done("open namespaces");
 
     // Before the clone, so that init is born so: see init::begin. Where the runtime has no power
     // over init but being the same user, the files of its /proc must be the user's until its ids
@@ -114,7 +114,7 @@ pub fn create<'a>(request: Create<'a>, proof: &SingleThreaded) -> Result<Launch<
         if let Err(error) = doors.enter() {
             init::fail(&sync, &error);
         }
-        let cx = creation.context(sync, gate, sources, joins);
+        let cx = creation.context(sync, gate, joins);
         child_story(plan, Watch { mapped_first, ..watch }, cx, proof)
     })?;
     drop(shown_again);
@@ -132,12 +132,14 @@ pub struct Creation<'a> {
     state: State,
     /// Init, once it stands.
     init: Option<Init>,
+    idmaps: Idmaps,
     request: Create<'a>,
+    proof: &'a SingleThreaded,
 }
 
 impl<'a> Creation<'a> {
     /// Takes the id, writes down what will be made, and makes the cgroup.
-    fn begin(request: Create<'a>, laps: &mut Laps) -> Result<Creation<'a>> {
+    fn begin(request: Create<'a>, proof: &'a SingleThreaded, laps: &mut Laps) -> Result<Creation<'a>> {
         let plan = request.plan;
         let mut poststop = Poststop::of(&request);
         let reservation = request.store.reserve(&plan.id)?;
@@ -157,7 +159,8 @@ impl<'a> Creation<'a> {
             cgroup.set_devices(plan)?;
         }
         laps.done("record it and make its cgroup");
-        Ok(Creation { resources, cgroup, reservation, poststop, state, init: None, request })
+        let (init, idmaps) = (None, Idmaps::default());
+        Ok(Creation { resources, cgroup, reservation, poststop, state, init, idmaps, request, proof })
     }
 
     /// The state root.
@@ -177,15 +180,10 @@ impl<'a> Creation<'a> {
 
     /// What init works with; all else is closed in it. Also because a lock belongs to all copies of
     /// its descriptor: the runtime's must not live on in init.
-    fn context(
-        &mut self,
-        sync: InitSync,
-        gate: Gate,
-        sources: Vec<Option<OwnedFd>>,
-        joins: Vec<Option<OwnedFd>>,
-    ) -> Context<'_> {
+    fn context(&mut self, sync: InitSync, gate: Gate, joins: Vec<Option<OwnedFd>>) -> Context<'_> {
         let mut cx = Context::new(sync, gate, program(&self.request));
-        cx.sources = sources;
+        let idmaps = std::mem::take(&mut self.idmaps);
+        cx.sources = Sources::new(self.request.plan, self.request.bundle, idmaps);
         cx.joins = joins;
         cx.console_socket = self.request.caller.console_socket.take();
         cx.preserve_fds = self.request.caller.preserve_fds;
@@ -241,6 +239,12 @@ impl Handler for Creation<'_> {
         let plan = self.request.plan;
         match question {
             Question::MapIds => map_ids(child.pid, &plan.topology)?,
+            Question::Sources(wanted) => {
+                return sources::copy_for(child, wanted, plan, self.request.bundle, &self.idmaps, self.proof);
+            }
+            Question::RootDirectory => {
+                return sources::open_root_for(child, plan, self.request.bundle, self.proof).map(|root| vec![root]);
+            }
             Question::Scope => self.cgroup.finish(plan, child)?,
             Question::NetDevices => super::netdevice::move_all(&plan.net_devices, child.pid)?,
             Question::RuntimeHooks => self.runtime_hooks(child.pid)?,
@@ -264,7 +268,7 @@ impl Handler for Creation<'_> {
     }
 
     fn keep(self, _: &Child) -> Result<Container> {
-        let Creation { resources, cgroup, reservation, mut poststop, state, init, request } = self;
+        let Creation { resources, cgroup, reservation, mut poststop, state, init, request, .. } = self;
         let hooks = request.spec.hooks.clone().unwrap_or_default();
         let container = reservation.keep(state, init.ok_or_else(unnamed)?, hooks)?;
         cgroup.keep();

@@ -16,6 +16,7 @@ mod init;
 mod laps;
 mod launch;
 mod listener;
+mod namespaces;
 mod netdevice;
 pub mod notify;
 mod relay;

@@ -1,7 +1,17 @@
-//! What the runtime opens on the host before init exists: mounts to copy, namespaces to join.
+//! The sources of mounts: bind mounts, device nodes, the root filesystem, and what stands in.
+//!
+//! Init takes each one when its turn comes, in its own mount namespace. So a source may be what an
+//! earlier mount has made, and the kernel's safeguards between user namespaces hold: a mount
+//! namespace of another user namespace has its flags locked and its shared mounts made slaves
+//! (mount_namespaces(7)). A copy that was taken in the host's mount namespace and moved across would
+//! have neither.
+//!
+//! What the user of a user namespace may not reach, the runtime copies with its own credentials, in
+//! init's mount namespace: init asks for it.
 
+use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -9,187 +19,338 @@ use nix::sched::CloneFlags;
 
 use crate::abi::namespace;
 use crate::error::{Doing, Error, Kind, Origin, Result};
-use crate::plan::explain::kind_names;
-use crate::plan::{Idmap, Join, Joiner, Maps, Source, Topology, map_text};
-use crate::spec::IdMapping;
-use crate::sys::fd;
-use crate::sys::process::{self, SingleThreaded};
+use crate::plan::{Idmap, Plan, Source, map_text};
+use crate::sys::mount::{self, Attributes};
+use crate::sys::process::{self, Child, SingleThreaded};
+use crate::sys::{Failed, fd};
 
-use super::action::prepare;
+use super::sync::{InitSync, Wanted};
 
-/// Copies every mount of the plan.
-pub fn open_sources(sources: &[Source], proof: &SingleThreaded) -> Result<Vec<Option<OwnedFd>>> {
-    let mut users: Vec<(&Idmap, OwnedFd)> = Vec::new();
-    let mut out = Vec::with_capacity(sources.len());
-    for source in sources {
-        let origin = |error: Error| {
-            error.origin(Origin::Config(source.pointer.clone().into())).step(format!("runtime: {source}"))
-        };
-        let idmap = match &source.idmap {
-            None => None,
-            Some(idmap) => Some(user_namespace(idmap, &mut users, proof).map_err(origin)?),
-        };
-        out.push(match prepare(source, idmap) {
-            Err(error) if source.fallback && error.errno() == Some(Errno::ENOENT) => None,
-            other => Some(other.map_err(origin)?),
-        });
-    }
-    Ok(out)
+/// What a source is at the moment.
+enum Slot {
+    Waiting,
+    /// Copied before its turn.
+    Held(OwnedFd),
+    Gone,
 }
 
-/// A user namespace with these mappings, made once for all mounts that want the same.
-fn user_namespace<'a, 'b>(
-    idmap: &'b Idmap,
-    known: &'a mut Vec<(&'b Idmap, OwnedFd)>,
-    proof: &SingleThreaded,
-) -> Result<BorrowedFd<'a>> {
-    let same = |other: &&Idmap| other.uids == idmap.uids && other.gids == idmap.gids;
-    let at = match known.iter().position(|(other, _)| same(other)) {
-        Some(at) => at,
-        None => {
-            let users = process::user_namespace(&map_text(&idmap.uids), &map_text(&idmap.gids), proof);
-            known.push((idmap, users.doing(|| "cannot make a user namespace for an idmapped mount")?));
-            known.len() - 1
-        }
-    };
-    Ok(known[at].1.as_fd())
+/// The sources, as init has them.
+pub struct Sources<'a> {
+    plan: &'a [Source],
+    slots: Vec<Slot>,
+    idmaps: Idmaps,
+    bundle: &'a Path,
+    root: PathBuf,
+    /// Whether the current directory is the bundle's.
+    in_bundle: bool,
+    user_namespace: bool,
+    asks: bool,
 }
 
-/// Writes the id maps of init's new user namespace, as it was planned.
-pub fn map_ids(pid: i32, topology: &Topology) -> Result<()> {
-    let (uids, gids) = (&topology.uid_mappings, &topology.gid_mappings);
-    match topology.maps {
-        Maps::Direct => write_maps(pid, &map_text(uids), &map_text(gids)),
-        Maps::Own => {
-            fd::openat(fd::CWD, format!("/proc/{pid}/setgroups"), OFlag::O_WRONLY, 0)
-                .and_then(|file| fd::write_once(file.as_fd(), b"deny"))
-                .doing(|| "cannot deny setgroups")
-                .map_err(|error| error.origin(Origin::config("/linux/gidMappings")))?;
-            write_maps(pid, &map_text(uids), &map_text(gids))
-        }
-        Maps::Helpers => {
-            helper("newuidmap", "/etc/subuid", pid, uids, "/linux/uidMappings")?;
-            helper("newgidmap", "/etc/subgid", pid, gids, "/linux/gidMappings")
+impl<'a> Sources<'a> {
+    /// Those of a plan. `bundle` is absolute.
+    pub fn new(plan: &'a Plan, bundle: &'a Path, idmaps: Idmaps) -> Sources<'a> {
+        Sources {
+            plan: &plan.sources,
+            slots: plan.sources.iter().map(|_| Slot::Waiting).collect(),
+            idmaps,
+            bundle,
+            root: bundle.join(&plan.root),
+            // setns(2) into a mount namespace goes to its root.
+            in_bundle: !plan.topology.joins(namespace::MOUNT),
+            user_namespace: plan.topology.user_namespace(),
+            asks: plan.asks,
         }
     }
-}
 
-/// Lets a program with the power to do it write a map; it judges by `grants` whose ids are whose.
-fn helper(program: &str, grants: &str, pid: i32, mappings: &[IdMapping], pointer: &'static str) -> Result<()> {
-    let numbers = mappings.iter().flat_map(|m| [m.container_id, m.host_id, m.size]).map(|number| number.to_string());
-    let output = Command::new(program).arg(pid.to_string()).args(numbers).stdin(Stdio::null()).output();
-    let error = match output {
-        Ok(output) if output.status.success() => return Ok(()),
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Error::new(Kind::PermissionDenied, format!("{program} did not map the ids: {said}"))
-                .hint(format!("{grants} says which ids are whose, as in \"USER:100000:65536\"; see `windlass doctor`"))
+    /// None: for `exec`, which mounts nothing.
+    pub fn none() -> Sources<'static> {
+        Sources {
+            plan: &[],
+            slots: Vec::new(),
+            idmaps: Idmaps::default(),
+            bundle: Path::new("/"),
+            root: PathBuf::new(),
+            in_bundle: true,
+            user_namespace: false,
+            asks: false,
         }
-        Err(error) => Err::<(), _>(error)
-            .doing(|| format!("cannot run {program}"))
-            .expect_err("an error stays one")
-            .hint("it is in the package uidmap or shadow-utils; without it only one's own two ids can be mapped"),
-    };
-    Err(error.origin(Origin::config(pointer)))
-}
-
-/// Writes the id maps of a process's new user namespace.
-fn write_maps(pid: i32, uids: &str, gids: &str) -> Result<()> {
-    for (file, map) in [("uid_map", uids), ("gid_map", gids)] {
-        fd::openat(fd::CWD, format!("/proc/{pid}/{file}"), OFlag::O_WRONLY, 0)
-            .and_then(|file| fd::write_once(file.as_fd(), map.as_bytes()))
-            .doing(|| format!("cannot write {file}"))
-            .map_err(|error| {
-                error.origin(Origin::config(if file == "uid_map" {
-                    "/linux/uidMappings"
-                } else {
-                    "/linux/gidMappings"
-                }))
-            })?;
     }
-    Ok(())
-}
 
-/// Opens every namespace to join, and makes sure that each is of the kind it is said to be.
-pub fn open_joins(joins: &[Join]) -> Result<Vec<Option<OwnedFd>>> {
-    joins.iter().map(|join| open_join(join).map(Some)).collect()
-}
-
-fn open_join(join: &Join) -> Result<OwnedFd> {
-    let kind = kind_names(join.kind);
-    let origin = |error: Error| error.origin(Origin::Config(format!("{}/path", join.pointer).into()));
-    let file = fd::open(&join.path, OFlag::O_RDONLY)
-        .doing(|| format!("cannot open the {kind} namespace {:?}", join.path))
-        .map_err(origin)?;
-    match process::namespace_kind(file.as_fd()) {
-        Ok(found) if found == join.kind => Ok(file),
-        _ => Err(origin(Error::new(Kind::InvalidConfig, format!("{:?} is not a {kind} namespace", join.path)))),
+    /// The descriptors that are needed later.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.idmaps.namespaces.iter().map(OwnedFd::as_fd)
     }
-}
 
-/// The namespaces that the runtime is in for the time of the clone; it goes back when this is
-/// dropped.
-pub struct Borrowed(Vec<(OwnedFd, u64)>);
+    /// A path of the configuration, which begins at the bundle.
+    pub fn path<'p>(&self, path: &'p str) -> Cow<'p, Path> {
+        let path = Path::new(path);
+        if self.in_bundle || path.is_absolute() { path.into() } else { self.bundle.join(path).into() }
+    }
 
-impl Borrowed {
-    /// Joins what init cannot join itself, and makes the time namespace with its offsets.
-    pub fn enter(topology: &Topology, joins: &[Option<OwnedFd>]) -> Result<Borrowed> {
-        let mut out = Borrowed(Vec::new());
-        for (join, file) in topology.joined.iter().zip(joins) {
-            let (Joiner::Runtime, Some(file)) = (join.joiner, file) else { continue };
-            out.remember(join.kind)?;
-            process::enter(file.as_fd(), flags(join.kind))
-                .doing(|| format!("cannot join the {} namespace {:?}", kind_names(join.kind), join.path))
-                .map_err(|error| error.origin(Origin::Config(join.pointer.clone().into())))?;
-        }
-        if topology.new & namespace::TIME != 0 {
-            out.remember(namespace::TIME)?;
-            let origin = |error: Error| error.origin(Origin::config("/linux/timeOffsets"));
-            process::unshare(flags(namespace::TIME)).doing(|| "cannot make a time namespace").map_err(origin)?;
-            let offsets: String = topology
-                .time_offsets
-                .iter()
-                .map(|(clock, by)| format!("{clock} {} {}\n", by.secs, by.nanosecs))
-                .collect();
-            if !offsets.is_empty() {
-                fd::open("/proc/self/timens_offsets", OFlag::O_WRONLY)
-                    .and_then(|file| fd::write_once(file.as_fd(), offsets.as_bytes()))
-                    .doing(|| "cannot set the clock offsets")
-                    .map_err(origin)?;
+    /// Copies a source before its turn. One that is not there is left to its turn: an earlier mount
+    /// may make it.
+    pub fn take_early(&mut self, index: usize) -> Result<()> {
+        let source = self.get(index)?;
+        match mount::clone_tree(fd::CWD, self.path(&source.path), source.recursive) {
+            Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
+            other => {
+                self.slots[index] = Slot::Held(self.judge(other, source)?);
+                Ok(())
             }
+        }
+    }
+
+    /// The copy of a source, with its attributes: a mount that is attached nowhere. It can be taken
+    /// once.
+    pub fn take(&mut self, index: usize, sync: &InitSync) -> Result<OwnedFd> {
+        let source = self.get(index)?;
+        let copy = match std::mem::replace(&mut self.slots[index], Slot::Gone) {
+            Slot::Gone => return Err(Error::new(Kind::Protocol, "the plan uses a source twice")),
+            Slot::Held(copy) => copy,
+            // Only the host's root may map the ids of a mount.
+            Slot::Waiting if self.asks && source.idmap.is_some() => self.ask(index, sync)?,
+            Slot::Waiting => match mount::clone_tree(fd::CWD, self.path(&source.path), source.recursive) {
+                Err(failed) if failed.errno == Errno::EACCES && self.asks => self.ask(index, sync)?,
+                other => self.judge(other, source)?,
+            },
+        };
+        dress(source, copy.as_fd())?;
+        if let Some(idmap) = source.idmap.as_ref().filter(|_| !self.asks) {
+            map(source, idmap, copy.as_fd(), self.idmaps.of(index)?)?;
+        }
+        Ok(copy)
+    }
+
+    fn get(&self, index: usize) -> Result<&'a Source> {
+        self.plan.get(index).ok_or_else(|| Error::new(Kind::Protocol, "the plan uses a source that it does not have"))
+    }
+
+    fn judge(&self, copied: crate::sys::Result<OwnedFd>, source: &Source) -> Result<OwnedFd> {
+        copied.map_err(|failed| refused(failed, source, self.user_namespace))
+    }
+
+    /// Asks the runtime for a source, and in the same breath for those behind it: each question costs
+    /// as much as several mounts. What lies below the root is left out, for a mount in between may
+    /// cover or make it.
+    fn ask(&mut self, index: usize, sync: &InitSync) -> Result<OwnedFd> {
+        let early = |at: usize| {
+            let source = &self.plan[at];
+            matches!(self.slots[at], Slot::Waiting) && !source.fallback && !below(self.bundle, &source.path, &self.root)
+        };
+        let others = (index + 1..self.plan.len()).filter(|at| early(*at));
+        let wanted = Wanted::new(index, others);
+        let mut copies = sync.sources(wanted)?.into_iter();
+        let lost = || Error::new(Kind::Protocol, "the runtime has sent no copy of a mount");
+        let first = copies.next().ok_or_else(lost)?;
+        // What the runtime could not copy is asked for again in its turn.
+        for (at, copy) in wanted.indices().skip(1).zip(copies) {
+            self.slots[at] = Slot::Held(copy);
+        }
+        Ok(first)
+    }
+
+    /// Attaches the root filesystem over its own place, so that it is a mount of our namespace.
+    pub fn attach_root(&self, root: BorrowedFd<'_>, path: &str, sync: &InitSync) -> Result<()> {
+        let attached = match mount::attach_over(root, self.path(path)) {
+            Err(failed) if failed.errno == Errno::EACCES && self.asks => {
+                mount::attach(root, sync.root_directory()?.as_fd())
+            }
+            other => other,
+        };
+        attached.doing(|| format!("cannot attach the root filesystem to its place {path:?}"))
+    }
+}
+
+/// Whether `path` is `root` or lies below it, both as written; relative ones begin at the bundle.
+fn below(bundle: &Path, path: &str, root: &Path) -> bool {
+    bundle.join(path).components().collect::<PathBuf>().starts_with(root.components().collect::<PathBuf>())
+}
+
+fn refused(failed: Failed, source: &Source, user_namespace: bool) -> Error {
+    let covered = failed.errno == Errno::EINVAL && !source.recursive && user_namespace;
+    let error = failed
+        .doing(format!("cannot mount {:?} on {:?}", source.path, source.target))
+        .origin(Origin::Config(source.pointer.clone().into()));
+    match covered {
+        true => error.hint(
+            "a directory with mounts below it can only be bound together with them in a user namespace: use rbind",
+        ),
+        false => error,
+    }
+}
+
+/// Gives a copy its attributes.
+fn dress(source: &Source, copy: BorrowedFd<'_>) -> Result<()> {
+    let change = |attributes: Attributes, all: bool| {
+        mount::set_attributes(copy, attributes, all, None)
+            .doing(|| format!("cannot set the attributes of {:?} for {:?}", source.path, source.target))
+    };
+    let mut propagation = source.propagation.iter().copied().peekable();
+    for (set, clear, all) in [(source.set, source.clear, false), (source.set_all, source.clear_all, true)] {
+        if set | clear != 0 {
+            // One call does both.
+            let first = propagation.next_if(|(_, recursive)| *recursive == all).map_or(0, |(flag, _)| flag);
+            change(Attributes { set, clear, propagation: first }, all)?;
+        }
+    }
+    propagation.try_for_each(|(flag, all)| change(Attributes { propagation: flag, ..Attributes::default() }, all))
+}
+
+fn map(source: &Source, idmap: &Idmap, copy: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> Result<()> {
+    mount::set_attributes(copy, Attributes::default(), idmap.recursive, Some(namespace))
+        .doing(|| format!("cannot map the ids of {:?} for {:?}", source.path, source.target))
+}
+
+/// The user namespaces by whose ids mounts are mapped. Mounts that want the same ids share one.
+#[derive(Default)]
+pub struct Idmaps {
+    namespaces: Vec<OwnedFd>,
+    /// Source and namespace, by index.
+    of: Vec<(usize, usize)>,
+}
+
+impl Idmaps {
+    /// Makes those that the sources need. `joined` is the user namespace that the container joins.
+    pub fn make(sources: &[Source], joined: Option<BorrowedFd<'_>>, proof: &SingleThreaded) -> Result<Idmaps> {
+        let mut out = Idmaps::default();
+        let mut known: Vec<&Idmap> = Vec::new();
+        for (index, source) in sources.iter().enumerate() {
+            let Some(idmap) = &source.idmap else { continue };
+            let same = |other: &&Idmap| other.uids == idmap.uids && other.gids == idmap.gids;
+            let at = match known.iter().position(same) {
+                Some(at) => at,
+                None => {
+                    let made = match joined.filter(|_| idmap.uids.is_empty()) {
+                        Some(joined) => fd::duplicate(joined),
+                        None => process::user_namespace(&map_text(&idmap.uids), &map_text(&idmap.gids), proof),
+                    };
+                    let made = made.doing(|| "cannot make a user namespace for an idmapped mount");
+                    out.namespaces.push(made.map_err(|error| named(error, source))?);
+                    known.push(idmap);
+                    known.len() - 1
+                }
+            };
+            out.of.push((index, at));
         }
         Ok(out)
     }
 
-    fn remember(&mut self, kind: u64) -> Result<()> {
-        let name = match kind {
-            namespace::NET => "net",
-            namespace::MOUNT => "mnt",
-            namespace::IPC => "ipc",
-            namespace::UTS => "uts",
-            namespace::PID => "pid",
-            namespace::CGROUP => "cgroup",
-            namespace::TIME => "time",
-            _ => "user",
-        };
-        let own = fd::open(format!("/proc/self/ns/{name}"), OFlag::O_RDONLY)
-            .doing(|| "cannot open the runtime's own namespace")?;
-        self.0.push((own, kind));
-        Ok(())
+    fn of(&self, source: usize) -> Result<BorrowedFd<'_>> {
+        let missing = || Error::new(Kind::Protocol, "the plan maps the ids of a mount that it does not have");
+        let at = self.of.iter().find(|(index, _)| *index == source).map(|(_, at)| *at);
+        at.and_then(|at| self.namespaces.get(at)).map(OwnedFd::as_fd).ok_or_else(missing)
     }
 }
 
-impl Drop for Borrowed {
-    fn drop(&mut self) {
-        for (own, kind) in self.0.drain(..).rev() {
-            // The runtime was there before; if it cannot go back it must not go on elsewhere.
-            if process::enter(own.as_fd(), flags(kind)).is_err() {
-                process::exit_now(1);
-            }
+fn named(error: Error, source: &Source) -> Error {
+    error.origin(Origin::Config(source.pointer.clone().into())).step(format!("runtime: {source}"))
+}
+
+/// The runtime's answer: copies of the wanted sources, taken in init's mount namespace. The first must
+/// succeed; the others end where one does not.
+pub fn copy_for(
+    init: &Child,
+    wanted: Wanted,
+    plan: &Plan,
+    bundle: &Path,
+    idmaps: &Idmaps,
+    proof: &SingleThreaded,
+) -> Result<Vec<OwnedFd>> {
+    let visit = Visit::to(init, proof)?;
+    let mut out = Vec::new();
+    for index in wanted.indices() {
+        let Some(source) = plan.sources.get(index) else { break };
+        let copied = mount::clone_tree(fd::CWD, bundle.join(&source.path), source.recursive)
+            .map_err(|failed| refused(failed, source, true))
+            .and_then(|copy| match &source.idmap {
+                Some(idmap) => map(source, idmap, copy.as_fd(), idmaps.of(index)?).map(|()| copy),
+                None => Ok(copy),
+            });
+        match copied {
+            Ok(copy) => out.push(copy),
+            Err(error) if out.is_empty() => return Err(named(error, source)),
+            Err(_) => break,
+        }
+    }
+    drop(visit);
+    Ok(out)
+}
+
+/// The runtime's answer: the directory of the root filesystem, in init's mount namespace.
+pub fn open_root_for(init: &Child, plan: &Plan, bundle: &Path, proof: &SingleThreaded) -> Result<OwnedFd> {
+    let _visit = Visit::to(init, proof)?;
+    fd::open(bundle.join(&plan.root), OFlag::O_PATH | OFlag::O_DIRECTORY)
+        .doing(|| format!("cannot open the root filesystem {:?}", plan.root))
+        .map_err(|error| error.origin(Origin::config("/root/path")))
+}
+
+/// Where this process is: setns(2) into a mount namespace changes the root and the current directory
+/// as well.
+pub(super) struct Home {
+    namespace: OwnedFd,
+    root: OwnedFd,
+    directory: OwnedFd,
+}
+
+impl Home {
+    /// Holds all three.
+    pub(super) fn hold() -> Result<Home> {
+        let hold = |path: &str, flags| fd::open(path, flags).doing(|| "cannot hold the runtime's own place");
+        Ok(Home {
+            namespace: hold("/proc/self/ns/mnt", OFlag::O_RDONLY)?,
+            root: hold("/", OFlag::O_PATH)?,
+            directory: hold(".", OFlag::O_PATH)?,
+        })
+    }
+
+    /// Goes back, or ends this process: what it would do next, it would do to others' files.
+    pub(super) fn back(&self) {
+        let back = process::enter(self.namespace.as_fd(), CloneFlags::CLONE_NEWNS)
+            .and_then(|()| mount::change_directory(self.root.as_fd()))
+            .and_then(|()| mount::chroot_to_current())
+            .and_then(|()| mount::change_directory(self.directory.as_fd()));
+        if let Err(failed) = back {
+            eprintln!("cannot leave the container's mount namespace: {failed}");
+            process::exit_now(1);
         }
     }
 }
 
-fn flags(kind: u64) -> CloneFlags {
-    CloneFlags::from_bits_retain(kind as i32)
+/// A stay in init's mount namespace, with init's root directory, until it is dropped.
+struct Visit(Home);
+
+impl Visit {
+    fn to(init: &Child, _proof: &SingleThreaded) -> Result<Visit> {
+        let doing = || "cannot enter the container's mount namespace";
+        let root = fd::open(format!("/proc/{}/root", init.pid), OFlag::O_PATH).doing(doing)?;
+        let visit = Visit(Home::hold()?);
+        process::enter(init.pidfd.as_fd(), CloneFlags::CLONE_NEWNS).doing(doing)?;
+        mount::change_directory(root.as_fd()).and_then(|()| mount::chroot_to_current()).doing(doing)?;
+        Ok(visit)
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.0.back();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_below_the_root_is_told_by_its_path() {
+        let bundle = Path::new("/srv/box");
+        let root = bundle.join("rootfs");
+        for path in ["rootfs", "rootfs/a", "./rootfs//a", "/srv/box/rootfs/a", "/srv/box/./rootfs"] {
+            assert!(below(bundle, path, &root), "{path}");
+        }
+        for path in ["rootfs2", "data", "/srv/box", "/srv/box/rootfs.d/a", "/rootfs"] {
+            assert!(!below(bundle, path, &root), "{path}");
+        }
+        assert!(below(bundle, "/etc", Path::new("/")));
+    }
 }

@@ -7,6 +7,10 @@
 //!   Spawned(pid) + pidfd ------------>           (only with a process in between)
 //!   MapIds --------------------------> write uid_map, gid_map
 //!       <------------------------- go on
+//!   Sources(which) ------------------> copy mounts in init's mount namespace
+//!       <------------------------- go on + a mount each, of the first ones
+//!   RootDirectory -------------------> open it in init's mount namespace
+//!       <------------------------- go on + its descriptor
 //!   Scope ---------------------------> wait for systemd, set the limits
 //!       <------------------------- go on
 //!   NetDevices ----------------------> move interfaces
@@ -59,6 +63,10 @@ pub enum Message {
 pub enum Question {
     /// Write the id maps.
     MapIds,
+    /// Copy these sources of mounts, which init's user may not reach, in init's mount namespace.
+    Sources(Wanted),
+    /// Open the directory of the root filesystem there.
+    RootDirectory,
     /// Have systemd place it, and set what systemd has not.
     Scope,
     /// Move the network interfaces in.
@@ -74,11 +82,34 @@ impl Question {
     pub fn what(self) -> &'static str {
         match self {
             Question::MapIds => "write the id maps",
+            Question::Sources(_) => "copy mounts that init's user may not reach",
+            Question::RootDirectory => "open the root filesystem's directory",
             Question::Scope => "have systemd place it",
             Question::NetDevices => "move network devices in",
             Question::RuntimeHooks => "run the prestart and createRuntime hooks",
             Question::Listener(_) => "hand on the seccomp listener",
         }
+    }
+}
+
+/// Some of a plan's sources: one, and others of the 63 behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    first: u32,
+    /// Bit N: the source N behind the first; bit 0 is set.
+    more: u64,
+}
+
+impl Wanted {
+    /// `first`, and those of `others` that are near enough.
+    pub fn new(first: usize, others: impl IntoIterator<Item = usize>) -> Wanted {
+        let near = others.into_iter().filter_map(|other| other.checked_sub(first)).filter(|by| *by < 64);
+        Wanted { first: first as u32, more: near.fold(1, |all, by| all | 1 << by) }
+    }
+
+    /// Their indices, in order.
+    pub fn indices(self) -> impl Iterator<Item = usize> {
+        (0..64).filter(move |by| self.more >> by & 1 != 0).map(move |by| self.first as usize + by)
     }
 }
 
@@ -124,6 +155,28 @@ impl InitSync {
     /// Waits until the id maps are written.
     pub fn map_ids(&self) -> Result<()> {
         self.ask(b"M")
+    }
+
+    /// Waits for copies of these sources: at least of the first, and then of no more than are wanted.
+    pub fn sources(&self, wanted: Wanted) -> Result<Vec<OwnedFd>> {
+        let mut bytes = [b'B'; 13];
+        bytes[1..5].copy_from_slice(&wanted.first.to_ne_bytes());
+        bytes[5..].copy_from_slice(&wanted.more.to_ne_bytes());
+        self.ask_for_descriptors(&bytes)
+    }
+
+    /// Waits for the directory of the root filesystem.
+    pub fn root_directory(&self) -> Result<OwnedFd> {
+        let lost = || Error::new(Kind::Protocol, "the runtime has sent no directory");
+        self.ask_for_descriptors(b"D")?.pop().ok_or_else(lost)
+    }
+
+    fn ask_for_descriptors(&self, bytes: &[u8]) -> Result<Vec<OwnedFd>> {
+        self.write(bytes)?;
+        match socket::receive_all(self.0.as_fd(), &mut [0; 1]).doing(|| "cannot hear the runtime")? {
+            (0, _) => crate::sys::process::exit_now(1),
+            (_, fds) => Ok(fds),
+        }
     }
 
     /// Waits until systemd has moved this process into its scope.
@@ -287,6 +340,12 @@ pub fn decode(bytes: &[u8], fd: Option<OwnedFd>) -> Result<Message> {
         Some(b'P') => Message::Spawned(number()?, fd.ok_or_else(unexpected)?),
         Some(b'A') => Message::Place,
         Some(b'M') => Message::Ask(Question::MapIds),
+        Some(b'B') => {
+            let more = bytes.get(5..13).and_then(|n| n.try_into().ok()).map(u64::from_ne_bytes);
+            let more = more.filter(|more| more & 1 != 0).ok_or_else(unexpected)?;
+            Message::Ask(Question::Sources(Wanted { first: number()?.cast_unsigned(), more }))
+        }
+        Some(b'D') => Message::Ask(Question::RootDirectory),
         Some(b'C') => Message::Ask(Question::Scope),
         Some(b'N') => Message::Ask(Question::NetDevices),
         Some(b'H') => Message::Ask(Question::RuntimeHooks),

@@ -6,7 +6,7 @@ use crate::abi::{attr, ms};
 use crate::spec::escape;
 
 use super::topology::KINDS;
-use super::{Action, Joiner, Maps, Mount, Pivot, Plan, Source, What};
+use super::{Action, Joiner, Maps, Mount, Node, Pivot, Plan, Source, What};
 
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -15,7 +15,7 @@ impl fmt::Display for Action {
             Action::Scope => f.write_str("wait to be put into the scope"),
             Action::BecomeRoot(uid, gid) => write!(f, "become user {uid}:{gid} of the user namespace"),
             Action::Join(index) => write!(f, "join namespace {index}"),
-            Action::Copy(_, source) => source.fmt(f),
+            Action::Copy(index) => write!(f, "copy source {index}"),
             Action::Unshare(kinds) => write!(f, "unshare the {} namespace", kind_names(*kinds)),
             Action::SessionKeyring(name) => write!(f, "join the session keyring {name:?}"),
             Action::LoopbackUp => f.write_str("bring the loopback interface up"),
@@ -200,9 +200,6 @@ impl Plan {
         if self.limits.devices.is_none() && self.rootless {
             runtime("attach no device filter".into(), "(only the host's root could)".into());
         }
-        for source in self.sources.iter().filter(|_| self.copier == Joiner::Runtime) {
-            runtime(source.to_string(), source.pointer.clone());
-        }
         for join in &self.topology.joined {
             let who = if join.joiner == Joiner::Runtime { "join for the clone" } else { "open for init" };
             runtime(format!("{who} the {} namespace {}", kind_names(join.kind), join.path), join.pointer.clone());
@@ -224,6 +221,14 @@ impl Plan {
                 Maps::Helpers => "write the id maps with newuidmap and newgidmap",
             };
             runtime(how.into(), "/linux/uidMappings".into());
+        }
+        if self.asks && !self.sources.is_empty() {
+            let user = self.init.iter().find_map(|step| match (&step.action, &step.origin) {
+                (Action::BecomeRoot(..), origin) => Some(origin.to_string()),
+                _ => None,
+            });
+            let what = "copy for init, in its mount namespace, what its user may not reach";
+            runtime(what.into(), user.unwrap_or_default());
         }
         if let Some(adj) = self.oom_score_adj {
             runtime(format!("set oom_score_adj to {adj}"), "/process/oomScoreAdj".into());
@@ -253,8 +258,21 @@ impl Plan {
                 Some(join) => format!("join the {} namespace {}", kind_names(join.kind), join.path),
                 None => action.to_string(),
             },
+            Action::Copy(index) => match self.sources.get(*index) {
+                Some(source) => format!("{source}, while it is the host's peer"),
+                None => action.to_string(),
+            },
             Action::Mount(Mount { what: What::Bind(source), destination, .. }) => match self.sources.get(*source) {
-                Some(source) => format!("bind {} on {destination}", source.path),
+                Some(source) => {
+                    let word = if source.recursive { "rbind" } else { "bind" };
+                    format!("{word} {} on {destination}{}", source.path, source.options())
+                }
+                None => action.to_string(),
+            },
+            Action::Mount(Mount { what: What::New { fallback: Some(source), .. }, .. })
+            | Action::Rootfs { source: Some(source), .. }
+            | Action::Node(Node { source: Some(source), .. }) => match self.sources.get(*source) {
+                Some(source) => format!("{action}{}", source.options()),
                 None => action.to_string(),
             },
             _ => action.to_string(),
@@ -286,7 +304,14 @@ impl Plan {
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "copy the mount{} at {} for {}", if self.recursive { "s" } else { "" }, self.path, self.target)?;
+        let mounts = if self.recursive { "mounts" } else { "mount" };
+        write!(f, "copy the {mounts} at {} for {}{}", self.path, self.target, self.options())
+    }
+}
+
+impl Source {
+    /// Its options, after a comma each.
+    fn options(&self) -> String {
         let all = |name: String| format!("r{name}");
         let mut options = attribute_names(self.set);
         options.extend(attribute_names(self.set_all).into_iter().map(all));
@@ -298,6 +323,6 @@ impl fmt::Display for Source {
         options.extend(cleared(self.clear_all, self.set_all).map(all));
         options.extend(self.propagation.iter().map(propagation_word));
         options.extend(self.idmap.as_ref().map(|idmap| if idmap.recursive { "ridmap" } else { "idmap" }.into()));
-        write_options(f, &options)
+        if options.is_empty() { String::new() } else { format!(", {}", options.join(",")) }
     }
 }

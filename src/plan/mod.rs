@@ -4,8 +4,8 @@
 //! source a directory? does the path exist?) is an intention here and is looked at by the step
 //! itself, through a descriptor, when its turn comes.
 //!
-//! A [`Plan`] has four parts: the [`Topology`] (which processes and namespaces), what the runtime
-//! opens on the host beforehand ([`Source`]), the cgroup, and the [`Step`]s of init in order.
+//! A [`Plan`] has four parts: the [`Topology`] (which processes and namespaces), where mounts come
+//! from ([`Source`]), the cgroup, and the [`Step`]s of init in order.
 //! `exec` gets a plan of the same steps.
 
 mod blame;
@@ -46,11 +46,13 @@ pub struct Plan {
     pub id: String,
     /// Which processes and namespaces.
     pub topology: Topology,
-    /// Mounts of the host to copy; steps refer to them by index.
+    /// Mounts to copy; steps refer to them by index.
     pub sources: Vec<Source>,
-    /// Who copies them: the runtime, before init exists, or init, in a first step for each, where
-    /// the host's mounts are not the runtime's to copy.
-    pub copier: Joiner,
+    /// Whether init may ask the runtime for those that its user cannot reach: in a user namespace, of
+    /// a runtime that has power over the host's mounts.
+    pub asks: bool,
+    /// Path of the root filesystem, from the bundle.
+    pub root: String,
     /// The scope that is its cgroup, where systemd makes it.
     pub unit: Option<unit::Unit>,
     /// Whether the host's root is somebody else, who alone could attach a device filter.
@@ -119,8 +121,8 @@ pub enum Action {
     BecomeRoot(u32, u32),
     /// Join a namespace that the runtime has opened.
     Join(usize),
-    /// Copy a mount of the host, which gets this index, from within the new mount namespace.
-    Copy(usize, Source),
+    /// Copy the mount of a source before its turn.
+    Copy(usize),
     /// Make these namespaces (`CLONE_NEW*`) in a process of our own.
     Unshare(u64),
     /// A session keyring of the container's own.
@@ -334,7 +336,7 @@ pub fn create(id: &str, spec: &Spec, options: &Options) -> Result<Plan> {
     process::process(spec, linux, &topology, options, &mut draft);
 
     let unit = options.systemd.and_then(|systemd| unit::unit(id, spec, &limits, systemd, &mut draft.faults));
-    let copier = who_copies(&topology, &options.host, &mut draft);
+    let asks = powers(&topology, &options.host, &mut draft);
     let rootless = options.host.rootless();
     if rootless {
         limits.devices = None;
@@ -349,7 +351,8 @@ pub fn create(id: &str, spec: &Spec, options: &Options) -> Result<Plan> {
         id,
         topology,
         sources: draft.sources,
-        copier,
+        asks,
+        root: spec.root.as_ref().map_or_else(String::new, |root| root.path.clone()),
         unit,
         rootless,
         limits,
@@ -361,11 +364,11 @@ pub fn create(id: &str, spec: &Spec, options: &Options) -> Result<Plan> {
     })
 }
 
-/// An ordinary user copies mounts as root of the new user namespace, in the new mount namespace:
-/// so init does it, before anything is mounted there.
-fn who_copies(topology: &Topology, host: &Host, draft: &mut Draft) -> Joiner {
+/// What an ordinary user cannot do, and whether the runtime can do more with the host's mounts than
+/// init.
+fn powers(topology: &Topology, host: &Host, draft: &mut Draft) -> bool {
     if host.administers() {
-        return Joiner::Runtime;
+        return topology.user_namespace();
     }
     if !topology.user_namespace() {
         draft.fault("/linux/namespaces", "rootless container requires user namespaces");
@@ -375,14 +378,7 @@ fn who_copies(topology: &Topology, host: &Host, draft: &mut Draft) -> Joiner {
         let msg = "only root can map the ids of a mount of the host";
         draft.faults.push(Fault { pointer, msg: msg.into() });
     }
-    let copies = draft.sources.iter().enumerate().map(|(index, source)| Step {
-        origin: Origin::Config(source.pointer.clone().into()),
-        action: Action::Copy(index, source.clone()),
-    });
-    let copies: Vec<Step> = copies.collect();
-    let at = draft.steps.iter().position(|step| matches!(step.action, Action::Rootfs { .. })).unwrap_or(0);
-    draft.steps.splice(at..at, copies);
-    Joiner::Init
+    false
 }
 
 /// Below its own value an ordinary user cannot go; user managers of systemd give theirs 100 or 200.

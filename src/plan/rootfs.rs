@@ -1,15 +1,16 @@
 //! The root filesystem: mounts, devices, the pivot, and what is hidden or read-only in the end.
 
 use crate::abi::{attr, ms, namespace};
+use crate::error::Origin;
 use crate::spec::{IdMapping, Linux, Root, Spec};
 
 use super::mount_options::{self, Options as MountOptions};
-use super::{Action, Draft, Host, Options, Pivot, RootPath, Topology};
+use super::{Action, Draft, Host, Options, Pivot, RootPath, Step, Topology};
 
 /// The ids of an idmapped mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idmap {
-    /// User ids; empty: those of the container's user namespace.
+    /// User ids; empty: those of the user namespace that the container joins.
     pub uids: Vec<IdMapping>,
     /// Group ids.
     pub gids: Vec<IdMapping>,
@@ -17,12 +18,10 @@ pub struct Idmap {
     pub recursive: bool,
 }
 
-/// A mount that the runtime copies from the host before init exists. The host's user can open
-/// what init, in a user namespace, may not; and a copy taken in the host's mount namespace is
-/// still a peer of the host's mount, as a shared bind mount must be.
+/// A mount that is copied, in the container's mount namespace, to be attached elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
-    /// Path on the host; relative to the bundle.
+    /// Its path before the root is changed, from the bundle.
     pub path: String,
     /// JSON Pointer of who named it.
     pub pointer: String,
@@ -115,14 +114,15 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
         draft.always("mounts made here must not reach the host", Action::Propagation(ms::SLAVE | ms::REC));
     }
     // A slave hears of the host's mounts, so its copy must not be cut off from them.
-    let own = if propagation.is_some_and(|flags| flags & ms::SLAVE != 0) { ms::SLAVE } else { ms::PRIVATE };
+    let slave = propagation.is_some_and(|flags| flags & ms::SLAVE != 0);
+    let before_slaves = draft.steps.len().saturating_sub(usize::from(own_mounts));
     let source = own_mounts.then(|| {
         draft.source(Source {
             path: root.path.clone(),
             pointer: "/root/path".into(),
             target: "/".into(),
             recursive: true,
-            propagation: vec![(own, true)],
+            propagation: if slave { Vec::new() } else { vec![(ms::PRIVATE, true)] },
             ..Source::default()
         })
     });
@@ -133,6 +133,9 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
         if let Some(path) = mount_step(index, mount, linux, topology, options, draft) {
             late_readonly.push((index, path));
         }
+    }
+    if own_mounts && !topology.user_namespace() {
+        copy_shared(before_slaves, draft);
     }
     let bind_nodes = topology.user_namespace() || options.host.nested.is_some();
     super::devices::devices(spec, linux, bind_nodes, draft);
@@ -169,6 +172,19 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
         let path = RootPath::new("/").expect("no NUL");
         draft.config("/root/readonly", Action::Readonly(path));
     }
+}
+
+/// A shared mount is to stay a peer of the host's, so that each sees what the other mounts. Once all
+/// mounts are slaves their copies are so too; these are copied before. In a user namespace they are
+/// slaves from the beginning (mount_namespaces(7)).
+fn copy_shared(at: usize, draft: &mut Draft) {
+    let shared = |source: &Source| source.propagation.iter().any(|(flag, _)| *flag == ms::SHARED);
+    let copies = draft.sources.iter().enumerate().filter(|(_, source)| shared(source)).map(|(index, source)| Step {
+        origin: Origin::Config(source.pointer.clone().into()),
+        action: Action::Copy(index),
+    });
+    let copies: Vec<Step> = copies.collect();
+    draft.steps.splice(at..at, copies);
 }
 
 /// What is hidden and what cannot be changed. Before the pivot, while the host's `/dev/null` can
@@ -354,10 +370,8 @@ fn bound(
     options: &MountOptions,
     idmap: Option<Idmap>,
 ) -> Source {
-    // Without a word on propagation the container sees what the host mounts later, and the host
-    // nothing of the container's: as if copied below a root that is a slave.
-    let propagation =
-        if options.propagation.is_empty() { vec![(ms::SLAVE, true)] } else { options.propagation.clone() };
+    // Without a word on propagation it stays what it is by then, a slave: the container sees what the
+    // host mounts later, and the host nothing of the container's.
     Source {
         path: mount.source.clone(),
         pointer: format!("{pointer}/source"),
@@ -367,7 +381,7 @@ fn bound(
         clear: options.clear,
         set_all: options.set_all,
         clear_all: options.clear_all,
-        propagation,
+        propagation: options.propagation.clone(),
         idmap,
         fallback: false,
     }
@@ -409,7 +423,6 @@ fn fallback(
         recursive: true,
         set,
         set_all,
-        propagation: vec![(ms::SLAVE, true)],
         fallback: true,
         ..Source::default()
     }))
@@ -471,17 +484,18 @@ fn idmap(
         let alone = if mount.gid_mappings.is_empty() { "uid" } else { "gid" };
         draft.fault(listed_at(alone), "id-mapped mounts need both uidMappings and gidMappings");
     }
-    if !listed && (!topology.user_namespace() || linux.uid_mappings.is_empty() || linux.gid_mappings.is_empty()) {
+    if !listed && !topology.user_namespace() {
         let msg = "idmap without mappings needs a user namespace with mappings to take them from";
         draft.fault(option(), msg);
     }
     for (name, mappings) in [("uid", &mount.uid_mappings), ("gid", &mount.gid_mappings)] {
         super::topology::check_ranges(&listed_at(name), mappings, draft);
     }
-    let (uids, gids) = if listed {
-        (mount.uid_mappings.clone(), mount.gid_mappings.clone())
-    } else {
-        (linux.uid_mappings.clone(), linux.gid_mappings.clone())
+    let (uids, gids) = match (listed, topology.new & namespace::USER != 0) {
+        (true, _) => (mount.uid_mappings.clone(), mount.gid_mappings.clone()),
+        (false, true) => (linux.uid_mappings.clone(), linux.gid_mappings.clone()),
+        // The joined namespace has them, whatever the configuration says.
+        (false, false) => (Vec::new(), Vec::new()),
     };
     Some(Idmap { uids, gids, recursive: options.idmap.unwrap_or(false) })
 }

@@ -15,7 +15,7 @@ use crate::spec::{IdMapping, Linux, Spec, TimeOffset, escape};
 
 use super::{Action, Draft, Host, Maps, Mount, Options, Step, What};
 
-/// Who joins a namespace, or copies a mount.
+/// Who joins a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joiner {
     /// The runtime, before the clone; it goes back afterwards.
@@ -77,6 +77,11 @@ impl Topology {
         }
         let inside = |m: &&IdMapping| uid >= m.container_id && uid - m.container_id < m.size;
         self.uid_mappings.iter().find(inside).map(|m| m.host_id + (uid - m.container_id))
+    }
+
+    /// Whether the container joins a namespace of this kind.
+    pub fn joins(&self, kind: u64) -> bool {
+        self.joined_kinds() & kind != 0
     }
 
     fn joined_kinds(&self) -> u64 {

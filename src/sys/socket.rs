@@ -111,18 +111,23 @@ const MOST_DESCRIPTORS: usize = 253;
 /// Receives one message into `buffer`, with the first of the descriptors that came with it; the others
 /// are closed. No bytes mean that the peer has closed. A message that was cut off is EMSGSIZE.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>)> {
-    let (bytes, mut fds, flags) = loop {
+    let (bytes, fds) = receive_all(socket, buffer)?;
+    Ok((bytes, fds.into_iter().next()))
+}
+
+/// The same with all the descriptors.
+pub fn receive_all(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
+    let (bytes, fds, flags) = loop {
         match receive_message(socket, buffer) {
             Err(failed) if failed.errno == Errno::EINTR => {}
-            Err(failed) if failed.errno == Errno::ECONNRESET => return Ok((0, None)),
+            Err(failed) if failed.errno == Errno::ECONNRESET => return Ok((0, Vec::new())),
             other => break other?,
         }
     };
     if flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
         return Err(Failed { call: "recvmsg: a message too long".into(), errno: Errno::EMSGSIZE });
     }
-    fds.truncate(1);
-    Ok((bytes, fds.pop()))
+    Ok((bytes, fds))
 }
 
 /// recvmsg(2): the number of bytes, every descriptor that the kernel made for the message, and

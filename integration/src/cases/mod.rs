@@ -31,6 +31,7 @@ mod shim_faults;
 mod shim_gates;
 mod shim_measures;
 mod shim_podman;
+mod sources;
 mod stdio;
 mod terminal;
 mod windlass;
@@ -45,6 +46,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         stdio::CASES,
         mounts::CASES,
         filesystems::CASES,
+        sources::CASES,
         rootfs::CASES,
         devices::CASES,
         namespaces::CASES,

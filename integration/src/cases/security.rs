@@ -40,6 +40,9 @@ chapter! { "security":
     the_payload_sees_no_mount_of_the_host,
     a_device_node_destination_as_symlink_stays_inside,
     cwd_as_a_symlink_outside_stays_inside,
+    a_volumes_mounts_stay_on_their_side_of_a_user_namespace,
+    the_flags_of_a_volume_cannot_be_cleared_in_a_user_namespace,
+    what_covers_a_part_of_a_volume_stays_in_a_user_namespace,
 }
 
 /// A directory on the host that nobody may touch, with one file.
@@ -493,5 +496,76 @@ fn cwd_as_a_symlink_outside_stays_inside(t: &T) -> Verdict {
     let bundle = t.bundle()?.set("/process/cwd", json!("/up/made"));
     symlink("../../../../../../../../../../run/windlass-integration/case/outside", bundle.rootfs().join("up"))?;
     untouched(t, &outside, &bundle.args(&["/bin/pwd"]))?;
+    Ok(())
+}
+
+/// The container's root, in a user namespace, has every capability, and tries.
+fn in_a_user_namespace(t: &T, volume: &Path, options: &[&str], script: &str) -> Verdict<crate::kit::Ran> {
+    let bundle = super::sources::user_namespace(t)?.privileged().bind(volume, "/mnt", options);
+    t.run(&bundle.sh(&format!("{{ {script}; }} 2>&1")))?.ok()
+}
+
+fn a_volumes_mounts_stay_on_their_side_of_a_user_namespace(t: &T) -> Verdict {
+    for volume in [t.path("open"), super::sources::out_of_reach(t, "volume")?] {
+        fs::create_dir_all(&volume)?;
+        super::sources::with_shared(t, &volume, || {
+            fs::create_dir_all(volume.join("free"))?;
+            t.host("mount", &["-t", "tmpfs", "tmpfs", &volume.join("sub").display().to_string()])?;
+            for option in ["shared", "rshared"] {
+                let before = mounts_at(&volume);
+                let script = "mount -t tmpfs inside /mnt/free && echo mounted; umount /mnt/free; umount /mnt/sub; \
+                    umount -l /mnt/sub; mount -t tmpfs inside /mnt/free && echo again";
+                in_a_user_namespace(t, &volume, &["rbind", option], script)?
+                    .stdout_has("mounted")?
+                    .stdout_has("again")?;
+                ensure_eq!(mounts_at(&volume), before, "{option}: mounts of the host");
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// The host's mounts at and below a directory.
+fn mounts_at(dir: &Path) -> Vec<String> {
+    let below = |line: &&str| line.split(' ').nth(4).is_some_and(|point| Path::new(point).starts_with(dir));
+    text("/proc/self/mountinfo").lines().filter(below).map(str::to_owned).collect()
+}
+
+fn the_flags_of_a_volume_cannot_be_cleared_in_a_user_namespace(t: &T) -> Verdict {
+    for volume in [t.path("open"), super::sources::out_of_reach(t, "volume")?] {
+        fs::create_dir_all(&volume)?;
+        let at = volume.display().to_string();
+        t.host("mount", &["-t", "tmpfs", "-o", "ro,nosuid,nodev,noexec,noatime", "tmpfs", &at])?;
+        let tried = (|| -> Verdict {
+            for flag in
+                ["rw,nosuid,nodev,noexec", "ro,suid,nodev,noexec", "ro,nosuid,dev,noexec", "ro,nosuid,nodev,exec"]
+            {
+                let script = format!("mount -o remount,bind,{flag} /mnt && echo cleared");
+                in_a_user_namespace(t, &volume, &["rbind"], &format!("{script}; true"))?.stdout_lacks("cleared")?;
+            }
+            for option in ["rw", "suid", "dev", "exec", "rrw"] {
+                let bundle = super::sources::user_namespace(t)?.bind(&volume, "/mnt", &["rbind", option]);
+                t.run(&bundle)?.code_is(1)?.stderr_has("operation not permitted")?;
+            }
+            Ok(())
+        })();
+        t.host("umount", &["-l", &at])?;
+        tried?;
+    }
+    Ok(())
+}
+
+fn what_covers_a_part_of_a_volume_stays_in_a_user_namespace(t: &T) -> Verdict {
+    for volume in [t.path("open"), super::sources::out_of_reach(t, "volume")?] {
+        fs::create_dir_all(volume.join("sub"))?;
+        fs::write(volume.join("sub/secret"), "leaked")?;
+        let at = volume.join("sub").display().to_string();
+        t.host("mount", &["-t", "tmpfs", "tmpfs", &at])?;
+        let script = "umount /mnt/sub; umount -l /mnt/sub; cat /mnt/sub/secret; true";
+        let ran = in_a_user_namespace(t, &volume, &["rbind"], script);
+        t.host("umount", &["-l", &at])?;
+        ran?.stdout_has("Invalid argument")?.stdout_lacks("leaked")?;
+    }
     Ok(())
 }

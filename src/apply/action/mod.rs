@@ -13,7 +13,6 @@ mod root;
 mod stdio;
 
 pub use execute::first_of_ours;
-pub use mount::prepare;
 pub use stdio::{Stdio, give_pipes};
 
 use crate::error::{Doing, Error, Result};
@@ -28,7 +27,7 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
     match action {
         Action::MapIds => namespace::map_ids(cx),
         Action::BecomeRoot(uid, gid) => namespace::become_root(*uid, *gid),
-        Action::Copy(index, source) => mount::copy(*index, source, cx),
+        Action::Copy(index) => cx.sources.take_early(*index),
         Action::Scope => cx.sync.scope(),
         Action::Join(index) => namespace::join(*index, cx),
         Action::Unshare(kinds) => namespace::unshare(*kinds),

@@ -8,7 +8,7 @@ use crate::abi::{attr, ms};
 use crate::apply::context::{Context, Directory};
 use crate::apply::resolve::{self, Make};
 use crate::error::{Doing, Error, Kind, Origin, Result};
-use crate::plan::{Mount, Source, Target, What};
+use crate::plan::{Mount, Target, What};
 use crate::sys::mount::{self, Attributes, Filesystem};
 use crate::sys::{self, fd};
 
@@ -19,44 +19,6 @@ const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 /// The longest value that fsconfig(2) takes, without its end.
 const LONGEST_VALUE: usize = 255;
-
-/// Copies a mount of the host from within the container's mount namespace.
-pub(super) fn copy(index: usize, source: &Source, cx: &mut Context<'_>) -> Result<()> {
-    let copy = match prepare(source, None) {
-        Err(error) if source.fallback && error.errno() == Some(Errno::ENOENT) => None,
-        other => Some(other?),
-    };
-    let missing = || Error::new(Kind::Protocol, "the plan copies a mount that it does not have");
-    *cx.sources.get_mut(index).ok_or_else(missing)? = copy;
-    Ok(())
-}
-
-/// Copies a mount of the host and gives it its attributes. `idmap` is the user namespace whose
-/// ids it is mapped by.
-pub fn prepare(source: &Source, idmap: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
-    let copy = mount::clone_tree(fd::CWD, &source.path, source.recursive)
-        .doing(|| format!("cannot mount {:?} on {:?}", source.path, source.target))?;
-    let change = |attributes: Attributes, all: bool, idmap: Option<BorrowedFd<'_>>| {
-        mount::set_attributes(copy.as_fd(), attributes, all, idmap)
-            .doing(|| format!("cannot set the attributes of {:?} for {:?}", source.path, source.target))
-    };
-    let own = Attributes { set: source.set, clear: source.clear, propagation: 0 };
-    if own != Attributes::default() {
-        change(own, false, None)?;
-    }
-    let all = Attributes { set: source.set_all, clear: source.clear_all, propagation: 0 };
-    if all != Attributes::default() {
-        change(all, true, None)?;
-    }
-    for (propagation, recursive) in &source.propagation {
-        change(Attributes { propagation: *propagation, ..Attributes::default() }, *recursive, None)?;
-    }
-    if let Some(idmap) = idmap {
-        let recursive = source.idmap.as_ref().is_some_and(|idmap| idmap.recursive);
-        change(Attributes::default(), recursive, Some(idmap))?;
-    }
-    Ok(copy)
-}
 
 pub(super) fn mount(plan: &Mount, cx: &mut Context<'_>) -> Result<()> {
     match &plan.what {

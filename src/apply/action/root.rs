@@ -16,14 +16,12 @@ use crate::sys::{fd, signals};
 /// Attaches the copy of the root filesystem over its own place, so that it is a mount of our
 /// namespace, and remembers it as the root of every lookup.
 pub(super) fn attach(source: Option<usize>, path: &str, cx: &mut Context<'_>) -> Result<()> {
-    // Here and not by the runtime: the place must be one of our mount namespace.
     cx.root = Some(match source {
         None => fd::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
             .doing(|| format!("cannot open the root filesystem {path:?}"))?,
         Some(source) => {
             let root = cx.take_source(source)?;
-            mount::attach_over(root.as_fd(), path)
-                .doing(|| format!("cannot attach the root filesystem to its place {path:?}"))?;
+            cx.sources.attach_root(root.as_fd(), path, &cx.sync)?;
             root
         }
     });

@@ -1,0 +1,301 @@
+//! Where mounts come from, and what a container in a user namespace can do with them.
+
+use crate::kit::stop::skip;
+use crate::kit::t::text;
+use crate::kit::{Bundle, Need, T, Verdict};
+use crate::{chapter, ensure, ensure_eq};
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, lchown};
+use std::path::{Path, PathBuf};
+
+chapter! { "sources":
+    an_earlier_mount_makes_the_source_of_a_later_one,
+    mounts_stand_in_the_order_of_the_configuration,
+    more_binds_than_descriptors_are_made,
+    a_user_namespace_takes_what_its_user_cannot_reach,
+    many_out_of_reach_are_taken_together [Need::Windlass],
+    an_earlier_mount_makes_a_source_that_the_user_cannot_reach,
+    the_root_may_be_out_of_reach,
+    a_missing_source_out_of_reach_is_named,
+    relative_sources_out_of_reach_begin_at_the_bundle,
+    a_bind_without_what_is_mounted_below_is_refused_with_a_hint [Need::Windlass],
+    a_shared_volume_reaches_the_host_without_a_user_namespace,
+    sources_are_those_of_a_joined_mount_namespace,
+    hooks_run_in_the_hosts_mount_namespace,
+    a_joined_user_namespace_maps_the_ids_of_a_mount,
+    a_runtime_that_cannot_return_ends [Need::Windlass],
+}
+
+/// A user namespace with 0 mapped to 100000, and a root filesystem that is its own.
+pub(super) fn user_namespace(t: &T) -> Verdict<Bundle> {
+    let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    let bundle = t.bundle()?.namespace("user", Some(json!({"type": "user"})));
+    give(&bundle.rootfs())?;
+    for dir in bundle.dir.ancestors().take(3) {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(bundle.set("/linux/uidMappings", mapping.clone()).set("/linux/gidMappings", mapping))
+}
+
+/// Gives a tree to the user namespace's root; busybox belongs to all bundles.
+fn give(path: &Path) -> Verdict {
+    if path.file_name().is_some_and(|name| name == "busybox") {
+        return Ok(());
+    }
+    lchown(path, Some(100_000), Some(100_000))?;
+    if path.symlink_metadata()?.is_dir() {
+        for entry in fs::read_dir(path)?.flatten() {
+            give(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// A directory with a file `content`, below one that only the host's root may search.
+pub(super) fn out_of_reach(t: &T, name: &str) -> Verdict<PathBuf> {
+    let closed = t.path("closed");
+    let dir = closed.join(name);
+    fs::create_dir_all(dir.join("sub"))?;
+    fs::write(dir.join("content"), name)?;
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700))?;
+    Ok(dir)
+}
+
+fn an_earlier_mount_makes_the_source_of_a_later_one(t: &T) -> Verdict {
+    for bundle in [t.bundle()?, user_namespace(t)?] {
+        let data = t.path("data");
+        fs::create_dir_all(data.join("inner"))?;
+        fs::write(data.join("inner/content"), "made")?;
+        let inside = bundle.rootfs().join("mnt");
+        let bundle = bundle
+            .mount(json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]}))
+            .bind(&data, "/mnt/data", &["bind"])
+            .bind(&inside.join("data/inner"), "/var", &["bind"]);
+        t.run(&bundle.args(&["/bin/cat", "/var/content"]))?.ok()?.stdout_is("made")?;
+    }
+    Ok(())
+}
+
+fn mounts_stand_in_the_order_of_the_configuration(t: &T) -> Verdict {
+    let data = t.path("data");
+    fs::create_dir_all(&data)?;
+    let bundle = t
+        .bundle()?
+        .mount(json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs"}))
+        .bind(&data, "/var", &["bind"])
+        .mount(json!({"destination": "/usr", "type": "tmpfs", "source": "tmpfs"}));
+    let ran = t.run(&bundle.args(&["/bin/cat", "/proc/self/mountinfo"]))?.ok()?;
+    let mut ids: Vec<(u32, &str)> = ran.stdout.lines().filter_map(id_and_point).collect();
+    ids.sort_unstable();
+    let order: Vec<&str> =
+        ids.iter().map(|(_, point)| *point).filter(|p| ["/mnt", "/var", "/usr"].contains(p)).collect();
+    ensure_eq!(order, ["/mnt", "/var", "/usr"], "mounts by their ids");
+    Ok(())
+}
+
+fn id_and_point(line: &str) -> Option<(u32, &str)> {
+    Some((line.split(' ').next()?.parse().ok()?, line.split(' ').nth(4)?))
+}
+
+fn more_binds_than_descriptors_are_made(t: &T) -> Verdict {
+    let data = t.path("data");
+    fs::create_dir_all(&data)?;
+    let mut bundle = t.bundle()?;
+    for number in 0..300 {
+        bundle = bundle.bind(&data, &format!("/mnt/{number}"), &["bind"]);
+    }
+    let bundle = bundle.sh("ls /mnt | wc -l");
+    bundle.write()?;
+    let mut command = std::process::Command::new("/bin/sh");
+    let runtime = t.command();
+    command.args(["-c", "ulimit -n 128 && exec \"$@\"", "sh"]).arg(runtime.get_program()).args(runtime.get_args());
+    command.args(["run", "--bundle", &bundle.dir.display().to_string(), &t.id()]);
+    t.finish(command)?.ok()?.stdout_is("300\n")?;
+    Ok(())
+}
+
+fn a_user_namespace_takes_what_its_user_cannot_reach(t: &T) -> Verdict {
+    let bundle = user_namespace(t)?.bind(&out_of_reach(t, "volume")?, "/mnt", &["rbind"]);
+    t.run(&bundle.args(&["/bin/cat", "/mnt/content"]))?.ok()?.stdout_is("volume")?;
+    Ok(())
+}
+
+/// How often the runtime goes into another mount namespace and back.
+fn changes_of_namespace(t: &T, bundle: &Bundle) -> Verdict<usize> {
+    if t.host("strace", &["-V"]).is_err() {
+        return skip("strace is not installed");
+    }
+    bundle.write()?;
+    let log = t.path("strace");
+    let runtime = t.command();
+    let mut command = std::process::Command::new("strace");
+    command.args(["-f", "-e", "trace=setns", "-o"]).arg(&log);
+    command.arg(runtime.get_program()).args(runtime.get_args());
+    command.args(["run", "--bundle", &bundle.dir.display().to_string(), &t.id()]);
+    t.finish(command)?.ok()?;
+    Ok(text(&log).lines().filter(|line| line.contains("setns(") && line.contains("CLONE_NEWNS")).count())
+}
+
+fn many_out_of_reach_are_taken_together(t: &T) -> Verdict {
+    let dir = out_of_reach(t, "volume")?;
+    let with = |number: usize| -> Verdict<Bundle> {
+        let points = 0..number;
+        Ok(points.fold(user_namespace(t)?, |bundle, at| bundle.bind(&dir, &format!("/mnt/{at}"), &["rbind"])))
+    };
+    ensure_eq!(changes_of_namespace(t, &with(0)?)?, 0, "without a source that is out of reach");
+    ensure_eq!(changes_of_namespace(t, &with(50)?)?, 2, "there and back for 50");
+    ensure_eq!(changes_of_namespace(t, &with(100)?)?, 4, "twice there and back for 100");
+    Ok(())
+}
+
+fn an_earlier_mount_makes_a_source_that_the_user_cannot_reach(t: &T) -> Verdict {
+    let first = out_of_reach(t, "first")?;
+    fs::create_dir_all(first.join("closed/inner"))?;
+    fs::write(first.join("closed/inner/content"), "inner")?;
+    fs::set_permissions(first.join("closed"), fs::Permissions::from_mode(0o700))?;
+    let bundle = user_namespace(t)?;
+    let inner = bundle.rootfs().join("mnt/closed/inner");
+    let bundle = bundle.bind(&first, "/mnt", &["rbind"]).bind(&inner, "/var", &["rbind"]);
+    t.run(&bundle.args(&["/bin/cat", "/var/content"]))?.ok()?.stdout_is("inner")?;
+    Ok(())
+}
+
+fn the_root_may_be_out_of_reach(t: &T) -> Verdict {
+    let bundle = user_namespace(t)?.sh("echo ran");
+    fs::set_permissions(&bundle.dir, fs::Permissions::from_mode(0o700))?;
+    t.run(&bundle)?.ok()?.stdout_is("ran\n")?;
+    Ok(())
+}
+
+fn a_missing_source_out_of_reach_is_named(t: &T) -> Verdict {
+    let missing = out_of_reach(t, "volume")?.join("missing");
+    let ran = t.run(&user_namespace(t)?.bind(&missing, "/mnt", &["rbind"]))?.code_is(1)?;
+    ran.stderr_has("no such file or directory")?.stderr_has(&missing.display().to_string())?;
+    Ok(())
+}
+
+fn relative_sources_out_of_reach_begin_at_the_bundle(t: &T) -> Verdict {
+    let bundle = user_namespace(t)?.bind(Path::new("closed/data"), "/mnt", &["rbind"]);
+    let data = bundle.dir.join("closed/data");
+    fs::create_dir_all(&data)?;
+    fs::write(data.join("content"), "relative")?;
+    fs::set_permissions(bundle.dir.join("closed"), fs::Permissions::from_mode(0o700))?;
+    t.run(&bundle.args(&["/bin/cat", "/mnt/content"]))?.ok()?.stdout_is("relative")?;
+    Ok(())
+}
+
+fn a_bind_without_what_is_mounted_below_is_refused_with_a_hint(t: &T) -> Verdict {
+    let closed = out_of_reach(t, "volume")?;
+    let open = t.path("open");
+    fs::create_dir_all(open.join("sub"))?;
+    for dir in [closed, open] {
+        let sub = dir.join("sub").display().to_string();
+        t.host("mount", &["-t", "tmpfs", "tmpfs", &sub])?;
+        let ran = t.run(&user_namespace(t)?.bind(&dir, "/mnt", &["bind"]));
+        t.host("umount", &["-l", &sub])?;
+        ran?.code_is(1)?.stderr_has("use rbind")?;
+    }
+    Ok(())
+}
+
+/// A tmpfs whose mounts are shared, at a path of the host; `use_it` is given it.
+pub(super) fn with_shared(t: &T, dir: &Path, use_it: impl FnOnce() -> Verdict) -> Verdict {
+    let at = dir.display().to_string();
+    t.host("mount", &["-t", "tmpfs", "-o", "mode=755", "tmpfs", &at])?;
+    t.host("mount", &["--make-shared", &at])?;
+    fs::create_dir_all(dir.join("sub"))?;
+    let done = use_it();
+    while t.host("umount", &["-R", "-l", &at]).is_ok() {}
+    done
+}
+
+fn a_shared_volume_reaches_the_host_without_a_user_namespace(t: &T) -> Verdict {
+    let dir = t.path("shared");
+    fs::create_dir_all(&dir)?;
+    with_shared(t, &dir, || {
+        for option in ["shared", "rshared"] {
+            let bundle = t.bundle()?.privileged().bind(&dir, "/mnt", &["rbind", option]);
+            let container = t.start(&bundle.sh("mount -t tmpfs inside /mnt/sub && echo mounted; sleep 1000"))?;
+            container.wait_for_output("mounted")?;
+            let seen = text("/proc/self/mountinfo").contains(&dir.join("sub").display().to_string());
+            ensure!(seen, "{option}: the host does not see it");
+            container.stop()?;
+            t.host("umount", &[&dir.join("sub").display().to_string()])?;
+        }
+        Ok(())
+    })
+}
+
+fn sources_are_those_of_a_joined_mount_namespace(t: &T) -> Verdict {
+    let dir = t.path("data");
+    fs::create_dir_all(&dir)?;
+    // A namespace that has at this path what the host does not.
+    let mut child = std::process::Command::new("unshare")
+        .args(["-m", "sh", "-c", "mount -t tmpfs tmpfs \"$0\" && echo there > \"$0/content\" && echo ready && cat"])
+        .arg(&dir)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()?;
+    let mut ready = [0; 6];
+    if let Some(out) = &mut child.stdout {
+        std::io::Read::read_exact(out, &mut ready)?;
+    }
+    let join = json!({"type": "mount", "path": format!("/proc/{}/ns/mnt", child.id())});
+    let bundle = t.bundle()?.namespace("mount", Some(join)).bind(&dir, "/mnt", &["bind"]);
+    let ran = t.run(&bundle.args(&["/bin/cat", "/mnt/content"]));
+    let _ = child.kill();
+    child.wait()?;
+    ran?.ok()?.stdout_is("there\n")?;
+    Ok(())
+}
+
+fn hooks_run_in_the_hosts_mount_namespace(t: &T) -> Verdict {
+    let seen = t.path("seen");
+    let script = format!("readlink /proc/self/ns/mnt >> {0}; pwd >> {0}; ls -di / >> {0}", seen.display());
+    let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    let volume = out_of_reach(t, "volume")?;
+    let bundle = user_namespace(t)?.set("/hooks", json!({"createRuntime": hook, "poststart": hook}));
+    t.run(&bundle.bind(&volume, "/mnt", &["rbind"]))?.ok()?;
+    let host = fs::read_link("/proc/self/ns/mnt")?.display().to_string();
+    let lines = text(&seen);
+    let lines: Vec<&str> = lines.lines().collect();
+    ensure_eq!(lines.len(), 6, "{lines:?}");
+    ensure!(lines[0] == host && lines[3] == host, "{lines:?} and not {host}");
+    ensure!(lines[1] == lines[4] && lines[2] == lines[5], "another directory: {lines:?}");
+    Ok(())
+}
+
+fn a_joined_user_namespace_maps_the_ids_of_a_mount(t: &T) -> Verdict {
+    let dir = t.path("data");
+    fs::create_dir_all(&dir)?;
+    fs::write(dir.join("file"), "")?;
+    let other = t.start(&user_namespace(t)?.args(&["/bin/sleep", "1000"]))?;
+    let join = json!({"type": "user", "path": format!("/proc/{}/ns/user", other.pid()?)});
+    let bundle =
+        user_namespace(t)?.unset("/linux/uidMappings").unset("/linux/gidMappings").namespace("user", Some(join));
+    let bundle = bundle.bind(&dir, "/mnt", &["bind", "idmap"]).args(&["/bin/stat", "-c", "%u %g", "/mnt/file"]);
+    t.run(&bundle)?.ok()?.stdout_is("0 0\n")?;
+    Ok(())
+}
+
+fn a_runtime_that_cannot_return_ends(t: &T) -> Verdict {
+    if t.host("strace", &["-V"]).is_err() {
+        return skip("strace is not installed");
+    }
+    let hook = t.path("hook");
+    let script = format!("touch {}", hook.display());
+    let hooks = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+    let bundle = user_namespace(t)?.bind(&out_of_reach(t, "volume")?, "/mnt", &["rbind"]).set("/hooks", hooks);
+    bundle.write()?;
+    let id = t.id();
+    let runtime = t.command();
+    let mut command = std::process::Command::new("strace");
+    command.args(["-o", "/dev/null", "-e", "trace=setns", "-e", "inject=setns:error=EPERM:when=2"]);
+    command.arg(runtime.get_program()).args(runtime.get_args());
+    command.args(["run", "--bundle", &bundle.dir.display().to_string(), &id]);
+    t.finish(command)?.code_is(1)?.stderr_has("cannot leave the container's mount namespace")?;
+    ensure!(!hook.exists(), "a hook ran in the container's mount namespace");
+    t.runtime(&["delete", "--force", &id])?.ok()?;
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! Namespaces: those that the runtime opens and joins for init, and the id maps of a new one.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Command, Stdio};
+
+use nix::fcntl::OFlag;
+use nix::sched::CloneFlags;
+
+use crate::abi::namespace;
+use crate::error::{Doing, Error, Kind, Origin, Result};
+use crate::plan::explain::kind_names;
+use crate::plan::{Join, Joiner, Maps, Topology, map_text};
+use crate::spec::IdMapping;
+use crate::sys::fd;
+use crate::sys::process;
+
+use super::sources::Home;
+
+/// Writes the id maps of init's new user namespace, as it was planned.
+pub fn map_ids(pid: i32, topology: &Topology) -> Result<()> {
+    let (uids, gids) = (&topology.uid_mappings, &topology.gid_mappings);
+    match topology.maps {
+        Maps::Direct => write_maps(pid, &map_text(uids), &map_text(gids)),
+        Maps::Own => {
+            fd::openat(fd::CWD, format!("/proc/{pid}/setgroups"), OFlag::O_WRONLY, 0)
+                .and_then(|file| fd::write_once(file.as_fd(), b"deny"))
+                .doing(|| "cannot deny setgroups")
+                .map_err(|error| error.origin(Origin::config("/linux/gidMappings")))?;
+            write_maps(pid, &map_text(uids), &map_text(gids))
+        }
+        Maps::Helpers => {
+            helper("newuidmap", "/etc/subuid", pid, uids, "/linux/uidMappings")?;
+            helper("newgidmap", "/etc/subgid", pid, gids, "/linux/gidMappings")
+        }
+    }
+}
+
+/// Lets a program with the power to do it write a map; it judges by `grants` whose ids are whose.
+fn helper(program: &str, grants: &str, pid: i32, mappings: &[IdMapping], pointer: &'static str) -> Result<()> {
+    let numbers = mappings.iter().flat_map(|m| [m.container_id, m.host_id, m.size]).map(|number| number.to_string());
+    let output = Command::new(program).arg(pid.to_string()).args(numbers).stdin(Stdio::null()).output();
+    let error = match output {
+        Ok(output) if output.status.success() => return Ok(()),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Error::new(Kind::PermissionDenied, format!("{program} did not map the ids: {said}"))
+                .hint(format!("{grants} says which ids are whose, as in \"USER:100000:65536\"; see `windlass doctor`"))
+        }
+        Err(error) => Err::<(), _>(error)
+            .doing(|| format!("cannot run {program}"))
+            .expect_err("an error stays one")
+            .hint("it is in the package uidmap or shadow-utils; without it only one's own two ids can be mapped"),
+    };
+    Err(error.origin(Origin::config(pointer)))
+}
+
+/// Writes the id maps of a process's new user namespace.
+fn write_maps(pid: i32, uids: &str, gids: &str) -> Result<()> {
+    for (file, map) in [("uid_map", uids), ("gid_map", gids)] {
+        fd::openat(fd::CWD, format!("/proc/{pid}/{file}"), OFlag::O_WRONLY, 0)
+            .and_then(|file| fd::write_once(file.as_fd(), map.as_bytes()))
+            .doing(|| format!("cannot write {file}"))
+            .map_err(|error| {
+                error.origin(Origin::config(if file == "uid_map" {
+                    "/linux/uidMappings"
+                } else {
+                    "/linux/gidMappings"
+                }))
+            })?;
+    }
+    Ok(())
+}
+
+/// Opens every namespace to join, and makes sure that each is of the kind it is said to be.
+pub fn open_joins(joins: &[Join]) -> Result<Vec<Option<OwnedFd>>> {
+    joins.iter().map(|join| open_join(join).map(Some)).collect()
+}
+
+fn open_join(join: &Join) -> Result<OwnedFd> {
+    let kind = kind_names(join.kind);
+    let origin = |error: Error| error.origin(Origin::Config(format!("{}/path", join.pointer).into()));
+    let file = fd::open(&join.path, OFlag::O_RDONLY)
+        .doing(|| format!("cannot open the {kind} namespace {:?}", join.path))
+        .map_err(origin)?;
+    match process::namespace_kind(file.as_fd()) {
+        Ok(found) if found == join.kind => Ok(file),
+        _ => Err(origin(Error::new(Kind::InvalidConfig, format!("{:?} is not a {kind} namespace", join.path)))),
+    }
+}
+
+/// The namespaces that the runtime is in for the time of the clone; it goes back when this is
+/// dropped.
+pub struct Borrowed {
+    others: Vec<(OwnedFd, u64)>,
+    mounts: Option<Home>,
+}
+
+impl Borrowed {
+    /// Joins what init cannot join itself, and makes the time namespace with its offsets.
+    pub fn enter(topology: &Topology, joins: &[Option<OwnedFd>]) -> Result<Borrowed> {
+        let mut out = Borrowed { others: Vec::new(), mounts: None };
+        for (join, file) in topology.joined.iter().zip(joins) {
+            let (Joiner::Runtime, Some(file)) = (join.joiner, file) else { continue };
+            out.remember(join.kind)?;
+            process::enter(file.as_fd(), flags(join.kind))
+                .doing(|| format!("cannot join the {} namespace {:?}", kind_names(join.kind), join.path))
+                .map_err(|error| error.origin(Origin::Config(join.pointer.clone().into())))?;
+        }
+        if topology.new & namespace::TIME != 0 {
+            out.remember(namespace::TIME)?;
+            let origin = |error: Error| error.origin(Origin::config("/linux/timeOffsets"));
+            process::unshare(flags(namespace::TIME)).doing(|| "cannot make a time namespace").map_err(origin)?;
+            let offsets: String = topology
+                .time_offsets
+                .iter()
+                .map(|(clock, by)| format!("{clock} {} {}\n", by.secs, by.nanosecs))
+                .collect();
+            if !offsets.is_empty() {
+                fd::open("/proc/self/timens_offsets", OFlag::O_WRONLY)
+                    .and_then(|file| fd::write_once(file.as_fd(), offsets.as_bytes()))
+                    .doing(|| "cannot set the clock offsets")
+                    .map_err(origin)?;
+            }
+        }
+        Ok(out)
+    }
+
+    fn remember(&mut self, kind: u64) -> Result<()> {
+        let name = match kind {
+            namespace::MOUNT => {
+                self.mounts = Some(Home::hold()?);
+                return Ok(());
+            }
+            namespace::NET => "net",
+            namespace::IPC => "ipc",
+            namespace::UTS => "uts",
+            namespace::PID => "pid",
+            namespace::CGROUP => "cgroup",
+            namespace::TIME => "time",
+            _ => "user",
+        };
+        let own = fd::open(format!("/proc/self/ns/{name}"), OFlag::O_RDONLY)
+            .doing(|| "cannot open the runtime's own namespace")?;
+        self.others.push((own, kind));
+        Ok(())
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(home) = self.mounts.take() {
+            home.back();
+        }
+        for (own, kind) in self.others.drain(..).rev() {
+            // The runtime was there before; if it cannot go back it must not go on elsewhere.
+            if process::enter(own.as_fd(), flags(kind)).is_err() {
+                process::exit_now(1);
+            }
+        }
+    }
+}
+
+fn flags(kind: u64) -> CloneFlags {
+    CloneFlags::from_bits_retain(kind as i32)
+}
