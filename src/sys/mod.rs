@@ -11,6 +11,7 @@ use nix::errno::Errno;
 
 pub use crate::error::Failed;
 
+pub mod attributes;
 pub mod bpf;
 pub mod credentials;
 pub mod directory;

@@ -3,7 +3,7 @@
 
 use crate::kit::stop::{Context, skip};
 use crate::kit::{T, Verdict};
-use crate::{chapter, ensure};
+use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -16,6 +16,7 @@ chapter! { "filesystems":
     words_for_access_times_add_up,
     paths_named_twice_are_restricted_once,
     a_label_without_selinux_is_named,
+    tmpcopyup_keeps_extended_attributes,
 }
 
 fn tmpfs(at: &str, options: &[&str]) -> Value {
@@ -130,6 +131,43 @@ fn a_label_without_selinux_is_named(t: &T) -> Verdict {
     let ran = t.run(&bundle)?;
     if ran.code != 0 {
         ensure!(ran.stderr.contains("/linux/mountLabel"), "{}", ran.stderr);
+    }
+    Ok(())
+}
+
+/// fsetxattr(2) and fgetxattr(2) by path, as the host's root.
+fn attribute(path: &std::path::Path, name: &std::ffi::CStr, value: Option<&[u8]>) -> Verdict<Vec<u8>> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let (path, name) = (path.as_ptr() as i64, name.as_ptr() as i64);
+    match value {
+        Some(value) => {
+            let length = i64::try_from(value.len())?;
+            crate::sys::syscall(libc::SYS_setxattr, [path, name, value.as_ptr() as i64, length, 0, 0])?;
+            Ok(Vec::new())
+        }
+        None => {
+            let mut buffer = vec![0_u8; 64];
+            let length = crate::sys::syscall(libc::SYS_getxattr, [path, name, buffer.as_mut_ptr() as i64, 64, 0, 0])?;
+            buffer.truncate(usize::try_from(length)?);
+            Ok(buffer)
+        }
+    }
+}
+
+fn tmpcopyup_keeps_extended_attributes(t: &T) -> Verdict {
+    let bundle = t.bundle()?.mount(tmpfs("/mnt", &["tmpcopyup"])).args(&["/bin/sleep", "1000"]);
+    let mnt = bundle.rootfs().join("mnt");
+    fs::create_dir(mnt.join("sub"))?;
+    fs::write(mnt.join("file"), "")?;
+    let names = ["", "sub", "file"];
+    for name in names {
+        attribute(&mnt.join(name), c"trusted.note", Some(b"kept"))?;
+    }
+    let container = t.start(&bundle)?;
+    for name in names {
+        let path = format!("/proc/{}/root/mnt/{name}", container.pid()?);
+        ensure_eq!(attribute(path.as_ref(), c"trusted.note", None)?, b"kept", "{name:?}");
     }
     Ok(())
 }

@@ -1,0 +1,69 @@
+//! Extended attributes (xattr(7)).
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+
+use super::{Failed, Result, check};
+
+/// Copies the extended attributes of `from` to `to`. Those that `to` cannot have, or that this user may
+/// not give it, are left out: the other filesystem may have none of that kind, and some are the host's
+/// root's alone.
+pub fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+    let names = match list(from) {
+        Err(failed) if failed.errno == Errno::EOPNOTSUPP => return Ok(()),
+        other => other?,
+    };
+    for name in names {
+        let value = match get(from, &name) {
+            // Somebody has removed it meanwhile.
+            Err(failed) if failed.errno == Errno::ENODATA => continue,
+            other => other?,
+        };
+        match set(to, &name, &value) {
+            Err(failed) if matches!(failed.errno, Errno::EOPNOTSUPP | Errno::EPERM) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Their names; flistxattr(2).
+fn list(file: BorrowedFd<'_>) -> Result<Vec<CString>> {
+    // SAFETY: the length given is that of the buffer, which outlives the call.
+    let call =
+        |buffer: &mut [u8]| unsafe { libc::flistxattr(file.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+    let text = whole(call, || format!("flistxattr({})", file.as_raw_fd()))?;
+    let names = text.split_inclusive(|byte| *byte == 0).filter_map(|name| CStr::from_bytes_with_nul(name).ok());
+    Ok(names.map(CStr::to_owned).collect())
+}
+
+/// The value of one; fgetxattr(2).
+fn get(file: BorrowedFd<'_>, name: &CStr) -> Result<Vec<u8>> {
+    // SAFETY: `name` is NUL-terminated, the length given is that of the buffer, and both outlive the call.
+    let call = |buffer: &mut [u8]| unsafe {
+        libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
+    };
+    whole(call, || format!("fgetxattr({}, {name:?})", file.as_raw_fd()))
+}
+
+/// Sets one; fsetxattr(2).
+fn set(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> Result<()> {
+    // SAFETY: `name` is NUL-terminated, the length given is that of the value, and both outlive the call.
+    let returned = unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    check(returned.into(), || format!("fsetxattr({}, {name:?})", file.as_raw_fd())).map(drop)
+}
+
+/// Everything that `call` has to say: first with no room most files have nothing, then with the most
+/// that the kernel allows (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`: 64 KiB).
+fn whole(call: impl Fn(&mut [u8]) -> isize, text: impl Fn() -> String) -> Result<Vec<u8>> {
+    let needed = check(call(&mut []) as libc::c_long, &text)?;
+    if needed == 0 {
+        return Ok(Vec::new());
+    }
+    let mut buffer = vec![0; 64 * 1024];
+    let length = check(call(&mut buffer) as libc::c_long, &text)?;
+    buffer.truncate(usize::try_from(length).map_err(|_| Failed { call: text().into(), errno: Errno::EIO })?);
+    Ok(buffer)
+}
