@@ -87,11 +87,6 @@ impl Directory {
         }
         Ok(names)
     }
-
-    /// The sub-cgroups.
-    pub fn children(&self) -> Result<Vec<String>> {
-        self.names(|kind, _| kind == Some(Type::Directory))
-    }
 }
 
 impl AsFd for Directory {
@@ -107,7 +102,7 @@ pub(super) fn read_file(path: &str) -> Result<String> {
     to_end(&fd, || path.to_owned())
 }
 
-fn to_end(fd: &OwnedFd, path: impl Fn() -> String) -> Result<String> {
+pub(super) fn to_end(fd: &OwnedFd, path: impl Fn() -> String) -> Result<String> {
     let (mut buffer, mut length) = (vec![0; SHORT], 0);
     loop {
         match read(fd, &mut buffer[length..]).called(|| format!("read({:?})", path()))? {

@@ -141,6 +141,10 @@ pub(super) fn unified_line(text: &str) -> Option<&str> {
 /// is none, goes beside `own`, the cgroup of the runtime: that one has processes, so none below
 /// it could have controllers. Beside a system service would be systemd's ground; there a slice
 /// for machines is used, as runc does.
+///
+/// `..` takes back the component before it, as text, and leads no further than to where the path
+/// begins. How long a component may be is left to the kernel: in a cgroup file system the limit of
+/// 255 bytes does not hold.
 pub fn path_for(cgroups_path: &str, id: &str, own: &str) -> Result<String> {
     let refuse =
         |why: &str| Err(Error::config("/linux/cgroupsPath", format!("invalid cgroupsPath {cgroups_path:?}: {why}")));
@@ -159,21 +163,26 @@ pub fn path_for(cgroups_path: &str, id: &str, own: &str) -> Result<String> {
         }
     };
     let mut path = String::with_capacity(parent.len() + wanted.len() + 1);
-    for component in parent.split('/').chain(wanted.split('/')) {
+    for component in parent.split('/').filter(|component| !matches!(*component, "" | ".")) {
+        path.push('/');
+        path.push_str(component);
+    }
+    let base = path.len();
+    for component in wanted.split('/') {
         match component {
             "" | "." => {}
-            ".." => return refuse("it must not contain \"..\""),
-            _ if component.len() > 255 => return refuse("a component is longer than 255 bytes"),
+            ".." => path.truncate(path[base..].rfind('/').map_or(base, |slash| base + slash)),
             _ => {
                 path.push('/');
                 path.push_str(component);
             }
         }
     }
-    if path.is_empty() {
-        return refuse("it is the root of the hierarchy");
+    match path.len() > base {
+        true => Ok(path),
+        false if base == 0 => refuse("it is the root of the hierarchy"),
+        false => refuse("it names no cgroup of the container's own"),
     }
-    Ok(path)
 }
 
 /// The origin of everything about where the cgroup is.
@@ -206,10 +215,19 @@ mod tests {
 
     #[test]
     fn a_path_cannot_leave_its_place() {
-        for path in ["/a/../b", "..", "a/..", "/", "//", "/a\nb", "/a\0b", &format!("/{}", "x".repeat(256))] {
+        for (path, stays) in [("/a/../b", "/b"), ("/../../b", "/b"), ("../../b", "/x/b"), ("a/b/../../../c", "/x/c")] {
+            assert_eq!(path_for(path, "id", "/x/y").expect(path), stays, "{path}");
+        }
+        for path in ["..", "a/..", "/", "//", "/a/..", "/a\nb", "/a\0b"] {
             let error = path_for(path, "id", "/x/y").expect_err(path);
             assert_eq!(error.asked_by(), Some(&asked_by_path()), "{path}");
         }
+    }
+
+    #[test]
+    fn the_kernel_says_how_long_a_component_may_be() {
+        let long = format!("/{}", "x".repeat(300));
+        assert_eq!(path_for(&long, "id", "/x/y").expect("valid"), long);
     }
 
     #[test]

@@ -5,8 +5,10 @@
 //! that sit in a hierarchy of version 1 are left alone and named in the error of a limit that
 //! needs them; the feature `cgroup-v1` applies such limits.
 //!
-//! Nothing that was not asked for is written: a controller is enabled in the ancestors only
-//! for a limit that needs it.
+//! The controllers that limits need are enabled in the ancestors, or it is an error; those that no
+//! limit needs as well, as far as that can be, so that their numbers are there for `events` and an
+//! `update` finds its file. They stay enabled: a neighbour may need them by then. No other file of an
+//! ancestor is written.
 
 mod controllers;
 pub mod delegated;
@@ -16,6 +18,7 @@ mod freezer;
 mod group;
 mod hierarchy;
 mod oom;
+mod processes;
 mod stats;
 mod systemd;
 pub mod v1;

@@ -22,17 +22,15 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use super::Kill;
 use super::directory::{Directory, if_there, number_after};
 use super::freezer::{WITHIN, not_stopped};
 use super::hierarchy::asked_by_path;
-use super::v2::pids_of;
+use super::processes::{kill_each, pids_of};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::plan::cgroup::MemoryCheck;
-use crate::sys::{Called, Failed};
+use crate::plan::cgroup::{MemoryCheck, MemoryInForce};
+use crate::sys::Failed;
 
 /// The cgroups of one container in the hierarchies of version 1.
 #[derive(Debug, Default)]
@@ -93,8 +91,7 @@ impl Cgroup {
     pub fn bring_in(&self, pids: &[i32]) -> Result<bool> {
         let mut any = false;
         for directory in &self.directories {
-            let mut inside = Vec::new();
-            pids_of(directory, true, &mut inside).doing(|| cannot_list(directory))?;
+            let inside = pids_of(directory, true).doing(|| cannot_list(directory))?;
             for pid in pids.iter().filter(|pid| !inside.contains(pid)) {
                 any |= enter(directory, *pid)?;
             }
@@ -106,7 +103,7 @@ impl Cgroup {
     pub fn pids(&self) -> Result<Vec<i32>> {
         let mut pids = Vec::new();
         for directory in &self.directories {
-            pids_of(directory, true, &mut pids).doing(|| cannot_list(directory))?;
+            pids.extend(pids_of(directory, true).doing(|| cannot_list(directory))?);
         }
         pids.sort_unstable();
         pids.dedup();
@@ -124,12 +121,7 @@ impl Cgroup {
             if pids.is_empty() {
                 break;
             }
-            for pid in &pids {
-                match kill(Pid::from_raw(*pid), Signal::SIGKILL) {
-                    Ok(()) | Err(Errno::ESRCH) => {}
-                    result => result.called(|| format!("kill({pid}, SIGKILL)")).doing(|| "cannot kill")?,
-                }
-            }
+            kill_each(&pids).doing(|| "cannot kill")?;
             known.extend(pids);
             if frozen {
                 break;
@@ -213,6 +205,13 @@ impl Cgroup {
         number_after(&self.directories.iter().find_map(read)?, "oom_kill")
     }
 
+    /// Its limit of memory; that of memory and swap together stays as it is by itself.
+    pub fn memory_in_force(&self) -> MemoryInForce {
+        let read = |directory: &Directory| directory.read("memory.limit_in_bytes").ok();
+        let limit = self.directories.iter().find_map(read).and_then(|text| text.trim().parse::<u64>().ok());
+        MemoryInForce { limit: limit.filter(|limit| *limit < NO_LIMIT), swap: None }
+    }
+
     /// Refuses limits that are below what is in use (`checkBeforeUpdate`).
     pub fn check_memory(&self, check: &MemoryCheck) -> Result<()> {
         let read = |name: &str| {
@@ -223,6 +222,10 @@ impl Cgroup {
         check.compare(usage)
     }
 }
+
+/// What version 1 shows where memory has no limit is the greatest number of whole pages below 2^63, and so
+/// depends on their size: all above this means it.
+const NO_LIMIT: u64 = 1 << 62;
 
 /// Refuses directories of somebody else: only those that are empty and not frozen may be used.
 fn refuse_in_use(places: &[String]) -> Result<()> {
@@ -279,8 +282,7 @@ pub fn remove(places: &[String], kill: Kill) -> Result<()> {
 fn wait_until_empty(directory: &Directory) -> Result<()> {
     let deadline = Instant::now() + WITHIN;
     loop {
-        let mut pids = Vec::new();
-        pids_of(directory, true, &mut pids).doing(|| cannot_list(directory))?;
+        let pids = pids_of(directory, true).doing(|| cannot_list(directory))?;
         if pids.is_empty() {
             return Ok(());
         }

@@ -4,16 +4,16 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::{Gid, Pid, Uid, fchownat};
+use nix::unistd::{Gid, Uid, fchownat};
 
 use super::directory::{Directory, if_there, number_after, read_file};
 use super::hierarchy::{Hierarchy, asked_by_path, unified_line};
+use super::processes::{kill_each, pids_of};
 use super::{controllers, freezer};
 use crate::error::{Doing, Error, Kind, Origin, Result};
-use crate::plan::cgroup::{Absent, MemoryCheck, Need, Write};
-use crate::sys::{Called, Failed};
+use crate::plan::cgroup::{Absent, MemoryCheck, MemoryInForce, Need, Write};
+use crate::sys::{Called, Failed, fd, tree};
 
 /// A cgroup, held open.
 #[derive(Debug)]
@@ -159,6 +159,12 @@ impl Cgroup {
         check.compare([usage, usage])
     }
 
+    /// Its limits of memory.
+    pub fn memory_in_force(&self) -> MemoryInForce {
+        let bytes = |file: &str| self.directory.read(file).ok()?.trim().parse().ok();
+        MemoryInForce { limit: bytes("memory.max"), swap: bytes("memory.swap.max") }
+    }
+
     /// The quota of `cpu.max` in microseconds, if there is one.
     pub fn cpu_quota(&self) -> Option<i64> {
         self.directory.read("cpu.max").ok()?.split(' ').next()?.parse().ok()
@@ -177,17 +183,14 @@ impl Cgroup {
 
     /// Its processes, and with `recursive` those of its sub-cgroups.
     pub fn pids(&self, recursive: bool) -> Result<Vec<i32>> {
-        let mut pids = Vec::new();
-        pids_of(&self.directory, recursive, &mut pids).doing(|| self.cannot("list the processes of"))?;
-        pids.sort_unstable();
-        Ok(pids)
+        pids_of(&self.directory, recursive).doing(|| self.cannot("list the processes of"))
     }
 
     /// Kills every process in it and below. Does not wait for them to be gone.
     pub fn kill(&self) -> Result<()> {
         match self.directory.write("cgroup.kill", "1") {
             // Before Linux 5.14, and in a cgroup of threads.
-            Err(Failed { errno: Errno::ENOENT | Errno::EOPNOTSUPP, .. }) => self.kill_each(),
+            Err(Failed { errno: Errno::ENOENT | Errno::EOPNOTSUPP, .. }) => self.kill_listed(),
             // Removed meanwhile: systemd clears an empty scope away by itself.
             Err(Failed { errno: Errno::ENODEV, .. }) => Ok(()),
             result => result.doing(|| self.cannot("kill the processes of")),
@@ -195,14 +198,9 @@ impl Cgroup {
     }
 
     /// Frozen, the processes cannot fork away from the list; a fatal signal gets through.
-    fn kill_each(&self) -> Result<()> {
+    fn kill_listed(&self) -> Result<()> {
         let frozen = self.freeze();
-        for pid in self.pids(true)? {
-            match kill(Pid::from_raw(pid), Signal::SIGKILL) {
-                Ok(()) | Err(Errno::ESRCH) => {}
-                result => result.called(|| format!("kill({pid}, SIGKILL)")).doing(|| self.cannot("kill"))?,
-            }
-        }
+        kill_each(&self.pids(true)?).doing(|| self.cannot("kill the processes of"))?;
         if frozen.is_ok() { self.thaw() } else { Ok(()) }
     }
 
@@ -285,8 +283,7 @@ fn refuse_in_use(directory: &Directory, made: bool) -> Result<()> {
     let events =
         directory.read("cgroup.events").doing(|| format!("cannot read the state of cgroup {:?}", directory.path))?;
     if !made && number_after(&events, "populated") == Some(1) {
-        let mut pids = Vec::new();
-        pids_of(directory, true, &mut pids).doing(|| format!("cannot list cgroup {:?}", directory.path))?;
+        let pids = pids_of(directory, true).doing(|| format!("cannot list cgroup {:?}", directory.path))?;
         return Err(refuse(format!("container's cgroup is not empty: {} process(es) found", pids.len())));
     }
     if number_after(&events, "frozen") == Some(1) {
@@ -296,29 +293,12 @@ fn refuse_in_use(directory: &Directory, made: bool) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn pids_of(directory: &Directory, recursive: bool, pids: &mut Vec<i32>) -> crate::sys::Result<()> {
-    let list = match directory.read_all("cgroup.procs") {
-        // In a cgroup of threads the processes cannot be told, but their threads can.
-        Err(Failed { errno: Errno::EOPNOTSUPP, .. }) => directory.read_all("cgroup.threads"),
-        list => list,
-    };
-    // A process outside our pid namespace is listed as 0.
-    pids.extend(if_there(list)?.iter().flat_map(|list| list.lines()).filter_map(|pid| pid.parse::<i32>().ok()));
-    if recursive {
-        for name in if_there(directory.children())?.unwrap_or_default() {
-            if let Some(child) = if_there(directory.open_below(&name))? {
-                pids_of(&child, true, pids)?;
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Removes the cgroup at `path` in the file system with all its sub-cgroups. That it is gone
 /// already is no error.
 ///
 /// One system call where it is empty. Processes that are on their way out are awaited through
-/// cgroup.events.
+/// cgroup.events. Who makes cgroups in it meanwhile is killed with the others; whoever does so
+/// from outside delays it [`ROUNDS`] times.
 pub fn remove(path: &str, kill: Kill) -> Result<()> {
     match remove_empty(path) {
         Err(Failed { errno: Errno::EBUSY, .. }) => {}
@@ -328,37 +308,43 @@ pub fn remove(path: &str, kill: Kill) -> Result<()> {
         return Ok(());
     };
     let cgroup = Cgroup { directory, made: false };
-    if kill == Kill::Yes {
-        cgroup.kill()?;
-        cgroup.let_go()?;
+    for round in 1.. {
+        if kill == Kill::Yes {
+            cgroup.kill()?;
+            cgroup.let_go()?;
+        }
+        if !cgroup.wait_until_empty(GONE_WITHIN)? {
+            return Err(super::still_in(path, &cgroup.pids(true)?));
+        }
+        match remove_tree(path) {
+            Err(Failed { errno: Errno::EBUSY, .. }) if round < ROUNDS => {}
+            result => return result.doing(|| format!("cannot remove cgroup {path:?}")),
+        }
     }
-    if !cgroup.wait_until_empty(GONE_WITHIN)? {
-        return Err(super::still_in(path, &cgroup.pids(true)?));
-    }
-    remove_tree(&cgroup.directory).doing(|| format!("cannot remove cgroup {path:?}"))
+    Ok(())
 }
 
-/// Children first. The kernel takes a cgroup apart asynchronously: just after its last process
+const ROUNDS: u32 = 3;
+
+/// Those below first. The kernel takes a cgroup apart asynchronously: just after its last process
 /// is gone it may still be busy.
-fn remove_tree(directory: &Directory) -> crate::sys::Result<()> {
-    for name in if_there(directory.children())?.unwrap_or_default() {
-        if let Some(child) = if_there(directory.open_below(&name))? {
-            remove_tree(&child)?;
-        }
-    }
-    let (deadline, mut pause) = (Instant::now() + Duration::from_secs(1), Duration::from_micros(200));
-    loop {
-        match remove_empty(&directory.path) {
-            Err(Failed { errno: Errno::EBUSY, .. }) if Instant::now() < deadline => {
-                std::thread::sleep(pause);
-                pause *= 2;
+fn remove_tree(path: &str) -> crate::sys::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let removed = tree::remove_with(fd::CWD, path, tree::Files::Leave, |dir, name, alone| {
+        let mut pause = Duration::from_micros(200);
+        loop {
+            match fd::rmdirat(dir, name) {
+                Err(Failed { errno: Errno::EBUSY, .. }) if alone && Instant::now() < deadline => {
+                    std::thread::sleep(pause);
+                    pause *= 2;
+                }
+                result => return result,
             }
-            result => return result,
         }
-    }
+    });
+    if_there(removed).map(drop)
 }
 
 pub(super) fn remove_empty(path: &str) -> crate::sys::Result<()> {
-    let rmdir = nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, path, nix::unistd::UnlinkatFlags::RemoveDir);
-    if_there(rmdir.called(|| format!("rmdir({path:?})"))).map(|_| ())
+    if_there(fd::rmdirat(fd::CWD, path)).map(drop)
 }

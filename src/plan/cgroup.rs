@@ -106,6 +106,35 @@ impl Limits {
     }
 }
 
+/// The limits of memory that a cgroup has, in bytes. `None`: there is no limit, or it is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryInForce {
+    /// Of memory.
+    pub limit: Option<u64>,
+    /// Of swap alone, as in version 2.
+    pub swap: Option<u64>,
+}
+
+/// Completes an update that gives only one of `limit` and `swap`. The two are one setting to the
+/// specification, which counts memory into `swap`, but two files to cgroup v2.
+///
+/// A new `limit` alone leaves the sum of memory and swap as it is, or raises it to the limit; a container
+/// that may not swap stays so. A new `swap` alone keeps the limit of memory. True: it was `limit` that was
+/// filled in.
+pub fn complete_memory(memory: &mut Memory, stands: MemoryInForce) -> bool {
+    match (memory.limit.unwrap_or(0), memory.swap.unwrap_or(0), stands) {
+        (limit @ 1.., 0, MemoryInForce { limit: Some(old), swap: Some(swap @ 1..) }) => {
+            memory.swap = i64::try_from(old.saturating_add(swap)).ok().map(|both| both.max(limit));
+            false
+        }
+        (0, 1.., MemoryInForce { limit: Some(old), .. }) => {
+            memory.limit = i64::try_from(old).ok();
+            true
+        }
+        _ => false,
+    }
+}
+
 /// Plans the writes for `resources`.
 ///
 /// Order: swap before memory, since lowering `memory.max` makes the kernel reclaim at once and

@@ -20,8 +20,9 @@ pub struct Entry {
     pub next: i64,
 }
 
-/// Bytes of entries that one call gives at most.
-const BUFFER: usize = 4096;
+/// Bytes of entries that one call gives at most. One entry must find room, and names in a cgroup file
+/// system may be as long as a path: 4095 bytes.
+const BUFFER: usize = 8192;
 
 /// Reads entries with getdents64(2). The first error is given once and is the last item, so that no
 /// loop over a broken directory is endless.

@@ -4,6 +4,7 @@ use crate::cgroup::{Filters, Group, Hierarchy, Systemd, refuse, v1};
 use crate::cli;
 use crate::container::{Container, Status};
 use crate::error::{Error, Kind, Result};
+use crate::plan::cgroup::{MemoryInForce, complete_memory};
 use crate::plan::device_rules::v1::Rules;
 use crate::plan::unit;
 use crate::spec::Version;
@@ -52,11 +53,18 @@ pub(super) fn update(update: &cli::Update, session: &mut Session<'_>) -> Result<
         // They share a file, so a new period alone would lift the quota.
         cpu.quota = cpu.period.and_then(|_| cgroup.cpu_quota());
     }
+    let limit_stands = match &mut resources.memory {
+        Some(memory) => complete_memory(memory, memory_in_force(&container)?),
+        None => false,
+    };
     // What a limit means is decided by the edition that the container was made with.
     let version = Version::read(&container.state.oci_version);
     let mut limits = crate::plan::cgroup::limits(&resources, version, &mut faults, &mut warnings);
     if !faults.is_empty() {
         return Err(Error::faults(faults));
+    }
+    if let (true, Some(check)) = (limit_stands, &mut limits.memory_check) {
+        check.limit = None;
     }
     let hierarchy = Hierarchy::find()?;
     let share = match container.state.cgroup_v1.first().and_then(|place| below_root(&hierarchy, place)) {
@@ -99,6 +107,12 @@ pub(super) fn update(update: &cli::Update, session: &mut Session<'_>) -> Result<
         container.cgroup_v1()?.change_devices(Rules::of(&resources.devices).as_ref())?;
     }
     update_resctrl(update, &container)
+}
+
+/// The limits of memory that a container has, in whichever version of cgroups.
+fn memory_in_force(container: &Container) -> Result<MemoryInForce> {
+    let unified = container.cgroup()?.map(|cgroup| cgroup.memory_in_force()).unwrap_or_default();
+    if unified.limit.is_some() { Ok(unified) } else { Ok(container.cgroup_v1()?.memory_in_force()) }
 }
 
 /// The path of a directory of version 1 below the root of its hierarchy.

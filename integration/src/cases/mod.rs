@@ -4,6 +4,7 @@ use crate::kit::Case;
 
 mod apparmor;
 mod bad_configs;
+mod cgroup_trees;
 mod cgroups;
 mod cli;
 mod concurrency;
@@ -55,6 +56,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         exec::CASES,
         misc::CASES,
         cgroups::CASES,
+        cgroup_trees::CASES,
         freezer::CASES,
         security::CASES,
         apparmor::CASES,

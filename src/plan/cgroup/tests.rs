@@ -24,6 +24,32 @@ fn fault(json: &str) -> (String, String) {
 }
 
 #[test]
+fn an_update_of_memory_or_swap_alone_is_completed_by_what_stands() {
+    let stands = |limit, swap| MemoryInForce { limit, swap };
+    let some = stands(Some(48), Some(32));
+    for (given, stands, completed, filled) in [
+        ((Some(60), None), some, (Some(60), Some(80)), false),
+        ((Some(60), Some(0)), some, (Some(60), Some(80)), false),
+        ((Some(100), None), some, (Some(100), Some(100)), false),
+        ((Some(60), None), stands(Some(48), Some(0)), (Some(60), None), false),
+        ((Some(60), None), stands(Some(48), None), (Some(60), None), false),
+        ((Some(60), None), stands(None, Some(32)), (Some(60), None), false),
+        ((Some(60), Some(70)), some, (Some(60), Some(70)), false),
+        ((Some(60), Some(-1)), some, (Some(60), Some(-1)), false),
+        ((Some(-1), None), some, (Some(-1), None), false),
+        ((None, Some(64)), some, (Some(48), Some(64)), true),
+        ((Some(0), Some(64)), some, (Some(48), Some(64)), true),
+        ((None, Some(64)), stands(None, None), (None, Some(64)), false),
+        ((None, Some(-1)), some, (None, Some(-1)), false),
+        ((None, None), some, (None, None), false),
+    ] {
+        let mut memory = Memory { limit: given.0, swap: given.1, ..Memory::default() };
+        assert_eq!(complete_memory(&mut memory, stands), filled, "{given:?} {stands:?}");
+        assert_eq!((memory.limit, memory.swap), completed, "{given:?} {stands:?}");
+    }
+}
+
+#[test]
 fn the_zeros_that_engines_send_write_nothing() {
     let json = r#"{
         "memory": {"limit": 0, "swap": 0, "reservation": 0, "kernel": 0, "kernelTCP": 0, "swappiness": 0,

@@ -1,0 +1,121 @@
+//! The processes in a cgroup and below it: listed and killed.
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::directory::{Directory, if_there, to_end};
+use crate::sys::{Called, Failed, Result, fd, tree};
+
+/// The processes in a cgroup, and with `recursive` those below it as well: sorted, each once, however deep the
+/// tree is that the container has made. One outside our PID namespace has no number here and is left out.
+///
+/// A cgroup of threads lists no processes (cgroup-v2.rst, "Threads"): they are listed by the nearest cgroup
+/// above it that is none. Only where that one is above `directory` are the threads themselves looked at.
+pub(super) fn pids_of(directory: &Directory, recursive: bool) -> Result<Vec<i32>> {
+    let mut pids = Vec::new();
+    let threads = matches!(list(directory, PROCS, &mut pids), Err(failed) if failed.errno == Errno::EOPNOTSUPP);
+    if threads {
+        list(directory, THREADS, &mut pids)?;
+    }
+    if recursive {
+        let file = if threads { THREADS } else { PROCS };
+        let below = tree::visit(directory.as_fd(), |dir, depth| match depth {
+            0 => Ok(()),
+            _ => match list(dir, file, &mut pids) {
+                Err(Failed { errno: Errno::EOPNOTSUPP, .. }) => Ok(()),
+                result => result,
+            },
+        });
+        if_there(below)?;
+    }
+    if threads {
+        pids = pids.into_iter().filter_map(process_of).collect();
+    }
+    pids.retain(|pid| *pid > 0);
+    pids.sort_unstable();
+    pids.dedup();
+    Ok(pids)
+}
+
+const PROCS: &str = "cgroup.procs";
+const THREADS: &str = "cgroup.threads";
+
+/// Appends what a file of a cgroup lists; nothing where the cgroup is gone.
+fn list(dir: impl AsFd, file: &str, pids: &mut Vec<i32>) -> Result<()> {
+    let read = || to_end(&fd::openat(dir.as_fd(), file, OFlag::O_RDONLY, 0)?, || file.to_owned());
+    let text = if_there(read())?.unwrap_or_default();
+    pids.extend(text.lines().filter_map(|pid| pid.parse::<i32>().ok()));
+    Ok(())
+}
+
+/// The process that a thread is of; `None` when it has ended.
+fn process_of(thread: i32) -> Option<i32> {
+    let status = fd::read_small(fd::CWD, format!("/proc/{thread}/status")).ok()?;
+    String::from_utf8_lossy(&status).lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
+}
+
+/// Sends SIGKILL to each of `pids`; one that has ended is no error. What is not a number of one process, such as
+/// 0, which would be our own process group, is left out.
+pub(super) fn kill_each(pids: &[i32]) -> Result<()> {
+    for pid in pids.iter().filter(|pid| **pid > 0) {
+        match kill(Pid::from_raw(*pid), Signal::SIGKILL) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            result => result.called(|| format!("kill({pid}, SIGKILL)"))?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    /// A directory that looks like a cgroup.
+    struct Fake(PathBuf);
+
+    impl Fake {
+        fn new(name: &str) -> Fake {
+            let path = std::env::temp_dir().join(format!("windlass-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).expect("made");
+            Fake(path)
+        }
+
+        fn procs(&self, below: &str, text: &str) {
+            let dir = self.0.join(below);
+            std::fs::create_dir_all(&dir).expect("made");
+            std::fs::write(dir.join(PROCS), text).expect("written");
+        }
+
+        fn pids(&self, recursive: bool) -> Vec<i32> {
+            let directory = Directory::open(self.0.to_str().expect("text")).expect("open");
+            pids_of(&directory, recursive).expect("listed")
+        }
+    }
+
+    impl Drop for Fake {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn every_process_is_listed_once_and_none_without_a_number() {
+        let fake = Fake::new("procs");
+        fake.procs("", "7\n0\n3\n");
+        fake.procs("a/b", "12\n3\n0\n");
+        fake.procs("c", "5\n");
+        assert_eq!(fake.pids(false), [3, 7]);
+        assert_eq!(fake.pids(true), [3, 5, 7, 12]);
+    }
+
+    #[test]
+    fn nothing_is_killed_by_a_number_that_names_no_process() {
+        // 0 and -1 would end this test, and everything.
+        kill_each(&[0, -1, i32::MIN]).expect("left out");
+    }
+}
