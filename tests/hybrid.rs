@@ -325,6 +325,27 @@ fn delete_by_force_and_a_failed_create_leave_nothing_in_the_devices_hierarchy() 
 }
 
 #[test]
+fn exec_goes_where_init_is_when_the_directory_of_the_rules_is_gone() {
+    if !can_run(Host::WithoutCgroup2, &["devices"]) {
+        return;
+    }
+    let bundle = Bundle::new(Host::WithoutCgroup2, "devices-moved", "sleep 1000", deny_all());
+    bundle.start();
+    let place = |name: &str| format!("/sys/fs/cgroup/devices/{name}");
+    let other = format!("{}-other", bundle.id);
+    std::fs::create_dir(place(&other)).expect("mkdir");
+    for pid in bundle.v1("devices", "cgroup.procs").expect("a directory").lines() {
+        std::fs::write(format!("{}/cgroup.procs", place(&other)), pid).expect("moved");
+    }
+    std::fs::remove_dir(place(&bundle.id)).expect("rmdir");
+    let inside = bundle.windlass("exec ID /bin/cat /proc/self/cgroup");
+    bundle.windlass("delete --force ID");
+    wait_for("the end of all", || std::fs::remove_dir(place(&other)).is_ok());
+    let inside = String::from_utf8_lossy(&inside.stdout).into_owned();
+    assert!(inside.lines().any(|line| line.contains(":devices:") && line.ends_with(&other)), "{inside}");
+}
+
+#[test]
 fn a_directory_of_somebody_else_is_not_taken_for_the_rules() {
     if !can_run(Host::WithoutCgroup2, &["devices"]) {
         return;

@@ -44,7 +44,7 @@ pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Entr
     let container = request.container;
     let stopped = || Error::new(Kind::WrongStatus, "cannot exec in a stopped container");
     refuse_status(&request, stopped)?;
-    let doors = container.cgroup_v1()?.doors()?;
+    let doors = container.cgroup_v1_for_exec()?.doors()?;
     let target = container.open_init()?.ok_or_else(stopped)?;
     let init_pid = container.init.map_or(0, |init| init.pid);
     let root = match container.state.chroot {

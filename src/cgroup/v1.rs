@@ -24,9 +24,9 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::Kill;
-use super::directory::{Directory, if_there, number_after};
+use super::directory::{Directory, if_there, number_after, read_file};
 use super::freezer::{WITHIN, not_stopped};
-use super::hierarchy::asked_by_path;
+use super::hierarchy::{Hierarchy, V1, asked_by_path};
 use super::processes::{kill_each, pids_of};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::cgroup::{MemoryCheck, MemoryInForce};
@@ -60,6 +60,28 @@ impl Cgroup {
             directories.extend(opened);
         }
         Ok(Cgroup { directories })
+    }
+
+    /// Where a new process of a container belongs: in `places`, and instead of one that was removed behind init's
+    /// back, in the cgroup that init is in there. None may be left out, since the process would stay in the
+    /// caller's, without the rules and limits of the container.
+    pub fn for_exec(places: &[String], init_pid: i32) -> Result<Cgroup> {
+        let mut cgroup = Cgroup::open(places)?;
+        let there: Vec<String> = cgroup.directories.iter().map(|directory| directory.path.clone()).collect();
+        if there.len() == places.len() {
+            return Ok(cgroup);
+        }
+        let hierarchy = Hierarchy::find()?;
+        let file = format!("/proc/{init_pid}/cgroup");
+        let text = read_file(&file).doing(|| format!("cannot read {file}"))?;
+        for place in places.iter().filter(|place| !there.contains(place)) {
+            let mounted = hierarchy.v1().iter().find(|v1| place.starts_with(&format!("{}/", v1.mount)));
+            let Some(path) = mounted.and_then(|v1| Some(format!("{}{}", v1.mount, line_of(&text, v1)?))) else {
+                return Err(Error::new(Kind::Kernel, format!("the container's cgroup {place:?} is gone")));
+            };
+            cgroup.directories.push(Directory::open(&path).doing(|| format!("cannot open cgroup {path:?}"))?);
+        }
+        Ok(cgroup)
     }
 
     /// Takes the directories of `other` as well.
@@ -221,6 +243,14 @@ impl Cgroup {
         let usage = [read("memory.memsw.usage_in_bytes"), read("memory.usage_in_bytes")];
         check.compare(usage)
     }
+}
+
+/// The path of a hierarchy in a /proc/PID/cgroup: `4:cpu,cpuacct:/path`.
+fn line_of<'a>(text: &'a str, v1: &V1) -> Option<&'a str> {
+    text.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        controllers.split(',').any(|name| v1.controllers.iter().any(|one| one == name)).then_some(path)
+    })
 }
 
 /// What version 1 shows where memory has no limit is the greatest number of whole pages below 2^63, and so
