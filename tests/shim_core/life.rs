@@ -1,7 +1,7 @@
 //! Requests, ends, and what is told of them.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use std::process::Command;
 use std::time::Duration;
 
@@ -263,9 +263,15 @@ fn a_call_that_cannot_be_watched_leaves_no_child() {
     let null = fs::File::options().write(true).open("/dev/null").expect("opened");
     let epoll = rig.core.poll.fd().as_raw_fd();
     let kept = rig.core.poll.fd().try_clone_to_owned().expect("a copy");
-    windlass::sys::fd::install_at(null.as_fd(), epoll).expect("replaced");
+    let replace = |by: BorrowedFd<'_>| {
+        // SAFETY: the number stays the epoll instance's; what stands there meanwhile is nobody's else.
+        let replaced = unsafe { nix::unistd::dup2_raw(by, epoll) };
+        // The owner of the number is the supervisor.
+        let _ = IntoRawFd::into_raw_fd(replaced.expect("replaced"));
+    };
+    replace(null.as_fd());
     let pause = rig.core.request(Request::Call { container: "c".into(), arguments: vec!["pause".into()], then: None });
-    windlass::sys::fd::install_at(kept.as_fd(), epoll).expect("replaced");
+    replace(kept.as_fd());
     let Ok(Reply::Pending(token)) = pause else { panic!("{pause:?}") };
     rig.answer(token).expect_err("it cannot be watched");
     assert_eq!(children(), before);
