@@ -1,15 +1,17 @@
 //! Hooks: programs of the host that are told of the container's state.
 
-use std::fs::File;
-use std::io::{Read, Seek, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags};
 
 use crate::container::{State, Status, document};
 use crate::error::{Doing, Error, Fault, Kind, Origin, Result};
 use crate::spec::Hook;
-use crate::sys::{process, signals, spawn};
+use crate::sys::poll::{self, Deadline};
+use crate::sys::stream::{self, Moved};
+use crate::sys::{fd, process, signals, socket, spawn};
 
 use super::context::Context;
 
@@ -77,9 +79,8 @@ pub fn state_for(state: &State, status: Status, pid: i32) -> serde_json::Value {
 
 /// Runs one hook; the error says why it failed, with the end of what it printed.
 fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> std::result::Result<(), String> {
-    let output = output_file().map_err(|error| format!("cannot keep its output: {error}"))?;
-    let copy = || output.try_clone().map(Stdio::from);
-    let (stdout, stderr) = (copy().map_err(|e| e.to_string())?, copy().map_err(|e| e.to_string())?);
+    let (output, theirs) = socket::pipe().map_err(|failed| format!("cannot read its output: {failed}"))?;
+    let copy = fd::duplicate(theirs.as_fd()).map_err(|failed| failed.to_string())?;
     let mut command = Command::new(&hook.path);
     if let Some((name, args)) = hook.args.split_first() {
         std::os::unix::process::CommandExt::arg0(&mut command, name);
@@ -90,14 +91,23 @@ fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> st
         command.env_clear().envs(env.iter().filter_map(|variable| variable.split_once('=')));
     }
     spawn::begin_clean(&mut command);
-    let mut child = command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr).spawn().map_err(|error| {
+    let mut child = command.stdin(Stdio::piped()).stdout(theirs).stderr(copy).spawn().map_err(|error| {
         error.raw_os_error().map_or(error.to_string(), |raw| crate::error::describe(nix::errno::Errno::from_raw(raw)))
     })?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A hook need not read its state.
-        let _ = stdin.write_all(state.to_string().as_bytes());
-    }
-    let exit = await_hook(&mut child, hook.timeout)?;
+    // Its ends of the pipe: ours would keep the pipe from ending.
+    drop(command);
+    let seconds = hook.timeout.and_then(|seconds| u64::try_from(seconds).ok());
+    let deadline = seconds.map_or(Deadline::NEVER, |seconds| Deadline::after(Duration::from_secs(seconds)));
+    let mut said = LastWords::of(output);
+    let exit = match attend(&mut child, state.to_string().as_bytes(), &mut said, deadline) {
+        Ok(Some(exit)) => exit,
+        ended => {
+            let _ = child.kill();
+            let _ = child.wait();
+            let seconds = seconds.unwrap_or_default();
+            return Err(ended.err().unwrap_or_else(|| format!("timed out after {seconds} s and was killed")));
+        }
+    };
     if exit.success() {
         return Ok(());
     }
@@ -106,49 +116,96 @@ fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> st
         (None, Some(signal)) => process::Exit::Signal(signal).to_string(),
         (None, None) => "no exit status".into(),
     };
-    let said = last_words(output);
+    let said = said.text();
     Err(if said.is_empty() { how } else { format!("{how}, output: {said}") })
 }
 
-/// A file in memory, not a pipe: a hook may leave a process behind that keeps it open.
-fn output_file() -> std::io::Result<File> {
-    nix::sys::memfd::memfd_create(c"hook-output", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)
-        .map(File::from)
-        .map_err(Into::into)
-}
+/// How often a hook is looked at where the kernel, or a seccomp filter, gives no pidfd.
+const GLANCE: Duration = Duration::from_millis(10);
 
-fn await_hook(
+/// Gives the hook its state and takes what it prints until it ends; `None` if the deadline passes before. It need
+/// not read the state, and a process that it leaves behind is not waited for, whatever that keeps open.
+fn attend(
     child: &mut std::process::Child,
-    timeout: Option<i64>,
-) -> std::result::Result<std::process::ExitStatus, String> {
-    let text = |error: std::io::Error| error.to_string();
-    let Some(seconds) = timeout.and_then(|seconds| u64::try_from(seconds).ok()) else {
-        return child.wait().map_err(text);
-    };
-    let deadline = Instant::now() + Duration::from_secs(seconds);
-    let pidfd = process::open_pid(child.id() as i32).map_err(|failed| failed.to_string())?;
+    mut state: &[u8],
+    said: &mut LastWords,
+    deadline: Deadline,
+) -> std::result::Result<Option<std::process::ExitStatus>, String> {
+    let text = |failed: crate::sys::Failed| failed.to_string();
+    let pidfd = process::open_pid(child.id() as i32).ok();
+    let mut stdin = child.stdin.take().map(OwnedFd::from);
+    if let Some(stdin) = &stdin {
+        stream::never_block(stdin.as_fd()).map_err(text)?;
+    }
     loop {
-        let left = deadline.saturating_duration_since(Instant::now()).as_millis().min(60_000) as u16;
-        let mut fds = [nix::poll::PollFd::new(pidfd.as_fd(), nix::poll::PollFlags::POLLIN)];
-        match nix::poll::poll(&mut fds, left) {
-            Ok(n) if n > 0 => return child.wait().map_err(text),
-            _ if Instant::now() < deadline => {}
-            _ => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("timed out after {seconds} s and was killed"));
+        let mut fds = Vec::with_capacity(3);
+        fds.extend(pidfd.as_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+        fds.extend(said.fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        fds.extend(stdin.as_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLOUT)));
+        let until = match &pidfd {
+            Some(_) => deadline,
+            None => Deadline::after(deadline.left().map_or(GLANCE, |left| left.min(GLANCE))),
+        };
+        let ready = poll::poll(&mut fds, until).map_err(text)?;
+        said.take();
+        if let Some(fd) = &stdin {
+            match stream::write(fd.as_fd(), state) {
+                Ok(Moved::Bytes(n)) if n < state.len() => state = &state[n..],
+                Ok(Moved::Later) => {}
+                // It has everything, or does not want more.
+                _ => stdin = None,
             }
+        }
+        if let Some(exit) = child.try_wait().map_err(|error| error.to_string())? {
+            said.take();
+            return Ok(Some(exit));
+        }
+        if !ready && deadline.has_passed() {
+            return Ok(None);
         }
     }
 }
 
-fn last_words(mut output: File) -> String {
-    const KEPT: u64 = 1024;
-    let mut text = Vec::new();
-    let end = output.seek(std::io::SeekFrom::End(0)).unwrap_or(0);
-    let _ = output.seek(std::io::SeekFrom::Start(end.saturating_sub(KEPT)));
-    let _ = output.read_to_end(&mut text);
-    String::from_utf8_lossy(&text).trim().to_string()
+/// The end of what a hook prints.
+struct LastWords {
+    output: Option<OwnedFd>,
+    kept: Vec<u8>,
+}
+
+impl LastWords {
+    /// So many bytes are kept.
+    const KEPT: usize = 1024;
+    /// So many pieces are read at once at most: more than a pipe holds.
+    const PIECES: usize = 32;
+
+    fn of(output: OwnedFd) -> LastWords {
+        let output = Some(output).filter(|output| stream::never_block(output.as_fd()).is_ok());
+        LastWords { output, kept: Vec::new() }
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.output.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Takes what there is.
+    fn take(&mut self) {
+        let mut buffer = [0; 4096];
+        for _ in 0..Self::PIECES {
+            let Some(output) = &self.output else { return };
+            match stream::read(output.as_fd(), &mut buffer) {
+                Ok(Moved::Bytes(n)) => {
+                    self.kept.extend_from_slice(&buffer[..n]);
+                    self.kept.drain(..self.kept.len().saturating_sub(Self::KEPT));
+                }
+                Ok(Moved::Later) => return,
+                Ok(Moved::End) | Err(_) => self.output = None,
+            }
+        }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.kept).trim().to_string()
+    }
 }
 
 #[cfg(test)]
@@ -182,6 +239,31 @@ mod tests {
     fn a_hook_that_takes_too_long_is_killed() {
         let state = serde_json::json!({});
         assert_eq!(run_one(&hook("sleep 9", Some(1)), None, &state), Err("timed out after 1 s and was killed".into()));
+    }
+
+    #[test]
+    fn a_state_that_nobody_reads_does_not_stop_the_clock() {
+        let state = serde_json::json!({"annotations": {"large": "x".repeat(1 << 20)}});
+        assert_eq!(run_one(&hook("sleep 9", Some(1)), None, &state), Err("timed out after 1 s and was killed".into()));
+        assert_eq!(run_one(&hook("exit 0", None), None, &state), Ok(()));
+        let counts = hook("[ $(wc -c) -gt 1048576 ]", Some(60));
+        assert_eq!(run_one(&counts, None, &state), Ok(()), "who reads it gets all of it");
+    }
+
+    #[test]
+    fn what_a_hook_leaves_behind_is_not_waited_for() {
+        let state = serde_json::json!({"annotations": {"large": "x".repeat(1 << 20)}});
+        let start = std::time::Instant::now();
+        assert_eq!(run_one(&hook("sleep 20 <&0 & exit 0", None), None, &state), Ok(()));
+        assert!(start.elapsed() < Duration::from_secs(15));
+    }
+
+    #[test]
+    fn of_much_output_the_end_is_kept() {
+        let state = serde_json::json!({});
+        let error = run_one(&hook("yes | head -c 10000000; echo end; exit 3", None), None, &state).expect_err("3");
+        assert!(error.starts_with("exit status 3, output: ") && error.ends_with("\nend"), "{error}");
+        assert!(error.len() < 2 * LastWords::KEPT);
     }
 
     #[test]
