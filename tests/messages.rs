@@ -93,7 +93,7 @@ impl Scratch {
             no_new_keyring: false,
             keyring: ".0123456789abcdef".into(),
         };
-        reservation.record(&state, GOOD.as_bytes()).expect("room for a file");
+        reservation.record(&state, GOOD.as_bytes(), false).expect("room for a file");
         if let Some(init) = &init {
             reservation.record_init(init).expect("room for a line");
         }
@@ -234,7 +234,7 @@ fn a_state_of_a_newer_version_is_not_guessed_at() {
     let scratch = Scratch::new("version");
     scratch.stopped("web1");
     let path = scratch.root().join("web1");
-    let text = fs::read_to_string(&path).expect("recorded").replace("\"version\":1", "\"version\":77");
+    let text = fs::read_to_string(&path).expect("recorded").replace("\"version\":2", "\"version\":77");
     fs::write(&path, text).expect("ours");
     let answer = scratch.run("delete web1");
     assert_eq!(answer.code, 1);

@@ -153,7 +153,8 @@ impl<'a> Creation<'a> {
         state.resctrl = resources.as_ref().map(resctrl::Group::path);
         poststop.owe(&state);
         let owner = owner_of_cgroup(request.spec, &plan.topology);
-        let cgroup = request.place.make(plan, owner, || reservation.record(&state, request.config))?;
+        let post = request.spec.hooks.as_ref().is_some_and(|h| !h.poststart.is_empty() || !h.poststop.is_empty());
+        let cgroup = request.place.make(plan, owner, || reservation.record(&state, request.config, post))?;
         let resources = resources.map(resctrl::Group::make).transpose()?;
         if request.devices_before_init() {
             cgroup.set_devices(plan)?;

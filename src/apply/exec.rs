@@ -9,7 +9,7 @@ use nix::sched::CloneFlags;
 use crate::abi::namespace;
 use crate::cgroup::v1::Doors;
 use crate::cgroup::{Cgroup, Hierarchy, Systemd};
-use crate::container::{Container, Status, document};
+use crate::container::{Container, Status, state_document};
 use crate::error::{Doing, Error, Kind, Origin, Result};
 use crate::plan::Step;
 use crate::plan::exec::{ExecPlan, RLIMIT_NPROC};
@@ -177,7 +177,7 @@ impl Handler for Entry<'_> {
             ));
         };
         let container = self.request.container;
-        let state = document(&container.state, Status::Running, container.init.map_or(0, |init| init.pid));
+        let state = state_document(container, Status::Running, container.init.map_or(0, |init| init.pid))?;
         listener::hand_on(&self.request.plan.steps, child, number, &container.state.oci_version, state)?;
         Ok(Vec::new())
     }

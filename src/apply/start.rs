@@ -61,7 +61,7 @@ pub fn poststart(container: &Container, warnings: &mut Vec<Fault>) -> Result<()>
         return Ok(());
     }
     let pid = container.init.map_or(0, |init| init.pid);
-    hooks::run("poststart", hooks, &state_document(container, Status::Running, pid)).inspect_err(|_| {
+    hooks::run("poststart", hooks, &state_document(container, Status::Running, pid)?).inspect_err(|_| {
         // The cause is the hook's failure; what cannot be cleared away is left for `delete --force`.
         warnings.extend(crate::container::destroy(container).unwrap_or_default());
     })

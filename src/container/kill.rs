@@ -2,12 +2,13 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
 use crate::cgroup::{self, Group, Kill, Systemd, v1};
 use crate::error::{Doing, Error, Fault, Kind, Result};
+use crate::sys::poll::{self, Deadline};
 use crate::sys::{process, waiting};
 
 use super::state::Status;
@@ -21,6 +22,11 @@ fn not_running() -> Error {
 pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
     let group = container.group()?;
     if all {
+        // The id, and with it the path of the cgroup, may have gone to another container before the cgroup
+        // was opened; a cgroup that is open is never another's.
+        if !container.still_there() {
+            return Err(Error::new(Kind::NotFound, "container does not exist"));
+        }
         // As engines expect, a container that has ended is no error.
         if let Some(group) = &group {
             return signal_all(group, signal);
@@ -77,48 +83,59 @@ fn signal_all(group: &Group, signal: i32) -> Result<()> {
 /// Removes a container. With `force` a running one is killed first, and one that does not exist
 /// is no error. Returns what went wrong without stopping the removal.
 pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Fault>> {
+    let mut warnings = Vec::new();
     let mut container = match store.load(id) {
         Err(error) if force && error.kind() == Kind::NotFound => match store.remove_leftover(id)? {
             None => return Ok(Vec::new()),
             Some(container) => container,
         },
-        Err(error) if force && error.kind() == Kind::State && damaged(&error) => match store.remove_leftover(id)? {
-            None => return Ok(vec![Fault { pointer: String::new(), msg: error.message().into() }]),
-            Some(container) => container,
-        },
+        Err(error) if force && error.kind() == Kind::State && damaged(&error) => {
+            warnings.push(Fault { pointer: String::new(), msg: error.message().into() });
+            match store.remove_leftover(id)? {
+                None => return Ok(warnings),
+                Some(container) => container,
+            }
+        }
         other => other?,
     };
     if force {
         // Before the lock: a create that hangs holds it, and lets go when its init dies.
-        kill_everything(&container)?;
+        kill_everything(&container, true)?;
     }
     container.lock()?;
     if !container.still_there() {
         return if force { Ok(Vec::new()) } else { Err(Error::new(Kind::NotFound, "container does not exist")) };
     }
     if force {
-        kill_everything(&container)?;
+        kill_everything(&container, false)?;
     } else {
         match container.status()? {
             Status::Stopped => {}
             // De facto: engines delete what they never started.
-            Status::Created => kill_everything(&container)?,
+            Status::Created => kill_everything(&container, false)?,
             status => {
                 let msg = format!("cannot delete container {id} that is not stopped: {status}");
                 return Err(Error::new(Kind::WrongStatus, msg).hint("`kill` it first, or use `delete --force`"));
             }
         }
     }
-    finish(&container)
+    warnings.extend(finish(&container)?);
+    Ok(warnings)
 }
 
 fn damaged(error: &Error) -> bool {
     error.message().contains("damaged")
 }
 
-/// Kills all processes of the container and waits until init is gone.
-fn kill_everything(container: &Container) -> Result<()> {
-    if let Some(group) = container.group()? {
+/// Kills all processes of the container and waits until init is gone. Without the lock the id may have gone to
+/// another container, which may have a cgroup at the same path: nothing is killed then. A cgroup that is open
+/// is never another's.
+fn kill_everything(container: &Container, unlocked: bool) -> Result<()> {
+    let group = container.group()?;
+    if unlocked && !container.still_there() {
+        return Ok(());
+    }
+    if let Some(group) = group {
         group.kill()?;
     }
     let Some(pidfd) = container.open_init()? else { return Ok(()) };
@@ -128,7 +145,7 @@ fn kill_everything(container: &Container) -> Result<()> {
 
 /// Kills all processes of a container and removes it, as `delete --force` does. For who holds the lock.
 pub fn destroy(container: &Container) -> Result<Vec<Fault>> {
-    kill_everything(container)?;
+    kill_everything(container, false)?;
     finish(container)
 }
 
@@ -136,24 +153,15 @@ pub fn destroy(container: &Container) -> Result<Vec<Fault>> {
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 fn wait_for_end(container: &Container, pidfd: std::os::fd::BorrowedFd<'_>) -> Result<()> {
-    let deadline = Instant::now() + KILL_PATIENCE;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now()).as_millis().min(1000) as u16;
-        let mut fds = [nix::poll::PollFd::new(pidfd, nix::poll::PollFlags::POLLIN)];
-        match nix::poll::poll(&mut fds, left) {
-            Ok(n) if n > 0 => return Ok(()),
-            _ if Instant::now() < deadline => {}
-            _ => {
-                // Init of a PID namespace waits for all others: not it, but one of them may be stuck.
-                let mut pids: Vec<i32> = container.init.map(|init| init.pid).into_iter().collect();
-                let others = container.group().ok().flatten().and_then(|group| group.pids().ok()).unwrap_or_default();
-                pids.extend(others.into_iter().filter(|pid| Some(*pid) != container.init.map(|init| init.pid)));
-                let what = waiting::describe_all(&pids);
-                return Err(Error::new(Kind::Kernel, format!("container init still running after SIGKILL: {what}"))
-                    .hint(waiting::HINT));
-            }
-        }
+    if poll::readable(pidfd, Deadline::after(KILL_PATIENCE)).doing(|| "cannot wait for the container's end")? {
+        return Ok(());
     }
+    // Init of a PID namespace waits for all others: not it, but one of them may be stuck.
+    let mut pids: Vec<i32> = container.init.map(|init| init.pid).into_iter().collect();
+    let others = container.group().ok().flatten().and_then(|group| group.pids().ok()).unwrap_or_default();
+    pids.extend(others.into_iter().filter(|pid| Some(*pid) != container.init.map(|init| init.pid)));
+    let what = waiting::describe_all(&pids);
+    Err(Error::new(Kind::Kernel, format!("container init still running after SIGKILL: {what}")).hint(waiting::HINT))
 }
 
 /// The end of a container whose processes are gone: cgroup, hooks, state.
@@ -184,7 +192,7 @@ pub fn finish(container: &Container) -> Result<Vec<Fault>> {
     }
     let hooks = &container.hooks()?.poststop;
     if !hooks.is_empty() {
-        let state = super::state_document(container, Status::Stopped, 0);
+        let state = super::state_document(container, Status::Stopped, 0)?;
         warnings.extend(crate::apply::run_poststop(hooks, &state));
     }
     container.remove()?;

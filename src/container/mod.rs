@@ -1,5 +1,9 @@
 //! What a container is between two commands: a file of the state root, a process, a cgroup.
 
+use std::collections::BTreeMap;
+
+use crate::error::Result;
+
 mod id;
 mod kill;
 mod record;
@@ -13,12 +17,18 @@ pub use state::{ExitRecord, Init, State, Status, Unit, VERSION};
 pub use store::{Container, INIT_NAME, Reservation, Store, notify_directory, process_stat};
 
 /// The state document of the specification (runtime.md, "State"), as hooks and `state` get it.
-pub fn state_document(container: &Container, status: Status, pid: i32) -> serde_json::Value {
-    document(&container.state, status, pid)
+///
+/// The annotations, which may be large, are read for it.
+pub fn state_document(container: &Container, status: Status, pid: i32) -> Result<serde_json::Value> {
+    Ok(document_with(&container.state, container.annotations()?, status, pid))
 }
 
 /// The same from what is recorded alone.
 pub fn document(state: &State, status: Status, pid: i32) -> serde_json::Value {
+    document_with(state, &state.annotations, status, pid)
+}
+
+fn document_with(state: &State, annotations: &BTreeMap<String, String>, status: Status, pid: i32) -> serde_json::Value {
     let mut out = serde_json::json!({
         "ociVersion": state.oci_version,
         "id": state.id,
@@ -26,8 +36,8 @@ pub fn document(state: &State, status: Status, pid: i32) -> serde_json::Value {
         "pid": pid,
         "bundle": state.bundle,
     });
-    if !state.annotations.is_empty() {
-        out["annotations"] = serde_json::json!(state.annotations);
+    if !annotations.is_empty() {
+        out["annotations"] = serde_json::json!(annotations);
     }
     out
 }

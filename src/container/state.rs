@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Version of the layout of the state. A runtime reads its own and every older one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What was decided before anything was made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -20,18 +20,19 @@ pub struct State {
     pub version: u32,
     /// The container's id.
     pub id: String,
+    /// Path of its cgroup in the file system, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
     /// ociVersion of its configuration.
     pub oci_version: String,
     /// Absolute path of the bundle.
     pub bundle: String,
     /// Absolute path of the root filesystem.
     pub rootfs: String,
-    /// Annotations of its configuration.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    /// Annotations of its configuration, as create knows them. They are not written here, where every
+    /// command would read them, but version 1 has them here: see `Container::annotations`.
+    #[serde(default, skip_serializing)]
     pub annotations: BTreeMap<String, String>,
-    /// Path of its cgroup in the file system, if it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cgroup: Option<String>,
     /// The scope of systemd that is its cgroup, if one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<Unit>,
@@ -61,6 +62,31 @@ pub struct State {
     /// The end of the session keyring's name, which nobody can guess.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub keyring: String,
+}
+
+impl State {
+    /// All that is left of a container's state is its cgroup.
+    pub(super) fn of_cgroup(id: &str, cgroup: String) -> State {
+        State {
+            version: VERSION,
+            id: id.into(),
+            cgroup: Some(cgroup),
+            oci_version: String::new(),
+            bundle: String::new(),
+            rootfs: String::new(),
+            annotations: BTreeMap::new(),
+            unit: None,
+            cgroup_v1: Vec::new(),
+            namespaces: 0,
+            owner: String::new(),
+            created: String::new(),
+            intel_rdt: None,
+            resctrl: None,
+            chroot: false,
+            no_new_keyring: false,
+            keyring: String::new(),
+        }
+    }
 }
 
 /// A scope.

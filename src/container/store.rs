@@ -1,16 +1,19 @@
 //! The state root: one file per container, which is the container's lock as well.
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::stat::FileStat;
 
 use crate::cgroup::{Cgroup, Group, v1};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::spec::{Hooks, Spec};
+use crate::sys::poll::Deadline;
 use crate::sys::process::{self, Exit};
 use crate::sys::{directory, fd, tree};
 
@@ -28,11 +31,16 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the state root; one that does not exist has no containers.
+    /// Opens the state root; one that does not exist has no containers. One that others may write is refused:
+    /// what they put there would be believed, and its hooks run.
     pub fn open(path: &Path) -> Result<Store> {
         let dir = match fd::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Err(failed) if failed.errno == Errno::ENOENT => None,
-            other => Some(Rc::new(other.doing(|| format!("cannot open the state root {path:?}"))?)),
+            other => {
+                let dir = other.doing(|| format!("cannot open the state root {path:?}"))?;
+                check_owner(dir.as_fd(), || format!("the state root {path:?}"))?;
+                Some(Rc::new(dir))
+            }
         };
         Ok(Store { dir, path: path.into() })
     }
@@ -72,12 +80,21 @@ impl Store {
             }
             other => other.doing(|| format!("cannot make the state of {id:?}"))?,
         };
-        let reservation = Reservation { root, id: id.into(), file: Some(file), layout: OnceCell::new() };
+        let mut reservation = Reservation {
+            root,
+            id: id.into(),
+            file: Some(file),
+            inode: 0,
+            layout: OnceCell::new(),
+            copy: OnceCell::new(),
+        };
         fd::lock(reservation.file(), true).doing(|| "cannot lock the container")?;
+        let stat = fd::stat(reservation.file()).doing(|| "cannot look at the container's state")?;
         // Between the two a `delete --force` may have taken it for what a dead create left.
-        if !is_linked(reservation.file()) {
+        if stat.st_nlink == 0 {
             return Err(Error::new(Kind::NotFound, format!("container {id:?} was deleted while it was made")));
         }
+        reservation.inode = stat.st_ino;
         Ok(reservation)
     }
 
@@ -99,17 +116,36 @@ impl Store {
         }
     }
 
-    /// Removes a file that has no readable state, if there is one. A create that had not written it
-    /// yet is waited for: then there is a container, which is returned, locked.
+    /// Removes a file that has no readable state, if there is one and nothing was made yet. A create that had
+    /// not written it is waited for: then there is a container, which is returned, locked, as is one whose
+    /// state was damaged later, with what is still known of it. A state of which nothing is known any more is
+    /// an error: its processes may be running.
     pub fn remove_leftover(&self, id: &str) -> Result<Option<Container>> {
         let Some(file) = self.file(id)? else { return Ok(None) };
         fd::lock(file.as_fd(), true).doing(|| "cannot lock the container")?;
         let copy = fd::duplicate(file.as_fd()).doing(|| "cannot hold the container")?;
-        match Container::read(self.root()?, copy, id) {
-            Ok(Some(container)) => Ok(Some(container)),
+        let why = match Container::read(self.root()?, copy, id) {
+            Ok(Some(container)) => return Ok(Some(container)),
             // Whoever had the lock may have removed it; the name may have gone to another.
-            _ if !is_linked(file.as_fd()) => Ok(None),
-            _ => remove(self.root()?.as_fd(), id, file.as_fd()).map(|()| None),
+            _ if !is_linked(file.as_fd()) => return Ok(None),
+            Ok(None) => "it was cut off".to_string(),
+            Err(error) => error.message().to_string(),
+        };
+        let text = fd::read_head(file.as_fd(), record::FIXED).doing(|| format!("cannot read the state of {id:?}"))?;
+        let marked = fd::stat(file.as_fd()).is_ok_and(|stat| stat.st_mode & MARK != 0);
+        let known = fd::attribute_of(file.as_fd(), COPY).and_then(|copy| record::parse_copy(&copy));
+        let known = known.or_else(|| Some((State::of_cgroup(id, record::cgroup_in(&text)?), None)));
+        match known {
+            Some((state, init)) => Container::recovered(self.root()?, file, state, init).map(Some),
+            // Its create died before it made anything, or this was never a state.
+            None if !marked && !record::is_state(&text) => {
+                remove(self.root()?.as_fd(), id, file.as_fd()).map(|()| None)
+            }
+            None => {
+                let msg = format!("the state of {id:?} is damaged, and nothing tells which processes are its: {why}");
+                let hint = format!("look for its processes, end them, and then remove {:?}", self.path.join(id));
+                Err(Error::new(Kind::State, msg).hint(hint))
+            }
         }
     }
 
@@ -131,10 +167,44 @@ fn does_not_exist() -> Error {
     Error::new(Kind::NotFound, "container does not exist")
 }
 
+fn damaged(id: &str, unreadable: Unreadable) -> Error {
+    match unreadable {
+        Unreadable::Damaged(why) => Error::new(Kind::State, format!("the state of {id:?} is damaged: {why}"))
+            .hint("`delete --force` clears what is left of it away"),
+        Unreadable::Version(version) => {
+            let msg =
+                format!("the state of {id:?} has version {version}, and this windlass knows versions up to {VERSION}");
+            Error::new(Kind::State, msg).hint("use the windlass that made the container, or a newer one")
+        }
+    }
+}
+
+/// Refuses what is not the caller's own or root's, and what others may write.
+fn check_owner(file: BorrowedFd<'_>, what: impl Fn() -> String) -> Result<FileStat> {
+    let stat = fd::stat(file).doing(|| format!("cannot look at {}", what()))?;
+    let user = nix::unistd::geteuid().as_raw();
+    let wrong = if stat.st_uid != user && stat.st_uid != 0 {
+        format!("belongs to user {}, not to {user}", stat.st_uid)
+    } else if stat.st_mode & 0o022 != 0 {
+        format!("can be written by others: its mode is {:04o}", stat.st_mode & 0o7777)
+    } else {
+        return Ok(stat);
+    };
+    let error = Error::new(Kind::PermissionDenied, format!("{} {wrong}", what()));
+    Err(error.hint("what is in it decides which processes are killed and which hooks run: use a directory of your own"))
+}
+
+/// The extended attribute with a copy of the first line: where the content of the file is lost, it tells what
+/// there is to be killed and removed.
+const COPY: &str = "windlass.state";
+/// The mode bit that says that a state was written, where the file system has no such attributes.
+const MARK: u32 = 0o100;
+
 /// Removes all that the state root has of a container, whose file comes last.
 fn remove(root: BorrowedFd<'_>, id: &str, file: BorrowedFd<'_>) -> Result<()> {
     let cannot = |what: &str| format!("cannot remove {what} of {id:?}");
-    gone(fd::unlinkat(root, start_socket(file)?)).doing(|| cannot("the start socket"))?;
+    let inode = fd::stat(file).doing(|| "cannot look at the container's state")?.st_ino;
+    gone(fd::unlinkat(root, start_socket(inode))).doing(|| cannot("the start socket"))?;
     let directory = notify_directory(id);
     match gone(fd::rmdirat(root, &directory)) {
         // The socket of an unfinished start.
@@ -150,9 +220,8 @@ fn remove(root: BorrowedFd<'_>, id: &str, file: BorrowedFd<'_>) -> Result<()> {
 
 /// The name of the socket on which init waits for `start`: short enough for the address of a socket
 /// whatever the id, and the file's for as long as the file exists.
-fn start_socket(file: BorrowedFd<'_>) -> Result<String> {
-    let stat = fd::stat(file).doing(|| "cannot look at the container's state")?;
-    Ok(format!("@start-{}", stat.st_ino))
+fn start_socket(inode: u64) -> String {
+    format!("@start-{inode}")
 }
 
 /// The name of the directory for a container's notify socket. No id has an `@`.
@@ -178,7 +247,10 @@ pub struct Reservation {
     root: Rc<OwnedFd>,
     id: String,
     file: Option<OwnedFd>,
+    inode: u64,
     layout: OnceCell<Layout>,
+    /// What is written beside the content once more when the process is known: for one without a cgroup.
+    copy: OnceCell<Vec<u8>>,
 }
 
 impl Reservation {
@@ -193,13 +265,21 @@ impl Reservation {
 
     /// The name in the state root of the socket on which init waits for `start`.
     pub fn start_socket(&self) -> Result<String> {
-        start_socket(self.file())
+        Ok(start_socket(self.inode))
     }
 
-    /// Writes down what will be made, before it is made.
-    pub fn record(&self, state: &State, config: &[u8]) -> Result<()> {
-        let (text, layout) = record::compose(state, config);
-        fd::write_once(self.file(), &text).doing(|| "cannot write the container's state")?;
+    /// Writes down what will be made, before it is made. `post`: the configuration has hooks that run outside
+    /// of create.
+    pub fn record(&self, state: &State, config: &[u8], post: bool) -> Result<()> {
+        let (text, layout) = record::compose(state, config, post);
+        let copy = &text[..layout.init()];
+        if fd::set_attribute(self.file(), COPY, copy).is_err() {
+            fd::chmod(self.file(), 0o600 | MARK).doing(|| "cannot mark the container's state")?;
+        }
+        if state.cgroup.is_none() && state.cgroup_v1.is_empty() {
+            let _ = self.copy.set(copy.to_vec());
+        }
+        fd::write_all(self.file(), &text, Deadline::NEVER).doing(|| "cannot write the container's state")?;
         self.layout.set(layout).map_err(|_| Error::new(Kind::State, "the container was recorded before"))
     }
 
@@ -210,14 +290,21 @@ impl Reservation {
     /// Writes down the process: from here on the container exists.
     pub fn record_init(&self, init: &Init) -> Result<()> {
         let at = self.layout()?.init();
+        if let Some(copy) = self.copy.get() {
+            let copy = [copy.as_slice(), &record::init_line(init)].concat();
+            // Best effort: where it is needed, the content of the file is lost.
+            let _ = fd::set_attribute(self.file(), COPY, &copy);
+        }
         fd::write_at(self.file(), &record::init_line(init), at).doing(|| "cannot record the process")
     }
 
     /// The container, which is not removed any more; it is still locked.
-    pub fn keep(mut self, state: State, init: Init, hooks: Hooks) -> Result<Container> {
+    pub fn keep(mut self, mut state: State, init: Init, hooks: Hooks) -> Result<Container> {
         let (root, layout) = (self.root.clone(), self.layout()?);
         let file = self.file.take().expect("only keep and drop take it, and both consume self");
-        Ok(Container { root, file, layout, state, init: Some(init), exit: None, hooks: hooks.into() })
+        let annotations = std::mem::take(&mut state.annotations).into();
+        let hooks = hooks.into();
+        Ok(Container { root, file, inode: self.inode, layout, state, init: Some(init), exit: None, hooks, annotations })
     }
 }
 
@@ -234,6 +321,7 @@ impl Drop for Reservation {
 pub struct Container {
     root: Rc<OwnedFd>,
     file: OwnedFd,
+    inode: u64,
     layout: Layout,
     /// What was decided at create.
     pub state: State,
@@ -243,6 +331,8 @@ pub struct Container {
     exit: Option<ExitRecord>,
     /// The hooks of its configuration, once they were asked for.
     hooks: OnceCell<Hooks>,
+    /// Its annotations, once they were asked for.
+    annotations: OnceCell<BTreeMap<String, String>>,
 }
 
 /// What `/proc/PID/stat` says of a process.
@@ -283,26 +373,27 @@ const POST: &[u8] = b"\"post";
 impl Container {
     /// `None`: its create has not written it yet, or died before that.
     fn read(root: Rc<OwnedFd>, file: OwnedFd, id: &str) -> Result<Option<Container>> {
-        let head =
-            fd::read_head(file.as_fd(), record::is_complete).doing(|| format!("cannot read the state of {id:?}"))?;
-        let head = record::parse(&head).map_err(|unreadable| match unreadable {
-            Unreadable::Damaged(why) => Error::new(Kind::State, format!("the state of {id:?} is damaged: {why}"))
-                .hint("`delete --force` clears what is left of it away"),
-            Unreadable::Version(version) => Error::new(
-                Kind::State,
-                format!("the state of {id:?} has version {version}, and this windlass knows versions up to {VERSION}"),
-            )
-            .hint("use the windlass that made the container, or a newer one"),
-        })?;
+        let stat = check_owner(file.as_fd(), || format!("the state of {id:?}"))?;
+        let head = fd::read_head(file.as_fd(), record::FIXED).doing(|| format!("cannot read the state of {id:?}"))?;
+        let head = record::parse(&head).map_err(|unreadable| damaged(id, unreadable))?;
         Ok(head.map(|Head { layout, state, init, exit }| Container {
             root,
             file,
+            inode: stat.st_ino,
             layout,
             state,
             init,
             exit,
             hooks: OnceCell::new(),
+            annotations: OnceCell::new(),
         }))
+    }
+
+    /// One whose state was damaged: what is known is enough to end and to remove it, but not to run hooks.
+    fn recovered(root: Rc<OwnedFd>, file: OwnedFd, state: State, init: Option<Init>) -> Result<Container> {
+        let inode = fd::stat(file.as_fd()).doing(|| "cannot look at the container's state")?.st_ino;
+        let (hooks, annotations) = (Hooks::default().into(), BTreeMap::new().into());
+        Ok(Container { root, file, inode, layout: Layout::default(), state, init, exit: None, hooks, annotations })
     }
 
     /// The state root.
@@ -312,7 +403,7 @@ impl Container {
 
     /// The name in the state root of the socket on which init waits for `start`.
     pub fn start_socket(&self) -> Result<String> {
-        start_socket(self.file.as_fd())
+        Ok(start_socket(self.inode))
     }
 
     /// Removes its state, and with it the container. For who holds the lock.
@@ -330,7 +421,7 @@ impl Container {
     pub fn lock(&mut self) -> Result<()> {
         fd::lock(self.file.as_fd(), true).doing(|| "cannot lock the container")?;
         if self.init.is_none() {
-            let head = fd::read_head(self.file.as_fd(), record::is_complete).doing(|| "cannot read the state")?;
+            let head = fd::read_head(self.file.as_fd(), record::FIXED).doing(|| "cannot read the state")?;
             if let Ok(Some(head)) = record::parse(&head) {
                 (self.init, self.exit) = (head.init, head.exit);
             }
@@ -423,13 +514,33 @@ impl Container {
 
     /// Its text.
     pub fn config_text(&self) -> Result<Vec<u8>> {
-        fd::read_from(self.file.as_fd(), self.layout.config()).doing(|| "cannot read the container's configuration")
+        let length = self.layout.bulk().map_or(usize::MAX, |bulk| bulk.config);
+        fd::read_part(self.file.as_fd(), self.layout.config(), length)
+            .doing(|| "cannot read the container's configuration")
+    }
+
+    /// The annotations of its configuration.
+    pub fn annotations(&self) -> Result<&BTreeMap<String, String>> {
+        let Some(bulk) = self.layout.bulk() else { return Ok(&self.state.annotations) };
+        if let Some(annotations) = self.annotations.get() {
+            return Ok(annotations);
+        }
+        let text = match bulk.annotations {
+            0 => Vec::new(),
+            length => fd::read_part(self.file.as_fd(), self.layout.annotations(), length)
+                .doing(|| "cannot read the container's annotations")?,
+        };
+        let annotations = record::annotations(&text).map_err(|unreadable| damaged(&self.state.id, unreadable))?;
+        Ok(self.annotations.get_or_init(|| annotations))
     }
 
     /// Its hooks that run outside of create. The configuration is parsed only if it has any.
     pub fn hooks(&self) -> Result<&Hooks> {
         if let Some(hooks) = self.hooks.get() {
             return Ok(hooks);
+        }
+        if self.layout.bulk().is_some_and(|bulk| !bulk.post) {
+            return Ok(self.hooks.get_or_init(Hooks::default));
         }
         let text = self.config_text()?;
         let hooks = match text.windows(POST.len()).any(|window| window == POST) {
@@ -486,18 +597,4 @@ impl Container {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_name_may_look_like_the_rest_of_the_line() {
-        let mut fields = vec!["0"; 50];
-        fields[0] = "Z";
-        fields[19] = "777";
-        fields[49] = "256";
-        let text = format!("12 (a) R 1 (b) {}", fields.join(" "));
-        let stat = parse_stat(&text).expect("well formed");
-        assert_eq!(stat, ProcessStat { name: "a) R 1 (b".into(), state: 'Z', start_time: 777, exit_code: 256 });
-        assert_eq!(parse_stat("nonsense"), None);
-    }
-}
+mod tests;

@@ -186,30 +186,37 @@ pub fn read_small(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<Vec<u8>
     }
 }
 
-/// The beginning of a regular file, until it is `enough` or the file ends: usually in one read.
-pub fn read_head(fd: BorrowedFd<'_>, enough: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>> {
-    let mut text = Vec::new();
+/// The beginning of a regular file: its first line and `more` bytes behind it, or all there is. Usually in
+/// one read; the time is linear in the length of the line.
+pub fn read_head(fd: BorrowedFd<'_>, more: usize) -> Result<Vec<u8>> {
+    let mut text = vec![0; 4096];
+    let (mut length, mut end) = (0, None);
     loop {
-        let mut buffer = [0; 4096];
-        let n = pread(fd, &mut buffer, text.len())?;
-        text.extend_from_slice(&buffer[..n]);
-        if n == 0 || enough(&text) {
+        let n = pread(fd, &mut text[length..], length)?;
+        let new = &text[length..length + n];
+        end = end.or_else(|| new.iter().position(|byte| *byte == b'\n').map(|at| length + at + 1));
+        length += n;
+        if n == 0 || end.is_some_and(|end| length >= end + more) {
+            text.truncate(length);
             return Ok(text);
+        }
+        if length == text.len() {
+            text.resize(2 * length, 0);
         }
     }
 }
 
-/// A regular file from `offset` to its end.
-pub fn read_from(fd: BorrowedFd<'_>, offset: usize) -> Result<Vec<u8>> {
+/// `length` bytes of a regular file from `offset` on, or what there is of them.
+pub fn read_part(fd: BorrowedFd<'_>, offset: usize, length: usize) -> Result<Vec<u8>> {
     let size = usize::try_from(stat(fd)?.st_size).unwrap_or(0);
-    let (mut text, mut length) = (vec![0; size.saturating_sub(offset)], 0);
-    while length < text.len() {
-        match pread(fd, &mut text[length..], offset + length)? {
+    let (mut text, mut done) = (vec![0; length.min(size.saturating_sub(offset))], 0);
+    while done < text.len() {
+        match pread(fd, &mut text[done..], offset + done)? {
             0 => break,
-            n => length += n,
+            n => done += n,
         }
     }
-    text.truncate(length);
+    text.truncate(done);
     Ok(text)
 }
 
@@ -363,6 +370,12 @@ pub fn chmod_at(dir: BorrowedFd<'_>, name: impl AsRef<Path>, mode: u32) -> Resul
         .called(|| format!("fchmodat({}, {name:?}, {mode:#o})", shown(dir)))
 }
 
+/// fchmod(2).
+pub fn chmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
+    nix::sys::stat::fchmod(fd, Mode::from_bits_truncate(mode))
+        .called(|| format!("fchmod({}, {mode:#o})", fd.as_raw_fd()))
+}
+
 /// fchownat(2) on the name itself, never on what a link points to.
 pub fn chown_at(dir: BorrowedFd<'_>, name: impl AsRef<Path>, uid: u32, gid: u32) -> Result<()> {
     let name = name.as_ref();
@@ -379,6 +392,36 @@ pub fn attribute(path: &str, name: &str) -> Option<Vec<u8>> {
     let length = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
     value.truncate(usize::try_from(length).ok()?);
     Some(value)
+}
+
+/// Keeps `value` with an open file, beside its content (fsetxattr(2)): `trusted.NAME` for root, which tmpfs
+/// has at any age, and `user.NAME` for others (tmpfs: Linux 6.6).
+pub fn set_attribute(fd: BorrowedFd<'_>, name: &str, value: &[u8]) -> Result<()> {
+    let mut failed = None;
+    for space in ATTRIBUTES {
+        let Ok(full) = std::ffi::CString::new(format!("{space}.{name}")) else { continue };
+        // SAFETY: the name is NUL-terminated, the length is the value's; both outlive the call.
+        let returned = unsafe { libc::fsetxattr(fd.as_raw_fd(), full.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+        match check(returned.into(), || format!("fsetxattr({}, {full:?})", fd.as_raw_fd())) {
+            Ok(_) => return Ok(()),
+            Err(other) => failed = Some(other),
+        }
+    }
+    Err(failed.expect("there is a name space"))
+}
+
+const ATTRIBUTES: [&str; 2] = ["trusted", "user"];
+
+/// What [`set_attribute`] kept, up to 64 KiB; `None` where nothing was.
+pub fn attribute_of(fd: BorrowedFd<'_>, name: &str) -> Option<Vec<u8>> {
+    ATTRIBUTES.iter().find_map(|space| {
+        let full = std::ffi::CString::new(format!("{space}.{name}")).ok()?;
+        let mut value = vec![0u8; 64 * 1024];
+        // SAFETY: the name is NUL-terminated, the length is the buffer's; both outlive the call.
+        let length = unsafe { libc::fgetxattr(fd.as_raw_fd(), full.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        value.truncate(usize::try_from(length).ok()?);
+        Some(value)
+    })
 }
 
 /// flock(2), exclusive. Without `wait` a held lock is `EWOULDBLOCK`.
@@ -474,120 +517,4 @@ pub(super) fn owned(raw: libc::c_long) -> OwnedFd {
 }
 
 #[cfg(test)]
-mod tests {
-    use nix::errno::Errno;
-
-    use super::*;
-
-    fn temporary(name: &str) -> std::path::PathBuf {
-        let path = std::env::temp_dir().join(format!("windlass-fd-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a directory");
-        path
-    }
-
-    #[test]
-    fn a_file_without_an_end_is_not_read_for_ever() {
-        let zero = open("/dev/zero", OFlag::O_RDONLY).expect("open");
-        assert_eq!(read_all(zero, 1 << 20).expect_err("no end").errno, Errno::EFBIG);
-        let zero = open("/dev/zero", OFlag::O_RDONLY).expect("open");
-        assert_eq!(find_line(zero.as_fd(), 1 << 20, |_| Some(())).expect_err("no end").errno, Errno::EFBIG);
-    }
-
-    #[test]
-    fn a_file_as_long_as_it_may_be_is_read_whole() {
-        let path = temporary("limit").join("file");
-        std::fs::write(&path, [b'x'; 1000]).expect("written");
-        let read = |limit| read_all(open(&path, OFlag::O_RDONLY).expect("open"), limit);
-        assert_eq!(read(1000).expect("fits").len(), 1000);
-        assert_eq!(read(999).expect_err("one too many").errno, Errno::EFBIG);
-        assert!(!read_all(open("/proc/self/maps", OFlag::O_RDONLY).expect("open"), 1 << 20).expect("read").is_empty());
-        std::fs::remove_dir_all(path.parent().expect("has one")).expect("removed");
-    }
-
-    #[test]
-    fn lines_are_found_wherever_they_are() {
-        let path = temporary("lines").join("file");
-        let mut text = Vec::new();
-        (0..5000).for_each(|n| text.extend_from_slice(format!("line {n}\n").as_bytes()));
-        text.extend_from_slice(&[b'x'; 3 * READ]);
-        text.extend_from_slice(b"line 7777\nline 5000");
-        std::fs::write(&path, &text).expect("written");
-        let find = |wanted: &str| {
-            let file = open(&path, OFlag::O_RDONLY).expect("open");
-            let mut lines = 0;
-            let found = find_line(file.as_fd(), 1 << 20, |line| {
-                lines += 1;
-                line.ends_with(wanted.as_bytes()).then_some(lines)
-            });
-            found.expect("read")
-        };
-        assert_eq!((find("line 0"), find("line 4999"), find("line 5000")), (Some(1), Some(5000), Some(5001)));
-        assert_eq!((find("7777"), find("nowhere")), (None, None), "a part of a line is none");
-        std::fs::remove_dir_all(path.parent().expect("has one")).expect("removed");
-    }
-
-    #[test]
-    fn what_is_written_whole_waits_for_room() {
-        let (read_end, write_end) = crate::sys::socket::pipe().expect("pipe");
-        crate::sys::stream::never_block(write_end.as_fd()).expect("fcntl");
-        let past = Deadline::after(std::time::Duration::from_millis(20));
-        let failed = write_all(write_end.as_fd(), &[0; 1 << 20], past).expect_err("nobody reads");
-        assert_eq!(failed.errno, Errno::ETIMEDOUT);
-        let reader = std::thread::spawn(move || read_all(read_end, 1 << 24).expect("read").len());
-        write_all(write_end.as_fd(), &[0; 1 << 20], Deadline::NEVER).expect("written");
-        drop(write_end);
-        assert!(reader.join().expect("joined") > 1 << 20);
-    }
-
-    #[test]
-    fn a_file_is_replaced_whole_or_not_at_all() {
-        let dir = temporary("replace");
-        let names = || {
-            let open = open(&dir, OFlag::O_RDONLY).expect("open");
-            let mut names = super::super::directory::names(open.as_fd()).expect("read");
-            names.sort();
-            names
-        };
-        let put = |name: &str, durability| replace(CWD, &dir.join(name), 0o600, b"new", durability);
-        std::fs::write(dir.join("file"), "old").expect("written");
-        // Left by a process with our number.
-        std::fs::write(dir.join(format!(".file.{}", std::process::id())), "junk").expect("written");
-        put("file", Durability::Cached).expect("replaced");
-        assert_eq!(std::fs::read(dir.join("file")).expect("read"), b"new");
-        let long = "n".repeat(255);
-        put(&long, Durability::Synced).expect("a name as long as any");
-        assert_eq!(names(), ["file", long.as_str()]);
-        // What cannot be renamed leaves nothing either.
-        std::fs::create_dir(dir.join("taken")).expect("made");
-        assert_eq!(put("taken", Durability::Cached).expect_err("a directory").errno, Errno::EISDIR);
-        assert_eq!(names(), ["file", long.as_str(), "taken"]);
-        std::fs::remove_dir_all(&dir).expect("removed");
-    }
-
-    #[test]
-    fn on_a_full_disk_nothing_temporary_stays() {
-        // A limit on the size of files fails in the same place, with EFBIG.
-        let dir = temporary("full");
-        let script = "ulimit -f 1; trap '' XFSZ; exec \"$0\" --exact --ignored sys::fd::tests::replace_a_large_file";
-        let status = std::process::Command::new("sh")
-            .args(["-c", script])
-            .arg(std::env::current_exe().expect("this test"))
-            .env("WINDLASS_TEST_DIR", &dir)
-            // What it prints may go to a file, which has the limit too.
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .status();
-        assert!(status.expect("sh").success());
-        let open = open(&dir, OFlag::O_RDONLY).expect("open");
-        assert_eq!(super::super::directory::names(open.as_fd()), Ok(Vec::new()));
-        std::fs::remove_dir_all(&dir).expect("removed");
-    }
-
-    #[test]
-    #[ignore = "a part of on_a_full_disk_nothing_temporary_stays, which runs it below a limit"]
-    fn replace_a_large_file() {
-        let dir = std::env::var_os("WINDLASS_TEST_DIR").expect("told");
-        let failed = replace(CWD, &Path::new(&dir).join("file"), 0o600, &[0; 8192], Durability::Cached);
-        assert_eq!(failed.expect_err("too large").errno, Errno::EFBIG);
-    }
-}
+mod tests;

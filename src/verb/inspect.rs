@@ -1,5 +1,6 @@
 //! `state`, `list`, `ps` and `doctor`: what only looks.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use crate::cli::{Format, output};
@@ -13,7 +14,7 @@ use super::create::host;
 
 pub(super) fn state(id: &str, session: &mut Session<'_>) -> Result<()> {
     let container = session.store()?.load(id)?;
-    output::print(&output::state(&described(&container)?))
+    output::print(&output::state(&described(&container, true)?))
 }
 
 pub(super) fn list(format: Format, quiet: bool, session: &mut Session<'_>) -> Result<()> {
@@ -21,7 +22,7 @@ pub(super) fn list(format: Format, quiet: bool, session: &mut Session<'_>) -> Re
     let mut found = Vec::new();
     for id in store.ids()? {
         match store.load(&id) {
-            Ok(container) => found.push(described(&container)?),
+            Ok(container) => found.push(described(&container, format == Format::Json && !quiet)?),
             // Deleted since, or not yet written: not a container.
             Err(error) if error.kind() == Kind::NotFound => {}
             Err(error) => {
@@ -32,7 +33,7 @@ pub(super) fn list(format: Format, quiet: bool, session: &mut Session<'_>) -> Re
     output::print(&output::list(&found, format, quiet))
 }
 
-fn described(container: &Container) -> Result<output::Container> {
+fn described(container: &Container, annotations: bool) -> Result<output::Container> {
     let status = container.status()?;
     let state = &container.state;
     let exit = if status == Status::Stopped { container.exit().map(exit_shown) } else { None };
@@ -44,7 +45,7 @@ fn described(container: &Container) -> Result<output::Container> {
         bundle: state.bundle.clone(),
         rootfs: state.rootfs.clone(),
         created: state.created.clone(),
-        annotations: state.annotations.clone(),
+        annotations: if annotations { container.annotations()?.clone() } else { BTreeMap::new() },
         owner: state.owner.clone(),
         exit,
     })

@@ -292,7 +292,7 @@ fn a_newer_state_version_is_a_clear_error(t: &T) -> Verdict {
     let mut changed = Vec::new();
     for file in container.state_files()? {
         let content = fs::read_to_string(&file)?;
-        let newer = content.replacen("\"version\":1,", "\"version\":999999,", 1);
+        let newer = content.replacen("\"version\":2,", "\"version\":999999,", 1);
         if newer != content {
             fs::write(&file, newer)?;
             changed.push((file, content));

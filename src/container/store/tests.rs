@@ -1,0 +1,147 @@
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+
+use super::*;
+
+/// A state root that is removed again.
+struct Root(PathBuf);
+
+impl Root {
+    fn new(name: &str) -> Root {
+        let path = std::env::temp_dir().join(format!("windlass-store-{name}-{}", std::process::id()));
+        std::fs::DirBuilder::new().mode(0o700).create(&path).expect("a directory");
+        Root(path)
+    }
+
+    fn store(&self) -> Store {
+        Store::open(&self.0).expect("a state root")
+    }
+
+    /// Records a container as create does.
+    fn make(&self, id: &str, cgroup: Option<&str>, annotations: usize) {
+        let mut state = State::of_cgroup(id, String::new());
+        state.cgroup = cgroup.map(String::from);
+        if annotations > 0 {
+            state.annotations.insert("large".into(), "x".repeat(annotations));
+        }
+        let config = serde_json::json!({"ociVersion": "1.2.0", "annotations": state.annotations});
+        let reservation = self.store().reserve(id).expect("free");
+        reservation.record(&state, config.to_string().as_bytes(), false).expect("recorded");
+        let init = Init { pid: 4_000_000, start_time: 1 };
+        reservation.record_init(&init).expect("recorded");
+        drop(reservation.keep(state, init, Hooks::default()).expect("kept"));
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_process_name_may_look_like_the_rest_of_the_line() {
+    let mut fields = vec!["0"; 50];
+    fields[0] = "Z";
+    fields[19] = "777";
+    fields[49] = "256";
+    let text = format!("12 (a) R 1 (b) {}", fields.join(" "));
+    let stat = parse_stat(&text).expect("well formed");
+    assert_eq!(stat, ProcessStat { name: "a) R 1 (b".into(), state: 'Z', start_time: 777, exit_code: 256 });
+    assert_eq!(parse_stat("nonsense"), None);
+}
+
+/// Bytes that this thread has read (proc_pid_io(5), `rchar`).
+fn bytes_read() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/io").expect("procfs");
+    text.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok()).expect("a count")
+}
+
+#[test]
+fn who_does_not_ask_for_annotations_does_not_read_them() {
+    let root = Root::new("bulk");
+    root.make("web", None, 16 << 20);
+    let store = root.store();
+    let before = bytes_read();
+    let container = store.load("web").expect("readable");
+    assert_eq!(container.status().expect("known"), Status::Stopped);
+    assert!(container.hooks().expect("known").poststop.is_empty());
+    container.config().expect("readable");
+    let read = bytes_read() - before;
+    assert!(read < 64 << 10, "{read} bytes");
+    assert_eq!(container.annotations().expect("readable")["large"].len(), 16 << 20);
+    let read = bytes_read() - before;
+    assert!(read < 17 << 20, "{read} bytes: each once");
+}
+
+#[test]
+fn a_state_that_was_cut_off_is_not_lost() {
+    let root = Root::new("cut");
+    let cgroup = format!("/sys/fs/cgroup/windlass-none-{}", std::process::id());
+    for (length, cgroup) in [(0, Some(cgroup.as_str())), (150, Some(&cgroup)), (0, None), (10, None)] {
+        root.make("web", cgroup, 0);
+        let path = root.0.join("web");
+        let file = std::fs::OpenOptions::new().write(true).open(&path).expect("there");
+        file.set_len(length).expect("cut");
+        assert!(root.store().load("web").is_err());
+        match root.store().remove_leftover("web") {
+            Ok(Some(container)) => {
+                assert_eq!(container.state.cgroup.as_deref(), cgroup);
+                // Without a cgroup its process is all that there is.
+                assert_eq!(container.init.is_some(), cgroup.is_none());
+                container.remove().expect("removed");
+            }
+            // Where the file system keeps nothing beside the content.
+            Err(error) if fd::attribute_of(file.as_fd(), COPY).is_none() => {
+                assert!(error.message().contains("nothing tells which processes are its"), "{error:?}");
+                std::fs::remove_file(&path).expect("kept");
+            }
+            other => panic!("{length} bytes: {:?}", other.map(|_| "gone")),
+        }
+    }
+}
+
+#[test]
+fn what_is_not_known_is_kept_and_what_was_never_made_is_not() {
+    let root = Root::new("unknown");
+    let path = root.0.join("web");
+    let put = |text: &str| {
+        std::fs::write(&path, text).expect("written");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("ours");
+    };
+    put("{\"version\":1,\"id\":\"web\",\"ociVersion\":\"1.0.2\",\"bundle\":\"/b");
+    let error = root.store().remove_leftover("web").err().expect("its processes may be running");
+    assert!(error.message().starts_with("the state of \"web\" is damaged"), "{error:?}");
+    assert!(path.exists());
+    put("{\"version\":1,\"id\":\"web\",\"annotations\":{},\"cgroup\":\"/sys/fs/cgroup/x\",\"own");
+    let found = root.store().remove_leftover("web").expect("readable").expect("a container");
+    assert_eq!(found.state.cgroup.as_deref(), Some("/sys/fs/cgroup/x"));
+    // It holds the lock.
+    drop(found);
+    for never in ["", "nonsense"] {
+        put(never);
+        assert!(root.store().remove_leftover("web").expect("removed").is_none());
+        assert!(!path.exists(), "{never:?}");
+    }
+}
+
+#[test]
+fn what_others_may_write_is_not_believed() {
+    let root = Root::new("owner");
+    root.make("web", None, 0);
+    let set = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("ours");
+    for mode in [0o777, 0o1777, 0o770, 0o702] {
+        set(&root.0, mode);
+        let error = Store::open(&root.0).err().expect("refused");
+        assert!(error.message().contains("can be written by others"), "{error:?}");
+    }
+    for mode in [0o700, 0o755, 0o1700] {
+        set(&root.0, mode);
+        Store::open(&root.0).expect("nobody else writes there");
+    }
+    for mode in [0o606, 0o660] {
+        set(&root.0.join("web"), mode);
+        assert!(root.store().load("web").err().expect("refused").message().contains("can be written by others"));
+    }
+    set(&root.0.join("web"), 0o644);
+    root.store().load("web").expect("nobody else writes there");
+}

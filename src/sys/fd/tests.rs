@@ -1,0 +1,115 @@
+use nix::errno::Errno;
+
+use super::*;
+
+fn temporary(name: &str) -> std::path::PathBuf {
+    let path = std::env::temp_dir().join(format!("windlass-fd-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&path).expect("a directory");
+    path
+}
+
+#[test]
+fn a_file_without_an_end_is_not_read_for_ever() {
+    let zero = open("/dev/zero", OFlag::O_RDONLY).expect("open");
+    assert_eq!(read_all(zero, 1 << 20).expect_err("no end").errno, Errno::EFBIG);
+    let zero = open("/dev/zero", OFlag::O_RDONLY).expect("open");
+    assert_eq!(find_line(zero.as_fd(), 1 << 20, |_| Some(())).expect_err("no end").errno, Errno::EFBIG);
+}
+
+#[test]
+fn a_file_as_long_as_it_may_be_is_read_whole() {
+    let path = temporary("limit").join("file");
+    std::fs::write(&path, [b'x'; 1000]).expect("written");
+    let read = |limit| read_all(open(&path, OFlag::O_RDONLY).expect("open"), limit);
+    assert_eq!(read(1000).expect("fits").len(), 1000);
+    assert_eq!(read(999).expect_err("one too many").errno, Errno::EFBIG);
+    assert!(!read_all(open("/proc/self/maps", OFlag::O_RDONLY).expect("open"), 1 << 20).expect("read").is_empty());
+    std::fs::remove_dir_all(path.parent().expect("has one")).expect("removed");
+}
+
+#[test]
+fn lines_are_found_wherever_they_are() {
+    let path = temporary("lines").join("file");
+    let mut text = Vec::new();
+    (0..5000).for_each(|n| text.extend_from_slice(format!("line {n}\n").as_bytes()));
+    text.extend_from_slice(&[b'x'; 3 * READ]);
+    text.extend_from_slice(b"line 7777\nline 5000");
+    std::fs::write(&path, &text).expect("written");
+    let find = |wanted: &str| {
+        let file = open(&path, OFlag::O_RDONLY).expect("open");
+        let mut lines = 0;
+        let found = find_line(file.as_fd(), 1 << 20, |line| {
+            lines += 1;
+            line.ends_with(wanted.as_bytes()).then_some(lines)
+        });
+        found.expect("read")
+    };
+    assert_eq!((find("line 0"), find("line 4999"), find("line 5000")), (Some(1), Some(5000), Some(5001)));
+    assert_eq!((find("7777"), find("nowhere")), (None, None), "a part of a line is none");
+    std::fs::remove_dir_all(path.parent().expect("has one")).expect("removed");
+}
+
+#[test]
+fn what_is_written_whole_waits_for_room() {
+    let (read_end, write_end) = crate::sys::socket::pipe().expect("pipe");
+    crate::sys::stream::never_block(write_end.as_fd()).expect("fcntl");
+    let past = Deadline::after(std::time::Duration::from_millis(20));
+    let failed = write_all(write_end.as_fd(), &[0; 1 << 20], past).expect_err("nobody reads");
+    assert_eq!(failed.errno, Errno::ETIMEDOUT);
+    let reader = std::thread::spawn(move || read_all(read_end, 1 << 24).expect("read").len());
+    write_all(write_end.as_fd(), &[0; 1 << 20], Deadline::NEVER).expect("written");
+    drop(write_end);
+    assert!(reader.join().expect("joined") > 1 << 20);
+}
+
+#[test]
+fn a_file_is_replaced_whole_or_not_at_all() {
+    let dir = temporary("replace");
+    let names = || {
+        let open = open(&dir, OFlag::O_RDONLY).expect("open");
+        let mut names = super::super::directory::names(open.as_fd()).expect("read");
+        names.sort();
+        names
+    };
+    let put = |name: &str, durability| replace(CWD, &dir.join(name), 0o600, b"new", durability);
+    std::fs::write(dir.join("file"), "old").expect("written");
+    // Left by a process with our number.
+    std::fs::write(dir.join(format!(".file.{}", std::process::id())), "junk").expect("written");
+    put("file", Durability::Cached).expect("replaced");
+    assert_eq!(std::fs::read(dir.join("file")).expect("read"), b"new");
+    let long = "n".repeat(255);
+    put(&long, Durability::Synced).expect("a name as long as any");
+    assert_eq!(names(), ["file", long.as_str()]);
+    // What cannot be renamed leaves nothing either.
+    std::fs::create_dir(dir.join("taken")).expect("made");
+    assert_eq!(put("taken", Durability::Cached).expect_err("a directory").errno, Errno::EISDIR);
+    assert_eq!(names(), ["file", long.as_str(), "taken"]);
+    std::fs::remove_dir_all(&dir).expect("removed");
+}
+
+#[test]
+fn on_a_full_disk_nothing_temporary_stays() {
+    // A limit on the size of files fails in the same place, with EFBIG.
+    let dir = temporary("full");
+    let script = "ulimit -f 1; trap '' XFSZ; exec \"$0\" --exact --ignored sys::fd::tests::replace_a_large_file";
+    let status = std::process::Command::new("sh")
+        .args(["-c", script])
+        .arg(std::env::current_exe().expect("this test"))
+        .env("WINDLASS_TEST_DIR", &dir)
+        // What it prints may go to a file, which has the limit too.
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .status();
+    assert!(status.expect("sh").success());
+    let open = open(&dir, OFlag::O_RDONLY).expect("open");
+    assert_eq!(super::super::directory::names(open.as_fd()), Ok(Vec::new()));
+    std::fs::remove_dir_all(&dir).expect("removed");
+}
+
+#[test]
+#[ignore = "a part of on_a_full_disk_nothing_temporary_stays, which runs it below a limit"]
+fn replace_a_large_file() {
+    let dir = std::env::var_os("WINDLASS_TEST_DIR").expect("told");
+    let failed = replace(CWD, &Path::new(&dir).join("file"), 0o600, &[0; 8192], Durability::Cached);
+    assert_eq!(failed.expect_err("too large").errno, Errno::EFBIG);
+}
