@@ -57,6 +57,13 @@ pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Entr
         sched::set_affinity(&request.plan.initial_affinity)
             .doing(|| "cannot set the initial CPU affinity")
             .map_err(|error| error.origin(Origin::config("/process/execCPUAffinity/initial")))?;
+        // As runc's nsexec logs it: the mask in hexadecimal.
+        let words = request.plan.initial_affinity.iter().rev().map(|word| format!("{word:016x}"));
+        let mask = words.collect::<String>();
+        ::log::debug!(
+            "runtime: the CPUs of the process until it is executed: nsexec: affinity: 0x{}",
+            mask.trim_start_matches('0')
+        );
     }
     // Before the clone, so that the process is born so: see init::begin.
     process::hide().doing(|| "cannot hide the runtime")?;
@@ -226,7 +233,11 @@ impl Entry<'_> {
                 outside()
             }
             errno => {
-                let error = failed.doing("cannot clone the process into the container's cgroup");
+                // runc's words, which name the file that it writes to.
+                let error = failed.doing(format!(
+                    "cannot clone the process into the container's cgroup: adding pid of the new process to cgroups: {}/cgroup.procs",
+                    cgroup.path()
+                ));
                 Err(match errno {
                     Errno::EACCES | Errno::EPERM => error.hint(format!(
                         "no cgroup above both {:?} and this process is this user's to write to: run the command in the \

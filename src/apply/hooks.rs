@@ -113,7 +113,8 @@ fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> st
     }
     let how = match (exit.code(), std::os::unix::process::ExitStatusExt::signal(&exit)) {
         (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => process::Exit::Signal(signal).to_string(),
+        // Callers look for the signal's meaning, which is all that runc prints.
+        (None, Some(signal)) => format!("{}: {}", process::Exit::Signal(signal), signals::meaning(signal)),
         (None, None) => "no exit status".into(),
     };
     let said = said.text();
@@ -232,7 +233,10 @@ mod tests {
     fn a_failed_hook_says_how_and_what_it_printed() {
         let state = serde_json::json!({});
         assert_eq!(run_one(&hook("echo no; exit 3", None), None, &state), Err("exit status 3, output: no".into()));
-        assert_eq!(run_one(&hook("kill -9 $$", None), None, &state), Err("signal 9 (SIGKILL)".into()));
+        assert_eq!(run_one(&hook("kill -9 $$", None), None, &state), Err("signal 9 (SIGKILL): killed".into()));
+        // A filter of system calls that kills: SIGSYS.
+        let killed = run_one(&hook("kill -s SYS $$; echo no", None), None, &state).unwrap_err();
+        assert!(killed.ends_with(": bad system call"), "{killed}");
     }
 
     #[test]

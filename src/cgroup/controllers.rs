@@ -189,9 +189,12 @@ fn missing_file(cgroup: &Cgroup, write: &Write, file: &str) -> Error {
     let has = cgroup.directory.read("cgroup.controllers").unwrap_or_default();
     let pointer = &write.pointer;
     if controller == "cgroup" || has.split_ascii_whitespace().any(|one| one == controller) {
-        return Error::new(Kind::Unsupported, format!("cannot apply {}: no file {file:?}", name_of(pointer)))
-            .origin(Origin::config(pointer.clone()))
-            .hint(format!("this kernel's {controller} has no such setting"));
+        return Error::new(
+            Kind::Unsupported,
+            format!("cannot apply {}: no file {file:?}: {}", name_of(pointer), describe(Errno::ENOENT)),
+        )
+        .origin(Origin::config(pointer.clone()))
+        .hint(format!("this kernel's {controller} has no such setting"));
     }
     // Only now is it worth looking where the controller is.
     if let Ok(hierarchy) = Hierarchy::find()

@@ -89,11 +89,14 @@ impl Cgroup {
     /// Opens a sub-cgroup; `path` is relative and stays below this one.
     pub fn open_below(&self, path: &str) -> Result<Cgroup> {
         if path.split('/').any(|component| component == "..") || path.contains(['\n', '\0']) {
-            return Err(Error::usage(format!("bad sub cgroup path: {path:?}")));
+            return Err(Error::usage(format!("{path} is not a sub cgroup path")));
         }
         let path = path.trim_matches('/');
-        let whole = self.directory.path_of(path);
-        let directory = self.directory.open_below(path).doing(|| format!("cannot open cgroup {whole:?}"))?;
+        // runc's words, which name the file that it writes to.
+        let what = || {
+            format!("cannot open the cgroup for adding pid to cgroups: {}/cgroup.procs", self.directory.path_of(path))
+        };
+        let directory = self.directory.open_below(path).doing(what)?;
         Ok(Cgroup { directory, made: false })
     }
 
@@ -116,7 +119,7 @@ impl Cgroup {
     pub fn join(&self, pid: i32) -> Result<()> {
         self.directory
             .write("cgroup.procs", &pid.to_string())
-            .doing(|| format!("cannot move process {pid} into cgroup {:?}", self.path()))
+            .doing(|| format!("cannot move a process: adding pid {pid} to cgroups: {}/cgroup.procs", self.path()))
     }
 
     /// Writes the limits, in their order.

@@ -485,7 +485,6 @@ fn exec(id: String, matches: &Matches) -> Result<Exec> {
     };
     match (&exec.process, exec.args.is_empty()) {
         (None, true) => Err(Error::usage("exec args cannot be empty")),
-        (Some(_), false) => Err(Error::usage("exec takes a command or --process, not both")),
         _ => Ok(exec),
     }
 }

@@ -71,7 +71,7 @@ pub fn sub_cgroup(text: &str) -> Result<SubCgroup> {
     let leaves = path.split('/').any(|part| part == ".." || part == ".");
     if leaves || path.chars().any(char::is_control) || controllers.iter().any(String::is_empty) {
         return Err(Error::usage(format!(
-            "bad sub cgroup path {text:?}: it must be [CONTROLLER:]PATH below the container's cgroup"
+            "{text} is not a sub cgroup path: it must be [CONTROLLER:]PATH below the container's cgroup"
         )));
     }
     Ok(SubCgroup { controllers, path: path.to_owned() })

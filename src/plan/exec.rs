@@ -60,6 +60,9 @@ pub fn exec(id: &str, spec: &Spec, request: &Exec, process: Option<&[u8]>, optio
                 return Err(Error::faults(read.faults));
             }
             draft.warnings = read.warnings;
+            if !request.args.is_empty() {
+                draft.warn("/args", "the command is ignored: --process has the program and its arguments");
+            }
             (read.value, "")
         }
         None => (described(spec, request)?, "/process"),

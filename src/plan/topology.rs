@@ -289,11 +289,19 @@ pub(super) fn configure(topology: &Topology, spec: &Spec, linux: &Linux, draft: 
     }
     if !linux.sysctl.is_empty() {
         for (key, value) in &linux.sysctl {
-            if let Some(msg) = sysctl_fault(key, value, topology) {
+            if let Some(msg) = sysctl_fault(key, value, topology).or_else(|| domainname_fault(key, value, spec)) {
                 draft.fault(format!("/linux/sysctl/{}", escape(key)), msg);
             }
         }
     }
+}
+
+/// The domainname may be asked for twice, but not in two ways.
+fn domainname_fault(key: &str, value: &str, spec: &Spec) -> Option<String> {
+    let other = !spec.domainname.is_empty() && spec.domainname != value && key.replace('/', ".") == "kernel.domainname";
+    other.then(|| {
+        format!("sysctl {key:?} conflicts with the OCI \"domainname\" field, which says {:?}", spec.domainname)
+    })
 }
 
 /// What is wrong with setting `key` in this container: only what a namespace of its own holds may

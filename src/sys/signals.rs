@@ -97,6 +97,19 @@ pub fn ignore_sigpipe() -> Result<()> {
     set(Signal::SIGPIPE, SigHandler::SigIgn)
 }
 
+/// What strsignal(3) says of a signal, in lower case as [`describe`](crate::error::describe) has an
+/// errno: `killed`, `bad system call`.
+pub fn meaning(signal: i32) -> String {
+    // SAFETY: strsignal(3) takes any number.
+    let text = unsafe { libc::strsignal(signal) };
+    if text.is_null() {
+        return format!("signal {signal}");
+    }
+    // SAFETY: the text ends with a NUL and stands until this thread calls strsignal(3) again; it is copied
+    // before.
+    unsafe { std::ffi::CStr::from_ptr(text) }.to_string_lossy().to_ascii_lowercase()
+}
+
 fn default_action(signal: Signal) -> Result<()> {
     set(signal, SigHandler::SigDfl)
 }

@@ -54,6 +54,7 @@ chapter! { "cgroups":
     unified_is_written [MEMORY, PIDS],
     unified_refuses_paths,
     unified_of_an_unknown_file_is_an_error,
+    unified_of_a_file_that_the_controller_lacks_is_no_such_file [HUGETLB],
     update_by_flags [MEMORY, CPU, PIDS],
     update_by_resources [MEMORY, CPU, PIDS],
     update_of_one_value_leaves_the_others [MEMORY, CPU],
@@ -475,6 +476,12 @@ fn unified_refuses_paths(t: &T) -> Verdict {
 
 fn unified_of_an_unknown_file_is_an_error(t: &T) -> Verdict {
     t.run(&resources(t, json!({"unified": {"nosuch.file": "1"}}))?)?.code_is(1)?.stderr_has("nosuch.file")?;
+    Ok(())
+}
+
+fn unified_of_a_file_that_the_controller_lacks_is_no_such_file(t: &T) -> Verdict {
+    let ran = t.run(&resources(t, json!({"unified": {"hugetlb.nosuch": "1"}}))?)?.code_is(1)?;
+    ran.stderr_has("hugetlb.nosuch")?.stderr_has("no such file or directory")?;
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `exec`: a further process in a running container.
 
-use crate::kit::stop::Context;
+use crate::kit::stop::{Context, skip};
 use crate::kit::t::{eventually, field, text};
 use crate::kit::{Need, T, Verdict, cgroup};
 use crate::{chapter, ensure, ensure_eq};
@@ -32,6 +32,9 @@ chapter! { "exec":
     exec_without_a_command_is_an_error,
     a_sub_cgroup_is_entered,
     a_cgroup_outside_is_refused,
+    why_a_sub_cgroup_is_not_entered_is_told_in_runcs_words [Need::Windlass],
+    a_command_beside_a_process_file_is_ignored,
+    debug_names_the_first_cpus [Need::Windlass],
     a_program_is_looked_up_in_the_path_of_the_container,
     options_of_the_command_are_left_alone,
     exec_after_a_change_of_the_bundle_uses_the_snapshot,
@@ -259,6 +262,43 @@ fn a_cgroup_outside_is_refused(t: &T) -> Verdict {
     for path in ["../..", "/../..", "no-such-sub", "a\nb", "sub/../../.."] {
         container.try_exec(&["--cgroup", path], &["/bin/true"])?.fails().context(format!("--cgroup {path:?}"))?;
     }
+    Ok(())
+}
+
+fn why_a_sub_cgroup_is_not_entered_is_told_in_runcs_words(t: &T) -> Verdict {
+    let container = t.running()?;
+    let refused = |path: &str| container.try_exec(&["--cgroup", path], &["/bin/true"])?.code_is(255);
+    refused("..")?.stderr_has(" .. is not a sub cgroup path")?;
+    let absent = refused("no-such-sub")?.stderr_has(" adding pid ")?.stderr_has(" to cgroups: ")?;
+    absent.stderr_has("/no-such-sub/cgroup.procs: no such file or directory")?;
+    // Init below, and its own cgroup gives a controller to what is below it.
+    let dir = cgroup::of(&container)?;
+    let controllers = text(dir.join("cgroup.controllers").display().to_string());
+    let Some(controller) = controllers.split_whitespace().next() else { return skip("no controller is delegated") };
+    fs::create_dir(dir.join("sub"))?;
+    fs::write(dir.join("sub/cgroup.procs"), container.pid()?.to_string())?;
+    fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"))?;
+    let full = refused("/")?.stderr_has(" adding pid ")?.stderr_has(" to cgroups: ")?;
+    full.stderr_has("/cgroup.procs: device or resource busy")?;
+    Ok(())
+}
+
+fn a_command_beside_a_process_file_is_ignored(t: &T) -> Verdict {
+    let container = t.running()?;
+    let process = json!({"args": ["/bin/echo", "of the file"], "cwd": "/", "user": {"uid": 0, "gid": 0}});
+    let file = t.path("process.json");
+    fs::write(&file, process.to_string())?;
+    let ran = container.try_exec(&["--process", &file.display().to_string()], &["/bin/echo", "of the words"])?;
+    ran.ok()?.stdout_is("of the file\n")?;
+    Ok(())
+}
+
+fn debug_names_the_first_cpus(t: &T) -> Verdict {
+    let container = t.running()?;
+    let process = json!({
+        "args": ["/bin/true"], "cwd": "/", "user": {"uid": 0, "gid": 0}, "execCPUAffinity": {"initial": "0"}
+    });
+    container.exec_process(&process, &["--debug"])?.ok()?.stderr_has("nsexec: affinity: 0x1\"")?;
     Ok(())
 }
 
