@@ -108,6 +108,8 @@ impl<H: Handler> Launch<H> {
                 self.laps.done("wait for init");
             }
             match message {
+                // Who is in its way already must not be put anywhere else: the container may trace it.
+                Message::Place if self.between.0.is_some() => return Err(untrue("asks for its cgroup once more")),
                 Message::Place => {
                     self.handler.place(self.process.child())?;
                     self.laps.done("put it into the cgroup");
@@ -115,7 +117,11 @@ impl<H: Handler> Launch<H> {
                 }
                 // It tells and does not ask: an answer would be taken for that of the next question.
                 Message::Spawned(pid, pidfd) => {
-                    self.between = Process(Some(self.process.replace(Child { pid, pidfd })));
+                    let child = Child { pid, pidfd };
+                    if !child.is_ours() {
+                        return Err(untrue("names a process that it has not made"));
+                    }
+                    self.between = Process(Some(self.process.replace(child)));
                     self.spawned()?;
                 }
                 Message::Ask(question) => {
@@ -195,6 +201,12 @@ impl<H: Handler> Launch<H> {
             None => error,
         }
     }
+}
+
+/// A process that the container sees is the container's: whoever may trace it speaks for it. What it
+/// says is not believed where that would be done to others, or outside of the container.
+fn untrue(what: &str) -> Error {
+    Error::new(Kind::Protocol, format!("the process {what}: the container may have changed it"))
 }
 
 fn failed(error: Error) -> Error {
@@ -309,6 +321,45 @@ mod tests {
             Ok(Child { pid, pidfd: open_pid(pid)? })
         });
         (notes, launch.unwrap_or_else(|error| panic!("{error:?}")))
+    }
+
+    fn sleeper() -> Child {
+        let pid = Command::new("sleep").arg("1000").spawn().expect("a process").id() as i32;
+        Child { pid, pidfd: open_pid(pid).expect("it lives") }
+    }
+
+    /// The container can make the process that it sees say this, where it may trace it.
+    #[test]
+    fn a_process_that_the_container_sees_speaks_only_for_itself() {
+        let (new, other) = (sleeper(), open_pid(1).expect("init lives"));
+        type Said<'a> = (u8, i32, Option<&'a OwnedFd>);
+        let named: Said<'_> = (b'P', new.pid, Some(&new.pidfd));
+        let cases: [(&[Said<'_>], &[&str]); 4] = [
+            (&[named, (b'A', 0, None)], &["spawned, alive"]),
+            (&[named, named], &["spawned, alive"]),
+            (&[(b'P', 1, Some(&new.pidfd))], &[]),
+            (&[(b'P', new.pid, Some(&other))], &[]),
+        ];
+        for (messages, done) in cases {
+            let notes = Rc::new(RefCell::new(Vec::new()));
+            let launch = Launch::spawn(Recorder(notes.clone(), 0), false, true, |_, sync, _| {
+                for (letter, number, fd) in messages {
+                    let bytes: Vec<u8> = std::iter::once(*letter).chain(number.to_ne_bytes()).collect();
+                    let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
+                    socket::send(sync.as_fd(), &bytes, &fds).doing(|| "cannot speak")?;
+                }
+                Ok(sleeper())
+            });
+            let mut launch = launch.unwrap_or_else(|error| panic!("{error:?}"));
+            let error = launch.converse().expect_err("it must not be believed");
+            assert_eq!(error.kind(), Kind::Protocol, "{error:?}");
+            assert_eq!(*notes.borrow(), done);
+            // The new one is ended once, below.
+            if let Some(child) = launch.process.0.take_if(|child| child.pid == new.pid) {
+                drop(child.pidfd);
+            }
+        }
+        new.end();
     }
 
     #[test]

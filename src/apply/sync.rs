@@ -284,12 +284,10 @@ impl RuntimeSync {
             match self.read()? {
                 // One at the most: who asks waits for the answer.
                 message @ (Message::Ask(_) | Message::Ready) if self.between.is_some() => self.early = Some(message),
-                message => {
-                    if matches!(message, Message::Spawned(..)) {
-                        self.between = None;
-                    }
-                    return Ok(message);
+                Message::Spawned(..) if self.between.take().is_none() => {
+                    return Err(Error::new(Kind::Protocol, "a process that has nothing to make names another"));
                 }
+                message => return Ok(message),
             }
         }
     }

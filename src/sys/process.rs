@@ -140,6 +140,13 @@ impl Child {
         try_wait(self.pidfd.as_fd())
     }
 
+    /// Whether both its id and its pidfd are those of a child of this process that was not reaped.
+    /// waitid(2): it is ECHILD for anybody else.
+    pub fn is_ours(&self) -> bool {
+        let names = [(libc::P_PIDFD, self.pidfd.as_raw_fd()), (libc::P_PID, self.pid)];
+        names.into_iter().all(|(which, id)| wait_for(which, id, libc::WNOHANG | libc::WNOWAIT).is_ok())
+    }
+
     /// Kills the child; one that has ended is as good.
     pub fn kill(&self) {
         let _ = send_signal(self.pidfd.as_fd(), libc::SIGKILL);
