@@ -218,10 +218,11 @@ impl Outlet {
     }
 
     /// How much may be pending while more is read. A pipe to a reader that is there but slow holds
-    /// the process back instead.
+    /// the process back instead. When the process has ended, all that its pipe can hold is taken on
+    /// top of what is pending, and one byte is left: only a read(2) of at least one tells the end.
     fn room(&mut self, alive: bool) -> usize {
         match (&self.source, self.sink.fifo().is_some()) {
-            (Some(source), true) if !alive => ROOM + stream::capacity(source.as_fd()).max(ROOM),
+            (Some(source), true) if !alive => ROOM + KEPT + stream::capacity(source.as_fd()).max(ROOM) + 1,
             (_, true) if self.sink.is_alone() => ROOM,
             _ => 0,
         }

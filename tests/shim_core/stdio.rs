@@ -20,6 +20,7 @@ pub const TESTS: &[Test] = tests![
     many_small_writes_fill_the_fifo,
     a_reader_that_is_away_holds_the_process_back_and_loses_nothing,
     the_end_is_told_without_waiting_for_a_reader,
+    the_end_of_a_process_that_was_held_back_is_told_and_all_it_wrote_is_there,
     a_reader_that_dies_before_it_has_read_leaves_the_rest_to_the_next,
     who_opens_the_fifo_late_and_blocking_gets_all_and_the_end,
     the_deletion_of_an_exec_waits_for_a_late_reader,
@@ -146,6 +147,31 @@ fn the_end_is_told_without_waiting_for_a_reader() {
             None => rig.read_to_end(&out),
         };
         assert_eq!((text.len(), ended), (size, true));
+    }
+}
+
+/// It is killed when the shim has taken all it takes and the pipe is full too.
+fn the_end_of_a_process_that_was_held_back_is_told_and_all_it_wrote_is_there() {
+    // Pieces of a thousand bytes leave a little of each page of the pipe empty.
+    for (piece, least) in [(4096, 2 * 65_536), (65_536, 2 * 65_536), (1000, 120_000)] {
+        // Were anything waited for, no end would be told.
+        let mut rig = Rig::with(|container| container.drain = NEVER);
+        let out = rig.dir.join("fifo");
+        fifo(&out);
+        let script = format!("exec dd if=/dev/zero bs={piece} count=1000000 2>/dev/null");
+        rig.run(&script, to_fifo(&out));
+        rig.turns_until("a process that waits", |rig| {
+            let pid = rig.core.state(&init()).expect("known").pid;
+            let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("it runs");
+            let written =
+                io.lines().find_map(|line| line.strip_prefix("wchar: ")).and_then(|n| n.parse::<usize>().ok());
+            written.expect("a number") >= least
+        });
+        rig.done(Request::Kill { process: init(), signal: 9, all: false }).expect("killed");
+        assert_eq!(rig.exit(&init()), Some(Exit::Signal(9)));
+        let (text, ended) = rig.read_to_end(&out);
+        assert!(text.len() >= least && ended, "{} bytes", text.len());
+        assert_eq!(rig.core.state(&init()).expect("known").dropped, 0);
     }
 }
 
