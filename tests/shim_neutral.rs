@@ -278,6 +278,17 @@ fn more_clients_than_the_document_says_are_turned_away() {
     until(|| world.socket().write_all(b"{\"seq\":1,\"op\":\"hello\"}\n").is_ok() && attached(&world).is_some());
 }
 
+#[test]
+fn a_second_server_leaves_the_directory_of_the_first_alone() {
+    let world = World::new("second", FOREVER);
+    let line = world.run(&[]);
+    let directory = world.state().join("c");
+    let second = Command::new(env!("CARGO_BIN_EXE_windlass-shim")).args(["@serve", "run"]).arg(&directory).output();
+    assert!(!second.expect("it runs").status.success());
+    assert!(directory.join("shim.json").exists());
+    assert_eq!(world.line(&["status", "c"])["shim_pid"], line["shim_pid"]);
+}
+
 /// A log that has filled the file system takes nothing from the record of the end.
 #[test]
 fn room_for_the_record_of_the_end_is_kept() {

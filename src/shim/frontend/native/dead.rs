@@ -72,7 +72,7 @@ pub fn exit_of_exec(home: &Home, exec: &str) -> Result<Value> {
 /// Its events: those that were recorded, and the exit, if the shim died between writing its
 /// record and numbering the event.
 pub fn journal(home: &Home) -> Result<Journal> {
-    let Some(lock) = home.lock()? else {
+    let Some(lock) = home.lock_soon()? else {
         return Err(Refusal::new(Code::WrongPhase, "a shim serves this container"));
     };
     let mut journal = Journal::open(home.file("events.log"))?;
@@ -87,8 +87,13 @@ pub fn journal(home: &Home) -> Result<Journal> {
 
 /// Removes everything. `force` is needed only where the container was to outlive its shim.
 pub fn delete(home: &Home, force: bool) -> Result<Value> {
-    let Some(_lock) = home.lock()? else {
-        return Err(Refusal::new(Code::WrongPhase, "a shim serves this container"));
+    let _lock = match home.lock_soon() {
+        Ok(Some(lock)) => lock,
+        Ok(None) => return Err(Refusal::new(Code::WrongPhase, "a shim serves this container")),
+        Err(refusal) if refusal.code == Code::NotFound && home.remove_rest() => {
+            return Ok(json!({"pid": 0, "exit": null, "shim_lost": true}));
+        }
+        Err(refusal) => return Err(refusal),
     };
     let facts = match home.facts() {
         Err(refusal) if refusal.code == Code::NotFound && home.dir().is_dir() => {

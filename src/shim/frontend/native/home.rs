@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::shim::exit::{self, Record};
 use crate::shim::stdio::{Journal, LogFile};
 use crate::shim::{Code, Log, Refusal};
+use crate::sys::poll::Deadline;
 use crate::sys::{Called, fd};
 
 type Result<T> = std::result::Result<T, Refusal>;
@@ -126,21 +127,34 @@ impl Home {
 
     /// Frees the id, then removes what was there.
     pub fn remove(&self) {
-        let gone = self.dir.with_file_name(format!(".gone.{}", std::process::id()));
+        let gone = self.gone();
+        let renamed = || std::fs::rename(&self.dir, &gone).is_ok();
         // Renamed first: the id is free at once and never half there.
-        let dir = if std::fs::rename(&self.dir, &gone).is_ok() { &gone } else { &self.dir };
-        // What is always there goes by its name: where descriptors are short, nothing stays.
-        FILES.iter().for_each(|name| drop(std::fs::remove_file(dir.join(name))));
-        let _ = std::fs::remove_dir(dir.join("execs"));
-        if std::fs::remove_dir(dir).is_err() {
-            let _ = std::fs::remove_dir_all(dir);
+        let dir = if renamed() || (self.remove_rest() && renamed()) { &gone } else { &self.dir };
+        clear(dir);
+    }
+
+    /// Removes what a removal that was killed has left. False: nothing.
+    pub fn remove_rest(&self) -> bool {
+        let gone = self.gone();
+        let left = gone.is_dir();
+        if left {
+            clear(&gone);
         }
+        left
+    }
+
+    /// What is being removed has this name, which is no id.
+    fn gone(&self) -> PathBuf {
+        let mut name = std::ffi::OsString::from("@gone-");
+        name.push(self.dir.file_name().unwrap_or_default());
+        self.dir.with_file_name(name)
     }
 
     /// Keeps some room on the file system, which a log may fill: the record of the end has it then.
     pub fn reserve(&self) -> Result<()> {
         let file = fd::openat(fd::CWD, exit::reserve_of(&self.file("exit.json")), RESERVE_FLAGS, 0o600)?;
-        Ok(fd::write_once(file.as_fd(), &[0; RESERVE])?)
+        Ok(fd::write_all(file.as_fd(), &[0; RESERVE], Deadline::NEVER)?)
     }
 
     /// Writes the facts down.
@@ -187,15 +201,31 @@ impl Home {
         }
     }
 
-    /// The same for a shim that begins: who only looks holds the lock for a moment.
-    pub fn lock_for_life(&self) -> Result<OwnedFd> {
-        for _ in 0..50 {
+    /// The same, but a holder is waited for a little: who only looks has the lock for a moment, and
+    /// a shim that was killed until the kernel has closed the last of its files.
+    pub fn lock_soon(&self) -> Result<Option<OwnedFd>> {
+        for _ in 0..100 {
             if let Some(lock) = self.lock()? {
-                return Ok(lock);
+                return Ok(Some(lock));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Err(Refusal::new(Code::AlreadyExists, "another shim serves this container"))
+        Ok(None)
+    }
+
+    /// The same for a shim that begins.
+    pub fn lock_for_life(&self) -> Result<OwnedFd> {
+        self.lock_soon()?.ok_or_else(|| Refusal::new(Code::AlreadyExists, "another shim serves this container"))
+    }
+}
+
+/// Removes a container's directory.
+fn clear(dir: &Path) {
+    // What is always there goes by its name: where descriptors are short, nothing stays.
+    FILES.iter().for_each(|name| drop(std::fs::remove_file(dir.join(name))));
+    let _ = std::fs::remove_dir(dir.join("execs"));
+    if std::fs::remove_dir(dir).is_err() {
+        let _ = std::fs::remove_dir_all(dir);
     }
 }
 
@@ -205,6 +235,7 @@ pub fn all(state: &Path) -> Vec<(String, Home)> {
     let mut found: Vec<(String, Home)> = entries
         .filter(|entry| entry.path().join("shim.json").is_file())
         .filter_map(|entry| entry.file_name().into_string().ok().map(|id| (id, Home::at(entry.path()))))
+        .filter(|(id, _)| crate::container::check_id(id).is_ok())
         .collect();
     found.sort_by(|a, b| a.0.cmp(&b.0));
     found
@@ -275,6 +306,29 @@ mod tests {
     }
 
     #[test]
+    fn what_a_removal_that_was_killed_has_left_is_cleared_and_is_no_container() {
+        let state = std::env::temp_dir().join(format!("windlass-rest-{}", std::process::id()));
+        let home = Home::of(&state, "c").expect("an id");
+        let killed = || {
+            home.make().expect("made");
+            std::fs::write(home.file("shim.json"), "{}").expect("written");
+            std::fs::write(home.file("log.1"), "much").expect("written");
+            std::fs::rename(home.dir(), home.gone()).expect("renamed");
+        };
+        killed();
+        assert_eq!(all(&state).len(), 0);
+        assert!(super::super::dead::delete(&home, true).is_ok());
+        assert_eq!(std::fs::read_dir(&state).expect("read").count(), 0);
+        assert_eq!(super::super::dead::delete(&home, true).expect_err("gone").code, Code::NotFound);
+        // The next of the same id takes it along.
+        killed();
+        home.make().expect("made");
+        home.remove();
+        assert_eq!(std::fs::read_dir(&state).expect("read").count(), 0);
+        std::fs::remove_dir_all(&state).expect("removed");
+    }
+
+    #[test]
     fn the_lock_tells_whether_a_shim_lives() {
         let state = std::env::temp_dir().join(format!("windlass-home-{}", std::process::id()));
         let home = Home::of(&state, "c").expect("an id");
@@ -284,6 +338,14 @@ mod tests {
         assert!(home.lock().expect("asked").is_none());
         drop(lock);
         assert!(home.lock().expect("asked").is_some());
+        // A shim that was killed has it until the kernel has closed its files.
+        let lock = home.lock().expect("asked").expect("free");
+        let dying = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(lock);
+        });
+        assert!(home.lock_soon().expect("asked").is_some());
+        dying.join().expect("no panic");
         home.remove();
         assert_eq!(home.lock().expect_err("gone").code, Code::NotFound);
         assert_eq!(std::fs::read_dir(&state).expect("read").count(), 0);

@@ -102,9 +102,9 @@ pub fn main(words: &[OsString]) -> i32 {
         let home = Home::at(dir.into());
         let adopted = mode == "adopt";
         let begun = Server::start(home.clone(), adopted);
-        // Nothing was made: the id is free again.
-        let (mut core, mut server) = begun.inspect_err(|_| {
-            if !adopted {
+        // Nothing was made: the id is free again, unless the directory is another's by now.
+        let (mut core, mut server) = begun.inspect_err(|refusal| {
+            if !(adopted || matches!(refusal.code, Code::AlreadyExists | Code::NotFound)) {
                 home.remove()
             }
         })?;
