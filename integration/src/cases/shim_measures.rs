@@ -133,9 +133,10 @@ fn rate(fifo: &Path, start: impl FnOnce() -> Verdict) -> Verdict<f64> {
     Ok(bytes as f64 / seconds / 1e6)
 }
 
-/// Bytes that a process has read and written by system calls that copy them; a splice(2) copies none.
+/// Bytes that a process of one thread has read and written by system calls that copy them; a splice(2) copies
+/// none. The file of the whole process counts what its reaped children have copied too (proc_pid_io(5)).
 fn copied(pid: i32) -> u64 {
-    let io = text(format!("/proc/{pid}/io"));
+    let io = text(format!("/proc/{pid}/task/{pid}/io"));
     ["rchar", "wchar"].iter().filter_map(|name| field(&io, name).parse::<u64>().ok()).sum()
 }
 
