@@ -210,7 +210,7 @@ impl Error {
         self
     }
 
-    /// Replaces who asked, where the cause is known better than when it failed.
+    /// Replaces the origin, when the cause is known more exactly than at the time of the failure.
     pub fn blame(mut self, origin: Origin) -> Error {
         self.0.origin = Some(origin);
         self
@@ -324,7 +324,7 @@ impl Error {
 }
 
 impl Error {
-    /// All faults of the configuration, one at least: the error itself where it is the only one.
+    /// All faults of the configuration, at least one: the error itself if it has no others.
     pub fn into_faults(self) -> Vec<Fault> {
         if !self.0.faults.is_empty() {
             return self.0.faults;
@@ -354,7 +354,7 @@ impl fmt::Display for Error {
 /// path, an argument or a name; a line feed would begin a line that looks like another message, and an
 /// escape sequence would be obeyed. Such characters are shown as Rust writes them, `\n` and `\u{1b}`.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    // Also the separators of lines and what changes the direction of the text after it.
+    // Also line and paragraph separators, and characters that change the direction of the text.
     let shown = |c: char| {
         !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };

@@ -78,7 +78,7 @@ impl Log {
             }
         }
         if !self.is_stderr {
-            // Without a log nothing else says that it is one, as `level=error` does for other runtimes.
+            // Without a log nothing else says that it is an error; other runtimes print `level=error`.
             let begin = if self.file.is_none() { "error: " } else { "" };
             to_stderr(&format!("{begin}{}", for_people(error, warnings)));
         }

@@ -11,7 +11,7 @@ use crate::sys::{fd, socket};
 
 use super::inherit::Inherit;
 
-/// What the process gets of the caller, and the caller of the process.
+/// What the caller passes to the process, and where the caller is told of it.
 #[derive(Default)]
 pub struct Caller<'a> {
     /// A connection that gets the terminal's master end.
@@ -22,12 +22,12 @@ pub struct Caller<'a> {
     pub pid_file: Option<&'a Path>,
     /// Descriptors to pass besides 0, 1 and 2.
     pub preserve_fds: u32,
-    /// What else the process has of the caller.
+    /// What the process inherits from the caller.
     pub inherit: Inherit,
 }
 
 impl Caller<'_> {
-    /// Hands out the pidfd and what is given away of stdio, and writes the pid file.
+    /// Sends the pidfd, makes the container's user the owner of pipes among stdio, and writes the pid file.
     pub(super) fn tell(&self, child: &Child) -> Result<()> {
         self.inherit.give(child);
         if let Some(socket) = &self.pidfd_socket {

@@ -184,7 +184,7 @@ fn devices_without_cgroup2(
     resources: &Resources,
     plan: &mut Plan,
 ) -> Result<Option<v1::Devices>> {
-    // An ordinary user's plan has none: they may not use other devices than they may use anyway.
+    // An ordinary user's plan has no device rules: its containers can only use what that user can use anyway.
     let Some(rules) = plan.limits.devices.take().and_then(|_| Rules::of(&resources.devices)) else { return Ok(None) };
     let asked = rules.asked;
     match v1::Devices::find(hierarchy, path, rules) {

@@ -1,7 +1,7 @@
 //! One direction of a relay: from a source, through a bounded queue, to a sink.
 //!
-//! A channel says what it waits for and is told what poll(2) reported of exactly that. It never
-//! reads or writes what might wait unless poll(2) said that it will not.
+//! A channel says which events it waits for, and is told those that poll(2) has reported. Where a read or
+//! write might block, it is done only after poll(2) has said that it will not.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,18 +12,18 @@ use nix::poll::PollFlags;
 use crate::sys::stdio::Inherited;
 use crate::sys::stream::{self, Moved};
 
-/// As much may wait for a sink that does not take it, in bytes.
+/// Bytes that may be queued for a sink that takes nothing.
 const ROOM: usize = 64 * 1024;
 
-/// From so many waiting bytes on they are spliced and not copied.
+/// Splices at least this many bytes; fewer are copied.
 ///
-/// A spliced piece keeps a slot of the pipe for itself, however short it is, while copied ones share
-/// slots. A caller may read only when we have ended, and what fits into its pipe must fit when it
-/// came through ours. With a whole pipe's worth in one go it would not have fitted anyway.
+/// A spliced piece takes a slot of the pipe for itself, however short it is, while copied pieces share slots.
+/// A caller may begin to read only when we have ended, so whatever fits into its pipe directly must also fit
+/// when it comes through ours. A piece as large as a whole pipe would not have fitted in either case.
 const SPLICED: usize = 64 * 1024;
 
-/// More than the kernel keeps of a terminal's output (drivers/tty/pty.c has a limit of 8 KiB for
-/// what is on its way, n_tty.c one of 4 KiB for what waits to be read).
+/// More bytes than the kernel can hold of a terminal's output: 8 KiB on their way (drivers/tty/pty.c), and
+/// 4 KiB that wait to be read (n_tty.c).
 const TERMINAL_KEEPS: usize = 64 * 1024;
 
 /// What bytes come from, or go to.
@@ -105,7 +105,7 @@ pub struct Channel {
     /// `None`: it is closed.
     sink: Option<End>,
     queue: VecDeque<u8>,
-    /// Once the process has ended: so many bytes are still taken from the source.
+    /// Once the process has ended: how many bytes are still taken from the source.
     left: Option<usize>,
 }
 
@@ -115,8 +115,8 @@ impl Channel {
         Channel { source: Some(source), sink: Some(sink), queue: VecDeque::new(), left: None }
     }
 
-    /// Whether the source is the caller's terminal, which others use at the moment. It is not asked
-    /// of poll(2) then: whatever is typed would be reported again and again.
+    /// Whether the source is the caller's terminal while other processes are in its foreground. poll(2) is not
+    /// asked for it then, since it would report whatever is typed again and again.
     pub fn is_in_background(&self) -> bool {
         matches!(&self.source, Some(End::Callers(inherited)) if inherited.is_in_background())
     }
@@ -140,8 +140,8 @@ impl Channel {
     pub fn attend(&mut self, side: Side, reported: PollFlags) {
         match side {
             Side::Source => self.fill(),
-            // A terminal that no process has open takes what is written as far as it has room, and reports
-            // that it has been hung up whatever was asked.
+            // A terminal that no process has open still takes input as long as it has room, although poll(2)
+            // always reports POLLHUP for it.
             Side::Sink if reported.contains(PollFlags::POLLHUP) => self.close_sink(),
             Side::Sink if !self.queue.is_empty() => self.flush(true),
             Side::Sink if reported.intersects(PollFlags::POLLERR | PollFlags::POLLNVAL) => self.close_sink(),
@@ -155,7 +155,7 @@ impl Channel {
         let mut reported = true;
         while let Some(source) = &self.source {
             let room = (ROOM - self.queue.len()).min(self.left.unwrap_or(usize::MAX));
-            // What may wait is read once for each word of poll(2).
+            // A source that may block is read once for each report of poll(2).
             if room == 0 || !(reported || source.never_waits()) {
                 return;
             }
@@ -173,7 +173,7 @@ impl Channel {
             };
             match moved {
                 Moved::Bytes(n) => self.left = self.left.map(|left| left.saturating_sub(n)),
-                // Nothing stands there any more, and what comes after the end is not waited for.
+                // It is empty. The process has ended, so nothing more is waited for.
                 Moved::Later => self.left = self.left.map(|_| 0),
                 Moved::End => self.source = None,
             }
@@ -187,7 +187,7 @@ impl Channel {
         }
     }
 
-    /// Moves a pipe's worth without copying it. `None`: that cannot be, or need not.
+    /// Moves a pipe's content by splice(2). `None`: splicing is impossible here, or not worth it.
     fn splice(&self) -> Option<Moved> {
         let (source, sink) = (self.source.as_ref()?.spliced()?, self.sink.as_ref()?.spliced()?);
         if !self.queue.is_empty() || stream::waiting(source) < SPLICED {
@@ -195,12 +195,12 @@ impl Channel {
         }
         match stream::splice(source, sink, SPLICED.min(self.left.unwrap_or(usize::MAX))) {
             Ok(Moved::Bytes(n)) => Some(Moved::Bytes(n)),
-            // The sink is full, or takes no pages: the queue is there for both.
+            // The sink is full, or cannot be spliced to: the bytes go through the queue.
             _ => None,
         }
     }
 
-    /// Writes what is queued. `reported`: poll(2) said that the sink takes something.
+    /// Writes what is queued. `reported`: poll(2) has said that the sink has room.
     fn flush(&mut self, mut reported: bool) {
         while let (Some(sink), false) = (&self.sink, self.queue.is_empty()) {
             if !(reported || sink.never_waits()) {
@@ -216,13 +216,13 @@ impl Channel {
         if self.sink.is_none() {
             self.queue.clear();
         } else if self.source.is_none() {
-            // All of it is delivered. A pipe of ours tells its reader the end by that.
+            // Everything is delivered. Closing a pipe of ours tells its reader of the end.
             self.sink = None;
         }
     }
 
-    /// Nobody reads any more. A writer into a pipe of ours learns of it by SIGPIPE, as if it had
-    /// the sink itself; a terminal goes on being read, for what writes to it need not stop.
+    /// The sink's reader is gone. A pipe of ours is closed, so that its writer gets SIGPIPE as if it wrote to the
+    /// sink itself. A terminal is still read, so that its writers do not block.
     fn close_sink(&mut self) {
         self.sink = None;
         self.queue.clear();
@@ -231,11 +231,11 @@ impl Channel {
         }
     }
 
-    /// The process has ended: what the source holds by now is delivered, and nothing after that.
+    /// The process has ended: delivers what the source holds now, and nothing that comes later.
     pub fn end(&mut self) {
         self.left = match &self.source {
             Some(End::Pipe(pipe)) => Some(stream::waiting(pipe.as_fd())),
-            // What is on its way to the master is not counted in what waits there.
+            // FIONREAD does not count the bytes that are still on their way to the master.
             Some(End::Terminal(_)) => Some(TERMINAL_KEEPS),
             Some(End::Callers(_)) | None => Some(0),
         };

@@ -54,13 +54,13 @@ pub struct Context<'a> {
     pub joins: Vec<Option<OwnedFd>>,
     /// The container's init, for exec.
     pub target: Option<OwnedFd>,
-    /// The runtime, for who must know of its end.
+    /// A pidfd of the runtime, for steps that watch for its end.
     pub runtime: Option<OwnedFd>,
-    /// Open until the program is executed, for who waits for that.
+    /// A pipe end that execve(2) closes; whoever waits for the execution reads the other end.
     pub held: Option<OwnedFd>,
     /// Whether the kernel kills this process when the runtime ends.
     pub dies_with_runtime: bool,
-    /// For who makes another process.
+    /// The proof that this process has one thread, for the step that forks.
     pub proof: Option<&'a SingleThreaded>,
     /// The root filesystem.
     pub root: Option<OwnedFd>,
@@ -80,7 +80,7 @@ pub struct Context<'a> {
     pub console_socket: Option<OwnedFd>,
     /// What becomes of the caller's stdio.
     pub stdio: Stdio,
-    /// What the runtime tells without a message.
+    /// The page shared with the runtime, by which it tells things without a message.
     pub progress: Option<Progress>,
     /// Whether the program is told its id in `LISTEN_PID` (sd_listen_fds(3)).
     pub listens: bool,

@@ -53,9 +53,9 @@ pub struct Create<'a> {
     pub debug: bool,
     /// Whether exec is to leave the session keyring alone as well.
     pub no_new_keyring: bool,
-    /// What makes the name of the session keyring one that nobody can guess.
+    /// The random end of the session keyring's name.
     pub keyring: &'a str,
-    /// Gets what the poststop hooks say when a container is undone.
+    /// Collects the warnings of poststop hooks when a container is undone.
     pub warnings: &'a RefCell<Vec<Fault>>,
 }
 
@@ -68,8 +68,8 @@ impl Create<'_> {
     }
 }
 
-/// Makes the container, up to an init that waits for the word. Whatever fails from the first on, here
-/// or before the launch is committed: nothing stays, and the poststop hooks have run.
+/// Makes the container, up to an init that waits for the word. On a failure, here or before the launch is
+/// committed, nothing of it stays and the poststop hooks have run.
 pub fn create<'a>(request: Create<'a>, proof: &'a SingleThreaded) -> Result<Launch<Creation<'a>>> {
     let mut laps = Laps::begin(request.debug);
     let (plan, debug) = (request.plan, request.debug);
@@ -98,7 +98,7 @@ pub fn create<'a>(request: Create<'a>, proof: &'a SingleThreaded) -> Result<Laun
     if !mapped_first {
         process::hide().doing(|| "cannot hide the runtime")?;
     }
-    // As it is, the container reads there what the caller said: paths of the host.
+    // Otherwise the container could read the caller's arguments in /proc/PID/cmdline: paths of the host.
     let shown_again = start::show_as(c"windlass init");
     let mut launch = Launch::spawn(creation, debug, plan.topology.intermediate, |creation, sync, watch| {
         let borrowed = Borrowed::enter(&plan.topology, &joins)?;

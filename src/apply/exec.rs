@@ -30,7 +30,7 @@ pub struct Exec<'a> {
     pub plan: &'a ExecPlan,
     /// Cgroup below the container's, if another than its own.
     pub cgroup: Option<&'a str>,
-    /// What passes between the process and the caller.
+    /// What the caller and the process pass to each other.
     pub caller: Caller<'a>,
     /// Whether a paused container is entered as well.
     pub ignore_paused: bool,
@@ -38,7 +38,7 @@ pub struct Exec<'a> {
     pub debug: bool,
 }
 
-/// Makes a process in a container, up to one that waits for the word. Whatever fails until the
+/// Makes a process in a container, up to the point where it waits for the word. On a failure before the
 /// launch is committed, the process is killed and reaped.
 pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Entry<'a>>> {
     let container = request.container;
@@ -67,7 +67,7 @@ pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Entr
     }
     // Before the clone, so that the process is born so: see init::begin.
     process::hide().doing(|| "cannot hide the runtime")?;
-    // As it is, the container reads there what the caller said: paths of the host, variables.
+    // Otherwise the container could read the caller's arguments in /proc/PID/cmdline: paths, variables.
     let _shown_again = start::show_as(c"windlass exec");
     let (plan, debug) = (request.plan, request.debug);
     let runtime = process::open_pid(std::process::id() as i32).doing(|| "cannot watch the runtime")?;
@@ -112,11 +112,11 @@ fn refuse_status(request: &Exec<'_>, stopped: impl Fn() -> Error) -> Result<()> 
     Ok(())
 }
 
-/// What is made for a process of `exec`: nothing but itself.
+/// The owner of a process of `exec`, for which nothing else is made.
 pub struct Entry<'a> {
     request: Exec<'a>,
     placed: Placed,
-    /// Where the process is put from outside, once it is born.
+    /// The cgroup into which the runtime moves the process once it is born.
     late: Option<Cgroup>,
 }
 
@@ -127,7 +127,7 @@ enum Placed {
     Born,
     /// systemd moves it, when it asks.
     BySystemd,
-    /// Not at all: the runtime moves the one that is to execute the program.
+    /// It stays outside: the runtime moves only the process that executes the program.
     Late,
 }
 
@@ -215,8 +215,8 @@ impl Entry<'_> {
             (other, _) => return other.doing(|| "cannot clone the process"),
         };
         match failed.errno {
-            // It has as many processes as it may have. That is a limit of what it makes itself: who looks
-            // into it from outside is let in.
+            // The container has as many processes as it may have. The limit is on its own forks; a process
+            // that is moved in from outside is let in (cgroup-v2.rst, "PID").
             Errno::EAGAIN => {
                 (self.placed, self.late) = (Placed::Late, Some(cgroup));
                 outside()
@@ -227,7 +227,7 @@ impl Entry<'_> {
                 let inits = of_init(init_pid)?;
                 fork(Some(&inits)).doing(|| "cannot clone the process into init's cgroup")
             }
-            // This user may write to both cgroups but not to what is above them; systemd may.
+            // This user may write to both cgroups, but not to their common ancestor; systemd may.
             Errno::EACCES | Errno::EPERM if self.request.container.state.unit.is_some() => {
                 self.placed = Placed::BySystemd;
                 outside()

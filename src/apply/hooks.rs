@@ -50,7 +50,7 @@ pub(super) fn create_container(cx: &mut Context<'_>) -> Result<()> {
     // the runtime needs it any more.
     let root = cx.root()?;
     crate::sys::mount::change_directory(root).doing(|| "cannot enter the root filesystem")?;
-    // The specification says `creating` until create has finished (runtime.md, "State").
+    // The status is `creating` until create has finished (runtime.md, "State").
     in_container("createContainer", |hooks| &hooks.create_container, None, Status::Creating, cx)
 }
 

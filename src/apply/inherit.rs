@@ -1,4 +1,4 @@
-//! What a process would have of its caller by itself: stdio, CPUs, descriptors of a service manager.
+//! What a process would inherit from the caller: stdio, CPUs, descriptors of a service manager.
 
 use std::os::fd::OwnedFd;
 
@@ -19,14 +19,14 @@ pub struct User {
     pub host_uid: Option<u32>,
 }
 
-/// How the stdio of a process is asked for.
+/// What kind of stdio was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// A terminal takes its place.
     Terminal,
-    /// The caller's, with us there until the process ends.
+    /// The caller's, in the foreground: the runtime stays until the process ends.
     Foreground,
-    /// The caller's, without us.
+    /// The caller's, detached: the runtime ends before the process.
     Detached,
 }
 
@@ -36,11 +36,11 @@ pub struct Inherit {
     stdio: Stdio,
     /// Our end of the connection over which the process sends its pipes.
     relayed: Option<OwnedFd>,
-    /// Who gets the pipes without a name among the caller's stdio.
+    /// The new owner of pipes without a name among the caller's stdio.
     gift: Option<Gift>,
     /// Whether the program is told its id in `LISTEN_PID` (sd_listen_fds(3)).
     pub listens: bool,
-    /// Whether the process has asked for CPUs itself: then it gets no others.
+    /// Whether `execCPUAffinity` asks for certain CPUs; then the process gets those alone.
     pub chooses_cpus: bool,
 }
 
@@ -48,8 +48,8 @@ pub struct Inherit {
 struct Gift(User);
 
 impl Inherit {
-    /// Decides about stdio. What the caller gave may be used by a process that is the same user as the
-    /// caller; ids are compared as those of the host.
+    /// Decides about stdio. A process that is the same user as the caller may use what the caller gave. Ids are
+    /// compared as ids of the host.
     pub fn plan(user: User, host: &Host, wanted: Wanted) -> Result<Inherit> {
         let same = user.host_uid == Some(host.uid);
         Ok(match wanted {
@@ -59,7 +59,7 @@ impl Inherit {
                 let (ours, theirs) = socket::pair().doing(|| "cannot make a pair of sockets")?;
                 Inherit { stdio: Stdio::Relayed(theirs), relayed: Some(ours), ..Inherit::default() }
             }
-            // Root of the host cannot be refused; another runtime can, and then init tries.
+            // The kernel never refuses root of the host. It may refuse another runtime, and then init tries.
             Wanted::Detached => {
                 let stdio = if host.administers() { Stdio::Kept } else { Stdio::Given };
                 Inherit { stdio, gift: Some(Gift(user)), ..Inherit::default() }
@@ -67,21 +67,21 @@ impl Inherit {
         })
     }
 
-    /// In the child: what its steps need of this.
+    /// In the child: hands on what its steps need.
     pub(super) fn pass_to(&mut self, cx: &mut Context<'_>) {
         cx.stdio = std::mem::take(&mut self.stdio);
         cx.listens = self.listens;
     }
 
-    /// Gives the process all CPUs of its cpuset, unless it has asked for some itself.
+    /// Gives the process all CPUs of its cpuset, unless `execCPUAffinity` asks for certain ones.
     pub(super) fn adjust(&self, child: &Child) {
         if !self.chooses_cpus {
-            // Where a seccomp profile around us refuses it, the CPUs are those that we have.
+            // A seccomp profile around the runtime may refuse it; then the process keeps the runtime's CPUs.
             let _ = sched::use_all_cpus(child.pid);
         }
     }
 
-    /// When the process is in its namespaces and waits: from the host, where every id is known.
+    /// Changes the owner of pipes from the host, where every id is known, while the process waits.
     pub(super) fn give(&self, child: &Child) {
         let Some(Gift(user)) = self.gift else { return };
         let mapped = || host_uid(&fd::read_small(fd::CWD, format!("/proc/{}/uid_map", child.pid)).ok()?, user.uid);
@@ -90,13 +90,13 @@ impl Inherit {
         }
     }
 
-    /// Our end of the connection over which the process sends its pipes, where it does.
+    /// Our end of the connection over which the process sends its pipes, if it makes any.
     pub fn relayed(&mut self) -> Option<OwnedFd> {
         self.relayed.take()
     }
 }
 
-/// The id outside of an id inside, by a `/proc/PID/uid_map` (user_namespaces(7)).
+/// The host's id for an id of the container, according to a `/proc/PID/uid_map` (user_namespaces(7)).
 fn host_uid(map: &[u8], uid: u32) -> Option<u32> {
     String::from_utf8_lossy(map).lines().find_map(|line| {
         let mut numbers = line.split_whitespace().map(|word| word.parse::<u32>().ok());
@@ -118,7 +118,7 @@ mod tests {
             let kept = Inherit::plan(user(0, Some(0)), &root, wanted).expect("planned");
             assert!(matches!(kept.stdio, Stdio::Kept) && kept.gift.is_none() && kept.relayed.is_none());
         }
-        // Root of a user namespace is another user of the host, and an ordinary user's own id is not.
+        // Root's map makes the container's root another user of the host; a user's own map does not.
         let relayed = Inherit::plan(user(0, Some(100_000)), &root, Wanted::Foreground).expect("planned");
         assert!(matches!(relayed.stdio, Stdio::Relayed(_)) && relayed.relayed.is_some());
         let rootless = Host { uid: 1000, ..Host::default() };

@@ -36,7 +36,7 @@ pub fn run(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, mut
     process::exit_now(255)
 }
 
-/// For a process that has not come to its steps: tells the runtime, and ends.
+/// Tells the runtime of an error before the first step, and ends this process.
 pub fn fail(sync: &InitSync, error: &Error) -> ! {
     sync.failed(error);
     process::exit_now(255)

@@ -1,11 +1,11 @@
 //! One owner for what is made and not yet committed, and the runtime's side of the conversation.
 //!
-//! `create`, `run` and `exec` all make a process, and more or less around it. Until
-//! [`Launch::commit`] all of that belongs to a [`Launch`]. Whoever drops one undoes it in reverse
-//! order: the process is killed and reaped, then goes what was made for it. So a failure needs no
-//! code of its own, neither here nor in the verb, whose part (the caller's terminal, the service
-//! manager) comes after the process is ready. Undoing reports nothing that could replace the
-//! cause, and what cannot be undone is left for `delete --force`.
+//! `create`, `run` and `exec` all make a process, and other things for it. Until [`Launch::commit`]
+//! all of that belongs to a [`Launch`]. Dropping a launch undoes it in reverse order: the process is
+//! killed and reaped, then what was made for it is removed. So no failure needs code of its own,
+//! neither here nor in the verb, which takes over the caller's terminal and tells the service
+//! manager after the process is ready. Undoing reports nothing, so it never replaces the cause;
+//! what cannot be undone is left for `delete --force`.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -22,7 +22,7 @@ use super::sync::{InitSync, Message, Question, RuntimeSync};
 /// What a verb does for its process, and the owner of what it has made for it. Dropping a handler
 /// undoes that; the process is gone by then.
 pub trait Handler {
-    /// What is there when all went well.
+    /// What a commit keeps.
     type Kept;
 
     /// What an error calls the process.
@@ -31,15 +31,15 @@ pub trait Handler {
     /// The steps of the process.
     fn steps(&self) -> &[Step];
 
-    /// One of them, for people.
+    /// One of the steps, as text for people.
     fn describe(&self, action: &Action) -> String {
         action.to_string()
     }
 
-    /// Puts the first process, be it the last one too or one in between, into the container's cgroup.
+    /// Puts the first process into the container's cgroup; it may be the process itself or one in between.
     fn place(&mut self, first: &Child) -> Result<()>;
 
-    /// Does from outside what needs no question. The process is at its steps meanwhile.
+    /// Does from outside what the process need not ask for, while the process works at its steps.
     fn spawned(&mut self, child: &Child) -> Result<()>;
 
     /// Answers a question. The descriptors go along with the answer.
@@ -60,7 +60,7 @@ pub trait Handler {
 pub struct Launch<H: Handler> {
     // In the order in which it is undone.
     process: Process,
-    /// What made it, and may still watch over it.
+    /// The process in between, which may still watch over it.
     between: Process,
     handler: H,
     sync: RuntimeSync,
@@ -94,7 +94,7 @@ impl<H: Handler> Launch<H> {
 
     fn spawned(&mut self) -> Result<()> {
         self.handler.spawned(self.process.child())?;
-        // What we ignore the process was born to ignore. It is at its steps, which take longer than this.
+        // The process was born to ignore the signals that we ignore. Its steps take longer than this look-up.
         self.progress.set_ignored(signals::ignored().doing(|| "cannot tell which signals are ignored")?);
         self.laps.done("set the device filter and what is set from outside");
         Ok(())
@@ -115,7 +115,7 @@ impl<H: Handler> Launch<H> {
                     self.laps.done("put it into the cgroup");
                     self.sync.go_on()?;
                 }
-                // It tells and does not ask: an answer would be taken for that of the next question.
+                // This message is no question: an answer would be taken for the answer to the next one.
                 Message::Spawned(pid, pidfd) => {
                     let child = Child { pid, pidfd };
                     if !child.is_ours() {
@@ -171,16 +171,16 @@ impl<H: Handler> Launch<H> {
         }
     }
 
-    /// Keeps the process and what was made for it. An error of this one undoes as well.
+    /// Keeps the process and what was made for it. If that fails, everything is undone.
     pub fn commit(self) -> Result<(Child, H::Kept)> {
         let Launch { process, mut between, handler, .. } = self;
         let kept = handler.keep(process.child())?;
-        // It ends by itself, and is reaped by who waits for the process, or by init.
+        // The process in between ends by itself; whoever waits for the process reaps it, or init does.
         between.0 = None;
         Ok((process.take(), kept))
     }
 
-    /// The process died without a word: what is known of that.
+    /// The error for a process that died without a message.
     fn death(&mut self) -> Error {
         let exit = self.process.child().wait().unwrap_or(Exit::Code(255));
         let steps = self.handler.steps();

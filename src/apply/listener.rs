@@ -8,9 +8,8 @@ use crate::plan::{Action, Step};
 use crate::sys::process::{self, Child};
 use crate::sys::socket;
 
-/// Takes the listener out of `child`, whose steps are these and which has it as descriptor `number`,
-/// and sends it with the container process state to `listenerPath` (config-linux.md, "The Container
-/// Process State").
+/// Takes the seccomp listener, descriptor `number` of `child`, and sends it with the container process state
+/// to `listenerPath` (config-linux.md, "The Container Process State"). `steps` are those of `child`.
 pub fn hand_on(steps: &[Step], child: &Child, number: i32, oci_version: &str, state: serde_json::Value) -> Result<()> {
     let seccomp = steps.iter().find_map(|step| match &step.action {
         Action::Seccomp(seccomp) => Some(seccomp),

@@ -35,7 +35,7 @@ pub fn map_ids(pid: i32, topology: &Topology) -> Result<()> {
     }
 }
 
-/// Lets a program with the power to do it write a map; it judges by `grants` whose ids are whose.
+/// Has newuidmap(1) or newgidmap(1) write a map. The program allows what the file `grants` grants.
 fn helper(program: &str, grants: &str, pid: i32, mappings: &[IdMapping], pointer: &'static str) -> Result<()> {
     let numbers = mappings.iter().flat_map(|m| [m.container_id, m.host_id, m.size]).map(|number| number.to_string());
     let output = Command::new(program).arg(pid.to_string()).args(numbers).stdin(Stdio::null()).output();

@@ -1,8 +1,8 @@
 //! The stdio of a process in the foreground: between what the caller gave us and a terminal or
 //! pipes of our own.
 //!
-//! Init makes them, so that they belong to the container's user, and sends our ends over a socket.
-//! What the caller gave us is never passed on then, and so stays the caller's.
+//! Init makes the terminal or the pipes, so that they belong to the container's user, and sends our
+//! ends over a socket. What the caller gave us is not passed on then, and so stays the caller's.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -68,8 +68,8 @@ impl Relay {
         Ok((!relay.channels.is_empty()).then_some(relay))
     }
 
-    /// A channel between one of our stdio and an end of our own. With nothing at that number the
-    /// process finds its input ended, and its output closed.
+    /// A channel between our stdin, stdout or stderr and an end of our own. Where nothing is open at that
+    /// number, the process finds its input at the end, or its output closed.
     fn add_channel(&mut self, number: i32, end: End) {
         let Some(inherited) = Inherited::open(number, number != 0) else { return };
         let callers = End::Callers(inherited);
@@ -102,7 +102,7 @@ impl Relay {
         }
     }
 
-    /// Whether our terminal is others' at the moment, and nothing tells when it is ours again.
+    /// Whether other processes are in the foreground of our terminal; no event tells when that ends.
     pub fn is_in_background(&self) -> bool {
         self.own.is_pending() || self.channels.iter().any(Channel::is_in_background)
     }
@@ -119,12 +119,12 @@ impl Relay {
         self.channels[port.channel].attend(port.side, reported);
     }
 
-    /// Makes our terminal raw as soon as it is ours.
+    /// Makes our terminal raw as soon as we are in its foreground.
     pub fn attend_terminal(&mut self) -> Result<()> {
         self.own.attend()
     }
 
-    /// The process has ended: what it printed is delivered, and nothing else waited for.
+    /// The process has ended: what it printed is delivered, and nothing else is waited for.
     pub fn end(&mut self) {
         self.channels.iter_mut().for_each(Channel::end);
     }
@@ -135,7 +135,7 @@ impl Relay {
     }
 }
 
-/// The terminal that is our standard input, raw while a terminal of a process stands behind it.
+/// The terminal that is our standard input, raw while we relay it to a process's terminal.
 #[derive(Default)]
 struct OwnTerminal {
     exists: bool,

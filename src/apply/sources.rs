@@ -1,4 +1,5 @@
-//! The sources of mounts: bind mounts, device nodes, the root filesystem, and what stands in.
+//! The sources of mounts: bind mounts, device nodes, the root filesystem, and binds in place of mounts that
+//! the kernel refuses.
 //!
 //! Init takes each one when its turn comes, in its own mount namespace. So a source may be what an
 //! earlier mount has made, and the kernel's safeguards between user namespaces hold: a mount
@@ -6,8 +7,8 @@
 //! (mount_namespaces(7)). A copy that was taken in the host's mount namespace and moved across would
 //! have neither.
 //!
-//! What the user of a user namespace may not reach, the runtime copies with its own credentials, in
-//! init's mount namespace: init asks for it.
+//! Where the user of a user namespace may not reach a source, init asks the runtime, which copies the
+//! source with its own credentials in init's mount namespace.
 
 use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,7 +27,7 @@ use crate::sys::{Failed, fd};
 
 use super::sync::{InitSync, Wanted};
 
-/// What a source is at the moment.
+/// How far a source is.
 enum Slot {
     Waiting,
     /// Copied before its turn.
@@ -34,7 +35,7 @@ enum Slot {
     Gone,
 }
 
-/// The sources, as init has them.
+/// The sources of a plan, in init.
 pub struct Sources<'a> {
     plan: &'a [Source],
     slots: Vec<Slot>,
@@ -63,7 +64,7 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// None: for `exec`, which mounts nothing.
+    /// No sources: `exec` mounts nothing.
     pub fn none() -> Sources<'static> {
         Sources {
             plan: &[],
@@ -77,12 +78,12 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// The descriptors that are needed later.
+    /// The descriptors that later steps need.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.idmaps.namespaces.iter().map(OwnedFd::as_fd)
     }
 
-    /// A path of the configuration, which begins at the bundle.
+    /// A path of the configuration; a relative one begins at the bundle.
     pub fn path<'p>(&self, path: &'p str) -> Cow<'p, Path> {
         let path = Path::new(path);
         if self.in_bundle || path.is_absolute() { path.into() } else { self.bundle.join(path).into() }
@@ -130,9 +131,9 @@ impl<'a> Sources<'a> {
         copied.map_err(|failed| refused(failed, source, self.user_namespace))
     }
 
-    /// Asks the runtime for a source, and in the same breath for those behind it: each question costs
-    /// as much as several mounts. What lies below the root is left out, for a mount in between may
-    /// cover or make it.
+    /// Asks the runtime for a source, and with the same message for those after it, since each question costs
+    /// as much as several mounts. Sources below the root are left out: a mount in between may cover or make
+    /// them.
     fn ask(&mut self, index: usize, sync: &InitSync) -> Result<OwnedFd> {
         let early = |at: usize| {
             let source = &self.plan[at];
@@ -247,8 +248,8 @@ fn named(error: Error, source: &Source) -> Error {
     error.origin(Origin::Config(source.pointer.clone().into())).step(format!("runtime: {source}"))
 }
 
-/// The runtime's answer: copies of the wanted sources, taken in init's mount namespace. The first must
-/// succeed; the others end where one does not.
+/// The runtime's answer: copies of the wanted sources, taken in init's mount namespace. A failure of the
+/// first is an error; a failure of a later one ends the list.
 pub fn copy_for(
     init: &Child,
     wanted: Wanted,
@@ -304,7 +305,7 @@ impl Home {
         })
     }
 
-    /// Goes back, or ends this process: what it would do next, it would do to others' files.
+    /// Goes back. If that fails, ends this process, since it would go on in the container's file system.
     pub(super) fn back(&self) {
         let back = process::enter(self.namespace.as_fd(), CloneFlags::CLONE_NEWNS)
             .and_then(|()| mount::change_directory(self.root.as_fd()))

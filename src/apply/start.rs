@@ -53,8 +53,8 @@ fn give_word(container: &Container) -> Result<()> {
     }
 }
 
-/// Runs the poststart hooks. One that fails stops the container, and then it goes as by `delete`,
-/// poststop hooks included (runtime.md, "Lifecycle", step 9). What that has to warn about is added to `warnings`.
+/// Runs the poststart hooks. If one fails, the container is stopped and removed as by `delete`, poststop hooks
+/// included (runtime.md, "Lifecycle", step 9). Their warnings are added to `warnings`.
 pub fn poststart(container: &Container, warnings: &mut Vec<Fault>) -> Result<()> {
     let hooks = &container.hooks()?.poststart;
     if hooks.is_empty() {

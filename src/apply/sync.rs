@@ -92,16 +92,16 @@ impl Question {
     }
 }
 
-/// Some of a plan's sources: one, and others of the 63 behind it.
+/// A choice of a plan's sources: one, and any of the 63 after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
     first: u32,
-    /// Bit N: the source N behind the first; bit 0 is set.
+    /// Bit N stands for the source at `first + N`; bit 0 is always set.
     more: u64,
 }
 
 impl Wanted {
-    /// `first`, and those of `others` that are near enough.
+    /// `first`, and those of `others` that are among the 63 after it.
     pub fn new(first: usize, others: impl IntoIterator<Item = usize>) -> Wanted {
         let near = others.into_iter().filter_map(|other| other.checked_sub(first)).filter(|by| *by < 64);
         Wanted { first: first as u32, more: near.fold(1, |all, by| all | 1 << by) }
@@ -157,7 +157,7 @@ impl InitSync {
         self.ask(b"M")
     }
 
-    /// Waits for copies of these sources: at least of the first, and then of no more than are wanted.
+    /// Waits for copies of these sources: of the first, and of as many of the others as the runtime could copy.
     pub fn sources(&self, wanted: Wanted) -> Result<Vec<OwnedFd>> {
         let mut bytes = [b'B'; 13];
         bytes[1..5].copy_from_slice(&wanted.first.to_ne_bytes());

@@ -13,8 +13,8 @@ use crate::sys::signals;
 use super::notify::Notify;
 use super::relay::{Port, Relay};
 
-/// How often a terminal that others use is looked at, in milliseconds: a shell that makes a running
-/// job its foreground job sends it no signal.
+/// How often a terminal is looked at while other processes are in its foreground, in milliseconds. A shell that
+/// makes a running job its foreground job sends it no signal.
 const BACKGROUND: u16 = 500;
 
 /// Signals are collected from here on, so that none that comes before the wait is lost: a
@@ -34,7 +34,7 @@ impl Foreground {
     }
 }
 
-/// Whom poll(2) was asked for.
+/// What a descriptor given to poll(2) stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Who {
     Child,
@@ -43,7 +43,7 @@ enum Who {
     Relay(Port),
 }
 
-/// One call of poll(2), in which everybody hears of what they asked about and of nothing else.
+/// One call of poll(2), whose reports go back to whoever asked for the descriptor.
 #[derive(Default)]
 struct Question<'a> {
     who: Vec<Who>,
@@ -56,7 +56,7 @@ impl<'a> Question<'a> {
         self.fds.push(PollFd::new(fd, flags));
     }
 
-    /// Waits for the first report. None at all: the time is over, or the wait was interrupted.
+    /// Waits for the first report. The list is empty when the time is over or a signal interrupted the wait.
     fn wait(mut self, timeout: PollTimeout) -> Result<Vec<(Who, PollFlags)>> {
         match nix::poll::poll(&mut self.fds, timeout) {
             Err(Errno::EINTR) => return Ok(Vec::new()),
@@ -109,8 +109,8 @@ pub fn wait(foreground: &Foreground, child: &Child, relay: Option<Relay>, notify
     }
 }
 
-/// Delivers what the process left in its pipes or its terminal, however slow the reader is; whoever
-/// asks us to end now ends that.
+/// Delivers what the process left in its pipes or its terminal, however slow the reader is. SIGHUP, SIGINT,
+/// SIGQUIT and SIGTERM end the delivery.
 fn deliver(foreground: &Foreground, mut relay: Relay) -> Result<()> {
     relay.end();
     while relay.is_delivering() {

@@ -142,9 +142,8 @@ pub(super) fn unified_line(text: &str) -> Option<&str> {
 /// it could have controllers. Beside a system service would be systemd's ground; there a slice
 /// for machines is used, as runc does.
 ///
-/// `..` takes back the component before it, as text, and leads no further than to where the path
-/// begins. How long a component may be is left to the kernel: in a cgroup file system the limit of
-/// 255 bytes does not hold.
+/// `..` removes the component before it, as text, and never leads above where the path begins. The kernel
+/// judges the length of a component: in a cgroup file system the limit of 255 bytes does not hold.
 pub fn path_for(cgroups_path: &str, id: &str, own: &str) -> Result<String> {
     let refuse =
         |why: &str| Err(Error::config("/linux/cgroupsPath", format!("invalid cgroupsPath {cgroups_path:?}: {why}")));

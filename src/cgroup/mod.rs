@@ -5,10 +5,10 @@
 //! that sit in a hierarchy of version 1 are left alone and named in the error of a limit that
 //! needs them; the feature `cgroup-v1` applies such limits.
 //!
-//! The controllers that limits need are enabled in the ancestors, or it is an error; those that no
-//! limit needs as well, as far as that can be, so that their numbers are there for `events` and an
-//! `update` finds its file. They stay enabled: a neighbour may need them by then. No other file of an
-//! ancestor is written.
+//! In the ancestors the controllers that limits need are enabled, or it is an error. All other
+//! controllers are enabled as well where that is possible, so that `events` has their numbers and an
+//! `update` finds its file. They stay enabled afterwards, since a neighbour may need them by then. No
+//! other file of an ancestor is written.
 
 mod controllers;
 pub mod delegated;

@@ -13,8 +13,8 @@ use crate::sys::{Called, Failed, Result, fd, tree};
 /// The processes in a cgroup, and with `recursive` those below it as well: sorted, each once, however deep the
 /// tree is that the container has made. One outside our PID namespace has no number here and is left out.
 ///
-/// A cgroup of threads lists no processes (cgroup-v2.rst, "Threads"): they are listed by the nearest cgroup
-/// above it that is none. Only where that one is above `directory` are the threads themselves looked at.
+/// A threaded cgroup lists no processes (cgroup-v2.rst, "Threads"); the nearest cgroup above it that is not
+/// threaded lists them. Only where that one is above `directory`, the threads themselves are read.
 pub(super) fn pids_of(directory: &Directory, recursive: bool) -> Result<Vec<i32>> {
     let mut pids = Vec::new();
     let threads = matches!(list(directory, PROCS, &mut pids), Err(failed) if failed.errno == Errno::EOPNOTSUPP);

@@ -62,9 +62,9 @@ impl Cgroup {
         Ok(Cgroup { directories })
     }
 
-    /// Where a new process of a container belongs: in `places`, and instead of one that was removed behind init's
-    /// back, in the cgroup that init is in there. None may be left out, since the process would stay in the
-    /// caller's, without the rules and limits of the container.
+    /// Where a new process of a container belongs: in `places`. Where one of them was removed behind init's back,
+    /// the cgroup that init is in takes its place. None may be left out, since the process would stay in the
+    /// caller's cgroup, without the rules and limits of the container.
     pub fn for_exec(places: &[String], init_pid: i32) -> Result<Cgroup> {
         let mut cgroup = Cgroup::open(places)?;
         let there: Vec<String> = cgroup.directories.iter().map(|directory| directory.path.clone()).collect();
@@ -227,7 +227,8 @@ impl Cgroup {
         number_after(&self.directories.iter().find_map(read)?, "oom_kill")
     }
 
-    /// Its limit of memory; that of memory and swap together stays as it is by itself.
+    /// Its limit of memory. Swap is left out: version 1 has one limit for memory and swap together, which an
+    /// update of memory alone does not change.
     pub fn memory_in_force(&self) -> MemoryInForce {
         let read = |directory: &Directory| directory.read("memory.limit_in_bytes").ok();
         let limit = self.directories.iter().find_map(read).and_then(|text| text.trim().parse::<u64>().ok());
@@ -253,8 +254,8 @@ fn line_of<'a>(text: &'a str, v1: &V1) -> Option<&'a str> {
     })
 }
 
-/// What version 1 shows where memory has no limit is the greatest number of whole pages below 2^63, and so
-/// depends on their size: all above this means it.
+/// A limit of memory above this means none. Where there is no limit, version 1 shows the greatest number of
+/// whole pages below 2^63, which depends on the size of a page.
 const NO_LIMIT: u64 = 1 << 62;
 
 /// Refuses directories of somebody else: only those that are empty and not frozen may be used.

@@ -300,8 +300,8 @@ fn refuse_in_use(directory: &Directory, made: bool) -> Result<()> {
 /// already is no error.
 ///
 /// One system call where it is empty. Processes that are on their way out are awaited through
-/// cgroup.events. Who makes cgroups in it meanwhile is killed with the others; whoever does so
-/// from outside delays it [`ROUNDS`] times.
+/// cgroup.events. A process in it that makes cgroups meanwhile is killed with the others; one outside can
+/// delay the removal [`ROUNDS`] times.
 pub fn remove(path: &str, kill: Kill) -> Result<()> {
     match remove_empty(path) {
         Err(Failed { errno: Errno::EBUSY, .. }) => {}

@@ -86,7 +86,7 @@ impl Update {
     /// in the result is to stay as it is.
     ///
     /// `document` is the text that [`Update::resources`] names.
-    /// What is odd about it is added to `warnings`.
+    /// Warnings about the document are added to `warnings`.
     pub fn to_resources(&self, document: Option<&[u8]>, warnings: &mut Vec<Fault>) -> Result<Resources> {
         let mut resources = Resources::default();
         if let Some(text) = document {

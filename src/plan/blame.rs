@@ -12,7 +12,7 @@ use crate::spec::{Mount, Spec};
 use super::mount_options;
 use super::rootfs::option;
 
-/// The pointer of the member, where it is known better than the error knows it.
+/// The pointer of the member, if the call tells more than the error's own pointer.
 pub fn innermost(error: &Error, spec: &Spec) -> Option<String> {
     let Some(Origin::Config(pointer)) = error.asked_by() else { return None };
     let (call, rest) = error.call()?.split_once('(')?;
@@ -22,7 +22,7 @@ pub fn innermost(error: &Error, spec: &Spec) -> Option<String> {
     }
     let list = |name: &str| pointer.as_ref() == name;
     match call {
-        // A namespace that cannot be joined is that of the path.
+        // A namespace that cannot be joined is the fault of its path.
         "setns" if pointer.starts_with("/linux/namespaces/") => Some(format!("{pointer}/path")),
         "sched_setattr" if list("/process/scheduler") && errno == Some(Errno::EINVAL) => {
             let deadline = spec.process.as_ref()?.scheduler.as_ref()?.policy == "SCHED_DEADLINE";

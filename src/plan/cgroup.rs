@@ -115,11 +115,11 @@ pub struct MemoryInForce {
     pub swap: Option<u64>,
 }
 
-/// Completes an update that gives only one of `limit` and `swap`. The two are one setting to the
-/// specification, which counts memory into `swap`, but two files to cgroup v2.
+/// Completes an update that gives only one of `limit` and `swap`. The specification's `swap` is memory and
+/// swap together, while cgroup v2 has a file for each.
 ///
 /// A new `limit` alone leaves the sum of memory and swap as it is, or raises it to the limit; a container
-/// that may not swap stays so. A new `swap` alone keeps the limit of memory. True: it was `limit` that was
+/// that may not swap still may not. A new `swap` alone keeps the limit of memory. Returns whether `limit` was
 /// filled in.
 pub fn complete_memory(memory: &mut Memory, stands: MemoryInForce) -> bool {
     match (memory.limit.unwrap_or(0), memory.swap.unwrap_or(0), stands) {

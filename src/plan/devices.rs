@@ -19,11 +19,11 @@ fn directory_is_bound(spec: &Spec) -> bool {
 const DEFAULT_DEVICES: &[(&str, u32, u32)] =
     &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
-/// What a bound node is not for, on its mount: the container's user may own a node of the host.
+/// The flags of a bound node's mount, since the container's user may own a node of the host.
 pub const BOUND: u64 = attr::NOSUID | attr::NOEXEC;
 
-/// Adds the nodes, which a user namespace cannot make but bind. A `/dev` that comes from the host has
-/// its own and is left alone.
+/// Adds the nodes. In a user namespace they are bound, since nobody can make them there. A `/dev` that comes
+/// from the host has its own nodes and is left alone.
 pub(super) fn devices(spec: &Spec, linux: &Linux, bind_nodes: bool, draft: &mut Draft) {
     let bound = directory_is_bound(spec);
     let mut wanted: Vec<(String, Node)> = Vec::new();
@@ -83,8 +83,8 @@ fn node(device: &Device) -> Result<Node, Fault> {
             return Err(fault("/type", super::unknown("device type", other) + ": it must be one of b, c, u and p"));
         }
     };
-    // The kernel has 12 bits for one and 20 for the other (linux/kdev_t.h). It cuts off what is more,
-    // and the node would be that of another device.
+    // The kernel has 12 bits for the major and 20 for the minor number (linux/kdev_t.h). It would cut
+    // larger numbers off, and the node would be that of another device.
     let number = |field: &str, value: Option<i64>, bits: u32| match value {
         None if kind == 0o010_000 => Ok(0),
         None => Err(fault(field, "a device needs its numbers, unless it is a fifo".into())),

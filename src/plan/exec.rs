@@ -14,9 +14,9 @@ pub struct ExecPlan {
     pub process: Process,
     /// Namespaces (`CLONE_NEW*`) to join.
     pub namespaces: u64,
-    /// RLIMIT_NPROC, which the runtime sets from outside: the one in between counts as well.
+    /// RLIMIT_NPROC, which the runtime sets from outside, because the process in between would count as well.
     pub processes: Option<Processes>,
-    /// The user of the host that the process will be, see [`super::Topology::host_uid`].
+    /// The host's id of the user that the process will be, see [`super::Topology::host_uid`].
     pub host_uid: Option<u32>,
     /// CPU affinity of the runtime while it works (`execCPUAffinity.initial`).
     pub initial_affinity: Vec<u64>,
@@ -127,15 +127,14 @@ pub fn exec(id: &str, spec: &Spec, request: &Exec, process: Option<&[u8]>, optio
 
 /// Puts the birth in the container's PID namespace among the steps.
 ///
-/// There the container's processes see it. It must have nothing of the host by then: /proc shows the
-/// mounts and the network of a process to everybody. So a process in between joins the other
-/// namespaces first.
+/// From its birth on, the container's processes see the new process, and /proc shows them its mounts and its
+/// network. So it must have nothing of the host by then: a process in between joins the other namespaces
+/// first.
 ///
-/// In a user namespace of the container's own nobody there has CAP_SYS_PTRACE over the newcomer, which
-/// lets nobody else look into it: it is born at once (`early`). Elsewhere a process of the container
-/// may have that capability, and could use the newcomer's powers for as long as they are the
-/// host's. So the identity is taken before the birth. A limit of the user's processes would count
-/// both then, so the runtime sets it.
+/// If the container has its own user namespace, no process in it has CAP_SYS_PTRACE over the new one, which is
+/// not dumpable either: it is born at once (`early`). Otherwise a process of the container may have that
+/// capability, and could use the new process's powers as long as they are the host's. So the identity is taken
+/// before the birth. RLIMIT_NPROC would then count both processes, so the runtime sets it.
 fn birth(steps: &mut Vec<Step>, early: bool) -> Option<Processes> {
     let step =
         |action| Step { origin: Origin::Default("processes of the container are in its PID namespace".into()), action };
@@ -169,9 +168,9 @@ fn birth(steps: &mut Vec<Step>, early: bool) -> Option<Processes> {
     processes
 }
 
-/// Moves the filter, and what is given up after it, from the `rest` of the steps to those before the
-/// birth; returns what is left. Only a filter that needs a capability for its installation goes,
-/// since nobody is to find that one in the newcomer, and only if it lets the birth happen.
+/// Moves the filter and the dropping of capabilities after it from the `rest` of the steps to those before the
+/// birth; returns what is left. A filter is moved only if its installation needs a capability, which nobody
+/// shall find in the new process, and only if the filter lets the birth happen.
 fn filter_before_birth(rest: &mut Vec<Step>, before: &mut Vec<Step>) -> Vec<Step> {
     let gives_up = |steps: &[Step]| steps.iter().any(|step| matches!(step.action, Action::Capabilities(_)));
     let harmless = |step: &Step| match &step.action {
@@ -222,7 +221,7 @@ fn lets_be_born(filter: &windlass_seccomp::Filter) -> bool {
     calls.into_iter().chain(plain.map(|call| (call, [0; 6]))).all(|(call, args)| filter.allows(arch, call, args))
 }
 
-/// What a process does not leave to its children, or what forbids it to have any (sched(7)).
+/// Settings that a child does not inherit, or that forbid a process to have children (sched(7)).
 fn of_one_process(action: &Action) -> bool {
     const SCHED_DEADLINE: u32 = 6;
     const RESET_ON_FORK: u64 = 1;

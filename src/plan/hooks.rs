@@ -5,8 +5,8 @@ use crate::spec::{Linux, Spec};
 
 use super::{Action, Draft, Topology};
 
-/// The hooks that run before the pivot, the interfaces that they may want to find, and what is
-/// wrong with any hook.
+/// Adds the hooks that run before the pivot and the network interfaces that they may look for, and reports
+/// what is wrong with any hook.
 pub(super) fn hooks(spec: &Spec, topology: &Topology, linux: &Linux, draft: &mut Draft) {
     if !linux.net_devices.is_empty() && topology.has(namespace::NET) {
         draft.config("/linux/netDevices", Action::NetDevices);

@@ -48,8 +48,8 @@ pub struct Plan {
     pub topology: Topology,
     /// Mounts to copy; steps refer to them by index.
     pub sources: Vec<Source>,
-    /// Whether init may ask the runtime for those that its user cannot reach: in a user namespace, of
-    /// a runtime that has power over the host's mounts.
+    /// Whether init asks the runtime for sources that its user cannot reach. It does in a user namespace,
+    /// if the runtime has CAP_SYS_ADMIN over the host's mounts.
     pub asks: bool,
     /// Path of the root filesystem, from the bundle.
     pub root: String,
@@ -160,8 +160,8 @@ pub enum Action {
     },
     /// Join the PID namespace of the container, where the next child is born.
     JoinPid,
-    /// Have the next process go on from here, born in the PID namespace that was joined; the one in
-    /// between ends.
+    /// Make the process that does the remaining steps, born in the PID namespace that was joined. The process
+    /// in between stays only until the program is executed.
     Born {
         /// Whether standard input is a terminal that becomes the controlling one.
         terminal: bool,
@@ -408,7 +408,7 @@ fn version(spec: &Spec, draft: &mut Draft) -> Option<Version> {
     version
 }
 
-/// What is wrong with a word that is none of the known ones, or is not there.
+/// The fault for a word that is unknown or missing.
 pub(crate) fn unknown(what: &str, word: &str) -> String {
     if word.is_empty() { format!("{what} is missing") } else { format!("unknown {what} {word:?}") }
 }

@@ -12,11 +12,11 @@ pub enum Effect {
     Set(u64),
     /// Clears attributes of the mount.
     Clear(u64),
-    /// Takes back what an earlier word set; the source of a bind mount keeps what it has.
+    /// Cancels what an earlier option set; the flags of a bind mount's source stay.
     Unset(u64),
     /// Asks for an access time policy of the mount.
     Atime(Policy),
-    /// Takes such a request back.
+    /// Cancels such a request.
     NoAtime(Policy),
     /// Sets attributes of the mount and all below it.
     SetAll(u64),
@@ -163,9 +163,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// Adds the words up. Of a word and its opposite the later one wins. `rbind` and `bind`, and the
-    /// access time policies, are no opposites but flags, as they are to mount(2): a later one does not
-    /// take an earlier one away.
+    /// Combines the options. Of an option and its opposite the later one wins. `rbind` and `bind` are no opposites,
+    /// and neither are the access time policies: they are flags, as for mount(2), and a later one does not cancel
+    /// an earlier one.
     pub fn read<'a>(words: impl IntoIterator<Item = &'a str>) -> Options {
         let mut out = Options::default();
         let (mut atime, mut atime_all) = (0, 0);
@@ -182,7 +182,7 @@ impl Options {
             [(atime, &mut out.set, &mut out.clear), (atime_all, &mut out.set_all, &mut out.clear_all)]
         {
             *set |= policy(flags).unwrap_or(0);
-            // mount_setattr(2) wants the whole field cleared when it is touched.
+            // mount_setattr(2) accepts a policy only if the whole field is cleared in the same call.
             if policy(flags).is_some() || *clear & attr::ATIME != 0 {
                 *clear |= attr::ATIME;
             }
@@ -219,7 +219,7 @@ pub fn keys(option: &str) -> impl Iterator<Item = &str> {
     known.into_iter().chain(split(option).filter(move |_| known.is_none()).map(|(key, _)| key))
 }
 
-/// The one of several policies that counts, as mount(2) has it: `MOUNT_ATTR_*`.
+/// The policy that holds when several are given, chosen as mount(2) does: `MOUNT_ATTR_*`.
 fn policy(flags: u8) -> Option<u64> {
     [(Policy::Strict, attr::STRICTATIME), (Policy::Never, attr::NOATIME), (Policy::Relative, 0)]
         .into_iter()

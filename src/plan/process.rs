@@ -293,7 +293,7 @@ fn capabilities(sets: &Capabilities, grantable: u64, pointer: &str, draft: &mut 
         ("inheritable", &sets.inheritable),
         ("ambient", &sets.ambient),
     ];
-    // Where the first of these lists names it.
+    // The pointer of its place in the first list that names it.
     let place = |lists: &[(&str, &Option<Vec<String>>)], capability: caps::Capability| {
         let at = lists.iter().find_map(|(field, names)| {
             let index = names.iter().flatten().position(|name| name.parse().ok() == Some(capability))?;
@@ -361,7 +361,7 @@ fn below_seccomp(fault: Fault) -> Fault {
     Fault { pointer: format!("{SECCOMP}{}", fault.pointer), ..fault }
 }
 
-/// A profile of which no element is of a wrong type; each that was is a fault.
+/// The text of a profile without the elements that cannot be read; each of these is a fault.
 fn mend_seccomp(text: &[u8], draft: &mut Draft) -> Option<Vec<u8>> {
     let what = "the seccomp profile";
     match crate::spec::mend(text, what, &|text| crate::spec::fault_of::<Profile<'_>>(text, what)) {

@@ -174,9 +174,9 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
     }
 }
 
-/// A shared mount is to stay a peer of the host's, so that each sees what the other mounts. Once all
-/// mounts are slaves their copies are so too; these are copied before. In a user namespace they are
-/// slaves from the beginning (mount_namespaces(7)).
+/// Adds the steps that copy shared sources before all mounts become slaves. A shared mount must stay a peer of
+/// the host's, so that each side sees what the other mounts, and a copy of a slave would be a slave. In a user
+/// namespace all mounts are slaves from the beginning (mount_namespaces(7)).
 fn copy_shared(at: usize, draft: &mut Draft) {
     let shared = |source: &Source| source.propagation.iter().any(|(flag, _)| *flag == ms::SHARED);
     let copies = draft.sources.iter().enumerate().filter(|(_, source)| shared(source)).map(|(index, source)| Step {
@@ -257,9 +257,9 @@ pub fn may_cover(path: &RootPath) -> bool {
     BELOW_PROC.iter().any(|allowed| path.is(allowed))
 }
 
-/// Whether a new filesystem of this type can be given files and directories, which later mounts,
-/// device nodes and the working directory may need. A disk cannot: read-only means that nothing of it
-/// is written, its journal neither.
+/// Whether files and directories can be made in a new filesystem of this type, as later mounts, device nodes and
+/// the working directory may need. On a disk nothing is made: read-only means that nothing is written to it, not
+/// even its journal.
 fn takes_files(kind: &str, source: &str) -> bool {
     !matches!(kind, "proc" | "sysfs" | "cgroup" | "cgroup2" | "mqueue" | "devpts") && !source.starts_with('/')
 }
@@ -370,8 +370,8 @@ fn bound(
     options: &MountOptions,
     idmap: Option<Idmap>,
 ) -> Source {
-    // Without a word on propagation it stays what it is by then, a slave: the container sees what the
-    // host mounts later, and the host nothing of the container's.
+    // Without a propagation option it stays a slave: the container sees what the host mounts later, and
+    // the host sees nothing of the container's.
     Source {
         path: mount.source.clone(),
         pointer: format!("{pointer}/source"),

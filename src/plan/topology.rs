@@ -69,8 +69,8 @@ impl Topology {
         (self.new | self.joined_kinds()) & kind != 0
     }
 
-    /// The user of the host that a user of the container is; `None`: the container joins a user
-    /// namespace, which has a mapping of its own.
+    /// The host's id for a user id of the container. `None` if the container joins a user namespace, whose
+    /// mapping is not known here.
     pub fn host_uid(&self, uid: u32) -> Option<u32> {
         if !self.user_namespace() {
             return Some(uid);
@@ -186,8 +186,8 @@ fn check_mappings(linux: &Linux, topology: &Topology, draft: &mut Draft) {
     }
 }
 
-/// The kernel refuses a wrong range with a bare EINVAL; here it is known which. `pointer` is that
-/// of the list.
+/// Finds wrong ranges, since the kernel answers EINVAL without saying which one is wrong. `pointer` is that of
+/// the list.
 pub(super) fn check_ranges(pointer: &str, mappings: &[IdMapping], draft: &mut Draft) {
     for (i, a) in mappings.iter().enumerate() {
         if a.size == 0 {
@@ -264,7 +264,7 @@ fn needs_cgroup(action: &Action) -> bool {
     }
 }
 
-/// What the kernel has room for in a host or domain name (`__NEW_UTS_LEN`, linux/utsname.h).
+/// Bytes that a host or domain name may have (`__NEW_UTS_LEN`, linux/utsname.h).
 const LONGEST_NAME: usize = 64;
 
 /// The steps that set up what lives in the namespaces themselves.

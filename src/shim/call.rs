@@ -56,7 +56,7 @@ pub(super) struct Call {
     pub(super) complained: Vec<u8>,
     pub(super) deadline: Instant,
     pub(super) timed_out: bool,
-    /// Bytes of the runtime's log that are not this call's.
+    /// Length of the runtime's log before this call.
     pub(super) said_before: u64,
 }
 

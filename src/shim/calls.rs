@@ -345,7 +345,7 @@ impl Supervisor {
         let process = &mut self.processes[at];
         process.child = process::is_child(pidfd.as_fd());
         if let Err(failed) = self.poll.watch(&pidfd, key(Kind::Process, process.serial, 0), Interest::Read) {
-            // An exec that nobody supervises; with a container, whoever asked for it deletes it.
+            // An exec that nobody supervises. A container is deleted by whoever asked for it.
             if process.child && !process.is_init() {
                 let _ = process::send_signal(pidfd.as_fd(), libc::SIGKILL);
             }
@@ -469,8 +469,8 @@ impl Supervisor {
         self.call_verb(id, What::Delete, &words)
     }
 
-    /// Whether a reader is about to take the output of a process that is to be forgotten. Then who has
-    /// asked for that is answered when it has, or at the latest after the time for draining.
+    /// Whether a reader is about to take the output of a process that is being deleted. Then the deletion is
+    /// answered when the reader has it, or at the latest after the time for draining.
     pub(super) fn is_being_read(&mut self, at: usize, tokens: &[WaitToken]) -> bool {
         let drain = self.known(&self.processes[at].new.id.container).map(|known| known.container.drain);
         let process = &mut self.processes[at];

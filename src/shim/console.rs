@@ -18,7 +18,7 @@ pub struct Console {
     directory: OwnedFd,
     name: String,
     path: PathBuf,
-    /// The directory, where it is one for this socket alone.
+    /// The directory, if it was made for this socket alone.
     private: Option<PathBuf>,
 }
 
@@ -31,7 +31,7 @@ impl Console {
     pub fn listen(directory: &Path, serial: u32) -> Result<Console> {
         let name = format!("console.{}.{serial}", std::process::id());
         let fits = |directory: &Path| directory.as_os_str().len() + 1 + name.len() <= PATH_MAX;
-        // Others write to the temporary directory too: with a name that they can guess they could be first.
+        // Others write to the temporary directory too, and could take a name that they can guess first.
         let private = if fits(directory) { None } else { Some(private_directory(fits)?) };
         let directory = private.as_deref().unwrap_or(directory);
         let path = directory.join(&name);

@@ -1,5 +1,5 @@
-//! The supervisor's news of files: readers that come to fifos, memory that ran out, a directory that is
-//! removed.
+//! What the supervisor learns by inotify(7): readers that come to fifos, memory that ran out, and the removal
+//! of a directory.
 
 use std::path::Path;
 use std::time::Instant;
@@ -12,11 +12,11 @@ use super::supervisor::Supervisor;
 impl Supervisor {
     /// From now on [`Event::Removal`] tells when something is removed from this directory.
     pub fn watch_directory(&mut self, directory: &Path) {
-        // Without it nothing is told, and nothing else is missing.
+        // Without inotify the removal is not noticed; everything else works.
         self.directory = self.poll.notify(directory, Change::Removal).ok();
     }
 
-    /// Something has changed.
+    /// Handles what inotify has reported.
     pub(super) fn news(&mut self) {
         let news = self.poll.news();
         if news.content {

@@ -36,7 +36,7 @@ const LAST_TURNS: usize = 64;
 /// little is in each; what is copied fills them.
 const LITTLE: usize = 16 * 1024;
 
-/// So much is taken from the process while nobody reads its fifo: what the fifo itself would hold.
+/// Bytes that are taken from the process while nobody reads its fifo: what the fifo itself would hold.
 const ROOM: usize = 64 * 1024;
 
 /// Memory for reading and for putting lines together, shared by all streams and given back when
@@ -84,7 +84,7 @@ pub(super) struct Outlet {
     waits_for_clients: bool,
     /// The terminal has nobody on its other side at the moment.
     pub(super) hung_up: bool,
-    /// The process has ended: what is read and taken is all.
+    /// The process has ended: what its pipe holds now is the rest.
     over: bool,
     dropped: u64,
     /// Bytes moved since the last pause, and by the last move.
@@ -159,8 +159,8 @@ impl Outlet {
         }
     }
 
-    /// Whether all was read, and taken by whoever must have taken it before the end is told. The
-    /// reader of a fifo need not: it may be away, or come late.
+    /// Whether everything was read, and taken by all who must have it before the end is told. The reader of a
+    /// fifo is not among them: it may be away, or come late.
     pub(super) fn is_drained(&self) -> bool {
         self.source.is_none() && (self.pending.is_empty() || matches!(self.sink, Sink::Fifo(_)))
     }
@@ -192,7 +192,7 @@ impl Outlet {
                 break;
             }
             match self.shift(room.min(READ), around) {
-                // Little more will be there yet; if there is, the next turn is told.
+                // Most likely no more is there yet; if there is, the loop reports it next time.
                 Shifted::Bytes(n) if n < LITTLE && around.alive && !self.terminal => break,
                 Shifted::Bytes(_) => {}
                 Shifted::Nothing => break,
@@ -283,7 +283,7 @@ impl Outlet {
                     return Shifted::Bytes(n);
                 }
                 Taken::Later if stream::waiting(source.as_fd()) > 0 => return Shifted::Full,
-                // Only read(2) tells nothing from the end.
+                // Only read(2) tells an empty pipe from one that has ended.
                 Taken::Later | Taken::Alone => {}
                 Taken::Gone => self.sink = Sink::None,
             }
@@ -432,7 +432,7 @@ impl Outlet {
         self.sink = Sink::None;
     }
 
-    /// The process has ended: who reads the sink is to read its end after what is there and still comes.
+    /// The process has ended: a reader of the sink gets what is there and still comes, and then the end.
     pub(super) fn end(&mut self, around: &mut Around<'_>) {
         self.over = true;
         if self.source.is_none() {

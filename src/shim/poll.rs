@@ -55,7 +55,7 @@ pub struct Ready {
 #[derive(Debug)]
 pub struct Poll {
     epoll: Epoll,
-    /// Made when it is first needed.
+    /// The inotify instance, made when it is first needed.
     notifier: OnceCell<Rc<Notifier>>,
 }
 

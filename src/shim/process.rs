@@ -49,7 +49,7 @@ pub struct NewProcess {
     pub verb: &'static str,
     /// More arguments behind the verb: `--no-pivot`, `--image-path D`.
     pub arguments: Vec<OsString>,
-    /// Numbers of descriptors that are the user's, and pass through the runtime.
+    /// Numbers of the user's descriptors, which the runtime passes on.
     pub preserve_fds: Vec<i32>,
     /// Files to be written, synced and renamed before anyone is told of its end.
     pub exit_files: Vec<ExitFile>,
@@ -131,7 +131,7 @@ pub(super) struct Process {
     pub(super) waiters: Vec<WaitToken>,
     /// The runtime has deleted it; the answers wait for its end to be told.
     pub(super) deleting: Vec<WaitToken>,
-    /// It is to be forgotten, but the reader of its output is about to take what is left: until when.
+    /// Until when a deletion waits for the reader of its output.
     pub(super) read_until: Option<Instant>,
     /// It is to get no input, which was said before its stdio was opened.
     pub(super) stdin_closed: bool,
@@ -163,8 +163,8 @@ impl Process {
         self.new.id.exec.is_none()
     }
 
-    /// Whether a reader is about to take the output that is left. Engines open the fifos of an exec
-    /// while it is being started, and give up opening when it is deleted: one who is late is waited for.
+    /// Whether a reader is about to take the output that is left. Engines open the fifos of an exec while it is
+    /// being started, and stop trying when it is deleted. So a late reader is waited for.
     pub(super) fn is_wanted(&mut self) -> bool {
         let late = !self.is_init();
         self.streams.as_mut().is_some_and(|streams| streams.are_wanted(late))

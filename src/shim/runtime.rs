@@ -87,8 +87,8 @@ impl Runtime {
         words
     }
 
-    /// How long the file of `--log` is before a call, so that an old error is not taken for a new one.
-    /// With `empty` it is emptied first, which nobody else's error must be in the way of.
+    /// The length of the file of `--log` before a call, so that an old error is not taken for a new one. With
+    /// `empty` the file is truncated first, which is right only if no other call may still log an error.
     pub(super) fn errors_so_far(&self, empty: bool) -> u64 {
         let Some(log) = &self.log else { return 0 };
         if empty {
@@ -105,7 +105,7 @@ impl Runtime {
         let logged = self.log.as_ref().and_then(|log| {
             let file = crate::sys::fd::open(log, nix::fcntl::OFlag::O_RDONLY).ok()?;
             let mut file = std::fs::File::from(file);
-            // It is shorter where it was emptied meanwhile.
+            // It is shorter if it was truncated meanwhile.
             let from = said_before.min(file.metadata().ok()?.len());
             file.seek(std::io::SeekFrom::Start(from)).ok()?;
             let mut text = Vec::new();

@@ -13,28 +13,28 @@ use super::stdio::Output;
 use crate::sys::stream::{self, Moved};
 use crate::sys::{Result, fd};
 
-/// How long until a fifo is looked at again by itself: where there is no inotify to tell of its
-/// reader, and where a reader takes what is left by a splice(2) of which older kernels tell nothing.
+/// Time between two looks at a fifo. It is needed where inotify is not available, and for a reader that uses
+/// splice(2), of which older kernels report nothing.
 const AGAIN: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(20);
 
 /// What a sink has taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// So many bytes.
+    /// This many bytes.
     Bytes(usize),
-    /// Nothing, for it is full (or, from a splice, there was nothing to take).
+    /// Nothing, because it is full; after a splice(2) also because there was nothing to take.
     Later,
-    /// Nothing, for nobody reads at the moment.
+    /// Nothing, because it has no reader at the moment.
     Alone,
-    /// Nothing, and it never will.
+    /// Nothing, and it never will again.
     Gone,
 }
 
 #[derive(Debug)]
 pub(super) enum Sink {
     None,
-    /// A pipe of the front end's: its reader comes once.
+    /// A pipe of the front end; its reader never comes back.
     Pipe(OwnedFd),
     /// A fifo: readers go and come back.
     Fifo(Fifo),
@@ -47,9 +47,9 @@ pub(super) enum Sink {
 #[derive(Debug)]
 pub(super) struct Fifo {
     end: OwnedFd,
-    /// Nobody reads, as far as we know.
+    /// Whether it has no reader, as far as we know.
     alone: bool,
-    /// Whether anybody ever has.
+    /// Whether it ever had a reader.
     pub(super) met: bool,
     watch: Option<Watch>,
     look_at: Option<Instant>,
@@ -72,7 +72,7 @@ impl Sink {
                 Sink::Fifo(Fifo { end, alone: false, met, watch: None, look_at: None })
             }
             Output::File(path) => {
-                // A fifo without a reader is an error then, and not waited for.
+                // Without blocking, so that a fifo without a reader is ENXIO and not waited for.
                 let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
                 Sink::File(fd::openat(fd::CWD, &path, flags, 0o600)?)
             }
@@ -141,7 +141,7 @@ impl Sink {
         }
     }
 
-    /// There is no more to come. A fifo is let go when a reader has taken all that is in it.
+    /// Nothing more will come. A fifo is closed when a reader has taken everything in it.
     pub(super) fn end(&mut self, poll: &Poll) {
         if self.fifo().is_none_or(|fifo| fifo.is_done(poll)) {
             *self = Sink::None;
@@ -172,7 +172,7 @@ impl Fifo {
 
     fn watch(&mut self, poll: &Poll, look_again: Option<Duration>) {
         if self.watch.is_none() {
-            // Where there is none, the clock has to do.
+            // Without inotify the fifo is looked at again after a while.
             self.watch = poll.notify(&stream::path_of(self.end.as_fd()), Change::Reader).ok();
         }
         let pause = if self.watch.is_some() { look_again } else { Some(look_again.map_or(AGAIN, |_| SOON)) };
@@ -192,7 +192,7 @@ impl Fifo {
             return true;
         }
         self.watch(poll, Some(AGAIN));
-        // It may have been taken before the watch was there.
+        // The reader may have taken it before the watch was there.
         stream::waiting(self.end.as_fd()) == 0
     }
 }
@@ -202,7 +202,7 @@ impl Fifo {
 fn open_fifo(path: &Path) -> Result<(OwnedFd, bool)> {
     let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_APPEND;
     match fd::open(path, flags) {
-        // Only with a reader can it be opened for writing without waiting: we are that for a moment.
+        // A fifo can be opened for writing without waiting only if it has a reader, so we are one for a moment.
         Err(failed) if failed.errno == Errno::ENXIO => {
             let both = fd::open(path, OFlag::O_RDWR | OFlag::O_NONBLOCK)?;
             Ok((fd::reopen(both.as_fd(), flags)?, false))

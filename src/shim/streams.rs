@@ -462,7 +462,7 @@ impl Streams {
         self.clients.clear();
     }
 
-    /// Everything was read that is waited for: readers get their end when they have read it.
+    /// Everything that had to be read was read. Readers get the end after they have read the rest.
     pub(super) fn end_sinks(&mut self, poll: &Poll, scratch: &mut Scratch) {
         self.logs.iter_mut().for_each(|log| log.end(scratch.output()));
         self.each(poll, scratch, false, Outlet::end);
@@ -478,7 +478,7 @@ impl Streams {
         self.outlets.iter_mut().any(|outlet| outlet.is_wanted(late))
     }
 
-    /// When the readers of fifos are to be looked for without having been told of any.
+    /// When fifos are to be looked at for readers although nothing was reported.
     pub(super) fn look_at(&self) -> Option<Instant> {
         self.outlets.iter().filter_map(Outlet::look_at).min()
     }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::pointer::escape;
 use crate::error::{Error, Fault, Result};
 
-/// More faults than anybody reads.
+/// How many faults are reported at most: more than anybody reads.
 const MOST: usize = 100;
 
 /// A document of which the readable part was kept.
@@ -27,7 +27,7 @@ pub(crate) struct Mended {
 
 /// Mends `text`, named `what` in messages, until `fault` finds none.
 ///
-/// An error is a text that is no JSON, or one of which no element can be read.
+/// It is an error if the text is no JSON, or if no element of it can be read.
 pub(crate) fn mend(text: &[u8], what: &str, fault: &dyn Fn(&[u8]) -> Option<Fault>) -> Result<Mended> {
     let (text, replaced) = without_lone_surrogates(text);
     let mut warnings = Vec::new();
@@ -72,8 +72,8 @@ fn element_mut<'a>(document: &'a mut Value, pointer: &str) -> Option<&'a mut Val
     Some(document.pointer_mut(parent)?.as_object_mut()?.entry(name).or_insert(Value::Null))
 }
 
-/// What serde_json says, without the line, which may be that of a text of our own: the pointer
-/// tells the place.
+/// serde_json's message without its line and column, which may be those of a text that was mended here. The
+/// pointer tells the place.
 pub(super) fn words(what: &str, pointer: &str, error: &serde_json::Error) -> String {
     let shown = if pointer.is_empty() { "the document" } else { pointer };
     let text = error.to_string();
@@ -81,8 +81,8 @@ pub(super) fn words(what: &str, pointer: &str, error: &serde_json::Error) -> Str
     format!("cannot parse {what}: {shown}: {says}")
 }
 
-/// Each escape of a surrogate without its other half becomes `\ufffd`, as other decoders read it;
-/// and how many there were. The length stays, so that lines and columns do.
+/// Replaces each escape of a surrogate without its other half by `\ufffd`, as other decoders read it, and counts
+/// them. The length stays the same, and with it lines and columns.
 fn without_lone_surrogates(text: &[u8]) -> (Vec<u8>, usize) {
     let mut out = text.to_vec();
     let unit = |text: &[u8], at: usize| -> Option<u16> {

@@ -32,7 +32,7 @@ pub struct Read<T> {
     /// The elements that cannot be read, each by its JSON Pointer. With any, the document must not
     /// be acted upon.
     pub faults: Vec<Fault>,
-    /// What is wrong but clear, or probably meant otherwise.
+    /// Elements that are wrong but whose meaning is clear, and names that are probably misspelt.
     pub warnings: Vec<Fault>,
 }
 
@@ -64,7 +64,7 @@ pub(crate) fn fault_of<'a, T: Deserialize<'a>>(text: &'a [u8], what: &str) -> Op
     strict::<T>(text).err().map(|failed| failed.fault(what))
 }
 
-/// A value that borrows from its text, and what is probably meant otherwise.
+/// A value that borrows from its text, and the names in it that are probably misspelt.
 pub(crate) fn borrow<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<(T, Vec<Fault>)> {
     strict(text).ok()
 }
@@ -76,7 +76,7 @@ struct Failed {
 }
 
 impl Failed {
-    /// At the element that was being read, or at the member that it lacks.
+    /// The pointer of the element that was being read, or of the member that it lacks.
     fn new(mut pointer: String, error: serde_json::Error) -> Failed {
         let text = error.to_string();
         if let Some(name) = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {

@@ -1,9 +1,9 @@
-//! serde's reading of a document, which knows at each moment where it is.
+//! A deserializer around serde_json's that knows its place in the document.
 //!
-//! Three things that serde_json leaves to others come from the place:
+//! The place is needed for three things that serde_json does not do:
 //!
-//!  - A failure is at the innermost element that is being read.
-//!  - A list is no object. Derived parsers would read it as one, member by member.
+//!  - A failure names the innermost element that was being read.
+//!  - A list in the place of an object is refused. Derived parsers would read its elements as members.
 //!  - A member whose name differs from a known one in case alone is noted. Go's decoder accepts
 //!    it, so such documents exist.
 //!
@@ -63,7 +63,7 @@ pub(super) struct Notes {
 }
 
 impl Notes {
-    /// The first to say where it failed is the innermost.
+    /// Keeps the first place that is reported, which is the innermost.
     fn failed(&self, place: &Place<'_>) {
         let known = self.failed_at.take();
         self.failed_at.set(Some(known.unwrap_or_else(|| place.pointer())));
@@ -90,7 +90,7 @@ impl<'a, D> Reader<'a, D> {
     }
 }
 
-/// What has no elements is read as ever.
+/// Values without elements are read by serde_json as they are.
 macro_rules! as_ever {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
@@ -136,7 +136,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, D::Error> {
-        // serde_json's raw text is one.
+        // serde_json's `RawValue` comes as a newtype.
         self.inner.deserialize_newtype_struct(name, visitor)
     }
 

@@ -10,7 +10,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// From this edition on a `pids.limit` of 0 is a limit; before, 0 means none.
+    /// From this edition on a `pids.limit` of 0 is a limit; before, 0 means no limit.
     pub const PIDS_LIMIT_OF_ZERO: Version = Version { major: 1, minor: 3 };
 
     /// Reads SemVer 2.0.0, which the specification demands, and the `v` before it that some

@@ -17,7 +17,7 @@ pub fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     };
     for name in names {
         let value = match get(from, &name) {
-            // Somebody has removed it meanwhile.
+            // It was removed meanwhile.
             Err(failed) if failed.errno == Errno::ENODATA => continue,
             other => other?,
         };
@@ -55,8 +55,8 @@ fn set(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> Result<()> {
     check(returned.into(), || format!("fsetxattr({}, {name:?})", file.as_raw_fd())).map(drop)
 }
 
-/// Everything that `call` has to say: first with no room most files have nothing, then with the most
-/// that the kernel allows (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`: 64 KiB).
+/// The whole answer of `call`. It is called without room first, since most files have no attributes, and then
+/// with the most that the kernel returns (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`: 64 KiB).
 fn whole(call: impl Fn(&mut [u8]) -> isize, text: impl Fn() -> String) -> Result<Vec<u8>> {
     let needed = check(call(&mut []) as libc::c_long, &text)?;
     if needed == 0 {

@@ -181,7 +181,7 @@ pub fn join_session_keyring(name: &str) -> Result<()> {
 /// `.` and sixteen hexadecimal digits that nobody can guess (getrandom(2)).
 pub fn unguessable() -> Result<String> {
     let mut bytes = [0u8; 8];
-    // SAFETY: the buffer is as long as is said, and outlives the call. So few bytes come whole.
+    // SAFETY: the length given is that of the buffer, which outlives the call. Up to 256 bytes come whole.
     let returned = unsafe { libc::syscall(libc::SYS_getrandom, bytes.as_mut_ptr(), bytes.len(), 0) };
     check(returned, || "getrandom(8)".into())?;
     Ok(format!(".{:016x}", u64::from_ne_bytes(bytes)))

@@ -20,12 +20,11 @@ pub struct Entry {
     pub next: i64,
 }
 
-/// Bytes of entries that one call gives at most. One entry must find room, and names in a cgroup file
-/// system may be as long as a path: 4095 bytes.
+/// Bytes of entries that one call returns at most. The longest entry must fit: a name in a cgroup file system may
+/// have 4095 bytes.
 const BUFFER: usize = 8192;
 
-/// Reads entries with getdents64(2). The first error is given once and is the last item, so that no
-/// loop over a broken directory is endless.
+/// Reads entries with getdents64(2). An error is the last item, so that a loop over a broken directory ends.
 pub struct Entries<D> {
     dir: D,
     buffer: [u8; BUFFER],

@@ -95,8 +95,8 @@ pub fn filesystem(fd: BorrowedFd<'_>) -> Result<i64> {
 /// The longest document that is read: a configuration, a process, limits. The peers have none.
 pub const DOCUMENT: usize = 64 << 20;
 
-/// The whole of a file, from its position to its end: one read(2) of a regular file that is as long as it
-/// says. One with more than `limit` bytes, be it without end as a device, is EFBIG.
+/// Reads a file from its position to its end, with one read(2) if it is a regular file of the size that it
+/// reports. More than `limit` bytes, as from a device without an end, are EFBIG.
 pub fn read_all(fd: OwnedFd, limit: usize) -> Result<Vec<u8>> {
     let stat = stat(fd.as_fd())?;
     let regular = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
@@ -243,8 +243,8 @@ pub fn write_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// write(2) until all of `bytes` is written. Where `fd` never blocks and takes nothing, this waits until it
-/// does; after the deadline it is ETIMEDOUT. A descriptor that blocks may outlast any deadline.
+/// Writes all of `bytes`. If `fd` is non-blocking and full, this waits for room until the deadline, and then fails
+/// with ETIMEDOUT. A blocking descriptor may wait beyond the deadline.
 pub fn write_all(fd: BorrowedFd<'_>, bytes: &[u8], deadline: Deadline) -> Result<()> {
     let call = || format!("write({}, {} bytes)", fd.as_raw_fd(), bytes.len());
     let mut rest = bytes;
@@ -277,7 +277,7 @@ pub fn write_at(fd: BorrowedFd<'_>, bytes: &[u8], offset: usize) -> Result<()> {
     }
 }
 
-/// What [`replace`] does for the case that the power fails.
+/// What [`replace`] guarantees when the power fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// Nothing: after a crash of the machine the file may be old, new or empty.
@@ -296,7 +296,7 @@ pub fn replace(dir: BorrowedFd<'_>, name: &Path, mode: u32, text: &[u8], durabil
     temporary.push(format!(".{}", std::process::id()));
     let temporary = name.with_file_name(temporary);
     let file = match make_new(dir, &temporary, mode) {
-        // Of a process that had this number before and was killed.
+        // Left behind by a process with our number that was killed.
         Err(failed) if failed.errno == nix::errno::Errno::EEXIST => {
             unlinkat(dir, &temporary)?;
             make_new(dir, &temporary, mode)?

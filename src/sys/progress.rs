@@ -1,5 +1,5 @@
-//! Numbers that a child and its parent have in common: no message is needed for them, and one that
-//! the child leaves behind stays however it dies.
+//! Numbers that a child and its parent share in memory: they need no message, and what the child has written
+//! stays however it dies.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -48,7 +48,7 @@ impl Progress {
         self.0.ignored.store(signals, Ordering::Relaxed);
     }
 
-    /// What the parent has told of that.
+    /// The ignored signals that the parent has told of.
     pub fn ignored(self) -> u64 {
         self.0.ignored.load(Ordering::Relaxed)
     }

@@ -48,7 +48,7 @@ pub fn use_all_cpus(pid: i32) -> Result<()> {
 
 /// The same for the child of a fork, which must not allocate.
 pub(super) fn all_cpus(pid: i32) -> nix::Result<()> {
-    // The kernel takes as much as it has CPUs for, and leaves out those that the cpuset lacks.
+    // The kernel ignores bits beyond its CPUs, and leaves out CPUs that the cpuset lacks.
     static ALL: [u64; 128] = [u64::MAX; 128];
     // SAFETY: the length given is that of the static.
     let returned = unsafe { libc::syscall(libc::SYS_sched_setaffinity, pid, size_of_val(&ALL), ALL.as_ptr()) };

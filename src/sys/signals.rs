@@ -59,8 +59,8 @@ pub fn default_actions(signals: u64) -> Result<()> {
 /// Every signal that has an action: all but SIGKILL and SIGSTOP.
 const ALL: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
 
-/// What a child has to give [`begin_clean`]: the signals that this process ignores. Looked up once, for
-/// nothing here ignores more later than SIGPIPE, which is among them.
+/// The signals that this process ignores, for [`begin_clean`] in a child. They are looked up once: later this
+/// process ignores no more than SIGPIPE, which is among them.
 pub(super) fn to_reset() -> u64 {
     static IGNORED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
     *IGNORED.get_or_init(|| ignored().unwrap_or(ALL) | 1 << (libc::SIGPIPE - 1))

@@ -245,9 +245,9 @@ fn write_number(at: *mut u8, number: u32) {
     }
 }
 
-/// Has a program that the standard library starts begin as one that a service manager starts: the
-/// default action for every signal, none blocked, and all CPUs of its cpuset. What whoever started us
-/// had ignored or was bound to is no business of it.
+/// Makes a program that the standard library starts begin as under a service manager: the default action for
+/// every signal, none blocked, and all CPUs of its cpuset. So it inherits neither the signals that our caller
+/// ignored nor the CPUs that our caller was bound to.
 pub fn begin_clean(command: &mut std::process::Command) -> &mut std::process::Command {
     use std::os::unix::process::CommandExt;
     let signals = super::signals::to_reset();

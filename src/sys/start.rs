@@ -34,8 +34,8 @@ macro_rules! main {
 /// `argv` has `argc` pointers to NUL-terminated strings.
 pub unsafe fn begin(argc: c_int, argv: *const *const c_char) -> Vec<OsString> {
     fill_stdio();
-    // Where who started us ignores SIGCHLD, the kernel would reap our children itself, and how they
-    // ended would be lost.
+    // If our caller ignored SIGCHLD, the kernel would reap our children itself, and their exit statuses
+    // would be lost.
     for (signal, handler) in [(Signal::SIGPIPE, SigHandler::SigIgn), (Signal::SIGCHLD, SigHandler::SigDfl)] {
         let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
         // SAFETY: neither action runs code. It cannot fail: the signals exist and may be ignored.
@@ -60,8 +60,8 @@ pub unsafe fn begin(argc: c_int, argv: *const *const c_char) -> Vec<OsString> {
     words
 }
 
-/// The words of the command line as the kernel has laid them out, one after the other and each with
-/// its NUL; how many bytes that is.
+/// The bytes that the command line takes: its words stand one after the other, each with its NUL, as the kernel
+/// has laid them out.
 static ARGUMENTS: (AtomicPtr<u8>, AtomicUsize) = (AtomicPtr::new(std::ptr::null_mut()), AtomicUsize::new(0));
 
 /// The command line of this process, put back when this is dropped.
@@ -79,7 +79,7 @@ pub fn show_as(line: &CStr) -> Shown {
     Shown(exchange(shown))
 }
 
-/// Writes these words in the place of the command line, and gives what stood there.
+/// Writes these words over the command line, and returns what stood there.
 fn exchange(mut words: Vec<u8>) -> Vec<u8> {
     let place = ARGUMENTS.0.load(Ordering::Relaxed);
     if !place.is_null() && words.len() == ARGUMENTS.1.load(Ordering::Relaxed) {

@@ -20,7 +20,7 @@ const PIPEFS_MAGIC: i64 = 0x5049_5045;
 /// (user_namespaces(7), overflowuid).
 pub const OVERFLOW_ID: u32 = 65534;
 
-/// As much can be written to a pipe that poll(2) calls writable without waiting (pipe(7), PIPE_BUF).
+/// Bytes that can be written without waiting to a pipe that poll(2) reports writable (pipe(7), PIPE_BUF).
 const ATOMIC: usize = 4096;
 
 /// The kind of a file, as far as reading and writing it differ.
@@ -37,7 +37,7 @@ enum Kind {
 
 /// One of 0, 1 and 2, to read from or to write to.
 ///
-/// Whether it is ready is asked of [`Inherited::fd`], the caller's own descriptor.
+/// Use [`Inherited::fd`], the caller's own descriptor, to ask poll(2) whether it is ready.
 #[derive(Debug)]
 pub struct Inherited {
     caller: BorrowedFd<'static>,
@@ -64,7 +64,7 @@ impl Inherited {
             true => (OFlag::O_RDONLY, OFlag::O_WRONLY),
             false => (OFlag::O_WRONLY, OFlag::O_RDONLY),
         };
-        // What the caller gave for one direction is not opened for the other.
+        // A descriptor that the caller gave for one direction is not opened for the other.
         let allowed = flags & OFlag::O_ACCMODE != only;
         let ours = match kind {
             Kind::Pipe | Kind::Terminal if allowed => fd::reopen(caller, mode | OFlag::O_NONBLOCK).ok(),
@@ -78,7 +78,7 @@ impl Inherited {
         self.caller
     }
 
-    /// Whether reading and writing never wait, also where poll(2) was not asked before.
+    /// Whether reading and writing never wait, even without asking poll(2) before.
     pub fn never_waits(&self) -> bool {
         self.ours.is_some() || matches!(self.kind, Kind::Socket | Kind::File | Kind::Appended)
     }
@@ -97,7 +97,7 @@ impl Inherited {
         }
     }
 
-    /// Whether it is a terminal that others use at the moment, see [`is_in_background`].
+    /// Whether it is a terminal with other processes in its foreground, see [`is_in_background`].
     pub fn is_in_background(&self) -> bool {
         self.kind == Kind::Terminal && is_in_background(self.caller)
     }
@@ -162,8 +162,8 @@ pub fn is_anonymous_pipe(fd: BorrowedFd<'_>, stat: &FileStat) -> bool {
 /// Whether two descriptors are the same open file, with one position and one set of flags: kcmp(2),
 /// `KCMP_FILE`.
 ///
-/// Where the kernel does not say (built without it, or an outer seccomp profile), they are taken
-/// for it when it makes no difference: the same file, opened in the same way and at the same position.
+/// If kcmp(2) is not available (a kernel without it, an outer seccomp profile), two descriptors count as the
+/// same when it makes no difference: the same file, opened in the same way and at the same position.
 pub fn same_open_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     const KCMP_FILE: libc::c_int = 0;
     let (pid, one_raw, other_raw) = (std::process::id(), one.as_raw_fd(), other.as_raw_fd());

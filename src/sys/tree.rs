@@ -1,10 +1,10 @@
 //! Trees of directories, whatever their depth and whatever others do in them meanwhile.
 //!
-//! One descriptor is held, at the place where the walk is, and every step is relative to it, so that
-//! neither the length of a path nor the limit of descriptors bounds the depth. A step down never
-//! follows a link and never crosses a mount. A step up goes to `..` and looks whether that is the
-//! directory which the walk came from: where somebody has moved a directory meanwhile, the walk ends
-//! with ESTALE and has touched nothing outside the tree.
+//! A walk holds one descriptor, that of the directory where it is, and every step is relative to it. So neither
+//! the length of a path nor the limit of descriptors bounds the depth. A step down never follows a link and
+//! never crosses a mount. A step up opens `..` and checks that it is the directory from which the walk came.
+//! If somebody has moved a directory meanwhile, the walk ends with ESTALE and has touched nothing outside the
+//! tree.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -28,7 +28,7 @@ fn identity(dir: BorrowedFd<'_>) -> Result<Identity> {
 /// A directory above the one where the walk is.
 struct Level {
     identity: Identity,
-    /// Where its entries go on behind the one that was entered.
+    /// The position of the entry after the one that was entered.
     next: i64,
 }
 
@@ -48,7 +48,7 @@ impl Cursor {
         self.at.dir()
     }
 
-    /// Into the directory `name`; `next` is where the entries here go on behind it.
+    /// Enters the directory `name`; `next` is the position of the entry after it.
     fn down(&mut self, name: &OsStr, next: i64) -> Result<()> {
         let inside = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
         let below = fd::openat2(self.dir(), name, DIRECTORY, 0, inside)?;
@@ -58,7 +58,7 @@ impl Cursor {
         Ok(())
     }
 
-    /// Back to the directory above; gives where its entries go on. `None` at the top.
+    /// Goes back to the directory above, and returns the position of its next entry. `None` at the top.
     fn up(&mut self) -> Result<Option<i64>> {
         let Some(level) = self.above.pop() else { return Ok(None) };
         let above = fd::openat(self.dir(), "..", DIRECTORY, 0)?;
@@ -72,9 +72,9 @@ impl Cursor {
     }
 }
 
-/// Calls `each` for the directory `top` and for every directory below it, a directory before those in
-/// it, with its depth below `top`. What others remove meanwhile is left out. The memory in use is 24 bytes
-/// for each level of depth.
+/// Calls `each` for the directory `top` and for every directory below it, parents first, with the depth below
+/// `top`. Directories that others remove meanwhile are left out. The walk uses 24 bytes of memory for each level
+/// of depth.
 pub fn visit(top: BorrowedFd<'_>, mut each: impl FnMut(BorrowedFd<'_>, usize) -> Result<()>) -> Result<()> {
     let mut cursor = Cursor::new(fd::openat(top, ".", DIRECTORY, 0)?)?;
     each(cursor.dir(), 0)?;
@@ -94,28 +94,29 @@ pub fn visit(top: BorrowedFd<'_>, mut each: impl FnMut(BorrowedFd<'_>, usize) ->
     }
 }
 
-/// What [`remove`] does with what is no directory.
+/// What [`remove`] does with files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Files {
-    /// It is unlinked.
+    /// They are unlinked.
     Unlink,
-    /// It is left alone, as the files of a cgroup, which go with their directory.
+    /// They are left alone, as in a cgroup, whose files vanish with their directory.
     Leave,
 }
 
-/// Above so many levels of depth the identities of the highest are forgotten, and the walk starts anew at
-/// the top when it needs them: this bounds its memory to 384 KiB.
+/// How many levels of depth a removal remembers. In a deeper tree the highest levels are forgotten, and the walk
+/// starts again at the top when it needs them. This bounds its memory to 384 KiB.
 const DEEPEST: usize = 16 * 1024;
 
-/// Removes the directory `name` of `dir` and all that is in it. One that does not exist is ENOENT, a link
-/// ELOOP or ENOTDIR; below it, what others remove first is no error.
+/// Removes the directory `name` of `dir` and everything in it. If `name` does not exist, that is ENOENT; if it is a
+/// link, ELOOP or ENOTDIR. Below it, it is no error when others remove something first.
 pub fn remove(dir: BorrowedFd<'_>, name: impl AsRef<Path>, files: Files) -> Result<()> {
     remove_with(dir, name, files, |dir, name, _| fd::rmdirat(dir, name))
 }
 
-/// [`remove`] with `rmdir` in place of unlinkat(2), for directories that cannot be removed at once. Its last
-/// argument says whether the walk has been in the directory and has removed all directories in it: then
-/// its error ends the walk. Before that it must not wait: ENOTEMPTY, EEXIST or EBUSY make the walk go in.
+/// [`remove`] with `rmdir` in place of unlinkat(2), for directories that cannot be removed at once.
+///
+/// The last argument of `rmdir` says whether the walk has removed all directories in this one. If so, an error
+/// ends the walk. If not, `rmdir` must not wait, and ENOTEMPTY, EEXIST or EBUSY make the walk enter it.
 pub fn remove_with(
     dir: BorrowedFd<'_>,
     name: impl AsRef<Path>,
@@ -179,7 +180,7 @@ fn remove_within(
     }
 }
 
-/// Whether an entry is a directory; what is none is done with.
+/// Whether an entry is a directory; anything else is dealt with here.
 fn is_directory(dir: BorrowedFd<'_>, name: &Path, known: Option<bool>, files: Files) -> Result<bool> {
     match (known, files) {
         (Some(true), _) => Ok(true),

@@ -1,4 +1,4 @@
-//! From a bundle that was read to its plan, and from a failure to all that is wrong with the bundle.
+//! Plans a bundle, and completes a failure by everything else that is wrong with the bundle.
 
 use crate::error::{Error, Fault, Kind, Origin, Result};
 use crate::plan::{self, Options, Plan};
@@ -26,8 +26,8 @@ impl Read {
         Err(Error::faults(all))
     }
 
-    /// A failure to make the container, with the innermost member that is to blame and what else of
-    /// the configuration this host does not have.
+    /// Completes a failure to make the container: by the innermost member that is to blame, and by everything else
+    /// in the configuration that this host lacks.
     pub(super) fn explain(&self, error: Error) -> Error {
         if !matches!(error.asked_by(), Some(Origin::Config(_))) {
             return error;
@@ -42,7 +42,7 @@ impl Read {
         let others =
             others.into_iter().filter(|fault| fault.pointer != asked && !below(&asked, &fault.pointer)).collect();
         match root.into_iter().next() {
-            // Whatever fails then fails because of it, and in words about something else.
+            // Later steps fail because of it, with messages about something else.
             Some(root) if asked != root.pointer => {
                 Error::config(root.pointer, root.msg).kind_is(Kind::InvalidConfig).and_faults(others)
             }

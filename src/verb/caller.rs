@@ -14,7 +14,7 @@ pub(super) fn connect(path: Option<&PathBuf>, flag: &'static str) -> Result<Opti
     path.map(|path| socket::connect(path).doing(|| format!("cannot connect to {path:?}")).map_err(origin)).transpose()
 }
 
-/// The way of the process's stdio, a terminal's master end or pipes, out of the process.
+/// The connection over which the process sends a terminal's master end, or its ends of pipes.
 pub(super) struct Stdio {
     /// Whether it gets a terminal.
     wanted: bool,
@@ -36,8 +36,8 @@ impl Stdio {
         Ok(Stdio { wanted, socket: Some(theirs), ours: Some(ours) })
     }
 
-    /// What the process does with our stdio, where it gets no terminal. In the foreground we relay what it
-    /// must not have.
+    /// What becomes of our stdio if the process gets no terminal. In the foreground we relay what the process must
+    /// not have itself.
     pub(super) fn inherit(&mut self, user: User, host: &Host, detached: bool) -> Result<Inherit> {
         let wanted = match (self.wanted, detached) {
             (true, _) => Wanted::Terminal,

@@ -110,8 +110,8 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).doing(|| format!("cannot tell where {path:?} is"))
 }
 
-/// Makes a container up to an init that waits for the word and a terminal that is taken over, and
-/// has `finish` do the rest. What fails there is undone as well.
+/// Makes a container, up to an init that waits for the word and a terminal that is taken over. Then `finish` does
+/// the rest. If `finish` fails, everything is undone as well.
 fn make<T>(
     options: &cli::Create,
     wait_for_start: bool,
@@ -220,7 +220,7 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
     let host = NotifyHost::from_environment()?;
     let begin = |mut launch: Launch<Creation<'_>>, relay| {
         let notify = match host.as_ref().map_or(Ok(None), |host| launch.handler().listen(host)) {
-            // Nobody waits for the container's word but the caller who waits for its end anyway.
+            // Nobody listens for the container's READY=1, and the caller waits for its end anyway.
             Err(error) if !options.detach => {
                 ::log::warn!("{error}");
                 launch.handler().listen_for_nobody()?

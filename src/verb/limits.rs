@@ -57,7 +57,7 @@ pub(super) fn update(update: &cli::Update, session: &mut Session<'_>) -> Result<
         Some(memory) => complete_memory(memory, memory_in_force(&container)?),
         None => false,
     };
-    // What a limit means is decided by the edition that the container was made with.
+    // The `ociVersion` of the container's configuration decides what a limit means.
     let version = Version::read(&container.state.oci_version);
     let mut limits = crate::plan::cgroup::limits(&resources, version, &mut faults, &mut warnings);
     if !faults.is_empty() {

@@ -12,7 +12,7 @@ use crate::sys::fd;
 pub struct Passed {
     /// How many.
     pub count: u32,
-    /// For its environment. It adds `LISTEN_PID` itself, for it alone knows its id there.
+    /// Variables for its environment. The process adds `LISTEN_PID` itself, since only it knows its own id.
     pub environment: Vec<String>,
 }
 
@@ -44,7 +44,7 @@ impl Passed {
             Listening { fds: variable("LISTEN_FDS"), pid: variable("LISTEN_PID"), names: variable("LISTEN_FDNAMES") };
         let (listen, environment) = listening.meant_for(std::process::id());
         let total = u64::from(preserve) + u64::from(listen);
-        // Up to the first that is not open, so however many are asked for.
+        // Stops at the first number that is not open, however many are asked for.
         for number in 3..3 + total {
             let open = i32::try_from(number).ok().and_then(fd::borrow_inherited).is_some();
             if !open {
@@ -53,7 +53,7 @@ impl Passed {
                 return Err(Error::new(Kind::Usage, msg).origin(Origin::Flag(flag.into())));
             }
         }
-        // They are all open, so there are not more than descriptors can be.
+        // They are all open, so their number fits.
         Ok(Passed { count: total as u32, environment })
     }
 }

@@ -70,7 +70,7 @@ fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
             stat = opened(source.as_fd(), name, libc::S_IFREG)?;
             let (mut source, mut copy) = (File::from(source), File::from(copy));
             std::io::copy(&mut source, &mut copy).called(|| format!("copy({name:?})"))?;
-            // Before the attributes: a change of the owner takes capabilities of the file away.
+            // Before the attributes, since a change of the owner removes file capabilities (`security.capability`).
             own(to, name, &stat)?;
             attributes::copy(source.as_fd(), copy.as_fd())?;
         }
@@ -92,8 +92,8 @@ fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
     utimensat(to, name, &accessed, &changed, UtimensatFlags::NoFollowSymlink).called(|| format!("utimensat({name:?})"))
 }
 
-/// What was opened, which need not be what stood there before: its owner and mode are taken from it, and
-/// it must be of the same type.
+/// Looks at a file again after it was opened, because somebody may have replaced it since it was listed. Owner
+/// and mode come from what was opened, and it must be of the type that was listed.
 fn opened(file: BorrowedFd<'_>, name: &OsStr, kind: libc::mode_t) -> Result<FileStat> {
     let stat = fd::stat(file)?;
     match stat.st_mode & libc::S_IFMT == kind {

@@ -134,19 +134,19 @@ fn not_executable(name: &str, path: &str, errno: Errno) -> Error {
 /// Reports, and waits for the word. Then hardly a call is left to make but execve(2).
 pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
     if cx.listens {
-        // Only here it is certain who executes the program, and under which id in its PID namespace.
+        // Only now is it certain which process executes the program, and which id it has in its PID namespace.
         cx.program.env.retain(|variable| !variable.starts_with("LISTEN_PID="));
         cx.program.env.push(format!("LISTEN_PID={}", nix::unistd::getpid()));
     }
     reset_signals().doing(|| "cannot reset the signals")?;
     // Whatever the caller left open ends with the execution, unless it asked to pass it on.
     fd::close_from_on_exec(first_of_ours(cx.preserve_fds)).doing(|| "cannot close the descriptors")?;
-    // A runtime that does not give the word itself ends as soon as it has answered.
+    // Here `start` gives the word, and the runtime of `create` ends as soon as it has answered.
     if matches!(cx.gate, Gate::Start(_)) {
         outlive_runtime(cx)?;
     }
     cx.sync.ready()?;
-    // The runtime has looked meanwhile. Usually there are none.
+    // By now the runtime has told which signals this process was born to ignore; usually there are none.
     let ignored = cx.progress.map_or(0, Progress::ignored);
     signals::default_actions(ignored).doing(|| "cannot reset the signals")?;
     if let Gate::Start(listener) = &cx.gate {
@@ -180,7 +180,8 @@ pub fn first_of_ours(preserve_fds: u32) -> i32 {
     3 + i32::try_from(preserve_fds).unwrap_or(i32::MAX - 3)
 }
 
-/// A program inherits it that it dies with the parent, and would outlive no `exec --detach`.
+/// Clears the parent-death signal (PR_SET_PDEATHSIG). execve(2) keeps it, so a program would die with the
+/// runtime of an `exec --detach`.
 pub(super) fn outlive_runtime(cx: &mut Context<'_>) -> Result<()> {
     match std::mem::replace(&mut cx.dies_with_runtime, false) {
         true => process::outlive_parent().doing(|| "cannot outlive the runtime"),

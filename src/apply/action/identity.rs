@@ -29,7 +29,7 @@ pub(super) fn take(identity: &Identity, cx: &mut Context<'_>) -> Result<()> {
     }
     credentials::set_ids(identity.uid, identity.gid)
         .doing(|| format!("cannot become user {}:{}", identity.uid, identity.gid))?;
-    // The kernel forgets it when the ids change.
+    // The kernel clears the parent-death signal when the ids change (prctl(2)).
     process::die_with_parent().doing(|| "cannot be killed with the runtime")?;
     if kept {
         credentials::keep_capabilities(false).doing(|| "cannot stop keeping capabilities")?;

@@ -25,7 +25,7 @@ pub(super) fn map_ids(cx: &Context<'_>) -> Result<()> {
 pub(super) fn become_root(uid: u32, gid: u32) -> Result<()> {
     // The supplementary groups are the caller's still; they go with the container user's own.
     credentials::set_ids(uid, gid).doing(|| "cannot become root of the user namespace")?;
-    // The kernel forgets it when the ids change.
+    // The kernel clears the parent-death signal when the ids change (prctl(2)).
     process::die_with_parent().doing(|| "cannot be killed with the runtime")
 }
 
@@ -42,22 +42,23 @@ pub(super) fn join_pid(cx: &mut Context<'_>) -> Result<()> {
     process::enter(target.as_fd(), CloneFlags::CLONE_NEWPID).doing(|| "cannot join the container's PID namespace")
 }
 
-/// Only the new process returns. It is the runtime's child. In the container somebody may stop it, from
-/// the moment of its birth on, and nobody else would end it if the runtime died meanwhile. So the
-/// process that makes it, which nobody in there sees, stays until the program is executed.
+/// Makes the process that executes the program, as a child of the runtime; only the new process returns.
+///
+/// From its birth on, processes of the container may stop it, and then nobody would end it if the runtime
+/// died. So the process that made it, which the container does not see, stays until the program is executed.
 pub(super) fn born(terminal: bool, cx: &mut Context<'_>) -> Result<()> {
     let missing = || Error::new(Kind::Protocol, "nobody knows whether this process has threads");
     let proof = cx.proof.ok_or_else(missing)?;
     let runtime = cx.runtime.take().ok_or_else(missing)?;
-    // Nothing of the host is to be found in it, not even by who may trace it.
+    // Not even a process that may trace it shall find anything of the host in it.
     cx.proc = None;
     cx.close_spent();
     process::hide().doing(|| "cannot hide the process")?;
-    // The one that stays must survive the runtime, for a moment; the new one does not inherit it.
+    // This process must outlive the runtime for a moment; the new one does not inherit the setting.
     outlive_runtime(cx)?;
     let (executed, held) = socket::pipe().doing(|| "cannot make a pipe")?;
     let forked = match process::fork_sibling(proof) {
-        // The container has as many processes as it may, and this one is among them.
+        // The container has as many processes as it may have, and this process counts as one of them.
         Err(failed) if failed.errno == Errno::EAGAIN => {
             cx.sync.place()?;
             process::fork_sibling(proof)
@@ -79,10 +80,10 @@ pub(super) fn born(terminal: bool, cx: &mut Context<'_>) -> Result<()> {
     if terminal { console::take(std::io::stdin().as_fd()) } else { Ok(()) }
 }
 
-/// How long an execution that has begun may take to close what it closes.
+/// How long an execve(2) that has begun may take to close all close-on-exec descriptors.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Waits until the program is executed, or kills its process when the runtime ends before.
+/// Waits until the program is executed. If the runtime ends before that, kills the process.
 fn guard(child: &Child, executed: BorrowedFd<'_>, runtime: BorrowedFd<'_>) -> ! {
     loop {
         let mut fds = [executed, runtime].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
@@ -90,8 +91,8 @@ fn guard(child: &Child, executed: BorrowedFd<'_>, runtime: BorrowedFd<'_>) -> ! 
             Err(Errno::EINTR) => {}
             _ if fds[0].any().unwrap_or(false) => process::exit_now(0),
             _ => {
-                // The execution closes the runtime's connection and this pipe one after the other, and a
-                // runtime that only waits for the first may end in between.
+                // execve(2) closes the connection to the runtime and this pipe one after the other. A runtime
+                // that waits for the first alone may end in between.
                 if poll::readable(executed, Deadline::after(GRACE)).unwrap_or(false) {
                     process::exit_now(0);
                 }

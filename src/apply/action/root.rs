@@ -85,7 +85,7 @@ pub(super) fn readonly(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
     if path.is_root() {
         return mount::set_attributes(cx.root()?, attributes, false, None).doing(doing);
     }
-    // The mount itself and not what is at its path by now: a later mount may cover it.
+    // By descriptor, because a later mount may cover its path.
     let at = cx.late_readonly.iter().position(|(waiting, _)| waiting == path);
     let missing = || Error::new(Kind::Protocol, "the plan makes a mount read-only that it does not have");
     let (_, mount) = cx.late_readonly.remove(at.ok_or_else(missing)?);

@@ -21,15 +21,15 @@ pub enum Stdio {
     /// The process makes pipes in its place and sends the other ends to the runtime, unless it turns out
     /// to be the same user.
     Relayed(OwnedFd),
-    /// The process keeps it, and gives the pipes without a name to the container's user: the runtime of an
-    /// ordinary user has no power over their owner, but root of its user namespace has.
+    /// The process keeps it, and makes the container's user the owner of the pipes without a name. The process
+    /// does so as root of its user namespace, where the runtime is an ordinary user's and may not.
     Given,
     /// A terminal of the container's has taken its place, and becomes that user's.
     Terminal,
 }
 
 impl Stdio {
-    /// The connection that a child must not close.
+    /// The connection over which pipes are sent, which the child must keep open.
     pub fn kept(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Stdio::Relayed(runtime) => Some(runtime.as_fd()),
@@ -38,8 +38,8 @@ impl Stdio {
     }
 }
 
-/// While this process is root of the user namespace. The kernel may refuse, and that is no error: the
-/// descriptors themselves work.
+/// Changes the owner while this process is still root of the user namespace. A refusal of the kernel is no
+/// error, since the descriptors themselves work.
 pub(super) fn give(stdio: &Stdio, uid: u32) {
     match stdio {
         Stdio::Given => give_pipes(uid),
@@ -70,7 +70,7 @@ pub(super) fn replace(stdio: &Stdio) -> Result<()> {
             let fd = fd::borrow_inherited(number)?;
             (!stdio::is_null(&fd::stat(fd).ok()?)).then_some(fd)
         });
-        // With one pipe what is written to both keeps its order.
+        // They share one pipe, so that the order of what is written to both is kept.
         let shared = output.zip(errors).is_some_and(|(output, errors)| stdio::same_open_file(output, errors));
         let wanted: [(bool, &[i32]); 3] = [
             (input.is_some(), &[0]),
@@ -91,8 +91,8 @@ pub(super) fn replace(stdio: &Stdio) -> Result<()> {
 
 /// Whether this process is by now the user that the runtime is, at the other end of the socket.
 ///
-/// In a user namespace the kernel tells of every user that is not mapped there as the overflow id,
-/// so that one is nobody's.
+/// In a user namespace the kernel shows the overflow id for every user that is not mapped there, so that id
+/// never counts as the same user.
 fn is_callers(runtime: BorrowedFd<'_>) -> bool {
     let own = nix::unistd::getuid().as_raw();
     own != stdio::OVERFLOW_ID && socket::peer_uid(runtime).is_ok_and(|uid| uid == own)

@@ -105,7 +105,7 @@ fn write(directory: &Directory, lines: &[Line], is_asked: bool) -> Result<()> {
     Ok(())
 }
 
-/// Neither version of cgroups can judge the use of devices on this host.
+/// The error for a host on which neither version of cgroups can enforce device rules.
 pub fn refuse(is_asked: bool) -> Error {
     let msg = "cannot apply the device rules: neither cgroup2 nor the devices controller of cgroup v1 is mounted";
     Error::new(Kind::Unsupported, msg).origin(origin(is_asked)).hint(format!(

@@ -1,9 +1,9 @@
 //! The device rules as a devices cgroup of version 1 takes them.
 //!
-//! Such a cgroup has a default, to allow or to deny, and exceptions to it: just what [`Access`] is.
-//! But what a line of `devices.allow` or `devices.deny` does depends on the default that stands, and a
-//! new cgroup begins with all that its parent has. So the rules are not written one by one: the default
-//! comes first, as a line `a` that also clears what was inherited, then each exception once.
+//! Such a cgroup has a default, to allow or to deny, and exceptions to it, just as [`Access`] has. But
+//! the effect of a line written to `devices.allow` or `devices.deny` depends on the present default, and
+//! a new cgroup begins with everything of its parent. So the rules are not written one by one. The
+//! default is written first, as a line `a` that also clears what was inherited, then each exception once.
 //! Source: Documentation/admin-guide/cgroup-v1/devices.rst, security/device_cgroup.c.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub struct Line {
 #[derive(Debug)]
 pub struct Rules {
     access: Access,
-    /// Whether the configuration has rules; otherwise only the default ones are meant.
+    /// Whether the configuration has rules of its own; otherwise there are only the default ones.
     pub asked: bool,
 }
 
@@ -36,7 +36,7 @@ impl Rules {
     pub fn of(rules: &[DeviceRule]) -> Option<Rules> {
         let mut access = Access::default();
         for rule in rules {
-            // What is wrong with it was found where the program was made.
+            // Making the program has reported what is wrong with it.
             let _ = access.take(rule, "", &mut Vec::new());
         }
         for (key, letters) in DEFAULTS {
@@ -56,8 +56,8 @@ impl Rules {
         lines
     }
 
-    /// For a cgroup with processes, whose `devices.list` is `list`: what these may use before and
-    /// after, they may use all the time.
+    /// For a cgroup with processes, whose `devices.list` is `list`. What the processes may use both before
+    /// and after, they may use at every moment in between.
     ///
     /// `None`: there is no way to these rules that does not allow too much for a moment.
     pub fn change(&self, list: &str) -> Option<Vec<Line>> {

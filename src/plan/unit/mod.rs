@@ -156,7 +156,7 @@ fn annotations(annotations: &BTreeMap<String, String>, properties: &mut Vec<Prop
             continue;
         }
         let Some(value) = Value::parse(text) else {
-            // It may be as long as the configuration allows.
+            // Shown in part, since the value may be of any length.
             let shown: String = text.chars().take(100).collect();
             fault(format!(
                 "{shown:?} is not a value that D-Bus can carry, in GVariant's text form, such as true, uint64 5 or ['a', 'b']"

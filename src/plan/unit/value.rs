@@ -79,8 +79,8 @@ impl Value {
         }
     }
 
-    /// Reads the text form. `None` for what is none, not one of the types above, or longer or deeper than
-    /// D-Bus allows.
+    /// Reads the text form. `None` if the text is not in that form, is of another type than those above, or is
+    /// longer or more deeply nested than D-Bus allows.
     pub fn parse(text: &str) -> Option<Value> {
         let mut reader = Reader { rest: text.trim(), depth: 0 };
         let value = reader.value(None)?;
@@ -319,15 +319,14 @@ fn integer<N: TryFrom<i128>>(word: &str) -> Option<N> {
     N::try_from(sign * number).ok()
 }
 
-/// A signature has so many bytes at most (D-Bus specification, "Valid Signatures"): its length goes
-/// over the bus as one byte.
+/// Bytes of the longest signature (D-Bus specification, "Valid Signatures"): its length is sent as one byte.
 const LONGEST_SIGNATURE: usize = 255;
 
-/// Arrays, and structs, may be so deep in each other (D-Bus specification, "Valid Signatures").
+/// How deep arrays may be nested, and how deep structs (D-Bus specification, "Valid Signatures").
 const DEEPEST_SIGNATURE: usize = 32;
 
-/// The length of the first complete type of a signature. `None` where it is none, or the signature is
-/// longer or deeper than D-Bus allows.
+/// The length of the first complete type of a signature. `None` if there is no complete type, or if the
+/// signature is longer or more deeply nested than D-Bus allows.
 pub fn complete(signature: &str) -> Option<usize> {
     if signature.len() > LONGEST_SIGNATURE { None } else { complete_below(signature, 0, 0) }
 }

@@ -28,7 +28,7 @@ impl Made {
         Made { kind: stat.st_mode & libc::S_IFMT, device: stat.st_dev, inode: stat.st_ino }
     }
 
-    /// Removes the name, if it still stands for the same file. That it is gone is as good.
+    /// Removes the name, if it still stands for the same file. It may be gone already.
     pub(super) fn remove(self, directory: BorrowedFd<'_>, name: impl AsRef<Path>) {
         if Made::look(directory, &name) == Ok(self) {
             let _ = fd::unlinkat(directory, name);

@@ -58,22 +58,22 @@ impl FileLog {
         self.dropped += (bytes.len() - written) as u64;
     }
 
-    /// Opens the name again because somebody asked, who may have moved the file away.
+    /// Opens the name again on request; the caller may have moved the file away.
     ///
-    /// CRI-O then waits for an event of the file's creation or change (inotify(7)), without a limit.
-    /// A file that was not moved keeps what is in it, so it is changed to the size that it has.
+    /// CRI-O then waits without a limit for an event that the file was created or changed (inotify(7)). A file that
+    /// was not moved keeps its content, so it is truncated to the size that it has, which makes such an event.
     pub(super) fn reopen(&mut self) {
         let known = self.file.as_ref().and_then(identity);
         self.open_again();
         if let Some(file) = self.file.as_ref().filter(|file| identity(file) == known)
             && let Ok(stat) = fd::stat(file.as_fd())
         {
-            // Without the event there is nothing else to do: it is a log all the same.
+            // If that fails there is no event, but the log works all the same.
             let _ = nix::unistd::ftruncate(file, stat.st_size);
         }
     }
 
-    /// Opens the name again. When that fails the old file goes on being written.
+    /// Opens the name again. If that fails, the old file is written further.
     fn open_again(&mut self) {
         if let Ok(file) = open(&self.spec) {
             self.size = size_of(&file);

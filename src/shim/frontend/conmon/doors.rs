@@ -81,7 +81,7 @@ impl Doors {
 
 impl Drop for Doors {
     fn drop(&mut self) {
-        // The caller may have removed the bundle already, or may use the name for the exit file.
+        // The caller may have removed the bundle already, or may have put the exit file at this name.
         self.socket.remove(self.bundle.as_fd(), "attach");
         if let Some((link, made)) = &self.link {
             made.remove_path(link);

@@ -85,7 +85,7 @@ fn run(arguments: Vec<OsString>) -> Result<i32, String> {
     // What is not the process's is held for as long as it runs: ports that the caller has
     // reserved for it, and the like.
     let held = inherited.split_off(&process.preserve_fds.last().map_or(3, |last| last + 1));
-    // A caller may leave numbers out (podman's --preserve-fd): what we open there is not for the process.
+    // A caller may leave numbers out (podman's --preserve-fd). What we open at these is not for the process.
     process.preserve_fds.retain(|number| inherited.contains_key(number));
     let messages = Messages::new(settings.level, settings.syslog, &settings.container.id);
     let setup = || {
@@ -148,7 +148,7 @@ fn run_at_exit(exit: &ExitCommand, mut core: Supervisor) -> sys::Result<()> {
     let program = call::text(&exit.program);
     let arguments: Vec<CString> =
         std::iter::once(program.clone()).chain(exit.arguments.iter().map(|word| call::text(word))).collect();
-    // With the log driver passthrough ours are those of the process.
+    // With the log driver passthrough the process has our own stdio.
     let null = call::null()?;
     let child = Spawn {
         path: &program,

@@ -21,7 +21,7 @@ pub struct Job<T> {
     result: OwnedFd,
 }
 
-/// The exit codes of the child: the result, or that the pipe says why there is none.
+/// The exit codes of the child: its result is a fact, or the pipe has the reason of its failure.
 const NO: i32 = 0;
 const FAILED: i32 = 1;
 const YES: i32 = 2;

@@ -50,7 +50,7 @@ pub fn exit(home: &Home) -> Result<Value> {
     match home.exit() {
         Some(record) => Ok(json!(ended(&record))),
         None => {
-            // One that never was is another matter.
+            // A container that never existed is an error, also with force.
             home.facts()?;
             Err(Refusal::new(Code::NotFound, "the shim was lost before it had recorded an end"))
         }
@@ -112,7 +112,7 @@ pub fn delete(home: &Home, force: bool) -> Result<Value> {
         ));
     }
     let removed = remove_from_runtime(&facts);
-    // Without the runtime there is nobody to ask: what was never made, or has ended, needs nobody.
+    // A runtime that is gone cannot be asked. It need not be, if the container was never made or has ended.
     if removed.is_err() && !(force && !facts.runtime.exists() && is_nothing_left(home)) {
         removed?;
     }

@@ -144,7 +144,7 @@ impl Journal {
     /// Leaves out what was acknowledged, and the execs that were deleted.
     fn compact(&mut self) -> Result<()> {
         let text = self.text()?;
-        // Up to where each name's events are those of an exec that was deleted: a later one may have it.
+        // For each name, the last event of an exec that was deleted: a later exec may have the same name.
         let mut deleted: HashMap<&str, u64> = HashMap::new();
         for line in lines(&text).filter(|line| line.kind == Some("deleted")) {
             if let (Some(exec), Some(event)) = (line.exec, line.event) {

@@ -22,7 +22,7 @@ type Result<T> = std::result::Result<T, Refusal>;
 /// Milliseconds for which output is waited for, if nothing else is asked for.
 const DRAIN: u64 = 10_000;
 
-/// How large a log in the container's directory becomes where nothing else is asked for.
+/// The bound of a log in the container's directory, unless the caller gives another.
 const BOUND: &str = ",max=8m,files=1";
 const FILES: &str = ",files=1";
 
@@ -123,7 +123,7 @@ fn placed(log: &str, dir: &Path) -> Result<String> {
     }
     let (path, settings) =
         rest.split_once(',').map_or((rest, String::new()), |(path, more)| (path, format!(",{more}")));
-    // The container's directory is usually in memory, which is others' too.
+    // The container's directory is usually on a tmpfs, which others need as well.
     let bound = if path.is_empty() && !settings.contains(",max=") { BOUND } else { "" };
     let path = if path.is_empty() { dir.join("log") } else { absolute(path.as_ref())? };
     let settings =
@@ -133,8 +133,8 @@ fn placed(log: &str, dir: &Path) -> Result<String> {
     Ok(placed)
 }
 
-/// Where the runtime keeps how this container ended if it is windlass, whatever its file is called. What
-/// is there of another runtime is not touched.
+/// The file in which windlass keeps how this container ended. It is found by its place and not by the name of
+/// the runtime's program; what another runtime has there is not touched.
 fn runtime_exit(root: Option<&str>, id: &str) -> PathBuf {
     root.map_or_else(|| crate::cli::Environment::current().root(), PathBuf::from).join(id)
 }
@@ -199,8 +199,8 @@ fn begin(mode: &str, home: &Home) -> Result<Server> {
 }
 
 impl Server {
-    /// The line that it reports. One that was killed before may have made a container: its directory
-    /// stays, and `delete` clears it.
+    /// The line that it reports. A server that was killed before its report may have made a container, so its
+    /// directory stays, and `delete` removes both.
     fn report(self, home: &Home) -> Result<Value> {
         let mut line = String::new();
         let read = std::fs::File::from(self.report).take(1 << 20).read_to_string(&mut line);

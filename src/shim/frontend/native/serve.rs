@@ -43,7 +43,7 @@ pub(super) enum Asked {
     /// Nobody: whoever called `run` is told of the create, then of the start.
     Create,
     Start,
-    /// Nobody any more: the directory was removed.
+    /// Nobody can be, because the directory was removed.
     Homeless,
     /// The container is taken back, for it could not be started; this is why.
     TakeBack(Refusal),
@@ -87,7 +87,7 @@ pub struct Server {
     /// Until when the last words may be read, and the status to exit with.
     leaving: Option<(Instant, i32)>,
     late: Option<Instant>,
-    /// Descriptors that are let go of where the container must be taken back for want of any.
+    /// Descriptors that are held in reserve, and closed when a container must be removed for want of descriptors.
     spare: Vec<OwnedFd>,
     /// The directory was removed.
     homeless: bool,
@@ -262,9 +262,8 @@ impl Server {
         }
     }
 
-    /// A runtime that fails takes back what it has made; but one that has succeeded, or was killed, has
-    /// not. Only a process id that it has written down proves that the container is ours, and not one
-    /// whose id was taken.
+    /// A runtime that fails removes what it has made, but one that was killed or has succeeded does not. Only a
+    /// process id that it has written down proves that the container is ours, and not another with the same id.
     fn create_failed(&mut self, refusal: &Refusal) {
         self.spare.clear();
         let ours = self.home.file("pid").exists();
@@ -287,7 +286,7 @@ impl Server {
         }
     }
 
-    /// What cannot be taken back stays with its record, so that it can be found and deleted.
+    /// What cannot be removed keeps its record, so that it can be found and deleted later.
     fn leave_it(&mut self, refusal: &Refusal, more: &Refusal) {
         let id = &self.facts.id;
         let message = format!("{refusal}; the container could not be removed: {more}; \"delete --force {id}\" does");
@@ -295,8 +294,8 @@ impl Server {
         self.leave(1);
     }
 
-    /// Whoever removed the directory has cut us off: nobody can ask or be told any more. As long as the
-    /// container runs its output is kept going; then it is removed.
+    /// Without the directory no client can ask or be told anything any more. The output is relayed as long as
+    /// the container runs; then the container is removed.
     fn leave_if_homeless(&mut self, core: &mut Supervisor) {
         let over = core.state(&self.init()).is_none_or(|state| state.phase == Phase::Stopped);
         if self.homeless && over && self.leaving.is_none() {
@@ -411,7 +410,7 @@ impl Front for Server {
                 self.record("exited", Some(&process), members);
                 self.leave_if_homeless(core);
             }
-            // A container that runs out of memory again and again fills no disk with that.
+            // A container that runs out of memory again and again must not fill the disk with events.
             Event::OutOfMemory { .. } => {
                 let last = self.journal.last();
                 if self.last_oom != Some(last) || self.journal.acknowledged() >= last {

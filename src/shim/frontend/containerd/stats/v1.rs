@@ -141,7 +141,7 @@ fn memory(at: &Path) -> Vec<u8> {
             counted |= value.is_some();
             put(&mut entry, field, value.as_deref().and_then(number).unwrap_or(0));
         }
-        // Swap and kernel memory are counted only where the kernel was told to.
+        // Swap and kernel memory are counted only if the kernel was configured for it.
         if counted {
             put_bytes(&mut out, field, &entry);
         }

@@ -65,9 +65,9 @@ const IO_PRESSURE: u32 = 2;
 
 /// `io.containerd.cgroups.v2.Metrics`.
 ///
-/// containerd and the kubelet do not ask whether pids, cpu, memory, rdma and io are there: these
-/// messages are written also without their controllers. A message of events says that they are
-/// counted, be there none.
+/// containerd and the kubelet use the messages pids, cpu, memory, rdma and io without looking whether they are
+/// there, so they are written also without their controllers. A message of memory events is written even
+/// if all counts are zero: it says that they are counted.
 pub fn metrics(at: &Path) -> Vec<u8> {
     let mut out = Vec::new();
     let mut pids = Vec::new();
