@@ -84,19 +84,12 @@ fn signal_all(group: &Group, signal: i32) -> Result<()> {
 /// is no error. Returns what went wrong without stopping the removal.
 pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Fault>> {
     let mut warnings = Vec::new();
-    let mut container = match store.load(id) {
-        Err(error) if force && error.kind() == Kind::NotFound => match store.remove_leftover(id)? {
-            None => return Ok(Vec::new()),
+    let mut container = match force {
+        true => match store.load_to_remove(id, &mut warnings)? {
             Some(container) => container,
+            None => return Ok(warnings),
         },
-        Err(error) if force && error.kind() == Kind::State && damaged(&error) => {
-            warnings.push(Fault { pointer: String::new(), msg: error.message().into() });
-            match store.remove_leftover(id)? {
-                None => return Ok(warnings),
-                Some(container) => container,
-            }
-        }
-        other => other?,
+        false => store.load(id)?,
     };
     if force {
         // Before the lock: a create that hangs holds it, and lets go when its init dies.
@@ -121,10 +114,6 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Fault>> {
     }
     warnings.extend(finish(&container)?);
     Ok(warnings)
-}
-
-fn damaged(error: &Error) -> bool {
-    error.message().contains("damaged")
 }
 
 /// Kills all processes of the container and waits until init is gone. Without the lock the id may have gone to

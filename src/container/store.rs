@@ -11,15 +11,17 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::FileStat;
 
 use crate::cgroup::{Cgroup, Group, v1};
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Fault, Kind, Result};
 use crate::spec::{Hooks, Spec};
 use crate::sys::poll::Deadline;
 use crate::sys::process::{self, Exit};
 use crate::sys::{directory, fd, tree};
 
 use super::id::{check_id, id_path};
-use super::record::{self, Head, Layout, Unreadable};
-use super::state::{ExitRecord, Init, State, Status, VERSION};
+use super::process_stat::{ProcessStat, process_stat};
+use super::record::{self, Head, Layout};
+use super::state::{ExitRecord, Init, State, Status};
+use super::unusable::Unusable;
 
 /// The name by which init shows itself in `/proc/PID/stat` until it executes its program.
 pub const INIT_NAME: &std::ffi::CStr = c"windlass:init";
@@ -99,12 +101,30 @@ impl Store {
     }
 
     /// Finds a container. A file whose `create` died before it had written it has no state; see
-    /// [`Store::remove_leftover`].
+    /// [`Store::load_to_remove`].
     pub fn load(&self, id: &str) -> Result<Container> {
+        Ok(self.read(id)?)
+    }
+
+    /// Finds a container for `delete --force`. A damaged state is added to `warnings`, and what can be
+    /// removed without a container is removed; then this is `None`.
+    pub fn load_to_remove(&self, id: &str, warnings: &mut Vec<Fault>) -> Result<Option<Container>> {
+        match self.read(id) {
+            Ok(container) => Ok(Some(container)),
+            Err(Unusable::Damaged(error)) => {
+                warnings.push(Fault { pointer: String::new(), msg: error.message().into() });
+                self.remove_leftover(id)
+            }
+            Err(Unusable::Other(error)) if error.kind() == Kind::NotFound => self.remove_leftover(id),
+            Err(Unusable::Other(error)) => Err(error),
+        }
+    }
+
+    fn read(&self, id: &str) -> Result<Container, Unusable> {
         check_id(id)?;
-        let Some(file) = self.file(id)? else { return Err(does_not_exist()) };
+        let Some(file) = self.file(id)? else { return Err(does_not_exist().into()) };
         Container::read(self.root()?, file, id)?.ok_or_else(|| {
-            does_not_exist().hint("its create died before it wrote anything; `delete --force` clears that away")
+            does_not_exist().hint("its create died before it wrote anything; `delete --force` clears that away").into()
         })
     }
 
@@ -116,11 +136,11 @@ impl Store {
         }
     }
 
-    /// Removes a file that has no readable state, if there is one and nothing was made yet. A create that had
-    /// not written it is waited for: then there is a container, which is returned, locked, as is one whose
-    /// state was damaged later, with what is still known of it. A state of which nothing is known any more is
-    /// an error: its processes may be running.
-    pub fn remove_leftover(&self, id: &str) -> Result<Option<Container>> {
+    /// Removes a file that has no readable state, if there is one and nothing was made yet. This waits for a
+    /// create that has not written its state yet, and returns its container, locked. A container whose state
+    /// was damaged later is returned as well, with what is still known of it. A state of which nothing is
+    /// known any more is an error: its processes may be running.
+    fn remove_leftover(&self, id: &str) -> Result<Option<Container>> {
         let Some(file) = self.file(id)? else { return Ok(None) };
         fd::lock(file.as_fd(), true).doing(|| "cannot lock the container")?;
         let copy = fd::duplicate(file.as_fd()).doing(|| "cannot hold the container")?;
@@ -129,7 +149,7 @@ impl Store {
             // Whoever had the lock may have removed it; the name may have gone to another.
             _ if !is_linked(file.as_fd()) => return Ok(None),
             Ok(None) => "it was cut off".to_string(),
-            Err(error) => error.message().to_string(),
+            Err(unusable) => Error::from(unusable).message().to_string(),
         };
         let text = fd::read_head(file.as_fd(), record::FIXED).doing(|| format!("cannot read the state of {id:?}"))?;
         let marked = fd::stat(file.as_fd()).is_ok_and(|stat| stat.st_mode & MARK != 0);
@@ -165,18 +185,6 @@ impl Store {
 
 fn does_not_exist() -> Error {
     Error::new(Kind::NotFound, "container does not exist")
-}
-
-fn damaged(id: &str, unreadable: Unreadable) -> Error {
-    match unreadable {
-        Unreadable::Damaged(why) => Error::new(Kind::State, format!("the state of {id:?} is damaged: {why}"))
-            .hint("`delete --force` clears what is left of it away"),
-        Unreadable::Version(version) => {
-            let msg =
-                format!("the state of {id:?} has version {version}, and this windlass knows versions up to {VERSION}");
-            Error::new(Kind::State, msg).hint("use the windlass that made the container, or a newer one")
-        }
-    }
 }
 
 /// Refuses what is not the caller's own or root's, and what others may write.
@@ -335,47 +343,15 @@ pub struct Container {
     annotations: OnceCell<BTreeMap<String, String>>,
 }
 
-/// What `/proc/PID/stat` says of a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProcessStat {
-    /// Its name (field 2).
-    pub name: String,
-    /// Its state letter (field 3).
-    pub state: char,
-    /// Its start time in clock ticks since boot (field 22).
-    pub start_time: u64,
-    /// Its exit status as waitpid(2) gives it (field 52); 0 for those who may not know.
-    pub exit_code: i32,
-}
-
-/// Reads `/proc/PID/stat`; `None` when there is no such process.
-pub fn process_stat(pid: i32) -> Option<ProcessStat> {
-    let text = fd::read_small(fd::CWD, format!("/proc/{pid}/stat")).ok()?;
-    parse_stat(&String::from_utf8_lossy(&text))
-}
-
-fn parse_stat(text: &str) -> Option<ProcessStat> {
-    // The name is in parentheses and may itself have any character.
-    let (head, tail) = text.rsplit_once(')')?;
-    let name = head.split_once('(')?.1.to_string();
-    let fields: Vec<&str> = tail.split_whitespace().collect();
-    Some(ProcessStat {
-        name,
-        state: fields.first()?.chars().next()?,
-        start_time: fields.get(19)?.parse().ok()?,
-        exit_code: fields.get(49).and_then(|field| field.parse().ok()).unwrap_or(0),
-    })
-}
-
 /// How the names of the hooks that run outside of create begin.
 const POST: &[u8] = b"\"post";
 
 impl Container {
     /// `None`: its create has not written it yet, or died before that.
-    fn read(root: Rc<OwnedFd>, file: OwnedFd, id: &str) -> Result<Option<Container>> {
+    fn read(root: Rc<OwnedFd>, file: OwnedFd, id: &str) -> Result<Option<Container>, Unusable> {
         let stat = check_owner(file.as_fd(), || format!("the state of {id:?}"))?;
         let head = fd::read_head(file.as_fd(), record::FIXED).doing(|| format!("cannot read the state of {id:?}"))?;
-        let head = record::parse(&head).map_err(|unreadable| damaged(id, unreadable))?;
+        let head = record::parse(&head).map_err(|unreadable| Unusable::new(id, unreadable))?;
         Ok(head.map(|Head { layout, state, init, exit }| Container {
             root,
             file,
@@ -530,7 +506,7 @@ impl Container {
             length => fd::read_part(self.file.as_fd(), self.layout.annotations(), length)
                 .doing(|| "cannot read the container's annotations")?,
         };
-        let annotations = record::annotations(&text).map_err(|unreadable| damaged(&self.state.id, unreadable))?;
+        let annotations = record::annotations(&text).map_err(|unreadable| Unusable::new(&self.state.id, unreadable))?;
         Ok(self.annotations.get_or_init(|| annotations))
     }
 

@@ -38,18 +38,6 @@ impl Drop for Root {
     }
 }
 
-#[test]
-fn a_process_name_may_look_like_the_rest_of_the_line() {
-    let mut fields = vec!["0"; 50];
-    fields[0] = "Z";
-    fields[19] = "777";
-    fields[49] = "256";
-    let text = format!("12 (a) R 1 (b) {}", fields.join(" "));
-    let stat = parse_stat(&text).expect("well formed");
-    assert_eq!(stat, ProcessStat { name: "a) R 1 (b".into(), state: 'Z', start_time: 777, exit_code: 256 });
-    assert_eq!(parse_stat("nonsense"), None);
-}
-
 /// Bytes that this thread has read (proc_pid_io(5), `rchar`).
 fn bytes_read() -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/io").expect("procfs");

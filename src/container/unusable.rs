@@ -1,0 +1,48 @@
+//! Why a container of the state root cannot be used.
+
+use crate::error::{Error, Kind};
+
+use super::record::Unreadable;
+use super::state::VERSION;
+
+/// Why a container cannot be used.
+pub enum Unusable {
+    /// Its state is not what was written.
+    Damaged(Error),
+    /// Anything else.
+    Other(Error),
+}
+
+impl From<Error> for Unusable {
+    fn from(error: Error) -> Unusable {
+        Unusable::Other(error)
+    }
+}
+
+impl From<Unusable> for Error {
+    fn from(unusable: Unusable) -> Error {
+        match unusable {
+            Unusable::Damaged(error) | Unusable::Other(error) => error,
+        }
+    }
+}
+
+impl Unusable {
+    /// Why the state of `id` cannot be read.
+    pub fn new(id: &str, unreadable: Unreadable) -> Unusable {
+        match unreadable {
+            Unreadable::Damaged(why) => {
+                let msg = format!("the state of {id:?} is damaged: {why}");
+                Unusable::Damaged(Error::new(Kind::State, msg).hint("`delete --force` clears what is left of it away"))
+            }
+            Unreadable::Version(version) => {
+                let msg = format!(
+                    "the state of {id:?} has version {version}, and this windlass knows versions up to {VERSION}"
+                );
+                Unusable::Other(
+                    Error::new(Kind::State, msg).hint("use the windlass that made the container, or a newer one"),
+                )
+            }
+        }
+    }
+}
