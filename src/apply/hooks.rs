@@ -94,7 +94,7 @@ fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> st
     let mut child = command.stdin(Stdio::piped()).stdout(theirs).stderr(copy).spawn().map_err(|error| {
         error.raw_os_error().map_or(error.to_string(), |raw| crate::error::describe(nix::errno::Errno::from_raw(raw)))
     })?;
-    // Its ends of the pipe: ours would keep the pipe from ending.
+    // Closes our copies of the hook's ends; with them open a pipe would never end.
     drop(command);
     let seconds = hook.timeout.and_then(|seconds| u64::try_from(seconds).ok());
     let deadline = seconds.map_or(Deadline::NEVER, |seconds| Deadline::after(Duration::from_secs(seconds)));
@@ -121,11 +121,12 @@ fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> st
     Err(if said.is_empty() { how } else { format!("{how}, output: {said}") })
 }
 
-/// How often a hook is looked at where the kernel, or a seccomp filter, gives no pidfd.
+/// How often a hook is looked at if there is no pidfd, because the kernel or a seccomp filter refuses one.
 const GLANCE: Duration = Duration::from_millis(10);
 
-/// Gives the hook its state and takes what it prints until it ends; `None` if the deadline passes before. It need
-/// not read the state, and a process that it leaves behind is not waited for, whatever that keeps open.
+/// Gives the hook its state and collects what it prints, until it ends; `None` if the deadline passes first. The
+/// hook need not read the state. Processes that it leaves behind are not waited for, even if they keep its output
+/// open.
 fn attend(
     child: &mut std::process::Child,
     mut state: &[u8],
@@ -153,7 +154,7 @@ fn attend(
             match stream::write(fd.as_fd(), state) {
                 Ok(Moved::Bytes(n)) if n < state.len() => state = &state[n..],
                 Ok(Moved::Later) => {}
-                // It has everything, or does not want more.
+                // It has got everything, or does not read on.
                 _ => stdin = None,
             }
         }
@@ -174,9 +175,9 @@ struct LastWords {
 }
 
 impl LastWords {
-    /// So many bytes are kept.
+    /// Bytes that are kept.
     const KEPT: usize = 1024;
-    /// So many pieces are read at once at most: more than a pipe holds.
+    /// Pieces that are read at once at most: more than a pipe holds.
     const PIECES: usize = 32;
 
     fn of(output: OwnedFd) -> LastWords {

@@ -22,8 +22,8 @@ fn not_running() -> Error {
 pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
     let group = container.group()?;
     if all {
-        // The id, and with it the path of the cgroup, may have gone to another container before the cgroup
-        // was opened; a cgroup that is open is never another's.
+        // Another container may have taken the id, and the cgroup's path, before the cgroup was opened.
+        // The check comes now, because an open directory never becomes another cgroup's.
         if !container.still_there() {
             return Err(Error::new(Kind::NotFound, "container does not exist"));
         }
@@ -116,9 +116,9 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Fault>> {
     Ok(warnings)
 }
 
-/// Kills all processes of the container and waits until init is gone. Without the lock the id may have gone to
-/// another container, which may have a cgroup at the same path: nothing is killed then. A cgroup that is open
-/// is never another's.
+/// Kills all processes of the container and waits until init is gone. With `unlocked`, another container may have
+/// taken the id, and a cgroup at the same path, meanwhile; then nothing is killed. The check comes after the
+/// cgroup is opened, because an open directory never becomes another cgroup's.
 fn kill_everything(container: &Container, unlocked: bool) -> Result<()> {
     let group = container.group()?;
     if unlocked && !container.still_there() {
@@ -145,7 +145,7 @@ fn wait_for_end(container: &Container, pidfd: std::os::fd::BorrowedFd<'_>) -> Re
     if poll::readable(pidfd, Deadline::after(KILL_PATIENCE)).doing(|| "cannot wait for the container's end")? {
         return Ok(());
     }
-    // Init of a PID namespace waits for all others: not it, but one of them may be stuck.
+    // Init of a PID namespace ends after all others in it, so another one may be the one that is stuck.
     let mut pids: Vec<i32> = container.init.map(|init| init.pid).into_iter().collect();
     let others = container.group().ok().flatten().and_then(|group| group.pids().ok()).unwrap_or_default();
     pids.extend(others.into_iter().filter(|pid| Some(*pid) != container.init.map(|init| init.pid)));

@@ -21,7 +21,7 @@ pub use store::{Container, INIT_NAME, Reservation, Store, notify_directory};
 
 /// The state document of the specification (runtime.md, "State"), as hooks and `state` get it.
 ///
-/// The annotations, which may be large, are read for it.
+/// This reads the annotations, which may be large.
 pub fn state_document(container: &Container, status: Status, pid: i32) -> Result<serde_json::Value> {
     Ok(document_with(&container.state, container.annotations()?, status, pid))
 }

@@ -25,10 +25,10 @@ const INIT: usize = 64;
 const EXIT: usize = 160;
 /// Bytes of the fourth line: two numbers of 64 bits and a truth value fit.
 const BULK: usize = 96;
-/// What is read behind the first line to know all that every command needs.
+/// Bytes after the first line that every command reads: the other three lines.
 pub const FIXED: usize = INIT + EXIT + BULK;
 
-/// The fourth line: what is behind it.
+/// The fourth line: how long the parts after it are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bulk {
     /// Bytes of the configuration.
@@ -58,7 +58,7 @@ impl Layout {
         self.init() + INIT
     }
 
-    /// What is behind the lines, if the file tells.
+    /// The fourth line; `None` in version 1.
     pub fn bulk(self) -> Option<Bulk> {
         self.bulk
     }
@@ -115,11 +115,11 @@ pub fn first_line(state: &State) -> Vec<u8> {
     text
 }
 
-/// Annotations shorter than this stay in the configuration too: to look for them costs more.
+/// Annotations shorter than this stay in the configuration as well: removing them would cost more than it saves.
 const SHORT: usize = 4096;
 
-/// The configuration without its annotations, which have a place of their own, if they are `length` bytes
-/// long. It stays as it was in every other respect.
+/// The configuration without its annotations, which have a place of their own. It is otherwise unchanged.
+/// `length`: bytes of the annotations.
 fn without_annotations(config: &[u8], length: usize) -> [&[u8]; 3] {
     #[derive(Deserialize)]
     struct Annotated<'a> {
@@ -130,7 +130,7 @@ fn without_annotations(config: &[u8], length: usize) -> [&[u8]; 3] {
     if length < SHORT {
         return whole;
     }
-    // One that this cannot read was read by other means, and is kept as it is.
+    // A text that cannot be read here was read leniently before, and is kept as it is.
     let Ok(found) = serde_json::from_slice::<Annotated<'_>>(config) else { return whole };
     let text = found.annotations.get();
     let from = text.as_ptr() as usize - config.as_ptr() as usize;
@@ -219,8 +219,8 @@ fn parse_state(line: &[u8]) -> Result<State, Unreadable> {
     state.map_err(|error| Unreadable::Damaged(error.to_string()))
 }
 
-/// Reads the copy of the first line that is kept beside the file's content, with the process behind it if
-/// it is known.
+/// Reads the copy of the first line that is kept as an extended attribute. The line of the process follows it, if
+/// the process is known.
 pub fn parse_copy(text: &[u8]) -> Option<(State, Option<Init>)> {
     let end = text.iter().position(|byte| *byte == b'\n')?;
     let (line, rest) = text.split_at(end + 1);
@@ -241,7 +241,7 @@ pub enum Unreadable {
     Version(u32),
 }
 
-/// The path of the cgroup in what is left of a first line, if that is readable.
+/// The path of the cgroup, from what is left of a first line.
 pub fn cgroup_in(text: &[u8]) -> Option<String> {
     const KEY: &[u8] = b"\"cgroup\":";
     let at = text.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();

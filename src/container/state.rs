@@ -29,8 +29,8 @@ pub struct State {
     pub bundle: String,
     /// Absolute path of the root filesystem.
     pub rootfs: String,
-    /// Annotations of its configuration, as create knows them. They are not written here, where every
-    /// command would read them, but version 1 has them here: see `Container::annotations`.
+    /// Annotations of its configuration, in create. They are not written to this line, which every command
+    /// reads; only version 1 has them here. See `Container::annotations`.
     #[serde(default, skip_serializing)]
     pub annotations: BTreeMap<String, String>,
     /// The scope of systemd that is its cgroup, if one is.
@@ -65,7 +65,7 @@ pub struct State {
 }
 
 impl State {
-    /// All that is left of a container's state is its cgroup.
+    /// The state of a container of which only the cgroup is known any more.
     pub(super) fn of_cgroup(id: &str, cgroup: String) -> State {
         State {
             version: VERSION,

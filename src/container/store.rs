@@ -33,8 +33,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the state root; one that does not exist has no containers. One that others may write is refused:
-    /// what they put there would be believed, and its hooks run.
+    /// Opens the state root; one that does not exist has no containers. One that others may write to is refused,
+    /// since this process would believe the states in it and run their hooks.
     pub fn open(path: &Path) -> Result<Store> {
         let dir = match fd::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Err(failed) if failed.errno == Errno::ENOENT => None,
@@ -187,7 +187,7 @@ fn does_not_exist() -> Error {
     Error::new(Kind::NotFound, "container does not exist")
 }
 
-/// Refuses what is not the caller's own or root's, and what others may write.
+/// Refuses files and directories of users other than the caller and root, and those that others may write to.
 fn check_owner(file: BorrowedFd<'_>, what: impl Fn() -> String) -> Result<FileStat> {
     let stat = fd::stat(file).doing(|| format!("cannot look at {}", what()))?;
     let user = nix::unistd::geteuid().as_raw();
@@ -202,10 +202,10 @@ fn check_owner(file: BorrowedFd<'_>, what: impl Fn() -> String) -> Result<FileSt
     Err(error.hint("what is in it decides which processes are killed and which hooks run: use a directory of your own"))
 }
 
-/// The extended attribute with a copy of the first line: where the content of the file is lost, it tells what
-/// there is to be killed and removed.
+/// The extended attribute with a copy of the first line. When the content of the file is lost, the copy tells what
+/// must be killed and removed.
 const COPY: &str = "windlass.state";
-/// The mode bit that says that a state was written, where the file system has no such attributes.
+/// The mode bit that marks a written state if the file system has no extended attributes.
 const MARK: u32 = 0o100;
 
 /// Removes all that the state root has of a container, whose file comes last.
@@ -257,7 +257,7 @@ pub struct Reservation {
     file: Option<OwnedFd>,
     inode: u64,
     layout: OnceCell<Layout>,
-    /// What is written beside the content once more when the process is known: for one without a cgroup.
+    /// The copy of the first line, which is written again with the process if the container has no cgroup.
     copy: OnceCell<Vec<u8>>,
 }
 
@@ -300,7 +300,7 @@ impl Reservation {
         let at = self.layout()?.init();
         if let Some(copy) = self.copy.get() {
             let copy = [copy.as_slice(), &record::init_line(init)].concat();
-            // Best effort: where it is needed, the content of the file is lost.
+            // Best effort: the copy is needed only if the content of the file is lost.
             let _ = fd::set_attribute(self.file(), COPY, &copy);
         }
         fd::write_at(self.file(), &record::init_line(init), at).doing(|| "cannot record the process")
@@ -365,7 +365,7 @@ impl Container {
         }))
     }
 
-    /// One whose state was damaged: what is known is enough to end and to remove it, but not to run hooks.
+    /// A container whose state was damaged. What is known of it is enough to kill and remove it, but not for hooks.
     fn recovered(root: Rc<OwnedFd>, file: OwnedFd, state: State, init: Option<Init>) -> Result<Container> {
         let inode = fd::stat(file.as_fd()).doing(|| "cannot look at the container's state")?.st_ino;
         let (hooks, annotations) = (Hooks::default().into(), BTreeMap::new().into());

@@ -186,8 +186,8 @@ pub fn read_small(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<Vec<u8>
     }
 }
 
-/// The beginning of a regular file: its first line and `more` bytes behind it, or all there is. Usually in
-/// one read; the time is linear in the length of the line.
+/// Reads the beginning of a regular file: its first line and `more` bytes after it, or less if the file is
+/// shorter. One read is usually enough; the time is linear in the length of the line.
 pub fn read_head(fd: BorrowedFd<'_>, more: usize) -> Result<Vec<u8>> {
     let mut text = vec![0; 4096];
     let (mut length, mut end) = (0, None);
@@ -206,7 +206,7 @@ pub fn read_head(fd: BorrowedFd<'_>, more: usize) -> Result<Vec<u8>> {
     }
 }
 
-/// `length` bytes of a regular file from `offset` on, or what there is of them.
+/// Reads `length` bytes of a regular file from `offset` on, or less if the file ends before.
 pub fn read_part(fd: BorrowedFd<'_>, offset: usize, length: usize) -> Result<Vec<u8>> {
     let size = usize::try_from(stat(fd)?.st_size).unwrap_or(0);
     let (mut text, mut done) = (vec![0; length.min(size.saturating_sub(offset))], 0);
@@ -394,8 +394,8 @@ pub fn attribute(path: &str, name: &str) -> Option<Vec<u8>> {
     Some(value)
 }
 
-/// Keeps `value` with an open file, beside its content (fsetxattr(2)): `trusted.NAME` for root, which tmpfs
-/// has at any age, and `user.NAME` for others (tmpfs: Linux 6.6).
+/// Sets an extended attribute of an open file (fsetxattr(2)): `trusted.NAME` for root, which every tmpfs has, and
+/// `user.NAME` for other users (on a tmpfs since Linux 6.6).
 pub fn set_attribute(fd: BorrowedFd<'_>, name: &str, value: &[u8]) -> Result<()> {
     let mut failed = None;
     for space in ATTRIBUTES {
@@ -412,7 +412,7 @@ pub fn set_attribute(fd: BorrowedFd<'_>, name: &str, value: &[u8]) -> Result<()>
 
 const ATTRIBUTES: [&str; 2] = ["trusted", "user"];
 
-/// What [`set_attribute`] kept, up to 64 KiB; `None` where nothing was.
+/// The value that [`set_attribute`] has set, up to 64 KiB; `None` without one.
 pub fn attribute_of(fd: BorrowedFd<'_>, name: &str) -> Option<Vec<u8>> {
     ATTRIBUTES.iter().find_map(|space| {
         let full = std::ffi::CString::new(format!("{space}.{name}")).ok()?;

@@ -10,7 +10,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::MsgFlags;
 use nix::sys::stat::FileStat;
 
-use super::stream::{self, Moved};
+use super::stream::{self, Moved, moved};
 use super::{Called, Failed, Result, fd};
 
 /// PIPEFS_MAGIC (linux/magic.h): the filesystem of pipes that have no name.
@@ -126,15 +126,6 @@ impl Inherited {
             None if self.never_waits() => stream::write(self.caller, bytes),
             None => stream::write(self.caller, &bytes[..bytes.len().min(ATOMIC)]),
         }
-    }
-}
-
-fn moved(returned: nix::Result<usize>, call: impl FnOnce() -> String) -> Result<Moved> {
-    match returned {
-        Ok(0) => Ok(Moved::End),
-        Ok(n) => Ok(Moved::Bytes(n)),
-        Err(Errno::EAGAIN | Errno::EINTR) => Ok(Moved::Later),
-        Err(errno) => Err(Failed { call: call().into(), errno }),
     }
 }
 

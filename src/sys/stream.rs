@@ -18,7 +18,8 @@ pub enum Moved {
     Later,
 }
 
-fn moved(returned: nix::Result<usize>, call: impl FnOnce() -> String) -> Result<Moved> {
+/// What a call that moves bytes has returned; EAGAIN and EINTR are [`Moved::Later`].
+pub(super) fn moved(returned: nix::Result<usize>, call: impl FnOnce() -> String) -> Result<Moved> {
     match returned {
         Ok(0) => Ok(Moved::End),
         Ok(n) => Ok(Moved::Bytes(n)),
