@@ -80,7 +80,11 @@ pub const KNOWN: &[(&str, &str, &str)] = &[
     ("runc", "misc::a_missing_network_device_is_an_error", AGE),
     ("runc", "misc::net_devices_without_a_network_namespace_are_refused", AGE),
     ("runc", "cgroups::an_existing_cgroup_with_processes_is_refused", "a warning up to 1.1"),
-    ("runc", "cgroups::the_container_may_manage_its_cgroup_when_delegated", "delegated by the systemd manager only"),
+    (
+        "runc",
+        "cgroup_trees::the_container_may_manage_its_cgroup_when_delegated",
+        "delegated by the systemd manager only",
+    ),
     ("runc", "cgroups::huge_page_limits_are_written", "no rsvd limits yet"),
     ("runc", "cgroups::a_limit_below_the_use_is_refused_when_checked", AGE),
     ("runc", "cgroups::cpu_shares_become_a_weight", "the older, linear formula"),

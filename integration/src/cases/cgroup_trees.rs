@@ -11,6 +11,7 @@ use std::path::Path;
 const MEMORY: Need = Need::Controller("memory");
 
 chapter! { "cgroup_trees":
+    the_container_may_manage_its_cgroup_when_delegated,
     a_tree_that_the_container_has_made_is_deleted,
     a_tree_that_grows_is_deleted_by_force,
     ps_lists_each_process_once_where_threads_are_apart,
@@ -18,6 +19,28 @@ chapter! { "cgroup_trees":
     without_limits_every_controller_is_there [MEMORY],
     an_update_of_memory_alone_keeps_the_sum_with_swap [MEMORY],
     an_update_of_swap_alone_keeps_the_memory [MEMORY],
+}
+
+fn the_container_may_manage_its_cgroup_when_delegated(t: &T) -> Verdict {
+    // config-linux.md: with a cgroup namespace and a writable mount, the cgroup belongs to the container's root.
+    let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    let mut bundle = t.bundle()?.args(&["/bin/sleep", "1000"]).namespace("user", Some(json!({"type": "user"})));
+    bundle = bundle.set("/linux/uidMappings", mapping.clone()).set("/linux/gidMappings", mapping);
+    bundle =
+        bundle.mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"]}));
+    for dir in bundle.rootfs().ancestors().take(4) {
+        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    let container = t.start(&bundle)?;
+    let dir = cgroup::of(&container)?;
+    for name in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
+        let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(dir.join(name))?);
+        ensure_eq!(owner, 100_000, "owner of {name:?}");
+    }
+    container
+        .exec_sh("mkdir /sys/fs/cgroup/sub && echo 1 >/sys/fs/cgroup/sub/cgroup.procs && cat /proc/1/cgroup")?
+        .stdout_has("0::/sub\n")?;
+    Ok(())
 }
 
 /// A container whose root may make cgroups below its own.

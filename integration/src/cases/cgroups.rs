@@ -30,7 +30,6 @@ chapter! { "cgroups":
     a_paused_container_can_be_killed_and_deleted,
     kill_of_a_paused_container_by_delete_force,
     pause_of_a_stopped_container_is_refused,
-    the_container_may_manage_its_cgroup_when_delegated,
     a_limit_without_its_controller_names_both,
     zero_limits_ask_for_no_controller,
     nothing_unasked_is_written [MEMORY],
@@ -215,28 +214,6 @@ fn pause_of_a_stopped_container_is_refused(t: &T) -> Verdict {
     let container = t.running()?;
     container.stop()?;
     container.verb("pause", &[], &[])?.code_is(1)?;
-    Ok(())
-}
-
-fn the_container_may_manage_its_cgroup_when_delegated(t: &T) -> Verdict {
-    // config-linux.md: with a cgroup namespace and a writable mount, the cgroup belongs to the container's root.
-    let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
-    let mut bundle = sleeping(t)?.namespace("user", Some(json!({"type": "user"})));
-    bundle = bundle.set("/linux/uidMappings", mapping.clone()).set("/linux/gidMappings", mapping);
-    bundle =
-        bundle.mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"]}));
-    for dir in bundle.rootfs().ancestors().take(4) {
-        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    }
-    let container = t.start(&bundle)?;
-    let dir = cgroup::of(&container)?;
-    for name in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
-        let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(dir.join(name))?);
-        ensure_eq!(owner, 100_000, "owner of {name:?}");
-    }
-    container
-        .exec_sh("mkdir /sys/fs/cgroup/sub && echo 1 >/sys/fs/cgroup/sub/cgroup.procs && cat /proc/1/cgroup")?
-        .stdout_has("0::/sub\n")?;
     Ok(())
 }
 
