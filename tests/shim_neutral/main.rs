@@ -157,6 +157,25 @@ fn a_shim_whose_directory_was_removed_ends_with_its_container() {
     assert!(!world.path("root/c").exists(), "the runtime was told");
 }
 
+/// Another container may have the id by the time the shim looks.
+#[test]
+fn a_shim_whose_directory_was_replaced_ends_with_its_container() {
+    let world = World::new("replaced", FOREVER);
+    let line = world.run(&[]);
+    let (shim, pid) = (line["shim_pid"].as_i64().expect("a pid") as i32, line["pid"].as_i64().expect("a pid") as i32);
+    let directory = world.state().join("c");
+    kill(shim, libc::SIGSTOP);
+    fs::remove_dir_all(&directory).expect("removed");
+    fs::create_dir(&directory).expect("made");
+    for name in ["shim.json", "shim.lock"] {
+        fs::write(directory.join(name), "{}").expect("written");
+    }
+    kill(shim, libc::SIGCONT);
+    kill(pid, libc::SIGKILL);
+    until(|| !alive(shim));
+    assert!(!world.path("root/c").exists(), "the runtime was told");
+}
+
 #[test]
 fn more_clients_than_the_document_says_are_turned_away() {
     let world = World::new("many", FOREVER);

@@ -83,7 +83,7 @@ pub struct Server {
     next_key: u64,
     listener: OwnedFd,
     /// Held for our life: its end tells that we are gone.
-    _lock: OwnedFd,
+    lock: OwnedFd,
     /// Until when the last words may be read, and the status to exit with.
     leaving: Option<(Instant, i32)>,
     late: Option<Instant>,
@@ -162,7 +162,7 @@ impl Server {
             adopted,
             next_key: LISTENER + 1,
             listener,
-            _lock: lock,
+            lock,
             leaving: None,
             late: None,
             spare: Vec::new(),
@@ -294,6 +294,13 @@ impl Server {
         self.leave(1);
     }
 
+    /// Whether the directory at our name is another's, or no container's, by now.
+    fn is_homeless(&self) -> bool {
+        let of = |stat: nix::sys::stat::FileStat| (stat.st_dev, stat.st_ino);
+        let (ours, there) = (fd::stat(self.lock.as_fd()), fd::stat_at(fd::CWD, self.home.file("shim.lock")));
+        ours.map(of) != there.map(of) || !self.home.file("shim.json").exists()
+    }
+
     /// Without the directory no client can ask or be told anything any more. The output is relayed as long as
     /// the container runs; then the container is removed.
     fn leave_if_homeless(&mut self, core: &mut Supervisor) {
@@ -419,7 +426,7 @@ impl Front for Server {
                 }
             }
             Event::Removal => {
-                self.homeless = !self.home.file("shim.json").exists();
+                self.homeless = self.is_homeless();
                 self.leave_if_homeless(core);
             }
             Event::Finished { token, result } => {
