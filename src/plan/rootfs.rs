@@ -410,18 +410,16 @@ fn fallback(
     if below_root || topology.new & shown != 0 {
         return None;
     }
-    // What is mounted below sysfs comes along. The cgroups there may be the caller's to write to,
-    // and so never the container's (CVE-2023-25809).
-    let (set, set_all) = match kind {
-        "sysfs" => (0, options.set | options.set_all | attr::RDONLY),
-        _ => (options.set, options.set_all),
-    };
+    // What is mounted below comes along, and what is asked for is meant for all of it: the cgroups there
+    // may be the caller's to write to, and so never the container's (CVE-2023-25809). Access times mean
+    // nothing in these filesystems, and a user namespace may not change them (mount_namespaces(7)).
+    let asked = (options.set | options.set_all) & !(attr::ATIME | attr::NODIRATIME);
+    let set_all = if kind == "sysfs" { asked | attr::RDONLY } else { asked };
     Some(draft.source(Source {
         path: (*path).into(),
         pointer: pointer.into(),
         target: (*path).into(),
         recursive: true,
-        set,
         set_all,
         fallback: true,
         ..Source::default()
