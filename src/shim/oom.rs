@@ -3,11 +3,14 @@
 //! cgroup v2: `memory.events` counts, and changing it wakes an inotify. cgroup v1:
 //! `memory.oom_control` has the count of kills, and is looked at when a process has ended.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
 
 use super::notifier::{Change, Watch};
 use super::poll::Poll;
-use crate::sys::fd;
+use crate::sys::{fd, tree};
 
 /// The cgroup of a container, as far as memory is concerned.
 #[derive(Debug)]
@@ -54,13 +57,22 @@ pub fn directory(pid: i32) -> Option<PathBuf> {
     })
 }
 
-/// The processes in a cgroup and those below it.
+/// The processes in a cgroup and those below it, however deep the tree is that the container has made.
 pub fn members(dir: &Path) -> Vec<i32> {
-    let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    let mut pids: Vec<i32> = text.lines().filter_map(|line| line.parse().ok()).collect();
-    let below = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    for entry in below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-        pids.extend(members(&entry.path()));
+    let mut pids = Vec::new();
+    let walked = fd::open(dir, OFlag::O_PATH | OFlag::O_DIRECTORY).and_then(|top| {
+        tree::visit(top.as_fd(), |dir, _| {
+            // One that has only threads lists no processes, and one that is removed meanwhile has none.
+            let text =
+                fd::openat(dir, "cgroup.procs", OFlag::O_RDONLY, 0).and_then(|file| fd::read_all(file, fd::DOCUMENT));
+            let text = text.unwrap_or_default();
+            pids.extend(String::from_utf8_lossy(&text).lines().filter_map(|line| line.parse::<i32>().ok()));
+            Ok(())
+        })
+    });
+    // Where the container moves a directory during the walk, those seen so far are told.
+    if let Err(failed) = walked {
+        ::log::debug!("cannot list all processes below {dir:?}: {failed}");
     }
     pids
 }
@@ -100,6 +112,24 @@ fn count(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn members_are_found_at_any_depth() {
+        let top = std::env::temp_dir().join(format!("windlass-members-{}", std::process::id()));
+        std::fs::create_dir(&top).expect("made");
+        let mut at = fd::open(&top, OFlag::O_RDONLY).expect("opened");
+        // The path is longer than PATH_MAX.
+        let name = "d".repeat(200);
+        for pid in 1..=60 {
+            fd::mkdirat(at.as_fd(), &name, 0o700).expect("made");
+            at = fd::openat(at.as_fd(), &name, OFlag::O_RDONLY, 0).expect("opened");
+            let file = fd::make_new(at.as_fd(), "cgroup.procs", 0o600).expect("made");
+            fd::write_once(file.as_fd(), format!("{pid}\n").as_bytes()).expect("written");
+        }
+        let found = members(&top);
+        tree::remove(fd::CWD, &top, tree::Files::Unlink).expect("removed");
+        assert_eq!(found, (1..=60).collect::<Vec<i32>>());
+    }
 
     #[test]
     fn both_versions_count_kills_by_the_same_word() {
