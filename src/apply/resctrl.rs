@@ -6,6 +6,7 @@ use nix::errno::Errno;
 
 use crate::error::{Doing, Error, Kind, Origin, Result};
 use crate::spec::IntelRdt;
+use crate::sys::mount::points;
 
 /// A resource control group that a container uses.
 pub struct Group<'a> {
@@ -19,13 +20,9 @@ pub struct Group<'a> {
 
 /// Where resctrl is mounted.
 fn mount_point() -> Result<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").doing(|| "cannot read /proc/self/mounts")?;
-    let found = mounts.lines().filter_map(|line| {
-        let mut fields = line.split(' ');
-        let (_, place, kind) = (fields.next()?, fields.next()?, fields.next()?);
-        (kind == "resctrl").then(|| PathBuf::from(place))
-    });
-    found.reduce(|_, last| last).ok_or_else(|| {
+    let mounts = std::fs::read("/proc/self/mountinfo").doing(|| "cannot read /proc/self/mountinfo")?;
+    let found = points(&mounts).into_iter().rev().find(|(_, kind)| *kind == b"resctrl");
+    found.map(|(place, _)| place).ok_or_else(|| {
         Error::new(Kind::Unsupported, "intelRdt is specified, but no resctrl filesystem is mounted")
             .origin(Origin::config("/linux/intelRdt"))
             .hint("mount -t resctrl resctrl /sys/fs/resctrl, if the CPU has RDT")

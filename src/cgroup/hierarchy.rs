@@ -86,7 +86,7 @@ fn parse(mountinfo: &str) -> (Option<String>, Vec<V1>) {
         let (Some(root), Some(mount)) = (left.next(), left.next()) else { continue };
         match right.next() {
             Some("cgroup2") if unified.is_none() || (!whole && root == "/") => {
-                (unified, whole) = (Some(unescape(mount)), root == "/");
+                (unified, whole) = (Some(plain(mount)), root == "/");
             }
             Some("cgroup") => {
                 let controllers: Vec<String> = right
@@ -97,13 +97,17 @@ fn parse(mountinfo: &str) -> (Option<String>, Vec<V1>) {
                     .map(str::to_owned)
                     .collect();
                 if !controllers.is_empty() {
-                    v1.push(V1 { controllers, mount: unescape(mount) });
+                    v1.push(V1 { controllers, mount: plain(mount) });
                 }
             }
             _ => {}
         }
     }
     (unified, v1)
+}
+
+fn plain(mount: &str) -> String {
+    String::from_utf8_lossy(&unescape(mount.as_bytes())).into_owned()
 }
 
 /// The other options of a v1 mount are no controllers (`rw`, `name=systemd`, `xattr`).

@@ -1,9 +1,10 @@
 //! The mount calls of Linux 5.2 and 5.12, which take descriptors instead of paths, and the few
 //! old ones that have no successor.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 
@@ -262,7 +263,8 @@ pub fn propagate_root(flags: u64) -> Result<()> {
 }
 
 /// Changes the propagation of the mount at `path`.
-pub fn propagate(path: &str, flags: u64) -> Result<()> {
+pub fn propagate(path: impl AsRef<Path>, flags: u64) -> Result<()> {
+    let path = path.as_ref();
     nix::mount::mount(None::<&str>, path, None::<&str>, MsFlags::from_bits_retain(flags as libc::c_ulong), None::<&str>)
         .called(|| format!("mount(NULL, {path:?}, NULL, {flags:#x})"))
 }
@@ -273,44 +275,40 @@ pub fn pivot_to_current() -> Result<()> {
 }
 
 /// Lets go of the mount on top at `path` (umount2(2), `MNT_DETACH`).
-pub fn detach(path: &str) -> Result<()> {
+pub fn detach(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
     nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).called(|| format!("umount2({path:?}, MNT_DETACH)"))
 }
 
 /// Covers `path` with an empty directory that cannot be written to.
-pub fn cover(path: &str) -> Result<()> {
+pub fn cover(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
     let none = None::<&str>;
     nix::mount::mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::MS_RDONLY, none)
         .called(|| format!("mount(\"tmpfs\", {path:?}, \"tmpfs\", MS_RDONLY)"))
 }
 
-/// Every mount point and the type of its filesystem, in the order of the mounts, from the text of
-/// `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
-pub fn points(mountinfo: &str) -> Vec<(String, &str)> {
-    fn point(line: &str) -> Option<(String, &str)> {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        Some((unescape(mount.split(' ').nth(4)?), filesystem.split(' ').next()?))
+/// Every mount point and the type of its filesystem, in the order of the mounts, from
+/// `/proc/PID/mountinfo` (proc_pid_mountinfo(5)). A name may have any byte.
+pub fn points(mountinfo: &[u8]) -> Vec<(PathBuf, &[u8])> {
+    fn point(line: &[u8]) -> Option<(PathBuf, &[u8])> {
+        let mut words = line.split(|byte| *byte == b' ');
+        let place = unescape(words.nth(4)?);
+        words.find(|word| *word == b"-")?;
+        Some((OsString::from_vec(place).into(), words.next()?))
     }
-    mountinfo.lines().filter_map(point).collect()
+    mountinfo.split(|byte| *byte == b'\n').filter_map(point).collect()
 }
 
 /// mountinfo writes space, tab, newline and backslash as three octal digits.
-pub fn unescape(path: &str) -> String {
-    let (mut out, mut rest) = (String::with_capacity(path.len()), path);
-    while let Some((before, after)) = rest.split_once('\\') {
-        out.push_str(before);
-        match after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                out.push(byte.into());
-                rest = &after[3..];
-            }
-            None => {
-                out.push('\\');
-                rest = after;
-            }
-        }
+pub fn unescape(path: &[u8]) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::with_capacity(path.len()), path);
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        out.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &after[3..] } else { after };
     }
-    out.push_str(rest);
     out
 }
 
@@ -344,15 +342,21 @@ pub fn mount_id(fd: BorrowedFd<'_>) -> Result<(u64, bool)> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::points;
 
     #[test]
     fn mount_points_have_their_types() {
-        let text = "22 1 0:21 / /proc rw shared:5 - proc proc rw\n\
+        let text = b"22 1 0:21 / /proc rw shared:5 - proc proc rw\n\
             23 1 0:22 / /a\\040b rw - sysfs sysfs rw\n\
-            24 1 8:1 /proc /x rw - ext4 proc rw\nnonsense\n";
+            24 1 8:1 /proc /x rw - ext4 proc rw\n\
+            25 1 8:1 / /caf\xe9\\9 rw - tmpfs tmpfs rw\nnonsense\n";
         let found = points(text);
-        let found: Vec<_> = found.iter().map(|(point, kind)| (point.as_str(), *kind)).collect();
-        assert_eq!(found, [("/proc", "proc"), ("/a b", "sysfs"), ("/x", "ext4")]);
+        let found: Vec<(&[u8], &[u8])> =
+            found.iter().map(|(point, kind)| (point.as_os_str().as_bytes(), *kind)).collect();
+        let expected: [(&[u8], &[u8]); 4] =
+            [(b"/proc", b"proc"), (b"/a b", b"sysfs"), (b"/x", b"ext4"), (b"/caf\xe9\\9", b"tmpfs")];
+        assert_eq!(found, expected);
     }
 }

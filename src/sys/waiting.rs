@@ -2,6 +2,8 @@
 
 use std::fs::read_to_string;
 
+use super::fd;
+
 /// What to do about one in state D.
 pub const HINT: &str =
     "a process in state D waits for the kernel and cannot be killed: /proc/PID/stack and the kernel log tell more";
@@ -10,7 +12,9 @@ pub const HINT: &str =
 ///
 /// A process that is gone is `None`.
 pub fn describe(pid: i32) -> Option<String> {
-    let stat = read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // A process may call itself anything.
+    let stat = fd::read_small(fd::CWD, format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
     // pid (comm) state: comm may contain anything, also brackets.
     let (from, to) = (stat.find('(')?, stat.rfind(") ")?);
     let (name, state) = (&stat[from..=to], stat[to + 2..].chars().next()?);

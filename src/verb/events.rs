@@ -61,8 +61,11 @@ fn all_stats(container: &Container, cgroup: &Cgroup) -> Result<Object> {
     // The traffic of a network namespace that is not the container's says nothing about it.
     let own = container.state.namespaces & namespace::NET != 0;
     let pid = container.init.filter(|_| own).map(|init| init.pid);
-    let text = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/net/dev")).ok());
-    stats.insert("network_interfaces".into(), text.map_or(Value::Null, |text| interfaces(&text).into()));
+    let text = pid.and_then(|pid| std::fs::read(format!("/proc/{pid}/net/dev")).ok());
+    stats.insert(
+        "network_interfaces".into(),
+        text.map_or(Value::Null, |text| interfaces(&String::from_utf8_lossy(&text)).into()),
+    );
     Ok(stats)
 }
 

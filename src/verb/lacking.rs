@@ -15,7 +15,7 @@ use crate::error::{Fault, Origin, describe};
 use crate::plan::explain::kind_names;
 use crate::plan::{Action, Plan, RootPath, What};
 use crate::spec::{Linux, Process, Resources, Spec, escape};
-use crate::sys::mount::Filesystem;
+use crate::sys::mount::{Filesystem, points};
 use crate::sys::{fd, process};
 
 /// All that is lacking; the current directory is the bundle.
@@ -189,8 +189,8 @@ impl Look {
                 self.fault(format!("/linux/netDevices/{}", escape(name)), msg);
             }
         }
-        let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        if linux.intel_rdt.is_some() && !mounts().contains(" - resctrl ") {
+        let mounts = || fs::read("/proc/self/mountinfo").unwrap_or_default();
+        if linux.intel_rdt.is_some() && !points(&mounts()).iter().any(|(_, kind)| *kind == b"resctrl") {
             self.fault("/linux/intelRdt", "no resctrl filesystem is mounted on this host");
         }
         if let Some(seccomp) = &linux.seccomp

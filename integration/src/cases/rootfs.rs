@@ -15,6 +15,7 @@ chapter! { "rootfs":
     mounts_on_a_read_only_root_stay_writable,
     the_old_root_is_gone,
     no_pivot_works,
+    no_pivot_works_beside_mount_points_of_any_name,
     no_pivot_leaves_no_procfs_of_the_host,
     propagation_is_applied,
     a_shared_propagation_lets_mounts_out,
@@ -76,6 +77,18 @@ fn the_old_root_is_gone(t: &T) -> Verdict {
 
 fn no_pivot_works(t: &T) -> Verdict {
     t.run_with(&t.bundle()?.sh("ls /"), &["--no-pivot"])?.ok()?.stdout_has("bin\n")?.stdout_lacks("boot\n")?;
+    Ok(())
+}
+
+/// A name is bytes, and need not be UTF-8.
+fn no_pivot_works_beside_mount_points_of_any_name(t: &T) -> Verdict {
+    let name = r#"at="$1/$(printf 'caf\351')"; "#;
+    let host =
+        |script: &str| t.host("sh", &["-c", &format!("{name}{script}"), "sh", &t.path("").display().to_string()]);
+    host(r#"mkdir -p "$at" && mount -t tmpfs tmpfs "$at""#)?;
+    let ran = t.bundle().and_then(|bundle| t.run_with(&bundle.sh("ls /"), &["--no-pivot"]));
+    host(r#"umount "$at""#)?;
+    ran?.ok()?.stdout_has("bin\n")?;
     Ok(())
 }
 

@@ -1,7 +1,6 @@
 //! The root filesystem becomes `/`.
 
 use std::os::fd::AsFd;
-use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -57,22 +56,24 @@ pub(super) fn pivot(how: Pivot, cx: &mut Context<'_>) -> Result<()> {
 /// without the masked paths.
 fn leave_the_hosts_kernel_files() -> Result<()> {
     let root = std::env::current_dir().doing(|| "cannot tell where the root filesystem is")?;
-    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").doing(|| "cannot read mountinfo")?;
+    let mounts = fd::open("/proc/thread-self/mountinfo", OFlag::O_RDONLY)
+        .and_then(|file| fd::read_all(file, fd::DOCUMENT))
+        .doing(|| "cannot read mountinfo")?;
     let points = mount::points(&mounts);
-    let hosts: Vec<_> = points.iter().filter(|(point, _)| !Path::new(point).starts_with(&root)).collect();
+    let hosts: Vec<_> = points.iter().filter(|(point, _)| !point.starts_with(&root)).collect();
     for (point, _) in &hosts {
         // The host is not to see it; one that cannot be reached has nothing that could be let go.
         let _ = mount::propagate(point, ms::SLAVE);
     }
-    for (point, _) in hosts.iter().rev().filter(|(_, kind)| matches!(*kind, "proc" | "sysfs")) {
+    for (point, _) in hosts.iter().rev().filter(|(_, kind)| matches!(*kind, b"proc" | b"sysfs")) {
         match mount::detach(point) {
             // Covered by a later one and gone with it, or out of sight.
             Err(failed) if failed.errno == Errno::ENOENT => {}
             // One that came with the mount namespace of another user namespace is locked.
             Err(failed) if matches!(failed.errno, Errno::EINVAL | Errno::EPERM) => {
-                mount::cover(point).doing(|| format!("cannot cover the host's {point}"))?;
+                mount::cover(point).doing(|| format!("cannot cover the host's {point:?}"))?;
             }
-            other => other.doing(|| format!("cannot let go of the host's {point}"))?,
+            other => other.doing(|| format!("cannot let go of the host's {point:?}"))?,
         }
     }
     Ok(())
