@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
 use crate::abi::namespace;
@@ -13,7 +14,7 @@ use crate::error::{Doing, Error, Fault, Kind, Origin, Result};
 use crate::plan::{Action, Maps, Plan, Program, Step};
 use crate::spec::{Hook, Spec};
 use crate::sys::process::{self, Child, Exit, Forked, SingleThreaded};
-use crate::sys::{socket, start};
+use crate::sys::{fd, socket, start};
 
 use super::caller::{Caller, set_oom_score_adj};
 use super::cgroup::{Made, Place, owner_of_cgroup};
@@ -391,7 +392,8 @@ fn owner_name() -> String {
     match nix::unistd::geteuid().as_raw() {
         0 => "root".into(),
         uid => {
-            let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+            let passwd = fd::open("/etc/passwd", OFlag::O_RDONLY).and_then(|file| fd::read_all(file, fd::DOCUMENT));
+            let passwd = String::from_utf8(passwd.unwrap_or_default()).unwrap_or_default();
             let name = passwd.lines().find(|line| line.split(':').nth(2) == Some(uid.to_string().as_str()));
             name.and_then(|line| line.split(':').next()).map_or(format!("#{uid}"), str::to_string)
         }

@@ -1,17 +1,18 @@
 //! What the command line asks for, as types.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::LevelFilter;
+use nix::fcntl::OFlag;
 
 use super::matches::Matches;
 use super::update::Update;
 use super::values::{self, SubCgroup, User};
 use crate::error::{Doing, Error, Result};
+use crate::sys::fd;
 
 /// What stands before the verb.
 #[derive(Clone, Debug)]
@@ -275,16 +276,16 @@ pub enum Source {
 }
 
 impl Source {
-    /// The whole document.
+    /// The whole document, up to [`fd::DOCUMENT`] bytes.
     pub fn read(&self) -> Result<Vec<u8>> {
-        let mut text = Vec::new();
-        match self {
-            Source::Stdin => std::io::stdin().lock().read_to_end(&mut text).doing(|| "cannot read standard input")?,
-            Source::File(path) => File::open(path)
-                .and_then(|mut file| file.read_to_end(&mut text))
-                .doing(|| format!("cannot read {path:?}"))?,
+        let opened = match self {
+            Source::Stdin => fd::duplicate(std::io::stdin().as_fd()),
+            Source::File(path) => fd::open(path, OFlag::O_RDONLY),
         };
-        Ok(text)
+        opened.and_then(|file| fd::read_all(file, fd::DOCUMENT)).doing(|| match self {
+            Source::Stdin => "cannot read standard input".to_string(),
+            Source::File(path) => format!("cannot read {path:?}"),
+        })
     }
 }
 
@@ -493,4 +494,18 @@ fn exec(id: String, matches: &Matches) -> Result<Exec> {
 fn argument(word: &OsString) -> Result<String> {
     let utf8 = word.to_str().map(str::to_owned);
     utf8.ok_or_else(|| Error::usage(format!("exec: argument {:?} is not UTF-8", word.to_string_lossy())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_without_an_end_is_refused() {
+        let failed = Source::File("/dev/zero".into()).read().expect_err("no end");
+        assert_eq!(failed.errno(), Some(nix::errno::Errno::EFBIG));
+        assert_eq!(failed.message(), "cannot read \"/dev/zero\": file too large");
+        let missing = Source::File("/no/such".into()).read().expect_err("missing");
+        assert_eq!(missing.message(), "cannot read \"/no/such\": no such file or directory");
+    }
 }

@@ -532,30 +532,38 @@ impl Container {
 
     /// How it ended, if that is known or can still be found out.
     pub fn exit(&self) -> Option<ExitRecord> {
-        if self.exit.is_some() {
-            return self.exit.clone();
+        if let Some(known) = &self.exit {
+            return Some(known.clone());
         }
         // Nobody has written it down, but a zombie still carries its status; and where that was
         // taken by a caller who reaped it, the cgroup still tells of a kill for want of memory.
-        let Some(stat) = self.init_stat().filter(|stat| stat.state == 'Z') else {
-            return Some(self.exit_record(None)).filter(|record| record.oom_killed);
-        };
-        let exit = match stat.exit_code & 0x7f {
+        let exit = self.init_stat().filter(|stat| stat.state == 'Z').map(|stat| match stat.exit_code & 0x7f {
             0 => Exit::Code(stat.exit_code >> 8 & 0xff),
             signal => Exit::Signal(signal),
-        };
+        });
+        let found = Some(self.exit_record(exit)).filter(|found| exit.is_some() || found.oom_killed)?;
+        Some(self.agreed(found))
+    }
+
+    /// What is written down already, else `found`, which then is: who asks again is told the same.
+    fn agreed(&self, found: ExitRecord) -> ExitRecord {
         // Somebody who holds the lock writes it down, or removes it all.
         if fd::lock(self.file.as_fd(), false).is_err() {
-            return Some(self.exit_record(Some(exit)));
+            return found;
         }
-        let record = self.record_exit(exit);
+        let text = fd::read_head(self.file.as_fd(), record::FIXED).ok();
+        let known = text.and_then(|text| record::parse(&text).ok().flatten()?.exit);
+        let record = known.unwrap_or_else(|| self.write_down(found));
         self.unlock();
-        Some(record)
+        record
     }
 
     /// Writes down how the container ended. For who holds the lock.
     pub fn record_exit(&self, exit: Exit) -> ExitRecord {
-        let record = self.exit_record(Some(exit));
+        self.write_down(self.exit_record(Some(exit)))
+    }
+
+    fn write_down(&self, record: ExitRecord) -> ExitRecord {
         // Best effort: a reader without the right to write still gets the answer.
         let _ = fd::reopen(self.file.as_fd(), OFlag::O_WRONLY)
             .and_then(|file| fd::write_at(file.as_fd(), &record::exit_line(&record), self.layout.exit()));

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use nix::unistd::{AccessFlags, access};
 
@@ -35,7 +36,8 @@ pub fn look(host: &Host, state_root: &Path, proof: &SingleThreaded) -> Facts {
 }
 
 fn text(path: impl AsRef<Path>) -> String {
-    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+    let text = fd::open(path, OFlag::O_RDONLY).and_then(|file| fd::read_all(file, fd::DOCUMENT));
+    String::from_utf8_lossy(&text.unwrap_or_default()).trim().to_owned()
 }
 
 fn words(path: impl AsRef<Path>) -> Vec<String> {

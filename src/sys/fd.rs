@@ -268,13 +268,19 @@ pub fn make_new(dir: BorrowedFd<'_>, name: impl AsRef<Path>, mode: u32) -> Resul
     openat(dir, name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW, mode)
 }
 
-/// pwrite(2), once; a short write is an error.
+/// pwrite(2) of everything. What keeps the rest from being written, a full disk or a limit, is the error.
 pub fn write_at(fd: BorrowedFd<'_>, bytes: &[u8], offset: usize) -> Result<()> {
-    let shown = || format!("pwrite({}, {} bytes at {offset})", fd.as_raw_fd(), bytes.len());
-    match nix::sys::uio::pwrite(fd, bytes, offset as libc::off_t).called(shown)? {
-        n if n == bytes.len() => Ok(()),
-        _ => Err(Failed { call: shown().into(), errno: nix::errno::Errno::EIO }),
+    let mut done = 0;
+    while done < bytes.len() {
+        let (rest, at) = (&bytes[done..], offset + done);
+        let shown = || format!("pwrite({}, {} bytes at {at})", fd.as_raw_fd(), rest.len());
+        match nix::sys::uio::pwrite(fd, rest, at as libc::off_t) {
+            Err(nix::errno::Errno::EINTR) => {}
+            Ok(0) => return Err(Failed { call: shown().into(), errno: nix::errno::Errno::EIO }),
+            other => done += other.called(shown)?,
+        }
     }
+    Ok(())
 }
 
 /// What [`replace`] guarantees when the power fails.

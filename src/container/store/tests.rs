@@ -133,3 +133,14 @@ fn what_others_may_write_is_not_believed() {
     set(&root.0.join("web"), 0o644);
     root.store().load("web").expect("nobody else writes there");
 }
+
+#[test]
+fn an_end_that_is_found_out_twice_is_the_one_written_down_first() {
+    let root = Root::new("end");
+    root.make("a", None, 0);
+    let (one, other) = (root.store().load("a").expect("there"), root.store().load("a").expect("there"));
+    let at = |at: &str| ExitRecord { code: None, signal: None, oom_killed: true, at: at.into() };
+    assert_eq!(one.agreed(at("first")), at("first"));
+    assert_eq!(other.agreed(at("second")), at("first"), "though it was loaded before");
+    assert_eq!(root.store().load("a").expect("there").exit(), Some(at("first")));
+}

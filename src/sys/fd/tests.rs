@@ -112,4 +112,11 @@ fn replace_a_large_file() {
     let dir = std::env::var_os("WINDLASS_TEST_DIR").expect("told");
     let failed = replace(CWD, &Path::new(&dir).join("file"), 0o600, &[0; 8192], Durability::Cached);
     assert_eq!(failed.expect_err("too large").errno, Errno::EFBIG);
+    // A part of this can be written: what keeps the rest from it is named.
+    let file = memfd();
+    assert_eq!(write_at(file.as_fd(), &[0; 8192], 0).expect_err("too large").errno, Errno::EFBIG);
+}
+
+fn memfd() -> OwnedFd {
+    nix::sys::memfd::memfd_create(c"file", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).expect("a file")
 }
