@@ -183,7 +183,9 @@ fn a_line_for_the_log_is_cut_where_a_message_ends() {
 
 #[test]
 fn init_made_by_another_process_comes_with_its_handle() {
-    let (init, mut runtime) = ends();
+    let (init, runtime) = ends();
+    let (between, _lives) = pair().expect("a pair");
+    let mut runtime = runtime.after_spawned(Some(between));
     let mut file = tempfile();
     file.write_all(b"the same file").expect("room");
     init.spawned(4711, file.as_fd()).expect("the runtime lives");
@@ -197,6 +199,13 @@ fn init_made_by_another_process_comes_with_its_handle() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_process_that_has_nothing_to_make_names_no_other() {
+    let (init, mut runtime) = ends();
+    init.spawned(4711, tempfile().as_fd()).expect("the runtime lives");
+    assert!(runtime.receive().is_err());
 }
 
 #[test]
