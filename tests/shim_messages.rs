@@ -273,7 +273,12 @@ proptest! {
     #[test]
     fn what_we_read_the_oracle_reads_alike(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
         if let Ok(ours) = task::Deleted::decode(&bytes) {
-            let theirs = api::DeleteResponse::parse_from_bytes(&bytes).expect("what we take the oracle takes");
+            let theirs = match api::DeleteResponse::parse_from_bytes(&bytes) {
+                Ok(theirs) => theirs,
+                // A number that is too large for its field: Go's reader and ours cut it off, the oracle refuses it.
+                Err(error) if format!("{error:?}").contains("IncorrectVarint") => return Ok(()),
+                Err(error) => panic!("what we take the oracle takes: {error:?}"),
+            };
             prop_assert_eq!((ours.pid, ours.exit_status), (theirs.pid, theirs.exit_status));
             prop_assert_eq!(ours.exited_at.unwrap_or_default().seconds, theirs.exited_at.seconds);
         }
