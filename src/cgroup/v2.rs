@@ -301,7 +301,7 @@ fn refuse_in_use(directory: &Directory, made: bool) -> Result<()> {
 ///
 /// One system call where it is empty. Processes that are on their way out are awaited through
 /// cgroup.events. A process in it that makes cgroups meanwhile is killed with the others; one outside can
-/// delay the removal [`ROUNDS`] times.
+/// delay the removal a few times.
 pub fn remove(path: &str, kill: Kill) -> Result<()> {
     match remove_empty(path) {
         Err(Failed { errno: Errno::EBUSY, .. }) => {}

@@ -42,7 +42,7 @@ pub enum Effect {
 
 use Effect::*;
 
-/// The access time policies, as flags of which a mount may be given several; see [`policy`].
+/// The access time policies, as flags of which a mount may be given several; see `policy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
     /// Updated when older than the last change.

@@ -1,6 +1,6 @@
 //! The device rules as a devices cgroup of version 1 takes them.
 //!
-//! Such a cgroup has a default, to allow or to deny, and exceptions to it, just as [`Access`] has. But
+//! Such a cgroup has a default, to allow or to deny, and exceptions to it, just as `Access` has. But
 //! the effect of a line written to `devices.allow` or `devices.deny` depends on the present default, and
 //! a new cgroup begins with everything of its parent. So the rules are not written one by one. The
 //! default is written first, as a line `a` that also clears what was inherited, then each exception once.
