@@ -16,6 +16,7 @@ chapter! { "joining":
     the_root_of_the_host_is_not_seen_through_a_joining_process [Need::Slow],
     a_joining_process_is_closed_to_an_ordinary_container [Need::Slow],
     a_joining_process_shows_nothing_of_the_host [Need::Slow],
+    a_detached_exec_outlives_the_runtime,
     a_joining_process_has_the_powers_of_the_container_alone [Need::Slow],
     an_exec_that_the_container_stops_ends_with_the_runtime [Need::Slow],
 }
@@ -160,6 +161,23 @@ fn a_joining_process_has_the_powers_of_the_container_alone(t: &T) -> Verdict {
         let known = |line: &&String| own.contains(&line.as_str()) || fewer.contains(&line.as_str());
         let more: Vec<&String> = seen.iter().filter(|line| !known(line)).collect();
         ensure!(more.is_empty(), "seen: {more:?}");
+    }
+    Ok(())
+}
+
+fn a_detached_exec_outlives_the_runtime(t: &T) -> Verdict {
+    for bundle in [t.bundle()?, super::namespaces::user_namespace(t)?] {
+        let container = t.start(&bundle.sh("sleep 1000"))?;
+        for user in ["0", "7"] {
+            let file = t.path("pid");
+            let words = ["--detach", "--user", user, "--pid-file", &file.display().to_string()];
+            container.try_exec(&words, &["/bin/sleep", "1000"])?.ok()?;
+            let pid = fs::read_to_string(&file)?;
+            // What kills it would do so at once.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            ensure!(state.contains("(sleep) S"), "user {user}: {state:?}");
+        }
     }
     Ok(())
 }

@@ -180,6 +180,12 @@ pub fn first_of_ours(preserve_fds: u32) -> i32 {
     3 + i32::try_from(preserve_fds).unwrap_or(i32::MAX - 3)
 }
 
+/// Sets the parent-death signal (PR_SET_PDEATHSIG) once more: the kernel clears it when the ids change (prctl(2)).
+pub(super) fn die_with_runtime(cx: &mut Context<'_>) -> Result<()> {
+    cx.dies_with_runtime = true;
+    process::die_with_parent().doing(|| "cannot be killed with the runtime")
+}
+
 /// Clears the parent-death signal (PR_SET_PDEATHSIG). execve(2) keeps it, so a program would die with the
 /// runtime of an `exec --detach`.
 pub(super) fn outlive_runtime(cx: &mut Context<'_>) -> Result<()> {

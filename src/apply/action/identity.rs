@@ -6,8 +6,8 @@ use crate::apply::context::Context;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::{Identity, Sets};
 use crate::sys::credentials::{self, CapabilitySets};
-use crate::sys::process;
 
+use super::execute::die_with_runtime;
 use super::stdio;
 
 /// Bounding set, groups, ids, then the other sets, in the order in which each is still allowed.
@@ -29,8 +29,7 @@ pub(super) fn take(identity: &Identity, cx: &mut Context<'_>) -> Result<()> {
     }
     credentials::set_ids(identity.uid, identity.gid)
         .doing(|| format!("cannot become user {}:{}", identity.uid, identity.gid))?;
-    // The kernel clears the parent-death signal when the ids change (prctl(2)).
-    process::die_with_parent().doing(|| "cannot be killed with the runtime")?;
+    die_with_runtime(cx)?;
     if kept {
         credentials::keep_capabilities(false).doing(|| "cannot stop keeping capabilities")?;
     }

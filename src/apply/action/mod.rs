@@ -26,7 +26,7 @@ use super::hooks;
 pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
     match action {
         Action::MapIds => namespace::map_ids(cx),
-        Action::BecomeRoot(uid, gid) => namespace::become_root(*uid, *gid),
+        Action::BecomeRoot(uid, gid) => namespace::become_root(*uid, *gid, cx),
         Action::Copy(index) => cx.sources.take_early(*index),
         Action::Scope => cx.sync.scope(),
         Action::Join(index) => namespace::join(*index, cx),

@@ -14,7 +14,7 @@ use crate::sys::process::{Child, Forked};
 use crate::sys::{credentials, fd, poll, process, socket};
 
 use super::console;
-use super::execute::{first_of_ours, outlive_runtime};
+use super::execute::{die_with_runtime, first_of_ours, outlive_runtime};
 
 pub(super) fn map_ids(cx: &Context<'_>) -> Result<()> {
     cx.sync.map_ids()?;
@@ -22,11 +22,10 @@ pub(super) fn map_ids(cx: &Context<'_>) -> Result<()> {
     process::hide().doing(|| "cannot hide init")
 }
 
-pub(super) fn become_root(uid: u32, gid: u32) -> Result<()> {
+pub(super) fn become_root(uid: u32, gid: u32, cx: &mut Context<'_>) -> Result<()> {
     // The supplementary groups are the caller's still; they go with the container user's own.
     credentials::set_ids(uid, gid).doing(|| "cannot become root of the user namespace")?;
-    // The kernel clears the parent-death signal when the ids change (prctl(2)).
-    process::die_with_parent().doing(|| "cannot be killed with the runtime")
+    die_with_runtime(cx)
 }
 
 pub(super) fn join(index: usize, cx: &mut Context<'_>) -> Result<()> {
