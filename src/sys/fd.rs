@@ -133,43 +133,6 @@ pub fn read_all(fd: OwnedFd, limit: usize) -> Result<Vec<u8>> {
 /// How much of a file without a size is read at once, in bytes.
 const READ: usize = 16 * 1024;
 
-/// The first line of a file, without its end, of which `find` makes something. The file is read piece by piece:
-/// lines of more than 16 KiB are passed over. One with more than `limit` bytes before that is EFBIG.
-pub fn find_line<T>(fd: BorrowedFd<'_>, limit: usize, mut find: impl FnMut(&[u8]) -> Option<T>) -> Result<Option<T>> {
-    let mut buffer = vec![0; READ];
-    let (mut held, mut total, mut too_long) = (0, 0, false);
-    loop {
-        let n = match nix::unistd::read(fd, &mut buffer[held..]) {
-            Err(nix::errno::Errno::EINTR) => continue,
-            other => other.called(|| format!("read({})", fd.as_raw_fd()))?,
-        };
-        total += n;
-        if total > limit {
-            let call = format!("read({}): more than {limit} bytes", fd.as_raw_fd());
-            return Err(Failed { call: call.into(), errno: nix::errno::Errno::EFBIG });
-        }
-        let (mut rest, end) = (0, held + n);
-        while let Some(length) = super::stream::find(b'\n', &buffer[rest..end]) {
-            let line = &buffer[rest..rest + length];
-            rest += length + 1;
-            // The end of a line that was passed over.
-            if !std::mem::take(&mut too_long)
-                && let Some(found) = find(line)
-            {
-                return Ok(Some(found));
-            }
-        }
-        if n == 0 {
-            return Ok(if held == 0 || too_long { None } else { find(&buffer[..held]) });
-        }
-        buffer.copy_within(rest..end, 0);
-        held = end - rest;
-        if held == buffer.len() {
-            (held, too_long) = (0, true);
-        }
-    }
-}
-
 /// A file of the kernel or of our own, which are small: usually in one read, for there a read that
 /// gives less than it could is the last one. A final link is not followed.
 pub fn read_small(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<Vec<u8>> {

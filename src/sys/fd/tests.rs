@@ -12,8 +12,6 @@ fn temporary(name: &str) -> std::path::PathBuf {
 fn a_file_without_an_end_is_not_read_for_ever() {
     let zero = open("/dev/zero", OFlag::O_RDONLY).expect("open");
     assert_eq!(read_all(zero, 1 << 20).expect_err("no end").errno, Errno::EFBIG);
-    let zero = open("/dev/zero", OFlag::O_RDONLY).expect("open");
-    assert_eq!(find_line(zero.as_fd(), 1 << 20, |_| Some(())).expect_err("no end").errno, Errno::EFBIG);
 }
 
 #[test]
@@ -24,28 +22,6 @@ fn a_file_as_long_as_it_may_be_is_read_whole() {
     assert_eq!(read(1000).expect("fits").len(), 1000);
     assert_eq!(read(999).expect_err("one too many").errno, Errno::EFBIG);
     assert!(!read_all(open("/proc/self/maps", OFlag::O_RDONLY).expect("open"), 1 << 20).expect("read").is_empty());
-    std::fs::remove_dir_all(path.parent().expect("has one")).expect("removed");
-}
-
-#[test]
-fn lines_are_found_wherever_they_are() {
-    let path = temporary("lines").join("file");
-    let mut text = Vec::new();
-    (0..5000).for_each(|n| text.extend_from_slice(format!("line {n}\n").as_bytes()));
-    text.extend_from_slice(&[b'x'; 3 * READ]);
-    text.extend_from_slice(b"line 7777\nline 5000");
-    std::fs::write(&path, &text).expect("written");
-    let find = |wanted: &str| {
-        let file = open(&path, OFlag::O_RDONLY).expect("open");
-        let mut lines = 0;
-        let found = find_line(file.as_fd(), 1 << 20, |line| {
-            lines += 1;
-            line.ends_with(wanted.as_bytes()).then_some(lines)
-        });
-        found.expect("read")
-    };
-    assert_eq!((find("line 0"), find("line 4999"), find("line 5000")), (Some(1), Some(5000), Some(5001)));
-    assert_eq!((find("7777"), find("nowhere")), (None, None), "a part of a line is none");
     std::fs::remove_dir_all(path.parent().expect("has one")).expect("removed");
 }
 
