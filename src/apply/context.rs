@@ -62,8 +62,12 @@ pub struct Context<'a> {
     pub dies_with_runtime: bool,
     /// The proof that this process has one thread, for the step that forks.
     pub proof: Option<&'a SingleThreaded>,
+    /// The runtime's mount namespace, while init is in another that it leaves again.
+    pub mounts: Option<OwnedFd>,
     /// The root filesystem.
     pub root: Option<OwnedFd>,
+    /// Whether what is mounted now is mounted for the caller too.
+    pub mounts_are_callers: bool,
     /// A directory in which something was made, kept for what is made next.
     pub directory: Option<Directory>,
     /// The empty directory that hides directories, attached once.
@@ -114,7 +118,9 @@ impl<'a> Context<'a> {
             held: None,
             dies_with_runtime: true,
             proof: None,
+            mounts: None,
             root: None,
+            mounts_are_callers: false,
             directory: None,
             empty: None,
             null: None,

@@ -361,11 +361,11 @@ fn state(request: &Create<'_>) -> State {
     let root = request.spec.root.as_ref().map_or("", |root| root.path.as_str());
     let rootfs: PathBuf = request.bundle.join(root);
     let joined = request.plan.topology.joined.iter().fold(0, |all, join| all | join.kind);
-    let chroot = request
-        .plan
-        .init
-        .iter()
-        .any(|step| matches!(step.action, Action::Pivot(how) if how != crate::plan::Pivot::PivotRoot));
+    let chroots = |action: &Action| match action {
+        Action::Pivot(how) => *how != crate::plan::Pivot::PivotRoot,
+        action => matches!(action, Action::ReturnToMounts),
+    };
+    let chroot = request.plan.init.iter().any(|step| chroots(&step.action));
     State {
         version: crate::container::VERSION,
         id: request.plan.id.clone(),

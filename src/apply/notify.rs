@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use crate::abi::{attr, namespace};
+use crate::abi::attr;
 use crate::container::notify_directory;
 use crate::error::{Doing, Error, Kind, Origin, Result};
 use crate::plan::{Action, Mount, Plan, RootPath, Source, Step, Target, What};
@@ -70,7 +70,7 @@ fn reason() -> Origin {
 /// be `/run`. `state_root` is the absolute directory of all containers' states. `false`: the
 /// container has no mounts of its own, so that it cannot be given the socket.
 pub fn plan_mount(plan: &mut Plan, state_root: &Path) -> bool {
-    let own_mounts = plan.topology.has(namespace::MOUNT);
+    let own_mounts = plan.init.iter().any(|step| matches!(step.action, Action::Rootfs { source: Some(_), .. }));
     let is_mount = |step: &Step| matches!(step.action, Action::Mount(_) | Action::Rootfs { .. });
     let Some(last) = plan.init.iter().rposition(is_mount).filter(|_| own_mounts) else { return false };
     plan.sources.push(Source {

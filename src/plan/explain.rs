@@ -21,6 +21,8 @@ impl fmt::Display for Action {
             Action::LoopbackUp => f.write_str("bring the loopback interface up"),
             Action::Hostname(name) => write!(f, "set the hostname to {name:?}"),
             Action::Domainname(name) => write!(f, "set the domainname to {name:?}"),
+            Action::LeaveMounts => f.write_str("leave the runtime's mount namespace"),
+            Action::ReturnToMounts => f.write_str("return to it with a root that is attached nowhere"),
             Action::Propagation(flags) => write!(f, "make all mounts {}", propagation_name(*flags)),
             Action::Rootfs { path, .. } => write!(f, "attach the root filesystem {path}"),
             Action::Mount(mount) => mount.fmt(f),

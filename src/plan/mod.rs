@@ -133,6 +133,11 @@ pub enum Action {
     Hostname(String),
     /// Set the NIS domainname.
     Domainname(String),
+    /// Leave the runtime's mount namespace for a new one, to come back by [`Action::ReturnToMounts`].
+    LeaveMounts,
+    /// Go back to the runtime's mount namespace, with a copy of the root filesystem and its mounts that is
+    /// attached nowhere.
+    ReturnToMounts,
     /// Set the propagation of all mounts of the new mount namespace.
     Propagation(u64),
     /// Attach the root filesystem where it will be pivoted from, or only find it where there is no

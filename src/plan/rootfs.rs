@@ -104,11 +104,17 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
         Some(root) if root.path.is_empty() => draft.fault("/root/path", "root.path is empty"),
         Some(_) => {}
     }
-    let own_mounts = topology.has(namespace::MOUNT);
-    if !own_mounts {
-        without_mount_namespace(spec, linux, draft);
+    let own_namespace = topology.has(namespace::MOUNT);
+    // Whether init makes its mounts in a namespace that it leaves again.
+    let apart = !own_namespace && !topology.user_namespace() && has_mounts(spec, linux, options);
+    if !own_namespace {
+        without_mount_namespace(spec, linux, topology.user_namespace(), draft);
     }
-    let propagation = root_propagation(linux, draft);
+    if apart {
+        draft.always("what it mounts must not be the host's", Action::LeaveMounts);
+    }
+    let propagation = root_propagation(linux, draft).filter(|_| own_namespace);
+    let own_mounts = own_namespace || apart;
     if own_mounts {
         // Mounts of the host still arrive unless the configuration says otherwise; ours never leave.
         draft.always("mounts made here must not reach the host", Action::Propagation(ms::SLAVE | ms::REC));
@@ -130,7 +136,11 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
 
     let mut late_readonly = Vec::new();
     for (index, mount) in spec.mounts.iter().enumerate() {
-        if let Some(path) = mount_step(index, mount, linux, topology, options, draft) {
+        let mut words = MountOptions::read(mount.options.iter().map(String::as_str));
+        if apart {
+            without_propagation(index, mount, &mut words, draft);
+        }
+        if let Some(path) = mount_step(index, mount, words, linux, topology, options, draft) {
             late_readonly.push((index, path));
         }
     }
@@ -154,7 +164,7 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
         Pivot::PivotRoot
     };
     draft.config("/root/path", Action::Pivot(pivot));
-    if let Some(flags) = propagation.filter(|_| own_mounts) {
+    if let Some(flags) = propagation {
         draft.config("/linux/rootfsPropagation", Action::RootPropagation(flags));
     }
     for (key, value) in &linux.sysctl {
@@ -172,6 +182,31 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
         let path = RootPath::new("/").expect("no NUL");
         draft.config("/root/readonly", Action::Readonly(path));
     }
+    if apart {
+        draft.always("it has no mount namespace of its own", Action::ReturnToMounts);
+    }
+}
+
+/// Whether anything is mounted, or made of mounts.
+fn has_mounts(spec: &Spec, linux: &Linux, options: &Options) -> bool {
+    let readonly = spec.root.as_ref().is_some_and(|root| root.readonly);
+    let terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
+    let restricted = !linux.masked_paths.is_empty() || !linux.readonly_paths.is_empty();
+    // Its `/dev/console` is a mount, and so are devices that cannot be made.
+    !spec.mounts.is_empty() || readonly || terminal || restricted || options.host.nested.is_some()
+}
+
+/// Makes a mount private whatever its options say, for the namespace in which it is made does not last.
+fn without_propagation(index: usize, mount: &crate::spec::Mount, words: &mut MountOptions, draft: &mut Draft) {
+    let other = |word: &String| mount_options::propagation(word).is_some_and(|(flag, _)| flag != ms::PRIVATE);
+    if let Some(at) = mount.options.iter().position(other) {
+        let msg = format!(
+            "option {:?} has no effect without a private MNT namespace: the mount is private",
+            mount.options[at]
+        );
+        draft.warn(format!("/mounts/{index}/options/{at}"), msg);
+    }
+    words.propagation = vec![(ms::PRIVATE, true)];
 }
 
 /// Adds the steps that copy shared sources before all mounts become slaves. A shared mount must stay a peer of
@@ -207,14 +242,17 @@ fn restrict(linux: &Linux, draft: &mut Draft) {
     }
 }
 
-/// Mounts, and whatever is made of mounts, would be the host's: refused rather than done.
-fn without_mount_namespace(spec: &Spec, linux: &Linux, draft: &mut Draft) {
+/// What cannot be done without a mount namespace of its own. In a user namespace init has no power over the
+/// runtime's mount namespace, so it could not come back to it. What is attached nowhere has no propagation.
+fn without_mount_namespace(spec: &Spec, linux: &Linux, user_namespace: bool, draft: &mut Draft) {
+    let readonly = spec.root.as_ref().is_some_and(|root| root.readonly);
+    let propagates = mount_options::propagation(&linux.rootfs_propagation).is_some_and(|(flag, _)| flag != ms::PRIVATE);
     let what = [
-        ("/mounts", !spec.mounts.is_empty(), "mount filesystems"),
-        ("/linux/maskedPaths", !linux.masked_paths.is_empty(), "restrict sys entries"),
-        ("/linux/readonlyPaths", !linux.readonly_paths.is_empty(), "restrict sys entries"),
-        ("/root/readonly", spec.root.as_ref().is_some_and(|root| root.readonly), "make the root read-only"),
-        ("/linux/rootfsPropagation", !linux.rootfs_propagation.is_empty(), "set the root's propagation"),
+        ("/mounts", user_namespace && !spec.mounts.is_empty(), "mount filesystems"),
+        ("/linux/maskedPaths", user_namespace && !linux.masked_paths.is_empty(), "restrict sys entries"),
+        ("/linux/readonlyPaths", user_namespace && !linux.readonly_paths.is_empty(), "restrict sys entries"),
+        ("/root/readonly", user_namespace && readonly, "make the root read-only"),
+        ("/linux/rootfsPropagation", propagates, "set the root's propagation"),
     ];
     for (pointer, asked, doing) in what {
         if asked {
@@ -269,6 +307,7 @@ fn takes_files(kind: &str, source: &str) -> bool {
 fn mount_step(
     index: usize,
     mount: &crate::spec::Mount,
+    mut options: MountOptions,
     linux: &Linux,
     topology: &Topology,
     planning: &Options,
@@ -293,7 +332,6 @@ fn mount_step(
             format!("{:?} cannot be mounted because it is inside /proc", mount.destination),
         );
     }
-    let mut options = MountOptions::read(mount.options.iter().map(String::as_str));
     let bind = options.bind.or((mount.kind == "bind").then_some(false));
     if destination.is_root() && bind.is_none() {
         draft.fault(format!("{pointer}/destination"), "a new filesystem on / would hide the root filesystem");

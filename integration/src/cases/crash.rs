@@ -12,6 +12,7 @@ use std::process::Command;
 
 chapter! { "crash":
     create_killed_anywhere_can_be_deleted [Need::Slow],
+    create_in_the_callers_mount_namespace_killed_anywhere_can_be_deleted [Need::Slow],
     run_killed_anywhere_can_be_deleted [Need::Slow],
     start_killed_anywhere_can_be_deleted [Need::Slow],
     exec_killed_anywhere_leaves_a_usable_container [Need::Slow],
@@ -98,6 +99,17 @@ fn bundle(t: &T) -> Verdict<Bundle> {
 
 fn create_killed_anywhere_can_be_deleted(t: &T) -> Verdict {
     let dir = bundle(t)?.dir.display().to_string();
+    sweep(t, || {
+        let id = t.id();
+        let command = command(t, &["create", "--bundle", &dir, &id]);
+        Ok((id, command))
+    })
+}
+
+fn create_in_the_callers_mount_namespace_killed_anywhere_can_be_deleted(t: &T) -> Verdict {
+    let bundle = bundle(t)?.namespace("mount", None).set("/root/readonly", serde_json::json!(true));
+    bundle.write()?;
+    let dir = bundle.dir.display().to_string();
     sweep(t, || {
         let id = t.id();
         let command = command(t, &["create", "--bundle", &dir, &id]);

@@ -4,6 +4,7 @@ use crate::kit::Case;
 
 mod apparmor;
 mod bad_configs;
+mod callers_mounts;
 mod cgroup_trees;
 mod cgroups;
 mod cli;
@@ -48,6 +49,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         mounts::CASES,
         filesystems::CASES,
         sources::CASES,
+        callers_mounts::CASES,
         rootfs::CASES,
         devices::CASES,
         namespaces::CASES,

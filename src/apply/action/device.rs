@@ -38,6 +38,7 @@ pub(super) fn node(node: &Node, cx: &mut Context<'_>) -> Result<()> {
         let dir = directory(&parent, cx)?;
         return bind(node, name, dir, host.as_fd());
     }
+    let may_bind = !cx.mounts_are_callers;
     let dir = directory(&parent, cx)?;
     let device = libc::makedev(node.major, node.minor);
     match fd::mknodat(dir, name, node.mode, device) {
@@ -49,7 +50,7 @@ pub(super) fn node(node: &Node, cx: &mut Context<'_>) -> Result<()> {
         }
         Err(failed) if failed.errno == Errno::EEXIST => verify(node, name, dir, failed),
         // A device cgroup or a user namespace above us forbids it; the host's node may be used.
-        Err(failed) if failed.errno == Errno::EPERM => {
+        Err(failed) if failed.errno == Errno::EPERM && may_bind => {
             let host = mount::clone_tree(fd::CWD, node.path.to_string(), false).map_err(|_| failed.doing(doing()))?;
             let attributes = Attributes { set: BOUND, propagation: ms::PRIVATE, ..Attributes::default() };
             mount::set_attributes(host.as_fd(), attributes, false, None).doing(doing)?;

@@ -35,6 +35,8 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
         Action::LoopbackUp => socket::loopback_up().doing(|| "cannot bring the loopback interface up"),
         Action::Hostname(name) => sched::set_hostname(name).doing(|| "cannot set the hostname"),
         Action::Domainname(name) => sched::set_domainname(name).doing(|| "cannot set the domainname"),
+        Action::LeaveMounts => root::leave_mounts(cx),
+        Action::ReturnToMounts => root::return_to_mounts(cx),
         Action::Propagation(flags) => {
             crate::sys::mount::propagate_root(*flags).doing(|| "cannot set the propagation of the mounts")
         }

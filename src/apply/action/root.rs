@@ -4,17 +4,19 @@ use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sched::CloneFlags;
 
 use crate::abi::ms;
 use crate::apply::context::Context;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::{Pivot, RootPath};
 use crate::sys::mount::{self, Attributes};
-use crate::sys::{fd, signals};
+use crate::sys::{fd, process, signals};
 
 /// Attaches the copy of the root filesystem over its own place, so that it is a mount of our
 /// namespace, and remembers it as the root of every lookup.
 pub(super) fn attach(source: Option<usize>, path: &str, cx: &mut Context<'_>) -> Result<()> {
+    cx.mounts_are_callers = source.is_none();
     cx.root = Some(match source {
         None => fd::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
             .doing(|| format!("cannot open the root filesystem {path:?}"))?,
@@ -48,6 +50,29 @@ pub(super) fn pivot(how: Pivot, cx: &mut Context<'_>) -> Result<()> {
         Pivot::Chroot => mount::chroot_to_current().doing(|| "cannot chroot into the root filesystem")?,
     }
     // The root and the current directory are what they were: the root filesystem, by now `/`.
+    Ok(())
+}
+
+/// Leaves the runtime's mount namespace for a new one, in which the root filesystem is set up.
+pub(super) fn leave_mounts(cx: &mut Context<'_>) -> Result<()> {
+    let doing = || "cannot leave the runtime's mount namespace";
+    cx.mounts = Some(fd::open("/proc/self/ns/mnt", OFlag::O_RDONLY).doing(doing)?);
+    process::unshare(CloneFlags::CLONE_NEWNS).doing(doing)
+}
+
+/// Goes back, with a copy of all mounts of the root filesystem as the new root. The copy is in no mount namespace,
+/// so the caller's tree does not have it and there is nothing to unmount: the kernel frees it with the last
+/// process that uses it (open_tree(2), `OPEN_TREE_CLONE`).
+pub(super) fn return_to_mounts(cx: &mut Context<'_>) -> Result<()> {
+    let doing = || "cannot return to the runtime's mount namespace";
+    let missing = || Error::new(Kind::Protocol, "the plan returns to a mount namespace that it has not left");
+    let mounts = cx.mounts.take().ok_or_else(missing)?;
+    let root = mount::clone_tree(cx.root()?, "", true).doing(|| "cannot copy the root filesystem")?;
+    process::enter(mounts.as_fd(), CloneFlags::CLONE_NEWNS)
+        .and_then(|()| mount::change_directory(root.as_fd()))
+        .and_then(|()| mount::chroot_to_current())
+        .doing(doing)?;
+    cx.root = Some(root);
     Ok(())
 }
 
