@@ -274,7 +274,7 @@ fn the_process_of_exec_and_the_resources_of_update_are_read_alike() {
     let spec: Spec = serde_json::from_value(base(&data("bad_configs.tsv"))).expect("a good base");
     let exec = |process: &str| {
         let options = Options { host: Host { capabilities: u64::MAX, ..Host::default() }, ..Options::default() };
-        let request = windlass::cli::Exec::default();
+        let request = windlass::plan::exec::Request::default();
         windlass::plan::exec::exec("box", &spec, &request, Some(process.as_bytes()), &options)
     };
     let error = exec(r#"{"args": "sh", "cwd": 3, "user": []}"#).expect_err("wrong types");

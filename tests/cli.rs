@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use windlass::cli::{
-    CgroupManager, Command, Create, Environment, Exec, Format, Global, LogFormat, Rejected, Run, Source, Update, User,
+    CgroupManager, Command, Create, Environment, Exec, Format, Global, LogFormat, Rejected, Run, Source, Update,
     parse_in,
 };
 use windlass::error::{Kind, Origin};
+use windlass::plan::exec::User;
 
 fn root() -> Environment {
     Environment { euid: 0, runtime_dir: None, borrowed_root: false }
@@ -82,7 +83,7 @@ fn containerd_creates() {
 fn containerd_executes_kills_lists_and_updates() {
     let exec = exec("windlass exec --process /tmp/runc-process1 --detach --pid-file /b/e.pid web1");
     assert_eq!(exec.process.as_deref(), Some(Path::new("/tmp/runc-process1")));
-    assert!(exec.detach && exec.args.is_empty());
+    assert!(exec.detach && exec.request.args.is_empty());
     assert!(matches!(command("windlass kill --all web1 9"), Command::Kill { signal: 9, all: true, .. }));
     assert!(matches!(command("windlass delete --force web1"), Command::Delete { force: true, .. }));
     assert!(matches!(command("windlass ps --format json web1"), Command::Ps { format: Format::Json, .. }));
@@ -127,9 +128,9 @@ fn a_switch_may_be_told_true_or_false() {
     assert!(!run("windlass run --keep=false c").keep);
     assert!(run("windlass run --keep=true --detach=1 c").keep);
     assert!(!run("windlass run -d -d=false c").detach, "the last one counts");
-    assert_eq!(exec("windlass exec --no-new-privs=false c sh").no_new_privs, Some(false));
-    assert_eq!(exec("windlass exec --no-new-privs c sh").no_new_privs, Some(true));
-    assert_eq!(exec("windlass exec c sh").no_new_privs, None);
+    assert_eq!(exec("windlass exec --no-new-privs=false c sh").request.no_new_privs, Some(false));
+    assert_eq!(exec("windlass exec --no-new-privs c sh").request.no_new_privs, Some(true));
+    assert_eq!(exec("windlass exec c sh").request.no_new_privs, None);
 }
 
 #[test]
@@ -144,15 +145,15 @@ fn options_may_stand_before_or_after_the_id() {
 #[test]
 fn everything_after_the_command_of_exec_belongs_to_it() {
     let exec = exec("windlass exec -t c -d ls -l --user 3 -- -x");
-    assert!(exec.tty && exec.detach);
-    assert_eq!(exec.args, ["ls", "-l", "--user", "3", "--", "-x"]);
-    assert_eq!(exec.user, None);
+    assert!(exec.request.tty && exec.detach);
+    assert_eq!(exec.request.args, ["ls", "-l", "--user", "3", "--", "-x"]);
+    assert_eq!(exec.request.user, None);
 }
 
 #[test]
 fn two_dashes_end_the_options() {
-    assert_eq!(exec("windlass exec c -- -weird -t").args, ["-weird", "-t"]);
-    assert_eq!(exec("windlass exec -- c ls -t").args, ["ls", "-t"]);
+    assert_eq!(exec("windlass exec c -- -weird -t").request.args, ["-weird", "-t"]);
+    assert_eq!(exec("windlass exec -- c ls -t").request.args, ["ls", "-t"]);
     assert_eq!(create("windlass create -- -c").id, "-c");
 }
 
@@ -172,12 +173,12 @@ fn everything_after_the_id_of_ps_belongs_to_ps() {
 #[test]
 fn exec_takes_all_its_short_flags() {
     let exec = exec("windlass exec -td -u 1000:100 -g 4 -g 24 -e A=1 -e B= -c CAP_KILL --cwd /w --cgroup sub c id");
-    assert!(exec.tty && exec.detach);
-    assert_eq!(exec.user, Some(User { uid: 1000, gid: Some(100) }));
-    assert_eq!(exec.additional_gids, [4, 24]);
-    assert_eq!(exec.env, ["A=1", "B="]);
-    assert_eq!(exec.caps, ["CAP_KILL"]);
-    assert_eq!(exec.cwd.as_deref(), Some("/w"));
+    assert!(exec.request.tty && exec.detach);
+    assert_eq!(exec.request.user, Some(User { uid: 1000, gid: Some(100) }));
+    assert_eq!(exec.request.additional_gids, [4, 24]);
+    assert_eq!(exec.request.env, ["A=1", "B="]);
+    assert_eq!(exec.request.caps, ["CAP_KILL"]);
+    assert_eq!(exec.request.cwd.as_deref(), Some("/w"));
     assert_eq!(exec.cgroup[0].path, "sub");
 }
 
@@ -265,8 +266,8 @@ fn a_wrong_user_of_exec_is_never_root() {
     }
     let spaced = ["windlass", "exec", "-u", "1 ", "c", "id"].map(OsString::from);
     assert!(parse_in(spaced.into_iter(), &root()).is_err());
-    assert_eq!(exec("windlass exec -u 1 c id").user, Some(User { uid: 1, gid: None }));
-    assert_eq!(exec("windlass exec -u1:0 c id").user, Some(User { uid: 1, gid: Some(0) }));
+    assert_eq!(exec("windlass exec -u 1 c id").request.user, Some(User { uid: 1, gid: None }));
+    assert_eq!(exec("windlass exec -u1:0 c id").request.user, Some(User { uid: 1, gid: Some(0) }));
 }
 
 #[test]
@@ -372,7 +373,7 @@ fn help_is_shown_for_the_program_and_for_each_verb() {
     for line in ["runc exec --help", "runc help exec", "runc exec -h", "runc exec c --help"] {
         assert!(printed(line).starts_with("Usage: runc exec "), "{line}");
     }
-    assert_eq!(exec("windlass exec c ls --help").args, ["ls", "--help"]);
+    assert_eq!(exec("windlass exec c ls --help").request.args, ["ls", "--help"]);
 }
 
 #[test]

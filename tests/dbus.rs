@@ -9,7 +9,7 @@ use rustbus::message_builder::{MarshalledMessage, MessageBuilder};
 use rustbus::params::{Array, Base, Container, Param, Variant};
 use rustbus::signature::Type;
 use windlass::dbus::{Answer, Call, Connection, Peer, decode, encode};
-use windlass::plan::unit::Value;
+use windlass::variant::Value;
 
 /// The same value as rustbus has it.
 fn theirs(value: &Value) -> Param<'static, 'static> {

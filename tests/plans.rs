@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use windlass::abi::namespace;
-use windlass::cli::Exec;
 use windlass::error::{Error, Fault, Origin};
 use windlass::plan::exec::ExecPlan;
+use windlass::plan::exec::Request;
 use windlass::plan::unit::Systemd;
 use windlass::plan::{Action, Host, Joiner, Mount, Options, Plan, Step, What};
 use windlass::spec::{IdMapping, Spec};
@@ -59,7 +59,7 @@ impl Fixture {
     }
 
     fn exec(&self) -> Result<ExecPlan, Error> {
-        let request = Exec { id: "box".into(), args: vec!["true".into()], ..Exec::default() };
+        let request = Request { args: vec!["true".into()], ..Request::default() };
         windlass::plan::exec::exec("box", &self.spec, &request, None, &self.options())
     }
 
@@ -257,7 +257,7 @@ fn a_filter_that_is_planned_is_installed_in_exec_as_well() {
 
 #[test]
 fn what_the_words_of_exec_ask_for_is_not_blamed_on_the_configuration() {
-    let asked = |fixture: &Fixture, request: &Exec, process: Option<&[u8]>| {
+    let asked = |fixture: &Fixture, request: &Request, process: Option<&[u8]>| {
         let plan = windlass::plan::exec::exec("box", &fixture.spec, request, process, &fixture.options());
         let steps = plan.expect("it is planned").steps;
         let origin = |wanted: fn(&Action) -> bool| {
@@ -272,11 +272,11 @@ fn what_the_words_of_exec_ask_for_is_not_blamed_on_the_configuration() {
     };
     let fixtures = fixtures_in("");
     let docker = fixtures.iter().find(|fixture| fixture.path.ends_with("docker.json")).expect("it is there");
-    let words = Exec { id: "box".into(), args: vec!["true".into()], ..Exec::default() };
+    let words = Request { args: vec!["true".into()], ..Request::default() };
     assert_eq!(asked(docker, &words, None), ["COMMAND", "/process/cwd", "/linux/seccomp"]);
-    let words = Exec { cwd: Some("/".into()), ..words };
+    let words = Request { cwd: Some("/".into()), ..words };
     assert_eq!(asked(docker, &words, None), ["COMMAND", "--cwd", "/linux/seccomp"]);
-    let file = Exec { id: "box".into(), process: Some("process.json".into()), ..Exec::default() };
+    let file = Request::default();
     let process: &[u8] = br#"{"user": {"uid": 0, "gid": 0}, "args": ["true"], "cwd": "/"}"#;
     let expected = ["--process /args/0", "--process /cwd", "/linux/seccomp"];
     assert_eq!(asked(docker, &file, Some(process)), expected);

@@ -63,6 +63,6 @@ pub fn poststart(container: &Container, warnings: &mut Vec<Fault>) -> Result<()>
     let pid = container.init.map_or(0, |init| init.pid);
     hooks::run("poststart", hooks, &state_document(container, Status::Running, pid)?).inspect_err(|_| {
         // The cause is the hook's failure; what cannot be cleared away is left for `delete --force`.
-        warnings.extend(crate::container::destroy(container).unwrap_or_default());
+        warnings.extend(super::delete::destroy(container).unwrap_or_default());
     })
 }

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use crate::dbus::{Answer, Call, Connection, Message, Peer};
 use crate::error::{Error, Kind, Origin, Result};
-use crate::plan::unit::{Property, Unit, Value};
+use crate::plan::unit::{Property, Unit};
 use crate::sys::probe;
 use crate::sys::process::Child;
+use crate::variant::Value;
 
 /// A connection to systemd.
 pub struct Systemd {

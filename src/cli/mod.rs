@@ -22,7 +22,7 @@ use std::path::Path;
 pub use matches::{Matches, Words};
 pub use options::{CgroupManager, Command, Create, Environment, Exec, Explain, Format, Global, LogFormat, Run, Source};
 pub use update::Update;
-pub use values::{SubCgroup, User};
+pub use values::SubCgroup;
 
 use crate::error::{Error, Kind};
 use table::{GLOBAL, Operands, VERBS, Verb};

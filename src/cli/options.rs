@@ -10,8 +10,9 @@ use nix::fcntl::OFlag;
 
 use super::matches::Matches;
 use super::update::Update;
-use super::values::{self, SubCgroup, User};
+use super::values::{self, SubCgroup};
 use crate::error::{Doing, Error, Result};
+use crate::plan::exec::Request;
 use crate::sys::fd;
 
 /// What stands before the verb.
@@ -206,13 +207,13 @@ pub struct Run {
     pub no_subreaper: bool,
 }
 
-/// Options of `exec`; what is `None` is as in the container's process.
+/// Options of `exec`.
 #[derive(Clone, Debug, Default)]
 pub struct Exec {
     /// The container.
     pub id: String,
-    /// The command; empty only with `process`.
-    pub args: Vec<String>,
+    /// What the flags say of the process.
+    pub request: Request,
     /// A file with the whole process; the flags that describe a process have no effect then.
     pub process: Option<PathBuf>,
     /// Socket that gets the terminal's master end.
@@ -223,24 +224,6 @@ pub struct Exec {
     pub pid_file: Option<PathBuf>,
     /// Do not wait.
     pub detach: bool,
-    /// Give it a terminal.
-    pub tty: bool,
-    /// Working directory.
-    pub cwd: Option<String>,
-    /// Added to the environment, `KEY=VALUE`.
-    pub env: Vec<String>,
-    /// Ids.
-    pub user: Option<User>,
-    /// Added to the supplementary groups.
-    pub additional_gids: Vec<u32>,
-    /// SELinux label.
-    pub process_label: Option<String>,
-    /// AppArmor profile.
-    pub apparmor: Option<String>,
-    /// `PR_SET_NO_NEW_PRIVS`.
-    pub no_new_privs: Option<bool>,
-    /// Added to the capabilities, as written.
-    pub caps: Vec<String>,
     /// Descriptors to pass besides 0, 1, 2 and those of `LISTEN_FDS`.
     pub preserve_fds: u32,
     /// Cgroups below the container's.
@@ -459,14 +442,8 @@ fn create(id: String, matches: &Matches) -> Result<Create> {
 }
 
 fn exec(id: String, matches: &Matches) -> Result<Exec> {
-    let exec = Exec {
-        id,
+    let request = Request {
         args: matches.operands[1..].iter().map(argument).collect::<Result<_>>()?,
-        process: matches.path("process"),
-        console_socket: matches.path("console-socket"),
-        pidfd_socket: matches.path("pidfd-socket"),
-        pid_file: matches.path("pid-file"),
-        detach: matches.switch("detach"),
         tty: matches.switch("tty"),
         cwd: matches.text("cwd")?,
         env: matches.texts("env")?,
@@ -480,11 +457,20 @@ fn exec(id: String, matches: &Matches) -> Result<Exec> {
         apparmor: matches.text("apparmor")?,
         no_new_privs: matches.maybe_switch("no-new-privs"),
         caps: matches.texts("cap")?,
+    };
+    let exec = Exec {
+        id,
+        request,
+        process: matches.path("process"),
+        console_socket: matches.path("console-socket"),
+        pidfd_socket: matches.path("pidfd-socket"),
+        pid_file: matches.path("pid-file"),
+        detach: matches.switch("detach"),
         preserve_fds: matches.number("preserve-fds")?.unwrap_or(0),
         cgroup: matches.texts("cgroup")?.iter().map(|text| values::sub_cgroup(text)).collect::<Result<_>>()?,
         ignore_paused: matches.switch("ignore-paused"),
     };
-    match (&exec.process, exec.args.is_empty()) {
+    match (&exec.process, exec.request.args.is_empty()) {
         (None, true) => Err(Error::usage("exec args cannot be empty")),
         _ => Ok(exec),
     }

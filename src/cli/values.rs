@@ -7,15 +7,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::error::{Error, Result};
-
-/// Ids that `exec --user` asks for; no gid means: as in the container's process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct User {
-    /// User id.
-    pub uid: u32,
-    /// Group id, where one was given.
-    pub gid: Option<u32>,
-}
+use crate::id::check_id;
+use crate::plan::exec::User;
 
 /// One `--cgroup` of `exec`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,20 +19,15 @@ pub struct SubCgroup {
     pub path: String,
 }
 
-const ID_MAX: usize = 1024;
-
-/// A container id: letters, digits and `_+.-`, neither `.` nor `..`.
-///
-/// The rule holds for every verb, because the id becomes a file name.
+/// A container id. The rule holds for every verb, because the id becomes a file name.
 pub fn container_id(word: &OsStr) -> Result<String> {
     if word.is_empty() {
         return Err(Error::usage("container id cannot be empty"));
     }
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_+.-".contains(&byte);
-    word.to_str()
-        .filter(|id| id.bytes().all(allowed) && *id != "." && *id != ".." && id.len() <= ID_MAX)
-        .map(str::to_owned)
-        .ok_or_else(|| Error::usage(format!("invalid container ID format: {:?}", word.to_string_lossy())))
+    // What is not UTF-8 is shown as it can be, and refused like the rest.
+    let id = word.to_string_lossy();
+    check_id(&id)?;
+    Ok(id.into_owned())
 }
 
 /// `UID[:GID]`, decimal and nothing else: what is not exactly a number must never become 0

@@ -4,19 +4,15 @@ use std::collections::BTreeMap;
 
 use crate::error::Result;
 
-mod id;
-mod kill;
 mod process_stat;
 mod record;
 mod state;
 mod store;
 mod unusable;
 
-pub use id::{check_id, id_path};
-pub use kill::{delete, destroy, finish, kill};
 pub use process_stat::process_stat;
 pub use record::write_exit;
-pub use state::{ExitRecord, Init, State, Status, Unit, VERSION};
+pub use state::{Init, State, Status, Unit, VERSION};
 pub use store::{Container, INIT_NAME, Reservation, Store, notify_directory};
 
 /// The state document of the specification (runtime.md, "State"), as hooks and `state` get it.

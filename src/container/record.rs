@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::fd;
 
-use super::state::{ExitRecord, Init, State, VERSION};
+use super::state::{Init, State, VERSION};
+use crate::exit_record::ExitRecord;
 
 /// Bytes of the second line: two numbers of 64 bits and their names fit.
 const INIT: usize = 64;

@@ -17,11 +17,12 @@ use crate::sys::poll::Deadline;
 use crate::sys::process::{self, Exit};
 use crate::sys::{directory, fd, tree};
 
-use super::id::{check_id, id_path};
 use super::process_stat::{ProcessStat, process_stat};
 use super::record::{self, Head, Layout};
-use super::state::{ExitRecord, Init, State, Status};
+use super::state::{Init, State, Status};
 use super::unusable::Unusable;
+use crate::exit_record::ExitRecord;
+use crate::id::{check_id, id_path};
 
 /// The name by which init shows itself in `/proc/PID/stat` until it executes its program.
 pub const INIT_NAME: &std::ffi::CStr = c"windlass:init";
@@ -383,7 +384,7 @@ impl Container {
     }
 
     /// Removes its state, and with it the container. For who holds the lock.
-    pub(super) fn remove(&self) -> Result<()> {
+    pub fn remove(&self) -> Result<()> {
         remove(self.root(), &self.state.id, self.file.as_fd())
     }
 

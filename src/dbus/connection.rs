@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use crate::plan::unit::Value;
 use crate::sys::{Failed, Result, socket};
+use crate::variant::Value;
 
 use super::message::{self, Call, Message};
 

@@ -1,6 +1,6 @@
 //! Messages as bytes, in the byte order of this machine: sender and receiver share it.
 
-use crate::plan::unit::{Value, complete};
+use crate::variant::{Value, complete};
 
 /// A method call.
 #[derive(Clone, Debug)]

@@ -1,11 +1,44 @@
 //! The plan of `exec`: the same steps as create's, after joining what the container has.
 
 use crate::abi::{bits_of_list, namespace};
-use crate::cli::Exec;
 use crate::error::{Error, Fault, Origin, Result};
 use crate::spec::{Process, Spec};
 
 use super::{Action, Draft, Options, Program, Step, topology};
+
+/// The flags of `exec` that describe the process; what is `None` is as in the container's process.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The command; empty only where a whole process is given.
+    pub args: Vec<String>,
+    /// Give it a terminal.
+    pub tty: bool,
+    /// Working directory.
+    pub cwd: Option<String>,
+    /// Added to the environment, `KEY=VALUE`.
+    pub env: Vec<String>,
+    /// Ids.
+    pub user: Option<User>,
+    /// Added to the supplementary groups.
+    pub additional_gids: Vec<u32>,
+    /// SELinux label.
+    pub process_label: Option<String>,
+    /// AppArmor profile.
+    pub apparmor: Option<String>,
+    /// `PR_SET_NO_NEW_PRIVS`.
+    pub no_new_privs: Option<bool>,
+    /// Added to the capabilities, as written.
+    pub caps: Vec<String>,
+}
+
+/// Ids that `exec --user` asks for; no gid means: as in the container's process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id, where one was given.
+    pub gid: Option<u32>,
+}
 
 /// What `exec` will do.
 #[derive(Debug)]
@@ -50,9 +83,10 @@ impl ExecPlan {
 }
 
 /// Plans `exec` in a container made from `spec`. `process` is the text of `--process`.
-pub fn exec(id: &str, spec: &Spec, request: &Exec, process: Option<&[u8]>, options: &Options) -> Result<ExecPlan> {
+pub fn exec(id: &str, spec: &Spec, request: &Request, process: Option<&[u8]>, options: &Options) -> Result<ExecPlan> {
     // Where an element stands: in the document of `--process`, or in config.json.
     let mut draft = Draft::default();
+    let whole = process.is_some();
     let (process, at) = match process {
         Some(text) => {
             let read = crate::spec::read(text, "the process file")?;
@@ -103,7 +137,7 @@ pub fn exec(id: &str, spec: &Spec, request: &Exec, process: Option<&[u8]>, optio
     super::process::credentials(&process, &process.user, seccomp, &topology, options, at, false, &mut draft);
     for step in &mut draft.steps {
         if let Origin::Config(pointer) = &step.origin
-            && let Some(asked) = asked(pointer, request)
+            && let Some(asked) = asked(pointer, request, whole)
         {
             step.origin = Origin::Flag(asked.into());
         }
@@ -231,9 +265,10 @@ fn of_one_process(action: &Action) -> bool {
 /// The number of the limit of processes (getrlimit(2)).
 pub const RLIMIT_NPROC: u32 = 6;
 
-/// What of the command line asks for an element of the process, where it is not config.json.
-fn asked(pointer: &str, request: &Exec) -> Option<String> {
-    if request.process.is_some() {
+/// What of the command line asks for an element of the process, where it is not config.json. `whole`: the process
+/// is that of `--process`.
+fn asked(pointer: &str, request: &Request, whole: bool) -> Option<String> {
+    if whole {
         return (!pointer.starts_with("/linux/")).then(|| format!("--process {pointer}"));
     }
     let flags = [
@@ -251,7 +286,7 @@ fn asked(pointer: &str, request: &Exec) -> Option<String> {
 }
 
 /// The container's own process with what the flags change.
-fn described(spec: &Spec, request: &Exec) -> Result<Process> {
+fn described(spec: &Spec, request: &Request) -> Result<Process> {
     let mut process = spec.process.clone().unwrap_or_default();
     if request.args.is_empty() {
         return Err(Error::usage("process args cannot be empty"));

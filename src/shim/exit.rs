@@ -13,7 +13,7 @@ use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
 use super::ProcessId;
-use crate::container::ExitRecord;
+use crate::exit_record::ExitRecord;
 use crate::sys::fd::{self, Durability};
 use crate::sys::process::{self, Child, Exit, Forked, SingleThreaded};
 use crate::sys::{Called, Result};

@@ -253,7 +253,7 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
         container.lock()?;
         // Somebody may have deleted it already.
         if container.still_there() {
-            session.warnings.extend(crate::container::finish(&container)?);
+            session.warnings.extend(crate::apply::finish(&container)?);
         }
     }
     laps.done("remove the container");

@@ -36,7 +36,7 @@ fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThre
         ..Options::default()
     };
     let spec = container.config()?;
-    let mut plan = plan::exec::exec(&options.id, &spec, options, process.as_deref(), &planning)?;
+    let mut plan = plan::exec::exec(&options.id, &spec, &options.request, process.as_deref(), &planning)?;
     session.warn(std::mem::take(&mut plan.warnings))?;
     plan.process.env.extend(session.passed.environment.iter().cloned());
 

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use crate::cli::{Format, output};
-use crate::container::{Container, ExitRecord, Status};
+use crate::container::{Container, Status};
 use crate::doctor;
 use crate::error::{Kind, Result};
+use crate::exit_record::ExitRecord;
 use crate::sys::process::SingleThreaded;
 
 use super::Session;

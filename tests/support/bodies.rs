@@ -8,10 +8,12 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use windlass::cli::{Environment, Exec, Update};
-use windlass::container::{ExitRecord, Init, State};
+use windlass::cli::{Environment, Update};
+use windlass::container::{Init, State};
 use windlass::error::{Error, Fault, Kind, Origin};
+use windlass::exit_record::ExitRecord;
 use windlass::plan::cgroup::Limits;
+use windlass::plan::exec::Request;
 use windlass::plan::unit::Systemd;
 use windlass::plan::{Action, Host, Options, Plan, RootPath, What};
 use windlass::spec::Spec;
@@ -33,7 +35,7 @@ pub fn config(bytes: &[u8]) {
             Ok(plan) => planned(&plan),
             Err(error) => refused(&error),
         }
-        let request = Exec { id: "fuzz".into(), args: vec!["true".into()], ..Exec::default() };
+        let request = Request { args: vec!["true".into()], ..Request::default() };
         match windlass::plan::exec::exec("fuzz", &spec, &request, None, &options) {
             Ok(plan) => pointed(&plan.warnings),
             Err(error) => refused(&error),
@@ -45,7 +47,7 @@ pub fn config(bytes: &[u8]) {
 pub fn process(bytes: &[u8]) {
     let text = br#"{"ociVersion": "1.2.0", "root": {"path": "rootfs"}, "linux": {"namespaces": [{"type": "mount"}]}}"#;
     let spec: Spec = windlass::spec::parse(text, "config.json").expect("a valid document");
-    let request = Exec { id: "fuzz".into(), ..Exec::default() };
+    let request = Request::default();
     let options = Options { host: Host { capabilities: u64::MAX, ..Default::default() }, ..Options::default() };
     match windlass::plan::exec::exec("fuzz", &spec, &request, Some(bytes), &options) {
         Ok(plan) => {

@@ -4,18 +4,15 @@
 //! unit's settings anew (`daemon-reload`); the exact values are written to the cgroup as well,
 //! since systemd rounds some, and is silent where a controller is missing.
 
-mod value;
-
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-
-pub use value::{Value, complete};
 
 use super::cgroup::{Absent, Limits, Write};
 use super::device_rules;
 use crate::abi::bits_of_list;
 use crate::error::{Error, Fault, Result};
 use crate::spec::{DeviceRule, Resources, Spec, escape};
+use crate::variant::Value;
 
 /// Which systemd, and how scopes without a name of their own begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -59,7 +59,7 @@ pub fn exit(home: &Home) -> Result<Value> {
 
 /// How an exec ended.
 pub fn exit_of_exec(home: &Home, exec: &str) -> Result<Value> {
-    crate::container::check_id(exec).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
+    crate::id::check_id(exec).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
     match Record::read(&home.exec_file(exec, "exit.json")) {
         Some(record) => Ok(json!(ended(&record))),
         None => {

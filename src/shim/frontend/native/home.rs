@@ -88,7 +88,7 @@ pub struct Home {
 impl Home {
     /// That of this id below `state`; it need not exist.
     pub fn of(state: &Path, id: &str) -> Result<Home> {
-        crate::container::check_id(id).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
+        crate::id::check_id(id).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
         Ok(Home { dir: state.join(id) })
     }
 
@@ -235,7 +235,7 @@ pub fn all(state: &Path) -> Vec<(String, Home)> {
     let mut found: Vec<(String, Home)> = entries
         .filter(|entry| entry.path().join("shim.json").is_file())
         .filter_map(|entry| entry.file_name().into_string().ok().map(|id| (id, Home::at(entry.path()))))
-        .filter(|(id, _)| crate::container::check_id(id).is_ok())
+        .filter(|(id, _)| crate::id::check_id(id).is_ok())
         .collect();
     found.sort_by(|a, b| a.0.cmp(&b.0));
     found

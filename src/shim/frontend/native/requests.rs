@@ -173,7 +173,7 @@ impl Server {
         let document = line.process.ok_or_else(|| invalid("exec needs a process"))?;
         let exec: Rc<str> = match line.exec.as_deref() {
             Some(exec) => {
-                crate::container::check_id(exec).map_err(|_| invalid("an exec's id is like a container's"))?;
+                crate::id::check_id(exec).map_err(|_| invalid("an exec's id is like a container's"))?;
                 if exec.len() > 128 {
                     return Err(invalid("an exec's id is at most 128 bytes long"));
                 }

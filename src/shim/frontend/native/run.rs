@@ -61,7 +61,7 @@ fn facts(state: &Path, matches: &Matches) -> Result<Facts> {
     let text = |name: &str| matches.text(name).map_err(|error| invalid(error.to_string()));
     let texts = |name: &str| matches.texts(name).map_err(|error| invalid(error.to_string()));
     let id = text("id")?.ok_or_else(|| invalid("run needs --id"))?;
-    crate::container::check_id(&id).map_err(|error| invalid(error.to_string()))?;
+    crate::id::check_id(&id).map_err(|error| invalid(error.to_string()))?;
     let bundle = absolute(&matches.path("bundle").unwrap_or_else(|| ".".into()))?;
     let runtime = match matches.path("runtime") {
         Some(name) => Runtime::lookup(&name).ok_or_else(|| invalid(format!("no runtime {name:?} in PATH")))?,

@@ -1,0 +1,88 @@
+//! The removal of a container.
+
+use std::path::Path;
+
+use crate::cgroup::{self, Kill, Systemd, v1};
+use crate::container::{Container, Status, Store, state_document};
+use crate::error::{Error, Fault, Kind, Result};
+
+use super::hooks::run_poststop;
+use super::kill::kill_everything;
+use super::resctrl::remove_resctrl;
+
+/// Removes a container. With `force` a running one is killed first, and one that does not exist
+/// is no error. Returns what went wrong without stopping the removal.
+pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Fault>> {
+    let mut warnings = Vec::new();
+    let mut container = match force {
+        true => match store.load_to_remove(id, &mut warnings)? {
+            Some(container) => container,
+            None => return Ok(warnings),
+        },
+        false => store.load(id)?,
+    };
+    if force {
+        // Before the lock: a create that hangs holds it, and lets go when its init dies.
+        kill_everything(&container, true)?;
+    }
+    container.lock()?;
+    if !container.still_there() {
+        return if force { Ok(Vec::new()) } else { Err(Error::new(Kind::NotFound, "container does not exist")) };
+    }
+    if force {
+        kill_everything(&container, false)?;
+    } else {
+        match container.status()? {
+            Status::Stopped => {}
+            // De facto: engines delete what they never started.
+            Status::Created => kill_everything(&container, false)?,
+            status => {
+                let msg = format!("cannot delete container {id} that is not stopped: {status}");
+                return Err(Error::new(Kind::WrongStatus, msg).hint("`kill` it first, or use `delete --force`"));
+            }
+        }
+    }
+    warnings.extend(finish(&container)?);
+    Ok(warnings)
+}
+
+/// Kills all processes of a container and removes it, as `delete --force` does. For who holds the lock.
+pub fn destroy(container: &Container) -> Result<Vec<Fault>> {
+    kill_everything(container, false)?;
+    finish(container)
+}
+
+/// The end of a container whose processes are gone: cgroup, hooks, state.
+pub fn finish(container: &Container) -> Result<Vec<Fault>> {
+    // A record for whoever asks during the hooks, while the cgroup can still tell.
+    let mut warnings = Vec::new();
+    if let Some(path) = &container.state.cgroup {
+        // systemd clears an empty scope away by itself, sooner or later than this. Of a create that
+        // died it may not even have heard yet.
+        let scope = container.state.unit.as_ref().filter(|_| container.init.is_none() || Path::new(path).exists());
+        // It lets us in while we clear away ourselves.
+        let systemd = scope.map(|unit| (unit, Systemd::connect(unit.user)));
+        cgroup::remove(path, Kill::Yes)?;
+        let stop = |systemd: &mut Systemd, unit: &str| match container.init {
+            Some(_) => systemd.release(unit),
+            None => systemd.stop(unit),
+        };
+        let stopped = systemd.map(|(unit, systemd)| systemd.and_then(|mut systemd| stop(&mut systemd, &unit.name)));
+        if let Some(Err(error)) = stopped {
+            warnings.push(Fault { pointer: String::new(), msg: error.message().into() });
+        }
+    }
+    // Where there is a cgroup2, it knew all that was to be killed.
+    let kill = if container.state.cgroup.is_some() { Kill::No } else { Kill::Yes };
+    v1::remove(&container.state.cgroup_v1, kill)?;
+    if let Some(group) = &container.state.intel_rdt {
+        remove_resctrl(group)?;
+    }
+    let hooks = &container.hooks()?.poststop;
+    if !hooks.is_empty() {
+        let state = state_document(container, Status::Stopped, 0)?;
+        warnings.extend(run_poststop(hooks, &state));
+    }
+    container.remove()?;
+    Ok(warnings)
+}

@@ -1,0 +1,21 @@
+//! How a container ended, as the runtime and the shim write it down.
+
+use serde::{Deserialize, Serialize};
+
+/// How it ended. Written by whoever learns it first: the `run` that waited, a shim,
+/// or a `state` that still found the zombie.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExitRecord {
+    /// Exit code, if it exited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<i32>,
+    /// Signal, if one ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// Whether its cgroup saw the OOM killer.
+    #[serde(default)]
+    pub oom_killed: bool,
+    /// When that was seen, RFC 3339.
+    pub at: String,
+}
