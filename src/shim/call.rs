@@ -1,19 +1,15 @@
 //! One run of the runtime's binary.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Instant;
 
-use nix::fcntl::OFlag;
-
-use super::runtime::KEPT;
 use super::{ProcessId, WaitToken};
 use crate::sys::process::Child;
 use crate::sys::spawn::Spawn;
-use crate::sys::stream::{self, Moved};
-use crate::sys::{Result, fd, socket};
+use crate::sys::{Result, stream};
 
 /// What is being run, and so what its end means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,33 +114,4 @@ pub(super) fn text(word: &OsStr) -> CString {
     let bytes = word.as_bytes();
     let end = stream::find(0, bytes).unwrap_or(bytes.len());
     CString::new(&bytes[..end]).expect("it was cut at its first NUL")
-}
-
-/// The null device, for what is not wanted.
-pub(super) fn null() -> Result<OwnedFd> {
-    fd::open("/dev/null", OFlag::O_RDWR)
-}
-
-/// A pipe whose read end never blocks: read end, write end.
-pub(super) fn captured() -> Result<(OwnedFd, OwnedFd)> {
-    let (read_end, write_end) = socket::pipe()?;
-    stream::never_block(read_end.as_fd())?;
-    Ok((read_end, write_end))
-}
-
-/// Reads what there is of a pipe into `kept`, and forgets what is too much. True: it has ended.
-pub(super) fn collect(pipe: BorrowedFd<'_>, kept: &mut Vec<u8>) -> bool {
-    let mut buffer = [0; 4096];
-    // Bounded, so that one that never stops writing does not keep the loop from the others.
-    for _ in 0..64 {
-        match stream::read(pipe, &mut buffer) {
-            Ok(Moved::Bytes(n)) => {
-                let room = KEPT.saturating_sub(kept.len());
-                kept.extend_from_slice(&buffer[..n.min(room)]);
-            }
-            Ok(Moved::Later) => return false,
-            Ok(Moved::End) | Err(_) => return true,
-        }
-    }
-    false
 }

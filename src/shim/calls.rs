@@ -4,11 +4,13 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use super::call::{self, Call, Settings, Waiting, What, captured, collect, null};
+use super::call::{self, Call, Settings, Waiting, What};
 use super::console::Console;
+use super::key::{Kind, key};
+use super::pipe::{captured, collect, null};
 use super::process::{Ending, Process};
 use super::streams::Streams;
-use super::supervisor::{Kind, Supervisor, key, not_found};
+use super::supervisor::{Supervisor, not_found};
 use super::{Code, Event, Interest, Phase, ProcessId, Refusal, Reply, Stdio, WaitToken};
 use crate::sys::fd;
 use crate::sys::process::{self, Exit};

@@ -4,9 +4,10 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::exit::{self, Record, Writing};
+use super::key::{Kind, key};
 use super::process::{Ending, Process};
 use super::streams::Streams;
-use super::supervisor::{Kind, Supervisor, key};
+use super::supervisor::Supervisor;
 use super::{Event, ExitStatus, Interest, Phase, Reply};
 use crate::sys::process::{self, Child, Exit};
 

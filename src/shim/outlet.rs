@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::client::Client;
 use super::log::{Logger, SCRATCH, Stream};
+use super::pipe::KEPT;
 use super::poll::{Interest, Poll};
-use super::runtime::KEPT;
 use super::sink::{Sink, Taken};
 use super::stdio::Output;
 use crate::sys::Result;

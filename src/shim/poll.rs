@@ -12,8 +12,8 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use super::key::{Kind, key};
 use super::notifier::{Change, News, Notifier, Watch};
-use super::supervisor::{Kind, key};
 use crate::sys::{Called, Result};
 
 /// What to be told of. The hang-up of the other end always is.

@@ -3,36 +3,12 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::console::Console;
 use super::streams::Streams;
-use super::{ExitFile, ExitStatus, ProcessId, Runtime, Stdio, Timeouts, WaitToken};
+use super::{ExitFile, ExitStatus, ProcessId, Stdio, WaitToken};
 use crate::sys::process::{Child, Exit};
-
-/// What is fixed for a container's life.
-#[derive(Clone, Debug)]
-pub struct Container {
-    /// Its id.
-    pub id: Rc<str>,
-    /// Its bundle.
-    pub bundle: PathBuf,
-    /// Who runs it.
-    pub runtime: Runtime,
-    /// How long a call may take.
-    pub timeouts: Timeouts,
-    /// How long after a process's end its output is waited for, when another process still
-    /// holds the pipe open.
-    pub drain: Duration,
-    /// Whether its other processes are killed when init ends: without a PID namespace of its
-    /// own nobody else does that.
-    pub kill_on_exit: bool,
-    /// Empty files to make when the kernel killed for want of memory (conmon's `oom`).
-    pub oom_files: Vec<PathBuf>,
-    /// Whether the exit record is synced to disk before anyone is told. Yes, but for tests.
-    pub sync: bool,
-}
 
 /// A process to be made.
 #[derive(Debug)]

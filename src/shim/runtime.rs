@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::NewProcess;
+use super::pipe::KEPT;
 
 /// How long a call may take before it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,9 +116,6 @@ impl Runtime {
         logged.unwrap_or_else(|| String::from_utf8_lossy(stderr).trim().to_string())
     }
 }
-
-/// Bytes of a run's output that are kept; the rest is read and forgotten.
-pub(super) const KEPT: usize = 64 * 1024;
 
 /// The `msg` of the last line of level `error` (or worse) in a log of JSON lines.
 fn last_error(text: &[u8]) -> Option<String> {

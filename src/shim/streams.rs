@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use nix::fcntl::OFlag;
 
-use super::call::{captured, null};
 use super::client::{Client, Said};
+use super::key::{Kind, key};
 use super::log::{Logger, Stream};
 use super::outlet::{Around, Outlet, Scratch};
+use super::pipe::{captured, null};
 use super::poll::{Interest, Poll, Ready};
 use super::stdio::{Framing, Output, Stdin, Stdio};
-use super::supervisor::{Kind, key};
 use crate::sys::stream::{self, Moved};
 use crate::sys::{Result, fd, socket};
 

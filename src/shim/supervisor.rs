@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::call::{Call, Waiting, What};
+use super::key::{self, Kind, key};
 use super::notifier::Watch;
 use super::oom::{self, OomWatch};
 use super::outlet::Scratch;
@@ -20,46 +21,6 @@ use super::{
     WaitToken,
 };
 use crate::sys::Result;
-
-/// What a descriptor of the core's is for: the highest byte of its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Kind {
-    Signals = 1,
-    Process,
-    Source,
-    Sink,
-    InputFifo,
-    InputSink,
-    Client,
-    Console,
-    Call,
-    CallOutput,
-    CallErrors,
-    Record,
-    News,
-}
-
-const KINDS: [Kind; 13] = [
-    Kind::Signals,
-    Kind::Process,
-    Kind::Source,
-    Kind::Sink,
-    Kind::InputFifo,
-    Kind::InputSink,
-    Kind::Client,
-    Kind::Console,
-    Kind::Call,
-    Kind::CallOutput,
-    Kind::CallErrors,
-    Kind::Record,
-    Kind::News,
-];
-
-/// The key of a descriptor of the core's.
-pub(super) fn key(kind: Kind, serial: u32, sub: u16) -> u64 {
-    (kind as u64) << 56 | u64::from(serial) << 16 | u64::from(sub)
-}
 
 /// How long a terminal that was hung up is left alone.
 const HUNG_UP: Duration = Duration::from_millis(100);
@@ -321,7 +282,7 @@ impl Supervisor {
         if !found.is_empty() {
             self.stirred = Some(Instant::now());
         }
-        let (theirs, ours): (Vec<_>, Vec<_>) = found.into_iter().partition(|&(key, _)| key >> 56 == 0);
+        let (theirs, ours): (Vec<_>, Vec<_>) = found.into_iter().partition(|&(key, _)| key::is_of_front_end(key));
         if theirs.is_empty() {
             ours.into_iter().for_each(|(key, ready)| self.take(key, ready));
         } else {
@@ -333,8 +294,8 @@ impl Supervisor {
 
     /// Does the core's part for one descriptor.
     fn take(&mut self, key: u64, ready: Ready) {
-        if let Some(&kind) = KINDS.get((key >> 56) as usize - 1) {
-            self.ready(kind, (key >> 16) as u32, key as u16, ready);
+        if let Some((kind, serial, sub)) = key::parts(key) {
+            self.ready(kind, serial, sub, ready);
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::Stream;
+use super::stream::Stream;
 use crate::shim::stdio::Journal;
 use crate::sys::stream::find;
 use crate::sys::{Result, socket, stream};

@@ -3,8 +3,8 @@
 
 use std::time::SystemTime;
 
-use super::Stream;
 use super::file::FileLog;
+use super::stream::Stream;
 use crate::sys::stream::find;
 
 /// Longest text of one entry, as dockerd cuts it: readers have buffers for that.

@@ -3,8 +3,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::Stream;
 use super::file::FileLog;
+use super::stream::Stream;
 use crate::sys::stream::find;
 
 /// What is before the text: the time (35), the stream and its blanks (8), the tag and its blank (2).

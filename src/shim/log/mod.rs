@@ -8,6 +8,7 @@ mod file;
 mod journald;
 mod json;
 mod k8s;
+mod stream;
 
 use std::os::fd::OwnedFd;
 
@@ -16,15 +17,7 @@ use crate::sys::Result;
 
 pub use json::Entry;
 pub use k8s::{Line, parse};
-
-/// Which of the two streams of output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output, or the terminal.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
+pub use stream::Stream;
 
 /// An open log.
 #[derive(Debug)]

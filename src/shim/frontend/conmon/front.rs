@@ -1,7 +1,7 @@
 //! The one process of a conmon, and who is told what of it, in which order.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use super::doors::{self, Doors, Wish};
@@ -12,6 +12,7 @@ use super::settings::Settings;
 use crate::shim::{
     Event, ExitStatus, Framing, Interest, NewProcess, ProcessId, Ready, Refusal, Reply, Request, Supervisor, WaitToken,
 };
+use crate::sys::fd;
 use crate::sys::process::Exit;
 
 /// What our descriptors are watched under.
@@ -138,7 +139,7 @@ impl<'a> Front<'a> {
         // The process has them now; a pipe among them must not stay open for our sake.
         self.preserved.clear();
         if self.settings.passthrough
-            && let Err(failed) = super::leave_stdio()
+            && let Err(failed) = leave_stdio()
         {
             self.messages.say(Level::Warn, &format!("our standard output stays open: {failed}"));
         }
@@ -267,4 +268,10 @@ impl crate::shim::Front for Front<'_> {
             _ => None,
         }
     }
+}
+
+/// The standard descriptors become the null device.
+pub fn leave_stdio() -> crate::sys::Result<()> {
+    let null = crate::shim::pipe::null()?;
+    (0..=2).try_for_each(|standard| fd::install_at(null.as_fd(), standard))
 }

@@ -32,7 +32,7 @@ use self::messages::{Level, Messages};
 use self::pipes::Pipes;
 use self::settings::{ExitCommand, Settings};
 use crate::shim::log::Logger;
-use crate::shim::{Supervisor, call, serve};
+use crate::shim::{Supervisor, call, pipe, serve};
 use crate::sys::process::{self, Forked, SingleThreaded};
 use crate::sys::spawn::Spawn;
 use crate::sys::{self, fd};
@@ -92,7 +92,7 @@ fn run(arguments: Vec<OsString>) -> Result<i32, String> {
         // Fails only for a group's leader, which the caller's own child may be.
         let _ = nix::unistd::setsid();
         if !settings.passthrough {
-            leave_stdio()?;
+            front::leave_stdio()?;
         }
         Supervisor::new()
     };
@@ -134,11 +134,6 @@ fn write_pid(settings: &Settings, pid: i32) -> i32 {
     }
 }
 
-fn leave_stdio() -> sys::Result<()> {
-    let null = call::null()?;
-    (0..=2).try_for_each(|standard| fd::install_at(null.as_fd(), standard))
-}
-
 /// Runs the exit command and waits for it. What it starts is not ours to reap: it may be the next
 /// run of the same container.
 fn run_at_exit(exit: &ExitCommand, mut core: Supervisor) -> sys::Result<()> {
@@ -149,7 +144,7 @@ fn run_at_exit(exit: &ExitCommand, mut core: Supervisor) -> sys::Result<()> {
     let arguments: Vec<CString> =
         std::iter::once(program.clone()).chain(exit.arguments.iter().map(|word| call::text(word))).collect();
     // With the log driver passthrough the process has our own stdio.
-    let null = call::null()?;
+    let null = pipe::null()?;
     let child = Spawn {
         path: &program,
         arguments: &arguments,

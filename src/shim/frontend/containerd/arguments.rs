@@ -3,6 +3,9 @@
 
 use std::ffi::OsString;
 
+/// The environment variable with the address of containerd's service for events.
+pub const TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
+
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::arguments::Arguments;
 use super::message::task::Deleted;
 use super::wire::Message;
-use super::{bundle, mounts};
+use super::{bundle, io, mounts};
 use crate::shim::Runtime;
 use crate::shim::exit::Record;
 use crate::sys::socket;
@@ -55,7 +55,7 @@ pub fn main(arguments: &Arguments) -> Result<(), String> {
             exited_at: Some(SystemTime::now().into()),
         },
     };
-    super::print(&answer.encode())
+    io::print(&answer.encode())
 }
 
 /// Whether the runtime had anything alive to kill.

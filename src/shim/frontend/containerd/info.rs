@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::bundle;
 use super::message::Any;
 use super::message::options::Options;
 use super::message::start::{Info, Version};
 use super::wire::Message;
+use super::{bundle, io};
 
 /// The name of the runtime-spec's document of features.
 const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
@@ -32,7 +32,7 @@ fn runtime_name(program: &str) -> String {
 
 /// Prints containerd's `RuntimeInfo`.
 pub fn main() -> Result<(), String> {
-    let given = Any::decode(&super::input()?).ok().filter(|any| *any != Any::default());
+    let given = Any::decode(&io::input()?).ok().filter(|any| *any != Any::default());
     let options = Options::read(given.as_ref())?;
     let runtime = bundle::runtime(&options, "", Path::new("/"))?;
     // A runtime that cannot say is one without features, as for containerd's own shim.
@@ -44,13 +44,13 @@ pub fn main() -> Result<(), String> {
         options: given,
         features: features.map(|output| Any { type_url: FEATURES.into(), value: output.stdout }),
     };
-    super::print(&info.encode())
+    io::print(&info.encode())
 }
 
 /// Prints the version for people.
 pub fn version() -> Result<(), String> {
     let text = format!("{}:\n  Version:  {}\n  Revision: {REVISION}\n", program(), env!("CARGO_PKG_VERSION"));
-    super::print(text.as_bytes())
+    io::print(text.as_bytes())
 }
 
 #[cfg(test)]

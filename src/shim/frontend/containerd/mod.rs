@@ -28,6 +28,7 @@ mod connection;
 mod delete;
 mod idmapped;
 mod info;
+mod io;
 mod job;
 mod log;
 mod logger;
@@ -44,7 +45,6 @@ pub mod ttrpc;
 pub mod wire;
 
 use std::ffi::OsString;
-use std::io::{Read, Write};
 use std::process::ExitCode;
 
 use arguments::{Action, Arguments};
@@ -66,20 +66,4 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// All of standard input, which containerd ends.
-fn input() -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    std::io::stdin()
-        .take(ttrpc::LONGEST as u64)
-        .read_to_end(&mut bytes)
-        .map_err(|error| format!("standard input: {error}"))?;
-    Ok(bytes)
-}
-
-/// Prints an answer.
-fn print(bytes: &[u8]) -> Result<(), String> {
-    let mut out = std::io::stdout();
-    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| format!("standard output: {error}"))
 }

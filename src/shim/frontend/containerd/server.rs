@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 
-use super::arguments::Arguments;
+use super::arguments::{Arguments, TTRPC_ADDRESS};
 use super::connection::{Closed, Connection};
 use super::job::Job;
 use super::log;
@@ -14,7 +14,6 @@ use super::logger::Logger;
 use super::message::event::{TaskExec, TaskExit, TaskNamed, TaskStart, Topic};
 use super::outbox::Outbox;
 use super::service::{Answer, Outcome, Then};
-use super::start::TTRPC_ADDRESS;
 use super::task::{After, Task};
 use super::ttrpc::{Kind, Request, Response};
 use crate::shim::frontend::made::Made;

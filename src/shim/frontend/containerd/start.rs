@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use super::arguments::Arguments;
+use super::arguments::{Arguments, TTRPC_ADDRESS};
 use super::bundle::Config;
+use super::io;
 use super::message::options::Options;
 use super::message::start::{Input, Outcome, Params};
 use super::wire::Message;
@@ -27,12 +28,9 @@ const SOCKETS: &str = "/run/containerd/s";
 /// Longest path of a socket that containerd accepts.
 const PATH_MAX: usize = 106;
 
-/// Where events go: the variable of the environment.
-pub const TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
-
 /// Starts it.
 pub fn main(arguments: &Arguments) -> Result<(), String> {
-    let input = Input::read(&super::input()?, &arguments.id, &arguments.namespace);
+    let input = Input::read(&io::input()?, &arguments.id, &arguments.namespace);
     let bundle = std::env::current_dir().map_err(|error| format!("the working directory: {error}"))?;
     let params = match &input {
         Input::Bootstrap(params) => Some(params),
@@ -53,8 +51,8 @@ pub fn main(arguments: &Arguments) -> Result<(), String> {
     // Older containerd knows the address by this file alone when it starts again.
     exit::put(&bundle.join("address"), address.as_bytes(), false).map_err(|failed| failed.to_string())?;
     match params {
-        Some(_) => super::print(&Outcome { version: 3, address, protocol: "ttrpc".into() }.encode()),
-        None => super::print(address.as_bytes()),
+        Some(_) => io::print(&Outcome { version: 3, address, protocol: "ttrpc".into() }.encode()),
+        None => io::print(address.as_bytes()),
     }
 }
 

@@ -7,8 +7,8 @@
 use nix::sched::CloneFlags;
 use serde_json::{Value, json};
 
-use super::home::Facts;
-use super::serve::{Report, Server};
+use super::home::{Facts, Home};
+use super::report::Report;
 use super::wire::phase_name;
 use crate::shim::{Code, NewProcess, Phase, Refusal, Supervisor};
 use crate::sys::fd;
@@ -42,28 +42,28 @@ pub fn runtime_state(facts: &Facts) -> Option<(Phase, i32)> {
 }
 
 /// Takes the container over, and reports.
-pub(super) fn adopt(server: &mut Server, new: NewProcess, core: &mut Supervisor) -> Result<()> {
+pub fn adopt(home: &Home, facts: &Facts, new: NewProcess, core: &mut Supervisor) -> Result<()> {
     let ended = || Refusal::new(Code::WrongPhase, "the container has ended: ask for its status, and delete it");
-    if server.home.exit().is_some() {
+    if home.exit().is_some() {
         return Err(ended());
     }
-    if !server.facts.keep {
+    if !facts.keep {
         return Err(Refusal::new(Code::WrongPhase, "it was not made with --keep-on-shim-death: its output is lost"));
     }
-    let text = fd::read_small(fd::CWD, server.home.file("pid")).map_err(|_| ended())?;
+    let text = fd::read_small(fd::CWD, home.file("pid")).map_err(|_| ended())?;
     let pid: i32 = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()).ok_or_else(ended)?;
     // First the pidfd, then the question: if the runtime still knows the id as its container's,
     // the pidfd is that of the container, for the runtime compares start times.
     let pidfd = process::open_pid(pid).map_err(|_| ended())?;
     let (phase, _) =
-        runtime_state(&server.facts).filter(|&(phase, of)| phase != Phase::Stopped && of == pid).ok_or_else(ended)?;
+        runtime_state(facts).filter(|&(phase, of)| phase != Phase::Stopped && of == pid).ok_or_else(ended)?;
     core.adopt(new, pid, pidfd, phase)?;
     Report::say(&json!({
         "v": 1,
-        "id": server.facts.id,
+        "id": facts.id,
         "pid": pid,
         "shim_pid": std::process::id(),
-        "socket": server.home.file("shim.sock"),
+        "socket": home.file("shim.sock"),
         "state": phase_name(phase),
         "adopted": true,
         "guarantees": guarantees(),

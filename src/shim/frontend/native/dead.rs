@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::adopt::runtime_state;
 use super::home::{Facts, Home};
 use super::journal::Journal;
-use super::wire::{Ended, phase_name};
+use super::wire::{Ended, event_members, phase_name};
 use crate::shim::exit::Record;
 use crate::shim::{Code, Phase, Refusal};
 
@@ -79,7 +79,7 @@ pub fn journal(home: &Home) -> Result<Journal> {
     if let Some(record) = home.exit().filter(|_| !journal.has("exited")) {
         let mut members = json!(ended(&record));
         members["pid"] = record.pid.into();
-        journal.append(&super::serve::event_members("exited", &record.id, None, &members));
+        journal.append(&event_members("exited", &record.id, None, &members));
     }
     drop(lock);
     Ok(journal)

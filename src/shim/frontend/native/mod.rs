@@ -18,6 +18,7 @@ mod dead;
 mod home;
 mod journal;
 mod logs;
+mod report;
 mod requests;
 mod run;
 mod serve;

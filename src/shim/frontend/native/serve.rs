@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 use serde_json::{Value, json};
 
+use super::adopt::adopt;
 use super::connection::Connection;
 use super::home::{Facts, Home};
 use super::journal::Journal;
+use super::report::Report;
 use super::wire::{self, Ended};
 use crate::shim::stdio::{Output, Stdin, Stdio};
 use crate::shim::{
@@ -116,24 +118,6 @@ pub fn main(words: &[OsString]) -> i32 {
     })
 }
 
-/// Where whoever started us waits for one line.
-pub(super) struct Report;
-
-impl Report {
-    pub(super) fn say(line: &Value) {
-        use std::io::Write;
-        // Who asked may have been killed meanwhile: the container goes on.
-        let _ = writeln!(std::io::stdout(), "{line}");
-        if let Ok(null) = fd::open("/dev/null", OFlag::O_RDWR) {
-            let _ = fd::install_at(null.as_fd(), 1);
-        }
-    }
-
-    fn fail(refusal: &Refusal) {
-        Report::say(&json!({"v": 1, "error": wire::error(refusal)}));
-    }
-}
-
 impl Server {
     fn start(home: Home, adopted: bool) -> Result<(Supervisor, Server)> {
         let mut core = Supervisor::new()?;
@@ -208,7 +192,7 @@ impl Server {
         };
         core.watch_directory(self.home.dir());
         if self.adopted {
-            return super::adopt::adopt(self, process, core);
+            return adopt(&self.home, &self.facts, process, core);
         }
         self.home.reserve()?;
         let null = fd::open("/dev/null", OFlag::O_RDWR)?;
@@ -375,7 +359,7 @@ impl Server {
 
     fn record(&mut self, kind: &str, process: Option<&ProcessId>, members: Value) {
         let exec = process.and_then(|process| process.exec.as_deref());
-        let line = event_members(kind, &self.facts.id, exec, &members);
+        let line = wire::event_members(kind, &self.facts.id, exec, &members);
         self.journal.append(&line);
         self.late = (!self.journal.write_late()).then(|| Instant::now() + AGAIN);
     }
@@ -384,18 +368,6 @@ impl Server {
     pub(super) fn record_deleted(&mut self, process: &ProcessId) {
         self.record("deleted", Some(process), json!({}));
     }
-}
-
-/// What follows an event's number.
-pub(super) fn event_members(kind: &str, id: &str, exec: Option<&str>, members: &Value) -> String {
-    let mut line = format!("\"type\":{},\"id\":{}", Value::from(kind), Value::from(id));
-    if let Some(exec) = exec {
-        line += &format!(",\"exec\":{}", Value::from(exec));
-    }
-    for (key, value) in members.as_object().into_iter().flatten() {
-        line += &format!(",{}:{value}", Value::from(key.as_str()));
-    }
-    line
 }
 
 impl Front for Server {

@@ -1,6 +1,7 @@
 //! The lines of the protocol: what a client may ask, and how answers and events are written.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::shim::{Code, ExitStatus, Phase, Refusal};
@@ -157,6 +158,18 @@ pub fn answer(seq: u64, result: Result<serde_json::Value, Refusal>) -> Vec<u8> {
         Err(refusal) => serde_json::json!({"seq": seq, "error": error(&refusal)}),
     };
     format!("{line}\n").into_bytes()
+}
+
+/// The members of an event that follow its number.
+pub fn event_members(kind: &str, id: &str, exec: Option<&str>, members: &Value) -> String {
+    let mut line = format!("\"type\":{},\"id\":{}", Value::from(kind), Value::from(id));
+    if let Some(exec) = exec {
+        line += &format!(",\"exec\":{}", Value::from(exec));
+    }
+    for (key, value) in members.as_object().into_iter().flatten() {
+        line += &format!(",{}:{value}", Value::from(key.as_str()));
+    }
+    line
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{hugepages, number, put, put_bytes, put_file, put_flat, text};
+use super::field::{hugepages, number, put, put_bytes, put_file, put_flat, text};
 use crate::sys::fd;
 
 const MEMORY: &[&str] = &[

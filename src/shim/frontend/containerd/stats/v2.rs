@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{hugepages, number, put, put_bytes, put_double, put_file, put_flat, text};
+use super::field::{hugepages, number, put, put_bytes, put_double, put_file, put_flat, text};
 
 /// An empty name stands for a field that is no number of the file.
 const CPU: &[&str] = &[

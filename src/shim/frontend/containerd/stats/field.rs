@@ -1,0 +1,63 @@
+//! Numbers in the files of a cgroup, and how they become fields of a message.
+
+use std::path::Path;
+
+pub(super) use super::super::wire::put_bytes;
+use super::super::wire::{put_fixed64, put_number};
+
+/// How containerd shows "no limit".
+const UNLIMITED: u64 = u64::MAX;
+
+pub(super) fn text(directory: &Path, name: &str) -> Option<String> {
+    std::fs::read_to_string(directory.join(name)).ok()
+}
+
+pub(super) fn number(text: &str) -> Option<u64> {
+    let text = text.trim();
+    if text == "max" { Some(UNLIMITED) } else { text.parse().ok() }
+}
+
+/// Appends the number in a file of one.
+pub(super) fn put_file(out: &mut Vec<u8>, field: u32, directory: &Path, name: &str) {
+    if let Some(value) = text(directory, name).as_deref().and_then(number) {
+        put(out, field, value);
+    }
+}
+
+/// Appends a number that is not zero.
+pub(super) fn put(out: &mut Vec<u8>, field: u32, value: u64) {
+    if value != 0 {
+        put_number(out, field, value);
+    }
+}
+
+/// Appends the numbers of lines `name value`, by the names that the table has. The field of the
+/// first is `first`; an empty name leaves a field out.
+pub(super) fn put_flat(out: &mut Vec<u8>, first: u32, names: &[&str], text: &str, scale: u64) {
+    for (field, name) in (first..).zip(names) {
+        let line = text.lines().filter_map(|line| line.split_once(' ')).find(|(key, _)| key == name);
+        if let Some(value) = line.and_then(|(_, value)| number(value)) {
+            put(out, field, value.saturating_mul(scale));
+        }
+    }
+}
+
+/// Appends a fraction that is not zero.
+pub(super) fn put_double(out: &mut Vec<u8>, field: u32, value: f64) {
+    if value != 0.0 {
+        put_fixed64(out, field, value.to_bits());
+    }
+}
+
+/// The sizes of huge pages that a directory has files for: `hugetlb.2MB.SUFFIX`.
+pub(super) fn hugepages(directory: &Path, suffix: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut sizes: Vec<String> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            Some(name.strip_prefix("hugetlb.")?.strip_suffix(suffix)?.to_owned())
+        })
+        .collect();
+    sizes.sort();
+    sizes
+}

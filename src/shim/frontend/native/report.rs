@@ -1,0 +1,30 @@
+//! The one line that the server writes for the program that started it.
+
+use std::os::fd::AsFd;
+
+use nix::fcntl::OFlag;
+use serde_json::{Value, json};
+
+use super::wire;
+use crate::shim::Refusal;
+use crate::sys::fd;
+
+/// The standard output, on which the program that started the server waits for one line.
+pub struct Report;
+
+impl Report {
+    /// Writes the line, and closes the output.
+    pub fn say(line: &Value) {
+        use std::io::Write;
+        // That program may have been killed meanwhile. The container goes on.
+        let _ = writeln!(std::io::stdout(), "{line}");
+        if let Ok(null) = fd::open("/dev/null", OFlag::O_RDWR) {
+            let _ = fd::install_at(null.as_fd(), 1);
+        }
+    }
+
+    /// Writes why there is no container.
+    pub fn fail(refusal: &Refusal) {
+        Report::say(&json!({"v": 1, "error": wire::error(refusal)}));
+    }
+}
