@@ -1,5 +1,8 @@
 //! Numbers of the kernel's interface that planning and acting share.
 
+/// The type of procfs in statfs(2) (linux/magic.h).
+pub const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+
 /// `MOUNT_ATTR_*` of mount_setattr(2) and fsmount(2).
 pub mod attr {
     /// Read-only.

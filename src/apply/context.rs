@@ -3,16 +3,18 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 
+use crate::abi::{PROC_SUPER_MAGIC, attr};
 use crate::container::State;
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::plan::{Program, RootPath};
 use crate::spec::Hooks;
 use crate::sys::mount::Filesystem;
 use crate::sys::process::{Execution, SingleThreaded};
 use crate::sys::progress::Progress;
-use crate::sys::{self, fd};
+use crate::sys::{self, Failed, fd};
 
 use super::action::{Stdio, first_of_ours};
 use super::sources::Sources;
@@ -74,8 +76,10 @@ pub struct Context<'a> {
     pub empty: Option<OwnedFd>,
     /// The null device that hides files, attached once.
     pub null: Option<OwnedFd>,
-    /// A procfs that nothing can be mounted over.
-    pub proc: Option<OwnedFd>,
+    /// Whether `/` is still the caller's.
+    pub callers_root: bool,
+    /// A procfs, see [`Context::proc`].
+    proc: Option<OwnedFd>,
     /// Mounts that are made read-only when everything in them is made.
     pub late_readonly: Vec<(RootPath, OwnedFd)>,
     /// What is no longer needed, see [`Context::spend`].
@@ -124,6 +128,7 @@ impl<'a> Context<'a> {
             directory: None,
             empty: None,
             null: None,
+            callers_root: true,
             proc: None,
             late_readonly: Vec::new(),
             spent: Vec::new(),
@@ -189,25 +194,61 @@ impl<'a> Context<'a> {
 
     /// A procfs of our own: a new mount that is attached nowhere, so that neither the container's
     /// mounts nor its processes can put anything in the place of its files (CVE-2019-16884,
-    /// CVE-2025-52881).
-    pub fn proc(&mut self) -> Result<BorrowedFd<'_>> {
+    /// CVE-2025-52881). A user namespace that may not have one uses the caller's, until the root is changed.
+    pub fn proc(&mut self) -> sys::Result<BorrowedFd<'_>> {
         if self.proc.is_none() {
-            let mount = Filesystem::open("proc")
-                .and_then(|fs| fs.mount(crate::abi::attr::NOSUID | crate::abi::attr::NOEXEC | crate::abi::attr::NODEV));
-            self.proc = Some(mount.doing(|| "cannot make a private procfs")?);
+            let mount = Filesystem::open("proc").and_then(|fs| fs.mount(attr::NOSUID | attr::NOEXEC | attr::NODEV));
+            match mount {
+                Err(failed) if failed.errno == Errno::EPERM && self.callers_root => self.hold_callers_proc()?,
+                other => self.proc = Some(other?),
+            }
         }
         Ok(self.proc.as_ref().expect("just made").as_fd())
     }
 
-    /// Writes to a file of the private procfs, never through a link out of it.
+    /// Makes the caller's procfs the one that [`Context::proc`] gives. What it shows of namespaces is about
+    /// those of who opens a file in it, whoever has mounted it.
+    pub fn hold_callers_proc(&mut self) -> sys::Result<()> {
+        self.proc = Some(procfs("/proc")?);
+        Ok(())
+    }
+
+    /// Lets go of the procfs.
+    pub fn drop_proc(&mut self) {
+        self.proc = None;
+    }
+
+    /// Writes to a file of the procfs, never through a link out of it nor to what is mounted in it.
     pub fn write_proc(&mut self, path: &str, value: &[u8]) -> sys::Result<()> {
-        let proc = self.proc().map_err(|error| sys::Failed {
-            call: error.call().unwrap_or("fsopen(\"proc\")").to_string().into(),
-            errno: error.errno().unwrap_or(nix::errno::Errno::EIO),
-        })?;
+        let proc = self.proc()?;
         // `self` is a link of procfs itself, and stays in it.
         let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS | ResolveFlag::RESOLVE_NO_XDEV;
         let file = fd::openat2(proc, path, OFlag::O_WRONLY, 0, resolve)?;
         fd::write_once(file.as_fd(), value)
+    }
+}
+
+/// `PROC_ROOT_INO` (linux/proc_fs.h).
+const PROC_ROOT: u64 = 1;
+
+/// The procfs at `path`, which must be the root of one (`O_PATH`).
+fn procfs(path: &str) -> sys::Result<OwnedFd> {
+    let found = fd::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+    if fd::filesystem(found.as_fd())? != PROC_SUPER_MAGIC || fd::stat(found.as_fd())?.st_ino != PROC_ROOT {
+        return Err(Failed { call: format!("open({path:?}), which is no procfs").into(), errno: Errno::ENOTSUP });
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::procfs;
+
+    #[test]
+    fn only_the_root_of_a_procfs_is_taken_for_one() {
+        assert!(procfs("/proc").is_ok());
+        for path in ["/", "/proc/self", "/proc/sys", "/proc/self/root", "/dev/null", "/nothing"] {
+            assert!(procfs(path).is_err(), "{path}");
+        }
     }
 }

@@ -280,6 +280,13 @@ fn enter(plan: &ExecPlan, doors: &Doors, placed: Placed, cx: &mut Context<'_>) -
         cx.sync.place()?;
     }
     let namespaces = plan.namespaces & !namespace::PID;
+    let process = &plan.process;
+    let uses_proc = process.terminal || !process.apparmor_profile.is_empty() || !process.selinux_label.is_empty();
+    if uses_proc && namespaces & namespace::USER != 0 && !plan.in_between() {
+        // It may not mount a procfs of the PID namespace in which it stays.
+        cx.hold_callers_proc().doing(|| "cannot use the procfs of the caller")?;
+    }
+    cx.callers_root = namespaces & namespace::MOUNT == 0 && cx.root.is_none();
     if let (Some(target), true) = (&cx.target, namespaces != 0) {
         process::enter(target.as_fd(), CloneFlags::from_bits_retain(namespaces as i32))
             .doing(|| "cannot join the container's namespaces")?;

@@ -46,6 +46,7 @@ impl fmt::Display for Action {
             Action::NetDevices => f.write_str("ask the runtime to move network devices in"),
             Action::RuntimeHooks => f.write_str("ask the runtime to run the prestart and createRuntime hooks"),
             Action::CreateContainerHooks => f.write_str("run the createContainer hooks"),
+            Action::HoldProc => f.write_str("take a procfs to write to"),
             Action::Pivot(Pivot::PivotRoot) => f.write_str("pivot the root"),
             Action::Pivot(Pivot::Move) => f.write_str("move the root over / and chroot"),
             Action::Pivot(Pivot::Chroot) => f.write_str("chroot into the root filesystem"),

@@ -177,6 +177,8 @@ pub enum Action {
     RuntimeHooks,
     /// Run the createContainer hooks.
     CreateContainerHooks,
+    /// Take a procfs to write to, before the caller's is out of reach.
+    HoldProc,
     /// Make the new root `/`.
     Pivot(Pivot),
     /// Set the propagation of `/`; `MS_*`, with `MS_REC` for all below.

@@ -2,7 +2,7 @@
 
 use crate::abi::{attr, ms, namespace};
 use crate::error::Origin;
-use crate::spec::{IdMapping, Linux, Root, Spec};
+use crate::spec::{IdMapping, Linux, Process, Root, Spec};
 
 use super::mount_options::{self, Options as MountOptions};
 use super::{Action, Draft, Host, Options, Pivot, RootPath, Step, Topology};
@@ -163,6 +163,10 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
     } else {
         Pivot::PivotRoot
     };
+    // A user namespace may be refused a procfs of its own; the caller's can be reached only until then.
+    if (topology.user_namespace() || options.host.nested.is_some()) && writes_to_proc(spec, linux) {
+        draft.always("kernel parameters and labels are written there", Action::HoldProc);
+    }
     draft.config("/root/path", Action::Pivot(pivot));
     if let Some(flags) = propagation {
         draft.config("/linux/rootfsPropagation", Action::RootPropagation(flags));
@@ -185,6 +189,11 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
     if apart {
         draft.always("it has no mount namespace of its own", Action::ReturnToMounts);
     }
+}
+
+fn writes_to_proc(spec: &Spec, linux: &Linux) -> bool {
+    let labelled = |process: &Process| !process.apparmor_profile.is_empty() || !process.selinux_label.is_empty();
+    !linux.sysctl.is_empty() || spec.process.as_ref().is_some_and(labelled)
 }
 
 /// Whether anything is mounted, or made of mounts.

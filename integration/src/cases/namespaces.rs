@@ -1,5 +1,6 @@
 //! config-linux.md, "Namespaces" and "User namespace mappings".
 
+use crate::kit::console::FdSocket;
 use crate::kit::stop::Context;
 use crate::kit::{Bundle, Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
@@ -24,6 +25,8 @@ chapter! { "namespaces":
     a_user_namespace_without_mappings_is_refused,
     mappings_without_a_user_namespace_are_refused,
     a_user_namespace_is_joined_by_its_path,
+    sysctls_are_set_without_a_procfs_of_ones_own,
+    terminals_work_without_a_procfs_of_ones_own,
     devices_work_in_a_user_namespace,
     bound_devices_are_for_nothing_else,
     exec_enters_the_user_namespace,
@@ -202,6 +205,45 @@ fn a_user_namespace_is_joined_by_its_path(t: &T) -> Verdict {
     let bundle = join(bundle, "user", &path).sh("readlink /proc/self/ns/user; id -u");
     let ran = t.run(&bundle)?.ok()?;
     ensure_eq!(ran.stdout, format!("{}\n0\n", fs::read_link(&path)?.display()), "namespace and uid");
+    Ok(())
+}
+
+/// A user namespace in the caller's PID namespace, which may not mount a procfs: with nothing on `/proc`, or with
+/// something else there.
+fn without_proc(t: &T) -> Verdict<Vec<Bundle>> {
+    let bundle = super::sources::user_namespace(t)?.namespace("pid", None);
+    let bundle = bundle.set("/linux/sysctl", json!({"net.ipv4.ping_group_range": "0 7"}));
+    let fake = super::security::fake_proc(t)?;
+    let none = bundle.clone().edit(|spec| {
+        spec["mounts"].as_array_mut().into_iter().for_each(|mounts| mounts.retain(|m| m["destination"] != "/proc"))
+    });
+    let another = none.clone().bind(&fake, "/proc", &["rbind"]);
+    Ok(vec![bundle, none, another])
+}
+
+fn sysctls_are_set_without_a_procfs_of_ones_own(t: &T) -> Verdict {
+    for bundle in without_proc(t)? {
+        let bundle = bundle.args(&["/bin/sleep", "1000"]);
+        let container = t.start(&bundle)?;
+        let pid = container.pid()?.to_string();
+        let range = t.host("nsenter", &["-t", &pid, "-n", "cat", "/proc/sys/net/ipv4/ping_group_range"])?;
+        ensure_eq!(range, "100000\t100007\n", "the parameter");
+    }
+    Ok(())
+}
+
+fn terminals_work_without_a_procfs_of_ones_own(t: &T) -> Verdict {
+    for bundle in without_proc(t)? {
+        let socket = FdSocket::new(t.path(&t.id()))?;
+        let bundle = bundle.set("/process/terminal", json!(true)).sh("echo first; exec sleep 1000");
+        let container = t.create_with(&bundle, &["--console-socket", socket.arg()])?;
+        let mut terminal = socket.terminal()?;
+        container.start()?;
+        terminal.read_until("first")?;
+        let options = ["--detach", "--tty", "--console-socket", socket.arg()];
+        container.try_exec(&options, &["/bin/sh", "-c", "echo second; exec sleep 1000"])?.ok()?;
+        socket.terminal()?.read_until("second")?;
+    }
     Ok(())
 }
 

@@ -62,6 +62,6 @@ fn open_master(cx: &mut Context<'_>) -> Result<OwnedFd> {
     }
     // Opened again through the descriptor, so that it is what was looked at.
     let link = format!("self/fd/{}", found.as_raw_fd());
-    let proc = cx.proc()?;
+    let proc = cx.proc().doing(|| "cannot make a private procfs")?;
     fd::openat2(proc, link.as_str(), OFlag::O_RDWR, 0, ResolveFlag::empty()).doing(doing)
 }

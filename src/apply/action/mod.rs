@@ -50,6 +50,7 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
         Action::NetDevices => cx.sync.net_devices(),
         Action::RuntimeHooks => cx.sync.runtime_hooks(),
         Action::CreateContainerHooks => hooks::create_container(cx),
+        Action::HoldProc => cx.proc().map(drop).doing(|| "cannot make a private procfs"),
         Action::Pivot(pivot) => root::pivot(*pivot, cx),
         Action::RootPropagation(flags) => {
             crate::sys::mount::propagate_root(*flags).doing(|| "cannot set the propagation of the root")

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use crate::abi::{attr, ms};
+use crate::abi::{PROC_SUPER_MAGIC, attr, ms};
 use crate::apply::context::{Context, Directory};
 use crate::apply::resolve::{self, Make};
 use crate::error::{Doing, Error, Kind, Origin, Result};
@@ -13,9 +13,6 @@ use crate::sys::mount::{self, Attributes, Filesystem};
 use crate::sys::{self, fd};
 
 use super::copy_up::{Top, copy_up};
-
-/// `PROC_SUPER_MAGIC`.
-const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 /// The longest value that fsconfig(2) takes, without its end.
 const LONGEST_VALUE: usize = 255;

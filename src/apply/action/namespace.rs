@@ -50,7 +50,7 @@ pub(super) fn born(terminal: bool, cx: &mut Context<'_>) -> Result<()> {
     let proof = cx.proof.ok_or_else(missing)?;
     let runtime = cx.runtime.take().ok_or_else(missing)?;
     // Not even a process that may trace it shall find anything of the host in it.
-    cx.proc = None;
+    cx.drop_proc();
     cx.close_spent();
     process::hide().doing(|| "cannot hide the process")?;
     // This process must outlive the runtime for a moment; the new one does not inherit the setting.

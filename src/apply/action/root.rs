@@ -49,6 +49,7 @@ pub(super) fn pivot(how: Pivot, cx: &mut Context<'_>) -> Result<()> {
         }
         Pivot::Chroot => mount::chroot_to_current().doing(|| "cannot chroot into the root filesystem")?,
     }
+    cx.callers_root = false;
     // The root and the current directory are what they were: the root filesystem, by now `/`.
     Ok(())
 }
