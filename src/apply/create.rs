@@ -1,6 +1,7 @@
 //! The runtime's story of `create`, top to bottom.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -34,10 +35,12 @@ pub struct Create<'a> {
     pub store: &'a Store,
     /// What will be done.
     pub plan: &'a Plan,
-    /// The configuration it was planned from.
+    /// The configuration it was planned from, without its annotations.
     pub spec: &'a Spec,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
     /// Its text, of which a copy is kept.
-    pub config: &'a [u8],
+    pub config: Vec<u8>,
     /// Absolute path of the bundle, which is the current directory.
     pub bundle: &'a Path,
     /// Where its cgroups will be.
@@ -140,7 +143,7 @@ pub struct Creation<'a> {
 
 impl<'a> Creation<'a> {
     /// Takes the id, writes down what will be made, and makes the cgroup.
-    fn begin(request: Create<'a>, proof: &'a SingleThreaded, laps: &mut Laps) -> Result<Creation<'a>> {
+    fn begin(mut request: Create<'a>, proof: &'a SingleThreaded, laps: &mut Laps) -> Result<Creation<'a>> {
         let plan = request.plan;
         let mut poststop = Poststop::of(&request);
         let reservation = request.store.reserve(&plan.id)?;
@@ -149,13 +152,19 @@ impl<'a> Creation<'a> {
             Some(rdt) => Some(resctrl::find(rdt, &plan.id)?),
             None => None,
         };
-        let mut state = state(&request);
+        let mut state = state(&mut request);
         state.intel_rdt = resources.as_ref().and_then(|group| group.to_remove());
         state.resctrl = resources.as_ref().map(resctrl::Group::path);
         poststop.owe(&state);
         let owner = owner_of_cgroup(request.spec, &plan.topology);
         let post = request.spec.hooks.as_ref().is_some_and(|h| !h.poststart.is_empty() || !h.poststop.is_empty());
-        let cgroup = request.place.make(plan, owner, || reservation.record(&state, request.config, post))?;
+        let config = std::mem::take(&mut request.config);
+        let cgroup = request.place.make(plan, owner, || reservation.record(&state, &config, post))?;
+        // These may be large, and init inherits what is there at the clone.
+        drop(config);
+        if !is_passed_on(plan, request.spec) {
+            state.annotations.clear();
+        }
         let resources = resources.map(resctrl::Group::make).transpose()?;
         if request.devices_before_init() {
             cgroup.set_devices(plan)?;
@@ -191,6 +200,9 @@ impl<'a> Creation<'a> {
         cx.preserve_fds = self.request.caller.preserve_fds;
         self.request.caller.inherit.pass_to(&mut cx);
         cx.hooks = self.request.spec.hooks.as_ref();
+        if !cx.hooks.is_some_and(|hooks| !hooks.create_container.is_empty() || !hooks.start_container.is_empty()) {
+            self.state.annotations.clear();
+        }
         cx.state = Some(&self.state);
         cx.close_the_rest();
         cx
@@ -347,6 +359,12 @@ fn between(plan: &Plan, cx: &Context<'_>, proof: &SingleThreaded) -> Result<()> 
     }
 }
 
+/// Whether somebody gets the state, with its annotations, during create: a hook or a seccomp agent.
+fn is_passed_on(plan: &Plan, spec: &Spec) -> bool {
+    let listens = |step: &Step| matches!(&step.action, Action::Seccomp(seccomp) if !seccomp.listener_path.is_empty());
+    spec.hooks.is_some() || plan.init.iter().any(listens)
+}
+
 fn program(request: &Create<'_>) -> Program {
     let process = request.spec.process.clone().unwrap_or_default();
     let mut env = process.env;
@@ -357,7 +375,7 @@ fn program(request: &Create<'_>) -> Program {
     Program::new(process.args, env)
 }
 
-fn state(request: &Create<'_>) -> State {
+fn state(request: &mut Create<'_>) -> State {
     let root = request.spec.root.as_ref().map_or("", |root| root.path.as_str());
     let rootfs: PathBuf = request.bundle.join(root);
     let joined = request.plan.topology.joined.iter().fold(0, |all, join| all | join.kind);
@@ -372,7 +390,7 @@ fn state(request: &Create<'_>) -> State {
         oci_version: request.spec.oci_version.clone(),
         bundle: request.bundle.to_string_lossy().into_owned(),
         rootfs: rootfs.to_string_lossy().into_owned(),
-        annotations: request.spec.annotations.clone(),
+        annotations: std::mem::take(&mut request.annotations),
         cgroup: request.place.full(),
         unit: request.plan.unit.as_ref().map(|unit| Unit { name: unit.name.clone(), user: unit.user }),
         cgroup_v1: request.place.v1(),

@@ -311,7 +311,11 @@ impl Reservation {
     pub fn keep(mut self, mut state: State, init: Init, hooks: Hooks) -> Result<Container> {
         let (root, layout) = (self.root.clone(), self.layout()?);
         let file = self.file.take().expect("only keep and drop take it, and both consume self");
-        let annotations = std::mem::take(&mut state.annotations).into();
+        // Where create had no use for them they are in the file alone.
+        let annotations = match std::mem::take(&mut state.annotations) {
+            none if none.is_empty() => OnceCell::new(),
+            annotations => annotations.into(),
+        };
         let hooks = hooks.into();
         Ok(Container { root, file, inode: self.inode, layout, state, init: Some(init), exit: None, hooks, annotations })
     }

@@ -19,6 +19,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// test has it on its stack.
 const SIZE: usize = if cfg!(test) { 64 * 1024 } else { 2 * 1024 * 1024 };
 
+/// Pieces of at least this many bytes come from the C library, which gives them back to the kernel when they
+/// are freed. In the block they would stay for good, in every process that is forked later too.
+const LARGE: usize = if cfg!(test) { 16 * 1024 } else { 256 * 1024 };
+
 /// Every piece begins at a multiple of this, as those of malloc(3) do: bytes that are read as a
 /// structure (control messages of a socket) rely on it.
 const LEAST: usize = 8;
@@ -66,6 +70,10 @@ impl Heap {
 unsafe impl GlobalAlloc for Heap {
     #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if layout.size() >= LARGE {
+            // SAFETY: the caller's promises are those that System asks for.
+            return unsafe { System.alloc(layout) };
+        }
         loop {
             let used = self.used.load(Ordering::Relaxed);
             // The block begins at a page, and no alignment in use is larger.
@@ -80,6 +88,22 @@ unsafe impl GlobalAlloc for Heap {
                 _ => return unsafe { System.alloc(layout) },
             }
         }
+    }
+
+    #[inline(never)]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if layout.size() >= LARGE {
+            // Fresh pages of the kernel are zeroed already.
+            // SAFETY: the caller's promises are those that System asks for.
+            return unsafe { System.alloc_zeroed(layout) };
+        }
+        // SAFETY: as above.
+        let piece = unsafe { self.alloc(layout) };
+        if !piece.is_null() {
+            // SAFETY: the piece is new and has this size.
+            unsafe { piece.write_bytes(0, layout.size()) };
+        }
+        piece
     }
 
     #[inline(never)]
@@ -99,7 +123,7 @@ unsafe impl GlobalAlloc for Heap {
             return unsafe { System.realloc(pointer, layout, size) };
         };
         let end = place.saturating_add(size);
-        if end <= SIZE && self.shift(place + layout.size(), end) {
+        if end <= SIZE && size < LARGE && self.shift(place + layout.size(), end) {
             return pointer;
         }
         if size <= layout.size() {
@@ -112,6 +136,7 @@ unsafe impl GlobalAlloc for Heap {
         if !new.is_null() {
             // SAFETY: both have the old size at least, and a new piece overlaps no old one.
             unsafe { std::ptr::copy_nonoverlapping(pointer, new, layout.size()) };
+            self.shift(place + layout.size(), place);
         }
         new
     }
@@ -156,8 +181,10 @@ mod tests {
         let heap = heap();
         // SAFETY: no size is zero, and each piece is used with its own layout until it is given back.
         unsafe {
-            let all = heap.alloc(layout(SIZE, 1));
-            assert_eq!(heap.place(all), Some(0));
+            let pieces = SIZE / (LARGE / 2);
+            let all: Vec<_> = (0..pieces).map(|_| heap.alloc(layout(LARGE / 2, 1))).collect();
+            assert!(all.iter().all(|piece| heap.place(*piece).is_some()));
+            let last = all[pieces - 1];
             let more = heap.alloc(layout(100, 8));
             assert_eq!(heap.place(more), None);
             more.write_bytes(9, 100);
@@ -165,9 +192,28 @@ mod tests {
             assert_eq!(*more.add(99), 9);
             heap.dealloc(more, layout(10_000, 8));
             // The block's own, when it outgrows the block.
-            let grown = heap.realloc(all, layout(SIZE, 1), SIZE + 1);
+            let grown = heap.realloc(last, layout(LARGE / 2, 1), LARGE / 2 + 1);
             assert_eq!(heap.place(grown), None);
-            heap.dealloc(grown, layout(SIZE + 1, 1));
+            heap.dealloc(grown, layout(LARGE / 2 + 1, 1));
+        }
+    }
+
+    #[test]
+    fn what_is_large_takes_nothing_of_the_block() {
+        let heap = heap();
+        // SAFETY: no size is zero, and each piece is used with its own layout until it is given back.
+        unsafe {
+            let large = heap.alloc_zeroed(layout(LARGE, 8));
+            assert!(std::slice::from_raw_parts(large, LARGE).iter().all(|byte| *byte == 0));
+            heap.dealloc(large, layout(LARGE, 8));
+            // One that grows to be large leaves its place in the block to the next.
+            let small = heap.alloc(layout(100, 8));
+            small.write_bytes(3, 100);
+            let grown = heap.realloc(small, layout(100, 8), LARGE);
+            assert_eq!((heap.place(large), heap.place(grown)), (None, None));
+            assert_eq!(std::slice::from_raw_parts(grown, 100), [3; 100]);
+            heap.dealloc(grown, layout(LARGE, 8));
+            assert_eq!(heap.place(heap.alloc(layout(1, 1))), Some(0));
         }
     }
 

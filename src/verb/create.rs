@@ -131,7 +131,7 @@ fn make<T>(
     planning.keyring = credentials::unguessable().doing(|| "cannot name the session keyring")?;
     // It lets us in while we read and plan; that it does not is said when nothing else is wrong.
     let systemd = planning.systemd.map(|systemd| cgroup::Systemd::connect(systemd.user));
-    let read = read_config(&options.bundle, options.config.as_deref())?;
+    let mut read = read_config(&options.bundle, options.config.as_deref())?;
     laps.done("read the configuration");
     let told = |_: &Error| session.warnings.extend(read.warnings.iter().cloned());
     let mut plan = read.plan(&options.id, &planning).inspect_err(told)?;
@@ -161,8 +161,9 @@ fn make<T>(
     let request = apply::Create {
         store: &store,
         plan: &plan,
+        annotations: std::mem::take(&mut read.spec.annotations),
+        config: std::mem::take(&mut read.text),
         spec: &read.spec,
-        config: &read.text,
         bundle: &read.bundle,
         place,
         caller,

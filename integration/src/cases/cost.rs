@@ -5,7 +5,7 @@ use crate::bench::spec;
 use crate::kit::Need::{Slow, Windlass};
 use crate::kit::{Bundle, Container, T, Verdict, inject, stop::fail, stop::skip};
 use crate::{chapter, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::process::{Command, Stdio};
 
@@ -13,6 +13,7 @@ chapter! { "cost":
     run_makes_few_system_calls [Windlass],
     run_needs_little_memory [Windlass],
     a_waiting_init_keeps_little_memory [Windlass],
+    annotations_take_no_memory_of_a_waiting_init [Windlass],
     the_program_is_small [Windlass],
     planning_takes_few_instructions [Windlass, Slow],
 }
@@ -65,7 +66,11 @@ fn run_needs_little_memory(t: &T) -> Verdict {
 
 fn a_waiting_init_keeps_little_memory(t: &T) -> Verdict {
     shipped(t)?;
-    let bundle = bundle(t, spec::a())?;
+    judge("memory of init in created in KiB", memory_of_init(t, &bundle(t, spec::a())?)?)
+}
+
+/// KiB of anonymous memory of an init that waits for `start`.
+fn memory_of_init(t: &T, bundle: &Bundle) -> Verdict<u64> {
     let container = Container::new(t, t.id(), bundle.dir.clone());
     t.runtime(&["create", "--bundle", &bundle.dir.display().to_string(), &container.id])?.ok()?;
     let pid = container.state()?["pid"].clone();
@@ -74,9 +79,25 @@ fn a_waiting_init_keeps_little_memory(t: &T) -> Verdict {
     let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
     t.runtime(&["delete", "--force", &container.id])?.ok()?;
     match kib {
-        Some(kib) => judge("memory of init in created in KiB", kib),
+        Some(kib) => Ok(kib),
         None => fail(format!("smaps_rollup: {rollup}")),
     }
+}
+
+/// Neither large ones nor those of which a hook of the host is told; the kernel would free them at `start`.
+fn annotations_take_no_memory_of_a_waiting_init(t: &T) -> Verdict {
+    let annotated = |annotations: Value, hooks: Value| -> Verdict<u64> {
+        let mut spec = spec::a();
+        spec["annotations"] = annotations;
+        spec["hooks"] = hooks;
+        memory_of_init(t, &bundle(t, spec)?)
+    };
+    let large: serde_json::Map<_, _> = (0..8).map(|n| (format!("k{n}"), "x".repeat(1 << 20).into())).collect();
+    for hooks in [json!({}), json!({"createRuntime": [{"path": "/bin/true"}]})] {
+        let (without, with) = (annotated(json!({}), hooks.clone())?, annotated(large.clone().into(), hooks.clone())?);
+        ensure!(with < without + 512, "{with} KiB with 8 MiB of annotations, {without} without, hooks {hooks}");
+    }
+    Ok(())
 }
 
 fn the_program_is_small(t: &T) -> Verdict {
