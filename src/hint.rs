@@ -226,7 +226,7 @@ const ROWS: &[Row] = &[
     ),
     on(
         Errno::EAGAIN,
-        &["clone3", "fork", "clone"],
+        &["clone3", "fork", "clone", "execve", "execveat"],
         "",
         "a limit on processes is reached: pids.max of the cgroup or one above it, RLIMIT_NPROC, or kernel.pid_max",
     ),

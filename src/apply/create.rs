@@ -243,8 +243,12 @@ impl Handler for Creation<'_> {
         }
         set_oom_score_adj(child, plan.oom_score_adj, "/process/oomScoreAdj")?;
         self.request.caller.inherit.adjust(child);
-        let lost = || Error::new(Kind::Protocol, "init died before it could be recorded");
-        let start_time = process_stat(child.pid).ok_or_else(lost)?.start_time;
+        // It lives, or was not reaped.
+        let hidden = || {
+            let msg = format!("cannot record init: /proc/{}/stat tells nothing of it", child.pid);
+            Error::new(Kind::Kernel, msg).hint("a procfs must be mounted at /proc, without hidepid= for this user")
+        };
+        let start_time = process_stat(child.pid).ok_or_else(hidden)?.started();
         self.init = Some(Init { pid: child.pid, start_time });
         Ok(())
     }

@@ -11,9 +11,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::{Action, Step};
+use crate::sys::own_status::OwnStatus;
 use crate::sys::process::{Child, Exit};
 use crate::sys::progress::Progress;
-use crate::sys::{fd, signals, socket};
+use crate::sys::{fd, socket};
 
 use super::init::Watch;
 use super::laps::Laps;
@@ -56,6 +57,8 @@ pub trait Handler {
     fn keep(self, child: &Child) -> Result<Self::Kept>;
 }
 
+const PROC: &str = "mount a procfs where the runtime runs: mount -t proc proc /proc";
+
 /// A process in the making, with all that was made for it.
 pub struct Launch<H: Handler> {
     // In the order in which it is undone.
@@ -93,9 +96,15 @@ impl<H: Handler> Launch<H> {
     }
 
     fn spawned(&mut self) -> Result<()> {
-        self.handler.spawned(self.process.child())?;
+        let own = OwnStatus::read().doing(|| "cannot read the status of the runtime")?;
+        // Otherwise everything that follows would be done to other processes.
+        if !own.is_of_own_namespace() {
+            let msg = format!("/proc shows another PID namespace: in it the runtime is process {}", own.pid);
+            return Err(Error::new(Kind::Kernel, msg).hint(PROC));
+        }
         // The process was born to ignore the signals that we ignore. Its steps take longer than this look-up.
-        self.progress.set_ignored(signals::ignored().doing(|| "cannot tell which signals are ignored")?);
+        self.progress.set_ignored(own.ignored);
+        self.handler.spawned(self.process.child())?;
         self.laps.done("set the device filter and what is set from outside");
         Ok(())
     }

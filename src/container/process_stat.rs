@@ -1,6 +1,6 @@
 //! `/proc/PID/stat` (proc_pid_stat(5)).
 
-use crate::sys::fd;
+use crate::sys::{fd, probe};
 
 /// What `/proc/PID/stat` says of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub struct ProcessStat {
     pub name: String,
     /// Its state letter (field 3).
     pub state: char,
-    /// Its start time in clock ticks since boot (field 22).
+    /// Its start time in clock ticks since boot (field 22), by the clock of the reader's time namespace.
     pub start_time: u64,
     /// Its exit status as waitpid(2) gives it (field 52); 0 for those who may not know.
     pub exit_code: i32,
@@ -19,6 +19,33 @@ pub struct ProcessStat {
 pub fn process_stat(pid: i32) -> Option<ProcessStat> {
     let text = fd::read_small(fd::CWD, format!("/proc/{pid}/stat")).ok()?;
     parse_stat(&String::from_utf8_lossy(&text))
+}
+
+impl ProcessStat {
+    /// Its start time in clock ticks since the host's boot, whatever the time namespace of this process.
+    ///
+    /// It may be one tick off: the kernel adds the namespace's offset before it rounds.
+    pub fn started(&self) -> u64 {
+        if probe::in_first_time_namespace() {
+            return self.start_time;
+        }
+        let offsets = fd::read_small(fd::CWD, "/proc/self/timens_offsets").unwrap_or_default();
+        self.start_time.saturating_add_signed(-boot_offset(&String::from_utf8_lossy(&offsets)))
+    }
+
+    /// Whether this is the process that started then.
+    pub fn is_from(&self, started: u64) -> bool {
+        self.start_time == started || self.started().abs_diff(started) <= 1
+    }
+}
+
+/// How far a time namespace has moved the boot clock (time_namespaces(7)), in clock ticks of 1/100 s. The kernel
+/// counts in these towards user space on every architecture that windlass is built for (`USER_HZ`).
+fn boot_offset(offsets: &str) -> i64 {
+    let line = offsets.lines().find_map(|line| line.strip_prefix("boottime"));
+    let mut numbers = line.unwrap_or_default().split_whitespace().map_while(|word| word.parse::<i64>().ok());
+    let (seconds, nanoseconds) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    seconds.saturating_mul(100).saturating_add(nanoseconds / 10_000_000)
 }
 
 fn parse_stat(text: &str) -> Option<ProcessStat> {
@@ -48,5 +75,14 @@ mod tests {
         let stat = parse_stat(&text).expect("well formed");
         assert_eq!(stat, ProcessStat { name: "a) R 1 (b".into(), state: 'Z', start_time: 777, exit_code: 256 });
         assert_eq!(parse_stat("nonsense"), None);
+    }
+
+    #[test]
+    fn the_boot_clock_of_a_time_namespace_is_read_in_ticks() {
+        let offsets = |boot: &str| format!("monotonic      7000    9\nboottime {boot}\n");
+        assert_eq!(boot_offset(&offsets("      2000         0")), 200_000);
+        assert_eq!(boot_offset(&offsets("       -86 999000000")), -8_600 + 99);
+        assert_eq!(boot_offset("monotonic 1 0\n"), 0);
+        assert_eq!(boot_offset(""), 0);
     }
 }

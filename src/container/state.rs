@@ -104,7 +104,7 @@ pub struct Unit {
 pub struct Init {
     /// Process id in the runtime's PID namespace.
     pub pid: i32,
-    /// Field 22 of `/proc/PID/stat`: with the pid it names the process for good.
+    /// When it started, in clock ticks since the host's boot: with the pid it names the process for good.
     pub start_time: u64,
 }
 

@@ -418,7 +418,7 @@ impl Container {
     /// What is known of init's process, if it is still that process.
     pub fn init_stat(&self) -> Option<ProcessStat> {
         let init = self.init?;
-        process_stat(init.pid).filter(|stat| stat.start_time == init.start_time)
+        process_stat(init.pid).filter(|stat| stat.is_from(init.start_time))
     }
 
     /// A handle of init that is surely init: taken first, compared afterwards.

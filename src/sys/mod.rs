@@ -20,6 +20,7 @@ pub mod fd;
 pub mod heap;
 pub mod mount;
 pub mod netlink;
+pub mod own_status;
 pub mod poll;
 pub mod probe;
 pub mod process;

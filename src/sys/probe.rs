@@ -30,6 +30,13 @@ pub fn in_first_user_namespace() -> bool {
     nix::sys::stat::stat("/proc/self/ns/user").map_or(true, |stat| stat.st_ino == FIRST)
 }
 
+/// Whether this process is in the first time namespace (`PROC_TIME_INIT_INO`). A kernel without time namespaces
+/// has no other.
+pub fn in_first_time_namespace() -> bool {
+    const FIRST: u64 = 0xefff_fffa;
+    nix::sys::stat::stat("/proc/self/ns/time").map_or(true, |stat| stat.st_ino == FIRST)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -43,7 +43,7 @@ impl Progress {
         self.0.step.load(Ordering::Relaxed) as usize
     }
 
-    /// Tells the child which signals it was born to ignore, as [`super::signals::ignored`] has it.
+    /// Tells the child which signals it was born to ignore, as [`super::own_status::OwnStatus`] has it.
     pub fn set_ignored(self, signals: u64) {
         self.0.ignored.store(signals, Ordering::Relaxed);
     }

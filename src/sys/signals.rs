@@ -38,15 +38,9 @@ pub fn end_when_asked() -> Result<()> {
     Ok(())
 }
 
-/// The signals that this process ignores, bit n - 1 for signal n (`SigIgn` of proc_pid_status(5)). Who
-/// started us may have ignored some, and what we start inherits that.
-pub fn ignored() -> Result<u64> {
-    let text = super::fd::read_small(super::fd::CWD, "/proc/self/status")?;
-    let line = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"SigIgn:"));
-    let digits = line.and_then(|line| std::str::from_utf8(line).ok()).map(str::trim);
-    digits
-        .and_then(|digits| u64::from_str_radix(digits, 16).ok())
-        .ok_or(super::Failed { call: "read(\"/proc/self/status\")".into(), errno: nix::errno::Errno::EIO })
+/// The signals that this process ignores, bit n - 1 for signal n.
+fn ignored() -> Result<u64> {
+    super::own_status::OwnStatus::read().map(|status| status.ignored)
 }
 
 /// Gives these signals, bit n - 1 for signal n, their default action back.

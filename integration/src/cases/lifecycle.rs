@@ -2,8 +2,9 @@
 
 use crate::kit::stop::Context;
 use crate::kit::t::{eventually, text};
-use crate::kit::{T, Verdict};
+use crate::kit::{Container, Need, Ran, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
+use std::process::Command;
 use std::time::Duration;
 
 chapter! { "lifecycle":
@@ -46,6 +47,8 @@ chapter! { "lifecycle":
     a_newer_minor_version_is_accepted,
     another_major_version_is_refused,
     a_missing_args_is_refused,
+    another_time_namespace_sees_the_same_container [Need::Windlass, Need::TimeNamespace],
+    a_procfs_of_another_pid_namespace_is_refused [Need::Windlass],
 }
 
 fn create_leaves_the_payload_waiting_for_start(t: &T) -> Verdict {
@@ -367,5 +370,48 @@ fn another_major_version_is_refused(t: &T) -> Verdict {
 fn a_missing_args_is_refused(t: &T) -> Verdict {
     t.run(&t.bundle()?.unset("/process/args"))?.fails()?;
     t.run(&t.bundle()?.args(&[]))?.fails()?;
+    Ok(())
+}
+
+/// A command of the runtime in other namespaces of the host, by unshare(1) with these options.
+fn elsewhere(t: &T, options: &[&str], words: &[&str]) -> Verdict<Ran> {
+    let own = t.command();
+    let mut command = Command::new("unshare");
+    command.args(options).arg("--fork").arg("--").arg(own.get_program()).args(own.get_args()).args(words);
+    command.current_dir(&t.dir).stdin(std::process::Stdio::null());
+    t.finish(command)
+}
+
+/// The kernel shows the start times of processes by the reader's own boot clock.
+fn another_time_namespace_sees_the_same_container(t: &T) -> Verdict {
+    let moved = ["--time", "--boottime", "100000"];
+    let container = t.running()?;
+    let ran = elsewhere(t, &moved, &["state", &container.id])?.ok()?;
+    ensure_eq!(ran.json()?["status"], "running", "status of the host's container");
+    elsewhere(t, &moved, &["exec", &container.id, "/bin/true"])?.ok()?;
+
+    let bundle = t.bundle()?.args(&["/bin/sleep", "1000"]);
+    bundle.write()?;
+    let made_there = Container::new(t, t.id(), bundle.dir.clone());
+    let dir = bundle.dir.display().to_string();
+    elsewhere(t, &moved, &["run", "--detach", "--bundle", &dir, &made_there.id])?.ok()?;
+    made_there.status_is("running")?;
+    let ran = elsewhere(t, &["--time", "--boottime", "-1000"], &["state", &made_there.id])?.ok()?;
+    ensure_eq!(ran.json()?["status"], "running", "status from a third namespace");
+    made_there.verb("delete", &["--force"], &[])?.ok()?;
+    Ok(())
+}
+
+/// The numbers in it are those of other processes, which the runtime would change.
+fn a_procfs_of_another_pid_namespace_is_refused(t: &T) -> Verdict {
+    let bundle = t.bundle()?.args(&["/bin/true"]);
+    bundle.write()?;
+    let dir = bundle.dir.display().to_string();
+    let id = t.id();
+    let ran = elsewhere(t, &["--pid"], &["run", "--bundle", &dir, &id])?.code_is(1)?;
+    ran.stderr_has("/proc shows another PID namespace")?.stderr_has("mount -t proc")?;
+    ensure!(!t.root().join(&id).exists(), "a state is left");
+    let proc = ["--pid", "--mount-proc"];
+    elsewhere(t, &proc, &["run", "--bundle", &dir, &id])?.ok()?;
     Ok(())
 }
