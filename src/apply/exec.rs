@@ -1,6 +1,6 @@
 //! The runtime's story of `exec`, top to bottom.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -44,15 +44,11 @@ pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Entr
     let container = request.container;
     let stopped = || Error::new(Kind::WrongStatus, "cannot exec in a stopped container");
     refuse_status(&request, stopped)?;
-    let doors = container.cgroup_v1_for_exec()?.doors()?;
     let target = container.open_init()?.ok_or_else(stopped)?;
+    let doors = container.cgroup_v1_for_exec(target.as_fd())?.doors()?;
     let init_pid = container.init.map_or(0, |init| init.pid);
-    let root = match container.state.chroot {
-        true => Some(
-            fd::open(format!("/proc/{init_pid}/root"), OFlag::O_PATH).doing(|| "cannot open the container's root")?,
-        ),
-        false => None,
-    };
+    let open_root = || process::open_of(init_pid, target.as_fd(), "root", OFlag::O_PATH);
+    let root = container.state.chroot.then(open_root).transpose().doing(|| "cannot open the container's root")?;
     if !request.plan.initial_affinity.is_empty() {
         sched::set_affinity(&request.plan.initial_affinity)
             .doing(|| "cannot set the initial CPU affinity")
@@ -73,7 +69,7 @@ pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Entr
     let runtime = process::open_pid(std::process::id() as i32).doing(|| "cannot watch the runtime")?;
     let entry = Entry { request, placed: Placed::Born, late: None };
     let mut launch = Launch::spawn(entry, debug, plan.in_between(), |entry, sync, watch| {
-        if let Forked::Parent(child) = entry.fork(init_pid, proof)? {
+        if let Forked::Parent(child) = entry.fork((init_pid, target.as_fd()), proof)? {
             return Ok(child);
         }
         let mut cx = Context::new(sync, Gate::Runtime, plan.program());
@@ -206,8 +202,8 @@ impl Handler for Entry<'_> {
 
 impl Entry<'_> {
     /// Makes the first process, in the container's cgroup if that can be.
-    fn fork(&mut self, init_pid: i32, proof: &SingleThreaded) -> Result<Forked> {
-        let cgroup = self.cgroup(init_pid)?;
+    fn fork(&mut self, init: (i32, BorrowedFd<'_>), proof: &SingleThreaded) -> Result<Forked> {
+        let cgroup = self.cgroup(init)?;
         let fork = |cgroup: Option<&Cgroup>| process::fork(CloneFlags::empty(), cgroup.map(Cgroup::dir_fd), proof);
         let outside = || fork(None).doing(|| "cannot clone the process");
         let (failed, cgroup) = match (fork(cgroup.as_ref()), cgroup) {
@@ -224,7 +220,7 @@ impl Entry<'_> {
             // Init has moved into a cgroup below its own and given controllers to it: no process may
             // be beside it (cgroups(7), "no internal processes"). The new one goes where init is.
             Errno::EBUSY | Errno::EOPNOTSUPP if self.request.cgroup.is_none() => {
-                let inits = of_init(init_pid)?;
+                let inits = of_init(init)?;
                 fork(Some(&inits)).doing(|| "cannot clone the process into init's cgroup")
             }
             // This user may write to both cgroups, but not to their common ancestor; systemd may.
@@ -252,7 +248,7 @@ impl Entry<'_> {
 
     /// Where the process belongs. `None` only where the container has no cgroup: one that was removed
     /// behind init's back must not leave the process in the caller's.
-    fn cgroup(&self, init_pid: i32) -> Result<Option<Cgroup>> {
+    fn cgroup(&self, init: (i32, BorrowedFd<'_>)) -> Result<Option<Cgroup>> {
         let container = self.request.container;
         let origin = |error: Error| error.origin(Origin::Flag("--cgroup".into()));
         match (container.cgroup()?, self.request.cgroup) {
@@ -260,16 +256,18 @@ impl Entry<'_> {
             (None, Some(_)) => {
                 Err(origin(Error::new(Kind::Unsupported, "the container has no cgroup below which another could be")))
             }
-            (None, None) if container.state.cgroup.is_some() => of_init(init_pid).map(Some),
+            (None, None) if container.state.cgroup.is_some() => of_init(init).map(Some),
             (cgroup, None) => Ok(cgroup),
         }
     }
 }
 
 /// Where init is now.
-fn of_init(init_pid: i32) -> Result<Cgroup> {
+fn of_init((pid, pidfd): (i32, BorrowedFd<'_>)) -> Result<Cgroup> {
     let none = || Error::new(Kind::Kernel, "the container's init is in no cgroup that can be joined");
-    Cgroup::of_process(&Hierarchy::find()?, init_pid)?.ok_or_else(none)
+    let cgroup = Cgroup::of_process(&Hierarchy::find()?, pid)?.ok_or_else(none)?;
+    process::still_there(pidfd).doing(|| "the container's init has ended")?;
+    Ok(cgroup)
 }
 
 /// Enters the container, but for its PID namespace: a step of its own, see `plan::exec`.

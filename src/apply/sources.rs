@@ -324,7 +324,7 @@ struct Visit(Home);
 impl Visit {
     fn to(init: &Child, _proof: &SingleThreaded) -> Result<Visit> {
         let doing = || "cannot enter the container's mount namespace";
-        let root = fd::open(format!("/proc/{}/root", init.pid), OFlag::O_PATH).doing(doing)?;
+        let root = process::open_of(init.pid, init.pidfd.as_fd(), "root", OFlag::O_PATH).doing(doing)?;
         let visit = Visit(Home::hold()?);
         process::enter(init.pidfd.as_fd(), CloneFlags::CLONE_NEWNS).doing(doing)?;
         mount::change_directory(root.as_fd()).and_then(|()| mount::chroot_to_current()).doing(doing)?;

@@ -17,7 +17,7 @@ pub use limits::Share;
 #[cfg(not(feature = "cgroup-v1"))]
 pub use none::Share;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -30,7 +30,7 @@ use super::hierarchy::{Hierarchy, V1, asked_by_path};
 use super::processes::{kill_each, pids_of};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::cgroup::{MemoryCheck, MemoryInForce};
-use crate::sys::Failed;
+use crate::sys::{Failed, process};
 
 /// The cgroups of one container in the hierarchies of version 1.
 #[derive(Debug, Default)]
@@ -65,7 +65,7 @@ impl Cgroup {
     /// Where a new process of a container belongs: in `places`. Where one of them was removed behind init's back,
     /// the cgroup that init is in takes its place. None may be left out, since the process would stay in the
     /// caller's cgroup, without the rules and limits of the container.
-    pub fn for_exec(places: &[String], init_pid: i32) -> Result<Cgroup> {
+    pub fn for_exec(places: &[String], init_pid: i32, init: BorrowedFd<'_>) -> Result<Cgroup> {
         let mut cgroup = Cgroup::open(places)?;
         let there: Vec<String> = cgroup.directories.iter().map(|directory| directory.path.clone()).collect();
         if there.len() == places.len() {
@@ -74,6 +74,7 @@ impl Cgroup {
         let hierarchy = Hierarchy::find()?;
         let file = format!("/proc/{init_pid}/cgroup");
         let text = read_file(&file).doing(|| format!("cannot read {file}"))?;
+        process::still_there(init).doing(|| "the container's init has ended")?;
         for place in places.iter().filter(|place| !there.contains(place)) {
             let mounted = hierarchy.v1().iter().find(|v1| place.starts_with(&format!("{}/", v1.mount)));
             let Some(path) = mounted.and_then(|v1| Some(format!("{}{}", v1.mount, line_of(&text, v1)?))) else {

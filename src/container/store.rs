@@ -457,9 +457,9 @@ impl Container {
         v1::Cgroup::open(&self.state.cgroup_v1)
     }
 
-    /// The cgroups of version 1 that a new process of it enters.
-    pub fn cgroup_v1_for_exec(&self) -> Result<v1::Cgroup> {
-        v1::Cgroup::for_exec(&self.state.cgroup_v1, self.init.map_or(0, |init| init.pid))
+    /// The cgroups of version 1 that a new process of it enters; `init` is its pidfd.
+    pub fn cgroup_v1_for_exec(&self, init: BorrowedFd<'_>) -> Result<v1::Cgroup> {
+        v1::Cgroup::for_exec(&self.state.cgroup_v1, self.init.map_or(0, |init| init.pid), init)
     }
 
     /// The cgroup that knows its processes, if there is one.

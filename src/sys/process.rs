@@ -33,7 +33,9 @@ pub enum Forked {
     Parent(Child),
 }
 
-/// A child process and the descriptor that names it for as long as it is held.
+/// A child process and the descriptor that names it for as long as it is held. Its number is its own until it is
+/// reaped, and a [`Child`] is reaped by its owner alone. So it may be looked up in `/proc` by that number, which
+/// is not so for other processes; see [`open_of`].
 #[derive(Debug)]
 pub struct Child {
     /// Its id in our PID namespace.
@@ -193,6 +195,23 @@ pub fn open_pid(pid: i32) -> Result<OwnedFd> {
     // SAFETY: the call takes no pointers.
     let returned = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     check(returned, || format!("pidfd_open({pid})")).map(super::fd::owned)
+}
+
+/// Opens `name` in the `/proc` directory of the process behind `pidfd`, whose number is `pid`. If the process was
+/// reaped meanwhile, so that the number may be another's, that is ESRCH.
+pub fn open_of(pid: i32, pidfd: BorrowedFd<'_>, name: &str, flags: OFlag) -> Result<OwnedFd> {
+    let opened = fd::open(format!("/proc/{pid}/{name}"), flags);
+    still_there(pidfd)?;
+    opened
+}
+
+/// ESRCH if the process behind `pidfd` was reaped. Until then no other process can have its number.
+pub fn still_there(pidfd: BorrowedFd<'_>) -> Result<()> {
+    match send_signal(pidfd, 0) {
+        // It is there, and another user's.
+        Err(failed) if failed.errno == Errno::EPERM => Ok(()),
+        other => other,
+    }
 }
 
 /// pidfd_send_signal(2).
@@ -408,4 +427,26 @@ pub fn exit_of_other(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
         0 => Exit::Code(info.exit_code >> 8 & 0xff),
         signal => Exit::Signal(signal),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_opened_by_the_number_of_a_process_that_was_reaped() {
+        let mut child = std::process::Command::new("/bin/sleep").arg("1000").spawn().expect("sleep");
+        let number = child.id() as i32;
+        let pidfd = open_pid(number).expect("a pidfd");
+        assert!(open_of(number, pidfd.as_fd(), "root", OFlag::O_PATH).is_ok());
+        child.kill().expect("kill");
+        let _ = wait_for(libc::P_PID, number, libc::WNOWAIT);
+        // Nobody else has the number yet.
+        assert!(open_of(number, pidfd.as_fd(), "stat", OFlag::O_RDONLY).is_ok());
+        child.wait().expect("wait");
+        // This process stands for one that was given the number.
+        let another = std::process::id() as i32;
+        let opened = open_of(another, pidfd.as_fd(), "root", OFlag::O_PATH);
+        assert_eq!(opened.map(drop).map_err(|failed| failed.errno), Err(Errno::ESRCH));
+    }
 }

@@ -1,10 +1,11 @@
 //! `events`: usage at intervals, and the OOM killer's work at once, one JSON object a line, in
 //! the shape of runc's `types/events.go`.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use serde_json::{Map, Value, json};
 
 use crate::abi::namespace;
@@ -12,6 +13,7 @@ use crate::cgroup::{Cgroup, Happened};
 use crate::cli::output;
 use crate::container::Container;
 use crate::error::{Error, Kind, Result};
+use crate::sys::{fd, process};
 
 use super::Session;
 
@@ -31,7 +33,7 @@ pub(super) fn events(id: &str, interval: Duration, stats: bool, session: &mut Se
     };
     let cgroup = container.cgroup()?.ok_or_else(missing)?;
     if stats {
-        return print(id, "stats", Some(all_stats(&container, &cgroup)?));
+        return print(id, "stats", Some(all_stats(&container, init.as_fd(), &cgroup)?));
     }
     let mut watch = cgroup.watch_oom()?;
     let mut next = Instant::now() + interval;
@@ -42,7 +44,7 @@ pub(super) fn events(id: &str, interval: Duration, stats: bool, session: &mut Se
             Happened::Empty | Happened::Other => return Ok(()),
             Happened::Nothing if Instant::now() < next => {}
             Happened::Nothing => {
-                print(id, "stats", Some(all_stats(&container, &cgroup)?))?;
+                print(id, "stats", Some(all_stats(&container, init.as_fd(), &cgroup)?))?;
                 next = Instant::now() + interval;
             }
         }
@@ -55,18 +57,22 @@ fn print(id: &str, kind: &str, data: Option<Object>) -> Result<()> {
     output::print(&format!("{{\"type\":{},\"id\":{}{data}}}\n", json!(kind), json!(id)))
 }
 
-fn all_stats(container: &Container, cgroup: &Cgroup) -> Result<Object> {
+fn all_stats(container: &Container, init: BorrowedFd<'_>, cgroup: &Cgroup) -> Result<Object> {
     let mut stats = cgroup.stats()?;
     stats.insert("intel_rdt".into(), resource_control(container.state.resctrl.as_deref().map(Path::new)).into());
     // The traffic of a network namespace that is not the container's says nothing about it.
     let own = container.state.namespaces & namespace::NET != 0;
-    let pid = container.init.filter(|_| own).map(|init| init.pid);
-    let text = pid.and_then(|pid| std::fs::read(format!("/proc/{pid}/net/dev")).ok());
+    let text = if own { network_statistics(container, init) } else { None };
     stats.insert(
         "network_interfaces".into(),
         text.map_or(Value::Null, |text| interfaces(&String::from_utf8_lossy(&text)).into()),
     );
     Ok(stats)
+}
+
+fn network_statistics(container: &Container, init: BorrowedFd<'_>) -> Option<Vec<u8>> {
+    let file = process::open_of(container.init?.pid, init, "net/dev", OFlag::O_RDONLY).ok()?;
+    fd::read_all(file, fd::DOCUMENT).ok()
 }
 
 /// The table of `/proc/PID/net/dev` (proc_pid_net(5)); `null` is Go's empty list. The loopback
