@@ -62,6 +62,8 @@ pub enum Log {
 pub struct LogFile {
     /// Its path.
     pub path: PathBuf,
+    /// The directories below which it must be, links resolved; none: it may be anywhere.
+    pub below: Vec<PathBuf>,
     /// Bytes after which it is rotated.
     pub max_size: Option<u64>,
     /// Rotated files kept beside it as `.1`, `.2`, ...; with none it is begun anew.

@@ -1,20 +1,23 @@
 //! A log's file: appended to, kept below a size, opened again.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, ResolveFlag};
 
 use crate::shim::stdio::LogFile;
 use crate::sys::stream::{self, Moved};
-use crate::sys::{Result, fd};
+use crate::sys::{Called, Failed, Result, fd};
 
 /// An open log file.
 #[derive(Debug)]
 pub(in crate::shim) struct FileLog {
     spec: LogFile,
-    file: Option<OwnedFd>,
+    /// The directory that the file was found in; what is opened, renamed and removed is below it.
+    directory: OwnedFd,
+    file: OwnedFd,
     size: u64,
     total: u64,
     pub(super) dropped: u64,
@@ -22,9 +25,10 @@ pub(in crate::shim) struct FileLog {
 
 impl FileLog {
     pub(in crate::shim) fn open(spec: &LogFile) -> Result<FileLog> {
-        let file = open(spec)?;
+        let directory = directory(spec)?;
+        let file = open(&directory, name(spec)?)?;
         let size = size_of(&file);
-        Ok(FileLog { spec: spec.clone(), file: Some(file), size, total: 0, dropped: 0 })
+        Ok(FileLog { spec: spec.clone(), directory, file, size, total: 0, dropped: 0 })
     }
 
     /// How many bytes may be appended before the file is over its size.
@@ -49,10 +53,7 @@ impl FileLog {
         if bytes.len() as u64 > self.room() && !self.is_empty() {
             self.rotate();
         }
-        if self.file.is_none() {
-            self.open_again();
-        }
-        let written = self.file.as_ref().map_or(0, |file| put(file, bytes));
+        let written = put(&self.file, bytes);
         self.size += written as u64;
         self.total += written as u64;
         self.dropped += (bytes.len() - written) as u64;
@@ -63,67 +64,100 @@ impl FileLog {
     /// CRI-O then waits without a limit for an event that the file was created or changed (inotify(7)). A file that
     /// was not moved keeps its content, so it is truncated to the size that it has, which makes such an event.
     pub(super) fn reopen(&mut self) {
-        let known = self.file.as_ref().and_then(identity);
-        self.open_again();
-        if let Some(file) = self.file.as_ref().filter(|file| identity(file) == known)
-            && let Ok(stat) = fd::stat(file.as_fd())
+        let known = identity(&self.file);
+        // Another directory may be at the path by now, and must be an allowed one as well.
+        if let Ok(directory) = directory(&self.spec) {
+            self.open_again(directory);
+        }
+        if identity(&self.file) == known
+            && let Ok(stat) = fd::stat(self.file.as_fd())
         {
             // If that fails there is no event, but the log works all the same.
-            let _ = nix::unistd::ftruncate(file, stat.st_size);
+            let _ = nix::unistd::ftruncate(&self.file, stat.st_size);
         }
     }
 
-    /// Opens the name again. If that fails, the old file is written further.
-    fn open_again(&mut self) {
-        if let Ok(file) = open(&self.spec) {
+    /// Opens the name in this directory. If that fails, the old file is written further.
+    fn open_again(&mut self, directory: OwnedFd) {
+        if let Ok(file) = name(&self.spec).and_then(|name| open(&directory, name)) {
             self.size = size_of(&file);
-            self.file = Some(file);
+            (self.directory, self.file) = (directory, file);
         }
+    }
+
+    fn rename(&self, from: &OsStr, to: &OsStr) -> Result<()> {
+        nix::fcntl::renameat(&self.directory, from, &self.directory, to)
+            .called(|| format!("renameat({from:?}, {to:?})"))
     }
 
     /// Begins a new file under the name: the old ones move on by one number, or, where none are
     /// kept, the old one is replaced, so that whoever has it open still reads to its end.
     pub(super) fn rotate(&mut self) {
+        let Ok(name) = name(&self.spec).map(OsStr::to_os_string) else { return };
+        let numbered = |suffix: &str| [&name, OsStr::new(suffix)].join(OsStr::new("."));
         if self.spec.max_files == 0 {
-            let fresh = self.numbered("tmp");
-            let _ = std::fs::remove_file(&fresh);
-            let made = open(&LogFile { path: fresh.clone(), ..LogFile::default() });
-            if let Ok(file) = made {
-                if std::fs::rename(&fresh, &self.spec.path).is_ok() {
-                    self.file = Some(file);
-                    self.size = 0;
-                    return;
+            let fresh = numbered("tmp");
+            let _ = fd::unlinkat(self.directory.as_fd(), &fresh);
+            if let Ok(file) = fd::openat(self.directory.as_fd(), &fresh, FLAGS | OFlag::O_EXCL, MODE) {
+                match self.rename(&fresh, &name) {
+                    Ok(()) => (self.file, self.size) = (file, 0),
+                    Err(_) => drop(fd::unlinkat(self.directory.as_fd(), &fresh)),
                 }
-                let _ = std::fs::remove_file(&fresh);
             }
             return;
         }
         // Where somebody has moved it away already, nothing moves on.
-        let first = if self.spec.path.exists() { 1 } else { self.spec.max_files };
+        let exists = fd::stat_at(self.directory.as_fd(), &name).is_ok();
+        let first = if exists { 1 } else { self.spec.max_files };
         for n in (first..self.spec.max_files).rev() {
-            let _ = std::fs::rename(self.numbered(&n.to_string()), self.numbered(&(n + 1).to_string()));
+            let _ = self.rename(&numbered(&n.to_string()), &numbered(&(n + 1).to_string()));
         }
-        let _ = std::fs::rename(&self.spec.path, self.numbered("1"));
-        self.open_again();
-    }
-
-    fn numbered(&self, suffix: &str) -> PathBuf {
-        let mut name = OsString::from(&self.spec.path);
-        name.push(".");
-        name.push(suffix);
-        name.into()
+        let _ = self.rename(&name, &numbered("1"));
+        if let Ok(directory) = fd::duplicate(self.directory.as_fd()) {
+            self.open_again(directory);
+        }
     }
 
     pub(super) fn to_sync(&self) -> Option<OwnedFd> {
-        self.file.as_ref().filter(|_| self.spec.sync).and_then(|file| fd::duplicate(file.as_fd()).ok())
+        if self.spec.sync { fd::duplicate(self.file.as_fd()).ok() } else { None }
     }
 }
 
-fn open(spec: &LogFile) -> Result<OwnedFd> {
-    // Not through a link: the directory may be one that others write to. Without O_NONBLOCK a fifo
-    // of that name would be waited for.
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    fd::openat(fd::CWD, &spec.path, flags, 0o600)
+/// Not through a link: the directory may be one that others write to. Without O_NONBLOCK a fifo of that name would be
+/// waited for.
+const FLAGS: OFlag =
+    OFlag::O_WRONLY.union(OFlag::O_CREAT).union(OFlag::O_APPEND).union(OFlag::O_NOFOLLOW).union(OFlag::O_NONBLOCK);
+const MODE: u32 = 0o600;
+
+fn open(directory: &OwnedFd, name: &OsStr) -> Result<OwnedFd> {
+    fd::openat(directory.as_fd(), name, FLAGS, MODE)
+}
+
+fn name(spec: &LogFile) -> Result<&OsStr> {
+    let no_name = || Failed { call: format!("the log {:?} has no name", spec.path).into(), errno: Errno::EISDIR };
+    spec.path.file_name().ok_or_else(no_name)
+}
+
+/// The directory of the log. If it must be below others, it is opened there by openat2(2), so that the directory that
+/// is held is one that is allowed, whatever becomes of the path meanwhile.
+fn directory(spec: &LogFile) -> Result<OwnedFd> {
+    const FLAGS: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY);
+    let parent = spec.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if spec.below.is_empty() {
+        return fd::open(parent, FLAGS);
+    }
+    let beneath = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    let real = parent.canonicalize().called(|| format!("realpath({parent:?})"))?;
+    let open_below = |allowed: &PathBuf| {
+        let allowed = fd::open(allowed, FLAGS).ok()?;
+        let below = real.strip_prefix(fd::readlinkat(fd::CWD, stream::path_of(allowed.as_fd())).ok()?).ok()?;
+        let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+        fd::openat2(allowed.as_fd(), below, FLAGS, 0, beneath).ok()
+    };
+    spec.below.iter().find_map(open_below).ok_or_else(|| Failed {
+        call: format!("the log {:?} is below none of the directories of --log-allowlist-dir", spec.path).into(),
+        errno: Errno::EACCES,
+    })
 }
 
 fn size_of(file: &OwnedFd) -> u64 {
@@ -246,6 +280,50 @@ mod tests {
         }
         assert_eq!(text(dir.join("log")), "ccccccc\n");
         assert_eq!((text(dir.join("log.1")), text(dir.join("log.2"))), ("bbbbbbb\n".into(), "older".into()));
+        std::fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
+    fn a_log_must_be_below_an_allowed_directory_whenever_it_is_opened() {
+        let (dir, _) = log("allow", 0);
+        std::fs::create_dir_all(dir.join("in/sub")).expect("a directory");
+        std::fs::create_dir_all(dir.join("out")).expect("a directory");
+        std::os::unix::fs::symlink(dir.join("out"), dir.join("in/link")).expect("a link");
+        let allowed = |path: &str| {
+            let below = vec![dir.join("nowhere"), dir.join("in")];
+            FileLog::open(&LogFile { path: dir.join(path), below, ..LogFile::default() })
+        };
+        for refused in ["log", "in/../log", "in/link/log", "in/none/log", "in/sub/.."] {
+            assert!(allowed(refused).is_err(), "{refused}");
+        }
+        assert!(allowed("in/log").is_ok());
+        let mut log = allowed("in/sub/log").expect("below");
+        log.append(b"a\n");
+        // What was allowed at first is not any more.
+        std::fs::rename(dir.join("in/sub"), dir.join("in/old")).expect("renamed");
+        std::os::unix::fs::symlink(dir.join("out"), dir.join("in/sub")).expect("a link");
+        log.reopen();
+        log.append(b"b\n");
+        log.rotate();
+        log.append(b"c\n");
+        assert_eq!(std::fs::read_dir(dir.join("out")).expect("read").count(), 0);
+        assert_eq!(text(dir.join("in/old/log")), "c\n");
+        std::fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
+    fn the_file_of_a_rotation_is_always_a_new_one() {
+        let (dir, mut log) = log("fresh", 0);
+        std::fs::write(dir.join("other"), "theirs").expect("written");
+        std::os::unix::fs::symlink(dir.join("other"), dir.join("log.tmp")).expect("a link");
+        for line in ["aaaaaaa\n", "bbbbbbb\n"] {
+            log.append(line.as_bytes());
+        }
+        assert_eq!((text(dir.join("log")), text(dir.join("other"))), ("bbbbbbb\n".into(), "theirs".into()));
+        // One that cannot be removed is not used either.
+        std::fs::create_dir_all(dir.join("log.tmp/x")).expect("a directory");
+        log.append(b"ccccccc\n");
+        assert_eq!(text(dir.join("log")), "bbbbbbb\nccccccc\n", "nothing is lost");
         std::fs::remove_dir_all(dir).expect("removed");
     }
 
