@@ -200,6 +200,15 @@ fn unsafe_code_is_below_sys_alone() {
     );
 }
 
+/// What `std::process::Command::new` starts inherits the signals that our caller ignored and the CPUs that our
+/// caller was bound to; what `sys::spawn` starts does not.
+#[test]
+fn programs_are_started_below_sys_alone() {
+    for source in sources("src").iter().filter(|source| source.module() != "sys") {
+        assert!(!source.code.contains("Command::new("), "{}: use sys::spawn::command", source.path);
+    }
+}
+
 #[test]
 fn every_unsafe_block_says_why_it_is_sound() {
     // Clippy holds this for blocks; here it is held for the whole of sys, whatever clippy is run with.

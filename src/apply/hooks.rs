@@ -1,7 +1,7 @@
 //! Hooks: programs of the host that are told of the container's state.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags};
@@ -81,7 +81,7 @@ pub fn state_for(state: &State, status: Status, pid: i32) -> serde_json::Value {
 fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> std::result::Result<(), String> {
     let (output, theirs) = socket::pipe().map_err(|failed| format!("cannot read its output: {failed}"))?;
     let copy = fd::duplicate(theirs.as_fd()).map_err(|failed| failed.to_string())?;
-    let mut command = Command::new(&hook.path);
+    let mut command = spawn::command(&hook.path);
     if let Some((name, args)) = hook.args.split_first() {
         std::os::unix::process::CommandExt::arg0(&mut command, name);
         command.args(args);
@@ -90,7 +90,6 @@ fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> st
     if let Some(env) = own.or(env) {
         command.env_clear().envs(env.iter().filter_map(|variable| variable.split_once('=')));
     }
-    spawn::begin_clean(&mut command);
     let mut child = command.stdin(Stdio::piped()).stdout(theirs).stderr(copy).spawn().map_err(|error| {
         error.raw_os_error().map_or(error.to_string(), |raw| crate::error::describe(nix::errno::Errno::from_raw(raw)))
     })?;

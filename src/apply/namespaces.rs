@@ -1,7 +1,7 @@
 //! Namespaces: those that the runtime opens and joins for init, and the id maps of a new one.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
@@ -38,7 +38,7 @@ pub fn map_ids(pid: i32, topology: &Topology) -> Result<()> {
 /// Has newuidmap(1) or newgidmap(1) write a map. The program allows what the file `grants` grants.
 fn helper(program: &str, grants: &str, pid: i32, mappings: &[IdMapping], pointer: &'static str) -> Result<()> {
     let numbers = mappings.iter().flat_map(|m| [m.container_id, m.host_id, m.size]).map(|number| number.to_string());
-    let output = Command::new(program).arg(pid.to_string()).args(numbers).stdin(Stdio::null()).output();
+    let output = crate::sys::spawn::command(program).arg(pid.to_string()).args(numbers).stdin(Stdio::null()).output();
     let error = match output {
         Ok(output) if output.status.success() => return Ok(()),
         Ok(output) => {

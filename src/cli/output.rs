@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
-use std::process::Command;
 
 use serde::Serialize;
 
@@ -115,7 +114,7 @@ pub fn ps(pids: &[i32], format: Format, args: &[OsString]) -> Result<String> {
     }
     let default = [OsString::from("-ef")];
     let args = if args.is_empty() { &default[..] } else { args };
-    let output = Command::new("ps").args(args).output().doing(|| "cannot run ps")?;
+    let output = crate::sys::spawn::command("ps").args(args).output().doing(|| "cannot run ps")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(Error::new(Kind::Usage, format!("ps: {}: {}", output.status, said.trim())));

@@ -20,6 +20,7 @@
 mod call;
 mod calls;
 mod client;
+pub mod command;
 pub mod console;
 mod container;
 mod ending;

@@ -130,6 +130,11 @@ pub fn read_all(fd: OwnedFd, limit: usize) -> Result<Vec<u8>> {
     Ok(text)
 }
 
+/// The document at `path`, a file that is not ours: see [`read_all`] and [`DOCUMENT`].
+pub fn document(path: impl AsRef<Path>) -> Result<Vec<u8>> {
+    read_all(open(path, OFlag::O_RDONLY)?, DOCUMENT)
+}
+
 /// How much of a file without a size is read at once, in bytes.
 const READ: usize = 16 * 1024;
 
@@ -226,9 +231,9 @@ pub fn write_all(fd: BorrowedFd<'_>, bytes: &[u8], deadline: Deadline) -> Result
     Ok(())
 }
 
-/// Makes the file `name`, to be written; the name must be free.
+/// Makes the file `name`, to be written and read; the name must be free.
 pub fn make_new(dir: BorrowedFd<'_>, name: impl AsRef<Path>, mode: u32) -> Result<OwnedFd> {
-    openat(dir, name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW, mode)
+    openat(dir, name, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW, mode)
 }
 
 /// pwrite(2) of everything. What keeps the rest from being written, a full disk or a limit, is the error.
@@ -258,6 +263,17 @@ pub enum Durability {
 /// Replaces the file `name` by one with `text` in it, so that a reader sees the old or the new. It is
 /// written beside its name, as `.NAME.PID`, and renamed; on failure nothing of it stays.
 pub fn replace(dir: BorrowedFd<'_>, name: &Path, mode: u32, text: &[u8], durability: Durability) -> Result<()> {
+    replace_open(dir, name, mode, text, durability).map(drop)
+}
+
+/// The same, for who goes on with the new file: it is open for reading and writing, at its end.
+pub fn replace_open(
+    dir: BorrowedFd<'_>,
+    name: &Path,
+    mode: u32,
+    text: &[u8],
+    durability: Durability,
+) -> Result<OwnedFd> {
     // The name of a file has at most 255 bytes.
     let stem = name.file_name().unwrap_or(name.as_os_str()).as_bytes();
     let mut temporary = OsString::from(".");
@@ -287,7 +303,7 @@ pub fn replace(dir: BorrowedFd<'_>, name: &Path, mode: u32, text: &[u8], durabil
         let parent = name.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         sync(&openat(dir, parent, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?)?;
     }
-    Ok(())
+    Ok(file)
 }
 
 /// unlinkat(2) of a file.

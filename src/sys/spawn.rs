@@ -245,11 +245,12 @@ fn write_number(at: *mut u8, number: u32) {
     }
 }
 
-/// Makes a program that the standard library starts begin as under a service manager: the default action for
+/// A program for the standard library to start, which begins as under a service manager: the default action for
 /// every signal, none blocked, and all CPUs of its cpuset. So it inherits neither the signals that our caller
-/// ignored nor the CPUs that our caller was bound to.
-pub fn begin_clean(command: &mut std::process::Command) -> &mut std::process::Command {
+/// ignored nor the CPUs that our caller was bound to. It is searched in PATH if it has no slash.
+pub fn command(program: impl AsRef<std::ffi::OsStr>) -> std::process::Command {
     use std::os::unix::process::CommandExt;
+    let mut command = std::process::Command::new(program);
     let signals = super::signals::to_reset();
     let prepare = move || {
         // A process that may not have all CPUs keeps those that it has.
@@ -257,5 +258,6 @@ pub fn begin_clean(command: &mut std::process::Command) -> &mut std::process::Co
         super::signals::begin_clean(signals).map_err(Into::into)
     };
     // SAFETY: the child of the fork makes system calls alone: it allocates nothing and takes no lock.
-    unsafe { command.pre_exec(prepare) }
+    unsafe { command.pre_exec(prepare) };
+    command
 }

@@ -66,6 +66,13 @@ pub fn never_block(fd: BorrowedFd<'_>) -> Result<()> {
         .map(drop)
 }
 
+/// Makes each write(2) go to the end of the file (`O_APPEND`).
+pub fn always_append(file: BorrowedFd<'_>) -> Result<()> {
+    nix::fcntl::fcntl(file, FcntlArg::F_SETFL(OFlag::O_APPEND))
+        .called(|| format!("fcntl({}, F_SETFL, O_APPEND)", file.as_raw_fd()))
+        .map(drop)
+}
+
 /// Sets what a pipe holds (`F_SETPIPE_SZ`, fcntl(2)); its memory is used only when it is filled.
 pub fn set_capacity(pipe: BorrowedFd<'_>, bytes: usize) {
     // Best effort: beyond its limits, or below what is in it, the kernel refuses, and the pipe stays

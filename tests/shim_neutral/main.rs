@@ -12,6 +12,7 @@ use windlass::shim::frontend::native::client::{Error, Frame};
 
 use world::World;
 
+mod hostile;
 mod world;
 
 fn kill(pid: i32, signal: i32) {
@@ -174,6 +175,10 @@ fn a_shim_whose_directory_was_replaced_ends_with_its_container() {
     kill(pid, libc::SIGKILL);
     until(|| !alive(shim));
     assert!(!world.path("root/c").exists(), "the runtime was told");
+    let mut left: Vec<_> =
+        fs::read_dir(&directory).expect("it stays").flatten().map(|entry| entry.file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["shim.json", "shim.lock"], "what is another's stays as it is");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use super::settings;
+use crate::shim::frontend::listener::Listener;
 use crate::shim::frontend::made::Made;
 use crate::sys::stream::{self, Moved};
 use crate::sys::{Called, Result, fd, socket};
@@ -18,7 +19,7 @@ const LINE: usize = 200;
 /// The open doors.
 #[derive(Debug)]
 pub(super) struct Doors {
-    pub(super) attach: OwnedFd,
+    pub(super) attach: Listener,
     pub(super) control: Fifo,
     pub(super) size: Fifo,
     bundle: OwnedFd,
@@ -42,8 +43,8 @@ pub(super) enum Wish {
 }
 
 impl Doors {
-    /// Makes and opens all of them.
-    pub(super) fn open(place: &settings::Doors) -> Result<Doors> {
+    /// Makes and opens all of them. The socket will be watched under `key`.
+    pub(super) fn open(place: &settings::Doors, key: u64) -> Result<Doors> {
         let bundle = fd::open(&place.bundle, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
         let link = place.link.as_ref().map(|link| {
             let _ = fd::unlinkat(fd::CWD, link);
@@ -58,24 +59,13 @@ impl Doors {
         fd::chmod_at(bundle.as_fd(), "attach", 0o700)?;
         stream::never_block(attach.as_fd())?;
         Ok(Doors {
-            attach,
+            attach: Listener::new(attach, key),
             control: Fifo::open(&bundle, "ctl")?,
             size: Fifo::open(&bundle, "winsz")?,
             bundle,
             socket,
             link,
         })
-    }
-
-    /// The next client; only our own user and root may be one.
-    pub(super) fn next_client(&self) -> Option<OwnedFd> {
-        loop {
-            let client = socket::accept_now(self.attach.as_fd()).ok()??;
-            let ours = nix::unistd::geteuid().as_raw();
-            if socket::peer_uid(client.as_fd()).is_ok_and(|uid| uid == 0 || uid == ours) {
-                return Some(client);
-            }
-        }
     }
 }
 
@@ -156,7 +146,7 @@ mod tests {
     fn a_line_may_come_in_pieces_and_a_writer_may_leave() {
         let directory = std::env::temp_dir().join(format!("windlass-doors-{}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("a directory");
-        let doors = Doors::open(&settings::Doors { bundle: directory.clone(), link: None });
+        let doors = Doors::open(&settings::Doors { bundle: directory.clone(), link: None }, 1);
         let mut doors = doors.expect("doors");
         let write = |text: &str| {
             let fifo = std::fs::OpenOptions::new().write(true).open(directory.join("ctl"));

@@ -95,7 +95,7 @@ impl<'a> Front<'a> {
     fn open(&mut self, core: &mut Supervisor) -> Result<(), Refusal> {
         core.open(self.settings.container.clone())?;
         if let Some(place) = &self.settings.doors {
-            let doors = Doors::open(place)?;
+            let doors = Doors::open(place, ATTACH)?;
             core.poll.watch(&doors.control.fd, CONTROL, Interest::Read)?;
             core.poll.watch(&doors.size.fd, SIZE, Interest::Read)?;
             self.doors = Some(doors);
@@ -117,7 +117,7 @@ impl<'a> Front<'a> {
             }
         };
         // Who has connected before is a client from here on.
-        let attach = self.doors.as_ref().map(|doors| core.poll.watch(&doors.attach, ATTACH, Interest::Read));
+        let attach = self.doors.as_ref().map(|doors| doors.attach.watch(&core.poll));
         if let Some(Err(failed)) = attach {
             self.messages.say(Level::Warn, &format!("nobody can attach: {failed}"));
         }
@@ -211,7 +211,7 @@ impl crate::shim::Front for Front<'_> {
                 Vec::new()
             }
             (ATTACH, Some(doors)) => {
-                while let Some(client) = doors.next_client() {
+                while let Some(client) = doors.attach.next(&core.poll, |_| ()) {
                     if let Err(refusal) = core.attach(&self.id, client, Framing::Packet) {
                         self.messages.say(Level::Info, &format!("attach: {refusal}"));
                     }
@@ -245,14 +245,21 @@ impl crate::shim::Front for Front<'_> {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        match self.next {
+        let next = match self.next {
             Next::Nothing => None,
             Next::Timeout(at) | Next::Leave(at, _) => Some(at),
-        }
+        };
+        let attach = self.doors.as_ref().and_then(|doors| doors.attach.deadline());
+        next.into_iter().chain(attach).min()
     }
 
-    fn due(&mut self, _now: Instant, core: &mut Supervisor) {
-        if let Next::Timeout(_) = self.next {
+    fn due(&mut self, now: Instant, core: &mut Supervisor) {
+        if let Some(doors) = &mut self.doors {
+            doors.attach.due(now, &core.poll);
+        }
+        if let Next::Timeout(at) = self.next
+            && at <= now
+        {
             self.next = Next::Nothing;
             self.timed_out = true;
             core.report_as(&self.id, Exit::Code(TIMED_OUT));

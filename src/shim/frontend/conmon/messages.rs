@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 
+use crate::error::printable;
+use crate::shim::frontend::complaint::complain;
 use crate::sys::socket;
 
 /// How grave a message is; the least grave that is said is chosen by `--log-level`.
@@ -60,10 +62,11 @@ impl Messages {
             return;
         }
         let name = format!("{level:?}").to_lowercase();
-        eprintln!("conmon {} <{name}>: {text}", self.id);
+        complain(&format!("conmon {} <{name}>", self.id), text);
         if let Some(socket) = &self.syslog {
             let priority = FACILITY | SEVERITY[level as usize];
-            let line = format!("<{priority}>conmon[{}]: conmon {} <{name}>: {text}", std::process::id(), self.id);
+            let line =
+                format!("<{priority}>conmon[{}]: conmon {} <{name}>: {}", std::process::id(), self.id, printable(text));
             let _ = socket::send_datagram_to(socket.as_fd(), SYSLOG, line.as_bytes(), None);
         }
     }

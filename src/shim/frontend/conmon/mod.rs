@@ -31,6 +31,7 @@ use self::front::Front;
 use self::messages::{Level, Messages};
 use self::pipes::Pipes;
 use self::settings::{ExitCommand, Settings};
+use crate::shim::frontend::complaint::complain;
 use crate::shim::log::Logger;
 use crate::shim::{Supervisor, call, pipe, serve};
 use crate::sys::process::{self, Forked, SingleThreaded};
@@ -45,7 +46,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     match run(arguments) {
         Ok(status) => ExitCode::from(status as u8),
         Err(text) => {
-            eprintln!("conmon: {text}");
+            complain("conmon", &text);
             ExitCode::FAILURE
         }
     }
@@ -128,7 +129,7 @@ fn write_pid(settings: &Settings, pid: i32) -> i32 {
     match crate::shim::exit::put(file, pid.to_string().as_bytes(), false) {
         Ok(()) => 0,
         Err(failed) => {
-            eprintln!("conmon: Failed to write conmon pidfile: {failed}");
+            complain("conmon", &format!("Failed to write conmon pidfile: {failed}"));
             1
         }
     }

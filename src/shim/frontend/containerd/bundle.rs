@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::message::options::Options;
 use crate::shim::{Runtime, exit};
+use crate::sys::fd;
 
 /// Where the runtime's state is by default, below it a directory for each namespace.
 const ROOT: &str = "/run/containerd/runc";
@@ -59,7 +60,7 @@ impl Config {
     /// Reads it.
     pub fn read(bundle: &Path) -> Result<Config, String> {
         let path = bundle.join("config.json");
-        let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let text = fd::document(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
     }
 
@@ -111,9 +112,12 @@ pub fn remember(bundle: &Path, options: &Options, runtime: &Runtime) -> Result<(
 
 /// The runtime of a container whose shim is gone.
 pub fn remembered(bundle: &Path, namespace: &str) -> Result<Runtime, String> {
-    let text = std::fs::read(bundle.join("options.json")).unwrap_or_default();
+    let text = fd::document(bundle.join("options.json")).unwrap_or_default();
     let mut options: Options = serde_json::from_slice(&text).unwrap_or_default();
-    if let Some(binary) = std::fs::read_to_string(bundle.join("runtime")).ok().filter(|text| !text.is_empty()) {
+    let binary = fd::document(bundle.join("runtime")).unwrap_or_default();
+    if let Ok(binary) = String::from_utf8(binary)
+        && !binary.is_empty()
+    {
         options.binary_name = binary;
     }
     runtime(&options, namespace, bundle)

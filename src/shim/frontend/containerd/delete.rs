@@ -6,8 +6,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
@@ -15,9 +14,10 @@ use super::arguments::Arguments;
 use super::message::task::Deleted;
 use super::wire::Message;
 use super::{bundle, io, mounts};
-use crate::shim::Runtime;
 use crate::shim::exit::Record;
-use crate::sys::socket;
+use crate::shim::{Runtime, command};
+use crate::sys::poll::Deadline;
+use crate::sys::{fd, socket};
 
 /// containerd waits for five seconds.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -33,7 +33,7 @@ pub fn main(arguments: &Arguments) -> Result<(), String> {
         path => path.into(),
     };
     let record = Record::read(&bundle::exit_file(&bundle)).filter(|record| record.id == arguments.id);
-    let until = Instant::now() + PATIENCE;
+    let until = Deadline::after(PATIENCE);
     let deleted = bundle::remembered(&bundle, &arguments.namespace)
         .and_then(|runtime| delete(&runtime, &arguments.id, record.is_some(), until));
     let unmounted = mounts::unmount_all(&bundle::rootfs(&bundle));
@@ -59,7 +59,7 @@ pub fn main(arguments: &Arguments) -> Result<(), String> {
 }
 
 /// Whether the runtime had anything alive to kill.
-fn delete(runtime: &Runtime, id: &str, ended: bool, until: Instant) -> Result<bool, String> {
+fn delete(runtime: &Runtime, id: &str, ended: bool, until: Deadline) -> Result<bool, String> {
     #[derive(Deserialize)]
     struct State {
         status: String,
@@ -78,43 +78,26 @@ fn delete(runtime: &Runtime, id: &str, ended: bool, until: Instant) -> Result<bo
     Err(format!("{}: {}", runtime.binary.display(), said.trim()))
 }
 
-/// Runs the runtime, but not for ever: whether it succeeded, and what it wrote.
-fn run(runtime: &Runtime, words: &[OsString], until: Instant) -> Result<(bool, Vec<u8>), String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", runtime.binary.display());
+/// Runs the runtime: whether it succeeded, and what it wrote.
+fn run(runtime: &Runtime, words: &[OsString], until: Deadline) -> Result<(bool, Vec<u8>), String> {
     // No file for errors: the bundle may be gone, and the words are wanted here.
     let global = runtime.global.iter().take_while(|word| *word != "--log");
     let systemd = runtime.global.iter().filter(|word| *word == "--systemd-cgroup");
-    let mut child = Command::new(&runtime.binary)
-        .args(global.chain(systemd))
-        .args(words)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    loop {
-        if child.try_wait().map_err(failed)?.is_some() {
-            let output = child.wait_with_output().map_err(failed)?;
-            let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
-            return Ok((output.status.success(), said));
-        }
-        if Instant::now() >= until {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(format!("{}: {words:?} took too long and was killed", runtime.binary.display()));
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    let words: Vec<OsString> = global.chain(systemd).chain(words).cloned().collect();
+    let finished = command::run(&runtime.binary, &words, until).map_err(|refusal| refusal.message)?;
+    let success = finished.success();
+    Ok((success, if finished.printed.is_empty() { finished.complained } else { finished.printed }))
 }
 
 fn pid(bundle: &Path) -> u32 {
-    let text = std::fs::read_to_string(bundle::pid_file(bundle)).unwrap_or_default();
-    text.trim().parse().unwrap_or_default()
+    let text = fd::document(bundle::pid_file(bundle)).unwrap_or_default();
+    String::from_utf8_lossy(&text).trim().parse().unwrap_or_default()
 }
 
 /// Removes the socket that nobody listens at any more. A pod's shim may live on.
 fn remove_socket(bundle: &Path) {
-    let address = std::fs::read_to_string(bundle.join("address")).unwrap_or_default();
+    let address = fd::document(bundle.join("address")).unwrap_or_default();
+    let address = String::from_utf8_lossy(&address);
     let Some(path) = address.trim().strip_prefix("unix://").map(PathBuf::from) else { return };
     if socket::connect_now(&path).is_err_and(|failed| failed.errno == nix::errno::Errno::ECONNREFUSED) {
         let _ = std::fs::remove_file(path);

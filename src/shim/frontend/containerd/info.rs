@@ -1,13 +1,14 @@
 //! `-info` and `-v`: what runtime and shim are.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use super::message::Any;
 use super::message::options::Options;
 use super::message::start::{Info, Version};
 use super::wire::Message;
 use super::{bundle, io};
+use crate::shim::command::{self, Finished};
+use crate::sys::poll::Deadline;
 
 /// The name of the runtime-spec's document of features.
 const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
@@ -36,13 +37,13 @@ pub fn main() -> Result<(), String> {
     let options = Options::read(given.as_ref())?;
     let runtime = bundle::runtime(&options, "", Path::new("/"))?;
     // A runtime that cannot say is one without features, as for containerd's own shim.
-    let features = Command::new(&runtime.binary).arg("features").stdin(Stdio::null()).stderr(Stdio::null()).output();
-    let features = features.ok().filter(|output| output.status.success());
+    let features = command::run(&runtime.binary, &["features".into()], Deadline::after(command::PATIENCE));
+    let features = features.ok().filter(Finished::success);
     let info = Info {
         name: runtime_name(&program()),
         version: Some(Version { version: env!("CARGO_PKG_VERSION").into(), revision: REVISION.into() }),
         options: given,
-        features: features.map(|output| Any { type_url: FEATURES.into(), value: output.stdout }),
+        features: features.map(|finished| Any { type_url: FEATURES.into(), value: finished.printed }),
     };
     io::print(&info.encode())
 }

@@ -49,6 +49,8 @@ use std::process::ExitCode;
 
 use arguments::{Action, Arguments};
 
+use super::complaint::complain;
+
 /// Runs it.
 pub fn main(words: Vec<OsString>) -> ExitCode {
     let done = Arguments::parse(words).and_then(|arguments| match arguments.action {
@@ -62,7 +64,7 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // containerd shows it as the reason.
-            eprintln!("{}: {error}", info::program());
+            complain(&info::program(), &error);
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,6 @@
 //! The lasting shim: a listener, connections, jobs and loggers in the one loop.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,10 @@ use super::outbox::Outbox;
 use super::service::{Answer, Outcome, Then};
 use super::task::{After, Task};
 use super::ttrpc::{Kind, Request, Response};
+use crate::shim::frontend::listener::Listener;
 use crate::shim::frontend::made::Made;
-use crate::shim::{Event, Front, Interest, ProcessId, Ready, Supervisor, WaitToken, serve};
-use crate::sys::{fd, socket, stream};
+use crate::shim::{Event, Front, ProcessId, Ready, Supervisor, WaitToken, serve};
+use crate::sys::{fd, stream};
 
 /// How long events that are not acknowledged hold up the end of a shim without containers.
 const FLUSH: Duration = Duration::from_secs(3);
@@ -67,7 +68,7 @@ pub struct Server {
     pub outbox: Outbox,
     /// The bundle that we were started for, where our log is.
     bundle: PathBuf,
-    listener: OwnedFd,
+    listener: Listener,
     connections: Vec<(u64, Connection)>,
     serial: u64,
     leaving: Option<Instant>,
@@ -99,7 +100,8 @@ impl Server {
         stream::never_block(listener.as_fd())?;
         let null = fd::open("/dev/null", OFlag::O_RDWR)?;
         fd::install_at(null.as_fd(), 0)?;
-        core.poll.watch(&listener, key(Key::Listener, 0), Interest::Read)?;
+        let listener = Listener::new(listener, key(Key::Listener, 0));
+        listener.watch(&core.poll)?;
         let events = std::env::var(TTRPC_ADDRESS).unwrap_or_else(|_| format!("{}.ttrpc", arguments.address));
         Ok(Server {
             namespace: arguments.namespace.clone(),
@@ -135,12 +137,9 @@ impl Server {
     }
 
     fn accept(&mut self, core: &Supervisor) {
-        while let Ok(Some(peer)) = socket::accept_now(self.listener.as_fd()) {
-            let uid = socket::peer_uid(peer.as_fd()).ok();
-            if !uid.is_some_and(|uid| uid == 0 || uid == nix::unistd::geteuid().as_raw()) {
-                log::warn(&self.bundle, &format!("a connection of user {uid:?} was refused"));
-                continue;
-            }
+        let bundle = self.bundle.clone();
+        let refused = |uid: Option<u32>| log::warn(&bundle, &format!("a connection of user {uid:?} was refused"));
+        while let Some(peer) = self.listener.next(&core.poll, refused) {
             let (serial, key) = self.next_key(Key::Connection);
             if let Ok(connection) = Connection::new(peer, key, &core.poll) {
                 self.connections.push((serial, connection));
@@ -283,10 +282,16 @@ impl Front for Server {
 
     fn deadline(&self) -> Option<Instant> {
         let loggers = self.loggers.iter().filter_map(Logger::deadline);
-        loggers.chain(self.outbox.deadline()).chain(self.leaving).chain(self.alone).min()
+        loggers
+            .chain(self.outbox.deadline())
+            .chain(self.listener.deadline())
+            .chain(self.leaving)
+            .chain(self.alone)
+            .min()
     }
 
     fn due(&mut self, now: Instant, core: &mut Supervisor) {
+        self.listener.due(now, &core.poll);
         self.outbox.next(now, &core.poll);
         self.loggers.iter_mut().for_each(|logger| logger.due(now));
         if self.alone.is_some_and(|alone| now >= alone) {

@@ -20,7 +20,7 @@ use super::message::start::{Input, Outcome, Params};
 use super::wire::Message;
 use crate::shim::exit;
 use crate::sys::spawn::Spawn;
-use crate::sys::{fd, socket};
+use crate::sys::{directory, fd, socket};
 
 /// Where containerd's own shims have their sockets.
 const SOCKETS: &str = "/run/containerd/s";
@@ -173,7 +173,12 @@ fn join(cgroup: &str, pid: i32) -> Result<(), String> {
     let unified = root.join("cgroup.controllers").exists();
     let hierarchies: Vec<PathBuf> = match unified {
         true => vec![root.into()],
-        false => std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path()).collect(),
+        false => {
+            let failed = |failed: crate::error::Failed| format!("shim_cgroup {cgroup}: {failed}");
+            let opened = fd::open(root, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(failed)?;
+            let names = directory::names(opened.as_fd()).map_err(failed)?;
+            names.iter().map(|name| root.join(name)).collect()
+        }
     };
     for hierarchy in hierarchies.iter().filter(|hierarchy| hierarchy.join("cgroup.procs").exists()) {
         let directory = hierarchy.join(below);

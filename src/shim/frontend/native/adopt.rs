@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use super::home::{Facts, Home};
 use super::report::Report;
 use super::wire::phase_name;
-use crate::shim::{Code, NewProcess, Phase, Refusal, Supervisor};
+use crate::shim::{Code, NewProcess, Phase, Refusal, Supervisor, command};
 use crate::sys::fd;
+use crate::sys::poll::Deadline;
 use crate::sys::process::{self, Exit, Forked, SingleThreaded};
 
 type Result<T> = std::result::Result<T, Refusal>;
@@ -24,13 +25,8 @@ pub fn runtime_state(facts: &Facts) -> Option<(Phase, i32)> {
         #[serde(default)]
         pid: i32,
     }
-    let output = std::process::Command::new(&facts.runtime)
-        .args(&facts.runtime_args)
-        .args(["state", &facts.id])
-        .stdin(std::process::Stdio::null())
-        .output()
-        .ok()?;
-    let state: State = serde_json::from_slice(&output.stdout).ok()?;
+    let finished = command::run(&facts.runtime, &facts.words(&["state"]), Deadline::after(command::PATIENCE)).ok()?;
+    let state: State = serde_json::from_slice(&finished.printed).ok()?;
     let phase = match state.status.as_str() {
         "created" => Phase::Created,
         "running" => Phase::Running,
@@ -63,7 +59,7 @@ pub fn adopt(home: &Home, facts: &Facts, new: NewProcess, core: &mut Supervisor)
         "id": facts.id,
         "pid": pid,
         "shim_pid": std::process::id(),
-        "socket": home.file("shim.sock"),
+        "socket": home.path("shim.sock"),
         "state": phase_name(phase),
         "adopted": true,
         "guarantees": guarantees(),

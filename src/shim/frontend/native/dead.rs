@@ -4,14 +4,18 @@
 //! of its parent only at the moment of a fork, and the parent then was the runtime. What the
 //! shim had recorded is told; what it had not is told as lost; and `delete` kills what is left.
 
+use std::os::fd::OwnedFd;
+
 use serde_json::{Value, json};
 
 use super::adopt::runtime_state;
 use super::home::{Facts, Home};
-use super::journal::Journal;
+use super::journal::{Journal, Marks};
 use super::wire::{Ended, event_members, phase_name};
 use crate::shim::exit::Record;
-use crate::shim::{Code, Phase, Refusal};
+use crate::shim::{Code, Phase, Refusal, command};
+use crate::sys::fd;
+use crate::sys::poll::Deadline;
 
 type Result<T> = std::result::Result<T, Refusal>;
 
@@ -23,7 +27,7 @@ pub fn status(home: &Home) -> Result<Value> {
         Some(record) => (Phase::Stopped, record.pid),
         None => runtime_state(&facts).unwrap_or((Phase::Stopped, 0)),
     };
-    let journal = Journal::open(home.file("events.log"))?;
+    let marks = Marks::read(&home.file("events.log"))?;
     Ok(json!({
         "id": facts.id,
         "state": phase_name(phase),
@@ -35,8 +39,8 @@ pub fn status(home: &Home) -> Result<Value> {
         "logs": facts.logs,
         "dropped_bytes": exit.as_ref().map_or(0, |record| record.dropped_bytes),
         "execs": [],
-        "last_event": journal.last(),
-        "acknowledged": journal.acknowledged(),
+        "last_event": marks.last,
+        "acknowledged": marks.acknowledged,
         "shim_lost": exit.is_none(),
     }))
 }
@@ -69,12 +73,15 @@ pub fn exit_of_exec(home: &Home, exec: &str) -> Result<Value> {
     }
 }
 
-/// Its events: those that were recorded, and the exit, if the shim died between writing its
+/// Who changes something needs the lock: another shim may adopt the container at any time.
+fn lock(home: &Home) -> Result<OwnedFd> {
+    home.lock_soon()?.ok_or_else(|| Refusal::new(Code::WrongPhase, "a shim serves this container"))
+}
+
+/// Its events, to be read: those that were recorded, and the exit, if the shim died between writing its
 /// record and numbering the event.
 pub fn journal(home: &Home) -> Result<Journal> {
-    let Some(lock) = home.lock_soon()? else {
-        return Err(Refusal::new(Code::WrongPhase, "a shim serves this container"));
-    };
+    let lock = lock(home)?;
     let mut journal = Journal::open(home.file("events.log"))?;
     if let Some(record) = home.exit().filter(|_| !journal.has("exited")) {
         let mut members = json!(ended(&record));
@@ -85,11 +92,17 @@ pub fn journal(home: &Home) -> Result<Journal> {
     Ok(journal)
 }
 
+/// Everything up to `event` need not be told again.
+pub fn acknowledge(home: &Home, event: u64) -> Result<()> {
+    let _lock = lock(home)?;
+    Journal::open(home.file("events.log"))?.acknowledge(event);
+    Ok(())
+}
+
 /// Removes everything. `force` is needed only where the container was to outlive its shim.
 pub fn delete(home: &Home, force: bool) -> Result<Value> {
-    let _lock = match home.lock_soon() {
-        Ok(Some(lock)) => lock,
-        Ok(None) => return Err(Refusal::new(Code::WrongPhase, "a shim serves this container")),
+    let _lock = match lock(home) {
+        Ok(lock) => lock,
         Err(refusal) if refusal.code == Code::NotFound && home.remove_rest() => {
             return Ok(json!({"pid": 0, "exit": null, "shim_lost": true}));
         }
@@ -124,22 +137,19 @@ pub fn delete(home: &Home, force: bool) -> Result<Value> {
 
 /// Whether no process of the container is there, as far as can be told without its runtime.
 fn is_nothing_left(home: &Home) -> bool {
-    let pid = std::fs::read_to_string(home.file("pid")).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    let pid = fd::document(home.file("pid")).ok().and_then(|text| String::from_utf8(text).ok());
+    let pid = pid.and_then(|text| text.trim().parse::<i32>().ok());
     home.exit().is_some() || pid.is_none_or(|pid| crate::sys::process::open_pid(pid).is_err())
 }
 
 /// Ends the container and removes what the runtime knows of it.
-pub(super) fn remove_from_runtime(facts: &Facts) -> Result<()> {
-    let output = std::process::Command::new(&facts.runtime)
-        .args(&facts.runtime_args)
-        .args(["delete", "--force", &facts.id])
-        .stdin(std::process::Stdio::null())
-        .output()
-        .map_err(|error| Refusal::new(Code::Runtime, format!("cannot run {:?}: {error}", facts.runtime)))?;
-    let text = String::from_utf8_lossy(&output.stderr);
+fn remove_from_runtime(facts: &Facts) -> Result<()> {
+    let words = facts.words(&["delete", "--force"]);
+    let finished = command::run(&facts.runtime, &words, Deadline::after(command::PATIENCE))?;
+    let text = finished.complaint();
     // One that is gone already is as good.
-    match output.status.success() || text.contains("does not exist") {
+    match finished.success() || text.contains("does not exist") {
         true => Ok(()),
-        false => Err(Refusal::new(Code::Runtime, text.trim())),
+        false => Err(Refusal::new(Code::Runtime, text)),
     }
 }

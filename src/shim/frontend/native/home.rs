@@ -11,6 +11,7 @@
 //! | `execs/` | `NAME.exit.json` of each exec, and its files while it starts |
 //! | `shim.err` | what a shim that fails has to say |
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::shim::exit::{self, Record};
 use crate::shim::stdio::{Journal, LogFile};
 use crate::shim::{Code, Log, Refusal};
 use crate::sys::poll::Deadline;
-use crate::sys::{Called, fd};
+use crate::sys::{Called, directory, fd};
 
 type Result<T> = std::result::Result<T, Refusal>;
 
@@ -66,6 +67,12 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// What the runtime is run with: a verb, and whose.
+    pub fn words(&self, verb: &[&str]) -> Vec<OsString> {
+        let words = self.runtime_args.iter().map(String::as_str).chain(verb.iter().copied()).chain([&*self.id]);
+        words.map(OsString::from).collect()
+    }
+
     /// The logs, opened by nobody yet.
     pub fn logs(&self) -> Result<Vec<Log>> {
         self.logs.iter().filter_map(|text| log(text, &self.id).transpose()).collect()
@@ -83,18 +90,38 @@ const RESERVE_FLAGS: OFlag = OFlag::O_WRONLY.union(OFlag::O_CREAT).union(OFlag::
 #[derive(Clone, Debug)]
 pub struct Home {
     dir: PathBuf,
+    /// It is our working directory.
+    entered: bool,
 }
 
 impl Home {
     /// That of this id below `state`; it need not exist.
     pub fn of(state: &Path, id: &str) -> Result<Home> {
         crate::id::check_id(id).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
-        Ok(Home { dir: state.join(id) })
+        Ok(Home { dir: state.join(id), entered: false })
     }
 
     /// One that is there.
     pub fn at(dir: PathBuf) -> Home {
-        Home { dir }
+        Home { dir, entered: false }
+    }
+
+    /// Makes it the working directory. From then on [`Home::file`] means this very directory, though another may be
+    /// made at its path after it was removed.
+    pub fn enter(self) -> Result<Home> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+        let dir = fd::open(&self.dir, flags).map_err(|failed| match failed.errno {
+            Errno::ENOENT => Refusal::new(Code::NotFound, format!("{:?} does not exist", self.dir)),
+            _ => failed.into(),
+        })?;
+        nix::unistd::fchdir(&dir).called(|| format!("fchdir({:?})", self.dir))?;
+        Ok(Home { entered: true, ..self })
+    }
+
+    /// Whether what is at the path is no more the directory that was entered.
+    pub fn is_replaced(&self) -> bool {
+        let of = |path: &Path| fd::stat_at(fd::CWD, path).map(|stat| (stat.st_dev, stat.st_ino));
+        self.entered && of(".".as_ref()) != of(&self.dir)
     }
 
     /// The directory.
@@ -104,12 +131,22 @@ impl Home {
 
     /// A file of it.
     pub fn file(&self, name: &str) -> PathBuf {
+        if self.entered { name.into() } else { self.path(name) }
+    }
+
+    /// The path of a file of it, for another process.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
     /// A file of an exec.
     pub fn exec_file(&self, exec: &str, suffix: &str) -> PathBuf {
-        self.dir.join("execs").join(format!("{exec}.{suffix}"))
+        self.file(&exec_name(exec, suffix))
+    }
+
+    /// The path of a file of an exec, for the runtime.
+    pub fn exec_path(&self, exec: &str, suffix: &str) -> PathBuf {
+        self.path(&exec_name(exec, suffix))
     }
 
     /// Makes the directory, which must not be there: it is the reservation of the id.
@@ -125,8 +162,11 @@ impl Home {
         Ok(fd::mkdirat(fd::CWD, self.dir.join("execs"), 0o700).inspect_err(|_| self.remove())?)
     }
 
-    /// Frees the id, then removes what was there.
+    /// Frees the id, then removes what was there. Another's directory stays.
     pub fn remove(&self) {
+        if self.is_replaced() {
+            return;
+        }
         let gone = self.gone();
         let renamed = || std::fs::rename(&self.dir, &gone).is_ok();
         // Renamed first: the id is free at once and never half there.
@@ -146,7 +186,7 @@ impl Home {
 
     /// What is being removed has this name, which is no id.
     fn gone(&self) -> PathBuf {
-        let mut name = std::ffi::OsString::from("@gone-");
+        let mut name = OsString::from("@gone-");
         name.push(self.dir.file_name().unwrap_or_default());
         self.dir.with_file_name(name)
     }
@@ -219,6 +259,10 @@ impl Home {
     }
 }
 
+fn exec_name(exec: &str, suffix: &str) -> String {
+    format!("execs/{exec}.{suffix}")
+}
+
 /// Removes a container's directory.
 fn clear(dir: &Path) {
     // What is always there goes by its name: where descriptors are short, nothing stays.
@@ -229,16 +273,21 @@ fn clear(dir: &Path) {
     }
 }
 
-/// All containers below a state directory.
-pub fn all(state: &Path) -> Vec<(String, Home)> {
-    let entries = std::fs::read_dir(state).into_iter().flatten().flatten();
-    let mut found: Vec<(String, Home)> = entries
-        .filter(|entry| entry.path().join("shim.json").is_file())
-        .filter_map(|entry| entry.file_name().into_string().ok().map(|id| (id, Home::at(entry.path()))))
-        .filter(|(id, _)| crate::id::check_id(id).is_ok())
+/// All containers below a state directory; none if that is not there yet.
+pub fn all(state: &Path) -> Result<Vec<(String, Home)>> {
+    let directory = match fd::open(state, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+        Err(failed) if failed.errno == Errno::ENOENT => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut found: Vec<(String, Home)> = directory::names(directory.as_fd())?
+        .into_iter()
+        .filter(|name| state.join(name).join("shim.json").is_file())
+        .filter_map(|name| name.into_string().ok())
+        .filter(|id| crate::id::check_id(id).is_ok())
+        .map(|id| (id.clone(), Home::at(state.join(id))))
         .collect();
     found.sort_by(|a, b| a.0.cmp(&b.0));
-    found
+    Ok(found)
 }
 
 /// Reads `FORMAT[:PATH][,max=SIZE][,files=N]`; `None` for `none`.
@@ -316,7 +365,7 @@ mod tests {
             std::fs::rename(home.dir(), home.gone()).expect("renamed");
         };
         killed();
-        assert_eq!(all(&state).len(), 0);
+        assert_eq!(all(&state).expect("read").len(), 0);
         assert!(super::super::dead::delete(&home, true).is_ok());
         assert_eq!(std::fs::read_dir(&state).expect("read").count(), 0);
         assert_eq!(super::super::dead::delete(&home, true).expect_err("gone").code, Code::NotFound);

@@ -5,8 +5,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use serde::Deserialize;
 
@@ -52,29 +53,52 @@ struct Line<'a> {
     exec: Option<&'a str>,
 }
 
-fn open(path: &PathBuf, flags: OFlag) -> Result<OwnedFd> {
-    let flags = flags | OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW;
-    fd::openat(fd::CWD, path, flags, 0o600)
+/// How far a journal has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// The number of the last event; 0 before the first.
+    pub last: u64,
+    /// Up to which event nobody needs to be told again.
+    pub acknowledged: u64,
+    /// Bytes of whole lines.
+    whole: usize,
 }
 
-impl Journal {
-    /// Opens it, or makes it; a line that was cut short by a death is taken back.
-    pub fn open(path: PathBuf) -> Result<Journal> {
-        let text = fd::read_all(open(&path, OFlag::empty())?, usize::MAX)?;
+impl Marks {
+    /// Those of the file at `path`, which stays as it is: its shim may be writing. No file is an empty one.
+    pub fn read(path: &Path) -> Result<Marks> {
+        match fd::open(path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW) {
+            Err(failed) if failed.errno == Errno::ENOENT => Ok(Marks::default()),
+            file => Ok(Marks::of(&fd::read_all(file?, usize::MAX)?)),
+        }
+    }
+
+    fn of(text: &[u8]) -> Marks {
         let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-        let file = open(&path, OFlag::empty())?;
-        nix::unistd::ftruncate(&file, whole as i64).called(|| "ftruncate()".into())?;
         let (mut last, mut acknowledged) = (0, 0);
         for line in lines(&text[..whole]) {
             last = last.max(line.event.unwrap_or(0));
             acknowledged = acknowledged.max(line.acknowledged.unwrap_or(0));
         }
+        Marks { last: last.max(acknowledged), acknowledged, whole }
+    }
+}
+
+impl Journal {
+    /// Opens it, or makes it; a line that was cut short by a death is taken back. For who has the lock of the
+    /// directory (`Home::lock`): nobody else may be writing.
+    pub fn open(path: PathBuf) -> Result<Journal> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW;
+        let file = fd::openat(fd::CWD, &path, flags, 0o600)?;
+        let text = fd::read_all(fd::duplicate(file.as_fd())?, usize::MAX)?;
+        let marks = Marks::of(&text);
+        nix::unistd::ftruncate(&file, marks.whole as i64).called(|| "ftruncate()".into())?;
         Ok(Journal {
             path,
             file,
-            length: whole as u64,
-            next: last.max(acknowledged) + 1,
-            acknowledged,
+            length: marks.whole as u64,
+            next: marks.last + 1,
+            acknowledged: marks.acknowledged,
             compact_at: COMPACT,
             generation: 0,
             late: VecDeque::new(),
@@ -166,8 +190,10 @@ impl Journal {
         kept.extend_from_slice(
             format!("{{\"acknowledged\":{},\"event\":{}}}\n", self.acknowledged, self.last()).as_bytes(),
         );
-        fd::replace(fd::CWD, &self.path, 0o600, &kept, fd::Durability::Cached)?;
-        self.file = open(&self.path, OFlag::empty())?;
+        // The new file is not opened by its name: if that failed, the old one would be written on, which has none.
+        let file = fd::replace_open(fd::CWD, &self.path, 0o600, &kept, fd::Durability::Cached)?;
+        stream::always_append(file.as_fd())?;
+        self.file = file;
         self.length = kept.len() as u64;
         self.generation += 1;
         Ok(())
@@ -188,7 +214,7 @@ impl Journal {
         while found.is_empty() && place.offset < self.length {
             let n = nix::sys::uio::pread(&self.file, &mut piece, place.offset as i64).called(|| "pread()".into())?;
             let Some(end) = piece[..n].iter().rposition(|&byte| byte == b'\n') else {
-                return Err(Failed { call: "an event that is too long".into(), errno: nix::errno::Errno::EMSGSIZE });
+                return Err(Failed { call: "an event that is too long".into(), errno: Errno::EMSGSIZE });
             };
             place.offset += end as u64 + 1;
             for raw in piece[..=end].split_inclusive(|&byte| byte == b'\n') {
@@ -238,8 +264,12 @@ mod tests {
         journal.acknowledge(2);
         drop(journal);
         // A death in the middle of a line.
-        let file = open(&path, OFlag::empty()).expect("opened");
-        stream::write(file.as_fd(), b"{\"event\":4,\"ty").expect("written");
+        let cut = [&std::fs::read(&path).expect("read")[..], b"{\"event\":4,\"ty"].concat();
+        std::fs::write(&path, &cut).expect("written");
+        // Who only looks leaves it as it is: a shim may be in the middle of that line.
+        let marks = Marks::read(&path).expect("read");
+        assert_eq!((marks.last, marks.acknowledged), (3, 2));
+        assert_eq!(std::fs::read(&path).expect("read"), cut);
         let mut journal = Journal::open(path.clone()).expect("opened");
         journal.append("\"type\":\"exited\"");
         assert_eq!(read(&journal, &mut journal.place(None)), [3, 4]);
@@ -256,6 +286,21 @@ mod tests {
         }
         journal.compact().expect("compacted");
         assert_eq!(read(&journal, &mut journal.place(None)), [4, 5]);
+        std::fs::remove_file(path).expect("removed");
+    }
+
+    #[test]
+    fn events_after_a_compaction_are_in_the_file_that_has_the_name() {
+        let (path, mut journal) = journal("name");
+        journal.append("\"type\":\"created\"");
+        journal.compact().expect("compacted");
+        for kind in ["started", "exited"] {
+            journal.append(&format!("\"type\":\"{kind}\""));
+        }
+        assert_eq!(read(&journal, &mut journal.place(None)), [1, 2, 3]);
+        drop(journal);
+        let journal = Journal::open(path.clone()).expect("opened");
+        assert_eq!(read(&journal, &mut journal.place(None)), [1, 2, 3]);
         std::fs::remove_file(path).expect("removed");
     }
 

@@ -29,10 +29,8 @@ use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use crate::cli::{self, Environment, Matches, Words, help, shim as table};
+use crate::shim::frontend::complaint::{NAME, complain};
 use verbs::{Failure, Verb};
-
-/// The name in messages.
-const NAME: &str = "windlass-shim";
 
 /// Runs a verb, or the server.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
@@ -42,7 +40,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     match verb(arguments) {
         Ok(status) => ExitCode::from(status as u8),
         Err(Failure(message)) => {
-            eprintln!("{NAME}: {message}");
+            complain(NAME, &message);
             ExitCode::FAILURE
         }
     }
@@ -53,27 +51,20 @@ fn verb(arguments: Vec<OsString>) -> Result<i32, Failure> {
     let mut matches = Matches::default();
     words.global(table::GLOBAL, &mut matches)?;
     if matches.switch("version") {
-        print!("{}", help::version(NAME));
+        cli::output::print(&help::version(NAME))?;
         return Ok(0);
     }
     let name = matches.operands.first().and_then(|word| word.to_str()).filter(|_| !matches.switch("help"));
     let Some(name) = name else {
-        print!(
-            "{}",
-            help::program(
-                NAME,
-                "Stays with a container, keeps its stdio, reports its exit.",
-                table::VERBS,
-                table::GLOBAL
-            )
-        );
+        let about = "Stays with a container, keeps its stdio, reports its exit.";
+        cli::output::print(&help::program(NAME, about, table::VERBS, table::GLOBAL))?;
         return Ok(0);
     };
     let verb = table::verb(name).ok_or_else(|| Failure(format!("there is no verb {name:?}; --help lists them")))?;
     let mut matches = Matches::default();
     words.verb(verb.flags, verb.operands, &mut matches)?;
     if matches.switch("help") {
-        print!("{}", help::verb(NAME, verb));
+        cli::output::print(&help::verb(NAME, verb))?;
         return Ok(0);
     }
     cli::count(verb, matches.operands.len(), NAME)?;

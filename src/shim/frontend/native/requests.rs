@@ -190,11 +190,11 @@ impl Server {
         }
         let logs = line.log.iter().filter_map(|text| super::home::log(text, &self.facts.id).transpose());
         let logs = logs.collect::<Result<Vec<_>>>()?;
-        let process_file = self.home.exec_file(&exec, "process.json");
+        let process_file = self.home.exec_path(&exec, "process.json");
         core.request(Request::AddExec(NewProcess {
             id: id.clone(),
             stdio: self.stdio(line.tty, line.stdin, logs, &exec),
-            pid_file: self.home.exec_file(&exec, "pid"),
+            pid_file: self.home.exec_path(&exec, "pid"),
             process_file: Some(process_file.clone()),
             verb: "exec",
             arguments: if line.tty { vec!["--tty".into()] } else { Vec::new() },

@@ -1,7 +1,7 @@
 //! `run` and `adopt`: the short-lived process that begins a server and repeats what it reports.
 
 use std::ffi::{CString, OsStr};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::home::{Facts, Home, VERSION};
 use super::wire;
 use crate::cli::Matches;
+use crate::shim::frontend::complaint::{NAME, complain};
 use crate::shim::{Code, Refusal, Runtime, server_environment};
 use crate::sys::process::Child;
 use crate::sys::spawn::Spawn;
@@ -49,7 +50,10 @@ pub fn adopt(state: &Path, id: &str) -> i32 {
 
 fn print(result: Result<Value>) -> i32 {
     let line = result.unwrap_or_else(|refusal| json!({"v": 1, "error": wire::error(&refusal)}));
-    println!("{line}");
+    if let Err(error) = writeln!(std::io::stdout(), "{line}") {
+        complain(NAME, &format!("the answer cannot be printed: {error}: {line}"));
+        return 1;
+    }
     i32::from(!line["error"].is_null())
 }
 
@@ -80,7 +84,7 @@ fn facts(state: &Path, matches: &Matches) -> Result<Facts> {
     if tty && keep {
         return Err(invalid("a terminal cannot outlive the shim: --tty and --keep-on-shim-death exclude each other"));
     }
-    let config: Value = std::fs::read(bundle.join("config.json"))
+    let config: Value = fd::document(bundle.join("config.json"))
         .map_err(|error| invalid(format!("{:?}: {error}", bundle.join("config.json"))))
         .and_then(|text| serde_json::from_slice(&text).map_err(|error| invalid(format!("config.json: {error}"))))?;
     let mut logs = texts("log")?;
@@ -208,7 +212,8 @@ impl Server {
             return Ok(value);
         }
         let end = self.child.wait()?;
-        let said = std::fs::read_to_string(home.file("shim.err")).unwrap_or_default();
+        let said = fd::document(home.file("shim.err")).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
         let (said, dir) = (said.trim(), home.dir());
         let message = format!("the shim ended with {end} before it reported: {said} (see {dir:?}, and delete it)");
         Err(Refusal::new(Code::Kernel, message))

@@ -18,10 +18,11 @@ use super::home::{Facts, Home};
 use super::journal::Journal;
 use super::report::Report;
 use super::wire::{self, Ended};
+use crate::shim::frontend::listener::Listener;
 use crate::shim::stdio::{Output, Stdin, Stdio};
 use crate::shim::{
-    Code, Container, Event, ExitFile, Front, Interest, NewProcess, Phase, ProcessId, Ready, Refusal, Reply, Request,
-    Runtime, Supervisor, Timeouts, WaitToken, serve,
+    Code, Container, Event, ExitFile, Front, NewProcess, Phase, ProcessId, Ready, Refusal, Reply, Request, Runtime,
+    Supervisor, Timeouts, WaitToken, serve,
 };
 use crate::sys::{fd, socket};
 
@@ -83,7 +84,7 @@ pub struct Server {
     /// Whether this shim is not the one that made the container.
     pub(super) adopted: bool,
     next_key: u64,
-    listener: OwnedFd,
+    listener: Listener,
     /// Held for our life: its end tells that we are gone.
     lock: OwnedFd,
     /// Until when the last words may be read, and the status to exit with.
@@ -101,10 +102,10 @@ pub struct Server {
 pub fn main(words: &[OsString]) -> i32 {
     let result = (|| {
         let [mode, dir] = words else { return Err(Refusal::new(Code::Invalid, "usage: @serve run|adopt DIR")) };
-        let home = Home::at(dir.into());
+        let home = Home::at(dir.into()).enter()?;
         let adopted = mode == "adopt";
         let begun = Server::start(home.clone(), adopted);
-        // Nothing was made: the id is free again, unless the directory is another's by now.
+        // Nothing was made: the id is free again.
         let (mut core, mut server) = begun.inspect_err(|refusal| {
             if !(adopted || matches!(refusal.code, Code::AlreadyExists | Code::NotFound)) {
                 home.remove()
@@ -129,11 +130,12 @@ impl Server {
     fn new(home: Home, adopted: bool, core: &Supervisor) -> Result<Server> {
         let lock = home.lock_for_life()?;
         let facts = home.facts()?;
-        let dir = fd::open(home.dir(), OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        let dir = fd::open(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
         // Of a shim that died.
         let _ = fd::unlinkat(dir.as_fd(), "shim.sock");
         let listener = socket::listen_stream_at(dir.as_fd(), "shim.sock", 0o600)?;
-        core.poll.watch(&listener, LISTENER, Interest::Read)?;
+        let listener = Listener::new(listener, LISTENER);
+        listener.watch(&core.poll)?;
         let journal = Journal::open(home.file("events.log"))?;
         Ok(Server {
             home,
@@ -183,14 +185,14 @@ impl Server {
         let process = NewProcess {
             id: self.init(),
             stdio: self.stdio(self.facts.tty, self.facts.stdin, self.facts.logs()?, "init"),
-            pid_file: self.home.file("pid"),
+            pid_file: self.home.path("pid"),
             process_file: None,
             verb: "create",
             arguments: self.facts.create_args.iter().map(OsString::from).collect(),
             preserve_fds: Vec::new(),
             exit_files,
         };
-        core.watch_directory(self.home.dir());
+        core.watch_directory(".".as_ref());
         if self.adopted {
             return adopt(&self.home, &self.facts, process, core);
         }
@@ -208,7 +210,7 @@ impl Server {
             stderr: Output::Attach,
             logs,
             owner: self.facts.owner,
-            fifos: (self.facts.keep && name == "init").then(|| (self.home.dir().into(), name.into())),
+            fifos: (self.facts.keep && name == "init").then(|| (".".into(), name.into())),
         }
     }
 
@@ -231,7 +233,7 @@ impl Server {
                         self.take_back(refusal, core);
                     }
                 }
-                Err(refusal) => self.create_failed(&refusal),
+                Err(refusal) => self.create_failed(refusal, core),
             },
             Asked::Start => match result {
                 Ok(_) => self.report(core),
@@ -239,8 +241,9 @@ impl Server {
             },
             Asked::Homeless => self.leave(0),
             Asked::TakeBack(refusal) => match result {
-                Ok(_) => self.give_up(&refusal),
-                Err(more) => self.leave_it(&refusal, &more),
+                // Gone already is as good.
+                Err(more) if !more.message.contains("does not exist") => self.leave_it(&refusal, &more),
+                _ => self.give_up(&refusal),
             },
             Asked::Client { key, seq, what } => self.answer_client(key, seq, what, result, core),
         }
@@ -248,23 +251,27 @@ impl Server {
 
     /// A runtime that fails removes what it has made, but one that was killed or has succeeded does not. Only a
     /// process id that it has written down proves that the container is ours, and not another with the same id.
-    fn create_failed(&mut self, refusal: &Refusal) {
+    fn create_failed(&mut self, refusal: Refusal, core: &mut Supervisor) {
         self.spare.clear();
-        let ours = self.home.file("pid").exists();
-        let removed = if ours { super::dead::remove_from_runtime(&self.facts) } else { Ok(()) };
-        match removed {
-            Err(more) => self.leave_it(refusal, &more),
-            Ok(()) if !ours && refusal.code == Code::TimedOut => {
-                self.leave_it(refusal, &Refusal::new(Code::TimedOut, "it may have made a part of the container"));
+        if self.home.file("pid").exists() {
+            return self.take_back(refusal, core);
+        }
+        match refusal.code {
+            Code::TimedOut => {
+                self.leave_it(&refusal, &Refusal::new(Code::TimedOut, "it may have made a part of the container"));
             }
-            Ok(()) => self.give_up(refusal),
+            _ => self.give_up(&refusal),
         }
     }
 
-    /// It was created and could not be started.
+    /// It was created, and the core may know nothing of it: the runtime is asked to remove it.
     fn take_back(&mut self, refusal: Refusal, core: &mut Supervisor) {
         self.spare.clear();
-        let request = Request::Delete { process: self.init(), force: true };
+        let arguments = vec!["delete".into(), "--force".into()];
+        let request = match core.state(&self.init()) {
+            Some(_) => Request::Delete { process: self.init(), force: true },
+            None => Request::Call { container: self.init().container, arguments, then: None },
+        };
         if let Err(more) = self.ask(core, request, Asked::TakeBack(refusal.clone())) {
             self.leave_it(&refusal, &more);
         }
@@ -281,8 +288,8 @@ impl Server {
     /// Whether the directory at our name is another's, or no container's, by now.
     fn is_homeless(&self) -> bool {
         let of = |stat: nix::sys::stat::FileStat| (stat.st_dev, stat.st_ino);
-        let (ours, there) = (fd::stat(self.lock.as_fd()), fd::stat_at(fd::CWD, self.home.file("shim.lock")));
-        ours.map(of) != there.map(of) || !self.home.file("shim.json").exists()
+        let (ours, there) = (fd::stat(self.lock.as_fd()), fd::stat_at(fd::CWD, self.home.path("shim.lock")));
+        ours.map(of) != there.map(of) || !self.home.path("shim.json").exists()
     }
 
     /// Without the directory no client can ask or be told anything any more. The output is relayed as long as
@@ -313,7 +320,7 @@ impl Server {
             "id": self.facts.id,
             "pid": state.as_ref().map_or(0, |state| state.pid),
             "shim_pid": std::process::id(),
-            "socket": self.home.file("shim.sock"),
+            "socket": self.home.path("shim.sock"),
             "state": state.map_or("stopped", |state| wire::phase_name(state.phase)),
         }));
     }
@@ -327,10 +334,8 @@ impl Server {
     fn accept(&mut self, core: &Supervisor) {
         /// More clients than any engine has; each costs a descriptor.
         const CLIENTS: usize = 64;
-        while let Ok(Some(client)) = socket::accept_now(self.listener.as_fd()) {
-            let ours = nix::unistd::geteuid().as_raw();
-            let allowed = socket::peer_uid(client.as_fd()).is_ok_and(|uid| uid == 0 || uid == ours);
-            if allowed && self.connections.len() + core.attached(&self.facts.id) < CLIENTS {
+        while let Some(client) = self.listener.next(&core.poll, |_| ()) {
+            if self.connections.len() + core.attached(&self.facts.id) < CLIENTS {
                 self.next_key += 1;
                 self.connections.extend(Connection::new(self.next_key, client, &core.poll));
             }
@@ -420,11 +425,12 @@ impl Front for Server {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.leaving.map(|(until, _)| until).into_iter().chain(self.late).min()
+        self.leaving.map(|(until, _)| until).into_iter().chain(self.late).chain(self.listener.deadline()).min()
     }
 
     fn due(&mut self, now: Instant, core: &mut Supervisor) {
-        if self.late.is_some() {
+        self.listener.due(now, &core.poll);
+        if self.late.is_some_and(|late| late <= now) {
             self.late = (!self.journal.write_late()).then(|| now + AGAIN);
             self.feed(core);
         }

@@ -12,6 +12,8 @@ use super::logs::{self, Reader, Wanted};
 use super::{attach, dead};
 use crate::cli::Matches;
 use crate::shim::Refusal;
+use crate::shim::frontend::complaint::{NAME, complain};
+use crate::sys::fd;
 
 /// Why a verb fails: what to print.
 pub struct Failure(pub String);
@@ -156,11 +158,11 @@ impl Verb<'_> {
     }
 
     fn list(&self) -> Result<i32> {
-        for (id, home) in home::all(self.state) {
+        for (id, home) in home::all(self.state)? {
             let answer = Client::connect(self.state, &id).and_then(|mut client| client.call("status", json!({})));
             match answer.map_err(Failure::from).or_else(|_| dead::status(&home).map_err(Failure::from)) {
                 Ok(status) => writeln!(io::stdout(), "{status}")?,
-                Err(Failure(message)) => eprintln!("windlass-shim: {id}: {message}"),
+                Err(Failure(message)) => complain(NAME, &format!("{id}: {message}")),
             }
         }
         Ok(0)
@@ -172,7 +174,7 @@ impl Verb<'_> {
         let home = self.home()?;
         home.facts()?;
         let Ok(mut client) = Client::connect(self.state, self.id()?) else {
-            let mut journal = dead::journal(&home)?;
+            let journal = dead::journal(&home)?;
             let mut place = journal.place(from);
             loop {
                 let events = journal.read(&mut place).map_err(|failed| Failure(failed.to_string()))?;
@@ -182,7 +184,7 @@ impl Verb<'_> {
                 io::stdout().write_all(&events)?;
             }
             if ack {
-                journal.acknowledge(journal.last());
+                dead::acknowledge(&home, journal.last())?;
             }
             return Ok(0);
         };
@@ -275,7 +277,7 @@ impl Verb<'_> {
     fn process(&self, home: &Home, tty: bool) -> Result<Value> {
         let matches = self.matches;
         let read = |path: &Path| -> Result<Value> {
-            let text = std::fs::read(path).map_err(|error| Failure(format!("{path:?}: {error}")))?;
+            let text = fd::document(path).map_err(|error| Failure(format!("{path:?}: {error}")))?;
             serde_json::from_slice(&text).map_err(|error| Failure(format!("{path:?}: {error}")))
         };
         let mut process = match matches.path("process") {

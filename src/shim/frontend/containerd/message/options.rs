@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Any;
 use crate::shim::frontend::containerd::wire::{Malformed, Message, message};
+use crate::sys::fd;
 
 message! {
     /// `containerd.runc.v1.Options`.
@@ -123,7 +124,7 @@ impl Options {
                 let generic = Generic::decode(&any.value).map_err(malformed)?;
                 let text = match (&generic.config_body[..], &generic.config_path[..]) {
                     ([], "") => return Ok(Options::default()),
-                    ([], path) => std::fs::read(path).map_err(|error| format!("{path}: {error}"))?,
+                    ([], path) => fd::document(path).map_err(|error| format!("{path}: {error}"))?,
                     (body, _) => body.to_vec(),
                 };
                 parse(&String::from_utf8_lossy(&text))

@@ -1,9 +1,13 @@
 //! Numbers in the files of a cgroup, and how they become fields of a message.
 
+use std::os::fd::AsFd;
 use std::path::Path;
+
+use nix::fcntl::OFlag;
 
 pub(super) use super::super::wire::put_bytes;
 use super::super::wire::{put_fixed64, put_number};
+use crate::sys::{directory, fd};
 
 /// How containerd shows "no limit".
 const UNLIMITED: u64 = u64::MAX;
@@ -50,11 +54,14 @@ pub(super) fn put_double(out: &mut Vec<u8>, field: u32, value: f64) {
 }
 
 /// The sizes of huge pages that a directory has files for: `hugetlb.2MB.SUFFIX`.
-pub(super) fn hugepages(directory: &Path, suffix: &str) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut sizes: Vec<String> = entries
-        .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
+pub(super) fn hugepages(path: &Path, suffix: &str) -> Vec<String> {
+    let opened = fd::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY);
+    // Statistics have what can be read: a cgroup may be removed meanwhile.
+    let names = opened.and_then(|opened| directory::names(opened.as_fd())).unwrap_or_default();
+    let mut sizes: Vec<String> = names
+        .iter()
+        .filter_map(|name| {
+            let name = name.to_str()?;
             Some(name.strip_prefix("hugetlb.")?.strip_suffix(suffix)?.to_owned())
         })
         .collect();

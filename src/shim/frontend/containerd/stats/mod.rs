@@ -9,18 +9,19 @@ mod field;
 mod v1;
 mod v2;
 
+use std::os::fd::AsFd;
 use std::path::Path;
 
+use nix::fcntl::OFlag;
+
 use super::message::Any;
+use crate::sys::fd;
 
 /// The magic number of cgroup2 (linux/magic.h).
 const CGROUP2: i64 = 0x6367_7270;
 
 /// The numbers of the container whose init is `pid` and whose cgroup is `cgroup`.
 pub fn read(cgroup: &Path, pid: i32) -> Any {
-    use crate::sys::fd;
-    use nix::fcntl::OFlag;
-    use std::os::fd::AsFd;
     // As containerd decides it: by what is mounted at the usual place.
     let root = fd::open("/sys/fs/cgroup", OFlag::O_PATH | OFlag::O_DIRECTORY);
     if root.and_then(|root| fd::filesystem(root.as_fd())).is_ok_and(|magic| magic == CGROUP2) {
