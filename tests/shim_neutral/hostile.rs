@@ -39,12 +39,13 @@ fn clients_that_cannot_be_let_in_do_not_keep_the_shim_busy() {
     let world = World::new("full", FOREVER);
     let line = world.run(&[]);
     let shim = line["shim_pid"].as_i64().expect("a pid") as i32;
-    let limit = format!("--nofile={}:", fs::read_dir(format!("/proc/{shim}/fd")).expect("open").count());
+    let open = |number: &u32| fs::symlink_metadata(format!("/proc/{shim}/fd/{number}")).is_ok();
+    let free = (0..).find(|number| !open(number));
     let limited = |limit: &str| {
         let status = Command::new("prlimit").args(["--pid", &shim.to_string(), limit]).status();
         assert!(status.expect("prlimit runs").success());
     };
-    limited(&limit);
+    limited(&format!("--nofile={}:", free.expect("a number that is free")));
     let mut waiting = world.socket();
     std::thread::sleep(Duration::from_millis(300));
     let before = ticks(shim);
