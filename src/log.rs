@@ -2,7 +2,8 @@
 //!
 //! Callers read both. podman takes the whole log of a failed command for one JSON object, so a
 //! failure is exactly one line there, with the warnings inside. conmon gives a container's own
-//! standard error to the runtime, so a command that succeeds says nothing there.
+//! standard error to the runtime, so a command that succeeds says nothing there if there is a log, unless it is
+//! a terminal.
 //!
 //! Each line is one write to a file opened for appending: two commands that share a log do not
 //! cut each other's lines.
@@ -97,7 +98,8 @@ impl Log {
                     LogFormat::Text => self.line(&text_warning(warning, now)),
                 }
             }
-            if !self.is_stderr && io::stderr().is_terminal() {
+            // With a log, standard error may be the container's own.
+            if !self.is_stderr && (self.file.is_none() || io::stderr().is_terminal()) {
                 to_stderr(&format!("warning: {}\n", printable(&located(warning))));
             }
         }

@@ -13,7 +13,7 @@ use windlass::error::{Error, Fault, Origin};
 use windlass::plan::exec::ExecPlan;
 use windlass::plan::exec::Request;
 use windlass::plan::unit::Systemd;
-use windlass::plan::{Action, Host, Joiner, Mount, Options, Plan, Step, What};
+use windlass::plan::{Action, Host, Joiner, Mount, Options, Plan, RootPath, Step, What};
 use windlass::spec::{IdMapping, Spec};
 
 struct Fixture {
@@ -40,6 +40,7 @@ impl Fixture {
         let user = number("user=", 10).map(|uid| u32::try_from(uid).expect("an id"));
         let map = IdMapping { container_id: 0, host_id: 1000, size: 1 };
         Options {
+            root_on_host: RootPath::new("/srv/box/rootfs"),
             no_pivot: flags.contains("--no-pivot"),
             no_new_keyring: flags.contains("--no-new-keyring"),
             keyring: String::new(),
@@ -49,6 +50,7 @@ impl Fixture {
                 gid: user.unwrap_or(0),
                 nested: flags.contains("nested").then_some(vec![map]),
                 oom_score_adj: if user.is_some() { 200 } else { 0 },
+                selinux: !flags.contains("no-selinux"),
             },
             systemd: flags.contains("--systemd-cgroup").then_some(Systemd { user: user.is_some(), prefix: "windlass" }),
         }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::container::INIT_NAME;
 use crate::error::{Error, Origin, Result};
-use crate::plan::Step;
+use crate::plan::{Action, Step};
 use crate::sys::process;
 use crate::sys::progress::Progress;
 
@@ -62,6 +62,14 @@ fn each(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, cx: &m
         watch.progress.at(index + 1);
         let begun = watch.debug.then(Instant::now);
         apply(&step.action, cx).map_err(|error| {
+            let error = match &step.action {
+                // Callers look for these words of runc's.
+                Action::Mount(mount) => error.before(format!(
+                    "error during container init: error mounting to rootfs at {:?}",
+                    mount.destination.to_string()
+                )),
+                _ => error,
+            };
             error.origin(step.origin.clone()).step(format!("init {}/{}: {}", index + 1, steps.len(), describe(step)))
         })?;
         if let Some(begun) = begun {

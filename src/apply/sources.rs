@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
-use crate::abi::namespace;
+use crate::abi::{attr, namespace};
 use crate::error::{Doing, Error, Kind, Origin, Result};
 use crate::plan::{Idmap, Plan, Source, map_text};
 use crate::sys::mount::{self, Attributes};
@@ -183,18 +183,28 @@ fn refused(failed: Failed, source: &Source, user_namespace: bool) -> Error {
 
 /// Gives a copy its attributes.
 fn dress(source: &Source, copy: BorrowedFd<'_>) -> Result<()> {
-    let change = |attributes: Attributes, all: bool| {
-        mount::set_attributes(copy, attributes, all, None)
-            .doing(|| format!("cannot set the attributes of {:?} for {:?}", source.path, source.target))
-    };
+    let doing = || format!("cannot set the attributes of {:?} for {:?}", source.path, source.target);
+    let change = |attributes: Attributes, all: bool| mount::set_attributes(copy, attributes, all, None);
     let mut propagation = source.propagation.iter().copied().peekable();
-    for (set, clear, all) in [(source.set, source.clear, false), (source.set_all, source.clear_all, true)] {
-        if set | clear != 0 {
-            // One call does both.
-            let first = propagation.next_if(|(_, recursive)| *recursive == all).map_or(0, |(flag, _)| flag);
-            change(Attributes { set, clear, propagation: first }, all)?;
+    for (set, clear, reset, all) in
+        [(source.set, source.clear, source.reset, false), (source.set_all, source.clear_all, 0, true)]
+    {
+        if set | clear | reset == 0 {
+            continue;
+        }
+        // One call does both.
+        let propagation = propagation.next_if(|(_, recursive)| *recursive == all).map_or(0, |(flag, _)| flag);
+        let attributes = Attributes { set, clear: clear | reset, propagation };
+        match change(attributes, all) {
+            // The mount comes from another user namespace, which has locked some flags (mount_namespaces(7)). They
+            // stay; only what an option names is an error. `nosymfollow` is never locked.
+            Err(failed) if failed.errno == Errno::EPERM && reset != 0 => {
+                change(Attributes { clear: clear | reset & attr::NOSYMFOLLOW, ..attributes }, all).doing(doing)?;
+            }
+            other => other.doing(doing)?,
         }
     }
+    let change = |attributes: Attributes, all: bool| change(attributes, all).doing(doing);
     propagation.try_for_each(|(flag, all)| change(Attributes { propagation: flag, ..Attributes::default() }, all))
 }
 

@@ -19,6 +19,8 @@ pub struct Host {
     pub nested: Option<Vec<IdMapping>>,
     /// The runtime's own `oom_score_adj`; looked up for who may not go below it.
     pub oom_score_adj: i64,
+    /// Whether SELinux is enabled; looked up for who has `linux.mountLabel`.
+    pub selinux: bool,
 }
 
 /// Who writes the id maps of a new user namespace, as user_namespaces(7) allows it.

@@ -260,6 +260,9 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 /// What the command line adds to the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
+    /// The root filesystem's absolute path on the host, where that is not `/`. A destination that begins with it
+    /// is meant from there, as with runc.
+    pub root_on_host: Option<RootPath>,
     /// `--no-pivot`.
     pub no_pivot: bool,
     /// `--no-new-keyring`.

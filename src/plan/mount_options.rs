@@ -137,6 +137,14 @@ pub fn propagation(word: &str) -> Option<(u64, bool)> {
     }
 }
 
+/// The flags of a bind mount's source that stay only where no option is about flags, or where `ro` is
+/// asked for.
+///
+/// A bind mount is a copy, flags included. runc and crun change it by mount(2) with MS_REMOUNT|MS_BIND if
+/// an option is about flags, and that call sets them all: what the options do not name is gone. With `ro`
+/// runc does the same, and crun adds to the flags of the source, which is the safer.
+const FLAGS: u64 = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC | attr::NOSYMFOLLOW;
+
 /// The options of one mount, added up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -144,6 +152,9 @@ pub struct Options {
     pub set: u64,
     /// Attributes of the mount to clear.
     pub clear: u64,
+    /// Attributes that a bind mount takes over from its source without options, and that an option about
+    /// others takes away: see [`FLAGS`].
+    pub reset: u64,
     /// Attributes to set on the mount and all below.
     pub set_all: u64,
     /// Attributes to clear on the mount and all below.
@@ -169,8 +180,11 @@ impl Options {
     pub fn read<'a>(words: impl IntoIterator<Item = &'a str>) -> Options {
         let mut out = Options::default();
         let (mut atime, mut atime_all) = (0, 0);
+        let mut about_flags = false;
         for word in words {
-            match effect(word) {
+            let effect = effect(word);
+            about_flags |= matches!(effect, Some(Set(_) | Clear(_) | Unset(_) | Atime(_) | NoAtime(_)));
+            match effect {
                 Some(Atime(flag)) => atime |= flag as u8,
                 Some(NoAtime(flag)) => atime &= !(flag as u8),
                 Some(AtimeAll(flag)) => atime_all |= flag as u8,
@@ -187,6 +201,14 @@ impl Options {
                 *clear |= attr::ATIME;
             }
         }
+        if about_flags && out.set & attr::RDONLY == 0 {
+            out.reset |= FLAGS;
+        }
+        // The access times are one group for mount(2): an option about one of them replaces them all.
+        if out.set & attr::NODIRATIME != 0 || policy(atime).is_some() {
+            out.clear |= attr::ATIME | attr::NODIRATIME & !out.set;
+        }
+        out.reset &= !(out.set | out.clear);
         out
     }
 
@@ -281,21 +303,55 @@ mod tests {
             (["relatime", "noatime"], attr::NOATIME),
         ] {
             let options = Options::read(words);
-            assert_eq!((options.set, options.clear), (set, attr::ATIME), "{words:?}");
+            assert_eq!((options.set, options.clear), (set, attr::ATIME | attr::NODIRATIME), "{words:?}");
             let all: Vec<String> = words.iter().map(|word| format!("r{word}")).collect();
             let options = Options::read(all.iter().map(String::as_str));
             assert_eq!((options.set_all, options.clear_all), (set, attr::ATIME), "{all:?}");
         }
-        assert_eq!(Options::read(["relatime"]).clear, attr::ATIME);
+        assert_eq!(Options::read(["relatime"]).clear, attr::ATIME | attr::NODIRATIME);
     }
 
     #[test]
     fn words_that_undo_a_policy_leave_the_sources_own() {
         for words in [["atime", "diratime"], ["norelatime", "nostrictatime"]] {
             let options = Options::read(words);
-            assert_eq!((options.set, options.clear), (0, 0), "{words:?}");
+            assert_eq!((options.set, options.clear, options.reset), (0, 0, FLAGS), "{words:?}");
         }
-        assert_eq!(Options::read(["noatime", "nodiratime", "atime", "diratime"]), Options::default());
+        let options = Options::read(["noatime", "nodiratime", "atime", "diratime"]);
+        assert_eq!(options, Options { reset: FLAGS, ..Options::default() });
+    }
+
+    #[test]
+    fn an_option_about_flags_takes_the_sources_others_away_unless_it_is_read_only() {
+        for words in [&["bind"][..], &["rbind", "rprivate"], &["bind", "ro"], &["ro", "nosuid", "exec"], &["rro"]] {
+            assert_eq!(Options::read(words.iter().copied()).reset & FLAGS, 0, "{words:?}");
+        }
+        for (words, stays) in [
+            (&["rw"][..], attr::RDONLY),
+            (&["bind", "dev"], attr::NODEV),
+            (&["nosuid", "nodev"], attr::NOSUID | attr::NODEV),
+            (&["ro", "rw"], attr::RDONLY),
+            (&["symfollow"], attr::NOSYMFOLLOW),
+            (&["relatime"], 0),
+        ] {
+            let options = Options::read(words.iter().copied());
+            assert_eq!(options.reset & FLAGS, FLAGS & !stays, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn an_option_about_access_times_replaces_all_that_the_source_has() {
+        let times = attr::ATIME | attr::NODIRATIME;
+        for (words, clear) in [
+            (&["nodiratime"][..], attr::ATIME),
+            (&["noatime"], times),
+            (&["strictatime", "ro"], times),
+            (&["nodiratime", "strictatime"], attr::ATIME),
+            (&["rw"], 0),
+            (&["rnoatime"], 0),
+        ] {
+            assert_eq!(Options::read(words.iter().copied()).clear & times, clear, "{words:?}");
+        }
     }
 
     #[test]

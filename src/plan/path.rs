@@ -37,6 +37,12 @@ impl RootPath {
         &self.0
     }
 
+    /// This path from `other` on, if it is below that.
+    pub fn without(&self, other: &RootPath) -> Option<RootPath> {
+        let rest = self.0.strip_prefix(&other.0).ok()?;
+        Some(RootPath(if rest.as_os_str().is_empty() { ".".into() } else { rest.into() }))
+    }
+
     /// Whether this is the root itself.
     pub fn is_root(&self) -> bool {
         self.0.as_os_str() == "."
@@ -69,6 +75,16 @@ mod tests {
             assert_eq!(RootPath::new(text).expect("no NUL").to_string(), want);
         }
         assert_eq!(RootPath::new("/a\0b"), None);
+    }
+
+    #[test]
+    fn a_path_without_its_beginning() {
+        let path = |text| RootPath::new(text).expect("no NUL");
+        let root = path("/srv/box/rootfs");
+        assert_eq!(path("/srv/box/./rootfs//mnt/x").without(&root), Some(path("/mnt/x")));
+        assert_eq!(path("/srv/box/rootfs").without(&root), Some(path("/")));
+        assert_eq!(path("/srv/box/rootfs2/mnt").without(&root), None);
+        assert_eq!(path("/mnt").without(&root), None);
     }
 
     #[test]

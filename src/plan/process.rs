@@ -309,7 +309,7 @@ fn capabilities(sets: &Capabilities, grantable: u64, pointer: &str, draft: &mut 
         draft.fault(place(&lists[1..2], capability), msg);
     }
     for capability in named(out.ambient & !(out.permitted & out.inheritable)) {
-        let msg = format!("ignoring ambient capability {capability}: it must be permitted and inheritable as well");
+        let msg = format!("can't raise ambient capability {capability}: it must be permitted and inheritable as well");
         draft.warn(place(&lists[4..], capability), msg);
     }
     out
@@ -514,10 +514,13 @@ fn memory_policy(policy: &MemoryPolicy) -> Result<(i32, Vec<u64>), Wrong> {
         return wrong("/mode", unknown("memory policy mode", &policy.mode));
     };
     let Some(nodes) = bits_of_list(&policy.nodes) else {
-        return wrong("/nodes", format!("invalid memory node list {:?}", policy.nodes));
+        return wrong("/nodes", format!("invalid memory policy node list {:?}", policy.nodes));
     };
     match (mode, nodes.is_empty()) {
-        (0 | 4, false) => return wrong("/nodes", format!("{} takes no nodes", policy.mode)),
+        (0 | 4, false) => {
+            let count: u32 = nodes.iter().map(|word| word.count_ones()).sum();
+            return wrong("/nodes", format!("{} mode requires 0 nodes but got {count}", policy.mode));
+        }
         (2 | 3 | 5 | 6, true) => return wrong("/nodes", format!("{} needs nodes", policy.mode)),
         _ => {}
     }

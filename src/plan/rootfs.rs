@@ -33,6 +33,8 @@ pub struct Source {
     pub set: u64,
     /// Attributes to clear.
     pub clear: u64,
+    /// Attributes to clear unless the kernel has locked them.
+    pub reset: u64,
     /// Attributes to set on all.
     pub set_all: u64,
     /// Attributes to clear on all.
@@ -134,6 +136,11 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
     });
     draft.config("/root/path", Action::Rootfs { source, path: root.path.clone() });
 
+    if !linux.mount_label.is_empty() && !options.host.selinux {
+        // There is nothing that a label of files could keep apart, so nothing is lost. A label of the process is an
+        // error.
+        draft.warn("/linux/mountLabel", "the label is ignored: SELinux is not enabled on this host");
+    }
     let mut late_readonly = Vec::new();
     for (index, mount) in spec.mounts.iter().enumerate() {
         let mut words = MountOptions::read(mount.options.iter().map(String::as_str));
@@ -323,7 +330,7 @@ fn mount_step(
     draft: &mut Draft,
 ) -> Option<RootPath> {
     let pointer = format!("/mounts/{index}");
-    let Some(destination) = RootPath::new(&mount.destination).filter(|_| !mount.destination.is_empty()) else {
+    let Some(mut destination) = RootPath::new(&mount.destination).filter(|_| !mount.destination.is_empty()) else {
         let msg =
             if mount.destination.is_empty() { "a mount needs a destination" } else { "the destination has a NUL byte" };
         draft.fault(format!("{pointer}/destination"), msg);
@@ -334,6 +341,16 @@ fn mount_step(
             format!("{pointer}/destination"),
             format!("mount destination {:?} is not absolute; taken from /", mount.destination),
         );
+    }
+    if let Some(rest) = planning.root_on_host.as_ref().and_then(|root| destination.without(root)) {
+        draft.warn(
+            format!("{pointer}/destination"),
+            format!(
+                "mount destination {:?} begins with the path of the root on the host: taken as {rest}",
+                mount.destination
+            ),
+        );
+        destination = rest;
     }
     if destination.is_below("/proc") && !destination.is("/proc") && !may_cover(&destination) {
         draft.fault(
@@ -379,7 +396,7 @@ fn mount_step(
         }
         (None, kind) => {
             let fallback = fallback(kind, &pointer, &options, topology, &planning.host, draft);
-            let mut data = data(kind, &options, linux);
+            let mut data = data(kind, &options, mount_label(linux, &planning.host));
             if kind == "devpts" {
                 without_unmapped_group(&option(&pointer, mount, "gid"), &mut data, topology, &planning.host, draft);
             }
@@ -395,7 +412,8 @@ fn mount_step(
         old_flags: options.old_flags,
         copy_up: options.copy_up,
         late_readonly: late,
-        labelled: !linux.mount_label.is_empty() && !options.data.iter().any(|(key, _)| key == "context"),
+        labelled: !mount_label(linux, &planning.host).is_empty()
+            && !options.data.iter().any(|(key, _)| key == "context"),
     };
     draft.config(pointer, Action::Mount(step));
     late.then_some(destination)
@@ -426,6 +444,7 @@ fn bound(
         recursive,
         set: options.set,
         clear: options.clear,
+        reset: options.reset,
         set_all: options.set_all,
         clear_all: options.clear_all,
         propagation: options.propagation.clone(),
@@ -545,12 +564,17 @@ fn idmap(
     Some(Idmap { uids, gids, recursive: options.idmap.unwrap_or(false) })
 }
 
+/// `linux.mountLabel`, where that has a meaning.
+fn mount_label<'a>(linux: &'a Linux, host: &Host) -> &'a str {
+    if host.selinux { &linux.mount_label } else { "" }
+}
+
 /// The options of a new filesystem, with the SELinux context where the filesystem takes one.
-fn data(kind: &str, options: &MountOptions, linux: &Linux) -> Vec<(String, Option<String>)> {
+fn data(kind: &str, options: &MountOptions, label: &str) -> Vec<(String, Option<String>)> {
     let mut data = options.data.clone();
     let unlabelled = matches!(kind, "mqueue" | "proc" | "sysfs");
-    if !linux.mount_label.is_empty() && !unlabelled && !data.iter().any(|(key, _)| key == "context") {
-        data.push(("context".into(), Some(linux.mount_label.clone())));
+    if !label.is_empty() && !unlabelled && !data.iter().any(|(key, _)| key == "context") {
+        data.push(("context".into(), Some(label.into())));
     }
     data
 }

@@ -1,12 +1,21 @@
 //! Plans a bundle, and completes a failure by everything else that is wrong with the bundle.
 
 use crate::error::{Error, Fault, Kind, Origin, Result};
-use crate::plan::{self, Options, Plan};
+use crate::plan::{self, Options, Plan, RootPath};
 
 use super::create::Read;
 use super::lacking;
 
 impl Read {
+    /// Adds what planning needs to know for this configuration.
+    pub(super) fn prepare(&self, options: &mut Options) {
+        let path = self.spec.root.as_ref().map(|root| self.bundle.join(&root.path));
+        let path = path.as_ref().and_then(|path| RootPath::new(path.to_str()?));
+        options.root_on_host = path.filter(|path| !path.is_root());
+        let labelled = self.spec.linux.as_ref().is_some_and(|linux| !linux.mount_label.is_empty());
+        options.host.selinux = labelled && lacking::selinux();
+    }
+
     /// Plans `create`. An error has what is wrong with the types of the configuration, and what
     /// planning finds in the rest of it.
     pub(super) fn plan(&self, id: &str, options: &Options) -> Result<Plan> {

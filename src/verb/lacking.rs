@@ -73,7 +73,13 @@ impl Look {
                 let rest = source.strip_prefix(root).ok()?;
                 RootPath::new(rest.to_str()?)
             });
-            let comes = |path: RootPath| spec.mounts[..index].iter().any(|earlier| path.is_below(&earlier.destination));
+            let whole = RootPath::new(&mount.source);
+            // A destination may begin with the root's path on the host.
+            let comes = |path: RootPath| {
+                let below =
+                    |path: &RootPath| spec.mounts[..index].iter().any(|earlier| path.is_below(&earlier.destination));
+                below(&path) || whole.as_ref().is_some_and(below)
+            };
             if !inside.is_some_and(comes) {
                 self.exists(format!("/mounts/{index}/source"), &mount.source);
             }
@@ -179,9 +185,6 @@ impl Look {
                 self.fault(format!("/linux/sysctl/{}", escape(key)), format!("this kernel has no parameter {key:?}"));
             }
         }
-        if !linux.mount_label.is_empty() && !selinux() {
-            self.fault("/linux/mountLabel", "SELinux is not enabled on this host");
-        }
         for name in linux.net_devices.keys().filter(|name| !name.contains(['/', '\0'])) {
             let devices = Path::new("/sys/class/net");
             if devices.exists() && !devices.join(name).exists() {
@@ -256,7 +259,8 @@ fn is_program(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
-fn selinux() -> bool {
+/// Whether SELinux is enabled.
+pub(super) fn selinux() -> bool {
     Path::new("/sys/fs/selinux/enforce").exists()
 }
 

@@ -1,7 +1,7 @@
 //! New filesystems, and what is made in and over them: config.md, "Mounts", and config-linux.md,
 //! "Masked Paths" and "Readonly Paths".
 
-use crate::kit::stop::{Context, skip};
+use crate::kit::stop::Context;
 use crate::kit::{T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};
@@ -15,7 +15,6 @@ chapter! { "filesystems":
     a_later_bind_leaves_rbind_recursive,
     words_for_access_times_add_up,
     paths_named_twice_are_restricted_once,
-    a_label_without_selinux_is_named,
     tmpcopyup_keeps_extended_attributes,
 }
 
@@ -119,18 +118,6 @@ fn paths_named_twice_are_restricted_once(t: &T) -> Verdict {
     for path in ["/etc", "/proc/bus"] {
         let times = ran.stdout.lines().filter(|line| line.split(' ').nth(4) == Some(path)).count();
         ensure!(times == 1, "{path} is mounted {times} times");
-    }
-    Ok(())
-}
-
-fn a_label_without_selinux_is_named(t: &T) -> Verdict {
-    if std::path::Path::new("/sys/fs/selinux/enforce").exists() {
-        return skip("SELinux is there");
-    }
-    let bundle = t.bundle()?.set("/linux/mountLabel", json!("system_u:object_r:container_file_t:s0"));
-    let ran = t.run(&bundle)?;
-    if ran.code != 0 {
-        ensure!(ran.stderr.contains("/linux/mountLabel"), "{}", ran.stderr);
     }
     Ok(())
 }

@@ -44,6 +44,8 @@ chapter! { "mounts":
     dotdot_in_the_destination_stays_inside,
     proc_must_be_a_directory,
     a_bind_over_a_proc_file_is_judged_by_the_allow_list,
+    a_destination_may_begin_with_the_roots_path_on_the_host,
+    flags_that_a_user_namespace_locks_stay_unless_an_option_clears_them,
     mounts_do_not_show_on_the_host,
 }
 
@@ -215,17 +217,50 @@ fn a_bind_keeps_the_flags_of_its_source_or_clears_them_when_asked(t: &T) -> Verd
     host_tmpfs(t, &dir, "nosuid,nodev,noexec")?;
     let cat = ["/bin/cat", "/proc/self/mountinfo"];
     let run = |options: &[&str]| t.run(&t.bundle()?.bind(&dir, "/mnt", options).args(&cat));
-    let (kept, cleared) = (run(&["bind"])?, run(&["bind", "exec", "suid", "dev"])?);
+    let all = ["nosuid", "nodev", "noexec"];
+    let cases: [(&[&str], &[&str]); 7] = [
+        (&["bind"], &all),
+        (&["rbind", "rprivate"], &all),
+        (&["bind", "ro"], &all),
+        (&["bind", "exec", "suid", "dev"], &[]),
+        (&["rbind", "rprivate", "rw"], &[]),
+        (&["bind", "dev"], &[]),
+        (&["bind", "nosuid"], &["nosuid"]),
+    ];
+    let ran: Vec<_> = cases.iter().map(|(options, _)| run(options)).collect();
     host_umount(t, &dir)?;
-    let kept = options(&kept.ok()?.stdout, "/mnt");
-    for flag in ["nosuid", "nodev", "noexec"] {
-        ensure!(kept.iter().any(|found| found == flag), "a bind lost {flag}: {kept:?}");
+    for ((asked, want), ran) in cases.iter().zip(ran) {
+        let found = options(&ran?.ok()?.stdout, "/mnt");
+        let found: Vec<&str> = all.into_iter().filter(|flag| found.iter().any(|found| found == flag)).collect();
+        ensure_eq!(found, *want, "the flags with {asked:?}");
     }
-    let cleared = options(&cleared.ok()?.stdout, "/mnt");
-    ensure!(
-        !cleared.iter().any(|flag| ["nosuid", "nodev", "noexec"].contains(&flag.as_str())),
-        "not cleared: {cleared:?}"
-    );
+    Ok(())
+}
+
+fn flags_that_a_user_namespace_locks_stay_unless_an_option_clears_them(t: &T) -> Verdict {
+    let dir = source(t, "locked")?;
+    host_tmpfs(t, &dir, "nodev,nosymfollow,mode=755")?;
+    let cat = ["/bin/cat", "/proc/self/mountinfo"];
+    let run = |options: &[&str]| t.run(&super::sources::user_namespace(t)?.bind(&dir, "/mnt", options).args(&cat));
+    let (writable, exec, cleared) = (run(&["bind", "rw"]), run(&["bind", "nosuid"]), run(&["bind", "dev"]));
+    host_umount(t, &dir)?;
+    for ran in [writable, exec] {
+        let found = options(&ran?.ok()?.stdout, "/mnt");
+        ensure!(found.iter().any(|flag| flag == "nodev"), "nodev is gone: {found:?}");
+        ensure!(!found.iter().any(|flag| flag == "nosymfollow"), "nosymfollow is never locked: {found:?}");
+    }
+    // In words that callers of runc know.
+    cleared?.fails()?.stderr_has("error mounting")?.stderr_has("operation not permitted")?;
+    Ok(())
+}
+
+fn a_destination_may_begin_with_the_roots_path_on_the_host(t: &T) -> Verdict {
+    let dir = source(t, "data")?;
+    let bundle = t.bundle()?;
+    let destination = bundle.rootfs().join("deep/mnt");
+    let destination = destination.display().to_string();
+    let ran = t.run(&bundle.bind(&dir, &destination, &["bind"]).args(&["/bin/cat", "/deep/mnt/content"]))?.ok()?;
+    ran.stdout_is("data")?.stderr_has("begins with the path of the root")?;
     Ok(())
 }
 

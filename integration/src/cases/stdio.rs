@@ -34,6 +34,7 @@ chapter! { "stdio":
     listen_fds_of_another_process_mean_nothing [Windlass],
     an_exec_knows_its_own_id_in_listen_pid [Windlass],
     nothing_in_a_message_reaches_the_terminal_raw [Windlass],
+    warnings_are_on_standard_error_unless_there_is_a_log,
 }
 
 const USER: u32 = 1000;
@@ -485,5 +486,21 @@ fn nothing_in_a_message_reaches_the_terminal_raw(t: &T) -> Verdict {
         ensure!(!forged, "a line of its own: {:?}", ran.stderr);
         ensure!(ran.stderr.contains("\\n"), "it is shown all the same: {:?}", ran.stderr);
     }
+    Ok(())
+}
+
+fn warnings_are_on_standard_error_unless_there_is_a_log(t: &T) -> Verdict {
+    let bundle = t.bundle()?.set("/process/capabilities/ambient", json!(["CAP_CHOWN"]));
+    let bundle = bundle.set("/process/capabilities/inheritable", json!([]));
+    let words = "can't raise ambient capability CAP_CHOWN: ";
+    t.run(&bundle)?.ok()?.stderr_has(words)?;
+    let log = t.path("log");
+    bundle.write()?;
+    let mut command = std::process::Command::new(&t.runtime);
+    command.arg("--root").arg(t.path("other")).arg("--log").arg(&log);
+    command.args(["run", "--bundle"]).arg(&bundle.dir).arg(t.id());
+    let ran = t.finish(command)?.ok()?;
+    ensure_eq!(ran.stderr, "", "standard error beside a log");
+    ensure!(fs::read_to_string(&log)?.contains(words), "the log has no warning");
     Ok(())
 }
