@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::{Action, Step};
 use crate::sys::own_status::OwnStatus;
+use crate::sys::poll::{self, Deadline};
 use crate::sys::process::{Child, Exit};
 use crate::sys::progress::Progress;
 use crate::sys::{fd, socket};
@@ -184,8 +185,13 @@ impl<H: Handler> Launch<H> {
     pub fn commit(self) -> Result<(Child, H::Kept)> {
         let Launch { process, mut between, handler, .. } = self;
         let kept = handler.keep(process.child())?;
-        // The process in between ends by itself; whoever waits for the process reaps it, or init does.
-        between.0 = None;
+        // The process in between ends by itself now. It is waited for, so that nobody who looks into the cgroup
+        // afterwards finds it there. One that cannot run, because the cgroup is frozen, is left to itself.
+        if let Some(between) = between.0.take()
+            && poll::readable(between.pidfd.as_fd(), Deadline::after(BETWEEN)).unwrap_or(false)
+        {
+            let _ = between.try_wait();
+        }
         Ok((process.take(), kept))
     }
 
@@ -224,6 +230,9 @@ fn failed(error: Error) -> Error {
 
 /// Kills and reaps the process, unless it was taken out.
 struct Process(Option<Child>);
+
+/// How long the end of the process in between is waited for.
+const BETWEEN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// [`Launch::commit`] alone takes the process out, and consumes the launch.
 const THERE: &str = "there until it is taken out";

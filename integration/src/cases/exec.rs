@@ -30,6 +30,7 @@ chapter! { "exec":
     ignore_paused_enters_a_paused_container,
     exec_in_a_created_container_works_or_is_refused_clearly,
     exec_without_a_command_is_an_error,
+    nothing_but_the_process_is_in_the_cgroup_afterwards,
     a_sub_cgroup_is_entered,
     a_cgroup_outside_is_refused,
     why_a_sub_cgroup_is_not_entered_is_told_in_runcs_words [Need::Windlass],
@@ -254,6 +255,19 @@ fn a_sub_cgroup_is_entered(t: &T) -> Verdict {
         .try_exec(&["--cgroup", "sub", "--detach", "--pid-file", &file.display().to_string()], &["/bin/sleep", "1000"])?
         .ok()?;
     ensure_eq!(cgroup::of_pid(fs::read_to_string(&file)?.parse()?)?, dir.join("sub"), "cgroup of the process");
+    Ok(())
+}
+
+fn nothing_but_the_process_is_in_the_cgroup_afterwards(t: &T) -> Verdict {
+    let container = t.running()?;
+    let dir = cgroup::of(&container)?;
+    for round in 0..40 {
+        let sub = format!("sub{round}");
+        fs::create_dir(dir.join(&sub))?;
+        container.try_exec(&["--cgroup", &sub, "--detach"], &["/bin/sleep", "1000"])?.ok()?;
+        let procs = text(dir.join(&sub).join("cgroup.procs").display().to_string());
+        ensure_eq!(procs.lines().count(), 1, "processes in {sub} in round {round}");
+    }
     Ok(())
 }
 
