@@ -3,6 +3,7 @@
 
 pub mod abi;
 pub mod apply;
+pub mod args;
 pub mod cgroup;
 pub mod cli;
 pub mod container;

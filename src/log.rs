@@ -417,7 +417,7 @@ mod tests {
     }
 
     fn global(path: &Path, format: LogFormat, level: LevelFilter) -> Global {
-        let environment = crate::cli::options::Environment { euid: 0, runtime_dir: None, borrowed_root: false };
+        let environment = crate::args::Environment { euid: 0, runtime_dir: None, borrowed_root: false };
         let mut global = Global::default_for("windlass", &environment);
         global.log = Some(path.to_owned());
         global.log_format = format;

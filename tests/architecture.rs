@@ -16,7 +16,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("hint", &["error"]),
     ("id", &["error"]),
     ("spec", &["error"]),
-    ("cli", &["error", "id", "plan", "spec", "sys"]),
+    ("args", &["error", "id", "sys"]),
+    // The man pages show the shim's command line too.
+    ("cli", &["args", "error", "plan", "shim", "spec", "sys"]),
     ("log", &["cli", "error", "hint", "rfc3339"]),
     ("sys", &["abi", "error"]),
     ("plan", &["abi", "error", "spec", "variant"]),
@@ -25,11 +27,25 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("container", &["cgroup", "error", "exit_record", "id", "rfc3339", "spec", "sys"]),
     ("apply", &["abi", "cgroup", "container", "error", "plan", "rfc3339", "spec", "sys"]),
     // Of the container only the record of its exit, which both write.
-    ("shim", &["cli", "container", "error", "exit_record", "id", "rfc3339", "sys"]),
+    ("shim", &["args", "container", "error", "exit_record", "id", "rfc3339", "sys"]),
     ("doctor", &["abi", "cgroup", "error", "plan", "sys"]),
     (
         "verb",
-        &["abi", "apply", "cgroup", "cli", "container", "doctor", "error", "exit_record", "log", "plan", "spec", "sys"],
+        &[
+            "abi",
+            "apply",
+            "args",
+            "cgroup",
+            "cli",
+            "container",
+            "doctor",
+            "error",
+            "exit_record",
+            "log",
+            "plan",
+            "spec",
+            "sys",
+        ],
     ),
 ];
 

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use windlass::args::Environment;
 use windlass::cli::{
-    CgroupManager, Command, Create, Environment, Exec, Format, Global, LogFormat, Rejected, Run, Source, Update,
-    parse_in,
+    CgroupManager, Command, Create, Exec, Format, Global, LogFormat, Rejected, Run, Source, Update, parse_in,
 };
 use windlass::error::{Kind, Origin};
 use windlass::plan::exec::User;

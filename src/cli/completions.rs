@@ -4,7 +4,8 @@
 
 use std::fmt::Write;
 
-use super::table::{Flag, GLOBAL, Operands, Takes, VERBS, Verb};
+use super::table::{GLOBAL, VERBS};
+use crate::args::{Flag, Operands, Takes, Verb};
 
 /// All scripts, by the file names under which the shells look for them.
 pub fn files() -> impl Iterator<Item = (String, String)> {

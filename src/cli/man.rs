@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
-use super::table::{Flag, GLOBAL, VERBS, Verb};
-use super::{help, shim};
+use super::table::{GLOBAL, VERBS};
+use crate::args::{Flag, Verb, help};
+use crate::shim::frontend::native::table as shim;
 
 /// All pages, by file name.
 pub fn pages() -> impl Iterator<Item = (String, String)> {

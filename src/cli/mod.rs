@@ -5,12 +5,9 @@
 
 pub mod completions;
 pub mod features;
-pub mod help;
 pub mod man;
-mod matches;
 pub mod options;
 pub mod output;
-pub mod shim;
 pub mod spec;
 pub mod table;
 pub mod update;
@@ -19,13 +16,13 @@ pub mod values;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-pub use matches::{Matches, Words};
-pub use options::{CgroupManager, Command, Create, Environment, Exec, Explain, Format, Global, LogFormat, Run, Source};
+pub use options::{CgroupManager, Command, Create, Exec, Explain, Format, Global, LogFormat, Run, Source};
 pub use update::Update;
 pub use values::SubCgroup;
 
+use crate::args::{Environment, Matches, Operands, Verb, Words, count, help};
 use crate::error::{Error, Kind};
-use table::{GLOBAL, Operands, VERBS, Verb};
+use table::{GLOBAL, VERBS};
 
 /// Exit code of an unknown verb, as callers know it from runc.
 pub const EXIT_UNKNOWN_VERB: u8 = 3;
@@ -127,19 +124,4 @@ fn help_topic(words: &mut Words, global: &Global) -> Result<Command, (Error, u8)
 
 fn unknown(word: &OsStr) -> (Error, u8) {
     (Error::usage(format!("No help topic for '{}'", word.to_string_lossy())), EXIT_UNKNOWN_VERB)
-}
-
-/// The number of operands, in runc's words.
-pub fn count(verb: &Verb, given: usize, name: &str) -> Result<(), Error> {
-    let (least, most) = match verb.operands {
-        Operands::Count(least, most) => (least, most),
-        Operands::Command | Operands::Foreign => (1, usize::MAX),
-    };
-    let wants = match () {
-        () if given >= least && given <= most => return Ok(()),
-        () if least == most => format!("exactly {least} argument(s)"),
-        () if given < least => format!("a minimum of {least} argument(s)"),
-        () => format!("a maximum of {most} argument(s)"),
-    };
-    Err(Error::usage(format!("{name}: {:?} requires {wants}", verb.name)))
 }

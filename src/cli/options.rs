@@ -2,15 +2,15 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use log::LevelFilter;
 use nix::fcntl::OFlag;
 
-use super::matches::Matches;
 use super::update::Update;
-use super::values::{self, SubCgroup};
+use super::values::{self as of_exec, SubCgroup};
+use crate::args::{Environment, Matches, values};
 use crate::error::{Doing, Error, Result};
 use crate::plan::exec::Request;
 use crate::sys::fd;
@@ -272,47 +272,6 @@ impl Source {
     }
 }
 
-/// What the defaults depend on.
-pub struct Environment {
-    /// Effective user id.
-    pub euid: u32,
-    /// `XDG_RUNTIME_DIR`.
-    pub runtime_dir: Option<OsString>,
-    /// Whether root is that of a user namespace which an ordinary user made: `USER` still names
-    /// somebody else, as podman leaves it.
-    pub borrowed_root: bool,
-}
-
-impl Environment {
-    /// That of this process.
-    pub fn current() -> Environment {
-        let euid = nix::unistd::geteuid().as_raw();
-        let other = || std::env::var_os("USER").is_none_or(|name| name != "root");
-        Environment {
-            euid,
-            runtime_dir: std::env::var_os("XDG_RUNTIME_DIR"),
-            borrowed_root: euid == 0 && other() && !crate::sys::probe::in_first_user_namespace(),
-        }
-    }
-
-    /// Where windlass keeps its containers.
-    pub fn root(&self) -> PathBuf {
-        self.directory("windlass")
-    }
-
-    /// Where the shim keeps its own.
-    pub fn shims(&self) -> PathBuf {
-        self.directory("windlass-shim")
-    }
-
-    fn directory(&self, name: &str) -> PathBuf {
-        match &self.runtime_dir {
-            Some(dir) if (self.euid != 0 || self.borrowed_root) && !dir.is_empty() => Path::new(dir).join(name),
-            _ => Path::new("/run").join(name),
-        }
-    }
-}
-
 impl Global {
     /// What holds when no flag is given.
     pub fn default_for(name: &'static str, environment: &Environment) -> Global {
@@ -449,7 +408,7 @@ fn exec(id: String, matches: &Matches) -> Result<Exec> {
         env: matches.texts("env")?,
         user: match matches.texts("user")?.last() {
             // Empty is no user, and not the default one either.
-            Some(text) => Some(values::user(text)?),
+            Some(text) => Some(of_exec::user(text)?),
             None => None,
         },
         additional_gids: matches.numbers("additional-gids")?,
@@ -467,7 +426,7 @@ fn exec(id: String, matches: &Matches) -> Result<Exec> {
         pid_file: matches.path("pid-file"),
         detach: matches.switch("detach"),
         preserve_fds: matches.number("preserve-fds")?.unwrap_or(0),
-        cgroup: matches.texts("cgroup")?.iter().map(|text| values::sub_cgroup(text)).collect::<Result<_>>()?,
+        cgroup: matches.texts("cgroup")?.iter().map(|text| of_exec::sub_cgroup(text)).collect::<Result<_>>()?,
         ignore_paused: matches.switch("ignore-paused"),
     };
     match (&exec.process, exec.request.args.is_empty()) {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::Write;
 
 use serde::Serialize;
 
@@ -52,12 +51,6 @@ pub struct Exit {
     /// When, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
-}
-
-/// Writes to standard output, all or an error: `println!` would abort on a closed pipe.
-pub fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).doing(|| "cannot write to standard output")
 }
 
 /// `state`: pretty JSON without a line feed at the end, as runc has it.

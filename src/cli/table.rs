@@ -4,106 +4,13 @@
 //! of them can know a flag that another does not. Help lines are short enough for 80 columns;
 //! a test holds each verb's help to one screen.
 
-/// What follows a flag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Takes {
-    /// Nothing, or `=true` / `=false`.
-    Nothing,
-    /// Any text; the string is its name in help.
-    Text(&'static str),
-    /// A file.
-    File(&'static str),
-    /// A directory.
-    Dir(&'static str),
-    /// One of a closed set of words.
-    Word(&'static [&'static str]),
-}
-
-/// One flag.
-#[derive(Clone, Copy, Debug)]
-pub struct Flag {
-    /// Name without dashes.
-    pub long: &'static str,
-    /// One-letter name.
-    pub short: Option<char>,
-    /// Its value.
-    pub takes: Takes,
-    /// One line.
-    pub help: &'static str,
-    /// Accepted, but not shown.
-    pub hidden: bool,
-    /// May be given several times; otherwise the last one counts.
-    pub many: bool,
-}
-
-impl Flag {
-    pub(super) const fn short(mut self, letter: char) -> Flag {
-        self.short = Some(letter);
-        self
-    }
-
-    const fn hidden(mut self) -> Flag {
-        self.hidden = true;
-        self
-    }
-
-    pub(super) const fn many(mut self) -> Flag {
-        self.many = true;
-        self
-    }
-
-    /// Name of the value in help, empty for a switch.
-    pub fn value_name(&self) -> String {
-        match self.takes {
-            Takes::Nothing => String::new(),
-            Takes::Text(name) | Takes::File(name) | Takes::Dir(name) => name.to_owned(),
-            Takes::Word(words) => words.join("|"),
-        }
-    }
-}
-
-pub(super) const fn flag(long: &'static str, takes: Takes, help: &'static str) -> Flag {
-    Flag { long, short: None, takes, help, hidden: false, many: false }
-}
-
-/// What stands beside the flags.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operands {
-    /// So many, at least and at most.
-    Count(usize, usize),
-    /// A container id, then a command: its first word ends the options.
-    Command,
-    /// A container id, which ends the options: all that follows is another program's.
-    Foreign,
-}
-
-/// One verb.
-#[derive(Clone, Copy, Debug)]
-pub struct Verb {
-    /// Its name.
-    pub name: &'static str,
-    /// What stands beside the flags, for the usage line.
-    pub usage: &'static str,
-    /// The same, for the parser.
-    pub operands: Operands,
-    /// A few words for the list of verbs.
-    pub brief: &'static str,
-    /// One line for its own help.
-    pub summary: &'static str,
-    /// Paragraphs for the man page.
-    pub about: &'static [&'static str],
-    /// Its flags.
-    pub flags: &'static [Flag],
-    /// Accepted, but not shown.
-    pub hidden: bool,
-}
+use crate::args::{Flag, HELP, ID, ONE, Operands, Takes, Verb, flag};
 
 /// The verb of this name.
 pub fn verb(name: &str) -> Option<&'static Verb> {
     VERBS.iter().find(|verb| verb.name == name)
 }
 
-pub(super) const HELP: Flag = flag("help", Takes::Nothing, "show this help").short('h');
 /// Also after the verbs that have steps, where one adds it to a command that is slow.
 const DEBUG: Flag = flag("debug", Takes::Nothing, "log every step with its duration");
 const TABLE_OR_JSON: Takes = Takes::Word(&["table", "json"]);
@@ -136,9 +43,6 @@ const PID_FILE: Flag = flag("pid-file", Takes::File("FILE"), "write the process 
 const NO_PIVOT: Flag = flag("no-pivot", Takes::Nothing, "move the root over / (for a rootfs on a ramdisk)");
 const NO_NEW_KEYRING: Flag = flag("no-new-keyring", Takes::Nothing, "keep the caller's session keyring");
 const PRESERVE_FDS: Flag = flag("preserve-fds", Takes::Text("N"), "pass N more file descriptors");
-
-pub(super) const ID: &str = "CONTAINER";
-pub(super) const ONE: Operands = Operands::Count(1, 1);
 
 const BASE: Verb =
     Verb { name: "", usage: ID, operands: ONE, brief: "", summary: "", about: &[], flags: &[HELP], hidden: false };
@@ -383,6 +287,7 @@ pub const VERBS: &[Verb] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::help;
 
     #[test]
     fn no_verb_has_two_flags_of_one_name() {
@@ -404,5 +309,22 @@ mod tests {
             assert!(!flag.help.is_empty(), "--{}", flag.long);
             assert!(!flag.help.ends_with('.'), "--{}", flag.long);
         }
+    }
+
+    #[test]
+    fn every_help_fits_a_screen_of_24_by_80() {
+        let texts = VERBS.iter().map(|it| help::verb("windlass", it));
+        for text in texts.chain([help::program("windlass", "", VERBS, GLOBAL)]) {
+            // One line is left for the prompt.
+            assert!(text.lines().count() < 24, "{} lines:\n{text}", text.lines().count());
+            assert!(text.lines().all(|line| line.chars().count() < help::COLUMNS), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_hidden_is_not_shown() {
+        let kill = help::verb("windlass", verb("kill").expect("in the table"));
+        assert!(!kill.contains("--all"));
+        assert!(!help::program("windlass", "", VERBS, GLOBAL).contains("checkpoint"));
     }
 }

@@ -2,9 +2,8 @@
 
 use std::ffi::OsStr;
 
-use super::matches::Matches;
 use super::options::Source;
-use super::values;
+use crate::args::{Matches, values};
 use crate::error::{Error, Fault, Result};
 use crate::spec::{BlockIo, Cpu, Memory, Pids, Resources};
 

@@ -9,8 +9,8 @@ use nix::fcntl::OFlag;
 use serde_json::{Map, Value, json};
 
 use crate::abi::namespace;
+use crate::args;
 use crate::cgroup::{Cgroup, Happened};
-use crate::cli::output;
 use crate::container::Container;
 use crate::error::{Error, Kind, Result};
 use crate::sys::{fd, process};
@@ -54,7 +54,7 @@ pub(super) fn events(id: &str, interval: Duration, stats: bool, session: &mut Se
 fn print(id: &str, kind: &str, data: Option<Object>) -> Result<()> {
     // In this order, by which some know the kind without a parser.
     let data = data.map_or_else(String::new, |data| format!(",\"data\":{}", Value::from(data)));
-    output::print(&format!("{{\"type\":{},\"id\":{}{data}}}\n", json!(kind), json!(id)))
+    args::print(&format!("{{\"type\":{},\"id\":{}{data}}}\n", json!(kind), json!(id)))
 }
 
 fn all_stats(container: &Container, init: BorrowedFd<'_>, cgroup: &Cgroup) -> Result<Object> {

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::cli::{self, Format, output};
+use crate::args::print;
+use crate::cli::{self, Format};
 use crate::error::{Fault, Kind, Result};
 use crate::plan::Host;
 
@@ -36,7 +37,7 @@ pub(super) fn explain(options: &cli::Explain, session: &Session<'_>) -> Result<(
             format!("{document:#}\n")
         }
     };
-    output::print(&text)
+    print(&text)
 }
 
 /// The bundle's own name, as a container id.
@@ -59,7 +60,7 @@ pub(super) fn check(bundle: &Path, config: Option<&Path>, format: Format, sessio
         Format::Json => format!("{:#}\n", serde_json::json!({ "errors": errors, "warnings": warnings })),
         Format::Table => listed(&errors, &warnings),
     };
-    output::print(&text)?;
+    print(&text)?;
     Ok(u8::from(!errors.is_empty()))
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
+use crate::args::print;
 use crate::cli::{Format, output};
 use crate::container::{Container, Status};
 use crate::doctor;
@@ -15,7 +16,7 @@ use super::create::host;
 
 pub(super) fn state(id: &str, session: &mut Session<'_>) -> Result<()> {
     let container = session.store()?.load(id)?;
-    output::print(&output::state(&described(&container, true)?))
+    print(&output::state(&described(&container, true)?))
 }
 
 pub(super) fn list(format: Format, quiet: bool, session: &mut Session<'_>) -> Result<()> {
@@ -31,7 +32,7 @@ pub(super) fn list(format: Format, quiet: bool, session: &mut Session<'_>) -> Re
             }
         }
     }
-    output::print(&output::list(&found, format, quiet))
+    print(&output::list(&found, format, quiet))
 }
 
 fn described(container: &Container, annotations: bool) -> Result<output::Container> {
@@ -68,7 +69,7 @@ fn exit_shown(record: ExitRecord) -> output::Exit {
 pub(super) fn doctor(json: bool, session: &Session<'_>, proof: &SingleThreaded) -> Result<u8> {
     let facts = doctor::look(&host()?, &session.global.root, proof);
     let findings = doctor::judge(&facts);
-    output::print(&match json {
+    print(&match json {
         true => format!("{:#}\n", doctor::document(&facts, &findings)),
         false => doctor::text(&facts, &findings),
     })?;
@@ -82,5 +83,5 @@ pub(super) fn ps(id: &str, format: Format, args: &[OsString], session: &mut Sess
         // Without a cgroup only init is known.
         None => container.init_stat().and(container.init).map(|init| vec![init.pid]).unwrap_or_default(),
     };
-    output::print(&output::ps(&pids, format, args)?)
+    print(&output::ps(&pids, format, args)?)
 }

@@ -16,7 +16,8 @@ mod signal;
 use std::ffi::OsString;
 
 use crate::apply::Laps;
-use crate::cli::{self, Command, Global, features, output};
+use crate::args::print;
+use crate::cli::{self, Command, Global, features};
 use crate::container::Store;
 use crate::error::{Error, Fault, Result};
 use crate::log::Log;
@@ -119,11 +120,11 @@ fn dispatch(command: Command, session: &mut Session<'_>) -> Result<u8> {
             };
             done(cli::spec::write(&bundle, &cli::spec::text(session.global.name, whom)))
         }
-        Command::Features => done(output::print(&features::document(&known()))),
+        Command::Features => done(print(&features::document(&known()))),
         Command::Doctor { json } => inspect::doctor(json, session, &SingleThreaded::check()?),
         Command::Explain(options) => done(explain::explain(&options, session)),
         Command::Check { bundle, config, format } => explain::check(&bundle, config.as_deref(), format, session),
-        Command::Print(text) => done(output::print(&text)),
+        Command::Print(text) => done(print(&text)),
     }
 }
 

@@ -8,7 +8,8 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use windlass::cli::{Environment, Update};
+use windlass::args::Environment;
+use windlass::cli::Update;
 use windlass::container::{Init, State};
 use windlass::error::{Error, Fault, Kind, Origin};
 use windlass::exit_record::ExitRecord;

@@ -54,7 +54,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 
 /// For a reader who may leave after the first line.
 fn say(text: &str) -> Result<i32, String> {
-    crate::cli::output::print(text).map(|()| 0).map_err(|error| error.to_string())
+    crate::args::print(text).map(|()| 0).map_err(|error| error.to_string())
 }
 
 fn run(arguments: Vec<OsString>) -> Result<i32, String> {

@@ -22,13 +22,14 @@ mod report;
 mod requests;
 mod run;
 mod serve;
+pub mod table;
 mod verbs;
 mod wire;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
-use crate::cli::{self, Environment, Matches, Words, help, shim as table};
+use crate::args::{Environment, Matches, Words, count, help, print};
 use crate::shim::frontend::complaint::{NAME, complain};
 use verbs::{Failure, Verb};
 
@@ -51,23 +52,23 @@ fn verb(arguments: Vec<OsString>) -> Result<i32, Failure> {
     let mut matches = Matches::default();
     words.global(table::GLOBAL, &mut matches)?;
     if matches.switch("version") {
-        cli::output::print(&help::version(NAME))?;
+        print(&help::version(NAME))?;
         return Ok(0);
     }
     let name = matches.operands.first().and_then(|word| word.to_str()).filter(|_| !matches.switch("help"));
     let Some(name) = name else {
         let about = "Stays with a container, keeps its stdio, reports its exit.";
-        cli::output::print(&help::program(NAME, about, table::VERBS, table::GLOBAL))?;
+        print(&help::program(NAME, about, table::VERBS, table::GLOBAL))?;
         return Ok(0);
     };
     let verb = table::verb(name).ok_or_else(|| Failure(format!("there is no verb {name:?}; --help lists them")))?;
     let mut matches = Matches::default();
     words.verb(verb.flags, verb.operands, &mut matches)?;
     if matches.switch("help") {
-        cli::output::print(&help::verb(NAME, verb))?;
+        print(&help::verb(NAME, verb))?;
         return Ok(0);
     }
-    cli::count(verb, matches.operands.len(), NAME)?;
+    count(verb, matches.operands.len(), NAME)?;
     let state = matches.path("state-dir").unwrap_or_else(|| Environment::current().shims());
     match verb.name {
         "run" => Ok(run::run(&state, &matches)),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::home::{Facts, Home, VERSION};
 use super::wire;
-use crate::cli::Matches;
+use crate::args::Matches;
 use crate::shim::frontend::complaint::{NAME, complain};
 use crate::shim::{Code, Refusal, Runtime, server_environment};
 use crate::sys::process::Child;
@@ -140,7 +140,7 @@ fn placed(log: &str, dir: &Path) -> Result<String> {
 /// The file in which windlass keeps how this container ended. It is found by its place and not by the name of
 /// the runtime's program; what another runtime has there is not touched.
 fn runtime_exit(root: Option<&str>, id: &str) -> PathBuf {
-    root.map_or_else(|| crate::cli::Environment::current().root(), PathBuf::from).join(id)
+    root.map_or_else(|| crate::args::Environment::current().root(), PathBuf::from).join(id)
 }
 
 fn is_program(path: &Path) -> bool {

@@ -10,7 +10,7 @@ use super::client::{Client, Error};
 use super::home::{self, Home};
 use super::logs::{self, Reader, Wanted};
 use super::{attach, dead};
-use crate::cli::Matches;
+use crate::args::Matches;
 use crate::shim::Refusal;
 use crate::shim::frontend::complaint::{NAME, complain};
 use crate::sys::fd;
@@ -120,7 +120,7 @@ impl Verb<'_> {
             }
             "kill" => {
                 let signal = if matches.operands.len() > 1 { self.operand(1)? } else { "TERM" };
-                let number = crate::cli::values::signal(signal).map_err(|error| Failure(error.to_string()))?;
+                let number = crate::args::values::signal(signal).map_err(|error| Failure(error.to_string()))?;
                 self.ask_living(name, json!({"exec": exec, "signal": number, "all": matches.switch("all")}))
             }
             "status" => self.print(self.ask(name, json!({}), dead::status)?),

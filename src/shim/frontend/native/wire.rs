@@ -74,7 +74,7 @@ impl Signal {
     pub fn number(&self) -> Result<i32, Refusal> {
         let number = match self {
             Signal::Number(number) => Ok(*number),
-            Signal::Name(name) => crate::cli::values::signal(name),
+            Signal::Name(name) => crate::args::values::signal(name),
         };
         let number = number.map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
         match number {

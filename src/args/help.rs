@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-use super::table::{Flag, Verb};
+use super::{Flag, Verb};
 
-const COLUMNS: usize = 80;
+/// The width that help is laid out for.
+pub const COLUMNS: usize = 80;
 
 /// `NAME version X`, then the commit and the specification's version. dockerd, podman and
 /// CRI-O read the last word of the line with `version` and the line with `commit:`.
@@ -77,32 +78,4 @@ fn line(out: &mut String, text: &str) {
 fn capitalised(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::shim;
-    use super::super::table::{GLOBAL, VERBS};
-    use super::*;
-
-    const LINES: usize = 24;
-
-    #[test]
-    fn every_help_fits_a_screen_of_24_by_80() {
-        let texts = VERBS.iter().map(|it| verb("windlass", it)).chain([program("windlass", "", VERBS, GLOBAL)]);
-        let of_shim = shim::VERBS.iter().map(|it| verb("windlass-shim", it));
-        let texts = texts.chain(of_shim).chain([program("windlass-shim", "", shim::VERBS, shim::GLOBAL)]);
-        for text in texts {
-            // One line is left for the prompt.
-            assert!(text.lines().count() < LINES, "{} lines:\n{text}", text.lines().count());
-            assert!(text.lines().all(|line| line.chars().count() < COLUMNS), "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_hidden_is_not_shown() {
-        let kill = verb("windlass", super::super::table::verb("kill").expect("in the table"));
-        assert!(!kill.contains("--all"));
-        assert!(!program("windlass", "", VERBS, GLOBAL).contains("checkpoint"));
-    }
 }

@@ -10,7 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::table::{Flag, Operands, Takes};
+use super::{Flag, Operands, Takes, Verb};
 use crate::error::{Error, Origin, Result};
 
 /// What was found on the command line.
@@ -253,4 +253,19 @@ fn utf8(long: &str, text: &OsStr) -> Result<String> {
         Error::usage(format!("invalid value {:?} for flag -{long}: not UTF-8", text.to_string_lossy()))
             .origin(Origin::Flag(format!("--{long}").into()))
     })
+}
+
+/// The number of operands, in runc's words.
+pub fn count(verb: &Verb, given: usize, name: &str) -> Result<(), Error> {
+    let (least, most) = match verb.operands {
+        Operands::Count(least, most) => (least, most),
+        Operands::Command | Operands::Foreign => (1, usize::MAX),
+    };
+    let wants = match () {
+        () if given >= least && given <= most => return Ok(()),
+        () if least == most => format!("exactly {least} argument(s)"),
+        () if given < least => format!("a minimum of {least} argument(s)"),
+        () => format!("a maximum of {most} argument(s)"),
+    };
+    Err(Error::usage(format!("{name}: {:?} requires {wants}", verb.name)))
 }

@@ -2,7 +2,7 @@
 //!
 //! The other two protocols have command lines of their own, which are their callers'.
 
-use super::table::{Flag, HELP, ID, ONE, Operands, Takes, Verb, flag};
+use crate::args::{Flag, HELP, ID, ONE, Operands, Takes, Verb, flag};
 
 /// The page of the program, and what its help shows.
 pub const SUMMARY: &str = "stay with a container, keep its stdio, report its exit";
@@ -242,3 +242,19 @@ pub const VERBS: &[Verb] = &[
         ..BASE
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::help;
+
+    #[test]
+    fn every_help_fits_a_screen_of_24_by_80() {
+        let texts = VERBS.iter().map(|it| help::verb("windlass-shim", it));
+        for text in texts.chain([help::program("windlass-shim", "", VERBS, GLOBAL)]) {
+            // One line is left for the prompt.
+            assert!(text.lines().count() < 24, "{} lines:\n{text}", text.lines().count());
+            assert!(text.lines().all(|line| line.chars().count() < help::COLUMNS), "{text}");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Standard output.
+
+use std::io::Write;
+
+use crate::error::{Doing, Result};
+
+/// Writes to standard output, all or an error: `println!` would abort on a closed pipe.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).doing(|| "cannot write to standard output")
+}
