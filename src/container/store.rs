@@ -191,14 +191,7 @@ fn does_not_exist() -> Error {
 /// Refuses files and directories of users other than the caller and root, and those that others may write to.
 fn check_owner(file: BorrowedFd<'_>, what: impl Fn() -> String) -> Result<FileStat> {
     let stat = fd::stat(file).doing(|| format!("cannot look at {}", what()))?;
-    let user = nix::unistd::geteuid().as_raw();
-    let wrong = if stat.st_uid != user && stat.st_uid != 0 {
-        format!("belongs to user {}, not to {user}", stat.st_uid)
-    } else if stat.st_mode & 0o022 != 0 {
-        format!("can be written by others: its mode is {:04o}", stat.st_mode & 0o7777)
-    } else {
-        return Ok(stat);
-    };
+    let Some(wrong) = fd::distrust(&stat) else { return Ok(stat) };
     let error = Error::new(Kind::PermissionDenied, format!("{} {wrong}", what()));
     Err(error.hint("what is in it decides which processes are killed and which hooks run: use a directory of your own"))
 }

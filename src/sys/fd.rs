@@ -76,6 +76,19 @@ pub fn stat_at(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<FileStat> 
         .called(|| format!("fstatat({}, {name:?})", shown(dir)))
 }
 
+/// Why what a file or directory says is not to be believed: it belongs to neither this process's user nor root, or
+/// others may write to it. `None`: it is to be believed.
+pub fn distrust(stat: &FileStat) -> Option<String> {
+    let user = nix::unistd::geteuid().as_raw();
+    if stat.st_uid != user && stat.st_uid != 0 {
+        Some(format!("belongs to user {}, not to {user}", stat.st_uid))
+    } else if stat.st_mode & 0o022 != 0 {
+        Some(format!("can be written by others: its mode is {:04o}", stat.st_mode & 0o7777))
+    } else {
+        None
+    }
+}
+
 /// Whether the file is a directory.
 pub fn is_dir(stat: &FileStat) -> bool {
     stat.st_mode & libc::S_IFMT == libc::S_IFDIR
@@ -472,8 +485,11 @@ pub fn borrow_inherited(raw: RawFd) -> Option<BorrowedFd<'static>> {
 /// The descriptors from 3 on that this process was started with, by their numbers, as its own:
 /// marked close-on-exec. Only for the beginning of `main`, and only once: it takes whatever is open.
 pub fn inherited() -> BTreeMap<RawFd, OwnedFd> {
-    let names = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten().map(|entry| entry.file_name());
-    let numbers: Vec<RawFd> = names.filter_map(|name| name.to_str()?.parse().ok()).filter(|raw| *raw > 2).collect();
+    let opened = open("/proc/self/fd", OFlag::O_RDONLY | OFlag::O_DIRECTORY);
+    // Without a procfs it is not known which are open, and none is taken.
+    let names = opened.and_then(|dir| super::directory::names(dir.as_fd())).unwrap_or_default();
+    let numbers = names.iter().filter_map(|name| name.to_str()?.parse().ok());
+    let numbers: Vec<RawFd> = numbers.filter(|raw| *raw > 2).collect();
     let open = |raw: &RawFd| {
         // SAFETY: F_SETFD changes a flag and takes no pointer. The descriptor of the directory that
         // was read just now is closed again, so it is refused.

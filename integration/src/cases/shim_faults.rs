@@ -18,6 +18,7 @@ chapter! { "shim_faults":
     an_exec_storm_and_the_death_of_init_lose_no_exit [Need::Slow],
     process_ids_that_come_again_are_told_apart [Need::Slow],
     a_full_disk_stops_no_container_and_is_counted,
+    the_end_is_recorded_on_a_full_disk,
     a_stalled_client_stops_no_log,
     a_stopped_shim_catches_up [Need::Slow],
     a_grandchild_that_holds_the_pipe_is_waited_for_but_not_for_ever,
@@ -204,6 +205,31 @@ fn full_disk(t: &T, disk: &Path) -> Verdict {
         "with room again it goes on, not with {:?}",
         log.lines().last()
     );
+    Ok(())
+}
+
+/// The shim's directory is on the file system that the container's output and somebody else fill.
+fn the_end_is_recorded_on_a_full_disk(t: &T) -> Verdict {
+    let disk = shim::state_dir(t);
+    fs::create_dir_all(&disk)?;
+    t.host("mount", &["-t", "tmpfs", "-o", "size=96k", "tmpfs", disk.to_str().unwrap_or_default()])?;
+    let done = recorded_on(t, &disk);
+    t.host("umount", &["-l", disk.to_str().unwrap_or_default()])?;
+    done
+}
+
+fn recorded_on(t: &T, disk: &Path) -> Verdict {
+    let script = "n=0; while [ $n -lt 2000 ]; do n=$((n+1)); echo line number $n; done; read -r _; exit 6";
+    let c = shim::run(t, &t.bundle()?.sh(script), &["--stdin"])?;
+    let dropped = || c.line("status", &[]).ok().and_then(|status| status["dropped_bytes"].as_u64());
+    eventually("bytes are dropped", || dropped().filter(|&n| n > 0))?;
+    ensure!(fs::write(disk.join("more"), vec![0; 1 << 20]).is_err(), "the disk is full");
+    let mut client = c.connect()?;
+    client.call("attach", json!({}))?;
+    client.give("\n")?;
+    ensure_eq!(c.line("wait", &[])?["code"], json!(6), "what the shim tells");
+    c.kill_shim()?;
+    ensure_eq!(c.line("wait", &[])?["code"], json!(6), "what is on disk when the shim is gone");
     Ok(())
 }
 

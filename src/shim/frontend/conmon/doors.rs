@@ -13,8 +13,9 @@ use crate::shim::frontend::made::Made;
 use crate::sys::stream::{self, Moved};
 use crate::sys::{Called, Result, fd, socket};
 
-/// Longest line of a fifo.
+/// Longest line of a fifo, and how often one is read before the others have their turn.
 const LINE: usize = 200;
+const MOST: usize = 64;
 
 /// The open doors.
 #[derive(Debug)]
@@ -93,7 +94,9 @@ impl Fifo {
     pub(super) fn wishes(&mut self, read: impl Fn(&str) -> Option<Wish>) -> Vec<Wish> {
         let mut wishes = Vec::new();
         let mut buffer = [0; LINE];
-        while let Ok(Moved::Bytes(n)) = stream::read(self.fd.as_fd(), &mut buffer) {
+        // A writer that never stops must not keep the loop from the others.
+        for _ in 0..MOST {
+            let Ok(Moved::Bytes(n)) = stream::read(self.fd.as_fd(), &mut buffer) else { break };
             self.unread.extend_from_slice(&buffer[..n]);
             while let Some(end) = stream::find(b'\n', &self.unread) {
                 let line: Vec<u8> = self.unread.drain(..=end).collect();

@@ -106,6 +106,16 @@ impl Home {
         Home { dir, entered: false }
     }
 
+    /// Refuses a directory of another user's, and one that others may write to: its facts say which program is
+    /// executed as the runtime. That it does not exist is no fault here.
+    pub fn check(&self) -> Result<()> {
+        let path = if self.entered { Path::new(".") } else { &self.dir };
+        match fd::stat_at(fd::CWD, path) {
+            Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
+            other => believed(&other?, path),
+        }
+    }
+
     /// Makes it the working directory. From then on [`Home::file`] means this very directory, though another may be
     /// made at its path after it was removed.
     pub fn enter(self) -> Result<Home> {
@@ -205,13 +215,14 @@ impl Home {
 
     /// Reads the facts.
     pub fn facts(&self) -> Result<Facts> {
+        self.check()?;
         let path = self.file("shim.json");
-        let text =
-            fd::open(&path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW).and_then(|file| fd::read_all(file, fd::DOCUMENT));
-        let text = text.map_err(|failed| match failed.errno {
+        let file = fd::open(&path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW).map_err(|failed| match failed.errno {
             Errno::ENOENT => Refusal::new(Code::NotFound, format!("{:?} is no container of a shim", self.dir)),
             _ => failed.into(),
         })?;
+        believed(&fd::stat(file.as_fd())?, &path)?;
+        let text = fd::read_all(file, fd::DOCUMENT)?;
         let facts: Facts =
             serde_json::from_slice(&text).map_err(|error| Refusal::new(Code::Invalid, format!("{path:?}: {error}")))?;
         if !(1..=VERSION).contains(&facts.v) {
@@ -227,6 +238,7 @@ impl Home {
 
     /// Takes the lock of the shim; `None`: a shim lives.
     pub fn lock(&self) -> Result<Option<OwnedFd>> {
+        self.check()?;
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW;
         let file = match fd::openat(fd::CWD, self.file("shim.lock"), flags, 0o600) {
             Err(failed) if failed.errno == Errno::ENOENT => {
@@ -257,6 +269,11 @@ impl Home {
     pub fn lock_for_life(&self) -> Result<OwnedFd> {
         self.lock_soon()?.ok_or_else(|| Refusal::new(Code::AlreadyExists, "another shim serves this container"))
     }
+}
+
+fn believed(stat: &nix::sys::stat::FileStat, path: &Path) -> Result<()> {
+    let refused = |why| Err(Refusal::new(Code::Invalid, format!("{path:?} {why}")));
+    fd::distrust(stat).map_or(Ok(()), refused)
 }
 
 fn exec_name(exec: &str, suffix: &str) -> String {
@@ -374,6 +391,28 @@ mod tests {
         home.make().expect("made");
         home.remove();
         assert_eq!(std::fs::read_dir(&state).expect("read").count(), 0);
+        std::fs::remove_dir_all(&state).expect("removed");
+    }
+
+    #[test]
+    fn the_facts_of_a_directory_that_others_may_write_are_not_believed() {
+        use std::os::unix::fs::PermissionsExt;
+        let state = std::env::temp_dir().join(format!("windlass-foreign-{}", std::process::id()));
+        let home = Home::of(&state, "c").expect("an id");
+        home.make().expect("made");
+        std::fs::write(home.file("shim.json"), "{}").expect("written");
+        let refused = || {
+            let (facts, deleted) = (home.facts().expect_err("refused"), super::super::dead::delete(&home, true));
+            assert!(deleted.expect_err("refused").message.contains("can be written by others"));
+            facts.message.contains("can be written by others")
+        };
+        assert!(!home.facts().expect_err("no facts").message.contains("can be written"));
+        for (path, mode, after) in [(home.dir().to_path_buf(), 0o777, 0o700), (home.file("shim.json"), 0o666, 0o644)] {
+            let set = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("set");
+            set(mode);
+            assert!(refused(), "{path:?}");
+            set(after);
+        }
         std::fs::remove_dir_all(&state).expect("removed");
     }
 

@@ -31,6 +31,8 @@ pub struct Journal {
     compact_at: u64,
     /// Changes when the file is written anew: places in the old one mean nothing then.
     generation: u32,
+    /// The last event of [`Journal::append_once`].
+    once: Option<(u64, String)>,
     /// Lines that a full disk did not take yet.
     late: VecDeque<String>,
 }
@@ -101,6 +103,7 @@ impl Journal {
             acknowledged: marks.acknowledged,
             compact_at: COMPACT,
             generation: 0,
+            once: None,
             late: VecDeque::new(),
         })
     }
@@ -126,6 +129,17 @@ impl Journal {
         self.next += 1;
         self.late.push_back(line);
         self.write_late();
+    }
+
+    /// Adds an event, unless the last one is the same and was not acknowledged: to tell it again would say nothing
+    /// new. What a container can repeat without end must not fill the disk.
+    pub fn append_once(&mut self, members: &str) {
+        let last = self.last();
+        if self.once == Some((last, members.to_owned())) && self.acknowledged < last {
+            return;
+        }
+        self.append(members);
+        self.once = Some((self.last(), members.to_owned()));
     }
 
     /// Everything up to `event` need not be told again.
@@ -286,6 +300,23 @@ mod tests {
         }
         journal.compact().expect("compacted");
         assert_eq!(read(&journal, &mut journal.place(None)), [4, 5]);
+        std::fs::remove_file(path).expect("removed");
+    }
+
+    #[test]
+    fn what_is_repeated_is_told_once_until_it_is_acknowledged() {
+        let (path, mut journal) = journal("once");
+        let oom = "\"type\":\"oom\"";
+        for _ in 0..1000 {
+            journal.append_once(oom);
+        }
+        assert_eq!(journal.last(), 1);
+        journal.acknowledge(1);
+        (0..3).for_each(|_| journal.append_once(oom));
+        assert_eq!(journal.last(), 2, "it happened again after it was known");
+        journal.append("\"type\":\"exited\",\"exec\":\"e\"");
+        (0..3).for_each(|_| journal.append_once(oom));
+        assert_eq!(journal.last(), 4, "and after something else");
         std::fs::remove_file(path).expect("removed");
     }
 

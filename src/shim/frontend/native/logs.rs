@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -92,7 +92,14 @@ impl Reader {
             self.files().into_iter().filter_map(|path| inode(&path).map(|inode| (path, inode))).collect();
         let after = files.iter().position(|(_, inode)| *inode == self.inode).map_or(0, |at| at + 1);
         let Some((path, _)) = files.get(after) else { return Ok(false) };
-        let file = File::open(path)?;
+        // What has the name may be another by now: nothing, or a link that somebody has put there.
+        let opened = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+        let file = match opened {
+            Err(error) if error.raw_os_error().is_some_and(|raw| [libc::ENOENT, libc::ELOOP].contains(&raw)) => {
+                return Ok(false);
+            }
+            other => other?,
+        };
         self.inode = file.metadata()?.ino();
         self.file = Some(file);
         Ok(true)

@@ -94,8 +94,6 @@ pub struct Server {
     spare: Vec<OwnedFd>,
     /// The directory was removed.
     homeless: bool,
-    /// The number of the last `oom` event.
-    last_oom: Option<u64>,
 }
 
 /// Runs the server in the directory that the words name.
@@ -153,7 +151,6 @@ impl Server {
             late: None,
             spare: Vec::new(),
             homeless: false,
-            last_oom: None,
         })
     }
 
@@ -366,6 +363,10 @@ impl Server {
         let exec = process.and_then(|process| process.exec.as_deref());
         let line = wire::event_members(kind, &self.facts.id, exec, &members);
         self.journal.append(&line);
+        self.write_late();
+    }
+
+    fn write_late(&mut self) {
         self.late = (!self.journal.write_late()).then(|| Instant::now() + AGAIN);
     }
 
@@ -396,11 +397,8 @@ impl Front for Server {
             }
             // A container that runs out of memory again and again must not fill the disk with events.
             Event::OutOfMemory { .. } => {
-                let last = self.journal.last();
-                if self.last_oom != Some(last) || self.journal.acknowledged() >= last {
-                    self.record("oom", None, json!({}));
-                    self.last_oom = Some(self.journal.last());
-                }
+                self.journal.append_once(&wire::event_members("oom", &self.facts.id, None, &json!({})));
+                self.write_late();
             }
             Event::Removal => {
                 self.homeless = self.is_homeless();

@@ -87,6 +87,7 @@ impl Verb<'_> {
         dead: impl FnOnce(&Home) -> std::result::Result<Value, Refusal>,
     ) -> Result<Value> {
         let home = self.home()?;
+        home.check()?;
         let refused = |error| match error {
             // It ended between two looks: its records tell.
             Error::Lost(_) => None,
@@ -159,6 +160,10 @@ impl Verb<'_> {
 
     fn list(&self) -> Result<i32> {
         for (id, home) in home::all(self.state)? {
+            if let Err(refusal) = home.check() {
+                complain(NAME, &format!("{id}: {refusal}"));
+                continue;
+            }
             let answer = Client::connect(self.state, &id).and_then(|mut client| client.call("status", json!({})));
             match answer.map_err(Failure::from).or_else(|_| dead::status(&home).map_err(Failure::from)) {
                 Ok(status) => writeln!(io::stdout(), "{status}")?,
