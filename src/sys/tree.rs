@@ -6,7 +6,7 @@
 //! If somebody has moved a directory meanwhile, the walk ends with ESTALE and has touched nothing outside the
 //! tree.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -72,26 +72,84 @@ impl Cursor {
     }
 }
 
-/// Calls `each` for the directory `top` and for every directory below it, parents first, with the depth below
-/// `top`. Directories that others remove meanwhile are left out. The walk uses 24 bytes of memory for each level
-/// of depth.
-pub fn visit(top: BorrowedFd<'_>, mut each: impl FnMut(BorrowedFd<'_>, usize) -> Result<()>) -> Result<()> {
-    let mut cursor = Cursor::new(fd::openat(top, ".", DIRECTORY, 0)?)?;
-    each(cursor.dir(), 0)?;
-    loop {
-        match cursor.at.next().transpose()? {
-            Some(entry) if entry.is_dir != Some(false) => match cursor.down(&entry.name, entry.next) {
-                Ok(()) => each(cursor.dir(), cursor.above.len())?,
-                Err(failed) if matches!(failed.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {}
-                Err(failed) => return Err(failed),
-            },
-            Some(_) => {}
-            None => match cursor.up()? {
-                Some(next) => cursor.at.seek(next)?,
-                None => return Ok(()),
-            },
+/// What a [`Walk`] has come to.
+#[derive(Debug)]
+pub enum Step {
+    /// It has entered the directory of this name.
+    Down(OsString),
+    /// This is no directory, or was none when it was to be entered.
+    Other(OsString),
+    /// Another filesystem is mounted on this directory, which is not entered.
+    Covered(OsString, Failed),
+    /// The directory where it is has no more entries; it leaves it next.
+    Up,
+}
+
+/// A walk over a tree that others may change meanwhile. It uses 24 bytes of memory for each level of depth.
+pub struct Walk {
+    cursor: Cursor,
+    leaves: bool,
+    ended: bool,
+}
+
+impl Walk {
+    /// The walk over everything below `top`.
+    pub fn of(top: BorrowedFd<'_>) -> Result<Walk> {
+        Ok(Walk { cursor: Cursor::new(fd::openat(top, ".", DIRECTORY, 0)?)?, leaves: false, ended: false })
+    }
+
+    /// The directory where it is.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.cursor.dir()
+    }
+
+    /// How many levels below the top it is.
+    pub fn depth(&self) -> usize {
+        self.cursor.above.len()
+    }
+
+    /// Goes on by one step. The last is the [`Step::Up`] of the top; after it there is `None`.
+    pub fn step(&mut self) -> Result<Option<Step>> {
+        if std::mem::take(&mut self.leaves) {
+            match self.cursor.up()? {
+                Some(next) => self.cursor.at.seek(next)?,
+                None => self.ended = true,
+            }
+        }
+        if self.ended {
+            return Ok(None);
+        }
+        let Some(entry) = self.cursor.at.next().transpose()? else {
+            self.leaves = true;
+            return Ok(Some(Step::Up));
+        };
+        if entry.is_dir == Some(false) {
+            return Ok(Some(Step::Other(entry.name)));
+        }
+        match self.cursor.down(&entry.name, entry.next) {
+            Ok(()) => Ok(Some(Step::Down(entry.name))),
+            Err(failed) if failed.errno == Errno::EXDEV => Ok(Some(Step::Covered(entry.name, failed))),
+            Err(failed) if matches!(failed.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {
+                Ok(Some(Step::Other(entry.name)))
+            }
+            Err(failed) => Err(failed),
         }
     }
+}
+
+/// Calls `each` for the directory `top` and for every directory below it, parents first, with the depth below
+/// `top`. Directories that others remove meanwhile are left out.
+pub fn visit(top: BorrowedFd<'_>, mut each: impl FnMut(BorrowedFd<'_>, usize) -> Result<()>) -> Result<()> {
+    let mut walk = Walk::of(top)?;
+    each(walk.dir(), 0)?;
+    while let Some(step) = walk.step()? {
+        match step {
+            Step::Down(_) => each(walk.dir(), walk.depth())?,
+            Step::Covered(_, failed) => return Err(failed),
+            Step::Other(_) | Step::Up => {}
+        }
+    }
+    Ok(())
 }
 
 /// What [`remove`] does with files.

@@ -2,14 +2,15 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
-use nix::sys::stat::{FileStat, UtimensatFlags, utimensat};
+use nix::sys::stat::{FileStat, UtimensatFlags, futimens, utimensat};
 use nix::sys::time::TimeSpec;
 
-use crate::sys::{Called, Failed, Result, attributes, directory, fd};
+use crate::sys::tree::{Step, Walk};
+use crate::sys::{Called, Failed, Result, attributes, fd};
 
 /// What the top of the tmpfs takes over from the directory below it. What the mount's own options
 /// say of it stays.
@@ -20,92 +21,105 @@ pub(super) struct Top {
     pub mode: bool,
 }
 
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW);
+
 /// Copies the content of the directory `from` into `to`, with modes, owners, times and extended
-/// attributes. Nothing is followed and nothing leaves either directory.
+/// attributes. Nothing is followed and nothing leaves either directory. Nobody else may have `to`.
 pub(super) fn copy_up(from: BorrowedFd<'_>, to: BorrowedFd<'_>, top: &Top) -> Result<()> {
     let stat = fd::stat(from)?;
-    copy_directory(from, to)?;
+    let mut walk = Walk::of(from)?;
+    let mut copy = fd::openat(to, ".", DIRECTORY, 0)?;
+    // What the directories between the top and the walk looked like before they were read.
+    let mut stats: Vec<FileStat> = Vec::new();
+    while let Some(step) = walk.step()? {
+        match step {
+            Step::Down(name) => {
+                stats.push(fd::stat(walk.dir())?);
+                copy = make_directory(copy.as_fd(), &name)?;
+            }
+            Step::Covered(name, _) => {
+                // The directory is copied, not what covers it.
+                let stat = fd::stat_at(walk.dir(), &name)?;
+                finish(make_directory(copy.as_fd(), &name)?.as_fd(), &stat, None)?;
+            }
+            Step::Other(name) => copy_file(walk.dir(), copy.as_fd(), &name)?,
+            Step::Up => {
+                let Some(stat) = stats.pop() else { continue };
+                finish(copy.as_fd(), &stat, Some(walk.dir()))?;
+                copy = fd::openat(copy.as_fd(), "..", DIRECTORY, 0)?;
+            }
+        }
+    }
     if top.owner {
         own(to, OsStr::new(""), &stat)?;
     }
-    let open = |dir| fd::openat(dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0);
-    let copy = open(to)?;
-    attributes::copy(open(from)?.as_fd(), copy.as_fd())?;
-    if !top.mode {
-        return Ok(());
-    }
-    nix::sys::stat::fchmod(copy, mode(&stat)).called(|| "fchmod(tmpfs root)".into())
+    attributes::copy(fd::openat(from, ".", DIRECTORY, 0)?.as_fd(), copy.as_fd())?;
+    if top.mode { fd::chmod(copy.as_fd(), stat.st_mode & 0o7777) } else { Ok(()) }
 }
 
-fn copy_directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
-    for name in directory::names(from)? {
-        copy(from, to, &name)?;
-    }
-    Ok(())
+fn make_directory(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd> {
+    fd::mkdirat(parent, name, 0o700)?;
+    fd::openat(parent, name, DIRECTORY, 0)
 }
 
-fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
-    let mut stat = fd::stat_at(from, name)?;
-    let inside = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
+/// Gives a copy what the file has besides its content, which is complete. The attributes come after the owner,
+/// since a change of the owner removes file capabilities (`security.capability`).
+fn finish(copy: BorrowedFd<'_>, stat: &FileStat, original: Option<BorrowedFd<'_>>) -> Result<()> {
+    own(copy, OsStr::new(""), stat)?;
+    original.map_or(Ok(()), |original| attributes::copy(original, copy))?;
+    fd::chmod(copy, stat.st_mode & 0o7777)?;
+    let [accessed, changed] = times(stat);
+    futimens(copy, &accessed, &changed).called(|| "futimens".into())
+}
+
+/// Copies what is no directory.
+fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+    let stat = fd::stat_at(from, name)?;
     match stat.st_mode & libc::S_IFMT {
-        libc::S_IFDIR => {
-            fd::mkdirat(to, name, 0o700)?;
-            let below = match fd::openat2(from, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0, inside) {
-                // Another filesystem is mounted there: the directory is copied, not what covers it.
-                Err(Failed { errno: nix::errno::Errno::EXDEV, .. }) => None,
-                other => Some(other?),
-            };
-            let copy = fd::openat(to, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW, 0)?;
-            if let Some(below) = below {
-                stat = opened(below.as_fd(), name, libc::S_IFDIR)?;
-                copy_directory(below.as_fd(), copy.as_fd())?;
-                own(to, name, &stat)?;
-                attributes::copy(below.as_fd(), copy.as_fd())?;
-            }
-        }
-        libc::S_IFREG => {
-            let source = fd::openat2(from, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0, inside)?;
-            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
-            let copy = fd::openat(to, name, flags, 0o600)?;
-            stat = opened(source.as_fd(), name, libc::S_IFREG)?;
-            let (mut source, mut copy) = (File::from(source), File::from(copy));
-            std::io::copy(&mut source, &mut copy).called(|| format!("copy({name:?})"))?;
-            // Before the attributes, since a change of the owner removes file capabilities (`security.capability`).
-            own(to, name, &stat)?;
-            attributes::copy(source.as_fd(), copy.as_fd())?;
-        }
+        libc::S_IFREG => return copy_regular(from, to, name),
+        libc::S_IFDIR => return Err(another(name)),
         libc::S_IFLNK => {
             let target = fd::readlinkat(from, name)?;
             nix::unistd::symlinkat(target.as_os_str(), to, name).called(|| format!("symlinkat({name:?})"))?;
         }
         _ => fd::mknodat(to, name, stat.st_mode, stat.st_rdev)?,
     }
-    if !matches!(stat.st_mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR) {
-        own(to, name, &stat)?;
-    }
+    own(to, name, &stat)?;
     if stat.st_mode & libc::S_IFMT != libc::S_IFLNK {
-        nix::sys::stat::fchmodat(to, name, mode(&stat), nix::sys::stat::FchmodatFlags::FollowSymlink)
-            .called(|| format!("fchmodat({name:?})"))?;
+        fd::chmod_at(to, name, stat.st_mode & 0o7777)?;
     }
-    let (accessed, changed) =
-        (TimeSpec::new(stat.st_atime, stat.st_atime_nsec), TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec));
+    let [accessed, changed] = times(&stat);
     utimensat(to, name, &accessed, &changed, UtimensatFlags::NoFollowSymlink).called(|| format!("utimensat({name:?})"))
+}
+
+fn copy_regular(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+    let inside = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
+    let source = fd::openat2(from, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0, inside)?;
+    let stat = opened(source.as_fd(), name, libc::S_IFREG)?;
+    let copy = fd::make_new(to, name, 0o600)?;
+    let (mut source, mut copy) = (File::from(source), File::from(copy));
+    std::io::copy(&mut source, &mut copy).called(|| format!("copy({name:?})"))?;
+    finish(copy.as_fd(), &stat, Some(source.as_fd()))
 }
 
 /// Looks at a file again after it was opened, because somebody may have replaced it since it was listed. Owner
 /// and mode come from what was opened, and it must be of the type that was listed.
 fn opened(file: BorrowedFd<'_>, name: &OsStr, kind: libc::mode_t) -> Result<FileStat> {
     let stat = fd::stat(file)?;
-    match stat.st_mode & libc::S_IFMT == kind {
-        true => Ok(stat),
-        false => Err(Failed { call: format!("openat2({name:?}), another file by now").into(), errno: Errno::ESTALE }),
-    }
+    if stat.st_mode & libc::S_IFMT == kind { Ok(stat) } else { Err(another(name)) }
+}
+
+fn another(name: &OsStr) -> Failed {
+    Failed { call: format!("openat2({name:?}), another file by now").into(), errno: Errno::ESTALE }
 }
 
 fn own(dir: BorrowedFd<'_>, name: &OsStr, stat: &FileStat) -> Result<()> {
     fd::chown_at(dir, name, stat.st_uid, stat.st_gid)
 }
 
-fn mode(stat: &FileStat) -> nix::sys::stat::Mode {
-    nix::sys::stat::Mode::from_bits_truncate(stat.st_mode & 0o7777)
+fn times(stat: &FileStat) -> [TimeSpec; 2] {
+    [TimeSpec::new(stat.st_atime, stat.st_atime_nsec), TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec)]
 }
+
+#[cfg(test)]
+mod tests;
