@@ -1,17 +1,19 @@
 //! One run of the runtime's binary.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Instant;
 
-use super::{ProcessId, WaitToken};
-use crate::sys::process::Child;
+use super::key::Kind;
+use super::pipe::collect;
+use super::{Code, Phase, ProcessId, Refusal, Runtime, WaitToken};
+use crate::sys::process::{Child, Exit};
 use crate::sys::spawn::Spawn;
 use crate::sys::{Result, stream};
 
-/// What is being run, and so what its end means.
+/// The verb that is run, and so what its end means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
     /// `create` or `restore`.
@@ -24,45 +26,78 @@ pub(super) enum What {
     Kill,
     /// `delete`.
     Delete,
-    /// Another verb, with the phase that its success brings.
-    Other(Option<super::Phase>),
+    /// Another verb. The phase is that of init when it has succeeded.
+    Other(Option<Phase>),
 }
 
-/// A call that waits for its turn: the calls of one process run one after the other.
+/// A call to be made.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct Planned {
     pub(super) what: What,
+    /// The process that it is about.
     pub(super) process: ProcessId,
+    /// The arguments.
     pub(super) words: Vec<OsString>,
+    /// The request that it answers.
     pub(super) token: WaitToken,
 }
 
 /// A call that runs.
 #[derive(Debug)]
 pub(super) struct Call {
-    pub(super) serial: u32,
     pub(super) what: What,
     pub(super) process: ProcessId,
     pub(super) token: WaitToken,
     pub(super) child: Child,
-    /// Its standard output, where that is not the container's.
+    /// Its standard output and error, where they are not those of the container.
     pub(super) output: Option<OwnedFd>,
     pub(super) errors: Option<OwnedFd>,
+    /// What it has written there.
     pub(super) printed: Vec<u8>,
     pub(super) complained: Vec<u8>,
+    /// When it is killed.
     pub(super) deadline: Instant,
     pub(super) timed_out: bool,
-    /// Length of the runtime's log before this call.
+    /// Length of the runtime's log before it.
     pub(super) said_before: u64,
 }
 
-/// What the runtime's child gets besides its words.
+impl Call {
+    /// Reads what it has written on one of its pipes.
+    pub(super) fn read(&mut self, kind: Kind) {
+        let (pipe, kept) = match kind {
+            Kind::CallOutput => (&mut self.output, &mut self.printed),
+            _ => (&mut self.errors, &mut self.complained),
+        };
+        if pipe.as_ref().is_some_and(|open| collect(open.as_fd(), kept)) {
+            *pipe = None;
+        }
+    }
+
+    /// Why it has failed. `complained` is what it wrote on its standard error.
+    pub(super) fn refusal(&self, exit: Exit, complained: &[u8], runtime: Option<&Runtime>) -> Refusal {
+        if self.timed_out {
+            return Refusal::new(Code::TimedOut, "the runtime took too long and was killed");
+        }
+        let text = runtime.map(|runtime| runtime.complaint(complained, self.said_before));
+        let text = text.filter(|text| !text.is_empty()).unwrap_or_else(|| format!("the runtime ended with {exit}"));
+        // Phrases of runc that engines wait for when they kill what may be gone.
+        const GONE: [&str; 4] =
+            ["process already finished", "container not running", "no such process", "does not exist"];
+        let gone = matches!(self.what, What::Kill | What::Delete) && GONE.iter().any(|phrase| text.contains(phrase));
+        Refusal::new(if gone { Code::NotFound } else { Code::Runtime }, text)
+    }
+}
+
+/// How the runtime's process is made.
 pub(super) struct Settings<'a> {
     pub(super) binary: &'a Path,
     pub(super) words: &'a [OsString],
     pub(super) stdio: [BorrowedFd<'a>; 3],
+    /// Numbers of descriptors that it inherits.
     pub(super) preserve: &'a [i32],
     pub(super) oom_score_adj: Option<&'a str>,
+    /// Whether `LISTEN_PID` is set to its process id.
     pub(super) listen_pid: bool,
 }
 
@@ -71,7 +106,7 @@ pub(super) fn start(settings: &Settings<'_>) -> Result<Child> {
     let path = text(settings.binary.as_os_str());
     let arguments: Vec<CString> =
         std::iter::once(path.clone()).chain(settings.words.iter().map(|word| text(word))).collect();
-    // What we need of the C library is no business of the runtime's.
+    // The setting of the allocator is for the shim alone.
     let environment: Vec<CString> = environment().filter(|entry| entry.as_bytes() != LEAN.as_bytes()).collect();
     Spawn {
         path: &path,
@@ -89,12 +124,12 @@ pub(super) fn start(settings: &Settings<'_>) -> Result<Child> {
     .start()
 }
 
-/// For the environment of a server. glibc's allocator (malloc(3), tunables(7)) keeps freed pieces
-/// of every size at hand for a thread, which pins the pages that they are in: after a thousand
-/// execs that was 60 kB of 90, and it is 4 without.
+/// A setting of glibc's allocator (malloc(3), tunables(7)) for a server. By default the allocator keeps
+/// freed pieces of every size for each thread, and they keep the pages that they are in. After a thousand
+/// execs that was 60 kB of 90 kB; with this setting it is 4 kB.
 const LEAN: &str = "GLIBC_TUNABLES=glibc.malloc.tcache_count=0";
 
-/// Our environment, as execve(2) takes it.
+/// The environment of the shim, as execve(2) takes it.
 pub(super) fn environment() -> impl Iterator<Item = CString> {
     std::env::vars_os().map(|(mut key, value)| {
         key.push("=");
@@ -103,13 +138,13 @@ pub(super) fn environment() -> impl Iterator<Item = CString> {
     })
 }
 
-/// The environment of a server: ours, and `LEAN` unless the user tunes the allocator.
+/// The environment of a server: that of the shim, and `LEAN` unless the user tunes the allocator.
 pub fn server_environment() -> Vec<CString> {
     let tuned = std::env::var_os("GLIBC_TUNABLES").is_some();
     environment().chain((!tuned).then(|| text(LEAN.as_ref()))).collect()
 }
 
-/// Words come from argv, files and sockets; a NUL in one ends it, as it would for the kernel.
+/// A string for the kernel. Words come from argv, files and sockets; one with a NUL ends there.
 pub(super) fn text(word: &OsStr) -> CString {
     let bytes = word.as_bytes();
     let end = stream::find(0, bytes).unwrap_or(bytes.len());

@@ -12,16 +12,17 @@ use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
-use super::ProcessId;
+use super::{ProcessId, written};
 use crate::exit_record::ExitRecord;
 use crate::sys::fd::{self, Durability};
 use crate::sys::process::{self, Child, Exit, Forked, SingleThreaded};
 use crate::sys::{Called, Result};
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitStatus {
     /// The exit code or the signal. `None`: it was lost, and 137 or 255 are what engines expect.
+    #[serde(with = "written::exit")]
     pub exit: Option<Exit>,
     /// Whether the kernel killed in its cgroup for want of memory.
     pub oom_killed: bool,

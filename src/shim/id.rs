@@ -2,14 +2,20 @@
 
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
+
+use super::written;
+
 /// Names a process: the init of a container, or an exec in it.
 ///
 /// The order puts init before the execs of the same container.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ProcessId {
     /// The container's id.
+    #[serde(with = "written::text")]
     pub container: Rc<str>,
     /// The exec's id. `None` is init.
+    #[serde(with = "written::optional_text")]
     pub exec: Option<Rc<str>>,
 }
 

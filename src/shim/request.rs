@@ -3,10 +3,12 @@
 use std::ffi::OsString;
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{ExitStatus, NewProcess, Phase, ProcessId, Refusal};
 
-/// What an answer that comes later is told by: [`Event::Finished`] carries it again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Names a request whose answer comes later: [`Event::Finished`] carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WaitToken(pub u64);
 
 /// What a front end can ask for. State is not among them: [`Supervisor::state`] answers at once.

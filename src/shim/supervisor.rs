@@ -1,84 +1,78 @@
-//! The state machine of the containers and their processes: requests in, events out.
+//! The supervisor: the tables of containers, processes and calls; requests in, events out.
 //!
-//! Nothing here waits: a call of the runtime is started and its end is an event of the loop, so
-//! [`Supervisor::state`] and [`Request::Wait`] are answered while a runtime hangs.
+//! The states of processes change in [`super::life`]; the supervisor passes on what has happened
+//! and carries out what follows (`effects`, `launch`). Nothing here waits: a call of the runtime is
+//! started and its end is an event of the loop (`turn`), so [`Supervisor::state`] and
+//! [`Request::Wait`] are answered while a runtime hangs.
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::call::{Call, Waiting, What};
-use super::key::{self, Kind, key};
+use super::calls::Calls;
+use super::containers::Containers;
+use super::key::{Kind, key};
+use super::life::INIT_ENDED;
 use super::notifier::Watch;
-use super::oom::{self, OomWatch};
+use super::oom;
 use super::outlet::Scratch;
-use super::process::{Ending, Process};
-use super::reaper::{Reaper, reap_orphans};
+use super::processes::Processes;
+use super::reaper::Reaper;
+use super::streams::Streams;
 use super::{
-    Code, Container, Event, Framing, Interest, Phase, Poll, ProcessId, ProcessState, Ready, Refusal, Reply, Request,
-    WaitToken,
+    Code, Container, Event, Framing, Interest, Poll, ProcessId, ProcessState, Ready, Refusal, Reply, Request, WaitToken,
 };
-use crate::sys::Result;
+use crate::sys::process::{self, Exit};
 
-/// How long a terminal that was hung up is left alone.
-const HUNG_UP: Duration = Duration::from_millis(100);
-
-/// When nothing has happened for so long, memory is given back.
-const IDLE: Duration = Duration::from_millis(500);
-
-/// A container and what is watched of it.
-#[derive(Debug)]
-pub(super) struct Known {
-    pub(super) container: Container,
-    pub(super) oom: Option<OomWatch>,
-    pub(super) oom_killed: bool,
-    pub(super) cgroup: Option<PathBuf>,
-}
+type Result<T> = std::result::Result<T, Refusal>;
 
 /// Everything that the shim keeps.
 pub struct Supervisor {
-    /// The loop's epoll instance, for the front end's own descriptors too.
+    /// The epoll instance of the loop, for the descriptors of the front end too.
     pub poll: Poll,
-    /// Written to `oom_score_adj` of every runtime: what was ours before we protected ourselves.
+    /// Written to the `oom_score_adj` of every runtime: the value that the shim had before it protected
+    /// itself.
     pub oom_score_adj: Option<String>,
-    /// Whether `LISTEN_PID` is set to the runtime's process id.
+    /// Whether `LISTEN_PID` is set to the process id of the runtime.
     pub listen_pid: bool,
-    /// Whether an attached client that is the only reader of a process may take its time, as the
-    /// reader of a pipe may.
+    /// Whether an attached client that is the only reader of a process may read as slowly as it likes, as
+    /// the reader of a pipe may.
     pub patient: bool,
-    /// What is held open as long as a process runs, for example ports that are reserved for it:
-    /// closed when the first process has ended, before that is written down.
+    /// Descriptors that are held open as long as a process runs, for example ports that are reserved for
+    /// it. They are closed when the first process has ended, before that is recorded.
     pub held: Vec<OwnedFd>,
-    /// Gets SIGTERM, SIGINT and SIGQUIT by the front end's choice; see [`Event::Signal`].
-    reaper: Reaper,
+    /// Its signals are blocked and read from a descriptor; see [`Event::Signal`].
+    pub(super) reaper: Reaper,
     pub(super) scratch: Scratch,
-    pub(super) containers: Vec<Known>,
-    pub(super) processes: Vec<Process>,
-    pub(super) calls: Vec<Call>,
-    pub(super) waiting: Vec<Waiting>,
+    pub(super) containers: Containers,
+    pub(super) processes: Processes,
+    pub(super) calls: Calls,
     pub(super) events: VecDeque<Event>,
-    /// Children of the front end's own, which only it reaps.
-    children: Vec<i32>,
-    orphans: bool,
+    /// Children of the front end. Only the front end reaps them.
+    pub(super) children: Vec<i32>,
+    /// Whether there may be orphans to reap.
+    pub(super) orphans: bool,
     pub(super) directory: Option<Watch>,
-    /// What was ready for the core when the front end had its turn.
-    later: Vec<(u64, Ready)>,
+    /// The descriptors of the core that were ready when the front end had its turn.
+    pub(super) later: Vec<(u64, Ready)>,
+    /// The last serial number and the last token that were given.
     serial: u32,
     token: u64,
-    /// When something last happened, if memory was not given back since.
-    stirred: Option<Instant>,
+    /// When something last happened. `None`: memory was given back since.
+    pub(super) stirred: Option<Instant>,
 }
 
-/// A process id, and the exec's id where it is one of ours.
+/// A process id, and the id of the exec whose first process it is.
 pub type NamedPid = (i32, Option<Rc<str>>);
 
 impl Supervisor {
-    /// Blocks the signals, becomes the parent of orphans, and may open as many files as the hard limit allows.
-    pub fn new() -> Result<Supervisor> {
+    /// Blocks the signals, becomes the parent of orphans, and raises the limit of open files to the hard
+    /// limit.
+    pub fn new() -> crate::sys::Result<Supervisor> {
         let (poll, reaper) = (Poll::new()?, Reaper::new()?);
-        // Each process takes seven, and a storm of execs may have hundreds.
+        // A process takes seven, and there may be hundreds of execs at once.
         crate::sys::spawn::raise_descriptor_limit();
         poll.watch(reaper.fd(), key(Kind::Signals, 0, 0), Interest::Read)?;
         Ok(Supervisor {
@@ -89,10 +83,9 @@ impl Supervisor {
             held: Vec::new(),
             reaper,
             scratch: Scratch::new()?,
-            containers: Vec::new(),
-            processes: Vec::new(),
-            calls: Vec::new(),
-            waiting: Vec::new(),
+            containers: Containers::default(),
+            processes: Processes::default(),
+            calls: Calls::default(),
             events: VecDeque::new(),
             children: Vec::new(),
             orphans: false,
@@ -104,131 +97,133 @@ impl Supervisor {
         })
     }
 
-    /// Makes a container known; nothing runs. The id must not be taken.
-    pub fn open(&mut self, container: Container) -> std::result::Result<(), Refusal> {
-        if self.known(&container.id).is_some() {
-            return Err(Refusal::new(Code::AlreadyExists, format!("container {:?} already exists", container.id)));
-        }
-        self.containers.push(Known { container, oom: None, oom_killed: false, cgroup: None });
-        Ok(())
+    /// Makes a container known; nothing runs. The id must be free.
+    pub fn open(&mut self, container: Container) -> Result<()> {
+        self.containers.insert(container)
     }
 
     /// Forgets a container without touching it.
     pub fn close(&mut self, container: &str) {
-        while let Some(at) = self.processes.iter().position(|process| &*process.new.id.container == container) {
-            self.remove(at);
+        for serial in self.processes.serials(|known| &*known.process.id.container == container) {
+            self.remove(serial);
         }
-        if let Some(at) = self.containers.iter().position(|known| &*known.container.id == container) {
-            self.containers.remove(at);
-        }
+        self.containers.remove(container);
     }
 
-    /// Does what is asked, or begins to: never blocks.
-    pub fn request(&mut self, request: Request) -> std::result::Result<Reply, Refusal> {
+    /// Does what is asked, or begins to. Never blocks.
+    pub fn request(&mut self, request: Request) -> Result<Reply> {
         match request {
-            Request::Create(process) => self.create(process),
-            Request::AddExec(process) => self.add(process),
+            Request::Create(new) => self.create(new),
+            Request::AddExec(new) => self.add(new),
             Request::Start(process) => self.start(&process),
-            Request::Kill { process, signal, all } => self.kill(&process, signal, all),
-            Request::Call { container, arguments, then } => {
-                let init = ProcessId { container, exec: None };
-                self.call_verb(&init, What::Other(then), &arguments)
+            Request::Kill { process, signal, all } => {
+                let known = self.processes.find(&process)?;
+                self.command(known.serial, known.process.kill(signal, all)?)
             }
-            Request::Resize { process, rows, columns } => match self.streams(&process)?.resize(rows, columns) {
-                Ok(true) => Ok(Reply::Done),
-                Ok(false) => Err(Refusal::new(Code::WrongPhase, "the process has no terminal")),
-                Err(failed) => Err(failed.into()),
+            Request::Call { container, arguments, then } => self.call(container, &arguments, then),
+            Request::Resize { process, rows, columns } => match self.streams(&process)?.resize(rows, columns)? {
+                true => Ok(Reply::Done),
+                false => Err(Refusal::new(Code::WrongPhase, "the process has no terminal")),
             },
             Request::CloseStdin(process) => {
-                let at = self.find(&process)?;
-                match &mut self.processes[at].streams {
-                    Some(streams) => streams.close_stdin(&self.poll),
-                    None => self.processes[at].stdin_closed = true,
+                let known = self.processes.find_mut(&process)?;
+                if let (false, Some(streams)) = (known.process.close_stdin(), &mut known.streams) {
+                    streams.close_stdin(&self.poll);
                 }
                 Ok(Reply::Done)
             }
             Request::ReopenLogs(process) => {
-                let at = self.find(&process)?;
-                if let Some(streams) = &mut self.processes[at].streams {
-                    streams.reopen_logs();
-                }
+                self.processes.find_mut(&process)?.streams.iter_mut().for_each(Streams::reopen_logs);
                 Ok(Reply::Done)
             }
             Request::Wait(process) => {
-                let at = self.find(&process)?;
                 let token = self.next_token();
-                let process = &mut self.processes[at];
-                match process.exit {
-                    Some(status) if process.is_told() => Ok(Reply::Exited(status)),
-                    None if process.is_told() => Err(Refusal::new(Code::WrongPhase, "the process never ran")),
-                    _ => {
-                        process.waiters.push(token);
-                        Ok(Reply::Pending(token))
-                    }
-                }
+                self.processes.find_mut(&process)?.process.wait(token)
             }
-            Request::Delete { process, force } => self.delete(&process, force),
+            Request::Delete { process, force } => {
+                let known = self.processes.find(&process)?;
+                self.command(known.serial, known.process.delete(force)?)
+            }
         }
     }
 
-    fn streams(&mut self, process: &ProcessId) -> std::result::Result<&mut super::streams::Streams, Refusal> {
-        let at = self.find(process)?;
-        let process = &mut self.processes[at];
-        process.streams.as_mut().ok_or_else(|| Refusal::new(Code::WrongPhase, "the process is not started"))
+    fn create(&mut self, new: super::NewProcess) -> Result<Reply> {
+        let id = new.id.clone();
+        self.add(new)?;
+        let started = self.start(&id);
+        if let (Err(_), Some(serial)) = (&started, self.processes.serial(&id)) {
+            self.remove(serial);
+        }
+        started
+    }
+
+    /// Makes a process known.
+    pub(super) fn add(&mut self, new: super::NewProcess) -> Result<Reply> {
+        self.containers.find(&new.id.container)?;
+        if self.processes.serial(&new.id).is_some() {
+            return Err(Refusal::new(Code::AlreadyExists, format!("id {} already exists", new.id.name())));
+        }
+        if !new.id.is_init() && self.processes.has_init_ended(&new.id.container) {
+            return Err(Refusal::new(Code::WrongPhase, INIT_ENDED));
+        }
+        let serial = self.next_serial();
+        self.processes.insert(serial, new);
+        Ok(Reply::Done)
+    }
+
+    fn start(&mut self, id: &ProcessId) -> Result<Reply> {
+        let init_ended = self.processes.has_init_ended(&id.container);
+        let busy = self.calls.of(id).is_some();
+        let known = self.processes.find_mut(id)?;
+        let (serial, command) = (known.serial, known.process.start(busy, init_ended)?);
+        self.command(serial, command)
+    }
+
+    fn streams(&mut self, process: &ProcessId) -> Result<&mut Streams> {
+        let streams = self.processes.find_mut(process)?.streams.as_mut();
+        streams.ok_or_else(|| Refusal::new(Code::WrongPhase, "the process is not started"))
     }
 
     /// What is known of a process; at once, whatever runs.
     pub fn state(&self, process: &ProcessId) -> Option<ProcessState> {
-        self.find(process).ok().map(|at| self.processes[at].state())
+        self.processes.find(process).ok().map(|known| known.state())
     }
 
-    /// The containers that are known.
-    pub fn containers(&self) -> impl Iterator<Item = &Container> {
-        self.containers.iter().map(|known| &known.container)
-    }
-
-    /// The processes of a container that are known, init first.
+    /// The processes of a container that are known: init first, then the execs in the order in which they were
+    /// added.
     pub fn processes(&self, container: &str) -> Vec<ProcessId> {
-        let mut ids: Vec<ProcessId> = self
-            .processes
-            .iter()
-            .map(|process| process.new.id.clone())
-            .filter(|id| &*id.container == container)
-            .collect();
+        let mut ids: Vec<ProcessId> = self.processes.of(container).map(|known| known.process.id.clone()).collect();
         ids.sort_by_key(|id| id.exec.is_some());
         ids
     }
 
-    /// All process ids in the container's cgroup, with the exec that each is the first of.
-    pub fn pids(&self, container: &str) -> std::result::Result<Vec<NamedPid>, Refusal> {
-        let known = self.known(container).ok_or_else(|| not_found(container))?;
+    /// The ids of all processes in the cgroup of a container, with the exec that each is the first of.
+    pub fn pids(&self, container: &str) -> Result<Vec<NamedPid>> {
+        let known = self.containers.find(container)?;
         let mut pids = known.cgroup.as_deref().map(oom::members).unwrap_or_default();
-        let ours = self.processes.iter().filter(|process| &*process.new.id.container == container);
-        let ours: Vec<&Process> = ours.filter(|process| process.pid != 0 && process.is_alive()).collect();
-        for process in &ours {
-            if !pids.contains(&process.pid) {
-                pids.push(process.pid);
+        let alive = self.processes.of(container).filter(|known| known.process.is_alive());
+        let ours: Vec<NamedPid> = alive
+            .map(|known| (known.process.pid(), known.process.id.exec.clone()))
+            .filter(|(pid, _)| *pid != 0)
+            .collect();
+        for (pid, _) in &ours {
+            if !pids.contains(pid) {
+                pids.push(*pid);
             }
         }
-        let exec = |pid| ours.iter().find(|process| process.pid == pid).and_then(|process| process.new.id.exec.clone());
+        let exec = |pid| ours.iter().find(|(of, _)| *of == pid).and_then(|(_, exec)| exec.clone());
         Ok(pids.into_iter().map(|pid| (pid, exec(pid))).collect())
     }
 
-    /// The container's cgroup as a directory, once it is created: of the unified hierarchy, or,
-    /// on a host of version 1, of one that has its processes.
+    /// The directory of a container's cgroup, once it is created. It is in the unified hierarchy, or, on a
+    /// host of version 1, in one that has its processes.
     pub fn cgroup(&self, container: &str) -> Option<&Path> {
-        self.known(container).and_then(|known| known.cgroup.as_deref())
+        self.containers.get(container).and_then(|known| known.cgroup.as_deref())
     }
 
-    /// Gives a client a process's stdio; the core owns the socket from now on.
-    pub fn attach(
-        &mut self,
-        process: &ProcessId,
-        client: OwnedFd,
-        framing: Framing,
-    ) -> std::result::Result<(), Refusal> {
-        let at = self.find(process)?;
-        match &mut self.processes[at].streams {
+    /// Attaches a client to the stdio of a process. The core owns the socket from now on.
+    pub fn attach(&mut self, process: &ProcessId, client: OwnedFd, framing: Framing) -> Result<()> {
+        match &mut self.processes.find_mut(process)?.streams {
             Some(streams) => Ok(streams.attach(client, framing, &self.poll)?),
             None => Err(Refusal::new(Code::WrongPhase, "the process is not started")),
         }
@@ -236,16 +231,38 @@ impl Supervisor {
 
     /// How many clients are attached to the processes of a container.
     pub fn attached(&self, container: &str) -> usize {
-        let here = self.processes.iter().filter(|process| &*process.new.id.container == container);
-        here.filter_map(|process| process.streams.as_ref()).map(|streams| streams.attached()).sum()
+        self.processes.of(container).filter_map(|known| known.streams.as_ref()).map(Streams::attached).sum()
     }
 
-    /// The next thing to be told.
+    /// Sends a signal at once and past the runtime: to the process itself, with `group` to its whole process
+    /// group; or to the runtime while that is making it.
+    pub fn signal(&self, id: &ProcessId, signal: i32, group: bool) -> Result<()> {
+        let known = self.processes.find(id)?;
+        let Some(pidfd) = &known.pidfd else {
+            let call = self.calls.of(id).ok_or_else(|| Refusal::new(Code::NotFound, "no such process"))?;
+            return Ok(process::send_signal(call.child.pidfd.as_fd(), signal)?);
+        };
+        // The process is not reaped, so its id is its own. `group_of` excludes the shim's own group.
+        match group.then(|| process::group_of(known.process.pid())).flatten() {
+            Some(group) => Ok(process::signal_group(group, signal)?),
+            None => Ok(process::send_signal(pidfd.as_fd(), signal)?),
+        }
+    }
+
+    /// From now on the end of a process is reported as this, however it ends: the front end ends it for a
+    /// reason of its own.
+    pub fn report_as(&mut self, id: &ProcessId, exit: Exit) {
+        if let Ok(known) = self.processes.find_mut(id) {
+            known.process.report_as(exit);
+        }
+    }
+
+    /// The next event to be told.
     pub fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// A child of the front end's own: the core does not reap it.
+    /// Notes a child of the front end: the core does not reap it.
     pub fn keep_child(&mut self, pid: i32) {
         self.children.push(pid);
     }
@@ -255,157 +272,9 @@ impl Supervisor {
         self.children.retain(|&child| child != pid);
     }
 
-    /// Whether calls of the runtime, or records, are under way.
+    /// Whether calls of the runtime run, or the end of a process is being recorded.
     pub fn is_busy(&self) -> bool {
-        !self.calls.is_empty()
-            || self
-                .processes
-                .iter()
-                .any(|process| matches!(process.ending, Ending::Draining { .. } | Ending::Writing(_)))
-    }
-
-    /// One turn of the loop: waits for the descriptors (no longer than until `deadline`, or the
-    /// core's own), does the core's part, and returns the front end's.
-    ///
-    /// What is there for the front end at the same time comes first, and the core's at the beginning
-    /// of the next turn: a client that has connected before the process began to write gets all that
-    /// it writes.
-    pub fn turn(&mut self, deadline: Option<Instant>) -> Result<Vec<(u64, Ready)>> {
-        for (key, ready) in std::mem::take(&mut self.later) {
-            self.take(key, ready);
-        }
-        let mut found = Vec::new();
-        if self.events.is_empty() {
-            let deadline = deadline.into_iter().chain(self.deadline()).min();
-            self.poll.wait(deadline, &mut found)?;
-        }
-        if !found.is_empty() {
-            self.stirred = Some(Instant::now());
-        }
-        let (theirs, ours): (Vec<_>, Vec<_>) = found.into_iter().partition(|&(key, _)| key::is_of_front_end(key));
-        if theirs.is_empty() {
-            ours.into_iter().for_each(|(key, ready)| self.take(key, ready));
-        } else {
-            self.later = ours;
-        }
-        self.due(Instant::now());
-        Ok(theirs)
-    }
-
-    /// Does the core's part for one descriptor.
-    fn take(&mut self, key: u64, ready: Ready) {
-        if let Some((kind, serial, sub)) = key::parts(key) {
-            self.ready(kind, serial, sub, ready);
-        }
-    }
-
-    fn ready(&mut self, kind: Kind, serial: u32, sub: u16, ready: Ready) {
-        match kind {
-            Kind::Signals => self.signals(),
-            Kind::Process => self.process_ended(serial),
-            Kind::Record => self.record_written(serial),
-            Kind::Call => self.call_ended(serial),
-            Kind::CallOutput | Kind::CallErrors => self.call_printed(serial, kind),
-            Kind::Console => self.console_ready(serial),
-            Kind::News => self.news(),
-            Kind::Source | Kind::Sink | Kind::InputFifo | Kind::InputSink | Kind::Client => {
-                let Some(process) = self.processes.iter_mut().find(|process| process.serial == serial) else { return };
-                let alive = process.is_alive();
-                if let Some(streams) = &mut process.streams {
-                    streams.ready(kind, sub, ready, &self.poll, &mut self.scratch, alive);
-                }
-                if !alive {
-                    self.drained(serial);
-                }
-            }
-        }
-    }
-
-    fn signals(&mut self) {
-        while let Some(signal) = self.reaper.next_signal() {
-            match signal {
-                libc::SIGCHLD => self.orphans = true,
-                libc::SIGTERM | libc::SIGINT | libc::SIGQUIT | libc::SIGHUP | libc::SIGUSR1 => {
-                    self.events.push_back(Event::Signal(signal));
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// When the core itself has something to do.
-    fn deadline(&self) -> Option<Instant> {
-        let calls = self.calls.iter().filter(|call| !call.timed_out).map(|call| call.deadline);
-        let endings = self.processes.iter().filter_map(|process| match &process.ending {
-            Ending::Draining { until, clients } => Some(if *until > Instant::now() { *until } else { *clients }),
-            Ending::Failed(at) | Ending::Unreaped(at) => Some(*at),
-            _ => None,
-        });
-        let patience = self.processes.iter().filter_map(|process| {
-            let streams = process.streams.as_ref().filter(|streams| !(self.patient && streams.has_one_reader()))?;
-            streams.patience_ends(process.is_alive())
-        });
-        let hung_up = self.processes.iter().any(|process| process.streams.as_ref().is_some_and(|s| s.is_hung_up()));
-        let hung_up = hung_up.then(|| Instant::now() + HUNG_UP);
-        let idle = self.stirred.map(|at| at + IDLE);
-        let readers = self.processes.iter().filter_map(|process| process.streams.as_ref()?.look_at());
-        let reading = self.processes.iter().filter_map(|process| process.read_until);
-        calls.chain(readers).chain(reading).chain(endings).chain(patience).chain(hung_up).chain(idle).min()
-    }
-
-    fn due(&mut self, now: Instant) {
-        self.calls_due(now);
-        for process in &mut self.processes {
-            let alive = process.is_alive();
-            let streams = process.streams.as_mut();
-            if let Some(streams) = streams.filter(|streams| !(self.patient && streams.has_one_reader())) {
-                streams.lose_patience(now, &self.poll, &mut self.scratch, alive);
-            }
-        }
-        let serials: Vec<u32> = self
-            .processes
-            .iter()
-            .filter(|process| matches!(process.ending, Ending::Draining { .. } | Ending::Failed(_)))
-            .map(|process| process.serial)
-            .collect();
-        serials.into_iter().for_each(|serial| self.drained(serial));
-        let unreaped: Vec<u32> = self
-            .processes
-            .iter()
-            .filter(|process| matches!(process.ending, Ending::Unreaped(until) if until <= now))
-            .map(|process| process.serial)
-            .collect();
-        unreaped.into_iter().for_each(|serial| self.process_ended(serial));
-        for process in &mut self.processes {
-            let alive = process.is_alive();
-            if let Some(streams) = process.streams.as_mut().filter(|streams| alive && streams.is_hung_up()) {
-                streams.look_again(&self.poll, &mut self.scratch);
-            }
-        }
-        if self.processes.iter().any(|process| process.streams.as_ref().is_some_and(|s| s.look_at().is_some())) {
-            self.look_for_readers(Some(now));
-        }
-        self.readers_due(now);
-        if self.orphans && !self.calls.iter().any(|call| matches!(call.what, What::Create | What::Exec)) {
-            self.orphans = !self.reap_orphans();
-        }
-        if self.stirred.is_some_and(|at| now >= at + IDLE) {
-            self.stirred = None;
-            self.processes.iter_mut().filter_map(|process| process.streams.as_mut()).for_each(|s| s.rest());
-            self.scratch.release();
-            crate::sys::region::give_back();
-        }
-    }
-
-    fn reap_orphans(&self) -> bool {
-        reap_orphans(|pid| {
-            self.children.contains(&pid)
-                || self.calls.iter().any(|call| call.child.pid == pid)
-                || self.processes.iter().any(|process| {
-                    (process.pid == pid && process.is_alive())
-                        || matches!(&process.ending, Ending::Writing(child) if child.pid == pid)
-                })
-        })
+        !self.calls.is_idle() || self.processes.iter().any(|known| known.process.is_ending())
     }
 
     pub(super) fn next_serial(&mut self) -> u32 {
@@ -417,90 +286,4 @@ impl Supervisor {
         self.token += 1;
         WaitToken(self.token)
     }
-
-    pub(super) fn known(&self, container: &str) -> Option<&Known> {
-        self.containers.iter().find(|known| &*known.container.id == container)
-    }
-
-    pub(super) fn find(&self, id: &ProcessId) -> std::result::Result<usize, Refusal> {
-        let found = self.processes.iter().position(|process| process.new.id == *id);
-        found.ok_or_else(|| not_found(id.exec.as_deref().unwrap_or(&id.container)))
-    }
-
-    pub(super) fn by_serial(&self, serial: u32) -> Option<usize> {
-        self.processes.iter().position(|process| process.serial == serial)
-    }
-
-    pub(super) fn add(&mut self, process: super::NewProcess) -> std::result::Result<Reply, Refusal> {
-        let container = process.id.container.clone();
-        if self.known(&container).is_none() {
-            return Err(not_found(&container));
-        }
-        if self.find(&process.id).is_ok() {
-            let name = process.id.exec.as_deref().unwrap_or(&container);
-            return Err(Refusal::new(Code::AlreadyExists, format!("id {name} already exists")));
-        }
-        if process.id.exec.is_some() {
-            self.refuse_after_the_end(&container)?;
-        }
-        let serial = self.next_serial();
-        self.processes.push(Process::new(serial, process));
-        Ok(Reply::Done)
-    }
-
-    /// No exec is made known or started when init has ended.
-    fn refuse_after_the_end(&self, container: &str) -> std::result::Result<(), Refusal> {
-        let init = self.find(&ProcessId::init(container));
-        if init.is_ok_and(|init| !self.processes[init].is_alive()) {
-            return Err(Refusal::new(Code::WrongPhase, "container not running: its init has ended"));
-        }
-        Ok(())
-    }
-
-    /// Takes a process out; who still waits for it is told that it is gone.
-    pub(super) fn remove(&mut self, at: usize) -> Process {
-        let mut process = self.processes.remove(at);
-        let gone = not_found(process.new.id.exec.as_deref().unwrap_or(&process.new.id.container));
-        for token in process.waiters.drain(..).chain(process.deleting.drain(..)) {
-            self.events.push_back(Event::Finished { token, result: Err(gone.clone()) });
-        }
-        process
-    }
-
-    fn create(&mut self, process: super::NewProcess) -> std::result::Result<Reply, Refusal> {
-        let id = process.id.clone();
-        self.add(process)?;
-        let launched = self.find(&id).and_then(|at| self.launch(at, What::Create));
-        if let (Err(_), Ok(at)) = (&launched, self.find(&id)) {
-            self.remove(at);
-        }
-        launched.map(Reply::Pending)
-    }
-
-    fn start(&mut self, id: &ProcessId) -> std::result::Result<Reply, Refusal> {
-        let at = self.find(id)?;
-        let process = &self.processes[at];
-        if process.is_init() {
-            if process.phase == Phase::Added && !self.calls.iter().any(|call| call.process == *id) {
-                return self.launch(at, What::Create).map(Reply::Pending);
-            }
-            if process.phase != Phase::Created || !process.is_alive() {
-                return Err(Refusal::new(Code::WrongPhase, "the container is not in the phase created"));
-            }
-            return self.call_verb(id, What::Start, &["start".into()]);
-        }
-        if process.phase != Phase::Added || self.calls.iter().any(|call| call.process == *id) {
-            return Err(Refusal::new(Code::WrongPhase, "the process is already started"));
-        }
-        self.refuse_after_the_end(&id.container)?;
-        let launched = self.launch(at, What::Exec);
-        if let Err(refusal) = &launched {
-            self.never_ran(at, refusal);
-        }
-        launched.map(Reply::Pending)
-    }
-}
-
-pub(super) fn not_found(what: &str) -> Refusal {
-    Refusal::new(Code::NotFound, format!("{what:?} does not exist"))
 }

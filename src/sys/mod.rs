@@ -13,6 +13,7 @@ pub use crate::error::Failed;
 
 pub mod attributes;
 pub mod bpf;
+pub mod clock;
 pub mod credentials;
 pub mod directory;
 pub mod exeseal;

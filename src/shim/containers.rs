@@ -1,0 +1,75 @@
+//! The table of the containers that the supervisor knows.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use super::oom::{self, OomWatch};
+use super::poll::Poll;
+use super::{Code, Container, Refusal, life};
+
+/// A container, and what is watched of it.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) container: Container,
+    /// The counter of its OOM kills.
+    oom: Option<OomWatch>,
+    /// Whether the kernel has killed in it for want of memory.
+    pub(super) oom_killed: bool,
+    /// Its cgroup's directory, once it is created.
+    pub(super) cgroup: Option<PathBuf>,
+}
+
+impl Known {
+    /// Whether the kernel has killed in it for want of memory since the last call.
+    pub(super) fn look_for_oom(&mut self) -> bool {
+        let killed = self.oom.as_mut().is_some_and(|watch| watch.news() > 0);
+        self.oom_killed |= killed;
+        killed
+    }
+
+    /// Watches the memory of the cgroup of `pid`. Without a memory controller there is nothing to watch.
+    pub(super) fn watch_memory(&mut self, pid: i32, poll: &Poll) {
+        self.cgroup = oom::directory(pid);
+        if self.oom.is_none() {
+            self.oom = OomWatch::of(pid);
+            self.oom.iter_mut().for_each(|watch| watch.notify(poll));
+        }
+    }
+}
+
+/// The containers, by id.
+#[derive(Debug, Default)]
+pub(super) struct Containers(BTreeMap<Rc<str>, Box<Known>>);
+
+impl Containers {
+    /// Takes a container in. Its id must be free.
+    pub(super) fn insert(&mut self, container: Container) -> Result<(), Refusal> {
+        if self.get(&container.id).is_some() {
+            return Err(Refusal::new(Code::AlreadyExists, format!("container {:?} already exists", container.id)));
+        }
+        let known = Known { container, oom: None, oom_killed: false, cgroup: None };
+        self.0.insert(known.container.id.clone(), Box::new(known));
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, id: &str) {
+        self.0.remove(id);
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<&Known> {
+        self.0.get(id).map(Box::as_ref)
+    }
+
+    pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Known> {
+        self.0.get_mut(id).map(Box::as_mut)
+    }
+
+    pub(super) fn find(&self, id: &str) -> Result<&Known, Refusal> {
+        self.get(id).ok_or_else(|| life::not_found(id))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Known> {
+        self.0.values_mut().map(Box::as_mut)
+    }
+}

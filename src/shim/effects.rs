@@ -1,0 +1,270 @@
+//! The supervisor carries out what follows from the end of a process: reaping it, draining its output,
+//! recording the exit, telling it, and forgetting the process.
+
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::time::{Instant, SystemTime};
+
+use super::call::{Planned, What};
+use super::calls::NOBODY;
+use super::exit::{self, Record, Writing};
+use super::key::{Kind, key};
+use super::life::{self, CLIENTS, Effect, ONLY_READER, Reaped, Reaping};
+use super::processes::Supervised;
+use super::streams::Streams;
+use super::supervisor::Supervisor;
+use super::{Event, Interest, ProcessId, Refusal, Reply, WaitToken};
+use crate::sys::process::{self, Exit};
+
+impl Supervisor {
+    /// Carries out what a transition of a process has led to.
+    pub(super) fn carry_out(&mut self, serial: u32, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Tell(event) => self.events.push_back(event),
+                Effect::Answer(token, result) => self.answer(token, result),
+                Effect::Record => self.record(serial),
+                Effect::LookForReader => self.look_for_reader(serial),
+                Effect::Remove => self.remove(serial),
+                Effect::Forget => drop(self.forget(serial)),
+                Effect::TakeTurns | Effect::EndContainer => {
+                    let Some(id) = self.processes.get(serial).map(|known| known.process.id.clone()) else { continue };
+                    match effect {
+                        Effect::TakeTurns => self.take_turns(&id.container),
+                        _ => self.end_container(&id),
+                    }
+                }
+                Effect::Kill | Effect::AwaitParent | Effect::Drain | Effect::Disconnect | Effect::CloseStdio => {
+                    self.use_descriptors(serial, &effect);
+                }
+            }
+        }
+    }
+
+    /// The effects on the descriptors of a process.
+    fn use_descriptors(&mut self, serial: u32, effect: &Effect) {
+        let Some(known) = self.processes.get_mut(serial) else { return };
+        match effect {
+            Effect::Kill => {
+                // One that has ended by itself needs no signal.
+                let _ = known.pidfd.as_ref().map(|pidfd| process::send_signal(pidfd.as_fd(), libc::SIGKILL));
+            }
+            Effect::AwaitParent => {
+                let changed = |pidfd| self.poll.change(pidfd, key(Kind::Process, serial, 0), Interest::Nothing);
+                // If this fails the pidfd is looked at again and again until the time is over.
+                let _ = known.pidfd.as_ref().map(changed);
+            }
+            Effect::Drain => {
+                self.held.clear();
+                if let Some(pidfd) = known.pidfd.take() {
+                    self.poll.forget(&pidfd);
+                }
+                if let Some(streams) = &mut known.streams {
+                    streams.process_ended(&self.poll, &mut self.scratch);
+                }
+            }
+            Effect::Disconnect => {
+                if let Some(streams) = &mut known.streams {
+                    streams.let_go(&self.poll, &mut self.scratch);
+                }
+            }
+            _ => {
+                known.streams = None;
+                known.console = None;
+            }
+        }
+    }
+
+    /// Answers a request that waits.
+    pub(super) fn answer(&mut self, token: WaitToken, result: Result<Reply, Refusal>) {
+        if token != NOBODY {
+            self.events.push_back(Event::Finished { token, result });
+        }
+    }
+
+    /// Looks whether a process has ended: its pidfd is readable, or its parent has had its time.
+    pub(super) fn look_at_process(&mut self, serial: u32) {
+        let Some(known) = self.processes.get(serial) else { return };
+        let found = known.reap();
+        if found == Reaped::NotYet {
+            return;
+        }
+        let reaping = self.reaping(serial);
+        let Some(known) = self.processes.get_mut(serial) else { return };
+        let effects = known.process.reaped(found, &reaping);
+        if !effects.is_empty() {
+            self.carry_out(serial, effects);
+            self.look_at_output(serial);
+        }
+    }
+
+    fn reaping(&mut self, serial: u32) -> Reaping {
+        let mut reaping = Reaping {
+            now: Instant::now(),
+            at: SystemTime::now(),
+            oom_killed: false,
+            drain: std::time::Duration::ZERO,
+            clients: CLIENTS,
+        };
+        let Some(known) = self.processes.get(serial) else { return reaping };
+        let alone = known.streams.as_ref().is_some_and(Streams::has_one_reader);
+        if self.patient && alone && !known.process.id.is_init() {
+            reaping.clients = ONLY_READER;
+        }
+        if let Some(container) = self.containers.get_mut(&known.process.id.container) {
+            if container.look_for_oom() {
+                self.events.push_back(Event::OutOfMemory { container: container.container.id.clone() });
+            }
+            reaping.oom_killed = container.oom_killed;
+            reaping.drain = container.container.drain;
+        }
+        reaping
+    }
+
+    /// Init has ended. In a PID namespace that is not its own, the kernel does not kill what it leaves behind.
+    fn end_container(&mut self, init: &ProcessId) {
+        let Some(known) = self.containers.get(&init.container) else { return };
+        let container = &known.container;
+        self.calls.hurry(&init.container, Instant::now() + container.timeouts.short);
+        if container.kill_on_exit {
+            let words: [OsString; 4] = ["kill".into(), "--all".into(), (*init.container).into(), "9".into()];
+            let words = container.runtime.global.iter().cloned().chain(words).collect();
+            self.calls.plan(Planned { what: What::Kill, process: init.clone(), words, token: NOBODY });
+            self.next_calls();
+        }
+    }
+
+    /// Goes on with a process that has ended, if its output was read or was waited for long enough.
+    pub(super) fn look_at_output(&mut self, serial: u32) {
+        let Some(known) = self.processes.get_mut(serial) else { return };
+        let output = known.output();
+        let effects = known.process.drained(output, Instant::now());
+        self.carry_out(serial, effects);
+    }
+
+    fn record(&mut self, serial: u32) {
+        let Some(known) = self.processes.get_mut(serial) else { return };
+        if let Some(streams) = &mut known.streams {
+            streams.end_sinks(&self.poll, &mut self.scratch);
+        }
+        let written = match self.write_record(serial) {
+            Written::InChild => return,
+            Written::Done => true,
+            Written::Failed => false,
+        };
+        self.recorded(serial, written);
+    }
+
+    fn write_record(&mut self, serial: u32) -> Written {
+        let Some(known) = self.processes.get_mut(serial) else { return Written::Done };
+        let Supervised { process, new, streams, .. } = &*known;
+        let Some(status) = process.status() else { return Written::Done };
+        let container = self.containers.get(&process.id.container).map(|known| &known.container);
+        let logs = streams.as_ref().map(Streams::logs_to_sync).unwrap_or_default();
+        let oom_files = container.map(|container| &container.oom_files[..]).unwrap_or_default();
+        if new.exit_files.is_empty() && logs.is_empty() && (oom_files.is_empty() || !status.oom_killed) {
+            return Written::Done;
+        }
+        let dropped = streams.as_ref().map_or(0, Streams::dropped);
+        let record = Record::of(&process.id, process.pid(), &status, dropped);
+        let writing = Writing {
+            files: &new.exit_files,
+            oom_files: if process.id.is_init() { oom_files } else { &[] },
+            record: &record,
+            code: status.code(),
+            sync: container.is_none_or(|container| container.sync),
+            logs: &logs,
+        };
+        match exit::write_in_child(&writing) {
+            // Watching fails only for want of memory; then the record is written again after a pause.
+            Ok(child) => match self.poll.watch(&child.pidfd, key(Kind::Record, serial, 0), Interest::Read) {
+                Ok(()) => {
+                    known.recorder = Some(child);
+                    Written::InChild
+                }
+                Err(_) => {
+                    let _ = child.wait();
+                    Written::Failed
+                }
+            },
+            // No process can be made at the moment. The loop stands still while it writes by itself.
+            Err(_) => match exit::write(&writing) {
+                Ok(()) => Written::Done,
+                Err(_) => Written::Failed,
+            },
+        }
+    }
+
+    /// The child that writes a record may have ended.
+    pub(super) fn look_at_recorder(&mut self, serial: u32) {
+        let Some(known) = self.processes.get_mut(serial) else { return };
+        let Some(child) = &known.recorder else { return };
+        let written = match child.try_wait() {
+            Ok(None) => return,
+            Ok(Some(exit)) => exit == Exit::Code(0),
+            Err(_) => false,
+        };
+        known.recorder = None;
+        self.recorded(serial, written);
+    }
+
+    fn recorded(&mut self, serial: u32, written: bool) {
+        let Some(known) = self.processes.get_mut(serial) else { return };
+        let effects = known.process.recorded(written, Instant::now());
+        self.carry_out(serial, effects);
+    }
+
+    /// Tells the ends of a container's processes whose turn it is.
+    pub(super) fn take_turns(&mut self, container: &str) {
+        loop {
+            let processes = self.processes.of(container).map(|known| (known.serial, &known.process));
+            let next = life::next_to_tell(processes, self.calls.is_starting(container));
+            let Some(known) = next.and_then(|serial| self.processes.get_mut(serial)) else { return };
+            let (serial, effects) = (known.serial, known.process.tell());
+            self.carry_out(serial, effects);
+        }
+    }
+
+    /// Forgets a process that is deleted, unless a reader is about to take its output.
+    pub(super) fn look_for_reader(&mut self, serial: u32) {
+        let Some(known) = self.processes.get_mut(serial) else { return };
+        let now = Instant::now();
+        let drain = self.containers.get(&known.process.id.container).map(|known| known.container.drain);
+        let wanted = known.is_wanted();
+        let effects = known.process.leave(wanted, now + drain.unwrap_or_default(), now);
+        self.carry_out(serial, effects);
+    }
+
+    /// Takes a process out of the table. Requests that wait for it learn that it is not there.
+    pub(super) fn remove(&mut self, serial: u32) {
+        if let Some(mut known) = self.processes.remove(serial) {
+            let effects = known.process.closed();
+            self.carry_out(serial, effects);
+        }
+    }
+
+    /// Takes a process out of the table that was deleted, and with init its container.
+    pub(super) fn forget(&mut self, serial: u32) -> Option<Reply> {
+        let mut known = self.processes.remove(serial)?;
+        let reply = known.process.deletion();
+        if let Some(streams) = &mut known.streams {
+            streams.finish();
+        }
+        let _ = std::fs::remove_file(&known.new.pid_file);
+        let effects = known.process.forgotten();
+        if known.process.id.is_init() {
+            self.close(&known.process.id.container);
+        }
+        self.carry_out(serial, effects);
+        Some(reply)
+    }
+}
+
+/// What came of writing an exit record.
+enum Written {
+    /// A child writes it.
+    InChild,
+    /// It is on disk, or there is nothing to write.
+    Done,
+    Failed,
+}

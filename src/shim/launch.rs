@@ -1,0 +1,313 @@
+//! The supervisor runs the runtime: what requests lead to, and what the end of a call means.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::call::{Call, Planned, What};
+use super::calls::{Descriptors, Surroundings};
+use super::console::Console;
+use super::key::{Kind, key};
+use super::life::{self, Command, Parent};
+use super::pipe::{captured, null};
+use super::streams::Streams;
+use super::supervisor::Supervisor;
+use super::{Code, Container, Interest, NewProcess, Phase, ProcessId, Refusal, Reply, Stdio, WaitToken};
+use crate::sys::fd;
+use crate::sys::process::{self, Exit};
+
+type Result<T> = std::result::Result<T, Refusal>;
+
+impl Supervisor {
+    /// Carries out what a request to a process has led to.
+    pub(super) fn command(&mut self, serial: u32, command: Command) -> Result<Reply> {
+        let known = self.processes.get_mut(serial).ok_or_else(|| Refusal::new(Code::NotFound, "it is gone"))?;
+        let id = known.process.id.clone();
+        match command {
+            Command::Launch { stdin_closed } => {
+                let launched = self.launch(serial, stdin_closed);
+                if let (Err(refusal), Some(known)) = (&launched, self.processes.get_mut(serial)) {
+                    let effects = known.process.not_launched(refusal);
+                    self.carry_out(serial, effects);
+                }
+                launched.map(Reply::Pending)
+            }
+            Command::Start => self.plan(What::Start, &id, &["start".into()]),
+            Command::Delete { force } => {
+                let force = force.then(|| "--force".into());
+                self.plan(What::Delete, &id, &std::iter::once("delete".into()).chain(force).collect::<Vec<_>>())
+            }
+            Command::Kill { signal, all } => self.plan_kill(&id, signal, all),
+            Command::Signal(signal) => {
+                let pidfd = known.pidfd.as_ref().ok_or_else(life::finished)?;
+                match process::send_signal(pidfd.as_fd(), signal) {
+                    Ok(()) => Ok(Reply::Done),
+                    Err(failed) if failed.errno == nix::errno::Errno::ESRCH => Err(life::finished()),
+                    Err(failed) => Err(failed.into()),
+                }
+            }
+            Command::Forget => {
+                if !known.is_wanted() {
+                    return self.forget(serial).ok_or_else(|| life::not_found(id.name()));
+                }
+                let token = self.next_token();
+                if let Some(known) = self.processes.get_mut(serial) {
+                    known.process.answer_when_forgotten(token);
+                }
+                self.look_for_reader(serial);
+                Ok(Reply::Pending(token))
+            }
+        }
+    }
+
+    /// Any verb of the runtime, for a whole container.
+    pub(super) fn call(
+        &mut self,
+        container: std::rc::Rc<str>,
+        arguments: &[OsString],
+        then: Option<Phase>,
+    ) -> Result<Reply> {
+        self.plan(What::Other(then), &ProcessId { container, exec: None }, arguments)
+    }
+
+    /// Runs a verb when it is its turn.
+    fn plan(&mut self, what: What, id: &ProcessId, arguments: &[OsString]) -> Result<Reply> {
+        let words = self.containers.find(&id.container)?.container.runtime.verb(arguments, &id.container);
+        self.plan_words(what, id, words)
+    }
+
+    /// Runs `kill [--all] ID SIGNAL`, where the id is not the last word.
+    fn plan_kill(&mut self, id: &ProcessId, signal: i32, all: bool) -> Result<Reply> {
+        let mut words = self.containers.find(&id.container)?.container.runtime.global.clone();
+        words.push("kill".into());
+        words.extend(all.then(|| "--all".into()));
+        words.extend([(*id.container).into(), signal.to_string().into()]);
+        self.plan_words(What::Kill, id, words)
+    }
+
+    fn plan_words(&mut self, what: What, id: &ProcessId, words: Vec<OsString>) -> Result<Reply> {
+        let token = self.next_token();
+        self.calls.plan(Planned { what, process: id.clone(), words, token });
+        self.next_calls();
+        Ok(Reply::Pending(token))
+    }
+
+    /// Starts the calls whose turn it is.
+    pub(super) fn next_calls(&mut self) {
+        while let Some(planned) = self.calls.next() {
+            if let Err(refusal) = self.start_captured(&planned) {
+                self.answer(planned.token, Err(refusal));
+            }
+        }
+    }
+
+    /// Starts a call whose output the shim reads.
+    fn start_captured(&mut self, planned: &Planned) -> Result<()> {
+        let nothing = null()?;
+        let (output, output_end) = captured()?;
+        let (errors, errors_end) = captured()?;
+        let stdio = [nothing.as_fd(), output_end.as_fd(), errors_end.as_fd()];
+        self.start_call(planned, Descriptors { stdio, preserve: &[], output: Some(output), errors: Some(errors) })
+    }
+
+    fn start_call(&mut self, planned: &Planned, descriptors: Descriptors<'_>) -> Result<()> {
+        let serial = self.next_serial();
+        let container = &self.containers.find(&planned.process.container)?.container;
+        let oom_score_adj = self.oom_score_adj.as_deref();
+        let around = Surroundings { oom_score_adj, listen_pid: self.listen_pid, poll: &self.poll };
+        self.calls.start(serial, planned, descriptors, container, &around)
+    }
+
+    /// Runs `create` or `exec`: the stdio is opened and given to the runtime.
+    fn launch(&mut self, serial: u32, stdin_closed: bool) -> Result<WaitToken> {
+        let token = self.next_token();
+        let gone = || Refusal::new(Code::NotFound, "it is gone");
+        let known = self.processes.get_mut(serial).ok_or_else(gone)?;
+        let id = known.process.id.clone();
+        let container = &self.containers.find(&id.container)?.container;
+        let (mut streams, ends) = Streams::open(take_stdio(&mut known.new), serial, &self.poll)?;
+        let (what, mut words) = words(container, &known.new);
+        if streams.terminal {
+            let directory = known.new.pid_file.parent().unwrap_or(&container.bundle);
+            let console = Console::listen(directory, serial)?;
+            self.poll.watch(console.fd(), key(Kind::Console, serial, 0), Interest::Read)?;
+            words.extend(["--console-socket".into(), console.path().into()]);
+            known.console = Some(console);
+        }
+        words.push((*id.container).into());
+        if stdin_closed {
+            streams.close_stdin(&self.poll);
+        }
+        known.streams = Some(streams);
+        let preserve = std::mem::take(&mut known.new.preserve_fds);
+        // A file that another process has left must not be taken for this one's.
+        let _ = std::fs::remove_file(&known.new.pid_file);
+        let stdio: [BorrowedFd<'_>; 3] = ends.each_ref().map(|end| end.as_fd());
+        let planned = Planned { what, process: id, words, token };
+        self.start_call(&planned, Descriptors { stdio, preserve: &preserve, output: None, errors: None })?;
+        Ok(token)
+    }
+
+    /// The runtime may have sent a terminal.
+    pub(super) fn look_at_console(&mut self, serial: u32) {
+        let Some(known) = self.processes.get_mut(serial) else { return };
+        let Some(console) = &mut known.console else { return };
+        let Ok(Some(master)) = console.receive(&self.poll, key(Kind::Console, serial, 0)) else { return };
+        known.console = None;
+        if let Some(streams) = &mut known.streams {
+            // A terminal that cannot be watched has no output. The end of the call tells more.
+            let _ = streams.console(master, &self.poll);
+        }
+    }
+
+    /// A call may have ended.
+    pub(super) fn look_at_call(&mut self, serial: u32) {
+        let Some((call, exit)) = self.calls.ended(serial) else { return };
+        let result = self.complete(&call, exit);
+        // A deletion is answered when the process is forgotten.
+        if !matches!(result, Ok(Reply::Pending(_))) {
+            self.answer(call.token, result);
+        }
+        self.take_turns(&call.process.container);
+        self.next_calls();
+    }
+
+    fn complete(&mut self, call: &Call, exit: Exit) -> Result<Reply> {
+        let failed = exit != Exit::Code(0);
+        let complained = match call.what {
+            What::Create | What::Exec => self.runtime_done(&call.process, failed),
+            _ => None,
+        };
+        if failed {
+            let complained = complained.as_ref().unwrap_or(&call.complained);
+            let runtime = self.containers.get(&call.process.container).map(|known| &known.container.runtime);
+            let refusal = call.refusal(exit, complained, runtime);
+            return self.failed(call, refusal);
+        }
+        match call.what {
+            What::Create | What::Exec => self.made(&call.process).or_else(|refusal| self.failed(call, refusal)),
+            What::Start => {
+                let known = self.processes.find_mut(&call.process)?;
+                let (serial, pid, effects) = (known.serial, known.process.pid(), known.process.started());
+                self.carry_out(serial, effects);
+                Ok(Reply::Pid(pid))
+            }
+            What::Kill => Ok(Reply::Done),
+            What::Delete => self.deleted(call),
+            What::Other(then) => {
+                if let (Some(phase), Ok(known)) = (then, self.processes.find_mut(&call.process)) {
+                    known.process.enter(phase);
+                }
+                Ok(Reply::Output(call.printed.clone()))
+            }
+        }
+    }
+
+    /// The runtime that makes a process has ended: what it wrote on the standard error of the process.
+    fn runtime_done(&mut self, id: &ProcessId, failed: bool) -> Option<Vec<u8>> {
+        let serial = self.processes.serial(id)?;
+        self.look_at_console(serial);
+        let known = self.processes.get_mut(serial)?;
+        known.console = None;
+        known.streams.as_mut().map(|streams| streams.runtime_done(failed, &self.poll, &mut self.scratch))
+    }
+
+    fn failed(&mut self, call: &Call, refusal: Refusal) -> Result<Reply> {
+        match call.what {
+            // What a runtime has left behind of a container is deleted by whoever asked for it.
+            What::Create | What::Exec => {
+                if let Ok(known) = self.processes.find_mut(&call.process) {
+                    let (serial, effects) = (known.serial, known.process.not_made(&refusal));
+                    self.carry_out(serial, effects);
+                }
+            }
+            // The runtime does not know the container any more, so it is deleted.
+            What::Delete if refusal.code == Code::NotFound => return self.deleted(call),
+            _ => {}
+        }
+        Err(refusal)
+    }
+
+    fn deleted(&mut self, call: &Call) -> Result<Reply> {
+        let known = self.processes.find_mut(&call.process)?;
+        let (serial, effects) = (known.serial, known.process.deleted(call.token));
+        self.carry_out(serial, effects);
+        Ok(Reply::Pending(call.token))
+    }
+
+    /// The runtime has made a process, and has written its id to the file.
+    fn made(&mut self, id: &ProcessId) -> Result<Reply> {
+        let known = self.processes.find(id)?;
+        let (serial, file, restored) = (known.serial, &known.new.pid_file, known.new.verb == "restore");
+        let pid = read_pid(file)?;
+        // It is a child of the shim and not reaped, so the id is still its own.
+        let parent = self.own(serial, pid, process::open_pid(pid)?)?;
+        let unwanted = match (id.is_init(), self.containers.get_mut(&id.container)) {
+            (_, None) => false,
+            (true, Some(known)) => {
+                known.watch_memory(pid, &self.poll);
+                false
+            }
+            (false, Some(known)) => known.container.kill_on_exit && self.processes.has_init_ended(&id.container),
+        };
+        if let Some(known) = self.processes.get_mut(serial) {
+            let effects = known.process.made(pid, parent, restored, unwanted);
+            self.carry_out(serial, effects);
+        }
+        Ok(Reply::Pid(pid))
+    }
+
+    /// Takes over a process that a shim has made which has died. The pidfd must have been compared with what
+    /// the runtime says of the container. `phase` is what the runtime says.
+    pub fn adopt(&mut self, new: NewProcess, pid: i32, pidfd: OwnedFd, phase: Phase) -> Result<()> {
+        let id = new.id.clone();
+        self.add(new)?;
+        let known = self.processes.find_mut(&id)?;
+        let serial = known.serial;
+        // The ends for the process are closed again: it has its own.
+        let (mut streams, _) = Streams::open(take_stdio(&mut known.new), serial, &self.poll)?;
+        streams.runtime_done(false, &self.poll, &mut self.scratch);
+        known.streams = Some(streams);
+        let parent = self.own(serial, pid, pidfd)?;
+        self.processes.find_mut(&id)?.process.adopted(pid, parent, phase);
+        if let Some(known) = self.containers.get_mut(&id.container) {
+            known.watch_memory(pid, &self.poll);
+        }
+        Ok(())
+    }
+
+    /// Watches a process from now on, and tells whose child it is.
+    fn own(&mut self, serial: u32, pid: i32, pidfd: OwnedFd) -> Result<Parent> {
+        let known = self.processes.get_mut(serial).ok_or_else(|| life::not_found(&pid.to_string()))?;
+        let parent = if process::is_child(pidfd.as_fd()) { Parent::Shim } else { Parent::Other };
+        if let Err(failed) = self.poll.watch(&pidfd, key(Kind::Process, serial, 0), Interest::Read) {
+            // An exec that cannot be supervised is ended. A container is deleted by whoever asked for it.
+            if parent == Parent::Shim && !known.process.id.is_init() {
+                let _ = process::send_signal(pidfd.as_fd(), libc::SIGKILL);
+            }
+            return Err(failed.into());
+        }
+        known.pidfd = Some(pidfd);
+        Ok(parent)
+    }
+}
+
+/// Takes the stdio out of a description; whether it has a terminal stays in it.
+fn take_stdio(new: &mut NewProcess) -> Stdio {
+    let emptied = Stdio { terminal: new.stdio.terminal, ..Stdio::default() };
+    std::mem::replace(&mut new.stdio, emptied)
+}
+
+/// The call that makes a process, and its arguments without the console socket and the id.
+fn words(container: &Container, new: &NewProcess) -> (What, Vec<OsString>) {
+    match new.id.is_init() {
+        true => (What::Create, container.runtime.create(&container.bundle, new)),
+        false => (What::Exec, container.runtime.exec(new)),
+    }
+}
+
+/// The process id that the runtime has written to a file.
+fn read_pid(file: &std::path::Path) -> Result<i32> {
+    let text = fd::read_small(fd::CWD, file)?;
+    let pid = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()).filter(|&pid| pid > 0);
+    pid.ok_or_else(|| Refusal::new(Code::Runtime, format!("no process id in {file:?}")))
+}

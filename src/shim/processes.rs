@@ -1,0 +1,150 @@
+//! The table of the processes that the supervisor knows.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::console::Console;
+use super::life::{self, Life, Output, Parent, Process, Reaped};
+use super::streams::Streams;
+use super::{NewProcess, ProcessId, ProcessState, Refusal};
+use crate::sys::process::{self, Child};
+
+/// A process, with the descriptors that belong to its state.
+#[derive(Debug)]
+pub(super) struct Supervised {
+    /// Names it in the keys of its descriptors.
+    pub(super) serial: u32,
+    /// Its state.
+    pub(super) process: Process,
+    /// Its description. The stdio is taken out when it is opened.
+    pub(super) new: NewProcess,
+    /// Its pidfd, from the moment when it is made until it is reaped.
+    pub(super) pidfd: Option<OwnedFd>,
+    /// Its stdio, once that is open.
+    pub(super) streams: Option<Streams>,
+    /// The socket on which the runtime sends the terminal, while that is awaited.
+    pub(super) console: Option<Console>,
+    /// The child that writes its exit record.
+    pub(super) recorder: Option<Child>,
+}
+
+impl Supervised {
+    fn new(serial: u32, new: NewProcess) -> Supervised {
+        let process = Process::new(new.id.clone());
+        Supervised { serial, process, new, pidfd: None, streams: None, console: None, recorder: None }
+    }
+
+    pub(super) fn state(&self) -> ProcessState {
+        let terminal = self.streams.as_ref().map_or(self.new.stdio.terminal, |streams| streams.terminal);
+        self.process.state(terminal, self.streams.as_ref().map_or(0, Streams::dropped))
+    }
+
+    /// Whether a reader is about to take the output that is left. Engines open the fifos of an exec while
+    /// it is being started, and stop trying when it is deleted; so the reader of an exec may still come.
+    pub(super) fn is_wanted(&mut self) -> bool {
+        let late = !self.process.id.is_init();
+        self.streams.as_mut().is_some_and(|streams| streams.are_wanted(late))
+    }
+
+    /// How far its output has come.
+    pub(super) fn output(&self) -> Output {
+        match &self.streams {
+            None => Output { read: true, held_back: false, taken: true },
+            Some(streams) => {
+                Output { read: streams.is_read(), held_back: streams.is_held_back(), taken: streams.are_clients_idle() }
+            }
+        }
+    }
+
+    /// Looks whether it has ended, and reaps it if this shim is its parent.
+    pub(super) fn reap(&self) -> Reaped {
+        let (Some(pidfd), Life::Alive { parent, .. }) = (&self.pidfd, &self.process.life) else {
+            return Reaped::NotYet;
+        };
+        if *parent == Parent::Shim {
+            return match process::try_wait(pidfd.as_fd()) {
+                Ok(None) => Reaped::NotYet,
+                Ok(Some(exit)) => Reaped::Ended(Some(exit)),
+                Err(_) => Reaped::Ended(None),
+            };
+        }
+        // Only newer kernels tell others than the parent.
+        match process::exit_of_other(pidfd.as_fd()) {
+            Ok(Some(exit)) => Reaped::Ended(Some(exit)),
+            Ok(None) => Reaped::ByItsParent,
+            Err(_) => Reaped::Ended(None),
+        }
+    }
+
+    /// Whether `pid` is a child of this shim's that belongs to it: itself, or what writes its record.
+    pub(super) fn has_child(&self, pid: i32) -> bool {
+        (self.process.is_alive() && self.process.pid() == pid)
+            || self.recorder.as_ref().is_some_and(|child| child.pid == pid)
+    }
+}
+
+/// The processes, by serial number and by name. The serial numbers are in the order of their making.
+#[derive(Debug, Default)]
+pub(super) struct Processes {
+    by_serial: BTreeMap<u32, Box<Supervised>>,
+    by_id: BTreeMap<ProcessId, u32>,
+}
+
+impl Processes {
+    /// Takes a process in. Its name must be free.
+    pub(super) fn insert(&mut self, serial: u32, new: NewProcess) {
+        self.by_id.insert(new.id.clone(), serial);
+        self.by_serial.insert(serial, Box::new(Supervised::new(serial, new)));
+    }
+
+    pub(super) fn remove(&mut self, serial: u32) -> Option<Box<Supervised>> {
+        let removed = self.by_serial.remove(&serial)?;
+        self.by_id.remove(&removed.process.id);
+        Some(removed)
+    }
+
+    pub(super) fn get(&self, serial: u32) -> Option<&Supervised> {
+        self.by_serial.get(&serial).map(Box::as_ref)
+    }
+
+    pub(super) fn get_mut(&mut self, serial: u32) -> Option<&mut Supervised> {
+        self.by_serial.get_mut(&serial).map(Box::as_mut)
+    }
+
+    /// The serial number of a process.
+    pub(super) fn serial(&self, id: &ProcessId) -> Option<u32> {
+        self.by_id.get(id).copied()
+    }
+
+    pub(super) fn find(&self, id: &ProcessId) -> Result<&Supervised, Refusal> {
+        self.serial(id).and_then(|serial| self.get(serial)).ok_or_else(|| life::not_found(id.name()))
+    }
+
+    pub(super) fn find_mut(&mut self, id: &ProcessId) -> Result<&mut Supervised, Refusal> {
+        let serial = self.serial(id).ok_or_else(|| life::not_found(id.name()))?;
+        self.get_mut(serial).ok_or_else(|| life::not_found(id.name()))
+    }
+
+    /// Whether the init of a container is known and has ended.
+    pub(super) fn has_init_ended(&self, container: &str) -> bool {
+        self.find(&ProcessId::init(container)).is_ok_and(|init| !init.process.is_alive())
+    }
+
+    /// The processes of a container, in the order in which they were made.
+    pub(super) fn of<'a>(&'a self, container: &'a str) -> impl Iterator<Item = &'a Supervised> + Clone {
+        self.by_serial.values().map(Box::as_ref).filter(move |known| &*known.process.id.container == container)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Supervised> {
+        self.by_serial.values().map(Box::as_ref)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Supervised> {
+        self.by_serial.values_mut().map(Box::as_mut)
+    }
+
+    /// The serial numbers of the processes that `chosen` chooses.
+    pub(super) fn serials(&self, chosen: impl Fn(&Supervised) -> bool) -> Vec<u32> {
+        self.iter().filter(|known| chosen(known)).map(|known| known.serial).collect()
+    }
+}

@@ -1,0 +1,156 @@
+//! One turn of the supervisor's loop: what is ready, and what is due.
+
+use std::time::{Duration, Instant};
+
+use super::key::{self, Kind};
+use super::life::Life;
+use super::processes::Supervised;
+use super::reaper::reap_orphans;
+use super::streams::Streams;
+use super::supervisor::Supervisor;
+use super::{Event, Ready};
+use crate::sys::Result;
+
+/// How long a terminal that was hung up is left alone before it is looked at again.
+const HUNG_UP: Duration = Duration::from_millis(100);
+
+/// When nothing has happened for this long, memory is given back.
+const IDLE: Duration = Duration::from_millis(500);
+
+impl Supervisor {
+    /// Waits until a descriptor is ready, but not longer than until `deadline` or the core's own. Does what
+    /// the core has to do, and returns the descriptors of the front end that are ready.
+    ///
+    /// When the front end has some, the descriptors of the core wait for the beginning of the next turn. So
+    /// a client that has connected before a process began to write gets all that it writes.
+    pub fn turn(&mut self, deadline: Option<Instant>) -> Result<Vec<(u64, Ready)>> {
+        for (key, ready) in std::mem::take(&mut self.later) {
+            self.ready(key, ready);
+        }
+        let mut found = Vec::new();
+        if self.events.is_empty() {
+            let deadline = deadline.into_iter().chain(self.deadline()).min();
+            self.poll.wait(deadline, &mut found)?;
+        }
+        if !found.is_empty() {
+            self.stirred = Some(Instant::now());
+        }
+        let (theirs, ours): (Vec<_>, Vec<_>) = found.into_iter().partition(|&(key, _)| key::is_of_front_end(key));
+        if theirs.is_empty() {
+            ours.into_iter().for_each(|(key, ready)| self.ready(key, ready));
+        } else {
+            self.later = ours;
+        }
+        self.due(Instant::now());
+        Ok(theirs)
+    }
+
+    fn ready(&mut self, key: u64, ready: Ready) {
+        let Some((kind, serial, sub)) = key::parts(key) else { return };
+        match kind {
+            Kind::Signals => self.signals(),
+            Kind::Process => self.look_at_process(serial),
+            Kind::Record => self.look_at_recorder(serial),
+            Kind::Call => self.look_at_call(serial),
+            Kind::CallOutput | Kind::CallErrors => self.calls.printed(serial, kind),
+            Kind::Console => self.look_at_console(serial),
+            Kind::News => self.news(),
+            Kind::Source | Kind::Sink | Kind::InputFifo | Kind::InputSink | Kind::Client => {
+                let Some(known) = self.processes.get_mut(serial) else { return };
+                let alive = known.process.is_alive();
+                if let Some(streams) = &mut known.streams {
+                    streams.ready(kind, sub, ready, &self.poll, &mut self.scratch, alive);
+                }
+                if !alive {
+                    self.look_at_output(serial);
+                }
+            }
+        }
+    }
+
+    fn signals(&mut self) {
+        while let Some(signal) = self.reaper.next_signal() {
+            match signal {
+                libc::SIGCHLD => self.orphans = true,
+                libc::SIGTERM | libc::SIGINT | libc::SIGQUIT | libc::SIGHUP | libc::SIGUSR1 => {
+                    self.events.push_back(Event::Signal(signal));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// When the core itself has something to do.
+    fn deadline(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let processes = self.processes.iter().filter_map(|known| {
+            let streams = known.streams.as_ref().and_then(|streams| self.streams_deadline(known, streams, now));
+            streams.into_iter().chain(known.process.deadline(now)).min()
+        });
+        let idle = self.stirred.map(|at| at + IDLE);
+        processes.chain(self.calls.deadline()).chain(idle).min()
+    }
+
+    fn streams_deadline(&self, known: &Supervised, streams: &Streams, now: Instant) -> Option<Instant> {
+        let patient = self.patient && streams.has_one_reader();
+        let client = if patient { None } else { streams.patience_ends(known.process.is_alive()) };
+        let hung_up = streams.is_hung_up().then(|| now + HUNG_UP);
+        client.into_iter().chain(hung_up).chain(streams.look_at()).min()
+    }
+
+    fn due(&mut self, now: Instant) {
+        self.calls.kill_late(now);
+        self.streams_due(now);
+        for serial in self.processes.serials(|known| known.process.deadline(now).is_some()) {
+            self.process_due(serial, now);
+        }
+        if self.orphans && !self.calls.is_making() {
+            self.orphans = !self.reap_orphans();
+        }
+        if self.stirred.is_some_and(|at| now >= at + IDLE) {
+            self.stirred = None;
+            self.processes.iter_mut().filter_map(|known| known.streams.as_mut()).for_each(Streams::rest);
+            self.scratch.release();
+            crate::sys::region::give_back();
+        }
+    }
+
+    /// Drops the clients that do not read, and looks again at terminals and fifos that cannot tell of a
+    /// change by themselves.
+    fn streams_due(&mut self, now: Instant) {
+        for known in self.processes.iter_mut() {
+            let alive = known.process.is_alive();
+            let Some(streams) = &mut known.streams else { continue };
+            if !(self.patient && streams.has_one_reader()) {
+                streams.lose_patience(now, &self.poll, &mut self.scratch, alive);
+            }
+            if alive && streams.is_hung_up() {
+                streams.look_again(&self.poll, &mut self.scratch);
+            }
+        }
+        let waits = |known: &Supervised| known.streams.as_ref().is_some_and(|streams| streams.look_at().is_some());
+        if self.processes.iter().any(waits) {
+            self.look_for_readers(Some(now));
+        }
+    }
+
+    fn process_due(&mut self, serial: u32, now: Instant) {
+        let Some(known) = self.processes.get(serial) else { return };
+        match known.process.life {
+            Life::Draining { .. } | Life::Retrying { .. } => self.look_at_output(serial),
+            Life::Alive { .. } if known.process.deadline(now).is_some_and(|at| at <= now) => {
+                self.look_at_process(serial);
+            }
+            Life::Leaving { .. } => self.look_for_reader(serial),
+            _ => {}
+        }
+    }
+
+    fn reap_orphans(&self) -> bool {
+        reap_orphans(|pid| {
+            self.children.contains(&pid)
+                || self.calls.has_child(pid)
+                || self.processes.iter().any(|known| known.has_child(pid))
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! How the state of processes is written down, where serde cannot do it by itself.
+//!
+//! A shim that replaces itself by a newer program, and a simulation of one, read the state back. A
+//! moment is written as nanoseconds of `CLOCK_MONOTONIC` (clock_gettime(2)), which goes on across
+//! execve(2).
+
+use std::rc::Rc;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::sys::clock;
+use crate::sys::process::Exit;
+
+/// One moment by both clocks, so that all conversions agree.
+fn anchor() -> (Instant, Duration) {
+    static ANCHOR: OnceLock<(Instant, Duration)> = OnceLock::new();
+    *ANCHOR.get_or_init(|| (Instant::now(), clock::monotonic()))
+}
+
+/// A moment.
+pub(super) mod moment {
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(at: &Instant, to: S) -> Result<S::Ok, S::Error> {
+        let (instant, clock) = anchor();
+        let since_boot = clock + at.saturating_duration_since(instant) - instant.saturating_duration_since(*at);
+        to.serialize_u64(u64::try_from(since_boot.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Instant, D::Error> {
+        let (instant, clock) = anchor();
+        let since_boot = Duration::from_nanos(u64::deserialize(from)?);
+        let at = (instant + since_boot.saturating_sub(clock)).checked_sub(clock.saturating_sub(since_boot));
+        Ok(at.unwrap_or(instant))
+    }
+}
+
+/// How a process ended.
+pub(super) mod exit {
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    enum Written {
+        Code(i32),
+        Signal(i32),
+    }
+
+    pub(in super::super) fn serialize<S: Serializer>(exit: &Option<Exit>, to: S) -> Result<S::Ok, S::Error> {
+        let written = exit.map(|exit| match exit {
+            Exit::Code(code) => Written::Code(code),
+            Exit::Signal(signal) => Written::Signal(signal),
+        });
+        written.serialize(to)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Exit>, D::Error> {
+        let written = Option::<Written>::deserialize(from)?;
+        Ok(written.map(|written| match written {
+            Written::Code(code) => Exit::Code(code),
+            Written::Signal(signal) => Exit::Signal(signal),
+        }))
+    }
+}
+
+/// A shared string.
+pub(super) mod text {
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(text: &Rc<str>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(text)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Rc<str>, D::Error> {
+        Ok(String::deserialize(from)?.into())
+    }
+}
+
+/// A shared string that may be missing.
+pub(super) mod optional_text {
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(text: &Option<Rc<str>>, to: S) -> Result<S::Ok, S::Error> {
+        text.as_deref().serialize(to)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Rc<str>>, D::Error> {
+        Ok(Option::<String>::deserialize(from)?.map(Rc::from))
+    }
+}
