@@ -30,7 +30,9 @@ use super::sync::{InitSync, Wanted};
 /// How far a source is.
 enum Slot {
     Waiting,
-    /// Copied before its turn.
+    /// Copied before its turn, while it was a peer of the host's mount.
+    Early(OwnedFd),
+    /// Copied by the runtime together with one before it.
     Held(OwnedFd),
     Gone,
 }
@@ -96,7 +98,7 @@ impl<'a> Sources<'a> {
         match mount::clone_tree(fd::CWD, self.path(&source.path), source.recursive) {
             Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
             other => {
-                self.slots[index] = Slot::Held(self.judge(other, source)?);
+                self.slots[index] = Slot::Early(self.judge(other, source)?);
                 Ok(())
             }
         }
@@ -108,6 +110,9 @@ impl<'a> Sources<'a> {
         let source = self.get(index)?;
         let copy = match std::mem::replace(&mut self.slots[index], Slot::Gone) {
             Slot::Gone => return Err(Error::new(Kind::Protocol, "the plan uses a source twice")),
+            // mountinfo lists mounts in the order in which they were made, and programs take it for the order of the
+            // configuration. So this one is made now, where the kernel copies what is attached nowhere (Linux 6.15).
+            Slot::Early(copy) => mount::clone_tree(copy.as_fd(), "", source.recursive).unwrap_or(copy),
             Slot::Held(copy) => copy,
             // Only the host's root may map the ids of a mount.
             Slot::Waiting if self.asks && source.idmap.is_some() => self.ask(index, sync)?,

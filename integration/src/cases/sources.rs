@@ -1,7 +1,7 @@
 //! Where mounts come from, and what a container in a user namespace can do with them.
 
 use crate::kit::stop::skip;
-use crate::kit::t::text;
+use crate::kit::t::{kernel, text};
 use crate::kit::{Bundle, Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;
@@ -21,6 +21,7 @@ chapter! { "sources":
     relative_sources_out_of_reach_begin_at_the_bundle,
     a_bind_without_what_is_mounted_below_is_refused_with_a_hint [Need::Windlass],
     a_shared_volume_reaches_the_host_without_a_user_namespace,
+    mountinfo_has_the_mounts_in_their_order,
     sources_are_those_of_a_joined_mount_namespace,
     hooks_run_in_the_hosts_mount_namespace,
     a_joined_user_namespace_maps_the_ids_of_a_mount,
@@ -223,6 +224,21 @@ fn a_shared_volume_reaches_the_host_without_a_user_namespace(t: &T) -> Verdict {
             container.stop()?;
             t.host("umount", &[&dir.join("sub").display().to_string()])?;
         }
+        Ok(())
+    })
+}
+
+fn mountinfo_has_the_mounts_in_their_order(t: &T) -> Verdict {
+    if kernel() < (6, 15) {
+        return skip("before Linux 6.15 nobody can copy a mount that is attached nowhere");
+    }
+    let dir = t.path("shared");
+    fs::create_dir_all(&dir)?;
+    with_shared(t, &dir, || {
+        let tmpfs = |at: &str| json!({"destination": at, "type": "tmpfs", "source": "tmpfs"});
+        let bundle = t.bundle()?.mount(tmpfs("/order1")).bind(&dir, "/order2", &["rbind", "shared"]);
+        let ran = t.run(&bundle.mount(tmpfs("/order3")).sh("cut -d' ' -f5 /proc/self/mountinfo | grep order"))?;
+        ran.ok()?.stdout_is("/order1\n/order2\n/order3\n")?;
         Ok(())
     })
 }
