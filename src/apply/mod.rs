@@ -10,6 +10,7 @@ mod channel;
 mod context;
 mod create;
 mod delete;
+mod device;
 mod exec;
 mod hooks;
 mod inherit;

@@ -25,6 +25,7 @@ use crate::sys::mount::{self, Attributes};
 use crate::sys::process::{self, Child, SingleThreaded};
 use crate::sys::{Failed, fd};
 
+use super::device;
 use super::sync::{InitSync, Wanted};
 
 /// How far a source is.
@@ -118,6 +119,7 @@ impl<'a> Sources<'a> {
             Slot::Waiting if self.asks && source.idmap.is_some() => self.ask(index, sync)?,
             Slot::Waiting => match mount::clone_tree(fd::CWD, self.path(&source.path), source.recursive) {
                 Err(failed) if failed.errno == Errno::EACCES && self.asks => self.ask(index, sync)?,
+                other if self.asks && device::is_missing(source, &other) => self.ask(index, sync)?,
                 other => self.judge(other, source)?,
             },
         };
@@ -277,12 +279,14 @@ pub fn copy_for(
     let mut out = Vec::new();
     for index in wanted.indices() {
         let Some(source) = plan.sources.get(index) else { break };
-        let copied = mount::clone_tree(fd::CWD, bundle.join(&source.path), source.recursive)
-            .map_err(|failed| refused(failed, source, true))
-            .and_then(|copy| match &source.idmap {
-                Some(idmap) => map(source, idmap, copy.as_fd(), idmaps.of(index)?).map(|()| copy),
-                None => Ok(copy),
-            });
+        let copied = match mount::clone_tree(fd::CWD, bundle.join(&source.path), source.recursive) {
+            other if device::is_missing(source, &other) => device::made(source, &plan.topology, other),
+            other => other,
+        };
+        let copied = copied.map_err(|failed| refused(failed, source, true)).and_then(|copy| match &source.idmap {
+            Some(idmap) => map(source, idmap, copy.as_fd(), idmaps.of(index)?).map(|()| copy),
+            None => Ok(copy),
+        });
         match copied {
             Ok(copy) => out.push(copy),
             Err(error) if out.is_empty() => return Err(named(error, source)),

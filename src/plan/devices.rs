@@ -22,7 +22,7 @@ const DEFAULT_DEVICES: &[(&str, u32, u32)] =
 /// The flags of a bound node's mount, since the container's user may own a node of the host.
 pub const BOUND: u64 = attr::NOSUID | attr::NOEXEC;
 
-/// Adds the nodes. In a user namespace they are bound, since nobody can make them there. A `/dev` that comes
+/// Adds the nodes. In a user namespace they are bound, since nobody in it can make them. A `/dev` that comes
 /// from the host has its own nodes and is left alone.
 pub(super) fn devices(spec: &Spec, linux: &Linux, bind_nodes: bool, draft: &mut Draft) {
     let bound = directory_is_bound(spec);
@@ -54,6 +54,7 @@ pub(super) fn devices(spec: &Spec, linux: &Linux, bind_nodes: bool, draft: &mut 
                 target: node.path.to_string(),
                 set: BOUND,
                 propagation: vec![(ms::PRIVATE, false)],
+                device: Some(Box::new(node.clone())),
                 ..Source::default()
             }));
         }

@@ -106,7 +106,7 @@ pub struct Node {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// In a user namespace nodes cannot be made: the host's, from [`Plan::sources`], is bound.
+    /// In a user namespace nodes cannot be made: one of the host, from [`Plan::sources`], is bound.
     pub source: Option<usize>,
 }
 

@@ -5,7 +5,7 @@ use crate::error::Origin;
 use crate::spec::{IdMapping, Linux, Process, Root, Spec};
 
 use super::mount_options::{self, Options as MountOptions};
-use super::{Action, Draft, Host, Options, Pivot, RootPath, Step, Topology};
+use super::{Action, Draft, Host, Node, Options, Pivot, RootPath, Step, Topology};
 
 /// The ids of an idmapped mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct Source {
     pub propagation: Vec<(u64, bool)>,
     /// Ids to map.
     pub idmap: Option<Idmap>,
+    /// A device node: one that is not at the path is made where that is possible.
+    pub device: Option<Box<Node>>,
     /// Whether it may be missing: it only stands in for something better.
     pub fallback: bool,
 }
@@ -449,6 +451,7 @@ fn bound(
         clear_all: options.clear_all,
         propagation: options.propagation.clone(),
         idmap,
+        device: None,
         fallback: false,
     }
 }

@@ -75,8 +75,12 @@ impl Topology {
         if !self.user_namespace() {
             return Some(uid);
         }
-        let inside = |m: &&IdMapping| uid >= m.container_id && uid - m.container_id < m.size;
-        self.uid_mappings.iter().find(inside).map(|m| m.host_id + (uid - m.container_id))
+        mapped(&self.uid_mappings, uid)
+    }
+
+    /// The same for a group id.
+    pub fn host_gid(&self, gid: u32) -> Option<u32> {
+        if self.user_namespace() { mapped(&self.gid_mappings, gid) } else { Some(gid) }
     }
 
     /// Whether the container joins a namespace of this kind.
@@ -373,4 +377,8 @@ pub(super) fn net_devices(topology: &Topology, linux: &Linux, draft: &mut Draft)
         out.push((host.clone(), inside.clone()));
     }
     out
+}
+fn mapped(mappings: &[IdMapping], id: u32) -> Option<u32> {
+    let inside = |m: &&IdMapping| id >= m.container_id && id - m.container_id < m.size;
+    mappings.iter().find(inside).map(|m| m.host_id + (id - m.container_id))
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 chapter! { "devices":
     nodes_are_made_with_mode_and_owner,
+    nodes_that_the_host_lacks_are_made_for_a_user_namespace,
     nodes_may_stand_anywhere,
     fifos_may_be_made,
     an_existing_file_of_another_type_is_refused,
@@ -25,6 +26,26 @@ chapter! { "devices":
 
 fn device(path: &str, kind: &str, major: i64, minor: i64) -> Value {
     json!({"path": path, "type": kind, "major": major, "minor": minor, "fileMode": 0o640, "uid": 12, "gid": 34})
+}
+
+fn nodes_that_the_host_lacks_are_made_for_a_user_namespace(t: &T) -> Verdict {
+    if crate::kit::t::kernel() < (6, 15) {
+        return crate::kit::stop::skip("before Linux 6.15 nobody can copy a mount that is attached nowhere");
+    }
+    let bundle = super::namespaces::user_namespace(t)?.privileged().set(
+        "/linux/devices",
+        json!([device("/dev/not-of-the-host", "c", 1, 3), device("/elsewhere/zero", "c", 1, 5)]),
+    );
+    let script = "cd /dev; stat -c '%F %a %u:%g %t:%T' not-of-the-host /elsewhere/zero; \
+                  echo x >not-of-the-host && head -c 2 /elsewhere/zero | od -An -tx1; \
+                  grep -c ' /dev/not-of-the-host .*nosuid,noexec' /proc/self/mountinfo";
+    let bundle = bundle.sh(script);
+    let ran = t.run(&bundle)?.ok()?;
+    let node = |minor: u32| format!("character special file 640 12:34 1:{minor}\n");
+    ran.stdout_is(&format!("{}{} 00 00\n1\n", node(3), node(5)))?;
+    let unmapped = json!([{"path": "/dev/not-of-the-host", "type": "c", "major": 1, "minor": 3, "uid": 4000000}]);
+    t.run(&bundle.set("/linux/devices", unmapped))?.fails()?.stderr_has("/linux/devices/0")?;
+    Ok(())
 }
 
 /// A bundle whose payload may make nodes, with these device rules.
