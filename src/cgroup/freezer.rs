@@ -3,16 +3,17 @@
 //! Freezing is asynchronous: the kernel tells of its end in cgroup.events, which can be polled.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::uio::pread;
 
 use super::directory::{Directory, if_there, number_after, read_file};
 use super::v2::Cgroup;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::sys::poll::{self, Deadline};
 use crate::sys::{Called, fd, waiting};
 
 /// How long processes may take to stop. They stop on their way back to user space, so only a
@@ -24,7 +25,21 @@ impl Cgroup {
     /// those that have are let go again.
     pub fn freeze(&self) -> Result<()> {
         self.set_frozen("1")?;
-        if self.wait_frozen(1)? {
+        let mut empty = false;
+        let over = self.wait_until(|events| {
+            let frozen = number_after(events, "frozen") == Some(1);
+            // What was killed meanwhile has left, and the kernel need not call the rest frozen.
+            empty = !frozen && number_after(events, "populated") == Some(0);
+            frozen || empty
+        })?;
+        if empty {
+            self.let_go()?;
+            return Err(Error::new(
+                Kind::WrongStatus,
+                "container not running: its processes ended while it was paused",
+            ));
+        }
+        if over {
             return Ok(());
         }
         let running = not_stopped(&self.pids(true).unwrap_or_default());
@@ -43,7 +58,7 @@ impl Cgroup {
             let msg = format!("cannot thaw cgroup {:?}: its ancestor {ancestor:?} is frozen", self.path());
             return Err(Error::new(Kind::WrongStatus, msg).hint(format!("echo 0 > {ancestor}/cgroup.freeze")));
         }
-        if self.wait_frozen(0)? {
+        if self.wait_until(|events| number_after(events, "frozen") == Some(0))? {
             return Ok(());
         }
         Err(Error::new(Kind::Kernel, format!("cannot thaw cgroup {:?}", self.path())))
@@ -87,8 +102,8 @@ impl Cgroup {
         })
     }
 
-    fn wait_frozen(&self, value: u64) -> Result<bool> {
-        wait_for(&self.directory, "frozen", value, WITHIN).doing(|| self.cannot("watch"))
+    fn wait_until(&self, holds: impl FnMut(&str) -> bool) -> Result<bool> {
+        wait_until(&self.directory, WITHIN, holds).doing(|| self.cannot("watch"))
     }
 }
 
@@ -109,29 +124,28 @@ pub(super) fn not_stopped(pids: &[i32]) -> String {
     format!("{} has not stopped", running.join(", "))
 }
 
-/// Waits until `key` of cgroup.events has a value; false if it has not within the time. A
-/// cgroup that is gone has neither processes nor a freeze.
-pub(super) fn wait_for(directory: &Directory, key: &str, value: u64, within: Duration) -> crate::sys::Result<bool> {
-    let Some(fd) = if_there(directory.open_file("cgroup.events", OFlag::O_RDONLY))? else { return Ok(value == 0) };
-    let deadline = Instant::now() + within;
-    let mut buffer = [0; 512];
+/// The cgroup.events of a cgroup that is gone.
+const GONE: &str = "populated 0\nfrozen 0\n";
+
+/// Waits until something holds of the text of cgroup.events; false if it does not within the time.
+pub(super) fn wait_until(
+    directory: &Directory,
+    within: Duration,
+    mut holds: impl FnMut(&str) -> bool,
+) -> crate::sys::Result<bool> {
+    let Some(fd) = if_there(directory.open_file("cgroup.events", OFlag::O_RDONLY))? else { return Ok(holds(GONE)) };
+    let deadline = Deadline::after(within);
+    let (mut buffer, mut over) = ([0; 512], false);
     loop {
         // Reading is what arms the next wake-up.
         let read = pread(&fd, &mut buffer, 0).called(|| format!("pread({:?})", directory.path_of("cgroup.events")));
-        let Some(length) = if_there(read)? else { return Ok(value == 0) };
-        if number_after(&String::from_utf8_lossy(&buffer[..length]), key) == Some(value) {
+        let Some(length) = if_there(read)? else { return Ok(holds(GONE)) };
+        if holds(&String::from_utf8_lossy(&buffer[..length])) {
             return Ok(true);
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if over {
             return Ok(false);
         }
-        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLPRI)], timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => {
-                return Err(errno).called(|| format!("poll({:?}, POLLPRI)", directory.path_of("cgroup.events")));
-            }
-        }
+        over = !poll::poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLPRI)], deadline)?;
     }
 }

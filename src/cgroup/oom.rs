@@ -3,15 +3,15 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::uio::pread;
 
 use super::directory::{if_there, number_after};
 use super::v2::Cgroup;
 use crate::error::{Doing, Result};
 use crate::sys::Called;
+use crate::sys::poll::{self, Deadline};
 
 /// Watches memory.events and cgroup.events of one cgroup.
 #[derive(Debug)]
@@ -73,16 +73,11 @@ impl OomWatch {
             let mut fds = vec![PollFd::new(self.cgroup.as_fd(), PollFlags::POLLPRI)];
             fds.extend(self.memory.iter().map(|memory| PollFd::new(memory.as_fd(), PollFlags::POLLPRI)));
             fds.extend(other.map(|other| PollFd::new(other, PollFlags::POLLIN)));
-            match poll(&mut fds, PollTimeout::try_from(within).unwrap_or(PollTimeout::MAX)) {
-                // An event that changes nothing for us (say, `high`) ends the wait like the
-                // timeout: the caller has its own clock.
-                Ok(_) => {
-                    let read = other.is_some() && fds.last().is_some_and(|fd| fd.any().unwrap_or(false));
-                    last = Some(if read { Happened::Other } else { Happened::Nothing });
-                }
-                Err(Errno::EINTR) => last = Some(Happened::Nothing),
-                Err(errno) => Err(errno).called(|| "poll(cgroup.events, POLLPRI)".into()).doing(|| "cannot wait")?,
-            }
+            // An event that changes nothing for us (say, `high`) ends the wait like the deadline: the caller has
+            // its own clock.
+            poll::poll(&mut fds, Deadline::after(within)).doing(|| "cannot wait")?;
+            let read = other.is_some() && fds.last().is_some_and(|fd| fd.any().unwrap_or(false));
+            last = Some(if read { Happened::Other } else { Happened::Nothing });
         }
     }
 

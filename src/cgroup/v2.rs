@@ -181,7 +181,8 @@ impl Cgroup {
 
     /// Waits until there is no process in it or below; false if that took too long.
     pub fn wait_until_empty(&self, within: Duration) -> Result<bool> {
-        freezer::wait_for(&self.directory, "populated", 0, within).doing(|| self.cannot("watch"))
+        let empty = |events: &str| number_after(events, "populated") == Some(0);
+        freezer::wait_until(&self.directory, within, empty).doing(|| self.cannot("watch"))
     }
 
     /// Its processes, and with `recursive` those of its sub-cgroups.

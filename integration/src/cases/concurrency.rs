@@ -17,6 +17,7 @@ chapter! { "concurrency":
     execs_in_parallel_all_succeed,
     exec_during_delete_leaves_nothing,
     pause_and_resume_in_parallel_end_in_a_known_state,
+    pause_of_a_container_that_is_killed_ends_at_once,
     state_and_list_during_delete_never_crash,
     containers_in_parallel_do_not_disturb_each_other,
 }
@@ -161,6 +162,20 @@ fn pause_and_resume_in_parallel_end_in_a_known_state(t: &T) -> Verdict {
     }
     container.verb("resume", &[], &[])?;
     eventually("running", || (container.status().ok()? == "running").then_some(()))
+}
+
+fn pause_of_a_container_that_is_killed_ends_at_once(t: &T) -> Verdict {
+    for _ in 0..12 {
+        let container = t.running()?;
+        let begun = std::time::Instant::now();
+        let codes = together(t, &[&["pause", &container.id], &["kill", &container.id, "KILL"]])?;
+        ensure!(begun.elapsed() < std::time::Duration::from_secs(5), "{codes:?} after {:?}", begun.elapsed());
+        ensure_eq!(codes[1], 0, "kill");
+        container.wait_for("stopped")?;
+        container.delete()?;
+        gone(t, &container.id)?;
+    }
+    Ok(())
 }
 
 fn state_and_list_during_delete_never_crash(t: &T) -> Verdict {
