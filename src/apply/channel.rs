@@ -22,6 +22,9 @@ const ROOM: usize = 64 * 1024;
 /// when it comes through ours. A piece as large as a whole pipe would not have fitted in either case.
 const SPLICED: usize = 64 * 1024;
 
+/// So many pieces are moved in one go at most.
+const PIECES: usize = 64;
+
 /// More bytes than the kernel can hold of a terminal's output: 8 KiB on their way (drivers/tty/pty.c), and
 /// 4 KiB that wait to be read (n_tty.c).
 const TERMINAL_KEEPS: usize = 64 * 1024;
@@ -149,11 +152,17 @@ impl Channel {
         }
     }
 
-    /// Takes what the source has, up to the room there is.
+    /// Takes what the source has, up to the room there is. A source that is filled as fast as it is read has the
+    /// rest of its bytes taken after the next report, so that signals and other channels get their turn.
     fn fill(&mut self) {
         let mut buffer = [0; 16 * 1024];
-        let mut reported = true;
+        let (mut reported, mut pieces) = (true, 0);
         while let Some(source) = &self.source {
+            // What is still taken after the process has ended has a bound of its own.
+            if self.left.is_none() && pieces == PIECES {
+                return;
+            }
+            pieces += 1;
             let room = (ROOM - self.queue.len()).min(self.left.unwrap_or(usize::MAX));
             // A source that may block is read once for each report of poll(2).
             if room == 0 || !(reported || source.never_waits()) {

@@ -9,17 +9,18 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::poll::{PollFd, PollFlags};
 
 use crate::abi::attr;
 use crate::container::notify_directory;
 use crate::error::{Doing, Error, Kind, Origin, Result};
 use crate::plan::{Action, Mount, Plan, RootPath, Source, Step, Target, What};
-use crate::sys::{Failed, fd, socket};
+use crate::sys::poll::{self, Deadline};
+use crate::sys::{fd, socket};
 
 /// The variable that names the socket, for us and for the container.
 const VARIABLE: &str = "NOTIFY_SOCKET";
@@ -214,17 +215,14 @@ impl Notify {
         let (read, write) = socket::pipe()?;
         socket::send(host.as_fd(), b"BARRIER=1", &[write.as_fd()])?;
         drop(write);
-        let end = Instant::now() + limit;
         // Without asked-for events only the hang-up is reported.
-        let ready = wait_for(&mut [PollFd::new(read.as_fd(), PollFlags::empty())], Some(end))?;
-        Ok(ready[0])
+        poll::poll(&mut [PollFd::new(read.as_fd(), PollFlags::empty())], Deadline::after(limit))
     }
 
     /// Waits a moment for what follows the word at once: systemd-notify(1) sends a barrier of its
     /// own and fails where nobody listens any more. It ends when this process closes the socket.
     fn hear_out(&self) {
-        let mut fds = [PollFd::new(self.fd(), PollFlags::POLLIN)];
-        let _ = wait_for(&mut fds, Some(Instant::now() + AFTERWARDS));
+        let _ = poll::readable(self.fd(), Deadline::after(AFTERWARDS));
     }
 
     /// Waits until the container says that it is ready, or its init (`pidfd`) ends, and passes
@@ -232,8 +230,9 @@ impl Notify {
     /// service may take its time to get ready; the service manager has one of its own.
     pub fn wait_and_forward(&self, pidfd: BorrowedFd<'_>, main_pid: i32) -> Result<Outcome> {
         loop {
-            let mut fds = [PollFd::new(self.fd(), PollFlags::POLLIN), PollFd::new(pidfd, PollFlags::POLLIN)];
-            let ready = wait_for(&mut fds, None).doing(|| "cannot wait for the container to be ready")?;
+            let mut fds = [self.fd(), pidfd].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            poll::poll(&mut fds, Deadline::NEVER).doing(|| "cannot wait for the container to be ready")?;
+            let ready = fds.map(|fd| fd.any().unwrap_or(true));
             // In this order: a program may say that it is ready and be through at once.
             if ready[0] && self.is_ready()? {
                 self.forward(main_pid)?;
@@ -245,23 +244,6 @@ impl Notify {
             if ready[1] {
                 return Ok(Outcome::Ended);
             }
-        }
-    }
-}
-
-/// poll(2) until anything is ready, or the end of time: which of them are.
-fn wait_for<const N: usize>(fds: &mut [PollFd<'_>; N], end: Option<Instant>) -> crate::sys::Result<[bool; N]> {
-    loop {
-        let timeout = match end {
-            None => PollTimeout::NONE,
-            Some(end) => {
-                PollTimeout::try_from(end.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX)
-            }
-        };
-        match nix::poll::poll(fds, timeout) {
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(Failed { call: "poll()".into(), errno }),
-            Ok(_) => return Ok(std::array::from_fn(|at| fds[at].any().unwrap_or(true))),
         }
     }
 }

@@ -34,9 +34,10 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::poll::{PollFd, PollFlags};
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::sys::poll::{self, Deadline};
 use crate::sys::socket;
 
 /// What init says.
@@ -317,16 +318,9 @@ impl RuntimeSync {
 /// Waits until there is a message, or the end of the process in between: true if there is only that.
 /// What it has said before is still to be read.
 fn died_silently(between: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> Result<bool> {
-    loop {
-        let mut fds = [socket, between].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        match nix::poll::poll(&mut fds, PollTimeout::NONE) {
-            Err(Errno::EINTR) => {}
-            other => {
-                other.map_err(std::io::Error::from).doing(|| "cannot wait for init")?;
-                return Ok(!fds[0].any().unwrap_or(true));
-            }
-        }
-    }
+    let mut fds = [socket, between].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    poll::poll(&mut fds, Deadline::NEVER).doing(|| "cannot wait for init")?;
+    Ok(!fds[0].any().unwrap_or(true))
 }
 
 /// Reads one message.

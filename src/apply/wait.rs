@@ -1,21 +1,22 @@
 //! Waiting for a process in the foreground: its signals, its stdio, its orphans.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::signalfd::SignalFd;
 
 use crate::error::{Doing, Error, Result};
+use crate::sys::poll::{self, Deadline};
 use crate::sys::process::{self, Child, Exit};
 use crate::sys::signals;
 
 use super::notify::Notify;
 use super::relay::{Port, Relay};
 
-/// How often a terminal is looked at while other processes are in its foreground, in milliseconds. A shell that
+/// How often a terminal is looked at while other processes are in its foreground. A shell that
 /// makes a running job its foreground job sends it no signal.
-const BACKGROUND: u16 = 500;
+const BACKGROUND: Duration = Duration::from_millis(500);
 
 /// Signals are collected from here on, so that none that comes before the wait is lost: a
 /// process that ends at once is noticed, and a signal that was meant for it is passed on.
@@ -56,12 +57,9 @@ impl<'a> Question<'a> {
         self.fds.push(PollFd::new(fd, flags));
     }
 
-    /// Waits for the first report. The list is empty when the time is over or a signal interrupted the wait.
-    fn wait(mut self, timeout: PollTimeout) -> Result<Vec<(Who, PollFlags)>> {
-        match nix::poll::poll(&mut self.fds, timeout) {
-            Err(Errno::EINTR) => return Ok(Vec::new()),
-            other => other.map_err(std::io::Error::from).doing(|| "cannot wait")?,
-        };
+    /// Waits for the first report. The list is empty when the deadline has passed.
+    fn wait(mut self, deadline: Deadline) -> Result<Vec<(Who, PollFlags)>> {
+        poll::poll(&mut self.fds, deadline).doing(|| "cannot wait")?;
         let reported = self.fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
         Ok(self.who.into_iter().zip(reported).filter(|(_, flags)| !flags.is_empty()).collect())
     }
@@ -80,9 +78,9 @@ pub fn wait(foreground: &Foreground, child: &Child, relay: Option<Relay>, notify
             question.ask(Who::Notify, notify.fd(), PollFlags::POLLIN);
         }
         relay.interests().for_each(|(port, fd, flags)| question.ask(Who::Relay(port), fd, flags));
-        let timeout = if relay.is_in_background() { PollTimeout::from(BACKGROUND) } else { PollTimeout::NONE };
+        let deadline = if relay.is_in_background() { Deadline::after(BACKGROUND) } else { Deadline::NEVER };
         let mut ended = false;
-        for (who, reported) in question.wait(timeout)? {
+        for (who, reported) in question.wait(deadline)? {
             match who {
                 Who::Child => ended = true,
                 Who::Signals => forward(foreground, child, &mut relay)?,
@@ -117,7 +115,7 @@ fn deliver(foreground: &Foreground, mut relay: Relay) -> Result<()> {
         let mut question = Question::default();
         question.ask(Who::Signals, foreground.0.as_fd(), PollFlags::POLLIN);
         relay.interests().for_each(|(port, fd, flags)| question.ask(Who::Relay(port), fd, flags));
-        for (who, reported) in question.wait(PollTimeout::NONE)? {
+        for (who, reported) in question.wait(Deadline::NEVER)? {
             match who {
                 Who::Signals => {
                     while let Some(signal) = foreground.next()? {

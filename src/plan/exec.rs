@@ -222,14 +222,13 @@ fn filter_before_birth(rest: &mut Vec<Step>, before: &mut Vec<Step>) -> Vec<Step
 /// The calls from the filter to the execution, with the arguments by which profiles tell them apart.
 fn lets_be_born(filter: &windlass_seccomp::Filter) -> bool {
     const CLONE_PARENT_AND_PIDFD: u64 = 0x9000;
-    const TIOCSCTTY: u64 = 0x540e;
     const PR_SET_PDEATHSIG: u64 = 1;
     const PR_SET_DUMPABLE: u64 = 4;
     let calls = [
         ("clone", [CLONE_PARENT_AND_PIDFD, 0, 0, 0, 0, 0]),
         ("prctl", [PR_SET_DUMPABLE, 0, 0, 0, 0, 0]),
         ("prctl", [PR_SET_PDEATHSIG, 0, 0, 0, 0, 0]),
-        ("ioctl", [0, TIOCSCTTY, 0, 0, 0, 0]),
+        ("ioctl", [0, crate::abi::TIOCSCTTY, 0, 0, 0, 0]),
     ];
     let plain = [
         "sendmsg",

@@ -274,7 +274,8 @@ pub enum Durability {
 }
 
 /// Replaces the file `name` by one with `text` in it, so that a reader sees the old or the new. It is
-/// written beside its name, as `.NAME.PID`, and renamed; on failure nothing of it stays.
+/// written beside its name, as `.NAME.PID`, and renamed; on failure nothing of it stays. Where somebody else has
+/// taken that name and keeps it, which a sticky directory allows, the name ends in a random number.
 pub fn replace(dir: BorrowedFd<'_>, name: &Path, mode: u32, text: &[u8], durability: Durability) -> Result<()> {
     replace_open(dir, name, mode, text, durability).map(drop)
 }
@@ -289,14 +290,19 @@ pub fn replace_open(
 ) -> Result<OwnedFd> {
     // The name of a file has at most 255 bytes.
     let stem = name.file_name().unwrap_or(name.as_os_str()).as_bytes();
-    let mut temporary = OsString::from(".");
-    temporary.push(std::ffi::OsStr::from_bytes(&stem[..stem.len().min(240)]));
-    temporary.push(format!(".{}", std::process::id()));
-    let temporary = name.with_file_name(temporary);
+    let beside = |end: &str| {
+        let mut temporary = OsString::from(".");
+        temporary.push(std::ffi::OsStr::from_bytes(&stem[..stem.len().min(220)]));
+        temporary.push(end);
+        name.with_file_name(temporary)
+    };
+    let mut temporary = beside(&format!(".{}", std::process::id()));
     let file = match make_new(dir, &temporary, mode) {
-        // Left behind by a process with our number that was killed.
         Err(failed) if failed.errno == nix::errno::Errno::EEXIST => {
-            unlinkat(dir, &temporary)?;
+            // Left behind by a process with our number that was killed, or another user's.
+            if unlinkat(dir, &temporary).is_err() {
+                temporary = beside(&super::credentials::unguessable()?);
+            }
             make_new(dir, &temporary, mode)?
         }
         other => other?,

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::poll::{PollFd, PollFlags};
 use nix::sched::CloneFlags;
 
 use crate::apply::context::Context;
@@ -84,22 +84,15 @@ const GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Waits until the program is executed. If the runtime ends before that, kills the process.
 fn guard(child: &Child, executed: BorrowedFd<'_>, runtime: BorrowedFd<'_>) -> ! {
-    loop {
-        let mut fds = [executed, runtime].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        match nix::poll::poll(&mut fds, PollTimeout::NONE) {
-            Err(Errno::EINTR) => {}
-            _ if fds[0].any().unwrap_or(false) => process::exit_now(0),
-            _ => {
-                // execve(2) closes the connection to the runtime and this pipe one after the other. A runtime
-                // that waits for the first alone may end in between.
-                if poll::readable(executed, Deadline::after(GRACE)).unwrap_or(false) {
-                    process::exit_now(0);
-                }
-                child.kill();
-                process::exit_now(1)
-            }
-        }
+    let mut fds = [executed, runtime].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    let _ = poll::poll(&mut fds, Deadline::NEVER);
+    // execve(2) closes the connection to the runtime and this pipe one after the other. A runtime that waits for
+    // the first alone may end in between.
+    if fds[0].any().unwrap_or(false) || poll::readable(executed, Deadline::after(GRACE)).unwrap_or(false) {
+        process::exit_now(0);
     }
+    child.kill();
+    process::exit_now(1)
 }
 
 pub(super) fn unshare(kinds: u64) -> Result<()> {

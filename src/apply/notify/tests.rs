@@ -4,6 +4,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use super::*;
 use crate::sys::process;
@@ -185,9 +186,7 @@ fn a_container_that_ends_ends_the_wait_whatever_it_sends() {
 }
 
 fn notify_has_more(notify: &Notify) -> bool {
-    let mut fds = [PollFd::new(notify.fd(), PollFlags::POLLIN)];
-    let end = Instant::now() + Duration::from_millis(200);
-    wait_for(&mut fds, Some(end)).expect("poll")[0]
+    poll::readable(notify.fd(), Deadline::after(Duration::from_millis(200))).expect("poll")
 }
 
 #[test]
@@ -225,7 +224,7 @@ fn a_descriptor_from_the_container_is_closed_at_once() {
     drop(write);
     assert_eq!(notify.is_ready(), Ok(false));
     let mut fds = [PollFd::new(read.as_fd(), PollFlags::empty())];
-    assert_eq!(wait_for(&mut fds, Some(Instant::now() + Duration::from_secs(2))), Ok([true]));
+    assert_eq!(poll::poll(&mut fds, Deadline::after(Duration::from_secs(2))), Ok(true));
 }
 
 #[test]

@@ -53,6 +53,12 @@ fn a_file_is_replaced_whole_or_not_at_all() {
     std::fs::write(dir.join(format!(".file.{}", std::process::id())), "junk").expect("written");
     put("file", Durability::Cached).expect("replaced");
     assert_eq!(std::fs::read(dir.join("file")).expect("read"), b"new");
+    // Another's, who keeps it: not even root removes a directory by unlink(2).
+    let kept = format!(".file.{}", std::process::id());
+    std::fs::create_dir(dir.join(&kept)).expect("made");
+    put("file", Durability::Cached).expect("replaced beside a name that is taken");
+    assert_eq!(names(), [kept.as_str(), "file"]);
+    std::fs::remove_dir(dir.join(&kept)).expect("removed");
     let long = "n".repeat(255);
     put(&long, Durability::Synced).expect("a name as long as any");
     assert_eq!(names(), ["file", long.as_str()]);
