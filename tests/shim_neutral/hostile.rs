@@ -81,3 +81,18 @@ fn who_looks_at_the_records_of_a_shim_leaves_the_line_that_another_writes() {
     assert_eq!(world.line(&["status", "c"])["last_event"], 2);
     assert!(fs::read(&events).expect("events").ends_with(b"\"ty"), "it is a half line of a shim that lives");
 }
+
+#[test]
+fn a_shim_that_is_stopped_does_not_hide_the_others() {
+    let world = World::new("stopped", FOREVER);
+    let shim = world.run(&[])["shim_pid"].as_i64().expect("a pid") as i32;
+    fs::create_dir(world.state().join("dead")).expect("made");
+    let facts = fs::read_to_string(world.state().join("c/shim.json")).expect("facts");
+    fs::write(world.state().join("dead/shim.json"), facts.replace("\"id\":\"c\"", "\"id\":\"dead\"")).expect("written");
+    kill(shim, libc::SIGSTOP);
+    let output = world.output(&["list"]);
+    kill(shim, libc::SIGCONT);
+    let (listed, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(listed.contains("\"id\":\"dead\"") && !listed.contains("\"id\":\"c\""), "{output:?}");
+    assert!(said.contains("c: the shim does not answer"), "{output:?}");
+}

@@ -12,6 +12,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -66,6 +67,13 @@ impl Client {
         let stream = socket::connect(&state.join(id).join("shim.sock"))
             .map_err(|failed| Error::Lost(io::Error::from_raw_os_error(failed.errno as i32)))?;
         Ok(Client { stream: BufReader::new(stream.into()), seq: 0 })
+    }
+
+    /// From now on a shim that does not answer for so long (at least a millisecond) is lost: [`Error::Lost`] with
+    /// [`io::ErrorKind::WouldBlock`].
+    pub fn give_up_after(&mut self, time: Duration) -> Result<(), Error> {
+        let stream = self.stream.get_ref();
+        stream.set_read_timeout(Some(time)).and_then(|()| stream.set_write_timeout(Some(time))).map_err(Error::from)
     }
 
     /// One request and its answer. Events that come in between are lost: subscribe on a

@@ -44,6 +44,9 @@ impl From<crate::error::Error> for Failure {
 
 type Result<T> = std::result::Result<T, Failure>;
 
+/// How long `list` waits for each shim: one that is stopped must not hide the others.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// How often a log is looked at, and a dead shim's successor is looked for.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -164,8 +167,19 @@ impl Verb<'_> {
                 complain(NAME, &format!("{id}: {refusal}"));
                 continue;
             }
-            let answer = Client::connect(self.state, &id).and_then(|mut client| client.call("status", json!({})));
-            match answer.map_err(Failure::from).or_else(|_| dead::status(&home).map_err(Failure::from)) {
+            let answer = Client::connect(self.state, &id).and_then(|mut client| {
+                client.give_up_after(PATIENCE)?;
+                client.call("status", json!({}))
+            });
+            let status = match answer {
+                // It lives, so its records would be wrong: they are read for a shim that is dead.
+                Err(Error::Lost(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    Err(Failure("the shim does not answer".into()))
+                }
+                Err(_) => dead::status(&home).map_err(Failure::from),
+                Ok(status) => Ok(status),
+            };
+            match status {
                 Ok(status) => writeln!(io::stdout(), "{status}")?,
                 Err(Failure(message)) => complain(NAME, &format!("{id}: {message}")),
             }
