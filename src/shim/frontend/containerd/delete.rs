@@ -32,7 +32,7 @@ pub fn main(arguments: &Arguments) -> Result<(), String> {
         "" => std::env::current_dir().map_err(|error| format!("the working directory: {error}"))?,
         path => path.into(),
     };
-    let record = Record::read(&bundle::exit_file(&bundle)).filter(|record| record.id == arguments.id);
+    let record = record(&bundle, &arguments.id);
     let until = Deadline::after(PATIENCE);
     let deleted = bundle::remembered(&bundle, &arguments.namespace)
         .and_then(|runtime| delete(&runtime, &arguments.id, record.is_some(), until));
@@ -89,6 +89,13 @@ fn run(runtime: &Runtime, words: &[OsString], until: Deadline) -> Result<(bool, 
     Ok((success, if finished.printed.is_empty() { finished.complained } else { finished.printed }))
 }
 
+/// The record of the container's end. One of another process is that of a container whose bundle was at the same
+/// path: its shim may have written it after that bundle was removed.
+fn record(bundle: &Path, id: &str) -> Option<Record> {
+    let of_it = |record: &Record| record.id == id && u32::try_from(record.pid) == Ok(pid(bundle));
+    Record::read(&bundle::exit_file(bundle)).filter(of_it)
+}
+
 fn pid(bundle: &Path) -> u32 {
     let text = fd::document(bundle::pid_file(bundle)).unwrap_or_default();
     String::from_utf8_lossy(&text).trim().parse().unwrap_or_default()
@@ -101,5 +108,25 @@ fn remove_socket(bundle: &Path) {
     let Some(path) = address.trim().strip_prefix("unix://").map(PathBuf::from) else { return };
     if socket::connect_now(&path).is_err_and(|failed| failed.errno == nix::errno::Errno::ECONNREFUSED) {
         let _ = std::fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_another_container_at_the_same_path_is_not_this_one_s() {
+        let bundle = std::env::temp_dir().join(format!("windlass-delete-{}", std::process::id()));
+        std::fs::create_dir_all(&bundle).expect("a directory");
+        let text = r#"{"version":1,"id":"web","pid":7,"code":3,"at":"2026-01-01T00:00:00Z","atNanoseconds":0}"#;
+        std::fs::write(bundle::exit_file(&bundle), text).expect("written");
+        assert!(record(&bundle, "web").is_none(), "nothing has run in this bundle");
+        std::fs::write(bundle::pid_file(&bundle), "8").expect("written");
+        assert!(record(&bundle, "web").is_none(), "another process");
+        std::fs::write(bundle::pid_file(&bundle), "7").expect("written");
+        assert_eq!(record(&bundle, "web").and_then(|record| record.code), Some(3));
+        assert!(record(&bundle, "db").is_none());
+        std::fs::remove_dir_all(&bundle).expect("removed");
     }
 }
