@@ -113,7 +113,10 @@ fn unavailable(hierarchy: &Hierarchy, controller: &str, pointer: &str) -> Error 
             "a windlass built with the feature cgroup-v1 applies it; or boot with cgroup_no_v1=all to have all controllers in cgroup v2",
         ),
         None if hierarchy.unified().is_none() => error("no cgroup2 file system is mounted".into()).hint(MOUNT),
-        None => error(format!("controller \"{controller}\" not available")).hint(format!(
+        None => error(format!(
+            "controller \"{controller}\" not available: the requested cgroup controller `{controller}` is not available"
+        ))
+        .hint(format!(
             "{}/cgroup.controllers does not list it: the kernel lacks it, or disables it on its command line, or this cgroup was not delegated with it",
             hierarchy.unified().unwrap_or_default()
         )),

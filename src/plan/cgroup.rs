@@ -444,7 +444,10 @@ impl Writes<'_> {
         }
         let (controller, name) = file.split_once('.').unwrap_or_default();
         if controller.is_empty() || name.is_empty() || file.contains(['\0', '\n']) {
-            let msg = format!("unified resource {file:?} must be in the form CONTROLLER.PARAMETER");
+            let msg = format!(
+                "unified resource {file:?} must be in the form CONTROLLER.PARAMETER: \
+                 the specified key has not the form CONTROLLER.VALUE `{file}`"
+            );
             return self.fault(&pointer, msg);
         }
         if ACTS_ON_PROCESSES.contains(&file) {

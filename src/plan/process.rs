@@ -444,6 +444,29 @@ const SCHEDULER_FLAGS: &[(&str, u64)] = &[
     ("SCHED_FLAG_UTIL_CLAMP_MAX", 0x40),
 ];
 
+/// What sched_setattr(2) demands of a deadline (sched(7), `SCHED_DEADLINE`): runtime <= deadline <= period, a
+/// runtime of 1024 ns at least, and 63 bits for each. A period of 0 is that of the deadline. crun's words.
+fn deadline_fault<T>(wanted: &Scheduler) -> Option<Result<T, Wrong>> {
+    const LEAST: u64 = 1 << 10;
+    const MOST: u64 = i64::MAX as u64;
+    let Scheduler { runtime, deadline, period, .. } = *wanted;
+    let (field, why) = match () {
+        () if runtime == 0 => ("/runtime", "requires `runtime`".into()),
+        () if deadline == 0 => ("/deadline", "requires `deadline`".into()),
+        () if !(LEAST..=MOST).contains(&runtime) => {
+            ("/runtime", format!("runtime {runtime} must be between {LEAST} and {MOST}"))
+        }
+        () if deadline > MOST => ("/deadline", format!("deadline {deadline} must be <= {MOST}")),
+        () if period > MOST => ("/period", format!("period {period} must be <= {MOST}")),
+        () if runtime > deadline => ("/runtime", format!("runtime {runtime} must be <= deadline {deadline}")),
+        () if period != 0 && deadline > period => {
+            ("/deadline", format!("deadline {deadline} must be <= period {period}"))
+        }
+        () => return None,
+    };
+    Some(wrong(field, format!("sched_setattr: `SCHED_DEADLINE` {why}")))
+}
+
 fn scheduler(wanted: &Scheduler) -> Result<SchedulerAttributes, Wrong> {
     let Some((_, policy)) = POLICIES.iter().find(|row| row.0 == wanted.policy) else {
         return wrong("/policy", unknown("scheduler policy", &wanted.policy));
@@ -464,6 +487,11 @@ fn scheduler(wanted: &Scheduler) -> Result<SchedulerAttributes, Wrong> {
     let deadline = [("/runtime", wanted.runtime), ("/deadline", wanted.deadline), ("/period", wanted.period)];
     if let Some((field, _)) = deadline.into_iter().find(|(_, value)| *value != 0 && *policy != 6) {
         return wrong(field, "scheduler runtime/deadline/period can only be specified for SchedDeadline policy");
+    }
+    if *policy == 6
+        && let Some(fault) = deadline_fault(wanted)
+    {
+        return fault;
     }
     let Ok(priority) = u32::try_from(wanted.priority) else {
         return wrong("/priority", format!("invalid priority {}", wanted.priority));
@@ -532,4 +560,32 @@ fn memory_policy(policy: &MemoryPolicy) -> Result<(i32, Vec<u64>), Wrong> {
         }
     }
     Ok((mode | flags, nodes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_that_no_kernel_takes_is_the_fault_of_its_member() {
+        let fault = |runtime, deadline, period| {
+            let policy = "SCHED_DEADLINE".into();
+            scheduler(&Scheduler { policy, runtime, deadline, period, ..Scheduler::default() }).err()
+        };
+        for (times, field) in [
+            ((0, 20_000, 0), "/runtime"),
+            ((10_000, 0, 20_000), "/deadline"),
+            ((1023, 20_000, 0), "/runtime"),
+            ((30_000, 20_000, 40_000), "/runtime"),
+            ((10_000, 30_000, 20_000), "/deadline"),
+            ((1 << 63, u64::MAX, 0), "/runtime"),
+            ((1024, 1 << 63, 0), "/deadline"),
+            ((1024, 1024, 1 << 63), "/period"),
+        ] {
+            assert_eq!(fault(times.0, times.1, times.2).map(|fault| fault.0), Some(field.into()), "{times:?}");
+        }
+        for times in [(1024, 1024, 0), (10_000, 20_000, 20_000)] {
+            assert_eq!(fault(times.0, times.1, times.2), None, "{times:?}");
+        }
+    }
 }
