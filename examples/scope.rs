@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
-use windlass::cgroup::Systemd;
-use windlass::error::{Doing, Error, Kind, Result};
-use windlass::plan::unit::Unit;
-use windlass::plan::{Host, Options};
-use windlass::spec::Spec;
-use windlass::sys::process::{self, Forked, SingleThreaded};
+use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::spec::Spec;
+use windlass_cgroup::Systemd;
+use windlass_plan::unit::Unit;
+use windlass_plan::{Host, Options};
+use windlass_sys::process::{self, Forked, SingleThreaded};
 
 /// Of one run of something.
 #[derive(Clone, Copy)]
@@ -155,9 +155,9 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// The scope of a container.
 fn of_bundle(bundle: &str, name: &str) -> Result<Unit> {
     let text = std::fs::read(format!("{bundle}/config.json")).doing(|| "cannot read config.json")?;
-    let spec: Spec = windlass::spec::parse(&text, "config.json")?;
+    let spec: Spec = windlass_base::spec::parse(&text, "config.json")?;
     let host = Host { capabilities: u64::MAX, ..Host::default() };
-    let systemd = Some(windlass::plan::unit::Systemd { user: false, prefix: "bare" });
-    let plan = windlass::plan::create(name, &spec, &Options { host, systemd, ..Options::default() })?;
+    let systemd = Some(windlass_plan::unit::Systemd { user: false, prefix: "bare" });
+    let plan = windlass_plan::create(name, &spec, &Options { host, systemd, ..Options::default() })?;
     plan.unit.ok_or_else(|| Error::usage("the container has no scope"))
 }

@@ -20,8 +20,9 @@ use log::LevelFilter;
 use serde::Serialize;
 
 use crate::cli::options::{Global, LogFormat};
-use crate::error::{Doing, Error, Fault, Kind, Origin, Result, printable};
-use crate::{hint, rfc3339};
+use windlass_base::error::{Doing, Error, Fault, Kind, Origin, Result, printable};
+use windlass_base::hint;
+use windlass_base::rfc3339;
 
 /// Where messages go.
 #[derive(Debug)]
@@ -312,7 +313,7 @@ mod tests {
     use nix::errno::Errno;
 
     use super::*;
-    use crate::error::Failed;
+    use windlass_base::error::Failed;
 
     fn bind() -> Error {
         Failed { call: "open_tree(AT_FDCWD, \"/no\", OPEN_TREE_CLONE)".into(), errno: Errno::ENOENT }
@@ -417,7 +418,7 @@ mod tests {
     }
 
     fn global(path: &Path, format: LogFormat, level: LevelFilter) -> Global {
-        let environment = crate::args::Environment { euid: 0, runtime_dir: None, borrowed_root: false };
+        let environment = windlass_args::Environment { euid: 0, runtime_dir: None, borrowed_root: false };
         let mut global = Global::default_for("windlass", &environment);
         global.log = Some(path.to_owned());
         global.log_format = format;

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use windlass::error::Fault;
-use windlass::plan::{Host, Options};
-use windlass::spec::Spec;
+use windlass_base::error::Fault;
+use windlass_base::spec::Spec;
+use windlass_plan::{Host, Options};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
@@ -80,14 +80,14 @@ fn rows() -> Vec<Row> {
 
 /// What reading and planning find, as root of the host: faults and warnings.
 fn planned(config: &str) -> (Vec<Fault>, Vec<Fault>) {
-    let read = match windlass::spec::read::<Spec>(config.as_bytes(), "config.json") {
+    let read = match windlass_base::spec::read::<Spec>(config.as_bytes(), "config.json") {
         Ok(read) => read,
         Err(error) => return (error.into_faults(), Vec::new()),
     };
     let options = Options { host: Host { capabilities: u64::MAX, ..Host::default() }, ..Options::default() };
     let mut faults = read.faults;
     let mut warnings = read.warnings;
-    match windlass::plan::create("box", &read.value, &options) {
+    match windlass_plan::create("box", &read.value, &options) {
         Ok(plan) => warnings.extend(plan.warnings),
         // What follows from an element that counts as absent is no fault of its own.
         Err(error) if faults.is_empty() => faults = error.into_faults(),
@@ -225,7 +225,7 @@ fn a_key_twice_and_half_a_surrogate_pair_are_warnings() {
         "process": {"args": ["sh"], "cwd": "/", "cwd": "/tmp", "user": {}, "env": ["A=\udc00"]},
         "linux": {"namespaces": [{"type": "mount"}, {"type": "uts"}],
                   "seccomp": {"defaultAction": "SCMP_ACT_ERRNO", "defaultAction": "SCMP_ACT_ALLOW"}}}"#;
-    let read = windlass::spec::read::<Spec>(config.as_bytes(), "config.json").expect("it can be read");
+    let read = windlass_base::spec::read::<Spec>(config.as_bytes(), "config.json").expect("it can be read");
     assert_eq!(read.faults, []);
     assert_eq!(read.value.oci_version, "v1.0.2");
     assert_eq!(read.value.process.as_ref().map(|process| process.cwd.as_str()), Some("/tmp"));
@@ -274,8 +274,8 @@ fn the_process_of_exec_and_the_resources_of_update_are_read_alike() {
     let spec: Spec = serde_json::from_value(base(&data("bad_configs.tsv"))).expect("a good base");
     let exec = |process: &str| {
         let options = Options { host: Host { capabilities: u64::MAX, ..Host::default() }, ..Options::default() };
-        let request = windlass::plan::exec::Request::default();
-        windlass::plan::exec::exec("box", &spec, &request, Some(process.as_bytes()), &options)
+        let request = windlass_plan::exec::Request::default();
+        windlass_plan::exec::exec("box", &spec, &request, Some(process.as_bytes()), &options)
     };
     let error = exec(r#"{"args": "sh", "cwd": 3, "user": []}"#).expect_err("wrong types");
     assert_eq!(pointers(&error.into_faults()), ["/args", "/cwd", "/user"]);

@@ -8,9 +8,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use windlass::cgroup::{Cgroup, Filters, Happened, Hierarchy, Kill, remove};
-use windlass::error::{Kind, Origin};
-use windlass::plan::cgroup::{Limits, MemoryCheck, Need, limits};
+use windlass_base::error::{Kind, Origin};
+use windlass_cgroup::{Cgroup, Filters, Happened, Hierarchy, Kill, remove};
+use windlass_plan::cgroup::{Limits, MemoryCheck, Need, limits};
 
 /// The hierarchy, or `None` with the reason on stderr.
 fn hierarchy() -> Option<Hierarchy> {
@@ -88,7 +88,7 @@ fn planned(json: &str) -> Limits {
 }
 
 /// Makes the cgroup and applies the limits, as create does.
-fn limited(hierarchy: &Hierarchy, scratch: &Scratch, json: &str) -> windlass::error::Result<Cgroup> {
+fn limited(hierarchy: &Hierarchy, scratch: &Scratch, json: &str) -> windlass_base::error::Result<Cgroup> {
     let limits = planned(json);
     let cgroup = Cgroup::create(hierarchy, &scratch.path, &limits.needs())?;
     cgroup.apply(&limits.writes)?;
@@ -332,10 +332,10 @@ fn devices_are_denied_and_a_replaced_filter_is_the_only_one() {
         {"allow": false, "type": "c", "major": 1, "minor": 11, "access": "rw"}]}"#;
     cgroup.replace_devices(set(no_zero).as_ref(), Filters::Ours).expect("replace");
     assert_eq!(shell_in(&cgroup, TRY_DEVICES), "null\nzero\nurandom\nwritten");
-    assert_eq!(windlass::sys::bpf::device_programs(cgroup.dir_fd()).expect("query").len(), 1);
+    assert_eq!(windlass_sys::bpf::device_programs(cgroup.dir_fd()).expect("query").len(), 1);
     cgroup.replace_devices(None, Filters::Ours).expect("replace");
     assert_eq!(shell_in(&cgroup, TRY_DEVICES), "null\nzero\nurandom\nkmsg\nwritten");
-    assert_eq!(windlass::sys::bpf::device_programs(cgroup.dir_fd()).expect("query").len(), 0);
+    assert_eq!(windlass_sys::bpf::device_programs(cgroup.dir_fd()).expect("query").len(), 0);
 }
 
 #[test]
@@ -347,7 +347,7 @@ fn a_filter_in_a_found_cgroup_is_replaced_not_added() {
         Cgroup::create(&hierarchy, &scratch.path, &[]).expect("create").set_devices(&filter).expect("set");
     }
     let cgroup = Cgroup::open(&scratch.whole()).expect("open");
-    assert_eq!(windlass::sys::bpf::device_programs(cgroup.dir_fd()).expect("query").len(), 1);
+    assert_eq!(windlass_sys::bpf::device_programs(cgroup.dir_fd()).expect("query").len(), 1);
 }
 
 #[test]

@@ -14,10 +14,10 @@ use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{Cgroup as Independent, MaxValue};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use windlass::cgroup::{Cgroup, Hierarchy, Kill, v1};
-use windlass::error::{Fault, Origin, Result};
-use windlass::plan::cgroup::{Limits, limits};
-use windlass::spec::Resources;
+use windlass_base::error::{Fault, Origin, Result};
+use windlass_base::spec::Resources;
+use windlass_cgroup::{Cgroup, Hierarchy, Kill, v1};
+use windlass_plan::cgroup::{Limits, limits};
 
 fn root() -> bool {
     let root = nix::unistd::geteuid().is_root();

@@ -4,12 +4,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use windlass::args::Environment;
 use windlass::cli::{
     CgroupManager, Command, Create, Exec, Format, Global, LogFormat, Rejected, Run, Source, Update, parse_in,
 };
-use windlass::error::{Kind, Origin};
-use windlass::plan::exec::User;
+use windlass_args::Environment;
+use windlass_base::error::{Kind, Origin};
+use windlass_plan::exec::User;
 
 fn root() -> Environment {
     Environment { euid: 0, runtime_dir: None, borrowed_root: false }

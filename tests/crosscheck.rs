@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use caps::{CapSet, Capability};
 use procfs::process::Process;
-use windlass::container::process_stat;
-use windlass::plan::{Action, Host, Options, Plan};
-use windlass::sys::credentials;
+use windlass_plan::{Action, Host, Options, Plan};
+use windlass_store::process_stat;
+use windlass_sys::credentials;
 
 /// The last capability of this kernel.
 fn last_capability() -> u8 {
@@ -24,9 +24,9 @@ fn plan(names: &[String], granted: u64) -> Plan {
         "linux": { "namespaces": [{ "type": "mount" }] },
     })
     .to_string();
-    let spec = windlass::spec::parse(text.as_bytes(), "config.json").expect("valid");
+    let spec = windlass_base::spec::parse(text.as_bytes(), "config.json").expect("valid");
     let options = Options { host: Host { capabilities: granted, ..Host::default() }, ..Options::default() };
-    windlass::plan::create("x", &spec, &options).expect("it can be planned")
+    windlass_plan::create("x", &spec, &options).expect("it can be planned")
 }
 
 /// The bounding set that a plan takes.

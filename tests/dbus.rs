@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use rustbus::message_builder::{MarshalledMessage, MessageBuilder};
 use rustbus::params::{Array, Base, Container, Param, Variant};
 use rustbus::signature::Type;
-use windlass::dbus::{Answer, Call, Connection, Peer, decode, encode};
-use windlass::variant::Value;
+use windlass_base::variant::Value;
+use windlass_dbus::{Answer, Call, Connection, Peer, decode, encode};
 
 /// The same value as rustbus has it.
 fn theirs(value: &Value) -> Param<'static, 'static> {
@@ -200,7 +200,7 @@ fn a_signal_before_the_answer_is_kept_and_pieces_are_put_together() {
     let mut connection = Connection::open(&path, Peer::Service, PATIENCE).expect("let in");
     let answer = connection.call(&call(&[]), &[]).expect("an answer");
     assert_eq!(answer, Answer::Return(vec![Value::text("hello")]));
-    let ours = |message: &windlass::dbus::Message| message.arguments == [Value::text("ours")];
+    let ours = |message: &windlass_dbus::Message| message.arguments == [Value::text("ours")];
     assert_eq!(connection.signal(ours).expect("kept"), [Value::text("ours")]);
     drop(connection);
     let said = server.join().expect("the server ends");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
-use windlass::container::{Init, State, Store, VERSION, process_stat};
+use windlass_store::{Init, State, Store, VERSION, process_stat};
 
 /// A directory of one test, with a state root and a bundle in it.
 struct Scratch(PathBuf);
@@ -502,12 +502,12 @@ fn spec_writes_a_configuration_that_can_be_planned_and_does_not_overwrite() {
         let _ = fs::remove_file(&path);
         let answer = scratch.run(words);
         assert_eq!((answer.code, answer.err.as_str()), (0, ""), "{words}");
-        let spec = windlass::spec::parse(&fs::read(&path).expect("written"), "config.json").expect("it parses");
-        let options = windlass::plan::Options {
-            host: windlass::plan::Host { capabilities: u64::MAX, ..Default::default() },
+        let spec = windlass_base::spec::parse(&fs::read(&path).expect("written"), "config.json").expect("it parses");
+        let options = windlass_plan::Options {
+            host: windlass_plan::Host { capabilities: u64::MAX, ..Default::default() },
             ..Default::default()
         };
-        let plan = windlass::plan::create("x", &spec, &options).unwrap_or_else(|error| panic!("{words}: {error}"));
+        let plan = windlass_plan::create("x", &spec, &options).unwrap_or_else(|error| panic!("{words}: {error}"));
         assert_eq!(plan.warnings, [], "{words}");
         assert_eq!(scratch.run(words).code, 1, "a configuration that is there is kept");
     }

@@ -7,8 +7,8 @@
 use std::process::{Child, Command, Output, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
-use windlass::apply::move_network_devices;
-use windlass::error::{Error, Kind};
+use windlass_apply::move_network_devices;
+use windlass_base::error::{Error, Kind};
 
 /// A process in a network namespace of its own.
 struct Container(Child);

@@ -1,5 +1,5 @@
 //! Our reading of `config.json` against the oci-spec crate's: what it reads, we read too, with the
-//! same values. Why ours exists stands in `windlass::spec`.
+//! same values. Why ours exists stands in `windlass_base::spec`.
 //!
 //! oci-spec's document is written out again and read with ours. Both of our readings, of the text
 //! as it was and of what oci-spec made of it, must then be the same.
@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::Value;
-use windlass::spec::Spec;
+use windlass_base::spec::Spec;
 
 /// Elements of specifications before 1.3 that neither keeps.
 const NOT_WRITTEN: &[&str] = &["/linux/intelRdt/enableCMT", "/linux/intelRdt/enableMBM"];
@@ -22,13 +22,13 @@ const STRICTER: &[&str] = &["sequence, expected an object", "missing field"];
 
 /// Our reading, in a form that can be compared: the seccomp profile is kept as text, which says
 /// the same in many ways, so it is compared as a value of its own.
-fn ours(text: &str) -> Result<(String, Value), windlass::error::Error> {
-    let mut spec: Spec = windlass::spec::parse(text.as_bytes(), "config.json")?;
+fn ours(text: &str) -> Result<(String, Value), windlass_base::error::Error> {
+    let mut spec: Spec = windlass_base::spec::parse(text.as_bytes(), "config.json")?;
     forget_what_oci_spec_does_not_keep(&mut spec);
     let mut profile = Value::Null;
     if let Some(text) = spec.linux.as_mut().and_then(|linux| linux.seccomp.take()) {
         let parsed: windlass_seccomp::Profile = serde_json::from_str(text.get())
-            .map_err(|error| windlass::error::Error::usage(format!("seccomp: {error}")))?;
+            .map_err(|error| windlass_base::error::Error::usage(format!("seccomp: {error}")))?;
         profile = format!("{parsed:#?}").into();
     }
     Ok((format!("{spec:#?}"), profile))

@@ -8,13 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use windlass::abi::namespace;
-use windlass::error::{Error, Fault, Origin};
-use windlass::plan::exec::ExecPlan;
-use windlass::plan::exec::Request;
-use windlass::plan::unit::Systemd;
-use windlass::plan::{Action, Host, Joiner, Mount, Options, Plan, RootPath, Step, What};
-use windlass::spec::{IdMapping, Spec};
+use windlass_base::abi::namespace;
+use windlass_base::error::{Error, Fault, Origin};
+use windlass_base::spec::{IdMapping, Spec};
+use windlass_plan::exec::ExecPlan;
+use windlass_plan::exec::Request;
+use windlass_plan::unit::Systemd;
+use windlass_plan::{Action, Host, Joiner, Mount, Options, Plan, RootPath, Step, What};
 
 struct Fixture {
     path: PathBuf,
@@ -25,7 +25,7 @@ struct Fixture {
 impl Fixture {
     fn read(path: PathBuf) -> Fixture {
         let text = fs::read_to_string(&path).expect("the fixture can be read");
-        let spec = windlass::spec::parse(text.as_bytes(), "the fixture")
+        let spec = windlass_base::spec::parse(text.as_bytes(), "the fixture")
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         Fixture { path, text, spec }
     }
@@ -57,12 +57,12 @@ impl Fixture {
     }
 
     fn plan(&self) -> Result<Plan, Error> {
-        windlass::plan::create("box", &self.spec, &self.options())
+        windlass_plan::create("box", &self.spec, &self.options())
     }
 
     fn exec(&self) -> Result<ExecPlan, Error> {
         let request = Request { args: vec!["true".into()], ..Request::default() };
-        windlass::plan::exec::exec("box", &self.spec, &request, None, &self.options())
+        windlass_plan::exec::exec("box", &self.spec, &request, None, &self.options())
     }
 
     fn document(&self) -> Value {
@@ -260,7 +260,7 @@ fn a_filter_that_is_planned_is_installed_in_exec_as_well() {
 #[test]
 fn what_the_words_of_exec_ask_for_is_not_blamed_on_the_configuration() {
     let asked = |fixture: &Fixture, request: &Request, process: Option<&[u8]>| {
-        let plan = windlass::plan::exec::exec("box", &fixture.spec, request, process, &fixture.options());
+        let plan = windlass_plan::exec::exec("box", &fixture.spec, request, process, &fixture.options());
         let steps = plan.expect("it is planned").steps;
         let origin = |wanted: fn(&Action) -> bool| {
             let at = position(&steps, wanted).expect("always");
@@ -446,7 +446,7 @@ fn every_new_namespace_is_made_once() {
             }
         }
         // The time namespace is the runtime's to make, and all others those of the process in between.
-        let elsewhere = if plan.topology.intermediate { u64::MAX } else { windlass::abi::namespace::TIME };
+        let elsewhere = if plan.topology.intermediate { u64::MAX } else { windlass_base::abi::namespace::TIME };
         assert_eq!(made & !elsewhere, plan.topology.new & !elsewhere, "{name}");
     }
 }
@@ -468,7 +468,7 @@ fn exec_mounts_nothing_and_makes_no_namespace() {
 
 #[test]
 fn exec_is_born_among_the_containers_processes_with_what_they_may_have() {
-    use windlass::abi::namespace::{PID, USER};
+    use windlass_base::abi::namespace::{PID, USER};
     let (mut seen, mut early) = ([0; 2], 0);
     for (fixture, _) in planned() {
         let (name, exec) = (fixture.path.display(), fixture.exec().expect("planned"));

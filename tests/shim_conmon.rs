@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use windlass::sys::socket;
+use windlass_sys::socket;
 
 const ID: &str = "0123456789abcdef";
 

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use windlass::shim::{
+use windlass_shim::{
     Code, Container, Event, ExitFile, NewProcess, Phase, ProcessId, Reply, Request, Runtime, Stdio, Supervisor,
     Timeouts, WaitToken,
 };
-use windlass::sys::process::Exit;
+use windlass_sys::process::Exit;
 
 /// The tests below run in processes of their own: a supervisor blocks all signals of its thread,
 /// becomes a subreaper and forks, which a program with many threads must not.
@@ -115,7 +115,7 @@ fn until(core: &mut Supervisor, wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
 }
 
 /// A request, and the answer, whenever it comes.
-fn answer(core: &mut Supervisor, request: Request) -> Result<Reply, windlass::shim::Refusal> {
+fn answer(core: &mut Supervisor, request: Request) -> Result<Reply, windlass_shim::Refusal> {
     let token = match core.request(request)? {
         Reply::Pending(token) => token,
         reply => return Ok(reply),
@@ -123,7 +123,7 @@ fn answer(core: &mut Supervisor, request: Request) -> Result<Reply, windlass::sh
     finished(core, token)
 }
 
-fn finished(core: &mut Supervisor, token: WaitToken) -> Result<Reply, windlass::shim::Refusal> {
+fn finished(core: &mut Supervisor, token: WaitToken) -> Result<Reply, windlass_shim::Refusal> {
     let events = until(core, |event| matches!(event, Event::Finished { token: of, .. } if *of == token));
     match events.into_iter().next_back() {
         Some(Event::Finished { result, .. }) => result,
@@ -176,7 +176,7 @@ fn execs_end_before_init_does() {
         answer(&mut core, Request::Start(init())).expect("started");
         // The exec's record is slow to come: its pipe is held open for the whole drain time.
         let mut exec = world.exec("e", "sleep 5 &\nexit 4\n");
-        exec.stdio.stdout = windlass::shim::Output::Attach;
+        exec.stdio.stdout = windlass_shim::Output::Attach;
         core.request(Request::AddExec(exec)).expect("added");
         answer(&mut core, Request::Start(ProcessId::of("c", "e"))).expect("started");
         core.request(Request::AddExec(world.exec("early", "exit 0\n"))).expect("init lives");

@@ -9,12 +9,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
-use windlass::apply::sync::{InitSync, Message, Question, RuntimeSync, Wanted, decode};
-use windlass::error::{Error, Fault, Kind, Origin};
-use windlass::sys::socket::pair;
+use windlass_apply::sync::{InitSync, Message, Question, RuntimeSync, Wanted, decode};
+use windlass_base::error::{Error, Fault, Kind, Origin};
+use windlass_sys::socket::pair;
 
 /// What init can ask for.
-type Ask = fn(&InitSync) -> windlass::error::Result<()>;
+type Ask = fn(&InitSync) -> windlass_base::error::Result<()>;
 
 const ASKS: &[(&str, Ask)] = &[
     ("Place", InitSync::place),
@@ -247,11 +247,11 @@ fn what_a_process_in_between_has_said_is_heard_after_its_death() {
 fn a_handle_that_nobody_asked_for_is_closed() {
     let (init, mut runtime) = bare();
     let (ours, theirs) = pair().expect("a pair");
-    windlass::sys::socket::send(init.as_fd(), b"M", &[theirs.as_fd()]).expect("the runtime lives");
+    windlass_sys::socket::send(init.as_fd(), b"M", &[theirs.as_fd()]).expect("the runtime lives");
     drop(theirs);
     assert!(matches!(runtime.receive(), Ok(Message::Ask(Question::MapIds))));
     // Had it been kept, the other end would not be closed.
-    let (n, _) = windlass::sys::socket::receive(ours.as_fd(), &mut [0; 1]).expect("closed, not failed");
+    let (n, _) = windlass_sys::socket::receive(ours.as_fd(), &mut [0; 1]).expect("closed, not failed");
     assert_eq!(n, 0);
 }
 

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-use crate::error::{Doing, Error, Origin, Result};
-use crate::sys::process::Child;
-use crate::sys::{fd, socket};
+use windlass_base::error::{Doing, Error, Origin, Result};
+use windlass_sys::process::Child;
+use windlass_sys::{fd, socket};
 
 use super::inherit::Inherit;
 

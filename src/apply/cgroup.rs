@@ -4,15 +4,15 @@ use std::cell::{Cell, OnceCell, RefCell};
 
 use nix::errno::Errno;
 
-use crate::abi::namespace;
-use crate::cgroup::{self, Cgroup, Hierarchy, Kill, Manager, Systemd, delegated, v1};
-use crate::error::{Error, Fault, Kind, Origin, Result};
-use crate::plan::device_rules::v1::Rules;
-use crate::plan::unit::Unit;
-use crate::plan::{Plan, Topology};
-use crate::spec::{Resources, Spec};
-use crate::sys::fd;
-use crate::sys::process::Child;
+use windlass_base::abi::namespace;
+use windlass_base::error::{Error, Fault, Kind, Origin, Result};
+use windlass_base::spec::{Resources, Spec};
+use windlass_cgroup::{self as cgroup, Cgroup, Hierarchy, Kill, Manager, Systemd, delegated, v1};
+use windlass_plan::device_rules::v1::Rules;
+use windlass_plan::unit::Unit;
+use windlass_plan::{Plan, Topology};
+use windlass_sys::fd;
+use windlass_sys::process::Child;
 
 /// Where the cgroups will be.
 pub struct Place {

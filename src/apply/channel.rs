@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 use nix::poll::PollFlags;
 
-use crate::sys::stdio::Inherited;
-use crate::sys::stream::{self, Moved};
+use windlass_sys::stdio::Inherited;
+use windlass_sys::stream::{self, Moved};
 
 /// Bytes that may be queued for a sink that takes nothing.
 const ROOM: usize = 64 * 1024;
@@ -74,7 +74,7 @@ impl End {
         }
     }
 
-    fn read(&self, buffer: &mut [u8]) -> crate::sys::Result<Moved> {
+    fn read(&self, buffer: &mut [u8]) -> windlass_sys::Result<Moved> {
         match self {
             End::Callers(inherited) => inherited.read(buffer),
             End::Pipe(pipe) => stream::read(pipe.as_fd(), buffer),
@@ -82,7 +82,7 @@ impl End {
         }
     }
 
-    fn write(&self, bytes: &[u8]) -> crate::sys::Result<Moved> {
+    fn write(&self, bytes: &[u8]) -> windlass_sys::Result<Moved> {
         match self {
             End::Callers(inherited) => inherited.write(bytes),
             End::Pipe(pipe) => stream::write(pipe.as_fd(), bytes),
@@ -273,7 +273,7 @@ mod tests {
     use nix::poll::{PollFd, PollTimeout, poll};
 
     use super::*;
-    use crate::sys::socket;
+    use windlass_sys::socket;
 
     /// One round of poll(2), as the wait for a process does it. False: nothing was reported in time.
     fn round(channel: &mut Channel, milliseconds: u16) -> bool {

@@ -6,15 +6,15 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 
-use crate::abi::{PROC_SUPER_MAGIC, attr};
-use crate::container::State;
-use crate::error::{Error, Kind, Result};
-use crate::plan::{Program, RootPath};
-use crate::spec::Hooks;
-use crate::sys::mount::Filesystem;
-use crate::sys::process::{Execution, SingleThreaded};
-use crate::sys::progress::Progress;
-use crate::sys::{self, Failed, fd};
+use windlass_base::abi::{PROC_SUPER_MAGIC, attr};
+use windlass_base::error::{Error, Kind, Result};
+use windlass_base::spec::Hooks;
+use windlass_plan::{Program, RootPath};
+use windlass_store::State;
+use windlass_sys::mount::Filesystem;
+use windlass_sys::process::{Execution, SingleThreaded};
+use windlass_sys::progress::Progress;
+use windlass_sys::{self as sys, Failed, fd};
 
 use super::action::{Stdio, first_of_ours};
 use super::sources::Sources;

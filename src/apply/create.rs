@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
-use crate::abi::namespace;
-use crate::cgroup::Cgroup;
-use crate::container::{Container, Init, Reservation, State, Status, Store, Unit, process_stat};
-use crate::error::{Doing, Error, Fault, Kind, Origin, Result};
-use crate::plan::{Action, Maps, Plan, Program, Step};
-use crate::spec::{Hook, Spec};
-use crate::sys::process::{self, Child, Exit, Forked, SingleThreaded};
-use crate::sys::{fd, socket, start};
+use windlass_base::abi::namespace;
+use windlass_base::error::{Doing, Error, Fault, Kind, Origin, Result};
+use windlass_base::spec::{Hook, Spec};
+use windlass_cgroup::Cgroup;
+use windlass_plan::{Action, Maps, Plan, Program, Step};
+use windlass_store::{Container, Init, Reservation, State, Status, Store, Unit, process_stat};
+use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
+use windlass_sys::{fd, socket, start};
 
 use super::caller::{Caller, set_oom_score_adj};
 use super::cgroup::{Made, Place, owner_of_cgroup};
@@ -347,7 +347,7 @@ fn child_story(plan: &Plan, watch: Watch, cx: Context<'_>, proof: &SingleThreade
 fn between(plan: &Plan, cx: &Context<'_>, proof: &SingleThreaded) -> Result<()> {
     process::hide()?;
     for (join, file) in plan.topology.joined.iter().zip(&cx.joins) {
-        let Some(file) = file.as_ref().filter(|_| join.joiner == crate::plan::Joiner::Init) else { continue };
+        let Some(file) = file.as_ref().filter(|_| join.joiner == windlass_plan::Joiner::Init) else { continue };
         process::enter(file.as_fd(), CloneFlags::from_bits_retain(join.kind as i32))
             .doing(|| format!("cannot join the namespace {:?}", join.path))
             .map_err(|error| error.origin(Origin::Config(join.pointer.clone().into())))?;
@@ -384,12 +384,12 @@ fn state(request: &mut Create<'_>) -> State {
     let rootfs: PathBuf = request.bundle.join(root);
     let joined = request.plan.topology.joined.iter().fold(0, |all, join| all | join.kind);
     let chroots = |action: &Action| match action {
-        Action::Pivot(how) => *how != crate::plan::Pivot::PivotRoot,
+        Action::Pivot(how) => *how != windlass_plan::Pivot::PivotRoot,
         action => matches!(action, Action::ReturnToMounts),
     };
     let chroot = request.plan.init.iter().any(|step| chroots(&step.action));
     State {
-        version: crate::container::VERSION,
+        version: windlass_store::VERSION,
         id: request.plan.id.clone(),
         oci_version: request.spec.oci_version.clone(),
         bundle: request.bundle.to_string_lossy().into_owned(),
@@ -400,7 +400,7 @@ fn state(request: &mut Create<'_>) -> State {
         cgroup_v1: request.place.v1(),
         namespaces: request.plan.topology.new | joined,
         owner: owner_name(),
-        created: crate::rfc3339::nanoseconds(std::time::SystemTime::now()),
+        created: windlass_base::rfc3339::nanoseconds(std::time::SystemTime::now()),
         intel_rdt: None,
         resctrl: None,
         chroot,

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use crate::cgroup::{self, Kill, Systemd, v1};
-use crate::container::{Container, Status, Store, state_document};
-use crate::error::{Error, Fault, Kind, Result};
+use windlass_base::error::{Error, Fault, Kind, Result};
+use windlass_cgroup::{self as cgroup, Kill, Systemd, v1};
+use windlass_store::{Container, Status, Store, state_document};
 
 use super::hooks::run_poststop;
 use super::kill::kill_everything;

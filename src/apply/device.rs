@@ -9,10 +9,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use crate::abi::attr;
-use crate::plan::{Node, Source, Topology};
-use crate::sys::mount::{self, Filesystem};
-use crate::sys::{Result, fd, sched};
+use windlass_base::abi::attr;
+use windlass_plan::{Node, Source, Topology};
+use windlass_sys::mount::{self, Filesystem};
+use windlass_sys::{Result, fd, sched};
 
 /// Whether a source is a device, and there is nothing at its path.
 pub(super) fn is_missing(source: &Source, found: &Result<OwnedFd>) -> bool {

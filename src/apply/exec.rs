@@ -6,15 +6,15 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
-use crate::abi::namespace;
-use crate::cgroup::v1::Doors;
-use crate::cgroup::{Cgroup, Hierarchy, Systemd};
-use crate::container::{Container, Status, state_document};
-use crate::error::{Doing, Error, Kind, Origin, Result};
-use crate::plan::Step;
-use crate::plan::exec::{ExecPlan, RLIMIT_NPROC};
-use crate::sys::process::{self, Child, Exit, Forked, SingleThreaded};
-use crate::sys::{credentials, fd, mount, sched, start};
+use windlass_base::abi::namespace;
+use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_cgroup::v1::Doors;
+use windlass_cgroup::{Cgroup, Hierarchy, Systemd};
+use windlass_plan::Step;
+use windlass_plan::exec::{ExecPlan, RLIMIT_NPROC};
+use windlass_store::{Container, Status, state_document};
+use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
+use windlass_sys::{credentials, fd, mount, sched, start};
 
 use super::caller::{Caller, set_oom_score_adj};
 use super::context::{Context, Gate};

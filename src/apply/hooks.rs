@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags};
 
-use crate::container::{State, Status, document};
-use crate::error::{Doing, Error, Fault, Kind, Origin, Result};
-use crate::spec::Hook;
-use crate::sys::poll::{self, Deadline};
-use crate::sys::stream::{self, Moved};
-use crate::sys::{fd, process, signals, socket, spawn};
+use windlass_base::error::{Doing, Error, Fault, Kind, Origin, Result};
+use windlass_base::spec::Hook;
+use windlass_store::{State, Status, document};
+use windlass_sys::poll::{self, Deadline};
+use windlass_sys::stream::{self, Moved};
+use windlass_sys::{fd, process, signals, socket, spawn};
 
 use super::context::Context;
 
@@ -49,7 +49,7 @@ pub(super) fn create_container(cx: &mut Context<'_>) -> Result<()> {
     // Hooks find the container's files below the directory that they start in, and no program of
     // the runtime needs it any more.
     let root = cx.root()?;
-    crate::sys::mount::change_directory(root).doing(|| "cannot enter the root filesystem")?;
+    windlass_sys::mount::change_directory(root).doing(|| "cannot enter the root filesystem")?;
     // The status is `creating` until create has finished (runtime.md, "State").
     in_container("createContainer", |hooks| &hooks.create_container, None, Status::Creating, cx)
 }
@@ -63,7 +63,7 @@ pub(super) fn start_container(cx: &mut Context<'_>) -> Result<()> {
 
 fn in_container(
     name: &str,
-    which: impl Fn(&crate::spec::Hooks) -> &Vec<Hook>,
+    which: impl Fn(&windlass_base::spec::Hooks) -> &Vec<Hook>,
     env: Option<&[String]>,
     status: Status,
     cx: &Context<'_>,
@@ -91,7 +91,9 @@ fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> st
         command.env_clear().envs(env.iter().filter_map(|variable| variable.split_once('=')));
     }
     let mut child = command.stdin(Stdio::piped()).stdout(theirs).stderr(copy).spawn().map_err(|error| {
-        error.raw_os_error().map_or(error.to_string(), |raw| crate::error::describe(nix::errno::Errno::from_raw(raw)))
+        error
+            .raw_os_error()
+            .map_or(error.to_string(), |raw| windlass_base::error::describe(nix::errno::Errno::from_raw(raw)))
     })?;
     // Closes our copies of the hook's ends; with them open a pipe would never end.
     drop(command);
@@ -132,7 +134,7 @@ fn attend(
     said: &mut LastWords,
     deadline: Deadline,
 ) -> std::result::Result<Option<std::process::ExitStatus>, String> {
-    let text = |failed: crate::sys::Failed| failed.to_string();
+    let text = |failed: windlass_sys::Failed| failed.to_string();
     let pidfd = process::open_pid(child.id() as i32).ok();
     let mut stdin = child.stdin.take().map(OwnedFd::from);
     if let Some(stdin) = &stdin {

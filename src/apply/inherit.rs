@@ -2,10 +2,10 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::error::{Doing, Result};
-use crate::plan::Host;
-use crate::sys::process::Child;
-use crate::sys::{fd, sched, socket};
+use windlass_base::error::{Doing, Result};
+use windlass_plan::Host;
+use windlass_sys::process::Child;
+use windlass_sys::{fd, sched, socket};
 
 use super::action::{Stdio, give_pipes};
 use super::context::Context;

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use crate::container::INIT_NAME;
-use crate::error::{Error, Origin, Result};
-use crate::plan::{Action, Step};
-use crate::sys::process;
-use crate::sys::progress::Progress;
+use windlass_base::error::{Error, Origin, Result};
+use windlass_plan::{Action, Step};
+use windlass_store::INIT_NAME;
+use windlass_sys::process;
+use windlass_sys::progress::Progress;
 
 use super::action::apply;
 use super::context::Context;
@@ -30,7 +30,7 @@ pub fn run(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, mut
     cx.progress = Some(watch.progress);
     let error = match begin(watch.mapped_first).and_then(|()| each(steps, describe, watch, &mut cx)) {
         Err(error) => error,
-        Ok(()) => Error::new(crate::error::Kind::Protocol, "the plan does not end with a program"),
+        Ok(()) => Error::new(windlass_base::error::Kind::Protocol, "the plan does not end with a program"),
     };
     report(&cx, &error);
     process::exit_now(255)
@@ -52,7 +52,7 @@ fn begin(mapped_first: bool) -> Result<()> {
     process::rename(INIT_NAME);
     // Not in the caller's session: its terminal is not the container's.
     let _ = nix::unistd::setsid();
-    crate::sys::sched::umask(0);
+    windlass_sys::sched::umask(0);
     Ok(())
 }
 
@@ -92,7 +92,7 @@ fn report(cx: &Context<'_>, error: &Error) {
         Some(starter) => {
             use std::os::fd::AsFd;
             // First to who waits: standard error may be a pipe that nobody reads, and the end of us.
-            let _ = crate::sys::socket::send(starter.as_fd(), &encode_failure(error), &[]);
+            let _ = windlass_sys::socket::send(starter.as_fd(), &encode_failure(error), &[]);
             eprintln!("{error}");
         }
     }

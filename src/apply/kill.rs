@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::cgroup::Group;
-use crate::container::Container;
-use crate::error::{Doing, Error, Kind, Result};
-use crate::sys::poll::{self, Deadline};
-use crate::sys::{process, waiting};
+use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_cgroup::Group;
+use windlass_store::Container;
+use windlass_sys::poll::{self, Deadline};
+use windlass_sys::{process, waiting};
 
 fn not_running() -> Error {
     Error::new(Kind::WrongStatus, "container not running")
@@ -32,7 +32,7 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
             return Ok(());
         }
     }
-    let shared = container.state.namespaces & crate::abi::namespace::PID == 0;
+    let shared = container.state.namespaces & windlass_base::abi::namespace::PID == 0;
     let Some(pidfd) = container.open_init()? else {
         // Without a PID namespace of its own, what it has started lives on.
         return match &group {

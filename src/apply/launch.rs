@@ -9,13 +9,13 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::error::{Doing, Error, Kind, Result};
-use crate::plan::{Action, Step};
-use crate::sys::own_status::OwnStatus;
-use crate::sys::poll::{self, Deadline};
-use crate::sys::process::{Child, Exit};
-use crate::sys::progress::Progress;
-use crate::sys::{fd, socket};
+use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_plan::{Action, Step};
+use windlass_sys::own_status::OwnStatus;
+use windlass_sys::poll::{self, Deadline};
+use windlass_sys::process::{Child, Exit};
+use windlass_sys::progress::Progress;
+use windlass_sys::{fd, socket};
 
 use super::init::Watch;
 use super::laps::Laps;
@@ -267,7 +267,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::sys::process::open_pid;
+    use windlass_sys::process::open_pid;
 
     /// Writes down what happens to it, and whether the process lives at that time.
     struct Recorder(Rc<RefCell<Vec<String>>>, i32);

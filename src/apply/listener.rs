@@ -3,10 +3,10 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use crate::error::{Doing, Error, Kind, Origin, Result};
-use crate::plan::{Action, Step};
-use crate::sys::process::{self, Child};
-use crate::sys::socket;
+use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_plan::{Action, Step};
+use windlass_sys::process::{self, Child};
+use windlass_sys::socket;
 
 /// Takes the seccomp listener, descriptor `number` of `child`, and sends it with the container process state
 /// to `listenerPath` (config-linux.md, "The Container Process State"). `steps` are those of `child`.

@@ -6,13 +6,13 @@ use std::process::Stdio;
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
-use crate::abi::namespace;
-use crate::error::{Doing, Error, Kind, Origin, Result};
-use crate::plan::explain::kind_names;
-use crate::plan::{Join, Joiner, Maps, Topology, map_text};
-use crate::spec::IdMapping;
-use crate::sys::fd;
-use crate::sys::process;
+use windlass_base::abi::namespace;
+use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::spec::IdMapping;
+use windlass_plan::explain::kind_names;
+use windlass_plan::{Join, Joiner, Maps, Topology, map_text};
+use windlass_sys::fd;
+use windlass_sys::process;
 
 use super::sources::Home;
 
@@ -38,7 +38,7 @@ pub fn map_ids(pid: i32, topology: &Topology) -> Result<()> {
 /// Has newuidmap(1) or newgidmap(1) write a map. The program allows what the file `grants` grants.
 fn helper(program: &str, grants: &str, pid: i32, mappings: &[IdMapping], pointer: &'static str) -> Result<()> {
     let numbers = mappings.iter().flat_map(|m| [m.container_id, m.host_id, m.size]).map(|number| number.to_string());
-    let output = crate::sys::spawn::command(program).arg(pid.to_string()).args(numbers).stdin(Stdio::null()).output();
+    let output = windlass_sys::spawn::command(program).arg(pid.to_string()).args(numbers).stdin(Stdio::null()).output();
     let error = match output {
         Ok(output) if output.status.success() => return Ok(()),
         Ok(output) => {

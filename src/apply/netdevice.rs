@@ -13,9 +13,9 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
-use crate::error::{Doing, Error, Kind, Origin, Result};
-use crate::sys::netlink::{Address, Link, Netlink};
-use crate::sys::{fd, process};
+use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_sys::netlink::{Address, Link, Netlink};
+use windlass_sys::{fd, process};
 
 /// `IFA_RT_PRIORITY` and `IFA_PROTO` of linux/if_addr.h, which libc does not have.
 const IFA_RT_PRIORITY: u16 = 9;
@@ -74,7 +74,7 @@ pub fn move_all(devices: &[(String, String)], pid: i32) -> Result<()> {
 }
 
 fn of(error: Error, host: &str) -> Error {
-    error.origin(Origin::Config(format!("/linux/netDevices/{}", crate::spec::escape(host)).into()))
+    error.origin(Origin::Config(format!("/linux/netDevices/{}", windlass_base::spec::escape(host)).into()))
 }
 
 /// An interface to be moved, as it was on the host.
@@ -203,7 +203,7 @@ impl Ends {
         }
     }
 
-    fn restore(&mut self, device: &Device<'_>, index: u32) -> crate::sys::Result<()> {
+    fn restore(&mut self, device: &Device<'_>, index: u32) -> windlass_sys::Result<()> {
         self.container.move_link(index, self.host_namespace.as_fd(), &device.link.name)?;
         let index = self.host.link_by_name(&device.link.name)?.index;
         for address in &device.addresses {

@@ -15,12 +15,12 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
 
-use crate::abi::attr;
-use crate::container::notify_directory;
-use crate::error::{Doing, Error, Kind, Origin, Result};
-use crate::plan::{Action, Mount, Plan, RootPath, Source, Step, Target, What};
-use crate::sys::poll::{self, Deadline};
-use crate::sys::{fd, socket};
+use windlass_base::abi::attr;
+use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_plan::{Action, Mount, Plan, RootPath, Source, Step, Target, What};
+use windlass_store::notify_directory;
+use windlass_sys::poll::{self, Deadline};
+use windlass_sys::{fd, socket};
 
 /// The variable that names the socket, for us and for the container.
 const VARIABLE: &str = "NOTIFY_SOCKET";
@@ -79,7 +79,7 @@ pub fn plan_mount(plan: &mut Plan, state_root: &Path) -> bool {
         target: INSIDE.into(),
         // Connecting to a socket needs no writable mount.
         set: attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC,
-        propagation: vec![(crate::abi::ms::PRIVATE, false)],
+        propagation: vec![(windlass_base::abi::ms::PRIVATE, false)],
         ..Source::default()
     });
     let mount = Mount {
@@ -210,7 +210,7 @@ impl Notify {
 
     /// Sends the end of a pipe along, which its receiver closes when it is through; `false` when
     /// it does not within `limit`.
-    fn barrier(&self, limit: Duration) -> crate::sys::Result<bool> {
+    fn barrier(&self, limit: Duration) -> windlass_sys::Result<bool> {
         let Some(host) = &self.host else { return Ok(true) };
         let (read, write) = socket::pipe()?;
         socket::send(host.as_fd(), b"BARRIER=1", &[write.as_fd()])?;

@@ -10,9 +10,9 @@ use std::rc::Rc;
 use nix::poll::PollFlags;
 use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
-use crate::error::{Doing, Error, Kind, Result};
-use crate::sys::stdio::{self, Inherited};
-use crate::sys::{socket, stream};
+use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_sys::stdio::{self, Inherited};
+use windlass_sys::{socket, stream};
 
 use super::channel::{Channel, End, Side};
 

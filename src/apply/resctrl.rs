@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use crate::error::{Doing, Error, Kind, Origin, Result};
-use crate::spec::IntelRdt;
-use crate::sys::mount::points;
+use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::spec::IntelRdt;
+use windlass_sys::mount::points;
 
 /// A resource control group that a container uses.
 pub struct Group<'a> {

@@ -11,8 +11,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 
-use crate::plan::RootPath;
-use crate::sys::{Failed, Result, fd};
+use windlass_plan::RootPath;
+use windlass_sys::{Failed, Result, fd};
 
 /// Links are followed within the root; links of procfs that jump elsewhere are not.
 pub const IN_ROOT: ResolveFlag = ResolveFlag::RESOLVE_IN_ROOT.union(ResolveFlag::RESOLVE_NO_MAGICLINKS);

@@ -18,12 +18,12 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
-use crate::abi::{attr, namespace};
-use crate::error::{Doing, Error, Kind, Origin, Result};
-use crate::plan::{Idmap, Plan, Source, map_text};
-use crate::sys::mount::{self, Attributes};
-use crate::sys::process::{self, Child, SingleThreaded};
-use crate::sys::{Failed, fd};
+use windlass_base::abi::{attr, namespace};
+use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_plan::{Idmap, Plan, Source, map_text};
+use windlass_sys::mount::{self, Attributes};
+use windlass_sys::process::{self, Child, SingleThreaded};
+use windlass_sys::{Failed, fd};
 
 use super::device;
 use super::sync::{InitSync, Wanted};
@@ -134,7 +134,7 @@ impl<'a> Sources<'a> {
         self.plan.get(index).ok_or_else(|| Error::new(Kind::Protocol, "the plan uses a source that it does not have"))
     }
 
-    fn judge(&self, copied: crate::sys::Result<OwnedFd>, source: &Source) -> Result<OwnedFd> {
+    fn judge(&self, copied: windlass_sys::Result<OwnedFd>, source: &Source) -> Result<OwnedFd> {
         copied.map_err(|failed| refused(failed, source, self.user_namespace))
     }
 

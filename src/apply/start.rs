@@ -4,9 +4,9 @@ use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 
-use crate::container::{Container, Status, state_document};
-use crate::error::{Doing, Error, Fault, Kind, Result};
-use crate::sys::{fd, socket};
+use windlass_base::error::{Doing, Error, Fault, Kind, Result};
+use windlass_store::{Container, Status, state_document};
+use windlass_sys::{fd, socket};
 
 use super::hooks;
 use super::notify::{Host, Notify};

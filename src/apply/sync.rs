@@ -36,9 +36,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 
-use crate::error::{Doing, Error, Kind, Result};
-use crate::sys::poll::{self, Deadline};
-use crate::sys::socket;
+use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_sys::poll::{self, Deadline};
+use windlass_sys::socket;
 
 /// What init says.
 #[derive(Debug)]
@@ -132,7 +132,7 @@ impl InitSync {
     }
 
     fn write(&self, bytes: &[u8]) -> Result<()> {
-        crate::sys::fd::write_once(self.0.as_fd(), bytes).doing(|| "cannot speak to the runtime")
+        windlass_sys::fd::write_once(self.0.as_fd(), bytes).doing(|| "cannot speak to the runtime")
     }
 
     fn ask(&self, bytes: &[u8]) -> Result<()> {
@@ -143,7 +143,7 @@ impl InitSync {
                 Err(Errno::EINTR) => {}
                 Ok(1) => return Ok(()),
                 // The runtime died: nobody will ever know this container, so it must not go on.
-                _ => crate::sys::process::exit_now(1),
+                _ => windlass_sys::process::exit_now(1),
             }
         }
     }
@@ -175,7 +175,7 @@ impl InitSync {
     fn ask_for_descriptors(&self, bytes: &[u8]) -> Result<Vec<OwnedFd>> {
         self.write(bytes)?;
         match socket::receive_all(self.0.as_fd(), &mut [0; 1]).doing(|| "cannot hear the runtime")? {
-            (0, _) => crate::sys::process::exit_now(1),
+            (0, _) => windlass_sys::process::exit_now(1),
             (_, fds) => Ok(fds),
         }
     }

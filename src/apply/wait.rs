@@ -6,10 +6,10 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signalfd::SignalFd;
 
-use crate::error::{Doing, Error, Result};
-use crate::sys::poll::{self, Deadline};
-use crate::sys::process::{self, Child, Exit};
-use crate::sys::signals;
+use windlass_base::error::{Doing, Error, Result};
+use windlass_sys::poll::{self, Deadline};
+use windlass_sys::process::{self, Child, Exit};
+use windlass_sys::signals;
 
 use super::notify::Notify;
 use super::relay::{Port, Relay};
@@ -31,7 +31,7 @@ impl Foreground {
     /// The next signal that has come.
     fn next(&self) -> Result<Option<i32>> {
         let read = self.0.read_signal().map(|info| info.map(|info| info.ssi_signo as i32));
-        read.map_err(|errno| Error::from(crate::sys::Failed { call: "read(signalfd)".into(), errno }))
+        read.map_err(|errno| Error::from(windlass_sys::Failed { call: "read(signalfd)".into(), errno }))
     }
 }
 

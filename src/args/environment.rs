@@ -22,7 +22,7 @@ impl Environment {
         Environment {
             euid,
             runtime_dir: std::env::var_os("XDG_RUNTIME_DIR"),
-            borrowed_root: euid == 0 && other() && !crate::sys::probe::in_first_user_namespace(),
+            borrowed_root: euid == 0 && other() && !windlass_sys::probe::in_first_user_namespace(),
         }
     }
 

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::{Flag, Operands, Takes, Verb};
-use crate::error::{Error, Origin, Result};
+use windlass_base::error::{Error, Origin, Result};
 
 /// What was found on the command line.
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::error::{Doing, Result};
+use windlass_base::error::{Doing, Result};
 
 /// Writes to standard output, all or an error: `println!` would abort on a closed pipe.
 pub fn print(text: &str) -> Result<()> {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::error::{Error, Result};
-use crate::id::check_id;
+use windlass_base::error::{Error, Result};
+use windlass_base::id::check_id;
 
 /// A container id. The rule holds for every verb, because the id becomes a file name.
 pub fn container_id(word: &OsStr) -> Result<String> {

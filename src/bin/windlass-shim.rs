@@ -1,5 +1,7 @@
-//! The shim. Everything is in the library; see `windlass::shim`.
+//! The shim. Everything is in the library; see `windlass_shim`.
+
+#![forbid(unsafe_code)]
 
 fn main() -> std::process::ExitCode {
-    windlass::shim::frontend::main(std::env::args_os())
+    windlass_shim::frontend::main(std::env::args_os())
 }

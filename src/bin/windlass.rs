@@ -1,9 +1,10 @@
 //! The runtime. Everything is in the library; see `windlass::verb`.
 #![no_main]
+#![forbid(unsafe_code)]
 
-use windlass::sys::heap::Heap;
+use windlass_sys::heap::Heap;
 
 #[global_allocator]
 static HEAP: Heap = Heap::new();
 
-windlass::main!(windlass::verb::run);
+windlass_sys::main!(windlass::verb::run);

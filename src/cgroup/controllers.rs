@@ -5,9 +5,9 @@ use nix::errno::Errno;
 use super::directory::Directory;
 use super::hierarchy::Hierarchy;
 use super::v2::Cgroup;
-use crate::error::{Doing, Error, Kind, Origin, Result, describe};
-use crate::plan::cgroup::{Absent, Need, Write};
-use crate::sys::Failed;
+use windlass_base::error::{Doing, Error, Kind, Origin, Result, describe};
+use windlass_plan::cgroup::{Absent, Need, Write};
+use windlass_sys::Failed;
 
 /// Enables what `needs` names for the cgroup `path` below `root`, open as `leaf`, and whatever else
 /// there is. Only what the cgroup lacks is touched.

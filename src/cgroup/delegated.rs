@@ -11,9 +11,9 @@ use nix::unistd::{AccessFlags, access};
 use super::directory::Directory;
 use super::hierarchy::{Hierarchy, own_cgroup, path_for};
 use super::v2::Cgroup;
-use crate::error::{Doing, Error, Kind, Origin, Result};
-use crate::plan::cgroup::Need;
-use crate::sys::fd;
+use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_plan::cgroup::Need;
+use windlass_sys::fd;
 
 /// A place for the container's cgroup.
 #[derive(Debug, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 use nix::errno::Errno;
 
 use super::v2::Cgroup;
-use crate::error::{Error, Origin, Result};
-use crate::plan::device_rules::DeviceProgram;
-use crate::sys::{Failed, bpf};
+use windlass_base::error::{Error, Origin, Result};
+use windlass_plan::device_rules::DeviceProgram;
+use windlass_sys::{Failed, bpf};
 
 impl Cgroup {
     /// Gives the cgroup its device filter. One that was there (in a cgroup made by others) is
@@ -33,11 +33,11 @@ pub enum Filters {
     Ours,
 }
 
-fn set(cgroup: &Cgroup, program: &DeviceProgram) -> crate::sys::Result<()> {
+fn set(cgroup: &Cgroup, program: &DeviceProgram) -> windlass_sys::Result<()> {
     bpf::attach_device_program(cgroup.dir_fd(), bpf::load_device_program(&program.instructions)?)
 }
 
-fn replace(cgroup: &Cgroup, program: Option<&DeviceProgram>, which: Filters) -> crate::sys::Result<()> {
+fn replace(cgroup: &Cgroup, program: Option<&DeviceProgram>, which: Filters) -> windlass_sys::Result<()> {
     let mut old = Vec::new();
     for id in bpf::device_programs(cgroup.dir_fd())? {
         match bpf::program_by_id(id) {

@@ -10,7 +10,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{read, write};
 
-use crate::sys::{Called, Failed, Result};
+use windlass_sys::{Called, Failed, Result};
 
 /// Values, flags and short tables of cgroup files are far shorter than this.
 const SHORT: usize = 4096;

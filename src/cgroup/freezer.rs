@@ -12,9 +12,9 @@ use nix::sys::uio::pread;
 
 use super::directory::{Directory, if_there, number_after, read_file};
 use super::v2::Cgroup;
-use crate::error::{Doing, Error, Kind, Result};
-use crate::sys::poll::{self, Deadline};
-use crate::sys::{Called, fd, waiting};
+use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_sys::poll::{self, Deadline};
+use windlass_sys::{Called, fd, waiting};
 
 /// How long processes may take to stop. They stop on their way back to user space, so only a
 /// process that waits uninterruptibly takes longer than milliseconds.
@@ -132,7 +132,7 @@ pub(super) fn wait_until(
     directory: &Directory,
     within: Duration,
     mut holds: impl FnMut(&str) -> bool,
-) -> crate::sys::Result<bool> {
+) -> windlass_sys::Result<bool> {
     let Some(fd) = if_there(directory.open_file("cgroup.events", OFlag::O_RDONLY))? else { return Ok(holds(GONE)) };
     let deadline = Deadline::after(within);
     let (mut buffer, mut over) = ([0; 512], false);

@@ -2,7 +2,7 @@
 
 use super::v1;
 use super::v2::Cgroup;
-use crate::error::Result;
+use windlass_base::error::Result;
 
 /// The cgroup that holds all processes of a container.
 #[derive(Debug)]

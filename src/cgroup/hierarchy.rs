@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use super::directory::{Directory, read_file};
-use crate::error::{Doing, Error, Origin, Result};
-use crate::sys::mount::unescape;
+use windlass_base::error::{Doing, Error, Origin, Result};
+use windlass_sys::mount::unescape;
 
 /// What is mounted where. Looked up once per command.
 #[derive(Debug)]

@@ -9,9 +9,9 @@ use nix::sys::uio::pread;
 
 use super::directory::{if_there, number_after};
 use super::v2::Cgroup;
-use crate::error::{Doing, Result};
-use crate::sys::Called;
-use crate::sys::poll::{self, Deadline};
+use windlass_base::error::{Doing, Result};
+use windlass_sys::Called;
+use windlass_sys::poll::{self, Deadline};
 
 /// Watches memory.events and cgroup.events of one cgroup.
 #[derive(Debug)]

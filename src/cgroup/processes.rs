@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::directory::{Directory, if_there, to_end};
-use crate::sys::{Called, Failed, Result, fd, tree};
+use windlass_sys::{Called, Failed, Result, fd, tree};
 
 /// The processes in a cgroup, and with `recursive` those below it as well: sorted, each once, however deep the
 /// tree is that the container has made. One outside our PID namespace has no number here and is left out.

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::directory::{Directory, if_there, number_after};
 use super::v2::Cgroup;
-use crate::error::{Doing, Result};
-use crate::sys;
+use windlass_base::error::{Doing, Result};
+use windlass_sys as sys;
 
 type Object = Map<String, Value>;
 

@@ -12,12 +12,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::dbus::{Answer, Call, Connection, Message, Peer};
-use crate::error::{Error, Kind, Origin, Result};
-use crate::plan::unit::{Property, Unit};
-use crate::sys::probe;
-use crate::sys::process::Child;
-use crate::variant::Value;
+use windlass_base::error::{Error, Kind, Origin, Result};
+use windlass_base::variant::Value;
+use windlass_dbus::{Answer, Call, Connection, Message, Peer};
+use windlass_plan::unit::{Property, Unit};
+use windlass_sys::probe;
+use windlass_sys::process::Child;
 
 /// A connection to systemd.
 pub struct Systemd {
@@ -278,7 +278,7 @@ fn returned(answer: Answer, what: &str) -> Result<Vec<Value>> {
     }
 }
 
-fn lost(failed: crate::sys::Failed, user: bool) -> Error {
+fn lost(failed: windlass_sys::Failed, user: bool) -> Error {
     let whose = if user { "the user's systemd" } else { "systemd" };
     let timed_out = failed.errno == nix::errno::Errno::ETIMEDOUT;
     let error = failed.doing(format!("{whose} does not answer")).kind_is(Kind::Systemd);

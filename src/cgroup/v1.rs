@@ -28,9 +28,9 @@ use super::directory::{Directory, if_there, number_after, read_file};
 use super::freezer::{WITHIN, not_stopped};
 use super::hierarchy::{Hierarchy, V1, asked_by_path};
 use super::processes::{kill_each, pids_of};
-use crate::error::{Doing, Error, Kind, Result};
-use crate::plan::cgroup::{MemoryCheck, MemoryInForce};
-use crate::sys::{Failed, process};
+use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_plan::cgroup::{MemoryCheck, MemoryInForce};
+use windlass_sys::{Failed, process};
 
 /// The cgroups of one container in the hierarchies of version 1.
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ impl Doors {
     /// Moves this process in. Who may do that was decided when the doors were opened.
     pub fn enter(&self) -> Result<()> {
         self.0.iter().try_for_each(|(path, door)| {
-            crate::sys::fd::write_once(door.as_fd(), b"0").doing(|| format!("cannot move into cgroup {path:?}"))
+            windlass_sys::fd::write_once(door.as_fd(), b"0").doing(|| format!("cannot move into cgroup {path:?}"))
         })
     }
 }

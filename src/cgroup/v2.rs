@@ -11,9 +11,9 @@ use super::directory::{Directory, if_there, number_after, read_file};
 use super::hierarchy::{Hierarchy, asked_by_path, unified_line};
 use super::processes::{kill_each, pids_of};
 use super::{controllers, freezer};
-use crate::error::{Doing, Error, Kind, Origin, Result};
-use crate::plan::cgroup::{Absent, MemoryCheck, MemoryInForce, Need, Write};
-use crate::sys::{Called, Failed, fd, tree};
+use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_plan::cgroup::{Absent, MemoryCheck, MemoryInForce, Need, Write};
+use windlass_sys::{Called, Failed, fd, tree};
 
 /// A cgroup, held open.
 #[derive(Debug)]
@@ -145,7 +145,7 @@ impl Cgroup {
         Ok(())
     }
 
-    fn put(&self, write: &Write) -> crate::sys::Result<()> {
+    fn put(&self, write: &Write) -> windlass_sys::Result<()> {
         match (self.directory.write(&write.file, &write.value), &write.absent) {
             (Err(Failed { errno: Errno::ENOENT, .. }), Absent::Harmless) => Ok(()),
             (Err(Failed { errno: Errno::ENOENT, .. }), Absent::Instead { file, value }) => {
@@ -332,7 +332,7 @@ const ROUNDS: u32 = 3;
 
 /// Those below first. The kernel takes a cgroup apart asynchronously: just after its last process
 /// is gone it may still be busy.
-fn remove_tree(path: &str) -> crate::sys::Result<()> {
+fn remove_tree(path: &str) -> windlass_sys::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(1);
     let removed = tree::remove_with(fd::CWD, path, tree::Files::Leave, |dir, name, alone| {
         let mut pause = Duration::from_micros(200);
@@ -349,6 +349,6 @@ fn remove_tree(path: &str) -> crate::sys::Result<()> {
     if_there(removed).map(drop)
 }
 
-pub(super) fn remove_empty(path: &str) -> crate::sys::Result<()> {
+pub(super) fn remove_empty(path: &str) -> windlass_sys::Result<()> {
     if_there(fd::rmdirat(fd::CWD, path)).map(drop)
 }

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use super::table::{GLOBAL, VERBS};
-use crate::args::{Flag, Operands, Takes, Verb};
+use windlass_args::{Flag, Operands, Takes, Verb};
 
 /// All scripts, by the file names under which the shells look for them.
 pub fn files() -> impl Iterator<Item = (String, String)> {

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::table::{GLOBAL, VERBS};
-use crate::args::{Flag, Verb, help};
-use crate::shim::frontend::native::table as shim;
+use windlass_args::{Flag, Verb, help};
+use windlass_shim::frontend::native::table as shim;
 
 /// All pages, by file name.
 pub fn pages() -> impl Iterator<Item = (String, String)> {

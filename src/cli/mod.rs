@@ -20,9 +20,9 @@ pub use options::{CgroupManager, Command, Create, Exec, Explain, Format, Global,
 pub use update::Update;
 pub use values::SubCgroup;
 
-use crate::args::{Environment, Matches, Operands, Verb, Words, count, help};
-use crate::error::{Error, Kind};
 use table::{GLOBAL, VERBS};
+use windlass_args::{Environment, Matches, Operands, Verb, Words, count, help};
+use windlass_base::error::{Error, Kind};
 
 /// Exit code of an unknown verb, as callers know it from runc.
 pub const EXIT_UNKNOWN_VERB: u8 = 3;

@@ -10,10 +10,10 @@ use nix::fcntl::OFlag;
 
 use super::update::Update;
 use super::values::{self as of_exec, SubCgroup};
-use crate::args::{Environment, Matches, values};
-use crate::error::{Doing, Error, Result};
-use crate::plan::exec::Request;
-use crate::sys::fd;
+use windlass_args::{Environment, Matches, values};
+use windlass_base::error::{Doing, Error, Result};
+use windlass_plan::exec::Request;
+use windlass_sys::fd;
 
 /// What stands before the verb.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::error::{Doing, Error, Kind, Result};
+use windlass_base::error::{Doing, Error, Kind, Result};
 
 /// For whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +45,10 @@ pub fn write(bundle: &Path, text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::Spec;
+    use windlass_base::spec::Spec;
 
     fn parsed(whom: For) -> Spec {
-        crate::spec::parse(text("windlass", whom).as_bytes(), "config.json").expect("valid")
+        windlass_base::spec::parse(text("windlass", whom).as_bytes(), "config.json").expect("valid")
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! of them can know a flag that another does not. Help lines are short enough for 80 columns;
 //! a test holds each verb's help to one screen.
 
-use crate::args::{Flag, HELP, ID, ONE, Operands, Takes, Verb, flag};
+use windlass_args::{Flag, HELP, ID, ONE, Operands, Takes, Verb, flag};
 
 /// The verb of this name.
 pub fn verb(name: &str) -> Option<&'static Verb> {
@@ -287,7 +287,7 @@ pub const VERBS: &[Verb] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::help;
+    use windlass_args::help;
 
     #[test]
     fn no_verb_has_two_flags_of_one_name() {

@@ -3,9 +3,9 @@
 use std::ffi::OsStr;
 
 use super::options::Source;
-use crate::args::{Matches, values};
-use crate::error::{Error, Fault, Result};
-use crate::spec::{BlockIo, Cpu, Memory, Pids, Resources};
+use windlass_args::{Matches, values};
+use windlass_base::error::{Error, Fault, Result};
+use windlass_base::spec::{BlockIo, Cpu, Memory, Pids, Resources};
 
 /// Options of `update`; what is `None` was not given.
 #[derive(Clone, Debug, Default)]
@@ -89,7 +89,7 @@ impl Update {
     pub fn to_resources(&self, document: Option<&[u8]>, warnings: &mut Vec<Fault>) -> Result<Resources> {
         let mut resources = Resources::default();
         if let Some(text) = document {
-            let read = crate::spec::read(text, "resources")?;
+            let read = windlass_base::spec::read(text, "resources")?;
             if !read.faults.is_empty() {
                 return Err(Error::faults(read.faults));
             }

@@ -1,7 +1,7 @@
 //! What values of `exec` mean: users and cgroups.
 
-use crate::error::{Error, Result};
-use crate::plan::exec::User;
+use windlass_base::error::{Error, Result};
+use windlass_plan::exec::User;
 
 /// One `--cgroup` of `exec`.
 #[derive(Clone, Debug, PartialEq, Eq)]

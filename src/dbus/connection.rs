@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use crate::sys::{Failed, Result, socket};
-use crate::variant::Value;
+use windlass_base::variant::Value;
+use windlass_sys::{Failed, Result, socket};
 
 use super::message::{self, Call, Message};
 

@@ -1,6 +1,6 @@
 //! Messages as bytes, in the byte order of this machine: sender and receiver share it.
 
-use crate::variant::{Value, complete};
+use windlass_base::variant::{Value, complete};
 
 /// A method call.
 #[derive(Clone, Debug)]

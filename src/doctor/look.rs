@@ -10,13 +10,13 @@ use nix::sched::CloneFlags;
 use nix::unistd::{AccessFlags, access};
 
 use super::facts::{Bus, Cgroups, Facts, Helper, Kernel, Labels, User, UserNamespaces};
-use crate::abi::ms;
-use crate::cgroup::{Hierarchy, Systemd, delegated, own_cgroup};
-use crate::error::describe;
-use crate::plan::Host;
-use crate::plan::device_rules;
-use crate::sys::process::{self, Exit, Forked, SingleThreaded};
-use crate::sys::{bpf, fd, mount, probe};
+use windlass_base::abi::ms;
+use windlass_base::error::describe;
+use windlass_cgroup::{Hierarchy, Systemd, delegated, own_cgroup};
+use windlass_plan::Host;
+use windlass_plan::device_rules;
+use windlass_sys::process::{self, Exit, Forked, SingleThreaded};
+use windlass_sys::{bpf, fd, mount, probe};
 
 /// Looks at this host, as the user that we are. `state_root` is where containers would be kept.
 pub fn look(host: &Host, state_root: &Path, proof: &SingleThreaded) -> Facts {

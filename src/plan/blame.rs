@@ -4,10 +4,10 @@
 //! of it: fsconfig(2) names the option, fsopen(2) the type, a lookup concerns the destination.
 //! Only failures come here.
 
-use nix::errno::Errno;
+use windlass_base::error::Errno;
 
-use crate::error::{Error, Origin};
-use crate::spec::{Mount, Spec};
+use windlass_base::error::{Error, Origin};
+use windlass_base::spec::{Mount, Spec};
 
 use super::mount_options;
 use super::rootfs::option;
@@ -79,10 +79,10 @@ fn mount(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Failed;
+    use windlass_base::error::Failed;
 
     fn spec(text: &str) -> Spec {
-        crate::spec::parse(text.as_bytes(), "config.json").expect("valid")
+        windlass_base::spec::parse(text.as_bytes(), "config.json").expect("valid")
     }
 
     #[test]

@@ -9,9 +9,9 @@
 
 use std::borrow::Cow;
 
-use crate::error::{Error, Fault, Result};
-use crate::plan::device_rules::{self, DeviceProgram};
-use crate::spec::{BlockIo, Cpu, HugepageLimit, Memory, Rdma, Resources, ThrottleDevice, Version, escape};
+use crate::device_rules::{self, DeviceProgram};
+use windlass_base::error::{Error, Fault, Result};
+use windlass_base::spec::{BlockIo, Cpu, HugepageLimit, Memory, Rdma, Resources, ThrottleDevice, Version, escape};
 
 /// All that is to be done to the container's cgroup.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -15,8 +15,8 @@ pub mod v1;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::error::Fault;
-use crate::spec::DeviceRule;
+use windlass_base::error::Fault;
+use windlass_base::spec::DeviceRule;
 
 /// A CGROUP_DEVICE program, ready to load.
 #[derive(Clone, Debug, PartialEq, Eq)]

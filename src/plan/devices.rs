@@ -1,8 +1,8 @@
 //! Device nodes: those that every container has, and those of the configuration.
 
-use crate::abi::{attr, ms};
-use crate::error::Fault;
-use crate::spec::{Device, Linux, Spec};
+use windlass_base::abi::{attr, ms};
+use windlass_base::error::Fault;
+use windlass_base::spec::{Device, Linux, Spec};
 
 use super::rootfs::Source;
 use super::{Action, Draft, Node, RootPath};

@@ -1,8 +1,8 @@
 //! The plan of `exec`: the same steps as create's, after joining what the container has.
 
-use crate::abi::{bits_of_list, namespace};
-use crate::error::{Error, Fault, Origin, Result};
-use crate::spec::{Process, Spec};
+use windlass_base::abi::{bits_of_list, namespace};
+use windlass_base::error::{Error, Fault, Origin, Result};
+use windlass_base::spec::{Process, Spec};
 
 use super::{Action, Draft, Options, Program, Step, topology};
 
@@ -89,7 +89,7 @@ pub fn exec(id: &str, spec: &Spec, request: &Request, process: Option<&[u8]>, op
     let whole = process.is_some();
     let (process, at) = match process {
         Some(text) => {
-            let read = crate::spec::read(text, "the process file")?;
+            let read = windlass_base::spec::read(text, "the process file")?;
             if !read.faults.is_empty() {
                 return Err(Error::faults(read.faults));
             }
@@ -101,7 +101,7 @@ pub fn exec(id: &str, spec: &Spec, request: &Request, process: Option<&[u8]>, op
         }
         None => (described(spec, request)?, "/process"),
     };
-    let empty = crate::spec::Linux::default();
+    let empty = windlass_base::spec::Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&empty);
     let topology = topology::topology(linux, &options.host, &mut draft);
     let namespaces = topology.joined.iter().fold(topology.new, |all, join| all | join.kind);
@@ -228,7 +228,7 @@ fn lets_be_born(filter: &windlass_seccomp::Filter) -> bool {
         ("clone", [CLONE_PARENT_AND_PIDFD, 0, 0, 0, 0, 0]),
         ("prctl", [PR_SET_DUMPABLE, 0, 0, 0, 0, 0]),
         ("prctl", [PR_SET_PDEATHSIG, 0, 0, 0, 0, 0]),
-        ("ioctl", [0, crate::abi::TIOCSCTTY, 0, 0, 0, 0]),
+        ("ioctl", [0, windlass_base::abi::TIOCSCTTY, 0, 0, 0, 0]),
     ];
     let plain = [
         "sendmsg",

@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::abi::{attr, ms};
-use crate::spec::escape;
+use windlass_base::abi::{attr, ms};
+use windlass_base::spec::escape;
 
 use super::topology::KINDS;
 use super::{Action, Joiner, Maps, Mount, Node, Pivot, Plan, Source, What};

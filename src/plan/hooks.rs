@@ -1,7 +1,7 @@
 //! Hooks: where they run among the steps, and what is wrong with any of them.
 
-use crate::abi::namespace;
-use crate::spec::{Linux, Spec};
+use windlass_base::abi::namespace;
+use windlass_base::spec::{Linux, Spec};
 
 use super::{Action, Draft, Topology};
 

@@ -4,7 +4,7 @@
 //! root of a user namespace, as podman makes one, but for what that namespace owns. What follows
 //! from it is planned, so that `explain` shows it.
 
-use crate::spec::IdMapping;
+use windlass_base::spec::IdMapping;
 
 /// Facts about the host that planning depends on; looked up once by the caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

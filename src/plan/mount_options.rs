@@ -3,7 +3,7 @@
 //! One table serves the planner and `features`. A word that is not in it goes to the filesystem
 //! (`size=64k`, `lowerdir=…`), which alone can judge it.
 
-use crate::abi::{attr, ms};
+use windlass_base::abi::{attr, ms};
 
 /// What one option asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,9 +13,9 @@ use std::path::PathBuf;
 
 use windlass_seccomp::Profile;
 
-use crate::abi::{SchedulerAttributes, bits_of_list};
-use crate::error::Fault;
-use crate::spec::{Capabilities, IoPriority, Linux, MemoryPolicy, Process, Rlimit, Scheduler, Spec, User};
+use windlass_base::abi::{SchedulerAttributes, bits_of_list};
+use windlass_base::error::Fault;
+use windlass_base::spec::{Capabilities, IoPriority, Linux, MemoryPolicy, Process, Rlimit, Scheduler, Spec, User};
 
 use super::{Action, Draft, Maps, Options, Topology, unknown};
 
@@ -236,7 +236,7 @@ fn refused(filter: &windlass_seccomp::Filter, drops: bool, draft: &mut Draft) {
 
 /// Ids that the user namespace does not have cannot be taken: known before anything is done.
 fn check_ids(user: &User, topology: &Topology, pointer: &str, draft: &mut Draft) {
-    let mapped = |mappings: &[crate::spec::IdMapping], id: u32| {
+    let mapped = |mappings: &[windlass_base::spec::IdMapping], id: u32| {
         mappings.is_empty() || mappings.iter().any(|m| id >= m.container_id && id - m.container_id < m.size)
     };
     let mut ids = vec![("uid", "uid".to_string(), user.uid), ("gid", "gid".into(), user.gid)];
@@ -324,11 +324,11 @@ fn named(bits: u64) -> impl Iterator<Item = caps::Capability> {
 fn seccomp(linux: &Linux, draft: &mut Draft) -> Option<Seccomp> {
     let text = linux.seccomp.as_ref()?.get().as_bytes();
     let mended;
-    let (profile, misspelt) = match crate::spec::borrow::<Profile<'_>>(text) {
+    let (profile, misspelt) = match windlass_base::spec::borrow::<Profile<'_>>(text) {
         Some(read) => read,
         None => {
             mended = mend_seccomp(text, draft)?;
-            crate::spec::borrow::<Profile<'_>>(&mended)?
+            windlass_base::spec::borrow::<Profile<'_>>(&mended)?
         }
     };
     draft.warnings.extend(misspelt.into_iter().map(below_seccomp));
@@ -364,7 +364,7 @@ fn below_seccomp(fault: Fault) -> Fault {
 /// The text of a profile without the elements that cannot be read; each of these is a fault.
 fn mend_seccomp(text: &[u8], draft: &mut Draft) -> Option<Vec<u8>> {
     let what = "the seccomp profile";
-    match crate::spec::mend(text, what, &|text| crate::spec::fault_of::<Profile<'_>>(text, what)) {
+    match windlass_base::spec::mend(text, what, &|text| windlass_base::spec::fault_of::<Profile<'_>>(text, what)) {
         Ok(mended) => {
             draft.warnings.extend(mended.warnings.into_iter().map(below_seccomp));
             draft.faults.extend(mended.faults.into_iter().map(below_seccomp));

@@ -1,6 +1,6 @@
 //! What can be wrong with `linux.intelRdt` before the resctrl filesystem is looked at.
 
-use crate::spec::Linux;
+use windlass_base::spec::Linux;
 
 use super::Draft;
 

@@ -1,8 +1,8 @@
 //! The root filesystem: mounts, devices, the pivot, and what is hidden or read-only in the end.
 
-use crate::abi::{attr, ms, namespace};
-use crate::error::Origin;
-use crate::spec::{IdMapping, Linux, Process, Root, Spec};
+use windlass_base::abi::{attr, ms, namespace};
+use windlass_base::error::Origin;
+use windlass_base::spec::{IdMapping, Linux, Process, Root, Spec};
 
 use super::mount_options::{self, Options as MountOptions};
 use super::{Action, Draft, Host, Node, Options, Pivot, RootPath, Step, Topology};
@@ -181,7 +181,10 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
         draft.config("/linux/rootfsPropagation", Action::RootPropagation(flags));
     }
     for (key, value) in &linux.sysctl {
-        draft.config(format!("/linux/sysctl/{}", crate::spec::escape(key)), Action::Sysctl(key.clone(), value.clone()));
+        draft.config(
+            format!("/linux/sysctl/{}", windlass_base::spec::escape(key)),
+            Action::Sysctl(key.clone(), value.clone()),
+        );
     }
     let cwd = spec.process.as_ref().and_then(|process| RootPath::new(&process.cwd));
     if let Some(path) = cwd.filter(|path| !path.is_root()) {
@@ -215,7 +218,7 @@ fn has_mounts(spec: &Spec, linux: &Linux, options: &Options) -> bool {
 }
 
 /// Makes a mount private whatever its options say, for the namespace in which it is made does not last.
-fn without_propagation(index: usize, mount: &crate::spec::Mount, words: &mut MountOptions, draft: &mut Draft) {
+fn without_propagation(index: usize, mount: &windlass_base::spec::Mount, words: &mut MountOptions, draft: &mut Draft) {
     let other = |word: &String| mount_options::propagation(word).is_some_and(|(flag, _)| flag != ms::PRIVATE);
     if let Some(at) = mount.options.iter().position(other) {
         let msg = format!(
@@ -324,7 +327,7 @@ fn takes_files(kind: &str, source: &str) -> bool {
 /// been made; its path is returned.
 fn mount_step(
     index: usize,
-    mount: &crate::spec::Mount,
+    mount: &windlass_base::spec::Mount,
     mut options: MountOptions,
     linux: &Linux,
     topology: &Topology,
@@ -422,7 +425,7 @@ fn mount_step(
 }
 
 /// The pointer of the option that has this key.
-pub(super) fn option(pointer: &str, mount: &crate::spec::Mount, key: &str) -> String {
+pub(super) fn option(pointer: &str, mount: &windlass_base::spec::Mount, key: &str) -> String {
     let has = |option: &String| mount_options::keys(option).any(|known| known == key);
     match mount.options.iter().position(has) {
         Some(index) => format!("{pointer}/options/{index}"),
@@ -432,7 +435,7 @@ pub(super) fn option(pointer: &str, mount: &crate::spec::Mount, key: &str) -> St
 
 fn bound(
     pointer: &str,
-    mount: &crate::spec::Mount,
+    mount: &windlass_base::spec::Mount,
     recursive: bool,
     options: &MountOptions,
     idmap: Option<Idmap>,
@@ -523,7 +526,7 @@ fn without_unmapped_group(
 
 fn idmap(
     pointer: &str,
-    mount: &crate::spec::Mount,
+    mount: &windlass_base::spec::Mount,
     options: &MountOptions,
     bind: bool,
     linux: &Linux,

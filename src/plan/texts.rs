@@ -3,7 +3,7 @@
 //! The kernel's strings end at a NUL byte, so a text with one inside would be cut, or refused in
 //! the middle of things.
 
-use crate::spec::{Hooks, Mount, Spec, escape};
+use windlass_base::spec::{Hooks, Mount, Spec, escape};
 
 use super::Draft;
 

@@ -9,9 +9,9 @@
 //! user namespace that owns it, so then that one comes first, and a process in between does
 //! what the runtime cannot.
 
-use crate::abi::namespace;
-use crate::error::{Fault, Origin};
-use crate::spec::{IdMapping, Linux, Spec, TimeOffset, escape};
+use windlass_base::abi::namespace;
+use windlass_base::error::{Fault, Origin};
+use windlass_base::spec::{IdMapping, Linux, Spec, TimeOffset, escape};
 
 use super::{Action, Draft, Host, Maps, Mount, Options, Step, What};
 

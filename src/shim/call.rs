@@ -9,9 +9,9 @@ use std::time::Instant;
 use super::key::Kind;
 use super::pipe::collect;
 use super::{Code, Phase, ProcessId, Refusal, Runtime, WaitToken};
-use crate::sys::process::{Child, Exit};
-use crate::sys::spawn::Spawn;
-use crate::sys::{Result, stream};
+use windlass_sys::process::{Child, Exit};
+use windlass_sys::spawn::Spawn;
+use windlass_sys::{Result, stream};
 
 /// The verb that is run, and so what its end means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use super::call::{self, Call, Planned, Settings, What};
 use super::key::{Kind, key};
 use super::poll::{Interest, Poll};
 use super::{Code, Container, ProcessId, Refusal, WaitToken};
-use crate::sys::process::Exit;
+use windlass_sys::process::Exit;
 
 /// The token of a call that no request asked for.
 pub(super) const NOBODY: WaitToken = WaitToken(0);
@@ -187,7 +187,7 @@ fn runs_beside(running: What, next: What) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::process::Child;
+    use windlass_sys::process::Child;
 
     fn plan(calls: &mut Calls, what: What, exec: &str) {
         calls.plan(Planned { what, process: ProcessId::of("c", exec), words: Vec::new(), token: NOBODY });

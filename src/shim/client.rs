@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use super::log::Stream;
 use super::poll::{Interest, Poll};
 use super::stdio::Framing;
-use crate::sys::socket;
+use windlass_sys::socket;
 
 /// With so many bytes waiting for a client, nothing more is read from the process.
 const FULL: usize = 64 * 1024;
@@ -68,8 +68,8 @@ impl Client {
         socket: OwnedFd,
         framing: Framing,
         poll: &Poll,
-    ) -> crate::sys::Result<Client> {
-        crate::sys::stream::never_block(socket.as_fd())?;
+    ) -> windlass_sys::Result<Client> {
+        windlass_sys::stream::never_block(socket.as_fd())?;
         poll.watch(&socket, key, Interest::Read)?;
         Ok(Client {
             number,

@@ -14,10 +14,10 @@ use nix::poll::{PollFd, PollFlags};
 use super::call::{self, Settings};
 use super::pipe::{self, KEPT};
 use super::{Code, Refusal};
-use crate::sys::fd::DOCUMENT;
-use crate::sys::poll::{self, Deadline};
-use crate::sys::process::{Child, Exit};
-use crate::sys::stream::{self, Moved};
+use windlass_sys::fd::DOCUMENT;
+use windlass_sys::poll::{self, Deadline};
+use windlass_sys::process::{Child, Exit};
+use windlass_sys::stream::{self, Moved};
 
 /// How long a runtime may take to say something of a container or to remove it, unless the caller has less time.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::poll::{Interest, Poll};
-use crate::sys::{Called, Result, fd, socket, stream};
+use windlass_sys::{Called, Result, fd, socket, stream};
 
 /// The socket on which a runtime is expected to send the master end.
 #[derive(Debug)]

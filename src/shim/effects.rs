@@ -14,7 +14,7 @@ use super::processes::Supervised;
 use super::streams::Streams;
 use super::supervisor::Supervisor;
 use super::{Event, Interest, ProcessId, Refusal, Reply, WaitToken};
-use crate::sys::process::{self, Exit};
+use windlass_sys::process::{self, Exit};
 
 impl Supervisor {
     /// Carries out what a transition of a process has led to.

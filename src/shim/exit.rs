@@ -13,10 +13,10 @@ use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
 use super::{ProcessId, written};
-use crate::exit_record::ExitRecord;
-use crate::sys::fd::{self, Durability};
-use crate::sys::process::{self, Child, Exit, Forked, SingleThreaded};
-use crate::sys::{Called, Result};
+use windlass_base::exit_record::ExitRecord;
+use windlass_sys::fd::{self, Durability};
+use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
+use windlass_sys::{Called, Result};
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +101,7 @@ impl Record {
             code,
             signal,
             oom_killed: status.oom_killed,
-            at: crate::rfc3339::nanoseconds(status.at),
+            at: windlass_base::rfc3339::nanoseconds(status.at),
             at_nanoseconds: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
             dropped_bytes: dropped,
         }
@@ -204,7 +204,7 @@ fn tell_runtime(path: &Path, record: &Record, sync: bool) -> Result<()> {
         }
         other => other?,
     };
-    crate::container::write_exit(file.as_fd(), record.pid, &runtime_record(record))?;
+    windlass_store::write_exit(file.as_fd(), record.pid, &runtime_record(record))?;
     if sync { nix::unistd::fdatasync(&file).called(|| format!("fdatasync({path:?})")) } else { Ok(()) }
 }
 

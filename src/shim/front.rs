@@ -24,7 +24,7 @@ pub trait Front {
 }
 
 /// Runs the loop until the front end has finished.
-pub fn serve(core: &mut Supervisor, front: &mut impl Front) -> crate::sys::Result<i32> {
+pub fn serve(core: &mut Supervisor, front: &mut impl Front) -> windlass_sys::Result<i32> {
     loop {
         while let Some(event) = core.next_event() {
             front.event(event, core);

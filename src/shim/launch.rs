@@ -12,8 +12,8 @@ use super::pipe::{captured, null};
 use super::streams::Streams;
 use super::supervisor::Supervisor;
 use super::{Code, Container, Interest, NewProcess, Phase, ProcessId, Refusal, Reply, Stdio, WaitToken};
-use crate::sys::fd;
-use crate::sys::process::{self, Exit};
+use windlass_sys::fd;
+use windlass_sys::process::{self, Exit};
 
 type Result<T> = std::result::Result<T, Refusal>;
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::{Code, Event, ExitStatus, Phase, ProcessId, ProcessState, Refusal, Reply, WaitToken, written};
-use crate::sys::process::Exit;
+use windlass_sys::process::Exit;
 
 type Result<T> = std::result::Result<T, Refusal>;
 

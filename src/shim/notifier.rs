@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
-use crate::sys::{Called, Result};
+use windlass_sys::{Called, Result};
 
 /// The change that a watch waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 
 use super::notifier::{Change, Watch};
 use super::poll::Poll;
-use crate::sys::{fd, tree};
+use windlass_sys::{fd, tree};
 
 /// The cgroup of a container, as far as memory is concerned.
 #[derive(Debug)]

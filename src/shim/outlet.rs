@@ -9,9 +9,9 @@ use super::pipe::KEPT;
 use super::poll::{Interest, Poll};
 use super::sink::{Sink, Taken};
 use super::stdio::Output;
-use crate::sys::Result;
-use crate::sys::region::Region;
-use crate::sys::stream::{self, Moved};
+use windlass_sys::Result;
+use windlass_sys::region::Region;
+use windlass_sys::stream::{self, Moved};
 
 /// Bytes read at once: what a pipe holds.
 const READ: usize = 64 * 1024;

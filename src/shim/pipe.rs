@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 
-use crate::sys::stream::{self, Moved};
-use crate::sys::{Result, fd, socket};
+use windlass_sys::stream::{self, Moved};
+use windlass_sys::{Result, fd, socket};
 
 /// Bytes of a program's output that are kept. The rest is read and dropped.
 pub(super) const KEPT: usize = 64 * 1024;

@@ -14,7 +14,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use super::key::{Kind, key};
 use super::notifier::{Change, News, Notifier, Watch};
-use crate::sys::{Called, Result};
+use windlass_sys::{Called, Result};
 
 /// What to be told of. The hang-up of the other end always is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use super::console::Console;
 use super::life::{self, Life, Output, Parent, Process, Reaped};
 use super::streams::Streams;
 use super::{NewProcess, ProcessId, ProcessState, Refusal};
-use crate::sys::process::{self, Child};
+use windlass_sys::process::{self, Child};
 
 /// A process, with the descriptors that belong to its state.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::signalfd::SignalFd;
 
-use crate::sys::{Result, process, signals};
+use windlass_sys::{Result, process, signals};
 
 /// The signals of the shim itself.
 #[derive(Debug)]

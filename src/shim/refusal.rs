@@ -43,8 +43,8 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl From<crate::error::Failed> for Refusal {
-    fn from(failed: crate::error::Failed) -> Refusal {
+impl From<windlass_base::error::Failed> for Refusal {
+    fn from(failed: windlass_base::error::Failed) -> Refusal {
         Refusal::new(Code::Kernel, failed.to_string())
     }
 }

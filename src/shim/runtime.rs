@@ -104,7 +104,7 @@ impl Runtime {
     /// standard error.
     pub(super) fn complaint(&self, stderr: &[u8], said_before: u64) -> String {
         let logged = self.log.as_ref().and_then(|log| {
-            let file = crate::sys::fd::open(log, nix::fcntl::OFlag::O_RDONLY).ok()?;
+            let file = windlass_sys::fd::open(log, nix::fcntl::OFlag::O_RDONLY).ok()?;
             let mut file = std::fs::File::from(file);
             // It is shorter if it was truncated meanwhile.
             let from = said_before.min(file.metadata().ok()?.len());

@@ -10,8 +10,8 @@ use nix::fcntl::OFlag;
 use super::notifier::{Change, Watch};
 use super::poll::Poll;
 use super::stdio::Output;
-use crate::sys::stream::{self, Moved};
-use crate::sys::{Result, fd};
+use windlass_sys::stream::{self, Moved};
+use windlass_sys::{Result, fd};
 
 /// Time between two looks at a fifo. It is needed where inotify is not available, and for a reader that uses
 /// splice(2), of which older kernels report nothing.

@@ -13,8 +13,8 @@ use super::outlet::{Around, Outlet, Scratch};
 use super::pipe::{captured, null};
 use super::poll::{Interest, Poll, Ready};
 use super::stdio::{Framing, Output, Stdin, Stdio};
-use crate::sys::stream::{self, Moved};
-use crate::sys::{Result, fd, socket};
+use windlass_sys::stream::{self, Moved};
+use windlass_sys::{Result, fd, socket};
 
 /// Input on its way to the process.
 #[derive(Debug)]
@@ -526,7 +526,7 @@ impl Streams {
 }
 
 fn give_to(pipe: &OwnedFd, owner: Option<(u32, u32)>) -> Result<()> {
-    use crate::sys::Called;
+    use windlass_sys::Called;
     let Some((uid, gid)) = owner.filter(|owner| *owner != (0, 0)) else { return Ok(()) };
     nix::unistd::fchown(pipe, Some(uid.into()), Some(gid.into())).called(|| format!("fchown({uid}, {gid})"))
 }

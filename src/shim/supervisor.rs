@@ -24,7 +24,7 @@ use super::streams::Streams;
 use super::{
     Code, Container, Event, Framing, Interest, Poll, ProcessId, ProcessState, Ready, Refusal, Reply, Request, WaitToken,
 };
-use crate::sys::process::{self, Exit};
+use windlass_sys::process::{self, Exit};
 
 type Result<T> = std::result::Result<T, Refusal>;
 
@@ -70,10 +70,10 @@ pub type NamedPid = (i32, Option<Rc<str>>);
 impl Supervisor {
     /// Blocks the signals, becomes the parent of orphans, and raises the limit of open files to the hard
     /// limit.
-    pub fn new() -> crate::sys::Result<Supervisor> {
+    pub fn new() -> windlass_sys::Result<Supervisor> {
         let (poll, reaper) = (Poll::new()?, Reaper::new()?);
         // A process takes seven, and there may be hundreds of execs at once.
-        crate::sys::spawn::raise_descriptor_limit();
+        windlass_sys::spawn::raise_descriptor_limit();
         poll.watch(reaper.fd(), key(Kind::Signals, 0, 0), Interest::Read)?;
         Ok(Supervisor {
             poll,

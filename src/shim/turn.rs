@@ -9,7 +9,7 @@ use super::reaper::reap_orphans;
 use super::streams::Streams;
 use super::supervisor::Supervisor;
 use super::{Event, Ready};
-use crate::sys::Result;
+use windlass_sys::Result;
 
 /// How long a terminal that was hung up is left alone before it is looked at again.
 const HUNG_UP: Duration = Duration::from_millis(100);
@@ -111,7 +111,7 @@ impl Supervisor {
             self.stirred = None;
             self.processes.iter_mut().filter_map(|known| known.streams.as_mut()).for_each(Streams::rest);
             self.scratch.release();
-            crate::sys::region::give_back();
+            windlass_sys::region::give_back();
         }
     }
 

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::sys::clock;
-use crate::sys::process::Exit;
+use windlass_sys::clock;
+use windlass_sys::process::Exit;
 
 /// One moment by both clocks, so that all conversions agree.
 fn anchor() -> (Instant, Duration) {

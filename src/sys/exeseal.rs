@@ -130,7 +130,7 @@ extern "C" fn seal(stack: *const usize) {
     }
     let copy = copy as usize;
     // struct mount_attr: what to set, what to clear, propagation, user namespace.
-    let attributes: [u64; 4] = [crate::abi::attr::RDONLY, 0, crate::abi::ms::PRIVATE, 0];
+    let attributes: [u64; 4] = [windlass_base::abi::attr::RDONLY, 0, windlass_base::abi::ms::PRIVATE, 0];
     let empty = c"".as_ptr() as usize;
     // The copy has the flags of what it was made from.
     if !is_read_only(copy) {

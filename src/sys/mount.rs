@@ -11,7 +11,7 @@ use nix::mount::MsFlags;
 use super::fd::{CWD, owned, shown};
 use super::{Called, Failed, Result, check};
 
-pub use crate::abi::attr;
+pub use windlass_base::abi::attr;
 
 fn cstring(text: impl Into<Vec<u8>>, call: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Failed {

@@ -78,7 +78,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::sys::socket;
+    use crate::socket;
 
     #[test]
     fn a_wait_ends_with_an_event_or_at_its_deadline() {

@@ -1,7 +1,7 @@
 //! How a process is scheduled, and what bounds its use of the machine.
 
 use super::{Called, Failed, Result, check};
-use crate::abi::SchedulerAttributes;
+use windlass_base::abi::SchedulerAttributes;
 
 /// sched_setattr(2) on this process.
 pub fn set_scheduler(attributes: SchedulerAttributes) -> Result<()> {

@@ -91,7 +91,7 @@ pub fn ignore_sigpipe() -> Result<()> {
     set(Signal::SIGPIPE, SigHandler::SigIgn)
 }
 
-/// What strsignal(3) says of a signal, in lower case as [`describe`](crate::error::describe) has an
+/// What strsignal(3) says of a signal, in lower case as [`describe`](windlass_base::error::describe) has an
 /// errno: `killed`, `bad system call`.
 pub fn meaning(signal: i32) -> String {
     // SAFETY: strsignal(3) takes any number.

@@ -22,7 +22,7 @@ macro_rules! main {
         #[unsafe(no_mangle)]
         extern "C" fn main(argc: std::ffi::c_int, argv: *const *const std::ffi::c_char) -> std::ffi::c_int {
             // SAFETY: these are main's arguments.
-            let words = unsafe { $crate::sys::start::begin(argc, argv) };
+            let words = unsafe { $crate::start::begin(argc, argv) };
             $run(words.into_iter()).into()
         }
     };

@@ -184,7 +184,7 @@ pub fn give_to(fd: BorrowedFd<'_>, uid: u32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::socket;
+    use crate::socket;
 
     fn file(flags: OFlag) -> OwnedFd {
         let path = std::env::temp_dir().join(format!("windlass-stdio-{}", std::process::id()));

@@ -1,7 +1,7 @@
 //! Plans a bundle, and completes a failure by everything else that is wrong with the bundle.
 
-use crate::error::{Error, Fault, Kind, Origin, Result};
-use crate::plan::{self, Options, Plan, RootPath};
+use windlass_base::error::{Error, Fault, Kind, Origin, Result};
+use windlass_plan::{self as plan, Options, Plan, RootPath};
 
 use super::create::Read;
 use super::lacking;

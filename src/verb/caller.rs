@@ -3,10 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use crate::apply::{Inherit, Relay, User, Wanted};
-use crate::error::{Doing, Error, Kind, Origin, Result};
-use crate::plan::Host;
-use crate::sys::socket;
+use windlass_apply::{Inherit, Relay, User, Wanted};
+use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_plan::Host;
+use windlass_sys::socket;
 
 /// A connection to the socket that `flag` names.
 pub(super) fn connect(path: Option<&PathBuf>, flag: &'static str) -> Result<Option<OwnedFd>> {

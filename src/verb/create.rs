@@ -4,18 +4,18 @@ use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use crate::apply::notify::{self, Host as NotifyHost};
-use crate::apply::{self, Caller, Creation, Foreground, Laps, Launch, Relay, Undelegated, User};
-use crate::cgroup::{self, Manager};
 use crate::cli::{self, CgroupManager, Global};
-use crate::container::{Container, Store};
-use crate::error::{Doing, Error, Fault, Kind, Origin, Result};
-use crate::plan::unit::Systemd;
-use crate::plan::{Host, Options};
-use crate::spec::{IdMapping, Spec};
-use crate::sys::fd;
-use crate::sys::process::{self, Exit, SingleThreaded};
-use crate::sys::{credentials, probe};
+use windlass_apply::notify::{self, Host as NotifyHost};
+use windlass_apply::{self as apply, Caller, Creation, Foreground, Laps, Launch, Relay, Undelegated, User};
+use windlass_base::error::{Doing, Error, Fault, Kind, Origin, Result};
+use windlass_base::spec::{IdMapping, Spec};
+use windlass_cgroup::{self as cgroup, Manager};
+use windlass_plan::unit::Systemd;
+use windlass_plan::{Host, Options};
+use windlass_store::{Container, Store};
+use windlass_sys::fd;
+use windlass_sys::process::{self, Exit, SingleThreaded};
+use windlass_sys::{credentials, probe};
 
 use super::Session;
 use super::caller::{Stdio, connect};
@@ -48,7 +48,7 @@ pub(super) fn read_config(bundle: &Path, config: Option<&Path>) -> Result<Read> 
             if missing { error.kind_is(Kind::NotFound) } else { error }
         },
     )?;
-    let crate::spec::Read { value: spec, faults, warnings } = crate::spec::read(&text, "config.json")?;
+    let windlass_base::spec::Read { value: spec, faults, warnings } = windlass_base::spec::read(&text, "config.json")?;
     Ok(Read { bundle, text, spec, faults, warnings })
 }
 
@@ -255,7 +255,7 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
         container.lock()?;
         // Somebody may have deleted it already.
         if container.still_there() {
-            session.warnings.extend(crate::apply::finish(&container)?);
+            session.warnings.extend(windlass_apply::finish(&container)?);
         }
     }
     laps.done("remove the container");

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 use serde_json::{Map, Value, json};
 
-use crate::abi::namespace;
-use crate::args;
-use crate::cgroup::{Cgroup, Happened};
-use crate::container::Container;
-use crate::error::{Error, Kind, Result};
-use crate::sys::{fd, process};
+use windlass_args as args;
+use windlass_base::abi::namespace;
+use windlass_base::error::{Error, Kind, Result};
+use windlass_cgroup::{Cgroup, Happened};
+use windlass_store::Container;
+use windlass_sys::{fd, process};
 
 use super::Session;
 

@@ -1,11 +1,11 @@
 //! `exec`.
 
-use crate::apply::{self, Caller, Foreground, User};
 use crate::cli;
-use crate::error::{Doing, Error, Kind, Origin, Result};
-use crate::plan::{self, Options};
-use crate::sys::fd;
-use crate::sys::process::SingleThreaded;
+use windlass_apply::{self as apply, Caller, Foreground, User};
+use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_plan::{self as plan, Options};
+use windlass_sys::fd;
+use windlass_sys::process::SingleThreaded;
 
 use super::Session;
 use super::caller::{Stdio, connect};

@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::args::print;
 use crate::cli::{self, Format};
-use crate::error::{Fault, Kind, Result};
-use crate::plan::Host;
+use windlass_args::print;
+use windlass_base::error::{Fault, Kind, Result};
+use windlass_plan::Host;
 
 use super::Session;
 use super::create::{Read, planning, read_config};
@@ -98,23 +98,24 @@ fn listed(errors: &[Fault], warnings: &[Fault]) -> String {
     out
 }
 
-fn without_controllers(plan: &crate::plan::Plan, session: &Session<'_>) -> Vec<Fault> {
+fn without_controllers(plan: &windlass_plan::Plan, session: &Session<'_>) -> Vec<Fault> {
     if session.global.cgroup_manager != cli::CgroupManager::Cgroupfs {
         return Vec::new();
     }
-    let Ok(hierarchy) = crate::cgroup::Hierarchy::find() else { return Vec::new() };
+    let Ok(hierarchy) = windlass_cgroup::Hierarchy::find() else { return Vec::new() };
     let available = hierarchy
         .unified()
         .and_then(|mount| std::fs::read_to_string(format!("{mount}/cgroup.controllers")).ok())
         .unwrap_or_default();
-    let missing = |need: &crate::plan::cgroup::Need| !available.split_whitespace().any(|name| name == need.controller);
+    let missing =
+        |need: &windlass_plan::cgroup::Need| !available.split_whitespace().any(|name| name == need.controller);
     let mut faults = Vec::new();
     if hierarchy.unified().is_none()
         && hierarchy.v1_of("devices").is_none()
         && !plan.topology.user_namespace()
         && let Some(devices) = &plan.limits.devices
     {
-        faults.extend(crate::cgroup::v1::refuse_devices(devices.asked).into_faults());
+        faults.extend(windlass_cgroup::v1::refuse_devices(devices.asked).into_faults());
     }
     let needs = plan.limits.needs();
     let limits = needs.into_iter().filter(missing).map(|need| Fault {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-use crate::args::print;
 use crate::cli::{Format, output};
-use crate::container::{Container, Status};
 use crate::doctor;
-use crate::error::{Kind, Result};
-use crate::exit_record::ExitRecord;
-use crate::sys::process::SingleThreaded;
+use windlass_args::print;
+use windlass_base::error::{Kind, Result};
+use windlass_base::exit_record::ExitRecord;
+use windlass_store::{Container, Status};
+use windlass_sys::process::SingleThreaded;
 
 use super::Session;
 use super::create::host;
@@ -27,9 +27,8 @@ pub(super) fn list(format: Format, quiet: bool, session: &mut Session<'_>) -> Re
             Ok(container) => found.push(described(&container, format == Format::Json && !quiet)?),
             // Deleted since, or not yet written: not a container.
             Err(error) if error.kind() == Kind::NotFound => {}
-            Err(error) => {
-                session.warn(vec![crate::error::Fault { pointer: String::new(), msg: error.message().into() }])?
-            }
+            Err(error) => session
+                .warn(vec![windlass_base::error::Fault { pointer: String::new(), msg: error.message().into() }])?,
         }
     }
     print(&output::list(&found, format, quiet))

@@ -11,12 +11,12 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 
-use crate::error::{Fault, Origin, describe};
-use crate::plan::explain::kind_names;
-use crate::plan::{Action, Plan, RootPath, What};
-use crate::spec::{Linux, Process, Resources, Spec, escape};
-use crate::sys::mount::{Filesystem, points};
-use crate::sys::{fd, process};
+use windlass_base::error::{Fault, Origin, describe};
+use windlass_base::spec::{Linux, Process, Resources, Spec, escape};
+use windlass_plan::explain::kind_names;
+use windlass_plan::{Action, Plan, RootPath, What};
+use windlass_sys::mount::{Filesystem, points};
+use windlass_sys::{fd, process};
 
 /// All that is lacking; the current directory is the bundle.
 pub(super) fn faults(spec: &Spec) -> Vec<Fault> {
@@ -119,13 +119,13 @@ impl Look {
 
     /// Only where nothing but the root filesystem can bring the program in.
     fn program(&mut self, process: &Process, spec: &Spec) {
-        let brought = |mount: &crate::spec::Mount| match is_bind(mount) {
+        let brought = |mount: &windlass_base::spec::Mount| match is_bind(mount) {
             true => Path::new(&mount.source).is_dir(),
             false => {
                 !matches!(mount.kind.as_str(), "tmpfs" | "proc" | "sysfs" | "devpts" | "mqueue" | "cgroup" | "cgroup2")
             }
         };
-        let hooked = |hooks: &crate::spec::Hooks| {
+        let hooked = |hooks: &windlass_base::spec::Hooks| {
             !(hooks.prestart.is_empty() && hooks.create_runtime.is_empty() && hooks.create_container.is_empty())
         };
         if spec.mounts.iter().any(brought) || spec.hooks.as_ref().is_some_and(hooked) {
@@ -155,7 +155,7 @@ impl Look {
         }
         let path = process.env.iter().rev().find_map(|variable| variable.strip_prefix("PATH="));
         let mut candidates =
-            path.unwrap_or(crate::plan::DEFAULT_PATH).split(':').map(|directory| format!("{directory}/{name}"));
+            path.unwrap_or(windlass_plan::DEFAULT_PATH).split(':').map(|directory| format!("{directory}/{name}"));
         if !candidates.any(|candidate| !candidate.starts_with('/') || there(&candidate) || mounted(&candidate)) {
             self.fault(at, format!("exec: {name:?}: executable file not found in $PATH"));
         }
@@ -251,7 +251,7 @@ impl Look {
     }
 }
 
-fn is_bind(mount: &crate::spec::Mount) -> bool {
+fn is_bind(mount: &windlass_base::spec::Mount) -> bool {
     mount.kind == "bind" || mount.options.iter().any(|option| option == "bind" || option == "rbind")
 }
 
@@ -291,7 +291,7 @@ pub(super) fn filesystems(plan: &Plan, spec: &Spec) -> Vec<Fault> {
             if let Err(failed) = filesystem.set(key, value.as_deref()) {
                 let error =
                     failed.doing(format!("cannot mount {kind} on {}", mount.destination)).origin(step.origin.clone());
-                let pointer = crate::plan::innermost(&error, spec).unwrap_or_else(|| pointer.to_string());
+                let pointer = windlass_plan::innermost(&error, spec).unwrap_or_else(|| pointer.to_string());
                 out.push(Fault { pointer, msg: error.message().into() });
             }
         }

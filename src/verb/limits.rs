@@ -1,13 +1,13 @@
 //! `pause`, `resume` and `update`.
 
-use crate::cgroup::{Filters, Group, Hierarchy, Systemd, refuse, v1};
 use crate::cli;
-use crate::container::{Container, Status};
-use crate::error::{Error, Kind, Result};
-use crate::plan::cgroup::{MemoryInForce, complete_memory};
-use crate::plan::device_rules::v1::Rules;
-use crate::plan::unit;
-use crate::spec::Version;
+use windlass_base::error::{Error, Kind, Result};
+use windlass_base::spec::Version;
+use windlass_cgroup::{Filters, Group, Hierarchy, Systemd, refuse, v1};
+use windlass_plan::cgroup::{MemoryInForce, complete_memory};
+use windlass_plan::device_rules::v1::Rules;
+use windlass_plan::unit;
+use windlass_store::{Container, Status};
 
 use super::Session;
 
@@ -59,7 +59,7 @@ pub(super) fn update(update: &cli::Update, session: &mut Session<'_>) -> Result<
     };
     // The `ociVersion` of the container's configuration decides what a limit means.
     let version = Version::read(&container.state.oci_version);
-    let mut limits = crate::plan::cgroup::limits(&resources, version, &mut faults, &mut warnings);
+    let mut limits = windlass_plan::cgroup::limits(&resources, version, &mut faults, &mut warnings);
     if !faults.is_empty() {
         return Err(Error::faults(faults));
     }
@@ -135,5 +135,5 @@ fn update_resctrl(update: &cli::Update, container: &Container) -> Result<()> {
     if lines.is_empty() {
         return Ok(());
     }
-    crate::apply::update_resctrl(container.state.resctrl.as_deref(), &lines)
+    windlass_apply::update_resctrl(container.state.resctrl.as_deref(), &lines)
 }

@@ -15,13 +15,13 @@ mod signal;
 
 use std::ffi::OsString;
 
-use crate::apply::Laps;
-use crate::args::print;
 use crate::cli::{self, Command, Global, features};
-use crate::container::Store;
-use crate::error::{Error, Fault, Result};
 use crate::log::Log;
-use crate::sys::process::SingleThreaded;
+use windlass_apply::Laps;
+use windlass_args::print;
+use windlass_base::error::{Error, Fault, Result};
+use windlass_store::Store;
+use windlass_sys::process::SingleThreaded;
 
 use passed::Passed;
 
@@ -130,10 +130,10 @@ fn dispatch(command: Command, session: &mut Session<'_>) -> Result<u8> {
 
 fn known() -> features::Known<'static> {
     features::Known {
-        mount_options: crate::plan::mount_options::names().collect(),
-        memory_policy_modes: crate::plan::MEMORY_MODES.iter().map(|row| row.0).collect(),
-        memory_policy_flags: crate::plan::MEMORY_FLAGS.iter().map(|row| row.0).collect(),
+        mount_options: windlass_plan::mount_options::names().collect(),
+        memory_policy_modes: windlass_plan::MEMORY_MODES.iter().map(|row| row.0).collect(),
+        memory_policy_flags: windlass_plan::MEMORY_FLAGS.iter().map(|row| row.0).collect(),
         cgroup_v1: cfg!(feature = "cgroup-v1"),
-        kernel_takes: crate::sys::probe::seccomp_knows,
+        kernel_takes: windlass_sys::probe::seccomp_knows,
     }
 }

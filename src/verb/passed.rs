@@ -4,8 +4,8 @@
 use std::ffi::OsString;
 
 use crate::cli::Command;
-use crate::error::{Error, Kind, Origin, Result};
-use crate::sys::fd;
+use windlass_base::error::{Error, Kind, Origin, Result};
+use windlass_sys::fd;
 
 /// Descriptors from 3 on that the process gets, and what it is told of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

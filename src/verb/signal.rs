@@ -1,7 +1,7 @@
 //! `kill` and `delete`.
 
-use crate::apply;
-use crate::error::Result;
+use windlass_apply as apply;
+use windlass_base::error::Result;
 
 use super::Session;
 

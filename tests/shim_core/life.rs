@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use std::process::Command;
 use std::time::Duration;
 
-use windlass::shim::{Code, Event, Interest, NewProcess, Output, Phase, ProcessId, Reply, Request, Stdio, Timeouts};
-use windlass::sys::process::Exit;
+use windlass_shim::{Code, Event, Interest, NewProcess, Output, Phase, ProcessId, Reply, Request, Stdio, Timeouts};
+use windlass_sys::process::Exit;
 
 use super::Test;
 use super::rig::*;

@@ -85,10 +85,10 @@ fn failure(mut child: Child) -> Option<String> {
 /// What a runtime does with a console socket; says the process id.
 fn on_a_terminal(socket: &Path, program: &[String]) {
     let pty = nix::pty::openpty(None, None).expect("a terminal");
-    let peer = windlass::sys::socket::connect(socket).expect("connected");
+    let peer = windlass_sys::socket::connect(socket).expect("connected");
     // runc connects when it begins, and sends what the container's first process has made.
     std::thread::sleep(Duration::from_millis(600));
-    windlass::sys::socket::send(peer.as_fd(), b"/dev/ptmx", &[pty.master.as_fd()]).expect("sent");
+    windlass_sys::socket::send(peer.as_fd(), b"/dev/ptmx", &[pty.master.as_fd()]).expect("sent");
     let copy = || pty.slave.try_clone().expect("a copy");
     let child = Command::new(&program[0]).args(&program[1..]).stdin(copy()).stdout(copy()).stderr(copy()).spawn();
     println!("{}", child.expect("started").id());

@@ -8,13 +8,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
-use windlass::shim::stdio::LogFile;
-use windlass::shim::{
+use windlass_shim::stdio::LogFile;
+use windlass_shim::{
     Container, Event, ExitFile, Log, NewProcess, Output, ProcessId, Refusal, Reply, Request, Runtime, Stdio,
     Supervisor, Timeouts, WaitToken,
 };
-use windlass::sys::process::Exit;
-use windlass::sys::stream::{self, Moved};
+use windlass_sys::process::Exit;
+use windlass_sys::stream::{self, Moved};
 
 /// What the runtime does unless a test gives a verb something else to do (`on-VERB`, which may end
 /// the script). Init runs `init` when it is started, an exec its process file, both as scripts.
@@ -167,7 +167,7 @@ impl Rig {
 
     /// Reads a fifo to its end while the loop turns. True: it has ended.
     pub fn read_to_end(&mut self, path: &Path) -> (Vec<u8>, bool) {
-        let file = windlass::sys::fd::open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).expect("a reader");
+        let file = windlass_sys::fd::open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).expect("a reader");
         self.read_on(&file)
     }
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
-use windlass::shim::{Framing, Interest, Output, ProcessId, Request, Stdin, Stdio};
-use windlass::sys::process::Exit;
-use windlass::sys::stream::{self, Moved};
+use windlass_shim::{Framing, Interest, Output, ProcessId, Request, Stdin, Stdio};
+use windlass_sys::process::Exit;
+use windlass_sys::stream::{self, Moved};
 
 use super::Test;
 use super::rig::*;
@@ -78,7 +78,7 @@ fn to_fifo(path: &Path) -> Stdio {
 }
 
 fn reader(path: &Path) -> OwnedFd {
-    windlass::sys::fd::open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).expect("a reader")
+    windlass_sys::fd::open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).expect("a reader")
 }
 
 /// Each of them would take a slot of the pipe of its own if it were spliced, and there are sixteen.
@@ -238,12 +238,12 @@ fn client_that_reads(rig: &mut Rig, text: &str, log: Option<&PathBuf>) -> std::t
     let logs = log.map(|path| raw_log(path)).into_iter().collect();
     let new = rig.new_process("", text, Stdio { stdout: Output::Attach, logs, ..Stdio::default() });
     rig.done(Request::Create(new)).expect("created");
-    let (ours, theirs) = windlass::sys::socket::pair().expect("a pair");
+    let (ours, theirs) = windlass_sys::socket::pair().expect("a pair");
     rig.core.attach(&init(), ours, Framing::Packet).expect("attached");
     let bytes = std::thread::spawn(move || {
         let mut buffer = [0; 8193];
         let mut n = 0;
-        while let Ok((got @ 1.., _)) = windlass::sys::socket::receive(theirs.as_fd(), &mut buffer) {
+        while let Ok((got @ 1.., _)) = windlass_sys::socket::receive(theirs.as_fd(), &mut buffer) {
             n += got - 1;
         }
         n
@@ -258,7 +258,7 @@ fn a_client_that_does_not_read_does_not_stop_the_log() {
     let stdio = Stdio { stdout: Output::Attach, logs: vec![raw_log(&log)], ..Stdio::default() };
     let new = rig.new_process("", "head -c 4000000 /dev/zero", stdio);
     rig.done(Request::Create(new)).expect("created");
-    let (ours, _theirs) = windlass::sys::socket::pair().expect("a pair");
+    let (ours, _theirs) = windlass_sys::socket::pair().expect("a pair");
     rig.core.attach(&init(), ours, Framing::Packet).expect("attached");
     rig.done(Request::Start(init())).expect("started");
     assert_eq!(rig.exit(&init()), Some(Exit::Code(0)));
@@ -369,14 +369,14 @@ fn what_is_typed_before_there_is_a_terminal_is_not_lost() {
     let exec = ProcessId::of("c", "e");
     rig.done(Request::AddExec(new)).expect("added");
     let started = rig.ask(Request::Start(exec.clone()));
-    let (ours, theirs) = windlass::sys::socket::pair().expect("a pair");
+    let (ours, theirs) = windlass_sys::socket::pair().expect("a pair");
     rig.core.attach(&exec, ours, Framing::Packet).expect("attached");
-    windlass::sys::socket::send(theirs.as_fd(), b"hello\n", &[]).expect("sent");
+    windlass_sys::socket::send(theirs.as_fd(), b"hello\n", &[]).expect("sent");
     rig.answer(started).expect("started");
     assert_eq!(rig.exit(&exec), Some(Exit::Code(0)));
     let mut text = Vec::new();
     let mut buffer = [0; 8193];
-    while let Ok((n @ 1.., _)) = windlass::sys::socket::receive(theirs.as_fd(), &mut buffer) {
+    while let Ok((n @ 1.., _)) = windlass_sys::socket::receive(theirs.as_fd(), &mut buffer) {
         text.extend_from_slice(&buffer[1..n]);
     }
     assert!(String::from_utf8_lossy(&text).contains("got hello"), "{text:?}");
@@ -394,10 +394,10 @@ fn a_terminal_that_is_hung_up_and_full_does_not_keep_the_loop_turning() {
     };
     rig.exec("e", "exec sleep 1000 <&- >&- 2>&-", stdio).expect("started");
     let exec = ProcessId::of("c", "e");
-    let (ours, theirs) = windlass::sys::socket::pair().expect("a pair");
+    let (ours, theirs) = windlass_sys::socket::pair().expect("a pair");
     rig.core.attach(&exec, ours, Framing::Packet).expect("attached");
     for _ in 0..8 {
-        let _ = windlass::sys::socket::send_now(theirs.as_fd(), &[b'x'; 32 * 1024]);
+        let _ = windlass_sys::socket::send_now(theirs.as_fd(), &[b'x'; 32 * 1024]);
         rig.turns(Duration::from_millis(20));
     }
     let turns = rig.turns(Duration::from_millis(500));
@@ -418,10 +418,10 @@ fn input_that_nobody_took_is_forgotten_with_its_process() {
     let exec = ProcessId::of("c", "e");
     rig.exec("e", "stty raw -echo; { sleep 1; cat; } <&1 >/dev/null 2>&1 & exec sleep 0.6", stdio).expect("started");
     rig.turns(Duration::from_millis(200));
-    let (ours, theirs) = windlass::sys::socket::pair().expect("a pair");
+    let (ours, theirs) = windlass_sys::socket::pair().expect("a pair");
     rig.core.attach(&exec, ours, Framing::Packet).expect("attached");
     for _ in 0..4 {
-        let _ = windlass::sys::socket::send_now(theirs.as_fd(), &[b'x'; 32 * 1024]);
+        let _ = windlass_sys::socket::send_now(theirs.as_fd(), &[b'x'; 32 * 1024]);
         rig.turns(Duration::from_millis(10));
     }
     rig.exit(&exec);

@@ -65,7 +65,7 @@ fn a_burst_of_clients_is_not_turned_away_by_a_shim_that_is_busy() {
     let shim = world.run(&[])["shim_pid"].as_i64().expect("a pid") as i32;
     kill(shim, libc::SIGSTOP);
     let path = world.state().join("c/shim.sock");
-    let clients: Vec<_> = (0..200).map(|_| windlass::sys::socket::connect_now(&path)).collect();
+    let clients: Vec<_> = (0..200).map(|_| windlass_sys::socket::connect_now(&path)).collect();
     kill(shim, libc::SIGCONT);
     assert_eq!(clients.iter().filter(|client| client.is_err()).count(), 0);
     drop(clients);

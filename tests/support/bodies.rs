@@ -8,23 +8,23 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use windlass::args::Environment;
 use windlass::cli::Update;
-use windlass::container::{Init, State};
-use windlass::error::{Error, Fault, Kind, Origin};
-use windlass::exit_record::ExitRecord;
-use windlass::plan::cgroup::Limits;
-use windlass::plan::exec::Request;
-use windlass::plan::unit::Systemd;
-use windlass::plan::{Action, Host, Options, Plan, RootPath, What};
-use windlass::spec::Spec;
+use windlass_args::Environment;
+use windlass_base::error::{Error, Fault, Kind, Origin};
+use windlass_base::exit_record::ExitRecord;
+use windlass_base::spec::Spec;
+use windlass_plan::cgroup::Limits;
+use windlass_plan::exec::Request;
+use windlass_plan::unit::Systemd;
+use windlass_plan::{Action, Host, Options, Plan, RootPath, What};
+use windlass_store::{Init, State};
 
 /// The longest program that seccomp(2) takes (`BPF_MAXINSNS`).
 const LONGEST_PROGRAM: usize = 4096;
 
 /// `config.json`: read, planned for create, and for exec.
 pub fn config(bytes: &[u8]) {
-    let spec: Spec = match windlass::spec::parse(bytes, "config.json") {
+    let spec: Spec = match windlass_base::spec::parse(bytes, "config.json") {
         Ok(spec) => spec,
         Err(error) => return refused_text(&error),
     };
@@ -32,12 +32,12 @@ pub fn config(bytes: &[u8]) {
         let systemd = no_pivot.then_some(Systemd { user: false, prefix: "fuzz" });
         let host = Host { capabilities, ..Host::default() };
         let options = Options { no_pivot, no_new_keyring: no_pivot, host, systemd, ..Options::default() };
-        match windlass::plan::create("fuzz", &spec, &options) {
+        match windlass_plan::create("fuzz", &spec, &options) {
             Ok(plan) => planned(&plan),
             Err(error) => refused(&error),
         }
         let request = Request { args: vec!["true".into()], ..Request::default() };
-        match windlass::plan::exec::exec("fuzz", &spec, &request, None, &options) {
+        match windlass_plan::exec::exec("fuzz", &spec, &request, None, &options) {
             Ok(plan) => pointed(&plan.warnings),
             Err(error) => refused(&error),
         }
@@ -47,10 +47,10 @@ pub fn config(bytes: &[u8]) {
 /// The document of `exec --process`.
 pub fn process(bytes: &[u8]) {
     let text = br#"{"ociVersion": "1.2.0", "root": {"path": "rootfs"}, "linux": {"namespaces": [{"type": "mount"}]}}"#;
-    let spec: Spec = windlass::spec::parse(text, "config.json").expect("a valid document");
+    let spec: Spec = windlass_base::spec::parse(text, "config.json").expect("a valid document");
     let request = Request::default();
     let options = Options { host: Host { capabilities: u64::MAX, ..Default::default() }, ..Options::default() };
-    match windlass::plan::exec::exec("fuzz", &spec, &request, Some(bytes), &options) {
+    match windlass_plan::exec::exec("fuzz", &spec, &request, Some(bytes), &options) {
         Ok(plan) => {
             assert!(plan.process.cwd.starts_with('/') && !plan.process.args.is_empty());
             pointed(&plan.warnings);
@@ -81,7 +81,7 @@ pub fn resources(bytes: &[u8]) {
         Err(error) => return refused_text(&error),
     };
     let (mut faults, mut warnings) = (Vec::new(), Vec::new());
-    let limits = windlass::plan::cgroup::limits(&resources, None, &mut faults, &mut warnings);
+    let limits = windlass_plan::cgroup::limits(&resources, None, &mut faults, &mut warnings);
     pointed(&faults);
     pointed(&warnings);
     written(&limits);
@@ -107,7 +107,7 @@ pub fn arguments(bytes: &[u8]) {
 
 /// A message of init.
 pub fn message(bytes: &[u8]) {
-    if let Err(error) = windlass::apply::sync::decode(bytes, None) {
+    if let Err(error) = windlass_apply::sync::decode(bytes, None) {
         assert_eq!(error.kind(), Kind::Protocol);
     }
 }
@@ -181,9 +181,9 @@ fn written(limits: &Limits) {
 /// What a client of the shim sends: frames, in them requests, in them messages. What is read is
 /// written and read again as the same.
 pub fn shim(bytes: &[u8]) {
-    use windlass::shim::frontend::containerd::message::{options, start, task};
-    use windlass::shim::frontend::containerd::ttrpc::{Request, next_frame};
-    use windlass::shim::frontend::containerd::wire::Message;
+    use windlass_shim::frontend::containerd::message::{options, start, task};
+    use windlass_shim::frontend::containerd::ttrpc::{Request, next_frame};
+    use windlass_shim::frontend::containerd::wire::Message;
     fn stable<M: Message + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> Option<M> {
         let message = M::decode(bytes).ok()?;
         assert_eq!(M::decode(&message.encode()).as_ref(), Ok(&message));

@@ -52,7 +52,7 @@ pub fn places(document: &Value) -> Vec<String> {
         match value {
             Value::Object(map) => {
                 for (key, value) in map {
-                    walk(value, &format!("{pointer}/{}", windlass::spec::escape(key)), out);
+                    walk(value, &format!("{pointer}/{}", windlass_base::spec::escape(key)), out);
                 }
             }
             Value::Array(list) => {

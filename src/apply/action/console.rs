@@ -5,12 +5,12 @@ use std::path::Path;
 
 use nix::fcntl::{OFlag, ResolveFlag};
 
-use crate::apply::context::Context;
-use crate::apply::resolve;
-use crate::error::{Doing, Error, Kind, Result};
-use crate::plan::RootPath;
-use crate::spec::ConsoleSize;
-use crate::sys::{fd, mount, socket};
+use crate::context::Context;
+use crate::resolve;
+use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::spec::ConsoleSize;
+use windlass_plan::RootPath;
+use windlass_sys::{fd, mount, socket};
 
 use super::{Stdio, device};
 

@@ -9,8 +9,8 @@ use nix::fcntl::{OFlag, ResolveFlag};
 use nix::sys::stat::{FileStat, UtimensatFlags, futimens, utimensat};
 use nix::sys::time::TimeSpec;
 
-use crate::sys::tree::{Step, Walk};
-use crate::sys::{Called, Failed, Result, attributes, fd};
+use windlass_sys::tree::{Step, Walk};
+use windlass_sys::{Called, Failed, Result, attributes, fd};
 
 /// What the top of the tmpfs takes over from the directory below it. What the mount's own options
 /// say of it stays.

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use crate::abi::ms;
-use crate::apply::context::{Context, Directory};
-use crate::apply::resolve;
-use crate::error::{Doing, Error, Kind, Result};
-use crate::plan::{BOUND, Node};
-use crate::sys::mount::{self, Attributes};
-use crate::sys::{Failed, fd};
+use crate::context::{Context, Directory};
+use crate::resolve;
+use windlass_base::abi::ms;
+use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_plan::{BOUND, Node};
+use windlass_sys::mount::{self, Attributes};
+use windlass_sys::{Failed, fd};
 
 /// The directory `path` of the root, found or made; the last one is kept, for nodes come in
 /// crowds.
@@ -88,7 +88,7 @@ fn bind(node: &Node, name: &OsStr, dir: BorrowedFd<'_>, host: BorrowedFd<'_>) ->
 }
 
 /// An empty file to mount on: made, or found; never a link.
-pub(super) fn empty_file(dir: BorrowedFd<'_>, name: &OsStr) -> crate::sys::Result<std::os::fd::OwnedFd> {
+pub(super) fn empty_file(dir: BorrowedFd<'_>, name: &OsStr) -> windlass_sys::Result<std::os::fd::OwnedFd> {
     match fd::openat(dir, name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW, 0o666) {
         Err(failed) if failed.errno != Errno::EEXIST => return Err(failed),
         _ => {}

@@ -8,13 +8,13 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 use nix::unistd::AccessFlags;
 
-use crate::apply::context::{Context, Gate};
-use crate::apply::resolve;
-use crate::error::{Doing, Error, Kind, Result, describe};
-use crate::plan::{DEFAULT_PATH, RootPath};
-use crate::sys::process::{self, Execution};
-use crate::sys::progress::Progress;
-use crate::sys::{Failed, fd, mount, signals, socket};
+use crate::context::{Context, Gate};
+use crate::resolve;
+use windlass_base::error::{Doing, Error, Kind, Result, describe};
+use windlass_plan::{DEFAULT_PATH, RootPath};
+use windlass_sys::process::{self, Execution};
+use windlass_sys::progress::Progress;
+use windlass_sys::{Failed, fd, mount, signals, socket};
 
 use super::passwd::home_directory;
 use super::root::reset_signals;

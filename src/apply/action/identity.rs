@@ -2,10 +2,10 @@
 
 use nix::errno::Errno;
 
-use crate::apply::context::Context;
-use crate::error::{Doing, Error, Kind, Result};
-use crate::plan::{Identity, Sets};
-use crate::sys::credentials::{self, CapabilitySets};
+use crate::context::Context;
+use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_plan::{Identity, Sets};
+use windlass_sys::credentials::{self, CapabilitySets};
 
 use super::execute::die_with_runtime;
 use super::stdio;

@@ -2,13 +2,13 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::abi::attr;
-use crate::apply::context::Context;
-use crate::apply::resolve;
-use crate::error::{Doing, Error, Kind, Result};
-use crate::plan::RootPath;
-use crate::sys::mount::{self, Attributes, Filesystem};
-use crate::sys::{self, fd};
+use crate::context::Context;
+use crate::resolve;
+use windlass_base::abi::attr;
+use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_plan::RootPath;
+use windlass_sys::mount::{self, Attributes, Filesystem};
+use windlass_sys::{self as sys, fd};
 
 pub(super) fn readonly(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
     let doing = || format!("cannot make {path} read-only");

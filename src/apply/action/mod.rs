@@ -15,9 +15,9 @@ mod stdio;
 pub use execute::first_of_ours;
 pub use stdio::{Stdio, give_pipes};
 
-use crate::error::{Doing, Error, Result};
-use crate::plan::{Action, Seccomp};
-use crate::sys::{credentials, sched, socket};
+use windlass_base::error::{Doing, Error, Result};
+use windlass_plan::{Action, Seccomp};
+use windlass_sys::{credentials, sched, socket};
 
 use super::context::Context;
 use super::hooks;
@@ -38,7 +38,7 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
         Action::LeaveMounts => root::leave_mounts(cx),
         Action::ReturnToMounts => root::return_to_mounts(cx),
         Action::Propagation(flags) => {
-            crate::sys::mount::propagate_root(*flags).doing(|| "cannot set the propagation of the mounts")
+            windlass_sys::mount::propagate_root(*flags).doing(|| "cannot set the propagation of the mounts")
         }
         Action::Rootfs { source, path } => root::attach(*source, path, cx),
         Action::Mount(mount) => mount::mount(mount, cx),
@@ -53,7 +53,7 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
         Action::HoldProc => cx.proc().map(drop).doing(|| "cannot make a private procfs"),
         Action::Pivot(pivot) => root::pivot(*pivot, cx),
         Action::RootPropagation(flags) => {
-            crate::sys::mount::propagate_root(*flags).doing(|| "cannot set the propagation of the root")
+            windlass_sys::mount::propagate_root(*flags).doing(|| "cannot set the propagation of the root")
         }
         Action::Readonly(path) => root::readonly(path, cx),
         Action::Sysctl(key, value) => sysctl(key, value, cx),

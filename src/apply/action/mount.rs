@@ -4,13 +4,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use crate::abi::{PROC_SUPER_MAGIC, attr, ms};
-use crate::apply::context::{Context, Directory};
-use crate::apply::resolve::{self, Make};
-use crate::error::{Doing, Error, Kind, Origin, Result};
-use crate::plan::{Mount, Target, What};
-use crate::sys::mount::{self, Attributes, Filesystem};
-use crate::sys::{self, fd};
+use crate::context::{Context, Directory};
+use crate::resolve::{self, Make};
+use windlass_base::abi::{PROC_SUPER_MAGIC, attr, ms};
+use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_plan::{Mount, Target, What};
+use windlass_sys::mount::{self, Attributes, Filesystem};
+use windlass_sys::{self as sys, fd};
 
 use super::copy_up::{Top, copy_up};
 
@@ -56,7 +56,7 @@ fn target(plan: &Mount, make: Make, cx: &Context<'_>) -> Result<OwnedFd> {
         }
         failed.doing(format!("cannot make the mount point {path}"))
     })?;
-    let into_proc = path.is("/proc") || crate::plan::may_cover(path);
+    let into_proc = path.is("/proc") || windlass_plan::may_cover(path);
     if !into_proc && fd::filesystem(target.as_fd()).doing(|| format!("cannot look at {path}"))? == PROC_SUPER_MAGIC {
         let msg = format!("{:?} cannot be mounted because it is inside /proc", path.to_string());
         return Err(Error::new(Kind::PermissionDenied, msg).hint("a symbolic link in the root filesystem leads there"));

@@ -6,12 +6,12 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::sched::CloneFlags;
 
-use crate::apply::context::Context;
-use crate::error::{Doing, Error, Kind, Result};
-use crate::plan::explain::kind_names;
-use crate::sys::poll::Deadline;
-use crate::sys::process::{Child, Forked};
-use crate::sys::{credentials, fd, poll, process, socket};
+use crate::context::Context;
+use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_plan::explain::kind_names;
+use windlass_sys::poll::Deadline;
+use windlass_sys::process::{Child, Forked};
+use windlass_sys::{credentials, fd, poll, process, socket};
 
 use super::console;
 use super::execute::{die_with_runtime, first_of_ours, outlive_runtime};

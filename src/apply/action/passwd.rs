@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 
 use nix::fcntl::{OFlag, ResolveFlag};
 
-use crate::sys::fd;
+use windlass_sys::fd;
 
 /// A line beyond this is no entry of a user, and nothing behind it is looked at: a file of zeros
 /// would be one line without end.

@@ -6,12 +6,12 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
-use crate::abi::ms;
-use crate::apply::context::Context;
-use crate::error::{Doing, Error, Kind, Result};
-use crate::plan::{Pivot, RootPath};
-use crate::sys::mount::{self, Attributes};
-use crate::sys::{fd, process, signals};
+use crate::context::Context;
+use windlass_base::abi::ms;
+use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_plan::{Pivot, RootPath};
+use windlass_sys::mount::{self, Attributes};
+use windlass_sys::{fd, process, signals};
 
 /// Attaches the copy of the root filesystem over its own place, so that it is a mount of our
 /// namespace, and remembers it as the root of every lookup.
@@ -107,7 +107,7 @@ fn leave_the_hosts_kernel_files() -> Result<()> {
 
 /// Makes the root read-only, or a mount that was left writable until now.
 pub(super) fn readonly(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
-    let attributes = Attributes { set: crate::abi::attr::RDONLY, ..Attributes::default() };
+    let attributes = Attributes { set: windlass_base::abi::attr::RDONLY, ..Attributes::default() };
     let doing = || format!("cannot make {path} read-only");
     if path.is_root() {
         return mount::set_attributes(cx.root()?, attributes, false, None).doing(doing);
@@ -120,7 +120,7 @@ pub(super) fn readonly(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
 }
 
 /// No signal is blocked and none ignored that the caller did not ignore.
-pub(super) fn reset_signals() -> crate::sys::Result<()> {
+pub(super) fn reset_signals() -> windlass_sys::Result<()> {
     signals::default_sigpipe()?;
     signals::unblock()
 }

@@ -8,9 +8,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::apply::relay::{NO_MORE, PIPES};
-use crate::error::{Doing, Result};
-use crate::sys::{fd, socket, stdio};
+use crate::relay::{NO_MORE, PIPES};
+use windlass_base::error::{Doing, Result};
+use windlass_sys::{fd, socket, stdio};
 
 /// What becomes of the stdio that the caller gave us.
 #[derive(Debug, Default)]

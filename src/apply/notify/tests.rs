@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::*;
-use crate::sys::process;
+use windlass_sys::process;
 
 /// A state root that is gone with the test.
 struct State(PathBuf, OwnedFd);
@@ -124,10 +124,10 @@ fn planned(namespaces: &str) -> Plan {
             "mounts":[{MOUNTS}],"linux":{{"namespaces":[{namespaces}]}}}}"#,
         MOUNTS = if namespaces.is_empty() { "" } else { r#"{"destination":"/run","type":"tmpfs","source":"tmpfs"}"# },
     );
-    let spec = crate::spec::parse(text.as_bytes(), "config.json").expect("valid");
-    let host = crate::plan::Host { capabilities: u64::MAX, ..Default::default() };
-    let options = crate::plan::Options { host, ..Default::default() };
-    crate::plan::create("box", &spec, &options).expect("a plan")
+    let spec = windlass_base::spec::parse(text.as_bytes(), "config.json").expect("valid");
+    let host = windlass_plan::Host { capabilities: u64::MAX, ..Default::default() };
+    let options = windlass_plan::Options { host, ..Default::default() };
+    windlass_plan::create("box", &spec, &options).expect("a plan")
 }
 
 #[test]

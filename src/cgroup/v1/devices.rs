@@ -3,11 +3,11 @@
 use nix::errno::Errno;
 
 use super::Cgroup;
-use crate::cgroup::directory::Directory;
-use crate::cgroup::hierarchy::Hierarchy;
-use crate::cgroup::v2;
-use crate::error::{Doing, Error, Kind, Origin, Result};
-use crate::plan::device_rules::v1::{Line, Rules};
+use crate::directory::Directory;
+use crate::hierarchy::Hierarchy;
+use crate::v2;
+use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_plan::device_rules::v1::{Line, Rules};
 
 /// The container's directory in the devices hierarchy, and what is written there.
 #[derive(Debug)]
@@ -110,6 +110,6 @@ pub fn refuse(is_asked: bool) -> Error {
     let msg = "cannot apply the device rules: neither cgroup2 nor the devices controller of cgroup v1 is mounted";
     Error::new(Kind::Unsupported, msg).origin(origin(is_asked)).hint(format!(
         "{}; or --cgroup-manager disabled runs the container without any cgroup",
-        crate::cgroup::controllers::MOUNT
+        crate::controllers::MOUNT
     ))
 }

@@ -21,13 +21,13 @@ use cgroups_rs::fs::{Cgroup as FsCgroup, ControllIdentifier, Controller, MaxValu
 use nix::errno::Errno;
 
 use super::Cgroup;
-use crate::cgroup::Kill;
-use crate::cgroup::directory::Directory;
-use crate::cgroup::hierarchy::{Hierarchy, V1};
-use crate::error::{Error, Fault, Kind, Origin, Result};
-use crate::plan::cgroup::{Limits, limits as plan};
-use crate::spec::{BlockIo, Cpu, Memory, Resources};
-use crate::sys::Failed;
+use crate::Kill;
+use crate::directory::Directory;
+use crate::hierarchy::{Hierarchy, V1};
+use windlass_base::error::{Error, Fault, Kind, Origin, Result};
+use windlass_base::spec::{BlockIo, Cpu, Memory, Resources};
+use windlass_plan::cgroup::{Limits, limits as plan};
+use windlass_sys::Failed;
 
 /// What of a configuration is for hierarchies of version 1.
 pub struct Share {

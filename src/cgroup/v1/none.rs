@@ -2,10 +2,10 @@
 //! refused where it is applied.
 
 use super::Cgroup;
-use crate::cgroup::Hierarchy;
-use crate::error::{Fault, Result};
-use crate::plan::cgroup::Limits;
-use crate::spec::Resources;
+use crate::Hierarchy;
+use windlass_base::error::{Fault, Result};
+use windlass_base::spec::Resources;
+use windlass_plan::cgroup::Limits;
 
 /// What of a configuration is for hierarchies of version 1: there is no such thing.
 pub enum Share {}

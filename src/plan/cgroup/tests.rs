@@ -94,7 +94,8 @@ fn contradictions_of_memory_and_swap_are_faults_in_the_words_of_runc() {
 #[test]
 fn what_a_pids_limit_of_zero_means_depends_on_the_edition() {
     let pids = |limit: i64, minor: u32| {
-        let resources = Resources { pids: Some(crate::spec::Pids { limit: Some(limit) }), ..Resources::default() };
+        let resources =
+            Resources { pids: Some(windlass_base::spec::Pids { limit: Some(limit) }), ..Resources::default() };
         let (mut faults, mut warnings) = (Vec::new(), Vec::new());
         let version = Some(Version { major: 1, minor });
         let limits = limits(&resources, version, &mut faults, &mut warnings);

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use super::{ALL, Access, DEFAULTS, Key, MKNOD, READ, Type, WRITE, letters};
-use crate::spec::DeviceRule;
+use windlass_base::spec::DeviceRule;
 
 /// One write(2) to a file of a devices cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]

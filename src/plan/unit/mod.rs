@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 
 use super::cgroup::{Absent, Limits, Write};
 use super::device_rules;
-use crate::abi::bits_of_list;
-use crate::error::{Error, Fault, Result};
-use crate::spec::{DeviceRule, Resources, Spec, escape};
-use crate::variant::Value;
+use windlass_base::abi::bits_of_list;
+use windlass_base::error::{Error, Fault, Result};
+use windlass_base::spec::{DeviceRule, Resources, Spec, escape};
+use windlass_base::variant::Value;
 
 /// Which systemd, and how scopes without a name of their own begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

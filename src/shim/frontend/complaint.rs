@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::error::printable;
+use windlass_base::error::printable;
 
 /// The program's name, where it is called by no other.
 pub(super) const NAME: &str = "windlass-shim";

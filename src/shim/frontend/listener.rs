@@ -3,8 +3,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use crate::shim::{Interest, Poll};
-use crate::sys::{Result, socket};
+use crate::Interest;
+use crate::Poll;
+use windlass_sys::{Result, socket};
 
 /// How long clients wait for the next look where one could not be let in.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -76,7 +77,7 @@ mod tests {
     fn a_client_that_cannot_be_let_in_is_not_looked_at_all_the_time() {
         // A socket that does not listen: accept(2) fails and goes on to fail.
         let (socket, _other) = socket::pair().expect("a pair");
-        crate::sys::stream::never_block(socket.as_fd()).expect("set");
+        windlass_sys::stream::never_block(socket.as_fd()).expect("set");
         socket::send(_other.as_fd(), b"x", &[]).expect("it is readable");
         let poll = Poll::new().expect("epoll");
         let mut listener = Listener::new(socket, 7);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nix::sys::stat::FileStat;
 
-use crate::sys::{Result, fd};
+use windlass_sys::{Result, fd};
 
 /// A name, and the file that stood there when we had made it.
 ///

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 
-use crate::shim::stdio::LogFile;
-use crate::sys::stream::{self, Moved};
-use crate::sys::{Called, Failed, Result, fd};
+use crate::stdio::LogFile;
+use windlass_sys::stream::{self, Moved};
+use windlass_sys::{Called, Failed, Result, fd};
 
 /// An open log file.
 #[derive(Debug)]
-pub(in crate::shim) struct FileLog {
+pub(crate) struct FileLog {
     spec: LogFile,
     /// The directory that the file was found in; what is opened, renamed and removed is below it.
     directory: OwnedFd,
@@ -24,7 +24,7 @@ pub(in crate::shim) struct FileLog {
 }
 
 impl FileLog {
-    pub(in crate::shim) fn open(spec: &LogFile) -> Result<FileLog> {
+    pub(crate) fn open(spec: &LogFile) -> Result<FileLog> {
         let directory = directory(spec)?;
         let file = open(&directory, name(spec)?)?;
         let size = size_of(&file);

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::stream::Stream;
-use crate::shim::stdio::Journal;
-use crate::sys::stream::find;
-use crate::sys::{Result, socket, stream};
+use crate::stdio::Journal;
+use windlass_sys::stream::find;
+use windlass_sys::{Result, socket, stream};
 
 /// Where journald listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -18,7 +18,7 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 const PRIORITY: [u8; 2] = [b'6', b'3'];
 
 #[derive(Debug)]
-pub(in crate::shim) struct Journald {
+pub(crate) struct Journald {
     socket: OwnedFd,
     path: &'static str,
     /// The fields that every entry has, as they are sent.

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::file::FileLog;
 use super::stream::Stream;
-use crate::sys::stream::find;
+use windlass_sys::stream::find;
 
 /// Longest text of one entry, as dockerd cuts it: readers have buffers for that.
 const TEXT: usize = 16 * 1024;
@@ -15,7 +15,7 @@ const WIDEST: usize = 6;
 
 /// A log, and for each stream the beginning of a character whose rest was not read yet.
 #[derive(Debug)]
-pub(in crate::shim) struct JsonLog {
+pub(crate) struct JsonLog {
     pub(super) file: FileLog,
     begun: [Vec<u8>; 2],
 }
@@ -51,7 +51,7 @@ impl JsonLog {
 
 fn entries(log: &mut FileLog, stream: Stream, bytes: &[u8], scratch: &mut [u8], now: SystemTime) {
     let name = if stream == Stream::Stdout { "stdout" } else { "stderr" };
-    let tail = format!("\",\"stream\":\"{name}\",\"time\":\"{}\"}}\n", crate::rfc3339::nanoseconds(now));
+    let tail = format!("\",\"stream\":\"{name}\",\"time\":\"{}\"}}\n", windlass_base::rfc3339::nanoseconds(now));
     let head = b"{\"log\":\"";
     let longest = ((scratch.len() - head.len() - tail.len()) / WIDEST).min(TEXT);
     let (mut rest, mut used) = (bytes, 0);
@@ -146,7 +146,7 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
-    use crate::shim::stdio::LogFile;
+    use crate::stdio::LogFile;
 
     fn logged(name: &str, pieces: &[&[u8]], scratch: usize, max_size: Option<u64>) -> String {
         let path = std::env::temp_dir().join(format!("windlass-json-{name}-{}", std::process::id()));

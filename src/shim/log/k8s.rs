@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::file::FileLog;
 use super::stream::Stream;
-use crate::sys::stream::find;
+use windlass_sys::stream::find;
 
 /// What is before the text: the time (35), the stream and its blanks (8), the tag and its blank (2).
 const PREFIX: usize = 45;
@@ -58,7 +58,7 @@ fn copy(to: &mut [u8], line: &[u8]) {
 
 fn write_prefix(prefix: &mut [u8; PREFIX], stream: Stream, now: SystemTime) {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let whole = crate::rfc3339::seconds(UNIX_EPOCH + std::time::Duration::from_secs(since.as_secs()));
+    let whole = windlass_base::rfc3339::seconds(UNIX_EPOCH + std::time::Duration::from_secs(since.as_secs()));
     // 20 characters of which the last is `Z`, in the years that a clock may say.
     let name = if stream == Stream::Stdout { "stdout" } else { "stderr" };
     let text = format!("{}.{:09}+00:00 {name} F ", whole.trim_end_matches('Z'), since.subsec_nanos());
@@ -102,7 +102,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::shim::stdio::LogFile;
+    use crate::stdio::LogFile;
 
     fn logged(name: &str, pieces: &[&[u8]], max_size: Option<u64>) -> Vec<u8> {
         let path = std::env::temp_dir().join(format!("windlass-k8s-{name}-{}", std::process::id()));

@@ -13,7 +13,7 @@ mod stream;
 use std::os::fd::OwnedFd;
 
 use super::stdio::Log;
-use crate::sys::Result;
+use windlass_sys::Result;
 
 pub use json::Entry;
 pub use k8s::{Line, parse};

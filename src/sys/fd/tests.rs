@@ -27,8 +27,8 @@ fn a_file_as_long_as_it_may_be_is_read_whole() {
 
 #[test]
 fn what_is_written_whole_waits_for_room() {
-    let (read_end, write_end) = crate::sys::socket::pipe().expect("pipe");
-    crate::sys::stream::never_block(write_end.as_fd()).expect("fcntl");
+    let (read_end, write_end) = crate::socket::pipe().expect("pipe");
+    crate::stream::never_block(write_end.as_fd()).expect("fcntl");
     let past = Deadline::after(std::time::Duration::from_millis(20));
     let failed = write_all(write_end.as_fd(), &[0; 1 << 20], past).expect_err("nobody reads");
     assert_eq!(failed.errno, Errno::ETIMEDOUT);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::*;
-use crate::sys::tree::{self, Files};
+use windlass_sys::tree::{self, Files};
 
 const ALL: Top = Top { owner: true, mode: true };
 

@@ -8,10 +8,10 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use super::settings;
-use crate::shim::frontend::listener::Listener;
-use crate::shim::frontend::made::Made;
-use crate::sys::stream::{self, Moved};
-use crate::sys::{Called, Result, fd, socket};
+use crate::frontend::listener::Listener;
+use crate::frontend::made::Made;
+use windlass_sys::stream::{self, Moved};
+use windlass_sys::{Called, Result, fd, socket};
 
 /// Longest line of a fifo, and how often one is read before the others have their turn.
 const LINE: usize = 200;

@@ -9,11 +9,20 @@ use super::messages::{Level, Messages};
 use super::notify::Relay;
 use super::pipes::Pipes;
 use super::settings::Settings;
-use crate::shim::{
-    Event, ExitStatus, Framing, Interest, NewProcess, ProcessId, Ready, Refusal, Reply, Request, Supervisor, WaitToken,
-};
-use crate::sys::fd;
-use crate::sys::process::Exit;
+use crate::Event;
+use crate::ExitStatus;
+use crate::Framing;
+use crate::Interest;
+use crate::NewProcess;
+use crate::ProcessId;
+use crate::Ready;
+use crate::Refusal;
+use crate::Reply;
+use crate::Request;
+use crate::Supervisor;
+use crate::WaitToken;
+use windlass_sys::fd;
+use windlass_sys::process::Exit;
 
 /// What our descriptors are watched under.
 const START: u64 = 1;
@@ -199,7 +208,7 @@ impl<'a> Front<'a> {
     }
 }
 
-impl crate::shim::Front for Front<'_> {
+impl crate::Front for Front<'_> {
     fn ready(&mut self, key: u64, _ready: Ready, core: &mut Supervisor) {
         let wishes = match (key, &mut self.doors) {
             (START, _) => {
@@ -278,7 +287,7 @@ impl crate::shim::Front for Front<'_> {
 }
 
 /// The standard descriptors become the null device.
-pub fn leave_stdio() -> crate::sys::Result<()> {
-    let null = crate::shim::pipe::null()?;
+pub fn leave_stdio() -> windlass_sys::Result<()> {
+    let null = crate::pipe::null()?;
     (0..=2).try_for_each(|standard| fd::install_at(null.as_fd(), standard))
 }

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::arguments::Arguments;
-use crate::shim::stdio::{Journal, Log, LogFile};
+use crate::stdio::{Journal, Log, LogFile};
 
 /// Characters of the short id in the journal, which is to tell containers apart.
 const SHORT_ID: usize = 12;

@@ -3,9 +3,9 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::error::printable;
-use crate::shim::frontend::complaint::complain;
-use crate::sys::socket;
+use crate::frontend::complaint::complain;
+use windlass_base::error::printable;
+use windlass_sys::socket;
 
 /// How grave a message is; the least grave that is said is chosen by `--log-level`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -31,12 +31,15 @@ use self::front::Front;
 use self::messages::{Level, Messages};
 use self::pipes::Pipes;
 use self::settings::{ExitCommand, Settings};
-use crate::shim::frontend::complaint::complain;
-use crate::shim::log::Logger;
-use crate::shim::{Supervisor, call, pipe, serve};
-use crate::sys::process::{self, Forked, SingleThreaded};
-use crate::sys::spawn::Spawn;
-use crate::sys::{self, fd};
+use crate::Supervisor;
+use crate::call;
+use crate::frontend::complaint::complain;
+use crate::log::Logger;
+use crate::pipe;
+use crate::serve;
+use windlass_sys::process::{self, Forked, SingleThreaded};
+use windlass_sys::spawn::Spawn;
+use windlass_sys::{self as sys, fd};
 
 /// The version of conmon whose contract this is: callers ask for it, and choose flags by it.
 const VERSION: &str = "2.2.1";
@@ -54,7 +57,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 
 /// For a reader who may leave after the first line.
 fn say(text: &str) -> Result<i32, String> {
-    crate::args::print(text).map(|()| 0).map_err(|error| error.to_string())
+    windlass_args::print(text).map(|()| 0).map_err(|error| error.to_string())
 }
 
 fn run(arguments: Vec<OsString>) -> Result<i32, String> {
@@ -126,7 +129,7 @@ fn protect() -> sys::Result<String> {
 /// In the parent: the child's process id for the caller, and our exit status.
 fn write_pid(settings: &Settings, pid: i32) -> i32 {
     let Some(file) = &settings.pid_file else { return 0 };
-    match crate::shim::exit::put(file, pid.to_string().as_bytes(), false) {
+    match crate::exit::put(file, pid.to_string().as_bytes(), false) {
         Ok(()) => 0,
         Err(failed) => {
             complain("conmon", &format!("Failed to write conmon pidfile: {failed}"));

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-use crate::sys::{Result, fd, socket};
+use windlass_sys::{Result, fd, socket};
 
 /// Longest message.
 const LONGEST: usize = 4096;

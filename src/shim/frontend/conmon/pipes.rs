@@ -9,9 +9,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use serde_json::json;
 
-use crate::shim::{Interest, Poll};
-use crate::sys::Result;
-use crate::sys::stream::{self, Moved};
+use crate::Interest;
+use crate::Poll;
+use windlass_sys::Result;
+use windlass_sys::stream::{self, Moved};
 
 /// Bytes of one answer, for callers read a message with a buffer of a page, and lose the rest.
 const LONGEST: usize = 4096;
@@ -149,7 +150,7 @@ mod tests {
     #[test]
     fn pipes_that_do_not_block_are_waited_for_and_not_asked_again_and_again() {
         let pause = std::time::Duration::from_millis(50);
-        let (read_end, write_end) = crate::sys::socket::pipe().expect("a pipe");
+        let (read_end, write_end) = windlass_sys::socket::pipe().expect("a pipe");
         stream::never_block(read_end.as_fd()).expect("set");
         stream::never_block(write_end.as_fd()).expect("set");
         let caller = std::thread::spawn(move || {

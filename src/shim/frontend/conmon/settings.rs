@@ -11,7 +11,15 @@ use super::arguments::Arguments;
 use super::logs::Logs;
 use super::messages::Level;
 use super::pipes::Key;
-use crate::shim::{Container, ExitFile, NewProcess, Output, ProcessId, Runtime, Stdin, Stdio, Timeouts};
+use crate::Container;
+use crate::ExitFile;
+use crate::NewProcess;
+use crate::Output;
+use crate::ProcessId;
+use crate::Runtime;
+use crate::Stdin;
+use crate::Stdio;
+use crate::Timeouts;
 
 /// The caller has limits of its own for a runtime that hangs, and kills us; ours is only not endless.
 const CALL: Duration = Duration::from_secs(24 * 60 * 60);

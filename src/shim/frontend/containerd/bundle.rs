@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::message::options::Options;
-use crate::shim::{Runtime, exit};
-use crate::sys::fd;
+use crate::Runtime;
+use crate::exit;
+use windlass_sys::fd;
 
 /// Where the runtime's state is by default, below it a directory for each namespace.
 const ROOT: &str = "/run/containerd/runc";

@@ -6,8 +6,9 @@ use nix::errno::Errno;
 
 use super::ttrpc::{self, HEAD, Kind, LONGEST};
 use super::wire::Message;
-use crate::shim::{Interest, Poll};
-use crate::sys::{Result, socket};
+use crate::Interest;
+use crate::Poll;
+use windlass_sys::{Result, socket};
 
 /// With so many bytes unsent nothing more is read: who does not take answers gets no more.
 const FULL: usize = 1 << 20;

@@ -14,10 +14,11 @@ use super::arguments::Arguments;
 use super::message::task::Deleted;
 use super::wire::Message;
 use super::{bundle, io, mounts};
-use crate::shim::exit::Record;
-use crate::shim::{Runtime, command};
-use crate::sys::poll::Deadline;
-use crate::sys::{fd, socket};
+use crate::Runtime;
+use crate::command;
+use crate::exit::Record;
+use windlass_sys::poll::Deadline;
+use windlass_sys::{fd, socket};
 
 /// containerd waits for five seconds.
 const PATIENCE: Duration = Duration::from_secs(4);

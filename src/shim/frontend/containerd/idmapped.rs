@@ -13,9 +13,9 @@ use nix::fcntl::OFlag;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 
-use crate::sys::mount::Attributes;
-use crate::sys::process::{self, Forked, SingleThreaded};
-use crate::sys::{Result, fd, mount, socket};
+use windlass_sys::mount::Attributes;
+use windlass_sys::process::{self, Forked, SingleThreaded};
+use windlass_sys::{Result, fd, mount, socket};
 
 /// Longest complaint of the child, in bytes.
 const LONGEST: usize = 1024;
@@ -49,7 +49,7 @@ pub fn make(
     target: impl Fn() -> Result<OwnedFd>,
     mount_it: impl FnOnce() -> Result<()>,
 ) -> std::result::Result<OwnedFd, String> {
-    let words = |failed: crate::sys::Failed| failed.to_string();
+    let words = |failed: windlass_sys::Failed| failed.to_string();
     let proof = SingleThreaded::check().map_err(words)?;
     let users = process::user_namespace(&ids.users, &ids.groups, &proof).map_err(words)?;
     let (ours, theirs) = socket::pair().map_err(words)?;

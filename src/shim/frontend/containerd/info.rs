@@ -7,8 +7,8 @@ use super::message::options::Options;
 use super::message::start::{Info, Version};
 use super::wire::Message;
 use super::{bundle, io};
-use crate::shim::command::{self, Finished};
-use crate::sys::poll::Deadline;
+use crate::command::{self, Finished};
+use windlass_sys::poll::Deadline;
 
 /// The name of the runtime-spec's document of features.
 const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";

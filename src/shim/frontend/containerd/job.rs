@@ -4,10 +4,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::CloneFlags;
 
-use crate::shim::Poll;
-use crate::sys::process::{self, Child, Exit, Forked, SingleThreaded};
-use crate::sys::stream::{self, Moved};
-use crate::sys::{Result, fd, socket};
+use crate::Poll;
+use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
+use windlass_sys::stream::{self, Moved};
+use windlass_sys::{Result, fd, socket};
 
 /// A running child, and what is to be done with its result.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl<T> Job<T> {
         let proof = SingleThreaded::check()?;
         match process::fork(CloneFlags::empty(), None, &proof)? {
             Forked::Parent(child) => {
-                poll.watch(&child.pidfd, key, crate::shim::Interest::Read)?;
+                poll.watch(&child.pidfd, key, crate::Interest::Read)?;
                 Ok(Job { serial, child, then, result })
             }
             Forked::Child => {

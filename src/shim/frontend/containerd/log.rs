@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use nix::fcntl::OFlag;
 
-use crate::sys::{fd, stream};
+use windlass_sys::{fd, stream};
 
 /// Says something that an administrator may want to know.
 pub fn warn(bundle: &Path, text: &str) {
@@ -21,7 +21,7 @@ pub fn warn(bundle: &Path, text: &str) {
 }
 
 fn line(at: SystemTime, text: &str) -> String {
-    format!("time=\"{}\" level=warning msg={text:?} runtime=windlass-shim\n", crate::rfc3339::nanoseconds(at))
+    format!("time=\"{}\" level=warning msg={text:?} runtime=windlass-shim\n", windlass_base::rfc3339::nanoseconds(at))
 }
 
 #[cfg(test)]

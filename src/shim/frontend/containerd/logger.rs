@@ -10,10 +10,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::stdio::Program;
-use crate::shim::ProcessId;
-use crate::sys::process::{self, Child};
-use crate::sys::spawn::Spawn;
-use crate::sys::{Result, fd, socket};
+use crate::ProcessId;
+use windlass_sys::process::{self, Child};
+use windlass_sys::spawn::Spawn;
+use windlass_sys::{Result, fd, socket};
 
 /// How long it may read on after its process was deleted, and then after SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);

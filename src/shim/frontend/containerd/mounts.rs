@@ -12,7 +12,7 @@ use nix::mount::{MntFlags, MsFlags};
 
 use super::idmapped::{self, Ids};
 use super::message::Mount;
-use crate::sys::{Result, fd, mount};
+use windlass_sys::{Result, fd, mount};
 
 /// Longest text of options: a page, without its final NUL (mount(2)).
 const LONGEST: usize = 4095;

@@ -15,8 +15,9 @@ use super::message::event::{Envelope, Forward, Told};
 use super::message::{Status, Timestamp};
 use super::ttrpc::{Kind, Request, Response, code};
 use super::wire::Message;
-use crate::shim::{Poll, Ready};
-use crate::sys::socket;
+use crate::Poll;
+use crate::Ready;
+use windlass_sys::socket;
 
 const SERVICE: &str = "containerd.services.events.ttrpc.v1.Events";
 

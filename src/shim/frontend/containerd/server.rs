@@ -16,10 +16,16 @@ use super::outbox::Outbox;
 use super::service::{Answer, Outcome, Then};
 use super::task::{After, Task};
 use super::ttrpc::{Kind, Request, Response};
-use crate::shim::frontend::listener::Listener;
-use crate::shim::frontend::made::Made;
-use crate::shim::{Event, Front, ProcessId, Ready, Supervisor, WaitToken, serve};
-use crate::sys::{fd, stream};
+use crate::Event;
+use crate::Front;
+use crate::ProcessId;
+use crate::Ready;
+use crate::Supervisor;
+use crate::WaitToken;
+use crate::frontend::listener::Listener;
+use crate::frontend::made::Made;
+use crate::serve;
+use windlass_sys::{fd, stream};
 
 /// How long events that are not acknowledged hold up the end of a shim without containers.
 const FLUSH: Duration = Duration::from_secs(3);
@@ -79,7 +85,7 @@ pub struct Server {
 
 /// Serves until containerd says that it is enough.
 pub fn main(arguments: &Arguments) -> Result<(), String> {
-    let failed = |failed: crate::error::Failed| failed.to_string();
+    let failed = |failed: windlass_base::error::Failed| failed.to_string();
     let mut core = Supervisor::new().map_err(failed)?;
     let mut server = Server::new(arguments, &mut core).map_err(failed)?;
     let socket = Made::look(fd::CWD, &arguments.socket);
@@ -92,7 +98,7 @@ pub fn main(arguments: &Arguments) -> Result<(), String> {
 }
 
 impl Server {
-    fn new(arguments: &Arguments, core: &mut Supervisor) -> crate::sys::Result<Server> {
+    fn new(arguments: &Arguments, core: &mut Supervisor) -> windlass_sys::Result<Server> {
         let bundle = std::env::current_dir().unwrap_or_default();
         // A working directory that stays, whatever becomes of the bundle.
         let _ = std::env::set_current_dir("/");

@@ -15,7 +15,13 @@ use super::stats;
 use super::task::{Task, process_file};
 use super::ttrpc::{self, code};
 use super::wire::{Malformed, Message};
-use crate::shim::{Code, Phase, ProcessId, Refusal, Reply, Request, Supervisor};
+use crate::Code;
+use crate::Phase;
+use crate::ProcessId;
+use crate::Refusal;
+use crate::Reply;
+use crate::Request;
+use crate::Supervisor;
 
 /// The names of the service: version 3 is version 2 under another name.
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
@@ -344,7 +350,7 @@ impl Server {
         let resources = request.resources.map(|any| any.value).unwrap_or_default();
         let (serial, _) = self.next_key(super::server::Key::Job);
         let file = bundle.join(format!("update-{serial}.json"));
-        crate::shim::exit::put(&file, &resources, false).map_err(|failed| fault(code::INTERNAL, failed.to_string()))?;
+        crate::exit::put(&file, &resources, false).map_err(|failed| fault(code::INTERNAL, failed.to_string()))?;
         let words = vec!["update".into(), "--resources".into(), file.clone().into_os_string()];
         let then = Then::Verb { failed: "OCI runtime update failed", told: None, file: Some(file) };
         self.verb(core, caller, &request.id, (words, None), then)

@@ -18,9 +18,9 @@ use super::io;
 use super::message::options::Options;
 use super::message::start::{Input, Outcome, Params};
 use super::wire::Message;
-use crate::shim::exit;
-use crate::sys::spawn::Spawn;
-use crate::sys::{directory, fd, socket};
+use crate::exit;
+use windlass_sys::spawn::Spawn;
+use windlass_sys::{directory, fd, socket};
 
 /// Where containerd's own shims have their sockets.
 const SOCKETS: &str = "/run/containerd/s";
@@ -78,7 +78,7 @@ fn hash(bytes: &[u8]) -> u128 {
 
 /// The listener and the lock under which it was made; `None` when a shim listens there already.
 fn listen(path: &Path) -> Result<Option<(OwnedFd, OwnedFd)>, String> {
-    let failed = |failed: crate::error::Failed| failed.to_string();
+    let failed = |failed: windlass_base::error::Failed| failed.to_string();
     let (parent, name) = (path.parent().unwrap_or(path), path.file_name().unwrap_or_default().to_string_lossy());
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -135,7 +135,7 @@ fn spawn(
             text(&key)
         })
         .collect();
-    let failed = |failed: crate::error::Failed| format!("cannot start the shim: {failed}");
+    let failed = |failed: windlass_base::error::Failed| format!("cannot start the shim: {failed}");
     let null = fd::open("/dev/null", OFlag::O_RDWR).map_err(failed)?;
     let score = oom_score();
     let child = Spawn {
@@ -174,7 +174,7 @@ fn join(cgroup: &str, pid: i32) -> Result<(), String> {
     let hierarchies: Vec<PathBuf> = match unified {
         true => vec![root.into()],
         false => {
-            let failed = |failed: crate::error::Failed| format!("shim_cgroup {cgroup}: {failed}");
+            let failed = |failed: windlass_base::error::Failed| format!("shim_cgroup {cgroup}: {failed}");
             let opened = fd::open(root, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(failed)?;
             let names = directory::names(opened.as_fd()).map_err(failed)?;
             names.iter().map(|name| root.join(name)).collect()

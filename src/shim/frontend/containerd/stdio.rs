@@ -4,7 +4,9 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use crate::shim::{Output, Stdin, Stdio};
+use crate::Output;
+use crate::Stdin;
+use crate::Stdio;
 
 /// What one of the texts means.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,9 +17,18 @@ use super::service::{Answer, Fault, Outcome, Then, fault};
 use super::ttrpc::code;
 use super::wire::Message;
 use super::{bundle, mounts, stdio};
-use crate::shim::{
-    Container, ExitFile, ExitStatus, NewProcess, Phase, ProcessId, Reply, Request, Runtime, Stdio, Supervisor, Timeouts,
-};
+use crate::Container;
+use crate::ExitFile;
+use crate::ExitStatus;
+use crate::NewProcess;
+use crate::Phase;
+use crate::ProcessId;
+use crate::Reply;
+use crate::Request;
+use crate::Runtime;
+use crate::Stdio;
+use crate::Supervisor;
+use crate::Timeouts;
 
 /// How long output is waited for after an end, when another process still holds the pipe.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -138,7 +147,7 @@ impl Server {
         let started = Logger::start(&program, process, &self.namespace, serial);
         let (logger, (pipes, ready)) = started.map_err(|failed| format!("{}: {failed}", program.path.display()))?;
         core.keep_child(logger.child.pid);
-        let watched = core.poll.watch(&logger.child.pidfd, key, crate::shim::Interest::Read);
+        let watched = core.poll.watch(&logger.child.pidfd, key, crate::Interest::Read);
         self.loggers.push(logger);
         watched.map_err(|failed| failed.to_string())?;
         stdio::into_pipes(&mut stdio, pipes);
@@ -276,7 +285,7 @@ impl Server {
         let id = ProcessId::of(&request.id, &request.exec_id);
         let (stdio, logger) = self.stdio(core, &id, &io, owner).map_err(invalid)?;
         let file = process_file(&directory, &request.exec_id);
-        crate::shim::exit::put(&file, &spec, false).map_err(|failed| fault(code::INTERNAL, failed.to_string()))?;
+        crate::exit::put(&file, &spec, false).map_err(|failed| fault(code::INTERNAL, failed.to_string()))?;
         let process = NewProcess {
             id: id.clone(),
             stdio,

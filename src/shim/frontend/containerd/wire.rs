@@ -297,12 +297,12 @@ macro_rules! message {
             $($(#[$field_doc])* pub $field: $type,)*
         }
 
-        impl $crate::shim::frontend::containerd::wire::Message for $name {
-            fn merge(&mut self, bytes: &[u8]) -> Result<(), $crate::shim::frontend::containerd::wire::Malformed> {
-                for field in $crate::shim::frontend::containerd::wire::Fields::of(bytes) {
+        impl $crate::frontend::containerd::wire::Message for $name {
+            fn merge(&mut self, bytes: &[u8]) -> Result<(), $crate::frontend::containerd::wire::Malformed> {
+                for field in $crate::frontend::containerd::wire::Fields::of(bytes) {
                     match field? {
                         $(($number, value) => {
-                            $crate::shim::frontend::containerd::wire::Field::read(&mut self.$field, value)?;
+                            $crate::frontend::containerd::wire::Field::read(&mut self.$field, value)?;
                         })*
                         _ => {}
                     }
@@ -311,7 +311,7 @@ macro_rules! message {
             }
 
             fn write_to(&self, out: &mut Vec<u8>) {
-                $($crate::shim::frontend::containerd::wire::Field::write(&self.$field, $number, out);)*
+                $($crate::frontend::containerd::wire::Field::write(&self.$field, $number, out);)*
                 // A message without fields has nothing to append.
                 let _ = out;
             }

@@ -10,10 +10,15 @@ use serde_json::{Value, json};
 use super::home::{Facts, Home};
 use super::report::Report;
 use super::wire::phase_name;
-use crate::shim::{Code, NewProcess, Phase, Refusal, Supervisor, command};
-use crate::sys::fd;
-use crate::sys::poll::Deadline;
-use crate::sys::process::{self, Exit, Forked, SingleThreaded};
+use crate::Code;
+use crate::NewProcess;
+use crate::Phase;
+use crate::Refusal;
+use crate::Supervisor;
+use crate::command;
+use windlass_sys::fd;
+use windlass_sys::poll::Deadline;
+use windlass_sys::process::{self, Exit, Forked, SingleThreaded};
 
 type Result<T> = std::result::Result<T, Refusal>;
 

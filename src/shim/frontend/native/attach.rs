@@ -10,7 +10,7 @@ use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use serde_json::json;
 
 use super::client::{Client, Error, Frame, Input};
-use crate::sys::socket;
+use windlass_sys::socket;
 
 /// ctrl-p ctrl-q.
 const LEAVE: [u8; 2] = [0x10, 0x11];

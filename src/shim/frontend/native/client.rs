@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::sys::socket;
+use windlass_sys::socket;
 
 /// Why a call has no answer.
 #[derive(Debug)]

@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 
 use super::journal::Place;
-use crate::shim::{Interest, Poll};
-use crate::sys::{Result, socket};
+use crate::Interest;
+use crate::Poll;
+use windlass_sys::{Result, socket};
 
 /// Longest line that a client may send: an OCI process with a large environment fits.
 pub const LINE: usize = 256 * 1024;
@@ -92,7 +93,7 @@ impl Connection {
     }
 
     fn line(&mut self) -> Option<Vec<u8>> {
-        let Some(at) = crate::sys::stream::find(b'\n', &self.input[self.searched..]) else {
+        let Some(at) = windlass_sys::stream::find(b'\n', &self.input[self.searched..]) else {
             self.searched = self.input.len();
             return None;
         };

@@ -12,10 +12,13 @@ use super::adopt::runtime_state;
 use super::home::{Facts, Home};
 use super::journal::{Journal, Marks};
 use super::wire::{Ended, event_members, phase_name};
-use crate::shim::exit::Record;
-use crate::shim::{Code, Phase, Refusal, command};
-use crate::sys::fd;
-use crate::sys::poll::Deadline;
+use crate::Code;
+use crate::Phase;
+use crate::Refusal;
+use crate::command;
+use crate::exit::Record;
+use windlass_sys::fd;
+use windlass_sys::poll::Deadline;
 
 type Result<T> = std::result::Result<T, Refusal>;
 
@@ -63,7 +66,7 @@ pub fn exit(home: &Home) -> Result<Value> {
 
 /// How an exec ended.
 pub fn exit_of_exec(home: &Home, exec: &str) -> Result<Value> {
-    crate::id::check_id(exec).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
+    windlass_base::id::check_id(exec).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
     match Record::read(&home.exec_file(exec, "exit.json")) {
         Some(record) => Ok(json!(ended(&record))),
         None => {
@@ -139,7 +142,7 @@ pub fn delete(home: &Home, force: bool) -> Result<Value> {
 fn is_nothing_left(home: &Home) -> bool {
     let pid = fd::document(home.file("pid")).ok().and_then(|text| String::from_utf8(text).ok());
     let pid = pid.and_then(|text| text.trim().parse::<i32>().ok());
-    home.exit().is_some() || pid.is_none_or(|pid| crate::sys::process::open_pid(pid).is_err())
+    home.exit().is_some() || pid.is_none_or(|pid| windlass_sys::process::open_pid(pid).is_err())
 }
 
 /// Ends the container and removes what the runtime knows of it.

@@ -5,7 +5,7 @@
 //! | `shim.json` | [`Facts`], written before the container is made |
 //! | `shim.lock` | locked by flock(2) for as long as the shim lives |
 //! | `shim.sock` | the protocol |
-//! | `exit.json` | how init ended: [`crate::shim::exit::Record`] |
+//! | `exit.json` | how init ended: [`crate::exit::Record`] |
 //! | `events.log` | the numbered events |
 //! | `log` | the log, where no other place was asked for |
 //! | `execs/` | `NAME.exit.json` of each exec, and its files while it starts |
@@ -20,11 +20,13 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
-use crate::shim::exit::{self, Record};
-use crate::shim::stdio::{Journal, LogFile};
-use crate::shim::{Code, Log, Refusal};
-use crate::sys::poll::Deadline;
-use crate::sys::{Called, directory, fd};
+use crate::Code;
+use crate::Log;
+use crate::Refusal;
+use crate::exit::{self, Record};
+use crate::stdio::{Journal, LogFile};
+use windlass_sys::poll::Deadline;
+use windlass_sys::{Called, directory, fd};
 
 type Result<T> = std::result::Result<T, Refusal>;
 
@@ -97,7 +99,7 @@ pub struct Home {
 impl Home {
     /// That of this id below `state`; it need not exist.
     pub fn of(state: &Path, id: &str) -> Result<Home> {
-        crate::id::check_id(id).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
+        windlass_base::id::check_id(id).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
         Ok(Home { dir: state.join(id), entered: false })
     }
 
@@ -300,7 +302,7 @@ pub fn all(state: &Path) -> Result<Vec<(String, Home)>> {
         .into_iter()
         .filter(|name| state.join(name).join("shim.json").is_file())
         .filter_map(|name| name.into_string().ok())
-        .filter(|id| crate::id::check_id(id).is_ok())
+        .filter(|id| windlass_base::id::check_id(id).is_ok())
         .map(|id| (id.clone(), Home::at(state.join(id))))
         .collect();
     found.sort_by(|a, b| a.0.cmp(&b.0));

@@ -11,8 +11,8 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use serde::Deserialize;
 
-use crate::sys::stream::{self, Moved};
-use crate::sys::{Called, Failed, Result, fd};
+use windlass_sys::stream::{self, Moved};
+use windlass_sys::{Called, Failed, Result, fd};
 
 /// Bytes after which what nobody needs any more is left out.
 const COMPACT: u64 = 256 * 1024;

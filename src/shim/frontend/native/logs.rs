@@ -7,9 +7,11 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::shim::log::{Entry, Stream, parse};
-use crate::shim::stdio::LogFile;
-use crate::shim::{Code, Log, Refusal};
+use crate::Code;
+use crate::Log;
+use crate::Refusal;
+use crate::log::{Entry, Stream, parse};
+use crate::stdio::LogFile;
 
 /// What is wanted of a log.
 #[derive(Clone, Debug, Default)]
@@ -187,7 +189,7 @@ pub fn since(text: &str, now: SystemTime) -> Result<String, Refusal> {
             .ok()
             .and_then(|ago| now.checked_sub(ago))
             .ok_or_else(|| Refusal::new(Code::Invalid, format!("{text:?} is no number of seconds")))?;
-        return Ok(crate::rfc3339::nanoseconds(ago));
+        return Ok(windlass_base::rfc3339::nanoseconds(ago));
     }
     let digits = |at: std::ops::Range<usize>| text.get(at).is_some_and(|part| part.bytes().all(|b| b.is_ascii_digit()));
     let shaped = digits(0..4) && digits(5..7) && digits(8..10) && digits(11..13) && digits(14..16) && digits(17..19);

@@ -29,9 +29,9 @@ mod wire;
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
-use crate::args::{Environment, Matches, Words, count, help, print};
-use crate::shim::frontend::complaint::{NAME, complain};
+use crate::frontend::complaint::{NAME, complain};
 use verbs::{Failure, Verb};
+use windlass_args::{Environment, Matches, Words, count, help, print};
 
 /// Runs a verb, or the server.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {

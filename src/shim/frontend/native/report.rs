@@ -6,8 +6,8 @@ use nix::fcntl::OFlag;
 use serde_json::{Value, json};
 
 use super::wire;
-use crate::shim::Refusal;
-use crate::sys::fd;
+use crate::Refusal;
+use windlass_sys::fd;
 
 /// The standard output, on which the program that started the server waits for one line.
 pub struct Report;

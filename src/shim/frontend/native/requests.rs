@@ -7,8 +7,18 @@ use serde_json::{Value, json};
 use super::connection::{Connection, Heard};
 use super::serve::{Asked, Server, What};
 use super::wire::{self, Ended, PROTOCOL, Request as Line, answer};
-use crate::shim::{Code, ExitFile, Framing, NewProcess, Phase, ProcessId, Ready, Refusal, Reply, Request, Supervisor};
-use crate::sys::fd;
+use crate::Code;
+use crate::ExitFile;
+use crate::Framing;
+use crate::NewProcess;
+use crate::Phase;
+use crate::ProcessId;
+use crate::Ready;
+use crate::Refusal;
+use crate::Reply;
+use crate::Request;
+use crate::Supervisor;
+use windlass_sys::fd;
 
 type Result<T> = std::result::Result<T, Refusal>;
 
@@ -173,7 +183,7 @@ impl Server {
         let document = line.process.ok_or_else(|| invalid("exec needs a process"))?;
         let exec: Rc<str> = match line.exec.as_deref() {
             Some(exec) => {
-                crate::id::check_id(exec).map_err(|_| invalid("an exec's id is like a container's"))?;
+                windlass_base::id::check_id(exec).map_err(|_| invalid("an exec's id is like a container's"))?;
                 if exec.len() > 128 {
                     return Err(invalid("an exec's id is at most 128 bytes long"));
                 }

@@ -11,12 +11,15 @@ use serde_json::{Value, json};
 
 use super::home::{Facts, Home, VERSION};
 use super::wire;
-use crate::args::Matches;
-use crate::shim::frontend::complaint::{NAME, complain};
-use crate::shim::{Code, Refusal, Runtime, server_environment};
-use crate::sys::process::Child;
-use crate::sys::spawn::Spawn;
-use crate::sys::{fd, socket};
+use crate::Code;
+use crate::Refusal;
+use crate::Runtime;
+use crate::frontend::complaint::{NAME, complain};
+use crate::server_environment;
+use windlass_args::Matches;
+use windlass_sys::process::Child;
+use windlass_sys::spawn::Spawn;
+use windlass_sys::{fd, socket};
 
 type Result<T> = std::result::Result<T, Refusal>;
 
@@ -65,7 +68,7 @@ fn facts(state: &Path, matches: &Matches) -> Result<Facts> {
     let text = |name: &str| matches.text(name).map_err(|error| invalid(error.to_string()));
     let texts = |name: &str| matches.texts(name).map_err(|error| invalid(error.to_string()));
     let id = text("id")?.ok_or_else(|| invalid("run needs --id"))?;
-    crate::id::check_id(&id).map_err(|error| invalid(error.to_string()))?;
+    windlass_base::id::check_id(&id).map_err(|error| invalid(error.to_string()))?;
     let bundle = absolute(&matches.path("bundle").unwrap_or_else(|| ".".into()))?;
     let runtime = match matches.path("runtime") {
         Some(name) => Runtime::lookup(&name).ok_or_else(|| invalid(format!("no runtime {name:?} in PATH")))?,
@@ -140,7 +143,7 @@ fn placed(log: &str, dir: &Path) -> Result<String> {
 /// The file in which windlass keeps how this container ended. It is found by its place and not by the name of
 /// the runtime's program; what another runtime has there is not touched.
 fn runtime_exit(root: Option<&str>, id: &str) -> PathBuf {
-    root.map_or_else(|| crate::args::Environment::current().root(), PathBuf::from).join(id)
+    root.map_or_else(|| windlass_args::Environment::current().root(), PathBuf::from).join(id)
 }
 
 fn is_program(path: &Path) -> bool {

@@ -18,13 +18,26 @@ use super::home::{Facts, Home};
 use super::journal::Journal;
 use super::report::Report;
 use super::wire::{self, Ended};
-use crate::shim::frontend::listener::Listener;
-use crate::shim::stdio::{Output, Stdin, Stdio};
-use crate::shim::{
-    Code, Container, Event, ExitFile, Front, NewProcess, Phase, ProcessId, Ready, Refusal, Reply, Request, Runtime,
-    Supervisor, Timeouts, WaitToken, serve,
-};
-use crate::sys::{fd, socket};
+use crate::Code;
+use crate::Container;
+use crate::Event;
+use crate::ExitFile;
+use crate::Front;
+use crate::NewProcess;
+use crate::Phase;
+use crate::ProcessId;
+use crate::Ready;
+use crate::Refusal;
+use crate::Reply;
+use crate::Request;
+use crate::Runtime;
+use crate::Supervisor;
+use crate::Timeouts;
+use crate::WaitToken;
+use crate::frontend::listener::Listener;
+use crate::serve;
+use crate::stdio::{Output, Stdin, Stdio};
+use windlass_sys::{fd, socket};
 
 type Result<T> = std::result::Result<T, Refusal>;
 
@@ -195,11 +208,11 @@ impl Server {
         }
         self.home.reserve()?;
         let null = fd::open("/dev/null", OFlag::O_RDWR)?;
-        self.spare = (0..SPARE).map(|_| fd::duplicate(null.as_fd())).collect::<crate::sys::Result<_>>()?;
+        self.spare = (0..SPARE).map(|_| fd::duplicate(null.as_fd())).collect::<windlass_sys::Result<_>>()?;
         self.ask(core, Request::Create(process), Asked::Create)
     }
 
-    pub(super) fn stdio(&self, terminal: bool, stdin: bool, logs: Vec<crate::shim::Log>, name: &str) -> Stdio {
+    pub(super) fn stdio(&self, terminal: bool, stdin: bool, logs: Vec<crate::Log>, name: &str) -> Stdio {
         Stdio {
             terminal,
             stdin: if stdin { Stdin::Attach { leave_open: false } } else { Stdin::Null },

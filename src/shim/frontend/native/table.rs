@@ -2,7 +2,7 @@
 //!
 //! The other two protocols have command lines of their own, which are their callers'.
 
-use crate::args::{Flag, HELP, ID, ONE, Operands, Takes, Verb, flag};
+use windlass_args::{Flag, HELP, ID, ONE, Operands, Takes, Verb, flag};
 
 /// The page of the program, and what its help shows.
 pub const SUMMARY: &str = "stay with a container, keep its stdio, report its exit";
@@ -246,7 +246,7 @@ pub const VERBS: &[Verb] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::help;
+    use windlass_args::help;
 
     #[test]
     fn every_help_fits_a_screen_of_24_by_80() {

@@ -10,10 +10,10 @@ use super::client::{Client, Error};
 use super::home::{self, Home};
 use super::logs::{self, Reader, Wanted};
 use super::{attach, dead};
-use crate::args::Matches;
-use crate::shim::Refusal;
-use crate::shim::frontend::complaint::{NAME, complain};
-use crate::sys::fd;
+use crate::Refusal;
+use crate::frontend::complaint::{NAME, complain};
+use windlass_args::Matches;
+use windlass_sys::fd;
 
 /// Why a verb fails: what to print.
 pub struct Failure(pub String);
@@ -36,8 +36,8 @@ impl From<io::Error> for Failure {
     }
 }
 
-impl From<crate::error::Error> for Failure {
-    fn from(error: crate::error::Error) -> Failure {
+impl From<windlass_base::error::Error> for Failure {
+    fn from(error: windlass_base::error::Error) -> Failure {
         Failure(error.to_string())
     }
 }
@@ -124,7 +124,7 @@ impl Verb<'_> {
             }
             "kill" => {
                 let signal = if matches.operands.len() > 1 { self.operand(1)? } else { "TERM" };
-                let number = crate::args::values::signal(signal).map_err(|error| Failure(error.to_string()))?;
+                let number = windlass_args::values::signal(signal).map_err(|error| Failure(error.to_string()))?;
                 self.ask_living(name, json!({"exec": exec, "signal": number, "all": matches.switch("all")}))
             }
             "status" => self.print(self.ask(name, json!({}), dead::status)?),

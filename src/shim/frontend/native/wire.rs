@@ -4,8 +4,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::shim::{Code, ExitStatus, Phase, Refusal};
-use crate::sys::process::Exit;
+use crate::Code;
+use crate::ExitStatus;
+use crate::Phase;
+use crate::Refusal;
+use windlass_sys::process::Exit;
 
 /// The version of the protocol. A client that knows a later one speaks this one to us.
 pub const PROTOCOL: u32 = 1;
@@ -74,7 +77,7 @@ impl Signal {
     pub fn number(&self) -> Result<i32, Refusal> {
         let number = match self {
             Signal::Number(number) => Ok(*number),
-            Signal::Name(name) => crate::args::values::signal(name),
+            Signal::Name(name) => windlass_args::values::signal(name),
         };
         let number = number.map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
         match number {
@@ -140,7 +143,7 @@ impl Ended {
             Some(Exit::Signal(signal)) => (None, Some(signal)),
             None => (None, None),
         };
-        let at = Some(crate::rfc3339::nanoseconds(status.at));
+        let at = Some(windlass_base::rfc3339::nanoseconds(status.at));
         Ended { code, signal, oom_killed: status.oom_killed, at, status: status.code() }
     }
 

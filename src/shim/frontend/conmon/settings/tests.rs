@@ -1,7 +1,7 @@
 //! What recorded argument lists of callers mean.
 
 use super::*;
-use crate::shim::stdio::Log;
+use crate::stdio::Log;
 
 /// `podman run` of 4.3.1, ids and directories shortened.
 const PODMAN_RUN: &[&str] = &[

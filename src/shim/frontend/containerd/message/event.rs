@@ -2,7 +2,7 @@
 //! `containerd.services.events.ttrpc.v1.Events`.
 
 use super::{Any, Mount, Timestamp};
-use crate::shim::frontend::containerd::wire::{Message, message};
+use crate::frontend::containerd::wire::{Message, message};
 
 message! {
     /// `ForwardRequest`.

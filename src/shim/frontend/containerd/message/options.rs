@@ -5,8 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::Any;
-use crate::shim::frontend::containerd::wire::{Malformed, Message, message};
-use crate::sys::fd;
+use crate::frontend::containerd::wire::{Malformed, Message, message};
+use windlass_sys::fd;
 
 message! {
     /// `containerd.runc.v1.Options`.

@@ -2,7 +2,7 @@
 //! `containerd.runtime.bootstrap.v1` and `containerd.types`.
 
 use super::Any;
-use crate::shim::frontend::containerd::wire::{Message, message};
+use crate::frontend::containerd::wire::{Message, message};
 
 message! {
     /// `BootstrapParams`, from containerd 2.3 on.

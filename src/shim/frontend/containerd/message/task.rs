@@ -1,7 +1,7 @@
 //! `containerd.task.v2` and `v3` (api/runtime/task): the same messages under two names.
 
 use super::{Any, Mount, Timestamp};
-use crate::shim::frontend::containerd::wire::message;
+use crate::frontend::containerd::wire::message;
 
 message! {
     /// `CreateTaskRequest`.
@@ -163,7 +163,7 @@ message! {
     }
     /// `StatsResponse`.
     Stats {
-        /// See `crate::shim::frontend::containerd::stats`.
+        /// See `crate::frontend::containerd::stats`.
         1 stats: Option<Any>,
     }
     /// `ConnectResponse`.

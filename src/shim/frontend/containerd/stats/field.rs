@@ -7,7 +7,7 @@ use nix::fcntl::OFlag;
 
 pub(super) use super::super::wire::put_bytes;
 use super::super::wire::{put_fixed64, put_number};
-use crate::sys::{directory, fd};
+use windlass_sys::{directory, fd};
 
 /// How containerd shows "no limit".
 const UNLIMITED: u64 = u64::MAX;

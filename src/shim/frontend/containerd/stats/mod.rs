@@ -15,7 +15,7 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 
 use super::message::Any;
-use crate::sys::fd;
+use windlass_sys::fd;
 
 /// The magic number of cgroup2 (linux/magic.h).
 const CGROUP2: i64 = 0x6367_7270;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::field::{hugepages, number, put, put_bytes, put_file, put_flat, text};
-use crate::sys::fd;
+use windlass_sys::fd;
 
 const MEMORY: &[&str] = &[
     "cache",
@@ -119,7 +119,7 @@ fn cpu(places: &Places) -> Vec<u8> {
             .split_ascii_whitespace()
             .filter_map(|word| word.parse().ok())
             .collect();
-        crate::shim::frontend::containerd::wire::Field::write(&each, 4, &mut usage);
+        crate::frontend::containerd::wire::Field::write(&each, 4, &mut usage);
         put_bytes(&mut out, 1, &usage);
     }
     if let Some(at) = places.get("cpu") {

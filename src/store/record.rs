@@ -15,10 +15,10 @@ use std::os::fd::BorrowedFd;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::sys::fd;
+use windlass_sys::fd;
 
 use super::state::{Init, State, VERSION};
-use crate::exit_record::ExitRecord;
+use windlass_base::exit_record::ExitRecord;
 
 /// Bytes of the second line: two numbers of 64 bits and their names fit.
 const INIT: usize = 64;
@@ -172,7 +172,7 @@ fn line<const N: usize>(what: &impl Serialize) -> [u8; N] {
 
 /// Writes down how the container whose process was `pid` ended, in its file. What is another's, or was
 /// never written, is left as it is.
-pub fn write_exit(file: BorrowedFd<'_>, pid: i32, exit: &ExitRecord) -> crate::sys::Result<()> {
+pub fn write_exit(file: BorrowedFd<'_>, pid: i32, exit: &ExitRecord) -> windlass_sys::Result<()> {
     match parse(&fd::read_head(file, FIXED)?) {
         Ok(Some(head)) if head.init.is_some_and(|init| init.pid == pid) => {
             fd::write_at(file, &exit_line(exit), head.layout.exit())
@@ -278,7 +278,7 @@ mod tests {
             code: Some(i32::MIN),
             signal: Some(i32::MIN),
             oom_killed: false,
-            at: crate::rfc3339::nanoseconds(std::time::SystemTime::now()),
+            at: windlass_base::rfc3339::nanoseconds(std::time::SystemTime::now()),
         };
         text[layout.init()..layout.exit()].copy_from_slice(&init_line(&init));
         text[layout.exit()..layout.exit() + EXIT].copy_from_slice(&exit_line(&exit));

@@ -60,12 +60,12 @@ pub fn parse<T: DeserializeOwned>(text: &[u8], what: &str) -> Result<T> {
 }
 
 /// The first element that cannot be read.
-pub(crate) fn fault_of<'a, T: Deserialize<'a>>(text: &'a [u8], what: &str) -> Option<Fault> {
+pub fn fault_of<'a, T: Deserialize<'a>>(text: &'a [u8], what: &str) -> Option<Fault> {
     strict::<T>(text).err().map(|failed| failed.fault(what))
 }
 
 /// A value that borrows from its text, and the names in it that are probably misspelt.
-pub(crate) fn borrow<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<(T, Vec<Fault>)> {
+pub fn borrow<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<(T, Vec<Fault>)> {
     strict(text).ok()
 }
 
@@ -109,7 +109,7 @@ pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
 }
 
-pub(crate) use lenient::{Mended, mend};
+pub use lenient::{Mended, mend};
 pub use pointer::escape;
 
 impl Hooks {

@@ -1,6 +1,6 @@
 //! Why a container of the state root cannot be used.
 
-use crate::error::{Error, Kind};
+use windlass_base::error::{Error, Kind};
 
 use super::record::Unreadable;
 use super::state::VERSION;

@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use nix::errno::Errno;
+pub use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 /// The result of anything that can fail in the runtime.

@@ -1,6 +1,6 @@
 //! `/proc/PID/stat` (proc_pid_stat(5)).
 
-use crate::sys::{fd, probe};
+use windlass_sys::{fd, probe};
 
 /// What `/proc/PID/stat` says of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,8 @@
 //! A [`Plan`] has four parts: the [`Topology`] (which processes and namespaces), where mounts come
 //! from ([`Source`]), the cgroup, and the [`Step`]s of init in order.
 //! `exec` gets a plan of the same steps.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod blame;
 pub mod cgroup;
@@ -35,9 +37,9 @@ pub use process::{Identity, MEMORY_FLAGS, MEMORY_MODES, Seccomp, Sets};
 pub use rootfs::{Idmap, Mount, Source, Target, What, may_cover};
 pub use topology::{Join, Joiner, Topology};
 
-use crate::abi::SchedulerAttributes;
-use crate::error::{Error, Fault, Origin, Result};
-use crate::spec::{ConsoleSize, IdMapping, Spec, Version};
+use windlass_base::abi::SchedulerAttributes;
+use windlass_base::error::{Error, Fault, Origin, Result};
+use windlass_base::spec::{ConsoleSize, IdMapping, Spec, Version};
 
 /// Everything `create` will do.
 #[derive(Debug)]
@@ -327,12 +329,14 @@ pub fn create(id: &str, spec: &Spec, options: &Options) -> Result<Plan> {
     let mut draft = Draft::default();
     let version = version(spec, &mut draft);
     texts::without_nul(spec, &mut draft);
-    let empty = crate::spec::Linux::default();
+    let empty = windlass_base::spec::Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&empty);
     let topology = topology::topology(linux, &options.host, &mut draft);
     let mut limits = match &linux.resources {
         Some(resources) => cgroup::limits(resources, version, &mut draft.faults, &mut draft.warnings),
-        None => cgroup::limits(&crate::spec::Resources::default(), version, &mut draft.faults, &mut draft.warnings),
+        None => {
+            cgroup::limits(&windlass_base::spec::Resources::default(), version, &mut draft.faults, &mut draft.warnings)
+        }
     };
 
     topology::enter(&topology, &mut draft);

@@ -9,6 +9,7 @@
 //! controllers are enabled as well where that is possible, so that `events` has their numbers and an
 //! `update` finds its file. They stay enabled afterwards, since a neighbour may need them by then. No
 //! other file of an ancestor is written.
+#![forbid(unsafe_code)]
 
 mod controllers;
 pub mod delegated;
@@ -33,8 +34,8 @@ pub use oom::{Happened, OomWatch};
 pub use systemd::Systemd;
 pub use v2::{Cgroup, Kill, remove};
 
-use crate::error::{Error, Kind, Result};
-use crate::sys::waiting;
+use windlass_base::error::{Error, Kind, Result};
+use windlass_sys::waiting;
 
 /// Who makes and removes cgroups.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use nix::errno::Errno;
 
-pub use crate::error::Failed;
+pub use windlass_base::error::Failed;
 
 pub mod attributes;
 pub mod bpf;
@@ -55,7 +55,7 @@ pub(crate) fn check(returned: libc::c_long, call: impl FnOnce() -> String) -> Re
 }
 
 /// The same for calls made through nix.
-pub(crate) trait Called<T> {
+pub trait Called<T> {
     fn called(self, call: impl FnOnce() -> String) -> Result<T>;
 }
 

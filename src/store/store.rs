@@ -10,19 +10,19 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::FileStat;
 
-use crate::cgroup::{Cgroup, Group, v1};
-use crate::error::{Doing, Error, Fault, Kind, Result};
-use crate::spec::{Hooks, Spec};
-use crate::sys::poll::Deadline;
-use crate::sys::process::{self, Exit};
-use crate::sys::{directory, fd, tree};
+use windlass_base::error::{Doing, Error, Fault, Kind, Result};
+use windlass_base::spec::{Hooks, Spec};
+use windlass_cgroup::{Cgroup, Group, v1};
+use windlass_sys::poll::Deadline;
+use windlass_sys::process::{self, Exit};
+use windlass_sys::{directory, fd, tree};
 
 use super::process_stat::{ProcessStat, process_stat};
 use super::record::{self, Head, Layout};
 use super::state::{Init, State, Status};
 use super::unusable::Unusable;
-use crate::exit_record::ExitRecord;
-use crate::id::{check_id, id_path};
+use windlass_base::exit_record::ExitRecord;
+use windlass_base::id::{check_id, id_path};
 
 /// The name by which init shows itself in `/proc/PID/stat` until it executes its program.
 pub const INIT_NAME: &std::ffi::CStr = c"windlass:init";
@@ -236,7 +236,7 @@ fn is_linked(file: BorrowedFd<'_>) -> bool {
 }
 
 /// What is gone already need not be removed.
-fn gone(removed: crate::sys::Result<()>) -> crate::sys::Result<()> {
+fn gone(removed: windlass_sys::Result<()>) -> windlass_sys::Result<()> {
     match removed {
         Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
         other => other,
@@ -434,7 +434,7 @@ impl Container {
             return Ok(Status::Stopped);
         }
         let frozen = match &self.state.cgroup {
-            Some(path) => crate::cgroup::is_frozen(path),
+            Some(path) => windlass_cgroup::is_frozen(path),
             None => self.group()?.map_or(Ok(false), |group| group.is_frozen()),
         };
         if frozen.unwrap_or(false) {
@@ -483,7 +483,7 @@ impl Container {
     /// The configuration that create saw.
     pub fn config(&self) -> Result<Spec> {
         let text = self.config_text()?;
-        crate::spec::parse(&text, "the container's config.json")
+        windlass_base::spec::parse(&text, "the container's config.json")
     }
 
     /// Its text.
@@ -519,7 +519,7 @@ impl Container {
         let text = self.config_text()?;
         let hooks = match text.windows(POST.len()).any(|window| window == POST) {
             false => Hooks::default(),
-            true => match crate::spec::parse::<Spec>(&text, "the container's config.json") {
+            true => match windlass_base::spec::parse::<Spec>(&text, "the container's config.json") {
                 // Its create died while it wrote that, so that no hook has run.
                 Err(_) if self.init.is_none() => Hooks::default(),
                 spec => spec?.hooks.unwrap_or_default(),
@@ -573,7 +573,7 @@ impl Container {
             code: if let Some(Exit::Code(code)) = exit { Some(code) } else { None },
             signal: if let Some(Exit::Signal(signal)) = exit { Some(signal) } else { None },
             oom_killed: self.oom_kills().is_some_and(|n| n > 0),
-            at: crate::rfc3339::nanoseconds(std::time::SystemTime::now()),
+            at: windlass_base::rfc3339::nanoseconds(std::time::SystemTime::now()),
         }
     }
 }

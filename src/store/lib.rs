@@ -1,8 +1,9 @@
 //! What a container is between two commands: a file of the state root, a process, a cgroup.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 
-use crate::error::Result;
+use windlass_base::error::Result;
 
 mod process_stat;
 mod record;

@@ -16,7 +16,7 @@ use crate::error::{Error, Fault, Result};
 const MOST: usize = 100;
 
 /// A document of which the readable part was kept.
-pub(crate) struct Mended {
+pub struct Mended {
     /// The readable part. An element that cannot be read is `null`, which counts as absent.
     pub text: Vec<u8>,
     /// Elements that cannot be read.
@@ -28,7 +28,7 @@ pub(crate) struct Mended {
 /// Mends `text`, named `what` in messages, until `fault` finds none.
 ///
 /// It is an error if the text is no JSON, or if no element of it can be read.
-pub(crate) fn mend(text: &[u8], what: &str, fault: &dyn Fn(&[u8]) -> Option<Fault>) -> Result<Mended> {
+pub fn mend(text: &[u8], what: &str, fault: &dyn Fn(&[u8]) -> Option<Fault>) -> Result<Mended> {
     let (text, replaced) = without_lone_surrogates(text);
     let mut warnings = Vec::new();
     let mut json = serde_json::Deserializer::from_slice(&text);
@@ -74,7 +74,7 @@ fn element_mut<'a>(document: &'a mut Value, pointer: &str) -> Option<&'a mut Val
 
 /// serde_json's message without its line and column, which may be those of a text that was mended here. The
 /// pointer tells the place.
-pub(super) fn words(what: &str, pointer: &str, error: &serde_json::Error) -> String {
+pub fn words(what: &str, pointer: &str, error: &serde_json::Error) -> String {
     let shown = if pointer.is_empty() { "the document" } else { pointer };
     let text = error.to_string();
     let says = text.rsplit_once(" at line ").map_or(text.as_str(), |(says, _)| says);

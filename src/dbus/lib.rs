@@ -5,6 +5,7 @@
 //! clone nor unshare here; rustbus does not, but adds as much to the binary as all that windlass
 //! has for cgroups, and knows only message buses, where systemd's own socket saves the bus and
 //! half of the round trips. It is the oracle of `tests/dbus.rs`.
+#![forbid(unsafe_code)]
 
 mod connection;
 mod message;

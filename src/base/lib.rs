@@ -1,0 +1,13 @@
+//! What every part of windlass shares: errors and hints, ids, numbers of the kernel, values of D-Bus,
+//! the configuration, and the record of an exit. It makes no system call.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod abi;
+pub mod error;
+pub mod exit_record;
+pub mod hint;
+pub mod id;
+pub mod rfc3339;
+pub mod spec;
+pub mod variant;
