@@ -109,7 +109,8 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Res
 const MOST_DESCRIPTORS: usize = 253;
 
 /// Receives one message into `buffer`, with the first of the descriptors that came with it; the others
-/// are closed. No bytes mean that the peer has closed. A message that was cut off is EMSGSIZE.
+/// are closed. No bytes mean that the peer has closed. A message that was cut off is EMSGSIZE, and one whose
+/// descriptors do not fit into this process is EMFILE.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>)> {
     let (bytes, fds) = receive_all(socket, buffer)?;
     Ok((bytes, fds.into_iter().next()))
@@ -124,6 +125,12 @@ pub fn receive_all(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, 
             other => break other?,
         }
     };
+    // There is room for the numbers of all descriptors; so the kernel could not make one of them (unix(7)).
+    if flags & libc::MSG_CTRUNC != 0
+        && let Err(failed) = super::fd::duplicate(socket)
+    {
+        return Err(Failed { call: "recvmsg(SCM_RIGHTS)".into(), ..failed });
+    }
     if flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
         return Err(Failed { call: "recvmsg: a message too long".into(), errno: Errno::EMSGSIZE });
     }

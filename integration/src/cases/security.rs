@@ -54,7 +54,7 @@ fn outside(t: &T) -> Verdict<PathBuf> {
 }
 
 /// Everything below a directory: name, mode, owner, size and link target.
-fn snapshot(dir: &Path) -> Vec<String> {
+pub(super) fn snapshot(dir: &Path) -> Vec<String> {
     let mut lines = Vec::new();
     let mut todo = vec![dir.to_owned()];
     while let Some(path) = todo.pop() {

@@ -1,18 +1,23 @@
 //! Where mounts come from, and what a container in a user namespace can do with them.
 
+use super::security::snapshot;
+use crate::kit::race::{Swapper, exchange};
 use crate::kit::stop::skip;
 use crate::kit::t::{kernel, text};
-use crate::kit::{Bundle, Need, T, Verdict};
+use crate::kit::{Bundle, Need, Ran, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, lchown};
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 chapter! { "sources":
     an_earlier_mount_makes_the_source_of_a_later_one,
     mounts_stand_in_the_order_of_the_configuration,
     more_binds_than_descriptors_are_made,
+    too_many_sources_at_once_are_named [Need::Windlass],
+    a_source_that_is_exchanged_is_mounted_as_asked [Need::Slow],
+    destinations_that_are_exchanged_touch_nothing_outside [Need::Slow],
     a_user_namespace_takes_what_its_user_cannot_reach,
     many_out_of_reach_are_taken_together [Need::Windlass],
     an_earlier_mount_makes_a_source_that_the_user_cannot_reach,
@@ -107,12 +112,121 @@ fn more_binds_than_descriptors_are_made(t: &T) -> Verdict {
         bundle = bundle.bind(&data, &format!("/mnt/{number}"), &["bind"]);
     }
     let bundle = bundle.sh("ls /mnt | wc -l");
+    with_descriptors(t, &bundle, 128)?.ok()?.stdout_is("300\n")?;
+    Ok(())
+}
+
+/// `run` by a runtime that may have so many descriptors.
+fn with_descriptors(t: &T, bundle: &Bundle, number: u32) -> Verdict<Ran> {
     bundle.write()?;
     let mut command = std::process::Command::new("/bin/sh");
     let runtime = t.command();
-    command.args(["-c", "ulimit -n 128 && exec \"$@\"", "sh"]).arg(runtime.get_program()).args(runtime.get_args());
+    let script = format!("ulimit -n {number} && exec \"$@\"");
+    command.args(["-c", &script, "sh"]).arg(runtime.get_program()).args(runtime.get_args());
     command.args(["run", "--bundle", &bundle.dir.display().to_string(), &t.id()]);
-    t.finish(command)?.ok()?.stdout_is("300\n")?;
+    t.finish(command)
+}
+
+fn too_many_sources_at_once_are_named(t: &T) -> Verdict {
+    let (shared, asked) = (t.path("shared"), out_of_reach(t, "volume")?);
+    fs::create_dir_all(&shared)?;
+    let many = |bundle: Bundle, source: &Path, option: &str| {
+        (0..40).fold(bundle, |bundle, at| bundle.bind(source, &format!("/mnt/{at}"), &["rbind", option]))
+    };
+    let bundles = [many(t.bundle()?, &shared, "rshared"), many(user_namespace(t)?, &asked, "rprivate")];
+    for bundle in bundles {
+        let ran = with_descriptors(t, &bundle, 25)?.fails()?;
+        ran.stderr_has("too many open files")?.stderr_has("config.json /mounts/")?.stderr_has("RLIMIT_NOFILE")?;
+    }
+    Ok(())
+}
+
+/// A directory of the host that nobody may change, with a directory `sub` in it.
+fn precious(t: &T) -> Verdict<PathBuf> {
+    let dir = t.path("precious");
+    fs::create_dir_all(dir.join("sub"))?;
+    fs::write(dir.join("sub/whose"), "precious")?;
+    Ok(dir)
+}
+
+/// A volume whose `entry`, with `sub` in it, and `link`, a link to `target`, can be exchanged.
+fn volume(t: &T, name: &str, target: &Path) -> Verdict<PathBuf> {
+    let volume = t.path(name);
+    fs::create_dir_all(volume.join("entry/sub"))?;
+    fs::write(volume.join("entry/sub/whose"), "own")?;
+    symlink(target, volume.join("link"))?;
+    Ok(volume)
+}
+
+/// How often a container is started while paths are exchanged.
+const STARTS: usize = 200;
+
+fn a_source_that_is_exchanged_is_mounted_as_asked(t: &T) -> Verdict {
+    let precious = precious(t)?;
+    let volume = volume(t, "closed/volume", &precious)?;
+    fs::set_permissions(t.path("closed"), fs::Permissions::from_mode(0o700))?;
+    let script = "cat /mnt/whose; touch /mnt/x /mnt/../mnt/y 2>/dev/null && echo written; true";
+    let read_only =
+        |bundle: Bundle, source: &str| bundle.bind(&volume.join(source), "/mnt", &["rbind", "ro"]).sh(script);
+    let up = "entry/../entry/sub";
+    let bundles = [
+        read_only(t.bundle()?, "entry/sub"),
+        read_only(t.bundle()?, up),
+        read_only(t.bundle()?.bind(&volume, "/var", &["rshared"]), "entry/sub"),
+        // The runtime copies it for init, which may not go there.
+        read_only(user_namespace(t)?, "entry/sub"),
+    ];
+    let before = (snapshot(&precious), snapshot(&volume.join("entry/sub")), text("/proc/self/mountinfo"));
+    let swapper = Swapper::start(volume.join("entry"), volume.join("link"));
+    let mut seen = std::collections::BTreeSet::new();
+    for round in 0..STARTS {
+        let ran = t.run(&bundles[round % bundles.len()])?;
+        // With a link in its place, what is above it is another directory.
+        ensure!(ran.code == 0 || ran.stderr.contains("no such file"), "round {round}: {ran}");
+        ensure!(["", "own", "precious"].contains(&ran.stdout.as_str()), "round {round}: {ran}");
+        seen.insert(ran.stdout);
+    }
+    ensure!(swapper.swaps() > 100, "only {} swaps", swapper.swaps());
+    drop(swapper);
+    ensure!(seen.contains("own") && seen.contains("precious"), "only {seen:?} was seen");
+    if fs::symlink_metadata(volume.join("entry"))?.is_symlink() {
+        exchange(&volume.join("entry"), &volume.join("link"));
+    }
+    let after = (snapshot(&precious), snapshot(&volume.join("entry/sub")), text("/proc/self/mountinfo"));
+    ensure_eq!(after, before, "both directories and the mounts of the host");
+    Ok(())
+}
+
+fn destinations_that_are_exchanged_touch_nothing_outside(t: &T) -> Verdict {
+    let precious = precious(t)?;
+    let file = t.path("file");
+    fs::write(&file, "")?;
+    let relative = Path::new("../../../../../../../../../..").join(precious.strip_prefix("/")?);
+    let volumes = [volume(t, "one", &precious)?, volume(t, "two", &relative)?];
+    let mut bundles = Vec::new();
+    for volume in &volumes {
+        let bundle = t.bundle()?.bind(volume, "/v", &["rbind"]);
+        let tmpfs = |at: &str, options: &[&str]| json!({"destination": at, "type": "tmpfs", "source": "tmpfs", "options": options});
+        bundles.extend([
+            bundle.clone().mount(tmpfs("/v/entry/a/b", &[])).bind(&file, "/v/entry/c/file", &["bind"]),
+            bundle.clone().mount(tmpfs("/v/entry/../d/e", &[])).bind(&file, "/v/entry/sub/../../f/g", &["bind"]),
+            bundle
+                .clone()
+                .mount(tmpfs("/v/entry/sub", &["tmpcopyup"]))
+                .set("/linux/maskedPaths", json!(["/v/entry/sub/whose"])),
+            bundle.set("/linux/readonlyPaths", json!(["/v/entry/sub"])).set("/process/cwd", json!("/v/entry/h/i")),
+        ]);
+    }
+    let before = (snapshot(&precious), text("/proc/self/mountinfo"));
+    let swappers: Vec<Swapper> = volumes.iter().map(|v| Swapper::start(v.join("entry"), v.join("link"))).collect();
+    let mut whole = 0;
+    for round in 0..STARTS {
+        whole += u32::from(t.run(&bundles[round % bundles.len()])?.code == 0);
+    }
+    let least = swappers.iter().map(Swapper::swaps).min().unwrap_or(0);
+    ensure!(least > 100 && whole > 0, "{least} swaps and {whole} containers that ran");
+    drop(swappers);
+    ensure_eq!((snapshot(&precious), text("/proc/self/mountinfo")), before, "the directory and the mounts of the host");
     Ok(())
 }
 
