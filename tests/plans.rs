@@ -51,6 +51,7 @@ impl Fixture {
                 nested: flags.contains("nested").then_some(vec![map]),
                 oom_score_adj: if user.is_some() { 200 } else { 0 },
                 selinux: !flags.contains("no-selinux"),
+                cgroup2: vec!["nsdelegate".into(), "memory_recursiveprot".into()],
             },
             systemd: flags.contains("--systemd-cgroup").then_some(Systemd { user: user.is_some(), prefix: "windlass" }),
         }

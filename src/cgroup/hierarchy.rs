@@ -106,6 +106,24 @@ fn parse(mountinfo: &str) -> (Option<String>, Vec<V1>) {
     (unified, v1)
 }
 
+/// The options of the cgroup2 superblock, by which a mount leaves them as they are: those for all of the host
+/// count that the last mount from the first cgroup namespace had (cgroup-v2.rst, "Mounting").
+pub fn options_of_cgroup2() -> Result<Vec<String>> {
+    let text = read_file("/proc/thread-self/mountinfo").doing(|| "cannot read /proc/thread-self/mountinfo")?;
+    Ok(superblock_options(&text))
+}
+
+fn superblock_options(mountinfo: &str) -> Vec<String> {
+    let mut fields = mountinfo.lines().filter_map(|line| Some(line.split_once(" - ")?.1.split(' ')));
+    let options = fields.find_map(|mut fields| (fields.next() == Some("cgroup2")).then(|| fields.nth(1)));
+    let options = options.flatten().into_iter().flat_map(|options| options.split(','));
+    // Not those of every filesystem, and those of security modules.
+    options
+        .filter(|option| !matches!(*option, "rw" | "ro" | "seclabel") && !option.contains('='))
+        .map(str::to_owned)
+        .collect()
+}
+
 fn plain(mount: &str) -> String {
     String::from_utf8_lossy(&unescape(mount.as_bytes())).into_owned()
 }
@@ -196,6 +214,15 @@ pub(super) fn asked_by_path() -> Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_options_of_the_superblock_are_those_of_cgroup2() {
+        let mountinfo = "24 1 0:22 / /sys rw,nosuid - sysfs sysfs rw,seclabel\n\
+            33 24 0:28 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,seclabel,nsdelegate,memory_recursiveprot\n";
+        assert_eq!(superblock_options(mountinfo), ["nsdelegate", "memory_recursiveprot"]);
+        assert!(superblock_options("33 24 0:28 / /c rw - cgroup2 cgroup rw\n").is_empty());
+        assert!(superblock_options("").is_empty());
+    }
 
     #[test]
     fn an_absolute_path_is_meant_from_the_root() {

@@ -29,7 +29,7 @@ pub use controllers::refuse;
 pub use devices::Filters;
 pub use freezer::is_frozen;
 pub use group::Group;
-pub use hierarchy::{Hierarchy, V1, own_cgroup, path_for};
+pub use hierarchy::{Hierarchy, V1, options_of_cgroup2, own_cgroup, path_for};
 pub use oom::{Happened, OomWatch};
 pub use systemd::Systemd;
 pub use v2::{Cgroup, Kill, remove};

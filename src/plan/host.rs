@@ -21,6 +21,9 @@ pub struct Host {
     pub oom_score_adj: i64,
     /// Whether SELinux is enabled; looked up for who has `linux.mountLabel`.
     pub selinux: bool,
+    /// Options of the host's cgroup2 superblock (`nsdelegate`); looked up for who mounts it without a cgroup
+    /// namespace of its own.
+    pub cgroup2: Vec<String>,
 }
 
 /// Who writes the id maps of a new user namespace, as user_namespaces(7) allows it.

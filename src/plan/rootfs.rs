@@ -393,7 +393,10 @@ fn mount_step(
                 draft.warn(option(&pointer, mount, key), format!("option {key:?} has no meaning for cgroup2"));
             }
             let fallback = fallback("cgroup2", &pointer, &options, topology, &planning.host, draft);
-            What::New { kind: "cgroup2".into(), source: String::new(), data: Vec::new(), fallback }
+            // There is one superblock. From the host's cgroup namespace a mount sets its options anew, for the host too.
+            let shared = topology.new & namespace::CGROUP == 0;
+            let data = planning.host.cgroup2.iter().filter(|_| shared).map(|option| (option.clone(), None)).collect();
+            What::New { kind: "cgroup2".into(), source: String::new(), data, fallback }
         }
         (None, "") => {
             draft.fault(format!("{pointer}/type"), "a mount needs a type, unless it is a bind mount");

@@ -1,6 +1,8 @@
 //! Plans a bundle, and completes a failure by everything else that is wrong with the bundle.
 
 use windlass_base::error::{Error, Fault, Kind, Origin, Result};
+use windlass_base::spec::{Mount, Namespace};
+use windlass_cgroup as cgroup;
 use windlass_plan::{self as plan, Options, Plan, RootPath};
 
 use super::create::Read;
@@ -8,12 +10,19 @@ use super::lacking;
 
 impl Read {
     /// Adds what planning needs to know for this configuration.
-    pub(super) fn prepare(&self, options: &mut Options) {
+    pub(super) fn prepare(&self, options: &mut Options) -> Result<()> {
         let path = self.spec.root.as_ref().map(|root| self.bundle.join(&root.path));
         let path = path.as_ref().and_then(|path| RootPath::new(path.to_str()?));
         options.root_on_host = path.filter(|path| !path.is_root());
         let labelled = self.spec.linux.as_ref().is_some_and(|linux| !linux.mount_label.is_empty());
         options.host.selinux = labelled && lacking::selinux();
+        let cgroups = |mount: &Mount| matches!(mount.kind.as_str(), "cgroup" | "cgroup2");
+        let own = |namespace: &Namespace| namespace.kind == "cgroup" && namespace.path.is_empty();
+        let namespaces = self.spec.linux.iter().flat_map(|linux| &linux.namespaces);
+        if self.spec.mounts.iter().any(cgroups) && !namespaces.into_iter().any(own) {
+            options.host.cgroup2 = cgroup::options_of_cgroup2()?;
+        }
+        Ok(())
     }
 
     /// Plans `create`. An error has what is wrong with the types of the configuration, and what

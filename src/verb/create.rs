@@ -134,7 +134,7 @@ fn make<T>(
     let mut read = read_config(&options.bundle, options.config.as_deref())?;
     laps.done("read the configuration");
     let told = |_: &Error| session.warnings.extend(read.warnings.iter().cloned());
-    read.prepare(&mut planning);
+    read.prepare(&mut planning)?;
     let mut plan = read.plan(&options.id, &planning).inspect_err(told)?;
     let notify = NotifyHost::from_environment()?.is_some() && notify::plan_mount(&mut plan, &root);
     let resources = read.spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());

@@ -21,7 +21,7 @@ pub(super) fn explain(options: &cli::Explain, session: &Session<'_>) -> Result<(
         // Only root could run it: what root's `create` would do.
         planning.host = Host { capabilities: u64::MAX, ..Host::default() };
     }
-    read.prepare(&mut planning);
+    read.prepare(&mut planning)?;
     let plan = read.plan(&id, &planning)?;
     let program = read.spec.process.as_ref().map_or(&[][..], |process| &process.args);
     let text = match options.format {
@@ -67,7 +67,7 @@ pub(super) fn check(bundle: &Path, config: Option<&Path>, format: Format, sessio
 /// What is wrong with a configuration: by itself, and on this host.
 fn judge(read: &Read, id: &str, session: &Session<'_>) -> Result<(Vec<Fault>, Vec<Fault>)> {
     let mut planning = planning(session.global, false, false)?;
-    read.prepare(&mut planning);
+    read.prepare(&mut planning)?;
     let (mut errors, warnings) = match read.plan(id, &planning) {
         Ok(plan) => {
             let mut errors = lacking::filesystems(&plan, &read.spec);

@@ -1,13 +1,15 @@
 //! New filesystems, and what is made in and over them: config.md, "Mounts", and config-linux.md,
 //! "Masked Paths" and "Readonly Paths".
 
-use crate::kit::stop::Context;
-use crate::kit::{T, Verdict};
+use crate::kit::stop::{Context, skip};
+use crate::kit::t::text;
+use crate::kit::{Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};
 use std::fs;
 
 chapter! { "filesystems":
+    a_cgroup_mount_leaves_the_options_of_the_hosts [Need::FirstCgroupNamespace],
     a_read_only_filesystem_takes_what_is_made_in_it_first,
     what_covers_a_read_only_filesystem_stays_writable,
     a_mount_point_is_not_made_below_a_read_only_bind,
@@ -156,5 +158,28 @@ fn tmpcopyup_keeps_extended_attributes(t: &T) -> Verdict {
         let path = format!("/proc/{}/root/mnt/{name}", container.pid()?);
         ensure_eq!(attribute(path.as_ref(), c"trusted.note", None)?, b"kept", "{name:?}");
     }
+    Ok(())
+}
+
+/// The line of the first cgroup2 mount in /proc/self/mounts.
+fn cgroup2() -> Option<String> {
+    text("/proc/self/mounts").lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).map(str::to_owned)
+}
+
+fn a_cgroup_mount_leaves_the_options_of_the_hosts(t: &T) -> Verdict {
+    let Some(before) = cgroup2() else { return skip("there is no cgroup2") };
+    let at = before.split(' ').nth(1).unwrap_or_default();
+    let delegated = before.contains("nsdelegate");
+    if !delegated {
+        t.host("mount", &["-o", "remount,nsdelegate", at])?;
+    }
+    let mount = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]});
+    let ran = t.run(&t.bundle()?.namespace("cgroup", None).mount(mount));
+    let after = cgroup2();
+    if !delegated {
+        t.host("mount", &["-o", "remount", at])?;
+    }
+    ran?.ok()?;
+    ensure!(after.as_ref().is_some_and(|line| line.contains("nsdelegate")), "the options are now those of {after:?}");
     Ok(())
 }

@@ -47,6 +47,8 @@ pub enum Need {
     TimeNamespace,
     /// Mandatory access control by AppArmor.
     AppArmor,
+    /// The cgroup namespace is the first, from which alone a mount sets the options of cgroup2.
+    FirstCgroupNamespace,
     /// The runtime is windlass: the case is about something only it has.
     Windlass,
     /// The case lasts longer than a second or two: it gets a longer limit.
@@ -69,6 +71,12 @@ impl Need {
             Need::TimeNamespace => (Path::new("/proc/self/ns/time").exists(), "no time namespaces".to_owned()),
             Need::AppArmor => {
                 (t::text("/sys/module/apparmor/parameters/enabled") == "Y", "AppArmor is not enabled".to_owned())
+            }
+            Need::FirstCgroupNamespace => {
+                // Its inode is fixed (linux/proc_ns.h).
+                let first = Path::new("cgroup:[4026531835]");
+                let there = std::fs::read_link("/proc/self/ns/cgroup").is_ok_and(|link| link == first);
+                (there, "the cgroup namespace is not the first".to_owned())
             }
             Need::Windlass | Need::Slow => return None,
         };
