@@ -10,6 +10,7 @@ const LENIENT: &str = "accepted, though the specification wants an error";
 const CGROUP_LEFT: &str = "killed between making the cgroup and writing its state, it leaves the cgroup";
 const MEMLOCK: &str = "raises RLIMIT_MEMLOCK for its device filter, which root may not do here";
 const CGROUP_FAILED: &str = "a create that fails leaves its cgroup";
+const NEW_PROCFS: &str = "a user namespace that may not mount a procfs does not get the caller's instead";
 const NO_TERMINAL: &str = "exec --tty wants a terminal of its own";
 const WORDING: &str = "other wording or exit code than runc's, which engines look for";
 
@@ -56,6 +57,8 @@ pub const KNOWN: &[(&str, &str, &str)] = &[
     ),
     ("runc", "namespaces::mappings_without_a_user_namespace_are_refused", LENIENT),
     ("runc", "namespaces::a_user_namespace_is_joined_by_its_path", AGE),
+    ("runc", "namespaces::sysctls_are_set_without_a_procfs_of_ones_own", NEW_PROCFS),
+    ("runc", "namespaces::terminals_work_without_a_procfs_of_ones_own", NEW_PROCFS),
     ("runc", "namespaces::a_network_namespace_of_another_user_namespace_is_joined", AGE),
     ("runc", "namespaces::time_offsets_apply", AGE),
     ("runc", "namespaces::time_offsets_apply_to_exec", AGE),
@@ -196,6 +199,8 @@ pub const KNOWN: &[(&str, &str, &str)] = &[
     ("crun", "namespaces::a_duplicate_namespace_is_refused", LENIENT),
     ("crun", "namespaces::an_unknown_namespace_is_refused", CGROUP_FAILED),
     ("crun", "namespaces::mappings_without_a_user_namespace_are_refused", LENIENT),
+    ("crun", "namespaces::sysctls_are_set_without_a_procfs_of_ones_own", NEW_PROCFS),
+    ("crun", "namespaces::terminals_work_without_a_procfs_of_ones_own", NEW_PROCFS),
     ("crun", "namespaces::time_offsets_apply", AGE),
     ("crun", "namespaces::time_offsets_apply_to_exec", AGE),
     ("crun", "namespaces::time_offsets_without_a_time_namespace_are_refused", AGE),

@@ -16,6 +16,7 @@ chapter! { "apparmor":
     a_profile_that_is_not_loaded_is_an_error_of_exec [AppArmor],
     the_error_names_the_element_and_what_to_do [AppArmor, Windlass],
     a_profile_is_never_written_to_a_false_procfs [AppArmor],
+    a_profile_is_applied_without_a_procfs_of_ones_own [AppArmor, Windlass],
 }
 
 const PROFILES: &str = "
@@ -131,5 +132,23 @@ fn a_profile_is_never_written_to_a_false_procfs(t: &T) -> Verdict {
             ensure_eq!(fs::read_to_string(fake.join(name))?, "", "{name} of the false procfs");
         }
     }
+    Ok(())
+}
+
+fn a_profile_is_applied_without_a_procfs_of_ones_own(t: &T) -> Verdict {
+    load(t)?;
+    // A user namespace in the caller's PID namespace may not mount one.
+    let bundle = super::sources::user_namespace(t)?.namespace("pid", None);
+    let bundle = bundle.set("/process/apparmorProfile", json!("windlass-test")).args(&["/bin/sleep", "1000"]);
+    for name in ["passwd", "group"] {
+        fs::write(bundle.rootfs().join("etc").join(name), "root:x:0:\n").context(name)?;
+    }
+    let container = t.start(&bundle)?;
+    let profile = fs::read_to_string(format!("/proc/{}/attr/current", container.pid()?))?;
+    ensure_eq!(profile, "windlass-test (enforce)\n", "of init");
+    let ran = container.exec(&["/bin/sh", "-c", SHOW])?;
+    ensure_eq!(ran.stdout, "windlass-test (enforce)\ngroup\n", "of exec");
+    let ran = container.try_exec(&["--apparmor", "windlass-other"], &["/bin/sh", "-c", SHOW])?.ok()?;
+    ensure_eq!(ran.stdout, "windlass-other (enforce)\npasswd\n", "of exec --apparmor");
     Ok(())
 }

@@ -22,7 +22,7 @@ chapter! { "callers_mounts":
     delete_unmounts_nothing_where_the_root_was [Need::Windlass],
     without_mounts_the_container_is_in_the_callers_tree [Need::Windlass],
     in_a_user_namespace_mounts_are_refused [Need::Windlass],
-    propagation_of_the_root_is_refused [Need::Windlass],
+    propagation_is_refused_for_the_root_and_has_no_effect_elsewhere [Need::Windlass],
 }
 
 /// A container in the caller's mount namespace, with the mounts of every container and a volume on `/data`.
@@ -30,7 +30,7 @@ fn bundle(t: &T) -> Verdict<Bundle> {
     let data = t.path("data");
     fs::create_dir_all(&data)?;
     fs::write(data.join("content"), "volume")?;
-    let bundle = t.bundle()?.namespace("mount", None).bind(&data, "/data", &["rbind", "rslave"]);
+    let bundle = t.bundle()?.namespace("mount", None).bind(&data, "/data", &["rbind"]);
     Ok(bundle.mount(json!({"destination": "/data/new", "type": "tmpfs", "source": "tmpfs"})))
 }
 
@@ -189,11 +189,14 @@ fn in_a_user_namespace_mounts_are_refused(t: &T) -> Verdict {
     Ok(())
 }
 
-fn propagation_of_the_root_is_refused(t: &T) -> Verdict {
+fn propagation_is_refused_for_the_root_and_has_no_effect_elsewhere(t: &T) -> Verdict {
     for word in ["shared", "rslave", "unbindable"] {
         let bundle = bundle(t)?.set("/linux/rootfsPropagation", json!(word));
         t.run(&bundle)?.fails()?.stderr_has("unable to set the root's propagation without a private MNT namespace")?;
     }
-    t.run(&bundle(t)?.set("/linux/rootfsPropagation", json!("rprivate")))?.ok()?;
+    let bundle = bundle(t)?.set("/linux/rootfsPropagation", json!("rprivate"));
+    let bundle = bundle.bind(&t.path("data"), "/mnt", &["rbind", "rslave"]).args(&["/bin/cat", "/mnt/content"]);
+    let ran = t.run(&bundle)?.ok()?.stdout_is("volume")?;
+    ran.stderr_has("option \"rslave\" has no effect without a private MNT namespace")?;
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::process::Command;
 
 chapter! { "crash":
     create_killed_anywhere_can_be_deleted [Need::Slow],
-    create_in_the_callers_mount_namespace_killed_anywhere_can_be_deleted [Need::Slow],
+    create_in_the_callers_mount_namespace_killed_anywhere_can_be_deleted [Need::Slow, Need::Windlass],
     run_killed_anywhere_can_be_deleted [Need::Slow],
     start_killed_anywhere_can_be_deleted [Need::Slow],
     exec_killed_anywhere_leaves_a_usable_container [Need::Slow],
