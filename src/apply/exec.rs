@@ -1,6 +1,7 @@
 //! The runtime's story of `exec`, top to bottom.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -13,6 +14,7 @@ use windlass_cgroup::{Cgroup, Hierarchy, Systemd};
 use windlass_plan::Step;
 use windlass_plan::exec::{ExecPlan, RLIMIT_NPROC};
 use windlass_store::{Container, Status, state_document};
+use windlass_sys::poll::{self, Deadline};
 use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
 use windlass_sys::{credentials, fd, mount, sched, start};
 
@@ -68,7 +70,7 @@ pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Entr
     let (plan, debug) = (request.plan, request.debug);
     let runtime = process::open_pid(std::process::id() as i32).doing(|| "cannot watch the runtime")?;
     let entry = Entry { request, placed: Placed::Born, late: None };
-    let mut launch = Launch::spawn(entry, debug, plan.in_between(), |entry, sync, watch| {
+    let launch = Launch::spawn(entry, debug, plan.in_between(), |entry, sync, watch| {
         if let Forked::Parent(child) = entry.fork((init_pid, target.as_fd()), proof)? {
             return Ok(child);
         }
@@ -84,9 +86,28 @@ pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Entr
             init::fail(&cx.sync, &error);
         }
         init::run(&plan.steps, &|step: &Step| step.action.to_string(), watch, cx)
-    })?;
-    launch.converse()?;
-    Ok(launch)
+    });
+    launch.and_then(|mut launch| launch.converse().map(|()| launch)).map_err(|error| {
+        if ends_meanwhile(container, &error) {
+            error.before("cannot exec in a stopped container").kind_is(Kind::WrongStatus)
+        } else {
+            error
+        }
+    })
+}
+
+/// How long init may take from the loss of its namespaces to its end.
+const LAST_BREATH: Duration = Duration::from_millis(200);
+
+/// Whether the cause is that the container ends: the call that fails tells of no process, or of no memory.
+fn ends_meanwhile(container: &Container, error: &Error) -> bool {
+    let follows = error.kind() == Kind::Protocol || matches!(error.errno(), Some(Errno::ESRCH | Errno::ENOMEM));
+    follows
+        && match container.open_init() {
+            Ok(None) => true,
+            Ok(Some(init)) => poll::readable(init.as_fd(), Deadline::after(LAST_BREATH)).unwrap_or(false),
+            Err(_) => false,
+        }
 }
 
 fn refuse_status(request: &Exec<'_>, stopped: impl Fn() -> Error) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Two commands on one container at a time: one may fail, the state may not.
 
 use crate::kit::t::eventually;
-use crate::kit::{Container, T, Verdict};
+use crate::kit::{Container, Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;
 use std::process::{Child, Command, Stdio};
@@ -16,6 +16,7 @@ chapter! { "concurrency":
     kill_during_start_is_seen,
     execs_in_parallel_all_succeed,
     exec_during_delete_leaves_nothing,
+    exec_in_a_container_that_is_killed_says_that_it_stopped [Need::Windlass],
     pause_and_resume_in_parallel_end_in_a_known_state,
     pause_of_a_container_that_is_killed_ends_at_once,
     state_and_list_during_delete_never_crash,
@@ -148,6 +149,23 @@ fn exec_during_delete_leaves_nothing(t: &T) -> Verdict {
         let codes = together(t, &[&exec, &exec, &["delete", "--force", &container.id]])?;
         ensure_eq!(codes[2], 0, "delete --force");
         gone(t, &container.id)?;
+    }
+    Ok(())
+}
+
+fn exec_in_a_container_that_is_killed_says_that_it_stopped(t: &T) -> Verdict {
+    for delay in (0..24).map(|n| n % 8) {
+        let container = t.running()?;
+        let mut kill = spawn(t, &["kill", &container.id, "KILL"])?;
+        std::thread::sleep(std::time::Duration::from_micros(250 * delay));
+        let ran = t.runtime(&["exec", &container.id, "/bin/true"])?;
+        kill.wait()?;
+        // It may have been in time, or have been killed with the others.
+        if ran.code == 255 {
+            ran.stderr_has("cannot exec in a stopped container")?;
+        }
+        container.wait_for("stopped")?;
+        container.delete()?;
     }
     Ok(())
 }
