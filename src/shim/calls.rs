@@ -1,12 +1,12 @@
 //! The table of the runtime's calls: those that run, and those that wait for their turn.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use super::call::{self, Call, Planned, Settings, What};
 use super::key::{Kind, key};
 use super::poll::{Interest, Poll};
+use super::table::Table;
 use super::{Code, Container, ProcessId, Refusal, WaitToken};
 use windlass_sys::process::Exit;
 
@@ -33,7 +33,7 @@ pub(super) struct Surroundings<'a> {
 /// The calls of the runtime.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
-    running: BTreeMap<u32, Box<Call>>,
+    running: Table<u32, Box<Call>>,
     /// In the order in which they were asked for.
     waiting: Vec<Planned>,
 }

@@ -1,11 +1,11 @@
 //! The table of the containers that the supervisor knows.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use super::oom::{self, OomWatch};
 use super::poll::Poll;
+use super::table::Table;
 use super::{Code, Container, Refusal, life};
 
 /// A container, and what is watched of it.
@@ -40,7 +40,7 @@ impl Known {
 
 /// The containers, by id.
 #[derive(Debug, Default)]
-pub(super) struct Containers(BTreeMap<Rc<str>, Box<Known>>);
+pub(super) struct Containers(Table<Rc<str>, Box<Known>>);
 
 impl Containers {
     /// Takes a container in. Its id must be free.

@@ -50,6 +50,7 @@ mod sink;
 pub mod stdio;
 mod streams;
 pub mod supervisor;
+mod table;
 mod turn;
 mod written;
 

@@ -1,11 +1,11 @@
 //! The table of the processes that the supervisor knows.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::console::Console;
 use super::life::{self, Life, Output, Parent, Process, Reaped};
 use super::streams::Streams;
+use super::table::Table;
 use super::{NewProcess, ProcessId, ProcessState, Refusal};
 use windlass_sys::process::{self, Child};
 
@@ -86,8 +86,8 @@ impl Supervised {
 /// The processes, by serial number and by name. The serial numbers are in the order of their making.
 #[derive(Debug, Default)]
 pub(super) struct Processes {
-    by_serial: BTreeMap<u32, Box<Supervised>>,
-    by_id: BTreeMap<ProcessId, u32>,
+    by_serial: Table<u32, Box<Supervised>>,
+    by_id: Table<ProcessId, u32>,
 }
 
 impl Processes {

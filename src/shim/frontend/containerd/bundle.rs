@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::error::Error;
 use super::message::options::Options;
 use crate::Runtime;
 use crate::exit;
@@ -59,10 +60,11 @@ const GROUPS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.san
 
 impl Config {
     /// Reads it.
-    pub fn read(bundle: &Path) -> Result<Config, String> {
+    pub fn read(bundle: &Path) -> Result<Config, Error> {
         let path = bundle.join("config.json");
-        let text = fd::document(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
+        let named = |failed: windlass_base::error::Failed| Error::from(failed).while_doing(path.display().to_string());
+        let text = fd::document(&path).map_err(named)?;
+        serde_json::from_slice(&text).map_err(|error| Error::Document(path, error))
     }
 
     /// The pod that the container belongs to, or itself.
@@ -87,12 +89,11 @@ pub fn root(options: &Options, namespace: &str) -> PathBuf {
 }
 
 /// The runtime that the options ask for.
-pub fn runtime(options: &Options, namespace: &str, bundle: &Path) -> Result<Runtime, String> {
+pub fn runtime(options: &Options, namespace: &str, bundle: &Path) -> Result<Runtime, Error> {
     let binary = match options.binary_name.as_str() {
-        "" => Runtime::find().ok_or("neither windlass nor runc is in PATH")?,
-        name => {
-            Runtime::lookup(name.as_ref()).ok_or_else(|| format!("{name:?}: executable file not found in $PATH"))?
-        }
+        "" => Runtime::find().ok_or_else(|| Error::Invalid("neither windlass nor runc is in PATH".into()))?,
+        name => Runtime::lookup(name.as_ref())
+            .ok_or_else(|| Error::Invalid(format!("{name:?}: executable file not found in $PATH")))?,
     };
     let log = bundle.join("log.json");
     let mut global = vec!["--root".into(), root(options, namespace).into_os_string()];
@@ -104,15 +105,15 @@ pub fn runtime(options: &Options, namespace: &str, bundle: &Path) -> Result<Runt
 }
 
 /// Writes down what `delete` needs.
-pub fn remember(bundle: &Path, options: &Options, runtime: &Runtime) -> Result<(), String> {
-    let text = serde_json::to_vec(options).map_err(|error| error.to_string())?;
-    let put = |name: &str, text: &[u8]| exit::put(&bundle.join(name), text, false).map_err(|failed| failed.to_string());
-    put("options.json", &text)?;
-    put("runtime", runtime.binary.as_os_str().as_encoded_bytes())
+pub fn remember(bundle: &Path, options: &Options, runtime: &Runtime) -> Result<(), Error> {
+    let path = bundle.join("options.json");
+    let text = serde_json::to_vec(options).map_err(|error| Error::Document(path.clone(), error))?;
+    exit::put(&path, &text, false)?;
+    Ok(exit::put(&bundle.join("runtime"), runtime.binary.as_os_str().as_encoded_bytes(), false)?)
 }
 
 /// The runtime of a container whose shim is gone.
-pub fn remembered(bundle: &Path, namespace: &str) -> Result<Runtime, String> {
+pub fn remembered(bundle: &Path, namespace: &str) -> Result<Runtime, Error> {
     let text = fd::document(bundle.join("options.json")).unwrap_or_default();
     let mut options: Options = serde_json::from_slice(&text).unwrap_or_default();
     let binary = fd::document(bundle.join("runtime")).unwrap_or_default();
@@ -159,7 +160,7 @@ mod tests {
         let made = runtime(&options, "ns", &bundle).expect("sh is in PATH");
         assert!(made.global.starts_with(&["--root".into(), "/r/ns".into()]));
         remember(&bundle, &options, &made).expect("written");
-        assert_eq!(remembered(&bundle, "ns"), Ok(made));
+        assert_eq!(remembered(&bundle, "ns").ok(), Some(made));
         std::fs::remove_dir_all(&bundle).expect("removed");
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 
 use super::arguments::Arguments;
+use super::error::Error;
 use super::message::task::Deleted;
 use super::wire::Message;
 use super::{bundle, io, mounts};
@@ -28,9 +29,9 @@ const KILLED: u32 = 137;
 const LOST: u32 = 255;
 
 /// Deletes it.
-pub fn main(arguments: &Arguments) -> Result<(), String> {
+pub fn main(arguments: &Arguments) -> Result<(), Error> {
     let bundle = match arguments.bundle.as_str() {
-        "" => std::env::current_dir().map_err(|error| format!("the working directory: {error}"))?,
+        "" => std::env::current_dir().map_err(|error| Error::Io("the working directory".into(), error))?,
         path => path.into(),
     };
     let record = record(&bundle, &arguments.id);
@@ -60,7 +61,7 @@ pub fn main(arguments: &Arguments) -> Result<(), String> {
 }
 
 /// Whether the runtime had anything alive to kill.
-fn delete(runtime: &Runtime, id: &str, ended: bool, until: Deadline) -> Result<bool, String> {
+fn delete(runtime: &Runtime, id: &str, ended: bool, until: Deadline) -> Result<bool, Error> {
     #[derive(Deserialize)]
     struct State {
         status: String,
@@ -76,16 +77,16 @@ fn delete(runtime: &Runtime, id: &str, ended: bool, until: Deadline) -> Result<b
     if success || said.contains("does not exist") || said.contains("o such file or directory") {
         return Ok(alive);
     }
-    Err(format!("{}: {}", runtime.binary.display(), said.trim()))
+    Err(Error::Program(format!("{}: {}", runtime.binary.display(), said.trim())))
 }
 
 /// Runs the runtime: whether it succeeded, and what it wrote.
-fn run(runtime: &Runtime, words: &[OsString], until: Deadline) -> Result<(bool, Vec<u8>), String> {
+fn run(runtime: &Runtime, words: &[OsString], until: Deadline) -> Result<(bool, Vec<u8>), Error> {
     // No file for errors: the bundle may be gone, and the words are wanted here.
     let global = runtime.global.iter().take_while(|word| *word != "--log");
     let systemd = runtime.global.iter().filter(|word| *word == "--systemd-cgroup");
     let words: Vec<OsString> = global.chain(systemd).chain(words).cloned().collect();
-    let finished = command::run(&runtime.binary, &words, until).map_err(|refusal| refusal.message)?;
+    let finished = command::run(&runtime.binary, &words, until).map_err(|refusal| Error::Program(refusal.message))?;
     let success = finished.success();
     Ok((success, if finished.printed.is_empty() { finished.complained } else { finished.printed }))
 }

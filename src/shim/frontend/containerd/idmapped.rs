@@ -13,6 +13,7 @@ use nix::fcntl::OFlag;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 
+use super::error::Error;
 use windlass_sys::mount::Attributes;
 use windlass_sys::process::{self, Forked, SingleThreaded};
 use windlass_sys::{Result, fd, mount, socket};
@@ -48,18 +49,17 @@ pub fn make(
     lower: Option<&str>,
     target: impl Fn() -> Result<OwnedFd>,
     mount_it: impl FnOnce() -> Result<()>,
-) -> std::result::Result<OwnedFd, String> {
-    let words = |failed: windlass_sys::Failed| failed.to_string();
-    let proof = SingleThreaded::check().map_err(words)?;
-    let users = process::user_namespace(&ids.users, &ids.groups, &proof).map_err(words)?;
-    let (ours, theirs) = socket::pair().map_err(words)?;
-    match process::fork(CloneFlags::CLONE_NEWNS, None, &proof).map_err(words)? {
+) -> std::result::Result<OwnedFd, Error> {
+    let proof = SingleThreaded::check()?;
+    let users = process::user_namespace(&ids.users, &ids.groups, &proof)?;
+    let (ours, theirs) = socket::pair()?;
+    match process::fork(CloneFlags::CLONE_NEWNS, None, &proof)? {
         Forked::Child => {
             drop(ours);
             let mapped = |copy: &OwnedFd, below: bool| {
                 mount::set_attributes(copy.as_fd(), Attributes::default(), below, Some(users.as_fd()))
             };
-            let made = || {
+            let made = || -> Result<OwnedFd> {
                 let root = fd::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY)?;
                 mount::mount_old("", root.as_fd(), "", (MsFlags::MS_REC | MsFlags::MS_PRIVATE).bits(), "")?;
                 for path in lower.into_iter().flat_map(|lower| lower.split(':')).filter(|path| !path.is_empty()) {
@@ -78,7 +78,7 @@ pub fn make(
             let sent = match made() {
                 Ok(copy) => socket::send(theirs.as_fd(), b"made", &[copy.as_fd()]),
                 Err(failed) => {
-                    let text = words(failed);
+                    let text = failed.to_string();
                     socket::send(theirs.as_fd(), &text.as_bytes()[..text.len().min(LONGEST)], &[])
                 }
             };
@@ -87,12 +87,12 @@ pub fn make(
         Forked::Parent(child) => {
             drop(theirs);
             let mut text = [0; LONGEST];
-            let received = socket::receive(ours.as_fd(), &mut text).map_err(words);
-            child.wait().map_err(words)?;
+            let received = socket::receive(ours.as_fd(), &mut text);
+            child.wait()?;
             match received? {
                 (_, Some(copy)) => Ok(copy),
-                (0, None) => Err("the child that was to make it has died".into()),
-                (length, None) => Err(String::from_utf8_lossy(&text[..length]).into_owned()),
+                (0, None) => Err(Error::Child("the child that was to make it has died".into())),
+                (length, None) => Err(Error::Child(String::from_utf8_lossy(&text[..length]).into_owned())),
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::error::Error;
 use super::message::Any;
 use super::message::options::Options;
 use super::message::start::{Info, Version};
@@ -32,7 +33,7 @@ fn runtime_name(program: &str) -> String {
 }
 
 /// Prints containerd's `RuntimeInfo`.
-pub fn main() -> Result<(), String> {
+pub fn main() -> Result<(), Error> {
     let given = Any::decode(&io::input()?).ok().filter(|any| *any != Any::default());
     let options = Options::read(given.as_ref())?;
     let runtime = bundle::runtime(&options, "", Path::new("/"))?;
@@ -49,7 +50,7 @@ pub fn main() -> Result<(), String> {
 }
 
 /// Prints the version for people.
-pub fn version() -> Result<(), String> {
+pub fn version() -> Result<(), Error> {
     let text = format!("{}:\n  Version:  {}\n  Revision: {REVISION}\n", program(), env!("CARGO_PKG_VERSION"));
     io::print(text.as_bytes())
 }

@@ -2,20 +2,21 @@
 
 use std::io::{Read, Write};
 
+use super::error::Error;
 use super::ttrpc;
 
 /// All of standard input, which containerd ends.
-pub fn input() -> Result<Vec<u8>, String> {
+pub fn input() -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     std::io::stdin()
         .take(ttrpc::LONGEST as u64)
         .read_to_end(&mut bytes)
-        .map_err(|error| format!("standard input: {error}"))?;
+        .map_err(|error| Error::Io("standard input".into(), error))?;
     Ok(bytes)
 }
 
 /// Prints an answer.
-pub fn print(bytes: &[u8]) -> Result<(), String> {
+pub fn print(bytes: &[u8]) -> Result<(), Error> {
     let mut out = std::io::stdout();
-    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| format!("standard output: {error}"))
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| Error::Io("standard output".into(), error))
 }

@@ -9,8 +9,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags};
+
+use super::error::Error;
 use super::stdio::Program;
 use crate::ProcessId;
+use crate::table::Table;
+use windlass_sys::poll::{Deadline, poll};
 use windlass_sys::process::{self, Child};
 use windlass_sys::spawn::Spawn;
 use windlass_sys::{Result, fd, socket};
@@ -25,10 +30,8 @@ const READY: Duration = Duration::from_secs(60);
 /// A running logger.
 #[derive(Debug)]
 pub struct Logger {
-    /// Its number, part of the key that it is watched under.
-    pub serial: u64,
     /// Whose output it takes.
-    pub process: ProcessId,
+    process: ProcessId,
     /// It.
     pub child: Child,
     /// What is next to be done about it, once its process is deleted.
@@ -40,7 +43,7 @@ pub type Ends = ([OwnedFd; 2], OwnedFd);
 
 impl Logger {
     /// Starts one.
-    pub fn start(program: &Program, process: &ProcessId, namespace: &str, serial: u64) -> Result<(Logger, Ends)> {
+    pub fn start(program: &Program, process: &ProcessId, namespace: &str) -> Result<(Logger, Ends)> {
         let (out_read, out_write) = socket::pipe()?;
         let (err_read, err_write) = socket::pipe()?;
         let (ready_read, ready_write) = socket::pipe()?;
@@ -67,22 +70,17 @@ impl Logger {
             listen_pid: false,
         }
         .start()?;
-        let logger = Logger { serial, process: process.clone(), child, end: None };
+        let logger = Logger { process: process.clone(), child, end: None };
         Ok((logger, ([out_write, err_write], ready_read)))
     }
 
     /// Its process is deleted: it is to end.
-    pub fn end(&mut self, now: Instant) {
+    fn end(&mut self, now: Instant) {
         self.end = Some((now + GRACE, libc::SIGTERM));
     }
 
-    /// When [`Logger::due`] has something to do.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.end.map(|(at, _)| at)
-    }
-
     /// Sends the signal whose time has come.
-    pub fn due(&mut self, now: Instant) {
+    fn due(&mut self, now: Instant) {
         let Some((at, signal)) = self.end.filter(|(at, _)| *at <= now) else { return };
         // One that has ended is reaped when its descriptor says so.
         let _ = process::send_signal(self.child.pidfd.as_fd(), signal);
@@ -90,19 +88,49 @@ impl Logger {
     }
 }
 
+/// The loggers, by the serial numbers of their keys.
+#[derive(Debug, Default)]
+pub struct Loggers(Table<u64, Box<Logger>>);
+
+impl Loggers {
+    /// Takes a logger in.
+    pub fn insert(&mut self, serial: u64, logger: Logger) {
+        self.0.insert(serial, Box::new(logger));
+    }
+
+    /// Takes out a logger that has ended. Returns the process id of its child; `None`: it has not.
+    pub fn ended(&mut self, serial: u64) -> Option<i32> {
+        if self.0.get(&serial)?.child.try_wait().is_ok_and(|exit| exit.is_none()) {
+            return None;
+        }
+        self.0.remove(&serial).map(|logger| logger.child.pid)
+    }
+
+    /// The processes of some loggers are deleted: these loggers are to end.
+    pub fn end(&mut self, of: impl Fn(&ProcessId) -> bool, now: Instant) {
+        self.0.values_mut().filter(|logger| of(&logger.process)).for_each(|logger| logger.end(now));
+    }
+
+    /// When [`Loggers::due`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.values().filter_map(|logger| logger.end.map(|(at, _)| at)).min()
+    }
+
+    /// Sends the signals whose time has come.
+    pub fn due(&mut self, now: Instant) {
+        self.0.values_mut().for_each(|logger| logger.due(now));
+    }
+}
+
 /// Waits until the logger is ready; in a child of the shim.
-pub fn wait(ready: &OwnedFd, program: &Path, speaks: bool) -> std::result::Result<(), String> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+pub fn wait(ready: &OwnedFd, program: &Path, speaks: bool) -> std::result::Result<(), Error> {
     let mut fds = [PollFd::new(ready.as_fd(), PollFlags::POLLIN)];
-    let timeout = PollTimeout::try_from(READY).unwrap_or(PollTimeout::MAX);
-    match poll(&mut fds, timeout) {
-        Ok(0) => return Err(format!("the logger {} does not become ready", program.display())),
-        Ok(_) => {}
-        Err(errno) => return Err(format!("poll(): {}", errno.desc())),
+    if !poll(&mut fds, Deadline::after(READY))? {
+        return Err(Error::Program(format!("the logger {} does not become ready", program.display())));
     }
     let mut byte = [0];
     match nix::unistd::read(ready, &mut byte) {
-        Ok(0) if speaks => Err(format!("the logger {} ended before it was ready", program.display())),
+        Ok(0) if speaks => Err(Error::Program(format!("the logger {} ended before it was ready", program.display()))),
         _ => Ok(()),
     }
 }

@@ -22,25 +22,34 @@
 //! also answer a service that they do not know with code 3, where containerd waits for 12 to try
 //! another version. The generated types are the oracle of our tests instead.
 
+mod answer;
 mod arguments;
 mod bundle;
 mod connection;
+mod connections;
 mod delete;
+mod error;
+mod frames;
+mod front;
 mod idmapped;
 mod info;
 mod io;
 mod job;
+mod key;
+mod lifetime;
 mod log;
 mod logger;
 pub mod message;
 mod mounts;
 mod outbox;
+mod pending;
 mod server;
 mod service;
 mod start;
 mod stats;
 mod stdio;
 mod task;
+mod tasks;
 pub mod ttrpc;
 pub mod wire;
 
@@ -54,7 +63,7 @@ use super::complaint::complain;
 /// Runs it.
 pub fn main(words: Vec<OsString>) -> ExitCode {
     let done = Arguments::parse(words).and_then(|arguments| match arguments.action {
-        Action::Serve => server::main(&arguments),
+        Action::Serve => front::main(&arguments),
         Action::Start => start::main(&arguments),
         Action::Delete => delete::main(&arguments),
         Action::Info => info::main(),
@@ -64,7 +73,7 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // containerd shows it as the reason.
-            complain(&info::program(), &error);
+            complain(&info::program(), &error.to_string());
             ExitCode::FAILURE
         }
     }

@@ -10,9 +10,10 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 use nix::mount::{MntFlags, MsFlags};
 
+use super::error::Error;
 use super::idmapped::{self, Ids};
 use super::message::Mount;
-use windlass_sys::{Result, fd, mount};
+use windlass_sys::{Failed, Result, fd, mount};
 
 /// Longest text of options: a page, without its final NUL (mount(2)).
 const LONGEST: usize = 4095;
@@ -68,19 +69,23 @@ const PROPAGATION: &[(&str, MsFlags)] = &[
 ];
 
 impl Options {
-    fn of(mount: &Mount) -> std::result::Result<Options, String> {
+    fn of(mount: &Mount) -> std::result::Result<Options, Error> {
         let mut options = Options::default();
         let mut flags = MsFlags::empty();
         let mapped = |option: &str| option.starts_with("uidmap=") || option.starts_with("gidmap=");
         let ids = |name| {
             let value = mount.options.iter().find_map(|option| option.strip_prefix(name));
-            value.map(|value| idmapped::map(value).ok_or(format!("invalid mount option {name}{value}"))).transpose()
+            value
+                .map(|value| {
+                    idmapped::map(value).ok_or_else(|| Error::Invalid(format!("invalid mount option {name}{value}")))
+                })
+                .transpose()
         };
         options.ids = match (ids("uidmap=")?, ids("gidmap=")?) {
             (None, None) => None,
             (Some(users), Some(groups)) => Some(Ids { users, groups }),
             // With one alone the other ids would be nobody's.
-            _ => return Err("uidmap and gidmap go together in the options of a mount".into()),
+            _ => return Err(Error::Invalid("uidmap and gidmap go together in the options of a mount".into())),
         };
         for option in mount.options.iter().filter(|option| !mapped(option)).flat_map(|option| separate(option)) {
             if let Some((_, on, flag)) = FLAGS.iter().find(|(name, ..)| *name == option) {
@@ -92,7 +97,7 @@ impl Options {
             } else if mapped(option) {
                 // Its own commas part ranges: among others it could be read wrongly, and what is mounted
                 // without it has the wrong owners.
-                return Err(format!("mount option {option:?} must not be joined to others"));
+                return Err(Error::Invalid(format!("mount option {option:?} must not be joined to others")));
             } else {
                 options.data.push(option.to_owned());
             }
@@ -113,24 +118,24 @@ fn separate(option: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Mounts all, in order, each on what the others made of `root`.
-pub fn mount_all(root: &Path, mounts: &[Mount]) -> std::result::Result<(), String> {
+pub fn mount_all(root: &Path, mounts: &[Mount]) -> std::result::Result<(), Error> {
     if mounts.is_empty() {
         return Ok(());
     }
     match std::fs::create_dir(root) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(format!("mkdir {}: {error}", root.display()));
+            return Err(Error::Io(format!("mkdir {}", root.display()), error));
         }
         _ => {}
     }
     for mount in mounts {
         let mut options = Options::of(mount)?;
         let mounted = match options.ids.take() {
-            None => mount_one(root, mount, options).map_err(|failed| failed.to_string()),
+            None => mount_one(root, mount, options).map_err(Error::from),
             Some(ids) => mount_idmapped(root, mount, options, &ids),
         };
-        mounted
-            .map_err(|failed| format!("mount rootfs: type {:?}, source {:?}: {failed}", mount.kind, mount.source))?;
+        let what = || format!("mount rootfs: type {:?}, source {:?}", mount.kind, mount.source);
+        mounted.map_err(|error| error.while_doing(what()))?;
     }
     Ok(())
 }
@@ -145,18 +150,18 @@ fn target(root: &Path, mount: &Mount) -> Result<OwnedFd> {
     }
 }
 
-fn mount_idmapped(root: &Path, mount: &Mount, mut options: Options, ids: &Ids) -> std::result::Result<(), String> {
+fn mount_idmapped(root: &Path, mount: &Mount, mut options: Options, ids: &Ids) -> std::result::Result<(), Error> {
     let propagation = std::mem::take(&mut options.propagation);
     let lower = options.data.iter().find_map(|option| option.strip_prefix("lowerdir=")).map(str::to_owned);
     if lower.is_none() && mount.kind == "overlay" {
-        return Err("an overlay with uidmap has no lowerdir".into());
+        return Err(Error::Invalid("an overlay with uidmap has no lowerdir".into()));
     }
     let made = idmapped::make(ids, lower.as_deref(), || target(root, mount), || mount_one(root, mount, options))?;
     let attach = || {
         mount::attach(made.as_fd(), target(root, mount)?.as_fd())?;
         propagate(root, mount, propagation)
     };
-    attach().map_err(|failed| failed.to_string())
+    Ok(attach()?)
 }
 
 fn propagate(root: &Path, mount: &Mount, propagation: Vec<u64>) -> Result<()> {
@@ -225,16 +230,16 @@ fn common_directory<'a>(paths: impl Iterator<Item = &'a str>) -> &'a str {
 }
 
 /// Unmounts everything that is mounted on `root` and below. What is not mounted is as good.
-pub fn unmount_all(root: &Path) -> std::result::Result<(), String> {
+pub fn unmount_all(root: &Path) -> std::result::Result<(), Error> {
     // More than one may be stacked there; and nobody stacks so many.
     for _ in 0..64 {
         match nix::mount::umount2(root, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) => {}
             Err(Errno::EINVAL | Errno::ENOENT) => return Ok(()),
-            Err(errno) => return Err(format!("umount {}: {}", root.display(), errno.desc())),
+            Err(errno) => return Err(Failed { call: format!("umount {}", root.display()).into(), errno }.into()),
         }
     }
-    Err(format!("umount {}: mounted too often", root.display()))
+    Err(Error::Invalid(format!("umount {}: mounted too often", root.display())))
 }
 
 #[cfg(test)]
@@ -284,6 +289,6 @@ mod tests {
 
     #[test]
     fn what_is_not_mounted_needs_no_unmounting() {
-        assert_eq!(unmount_all(Path::new("/nonexistent")), Ok(()));
+        assert_eq!(unmount_all(Path::new("/nonexistent")).ok(), Some(()));
     }
 }

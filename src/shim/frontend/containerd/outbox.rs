@@ -1,16 +1,15 @@
-//! Events on their way to containerd: in order, one at a time, each sent until it is
-//! acknowledged.
+//! Events on their way to containerd: in order, one at a time, each sent until it is acknowledged.
 //!
-//! containerd may be away for any time; what it has not acknowledged stays here. What has
-//! become durable by then (the end of a container, in its exit record) is told by `delete` should
-//! we be killed meanwhile, so the queue itself is not written down. An event keeps its time when
-//! it is sent again, which is what a receiver tells a repeat by.
+//! containerd may be away for any time, and what it has not acknowledged is kept. An event keeps its time
+//! when it is sent again, so a receiver can tell a repeat. The queue is not written to disk: should the shim
+//! be killed, `delete` tells the end of a container from its exit record.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::connection::{Closed, Connection};
+use super::connection::Connection;
+use super::frames::Closed;
 use super::message::event::{Envelope, Forward, Told};
 use super::message::{Status, Timestamp};
 use super::ttrpc::{Kind, Request, Response, code};
@@ -25,22 +24,112 @@ const SERVICE: &str = "containerd.services.events.ttrpc.v1.Events";
 const SOON: Duration = Duration::from_millis(50);
 const LATE: Duration = Duration::from_secs(1);
 
-/// How long an acknowledgement may take until the connection counts as dead.
+/// How long an acknowledgement may take before the connection counts as dead.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The events that are not acknowledged.
+/// What becomes of the first event of the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivery {
+    /// It can be sent.
+    Ready,
+    /// It was sent at this moment, and its acknowledgement is awaited.
+    Sent(Instant),
+    /// It can be sent again at this moment.
+    Paused(Instant),
+}
+
+/// The events that are not acknowledged, as a state machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Queue {
+    events: VecDeque<(Timestamp, Told)>,
+    delivery: Delivery,
+    /// The next pause.
+    pause: Duration,
+}
+
+impl Queue {
+    fn new() -> Queue {
+        Queue { events: VecDeque::new(), delivery: Delivery::Ready, pause: SOON }
+    }
+
+    /// Takes an event.
+    fn push(&mut self, at: SystemTime, told: Told) {
+        let sent = usize::from(matches!(self.delivery, Delivery::Sent(_)));
+        // A container may be killed for want of memory again and again while nobody listens.
+        let repeated = told.topic == "/tasks/oom" && self.events.iter().skip(sent).any(|(_, of)| *of == told);
+        if !repeated {
+            self.events.push_back((at.into(), told));
+        }
+    }
+
+    /// When time alone changes it.
+    fn deadline(&self) -> Option<Instant> {
+        match self.delivery {
+            Delivery::Ready => None,
+            Delivery::Sent(at) => Some(at + PATIENCE),
+            Delivery::Paused(until) => Some(until),
+        }
+    }
+
+    /// Whether the acknowledgement takes too long.
+    fn is_dead(&self, now: Instant) -> bool {
+        matches!(self.delivery, Delivery::Sent(at) if now >= at + PATIENCE)
+    }
+
+    /// The event to be sent now.
+    fn next(&self, now: Instant) -> Option<&(Timestamp, Told)> {
+        match self.delivery {
+            Delivery::Sent(_) => None,
+            Delivery::Paused(until) if now < until => None,
+            Delivery::Paused(_) | Delivery::Ready => self.events.front(),
+        }
+    }
+
+    /// The first event was sent.
+    fn sent(&mut self, now: Instant) {
+        self.delivery = Delivery::Sent(now);
+    }
+
+    /// The connection is gone. If the first event was sent, it may or may not have arrived.
+    fn lost(&mut self, now: Instant) {
+        self.delivery = Delivery::Ready;
+        if !self.events.is_empty() {
+            self.delivery = Delivery::Paused(now + self.pause);
+            self.pause = (self.pause * 2).min(LATE);
+        }
+    }
+
+    /// containerd has answered. Returns a complaint that is worth a line in the log.
+    fn answered(&mut self, status: Status, now: Instant) -> Option<String> {
+        let complaint = match status.code {
+            0 => None,
+            // It would be refused the next time too, and the others wait behind it.
+            code::INVALID_ARGUMENT | code::UNIMPLEMENTED => {
+                let topic = self.events.front().map_or("", |(_, told)| told.topic);
+                Some(format!("containerd does not take the event {topic}: {}", status.message))
+            }
+            _ => {
+                self.lost(now);
+                return None;
+            }
+        };
+        self.events.pop_front();
+        self.delivery = Delivery::Ready;
+        self.pause = SOON;
+        complaint
+    }
+}
+
+/// The events that are not acknowledged, and the connection that they go over.
 #[derive(Debug)]
 pub struct Outbox {
     address: PathBuf,
     namespace: String,
     key: u64,
-    queue: VecDeque<(Timestamp, Told)>,
+    queue: Queue,
     link: Option<Connection>,
+    /// The number of the next stream of the connection.
     stream: u32,
-    /// The first of the queue was sent then, and its answer is waited for.
-    sent: Option<Instant>,
-    pause: Duration,
-    again: Option<Instant>,
 }
 
 impl Outbox {
@@ -50,45 +139,34 @@ impl Outbox {
             address: address.strip_prefix("unix://").unwrap_or(address).into(),
             namespace: namespace.into(),
             key,
-            queue: VecDeque::new(),
+            queue: Queue::new(),
             link: None,
             stream: 1,
-            sent: None,
-            pause: SOON,
-            again: None,
         }
     }
 
-    /// Takes an event and sends it when its turn comes.
+    /// Takes an event, and sends it when its turn comes.
     pub fn push(&mut self, told: Told, poll: &Poll) {
-        // A container may be killed for want of memory again and again while nobody listens.
-        let repeated = told.topic == "/tasks/oom"
-            && self.queue.iter().skip(usize::from(self.sent.is_some())).any(|(_, waiting)| *waiting == told);
-        if repeated {
-            return;
-        }
-        self.queue.push_back((SystemTime::now().into(), told));
+        self.queue.push(SystemTime::now(), told);
         self.next(Instant::now(), poll);
     }
 
     /// Whether everything is acknowledged.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.events.is_empty()
     }
 
     /// When [`Outbox::next`] has something to do.
     pub fn deadline(&self) -> Option<Instant> {
-        self.again.or(self.sent.map(|sent| sent + PATIENCE))
+        self.queue.deadline()
     }
 
     /// Sends the first event, if it is time.
     pub fn next(&mut self, now: Instant, poll: &Poll) {
-        if self.sent.is_some_and(|sent| now >= sent + PATIENCE) {
+        if self.queue.is_dead(now) {
             return self.lost(now);
         }
-        let early = self.again.is_some_and(|again| now < again);
-        let Some((timestamp, told)) = self.queue.front().filter(|_| self.sent.is_none() && !early) else { return };
-        self.again = None;
+        let Some((timestamp, told)) = self.queue.next(now) else { return };
         let envelope = Envelope {
             timestamp: Some(timestamp.clone()),
             namespace: self.namespace.clone(),
@@ -110,35 +188,28 @@ impl Outbox {
         let stream = self.stream;
         let sent = self.link.as_mut().map_or(Err(Closed), |link| link.send(stream, Kind::Request, &request, poll));
         match sent {
-            Ok(()) => self.sent = Some(now),
+            Ok(()) => self.queue.sent(now),
             Err(Closed) => self.lost(now),
         }
     }
 
-    /// The connection is gone; the first event, if it was sent, may or may not have arrived.
     fn lost(&mut self, now: Instant) {
         self.link = None;
-        self.sent = None;
-        self.later(now);
+        self.queue.lost(now);
     }
 
-    fn later(&mut self, now: Instant) {
-        if !self.queue.is_empty() {
-            self.again = Some(now + self.pause);
-            self.pause = (self.pause * 2).min(LATE);
-        }
-    }
-
-    /// The socket is ready. Gives a complaint that is worth a line in the log.
+    /// The socket is ready. Returns a complaint that is worth a line in the log.
     pub fn ready(&mut self, ready: Ready, poll: &Poll) -> Option<String> {
         let now = Instant::now();
-        let Some(link) = &mut self.link else { return None };
+        let link = self.link.as_mut()?;
         let open = if ready.write { link.flush(poll) } else { Ok(()) }.and_then(|()| link.read());
         let mut complaint = None;
         loop {
+            let awaited = matches!(self.queue.delivery, Delivery::Sent(_));
             match self.link.as_mut().map_or(Ok(None), Connection::take::<Response>) {
-                Ok(Some((stream, Kind::Response, response))) if self.sent.is_some() && stream == self.stream => {
-                    complaint = complaint.or(self.answered(response, now));
+                Ok(Some((stream, Kind::Response, response))) if awaited && stream == self.stream => {
+                    self.stream = self.stream.wrapping_add(2);
+                    complaint = complaint.or(self.queue.answered(response.status.unwrap_or_default(), now));
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => break,
@@ -154,25 +225,92 @@ impl Outbox {
         self.next(now, poll);
         complaint
     }
+}
 
-    fn answered(&mut self, response: Response, now: Instant) -> Option<String> {
-        self.sent = None;
-        self.stream = self.stream.wrapping_add(2);
-        let Status { code, message } = response.status.unwrap_or_default();
-        let complaint = match code {
-            0 => None,
-            // It would be so the next time too, and the others wait behind it.
-            code::INVALID_ARGUMENT | code::UNIMPLEMENTED => {
-                let topic = self.queue.front().map_or("", |(_, told)| told.topic);
-                Some(format!("containerd does not take the event {topic}: {message}"))
-            }
-            _ => {
-                self.later(now);
-                return None;
-            }
-        };
-        self.queue.pop_front();
-        self.pause = SOON;
-        complaint
+#[cfg(test)]
+mod tests {
+    use super::super::message::Any;
+    use super::*;
+
+    fn event(topic: &'static str) -> Told {
+        Told { topic, event: Any::default() }
+    }
+
+    fn queue(topics: &[&'static str]) -> Queue {
+        let mut queue = Queue::new();
+        topics.iter().for_each(|topic| queue.push(SystemTime::UNIX_EPOCH, event(topic)));
+        queue
+    }
+
+    fn next(queue: &Queue, now: Instant) -> Option<&'static str> {
+        queue.next(now).map(|(_, told)| told.topic)
+    }
+
+    fn refused(code: i32) -> Status {
+        Status { code, message: "no".into() }
+    }
+
+    #[test]
+    fn events_are_sent_one_at_a_time_and_in_order() {
+        let now = Instant::now();
+        let mut queue = queue(&["/tasks/create", "/tasks/start"]);
+        assert_eq!((next(&queue, now), queue.deadline()), (Some("/tasks/create"), None));
+        queue.sent(now);
+        assert_eq!((next(&queue, now), queue.deadline()), (None, Some(now + PATIENCE)));
+        assert!(!queue.is_dead(now) && queue.is_dead(now + PATIENCE));
+        assert_eq!(queue.answered(Status::default(), now), None);
+        assert_eq!(next(&queue, now), Some("/tasks/start"));
+        queue.sent(now);
+        queue.answered(Status::default(), now);
+        assert_eq!((next(&queue, now), queue.deadline()), (None, None));
+        queue.lost(now);
+        assert_eq!(queue.deadline(), None, "nothing is to be sent");
+    }
+
+    #[test]
+    fn an_event_is_sent_again_after_longer_and_longer_pauses() {
+        let mut now = Instant::now();
+        let mut queue = queue(&["/tasks/exit"]);
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            queue.sent(now);
+            queue.lost(now);
+            let until = queue.deadline().expect("a pause");
+            assert_eq!((next(&queue, now), next(&queue, until)), (None, Some("/tasks/exit")));
+            pauses.push((until - now).as_millis());
+            now = until;
+        }
+        assert_eq!(pauses, [50, 100, 200, 400, 800, 1000, 1000]);
+        // Once one has arrived, the pauses are short again.
+        queue.sent(now);
+        queue.push(SystemTime::UNIX_EPOCH, event("/tasks/delete"));
+        queue.answered(Status::default(), now);
+        queue.lost(now);
+        assert_eq!(queue.deadline(), Some(now + SOON));
+    }
+
+    #[test]
+    fn what_containerd_does_not_take_is_given_up_and_what_it_cannot_take_now_is_not() {
+        let now = Instant::now();
+        let mut queue = queue(&["/tasks/oom", "/tasks/exit"]);
+        queue.sent(now);
+        assert_eq!(queue.answered(refused(code::INTERNAL), now), None);
+        assert_eq!(next(&queue, now + SOON), Some("/tasks/oom"));
+        queue.sent(now);
+        let complaint = queue.answered(refused(code::INVALID_ARGUMENT), now).expect("a complaint");
+        assert_eq!(complaint, "containerd does not take the event /tasks/oom: no");
+        assert_eq!(next(&queue, now), Some("/tasks/exit"));
+    }
+
+    #[test]
+    fn a_lack_of_memory_that_nobody_has_heard_of_is_told_once() {
+        let now = Instant::now();
+        let mut queue = queue(&["/tasks/oom", "/tasks/oom"]);
+        assert_eq!(queue.events.len(), 1);
+        // One that was sent may have arrived, so the next is news.
+        queue.sent(now);
+        queue.push(SystemTime::UNIX_EPOCH, event("/tasks/oom"));
+        queue.push(SystemTime::UNIX_EPOCH, event("/tasks/oom"));
+        assert_eq!(queue.events.len(), 2);
     }
 }

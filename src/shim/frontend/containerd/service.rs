@@ -1,125 +1,26 @@
-//! The task service: each method's message to a request of the supervisor, and its reply back.
+//! The task service: a method's message becomes a request to the supervisor, and its reply a message.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::time::Instant;
 
-use super::message::event::{TaskCheckpointed, TaskNamed, Told, Topic};
+use super::answer::{Answer, Outcome, done, fault, now};
+use super::connections::Caller;
+use super::message::Any;
+use super::message::event::{TaskCheckpointed, TaskNamed, Topic};
 use super::message::options;
 use super::message::task::{
     Checkpoint, CloseIo, Connected, Create, Exec, Exited, Kill, Name, Pid, Pids, ProcessDetails, ProcessInfo,
     ResizePty, State, Stats, Update, status,
 };
-use super::message::{Any, Empty, Status};
-use super::server::{Caller, Server};
+use super::pending::Then;
+use super::server::Server;
 use super::stats;
-use super::task::{Task, process_file};
 use super::ttrpc::{self, code};
-use super::wire::{Malformed, Message};
-use crate::Code;
-use crate::Phase;
-use crate::ProcessId;
-use crate::Refusal;
-use crate::Reply;
-use crate::Request;
-use crate::Supervisor;
+use super::wire::Message;
+use crate::{Phase, ProcessId, Refusal, Reply, Request, Supervisor};
 
 /// The names of the service: version 3 is version 2 under another name.
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
-
-/// An answer, if it is there already.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// The message.
-    Now(Vec<u8>),
-    /// It comes when something has ended.
-    Later,
-}
-
-/// A refusal in containerd's codes.
-pub type Fault = Status;
-
-/// What comes of a call.
-pub type Outcome = Result<Answer, Fault>;
-
-/// A refusal.
-pub fn fault(code: i32, message: impl Into<String>) -> Fault {
-    Fault { code, message: message.into() }
-}
-
-impl From<Refusal> for Fault {
-    fn from(refusal: Refusal) -> Fault {
-        let code = match refusal.code {
-            Code::NotFound => code::NOT_FOUND,
-            Code::AlreadyExists => code::ALREADY_EXISTS,
-            Code::WrongPhase => code::FAILED_PRECONDITION,
-            Code::Invalid => code::INVALID_ARGUMENT,
-            Code::Runtime => code::UNKNOWN,
-            Code::TimedOut => code::DEADLINE_EXCEEDED,
-            Code::Kernel => code::INTERNAL,
-        };
-        fault(code, refusal.message)
-    }
-}
-
-impl From<Malformed> for Fault {
-    fn from(_: Malformed) -> Fault {
-        fault(code::INVALID_ARGUMENT, "malformed request")
-    }
-}
-
-/// What is to be done with the later reply of the supervisor.
-#[derive(Clone, Debug)]
-pub enum Then {
-    /// Of `Create`.
-    Create(ProcessId),
-    /// Of `Start`.
-    Start(ProcessId),
-    /// Of `Wait`.
-    Wait,
-    /// Of `Delete`.
-    Delete(ProcessId),
-    /// Of a verb of the runtime without a result of its own.
-    Verb {
-        /// What engines expect before the runtime's message.
-        failed: &'static str,
-        /// What is told when it succeeded.
-        told: Option<Told>,
-        /// A file that is then not needed any more.
-        file: Option<PathBuf>,
-    },
-}
-
-impl Then {
-    /// What engines expect before the runtime's message.
-    fn failed(&self) -> &'static str {
-        match self {
-            Then::Create(_) => "OCI runtime create failed",
-            Then::Start(ProcessId { exec: Some(_), .. }) => "OCI runtime exec failed",
-            Then::Start(_) => "OCI runtime start failed",
-            Then::Delete(_) => "OCI runtime delete failed",
-            Then::Verb { failed, .. } => failed,
-            Then::Wait => "",
-        }
-    }
-
-    /// The refusal in the words of containerd's own shim.
-    fn refused(&self, refusal: Refusal) -> Fault {
-        let prefix = if refusal.code == Code::Runtime { self.failed() } else { "" };
-        let mut fault = Fault::from(refusal);
-        if !prefix.is_empty() {
-            fault.message = format!("{prefix}: {}", fault.message);
-        }
-        fault
-    }
-}
-
-fn done() -> Outcome {
-    Ok(Answer::Now(Empty {}.encode()))
-}
-
-fn now(message: &impl Message) -> Outcome {
-    Ok(Answer::Now(message.encode()))
-}
 
 impl Server {
     /// A call of a client.
@@ -134,7 +35,7 @@ impl Server {
             "Delete" => self.delete(core, caller, &Name::decode(payload)?),
             "State" => self.state(core, Name::decode(payload)?),
             "Wait" => {
-                let process = self.process(&Name::decode(payload)?)?;
+                let process = self.tasks.process(&Name::decode(payload)?)?;
                 let asked = core.request(Request::Wait(process));
                 self.asked(core, caller, Then::Wait, asked)
             }
@@ -143,43 +44,15 @@ impl Server {
             "Pids" => self.pids(core, &Name::decode(payload)?),
             "Pause" => self.pause(core, caller, Name::decode(payload)?, true),
             "Resume" => self.pause(core, caller, Name::decode(payload)?, false),
-            "ResizePty" => {
-                let ResizePty { id, exec_id, width, height } = ResizePty::decode(payload)?;
-                let process = self.process(&Name { id, exec_id })?;
-                let (rows, columns) = (u16::try_from(height), u16::try_from(width));
-                let (Ok(rows), Ok(columns)) = (rows, columns) else {
-                    return Err(fault(code::INVALID_ARGUMENT, format!("a terminal of {width}x{height}")));
-                };
-                // Without a terminal there is nothing to set, and callers do not ask first.
-                if core.state(&process).is_none_or(|state| state.terminal) {
-                    core.request(Request::Resize { process, rows, columns })?;
-                }
-                done()
-            }
-            "CloseIO" => {
-                let CloseIo { id, exec_id, stdin } = CloseIo::decode(payload)?;
-                let process = self.process(&Name { id, exec_id })?;
-                if stdin {
-                    core.request(Request::CloseStdin(process))?;
-                }
-                done()
-            }
+            "ResizePty" => self.resize(core, ResizePty::decode(payload)?),
+            "CloseIO" => self.close_io(core, CloseIo::decode(payload)?),
             "Update" => self.update(core, caller, Update::decode(payload)?),
             "Checkpoint" => self.checkpoint(core, caller, Checkpoint::decode(payload)?),
             "Stats" => self.stats(core, &Name::decode(payload)?),
-            "Connect" => {
-                // Asked before there is a task, too.
-                let name = Name::decode(payload)?;
-                let init = core.state(&ProcessId::init(&name.id));
-                now(&Connected {
-                    shim_pid: std::process::id(),
-                    task_pid: init.map_or(0, |init| init.pid as u32),
-                    version: env!("CARGO_PKG_VERSION").into(),
-                })
-            }
+            "Connect" => connect(core, &Name::decode(payload)?),
             "Shutdown" => {
                 if self.tasks.is_empty() {
-                    self.leave();
+                    self.lifetime.leave(Instant::now());
                 }
                 done()
             }
@@ -187,39 +60,15 @@ impl Server {
         }
     }
 
-    /// A task that containerd may ask for.
-    pub fn task(&self, id: &str) -> Result<&Task, Fault> {
-        let task = self.tasks.iter().find(|task| *task.id == *id && task.known);
-        task.ok_or_else(|| fault(code::NOT_FOUND, format!("container {id:?} does not exist")))
-    }
-
-    /// A process of such a task.
-    fn process(&self, name: &Name) -> Result<ProcessId, Fault> {
-        let task = self.task(&name.id)?;
-        if !name.exec_id.is_empty() && !task.execs.iter().any(|(id, _)| **id == *name.exec_id) {
-            return Err(fault(code::NOT_FOUND, format!("process {:?} does not exist", name.exec_id)));
-        }
-        Ok(ProcessId::of(&name.id, &name.exec_id))
-    }
-
-    /// Notes who waits for the reply, or gives it.
-    pub fn asked(
-        &mut self,
-        core: &mut Supervisor,
-        caller: Caller,
-        then: Then,
-        asked: Result<Reply, Refusal>,
-    ) -> Outcome {
-        match asked {
-            Ok(Reply::Pending(token)) => {
-                self.pending.push((token, caller, then));
-                Ok(Answer::Later)
-            }
-            other => self.finished(core, caller, then, other),
+    /// Notes that the caller waits for a later reply, or does what is to be done with one that is there.
+    fn asked(&mut self, core: &mut Supervisor, caller: Caller, then: Then, asked: Result<Reply, Refusal>) -> Outcome {
+        match self.pending.note(caller, then, asked) {
+            None => Ok(Answer::Later),
+            Some((then, reply)) => self.finished(core, caller, then, reply),
         }
     }
 
-    /// The supervisor's reply.
+    /// Does what is to be done with a reply of the supervisor.
     pub fn finished(
         &mut self,
         core: &mut Supervisor,
@@ -231,8 +80,8 @@ impl Server {
         match then {
             Then::Create(id) => self.create_done(core, caller, &id, result),
             Then::Start(id) => {
-                if let (Some(exec), Ok(task)) = (&id.exec, self.task(&id.container)) {
-                    let _ = std::fs::remove_file(process_file(&task.bundle, exec));
+                if let (Some(exec), Ok(task)) = (&id.exec, self.tasks.find(&id.container)) {
+                    let _ = std::fs::remove_file(task.process_file(exec));
                 }
                 match result? {
                     Reply::Pid(pid) => now(&Pid { pid: pid as u32 }),
@@ -262,23 +111,45 @@ impl Server {
         }
     }
 
+    fn resize(&self, core: &mut Supervisor, request: ResizePty) -> Outcome {
+        let ResizePty { id, exec_id, width, height } = request;
+        let process = self.tasks.process(&Name { id, exec_id })?;
+        let (rows, columns) = (u16::try_from(height), u16::try_from(width));
+        let (Ok(rows), Ok(columns)) = (rows, columns) else {
+            return Err(fault(code::INVALID_ARGUMENT, format!("a terminal of {width}x{height}")));
+        };
+        // Without a terminal there is nothing to set, and callers do not ask first.
+        if core.state(&process).is_none_or(|state| state.terminal) {
+            core.request(Request::Resize { process, rows, columns })?;
+        }
+        done()
+    }
+
+    fn close_io(&self, core: &mut Supervisor, request: CloseIo) -> Outcome {
+        let CloseIo { id, exec_id, stdin } = request;
+        let process = self.tasks.process(&Name { id, exec_id })?;
+        if stdin {
+            core.request(Request::CloseStdin(process))?;
+        }
+        done()
+    }
+
     fn start(&mut self, core: &mut Supervisor, caller: Caller, name: &Name) -> Outcome {
-        let process = self.process(name)?;
+        let process = self.tasks.process(name)?;
         let asked = core.request(Request::Start(process.clone()));
         self.asked(core, caller, Then::Start(process), asked)
     }
 
     fn delete(&mut self, core: &mut Supervisor, caller: Caller, name: &Name) -> Outcome {
-        let process = self.process(name)?;
+        let process = self.tasks.process(name)?;
         let asked = core.request(Request::Delete { process: process.clone(), force: false });
         self.asked(core, caller, Then::Delete(process), asked)
     }
 
     fn state(&self, core: &Supervisor, name: Name) -> Outcome {
-        let process = self.process(&name)?;
-        let task = self.task(&name.id)?;
-        let exec = task.execs.iter().find(|(id, _)| process.exec.as_ref() == Some(id));
-        let io = exec.map_or(&task.io, |(_, io)| io).clone();
+        let process = self.tasks.process(&name)?;
+        let task = self.tasks.find(&name.id)?;
+        let io = task.io(&process).clone();
         let state = core.state(&process).ok_or_else(|| fault(code::NOT_FOUND, "the process does not exist"))?;
         let status = match state.phase {
             Phase::Added | Phase::Created => status::CREATED,
@@ -302,7 +173,7 @@ impl Server {
     }
 
     fn kill(&mut self, core: &mut Supervisor, caller: Caller, request: Kill) -> Outcome {
-        let process = self.process(&Name { id: request.id, exec_id: request.exec_id })?;
+        let process = self.tasks.process(&Name { id: request.id, exec_id: request.exec_id })?;
         let signal = i32::try_from(request.signal).unwrap_or(-1);
         let asked = core.request(Request::Kill { process, signal, all: request.all });
         let then = Then::Verb { failed: "OCI runtime kill failed", told: None, file: None };
@@ -310,7 +181,7 @@ impl Server {
     }
 
     fn pids(&self, core: &Supervisor, name: &Name) -> Outcome {
-        self.task(&name.id)?;
+        self.tasks.find(&name.id)?;
         let processes = core.pids(&name.id)?.into_iter().map(|(pid, exec)| ProcessInfo {
             pid: pid as u32,
             info: exec.map(|exec| Any {
@@ -335,7 +206,7 @@ impl Server {
     }
 
     fn pause(&mut self, core: &mut Supervisor, caller: Caller, name: Name, pause: bool) -> Outcome {
-        self.task(&name.id)?;
+        self.tasks.find(&name.id)?;
         let (verb, topic, phase, failed) = match pause {
             true => ("pause", Topic::Paused, Phase::Paused, "OCI runtime pause failed"),
             false => ("resume", Topic::Resumed, Phase::Running, "OCI runtime resume failed"),
@@ -346,18 +217,17 @@ impl Server {
     }
 
     fn update(&mut self, core: &mut Supervisor, caller: Caller, request: Update) -> Outcome {
-        let bundle = self.task(&request.id)?.bundle.clone();
+        let bundle = self.tasks.find(&request.id)?.bundle.clone();
         let resources = request.resources.map(|any| any.value).unwrap_or_default();
-        let (serial, _) = self.next_key(super::server::Key::Job);
-        let file = bundle.join(format!("update-{serial}.json"));
-        crate::exit::put(&file, &resources, false).map_err(|failed| fault(code::INTERNAL, failed.to_string()))?;
+        let file = bundle.join(format!("update-{}.json", self.serials.next()));
+        crate::exit::put(&file, &resources, false)?;
         let words = vec!["update".into(), "--resources".into(), file.clone().into_os_string()];
         let then = Then::Verb { failed: "OCI runtime update failed", told: None, file: Some(file) };
         self.verb(core, caller, &request.id, (words, None), then)
     }
 
     fn checkpoint(&mut self, core: &mut Supervisor, caller: Caller, request: Checkpoint) -> Outcome {
-        let bundle = self.task(&request.id)?.bundle.clone();
+        let bundle = self.tasks.find(&request.id)?.bundle.clone();
         let options = request.options.map(|any| options::Checkpoint::decode(&any.value)).transpose()?;
         let options = options.unwrap_or_default();
         let path = if request.path.is_empty() { options.image_path.clone() } else { request.path };
@@ -387,11 +257,21 @@ impl Server {
     }
 
     fn stats(&self, core: &Supervisor, name: &Name) -> Outcome {
-        self.task(&name.id)?;
+        self.tasks.find(&name.id)?;
         let init = core.state(&ProcessId::init(&name.id)).filter(|init| init.pid != 0);
         let (Some(cgroup), Some(init)) = (core.cgroup(&name.id), init) else {
             return Err(fault(code::NOT_FOUND, "cgroup does not exist"));
         };
         now(&Stats { stats: Some(stats::read(cgroup, init.pid)) })
     }
+}
+
+/// `Connect`, which containerd also calls before there is a task.
+fn connect(core: &Supervisor, name: &Name) -> Outcome {
+    let init = core.state(&ProcessId::init(&name.id));
+    now(&Connected {
+        shim_pid: std::process::id(),
+        task_pid: init.map_or(0, |init| init.pid as u32),
+        version: env!("CARGO_PKG_VERSION").into(),
+    })
 }

@@ -14,6 +14,7 @@ use nix::fcntl::OFlag;
 
 use super::arguments::{Arguments, TTRPC_ADDRESS};
 use super::bundle::Config;
+use super::error::Error;
 use super::io;
 use super::message::options::Options;
 use super::message::start::{Input, Outcome, Params};
@@ -29,9 +30,9 @@ const SOCKETS: &str = "/run/containerd/s";
 const PATH_MAX: usize = 106;
 
 /// Starts it.
-pub fn main(arguments: &Arguments) -> Result<(), String> {
+pub fn main(arguments: &Arguments) -> Result<(), Error> {
     let input = Input::read(&io::input()?, &arguments.id, &arguments.namespace);
-    let bundle = std::env::current_dir().map_err(|error| format!("the working directory: {error}"))?;
+    let bundle = std::env::current_dir().map_err(|error| Error::Io("the working directory".into(), error))?;
     let params = match &input {
         Input::Bootstrap(params) => Some(params),
         Input::Options(_) => None,
@@ -49,7 +50,7 @@ pub fn main(arguments: &Arguments) -> Result<(), String> {
         }
     }
     // Older containerd knows the address by this file alone when it starts again.
-    exit::put(&bundle.join("address"), address.as_bytes(), false).map_err(|failed| failed.to_string())?;
+    exit::put(&bundle.join("address"), address.as_bytes(), false)?;
     match params {
         Some(_) => io::print(&Outcome { version: 3, address, protocol: "ttrpc".into() }.encode()),
         None => io::print(address.as_bytes()),
@@ -77,17 +78,16 @@ fn hash(bytes: &[u8]) -> u128 {
 }
 
 /// The listener and the lock under which it was made; `None` when a shim listens there already.
-fn listen(path: &Path) -> Result<Option<(OwnedFd, OwnedFd)>, String> {
-    let failed = |failed: windlass_base::error::Failed| failed.to_string();
+fn listen(path: &Path) -> Result<Option<(OwnedFd, OwnedFd)>, Error> {
     let (parent, name) = (path.parent().unwrap_or(path), path.file_name().unwrap_or_default().to_string_lossy());
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(parent)
-        .map_err(|error| format!("mkdir {}: {error}", parent.display()))?;
-    let directory = fd::open(parent, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(failed)?;
+        .map_err(|error| Error::Io(format!("mkdir {}", parent.display()), error))?;
+    let directory = fd::open(parent, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
     // Two containers of a pod may be started at once.
-    fd::lock(directory.as_fd(), true).map_err(failed)?;
+    fd::lock(directory.as_fd(), true)?;
     loop {
         match socket::listen_stream_at(directory.as_fd(), &name, 0o600) {
             Ok(listener) => return Ok(Some((listener, directory))),
@@ -98,7 +98,7 @@ fn listen(path: &Path) -> Result<Option<(OwnedFd, OwnedFd)>, String> {
                 // A queue that is full is one of somebody alive.
                 _ => return Ok(None),
             },
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -110,7 +110,7 @@ fn spawn(
     listener: OwnedFd,
     params: Option<&Params>,
     options: &Options,
-) -> Result<(), String> {
+) -> Result<(), Error> {
     let text = |text: &OsStr| CString::new(text.as_bytes()).unwrap_or_default();
     let own: Vec<OsString> = std::env::args_os().collect();
     // Under a name that is not containerd's, the first argument names the protocol.
@@ -135,7 +135,7 @@ fn spawn(
             text(&key)
         })
         .collect();
-    let failed = |failed: windlass_base::error::Failed| format!("cannot start the shim: {failed}");
+    let failed = |failed: windlass_base::error::Failed| Error::from(failed).while_doing("cannot start the shim");
     let null = fd::open("/dev/null", OFlag::O_RDWR).map_err(failed)?;
     let score = oom_score();
     let child = Spawn {
@@ -167,16 +167,16 @@ fn oom_score() -> Option<String> {
 }
 
 /// Moves the shim into a cgroup, in every hierarchy that there is.
-fn join(cgroup: &str, pid: i32) -> Result<(), String> {
+fn join(cgroup: &str, pid: i32) -> Result<(), Error> {
     let below = cgroup.trim_start_matches('/');
     let root = Path::new("/sys/fs/cgroup");
     let unified = root.join("cgroup.controllers").exists();
     let hierarchies: Vec<PathBuf> = match unified {
         true => vec![root.into()],
         false => {
-            let failed = |failed: windlass_base::error::Failed| format!("shim_cgroup {cgroup}: {failed}");
-            let opened = fd::open(root, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(failed)?;
-            let names = directory::names(opened.as_fd()).map_err(failed)?;
+            let opened = fd::open(root, OFlag::O_RDONLY | OFlag::O_DIRECTORY);
+            let names = opened.and_then(|opened| directory::names(opened.as_fd()));
+            let names = names.map_err(|failed| Error::from(failed).while_doing(format!("shim_cgroup {cgroup}")))?;
             names.iter().map(|name| root.join(name)).collect()
         }
     };
@@ -184,7 +184,7 @@ fn join(cgroup: &str, pid: i32) -> Result<(), String> {
         let directory = hierarchy.join(below);
         std::fs::create_dir_all(&directory)
             .and_then(|()| std::fs::write(directory.join("cgroup.procs"), pid.to_string()))
-            .map_err(|error| format!("shim_cgroup {}: {error}", directory.display()))?;
+            .map_err(|error| Error::Io(format!("shim_cgroup {}", directory.display()), error))?;
     }
     Ok(())
 }

@@ -4,9 +4,8 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use crate::Output;
-use crate::Stdin;
-use crate::Stdio;
+use super::error::Error;
+use crate::{Output, Stdin, Stdio};
 
 /// What one of the texts means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,14 +33,14 @@ pub struct Program {
 
 impl Target {
     /// Reads one.
-    pub fn parse(text: &str) -> Result<Target, String> {
+    pub fn parse(text: &str) -> Result<Target, Error> {
         let Some((scheme, rest)) = text.split_once("://") else {
             return Ok(if text.is_empty() { Target::None } else { Target::Fifo(text.into()) });
         };
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
         let path: PathBuf = decoded(path, false)?.into();
         if !path.is_absolute() {
-            return Err(format!("stdio {text:?}: the path must be absolute"));
+            return Err(Error::Invalid(format!("stdio {text:?}: the path must be absolute")));
         }
         Ok(match scheme {
             "fifo" => Target::Fifo(path),
@@ -55,7 +54,7 @@ impl Target {
                 }
                 Target::Program(Program { path, arguments, speaks: scheme == "binary-v2" })
             }
-            _ => return Err(format!("stdio {text:?}: unknown scheme {scheme:?}")),
+            _ => return Err(Error::Invalid(format!("stdio {text:?}: unknown scheme {scheme:?}"))),
         })
     }
 
@@ -69,8 +68,8 @@ impl Target {
 }
 
 /// `%41` becomes `A`, and in a query `+` a space.
-fn decoded(text: &str, query: bool) -> Result<String, String> {
-    let wrong = || format!("stdio: {text:?} is not URL-encoded");
+fn decoded(text: &str, query: bool) -> Result<String, Error> {
+    let wrong = || Error::Invalid(format!("stdio: {text:?} is not URL-encoded"));
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -92,11 +91,11 @@ pub fn stdio(
     terminal: bool,
     (stdin, stdout, stderr): (&str, &str, &str),
     owner: (u32, u32),
-) -> Result<(Stdio, Option<Program>), String> {
+) -> Result<(Stdio, Option<Program>), Error> {
     let input = match Target::parse(stdin)? {
         Target::None => Stdin::Null,
         Target::Fifo(path) => Stdin::Fifo(path),
-        Target::File(_) | Target::Program(_) => return Err(format!("stdin {stdin:?} is not a fifo")),
+        Target::File(_) | Target::Program(_) => return Err(Error::Invalid(format!("stdin {stdin:?} is not a fifo"))),
     };
     let out = Target::parse(stdout)?;
     // A file or a program takes both streams, whatever is said of the second.
@@ -115,10 +114,12 @@ pub fn stdio(
     };
     match (out, err) {
         (Target::Program(program), _) => Ok((stdio, Some(program))),
-        (_, Target::Program(_)) => Err(format!("stderr {stderr:?}: a program takes both streams or none")),
+        (_, Target::Program(_)) => {
+            Err(Error::Invalid(format!("stderr {stderr:?}: a program takes both streams or none")))
+        }
         (Target::File(path), _) => {
             let parent = path.parent().unwrap_or(&path);
-            std::fs::create_dir_all(parent).map_err(|error| format!("mkdir {}: {error}", parent.display()))?;
+            std::fs::create_dir_all(parent).map_err(|error| Error::Io(format!("mkdir {}", parent.display()), error))?;
             Ok((stdio, None))
         }
         _ => Ok((stdio, None)),
@@ -137,19 +138,19 @@ mod tests {
 
     #[test]
     fn paths_and_uris() {
-        assert_eq!(Target::parse(""), Ok(Target::None));
-        assert_eq!(Target::parse("/run/x y"), Ok(Target::Fifo("/run/x y".into())));
-        assert_eq!(Target::parse("fifo:///run/x"), Ok(Target::Fifo("/run/x".into())));
-        assert_eq!(Target::parse("file:///var/log/a%20b"), Ok(Target::File("/var/log/a b".into())));
+        assert_eq!(Target::parse("").ok(), Some(Target::None));
+        assert_eq!(Target::parse("/run/x y").ok(), Some(Target::Fifo("/run/x y".into())));
+        assert_eq!(Target::parse("fifo:///run/x").ok(), Some(Target::Fifo("/run/x".into())));
+        assert_eq!(Target::parse("file:///var/log/a%20b").ok(), Some(Target::File("/var/log/a b".into())));
         let program = |speaks| Program {
             path: "/bin/logger".into(),
             arguments: vec!["tag".into(), "a b".into(), "flag".into()],
             speaks,
         };
         let uri = "binary:///bin/logger?tag=a+b&flag";
-        assert_eq!(Target::parse(uri), Ok(Target::Program(program(false))));
+        assert_eq!(Target::parse(uri).ok(), Some(Target::Program(program(false))));
         let uri = "binary-v2:///bin/logger?tag=a%20b&flag=";
-        assert_eq!(Target::parse(uri), Ok(Target::Program(program(true))));
+        assert_eq!(Target::parse(uri).ok(), Some(Target::Program(program(true))));
         for bad in ["npipe:////x", "ttrpc+unix:///s?streaming_id=1", "file://log", "fifo:///a%4", "fifo:///%ff"] {
             assert!(Target::parse(bad).is_err(), "{bad}");
         }

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Any;
+use crate::frontend::containerd::error::Error;
 use crate::frontend::containerd::wire::{Malformed, Message, message};
 use windlass_sys::fd;
 
@@ -115,21 +116,21 @@ impl Options {
     }
 
     /// Reads either kind; an unknown one is an error, for what it asks would not be done.
-    pub fn read(any: Option<&Any>) -> Result<Options, String> {
+    pub fn read(any: Option<&Any>) -> Result<Options, Error> {
         let Some(any) = any.filter(|any| !any.type_url.is_empty()) else { return Ok(Options::default()) };
-        let malformed = |Malformed| format!("malformed {}", any.type_url);
+        let malformed = |Malformed| Error::Invalid(format!("malformed {}", any.type_url));
         match any.name() {
             RUNC => Runc::decode(&any.value).map(Options::from).map_err(malformed),
             GENERIC => {
                 let generic = Generic::decode(&any.value).map_err(malformed)?;
                 let text = match (&generic.config_body[..], &generic.config_path[..]) {
                     ([], "") => return Ok(Options::default()),
-                    ([], path) => fd::document(path).map_err(|error| format!("{path}: {error}"))?,
+                    ([], path) => fd::document(path).map_err(|failed| Error::from(failed).while_doing(path))?,
                     (body, _) => body.to_vec(),
                 };
                 parse(&String::from_utf8_lossy(&text))
             }
-            _ => Err(format!("unknown options {:?}", any.type_url)),
+            _ => Err(Error::Invalid(format!("unknown options {:?}", any.type_url))),
         }
     }
 }
@@ -154,17 +155,18 @@ impl From<Runc> for Options {
 /// A configuration's text: JSON, or the flat `key = value` lines of TOML that CRI makes of the
 /// table `options` of a runtime. The keys are those of containerd's configuration (`BinaryName`)
 /// or ours (`binary_name`).
-fn parse(text: &str) -> Result<Options, String> {
+fn parse(text: &str) -> Result<Options, Error> {
+    let wrong = |what: String| Error::Invalid(format!("the runtime's options: {what}"));
     if text.trim_start().starts_with('{') {
-        return serde_json::from_str(text).map_err(|error| format!("the runtime's options: {error}"));
+        return serde_json::from_str(text).map_err(|error| wrong(error.to_string()));
     }
     let mut options = Options::default();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', '['])) {
-        let (key, value) = line.split_once('=').ok_or_else(|| format!("the runtime's options: {line:?}"))?;
+        let (key, value) = line.split_once('=').ok_or_else(|| wrong(format!("{line:?}")))?;
         let (key, value) = (key.trim(), value.trim());
-        let word = || unquoted(value).ok_or_else(|| format!("the runtime's options: {key} is {value}, not text"));
-        let flag = || value.parse().map_err(|_| format!("the runtime's options: {key} is {value}, not true or false"));
-        let number = || value.parse().map_err(|_| format!("the runtime's options: {key} is {value}, not a number"));
+        let word = || unquoted(value).ok_or_else(|| wrong(format!("{key} is {value}, not text")));
+        let flag = || value.parse().map_err(|_| wrong(format!("{key} is {value}, not true or false")));
+        let number = || value.parse().map_err(|_| wrong(format!("{key} is {value}, not a number")));
         match key.replace(['_', '-'], "").to_ascii_lowercase().as_str() {
             "nopivotroot" => options.no_pivot_root = flag()?,
             "nonewkeyring" => options.no_new_keyring = flag()?,
@@ -201,7 +203,7 @@ mod tests {
     fn both_kinds_say_the_same() {
         let runc = Runc { binary_name: "/opt/windlass".into(), systemd_cgroup: true, ..Runc::default() };
         let prefixed = format!("type.googleapis.com/{RUNC}");
-        assert_eq!(Options::read(Some(&Any { type_url: prefixed, value: runc.encode() })), Ok(wanted()));
+        assert_eq!(Options::read(Some(&Any { type_url: prefixed, value: runc.encode() })).ok(), Some(wanted()));
         for body in [
             "BinaryName = \"/opt/windlass\"\nSystemdCgroup = true\nCriuPath = \"\"\n",
             "# ours\nbinary_name = '/opt/windlass'\nsystemd_cgroup = true\n",
@@ -209,18 +211,18 @@ mod tests {
         ] {
             let generic = Generic { config_body: body.into(), ..Generic::default() };
             let any = Any { type_url: GENERIC.into(), value: generic.encode() };
-            assert_eq!(Options::read(Some(&any)), Ok(wanted()), "{body}");
+            assert_eq!(Options::read(Some(&any)).ok(), Some(wanted()), "{body}");
         }
     }
 
     #[test]
     fn what_is_not_understood_is_said() {
         let unknown = Any { type_url: "example.Options".into(), value: Vec::new() };
-        assert!(Options::read(Some(&unknown)).is_err_and(|text| text.contains("example.Options")));
+        assert!(Options::read(Some(&unknown)).is_err_and(|error| error.to_string().contains("example.Options")));
         let generic = Generic { config_body: b"SystemdCgroup = 1".into(), ..Generic::default() };
         let any = Any { type_url: GENERIC.into(), value: generic.encode() };
-        assert!(Options::read(Some(&any)).is_err_and(|text| text.contains("SystemdCgroup")));
-        assert_eq!(Options::read(None), Ok(Options::default()));
+        assert!(Options::read(Some(&any)).is_err_and(|error| error.to_string().contains("SystemdCgroup")));
+        assert_eq!(Options::read(None).ok(), Some(Options::default()));
     }
 
     #[test]

@@ -1,0 +1,134 @@
+//! The bytes of a ttrpc connection, as a state machine: what was received and is not whole yet, and what
+//! was not sent yet.
+
+use serde::{Deserialize, Serialize};
+
+use super::ttrpc::{self, HEAD, Kind, LONGEST};
+use super::wire::Message;
+
+/// With this many bytes unsent nothing more is read: a client that does not take answers gets no more.
+const FULL: usize = 1 << 20;
+
+/// The connection is of no use any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed;
+
+/// The bytes that wait in either direction.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frames {
+    unread: Vec<u8>,
+    unsent: Vec<u8>,
+}
+
+/// How much waits to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// There is nothing to send.
+    Idle,
+    /// There is something to send, and more is received.
+    Sending,
+    /// So much is to be sent that nothing is received.
+    Full,
+}
+
+impl Frames {
+    /// Takes bytes that were received. True: they are enough for one turn, and those of other connections
+    /// come next.
+    pub fn received(&mut self, bytes: &[u8]) -> bool {
+        self.unread.extend_from_slice(bytes);
+        self.unread.len() >= HEAD + LONGEST
+    }
+
+    /// Takes out the next whole frame: its stream, its kind and its message.
+    pub fn take<M: Message>(&mut self) -> Result<Option<(u32, Kind, M)>, Closed> {
+        let Some((frame, length)) = ttrpc::next_frame(&self.unread).map_err(|_| Closed)? else {
+            if self.unread.is_empty() {
+                // An idle connection holds no memory.
+                self.unread = Vec::new();
+            }
+            return Ok(None);
+        };
+        let taken = (frame.stream, frame.kind, M::decode(frame.body).map_err(|_| Closed)?);
+        self.unread.drain(..length);
+        Ok(Some(taken))
+    }
+
+    /// Adds a frame to what is to be sent.
+    pub fn put(&mut self, stream: u32, kind: Kind, message: &impl Message) {
+        ttrpc::put_frame(&mut self.unsent, stream, kind, message);
+    }
+
+    /// What is to be sent.
+    pub fn unsent(&self) -> &[u8] {
+        &self.unsent
+    }
+
+    /// Takes out bytes that were sent.
+    pub fn sent(&mut self, bytes: usize) {
+        self.unsent.drain(..bytes);
+        if self.unsent.is_empty() {
+            self.unsent = Vec::new();
+        }
+    }
+
+    /// How much waits to be sent.
+    pub fn waits(&self) -> Waits {
+        match self.unsent.len() {
+            0 => Waits::Idle,
+            n if n < FULL => Waits::Sending,
+            _ => Waits::Full,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ttrpc::Request;
+    use super::*;
+
+    fn request() -> Request {
+        Request { service: "s".into(), method: "m".into(), ..Request::default() }
+    }
+
+    #[test]
+    fn frames_come_out_however_they_are_cut() {
+        let mut other = Frames::default();
+        other.put(1, Kind::Request, &request());
+        other.put(3, Kind::Request, &request());
+        let mut frames = Frames::default();
+        let mut taken = Vec::new();
+        for byte in other.unsent() {
+            assert!(!frames.received(&[*byte]));
+            // Half a frame can be written down and read back.
+            let text = serde_json::to_vec(&frames).expect("plain data");
+            frames = serde_json::from_slice(&text).expect("what was written");
+            taken.extend(frames.take::<Request>().expect("a frame"));
+        }
+        assert_eq!(taken, [(1, Kind::Request, request()), (3, Kind::Request, request())]);
+        assert_eq!(frames, Frames::default());
+    }
+
+    #[test]
+    fn a_frame_that_is_none_closes() {
+        for bad in [&b"\xff\xff\xff\xff\0\0\0\x01\x01\0"[..], b"\0\0\0\x01\0\0\0\x01\x01\0\x0b"] {
+            let mut frames = Frames::default();
+            frames.received(bad);
+            assert_eq!(frames.take::<Request>(), Err(Closed), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_while_much_is_unsent() {
+        let mut frames = Frames::default();
+        assert_eq!(frames.waits(), Waits::Idle);
+        frames.put(1, Kind::Response, &request());
+        assert_eq!(frames.waits(), Waits::Sending);
+        frames.put(3, Kind::Response, &Request { payload: vec![7; FULL], ..Request::default() });
+        assert_eq!(frames.waits(), Waits::Full);
+        frames.sent(frames.unsent().len() - 1);
+        assert_eq!(frames.waits(), Waits::Sending);
+        frames.sent(1);
+        assert_eq!(frames.waits(), Waits::Idle);
+        assert!(frames.received(&vec![0; HEAD + LONGEST]), "the others have their turn");
+    }
+}

@@ -1,0 +1,178 @@
+//! The lasting shim in its loop: what its descriptors, the supervisor's events and time lead to.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use nix::fcntl::OFlag;
+
+use super::arguments::{Arguments, TTRPC_ADDRESS};
+use super::connections::Received;
+use super::error::Error;
+use super::key::{self, Kind, key};
+use super::log;
+use super::message::event::{TaskExec, TaskExit, TaskNamed, TaskStart, Topic};
+use super::server::Server;
+use crate::frontend::listener::Listener;
+use crate::frontend::made::Made;
+use crate::{Event, Ready, Supervisor, serve};
+use windlass_sys::{fd, stream};
+
+/// Serves until containerd needs the shim no more.
+pub fn main(arguments: &Arguments) -> Result<(), Error> {
+    let mut core = Supervisor::new()?;
+    let mut front = Front::new(arguments, &core)?;
+    let socket = Made::look(fd::CWD, &arguments.socket);
+    let status = serve(&mut core, &mut front)?;
+    // The next shim of the same container may listen there by now.
+    if let Ok(socket) = socket {
+        socket.remove_path(arguments.socket.as_ref());
+    }
+    std::process::exit(status)
+}
+
+/// The shim, with what only the loop uses.
+struct Front {
+    server: Server,
+    listener: Listener,
+    /// The bundle that the shim was started for, where its log is.
+    bundle: PathBuf,
+    /// Whether there was ever a task.
+    used: bool,
+}
+
+impl Front {
+    fn new(arguments: &Arguments, core: &Supervisor) -> windlass_sys::Result<Front> {
+        let bundle = std::env::current_dir().unwrap_or_default();
+        // A working directory that stays, whatever becomes of the bundle.
+        let _ = std::env::set_current_dir("/");
+        let listener = fd::duplicate(std::io::stdin().as_fd())?;
+        stream::never_block(listener.as_fd())?;
+        let null = fd::open("/dev/null", OFlag::O_RDWR)?;
+        fd::install_at(null.as_fd(), 0)?;
+        let listener = Listener::new(listener, key(Kind::Listener, 0));
+        listener.watch(&core.poll)?;
+        let events = std::env::var(TTRPC_ADDRESS).unwrap_or_else(|_| format!("{}.ttrpc", arguments.address));
+        let server = Server::new(&arguments.namespace, &events, Instant::now());
+        Ok(Front { server, listener, bundle, used: false })
+    }
+
+    fn accept(&mut self, core: &Supervisor) {
+        let bundle = &self.bundle;
+        let refused = |uid: Option<u32>| log::warn(bundle, &format!("a connection of user {uid:?} was refused"));
+        while let Some(peer) = self.listener.next(&core.poll, refused) {
+            self.server.connect(peer, core);
+        }
+    }
+
+    fn connection_ready(&mut self, serial: u64, ready: Ready, core: &mut Supervisor) {
+        let open = self.server.connections.ready(serial, ready, &core.poll);
+        // The calls that came before the end are done, and answered if that is still possible.
+        loop {
+            match self.server.connections.next(serial) {
+                Received::Call(caller, request) => {
+                    let outcome = self.server.call(core, caller, &request);
+                    self.server.answer(caller, outcome, core);
+                }
+                Received::Nothing => break,
+                Received::Malformed => {
+                    log::warn(&self.bundle, "a connection with malformed frames was closed");
+                    return self.server.connections.close(serial);
+                }
+            }
+        }
+        if open.is_err() {
+            self.server.connections.close(serial);
+        }
+    }
+
+    /// A shim that is of no use any more, because containerd died at the wrong moment, must not stay for ever.
+    fn look_around(&mut self) {
+        let server = &mut self.server;
+        self.used |= !server.tasks.is_empty();
+        let idle = server.tasks.is_empty() && server.outbox.is_empty() && server.jobs.is_empty();
+        server.lifetime.look(idle && (self.used || server.connections.is_empty()), Instant::now());
+    }
+
+    /// Sends the event of containerd's that stands for one of the supervisor's.
+    fn tell(&mut self, event: Event, core: &Supervisor) {
+        let told = match event {
+            Event::Started { process, pid } => {
+                let (container_id, pid) = (process.container.as_ref().into(), pid as u32);
+                match process.exec {
+                    None => Topic::Start.with(&TaskStart { container_id, pid }),
+                    Some(exec) => {
+                        Topic::ExecStarted.with(&TaskExec { container_id, exec_id: exec.as_ref().into(), pid })
+                    }
+                }
+            }
+            Event::Exited { process, pid, status } => Topic::Exit.with(&TaskExit {
+                container_id: process.container.as_ref().into(),
+                id: process.name().into(),
+                pid: pid as u32,
+                exit_status: status.code() as u32,
+                exited_at: Some(status.at.into()),
+            }),
+            Event::OutOfMemory { container } => Topic::Oom.with(&TaskNamed { container_id: container.as_ref().into() }),
+            _ => return,
+        };
+        self.server.outbox.push(told, &core.poll);
+    }
+}
+
+impl crate::Front for Front {
+    fn ready(&mut self, key: u64, ready: Ready, core: &mut Supervisor) {
+        match key::parts(key) {
+            Some((Kind::Listener, _)) => self.accept(core),
+            Some((Kind::Connection, serial)) => self.connection_ready(serial, ready, core),
+            Some((Kind::Outbox, _)) => {
+                if let Some(complaint) = self.server.outbox.ready(ready, &core.poll) {
+                    log::warn(&self.bundle, &complaint);
+                }
+            }
+            Some((Kind::Job, serial)) => self.server.job_ended(core, serial),
+            Some((Kind::Logger, serial)) => self.server.logger_ended(serial, core),
+            None => {}
+        }
+        self.look_around();
+    }
+
+    fn event(&mut self, event: Event, core: &mut Supervisor) {
+        match event {
+            Event::Created { process, pid } => self.server.created(core, &process.container, pid),
+            Event::Finished { token, result } => {
+                let Some((caller, then)) = self.server.pending.take(token) else { return };
+                let outcome = self.server.finished(core, caller, then, result);
+                self.server.answer(caller, outcome, core);
+            }
+            Event::Signal(libc::SIGTERM | libc::SIGINT | libc::SIGQUIT) if self.server.tasks.is_empty() => {
+                self.server.lifetime.leave(Instant::now());
+            }
+            // Whoever stops all processes of a service does not mean the parents of containers.
+            Event::Signal(_) | Event::Removal => {}
+            Event::Started { .. } | Event::Exited { .. } | Event::OutOfMemory { .. } => self.tell(event, core),
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let server = &self.server;
+        let deadlines = [server.loggers.deadline(), server.outbox.deadline(), self.listener.deadline()];
+        deadlines.into_iter().flatten().chain(server.lifetime.deadline()).min()
+    }
+
+    fn due(&mut self, now: Instant, core: &mut Supervisor) {
+        self.listener.due(now, &core.poll);
+        self.server.outbox.next(now, &core.poll);
+        self.server.loggers.due(now);
+        self.server.lifetime.due(now);
+    }
+
+    fn finished(&self, core: &Supervisor) -> Option<i32> {
+        let server = &self.server;
+        if !server.tasks.is_empty() || core.is_busy() {
+            return None;
+        }
+        let said = server.outbox.is_empty() && server.connections.are_flushed();
+        server.lifetime.is_over(said, Instant::now()).then_some(0)
+    }
+}

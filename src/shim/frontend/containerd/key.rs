@@ -1,0 +1,65 @@
+//! The keys under which the descriptors of this front end are watched.
+
+/// What a descriptor is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The listener.
+    Listener = 1,
+    /// A connection of containerd.
+    Connection,
+    /// The connection for events.
+    Outbox,
+    /// A child at work.
+    Job,
+    /// A program that takes output.
+    Logger,
+}
+
+/// The lower bits of a key are a serial number, the upper bits the kind.
+const SERIAL: u32 = 48;
+
+/// The key of a descriptor.
+pub fn key(kind: Kind, serial: u64) -> u64 {
+    (kind as u64) << SERIAL | serial
+}
+
+/// The parts of a key.
+pub fn parts(key: u64) -> Option<(Kind, u64)> {
+    let kind = match key >> SERIAL {
+        1 => Kind::Listener,
+        2 => Kind::Connection,
+        3 => Kind::Outbox,
+        4 => Kind::Job,
+        5 => Kind::Logger,
+        _ => return None,
+    };
+    Some((kind, key & ((1 << SERIAL) - 1)))
+}
+
+/// Gives out serial numbers.
+#[derive(Debug, Default)]
+pub struct Serials(u64);
+
+impl Serials {
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 += 1;
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_the_parts_that_it_was_made_of() {
+        let kinds = [Kind::Listener, Kind::Connection, Kind::Outbox, Kind::Job, Kind::Logger];
+        for kind in kinds {
+            assert_eq!(parts(key(kind, 7)), Some((kind, 7)));
+        }
+        assert_eq!(parts(0), None);
+        // The core's own keys begin at 2^56.
+        assert!(kinds.iter().all(|kind| key(*kind, (1 << SERIAL) - 1) < 1 << 56));
+    }
+}

@@ -1,0 +1,108 @@
+//! The calls of containerd that wait for a later reply of the supervisor.
+
+use std::path::PathBuf;
+
+use super::answer::Fault;
+use super::connections::Caller;
+use super::message::event::Told;
+use crate::table::Table;
+use crate::{Code, ProcessId, Refusal, Reply, WaitToken};
+
+/// The call that a reply belongs to, and what is to be done with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// `Create`.
+    Create(ProcessId),
+    /// `Start`.
+    Start(ProcessId),
+    /// `Wait`.
+    Wait,
+    /// `Delete`.
+    Delete(ProcessId),
+    /// A verb of the runtime without a result of its own.
+    Verb {
+        /// What engines expect before the runtime's message.
+        failed: &'static str,
+        /// The event that is sent when it has succeeded.
+        told: Option<Told>,
+        /// A file that is not needed any more when it has ended.
+        file: Option<PathBuf>,
+    },
+}
+
+impl Then {
+    /// What engines expect before the runtime's message.
+    fn prefix(&self) -> Option<&'static str> {
+        match self {
+            Then::Create(_) => Some("OCI runtime create failed"),
+            Then::Start(ProcessId { exec: Some(_), .. }) => Some("OCI runtime exec failed"),
+            Then::Start(_) => Some("OCI runtime start failed"),
+            Then::Delete(_) => Some("OCI runtime delete failed"),
+            Then::Verb { failed, .. } => Some(failed),
+            Then::Wait => None,
+        }
+    }
+
+    /// The refusal in the words of containerd's own shim.
+    pub fn refused(&self, refusal: Refusal) -> Fault {
+        let prefix = self.prefix().filter(|_| refusal.code == Code::Runtime);
+        let mut fault = Fault::from(refusal);
+        if let Some(prefix) = prefix {
+            fault.message = format!("{prefix}: {}", fault.message);
+        }
+        fault
+    }
+}
+
+/// The calls, by the token of the reply that they wait for.
+#[derive(Debug, Default)]
+pub struct Pending(Table<WaitToken, (Caller, Then)>);
+
+impl Pending {
+    /// Notes who waits for a reply that comes later. A reply that is there is given back.
+    pub fn note(
+        &mut self,
+        caller: Caller,
+        then: Then,
+        asked: Result<Reply, Refusal>,
+    ) -> Option<(Then, Result<Reply, Refusal>)> {
+        match asked {
+            Ok(Reply::Pending(token)) => {
+                self.0.insert(token, (caller, then));
+                None
+            }
+            reply => Some((then, reply)),
+        }
+    }
+
+    /// Takes out the call that a reply belongs to.
+    pub fn take(&mut self, token: WaitToken) -> Option<(Caller, Then)> {
+        self.0.remove(&token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_finds_its_call_once() {
+        let mut pending = Pending::default();
+        let caller = Caller::new(1, 3);
+        assert_eq!(pending.note(caller, Then::Wait, Ok(Reply::Pending(WaitToken(7)))), None);
+        assert_eq!(pending.note(caller, Then::Wait, Ok(Reply::Done)), Some((Then::Wait, Ok(Reply::Done))));
+        assert_eq!(pending.take(WaitToken(8)), None);
+        assert_eq!(pending.take(WaitToken(7)), Some((caller, Then::Wait)));
+        assert_eq!(pending.take(WaitToken(7)), None);
+    }
+
+    #[test]
+    fn the_words_before_a_message_of_the_runtime_are_those_of_the_call() {
+        let refused = |then: &Then, code| then.refused(Refusal::new(code, "no")).message;
+        assert_eq!(refused(&Then::Create(ProcessId::init("c")), Code::Runtime), "OCI runtime create failed: no");
+        assert_eq!(refused(&Then::Start(ProcessId::init("c")), Code::Runtime), "OCI runtime start failed: no");
+        assert_eq!(refused(&Then::Start(ProcessId::of("c", "e")), Code::Runtime), "OCI runtime exec failed: no");
+        assert_eq!(refused(&Then::Delete(ProcessId::init("c")), Code::NotFound), "no");
+        assert_eq!(refused(&Then::Wait, Code::Runtime), "no");
+    }
+}

@@ -1,0 +1,196 @@
+//! The table of the tasks, which are the containers as containerd knows them.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::answer::{Fault, fault};
+use super::message::Mount;
+use super::message::event::{TaskCreate, TaskIo};
+use super::message::task::Name;
+use super::ttrpc::code;
+use crate::table::Table;
+use crate::{ProcessId, Runtime};
+
+/// A task.
+#[derive(Debug)]
+pub struct Task {
+    /// Its id.
+    pub id: Rc<str>,
+    /// Its bundle.
+    pub bundle: PathBuf,
+    /// The stdio that containerd gave it.
+    pub io: TaskIo,
+    /// The checkpoint that it is restored from when it is started; empty if there is none.
+    pub checkpoint: String,
+    /// User and group of its pipes.
+    pub owner: (u32, u32),
+    /// Its runtime.
+    pub runtime: Runtime,
+    /// How far it has come.
+    pub stage: Stage,
+    /// Its execs, with their stdio.
+    pub execs: Table<Rc<str>, TaskIo>,
+}
+
+/// How far a task has come.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Its root filesystem is being mounted, or its runtime has not answered. containerd cannot ask for it.
+    Preparing {
+        /// What is mounted.
+        rootfs: Vec<Mount>,
+    },
+    /// It was created, and containerd was told.
+    Created,
+}
+
+impl Task {
+    /// The stdio of one of its processes.
+    pub fn io(&self, process: &ProcessId) -> &TaskIo {
+        process.exec.as_deref().and_then(|exec| self.execs.get(exec)).unwrap_or(&self.io)
+    }
+
+    /// The file with the OCI process of an exec.
+    pub fn process_file(&self, exec: &str) -> PathBuf {
+        process_file(&self.bundle, exec)
+    }
+}
+
+/// The file in a bundle with the OCI process of an exec.
+pub fn process_file(bundle: &Path, exec: &str) -> PathBuf {
+    bundle.join(format!("exec-{exec}.json"))
+}
+
+/// The tasks, by their ids.
+#[derive(Debug, Default)]
+pub struct Tasks(Table<Rc<str>, Box<Task>>);
+
+impl Tasks {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Refuses an id that is taken.
+    pub fn refuse_taken(&self, id: &str) -> Result<(), Fault> {
+        match self.0.get(id).is_some() {
+            true => Err(fault(code::ALREADY_EXISTS, format!("container {id:?} already exists"))),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes a task in, whose id is free.
+    pub fn insert(&mut self, task: Task) {
+        self.0.insert(task.id.clone(), Box::new(task));
+    }
+
+    /// Takes a task out.
+    pub fn remove(&mut self, id: &str) -> Option<Box<Task>> {
+        self.0.remove(id)
+    }
+
+    /// A task, also one that containerd cannot ask for yet.
+    pub fn get(&self, id: &str) -> Option<&Task> {
+        self.0.get(id).map(Box::as_ref)
+    }
+
+    /// A task that containerd can ask for.
+    pub fn find(&self, id: &str) -> Result<&Task, Fault> {
+        let task = self.get(id).filter(|task| task.stage == Stage::Created);
+        task.ok_or_else(|| fault(code::NOT_FOUND, format!("container {id:?} does not exist")))
+    }
+
+    /// A process of such a task.
+    pub fn process(&self, name: &Name) -> Result<ProcessId, Fault> {
+        let task = self.find(&name.id)?;
+        if !name.exec_id.is_empty() && task.execs.get(&*name.exec_id).is_none() {
+            return Err(fault(code::NOT_FOUND, format!("process {:?} does not exist", name.exec_id)));
+        }
+        Ok(ProcessId::of(&name.id, &name.exec_id))
+    }
+
+    /// The task was created: the event that tells containerd. `None`: it was told before.
+    pub fn created(&mut self, id: &str, pid: u32) -> Option<TaskCreate> {
+        let task = self.0.get_mut(id)?;
+        let Stage::Preparing { rootfs } = std::mem::replace(&mut task.stage, Stage::Created) else { return None };
+        Some(TaskCreate {
+            container_id: id.into(),
+            bundle: task.bundle.to_string_lossy().into_owned(),
+            rootfs,
+            io: Some(task.io.clone()),
+            checkpoint: task.checkpoint.clone(),
+            pid,
+        })
+    }
+
+    /// Takes an exec in.
+    pub fn add_exec(&mut self, id: &ProcessId, io: TaskIo) {
+        if let (Some(task), Some(exec)) = (self.0.get_mut(&*id.container), &id.exec) {
+            task.execs.insert(exec.clone(), io);
+        }
+    }
+
+    /// Takes an exec out: the file with its OCI process, which is not needed any more.
+    pub fn remove_exec(&mut self, id: &ProcessId) -> Option<PathBuf> {
+        let task = self.0.get_mut(&*id.container)?;
+        let exec = id.exec.as_deref()?;
+        task.execs.remove(exec);
+        Some(task.process_file(exec))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tasks() -> Tasks {
+        let runtime = Runtime { binary: "/runtime".into(), global: Vec::new(), log: None };
+        let io = TaskIo { stdin: "/in".into(), ..TaskIo::default() };
+        let rootfs = vec![Mount { kind: "bind".into(), ..Mount::default() }];
+        let mut tasks = Tasks::default();
+        tasks.insert(Task {
+            id: "c".into(),
+            bundle: "/b".into(),
+            io,
+            checkpoint: String::new(),
+            owner: (0, 0),
+            runtime,
+            stage: Stage::Preparing { rootfs },
+            execs: Table::default(),
+        });
+        tasks
+    }
+
+    fn name(id: &str, exec_id: &str) -> Name {
+        Name { id: id.into(), exec_id: exec_id.into() }
+    }
+
+    #[test]
+    fn a_task_can_be_asked_for_once_it_is_created() {
+        let mut tasks = tasks();
+        assert_eq!(tasks.refuse_taken("c").expect_err("it is taken").code, code::ALREADY_EXISTS);
+        assert_eq!(tasks.refuse_taken("d"), Ok(()));
+        assert_eq!(tasks.find("c").expect_err("not yet").code, code::NOT_FOUND);
+        assert_eq!(tasks.process(&name("c", "")).expect_err("not yet").code, code::NOT_FOUND);
+        let event = tasks.created("c", 7).expect("news");
+        assert_eq!((event.pid, event.rootfs.len(), event.bundle.as_str()), (7, 1, "/b"));
+        assert_eq!(event.io.expect("its stdio").stdin, "/in");
+        assert_eq!(tasks.created("c", 7), None, "containerd is told once");
+        assert_eq!(tasks.created("d", 7), None);
+        assert_eq!(tasks.process(&name("c", "")), Ok(ProcessId::init("c")));
+        assert!(tasks.remove("c").is_some() && tasks.is_empty());
+    }
+
+    #[test]
+    fn an_exec_belongs_to_its_task() {
+        let mut tasks = tasks();
+        tasks.created("c", 7);
+        let id = ProcessId::of("c", "e");
+        assert_eq!(tasks.process(&name("c", "e")).expect_err("not yet").code, code::NOT_FOUND);
+        tasks.add_exec(&id, TaskIo::default());
+        assert_eq!(tasks.process(&name("c", "e")), Ok(id.clone()));
+        assert_eq!(tasks.remove_exec(&id), Some("/b/exec-e.json".into()));
+        assert_eq!(tasks.process(&name("c", "e")).expect_err("no more").code, code::NOT_FOUND);
+        assert_eq!(tasks.remove_exec(&ProcessId::of("d", "e")), None);
+    }
+}
