@@ -99,3 +99,14 @@ fn a_shim_that_is_stopped_does_not_hide_the_others() {
     assert!(listed.contains("\"id\":\"dead\"") && !listed.contains("\"id\":\"c\""), "{output:?}");
     assert!(said.contains("c: the shim does not answer"), "{output:?}");
 }
+
+#[test]
+fn a_relative_root_is_the_callers() {
+    let world = World::new("relative", FOREVER);
+    let mut run = world.shim(&["run", "--id", "c", "--runtime", RUNTIME, "--bundle", "bundle", "--root", "root"]);
+    assert!(run.current_dir(&world.dir).stdout(Stdio::null()).status().expect("it runs").success());
+    assert!(world.path("root/c").exists());
+    world.kill_shim();
+    world.line(&["delete", "--force", "c"]);
+    assert!(!world.path("root/c").exists());
+}

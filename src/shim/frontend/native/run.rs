@@ -79,7 +79,8 @@ fn facts(state: &Path, matches: &Matches) -> Result<Facts> {
         return Err(invalid(format!("the runtime {runtime:?} is no program that can be executed")));
     }
     let mut runtime_args = texts("runtime-arg")?;
-    let root = text("root")?;
+    // The server and the verbs of later have other working directories.
+    let root = text("root")?.map(absolute_text).transpose()?;
     if let Some(root) = &root {
         runtime_args.extend(["--root".to_owned(), root.clone()]);
     }
@@ -119,6 +120,11 @@ fn facts(state: &Path, matches: &Matches) -> Result<Facts> {
 
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| invalid(format!("{path:?}: {error}")))
+}
+
+fn absolute_text(path: String) -> Result<String> {
+    let path = absolute(path.as_ref())?.into_os_string();
+    path.into_string().map_err(|path| invalid(format!("{path:?} is not UTF-8")))
 }
 
 /// A log without a path is put into the container's directory; a relative one is made absolute.
