@@ -110,3 +110,35 @@ fn a_relative_root_is_the_callers() {
     world.line(&["delete", "--force", "c"]);
     assert!(!world.path("root/c").exists());
 }
+
+#[test]
+fn a_client_that_never_stops_asking_costs_nobody_else_anything() {
+    const ASKED: u64 = 300_000;
+    let world = World::new("asks", FOREVER);
+    world.run(&[]);
+    let flooder = world.socket();
+    let mut writer = flooder.try_clone().expect("a copy");
+    let asking = std::thread::spawn(move || {
+        for from in (1..=ASKED).step_by(1000) {
+            let lines: String =
+                (from..from + 1000).map(|seq| format!("{{\"seq\":{seq},\"op\":\"hello\"}}\n")).collect();
+            if writer.write_all(lines.as_bytes()).is_err() {
+                return;
+            }
+        }
+    });
+    let mut answers = BufReader::new(flooder.try_clone().expect("a copy")).lines();
+    answers.by_ref().take(1000).for_each(drop);
+    let other = world.socket();
+    let asked = std::thread::spawn(move || {
+        (&other).write_all(b"{\"seq\":7,\"op\":\"hello\"}\n").expect("written");
+        let mut line = String::new();
+        BufReader::new(other).read_line(&mut line).expect("an answer");
+        assert!(line.contains("\"seq\":7"), "{line}");
+    });
+    let answered = 1000 + answers.take_while(|_| !asked.is_finished()).take(ASKED as usize - 1001).count() as u64;
+    let _ = flooder.shutdown(std::net::Shutdown::Both);
+    asked.join().expect("answered");
+    asking.join().expect("ended");
+    assert!(answered < ASKED - 1, "the other was answered when the first had been, {answered} times");
+}

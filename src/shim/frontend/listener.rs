@@ -10,6 +10,9 @@ use windlass_sys::{Result, socket};
 /// How long clients wait for the next look where one could not be let in.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// How many are let in before the others have their turn.
+const TURN: usize = 16;
+
 /// The socket.
 ///
 /// A client that cannot be let in, for want of descriptors or memory (accept(2): EMFILE, ENFILE, ENOBUFS, ENOMEM),
@@ -33,26 +36,29 @@ impl Listener {
         poll.watch(&self.socket, self.key, Interest::Read)
     }
 
-    /// The next client. One that is neither our own user nor root is closed, and its user given to `stranger`.
-    pub(super) fn next(&mut self, poll: &Poll, mut stranger: impl FnMut(Option<u32>)) -> Option<OwnedFd> {
-        loop {
+    /// The next clients, of which more may wait. One that is neither our own user nor root is closed, and its user
+    /// given to `stranger`.
+    pub(super) fn clients(&mut self, poll: &Poll, mut stranger: impl FnMut(Option<u32>)) -> Vec<OwnedFd> {
+        let mut clients = Vec::new();
+        for _ in 0..TURN {
             match socket::accept_now(self.socket.as_fd()) {
-                Ok(client) => {
-                    let client = client?;
+                Ok(None) => break,
+                Ok(Some(client)) => {
                     let uid = socket::peer_uid(client.as_fd()).ok();
-                    if uid.is_some_and(|uid| uid == 0 || uid == nix::unistd::geteuid().as_raw()) {
-                        return Some(client);
+                    match uid.is_some_and(|uid| uid == 0 || uid == nix::unistd::geteuid().as_raw()) {
+                        true => clients.push(client),
+                        false => stranger(uid),
                     }
-                    stranger(uid);
                 }
                 Err(_) => {
                     // If even that fails, the next turn tries again.
                     let muted = poll.change(&self.socket, self.key, Interest::Nothing);
                     self.again = muted.is_ok().then(|| Instant::now() + PAUSE);
-                    return None;
+                    break;
                 }
             }
         }
+        clients
     }
 
     /// When [`Listener::due`] has something to do.
@@ -88,7 +94,7 @@ mod tests {
             let mut found = Vec::new();
             poll.wait(Some(listener.deadline().unwrap_or(end).min(end)), &mut found).expect("waited");
             if !found.is_empty() {
-                assert!(listener.next(&poll, |_| ()).is_none());
+                assert!(listener.clients(&poll, |_| ()).is_empty());
             }
             listener.due(Instant::now(), &poll);
             turns += 1;

@@ -220,7 +220,7 @@ impl crate::Front for Front<'_> {
                 Vec::new()
             }
             (ATTACH, Some(doors)) => {
-                while let Some(client) = doors.attach.next(&core.poll, |_| ()) {
+                for client in doors.attach.clients(&core.poll, |_| ()) {
                     if let Err(refusal) = core.attach(&self.id, client, Framing::Packet) {
                         self.messages.say(Level::Info, &format!("attach: {refusal}"));
                     }

@@ -3,11 +3,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ttrpc::{self, HEAD, Kind, LONGEST};
+use super::ttrpc::{self, Kind};
 use super::wire::Message;
 
 /// With this many bytes unsent nothing more is read: a client that does not take answers gets no more.
 const FULL: usize = 1 << 20;
+
+/// Bytes after which whole frames are taken before more is read, so that a client that never stops has its turn.
+const TURN: usize = 16 * 1024;
 
 /// The connection is of no use any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +39,7 @@ impl Frames {
     /// come next.
     pub fn received(&mut self, bytes: &[u8]) -> bool {
         self.unread.extend_from_slice(bytes);
-        self.unread.len() >= HEAD + LONGEST
+        self.unread.len() >= TURN && !matches!(ttrpc::next_frame(&self.unread), Ok(None))
     }
 
     /// Takes out the next whole frame: its stream, its kind and its message.
@@ -129,6 +132,18 @@ mod tests {
         assert_eq!(frames.waits(), Waits::Sending);
         frames.sent(1);
         assert_eq!(frames.waits(), Waits::Idle);
-        assert!(frames.received(&vec![0; HEAD + LONGEST]), "the others have their turn");
+    }
+
+    #[test]
+    fn a_client_that_never_stops_has_its_turn() {
+        let mut many = Vec::new();
+        while many.len() < TURN {
+            ttrpc::put_frame(&mut many, 1, Kind::Request, &request());
+        }
+        assert!(Frames::default().received(&many), "whole frames are taken before more is read");
+        let mut long = Vec::new();
+        ttrpc::put_frame(&mut long, 1, Kind::Request, &Request { payload: vec![7; 2 * TURN], ..Request::default() });
+        assert!(!Frames::default().received(&long[..long.len() - 1]), "one that is not whole is read on");
+        assert!(Frames::default().received(&vec![0; TURN]), "what is no frame closes the connection");
     }
 }

@@ -60,7 +60,7 @@ impl Front {
     fn accept(&mut self, core: &Supervisor) {
         let bundle = &self.bundle;
         let refused = |uid: Option<u32>| log::warn(bundle, &format!("a connection of user {uid:?} was refused"));
-        while let Some(peer) = self.listener.next(&core.poll, refused) {
+        for peer in self.listener.clients(&core.poll, refused) {
             self.server.connect(peer, core);
         }
     }

@@ -64,10 +64,13 @@ impl Connection {
 
     /// The next line, if it is there.
     pub fn hear(&mut self) -> Heard {
+        if !self.has_room() {
+            return Heard::Nothing;
+        }
         if let Some(line) = self.line() {
             return Heard::Line(line);
         }
-        if self.half_closed || self.output.len() > WAITING {
+        if self.half_closed {
             return Heard::Nothing;
         }
         let mut piece = [0; 4096];
@@ -107,6 +110,11 @@ impl Connection {
     /// Whether more was received than was heard.
     pub fn has_more(&self) -> bool {
         !self.input.is_empty()
+    }
+
+    /// Whether a line waits that [`Connection::hear`] would give.
+    pub fn has_line(&self) -> bool {
+        self.has_room() && !self.closing && windlass_sys::stream::find(b'\n', &self.input[self.searched..]).is_some()
     }
 
     /// Whether there is room for events.

@@ -32,12 +32,17 @@ enum After {
     Attach(ProcessId, Value),
 }
 
+/// How many requests of a client are served before the others have their turn.
+const TURN: usize = 16;
+
 impl Server {
     pub(super) fn client_ready(&mut self, key: u64, ready: Ready, core: &mut Supervisor) {
         if ready.write && self.connection(key).is_some_and(|connection| !connection.flush()) {
             return self.drop_client(key);
         }
-        while let Some(connection) = self.connection(key).filter(|connection| !connection.closing) {
+        // A client that never stops asking must not keep the loop from the others.
+        for _ in 0..TURN {
+            let Some(connection) = self.connection(key).filter(|connection| !connection.closing) else { break };
             match connection.hear() {
                 Heard::Line(line) => self.line(key, &line, core),
                 Heard::Gone => return self.drop_client(key),
@@ -46,6 +51,10 @@ impl Server {
         }
         if ready.hangup {
             return self.drop_client(key);
+        }
+        // What is in the socket makes it ready again; what was received already does not.
+        if self.connection(key).is_some_and(|connection| connection.has_line()) && !self.more.contains(&key) {
+            self.more.push(key);
         }
         let waits = self.asked.iter().any(|(_, asked)| matches!(asked, Asked::Client { key: of, .. } if *of == key));
         let Some(connection) = self.connection(key) else { return };

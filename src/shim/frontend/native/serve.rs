@@ -103,6 +103,8 @@ pub struct Server {
     /// Until when the last words may be read, and the status to exit with.
     leaving: Option<(Instant, i32)>,
     late: Option<Instant>,
+    /// Clients that had their turn and have sent more.
+    pub(super) more: Vec<u64>,
     /// Descriptors that are held in reserve, and closed when a container must be removed for want of descriptors.
     spare: Vec<OwnedFd>,
     /// The directory was removed.
@@ -162,6 +164,7 @@ impl Server {
             lock,
             leaving: None,
             late: None,
+            more: Vec::new(),
             spare: Vec::new(),
             homeless: false,
         })
@@ -344,7 +347,7 @@ impl Server {
     fn accept(&mut self, core: &Supervisor) {
         /// More clients than any engine has; each costs a descriptor.
         const CLIENTS: usize = 64;
-        while let Some(client) = self.listener.next(&core.poll, |_| ()) {
+        for client in self.listener.clients(&core.poll, |_| ()) {
             if self.connections.len() + core.attached(&self.facts.id) < CLIENTS {
                 self.next_key += 1;
                 self.connections.extend(Connection::new(self.next_key, client, &core.poll));
@@ -436,11 +439,24 @@ impl Front for Server {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.leaving.map(|(until, _)| until).into_iter().chain(self.late).chain(self.listener.deadline()).min()
+        let more = (!self.more.is_empty()).then(Instant::now);
+        self.leaving
+            .map(|(until, _)| until)
+            .into_iter()
+            .chain(more)
+            .chain(self.late)
+            .chain(self.listener.deadline())
+            .min()
     }
 
     fn due(&mut self, now: Instant, core: &mut Supervisor) {
         self.listener.due(now, &core.poll);
+        let more = std::mem::take(&mut self.more);
+        if !more.is_empty() {
+            let ready = Ready { read: true, write: false, hangup: false };
+            more.into_iter().for_each(|key| self.client_ready(key, ready, core));
+            self.feed(core);
+        }
         if self.late.is_some_and(|late| late <= now) {
             self.late = (!self.journal.write_late()).then(|| now + AGAIN);
             self.feed(core);
