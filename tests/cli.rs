@@ -297,7 +297,8 @@ fn a_container_id_cannot_leave_its_directory() {
     for verb in ["create", "run", "state", "delete --force", "kill"] {
         for id in ["..", ".", "a/b", "../../etc", "a:b"] {
             let rejected = refused(&format!("windlass {verb} {id}"));
-            assert_eq!(rejected.error.message(), format!("invalid container ID format: {id:?}"), "{verb}");
+            let message = rejected.error.message();
+            assert!(message.starts_with(&format!("invalid container ID format: {id:?}")), "{verb}: {message}");
         }
     }
 }

@@ -308,7 +308,7 @@ fn wrong_command_lines_have_the_words_and_codes_of_runc() {
         ("checkpoint x", 1, "checkpoint is not implemented in this version"),
         ("checkpoint --help", 1, "checkpoint is not implemented in this version"),
         ("kill x SIGNOPE", 1, "unknown signal \"SIGNOPE\""),
-        ("create a/b", 1, "invalid container ID format: \"a/b\""),
+        ("create a/b", 1, "invalid container ID format: \"a/b\": invalid character `/` in the ID"),
         ("create ..", 1, "invalid container ID format: \"..\""),
     ] {
         let answer = scratch.run(words);

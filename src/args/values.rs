@@ -131,7 +131,7 @@ mod tests {
         }
         for id in [".", "..", "a/b", "a b", "ü", "a\n", &"x".repeat(1025)] {
             let error = container_id(id.as_ref()).expect_err(id);
-            assert_eq!(error.message(), format!("invalid container ID format: {id:?}"));
+            assert!(error.message().starts_with(&format!("invalid container ID format: {id:?}")), "{error}");
         }
         use std::os::unix::ffi::OsStrExt;
         assert!(container_id(OsStr::from_bytes(b"a\xff")).is_err());

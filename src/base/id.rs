@@ -6,11 +6,14 @@ use crate::error::{Error, Kind, Result};
 
 /// Refuses an id that is not one: letters, digits and `_+-.`, and not `.` or `..`.
 pub fn check_id(id: &str) -> Result<()> {
-    let valid = !id.is_empty()
-        && id.len() <= 1024
-        && !matches!(id, "." | "..")
-        && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'+' | b'-' | b'.'));
-    if valid { Ok(()) } else { Err(Error::new(Kind::Usage, format!("invalid container ID format: {id:?}"))) }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
+    let wrong = |why: String| Err(Error::new(Kind::Usage, format!("invalid container ID format: {id:?}{why}")));
+    match id.chars().find(|c| !allowed(*c)) {
+        // runc's words, and crun's.
+        Some(c) => wrong(format!(": invalid character `{}` in the ID", c.escape_debug())),
+        None if id.is_empty() || id.len() > 1024 || matches!(id, "." | "..") => wrong(String::new()),
+        None => Ok(()),
+    }
 }
 
 /// The id as the name of a file. Only for ids that passed [`check_id`].

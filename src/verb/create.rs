@@ -11,7 +11,7 @@ use windlass_base::error::{Doing, Error, Fault, Kind, Origin, Result};
 use windlass_base::spec::{IdMapping, Spec};
 use windlass_cgroup::{self as cgroup, Manager};
 use windlass_plan::unit::Systemd;
-use windlass_plan::{Host, Options};
+use windlass_plan::{Action, Host, Options, Plan};
 use windlass_store::{Container, Store};
 use windlass_sys::fd;
 use windlass_sys::process::{self, Exit, SingleThreaded};
@@ -110,6 +110,17 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).doing(|| format!("cannot tell where {path:?} is"))
 }
 
+/// Logs the flags of seccomp(2) as a number, in runc's words; without those about other threads, which a process
+/// that has none gets nothing from.
+fn log_filter_flags(plan: &Plan) {
+    let threads = (libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH) as u32;
+    for step in &plan.init {
+        if let Action::Seccomp(seccomp) = &step.action {
+            log::debug!("seccomp filter flags: {}", seccomp.filter.flags & !threads);
+        }
+    }
+}
+
 /// Makes a container, up to an init that waits for the word and a terminal that is taken over. Then `finish` does
 /// the rest. If `finish` fails, everything is undone as well.
 fn make<T>(
@@ -145,6 +156,9 @@ fn make<T>(
     let place = apply::Place::decide(manager(global), systemd, undelegated, resources, &mut plan)?;
     session.warn(std::mem::take(&mut plan.warnings))?;
     laps.done("plan");
+    if session.debug {
+        log_filter_flags(&plan);
+    }
     let wanted = read.spec.process.as_ref().is_some_and(|process| process.terminal);
     let mut stdio = Stdio::plan(wanted, detached, console_socket)?;
     let uid = read.spec.process.as_ref().map_or(0, |process| process.user.uid);

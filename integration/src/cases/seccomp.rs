@@ -38,6 +38,7 @@ chapter! { "seccomp":
     a_missing_listener_socket_fails_the_create,
     notify_without_a_listener_path_is_refused,
     the_docker_profile_runs_a_shell,
+    the_debug_log_has_the_flags_of_the_filter,
 }
 
 /// A profile that allows everything but these rules.
@@ -540,5 +541,24 @@ fn the_docker_profile_runs_a_shell(t: &T) -> Verdict {
     let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1, "archMap": [], "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
         "syscalls": everything_but_getppid()});
     t.run(&with(t, profile)?.sh("echo $(echo nested)"))?.stdout_is("nested\n")?;
+    Ok(())
+}
+
+fn the_debug_log_has_the_flags_of_the_filter(t: &T) -> Verdict {
+    let spec_allow = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+    let log = libc::SECCOMP_FILTER_FLAG_LOG;
+    for (flags, number) in [
+        (None, spec_allow),
+        (Some(json!([])), 0),
+        (Some(json!(["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_TSYNC"])), log),
+    ] {
+        let mut profile = json!({"defaultAction": "SCMP_ACT_ALLOW"});
+        if let Some(flags) = flags {
+            profile["flags"] = flags;
+        }
+        let bundle = t.bundle()?.set("/linux/seccomp", profile);
+        let ran = t.run_with(&bundle, &["--debug"])?.ok()?;
+        ran.stderr_has(&format!("\"seccomp filter flags: {number}\""))?;
+    }
     Ok(())
 }
