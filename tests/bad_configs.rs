@@ -80,7 +80,7 @@ fn rows() -> Vec<Row> {
 
 /// What reading and planning find, as root of the host: faults and warnings.
 fn planned(config: &str) -> (Vec<Fault>, Vec<Fault>) {
-    let read = match windlass_base::spec::read::<Spec>(config.as_bytes(), "config.json") {
+    let read = match windlass_base::spec::read(config.as_bytes(), "config.json") {
         Ok(read) => read,
         Err(error) => return (error.into_faults(), Vec::new()),
     };
@@ -225,7 +225,7 @@ fn a_key_twice_and_half_a_surrogate_pair_are_warnings() {
         "process": {"args": ["sh"], "cwd": "/", "cwd": "/tmp", "user": {}, "env": ["A=\udc00"]},
         "linux": {"namespaces": [{"type": "mount"}, {"type": "uts"}],
                   "seccomp": {"defaultAction": "SCMP_ACT_ERRNO", "defaultAction": "SCMP_ACT_ALLOW"}}}"#;
-    let read = windlass_base::spec::read::<Spec>(config.as_bytes(), "config.json").expect("it can be read");
+    let read = windlass_base::spec::read(config.as_bytes(), "config.json").expect("it can be read");
     assert_eq!(read.faults, []);
     assert_eq!(read.value.oci_version, "v1.0.2");
     assert_eq!(read.value.process.as_ref().map(|process| process.cwd.as_str()), Some("/tmp"));

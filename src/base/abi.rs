@@ -6,7 +6,7 @@ pub const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 /// ioctl(2) that makes a terminal the controlling one (TIOCSCTTY(2const)); it has another number on some
 /// architectures.
 #[allow(clippy::unnecessary_cast)] // Its type depends on the C library.
-pub const TIOCSCTTY: u64 = 0x540e;
+pub const TIOCSCTTY: u64 = libc::TIOCSCTTY as u64;
 
 /// `MOUNT_ATTR_*` of mount_setattr(2) and fsmount(2).
 pub mod attr {

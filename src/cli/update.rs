@@ -89,7 +89,7 @@ impl Update {
     pub fn to_resources(&self, document: Option<&[u8]>, warnings: &mut Vec<Fault>) -> Result<Resources> {
         let mut resources = Resources::default();
         if let Some(text) = document {
-            let read = windlass_base::spec::read(text, "resources")?;
+            let read = windlass_base::spec::read_resources(text, "resources")?;
             if !read.faults.is_empty() {
                 return Err(Error::faults(read.faults));
             }

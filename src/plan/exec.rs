@@ -89,7 +89,7 @@ pub fn exec(id: &str, spec: &Spec, request: &Request, process: Option<&[u8]>, op
     let whole = process.is_some();
     let (process, at) = match process {
         Some(text) => {
-            let read = windlass_base::spec::read(text, "the process file")?;
+            let read = windlass_base::spec::read_process(text, "the process file")?;
             if !read.faults.is_empty() {
                 return Err(Error::faults(read.faults));
             }

@@ -519,7 +519,7 @@ impl Container {
         let text = self.config_text()?;
         let hooks = match text.windows(POST.len()).any(|window| window == POST) {
             false => Hooks::default(),
-            true => match windlass_base::spec::parse::<Spec>(&text, "the container's config.json") {
+            true => match windlass_base::spec::parse(&text, "the container's config.json") {
                 // Its create died while it wrote that, so that no hook has run.
                 Err(_) if self.init.is_none() => Hooks::default(),
                 spec => spec?.hooks.unwrap_or_default(),

@@ -40,7 +40,22 @@ pub struct Read<T> {
 ///
 /// `what` names the document in messages, for example `config.json`. An error is a text that is
 /// no JSON or no object.
-pub fn read<T: DeserializeOwned>(text: &[u8], what: &str) -> Result<Read<T>> {
+pub fn read(text: &[u8], what: &str) -> Result<Read<Spec>> {
+    read_as(text, what)
+}
+
+/// The same for the document of `exec --process`.
+pub fn read_process(text: &[u8], what: &str) -> Result<Read<Process>> {
+    read_as(text, what)
+}
+
+/// The same for the document of `update --resources`.
+pub fn read_resources(text: &[u8], what: &str) -> Result<Read<Resources>> {
+    read_as(text, what)
+}
+
+/// Generic only in this crate: a crate that names a type here would get a copy of all code that reads it.
+fn read_as<T: DeserializeOwned>(text: &[u8], what: &str) -> Result<Read<T>> {
     if let Ok((value, warnings)) = strict(text) {
         return Ok(Read { value, faults: Vec::new(), warnings });
     }
@@ -51,7 +66,7 @@ pub fn read<T: DeserializeOwned>(text: &[u8], what: &str) -> Result<Read<T>> {
 }
 
 /// Reads a JSON document that must be right.
-pub fn parse<T: DeserializeOwned>(text: &[u8], what: &str) -> Result<T> {
+pub fn parse(text: &[u8], what: &str) -> Result<Spec> {
     let read = read(text, what)?;
     match read.faults.is_empty() {
         true => Ok(read.value),
