@@ -13,9 +13,9 @@ use windlass_sys::process::{Child, Exit};
 use windlass_sys::spawn::Spawn;
 use windlass_sys::{Result, stream};
 
-/// The verb that is run, and so what its end means.
+/// The operation of the runtime, which decides what the end of a call means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) enum Operation {
     /// `create` or `restore`.
     Create,
     /// `start`.
@@ -33,7 +33,7 @@ pub(super) enum What {
 /// A call to be made.
 #[derive(Debug)]
 pub(super) struct Planned {
-    pub(super) what: What,
+    pub(super) operation: Operation,
     /// The process that it is about.
     pub(super) process: ProcessId,
     /// The arguments.
@@ -45,14 +45,14 @@ pub(super) struct Planned {
 /// A call that runs.
 #[derive(Debug)]
 pub(super) struct Call {
-    pub(super) what: What,
+    pub(super) operation: Operation,
     pub(super) process: ProcessId,
     pub(super) token: WaitToken,
     pub(super) child: Child,
     /// Its standard output and error, where they are not those of the container.
     pub(super) output: Option<OwnedFd>,
     pub(super) errors: Option<OwnedFd>,
-    /// What it has written there.
+    /// Operation it has written there.
     pub(super) printed: Vec<u8>,
     pub(super) complained: Vec<u8>,
     /// When it is killed.
@@ -84,7 +84,8 @@ impl Call {
         // Phrases of runc that engines wait for when they kill what may be gone.
         const GONE: [&str; 4] =
             ["process already finished", "container not running", "no such process", "does not exist"];
-        let gone = matches!(self.what, What::Kill | What::Delete) && GONE.iter().any(|phrase| text.contains(phrase));
+        let gone = matches!(self.operation, Operation::Kill | Operation::Delete)
+            && GONE.iter().any(|phrase| text.contains(phrase));
         Refusal::new(if gone { Code::NotFound } else { Code::Runtime }, text)
     }
 }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use super::call::{self, Call, Planned, Settings, What};
+use super::call::{self, Call, Operation, Planned, Settings};
 use super::key::{Kind, key};
 use super::poll::{Interest, Poll};
 use super::table::Table;
@@ -23,7 +23,7 @@ pub(super) struct Descriptors<'a> {
     pub(super) errors: Option<OwnedFd>,
 }
 
-/// What every call gets.
+/// Operation every call gets.
 pub(super) struct Surroundings<'a> {
     pub(super) oom_score_adj: Option<&'a str>,
     pub(super) listen_pid: bool,
@@ -50,8 +50,8 @@ impl Calls {
             let next = &self.waiting[at];
             let running = self.running.values().filter(|call| call.process == next.process);
             let mut earlier = self.waiting[..at].iter().filter(|earlier| earlier.process == next.process);
-            running.map(|call| call.what).all(|what| runs_beside(what, next.what))
-                && (next.what == What::Kill || earlier.next().is_none())
+            running.map(|call| call.operation).all(|running| runs_beside(running, next.operation))
+                && (next.operation == Operation::Kill || earlier.next().is_none())
         })?;
         Some(self.waiting.remove(at))
     }
@@ -90,9 +90,9 @@ impl Calls {
             child.end();
             return Err(failed.into());
         }
-        let short = matches!(planned.what, What::Kill | What::Delete);
+        let short = matches!(planned.operation, Operation::Kill | Operation::Delete);
         let call = Call {
-            what: planned.what,
+            operation: planned.operation,
             process: planned.process.clone(),
             token: planned.token,
             child,
@@ -141,11 +141,11 @@ impl Calls {
         self.running.values().filter(|call| !call.timed_out).map(|call| call.deadline).min()
     }
 
-    /// What is being started in a container whose init has ended cannot succeed any more, and the end is not
+    /// Operation is being started in a container whose init has ended cannot succeed any more, and the end is not
     /// told before it fails. So it has less time.
     pub(super) fn hurry(&mut self, container: &str, until: Instant) {
         let here = self.running.values_mut().filter(|call| &*call.process.container == container);
-        for call in here.filter(|call| matches!(call.what, What::Start | What::Exec)) {
+        for call in here.filter(|call| matches!(call.operation, Operation::Start | Operation::Exec)) {
             call.deadline = call.deadline.min(until);
         }
     }
@@ -157,13 +157,13 @@ impl Calls {
 
     /// Whether the `start` of a container runs.
     pub(super) fn is_starting(&self, container: &str) -> bool {
-        let mut starts = self.running.values().filter(|call| call.what == What::Start);
+        let mut starts = self.running.values().filter(|call| call.operation == Operation::Start);
         starts.any(|call| &*call.process.container == container)
     }
 
     /// Whether a call runs that makes a process.
     pub(super) fn is_making(&self) -> bool {
-        self.running.values().any(|call| matches!(call.what, What::Create | What::Exec))
+        self.running.values().any(|call| matches!(call.operation, Operation::Create | Operation::Exec))
     }
 
     /// Whether `pid` is a runtime.
@@ -180,8 +180,9 @@ impl Calls {
 /// Whether a call may start while another runs for the same process. Calls run one after the other. But a
 /// kill starts beside everything except a create, because what hangs may have to be killed; and while a
 /// kill runs everything starts except a delete.
-fn runs_beside(running: What, next: What) -> bool {
-    (next == What::Kill && running != What::Create) || (running == What::Kill && next != What::Delete)
+fn runs_beside(running: Operation, next: Operation) -> bool {
+    (next == Operation::Kill && running != Operation::Create)
+        || (running == Operation::Kill && next != Operation::Delete)
 }
 
 #[cfg(test)]
@@ -189,51 +190,62 @@ mod tests {
     use super::*;
     use windlass_sys::process::Child;
 
-    fn plan(calls: &mut Calls, what: What, exec: &str) {
-        calls.plan(Planned { what, process: ProcessId::of("c", exec), words: Vec::new(), token: NOBODY });
+    fn plan(calls: &mut Calls, operation: Operation, exec: &str) {
+        calls.plan(Planned { operation, process: ProcessId::of("c", exec), words: Vec::new(), token: NOBODY });
     }
 
     #[test]
     fn the_calls_of_a_process_run_one_after_the_other_but_for_kills() {
-        let all = [What::Create, What::Start, What::Exec, What::Delete, What::Other(None)];
+        let all = [Operation::Create, Operation::Start, Operation::Exec, Operation::Delete, Operation::Other(None)];
         for running in all {
             for next in all {
                 assert!(!runs_beside(running, next), "{running:?} {next:?}");
             }
-            assert_eq!(runs_beside(running, What::Kill), running != What::Create);
-            assert_eq!(runs_beside(What::Kill, running), running != What::Delete);
+            assert_eq!(runs_beside(running, Operation::Kill), running != Operation::Create);
+            assert_eq!(runs_beside(Operation::Kill, running), running != Operation::Delete);
         }
-        assert!(runs_beside(What::Kill, What::Kill));
+        assert!(runs_beside(Operation::Kill, Operation::Kill));
     }
 
     /// A call that runs as far as the table knows.
     fn run(calls: &mut Calls, serial: u32, planned: Planned) {
         let child = Child { pid: 0, pidfd: super::super::pipe::null().expect("a descriptor") };
-        let Planned { what, process, token, .. } = planned;
+        let Planned { operation, process, token, .. } = planned;
         let (deadline, timed_out, said_before) = (Instant::now(), false, 0);
         let (output, errors, printed, complained) = (None, None, Vec::new(), Vec::new());
-        let call =
-            Call { what, process, token, child, output, errors, printed, complained, deadline, timed_out, said_before };
+        let call = Call {
+            operation,
+            process,
+            token,
+            child,
+            output,
+            errors,
+            printed,
+            complained,
+            deadline,
+            timed_out,
+            said_before,
+        };
         calls.running.insert(serial, Box::new(call));
     }
 
     #[test]
     fn a_kill_overtakes_and_a_delete_waits_for_it() {
         let mut calls = Calls::default();
-        for what in [What::Start, What::Delete, What::Kill] {
-            plan(&mut calls, what, "");
+        for operation in [Operation::Start, Operation::Delete, Operation::Kill] {
+            plan(&mut calls, operation, "");
         }
-        plan(&mut calls, What::Exec, "e");
-        for (serial, expected) in (1..).zip([What::Start, What::Kill, What::Exec]) {
+        plan(&mut calls, Operation::Exec, "e");
+        for (serial, expected) in (1..).zip([Operation::Start, Operation::Kill, Operation::Exec]) {
             let planned = calls.next().expect("it is its turn");
-            assert_eq!(planned.what, expected);
+            assert_eq!(planned.operation, expected);
             run(&mut calls, serial, planned);
         }
         assert!(calls.next().is_none() && calls.is_starting("c") && calls.is_making());
         calls.running.remove(&1);
         assert!(calls.next().is_none(), "the kill still runs");
         calls.running.remove(&2);
-        assert_eq!(calls.next().map(|planned| planned.what), Some(What::Delete));
+        assert_eq!(calls.next().map(|planned| planned.operation), Some(Operation::Delete));
         assert!(calls.of(&ProcessId::of("c", "e")).is_some() && !calls.is_starting("c"));
     }
 }

@@ -1,6 +1,6 @@
-//! An attached client: gets a copy of the output and gives input. One that reads slowly holds the
-//! process back, as a pipe would; one that has not read for a while is dropped, so that it cannot
-//! stop the logs.
+//! An attached client, which gets a copy of the output and sends input. A client that reads slowly holds the
+//! process back, as a pipe would. A client that has not read for a while is dropped, so that it cannot stop the
+//! logs.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,19 +13,19 @@ use super::poll::{Interest, Poll};
 use super::stdio::Framing;
 use windlass_sys::socket;
 
-/// With so many bytes waiting for a client, nothing more is read from the process.
+/// While this many bytes wait for a client, no more output is read from the process.
 const FULL: usize = 64 * 1024;
 
-/// How long that may last without the client taking anything.
+/// How long a client may take nothing while others wait for it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Bytes of output in one packet: what conmon's callers have room for.
+/// Bytes of output in one packet: the size of the buffers of conmon's callers.
 const PACKET: usize = 8192;
 
 /// Longest input in one packet or frame.
 pub(super) const INPUT: usize = 32 * 1024;
 
-/// The frame types of [`Framing::Stream`].
+/// Bytes of the head of a frame of [`Framing::Stream`]: its type, and the length in four bytes.
 const FRAME_HEAD: usize = 5;
 
 #[derive(Debug)]
@@ -36,28 +36,28 @@ pub(super) struct Client {
     framing: Framing,
     queue: VecDeque<Box<[u8]>>,
     queued: usize,
-    /// Bytes of the first in the queue that are sent.
+    /// Bytes of the first frame in the queue that are sent.
     sent: usize,
-    /// When it last took something, or was given something after having taken all; and how much of
-    /// what it took it had not read then.
+    /// When it last took something, or got something into its empty queue. And how many bytes were in its
+    /// socket then.
     since: (Instant, usize),
     reading: bool,
     unread: Vec<u8>,
     watched: Interest,
 }
 
-/// What came of reading a client.
+/// What a client has sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum Received {
     /// Input.
     Input(Vec<u8>),
-    /// No more input; it still gets output.
+    /// The end of the input. It still gets output.
     CloseInput,
-    /// It says no more, which is no end of the input; it still gets output.
+    /// It will send no more, but the input does not end. It still gets output.
     Silent,
-    /// Nothing more now.
+    /// Nothing at the moment.
     Nothing,
-    /// It has left, or broke the protocol.
+    /// It has left, or has broken the protocol.
     Gone,
 }
 
@@ -125,7 +125,7 @@ impl Client {
         frame
     }
 
-    /// Sends what waits. False: the client has left.
+    /// Sends what is in the queue. False: the client has left.
     pub(super) fn flush(&mut self, poll: &Poll) -> bool {
         let before = (self.queue.len(), self.sent);
         while let Some(frame) = self.queue.front() {
@@ -156,21 +156,21 @@ impl Client {
         self.queue.is_empty()
     }
 
-    /// Whether nothing more is to be read for it.
+    /// Whether so much waits for it that no more output is read.
     pub(super) fn is_full(&self) -> bool {
         self.queued >= FULL
     }
 
-    /// When it is to be dropped for not reading, if somebody waits for it: at the end of the
-    /// process for what is left, before that only when it is full.
-    pub(super) fn patience_ends(&self, at_end: bool) -> Option<Instant> {
+    /// When it is dropped for not reading. `None`: nobody waits for it. At the end of the process everybody waits
+    /// for clients that have not taken the rest; before that, only for clients that are full.
+    pub(super) fn stall_ends(&self, at_end: bool) -> Option<Instant> {
         (self.is_full() || (at_end && !self.is_idle())).then(|| self.since.0 + PATIENCE)
     }
 
-    /// Whether it is to be dropped. One that reads slowly may empty its socket for longer than that
-    /// before there is room for more.
+    /// Whether it has to be dropped. A client that reads slowly may need longer to empty its socket, so one whose
+    /// socket has become emptier stays.
     pub(super) fn is_stalled(&mut self, at_end: bool, now: Instant) -> bool {
-        if self.patience_ends(at_end).is_none_or(|end| end > now) {
+        if self.stall_ends(at_end).is_none_or(|end| end > now) {
             return false;
         }
         let unread = socket::unread_by_peer(self.socket.as_fd());
@@ -181,7 +181,7 @@ impl Client {
         !reads
     }
 
-    /// Whether its input is wanted: not while the process does not read what came before.
+    /// Reads its input, or stops reading it while the process does not take what came before.
     pub(super) fn listen(&mut self, wanted: bool, poll: &Poll) {
         self.reading = wanted;
         self.watch(poll);
@@ -199,8 +199,8 @@ impl Client {
         }
     }
 
-    /// Reads once.
-    pub(super) fn hear(&mut self) -> Said {
+    /// Receives once.
+    pub(super) fn receive(&mut self) -> Received {
         if self.framing == Framing::Stream
             && let Some(said) = self.next_frame()
         {
@@ -208,35 +208,35 @@ impl Client {
         }
         let mut buffer = vec![0; INPUT];
         match socket::receive_now(self.socket.as_fd(), &mut buffer) {
-            Err(Errno::EAGAIN | Errno::EINTR) => Said::Nothing,
-            Err(_) => Said::Gone,
-            // On a packet socket an empty packet and the end look the same; if it is the end,
-            // sending will say so.
-            Ok(0) if self.framing == Framing::Packet => Said::CloseInput,
-            Ok(0) => Said::Silent,
+            Err(Errno::EAGAIN | Errno::EINTR) => Received::Nothing,
+            Err(_) => Received::Gone,
+            // On a packet socket an empty packet and the end look the same. If it is the end, the next send
+            // fails.
+            Ok(0) if self.framing == Framing::Packet => Received::CloseInput,
+            Ok(0) => Received::Silent,
             Ok(n) => {
                 buffer.truncate(n);
                 if self.framing == Framing::Packet {
-                    return Said::Input(buffer);
+                    return Received::Input(buffer);
                 }
                 self.unread.extend_from_slice(&buffer);
-                self.next_frame().unwrap_or(Said::Nothing)
+                self.next_frame().unwrap_or(Received::Nothing)
             }
         }
     }
 
-    /// Whether more was received than was said.
-    pub(super) fn has_more(&self) -> bool {
+    /// Whether there may be another frame in what was received.
+    pub(super) fn has_unread(&self) -> bool {
         !self.unread.is_empty()
     }
 
-    fn next_frame(&mut self) -> Option<Said> {
+    fn next_frame(&mut self) -> Option<Received> {
         let (kind, length) = match self.unread[..] {
             [kind, a, b, c, d, ..] => (kind, u32::from_be_bytes([a, b, c, d]) as usize),
             _ => return None,
         };
         if kind != 0 || length > INPUT {
-            return Some(Said::Gone);
+            return Some(Received::Gone);
         }
         if self.unread.len() < FRAME_HEAD + length {
             return None;
@@ -244,7 +244,7 @@ impl Client {
         let rest = self.unread.split_off(FRAME_HEAD + length);
         let mut frame = std::mem::replace(&mut self.unread, rest);
         frame.drain(..FRAME_HEAD);
-        Some(if frame.is_empty() { Said::CloseInput } else { Said::Input(frame) })
+        Some(if frame.is_empty() { Received::CloseInput } else { Received::Input(frame) })
     }
 }
 
@@ -265,36 +265,36 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_does_not_read_is_full_and_then_a_nuisance() {
+    fn a_client_that_does_not_read_is_full_and_then_stalled() {
         for framing in [Framing::Packet, Framing::Stream] {
             let (mut client, theirs, poll) = client(framing);
             let mut given = 0;
             while !client.is_full() && given < 10_000 {
                 assert!(client.give(Stream::Stdout, &[b'x'; 4096], &poll));
-                assert_eq!(client.patience_ends(true).is_some(), !client.is_idle());
+                assert_eq!(client.stall_ends(true).is_some(), !client.is_idle());
                 given += 1;
             }
             assert!((8..9_000).contains(&given), "{given}");
-            let ends = client.patience_ends(false).expect("it is full");
+            let ends = client.stall_ends(false).expect("it is full");
             assert!(ends > Instant::now());
             let mut buffer = [0; 9000];
             while socket::receive_now(theirs.as_fd(), &mut buffer).is_ok() {
                 assert!(client.flush(&poll));
             }
             assert!(client.is_idle() && !client.is_full());
-            assert_eq!((client.patience_ends(false), client.patience_ends(true)), (None, None));
+            assert_eq!((client.stall_ends(false), client.stall_ends(true)), (None, None));
         }
     }
 
     #[test]
-    fn frames_are_heard_however_they_are_cut() {
+    fn frames_are_received_however_they_are_cut() {
         let (mut client, theirs, _poll) = client(Framing::Stream);
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         for byte in [0, 0, 0, 0, 2, b'h', b'i', 0, 0, 0, 0, 0] {
             socket::send_now(theirs.as_fd(), &[byte]).expect("sent");
-            heard.extend(Some(client.hear()).filter(|said| *said != Said::Nothing));
+            received.extend(Some(client.receive()).filter(|received| *received != Received::Nothing));
         }
-        assert_eq!(heard, [Said::Input(b"hi".into()), Said::CloseInput]);
+        assert_eq!(received, [Received::Input(b"hi".into()), Received::CloseInput]);
     }
 
     #[test]
@@ -302,7 +302,7 @@ mod tests {
         for bad in [[1, 0, 0, 0, 1], [0, 0xff, 0xff, 0xff, 0xff]] {
             let (mut client, theirs, _poll) = client(Framing::Stream);
             socket::send_now(theirs.as_fd(), &bad).expect("sent");
-            assert_eq!(client.hear(), Said::Gone);
+            assert_eq!(client.receive(), Received::Gone);
         }
     }
 }

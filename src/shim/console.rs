@@ -13,30 +13,30 @@ use windlass_sys::{Called, Result, fd, socket, stream};
 #[derive(Debug)]
 pub struct Console {
     listener: OwnedFd,
-    /// The runtime's connection, on which nothing has come yet.
+    /// The connection of the runtime, which has sent nothing yet.
     peer: Option<OwnedFd>,
     directory: OwnedFd,
     name: String,
     path: PathBuf,
-    /// The directory, if it was made for this socket alone.
+    /// The directory of the socket, if it was made for it.
     private: Option<PathBuf>,
 }
 
-/// sockaddr_un holds this many bytes of a path, without the final NUL.
+/// The longest path in a sockaddr_un (unix(7)), in bytes, without the final NUL.
 const PATH_MAX: usize = 107;
 
 impl Console {
-    /// Listens below `directory`, or, where that path is too long for an address, in a directory of its
-    /// own below the temporary one: runtimes connect to the path as they are given it.
+    /// Listens in `directory`. If the path is too long for an address, the socket is in a directory of its own in
+    /// the temporary directory, because runtimes connect to the path as it is.
     pub fn listen(directory: &Path, serial: u32) -> Result<Console> {
         let name = format!("console.{}.{serial}", std::process::id());
         let fits = |directory: &Path| directory.as_os_str().len() + 1 + name.len() <= PATH_MAX;
-        // Others write to the temporary directory too, and could take a name that they can guess first.
+        // Other users write to the temporary directory too, and could make a file whose name they can guess.
         let private = if fits(directory) { None } else { Some(private_directory(fits)?) };
         let directory = private.as_deref().unwrap_or(directory);
         let path = directory.join(&name);
         let made = fd::open(directory, OFlag::O_RDONLY | OFlag::O_DIRECTORY).and_then(|directory| {
-            // Left behind by a shim of the same process id that was killed.
+            // A shim with the same process id that was killed may have left one behind.
             let _ = fd::unlinkat(directory.as_fd(), &name);
             let listener = socket::listen_stream_at(directory.as_fd(), &name, 0o600)?;
             Ok((directory, listener))
@@ -50,7 +50,7 @@ impl Console {
         }
     }
 
-    /// For `--console-socket`.
+    /// The path for `--console-socket`.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -60,8 +60,8 @@ impl Console {
         self.listener.as_fd()
     }
 
-    /// Takes the master end. `None`: nobody has connected, or who did has sent none yet. runc connects
-    /// long before it makes the terminal: its connection is watched under `key` until then.
+    /// Receives the master end. `None`: the runtime has not connected, or has not sent it yet. runc connects long
+    /// before it makes the terminal, so its connection is watched under `key` until then.
     pub fn receive(&mut self, poll: &Poll, key: u64) -> Result<Option<OwnedFd>> {
         let peer = match self.peer.take() {
             Some(peer) => peer,
@@ -96,8 +96,8 @@ impl Drop for Console {
     }
 }
 
-/// A new directory of mode 0700 whose name nobody can guess, below `TMPDIR` or, where that is too long
-/// itself, `/tmp`.
+/// A new directory of mode 0700 with a name that nobody can guess, in `TMPDIR`, or in `/tmp` if the path of that is
+/// too long.
 fn private_directory(fits: impl Fn(&Path) -> bool) -> Result<PathBuf> {
     let template = |parent: &Path| parent.join("windlass-console.XXXXXX");
     let template = Some(template(&std::env::temp_dir())).filter(|path| fits(path)).unwrap_or(template("/tmp".as_ref()));

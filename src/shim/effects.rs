@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::time::{Instant, SystemTime};
 
-use super::call::{Planned, What};
+use super::call::{Operation, Planned};
 use super::calls::NOBODY;
 use super::exit::{self, Record, Writing};
 use super::key::{Kind, key};
@@ -65,7 +65,7 @@ impl Supervisor {
             }
             Effect::Disconnect => {
                 if let Some(streams) = &mut known.streams {
-                    streams.let_go(&self.poll, &mut self.scratch);
+                    streams.disconnect(&self.poll, &mut self.scratch);
                 }
             }
             _ => {
@@ -129,7 +129,7 @@ impl Supervisor {
         if container.kill_on_exit {
             let words: [OsString; 4] = ["kill".into(), "--all".into(), (*init.container).into(), "9".into()];
             let words = container.runtime.global.iter().cloned().chain(words).collect();
-            self.calls.plan(Planned { what: What::Kill, process: init.clone(), words, token: NOBODY });
+            self.calls.plan(Planned { operation: Operation::Kill, process: init.clone(), words, token: NOBODY });
             self.next_calls();
         }
     }
@@ -260,7 +260,7 @@ impl Supervisor {
     }
 }
 
-/// What came of writing an exit record.
+/// Operation came of writing an exit record.
 enum Written {
     /// A child writes it.
     InChild,

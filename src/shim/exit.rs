@@ -1,7 +1,7 @@
-//! How a process ended, and writing that down so that it outlives us.
+//! How a process ended, and its record, which outlives the shim.
 //!
-//! The files are written by a child of the shim: fsync(2) may take seconds on a busy disk, and
-//! the loop goes on meanwhile. Only when that child has succeeded is anyone told.
+//! A child of the shim writes the record, because fsync(2) may take seconds on a busy disk and the loop goes on
+//! meanwhile. The end is told when that child has succeeded.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -21,39 +21,38 @@ use windlass_sys::{Called, Result};
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitStatus {
-    /// The exit code or the signal. `None`: it was lost, and 137 or 255 are what engines expect.
+    /// The exit code or the signal. `None`: nobody knows it. Engines expect 137 or 255 then.
     #[serde(with = "written::exit")]
     pub exit: Option<Exit>,
-    /// Whether the kernel killed in its cgroup for want of memory.
+    /// Whether the kernel has killed processes of its cgroup for want of memory.
     pub oom_killed: bool,
     /// When it was reaped.
     pub at: SystemTime,
 }
 
 impl ExitStatus {
-    /// The number that a shell would report; 255 where it was lost.
+    /// The number that a shell would report; 255 if nobody knows it.
     pub fn code(&self) -> i32 {
         self.exit.map_or(255, Exit::status)
     }
 }
 
-/// A file that tells of the end. Each is written beside its name, synced and renamed, and its
-/// directory is synced.
+/// A file that records the end. It is written under another name, synced and renamed, and its directory is synced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExitFile {
-    /// Our own [`Record`], as JSON.
+    /// A [`Record`] as JSON.
     Record(PathBuf),
-    /// conmon's: the status as a decimal number without a newline.
+    /// conmon's file: the status as a decimal number without a newline.
     Decimal(PathBuf),
-    /// windlass's own state of the container, so that `windlass state` knows; left out when there is
-    /// no such file (another runtime, or deleted meanwhile).
+    /// The state of the container that `windlass state` reads. It is not written if there is no such file, because
+    /// the runtime is another or has deleted the container.
     RuntimeState(PathBuf),
 }
 
 /// The version of [`Record`] that is written. Every version up to it is read.
 pub const VERSION: u32 = 1;
 
-/// What [`ExitFile::Record`] holds. A reader of windlass's own record can read it too.
+/// The content of [`ExitFile::Record`]. It has the members of the exit record of windlass, and more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
@@ -72,10 +71,10 @@ pub struct Record {
     /// Signal, if one ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
-    /// Whether the kernel killed for want of memory.
+    /// Whether the kernel has killed processes of its cgroup for want of memory.
     #[serde(default)]
     pub oom_killed: bool,
-    /// When it was reaped, RFC 3339.
+    /// When it was reaped (RFC 3339).
     pub at: String,
     /// The same in nanoseconds since 1970.
     pub at_nanoseconds: u64,
@@ -107,7 +106,7 @@ impl Record {
         }
     }
 
-    /// Reads one back; `None` when there is none, or one that a newer shim wrote.
+    /// Reads a record. `None`: there is none, or a newer shim has written it.
     pub fn read(path: &Path) -> Option<Record> {
         let text = fd::open(path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW)
             .and_then(|file| fd::read_all(file, fd::DOCUMENT))
@@ -131,7 +130,7 @@ pub(super) struct Writing<'a> {
     pub(super) record: &'a Record,
     pub(super) code: i32,
     pub(super) sync: bool,
-    /// Logs to be synced first: they are part of what is told.
+    /// Logs that are synced first.
     pub(super) logs: &'a [OwnedFd],
 }
 
@@ -141,7 +140,7 @@ pub(super) fn write_in_child(writing: &Writing<'_>) -> Result<Child> {
     match process::fork(CloneFlags::empty(), None, &proof)? {
         Forked::Parent(child) => Ok(child),
         Forked::Child => {
-            // On a slow disk this takes a while: a pipe that the shim closes meanwhile must be closed.
+            // This takes a while on a slow disk. What the shim closes meanwhile must be closed.
             let kept: Vec<_> = writing.logs.iter().map(AsFd::as_fd).collect();
             fd::close_all_but(0, &kept);
             process::exit_now(i32::from(write(writing).is_err()))
@@ -149,11 +148,11 @@ pub(super) fn write_in_child(writing: &Writing<'_>) -> Result<Child> {
     }
 }
 
-/// Writes here and now.
+/// Writes in this process.
 pub(super) fn write(writing: &Writing<'_>) -> Result<()> {
     let mut result = Ok(());
     for log in writing.logs {
-        // A log on a full disk says so by itself; the exit is no less true.
+        // An error here means an incomplete log, which does not make the record wrong.
         let _ = nix::unistd::fdatasync(log);
     }
     if writing.record.oom_killed {
@@ -167,13 +166,13 @@ pub(super) fn write(writing: &Writing<'_>) -> Result<()> {
             ExitFile::Decimal(path) => put(path, writing.code.to_string().as_bytes(), writing.sync),
             ExitFile::RuntimeState(path) => tell_runtime(path, writing.record, writing.sync),
         };
-        // Each is somebody's only source: one that cannot be written does not stop the others.
+        // Each file has readers of its own, so one that cannot be written does not stop the others.
         result = result.and(done);
     }
     result
 }
 
-/// A file beside a record whose only use is the room that it takes.
+/// The file beside a record that keeps room on the disk for it.
 pub(super) fn reserve_of(record: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(record.file_name().unwrap_or_default());
@@ -181,7 +180,7 @@ pub(super) fn reserve_of(record: &Path) -> PathBuf {
     record.with_file_name(name)
 }
 
-/// On a full disk the record gets the room that was kept for it.
+/// Writes a record. On a full disk it gets the room that was kept for it.
 fn put_record(path: &Path, text: &[u8], sync: bool) -> Result<()> {
     match put(path, text, sync) {
         Err(failed) if matches!(failed.errno, Errno::ENOSPC | Errno::EDQUOT) => {
@@ -198,7 +197,7 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 
 fn tell_runtime(path: &Path, record: &Record, sync: bool) -> Result<()> {
     let file = match fd::open(path, OFlag::O_RDWR | OFlag::O_NOFOLLOW) {
-        // Nothing, or another runtime's directory, link or socket.
+        // There is nothing, or a directory, link or socket of another runtime.
         Err(failed) if matches!(failed.errno, Errno::ENOENT | Errno::EISDIR | Errno::ELOOP | Errno::ENXIO) => {
             return Ok(());
         }
@@ -212,9 +211,9 @@ fn runtime_record(record: &Record) -> ExitRecord {
     ExitRecord { code: record.code, signal: record.signal, oom_killed: record.oom_killed, at: record.at.clone() }
 }
 
-/// Writes a file so that it is there whole or not at all; with `sync`, even if the power fails.
+/// Replaces a file as a whole. With `sync`, a failure of power leaves the old or the new one.
 pub fn put(path: &Path, text: &[u8], sync: bool) -> Result<()> {
-    // Engines watch the directory for names they know, and ignore those with a leading dot.
+    // Engines watch the directory for names that they know, and ignore names with a leading dot.
     fd::replace(fd::CWD, path, 0o644, text, if sync { Durability::Synced } else { Durability::Cached })
 }
 

@@ -1,17 +1,19 @@
-//! What a protocol has to implement, and the loop that serves it.
+//! Front ends, and the loop that serves them.
 
 use std::time::Instant;
 
 use super::{Event, Ready, Supervisor};
 
-/// A protocol. It watches its own descriptors with [`Poll::watch`] on `core.poll`, under keys of
-/// its own choosing (below 2^56), and is called back from the one loop. It must not block.
+/// A front end, which translates a protocol.
+///
+/// It watches its own descriptors with [`super::Poll::watch`] on `core.poll`, under keys of its choice below 2^56.
+/// The loop calls it back. It must not block.
 pub trait Front {
     /// A descriptor watched under `key` is ready.
     fn ready(&mut self, key: u64, ready: Ready, core: &mut Supervisor);
     /// Something happened.
     fn event(&mut self, event: Event, core: &mut Supervisor);
-    /// When [`Front::due`] wants to be called next.
+    /// When [`Front::due`] is to be called next.
     fn deadline(&self) -> Option<Instant> {
         None
     }
@@ -19,7 +21,7 @@ pub trait Front {
     fn due(&mut self, now: Instant, core: &mut Supervisor) {
         let _ = (now, core);
     }
-    /// `Some` ends the loop, and is the status to exit with.
+    /// The exit status of the shim, if it is to end.
     fn finished(&self, core: &Supervisor) -> Option<i32>;
 }
 

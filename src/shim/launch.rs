@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::call::{Call, Planned, What};
+use super::call::{Call, Operation, Planned};
 use super::calls::{Descriptors, Surroundings};
 use super::console::Console;
 use super::key::{Kind, key};
@@ -31,10 +31,10 @@ impl Supervisor {
                 }
                 launched.map(Reply::Pending)
             }
-            Command::Start => self.plan(What::Start, &id, &["start".into()]),
+            Command::Start => self.plan(Operation::Start, &id, &["start".into()]),
             Command::Delete { force } => {
                 let force = force.then(|| "--force".into());
-                self.plan(What::Delete, &id, &std::iter::once("delete".into()).chain(force).collect::<Vec<_>>())
+                self.plan(Operation::Delete, &id, &std::iter::once("delete".into()).chain(force).collect::<Vec<_>>())
             }
             Command::Kill { signal, all } => self.plan_kill(&id, signal, all),
             Command::Signal(signal) => {
@@ -66,13 +66,13 @@ impl Supervisor {
         arguments: &[OsString],
         then: Option<Phase>,
     ) -> Result<Reply> {
-        self.plan(What::Other(then), &ProcessId { container, exec: None }, arguments)
+        self.plan(Operation::Other(then), &ProcessId { container, exec: None }, arguments)
     }
 
     /// Runs a verb when it is its turn.
-    fn plan(&mut self, what: What, id: &ProcessId, arguments: &[OsString]) -> Result<Reply> {
+    fn plan(&mut self, operation: Operation, id: &ProcessId, arguments: &[OsString]) -> Result<Reply> {
         let words = self.containers.find(&id.container)?.container.runtime.verb(arguments, &id.container);
-        self.plan_words(what, id, words)
+        self.plan_words(operation, id, words)
     }
 
     /// Runs `kill [--all] ID SIGNAL`, where the id is not the last word.
@@ -81,12 +81,12 @@ impl Supervisor {
         words.push("kill".into());
         words.extend(all.then(|| "--all".into()));
         words.extend([(*id.container).into(), signal.to_string().into()]);
-        self.plan_words(What::Kill, id, words)
+        self.plan_words(Operation::Kill, id, words)
     }
 
-    fn plan_words(&mut self, what: What, id: &ProcessId, words: Vec<OsString>) -> Result<Reply> {
+    fn plan_words(&mut self, operation: Operation, id: &ProcessId, words: Vec<OsString>) -> Result<Reply> {
         let token = self.next_token();
-        self.calls.plan(Planned { what, process: id.clone(), words, token });
+        self.calls.plan(Planned { operation, process: id.clone(), words, token });
         self.next_calls();
         Ok(Reply::Pending(token))
     }
@@ -125,7 +125,7 @@ impl Supervisor {
         let id = known.process.id.clone();
         let container = &self.containers.find(&id.container)?.container;
         let (mut streams, ends) = Streams::open(take_stdio(&mut known.new), serial, &self.poll)?;
-        let (what, mut words) = words(container, &known.new);
+        let (operation, mut words) = words(container, &known.new);
         if streams.terminal {
             let directory = known.new.pid_file.parent().unwrap_or(&container.bundle);
             let console = Console::listen(directory, serial)?;
@@ -142,7 +142,7 @@ impl Supervisor {
         // A file that another process has left must not be taken for this one's.
         let _ = std::fs::remove_file(&known.new.pid_file);
         let stdio: [BorrowedFd<'_>; 3] = ends.each_ref().map(|end| end.as_fd());
-        let planned = Planned { what, process: id, words, token };
+        let planned = Planned { operation, process: id, words, token };
         self.start_call(&planned, Descriptors { stdio, preserve: &preserve, output: None, errors: None })?;
         Ok(token)
     }
@@ -173,8 +173,8 @@ impl Supervisor {
 
     fn complete(&mut self, call: &Call, exit: Exit) -> Result<Reply> {
         let failed = exit != Exit::Code(0);
-        let complained = match call.what {
-            What::Create | What::Exec => self.runtime_done(&call.process, failed),
+        let complained = match call.operation {
+            Operation::Create | Operation::Exec => self.runtime_done(&call.process, failed),
             _ => None,
         };
         if failed {
@@ -183,17 +183,19 @@ impl Supervisor {
             let refusal = call.refusal(exit, complained, runtime);
             return self.failed(call, refusal);
         }
-        match call.what {
-            What::Create | What::Exec => self.made(&call.process).or_else(|refusal| self.failed(call, refusal)),
-            What::Start => {
+        match call.operation {
+            Operation::Create | Operation::Exec => {
+                self.made(&call.process).or_else(|refusal| self.failed(call, refusal))
+            }
+            Operation::Start => {
                 let known = self.processes.find_mut(&call.process)?;
                 let (serial, pid, effects) = (known.serial, known.process.pid(), known.process.started());
                 self.carry_out(serial, effects);
                 Ok(Reply::Pid(pid))
             }
-            What::Kill => Ok(Reply::Done),
-            What::Delete => self.deleted(call),
-            What::Other(then) => {
+            Operation::Kill => Ok(Reply::Done),
+            Operation::Delete => self.deleted(call),
+            Operation::Other(then) => {
                 if let (Some(phase), Ok(known)) = (then, self.processes.find_mut(&call.process)) {
                     known.process.enter(phase);
                 }
@@ -212,16 +214,16 @@ impl Supervisor {
     }
 
     fn failed(&mut self, call: &Call, refusal: Refusal) -> Result<Reply> {
-        match call.what {
-            // What a runtime has left behind of a container is deleted by whoever asked for it.
-            What::Create | What::Exec => {
+        match call.operation {
+            // Operation a runtime has left behind of a container is deleted by whoever asked for it.
+            Operation::Create | Operation::Exec => {
                 if let Ok(known) = self.processes.find_mut(&call.process) {
                     let (serial, effects) = (known.serial, known.process.not_made(&refusal));
                     self.carry_out(serial, effects);
                 }
             }
             // The runtime does not know the container any more, so it is deleted.
-            What::Delete if refusal.code == Code::NotFound => return self.deleted(call),
+            Operation::Delete if refusal.code == Code::NotFound => return self.deleted(call),
             _ => {}
         }
         Err(refusal)
@@ -298,10 +300,10 @@ fn take_stdio(new: &mut NewProcess) -> Stdio {
 }
 
 /// The call that makes a process, and its arguments without the console socket and the id.
-fn words(container: &Container, new: &NewProcess) -> (What, Vec<OsString>) {
+fn words(container: &Container, new: &NewProcess) -> (Operation, Vec<OsString>) {
     match new.id.is_init() {
-        true => (What::Create, container.runtime.create(&container.bundle, new)),
-        false => (What::Exec, container.runtime.exec(new)),
+        true => (Operation::Create, container.runtime.create(&container.bundle, new)),
+        false => (Operation::Exec, container.runtime.exec(new)),
     }
 }
 

@@ -1,5 +1,4 @@
-//! What the supervisor learns by inotify(7): readers that come to fifos, memory that ran out, and the removal
-//! of a directory.
+//! The supervisor's part of inotify(7): readers that come to fifos, OOM kills, and the removal of a directory.
 
 use std::path::Path;
 use std::time::Instant;
@@ -11,7 +10,7 @@ use super::supervisor::Supervisor;
 impl Supervisor {
     /// From now on [`Event::Removal`] reports when something is removed from this directory.
     pub fn watch_directory(&mut self, directory: &Path) {
-        // Without inotify the removal is not noticed; everything else works.
+        // Without inotify the removal is not noticed, and everything else works.
         self.directory = self.poll.notify(directory, Change::Removal).ok();
     }
 
@@ -33,7 +32,7 @@ impl Supervisor {
         }
     }
 
-    /// Goes on with the fifos that wait for a reader: all, or those whose time has come.
+    /// Looks at the fifos that wait for a reader: all, or with `due` those whose time has come.
     pub(super) fn look_for_readers(&mut self, due: Option<Instant>) {
         let mut ended = Vec::new();
         for known in self.processes.iter_mut() {
@@ -41,7 +40,7 @@ impl Supervisor {
             let Some(streams) = &mut known.streams else { continue };
             let waits = match due {
                 None => streams.waits_for_readers(),
-                Some(now) => streams.look_at().is_some_and(|at| at <= now),
+                Some(now) => streams.next_look().is_some_and(|at| at <= now),
             };
             if waits {
                 streams.look_for_readers(&self.poll, &mut self.scratch, alive);

@@ -1,4 +1,4 @@
-//! inotify(7): memory counters that change, fifos whose readers come or read.
+//! inotify(7): memory counters that change, fifos that are opened or read, and directories that lose entries.
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,7 +16,7 @@ pub(super) enum Change {
     Content,
     /// A fifo was opened or read.
     Reader,
-    /// Something was removed from a directory, or that was moved.
+    /// An entry was removed from a directory, or the directory was moved.
     Removal,
 }
 
@@ -30,7 +30,7 @@ impl Change {
     }
 }
 
-/// Which of the changes have happened since the last look.
+/// The changes since the last look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct News {
     pub(super) content: bool,
@@ -38,12 +38,11 @@ pub(super) struct News {
     pub(super) removal: bool,
 }
 
-/// The inotify instance of the loop: a user has few of them (`max_user_instances`), so it is one
-/// for everything.
+/// The inotify instance of the loop. There is only one, because a user can have few (`max_user_instances`).
 #[derive(Debug)]
 pub(super) struct Notifier {
     inotify: Inotify,
-    /// How many use each watch: the kernel has one for an inode, whoever asks.
+    /// How many users each watch has. The kernel has one watch for an inode, however often it is asked for.
     used: RefCell<Vec<(WatchDescriptor, usize)>>,
 }
 
@@ -71,7 +70,7 @@ impl Notifier {
         Ok(Watch { notifier: Rc::clone(self), descriptor })
     }
 
-    /// What has happened; takes it out of the kernel's queue.
+    /// The changes, which are taken out of the kernel's queue.
     pub(super) fn news(&self) -> News {
         let mut news = News::default();
         while let Ok(events) = self.inotify.read_events() {
@@ -86,7 +85,7 @@ impl Notifier {
     }
 }
 
-/// A watch, which ends with its last owner.
+/// A watch. The kernel's ends when the last watch of the same inode is dropped.
 #[derive(Debug)]
 pub(super) struct Watch {
     notifier: Rc<Notifier>,
@@ -100,7 +99,7 @@ impl Drop for Watch {
         used[at].1 -= 1;
         if used[at].1 == 0 {
             used.swap_remove(at);
-            // EINVAL: the file was removed, and the watch with it.
+            // EINVAL: the file was removed, and the kernel's watch with it.
             let _ = self.notifier.inotify.rm_watch(self.descriptor);
         }
     }

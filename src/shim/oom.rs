@@ -1,7 +1,7 @@
-//! Whether the kernel killed in the container for want of memory.
+//! Whether the kernel has killed processes of a container for want of memory.
 //!
-//! cgroup v2: `memory.events` counts, and changing it wakes an inotify. cgroup v1:
-//! `memory.oom_control` has the count of kills, and is looked at when a process has ended.
+//! In cgroup v2 the count is in `memory.events`, and inotify reports its changes. In cgroup v1 it is in
+//! `memory.oom_control`, which is read when a process has ended.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::notifier::{Change, Watch};
 use super::poll::Poll;
 use windlass_sys::{fd, tree};
 
-/// The cgroup of a container, as far as memory is concerned.
+/// The counter of OOM kills of a container's cgroup.
 #[derive(Debug)]
 pub struct OomWatch {
     file: PathBuf,
@@ -21,14 +21,14 @@ pub struct OomWatch {
 }
 
 impl OomWatch {
-    /// The counts of the cgroup of `pid`; `None` where its cgroup has no memory controller.
+    /// The counter of the cgroup of `pid`. `None`: it has no memory controller.
     pub fn of(pid: i32) -> Option<OomWatch> {
         let file = file_of(pid)?;
         let told = kills(&file)?;
         Some(OomWatch { file, told, watch: None })
     }
 
-    /// Is told of changes from now on, where the kernel tells: not on version 1.
+    /// Has changes reported from now on. In cgroup v1 the kernel reports none.
     pub(super) fn notify(&mut self, poll: &Poll) {
         self.watch = poll.notify(&self.file, Change::Content).ok();
     }
@@ -42,8 +42,8 @@ impl OomWatch {
     }
 }
 
-/// A cgroup directory that has a process and its children: of the unified hierarchy, or of one of
-/// version 1. `None` for a process at the root.
+/// The directory of the cgroup of a process: in the unified hierarchy, or in one of version 1. `None`: the process
+/// is in the root cgroup.
 pub fn directory(pid: i32) -> Option<PathBuf> {
     if let Some(dir) = unified(pid) {
         return Some(dir);
@@ -57,12 +57,12 @@ pub fn directory(pid: i32) -> Option<PathBuf> {
     })
 }
 
-/// The processes in a cgroup and those below it, however deep the tree is that the container has made.
+/// The processes in a cgroup and in those below it, however deep the tree is that the container has made.
 pub fn members(dir: &Path) -> Vec<i32> {
     let mut pids = Vec::new();
     let walked = fd::open(dir, OFlag::O_PATH | OFlag::O_DIRECTORY).and_then(|top| {
         tree::visit(top.as_fd(), |dir, _| {
-            // One that has only threads lists no processes, and one that is removed meanwhile has none.
+            // A threaded cgroup lists no processes, and one that is removed meanwhile has none.
             let text =
                 fd::openat(dir, "cgroup.procs", OFlag::O_RDONLY, 0).and_then(|file| fd::read_all(file, fd::DOCUMENT));
             let text = text.unwrap_or_default();
@@ -70,14 +70,14 @@ pub fn members(dir: &Path) -> Vec<i32> {
             Ok(())
         })
     });
-    // Where the container moves a directory during the walk, those seen so far are told.
+    // If the container moves a directory during the walk, the result is what was found before.
     if let Err(failed) = walked {
         ::log::debug!("cannot list all processes below {dir:?}: {failed}");
     }
     pids
 }
 
-/// The cgroup directory of a process in the unified hierarchy; `None` at its root.
+/// The directory of the cgroup of a process in the unified hierarchy. `None`: it is in the root cgroup.
 pub fn unified(pid: i32) -> Option<PathBuf> {
     let text = fd::read_small(fd::CWD, format!("/proc/{pid}/cgroup")).ok()?;
     let text = String::from_utf8_lossy(&text);

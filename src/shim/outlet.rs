@@ -1,4 +1,4 @@
-//! One stream of output, from its pipe or terminal to where it goes.
+//! One stream of output, from its pipe or terminal to logs, clients and its sink.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
@@ -13,34 +13,34 @@ use windlass_sys::Result;
 use windlass_sys::region::Region;
 use windlass_sys::stream::{self, Moved};
 
-/// Bytes read at once: what a pipe holds.
+/// Bytes read at once: the capacity of a pipe.
 const READ: usize = 64 * 1024;
 
-/// What pipes hold by default, and while much is spliced through them: then three processes have
-/// fewer turns on the same bytes. Not always, for the kernel counts the sizes of all pipes of a
-/// user (`pipe-user-pages-soft`, pipe(7)), and root's are those of many containers.
+/// Capacity of pipes: by default, and while much is spliced through them. In wide pipes, writer, shim and
+/// reader take fewer turns for the same bytes. Pipes are not always wide, because the kernel limits the sum of
+/// the pipe sizes of a user (`pipe-user-pages-soft`, pipe(7)), and root has the pipes of many containers.
 const NARROW: usize = 64 * 1024;
 const WIDE: usize = 1024 * 1024;
 
-/// So much without a pause is much.
+/// A stream that moves this many bytes without a pause gets wide pipes.
 const MUCH: usize = 4 * 1024 * 1024;
 
-/// Bytes spliced at once, and reads done in a row, before the others get their turn.
+/// Bytes spliced at once, and reads in a row, before other descriptors have their turn.
 const SPLICE: usize = 1024 * 1024;
 const TURNS: usize = 8;
 
-/// The same when the process has ended: enough for all that a pipe can hold.
+/// Reads in a row after the process has ended: enough for all that a pipe can hold.
 const LAST_TURNS: usize = 64;
 
-/// Less than this is copied. A splice(2) moves slots of the pipe, of which there are sixteen, however
-/// little is in each; what is copied fills them.
+/// Less than this is copied. splice(2) moves the slots of a pipe as they are. A pipe has sixteen, and small
+/// pieces would fill it with almost empty slots; a copy fills each slot.
 const LITTLE: usize = 16 * 1024;
 
-/// Bytes that are taken from the process while nobody reads its fifo: what the fifo itself would hold.
+/// Bytes that are taken from the process while its fifo has no reader: as many as the fifo itself holds.
 const ROOM: usize = 64 * 1024;
 
-/// Memory for reading and for putting lines together, shared by all streams and given back when
-/// nothing moves.
+/// Memory for reading and for assembling lines. All streams share it, and it is given back when nothing
+/// moves.
 #[derive(Debug)]
 pub(super) struct Scratch {
     input: Region,
@@ -52,7 +52,7 @@ impl Scratch {
         Ok(Scratch { input: Region::new(READ)?, output: Region::new(SCRATCH)? })
     }
 
-    /// For putting lines together.
+    /// Memory for assembling lines.
     pub(super) fn output(&mut self) -> &mut [u8] {
         self.output.bytes()
     }
@@ -69,22 +69,23 @@ pub(super) struct Outlet {
     stream: Stream,
     source: Option<OwnedFd>,
     source_key: u64,
-    /// Not watched while nothing is to be read: a hang-up cannot be masked and would wake us for ever.
+    /// Whether the source is watched. It is not while nothing can be read from it, because epoll(7) always
+    /// reports a hang-up, and the loop would not stop turning.
     source_watched: bool,
     terminal: bool,
     sink: Sink,
     sink_key: u64,
     sink_watched: bool,
-    /// Read, but not taken by a lossless sink.
+    /// Bytes that were read, and that the sink has not taken yet.
     pending: Vec<u8>,
-    /// Held back while the runtime may still complain on this stream.
+    /// What was read while the runtime runs, which writes its complaints to this stream. `None`: it has ended.
     held: Option<Vec<u8>>,
     pub(super) complaint: Vec<u8>,
-    /// The reading waits for a client that is full.
+    /// Whether reading waits for a client that is full.
     waits_for_clients: bool,
-    /// The terminal has nobody on its other side at the moment.
+    /// Whether no process has the other side of the terminal open at the moment.
     pub(super) hung_up: bool,
-    /// The process has ended: what its pipe holds now is the rest.
+    /// Whether the process has ended and its output was drained. What is left goes to a reader that comes.
     over: bool,
     dropped: u64,
     /// Bytes moved since the last pause, and by the last move.
@@ -92,23 +93,23 @@ pub(super) struct Outlet {
     last: usize,
 }
 
-/// What came of moving some of the source.
+/// The outcome of moving some bytes from the source.
 enum Shifted {
     Bytes(usize),
-    /// There is nothing at the moment.
+    /// The source is empty at the moment.
     Nothing,
-    /// There is something, and the sink has no room for it.
+    /// The source has bytes, and the sink has no room for them.
     Full,
     End,
 }
 
-/// What an outlet shares with the other one of its process.
+/// What the outlets of a process share.
 pub(super) struct Around<'a> {
     pub(super) logs: &'a mut Vec<Logger>,
     pub(super) clients: &'a mut Vec<Client>,
     pub(super) poll: &'a Poll,
     pub(super) scratch: &'a mut Scratch,
-    /// Whether the process still lives: then a terminal's hang-up may be only for now.
+    /// Whether the process lives. If it does, a terminal that is hung up may be opened again.
     pub(super) alive: bool,
 }
 
@@ -135,7 +136,7 @@ impl Outlet {
         })
     }
 
-    /// Reads from here on.
+    /// Reads from this pipe or terminal.
     pub(super) fn read_from(&mut self, source: OwnedFd, terminal: bool, poll: &Poll) -> Result<()> {
         poll.watch(&source, self.source_key, Interest::Read)?;
         self.source = Some(source);
@@ -144,12 +145,13 @@ impl Outlet {
         Ok(())
     }
 
-    /// Holds back what comes, for the runtime writes here too until its call has ended.
+    /// Holds the output back, because the runtime writes to this stream too until its call has ended.
     pub(super) fn hold(&mut self) {
         self.held = Some(Vec::new());
     }
 
-    /// The runtime is done: what was held is the process's, or, if it failed, its complaint.
+    /// The call of the runtime has ended. What was held back is output of the process, or, if the runtime has
+    /// failed, its complaint.
     pub(super) fn unhold(&mut self, failed: bool, around: &mut Around<'_>) {
         let Some(held) = self.held.take() else { return };
         if failed {
@@ -159,8 +161,8 @@ impl Outlet {
         }
     }
 
-    /// Whether everything was read, and taken by all who must have it before the end is told. The reader of a
-    /// fifo is not among them: it may be away, or come late.
+    /// Whether everything was read, and taken by the sink. A fifo need not have taken it, because its reader may
+    /// be away or come late.
     pub(super) fn is_drained(&self) -> bool {
         self.source.is_none() && (self.pending.is_empty() || matches!(self.sink, Sink::Fifo(_)))
     }
@@ -169,11 +171,11 @@ impl Outlet {
         self.dropped
     }
 
-    /// Moves what there is to move.
+    /// Moves what can be moved.
     pub(super) fn pump(&mut self, around: &mut Around<'_>) {
         self.waits_for_clients = false;
         let mut reads = true;
-        // A splice leaves what the sink does not take in the source.
+        // Whether a splice has left bytes in the source that the sink does not take.
         let mut full = false;
         for _ in 0..if around.alive { TURNS } else { LAST_TURNS } {
             full = false;
@@ -192,14 +194,14 @@ impl Outlet {
                 break;
             }
             match self.shift(room.min(READ), around) {
-                // Most likely no more is there yet; if there is, the loop reports it next time.
+                // Most likely the source is empty now. If it is not, the loop reports it again.
                 Shifted::Bytes(n) if n < LITTLE && around.alive && !self.terminal => break,
                 Shifted::Bytes(_) => {}
                 Shifted::Nothing => break,
                 Shifted::Full => {
                     full = true;
                     reads = !around.alive;
-                    // The end is told without waiting for a reader: the rest is taken into memory.
+                    // The end is told without waiting for a reader, so the rest is read into memory.
                     if around.alive || !matches!(self.copy(READ, around), Ok(Moved::Bytes(_))) {
                         break;
                     }
@@ -217,9 +219,9 @@ impl Outlet {
         }
     }
 
-    /// How much may be pending while more is read. A pipe to a reader that is there but slow holds
-    /// the process back instead. When the process has ended, all that its pipe can hold is taken on
-    /// top of what is pending, and one byte is left: only a read(2) of at least one tells the end.
+    /// How many bytes may be pending while more is read. With a slow reader it is none: the process is held
+    /// back. While a fifo has no reader, it is [`ROOM`]. After the end of the process, the whole content of its
+    /// pipe is added, and one byte more, because only a read(2) of at least one byte finds the end.
     fn room(&mut self, alive: bool) -> usize {
         match (&self.source, self.sink.fifo().is_some()) {
             (Some(source), true) if !alive => ROOM + KEPT + stream::capacity(source.as_fd()).max(ROOM) + 1,
@@ -228,24 +230,24 @@ impl Outlet {
         }
     }
 
-    /// Goes on where it has waited for clients, if none is full any more.
+    /// Goes on reading if it has waited for clients.
     pub(super) fn resume(&mut self, around: &mut Around<'_>) {
         if self.waits_for_clients {
             self.pump(around);
         }
     }
 
-    /// Whether it waits for a reader of its fifo to come, or to read.
+    /// Whether it waits for a reader of its fifo, which has to come or to read.
     pub(super) fn waits_for_a_reader(&mut self) -> bool {
         self.sink.fifo().is_some_and(|fifo| fifo.waits())
     }
 
-    /// When its sink is to be looked at by itself.
-    pub(super) fn look_at(&self) -> Option<Instant> {
-        self.sink.look_at()
+    /// When to look at its sink although nothing is reported.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.sink.next_look()
     }
 
-    /// Takes note of what was moved; much of it makes the pipes wide.
+    /// Counts bytes that were moved. If they are many, the pipes become wide.
     fn count(&mut self, n: usize) {
         let before = self.moved;
         self.moved = before.saturating_add(n);
@@ -255,7 +257,7 @@ impl Outlet {
         }
     }
 
-    /// Nothing has moved for a while.
+    /// Nothing has moved for a while: the pipes become narrow.
     pub(super) fn rest(&mut self) {
         if std::mem::take(&mut self.moved) >= MUCH {
             self.set_capacity(NARROW);
@@ -269,7 +271,7 @@ impl Outlet {
         }
     }
 
-    /// Moves some of the source, by a splice where nobody else wants it.
+    /// Moves some bytes from the source: by a splice, if the sink alone gets them.
     fn shift(&mut self, limit: usize, around: &mut Around<'_>) -> Shifted {
         let direct = around.logs.is_empty() && around.clients.is_empty() && self.held.is_none() && !self.terminal;
         if let (true, true, Some(source)) = (direct, self.pending.is_empty(), &self.source)
@@ -283,7 +285,7 @@ impl Outlet {
                     return Shifted::Bytes(n);
                 }
                 Taken::Later if stream::waiting(source.as_fd()) > 0 => return Shifted::Full,
-                // Only read(2) tells an empty pipe from one that has ended.
+                // Only read(2) distinguishes an empty pipe from one that has ended.
                 Taken::Later | Taken::Alone => {}
                 Taken::Gone => self.sink = Sink::None,
             }
@@ -310,7 +312,7 @@ impl Outlet {
         Ok(moved)
     }
 
-    /// Sends on the `n` bytes in the scratch memory.
+    /// Passes on the first `n` bytes of the scratch memory.
     fn route(&mut self, n: usize, around: &mut Around<'_>) {
         let Scratch { input, output, .. } = &mut *around.scratch;
         let bytes = &input.bytes()[..n];
@@ -329,7 +331,7 @@ impl Outlet {
         self.pass_on(bytes, around.poll);
     }
 
-    /// Sends on bytes that are not in the scratch memory.
+    /// Passes on bytes that are not in the scratch memory.
     fn deliver(&mut self, bytes: &[u8], around: &mut Around<'_>) {
         for piece in bytes.chunks(READ) {
             let output = around.scratch.output.bytes();
@@ -356,7 +358,7 @@ impl Outlet {
         }
     }
 
-    /// Writes what is pending. False: the sink takes no more now.
+    /// Writes what is pending. False: a part of it has to wait.
     fn flush(&mut self, poll: &Poll) -> bool {
         let mut done = 0;
         while done < self.pending.len() && !self.sink.is_alone() {
@@ -372,13 +374,13 @@ impl Outlet {
         }
         self.pending.drain(..done);
         if self.pending.is_empty() {
-            // Give the memory back: a stalled reader is the exception.
+            // The memory is given back, because readers seldom stall.
             self.pending = Vec::new();
         }
         self.pending.is_empty()
     }
 
-    /// What is waited for from now on: the source to have something, the sink to have room.
+    /// Watches the source for bytes and the sink for room, or stops watching them.
     fn watch(&mut self, source: bool, sink: bool, poll: &Poll) {
         if let (Some(fd), true) = (&self.source, source != self.source_watched) {
             self.source_watched = source;
@@ -398,33 +400,33 @@ impl Outlet {
         }
     }
 
-    /// Whether there is a reader besides logs and clients.
+    /// Whether there is a sink besides logs and clients.
     pub(super) fn has_sink(&self) -> bool {
         !matches!(self.sink, Sink::None)
     }
 
-    /// Whether a client that is full is waited for.
+    /// Whether reading waits for a client that is full.
     pub(super) fn is_held_back(&self) -> bool {
         self.waits_for_clients && self.source.is_some()
     }
 
     fn end_of_source(&mut self, around: &mut Around<'_>) {
         if self.terminal && around.alive {
-            // Nobody has the other side open; somebody may open it again.
+            // No process has the other side open, but one may open it again.
             self.hung_up = true;
             return;
         }
         self.source = None;
     }
 
-    /// Looks at a terminal again that was hung up.
+    /// Looks again at a terminal that was hung up.
     pub(super) fn look_again(&mut self, around: &mut Around<'_>) {
         if std::mem::take(&mut self.hung_up) {
             self.pump(around);
         }
     }
 
-    /// No more is read, and what was not taken is dropped.
+    /// Closes source and sink. What was not taken is dropped.
     pub(super) fn finish(&mut self) {
         self.source = None;
         self.dropped += self.pending.len() as u64;
@@ -432,7 +434,7 @@ impl Outlet {
         self.sink = Sink::None;
     }
 
-    /// The process has ended: a reader of the sink gets what is there and still comes, and then the end.
+    /// The output was drained. A reader of the sink gets the rest, and then the end.
     pub(super) fn end(&mut self, around: &mut Around<'_>) {
         self.over = true;
         if self.source.is_none() {
@@ -440,8 +442,8 @@ impl Outlet {
         }
     }
 
-    /// Whether there is output that a reader of the fifo is about to take: one that is there, or, with
-    /// `late`, one that has never come.
+    /// Whether there is output that a reader of the fifo is about to take. The reader may be there; with `late`
+    /// it may also be one that has not come yet.
     pub(super) fn is_wanted(&mut self, late: bool) -> bool {
         let alone = self.sink.is_alone();
         let unsent = !self.pending.is_empty();
@@ -449,7 +451,7 @@ impl Outlet {
     }
 }
 
-/// Gives every client its copy; those that have left are dropped.
+/// Gives every client a copy, and drops the clients that have left.
 fn give(stream: Stream, bytes: &[u8], clients: &mut Vec<Client>, poll: &Poll) {
     clients.retain_mut(|client| client.give(stream, bytes, poll));
 }

@@ -1,7 +1,6 @@
 //! The one epoll instance, level-triggered.
 //!
-//! A key names what a descriptor is for; its highest byte says whose it is. Keys below 2^56 are
-//! the front end's.
+//! A descriptor is watched under a key, which names what it is for. Keys below 2^56 belong to the front end.
 
 use std::cell::OnceCell;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,12 +15,12 @@ use super::key::{Kind, key};
 use super::notifier::{Change, News, Notifier, Watch};
 use windlass_sys::{Called, Result};
 
-/// What to be told of. The hang-up of the other end always is.
+/// The events of a descriptor that are reported. The hang-up of its other end is always reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
     /// Nothing but the hang-up.
     Nothing,
-    /// There is something to read (or to accept).
+    /// There is something to read or to accept.
     Read,
     /// There is room to write.
     Write,
@@ -69,7 +68,7 @@ impl Poll {
         Ok(Poll { epoll, notifier: OnceCell::new() })
     }
 
-    /// Watches a file for a change; the core is told under the key of its news.
+    /// Watches a file for a change, which is reported under the key of inotify.
     pub(super) fn notify(&self, path: &Path, change: Change) -> Result<Watch> {
         if self.notifier.get().is_none() {
             let made = Notifier::new()?;
@@ -79,12 +78,12 @@ impl Poll {
         self.notifier.get().expect("it was made just now").watch(path, change)
     }
 
-    /// What has changed of the files that are watched.
+    /// The changes of the watched files since the last call.
     pub(super) fn news(&self) -> News {
         self.notifier.get().map(|notifier| notifier.news()).unwrap_or_default()
     }
 
-    /// Watches `fd` from now on; closing its last copy ends that.
+    /// Watches `fd`, until its last copy is closed.
     pub fn watch(&self, fd: impl AsFd, key: u64, interest: Interest) -> Result<()> {
         self.epoll.add(fd, EpollEvent::new(interest.flags(), key)).called(|| "epoll_ctl(EPOLL_CTL_ADD)".into())
     }
@@ -94,9 +93,9 @@ impl Poll {
         self.epoll.modify(fd, &mut EpollEvent::new(interest.flags(), key)).called(|| "epoll_ctl(EPOLL_CTL_MOD)".into())
     }
 
-    /// Stops watching; a descriptor that is not watched is as good.
+    /// Stops watching. The descriptor need not be watched.
     pub fn forget(&self, fd: impl AsFd) {
-        // ENOENT is the only answer to expect, and means that there is nothing to do.
+        // The only error to expect is ENOENT: it is not watched.
         let _ = self.epoll.delete(fd);
     }
 
@@ -109,7 +108,7 @@ impl Poll {
     pub fn wait(&self, deadline: Option<Instant>, found: &mut Vec<(u64, Ready)>) -> Result<()> {
         let timeout = match deadline {
             None => EpollTimeout::NONE,
-            // A deadline in the next millisecond must not become a busy loop: rounded up.
+            // Rounded up: a deadline within a millisecond must not become a busy loop.
             Some(at) => {
                 let left = at.saturating_duration_since(Instant::now());
                 let milliseconds = if left.is_zero() { 0 } else { left.as_millis().min(3_600_000) as i32 + 1 };

@@ -1,9 +1,9 @@
-//! Reaping: our own by their pidfds, orphans that nobody waits for by SIGCHLD.
+//! Reaping of orphans, and the signals of the shim.
 //!
-//! A process that is known is reaped through its pidfd and nothing else, so its process id can
-//! not be taken by another before we are done with it. What is left is orphans: processes of
-//! containers whose parents died. While a `create` or an `exec` runs, an orphan may be the very
-//! process whose id the runtime is about to tell, so orphans wait until none runs.
+//! A process that the core knows is reaped through its pidfd only, so its process id cannot be reused before the
+//! core is done with it. The other children are orphans: processes of containers whose parents have died. SIGCHLD
+//! reports them. While a `create` or an `exec` runs, an orphan may be the process whose id the runtime is about to
+//! write, so orphans are reaped only while none runs.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -36,8 +36,8 @@ impl Reaper {
     }
 }
 
-/// Reaps ended children that are not `known`. False: a known one that the kernel names first hides
-/// others, which are to be looked for again when that one has been reaped.
+/// Reaps the ended children that are not `known`. False: the kernel has named a known one, which hides others. They
+/// have to be looked for again when that one was reaped.
 pub fn reap_orphans(known: impl Fn(i32) -> bool) -> bool {
     while let Some(pid) = process::ended_child() {
         if known(pid) || !process::reap(pid) {

@@ -2,36 +2,36 @@
 
 use std::fmt;
 
-/// Why a request is refused; a front end maps the code to its protocol's.
+/// The kind of a refusal, which a front end translates to a code of its protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// No such container or process.
+    /// There is no such container or process.
     NotFound,
     /// The id is taken.
     AlreadyExists,
-    /// Not in this phase.
+    /// The process is not in the phase that the request needs.
     WrongPhase,
     /// The request makes no sense.
     Invalid,
-    /// The runtime failed; the message is its own.
+    /// The runtime has failed. The message is its own.
     Runtime,
     /// The runtime was killed because it took too long.
     TimedOut,
-    /// A call of the kernel failed.
+    /// A system call has failed.
     Kernel,
 }
 
-/// A refusal.
+/// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// For the front end.
+    /// For programs.
     pub code: Code,
     /// For people.
     pub message: String,
 }
 
 impl Refusal {
-    /// A refusal with its reason.
+    /// A refusal.
     pub fn new(code: Code, message: impl Into<String>) -> Refusal {
         Refusal { code, message: message.into() }
     }

@@ -1,4 +1,4 @@
-//! What a front end asks for, and what it is told.
+//! The requests of a front end, their answers, and the events of which a front end is told.
 
 use std::ffi::OsString;
 use std::rc::Rc;
@@ -11,58 +11,62 @@ use super::{ExitStatus, NewProcess, Phase, ProcessId, Refusal};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WaitToken(pub u64);
 
-/// What a front end can ask for. State is not among them: [`Supervisor::state`] answers at once.
+/// A request. The state of a process is not one: [`super::Supervisor::state`] returns it at once.
+///
+/// `R` is the runtime with its global arguments.
 #[derive(Debug)]
 pub enum Request {
-    /// Runs `R create` (or `restore`) for a container made known by [`Supervisor::open`].
-    /// Finishes with [`Reply::Pid`].
+    /// Runs `R create` (or `restore`) for a container that [`super::Supervisor::open`] has made known. The later
+    /// answer is [`Reply::Pid`].
     Create(NewProcess),
-    /// Makes an exec known; nothing runs yet. Answered at once with [`Reply::Done`]. Init too can
-    /// be made known so, where a protocol restores a checkpoint only at the start.
+    /// Makes an exec known; nothing runs yet. It is answered at once with [`Reply::Done`]. A protocol that restores a
+    /// checkpoint only at the start makes init known in the same way.
     AddExec(NewProcess),
-    /// `R start` for init (`R create` or `restore` if nothing runs yet), `R exec --detach` for an exec. Finishes with [`Reply::Pid`].
+    /// Runs `R start` for init (`R create` or `restore` if nothing runs yet), and `R exec --detach` for an exec. The
+    /// later answer is [`Reply::Pid`].
     Start(ProcessId),
-    /// A signal. To init by `R kill [--all]`, which finishes later; to an exec through its
-    /// pidfd, answered at once.
+    /// Sends a signal: to init by `R kill [--all]`, which is answered later, to an exec through its pidfd, which is
+    /// answered at once.
     Kill {
-        /// To whom.
+        /// The process that gets it.
         process: ProcessId,
-        /// The number.
+        /// The number of the signal.
         signal: i32,
-        /// Whether to every process of the container.
+        /// Whether every process of the container gets it.
         all: bool,
     },
-    /// Any other verb: `R ARGUMENTS... ID` where `arguments` are without the id. Finishes with
-    /// [`Reply::Output`], or with the runtime's own message.
+    /// Runs any other verb: `R ARGUMENTS... ID`. The later answer is [`Reply::Output`], or the message of the
+    /// runtime.
     Call {
         /// The container.
         container: Rc<str>,
-        /// For example `["pause"]` or `["update", "--resources", "/path"]`.
+        /// The verb and its arguments without the id, for example `["update", "--resources", "/path"]`.
         arguments: Vec<OsString>,
-        /// The phase of init once it has succeeded: pause and resume change it.
+        /// The phase of init when the verb has succeeded; `None` for verbs that do not change it.
         then: Option<Phase>,
     },
-    /// The size of the terminal.
+    /// Sets the size of the terminal.
     Resize {
-        /// Whose.
+        /// The process with the terminal.
         process: ProcessId,
         /// Lines.
         rows: u16,
         /// Characters per line.
         columns: u16,
     },
-    /// No more input than what is on its way: the process reads end of file.
+    /// Ends the input: the process reads what was sent before, and then the end of file.
     CloseStdin(ProcessId),
-    /// Opens the log files anew, by their names.
+    /// Opens the log files again, by their names.
     ReopenLogs(ProcessId),
-    /// Finishes with [`Reply::Exited`]; at once if it has ended and that is on disk.
+    /// Waits for the end. The answer is [`Reply::Exited`]. It comes at once if the process has ended and that is on
+    /// disk.
     Wait(ProcessId),
-    /// Forgets a process that has ended or never started. For init runs `R delete` first.
-    /// Finishes with [`Reply::Deleted`]. `force` also ends one that still runs (`R delete --force`).
+    /// Forgets a process that has ended or was never started. For init it runs `R delete` first. The answer is
+    /// [`Reply::Deleted`].
     Delete {
-        /// Which.
+        /// The process.
         process: ProcessId,
-        /// Whether one that runs is killed.
+        /// Whether a container that runs is killed (`R delete --force`).
         force: bool,
     },
 }
@@ -72,25 +76,25 @@ pub enum Request {
 pub enum Reply {
     /// It is done.
     Done,
-    /// It is done, and this is the process.
+    /// It is done, and this is the process id.
     Pid(i32),
-    /// What the runtime wrote on its standard output.
+    /// It is done, and this is the standard output of the runtime.
     Output(Vec<u8>),
     /// How the process ended.
     Exited(ExitStatus),
-    /// It is gone; how it had ended, if it had ever run.
+    /// The process is forgotten.
     Deleted {
         /// Its process id; 0 if it never ran.
         pid: i32,
-        /// How it ended.
+        /// How it had ended, if it had ever run.
         status: Option<ExitStatus>,
     },
     /// The answer comes as [`Event::Finished`] with this token.
     Pending(WaitToken),
 }
 
-/// What a front end is told. Of one process always in the order created, started, exited;
-/// the exits of execs before that of init.
+/// An event of which a front end is told. The events of one process come in the order created, started, exited. The
+/// exits of execs come before that of init.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// `create` has succeeded.
@@ -107,7 +111,7 @@ pub enum Event {
         /// Its process id.
         pid: i32,
     },
-    /// It ended, and that is on disk.
+    /// A process has ended, and that is on disk.
     Exited {
         /// Which.
         process: ProcessId,
@@ -116,20 +120,20 @@ pub enum Event {
         /// How.
         status: ExitStatus,
     },
-    /// The kernel killed processes of the container's cgroup for want of memory.
+    /// The kernel has killed processes of a container's cgroup for want of memory.
     OutOfMemory {
         /// Which container.
         container: Rc<str>,
     },
-    /// The later answer to a request.
+    /// The later answer of a request.
     Finished {
-        /// What [`Reply::Pending`] gave.
+        /// The token in [`Reply::Pending`].
         token: WaitToken,
         /// The answer.
         result: Result<Reply, Refusal>,
     },
-    /// Something was removed from the directory that the front end has asked to watch.
+    /// Something was removed from the directory that the front end has had watched.
     Removal,
-    /// The shim itself got SIGTERM, SIGINT, SIGQUIT, SIGHUP or SIGUSR1.
+    /// The shim itself has got SIGTERM, SIGINT, SIGQUIT, SIGHUP or SIGUSR1.
     Signal(i32),
 }

@@ -1,7 +1,4 @@
-//! The runtime's binary: which one, with which arguments, and one run of it.
-//!
-//! A run's output is read while it runs: a runtime that writes more than a pipe holds would
-//! otherwise hang for ever. What is kept of it is bounded.
+//! The runtime: its binary, its arguments, and its messages.
 
 use std::ffi::OsString;
 use std::io::{Read, Seek};
@@ -14,9 +11,9 @@ use super::pipe::KEPT;
 /// How long a call may take before it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// create, restore, start, exec, checkpoint.
+    /// A call of create, restore, start, exec or checkpoint.
     pub long: Duration,
-    /// The others.
+    /// Any other call.
     pub short: Duration,
 }
 
@@ -33,13 +30,13 @@ pub struct Runtime {
     pub binary: PathBuf,
     /// `--root R`, `--log F --log-format json`, `--systemd-cgroup` and the like.
     pub global: Vec<OsString>,
-    /// The file of `--log`, if there is one: it is emptied before a call where no other runs, and the last error
-    /// in it is the message of a failed call.
+    /// The file of `--log`, if there is one. The last error in it is the message of a call that has failed. It is
+    /// emptied before a call, unless another call runs.
     pub log: Option<PathBuf>,
 }
 
 impl Runtime {
-    /// The default: `windlass` beside our own binary, or in PATH; else `runc` in PATH.
+    /// The default: `windlass` beside the binary of the shim, or in PATH; otherwise `runc` in PATH.
     pub fn find() -> Option<PathBuf> {
         let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join("windlass")));
         beside
@@ -48,7 +45,7 @@ impl Runtime {
             .or_else(|| Runtime::lookup("runc".as_ref()))
     }
 
-    /// A name as a shell finds it: with a slash it is a path, otherwise it is searched in PATH.
+    /// Finds a program as a shell does: a name with a slash is a path, any other is searched in PATH.
     pub fn lookup(name: &Path) -> Option<PathBuf> {
         if name.as_os_str().as_encoded_bytes().contains(&b'/') {
             return Some(name.into());
@@ -93,20 +90,20 @@ impl Runtime {
     pub(super) fn errors_so_far(&self, empty: bool) -> u64 {
         let Some(log) = &self.log else { return 0 };
         if empty {
-            // One that is not there yet is as good.
+            // A file that is not there yet need not be emptied.
             let _ = std::fs::OpenOptions::new().write(true).truncate(true).open(log);
             return 0;
         }
         std::fs::metadata(log).map_or(0, |log| log.len())
     }
 
-    /// Why a call failed: the last error in its log behind `said_before`, else what it wrote on
-    /// standard error.
+    /// Why a call has failed: the last error in its log after the first `said_before` bytes. If there is none, what
+    /// it wrote on standard error.
     pub(super) fn complaint(&self, stderr: &[u8], said_before: u64) -> String {
         let logged = self.log.as_ref().and_then(|log| {
             let file = windlass_sys::fd::open(log, nix::fcntl::OFlag::O_RDONLY).ok()?;
             let mut file = std::fs::File::from(file);
-            // It is shorter if it was truncated meanwhile.
+            // The file is shorter if it was truncated meanwhile.
             let from = said_before.min(file.metadata().ok()?.len());
             file.seek(std::io::SeekFrom::Start(from)).ok()?;
             let mut text = Vec::new();

@@ -13,8 +13,8 @@ use super::stdio::Output;
 use windlass_sys::stream::{self, Moved};
 use windlass_sys::{Result, fd};
 
-/// Time between two looks at a fifo. It is needed where inotify is not available, and for a reader that uses
-/// splice(2), of which older kernels report nothing.
+/// Time between two looks at a fifo. Looking is needed where inotify is not available, and for readers that use
+/// splice(2), which older kernels do not report.
 const AGAIN: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(20);
 
@@ -23,36 +23,36 @@ const SOON: Duration = Duration::from_millis(20);
 pub(super) enum Taken {
     /// This many bytes.
     Bytes(usize),
-    /// Nothing, because it is full; after a splice(2) also because there was nothing to take.
+    /// Nothing, because it is full. After a splice(2) also: because the source was empty.
     Later,
     /// Nothing, because it has no reader at the moment.
     Alone,
-    /// Nothing, and it never will again.
+    /// Nothing, and it will never take anything again.
     Gone,
 }
 
 #[derive(Debug)]
 pub(super) enum Sink {
     None,
-    /// A pipe of the front end; its reader never comes back.
+    /// A pipe of the front end. A reader that has left does not come back.
     Pipe(OwnedFd),
-    /// A fifo: readers go and come back.
+    /// A fifo. Readers may leave and come back.
     Fifo(Fifo),
-    /// Appended to.
+    /// A file, which is appended to.
     File(OwnedFd),
 }
 
-/// The write end of a fifo. No read end is held, so that the kernel tells when nobody reads (EPIPE,
-/// EPOLLERR). What is in the fifo stays there as long as this end is open (fifo(7), pipe(7)).
+/// The write end of a fifo. The shim holds no read end, so the kernel reports when there is no reader (EPIPE,
+/// EPOLLERR). The content of the fifo stays as long as this end is open (fifo(7), pipe(7)).
 #[derive(Debug)]
 pub(super) struct Fifo {
     end: OwnedFd,
-    /// Whether it has no reader, as far as we know.
+    /// Whether it had no reader when it was last looked at.
     alone: bool,
     /// Whether it ever had a reader.
     pub(super) met: bool,
     watch: Option<Watch>,
-    look_at: Option<Instant>,
+    next_look: Option<Instant>,
 }
 
 impl Sink {
@@ -69,10 +69,10 @@ impl Sink {
                 if !is_fifo {
                     return Ok(Sink::File(end));
                 }
-                Sink::Fifo(Fifo { end, alone: false, met, watch: None, look_at: None })
+                Sink::Fifo(Fifo { end, alone: false, met, watch: None, next_look: None })
             }
             Output::File(path) => {
-                // Without blocking, so that a fifo without a reader is ENXIO and not waited for.
+                // O_NONBLOCK makes a fifo without a reader an error (ENXIO); otherwise the open would wait.
                 let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
                 Sink::File(fd::openat(fd::CWD, &path, flags, 0o600)?)
             }
@@ -94,12 +94,12 @@ impl Sink {
         }
     }
 
-    /// Whether nobody reads it at the moment; looks.
+    /// Looks whether it is a fifo without a reader.
     pub(super) fn is_alone(&mut self) -> bool {
         self.fifo().is_some_and(Fifo::is_alone)
     }
 
-    /// Gives it bytes.
+    /// Writes bytes to it.
     pub(super) fn write(&mut self, bytes: &[u8], poll: &Poll) -> Taken {
         match self.pipe().map(|pipe| stream::write(pipe, bytes)) {
             None => Taken::Gone,
@@ -107,7 +107,7 @@ impl Sink {
         }
     }
 
-    /// Gives it bytes of another pipe, which keeps what is not taken.
+    /// Moves bytes to it from another pipe, which keeps what is not taken.
     pub(super) fn splice(&mut self, source: BorrowedFd<'_>, most: usize, poll: &Poll) -> Taken {
         match self.pipe().map(|pipe| stream::splice(source, pipe, most)) {
             None => Taken::Gone,
@@ -133,15 +133,15 @@ impl Sink {
         }
     }
 
-    /// When it is to be looked at by itself.
-    pub(super) fn look_at(&self) -> Option<Instant> {
+    /// When to look at it although nothing is reported.
+    pub(super) fn next_look(&self) -> Option<Instant> {
         match self {
-            Sink::Fifo(fifo) => fifo.look_at,
+            Sink::Fifo(fifo) => fifo.next_look,
             _ => None,
         }
     }
 
-    /// Nothing more will come. A fifo is closed when a reader has taken everything in it.
+    /// No more bytes will come. A fifo is closed when a reader has taken its content.
     pub(super) fn end(&mut self, poll: &Poll) {
         if self.fifo().is_none_or(|fifo| fifo.is_done(poll)) {
             *self = Sink::None;
@@ -150,7 +150,7 @@ impl Sink {
 }
 
 impl Fifo {
-    /// Whether it has asked to be told of a reader.
+    /// Whether it waits for a reader, which has to come or to read.
     pub(super) fn waits(&self) -> bool {
         self.alone || self.watch.is_some()
     }
@@ -158,12 +158,12 @@ impl Fifo {
     fn is_alone(&mut self) -> bool {
         if self.alone && stream::has_reader(self.end.as_fd()) {
             (self.alone, self.met) = (false, true);
-            (self.watch, self.look_at) = (None, None);
+            (self.watch, self.next_look) = (None, None);
         }
         self.alone
     }
 
-    /// Asks to be told of a reader. False: one has just come.
+    /// Waits for a reader. False: one has just come.
     fn wait_for_a_reader(&mut self, poll: &Poll) -> bool {
         self.watch(poll, None);
         self.alone = true;
@@ -172,14 +172,14 @@ impl Fifo {
 
     fn watch(&mut self, poll: &Poll, look_again: Option<Duration>) {
         if self.watch.is_none() {
-            // Without inotify the fifo is looked at again after a while.
+            // Without inotify the shim looks at the fifo again after a while.
             self.watch = poll.notify(&stream::path_of(self.end.as_fd()), Change::Reader).ok();
         }
         let pause = if self.watch.is_some() { look_again } else { Some(look_again.map_or(AGAIN, |_| SOON)) };
-        self.look_at = pause.map(|pause| Instant::now() + pause);
+        self.next_look = pause.map(|pause| Instant::now() + pause);
     }
 
-    /// Whether there is a reader, and nothing is left for it to read; else asks to be told.
+    /// Whether there is a reader and it has read everything. If not, the fifo is watched for a change of that.
     fn is_done(&mut self, poll: &Poll) -> bool {
         if self.is_alone() {
             return false;
@@ -192,17 +192,17 @@ impl Fifo {
             return true;
         }
         self.watch(poll, Some(AGAIN));
-        // The reader may have taken it before the watch was there.
+        // The reader may have read it before the watch was there.
         stream::waiting(self.end.as_fd()) == 0
     }
 }
 
-/// The write end of the fifo at `path`, and whether it has a reader. A file in its place is
-/// appended to.
+/// The write end of the fifo at `path`, and whether it has a reader. If the path is that of a file, the file is
+/// opened for appending.
 fn open_fifo(path: &Path) -> Result<(OwnedFd, bool)> {
     let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_APPEND;
     match fd::open(path, flags) {
-        // A fifo can be opened for writing without waiting only if it has a reader, so we are one for a moment.
+        // A fifo can be opened for writing without waiting only if it has a reader. So the shim is one for a moment.
         Err(failed) if failed.errno == Errno::ENXIO => {
             let both = fd::open(path, OFlag::O_RDWR | OFlag::O_NONBLOCK)?;
             Ok((fd::reopen(both.as_fd(), flags)?, false))

@@ -1,46 +1,46 @@
-//! The bytes of a process: from its pipes or its terminal to fifos, logs and attached clients.
+//! The stdio of a process, as a front end describes it.
 //!
-//! A fifo is lossless and holds the process back when its reader is slow. A log is written at
-//! once; an error is counted and tried again, and never stops the reading. An attached client
-//! that is slow holds the process back too, and is dropped when it has not read for two seconds.
+//! Output goes to fifos, logs and attached clients. A fifo loses nothing: a slow reader holds the process back. A
+//! log is written at once; what cannot be written is counted, and never stops the reading. An attached client that
+//! is slow holds the process back too, but it is dropped when it has not read for two seconds.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-/// Where input comes from.
+/// The source of the input.
 #[derive(Debug, Default)]
 pub enum Stdin {
     /// Nowhere: `/dev/null`.
     #[default]
     Null,
-    /// A fifo. Held open for writing too until [`super::Request::CloseStdin`], so that an engine's
-    /// death is no end of file.
+    /// A fifo. The shim holds it open for writing until [`super::Request::CloseStdin`], so that the process reads no
+    /// end of file when an engine dies.
     Fifo(PathBuf),
-    /// Attached clients. With `leave_open`, their end is not the end of the input.
+    /// Attached clients.
     Attach {
-        /// Whether input stays open when the client closes its.
+        /// Whether the input stays open when a client closes its side.
         leave_open: bool,
     },
-    /// The shim's own standard input, handed on as it is.
+    /// The standard input of the shim itself.
     Inherit,
 }
 
-/// Where one stream of output goes, apart from logs and attached clients.
+/// The target of one stream of output, apart from logs and attached clients.
 #[derive(Debug, Default)]
 pub enum Output {
-    /// Nowhere else. With no log either, it is `/dev/null`.
+    /// There is none. If there is no log either, the process gets `/dev/null`.
     #[default]
     None,
-    /// Only to attached clients, and to logs if there are any.
+    /// There is none, but clients may attach.
     Attach,
-    /// A fifo. A reader that is away is waited for; what is in it at the process's end can be
-    /// read until the process is deleted.
+    /// A fifo. If it has no reader, the shim waits for one. What is in the fifo when the process ends can be read
+    /// until the process is deleted.
     Fifo(PathBuf),
     /// A file to append to. Both streams may name the same.
     File(PathBuf),
-    /// A pipe or socket of the front end's, for example to a logger.
+    /// A pipe or socket of the front end, for example to a logger.
     Fd(OwnedFd),
-    /// The shim's own, handed on as it is.
+    /// The same stream of the shim itself.
     Inherit,
 }
 
@@ -89,7 +89,7 @@ pub struct Journal {
     pub partial: bool,
 }
 
-/// How an attached client's bytes are told apart.
+/// How messages are separated on the socket of an attached client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// conmon's: SEQPACKET, one byte for the stream (2 output, 3 error) and at most 8192 of data
@@ -113,10 +113,10 @@ pub struct Stdio {
     pub stderr: Output,
     /// Logs.
     pub logs: Vec<Log>,
-    /// Who owns the pipes, so that `/dev/stdout` can be opened by a user who is not root.
+    /// User and group that own the pipes, so that a user who is not root can open `/dev/stdout`.
     pub owner: Option<(u32, u32)>,
-    /// A directory in which the output's pipes are fifos, `NAME.stdout` and `NAME.stderr` with
-    /// this name: another shim can go on reading them when this one has died. The process holds
-    /// both ends, so that it gets no SIGPIPE meanwhile.
+    /// A directory and a name. The pipes of the output are then fifos in it, `NAME.stdout` and `NAME.stderr`, and
+    /// another shim can go on reading them when this one has died. The process holds both ends, so it gets no
+    /// SIGPIPE meanwhile.
     pub fifos: Option<(PathBuf, String)>,
 }

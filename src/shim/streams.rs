@@ -1,4 +1,4 @@
-//! The stdio of one process, put together: two outlets, the input, the clients, the logs.
+//! The stdio of one process: two outlets, the input, the attached clients and the logs.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use nix::fcntl::OFlag;
 
-use super::client::{Client, Said};
+use super::client::{Client, Received};
 use super::key::{Kind, key};
 use super::log::{Logger, Stream};
 use super::outlet::{Around, Outlet, Scratch};
@@ -19,12 +19,12 @@ use windlass_sys::{Result, fd, socket};
 /// Input on its way to the process.
 #[derive(Debug)]
 struct Input {
-    /// The pipe or the terminal.
+    /// The pipe or the terminal that the process reads.
     sink: OwnedFd,
     terminal: bool,
     fifo: Option<OwnedFd>,
     pending: Vec<u8>,
-    /// The pipe is full, and watched until it is not.
+    /// Whether the pipe is full. It is watched until it has room.
     blocked: bool,
     close_when_empty: bool,
 }
@@ -40,13 +40,13 @@ pub(super) struct Streams {
     logs: Vec<Logger>,
     clients: Vec<Client>,
     next_client: u16,
-    /// What was typed before the runtime has sent the terminal.
+    /// Input from clients before the runtime has sent the terminal. `None`: there is no terminal, or it is there.
     early: Option<Vec<u8>>,
-    /// The size that was asked for before there was a terminal.
+    /// The size that was requested before there was a terminal.
     size: Option<(u16, u16)>,
 }
 
-/// What the runtime is started with, so that the process gets it.
+/// The descriptors 0, 1 and 2 of the runtime, which the process inherits.
 pub(super) type ChildEnds = [OwnedFd; 3];
 
 /// How the pipes of the output are made.
@@ -130,8 +130,8 @@ impl Streams {
         if let Some(inherited) = inherited {
             return Ok(inherited);
         }
-        // A terminal has one stream; the other pipe is only for the runtime's complaints, as is
-        // that of a process whose errors nobody wants.
+        // With a terminal there is one stream. The pipe for errors is then only for what the runtime complains,
+        // as it is for a process whose errors nobody reads.
         let unwanted = matches!(output, Output::None) && self.logs.is_empty();
         let discard = which == Stream::Stderr && (self.terminal || unwanted);
         if unwanted && !self.terminal && which == Stream::Stdout {
@@ -168,7 +168,7 @@ impl Streams {
         self.take_input(sink, true, fifo, poll)?;
         if let Some(early) = self.early.take().filter(|early| !early.is_empty()) {
             self.clients.iter_mut().for_each(|client| client.listen(true, poll));
-            self.type_in(&early, poll);
+            self.write_input(&early, poll);
         }
         match self.outlets.first_mut() {
             Some(outlet) => outlet.read_from(master, true, poll),
@@ -176,11 +176,11 @@ impl Streams {
         }
     }
 
-    /// The runtime's call has ended.
+    /// The call of the runtime has ended. Returns what it wrote on standard error, if it has `failed`.
     pub(super) fn runtime_done(&mut self, failed: bool, poll: &Poll, scratch: &mut Scratch) -> Vec<u8> {
         let mut complaint = Vec::new();
         self.each(poll, scratch, true, |outlet, around| {
-            // What it wrote last may not have been read yet.
+            // What the runtime wrote last may not have been read yet.
             outlet.pump(around);
             outlet.unhold(failed, around);
             complaint.append(&mut outlet.complaint);
@@ -199,7 +199,7 @@ impl Streams {
         self.outlets.iter_mut().for_each(|outlet| act(outlet, &mut around));
     }
 
-    /// One of our descriptors is ready.
+    /// A descriptor of these streams is ready.
     pub(super) fn ready(
         &mut self,
         kind: Kind,
@@ -211,7 +211,7 @@ impl Streams {
     ) {
         match kind {
             Kind::Source | Kind::Sink => {
-                // The key says which of the two by its stream, but a process may have only one.
+                // The key names the stream, but a process may have only one outlet.
                 let index = usize::from(sub).min(self.outlets.len().saturating_sub(1));
                 let mut around = Around { logs: &mut self.logs, clients: &mut self.clients, poll, scratch, alive };
                 if let Some(outlet) = self.outlets.get_mut(index) {
@@ -226,24 +226,24 @@ impl Streams {
         self.each(poll, scratch, alive, Outlet::resume);
     }
 
-    /// Whether a client that is full is waited for.
+    /// Whether reading waits for a client that is full.
     pub(super) fn is_held_back(&self) -> bool {
         self.outlets.iter().any(Outlet::is_held_back)
     }
 
-    /// Whether there is one client and nobody else who could be kept waiting by it.
+    /// Whether one client is the only reader, so that a slow one keeps nobody else waiting.
     pub(super) fn has_one_reader(&self) -> bool {
         self.logs.is_empty() && self.clients.len() == 1 && !self.outlets.iter().any(Outlet::has_sink)
     }
 
     /// When the next client is to be dropped for not reading.
-    pub(super) fn patience_ends(&self, alive: bool) -> Option<Instant> {
-        self.clients.iter().filter_map(|client| client.patience_ends(!alive)).min()
+    pub(super) fn stall_ends(&self, alive: bool) -> Option<Instant> {
+        self.clients.iter().filter_map(|client| client.stall_ends(!alive)).min()
     }
 
-    /// Drops the clients that were waited for long enough.
-    pub(super) fn lose_patience(&mut self, now: Instant, poll: &Poll, scratch: &mut Scratch, alive: bool) {
-        if self.patience_ends(alive).is_some_and(|end| end <= now) {
+    /// Drops the clients that have not read for too long.
+    pub(super) fn drop_stalled(&mut self, now: Instant, poll: &Poll, scratch: &mut Scratch, alive: bool) {
+        if self.stall_ends(alive).is_some_and(|end| end <= now) {
             self.clients.retain_mut(|client| !client.is_stalled(!alive, now));
             self.each(poll, scratch, alive, Outlet::resume);
         }
@@ -255,7 +255,7 @@ impl Streams {
         let spliced =
             if input.terminal { Ok(Moved::Later) } else { stream::splice(fifo.as_fd(), input.sink.as_fd(), 64 * 1024) };
         let moved = match spliced {
-            // The pipe may be full, and then only read(2) tells nothing from the end.
+            // The pipe may be full. Only read(2) distinguishes an empty fifo from its end.
             Ok(Moved::Later) if input.terminal || stream::waiting(fifo.as_fd()) == 0 => {
                 copy(fifo, &input.sink, &mut input.pending)
             }
@@ -266,16 +266,16 @@ impl Streams {
             Ok(Moved::Bytes(_)) => self.block_input(poll),
             Ok(Moved::Later) if !input.terminal && stream::waiting(fifo.as_fd()) > 0 => self.block_input(poll),
             Ok(Moved::Later) => {}
-            // The end of a terminal's input is no hang-up of the terminal.
+            // The end of the input does not hang the terminal up.
             Ok(Moved::End) if input.terminal => input.fifo = None,
             Ok(Moved::End) | Err(_) => self.end_input(poll),
         }
     }
 
-    /// Nobody reads it, or no more comes.
+    /// The process does not read any more, or no more input comes: the process reads the end of it.
     fn end_input(&mut self, poll: &Poll) {
         if let Some(input) = self.input.take() {
-            // A terminal is open under another number too, so that closing this one is not enough.
+            // A terminal is also open under another number, so closing this one does not end its watch.
             poll.forget(&input.sink);
         }
     }
@@ -295,7 +295,7 @@ impl Streams {
     fn flush_input(&mut self, poll: &Poll) {
         let Some(input) = &mut self.input else { return };
         match write_all(&input.sink, &mut input.pending) {
-            // Nobody reads it any more.
+            // The process does not read any more.
             Err(_) => return self.end_input(poll),
             Ok(false) => return,
             Ok(true) => {}
@@ -322,45 +322,45 @@ impl Streams {
             return;
         }
         loop {
-            match self.clients[at].hear() {
-                Said::Input(bytes) => self.type_in(&bytes, poll),
-                Said::CloseInput => {
+            match self.clients[at].receive() {
+                Received::Input(bytes) => self.write_input(&bytes, poll),
+                Received::CloseInput => {
                     if !matches!(self.stdin, Stdin::Attach { leave_open: true }) {
                         self.close_stdin(poll);
                     }
-                    // The end of a message socket reads as empty for ever.
+                    // After its end a message socket stays readable.
                     self.clients[at].listen(false, poll);
                     if ready.hangup {
                         self.clients.remove(at);
                     }
                     return;
                 }
-                Said::Silent => {
+                Received::Silent => {
                     self.clients[at].listen(false, poll);
                     if ready.hangup {
                         self.clients.remove(at);
                     }
                     return;
                 }
-                Said::Gone => {
+                Received::Gone => {
                     poll.forget(self.clients[at].fd());
                     self.clients.remove(at);
                     return;
                 }
-                Said::Nothing => {
+                Received::Nothing => {
                     if ready.hangup {
                         self.clients.remove(at);
                     }
                     return;
                 }
             }
-            if !self.clients[at].has_more() {
+            if !self.clients[at].has_unread() {
                 return;
             }
         }
     }
 
-    fn type_in(&mut self, bytes: &[u8], poll: &Poll) {
+    fn write_input(&mut self, bytes: &[u8], poll: &Poll) {
         if !matches!(self.stdin, Stdin::Attach { .. }) {
             return;
         }
@@ -377,11 +377,11 @@ impl Streams {
         }
     }
 
-    /// No more input than what is on its way.
+    /// The process gets no more input than what was sent before.
     pub(super) fn close_stdin(&mut self, poll: &Poll) {
         let Some(input) = &mut self.input else { return };
         if let Some(fifo) = &input.fifo {
-            // Read-only from now on: the end comes when the last writer has left.
+            // The shim keeps a read end only, so the end comes when the last writer has left.
             let reader = fd::reopen(fifo.as_fd(), OFlag::O_RDONLY | OFlag::O_NONBLOCK);
             let watched = reader.ok().filter(|reader| {
                 input.blocked || poll.watch(reader, key(Kind::InputFifo, self.serial, 0), Interest::Read).is_ok()
@@ -396,9 +396,9 @@ impl Streams {
         }
     }
 
-    /// A client from now on.
+    /// Attaches a client.
     pub(super) fn attach(&mut self, socket: OwnedFd, framing: Framing, poll: &Poll) -> Result<()> {
-        // Numbers come round again, and an old client may still have one.
+        // The numbers start again from 0, and an old client may still have one.
         while self.clients.iter().any(|client| client.number == self.next_client) {
             self.next_client = self.next_client.wrapping_add(1);
         }
@@ -417,7 +417,7 @@ impl Streams {
         self.clients.len()
     }
 
-    /// The size of the terminal. False: there is none.
+    /// Sets the size of the terminal. False: there is none.
     pub(super) fn resize(&mut self, rows: u16, columns: u16) -> Result<bool> {
         match &self.input {
             None if self.terminal => {
@@ -431,22 +431,23 @@ impl Streams {
         }
     }
 
-    /// Opens the logs anew.
+    /// Opens the log files again, by their names.
     pub(super) fn reopen_logs(&mut self) {
         self.logs.iter_mut().for_each(Logger::reopen);
     }
 
-    /// Whether every client has got everything.
+    /// Whether everything was sent to every client.
     pub(super) fn are_clients_idle(&self) -> bool {
         self.clients.iter().all(Client::is_idle)
     }
 
-    /// Whether everything that the process wrote was read; a client may lag.
+    /// Whether everything that the process wrote was read. Clients may not have taken it yet.
     pub(super) fn is_read(&self) -> bool {
         self.outlets.iter().all(Outlet::is_drained)
     }
 
-    /// The process has ended: its terminal's hang-up is for good, its input is nobody's.
+    /// The process has ended: its input is closed, and what it wrote is read. A terminal that is hung up now
+    /// stays so.
     pub(super) fn process_ended(&mut self, poll: &Poll, scratch: &mut Scratch) {
         self.end_input(poll);
         self.each(poll, scratch, false, |outlet, around| {
@@ -455,14 +456,14 @@ impl Streams {
         });
     }
 
-    /// Nothing more is read: readers get their end.
+    /// Closes everything. Readers get the end.
     pub(super) fn finish(&mut self) {
         self.input = None;
         self.outlets.iter_mut().for_each(Outlet::finish);
         self.clients.clear();
     }
 
-    /// Everything that had to be read was read. Readers get the end after they have read the rest.
+    /// Everything was read that had to be. Readers get the end after they have read the rest.
     pub(super) fn end_sinks(&mut self, poll: &Poll, scratch: &mut Scratch) {
         self.logs.iter_mut().for_each(|log| log.end(scratch.output()));
         self.each(poll, scratch, false, Outlet::end);
@@ -473,17 +474,17 @@ impl Streams {
         self.outlets.iter_mut().any(Outlet::waits_for_a_reader)
     }
 
-    /// Whether the reader of a fifo is about to take what is left.
+    /// Whether the reader of a fifo is about to take what is left; see [`Outlet::is_wanted`].
     pub(super) fn are_wanted(&mut self, late: bool) -> bool {
         self.outlets.iter_mut().any(|outlet| outlet.is_wanted(late))
     }
 
-    /// When fifos are to be looked at for readers although nothing was reported.
-    pub(super) fn look_at(&self) -> Option<Instant> {
-        self.outlets.iter().filter_map(Outlet::look_at).min()
+    /// When to look at the fifos for readers although inotify has reported nothing.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.outlets.iter().filter_map(Outlet::next_look).min()
     }
 
-    /// Goes on where the reader of a fifo has come or read.
+    /// Writes to the fifos whose readers have come or have read.
     pub(super) fn look_for_readers(&mut self, poll: &Poll, scratch: &mut Scratch, alive: bool) {
         self.each(poll, scratch, alive, |outlet, around| {
             if outlet.waits_for_a_reader() {
@@ -492,34 +493,34 @@ impl Streams {
         });
     }
 
-    /// The end is told: attached clients have seen all there is.
-    pub(super) fn let_go(&mut self, poll: &Poll, scratch: &mut Scratch) {
+    /// Disconnects the attached clients, which have got everything.
+    pub(super) fn disconnect(&mut self, poll: &Poll, scratch: &mut Scratch) {
         self.clients.clear();
         self.each(poll, scratch, false, Outlet::resume);
     }
 
-    /// Nothing has moved for a while.
+    /// No output has come for a while: wide pipes become narrow again.
     pub(super) fn rest(&mut self) {
         self.outlets.iter_mut().for_each(Outlet::rest);
     }
 
-    /// Whether a terminal is to be looked at again soon.
+    /// Whether nobody has the terminal open at the moment, so that it has to be looked at again soon.
     pub(super) fn is_hung_up(&self) -> bool {
         self.outlets.iter().any(|outlet| outlet.hung_up)
     }
 
-    /// Looks at it.
+    /// Looks whether the terminal is open again.
     pub(super) fn look_again(&mut self, poll: &Poll, scratch: &mut Scratch) {
         self.each(poll, scratch, true, Outlet::look_again);
     }
 
-    /// Bytes that could not be written.
+    /// Bytes that could not be written to logs and sinks.
     pub(super) fn dropped(&self) -> u64 {
         let logs: u64 = self.logs.iter().map(Logger::dropped).sum();
         logs + self.outlets.iter().map(Outlet::dropped).sum::<u64>()
     }
 
-    /// The log files that are to be synced before the exit is told.
+    /// The log files that have to be synced before the exit is told.
     pub(super) fn logs_to_sync(&self) -> Vec<OwnedFd> {
         self.logs.iter().filter_map(Logger::to_sync).collect()
     }
@@ -531,7 +532,7 @@ fn give_to(pipe: &OwnedFd, owner: Option<(u32, u32)>) -> Result<()> {
     nix::unistd::fchown(pipe, Some(uid.into()), Some(gid.into())).called(|| format!("fchown({uid}, {gid})"))
 }
 
-/// Input for a terminal, which older kernels do not splice to.
+/// Copies input to a terminal, because older kernels cannot splice to one.
 fn copy(fifo: &OwnedFd, sink: &OwnedFd, pending: &mut Vec<u8>) -> Result<Moved> {
     let mut buffer = [0; 4096];
     let moved = stream::read(fifo.as_fd(), &mut buffer)?;
@@ -542,7 +543,7 @@ fn copy(fifo: &OwnedFd, sink: &OwnedFd, pending: &mut Vec<u8>) -> Result<Moved> 
     Ok(moved)
 }
 
-/// Writes what is pending. False: not all of it, for now.
+/// Writes what is pending. False: a part of it has to wait.
 fn write_all(sink: &OwnedFd, pending: &mut Vec<u8>) -> Result<bool> {
     while !pending.is_empty() {
         match stream::write(sink.as_fd(), pending)? {

@@ -93,9 +93,9 @@ impl Supervisor {
 
     fn streams_deadline(&self, known: &Supervised, streams: &Streams, now: Instant) -> Option<Instant> {
         let patient = self.patient && streams.has_one_reader();
-        let client = if patient { None } else { streams.patience_ends(known.process.is_alive()) };
+        let client = if patient { None } else { streams.stall_ends(known.process.is_alive()) };
         let hung_up = streams.is_hung_up().then(|| now + HUNG_UP);
-        client.into_iter().chain(hung_up).chain(streams.look_at()).min()
+        client.into_iter().chain(hung_up).chain(streams.next_look()).min()
     }
 
     fn due(&mut self, now: Instant) {
@@ -122,13 +122,13 @@ impl Supervisor {
             let alive = known.process.is_alive();
             let Some(streams) = &mut known.streams else { continue };
             if !(self.patient && streams.has_one_reader()) {
-                streams.lose_patience(now, &self.poll, &mut self.scratch, alive);
+                streams.drop_stalled(now, &self.poll, &mut self.scratch, alive);
             }
             if alive && streams.is_hung_up() {
                 streams.look_again(&self.poll, &mut self.scratch);
             }
         }
-        let waits = |known: &Supervised| known.streams.as_ref().is_some_and(|streams| streams.look_at().is_some());
+        let waits = |known: &Supervised| known.streams.as_ref().is_some_and(|streams| streams.next_look().is_some());
         if self.processes.iter().any(waits) {
             self.look_for_readers(Some(now));
         }

@@ -96,7 +96,7 @@ impl Front {
 
     /// Sends the event of containerd's that stands for one of the supervisor's.
     fn tell(&mut self, event: Event, core: &Supervisor) {
-        let told = match event {
+        let event = match event {
             Event::Started { process, pid } => {
                 let (container_id, pid) = (process.container.as_ref().into(), pid as u32);
                 match process.exec {
@@ -116,7 +116,7 @@ impl Front {
             Event::OutOfMemory { container } => Topic::Oom.with(&TaskNamed { container_id: container.as_ref().into() }),
             _ => return,
         };
-        self.server.outbox.push(told, &core.poll);
+        self.server.outbox.push(event, &core.poll);
     }
 }
 

@@ -8,7 +8,7 @@ use nix::sched::CloneFlags;
 use super::answer::Outcome;
 use super::connections::Caller;
 use super::error::Error;
-use super::message::event::Told;
+use super::message::event::TaskEvent;
 use crate::table::Table;
 use crate::{Interest, NewProcess, Poll};
 use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
@@ -130,7 +130,7 @@ pub enum Work {
     /// The logger of an exec is awaited; then the exec is made known.
     AwaitLogger(Job<()>, Box<NewProcess>),
     /// The root filesystem is unmounted; then the call is answered, and the event sent.
-    Unmount(Job<()>, Outcome, Option<Told>),
+    Unmount(Job<()>, Outcome, Option<TaskEvent>),
 }
 
 impl Work {
@@ -150,7 +150,7 @@ pub enum Ended {
     /// See [`Work::AwaitLogger`].
     LoggerReady(Box<NewProcess>, Result<(), Error>),
     /// See [`Work::Unmount`].
-    Unmounted(Outcome, Option<Told>, Result<(), Error>),
+    Unmounted(Outcome, Option<TaskEvent>, Result<(), Error>),
 }
 
 /// The jobs, by the serial numbers of their keys.
@@ -173,7 +173,7 @@ impl Jobs {
         let ended = match work {
             Work::Prepare(job, process) => Ended::Prepared(process, job.result(exit)),
             Work::AwaitLogger(job, process) => Ended::LoggerReady(process, job.result(exit)),
-            Work::Unmount(job, outcome, told) => Ended::Unmounted(outcome, told, job.result(exit)),
+            Work::Unmount(job, outcome, event) => Ended::Unmounted(outcome, event, job.result(exit)),
         };
         Some((pid, caller, ended))
     }

@@ -1,8 +1,8 @@
-//! A program that takes a process's output (`binary://`): descriptors 3 and 4 are the ends of
-//! the pipes of output and errors, and by descriptor 5 it says that it is ready.
+//! Programs that take the output of a process (`binary://`). Their descriptors 3 and 4 are the read ends of the pipes
+//! for output and errors; on descriptor 5 they report that they are ready.
 //!
-//! It ends by itself at the end of both pipes, which comes when all output was moved. One that
-//! does not is asked by SIGTERM when its process is deleted, and killed twelve seconds later.
+//! A logger ends by itself at the end of both pipes, which comes when all output was moved. One that does not end gets
+//! SIGTERM when its process is deleted, and SIGKILL twelve seconds later.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,11 +30,11 @@ const READY: Duration = Duration::from_secs(60);
 /// A running logger.
 #[derive(Debug)]
 pub struct Logger {
-    /// Whose output it takes.
+    /// The process whose output it takes.
     process: ProcessId,
-    /// It.
+    /// Its process.
     pub child: Child,
-    /// What is next to be done about it, once its process is deleted.
+    /// The next signal that it gets, and when. `None`: its process is not deleted, or it got SIGKILL.
     end: Option<(Instant, i32)>,
 }
 

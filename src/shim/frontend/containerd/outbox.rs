@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::connection::Connection;
 use super::frames::Closed;
-use super::message::event::{Envelope, Forward, Told};
+use super::message::event::{Envelope, Forward, TaskEvent};
 use super::message::{Status, Timestamp};
 use super::ttrpc::{Kind, Request, Response, code};
 use super::wire::Message;
@@ -41,7 +41,7 @@ enum Delivery {
 /// The events that are not acknowledged, as a state machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Queue {
-    events: VecDeque<(Timestamp, Told)>,
+    events: VecDeque<(Timestamp, TaskEvent)>,
     delivery: Delivery,
     /// The next pause.
     pause: Duration,
@@ -53,12 +53,12 @@ impl Queue {
     }
 
     /// Takes an event.
-    fn push(&mut self, at: SystemTime, told: Told) {
+    fn push(&mut self, at: SystemTime, event: TaskEvent) {
         let sent = usize::from(matches!(self.delivery, Delivery::Sent(_)));
         // A container may be killed for want of memory again and again while nobody listens.
-        let repeated = told.topic == "/tasks/oom" && self.events.iter().skip(sent).any(|(_, of)| *of == told);
+        let repeated = event.topic == "/tasks/oom" && self.events.iter().skip(sent).any(|(_, of)| *of == event);
         if !repeated {
-            self.events.push_back((at.into(), told));
+            self.events.push_back((at.into(), event));
         }
     }
 
@@ -77,7 +77,7 @@ impl Queue {
     }
 
     /// The event to be sent now.
-    fn next(&self, now: Instant) -> Option<&(Timestamp, Told)> {
+    fn next(&self, now: Instant) -> Option<&(Timestamp, TaskEvent)> {
         match self.delivery {
             Delivery::Sent(_) => None,
             Delivery::Paused(until) if now < until => None,
@@ -105,7 +105,7 @@ impl Queue {
             0 => None,
             // It would be refused the next time too, and the others wait behind it.
             code::INVALID_ARGUMENT | code::UNIMPLEMENTED => {
-                let topic = self.events.front().map_or("", |(_, told)| told.topic);
+                let topic = self.events.front().map_or("", |(_, event)| event.topic);
                 Some(format!("containerd does not take the event {topic}: {}", status.message))
             }
             _ => {
@@ -146,8 +146,8 @@ impl Outbox {
     }
 
     /// Takes an event, and sends it when its turn comes.
-    pub fn push(&mut self, told: Told, poll: &Poll) {
-        self.queue.push(SystemTime::now(), told);
+    pub fn push(&mut self, event: TaskEvent, poll: &Poll) {
+        self.queue.push(SystemTime::now(), event);
         self.next(Instant::now(), poll);
     }
 
@@ -166,12 +166,12 @@ impl Outbox {
         if self.queue.is_dead(now) {
             return self.lost(now);
         }
-        let Some((timestamp, told)) = self.queue.next(now) else { return };
+        let Some((timestamp, event)) = self.queue.next(now) else { return };
         let envelope = Envelope {
             timestamp: Some(timestamp.clone()),
             namespace: self.namespace.clone(),
-            topic: told.topic.into(),
-            event: Some(told.event.clone()),
+            topic: event.topic.into(),
+            event: Some(event.message.clone()),
         };
         let request = Request {
             service: SERVICE.into(),
@@ -232,8 +232,8 @@ mod tests {
     use super::super::message::Any;
     use super::*;
 
-    fn event(topic: &'static str) -> Told {
-        Told { topic, event: Any::default() }
+    fn event(topic: &'static str) -> TaskEvent {
+        TaskEvent { topic, message: Any::default() }
     }
 
     fn queue(topics: &[&'static str]) -> Queue {
@@ -243,7 +243,7 @@ mod tests {
     }
 
     fn next(queue: &Queue, now: Instant) -> Option<&'static str> {
-        queue.next(now).map(|(_, told)| told.topic)
+        queue.next(now).map(|(_, event)| event.topic)
     }
 
     fn refused(code: i32) -> Status {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::answer::Fault;
 use super::connections::Caller;
-use super::message::event::Told;
+use super::message::event::TaskEvent;
 use crate::table::Table;
 use crate::{Code, ProcessId, Refusal, Reply, WaitToken};
 
@@ -24,7 +24,7 @@ pub enum Then {
         /// What engines expect before the runtime's message.
         failed: &'static str,
         /// The event that is sent when it has succeeded.
-        told: Option<Told>,
+        event: Option<TaskEvent>,
         /// A file that is not needed any more when it has ended.
         file: Option<PathBuf>,
     },

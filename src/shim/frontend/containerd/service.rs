@@ -98,13 +98,13 @@ impl Server {
                 Reply::Deleted { pid, status } => self.deleted(core, caller, &id, pid, status),
                 _ => done(),
             },
-            Then::Verb { told, file, .. } => {
+            Then::Verb { event, file, .. } => {
                 if let Some(file) = file {
                     let _ = std::fs::remove_file(file);
                 }
                 result?;
-                if let Some(told) = told {
-                    self.outbox.push(told, &core.poll);
+                if let Some(event) = event {
+                    self.outbox.push(event, &core.poll);
                 }
                 done()
             }
@@ -176,7 +176,7 @@ impl Server {
         let process = self.tasks.process(&Name { id: request.id, exec_id: request.exec_id })?;
         let signal = i32::try_from(request.signal).unwrap_or(-1);
         let asked = core.request(Request::Kill { process, signal, all: request.all });
-        let then = Then::Verb { failed: "OCI runtime kill failed", told: None, file: None };
+        let then = Then::Verb { failed: "OCI runtime kill failed", event: None, file: None };
         self.asked(core, caller, then, asked)
     }
 
@@ -211,8 +211,8 @@ impl Server {
             true => ("pause", Topic::Paused, Phase::Paused, "OCI runtime pause failed"),
             false => ("resume", Topic::Resumed, Phase::Running, "OCI runtime resume failed"),
         };
-        let told = Some(topic.with(&TaskNamed { container_id: name.id.clone() }));
-        let then = Then::Verb { failed, told, file: None };
+        let event = Some(topic.with(&TaskNamed { container_id: name.id.clone() }));
+        let then = Then::Verb { failed, event, file: None };
         self.verb(core, caller, &name.id, (vec![verb.into()], Some(phase)), then)
     }
 
@@ -222,7 +222,7 @@ impl Server {
         let file = bundle.join(format!("update-{}.json", self.serials.next()));
         crate::exit::put(&file, &resources, false)?;
         let words = vec!["update".into(), "--resources".into(), file.clone().into_os_string()];
-        let then = Then::Verb { failed: "OCI runtime update failed", told: None, file: Some(file) };
+        let then = Then::Verb { failed: "OCI runtime update failed", event: None, file: Some(file) };
         self.verb(core, caller, &request.id, (words, None), then)
     }
 
@@ -251,8 +251,8 @@ impl Server {
             words.extend(["--manage-cgroups-mode".into(), options.cgroups_mode.into()]);
         }
         let event = TaskCheckpointed { container_id: request.id.clone(), checkpoint: path };
-        let told = Some(Topic::Checkpointed.with(&event));
-        let then = Then::Verb { failed: "OCI runtime checkpoint failed", told, file: None };
+        let event = Some(Topic::Checkpointed.with(&event));
+        let then = Then::Verb { failed: "OCI runtime checkpoint failed", event, file: None };
         self.verb(core, caller, &request.id, (words, None), then)
     }
 

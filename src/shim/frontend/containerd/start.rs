@@ -1,7 +1,7 @@
-//! `start`: makes the lasting shim, or finds that of the same pod, and prints its address.
+//! `start`: starts the lasting shim, or finds that of the same pod, and prints its address.
 //!
-//! All that needs a parser of JSON and the heap that comes with it is done here; the shim is a
-//! new execution of the same binary, which begins with nothing but the listener.
+//! Everything that needs a parser of JSON, and the heap for it, is done here. The lasting shim is a new execution of
+//! the same binary, which begins with the listener alone.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,13 +23,13 @@ use crate::exit;
 use windlass_sys::spawn::Spawn;
 use windlass_sys::{directory, fd, socket};
 
-/// Where containerd's own shims have their sockets.
+/// The directory in which containerd's own shims have their sockets.
 const SOCKETS: &str = "/run/containerd/s";
 
 /// Longest path of a socket that containerd accepts.
 const PATH_MAX: usize = 106;
 
-/// Starts it.
+/// Runs the action.
 pub fn main(arguments: &Arguments) -> Result<(), Error> {
     let input = Input::read(&io::input()?, &arguments.id, &arguments.namespace);
     let bundle = std::env::current_dir().map_err(|error| Error::Io("the working directory".into(), error))?;
@@ -42,14 +42,14 @@ pub fn main(arguments: &Arguments) -> Result<(), Error> {
     let path = directory(&bundle, params).join(format!("{:032x}", hash(key.as_bytes())));
     let address = format!("unix://{}", path.display());
     if let Some((listener, _lock)) = listen(&path)? {
-        // Options that cannot be read are refused where they count: when a task is created.
+        // Options that cannot be read are refused when a task is created.
         let options = Options::read(input.options()).unwrap_or_default();
         if let Err(error) = spawn(arguments, &path, listener, params, &options) {
             let _ = std::fs::remove_file(&path);
             return Err(error);
         }
     }
-    // Older containerd knows the address by this file alone when it starts again.
+    // When an older containerd is restarted it finds the address only in this file.
     exit::put(&bundle.join("address"), address.as_bytes(), false)?;
     match params {
         Some(_) => io::print(&Outcome { version: 3, address, protocol: "ttrpc".into() }.encode()),
@@ -57,8 +57,8 @@ pub fn main(arguments: &Arguments) -> Result<(), Error> {
     }
 }
 
-/// The directory for the socket: as we are told; else below containerd's state directory, which
-/// the bundle is in; else the usual one.
+/// The directory of the socket: that which containerd asks for; otherwise one in containerd's state directory, in
+/// which the bundle is; otherwise the usual one.
 fn directory(bundle: &Path, params: Option<&Params>) -> PathBuf {
     let told = params.map(|params| params.socket_dir.as_str()).filter(|dir| !dir.is_empty()).map(PathBuf::from);
     // STATE/io.containerd.runtime.v2.task/NAMESPACE/ID
@@ -70,14 +70,15 @@ fn directory(bundle: &Path, params: Option<&Params>) -> PathBuf {
         .unwrap_or_else(|| SOCKETS.into())
 }
 
-/// FNV-1a in 128 bits: the same in every version of ours, which a standard library's need not be.
+/// FNV-1a in 128 bits. It is the same in every version of the shim, which the hash of the standard library need not
+/// be.
 fn hash(bytes: &[u8]) -> u128 {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     bytes.iter().fold(OFFSET, |hash, &byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME))
 }
 
-/// The listener and the lock under which it was made; `None` when a shim listens there already.
+/// The listener, and the lock under which it was made. `None`: a shim listens there already.
 fn listen(path: &Path) -> Result<Option<(OwnedFd, OwnedFd)>, Error> {
     let (parent, name) = (path.parent().unwrap_or(path), path.file_name().unwrap_or_default().to_string_lossy());
     std::fs::DirBuilder::new()
@@ -95,7 +96,7 @@ fn listen(path: &Path) -> Result<Option<(OwnedFd, OwnedFd)>, Error> {
                 Err(dead) if matches!(dead.errno, Errno::ECONNREFUSED | Errno::ENOENT) => {
                     let _ = fd::unlinkat(directory.as_fd(), &*name);
                 }
-                // A queue that is full is one of somebody alive.
+                // Connected, or refused because the queue of a living shim is full.
                 _ => return Ok(None),
             },
             Err(error) => return Err(error.into()),
@@ -113,7 +114,7 @@ fn spawn(
 ) -> Result<(), Error> {
     let text = |text: &OsStr| CString::new(text.as_bytes()).unwrap_or_default();
     let own: Vec<OsString> = std::env::args_os().collect();
-    // Under a name that is not containerd's, the first argument names the protocol.
+    // If the name of the program does not say that the protocol is containerd's, the first argument does.
     let named = own.get(1).filter(|word| *word == "containerd");
     let socket = path.as_os_str();
     let words: Vec<CString> = own
@@ -159,7 +160,8 @@ fn spawn(
     Ok(())
 }
 
-/// One more than containerd's, which is ours: if memory is short, a shim goes before containerd.
+/// The shim's OOM score: one more than that of containerd, which this process has inherited. If memory is short, a
+/// shim is killed before containerd.
 fn oom_score() -> Option<String> {
     let text = std::fs::read_to_string("/proc/self/oom_score_adj").ok()?;
     let score: i32 = text.trim().parse().ok()?;

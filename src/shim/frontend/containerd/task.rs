@@ -13,7 +13,7 @@ use super::job::{Ended, Job, PidNamespace, Work};
 use super::key::{Kind, key};
 use super::logger::{self, Logger};
 use super::message::Mount;
-use super::message::event::{TaskDelete, TaskExec, TaskIo, Told, Topic};
+use super::message::event::{TaskDelete, TaskEvent, TaskExec, TaskIo, Topic};
 use super::message::options::Options;
 use super::message::task::{Create, Deleted, Exec, Pid};
 use super::pending::Then;
@@ -113,9 +113,9 @@ impl Server {
                 self.forget_exec(&process.id);
                 Err(unknown(error))
             }
-            Ended::Unmounted(outcome, told, result) => {
-                if let Some(told) = told {
-                    self.outbox.push(told, &core.poll);
+            Ended::Unmounted(outcome, event, result) => {
+                if let Some(event) = event {
+                    self.outbox.push(event, &core.poll);
                 }
                 match result {
                     Ok(()) => outcome,
@@ -268,13 +268,13 @@ impl Server {
         caller: Caller,
         id: &ProcessId,
         outcome: Outcome,
-        told: Option<Told>,
+        event: Option<TaskEvent>,
     ) -> Outcome {
         let Some(task) = self.tasks.get(&id.container) else { return outcome };
         let root = bundle::rootfs(&task.bundle);
         self.forget_task(id);
         let start = |key, poll: &Poll| Job::start(key, poll, None, || mounts::unmount_all(&root));
-        self.begin(core, caller, start, |job| Work::Unmount(job, outcome, told))?;
+        self.begin(core, caller, start, |job| Work::Unmount(job, outcome, event))?;
         Ok(Answer::Later)
     }
 }

@@ -101,13 +101,13 @@ message! {
     }
 }
 
-/// An event as it is sent: its topic, and itself with its name.
+/// An event of a task, as it is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct TaskEvent {
     /// `/tasks/...`.
     pub topic: &'static str,
-    /// The event.
-    pub event: Any,
+    /// The message, with its name.
+    pub message: Any,
 }
 
 /// The events that there are: the end of the topic and the message's name.
@@ -152,8 +152,8 @@ impl Topic {
     }
 
     /// The event with this message.
-    pub fn with(self, message: &impl Message) -> Told {
+    pub fn with(self, message: &impl Message) -> TaskEvent {
         let (topic, name) = self.names();
-        Told { topic, event: Any { type_url: name.into(), value: message.encode() } }
+        TaskEvent { topic, message: Any { type_url: name.into(), value: message.encode() } }
     }
 }
