@@ -116,6 +116,33 @@ fn limits_are_applied_where_their_controllers_are() {
     }
 }
 
+/// How exec enters a container that has all the processes it may have: the process in between forks outside.
+#[test]
+fn a_full_cgroup_is_left_for_the_callers_and_lets_in_who_comes_back() {
+    let Some(hierarchy) = hierarchy_with(&["pids"]) else { return };
+    let scratch = Scratch::new(&hierarchy, "full");
+    let (cgroup, _, _) = scratch.create(r#"{"pids": {"limit": 1}}"#).expect("made");
+    let cgroup = cgroup.expect("the pids controller");
+    let mut sleepers: Vec<_> = (0..2).map(|_| Command::new("sleep").arg("1000").spawn().expect("a process")).collect();
+    let of = |id: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{id}/cgroup")).expect("cgroups");
+        text.lines().find(|line| line.contains(":pids:")).expect("a hierarchy").to_owned()
+    };
+    let callers = of(std::process::id());
+    for sleeper in &sleepers {
+        cgroup.join(sleeper.id() as i32).expect("let in");
+        assert!(of(sleeper.id()).ends_with(&scratch.path));
+    }
+    let own = cgroup.of_caller().expect("there is one");
+    own.join(sleepers[1].id() as i32).expect("let in");
+    assert_eq!(of(sleepers[1].id()), callers);
+    cgroup.join(sleepers[1].id() as i32).expect("let in once more");
+    for sleeper in &mut sleepers {
+        sleeper.kill().expect("killed");
+        sleeper.wait().expect("reaped");
+    }
+}
+
 #[test]
 fn a_limit_that_the_kernel_refuses_names_its_element() {
     let Some(hierarchy) = hierarchy_with(&["cpuset"]) else { return };

@@ -9,7 +9,7 @@ use nix::sched::CloneFlags;
 
 use windlass_base::abi::namespace;
 use windlass_base::error::{Doing, Error, Kind, Origin, Result};
-use windlass_cgroup::v1::Doors;
+use windlass_cgroup::v1::{self, Doors};
 use windlass_cgroup::{Cgroup, Hierarchy, Systemd};
 use windlass_plan::Step;
 use windlass_plan::exec::{ExecPlan, RLIMIT_NPROC};
@@ -44,7 +44,6 @@ pub struct Exec<'a> {
 /// launch is committed, the process is killed and reaped.
 pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Entry<'a>>> {
     let container = request.container;
-    let stopped = || Error::new(Kind::WrongStatus, "cannot exec in a stopped container");
     refuse_status(&request, stopped)?;
     let target = container.open_init()?.ok_or_else(stopped)?;
     let doors = container.cgroup_v1_for_exec(target.as_fd())?.doors()?;
@@ -69,7 +68,7 @@ pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Entr
     let _shown_again = start::show_as(c"windlass exec");
     let (plan, debug) = (request.plan, request.debug);
     let runtime = process::open_pid(std::process::id() as i32).doing(|| "cannot watch the runtime")?;
-    let entry = Entry { request, placed: Placed::Born, late: None };
+    let entry = Entry { request, placed: Placed::Born, late: None, late_v1: v1::Cgroup::default() };
     let launch = Launch::spawn(entry, debug, plan.in_between(), |entry, sync, watch| {
         if let Forked::Parent(child) = entry.fork((init_pid, target.as_fd()), proof)? {
             return Ok(child);
@@ -110,6 +109,10 @@ fn ends_meanwhile(container: &Container, error: &Error) -> bool {
         }
 }
 
+fn stopped() -> Error {
+    Error::new(Kind::WrongStatus, "cannot exec in a stopped container")
+}
+
 fn refuse_status(request: &Exec<'_>, stopped: impl Fn() -> Error) -> Result<()> {
     let container = request.container;
     match container.status()? {
@@ -135,6 +138,8 @@ pub struct Entry<'a> {
     placed: Placed,
     /// The cgroup into which the runtime moves the process once it is born.
     late: Option<Cgroup>,
+    /// The same in the hierarchies of version 1.
+    late_v1: v1::Cgroup,
 }
 
 /// How the first process comes into the container's cgroup.
@@ -173,6 +178,10 @@ impl Handler for Entry<'_> {
                 if let Some(own) = own {
                     own.join(first.pid)?;
                 }
+                let init = self.request.container.open_init()?.ok_or_else(stopped)?;
+                let v1 = self.request.container.cgroup_v1_for_exec(init.as_fd())?;
+                v1.of_caller()?.join(first.pid)?;
+                self.late_v1 = v1;
                 self.placed = Placed::Late;
             }
             _ => {}
@@ -184,6 +193,7 @@ impl Handler for Entry<'_> {
         if let Some(cgroup) = &self.late {
             cgroup.join(child.pid)?;
         }
+        self.late_v1.join(child.pid)?;
         if let Some(limit) = &self.request.plan.processes {
             sched::set_limit_of(child.pid, RLIMIT_NPROC, limit.soft, limit.hard)
                 .doing(|| "error setting rlimit type RLIMIT_NPROC")

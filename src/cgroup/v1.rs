@@ -71,13 +71,31 @@ impl Cgroup {
         if there.len() == places.len() {
             return Ok(cgroup);
         }
-        let hierarchy = Hierarchy::find()?;
         let file = format!("/proc/{init_pid}/cgroup");
         let text = read_file(&file).doing(|| format!("cannot read {file}"))?;
         process::still_there(init).doing(|| "the container's init has ended")?;
-        for place in places.iter().filter(|place| !there.contains(place)) {
+        let gone: Vec<&String> = places.iter().filter(|place| !there.contains(place)).collect();
+        cgroup.add(Cgroup::beside(&gone, &text)?);
+        Ok(cgroup)
+    }
+
+    /// Those that the caller is in, in the hierarchies of these cgroups.
+    pub fn of_caller(&self) -> Result<Cgroup> {
+        let text = read_file("/proc/self/cgroup").doing(|| "cannot read /proc/self/cgroup")?;
+        let places: Vec<&String> = self.directories.iter().map(|directory| &directory.path).collect();
+        Cgroup::beside(&places, &text)
+    }
+
+    /// Of each hierarchy in which `places` are, the cgroup that `text`, a /proc/PID/cgroup, has of it.
+    fn beside(places: &[&String], text: &str) -> Result<Cgroup> {
+        let mut cgroup = Cgroup::default();
+        if places.is_empty() {
+            return Ok(cgroup);
+        }
+        let hierarchy = Hierarchy::find()?;
+        for place in places {
             let mounted = hierarchy.v1().iter().find(|v1| place.starts_with(&format!("{}/", v1.mount)));
-            let Some(path) = mounted.and_then(|v1| Some(format!("{}{}", v1.mount, line_of(&text, v1)?))) else {
+            let Some(path) = mounted.and_then(|v1| Some(format!("{}{}", v1.mount, line_of(text, v1)?))) else {
                 return Err(Error::new(Kind::Kernel, format!("the container's cgroup {place:?} is gone")));
             };
             cgroup.directories.push(Directory::open(&path).doing(|| format!("cannot open cgroup {path:?}"))?);
