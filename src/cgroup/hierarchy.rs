@@ -108,7 +108,14 @@ fn parse(mountinfo: &str) -> (Option<String>, Vec<V1>) {
 
 /// The options of the cgroup2 superblock, by which a mount leaves them as they are: those for all of the host
 /// count that the last mount from the first cgroup namespace had (cgroup-v2.rst, "Mounting").
+///
+/// None where this process is in another cgroup namespace: its mounts set nothing, and mountinfo is long.
 pub fn options_of_cgroup2() -> Result<Vec<String>> {
+    // The inode of the first namespace is fixed (linux/proc_ns.h).
+    let first = std::path::Path::new("cgroup:[4026531835]");
+    if std::fs::read_link("/proc/self/ns/cgroup").is_ok_and(|namespace| namespace != first) {
+        return Ok(Vec::new());
+    }
     let text = read_file("/proc/thread-self/mountinfo").doing(|| "cannot read /proc/thread-self/mountinfo")?;
     Ok(superblock_options(&text))
 }
