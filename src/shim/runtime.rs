@@ -5,6 +5,8 @@ use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::NewProcess;
 use super::pipe::KEPT;
 
@@ -24,7 +26,7 @@ impl Default for Timeouts {
 }
 
 /// The runtime's binary and the arguments before its verb.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Runtime {
     /// Absolute path.
     pub binary: PathBuf,
@@ -116,7 +118,7 @@ impl Runtime {
 
 /// The `msg` of the last line of level `error` (or worse) in a log of JSON lines.
 fn last_error(text: &[u8]) -> Option<String> {
-    #[derive(serde::Deserialize)]
+    #[derive(Deserialize)]
     struct Line {
         level: String,
         msg: String,

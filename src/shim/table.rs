@@ -5,8 +5,10 @@
 
 use std::borrow::Borrow;
 
+use serde::{Deserialize, Serialize};
+
 /// A table of entries by key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Table<K, V>(Vec<(K, V)>);
 
 impl<K, V> Default for Table<K, V> {

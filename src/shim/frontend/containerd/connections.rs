@@ -2,6 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
+use serde::{Deserialize, Serialize};
+
 use super::answer::{Answer, Outcome};
 use super::connection::Connection;
 use super::frames::Closed;
@@ -11,7 +13,7 @@ use crate::{Poll, Ready};
 use windlass_sys::Result;
 
 /// A call that is to be answered: a stream of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
     connection: u64,
     stream: u32,

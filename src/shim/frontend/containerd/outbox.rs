@@ -8,14 +8,15 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use super::connection::Connection;
 use super::frames::Closed;
-use super::message::event::{Envelope, Forward, TaskEvent};
+use super::message::event::{Envelope, Forward, TaskEvent, Topic};
 use super::message::{Status, Timestamp};
 use super::ttrpc::{Kind, Request, Response, code};
 use super::wire::Message;
-use crate::Poll;
-use crate::Ready;
+use crate::{Poll, Ready, written};
 use windlass_sys::socket;
 
 const SERVICE: &str = "containerd.services.events.ttrpc.v1.Events";
@@ -28,18 +29,18 @@ const LATE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What becomes of the first event of the queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Delivery {
     /// It can be sent.
     Ready,
     /// It was sent at this moment, and its acknowledgement is awaited.
-    Sent(Instant),
+    Sent(#[serde(with = "written::moment")] Instant),
     /// It can be sent again at this moment.
-    Paused(Instant),
+    Paused(#[serde(with = "written::moment")] Instant),
 }
 
 /// The events that are not acknowledged, as a state machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Queue {
     events: VecDeque<(Timestamp, TaskEvent)>,
     delivery: Delivery,
@@ -56,7 +57,7 @@ impl Queue {
     fn push(&mut self, at: SystemTime, event: TaskEvent) {
         let sent = usize::from(matches!(self.delivery, Delivery::Sent(_)));
         // A container may be killed for want of memory again and again while nobody listens.
-        let repeated = event.topic == "/tasks/oom" && self.events.iter().skip(sent).any(|(_, of)| *of == event);
+        let repeated = event.topic == Topic::Oom && self.events.iter().skip(sent).any(|(_, of)| *of == event);
         if !repeated {
             self.events.push_back((at.into(), event));
         }
@@ -105,7 +106,7 @@ impl Queue {
             0 => None,
             // It would be refused the next time too, and the others wait behind it.
             code::INVALID_ARGUMENT | code::UNIMPLEMENTED => {
-                let topic = self.events.front().map_or("", |(_, event)| event.topic);
+                let topic = self.events.front().map_or("", |(_, event)| event.topic.name());
                 Some(format!("containerd does not take the event {topic}: {}", status.message))
             }
             _ => {
@@ -170,7 +171,7 @@ impl Outbox {
         let envelope = Envelope {
             timestamp: Some(timestamp.clone()),
             namespace: self.namespace.clone(),
-            topic: event.topic.into(),
+            topic: event.topic.name().into(),
             event: Some(event.message.clone()),
         };
         let request = Request {
@@ -232,17 +233,17 @@ mod tests {
     use super::super::message::Any;
     use super::*;
 
-    fn event(topic: &'static str) -> TaskEvent {
+    fn event(topic: Topic) -> TaskEvent {
         TaskEvent { topic, message: Any::default() }
     }
 
-    fn queue(topics: &[&'static str]) -> Queue {
+    fn queue(topics: &[Topic]) -> Queue {
         let mut queue = Queue::new();
-        topics.iter().for_each(|topic| queue.push(SystemTime::UNIX_EPOCH, event(topic)));
+        topics.iter().for_each(|&topic| queue.push(SystemTime::UNIX_EPOCH, event(topic)));
         queue
     }
 
-    fn next(queue: &Queue, now: Instant) -> Option<&'static str> {
+    fn next(queue: &Queue, now: Instant) -> Option<Topic> {
         queue.next(now).map(|(_, event)| event.topic)
     }
 
@@ -253,13 +254,13 @@ mod tests {
     #[test]
     fn events_are_sent_one_at_a_time_and_in_order() {
         let now = Instant::now();
-        let mut queue = queue(&["/tasks/create", "/tasks/start"]);
-        assert_eq!((next(&queue, now), queue.deadline()), (Some("/tasks/create"), None));
+        let mut queue = queue(&[Topic::Create, Topic::Start]);
+        assert_eq!((next(&queue, now), queue.deadline()), (Some(Topic::Create), None));
         queue.sent(now);
         assert_eq!((next(&queue, now), queue.deadline()), (None, Some(now + PATIENCE)));
         assert!(!queue.is_dead(now) && queue.is_dead(now + PATIENCE));
         assert_eq!(queue.answered(Status::default(), now), None);
-        assert_eq!(next(&queue, now), Some("/tasks/start"));
+        assert_eq!(next(&queue, now), Some(Topic::Start));
         queue.sent(now);
         queue.answered(Status::default(), now);
         assert_eq!((next(&queue, now), queue.deadline()), (None, None));
@@ -270,20 +271,20 @@ mod tests {
     #[test]
     fn an_event_is_sent_again_after_longer_and_longer_pauses() {
         let mut now = Instant::now();
-        let mut queue = queue(&["/tasks/exit"]);
+        let mut queue = queue(&[Topic::Exit]);
         let mut pauses = Vec::new();
         for _ in 0..7 {
             queue.sent(now);
             queue.lost(now);
             let until = queue.deadline().expect("a pause");
-            assert_eq!((next(&queue, now), next(&queue, until)), (None, Some("/tasks/exit")));
+            assert_eq!((next(&queue, now), next(&queue, until)), (None, Some(Topic::Exit)));
             pauses.push((until - now).as_millis());
             now = until;
         }
         assert_eq!(pauses, [50, 100, 200, 400, 800, 1000, 1000]);
         // Once one has arrived, the pauses are short again.
         queue.sent(now);
-        queue.push(SystemTime::UNIX_EPOCH, event("/tasks/delete"));
+        queue.push(SystemTime::UNIX_EPOCH, event(Topic::Delete));
         queue.answered(Status::default(), now);
         queue.lost(now);
         assert_eq!(queue.deadline(), Some(now + SOON));
@@ -292,25 +293,36 @@ mod tests {
     #[test]
     fn what_containerd_does_not_take_is_given_up_and_what_it_cannot_take_now_is_not() {
         let now = Instant::now();
-        let mut queue = queue(&["/tasks/oom", "/tasks/exit"]);
+        let mut queue = queue(&[Topic::Oom, Topic::Exit]);
         queue.sent(now);
         assert_eq!(queue.answered(refused(code::INTERNAL), now), None);
-        assert_eq!(next(&queue, now + SOON), Some("/tasks/oom"));
+        assert_eq!(next(&queue, now + SOON), Some(Topic::Oom));
         queue.sent(now);
         let complaint = queue.answered(refused(code::INVALID_ARGUMENT), now).expect("a complaint");
         assert_eq!(complaint, "containerd does not take the event /tasks/oom: no");
-        assert_eq!(next(&queue, now), Some("/tasks/exit"));
+        assert_eq!(next(&queue, now), Some(Topic::Exit));
     }
 
     #[test]
     fn a_lack_of_memory_that_nobody_has_heard_of_is_told_once() {
         let now = Instant::now();
-        let mut queue = queue(&["/tasks/oom", "/tasks/oom"]);
+        let mut queue = queue(&[Topic::Oom, Topic::Oom]);
         assert_eq!(queue.events.len(), 1);
         // One that was sent may have arrived, so the next is news.
         queue.sent(now);
-        queue.push(SystemTime::UNIX_EPOCH, event("/tasks/oom"));
-        queue.push(SystemTime::UNIX_EPOCH, event("/tasks/oom"));
+        queue.push(SystemTime::UNIX_EPOCH, event(Topic::Oom));
+        queue.push(SystemTime::UNIX_EPOCH, event(Topic::Oom));
         assert_eq!(queue.events.len(), 2);
+    }
+
+    #[test]
+    fn what_is_not_acknowledged_can_be_written_down_and_read_back() {
+        let now = Instant::now();
+        let mut queue = queue(&[Topic::Create, Topic::Exit]);
+        for change in [Queue::sent, Queue::lost] {
+            change(&mut queue, now);
+            let text = serde_json::to_vec(&queue).expect("plain data");
+            assert_eq!(serde_json::from_slice::<Queue>(&text).expect("what was written"), queue);
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::answer::Fault;
 use super::connections::Caller;
 use super::message::event::TaskEvent;
@@ -9,7 +11,7 @@ use crate::table::Table;
 use crate::{Code, ProcessId, Refusal, Reply, WaitToken};
 
 /// The call that a reply belongs to, and what is to be done with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Then {
     /// `Create`.
     Create(ProcessId),
@@ -21,8 +23,8 @@ pub enum Then {
     Delete(ProcessId),
     /// A verb of the runtime without a result of its own.
     Verb {
-        /// What engines expect before the runtime's message.
-        failed: &'static str,
+        /// The verb.
+        verb: Verb,
         /// The event that is sent when it has succeeded.
         event: Option<TaskEvent>,
         /// A file that is not needed any more when it has ended.
@@ -38,7 +40,7 @@ impl Then {
             Then::Start(ProcessId { exec: Some(_), .. }) => Some("OCI runtime exec failed"),
             Then::Start(_) => Some("OCI runtime start failed"),
             Then::Delete(_) => Some("OCI runtime delete failed"),
-            Then::Verb { failed, .. } => Some(failed),
+            Then::Verb { verb, .. } => Some(verb.prefix()),
             Then::Wait => None,
         }
     }
@@ -54,8 +56,35 @@ impl Then {
     }
 }
 
+/// A verb of the runtime without a result of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verb {
+    /// `kill`.
+    Kill,
+    /// `pause`.
+    Pause,
+    /// `resume`.
+    Resume,
+    /// `update`.
+    Update,
+    /// `checkpoint`.
+    Checkpoint,
+}
+
+impl Verb {
+    fn prefix(self) -> &'static str {
+        match self {
+            Verb::Kill => "OCI runtime kill failed",
+            Verb::Pause => "OCI runtime pause failed",
+            Verb::Resume => "OCI runtime resume failed",
+            Verb::Update => "OCI runtime update failed",
+            Verb::Checkpoint => "OCI runtime checkpoint failed",
+        }
+    }
+}
+
 /// The calls, by the token of the reply that they wait for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending(Table<WaitToken, (Caller, Then)>);
 
 impl Pending {
@@ -91,6 +120,8 @@ mod tests {
         let caller = Caller::new(1, 3);
         assert_eq!(pending.note(caller, Then::Wait, Ok(Reply::Pending(WaitToken(7)))), None);
         assert_eq!(pending.note(caller, Then::Wait, Ok(Reply::Done)), Some((Then::Wait, Ok(Reply::Done))));
+        let text = serde_json::to_vec(&pending).expect("plain data");
+        assert_eq!(serde_json::from_slice::<Pending>(&text).expect("what was written"), pending);
         assert_eq!(pending.take(WaitToken(8)), None);
         assert_eq!(pending.take(WaitToken(7)), Some((caller, Then::Wait)));
         assert_eq!(pending.take(WaitToken(7)), None);

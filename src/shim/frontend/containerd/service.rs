@@ -12,7 +12,7 @@ use super::message::task::{
     Checkpoint, CloseIo, Connected, Create, Exec, Exited, Kill, Name, Pid, Pids, ProcessDetails, ProcessInfo,
     ResizePty, State, Stats, Update, status,
 };
-use super::pending::Then;
+use super::pending::{Then, Verb};
 use super::server::Server;
 use super::stats;
 use super::ttrpc::{self, code};
@@ -176,7 +176,7 @@ impl Server {
         let process = self.tasks.process(&Name { id: request.id, exec_id: request.exec_id })?;
         let signal = i32::try_from(request.signal).unwrap_or(-1);
         let asked = core.request(Request::Kill { process, signal, all: request.all });
-        let then = Then::Verb { failed: "OCI runtime kill failed", event: None, file: None };
+        let then = Then::Verb { verb: Verb::Kill, event: None, file: None };
         self.asked(core, caller, then, asked)
     }
 
@@ -207,13 +207,13 @@ impl Server {
 
     fn pause(&mut self, core: &mut Supervisor, caller: Caller, name: Name, pause: bool) -> Outcome {
         self.tasks.find(&name.id)?;
-        let (verb, topic, phase, failed) = match pause {
-            true => ("pause", Topic::Paused, Phase::Paused, "OCI runtime pause failed"),
-            false => ("resume", Topic::Resumed, Phase::Running, "OCI runtime resume failed"),
+        let (verb, word, topic, phase) = match pause {
+            true => (Verb::Pause, "pause", Topic::Paused, Phase::Paused),
+            false => (Verb::Resume, "resume", Topic::Resumed, Phase::Running),
         };
         let event = Some(topic.with(&TaskNamed { container_id: name.id.clone() }));
-        let then = Then::Verb { failed, event, file: None };
-        self.verb(core, caller, &name.id, (vec![verb.into()], Some(phase)), then)
+        let then = Then::Verb { verb, event, file: None };
+        self.verb(core, caller, &name.id, (vec![word.into()], Some(phase)), then)
     }
 
     fn update(&mut self, core: &mut Supervisor, caller: Caller, request: Update) -> Outcome {
@@ -222,7 +222,7 @@ impl Server {
         let file = bundle.join(format!("update-{}.json", self.serials.next()));
         crate::exit::put(&file, &resources, false)?;
         let words = vec!["update".into(), "--resources".into(), file.clone().into_os_string()];
-        let then = Then::Verb { failed: "OCI runtime update failed", event: None, file: Some(file) };
+        let then = Then::Verb { verb: Verb::Update, event: None, file: Some(file) };
         self.verb(core, caller, &request.id, (words, None), then)
     }
 
@@ -252,7 +252,7 @@ impl Server {
         }
         let event = TaskCheckpointed { container_id: request.id.clone(), checkpoint: path };
         let event = Some(Topic::Checkpointed.with(&event));
-        let then = Then::Verb { failed: "OCI runtime checkpoint failed", event, file: None };
+        let then = Then::Verb { verb: Verb::Checkpoint, event, file: None };
         self.verb(core, caller, &request.id, (words, None), then)
     }
 

@@ -3,18 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
+
 use super::answer::{Fault, fault};
 use super::message::Mount;
 use super::message::event::{TaskCreate, TaskIo};
 use super::message::task::Name;
 use super::ttrpc::code;
 use crate::table::Table;
-use crate::{ProcessId, Runtime};
+use crate::{ProcessId, Runtime, written};
 
 /// A task.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
     /// Its id.
+    #[serde(with = "written::text")]
     pub id: Rc<str>,
     /// Its bundle.
     pub bundle: PathBuf,
@@ -29,11 +32,11 @@ pub struct Task {
     /// How far it has come.
     pub stage: Stage,
     /// Its execs, with their stdio.
-    pub execs: Table<Rc<str>, TaskIo>,
+    pub execs: Table<String, TaskIo>,
 }
 
 /// How far a task has come.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stage {
     /// Its root filesystem is being mounted, or its runtime has not answered. containerd cannot ask for it.
     Preparing {
@@ -62,8 +65,8 @@ pub fn process_file(bundle: &Path, exec: &str) -> PathBuf {
 }
 
 /// The tasks, by their ids.
-#[derive(Debug, Default)]
-pub struct Tasks(Table<Rc<str>, Box<Task>>);
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tasks(Table<String, Box<Task>>);
 
 impl Tasks {
     /// Whether there is none.
@@ -81,7 +84,7 @@ impl Tasks {
 
     /// Takes a task in, whose id is free.
     pub fn insert(&mut self, task: Task) {
-        self.0.insert(task.id.clone(), Box::new(task));
+        self.0.insert(task.id.to_string(), Box::new(task));
     }
 
     /// Takes a task out.
@@ -126,7 +129,7 @@ impl Tasks {
     /// Takes an exec in.
     pub fn add_exec(&mut self, id: &ProcessId, io: TaskIo) {
         if let (Some(task), Some(exec)) = (self.0.get_mut(&*id.container), &id.exec) {
-            task.execs.insert(exec.clone(), io);
+            task.execs.insert(exec.to_string(), io);
         }
     }
 
@@ -189,6 +192,8 @@ mod tests {
         assert_eq!(tasks.process(&name("c", "e")).expect_err("not yet").code, code::NOT_FOUND);
         tasks.add_exec(&id, TaskIo::default());
         assert_eq!(tasks.process(&name("c", "e")), Ok(id.clone()));
+        let text = serde_json::to_vec(&tasks).expect("plain data");
+        assert_eq!(serde_json::from_slice::<Tasks>(&text).expect("what was written"), tasks);
         assert_eq!(tasks.remove_exec(&id), Some("/b/exec-e.json".into()));
         assert_eq!(tasks.process(&name("c", "e")).expect_err("no more").code, code::NOT_FOUND);
         assert_eq!(tasks.remove_exec(&ProcessId::of("d", "e")), None);

@@ -1,6 +1,8 @@
 //! What is told without being asked for: `containerd.events`, sent with `Forward` of
 //! `containerd.services.events.ttrpc.v1.Events`.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Any, Mount, Timestamp};
 use crate::frontend::containerd::wire::{Message, message};
 
@@ -102,16 +104,16 @@ message! {
 }
 
 /// An event of a task, as it is sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskEvent {
-    /// `/tasks/...`.
-    pub topic: &'static str,
+    /// Its topic.
+    pub topic: Topic,
     /// The message, with its name.
     pub message: Any,
 }
 
 /// The events that there are: the end of the topic and the message's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Topic {
     /// [`TaskCreate`].
     Create,
@@ -151,9 +153,13 @@ impl Topic {
         }
     }
 
+    /// Its name: `/tasks/...`.
+    pub fn name(self) -> &'static str {
+        self.names().0
+    }
+
     /// The event with this message.
     pub fn with(self, message: &impl Message) -> TaskEvent {
-        let (topic, name) = self.names();
-        TaskEvent { topic, message: Any { type_url: name.into(), value: message.encode() } }
+        TaskEvent { topic: self, message: Any { type_url: self.names().1.into(), value: message.encode() } }
     }
 }
