@@ -49,6 +49,16 @@ pub(super) struct Streams {
 /// The descriptors 0, 1 and 2 of the runtime, which the process inherits.
 pub(super) type ChildEnds = [OwnedFd; 3];
 
+/// What is to be expected of a client that was received from.
+enum Sends {
+    /// More input may be there.
+    More,
+    /// There is nothing now. If the other end is gone, the client has left.
+    Nothing,
+    /// It has left.
+    Left,
+}
+
 /// How the pipes of the output are made.
 struct Pipes {
     owner: Option<(u32, u32)>,
@@ -313,49 +323,53 @@ impl Streams {
     }
 
     fn client_ready(&mut self, number: u16, ready: Ready, poll: &Poll) {
-        let Some(at) = self.clients.iter().position(|client| client.number == number) else { return };
-        if ready.write && !self.clients[at].flush(poll) {
-            self.clients.remove(at);
-            return;
+        let Some(client) = self.client(number) else { return };
+        let sent = !ready.write || client.flush(poll);
+        let left = !sent
+            || ((ready.read || ready.hangup)
+                && match self.receive_from(number, poll) {
+                    Sends::More => false,
+                    Sends::Nothing => ready.hangup,
+                    Sends::Left => true,
+                });
+        if left {
+            self.clients.retain(|client| client.number != number);
         }
-        if !(ready.read || ready.hangup) {
-            return;
-        }
+    }
+
+    fn client(&mut self, number: u16) -> Option<&mut Client> {
+        self.clients.iter_mut().find(|client| client.number == number)
+    }
+
+    /// Passes on what a client has sent.
+    fn receive_from(&mut self, number: u16, poll: &Poll) -> Sends {
         loop {
-            match self.clients[at].receive() {
-                Received::Input(bytes) => self.write_input(&bytes, poll),
+            let Some(client) = self.client(number) else { return Sends::Nothing };
+            match client.receive() {
+                Received::Input(bytes) => {
+                    let unread = client.has_unread();
+                    self.write_input(&bytes, poll);
+                    if !unread {
+                        return Sends::More;
+                    }
+                }
+                // After its end a message socket stays readable.
                 Received::CloseInput => {
+                    client.listen(false, poll);
                     if !matches!(self.stdin, Stdin::Attach { leave_open: true }) {
                         self.close_stdin(poll);
                     }
-                    // After its end a message socket stays readable.
-                    self.clients[at].listen(false, poll);
-                    if ready.hangup {
-                        self.clients.remove(at);
-                    }
-                    return;
+                    return Sends::Nothing;
                 }
                 Received::Silent => {
-                    self.clients[at].listen(false, poll);
-                    if ready.hangup {
-                        self.clients.remove(at);
-                    }
-                    return;
+                    client.listen(false, poll);
+                    return Sends::Nothing;
                 }
+                Received::Nothing => return Sends::Nothing,
                 Received::Gone => {
-                    poll.forget(self.clients[at].fd());
-                    self.clients.remove(at);
-                    return;
+                    poll.forget(client.fd());
+                    return Sends::Left;
                 }
-                Received::Nothing => {
-                    if ready.hangup {
-                        self.clients.remove(at);
-                    }
-                    return;
-                }
-            }
-            if !self.clients[at].has_unread() {
-                return;
             }
         }
     }

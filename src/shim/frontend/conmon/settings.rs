@@ -66,22 +66,28 @@ fn seconds(number: Option<i64>) -> Option<Duration> {
     number.and_then(|n| u64::try_from(n).ok()).filter(|&n| n > 0).map(Duration::from_secs)
 }
 
+/// The container's id and the path of the runtime; or what is missing, in the words of conmon.
+fn required(arguments: &Arguments) -> Result<(OsString, PathBuf), String> {
+    let cid = arguments.cid.clone().ok_or("Container ID not provided. Use --cid")?;
+    if !arguments.exec && arguments.cuuid.is_none() {
+        return Err("Container UUID not provided. Use --cuuid".into());
+    }
+    let binary = PathBuf::from(arguments.runtime.as_ref().ok_or("Runtime path not provided. Use --runtime")?);
+    nix::unistd::access(&binary, AccessFlags::X_OK)
+        .map_err(|errno| format!("Runtime path {} is not valid: {}", binary.display(), errno.desc()))?;
+    if arguments.exec && arguments.exec_process_spec.is_none() {
+        return Err("Exec process spec path not provided. Use --exec-process-spec".into());
+    }
+    if arguments.seccomp_notify_socket.is_some() || arguments.seccomp_notify_plugins.is_some() {
+        return Err("seccomp notification is not supported".into());
+    }
+    Ok((cid, binary))
+}
+
 impl Settings {
     /// What the arguments mean, and the process to make; or what is missing, in the words of conmon.
     pub(super) fn of(arguments: Arguments) -> Result<(Settings, NewProcess), String> {
-        let cid = arguments.cid.as_ref().ok_or("Container ID not provided. Use --cid")?;
-        if !arguments.exec && arguments.cuuid.is_none() {
-            return Err("Container UUID not provided. Use --cuuid".into());
-        }
-        let binary = PathBuf::from(arguments.runtime.as_ref().ok_or("Runtime path not provided. Use --runtime")?);
-        nix::unistd::access(&binary, AccessFlags::X_OK)
-            .map_err(|errno| format!("Runtime path {} is not valid: {}", binary.display(), errno.desc()))?;
-        if arguments.exec && arguments.exec_process_spec.is_none() {
-            return Err("Exec process spec path not provided. Use --exec-process-spec".into());
-        }
-        if arguments.seccomp_notify_socket.is_some() || arguments.seccomp_notify_plugins.is_some() {
-            return Err("seccomp notification is not supported".into());
-        }
+        let (cid, binary) = required(&arguments)?;
         let level = Level::parse(arguments.log_level.as_deref())?;
         let logs = Logs::of(&arguments)?;
         let here = std::env::current_dir().map_err(|error| format!("Failed to get working directory: {error}"))?;
@@ -97,7 +103,7 @@ impl Settings {
             stdio: stdio(&arguments, logs),
             pid_file: match &arguments.container_pidfile {
                 Some(file) => here.join(file),
-                None => here.join(joined("pidfile-", cid)),
+                None => here.join(joined("pidfile-", &cid)),
             },
             process_file: arguments.exec_process_spec.as_ref().map(PathBuf::from),
             verb: if arguments.restore.is_some() { "restore" } else { "create" },
