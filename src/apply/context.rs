@@ -14,9 +14,9 @@ use windlass_store::State;
 use windlass_sys::mount::Filesystem;
 use windlass_sys::process::{Execution, SingleThreaded};
 use windlass_sys::progress::Progress;
-use windlass_sys::{self as sys, Failed, fd};
+use windlass_sys::{self as sys, Failed, descriptors, fd};
 
-use super::action::{Stdio, first_of_ours};
+use super::action::Stdio;
 use super::sources::Sources;
 use super::sync::InitSync;
 
@@ -164,7 +164,7 @@ impl<'a> Context<'a> {
         kept.extend(self.stdio.kept());
         kept.extend(self.joins.iter().flatten().map(|fd| fd.as_fd()));
         kept.extend(self.sources.descriptors());
-        fd::close_all_but(first_of_ours(self.preserve_fds), &kept);
+        descriptors::close_all_but(descriptors::first_not_preserved(self.preserve_fds), &kept);
     }
 
     /// Lets go of a descriptor, not necessarily at once: many are closed in one call. None of the
@@ -178,7 +178,7 @@ impl<'a> Context<'a> {
 
     /// Closes what was spent.
     pub fn close_spent(&mut self) {
-        fd::close_many(std::mem::take(&mut self.spent));
+        descriptors::close_many(std::mem::take(&mut self.spent));
     }
 
     /// The root filesystem. Steps that need it come after the one that attaches it.

@@ -100,7 +100,7 @@ pub fn create<'a>(request: Create<'a>, proof: &'a SingleThreaded) -> Result<Laun
     // are mapped: it hides when it becomes another. In its user namespace it is alone.
     let mapped_first = plan.topology.maps != Maps::Direct;
     if !mapped_first {
-        process::hide().doing(|| "cannot hide the runtime")?;
+        process::set_nondumpable().doing(|| "cannot hide the runtime")?;
     }
     // Otherwise the container could read the caller's arguments in /proc/PID/cmdline: paths of the host.
     let shown_again = start::show_as(c"windlass init");
@@ -345,10 +345,10 @@ fn child_story(plan: &Plan, watch: Watch, cx: Context<'_>, proof: &SingleThreade
 /// The process in between: joins what there is to join, makes init in its new namespaces as a
 /// child of the runtime, names it to the runtime and ends. Only init returns from here.
 fn between(plan: &Plan, cx: &Context<'_>, proof: &SingleThreaded) -> Result<()> {
-    process::hide()?;
+    process::set_nondumpable()?;
     for (join, file) in plan.topology.joined.iter().zip(&cx.joins) {
         let Some(file) = file.as_ref().filter(|_| join.joiner == windlass_plan::Joiner::Init) else { continue };
-        process::enter(file.as_fd(), CloneFlags::from_bits_retain(join.kind as i32))
+        process::setns(file.as_fd(), CloneFlags::from_bits_retain(join.kind as i32))
             .doing(|| format!("cannot join the namespace {:?}", join.path))
             .map_err(|error| error.origin(Origin::Config(join.pointer.clone().into())))?;
     }

@@ -63,7 +63,7 @@ pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Entr
         );
     }
     // Before the clone, so that the process is born so: see init::begin.
-    process::hide().doing(|| "cannot hide the runtime")?;
+    process::set_nondumpable().doing(|| "cannot hide the runtime")?;
     // Otherwise the container could read the caller's arguments in /proc/PID/cmdline: paths, variables.
     let _shown_again = start::show_as(c"windlass exec");
     let (plan, debug) = (request.plan, request.debug);
@@ -316,8 +316,9 @@ fn enter(plan: &ExecPlan, doors: &Doors, placed: Placed, cx: &mut Context<'_>) -
         cx.hold_callers_proc().doing(|| "cannot use the procfs of the caller")?;
     }
     cx.callers_root = namespaces & namespace::MOUNT == 0 && cx.root.is_none();
+    windlass_sys::hide_fd_paths();
     if let (Some(target), true) = (&cx.target, namespaces != 0) {
-        process::enter(target.as_fd(), CloneFlags::from_bits_retain(namespaces as i32))
+        process::setns(target.as_fd(), CloneFlags::from_bits_retain(namespaces as i32))
             .doing(|| "cannot join the container's namespaces")?;
     }
     if let Some(root) = cx.root.take() {

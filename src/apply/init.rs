@@ -46,10 +46,10 @@ fn begin(mapped_first: bool) -> Result<()> {
     // Nobody in the container may look into this process, which has the host's descriptors, until
     // it executes; the kernel sets dumpable anew then.
     if !mapped_first {
-        process::hide()?;
+        process::set_nondumpable()?;
     }
     process::die_with_parent()?;
-    process::rename(INIT_NAME);
+    process::set_comm(INIT_NAME);
     // Not in the caller's session: its terminal is not the container's.
     let _ = nix::unistd::setsid();
     windlass_sys::sched::umask(0);

@@ -17,7 +17,7 @@ pub fn hand_on(steps: &[Step], child: &Child, number: i32, oci_version: &str, st
     });
     let unplanned = || Error::new(Kind::Protocol, "the process has a listener that was not planned");
     let seccomp = seccomp.ok_or_else(unplanned)?;
-    let listener = process::take_fd(child.pidfd.as_fd(), number).doing(|| "cannot take the seccomp listener")?;
+    let listener = process::pidfd_getfd(child.pidfd.as_fd(), number).doing(|| "cannot take the seccomp listener")?;
     let mut message = serde_json::json!({
         "ociVersion": oci_version,
         "fds": ["seccompFd"],

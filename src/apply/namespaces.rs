@@ -102,7 +102,7 @@ impl Borrowed {
         for (join, file) in topology.joined.iter().zip(joins) {
             let (Joiner::Runtime, Some(file)) = (join.joiner, file) else { continue };
             out.remember(join.kind)?;
-            process::enter(file.as_fd(), flags(join.kind))
+            process::setns(file.as_fd(), flags(join.kind))
                 .doing(|| format!("cannot join the {} namespace {:?}", kind_names(join.kind), join.path))
                 .map_err(|error| error.origin(Origin::Config(join.pointer.clone().into())))?;
         }
@@ -153,7 +153,7 @@ impl Drop for Borrowed {
         }
         for (own, kind) in self.others.drain(..).rev() {
             // The runtime was there before; if it cannot go back it must not go on elsewhere.
-            if process::enter(own.as_fd(), flags(kind)).is_err() {
+            if process::setns(own.as_fd(), flags(kind)).is_err() {
                 process::exit_now(1);
             }
         }

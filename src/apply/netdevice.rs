@@ -219,10 +219,10 @@ impl Ends {
 
 /// A connection to `namespace`, opened on a visit there from `own`.
 fn open_in(namespace: BorrowedFd<'_>, own: BorrowedFd<'_>) -> Result<Netlink> {
-    process::enter(namespace, CloneFlags::CLONE_NEWNET).doing(|| "cannot enter the container's network namespace")?;
+    process::setns(namespace, CloneFlags::CLONE_NEWNET).doing(|| "cannot enter the container's network namespace")?;
     let opened = Netlink::open();
     // The runtime was there before; if it cannot go back it must not go on elsewhere.
-    if process::enter(own, CloneFlags::CLONE_NEWNET).is_err() {
+    if process::setns(own, CloneFlags::CLONE_NEWNET).is_err() {
         process::exit_now(1);
     }
     opened.doing(|| "cannot speak to the kernel about the container's network devices")

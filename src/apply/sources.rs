@@ -326,7 +326,7 @@ impl Home {
 
     /// Goes back. If that fails, ends this process, since it would go on in the container's file system.
     pub(super) fn back(&self) {
-        let back = process::enter(self.namespace.as_fd(), CloneFlags::CLONE_NEWNS)
+        let back = process::setns(self.namespace.as_fd(), CloneFlags::CLONE_NEWNS)
             .and_then(|()| mount::change_directory(self.root.as_fd()))
             .and_then(|()| mount::chroot_to_current())
             .and_then(|()| mount::change_directory(self.directory.as_fd()));
@@ -345,7 +345,7 @@ impl Visit {
         let doing = || "cannot enter the container's mount namespace";
         let root = process::open_of(init.pid, init.pidfd.as_fd(), "root", OFlag::O_PATH).doing(doing)?;
         let visit = Visit(Home::hold()?);
-        process::enter(init.pidfd.as_fd(), CloneFlags::CLONE_NEWNS).doing(doing)?;
+        process::setns(init.pidfd.as_fd(), CloneFlags::CLONE_NEWNS).doing(doing)?;
         mount::change_directory(root.as_fd()).and_then(|()| mount::chroot_to_current()).doing(doing)?;
         Ok(visit)
     }

@@ -80,7 +80,7 @@ impl fmt::Display for Origin {
 /// A system call that failed: the call as strace would print it, and its errno.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
-    /// For example `openat2(5, "etc/passwd", O_PATH)`.
+    /// For example `openat2([5]</run/rootfs>, "etc/passwd", O_PATH, RESOLVE_IN_ROOT)`.
     pub call: Cow<'static, str>,
     /// What the kernel answered.
     pub errno: Errno,
@@ -89,6 +89,11 @@ pub struct Failed {
 impl Failed {
     /// Adds what was being done, in the words that the user reads.
     pub fn doing(self, what: impl fmt::Display) -> Error {
+        self.in_words(&what)
+    }
+
+    /// Not generic, so that there is one copy of it.
+    fn in_words(self, what: &dyn fmt::Display) -> Error {
         Error::new(Kind::Kernel, format!("{what}: {}", describe(self.errno))).failed(self)
     }
 }
@@ -118,15 +123,18 @@ impl<T> Doing<T> for std::result::Result<T, Failed> {
 
 impl<T> Doing<T> for std::io::Result<T> {
     fn doing<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
-        self.map_err(|error| match error.raw_os_error() {
-            Some(raw) => {
-                let errno = Errno::from_raw(raw);
-                let mut out = Error::new(Kind::Kernel, format!("{}: {}", what(), describe(errno)));
-                out.0.errno = Some(raw);
-                out
-            }
-            None => Error::new(Kind::Kernel, format!("{}: {error}", what())),
-        })
+        self.map_err(|error| io_error(&error, &what()))
+    }
+}
+
+fn io_error(error: &std::io::Error, what: &dyn fmt::Display) -> Error {
+    match error.raw_os_error() {
+        Some(raw) => {
+            let mut out = Error::new(Kind::Kernel, format!("{what}: {}", describe(Errno::from_raw(raw))));
+            out.0.errno = Some(raw);
+            out
+        }
+        None => Error::new(Kind::Kernel, format!("{what}: {error}")),
     }
 }
 

@@ -16,7 +16,7 @@ use super::{ProcessId, written};
 use windlass_base::exit_record::ExitRecord;
 use windlass_sys::fd::{self, Durability};
 use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
-use windlass_sys::{Called, Result};
+use windlass_sys::{Called, Result, descriptors};
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,7 +142,7 @@ pub(super) fn write_in_child(writing: &Writing<'_>) -> Result<Child> {
         Forked::Child => {
             // This takes a while on a slow disk. What the shim closes meanwhile must be closed.
             let kept: Vec<_> = writing.logs.iter().map(AsFd::as_fd).collect();
-            fd::close_all_but(0, &kept);
+            descriptors::close_all_but(0, &kept);
             process::exit_now(i32::from(write(writing).is_err()))
         }
     }

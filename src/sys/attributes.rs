@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-use super::{Failed, Result, check};
+use super::{Failed, Result, check, fd_name};
 
 /// Copies the extended attributes of `from` to `to`. Those that `to` cannot have, or that this user may
 /// not give it, are left out: the other filesystem may have none of that kind, and some are the host's
@@ -34,7 +34,7 @@ fn list(file: BorrowedFd<'_>) -> Result<Vec<CString>> {
     // SAFETY: the length given is that of the buffer, which outlives the call.
     let call =
         |buffer: &mut [u8]| unsafe { libc::flistxattr(file.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
-    let text = whole(call, || format!("flistxattr({})", file.as_raw_fd()))?;
+    let text = whole(call, || format!("flistxattr({})", fd_name(file)))?;
     let names = text.split_inclusive(|byte| *byte == 0).filter_map(|name| CStr::from_bytes_with_nul(name).ok());
     Ok(names.map(CStr::to_owned).collect())
 }
@@ -45,14 +45,14 @@ fn get(file: BorrowedFd<'_>, name: &CStr) -> Result<Vec<u8>> {
     let call = |buffer: &mut [u8]| unsafe {
         libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
     };
-    whole(call, || format!("fgetxattr({}, {name:?})", file.as_raw_fd()))
+    whole(call, || format!("fgetxattr({}, {name:?})", fd_name(file)))
 }
 
 /// Sets one; fsetxattr(2).
 fn set(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> Result<()> {
     // SAFETY: `name` is NUL-terminated, the length given is that of the value, and both outlive the call.
     let returned = unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
-    check(returned.into(), || format!("fsetxattr({}, {name:?})", file.as_raw_fd())).map(drop)
+    check(returned.into(), || format!("fsetxattr({}, {name:?})", fd_name(file))).map(drop)
 }
 
 /// The whole answer of `call`. It is called without room first, since most files have no attributes, and then

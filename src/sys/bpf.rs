@@ -4,11 +4,12 @@
 //! cgroup, and raising a hard limit fails where root lacks CAP_SYS_RESOURCE. Only an EPERM on
 //! an older kernel is answered by raising it.
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
+use super::owned::from_raw;
 use super::{Failed, Result, check};
 
 const PROG_LOAD: libc::c_int = 5;
@@ -83,7 +84,7 @@ pub fn device_programs(cgroup: impl AsFd) -> Result<Vec<u32>> {
 pub fn program_by_id(id: u32) -> Result<OwnedFd> {
     let mut attr = ById { id, ..ById::default() };
     let fd = bpf(PROG_GET_FD_BY_ID, &mut attr, || format!("bpf(BPF_PROG_GET_FD_BY_ID, {{prog_id={id}}})"))?;
-    Ok(owned(fd))
+    Ok(from_raw(fd))
 }
 
 /// The name that our programs go by, in `bpftool prog` as well.
@@ -195,10 +196,10 @@ fn load(instructions: &[u64]) -> Result<OwnedFd> {
     for _ in 0..INTERRUPTIONS {
         match bpf(PROG_LOAD, &mut attr, call) {
             Err(Failed { errno: Errno::EAGAIN, .. }) => {}
-            result => return result.map(owned),
+            result => return result.map(from_raw),
         }
     }
-    bpf(PROG_LOAD, &mut attr, call).map(owned)
+    bpf(PROG_LOAD, &mut attr, call).map(from_raw)
 }
 
 fn attach(target: i32, program: i32, flags: u32, replaced: i32) -> Result<()> {
@@ -222,11 +223,6 @@ fn bpf<A: Attr>(command: libc::c_int, attr: &mut A, call: impl FnOnce() -> Strin
     // writes at most into it and into the buffers it names.
     let returned = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<A>()) };
     check(returned, call)
-}
-
-fn owned(fd: libc::c_long) -> OwnedFd {
-    // SAFETY: the kernel has just made this descriptor (close-on-exec) for us alone.
-    unsafe { OwnedFd::from_raw_fd(fd as i32) }
 }
 
 /// Whether this kernel charges programs to RLIMIT_MEMLOCK: before 5.11.

@@ -149,6 +149,7 @@ pub type Instruction = windlass_seccomp::sock_filter;
 /// Installs a seccomp filter with `SECCOMP_FILTER_FLAG_*`; with `NEW_LISTENER` among them the
 /// listener's descriptor is returned.
 pub fn install_filter(program: &[Instruction], flags: u32, listener: bool) -> Result<Option<OwnedFd>> {
+    super::hide_fd_paths();
     let program = libc::sock_fprog { len: program.len() as libc::c_ushort, filter: program.as_ptr().cast_mut().cast() };
     // SAFETY: `filter` points to `len` instructions of the kernel's layout (sock_filter), which
     // outlive the call and are only read.
@@ -160,7 +161,7 @@ pub fn install_filter(program: &[Instruction], flags: u32, listener: bool) -> Re
         // With TSYNC the kernel names the thread that could not follow.
         return Err(Failed { call: format!("seccomp(TSYNC): thread {returned}").into(), errno: Errno::ESRCH });
     }
-    Ok(listener.then(|| super::fd::owned(returned)))
+    Ok(listener.then(|| super::owned::from_raw(returned)))
 }
 
 /// A new session keyring named `name`, which the caller may change (keyctl(2)). `ENOSYS` where
@@ -176,13 +177,4 @@ pub fn join_session_keyring(name: &str) -> Result<()> {
     // SAFETY: KEYCTL_SETPERM takes numbers and no pointers.
     let returned = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_SETPERM, ring, RIGHTS) };
     check(returned, || format!("keyctl(KEYCTL_SETPERM, {ring}, {RIGHTS:#x})")).map(drop)
-}
-
-/// `.` and sixteen hexadecimal digits that nobody can guess (getrandom(2)).
-pub fn unguessable() -> Result<String> {
-    let mut bytes = [0u8; 8];
-    // SAFETY: the length given is that of the buffer, which outlives the call. Up to 256 bytes come whole.
-    let returned = unsafe { libc::syscall(libc::SYS_getrandom, bytes.as_mut_ptr(), bytes.len(), 0) };
-    check(returned, || "getrandom(8)".into())?;
-    Ok(format!(".{:016x}", u64::from_ne_bytes(bytes)))
 }

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use nix::fcntl::OFlag;
 use nix::unistd::Whence;
 
-use super::{Called, Result, check, fd};
+use super::{Called, Result, check, fd, fd_name};
 
 /// One entry; never `.` or `..`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,8 +57,7 @@ impl<D: AsFd> Entries<D> {
     /// Goes on at a position that [`Entry::next`] gave, or at the beginning: 0.
     pub fn seek(&mut self, position: i64) -> Result<()> {
         let fd = self.dir.as_fd();
-        nix::unistd::lseek(fd, position, Whence::SeekSet)
-            .called(|| format!("lseek({}, {position})", fd.as_raw_fd()))?;
+        nix::unistd::lseek(fd, position, Whence::SeekSet).called(|| format!("lseek({}, {position})", fd_name(fd)))?;
         (self.at, self.filled, self.ended) = (0, 0, false);
         Ok(())
     }

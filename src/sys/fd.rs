@@ -1,8 +1,7 @@
 //! Files by descriptor: opening below a directory, reading whole, writing once.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -11,20 +10,18 @@ use nix::sys::stat::{FileStat, Mode};
 use nix::unistd::UnlinkatFlags;
 
 use super::poll::Deadline;
-use super::{Called, Failed, Result, check, names};
+use super::{Called, Failed, Result, check, fd_name, flag_names};
 
 /// The current directory, for the `*at` calls.
 pub const CWD: BorrowedFd<'static> = nix::fcntl::AT_FDCWD;
 
-pub(super) fn shown(dir: BorrowedFd<'_>) -> String {
-    if dir.as_raw_fd() == libc::AT_FDCWD { "AT_FDCWD".into() } else { dir.as_raw_fd().to_string() }
-}
-
 /// openat(2). `O_CLOEXEC` and `O_NOCTTY` are always added.
 pub fn openat(dir: BorrowedFd<'_>, path: impl AsRef<Path>, flags: OFlag, mode: u32) -> Result<OwnedFd> {
-    let path = path.as_ref();
-    nix::fcntl::openat(dir, path, flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY, Mode::from_bits_truncate(mode))
-        .called(|| format!("openat({}, {path:?}, {})", shown(dir), names(flags)))
+    fn inner(dir: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: u32) -> Result<OwnedFd> {
+        nix::fcntl::openat(dir, path, flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY, Mode::from_bits_truncate(mode))
+            .called(|| format!("openat({}, {path:?}, {})", fd_name(dir), flag_names(&flags)))
+    }
+    inner(dir, path.as_ref(), flags, mode)
 }
 
 /// Opens an absolute path of the host, or one relative to the current directory.
@@ -42,38 +39,46 @@ pub fn openat2(
     mode: u32,
     resolve: ResolveFlag,
 ) -> Result<OwnedFd> {
-    let path = path.as_ref();
-    let how = OpenHow::new()
-        .flags(flags | OFlag::O_CLOEXEC | if flags.contains(OFlag::O_PATH) { OFlag::empty() } else { OFlag::O_NOCTTY })
-        .mode(Mode::from_bits_truncate(mode))
-        .resolve(resolve);
-    let mut tries = 0;
-    loop {
-        match nix::fcntl::openat2(dir, path, how) {
-            Err(nix::errno::Errno::EAGAIN) if tries < 128 => tries += 1,
-            other => {
-                let call = || format!("openat2({}, {path:?}, {}, {})", shown(dir), names(flags), names(resolve));
-                return other.called(call);
+    fn inner(dir: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: u32, resolve: ResolveFlag) -> Result<OwnedFd> {
+        let how = OpenHow::new()
+            .flags(
+                flags | OFlag::O_CLOEXEC | if flags.contains(OFlag::O_PATH) { OFlag::empty() } else { OFlag::O_NOCTTY },
+            )
+            .mode(Mode::from_bits_truncate(mode))
+            .resolve(resolve);
+        let mut tries = 0;
+        loop {
+            match nix::fcntl::openat2(dir, path, how) {
+                Err(nix::errno::Errno::EAGAIN) if tries < 128 => tries += 1,
+                other => {
+                    let call = || {
+                        format!("openat2({}, {path:?}, {}, {})", fd_name(dir), flag_names(&flags), flag_names(&resolve))
+                    };
+                    return other.called(call);
+                }
             }
         }
     }
+    inner(dir, path.as_ref(), flags, mode, resolve)
 }
 
 /// Duplicates a descriptor, close-on-exec.
 pub fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
-    fd.try_clone_to_owned().called(|| format!("fcntl({}, F_DUPFD_CLOEXEC)", fd.as_raw_fd()))
+    fd.try_clone_to_owned().called(|| format!("fcntl({}, F_DUPFD_CLOEXEC)", fd_name(fd)))
 }
 
 /// fstat(2).
 pub fn stat(fd: BorrowedFd<'_>) -> Result<FileStat> {
-    nix::sys::stat::fstat(fd).called(|| format!("fstat({})", fd.as_raw_fd()))
+    nix::sys::stat::fstat(fd).called(|| format!("fstat({})", fd_name(fd)))
 }
 
 /// fstatat(2) without following a final link.
 pub fn stat_at(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<FileStat> {
-    let name = name.as_ref();
-    nix::sys::stat::fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
-        .called(|| format!("fstatat({}, {name:?})", shown(dir)))
+    fn inner(dir: BorrowedFd<'_>, name: &Path) -> Result<FileStat> {
+        nix::sys::stat::fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+            .called(|| format!("fstatat({}, {name:?})", fd_name(dir)))
+    }
+    inner(dir, name.as_ref())
 }
 
 /// Why what a file or directory says is not to be believed: it belongs to neither this process's user nor root, or
@@ -102,7 +107,7 @@ pub fn filesystem(fd: BorrowedFd<'_>) -> Result<i64> {
             let magic = s.filesystem_type().0 as i64;
             magic
         })
-        .called(|| format!("fstatfs({})", fd.as_raw_fd()))
+        .called(|| format!("fstatfs({})", fd_name(fd)))
 }
 
 /// The longest document that is read: a configuration, a process, limits. The peers have none.
@@ -115,7 +120,7 @@ pub fn read_all(fd: OwnedFd, limit: usize) -> Result<Vec<u8>> {
     let regular = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
     let size = usize::try_from(stat.st_size).unwrap_or(0);
     let too_long = || Failed {
-        call: format!("read({}): more than {limit} bytes", fd.as_raw_fd()).into(),
+        call: format!("read({}): more than {limit} bytes", fd_name(&fd)).into(),
         errno: nix::errno::Errno::EFBIG,
     };
     if size > limit {
@@ -126,7 +131,7 @@ pub fn read_all(fd: OwnedFd, limit: usize) -> Result<Vec<u8>> {
         match nix::unistd::read(&fd, &mut text[length..]) {
             Err(nix::errno::Errno::EINTR) => continue,
             Ok(0) => break,
-            other => length += other.called(|| format!("read({})", fd.as_raw_fd()))?,
+            other => length += other.called(|| format!("read({})", fd_name(&fd)))?,
         }
         // There was room for one more. Files of procfs have no size and are read on.
         if regular && size > 0 && length == size {
@@ -154,12 +159,16 @@ const READ: usize = 16 * 1024;
 /// A file of the kernel or of our own, which are small: usually in one read, for there a read that
 /// gives less than it could is the last one. A final link is not followed.
 pub fn read_small(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<Vec<u8>> {
-    let fd = openat(dir, &name, OFlag::O_RDONLY | OFlag::O_NOFOLLOW, 0)?;
+    read_small_at(dir, name.as_ref())
+}
+
+fn read_small_at(dir: BorrowedFd<'_>, name: &Path) -> Result<Vec<u8>> {
+    let fd = openat(dir, name, OFlag::O_RDONLY | OFlag::O_NOFOLLOW, 0)?;
     let mut text = Vec::new();
     loop {
         // On the stack: most of it is not used, and a list reads hundreds.
         let mut buffer = [0; 4096];
-        let n = nix::unistd::read(&fd, &mut buffer).called(|| format!("read({:?})", name.as_ref()))?;
+        let n = nix::unistd::read(&fd, &mut buffer).called(|| format!("read({name:?})"))?;
         text.extend_from_slice(&buffer[..n]);
         if n < buffer.len() {
             return Ok(text);
@@ -205,7 +214,7 @@ fn pread(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: usize) -> Result<usize> 
     loop {
         match nix::sys::uio::pread(fd, buffer, offset as libc::off_t) {
             Err(nix::errno::Errno::EINTR) => {}
-            other => return other.called(|| format!("pread({}, at {offset})", fd.as_raw_fd())),
+            other => return other.called(|| format!("pread({}, at {offset})", fd_name(fd))),
         }
     }
 }
@@ -217,7 +226,7 @@ pub fn reopen(fd: BorrowedFd<'_>, flags: OFlag) -> Result<OwnedFd> {
 
 /// write(2), once; a short write is an error, as kernel files take a value whole or not at all.
 pub fn write_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<()> {
-    let shown = || format!("write({}, {:?})", fd.as_raw_fd(), String::from_utf8_lossy(&bytes[..bytes.len().min(80)]));
+    let shown = || format!("write({}, {:?})", fd_name(fd), String::from_utf8_lossy(&bytes[..bytes.len().min(80)]));
     match nix::unistd::write(fd, bytes).called(shown)? {
         n if n == bytes.len() => Ok(()),
         _ => Err(Failed { call: shown().into(), errno: nix::errno::Errno::EIO }),
@@ -227,7 +236,7 @@ pub fn write_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<()> {
 /// Writes all of `bytes`. If `fd` is non-blocking and full, this waits for room until the deadline, and then fails
 /// with ETIMEDOUT. A blocking descriptor may wait beyond the deadline.
 pub fn write_all(fd: BorrowedFd<'_>, bytes: &[u8], deadline: Deadline) -> Result<()> {
-    let call = || format!("write({}, {} bytes)", fd.as_raw_fd(), bytes.len());
+    let call = || format!("write({}, {} bytes)", fd_name(fd), bytes.len());
     let mut rest = bytes;
     while !rest.is_empty() {
         match nix::unistd::write(fd, rest) {
@@ -254,7 +263,7 @@ pub fn write_at(fd: BorrowedFd<'_>, bytes: &[u8], offset: usize) -> Result<()> {
     let mut done = 0;
     while done < bytes.len() {
         let (rest, at) = (&bytes[done..], offset + done);
-        let shown = || format!("pwrite({}, {} bytes at {at})", fd.as_raw_fd(), rest.len());
+        let shown = || format!("pwrite({}, {} bytes at {at})", fd_name(fd), rest.len());
         match nix::sys::uio::pwrite(fd, rest, at as libc::off_t) {
             Err(nix::errno::Errno::EINTR) => {}
             Ok(0) => return Err(Failed { call: shown().into(), errno: nix::errno::Errno::EIO }),
@@ -301,7 +310,7 @@ pub fn replace_open(
         Err(failed) if failed.errno == nix::errno::Errno::EEXIST => {
             // Left behind by a process with our number that was killed, or another user's.
             if unlinkat(dir, &temporary).is_err() {
-                temporary = beside(&super::credentials::unguessable()?);
+                temporary = beside(&super::random::random_suffix()?);
             }
             make_new(dir, &temporary, mode)?
         }
@@ -309,7 +318,7 @@ pub fn replace_open(
     };
     let sync = |file: &OwnedFd| match durability {
         Durability::Cached => Ok(()),
-        Durability::Synced => nix::unistd::fsync(file).called(|| format!("fsync({})", file.as_raw_fd())),
+        Durability::Synced => nix::unistd::fsync(file).called(|| format!("fsync({})", fd_name(file))),
     };
     let written = write_all(file.as_fd(), text, Deadline::NEVER).and_then(|()| sync(&file)).and_then(|()| {
         nix::fcntl::renameat(dir, &temporary, dir, name).called(|| format!("renameat({temporary:?}, {name:?})"))
@@ -327,65 +336,81 @@ pub fn replace_open(
 
 /// unlinkat(2) of a file.
 pub fn unlinkat(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
-    let name = name.as_ref();
-    nix::unistd::unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)
-        .called(|| format!("unlinkat({}, {name:?})", shown(dir)))
+    fn inner(dir: BorrowedFd<'_>, name: &Path) -> Result<()> {
+        nix::unistd::unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)
+            .called(|| format!("unlinkat({}, {name:?})", fd_name(dir)))
+    }
+    inner(dir, name.as_ref())
 }
 
 /// unlinkat(2) of a directory.
 pub fn rmdirat(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
-    let name = name.as_ref();
-    nix::unistd::unlinkat(dir, name, UnlinkatFlags::RemoveDir)
-        .called(|| format!("unlinkat({}, {name:?}, AT_REMOVEDIR)", shown(dir)))
+    fn inner(dir: BorrowedFd<'_>, name: &Path) -> Result<()> {
+        nix::unistd::unlinkat(dir, name, UnlinkatFlags::RemoveDir)
+            .called(|| format!("unlinkat({}, {name:?}, AT_REMOVEDIR)", fd_name(dir)))
+    }
+    inner(dir, name.as_ref())
 }
 
 /// mkdirat(2).
 pub fn mkdirat(dir: BorrowedFd<'_>, name: impl AsRef<Path>, mode: u32) -> Result<()> {
-    let name = name.as_ref();
-    nix::sys::stat::mkdirat(dir, name, Mode::from_bits_truncate(mode))
-        .called(|| format!("mkdirat({}, {name:?}, {mode:#o})", shown(dir)))
+    fn inner(dir: BorrowedFd<'_>, name: &Path, mode: u32) -> Result<()> {
+        nix::sys::stat::mkdirat(dir, name, Mode::from_bits_truncate(mode))
+            .called(|| format!("mkdirat({}, {name:?}, {mode:#o})", fd_name(dir)))
+    }
+    inner(dir, name.as_ref(), mode)
 }
 
 /// mknodat(2); `mode` has the file type, `device` is makedev(3).
 pub fn mknodat(dir: BorrowedFd<'_>, name: impl AsRef<Path>, mode: u32, device: u64) -> Result<()> {
-    let name = name.as_ref();
-    let kind = nix::sys::stat::SFlag::from_bits_truncate(mode & libc::S_IFMT);
-    nix::sys::stat::mknodat(dir, name, kind, Mode::from_bits_truncate(mode), device)
-        .called(|| format!("mknodat({}, {name:?}, {mode:#o}, {device:#x})", shown(dir)))
+    fn inner(dir: BorrowedFd<'_>, name: &Path, mode: u32, device: u64) -> Result<()> {
+        let kind = nix::sys::stat::SFlag::from_bits_truncate(mode & libc::S_IFMT);
+        nix::sys::stat::mknodat(dir, name, kind, Mode::from_bits_truncate(mode), device)
+            .called(|| format!("mknodat({}, {name:?}, {mode:#o}, {device:#x})", fd_name(dir)))
+    }
+    inner(dir, name.as_ref(), mode, device)
 }
 
 /// symlinkat(2).
 pub fn symlinkat(target: &str, dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
-    let name = name.as_ref();
-    nix::unistd::symlinkat(target, dir, name).called(|| format!("symlinkat({target:?}, {}, {name:?})", shown(dir)))
+    fn inner(target: &str, dir: BorrowedFd<'_>, name: &Path) -> Result<()> {
+        nix::unistd::symlinkat(target, dir, name)
+            .called(|| format!("symlinkat({target:?}, {}, {name:?})", fd_name(dir)))
+    }
+    inner(target, dir, name.as_ref())
 }
 
 /// readlinkat(2).
 pub fn readlinkat(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<OsString> {
-    let name = name.as_ref();
-    nix::fcntl::readlinkat(dir, name).called(|| format!("readlinkat({}, {name:?})", shown(dir)))
+    fn inner(dir: BorrowedFd<'_>, name: &Path) -> Result<OsString> {
+        nix::fcntl::readlinkat(dir, name).called(|| format!("readlinkat({}, {name:?})", fd_name(dir)))
+    }
+    inner(dir, name.as_ref())
 }
 
 /// fchmodat(2) on the name itself; a link is `EOPNOTSUPP`.
 pub fn chmod_at(dir: BorrowedFd<'_>, name: impl AsRef<Path>, mode: u32) -> Result<()> {
-    let name = name.as_ref();
-    let flags = nix::sys::stat::FchmodatFlags::NoFollowSymlink;
-    nix::sys::stat::fchmodat(dir, name, Mode::from_bits_truncate(mode), flags)
-        .called(|| format!("fchmodat({}, {name:?}, {mode:#o})", shown(dir)))
+    fn inner(dir: BorrowedFd<'_>, name: &Path, mode: u32) -> Result<()> {
+        let flags = nix::sys::stat::FchmodatFlags::NoFollowSymlink;
+        nix::sys::stat::fchmodat(dir, name, Mode::from_bits_truncate(mode), flags)
+            .called(|| format!("fchmodat({}, {name:?}, {mode:#o})", fd_name(dir)))
+    }
+    inner(dir, name.as_ref(), mode)
 }
 
 /// fchmod(2).
 pub fn chmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
-    nix::sys::stat::fchmod(fd, Mode::from_bits_truncate(mode))
-        .called(|| format!("fchmod({}, {mode:#o})", fd.as_raw_fd()))
+    nix::sys::stat::fchmod(fd, Mode::from_bits_truncate(mode)).called(|| format!("fchmod({}, {mode:#o})", fd_name(fd)))
 }
 
 /// fchownat(2) on the name itself, never on what a link points to.
 pub fn chown_at(dir: BorrowedFd<'_>, name: impl AsRef<Path>, uid: u32, gid: u32) -> Result<()> {
-    let name = name.as_ref();
-    let flags = if name.as_os_str().is_empty() { AtFlags::AT_EMPTY_PATH } else { AtFlags::AT_SYMLINK_NOFOLLOW };
-    nix::unistd::fchownat(dir, name, Some(uid.into()), Some(gid.into()), flags)
-        .called(|| format!("fchownat({}, {name:?}, {uid}, {gid})", shown(dir)))
+    fn inner(dir: BorrowedFd<'_>, name: &Path, uid: u32, gid: u32) -> Result<()> {
+        let flags = if name.as_os_str().is_empty() { AtFlags::AT_EMPTY_PATH } else { AtFlags::AT_SYMLINK_NOFOLLOW };
+        nix::unistd::fchownat(dir, name, Some(uid.into()), Some(gid.into()), flags)
+            .called(|| format!("fchownat({}, {name:?}, {uid}, {gid})", fd_name(dir)))
+    }
+    inner(dir, name.as_ref(), uid, gid)
 }
 
 /// An extended attribute of a file of the host, up to 64 bytes; `None` where it has none.
@@ -406,7 +431,7 @@ pub fn set_attribute(fd: BorrowedFd<'_>, name: &str, value: &[u8]) -> Result<()>
         let Ok(full) = std::ffi::CString::new(format!("{space}.{name}")) else { continue };
         // SAFETY: the name is NUL-terminated, the length is the value's; both outlive the call.
         let returned = unsafe { libc::fsetxattr(fd.as_raw_fd(), full.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
-        match check(returned.into(), || format!("fsetxattr({}, {full:?})", fd.as_raw_fd())) {
+        match check(returned.into(), || format!("fsetxattr({}, {full:?})", fd_name(fd))) {
             Ok(_) => return Ok(()),
             Err(other) => failed = Some(other),
         }
@@ -433,7 +458,7 @@ pub fn lock(fd: BorrowedFd<'_>, wait: bool) -> Result<()> {
     let operation = libc::LOCK_EX | if wait { 0 } else { libc::LOCK_NB };
     // SAFETY: flock takes no pointers; the descriptor is borrowed and so open.
     let returned = unsafe { libc::flock(fd.as_raw_fd(), operation) };
-    check(returned.into(), || format!("flock({}, LOCK_EX)", fd.as_raw_fd())).map(drop)
+    check(returned.into(), || format!("flock({}, LOCK_EX)", fd_name(fd))).map(drop)
 }
 
 /// flock(2), given up.
@@ -441,86 +466,6 @@ pub fn unlock(fd: BorrowedFd<'_>) {
     // SAFETY: flock takes no pointers; the descriptor is borrowed and so open. Giving up a lock
     // that is not held is no error.
     unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_UN) };
-}
-
-/// Marks every descriptor from `first` on close-on-exec (close_range(2), Linux 5.11).
-pub fn close_from_on_exec(first: RawFd) -> Result<()> {
-    // SAFETY: the call takes no pointers; marking close-on-exec takes no descriptor from an owner.
-    let returned = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    check(returned, || format!("close_range({first}, ~0, CLOSE_RANGE_CLOEXEC)")).map(drop)
-}
-
-/// Closes every descriptor from `first` on but those in `kept`: a process on its way into a
-/// container should hold nothing of the host that it does not need.
-///
-/// No owner of a closed descriptor may be used or dropped afterwards. The children that call this
-/// keep to that: they never return to the frames of the runtime that they were forked from.
-pub fn close_all_but(first: RawFd, kept: &[BorrowedFd<'_>]) {
-    let mut kept: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).filter(|fd| *fd >= first).collect();
-    kept.sort_unstable();
-    let mut from = first;
-    for stop in kept.into_iter().chain([RawFd::MAX]) {
-        if from < stop {
-            // SAFETY: the call takes no pointers; see above for the owners.
-            unsafe { libc::syscall(libc::SYS_close_range, from, stop - 1, 0) };
-        }
-        from = stop.saturating_add(1);
-    }
-}
-
-/// Closes many descriptors in as few calls as there are runs of numbers.
-pub fn close_many(fds: Vec<OwnedFd>) {
-    let mut raw: Vec<RawFd> = fds.into_iter().map(IntoRawFd::into_raw_fd).collect();
-    raw.sort_unstable();
-    for run in raw.chunk_by(|a, b| a + 1 == *b) {
-        // SAFETY: the call takes no pointers; the run has only descriptors that were ours to close.
-        unsafe { libc::syscall(libc::SYS_close_range, run[0], run[run.len() - 1], 0) };
-    }
-}
-
-/// The descriptor `raw` that this process inherited by number (`--preserve-fds`, LISTEN_FDS), which stays
-/// open for as long as the process lives; `None` when no such descriptor is open.
-pub fn borrow_inherited(raw: RawFd) -> Option<BorrowedFd<'static>> {
-    // SAFETY: F_GETFD reads a flag and takes no pointer.
-    let open = unsafe { libc::fcntl(raw, libc::F_GETFD) } != -1;
-    // SAFETY: the descriptor is open, as just seen, and belongs to the caller's caller: this
-    // process has no owner for it that could close it.
-    open.then(|| unsafe { BorrowedFd::borrow_raw(raw) })
-}
-
-/// The descriptors from 3 on that this process was started with, by their numbers, as its own:
-/// marked close-on-exec. Only for the beginning of `main`, and only once: it takes whatever is open.
-pub fn inherited() -> BTreeMap<RawFd, OwnedFd> {
-    let opened = open("/proc/self/fd", OFlag::O_RDONLY | OFlag::O_DIRECTORY);
-    // Without a procfs it is not known which are open, and none is taken.
-    let names = opened.and_then(|dir| super::directory::names(dir.as_fd())).unwrap_or_default();
-    let numbers = names.iter().filter_map(|name| name.to_str()?.parse().ok());
-    let numbers: Vec<RawFd> = numbers.filter(|raw| *raw > 2).collect();
-    let open = |raw: &RawFd| {
-        // SAFETY: F_SETFD changes a flag and takes no pointer. The descriptor of the directory that
-        // was read just now is closed again, so it is refused.
-        unsafe { libc::fcntl(*raw, libc::F_SETFD, libc::FD_CLOEXEC) != -1 }
-    };
-    // SAFETY: the descriptor is open, as just seen, and came from whoever started this process, so
-    // nothing in it has an owner for it yet.
-    numbers.into_iter().filter(open).map(|raw| (raw, unsafe { OwnedFd::from_raw_fd(raw) })).collect()
-}
-
-/// Puts a copy of `fd` at the number `at`, which is 0, 1 or 2 (dup2(2)), without close-on-exec. Another
-/// number is EBADF.
-pub fn install_at(fd: BorrowedFd<'_>, at: RawFd) -> Result<()> {
-    if !(0..=2).contains(&at) {
-        return Err(Failed { call: format!("dup2({}, {at})", fd.as_raw_fd()).into(), errno: nix::errno::Errno::EBADF });
-    }
-    // SAFETY: dup2 takes no pointers; `at` is 0, 1 or 2, as just seen, which no owner in this process holds.
-    let returned = unsafe { libc::dup2(fd.as_raw_fd(), at) };
-    check(returned.into(), || format!("dup2({}, {at})", fd.as_raw_fd())).map(drop)
-}
-
-/// An owner for a descriptor that a raw call returned.
-pub(super) fn owned(raw: libc::c_long) -> OwnedFd {
-    // SAFETY: the kernel just returned this descriptor to us and nobody else knows it.
-    unsafe { OwnedFd::from_raw_fd(raw as RawFd) }
 }
 
 #[cfg(test)]

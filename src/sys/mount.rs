@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 
-use super::fd::{CWD, owned, shown};
-use super::{Called, Failed, Result, check};
+use super::fd::CWD;
+use super::owned::from_raw;
+use super::{Called, Failed, Result, check, fd_name};
 
 pub use windlass_base::abi::attr;
 
@@ -29,22 +30,24 @@ fn path_cstring(path: &Path, call: &str) -> Result<CString> {
 ///
 /// With an empty path the copy is of what `dir` itself stands for.
 pub fn clone_tree(dir: BorrowedFd<'_>, path: impl AsRef<Path>, recursive: bool) -> Result<OwnedFd> {
-    let path = path.as_ref();
-    let name = path_cstring(path, "open_tree")?;
-    let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
-    if recursive {
-        flags |= libc::AT_RECURSIVE as libc::c_uint;
+    fn inner(dir: BorrowedFd<'_>, path: &Path, recursive: bool) -> Result<OwnedFd> {
+        let name = path_cstring(path, "open_tree")?;
+        let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+        if recursive {
+            flags |= libc::AT_RECURSIVE as libc::c_uint;
+        }
+        if path.as_os_str().is_empty() {
+            flags |= libc::AT_EMPTY_PATH as libc::c_uint;
+        }
+        // SAFETY: `name` is NUL-terminated and outlives the call.
+        let returned = unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), name.as_ptr(), flags) };
+        check(returned, || {
+            let recursive = if recursive { "|AT_RECURSIVE" } else { "" };
+            format!("open_tree({}, {path:?}, OPEN_TREE_CLONE{recursive})", fd_name(dir))
+        })
+        .map(from_raw)
     }
-    if path.as_os_str().is_empty() {
-        flags |= libc::AT_EMPTY_PATH as libc::c_uint;
-    }
-    // SAFETY: `name` is NUL-terminated and outlives the call.
-    let returned = unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), name.as_ptr(), flags) };
-    check(returned, || {
-        let recursive = if recursive { "|AT_RECURSIVE" } else { "" };
-        format!("open_tree({}, {path:?}, OPEN_TREE_CLONE{recursive})", shown(dir))
-    })
-    .map(owned)
+    inner(dir, path.as_ref(), recursive)
 }
 
 /// Attaches a detached mount on the file or directory that `target` stands for; move_mount(2).
@@ -54,7 +57,7 @@ pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
     let returned = unsafe {
         libc::syscall(libc::SYS_move_mount, mount.as_raw_fd(), c"".as_ptr(), target.as_raw_fd(), c"".as_ptr(), flags)
     };
-    check(returned, || format!("move_mount({}, \"\", {}, \"\")", mount.as_raw_fd(), target.as_raw_fd())).map(drop)
+    check(returned, || format!("move_mount({}, \"\", {}, \"\")", fd_name(mount), fd_name(target))).map(drop)
 }
 
 /// Attaches a detached mount on `name` in `dir`; a link of that name is not followed.
@@ -74,7 +77,7 @@ fn attach_by_path(mount: BorrowedFd<'_>, dir: BorrowedFd<'_>, path: &Path, flags
     let returned = unsafe {
         libc::syscall(libc::SYS_move_mount, mount.as_raw_fd(), c"".as_ptr(), dir.as_raw_fd(), name.as_ptr(), flags)
     };
-    check(returned, || format!("move_mount({}, \"\", {}, {path:?})", mount.as_raw_fd(), shown(dir))).map(drop)
+    check(returned, || format!("move_mount({}, \"\", {}, {path:?})", fd_name(mount), fd_name(dir))).map(drop)
 }
 
 /// What mount_setattr(2) is to change.
@@ -116,7 +119,7 @@ pub fn set_attributes(
     check(returned, || {
         format!(
             "mount_setattr({}, \"\", {}, set={:#x} clr={:#x} propagation={:#x})",
-            mount.as_raw_fd(),
+            fd_name(mount),
             if recursive { "AT_EMPTY_PATH|AT_RECURSIVE" } else { "AT_EMPTY_PATH" },
             attr.attr_set,
             attr.attr_clr,
@@ -138,7 +141,7 @@ impl Filesystem {
         let name = cstring(kind, "fsopen")?;
         // SAFETY: `name` is NUL-terminated and outlives the call.
         let returned = unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), libc::FSOPEN_CLOEXEC) };
-        let context = check(returned, || format!("fsopen({kind:?})")).map(owned)?;
+        let context = check(returned, || format!("fsopen({kind:?})")).map(from_raw)?;
         Ok(Filesystem { context, kind: kind.into() })
     }
 
@@ -169,7 +172,7 @@ impl Filesystem {
         // SAFETY: the call takes no pointers.
         let returned =
             unsafe { libc::syscall(libc::SYS_fsmount, self.context.as_raw_fd(), libc::FSMOUNT_CLOEXEC, attributes) };
-        check(returned, || format!("fsmount({}, {attributes:#x})", self.kind)).map(owned)
+        check(returned, || format!("fsmount({}, {attributes:#x})", self.kind)).map(from_raw)
     }
 
     /// The descriptor of the configuration, to be closed when that suits.
@@ -264,9 +267,17 @@ pub fn propagate_root(flags: u64) -> Result<()> {
 
 /// Changes the propagation of the mount at `path`.
 pub fn propagate(path: impl AsRef<Path>, flags: u64) -> Result<()> {
-    let path = path.as_ref();
-    nix::mount::mount(None::<&str>, path, None::<&str>, MsFlags::from_bits_retain(flags as libc::c_ulong), None::<&str>)
+    fn inner(path: &Path, flags: u64) -> Result<()> {
+        nix::mount::mount(
+            None::<&str>,
+            path,
+            None::<&str>,
+            MsFlags::from_bits_retain(flags as libc::c_ulong),
+            None::<&str>,
+        )
         .called(|| format!("mount(NULL, {path:?}, NULL, {flags:#x})"))
+    }
+    inner(path.as_ref(), flags)
 }
 
 /// Stacks the old root on the mount at the current directory, which becomes the root (pivot_root(2)).
@@ -276,16 +287,20 @@ pub fn pivot_to_current() -> Result<()> {
 
 /// Lets go of the mount on top at `path` (umount2(2), `MNT_DETACH`).
 pub fn detach(path: impl AsRef<Path>) -> Result<()> {
-    let path = path.as_ref();
-    nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).called(|| format!("umount2({path:?}, MNT_DETACH)"))
+    fn inner(path: &Path) -> Result<()> {
+        nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).called(|| format!("umount2({path:?}, MNT_DETACH)"))
+    }
+    inner(path.as_ref())
 }
 
 /// Covers `path` with an empty directory that cannot be written to.
 pub fn cover(path: impl AsRef<Path>) -> Result<()> {
-    let path = path.as_ref();
-    let none = None::<&str>;
-    nix::mount::mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::MS_RDONLY, none)
-        .called(|| format!("mount(\"tmpfs\", {path:?}, \"tmpfs\", MS_RDONLY)"))
+    fn inner(path: &Path) -> Result<()> {
+        let none = None::<&str>;
+        nix::mount::mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::MS_RDONLY, none)
+            .called(|| format!("mount(\"tmpfs\", {path:?}, \"tmpfs\", MS_RDONLY)"))
+    }
+    inner(path.as_ref())
 }
 
 /// Every mount point and the type of its filesystem, in the order of the mounts, from
@@ -325,7 +340,7 @@ pub fn chroot_to_current() -> Result<()> {
 
 /// fchdir(2).
 pub fn change_directory(fd: BorrowedFd<'_>) -> Result<()> {
-    nix::unistd::fchdir(fd).called(|| format!("fchdir({})", fd.as_raw_fd()))
+    nix::unistd::fchdir(fd).called(|| format!("fchdir({})", fd_name(fd)))
 }
 
 /// The id of the mount that `fd` is on (statx(2), `STATX_MNT_ID`), and whether it is its root.
@@ -334,7 +349,7 @@ pub fn mount_id(fd: BorrowedFd<'_>) -> Result<(u64, bool)> {
     // SAFETY: the path is static, `out` is large enough for a statx and outlives the call.
     let returned =
         unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_MNT_ID, out.as_mut_ptr()) };
-    check(returned.into(), || format!("statx({})", fd.as_raw_fd()))?;
+    check(returned.into(), || format!("statx({})", fd_name(fd)))?;
     // SAFETY: zeroed memory is a valid statx, and the kernel filled it in.
     let out = unsafe { out.assume_init() };
     Ok((out.stx_mnt_id, out.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0))

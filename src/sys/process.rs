@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
-use super::{Called, Failed, Result, check, fd, names, socket};
+use super::{Called, Failed, Result, check, fd, flag_names, socket};
 
 /// Proof that this process has one thread. `fork` needs it: the child of a threaded process may
 /// find the allocator locked for ever; and setns(2) into a user or mount namespace refuses.
@@ -65,8 +65,9 @@ pub fn fork(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>, _proof: &SingleTh
     // the caller has one thread (`_proof`), so no lock of the copy is held by anyone else;
     // `args` and `pidfd` outlive the call.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
-    let pid =
-        check(pid, || format!("clone3({}{})", names(flags), if cgroup.is_some() { "|CLONE_INTO_CGROUP" } else { "" }))?;
+    let pid = check(pid, || {
+        format!("clone3({}{})", flag_names(&flags), if cgroup.is_some() { "|CLONE_INTO_CGROUP" } else { "" })
+    })?;
     if pid == 0 {
         return Ok(Forked::Child);
     }
@@ -194,7 +195,7 @@ pub fn reap_others() -> usize {
 pub fn open_pid(pid: i32) -> Result<OwnedFd> {
     // SAFETY: the call takes no pointers.
     let returned = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    check(returned, || format!("pidfd_open({pid})")).map(super::fd::owned)
+    check(returned, || format!("pidfd_open({pid})")).map(super::owned::from_raw)
 }
 
 /// Opens `name` in the `/proc` directory of the process behind `pidfd`, whose number is `pid`. If the process was
@@ -236,15 +237,15 @@ pub fn signal_group(group: i32, signal: i32) -> Result<()> {
 }
 
 /// A copy of the descriptor `raw` of another process; pidfd_getfd(2), Linux 5.6.
-pub fn take_fd(pidfd: BorrowedFd<'_>, raw: i32) -> Result<OwnedFd> {
+pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, raw: i32) -> Result<OwnedFd> {
     // SAFETY: the call takes no pointers.
     let returned = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), raw, 0) };
-    check(returned, || format!("pidfd_getfd({}, {raw})", pidfd.as_raw_fd())).map(super::fd::owned)
+    check(returned, || format!("pidfd_getfd({}, {raw})", pidfd.as_raw_fd())).map(super::owned::from_raw)
 }
 
 /// setns(2). `kind` is what the descriptor must be; for a pidfd it may be several.
-pub fn enter(fd: BorrowedFd<'_>, kind: CloneFlags) -> Result<()> {
-    nix::sched::setns(fd, kind).called(|| format!("setns({}, {})", fd.as_raw_fd(), names(kind)))
+pub fn setns(fd: BorrowedFd<'_>, kind: CloneFlags) -> Result<()> {
+    nix::sched::setns(fd, kind).called(|| format!("setns({}, {})", fd.as_raw_fd(), flag_names(&kind)))
 }
 
 /// A user namespace with these maps (user_namespaces(7)), for mounts: that of a child which does
@@ -276,7 +277,7 @@ pub fn user_namespace(uid_map: &str, gid_map: &str, proof: &SingleThreaded) -> R
 
 /// unshare(2).
 pub fn unshare(flags: CloneFlags) -> Result<()> {
-    nix::sched::unshare(flags).called(|| format!("unshare({})", names(flags)))
+    nix::sched::unshare(flags).called(|| format!("unshare({})", flag_names(&flags)))
 }
 
 /// `PR_SET_CHILD_SUBREAPER`: orphans below us become our children.
@@ -291,12 +292,12 @@ pub fn leave_orphans() -> Result<()> {
 
 /// `PR_SET_DUMPABLE` 0: nobody without CAP_SYS_PTRACE over our user namespace may look into this
 /// process through /proc or ptrace(2). execve(2) sets it anew.
-pub fn hide() -> Result<()> {
+pub fn set_nondumpable() -> Result<()> {
     nix::sys::prctl::set_dumpable(false).called(|| "prctl(PR_SET_DUMPABLE, 0)".into())
 }
 
 /// `PR_SET_NAME`: the name in `ps`.
-pub fn rename(name: &std::ffi::CStr) {
+pub fn set_comm(name: &std::ffi::CStr) {
     // A name is a courtesy; there is nothing to do about its failure.
     let _ = nix::sys::prctl::set_name(name);
 }

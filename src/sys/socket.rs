@@ -2,7 +2,7 @@
 //! that a new network namespace needs.
 
 use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -75,7 +75,7 @@ pub fn accept(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
             Err(Errno::EINTR) => {}
             other => {
                 let raw = other.called(|| format!("accept4({})", socket.as_raw_fd()))?;
-                return Ok(super::fd::owned(raw.into()));
+                return Ok(super::owned::from_raw(raw.into()));
             }
         }
     }
@@ -154,7 +154,7 @@ fn receive_message(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, 
     let returned = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
     let bytes = check(returned as libc::c_long, || format!("recvmsg({})", socket.as_raw_fd()))? as usize;
     let control = &control.0[..(header.msg_controllen as usize).min(control.0.len())];
-    Ok((bytes, descriptors(control).map(|raw| super::fd::owned(raw.into())).collect(), header.msg_flags))
+    Ok((bytes, descriptors(control).map(|raw| super::owned::from_raw(raw.into())).collect(), header.msg_flags))
 }
 
 /// Bytes of a `struct cmsghdr` (cmsg(3)): the length with the header, and two numbers.
@@ -250,8 +250,7 @@ pub fn terminal_peer(master: BorrowedFd<'_>) -> Result<OwnedFd> {
     let returned =
         unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) };
     let raw = check(returned.into(), || "ioctl(TIOCGPTPEER)".into())?;
-    // SAFETY: the ioctl just returned this descriptor to us and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(raw as i32) })
+    Ok(super::owned::from_raw(raw))
 }
 
 /// Sets the size of a terminal in characters.
@@ -303,7 +302,7 @@ pub fn accept_now(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
         Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) => Ok(None),
         other => {
             let raw = other.called(|| format!("accept4({})", socket.as_raw_fd()))?;
-            Ok(Some(super::fd::owned(raw.into())))
+            Ok(Some(super::owned::from_raw(raw.into())))
         }
     }
 }

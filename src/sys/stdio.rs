@@ -11,7 +11,7 @@ use nix::sys::socket::MsgFlags;
 use nix::sys::stat::FileStat;
 
 use super::stream::{self, Moved, moved};
-use super::{Called, Failed, Result, fd};
+use super::{Called, Failed, Result, descriptors, fd, fd_name};
 
 /// PIPEFS_MAGIC (linux/magic.h): the filesystem of pipes that have no name.
 const PIPEFS_MAGIC: i64 = 0x5049_5045;
@@ -50,7 +50,7 @@ pub struct Inherited {
 impl Inherited {
     /// To read from `number`, or to write to it; `None` where nothing is open there.
     pub fn open(number: RawFd, write: bool) -> Option<Inherited> {
-        let caller = fd::borrow_inherited(number)?;
+        let caller = descriptors::borrow_inherited(number)?;
         let flags = OFlag::from_bits_retain(fcntl(caller, FcntlArg::F_GETFL).ok()?);
         let kind = match fd::stat(caller).ok()?.st_mode & libc::S_IFMT {
             libc::S_IFIFO => Kind::Pipe,
@@ -106,7 +106,7 @@ impl Inherited {
     pub fn read(&self, buffer: &mut [u8]) -> Result<Moved> {
         if self.kind == Kind::Socket {
             let received = nix::sys::socket::recv(self.caller.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT);
-            return moved(received, || format!("recv({})", self.caller.as_raw_fd()));
+            return moved(received, || format!("recv({})", fd_name(self.caller)));
         }
         match stream::read(self.ours.as_ref().map_or(self.caller, AsFd::as_fd), buffer) {
             Err(Failed { errno: Errno::EIO, .. }) if self.is_in_background() => Ok(Moved::Later),
@@ -119,7 +119,7 @@ impl Inherited {
         if self.kind == Kind::Socket {
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             let sent = nix::sys::socket::send(self.caller.as_raw_fd(), bytes, flags);
-            return moved(sent, || format!("send({})", self.caller.as_raw_fd()));
+            return moved(sent, || format!("send({})", fd_name(self.caller)));
         }
         match &self.ours {
             Some(ours) => stream::write(ours.as_fd(), bytes),
@@ -131,7 +131,7 @@ impl Inherited {
 
 /// Standard input.
 pub fn input() -> BorrowedFd<'static> {
-    fd::borrow_inherited(0).unwrap_or(fd::CWD)
+    descriptors::borrow_inherited(0).unwrap_or(fd::CWD)
 }
 
 /// Whether it is our controlling terminal and we are not in its foreground: then reading it is EIO, or
@@ -178,7 +178,7 @@ fn opened_alike(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
 
 /// Gives a file to another user; the group stays. fchown(2).
 pub fn give_to(fd: BorrowedFd<'_>, uid: u32) -> Result<()> {
-    nix::unistd::fchown(fd, Some(uid.into()), None).called(|| format!("fchown({}, {uid}, -1)", fd.as_raw_fd()))
+    nix::unistd::fchown(fd, Some(uid.into()), None).called(|| format!("fchown({}, {uid}, -1)", fd_name(fd)))
 }
 
 #[cfg(test)]

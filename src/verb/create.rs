@@ -15,7 +15,7 @@ use windlass_plan::{Action, Host, Options, Plan};
 use windlass_store::{Container, Store};
 use windlass_sys::fd;
 use windlass_sys::process::{self, Exit, SingleThreaded};
-use windlass_sys::{credentials, probe};
+use windlass_sys::{credentials, probe, random};
 
 use super::Session;
 use super::caller::{Stdio, connect};
@@ -139,7 +139,7 @@ fn make<T>(
     let pidfd_socket = connect(options.pidfd_socket.as_ref(), "--pidfd-socket")?;
     let pid_file = options.pid_file.as_deref().map(absolute).transpose()?;
     let mut planning = planning(global, options.no_pivot, options.no_new_keyring)?;
-    planning.keyring = credentials::unguessable().doing(|| "cannot name the session keyring")?;
+    planning.keyring = random::random_suffix().doing(|| "cannot name the session keyring")?;
     // It lets us in while we read and plan; that it does not is said when nothing else is wrong.
     let systemd = planning.systemd.map(|systemd| cgroup::Systemd::connect(systemd.user));
     let mut read = read_config(&options.bundle, options.config.as_deref())?;

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use crate::cli::Command;
 use windlass_base::error::{Error, Kind, Origin, Result};
-use windlass_sys::fd;
+use windlass_sys::descriptors;
 
 /// Descriptors from 3 on that the process gets, and what it is told of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Passed {
         let total = u64::from(preserve) + u64::from(listen);
         // Stops at the first number that is not open, however many are asked for.
         for number in 3..3 + total {
-            let open = i32::try_from(number).ok().and_then(fd::borrow_inherited).is_some();
+            let open = i32::try_from(number).ok().and_then(descriptors::borrow_inherited).is_some();
             if !open {
                 let flag = if number - 3 < u64::from(listen) { "LISTEN_FDS" } else { "--preserve-fds" };
                 let msg = format!("unable to preserve file descriptor {number}: it is not open");

@@ -10,7 +10,7 @@ use crate::resolve;
 use windlass_base::error::{Doing, Error, Kind, Result};
 use windlass_base::spec::ConsoleSize;
 use windlass_plan::RootPath;
-use windlass_sys::{fd, mount, socket};
+use windlass_sys::{descriptors, fd, mount, socket};
 
 use super::{Stdio, device};
 
@@ -36,7 +36,7 @@ pub(super) fn console(size: Option<&ConsoleSize>, node: bool, controlling: bool,
     socket::send(socket.as_fd(), b"/dev/ptmx", &[master.as_fd()])
         .doing(|| "cannot send the terminal to the console socket")?;
     for number in 0..3 {
-        fd::install_at(peer.as_fd(), number).doing(|| "cannot make the terminal stdio")?;
+        descriptors::install_at(peer.as_fd(), number).doing(|| "cannot make the terminal stdio")?;
     }
     cx.stdio = Stdio::Terminal;
     if controlling { take(peer.as_fd()) } else { Ok(()) }

@@ -14,7 +14,7 @@ use windlass_base::error::{Doing, Error, Kind, Result, describe};
 use windlass_plan::{DEFAULT_PATH, RootPath};
 use windlass_sys::process::{self, Execution};
 use windlass_sys::progress::Progress;
-use windlass_sys::{Failed, fd, mount, signals, socket};
+use windlass_sys::{Failed, descriptors, fd, mount, signals, socket};
 
 use super::passwd::home_directory;
 use super::root::reset_signals;
@@ -140,7 +140,8 @@ pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
     }
     reset_signals().doing(|| "cannot reset the signals")?;
     // Whatever the caller left open ends with the execution, unless it asked to pass it on.
-    fd::close_from_on_exec(first_of_ours(cx.preserve_fds)).doing(|| "cannot close the descriptors")?;
+    descriptors::close_from_on_exec(descriptors::first_not_preserved(cx.preserve_fds))
+        .doing(|| "cannot close the descriptors")?;
     // Here `start` gives the word, and the runtime of `create` ends as soon as it has answered.
     if matches!(cx.gate, Gate::Start(_)) {
         outlive_runtime(cx)?;
@@ -152,7 +153,7 @@ pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
     if let Gate::Start(listener) = &cx.gate {
         signals::end_when_asked().doing(|| "cannot be ended while it waits")?;
         // What is held from here on would be held for as long as the container waits.
-        fd::close_all_but(first_of_ours(cx.preserve_fds), &[listener.as_fd()]);
+        descriptors::close_all_but(descriptors::first_not_preserved(cx.preserve_fds), &[listener.as_fd()]);
         cx.starter = Some(wait_for_start(listener.as_fd())?);
     }
     // Not before: a container that waits is to take little memory.
@@ -173,11 +174,6 @@ fn wait_for_start(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
             return Ok(connection);
         }
     }
-}
-
-/// The first descriptor that is not stdio and not passed on for the caller.
-pub fn first_of_ours(preserve_fds: u32) -> i32 {
-    3 + i32::try_from(preserve_fds).unwrap_or(i32::MAX - 3)
 }
 
 /// Sets the parent-death signal (PR_SET_PDEATHSIG) once more: the kernel clears it when the ids change (prctl(2)).

@@ -12,7 +12,6 @@ mod passwd;
 mod root;
 mod stdio;
 
-pub use execute::first_of_ours;
 pub use stdio::{Stdio, give_pipes};
 
 use windlass_base::error::{Doing, Error, Result};

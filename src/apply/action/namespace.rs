@@ -11,15 +11,15 @@ use windlass_base::error::{Doing, Error, Kind, Result};
 use windlass_plan::explain::kind_names;
 use windlass_sys::poll::Deadline;
 use windlass_sys::process::{Child, Forked};
-use windlass_sys::{credentials, fd, poll, process, socket};
+use windlass_sys::{credentials, descriptors, poll, process, socket};
 
 use super::console;
-use super::execute::{die_with_runtime, first_of_ours, outlive_runtime};
+use super::execute::{die_with_runtime, outlive_runtime};
 
 pub(super) fn map_ids(cx: &Context<'_>) -> Result<()> {
     cx.sync.map_ids()?;
     // At the latest now: see init::begin.
-    process::hide().doing(|| "cannot hide init")
+    process::set_nondumpable().doing(|| "cannot hide init")
 }
 
 pub(super) fn become_root(uid: u32, gid: u32, cx: &mut Context<'_>) -> Result<()> {
@@ -32,13 +32,13 @@ pub(super) fn join(index: usize, cx: &mut Context<'_>) -> Result<()> {
     let missing = || Error::new(Kind::Protocol, "the plan joins a namespace that was not opened");
     let namespace = cx.joins.get_mut(index).and_then(Option::take).ok_or_else(missing)?;
     // What kind it is was checked when it was opened.
-    process::enter(namespace.as_fd(), CloneFlags::empty()).doing(|| "cannot join the namespace")
+    process::setns(namespace.as_fd(), CloneFlags::empty()).doing(|| "cannot join the namespace")
 }
 
 pub(super) fn join_pid(cx: &mut Context<'_>) -> Result<()> {
     let missing = || Error::new(Kind::Protocol, "there is no container to join");
     let target = cx.target.take().ok_or_else(missing)?;
-    process::enter(target.as_fd(), CloneFlags::CLONE_NEWPID).doing(|| "cannot join the container's PID namespace")
+    process::setns(target.as_fd(), CloneFlags::CLONE_NEWPID).doing(|| "cannot join the container's PID namespace")
 }
 
 /// Makes the process that executes the program, as a child of the runtime; only the new process returns.
@@ -52,7 +52,7 @@ pub(super) fn born(terminal: bool, cx: &mut Context<'_>) -> Result<()> {
     // Not even a process that may trace it shall find anything of the host in it.
     cx.drop_proc();
     cx.close_spent();
-    process::hide().doing(|| "cannot hide the process")?;
+    process::set_nondumpable().doing(|| "cannot hide the process")?;
     // This process must outlive the runtime for a moment; the new one does not inherit the setting.
     outlive_runtime(cx)?;
     let (executed, held) = socket::pipe().doing(|| "cannot make a pipe")?;
@@ -69,7 +69,10 @@ pub(super) fn born(terminal: bool, cx: &mut Context<'_>) -> Result<()> {
             child.kill();
             process::exit_now(1);
         }
-        fd::close_all_but(first_of_ours(cx.preserve_fds), &[executed.as_fd(), runtime.as_fd(), child.pidfd.as_fd()]);
+        descriptors::close_all_but(
+            descriptors::first_not_preserved(cx.preserve_fds),
+            &[executed.as_fd(), runtime.as_fd(), child.pidfd.as_fd()],
+        );
         guard(&child, executed.as_fd(), runtime.as_fd())
     }
     drop((runtime, executed));

@@ -34,6 +34,7 @@ pub(super) fn pivot(how: Pivot, cx: &mut Context<'_>) -> Result<()> {
         cx.spend(fd);
     }
     cx.close_spent();
+    windlass_sys::hide_fd_paths();
     let root = cx.root()?;
     mount::change_directory(root).doing(|| "cannot enter the root filesystem")?;
     match how {
@@ -69,7 +70,7 @@ pub(super) fn return_to_mounts(cx: &mut Context<'_>) -> Result<()> {
     let missing = || Error::new(Kind::Protocol, "the plan returns to a mount namespace that it has not left");
     let mounts = cx.mounts.take().ok_or_else(missing)?;
     let root = mount::clone_tree(cx.root()?, "", true).doing(|| "cannot copy the root filesystem")?;
-    process::enter(mounts.as_fd(), CloneFlags::CLONE_NEWNS)
+    process::setns(mounts.as_fd(), CloneFlags::CLONE_NEWNS)
         .and_then(|()| mount::change_directory(root.as_fd()))
         .and_then(|()| mount::chroot_to_current())
         .doing(doing)?;

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::relay::{NO_MORE, PIPES};
 use windlass_base::error::{Doing, Result};
-use windlass_sys::{fd, socket, stdio};
+use windlass_sys::{descriptors, fd, socket, stdio};
 
 /// What becomes of the stdio that the caller gave us.
 #[derive(Debug, Default)]
@@ -52,7 +52,7 @@ pub(super) fn give(stdio: &Stdio, uid: u32) {
 
 /// Gives those of 0, 1 and 2 that are pipes without a name to this user.
 pub fn give_pipes(uid: u32) {
-    for fd in (0..3).filter_map(fd::borrow_inherited) {
+    for fd in (0..3).filter_map(descriptors::borrow_inherited) {
         let Ok(stat) = fd::stat(fd) else { continue };
         if stat.st_uid != uid && stdio::is_anonymous_pipe(fd, &stat) {
             let _ = stdio::give_to(fd, uid);
@@ -67,7 +67,7 @@ pub(super) fn replace(stdio: &Stdio) -> Result<()> {
     let (runtime, doing) = (runtime.as_fd(), || "cannot make pipes for stdio");
     if !is_callers(runtime) {
         let [input, output, errors] = [0, 1, 2].map(|number| {
-            let fd = fd::borrow_inherited(number)?;
+            let fd = descriptors::borrow_inherited(number)?;
             (!stdio::is_null(&fd::stat(fd).ok()?)).then_some(fd)
         });
         // They share one pipe, so that the order of what is written to both is kept.
@@ -82,7 +82,7 @@ pub(super) fn replace(stdio: &Stdio) -> Result<()> {
             let (theirs, ours) = if number == 0 { (read_end, write_end) } else { (write_end, read_end) };
             socket::send(runtime, PIPES[number], &[ours.as_fd()]).doing(doing)?;
             for at in numbers {
-                fd::install_at(theirs.as_fd(), *at).doing(doing)?;
+                descriptors::install_at(theirs.as_fd(), *at).doing(doing)?;
             }
         }
     }

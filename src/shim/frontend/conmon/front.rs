@@ -21,7 +21,7 @@ use crate::Reply;
 use crate::Request;
 use crate::Supervisor;
 use crate::WaitToken;
-use windlass_sys::fd;
+use windlass_sys::descriptors;
 use windlass_sys::process::Exit;
 
 /// What our descriptors are watched under.
@@ -289,5 +289,5 @@ impl crate::Front for Front<'_> {
 /// The standard descriptors become the null device.
 pub fn leave_stdio() -> windlass_sys::Result<()> {
     let null = crate::pipe::null()?;
-    (0..=2).try_for_each(|standard| fd::install_at(null.as_fd(), standard))
+    (0..=2).try_for_each(|standard| descriptors::install_at(null.as_fd(), standard))
 }

@@ -39,7 +39,7 @@ use crate::pipe;
 use crate::serve;
 use windlass_sys::process::{self, Forked, SingleThreaded};
 use windlass_sys::spawn::Spawn;
-use windlass_sys::{self as sys, fd};
+use windlass_sys::{self as sys, descriptors, fd};
 
 /// The version of conmon whose contract this is: callers ask for it, and choose flags by it.
 const VERSION: &str = "2.2.1";
@@ -75,7 +75,7 @@ fn run(arguments: Vec<OsString>) -> Result<i32, String> {
     for log in &process.stdio.logs {
         Logger::open(log).map_err(|failed| format!("Failed to open log file: {failed}"))?;
     }
-    let mut inherited = fd::inherited();
+    let mut inherited = descriptors::inherited();
     let pipes = Pipes::take(&mut inherited, settings.key)?;
     let oom_score_adj = protect().ok();
     pipes.wait_for_start();

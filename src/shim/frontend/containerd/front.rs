@@ -16,7 +16,7 @@ use super::server::Server;
 use crate::frontend::listener::Listener;
 use crate::frontend::made::Made;
 use crate::{Event, Ready, Supervisor, serve};
-use windlass_sys::{fd, stream};
+use windlass_sys::{descriptors, fd, stream};
 
 /// Serves until containerd needs the shim no more.
 pub fn main(arguments: &Arguments) -> Result<(), Error> {
@@ -49,7 +49,7 @@ impl Front {
         let listener = fd::duplicate(std::io::stdin().as_fd())?;
         stream::never_block(listener.as_fd())?;
         let null = fd::open("/dev/null", OFlag::O_RDWR)?;
-        fd::install_at(null.as_fd(), 0)?;
+        descriptors::install_at(null.as_fd(), 0)?;
         let listener = Listener::new(listener, key(Kind::Listener, 0));
         listener.watch(&core.poll)?;
         let events = std::env::var(TTRPC_ADDRESS).unwrap_or_else(|_| format!("{}.ttrpc", arguments.address));

@@ -13,7 +13,7 @@ use crate::table::Table;
 use crate::{Interest, NewProcess, Poll};
 use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
 use windlass_sys::stream::{self, Moved};
-use windlass_sys::{fd, socket};
+use windlass_sys::{descriptors, socket};
 
 /// What a child can find out. It is the exit status of the child, which is never [`FAILED`].
 pub trait Finding: Sized {
@@ -93,7 +93,7 @@ impl<T: Finding> Job<T> {
             }
             Forked::Child => {
                 let kept: Vec<_> = kept.iter().map(|fd| fd.as_fd()).chain([end.as_fd()]).collect();
-                fd::close_all_but(3, &kept);
+                descriptors::close_all_but(3, &kept);
                 let _ = process::die_with_parent();
                 let status = work().map(T::status).unwrap_or_else(|error| {
                     let text = error.to_string();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::wire;
 use crate::Refusal;
-use windlass_sys::fd;
+use windlass_sys::{descriptors, fd};
 
 /// The standard output, on which the program that started the server waits for one line.
 pub struct Report;
@@ -19,7 +19,7 @@ impl Report {
         // That program may have been killed meanwhile. The container goes on.
         let _ = writeln!(std::io::stdout(), "{line}");
         if let Ok(null) = fd::open("/dev/null", OFlag::O_RDWR) {
-            let _ = fd::install_at(null.as_fd(), 1);
+            let _ = descriptors::install_at(null.as_fd(), 1);
         }
     }
 

@@ -19,7 +19,7 @@ use crate::server_environment;
 use windlass_args::Matches;
 use windlass_sys::process::Child;
 use windlass_sys::spawn::Spawn;
-use windlass_sys::{fd, socket};
+use windlass_sys::{descriptors, fd, socket};
 
 type Result<T> = std::result::Result<T, Refusal>;
 
@@ -192,7 +192,7 @@ fn begin(mode: &str, home: &Home) -> Result<Server> {
     let dir = absolute(home.dir())?;
     let arguments = [c"windlass-shim".into(), c"@serve".into(), word(mode.as_ref())?, word(dir.as_os_str())?];
     // Whatever the engine had open is not the server's to hold.
-    fd::close_from_on_exec(3)?;
+    descriptors::close_from_on_exec(3)?;
     // The same program, even if its file was replaced meanwhile.
     let child = Spawn {
         path: c"/proc/self/exe",
