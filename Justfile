@@ -70,7 +70,7 @@ doc:
 
 # Rewrite the expected plans after a deliberate change; review the diff
 bless:
-    BLESS=1 cargo test --test plans
+    BLESS=1 cargo test --package windlass-plan --test plans
 
 # Real containers; needs root: `just integrate mounts`
 integrate *args: build suite

@@ -1,4 +1,5 @@
 //! windlass: an OCI container runtime.
+#![doc(hidden)]
 #![forbid(unsafe_code)]
 
 pub mod cli;

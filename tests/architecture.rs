@@ -43,14 +43,17 @@ fn sources(folder: &str) -> Vec<Source> {
         for entry in fs::read_dir(&folder).expect("the sources are there") {
             let path = entry.expect("a directory entry").path();
             if path.is_dir() {
-                folders.push(path);
+                // The tests of a crate follow the rules of tests.
+                if !path.ends_with("tests") {
+                    folders.push(path);
+                }
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 out.push(read(&root, path));
             }
         }
     }
     out.sort_by(|a, b| a.path.cmp(&b.path));
-    assert!(out.len() > 5, "the sources of {folder} are found");
+    assert!(!out.is_empty(), "the sources of {folder} are found");
     out
 }
 
@@ -113,7 +116,9 @@ fn planning_looks_at_nothing() {
         let clock = source.path == "base/rfc3339.rs" && used == ["time"];
         assert!(used.is_empty() || error || clock, "{} uses std::{used:?}", source.path);
         for word in ["SystemTime::now", "Instant::now", "File::open", "libc::", "nix::unistd", "nix::fcntl"] {
-            assert!(!source.code.contains(word), "{} uses {word}", source.path);
+            // Its numbers differ between architectures.
+            let number = source.path == "base/abi.rs" && word == "libc::";
+            assert!(number || !source.code.contains(word), "{} uses {word}", source.path);
         }
     }
 }
@@ -159,8 +164,10 @@ fn raw_descriptors_stay_below_sys() {
 
 #[test]
 fn no_file_is_too_long() {
-    for folder in ["src", "seccomp/src", "integration/src", "tests"] {
-        for source in sources(folder) {
+    let tests = ["plan", "dbus", "cgroup", "apply", "sys", "store", "shim"].map(|name| format!("src/{name}/tests"));
+    let folders = ["src", "seccomp/src", "integration/src", "tests"].map(str::to_owned);
+    for folder in folders.into_iter().chain(tests) {
+        for source in sources(&folder) {
             let path = format!("{folder}/{}", source.path);
             assert!(
                 source.lines <= LONGEST_FILE || TABLES.contains(&path.as_str()),

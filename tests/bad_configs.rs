@@ -1,4 +1,4 @@
-//! Bad configurations, one for each member and kind of fault (`data/bad_configs.tsv`): reading and
+//! Bad configurations, one for each member and kind of fault (`tests/data/bad_configs.tsv`): reading and
 //! planning name the innermost member that is wrong, and so do `check`, `explain` and `run`.
 
 use std::collections::BTreeSet;
@@ -43,12 +43,12 @@ fn change(document: &mut Value, pointer: &str, value: Option<Value>) {
     }
 }
 
-fn data(name: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)).expect("the data is there")
+fn data(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("the data is there")
 }
 
 fn base(table: &str) -> Value {
-    let mut base: Value = serde_json::from_str(&data("full.json")).expect("JSON");
+    let mut base: Value = serde_json::from_str(&data("src/plan/tests/data/full.json")).expect("JSON");
     for line in table.lines() {
         if let ["base", pointer, value, _] = line.split('\t').collect::<Vec<_>>()[..] {
             change(&mut base, pointer, (value != "-").then(|| serde_json::from_str(value).expect("JSON")));
@@ -58,7 +58,7 @@ fn base(table: &str) -> Value {
 }
 
 fn rows() -> Vec<Row> {
-    let table = data("bad_configs.tsv");
+    let table = data("tests/data/bad_configs.tsv");
     let base = base(&table);
     let mut rows = Vec::new();
     for (index, line) in table.lines().enumerate().filter(|(_, line)| !line.starts_with('#')) {
@@ -98,7 +98,7 @@ fn planned(config: &str) -> (Vec<Fault>, Vec<Fault>) {
 
 #[test]
 fn the_table_is_large_and_its_base_is_good() {
-    let table = data("bad_configs.tsv");
+    let table = data("tests/data/bad_configs.tsv");
     let (faults, _) = planned(&base(&table).to_string());
     assert_eq!(faults, [], "the base has no fault");
     let members: BTreeSet<String> = rows().into_iter().map(|row| row.named).collect();
@@ -271,7 +271,7 @@ fn the_process_of_exec_and_the_resources_of_update_are_read_alike() {
     assert_eq!(resources.pids.and_then(|pids| pids.limit), Some(4));
     assert_eq!(pointers(&warnings), ["/pids/limit", "/CPU"]);
 
-    let spec: Spec = serde_json::from_value(base(&data("bad_configs.tsv"))).expect("a good base");
+    let spec: Spec = serde_json::from_value(base(&data("tests/data/bad_configs.tsv"))).expect("a good base");
     let exec = |process: &str| {
         let options = Options { host: Host { capabilities: u64::MAX, ..Host::default() }, ..Options::default() };
         let request = windlass_plan::exec::Request::default();

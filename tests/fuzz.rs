@@ -5,6 +5,7 @@
 
 #[path = "support/bodies.rs"]
 mod bodies;
+#[path = "../src/plan/tests/support/mod.rs"]
 mod support;
 
 use proptest::prelude::*;

@@ -1,7 +1,7 @@
-//! See `bodies::shim`.
+//! See `frames::check`.
 #![no_main]
 
-#[path = "../../tests/support/bodies.rs"]
-mod bodies;
+#[path = "../../src/shim/tests/support/frames.rs"]
+mod frames;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bodies::shim(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| frames::check(bytes));

@@ -2,6 +2,7 @@
 //!
 //! `create.rs` is the runtime's story and `init.rs` the child's; `exec.rs` is the story of a second
 //! process. `launch.rs` owns what either has made until it is committed, and holds the conversation.
+#![doc(hidden)]
 #![forbid(unsafe_code)]
 
 mod action;

@@ -1,5 +1,6 @@
 //! Command lines as both programs read them: tables of flags and verbs, the words that were given, what values
 //! mean, and help.
+#![doc(hidden)]
 #![forbid(unsafe_code)]
 
 mod environment;

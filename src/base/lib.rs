@@ -1,5 +1,6 @@
 //! What every part of windlass shares: errors and hints, ids, numbers of the kernel, values of D-Bus,
 //! the configuration, and the record of an exit. It makes no system call.
+#![doc(hidden)]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 

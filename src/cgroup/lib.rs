@@ -9,6 +9,7 @@
 //! controllers are enabled as well where that is possible, so that `events` has their numbers and an
 //! `update` finds its file. They stay enabled afterwards, since a neighbour may need them by then. No
 //! other file of an ancestor is written.
+#![doc(hidden)]
 #![forbid(unsafe_code)]
 
 mod controllers;

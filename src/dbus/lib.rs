@@ -4,7 +4,8 @@
 //! Known libraries were weighed: zbus leaves threads behind, and a process with threads may neither
 //! clone nor unshare here; rustbus does not, but adds as much to the binary as all that windlass
 //! has for cgroups, and knows only message buses, where systemd's own socket saves the bus and
-//! half of the round trips. It is the oracle of `tests/dbus.rs`.
+//! half of the round trips. It is the oracle of `src/dbus/tests/dbus.rs`.
+#![doc(hidden)]
 #![forbid(unsafe_code)]
 
 mod connection;

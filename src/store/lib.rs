@@ -1,4 +1,5 @@
 //! What a container is between two commands: a file of the state root, a process, a cgroup.
+#![doc(hidden)]
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;

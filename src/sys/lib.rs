@@ -3,6 +3,7 @@
 //! What nix has is used through nix. These modules add the calls that nix lacks, and give every call one form of
 //! error: [`Failed`], the call as strace would print it and the errno. Each unsafe block names the invariant that
 //! it relies on.
+#![doc(hidden)]
 #![allow(unsafe_code)]
 
 pub mod attributes;

@@ -1,8 +1,8 @@
 //! The hand-written codecs of containerd's protocol against the types that the crate
 //! containerd-shim-protos generates, and against bytes that containerd sent.
 
-#[path = "support/bodies.rs"]
-mod bodies;
+#[path = "support/frames.rs"]
+mod frames;
 
 use containerd_shim_protos::protobuf::{Enum, Message as _};
 use containerd_shim_protos::{api, bootstrap_api, events, shim, ttrpc as generated, types};
@@ -239,7 +239,7 @@ fn frames_are_those_of_ttrpc() {
 }
 
 /// What containerd 1.6.20 and 2.1.9 wrote on the sockets of a shim; hexadecimal, a frame a line.
-const RECORDED: &str = include_str!("data/shim/frames.hex");
+const RECORDED: &str = include_str!("data/frames.hex");
 
 fn recorded() -> Vec<Vec<u8>> {
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("text"), 16).expect("hexadecimal");
@@ -259,7 +259,7 @@ fn what_containerd_sent_is_read() {
             assert!(create.bundle.ends_with(&create.id) && create.rootfs[0].kind == "overlay", "{create:?}");
             assert_eq!(options::Options::read(create.options.as_ref()).expect("options").binary_name, "windlass");
         }
-        bodies::shim(&bytes);
+        frames::check(&bytes);
         methods.push(request.method);
     }
     for method in ["Create", "Start", "Wait", "Exec", "Kill", "Delete", "Shutdown", "State", "Connect"] {
@@ -289,12 +289,12 @@ proptest! {
         let mut bytes = which.get(&recorded()).clone();
         let at = at.index(bytes.len());
         bytes[at] = byte;
-        bodies::shim(&bytes);
-        bodies::shim(&bytes[..at]);
+        frames::check(&bytes);
+        frames::check(&bytes[..at]);
     }
 
     #[test]
     fn any_bytes_are_refused_or_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        bodies::shim(&bytes);
+        frames::check(&bytes);
     }
 }

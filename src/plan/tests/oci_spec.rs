@@ -128,7 +128,7 @@ fn the_full_document_has_every_element_that_oci_spec_writes() {
 }
 
 /// The same cases each time: a habit of oci-spec that was not met before is no fault of whatever
-/// change is being tested. To look for one: `PROPTEST_RNG_SEED=7 cargo test --test oci_spec`.
+/// change is being tested. To look for one: `PROPTEST_RNG_SEED=7 cargo test -p windlass-plan --test oci_spec`.
 fn config() -> ProptestConfig {
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) };
     match std::env::var_os("PROPTEST_RNG_SEED") {

@@ -62,7 +62,7 @@ impl World {
             id: "c".into(),
             bundle: self.dir.join("bundle"),
             runtime: Runtime {
-                binary: Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/fake-runtime.sh"),
+                binary: Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/support/fake-runtime.sh"),
                 global: vec!["--root".into(), self.dir.join("root").into()],
                 log: None,
             },
