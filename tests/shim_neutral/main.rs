@@ -250,7 +250,7 @@ fn an_exec_has_its_own_stdio_and_its_own_exit() {
     exec["stdin"] = true.into();
     let mut client = world.client();
     assert_eq!(client.call("exec", exec).expect("started")["exec"], "e");
-    client.input().expect("an input").give(b"hello\n").expect("given");
+    client.input().expect("an input").write(b"hello\n").expect("given");
     let mut frames = Vec::new();
     while let Some(frame) = client.frame().expect("read") {
         frames.push(frame);
@@ -453,7 +453,7 @@ fn a_stalled_client_stops_neither_the_log_nor_the_others() {
     world.run(&["--stdin"]);
     let mut stalled = world.client();
     stalled.attach(None).expect("attached");
-    stalled.input().expect("an input").give(b"go\n").expect("given");
+    stalled.input().expect("an input").write(b"go\n").expect("given");
     assert_eq!(world.line(&["wait", "c"])["code"], 0);
     let logs = String::from_utf8(world.output(&["logs", "c"]).stdout).expect("text");
     assert_eq!(logs.lines().count(), 20_000);
@@ -470,7 +470,7 @@ fn logs_follow_ends_with_the_container_and_since_leaves_out_the_old() {
     std::thread::sleep(Duration::from_millis(1100));
     let mut client = world.client();
     client.attach(None).expect("attached");
-    client.input().expect("an input").give(b"\n").expect("given");
+    client.input().expect("an input").write(b"\n").expect("given");
     assert_eq!(lines.next().expect("a line").expect("text"), "two");
     assert!(lines.next().is_none());
     assert_eq!(ended(&mut follow), 0);
@@ -513,7 +513,7 @@ fn the_example_engine_survives_its_own_death() {
     first.wait().expect("waited");
     let mut client = world.client();
     client.attach(None).expect("attached");
-    client.input().expect("an input").give(b"\n").expect("given");
+    client.input().expect("an input").write(b"\n").expect("given");
     let second = engine().output().expect("ran");
     assert_eq!(String::from_utf8_lossy(&second.stdout), "one\ntwo\n");
     assert_eq!(second.status.code(), Some(4));

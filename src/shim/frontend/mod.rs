@@ -3,12 +3,12 @@
 //! `containerd-shim-NAME-vN` is containerd's, `conmon` is conmon's; under any other name the first
 //! argument says which (`containerd`, `conmon`), or is a verb of the engine-neutral mode.
 
-mod complaint;
 pub mod conmon;
 pub mod containerd;
+mod created;
 mod listener;
-mod made;
 pub mod native;
+mod stderr;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;

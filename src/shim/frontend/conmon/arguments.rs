@@ -1,12 +1,15 @@
-//! conmon's command line, by the rules of GLib's option parser, which its callers rely on:
-//! `--name VALUE`, `--name=VALUE`, `-b VALUE`, flags in a group (`-it`), never `-bVALUE`. A value
-//! may be empty or begin with a dash. Words that belong to no option are let pass: podman writes
-//! `--api-version 1` for what is a flag.
+//! conmon's command line, by the rules of GLib's option parser.
+//!
+//! An option is `--name VALUE`, `--name=VALUE` or `-b VALUE`, but not `-bVALUE`. Flags may be grouped (`-it`). A value
+//! may be empty or begin with a dash. Operands are ignored, because podman writes `--api-version 1` although the
+//! option is a flag.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// What was said on the command line.
+use super::error::Error;
+
+/// The parsed command line.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Arguments {
     pub(super) help: bool,
@@ -59,7 +62,7 @@ pub(super) struct Arguments {
     pub(super) replace_listen_pid: bool,
 }
 
-/// Where an option's value goes.
+/// The field that an option's value is stored in.
 enum Value {
     Flag(fn(&mut Arguments) -> &mut bool),
     Text(fn(&mut Arguments) -> &mut Option<OsString>),
@@ -74,7 +77,7 @@ struct Entry {
     help: &'static str,
 }
 
-/// For [`Entry::short`]: there is none.
+/// For [`Entry::short`]: the option has no short name.
 const NONE: u8 = 0;
 
 const fn flag(long: &'static str, short: u8, to: fn(&mut Arguments) -> &mut bool, help: &'static str) -> Entry {
@@ -118,46 +121,46 @@ const ENTRIES: &[Entry] = &[
     text("cuuid", b'u', |a| &mut a.cuuid, "Full id of the container, or of the exec session"),
     text("name", b'n', |a| &mut a.name, "Name of the container"),
     text("runtime", b'r', |a| &mut a.runtime, "Path of the OCI runtime"),
-    list("runtime-arg", NONE, |a| &mut a.runtime_args, "Argument for the runtime before its verb; may be repeated"),
-    list("runtime-opt", NONE, |a| &mut a.runtime_opts, "Argument for the runtime behind its verb; may be repeated"),
+    list("runtime-arg", NONE, |a| &mut a.runtime_args, "Argument for the runtime before its command; may be repeated"),
+    list("runtime-opt", NONE, |a| &mut a.runtime_opts, "Argument for the runtime after its command; may be repeated"),
     flag("systemd-cgroup", b's', |a| &mut a.systemd_cgroup, "Give the runtime --systemd-cgroup"),
     flag("no-pivot", NONE, |a| &mut a.no_pivot, "Give the runtime --no-pivot"),
     flag("no-new-keyring", NONE, |a| &mut a.no_new_keyring, "Give the runtime --no-new-keyring"),
-    text("conmon-pidfile", b'P', |a| &mut a.conmon_pidfile, "File for our own process id"),
-    text("pidfile", NONE, |a| &mut a.conmon_pidfile, "The same, by its old name"),
+    text("conmon-pidfile", b'P', |a| &mut a.conmon_pidfile, "File for the process id of conmon"),
+    text("pidfile", NONE, |a| &mut a.conmon_pidfile, "Old name of --conmon-pidfile"),
     text("container-pidfile", b'p', |a| &mut a.container_pidfile, "File for the process id of the container"),
-    flag("exec", b'e', |a| &mut a.exec, "Run a process in a container that runs"),
-    flag("exec-attach", NONE, |a| &mut a.exec_attach, "Start that process when the caller has attached"),
-    text("exec-process-spec", NONE, |a| &mut a.exec_process_spec, "File with the OCI process to run"),
+    flag("exec", b'e', |a| &mut a.exec, "Run a process in a running container"),
+    flag("exec-attach", NONE, |a| &mut a.exec_attach, "Start the process of --exec when the caller has attached"),
+    text("exec-process-spec", NONE, |a| &mut a.exec_process_spec, "File with the OCI process of --exec"),
     text("restore", NONE, |a| &mut a.restore, "Directory of a checkpoint to restore"),
     list("restore-arg", NONE, |a| &mut a.restore_args, "Argument for restore; may be repeated"),
     flag("terminal", b't', |a| &mut a.terminal, "Give the process a terminal"),
-    flag("stdin", b'i', |a| &mut a.stdin, "Give the process a pipe for its input"),
-    flag("leave-stdin-open", NONE, |a| &mut a.leave_stdin_open, "Keep that open when a client's input ends"),
-    flag("full-attach", NONE, |a| &mut a.full_attach, "The attach socket is in the bundle, and nowhere else"),
-    text("socket-dir-path", NONE, |a| &mut a.socket_dir_path, "Directory for short names of attach sockets"),
+    flag("stdin", b'i', |a| &mut a.stdin, "Give the process a pipe as its standard input"),
+    flag("leave-stdin-open", NONE, |a| &mut a.leave_stdin_open, "Keep standard input open when an attached client's input ends"),
+    flag("full-attach", NONE, |a| &mut a.full_attach, "Make no link to the attach socket: it is in the bundle only"),
+    text("socket-dir-path", NONE, |a| &mut a.socket_dir_path, "Directory for links to attach sockets"),
     list("log-path", b'l', |a| &mut a.log_path, "Log: DRIVER:PATH, DRIVER or PATH; may be repeated"),
-    text("log-level", NONE, |a| &mut a.log_level, "Least level of our own messages: error, warn, info, debug, trace"),
-    number("log-size-max", NONE, |a| &mut a.log_size_max, "Bytes after which a log begins anew"),
-    number("log-global-size-max", NONE, |a| &mut a.log_global_size_max, "Bytes after which nothing is logged any more"),
-    flag("log-rotate", NONE, |a| &mut a.log_rotate, "Keep full logs as LOG.1, LOG.2, ..."),
-    number("log-max-files", NONE, |a| &mut a.log_max_files, "How many of them"),
-    list("log-allowlist-dir", NONE, |a| &mut a.log_allowlist_dir, "Directory below which logs may be; may be repeated"),
-    text("log-tag", NONE, |a| &mut a.log_tag, "Tag of entries in the journal"),
-    list("log-label", NONE, |a| &mut a.log_label, "KEY=VALUE of entries in the journal; may be repeated"),
-    flag("no-container-partial-message", NONE, |a| &mut a.no_container_partial_message, "Do not mark cut lines in the journal"),
+    text("log-level", NONE, |a| &mut a.log_level, "Lowest level of conmon's own messages: error, warn, info, debug, trace"),
+    number("log-size-max", NONE, |a| &mut a.log_size_max, "Size in bytes at which the log is truncated or rotated"),
+    number("log-global-size-max", NONE, |a| &mut a.log_global_size_max, "Bytes in all after which logging stops"),
+    flag("log-rotate", NONE, |a| &mut a.log_rotate, "Rotate the log: keep full files as LOG.1, LOG.2, ..."),
+    number("log-max-files", NONE, |a| &mut a.log_max_files, "Number of full files that are kept"),
+    list("log-allowlist-dir", NONE, |a| &mut a.log_allowlist_dir, "Directory that logs must be below; may be repeated"),
+    text("log-tag", NONE, |a| &mut a.log_tag, "Tag of the entries in the journal"),
+    list("log-label", NONE, |a| &mut a.log_label, "KEY=VALUE for the entries in the journal; may be repeated"),
+    flag("no-container-partial-message", NONE, |a| &mut a.no_container_partial_message, "Do not mark partial lines in the journal"),
     flag("no-sync-log", NONE, |a| &mut a.no_sync_log, "Do not sync logs at the end"),
-    flag("syslog", NONE, |a| &mut a.syslog, "Send our own messages to syslog too"),
-    text("exit-dir", NONE, |a| &mut a.exit_dir, "Directory for the exit status, in a file named as the container's id"),
+    flag("syslog", NONE, |a| &mut a.syslog, "Send conmon's own messages to syslog too"),
+    text("exit-dir", NONE, |a| &mut a.exit_dir, "Directory for the file with the exit status, whose name is the container's id"),
     text("persist-dir", b'0', |a| &mut a.persist_dir, "Directory for the files exit and oom"),
-    text("exit-command", NONE, |a| &mut a.exit_command, "Program to run at the very end"),
-    list("exit-command-arg", NONE, |a| &mut a.exit_command_args, "Argument for it; may be repeated"),
-    number("exit-delay", NONE, |a| &mut a.exit_delay, "Seconds to wait before it is run"),
+    text("exit-command", NONE, |a| &mut a.exit_command, "Program to run when the container has ended"),
+    list("exit-command-arg", NONE, |a| &mut a.exit_command_args, "Argument of the exit command; may be repeated"),
+    number("exit-delay", NONE, |a| &mut a.exit_delay, "Seconds to wait before the exit command"),
     number("timeout", b'T', |a| &mut a.timeout, "Seconds after which the process is killed"),
     text("sdnotify-socket", NONE, |a| &mut a.sdnotify_socket, "Socket to which the container's sd_notify messages are relayed"),
     text("seccomp-notify-socket", NONE, |a| &mut a.seccomp_notify_socket, "Not supported"),
     text("seccomp-notify-plugins", NONE, |a| &mut a.seccomp_notify_plugins, "Not supported"),
-    flag("sync", NONE, |a| &mut a.sync, "Stay the caller's child"),
+    flag("sync", NONE, |a| &mut a.sync, "Do not fork: stay the caller's child"),
     flag("replace-listen-pid", NONE, |a| &mut a.replace_listen_pid, "Set LISTEN_PID to the runtime's process id"),
 ];
 
@@ -172,8 +175,8 @@ pub(super) fn help() -> String {
 }
 
 impl Arguments {
-    /// Reads the words behind the program's name. The error is for people.
-    pub(super) fn parse(words: Vec<OsString>) -> Result<Arguments, String> {
+    /// Parses the arguments after the program's name.
+    pub(super) fn parse(words: Vec<OsString>) -> Result<Arguments, Error> {
         let mut arguments = Arguments::default();
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
@@ -187,7 +190,7 @@ impl Arguments {
         Ok(arguments)
     }
 
-    fn long(&mut self, word: &[u8], words: &mut impl Iterator<Item = OsString>) -> Result<(), String> {
+    fn long(&mut self, word: &[u8], words: &mut impl Iterator<Item = OsString>) -> Result<(), Error> {
         let (name, value) = match word.iter().position(|&byte| byte == b'=') {
             Some(at) => (&word[..at], Some(OsString::from_vec(word[at + 1..].to_vec()))),
             None => (word, None),
@@ -195,20 +198,23 @@ impl Arguments {
         let shown = || format!("--{}", String::from_utf8_lossy(name));
         let entry = ENTRIES.iter().find(|entry| entry.long.as_bytes() == name);
         match entry {
-            Some(Entry { value: Value::Flag(_), .. }) if value.is_some() => Err(format!("{} takes no value", shown())),
+            Some(Entry { value: Value::Flag(_), .. }) if value.is_some() => {
+                Err(Error::Parse(format!("{} takes no value", shown())))
+            }
             Some(entry) => self.take(entry, value, words),
-            None => Err(format!("Unknown option {}", shown())),
+            None => Err(Error::Parse(format!("Unknown option {}", shown()))),
         }
     }
 
-    fn group(&mut self, letters: &[u8], words: &mut impl Iterator<Item = OsString>) -> Result<(), String> {
+    fn group(&mut self, letters: &[u8], words: &mut impl Iterator<Item = OsString>) -> Result<(), Error> {
         let mut valued = false;
         for &letter in letters {
             let shown = char::from(letter);
             let entry = ENTRIES.iter().find(|entry| entry.short == letter && letter != NONE);
-            let entry = entry.ok_or_else(|| format!("Unknown option -{shown}"))?;
+            let entry = entry.ok_or_else(|| Error::Parse(format!("Unknown option -{shown}")))?;
             if !matches!(entry.value, Value::Flag(_)) && std::mem::replace(&mut valued, true) {
-                return Err(format!("Error parsing option -{shown}: one value for two options"));
+                let text = format!("Error parsing option -{shown}: one value for two options");
+                return Err(Error::Parse(text));
             }
             self.take(entry, None, words)?;
         }
@@ -220,12 +226,13 @@ impl Arguments {
         entry: &Entry,
         given: Option<OsString>,
         words: &mut impl Iterator<Item = OsString>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Error> {
         if let Value::Flag(to) = entry.value {
             *to(self) = true;
             return Ok(());
         }
-        let value = given.or_else(|| words.next()).ok_or_else(|| format!("Missing argument for --{}", entry.long))?;
+        let missing = || Error::Parse(format!("Missing argument for --{}", entry.long));
+        let value = given.or_else(|| words.next()).ok_or_else(missing)?;
         match entry.value {
             Value::Flag(_) => {}
             Value::Text(to) => *to(self) = Some(value),
@@ -236,9 +243,9 @@ impl Arguments {
     }
 }
 
-fn integer(value: &OsStr, name: &str) -> Result<i64, String> {
+fn integer(value: &OsStr, name: &str) -> Result<i64, Error> {
     let parsed = value.to_str().and_then(|text| text.trim().parse().ok());
-    parsed.ok_or_else(|| format!("Cannot parse integer value {value:?} for --{name}"))
+    parsed.ok_or_else(|| Error::Parse(format!("Cannot parse integer value {value:?} for --{name}")))
 }
 
 #[cfg(test)]

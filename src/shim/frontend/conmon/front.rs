@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use super::doors::{self, Doors, Wish};
+use super::endpoints::{self, ControlMessage, Endpoints};
 use super::messages::{Level, Messages};
-use super::notify::Relay;
+use super::notify::NotifyRelay;
 use super::pipes::Pipes;
 use super::settings::Settings;
 use crate::Event;
@@ -46,7 +46,7 @@ enum Next {
 }
 
 /// The front end.
-pub(super) struct Front<'a> {
+pub(super) struct ConmonFront<'a> {
     settings: &'a Settings,
     messages: &'a Messages,
     pipes: Pipes,
@@ -54,16 +54,16 @@ pub(super) struct Front<'a> {
     /// Until it is launched.
     process: Option<NewProcess>,
     preserved: BTreeMap<i32, OwnedFd>,
-    doors: Option<Doors>,
-    relay: Option<Relay>,
+    endpoints: Option<Endpoints>,
+    relay: Option<NotifyRelay>,
     launched: Option<WaitToken>,
     /// What was asked for before.
-    early: Vec<Wish>,
+    early: Vec<ControlMessage>,
     timed_out: bool,
     next: Next,
 }
 
-impl<'a> Front<'a> {
+impl<'a> ConmonFront<'a> {
     /// `preserved` are the descriptors that are the process's.
     pub(super) fn new(
         settings: &'a Settings,
@@ -71,15 +71,15 @@ impl<'a> Front<'a> {
         pipes: Pipes,
         process: NewProcess,
         preserved: BTreeMap<i32, OwnedFd>,
-    ) -> Front<'a> {
-        Front {
+    ) -> ConmonFront<'a> {
+        ConmonFront {
             settings,
             messages,
             pipes,
             id: process.id.clone(),
             process: Some(process),
             preserved,
-            doors: None,
+            endpoints: None,
             relay: None,
             launched: None,
             early: Vec::new(),
@@ -88,12 +88,12 @@ impl<'a> Front<'a> {
         }
     }
 
-    /// Opens the doors and launches the process, or waits for the caller to attach first.
+    /// Opens the endpoints and launches the process, or waits for the caller to attach first.
     pub(super) fn begin(&mut self, core: &mut Supervisor) {
         if let Err(refusal) = self.open(core) {
             return self.failed(&refusal, core);
         }
-        self.pipes.tell_attachable();
+        self.pipes.report_attachable();
         let start = self.pipes.start.as_ref().filter(|_| self.settings.attach_first);
         match start.map(|start| core.poll.watch(start, START, Interest::Read)) {
             Some(Ok(())) => {}
@@ -103,14 +103,14 @@ impl<'a> Front<'a> {
 
     fn open(&mut self, core: &mut Supervisor) -> Result<(), Refusal> {
         core.open(self.settings.container.clone())?;
-        if let Some(place) = &self.settings.doors {
-            let doors = Doors::open(place, ATTACH)?;
-            core.poll.watch(&doors.control.fd, CONTROL, Interest::Read)?;
-            core.poll.watch(&doors.size.fd, SIZE, Interest::Read)?;
-            self.doors = Some(doors);
+        if let Some(place) = &self.settings.endpoints {
+            let endpoints = Endpoints::open(place, ATTACH)?;
+            core.poll.watch(&endpoints.control.fd, CONTROL, Interest::Read)?;
+            core.poll.watch(&endpoints.size.fd, SIZE, Interest::Read)?;
+            self.endpoints = Some(endpoints);
         }
         if let Some(host) = &self.settings.notify {
-            let relay = Relay::open(&self.settings.container.bundle, host)?;
+            let relay = NotifyRelay::open(&self.settings.container.bundle, host)?;
             core.poll.watch(&relay.inside, NOTIFY, Interest::Read)?;
             self.relay = Some(relay);
         }
@@ -126,35 +126,35 @@ impl<'a> Front<'a> {
             }
         };
         // Who has connected before is a client from here on.
-        let attach = self.doors.as_ref().map(|doors| doors.attach.watch(&core.poll));
+        let attach = self.endpoints.as_ref().map(|endpoints| endpoints.attach.watch(&core.poll));
         if let Some(Err(failed)) = attach {
-            self.messages.say(Level::Warn, &format!("nobody can attach: {failed}"));
+            self.messages.log(Level::Warn, &format!("nobody can attach: {failed}"));
         }
         match requested {
             Ok(Reply::Pending(token)) => self.launched = Some(token),
             Ok(_) => {}
             Err(refusal) => return self.failed(&refusal, core),
         }
-        std::mem::take(&mut self.early).into_iter().for_each(|wish| self.wish(wish, core));
+        std::mem::take(&mut self.early).into_iter().for_each(|message| self.control(message, core));
     }
 
     fn failed(&mut self, refusal: &Refusal, core: &mut Supervisor) {
-        self.messages.say(Level::Error, &format!("Failed to create container: {refusal}"));
-        self.pipes.tell(-1, Some(&refusal.message));
-        self.leave(1, core);
+        self.messages.log(Level::Error, &format!("Failed to create container: {refusal}"));
+        self.pipes.report(-1, Some(&refusal.message));
+        self.finish(1, core);
     }
 
-    fn made(&mut self, pid: i32, core: &mut Supervisor) {
+    fn created(&mut self, pid: i32, core: &mut Supervisor) {
         // The process has them now; a pipe among them must not stay open for our sake.
         self.preserved.clear();
         if self.settings.passthrough
-            && let Err(failed) = leave_stdio()
+            && let Err(failed) = stdio_to_null()
         {
-            self.messages.say(Level::Warn, &format!("our standard output stays open: {failed}"));
+            self.messages.log(Level::Warn, &format!("our standard output stays open: {failed}"));
         }
-        if !self.pipes.tell_pid(pid, self.id.exec.is_some()) && self.id.exec.is_none() {
+        if !self.pipes.report_pid(pid, self.id.exec.is_some()) && self.id.exec.is_none() {
             // Nobody knows of the container, so nobody would ever start or remove it.
-            self.messages.say(Level::Warn, "the caller has left before the container was made: killing it");
+            self.messages.log(Level::Warn, "the caller has left before the container was made: killing it");
             let _ = core.signal(&self.id, libc::SIGKILL, true);
         }
         if let Some(timeout) = self.settings.timeout {
@@ -164,35 +164,35 @@ impl<'a> Front<'a> {
 
     fn exited(&mut self, status: &ExitStatus, core: &mut Supervisor) {
         let code = status.code();
-        self.messages.say(Level::Info, &format!("exited with status {code}"));
+        self.messages.log(Level::Info, &format!("exited with status {code}"));
         if self.id.exec.is_some() {
-            self.pipes.tell(code, self.timed_out.then_some(TIMED_OUT_MESSAGE));
+            self.pipes.report(code, self.timed_out.then_some(TIMED_OUT_MESSAGE));
         }
-        self.leave(code, core);
+        self.finish(code, core);
     }
 
     /// Lets go of everything, and leaves when the exit command may run.
-    fn leave(&mut self, status: i32, core: &mut Supervisor) {
-        self.doors = None;
+    fn finish(&mut self, status: i32, core: &mut Supervisor) {
+        self.endpoints = None;
         self.relay = None;
         core.close(&self.settings.container.id);
         let delay = self.settings.exit.as_ref().map(|exit| exit.delay).unwrap_or_default();
         self.next = Next::Leave(Instant::now() + delay, status);
     }
 
-    fn wish(&mut self, wish: Wish, core: &mut Supervisor) {
+    fn control(&mut self, message: ControlMessage, core: &mut Supervisor) {
         if self.process.is_some() {
             // The last one is the one that counts.
-            self.early = vec![wish];
+            self.early = vec![message];
             return;
         }
         let process = self.id.clone();
-        let asked = core.request(match wish {
-            Wish::Resize(rows, columns) => Request::Resize { process, rows, columns },
-            Wish::ReopenLogs => Request::ReopenLogs(process),
+        let asked = core.request(match message {
+            ControlMessage::Resize(rows, columns) => Request::Resize { process, rows, columns },
+            ControlMessage::ReopenLogs => Request::ReopenLogs(process),
         });
         if let Err(refusal) = asked {
-            self.messages.say(Level::Info, &format!("{wish:?}: {refusal}"));
+            self.messages.log(Level::Info, &format!("{message:?}: {refusal}"));
         }
     }
 
@@ -203,14 +203,14 @@ impl<'a> Front<'a> {
             _ => Ok(()),
         };
         if let Err(refusal) = done {
-            self.messages.say(Level::Info, &format!("signal {signal}: {refusal}"));
+            self.messages.log(Level::Info, &format!("signal {signal}: {refusal}"));
         }
     }
 }
 
-impl crate::Front for Front<'_> {
+impl crate::Front for ConmonFront<'_> {
     fn ready(&mut self, key: u64, _ready: Ready, core: &mut Supervisor) {
-        let wishes = match (key, &mut self.doors) {
+        let received = match (key, &mut self.endpoints) {
             (START, _) => {
                 // A byte, or the end: the caller has attached, or will not.
                 if let Some(start) = self.pipes.start.take() {
@@ -219,16 +219,16 @@ impl crate::Front for Front<'_> {
                 self.launch(core);
                 Vec::new()
             }
-            (ATTACH, Some(doors)) => {
-                for client in doors.attach.clients(&core.poll, |_| ()) {
+            (ATTACH, Some(endpoints)) => {
+                for client in endpoints.attach.clients(&core.poll, |_| ()) {
                     if let Err(refusal) = core.attach(&self.id, client, Framing::Packet) {
-                        self.messages.say(Level::Info, &format!("attach: {refusal}"));
+                        self.messages.log(Level::Info, &format!("attach: {refusal}"));
                     }
                 }
                 Vec::new()
             }
-            (CONTROL, Some(doors)) => doors.control.wishes(doors::control),
-            (SIZE, Some(doors)) => doors.size.wishes(doors::size),
+            (CONTROL, Some(endpoints)) => endpoints.control.receive(endpoints::parse_control),
+            (SIZE, Some(endpoints)) => endpoints.size.receive(endpoints::parse_size),
             (NOTIFY, _) => {
                 if let Some(relay) = &self.relay {
                     relay.relay();
@@ -237,13 +237,13 @@ impl crate::Front for Front<'_> {
             }
             _ => Vec::new(),
         };
-        wishes.into_iter().for_each(|wish| self.wish(wish, core));
+        received.into_iter().for_each(|message| self.control(message, core));
     }
 
     fn event(&mut self, event: Event, core: &mut Supervisor) {
         match event {
             Event::Finished { token, result } if self.launched == Some(token) => match result {
-                Ok(Reply::Pid(pid)) => self.made(pid, core),
+                Ok(Reply::Pid(pid)) => self.created(pid, core),
                 Ok(_) => {}
                 Err(refusal) => self.failed(&refusal, core),
             },
@@ -258,13 +258,13 @@ impl crate::Front for Front<'_> {
             Next::Nothing => None,
             Next::Timeout(at) | Next::Leave(at, _) => Some(at),
         };
-        let attach = self.doors.as_ref().and_then(|doors| doors.attach.deadline());
+        let attach = self.endpoints.as_ref().and_then(|endpoints| endpoints.attach.deadline());
         next.into_iter().chain(attach).min()
     }
 
     fn due(&mut self, now: Instant, core: &mut Supervisor) {
-        if let Some(doors) = &mut self.doors {
-            doors.attach.due(now, &core.poll);
+        if let Some(endpoints) = &mut self.endpoints {
+            endpoints.attach.due(now, &core.poll);
         }
         if let Next::Timeout(at) = self.next
             && at <= now
@@ -273,7 +273,7 @@ impl crate::Front for Front<'_> {
             self.timed_out = true;
             core.report_as(&self.id, Exit::Code(TIMED_OUT));
             if let Err(refusal) = core.signal(&self.id, libc::SIGKILL, true) {
-                self.messages.say(Level::Warn, &format!("cannot kill what timed out: {refusal}"));
+                self.messages.log(Level::Warn, &format!("cannot kill what timed out: {refusal}"));
             }
         }
     }
@@ -287,7 +287,7 @@ impl crate::Front for Front<'_> {
 }
 
 /// The standard descriptors become the null device.
-pub fn leave_stdio() -> windlass_sys::Result<()> {
+pub fn stdio_to_null() -> windlass_sys::Result<()> {
     let null = crate::pipe::null()?;
     (0..=2).try_for_each(|standard| descriptors::install_at(null.as_fd(), standard))
 }

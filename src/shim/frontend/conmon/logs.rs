@@ -1,20 +1,21 @@
-//! `--log-path`: which driver, and which file.
+//! `--log-path`: the log driver and the file.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::arguments::Arguments;
+use super::error::Error;
 use crate::stdio::{Journal, Log, LogFile};
 
-/// Characters of the short id in the journal, which is to tell containers apart.
+/// Characters of the short id in the journal, by which containers are told apart.
 const SHORT_ID: usize = 12;
 
-/// Where output goes besides attached clients.
+/// Where output goes besides the attached clients.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Logs {
     pub(super) logs: Vec<Log>,
-    /// Our own stdio is the process's.
+    /// The process has the stdio of the shim's caller.
     pub(super) passthrough: bool,
 }
 
@@ -27,10 +28,10 @@ enum Driver<'a> {
 }
 
 impl Logs {
-    /// Of all `--log-path`s together.
-    pub(super) fn of(arguments: &Arguments) -> Result<Logs, String> {
+    /// Combines all `--log-path` options.
+    pub(super) fn of(arguments: &Arguments) -> Result<Logs, Error> {
         if arguments.log_path.is_empty() {
-            return Err("Log driver not provided. Use --log-path".into());
+            return Err(Error::Missing("Log driver", "--log-path"));
         }
         let mut all = Logs::default();
         for word in &arguments.log_path {
@@ -43,16 +44,20 @@ impl Logs {
         }
         let journald = all.logs.iter().any(|log| matches!(log, Log::Journald(_)));
         if !journald && (arguments.log_tag.is_some() || !arguments.log_label.is_empty()) {
-            return Err("--log-tag and --log-label are only for the log driver journald".into());
+            return Err(invalid("--log-tag and --log-label are only for the log driver journald"));
         }
         if all.passthrough && (arguments.terminal || !all.logs.is_empty()) {
-            return Err("the log driver passthrough goes with no terminal and no other log".into());
+            return Err(invalid("the log driver passthrough goes with no terminal and no other log"));
         }
         Ok(all)
     }
 }
 
-fn driver(word: &OsStr) -> Result<Driver<'_>, String> {
+fn invalid(text: impl Into<String>) -> Error {
+    Error::Invalid(text.into())
+}
+
+fn driver(word: &OsStr) -> Result<Driver<'_>, Error> {
     let bytes = word.as_bytes();
     let (name, path) = match bytes.iter().position(|&byte| byte == b':') {
         Some(at) => (&bytes[..at], Some(&bytes[at + 1..])),
@@ -63,15 +68,15 @@ fn driver(word: &OsStr) -> Result<Driver<'_>, String> {
         (b"none" | b"off" | b"null", _) => Ok(Driver::Nothing),
         (b"passthrough", _) => Ok(Driver::Passthrough),
         (b"journald", _) => Ok(Driver::Journald),
-        (b"k8s-file", path) => path.map(Driver::File).ok_or_else(|| "k8s-file requires a filename".into()),
+        (b"k8s-file", path) => path.map(Driver::File).ok_or_else(|| invalid("k8s-file requires a filename")),
         (b"", Some(path)) => Ok(Driver::File(path)),
-        (b"", None) => Err("log-path must not be empty".into()),
+        (b"", None) => Err(invalid("log-path must not be empty")),
         (_, None) if bytes.len() == name.len() => Ok(Driver::File(Path::new(word))),
-        _ => Err(format!("No such log driver {}", String::from_utf8_lossy(name))),
+        _ => Err(invalid(format!("No such log driver {}", String::from_utf8_lossy(name)))),
     }
 }
 
-/// A limit of zero or less is none.
+/// Zero and negative numbers mean no limit.
 fn limit(bytes: Option<i64>) -> Option<u64> {
     bytes.and_then(|bytes| u64::try_from(bytes).ok()).filter(|&bytes| bytes > 0)
 }
@@ -88,16 +93,17 @@ fn file(path: &Path, arguments: &Arguments) -> LogFile {
     }
 }
 
-fn journal(arguments: &Arguments) -> Result<Journal, String> {
+fn journal(arguments: &Arguments) -> Result<Journal, Error> {
     let text = |word: &Option<std::ffi::OsString>| {
         word.as_ref().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default()
     };
     let labels: Vec<String> = arguments.log_label.iter().map(|label| label.to_string_lossy().into_owned()).collect();
     if let Some(label) = labels.iter().find(|label| !label.contains('=')) {
-        return Err(format!("Container labels must be in format LABEL=VALUE (no LABEL present in {label:?})"));
+        let text = format!("Container labels must be in format LABEL=VALUE (no LABEL present in {label:?})");
+        return Err(invalid(text));
     }
     if arguments.cid.as_ref().is_none_or(|id| id.len() <= SHORT_ID) {
-        return Err(format!("Container ID must be longer than {SHORT_ID} characters"));
+        return Err(invalid(format!("Container ID must be longer than {SHORT_ID} characters")));
     }
     Ok(Journal {
         id: text(&arguments.cuuid),
@@ -112,7 +118,7 @@ fn journal(arguments: &Arguments) -> Result<Journal, String> {
 mod tests {
     use super::*;
 
-    fn logs(words: &[&str]) -> Result<Logs, String> {
+    fn logs(words: &[&str]) -> Result<Logs, Error> {
         let words = ["-c", "0123456789abc", "-u", "0123", "-n", "web"].iter().chain(words).map(Into::into).collect();
         Logs::of(&Arguments::parse(words).expect("options"))
     }
@@ -122,7 +128,7 @@ mod tests {
         let file = |path: &'static str| Ok(Driver::File(Path::new(path)));
         assert_eq!(driver("k8s-file:/a:b".as_ref()), file("/a:b"));
         // podman writes this format too when it is told json-file, and then asks for k8s-file.
-        assert_eq!(driver("json-file:/a".as_ref()), Err("No such log driver json-file".into()));
+        assert_eq!(driver("json-file:/a".as_ref()), Err(invalid("No such log driver json-file")));
         assert_eq!(driver("/var/log/x".as_ref()), file("/var/log/x"));
         assert_eq!(driver(":none".as_ref()), file("none"));
         assert_eq!(driver("journald:".as_ref()), Ok(Driver::Journald));

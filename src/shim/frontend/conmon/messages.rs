@@ -1,13 +1,14 @@
-//! Our own messages: to standard error as long as we have one, and to syslog if asked.
+//! The shim's own messages: on standard error while it is open, and with `--syslog` in syslog(3).
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::frontend::complaint::complain;
+use super::error::Error;
+use crate::frontend::stderr::print_error;
 use windlass_base::error::printable;
 use windlass_sys::socket;
 
-/// How grave a message is; the least grave that is said is chosen by `--log-level`.
+/// The severity of a message. `--log-level` is the lowest one that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Level {
     Error,
@@ -18,8 +19,8 @@ pub(super) enum Level {
 }
 
 impl Level {
-    /// Of its name; warnings and errors if none is given.
-    pub(super) fn parse(name: Option<&OsStr>) -> Result<Level, String> {
+    /// Parses the name. The default is [`Level::Warn`].
+    pub(super) fn parse(name: Option<&OsStr>) -> Result<Level, Error> {
         let Some(name) = name else { return Ok(Level::Warn) };
         match name.to_string_lossy().to_ascii_lowercase().as_str() {
             "error" | "fatal" | "panic" => Ok(Level::Error),
@@ -27,7 +28,19 @@ impl Level {
             "info" => Ok(Level::Info),
             "debug" => Ok(Level::Debug),
             "trace" => Ok(Level::Trace),
-            _ => Err(format!("No such log level {name:?}")),
+            _ => Err(Error::Invalid(format!("No such log level {name:?}"))),
+        }
+    }
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Level::Error => "error",
+            Level::Warn => "warn",
+            Level::Info => "info",
+            Level::Debug => "debug",
+            Level::Trace => "trace",
         }
     }
 }
@@ -36,33 +49,33 @@ impl Level {
 const FACILITY: u8 = 1 << 3;
 const SEVERITY: [u8; 5] = [3, 4, 6, 7, 7];
 
-/// Where syslog listens.
+/// The socket of syslog.
 const SYSLOG: &str = "/dev/log";
 
-/// Who says it, and to whom.
+/// Where messages are written.
 #[derive(Debug)]
 pub(super) struct Messages {
     level: Level,
     syslog: Option<OwnedFd>,
-    /// The container's id, shortened.
+    /// The first characters of the container's id.
     id: String,
 }
 
 impl Messages {
-    /// Messages of at least this level, about this container.
+    /// Writes messages of at least `level`, about the container `id`.
     pub(super) fn new(level: Level, syslog: bool, id: &str) -> Messages {
-        // Without a socket there is no syslog, and nobody to tell of it.
+        // Without a socket there is no syslog, and nowhere to report that.
         let syslog = if syslog { socket::datagram().ok() } else { None };
         Messages { level, syslog, id: id.chars().take(20).collect() }
     }
 
-    /// Says it; nobody listening is no reason to fail.
-    pub(super) fn say(&self, level: Level, text: &str) {
+    /// Writes a message. Errors are ignored: there is nowhere to report them.
+    pub(super) fn log(&self, level: Level, text: &str) {
         if level > self.level {
             return;
         }
-        let name = format!("{level:?}").to_lowercase();
-        complain(&format!("conmon {} <{name}>", self.id), text);
+        let name = level.name();
+        print_error(&format!("conmon {} <{name}>", self.id), text);
         if let Some(socket) = &self.syslog {
             let priority = FACILITY | SEVERITY[level as usize];
             let line =

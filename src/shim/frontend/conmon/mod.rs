@@ -1,8 +1,8 @@
-//! conmon's contract: what podman and CRI-O start for each container and each exec.
+//! The role of conmon(8), which podman and CRI-O start once for each container and each exec.
 //!
-//! Described by its callers' use and by conmon(8): one process per container; the caller is
-//! answered on pipes (`pipes`), the exit is a file and a command, clients come in through a
-//! socket and two fifos in the bundle (`doors`). `docs/conmon.md` has what differs from conmon.
+//! The caller is answered on pipes ([`pipes`]). Clients attach through a socket and set the terminal's size through
+//! two fifos in the bundle ([`endpoints`]). The exit status is written to a file and given to a command.
+//! `docs/conmon.md` lists what differs from conmon.
 //!
 //! ```text
 //! caller ──argv──> settings ──fork──> supervisor: runtime create ──> sync pipe: the pid
@@ -11,7 +11,8 @@
 //! ```
 
 mod arguments;
-mod doors;
+mod endpoints;
+mod error;
 mod front;
 mod logs;
 mod messages;
@@ -27,13 +28,14 @@ use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
 use self::arguments::Arguments;
-use self::front::Front;
+use self::error::Error;
+use self::front::ConmonFront;
 use self::messages::{Level, Messages};
 use self::pipes::Pipes;
 use self::settings::{ExitCommand, Settings};
 use crate::Supervisor;
 use crate::call;
-use crate::frontend::complaint::complain;
+use crate::frontend::stderr::print_error;
 use crate::log::Logger;
 use crate::pipe;
 use crate::serve;
@@ -41,105 +43,105 @@ use windlass_sys::process::{self, Forked, SingleThreaded};
 use windlass_sys::spawn::Spawn;
 use windlass_sys::{self as sys, descriptors, fd};
 
-/// The version of conmon whose contract this is: callers ask for it, and choose flags by it.
+/// The version of conmon that this one replaces. Callers read it and choose their flags by it.
 const VERSION: &str = "2.2.1";
 
-/// Runs it.
+/// Runs the front end with the arguments after the program's name.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
     match run(arguments) {
         Ok(status) => ExitCode::from(status as u8),
-        Err(text) => {
-            complain("conmon", &text);
+        Err(error) => {
+            print_error("conmon", &error.to_string());
             ExitCode::FAILURE
         }
     }
 }
 
-/// For a reader who may leave after the first line.
-fn say(text: &str) -> Result<i32, String> {
-    windlass_args::print(text).map(|()| 0).map_err(|error| error.to_string())
+/// Prints to standard output. That its reader closes it early is no error.
+fn print(text: &str) -> Result<i32, Error> {
+    windlass_args::print(text).map(|()| 0).map_err(|error| Error::Print(error.to_string()))
 }
 
-fn run(arguments: Vec<OsString>) -> Result<i32, String> {
-    let arguments = Arguments::parse(arguments).map_err(|text| format!("option parsing failed: {text}"))?;
+fn run(arguments: Vec<OsString>) -> Result<i32, Error> {
+    let arguments = Arguments::parse(arguments)?;
     if arguments.help {
-        return say(&arguments::help());
+        return print(&arguments::help());
     }
     if arguments.version {
         let commit = option_env!("WINDLASS_COMMIT").unwrap_or("unknown");
         let own = env!("CARGO_PKG_VERSION");
-        return say(&format!("conmon version {VERSION}\ncommit: windlass-shim {own} ({commit})\n"));
+        return print(&format!("conmon version {VERSION}\ncommit: windlass-shim {own} ({commit})\n"));
     }
-    let (settings, mut process) = Settings::of(arguments)?;
-    // While we are the caller's child, and our exit status is an answer.
+    let (settings, mut process) = Settings::from_arguments(arguments)?;
+    // Before the fork, because until then the exit status tells the caller of a failure.
     for log in &process.stdio.logs {
-        Logger::open(log).map_err(|failed| format!("Failed to open log file: {failed}"))?;
+        Logger::open(log).map_err(Error::Log)?;
     }
     let mut inherited = descriptors::inherited();
     let pipes = Pipes::take(&mut inherited, settings.key)?;
-    let oom_score_adj = protect().ok();
+    let oom_score_adj = lower_oom_score().ok();
     pipes.wait_for_start();
     if !settings.stay {
-        let proof = SingleThreaded::check().map_err(|failed| failed.to_string())?;
-        match process::fork(CloneFlags::empty(), None, &proof).map_err(|failed| failed.to_string())? {
+        let proof = SingleThreaded::check()?;
+        match process::fork(CloneFlags::empty(), None, &proof)? {
             Forked::Child => {}
             Forked::Parent(child) => process::exit_now(write_pid(&settings, child.pid)),
         }
     }
-    // What is not the process's is held for as long as it runs: ports that the caller has
-    // reserved for it, and the like.
+    // Other inherited descriptors stay open while the process runs: the caller may have reserved ports with them.
     let held = inherited.split_off(&process.preserve_fds.last().map_or(3, |last| last + 1));
-    // A caller may leave numbers out (podman's --preserve-fd). What we open at these is not for the process.
+    // A caller may leave numbers out (podman's --preserve-fd). A descriptor that the shim opens there is not the
+    // process's.
     process.preserve_fds.retain(|number| inherited.contains_key(number));
     let messages = Messages::new(settings.level, settings.syslog, &settings.container.id);
-    let setup = || {
-        // Fails only for a group's leader, which the caller's own child may be.
+    let setup = || -> sys::Result<Supervisor> {
+        // Fails only for the leader of a process group, which the caller's child may be.
         let _ = nix::unistd::setsid();
         if !settings.passthrough {
-            front::leave_stdio()?;
+            front::stdio_to_null()?;
         }
         Supervisor::new()
     };
-    let mut core = setup().map_err(|failed| failed.to_string())?;
+    let mut core = setup()?;
     core.oom_score_adj = oom_score_adj;
     core.listen_pid = settings.listen_pid;
     core.patient = true;
     core.held = held.into_values().collect();
-    let mut front = Front::new(&settings, &messages, pipes, process, inherited);
+    let mut front = ConmonFront::new(&settings, &messages, pipes, process, inherited);
     front.begin(&mut core);
-    let status = serve(&mut core, &mut front).map_err(|failed| failed.to_string())?;
+    let status = serve(&mut core, &mut front)?;
     drop(front);
     if let Some(exit) = &settings.exit
         && let Err(failed) = run_at_exit(exit, core)
     {
-        messages.say(Level::Error, &format!("cannot run the exit command: {failed}"));
+        messages.log(Level::Error, &format!("cannot run the exit command: {failed}"));
     }
     Ok(status)
 }
 
-/// Makes us the last to be killed for want of memory. Gives what the runtime gets instead: what
-/// we had before.
-fn protect() -> sys::Result<String> {
+/// Sets the lowest OOM score, so that the shim is killed last when memory is short. Returns the score from before,
+/// which the runtime gets.
+fn lower_oom_score() -> sys::Result<String> {
     const FILE: &str = "/proc/self/oom_score_adj";
     let before = fd::read_small(fd::CWD, FILE)?;
     fd::write_once(fd::open(FILE, OFlag::O_WRONLY)?.as_fd(), b"-1000")?;
     Ok(String::from_utf8_lossy(&before).trim().to_string())
 }
 
-/// In the parent: the child's process id for the caller, and our exit status.
+/// In the parent: writes the child's process id for the caller. Returns the exit status.
 fn write_pid(settings: &Settings, pid: i32) -> i32 {
     let Some(file) = &settings.pid_file else { return 0 };
     match crate::exit::put(file, pid.to_string().as_bytes(), false) {
         Ok(()) => 0,
         Err(failed) => {
-            complain("conmon", &format!("Failed to write conmon pidfile: {failed}"));
+            print_error("conmon", &format!("Failed to write conmon pidfile: {failed}"));
             1
         }
     }
 }
 
-/// Runs the exit command and waits for it. What it starts is not ours to reap: it may be the next
-/// run of the same container.
+/// Runs the exit command and waits for it. The processes that it starts are not reaped here: one of them may be the
+/// next run of the same container.
 fn run_at_exit(exit: &ExitCommand, mut core: Supervisor) -> sys::Result<()> {
     let oom_score_adj = core.oom_score_adj.take();
     drop(core);
@@ -147,7 +149,7 @@ fn run_at_exit(exit: &ExitCommand, mut core: Supervisor) -> sys::Result<()> {
     let program = call::text(&exit.program);
     let arguments: Vec<CString> =
         std::iter::once(program.clone()).chain(exit.arguments.iter().map(|word| call::text(word))).collect();
-    // With the log driver passthrough the process has our own stdio.
+    // Not the shim's own stdio, which the log driver passthrough gives to the process.
     let null = pipe::null()?;
     let child = Spawn {
         path: &program,

@@ -22,22 +22,22 @@ const BEGINNINGS: [&[u8]; 4] = [b"STATUS=", b"ERRNO=", b"BUSERROR=", b"MONOTONIC
 
 /// Both sides.
 #[derive(Debug)]
-pub(super) struct Relay {
+pub(super) struct NotifyRelay {
     pub(super) inside: OwnedFd,
     sender: OwnedFd,
     host: String,
 }
 
-impl Relay {
+impl NotifyRelay {
     /// Listens in the bundle for what is to be relayed to `host`.
-    pub(super) fn open(bundle: &Path, host: &str) -> Result<Relay> {
+    pub(super) fn open(bundle: &Path, host: &str) -> Result<NotifyRelay> {
         let bundle = fd::open(bundle, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
         // The caller may have made it, as the source of a mount.
         let _ = fd::mkdirat(bundle.as_fd(), "notify", 0o700);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
         let directory = fd::openat(bundle.as_fd(), "notify", flags, 0)?;
         let inside = socket::bind_datagram_at(directory.as_fd(), "notify.sock")?;
-        Ok(Relay { inside, sender: socket::datagram()?, host: host.into() })
+        Ok(NotifyRelay { inside, sender: socket::datagram()?, host: host.into() })
     }
 
     /// Relays what has arrived.

@@ -1,50 +1,52 @@
-//! The three pipes to the caller, whose numbers are in the environment: on the sync pipe it is
-//! told what became of its request, a byte on the start pipe says that it is ready for us to go
-//! on, and on the attach pipe it is told that it can attach to an exec before that starts.
+//! The three pipes between the caller and the shim, whose numbers are in the environment.
 //!
-//! podman's are message sockets, CRI-O's stream sockets or pipes: each answer is one write(2).
+//! On the sync pipe the shim reports the result. A byte on the start pipe means that the caller is ready for the
+//! shim to go on. On the attach pipe the shim reports that the caller can attach to an exec, before it starts.
+//!
+//! podman passes message sockets, CRI-O stream sockets or pipes. Each answer is therefore one write(2).
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 
 use serde_json::json;
 
+use super::error::Error;
 use crate::Interest;
 use crate::Poll;
 use windlass_sys::Result;
 use windlass_sys::stream::{self, Moved};
 
-/// Bytes of one answer, for callers read a message with a buffer of a page, and lose the rest.
+/// Longest answer in bytes: callers read a message into a buffer of one page and lose the rest.
 const LONGEST: usize = 4096;
 
 /// The key of the number in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Key {
-    /// podman's, and CRI-O's since it knows `--api-version`.
+pub(super) enum NumberKey {
+    /// With `--api-version`: podman, and newer versions of CRI-O.
     Data,
-    /// The old one for a container.
+    /// Without it, for a container.
     Pid,
-    /// The old one for an exec, which gets no answer before its end.
+    /// Without it, for an exec, whose only answer is the exit status.
     ExitCode,
 }
 
-/// The ends that are open.
+/// The pipes that are still open.
 #[derive(Debug)]
 pub(super) struct Pipes {
-    key: Key,
+    key: NumberKey,
     sync: Option<OwnedFd>,
     pub(super) start: Option<OwnedFd>,
     attach: Option<OwnedFd>,
 }
 
 impl Pipes {
-    /// Takes the pipes out of the descriptors that we were started with.
-    pub(super) fn take(inherited: &mut BTreeMap<i32, OwnedFd>, key: Key) -> std::result::Result<Pipes, String> {
+    /// Takes the pipes out of the inherited descriptors.
+    pub(super) fn take(inherited: &mut BTreeMap<i32, OwnedFd>, key: NumberKey) -> std::result::Result<Pipes, Error> {
         let mut named = |variable: &str| match std::env::var(variable) {
             Err(_) => Ok(None),
             Ok(number) => {
                 let fd = number.parse().ok().and_then(|number| inherited.remove(&number));
-                fd.map(Some).ok_or_else(|| format!("{variable}={number} is no open descriptor"))
+                fd.map(Some).ok_or_else(|| Error::Invalid(format!("{variable}={number} is no open descriptor")))
             }
         };
         Ok(Pipes {
@@ -55,44 +57,44 @@ impl Pipes {
         })
     }
 
-    /// Waits until the caller says go, for example when it has moved us to our cgroup.
+    /// Waits until the caller is ready, for example until it has moved the shim to its cgroup.
     pub(super) fn wait_for_start(&self) {
         if let Some(start) = &self.start {
             let mut buffer = [0; 4096];
-            // A byte, the end or an error: each says that the caller is ready.
+            // A byte, the end of the pipe and an error all mean that the caller is ready.
             let _ = when_ready(start, Interest::Read, || stream::read(start.as_fd(), &mut buffer));
         }
     }
 
-    /// Tells the caller of an exec that the attach socket is there.
-    pub(super) fn tell_attachable(&mut self) {
+    /// Reports to the caller of an exec that the attach socket exists.
+    pub(super) fn report_attachable(&mut self) {
         if let Some(attach) = self.attach.take() {
             send(&attach, &answer(self.key, 0, None));
         }
     }
 
-    /// Tells that the process is made. That is the last word for a container. False: the caller
-    /// has left before it could learn that.
-    pub(super) fn tell_pid(&mut self, pid: i32, exec: bool) -> bool {
-        if self.key == Key::ExitCode {
+    /// Reports the process id. For a container this is the last report. Returns false if the caller has closed the
+    /// pipe already.
+    pub(super) fn report_pid(&mut self, pid: i32, exec: bool) -> bool {
+        if self.key == NumberKey::ExitCode {
             return true;
         }
-        let told = self.tell(pid, None);
+        let told = self.report(pid, None);
         if !exec {
             self.sync = None;
         }
         told
     }
 
-    /// Tells a number, and why if there is something to say. False: the caller has left. It does
-    /// not want to know then; the exit file is there for the next one.
-    pub(super) fn tell(&mut self, number: i32, message: Option<&str>) -> bool {
+    /// Reports a number, and the reason if there is one. Returns false if the caller has closed the pipe: the exit
+    /// file has the status then.
+    pub(super) fn report(&mut self, number: i32, message: Option<&str>) -> bool {
         self.sync.as_ref().is_none_or(|sync| send(sync, &answer(self.key, number, message)))
     }
 }
 
-/// Does `attempt` until it moves something, and waits between attempts: the caller may have given us a
-/// pipe that does not block.
+/// Repeats `attempt` until it moves something, and waits for the pipe in between: the caller may have made it
+/// non-blocking.
 fn when_ready(pipe: &OwnedFd, interest: Interest, mut attempt: impl FnMut() -> Result<Moved>) -> Result<Moved> {
     loop {
         match attempt() {
@@ -110,11 +112,11 @@ fn send(pipe: &OwnedFd, answer: &[u8]) -> bool {
     when_ready(pipe, Interest::Write, || stream::write(pipe.as_fd(), answer)).is_ok()
 }
 
-fn answer(key: Key, number: i32, message: Option<&str>) -> Vec<u8> {
+fn answer(key: NumberKey, number: i32, message: Option<&str>) -> Vec<u8> {
     let key = match key {
-        Key::Data => "data",
-        Key::Pid => "pid",
-        Key::ExitCode => "exit_code",
+        NumberKey::Data => "data",
+        NumberKey::Pid => "pid",
+        NumberKey::ExitCode => "exit_code",
     };
     let mut message = message.map(str::to_string);
     loop {
@@ -141,9 +143,9 @@ mod tests {
 
     #[test]
     fn an_answer_is_a_line_as_callers_parse_it() {
-        assert_eq!(answer(Key::Data, 42, None), b"{\"data\": 42}\n");
-        assert_eq!(answer(Key::Pid, 42, None), b"{\"pid\": 42}\n");
-        let told = answer(Key::ExitCode, -1, Some("say \"no\"\n"));
+        assert_eq!(answer(NumberKey::Data, 42, None), b"{\"data\": 42}\n");
+        assert_eq!(answer(NumberKey::Pid, 42, None), b"{\"pid\": 42}\n");
+        let told = answer(NumberKey::ExitCode, -1, Some("say \"no\"\n"));
         assert_eq!(told, b"{\"exit_code\": -1, \"message\": \"say \\\"no\\\"\\n\"}\n");
     }
 
@@ -184,7 +186,7 @@ mod tests {
     #[test]
     fn a_long_message_is_cut_so_that_it_is_still_an_answer() {
         for filler in ["x", "ä", "\n", "\u{1}"] {
-            let told = answer(Key::Data, -1, Some(&filler.repeat(9000)));
+            let told = answer(NumberKey::Data, -1, Some(&filler.repeat(9000)));
             assert!(told.len() <= LONGEST && told.len() > LONGEST / 8, "{} of {filler:?}", told.len());
             let parsed: serde_json::Value = serde_json::from_slice(&told).expect("JSON");
             assert!(parsed["message"].as_str().is_some_and(|text| text.starts_with(filler)));

@@ -1,4 +1,4 @@
-//! From the command line to what the supervisor is asked for.
+//! What the command line asks the supervisor for.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -8,9 +8,10 @@ use std::time::Duration;
 use nix::unistd::AccessFlags;
 
 use super::arguments::Arguments;
+use super::error::Error;
 use super::logs::Logs;
 use super::messages::Level;
-use super::pipes::Key;
+use super::pipes::NumberKey;
 use crate::Container;
 use crate::ExitFile;
 use crate::NewProcess;
@@ -21,23 +22,24 @@ use crate::Stdin;
 use crate::Stdio;
 use crate::Timeouts;
 
-/// The caller has limits of its own for a runtime that hangs, and kills us; ours is only not endless.
+/// The timeout of a call of the runtime: long enough never to matter, because the caller has timeouts of its own and kills the
+/// shim.
 const CALL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Where CRI-O's attach sockets are if it does not say.
+/// The default directory of CRI-O's attach sockets.
 const SOCKETS: &str = "/var/run/crio";
 
-/// What is to be done.
+/// What the shim is asked to do.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) container: Container,
-    pub(super) key: Key,
+    pub(super) key: NumberKey,
     pub(super) attach_first: bool,
     pub(super) passthrough: bool,
-    /// Stay the caller's child.
+    /// Do not fork: stay the caller's child.
     pub(super) stay: bool,
     pub(super) pid_file: Option<PathBuf>,
-    pub(super) doors: Option<Doors>,
+    pub(super) endpoints: Option<EndpointPaths>,
     pub(super) notify: Option<String>,
     pub(super) timeout: Option<Duration>,
     pub(super) exit: Option<ExitCommand>,
@@ -48,13 +50,13 @@ pub(super) struct Settings {
 
 /// Where the attach socket and the control fifos are.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Doors {
+pub(super) struct EndpointPaths {
     pub(super) bundle: PathBuf,
     /// A link to the bundle with a short name, for the socket's address.
     pub(super) link: Option<PathBuf>,
 }
 
-/// What is run at the very end.
+/// The command that is run after everything else.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ExitCommand {
     pub(super) program: OsString,
@@ -66,38 +68,21 @@ fn seconds(number: Option<i64>) -> Option<Duration> {
     number.and_then(|n| u64::try_from(n).ok()).filter(|&n| n > 0).map(Duration::from_secs)
 }
 
-/// The container's id and the path of the runtime; or what is missing, in the words of conmon.
-fn required(arguments: &Arguments) -> Result<(OsString, PathBuf), String> {
-    let cid = arguments.cid.clone().ok_or("Container ID not provided. Use --cid")?;
-    if !arguments.exec && arguments.cuuid.is_none() {
-        return Err("Container UUID not provided. Use --cuuid".into());
-    }
-    let binary = PathBuf::from(arguments.runtime.as_ref().ok_or("Runtime path not provided. Use --runtime")?);
-    nix::unistd::access(&binary, AccessFlags::X_OK)
-        .map_err(|errno| format!("Runtime path {} is not valid: {}", binary.display(), errno.desc()))?;
-    if arguments.exec && arguments.exec_process_spec.is_none() {
-        return Err("Exec process spec path not provided. Use --exec-process-spec".into());
-    }
-    if arguments.seccomp_notify_socket.is_some() || arguments.seccomp_notify_plugins.is_some() {
-        return Err("seccomp notification is not supported".into());
-    }
-    Ok((cid, binary))
-}
-
 impl Settings {
-    /// What the arguments mean, and the process to make; or what is missing, in the words of conmon.
-    pub(super) fn of(arguments: Arguments) -> Result<(Settings, NewProcess), String> {
-        let (cid, binary) = required(&arguments)?;
+    /// Checks the arguments. Returns the settings and the process to create.
+    pub(super) fn from_arguments(arguments: Arguments) -> Result<(Settings, NewProcess), Error> {
+        let Required { cid, binary } = Required::check(&arguments)?;
         let level = Level::parse(arguments.log_level.as_deref())?;
         let logs = Logs::of(&arguments)?;
-        let here = std::env::current_dir().map_err(|error| format!("Failed to get working directory: {error}"))?;
+        let here = std::env::current_dir()
+            .map_err(|error| Error::Invalid(format!("Failed to get working directory: {error}")))?;
         let given = arguments.bundle.as_ref().map(|bundle| here.join(bundle));
-        // Who has handed over its own stdio has nothing to attach to.
-        let has_doors = (given.is_some() || !arguments.exec) && !logs.passthrough;
+        // With the log driver passthrough there is no stdio to attach to.
+        let attachable = (given.is_some() || !arguments.exec) && !logs.passthrough;
         let bundle = given.unwrap_or_else(|| here.clone());
-        let id = cid.to_string_lossy();
         let passthrough = logs.passthrough;
         let persist = arguments.persist_dir.as_ref().map(|directory| here.join(directory));
+        let id = cid.to_string_lossy();
         let process = NewProcess {
             id: if arguments.exec { ProcessId::of(&id, "exec") } else { ProcessId::init(&id) },
             stdio: stdio(&arguments, logs),
@@ -111,29 +96,19 @@ impl Settings {
             preserve_fds: (3..).take(preserved(&arguments.runtime_opts) as usize).collect(),
             exit_files: exit_files(&arguments, &here, persist.as_deref()),
         };
+        let runtime = Runtime { binary: here.join(binary), global: global(&arguments), log: None };
         let settings = Settings {
-            container: Container {
-                id: id.as_ref().into(),
-                runtime: Runtime { binary: here.join(binary), global: global(&arguments), log: None },
-                timeouts: Timeouts { long: CALL, short: CALL },
-                // What is in the pipes when the process has ended is its output; another process
-                // that still holds them is not waited for.
-                drain: Duration::ZERO,
-                kill_on_exit: false,
-                oom_files: std::iter::once(bundle.join("oom")).chain(persist.map(|dir| dir.join("oom"))).collect(),
-                sync: true,
-                bundle: bundle.clone(),
-            },
+            container: container(&id, runtime, &bundle, persist),
             key: match (arguments.api_version, arguments.exec) {
-                (true, _) => Key::Data,
-                (false, false) => Key::Pid,
-                (false, true) => Key::ExitCode,
+                (true, _) => NumberKey::Data,
+                (false, false) => NumberKey::Pid,
+                (false, true) => NumberKey::ExitCode,
             },
             attach_first: arguments.exec && arguments.exec_attach,
             passthrough,
             stay: arguments.sync,
             pid_file: arguments.conmon_pidfile.as_ref().map(|file| here.join(file)),
-            doors: has_doors.then(|| Doors { link: link(&arguments), bundle }),
+            endpoints: attachable.then(|| EndpointPaths { link: link(&arguments), bundle }),
             notify: arguments.sdnotify_socket.as_ref().map(|path| path.to_string_lossy().into_owned()),
             timeout: seconds(arguments.timeout),
             exit: arguments.exit_command.map(|program| ExitCommand {
@@ -146,6 +121,49 @@ impl Settings {
             syslog: arguments.syslog,
         };
         Ok((settings, process))
+    }
+}
+
+/// The values of the options that must be given.
+struct Required {
+    cid: OsString,
+    binary: PathBuf,
+}
+
+impl Required {
+    /// Checks them in the order in which conmon does, so that the same mistake has the same message.
+    fn check(arguments: &Arguments) -> Result<Required, Error> {
+        let cid = arguments.cid.clone().ok_or(Error::Missing("Container ID", "--cid"))?;
+        if !arguments.exec && arguments.cuuid.is_none() {
+            return Err(Error::Missing("Container UUID", "--cuuid"));
+        }
+        let binary = arguments.runtime.as_ref().ok_or(Error::Missing("Runtime path", "--runtime"))?;
+        let binary = PathBuf::from(binary);
+        nix::unistd::access(&binary, AccessFlags::X_OK).map_err(|errno| {
+            Error::Invalid(format!("Runtime path {} is not valid: {}", binary.display(), errno.desc()))
+        })?;
+        if arguments.exec && arguments.exec_process_spec.is_none() {
+            return Err(Error::Missing("Exec process spec path", "--exec-process-spec"));
+        }
+        if arguments.seccomp_notify_socket.is_some() || arguments.seccomp_notify_plugins.is_some() {
+            return Err(Error::Invalid("seccomp notification is not supported".into()));
+        }
+        Ok(Required { cid, binary })
+    }
+}
+
+fn container(id: &str, runtime: Runtime, bundle: &Path, persist: Option<PathBuf>) -> Container {
+    Container {
+        id: id.into(),
+        runtime,
+        timeouts: Timeouts { long: CALL, short: CALL },
+        // The output that is in the pipes when the process ends is moved. Another process that still holds the pipes
+        // is not waited for.
+        drain: Duration::ZERO,
+        kill_on_exit: false,
+        oom_files: std::iter::once(bundle.join("oom")).chain(persist.map(|dir| dir.join("oom"))).collect(),
+        sync: true,
+        bundle: bundle.to_owned(),
     }
 }
 
@@ -171,20 +189,20 @@ fn stdio(arguments: &Arguments, logs: Logs) -> Stdio {
     }
 }
 
-/// What is before the runtime's verb.
+/// The runtime's arguments before its verb.
 fn global(arguments: &Arguments) -> Vec<OsString> {
     let systemd = arguments.systemd_cgroup.then(|| "--systemd-cgroup".into());
     systemd.into_iter().chain(arguments.runtime_args.iter().cloned()).collect()
 }
 
-/// What is behind the runtime's verb, besides what the supervisor adds.
+/// The runtime's arguments behind its verb, without those that the supervisor adds.
 fn runtime_arguments(arguments: &Arguments, bundle: &Path) -> Vec<OsString> {
     let mut words: Vec<OsString> = Vec::new();
     if !arguments.exec {
         words.extend(arguments.no_pivot.then(|| "--no-pivot".into()));
         words.extend(arguments.no_new_keyring.then(|| "--no-new-keyring".into()));
         if let Some(checkpoint) = &arguments.restore {
-            // A restored container runs at once: the runtime must not stay with it.
+            // A restored container runs at once. With --detach the runtime does not wait for its end.
             words.extend(["--detach".into(), "--image-path".into(), checkpoint.clone()]);
             words.extend(["--work-path".into(), bundle.into()]);
             words.extend(arguments.restore_args.iter().cloned());
@@ -194,8 +212,8 @@ fn runtime_arguments(arguments: &Arguments, bundle: &Path) -> Vec<OsString> {
     words
 }
 
-/// How many numbers from 3 on may pass through us to the runtime: what `--preserve-fds` tells it,
-/// and those of socket activation, which it takes by itself. Not all need be open.
+/// How many descriptors from 3 on may be passed on to the runtime: those of `--preserve-fds`, and those of socket
+/// activation, which the runtime finds by itself. Some of them may not be open.
 fn preserved(options: &[OsString]) -> u32 {
     let number = |word: &OsStr| word.to_str().and_then(|text| text.parse().ok());
     let asked = options.iter().enumerate().filter_map(|(at, word)| match word.as_bytes() {

@@ -13,8 +13,8 @@ use super::key::{self, Kind, key};
 use super::log;
 use super::message::event::{TaskExec, TaskExit, TaskNamed, TaskStart, Topic};
 use super::server::Server;
+use crate::frontend::created::CreatedName;
 use crate::frontend::listener::Listener;
-use crate::frontend::made::Made;
 use crate::{Event, Ready, Supervisor, serve};
 use windlass_sys::{descriptors, fd, stream};
 
@@ -22,7 +22,7 @@ use windlass_sys::{descriptors, fd, stream};
 pub fn main(arguments: &Arguments) -> Result<(), Error> {
     let mut core = Supervisor::new()?;
     let mut front = Front::new(arguments, &core)?;
-    let socket = Made::look(fd::CWD, &arguments.socket);
+    let socket = CreatedName::inspect(fd::CWD, &arguments.socket);
     let status = serve(&mut core, &mut front)?;
     // The next shim of the same container may listen there by now.
     if let Ok(socket) = socket {

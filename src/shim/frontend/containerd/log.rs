@@ -1,8 +1,7 @@
-//! The shim's own messages: lines in the fifo `log` of the bundle, which containerd copies to its
-//! log.
+//! The shim's own messages: lines in the fifo `log` of the bundle, which containerd copies to its log.
 //!
-//! The fifo is opened for each line, for there are few, and never waited for: with nobody reading
-//! the line is lost.
+//! The fifo is opened for each line, because there are few of them, and never waited for. Without a reader the line is
+//! lost.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -12,7 +11,7 @@ use nix::fcntl::OFlag;
 
 use windlass_sys::{fd, stream};
 
-/// Says something that an administrator may want to know.
+/// Writes a warning for the administrator.
 pub fn warn(bundle: &Path, text: &str) {
     let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
     if let Ok(fifo) = fd::open(bundle.join("log"), flags) {
@@ -21,7 +20,9 @@ pub fn warn(bundle: &Path, text: &str) {
 }
 
 fn line(at: SystemTime, text: &str) -> String {
-    format!("time=\"{}\" level=warning msg={text:?} runtime=windlass-shim\n", windlass_base::rfc3339::nanoseconds(at))
+    // A quoted value has the escapes of Go, which those of JSON are among.
+    let (time, text) = (windlass_base::rfc3339::nanoseconds(at), serde_json::Value::from(text));
+    format!("time=\"{time}\" level=warning msg={text} runtime=windlass-shim\n")
 }
 
 #[cfg(test)]
@@ -30,8 +31,8 @@ mod tests {
 
     #[test]
     fn a_line_is_one_line() {
-        let line = line(SystemTime::UNIX_EPOCH, "a \"b\"\nc");
-        assert!(line.ends_with("level=warning msg=\"a \\\"b\\\"\\nc\" runtime=windlass-shim\n"), "{line}");
+        let line = line(SystemTime::UNIX_EPOCH, "a \"b\"\nc\u{1b}");
+        assert!(line.ends_with("level=warning msg=\"a \\\"b\\\"\\nc\\u001b\" runtime=windlass-shim\n"), "{line}");
         assert_eq!(line.matches('\n').count(), 1);
     }
 

@@ -58,7 +58,7 @@ use std::process::ExitCode;
 
 use arguments::{Action, Arguments};
 
-use super::complaint::complain;
+use super::stderr::print_error;
 
 /// Runs it.
 pub fn main(words: Vec<OsString>) -> ExitCode {
@@ -73,7 +73,7 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // containerd shows it as the reason.
-            complain(&info::program(), &error.to_string());
+            print_error(&info::program(), &error.to_string());
             ExitCode::FAILURE
         }
     }

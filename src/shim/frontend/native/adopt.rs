@@ -1,13 +1,13 @@
 //! A new shim for a container that has outlived its own (`--keep-on-shim-death`).
 //!
 //! The process is nobody's child here: its pidfd tells of its end, and Linux 6.15 tells how it
-//! ended. Its output waits in the fifos of the container's directory. What cannot be had again is
+//! ended. Its output waits in the fifos of the container's directory. ClientRequest cannot be had again is
 //! its input, and the execs that ran.
 
 use nix::sched::CloneFlags;
 use serde_json::{Value, json};
 
-use super::home::{Facts, Home};
+use super::container_dir::{ContainerDir, Facts};
 use super::report::Report;
 use super::wire::phase_name;
 use crate::Code;
@@ -22,7 +22,7 @@ use windlass_sys::process::{self, Exit, Forked, SingleThreaded};
 
 type Result<T> = std::result::Result<T, Refusal>;
 
-/// What the runtime says of its container: phase and process id.
+/// ClientRequest the runtime says of its container: phase and process id.
 pub fn runtime_state(facts: &Facts) -> Option<(Phase, i32)> {
     #[derive(serde::Deserialize)]
     struct State {
@@ -43,15 +43,15 @@ pub fn runtime_state(facts: &Facts) -> Option<(Phase, i32)> {
 }
 
 /// Takes the container over, and reports.
-pub fn adopt(home: &Home, facts: &Facts, new: NewProcess, core: &mut Supervisor) -> Result<()> {
+pub fn adopt(dir: &ContainerDir, facts: &Facts, new: NewProcess, core: &mut Supervisor) -> Result<()> {
     let ended = || Refusal::new(Code::WrongPhase, "the container has ended: ask for its status, and delete it");
-    if home.exit().is_some() {
+    if dir.exit().is_some() {
         return Err(ended());
     }
     if !facts.keep {
         return Err(Refusal::new(Code::WrongPhase, "it was not made with --keep-on-shim-death: its output is lost"));
     }
-    let text = fd::read_small(fd::CWD, home.file("pid")).map_err(|_| ended())?;
+    let text = fd::read_small(fd::CWD, dir.file("pid")).map_err(|_| ended())?;
     let pid: i32 = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()).ok_or_else(ended)?;
     // First the pidfd, then the question: if the runtime still knows the id as its container's,
     // the pidfd is that of the container, for the runtime compares start times.
@@ -59,12 +59,12 @@ pub fn adopt(home: &Home, facts: &Facts, new: NewProcess, core: &mut Supervisor)
     let (phase, _) =
         runtime_state(facts).filter(|&(phase, of)| phase != Phase::Stopped && of == pid).ok_or_else(ended)?;
     core.adopt(new, pid, pidfd, phase)?;
-    Report::say(&json!({
+    Report::write(&json!({
         "v": 1,
         "id": facts.id,
         "pid": pid,
         "shim_pid": std::process::id(),
-        "socket": home.path("shim.sock"),
+        "socket": dir.path("shim.sock"),
         "state": phase_name(phase),
         "adopted": true,
         "guarantees": guarantees(),
@@ -72,7 +72,7 @@ pub fn adopt(home: &Home, facts: &Facts, new: NewProcess, core: &mut Supervisor)
     Ok(())
 }
 
-/// What an adopted container still has.
+/// ClientRequest an adopted container still has.
 fn guarantees() -> Value {
     json!({"exit_told": true, "exit_code": exit_codes_of_others(), "output": true, "stdin": false, "execs": false})
 }

@@ -61,7 +61,7 @@ pub fn relay(
             // The shim has closed the input, or is gone: the other direction says so.
             if pass_input(&mut input, keys).unwrap_or(false) {
                 left.store(true, std::sync::atomic::Ordering::SeqCst);
-                let _ = input.leave();
+                let _ = input.detach();
             }
         });
     }
@@ -89,10 +89,10 @@ fn pass_input(input: &mut Input, keys: bool) -> io::Result<bool> {
             other => other?,
         };
         if n == 0 {
-            return input.give(&[]).map(|()| false);
+            return input.write(&[]).map(|()| false);
         }
         if !keys {
-            input.give(&buffer[..n])?;
+            input.write(&buffer[..n])?;
             continue;
         }
         let mut out = Vec::with_capacity(n + 1);
@@ -109,7 +109,7 @@ fn pass_input(input: &mut Input, keys: bool) -> io::Result<bool> {
             }
         }
         if !out.is_empty() {
-            input.give(&out)?;
+            input.write(&out)?;
         }
     }
 }

@@ -1,12 +1,12 @@
 //! A client of the protocol, for engines in Rust: one blocking connection.
 //!
 //! ```no_run
-//! use windlass::shim::frontend::native::client::Client;
+//! use windlass_shim::frontend::native::client::Client;
 //!
 //! let mut client = Client::connect("/run/windlass-shim".as_ref(), "web")?;
 //! let exit = client.call("wait", serde_json::json!({}))?;
 //! println!("{}", exit["status"]);
-//! # Ok::<(), windlass::shim::frontend::native::client::Error>(())
+//! # Ok::<(), windlass_shim::frontend::native::client::Error>(())
 //! ```
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -51,7 +51,7 @@ pub struct Client {
     seq: u64,
 }
 
-/// What an attached process has written.
+/// ClientRequest an attached process has written.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame {
     /// Standard output, or the terminal.
@@ -71,7 +71,7 @@ impl Client {
 
     /// From now on a shim that does not answer for so long (at least a millisecond) is lost: [`Error::Lost`] with
     /// [`io::ErrorKind::WouldBlock`].
-    pub fn give_up_after(&mut self, time: Duration) -> Result<(), Error> {
+    pub fn set_timeout(&mut self, time: Duration) -> Result<(), Error> {
         let stream = self.stream.get_ref();
         stream.set_read_timeout(Some(time)).and_then(|()| stream.set_write_timeout(Some(time))).map_err(Error::from)
     }
@@ -151,7 +151,7 @@ pub struct Input(UnixStream);
 
 impl Input {
     /// Gives bytes; none at all closes the process's input.
-    pub fn give(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         /// The longest frame that the shim takes.
         const LONGEST: usize = 32 * 1024;
         let mut send = |piece: &[u8]| {
@@ -167,7 +167,7 @@ impl Input {
     }
 
     /// Leaves: the process goes on, with its input open.
-    pub fn leave(&mut self) -> io::Result<()> {
+    pub fn detach(&mut self) -> io::Result<()> {
         self.0.shutdown(std::net::Shutdown::Both)
     }
 }

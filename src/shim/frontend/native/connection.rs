@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::journal::Place;
+use super::journal::Cursor;
 use crate::Interest;
 use crate::Poll;
 use windlass_sys::{Result, socket};
@@ -31,12 +31,12 @@ pub struct Connection {
     /// It is closed when its output is sent.
     pub closing: bool,
     /// Where it is in the events, if it wants them.
-    pub place: Option<Place>,
+    pub cursor: Option<Cursor>,
 }
 
-/// What came of reading.
+/// ClientRequest came of reading.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum Received {
     /// A whole line, without its end.
     Line(Vec<u8>),
     /// Nothing more now.
@@ -58,39 +58,39 @@ impl Connection {
             watched: Interest::Read,
             half_closed: false,
             closing: false,
-            place: None,
+            cursor: None,
         })
     }
 
     /// The next line, if it is there.
-    pub fn hear(&mut self) -> Heard {
+    pub fn receive(&mut self) -> Received {
         if !self.has_room() {
-            return Heard::Nothing;
+            return Received::Nothing;
         }
         if let Some(line) = self.line() {
-            return Heard::Line(line);
+            return Received::Line(line);
         }
         if self.half_closed {
-            return Heard::Nothing;
+            return Received::Nothing;
         }
         let mut piece = [0; 4096];
         loop {
             match socket::receive_now(self.socket.as_fd(), &mut piece) {
                 Ok(0) => {
                     self.half_closed = true;
-                    return Heard::Nothing;
+                    return Received::Nothing;
                 }
                 Ok(n) => {
                     self.input.extend_from_slice(&piece[..n]);
                     if let Some(line) = self.line() {
-                        return Heard::Line(line);
+                        return Received::Line(line);
                     }
                     if self.input.len() > LINE {
-                        return Heard::Gone;
+                        return Received::Gone;
                     }
                 }
-                Err(Errno::EAGAIN | Errno::EINTR) => return Heard::Nothing,
-                Err(_) => return Heard::Gone,
+                Err(Errno::EAGAIN | Errno::EINTR) => return Received::Nothing,
+                Err(_) => return Received::Gone,
             }
         }
     }
@@ -112,7 +112,7 @@ impl Connection {
         !self.input.is_empty()
     }
 
-    /// Whether a line waits that [`Connection::hear`] would give.
+    /// Whether a line waits that [`Connection::receive`] would give.
     pub fn has_line(&self) -> bool {
         self.has_room() && !self.closing && windlass_sys::stream::find(b'\n', &self.input[self.searched..]).is_some()
     }
@@ -128,7 +128,7 @@ impl Connection {
     }
 
     /// Sends bytes, or keeps them until they can be sent. False: the client has left.
-    pub fn say(&mut self, bytes: &[u8]) -> bool {
+    pub fn send(&mut self, bytes: &[u8]) -> bool {
         self.output.extend_from_slice(bytes);
         self.flush()
     }

@@ -1,6 +1,6 @@
 //! `events.log`: the numbered events, one JSON object per line, and how far they were acknowledged.
 //!
-//! The file is the memory: a subscriber is a place in it. It survives the shim, whose successor
+//! The file is the memory: a subscriber is a cursor in it. It survives the shim, whose successor
 //! goes on numbering. It is not synced, for what must survive the machine is the exit record.
 
 use std::collections::{HashMap, VecDeque};
@@ -39,7 +39,7 @@ pub struct Journal {
 
 /// Where a subscriber is.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct Cursor {
     from: u64,
     offset: u64,
     generation: u32,
@@ -88,7 +88,7 @@ impl Marks {
 
 impl Journal {
     /// Opens it, or makes it; a line that was cut short by a death is taken back. For who has the lock of the
-    /// directory (`Home::lock`): nobody else may be writing.
+    /// directory (`ContainerDir::lock`): nobody else may be writing.
     pub fn open(path: PathBuf) -> Result<Journal> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW;
         let file = fd::openat(fd::CWD, &path, flags, 0o600)?;
@@ -132,7 +132,7 @@ impl Journal {
     }
 
     /// Adds an event, unless the last one is the same and was not acknowledged: to tell it again would say nothing
-    /// new. What a container can repeat without end must not fill the disk.
+    /// new. ClientRequest a container can repeat without end must not fill the disk.
     pub fn append_once(&mut self, members: &str) {
         let last = self.last();
         if self.once == Some((last, members.to_owned())) && self.acknowledged < last {
@@ -213,29 +213,29 @@ impl Journal {
         Ok(())
     }
 
-    /// The place before the event `from`, or, without one, behind the acknowledged ones.
-    pub fn place(&self, from: Option<u64>) -> Place {
-        Place { from: from.unwrap_or(self.acknowledged + 1), offset: 0, generation: self.generation }
+    /// The cursor before the event `from`, or, without one, behind the acknowledged ones.
+    pub fn cursor(&self, from: Option<u64>) -> Cursor {
+        Cursor { from: from.unwrap_or(self.acknowledged + 1), offset: 0, generation: self.generation }
     }
 
     /// The next events from there, whole lines; nothing when there are no more.
-    pub fn read(&self, place: &mut Place) -> Result<Vec<u8>> {
-        if place.generation != self.generation {
-            (place.offset, place.generation) = (0, self.generation);
+    pub fn read(&self, cursor: &mut Cursor) -> Result<Vec<u8>> {
+        if cursor.generation != self.generation {
+            (cursor.offset, cursor.generation) = (0, self.generation);
         }
         let mut found = Vec::new();
         let mut piece = vec![0; PIECE];
-        while found.is_empty() && place.offset < self.length {
-            let n = nix::sys::uio::pread(&self.file, &mut piece, place.offset as i64).called(|| "pread()".into())?;
+        while found.is_empty() && cursor.offset < self.length {
+            let n = nix::sys::uio::pread(&self.file, &mut piece, cursor.offset as i64).called(|| "pread()".into())?;
             let Some(end) = piece[..n].iter().rposition(|&byte| byte == b'\n') else {
                 return Err(Failed { call: "an event that is too long".into(), errno: Errno::EMSGSIZE });
             };
-            place.offset += end as u64 + 1;
+            cursor.offset += end as u64 + 1;
             for raw in piece[..=end].split_inclusive(|&byte| byte == b'\n') {
                 let line = serde_json::from_slice::<Line<'_>>(raw).ok();
                 let event = line.filter(|line| line.kind.is_some()).and_then(|line| line.event);
-                if event.is_some_and(|event| event >= place.from) {
-                    place.from = event.unwrap_or(0) + 1;
+                if event.is_some_and(|event| event >= cursor.from) {
+                    cursor.from = event.unwrap_or(0) + 1;
                     found.extend_from_slice(raw);
                 }
             }
@@ -258,10 +258,10 @@ mod tests {
         (path.clone(), Journal::open(path).expect("opened"))
     }
 
-    fn read(journal: &Journal, place: &mut Place) -> Vec<u64> {
+    fn read(journal: &Journal, cursor: &mut Cursor) -> Vec<u64> {
         let mut numbers = Vec::new();
         loop {
-            let text = journal.read(place).expect("read");
+            let text = journal.read(cursor).expect("read");
             if text.is_empty() {
                 return numbers;
             }
@@ -286,8 +286,8 @@ mod tests {
         assert_eq!(std::fs::read(&path).expect("read"), cut);
         let mut journal = Journal::open(path.clone()).expect("opened");
         journal.append("\"type\":\"exited\"");
-        assert_eq!(read(&journal, &mut journal.place(None)), [3, 4]);
-        assert_eq!(read(&journal, &mut journal.place(Some(1))), [1, 2, 3, 4]);
+        assert_eq!(read(&journal, &mut journal.cursor(None)), [3, 4]);
+        assert_eq!(read(&journal, &mut journal.cursor(Some(1))), [1, 2, 3, 4]);
         assert!(journal.has("exited") && !journal.has("created"));
         std::fs::remove_file(path).expect("removed");
     }
@@ -299,7 +299,7 @@ mod tests {
             journal.append(&format!("\"type\":\"{kind}\",\"exec\":\"probe\""));
         }
         journal.compact().expect("compacted");
-        assert_eq!(read(&journal, &mut journal.place(None)), [4, 5]);
+        assert_eq!(read(&journal, &mut journal.cursor(None)), [4, 5]);
         std::fs::remove_file(path).expect("removed");
     }
 
@@ -328,26 +328,26 @@ mod tests {
         for kind in ["started", "exited"] {
             journal.append(&format!("\"type\":\"{kind}\""));
         }
-        assert_eq!(read(&journal, &mut journal.place(None)), [1, 2, 3]);
+        assert_eq!(read(&journal, &mut journal.cursor(None)), [1, 2, 3]);
         drop(journal);
         let journal = Journal::open(path.clone()).expect("opened");
-        assert_eq!(read(&journal, &mut journal.place(None)), [1, 2, 3]);
+        assert_eq!(read(&journal, &mut journal.cursor(None)), [1, 2, 3]);
         std::fs::remove_file(path).expect("removed");
     }
 
     #[test]
     fn what_nobody_needs_is_left_out_and_subscribers_miss_nothing() {
         let (path, mut journal) = journal("compact");
-        let mut place = journal.place(None);
+        let mut cursor = journal.cursor(None);
         let mut seen = Vec::new();
         for n in 0..20_000u64 {
             journal.append(&format!("\"type\":\"exited\",\"exec\":\"e{n}\""));
             if n % 100 == 0 {
-                seen.extend(read(&journal, &mut place));
+                seen.extend(read(&journal, &mut cursor));
                 journal.acknowledge(n.saturating_sub(50));
             }
         }
-        seen.extend(read(&journal, &mut place));
+        seen.extend(read(&journal, &mut cursor));
         assert_eq!(seen, (1..=20_000).collect::<Vec<u64>>());
         assert!(std::fs::metadata(&path).expect("there").len() < 3 * COMPACT);
         // Everything acknowledged and left out: the number still goes on.

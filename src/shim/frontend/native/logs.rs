@@ -13,7 +13,7 @@ use crate::Refusal;
 use crate::log::{Entry, Stream, parse};
 use crate::stdio::LogFile;
 
-/// What is wanted of a log.
+/// ClientRequest is wanted of a log.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
     /// Not what is older than this, as the log writes it: RFC 3339 in UTC.
@@ -94,7 +94,7 @@ impl Reader {
             self.files().into_iter().filter_map(|path| inode(&path).map(|inode| (path, inode))).collect();
         let after = files.iter().position(|(_, inode)| *inode == self.inode).map_or(0, |at| at + 1);
         let Some((path, _)) = files.get(after) else { return Ok(false) };
-        // What has the name may be another by now: nothing, or a link that somebody has put there.
+        // ClientRequest has the name may be another by now: nothing, or a link that somebody has put there.
         let opened = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
         let file = match opened {
             Err(error) if error.raw_os_error().is_some_and(|raw| [libc::ENOENT, libc::ELOOP].contains(&raw)) => {
@@ -221,7 +221,7 @@ mod tests {
         std::fs::write(&path, line(2, "two")).expect("written");
         let mut reader = Reader::new(&[Log::K8s(spec.clone())], Wanted::default()).expect("a log");
         assert_eq!(read(&mut reader), "one\ntwo\n");
-        // Rotated twice since: the place goes on where it was, through all newer files.
+        // Rotated twice since: the cursor goes on where it was, through all newer files.
         let mut old = std::fs::OpenOptions::new().append(true).open(&path).expect("opened");
         old.write_all(line(3, "three").as_bytes()).expect("written");
         std::fs::rename(&path, dir.join("log.2")).expect("renamed");

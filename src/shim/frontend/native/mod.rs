@@ -14,8 +14,8 @@ mod adopt;
 mod attach;
 pub mod client;
 mod connection;
+mod container_dir;
 mod dead;
-mod home;
 mod journal;
 mod logs;
 mod report;
@@ -29,7 +29,7 @@ mod wire;
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
-use crate::frontend::complaint::{NAME, complain};
+use crate::frontend::stderr::{NAME, print_error};
 use verbs::{Failure, Verb};
 use windlass_args::{Environment, Matches, Words, count, help, print};
 
@@ -41,7 +41,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     match verb(arguments) {
         Ok(status) => ExitCode::from(status as u8),
         Err(Failure(message)) => {
-            complain(NAME, &message);
+            print_error(NAME, &message);
             ExitCode::FAILURE
         }
     }

@@ -14,7 +14,7 @@ pub struct Report;
 
 impl Report {
     /// Writes the line, and closes the output.
-    pub fn say(line: &Value) {
+    pub fn write(line: &Value) {
         use std::io::Write;
         // That program may have been killed meanwhile. The container goes on.
         let _ = writeln!(std::io::stdout(), "{line}");
@@ -25,6 +25,6 @@ impl Report {
 
     /// Writes why there is no container.
     pub fn fail(refusal: &Refusal) {
-        Report::say(&json!({"v": 1, "error": wire::error(refusal)}));
+        Report::write(&json!({"v": 1, "error": wire::error(refusal)}));
     }
 }

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use serde_json::{Value, json};
 
-use super::connection::{Connection, Heard};
-use super::serve::{Asked, Server, What};
+use super::connection::{Connection, Received};
+use super::serve::{ClientRequest, Pending, Server};
 use super::wire::{self, Ended, PROTOCOL, Request as Line, answer};
 use crate::Code;
 use crate::ExitFile;
@@ -22,8 +22,8 @@ use windlass_sys::fd;
 
 type Result<T> = std::result::Result<T, Refusal>;
 
-/// What becomes of the connection after a line.
-enum After {
+/// ClientRequest becomes of the connection after a line.
+enum Response {
     /// It is answered at once.
     Answer(Value),
     /// It is answered when the core has.
@@ -43,22 +43,23 @@ impl Server {
         // A client that never stops asking must not keep the loop from the others.
         for _ in 0..TURN {
             let Some(connection) = self.connection(key).filter(|connection| !connection.closing) else { break };
-            match connection.hear() {
-                Heard::Line(line) => self.line(key, &line, core),
-                Heard::Gone => return self.drop_client(key),
-                Heard::Nothing => break,
+            match connection.receive() {
+                Received::Line(line) => self.line(key, &line, core),
+                Received::Gone => return self.drop_client(key),
+                Received::Nothing => break,
             }
         }
         if ready.hangup {
             return self.drop_client(key);
         }
-        // What is in the socket makes it ready again; what was received already does not.
-        if self.connection(key).is_some_and(|connection| connection.has_line()) && !self.more.contains(&key) {
-            self.more.push(key);
+        // ClientRequest is in the socket makes it ready again; what was received already does not.
+        if self.connection(key).is_some_and(|connection| connection.has_line()) && !self.unserved.contains(&key) {
+            self.unserved.push(key);
         }
-        let waits = self.asked.iter().any(|(_, asked)| matches!(asked, Asked::Client { key: of, .. } if *of == key));
+        let waits =
+            self.pending.iter().any(|(_, asked)| matches!(asked, Pending::Client { key: of, .. } if *of == key));
         let Some(connection) = self.connection(key) else { return };
-        let over = connection.half_closed && !waits && connection.place.is_none();
+        let over = connection.half_closed && !waits && connection.cursor.is_none();
         if connection.is_idle() && (over || connection.closing) {
             return self.drop_client(key);
         }
@@ -73,8 +74,8 @@ impl Server {
         self.connections.retain(|connection| connection.key != key);
     }
 
-    fn say(&mut self, key: u64, line: &[u8]) {
-        if self.connection(key).is_some_and(|connection| !connection.say(line)) {
+    fn send(&mut self, key: u64, line: &[u8]) {
+        if self.connection(key).is_some_and(|connection| !connection.send(line)) {
             self.drop_client(key);
         }
     }
@@ -83,7 +84,7 @@ impl Server {
         let request: Line<'_> = match serde_json::from_slice(line) {
             Ok(request) => request,
             Err(error) => {
-                self.say(key, &answer(0, Err(Refusal::new(Code::Invalid, format!("malformed: {error}")))));
+                self.send(key, &answer(0, Err(Refusal::new(Code::Invalid, format!("malformed: {error}")))));
                 if let Some(connection) = self.connection(key) {
                     connection.closing = true;
                 }
@@ -92,38 +93,38 @@ impl Server {
         };
         let seq = request.seq;
         match self.serve(key, &request, core) {
-            Ok(After::Answer(value)) => self.say(key, &answer(seq, Ok(value))),
-            Ok(After::Later) => {}
-            Ok(After::Attach(process, value)) => self.give_away(key, seq, &process, value, core),
-            Err(refusal) => self.say(key, &answer(seq, Err(refusal))),
+            Ok(Response::Answer(value)) => self.send(key, &answer(seq, Ok(value))),
+            Ok(Response::Later) => {}
+            Ok(Response::Attach(process, value)) => self.hand_over(key, seq, &process, value, core),
+            Err(refusal) => self.send(key, &answer(seq, Err(refusal))),
         }
     }
 
-    fn serve(&mut self, key: u64, line: &Line<'_>, core: &mut Supervisor) -> Result<After> {
+    fn serve(&mut self, key: u64, line: &Line<'_>, core: &mut Supervisor) -> Result<Response> {
         let process = self.exec(line.exec.as_deref());
-        let plain = |request| (request, What::Plain);
+        let plain = |request| (request, ClientRequest::Plain);
         let (request, what) = match line.op {
             "hello" => {
                 let version = env!("CARGO_PKG_VERSION");
                 let pid = std::process::id();
-                return Ok(After::Answer(
+                return Ok(Response::Answer(
                     json!({"v": PROTOCOL, "id": self.facts.id, "shim_pid": pid, "version": version}),
                 ));
             }
-            "status" => return self.status(core).map(After::Answer),
+            "status" => return self.status(core).map(Response::Answer),
             "subscribe" => {
-                let place = self.journal.place(line.from);
+                let cursor = self.journal.cursor(line.from);
                 if let Some(connection) = self.connection(key) {
-                    connection.place = Some(place);
+                    connection.cursor = Some(cursor);
                 }
-                return Ok(After::Answer(json!({"last": self.journal.last()})));
+                return Ok(Response::Answer(json!({"last": self.journal.last()})));
             }
             "ack" => {
                 let event = line.event.ok_or_else(|| Refusal::new(Code::Invalid, "ack needs an event"))?;
                 self.journal.acknowledge(event);
-                return Ok(After::Answer(json!({"acknowledged": self.journal.acknowledged()})));
+                return Ok(Response::Answer(json!({"acknowledged": self.journal.acknowledged()})));
             }
-            "attach" => return Ok(After::Attach(process, json!({}))),
+            "attach" => return Ok(Response::Attach(process, json!({}))),
             "exec" => return self.start_exec(key, line, core),
             "shutdown" => return self.shut_down(core),
             "start" => plain(Request::Start(process)),
@@ -141,13 +142,13 @@ impl Server {
             "wait" => {
                 self.refuse_failed(&process)?;
                 let exec = process.exec.clone();
-                (Request::Wait(process), What::Wait { exec })
+                (Request::Wait(process), ClientRequest::Wait { exec })
             }
             "delete" => return self.delete(key, line, process, core),
             other => return Err(Refusal::new(Code::Invalid, format!("there is no operation {other:?}"))),
         };
-        self.ask(core, request, Asked::Client { key, seq: line.seq, what })?;
-        Ok(After::Later)
+        self.ask(core, request, Pending::Client { key, seq: line.seq, what })?;
+        Ok(Response::Later)
     }
 
     /// An exec that could not be started has no end to wait for.
@@ -187,7 +188,7 @@ impl Server {
         }))
     }
 
-    fn start_exec(&mut self, key: u64, line: &Line<'_>, core: &mut Supervisor) -> Result<After> {
+    fn start_exec(&mut self, key: u64, line: &Line<'_>, core: &mut Supervisor) -> Result<Response> {
         let invalid = |text: &str| Refusal::new(Code::Invalid, text.to_string());
         let document = line.process.ok_or_else(|| invalid("exec needs a process"))?;
         let exec: Rc<str> = match line.exec.as_deref() {
@@ -207,21 +208,21 @@ impl Server {
         if self.failed.iter().any(|(failed, _)| *failed == exec) {
             return Err(Refusal::new(Code::AlreadyExists, format!("exec {exec} is to be deleted first")));
         }
-        let logs = line.log.iter().filter_map(|text| super::home::log(text, &self.facts.id).transpose());
+        let logs = line.log.iter().filter_map(|text| super::container_dir::log(text, &self.facts.id).transpose());
         let logs = logs.collect::<Result<Vec<_>>>()?;
-        let process_file = self.home.exec_path(&exec, "process.json");
+        let process_file = self.dir.exec_path(&exec, "process.json");
         core.request(Request::AddExec(NewProcess {
             id: id.clone(),
             stdio: self.stdio(line.tty, line.stdin, logs, &exec),
-            pid_file: self.home.exec_path(&exec, "pid"),
+            pid_file: self.dir.exec_path(&exec, "pid"),
             process_file: Some(process_file.clone()),
             verb: "exec",
             arguments: if line.tty { vec!["--tty".into()] } else { Vec::new() },
             preserve_fds: Vec::new(),
-            exit_files: vec![ExitFile::Record(self.home.exec_file(&exec, "exit.json"))],
+            exit_files: vec![ExitFile::Record(self.dir.exec_file(&exec, "exit.json"))],
         }))?;
-        let what = What::Exec { exec: exec.clone(), attached: line.attach };
-        let asked = Asked::Client { key, seq: line.seq, what };
+        let what = ClientRequest::Exec { exec: exec.clone(), attached: line.attach };
+        let asked = Pending::Client { key, seq: line.seq, what };
         let started = fd::replace(fd::CWD, &process_file, 0o600, document.get().as_bytes(), fd::Durability::Cached)
             .map_err(Refusal::from)
             .and_then(|()| self.ask(core, Request::Start(id.clone()), asked));
@@ -229,19 +230,19 @@ impl Server {
             self.forget_exec(&id, core);
             return Err(refusal);
         }
-        Ok(if line.attach { After::Attach(id, json!({"exec": &*exec})) } else { After::Later })
+        Ok(if line.attach { Response::Attach(id, json!({"exec": &*exec})) } else { Response::Later })
     }
 
     fn forget_exec(&mut self, id: &ProcessId, core: &mut Supervisor) {
         let _ = core.request(Request::Delete { process: id.clone(), force: false });
         if let Some(exec) = &id.exec {
-            let _ = fd::unlinkat(fd::CWD, self.home.exec_file(exec, "exit.json"));
-            let _ = fd::unlinkat(fd::CWD, self.home.exec_file(exec, "process.json"));
+            let _ = fd::unlinkat(fd::CWD, self.dir.exec_file(exec, "exit.json"));
+            let _ = fd::unlinkat(fd::CWD, self.dir.exec_file(exec, "process.json"));
         }
     }
 
     /// Answers, and hands the socket to the core.
-    fn give_away(&mut self, key: u64, seq: u64, process: &ProcessId, value: Value, core: &mut Supervisor) {
+    fn hand_over(&mut self, key: u64, seq: u64, process: &ProcessId, value: Value, core: &mut Supervisor) {
         let Some(at) = self.connections.iter().position(|connection| connection.key == key) else { return };
         let refusal = match core.state(process) {
             None => Some(Refusal::new(Code::NotFound, format!("{:?} does not exist", process.exec))),
@@ -252,26 +253,26 @@ impl Server {
             _ => None,
         };
         if let Some(refusal) = refusal {
-            return self.say(key, &answer(seq, Err(refusal)));
+            return self.send(key, &answer(seq, Err(refusal)));
         }
         let mut connection = self.connections.remove(at);
         // A client that has not read its earlier answers cannot be told where the frames begin.
-        if connection.say(&answer(seq, Ok(value))) && connection.is_idle() {
+        if connection.send(&answer(seq, Ok(value))) && connection.is_idle() {
             // Refused only for want of memory; the client then reads the end.
             let _ = core.attach(process, connection.into_socket(&core.poll), Framing::Stream);
         }
     }
 
-    fn delete(&mut self, key: u64, line: &Line<'_>, process: ProcessId, core: &mut Supervisor) -> Result<After> {
+    fn delete(&mut self, key: u64, line: &Line<'_>, process: ProcessId, core: &mut Supervisor) -> Result<Response> {
         if process.exec.is_none() {
-            let what = What::Delete;
+            let what = ClientRequest::Delete;
             let request = Request::Delete { process, force: line.force };
-            self.ask(core, request, Asked::Client { key, seq: line.seq, what })?;
-            return Ok(After::Later);
+            self.ask(core, request, Pending::Client { key, seq: line.seq, what })?;
+            return Ok(Response::Later);
         }
         if let Some(at) = self.failed.iter().position(|(exec, _)| process.exec.as_ref() == Some(exec)) {
             self.failed.remove(at);
-            return Ok(After::Answer(json!({"pid": 0, "exit": null})));
+            return Ok(Response::Answer(json!({"pid": 0, "exit": null})));
         }
         let Reply::Deleted { pid, status } =
             core.request(Request::Delete { process: process.clone(), force: false })?
@@ -280,11 +281,11 @@ impl Server {
         };
         self.forget_exec(&process, core);
         self.record_deleted(&process);
-        Ok(After::Answer(json!({"pid": pid, "exit": status.as_ref().map(Ended::of)})))
+        Ok(Response::Answer(json!({"pid": pid, "exit": status.as_ref().map(Ended::of)})))
     }
 
     /// The shim goes; a container stays only if it was made to outlive its shim.
-    fn shut_down(&mut self, core: &Supervisor) -> Result<After> {
+    fn shut_down(&mut self, core: &Supervisor) -> Result<Response> {
         let alive = core.state(&self.init()).is_some_and(|state| state.phase != Phase::Stopped);
         if alive && !self.facts.keep {
             return Err(Refusal::new(Code::WrongPhase, "the container has not ended, and would not outlive the shim"));
@@ -292,21 +293,21 @@ impl Server {
         if alive && core.is_busy() {
             return Err(Refusal::new(Code::WrongPhase, "the runtime is at work"));
         }
-        self.leave(0);
-        Ok(After::Answer(json!({})))
+        self.finish(0);
+        Ok(Response::Answer(json!({})))
     }
 
     pub(super) fn answer_client(
         &mut self,
         key: u64,
         seq: u64,
-        what: What,
+        what: ClientRequest,
         result: Result<Reply>,
         core: &mut Supervisor,
     ) {
         let value = match (what, result) {
-            (What::Exec { exec, attached }, result) => {
-                let _ = fd::unlinkat(fd::CWD, self.home.exec_file(&exec, "process.json"));
+            (ClientRequest::Exec { exec, attached }, result) => {
+                let _ = fd::unlinkat(fd::CWD, self.dir.exec_file(&exec, "process.json"));
                 if let Err(refusal) = &result {
                     self.exec_failed(&exec, refusal, attached, core);
                 }
@@ -315,27 +316,28 @@ impl Server {
                 }
                 result.map(|reply| json!({"exec": &*exec, "pid": if let Reply::Pid(pid) = reply { pid } else { 0 }}))
             }
-            (What::Delete, Ok(Reply::Deleted { pid, status })) => {
+            (ClientRequest::Delete, Ok(Reply::Deleted { pid, status })) => {
                 self.record_deleted(&self.init());
                 let value = json!({"pid": pid, "exit": status.as_ref().map(Ended::of)});
-                self.home.remove();
-                self.say(key, &answer(seq, Ok(value)));
-                return self.leave(0);
+                self.dir.remove();
+                self.send(key, &answer(seq, Ok(value)));
+                return self.finish(0);
             }
             (_, Ok(Reply::Pid(pid))) => Ok(json!({"pid": pid})),
             (_, Ok(Reply::Exited(status))) => Ok(json!(Ended::of(&status))),
             (_, Ok(_)) => Ok(json!({})),
             (_, Err(refusal)) => Err(refusal),
         };
-        self.say(key, &answer(seq, value));
+        self.send(key, &answer(seq, value));
         self.close_if_over(key);
     }
 
     /// A client that has said all it will goes with its last answer.
     fn close_if_over(&mut self, key: u64) {
-        let waits = self.asked.iter().any(|(_, asked)| matches!(asked, Asked::Client { key: of, .. } if *of == key));
+        let waits =
+            self.pending.iter().any(|(_, asked)| matches!(asked, Pending::Client { key: of, .. } if *of == key));
         let over = self.connection(key).is_some_and(|connection| {
-            connection.half_closed && connection.place.is_none() && connection.is_idle() && !waits
+            connection.half_closed && connection.cursor.is_none() && connection.is_idle() && !waits
         });
         if over {
             self.drop_client(key);
@@ -344,10 +346,10 @@ impl Server {
 
     /// Whoever waits for it gets the reason; who had the stdio finds it here.
     fn exec_failed(&mut self, exec: &Rc<str>, refusal: &Refusal, keep: bool, core: &mut Supervisor) {
-        let of_it = |asked: &Asked| matches!(asked, Asked::Client { what: What::Wait { exec: of }, .. } if of.as_ref() == Some(exec));
-        while let Some(at) = self.asked.iter().position(|(_, asked)| of_it(asked)) {
-            if let (_, Asked::Client { key, seq, .. }) = self.asked.swap_remove(at) {
-                self.say(key, &answer(seq, Err(refusal.clone())));
+        let of_it = |asked: &Pending| matches!(asked, Pending::Client { what: ClientRequest::Wait { exec: of }, .. } if of.as_ref() == Some(exec));
+        while let Some(at) = self.pending.iter().position(|(_, asked)| of_it(asked)) {
+            if let (_, Pending::Client { key, seq, .. }) = self.pending.swap_remove(at) {
+                self.send(key, &answer(seq, Err(refusal.clone())));
             }
         }
         let id = self.exec(Some(exec));

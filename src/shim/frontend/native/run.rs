@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use serde_json::{Value, json};
 
-use super::home::{Facts, Home, VERSION};
+use super::container_dir::{ContainerDir, Facts, VERSION};
 use super::wire;
 use crate::Code;
 use crate::Refusal;
 use crate::Runtime;
-use crate::frontend::complaint::{NAME, complain};
+use crate::frontend::stderr::{NAME, print_error};
 use crate::server_environment;
 use windlass_args::Matches;
 use windlass_sys::process::Child;
@@ -33,28 +33,28 @@ const FILES: &str = ",files=1";
 /// `run`: prints one line.
 pub fn run(state: &Path, matches: &Matches) -> i32 {
     let result = facts(state, matches).and_then(|facts| {
-        let home = Home::of(state, &facts.id)?;
-        home.make()?;
-        let begun = home.write_facts(&facts).and_then(|()| begin("run", &home));
+        let dir = ContainerDir::of(state, &facts.id)?;
+        dir.make()?;
+        let begun = dir.write_facts(&facts).and_then(|()| begin("run", &dir));
         // Nothing has been made as long as there is no server.
-        let server = begun.inspect_err(|_| home.remove())?;
-        server.report(&home)
+        let server = begun.inspect_err(|_| dir.remove())?;
+        server.report(&dir)
     });
     print(result)
 }
 
 /// `adopt`: prints one line.
 pub fn adopt(state: &Path, id: &str) -> i32 {
-    print(Home::of(state, id).and_then(|home| {
-        home.facts()?;
-        begin("adopt", &home)?.report(&home)
+    print(ContainerDir::of(state, id).and_then(|dir| {
+        dir.facts()?;
+        begin("adopt", &dir)?.report(&dir)
     }))
 }
 
 fn print(result: Result<Value>) -> i32 {
     let line = result.unwrap_or_else(|refusal| json!({"v": 1, "error": wire::error(&refusal)}));
     if let Err(error) = writeln!(std::io::stdout(), "{line}") {
-        complain(NAME, &format!("the answer cannot be printed: {error}: {line}"));
+        print_error(NAME, &format!("the answer cannot be printed: {error}: {line}"));
         return 1;
     }
     i32::from(!line["error"].is_null())
@@ -131,7 +131,7 @@ fn absolute_text(path: String) -> Result<String> {
 fn placed(log: &str, dir: &Path) -> Result<String> {
     let (format, rest) = log.split_once(':').unwrap_or((log, ""));
     if !["k8s", "json", "raw"].contains(&format) {
-        super::home::log(log, "")?;
+        super::container_dir::log(log, "")?;
         return Ok(log.to_owned());
     }
     let (path, settings) =
@@ -142,11 +142,11 @@ fn placed(log: &str, dir: &Path) -> Result<String> {
     let settings =
         format!("{settings}{}", if settings.contains(",files=") { bound.trim_end_matches(FILES) } else { bound });
     let placed = format!("{format}:{}{settings}", path.display());
-    super::home::log(&placed, "")?;
+    super::container_dir::log(&placed, "")?;
     Ok(placed)
 }
 
-/// The file in which windlass keeps how this container ended. It is found by its place and not by the name of
+/// The file in which windlass keeps how this container ended. It is found by its cursor and not by the name of
 /// the runtime's program; what another runtime has there is not touched.
 fn runtime_exit(root: Option<&str>, id: &str) -> PathBuf {
     root.map_or_else(|| windlass_args::Environment::current().root(), PathBuf::from).join(id)
@@ -183,13 +183,13 @@ struct Server {
 }
 
 /// Begins the server.
-fn begin(mode: &str, home: &Home) -> Result<Server> {
+fn begin(mode: &str, dir: &ContainerDir) -> Result<Server> {
     let (report, report_write) = socket::pipe()?;
     let null = fd::open("/dev/null", OFlag::O_RDWR)?;
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW;
-    let errors = fd::openat(fd::CWD, home.file("shim.err"), flags, 0o600)?;
+    let errors = fd::openat(fd::CWD, dir.file("shim.err"), flags, 0o600)?;
     let word = |text: &OsStr| CString::new(text.as_bytes()).map_err(|_| invalid("a path with a zero byte"));
-    let dir = absolute(home.dir())?;
+    let dir = absolute(dir.as_path())?;
     let arguments = [c"windlass-shim".into(), c"@serve".into(), word(mode.as_ref())?, word(dir.as_os_str())?];
     // Whatever the engine had open is not the server's to hold.
     descriptors::close_from_on_exec(3)?;
@@ -214,16 +214,16 @@ fn begin(mode: &str, home: &Home) -> Result<Server> {
 impl Server {
     /// The line that it reports. A server that was killed before its report may have made a container, so its
     /// directory stays, and `delete` removes both.
-    fn report(self, home: &Home) -> Result<Value> {
+    fn report(self, dir: &ContainerDir) -> Result<Value> {
         let mut line = String::new();
         let read = std::fs::File::from(self.report).take(1 << 20).read_to_string(&mut line);
         if let (Ok(_), Ok(value)) = (read, serde_json::from_str(&line)) {
             return Ok(value);
         }
         let end = self.child.wait()?;
-        let said = fd::document(home.file("shim.err")).unwrap_or_default();
+        let said = fd::document(dir.file("shim.err")).unwrap_or_default();
         let said = String::from_utf8_lossy(&said);
-        let (said, dir) = (said.trim(), home.dir());
+        let (said, dir) = (said.trim(), dir.as_path());
         let message = format!("the shim ended with {end} before it reported: {said} (see {dir:?}, and delete it)");
         Err(Refusal::new(Code::Kernel, message))
     }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::adopt::adopt;
 use super::connection::Connection;
-use super::home::{Facts, Home};
+use super::container_dir::{ContainerDir, Facts};
 use super::journal::Journal;
 use super::report::Report;
 use super::wire::{self, Ended};
@@ -45,7 +45,7 @@ type Result<T> = std::result::Result<T, Refusal>;
 const LISTENER: u64 = 1;
 
 /// How long clients may take to read the last answers.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const FLUSH_TIME: Duration = Duration::from_secs(2);
 
 /// Descriptors that a call of the runtime takes.
 const SPARE: usize = 8;
@@ -55,25 +55,25 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// Who gets the later answer to a request.
 #[derive(Debug)]
-pub(super) enum Asked {
+pub(super) enum Pending {
     /// Nobody: whoever called `run` is told of the create, then of the start.
     Create,
     Start,
     /// Nobody can be, because the directory was removed.
-    Homeless,
+    RemoveOrphan,
     /// The container is taken back, for it could not be started; this is why.
-    TakeBack(Refusal),
+    RollBack(Refusal),
     /// A client.
     Client {
         key: u64,
         seq: u64,
-        what: What,
+        what: ClientRequest,
     },
 }
 
-/// What a client has asked for, as far as the answer depends on it.
+/// ClientRequest a client has asked for, as far as the answer depends on it.
 #[derive(Debug)]
-pub(super) enum What {
+pub(super) enum ClientRequest {
     /// Anything that is answered with what the core says.
     Plain,
     /// To start an exec; with its stdio, it has got its answer.
@@ -86,11 +86,11 @@ pub(super) enum What {
 
 /// The server's side of the protocol.
 pub struct Server {
-    pub(super) home: Home,
+    pub(super) dir: ContainerDir,
     pub(super) facts: Facts,
     pub(super) journal: Journal,
     pub(super) connections: Vec<Connection>,
-    pub(super) asked: Vec<(WaitToken, Asked)>,
+    pub(super) pending: Vec<(WaitToken, Pending)>,
     /// Execs that could not be started, until they are deleted.
     pub(super) failed: Vec<(Rc<str>, Refusal)>,
     pub(super) execs: u64,
@@ -101,27 +101,27 @@ pub struct Server {
     /// Held for our life: its end tells that we are gone.
     lock: OwnedFd,
     /// Until when the last words may be read, and the status to exit with.
-    leaving: Option<(Instant, i32)>,
+    finishing: Option<(Instant, i32)>,
     late: Option<Instant>,
     /// Clients that had their turn and have sent more.
-    pub(super) more: Vec<u64>,
+    pub(super) unserved: Vec<u64>,
     /// Descriptors that are held in reserve, and closed when a container must be removed for want of descriptors.
     spare: Vec<OwnedFd>,
     /// The directory was removed.
-    homeless: bool,
+    dir_gone: bool,
 }
 
 /// Runs the server in the directory that the words name.
 pub fn main(words: &[OsString]) -> i32 {
     let result = (|| {
         let [mode, dir] = words else { return Err(Refusal::new(Code::Invalid, "usage: @serve run|adopt DIR")) };
-        let home = Home::at(dir.into()).enter()?;
+        let dir = ContainerDir::at(dir.into()).enter()?;
         let adopted = mode == "adopt";
-        let begun = Server::start(home.clone(), adopted);
+        let begun = Server::start(dir.clone(), adopted);
         // Nothing was made: the id is free again.
         let (mut core, mut server) = begun.inspect_err(|refusal| {
             if !(adopted || matches!(refusal.code, Code::AlreadyExists | Code::NotFound)) {
-                home.remove()
+                dir.remove()
             }
         })?;
         Ok(serve(&mut core, &mut server)?)
@@ -133,40 +133,40 @@ pub fn main(words: &[OsString]) -> i32 {
 }
 
 impl Server {
-    fn start(home: Home, adopted: bool) -> Result<(Supervisor, Server)> {
+    fn start(dir: ContainerDir, adopted: bool) -> Result<(Supervisor, Server)> {
         let mut core = Supervisor::new()?;
-        let mut server = Server::new(home, adopted, &core)?;
+        let mut server = Server::new(dir, adopted, &core)?;
         server.begin(&mut core)?;
         Ok((core, server))
     }
 
-    fn new(home: Home, adopted: bool, core: &Supervisor) -> Result<Server> {
-        let lock = home.lock_for_life()?;
-        let facts = home.facts()?;
-        let dir = fd::open(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-        // Of a shim that died.
-        let _ = fd::unlinkat(dir.as_fd(), "shim.sock");
-        let listener = socket::listen_stream_at(dir.as_fd(), "shim.sock", 0o600)?;
+    fn new(dir: ContainerDir, adopted: bool, core: &Supervisor) -> Result<Server> {
+        let lock = dir.lock_for_life()?;
+        let facts = dir.facts()?;
+        let here = fd::open(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        // A shim that was killed leaves its socket behind.
+        let _ = fd::unlinkat(here.as_fd(), "shim.sock");
+        let listener = socket::listen_stream_at(here.as_fd(), "shim.sock", 0o600)?;
         let listener = Listener::new(listener, LISTENER);
         listener.watch(&core.poll)?;
-        let journal = Journal::open(home.file("events.log"))?;
+        let journal = Journal::open(dir.file("events.log"))?;
         Ok(Server {
-            home,
+            dir,
             facts,
             journal,
             connections: Vec::new(),
-            asked: Vec::new(),
+            pending: Vec::new(),
             failed: Vec::new(),
             execs: 0,
             adopted,
             next_key: LISTENER + 1,
             listener,
             lock,
-            leaving: None,
+            finishing: None,
             late: None,
-            more: Vec::new(),
+            unserved: Vec::new(),
             spare: Vec::new(),
-            homeless: false,
+            dir_gone: false,
         })
     }
 
@@ -193,12 +193,12 @@ impl Server {
             oom_files: Vec::new(),
             sync: true,
         })?;
-        let mut exit_files = vec![ExitFile::Record(self.home.file("exit.json"))];
+        let mut exit_files = vec![ExitFile::Record(self.dir.file("exit.json"))];
         exit_files.extend(self.facts.runtime_exit.clone().map(ExitFile::RuntimeState));
         let process = NewProcess {
             id: self.init(),
             stdio: self.stdio(self.facts.tty, self.facts.stdin, self.facts.logs()?, "init"),
-            pid_file: self.home.path("pid"),
+            pid_file: self.dir.path("pid"),
             process_file: None,
             verb: "create",
             arguments: self.facts.create_args.iter().map(OsString::from).collect(),
@@ -207,12 +207,12 @@ impl Server {
         };
         core.watch_directory(".".as_ref());
         if self.adopted {
-            return adopt(&self.home, &self.facts, process, core);
+            return adopt(&self.dir, &self.facts, process, core);
         }
-        self.home.reserve()?;
+        self.dir.reserve()?;
         let null = fd::open("/dev/null", OFlag::O_RDWR)?;
         self.spare = (0..SPARE).map(|_| fd::duplicate(null.as_fd())).collect::<windlass_sys::Result<_>>()?;
-        self.ask(core, Request::Create(process), Asked::Create)
+        self.ask(core, Request::Create(process), Pending::Create)
     }
 
     pub(super) fn stdio(&self, terminal: bool, stdin: bool, logs: Vec<crate::Log>, name: &str) -> Stdio {
@@ -228,37 +228,37 @@ impl Server {
     }
 
     /// Asks the core; the answer goes to `asked`.
-    pub(super) fn ask(&mut self, core: &mut Supervisor, request: Request, asked: Asked) -> Result<()> {
+    pub(super) fn ask(&mut self, core: &mut Supervisor, request: Request, asked: Pending) -> Result<()> {
         match core.request(request)? {
-            Reply::Pending(token) => self.asked.push((token, asked)),
+            Reply::Pending(token) => self.pending.push((token, asked)),
             reply => self.answered(asked, Ok(reply), core),
         }
         Ok(())
     }
 
     /// The core has answered.
-    fn answered(&mut self, asked: Asked, result: Result<Reply>, core: &mut Supervisor) {
+    fn answered(&mut self, asked: Pending, result: Result<Reply>, core: &mut Supervisor) {
         match asked {
-            Asked::Create => match result {
+            Pending::Create => match result {
                 Ok(_) if self.facts.create_only => self.report(core),
                 Ok(_) => {
-                    if let Err(refusal) = self.ask(core, Request::Start(self.init()), Asked::Start) {
-                        self.take_back(refusal, core);
+                    if let Err(refusal) = self.ask(core, Request::Start(self.init()), Pending::Start) {
+                        self.roll_back(refusal, core);
                     }
                 }
                 Err(refusal) => self.create_failed(refusal, core),
             },
-            Asked::Start => match result {
+            Pending::Start => match result {
                 Ok(_) => self.report(core),
-                Err(refusal) => self.take_back(refusal, core),
+                Err(refusal) => self.roll_back(refusal, core),
             },
-            Asked::Homeless => self.leave(0),
-            Asked::TakeBack(refusal) => match result {
+            Pending::RemoveOrphan => self.finish(0),
+            Pending::RollBack(refusal) => match result {
                 // Gone already is as good.
-                Err(more) if !more.message.contains("does not exist") => self.leave_it(&refusal, &more),
-                _ => self.give_up(&refusal),
+                Err(more) if !more.message.contains("does not exist") => self.keep_record(&refusal, &more),
+                _ => self.abandon(&refusal),
             },
-            Asked::Client { key, seq, what } => self.answer_client(key, seq, what, result, core),
+            Pending::Client { key, seq, what } => self.answer_client(key, seq, what, result, core),
         }
     }
 
@@ -266,81 +266,81 @@ impl Server {
     /// process id that it has written down proves that the container is ours, and not another with the same id.
     fn create_failed(&mut self, refusal: Refusal, core: &mut Supervisor) {
         self.spare.clear();
-        if self.home.file("pid").exists() {
-            return self.take_back(refusal, core);
+        if self.dir.file("pid").exists() {
+            return self.roll_back(refusal, core);
         }
         match refusal.code {
             Code::TimedOut => {
-                self.leave_it(&refusal, &Refusal::new(Code::TimedOut, "it may have made a part of the container"));
+                self.keep_record(&refusal, &Refusal::new(Code::TimedOut, "it may have made a part of the container"));
             }
-            _ => self.give_up(&refusal),
+            _ => self.abandon(&refusal),
         }
     }
 
     /// It was created, and the core may know nothing of it: the runtime is asked to remove it.
-    fn take_back(&mut self, refusal: Refusal, core: &mut Supervisor) {
+    fn roll_back(&mut self, refusal: Refusal, core: &mut Supervisor) {
         self.spare.clear();
         let arguments = vec!["delete".into(), "--force".into()];
         let request = match core.state(&self.init()) {
             Some(_) => Request::Delete { process: self.init(), force: true },
             None => Request::Call { container: self.init().container, arguments, then: None },
         };
-        if let Err(more) = self.ask(core, request, Asked::TakeBack(refusal.clone())) {
-            self.leave_it(&refusal, &more);
+        if let Err(more) = self.ask(core, request, Pending::RollBack(refusal.clone())) {
+            self.keep_record(&refusal, &more);
         }
     }
 
-    /// What cannot be removed keeps its record, so that it can be found and deleted later.
-    fn leave_it(&mut self, refusal: &Refusal, more: &Refusal) {
+    /// ClientRequest cannot be removed keeps its record, so that it can be found and deleted later.
+    fn keep_record(&mut self, refusal: &Refusal, more: &Refusal) {
         let id = &self.facts.id;
         let message = format!("{refusal}; the container could not be removed: {more}; \"delete --force {id}\" does");
         Report::fail(&Refusal::new(refusal.code, message));
-        self.leave(1);
+        self.finish(1);
     }
 
     /// Whether the directory at our name is another's, or no container's, by now.
-    fn is_homeless(&self) -> bool {
+    fn is_dir_gone(&self) -> bool {
         let of = |stat: nix::sys::stat::FileStat| (stat.st_dev, stat.st_ino);
-        let (ours, there) = (fd::stat(self.lock.as_fd()), fd::stat_at(fd::CWD, self.home.path("shim.lock")));
-        ours.map(of) != there.map(of) || !self.home.path("shim.json").exists()
+        let (ours, there) = (fd::stat(self.lock.as_fd()), fd::stat_at(fd::CWD, self.dir.path("shim.lock")));
+        ours.map(of) != there.map(of) || !self.dir.path("shim.json").exists()
     }
 
     /// Without the directory no client can ask or be told anything any more. The output is relayed as long as
     /// the container runs; then the container is removed.
-    fn leave_if_homeless(&mut self, core: &mut Supervisor) {
+    fn finish_without_dir(&mut self, core: &mut Supervisor) {
         let over = core.state(&self.init()).is_none_or(|state| state.phase == Phase::Stopped);
-        if self.homeless && over && self.leaving.is_none() {
+        if self.dir_gone && over && self.finishing.is_none() {
             let request = Request::Delete { process: self.init(), force: true };
-            if self.ask(core, request, Asked::Homeless).is_err() {
-                self.leave(0);
+            if self.ask(core, request, Pending::RemoveOrphan).is_err() {
+                self.finish(0);
             }
         }
     }
 
     /// There will be no container.
-    fn give_up(&mut self, refusal: &Refusal) {
-        self.home.remove();
+    fn abandon(&mut self, refusal: &Refusal) {
+        self.dir.remove();
         Report::fail(refusal);
-        self.leave(1);
+        self.finish(1);
     }
 
     /// Tells whoever started us that the container is there.
     fn report(&mut self, core: &Supervisor) {
         self.spare.clear();
         let state = core.state(&self.init());
-        Report::say(&json!({
+        Report::write(&json!({
             "v": 1,
             "id": self.facts.id,
             "pid": state.as_ref().map_or(0, |state| state.pid),
             "shim_pid": std::process::id(),
-            "socket": self.home.path("shim.sock"),
+            "socket": self.dir.path("shim.sock"),
             "state": state.map_or("stopped", |state| wire::phase_name(state.phase)),
         }));
     }
 
     /// Ends when everybody has read what was said, or had the time to.
-    pub(super) fn leave(&mut self, status: i32) {
-        self.leaving = Some((Instant::now() + LAST_WORDS, status));
+    pub(super) fn finish(&mut self, status: i32) {
+        self.finishing = Some((Instant::now() + FLUSH_TIME, status));
         self.connections.iter_mut().for_each(|connection| connection.closing = true);
     }
 
@@ -357,16 +357,16 @@ impl Server {
 
     /// Gives subscribers what they have not got, and goes on with what a client has no room for when
     /// it has.
-    fn feed(&mut self, core: &Supervisor) {
+    fn serve_subscribers(&mut self, core: &Supervisor) {
         let journal = &self.journal;
         self.connections.retain_mut(|connection| {
-            while let Some(mut place) = connection.place.filter(|_| connection.has_room()) {
-                let events = journal.read(&mut place).unwrap_or_default();
-                connection.place = Some(place);
+            while let Some(mut cursor) = connection.cursor.filter(|_| connection.has_room()) {
+                let events = journal.read(&mut cursor).unwrap_or_default();
+                connection.cursor = Some(cursor);
                 if events.is_empty() {
                     break;
                 }
-                if !connection.say(&events) {
+                if !connection.send(&events) {
                     return false;
                 }
             }
@@ -398,7 +398,7 @@ impl Front for Server {
             return self.accept(core);
         }
         self.client_ready(key, ready, core);
-        self.feed(core);
+        self.serve_subscribers(core);
     }
 
     fn event(&mut self, event: Event, core: &mut Supervisor) {
@@ -409,7 +409,7 @@ impl Front for Server {
                 let mut members = json!(Ended::of(&status));
                 members["pid"] = pid.into();
                 self.record("exited", Some(&process), members);
-                self.leave_if_homeless(core);
+                self.finish_without_dir(core);
             }
             // A container that runs out of memory again and again must not fill the disk with events.
             Event::OutOfMemory { .. } => {
@@ -417,12 +417,12 @@ impl Front for Server {
                 self.write_late();
             }
             Event::Removal => {
-                self.homeless = self.is_homeless();
-                self.leave_if_homeless(core);
+                self.dir_gone = self.is_dir_gone();
+                self.finish_without_dir(core);
             }
             Event::Finished { token, result } => {
-                if let Some(at) = self.asked.iter().position(|(asked, _)| *asked == token) {
-                    let (_, asked) = self.asked.swap_remove(at);
+                if let Some(at) = self.pending.iter().position(|(asked, _)| *asked == token) {
+                    let (_, asked) = self.pending.swap_remove(at);
                     self.answered(asked, result, core);
                 }
             }
@@ -435,12 +435,12 @@ impl Front for Server {
             }
             Event::Signal(_) => {}
         }
-        self.feed(core);
+        self.serve_subscribers(core);
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let more = (!self.more.is_empty()).then(Instant::now);
-        self.leaving
+        let more = (!self.unserved.is_empty()).then(Instant::now);
+        self.finishing
             .map(|(until, _)| until)
             .into_iter()
             .chain(more)
@@ -451,21 +451,21 @@ impl Front for Server {
 
     fn due(&mut self, now: Instant, core: &mut Supervisor) {
         self.listener.due(now, &core.poll);
-        let more = std::mem::take(&mut self.more);
+        let more = std::mem::take(&mut self.unserved);
         if !more.is_empty() {
             let ready = Ready { read: true, write: false, hangup: false };
             more.into_iter().for_each(|key| self.client_ready(key, ready, core));
-            self.feed(core);
+            self.serve_subscribers(core);
         }
         if self.late.is_some_and(|late| late <= now) {
             self.late = (!self.journal.write_late()).then(|| now + AGAIN);
-            self.feed(core);
+            self.serve_subscribers(core);
         }
     }
 
     fn finished(&self, core: &Supervisor) -> Option<i32> {
-        let (until, status) = self.leaving?;
-        // What init left behind in a shared PID namespace may still be being killed.
+        let (until, status) = self.finishing?;
+        // ClientRequest init left behind in a shared PID namespace may still be being killed.
         let said = !core.is_busy() && self.connections.iter().all(Connection::is_idle);
         (said || until <= Instant::now()).then_some(status)
     }

@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use super::client::{Client, Error};
-use super::home::{self, Home};
+use super::container_dir::{self, ContainerDir};
 use super::logs::{self, Reader, Wanted};
 use super::{attach, dead};
 use crate::Refusal;
-use crate::frontend::complaint::{NAME, complain};
+use crate::frontend::stderr::{NAME, print_error};
 use windlass_args::Matches;
 use windlass_sys::fd;
 
@@ -45,7 +45,7 @@ impl From<windlass_base::error::Error> for Failure {
 type Result<T> = std::result::Result<T, Failure>;
 
 /// How long `list` waits for each shim: one that is stopped must not hide the others.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 /// How often a log is looked at, and a dead shim's successor is looked for.
 const LOOK: Duration = Duration::from_millis(100);
@@ -68,8 +68,8 @@ impl Verb<'_> {
         self.operand(0)
     }
 
-    fn home(&self) -> Result<Home> {
-        Ok(Home::of(self.state, self.id()?)?)
+    fn dir(&self) -> Result<ContainerDir> {
+        Ok(ContainerDir::of(self.state, self.id()?)?)
     }
 
     fn exec(&self) -> Result<Option<String>> {
@@ -77,8 +77,8 @@ impl Verb<'_> {
     }
 
     fn client(&self) -> Result<Client> {
-        let home = self.home()?;
-        home.facts()?;
+        let dir = self.dir()?;
+        dir.facts()?;
         Ok(Client::connect(self.state, self.id()?)?)
     }
 
@@ -87,10 +87,10 @@ impl Verb<'_> {
         &self,
         op: &str,
         members: Value,
-        dead: impl FnOnce(&Home) -> std::result::Result<Value, Refusal>,
+        dead: impl FnOnce(&ContainerDir) -> std::result::Result<Value, Refusal>,
     ) -> Result<Value> {
-        let home = self.home()?;
-        home.check()?;
+        let dir = self.dir()?;
+        dir.check()?;
         let refused = |error| match error {
             // It ended between two looks: its records tell.
             Error::Lost(_) => None,
@@ -100,7 +100,7 @@ impl Verb<'_> {
             Ok(value) => return Ok(value),
             Err(error) => refused(error).map_or(Ok(()), Err)?,
         }
-        Ok(dead(&home)?)
+        Ok(dead(&dir)?)
     }
 
     fn ask_living(&self, op: &str, members: Value) -> Result<i32> {
@@ -131,16 +131,16 @@ impl Verb<'_> {
             "list" => self.list(),
             "wait" => {
                 let of_exec = exec.clone();
-                self.print(self.ask(name, json!({"exec": exec}), |home| match of_exec {
-                    None => dead::exit(home),
-                    Some(exec) => dead::exit_of_exec(home, &exec),
+                self.print(self.ask(name, json!({"exec": exec}), |dir| match of_exec {
+                    None => dead::exit(dir),
+                    Some(exec) => dead::exit_of_exec(dir, &exec),
                 })?)
             }
             "delete" => {
                 let force = matches.switch("force");
-                self.print(self.ask(name, json!({"exec": exec, "force": force}), |home| match &exec {
-                    None => dead::delete(home, force),
-                    Some(exec) => dead::exit_of_exec(home, exec),
+                self.print(self.ask(name, json!({"exec": exec, "force": force}), |dir| match &exec {
+                    None => dead::delete(dir, force),
+                    Some(exec) => dead::exit_of_exec(dir, exec),
                 })?)
             }
             "events" => self.events(),
@@ -162,13 +162,13 @@ impl Verb<'_> {
     }
 
     fn list(&self) -> Result<i32> {
-        for (id, home) in home::all(self.state)? {
-            if let Err(refusal) = home.check() {
-                complain(NAME, &format!("{id}: {refusal}"));
+        for (id, dir) in container_dir::all(self.state)? {
+            if let Err(refusal) = dir.check() {
+                print_error(NAME, &format!("{id}: {refusal}"));
                 continue;
             }
             let answer = Client::connect(self.state, &id).and_then(|mut client| {
-                client.give_up_after(PATIENCE)?;
+                client.set_timeout(ANSWER_TIME)?;
                 client.call("status", json!({}))
             });
             let status = match answer {
@@ -176,12 +176,12 @@ impl Verb<'_> {
                 Err(Error::Lost(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     Err(Failure("the shim does not answer".into()))
                 }
-                Err(_) => dead::status(&home).map_err(Failure::from),
+                Err(_) => dead::status(&dir).map_err(Failure::from),
                 Ok(status) => Ok(status),
             };
             match status {
                 Ok(status) => writeln!(io::stdout(), "{status}")?,
-                Err(Failure(message)) => complain(NAME, &format!("{id}: {message}")),
+                Err(Failure(message)) => print_error(NAME, &format!("{id}: {message}")),
             }
         }
         Ok(0)
@@ -190,20 +190,20 @@ impl Verb<'_> {
     fn events(&self) -> Result<i32> {
         let from = self.matches.number::<u64>("from")?;
         let (follow, ack) = (self.matches.switch("follow"), self.matches.switch("ack"));
-        let home = self.home()?;
-        home.facts()?;
+        let dir = self.dir()?;
+        dir.facts()?;
         let Ok(mut client) = Client::connect(self.state, self.id()?) else {
-            let journal = dead::journal(&home)?;
-            let mut place = journal.place(from);
+            let journal = dead::journal(&dir)?;
+            let mut cursor = journal.cursor(from);
             loop {
-                let events = journal.read(&mut place).map_err(|failed| Failure(failed.to_string()))?;
+                let events = journal.read(&mut cursor).map_err(|failed| Failure(failed.to_string()))?;
                 if events.is_empty() {
                     break;
                 }
                 io::stdout().write_all(&events)?;
             }
             if ack {
-                dead::acknowledge(&home, journal.last())?;
+                dead::acknowledge(&dir, journal.last())?;
             }
             return Ok(0);
         };
@@ -228,15 +228,15 @@ impl Verb<'_> {
     }
 
     fn logs(&self) -> Result<i32> {
-        let home = self.home()?;
-        let logs = home.facts()?.logs()?;
+        let dir = self.dir()?;
+        let logs = dir.facts()?.logs()?;
         let since = self.matches.text("since")?;
         let since = since.map(|text| logs::since(&text, SystemTime::now())).transpose()?;
         let mut reader = Reader::new(&logs, Wanted { since, timestamps: self.matches.switch("timestamps") })?;
         let (mut stdout, mut stderr) = (io::BufWriter::new(io::stdout()), io::BufWriter::new(io::stderr()));
         loop {
-            // Asked before it is read: what is written before the end is read after the answer.
-            let over = !self.matches.switch("follow") || self.has_ended(&home);
+            // Pending before it is read: what is written before the end is read after the answer.
+            let over = !self.matches.switch("follow") || self.has_ended(&dir);
             reader.read(&mut stdout, &mut stderr)?;
             if over {
                 return Ok(0);
@@ -245,8 +245,8 @@ impl Verb<'_> {
         }
     }
 
-    fn has_ended(&self, home: &Home) -> bool {
-        home.exit().is_some() || home.facts().is_err()
+    fn has_ended(&self, dir: &ContainerDir) -> bool {
+        dir.exit().is_some() || dir.facts().is_err()
     }
 
     fn attach(&self) -> Result<i32> {
@@ -270,9 +270,9 @@ impl Verb<'_> {
 
     fn start_exec(&self) -> Result<i32> {
         let matches = self.matches;
-        let home = self.home()?;
+        let dir = self.dir()?;
         let (tty, stdin, detach) = (matches.switch("tty"), matches.switch("stdin"), matches.switch("detach"));
-        let process = self.process(&home, tty)?;
+        let process = self.process(&dir, tty)?;
         let mut client = self.client()?;
         let members = json!({
             "exec": matches.text("exec-id")?,
@@ -293,7 +293,7 @@ impl Verb<'_> {
         status
     }
 
-    fn process(&self, home: &Home, tty: bool) -> Result<Value> {
+    fn process(&self, dir: &ContainerDir, tty: bool) -> Result<Value> {
         let matches = self.matches;
         let read = |path: &Path| -> Result<Value> {
             let text = fd::document(path).map_err(|error| Failure(format!("{path:?}: {error}")))?;
@@ -301,7 +301,7 @@ impl Verb<'_> {
         };
         let mut process = match matches.path("process") {
             Some(path) => read(&path)?,
-            None => read(&home.facts()?.bundle.join("config.json"))?["process"].take(),
+            None => read(&dir.facts()?.bundle.join("config.json"))?["process"].take(),
         };
         let words: Vec<String> =
             (1..matches.operands.len()).map(|at| self.operand(at).map(str::to_owned)).collect::<Result<_>>()?;

@@ -19,7 +19,7 @@ pub struct Request<'a> {
     /// Repeated in the answer.
     #[serde(default)]
     pub seq: u64,
-    /// What is asked.
+    /// ClientRequest is asked.
     pub op: &'a str,
     /// The exec that is meant; without it, init.
     #[serde(default)]
@@ -131,7 +131,7 @@ pub struct Ended {
     /// When it was reaped, RFC 3339. Absent where nobody saw its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
-    /// What a shell would say: the code, or 128 and the signal; 255 where it was lost.
+    /// ClientRequest a shell would say: the code, or 128 and the signal; 255 where it was lost.
     pub status: i32,
 }
 

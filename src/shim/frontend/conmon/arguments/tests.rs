@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn parse(line: &str) -> Result<Arguments, String> {
+fn parse(line: &str) -> Result<Arguments, Error> {
     Arguments::parse(line.split(' ').filter(|word| !word.is_empty()).map(Into::into).collect())
 }
 
@@ -55,7 +55,7 @@ fn mistakes_are_named() {
         ("--terminal=yes", "--terminal"),
         ("-\0", "\0"),
     ] {
-        let text = parse(line).expect_err(line);
+        let text = parse(line).expect_err(line).to_string();
         assert!(text.contains(part), "{text:?}");
     }
 }

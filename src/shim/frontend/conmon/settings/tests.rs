@@ -191,8 +191,8 @@ const CRIO_RESTORE: &[&str] = &[
     "--no-pivot",
 ];
 
-fn of(words: &[&str]) -> Result<(Settings, NewProcess), String> {
-    Settings::of(Arguments::parse(words.iter().map(Into::into).collect()).expect("options"))
+fn of(words: &[&str]) -> Result<(Settings, NewProcess), Error> {
+    Settings::from_arguments(Arguments::parse(words.iter().map(Into::into).collect()).expect("options"))
 }
 
 fn words(list: &[OsString]) -> Vec<&str> {
@@ -213,9 +213,9 @@ fn podman_run() {
     assert!(matches!(&process.stdio.logs[..], [Log::K8s(file)] if file.max_size == Some(1000) && file.sync));
     let global = words(&settings.container.runtime.global);
     assert_eq!(global, ["--systemd-cgroup", "--log-format=json", "--log", "/r/0765/userdata/oci-log"]);
-    assert_eq!(settings.key, Key::Data);
+    assert_eq!(settings.key, NumberKey::Data);
     assert_eq!(settings.timeout, Some(Duration::from_secs(9)));
-    assert_eq!(settings.doors, Some(Doors { bundle: "/p/0765/userdata".into(), link: None }));
+    assert_eq!(settings.endpoints, Some(EndpointPaths { bundle: "/p/0765/userdata".into(), link: None }));
     let exit = settings.exit.expect("an exit command");
     assert_eq!(exit.delay, Duration::ZERO);
     let cleanup = ["--root", "/p", "--network-config-dir", "", "container", "cleanup", "--rm", "0765"];
@@ -246,9 +246,9 @@ fn podman_exec() {
 #[test]
 fn crio_create() {
     let (settings, process) = of(CRIO_CREATE).expect("settings");
-    assert_eq!(settings.key, Key::Pid);
+    assert_eq!(settings.key, NumberKey::Pid);
     let link = Some("/var/run/crio/0765".into());
-    assert_eq!(settings.doors, Some(Doors { bundle: "/b".into(), link }));
+    assert_eq!(settings.endpoints, Some(EndpointPaths { bundle: "/b".into(), link }));
     assert_eq!(settings.pid_file.as_deref(), Some(Path::new("/b/conmon-pidfile")));
     assert!(matches!(process.stdio.stdin, Stdin::Attach { leave_open: true }) && !process.stdio.terminal);
     assert!(matches!(&process.stdio.logs[..], [Log::K8s(file)] if !file.sync));
@@ -258,9 +258,9 @@ fn crio_create() {
 #[test]
 fn crio_execsync() {
     let (settings, process) = of(CRIO_EXECSYNC).expect("settings");
-    assert_eq!((settings.key, settings.stay), (Key::ExitCode, true));
+    assert_eq!((settings.key, settings.stay), (NumberKey::ExitCode, true));
     assert_eq!(settings.timeout, Some(Duration::from_secs(3)));
-    assert_eq!(settings.doors, None, "without a bundle nobody attaches");
+    assert_eq!(settings.endpoints, None, "without a bundle nobody attaches");
     assert!(process.exit_files.is_empty() && !settings.attach_first);
     assert!(matches!(&process.stdio.logs[..], [Log::K8s(file)] if file.max_total == Some(16 << 20)));
 }
@@ -278,10 +278,15 @@ fn what_is_missing_is_named() {
     for left_out in ["-c", "-u", "-r", "-l"] {
         let at = PODMAN_RUN.iter().position(|word| *word == left_out).expect("there");
         let rest = [&PODMAN_RUN[..at], &PODMAN_RUN[at + 2..]].concat();
-        assert!(of(&rest).is_err_and(|text| text.contains("Use --")), "{left_out}");
+        assert!(of(&rest).is_err_and(|error| error.to_string().contains("Use --")), "{left_out}");
     }
-    assert!(of(&[PODMAN_RUN, &["-e"]].concat()).is_err_and(|text| text.contains("--exec-process-spec")));
-    assert!(of(&[PODMAN_RUN, &["-r", "/no/such/runtime"]].concat()).is_err_and(|text| text.contains("not valid")));
-    assert!(of(&[PODMAN_RUN, &["--log-level", "loud"]].concat()).is_err_and(|text| text.contains("loud")));
+    assert!(of(&[PODMAN_RUN, &["-e"]].concat()).is_err_and(|error| error.to_string().contains("--exec-process-spec")));
+    assert!(
+        of(&[PODMAN_RUN, &["-r", "/no/such/runtime"]].concat())
+            .is_err_and(|error| error.to_string().contains("not valid"))
+    );
+    assert!(
+        of(&[PODMAN_RUN, &["--log-level", "loud"]].concat()).is_err_and(|error| error.to_string().contains("loud"))
+    );
     assert!(of(&[PODMAN_RUN, &["--seccomp-notify-socket", "/s"]].concat()).is_err());
 }

@@ -7,7 +7,7 @@
 //! | `shim.sock` | the protocol |
 //! | `exit.json` | how init ended: [`crate::exit::Record`] |
 //! | `events.log` | the numbered events |
-//! | `log` | the log, where no other place was asked for |
+//! | `log` | the log, where no other cursor was asked for |
 //! | `execs/` | `NAME.exit.json` of each exec, and its files while it starts |
 //! | `shim.err` | what a shim that fails has to say |
 
@@ -33,7 +33,7 @@ type Result<T> = std::result::Result<T, Refusal>;
 /// The version of [`Facts`] that is written. Every version up to it is read.
 pub const VERSION: u32 = 1;
 
-/// What is fixed when a container is made.
+/// ClientRequest is fixed when a container is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// Version of this layout.
@@ -69,7 +69,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// What the runtime is run with: a verb, and whose.
+    /// ClientRequest the runtime is run with: a verb, and whose.
     pub fn words(&self, verb: &[&str]) -> Vec<OsString> {
         let words = self.runtime_args.iter().map(String::as_str).chain(verb.iter().copied()).chain([&*self.id]);
         words.map(OsString::from).collect()
@@ -90,22 +90,22 @@ const RESERVE_FLAGS: OFlag = OFlag::O_WRONLY.union(OFlag::O_CREAT).union(OFlag::
 
 /// The directory of one container.
 #[derive(Clone, Debug)]
-pub struct Home {
+pub struct ContainerDir {
     dir: PathBuf,
     /// It is our working directory.
     entered: bool,
 }
 
-impl Home {
+impl ContainerDir {
     /// That of this id below `state`; it need not exist.
-    pub fn of(state: &Path, id: &str) -> Result<Home> {
+    pub fn of(state: &Path, id: &str) -> Result<ContainerDir> {
         windlass_base::id::check_id(id).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
-        Ok(Home { dir: state.join(id), entered: false })
+        Ok(ContainerDir { dir: state.join(id), entered: false })
     }
 
     /// One that is there.
-    pub fn at(dir: PathBuf) -> Home {
-        Home { dir, entered: false }
+    pub fn at(dir: PathBuf) -> ContainerDir {
+        ContainerDir { dir, entered: false }
     }
 
     /// Refuses a directory of another user's, and one that others may write to: its facts say which program is
@@ -118,16 +118,16 @@ impl Home {
         }
     }
 
-    /// Makes it the working directory. From then on [`Home::file`] means this very directory, though another may be
+    /// Makes it the working directory. From then on [`ContainerDir::file`] means this very directory, though another may be
     /// made at its path after it was removed.
-    pub fn enter(self) -> Result<Home> {
+    pub fn enter(self) -> Result<ContainerDir> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
         let dir = fd::open(&self.dir, flags).map_err(|failed| match failed.errno {
             Errno::ENOENT => Refusal::new(Code::NotFound, format!("{:?} does not exist", self.dir)),
             _ => failed.into(),
         })?;
         nix::unistd::fchdir(&dir).called(|| format!("fchdir({:?})", self.dir))?;
-        Ok(Home { entered: true, ..self })
+        Ok(ContainerDir { entered: true, ..self })
     }
 
     /// Whether what is at the path is no more the directory that was entered.
@@ -137,7 +137,7 @@ impl Home {
     }
 
     /// The directory.
-    pub fn dir(&self) -> &Path {
+    pub fn as_path(&self) -> &Path {
         &self.dir
     }
 
@@ -196,7 +196,7 @@ impl Home {
         left
     }
 
-    /// What is being removed has this name, which is no id.
+    /// ClientRequest is being removed has this name, which is no id.
     fn gone(&self) -> PathBuf {
         let mut name = OsString::from("@gone-");
         name.push(self.dir.file_name().unwrap_or_default());
@@ -284,7 +284,7 @@ fn exec_name(exec: &str, suffix: &str) -> String {
 
 /// Removes a container's directory.
 fn clear(dir: &Path) {
-    // What is always there goes by its name: where descriptors are short, nothing stays.
+    // ClientRequest is always there goes by its name: where descriptors are short, nothing stays.
     FILES.iter().for_each(|name| drop(std::fs::remove_file(dir.join(name))));
     let _ = std::fs::remove_dir(dir.join("execs"));
     if std::fs::remove_dir(dir).is_err() {
@@ -293,17 +293,17 @@ fn clear(dir: &Path) {
 }
 
 /// All containers below a state directory; none if that is not there yet.
-pub fn all(state: &Path) -> Result<Vec<(String, Home)>> {
+pub fn all(state: &Path) -> Result<Vec<(String, ContainerDir)>> {
     let directory = match fd::open(state, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
         Err(failed) if failed.errno == Errno::ENOENT => return Ok(Vec::new()),
         other => other?,
     };
-    let mut found: Vec<(String, Home)> = directory::names(directory.as_fd())?
+    let mut found: Vec<(String, ContainerDir)> = directory::names(directory.as_fd())?
         .into_iter()
         .filter(|name| state.join(name).join("shim.json").is_file())
         .filter_map(|name| name.into_string().ok())
         .filter(|id| windlass_base::id::check_id(id).is_ok())
-        .map(|id| (id.clone(), Home::at(state.join(id))))
+        .map(|id| (id.clone(), ContainerDir::at(state.join(id))))
         .collect();
     found.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(found)
@@ -376,22 +376,22 @@ mod tests {
     #[test]
     fn what_a_removal_that_was_killed_has_left_is_cleared_and_is_no_container() {
         let state = std::env::temp_dir().join(format!("windlass-rest-{}", std::process::id()));
-        let home = Home::of(&state, "c").expect("an id");
+        let dir = ContainerDir::of(&state, "c").expect("an id");
         let killed = || {
-            home.make().expect("made");
-            std::fs::write(home.file("shim.json"), "{}").expect("written");
-            std::fs::write(home.file("log.1"), "much").expect("written");
-            std::fs::rename(home.dir(), home.gone()).expect("renamed");
+            dir.make().expect("made");
+            std::fs::write(dir.file("shim.json"), "{}").expect("written");
+            std::fs::write(dir.file("log.1"), "much").expect("written");
+            std::fs::rename(dir.as_path(), dir.gone()).expect("renamed");
         };
         killed();
         assert_eq!(all(&state).expect("read").len(), 0);
-        assert!(super::super::dead::delete(&home, true).is_ok());
+        assert!(super::super::dead::delete(&dir, true).is_ok());
         assert_eq!(std::fs::read_dir(&state).expect("read").count(), 0);
-        assert_eq!(super::super::dead::delete(&home, true).expect_err("gone").code, Code::NotFound);
+        assert_eq!(super::super::dead::delete(&dir, true).expect_err("gone").code, Code::NotFound);
         // The next of the same id takes it along.
         killed();
-        home.make().expect("made");
-        home.remove();
+        dir.make().expect("made");
+        dir.remove();
         assert_eq!(std::fs::read_dir(&state).expect("read").count(), 0);
         std::fs::remove_dir_all(&state).expect("removed");
     }
@@ -400,16 +400,17 @@ mod tests {
     fn the_facts_of_a_directory_that_others_may_write_are_not_believed() {
         use std::os::unix::fs::PermissionsExt;
         let state = std::env::temp_dir().join(format!("windlass-foreign-{}", std::process::id()));
-        let home = Home::of(&state, "c").expect("an id");
-        home.make().expect("made");
-        std::fs::write(home.file("shim.json"), "{}").expect("written");
+        let dir = ContainerDir::of(&state, "c").expect("an id");
+        dir.make().expect("made");
+        std::fs::write(dir.file("shim.json"), "{}").expect("written");
         let refused = || {
-            let (facts, deleted) = (home.facts().expect_err("refused"), super::super::dead::delete(&home, true));
+            let (facts, deleted) = (dir.facts().expect_err("refused"), super::super::dead::delete(&dir, true));
             assert!(deleted.expect_err("refused").message.contains("can be written by others"));
             facts.message.contains("can be written by others")
         };
-        assert!(!home.facts().expect_err("no facts").message.contains("can be written"));
-        for (path, mode, after) in [(home.dir().to_path_buf(), 0o777, 0o700), (home.file("shim.json"), 0o666, 0o644)] {
+        assert!(!dir.facts().expect_err("no facts").message.contains("can be written"));
+        for (path, mode, after) in [(dir.as_path().to_path_buf(), 0o777, 0o700), (dir.file("shim.json"), 0o666, 0o644)]
+        {
             let set = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("set");
             set(mode);
             assert!(refused(), "{path:?}");
@@ -420,24 +421,24 @@ mod tests {
 
     #[test]
     fn the_lock_tells_whether_a_shim_lives() {
-        let state = std::env::temp_dir().join(format!("windlass-home-{}", std::process::id()));
-        let home = Home::of(&state, "c").expect("an id");
-        home.make().expect("made");
-        assert_eq!(home.make().expect_err("taken").code, Code::AlreadyExists);
-        let lock = home.lock().expect("locked").expect("free");
-        assert!(home.lock().expect("asked").is_none());
+        let state = std::env::temp_dir().join(format!("windlass-dir-{}", std::process::id()));
+        let dir = ContainerDir::of(&state, "c").expect("an id");
+        dir.make().expect("made");
+        assert_eq!(dir.make().expect_err("taken").code, Code::AlreadyExists);
+        let lock = dir.lock().expect("locked").expect("free");
+        assert!(dir.lock().expect("asked").is_none());
         drop(lock);
-        assert!(home.lock().expect("asked").is_some());
+        assert!(dir.lock().expect("asked").is_some());
         // A shim that was killed has it until the kernel has closed its files.
-        let lock = home.lock().expect("asked").expect("free");
+        let lock = dir.lock().expect("asked").expect("free");
         let dying = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(100));
             drop(lock);
         });
-        assert!(home.lock_soon().expect("asked").is_some());
+        assert!(dir.lock_soon().expect("asked").is_some());
         dying.join().expect("no panic");
-        home.remove();
-        assert_eq!(home.lock().expect_err("gone").code, Code::NotFound);
+        dir.remove();
+        assert_eq!(dir.lock().expect_err("gone").code, Code::NotFound);
         assert_eq!(std::fs::read_dir(&state).expect("read").count(), 0);
         std::fs::remove_dir_all(&state).expect("removed");
     }

@@ -11,11 +11,11 @@ pub(super) const NAME: &str = "windlass-shim";
 /// no part of it looks like a message of its own; what a terminal would obey is shown as an escape (`printable`).
 ///
 /// Nobody listening, a closed pipe or a full disk, is no reason to fail.
-pub(super) fn complain(name: &str, text: &str) {
-    let _ = std::io::stderr().write_all(complaint(name, text).as_bytes());
+pub(super) fn print_error(name: &str, text: &str) {
+    let _ = std::io::stderr().write_all(lines_of(name, text).as_bytes());
 }
 
-fn complaint(name: &str, text: &str) -> String {
+fn lines_of(name: &str, text: &str) -> String {
     let lines: Vec<_> = text.trim_end_matches('\n').split('\n').map(printable).collect();
     format!("{}: {}\n", printable(name), lines.join("\n  "))
 }
@@ -26,7 +26,7 @@ mod tests {
 
     #[test]
     fn a_runtime_s_words_reach_the_terminal_as_text() {
-        let said = complaint("conmon \u{1b}c", "no \u{1b}[2J\nconmon: all is well\r\n");
+        let said = lines_of("conmon \u{1b}c", "no \u{1b}[2J\nconmon: all is well\r\n");
         assert_eq!(said, "conmon \\u{1b}c: no \\u{1b}[2J\n  conmon: all is well\\r\n");
     }
 }

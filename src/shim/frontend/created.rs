@@ -12,25 +12,25 @@ use windlass_sys::{Result, fd};
 /// Somebody else may put a file of theirs at the name meanwhile: the exit file of a container has the
 /// name of its link where a caller uses one directory for both. Only our own file is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Made {
+pub(super) struct CreatedName {
     kind: u32,
     device: u64,
     inode: u64,
 }
 
-impl Made {
+impl CreatedName {
     /// Looks at what was just made.
-    pub(super) fn look(directory: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<Made> {
-        fd::stat_at(directory, name).map(|stat| Made::of(&stat))
+    pub(super) fn inspect(directory: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<CreatedName> {
+        fd::stat_at(directory, name).map(|stat| CreatedName::of(&stat))
     }
 
-    fn of(stat: &FileStat) -> Made {
-        Made { kind: stat.st_mode & libc::S_IFMT, device: stat.st_dev, inode: stat.st_ino }
+    fn of(stat: &FileStat) -> CreatedName {
+        CreatedName { kind: stat.st_mode & libc::S_IFMT, device: stat.st_dev, inode: stat.st_ino }
     }
 
     /// Removes the name, if it still stands for the same file. It may be gone already.
     pub(super) fn remove(self, directory: BorrowedFd<'_>, name: impl AsRef<Path>) {
-        if Made::look(directory, &name) == Ok(self) {
+        if CreatedName::inspect(directory, &name) == Ok(self) {
             let _ = fd::unlinkat(directory, name);
         }
     }
@@ -51,12 +51,12 @@ mod tests {
         std::fs::create_dir_all(&dir).expect("a directory");
         let path = dir.join("name");
         std::os::unix::fs::symlink("/", &path).expect("a link");
-        let made = Made::look(fd::CWD, &path).expect("it is there");
+        let made = CreatedName::inspect(fd::CWD, &path).expect("it is there");
         std::fs::write(dir.join("other"), "3").expect("written");
         std::fs::rename(dir.join("other"), &path).expect("put over it");
         made.remove_path(&path);
         assert_eq!(std::fs::read_to_string(&path).expect("it stays"), "3");
-        Made::look(fd::CWD, &path).expect("it is there").remove_path(&path);
+        CreatedName::inspect(fd::CWD, &path).expect("it is there").remove_path(&path);
         assert!(!path.exists());
         made.remove_path(&path);
         std::fs::remove_dir_all(dir).expect("removed");

@@ -8,8 +8,8 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use super::settings;
+use crate::frontend::created::CreatedName;
 use crate::frontend::listener::Listener;
-use crate::frontend::made::Made;
 use windlass_sys::stream::{self, Moved};
 use windlass_sys::{Called, Result, fd, socket};
 
@@ -17,15 +17,15 @@ use windlass_sys::{Called, Result, fd, socket};
 const LINE: usize = 200;
 const MOST: usize = 64;
 
-/// The open doors.
+/// The open endpoints.
 #[derive(Debug)]
-pub(super) struct Doors {
+pub(super) struct Endpoints {
     pub(super) attach: Listener,
     pub(super) control: Fifo,
     pub(super) size: Fifo,
     bundle: OwnedFd,
-    socket: Made,
-    link: Option<(PathBuf, Made)>,
+    socket: CreatedName,
+    link: Option<(PathBuf, CreatedName)>,
 }
 
 /// A fifo of lines; held open for writing too, so that a writer that leaves is no end.
@@ -37,29 +37,29 @@ pub(super) struct Fifo {
 
 /// What a line asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum ControlMessage {
     /// Rows and columns.
     Resize(u16, u16),
     ReopenLogs,
 }
 
-impl Doors {
+impl Endpoints {
     /// Makes and opens all of them. The socket will be watched under `key`.
-    pub(super) fn open(place: &settings::Doors, key: u64) -> Result<Doors> {
+    pub(super) fn open(place: &settings::EndpointPaths, key: u64) -> Result<Endpoints> {
         let bundle = fd::open(&place.bundle, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
         let link = place.link.as_ref().map(|link| {
             let _ = fd::unlinkat(fd::CWD, link);
             nix::unistd::symlinkat(&place.bundle, fd::CWD, link).called(|| format!("symlink({link:?})"))?;
-            Made::look(fd::CWD, link).map(|made| (link.clone(), made))
+            CreatedName::inspect(fd::CWD, link).map(|made| (link.clone(), made))
         });
         let link = link.transpose()?;
         // Left behind by one that was killed.
         let _ = fd::unlinkat(bundle.as_fd(), "attach");
         let attach = socket::listen_at(bundle.as_fd(), "attach")?;
-        let socket = Made::look(bundle.as_fd(), "attach")?;
+        let socket = CreatedName::inspect(bundle.as_fd(), "attach")?;
         fd::chmod_at(bundle.as_fd(), "attach", 0o700)?;
         stream::never_block(attach.as_fd())?;
-        Ok(Doors {
+        Ok(Endpoints {
             attach: Listener::new(attach, key),
             control: Fifo::open(&bundle, "ctl")?,
             size: Fifo::open(&bundle, "winsz")?,
@@ -70,7 +70,7 @@ impl Doors {
     }
 }
 
-impl Drop for Doors {
+impl Drop for Endpoints {
     fn drop(&mut self) {
         // The caller may have removed the bundle already, or may have put the exit file at this name.
         self.socket.remove(self.bundle.as_fd(), "attach");
@@ -90,9 +90,9 @@ impl Fifo {
         Ok(Fifo { fd: fd::openat(directory.as_fd(), name, flags, 0)?, unread: Vec::new() })
     }
 
-    /// The wishes that have arrived; `read` reads a line.
-    pub(super) fn wishes(&mut self, read: impl Fn(&str) -> Option<Wish>) -> Vec<Wish> {
-        let mut wishes = Vec::new();
+    /// The received that have arrived; `read` reads a line.
+    pub(super) fn receive(&mut self, read: impl Fn(&str) -> Option<ControlMessage>) -> Vec<ControlMessage> {
+        let mut received = Vec::new();
         let mut buffer = [0; LINE];
         // A writer that never stops must not keep the loop from the others.
         for _ in 0..MOST {
@@ -100,29 +100,29 @@ impl Fifo {
             self.unread.extend_from_slice(&buffer[..n]);
             while let Some(end) = stream::find(b'\n', &self.unread) {
                 let line: Vec<u8> = self.unread.drain(..=end).collect();
-                wishes.extend(std::str::from_utf8(&line).ok().and_then(&read));
+                received.extend(std::str::from_utf8(&line).ok().and_then(&read));
             }
             if self.unread.len() > LINE {
                 self.unread = Vec::new();
             }
         }
-        wishes
+        received
     }
 }
 
 /// A line of `ctl`: a type and two numbers.
-pub(super) fn control(line: &str) -> Option<Wish> {
+pub(super) fn parse_control(line: &str) -> Option<ControlMessage> {
     match numbers(line)?[..] {
-        [1, rows, columns] => Some(Wish::Resize(rows, columns)),
-        [2, ..] => Some(Wish::ReopenLogs),
+        [1, rows, columns] => Some(ControlMessage::Resize(rows, columns)),
+        [2, ..] => Some(ControlMessage::ReopenLogs),
         _ => None,
     }
 }
 
 /// A line of `winsz`: two numbers.
-pub(super) fn size(line: &str) -> Option<Wish> {
+pub(super) fn parse_size(line: &str) -> Option<ControlMessage> {
     match numbers(line)?[..] {
-        [rows, columns] => Some(Wish::Resize(rows, columns)),
+        [rows, columns] => Some(ControlMessage::Resize(rows, columns)),
         _ => None,
     }
 }
@@ -137,32 +137,35 @@ mod tests {
 
     #[test]
     fn lines_are_read_as_callers_write_them() {
-        assert_eq!(control("1 24 80\n"), Some(Wish::Resize(24, 80)));
-        assert_eq!(control("2 0 0\n"), Some(Wish::ReopenLogs));
-        assert_eq!(size("24 80\n"), Some(Wish::Resize(24, 80)));
+        assert_eq!(parse_control("1 24 80\n"), Some(ControlMessage::Resize(24, 80)));
+        assert_eq!(parse_control("2 0 0\n"), Some(ControlMessage::ReopenLogs));
+        assert_eq!(parse_size("24 80\n"), Some(ControlMessage::Resize(24, 80)));
         for bad in ["", "1 24\n", "1 -1 80\n", "1 70000 80\n", "3 0 0\n", "x\n"] {
-            assert_eq!(control(bad), None, "{bad:?}");
+            assert_eq!(parse_control(bad), None, "{bad:?}");
         }
     }
 
     #[test]
     fn a_line_may_come_in_pieces_and_a_writer_may_leave() {
-        let directory = std::env::temp_dir().join(format!("windlass-doors-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("windlass-endpoints-{}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("a directory");
-        let doors = Doors::open(&settings::Doors { bundle: directory.clone(), link: None }, 1);
-        let mut doors = doors.expect("doors");
+        let endpoints = Endpoints::open(&settings::EndpointPaths { bundle: directory.clone(), link: None }, 1);
+        let mut endpoints = endpoints.expect("endpoints");
         let write = |text: &str| {
             let fifo = std::fs::OpenOptions::new().write(true).open(directory.join("ctl"));
             std::io::Write::write_all(&mut fifo.expect("the fifo"), text.as_bytes()).expect("written");
         };
         write("1 24");
-        assert_eq!(doors.control.wishes(control), []);
+        assert_eq!(endpoints.control.receive(parse_control), []);
         write(" 80\n2 0 0\nrubbish\n");
-        assert_eq!(doors.control.wishes(control), [Wish::Resize(24, 80), Wish::ReopenLogs]);
+        assert_eq!(
+            endpoints.control.receive(parse_control),
+            [ControlMessage::Resize(24, 80), ControlMessage::ReopenLogs]
+        );
         write(&"x".repeat(1000));
-        assert_eq!(doors.control.wishes(control), []);
-        assert!(doors.control.unread.len() <= LINE, "what never ends is forgotten");
-        drop(doors);
+        assert_eq!(endpoints.control.receive(parse_control), []);
+        assert!(endpoints.control.unread.len() <= LINE, "what never ends is forgotten");
+        drop(endpoints);
         std::fs::remove_dir_all(&directory).expect("removed");
     }
 }
