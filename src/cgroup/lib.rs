@@ -19,6 +19,7 @@ mod directory;
 mod freezer;
 mod group;
 mod hierarchy;
+pub mod membership;
 mod oom;
 mod processes;
 mod stats;

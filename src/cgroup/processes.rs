@@ -17,15 +17,22 @@ use windlass_sys::{Called, Failed, Result, fd, tree};
 /// threaded lists them. Only where that one is above `directory`, the threads themselves are read.
 pub(super) fn pids_of(directory: &Directory, recursive: bool) -> Result<Vec<i32>> {
     let mut pids = Vec::new();
-    let threads = matches!(list(directory, PROCS, &mut pids), Err(failed) if failed.errno == Errno::EOPNOTSUPP);
+    collect(directory, recursive, &mut pids)?;
+    sort(&mut pids);
+    Ok(pids)
+}
+
+/// Appends what [`pids_of`] finds, unsorted. After an error, `pids` has what was found before.
+pub(super) fn collect(directory: &Directory, recursive: bool, pids: &mut Vec<i32>) -> Result<()> {
+    let threads = matches!(list(directory, PROCS, pids), Err(failed) if failed.errno == Errno::EOPNOTSUPP);
     if threads {
-        list(directory, THREADS, &mut pids)?;
+        list(directory, THREADS, pids)?;
     }
     if recursive {
         let file = if threads { THREADS } else { PROCS };
         let below = tree::visit(directory.as_fd(), |dir, depth| match depth {
             0 => Ok(()),
-            _ => match list(dir, file, &mut pids) {
+            _ => match list(dir, file, pids) {
                 Err(Failed { errno: Errno::EOPNOTSUPP, .. }) => Ok(()),
                 result => result,
             },
@@ -33,12 +40,16 @@ pub(super) fn pids_of(directory: &Directory, recursive: bool) -> Result<Vec<i32>
         if_there(below)?;
     }
     if threads {
-        pids = pids.into_iter().filter_map(process_of).collect();
+        *pids = std::mem::take(pids).into_iter().filter_map(process_of).collect();
     }
+    Ok(())
+}
+
+/// Sorts process ids and removes duplicates, and the zeros of processes outside our PID namespace.
+pub(super) fn sort(pids: &mut Vec<i32>) {
     pids.retain(|pid| *pid > 0);
     pids.sort_unstable();
     pids.dedup();
-    Ok(pids)
 }
 
 const PROCS: &str = "cgroup.procs";

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use super::oom::{self, OomWatch};
+use super::oom::OomWatch;
 use super::poll::Poll;
 use super::table::Table;
 use super::{Code, Container, Refusal, life};
+use windlass_cgroup::membership::Membership;
 
 /// A container, and what is watched of it.
 #[derive(Debug)]
@@ -30,9 +31,10 @@ impl Known {
 
     /// Watches the memory of the cgroup of `pid`. Without a memory controller there is nothing to watch.
     pub(super) fn watch_memory(&mut self, pid: i32, poll: &Poll) {
-        self.cgroup = oom::directory(pid);
+        let Ok(membership) = Membership::of(pid) else { return };
+        self.cgroup = membership.directory();
         if self.oom.is_none() {
-            self.oom = OomWatch::of(pid);
+            self.oom = OomWatch::of(&membership);
             self.oom.iter_mut().for_each(|watch| watch.notify(poll));
         }
     }

@@ -16,7 +16,6 @@ use super::containers::Containers;
 use super::key::{Kind, key};
 use super::life::INIT_ENDED;
 use super::notifier::Watch;
-use super::oom;
 use super::outlet::Scratch;
 use super::processes::Processes;
 use super::reaper::Reaper;
@@ -200,7 +199,7 @@ impl Supervisor {
     /// The ids of all processes in the cgroup of a container, with the exec that each is the first of.
     pub fn pids(&self, container: &str) -> Result<Vec<NamedPid>> {
         let known = self.containers.find(container)?;
-        let mut pids = known.cgroup.as_deref().map(oom::members).unwrap_or_default();
+        let mut pids = known.cgroup.as_deref().map(windlass_cgroup::membership::members).unwrap_or_default();
         let alive = self.processes.of(container).filter(|known| known.process.is_alive());
         let ours: Vec<NamedPid> = alive
             .map(|known| (known.process.pid(), known.process.id.exec.clone()))

@@ -20,8 +20,9 @@ use super::message::options::Options;
 use super::message::start::{Input, Outcome, Params};
 use super::wire::Message;
 use crate::exit;
+use windlass_cgroup::membership;
 use windlass_sys::spawn::Spawn;
-use windlass_sys::{directory, fd, socket};
+use windlass_sys::{fd, socket};
 
 /// The directory in which containerd's own shims have their sockets.
 const SOCKETS: &str = "/run/containerd/s";
@@ -155,7 +156,9 @@ fn spawn(
     .start()
     .map_err(failed)?;
     if !options.shim_cgroup.is_empty() {
-        join(&options.shim_cgroup, child.pid)?;
+        let cgroup = &options.shim_cgroup;
+        membership::join(cgroup, child.pid)
+            .map_err(|failed| Error::from(failed).while_doing(format!("shim_cgroup {cgroup}")))?;
     }
     Ok(())
 }
@@ -166,29 +169,6 @@ fn oom_score() -> Option<String> {
     let text = std::fs::read_to_string("/proc/self/oom_score_adj").ok()?;
     let score: i32 = text.trim().parse().ok()?;
     (score < 1000).then(|| (score + 1).to_string())
-}
-
-/// Moves the shim into a cgroup, in every hierarchy that there is.
-fn join(cgroup: &str, pid: i32) -> Result<(), Error> {
-    let below = cgroup.trim_start_matches('/');
-    let root = Path::new("/sys/fs/cgroup");
-    let unified = root.join("cgroup.controllers").exists();
-    let hierarchies: Vec<PathBuf> = match unified {
-        true => vec![root.into()],
-        false => {
-            let opened = fd::open(root, OFlag::O_RDONLY | OFlag::O_DIRECTORY);
-            let names = opened.and_then(|opened| directory::names(opened.as_fd()));
-            let names = names.map_err(|failed| Error::from(failed).while_doing(format!("shim_cgroup {cgroup}")))?;
-            names.iter().map(|name| root.join(name)).collect()
-        }
-    };
-    for hierarchy in hierarchies.iter().filter(|hierarchy| hierarchy.join("cgroup.procs").exists()) {
-        let directory = hierarchy.join(below);
-        std::fs::create_dir_all(&directory)
-            .and_then(|()| std::fs::write(directory.join("cgroup.procs"), pid.to_string()))
-            .map_err(|error| Error::Io(format!("shim_cgroup {}", directory.display()), error))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -53,7 +53,8 @@ pub(super) fn put_double(out: &mut Vec<u8>, field: u32, value: f64) {
     }
 }
 
-/// The sizes of huge pages that a directory has files for: `hugetlb.2MB.SUFFIX`.
+/// The sizes of huge pages that a directory has files for: `hugetlb.2MB.SUFFIX`. The files of reservations,
+/// `hugetlb.2MB.rsvd.SUFFIX`, are of the same size.
 pub(super) fn hugepages(path: &Path, suffix: &str) -> Vec<String> {
     let opened = fd::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY);
     // Statistics have what can be read: a cgroup may be removed meanwhile.
@@ -61,8 +62,8 @@ pub(super) fn hugepages(path: &Path, suffix: &str) -> Vec<String> {
     let mut sizes: Vec<String> = names
         .iter()
         .filter_map(|name| {
-            let name = name.to_str()?;
-            Some(name.strip_prefix("hugetlb.")?.strip_suffix(suffix)?.to_owned())
+            let size = name.to_str()?.strip_prefix("hugetlb.")?.strip_suffix(suffix)?;
+            (!size.contains('.')).then(|| size.to_owned())
         })
         .collect();
     sizes.sort();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::field::{hugepages, number, put, put_bytes, put_file, put_flat, text};
-use windlass_sys::fd;
+use windlass_cgroup::membership::Membership;
 
 const MEMORY: &[&str] = &[
     "cache",
@@ -47,14 +47,13 @@ pub struct Places(Vec<(String, PathBuf)>);
 impl Places {
     /// Of the process `pid`.
     pub fn of(pid: i32) -> Places {
-        let text = fd::read_small(fd::CWD, format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        Places::parse(&String::from_utf8_lossy(&text), Path::new("/sys/fs/cgroup"))
+        // Without the file, as for a process that has ended, there are no numbers.
+        let membership = Membership::of(pid).unwrap_or_else(|_| Membership::parse(""));
+        Places::below(Path::new("/sys/fs/cgroup"), &membership)
     }
 
-    /// Lines `4:cpu,cpuacct:/path`.
-    fn parse(text: &str, root: &Path) -> Places {
-        let lines = text.lines().filter_map(|line| line.split_once(':')?.1.split_once(":/"));
-        Places(lines.map(|(names, path)| (names.to_owned(), root.join(names).join(path))).collect())
+    fn below(root: &Path, membership: &Membership) -> Places {
+        Places(membership.v1(root).map(|(controllers, dir)| (controllers.to_owned(), dir)).collect())
     }
 
     fn get(&self, controller: &str) -> Option<&Path> {
@@ -193,7 +192,7 @@ mod tests {
             std::fs::write(root.join(name), text).expect("written");
         }
         let lines = "5:cpu,cpuacct:/c\n4:memory:/c\n3:pids:/c\n2:blkio:/c\n1:hugetlb:/c\n0::/c\n";
-        let bytes = metrics(&Places::parse(lines, &root));
+        let bytes = metrics(&Places::below(&root, &Membership::parse(lines)));
         let read = Metrics::parse_from_bytes(&bytes).expect("the oracle reads it");
         let usage = read.cpu().usage();
         assert_eq!((usage.total(), usage.kernel(), usage.user()), (1000, 30_000_000, 20_000_000));

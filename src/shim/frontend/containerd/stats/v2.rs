@@ -194,6 +194,7 @@ mod tests {
             ("memory.events", "low 0\noom 4\noom_kill 5\noom_group_kill 6\n"),
             ("io.stat", "8:16 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n"),
             ("hugetlb.2MB.current", "9\n"),
+            ("hugetlb.2MB.rsvd.current", "1\n"),
             ("hugetlb.2MB.max", "max\n"),
             ("hugetlb.2MB.events", "max 8\n"),
             ("rdma.current", "mlx4_0 hca_handle=2 hca_object=2000\n"),
@@ -220,6 +221,7 @@ mod tests {
         assert_eq!(read.memory_events().oom_group_kill(), 6);
         let io = &read.io().usage()[0];
         assert_eq!((io.major(), io.minor(), io.rbytes(), io.wios()), (8, 16, 1, 4));
+        assert_eq!(read.hugetlb().len(), 1, "reservations are no other size");
         let huge = &read.hugetlb()[0];
         assert_eq!((huge.current(), huge.max(), huge.pagesize()), (9, u64::MAX, "2MB"));
         assert_eq!(huge.failcnt(), 8);
