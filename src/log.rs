@@ -1,12 +1,10 @@
-//! What is said, and where: the file of `--log`, and standard error.
+//! Messages, in the file of `--log` and on standard error.
 //!
-//! Callers read both. podman takes the whole log of a failed command for one JSON object, so a
-//! failure is exactly one line there, with the warnings inside. conmon gives a container's own
-//! standard error to the runtime, so a command that succeeds says nothing there if there is a log, unless it is
-//! a terminal.
+//! Callers read both. podman parses the whole log of a failed command as one JSON object, so a failure is exactly
+//! one line there, with the warnings inside. conmon gives the runtime the container's own standard error, so with a
+//! log a command that succeeds writes nothing there, unless it is a terminal.
 //!
-//! Each line is one write to a file opened for appending: two commands that share a log do not
-//! cut each other's lines.
+//! The log is opened for appending and each line is one write, so the lines of commands that share a log do not mix.
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
@@ -24,23 +22,23 @@ use windlass_base::error::{Doing, Error, Fault, Kind, Origin, Result, printable}
 use windlass_base::hint;
 use windlass_base::rfc3339;
 
-/// Where messages go.
+/// The destination of messages.
 #[derive(Debug)]
 pub struct Log {
     file: Option<File>,
-    /// The file is standard error under another name.
+    /// Whether the log is standard error.
     is_stderr: bool,
     format: LogFormat,
     level: LevelFilter,
 }
 
 impl Log {
-    /// Opens the file of `--log`, if there is one.
+    /// Opens the file of `--log`, if it was given.
     pub fn open(global: &Global) -> Result<Log> {
         let mut log = Log::stderr(global);
         let Some(path) = &global.log else { return Ok(log) };
         if path == Path::new("/dev/stderr") {
-            // Opening it by name fails where it is a socket.
+            // If standard error is a socket it cannot be opened by name.
             log.is_stderr = true;
             return Ok(log);
         }
@@ -56,18 +54,18 @@ impl Log {
         Ok(log)
     }
 
-    /// A log without a file, for when that of `--log` cannot be opened.
+    /// A log without a file, to report that the file cannot be opened.
     pub fn stderr(global: &Global) -> Log {
         let is_stderr = global.log_format == LogFormat::Json && global.log.is_none();
         Log { file: None, is_stderr, format: global.log_format, level: global.log_level }
     }
 
-    /// Whether debug lines are wanted.
+    /// Whether debug lines are logged.
     pub fn debugs(&self) -> bool {
         self.level >= LevelFilter::Debug
     }
 
-    /// Reports a failed command, once, with what had been warned about until then.
+    /// Reports a failed command, with the warnings so far.
     pub fn fail(&self, error: &Error, warnings: &[Fault]) {
         let now = SystemTime::now();
         if self.file.is_some() || self.is_stderr {
@@ -80,13 +78,13 @@ impl Log {
             }
         }
         if !self.is_stderr {
-            // Without a log nothing else says that it is an error; other runtimes print `level=error`.
-            let begin = if self.file.is_none() { "error: " } else { "" };
-            to_stderr(&format!("{begin}{}", for_people(error, warnings)));
+            // Scripts look for the word `error`, which is in the `level=error` of other runtimes.
+            let prefix = if self.file.is_none() { "error: " } else { "" };
+            to_stderr(&format!("{prefix}{}", as_text(error, warnings)));
         }
     }
 
-    /// Reports what a successful command had to warn about.
+    /// Reports the warnings of a successful command.
     pub fn warn(&self, warnings: &[Fault]) {
         if self.level < LevelFilter::Warn {
             return;
@@ -99,26 +97,26 @@ impl Log {
                     LogFormat::Text => self.line(&text_warning(warning, now)),
                 }
             }
-            // With a log, standard error may be the container's own.
+            // With a log, standard error may be the container's.
             if !self.is_stderr && (self.file.is_none() || io::stderr().is_terminal()) {
                 to_stderr(&format!("warning: {}\n", printable(&located(warning))));
             }
         }
     }
 
-    /// A debug line.
+    /// Writes a debug line.
     pub fn debug(&self, message: &str) {
         if !self.debugs() {
             return;
         }
         let now = SystemTime::now();
         match self.format {
-            LogFormat::Json => self.line(&json(&Line::new("debug", message, now))),
+            LogFormat::Json => self.line(&json(&JsonLine::new("debug", message, now))),
             LogFormat::Text => self.line(&text("debug", message, now, &[])),
         }
     }
 
-    /// Makes this log the target of the `log` crate's macros, for the life of the process.
+    /// Makes this log the logger of the `log` crate until the process ends.
     pub fn install(self) -> &'static Log {
         let log: &'static Log = Box::leak(Box::new(self));
         if log.debugs() && log::set_logger(log).is_ok() {
@@ -127,8 +125,7 @@ impl Log {
         log
     }
 
-    /// One line, in one write. A log that cannot be written is no reason to fail, and there is
-    /// nowhere to complain.
+    /// Writes one line. An error is ignored: there is nowhere to report it, and the command itself can go on.
     fn line(&self, line: &str) {
         let _ = match &self.file {
             Some(file) => (&*file).write_all(line.as_bytes()),
@@ -160,9 +157,9 @@ fn to_stderr(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// One line of the JSON log. level, msg and time are what callers read; the rest is ours.
+/// One line of the JSON log. Callers read level, msg and time; the other keys are in docs/compatibility.md.
 #[derive(Serialize)]
-struct Line<'a> {
+struct JsonLine<'a> {
     level: &'static str,
     msg: &'a str,
     time: String,
@@ -188,9 +185,9 @@ struct Line<'a> {
     faults: &'a [Fault],
 }
 
-impl<'a> Line<'a> {
-    fn new(level: &'static str, msg: &'a str, now: SystemTime) -> Line<'a> {
-        Line {
+impl<'a> JsonLine<'a> {
+    fn new(level: &'static str, msg: &'a str, now: SystemTime) -> JsonLine<'a> {
+        JsonLine {
             level,
             msg,
             time: rfc3339::seconds(now),
@@ -208,12 +205,12 @@ impl<'a> Line<'a> {
     }
 }
 
-fn json(line: &Line<'_>) -> String {
+fn json(line: &JsonLine<'_>) -> String {
     serde_json::to_string(line).expect("a struct of strings always serialises") + "\n"
 }
 
 fn json_failure(error: &Error, warnings: &[Fault], now: SystemTime) -> String {
-    let mut line = Line::new("error", error.message(), now);
+    let mut line = JsonLine::new("error", error.message(), now);
     match error.asked_by() {
         Some(Origin::Config(pointer)) => line.pointer = Some(pointer),
         Some(Origin::Flag(flag)) => line.flag = Some(flag),
@@ -224,14 +221,14 @@ fn json_failure(error: &Error, warnings: &[Fault], now: SystemTime) -> String {
     line.step = error.at_step();
     line.call = error.call();
     line.errno = error.errno().map(|errno| format!("{errno:?}"));
-    line.hint = advice(error);
+    line.hint = hint_of(error);
     line.warnings = warnings;
     line.faults = error.all_faults();
     json(&line)
 }
 
 fn json_warning(warning: &Fault, now: SystemTime) -> String {
-    let mut line = Line::new("warning", &warning.msg, now);
+    let mut line = JsonLine::new("warning", &warning.msg, now);
     line.pointer = Some(&warning.pointer);
     json(&line)
 }
@@ -260,7 +257,7 @@ fn text_failure(error: &Error, now: SystemTime) -> String {
     more.extend(error.at_step().map(|step| ("step", step.to_owned())));
     more.extend(error.call().map(|call| ("call", call.to_owned())));
     more.extend(error.errno().map(|errno| ("errno", format!("{errno:?}"))));
-    more.extend(advice(error).map(|hint| ("hint", hint.to_owned())));
+    more.extend(hint_of(error).map(|hint| ("hint", hint.to_owned())));
     more.extend(error.all_faults().iter().skip(1).map(|fault| ("fault", located(fault))));
     text("error", error.message(), now, &more)
 }
@@ -269,8 +266,8 @@ fn text_warning(warning: &Fault, now: SystemTime) -> String {
     text("warning", &warning.msg, now, &[("pointer", warning.pointer.clone())])
 }
 
-/// The first line as callers know it; below it what else is known.
-fn for_people(error: &Error, warnings: &[Fault]) -> String {
+/// The text for standard error. Callers match the first line; the details stand below it.
+fn as_text(error: &Error, warnings: &[Fault]) -> String {
     let mut out = format!("{error}\n");
     let mut row = |name: &str, text: &str| {
         writeln!(out, "  {name:<10} {}", printable(text)).expect("a String takes everything");
@@ -287,7 +284,7 @@ fn for_people(error: &Error, warnings: &[Fault]) -> String {
     if let Some(step) = error.at_step() {
         row("where", step);
     }
-    if let Some(hint) = advice(error) {
+    if let Some(hint) = hint_of(error) {
         row("hint", hint);
     }
     error.all_faults().iter().skip(1).for_each(|fault| row("also", &located(fault)));
@@ -295,7 +292,7 @@ fn for_people(error: &Error, warnings: &[Fault]) -> String {
     out
 }
 
-fn advice(error: &Error) -> Option<&str> {
+fn hint_of(error: &Error) -> Option<&str> {
     error.advice().or_else(|| hint::for_error(error))
 }
 
@@ -371,16 +368,13 @@ mod tests {
             serde_json::from_str(&json_failure(&Error::faults(faults.clone()), &[], UNIX_EPOCH)).expect("JSON");
         assert_eq!(value["msg"], "one");
         assert_eq!(value["faults"], serde_json::to_value(&faults).expect("plain data"));
-        assert_eq!(
-            for_people(&Error::faults(faults), &[]),
-            "one\n  asked by   config.json /a\n  also       two (/b)\n"
-        );
+        assert_eq!(as_text(&Error::faults(faults), &[]), "one\n  asked by   config.json /a\n  also       two (/b)\n");
     }
 
     #[test]
     fn people_read_the_message_first_and_the_rest_indented() {
         assert_eq!(
-            for_people(&bind(), &[warning()]),
+            as_text(&bind(), &[warning()]),
             "cannot bind \"/no\" on \"/data\": no such file or directory\n  \
                asked by   config.json /mounts/7/source\n  \
                call       open_tree(AT_FDCWD, \"/no\", OPEN_TREE_CLONE) = ENOENT\n  \
@@ -399,7 +393,7 @@ mod tests {
             .origin(Origin::Flag(evil.to_string().into()))
             .step(evil)
             .hint(evil);
-        let text = for_people(&error, &[fault]);
+        let text = as_text(&error, &[fault]);
         assert_eq!(text.lines().count(), 6, "{text}");
         assert!(!text.contains('\u{1b}'), "{text}");
     }

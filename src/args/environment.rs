@@ -1,21 +1,20 @@
-//! What the defaults of both programs depend on.
+//! The default directories of both programs, and what they depend on.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// What the defaults depend on.
+/// The user and the environment that the default directories depend on.
 pub struct Environment {
-    /// Effective user id.
     pub euid: u32,
     /// `XDG_RUNTIME_DIR`.
     pub runtime_dir: Option<OsString>,
-    /// Whether root is that of a user namespace which an ordinary user made: `USER` still names
-    /// somebody else, as podman leaves it.
+    /// Whether the user is root of a user namespace that an ordinary user made. `USER` then names another user, as
+    /// below a rootless podman.
     pub borrowed_root: bool,
 }
 
 impl Environment {
-    /// That of this process.
+    /// The environment of this process.
     pub fn current() -> Environment {
         let euid = nix::unistd::geteuid().as_raw();
         let other = || std::env::var_os("USER").is_none_or(|name| name != "root");
@@ -26,12 +25,12 @@ impl Environment {
         }
     }
 
-    /// Where windlass keeps its containers.
+    /// The default of windlass for `--root`.
     pub fn root(&self) -> PathBuf {
         self.directory("windlass")
     }
 
-    /// Where the shim keeps its own.
+    /// The default of windlass-shim for `--state-dir`.
     pub fn shims(&self) -> PathBuf {
         self.directory("windlass-shim")
     }

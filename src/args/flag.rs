@@ -1,57 +1,56 @@
-//! Flags and verbs as data: the parser, help, man pages and completions read the same tables.
+//! The types of the tables of flags and verbs, which the parser, help, man pages and completions read.
 
-/// What follows a flag.
+/// The value of a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takes {
-    /// Nothing, or `=true` / `=false`.
+    /// None: a switch. `=true` and `=false` may follow.
     Nothing,
-    /// Any text; the string is its name in help.
+    /// Any text. The string is its name in help.
     Text(&'static str),
-    /// A file.
+    /// The path of a file.
     File(&'static str),
-    /// A directory.
+    /// The path of a directory.
     Dir(&'static str),
-    /// One of a closed set of words.
+    /// One of these words.
     Word(&'static [&'static str]),
 }
 
 /// One flag.
 #[derive(Clone, Copy, Debug)]
 pub struct Flag {
-    /// Name without dashes.
+    /// Its name without dashes.
     pub long: &'static str,
-    /// One-letter name.
+    /// Its one-letter name.
     pub short: Option<char>,
-    /// Its value.
     pub takes: Takes,
-    /// One line.
+    /// Its line in help.
     pub help: &'static str,
-    /// Accepted, but not shown.
+    /// Whether help leaves it out.
     pub hidden: bool,
-    /// May be given several times; otherwise the last one counts.
+    /// Whether all its values count. Otherwise the last one does.
     pub many: bool,
 }
 
 impl Flag {
-    /// With a one-letter name.
+    /// Gives it a one-letter name.
     pub const fn short(mut self, letter: char) -> Flag {
         self.short = Some(letter);
         self
     }
 
-    /// Accepted, but not shown.
+    /// Leaves it out of help.
     pub const fn hidden(mut self) -> Flag {
         self.hidden = true;
         self
     }
 
-    /// May be given several times.
+    /// Lets all its values count.
     pub const fn many(mut self) -> Flag {
         self.many = true;
         self
     }
 
-    /// Name of the value in help, empty for a switch.
+    /// The name of its value in help; empty for a switch.
     pub fn value_name(&self) -> String {
         match self.takes {
             Takes::Nothing => String::new(),
@@ -61,47 +60,45 @@ impl Flag {
     }
 }
 
-/// A flag that is shown and whose last value counts.
+/// A flag that help shows and whose last value counts.
 pub const fn flag(long: &'static str, takes: Takes, help: &'static str) -> Flag {
     Flag { long, short: None, takes, help, hidden: false, many: false }
 }
 
-/// What stands beside the flags.
+/// The words of a verb that are not flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operands {
-    /// So many, at least and at most.
+    /// Their number: the minimum and the maximum.
     Count(usize, usize),
-    /// A container id, then a command: its first word ends the options.
+    /// A container id, then a command, whose first word ends the options.
     Command,
-    /// A container id, which ends the options: all that follows is another program's.
+    /// A container id, which ends the options. The words after it belong to another program.
     Foreign,
 }
 
 /// One verb.
 #[derive(Clone, Copy, Debug)]
 pub struct Verb {
-    /// Its name.
     pub name: &'static str,
-    /// What stands beside the flags, for the usage line.
+    /// The operands in the usage line.
     pub usage: &'static str,
-    /// The same, for the parser.
+    /// The operands for the parser.
     pub operands: Operands,
-    /// A few words for the list of verbs.
+    /// Its description in the list of verbs.
     pub brief: &'static str,
-    /// One line for its own help.
+    /// Its description in its own help.
     pub summary: &'static str,
-    /// Paragraphs for the man page.
+    /// The paragraphs of its man page.
     pub about: &'static [&'static str],
-    /// Its flags.
     pub flags: &'static [Flag],
-    /// Accepted, but not shown.
+    /// Whether help leaves it out.
     pub hidden: bool,
 }
 
 /// `--help`, which every verb has.
 pub const HELP: Flag = flag("help", Takes::Nothing, "show this help").short('h');
 
-/// How usage lines call a container.
+/// The name of a container in usage lines.
 pub const ID: &str = "CONTAINER";
-/// One operand.
+/// Exactly one operand.
 pub const ONE: Operands = Operands::Count(1, 1);

@@ -1,4 +1,4 @@
-//! Help texts, from the table.
+//! Help texts, made from the tables.
 
 use std::fmt::Write;
 
@@ -7,8 +7,8 @@ use super::{Flag, Verb};
 /// The width that help is laid out for.
 pub const COLUMNS: usize = 80;
 
-/// `NAME version X`, then the commit and the specification's version. dockerd, podman and
-/// CRI-O read the last word of the line with `version` and the line with `commit:`.
+/// The output of `--version`. dockerd, podman and CRI-O read the last word of the line with `version`, and the line
+/// with `commit:`.
 pub fn version(name: &str) -> String {
     format!(
         "{name} version {}\ncommit: {}\nspec: 1.3.0\n",
@@ -17,7 +17,7 @@ pub fn version(name: &str) -> String {
     )
 }
 
-/// Where to look after a wrong command line.
+/// The hint below a usage error.
 pub fn hint(name: &str, verb: Option<&Verb>) -> String {
     match verb {
         Some(verb) => format!("{name} {} --help shows what it takes", verb.name),

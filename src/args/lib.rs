@@ -1,5 +1,5 @@
-//! Command lines as both programs read them: tables of flags and verbs, the words that were given, what values
-//! mean, and help.
+//! The command line of both programs: tables of flags and verbs, the parser that reads words by them, the values
+//! of flags, and help texts.
 #![doc(hidden)]
 #![forbid(unsafe_code)]
 

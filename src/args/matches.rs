@@ -1,9 +1,9 @@
-//! From words to flags and operands, by the table.
+//! The parser: from words to flags and operands, by a table of flags.
 //!
-//! lexopt does the splitting; on top of it stand the habits of Go's callers: a long option with
-//! one dash (`-no-subreaper`), `-flag=false` for switches, and a value is the next word whatever
-//! it looks like. The wording of the errors is that of Go's flag package, because callers look
-//! for it (podman and CRI-O: `flag needs an argument`).
+//! lexopt splits the words. This module adds what callers of Go programs expect: a long option may have one dash
+//! (`-no-subreaper`), a switch may have a value (`-flag=false`), and the value of a flag is the next word, whatever
+//! it looks like. The errors have the words of Go's flag package, because podman and CRI-O look for
+//! `flag needs an argument`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -13,21 +13,21 @@ use std::str::FromStr;
 use super::{Flag, Operands, Takes, Verb};
 use windlass_base::error::{Error, Origin, Result};
 
-/// What was found on the command line.
+/// The flags and operands of a command line.
 #[derive(Debug, Default)]
 pub struct Matches {
     flags: &'static [Flag],
     given: Vec<(&'static Flag, OsString)>,
-    /// The words that are neither flags nor their values, in order.
+    /// The words that are neither flags nor values of flags.
     pub operands: Vec<OsString>,
 }
 
-/// The words of the command line that are still to be read.
+/// The words of the command line that are not read yet.
 pub struct Words {
     parser: lexopt::Parser,
     /// `--` was seen: no more options.
     ended: bool,
-    /// The word that is being read, for messages.
+    /// The word that is being read. Messages name it.
     current: OsString,
 }
 
@@ -49,12 +49,12 @@ impl Words {
         Words { parser: lexopt::Parser::from_args(args.collect::<Vec<_>>()), ended: false, current: OsString::new() }
     }
 
-    /// Flags up to the first operand, which is left as the only one.
+    /// Reads flags up to the first operand, and that operand.
     pub fn global(&mut self, flags: &'static [Flag], matches: &mut Matches) -> Result<()> {
         self.read(flags, Until::FirstOperand, matches)
     }
 
-    /// Flags and operands of a verb, to the end.
+    /// Reads the flags and operands of a verb, to the end of the command line.
     pub fn verb(&mut self, flags: &'static [Flag], operands: Operands, matches: &mut Matches) -> Result<()> {
         if let Operands::Count(..) = operands {
             return self.read(flags, Until::End, matches);
@@ -134,7 +134,7 @@ impl Words {
     }
 }
 
-/// `-name`, `-name=value` and `-n=value`, as Go's callers write them.
+/// The flag in `-name`, `-name=value` or `-n=value`, as callers of Go programs write it.
 fn single_dash(word: &OsStr, flags: &'static [Flag]) -> Option<(&'static Flag, Option<OsString>)> {
     let body = word.as_bytes().strip_prefix(b"-")?;
     let equals = body.iter().position(|byte| *byte == b'=');
@@ -150,13 +150,13 @@ fn single_dash(word: &OsStr, flags: &'static [Flag]) -> Option<(&'static Flag, O
 }
 
 fn accept(flag: &'static Flag, value: Option<OsString>) -> Result<Word> {
-    let value = value.ok_or_else(|| about(flag, format!("flag needs an argument: -{}", flag.long)))?;
+    let value = value.ok_or_else(|| usage_error(flag, format!("flag needs an argument: -{}", flag.long)))?;
     match flag.takes {
-        Takes::Nothing if truth(&value).is_none() => Err(about(
+        Takes::Nothing if boolean(&value).is_none() => Err(usage_error(
             flag,
             format!("invalid boolean value {:?} for -{}: parse error", value.to_string_lossy(), flag.long),
         )),
-        Takes::Word(words) if !words.iter().any(|word| *word == value) => Err(about(
+        Takes::Word(words) if !words.iter().any(|word| *word == value) => Err(usage_error(
             flag,
             format!(
                 "invalid value {:?} for flag -{}: not one of {}",
@@ -174,12 +174,12 @@ fn undefined(name: &str) -> Error {
 }
 
 /// A usage error that names its flag.
-fn about(flag: &Flag, message: String) -> Error {
+fn usage_error(flag: &Flag, message: String) -> Error {
     Error::usage(message).origin(Origin::Flag(format!("--{}", flag.long).into()))
 }
 
-/// The words that Go takes for a truth value.
-fn truth(word: &OsStr) -> Option<bool> {
+/// A boolean, in the words that Go accepts.
+fn boolean(word: &OsStr) -> Option<bool> {
     match word.to_str()? {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
@@ -188,15 +188,15 @@ fn truth(word: &OsStr) -> Option<bool> {
 }
 
 impl Matches {
-    /// The last value given; `long` must be in the table.
+    /// The last value of a flag. The flag must be in the table.
     fn last(&self, long: &str) -> Option<&OsStr> {
         debug_assert!(self.flags.is_empty() || self.flags.iter().any(|flag| flag.long == long), "no flag --{long}");
         self.given.iter().rev().find(|(flag, _)| flag.long == long).map(|(_, value)| value.as_os_str())
     }
 
-    /// Whether a switch was given, and how.
+    /// The last value of a switch; `None` if it was not given.
     pub fn maybe_switch(&self, long: &str) -> Option<bool> {
-        self.last(long).and_then(truth)
+        self.last(long).and_then(boolean)
     }
 
     /// Whether a switch is on.
@@ -204,27 +204,27 @@ impl Matches {
         self.maybe_switch(long).unwrap_or(false)
     }
 
-    /// Whether the flag was given this word last.
+    /// Whether `word` is the last value of a flag.
     pub fn is(&self, long: &str, word: &str) -> bool {
         self.last(long).is_some_and(|value| value == word)
     }
 
-    /// A path; an empty one counts as not given.
+    /// A path. An empty one counts as not given.
     pub fn path(&self, long: &str) -> Option<PathBuf> {
         self.last(long).filter(|path| !path.is_empty()).map(PathBuf::from)
     }
 
-    /// A text; an empty one counts as not given.
+    /// A text. An empty one counts as not given.
     pub fn text(&self, long: &str) -> Result<Option<String>> {
         self.last(long).filter(|text| !text.is_empty()).map(|text| utf8(long, text)).transpose()
     }
 
-    /// All values of a flag that may be repeated.
+    /// All values of a flag.
     pub fn texts(&self, long: &str) -> Result<Vec<String>> {
         self.given.iter().filter(|(flag, _)| flag.long == long).map(|(_, text)| utf8(long, text)).collect()
     }
 
-    /// A value read by `read`; an empty one counts as not given.
+    /// A value that `read` converts. An empty one counts as not given.
     pub fn parsed<T>(&self, long: &str, read: impl FnOnce(&str) -> Result<T>) -> Result<Option<T>> {
         let origin = || Origin::Flag(format!("--{long}").into());
         self.text(long)?.map(|text| read(&text).map_err(|error| error.origin(origin()))).transpose()
@@ -235,7 +235,7 @@ impl Matches {
         self.parsed(long, |text| number(long, text))
     }
 
-    /// All numbers of a flag that may be repeated.
+    /// All values of a flag, which are numbers.
     pub fn numbers<T: FromStr>(&self, long: &str) -> Result<Vec<T>> {
         self.texts(long)?.iter().map(|text| number(long, text)).collect()
     }
@@ -255,17 +255,19 @@ fn utf8(long: &str, text: &OsStr) -> Result<String> {
     })
 }
 
-/// The number of operands, in runc's words.
+/// Checks the number of operands. The errors have runc's words.
 pub fn count(verb: &Verb, given: usize, name: &str) -> Result<(), Error> {
     let (least, most) = match verb.operands {
         Operands::Count(least, most) => (least, most),
         Operands::Command | Operands::Foreign => (1, usize::MAX),
     };
-    let wants = match () {
-        () if given >= least && given <= most => return Ok(()),
-        () if least == most => format!("exactly {least} argument(s)"),
-        () if given < least => format!("a minimum of {least} argument(s)"),
-        () => format!("a maximum of {most} argument(s)"),
+    if (least..=most).contains(&given) {
+        return Ok(());
+    }
+    let (bound, number) = match (least == most, given < least) {
+        (true, _) => ("exactly", least),
+        (false, true) => ("a minimum of", least),
+        (false, false) => ("a maximum of", most),
     };
-    Err(Error::usage(format!("{name}: {:?} requires {wants}", verb.name)))
+    Err(Error::usage(format!("{name}: {:?} requires {bound} {number} argument(s)", verb.name)))
 }

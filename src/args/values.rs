@@ -1,4 +1,4 @@
-//! What values mean: signals, sizes, durations, container ids.
+//! The values of flags and operands: container ids, signals, sizes, durations.
 
 use std::ffi::OsStr;
 use std::str::FromStr;
@@ -9,12 +9,12 @@ use nix::sys::signal::Signal;
 use windlass_base::error::{Error, Result};
 use windlass_base::id::check_id;
 
-/// A container id. The rule holds for every verb, because the id becomes a file name.
+/// A container id. Every verb checks it, because the id becomes a file name.
 pub fn container_id(word: &OsStr) -> Result<String> {
     if word.is_empty() {
         return Err(Error::usage("container id cannot be empty"));
     }
-    // What is not UTF-8 is shown as it can be, and refused like the rest.
+    // The replacement character of a word that is not UTF-8 is refused like any other.
     let id = word.to_string_lossy();
     check_id(&id)?;
     Ok(id.into_owned())
@@ -41,7 +41,8 @@ pub fn signal(text: &str) -> Result<i32> {
     Signal::from_str(&format!("SIG{name}")).map(|signal| signal as i32).map_err(|_| unknown())
 }
 
-/// Outer `None`: not the name of a realtime signal.
+/// The number of a realtime signal. The outer `None` means that the name is not that of one, the inner that its
+/// offset is not valid.
 fn realtime(name: &str) -> Option<Option<i32>> {
     let (base, offset) = if let Some(offset) = name.strip_prefix("RTMIN") {
         (libc::SIGRTMIN(), offset)
@@ -54,8 +55,8 @@ fn realtime(name: &str) -> Option<Option<i32>> {
     Some(offset.parse::<i32>().ok().filter(|_| offset.starts_with(['+', '-'])).and_then(|n| base.checked_add(n)))
 }
 
-/// Bytes: a decimal number with an optional suffix b, k, m, g, t or p (powers of 1024), each
-/// also as `kb` and `kib`; -1 means no limit.
+/// A number of bytes: decimal, with an optional suffix b, k, m, g, t or p for powers of 1024. `kb` and `kib` mean the
+/// same as `k`. -1 means no limit.
 pub fn bytes(text: &str) -> Result<i64> {
     let invalid =
         || Error::usage(format!("invalid size {text:?}: it must be a number with an optional suffix k, m, g, t or p"));
@@ -77,7 +78,7 @@ pub fn bytes(text: &str) -> Result<i64> {
     scaled(digits, shift).ok_or_else(invalid)
 }
 
-/// `digits` times 2^`shift`, exact, a fraction rounded down.
+/// `digits` times 2^`shift`. A fraction is rounded down.
 fn scaled(digits: &str, shift: u32) -> Option<i64> {
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     if whole.is_empty() || fraction.contains('.') || fraction.len() > 18 {
@@ -91,7 +92,7 @@ fn scaled(digits: &str, shift: u32) -> Option<i64> {
     i64::try_from(whole + fraction).ok()
 }
 
-/// A duration as Go writes it: `5s`, `1m30s`, `500ms`, `1.5h`. More than 0.
+/// A duration above 0 as Go writes it: `5s`, `1m30s`, `500ms`, `1.5h`.
 pub fn duration(text: &str) -> Result<Duration> {
     let invalid = || Error::usage(format!("invalid duration {text:?}: it must be like 5s, 500ms or 1m30s"));
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! The shim. Everything is in the library; see `windlass_shim`.
+//! The shim. Its `main` is `windlass_shim::frontend::main`.
 
 #![forbid(unsafe_code)]
 

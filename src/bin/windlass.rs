@@ -1,4 +1,4 @@
-//! The runtime. Everything is in the library; see `windlass::verb`.
+//! The runtime. Its `main` is `windlass::verb::run`.
 #![no_main]
 #![forbid(unsafe_code)]
 

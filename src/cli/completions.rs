@@ -1,6 +1,7 @@
 //! Completion scripts for bash, zsh and fish, from the table.
 //!
-//! `examples/pages.rs` writes them; the runtime does not carry them. Container ids are completed with `windlass list --quiet`.
+//! `examples/pages.rs` writes them; they are not linked into the runtime. Container ids are completed by
+//! `windlass list --quiet`.
 
 use std::fmt::Write;
 
@@ -22,7 +23,7 @@ fn verbs() -> impl Iterator<Item = &'static Verb> {
     VERBS.iter().filter(|verb| !verb.hidden)
 }
 
-/// Whether the first operand is a container that exists.
+/// Whether the first operand is the id of an existing container.
 fn wants_container(verb: &Verb) -> bool {
     verb.operands != Operands::Count(0, 0) && !["create", "run", "explain"].contains(&verb.name)
 }
@@ -36,7 +37,7 @@ fn words(flags: &[Flag]) -> String {
     out.join(" ")
 }
 
-/// Case arms that complete the value of the flag before the cursor.
+/// The case arms that complete the value of the flag before the cursor.
 fn bash_values(flags: &[Flag], indent: &str) -> String {
     let mut out = String::new();
     for flag in shown(flags).filter(|flag| flag.takes != Takes::Nothing) {
@@ -98,7 +99,7 @@ fn zsh_quoted(text: &str) -> String {
     text.replace('\'', "'\\''").replace('[', "\\[").replace(']', "\\]").replace(':', "\\:")
 }
 
-/// Arguments of zsh's `_arguments`, one a line.
+/// The arguments of zsh's `_arguments`, one on each line.
 fn zsh_flags(flags: &[Flag]) -> String {
     let mut out = String::new();
     for flag in shown(flags) {

@@ -9,24 +9,24 @@ use serde::Serialize;
 
 /// The oldest version of the specification that a config.json may name.
 pub const OCI_VERSION_MIN: &str = "1.0.0";
-/// The newest.
+/// The newest version.
 pub const OCI_VERSION_MAX: &str = "1.3.0";
 
-/// Annotations with this prefix set any property of the container's unit: `SuccessAction=` can power
-/// the host off (CVE-2024-3154).
+/// Annotations with this prefix set any property of the container's unit. One of these can power the host off
+/// (`SuccessAction=`, CVE-2024-3154), so engines are told that they are unsafe.
 const UNIT_PROPERTIES: &str = "org.systemd.property.";
 
-/// What other parts of the runtime know, and what the kernel does.
-pub struct Known<'a> {
-    /// Options of a mount that are not the filesystem's own.
+/// What the other crates and the kernel support.
+pub struct Supported<'a> {
+    /// Mount options that the runtime interprets; the others go to the filesystem.
     pub mount_options: Vec<&'a str>,
     /// Modes of `linux.memoryPolicy`.
     pub memory_policy_modes: Vec<&'a str>,
     /// Flags of `linux.memoryPolicy`.
     pub memory_policy_flags: Vec<&'a str>,
-    /// Whether this build can use cgroup v1.
+    /// Whether this build has the feature `cgroup-v1`.
     pub cgroup_v1: bool,
-    /// Whether seccomp(2) of this kernel takes these `SECCOMP_FILTER_FLAG_*`.
+    /// Whether seccomp(2) of this kernel accepts these `SECCOMP_FILTER_FLAG_*`.
     pub kernel_takes: fn(u32) -> bool,
 }
 
@@ -102,23 +102,23 @@ struct MountExtensions {
 }
 
 /// The document, pretty, with a line feed at its end.
-pub fn document(known: &Known<'_>) -> String {
+pub fn document(supported: &Supported<'_>) -> String {
     let features = Features {
         oci_version_min: OCI_VERSION_MIN,
         oci_version_max: OCI_VERSION_MAX,
         hooks: ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
-        mount_options: sorted(known.mount_options.clone()),
+        mount_options: sorted(supported.mount_options.clone()),
         linux: Linux {
             namespaces: ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             capabilities: sorted(caps::all().iter().map(ToString::to_string).collect()),
-            cgroup: Cgroup { v1: known.cgroup_v1, v2: true, systemd: true, systemd_user: true, rdma: true },
-            seccomp: seccomp(known.kernel_takes),
+            cgroup: Cgroup { v1: supported.cgroup_v1, v2: true, systemd: true, systemd_user: true, rdma: true },
+            seccomp: seccomp(supported.kernel_takes),
             apparmor: Enabled { enabled: true },
             selinux: Enabled { enabled: true },
             intel_rdt: IntelRdt { enabled: true, schemata: true, monitoring: true },
             memory_policy: MemoryPolicy {
-                modes: sorted(known.memory_policy_modes.clone()),
-                flags: sorted(known.memory_policy_flags.clone()),
+                modes: sorted(supported.memory_policy_modes.clone()),
+                flags: sorted(supported.memory_policy_flags.clone()),
             },
             mount_extensions: MountExtensions { idmap: Enabled { enabled: true } },
             net_devices: Enabled { enabled: true },
@@ -145,7 +145,7 @@ fn seccomp(kernel_takes: fn(u32) -> bool) -> Seccomp {
     }
 }
 
-/// The bits to try a flag with: one is only taken together with a listener.
+/// The bits by which to try a flag. `WAIT_KILLABLE_RECV` is only accepted together with a listener.
 fn bits(flag: &str) -> Option<u32> {
     let bits = match flag {
         "SECCOMP_FILTER_FLAG_TSYNC" => libc::SECCOMP_FILTER_FLAG_TSYNC,
@@ -169,14 +169,14 @@ mod tests {
     use super::*;
 
     fn value(kernel_takes: fn(u32) -> bool) -> serde_json::Value {
-        let known = Known {
+        let supported = Supported {
             mount_options: vec!["ro", "rro", "bind"],
             memory_policy_modes: vec!["MPOL_LOCAL", "MPOL_BIND"],
             memory_policy_flags: vec!["MPOL_F_STATIC_NODES"],
             cgroup_v1: false,
             kernel_takes,
         };
-        serde_json::from_str(&document(&known)).expect("JSON")
+        serde_json::from_str(&document(&supported)).expect("JSON")
     }
 
     #[test]

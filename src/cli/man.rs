@@ -1,4 +1,4 @@
-//! Man pages, from the table. `examples/pages.rs` writes them; the runtime does not carry them.
+//! Man pages, from the table. `examples/pages.rs` writes them; they are not linked into the runtime.
 
 use std::fmt::Write;
 
@@ -33,9 +33,9 @@ fn of_program() -> String {
     );
     paragraph(
         &mut out,
-        "A message says what failed, and below it which element of config.json or which flag asked for it, \
-         the system call, and what to do where that is known. With --log-format json the log has the same as \
-         keys: kind, pointer or flag, step, call, errno, hint.",
+        "An error message says what failed. Below it stand the element of config.json or the flag that asked \
+         for it, the system call, and a hint if there is one. With --log-format json the log has these as keys: \
+         kind, pointer or flag, step, call, errno, hint.",
     );
     out.push_str(".SH VERBS\n");
     for verb in VERBS.iter().filter(|verb| !verb.hidden) {
@@ -45,12 +45,16 @@ fn of_program() -> String {
     options(&mut out, GLOBAL);
     out.push_str(".SH EXIT STATUS\n");
     item(&mut out, "0", "success");
-    item(&mut out, "1", "anything failed");
-    item(&mut out, "3", "there is no such verb");
-    item(&mut out, "255", "exec could not run its program");
-    item(&mut out, "other", "run and exec without --detach: the program's own code, or 128 and the signal's number");
+    item(&mut out, "1", "failure");
+    item(&mut out, "3", "unknown verb");
+    item(&mut out, "255", "exec could not run the program");
+    item(
+        &mut out,
+        "other",
+        "run and exec without --detach: the exit code of the program, or 128 plus the number of the signal that killed it",
+    );
     out.push_str(".SH FILES\n");
-    item(&mut out, "/run/windlass", "state of the containers, for root");
+    item(&mut out, "/run/windlass", "state of the containers of root");
     item(&mut out, "$XDG_RUNTIME_DIR/windlass", "the same for other users");
     out
 }
@@ -74,10 +78,14 @@ fn of_shim() -> String {
     options(&mut out, shim::COMMON);
     out.push_str(".SH EXIT STATUS\n");
     item(&mut out, "0", "success");
-    item(&mut out, "1", "anything failed");
-    item(&mut out, "other", "attach and exec: the process's own code, or 128 and the signal's number");
+    item(&mut out, "1", "failure");
+    item(
+        &mut out,
+        "other",
+        "attach and exec: the exit code of the process, or 128 plus the number of the signal that killed it",
+    );
     out.push_str(".SH FILES\n");
-    item(&mut out, "/run/windlass\\-shim", "the containers' directories, for root");
+    item(&mut out, "/run/windlass\\-shim", "directories of the containers of root");
     item(&mut out, "$XDG_RUNTIME_DIR/windlass\\-shim", "the same for other users");
     for (name, what) in shim::FILES {
         item(&mut out, &format!("STATE/CONTAINER/{}", escape(name)), what);
@@ -141,8 +149,7 @@ fn sentence(text: &str) -> String {
     chars + "."
 }
 
-/// Text that roff prints as it stands: a hyphen must not become a dash, and no line may begin
-/// with a control character.
+/// Escapes a text for roff, so that a hyphen does not become a dash and no line begins with a control character.
 fn escape(text: &str) -> String {
     let escaped = text.replace('\\', "\\e").replace('-', "\\-");
     if escaped.starts_with(['.', '\'']) { format!("\\&{escaped}") } else { escaped }

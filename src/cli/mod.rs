@@ -1,13 +1,14 @@
-//! The command line: words in, one [`Command`] out, or one error.
+//! The command line: from words to one [`Command`], or to one error.
 //!
-//! All verbs and flags stand in [`table`]; this module reads words by it and turns them into
-//! the types of [`options`]. Nothing is carried out here.
+//! [`table`] has all verbs and flags. This module reads the words by that table and makes the types of
+//! [`options`] of them. It carries nothing out.
 
 pub mod completions;
 pub mod features;
 pub mod man;
 pub mod options;
 pub mod output;
+pub mod source;
 pub mod spec;
 pub mod table;
 pub mod update;
@@ -16,7 +17,8 @@ pub mod values;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-pub use options::{CgroupManager, Command, Create, Exec, Explain, Format, Global, LogFormat, Run, Source};
+pub use options::{CgroupManager, Command, Create, Exec, Explain, Format, Global, LogFormat, Run};
+pub use source::Source;
 pub use update::Update;
 pub use values::SubCgroup;
 
@@ -24,28 +26,27 @@ use table::{GLOBAL, VERBS};
 use windlass_args::{Environment, Matches, Operands, Verb, Words, count, help};
 use windlass_base::error::{Error, Kind};
 
-/// Exit code of an unknown verb, as callers know it from runc.
+/// Exit code of an unknown verb, the same as runc's.
 pub const EXIT_UNKNOWN_VERB: u8 = 3;
 /// Exit code of an `exec` that could not run its program.
 pub const EXIT_EXEC: u8 = 255;
 
-/// A command line that is not carried out.
+/// A command line that was refused.
 #[derive(Debug)]
 pub struct Rejected {
-    /// The global flags, as far as they could be read: where the message goes.
+    /// The global flags that were read before the error. They say where the message goes.
     pub global: Global,
-    /// Why.
     pub error: Error,
-    /// The code to exit with.
+    /// The exit code.
     pub exit: u8,
 }
 
-/// Reads the command line of this process; the first word is the program's name.
+/// Reads a command line in the environment of this process. The first word is the program's name.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<(Global, Command), Box<Rejected>> {
     parse_in(args, &Environment::current())
 }
 
-/// The same with the defaults of another environment.
+/// As [`parse`], with the defaults of another environment.
 pub fn parse_in(
     mut args: impl Iterator<Item = OsString>,
     environment: &Environment,
@@ -58,7 +59,7 @@ pub fn parse_in(
     }
 }
 
-/// `runc` where it is installed under that name, because callers look for it in the output.
+/// `runc` if the program is called by that name, because callers look for it in the output.
 fn program_name(word: Option<&OsStr>) -> &'static str {
     let runc = word.and_then(|word| Path::new(word).file_name()).is_some_and(|name| name == "runc");
     if runc { "runc" } else { "windlass" }
@@ -84,7 +85,7 @@ fn read(words: &mut Words, global: &mut Global) -> Result<Command, (Error, u8)> 
 
 fn read_verb(words: &mut Words, verb: &'static Verb, global: &mut Global) -> Result<Command, (Error, u8)> {
     if let "checkpoint" | "restore" = verb.name {
-        return Err((missing(verb.name), 1));
+        return Err((not_implemented(verb.name), 1));
     }
     let mut matches = Matches::default();
     words
@@ -98,14 +99,14 @@ fn read_verb(words: &mut Words, verb: &'static Verb, global: &mut Global) -> Res
     }
     count(verb, matches.operands.len(), global.name)
         .map_err(|error| (error.hint(help::hint(global.name, Some(verb))), 1))?;
-    // A command that cannot be put together is a failed exec for callers; a wrong flag is not.
+    // Callers expect 255 if the options of an exec contradict each other, and 1 for a wrong flag.
     let exit = if verb.name == "exec" { EXIT_EXEC } else { 1 };
     options::command(verb.name, &matches).map_err(|error| (error, exit))
 }
 
-/// Engines learn from these two that checkpointing is not there. Whatever follows the verb, the
-/// answer is the same line: podman and CRI-O take a complaint about a flag's value for support.
-fn missing(verb: &str) -> Error {
+/// The error of checkpoint and restore, whatever follows the verb. podman and CRI-O find out by an odd flag whether
+/// checkpointing is supported, and take a complaint about that flag for a yes.
+fn not_implemented(verb: &str) -> Error {
     Error::new(Kind::Unsupported, format!("{verb} is not implemented in this version"))
 }
 
@@ -117,7 +118,7 @@ fn help_topic(words: &mut Words, global: &Global) -> Result<Command, (Error, u8)
     };
     let verb = topic.to_str().and_then(table::verb).ok_or_else(|| unknown(topic))?;
     match verb.name {
-        "checkpoint" | "restore" => Err((missing(verb.name), 1)),
+        "checkpoint" | "restore" => Err((not_implemented(verb.name), 1)),
         _ => Ok(Command::Print(help::verb(global.name, verb))),
     }
 }

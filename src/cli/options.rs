@@ -1,40 +1,35 @@
-//! What the command line asks for, as types.
+//! The options of each verb.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use log::LevelFilter;
-use nix::fcntl::OFlag;
 
 use super::update::Update;
 use super::values::{self as of_exec, SubCgroup};
 use windlass_args::{Environment, Matches, values};
-use windlass_base::error::{Doing, Error, Result};
+use windlass_base::error::{Error, Result};
 use windlass_plan::exec::Request;
-use windlass_sys::fd;
 
-/// What stands before the verb.
+/// The flags before the verb.
 #[derive(Clone, Debug)]
 pub struct Global {
-    /// Directory of the containers' state.
+    /// The directory with the state of the containers.
     pub root: PathBuf,
-    /// Where messages go besides standard error.
+    /// A file that messages are appended to, besides standard error.
     pub log: Option<PathBuf>,
-    /// How they are written there.
     pub log_format: LogFormat,
-    /// Least severe message to log.
+    /// The least severe level that is logged.
     pub log_level: LevelFilter,
-    /// Log every step with its duration; the same as `log_level` being debug or below.
+    /// Log every step with its duration. Set if and only if `log_level` is debug or below.
     pub debug: bool,
-    /// What would be ignored with a warning is an error.
+    /// Treat warnings as errors.
     pub strict: bool,
-    /// Who makes the cgroup.
     pub cgroup_manager: CgroupManager,
-    /// Tolerate missing cgroup permissions; `None`: find out.
+    /// Whether to do without cgroups that are not delegated. `None`: if the user has no privileges.
     pub rootless: Option<bool>,
-    /// The name this program goes by: `windlass`, or `runc` where it is installed under it.
+    /// The name in messages: `runc` if the program is called by that name, else `windlass`.
     pub name: &'static str,
 }
 
@@ -48,13 +43,13 @@ pub enum LogFormat {
     Json,
 }
 
-/// Who makes the cgroup.
+/// Who makes the container's cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CgroupManager {
-    /// The runtime, by writes to the cgroup filesystem.
+    /// The runtime writes to the cgroup filesystem.
     #[default]
     Cgroupfs,
-    /// systemd, over D-Bus.
+    /// systemd makes a scope; it is asked over D-Bus.
     Systemd,
     /// Nobody: the container stays in the caller's cgroup.
     Disabled,
@@ -63,88 +58,68 @@ pub enum CgroupManager {
 /// Format of a listing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// For people.
+    /// A table, or another text for people.
     #[default]
     Table,
-    /// For programs.
+    /// JSON, for programs.
     Json,
 }
 
 /// One command.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// Make a container.
+    /// Create a container.
     Create(Create),
     /// Run the program of a created container.
-    Start {
-        /// The container.
-        id: String,
-    },
-    /// Create and start.
+    Start { id: String },
+    /// Create a container and start it.
     Run(Run),
     /// Run another program in a container.
     Exec(Box<Exec>),
     /// Send a signal.
     Kill {
-        /// The container.
         id: String,
-        /// Number of the signal.
         signal: i32,
-        /// To every process.
+        /// Send it to every process of the container.
         all: bool,
     },
     /// Remove a container.
     Delete {
-        /// The container.
         id: String,
-        /// Kill it first; a missing container is no error.
+        /// Kill it first, and succeed if there is no such container.
         force: bool,
     },
     /// Print the state.
-    State {
-        /// The container.
-        id: String,
-    },
+    State { id: String },
     /// List containers.
     List {
-        /// Table or JSON.
         format: Format,
         /// Ids only.
         quiet: bool,
     },
     /// List processes.
     Ps {
-        /// The container.
         id: String,
-        /// Table or JSON.
         format: Format,
         /// Arguments of ps(1); empty: `-ef`.
         args: Vec<OsString>,
     },
-    /// Freeze.
-    Pause {
-        /// The container.
-        id: String,
-    },
-    /// Thaw.
-    Resume {
-        /// The container.
-        id: String,
-    },
+    /// Suspend all processes.
+    Pause { id: String },
+    /// Resume all processes.
+    Resume { id: String },
     /// Change limits.
     Update(Box<Update>),
     /// Print usage and events.
     Events {
-        /// The container.
         id: String,
         /// Time between two lines.
         interval: Duration,
-        /// One line only.
+        /// Print one line and exit.
         stats: bool,
     },
     /// Write a config.json.
     Spec {
-        /// Directory to write into.
         bundle: PathBuf,
         /// For a user without privileges.
         rootless: bool,
@@ -153,20 +128,10 @@ pub enum Command {
     Features,
     /// Print the plan of create.
     Explain(Explain),
-    /// Judge a bundle.
-    Check {
-        /// The bundle.
-        bundle: PathBuf,
-        /// In place of its config.json.
-        config: Option<PathBuf>,
-        /// Text or JSON: `Table` is text.
-        format: Format,
-    },
-    /// Say what this host can do.
-    Doctor {
-        /// As JSON.
-        json: bool,
-    },
+    /// Check a bundle.
+    Check { bundle: PathBuf, config: Option<PathBuf>, format: Format },
+    /// Check this host.
+    Doctor { json: bool },
     /// Print a text (help, the version) and exit 0.
     Print(String),
 }
@@ -174,11 +139,9 @@ pub enum Command {
 /// Options of `create`.
 #[derive(Clone, Debug, Default)]
 pub struct Create {
-    /// The container.
     pub id: String,
-    /// The bundle.
     pub bundle: PathBuf,
-    /// In place of its config.json; relative to the working directory.
+    /// A file to read in place of the bundle's config.json.
     pub config: Option<PathBuf>,
     /// Socket that gets the terminal's master end.
     pub console_socket: Option<PathBuf>,
@@ -197,24 +160,23 @@ pub struct Create {
 /// Options of `run`.
 #[derive(Clone, Debug, Default)]
 pub struct Run {
-    /// What it shares with `create`.
+    /// The options that it shares with `create`.
     pub create: Create,
-    /// Do not wait.
+    /// Do not wait for the end.
     pub detach: bool,
     /// Do not delete the container afterwards.
     pub keep: bool,
-    /// Do not adopt orphans.
+    /// Do not become the subreaper of orphaned processes.
     pub no_subreaper: bool,
 }
 
 /// Options of `exec`.
 #[derive(Clone, Debug, Default)]
 pub struct Exec {
-    /// The container.
     pub id: String,
-    /// What the flags say of the process.
+    /// The flags that describe the process.
     pub request: Request,
-    /// A file with the whole process; the flags that describe a process have no effect then.
+    /// A file with the whole process, which replaces the flags that describe it.
     pub process: Option<PathBuf>,
     /// Socket that gets the terminal's master end.
     pub console_socket: Option<PathBuf>,
@@ -222,58 +184,31 @@ pub struct Exec {
     pub pidfd_socket: Option<PathBuf>,
     /// File that gets the process id.
     pub pid_file: Option<PathBuf>,
-    /// Do not wait.
+    /// Do not wait for the end.
     pub detach: bool,
     /// Descriptors to pass besides 0, 1, 2 and those of `LISTEN_FDS`.
     pub preserve_fds: u32,
-    /// Cgroups below the container's.
+    /// The cgroups below the container's that the process starts in.
     pub cgroup: Vec<SubCgroup>,
-    /// Even if the container is paused.
+    /// Allow it in a paused container.
     pub ignore_paused: bool,
 }
 
 /// Options of `explain`.
 #[derive(Clone, Debug, Default)]
 pub struct Explain {
-    /// Name to plan for; `None`: the name of the bundle's directory.
+    /// The id to plan for. `None`: the name of the bundle's directory.
     pub id: Option<String>,
-    /// The bundle.
     pub bundle: PathBuf,
-    /// In place of its config.json.
+    /// A file to read in place of the bundle's config.json.
     pub config: Option<PathBuf>,
-    /// Text or JSON: `Table` is text.
     pub format: Format,
-    /// As for create.
     pub no_pivot: bool,
-    /// As for create.
     pub no_new_keyring: bool,
 }
 
-/// A document that a flag names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// Standard input (`-`).
-    Stdin,
-    /// A file.
-    File(PathBuf),
-}
-
-impl Source {
-    /// The whole document, up to [`fd::DOCUMENT`] bytes.
-    pub fn read(&self) -> Result<Vec<u8>> {
-        let opened = match self {
-            Source::Stdin => fd::duplicate(std::io::stdin().as_fd()),
-            Source::File(path) => fd::open(path, OFlag::O_RDONLY),
-        };
-        opened.and_then(|file| fd::read_all(file, fd::DOCUMENT)).doing(|| match self {
-            Source::Stdin => "cannot read standard input".to_string(),
-            Source::File(path) => format!("cannot read {path:?}"),
-        })
-    }
-}
-
 impl Global {
-    /// What holds when no flag is given.
+    /// The defaults.
     pub fn default_for(name: &'static str, environment: &Environment) -> Global {
         Global {
             root: environment.root(),
@@ -288,7 +223,7 @@ impl Global {
         }
     }
 
-    /// Takes over what the flags say.
+    /// Sets what the flags give.
     pub(super) fn read(&mut self, matches: &Matches) {
         if let Some(root) = matches.path("root") {
             self.root = root;
@@ -314,16 +249,13 @@ impl Global {
         if matches.is("cgroup-manager", "disabled") {
             self.cgroup_manager = CgroupManager::Disabled;
         }
-        self.rootless = match () {
-            () if matches.is("rootless", "true") => Some(true),
-            () if matches.is("rootless", "false") => Some(false),
-            () => None,
-        };
+        self.rootless =
+            ["true", "false"].into_iter().find(|word| matches.is("rootless", word)).map(|word| word == "true");
     }
 }
 
 impl Global {
-    /// Takes over `--debug`, which may stand after the verb too.
+    /// Sets `--debug`, which may also stand after the verb.
     pub(super) fn read_debug(&mut self, matches: &Matches) {
         if matches.switch("debug") {
             self.log_level = LevelFilter::Debug;
@@ -332,7 +264,7 @@ impl Global {
     }
 }
 
-/// The command of a verb that was read without a fault.
+/// The command of a verb whose words were read without an error.
 pub(super) fn command(verb: &str, matches: &Matches) -> Result<Command> {
     let id = || values::container_id(matches.operands.first().map_or(OsStr::new(""), OsString::as_os_str));
     Ok(match verb {
@@ -407,7 +339,7 @@ fn exec(id: String, matches: &Matches) -> Result<Exec> {
         cwd: matches.text("cwd")?,
         env: matches.texts("env")?,
         user: match matches.texts("user")?.last() {
-            // Empty is no user, and not the default one either.
+            // An empty user is an error, not the default user.
             Some(text) => Some(of_exec::user(text)?),
             None => None,
         },
@@ -435,22 +367,8 @@ fn exec(id: String, matches: &Matches) -> Result<Exec> {
     }
 }
 
-/// config.json could not hold it either: JSON is UTF-8.
+/// An argument of the program. It must be UTF-8, as in config.json.
 fn argument(word: &OsString) -> Result<String> {
     let utf8 = word.to_str().map(str::to_owned);
     utf8.ok_or_else(|| Error::usage(format!("exec: argument {:?} is not UTF-8", word.to_string_lossy())))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_document_without_an_end_is_refused() {
-        let failed = Source::File("/dev/zero".into()).read().expect_err("no end");
-        assert_eq!(failed.errno(), Some(nix::errno::Errno::EFBIG));
-        assert_eq!(failed.message(), "cannot read \"/dev/zero\": file too large");
-        let missing = Source::File("/no/such".into()).read().expect_err("missing");
-        assert_eq!(missing.message(), "cannot read \"/no/such\": no such file or directory");
-    }
 }

@@ -1,4 +1,4 @@
-//! What verbs print: texts from data, nothing else.
+//! The output of `state`, `list` and `ps`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -8,15 +8,13 @@ use serde::Serialize;
 use super::options::Format;
 use windlass_base::error::{Doing, Error, Kind, Result};
 
-/// A container as `state` and `list` show it, with runc's keys.
+/// A container as `state` and `list` print it, with runc's keys.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Container {
-    /// Version of the specification.
+pub struct ContainerState {
     pub oci_version: String,
-    /// Its id.
     pub id: String,
-    /// Its first process as the host sees it; 0 when stopped.
+    /// The process id of init in the caller's PID namespace; 0 if the container is stopped.
     pub pid: i32,
     /// creating, created, running, paused or stopped.
     pub status: String,
@@ -29,49 +27,49 @@ pub struct Container {
     /// Annotations of its config.json.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// Who created it: a user name, or `#` and the id.
+    /// The name of the user who created it, or `#` and the id.
     pub owner: String,
-    /// How it ended, where it has and that is known.
+    /// How it ended, if it is stopped and that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub exit: Option<Exit>,
+    pub exit: Option<ExitState>,
 }
 
 /// How a container ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Exit {
-    /// Exit code, unless a signal ended it.
+pub struct ExitState {
+    /// The exit code, unless a signal killed it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<i32>,
-    /// The signal that ended it, as `SIGKILL`.
+    /// The name of the signal that killed it, such as `SIGKILL`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<String>,
-    /// Whether the kernel killed a process of its cgroup for want of memory.
+    /// Whether there was an OOM kill in its cgroup.
     pub oom_killed: bool,
     /// When, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
 }
 
-/// `state`: pretty JSON without a line feed at the end, as runc has it.
-pub fn state(container: &Container) -> String {
+/// `state`: pretty JSON without a line feed at its end, as runc prints it.
+pub fn state(container: &ContainerState) -> String {
     serde_json::to_string_pretty(container).expect("a struct of strings always serialises")
 }
 
 /// `list`.
-pub fn list(containers: &[Container], format: Format, quiet: bool) -> String {
+pub fn list(containers: &[ContainerState], format: Format, quiet: bool) -> String {
     if quiet {
         return containers.iter().map(|container| format!("{}\n", container.id)).collect();
     }
     match format {
-        // Go's nil slice: callers know `null`.
+        // As runc prints Go's nil slice.
         Format::Json if containers.is_empty() => "null\n".into(),
         Format::Json => serde_json::to_string(containers).expect("structs of strings always serialise") + "\n",
         Format::Table => list_table(containers),
     }
 }
 
-fn list_table(containers: &[Container]) -> String {
+fn list_table(containers: &[ContainerState]) -> String {
     let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
     rows.extend(
         containers
@@ -81,7 +79,7 @@ fn list_table(containers: &[Container]) -> String {
     columns(&rows)
 }
 
-/// Aligned columns: at least 12 wide, 3 spaces apart, as runc's.
+/// Aligned columns, at least 12 wide and 3 spaces apart, as runc prints them.
 fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     const MINIMUM: usize = 12;
     const APART: usize = 3;
@@ -100,7 +98,7 @@ fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     out
 }
 
-/// `ps`: a JSON array of pids, or what ps(1) says about them.
+/// `ps`: a JSON array of pids, or the table that ps(1) prints of them.
 pub fn ps(pids: &[i32], format: Format, args: &[OsString]) -> Result<String> {
     if format == Format::Json {
         return Ok(serde_json::to_string(pids).expect("numbers always serialise") + "\n");
@@ -109,33 +107,33 @@ pub fn ps(pids: &[i32], format: Format, args: &[OsString]) -> Result<String> {
     let args = if args.is_empty() { &default[..] } else { args };
     let output = windlass_sys::spawn::command("ps").args(args).output().doing(|| "cannot run ps")?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(Error::new(Kind::Usage, format!("ps: {}: {}", output.status, said.trim())));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        return Err(Error::new(Kind::Usage, format!("ps: {}: {}", output.status, stderr.trim())));
     }
     ps_table(&String::from_utf8_lossy(&output.stdout), pids)
 }
 
 /// The header of ps(1) and those of its lines whose PID is one of `pids`.
-fn ps_table(said: &str, pids: &[i32]) -> Result<String> {
-    let mut lines = said.lines();
+fn ps_table(output: &str, pids: &[i32]) -> Result<String> {
+    let mut lines = output.lines();
     let header = lines.next().unwrap_or_default();
     let column = header
         .split_whitespace()
         .position(|name| name == "PID")
         .ok_or_else(|| Error::new(Kind::Usage, "couldn't find PID field in ps output"))?;
-    let ours = |line: &&str| {
+    let is_listed = |line: &&str| {
         let pid = line.split_whitespace().nth(column).and_then(|pid| pid.parse::<i32>().ok());
         pid.is_some_and(|pid| pids.contains(&pid))
     };
-    Ok([header].into_iter().chain(lines.filter(ours)).map(|line| format!("{line}\n")).collect())
+    Ok([header].into_iter().chain(lines.filter(is_listed)).map(|line| format!("{line}\n")).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn container(id: &str) -> Container {
-        Container {
+    fn container(id: &str) -> ContainerState {
+        ContainerState {
             oci_version: "1.3.0".into(),
             id: id.into(),
             pid: 42,
@@ -144,7 +142,7 @@ mod tests {
             rootfs: "/b/rootfs".into(),
             created: "2026-11-24T02:34:45.5Z".into(),
             owner: "root".into(),
-            ..Container::default()
+            ..ContainerState::default()
         }
     }
 
@@ -160,8 +158,8 @@ mod tests {
 
     #[test]
     fn a_stopped_container_tells_how_it_ended() {
-        let exit = Exit { signal: Some("SIGKILL".into()), oom_killed: true, ..Exit::default() };
-        let stopped = Container { pid: 0, status: "stopped".into(), exit: Some(exit), ..container("c") };
+        let exit = ExitState { signal: Some("SIGKILL".into()), oom_killed: true, ..ExitState::default() };
+        let stopped = ContainerState { pid: 0, status: "stopped".into(), exit: Some(exit), ..container("c") };
         let value: serde_json::Value = serde_json::from_str(&state(&stopped)).expect("JSON");
         assert_eq!(value["pid"], 0);
         assert_eq!(value["exit"], serde_json::json!({"signal": "SIGKILL", "oomKilled": true}));
@@ -196,9 +194,9 @@ a-rather-long-container-id   42          running     /b          2026-11-24T02:3
 
     #[test]
     fn ps_keeps_the_lines_of_the_containers_processes() {
-        let said = "UID    PID  PPID CMD\nroot     1     0 init\nroot    42     1 sleep 43\nroot    43     1 sh 42\n";
-        assert_eq!(ps_table(said, &[42]).expect("a PID column"), "UID    PID  PPID CMD\nroot    42     1 sleep 43\n");
-        assert_eq!(ps_table(said, &[]).expect("a PID column"), "UID    PID  PPID CMD\n");
+        let output = "UID    PID  PPID CMD\nroot     1     0 init\nroot    42     1 sleep 43\nroot    43     1 sh 42\n";
+        assert_eq!(ps_table(output, &[42]).expect("a PID column"), "UID    PID  PPID CMD\nroot    42     1 sleep 43\n");
+        assert_eq!(ps_table(output, &[]).expect("a PID column"), "UID    PID  PPID CMD\n");
         assert!(ps_table("a b c\n1 2 3\n", &[2]).is_err());
         assert_eq!(ps(&[1, 2], Format::Json, &[]).expect("no process needed"), "[1,2]\n");
     }

@@ -1,4 +1,4 @@
-//! `spec`: a config.json to start from, of the same shape as runc's.
+//! `spec`: a config.json to start from, equivalent to the one that `runc spec` writes.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
@@ -7,23 +7,18 @@ use std::path::Path;
 
 use windlass_base::error::{Doing, Error, Kind, Result};
 
-/// For whom.
+/// The user that the configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum For {
-    /// root.
+    /// root of the host.
     Root,
-    /// A user without privileges: a user namespace in which this user is root.
-    User {
-        /// The user's id.
-        uid: u32,
-        /// The user's group.
-        gid: u32,
-    },
+    /// A user without privileges, who is root of the container's user namespace.
+    User { uid: u32, gid: u32 },
 }
 
 /// The text of config.json; `name` becomes the hostname.
-pub fn text(name: &str, whom: For) -> String {
-    match whom {
+pub fn text(name: &str, user: For) -> String {
+    match user {
         For::Root => include_str!("config.json").replace("@NAME@", name),
         For::User { uid, gid } => include_str!("config-rootless.json")
             .replace("@NAME@", name)
@@ -32,7 +27,7 @@ pub fn text(name: &str, whom: For) -> String {
     }
 }
 
-/// Writes config.json into `bundle`, where none may be.
+/// Writes config.json into `bundle`. It is an error if there is one.
 pub fn write(bundle: &Path, text: &str) -> Result<()> {
     let path = bundle.join("config.json");
     let opened = OpenOptions::new().write(true).create_new(true).mode(0o666).open(&path);
@@ -47,8 +42,8 @@ mod tests {
     use super::*;
     use windlass_base::spec::Spec;
 
-    fn parsed(whom: For) -> Spec {
-        windlass_base::spec::parse(text("windlass", whom).as_bytes(), "config.json").expect("valid")
+    fn parsed(user: For) -> Spec {
+        windlass_base::spec::parse(text("windlass", user).as_bytes(), "config.json").expect("valid")
     }
 
     #[test]

@@ -1,18 +1,17 @@
-//! `update`: flags and a JSON document become one set of limits.
+//! `update`: the limits of its flags and of its JSON document, merged.
 
 use std::ffi::OsStr;
 
-use super::options::Source;
+use super::source::Source;
 use windlass_args::{Matches, values};
 use windlass_base::error::{Error, Fault, Result};
 use windlass_base::spec::{BlockIo, Cpu, Memory, Pids, Resources};
 
-/// Options of `update`; what is `None` was not given.
+/// Options of `update`. `None`: the flag was not given.
 #[derive(Clone, Debug, Default)]
 pub struct Update {
-    /// The container.
     pub id: String,
-    /// A document with limits (`linux.resources`).
+    /// A document like `linux.resources`.
     pub resources: Option<Source>,
     /// Bytes; -1: no limit.
     pub memory: Option<i64>,
@@ -81,11 +80,10 @@ impl Update {
         })
     }
 
-    /// The limits to apply: those of the document, overridden by the flags. What is absent
-    /// in the result is to stay as it is.
+    /// The limits to set: those of the document, overridden by the flags. A limit that is absent in the result stays
+    /// as it is.
     ///
-    /// `document` is the text that [`Update::resources`] names.
-    /// Warnings about the document are added to `warnings`.
+    /// `document` is the text of [`Update::resources`]. Warnings about it are added to `warnings`.
     pub fn to_resources(&self, document: Option<&[u8]>, warnings: &mut Vec<Fault>) -> Result<Resources> {
         let mut resources = Resources::default();
         if let Some(text) = document {

@@ -1,4 +1,4 @@
-//! What values of `exec` mean: users and cgroups.
+//! The values of `--user` and `--cgroup` of `exec`.
 
 use windlass_base::error::{Error, Result};
 use windlass_plan::exec::User;
@@ -6,14 +6,14 @@ use windlass_plan::exec::User;
 /// One `--cgroup` of `exec`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubCgroup {
-    /// Controllers of cgroup v1; empty: all, and always so on cgroup v2.
+    /// The controllers of cgroup v1 that it is for; empty for all of them and for cgroup v2.
     pub controllers: Vec<String>,
     /// Path below the container's cgroup, without a leading slash.
     pub path: String,
 }
 
-/// `UID[:GID]`, decimal and nothing else: what is not exactly a number must never become 0
-/// (CVE-2026-30892). 4294967295 is not an id, it is the kernel's "none".
+/// `UID[:GID]`, in decimal. Any other text is an error, and never becomes 0 (CVE-2026-30892). 4294967295 is not an
+/// id: the kernel takes it for "none".
 pub fn user(text: &str) -> Result<User> {
     let invalid = || Error::usage(format!("invalid user {text:?}: it must be UID[:GID] in decimal, below 4294967295"));
     let (uid, gid) = match text.split_once(':') {
@@ -31,7 +31,7 @@ pub fn id(text: &str) -> Option<u32> {
     text.parse().ok().filter(|id| digits && *id != u32::MAX)
 }
 
-/// `[CONTROLLER[,CONTROLLER]:]PATH`; the path may not leave the container's cgroup.
+/// `[CONTROLLER[,CONTROLLER]:]PATH`. The path may not lead out of the container's cgroup.
 pub fn sub_cgroup(text: &str) -> Result<SubCgroup> {
     let (controllers, path) = match text.split_once(':') {
         Some((controllers, path)) => (controllers.split(',').map(str::to_owned).collect(), path),

@@ -1,58 +1,50 @@
-//! The facts that findings are made of.
+//! The facts about a host from which findings are made.
 
-/// All of them.
+/// All facts.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// The kernel.
     pub kernel: Kernel,
-    /// Who asks.
     pub user: User,
-    /// User namespaces.
     pub user_namespaces: UserNamespaces,
-    /// Control groups.
     pub cgroups: Cgroups,
-    /// Security modules.
-    pub labels: Labels,
-    /// systemd.
-    pub systemd: Bus,
-    /// Where the state of containers would be, and whether that can be written.
+    pub security_modules: SecurityModules,
+    pub systemd: SystemdInstance,
+    /// The state root, and whether it can be written.
     pub state_root: (String, bool),
 }
 
 /// The kernel.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// As uname(2) says it.
+    /// The release of uname(2).
     pub release: String,
-    /// System calls that the runtime cannot do without and that it does not have, with the version
-    /// that brought each.
+    /// System calls that the runtime needs and this kernel does not have, with the version of Linux that added each.
     pub missing_calls: Vec<(&'static str, &'static str)>,
-    /// Namespaces that it does not have.
+    /// Kinds of namespaces that this kernel does not have.
     pub missing_namespaces: Vec<&'static str>,
-    /// Filesystems of a default container that it does not have.
+    /// Filesystems of a default container that this kernel does not have.
     pub missing_filesystems: Vec<&'static str>,
     /// Whether seccomp filters can be installed.
     pub seccomp: bool,
     /// Whether a seccomp filter can have a listener.
     pub seccomp_listener: bool,
-    /// Why a device filter cannot be loaded, where the runtime would load one.
+    /// Why a device filter cannot be loaded. `None`: it can, or the user needs none.
     pub device_filter: Option<String>,
 }
 
-/// Who asks.
+/// The user.
 #[derive(Clone, Debug)]
 pub struct User {
-    /// Effective user id.
+    /// The effective user id.
     pub uid: u32,
-    /// Their name.
     pub name: String,
-    /// Whether the host's root is somebody else.
+    /// Whether the user is not root of the host.
     pub rootless: bool,
-    /// Whether they are root of a user namespace.
+    /// Whether the user is root of a user namespace.
     pub nested: bool,
-    /// Ids in `/etc/subuid` that are theirs.
+    /// The number of subordinate user ids (subuid(5)).
     pub subordinate_uids: u64,
-    /// The same for groups.
+    /// The number of subordinate group ids (subgid(5)).
     pub subordinate_gids: u64,
     /// newuidmap(1).
     pub newuidmap: Helper,
@@ -60,10 +52,10 @@ pub struct User {
     pub newgidmap: Helper,
 }
 
-/// A program that maps ids for ordinary users.
+/// Whether newuidmap(1) or newgidmap(1) can map ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Helper {
-    /// It is in PATH, and has the power.
+    /// It is in PATH, with set-user-id bit or capability.
     Works,
     /// It is in PATH, without set-user-id bit or capability.
     Powerless,
@@ -74,10 +66,10 @@ pub enum Helper {
 /// User namespaces.
 #[derive(Clone, Debug)]
 pub struct UserNamespaces {
-    /// What came of making one and mounting in it: the error.
+    /// The error of making one and mounting in it.
     pub refused: Option<String>,
     /// `user.max_user_namespaces`.
-    pub most: Option<u64>,
+    pub max: Option<u64>,
     /// `kernel.unprivileged_userns_clone`, of Debian's kernels.
     pub debian_switch: Option<u64>,
     /// `kernel.apparmor_restrict_unprivileged_userns`, of Ubuntu's.
@@ -87,40 +79,40 @@ pub struct UserNamespaces {
 /// Control groups.
 #[derive(Clone, Debug)]
 pub struct Cgroups {
-    /// Where cgroup2 is mounted.
+    /// The mount point of cgroup2.
     pub unified: Option<String>,
-    /// Controllers that are mounted as version 1.
+    /// Controllers that are mounted as cgroup v1.
     pub v1: Vec<String>,
-    /// Controllers that cgroup2 has on this host.
+    /// Controllers of cgroup2 on this host.
     pub all: Vec<String>,
-    /// The cgroup that we are in.
+    /// The cgroup of this process.
     pub own: String,
-    /// Whether a cgroup can be made from there.
+    /// Whether a container's cgroup can be made.
     pub usable: bool,
-    /// Controllers that it could have.
+    /// Controllers that the container's cgroup would have.
     pub delegated: Vec<String>,
 }
 
 /// Security modules.
 #[derive(Clone, Debug)]
-pub struct Labels {
+pub struct SecurityModules {
     /// Whether AppArmor is enabled.
     pub apparmor: bool,
-    /// Whether SELinux is enabled, and enforces.
+    /// Whether SELinux enforces. `None`: it is not enabled.
     pub selinux: Option<bool>,
 }
 
-/// systemd: the instance that would make the cgroups.
+/// The instance of systemd that would make the cgroups: the system's, or that of the user.
 #[derive(Clone, Debug)]
-pub struct Bus {
-    /// Whether it has booted this host.
+pub struct SystemdInstance {
+    /// Whether systemd has booted this host.
     pub booted: bool,
     /// Its version, or why it cannot be reached.
     pub reached: Result<u32, String>,
-    /// Controllers that a user's instance has.
+    /// Controllers that are delegated to it.
     pub controllers: Vec<String>,
     /// `XDG_RUNTIME_DIR`.
     pub runtime_dir: Option<String>,
-    /// Whether the user's instance stays when they log out.
+    /// Whether the user's instance stays after the logout (`loginctl enable-linger`).
     pub lingers: bool,
 }

@@ -1,23 +1,23 @@
-//! From facts to findings.
+//! Makes findings of facts.
 
 use serde::Serialize;
 
 use super::facts::{Facts, Helper};
 
-/// How bad it is.
+/// The result of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// All is there.
+    /// Nothing is missing.
     Ok,
-    /// Something cannot be asked for here; a default container does not ask for it.
+    /// Something is missing that a default container does not need.
     Limited,
-    /// A default container needs it.
+    /// Something is missing that a default container needs.
     Missing,
 }
 
 impl Level {
-    /// As it is shown.
+    /// The word in the text output.
     pub fn word(self) -> &'static str {
         match self {
             Level::Ok => "ok",
@@ -30,13 +30,12 @@ impl Level {
 /// One finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What it is about.
+    /// The subject.
     pub name: &'static str,
-    /// How bad it is.
     pub level: Level,
     /// What was found.
     pub says: String,
-    /// How to get what is not there.
+    /// How to get what is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
@@ -53,7 +52,7 @@ fn missing(name: &'static str, says: impl Into<String>, remedy: impl Into<String
     Finding { level: Level::Missing, ..limited(name, says, remedy) }
 }
 
-/// The findings, in the order of the page.
+/// The findings, in the order in which they are shown.
 pub fn judge(facts: &Facts) -> Vec<Finding> {
     let all: &[fn(&Facts) -> Option<Finding>] = &[
         kernel,
@@ -87,7 +86,7 @@ fn kernel(facts: &Facts) -> Option<Finding> {
 
 fn namespaces(facts: &Facts) -> Option<Finding> {
     let lacking = &facts.kernel.missing_namespaces;
-    // A default container has no time namespace, and a user namespace only where the user has no powers.
+    // A default container has no time namespace, and a user namespace only if the user has no privileges.
     let needed = lacking.iter().any(|name| match *name {
         "time" => false,
         "user" => facts.user.rootless,
@@ -117,30 +116,26 @@ fn filesystems(facts: &Facts) -> Option<Finding> {
 fn user_namespaces(facts: &Facts) -> Option<Finding> {
     let found = &facts.user_namespaces;
     let Some(refused) = &found.refused else { return Some(ok("user namespaces", "can be made, and mounted in")) };
-    let (why, remedy) = match () {
-        () if found.most == Some(0) => {
-            ("user.max_user_namespaces is 0".to_owned(), "`sysctl -w user.max_user_namespaces=15000`".to_owned())
-        }
-        () if found.debian_switch == Some(0) => (
-            "kernel.unprivileged_userns_clone is 0".to_owned(),
-            "`sysctl -w kernel.unprivileged_userns_clone=1`".to_owned(),
-        ),
-        () if found.apparmor_switch == Some(1) => (
+    let (why, remedy) = if found.max == Some(0) {
+        ("user.max_user_namespaces is 0".to_owned(), "`sysctl -w user.max_user_namespaces=15000`")
+    } else if found.debian_switch == Some(0) {
+        ("kernel.unprivileged_userns_clone is 0".to_owned(), "`sysctl -w kernel.unprivileged_userns_clone=1`")
+    } else if found.apparmor_switch == Some(1) {
+        (
             format!("AppArmor keeps ordinary users from using them ({refused})"),
-            "an AppArmor profile for windlass with \"userns,\", or `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
-                .to_owned(),
-        ),
-        () => (
+            "an AppArmor profile for windlass with \"userns,\", or `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`",
+        )
+    } else {
+        (
             format!("the kernel refuses one ({refused})"),
-            "a limit (`sysctl user.max_user_namespaces`), a security module, or the seccomp filter of a container around us"
-                .to_owned(),
-        ),
+            "a limit (`sysctl user.max_user_namespaces`), a security module, or the seccomp filter of a container around us",
+        )
     };
     let level = if facts.user.rootless && !facts.user.nested { Level::Missing } else { Level::Limited };
     Some(Finding { level, ..limited("user namespaces", why, remedy) })
 }
 
-/// Subordinate ids are of no interest to who may map any.
+/// Subordinate ids. A user with privileges can map any id and needs none.
 fn ids(facts: &Facts) -> Option<Finding> {
     let user = &facts.user;
     if !user.rootless || user.nested {
@@ -215,7 +210,7 @@ fn cgroups(facts: &Facts) -> Option<Finding> {
     })
 }
 
-/// What containers with limits ask for most.
+/// The controllers that engines use.
 const USUAL: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 
 fn controllers(facts: &Facts) -> Option<Finding> {
@@ -224,7 +219,7 @@ fn controllers(facts: &Facts) -> Option<Finding> {
     if !found.usable && facts.systemd.reached.is_err() {
         return None;
     }
-    // Without a cgroup of our own, those that systemd would give.
+    // If we cannot make a cgroup, systemd may.
     let (have, whose) = match found.usable {
         true => (&found.delegated, "here"),
         false => (&facts.systemd.controllers, "with --systemd-cgroup"),
@@ -237,16 +232,19 @@ fn controllers(facts: &Facts) -> Option<Finding> {
         return Some(ok("controllers", format!("{} can be limited {whose}", USUAL.join(", "))));
     }
     let host = lacking(&found.all);
-    let remedy = match () {
-        () if host.iter().any(|name| found.v1.iter().any(|v1| v1 == name || (v1 == "blkio" && *name == "io"))) => {
-            "they are mounted as version 1: boot with systemd.unified_cgroup_hierarchy=1 or cgroup_no_v1=all".to_owned()
-        }
-        () if host == here => format!("this kernel does not have {}", host.join(", ")),
-        () if facts.user.rootless => format!(
-            "`systemctl edit user@.service`, there \"[Service]\" and \"Delegate={}\", then log in anew",
-            USUAL.into_iter().filter(|name| !host.contains(name)).collect::<Vec<_>>().join(" ")
-        ),
-        () => "an ancestor does not give them on: see cgroup.subtree_control there".to_owned(),
+    let is_v1 = |name: &&str| found.v1.iter().any(|v1| v1 == name || (v1 == "blkio" && *name == "io"));
+    let remedy = if host.iter().any(is_v1) {
+        "they are mounted as version 1: boot with systemd.unified_cgroup_hierarchy=1 or cgroup_no_v1=all".to_owned()
+    } else if host == here {
+        format!("this kernel does not have {}", host.join(", "))
+    } else if facts.user.rootless {
+        let delegate: Vec<&str> = USUAL.into_iter().filter(|name| !host.contains(name)).collect();
+        format!(
+            "`systemctl edit user@.service`, there \"[Service]\" and \"Delegate={}\", then log in again",
+            delegate.join(" ")
+        )
+    } else {
+        "an ancestor does not give them on: see cgroup.subtree_control there".to_owned()
     };
     Some(limited("controllers", format!("no limits of {} {whose}", here.join(", ")), remedy))
 }
@@ -310,14 +308,14 @@ fn seccomp(facts: &Facts) -> Option<Finding> {
 fn apparmor(facts: &Facts) -> Option<Finding> {
     Some(ok(
         "AppArmor",
-        if facts.labels.apparmor { "is enabled" } else { "is not enabled: apparmorProfile is an error" },
+        if facts.security_modules.apparmor { "is enabled" } else { "is not enabled: apparmorProfile is an error" },
     ))
 }
 
 fn selinux(facts: &Facts) -> Option<Finding> {
     Some(ok(
         "SELinux",
-        match facts.labels.selinux {
+        match facts.security_modules.selinux {
             Some(true) => "is enabled and enforces",
             Some(false) => "is enabled and only warns",
             None => "is not enabled: selinuxLabel is an error",

@@ -1,15 +1,15 @@
-//! What this host and this user can do with containers, and what to do about the rest.
+//! `doctor`: what this host and this user can do with containers, and how to get what is missing.
 //!
-//! [`look()`] collects facts, [`judge()`] makes findings of them: it looks at nothing, so that its tests
-//! can take one thing after the other away from a host that has all.
+//! [`collect()`] collects facts. [`judge()`] is a pure function from facts to findings, so its tests need no special
+//! hosts.
 
+mod collect;
 mod facts;
 mod judge;
-mod look;
 
-pub use facts::{Bus, Cgroups, Facts, Helper, Kernel, Labels, User, UserNamespaces};
+pub use collect::collect;
+pub use facts::Facts;
 pub use judge::{Finding, Level, judge};
-pub use look::look;
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ pub fn can_run(findings: &[Finding]) -> bool {
     findings.iter().all(|finding| finding.level != Level::Missing)
 }
 
-/// The page, for people.
+/// The findings as text.
 pub fn text(facts: &Facts, findings: &[Finding]) -> String {
     let mut out = format!("Linux {}, user {} ({})\n\n", facts.kernel.release, facts.user.name, facts.user.uid);
     for finding in findings {
@@ -33,7 +33,7 @@ pub fn text(facts: &Facts, findings: &[Finding]) -> String {
     out
 }
 
-/// The same, for programs.
+/// The findings as JSON.
 pub fn document(facts: &Facts, findings: &[Finding]) -> Value {
     json!({
         "ok": can_run(findings),

@@ -1,32 +1,58 @@
-//! Plans a bundle, and completes a failure by everything else that is wrong with the bundle.
+//! A bundle that was read: plans it, and names everything else that is wrong with it when a step fails.
 
-use windlass_base::error::{Error, Fault, Kind, Origin, Result};
-use windlass_base::spec::{Mount, Namespace};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use windlass_base::error::{Doing, Error, Fault, Kind, Origin, Result};
+use windlass_base::spec::{self, Mount, Namespace, Spec};
 use windlass_cgroup as cgroup;
 use windlass_plan::{self as plan, Options, Plan, RootPath};
+use windlass_sys::{fd, process};
 
-use super::create::Read;
-use super::lacking;
+use super::host_check;
 
-impl Read {
-    /// Adds what planning needs to know for this configuration.
+/// A bundle that was read. Its directory is the current one.
+pub(super) struct Bundle {
+    pub path: PathBuf,
+    /// The text of config.json.
+    pub text: Vec<u8>,
+    pub spec: Spec,
+    /// Members that cannot be read. If there is one, there is no plan.
+    pub faults: Vec<Fault>,
+    pub warnings: Vec<Fault>,
+}
+
+impl Bundle {
+    /// Reads a bundle, and makes its directory the current one. `config` replaces its config.json.
+    pub(super) fn read(bundle: &Path, config: Option<&Path>) -> Result<Bundle> {
+        let config = config.map(absolute).transpose()?;
+        let origin = |error: Error| error.origin(Origin::Flag("--bundle".into()));
+        process::change_directory(bundle).doing(|| format!("cannot enter the bundle {bundle:?}")).map_err(origin)?;
+        let path = std::env::current_dir().doing(|| "cannot tell where the bundle is")?;
+        let text = read_config(&path, config.as_deref())?;
+        let spec::Read { value: spec, faults, warnings } = spec::read(&text, "config.json")?;
+        Ok(Bundle { path, text, spec, faults, warnings })
+    }
+
+    /// Adds to the options what planning needs to know for this configuration.
     pub(super) fn prepare(&self, options: &mut Options) -> Result<()> {
-        let path = self.spec.root.as_ref().map(|root| self.bundle.join(&root.path));
+        let path = self.spec.root.as_ref().map(|root| self.path.join(&root.path));
         let path = path.as_ref().and_then(|path| RootPath::new(path.to_str()?));
         options.root_on_host = path.filter(|path| !path.is_root());
         let labelled = self.spec.linux.as_ref().is_some_and(|linux| !linux.mount_label.is_empty());
-        options.host.selinux = labelled && lacking::selinux();
-        let cgroups = |mount: &Mount| matches!(mount.kind.as_str(), "cgroup" | "cgroup2");
-        let own = |namespace: &Namespace| namespace.kind == "cgroup" && namespace.path.is_empty();
+        options.host.selinux = labelled && host_check::selinux();
+        let is_cgroup = |mount: &Mount| matches!(mount.kind.as_str(), "cgroup" | "cgroup2");
+        let is_own = |namespace: &Namespace| namespace.kind == "cgroup" && namespace.path.is_empty();
         let namespaces = self.spec.linux.iter().flat_map(|linux| &linux.namespaces);
-        if self.spec.mounts.iter().any(cgroups) && !namespaces.into_iter().any(own) {
+        if self.spec.mounts.iter().any(is_cgroup) && !namespaces.into_iter().any(is_own) {
             options.host.cgroup2 = cgroup::options_of_cgroup2()?;
         }
         Ok(())
     }
 
-    /// Plans `create`. An error has what is wrong with the types of the configuration, and what
-    /// planning finds in the rest of it.
+    /// Plans `create`. The error has all members that cannot be read, and what planning finds in the others.
     pub(super) fn plan(&self, id: &str, options: &Options) -> Result<Plan> {
         let planned = plan::create(id, &self.spec, options);
         if self.faults.is_empty() {
@@ -35,17 +61,18 @@ impl Read {
             return Ok(plan);
         }
         let mut all = self.faults.clone();
-        // The rest cannot be judged where the namespaces are not known.
-        if !all.iter().any(|fault| "/linux/namespaces".starts_with(&fault.pointer) || below(&fault.pointer, NAMESPACES))
-        {
+        let of_namespaces =
+            |fault: &Fault| NAMESPACES.starts_with(&fault.pointer) || is_below(&fault.pointer, NAMESPACES);
+        // What the other members mean depends on the namespaces.
+        if !all.iter().any(of_namespaces) {
             let found = planned.err().map(Error::into_faults).unwrap_or_default();
             all.extend(found.into_iter().filter(|fault| !follows(fault, &self.faults)));
         }
         Err(Error::faults(all))
     }
 
-    /// Completes a failure to make the container: by the innermost member that is to blame, and by everything else
-    /// in the configuration that this host lacks.
+    /// Completes a failure to make the container. Names the innermost member that caused it, and everything else
+    /// in the configuration that this host does not have.
     pub(super) fn explain(&self, error: Error) -> Error {
         if !matches!(error.asked_by(), Some(Origin::Config(_))) {
             return error;
@@ -55,12 +82,12 @@ impl Read {
             None => error,
         };
         let (root, others): (Vec<Fault>, Vec<Fault>) =
-            lacking::faults(&self.spec).into_iter().partition(|fault| fault.pointer == "/root/path");
+            host_check::faults(&self.spec).into_iter().partition(|fault| fault.pointer == "/root/path");
         let asked = error.asked_by().map(Origin::to_string).unwrap_or_default();
         let others =
-            others.into_iter().filter(|fault| fault.pointer != asked && !below(&asked, &fault.pointer)).collect();
+            others.into_iter().filter(|fault| fault.pointer != asked && !is_below(&asked, &fault.pointer)).collect();
         match root.into_iter().next() {
-            // Later steps fail because of it, with messages about something else.
+            // Without a root later steps fail too, with messages about something else.
             Some(root) if asked != root.pointer => {
                 Error::config(root.pointer, root.msg).kind_is(Kind::InvalidConfig).and_faults(others)
             }
@@ -69,16 +96,37 @@ impl Read {
     }
 }
 
+/// An absolute path for a relative one of the command line: the current directory is about to change.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).doing(|| format!("cannot tell where {path:?} is"))
+}
+
+/// The text of config.json in the current directory, or of the file of `--config`.
+fn read_config(bundle: &Path, config: Option<&Path>) -> Result<Vec<u8>> {
+    let path = config.unwrap_or(Path::new("config.json"));
+    fd::open(path, OFlag::O_RDONLY).and_then(|file| fd::read_all(file, fd::DOCUMENT)).map_err(|failed| {
+        let missing = failed.errno == Errno::ENOENT;
+        let asked = if config.is_some() { "--config" } else { "--bundle" };
+        let error = failed
+            .doing(format!("JSON specification file {} not found", path.display()))
+            .origin(Origin::Flag(asked.into()))
+            .step(format!("runtime: read the bundle {bundle:?}"));
+        if missing { error.kind_is(Kind::NotFound) } else { error }
+    })
+}
+
 const NAMESPACES: &str = "/linux/namespaces";
 
-/// Whether `pointer` is that of an element below `other`.
-fn below(pointer: &str, other: &str) -> bool {
+/// Whether `pointer` is that of a member below `other`.
+fn is_below(pointer: &str, other: &str) -> bool {
     pointer.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Whether a fault only follows from an element that could not be read and so counts as absent.
+/// Whether a fault only follows from a member that could not be read and so counts as absent.
 fn follows(fault: &Fault, unread: &[Fault]) -> bool {
     unread.iter().any(|other| {
-        fault.pointer == other.pointer || below(&fault.pointer, &other.pointer) || below(&other.pointer, &fault.pointer)
+        fault.pointer == other.pointer
+            || is_below(&fault.pointer, &other.pointer)
+            || is_below(&other.pointer, &fault.pointer)
     })
 }

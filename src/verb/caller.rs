@@ -1,4 +1,4 @@
-//! What the caller of `create`, `run` and `exec` passes: a terminal, descriptors, connections.
+//! The stdio of a process, and the connections of the caller that `create`, `run` and `exec` need for it.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -8,59 +8,57 @@ use windlass_base::error::{Doing, Error, Kind, Origin, Result};
 use windlass_plan::Host;
 use windlass_sys::socket;
 
-/// A connection to the socket that `flag` names.
+/// Connects to the socket whose path `flag` was given.
 pub(super) fn connect(path: Option<&PathBuf>, flag: &'static str) -> Result<Option<OwnedFd>> {
     let origin = |error: Error| error.origin(Origin::Flag(flag.into()));
     path.map(|path| socket::connect(path).doing(|| format!("cannot connect to {path:?}")).map_err(origin)).transpose()
 }
 
-/// The connection over which the process sends a terminal's master end, or its ends of pipes.
+/// The connection over which the process sends the master end of its terminal, or its ends of pipes.
 pub(super) struct Stdio {
-    /// Whether it gets a terminal.
-    wanted: bool,
-    /// The process's end.
+    terminal: bool,
+    /// The end of the process.
     socket: Option<OwnedFd>,
-    /// Ours, where stdio is relayed.
-    ours: Option<OwnedFd>,
+    /// Our end, where we relay stdio.
+    relayed: Option<OwnedFd>,
 }
 
 impl Stdio {
-    /// How the terminal of a process is asked for must fit how it is started: detached, it goes to
-    /// the connection of `--console-socket`; otherwise we relay it.
-    pub(super) fn plan(wanted: bool, detached: bool, socket: Option<OwnedFd>) -> Result<Stdio> {
-        check(wanted, detached, socket.is_some())?;
-        if !wanted || detached {
-            return Ok(Stdio { wanted, socket, ours: None });
+    /// The master end of a detached process goes to `socket`, the connection of `--console-socket`. In the
+    /// foreground we relay the terminal.
+    pub(super) fn plan(terminal: bool, detached: bool, socket: Option<OwnedFd>) -> Result<Stdio> {
+        check_console_socket(terminal, detached, socket.is_some())?;
+        if !terminal || detached {
+            return Ok(Stdio { terminal, socket, relayed: None });
         }
         let (ours, theirs) = socket::pair().doing(|| "cannot make a pair of sockets")?;
-        Ok(Stdio { wanted, socket: Some(theirs), ours: Some(ours) })
+        Ok(Stdio { terminal, socket: Some(theirs), relayed: Some(ours) })
     }
 
-    /// What becomes of our stdio if the process gets no terminal. In the foreground we relay what the process must
-    /// not have itself.
+    /// Decides what of our stdio the process gets. In the foreground we relay what it must not have itself.
     pub(super) fn inherit(&mut self, user: User, host: &Host, detached: bool) -> Result<Inherit> {
-        let wanted = match (self.wanted, detached) {
+        let wanted = match (self.terminal, detached) {
             (true, _) => Wanted::Terminal,
             (false, true) => Wanted::Detached,
             (false, false) => Wanted::Foreground,
         };
         let mut inherit = Inherit::plan(user, host, wanted)?;
-        self.ours = self.ours.take().or(inherit.relayed());
+        self.relayed = self.relayed.take().or(inherit.relayed());
         Ok(inherit)
     }
 
-    /// For the process, which sends the master end there.
+    /// The end of the process.
     pub(super) fn take_socket(&mut self) -> Option<OwnedFd> {
         self.socket.take()
     }
 
-    /// Takes it over, once the process is ready.
+    /// Receives what is to be relayed, once the process is ready.
     pub(super) fn relay(&self) -> Result<Option<Relay>> {
-        self.ours.as_ref().map_or(Ok(None), Relay::receive)
+        self.relayed.as_ref().map_or(Ok(None), Relay::receive)
     }
 }
 
-fn check(terminal: bool, detached: bool, socket: bool) -> Result<()> {
+fn check_console_socket(terminal: bool, detached: bool, socket: bool) -> Result<()> {
     if terminal && detached && !socket {
         return Err(Error::new(Kind::Usage, "cannot allocate tty if runc will detach without setting console socket")
             .origin(Origin::config("/process/terminal"))

@@ -1,5 +1,5 @@
-//! `events`: usage at intervals, and the OOM killer's work at once, one JSON object a line, in
-//! the shape of runc's `types/events.go`.
+//! `events`: resource usage at intervals, and an OOM kill when it happens. Each is a line of JSON with the keys
+//! of runc's `types/events.go`.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -15,7 +15,7 @@ use windlass_cgroup::{Cgroup, Happened};
 use windlass_store::Container;
 use windlass_sys::{fd, process};
 
-use super::Session;
+use super::session::Session;
 
 type Object = Map<String, Value>;
 
@@ -52,7 +52,7 @@ pub(super) fn events(id: &str, interval: Duration, stats: bool, session: &mut Se
 }
 
 fn print(id: &str, kind: &str, data: Option<Object>) -> Result<()> {
-    // In this order, by which some know the kind without a parser.
+    // Some callers find the type by its place in the line, so the order of the keys is fixed.
     let data = data.map_or_else(String::new, |data| format!(",\"data\":{}", Value::from(data)));
     args::print(&format!("{{\"type\":{},\"id\":{}{data}}}\n", json!(kind), json!(id)))
 }
@@ -60,7 +60,7 @@ fn print(id: &str, kind: &str, data: Option<Object>) -> Result<()> {
 fn all_stats(container: &Container, init: BorrowedFd<'_>, cgroup: &Cgroup) -> Result<Object> {
     let mut stats = cgroup.stats()?;
     stats.insert("intel_rdt".into(), resource_control(container.state.resctrl.as_deref().map(Path::new)).into());
-    // The traffic of a network namespace that is not the container's says nothing about it.
+    // Without a network namespace of its own, the counters are those of other processes too.
     let own = container.state.namespaces & namespace::NET != 0;
     let text = if own { network_statistics(container, init) } else { None };
     stats.insert(
@@ -75,13 +75,13 @@ fn network_statistics(container: &Container, init: BorrowedFd<'_>) -> Option<Vec
     fd::read_all(file, fd::DOCUMENT).ok()
 }
 
-/// The table of `/proc/PID/net/dev` (proc_pid_net(5)); `null` is Go's empty list. The loopback
-/// is left out: what goes through it stays in the container.
+/// The table of `/proc/PID/net/dev` (proc_pid_net(5)), without the loopback device. `None` becomes `null`, which
+/// is how Go writes an empty list.
 fn interfaces(text: &str) -> Option<Vec<Value>> {
     let rows = text.lines().filter_map(|line| {
         let (name, numbers) = line.split_once(':')?;
         let numbers: Vec<u64> = numbers.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect();
-        // Eight columns for what came in, eight for what went out.
+        // Eight columns for received packets, eight for sent ones.
         let [rx @ .., _, _, _, _] = numbers.get(..8)? else { return None };
         let [tx @ .., _, _, _, _] = numbers.get(8..16)? else { return None };
         (name.trim() != "lo").then(|| {
@@ -95,7 +95,7 @@ fn interfaces(text: &str) -> Option<Vec<Value>> {
     Some(rows.collect()).filter(|rows: &Vec<Value>| !rows.is_empty())
 }
 
-/// What the resctrl file system tells of a container's group, and of the whole machine beside it.
+/// The `intel_rdt` statistics: the schemata of the container's group and of the machine's root group.
 fn resource_control(group: Option<&Path>) -> Object {
     let mut out = Object::new();
     let Some((group, root)) = group.and_then(|group| Some((group, group.parent()?))) else { return out };

@@ -1,19 +1,21 @@
 //! `exec`.
 
+use std::path::Path;
+
 use crate::cli;
 use windlass_apply::{self as apply, Caller, Foreground, User};
-use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::error::{Doing, Kind, Origin, Result};
 use windlass_plan::{self as plan, Options};
 use windlass_sys::fd;
 use windlass_sys::process::SingleThreaded;
 
-use super::Session;
 use super::caller::{Stdio, connect};
-use super::create::host;
+use super::planning::host;
+use super::session::Session;
 
 pub(super) fn exec(options: cli::Exec, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<u8> {
     exec_inner(&options, session, proof).map_err(|error| match error.kind() {
-        // What callers compare from the start of the line.
+        // Callers compare these messages from their first word.
         Kind::WrongStatus | Kind::NotFound => error,
         _ => error.before("exec failed"),
     })
@@ -21,14 +23,7 @@ pub(super) fn exec(options: cli::Exec, session: &mut Session<'_>, proof: &Single
 
 fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<u8> {
     let container = session.store()?.load(&options.id)?;
-    let process = match &options.process {
-        Some(path) => {
-            let origin = |error: Error| error.origin(Origin::Flag("--process".into()));
-            let file = fd::open(path, nix::fcntl::OFlag::O_RDONLY).and_then(|file| fd::read_all(file, fd::DOCUMENT));
-            Some(file.doing(|| format!("cannot read the process file {path:?}")).map_err(origin)?)
-        }
-        None => None,
-    };
+    let process = options.process.as_deref().map(read_process).transpose()?;
     let planning = Options {
         no_new_keyring: container.state.no_new_keyring,
         keyring: container.state.keyring.clone(),
@@ -41,7 +36,7 @@ fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThre
     plan.process.env.extend(session.passed.environment.iter().cloned());
 
     let console_socket = connect(options.console_socket.as_ref(), "--console-socket")?;
-    // Unlike run, an exec in the foreground may hand its terminal to somebody else.
+    // Unlike with run, --console-socket is allowed without --detach.
     let detached = options.detach || console_socket.is_some();
     let mut stdio = Stdio::plan(plan.process.terminal, detached, console_socket)?;
     let user = User { uid: plan.process.user.uid, host_uid: plan.host_uid };
@@ -70,4 +65,12 @@ fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThre
     let (child, ()) = launch.commit()?;
     let Some(foreground) = foreground else { return Ok(0) };
     Ok(apply::wait(&foreground, &child, relay, None)?.status() as u8)
+}
+
+/// The document of `--process`.
+fn read_process(path: &Path) -> Result<Vec<u8>> {
+    fd::open(path, nix::fcntl::OFlag::O_RDONLY)
+        .and_then(|file| fd::read_all(file, fd::DOCUMENT))
+        .doing(|| format!("cannot read the process file {path:?}"))
+        .map_err(|error| error.origin(Origin::Flag("--process".into())))
 }

@@ -1,4 +1,4 @@
-//! `explain` and `check`: what would be done, and what is wrong; nothing is done.
+//! `explain` prints what `create` would do, and `check` what is wrong with a bundle. Neither changes anything.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -8,22 +8,23 @@ use windlass_args::print;
 use windlass_base::error::{Fault, Kind, Result};
 use windlass_plan::Host;
 
-use super::Session;
-use super::create::{Read, planning, read_config};
-use super::lacking;
+use super::bundle::Bundle;
+use super::host_check;
+use super::planning;
+use super::session::Session;
 
 pub(super) fn explain(options: &cli::Explain, session: &Session<'_>) -> Result<()> {
     let id = options.id.clone().unwrap_or_else(|| name_of(&options.bundle));
-    let mut planning = planning(session.global, options.no_pivot, options.no_new_keyring)?;
-    let read = read_config(&options.bundle, options.config.as_deref())?;
-    let namespaces = read.spec.linux.iter().flat_map(|linux| &linux.namespaces);
+    let mut planning = planning::options(session.global, options.no_pivot, options.no_new_keyring)?;
+    let bundle = Bundle::read(&options.bundle, options.config.as_deref())?;
+    let namespaces = bundle.spec.linux.iter().flat_map(|linux| &linux.namespaces);
     if !planning.host.administers() && !namespaces.into_iter().any(|namespace| namespace.kind == "user") {
-        // Only root could run it: what root's `create` would do.
+        // Only root can run a container without a user namespace, so show what `create` by root would do.
         planning.host = Host { capabilities: u64::MAX, ..Host::default() };
     }
-    read.prepare(&mut planning)?;
-    let plan = read.plan(&id, &planning)?;
-    let program = read.spec.process.as_ref().map_or(&[][..], |process| &process.args);
+    bundle.prepare(&mut planning)?;
+    let plan = bundle.plan(&id, &planning)?;
+    let program = bundle.spec.process.as_ref().map_or(&[][..], |process| &process.args);
     let text = match options.format {
         Format::Table => plan.text(program),
         Format::Json => {
@@ -40,21 +41,21 @@ pub(super) fn explain(options: &cli::Explain, session: &Session<'_>) -> Result<(
     print(&text)
 }
 
-/// The bundle's own name, as a container id.
+/// A container id for a bundle: the name of its directory.
 fn name_of(bundle: &Path) -> String {
     let absolute = std::path::absolute(bundle).unwrap_or_default();
     absolute.file_name().map_or("container".into(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Says all that is wrong with a bundle or would be ignored; 1 if it would not run.
+/// Lists every fault of a bundle, and what would be ignored. The exit code is 1 if it would not run.
 pub(super) fn check(bundle: &Path, config: Option<&Path>, format: Format, session: &mut Session<'_>) -> Result<u8> {
-    let read = match read_config(bundle, config) {
+    let read = match Bundle::read(bundle, config) {
         Err(error) if error.kind() == Kind::InvalidConfig => Err(error),
         other => Ok(other?),
     };
     let (errors, warnings) = match read {
         Err(error) => (error.into_faults(), Vec::new()),
-        Ok(read) => judge(&read, &name_of(&read.bundle), session)?,
+        Ok(bundle) => judge(&bundle, &name_of(&bundle.path), session)?,
     };
     let text = match format {
         Format::Json => format!("{:#}\n", serde_json::json!({ "errors": errors, "warnings": warnings })),
@@ -64,24 +65,24 @@ pub(super) fn check(bundle: &Path, config: Option<&Path>, format: Format, sessio
     Ok(u8::from(!errors.is_empty()))
 }
 
-/// What is wrong with a configuration: by itself, and on this host.
-fn judge(read: &Read, id: &str, session: &Session<'_>) -> Result<(Vec<Fault>, Vec<Fault>)> {
-    let mut planning = planning(session.global, false, false)?;
-    read.prepare(&mut planning)?;
-    let (mut errors, warnings) = match read.plan(id, &planning) {
+/// The faults of a configuration, by the specification and on this host, and its warnings.
+fn judge(bundle: &Bundle, id: &str, session: &Session<'_>) -> Result<(Vec<Fault>, Vec<Fault>)> {
+    let mut planning = planning::options(session.global, false, false)?;
+    bundle.prepare(&mut planning)?;
+    let (mut errors, warnings) = match bundle.plan(id, &planning) {
         Ok(plan) => {
-            let mut errors = lacking::filesystems(&plan, &read.spec);
+            let mut errors = host_check::filesystems(&plan, &bundle.spec);
             errors.extend(without_controllers(&plan, session));
             (errors, plan.warnings)
         }
-        Err(error) => (error.into_faults(), read.warnings.clone()),
+        Err(error) => (error.into_faults(), bundle.warnings.clone()),
     };
-    if read.spec.process.is_none() && !errors.iter().any(|fault| fault.pointer.starts_with("/process")) {
+    if bundle.spec.process.is_none() && !errors.iter().any(|fault| fault.pointer.starts_with("/process")) {
         let msg = "process is missing: it is needed to start a container";
         errors.push(Fault { pointer: "/process".into(), msg: msg.into() });
     }
     let known: Vec<String> = errors.iter().map(|fault| fault.pointer.clone()).collect();
-    errors.extend(lacking::faults(&read.spec).into_iter().filter(|fault| !known.contains(&fault.pointer)));
+    errors.extend(host_check::faults(&bundle.spec).into_iter().filter(|fault| !known.contains(&fault.pointer)));
     Ok((errors, warnings))
 }
 
@@ -98,6 +99,7 @@ fn listed(errors: &[Fault], warnings: &[Fault]) -> String {
     out
 }
 
+/// Limits whose controller is not in cgroup v2 here, and device rules that nothing here can enforce.
 fn without_controllers(plan: &windlass_plan::Plan, session: &Session<'_>) -> Vec<Fault> {
     if session.global.cgroup_manager != cli::CgroupManager::Cgroupfs {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! `state`, `list`, `ps` and `doctor`: what only looks.
+//! `state`, `list`, `ps` and `doctor`, which only read.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -6,13 +6,13 @@ use std::ffi::OsString;
 use crate::cli::{Format, output};
 use crate::doctor;
 use windlass_args::print;
-use windlass_base::error::{Kind, Result};
+use windlass_base::error::{Fault, Kind, Result};
 use windlass_base::exit_record::ExitRecord;
 use windlass_store::{Container, Status};
 use windlass_sys::process::SingleThreaded;
 
-use super::Session;
-use super::create::host;
+use super::planning::host;
+use super::session::Session;
 
 pub(super) fn state(id: &str, session: &mut Session<'_>) -> Result<()> {
     let container = session.store()?.load(id)?;
@@ -25,20 +25,19 @@ pub(super) fn list(format: Format, quiet: bool, session: &mut Session<'_>) -> Re
     for id in store.ids()? {
         match store.load(&id) {
             Ok(container) => found.push(described(&container, format == Format::Json && !quiet)?),
-            // Deleted since, or not yet written: not a container.
+            // It was deleted since, or create has not written it yet.
             Err(error) if error.kind() == Kind::NotFound => {}
-            Err(error) => session
-                .warn(vec![windlass_base::error::Fault { pointer: String::new(), msg: error.message().into() }])?,
+            Err(error) => session.warn(vec![Fault { pointer: String::new(), msg: error.message().into() }])?,
         }
     }
     print(&output::list(&found, format, quiet))
 }
 
-fn described(container: &Container, annotations: bool) -> Result<output::Container> {
+fn described(container: &Container, annotations: bool) -> Result<output::ContainerState> {
     let status = container.status()?;
     let state = &container.state;
     let exit = if status == Status::Stopped { container.exit().map(exit_shown) } else { None };
-    Ok(output::Container {
+    Ok(output::ContainerState {
         oci_version: state.oci_version.clone(),
         id: state.id.clone(),
         pid: if status == Status::Stopped { 0 } else { container.init.map_or(0, |init| init.pid) },
@@ -52,11 +51,11 @@ fn described(container: &Container, annotations: bool) -> Result<output::Contain
     })
 }
 
-fn exit_shown(record: ExitRecord) -> output::Exit {
+fn exit_shown(record: ExitRecord) -> output::ExitState {
     let name = |signal: i32| {
         nix::sys::signal::Signal::try_from(signal).map_or(signal.to_string(), |name| name.as_str().to_string())
     };
-    output::Exit {
+    output::ExitState {
         code: record.code,
         signal: record.signal.map(name),
         oom_killed: record.oom_killed,
@@ -64,9 +63,9 @@ fn exit_shown(record: ExitRecord) -> output::Exit {
     }
 }
 
-/// Exits with 1 where a default container cannot run.
+/// The exit code is 1 if a container as `spec` writes it cannot run here.
 pub(super) fn doctor(json: bool, session: &Session<'_>, proof: &SingleThreaded) -> Result<u8> {
-    let facts = doctor::look(&host()?, &session.global.root, proof);
+    let facts = doctor::collect(&host()?, &session.global.root, proof);
     let findings = doctor::judge(&facts);
     print(&match json {
         true => format!("{:#}\n", doctor::document(&facts, &findings)),

@@ -1,5 +1,5 @@
-//! The verbs of the command line, one file each: what stands between the options that were
-//! parsed and the parts that do the work.
+//! The verbs of the command line, one file for each group. A verb takes the options that were parsed,
+//! calls the crates that do the work, and prints the result.
 
 mod bundle;
 mod caller;
@@ -7,53 +7,27 @@ mod create;
 mod events;
 mod exec;
 mod explain;
+mod host_check;
 mod inspect;
-mod lacking;
 mod limits;
-mod passed;
+mod passed_fds;
+mod planning;
+mod session;
 mod signal;
 
 use std::ffi::OsString;
 
-use crate::cli::{self, Command, Global, features};
+use crate::cli::{self, Command, features};
 use crate::log::Log;
 use windlass_apply::Laps;
 use windlass_args::print;
-use windlass_base::error::{Error, Fault, Result};
-use windlass_store::Store;
+use windlass_base::error::Result;
 use windlass_sys::process::SingleThreaded;
 
-use passed::Passed;
+use passed_fds::PassedFds;
+use session::Session;
 
-/// What every verb has at hand.
-pub struct Session<'a> {
-    /// The flags before the verb.
-    pub global: &'a Global,
-    /// Whether init reports each step.
-    pub debug: bool,
-    /// Descriptors that the caller has us pass on.
-    pub passed: Passed,
-    /// What was warned about; a failure carries it, a success reports it.
-    pub warnings: Vec<Fault>,
-}
-
-impl Session<'_> {
-    /// The containers.
-    pub fn store(&self) -> Result<Store> {
-        Store::open(&self.global.root)
-    }
-
-    /// Adds warnings; with `--strict` the first is an error.
-    pub fn warn(&mut self, warnings: Vec<Fault>) -> Result<()> {
-        if self.global.strict && !warnings.is_empty() {
-            return Err(Error::faults(warnings));
-        }
-        self.warnings.extend(warnings);
-        Ok(())
-    }
-}
-
-/// Runs the program: parses, does, reports once, and gives the exit code.
+/// Runs the program and returns its exit code. A failure is reported once, here.
 pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
     let (global, command) = match cli::parse(args) {
         Ok(parsed) => parsed,
@@ -63,8 +37,8 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
             return rejected.exit;
         }
     };
-    // Before anything is opened.
-    let passed = Passed::find(&command);
+    // First of all: later the program's own descriptors could be taken for the caller's.
+    let passed = PassedFds::find(&command);
     let log = match Log::open(&global) {
         Ok(log) => log.install(),
         Err(error) => {
@@ -72,18 +46,18 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
             return 1;
         }
     };
-    let failure = if matches!(command, Command::Exec(_)) { cli::EXIT_EXEC } else { 1 };
+    let exit_of_failure = if matches!(command, Command::Exec(_)) { cli::EXIT_EXEC } else { 1 };
     let passed = match passed {
         Ok(passed) => passed,
         Err(error) => {
             log.fail(&error, &[]);
-            return failure;
+            return exit_of_failure;
         }
     };
     let mut session = Session { global: &global, debug: log.debugs(), passed, warnings: Vec::new() };
-    let mut all = Laps::begin(session.debug);
+    let mut total = Laps::begin(session.debug);
     let outcome = dispatch(command, &mut session);
-    all.done("all of it");
+    total.done("all of it");
     match outcome {
         Ok(code) => {
             log.warn(&session.warnings);
@@ -91,7 +65,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
         }
         Err(error) => {
             log.fail(&error, &session.warnings);
-            failure
+            exit_of_failure
         }
     }
 }
@@ -113,14 +87,14 @@ fn dispatch(command: Command, session: &mut Session<'_>) -> Result<u8> {
         Command::Update(update) => done(limits::update(&update, session)),
         Command::Events { id, interval, stats } => done(events::events(&id, interval, stats, session)),
         Command::Spec { bundle, rootless } => {
-            let whom = if rootless {
+            let user = if rootless {
                 cli::spec::For::User { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }
             } else {
                 cli::spec::For::Root
             };
-            done(cli::spec::write(&bundle, &cli::spec::text(session.global.name, whom)))
+            done(cli::spec::write(&bundle, &cli::spec::text(session.global.name, user)))
         }
-        Command::Features => done(print(&features::document(&known()))),
+        Command::Features => done(print(&features::document(&supported()))),
         Command::Doctor { json } => inspect::doctor(json, session, &SingleThreaded::check()?),
         Command::Explain(options) => done(explain::explain(&options, session)),
         Command::Check { bundle, config, format } => explain::check(&bundle, config.as_deref(), format, session),
@@ -128,8 +102,9 @@ fn dispatch(command: Command, session: &mut Session<'_>) -> Result<u8> {
     }
 }
 
-fn known() -> features::Known<'static> {
-    features::Known {
+/// What `features` reports of the other crates and of this kernel.
+fn supported() -> features::Supported<'static> {
+    features::Supported {
         mount_options: windlass_plan::mount_options::names().collect(),
         memory_policy_modes: windlass_plan::MEMORY_MODES.iter().map(|row| row.0).collect(),
         memory_policy_flags: windlass_plan::MEMORY_FLAGS.iter().map(|row| row.0).collect(),

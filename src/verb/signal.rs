@@ -3,7 +3,7 @@
 use windlass_apply as apply;
 use windlass_base::error::Result;
 
-use super::Session;
+use super::session::Session;
 
 pub(super) fn kill(id: &str, signal: i32, all: bool, session: &mut Session<'_>) -> Result<()> {
     apply::kill(&session.store()?.load(id)?, signal, all)

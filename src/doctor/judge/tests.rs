@@ -1,7 +1,7 @@
 //! A host that has all, and hosts where one thing each is missing.
 
 use super::*;
-use crate::doctor::facts::{Bus, Cgroups, Kernel, Labels, User, UserNamespaces};
+use crate::doctor::facts::{Cgroups, Kernel, SecurityModules, SystemdInstance, User, UserNamespaces};
 use crate::doctor::{can_run, document, text};
 
 fn names(list: &[&str]) -> Vec<String> {
@@ -31,7 +31,7 @@ fn root() -> Facts {
         },
         user_namespaces: UserNamespaces {
             refused: None,
-            most: Some(15_000),
+            max: Some(15_000),
             debian_switch: None,
             apparmor_switch: None,
         },
@@ -43,8 +43,8 @@ fn root() -> Facts {
             usable: true,
             delegated: names(&["cpu", "cpuset", "io", "memory", "pids"]),
         },
-        labels: Labels { apparmor: true, selinux: None },
-        systemd: Bus {
+        security_modules: SecurityModules { apparmor: true, selinux: None },
+        systemd: SystemdInstance {
             booted: true,
             reached: Ok(252),
             controllers: names(&["cpu", "cpuset", "io", "memory", "pids"]),
@@ -130,7 +130,7 @@ fn the_reason_that_user_namespaces_are_refused_is_found() {
         }
     };
     let name = "user namespaces";
-    let none = refused(|found| found.most = Some(0));
+    let none = refused(|found| found.max = Some(0));
     lacks(user(), none, Level::Missing, name, "max_user_namespaces is 0", "user.max_user_namespaces=");
     let debian = refused(|found| found.debian_switch = Some(0));
     lacks(user(), debian, Level::Missing, name, "unprivileged_userns_clone is 0", "unprivileged_userns_clone=1");
@@ -223,8 +223,8 @@ fn systemd_that_cannot_be_asked() {
 #[test]
 fn security_modules_are_told() {
     let mut facts = root();
-    facts.labels.selinux = Some(true);
-    facts.labels.apparmor = false;
+    facts.security_modules.selinux = Some(true);
+    facts.security_modules.apparmor = false;
     let page = text(&facts, &judge(&facts));
     assert!(page.contains("enforces") && page.contains("AppArmor         is not enabled"), "{page}");
 }

@@ -1,5 +1,5 @@
-//! The descriptors that the caller has us pass on: `--preserve-fds`, and those of a service manager
-//! (sd_listen_fds(3)).
+//! The descriptors that the caller passes to the process: those of `--preserve-fds`, and those of a service
+//! manager (sd_listen_fds(3)).
 
 use std::ffi::OsString;
 
@@ -7,44 +7,45 @@ use crate::cli::Command;
 use windlass_base::error::{Error, Kind, Origin, Result};
 use windlass_sys::descriptors;
 
-/// Descriptors from 3 on that the process gets, and what it is told of them.
+/// Descriptors from 3 on that the process gets, and the variables that describe them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Passed {
-    /// How many.
+pub(super) struct PassedFds {
     pub count: u32,
-    /// Variables for its environment. The process adds `LISTEN_PID` itself, since only it knows its own id.
+    /// `LISTEN_FDS` and `LISTEN_FDNAMES`. The process adds `LISTEN_PID` itself, since only it knows its own id.
     pub environment: Vec<String>,
 }
 
-/// What a service manager has told this process.
+/// The variables by which a service manager describes the descriptors that it passes.
 #[derive(Debug, Default)]
-struct Listening {
+struct ListenVariables {
     fds: Option<OsString>,
     pid: Option<OsString>,
     names: Option<OsString>,
 }
 
-impl Passed {
-    /// Whether the process is told of any.
-    pub fn listens(&self) -> bool {
+impl PassedFds {
+    /// Whether a service manager passes any.
+    pub(super) fn listens(&self) -> bool {
         !self.environment.is_empty()
     }
 
-    /// Looks at what is open. This must be the first thing that the program does: later its own
-    /// descriptors could be taken for the caller's.
-    pub fn find(command: &Command) -> Result<Passed> {
+    /// Checks that every descriptor asked for is open. The program must do this before it opens anything:
+    /// later its own descriptors could be taken for the caller's.
+    pub(super) fn find(command: &Command) -> Result<PassedFds> {
         let preserve = match command {
             Command::Create(options) => options.preserve_fds,
             Command::Run(options) => options.create.preserve_fds,
             Command::Exec(options) => options.preserve_fds,
-            _ => return Ok(Passed::default()),
+            _ => return Ok(PassedFds::default()),
         };
         let variable = |name: &str| std::env::var_os(name);
-        let listening =
-            Listening { fds: variable("LISTEN_FDS"), pid: variable("LISTEN_PID"), names: variable("LISTEN_FDNAMES") };
+        let listening = ListenVariables {
+            fds: variable("LISTEN_FDS"),
+            pid: variable("LISTEN_PID"),
+            names: variable("LISTEN_FDNAMES"),
+        };
         let (listen, environment) = listening.meant_for(std::process::id());
         let total = u64::from(preserve) + u64::from(listen);
-        // Stops at the first number that is not open, however many are asked for.
         for number in 3..3 + total {
             let open = i32::try_from(number).ok().and_then(descriptors::borrow_inherited).is_some();
             if !open {
@@ -54,13 +55,13 @@ impl Passed {
             }
         }
         // They are all open, so their number fits.
-        Ok(Passed { count: total as u32, environment })
+        Ok(PassedFds { count: total as u32, environment })
     }
 }
 
-impl Listening {
-    /// How many descriptors the process `own` was given, and what it tells of them. Variables that were
-    /// meant for another process, from which it has inherited them, mean nothing.
+impl ListenVariables {
+    /// The number of descriptors passed to the process `own`, and the variables for the container. Variables
+    /// whose `LISTEN_PID` is another process were inherited from it and count as absent.
     fn meant_for(self, own: u32) -> (u32, Vec<String>) {
         let number = |text: &OsString| text.to_str().and_then(|text| text.parse::<u32>().ok());
         let fds = self.fds.as_ref().and_then(number).filter(|n| *n > 0);
@@ -78,7 +79,7 @@ mod tests {
     use super::*;
 
     fn listening(fds: &str, pid: &str, names: Option<&str>) -> (u32, Vec<String>) {
-        Listening { fds: Some(fds.into()), pid: Some(pid.into()), names: names.map(Into::into) }.meant_for(7)
+        ListenVariables { fds: Some(fds.into()), pid: Some(pid.into()), names: names.map(Into::into) }.meant_for(7)
     }
 
     #[test]
@@ -89,14 +90,17 @@ mod tests {
         for (fds, pid) in [("2", "8"), ("2", ""), ("0", "7"), ("-1", "7"), ("x", "7")] {
             assert_eq!(listening(fds, pid, Some("a")), (0, Vec::new()), "{fds} {pid}");
         }
-        assert_eq!(Listening { fds: Some("2".into()), ..Listening::default() }.meant_for(7), (0, Vec::new()));
+        assert_eq!(
+            ListenVariables { fds: Some("2".into()), ..ListenVariables::default() }.meant_for(7),
+            (0, Vec::new())
+        );
     }
 
     #[test]
     fn more_than_there_are_is_refused_whatever_the_number() {
         for preserve_fds in [1 << 20, i32::MAX as u32, u32::MAX] {
             let options = crate::cli::Create { preserve_fds, ..Default::default() };
-            let error = Passed::find(&Command::Create(options)).expect_err("not so many are open");
+            let error = PassedFds::find(&Command::Create(options)).expect_err("not so many are open");
             assert_eq!(error.asked_by(), Some(&Origin::Flag("--preserve-fds".into())));
             assert!(error.message().contains("it is not open"), "{error}");
         }

@@ -1,4 +1,4 @@
-//! Collecting the facts. What fails to be found out is not there.
+//! Collects the facts. What cannot be found out counts as missing.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,7 +9,7 @@ use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use nix::unistd::{AccessFlags, access};
 
-use super::facts::{Bus, Cgroups, Facts, Helper, Kernel, Labels, User, UserNamespaces};
+use super::facts::{Cgroups, Facts, Helper, Kernel, SecurityModules, SystemdInstance, User, UserNamespaces};
 use windlass_base::abi::ms;
 use windlass_base::error::describe;
 use windlass_cgroup::{Hierarchy, Systemd, delegated, own_cgroup};
@@ -18,16 +18,16 @@ use windlass_plan::device_rules;
 use windlass_sys::process::{self, Exit, Forked, SingleThreaded};
 use windlass_sys::{bpf, fd, mount, probe};
 
-/// Looks at this host, as the user that we are. `state_root` is where containers would be kept.
-pub fn look(host: &Host, state_root: &Path, proof: &SingleThreaded) -> Facts {
+/// Collects the facts for the user of this process. `state_root` is the directory of `--root`.
+pub fn collect(host: &Host, state_root: &Path, proof: &SingleThreaded) -> Facts {
     let user = user(host);
     Facts {
         kernel: kernel(host),
-        systemd: bus(host, &user.name),
+        systemd: systemd(host, &user.name),
         user,
         user_namespaces: user_namespaces(host, proof),
         cgroups: cgroups(host),
-        labels: Labels {
+        security_modules: SecurityModules {
             apparmor: text("/sys/module/apparmor/parameters/enabled") == "Y",
             selinux: fs::read_to_string("/sys/fs/selinux/enforce").ok().map(|text| text.trim() == "1"),
         },
@@ -44,13 +44,13 @@ fn words(path: impl AsRef<Path>) -> Vec<String> {
     text(path).split_whitespace().map(str::to_owned).collect()
 }
 
-/// Whether it, or what there is of its ancestors, can be written to.
+/// Whether a directory, or the nearest ancestor that exists, can be written.
 fn is_writable(path: &Path) -> bool {
-    let there = path.ancestors().find(|path| path.exists());
-    there.is_some_and(|path| access(path, AccessFlags::W_OK).is_ok())
+    let existing = path.ancestors().find(|path| path.exists());
+    existing.is_some_and(|path| access(path, AccessFlags::W_OK).is_ok())
 }
 
-/// What the runtime has no other way for, and since when Linux has it.
+/// System calls that the runtime has no fallback for, and the version of Linux that added each.
 const CALLS: &[(&str, libc::c_long, &str)] = &[
     ("openat2", libc::SYS_openat2, "5.6"),
     ("open_tree", libc::SYS_open_tree, "5.2"),
@@ -137,13 +137,14 @@ fn user_namespaces(host: &Host, proof: &SingleThreaded) -> UserNamespaces {
     let number = |name: &str| text(format!("/proc/sys/{name}")).parse().ok();
     UserNamespaces {
         refused: refused(host, proof),
-        most: number("user/max_user_namespaces"),
+        max: number("user/max_user_namespaces"),
         debian_switch: number("kernel/unprivileged_userns_clone"),
         apparmor_switch: number("kernel/apparmor_restrict_unprivileged_userns"),
     }
 }
 
-/// Makes a user and a mount namespace and uses both, in a child: some hosts allow the first alone.
+/// Why a user namespace cannot be used. A child makes one with a mount namespace and mounts in it, because some
+/// hosts allow the first and refuse the second.
 fn refused(host: &Host, proof: &SingleThreaded) -> Option<String> {
     let child = match process::fork(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS, None, proof) {
         Err(failed) => return Some(describe(failed.errno)),
@@ -192,19 +193,19 @@ fn cgroups(host: &Host) -> Cgroups {
     out
 }
 
-fn bus(host: &Host, name: &str) -> Bus {
+fn systemd(host: &Host, name: &str) -> SystemdInstance {
     let reached = Systemd::connect(host.rootless()).and_then(|mut systemd| Ok((systemd.version()?, systemd.root()?)));
     let mount = Hierarchy::find().ok().and_then(|hierarchy| hierarchy.unified().map(str::to_owned));
     let controllers = match (&reached, mount) {
         (Ok((_, root)), Some(mount)) => words(format!("{mount}{root}/cgroup.controllers")),
         _ => Vec::new(),
     };
-    Bus {
+    SystemdInstance {
         booted: Path::new("/run/systemd/system").is_dir(),
         reached: reached.map(|(version, _)| version).map_err(|error| error.message().to_owned()),
         controllers,
         runtime_dir: std::env::var("XDG_RUNTIME_DIR").ok().filter(|dir| !dir.is_empty()),
-        // systemd keeps a file for each user who does.
+        // systemd-logind keeps a file for each user who lingers.
         lingers: Path::new("/var/lib/systemd/linger").join(name).exists(),
     }
 }

@@ -1,7 +1,7 @@
-//! What a configuration counts on and this host does not have: looked at, and nothing changed.
+//! What a configuration needs and this host does not have. Nothing is changed.
 //!
-//! `check` tells it beforehand. After a failure it tells what else is missing, so that one attempt
-//! names everything.
+//! `check` reports it beforehand. When `create` fails, it is reported with the error, so that one attempt names
+//! everything that is missing.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -18,38 +18,38 @@ use windlass_plan::{Action, Plan, RootPath, What};
 use windlass_sys::mount::{Filesystem, points};
 use windlass_sys::{fd, process};
 
-/// All that is lacking; the current directory is the bundle.
+/// Everything that is missing. The current directory must be the bundle.
 pub(super) fn faults(spec: &Spec) -> Vec<Fault> {
-    let mut look = Look::default();
+    let mut check = HostCheck::default();
     if let Some(root) = &spec.root
-        && look.exists("/root/path", &root.path)
+        && check.exists("/root/path", &root.path)
         && !Path::new(&root.path).is_dir()
     {
-        look.fault("/root/path", format!("{:?}: not a directory", root.path));
+        check.fault("/root/path", format!("{:?}: not a directory", root.path));
     }
-    look.sources(spec);
-    look.hooks(spec);
+    check.sources(spec);
+    check.hooks(spec);
     if let Some(process) = &spec.process {
-        look.process(process);
-        look.program(process, spec);
+        check.process(process);
+        check.program(process, spec);
     }
     if let Some(linux) = &spec.linux {
-        look.namespaces(linux);
-        look.linux(linux);
-        linux.resources.iter().for_each(|resources| look.resources(resources));
+        check.namespaces(linux);
+        check.linux(linux);
+        linux.resources.iter().for_each(|resources| check.resources(resources));
     }
-    look.0
+    check.0
 }
 
 #[derive(Default)]
-struct Look(Vec<Fault>);
+struct HostCheck(Vec<Fault>);
 
-impl Look {
+impl HostCheck {
     fn fault(&mut self, pointer: impl Into<String>, msg: impl Into<String>) {
         self.0.push(Fault { pointer: pointer.into(), msg: msg.into() });
     }
 
-    /// Whether there is something at `path`. An empty one is planning's to tell.
+    /// Whether there is a file at `path`, with a fault if not. Planning reports an empty path.
     fn exists(&mut self, pointer: impl Into<String>, path: &str) -> bool {
         match fs::metadata(path) {
             _ if path.is_empty() => return false,
@@ -68,19 +68,19 @@ impl Look {
             if !is_bind(mount) {
                 continue;
             }
-            // One that lies below an earlier mount of the container may come with that.
+            // A source below an earlier mount of the container may appear with that mount.
             let inside = std::path::absolute(&mount.source).ok().zip(root.as_ref()).and_then(|(source, root)| {
                 let rest = source.strip_prefix(root).ok()?;
                 RootPath::new(rest.to_str()?)
             });
             let whole = RootPath::new(&mount.source);
             // A destination may begin with the root's path on the host.
-            let comes = |path: RootPath| {
+            let appears = |path: RootPath| {
                 let below =
                     |path: &RootPath| spec.mounts[..index].iter().any(|earlier| path.is_below(&earlier.destination));
                 below(&path) || whole.as_ref().is_some_and(below)
             };
-            if !inside.is_some_and(comes) {
+            if !inside.is_some_and(appears) {
                 self.exists(format!("/mounts/{index}/source"), &mount.source);
             }
         }
@@ -88,7 +88,7 @@ impl Look {
 
     fn hooks(&mut self, spec: &Spec) {
         for (name, hooks) in spec.hooks.iter().flat_map(|hooks| hooks.all()) {
-            // Those of the container's own namespaces are of its root filesystem.
+            // A startContainer hook is a path in the container.
             for (index, hook) in hooks.iter().enumerate().filter(|_| name != "startContainer") {
                 let pointer = format!("/hooks/{name}/{index}/path");
                 if self.exists(&pointer, &hook.path) && !is_program(Path::new(&hook.path)) {
@@ -117,18 +117,18 @@ impl Look {
         }
     }
 
-    /// Only where nothing but the root filesystem can bring the program in.
+    /// Looks for the program in the root filesystem, if no mount and no hook can put it there.
     fn program(&mut self, process: &Process, spec: &Spec) {
-        let brought = |mount: &windlass_base::spec::Mount| match is_bind(mount) {
+        let may_bring = |mount: &windlass_base::spec::Mount| match is_bind(mount) {
             true => Path::new(&mount.source).is_dir(),
             false => {
                 !matches!(mount.kind.as_str(), "tmpfs" | "proc" | "sysfs" | "devpts" | "mqueue" | "cgroup" | "cgroup2")
             }
         };
-        let hooked = |hooks: &windlass_base::spec::Hooks| {
+        let has_hooks = |hooks: &windlass_base::spec::Hooks| {
             !(hooks.prestart.is_empty() && hooks.create_runtime.is_empty() && hooks.create_container.is_empty())
         };
-        if spec.mounts.iter().any(brought) || spec.hooks.as_ref().is_some_and(hooked) {
+        if spec.mounts.iter().any(may_bring) || spec.hooks.as_ref().is_some_and(has_hooks) {
             return;
         }
         let (Some(name), Some(root)) = (process.args.first().filter(|name| !name.is_empty()), &spec.root) else {
@@ -141,7 +141,7 @@ impl Look {
             !matches!(found, Err(failed) if matches!(failed.errno, Errno::ENOENT | Errno::ENOTDIR))
         };
         let at = "/process/args/0";
-        // A file that is mounted, such as an init of the engine's.
+        // A single file that is mounted, such as docker's init.
         let mounted = |path: &str| {
             let path = RootPath::new(path);
             path.is_some_and(|path| spec.mounts.iter().any(|mount| path.is_below(&mount.destination)))
@@ -167,7 +167,7 @@ impl Look {
             if !self.exists(&pointer, &entry.path) {
                 continue;
             }
-            // Opening anything else might block.
+            // To open a FIFO would block.
             let file = fs::metadata(&entry.path).is_ok_and(|found| found.is_file());
             let kind = (file.then(|| fd::open(&entry.path, OFlag::O_RDONLY).ok()).flatten())
                 .and_then(|file| process::namespace_kind(file.as_fd()).ok());
@@ -264,11 +264,11 @@ pub(super) fn selinux() -> bool {
     Path::new("/sys/fs/selinux/enforce").exists()
 }
 
-/// The longest value that fsconfig(2) takes, without its end; mount(2) is used for longer ones.
+/// The longest value that fsconfig(2) takes, without its NUL. Longer ones go through mount(2).
 const LONGEST_VALUE: usize = 255;
 
-/// Filesystems that this kernel does not have, and options that they do not take. A filesystem is
-/// configured for it and never made.
+/// Filesystems that this kernel does not have, and options that they do not accept. To find out, each filesystem is
+/// configured with fsconfig(2) but never created.
 pub(super) fn filesystems(plan: &Plan, spec: &Spec) -> Vec<Fault> {
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let is_known =
@@ -282,7 +282,7 @@ pub(super) fn filesystems(plan: &Plan, spec: &Spec) -> Vec<Fault> {
             out.push(Fault { pointer: format!("{pointer}/type"), msg });
             continue;
         }
-        // Without the right to ask, the answer is not known.
+        // A user who may not open it gets no answer.
         let Ok(filesystem) = Filesystem::open(kind) else { continue };
         for (key, value) in data {
             if value.as_ref().is_some_and(|value| value.len() > LONGEST_VALUE) {
