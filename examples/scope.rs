@@ -156,7 +156,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn of_bundle(bundle: &str, name: &str) -> Result<Unit> {
     let text = std::fs::read(format!("{bundle}/config.json")).doing(|| "cannot read config.json")?;
     let spec: Spec = windlass_base::spec::parse(&text, "config.json")?;
-    let host = Host { capabilities: u64::MAX, ..Host::default() };
+    let host = Host { capabilities: windlass_base::capability::CapabilitySet::all(), ..Host::default() };
     let systemd = Some(windlass_plan::unit::Systemd { user: false, prefix: "bare" });
     let plan = windlass_plan::create(name, &spec, &Options { host, systemd, ..Options::default() })?;
     plan.unit.ok_or_else(|| Error::usage("the container has no scope"))

@@ -84,7 +84,10 @@ fn planned(config: &str) -> (Vec<Fault>, Vec<Fault>) {
         Ok(read) => read,
         Err(error) => return (error.into_faults(), Vec::new()),
     };
-    let options = Options { host: Host { capabilities: u64::MAX, ..Host::default() }, ..Options::default() };
+    let options = Options {
+        host: Host { capabilities: windlass_base::capability::CapabilitySet::all(), ..Host::default() },
+        ..Options::default()
+    };
     let mut faults = read.faults;
     let mut warnings = read.warnings;
     match windlass_plan::create("box", &read.value, &options) {
@@ -273,7 +276,10 @@ fn the_process_of_exec_and_the_resources_of_update_are_read_alike() {
 
     let spec: Spec = serde_json::from_value(base(&data("tests/data/bad_configs.tsv"))).expect("a good base");
     let exec = |process: &str| {
-        let options = Options { host: Host { capabilities: u64::MAX, ..Host::default() }, ..Options::default() };
+        let options = Options {
+            host: Host { capabilities: windlass_base::capability::CapabilitySet::all(), ..Host::default() },
+            ..Options::default()
+        };
         let request = windlass_plan::exec::Request::default();
         windlass_plan::exec::exec("box", &spec, &request, Some(process.as_bytes()), &options)
     };

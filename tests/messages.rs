@@ -84,7 +84,7 @@ impl Scratch {
             cgroup: None,
             unit: None,
             cgroup_v1: Vec::new(),
-            namespaces: 0,
+            namespaces: windlass_base::namespaces::Namespaces::empty(),
             owner: "me".into(),
             created: "2026-01-02T03:04:05.000000006Z".into(),
             intel_rdt: None,
@@ -504,7 +504,10 @@ fn spec_writes_a_configuration_that_can_be_planned_and_does_not_overwrite() {
         assert_eq!((answer.code, answer.err.as_str()), (0, ""), "{words}");
         let spec = windlass_base::spec::parse(&fs::read(&path).expect("written"), "config.json").expect("it parses");
         let options = windlass_plan::Options {
-            host: windlass_plan::Host { capabilities: u64::MAX, ..Default::default() },
+            host: windlass_plan::Host {
+                capabilities: windlass_base::capability::CapabilitySet::all(),
+                ..Default::default()
+            },
             ..Default::default()
         };
         let plan = windlass_plan::create("x", &spec, &options).unwrap_or_else(|error| panic!("{words}: {error}"));

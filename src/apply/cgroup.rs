@@ -4,8 +4,8 @@ use std::cell::{Cell, OnceCell, RefCell};
 
 use nix::errno::Errno;
 
-use windlass_base::abi::namespace;
 use windlass_base::error::{Error, Fault, Kind, Origin, Result};
+use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{Resources, Spec};
 use windlass_cgroup::{self as cgroup, Cgroup, Hierarchy, Kill, Manager, Systemd, delegated, v1};
 use windlass_plan::device_rules::v1::Rules;
@@ -357,7 +357,7 @@ pub(super) fn owner_of_cgroup(spec: &Spec, topology: &Topology) -> Option<u32> {
         matches!(mount.kind.as_str(), "cgroup" | "cgroup2")
             && !mount.options.iter().any(|option| option == "ro" || option == "rro")
     });
-    if topology.new & namespace::CGROUP == 0 || !writable {
+    if !topology.new.contains(Namespaces::CGROUP) || !writable {
         return None;
     }
     let uid = spec.process.as_ref().map_or(0, |process| process.user.uid);

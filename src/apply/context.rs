@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 
-use windlass_base::abi::{PROC_SUPER_MAGIC, attr};
+use windlass_base::abi::PROC_SUPER_MAGIC;
 use windlass_base::error::{Error, Kind, Result};
+use windlass_base::mount::MountAttributes;
 use windlass_base::spec::Hooks;
-use windlass_plan::{Program, RootPath};
+use windlass_plan::{Program, RootPath, SourceId};
 use windlass_store::State;
 use windlass_sys::mount::Filesystem;
 use windlass_sys::process::{Execution, SingleThreaded};
@@ -188,8 +189,8 @@ impl<'a> Context<'a> {
     }
 
     /// A copy of a mount, attached nowhere; it can be attached once.
-    pub fn take_source(&mut self, index: usize) -> Result<OwnedFd> {
-        self.sources.take(index, &self.sync)
+    pub fn take_source(&mut self, source: SourceId) -> Result<OwnedFd> {
+        self.sources.take(source, &self.sync)
     }
 
     /// A procfs of our own: a new mount that is attached nowhere, so that neither the container's
@@ -197,7 +198,8 @@ impl<'a> Context<'a> {
     /// CVE-2025-52881). A user namespace that may not have one uses the caller's, until the root is changed.
     pub fn proc(&mut self) -> sys::Result<BorrowedFd<'_>> {
         if self.proc.is_none() {
-            let mount = Filesystem::open("proc").and_then(|fs| fs.mount(attr::NOSUID | attr::NOEXEC | attr::NODEV));
+            let mount = Filesystem::open("proc")
+                .and_then(|fs| fs.mount(MountAttributes::NOSUID | MountAttributes::NOEXEC | MountAttributes::NODEV));
             match mount {
                 Err(failed) if failed.errno == Errno::EPERM && self.callers_root => self.hold_callers_proc()?,
                 other => self.proc = Some(other?),

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
-use windlass_base::abi::namespace;
 use windlass_base::error::{Doing, Error, Fault, Kind, Origin, Result};
+use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{Hook, Spec};
 use windlass_cgroup::Cgroup;
 use windlass_plan::{Action, Maps, Plan, Program, Step};
@@ -83,7 +83,7 @@ pub fn create<'a>(request: Create<'a>, proof: &'a SingleThreaded) -> Result<Laun
     }
     let doors = creation.cgroup.doors()?;
     let joins = open_joins(&plan.topology.joined)?;
-    let joined_user = plan.topology.joined.iter().position(|join| join.kind == namespace::USER);
+    let joined_user = plan.topology.joined.iter().position(|join| join.kind == Namespaces::USER);
     let joined_user = joined_user.and_then(|at| joins[at].as_ref()).map(OwnedFd::as_fd);
     creation.idmaps = Idmaps::make(&plan.sources, joined_user, proof)?;
     let gate = match creation.request.wait_for_start {
@@ -106,9 +106,9 @@ pub fn create<'a>(request: Create<'a>, proof: &'a SingleThreaded) -> Result<Laun
     let shown_again = start::show_as(c"windlass init");
     let mut launch = Launch::spawn(creation, debug, plan.topology.intermediate, |creation, sync, watch| {
         let borrowed = Borrowed::enter(&plan.topology, &joins)?;
-        let flags = if plan.topology.intermediate { 0 } else { plan.topology.clone };
+        let new = if plan.topology.intermediate { Namespaces::empty() } else { plan.topology.clone };
         let cgroup = creation.cgroup.unified().map(Cgroup::dir_fd);
-        let forked = process::fork(CloneFlags::from_bits_retain(flags as i32), cgroup, proof)
+        let forked = process::fork(new.into(), cgroup, proof)
             .doing(|| "cannot clone init")
             .map_err(|error| error.origin(Origin::config("/linux/namespaces")))?;
         if let Forked::Parent(child) = forked {
@@ -348,12 +348,12 @@ fn between(plan: &Plan, cx: &Context<'_>, proof: &SingleThreaded) -> Result<()> 
     process::set_nondumpable()?;
     for (join, file) in plan.topology.joined.iter().zip(&cx.joins) {
         let Some(file) = file.as_ref().filter(|_| join.joiner == windlass_plan::Joiner::Init) else { continue };
-        process::setns(file.as_fd(), CloneFlags::from_bits_retain(join.kind as i32))
+        process::setns(file.as_fd(), join.kind)
             .doing(|| format!("cannot join the namespace {:?}", join.path))
             .map_err(|error| error.origin(Origin::Config(join.pointer.clone().into())))?;
     }
-    let new = plan.topology.new & !(namespace::CGROUP | namespace::TIME);
-    let flags = CloneFlags::from_bits_retain(new as i32) | CloneFlags::CLONE_PARENT;
+    let new = plan.topology.new & !(Namespaces::CGROUP | Namespaces::TIME);
+    let flags = CloneFlags::from(new) | CloneFlags::CLONE_PARENT;
     match process::fork(flags, None, proof).doing(|| "cannot clone init")? {
         Forked::Child => Ok(()),
         Forked::Parent(child) => {
@@ -382,7 +382,6 @@ fn program(request: &Create<'_>) -> Program {
 fn state(request: &mut Create<'_>) -> State {
     let root = request.spec.root.as_ref().map_or("", |root| root.path.as_str());
     let rootfs: PathBuf = request.bundle.join(root);
-    let joined = request.plan.topology.joined.iter().fold(0, |all, join| all | join.kind);
     let chroots = |action: &Action| match action {
         Action::Pivot(how) => *how != windlass_plan::Pivot::PivotRoot,
         action => matches!(action, Action::ReturnToMounts),
@@ -398,7 +397,7 @@ fn state(request: &mut Create<'_>) -> State {
         cgroup: request.place.full(),
         unit: request.plan.unit.as_ref().map(|unit| Unit { name: unit.name.clone(), user: unit.user }),
         cgroup_v1: request.place.v1(),
-        namespaces: request.plan.topology.new | joined,
+        namespaces: request.plan.topology.all(),
         owner: owner_name(),
         created: windlass_base::rfc3339::nanoseconds(std::time::SystemTime::now()),
         intel_rdt: None,

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use windlass_base::abi::attr;
+use windlass_base::mount::MountAttributes;
 use windlass_plan::{Node, Source, Topology};
 use windlass_sys::mount::{self, Filesystem};
 use windlass_sys::{Result, fd, sched};
@@ -33,7 +33,7 @@ pub(super) fn made(source: &Source, topology: &Topology, found: Result<OwnedFd>)
 fn make(node: &Node, uid: u32, gid: u32) -> Result<OwnedFd> {
     const NAME: &str = "node";
     let filesystem = Filesystem::open("tmpfs")?;
-    let tmpfs = filesystem.mount(attr::NOSUID | attr::NOEXEC)?;
+    let tmpfs = filesystem.mount(MountAttributes::NOSUID | MountAttributes::NOEXEC)?;
     let umask = sched::umask(0);
     let made = fd::mknodat(tmpfs.as_fd(), NAME, node.mode, libc::makedev(node.major, node.minor));
     sched::umask(umask);

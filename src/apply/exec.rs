@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
-use windlass_base::abi::namespace;
 use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::namespaces::Namespaces;
 use windlass_cgroup::v1::{self, Doors};
 use windlass_cgroup::{Cgroup, Hierarchy, Systemd};
 use windlass_plan::Step;
@@ -308,25 +308,24 @@ fn enter(plan: &ExecPlan, doors: &Doors, placed: Placed, cx: &mut Context<'_>) -
     if placed == Placed::BySystemd {
         cx.sync.place()?;
     }
-    let namespaces = plan.namespaces & !namespace::PID;
+    let namespaces = plan.namespaces - Namespaces::PID;
     let process = &plan.process;
     let uses_proc = process.terminal || !process.apparmor_profile.is_empty() || !process.selinux_label.is_empty();
-    if uses_proc && namespaces & namespace::USER != 0 && !plan.in_between() {
+    if uses_proc && namespaces.contains(Namespaces::USER) && !plan.in_between() {
         // It may not mount a procfs of the PID namespace in which it stays.
         cx.hold_callers_proc().doing(|| "cannot use the procfs of the caller")?;
     }
-    cx.callers_root = namespaces & namespace::MOUNT == 0 && cx.root.is_none();
+    cx.callers_root = !namespaces.contains(Namespaces::MOUNT) && cx.root.is_none();
     windlass_sys::hide_fd_paths();
-    if let (Some(target), true) = (&cx.target, namespaces != 0) {
-        process::setns(target.as_fd(), CloneFlags::from_bits_retain(namespaces as i32))
-            .doing(|| "cannot join the container's namespaces")?;
+    if let (Some(target), true) = (&cx.target, !namespaces.is_empty()) {
+        process::setns(target.as_fd(), namespaces).doing(|| "cannot join the container's namespaces")?;
     }
     if let Some(root) = cx.root.take() {
         mount::change_directory(root.as_fd())
             .and_then(|()| mount::chroot_to_current())
             .doing(|| "cannot enter the container's root")?;
     }
-    if namespaces & namespace::USER != 0 {
+    if namespaces.contains(Namespaces::USER) {
         credentials::set_ids(0, 0).doing(|| "cannot become root of the user namespace")?;
     }
     if plan.process.terminal {

@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn only_another_user_than_the_caller_needs_anything() {
-        let root = Host { capabilities: u64::MAX, ..Host::default() };
+        let root = Host { capabilities: windlass_base::capability::CapabilitySet::all(), ..Host::default() };
         let user = |uid, host_uid| User { uid, host_uid };
         for wanted in [Wanted::Terminal, Wanted::Foreground, Wanted::Detached] {
             let kept = Inherit::plan(user(0, Some(0)), &root, wanted).expect("planned");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::namespaces::Namespaces;
 use windlass_cgroup::Group;
 use windlass_store::Container;
 use windlass_sys::poll::{self, Deadline};
@@ -32,7 +33,7 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
             return Ok(());
         }
     }
-    let shared = container.state.namespaces & windlass_base::abi::namespace::PID == 0;
+    let shared = !container.state.namespaces.contains(Namespaces::PID);
     let Some(pidfd) = container.open_init()? else {
         // Without a PID namespace of its own, what it has started lives on.
         return match &group {

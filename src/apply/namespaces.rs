@@ -4,10 +4,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::Stdio;
 
 use nix::fcntl::OFlag;
-use nix::sched::CloneFlags;
 
-use windlass_base::abi::namespace;
 use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::IdMapping;
 use windlass_plan::explain::kind_names;
 use windlass_plan::{Join, Joiner, Maps, Topology, map_text};
@@ -91,7 +90,7 @@ fn open_join(join: &Join) -> Result<OwnedFd> {
 /// The namespaces that the runtime is in for the time of the clone; it goes back when this is
 /// dropped.
 pub struct Borrowed {
-    others: Vec<(OwnedFd, u64)>,
+    others: Vec<(OwnedFd, Namespaces)>,
     mounts: Option<Home>,
 }
 
@@ -102,14 +101,14 @@ impl Borrowed {
         for (join, file) in topology.joined.iter().zip(joins) {
             let (Joiner::Runtime, Some(file)) = (join.joiner, file) else { continue };
             out.remember(join.kind)?;
-            process::setns(file.as_fd(), flags(join.kind))
+            process::setns(file.as_fd(), join.kind)
                 .doing(|| format!("cannot join the {} namespace {:?}", kind_names(join.kind), join.path))
                 .map_err(|error| error.origin(Origin::Config(join.pointer.clone().into())))?;
         }
-        if topology.new & namespace::TIME != 0 {
-            out.remember(namespace::TIME)?;
+        if topology.new.contains(Namespaces::TIME) {
+            out.remember(Namespaces::TIME)?;
             let origin = |error: Error| error.origin(Origin::config("/linux/timeOffsets"));
-            process::unshare(flags(namespace::TIME)).doing(|| "cannot make a time namespace").map_err(origin)?;
+            process::unshare(Namespaces::TIME).doing(|| "cannot make a time namespace").map_err(origin)?;
             let offsets: String = topology
                 .time_offsets
                 .iter()
@@ -125,18 +124,18 @@ impl Borrowed {
         Ok(out)
     }
 
-    fn remember(&mut self, kind: u64) -> Result<()> {
+    fn remember(&mut self, kind: Namespaces) -> Result<()> {
         let name = match kind {
-            namespace::MOUNT => {
+            Namespaces::MOUNT => {
                 self.mounts = Some(Home::hold()?);
                 return Ok(());
             }
-            namespace::NET => "net",
-            namespace::IPC => "ipc",
-            namespace::UTS => "uts",
-            namespace::PID => "pid",
-            namespace::CGROUP => "cgroup",
-            namespace::TIME => "time",
+            Namespaces::NET => "net",
+            Namespaces::IPC => "ipc",
+            Namespaces::UTS => "uts",
+            Namespaces::PID => "pid",
+            Namespaces::CGROUP => "cgroup",
+            Namespaces::TIME => "time",
             _ => "user",
         };
         let own = fd::open(format!("/proc/self/ns/{name}"), OFlag::O_RDONLY)
@@ -153,13 +152,9 @@ impl Drop for Borrowed {
         }
         for (own, kind) in self.others.drain(..).rev() {
             // The runtime was there before; if it cannot go back it must not go on elsewhere.
-            if process::setns(own.as_fd(), flags(kind)).is_err() {
+            if process::setns(own.as_fd(), kind).is_err() {
                 process::exit_now(1);
             }
         }
     }
-}
-
-fn flags(kind: u64) -> CloneFlags {
-    CloneFlags::from_bits_retain(kind as i32)
 }

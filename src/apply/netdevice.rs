@@ -11,9 +11,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sched::CloneFlags;
 
 use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::namespaces::Namespaces;
 use windlass_sys::netlink::{Address, Link, Netlink};
 use windlass_sys::{fd, process};
 
@@ -219,10 +219,10 @@ impl Ends {
 
 /// A connection to `namespace`, opened on a visit there from `own`.
 fn open_in(namespace: BorrowedFd<'_>, own: BorrowedFd<'_>) -> Result<Netlink> {
-    process::setns(namespace, CloneFlags::CLONE_NEWNET).doing(|| "cannot enter the container's network namespace")?;
+    process::setns(namespace, Namespaces::NET).doing(|| "cannot enter the container's network namespace")?;
     let opened = Netlink::open();
     // The runtime was there before; if it cannot go back it must not go on elsewhere.
-    if process::setns(own, CloneFlags::CLONE_NEWNET).is_err() {
+    if process::setns(own, Namespaces::NET).is_err() {
         process::exit_now(1);
     }
     opened.doing(|| "cannot speak to the kernel about the container's network devices")

@@ -15,8 +15,8 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
 
-use windlass_base::abi::attr;
 use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::mount::{MountAttributes, MsFlags, Propagation, PropagationChange};
 use windlass_plan::{Action, Mount, Plan, RootPath, Source, Step, Target, What};
 use windlass_store::notify_directory;
 use windlass_sys::poll::{self, Deadline};
@@ -74,21 +74,21 @@ pub fn plan_mount(plan: &mut Plan, state_root: &Path) -> bool {
     let own_mounts = plan.init.iter().any(|step| matches!(step.action, Action::Rootfs { source: Some(_), .. }));
     let is_mount = |step: &Step| matches!(step.action, Action::Mount(_) | Action::Rootfs { .. });
     let Some(last) = plan.init.iter().rposition(is_mount).filter(|_| own_mounts) else { return false };
-    plan.sources.push(Source {
+    let source = plan.add_source(Source {
         path: state_root.join(notify_directory(&plan.id)).to_string_lossy().into_owned(),
         target: INSIDE.into(),
         // Connecting to a socket needs no writable mount.
-        set: attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC,
-        propagation: vec![(windlass_base::abi::ms::PRIVATE, false)],
+        set: MountAttributes::RDONLY | MountAttributes::NOSUID | MountAttributes::NODEV | MountAttributes::NOEXEC,
+        propagation: vec![PropagationChange::of_mount(Propagation::Private)],
         ..Source::default()
     });
     let mount = Mount {
         destination: RootPath::new(INSIDE).expect("no NUL"),
         target: Target::Any,
-        what: What::Bind(plan.sources.len() - 1),
-        set: 0,
+        what: What::Bind(source),
+        set: MountAttributes::empty(),
         propagation: Vec::new(),
-        old_flags: 0,
+        old_flags: MsFlags::empty(),
         copy_up: false,
         late_readonly: false,
         labelled: false,

@@ -16,11 +16,11 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sched::CloneFlags;
 
-use windlass_base::abi::{attr, namespace};
 use windlass_base::error::{Doing, Error, Kind, Origin, Result};
-use windlass_plan::{Idmap, Plan, Source, map_text};
+use windlass_base::mount::{MountAttributes, PropagationChange};
+use windlass_base::namespaces::Namespaces;
+use windlass_plan::{Idmap, Plan, Source, SourceId, map_text};
 use windlass_sys::mount::{self, Attributes};
 use windlass_sys::process::{self, Child, SingleThreaded};
 use windlass_sys::{Failed, fd};
@@ -61,7 +61,7 @@ impl<'a> Sources<'a> {
             bundle,
             root: bundle.join(&plan.root),
             // setns(2) into a mount namespace goes to its root.
-            in_bundle: !plan.topology.joins(namespace::MOUNT),
+            in_bundle: !plan.topology.joins(Namespaces::MOUNT),
             user_namespace: plan.topology.user_namespace(),
             asks: plan.asks,
         }
@@ -94,12 +94,12 @@ impl<'a> Sources<'a> {
 
     /// Copies a source before its turn. One that is not there is left to its turn: an earlier mount
     /// may make it.
-    pub fn take_early(&mut self, index: usize) -> Result<()> {
-        let source = self.get(index)?;
+    pub fn take_early(&mut self, id: SourceId) -> Result<()> {
+        let source = self.get(id)?;
         match mount::clone_tree(fd::CWD, self.path(&source.path), source.recursive) {
             Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
             other => {
-                self.slots[index] = Slot::Early(self.judge(other, source)?);
+                self.slots[id.index()] = Slot::Early(self.judge(other, source)?);
                 Ok(())
             }
         }
@@ -107,31 +107,33 @@ impl<'a> Sources<'a> {
 
     /// The copy of a source, with its attributes: a mount that is attached nowhere. It can be taken
     /// once.
-    pub fn take(&mut self, index: usize, sync: &InitSync) -> Result<OwnedFd> {
-        let source = self.get(index)?;
-        let copy = match std::mem::replace(&mut self.slots[index], Slot::Gone) {
+    pub fn take(&mut self, id: SourceId, sync: &InitSync) -> Result<OwnedFd> {
+        let source = self.get(id)?;
+        let copy = match std::mem::replace(&mut self.slots[id.index()], Slot::Gone) {
             Slot::Gone => return Err(Error::new(Kind::Protocol, "the plan uses a source twice")),
             // mountinfo lists mounts in the order in which they were made, and programs take it for the order of the
             // configuration. So this one is made now, where the kernel copies what is attached nowhere (Linux 6.15).
             Slot::Early(copy) => mount::clone_tree(copy.as_fd(), "", source.recursive).unwrap_or(copy),
             Slot::Held(copy) => copy,
             // Only the host's root may map the ids of a mount.
-            Slot::Waiting if self.asks && source.idmap.is_some() => self.ask(index, sync)?,
+            Slot::Waiting if self.asks && source.idmap.is_some() => self.ask(id, sync)?,
             Slot::Waiting => match mount::clone_tree(fd::CWD, self.path(&source.path), source.recursive) {
-                Err(failed) if failed.errno == Errno::EACCES && self.asks => self.ask(index, sync)?,
-                other if self.asks && device::is_missing(source, &other) => self.ask(index, sync)?,
+                Err(failed) if failed.errno == Errno::EACCES && self.asks => self.ask(id, sync)?,
+                other if self.asks && device::is_missing(source, &other) => self.ask(id, sync)?,
                 other => self.judge(other, source)?,
             },
         };
         dress(source, copy.as_fd())?;
         if let Some(idmap) = source.idmap.as_ref().filter(|_| !self.asks) {
-            map(source, idmap, copy.as_fd(), self.idmaps.of(index)?)?;
+            map(source, idmap, copy.as_fd(), self.idmaps.of(id)?)?;
         }
         Ok(copy)
     }
 
-    fn get(&self, index: usize) -> Result<&'a Source> {
-        self.plan.get(index).ok_or_else(|| Error::new(Kind::Protocol, "the plan uses a source that it does not have"))
+    fn get(&self, id: SourceId) -> Result<&'a Source> {
+        self.plan
+            .get(id.index())
+            .ok_or_else(|| Error::new(Kind::Protocol, "the plan uses a source that it does not have"))
     }
 
     fn judge(&self, copied: windlass_sys::Result<OwnedFd>, source: &Source) -> Result<OwnedFd> {
@@ -141,19 +143,19 @@ impl<'a> Sources<'a> {
     /// Asks the runtime for a source, and with the same message for those after it, since each question costs
     /// as much as several mounts. Sources below the root are left out: a mount in between may cover or make
     /// them.
-    fn ask(&mut self, index: usize, sync: &InitSync) -> Result<OwnedFd> {
+    fn ask(&mut self, id: SourceId, sync: &InitSync) -> Result<OwnedFd> {
         let early = |at: usize| {
             let source = &self.plan[at];
             matches!(self.slots[at], Slot::Waiting) && !source.fallback && !below(self.bundle, &source.path, &self.root)
         };
-        let others = (index + 1..self.plan.len()).filter(|at| early(*at));
-        let wanted = Wanted::new(index, others);
+        let others = (id.index() + 1..self.plan.len()).filter(|at| early(*at)).map(SourceId::new);
+        let wanted = Wanted::new(id, others);
         let mut copies = sync.sources(wanted)?.into_iter();
         let lost = || Error::new(Kind::Protocol, "the runtime has sent no copy of a mount");
         let first = copies.next().ok_or_else(lost)?;
         // What the runtime could not copy is asked for again in its turn.
-        for (at, copy) in wanted.indices().skip(1).zip(copies) {
-            self.slots[at] = Slot::Held(copy);
+        for (other, copy) in wanted.sources().skip(1).zip(copies) {
+            self.slots[other.index()] = Slot::Held(copy);
         }
         Ok(first)
     }
@@ -192,27 +194,31 @@ fn refused(failed: Failed, source: &Source, user_namespace: bool) -> Error {
 fn dress(source: &Source, copy: BorrowedFd<'_>) -> Result<()> {
     let doing = || format!("cannot set the attributes of {:?} for {:?}", source.path, source.target);
     let change = |attributes: Attributes, all: bool| mount::set_attributes(copy, attributes, all, None);
-    let mut propagation = source.propagation.iter().copied().peekable();
+    let mut propagation = source.propagation.iter().peekable();
+    let none = MountAttributes::empty();
     for (set, clear, reset, all) in
-        [(source.set, source.clear, source.reset, false), (source.set_all, source.clear_all, 0, true)]
+        [(source.set, source.clear, source.reset, false), (source.set_all, source.clear_all, none, true)]
     {
-        if set | clear | reset == 0 {
+        if (set | clear | reset).is_empty() {
             continue;
         }
         // One call does both.
-        let propagation = propagation.next_if(|(_, recursive)| *recursive == all).map_or(0, |(flag, _)| flag);
+        let propagation = propagation.next_if(|change| change.recursive == all).map(|change| change.to);
         let attributes = Attributes { set, clear: clear | reset, propagation };
         match change(attributes, all) {
             // The mount comes from another user namespace, which has locked some flags (mount_namespaces(7)). They
             // stay; only what an option names is an error. `nosymfollow` is never locked.
-            Err(failed) if failed.errno == Errno::EPERM && reset != 0 => {
-                change(Attributes { clear: clear | reset & attr::NOSYMFOLLOW, ..attributes }, all).doing(doing)?;
+            Err(failed) if failed.errno == Errno::EPERM && !reset.is_empty() => {
+                change(Attributes { clear: clear | reset & MountAttributes::NOSYMFOLLOW, ..attributes }, all)
+                    .doing(doing)?;
             }
             other => other.doing(doing)?,
         }
     }
     let change = |attributes: Attributes, all: bool| change(attributes, all).doing(doing);
-    propagation.try_for_each(|(flag, all)| change(Attributes { propagation: flag, ..Attributes::default() }, all))
+    propagation.try_for_each(|PropagationChange { to, recursive }| {
+        change(Attributes { propagation: Some(*to), ..Attributes::default() }, *recursive)
+    })
 }
 
 fn map(source: &Source, idmap: &Idmap, copy: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> Result<()> {
@@ -225,7 +231,7 @@ fn map(source: &Source, idmap: &Idmap, copy: BorrowedFd<'_>, namespace: Borrowed
 pub struct Idmaps {
     namespaces: Vec<OwnedFd>,
     /// Source and namespace, by index.
-    of: Vec<(usize, usize)>,
+    of: Vec<(SourceId, usize)>,
 }
 
 impl Idmaps {
@@ -249,12 +255,12 @@ impl Idmaps {
                     known.len() - 1
                 }
             };
-            out.of.push((index, at));
+            out.of.push((SourceId::new(index), at));
         }
         Ok(out)
     }
 
-    fn of(&self, source: usize) -> Result<BorrowedFd<'_>> {
+    fn of(&self, source: SourceId) -> Result<BorrowedFd<'_>> {
         let missing = || Error::new(Kind::Protocol, "the plan maps the ids of a mount that it does not have");
         let at = self.of.iter().find(|(index, _)| *index == source).map(|(_, at)| *at);
         at.and_then(|at| self.namespaces.get(at)).map(OwnedFd::as_fd).ok_or_else(missing)
@@ -277,14 +283,14 @@ pub fn copy_for(
 ) -> Result<Vec<OwnedFd>> {
     let visit = Visit::to(init, proof)?;
     let mut out = Vec::new();
-    for index in wanted.indices() {
-        let Some(source) = plan.sources.get(index) else { break };
+    for id in wanted.sources() {
+        let Some(source) = plan.source(id) else { break };
         let copied = match mount::clone_tree(fd::CWD, bundle.join(&source.path), source.recursive) {
             other if device::is_missing(source, &other) => device::made(source, &plan.topology, other),
             other => other,
         };
         let copied = copied.map_err(|failed| refused(failed, source, true)).and_then(|copy| match &source.idmap {
-            Some(idmap) => map(source, idmap, copy.as_fd(), idmaps.of(index)?).map(|()| copy),
+            Some(idmap) => map(source, idmap, copy.as_fd(), idmaps.of(id)?).map(|()| copy),
             None => Ok(copy),
         });
         match copied {
@@ -326,7 +332,7 @@ impl Home {
 
     /// Goes back. If that fails, ends this process, since it would go on in the container's file system.
     pub(super) fn back(&self) {
-        let back = process::setns(self.namespace.as_fd(), CloneFlags::CLONE_NEWNS)
+        let back = process::setns(self.namespace.as_fd(), Namespaces::MOUNT)
             .and_then(|()| mount::change_directory(self.root.as_fd()))
             .and_then(|()| mount::chroot_to_current())
             .and_then(|()| mount::change_directory(self.directory.as_fd()));
@@ -345,7 +351,7 @@ impl Visit {
         let doing = || "cannot enter the container's mount namespace";
         let root = process::open_of(init.pid, init.pidfd.as_fd(), "root", OFlag::O_PATH).doing(doing)?;
         let visit = Visit(Home::hold()?);
-        process::setns(init.pidfd.as_fd(), CloneFlags::CLONE_NEWNS).doing(doing)?;
+        process::setns(init.pidfd.as_fd(), Namespaces::MOUNT).doing(doing)?;
         mount::change_directory(root.as_fd()).and_then(|()| mount::chroot_to_current()).doing(doing)?;
         Ok(visit)
     }

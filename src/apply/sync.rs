@@ -37,6 +37,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 
 use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_plan::SourceId;
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::socket;
 
@@ -103,14 +104,15 @@ pub struct Wanted {
 
 impl Wanted {
     /// `first`, and those of `others` that are among the 63 after it.
-    pub fn new(first: usize, others: impl IntoIterator<Item = usize>) -> Wanted {
-        let near = others.into_iter().filter_map(|other| other.checked_sub(first)).filter(|by| *by < 64);
+    pub fn new(first: SourceId, others: impl IntoIterator<Item = SourceId>) -> Wanted {
+        let first = first.index();
+        let near = others.into_iter().filter_map(|other| other.index().checked_sub(first)).filter(|by| *by < 64);
         Wanted { first: first as u32, more: near.fold(1, |all, by| all | 1 << by) }
     }
 
-    /// Their indices, in order.
-    pub fn indices(self) -> impl Iterator<Item = usize> {
-        (0..64).filter(move |by| self.more >> by & 1 != 0).map(move |by| self.first as usize + by)
+    /// The sources, in order.
+    pub fn sources(self) -> impl Iterator<Item = SourceId> {
+        (0..64).filter(move |by| self.more >> by & 1 != 0).map(move |by| SourceId::new(self.first as usize + by))
     }
 }
 

@@ -8,68 +8,6 @@ pub const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 #[allow(clippy::unnecessary_cast)] // Its type depends on the C library.
 pub const TIOCSCTTY: u64 = libc::TIOCSCTTY as u64;
 
-/// `MOUNT_ATTR_*` of mount_setattr(2) and fsmount(2).
-pub mod attr {
-    /// Read-only.
-    pub const RDONLY: u64 = 0x1;
-    /// Set-user-id bits are ignored.
-    pub const NOSUID: u64 = 0x2;
-    /// Device files are not devices.
-    pub const NODEV: u64 = 0x4;
-    /// Nothing can be executed.
-    pub const NOEXEC: u64 = 0x8;
-    /// The bits that hold the access time policy.
-    pub const ATIME: u64 = 0x70;
-    /// No access times.
-    pub const NOATIME: u64 = 0x10;
-    /// Access times always.
-    pub const STRICTATIME: u64 = 0x20;
-    /// No access times of directories.
-    pub const NODIRATIME: u64 = 0x80;
-    /// Ids are mapped.
-    pub const IDMAP: u64 = 0x10_0000;
-    /// Symbolic links are not followed.
-    pub const NOSYMFOLLOW: u64 = 0x20_0000;
-}
-
-/// `MS_*` of mount(2).
-pub mod ms {
-    /// Everything below as well.
-    pub const REC: u64 = 1 << 14;
-    /// No kernel messages.
-    pub const SILENT: u64 = 1 << 15;
-    /// Cannot be bind mounted.
-    pub const UNBINDABLE: u64 = 1 << 17;
-    /// Sees and sends no mounts.
-    pub const PRIVATE: u64 = 1 << 18;
-    /// Sees mounts, sends none.
-    pub const SLAVE: u64 = 1 << 19;
-    /// Sees and sends mounts.
-    pub const SHARED: u64 = 1 << 20;
-    /// Counts changes of inodes.
-    pub const I_VERSION: u64 = 1 << 23;
-}
-
-/// `CLONE_NEW*` of clone3(2) and setns(2).
-pub mod namespace {
-    /// Time.
-    pub const TIME: u64 = 0x80;
-    /// Mount.
-    pub const MOUNT: u64 = 0x2_0000;
-    /// Cgroup.
-    pub const CGROUP: u64 = 0x200_0000;
-    /// UTS.
-    pub const UTS: u64 = 0x400_0000;
-    /// IPC.
-    pub const IPC: u64 = 0x800_0000;
-    /// User.
-    pub const USER: u64 = 0x1000_0000;
-    /// PID.
-    pub const PID: u64 = 0x2000_0000;
-    /// Network.
-    pub const NET: u64 = 0x4000_0000;
-}
-
 /// sched_setattr(2)'s argument, in the kernel's layout (`SCHED_ATTR_SIZE_VER0`, 48 bytes).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,10 +5,13 @@
 #![warn(missing_docs)]
 
 pub mod abi;
+pub mod capability;
 pub mod error;
 pub mod exit_record;
 pub mod hint;
 pub mod id;
+pub mod mount;
+pub mod namespaces;
 pub mod rfc3339;
 pub mod spec;
 pub mod variant;

@@ -10,8 +10,8 @@ use nix::sched::CloneFlags;
 use nix::unistd::{AccessFlags, access};
 
 use super::facts::{Cgroups, Facts, Helper, Kernel, SecurityModules, SystemdInstance, User, UserNamespaces};
-use windlass_base::abi::ms;
 use windlass_base::error::describe;
+use windlass_base::mount::{Propagation, PropagationChange};
 use windlass_cgroup::{Hierarchy, Systemd, delegated, own_cgroup};
 use windlass_plan::Host;
 use windlass_plan::device_rules;
@@ -152,7 +152,7 @@ fn refused(host: &Host, proof: &SingleThreaded) -> Option<String> {
         Ok(Forked::Child) => {
             let mapped = fs::write("/proc/self/setgroups", "deny")
                 .and_then(|()| fs::write("/proc/self/uid_map", format!("0 {} 1", host.uid)));
-            let errno = match mapped.map(|()| mount::propagate_root(ms::PRIVATE | ms::REC)) {
+            let errno = match mapped.map(|()| mount::propagate_root(PropagationChange::of_tree(Propagation::Private))) {
                 Ok(Ok(())) => 0,
                 Ok(Err(failed)) => failed.errno as i32,
                 Err(error) => error.raw_os_error().unwrap_or(libc::EIO),

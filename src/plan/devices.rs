@@ -1,7 +1,7 @@
 //! Device nodes: those that every container has, and those of the configuration.
 
-use windlass_base::abi::{attr, ms};
 use windlass_base::error::Fault;
+use windlass_base::mount::{MountAttributes, Propagation, PropagationChange};
 use windlass_base::spec::{Device, Linux, Spec};
 
 use super::rootfs::Source;
@@ -20,7 +20,7 @@ const DEFAULT_DEVICES: &[(&str, u32, u32)] =
     &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 /// The flags of a bound node's mount, since the container's user may own a node of the host.
-pub const BOUND: u64 = attr::NOSUID | attr::NOEXEC;
+pub const BOUND: MountAttributes = MountAttributes::NOSUID.union(MountAttributes::NOEXEC);
 
 /// Adds the nodes. In a user namespace they are bound, since nobody in it can make them. A `/dev` that comes
 /// from the host has its own nodes and is left alone.
@@ -53,7 +53,7 @@ pub(super) fn devices(spec: &Spec, linux: &Linux, bind_nodes: bool, draft: &mut 
                 pointer: named,
                 target: node.path.to_string(),
                 set: BOUND,
-                propagation: vec![(ms::PRIVATE, false)],
+                propagation: vec![PropagationChange::of_mount(Propagation::Private)],
                 device: Some(Box::new(node.clone())),
                 ..Source::default()
             }));

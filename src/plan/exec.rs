@@ -1,7 +1,8 @@
 //! The plan of `exec`: the same steps as create's, after joining what the container has.
 
-use windlass_base::abi::{bits_of_list, namespace};
+use windlass_base::abi::bits_of_list;
 use windlass_base::error::{Error, Fault, Origin, Result};
+use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{Process, Spec};
 
 use super::{Action, Draft, Options, Program, Step, topology};
@@ -45,8 +46,8 @@ pub struct User {
 pub struct ExecPlan {
     /// The process to run.
     pub process: Process,
-    /// Namespaces (`CLONE_NEW*`) to join.
-    pub namespaces: u64,
+    /// Namespaces to join.
+    pub namespaces: Namespaces,
     /// RLIMIT_NPROC, which the runtime sets from outside, because the process in between would count as well.
     pub processes: Option<Processes>,
     /// The host's id of the user that the process will be, see [`super::Topology::host_uid`].
@@ -73,7 +74,7 @@ pub struct Processes {
 impl ExecPlan {
     /// Whether a process in between makes the one that is to execute the program.
     pub fn in_between(&self) -> bool {
-        self.namespaces & namespace::PID != 0
+        self.namespaces.contains(Namespaces::PID)
     }
 
     /// The program to run.
@@ -104,7 +105,7 @@ pub fn exec(id: &str, spec: &Spec, request: &Request, process: Option<&[u8]>, op
     let empty = windlass_base::spec::Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&empty);
     let topology = topology::topology(linux, &options.host, &mut draft);
-    let namespaces = topology.joined.iter().fold(topology.new, |all, join| all | join.kind);
+    let namespaces = topology.all();
     if !options.no_new_keyring {
         draft.always(
             "the session keyring of the container",
@@ -143,8 +144,9 @@ pub fn exec(id: &str, spec: &Spec, request: &Request, process: Option<&[u8]>, op
         }
     }
     let mut processes = None;
-    if namespaces & namespace::PID != 0 {
-        let early = namespaces & namespace::USER != 0 || draft.steps.iter().any(|step| of_one_process(&step.action));
+    if namespaces.contains(Namespaces::PID) {
+        let early =
+            namespaces.contains(Namespaces::USER) || draft.steps.iter().any(|step| of_one_process(&step.action));
         processes = birth(&mut draft.steps, early);
     }
     let host_uid = topology.host_uid(process.user.uid);

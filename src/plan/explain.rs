@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
-use windlass_base::abi::{attr, ms};
+use windlass_base::mount::{MountAttributes, Propagation, PropagationChange};
+use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::escape;
 
 use super::topology::KINDS;
@@ -15,7 +16,7 @@ impl fmt::Display for Action {
             Action::Scope => f.write_str("wait to be put into the scope"),
             Action::BecomeRoot(uid, gid) => write!(f, "become user {uid}:{gid} of the user namespace"),
             Action::Join(index) => write!(f, "join namespace {index}"),
-            Action::Copy(index) => write!(f, "copy source {index}"),
+            Action::Copy(source) => write!(f, "copy source {}", source.index()),
             Action::Unshare(kinds) => write!(f, "unshare the {} namespace", kind_names(*kinds)),
             Action::SessionKeyring(name) => write!(f, "join the session keyring {name:?}"),
             Action::LoopbackUp => f.write_str("bring the loopback interface up"),
@@ -23,7 +24,7 @@ impl fmt::Display for Action {
             Action::Domainname(name) => write!(f, "set the domainname to {name:?}"),
             Action::LeaveMounts => f.write_str("leave the runtime's mount namespace"),
             Action::ReturnToMounts => f.write_str("return to it with a root that is attached nowhere"),
-            Action::Propagation(flags) => write!(f, "make all mounts {}", propagation_name(*flags)),
+            Action::Propagation(flags) => write!(f, "make all mounts {}", plural(flags.to)),
             Action::Rootfs { path, .. } => write!(f, "attach the root filesystem {path}"),
             Action::Mount(mount) => mount.fmt(f),
             Action::Node(node) => {
@@ -50,7 +51,7 @@ impl fmt::Display for Action {
             Action::Pivot(Pivot::PivotRoot) => f.write_str("pivot the root"),
             Action::Pivot(Pivot::Move) => f.write_str("move the root over / and chroot"),
             Action::Pivot(Pivot::Chroot) => f.write_str("chroot into the root filesystem"),
-            Action::RootPropagation(flags) => write!(f, "make / {}", propagation_name(*flags)),
+            Action::RootPropagation(flags) => write!(f, "make / {}", plural(flags.to)),
             Action::Readonly(path) => write!(f, "make the mount {path} read-only"),
             Action::Sysctl(key, value) => write!(f, "set sysctl {key} to {value:?}"),
             Action::ReadonlyPath(path) => write!(f, "make {path} read-only"),
@@ -72,10 +73,10 @@ impl fmt::Display for Action {
                 }
                 let sets = &identity.capabilities;
                 write!(f, " with capabilities {:#x}, bounded by {:#x}", sets.effective, sets.bounding)?;
-                match identity.until_filtered {
-                    0 => Ok(()),
-                    kept => write!(f, ", and {kept:#x} for the filter"),
+                if !identity.until_filtered.is_empty() {
+                    write!(f, ", and {:#x} for the filter", identity.until_filtered)?;
                 }
+                Ok(())
             }
             Action::NoNewPrivileges => f.write_str("set no_new_privs"),
             Action::WorkingDirectory(path) => write!(f, "change into {path:?}"),
@@ -118,18 +119,18 @@ impl fmt::Display for Mount {
 }
 
 /// The names of `MOUNT_ATTR_*`.
-fn attribute_names(set: u64) -> Vec<String> {
+fn attribute_names(set: MountAttributes) -> Vec<String> {
     let names = [
-        (attr::RDONLY, "ro"),
-        (attr::NOSUID, "nosuid"),
-        (attr::NODEV, "nodev"),
-        (attr::NOEXEC, "noexec"),
-        (attr::NOATIME, "noatime"),
-        (attr::STRICTATIME, "strictatime"),
-        (attr::NODIRATIME, "nodiratime"),
-        (attr::NOSYMFOLLOW, "nosymfollow"),
+        (MountAttributes::RDONLY, "ro"),
+        (MountAttributes::NOSUID, "nosuid"),
+        (MountAttributes::NODEV, "nodev"),
+        (MountAttributes::NOEXEC, "noexec"),
+        (MountAttributes::NOATIME, "noatime"),
+        (MountAttributes::STRICTATIME, "strictatime"),
+        (MountAttributes::NODIRATIME, "nodiratime"),
+        (MountAttributes::NOSYMFOLLOW, "nosymfollow"),
     ];
-    names.iter().filter(|(bit, _)| set & bit != 0).map(|(_, name)| (*name).into()).collect()
+    names.iter().filter(|(bit, _)| set.intersects(*bit)).map(|(_, name)| (*name).into()).collect()
 }
 
 fn write_options(f: &mut fmt::Formatter<'_>, options: &[String]) -> fmt::Result {
@@ -137,28 +138,28 @@ fn write_options(f: &mut fmt::Formatter<'_>, options: &[String]) -> fmt::Result 
 }
 
 /// A propagation as the word of a mount option.
-fn propagation_word((flag, all): &(u64, bool)) -> String {
-    let word = match *flag {
-        ms::SHARED => "shared",
-        ms::SLAVE => "slave",
-        ms::UNBINDABLE => "unbindable",
-        _ => "private",
+fn propagation_word(change: &PropagationChange) -> String {
+    let word = match change.to {
+        Propagation::Shared => "shared",
+        Propagation::Slave => "slave",
+        Propagation::Unbindable => "unbindable",
+        Propagation::Private => "private",
     };
-    format!("{}{word}", if *all { "r" } else { "" })
+    format!("{}{word}", if change.recursive { "r" } else { "" })
 }
 
-fn propagation_name(flags: u64) -> &'static str {
-    match flags & !ms::REC {
-        ms::SHARED => "shared",
-        ms::SLAVE => "slaves",
-        ms::UNBINDABLE => "unbindable",
-        _ => "private",
+fn plural(propagation: Propagation) -> &'static str {
+    match propagation {
+        Propagation::Shared => "shared",
+        Propagation::Slave => "slaves",
+        Propagation::Unbindable => "unbindable",
+        Propagation::Private => "private",
     }
 }
 
-/// The names of `CLONE_NEW*`, as `linux.namespaces` has them.
-pub fn kind_names(kinds: u64) -> String {
-    KINDS.iter().filter(|(_, kind)| kinds & kind != 0).map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+/// The names of namespaces, as `linux.namespaces` has them.
+pub fn kind_names(kinds: Namespaces) -> String {
+    KINDS.iter().filter(|(_, kind)| kinds.contains(*kind)).map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
 }
 
 /// One line of an explanation: whose step, which, what, and who asked.
@@ -261,11 +262,11 @@ impl Plan {
                 Some(join) => format!("join the {} namespace {}", kind_names(join.kind), join.path),
                 None => action.to_string(),
             },
-            Action::Copy(index) => match self.sources.get(*index) {
+            Action::Copy(source) => match self.source(*source) {
                 Some(source) => format!("{source}, while it is the host's peer"),
                 None => action.to_string(),
             },
-            Action::Mount(Mount { what: What::Bind(source), destination, .. }) => match self.sources.get(*source) {
+            Action::Mount(Mount { what: What::Bind(source), destination, .. }) => match self.source(*source) {
                 Some(source) => {
                     let word = if source.recursive { "rbind" } else { "bind" };
                     format!("{word} {} on {destination}{}", source.path, source.options())
@@ -274,7 +275,7 @@ impl Plan {
             },
             Action::Mount(Mount { what: What::New { fallback: Some(source), .. }, .. })
             | Action::Rootfs { source: Some(source), .. }
-            | Action::Node(Node { source: Some(source), .. }) => match self.sources.get(*source) {
+            | Action::Node(Node { source: Some(source), .. }) => match self.source(*source) {
                 Some(source) => format!("{action}{}", source.options()),
                 None => action.to_string(),
             },
@@ -319,8 +320,8 @@ impl Source {
         let mut options = attribute_names(self.set);
         options.extend(attribute_names(self.set_all).into_iter().map(all));
         // A cleared field of access time is how a policy is set.
-        let cleared = |bits: u64, set: u64| {
-            attribute_names(bits & !set & !attr::ATIME).into_iter().map(|name| format!("not {name}"))
+        let cleared = |bits: MountAttributes, set: MountAttributes| {
+            attribute_names(bits & !set & !MountAttributes::ATIME).into_iter().map(|name| format!("not {name}"))
         };
         options.extend(cleared(self.clear, self.set));
         options.extend(cleared(self.clear_all, self.set_all).map(all));

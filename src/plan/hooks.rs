@@ -1,6 +1,6 @@
 //! Hooks: where they run among the steps, and what is wrong with any of them.
 
-use windlass_base::abi::namespace;
+use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{Linux, Spec};
 
 use super::{Action, Draft, Topology};
@@ -8,7 +8,7 @@ use super::{Action, Draft, Topology};
 /// Adds the hooks that run before the pivot and the network interfaces that they may look for, and reports
 /// what is wrong with any hook.
 pub(super) fn hooks(spec: &Spec, topology: &Topology, linux: &Linux, draft: &mut Draft) {
-    if !linux.net_devices.is_empty() && topology.has(namespace::NET) {
+    if !linux.net_devices.is_empty() && topology.has(Namespaces::NET) {
         draft.config("/linux/netDevices", Action::NetDevices);
     }
     let Some(hooks) = &spec.hooks else { return };

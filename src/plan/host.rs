@@ -4,13 +4,14 @@
 //! root of a user namespace, as podman makes one, but for what that namespace owns. What follows
 //! from it is planned, so that `explain` shows it.
 
+use windlass_base::capability::CapabilitySet;
 use windlass_base::spec::IdMapping;
 
 /// Facts about the host that planning depends on; looked up once by the caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
-    /// Capabilities that this process has to give away, as bits.
-    pub capabilities: u64,
+    /// Capabilities that this process has to give away.
+    pub capabilities: CapabilitySet,
     /// Effective user id.
     pub uid: u32,
     /// Effective group id.
@@ -38,15 +39,11 @@ pub enum Maps {
     Helpers,
 }
 
-const CAP_SETGID: u64 = 1 << 6;
-const CAP_SETUID: u64 = 1 << 7;
-const CAP_SYS_ADMIN: u64 = 1 << 21;
-
 impl Host {
     /// Whether mounts and namespaces of the host, or of the namespace that we are root of, are ours
     /// to copy and to join.
     pub fn administers(&self) -> bool {
-        self.capabilities & CAP_SYS_ADMIN != 0
+        self.capabilities.contains(CapabilitySet::SYS_ADMIN)
     }
 
     /// Whether the host's root is somebody else.
@@ -56,12 +53,14 @@ impl Host {
 
     /// Who may write these id maps.
     pub fn maps(&self, uids: &[IdMapping], gids: &[IdMapping]) -> Maps {
-        let both = CAP_SETUID | CAP_SETGID;
+        let both = CapabilitySet::SETUID | CapabilitySet::SETGID;
         let own = |mappings: &[IdMapping], id: u32| matches!(mappings, [only] if only.host_id == id && only.size == 1);
-        match () {
-            () if self.capabilities & both == both => Maps::Direct,
-            () if own(uids, self.uid) && own(gids, self.gid) => Maps::Own,
-            () => Maps::Helpers,
+        if self.capabilities.contains(both) {
+            Maps::Direct
+        } else if own(uids, self.uid) && own(gids, self.gid) {
+            Maps::Own
+        } else {
+            Maps::Helpers
         }
     }
 }
@@ -85,15 +84,15 @@ mod tests {
         ] {
             assert_eq!(user.maps(&uids, &gids), Maps::Helpers);
         }
-        let root = Host { capabilities: CAP_SETUID | CAP_SETGID, ..user };
+        let root = Host { capabilities: CapabilitySet::SETUID | CapabilitySet::SETGID, ..user };
         assert_eq!(root.maps(&[map(0, 65536)], &[map(0, 65536)]), Maps::Direct);
     }
 
     #[test]
     fn root_of_a_user_namespace_is_rootless_but_administers_it() {
-        let nested = Host { capabilities: u64::MAX, nested: Some(Vec::new()), ..Host::default() };
+        let nested = Host { capabilities: CapabilitySet::all(), nested: Some(Vec::new()), ..Host::default() };
         assert!(nested.administers() && nested.rootless());
-        assert!(!Host { capabilities: u64::MAX, ..Host::default() }.rootless());
+        assert!(!Host { capabilities: CapabilitySet::all(), ..Host::default() }.rootless());
         assert!(Host { uid: 1000, ..Host::default() }.rootless());
     }
 }

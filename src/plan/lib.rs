@@ -33,12 +33,14 @@ pub use blame::innermost;
 pub use devices::BOUND;
 pub use host::{Host, Maps};
 pub use path::RootPath;
-pub use process::{Identity, MEMORY_FLAGS, MEMORY_MODES, Seccomp, Sets};
-pub use rootfs::{Idmap, Mount, Source, Target, What, may_cover};
+pub use process::{Identity, MEMORY_FLAGS, MEMORY_MODES, ProcessCapabilities, Seccomp};
+pub use rootfs::{Idmap, Mount, Source, SourceId, Target, What, may_cover};
 pub use topology::{Join, Joiner, Topology};
 
 use windlass_base::abi::SchedulerAttributes;
 use windlass_base::error::{Error, Fault, Origin, Result};
+use windlass_base::mount::PropagationChange;
+use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{ConsoleSize, IdMapping, Spec, Version};
 
 /// Everything `create` will do.
@@ -48,7 +50,7 @@ pub struct Plan {
     pub id: String,
     /// Which processes and namespaces.
     pub topology: Topology,
-    /// Mounts to copy; steps refer to them by index.
+    /// Mounts to copy; steps name them by [`SourceId`].
     pub sources: Vec<Source>,
     /// Whether init asks the runtime for sources that its user cannot reach. It does in a user namespace,
     /// if the runtime has CAP_SYS_ADMIN over the host's mounts.
@@ -71,6 +73,19 @@ pub struct Plan {
     pub init: Vec<Step>,
     /// What was asked for and will not be done, or not as written.
     pub warnings: Vec<Fault>,
+}
+
+impl Plan {
+    /// A source that a step names.
+    pub fn source(&self, id: SourceId) -> Option<&Source> {
+        self.sources.get(id.index())
+    }
+
+    /// Adds a source.
+    pub fn add_source(&mut self, source: Source) -> SourceId {
+        self.sources.push(source);
+        SourceId::new(self.sources.len() - 1)
+    }
 }
 
 /// One thing to do, and who asked for it.
@@ -109,7 +124,7 @@ pub struct Node {
     /// Group.
     pub gid: u32,
     /// In a user namespace nodes cannot be made: one of the host, from [`Plan::sources`], is bound.
-    pub source: Option<usize>,
+    pub source: Option<SourceId>,
 }
 
 /// A closed set: each variant is one thing that a reader of a plan wants to see as one line.
@@ -124,9 +139,9 @@ pub enum Action {
     /// Join a namespace that the runtime has opened.
     Join(usize),
     /// Copy the mount of a source before its turn.
-    Copy(usize),
-    /// Make these namespaces (`CLONE_NEW*`) in a process of our own.
-    Unshare(u64),
+    Copy(SourceId),
+    /// Make these namespaces in a process of our own.
+    Unshare(Namespaces),
     /// A session keyring of the container's own.
     SessionKeyring(String),
     /// Bring the loopback interface up.
@@ -141,12 +156,12 @@ pub enum Action {
     /// attached nowhere.
     ReturnToMounts,
     /// Set the propagation of all mounts of the new mount namespace.
-    Propagation(u64),
+    Propagation(PropagationChange),
     /// Attach the root filesystem where it will be pivoted from, or only find it where there is no
     /// mount namespace to attach it in.
     Rootfs {
         /// Its copy.
-        source: Option<usize>,
+        source: Option<SourceId>,
         /// Its path on the host; relative to the bundle.
         path: String,
     },
@@ -183,8 +198,8 @@ pub enum Action {
     HoldProc,
     /// Make the new root `/`.
     Pivot(Pivot),
-    /// Set the propagation of `/`; `MS_*`, with `MS_REC` for all below.
-    RootPropagation(u64),
+    /// Set the propagation of `/`.
+    RootPropagation(PropagationChange),
     /// Make a mount read-only that had to be written to until now.
     Readonly(RootPath),
     /// Set a kernel parameter.
@@ -226,7 +241,7 @@ pub enum Action {
     /// Install the seccomp filter.
     Seccomp(Seccomp),
     /// Give up what installing the filter needed: only these capabilities are left.
-    Capabilities(Sets),
+    Capabilities(ProcessCapabilities),
     /// Tell the runtime that all is prepared, and wait for `start`.
     Ready,
     /// Run the startContainer hooks.
@@ -308,9 +323,9 @@ impl Draft {
         self.warnings.push(Fault { pointer: pointer.into(), msg: msg.into() });
     }
 
-    fn source(&mut self, source: Source) -> usize {
+    fn source(&mut self, source: Source) -> SourceId {
         self.sources.push(source);
-        self.sources.len() - 1
+        SourceId::new(self.sources.len() - 1)
     }
 
     fn done<T>(self, make: impl FnOnce(Draft) -> T) -> Result<T> {

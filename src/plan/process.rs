@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use windlass_seccomp::Profile;
 
 use windlass_base::abi::{SchedulerAttributes, bits_of_list};
+use windlass_base::capability::CapabilitySet;
 use windlass_base::error::Fault;
 use windlass_base::spec::{Capabilities, IoPriority, Linux, MemoryPolicy, Process, Rlimit, Scheduler, Spec, User};
 
@@ -29,29 +30,26 @@ pub struct Identity {
     /// Supplementary groups: exactly these.
     pub groups: Vec<u32>,
     /// Capability sets; none at all where the configuration has none.
-    pub capabilities: Sets,
+    pub capabilities: ProcessCapabilities,
     /// Capabilities that are in force as well until [`Action::Capabilities`]: what installing a
     /// filter needs.
-    pub until_filtered: u64,
+    pub until_filtered: CapabilitySet,
 }
 
-/// The five capability sets, bit n for capability n.
+/// The five capability sets of a process (capabilities(7)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sets {
+pub struct ProcessCapabilities {
     /// Bounding set.
-    pub bounding: u64,
+    pub bounding: CapabilitySet,
     /// Effective set.
-    pub effective: u64,
+    pub effective: CapabilitySet,
     /// Permitted set.
-    pub permitted: u64,
+    pub permitted: CapabilitySet,
     /// Inheritable set.
-    pub inheritable: u64,
+    pub inheritable: CapabilitySet,
     /// Ambient set.
-    pub ambient: u64,
+    pub ambient: CapabilitySet,
 }
-
-/// Bit of CAP_SYS_ADMIN (linux/capability.h).
-const SYS_ADMIN: u64 = 1 << 21;
 
 /// A compiled seccomp filter and where its listener goes.
 #[derive(Clone)]
@@ -183,7 +181,7 @@ pub(super) fn credentials(
         draft.config(field("selinuxLabel"), Action::SeLinux(process.selinux_label.clone()));
     }
     // In a user namespace of its own init has every capability, whatever we have.
-    let grantable = if topology.user_namespace() { u64::MAX } else { options.host.capabilities };
+    let grantable = if topology.user_namespace() { CapabilitySet::all() } else { options.host.capabilities };
     let capabilities = process
         .capabilities
         .as_ref()
@@ -191,8 +189,8 @@ pub(super) fn credentials(
         .unwrap_or_default();
     check_ids(user, topology, pointer, draft);
     let until_filtered = match seccomp {
-        Some(_) if !process.no_new_privileges => SYS_ADMIN & grantable & !capabilities.effective,
-        _ => 0,
+        Some(_) if !process.no_new_privileges => CapabilitySet::SYS_ADMIN & grantable & !capabilities.effective,
+        _ => CapabilitySet::empty(),
     };
     draft.config(field("cwd"), Action::WorkingDirectory(PathBuf::from(&process.cwd)));
     let groups = user.additional_gids.clone();
@@ -208,9 +206,9 @@ pub(super) fn credentials(
         draft.always("the runtime reports, and `start` begins", Action::Ready);
     }
     if let Some(seccomp) = seccomp {
-        refused(&seccomp.filter, until_filtered != 0, draft);
+        refused(&seccomp.filter, !until_filtered.is_empty(), draft);
         draft.config("/linux/seccomp", Action::Seccomp(seccomp));
-        if until_filtered != 0 {
+        if !until_filtered.is_empty() {
             draft.config(field("capabilities"), Action::Capabilities(capabilities));
         }
     }
@@ -259,16 +257,22 @@ fn check_ids(user: &User, topology: &Topology, pointer: &str, draft: &mut Draft)
 
 /// Names to bits. Unknown ones, and ones that this host cannot grant, are warned about: the
 /// specification asks for that and not for a failure.
-fn capabilities(sets: &Capabilities, grantable: u64, pointer: &str, draft: &mut Draft) -> Sets {
+fn capabilities(
+    sets: &Capabilities,
+    grantable: CapabilitySet,
+    pointer: &str,
+    draft: &mut Draft,
+) -> ProcessCapabilities {
     let mut unknown: Vec<String> = Vec::new();
-    let mut missing = 0;
+    let mut missing = CapabilitySet::empty();
     let mut bits = |names: &Option<Vec<String>>, field: &str| {
-        let mut out = 0;
+        let mut out = CapabilitySet::empty();
         for (index, name) in names.iter().flatten().enumerate() {
             match name.parse::<caps::Capability>() {
                 Ok(capability) => {
-                    missing |= capability.bitmask() & !grantable;
-                    out |= capability.bitmask() & grantable;
+                    let one = CapabilitySet::from_bits_retain(capability.bitmask());
+                    missing |= one & !grantable;
+                    out |= one & grantable;
                 }
                 Err(_) if unknown.contains(name) => {}
                 Err(_) => {
@@ -279,7 +283,7 @@ fn capabilities(sets: &Capabilities, grantable: u64, pointer: &str, draft: &mut 
         }
         out
     };
-    let out = Sets {
+    let out = ProcessCapabilities {
         bounding: bits(&sets.bounding, "bounding"),
         effective: bits(&sets.effective, "effective"),
         permitted: bits(&sets.permitted, "permitted"),
@@ -316,9 +320,9 @@ fn capabilities(sets: &Capabilities, grantable: u64, pointer: &str, draft: &mut 
 }
 
 /// The capabilities of a set. Only for one that has any is the table of all made.
-fn named(bits: u64) -> impl Iterator<Item = caps::Capability> {
-    let all = (bits != 0).then(caps::all);
-    all.into_iter().flatten().filter(move |capability| bits & capability.bitmask() != 0)
+fn named(set: CapabilitySet) -> impl Iterator<Item = caps::Capability> {
+    let all = (!set.is_empty()).then(caps::all);
+    all.into_iter().flatten().filter(move |capability| set.bits() & capability.bitmask() != 0)
 }
 
 fn seccomp(linux: &Linux, draft: &mut Draft) -> Option<Seccomp> {

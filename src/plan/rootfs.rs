@@ -1,7 +1,8 @@
 //! The root filesystem: mounts, devices, the pivot, and what is hidden or read-only in the end.
 
-use windlass_base::abi::{attr, ms, namespace};
 use windlass_base::error::Origin;
+use windlass_base::mount::{MountAttributes, MsFlags, Propagation, PropagationChange};
+use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{IdMapping, Linux, Process, Root, Spec};
 
 use super::mount_options::{self, Options as MountOptions};
@@ -18,6 +19,22 @@ pub struct Idmap {
     pub recursive: bool,
 }
 
+/// Names one of [`Plan::sources`](super::Plan::sources).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceId(usize);
+
+impl SourceId {
+    /// The source at this index.
+    pub const fn new(index: usize) -> SourceId {
+        SourceId(index)
+    }
+
+    /// Its index.
+    pub const fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// A mount that is copied, in the container's mount namespace, to be attached elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
@@ -30,17 +47,17 @@ pub struct Source {
     /// With all mounts below it.
     pub recursive: bool,
     /// Attributes of the mount to set and clear.
-    pub set: u64,
+    pub set: MountAttributes,
     /// Attributes to clear.
-    pub clear: u64,
+    pub clear: MountAttributes,
     /// Attributes to clear unless the kernel has locked them.
-    pub reset: u64,
+    pub reset: MountAttributes,
     /// Attributes to set on all.
-    pub set_all: u64,
+    pub set_all: MountAttributes,
     /// Attributes to clear on all.
-    pub clear_all: u64,
+    pub clear_all: MountAttributes,
     /// Propagations, in order.
-    pub propagation: Vec<(u64, bool)>,
+    pub propagation: Vec<PropagationChange>,
     /// Ids to map.
     pub idmap: Option<Idmap>,
     /// A device node: one that is not at the path is made where that is possible.
@@ -53,7 +70,7 @@ pub struct Source {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// A copy of a mount of the host, from [`super::Plan::sources`].
-    Bind(usize),
+    Bind(SourceId),
     /// A new filesystem.
     New {
         /// Its type.
@@ -63,7 +80,7 @@ pub enum What {
         /// Its options.
         data: Vec<(String, Option<String>)>,
         /// The host's, from [`super::Plan::sources`]: bound where the kernel refuses a new one.
-        fallback: Option<usize>,
+        fallback: Option<SourceId>,
     },
 }
 
@@ -86,11 +103,11 @@ pub struct Mount {
     /// What.
     pub what: What,
     /// Attributes of a new filesystem's mount.
-    pub set: u64,
+    pub set: MountAttributes,
     /// Propagations of a new filesystem's mount.
-    pub propagation: Vec<(u64, bool)>,
+    pub propagation: Vec<PropagationChange>,
     /// Flags that only mount(2) takes.
-    pub old_flags: u64,
+    pub old_flags: MsFlags,
     /// Starts with a copy of what was there.
     pub copy_up: bool,
     /// Can be written to until a later [`Action::Readonly`].
@@ -108,7 +125,7 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
         Some(root) if root.path.is_empty() => draft.fault("/root/path", "root.path is empty"),
         Some(_) => {}
     }
-    let own_namespace = topology.has(namespace::MOUNT);
+    let own_namespace = topology.has(Namespaces::MOUNT);
     // Whether init makes its mounts in a namespace that it leaves again.
     let apart = !own_namespace && !topology.user_namespace() && has_mounts(spec, linux, options);
     if !own_namespace {
@@ -121,10 +138,13 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
     let own_mounts = own_namespace || apart;
     if own_mounts {
         // Mounts of the host still arrive unless the configuration says otherwise; ours never leave.
-        draft.always("mounts made here must not reach the host", Action::Propagation(ms::SLAVE | ms::REC));
+        draft.always(
+            "mounts made here must not reach the host",
+            Action::Propagation(PropagationChange::of_tree(Propagation::Slave)),
+        );
     }
     // A slave hears of the host's mounts, so its copy must not be cut off from them.
-    let slave = propagation.is_some_and(|flags| flags & ms::SLAVE != 0);
+    let slave = propagation.is_some_and(|change| change.to == Propagation::Slave);
     let before_slaves = draft.steps.len().saturating_sub(usize::from(own_mounts));
     let source = own_mounts.then(|| {
         draft.source(Source {
@@ -132,7 +152,7 @@ pub(super) fn rootfs(spec: &Spec, linux: &Linux, topology: &Topology, options: &
             pointer: "/root/path".into(),
             target: "/".into(),
             recursive: true,
-            propagation: if slave { Vec::new() } else { vec![(ms::PRIVATE, true)] },
+            propagation: if slave { Vec::new() } else { vec![PropagationChange::of_tree(Propagation::Private)] },
             ..Source::default()
         })
     });
@@ -219,7 +239,8 @@ fn has_mounts(spec: &Spec, linux: &Linux, options: &Options) -> bool {
 
 /// Makes a mount private whatever its options say, for the namespace in which it is made does not last.
 fn without_propagation(index: usize, mount: &windlass_base::spec::Mount, words: &mut MountOptions, draft: &mut Draft) {
-    let other = |word: &String| mount_options::propagation(word).is_some_and(|(flag, _)| flag != ms::PRIVATE);
+    let other =
+        |word: &String| mount_options::propagation(word).is_some_and(|change| change.to != Propagation::Private);
     if let Some(at) = mount.options.iter().position(other) {
         let msg = format!(
             "option {:?} has no effect without a private MNT namespace: the mount is private",
@@ -227,17 +248,17 @@ fn without_propagation(index: usize, mount: &windlass_base::spec::Mount, words: 
         );
         draft.warn(format!("/mounts/{index}/options/{at}"), msg);
     }
-    words.propagation = vec![(ms::PRIVATE, true)];
+    words.propagation = vec![PropagationChange::of_tree(Propagation::Private)];
 }
 
 /// Adds the steps that copy shared sources before all mounts become slaves. A shared mount must stay a peer of
 /// the host's, so that each side sees what the other mounts, and a copy of a slave would be a slave. In a user
 /// namespace all mounts are slaves from the beginning (mount_namespaces(7)).
 fn copy_shared(at: usize, draft: &mut Draft) {
-    let shared = |source: &Source| source.propagation.iter().any(|(flag, _)| *flag == ms::SHARED);
+    let shared = |source: &Source| source.propagation.iter().any(|change| change.to == Propagation::Shared);
     let copies = draft.sources.iter().enumerate().filter(|(_, source)| shared(source)).map(|(index, source)| Step {
         origin: Origin::Config(source.pointer.clone().into()),
-        action: Action::Copy(index),
+        action: Action::Copy(SourceId::new(index)),
     });
     let copies: Vec<Step> = copies.collect();
     draft.steps.splice(at..at, copies);
@@ -267,7 +288,8 @@ fn restrict(linux: &Linux, draft: &mut Draft) {
 /// runtime's mount namespace, so it could not come back to it. What is attached nowhere has no propagation.
 fn without_mount_namespace(spec: &Spec, linux: &Linux, user_namespace: bool, draft: &mut Draft) {
     let readonly = spec.root.as_ref().is_some_and(|root| root.readonly);
-    let propagates = mount_options::propagation(&linux.rootfs_propagation).is_some_and(|(flag, _)| flag != ms::PRIVATE);
+    let propagates =
+        mount_options::propagation(&linux.rootfs_propagation).is_some_and(|change| change.to != Propagation::Private);
     let what = [
         ("/mounts", user_namespace && !spec.mounts.is_empty(), "mount filesystems"),
         ("/linux/maskedPaths", user_namespace && !linux.masked_paths.is_empty(), "restrict sys entries"),
@@ -282,19 +304,17 @@ fn without_mount_namespace(spec: &Spec, linux: &Linux, user_namespace: bool, dra
     }
 }
 
-fn root_propagation(linux: &Linux, draft: &mut Draft) -> Option<u64> {
+/// A word without `r` changes the root alone, since what is mounted below has options of its own.
+fn root_propagation(linux: &Linux, draft: &mut Draft) -> Option<PropagationChange> {
     if linux.rootfs_propagation.is_empty() {
         return None;
     }
-    match mount_options::propagation(&linux.rootfs_propagation) {
-        // A word without `r` is for the root alone: what is mounted below has words of its own.
-        Some((flag, recursive)) => Some(if recursive { flag | ms::REC } else { flag }),
-        None => {
-            let msg = format!("rootfsPropagation={} is not supported", linux.rootfs_propagation);
-            draft.fault("/linux/rootfsPropagation", msg);
-            None
-        }
+    let change = mount_options::propagation(&linux.rootfs_propagation);
+    if change.is_none() {
+        let msg = format!("rootfsPropagation={} is not supported", linux.rootfs_propagation);
+        draft.fault("/linux/rootfsPropagation", msg);
     }
+    change
 }
 
 /// What may be mounted on below `/proc`; as runc and the images that need it have it.
@@ -371,11 +391,11 @@ fn mount_step(
     if options.copy_up && (bind.is_some() || mount.kind != "tmpfs") {
         draft.fault(option(&pointer, mount, "tmpcopyup"), "tmpcopyup is for tmpfs only");
     }
-    let readonly = (options.set | options.set_all) & attr::RDONLY != 0;
+    let readonly = (options.set | options.set_all).contains(MountAttributes::RDONLY);
     let late = bind.is_none() && readonly && takes_files(&mount.kind, &mount.source);
     if late {
-        options.set &= !attr::RDONLY;
-        options.set_all &= !attr::RDONLY;
+        options.set &= !MountAttributes::RDONLY;
+        options.set_all &= !MountAttributes::RDONLY;
     }
     let plain = bind.is_none() && matches!(mount.kind.as_str(), "proc" | "sysfs");
     let what = match (bind, mount.kind.as_str()) {
@@ -394,7 +414,7 @@ fn mount_step(
             }
             let fallback = fallback("cgroup2", &pointer, &options, topology, &planning.host, draft);
             // There is one superblock. From the host's cgroup namespace a mount sets its options anew, for the host too.
-            let shared = topology.new & namespace::CGROUP == 0;
+            let shared = !topology.new.contains(Namespaces::CGROUP);
             let data = planning.host.cgroup2.iter().filter(|_| shared).map(|option| (option.clone(), None)).collect();
             What::New { kind: "cgroup2".into(), source: String::new(), data, fallback }
         }
@@ -463,11 +483,11 @@ fn bound(
 }
 
 /// Filesystems that show a namespace, that namespace, and where the host has them mounted.
-const SHOWN: &[(&str, u64, &str)] = &[
-    ("cgroup2", namespace::CGROUP, "/sys/fs/cgroup"),
-    ("mqueue", namespace::IPC, "/dev/mqueue"),
-    ("proc", namespace::PID, "/proc"),
-    ("sysfs", namespace::NET, "/sys"),
+const SHOWN: &[(&str, Namespaces, &str)] = &[
+    ("cgroup2", Namespaces::CGROUP, "/sys/fs/cgroup"),
+    ("mqueue", Namespaces::IPC, "/dev/mqueue"),
+    ("proc", Namespaces::PID, "/proc"),
+    ("sysfs", Namespaces::NET, "/sys"),
 ];
 
 /// Root of a user namespace may mount only what shows a namespace that this one owns; the host's
@@ -479,17 +499,17 @@ fn fallback(
     topology: &Topology,
     host: &Host,
     draft: &mut Draft,
-) -> Option<usize> {
+) -> Option<SourceId> {
     let (_, shown, path) = SHOWN.iter().find(|row| row.0 == kind)?;
     let below_root = !topology.user_namespace() && host.nested.is_none();
-    if below_root || topology.new & shown != 0 {
+    if below_root || topology.new.contains(*shown) {
         return None;
     }
     // What is mounted below comes along, and what is asked for is meant for all of it: the cgroups there
     // may be the caller's to write to, and so never the container's (CVE-2023-25809). Access times mean
     // nothing in these filesystems, and a user namespace may not change them (mount_namespaces(7)).
-    let asked = (options.set | options.set_all) & !(attr::ATIME | attr::NODIRATIME);
-    let set_all = if kind == "sysfs" { asked | attr::RDONLY } else { asked };
+    let asked = (options.set | options.set_all) & !(MountAttributes::ATIME | MountAttributes::NODIRATIME);
+    let set_all = if kind == "sysfs" { asked | MountAttributes::RDONLY } else { asked };
     Some(draft.source(Source {
         path: (*path).into(),
         pointer: pointer.into(),
@@ -564,7 +584,7 @@ fn idmap(
     for (name, mappings) in [("uid", &mount.uid_mappings), ("gid", &mount.gid_mappings)] {
         super::topology::check_ranges(&listed_at(name), mappings, draft);
     }
-    let (uids, gids) = match (listed, topology.new & namespace::USER != 0) {
+    let (uids, gids) = match (listed, topology.new.contains(Namespaces::USER)) {
         (true, _) => (mount.uid_mappings.clone(), mount.gid_mappings.clone()),
         (false, true) => (linux.uid_mappings.clone(), linux.gid_mappings.clone()),
         // The joined namespace has them, whatever the configuration says.

@@ -9,8 +9,8 @@
 //! user namespace that owns it, so then that one comes first, and a process in between does
 //! what the runtime cannot.
 
-use windlass_base::abi::namespace;
 use windlass_base::error::{Fault, Origin};
+use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{IdMapping, Linux, Spec, TimeOffset, escape};
 
 use super::{Action, Draft, Host, Maps, Mount, Options, Step, What};
@@ -27,8 +27,8 @@ pub enum Joiner {
 /// A namespace to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Join {
-    /// `CLONE_NEW*` of its kind.
-    pub kind: u64,
+    /// Its kind.
+    pub kind: Namespaces,
     /// Its file on the host.
     pub path: String,
     /// JSON Pointer of the entry.
@@ -40,10 +40,10 @@ pub struct Join {
 /// The processes and namespaces of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
-    /// Namespaces (`CLONE_NEW*`) that the clone makes.
-    pub clone: u64,
+    /// Namespaces that the clone makes.
+    pub clone: Namespaces,
     /// Namespaces that are new in the end, however they are made.
-    pub new: u64,
+    pub new: Namespaces,
     /// Namespaces to join.
     pub joined: Vec<Join>,
     /// Whether a process in between joins the user namespace and makes init from there.
@@ -61,12 +61,12 @@ pub struct Topology {
 impl Topology {
     /// Whether init ends up in a user namespace that is not the runtime's.
     pub fn user_namespace(&self) -> bool {
-        (self.new | self.joined_kinds()) & namespace::USER != 0
+        self.all().contains(Namespaces::USER)
     }
 
     /// Whether the container has this namespace for itself, new or joined.
-    pub fn has(&self, kind: u64) -> bool {
-        (self.new | self.joined_kinds()) & kind != 0
+    pub fn has(&self, kind: Namespaces) -> bool {
+        self.all().contains(kind)
     }
 
     /// The host's id for a user id of the container. `None` if the container joins a user namespace, whose
@@ -84,44 +84,49 @@ impl Topology {
     }
 
     /// Whether the container joins a namespace of this kind.
-    pub fn joins(&self, kind: u64) -> bool {
-        self.joined_kinds() & kind != 0
+    pub fn joins(&self, kind: Namespaces) -> bool {
+        self.joined_kinds().contains(kind)
     }
 
-    fn joined_kinds(&self) -> u64 {
-        self.joined.iter().fold(0, |all, join| all | join.kind)
+    /// The namespaces that the container has for itself, new or joined.
+    pub fn all(&self) -> Namespaces {
+        self.new | self.joined_kinds()
+    }
+
+    fn joined_kinds(&self) -> Namespaces {
+        self.joined.iter().map(|join| join.kind).collect()
     }
 }
 
 /// The kinds by the name that `linux.namespaces` uses.
-pub const KINDS: &[(&str, u64)] = &[
-    ("cgroup", namespace::CGROUP),
-    ("ipc", namespace::IPC),
-    ("mount", namespace::MOUNT),
-    ("network", namespace::NET),
-    ("pid", namespace::PID),
-    ("time", namespace::TIME),
-    ("user", namespace::USER),
-    ("uts", namespace::UTS),
+pub const KINDS: &[(&str, Namespaces)] = &[
+    ("cgroup", Namespaces::CGROUP),
+    ("ipc", Namespaces::IPC),
+    ("mount", Namespaces::MOUNT),
+    ("network", Namespaces::NET),
+    ("pid", Namespaces::PID),
+    ("time", Namespaces::TIME),
+    ("user", Namespaces::USER),
+    ("uts", Namespaces::UTS),
 ];
 
 /// Decides processes and namespaces.
 pub(super) fn topology(linux: &Linux, host: &Host, draft: &mut Draft) -> Topology {
     let mut out = Topology::default();
-    let mut seen = 0;
+    let mut seen = Namespaces::empty();
     for (index, entry) in linux.namespaces.iter().enumerate() {
         let pointer = format!("/linux/namespaces/{index}");
         let Some((_, kind)) = KINDS.iter().find(|row| row.0 == entry.kind) else {
             draft.fault(format!("{pointer}/type"), super::unknown("namespace type", &entry.kind));
             continue;
         };
-        if seen & kind != 0 {
+        if seen.contains(*kind) {
             draft.fault(pointer, format!("duplicate namespace {:?}", entry.kind));
             continue;
         }
-        seen |= kind;
+        seen |= *kind;
         if entry.path.is_empty() {
-            out.new |= kind;
+            out.new |= *kind;
         } else if !entry.path.starts_with('/') {
             draft.fault(format!("{pointer}/path"), format!("the namespace path {:?} is not absolute", entry.path));
         } else {
@@ -129,25 +134,25 @@ pub(super) fn topology(linux: &Linux, host: &Host, draft: &mut Draft) -> Topolog
         }
     }
     check_mappings(linux, &out, draft);
-    let joins_user = out.joined_kinds() & namespace::USER != 0;
+    let joins_user = out.joined_kinds().contains(Namespaces::USER);
     for join in &mut out.joined {
-        let early = join.kind == namespace::PID && (host.administers() || !joins_user);
-        if early || (out.new & namespace::USER != 0) {
+        let early = join.kind == Namespaces::PID && (host.administers() || !joins_user);
+        if early || out.new.contains(Namespaces::USER) {
             join.joiner = Joiner::Runtime;
         }
     }
     // The user namespace last: until then init has the host's rights, which the others may need.
     // Where it has none, that one first.
-    out.joined.sort_by_key(|join| (join.kind == namespace::USER) == host.administers());
-    let later = out.joined.iter().any(|join| join.kind == namespace::PID && join.joiner == Joiner::Init);
-    out.intermediate = joins_user && (out.new & namespace::PID != 0 || later);
+    out.joined.sort_by_key(|join| (join.kind == Namespaces::USER) == host.administers());
+    let later = out.joined.iter().any(|join| join.kind == Namespaces::PID && join.joiner == Joiner::Init);
+    out.intermediate = joins_user && (out.new.contains(Namespaces::PID) || later);
     out.clone = match joins_user {
-        true => 0,
+        true => Namespaces::empty(),
         // The cgroup namespace is made by init when it is in its cgroup; the time namespace by
         // the runtime, for its offsets can be set only while it is empty.
-        false => out.new & !(namespace::CGROUP | namespace::TIME),
+        false => out.new & !(Namespaces::CGROUP | Namespaces::TIME),
     };
-    if out.new & namespace::USER != 0 {
+    if out.new.contains(Namespaces::USER) {
         out.uid_mappings = linux.uid_mappings.clone();
         out.gid_mappings = linux.gid_mappings.clone();
         out.maps = host.maps(&out.uid_mappings, &out.gid_mappings);
@@ -161,7 +166,7 @@ pub(super) fn topology(linux: &Linux, host: &Host, draft: &mut Draft) -> Topolog
             draft.fault(format!("{pointer}/nanosecs"), "nanosecs must be less than 1000000000");
         }
     }
-    if !out.time_offsets.is_empty() && out.new & namespace::TIME == 0 {
+    if !out.time_offsets.is_empty() && !out.new.contains(Namespaces::TIME) {
         draft.fault(
             "/linux/timeOffsets",
             "time namespace offsets specified, but time namespace isn't enabled in the config",
@@ -171,7 +176,7 @@ pub(super) fn topology(linux: &Linux, host: &Host, draft: &mut Draft) -> Topolog
 }
 
 fn check_mappings(linux: &Linux, topology: &Topology, draft: &mut Draft) {
-    if topology.new & namespace::USER != 0 {
+    if topology.new.contains(Namespaces::USER) {
         for (name, mappings) in [("uid", &linux.uid_mappings), ("gid", &linux.gid_mappings)] {
             let pointer = format!("/linux/{name}Mappings");
             if mappings.is_empty() {
@@ -227,11 +232,11 @@ pub(super) fn enter(topology: &Topology, draft: &mut Draft) {
             draft.config(join.pointer.clone(), Action::Join(index));
         }
     }
-    let user = topology.joined.iter().find(|join| join.kind == namespace::USER);
+    let user = topology.joined.iter().find(|join| join.kind == Namespaces::USER);
     if let Some(user) = user {
         draft.config(user.pointer.clone(), Action::BecomeRoot(0, 0));
-        let rest = topology.new & !(namespace::CGROUP | namespace::TIME);
-        if !topology.intermediate && rest != 0 {
+        let rest = topology.new & !(Namespaces::CGROUP | Namespaces::TIME);
+        if !topology.intermediate && !rest.is_empty() {
             draft.config("/linux/namespaces", Action::Unshare(rest));
         }
     }
@@ -251,10 +256,10 @@ pub(super) fn enter_cgroup(at: usize, topology: &Topology, linux: &Linux, option
         let origin = Origin::Default("systemd makes the cgroup".into());
         steps.push(Step { origin, action: Action::Scope });
     }
-    if topology.new & namespace::CGROUP != 0 {
+    if topology.new.contains(Namespaces::CGROUP) {
         let index = linux.namespaces.iter().position(|entry| entry.kind == "cgroup").unwrap_or(0);
         let origin = Origin::Config(format!("/linux/namespaces/{index}").into());
-        steps.push(Step { origin, action: Action::Unshare(namespace::CGROUP) });
+        steps.push(Step { origin, action: Action::Unshare(Namespaces::CGROUP) });
     }
     draft.steps.splice(at..at, steps);
 }
@@ -273,7 +278,7 @@ const LONGEST_NAME: usize = 64;
 
 /// The steps that set up what lives in the namespaces themselves.
 pub(super) fn configure(topology: &Topology, spec: &Spec, linux: &Linux, draft: &mut Draft) {
-    if topology.new & namespace::NET != 0 {
+    if topology.new.contains(Namespaces::NET) {
         draft.always("a new network namespace has its loopback interface down", Action::LoopbackUp);
     }
     for (pointer, name, action) in [
@@ -285,7 +290,7 @@ pub(super) fn configure(topology: &Topology, spec: &Spec, linux: &Linux, draft: 
         }
         if name.len() > LONGEST_NAME {
             draft.fault(pointer, format!("{} is longer than {LONGEST_NAME} bytes", &pointer[1..]));
-        } else if topology.has(namespace::UTS) {
+        } else if topology.has(Namespaces::UTS) {
             draft.config(pointer, action(name.clone()));
         } else {
             draft.fault(pointer, format!("unable to set {} without a private UTS namespace", &pointer[1..]));
@@ -315,7 +320,7 @@ fn sysctl_fault(key: &str, value: &str, topology: &Topology) -> Option<String> {
     if value.contains('\n') || name.split('.').any(str::is_empty) {
         return Some(format!("sysctl {key:?} is not valid"));
     }
-    let needs = |kind: u64, what: &str| {
+    let needs = |kind: Namespaces, what: &str| {
         (!topology.has(kind)).then(|| format!("sysctl {key:?} is not allowed in the hosts {what} namespace"))
     };
     const IPC: &[&str] = &[
@@ -329,19 +334,19 @@ fn sysctl_fault(key: &str, value: &str, topology: &Topology) -> Option<String> {
         "kernel.shm_rmid_forced",
     ];
     if IPC.contains(&name.as_str()) || name.starts_with("fs.mqueue.") {
-        return needs(namespace::IPC, "ipc");
+        return needs(Namespaces::IPC, "ipc");
     }
     if name.starts_with("net.") {
-        return needs(namespace::NET, "network");
+        return needs(Namespaces::NET, "network");
     }
     if name == "kernel.domainname" {
-        return needs(namespace::UTS, "uts");
+        return needs(Namespaces::UTS, "uts");
     }
     if name == "kernel.hostname" {
         return Some(format!("sysctl {key:?} is not allowed as it conflicts with the OCI \"hostname\" field"));
     }
     if name.starts_with("user.") {
-        return needs(namespace::USER, "user");
+        return needs(Namespaces::USER, "user");
     }
     // Engines pass the message on but not the hint.
     Some(format!(
@@ -351,7 +356,7 @@ fn sysctl_fault(key: &str, value: &str, topology: &Topology) -> Option<String> {
 
 /// The interfaces to move: name on the host, name in the container.
 pub(super) fn net_devices(topology: &Topology, linux: &Linux, draft: &mut Draft) -> Vec<(String, String)> {
-    if !linux.net_devices.is_empty() && !topology.has(namespace::NET) {
+    if !linux.net_devices.is_empty() && !topology.has(Namespaces::NET) {
         draft.fault("/linux/netDevices", "unable to move network devices without a private NET namespace");
     }
     let valid = |name: &str| {

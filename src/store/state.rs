@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use windlass_base::namespaces::Namespaces;
+
 /// Version of the layout of the state. A runtime reads its own and every older one.
 pub const VERSION: u32 = 2;
 
@@ -42,7 +44,7 @@ pub struct State {
     pub cgroup_v1: Vec<String>,
     /// Namespaces (`CLONE_NEW*`) that it has for itself.
     #[serde(default)]
-    pub namespaces: u64,
+    pub namespaces: Namespaces,
     /// Name of the user who made it.
     pub owner: String,
     /// When, RFC 3339.
@@ -77,7 +79,7 @@ impl State {
             annotations: BTreeMap::new(),
             unit: None,
             cgroup_v1: Vec::new(),
-            namespaces: 0,
+            namespaces: Namespaces::empty(),
             owner: String::new(),
             created: String::new(),
             intel_rdt: None,

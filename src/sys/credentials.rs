@@ -4,6 +4,8 @@ use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 
+use windlass_base::capability::CapabilitySet;
+
 use super::{Failed, Result, check};
 
 /// setgroups(2), of this thread.
@@ -41,11 +43,10 @@ pub fn no_new_privileges() -> Result<()> {
     prctl("PR_SET_NO_NEW_PRIVS", libc::PR_SET_NO_NEW_PRIVS, 1, 0).map(drop)
 }
 
-/// Drops from the bounding set every capability that is not in `keep` (bit n: capability n),
-/// also those newer than any table: the kernel says where its list ends.
-pub fn bound_capabilities(keep: u64) -> Result<()> {
+/// Drops from the bounding set every capability that is not in `keep`, also those newer than any table: the kernel says where its list ends.
+pub fn bound_capabilities(keep: CapabilitySet) -> Result<()> {
     for capability in 0..64 {
-        if keep >> capability & 1 == 1 {
+        if keep.bits() >> capability & 1 == 1 {
             continue;
         }
         match prctl("PR_CAPBSET_DROP", libc::PR_CAPBSET_DROP, capability, 0) {
@@ -63,15 +64,15 @@ pub fn is_bounding(capability: u64) -> bool {
     prctl("PR_CAPBSET_READ", libc::PR_CAPBSET_READ, capability, 0).is_ok_and(|set| set == 1)
 }
 
-/// Capability sets as bits: bit n is capability n.
+/// The sets that capget(2) and capset(2) know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CapabilitySets {
     /// In force.
-    pub effective: u64,
+    pub effective: CapabilitySet,
     /// May be put in force.
-    pub permitted: u64,
+    pub permitted: CapabilitySet,
     /// Kept over execve(2) where the file allows.
-    pub inheritable: u64,
+    pub inheritable: CapabilitySet,
 }
 
 #[repr(C)]
@@ -98,7 +99,7 @@ pub fn capabilities() -> Result<CapabilitySets> {
     // SAFETY: version 3 writes two elements, and `data` has two; both outlive the call.
     let returned = unsafe { libc::syscall(libc::SYS_capget, &raw const header, data.as_mut_ptr()) };
     check(returned, || "capget()".into())?;
-    let join = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    let join = |low: u32, high: u32| CapabilitySet::from_bits_retain(u64::from(low) | u64::from(high) << 32);
     Ok(CapabilitySets {
         effective: join(data[0].effective, data[1].effective),
         permitted: join(data[0].permitted, data[1].permitted),
@@ -110,9 +111,9 @@ pub fn capabilities() -> Result<CapabilitySets> {
 pub fn set_capabilities(sets: CapabilitySets) -> Result<()> {
     let header = Header { version: VERSION_3, pid: 0 };
     let part = |shift: u32| Data {
-        effective: (sets.effective >> shift) as u32,
-        permitted: (sets.permitted >> shift) as u32,
-        inheritable: (sets.inheritable >> shift) as u32,
+        effective: (sets.effective.bits() >> shift) as u32,
+        permitted: (sets.permitted.bits() >> shift) as u32,
+        inheritable: (sets.inheritable.bits() >> shift) as u32,
     };
     let data = [part(0), part(32)];
     // SAFETY: version 3 reads two elements, and `data` has two; both outlive the call.
@@ -126,21 +127,21 @@ pub fn set_capabilities(sets: CapabilitySets) -> Result<()> {
     .map(drop)
 }
 
-/// Makes the ambient set exactly `set`; what cannot be raised is returned as bits.
-pub fn set_ambient(set: u64) -> Result<u64> {
+/// Makes the ambient set exactly `set`; what cannot be raised is returned.
+pub fn set_ambient(set: CapabilitySet) -> Result<CapabilitySet> {
     let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL as u64;
     match prctl("PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL", libc::PR_CAP_AMBIENT, clear, 0) {
-        Err(failed) if failed.errno == Errno::EINVAL && set == 0 => return Ok(0),
+        Err(failed) if failed.errno == Errno::EINVAL && set.is_empty() => return Ok(set),
         other => drop(other?),
     }
     let raise = libc::PR_CAP_AMBIENT_RAISE as u64;
     let mut refused = 0;
-    for capability in (0..64).filter(|n| set >> n & 1 == 1) {
+    for capability in (0..64).filter(|n| set.bits() >> n & 1 == 1) {
         if prctl("PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE", libc::PR_CAP_AMBIENT, raise, capability).is_err() {
             refused |= 1 << capability;
         }
     }
-    Ok(refused)
+    Ok(CapabilitySet::from_bits_retain(refused))
 }
 
 /// One instruction of a classic BPF program, as seccomp(2) takes it.

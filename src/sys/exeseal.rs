@@ -28,6 +28,8 @@
 
 use std::arch::{asm, global_asm};
 
+use windlass_base::mount::{MountAttributes, Propagation};
+
 /// The verbs that come near a container.
 const VERBS: [&[u8]; 3] = [b"create\0", b"exec\0", b"run\0"];
 
@@ -130,13 +132,13 @@ extern "C" fn seal(stack: *const usize) {
     }
     let copy = copy as usize;
     // struct mount_attr: what to set, what to clear, propagation, user namespace.
-    let attributes: [u64; 4] = [windlass_base::abi::attr::RDONLY, 0, windlass_base::abi::ms::PRIVATE, 0];
+    const ATTRIBUTES: [u64; 4] = [MountAttributes::RDONLY.bits(), 0, Propagation::Private.flag().bits(), 0];
     let empty = c"".as_ptr() as usize;
     // The copy has the flags of what it was made from.
     if !is_read_only(copy) {
-        // SAFETY: `attributes` is laid out as a mount_attr of the size given, which is only read.
+        // SAFETY: `ATTRIBUTES` is laid out as a mount_attr of the size given, which is only read.
         let set = unsafe {
-            call(libc::SYS_mount_setattr, [copy, empty, libc::AT_EMPTY_PATH as usize, attributes.as_ptr() as usize, 32])
+            call(libc::SYS_mount_setattr, [copy, empty, libc::AT_EMPTY_PATH as usize, ATTRIBUTES.as_ptr() as usize, 32])
         };
         if set == 0 {
             let flags = libc::AT_EMPTY_PATH as usize;

@@ -12,7 +12,7 @@ use super::fd::CWD;
 use super::owned::from_raw;
 use super::{Called, Failed, Result, check, fd_name};
 
-pub use windlass_base::abi::attr;
+use windlass_base::mount::{MountAttributes, Propagation, PropagationChange};
 
 fn cstring(text: impl Into<Vec<u8>>, call: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Failed {
@@ -83,12 +83,12 @@ fn attach_by_path(mount: BorrowedFd<'_>, dir: BorrowedFd<'_>, path: &Path, flags
 /// What mount_setattr(2) is to change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
-    /// `MOUNT_ATTR_*` to set.
-    pub set: u64,
-    /// `MOUNT_ATTR_*` to clear.
-    pub clear: u64,
-    /// `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`, `MS_UNBINDABLE`, or 0 to leave it.
-    pub propagation: u64,
+    /// Attributes to set.
+    pub set: MountAttributes,
+    /// Attributes to clear.
+    pub clear: MountAttributes,
+    /// The new propagation type, unless the mount keeps its own.
+    pub propagation: Option<Propagation>,
 }
 
 /// Changes the attributes of the mount that `mount` is the root of; mount_setattr(2), Linux 5.12.
@@ -99,9 +99,9 @@ pub fn set_attributes(
     idmap: Option<BorrowedFd<'_>>,
 ) -> Result<()> {
     let attr = libc::mount_attr {
-        attr_set: attributes.set | if idmap.is_some() { attr::IDMAP } else { 0 },
-        attr_clr: attributes.clear,
-        propagation: attributes.propagation,
+        attr_set: attributes.set.bits() | if idmap.is_some() { MountAttributes::IDMAP.bits() } else { 0 },
+        attr_clr: attributes.clear.bits(),
+        propagation: attributes.propagation.map_or(0, |propagation| propagation.flag().bits()),
         userns_fd: idmap.map_or(0, |fd| fd.as_raw_fd() as u64),
     };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
@@ -161,8 +161,8 @@ impl Filesystem {
         .map(drop)
     }
 
-    /// Makes the superblock and a detached mount of it with `attributes` (`MOUNT_ATTR_*`).
-    pub fn mount(&self, attributes: u64) -> Result<OwnedFd> {
+    /// Makes the superblock and a detached mount of it.
+    pub fn mount(&self, attributes: MountAttributes) -> Result<OwnedFd> {
         let null = std::ptr::null::<libc::c_char>();
         // SAFETY: FSCONFIG_CMD_CREATE takes no key and no value.
         let returned = unsafe {
@@ -170,8 +170,9 @@ impl Filesystem {
         };
         check(returned, || format!("fsconfig({}, FSCONFIG_CMD_CREATE)", self.kind))?;
         // SAFETY: the call takes no pointers.
-        let returned =
-            unsafe { libc::syscall(libc::SYS_fsmount, self.context.as_raw_fd(), libc::FSMOUNT_CLOEXEC, attributes) };
+        let returned = unsafe {
+            libc::syscall(libc::SYS_fsmount, self.context.as_raw_fd(), libc::FSMOUNT_CLOEXEC, attributes.bits())
+        };
         check(returned, || format!("fsmount({}, {attributes:#x})", self.kind)).map(from_raw)
     }
 
@@ -191,16 +192,10 @@ impl Filesystem {
 
 /// mount(2), for what only it can do: options longer than fsconfig(2) takes (255 bytes), and
 /// flags that fsconfig does not know. `target` is followed through `/proc/self/fd`.
-pub fn mount_old(source: &str, target: BorrowedFd<'_>, kind: &str, flags: u64, data: &str) -> Result<()> {
+pub fn mount_old(source: &str, target: BorrowedFd<'_>, kind: &str, flags: MsFlags, data: &str) -> Result<()> {
     let path = format!("/proc/self/fd/{}", target.as_raw_fd());
-    nix::mount::mount(
-        Some(source),
-        path.as_str(),
-        Some(kind),
-        MsFlags::from_bits_retain(flags as libc::c_ulong),
-        Some(data),
-    )
-    .called(|| format!("mount({source:?}, {path:?}, {kind:?}, {flags:#x}, {data:?})"))
+    nix::mount::mount(Some(source), path.as_str(), Some(kind), flags, Some(data))
+        .called(|| format!("mount({source:?}, {path:?}, {kind:?}, {flags:#x}, {data:?})"))
 }
 
 /// A block device of the file `source`, by the loop driver (loop(4); `LOOP_CONFIGURE`, Linux 5.8):
@@ -260,24 +255,18 @@ struct LoopInfo {
 
 const _: () = assert!(size_of::<LoopConfig>() == 304);
 
-/// Changes the propagation of the mount at `/` and all below it.
-pub fn propagate_root(flags: u64) -> Result<()> {
-    propagate("/", flags)
+/// Changes the propagation of the mount at `/`.
+pub fn propagate_root(change: PropagationChange) -> Result<()> {
+    propagate("/", change)
 }
 
 /// Changes the propagation of the mount at `path`.
-pub fn propagate(path: impl AsRef<Path>, flags: u64) -> Result<()> {
-    fn inner(path: &Path, flags: u64) -> Result<()> {
-        nix::mount::mount(
-            None::<&str>,
-            path,
-            None::<&str>,
-            MsFlags::from_bits_retain(flags as libc::c_ulong),
-            None::<&str>,
-        )
-        .called(|| format!("mount(NULL, {path:?}, NULL, {flags:#x})"))
+pub fn propagate(path: impl AsRef<Path>, change: PropagationChange) -> Result<()> {
+    fn inner(path: &Path, flags: MsFlags) -> Result<()> {
+        nix::mount::mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
+            .called(|| format!("mount(NULL, {path:?}, NULL, {flags:#x})"))
     }
-    inner(path.as_ref(), flags)
+    inner(path.as_ref(), change.flags())
 }
 
 /// Stacks the old root on the mount at the current directory, which becomes the root (pivot_root(2)).

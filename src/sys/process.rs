@@ -7,6 +7,8 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
+use windlass_base::namespaces::Namespaces;
+
 use super::{Called, Failed, Result, check, fd, flag_names, socket};
 
 /// Proof that this process has one thread. `fork` needs it: the child of a threaded process may
@@ -244,8 +246,9 @@ pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, raw: i32) -> Result<OwnedFd> {
 }
 
 /// setns(2). `kind` is what the descriptor must be; for a pidfd it may be several.
-pub fn setns(fd: BorrowedFd<'_>, kind: CloneFlags) -> Result<()> {
-    nix::sched::setns(fd, kind).called(|| format!("setns({}, {})", fd.as_raw_fd(), flag_names(&kind)))
+pub fn setns(fd: BorrowedFd<'_>, kinds: Namespaces) -> Result<()> {
+    let flags = kinds.into();
+    nix::sched::setns(fd, flags).called(|| format!("setns({}, {})", fd.as_raw_fd(), flag_names(&flags)))
 }
 
 /// A user namespace with these maps (user_namespaces(7)), for mounts: that of a child which does
@@ -276,7 +279,8 @@ pub fn user_namespace(uid_map: &str, gid_map: &str, proof: &SingleThreaded) -> R
 }
 
 /// unshare(2).
-pub fn unshare(flags: CloneFlags) -> Result<()> {
+pub fn unshare(kinds: Namespaces) -> Result<()> {
+    let flags = kinds.into();
     nix::sched::unshare(flags).called(|| format!("unshare({})", flag_names(&flags)))
 }
 
@@ -372,11 +376,12 @@ pub fn working_directory(buffer: &mut [u8]) -> Result<usize> {
 }
 
 /// `NS_GET_NSTYPE` (ioctl_ns(2)): the `CLONE_NEW*` of a namespace's descriptor.
-pub fn namespace_kind(namespace: BorrowedFd<'_>) -> Result<u64> {
+pub fn namespace_kind(namespace: BorrowedFd<'_>) -> Result<Namespaces> {
     const NS_GET_NSTYPE: u64 = 0xb703;
     // SAFETY: NS_GET_NSTYPE takes no argument.
     let returned = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE as _) };
-    check(returned.into(), || format!("ioctl({}, NS_GET_NSTYPE)", namespace.as_raw_fd())).map(|kind| kind as u64)
+    check(returned.into(), || format!("ioctl({}, NS_GET_NSTYPE)", namespace.as_raw_fd()))
+        .map(|kind| Namespaces::from_bits_retain(kind as u64))
 }
 
 /// Reaps the children that have ended, but not `kept`, whose status somebody waits for.

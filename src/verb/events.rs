@@ -9,8 +9,8 @@ use nix::fcntl::OFlag;
 use serde_json::{Map, Value, json};
 
 use windlass_args as args;
-use windlass_base::abi::namespace;
 use windlass_base::error::{Error, Kind, Result};
+use windlass_base::namespaces::Namespaces;
 use windlass_cgroup::{Cgroup, Happened};
 use windlass_store::Container;
 use windlass_sys::{fd, process};
@@ -61,7 +61,7 @@ fn all_stats(container: &Container, init: BorrowedFd<'_>, cgroup: &Cgroup) -> Re
     let mut stats = cgroup.stats()?;
     stats.insert("intel_rdt".into(), resource_control(container.state.resctrl.as_deref().map(Path::new)).into());
     // Without a network namespace of its own, the counters are those of other processes too.
-    let own = container.state.namespaces & namespace::NET != 0;
+    let own = container.state.namespaces.contains(Namespaces::NET);
     let text = if own { network_statistics(container, init) } else { None };
     stats.insert(
         "network_interfaces".into(),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::cli::{self, Format};
 use windlass_args::print;
+use windlass_base::capability::CapabilitySet;
 use windlass_base::error::{Fault, Kind, Result};
 use windlass_plan::Host;
 
@@ -20,7 +21,7 @@ pub(super) fn explain(options: &cli::Explain, session: &Session<'_>) -> Result<(
     let namespaces = bundle.spec.linux.iter().flat_map(|linux| &linux.namespaces);
     if !planning.host.administers() && !namespaces.into_iter().any(|namespace| namespace.kind == "user") {
         // Only root can run a container without a user namespace, so show what `create` by root would do.
-        planning.host = Host { capabilities: u64::MAX, ..Host::default() };
+        planning.host = Host { capabilities: CapabilitySet::all(), ..Host::default() };
     }
     bundle.prepare(&mut planning)?;
     let plan = bundle.plan(&id, &planning)?;

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use windlass::cli::Update;
 use windlass_args::Environment;
+use windlass_base::capability::CapabilitySet;
 use windlass_base::error::{Error, Fault, Kind, Origin};
 use windlass_base::exit_record::ExitRecord;
 use windlass_base::spec::Spec;
@@ -28,7 +29,7 @@ pub fn config(bytes: &[u8]) {
         Ok(spec) => spec,
         Err(error) => return refused_text(&error),
     };
-    for (no_pivot, capabilities) in [(false, u64::MAX), (true, 0x1)] {
+    for (no_pivot, capabilities) in [(false, CapabilitySet::all()), (true, CapabilitySet::from_bits_retain(1))] {
         let systemd = no_pivot.then_some(Systemd { user: false, prefix: "fuzz" });
         let host = Host { capabilities, ..Host::default() };
         let options = Options { no_pivot, no_new_keyring: no_pivot, host, systemd, ..Options::default() };
@@ -49,7 +50,8 @@ pub fn process(bytes: &[u8]) {
     let text = br#"{"ociVersion": "1.2.0", "root": {"path": "rootfs"}, "linux": {"namespaces": [{"type": "mount"}]}}"#;
     let spec: Spec = windlass_base::spec::parse(text, "config.json").expect("a valid document");
     let request = Request::default();
-    let options = Options { host: Host { capabilities: u64::MAX, ..Default::default() }, ..Options::default() };
+    let options =
+        Options { host: Host { capabilities: CapabilitySet::all(), ..Default::default() }, ..Options::default() };
     match windlass_plan::exec::exec("fuzz", &spec, &request, Some(bytes), &options) {
         Ok(plan) => {
             assert!(plan.process.cwd.starts_with('/') && !plan.process.args.is_empty());
@@ -150,7 +152,7 @@ fn planned(plan: &Plan) {
             Action::Mount(mount) => {
                 below_the_root(&mount.destination);
                 if let What::Bind(source) = mount.what {
-                    assert!(source < plan.sources.len());
+                    assert!(plan.source(source).is_some());
                 }
             }
             Action::Node(node) => below_the_root(&node.path),

@@ -9,8 +9,8 @@ use nix::fcntl::OFlag;
 
 use crate::context::{Context, Directory};
 use crate::resolve;
-use windlass_base::abi::ms;
 use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::mount::Propagation;
 use windlass_plan::{BOUND, Node};
 use windlass_sys::mount::{self, Attributes};
 use windlass_sys::{Failed, fd};
@@ -52,7 +52,8 @@ pub(super) fn node(node: &Node, cx: &mut Context<'_>) -> Result<()> {
         // A device cgroup or a user namespace above us forbids it; the host's node may be used.
         Err(failed) if failed.errno == Errno::EPERM && may_bind => {
             let host = mount::clone_tree(fd::CWD, node.path.to_string(), false).map_err(|_| failed.doing(doing()))?;
-            let attributes = Attributes { set: BOUND, propagation: ms::PRIVATE, ..Attributes::default() };
+            let attributes =
+                Attributes { set: BOUND, propagation: Some(Propagation::Private), ..Attributes::default() };
             mount::set_attributes(host.as_fd(), attributes, false, None).doing(doing)?;
             bind(node, name, dir, host.as_fd())
         }

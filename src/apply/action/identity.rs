@@ -4,7 +4,7 @@ use nix::errno::Errno;
 
 use crate::context::Context;
 use windlass_base::error::{Doing, Error, Kind, Result};
-use windlass_plan::{Identity, Sets};
+use windlass_plan::{Identity, ProcessCapabilities};
 use windlass_sys::credentials::{self, CapabilitySets};
 
 use super::execute::die_with_runtime;
@@ -17,8 +17,8 @@ pub(super) fn take(identity: &Identity, cx: &mut Context<'_>) -> Result<()> {
     let stdio = std::mem::take(&mut cx.stdio);
     stdio::give(&stdio, identity.uid);
     // Root keeps them anyway.
-    let kept = identity.uid != 0;
-    if kept {
+    let keeps = identity.uid != 0;
+    if keeps {
         credentials::keep_capabilities(true).doing(|| "cannot keep capabilities")?;
     }
     match credentials::set_groups(&identity.groups) {
@@ -30,7 +30,7 @@ pub(super) fn take(identity: &Identity, cx: &mut Context<'_>) -> Result<()> {
     credentials::set_ids(identity.uid, identity.gid)
         .doing(|| format!("cannot become user {}:{}", identity.uid, identity.gid))?;
     die_with_runtime(cx)?;
-    if kept {
+    if keeps {
         credentials::keep_capabilities(false).doing(|| "cannot stop keeping capabilities")?;
     }
     stdio::replace(&stdio)?;
@@ -40,7 +40,7 @@ pub(super) fn take(identity: &Identity, cx: &mut Context<'_>) -> Result<()> {
     credentials::set_capabilities(now).doing(|| "unable to apply caps")?;
     // An ambient capability must be permitted and inheritable; the kernel refuses others.
     let refused = credentials::set_ambient(sets.ambient).doing(|| "cannot set the ambient capabilities")?;
-    if refused & wanted.permitted & wanted.inheritable != 0 {
+    if !(refused & wanted.permitted & wanted.inheritable).is_empty() {
         let msg = format!("cannot raise the ambient capabilities {refused:#x}");
         return Err(Error::new(Kind::Kernel, msg));
     }
@@ -49,11 +49,11 @@ pub(super) fn take(identity: &Identity, cx: &mut Context<'_>) -> Result<()> {
 
 /// Leaves these capabilities of those in force. The kernel takes what is no longer permitted from
 /// the ambient set by itself.
-pub(super) fn leave(sets: &Sets) -> Result<()> {
+pub(super) fn leave(sets: &ProcessCapabilities) -> Result<()> {
     credentials::set_capabilities(kernel_sets(sets)).doing(|| "unable to apply caps")
 }
 
-fn kernel_sets(sets: &Sets) -> CapabilitySets {
+fn kernel_sets(sets: &ProcessCapabilities) -> CapabilitySets {
     CapabilitySets { effective: sets.effective, permitted: sets.permitted, inheritable: sets.inheritable }
 }
 

@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crate::context::Context;
 use crate::resolve;
-use windlass_base::abi::attr;
 use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::mount::MountAttributes;
 use windlass_plan::RootPath;
 use windlass_sys::mount::{self, Attributes, Filesystem};
 use windlass_sys::{self as sys, fd};
@@ -17,7 +17,7 @@ pub(super) fn readonly(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
         other => other.doing(doing)?,
     };
     let copy = mount::clone_tree(target.as_fd(), "", true).doing(doing)?;
-    let attributes = Attributes { set: attr::RDONLY, ..Attributes::default() };
+    let attributes = Attributes { set: MountAttributes::RDONLY, ..Attributes::default() };
     mount::set_attributes(copy.as_fd(), attributes, true, None).doing(doing)?;
     mount::attach(copy.as_fd(), target.as_fd()).doing(doing)?;
     cx.spend(copy);
@@ -66,5 +66,5 @@ fn empty_directory() -> sys::Result<OwnedFd> {
     let tmpfs = Filesystem::open("tmpfs")?;
     tmpfs.set("nr_blocks", Some("1"))?;
     tmpfs.set("nr_inodes", Some("1"))?;
-    tmpfs.mount(attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC)
+    tmpfs.mount(MountAttributes::RDONLY | MountAttributes::NOSUID | MountAttributes::NODEV | MountAttributes::NOEXEC)
 }

@@ -26,7 +26,7 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
     match action {
         Action::MapIds => namespace::map_ids(cx),
         Action::BecomeRoot(uid, gid) => namespace::become_root(*uid, *gid, cx),
-        Action::Copy(index) => cx.sources.take_early(*index),
+        Action::Copy(source) => cx.sources.take_early(*source),
         Action::Scope => cx.sync.scope(),
         Action::Join(index) => namespace::join(*index, cx),
         Action::Unshare(kinds) => namespace::unshare(*kinds),

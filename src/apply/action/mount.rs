@@ -6,8 +6,9 @@ use nix::errno::Errno;
 
 use crate::context::{Context, Directory};
 use crate::resolve::{self, Make};
-use windlass_base::abi::{PROC_SUPER_MAGIC, attr, ms};
+use windlass_base::abi::PROC_SUPER_MAGIC;
 use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::mount::{MountAttributes, MsFlags, PropagationChange};
 use windlass_plan::{Mount, Target, What};
 use windlass_sys::mount::{self, Attributes, Filesystem};
 use windlass_sys::{self as sys, fd};
@@ -19,8 +20,8 @@ const LONGEST_VALUE: usize = 255;
 
 pub(super) fn mount(plan: &Mount, cx: &mut Context<'_>) -> Result<()> {
     match &plan.what {
-        What::Bind(index) => {
-            let copy = cx.take_source(*index)?;
+        What::Bind(source) => {
+            let copy = cx.take_source(*source)?;
             attach_copy(plan, copy, cx)
         }
         What::New { kind, source, data, .. } if is_old(plan, data) => mount_old(plan, kind, source, data, cx),
@@ -66,7 +67,8 @@ fn target(plan: &Mount, make: Make, cx: &Context<'_>) -> Result<OwnedFd> {
 
 /// Whether only mount(2) can do it.
 fn is_old(plan: &Mount, data: &[(String, Option<String>)]) -> bool {
-    plan.old_flags != 0 || data.iter().any(|(_, value)| value.as_ref().is_some_and(|value| value.len() > LONGEST_VALUE))
+    !plan.old_flags.is_empty()
+        || data.iter().any(|(_, value)| value.as_ref().is_some_and(|value| value.len() > LONGEST_VALUE))
 }
 
 /// A new filesystem's mount, attached nowhere.
@@ -104,7 +106,7 @@ fn make(
 /// What a filesystem is told before its own options.
 fn before<'a>(plan: &Mount, source: &'a str) -> impl Iterator<Item = (&'a str, Option<&'a str>)> {
     // A disk is not written to at all, not even its journal.
-    let disk = plan.set & attr::RDONLY != 0 && source.starts_with('/');
+    let disk = plan.set.contains(MountAttributes::RDONLY) && source.starts_with('/');
     let source = (!source.is_empty()).then_some(("source", Some(source)));
     source.into_iter().chain(disk.then_some(("ro", None)))
 }
@@ -135,9 +137,9 @@ fn finish(plan: &Mount, mount: OwnedFd, cx: &mut Context<'_>) -> Result<()> {
         }
         false => None,
     };
-    for (propagation, all) in &plan.propagation {
-        let attributes = Attributes { propagation: *propagation, ..Attributes::default() };
-        mount::set_attributes(mount.as_fd(), attributes, *all, None)
+    for PropagationChange { to, recursive } in &plan.propagation {
+        let attributes = Attributes { propagation: Some(*to), ..Attributes::default() };
+        mount::set_attributes(mount.as_fd(), attributes, *recursive, None)
             .doing(|| format!("cannot set the propagation of {}", plan.destination))?;
     }
     if plan.late_readonly {
@@ -210,20 +212,28 @@ fn refused(failed: sys::Failed, plan: &Mount, mount: BorrowedFd<'_>, target: Bor
     }
 }
 
-/// `MS_*` for `MOUNT_ATTR_*`.
-const OLD_ATTRIBUTES: &[(u64, u64)] = &[
-    (attr::RDONLY, 1),
-    (attr::NOSUID, 2),
-    (attr::NODEV, 4),
-    (attr::NOEXEC, 8),
-    (attr::NOSYMFOLLOW, 1 << 8),
-    (attr::NOATIME, 1 << 10),
-    (attr::NODIRATIME, 1 << 11),
-    (attr::STRICTATIME, 1 << 24),
+/// nix does not know it (linux/mount.h).
+const MS_NOSYMFOLLOW: MsFlags = MsFlags::from_bits_retain(1 << 8);
+
+/// The flags of mount(2) for attributes.
+const OLD_ATTRIBUTES: &[(MountAttributes, MsFlags)] = &[
+    (MountAttributes::RDONLY, MsFlags::MS_RDONLY),
+    (MountAttributes::NOSUID, MsFlags::MS_NOSUID),
+    (MountAttributes::NODEV, MsFlags::MS_NODEV),
+    (MountAttributes::NOEXEC, MsFlags::MS_NOEXEC),
+    (MountAttributes::NOSYMFOLLOW, MS_NOSYMFOLLOW),
+    (MountAttributes::NOATIME, MsFlags::MS_NOATIME),
+    (MountAttributes::NODIRATIME, MsFlags::MS_NODIRATIME),
+    (MountAttributes::STRICTATIME, MsFlags::MS_STRICTATIME),
 ];
 
-/// `MS_*` for options of the superblock.
-const OLD_OPTIONS: &[(&str, u64)] = &[("sync", 1 << 4), ("mand", 1 << 6), ("dirsync", 1 << 7), ("lazytime", 1 << 25)];
+/// The flags of mount(2) for options of the superblock.
+const OLD_OPTIONS: &[(&str, MsFlags)] = &[
+    ("sync", MsFlags::MS_SYNCHRONOUS),
+    ("mand", MsFlags::MS_MANDLOCK),
+    ("dirsync", MsFlags::MS_DIRSYNC),
+    ("lazytime", MsFlags::MS_LAZYTIME),
+];
 
 /// What contradicts a flag of mount(2), and so needs saying nothing.
 const OLD_DEFAULTS: &[&str] = &["async", "nomand", "nolazytime"];
@@ -238,11 +248,11 @@ fn mount_old(
 ) -> Result<()> {
     let doing = || format!("cannot mount {kind} on {}", plan.destination);
     let mut flags = plan.old_flags;
-    flags |= OLD_ATTRIBUTES.iter().filter(|(bit, _)| plan.set & bit != 0).fold(0, |all, (_, flag)| all | flag);
+    flags.extend(OLD_ATTRIBUTES.iter().filter(|(attribute, _)| plan.set.intersects(*attribute)).map(|(_, flag)| *flag));
     let mut options = Vec::new();
     for (key, value) in data {
         match (OLD_OPTIONS.iter().find(|row| row.0 == key), value) {
-            (Some((_, flag)), None) => flags |= flag,
+            (Some((_, flag)), None) => flags |= *flag,
             (None, None) if OLD_DEFAULTS.contains(&key.as_str()) => {}
             (_, None) => options.push(key.clone()),
             (_, Some(value)) => options.push(format!("{key}={value}")),
@@ -253,11 +263,11 @@ fn mount_old(
     if plan.copy_up {
         return Err(Error::new(Kind::Unsupported, "tmpcopyup does not go together with iversion and silent"));
     }
-    mount::mount_old(source, below.as_fd(), kind, flags & !ms::REC, &options.join(",")).doing(doing)?;
+    mount::mount_old(source, below.as_fd(), kind, flags, &options.join(",")).doing(doing)?;
     let top = resolve::find(root, &plan.destination, resolve::NO_LINKS).doing(doing)?;
-    for (propagation, all) in &plan.propagation {
-        let attributes = Attributes { propagation: *propagation, ..Attributes::default() };
-        mount::set_attributes(top.as_fd(), attributes, *all, None).doing(doing)?;
+    for PropagationChange { to, recursive } in &plan.propagation {
+        let attributes = Attributes { propagation: Some(*to), ..Attributes::default() };
+        mount::set_attributes(top.as_fd(), attributes, *recursive, None).doing(doing)?;
     }
     if plan.late_readonly {
         cx.late_readonly.push((plan.destination.clone(), top));

@@ -4,10 +4,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
-use nix::sched::CloneFlags;
 
 use crate::context::Context;
 use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::namespaces::Namespaces;
 use windlass_plan::explain::kind_names;
 use windlass_sys::poll::Deadline;
 use windlass_sys::process::{Child, Forked};
@@ -32,13 +32,13 @@ pub(super) fn join(index: usize, cx: &mut Context<'_>) -> Result<()> {
     let missing = || Error::new(Kind::Protocol, "the plan joins a namespace that was not opened");
     let namespace = cx.joins.get_mut(index).and_then(Option::take).ok_or_else(missing)?;
     // What kind it is was checked when it was opened.
-    process::setns(namespace.as_fd(), CloneFlags::empty()).doing(|| "cannot join the namespace")
+    process::setns(namespace.as_fd(), Namespaces::empty()).doing(|| "cannot join the namespace")
 }
 
 pub(super) fn join_pid(cx: &mut Context<'_>) -> Result<()> {
     let missing = || Error::new(Kind::Protocol, "there is no container to join");
     let target = cx.target.take().ok_or_else(missing)?;
-    process::setns(target.as_fd(), CloneFlags::CLONE_NEWPID).doing(|| "cannot join the container's PID namespace")
+    process::setns(target.as_fd(), Namespaces::PID).doing(|| "cannot join the container's PID namespace")
 }
 
 /// Makes the process that executes the program, as a child of the runtime; only the new process returns.
@@ -98,9 +98,8 @@ fn guard(child: &Child, executed: BorrowedFd<'_>, runtime: BorrowedFd<'_>) -> ! 
     process::exit_now(1)
 }
 
-pub(super) fn unshare(kinds: u64) -> Result<()> {
-    process::unshare(CloneFlags::from_bits_retain(kinds as i32))
-        .doing(|| format!("cannot unshare the {} namespace", kind_names(kinds)))
+pub(super) fn unshare(kinds: Namespaces) -> Result<()> {
+    process::unshare(kinds).doing(|| format!("cannot unshare the {} namespace", kind_names(kinds)))
 }
 
 pub(super) fn session_keyring(name: &str) -> Result<()> {

@@ -4,18 +4,18 @@ use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sched::CloneFlags;
 
 use crate::context::Context;
-use windlass_base::abi::ms;
 use windlass_base::error::{Doing, Error, Kind, Result};
-use windlass_plan::{Pivot, RootPath};
+use windlass_base::mount::{MountAttributes, Propagation, PropagationChange};
+use windlass_base::namespaces::Namespaces;
+use windlass_plan::{Pivot, RootPath, SourceId};
 use windlass_sys::mount::{self, Attributes};
 use windlass_sys::{fd, process, signals};
 
 /// Attaches the copy of the root filesystem over its own place, so that it is a mount of our
 /// namespace, and remembers it as the root of every lookup.
-pub(super) fn attach(source: Option<usize>, path: &str, cx: &mut Context<'_>) -> Result<()> {
+pub(super) fn attach(source: Option<SourceId>, path: &str, cx: &mut Context<'_>) -> Result<()> {
     cx.mounts_are_callers = source.is_none();
     cx.root = Some(match source {
         None => fd::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
@@ -59,7 +59,7 @@ pub(super) fn pivot(how: Pivot, cx: &mut Context<'_>) -> Result<()> {
 pub(super) fn leave_mounts(cx: &mut Context<'_>) -> Result<()> {
     let doing = || "cannot leave the runtime's mount namespace";
     cx.mounts = Some(fd::open("/proc/self/ns/mnt", OFlag::O_RDONLY).doing(doing)?);
-    process::unshare(CloneFlags::CLONE_NEWNS).doing(doing)
+    process::unshare(Namespaces::MOUNT).doing(doing)
 }
 
 /// Goes back, with a copy of all mounts of the root filesystem as the new root. The copy is in no mount namespace,
@@ -70,7 +70,7 @@ pub(super) fn return_to_mounts(cx: &mut Context<'_>) -> Result<()> {
     let missing = || Error::new(Kind::Protocol, "the plan returns to a mount namespace that it has not left");
     let mounts = cx.mounts.take().ok_or_else(missing)?;
     let root = mount::clone_tree(cx.root()?, "", true).doing(|| "cannot copy the root filesystem")?;
-    process::setns(mounts.as_fd(), CloneFlags::CLONE_NEWNS)
+    process::setns(mounts.as_fd(), Namespaces::MOUNT)
         .and_then(|()| mount::change_directory(root.as_fd()))
         .and_then(|()| mount::chroot_to_current())
         .doing(doing)?;
@@ -90,7 +90,7 @@ fn leave_the_hosts_kernel_files() -> Result<()> {
     let hosts: Vec<_> = points.iter().filter(|(point, _)| !point.starts_with(&root)).collect();
     for (point, _) in &hosts {
         // The host is not to see it; one that cannot be reached has nothing that could be let go.
-        let _ = mount::propagate(point, ms::SLAVE);
+        let _ = mount::propagate(point, PropagationChange::of_mount(Propagation::Slave));
     }
     for (point, _) in hosts.iter().rev().filter(|(_, kind)| matches!(*kind, b"proc" | b"sysfs")) {
         match mount::detach(point) {
@@ -108,7 +108,7 @@ fn leave_the_hosts_kernel_files() -> Result<()> {
 
 /// Makes the root read-only, or a mount that was left writable until now.
 pub(super) fn readonly(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
-    let attributes = Attributes { set: windlass_base::abi::attr::RDONLY, ..Attributes::default() };
+    let attributes = Attributes { set: MountAttributes::RDONLY, ..Attributes::default() };
     let doing = || format!("cannot make {path} read-only");
     if path.is_root() {
         return mount::set_attributes(cx.root()?, attributes, false, None).doing(doing);

@@ -125,7 +125,8 @@ fn planned(namespaces: &str) -> Plan {
         MOUNTS = if namespaces.is_empty() { "" } else { r#"{"destination":"/run","type":"tmpfs","source":"tmpfs"}"# },
     );
     let spec = windlass_base::spec::parse(text.as_bytes(), "config.json").expect("valid");
-    let host = windlass_plan::Host { capabilities: u64::MAX, ..Default::default() };
+    let host =
+        windlass_plan::Host { capabilities: windlass_base::capability::CapabilitySet::all(), ..Default::default() };
     let options = windlass_plan::Options { host, ..Default::default() };
     windlass_plan::create("box", &spec, &options).expect("a plan")
 }
@@ -139,9 +140,9 @@ fn the_mount_comes_after_all_others_and_before_the_pivot() {
     let run = at(&|action| matches!(action, Action::Mount(mount) if mount.destination.is("/run")));
     let pivot = at(&|action| matches!(action, Action::Pivot(_)));
     assert!(run < ours && ours < pivot);
-    let Action::Mount(Mount { what: What::Bind(index), .. }) = &plan.init[ours].action else { panic!("not a bind") };
-    assert_eq!(plan.sources[*index].path, "/run/windlass/box@notify");
-    assert_ne!(plan.sources[*index].set & attr::RDONLY, 0);
+    let Action::Mount(Mount { what: What::Bind(source), .. }) = &plan.init[ours].action else { panic!("not a bind") };
+    assert_eq!(plan.source(*source).expect("a source").path, "/run/windlass/box@notify");
+    assert!(plan.source(*source).expect("a source").set.contains(MountAttributes::RDONLY));
 }
 
 #[test]

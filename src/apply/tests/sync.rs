@@ -11,6 +11,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
 use windlass_apply::sync::{InitSync, Message, Question, RuntimeSync, Wanted, decode};
 use windlass_base::error::{Error, Fault, Kind, Origin};
+use windlass_plan::SourceId;
 use windlass_sys::socket::pair;
 
 /// What init can ask for.
@@ -19,7 +20,9 @@ type Ask = fn(&InitSync) -> windlass_base::error::Result<()>;
 const ASKS: &[(&str, Ask)] = &[
     ("Place", InitSync::place),
     ("Ask(MapIds)", InitSync::map_ids),
-    ("Ask(Sources(Wanted { first: 3, more: 5 }))", |sync| sync.sources(Wanted::new(3, [5, 2, 67])).map(drop)),
+    ("Ask(Sources(Wanted { first: 3, more: 5 }))", |sync| {
+        sync.sources(Wanted::new(SourceId::new(3), [5, 2, 67].map(SourceId::new))).map(drop)
+    }),
     ("Ask(RootDirectory)", |sync| match sync.root_directory() {
         // An answer without a descriptor is one as well.
         Err(error) if error.kind() == Kind::Protocol => Ok(()),

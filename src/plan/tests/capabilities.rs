@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use caps::Capability;
+use windlass_base::capability::CapabilitySet;
 use windlass_plan::{Action, Host, Options, Plan};
 
 /// The last capability of this kernel.
@@ -12,7 +13,7 @@ fn last_capability() -> u8 {
 }
 
 /// Plans a container whose bounding set has `names`.
-fn plan(names: &[String], granted: u64) -> Plan {
+fn plan(names: &[String], granted: CapabilitySet) -> Plan {
     let text = serde_json::json!({
         "ociVersion": "1.2.0",
         "root": { "path": "rootfs" },
@@ -26,7 +27,7 @@ fn plan(names: &[String], granted: u64) -> Plan {
 }
 
 /// The bounding set that a plan takes.
-fn bounding(plan: &Plan) -> u64 {
+fn bounding(plan: &Plan) -> CapabilitySet {
     let identity = plan.init.iter().find_map(|step| match &step.action {
         Action::Identity(identity) => Some(identity),
         _ => None,
@@ -43,8 +44,8 @@ fn every_capability_of_this_kernel_has_a_name_and_its_own_bit() {
         assert!(known.contains(&number), "capability {number} has no name yet");
     }
     for capability in caps::all() {
-        let plan = plan(&[capability.to_string()], u64::MAX);
-        assert_eq!(bounding(&plan), 1 << capability.index(), "{capability}");
+        let plan = plan(&[capability.to_string()], CapabilitySet::all());
+        assert_eq!(bounding(&plan).bits(), 1 << capability.index(), "{capability}");
         assert_eq!(plan.warnings, [], "{capability}");
     }
 }
@@ -65,7 +66,7 @@ fn the_numbers_of_capabilities_are_those_of_the_headers() {
         ("CAP_BPF", 39),
         ("CAP_CHECKPOINT_RESTORE", 40),
     ] {
-        assert_eq!(bounding(&plan(&[name.to_string()], u64::MAX)), 1 << number, "{name}");
+        assert_eq!(bounding(&plan(&[name.to_string()], CapabilitySet::all())).bits(), 1 << number, "{name}");
     }
 }
 
@@ -73,7 +74,7 @@ fn the_numbers_of_capabilities_are_those_of_the_headers() {
 fn a_capability_that_cannot_be_granted_is_left_out_and_told() {
     let names: Vec<String> = caps::all().iter().map(Capability::to_string).collect();
     // CAP_SYS_ADMIN is one of the two: without it a container needs a user namespace, and has all in that.
-    let granted = 1 | Capability::CAP_SYS_ADMIN.bitmask();
+    let granted = CapabilitySet::from_bits_retain(1) | CapabilitySet::SYS_ADMIN;
     let plan = plan(&names, granted);
     assert_eq!(bounding(&plan), granted);
     assert_eq!(plan.warnings.len(), names.len() - 2);

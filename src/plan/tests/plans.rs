@@ -8,13 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use windlass_base::abi::namespace;
+use windlass_base::capability::CapabilitySet;
 use windlass_base::error::{Error, Fault, Origin};
+use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{IdMapping, Spec};
 use windlass_plan::exec::ExecPlan;
 use windlass_plan::exec::Request;
 use windlass_plan::unit::Systemd;
-use windlass_plan::{Action, Host, Joiner, Mount, Options, Plan, RootPath, Step, What};
+use windlass_plan::{Action, Host, Joiner, Mount, Options, Plan, RootPath, SourceId, Step, What};
 
 struct Fixture {
     path: PathBuf,
@@ -45,7 +46,9 @@ impl Fixture {
             no_new_keyring: flags.contains("--no-new-keyring"),
             keyring: String::new(),
             host: Host {
-                capabilities: number("capabilities=0x", 16).unwrap_or(if user.is_some() { 0 } else { u64::MAX }),
+                capabilities: CapabilitySet::from_bits_retain(
+                    number("capabilities=0x", 16).unwrap_or(if user.is_some() { 0 } else { u64::MAX }),
+                ),
                 uid: user.unwrap_or(0),
                 gid: user.unwrap_or(0),
                 nested: flags.contains("nested").then_some(vec![map]),
@@ -234,12 +237,15 @@ fn hardly_a_step_is_below_the_filter_and_what_it_needs_is_given_up_next() {
         if spec.process.is_some_and(|process| process.no_new_privileges) {
             let bit = position(&steps, |action| matches!(action, Action::NoNewPrivileges)).expect("asked for");
             assert!(bit < filter, "{name}: the kernel takes the filter for no_new_privs alone");
-            assert_eq!((identity.until_filtered, capabilities), (0, None), "{name}");
+            assert_eq!((identity.until_filtered, capabilities), (CapabilitySet::empty(), None), "{name}");
             continue;
         }
-        const SYS_ADMIN: u64 = 1 << 21;
-        let has = identity.capabilities.effective & SYS_ADMIN != 0;
-        assert_eq!(identity.until_filtered, if has { 0 } else { SYS_ADMIN }, "{name}");
+        let has = identity.capabilities.effective.contains(CapabilitySet::SYS_ADMIN);
+        assert_eq!(
+            identity.until_filtered,
+            if has { CapabilitySet::empty() } else { CapabilitySet::SYS_ADMIN },
+            "{name}"
+        );
         assert_eq!(capabilities, (!has).then_some(filter + 1), "{name}: nothing runs with more than was asked for");
         kept += usize::from(!has);
     }
@@ -366,7 +372,7 @@ fn a_process_joins_before_it_unshares_and_does_both_before_it_mounts() {
         let propagation =
             position(&plan.init, |action| matches!(action, Action::Propagation(_) | Action::Rootfs { .. }));
         // A scope is waited for while mounts are made, and its namespace with it.
-        let with_scope = |kinds: u64| plan.unit.is_some() && kinds == namespace::CGROUP;
+        let with_scope = |kinds: Namespaces| plan.unit.is_some() && kinds == Namespaces::CGROUP;
         let entered = last_position(&plan.init, |action| match action {
             Action::Join(_) | Action::BecomeRoot(..) => true,
             Action::Unshare(kinds) => !with_scope(*kinds),
@@ -386,7 +392,7 @@ fn the_cgroup_is_entered_before_anything_shows_or_fills_it() {
     for (fixture, plan) in planned() {
         let name = fixture.path.display();
         let scope = position(&plan.init, |action| matches!(action, Action::Scope));
-        let unshared = position(&plan.init, |action| matches!(action, Action::Unshare(namespace::CGROUP)));
+        let unshared = position(&plan.init, |action| matches!(action, Action::Unshare(Namespaces::CGROUP)));
         let needed = position(&plan.init, |action| match action {
             Action::Mount(Mount { copy_up: true, .. }) => true,
             Action::Mount(Mount { what: What::New { kind, .. }, .. }) => kind.starts_with("cgroup"),
@@ -404,7 +410,7 @@ fn the_cgroup_is_entered_before_anything_shows_or_fills_it() {
 #[test]
 fn every_source_is_used_exactly_once() {
     for (fixture, plan) in planned() {
-        let mut uses: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut uses: BTreeMap<SourceId, usize> = BTreeMap::new();
         for step in &plan.init {
             let source = match &step.action {
                 Action::Rootfs { source, .. } => *source,
@@ -419,7 +425,8 @@ fn every_source_is_used_exactly_once() {
                 *uses.entry(source).or_default() += 1;
             }
         }
-        let once: BTreeMap<usize, usize> = (0..plan.sources.len()).map(|source| (source, 1)).collect();
+        let once: BTreeMap<SourceId, usize> =
+            (0..plan.sources.len()).map(|source| (SourceId::new(source), 1)).collect();
         assert_eq!(uses, once, "{}", fixture.path.display());
     }
 }
@@ -442,12 +449,12 @@ fn every_new_namespace_is_made_once() {
         let mut made = plan.topology.clone;
         for step in &plan.init {
             if let Action::Unshare(kinds) = step.action {
-                assert_eq!(made & kinds, 0, "{name}: made twice");
+                assert!(!made.intersects(kinds), "{name}: made twice");
                 made |= kinds;
             }
         }
         // The time namespace is the runtime's to make, and all others those of the process in between.
-        let elsewhere = if plan.topology.intermediate { u64::MAX } else { windlass_base::abi::namespace::TIME };
+        let elsewhere = if plan.topology.intermediate { Namespaces::all() } else { Namespaces::TIME };
         assert_eq!(made & !elsewhere, plan.topology.new & !elsewhere, "{name}");
     }
 }
@@ -469,7 +476,6 @@ fn exec_mounts_nothing_and_makes_no_namespace() {
 
 #[test]
 fn exec_is_born_among_the_containers_processes_with_what_they_may_have() {
-    use windlass_base::abi::namespace::{PID, USER};
     let (mut seen, mut early) = ([0; 2], 0);
     for (fixture, _) in planned() {
         let (name, exec) = (fixture.path.display(), fixture.exec().expect("planned"));
@@ -477,10 +483,10 @@ fn exec_is_born_among_the_containers_processes_with_what_they_may_have() {
         let (join, born) =
             (at(|action| matches!(action, Action::JoinPid)), at(|action| matches!(action, Action::Born { .. })));
         let count = exec.steps.iter().filter(|step| matches!(step.action, Action::Born { .. })).count();
-        assert_eq!(count, usize::from(exec.namespaces & PID != 0), "{name}");
+        assert_eq!(count, usize::from(exec.namespaces.contains(Namespaces::PID)), "{name}");
         let (Some(join), Some(born)) = (join, born) else { continue };
         assert!(join < born, "{name}");
-        let user = exec.namespaces & USER != 0;
+        let user = exec.namespaces.contains(Namespaces::USER);
         seen[usize::from(user)] += 1;
         if user {
             // Nobody in there has power over it.

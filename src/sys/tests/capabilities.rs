@@ -12,9 +12,9 @@ fn our_reading_of_our_own_capabilities_is_that_of_caps() {
         std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").expect("procfs").trim().parse().expect("a number");
     let kernel = u64::MAX >> (63 - last);
     let ours = credentials::capabilities().expect("readable");
-    assert_eq!(ours.effective & kernel, bits(CapSet::Effective));
-    assert_eq!(ours.permitted & kernel, bits(CapSet::Permitted));
-    assert_eq!(ours.inheritable & kernel, bits(CapSet::Inheritable));
+    assert_eq!(ours.effective.bits() & kernel, bits(CapSet::Effective));
+    assert_eq!(ours.permitted.bits() & kernel, bits(CapSet::Permitted));
+    assert_eq!(ours.inheritable.bits() & kernel, bits(CapSet::Inheritable));
     let bounding = (0..64).filter(|n| credentials::is_bounding(*n)).fold(0u64, |all, n| all | 1 << n);
     assert_eq!(bounding, bits(CapSet::Bounding));
 }

@@ -61,7 +61,7 @@ pub fn make(
             };
             let made = || -> Result<OwnedFd> {
                 let root = fd::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-                mount::mount_old("", root.as_fd(), "", (MsFlags::MS_REC | MsFlags::MS_PRIVATE).bits(), "")?;
+                mount::mount_old("", root.as_fd(), "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")?;
                 for path in lower.into_iter().flat_map(|lower| lower.split(':')).filter(|path| !path.is_empty()) {
                     let copy = mount::clone_tree(fd::CWD, path, false)?;
                     mapped(&copy, false)?;

@@ -19,10 +19,10 @@ use windlass_sys::{Failed, Result, fd, mount};
 const LONGEST: usize = 4095;
 
 /// What the options of one mount come to.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 struct Options {
-    flags: u64,
-    propagation: Vec<u64>,
+    flags: MsFlags,
+    propagation: Vec<MsFlags>,
     data: Vec<String>,
     loop_device: bool,
     ids: Option<Ids>,
@@ -70,8 +70,6 @@ const PROPAGATION: &[(&str, MsFlags)] = &[
 
 impl Options {
     fn of(mount: &Mount) -> std::result::Result<Options, Error> {
-        let mut options = Options::default();
-        let mut flags = MsFlags::empty();
         let mapped = |option: &str| option.starts_with("uidmap=") || option.starts_with("gidmap=");
         let ids = |name| {
             let value = mount.options.iter().find_map(|option| option.strip_prefix(name));
@@ -81,17 +79,19 @@ impl Options {
                 })
                 .transpose()
         };
-        options.ids = match (ids("uidmap=")?, ids("gidmap=")?) {
+        let ids = match (ids("uidmap=")?, ids("gidmap=")?) {
             (None, None) => None,
             (Some(users), Some(groups)) => Some(Ids { users, groups }),
             // With one alone the other ids would be nobody's.
             _ => return Err(Error::Invalid("uidmap and gidmap go together in the options of a mount".into())),
         };
+        let mut options =
+            Options { flags: MsFlags::empty(), propagation: Vec::new(), data: Vec::new(), loop_device: false, ids };
         for option in mount.options.iter().filter(|option| !mapped(option)).flat_map(|option| separate(option)) {
             if let Some((_, on, flag)) = FLAGS.iter().find(|(name, ..)| *name == option) {
-                flags.set(*flag, *on);
+                options.flags.set(*flag, *on);
             } else if let Some((_, flag)) = PROPAGATION.iter().find(|(name, _)| *name == option) {
-                options.propagation.push(flag.bits());
+                options.propagation.push(*flag);
             } else if option == "loop" {
                 options.loop_device = true;
             } else if mapped(option) {
@@ -103,9 +103,8 @@ impl Options {
             }
         }
         if mount.kind == "bind" {
-            flags |= MsFlags::MS_BIND;
+            options.flags |= MsFlags::MS_BIND;
         }
-        options.flags = flags.bits();
         Ok(options)
     }
 }
@@ -164,7 +163,7 @@ fn mount_idmapped(root: &Path, mount: &Mount, mut options: Options, ids: &Ids) -
     Ok(attach()?)
 }
 
-fn propagate(root: &Path, mount: &Mount, propagation: Vec<u64>) -> Result<()> {
+fn propagate(root: &Path, mount: &Mount, propagation: Vec<MsFlags>) -> Result<()> {
     for flags in propagation {
         mount::mount_old("", target(root, mount)?.as_fd(), "", flags, "")?;
     }
@@ -180,18 +179,18 @@ fn mount_one(root: &Path, mount: &Mount, options: Options) -> Result<()> {
         data = short;
     }
     let device = options.loop_device.then(|| {
-        let read_only = options.flags & MsFlags::MS_RDONLY.bits() != 0;
+        let read_only = options.flags.contains(MsFlags::MS_RDONLY);
         mount::loop_device(mount.source.as_ref(), read_only)
     });
     let device = device.transpose()?;
     let source = device.as_ref().map_or(mount.source.as_str(), |(path, _)| path.as_str());
-    let bind = options.flags & MsFlags::MS_BIND.bits() != 0;
-    let recursive = MsFlags::MS_REC.bits();
-    let first = if bind { options.flags & (MsFlags::MS_BIND.bits() | recursive) } else { options.flags };
+    let bind = options.flags.contains(MsFlags::MS_BIND);
+    let binding = MsFlags::MS_BIND | MsFlags::MS_REC;
+    let first = if bind { options.flags & binding } else { options.flags };
     mount::mount_old(source, target()?.as_fd(), &mount.kind, first, &data)?;
-    if bind && options.flags & !(MsFlags::MS_BIND.bits() | recursive) != 0 {
+    if bind && !(options.flags - binding).is_empty() {
         // A bind mount takes its flags only when it is there.
-        let flags = options.flags & !recursive | MsFlags::MS_REMOUNT.bits();
+        let flags = (options.flags - MsFlags::MS_REC) | MsFlags::MS_REMOUNT;
         mount::mount_old("", target()?.as_fd(), "", flags, &data)?;
     }
     propagate(root, mount, options.propagation)
@@ -254,11 +253,11 @@ mod tests {
     fn options_are_flags_or_data() {
         let overlay = mount("overlay", &["lowerdir=/a:/b", "upperdir=/u", "ro,nodev", "rw", "index=off"]);
         let options = Options::of(&overlay).expect("parsed");
-        assert_eq!(options.flags, MsFlags::MS_NODEV.bits());
+        assert_eq!(options.flags, MsFlags::MS_NODEV);
         assert_eq!(options.data, ["lowerdir=/a:/b", "upperdir=/u", "index=off"]);
         let bind = Options::of(&mount("bind", &["rbind", "ro", "rslave"])).expect("parsed");
-        assert_eq!(bind.flags, (MsFlags::MS_BIND | MsFlags::MS_REC | MsFlags::MS_RDONLY).bits());
-        assert_eq!(bind.propagation, [(MsFlags::MS_SLAVE | MsFlags::MS_REC).bits()]);
+        assert_eq!(bind.flags, MsFlags::MS_BIND | MsFlags::MS_REC | MsFlags::MS_RDONLY);
+        assert_eq!(bind.propagation, [MsFlags::MS_SLAVE | MsFlags::MS_REC]);
         assert!(Options::of(&mount("ext4", &["loop"])).expect("parsed").loop_device);
         let mapped = Options::of(&mount("overlay", &["uidmap=0:7:1,1:9:2", "gidmap=0:8:3", "lowerdir=/a"]));
         let mapped = mapped.expect("parsed");

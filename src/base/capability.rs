@@ -1,0 +1,16 @@
+//! Sets of capabilities (capabilities(7)).
+
+bitflags::bitflags! {
+    /// A set of capabilities: bit n is capability n. It holds those without a name here as well.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct CapabilitySet: u64 {
+        /// `CAP_SETGID`.
+        const SETGID = 1 << 6;
+        /// `CAP_SETUID`.
+        const SETUID = 1 << 7;
+        /// `CAP_SYS_ADMIN`.
+        const SYS_ADMIN = 1 << 21;
+        /// All others, those of later kernels too.
+        const _ = !0;
+    }
+}
