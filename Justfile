@@ -58,7 +58,7 @@ fmt-check:
 # Clippy, warnings are errors
 lint:
     cargo clippy --workspace --all-targets -- -D warnings
-    cargo clippy --package windlass --all-targets --features cgroup-v1 -- -D warnings
+    cargo clippy --package windlass --package windlass-cgroup --all-targets --features cgroup-v1 -- -D warnings
 
 # Tests that need no root; `just unit cli`: those of tests/cli.rs, `just unit home`: those with a name like it
 unit *args:

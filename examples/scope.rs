@@ -79,8 +79,8 @@ fn bare(unit: &Unit, proof: &SingleThreaded, costs: &mut Costs) -> Result<()> {
     };
     timed(costs, "bare start", || {
         let mut systemd = Systemd::connect(false)?;
-        let serial = systemd.begin(unit, &child)?;
-        systemd.finish(serial, unit)
+        let serial = systemd.request_scope(unit, &child)?;
+        systemd.await_scope(serial, unit)
     })?;
     child.kill();
     child.wait()?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
-use windlass_store::{Init, State, Store, VERSION, process_stat};
+use windlass_store::{InitProcess, State, Store, VERSION, process_stat};
 
 /// A directory of one test, with a state root and a bundle in it.
 struct Scratch(PathBuf);
@@ -71,7 +71,7 @@ impl Scratch {
     }
 
     /// Records `pid` as the init of a container, as create does when it stands.
-    fn record(&self, id: &str, init: Option<Init>) {
+    fn record(&self, id: &str, init: Option<InitProcess>) {
         let store = Store::make(&self.root()).expect("a state root");
         let reservation = store.reserve(id).expect("a free id");
         let state = State {
@@ -97,18 +97,18 @@ impl Scratch {
         if let Some(init) = &init {
             reservation.record_init(init).expect("room for a line");
         }
-        drop(reservation.keep(state, init.unwrap_or(Init { pid: 1, start_time: 0 }), Default::default()));
+        drop(reservation.commit(state, init.unwrap_or(InitProcess { pid: 1, start_time: 0 }), Default::default()));
     }
 
     fn stopped(&self, id: &str) {
-        self.record(id, Some(Init { pid: 1, start_time: u64::MAX }));
+        self.record(id, Some(InitProcess { pid: 1, start_time: u64::MAX }));
     }
 
     fn running(&self, id: &str) -> Sleeper {
         let child = Command::new("sleep").arg("600").spawn().expect("sleep(1)");
         let pid = child.id() as i32;
         let start_time = process_stat(pid).expect("it lives").start_time;
-        self.record(id, Some(Init { pid, start_time }));
+        self.record(id, Some(InitProcess { pid, start_time }));
         Sleeper(child)
     }
 }

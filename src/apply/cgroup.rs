@@ -24,7 +24,7 @@ pub struct Place {
     make_room: bool,
     /// Who makes it, if not we.
     systemd: Cell<Option<Systemd>>,
-    v1: Option<v1::Share>,
+    v1: Option<v1::Limits>,
     /// Where the device rules are kept without cgroup2.
     devices: Option<v1::Devices>,
 }
@@ -73,26 +73,26 @@ impl Place {
                 .hint("boot with systemd.unified_cgroup_hierarchy=1, or leave --systemd-cgroup out"));
             }
             let mut systemd = systemd?;
-            let path = systemd.path(unit)?;
+            let path = systemd.scope_path(unit)?;
             return Ok(Place { systemd: Cell::new(Some(systemd)), ..place(Some(hierarchy), path) });
         }
         if undelegated == Undelegated::Tolerated && hierarchy.unified().is_some() {
             let needs = plan.limits.needs();
             return match (delegated::find(&hierarchy, &plan.cgroups_path, &plan.id)?, needs.first()) {
                 (Some(found), need) => {
-                    let make_room = found.inside && need.is_some();
+                    let make_room = found.below_own && need.is_some();
                     Ok(Place { make_room, ..place(Some(hierarchy), found.path) })
                 }
                 (None, None) => Ok(none),
-                (None, Some(need)) => Err(delegated::refuse(need)),
+                (None, Some(need)) => Err(delegated::not_delegated(need)),
             };
         }
         let path = cgroup::path(&plan.cgroups_path, &plan.id)?;
         let resources = resources.cloned().unwrap_or_default();
-        let v1 = v1::Share::take(&hierarchy, &path, &resources, &mut plan.limits, &mut plan.warnings)?;
+        let v1 = v1::Limits::take(&hierarchy, &path, &resources, &mut plan.limits, &mut plan.warnings)?;
         let mut devices = None;
         if hierarchy.unified().is_none() {
-            cgroup::refuse(&hierarchy, &plan.limits.needs())?;
+            cgroup::require_cgroup2(&hierarchy, &plan.limits.needs())?;
             devices = devices_without_cgroup2(&hierarchy, &path, &resources, plan)?;
             if v1.is_none() && devices.is_none() {
                 return Ok(none);
@@ -109,8 +109,8 @@ impl Place {
 
     /// The directories of version 1 that are the container's.
     pub(super) fn v1(&self) -> Vec<String> {
-        let mut places = self.v1.as_ref().map_or(Vec::new(), |share| share.places().to_vec());
-        if let Some(place) = self.devices.as_ref().map(v1::Devices::place)
+        let mut places = self.v1.as_ref().map_or(Vec::new(), |share| share.paths().to_vec());
+        if let Some(place) = self.devices.as_ref().map(v1::Devices::full_path)
             && !places.contains(&place)
         {
             places.push(place);
@@ -132,7 +132,7 @@ impl Place {
             devices.refuse_in_use()?;
         }
         if self.make_room {
-            delegated::make_room()?;
+            delegated::leave_own_cgroup()?;
         }
         let mut made = Made { unified: OnceCell::new(), scope: None, owner, v1: None, v1_places: Vec::new() };
         if let (Some(systemd), Some(unit), Some(path)) = (self.systemd.take(), &plan.unit, self.full()) {
@@ -159,7 +159,7 @@ impl Place {
         if self.v1.is_some() || self.devices.is_some() {
             made.v1_places = self.v1();
             made.v1_places.retain(|place| fd::stat_at(fd::CWD, place).is_err());
-            let mut all = v1::Cgroup::default();
+            let mut all = v1::Cgroups::default();
             if let Some(share) = &self.v1 {
                 all.add(share.make()?);
             }
@@ -188,7 +188,7 @@ fn devices_without_cgroup2(
     let Some(rules) = plan.limits.devices.take().and_then(|_| Rules::of(&resources.devices)) else { return Ok(None) };
     let asked = rules.asked;
     match v1::Devices::find(hierarchy, path, rules) {
-        None if !plan.topology.user_namespace() => Err(v1::refuse_devices(asked)),
+        None if !plan.topology.user_namespace() => Err(v1::devices_unavailable(asked)),
         None if asked => {
             plan.warnings.push(Fault {
                 pointer: "/linux/resources/devices".into(),
@@ -207,7 +207,7 @@ pub(super) struct Made {
     unified: OnceCell<Cgroup>,
     scope: Option<RefCell<Scope>>,
     owner: Option<u32>,
-    v1: Option<v1::Cgroup>,
+    v1: Option<v1::Cgroups>,
     v1_places: Vec<String>,
 }
 
@@ -262,8 +262,8 @@ impl Made {
     }
 
     /// For init, which goes in by itself: it must be inside before it has a cgroup namespace.
-    pub fn doors(&self) -> Result<v1::Doors> {
-        self.v1.as_ref().map_or(Ok(v1::Doors::default()), v1::Cgroup::doors)
+    pub fn open_procs(&self) -> Result<v1::Procs> {
+        self.v1.as_ref().map_or(Ok(v1::Procs::default()), v1::Cgroups::open_procs)
     }
 
     /// Whether the kernel killed a process in it for want of memory.
@@ -318,14 +318,14 @@ impl Scope {
     }
 
     fn begin(&mut self, init: &Child) -> Result<()> {
-        self.serial = Some(self.systemd.begin(&self.unit, init)?);
+        self.serial = Some(self.systemd.request_scope(&self.unit, init)?);
         Ok(())
     }
 
     fn finish(&mut self, init: &Child) -> Result<()> {
         for tries in 0.. {
             let begun = || Error::new(Kind::Protocol, "systemd was not asked for the scope");
-            match self.systemd.finish(self.serial.ok_or_else(begun)?, &self.unit) {
+            match self.systemd.await_scope(self.serial.ok_or_else(begun)?, &self.unit) {
                 Err(error) if error.kind() == Kind::AlreadyExists => {
                     // What is there is not ours to undo.
                     self.serial = None;

@@ -13,7 +13,7 @@ use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{Hook, Spec};
 use windlass_cgroup::Cgroup;
 use windlass_plan::{Action, Maps, Plan, Program, Step};
-use windlass_store::{Container, Init, Reservation, State, Status, Store, Unit, process_stat};
+use windlass_store::{Container, InitProcess, Reservation, State, Status, Store, SystemdUnit, process_stat};
 use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
 use windlass_sys::{fd, socket, start};
 
@@ -81,14 +81,14 @@ pub fn create<'a>(request: Create<'a>, proof: &'a SingleThreaded) -> Result<Laun
     if creation.request.notify {
         super::notify::prepare(creation.root(), &plan.id)?;
     }
-    let doors = creation.cgroup.doors()?;
+    let procs = creation.cgroup.open_procs()?;
     let joins = open_joins(&plan.topology.joined)?;
     let joined_user = plan.topology.joined.iter().position(|join| join.kind == Namespaces::USER);
     let joined_user = joined_user.and_then(|at| joins[at].as_ref()).map(OwnedFd::as_fd);
     creation.idmaps = Idmaps::make(&plan.sources, joined_user, proof)?;
     let gate = match creation.request.wait_for_start {
         true => {
-            let name = creation.reservation.start_socket()?;
+            let name = creation.reservation.start_socket();
             Gate::Start(socket::listen_at(creation.root(), &name).doing(|| "cannot make the start socket")?)
         }
         false => Gate::Runtime,
@@ -115,7 +115,7 @@ pub fn create<'a>(request: Create<'a>, proof: &'a SingleThreaded) -> Result<Laun
             drop(borrowed);
             return Ok(child);
         }
-        if let Err(error) = doors.enter() {
+        if let Err(error) = procs.join() {
             init::fail(&sync, &error);
         }
         let cx = creation.context(sync, gate, joins);
@@ -135,7 +135,7 @@ pub struct Creation<'a> {
     poststop: Poststop<'a>,
     state: State,
     /// Init, once it stands.
-    init: Option<Init>,
+    init: Option<InitProcess>,
     idmaps: Idmaps,
     request: Create<'a>,
     proof: &'a SingleThreaded,
@@ -249,7 +249,7 @@ impl Handler for Creation<'_> {
             Error::new(Kind::Kernel, msg).hint("a procfs must be mounted at /proc, without hidepid= for this user")
         };
         let start_time = process_stat(child.pid).ok_or_else(hidden)?.started();
-        self.init = Some(Init { pid: child.pid, start_time });
+        self.init = Some(InitProcess { pid: child.pid, start_time });
         Ok(())
     }
 
@@ -288,7 +288,7 @@ impl Handler for Creation<'_> {
     fn keep(self, _: &Child) -> Result<Container> {
         let Creation { resources, cgroup, reservation, mut poststop, state, init, request, .. } = self;
         let hooks = request.spec.hooks.clone().unwrap_or_default();
-        let container = reservation.keep(state, init.ok_or_else(unnamed)?, hooks)?;
+        let container = reservation.commit(state, init.ok_or_else(unnamed)?, hooks)?;
         cgroup.keep();
         if let Some(group) = resources {
             group.keep();
@@ -395,7 +395,7 @@ fn state(request: &mut Create<'_>) -> State {
         rootfs: rootfs.to_string_lossy().into_owned(),
         annotations: std::mem::take(&mut request.annotations),
         cgroup: request.place.full(),
-        unit: request.plan.unit.as_ref().map(|unit| Unit { name: unit.name.clone(), user: unit.user }),
+        unit: request.plan.unit.as_ref().map(|unit| SystemdUnit { name: unit.name.clone(), user: unit.user }),
         cgroup_v1: request.place.v1(),
         namespaces: request.plan.topology.all(),
         owner: owner_name(),

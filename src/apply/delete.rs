@@ -26,7 +26,7 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Fault>> {
         kill_everything(&container, true)?;
     }
     container.lock()?;
-    if !container.still_there() {
+    if !container.exists() {
         return if force { Ok(Vec::new()) } else { Err(Error::new(Kind::NotFound, "container does not exist")) };
     }
     if force {
@@ -64,7 +64,7 @@ pub fn finish(container: &Container) -> Result<Vec<Fault>> {
         let systemd = scope.map(|unit| (unit, Systemd::connect(unit.user)));
         cgroup::remove(path, Kill::Yes)?;
         let stop = |systemd: &mut Systemd, unit: &str| match container.init {
-            Some(_) => systemd.release(unit),
+            Some(_) => systemd.stop_nowait(unit),
             None => systemd.stop(unit),
         };
         let stopped = systemd.map(|(unit, systemd)| systemd.and_then(|mut systemd| stop(&mut systemd, &unit.name)));

@@ -9,7 +9,7 @@ use nix::sched::CloneFlags;
 
 use windlass_base::error::{Doing, Error, Kind, Origin, Result};
 use windlass_base::namespaces::Namespaces;
-use windlass_cgroup::v1::{self, Doors};
+use windlass_cgroup::v1::{self, Procs};
 use windlass_cgroup::{Cgroup, Hierarchy, Systemd};
 use windlass_plan::Step;
 use windlass_plan::exec::{ExecPlan, RLIMIT_NPROC};
@@ -46,7 +46,7 @@ pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Entr
     let container = request.container;
     refuse_status(&request, stopped)?;
     let target = container.open_init()?.ok_or_else(stopped)?;
-    let doors = container.cgroup_v1_for_exec(target.as_fd())?.doors()?;
+    let procs = container.cgroup_v1_for_exec(target.as_fd())?.open_procs()?;
     let init_pid = container.init.map_or(0, |init| init.pid);
     let open_root = || process::open_of(init_pid, target.as_fd(), "root", OFlag::O_PATH);
     let root = container.state.chroot.then(open_root).transpose().doing(|| "cannot open the container's root")?;
@@ -68,7 +68,7 @@ pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Entr
     let _shown_again = start::show_as(c"windlass exec");
     let (plan, debug) = (request.plan, request.debug);
     let runtime = process::open_pid(std::process::id() as i32).doing(|| "cannot watch the runtime")?;
-    let entry = Entry { request, placed: Placed::Born, late: None, late_v1: v1::Cgroup::default() };
+    let entry = Entry { request, placed: Placed::Born, late: None, late_v1: v1::Cgroups::default() };
     let launch = Launch::spawn(entry, debug, plan.in_between(), |entry, sync, watch| {
         if let Forked::Parent(child) = entry.fork((init_pid, target.as_fd()), proof)? {
             return Ok(child);
@@ -81,7 +81,7 @@ pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Entr
         cx.runtime = Some(runtime);
         cx.root = root;
         cx.proof = Some(proof);
-        if let Err(error) = enter(plan, &doors, entry.placed, &mut cx) {
+        if let Err(error) = enter(plan, &procs, entry.placed, &mut cx) {
             init::fail(&cx.sync, &error);
         }
         init::run(&plan.steps, &|step: &Step| step.action.to_string(), watch, cx)
@@ -125,7 +125,9 @@ fn refuse_status(request: &Exec<'_>, stopped: impl Fn() -> Error) -> Result<()> 
         }
         _ => {}
     }
-    if !request.ignore_paused && container.group()?.is_some_and(|group| group.is_frozen_from_above().unwrap_or(false)) {
+    if !request.ignore_paused
+        && container.any_cgroup()?.is_some_and(|group| group.is_frozen_by_ancestor().unwrap_or(false))
+    {
         return Err(Error::new(Kind::WrongStatus, "cannot exec in a container below a frozen cgroup")
             .hint("an ancestor of its cgroup is frozen: see cgroup.freeze there"));
     }
@@ -139,7 +141,7 @@ pub struct Entry<'a> {
     /// The cgroup into which the runtime moves the process once it is born.
     late: Option<Cgroup>,
     /// The same in the hierarchies of version 1.
-    late_v1: v1::Cgroup,
+    late_v1: v1::Cgroups,
 }
 
 /// How the first process comes into the container's cgroup.
@@ -302,8 +304,8 @@ fn of_init((pid, pidfd): (i32, BorrowedFd<'_>)) -> Result<Cgroup> {
 }
 
 /// Enters the container, but for its PID namespace: a step of its own, see `plan::exec`.
-fn enter(plan: &ExecPlan, doors: &Doors, placed: Placed, cx: &mut Context<'_>) -> Result<()> {
-    doors.enter()?;
+fn enter(plan: &ExecPlan, procs: &Procs, placed: Placed, cx: &mut Context<'_>) -> Result<()> {
+    procs.join()?;
     cx.close_the_rest();
     if placed == Placed::BySystemd {
         cx.sync.place()?;

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use windlass_base::error::{Doing, Error, Kind, Result};
 use windlass_base::namespaces::Namespaces;
-use windlass_cgroup::Group;
+use windlass_cgroup::AnyCgroup;
 use windlass_store::Container;
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::{process, waiting};
@@ -18,11 +18,11 @@ fn not_running() -> Error {
 
 /// Sends `signal` to init, or to every process.
 pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
-    let group = container.group()?;
+    let group = container.any_cgroup()?;
     if all {
         // Another container may have taken the id, and the cgroup's path, before the cgroup was opened.
         // The check comes now, because an open directory never becomes another cgroup's.
-        if !container.still_there() {
+        if !container.exists() {
             return Err(Error::new(Kind::NotFound, "container does not exist"));
         }
         // As engines expect, a container that has ended is no error.
@@ -48,7 +48,7 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
     if signal == libc::SIGKILL {
         // A process in a shared PID namespace leaves others behind, and a frozen one does not die.
         if let Some(group) = &group {
-            return if shared { group.kill() } else { group.let_go() };
+            return if shared { group.kill() } else { group.thaw_nowait() };
         }
     }
     Ok(())
@@ -57,7 +57,7 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
 /// So many processes are held at once: descriptors are limited.
 const HANDLES: usize = 256;
 
-fn signal_all(group: &Group, signal: i32) -> Result<()> {
+fn signal_all(group: &AnyCgroup, signal: i32) -> Result<()> {
     if signal == libc::SIGKILL {
         return group.kill();
     }
@@ -82,8 +82,8 @@ fn signal_all(group: &Group, signal: i32) -> Result<()> {
 /// taken the id, and a cgroup at the same path, meanwhile; then nothing is killed. The check comes after the
 /// cgroup is opened, because an open directory never becomes another cgroup's.
 pub(super) fn kill_everything(container: &Container, unlocked: bool) -> Result<()> {
-    let group = container.group()?;
-    if unlocked && !container.still_there() {
+    let group = container.any_cgroup()?;
+    if unlocked && !container.exists() {
         return Ok(());
     }
     if let Some(group) = group {
@@ -103,7 +103,7 @@ fn wait_for_end(container: &Container, pidfd: std::os::fd::BorrowedFd<'_>) -> Re
     }
     // Init of a PID namespace ends after all others in it, so another one may be the one that is stuck.
     let mut pids: Vec<i32> = container.init.map(|init| init.pid).into_iter().collect();
-    let others = container.group().ok().flatten().and_then(|group| group.pids().ok()).unwrap_or_default();
+    let others = container.any_cgroup().ok().flatten().and_then(|group| group.pids().ok()).unwrap_or_default();
     pids.extend(others.into_iter().filter(|pid| Some(*pid) != container.init.map(|init| init.pid)));
     let what = waiting::describe_all(&pids);
     Err(Error::new(Kind::Kernel, format!("container init still running after SIGKILL: {what}")).hint(waiting::HINT))

@@ -25,7 +25,7 @@ pub fn start(container: &mut Container, host: Option<&Host>, warnings: &mut Vec<
     }
     let notify = host.map_or(Ok(None), |host| Notify::listen(container.root(), &container.state.id, host))?;
     give_word(container)?;
-    fd::unlinkat(container.root(), container.start_socket()?).doing(|| "cannot remove the start socket")?;
+    fd::unlinkat(container.root(), container.start_socket()).doing(|| "cannot remove the start socket")?;
     poststart(container, warnings)?;
     Ok(notify)
 }
@@ -35,7 +35,7 @@ fn wrong(msg: impl Into<String>) -> Error {
 }
 
 fn give_word(container: &Container) -> Result<()> {
-    let socket = match socket::connect_at(container.root(), &container.start_socket()?) {
+    let socket = match socket::connect_at(container.root(), &container.start_socket()) {
         Err(failed) if failed.errno == Errno::ECONNREFUSED => {
             return Err(wrong("cannot start a container that has stopped").failed(failed));
         }

@@ -1,16 +1,20 @@
-//! Controllers: enabling them, those that limits need first, and telling why a limit cannot be applied.
+//! Enabling controllers, and the errors for those that cannot be enabled.
 
 use nix::errno::Errno;
 
 use super::directory::Directory;
 use super::hierarchy::Hierarchy;
-use super::v2::Cgroup;
-use windlass_base::error::{Doing, Error, Kind, Origin, Result, describe};
-use windlass_plan::cgroup::{Absent, Need, Write};
+use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_plan::cgroup::Need;
 use windlass_sys::Failed;
 
-/// Enables what `needs` names for the cgroup `path` below `root`, open as `leaf`, and whatever else
-/// there is. Only what the cgroup lacks is touched.
+pub(super) const SUBTREE_CONTROL: &str = "cgroup.subtree_control";
+
+/// The hint where no cgroup2 is mounted.
+pub(super) const MOUNT: &str = "mount -t cgroup2 none /sys/fs/cgroup/unified";
+
+/// Enables the controllers in `needs` for the cgroup `path` below `root`, open as `leaf`, and all others where
+/// that is possible. Nothing is written for a controller that the cgroup has.
 pub(super) fn enable(
     hierarchy: &Hierarchy,
     root: &Directory,
@@ -20,9 +24,9 @@ pub(super) fn enable(
 ) -> Result<()> {
     let missing = if needs.is_empty() { Vec::new() } else { lacking(leaf, needs)? };
     if !missing.is_empty() {
-        enable_missing(hierarchy, root, path, &missing)?;
+        enable_needed(hierarchy, root, path, &missing)?;
     }
-    offer_the_rest(root, leaf, path);
+    enable_others(root, leaf, path);
     Ok(())
 }
 
@@ -33,9 +37,9 @@ fn ancestors(path: &str) -> Vec<&str> {
     ancestors
 }
 
-/// Enables all else that the root has, as far as the ancestors let us: without a controller nothing
-/// is counted for `events`, and `update` has no limit to change.
-fn offer_the_rest(root: &Directory, leaf: &Directory, path: &str) {
+/// Enables every other controller of the root, as far as the ancestors permit. Without its controller a resource
+/// is not counted for `events`, and has no file that `update` could write.
+fn enable_others(root: &Directory, leaf: &Directory, path: &str) {
     let read = |cgroup: &Directory, file: &str| cgroup.read(file).unwrap_or_default();
     let all = read(root, "cgroup.controllers");
     if all.trim().is_empty() {
@@ -48,21 +52,21 @@ fn offer_the_rest(root: &Directory, leaf: &Directory, path: &str) {
     }
     for name in ancestors(path) {
         let Ok(ancestor) = root.open_below(name) else { return };
-        let enabled = read(&ancestor, SUBTREE);
-        // One by one: one that cannot be enabled here takes no other along.
+        let enabled = read(&ancestor, SUBTREE_CONTROL);
+        // One write for each: if one controller is refused, the whole write is.
         for controller in absent(&missing.join(" "), &enabled) {
-            let _ = ancestor.write(SUBTREE, &format!("+{controller}"));
+            let _ = ancestor.write(SUBTREE_CONTROL, &format!("+{controller}"));
         }
     }
 }
 
-/// The words of `all` that `has` does not have.
+/// The words of `all` that are not in `has`.
 fn absent<'a>(all: &'a str, has: &str) -> Vec<&'a str> {
     all.split_ascii_whitespace().filter(|name| !has.split_ascii_whitespace().any(|one| one == *name)).collect()
 }
 
-/// Enables what limits need, from the nearest ancestor that has it.
-fn enable_missing(hierarchy: &Hierarchy, root: &Directory, path: &str, missing: &[Need]) -> Result<()> {
+/// Enables the controllers in `missing`, downwards from the nearest ancestor that has them all.
+fn enable_needed(hierarchy: &Hierarchy, root: &Directory, path: &str, missing: &[Need]) -> Result<()> {
     let mut below = Vec::new();
     for name in ancestors(path).iter().rev() {
         let ancestor = root.open_below(name).doing(|| format!("cannot open cgroup {:?}", root.path_of(name)))?;
@@ -77,12 +81,10 @@ fn enable_missing(hierarchy: &Hierarchy, root: &Directory, path: &str, missing: 
     }
     let value = missing.iter().map(|need| format!("+{}", need.controller)).collect::<Vec<_>>().join(" ");
     for ancestor in below.iter().rev() {
-        ancestor.write(SUBTREE, &value).map_err(|failed| cannot_enable(ancestor, missing, failed))?;
+        ancestor.write(SUBTREE_CONTROL, &value).map_err(|failed| cannot_enable(ancestor, missing, failed))?;
     }
     Ok(())
 }
-
-const SUBTREE: &str = "cgroup.subtree_control";
 
 /// Those of `needs` that a cgroup does not have.
 fn lacking(cgroup: &Directory, needs: &[Need]) -> Result<Vec<Need>> {
@@ -91,19 +93,16 @@ fn lacking(cgroup: &Directory, needs: &[Need]) -> Result<Vec<Need>> {
     Ok(needs.iter().filter(|need| !has.split_ascii_whitespace().any(|one| one == need.controller)).cloned().collect())
 }
 
-/// The way to a cgroup2 for those who have none.
-pub(super) const MOUNT: &str = "mount -t cgroup2 none /sys/fs/cgroup/unified";
-
-/// Refuses the first of `needs` where no cgroup2 is mounted, and says where its controller is.
-pub fn refuse(hierarchy: &Hierarchy, needs: &[Need]) -> Result<()> {
+/// Refuses the first of `needs` where no cgroup2 is mounted. The error says where its controller is.
+pub fn require_cgroup2(hierarchy: &Hierarchy, needs: &[Need]) -> Result<()> {
     match needs.iter().find(|need| hierarchy.v1_of(&need.controller).is_some()).or(needs.first()) {
         Some(need) if hierarchy.unified().is_none() => Err(unavailable(hierarchy, &need.controller, &need.pointer)),
         _ => Ok(()),
     }
 }
 
-/// The controller is not in cgroup2 at all.
-fn unavailable(hierarchy: &Hierarchy, controller: &str, pointer: &str) -> Error {
+/// The error for a controller that cgroup2 does not have.
+pub(super) fn unavailable(hierarchy: &Hierarchy, controller: &str, pointer: &str) -> Error {
     let error = |why: String| {
         Error::new(Kind::Unsupported, format!("cannot apply {}: {why}", name_of(pointer)))
             .origin(Origin::config(pointer.to_owned()))
@@ -125,7 +124,7 @@ fn unavailable(hierarchy: &Hierarchy, controller: &str, pointer: &str) -> Error 
 
 fn cannot_enable(ancestor: &Directory, needs: &[Need], failed: Failed) -> Error {
     let names = needs.iter().map(|need| &*need.controller).collect::<Vec<_>>().join(", ");
-    let (file, errno) = (ancestor.path_of(SUBTREE), failed.errno);
+    let (file, errno) = (ancestor.path_of(SUBTREE_CONTROL), failed.errno);
     let error = failed
         .doing(format!("cannot enable the controller {names} in {file:?}"))
         .origin(Origin::config(needs[0].pointer.clone()));
@@ -138,7 +137,7 @@ fn cannot_enable(ancestor: &Directory, needs: &[Need], failed: Failed) -> Error 
             error.hint(format!(
                 "{:?} is not this user's to write to, or mounted read-only; {}",
                 ancestor.path,
-                super::delegated::advice(&names)
+                delegation_hint(&names)
             ))
         }
         Errno::EOPNOTSUPP => error.hint(format!("{:?} is a cgroup of threads", ancestor.path)),
@@ -146,80 +145,16 @@ fn cannot_enable(ancestor: &Directory, needs: &[Need], failed: Failed) -> Error 
     }
 }
 
-/// Why a limit could not be written.
-pub(super) fn explain(cgroup: &Cgroup, write: &Write, failed: Failed) -> Error {
-    let errno = failed.errno;
-    let (file, value) = match &write.absent {
-        Absent::Instead { file, value } if failed.call.contains(&**file) => (file, value),
-        _ => (&write.file, &write.value),
-    };
-    if errno == Errno::ENOENT {
-        return missing_file(cgroup, write, file).failed(failed);
-    }
-    let unified = write.pointer.starts_with("/linux/resources/unified/");
-    let message = if unified {
-        format!("unable to set unified resource {file:?}: {}", describe(errno))
-    } else {
-        format!("cannot set {file} to {value:?}: {}", describe(errno))
-    };
-    let mut error = Error::new(Kind::Kernel, message).failed(failed).origin(Origin::config(write.pointer.clone()));
-    for (name, number, hint) in HINTS {
-        if file.starts_with(name) && *number == errno {
-            error = error.hint(*hint);
-        }
-    }
-    error
-}
-
-const HINTS: &[(&str, Errno, &str)] = &[
-    ("cpu.weight", Errno::EINVAL, "a cgroup with cpu.idle 1 has no weight"),
-    ("cpu.max.burst", Errno::EINVAL, "the burst must not exceed the quota"),
-    (
-        "cpu.max",
-        Errno::EINVAL,
-        "quota and period are at least 1000 us, the period at most 1 s, the burst at most the quota",
-    ),
-    ("cpuset.", Errno::ENOSPC, "the cgroup would have processes, but no CPU or no memory node"),
-    ("cpuset.", Errno::EINVAL, "a list like 0-3,5 of numbers that this machine has"),
-    ("cpuset.", Errno::ERANGE, "a list like 0-3,5 of numbers that this machine has"),
-    ("io.", Errno::ENODEV, "there is no block device with this number"),
-    ("io.", Errno::EOPNOTSUPP, "the scheduler of this block device has no weights"),
-    ("rdma.max", Errno::ENODEV, "there is no RDMA device with this name"),
-];
-
-fn missing_file(cgroup: &Cgroup, write: &Write, file: &str) -> Error {
-    let controller = &*write.controller;
-    let has = cgroup.directory.read("cgroup.controllers").unwrap_or_default();
-    let pointer = &write.pointer;
-    if controller == "cgroup" || has.split_ascii_whitespace().any(|one| one == controller) {
-        return Error::new(
-            Kind::Unsupported,
-            format!("cannot apply {}: no file {file:?}: {}", name_of(pointer), describe(Errno::ENOENT)),
-        )
-        .origin(Origin::config(pointer.clone()))
-        .hint(format!("this kernel's {controller} has no such setting"));
-    }
-    // Only now is it worth looking where the controller is.
-    if let Ok(hierarchy) = Hierarchy::find()
-        && hierarchy.v1_of(controller).is_some()
-    {
-        return unavailable(&hierarchy, controller, pointer);
-    }
-    let parent = cgroup.path().rsplit_once('/').map_or("", |(parent, _)| parent);
-    Error::new(
-        Kind::Unsupported,
-        format!("cannot apply {}: controller \"{controller}\" not available in {:?}", name_of(pointer), cgroup.path()),
+/// How systemd is told to delegate controllers to users.
+pub(super) fn delegation_hint(controllers: &str) -> String {
+    format!(
+        "to delegate it to users: `systemctl edit user@.service`, there \"[Service]\" and \"Delegate=cpu cpuset io memory pids\" \
+         (with {controllers} in it), then log in anew"
     )
-    .origin(Origin::config(pointer.clone()))
-    // What a user's systemd does not have it cannot give on.
-    .hint(match cgroup.path().contains("/user@") {
-        true => super::delegated::advice(controller),
-        false => format!("it would be enabled by: echo +{controller} > {parent}/{SUBTREE}"),
-    })
 }
 
-/// The words for a limit: `memory.limit` for `/linux/resources/memory/limit`, and for an
-/// element of `unified` what runc calls it.
+/// A limit's name in messages: `memory.limit` for `/linux/resources/memory/limit`, and runc's name for an
+/// element of `unified`.
 pub(super) fn name_of(pointer: &str) -> String {
     let inner = pointer.strip_prefix("/linux/resources/").unwrap_or(pointer);
     match inner.strip_prefix("unified/") {

@@ -1,46 +1,47 @@
 //! Where an ordinary user, or root of a user namespace, may make a cgroup.
 //!
-//! Two permissions are needed (cgroups(7), "Cgroups delegation"): to write to the directory above
-//! the new cgroup, and, to move a process there, to `cgroup.procs` of the nearest cgroup that is
-//! above both where it is and where it goes.
+//! The user must be permitted to write to the parent of the new cgroup, and to `cgroup.procs` of the nearest common
+//! ancestor of the new cgroup and the one that the process is in (cgroups(7), "Cgroups delegation").
 
 use std::path::Path;
 
 use nix::unistd::{AccessFlags, access};
 
+use super::cgroups_path::{own_cgroup, path_for};
+use super::controllers;
 use super::directory::Directory;
-use super::hierarchy::{Hierarchy, own_cgroup, path_for};
+use super::hierarchy::Hierarchy;
 use super::v2::Cgroup;
 use windlass_base::error::{Doing, Error, Kind, Origin, Result};
 use windlass_plan::cgroup::Need;
 use windlass_sys::fd;
 
-/// A place for the container's cgroup.
+/// Where the container's cgroup may be made.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Below the root of the hierarchy.
+pub struct Location {
+    /// Its path below the root of the hierarchy.
     pub path: String,
-    /// Whether it is below the runtime's own cgroup, which then must not hold processes if the new
-    /// one is to have controllers.
-    pub inside: bool,
+    /// Whether it is below the runtime's own cgroup. That one must then have no processes if the new cgroup is to
+    /// have controllers ([`leave_own_cgroup`]).
+    pub below_own: bool,
 }
 
-/// Finds a place: what `cgroupsPath` names, or beside the runtime's own cgroup, or below it. The
-/// last comes first where systemd has delegated exactly this cgroup. `None`: nothing is delegated.
-pub fn find(hierarchy: &Hierarchy, cgroups_path: &str, id: &str) -> Result<Option<Place>> {
+/// Finds the location: what an absolute `cgroupsPath` names; otherwise a sibling or a child of the runtime's own
+/// cgroup. The child is preferred where systemd has delegated exactly the own cgroup. `None`: nothing is delegated.
+pub fn find(hierarchy: &Hierarchy, cgroups_path: &str, id: &str) -> Result<Option<Location>> {
     let Some(root) = hierarchy.root() else { return Ok(None) };
     let own = own_cgroup()?;
     if cgroups_path.starts_with('/') {
         let path = path_for(cgroups_path, id, "/")?;
-        return Ok(may_use(root, &own, &path).then_some(Place { path, inside: false }));
+        return Ok(may_use(root, &own, &path).then_some(Location { path, below_own: false }));
     }
-    let beside = Place { path: path_for(cgroups_path, id, &own)?, inside: false };
-    let inside = Place { path: path_for(cgroups_path, id, &format!("{own}/."))?, inside: true };
-    let both = if is_delegated(root, &own) { [inside, beside] } else { [beside, inside] };
-    Ok(both.into_iter().find(|place| may_use(root, &own, &place.path)))
+    let sibling = Location { path: path_for(cgroups_path, id, &own)?, below_own: false };
+    let child = Location { path: path_for(cgroups_path, id, &format!("{own}/."))?, below_own: true };
+    let both = if is_delegated(root, &own) { [child, sibling] } else { [sibling, child] };
+    Ok(both.into_iter().find(|location| may_use(root, &own, &location.path)))
 }
 
-/// systemd marks what it has delegated; a user's instance of 252 and 257 was not seen to.
+/// Whether systemd has marked the cgroup as delegated. The user instances of versions 252 and 257 do not mark theirs.
 fn is_delegated(root: &Directory, own: &str) -> bool {
     fd::attribute(&root.path_of(own.trim_start_matches('/')), "user.delegate").is_some_and(|value| value == b"1")
 }
@@ -52,26 +53,26 @@ fn may_use(root: &Directory, own: &str, path: &str) -> bool {
     above.is_some_and(|above| writable(&above)) && writable(&format!("{}/cgroup.procs", full(common(own, path))))
 }
 
-/// The cgroups above a path, the nearest first; the root is empty.
+/// The cgroups above a path, the nearest first. The root is the empty path.
 fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     path.rmatch_indices('/').map(|(at, _)| &path[..at])
 }
 
-/// The nearest cgroup that is above both, or one of them.
+/// The nearest common ancestor of `own` and the parent of `path`.
 fn common<'a>(own: &str, path: &'a str) -> &'a str {
     let own = own.trim_end_matches('/');
     let is_above = |above: &&str| own == *above || own.starts_with(&format!("{above}/"));
     ancestors(path).find(is_above).unwrap_or("")
 }
 
-/// Moves the runtime out of its own cgroup into one below it, if nobody else is there: a cgroup that
-/// gives controllers to those below it may have no processes itself.
-pub fn make_room() -> Result<()> {
+/// Moves the runtime out of its own cgroup into a new one below it, if it is alone there: a cgroup that enables
+/// controllers for its children must have no processes itself.
+pub fn leave_own_cgroup() -> Result<()> {
     let hierarchy = Hierarchy::find()?;
     let Some(root) = hierarchy.root() else { return Ok(()) };
     let own = root.path_of(own_cgroup()?.trim_matches('/'));
     let pid = std::process::id().cast_signed();
-    // With others in it the kernel refuses the controllers, and says so better than we could.
+    // With other processes in it, the error of the kernel when controllers are enabled is the one to report.
     if Cgroup::open(&own)?.pids(false)? == [pid] {
         let leaf = format!("{own}/windlass");
         match std::fs::create_dir(&leaf) {
@@ -83,25 +84,17 @@ pub fn make_room() -> Result<()> {
     Ok(())
 }
 
-/// A limit was asked for and there is no cgroup to put it on.
-pub fn refuse(need: &Need) -> Error {
+/// The error for a limit where no cgroup is delegated.
+pub fn not_delegated(need: &Need) -> Error {
     let own = own_cgroup().unwrap_or_default();
     let msg = format!(
         "cannot apply {}: no cgroup with the controller {} is delegated to this user from {own:?}",
-        super::controllers::name_of(&need.pointer),
+        controllers::name_of(&need.pointer),
         need.controller
     );
     Error::new(Kind::Unsupported, msg).origin(Origin::config(need.pointer.clone())).hint(
         "run it as `systemd-run --user --scope -p Delegate=yes windlass ...`, or let systemd make the cgroup (--systemd-cgroup); \
          `windlass doctor` says what is delegated",
-    )
-}
-
-/// What makes systemd give a user more controllers.
-pub(super) fn advice(controllers: &str) -> String {
-    format!(
-        "to delegate it to users: `systemctl edit user@.service`, there \"[Service]\" and \"Delegate=cpu cpuset io memory pids\" \
-         (with {controllers} in it), then log in anew"
     )
 }
 

@@ -1,4 +1,4 @@
-//! The device filter of a cgroup: an eBPF program that judges each open and mknod.
+//! The device filter of a cgroup: an eBPF program that permits or refuses each open and mknod of a device.
 
 use nix::errno::Errno;
 
@@ -8,8 +8,7 @@ use windlass_plan::device_rules::DeviceProgram;
 use windlass_sys::{Failed, bpf};
 
 impl Cgroup {
-    /// Gives the cgroup its device filter. One that was there (in a cgroup made by others) is
-    /// replaced.
+    /// Attaches a device filter. In a cgroup that was not made for the container, it replaces those that are there.
     pub fn set_devices(&self, program: &DeviceProgram) -> Result<()> {
         if !self.made() {
             return self.replace_devices(Some(program), Filters::All);
@@ -17,8 +16,8 @@ impl Cgroup {
         set(self, program).map_err(|failed| explain(Some(program), failed))
     }
 
-    /// Puts a filter in the place of those that are there; `None` takes them away. There is no
-    /// moment without a filter.
+    /// Replaces the attached filters; `None` detaches them. If there is a new filter, it is attached before the old
+    /// ones are detached.
     pub fn replace_devices(&self, program: Option<&DeviceProgram>, which: Filters) -> Result<()> {
         replace(self, program, which).map_err(|failed| explain(program, failed))
     }
@@ -27,9 +26,9 @@ impl Cgroup {
 /// Which filters of a cgroup are replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filters {
-    /// All.
+    /// All of them.
     All,
-    /// Ours: systemd has its own at the cgroup of a unit, and would put it back.
+    /// Those of windlass. systemd attaches one to the cgroup of a unit, and would attach it again.
     Ours,
 }
 
@@ -43,8 +42,8 @@ fn replace(cgroup: &Cgroup, program: Option<&DeviceProgram>, which: Filters) -> 
         match bpf::program_by_id(id) {
             Ok(fd) if which == Filters::All || bpf::is_ours(&fd)? => old.push(fd),
             Ok(_) => {}
-            // Gone meanwhile, or a security module keeps it from us. All programs must agree to
-            // an access, so one that stays can only allow less.
+            // It was detached meanwhile, or a security module denies access to it. A device is usable only if
+            // every program permits it, so one that stays attached permits nothing more.
             Err(Failed { errno: Errno::ENOENT | Errno::EPERM | Errno::EACCES, .. }) => {}
             Err(failed) => return Err(failed),
         }

@@ -1,6 +1,6 @@
-//! A directory of the cgroup file system and the few ways to touch its files.
+//! A directory of the cgroup file system, and reading and writing its files.
 //!
-//! Each is openat, one read or write, close. The paths are kept for messages only.
+//! Each access is openat, one read or write, and close. The paths are kept for error messages.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -12,7 +12,7 @@ use nix::unistd::{read, write};
 
 use windlass_sys::{Called, Failed, Result};
 
-/// Values, flags and short tables of cgroup files are far shorter than this.
+/// The size of the first read, in bytes. All but lists of processes and large tables are shorter.
 const SHORT: usize = 4096;
 
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Directory {
         Ok(Directory { path: path.to_owned(), fd })
     }
 
-    /// `name` may have several components, and is empty for the directory itself.
+    /// Opens a directory below this one. `name` may have several components; empty, it is the directory itself.
     pub fn open_below(&self, name: &str) -> Result<Directory> {
         let path = self.path_of(name);
         let name = if name.is_empty() { "." } else { name };
@@ -43,7 +43,7 @@ impl Directory {
         if name.is_empty() { self.path.clone() } else { format!("{}/{name}", self.path) }
     }
 
-    /// One read: for files whose whole content the kernel gives at once.
+    /// Reads a file of at most [`SHORT`] bytes, in one read.
     pub fn read(&self, name: &str) -> Result<String> {
         let fd = self.open_file(name, OFlag::O_RDONLY)?;
         let mut buffer = [0; SHORT];
@@ -51,13 +51,13 @@ impl Directory {
         Ok(text(buffer[..length].to_vec()))
     }
 
-    /// Reads to the end: for lists as long as the cgroup has processes.
+    /// Reads a file of any length.
     pub fn read_all(&self, name: &str) -> Result<String> {
         let fd = self.open_file(name, OFlag::O_RDONLY)?;
         to_end(&fd, || self.path_of(name))
     }
 
-    /// One write, which the kernel takes whole or refuses.
+    /// Writes a value, in one write, which the kernel takes as a whole or refuses.
     pub fn write(&self, name: &str, value: &str) -> Result<()> {
         let fd = self.open_file(name, OFlag::O_WRONLY)?;
         write(&fd, value.as_bytes()).called(|| format!("write({:?}, {value:?})", self.path_of(name)))?;
@@ -95,7 +95,7 @@ impl AsFd for Directory {
     }
 }
 
-/// A file elsewhere in as few reads as the kernel allows: std starts with 32 bytes.
+/// Reads a file by its path. std would begin with a read of 32 bytes, and so make more calls.
 pub(super) fn read_file(path: &str) -> Result<String> {
     let fd = openat(AT_FDCWD, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
         .called(|| format!("open({path:?})"))?;
@@ -117,16 +117,16 @@ pub(super) fn to_end(fd: &OwnedFd, path: impl Fn() -> String) -> Result<String> 
     Ok(text(buffer))
 }
 
-/// The number after `key` in a file of lines `key number`.
+/// The number after `key` in a text of lines `key number`.
 pub(super) fn number_after(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-/// `Ok(None)` where the file, or the cgroup, is not there.
+/// `Ok(None)` if the file or the cgroup does not exist.
 pub(super) fn if_there<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
-        // A file that is open when its cgroup is removed reads as ENODEV.
+        // ENODEV: the cgroup was removed while its file was open.
         Err(Failed { errno: Errno::ENOENT | Errno::ENODEV, .. }) => Ok(None),
         Err(failed) => Err(failed),
     }

@@ -1,39 +1,38 @@
-//! Where the cgroups of this host are.
+//! The cgroup hierarchies that are mounted on this host.
 
 use std::cell::OnceCell;
-use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use super::directory::{Directory, read_file};
-use windlass_base::error::{Doing, Error, Origin, Result};
+use windlass_base::error::{Doing, Result};
 use windlass_sys::mount::unescape;
 
-/// What is mounted where. Looked up once per command.
+/// The mounted hierarchies. A command looks them up once.
 #[derive(Debug)]
 pub struct Hierarchy {
     unified: Option<Directory>,
-    /// Looked up when asked for: only limits that cgroup2 cannot apply do.
-    v1: OnceCell<Vec<V1>>,
+    /// Looked up on demand, since only limits that cgroup2 cannot apply need it.
+    v1: OnceCell<Vec<HierarchyV1>>,
 }
 
 /// A mounted hierarchy of cgroup version 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct V1 {
-    /// For example `cpu`, `cpuacct`; a named hierarchy without controllers is not kept.
+pub struct HierarchyV1 {
+    /// Its controllers, for example `cpu` and `cpuacct`. There is at least one.
     pub controllers: Vec<String>,
-    /// Where it is mounted.
+    /// Its mount point.
     pub mount: String,
 }
 
-/// Where cgroup2 is on hosts of version 2, and on those that systemd set up for both.
+/// Where systemd mounts cgroup2: with version 2 alone, and in hybrid mode.
 const USUAL: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
 impl Hierarchy {
     /// Finds the cgroup2 mount.
     ///
-    /// Two or three system calls where it is mounted at a usual place; only otherwise is
-    /// mountinfo read, which takes the kernel long on hosts with thousands of mounts.
+    /// This is two or three system calls where it is mounted at a usual place. Otherwise mountinfo is read,
+    /// which takes the kernel long on hosts with thousands of mounts.
     pub fn find() -> Result<Hierarchy> {
         let is_unified = |path: &&str| statfs(*path).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC);
         if let Some(mount) = USUAL.into_iter().find(is_unified) {
@@ -45,23 +44,18 @@ impl Hierarchy {
         Ok(Hierarchy { unified, v1: OnceCell::from(v1) })
     }
 
-    /// Where cgroup2 is mounted, if it is.
+    /// The mount point of cgroup2, if there is one.
     pub fn unified(&self) -> Option<&str> {
         self.unified.as_ref().map(|root| root.path.as_str())
     }
 
-    /// The root directory of cgroup2.
-    pub fn root_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.unified.as_ref().map(AsFd::as_fd)
-    }
-
-    /// The mounted hierarchies of version 1; none where that cannot be found out.
-    pub fn v1(&self) -> &[V1] {
+    /// The mounted hierarchies of version 1; none if mountinfo cannot be read.
+    pub fn v1(&self) -> &[HierarchyV1] {
         self.v1.get_or_init(|| read_file("/proc/thread-self/mountinfo").map(|text| parse(&text).1).unwrap_or_default())
     }
 
-    /// The hierarchy of version 1 that holds a controller, named as in version 2.
-    pub fn v1_of(&self, controller: &str) -> Option<&V1> {
+    /// The hierarchy of version 1 with a controller, which has its name of version 2.
+    pub fn v1_of(&self, controller: &str) -> Option<&HierarchyV1> {
         let name = if controller == "io" { "blkio" } else { controller };
         self.v1().iter().find(|v1| v1.controllers.iter().any(|c| c == name))
     }
@@ -75,8 +69,9 @@ fn open(mount: &str) -> Result<Directory> {
     Directory::open(mount).doing(|| format!("cannot open the cgroup root {mount:?}"))
 }
 
-/// The cgroup2 mount, if any, and those of version 1. Of several that with the whole tree.
-fn parse(mountinfo: &str) -> (Option<String>, Vec<V1>) {
+/// The cgroup2 mount, if any, and those of version 1. Of several cgroup2 mounts, the first with the whole tree is
+/// preferred.
+fn parse(mountinfo: &str) -> (Option<String>, Vec<HierarchyV1>) {
     let (mut unified, mut whole, mut v1) = (None, false, Vec::new());
     for line in mountinfo.lines() {
         // id parent major:minor root mount options [tags] - type source superoptions
@@ -86,7 +81,7 @@ fn parse(mountinfo: &str) -> (Option<String>, Vec<V1>) {
         let (Some(root), Some(mount)) = (left.next(), left.next()) else { continue };
         match right.next() {
             Some("cgroup2") if unified.is_none() || (!whole && root == "/") => {
-                (unified, whole) = (Some(plain(mount)), root == "/");
+                (unified, whole) = (Some(unescaped(mount)), root == "/");
             }
             Some("cgroup") => {
                 let controllers: Vec<String> = right
@@ -97,7 +92,7 @@ fn parse(mountinfo: &str) -> (Option<String>, Vec<V1>) {
                     .map(str::to_owned)
                     .collect();
                 if !controllers.is_empty() {
-                    v1.push(V1 { controllers, mount: plain(mount) });
+                    v1.push(HierarchyV1 { controllers, mount: unescaped(mount) });
                 }
             }
             _ => {}
@@ -106,14 +101,14 @@ fn parse(mountinfo: &str) -> (Option<String>, Vec<V1>) {
     (unified, v1)
 }
 
-/// The options of the cgroup2 superblock, by which a mount leaves them as they are: those for all of the host
-/// count that the last mount from the first cgroup namespace had (cgroup-v2.rst, "Mounting").
+/// The options of the cgroup2 superblock. They hold for the whole host, and each mount from the initial cgroup
+/// namespace sets them anew (cgroup-v2.rst, "Mounting"): a mount with these options changes nothing.
 ///
-/// None where this process is in another cgroup namespace: its mounts set nothing, and mountinfo is long.
+/// In another cgroup namespace there are none: mounts from there set nothing, so mountinfo is not read.
 pub fn options_of_cgroup2() -> Result<Vec<String>> {
-    // The inode of the first namespace is fixed (linux/proc_ns.h).
-    let first = std::path::Path::new("cgroup:[4026531835]");
-    if std::fs::read_link("/proc/self/ns/cgroup").is_ok_and(|namespace| namespace != first) {
+    // The inode of the initial namespace is fixed (linux/proc_ns.h).
+    let initial = std::path::Path::new("cgroup:[4026531835]");
+    if std::fs::read_link("/proc/self/ns/cgroup").is_ok_and(|namespace| namespace != initial) {
         return Ok(Vec::new());
     }
     let text = read_file("/proc/thread-self/mountinfo").doing(|| "cannot read /proc/thread-self/mountinfo")?;
@@ -124,18 +119,18 @@ fn superblock_options(mountinfo: &str) -> Vec<String> {
     let mut fields = mountinfo.lines().filter_map(|line| Some(line.split_once(" - ")?.1.split(' ')));
     let options = fields.find_map(|mut fields| (fields.next() == Some("cgroup2")).then(|| fields.nth(1)));
     let options = options.flatten().into_iter().flat_map(|options| options.split(','));
-    // Not those of every filesystem, and those of security modules.
+    // Leaves out those that every file system has, and those of security modules.
     options
         .filter(|option| !matches!(*option, "rw" | "ro" | "seclabel") && !option.contains('='))
         .map(str::to_owned)
         .collect()
 }
 
-fn plain(mount: &str) -> String {
+fn unescaped(mount: &str) -> String {
     String::from_utf8_lossy(&unescape(mount.as_bytes())).into_owned()
 }
 
-/// The other options of a v1 mount are no controllers (`rw`, `name=systemd`, `xattr`).
+/// The mount options of version 1 that name controllers. Others are `rw`, `name=systemd`, `xattr`.
 const CONTROLLERS_V1: &[&str] = &[
     "blkio",
     "cpu",
@@ -153,71 +148,6 @@ const CONTROLLERS_V1: &[&str] = &[
     "rdma",
 ];
 
-/// The cgroup2 path of this process.
-pub fn own_cgroup() -> Result<String> {
-    let text = read_file("/proc/self/cgroup").doing(|| "cannot read /proc/self/cgroup")?;
-    Ok(unified_line(&text).unwrap_or("/").to_owned())
-}
-
-/// The path in the line `0::path` of a /proc/PID/cgroup.
-pub(super) fn unified_line(text: &str) -> Option<&str> {
-    text.lines().find_map(|line| line.strip_prefix("0::"))
-}
-
-/// The path of a container's cgroup below the root of the hierarchy, with a leading slash.
-///
-/// An absolute `cgroups_path` is meant from that root. A relative one, and the id where there
-/// is none, goes beside `own`, the cgroup of the runtime: that one has processes, so none below
-/// it could have controllers. Beside a system service would be systemd's ground; there a slice
-/// for machines is used, as runc does.
-///
-/// `..` removes the component before it, as text, and never leads above where the path begins. The kernel
-/// judges the length of a component: in a cgroup file system the limit of 255 bytes does not hold.
-pub fn path_for(cgroups_path: &str, id: &str, own: &str) -> Result<String> {
-    let refuse =
-        |why: &str| Err(Error::config("/linux/cgroupsPath", format!("invalid cgroupsPath {cgroups_path:?}: {why}")));
-    if cgroups_path.contains(['\n', '\0']) {
-        return refuse("it has a control character");
-    }
-    let wanted = if cgroups_path.is_empty() { id } else { cgroups_path };
-    let parent = if wanted.starts_with('/') {
-        ""
-    } else {
-        match own.rsplit_once('/').map_or("", |(parent, _)| parent) {
-            "/system.slice" => "/machine.slice/machine-windlass.slice",
-            // Above the root of our cgroup namespace nothing can be made.
-            parent if parent.starts_with("/..") => "",
-            parent => parent,
-        }
-    };
-    let mut path = String::with_capacity(parent.len() + wanted.len() + 1);
-    for component in parent.split('/').filter(|component| !matches!(*component, "" | ".")) {
-        path.push('/');
-        path.push_str(component);
-    }
-    let base = path.len();
-    for component in wanted.split('/') {
-        match component {
-            "" | "." => {}
-            ".." => path.truncate(path[base..].rfind('/').map_or(base, |slash| base + slash)),
-            _ => {
-                path.push('/');
-                path.push_str(component);
-            }
-        }
-    }
-    match path.len() > base {
-        true => Ok(path),
-        false if base == 0 => refuse("it is the root of the hierarchy"),
-        false => refuse("it names no cgroup of the container's own"),
-    }
-}
-
-/// The origin of everything about where the cgroup is.
-pub(super) fn asked_by_path() -> Origin {
-    Origin::config("/linux/cgroupsPath")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,42 +159,6 @@ mod tests {
         assert_eq!(superblock_options(mountinfo), ["nsdelegate", "memory_recursiveprot"]);
         assert!(superblock_options("33 24 0:28 / /c rw - cgroup2 cgroup rw\n").is_empty());
         assert!(superblock_options("").is_empty());
-    }
-
-    #[test]
-    fn an_absolute_path_is_meant_from_the_root() {
-        assert_eq!(path_for("/a/b", "id", "/x/y").expect("valid"), "/a/b");
-        assert_eq!(path_for("//a/./b/", "id", "/x/y").expect("valid"), "/a/b");
-    }
-
-    #[test]
-    fn a_relative_path_or_none_goes_beside_the_runtime() {
-        assert_eq!(path_for("", "id", "/user.slice/session-1.scope").expect("valid"), "/user.slice/id");
-        assert_eq!(path_for("a/b", "id", "/user.slice/session-1.scope").expect("valid"), "/user.slice/a/b");
-        assert_eq!(path_for("", "id", "/").expect("valid"), "/id");
-        assert_eq!(path_for("", "id", "/shell").expect("valid"), "/id");
-        assert_eq!(path_for("", "id", "/../../x").expect("valid"), "/id");
-        assert_eq!(
-            path_for("", "id", "/system.slice/containerd.service").expect("valid"),
-            "/machine.slice/machine-windlass.slice/id"
-        );
-    }
-
-    #[test]
-    fn a_path_cannot_leave_its_place() {
-        for (path, stays) in [("/a/../b", "/b"), ("/../../b", "/b"), ("../../b", "/x/b"), ("a/b/../../../c", "/x/c")] {
-            assert_eq!(path_for(path, "id", "/x/y").expect(path), stays, "{path}");
-        }
-        for path in ["..", "a/..", "/", "//", "/a/..", "/a\nb", "/a\0b"] {
-            let error = path_for(path, "id", "/x/y").expect_err(path);
-            assert_eq!(error.asked_by(), Some(&asked_by_path()), "{path}");
-        }
-    }
-
-    #[test]
-    fn the_kernel_says_how_long_a_component_may_be() {
-        let long = format!("/{}", "x".repeat(300));
-        assert_eq!(path_for(&long, "id", "/x/y").expect("valid"), long);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Being told of processes killed for want of memory, and of the end of the last process.
+//! Waiting for OOM kills in a cgroup, and for its last process to end.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -13,30 +13,32 @@ use windlass_base::error::{Doing, Result};
 use windlass_sys::Called;
 use windlass_sys::poll::{self, Deadline};
 
-/// Watches memory.events and cgroup.events of one cgroup.
+/// Watches `memory.events` and `cgroup.events` of one cgroup.
 #[derive(Debug)]
 pub struct OomWatch {
-    /// `None` without the memory controller.
+    /// `memory.events`; `None` without the memory controller.
     memory: Option<OwnedFd>,
+    /// `cgroup.events`.
     cgroup: OwnedFd,
+    /// The kills that were reported.
     seen: u64,
 }
 
-/// What has happened in a watched cgroup.
+/// What ended a wait for a watched cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Happened {
-    /// So many more processes were killed for want of memory.
+pub enum WatchEvent {
+    /// The OOM killer has killed this number of processes since the last event.
     OomKills(u64),
-    /// The last process is gone.
+    /// The last process has ended.
     Empty,
-    /// The other descriptor has something to read.
-    Other,
-    /// Nothing of that, and the time is over or the kernel woke us for something else.
-    Nothing,
+    /// The other descriptor is readable.
+    OtherReadable,
+    /// None of these: the time is over, or the kernel reported another event.
+    Timeout,
 }
 
 impl Cgroup {
-    /// Starts to watch; kills before this call are not told.
+    /// Begins to watch it. Kills before this call are not reported.
     pub fn watch_oom(&self) -> Result<OomWatch> {
         let what = || self.cannot("watch");
         let memory = if_there(self.directory.open_file("memory.events", OFlag::O_RDONLY)).doing(what)?;
@@ -48,24 +50,24 @@ impl Cgroup {
 }
 
 impl OomWatch {
-    /// Waits for the next thing to happen. Kills come before the end that they may bring.
-    pub fn wait(&mut self, within: Duration) -> Result<Happened> {
+    /// Waits for the next event. OOM kills are reported before the end of the last process, which they may cause.
+    pub fn wait(&mut self, within: Duration) -> Result<WatchEvent> {
         self.wait_beside(None, within)
     }
 
-    /// The same, and waits for another descriptor as well. What happens in the cgroup comes
-    /// before what is there to read.
-    pub fn wait_beside(&mut self, other: Option<BorrowedFd<'_>>, within: Duration) -> Result<Happened> {
+    /// [`OomWatch::wait`] for the events and for another descriptor to be readable. Events of the cgroup are reported
+    /// first.
+    pub fn wait_beside(&mut self, other: Option<BorrowedFd<'_>>, within: Duration) -> Result<WatchEvent> {
         let mut last = None;
         loop {
             let kills = self.kills()?.unwrap_or(self.seen);
             if kills > self.seen {
                 let more = kills - self.seen;
                 self.seen = kills;
-                return Ok(Happened::OomKills(more));
+                return Ok(WatchEvent::OomKills(more));
             }
             if read(&self.cgroup)?.is_none_or(|text| number_after(&text, "populated") == Some(0)) {
-                return Ok(Happened::Empty);
+                return Ok(WatchEvent::Empty);
             }
             if let Some(last) = last {
                 return Ok(last);
@@ -73,11 +75,10 @@ impl OomWatch {
             let mut fds = vec![PollFd::new(self.cgroup.as_fd(), PollFlags::POLLPRI)];
             fds.extend(self.memory.iter().map(|memory| PollFd::new(memory.as_fd(), PollFlags::POLLPRI)));
             fds.extend(other.map(|other| PollFd::new(other, PollFlags::POLLIN)));
-            // An event that changes nothing for us (say, `high`) ends the wait like the deadline: the caller has
-            // its own clock.
+            // Other events, such as `high`, end the wait like the deadline: the caller has its own clock.
             poll::poll(&mut fds, Deadline::after(within)).doing(|| "cannot wait")?;
             let read = other.is_some() && fds.last().is_some_and(|fd| fd.any().unwrap_or(false));
-            last = Some(if read { Happened::Other } else { Happened::Nothing });
+            last = Some(if read { WatchEvent::OtherReadable } else { WatchEvent::Timeout });
         }
     }
 
@@ -87,7 +88,7 @@ impl OomWatch {
     }
 }
 
-/// `None`: the cgroup is gone.
+/// Reads an events file. `None`: the cgroup was removed.
 fn read(fd: &OwnedFd) -> Result<Option<String>> {
     let mut buffer = [0; 512];
     let length = pread(fd, &mut buffer, 0).called(|| "pread(cgroup.events)".into());

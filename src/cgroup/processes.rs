@@ -1,4 +1,4 @@
-//! The processes in a cgroup and below it: listed and killed.
+//! Listing and killing the processes in a cgroup and below it.
 
 use std::os::fd::AsFd;
 
@@ -10,11 +10,11 @@ use nix::unistd::Pid;
 use super::directory::{Directory, if_there, to_end};
 use windlass_sys::{Called, Failed, Result, fd, tree};
 
-/// The processes in a cgroup, and with `recursive` those below it as well: sorted, each once, however deep the
-/// tree is that the container has made. One outside our PID namespace has no number here and is left out.
+/// The ids of the processes in a cgroup, and with `recursive` of those below it: sorted, without duplicates. The
+/// tree may be of any depth. A process outside of this PID namespace has no id here and is left out.
 ///
-/// A threaded cgroup lists no processes (cgroup-v2.rst, "Threads"); the nearest cgroup above it that is not
-/// threaded lists them. Only where that one is above `directory`, the threads themselves are read.
+/// A threaded cgroup does not list processes; the nearest ancestor that is not threaded lists them
+/// (cgroup-v2.rst, "Threads"). Where that one is above `directory`, the processes are found by their threads.
 pub(super) fn pids_of(directory: &Directory, recursive: bool) -> Result<Vec<i32>> {
     let mut pids = Vec::new();
     collect(directory, recursive, &mut pids)?;
@@ -55,7 +55,7 @@ pub(super) fn sort(pids: &mut Vec<i32>) {
 const PROCS: &str = "cgroup.procs";
 const THREADS: &str = "cgroup.threads";
 
-/// Appends what a file of a cgroup lists; nothing where the cgroup is gone.
+/// Appends the ids in a file of a cgroup; none if the cgroup was removed.
 fn list(dir: impl AsFd, file: &str, pids: &mut Vec<i32>) -> Result<()> {
     let read = || to_end(&fd::openat(dir.as_fd(), file, OFlag::O_RDONLY, 0)?, || file.to_owned());
     let text = if_there(read())?.unwrap_or_default();
@@ -63,14 +63,14 @@ fn list(dir: impl AsFd, file: &str, pids: &mut Vec<i32>) -> Result<()> {
     Ok(())
 }
 
-/// The process that a thread is of; `None` when it has ended.
+/// The process of a thread; `None` if it has ended.
 fn process_of(thread: i32) -> Option<i32> {
     let status = fd::read_small(fd::CWD, format!("/proc/{thread}/status")).ok()?;
     String::from_utf8_lossy(&status).lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
 }
 
-/// Sends SIGKILL to each of `pids`; one that has ended is no error. What is not a number of one process, such as
-/// 0, which would be our own process group, is left out.
+/// Sends SIGKILL to each of `pids`. That a process has ended is no error. Numbers below 1 are left out: to kill(2)
+/// they are process groups, 0 that of the caller.
 pub(super) fn kill_each(pids: &[i32]) -> Result<()> {
     for pid in pids.iter().filter(|pid| **pid > 0) {
         match kill(Pid::from_raw(*pid), Signal::SIGKILL) {

@@ -1,8 +1,8 @@
-//! What `events` tells of a cgroup, under the keys of runc's `types/events.go`.
+//! The statistics of a cgroup for `events`, with the keys of runc's `types/events.go`.
 //!
-//! As Go has it, a zero is left out where the key is optional there. A file that does not
-//! exist (its controller is not enabled) leaves its numbers out or at zero. Beyond runc:
-//! `memory.peak`, `memory.events`, `cpu.burst`, the effective `cpuset`, `rdma` and `misc`.
+//! A zero is left out where the key is optional in runc. If a file does not exist, because its controller is not
+//! enabled, its numbers are left out or zero. runc does not have `memory.peak`, `memory.events`, `cpu.burst`, the
+//! effective `cpuset`, `rdma` and `misc`.
 
 use serde_json::{Map, Value, json};
 
@@ -13,11 +13,11 @@ use windlass_sys as sys;
 
 type Object = Map<String, Value>;
 
-/// How runc shows "no limit" of memory: Go's math.MaxUint64.
+/// The number for "no limit" in runc's output: Go's `math.MaxUint64`.
 const UNLIMITED: u64 = u64::MAX;
 
 impl Cgroup {
-    /// The `data` of a `stats` event, without `intel_rdt` and `network_interfaces`, which are no matter of a cgroup.
+    /// The `data` of a `stats` event, without `intel_rdt` and `network_interfaces`, which do not come from a cgroup.
     pub fn stats(&self) -> Result<Object> {
         collect(&self.directory).doing(|| self.cannot("read the statistics of"))
     }
@@ -44,7 +44,7 @@ fn read(at: &Directory, name: &str) -> sys::Result<Option<String>> {
     if_there(at.read_all(name))
 }
 
-/// The number in a file of one; `max` is [`UNLIMITED`].
+/// The number in a file that holds one; `max` is [`UNLIMITED`].
 fn number(at: &Directory, name: &str) -> sys::Result<Option<u64>> {
     Ok(read(at, name)?.and_then(|text| parse(text.trim())))
 }
@@ -53,14 +53,14 @@ fn parse(text: &str) -> Option<u64> {
     if text == "max" { Some(UNLIMITED) } else { text.parse().ok() }
 }
 
-/// Puts a number that is left out when zero.
+/// Inserts a number, unless it is zero.
 fn put(object: &mut Object, key: &str, value: u64) {
     if value != 0 {
         object.insert(key.into(), value.into());
     }
 }
 
-/// Lines `key number` as an object.
+/// The object of a text of lines `key number`.
 fn flat(text: &str) -> Object {
     text.lines()
         .filter_map(|line| line.split_once(' '))
@@ -68,7 +68,7 @@ fn flat(text: &str) -> Object {
         .collect()
 }
 
-/// Lines `name key=number …` or `name number` as an object of objects or of numbers.
+/// The object of a text of lines `name key=number …` or `name number`; its values are objects or numbers.
 fn keyed(text: &str) -> Object {
     let mut out = Object::new();
     for line in text.lines() {
@@ -117,12 +117,12 @@ fn cpu(at: &Directory) -> sys::Result<Object> {
     Ok(cpu)
 }
 
-/// Pressure stall information, where the kernel has it and it is not switched off.
+/// Inserts the pressure stall information, if the kernel has it and it is not switched off.
 fn pressure(at: &Directory, file: &str, into: &mut Object) -> sys::Result<()> {
     let text = match read(at, file) {
         Ok(Some(text)) => text,
         Ok(None) => return Ok(()),
-        // CONFIG_PSI with psi=0 on the kernel's command line.
+        // The kernel was started with psi=0.
         Err(failed) if failed.errno == nix::errno::Errno::EOPNOTSUPP => return Ok(()),
         Err(failed) => return Err(failed),
     };
@@ -146,7 +146,7 @@ fn pressure(at: &Directory, file: &str, into: &mut Object) -> sys::Result<()> {
     Ok(())
 }
 
-/// Most of it exists in version 1 only and is zero, as in runc.
+/// Most keys are of version 1 only; they are zero, as in runc.
 fn cpuset(at: &Directory) -> sys::Result<Object> {
     let mut out = Object::new();
     for (key, file) in [("cpus", "cpuset.cpus.effective"), ("mems", "cpuset.mems.effective")] {
@@ -170,7 +170,7 @@ fn cpuset(at: &Directory) -> sys::Result<Object> {
     Ok(out)
 }
 
-/// `0-2,5` as 0, 1, 2, 5.
+/// The numbers of a list: of `0-2,5`, these are 0, 1, 2, 5.
 fn numbers_of_list(list: &str) -> Vec<u16> {
     list.split(',')
         .filter_map(|range| {
@@ -194,7 +194,7 @@ fn memory(at: &Directory) -> sys::Result<Object> {
     let usage = number(at, "memory.current")?.unwrap_or(0);
     let limit = number(at, "memory.max")?.unwrap_or(0);
     let peak = number(at, "memory.peak")?.unwrap_or(0);
-    // Version 1 counts memory and swap together; so does what callers read.
+    // Callers expect the sum of memory and swap, as version 1 counts.
     let swap = match number(at, "memory.swap.current")? {
         Some(swap) => {
             let swap_limit = number(at, "memory.swap.max")?.unwrap_or(0);
@@ -223,7 +223,7 @@ fn pids(at: &Directory) -> sys::Result<Object> {
     match number(at, "pids.current")? {
         Some(current) => {
             put(&mut out, "current", current);
-            // No limit is shown as none.
+            // Without a limit, the key is left out.
             put(&mut out, "limit", number(at, "pids.max")?.filter(|limit| *limit != UNLIMITED).unwrap_or(0));
         }
         None => {
@@ -267,8 +267,8 @@ fn block_io(at: &Directory) -> sys::Result<Object> {
     Ok(out)
 }
 
-/// By page size. Reserved pages are counted where the kernel can (5.7), since a reservation
-/// is what a limit stops first; those in use otherwise.
+/// Huge pages by their size. Reserved pages are counted where the kernel counts them (Linux 5.7), since a limit is
+/// applied to a reservation first; otherwise those in use are.
 fn hugepages(at: &Directory) -> sys::Result<Object> {
     let mut out = Object::new();
     let is_limit = |name: &str| name.starts_with("hugetlb.") && name.ends_with(".max") && !name.contains(".rsvd");
@@ -291,7 +291,7 @@ fn hugepages(at: &Directory) -> sys::Result<Object> {
 mod tests {
     use super::*;
 
-    /// A plain directory with files stands in for a cgroup: reading does not care.
+    /// A directory of ordinary files in place of a cgroup.
     struct Files(std::path::PathBuf);
 
     impl Files {
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn all_controllers_are_told_in_the_shape_of_runc() {
+    fn all_controllers_are_reported_with_the_keys_of_runc() {
         let files = Files::new(
             "all",
             &[
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_without_controllers_still_has_all_the_keys_that_callers_read() {
+    fn a_cgroup_without_controllers_has_all_keys_that_callers_read() {
         let stats = Files::new("none", &[("cgroup.procs", "1\n2\n")]).stats();
         assert_eq!(stats["pids"], json!({"current": 2}));
         assert_eq!(stats["memory"]["usage"], json!({"limit": 0, "failcnt": 0}));

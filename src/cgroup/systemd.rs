@@ -1,11 +1,11 @@
-//! systemd as who makes and removes the container's cgroup: a transient scope.
+//! The cgroup manager systemd: it makes and removes the cgroup of a transient scope.
 //!
-//! All is said in one `StartTransientUnit`, and its job is awaited for a bounded time. Nothing is
-//! read back but what cannot be known: the version, for its feature of taking processes by pidfd,
-//! and the cgroup of a user's instance. Both are asked for while there is other work to do.
+//! One `StartTransientUnit` has all properties, and the wait for its job is bounded. Two properties of the manager
+//! are read: its version, since newer ones take processes by pidfd, and the cgroup of a user's instance. Their
+//! requests are sent early, so that the replies are there when they are needed.
 //!
-//! systemd's own socket comes first: it needs no bus, no greeting and no subscription. Where it is
-//! out of reach (another user, a container) the bus is used.
+//! systemd's own socket is tried first: it needs no bus, no Hello and no match rule. Where it cannot be used (as
+//! another user, in a container), the bus is.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use windlass_base::error::{Error, Kind, Origin, Result};
 use windlass_base::variant::Value;
-use windlass_dbus::{Answer, Call, Connection, Message, Peer};
+use windlass_dbus::{Call, Connection, Message, Peer, Reply};
 use windlass_plan::unit::{Property, Unit};
 use windlass_sys::probe;
 use windlass_sys::process::Child;
@@ -23,26 +23,27 @@ use windlass_sys::process::Child;
 pub struct Systemd {
     connection: Connection,
     user: bool,
-    version: Asked,
-    root: Asked,
+    version: Request,
+    root: Request,
 }
 
-/// An answer that is not asked for, on its way, or here.
-enum Asked {
-    Not,
-    Serial(u32),
-    Here(String),
+/// The state of a request for a property.
+enum Request {
+    NotSent,
+    /// The serial of the call.
+    Sent(u32),
+    Answered(String),
 }
 
-/// How long a job of systemd's may take. It makes a cgroup, so it is one of a host in trouble.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long all replies and jobs of systemd may take. They take milliseconds, unless the host is in trouble.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 const NAME: &str = "org.freedesktop.systemd1";
 const OBJECT: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 
-/// What a bus is to pass on: the ends of jobs of this unit, whose name has no quotes.
-fn ends_of_jobs(unit: &str) -> String {
+/// The match rule for the ends of a unit's jobs. A unit name has no quotes.
+fn job_removed_rule(unit: &str) -> String {
     format!("type='signal',sender='{NAME}',path='{OBJECT}',interface='{MANAGER}',member='JobRemoved',arg2='{unit}'")
 }
 
@@ -56,19 +57,21 @@ impl fmt::Debug for Systemd {
 }
 
 impl Systemd {
-    /// Connects to the system's instance, or to the user's. What is asked of it first waits until it lets
-    /// us in, so connecting early is waiting less.
+    /// Connects to the system's instance, or to the user's. The first request waits for the authentication, so it
+    /// waits less if this is called early.
     pub fn connect(user: bool) -> Result<Systemd> {
         let sockets = if user { sockets_of_user() } else { sockets_of_system() };
         let mut last = None;
         for (path, peer) in &sockets {
             let opened = match peer {
-                Peer::Service => Connection::begin(path, *peer, PATIENCE),
-                // One that refuses us is known before the next is tried.
-                Peer::Bus => Connection::open(path, *peer, PATIENCE),
+                Peer::Service => Connection::begin(path, *peer, TIMEOUT),
+                // A bus that refuses this user is found now, so that the next socket is tried.
+                Peer::Bus => Connection::open(path, *peer, TIMEOUT),
             };
             match opened {
-                Ok(connection) => return Ok(Systemd { connection, user, version: Asked::Not, root: Asked::Not }),
+                Ok(connection) => {
+                    return Ok(Systemd { connection, user, version: Request::NotSent, root: Request::NotSent });
+                }
                 Err(failed) => last = Some((path, failed)),
             }
         }
@@ -85,40 +88,41 @@ impl Systemd {
         }))
     }
 
-    fn ask_property(&mut self, name: &str) -> Result<u32> {
+    fn request_property(&mut self, name: &str) -> Result<u32> {
         let arguments = [Value::text(MANAGER), Value::text(name)];
-        let call = Call { interface: "org.freedesktop.DBus.Properties", ..call(&self.connection, "Get", &arguments) };
-        self.connection.ask(&call, &[]).map_err(|failed| lost(failed, self.user))
+        let call =
+            Call { interface: "org.freedesktop.DBus.Properties", ..to_manager(&self.connection, "Get", &arguments) };
+        self.connection.send(&call, &[]).map_err(|failed| lost(failed, self.user))
     }
 
-    fn property(&mut self, name: &str, which: fn(&mut Systemd) -> &mut Asked) -> Result<String> {
+    fn property(&mut self, name: &str, which: fn(&mut Systemd) -> &mut Request) -> Result<String> {
         let serial = match which(self) {
-            Asked::Here(text) => return Ok(text.clone()),
-            Asked::Serial(serial) => *serial,
-            Asked::Not => self.ask_property(name)?,
+            Request::Answered(text) => return Ok(text.clone()),
+            Request::Sent(serial) => *serial,
+            Request::NotSent => self.request_property(name)?,
         };
-        let answer = self.connection.answer(serial).map_err(|failed| lost(failed, self.user))?;
-        let text = match returned(answer, "cannot ask systemd")?.pop() {
+        let reply = self.connection.reply(serial).map_err(|failed| lost(failed, self.user))?;
+        let text = match returned(reply, "cannot ask systemd")?.pop() {
             Some(Value::Variant(value)) => match *value {
                 Value::Text(text) => text,
                 _ => String::new(),
             },
             _ => String::new(),
         };
-        *which(self) = Asked::Here(text.clone());
+        *which(self) = Request::Answered(text.clone());
         Ok(text)
     }
 
-    /// The path of the scope's cgroup below the root of the hierarchy. A scope will be started, so the
-    /// version is asked for as well, to be there when it is needed.
-    pub fn path(&mut self, unit: &Unit) -> Result<String> {
-        self.version = Asked::Serial(self.ask_property("Version")?);
+    /// The path of the scope's cgroup below the root of the hierarchy. This also requests the version, which
+    /// [`Systemd::request_scope`] needs.
+    pub fn scope_path(&mut self, unit: &Unit) -> Result<String> {
+        self.version = Request::Sent(self.request_property("Version")?);
         Ok(format!("{}{}", self.root()?, unit.path()))
     }
 
-    /// The path of its own cgroup, below which all units are; empty for the root.
+    /// The path of its own cgroup, which has those of all its units below it. It is empty for the root.
     pub fn root(&mut self) -> Result<String> {
-        // The system's is the root itself.
+        // The system's instance manages the whole hierarchy.
         if !self.user {
             return Ok(String::new());
         }
@@ -126,24 +130,24 @@ impl Systemd {
         Ok(root.trim_end_matches('/').to_owned())
     }
 
-    /// Its version: 252 of "252 (252.39-1~deb12u1)".
+    /// Its version: 252 for "252 (252.39-1~deb12u1)".
     pub fn version(&mut self) -> Result<u32> {
         let text = self.property("Version", |systemd| &mut systemd.version)?;
         let digits: String = text.trim_start_matches('v').chars().take_while(char::is_ascii_digit).collect();
-        // One that does not tell is taken for an old one.
+        // An unknown version counts as an old one.
         Ok(digits.parse().unwrap_or(0))
     }
 
-    /// Asks for the scope, with this process in it; the job is to be awaited.
-    pub fn begin(&mut self, unit: &Unit, child: &Child) -> Result<u32> {
+    /// Requests the scope, with this process in it. The returned serial is for [`Systemd::await_scope`].
+    pub fn request_scope(&mut self, unit: &Unit, child: &Child) -> Result<u32> {
         let version = self.version()?;
-        self.connection.listen(&ends_of_jobs(&unit.name)).map_err(|failed| lost(failed, self.user))?;
+        self.connection.add_match(&job_removed_rule(&unit.name)).map_err(|failed| lost(failed, self.user))?;
         let mut fds = Vec::new();
         let process = if version >= TAKES_PIDFDS {
             fds.push(child.pidfd.as_fd());
             pair("PIDFDs", Value::Array("h".into(), vec![Value::Fd(0)]))
         } else {
-            // It is our child and not reaped, so its number is not given to another.
+            // A child that is not reaped keeps its pid.
             pair("PIDs", Value::Array("u".into(), vec![Value::U32(child.pid.unsigned_abs())]))
         };
         let mut properties = pairs(&unit.properties, version);
@@ -154,15 +158,15 @@ impl Systemd {
             Value::Array("(sv)".into(), properties),
             Value::Array("(sa(sv))".into(), Vec::new()),
         ];
-        self.send("StartTransientUnit", &arguments, &fds)
+        self.call("StartTransientUnit", &arguments, &fds)
     }
 
-    /// Waits until the scope is there and the process in it.
-    pub fn finish(&mut self, serial: u32, unit: &Unit) -> Result<()> {
+    /// Waits until the scope is started and the process is in it.
+    pub fn await_scope(&mut self, serial: u32, unit: &Unit) -> Result<()> {
         let what = format!("systemd does not start the scope {:?}", unit.name);
-        let answer = self.connection.answer(serial).map_err(|failed| lost(failed, self.user))?;
-        let job = match answer {
-            Answer::Error(name, _) if name.ends_with(".UnitExists") => {
+        let reply = self.connection.reply(serial).map_err(|failed| lost(failed, self.user))?;
+        let job = match reply {
+            Reply::Error(name, _) if name.ends_with(".UnitExists") => {
                 return Err(Error::new(Kind::AlreadyExists, format!("{what}: there is one of that name"))
                     .origin(Origin::config("/linux/cgroupsPath"))
                     .hint(format!(
@@ -171,13 +175,13 @@ impl Systemd {
                         unit.name
                     )));
             }
-            answer => returned(answer, &what)?,
+            reply => returned(reply, &what)?,
         };
-        self.job(job, &what, &unit.name)
+        self.await_job(job, &what, &unit.name)
     }
 
-    /// Waits for the end of a job that a call has returned.
-    fn job(&mut self, mut returned: Vec<Value>, what: &str, unit: &str) -> Result<()> {
+    /// Waits for the end of the job that a call has returned.
+    fn await_job(&mut self, mut returned: Vec<Value>, what: &str, unit: &str) -> Result<()> {
         let Some(Value::Path(job)) = returned.pop() else { return Ok(()) };
         let ours = |message: &Message| {
             message.member == "JobRemoved"
@@ -194,64 +198,66 @@ impl Systemd {
         }
     }
 
-    /// Changes properties of a unit that is there.
-    pub fn set(&mut self, unit: &str, properties: &[Property]) -> Result<()> {
+    /// Changes properties of a unit.
+    pub fn set_properties(&mut self, unit: &str, properties: &[Property]) -> Result<()> {
         let version = self.version()?;
         let list = Value::Array("(sv)".into(), pairs(properties, version));
         let arguments = [Value::text(unit), Value::Bool(true), list];
-        let serial = self.send("SetUnitProperties", &arguments, &[])?;
-        let answer = self.connection.answer(serial).map_err(|failed| lost(failed, self.user))?;
-        returned(answer, &format!("systemd does not change the scope {unit:?}")).map(drop)
+        let serial = self.call("SetUnitProperties", &arguments, &[])?;
+        let reply = self.connection.reply(serial).map_err(|failed| lost(failed, self.user))?;
+        returned(reply, &format!("systemd does not change the scope {unit:?}")).map(drop)
     }
 
-    /// Has a unit stopped whose cgroup is gone already: there is nothing left to wait for.
-    pub fn release(&mut self, unit: &str) -> Result<()> {
-        let serial = self.send("StopUnit", &[Value::text(unit), Value::text("replace")], &[])?;
-        match self.connection.answer(serial).map_err(|failed| lost(failed, self.user))? {
-            Answer::Error(name, _) if name.ends_with(".NoSuchUnit") => Ok(()),
-            answer => returned(answer, &format!("systemd does not stop the scope {unit:?}")).map(drop),
+    /// Stops a unit and does not wait for its job: enough where its cgroup was removed already. That there is no such
+    /// unit is no error.
+    pub fn stop_nowait(&mut self, unit: &str) -> Result<()> {
+        let serial = self.call("StopUnit", &[Value::text(unit), Value::text("replace")], &[])?;
+        match self.connection.reply(serial).map_err(|failed| lost(failed, self.user))? {
+            Reply::Error(name, _) if name.ends_with(".NoSuchUnit") => Ok(()),
+            reply => returned(reply, &format!("systemd does not stop the scope {unit:?}")).map(drop),
         }
     }
 
-    /// Stops a unit, waits until it is, and forgets it. One that is not there is as good.
+    /// Stops a unit, waits for its job, and resets its failed state. That there is no such unit is no error.
     pub fn stop(&mut self, unit: &str) -> Result<()> {
-        self.connection.listen(&ends_of_jobs(unit)).map_err(|failed| lost(failed, self.user))?;
+        self.connection.add_match(&job_removed_rule(unit)).map_err(|failed| lost(failed, self.user))?;
         let what = format!("systemd does not stop the scope {unit:?}");
-        let serial = self.send("StopUnit", &[Value::text(unit), Value::text("replace")], &[])?;
-        match self.connection.answer(serial).map_err(|failed| lost(failed, self.user))? {
-            Answer::Error(name, _) if name.ends_with(".NoSuchUnit") => Ok(()),
-            answer => {
-                let job = returned(answer, &what)?;
-                let stopped = self.job(job, &what, unit);
-                // One that has failed keeps its name until somebody says so.
-                let call = Call { answered: false, ..call(&self.connection, "ResetFailedUnit", &[]) };
+        let serial = self.call("StopUnit", &[Value::text(unit), Value::text("replace")], &[])?;
+        match self.connection.reply(serial).map_err(|failed| lost(failed, self.user))? {
+            Reply::Error(name, _) if name.ends_with(".NoSuchUnit") => Ok(()),
+            reply => {
+                let job = returned(reply, &what)?;
+                let stopped = self.await_job(job, &what, unit);
+                // A failed unit keeps its name until its state is reset.
+                let call = Call { reply_expected: false, ..to_manager(&self.connection, "ResetFailedUnit", &[]) };
                 let arguments = [Value::text(unit)];
                 self.connection
-                    .ask(&Call { arguments: &arguments, ..call }, &[])
+                    .send(&Call { arguments: &arguments, ..call }, &[])
                     .map_err(|failed| lost(failed, self.user))?;
                 stopped
             }
         }
     }
 
-    /// Moves a process into a unit's cgroup, or one below it.
+    /// Moves a process into the cgroup of a unit, or into the one at the path `below` it.
     pub fn attach(&mut self, unit: &str, below: &str, pid: i32) -> Result<()> {
         let pids = Value::Array("u".into(), vec![Value::U32(pid.unsigned_abs())]);
         let arguments = [Value::text(unit), Value::text(below), pids];
-        let serial = self.send("AttachProcessesToUnit", &arguments, &[])?;
-        let answer = self.connection.answer(serial).map_err(|failed| lost(failed, self.user))?;
-        returned(answer, &format!("systemd does not move a process into the scope {unit:?}")).map(drop)
+        let serial = self.call("AttachProcessesToUnit", &arguments, &[])?;
+        let reply = self.connection.reply(serial).map_err(|failed| lost(failed, self.user))?;
+        returned(reply, &format!("systemd does not move a process into the scope {unit:?}")).map(drop)
     }
 
-    fn send(&mut self, member: &str, arguments: &[Value], fds: &[BorrowedFd<'_>]) -> Result<u32> {
-        let call = Call { fds: fds.len() as u32, ..call(&self.connection, member, arguments) };
-        self.connection.ask(&call, fds).map_err(|failed| lost(failed, self.user))
+    fn call(&mut self, member: &str, arguments: &[Value], fds: &[BorrowedFd<'_>]) -> Result<u32> {
+        let call = Call { fds: fds.len() as u32, ..to_manager(&self.connection, member, arguments) };
+        self.connection.send(&call, fds).map_err(|failed| lost(failed, self.user))
     }
 }
 
-fn call<'a>(connection: &Connection, member: &'a str, arguments: &'a [Value]) -> Call<'a> {
+/// A call of a method of the manager.
+fn to_manager<'a>(connection: &Connection, member: &'a str, arguments: &'a [Value]) -> Call<'a> {
     let destination = if connection.peer() == Peer::Bus { NAME } else { "" };
-    Call { destination, path: OBJECT, interface: MANAGER, member, arguments, fds: 0, answered: true }
+    Call { destination, path: OBJECT, interface: MANAGER, member, arguments, fds: 0, reply_expected: true }
 }
 
 fn pair(name: &str, value: Value) -> Value {
@@ -263,10 +269,10 @@ fn pairs(properties: &[Property], version: u32) -> Vec<Value> {
     known.map(|property| pair(&property.name, property.value.clone())).collect()
 }
 
-fn returned(answer: Answer, what: &str) -> Result<Vec<Value>> {
-    match answer {
-        Answer::Return(values) => Ok(values),
-        Answer::Error(name, text) => {
+fn returned(reply: Reply, what: &str) -> Result<Vec<Value>> {
+    match reply {
+        Reply::Return(values) => Ok(values),
+        Reply::Error(name, text) => {
             let error = Error::new(Kind::Systemd, format!("{what}: {text}"));
             Err(match name.rsplit('.').next() {
                 Some("InteractiveAuthorizationRequired" | "AccessDenied") => {
@@ -285,7 +291,7 @@ fn lost(failed: windlass_sys::Failed, user: bool) -> Error {
     match timed_out {
         true => error.hint(format!(
             "nothing came for {} s: `systemctl list-jobs` shows what it is busy with",
-            PATIENCE.as_secs()
+            TIMEOUT.as_secs()
         )),
         false => error,
     }
@@ -294,7 +300,7 @@ fn lost(failed: windlass_sys::Failed, user: bool) -> Error {
 fn sockets_of_system() -> Vec<(PathBuf, Peer)> {
     let bus = std::env::var("DBUS_SYSTEM_BUS_ADDRESS").ok().and_then(|address| path_in(&address));
     let bus = (bus.unwrap_or_else(|| "/run/dbus/system_bus_socket".into()), Peer::Bus);
-    // It hangs up on everybody but root.
+    // systemd closes a connection from anybody but root.
     let private = nix::unistd::geteuid().is_root() && probe::in_first_user_namespace();
     private.then(|| ("/run/systemd/private".into(), Peer::Service)).into_iter().chain([bus]).collect()
 }
@@ -311,14 +317,14 @@ fn sockets_of_user() -> Vec<(PathBuf, Peer)> {
     sockets
 }
 
-/// The first path of a list of addresses (`unix:path=/run/bus,guid=...;...`).
+/// The first path in a D-Bus address list such as `unix:path=/run/bus,guid=...;...`.
 fn path_in(addresses: &str) -> Option<PathBuf> {
     let mut keys = addresses.split(';').filter_map(|address| address.strip_prefix("unix:"));
     let path = keys.find_map(|keys| keys.split(',').find_map(|key| key.strip_prefix("path=")))?;
     Some(percent_decoded(path).into())
 }
 
-/// Addresses escape bytes as in `%20`.
+/// Decodes the `%20` of D-Bus addresses.
 fn percent_decoded(text: &str) -> String {
     let mut parts = text.split('%');
     let mut out = parts.next().unwrap_or_default().as_bytes().to_vec();

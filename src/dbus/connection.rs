@@ -1,4 +1,4 @@
-//! One connection: who we are, calls with their answers, and the signals between them.
+//! One connection: authentication, calls with their replies, and signals.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,71 +10,71 @@ use nix::errno::Errno;
 use windlass_base::variant::Value;
 use windlass_sys::{Failed, Result, socket};
 
-use super::message::{self, Call, Message};
+use super::message::{self, Call, Message, MessageType};
 
-/// Who is at the other end.
+/// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// A message bus, which must be greeted and names its clients.
+    /// A message bus, which requires a Hello first (D-Bus specification, "Message Bus Messages").
     Bus,
-    /// The service itself.
+    /// The service itself, without a bus.
     Service,
 }
 
-/// What a call comes to.
+/// The reply to a call.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Answer {
-    /// What it returns.
+pub enum Reply {
+    /// The returned values.
     Return(Vec<Value>),
-    /// Name and text of the error.
+    /// The error's name and text.
     Error(String, String),
 }
 
-/// A connection that has been let in.
+/// A connection to a bus or a service.
 #[derive(Debug)]
 pub struct Connection {
     socket: OwnedFd,
     peer: Peer,
     serial: u32,
-    /// Whether the server has let us in.
-    greeted: bool,
+    /// Whether the replies to the authentication were read.
+    authenticated: bool,
     received: Vec<u8>,
-    /// Messages that arrived while another was waited for.
-    waiting: VecDeque<Message>,
+    /// Messages that arrived while another was awaited.
+    queued: VecDeque<Message>,
     deadline: Instant,
 }
 
-/// What one write takes for sure; a call of ours is a few hundred bytes.
+/// The size of one read or write, in bytes. Most messages are a few hundred.
 const CHUNK: usize = 4096;
 
 /// The name of the bus itself.
 const BUS: &str = "org.freedesktop.DBus";
 
 impl Connection {
-    /// Connects to the socket `path`. All that is ever waited for must have come `within` this time.
+    /// Connects to the socket `path`, and waits for the authentication. All replies must arrive `within` this time.
     ///
-    /// The server knows who we are by the socket (`SO_PEERCRED`), so we leave it to tell our id
-    /// (SASL EXTERNAL without an identity): ours may be another one in its user namespace.
+    /// The server takes the user id from the socket (`SO_PEERCRED`). The client does not send its own (SASL EXTERNAL
+    /// without an identity), since it may be another one in the server's user namespace.
     pub fn open(path: &Path, peer: Peer, within: Duration) -> Result<Connection> {
         let mut connection = Connection::begin(path, peer, within)?;
-        connection.greet()?;
+        connection.authenticate()?;
         Ok(connection)
     }
 
-    /// The same, but leaves it to the first call to wait until the server lets us in.
+    /// Like [`Connection::open`], but the first call waits for the authentication.
     pub fn begin(path: &Path, peer: Peer, within: Duration) -> Result<Connection> {
         let socket = socket::connect(path)?;
         socket::give_up_after(socket.as_fd(), i64::try_from(within.as_millis()).unwrap_or(i64::MAX))?;
         let deadline = Instant::now() + within;
-        let (received, waiting) = (Vec::new(), VecDeque::new());
-        let mut connection = Connection { socket, peer, serial: 0, greeted: false, received, waiting, deadline };
-        // Nothing may follow yet: sd-bus, as a server, leaves a message be that comes together with this.
-        connection.send(b"\0AUTH EXTERNAL\r\nDATA\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n", &[])?;
+        let (received, queued) = (Vec::new(), VecDeque::new());
+        let mut connection = Connection { socket, peer, serial: 0, authenticated: false, received, queued, deadline };
+        // Nothing may follow yet: sd-bus, as a server, ignores a message that arrives together with this.
+        connection.write(b"\0AUTH EXTERNAL\r\nDATA\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n", &[])?;
         Ok(connection)
     }
 
-    fn greet(&mut self) -> Result<()> {
-        if std::mem::replace(&mut self.greeted, true) {
+    fn authenticate(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.authenticated, true) {
             return Ok(());
         }
         for wanted in ["DATA", "OK", "AGREE_UNIX_FD"] {
@@ -84,72 +84,73 @@ impl Connection {
             }
         }
         if self.peer == Peer::Bus {
-            self.ask(&call_of_bus("Hello", &[]), &[])?;
+            self.send(&to_bus("Hello", &[]), &[])?;
         }
         Ok(())
     }
 
-    /// Whether there is a bus in between.
+    /// The other end.
     pub fn peer(&self) -> Peer {
         self.peer
     }
 
-    /// Has the bus pass on what matches `rule`. Without a bus, everything comes anyway.
-    pub fn listen(&mut self, rule: &str) -> Result<()> {
+    /// Subscribes to the signals that match `rule`. A service without a bus sends all signals anyway.
+    pub fn add_match(&mut self, rule: &str) -> Result<()> {
         if self.peer == Peer::Bus {
-            self.ask(&call_of_bus("AddMatch", &[Value::text(rule)]), &[])?;
+            self.send(&to_bus("AddMatch", &[Value::text(rule)]), &[])?;
         }
         Ok(())
     }
 
-    /// Sends a call; its number is what the answer carries.
-    pub fn ask(&mut self, call: &Call<'_>, fds: &[BorrowedFd<'_>]) -> Result<u32> {
-        self.greet()?;
+    /// Sends a call, and returns its serial, which the reply will have.
+    pub fn send(&mut self, call: &Call<'_>, fds: &[BorrowedFd<'_>]) -> Result<u32> {
+        self.authenticate()?;
         self.serial += 1;
         let bytes = message::encode(call, self.serial);
-        self.send(&bytes, fds)?;
+        self.write(&bytes, fds)?;
         Ok(self.serial)
     }
 
-    /// Waits for the answer to a call.
-    pub fn answer(&mut self, serial: u32) -> Result<Answer> {
-        let message = self.find(|message| matches!(message.kind, 2 | 3) && message.answers == serial)?;
+    /// Waits for the reply to the call with this serial.
+    pub fn reply(&mut self, serial: u32) -> Result<Reply> {
+        let is_reply = |message: &Message| matches!(message.kind, MessageType::MethodReturn | MessageType::Error);
+        let message = self.find(|message| is_reply(message) && message.reply_serial == serial)?;
         Ok(match message.kind {
-            2 => Answer::Return(message.arguments),
+            MessageType::MethodReturn => Reply::Return(message.arguments),
             _ => {
                 let text = match message.arguments.into_iter().next() {
                     Some(Value::Text(text)) => text,
                     _ => String::new(),
                 };
-                Answer::Error(message.error, text)
+                Reply::Error(message.error, text)
             }
         })
     }
 
-    /// Sends a call and waits for its answer.
-    pub fn call(&mut self, call: &Call<'_>, fds: &[BorrowedFd<'_>]) -> Result<Answer> {
-        let serial = self.ask(call, fds)?;
-        self.answer(serial)
+    /// Sends a call and waits for its reply.
+    pub fn call(&mut self, call: &Call<'_>, fds: &[BorrowedFd<'_>]) -> Result<Reply> {
+        let serial = self.send(call, fds)?;
+        self.reply(serial)
     }
 
-    /// Waits for a signal for which `wanted` holds; its arguments.
+    /// Waits for a signal for which `wanted` is true, and returns its arguments.
     pub fn signal(&mut self, wanted: impl Fn(&Message) -> bool) -> Result<Vec<Value>> {
-        self.find(|message| message.kind == 4 && wanted(message)).map(|message| message.arguments)
+        self.find(|message| message.kind == MessageType::Signal && wanted(message)).map(|message| message.arguments)
     }
 
     fn find(&mut self, wanted: impl Fn(&Message) -> bool) -> Result<Message> {
-        if let Some(at) = self.waiting.iter().position(&wanted) {
-            return Ok(self.waiting.remove(at).expect("just found"));
+        if let Some(at) = self.queued.iter().position(&wanted) {
+            return Ok(self.queued.remove(at).expect("just found"));
         }
         loop {
             let message = self.receive()?;
             if wanted(&message) {
                 return Ok(message);
             }
-            // A signal may be for a call whose answer is not read yet; what nobody asks for goes.
-            self.waiting.push_back(message);
-            if self.waiting.len() > MOST_WAITING {
-                self.waiting.pop_front();
+            // A signal may belong to a call whose reply was not read yet. The oldest message is dropped.
+            self.queued.push_back(message);
+            if self.queued.len() > MAX_QUEUED {
+                self.queued.pop_front();
             }
         }
     }
@@ -185,7 +186,7 @@ impl Connection {
 
     fn more(&mut self) -> Result<()> {
         let failed = |errno| Err(Failed { call: "read(the connection)".into(), errno });
-        // Others' signals alone must not keep us waiting either.
+        // Signals of other units keep a read from timing out.
         if Instant::now() > self.deadline {
             return failed(Errno::ETIMEDOUT);
         }
@@ -202,16 +203,25 @@ impl Connection {
         }
     }
 
-    fn send(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+    fn write(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
         let (first, rest) = bytes.split_at(bytes.len().min(CHUNK));
         socket::send(self.socket.as_fd(), first, fds)?;
         rest.chunks(CHUNK).try_for_each(|chunk| socket::send(self.socket.as_fd(), chunk, &[]))
     }
 }
 
-/// Signals of others are many on a busy host, and none of our business.
-const MOST_WAITING: usize = 256;
+/// How many messages are kept. On a busy host, many signals of other units arrive.
+const MAX_QUEUED: usize = 256;
 
-fn call_of_bus<'a>(member: &'a str, arguments: &'a [Value]) -> Call<'a> {
-    Call { destination: BUS, path: "/org/freedesktop/DBus", interface: BUS, member, arguments, fds: 0, answered: false }
+/// A call of a method of the bus.
+fn to_bus<'a>(member: &'a str, arguments: &'a [Value]) -> Call<'a> {
+    Call {
+        destination: BUS,
+        path: "/org/freedesktop/DBus",
+        interface: BUS,
+        member,
+        arguments,
+        fds: 0,
+        reply_expected: false,
+    }
 }

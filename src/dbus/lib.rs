@@ -1,15 +1,14 @@
-//! A client of D-Bus, as small as talking to systemd needs: one connection, no threads, calls that
-//! wait for their answer (<https://dbus.freedesktop.org/doc/dbus-specification.html>).
+//! A D-Bus client with what a caller of systemd needs: one connection, no threads, calls that wait for their reply
+//! (<https://dbus.freedesktop.org/doc/dbus-specification.html>).
 //!
-//! Known libraries were weighed: zbus leaves threads behind, and a process with threads may neither
-//! clone nor unshare here; rustbus does not, but adds as much to the binary as all that windlass
-//! has for cgroups, and knows only message buses, where systemd's own socket saves the bus and
-//! half of the round trips. It is the oracle of `src/dbus/tests/dbus.rs`.
+//! No existing library fits. zbus starts threads, and the runtime may neither clone nor unshare with several threads.
+//! rustbus adds as much to the binary as all cgroup code of windlass, and connects to message buses only; systemd's
+//! own socket saves half of the round trips. `src/dbus/tests/dbus.rs` compares the messages with those of rustbus.
 #![doc(hidden)]
 #![forbid(unsafe_code)]
 
 mod connection;
 mod message;
 
-pub use connection::{Answer, Connection, Peer};
-pub use message::{Call, Message, decode, encode};
+pub use connection::{Connection, Peer, Reply};
+pub use message::{Call, Message, MessageType, decode, encode};

@@ -1,13 +1,13 @@
-//! Messages as bytes, in the byte order of this machine: sender and receiver share it.
+//! Encoding and decoding of messages, in the byte order of this machine, which both ends share.
 
 use windlass_base::variant::{Value, complete};
 
 /// A method call.
 #[derive(Clone, Debug)]
 pub struct Call<'a> {
-    /// Bus name of whom it is for; empty where there is nobody else.
+    /// Bus name of the recipient; empty without a bus.
     pub destination: &'a str,
-    /// Object.
+    /// Object path.
     pub path: &'a str,
     /// Interface.
     pub interface: &'a str,
@@ -15,34 +15,62 @@ pub struct Call<'a> {
     pub member: &'a str,
     /// Its arguments.
     pub arguments: &'a [Value],
-    /// How many descriptors go with it.
+    /// The number of descriptors that are sent with it.
     pub fds: u32,
-    /// Whether an answer is wanted.
-    pub answered: bool,
+    /// Whether the recipient is to reply.
+    pub reply_expected: bool,
 }
 
-/// What arrives, as far as it is of interest.
+/// A received message, without the fields that windlass does not use.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Message {
-    /// 1 call, 2 return, 3 error, 4 signal.
-    pub kind: u8,
-    /// Which call it answers.
-    pub answers: u32,
-    /// Member of a signal.
+    /// Its type.
+    pub kind: MessageType,
+    /// The serial of the call that it replies to.
+    pub reply_serial: u32,
+    /// The name of a signal.
     pub member: String,
-    /// Name of an error.
+    /// The name of an error.
     pub error: String,
-    /// Its arguments.
+    /// The values in its body.
     pub arguments: Vec<Value>,
 }
 
-/// Nothing that systemd sends us is near it.
-pub const LONGEST: usize = 1 << 20;
+/// The type of a message (D-Bus specification, "Message Format").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MessageType {
+    MethodCall,
+    MethodReturn,
+    Error,
+    Signal,
+    /// A type that the specification does not have, which is to be ignored.
+    #[default]
+    Unknown,
+}
+
+impl MessageType {
+    fn of_code(code: u8) -> MessageType {
+        match code {
+            METHOD_CALL => MessageType::MethodCall,
+            2 => MessageType::MethodReturn,
+            3 => MessageType::Error,
+            4 => MessageType::Signal,
+            _ => MessageType::Unknown,
+        }
+    }
+}
+
+const METHOD_CALL: u8 = 1;
+
+/// The longest message that is accepted, in bytes. Those of systemd are far shorter.
+const MAX_LENGTH: usize = 1 << 20;
 
 const ENDIAN: u8 = if cfg!(target_endian = "little") { b'l' } else { b'B' };
 const NO_REPLY_EXPECTED: u8 = 1;
+/// The major version of the protocol.
+const VERSION: u8 = 1;
 
-/// Header fields by their codes.
+/// The codes of header fields.
 mod field {
     pub const PATH: u8 = 1;
     pub const INTERFACE: u8 = 2;
@@ -54,7 +82,7 @@ mod field {
     pub const UNIX_FDS: u8 = 9;
 }
 
-/// The bytes of a call.
+/// Encodes a call.
 pub fn encode(call: &Call<'_>, serial: u32) -> Vec<u8> {
     let mut body = Writer::default();
     call.arguments.iter().for_each(|argument| body.put(argument));
@@ -75,7 +103,8 @@ pub fn encode(call: &Call<'_>, serial: u32) -> Vec<u8> {
     }
     let field = |(code, value)| Value::Struct(vec![Value::Byte(code), Value::Variant(Box::new(value))]);
     let mut out = Writer::default();
-    out.bytes.extend([ENDIAN, 1, if call.answered { 0 } else { NO_REPLY_EXPECTED }, 1]);
+    let flags = if call.reply_expected { 0 } else { NO_REPLY_EXPECTED };
+    out.bytes.extend([ENDIAN, METHOD_CALL, flags, VERSION]);
     out.put(&Value::U32(body.bytes.len() as u32));
     out.put(&Value::U32(serial));
     out.put(&Value::Array("(yv)".into(), fields.into_iter().map(field).collect()));
@@ -84,20 +113,21 @@ pub fn encode(call: &Call<'_>, serial: u32) -> Vec<u8> {
     out.bytes
 }
 
-/// The length of the message that begins with these 16 bytes. `None` if it is none that we read.
+/// The length in bytes of the message that begins with these 16 bytes. `None`: its byte order, version or length is
+/// not accepted.
 pub fn length(start: &[u8; 16]) -> Option<usize> {
     let number = |at: usize| u32::from_ne_bytes([start[at], start[at + 1], start[at + 2], start[at + 3]]) as usize;
     let whole = 16 + number(12).next_multiple_of(8) + number(4);
-    (start[0] == ENDIAN && start[3] == 1 && whole <= LONGEST).then_some(whole)
+    (start[0] == ENDIAN && start[3] == VERSION && whole <= MAX_LENGTH).then_some(whole)
 }
 
-/// Reads a whole message. `None` if it is not well formed.
+/// Decodes a whole message. `None`: it is malformed.
 pub fn decode(bytes: &[u8]) -> Option<Message> {
     let whole = length(bytes.get(..16)?.try_into().ok()?)?;
     if whole != bytes.len() {
         return None;
     }
-    let mut message = Message { kind: bytes[1], ..Message::default() };
+    let mut message = Message { kind: MessageType::of_code(bytes[1]), ..Message::default() };
     let mut header = Reader { bytes, at: 12, depth: 0 };
     let mut signature = String::new();
     let Value::Array(_, fields) = header.get("a(yv)")? else { return None };
@@ -107,7 +137,7 @@ pub fn decode(bytes: &[u8]) -> Option<Message> {
         match (code, *value) {
             (field::MEMBER, Value::Text(text)) => message.member = text,
             (field::ERROR_NAME, Value::Text(text)) => message.error = text,
-            (field::REPLY_SERIAL, Value::U32(serial)) => message.answers = serial,
+            (field::REPLY_SERIAL, Value::U32(serial)) => message.reply_serial = serial,
             (field::SIGNATURE, Value::Signature(text)) => signature = text,
             _ => {}
         }
@@ -123,7 +153,7 @@ pub fn decode(bytes: &[u8]) -> Option<Message> {
     Some(message)
 }
 
-/// Bytes before a value, so that its place is a multiple of this.
+/// The alignment of a type, in bytes.
 fn alignment(signature: &str) -> usize {
     match signature.as_bytes().first() {
         Some(b'n' | b'q') => 2,
@@ -185,8 +215,8 @@ impl Writer {
     }
 }
 
-/// Deeper than anything that systemd sends; the specification allows 64.
-const DEEPEST: usize = 16;
+/// How deep containers may be nested. The specification allows 64; systemd sends none deeper than a few.
+const MAX_DEPTH: usize = 16;
 
 struct Reader<'a> {
     bytes: &'a [u8],
@@ -246,7 +276,7 @@ impl<'a> Reader<'a> {
                 }
                 Value::Variant(Box::new(self.nested(|reader| reader.get(&inner))?))
             }
-            // An entry of a dictionary is a pair as well.
+            // An entry of a dictionary is encoded as a struct.
             b'(' | b'{' => {
                 let fields = signature.get(1..signature.len() - 1)?;
                 self.nested(|reader| reader.fields(fields))?
@@ -262,7 +292,7 @@ impl<'a> Reader<'a> {
 
     fn nested(&mut self, read: impl FnOnce(&mut Reader<'a>) -> Option<Value>) -> Option<Value> {
         self.depth += 1;
-        let value = if self.depth > DEEPEST { None } else { read(self) };
+        let value = if self.depth > MAX_DEPTH { None } else { read(self) };
         self.depth -= 1;
         value
     }

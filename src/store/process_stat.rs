@@ -2,7 +2,7 @@
 
 use windlass_sys::{fd, probe};
 
-/// What `/proc/PID/stat` says of a process.
+/// Fields of `/proc/PID/stat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessStat {
     /// Its name (field 2).
@@ -11,20 +11,19 @@ pub struct ProcessStat {
     pub state: char,
     /// Its start time in clock ticks since boot (field 22), by the clock of the reader's time namespace.
     pub start_time: u64,
-    /// Its exit status as waitpid(2) gives it (field 52); 0 for those who may not know.
+    /// Its exit status as of waitpid(2) (field 52); 0 without the permission to read it.
     pub exit_code: i32,
 }
 
-/// Reads `/proc/PID/stat`; `None` when there is no such process.
+/// Reads `/proc/PID/stat`. `None`: there is no such process.
 pub fn process_stat(pid: i32) -> Option<ProcessStat> {
     let text = fd::read_small(fd::CWD, format!("/proc/{pid}/stat")).ok()?;
     parse_stat(&String::from_utf8_lossy(&text))
 }
 
 impl ProcessStat {
-    /// Its start time in clock ticks since the host's boot, whatever the time namespace of this process.
-    ///
-    /// It may be one tick off: the kernel adds the namespace's offset before it rounds.
+    /// Its start time in clock ticks since the host's boot. In another time namespace than the initial one, it may
+    /// differ by one tick, since the kernel adds the namespace's offset before it rounds.
     pub fn started(&self) -> u64 {
         if probe::in_first_time_namespace() {
             return self.start_time;
@@ -33,14 +32,14 @@ impl ProcessStat {
         self.start_time.saturating_add_signed(-boot_offset(&String::from_utf8_lossy(&offsets)))
     }
 
-    /// Whether this is the process that started then.
+    /// Whether the process started at that time, as returned by [`ProcessStat::started`].
     pub fn is_from(&self, started: u64) -> bool {
         self.start_time == started || self.started().abs_diff(started) <= 1
     }
 }
 
-/// How far a time namespace has moved the boot clock (time_namespaces(7)), in clock ticks of 1/100 s. The kernel
-/// counts in these towards user space on every architecture that windlass is built for (`USER_HZ`).
+/// The offset of the boot clock in a /proc/PID/timens_offsets (time_namespaces(7)), in clock ticks. These are 1/100 s
+/// on every architecture that windlass is built for (`USER_HZ`).
 fn boot_offset(offsets: &str) -> i64 {
     let line = offsets.lines().find_map(|line| line.strip_prefix("boottime"));
     let mut numbers = line.unwrap_or_default().split_whitespace().map_while(|word| word.parse::<i64>().ok());
@@ -49,7 +48,7 @@ fn boot_offset(offsets: &str) -> i64 {
 }
 
 fn parse_stat(text: &str) -> Option<ProcessStat> {
-    // The name is in parentheses and may itself have any character.
+    // The name is in parentheses and may contain any character.
     let (head, tail) = text.rsplit_once(')')?;
     let name = head.split_once('(')?.1.to_string();
     let fields: Vec<&str> = tail.split_whitespace().collect();

@@ -1,11 +1,11 @@
-//! The file that holds a container's state: four lines, each a JSON document, then the configuration and
-//! the annotations.
+//! The file with a container's state: four lines, each a JSON document, then the configuration and the annotations.
 //!
-//! The first line is written before anything is made, together with two blank ones, which `init` and the
-//! exit fill in their places. The fourth says how long the parts behind it are: these may be large, and only
-//! who needs them reads them. One file and no directory, because a file system on a disk may take a quarter
-//! of a millisecond for each new inode (ext4 without a journal looks for one that was not freed lately), and
-//! because `list` opens each of them.
+//! Create writes the whole file before anything is made. The second and third line are blank then; the process and
+//! the exit are written over them later. The fourth line has the lengths of the last two parts, which may be large and
+//! are read only where they are needed.
+//!
+//! It is one file and not a directory: a new inode may take a quarter of a millisecond on a disk (ext4 without a
+//! journal searches for one that was not freed lately), and `list` opens every container.
 //!
 //! Version 1 has no fourth line: the annotations are in its first, and the configuration goes to the end.
 
@@ -17,26 +17,26 @@ use serde::{Deserialize, Serialize};
 
 use windlass_sys::fd;
 
-use super::state::{Init, State, VERSION};
+use super::state::{InitProcess, State, VERSION};
 use windlass_base::exit_record::ExitRecord;
 
-/// Bytes of the second line: two numbers of 64 bits and their names fit.
+/// Bytes of the second line, which fits two numbers of 64 bits.
 const INIT: usize = 64;
-/// Bytes of the third line: two numbers of 32 bits, a truth value and a date fit.
+/// Bytes of the third line, which fits two numbers of 32 bits, a boolean and a date.
 const EXIT: usize = 160;
-/// Bytes of the fourth line: two numbers of 64 bits and a truth value fit.
+/// Bytes of the fourth line, which fits two numbers of 64 bits and a boolean.
 const BULK: usize = 96;
-/// Bytes after the first line that every command reads: the other three lines.
+/// Bytes of the second to the fourth line, which every command reads with the first.
 pub const FIXED: usize = INIT + EXIT + BULK;
 
-/// The fourth line: how long the parts after it are.
+/// The fourth line: about the parts after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bulk {
     /// Bytes of the configuration.
     pub config: usize,
     /// Bytes of the annotations, as JSON; 0 where there are none.
     pub annotations: usize,
-    /// Whether the configuration has hooks that run outside of create.
+    /// Whether the configuration has poststart or poststop hooks.
     pub post: bool,
 }
 
@@ -49,12 +49,12 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The line that [`Init`] fills.
+    /// Where the line of the [`InitProcess`] begins.
     pub fn init(self) -> usize {
         self.first
     }
 
-    /// The line that [`ExitRecord`] fills.
+    /// Where the line of the [`ExitRecord`] begins.
     pub fn exit(self) -> usize {
         self.init() + INIT
     }
@@ -64,31 +64,31 @@ impl Layout {
         self.bulk
     }
 
-    /// The configuration.
+    /// Where the configuration begins.
     pub fn config(self) -> usize {
         self.exit() + EXIT + if self.bulk.is_some() { BULK } else { 0 }
     }
 
-    /// The annotations, which go to the end.
+    /// Where the annotations begin, which go to the end.
     pub fn annotations(self) -> usize {
         self.config() + self.bulk.map_or(0, |bulk| bulk.config)
     }
 }
 
-/// What is before the configuration.
+/// The lines before the configuration.
 #[derive(Clone, Debug)]
 pub struct Head {
-    /// Where everything is.
+    /// Where the parts of the file begin.
     pub layout: Layout,
     /// The first line.
     pub state: State,
-    /// The second.
-    pub init: Option<Init>,
-    /// The third.
+    /// The second line.
+    pub init: Option<InitProcess>,
+    /// The third line.
     pub exit: Option<ExitRecord>,
 }
 
-/// A new file: no process yet, and no exit. `post`: the configuration has hooks that run outside of create.
+/// A new file, without a process and an exit. `post`: see [`Bulk::post`].
 pub fn compose(state: &State, config: &[u8], post: bool) -> (Vec<u8>, Layout) {
     let annotations = if state.annotations.is_empty() {
         Vec::new()
@@ -108,7 +108,7 @@ pub fn compose(state: &State, config: &[u8], post: bool) -> (Vec<u8>, Layout) {
     (text, layout)
 }
 
-/// The first line.
+/// Encodes the first line.
 pub fn first_line(state: &State) -> Vec<u8> {
     let mut text = Vec::with_capacity(1024);
     serde_json::to_writer(&mut text, state).expect("plain data");
@@ -116,11 +116,11 @@ pub fn first_line(state: &State) -> Vec<u8> {
     text
 }
 
-/// Annotations shorter than this stay in the configuration as well: removing them would cost more than it saves.
+/// Shorter annotations, in bytes, stay in the configuration as well: to remove them would cost more than it saves.
 const SHORT: usize = 4096;
 
-/// The configuration without its annotations, which have a place of their own. It is otherwise unchanged.
-/// `length`: bytes of the annotations.
+/// The configuration without its annotations, which the file has apart. The rest of the text is unchanged. `length`:
+/// bytes of the annotations.
 fn without_annotations(config: &[u8], length: usize) -> [&[u8]; 3] {
     #[derive(Deserialize)]
     struct Annotated<'a> {
@@ -131,14 +131,14 @@ fn without_annotations(config: &[u8], length: usize) -> [&[u8]; 3] {
     if length < SHORT {
         return whole;
     }
-    // A text that cannot be read here was read leniently before, and is kept as it is.
+    // The configuration was parsed more leniently before; one that does not parse here is kept as it is.
     let Ok(found) = serde_json::from_slice::<Annotated<'_>>(config) else { return whole };
     let text = found.annotations.get();
     let from = text.as_ptr() as usize - config.as_ptr() as usize;
     [&config[..from], b"{}", &config[from + text.len()..]]
 }
 
-/// The annotations, from their place in the file.
+/// Decodes the annotations.
 pub fn annotations(text: &[u8]) -> Result<BTreeMap<String, String>, Unreadable> {
     if text.is_empty() {
         Ok(BTreeMap::new())
@@ -147,12 +147,12 @@ pub fn annotations(text: &[u8]) -> Result<BTreeMap<String, String>, Unreadable> 
     }
 }
 
-/// The line for a process.
-pub fn init_line(init: &Init) -> [u8; INIT] {
+/// Encodes the second line.
+pub fn init_line(init: &InitProcess) -> [u8; INIT] {
     line(init)
 }
 
-/// The line for an exit.
+/// Encodes the third line.
 pub fn exit_line(exit: &ExitRecord) -> [u8; EXIT] {
     line(exit)
 }
@@ -170,8 +170,8 @@ fn line<const N: usize>(what: &impl Serialize) -> [u8; N] {
     line
 }
 
-/// Writes down how the container whose process was `pid` ended, in its file. What is another's, or was
-/// never written, is left as it is.
+/// Writes the exit of the container whose init was `pid` into its file. If the file has another process or none, it
+/// is not changed.
 pub fn write_exit(file: BorrowedFd<'_>, pid: i32, exit: &ExitRecord) -> windlass_sys::Result<()> {
     match parse(&fd::read_head(file, FIXED)?) {
         Ok(Some(head)) if head.init.is_some_and(|init| init.pid == pid) => {
@@ -181,10 +181,9 @@ pub fn write_exit(file: BorrowedFd<'_>, pid: i32, exit: &ExitRecord) -> windlass
     }
 }
 
-/// Reads the beginning of a file: its first line and [`FIXED`] bytes, or all there is. `None` where its create
-/// has not come so far. `Err` says what is wrong with it.
+/// Decodes the first line and the [`FIXED`] bytes after it. `None`: its create has not written them all.
 pub fn parse(text: &[u8]) -> Result<Option<Head>, Unreadable> {
-    // Not by a library, which would ask the processor for its features: a trap in a virtual machine.
+    // A library would detect the processor's features first, which is a trap in a virtual machine.
     let Some(end) = text.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
     let mut layout = Layout { first: end + 1, bulk: None };
     if text.len() < layout.config() {
@@ -202,14 +201,14 @@ pub fn parse(text: &[u8]) -> Result<Option<Head>, Unreadable> {
     Ok(Some(Head { layout, state, init, exit }))
 }
 
-/// Reads a first line.
+/// Decodes a first line.
 fn parse_state(line: &[u8]) -> Result<State, Unreadable> {
     #[derive(Deserialize)]
     struct Versioned {
         version: u32,
     }
     let state = serde_json::from_slice::<State>(line);
-    // A state of another version need not be one of ours at all.
+    // The fields of another version may be different ones.
     let version = match &state {
         Ok(state) => state.version,
         Err(_) => serde_json::from_slice::<Versioned>(line).map_err(|e| Unreadable::Damaged(e.to_string()))?.version,
@@ -220,36 +219,36 @@ fn parse_state(line: &[u8]) -> Result<State, Unreadable> {
     state.map_err(|error| Unreadable::Damaged(error.to_string()))
 }
 
-/// Reads the copy of the first line that is kept as an extended attribute. The line of the process follows it, if
-/// the process is known.
-pub fn parse_copy(text: &[u8]) -> Option<(State, Option<Init>)> {
+/// Decodes the copy of the first line in the extended attribute. The line of the process follows it, if the container
+/// has no cgroup.
+pub fn parse_copy(text: &[u8]) -> Option<(State, Option<InitProcess>)> {
     let end = text.iter().position(|byte| *byte == b'\n')?;
     let (line, rest) = text.split_at(end + 1);
     Some((parse_state(line).ok()?, if rest.is_empty() { None } else { filled(rest) }))
 }
 
-/// A line that is being written is one that has not been.
+/// Decodes the second or third line. One that is blank or partly written is `None`.
 fn filled<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
     if line[0] == b' ' { None } else { serde_json::from_slice(line).ok() }
 }
 
-/// Why a state cannot be used.
+/// Why a file cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// It is not what was written.
+    /// Its content is not what was written.
     Damaged(String),
-    /// Its layout has a version that is not known here.
+    /// This runtime does not know its version.
     Version(u32),
 }
 
-/// The path of the cgroup, from what is left of a first line.
+/// The path of the cgroup in a part of a first line.
 pub fn cgroup_in(text: &[u8]) -> Option<String> {
     const KEY: &[u8] = b"\"cgroup\":";
     let at = text.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();
     serde_json::Deserializer::from_slice(&text[at..]).into_iter().next()?.ok()
 }
 
-/// Whether a file begins as a state does.
+/// Whether a file begins like a state.
 pub fn is_state(text: &[u8]) -> bool {
     const START: &[u8] = b"{\"version\":";
     !text.is_empty() && text.starts_with(&START[..START.len().min(text.len())])
@@ -267,13 +266,13 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_filled_in_their_places() {
+    fn each_line_is_written_in_its_place() {
         let (mut text, layout) = compose(&state(), b"{}", false);
         let head = parse(&text).expect("readable").expect("complete");
         assert_eq!((head.layout, head.init, head.exit), (layout, None, None));
         assert_eq!(&text[layout.config()..], b"{}");
 
-        let init = Init { pid: i32::MIN, start_time: u64::MAX };
+        let init = InitProcess { pid: i32::MIN, start_time: u64::MAX };
         let exit = ExitRecord {
             code: Some(i32::MIN),
             signal: Some(i32::MIN),
@@ -300,12 +299,13 @@ mod tests {
     #[test]
     fn a_half_written_line_is_blank() {
         let (mut text, layout) = compose(&state(), b"{}", false);
-        text[layout.init()..layout.init() + 10].copy_from_slice(&init_line(&Init { pid: 1, start_time: 2 })[..10]);
+        text[layout.init()..layout.init() + 10]
+            .copy_from_slice(&init_line(&InitProcess { pid: 1, start_time: 2 })[..10]);
         assert_eq!(parse(&text).expect("readable").expect("complete").init, None);
     }
 
     #[test]
-    fn what_is_not_ours_is_said_to_be_so() {
+    fn a_damaged_line_and_another_version_are_errors() {
         let pad = " ".repeat(FIXED);
         let parsed = |first: &str| parse(format!("{first}\n{pad}").as_bytes()).map(|head| head.is_some());
         assert!(matches!(parsed("nonsense"), Err(Unreadable::Damaged(_))));
@@ -318,17 +318,17 @@ mod tests {
     fn version_1_is_read_as_it_was_written() {
         let first = r#"{"version":1,"id":"a","ociVersion":"1.2.0","bundle":"/b","rootfs":"/b/r","annotations":{"k":"v"},"owner":"root","created":"now"}"#;
         let mut text = format!("{first}\n").into_bytes();
-        text.extend_from_slice(&init_line(&Init { pid: 7, start_time: 8 }));
+        text.extend_from_slice(&init_line(&InitProcess { pid: 7, start_time: 8 }));
         text.extend_from_slice(&blank::<EXIT>());
         text.extend_from_slice(b"{}");
         let head = parse(&text).expect("readable").expect("complete");
         assert_eq!(head.state.annotations["k"], "v");
-        assert_eq!((head.init, head.exit), (Some(Init { pid: 7, start_time: 8 }), None));
+        assert_eq!((head.init, head.exit), (Some(InitProcess { pid: 7, start_time: 8 }), None));
         assert_eq!((head.layout.bulk(), &text[head.layout.config()..]), (None, &b"{}"[..]));
     }
 
     #[test]
-    fn what_is_large_is_behind_the_lines_and_there_once() {
+    fn annotations_are_in_the_file_once_and_after_the_lines() {
         let mut state = state();
         state.annotations.insert("large".into(), "x".repeat(2 * SHORT));
         let config = format!(r#"{{"a": 1, "annotations" : {{"large":"{}"}}, "b":2}}"#, "x".repeat(2 * SHORT));
@@ -357,8 +357,8 @@ mod tests {
         let mut copy = first_line(&state());
         let (read, init) = parse_copy(&copy).expect("readable");
         assert_eq!((read.id.as_str(), init), ("a", None));
-        copy.extend_from_slice(&init_line(&Init { pid: 1, start_time: 2 }));
-        assert_eq!(parse_copy(&copy).expect("readable").1, Some(Init { pid: 1, start_time: 2 }));
+        copy.extend_from_slice(&init_line(&InitProcess { pid: 1, start_time: 2 }));
+        assert_eq!(parse_copy(&copy).expect("readable").1, Some(InitProcess { pid: 1, start_time: 2 }));
         assert!(parse_copy(&copy[..20]).is_none());
     }
 }

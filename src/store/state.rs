@@ -1,9 +1,9 @@
-//! The state of a container, as it is on disk and as it is found.
+//! The state of a container.
 //!
-//! What is on disk ([`super::record`]) is written once and never changed: the state before anything
-//! is made, so that whatever is made can be found and cleared away; the process when init stands;
-//! how it ended by whoever learns it. Whether the container is created, running, paused or stopped
-//! is never stored: it is read off the process and the cgroup.
+//! Each part on disk ([`super::record`]) is written once and never changed. The [`State`] is written before anything
+//! is made, so that whatever is made can be found and removed. The [`InitProcess`] is written when init has started,
+//! and the exit by the first command that learns it. The [`Status`] is not stored: it is read off the process and the
+//! cgroup.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use windlass_base::namespaces::Namespaces;
 
-/// Version of the layout of the state. A runtime reads its own and every older one.
+/// The version of the layout on disk. A runtime reads its own and every older one.
 pub const VERSION: u32 = 2;
 
-/// What was decided before anything was made.
+/// What is decided before anything is made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
@@ -31,43 +31,42 @@ pub struct State {
     pub bundle: String,
     /// Absolute path of the root filesystem.
     pub rootfs: String,
-    /// Annotations of its configuration, in create. They are not written to this line, which every command
-    /// reads; only version 1 has them here. See `Container::annotations`.
+    /// Annotations of its configuration. Only create and version 1 of the layout have them here; version 2 keeps them
+    /// out of the line that every command reads. See `Container::annotations`.
     #[serde(default, skip_serializing)]
     pub annotations: BTreeMap<String, String>,
-    /// The scope of systemd that is its cgroup, if one is.
+    /// The scope of systemd whose cgroup it has, if systemd made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unit: Option<Unit>,
-    /// Directories in hierarchies of cgroup version 1 that are its own. Those that do not exist
-    /// were not needed so far.
+    pub unit: Option<SystemdUnit>,
+    /// Paths of its cgroups in hierarchies of version 1. One that does not exist was not needed so far.
     #[serde(default, rename = "cgroupV1", skip_serializing_if = "Vec::is_empty")]
     pub cgroup_v1: Vec<String>,
-    /// Namespaces (`CLONE_NEW*`) that it has for itself.
+    /// The namespaces (`CLONE_NEW*`) that it does not share with the caller.
     #[serde(default)]
     pub namespaces: Namespaces,
     /// Name of the user who made it.
     pub owner: String,
-    /// When, RFC 3339.
+    /// When it was made, in RFC 3339.
     pub created: String,
-    /// Directory of the resource control group that delete removes: one that we made.
+    /// Directory of the resource control group that delete removes, since create made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intel_rdt: Option<String>,
     /// Directory of the resource control group that it is in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resctrl: Option<String>,
-    /// Whether the root was moved or chrooted to, so that exec must follow it there.
+    /// Whether exec must chroot to the container's root: create has not pivoted into it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub chroot: bool,
     /// Whether exec leaves the session keyring alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_new_keyring: bool,
-    /// The end of the session keyring's name, which nobody can guess.
+    /// The random part of the session keyring's name.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub keyring: String,
 }
 
 impl State {
-    /// The state of a container of which only the cgroup is known any more.
+    /// The state of a container of which only the cgroup is known.
     pub(super) fn of_cgroup(id: &str, cgroup: String) -> State {
         State {
             version: VERSION,
@@ -91,38 +90,38 @@ impl State {
     }
 }
 
-/// A scope.
+/// A unit of systemd.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unit {
-    /// For example `docker-1234.scope`.
+pub struct SystemdUnit {
+    /// Its name, for example `docker-1234.scope`.
     pub name: String,
-    /// Of the user's instance of systemd, not the system's.
+    /// Whether it is of the user's instance of systemd, and not of the system's.
     pub user: bool,
 }
 
-/// The process.
+/// The container's init.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Init {
+pub struct InitProcess {
     /// Process id in the runtime's PID namespace.
     pub pid: i32,
-    /// When it started, in clock ticks since the host's boot: with the pid it names the process for good.
+    /// When it started, in clock ticks since the host's boot. No other process has this pid and start time.
     pub start_time: u64,
 }
 
-/// Where the container is in its life.
+/// The status of a container (runtime.md, "State").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// `create` is at work.
+    /// `create` has not finished.
     Creating,
-    /// It waits for `start`.
+    /// Init waits for `start`.
     Created,
     /// Its program runs.
     Running,
-    /// It is frozen.
+    /// Its cgroup is frozen.
     Paused,
-    /// Its process has ended.
+    /// Init has ended.
     Stopped,
 }
 

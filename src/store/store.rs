@@ -1,6 +1,6 @@
-//! The state root: one file per container, which is the container's lock as well.
+//! The state root. It has one file for each container, which is also the container's lock (flock(2)).
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -12,30 +12,31 @@ use nix::sys::stat::FileStat;
 
 use windlass_base::error::{Doing, Error, Fault, Kind, Result};
 use windlass_base::spec::{Hooks, Spec};
-use windlass_cgroup::{Cgroup, Group, v1};
+use windlass_cgroup::{AnyCgroup, Cgroup, v1};
 use windlass_sys::poll::Deadline;
 use windlass_sys::process::{self, Exit};
 use windlass_sys::{directory, fd, tree};
 
 use super::process_stat::{ProcessStat, process_stat};
 use super::record::{self, Head, Layout};
-use super::state::{Init, State, Status};
+use super::state::{InitProcess, State, Status};
 use super::unusable::Unusable;
 use windlass_base::exit_record::ExitRecord;
 use windlass_base::id::{check_id, id_path};
 
-/// The name by which init shows itself in `/proc/PID/stat` until it executes its program.
+/// The name of init in `/proc/PID/stat` until it executes its program.
 pub const INIT_NAME: &std::ffi::CStr = c"windlass:init";
 
-/// The state root.
+/// An open state root.
 pub struct Store {
+    /// `None`: it does not exist.
     dir: Option<Rc<OwnedFd>>,
     path: PathBuf,
 }
 
 impl Store {
-    /// Opens the state root; one that does not exist has no containers. One that others may write to is refused,
-    /// since this process would believe the states in it and run their hooks.
+    /// Opens the state root. One that does not exist has no containers. One that other users may write to is refused,
+    /// since the states in it name the processes to kill and the hooks to run.
     pub fn open(path: &Path) -> Result<Store> {
         let dir = match fd::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Err(failed) if failed.errno == Errno::ENOENT => None,
@@ -48,8 +49,8 @@ impl Store {
         Ok(Store { dir, path: path.into() })
     }
 
-    /// Opens the state root, and makes it (mode 0700) if need be. The sticky bit keeps what is below
-    /// a user's runtime directory from being tidied away (XDG Base Directory Specification).
+    /// Opens the state root, and makes it if it does not exist. Its mode is 01700: the sticky bit excepts it from the
+    /// cleanup of a user's runtime directory (XDG Base Directory Specification).
     pub fn make(path: &Path) -> Result<Store> {
         let store = Store::open(path)?;
         if store.dir.is_some() {
@@ -72,7 +73,7 @@ impl Store {
         self.dir.clone().ok_or_else(does_not_exist)
     }
 
-    /// Takes the id: makes its file and locks it.
+    /// Reserves the id: makes its file and locks it.
     pub fn reserve(&self, id: &str) -> Result<Reservation> {
         check_id(id)?;
         let root = self.root()?;
@@ -93,7 +94,7 @@ impl Store {
         };
         fd::lock(reservation.file(), true).doing(|| "cannot lock the container")?;
         let stat = fd::stat(reservation.file()).doing(|| "cannot look at the container's state")?;
-        // Between the two a `delete --force` may have taken it for what a dead create left.
+        // Before it was locked, a `delete --force` may have removed it as the file of a create that died.
         if stat.st_nlink == 0 {
             return Err(Error::new(Kind::NotFound, format!("container {id:?} was deleted while it was made")));
         }
@@ -101,14 +102,14 @@ impl Store {
         Ok(reservation)
     }
 
-    /// Finds a container. A file whose `create` died before it had written it has no state; see
-    /// [`Store::load_to_remove`].
+    /// Loads a container. If its create died before it wrote the state, that is [`Kind::NotFound`]; a damaged state is
+    /// [`Kind::State`]. [`Store::load_to_remove`] removes both.
     pub fn load(&self, id: &str) -> Result<Container> {
         Ok(self.read(id)?)
     }
 
-    /// Finds a container for `delete --force`. A damaged state is added to `warnings`, and what can be
-    /// removed without a container is removed; then this is `None`.
+    /// Loads a container for `delete --force`. A damaged state is a warning. A file without a container is removed, and
+    /// this is `None`.
     pub fn load_to_remove(&self, id: &str, warnings: &mut Vec<Fault>) -> Result<Option<Container>> {
         match self.read(id) {
             Ok(container) => Ok(Some(container)),
@@ -137,17 +138,21 @@ impl Store {
         }
     }
 
-    /// Removes a file that has no readable state, if there is one and nothing was made yet. This waits for a
-    /// create that has not written its state yet, and returns its container, locked. A container whose state
-    /// was damaged later is returned as well, with what is still known of it. A state of which nothing is
-    /// known any more is an error: its processes may be running.
+    /// Handles a file without a readable state, after it has waited for a create that holds the lock.
+    ///
+    /// If that create wrote the state meanwhile, or the state was damaged later and a part of it is known, the
+    /// container is returned, locked. If nothing was made yet, the file is removed. If something was made and nothing
+    /// is known of it, that is an error: its processes may be running.
     fn remove_leftover(&self, id: &str) -> Result<Option<Container>> {
         let Some(file) = self.file(id)? else { return Ok(None) };
         fd::lock(file.as_fd(), true).doing(|| "cannot lock the container")?;
         let copy = fd::duplicate(file.as_fd()).doing(|| "cannot hold the container")?;
         let why = match Container::read(self.root()?, copy, id) {
-            Ok(Some(container)) => return Ok(Some(container)),
-            // Whoever had the lock may have removed it; the name may have gone to another.
+            Ok(Some(container)) => {
+                container.locked.set(true);
+                return Ok(Some(container));
+            }
+            // The holder of the lock has removed it, and the name may be another container's by now.
             _ if !is_linked(file.as_fd()) => return Ok(None),
             Ok(None) => "it was cut off".to_string(),
             Err(unusable) => Error::from(unusable).message().to_string(),
@@ -158,7 +163,7 @@ impl Store {
         let known = known.or_else(|| Some((State::of_cgroup(id, record::cgroup_in(&text)?), None)));
         match known {
             Some((state, init)) => Container::recovered(self.root()?, file, state, init).map(Some),
-            // Its create died before it made anything, or this was never a state.
+            // Its create died before it made anything, or the file never was a state.
             None if !marked && !record::is_state(&text) => {
                 remove(self.root()?.as_fd(), id, file.as_fd()).map(|()| None)
             }
@@ -188,7 +193,7 @@ fn does_not_exist() -> Error {
     Error::new(Kind::NotFound, "container does not exist")
 }
 
-/// Refuses files and directories of users other than the caller and root, and those that others may write to.
+/// Refuses a file or directory that belongs to a user other than the caller and root, or that others may write to.
 fn check_owner(file: BorrowedFd<'_>, what: impl Fn() -> String) -> Result<FileStat> {
     let stat = fd::stat(file).doing(|| format!("cannot look at {}", what()))?;
     let Some(wrong) = fd::distrust(&stat) else { return Ok(stat) };
@@ -196,37 +201,37 @@ fn check_owner(file: BorrowedFd<'_>, what: impl Fn() -> String) -> Result<FileSt
     Err(error.hint("what is in it decides which processes are killed and which hooks run: use a directory of your own"))
 }
 
-/// The extended attribute with a copy of the first line. When the content of the file is lost, the copy tells what
-/// must be killed and removed.
+/// The extended attribute with a copy of the first line. If the content of the file is lost, `delete --force` finds
+/// here what to kill and remove.
 const COPY: &str = "windlass.state";
-/// The mode bit that marks a written state if the file system has no extended attributes.
+/// The mode bit of a written state on a file system without extended attributes.
 const MARK: u32 = 0o100;
 
-/// Removes all that the state root has of a container, whose file comes last.
+/// Removes all files of a container in the state root. The state is removed last.
 fn remove(root: BorrowedFd<'_>, id: &str, file: BorrowedFd<'_>) -> Result<()> {
     let cannot = |what: &str| format!("cannot remove {what} of {id:?}");
     let inode = fd::stat(file).doing(|| "cannot look at the container's state")?.st_ino;
-    gone(fd::unlinkat(root, start_socket(inode))).doing(|| cannot("the start socket"))?;
+    if_exists(fd::unlinkat(root, start_socket(inode))).doing(|| cannot("the start socket"))?;
     let directory = notify_directory(id);
-    match gone(fd::rmdirat(root, &directory)) {
+    match if_exists(fd::rmdirat(root, &directory)) {
         // The socket of an unfinished start.
         Err(failed) if failed.errno == Errno::ENOTEMPTY => {
             tree::remove(root, &directory, tree::Files::Unlink).doing(|| cannot("the notify socket"))?;
         }
-        // No directory can have such a name.
+        // The id is too long for such a directory, so there is none.
         Err(failed) if failed.errno == Errno::ENAMETOOLONG => {}
         other => other.doing(|| cannot("the directory of the notify socket"))?,
     }
-    gone(fd::unlinkat(root, id_path(id))).doing(|| cannot("the state"))
+    if_exists(fd::unlinkat(root, id_path(id))).doing(|| cannot("the state"))
 }
 
-/// The name of the socket on which init waits for `start`: short enough for the address of a socket
-/// whatever the id, and the file's for as long as the file exists.
+/// The name of the socket on which init waits for `start`. It has the inode of the state, which is unique while the
+/// state exists, and not the id, which may be too long for the address of a socket.
 fn start_socket(inode: u64) -> String {
     format!("@start-{inode}")
 }
 
-/// The name of the directory for a container's notify socket. No id has an `@`.
+/// The name of the directory of a container's notify socket. It cannot be an id, which has no `@`.
 pub fn notify_directory(id: &str) -> String {
     format!("{id}@notify")
 }
@@ -235,29 +240,28 @@ fn is_linked(file: BorrowedFd<'_>) -> bool {
     fd::stat(file).is_ok_and(|stat| stat.st_nlink > 0)
 }
 
-/// What is gone already need not be removed.
-fn gone(removed: windlass_sys::Result<()>) -> windlass_sys::Result<()> {
+/// Takes ENOENT of a removal as success.
+fn if_exists(removed: windlass_sys::Result<()>) -> windlass_sys::Result<()> {
     match removed {
         Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
         other => other,
     }
 }
 
-/// A container's file while `create` works on it: locked, and removed again when this is dropped
-/// without [`Reservation::keep`].
+/// A container's file during `create`: locked, and removed on drop unless [`Reservation::commit`] was called.
 pub struct Reservation {
     root: Rc<OwnedFd>,
     id: String,
     file: Option<OwnedFd>,
     inode: u64,
     layout: OnceCell<Layout>,
-    /// The copy of the first line, which is written again with the process if the container has no cgroup.
+    /// The copy of the first line, if the container has no cgroup: it is written again with the process.
     copy: OnceCell<Vec<u8>>,
 }
 
 impl Reservation {
     fn file(&self) -> BorrowedFd<'_> {
-        self.file.as_ref().expect("only keep and drop take it, and both consume self").as_fd()
+        self.file.as_ref().expect("only commit and drop take it, and both consume self").as_fd()
     }
 
     /// The state root.
@@ -266,12 +270,11 @@ impl Reservation {
     }
 
     /// The name in the state root of the socket on which init waits for `start`.
-    pub fn start_socket(&self) -> Result<String> {
-        Ok(start_socket(self.inode))
+    pub fn start_socket(&self) -> String {
+        start_socket(self.inode)
     }
 
-    /// Writes down what will be made, before it is made. `post`: the configuration has hooks that run outside
-    /// of create.
+    /// Writes the state, before anything in it is made. `post`: the configuration has poststart or poststop hooks.
     pub fn record(&self, state: &State, config: &[u8], post: bool) -> Result<()> {
         let (text, layout) = record::compose(state, config, post);
         let copy = &text[..layout.init()];
@@ -289,63 +292,67 @@ impl Reservation {
         self.layout.get().copied().ok_or_else(|| Error::new(Kind::State, "the container was not recorded"))
     }
 
-    /// Writes down the process: from here on the container exists.
-    pub fn record_init(&self, init: &Init) -> Result<()> {
+    /// Writes the process: from here on the container exists.
+    pub fn record_init(&self, init: &InitProcess) -> Result<()> {
         let at = self.layout()?.init();
         if let Some(copy) = self.copy.get() {
             let copy = [copy.as_slice(), &record::init_line(init)].concat();
-            // Best effort: the copy is needed only if the content of the file is lost.
+            // Best effort: the copy is read only if the content of the file is lost.
             let _ = fd::set_attribute(self.file(), COPY, &copy);
         }
         fd::write_at(self.file(), &record::init_line(init), at).doing(|| "cannot record the process")
     }
 
-    /// The container, which is not removed any more; it is still locked.
-    pub fn keep(mut self, mut state: State, init: Init, hooks: Hooks) -> Result<Container> {
+    /// Keeps the file. The returned container is still locked.
+    pub fn commit(mut self, mut state: State, init: InitProcess, hooks: Hooks) -> Result<Container> {
         let (root, layout) = (self.root.clone(), self.layout()?);
-        let file = self.file.take().expect("only keep and drop take it, and both consume self");
-        // Where create had no use for them they are in the file alone.
+        let file = self.file.take().expect("only commit and drop take it, and both consume self");
+        // Where create has not read them, they are read from the file on demand.
         let annotations = match std::mem::take(&mut state.annotations) {
             none if none.is_empty() => OnceCell::new(),
             annotations => annotations.into(),
         };
         let hooks = hooks.into();
-        Ok(Container { root, file, inode: self.inode, layout, state, init: Some(init), exit: None, hooks, annotations })
+        let (inode, locked) = (self.inode, Cell::new(true));
+        let init = Some(init);
+        Ok(Container { root, file, inode, locked, layout, state, init, exit: None, hooks, annotations })
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some(file) = self.file.take().filter(|file| is_linked(file.as_fd())) {
-            // What cannot be removed now is there for `delete --force`.
+            // Best effort: `delete --force` removes what is left.
             let _ = remove(self.root.as_fd(), &self.id, file.as_fd());
         }
     }
 }
 
-/// A container as found on disk.
+/// A container on disk.
 pub struct Container {
     root: Rc<OwnedFd>,
     file: OwnedFd,
     inode: u64,
+    /// Whether this process holds the lock through `file`.
+    locked: Cell<bool>,
     layout: Layout,
-    /// What was decided at create.
+    /// What create decided.
     pub state: State,
-    /// Its process, once it stood.
-    pub init: Option<Init>,
-    /// How it ended, as far as that was written down.
+    /// Its process. `None`: create has not started it.
+    pub init: Option<InitProcess>,
+    /// Its exit, if that was written.
     exit: Option<ExitRecord>,
-    /// The hooks of its configuration, once they were asked for.
+    /// The hooks of its configuration, read on demand.
     hooks: OnceCell<Hooks>,
-    /// Its annotations, once they were asked for.
+    /// Its annotations, read on demand.
     annotations: OnceCell<BTreeMap<String, String>>,
 }
 
-/// How the names of the hooks that run outside of create begin.
+/// How the names of the hooks poststart and poststop begin in a configuration.
 const POST: &[u8] = b"\"post";
 
 impl Container {
-    /// `None`: its create has not written it yet, or died before that.
+    /// Reads a state. `None`: its create has not written it, or died before that.
     fn read(root: Rc<OwnedFd>, file: OwnedFd, id: &str) -> Result<Option<Container>, Unusable> {
         let stat = check_owner(file.as_fd(), || format!("the state of {id:?}"))?;
         let head = fd::read_head(file.as_fd(), record::FIXED).doing(|| format!("cannot read the state of {id:?}"))?;
@@ -354,6 +361,7 @@ impl Container {
             root,
             file,
             inode: stat.st_ino,
+            locked: Cell::new(false),
             layout,
             state,
             init,
@@ -363,11 +371,13 @@ impl Container {
         }))
     }
 
-    /// A container whose state was damaged. What is known of it is enough to kill and remove it, but not for hooks.
-    fn recovered(root: Rc<OwnedFd>, file: OwnedFd, state: State, init: Option<Init>) -> Result<Container> {
+    /// A container with a damaged state, of which `state` is known. It can be killed and removed; its hooks are lost.
+    /// `file` is locked.
+    fn recovered(root: Rc<OwnedFd>, file: OwnedFd, state: State, init: Option<InitProcess>) -> Result<Container> {
         let inode = fd::stat(file.as_fd()).doing(|| "cannot look at the container's state")?.st_ino;
+        let (locked, layout) = (Cell::new(true), Layout::default());
         let (hooks, annotations) = (Hooks::default().into(), BTreeMap::new().into());
-        Ok(Container { root, file, inode, layout: Layout::default(), state, init, exit: None, hooks, annotations })
+        Ok(Container { root, file, inode, locked, layout, state, init, exit: None, hooks, annotations })
     }
 
     /// The state root.
@@ -376,24 +386,26 @@ impl Container {
     }
 
     /// The name in the state root of the socket on which init waits for `start`.
-    pub fn start_socket(&self) -> Result<String> {
-        Ok(start_socket(self.inode))
+    pub fn start_socket(&self) -> String {
+        start_socket(self.inode)
     }
 
-    /// Removes its state, and with it the container. For who holds the lock.
+    /// Removes its files in the state root. The caller holds the lock.
     pub fn remove(&self) -> Result<()> {
         remove(self.root(), &self.state.id, self.file.as_fd())
     }
 
-    /// Lets other commands change the container again.
+    /// Releases the lock.
     pub fn unlock(&self) {
         fd::unlock(self.file.as_fd());
+        self.locked.set(false);
     }
 
-    /// Locks the container against other commands that change it. Its create may have been one, and
-    /// have finished while it was waited for.
+    /// Locks the container against other commands that change it, and waits for one that holds the lock. If that was
+    /// its create, the process that it has recorded is read.
     pub fn lock(&mut self) -> Result<()> {
         fd::lock(self.file.as_fd(), true).doing(|| "cannot lock the container")?;
+        self.locked.set(true);
         if self.init.is_none() {
             let head = fd::read_head(self.file.as_fd(), record::FIXED).doing(|| "cannot read the state")?;
             if let Ok(Some(head)) = record::parse(&head) {
@@ -403,18 +415,19 @@ impl Container {
         Ok(())
     }
 
-    /// Whether the file is still the one that the id names: a delete may have been faster.
-    pub fn still_there(&self) -> bool {
+    /// Whether the container was not deleted since it was loaded.
+    pub fn exists(&self) -> bool {
         is_linked(self.file.as_fd())
     }
 
-    /// What is known of init's process, if it is still that process.
+    /// Init's `/proc/PID/stat`, if init has not been reaped.
     pub fn init_stat(&self) -> Option<ProcessStat> {
         let init = self.init?;
         process_stat(init.pid).filter(|stat| stat.is_from(init.start_time))
     }
 
-    /// A handle of init that is surely init: taken first, compared afterwards.
+    /// The pidfd of init, if init runs. The start time is compared after the pidfd was opened, so the pidfd cannot be
+    /// that of a later process with the same pid.
     pub fn open_init(&self) -> Result<Option<OwnedFd>> {
         let Some(init) = self.init else { return Ok(None) };
         match process::open_pid(init.pid) {
@@ -424,52 +437,53 @@ impl Container {
         }
     }
 
-    /// Where the container is in its life.
+    /// The container's status now.
     pub fn status(&self) -> Result<Status> {
         let Some(init) = self.init_stat() else {
-            let unfinished = self.init.is_none() && fd::lock(self.file.as_fd(), false).is_err();
-            return Ok(if unfinished { Status::Creating } else { Status::Stopped });
+            // Until it has recorded the process, create holds the lock.
+            let creating = self.init.is_none() && !self.locked.get() && fd::is_locked(self.file.as_fd());
+            return Ok(if creating { Status::Creating } else { Status::Stopped });
         };
         if matches!(init.state, 'Z' | 'X') {
             return Ok(Status::Stopped);
         }
         let frozen = match &self.state.cgroup {
             Some(path) => windlass_cgroup::is_frozen(path),
-            None => self.group()?.map_or(Ok(false), |group| group.is_frozen()),
+            None => self.any_cgroup()?.map_or(Ok(false), |group| group.is_frozen()),
         };
         if frozen.unwrap_or(false) {
             return Ok(Status::Paused);
         }
-        let waits =
-            init.name.as_bytes() == INIT_NAME.to_bytes() && fd::stat_at(self.root(), self.start_socket()?).is_ok();
-        Ok(if waits { Status::Created } else { Status::Running })
+        let waits_for_start =
+            init.name.as_bytes() == INIT_NAME.to_bytes() && fd::stat_at(self.root(), self.start_socket()).is_ok();
+        Ok(if waits_for_start { Status::Created } else { Status::Running })
     }
 
-    /// Its cgroups of version 1, as far as there are any.
-    pub fn cgroup_v1(&self) -> Result<v1::Cgroup> {
-        v1::Cgroup::open(&self.state.cgroup_v1)
+    /// Opens its cgroups of version 1; there may be none.
+    pub fn cgroup_v1(&self) -> Result<v1::Cgroups> {
+        v1::Cgroups::open(&self.state.cgroup_v1)
     }
 
-    /// The cgroups of version 1 that a new process of it enters; `init` is its pidfd.
-    pub fn cgroup_v1_for_exec(&self, init: BorrowedFd<'_>) -> Result<v1::Cgroup> {
-        v1::Cgroup::for_exec(&self.state.cgroup_v1, self.init.map_or(0, |init| init.pid), init)
+    /// Opens the cgroups of version 1 for a new process of the container. `init` is the pidfd of init.
+    pub fn cgroup_v1_for_exec(&self, init: BorrowedFd<'_>) -> Result<v1::Cgroups> {
+        v1::Cgroups::for_exec(&self.state.cgroup_v1, self.init.map_or(0, |init| init.pid), init)
     }
 
-    /// The cgroup that knows its processes, if there is one.
-    pub fn group(&self) -> Result<Option<Group>> {
+    /// Opens the cgroup that holds its processes, if there is one.
+    pub fn any_cgroup(&self) -> Result<Option<AnyCgroup>> {
         if let Some(cgroup) = self.cgroup()? {
-            return Ok(Some(Group::Unified(cgroup)));
+            return Ok(Some(AnyCgroup::Unified(cgroup)));
         }
-        Ok(Some(self.cgroup_v1()?).filter(|cgroup| !cgroup.is_nothing()).map(Group::V1))
+        Ok(Some(self.cgroup_v1()?).filter(|cgroup| !cgroup.is_empty()).map(AnyCgroup::V1))
     }
 
-    /// How many of its processes the kernel killed for want of memory, where that is known.
+    /// How many of its processes the OOM killer has killed, if that is known.
     pub fn oom_kills(&self) -> Option<u64> {
         let unified = self.cgroup().ok().flatten().and_then(|cgroup| cgroup.oom_kills());
         unified.or_else(|| self.cgroup_v1().ok()?.oom_kills())
     }
 
-    /// Its cgroup of version 2, if it has one and it still exists.
+    /// Opens its cgroup of version 2, if it has one that exists.
     pub fn cgroup(&self) -> Result<Option<Cgroup>> {
         match &self.state.cgroup {
             None => Ok(None),
@@ -480,13 +494,13 @@ impl Container {
         }
     }
 
-    /// The configuration that create saw.
+    /// The configuration that create read.
     pub fn config(&self) -> Result<Spec> {
         let text = self.config_text()?;
         windlass_base::spec::parse(&text, "the container's config.json")
     }
 
-    /// Its text.
+    /// The text of that configuration.
     pub fn config_text(&self) -> Result<Vec<u8>> {
         let length = self.layout.bulk().map_or(usize::MAX, |bulk| bulk.config);
         fd::read_part(self.file.as_fd(), self.layout.config(), length)
@@ -508,7 +522,7 @@ impl Container {
         Ok(self.annotations.get_or_init(|| annotations))
     }
 
-    /// Its hooks that run outside of create. The configuration is parsed only if it has any.
+    /// Its hooks. Only poststart and poststop are sure to be in them: a configuration without these is not parsed.
     pub fn hooks(&self) -> Result<&Hooks> {
         if let Some(hooks) = self.hooks.get() {
             return Ok(hooks);
@@ -520,7 +534,7 @@ impl Container {
         let hooks = match text.windows(POST.len()).any(|window| window == POST) {
             false => Hooks::default(),
             true => match windlass_base::spec::parse(&text, "the container's config.json") {
-                // Its create died while it wrote that, so that no hook has run.
+                // Its create died while it wrote the configuration, before it ran any hook.
                 Err(_) if self.init.is_none() => Hooks::default(),
                 spec => spec?.hooks.unwrap_or_default(),
             },
@@ -528,41 +542,44 @@ impl Container {
         Ok(self.hooks.get_or_init(|| hooks))
     }
 
-    /// How it ended, if that is known or can still be found out.
+    /// Its exit, if that was written or can be found out now.
     pub fn exit(&self) -> Option<ExitRecord> {
         if let Some(known) = &self.exit {
             return Some(known.clone());
         }
-        // Nobody has written it down, but a zombie still carries its status; and where that was
-        // taken by a caller who reaped it, the cgroup still tells of a kill for want of memory.
+        // A zombie still has its exit status. If it was reaped, the cgroup still counts an OOM kill.
         let exit = self.init_stat().filter(|stat| stat.state == 'Z').map(|stat| match stat.exit_code & 0x7f {
             0 => Exit::Code(stat.exit_code >> 8 & 0xff),
             signal => Exit::Signal(signal),
         });
         let found = Some(self.exit_record(exit)).filter(|found| exit.is_some() || found.oom_killed)?;
-        Some(self.agreed(found))
+        Some(self.settle_exit(found))
     }
 
-    /// What is written down already, else `found`, which then is: who asks again is told the same.
-    fn agreed(&self, found: ExitRecord) -> ExitRecord {
-        // Somebody who holds the lock writes it down, or removes it all.
-        if fd::lock(self.file.as_fd(), false).is_err() {
+    /// Writes `found`, unless an exit was written meanwhile, and returns what is written: every later call reports the
+    /// same.
+    fn settle_exit(&self, found: ExitRecord) -> ExitRecord {
+        let was_locked = self.locked.get();
+        // Another holder of the lock writes the exit, or removes the container.
+        if !was_locked && fd::lock(self.file.as_fd(), false).is_err() {
             return found;
         }
         let text = fd::read_head(self.file.as_fd(), record::FIXED).ok();
         let known = text.and_then(|text| record::parse(&text).ok().flatten()?.exit);
-        let record = known.unwrap_or_else(|| self.write_down(found));
-        self.unlock();
+        let record = known.unwrap_or_else(|| self.write_exit(found));
+        if !was_locked {
+            self.unlock();
+        }
         record
     }
 
-    /// Writes down how the container ended. For who holds the lock.
+    /// Writes the exit of init. The caller holds the lock.
     pub fn record_exit(&self, exit: Exit) -> ExitRecord {
-        self.write_down(self.exit_record(Some(exit)))
+        self.write_exit(self.exit_record(Some(exit)))
     }
 
-    fn write_down(&self, record: ExitRecord) -> ExitRecord {
-        // Best effort: a reader without the right to write still gets the answer.
+    fn write_exit(&self, record: ExitRecord) -> ExitRecord {
+        // Best effort: a caller that may only read still gets the record.
         let _ = fd::reopen(self.file.as_fd(), OFlag::O_WRONLY)
             .and_then(|file| fd::write_at(file.as_fd(), &record::exit_line(&record), self.layout.exit()));
         record

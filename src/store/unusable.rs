@@ -5,11 +5,11 @@ use windlass_base::error::{Error, Kind};
 use super::record::Unreadable;
 use super::state::VERSION;
 
-/// Why a container cannot be used.
+/// Why a container cannot be used: [`Store::load_to_remove`](super::Store::load_to_remove) goes on with a damaged one.
 pub enum Unusable {
-    /// Its state is not what was written.
+    /// Its state is damaged.
     Damaged(Error),
-    /// Anything else.
+    /// Any other reason.
     Other(Error),
 }
 

@@ -461,6 +461,18 @@ pub fn lock(fd: BorrowedFd<'_>, wait: bool) -> Result<()> {
     check(returned.into(), || format!("flock({}, LOCK_EX)", fd_name(fd))).map(drop)
 }
 
+/// Whether another open file description holds the lock. Where this one holds it, the answer is wrong and the lock
+/// is lost.
+pub fn is_locked(fd: BorrowedFd<'_>) -> bool {
+    // A shared lock, so that two processes that ask at once do not see each other's.
+    // SAFETY: flock takes no pointers; the descriptor is borrowed and so open.
+    let taken = unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_SH | libc::LOCK_NB) };
+    if taken == 0 {
+        unlock(fd);
+    }
+    taken != 0
+}
+
 /// flock(2), given up.
 pub fn unlock(fd: BorrowedFd<'_>) {
     // SAFETY: flock takes no pointers; the descriptor is borrowed and so open. Giving up a lock

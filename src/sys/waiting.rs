@@ -1,46 +1,51 @@
-//! What a process that does not do as it was told is waiting for.
+//! Descriptions of processes that should have ended or frozen, for error messages.
 
 use std::fs::read_to_string;
 
 use super::fd;
 
-/// What to do about one in state D.
+/// The hint for a process in state D.
 pub const HINT: &str =
     "a process in state D waits for the kernel and cannot be killed: /proc/PID/stack and the kernel log tell more";
 
-/// The state letter, the name, and in state D the kernel function it waits in.
-///
-/// A process that is gone is `None`.
-pub fn describe(pid: i32) -> Option<String> {
-    // A process may call itself anything.
-    let stat = fd::read_small(fd::CWD, format!("/proc/{pid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
-    // pid (comm) state: comm may contain anything, also brackets.
-    let (from, to) = (stat.find('(')?, stat.rfind(") ")?);
-    let (name, state) = (&stat[from..=to], stat[to + 2..].chars().next()?);
-    // "0" is what the kernel shows to those who may not know.
-    let wchan = read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
-    match state {
-        'D' if !matches!(wchan.trim(), "" | "0") => {
-            Some(format!("process {pid} {name} in state D, waiting in {}", wchan.trim()))
-        }
-        _ => Some(format!("process {pid} {name} in state {state}")),
-    }
+/// A process in an error message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// The state letter (proc_pid_stat(5)).
+    pub state: char,
+    /// Its id, name and state, and in state D the kernel function in which it waits.
+    pub text: String,
 }
 
-/// More are not worth reading.
+/// Describes a process. `None`: it has ended.
+pub fn describe(pid: i32) -> Option<Description> {
+    // The name need not be UTF-8.
+    let stat = fd::read_small(fd::CWD, format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    // The line is `pid (comm) state …`, and comm may contain brackets.
+    let (from, to) = (stat.find('(')?, stat.rfind(") ")?);
+    let (name, state) = (&stat[from..=to], stat[to + 2..].chars().next()?);
+    // The kernel shows "0" to a reader without the permission.
+    let wchan = read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+    let mut text = format!("process {pid} {name} in state {state}");
+    if state == 'D' && !matches!(wchan.trim(), "" | "0") {
+        text += &format!(", waiting in {}", wchan.trim());
+    }
+    Some(Description { state, text })
+}
+
+/// How many processes an error message describes.
 const SHOWN: usize = 5;
 
-/// What is known of processes that should be gone: first those that wait for the kernel, and of
-/// those that are gone meanwhile their numbers.
+/// Describes processes that should have ended: those in state D first, and one that has ended meanwhile by its id.
 pub fn describe_all(pids: &[i32]) -> String {
-    let mut words: Vec<String> =
-        pids.iter().map(|pid| describe(*pid).unwrap_or_else(|| format!("process {pid}"))).collect();
-    words.sort_by_key(|word| !word.contains(" in state D"));
-    let more = words.len().saturating_sub(SHOWN);
-    words.truncate(SHOWN);
-    let words = words.join(", ");
-    if more > 0 { format!("{words} and {more} more") } else { words }
+    let ended = |pid: &i32| Description { state: 'X', text: format!("process {pid}") };
+    let mut processes: Vec<Description> = pids.iter().map(|pid| describe(*pid).unwrap_or_else(|| ended(pid))).collect();
+    processes.sort_by_key(|process| process.state != 'D');
+    let more = processes.len().saturating_sub(SHOWN);
+    processes.truncate(SHOWN);
+    let texts = processes.into_iter().map(|process| process.text).collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{texts} and {more} more") } else { texts }
 }
 
 #[cfg(test)]
@@ -51,7 +56,7 @@ mod tests {
     fn a_process_is_described_by_its_name_and_state() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
         let pid = child.id() as i32;
-        let described = describe(pid).expect("it is there");
+        let described = describe(pid).expect("it is there").text;
         assert!(described.starts_with(&format!("process {pid} (")), "{described}");
         child.kill().expect("kill");
         child.wait().expect("wait");

@@ -222,7 +222,7 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
     } else {
         container.lock()?;
         // Another command may have deleted it meanwhile.
-        if container.still_there() {
+        if container.exists() {
             session.warnings.extend(apply::finish(&container)?);
         }
     }

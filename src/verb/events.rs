@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use windlass_args as args;
 use windlass_base::error::{Error, Kind, Result};
 use windlass_base::namespaces::Namespaces;
-use windlass_cgroup::{Cgroup, Happened};
+use windlass_cgroup::{Cgroup, WatchEvent};
 use windlass_store::Container;
 use windlass_sys::{fd, process};
 
@@ -40,10 +40,10 @@ pub(super) fn events(id: &str, interval: Duration, stats: bool, session: &mut Se
     loop {
         let left = next.saturating_duration_since(Instant::now());
         match watch.wait_beside(Some(init.as_fd()), left)? {
-            Happened::OomKills(_) => print(id, "oom", None)?,
-            Happened::Empty | Happened::Other => return Ok(()),
-            Happened::Nothing if Instant::now() < next => {}
-            Happened::Nothing => {
+            WatchEvent::OomKills(_) => print(id, "oom", None)?,
+            WatchEvent::Empty | WatchEvent::OtherReadable => return Ok(()),
+            WatchEvent::Timeout if Instant::now() < next => {}
+            WatchEvent::Timeout => {
                 print(id, "stats", Some(all_stats(&container, init.as_fd(), &cgroup)?))?;
                 next = Instant::now() + interval;
             }

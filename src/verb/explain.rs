@@ -118,7 +118,7 @@ fn without_controllers(plan: &windlass_plan::Plan, session: &Session<'_>) -> Vec
         && !plan.topology.user_namespace()
         && let Some(devices) = &plan.limits.devices
     {
-        faults.extend(windlass_cgroup::v1::refuse_devices(devices.asked).into_faults());
+        faults.extend(windlass_cgroup::v1::devices_unavailable(devices.asked).into_faults());
     }
     let needs = plan.limits.needs();
     let limits = needs.into_iter().filter(missing).map(|need| Fault {

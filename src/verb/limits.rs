@@ -3,7 +3,7 @@
 use crate::cli;
 use windlass_base::error::{Error, Fault, Kind, Result};
 use windlass_base::spec::{Resources, Version};
-use windlass_cgroup::{Cgroup, Filters, Group, Hierarchy, Systemd, refuse, v1};
+use windlass_cgroup::{AnyCgroup, Cgroup, Filters, Hierarchy, Systemd, require_cgroup2, v1};
 use windlass_plan::cgroup::{Limits, MemoryInForce, complete_memory};
 use windlass_plan::device_rules::v1::Rules;
 use windlass_plan::unit;
@@ -15,9 +15,9 @@ fn wrong_status(msg: impl Into<String>) -> Error {
     Error::new(Kind::WrongStatus, msg)
 }
 
-fn group(container: &Container, what: &str) -> Result<Group> {
+fn group(container: &Container, what: &str) -> Result<AnyCgroup> {
     let missing = || Error::new(Kind::Unsupported, format!("cannot {what} a container without a cgroup"));
-    container.group()?.ok_or_else(missing)
+    container.any_cgroup()?.ok_or_else(missing)
 }
 
 pub(super) fn pause(id: &str, session: &mut Session<'_>) -> Result<()> {
@@ -50,11 +50,11 @@ pub(super) fn update(update: &cli::Update, session: &mut Session<'_>) -> Result<
     let mut limits = plan_limits(&container, &mut resources, &mut warnings)?;
     let hierarchy = Hierarchy::find()?;
     let share = match container.state.cgroup_v1.first().and_then(|place| below_root(&hierarchy, place)) {
-        Some(path) => v1::Share::take(&hierarchy, &path, &resources, &mut limits, &mut warnings)?,
+        Some(path) => v1::Limits::take(&hierarchy, &path, &resources, &mut limits, &mut warnings)?,
         None => None,
     };
     session.warn(warnings)?;
-    refuse(&hierarchy, &limits.needs())?;
+    require_cgroup2(&hierarchy, &limits.needs())?;
     let group = group(&container, "update")?;
     if let Some(check) = &limits.memory_check {
         container.cgroup_v1()?.check_memory(check)?;
@@ -63,7 +63,7 @@ pub(super) fn update(update: &cli::Update, session: &mut Session<'_>) -> Result<
         share.refuse_others(&container.state.cgroup_v1)?;
         move_in(&share.make()?, &group)?;
     }
-    if let Group::Unified(cgroup) = group {
+    if let AnyCgroup::Unified(cgroup) = group {
         update_unified(&container, &cgroup, &resources, &limits)?;
     } else if !resources.devices.is_empty() {
         container.cgroup_v1()?.change_devices(Rules::of(&resources.devices).as_ref())?;
@@ -109,7 +109,7 @@ fn update_unified(container: &Container, cgroup: &Cgroup, resources: &Resources,
             properties.extend(unit::of_devices(&resources.devices));
         }
         if !properties.is_empty() {
-            Systemd::connect(unit.user)?.set(&unit.name, &properties)?;
+            Systemd::connect(unit.user)?.set_properties(&unit.name, &properties)?;
         }
     }
     cgroup.apply(&limits.writes)?;
@@ -135,9 +135,9 @@ fn below_root(hierarchy: &Hierarchy, place: &str) -> Option<String> {
 
 /// Moves the container's processes into cgroups that a first limit has just made. As always in cgroup v1, memory
 /// that they use already stays charged to their former cgroup.
-fn move_in(cgroup: &v1::Cgroup, group: &Group) -> Result<()> {
+fn move_in(cgroup: &v1::Cgroups, group: &AnyCgroup) -> Result<()> {
     // A process that was forked meanwhile may be in the former cgroup.
-    while cgroup.bring_in(&group.pids()?)? {}
+    while cgroup.join_missing(&group.pids()?)? {}
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use windlass_plan::cgroup::Limits;
 use windlass_plan::exec::Request;
 use windlass_plan::unit::Systemd;
 use windlass_plan::{Action, Host, Options, Plan, RootPath, What};
-use windlass_store::{Init, State};
+use windlass_store::{InitProcess, State};
 
 /// The longest program that seccomp(2) takes (`BPF_MAXINSNS`).
 const LONGEST_PROGRAM: usize = 4096;
@@ -71,7 +71,7 @@ pub fn state(bytes: &[u8]) {
         let again: State = serde_json::from_str(&text).expect("what was written can be read");
         assert_eq!(format!("{state:?}"), format!("{again:?}"));
     }
-    let _ = serde_json::from_slice::<Init>(bytes);
+    let _ = serde_json::from_slice::<InitProcess>(bytes);
     let _ = serde_json::from_slice::<ExitRecord>(bytes);
 }
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use windlass_base::error::{Kind, Origin};
-use windlass_cgroup::{Cgroup, Filters, Happened, Hierarchy, Kill, remove};
+use windlass_cgroup::{Cgroup, Filters, Hierarchy, Kill, WatchEvent, remove};
 use windlass_plan::cgroup::{Limits, MemoryCheck, Need, limits};
 
 /// The hierarchy, or `None` with the reason on stderr.
@@ -261,15 +261,15 @@ fn a_watch_tells_the_end_of_the_last_process() {
     let mut child = sleeper();
     cgroup.join(child.id() as i32).expect("join");
     let mut watch = cgroup.watch_oom().expect("watch");
-    assert_eq!(watch.wait(Duration::from_millis(5)).expect("wait"), Happened::Nothing);
+    assert_eq!(watch.wait(Duration::from_millis(5)).expect("wait"), WatchEvent::Timeout);
     cgroup.kill().expect("kill");
     let start = Instant::now();
-    while watch.wait(Duration::from_secs(240)).expect("wait") != Happened::Empty {}
+    while watch.wait(Duration::from_secs(240)).expect("wait") != WatchEvent::Empty {}
     assert!(start.elapsed() < Duration::from_secs(120), "woken by the kernel, not by the timeout");
     child.wait().expect("wait");
     let path = cgroup.path().to_owned();
     remove(&path, Kill::No).expect("remove");
-    assert_eq!(watch.wait(Duration::from_secs(240)).expect("a cgroup that is gone is empty"), Happened::Empty);
+    assert_eq!(watch.wait(Duration::from_secs(240)).expect("a cgroup that is gone is empty"), WatchEvent::Empty);
 }
 
 #[test]
@@ -517,8 +517,8 @@ fn a_pids_limit_stops_forks_and_memory_beyond_its_limit_is_killed_and_counted() 
     cgroup.apply(&planned(r#"{"pids": {"limit": 20}}"#).writes).expect("update");
     let mut watch = cgroup.watch_oom().expect("watch");
     assert_eq!(shell_in(&cgroup, "head -c 64M /dev/zero | tail; echo $?"), "137");
-    assert_eq!(watch.wait(Duration::from_secs(240)).expect("wait"), Happened::OomKills(1));
-    assert_eq!(watch.wait(Duration::from_secs(240)).expect("wait"), Happened::Empty);
+    assert_eq!(watch.wait(Duration::from_secs(240)).expect("wait"), WatchEvent::OomKills(1));
+    assert_eq!(watch.wait(Duration::from_secs(240)).expect("wait"), WatchEvent::Empty);
     assert_eq!(cgroup.oom_kills(), Some(1));
     assert_eq!(cgroup.stats().expect("stats")["memory"]["events"]["oom_kill"], 1);
 }

@@ -49,13 +49,13 @@ impl<'a> Scratch<'a> {
         Scratch { hierarchy, path: format!("/windlass-v1-{}-{name}", std::process::id()) }
     }
 
-    fn create(&self, json: &str) -> Result<(Option<v1::Cgroup>, Limits, Vec<Fault>)> {
+    fn create(&self, json: &str) -> Result<(Option<v1::Cgroups>, Limits, Vec<Fault>)> {
         let resources: Resources = serde_json::from_str(json).expect("resources");
         let (mut faults, mut warnings) = (Vec::new(), Vec::new());
         let mut limits = limits(&resources, None, &mut faults, &mut warnings);
         assert_eq!(faults, []);
-        let share = v1::Share::take(self.hierarchy, &self.path, &resources, &mut limits, &mut warnings)?;
-        let cgroup = share.map(|share| share.make()).transpose()?.filter(|cgroup| !cgroup.is_nothing());
+        let share = v1::Limits::take(self.hierarchy, &self.path, &resources, &mut limits, &mut warnings)?;
+        let cgroup = share.map(|share| share.make()).transpose()?.filter(|cgroup| !cgroup.is_empty());
         Ok((cgroup, limits, warnings))
     }
 
@@ -184,14 +184,14 @@ fn a_cgroup_of_somebody_else_is_refused_and_left_alone() {
     let take = |json: &str| {
         let resources: Resources = serde_json::from_str(json).expect("resources");
         let mut limits = limits(&resources, None, &mut Vec::new(), &mut Vec::new());
-        let share = v1::Share::take(&hierarchy, &scratch.path, &resources, &mut limits, &mut Vec::new());
+        let share = v1::Limits::take(&hierarchy, &scratch.path, &resources, &mut limits, &mut Vec::new());
         share.expect("share").expect("something of version 1")
     };
     let error = take(r#"{"pids": {"limit": 7}}"#).refuse_in_use().expect_err("in use");
     assert_eq!(error.message(), "container's cgroup is not empty: 1 process(es) found");
     let other = take(r#"{"memory": {"limit": 16777216}}"#);
     other.refuse_in_use().expect("memory has none");
-    assert!(!other.places().iter().any(|place| place.starts_with(mount)), "{:?}", other.places());
+    assert!(!other.paths().iter().any(|path| path.starts_with(mount)), "{:?}", other.paths());
     child.kill().expect("kill");
     child.wait().expect("wait");
 }

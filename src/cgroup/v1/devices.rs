@@ -1,60 +1,61 @@
-//! The device rules on a host without cgroup2: a directory in the devices hierarchy of version 1.
+//! The device rules of a host without cgroup2: a cgroup in the devices hierarchy of version 1.
 
 use nix::errno::Errno;
 
-use super::Cgroup;
+use super::Cgroups;
 use crate::directory::Directory;
 use crate::hierarchy::Hierarchy;
-use crate::v2;
+use crate::{create, remove};
 use windlass_base::error::{Doing, Error, Kind, Origin, Result};
 use windlass_plan::device_rules::v1::{Line, Rules};
 
-/// The container's directory in the devices hierarchy, and what is written there.
+/// The container's cgroup in the devices hierarchy, and its rules.
 #[derive(Debug)]
 pub struct Devices {
-    /// Of the hierarchy, in the file system.
+    /// The mount point of the hierarchy.
     mount: String,
-    /// Below it, without a slash at either end.
+    /// The path below it, without a slash at either end.
     path: String,
     rules: Rules,
 }
 
 impl Devices {
-    /// `None`: no devices hierarchy of version 1 is mounted.
+    /// Finds the devices hierarchy. `None`: it is not mounted.
     pub fn find(hierarchy: &Hierarchy, path: &str, rules: Rules) -> Option<Devices> {
         let mount = hierarchy.v1_of("devices")?.mount.clone();
         Some(Devices { mount, path: path.trim_matches('/').to_owned(), rules })
     }
 
-    /// The directory in the file system.
-    pub fn place(&self) -> String {
+    /// The path of the cgroup in the file system.
+    pub fn full_path(&self) -> String {
         format!("{}/{}", self.mount, self.path)
     }
 
-    /// Refuses a directory with processes in it or below, since they are somebody else's.
+    /// Refuses a cgroup that has processes, which are not the container's, and one that is frozen.
     pub fn refuse_in_use(&self) -> Result<()> {
-        super::refuse_in_use(&[self.place()])
+        super::refuse_in_use(&[self.full_path()])
     }
 
-    /// Makes the directory and writes the rules. If that fails, nothing that was made stays.
-    pub fn make(&self) -> Result<Cgroup> {
+    /// Makes the cgroup and writes the rules. If that fails, what was made is removed again.
+    pub fn make(&self) -> Result<Cgroups> {
         let root = Directory::open(&self.mount).doing(|| format!("cannot open the cgroup root {:?}", self.mount))?;
         let mut made = Vec::new();
-        let result = v2::make(&root, &self.path, &mut made).and_then(|()| {
-            let directory = root.open_below(&self.path).doing(|| format!("cannot open cgroup {:?}", self.place()))?;
+        let result = create::make(&root, &self.path, &mut made).and_then(|()| {
+            let directory =
+                root.open_below(&self.path).doing(|| format!("cannot open cgroup {:?}", self.full_path()))?;
             write(&directory, &self.rules.fresh(), self.rules.asked)?;
-            Ok(Cgroup { directories: vec![directory] })
+            Ok(Cgroups { directories: vec![directory] })
         });
         if result.is_err() {
-            // Best effort: the error that brought us here is the one to report.
-            made.iter().rev().for_each(|path| drop(v2::remove_empty(path)));
+            // Best effort: the first error is the one to report.
+            made.iter().rev().for_each(|path| drop(remove::remove_empty(path)));
         }
         result
     }
 }
 
-impl Cgroup {
-    /// Gives the container other device rules; `None`: it may use everything.
+impl Cgroups {
+    /// Replaces the device rules; `None` allows all devices.
     pub fn change_devices(&self, rules: Option<&Rules>) -> Result<()> {
         let list = "devices.list";
         let found = self.directories.iter().find_map(|directory| Some((directory, directory.read_all(list).ok()?)));
@@ -106,7 +107,7 @@ fn write(directory: &Directory, lines: &[Line], is_asked: bool) -> Result<()> {
 }
 
 /// The error for a host on which neither version of cgroups can enforce device rules.
-pub fn refuse(is_asked: bool) -> Error {
+pub fn unavailable(is_asked: bool) -> Error {
     let msg = "cannot apply the device rules: neither cgroup2 nor the devices controller of cgroup v1 is mounted";
     Error::new(Kind::Unsupported, msg).origin(origin(is_asked)).hint(format!(
         "{}; or --cgroup-manager disabled runs the container without any cgroup",

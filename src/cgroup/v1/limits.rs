@@ -1,10 +1,9 @@
-//! Limits whose controllers sit in hierarchies of version 1, through cgroups-rs (feature
-//! `cgroup-v1`).
+//! Limits whose controllers are in hierarchies of version 1 (feature `cgroup-v1`).
 //!
-//! Only the setters of cgroups-rs are used: its `apply` drops errors, and its `delete` lets
-//! processes escape to the root. What it has no setter for (burst, idle, reserved huge pages)
-//! is written directly. A hierarchy gets a cgroup only where a limit needs one; where there is
-//! no cgroup2, the freezer gets one as well. Device rules are not limits: see [`super::Devices`].
+//! Of cgroups-rs only the setters are used: its `apply` drops errors, and its `delete` moves processes to the root.
+//! The settings for which it has no setter (burst, idle, reserved huge pages) are written here. A cgroup is made in
+//! each hierarchy that a limit needs, and in that of the freezer where there is no cgroup2. For device rules see
+//! [`super::Devices`].
 
 use cgroups_rs::fs::blkio::BlkIoController;
 use cgroups_rs::fs::cpu::CpuController;
@@ -20,40 +19,41 @@ use cgroups_rs::fs::rdma::RdmaController;
 use cgroups_rs::fs::{Cgroup as FsCgroup, ControllIdentifier, Controller, MaxValue, Subsystem};
 use nix::errno::Errno;
 
-use super::Cgroup;
-use crate::Kill;
+use super::Cgroups;
 use crate::directory::Directory;
-use crate::hierarchy::{Hierarchy, V1};
+use crate::hierarchy::{Hierarchy, HierarchyV1};
+use crate::remove::{Kill, remove};
 use windlass_base::error::{Error, Fault, Kind, Origin, Result};
 use windlass_base::spec::{BlockIo, Cpu, Memory, Resources};
-use windlass_plan::cgroup::{Limits, limits as plan};
+use windlass_plan::cgroup::{Limits as Planned, limits as plan};
 use windlass_sys::Failed;
 
-/// What of a configuration is for hierarchies of version 1.
-pub struct Share {
+/// The limits of a configuration that hierarchies of version 1 apply.
+pub struct Limits {
     settings: Vec<Setting>,
-    /// The hierarchies that get a cgroup now.
+    /// A controller of each hierarchy in which a cgroup is needed now.
     controllers: Vec<String>,
-    /// Their directories.
+    /// The paths of these cgroups.
     needed: Vec<String>,
-    places: Vec<String>,
-    /// Below the root of each hierarchy.
+    /// See [`Limits::paths`].
+    paths: Vec<String>,
+    /// The path below the root of each hierarchy.
     path: String,
 }
 
-impl Share {
-    /// Takes from `limits` what hierarchies of version 1 hold, and from `warnings` those about
-    /// settings that exist here after all. Nothing is made yet.
+impl Limits {
+    /// Moves the limits out of `planned` whose controllers are in hierarchies of version 1, and removes the `warnings`
+    /// about settings that exist in these. Nothing is made yet.
     ///
-    /// `None`: there is nothing of version 1 on this host.
+    /// `None`: this host has no such hierarchy.
     pub fn take(
         hierarchy: &Hierarchy,
         path: &str,
         resources: &Resources,
-        limits: &mut Limits,
+        planned: &mut Planned,
         warnings: &mut Vec<Fault>,
-    ) -> Result<Option<Share>> {
-        let settings = take(hierarchy, resources, limits, warnings)?;
+    ) -> Result<Option<Limits>> {
+        let settings = take(hierarchy, resources, planned, warnings)?;
         let mut controllers: Vec<String> = settings.iter().map(|setting| setting.controller.to_owned()).collect();
         if hierarchy.unified().is_none() {
             controllers.push("freezer".into());
@@ -61,62 +61,61 @@ impl Share {
         controllers.sort();
         controllers.dedup();
         controllers.retain(|name| hierarchy.v1_of(name).is_some());
-        // A host that mounts cgroup2 there has left version 1 behind; no need to look.
+        // A host that mounts cgroup2 here has no hierarchy of version 1, so mountinfo need not be read.
         if controllers.is_empty() && hierarchy.unified() == Some("/sys/fs/cgroup") {
             return Ok(None);
         }
         let path = path.trim_matches('/').to_owned();
         let mut needed: Vec<String> =
-            controllers.iter().filter_map(|name| hierarchy.v1_of(name)).map(|v1| place(v1, &path)).collect();
+            controllers.iter().filter_map(|name| hierarchy.v1_of(name)).map(|v1| full_path(v1, &path)).collect();
         needed.dedup();
-        let all = hierarchy.v1().iter().map(|v1| place(v1, &path));
-        let places: Vec<String> = all.filter(|place| needed.contains(place) || !exists(place)).collect();
-        Ok(Some(Share { settings, controllers, needed, places, path }).filter(|share| !share.places.is_empty()))
+        let all = hierarchy.v1().iter().map(|v1| full_path(v1, &path));
+        let paths: Vec<String> = all.filter(|path| needed.contains(path) || !exists(path)).collect();
+        Ok(Some(Limits { settings, controllers, needed, paths, path }).filter(|limits| !limits.paths.is_empty()))
     }
 
-    /// The directories that are the container's: those that it needs now, and those that do not
-    /// exist, so that what is there later was made for it by an update.
-    pub fn places(&self) -> &[String] {
-        &self.places
+    /// The paths of the container's cgroups: those that it needs now, and those that do not exist yet, which an
+    /// update may make.
+    pub fn paths(&self) -> &[String] {
+        &self.paths
     }
 
-    /// Refuses cgroups of somebody else: only what is empty and not frozen may be used.
+    /// Refuses cgroups that have processes, which are not the container's, and those that are frozen.
     pub fn refuse_in_use(&self) -> Result<()> {
         super::refuse_in_use(&self.needed)
     }
 
-    /// Refuses an update that would need a cgroup which is not one of `own`.
+    /// Refuses an update that needs a cgroup outside of `own`.
     pub fn refuse_others(&self, own: &[String]) -> Result<()> {
-        let Some(other) = self.needed.iter().find(|place| !own.contains(place)) else { return Ok(()) };
+        let Some(other) = self.needed.iter().find(|path| !own.contains(path)) else { return Ok(()) };
         let pointer = self.settings.first().map_or("/linux/cgroupsPath", |setting| &setting.pointer);
         let msg = format!("cannot update: the container has no cgroup of its own at {other:?}");
         Err(Error::new(Kind::Unsupported, msg).origin(Origin::config(pointer.to_owned())))
     }
 
-    /// Makes the cgroups that are needed now and applies the settings. If that fails, nothing
-    /// that was made stays.
-    pub fn make(&self) -> Result<Cgroup> {
+    /// Makes the cgroups that are needed now and applies the limits. If that fails, what was made is removed again.
+    pub fn make(&self) -> Result<Cgroups> {
         if self.controllers.is_empty() {
-            return Cgroup::open(&[]);
+            return Cgroups::open(&[]);
         }
-        let made: Vec<&String> = self.needed.iter().filter(|place| !exists(place)).collect();
+        let made: Vec<&String> = self.needed.iter().filter(|path| !exists(path)).collect();
         let cgroup =
             FsCgroup::load_with_specified_controllers(Box::new(Mounted::new()), &self.path, self.controllers.clone());
-        let result = apply(&cgroup, &self.settings).and_then(|()| Cgroup::open(&self.needed));
+        let result = apply(&cgroup, &self.settings).and_then(|()| Cgroups::open(&self.needed));
         if result.is_err() {
-            // Best effort: the error that brought us here is the one to report.
-            made.iter().for_each(|place| drop(super::super::remove(place, Kill::No)));
+            // Best effort: the first error is the one to report.
+            made.iter().for_each(|path| drop(remove(path, Kill::No)));
         }
         result
     }
 }
 
-fn place(v1: &V1, path: &str) -> String {
+fn full_path(v1: &HierarchyV1, path: &str) -> String {
     format!("{}/{path}", v1.mount)
 }
 
-fn exists(place: &str) -> bool {
-    std::path::Path::new(place).exists()
+fn exists(path: &str) -> bool {
+    std::path::Path::new(path).exists()
 }
 
 fn apply(cgroup: &FsCgroup, settings: &[Setting]) -> Result<()> {
@@ -157,10 +156,10 @@ impl From<Failed> for Refused {
 fn take(
     hierarchy: &Hierarchy,
     resources: &Resources,
-    limits: &mut Limits,
+    planned: &mut Planned,
     warnings: &mut Vec<Fault>,
 ) -> Result<Vec<Setting>> {
-    let unified = limits.writes.iter().find(|write| {
+    let unified = planned.writes.iter().find(|write| {
         write.pointer.starts_with("/linux/resources/unified/") && hierarchy.v1_of(&write.controller).is_some()
     });
     if let Some(write) = unified {
@@ -173,8 +172,8 @@ fn take(
         )
         .origin(Origin::config(write.pointer.clone())));
     }
-    let pids = limits.writes.iter().find(|write| write.file == "pids.max").map(|write| write.value.clone());
-    limits.writes.retain(|write| hierarchy.v1_of(&write.controller).is_none());
+    let pids = planned.writes.iter().find(|write| write.file == "pids.max").map(|write| write.value.clone());
+    planned.writes.retain(|write| hierarchy.v1_of(&write.controller).is_none());
     let mut settings = Settings(Vec::new());
     settings.all(resources, pids);
     settings.0.retain(|setting| hierarchy.v1_of(setting.controller).is_some());
@@ -185,7 +184,7 @@ fn take(
 struct Settings(Vec<Setting>);
 
 impl Settings {
-    /// Adds a setting; `write` gets the controller of cgroups-rs.
+    /// Adds a setting. `write` receives the controller of cgroups-rs.
     fn add<C, E>(
         &mut self,
         controller: &'static str,
@@ -198,7 +197,7 @@ impl Settings {
     {
         let write = move |cgroup: &FsCgroup| match cgroup.controller_of::<C>() {
             Some(controller) => write(controller).map_err(E::into),
-            // It was mounted a moment ago: the list of settings is made from what is.
+            // It was unmounted meanwhile: every setting in the list is of a mounted controller.
             None => Err(Failed { call: format!("find {controller}").into(), errno: Errno::ENODEV }.into()),
         };
         let pointer = format!("/linux/resources/{pointer}");
@@ -218,7 +217,12 @@ impl Settings {
             let (size, limit) = (limit.page_size.clone(), limit.limit);
             self.add("hugetlb", &format!("hugepageLimits/{index}/limit"), move |pages: &HugeTlbController| {
                 pages.set_limit_in_bytes(&size, limit).map_err(Refused::from)?;
-                direct(pages.path(), &format!("hugetlb.{size}.rsvd.limit_in_bytes"), &limit.to_string(), Missing::Fine)
+                direct(
+                    pages.path(),
+                    &format!("hugetlb.{size}.rsvd.limit_in_bytes"),
+                    &limit.to_string(),
+                    Missing::Ignored,
+                )
             });
         }
         // The text of rdma.max is the same in both versions.
@@ -242,12 +246,12 @@ impl Settings {
     fn memory(&mut self, memory: &Memory) {
         let of = |value: Option<i64>| value.filter(|value| *value != 0);
         let (limit, both) = (of(memory.limit), of(memory.swap));
-        // Unlimited memory means unlimited swap, as for version 2.
+        // As for version 2, unlimited memory means unlimited swap.
         let both = if limit == Some(-1) { both.or(Some(-1)) } else { both };
         if let Some(limit) = limit {
             self.add("memory", "memory/limit", move |memory: &MemController| match (memory.set_limit(limit), both) {
-                // The sum must not be below the part at any moment: a part that grows beyond
-                // the old sum has to wait for the new one.
+                // The kernel refuses a memory limit above the limit of the sum. A greater one is written after the
+                // new sum.
                 (Err(_), Some(both)) => memory.set_memswap_limit(both).and_then(|()| memory.set_limit(limit)),
                 (result, _) => result,
             });
@@ -255,7 +259,7 @@ impl Settings {
         if let Some(both) = both {
             let pointer = if memory.swap.unwrap_or(0) == 0 { "memory/limit" } else { "memory/swap" };
             self.add("memory", pointer, move |memory: &MemController| match memory.set_memswap_limit(both) {
-                // Without swap accounting there is no file, and nothing to unlimit.
+                // Without swap accounting there is no file, and so no limit.
                 Err(_) if both == -1 => Ok(()),
                 result => result,
             });
@@ -274,7 +278,7 @@ impl Settings {
     fn cpu(&mut self, cpu: &Cpu) {
         if let Some(idle) = cpu.idle {
             self.add("cpu", "cpu/idle", move |cpu: &CpuController| {
-                let missing = if idle == 0 { Missing::Fine } else { Missing::Fails };
+                let missing = if idle == 0 { Missing::Ignored } else { Missing::Fails };
                 direct(cpu.path(), "cpu.idle", &idle.to_string(), missing)
             });
         }
@@ -289,7 +293,7 @@ impl Settings {
         }
         if let Some(burst) = cpu.burst {
             self.add("cpu", "cpu/burst", move |cpu: &CpuController| {
-                let missing = if burst == 0 { Missing::Fine } else { Missing::Fails };
+                let missing = if burst == 0 { Missing::Ignored } else { Missing::Fails };
                 direct(cpu.path(), "cpu.cfs_burst_us", &burst.to_string(), missing)
             });
         }
@@ -347,16 +351,17 @@ impl Settings {
     }
 }
 
+/// What it means if the file does not exist.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Fails,
-    Fine,
+    Ignored,
 }
 
-/// A file that cgroups-rs has no setter for.
+/// Writes a file for which cgroups-rs has no setter.
 fn direct(directory: &std::path::Path, file: &str, value: &str, missing: Missing) -> std::result::Result<(), Refused> {
     match Directory::open(&directory.to_string_lossy())?.write(file, value) {
-        Err(Failed { errno: Errno::ENOENT, .. }) if missing == Missing::Fine => Ok(()),
+        Err(Failed { errno: Errno::ENOENT, .. }) if missing == Missing::Ignored => Ok(()),
         result => Ok(result?),
     }
 }

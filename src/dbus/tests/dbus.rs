@@ -9,7 +9,7 @@ use rustbus::message_builder::{MarshalledMessage, MessageBuilder};
 use rustbus::params::{Array, Base, Container, Param, Variant};
 use rustbus::signature::Type;
 use windlass_base::variant::Value;
-use windlass_dbus::{Answer, Call, Connection, Peer, decode, encode};
+use windlass_dbus::{Call, Connection, MessageType, Peer, Reply, decode, encode};
 
 /// The same value as rustbus has it.
 fn theirs(value: &Value) -> Param<'static, 'static> {
@@ -77,7 +77,7 @@ fn call<'a>(arguments: &'a [Value]) -> Call<'a> {
         member: "StartTransientUnit",
         arguments,
         fds: 0,
-        answered: true,
+        reply_expected: true,
     }
 }
 
@@ -118,7 +118,7 @@ proptest! {
         rustbus::wire::marshal::marshal(&message, 1, &mut bytes).expect("it can be written");
         bytes.extend(message.get_buf());
         let read = decode(&bytes).expect("it can be read");
-        prop_assert_eq!((read.kind, read.answers, &read.arguments), (2, serial, &arguments));
+        prop_assert_eq!((read.kind, read.reply_serial, &read.arguments), (MessageType::MethodReturn, serial, &arguments));
         // Whatever is cut off, nothing is read, and nothing breaks.
         for end in 0..bytes.len() {
             prop_assert_eq!(decode(&bytes[..end]), None);
@@ -199,7 +199,7 @@ fn a_signal_before_the_answer_is_kept_and_pieces_are_put_together() {
     });
     let mut connection = Connection::open(&path, Peer::Service, PATIENCE).expect("let in");
     let answer = connection.call(&call(&[]), &[]).expect("an answer");
-    assert_eq!(answer, Answer::Return(vec![Value::text("hello")]));
+    assert_eq!(answer, windlass_dbus::Reply::Return(vec![Value::text("hello")]));
     let ours = |message: &windlass_dbus::Message| message.arguments == [Value::text("ours")];
     assert_eq!(connection.signal(ours).expect("kept"), [Value::text("ours")]);
     drop(connection);
@@ -217,7 +217,7 @@ fn an_error_has_its_name_and_text() {
     });
     let mut connection = Connection::open(&path, Peer::Service, PATIENCE).expect("let in");
     let answer = connection.call(&call(&[]), &[]).expect("an answer");
-    assert_eq!(answer, Answer::Error("Broken".into(), "no".into()));
+    assert_eq!(answer, Reply::Error("Broken".into(), "no".into()));
     drop(connection);
     server.join().expect("the server ends");
     std::fs::remove_file(path).expect("there");

@@ -26,9 +26,9 @@ impl Root {
         let config = serde_json::json!({"ociVersion": "1.2.0", "annotations": state.annotations});
         let reservation = self.store().reserve(id).expect("free");
         reservation.record(&state, config.to_string().as_bytes(), false).expect("recorded");
-        let init = Init { pid: 4_000_000, start_time: 1 };
+        let init = InitProcess { pid: 4_000_000, start_time: 1 };
         reservation.record_init(&init).expect("recorded");
-        drop(reservation.keep(state, init, Hooks::default()).expect("kept"));
+        drop(reservation.commit(state, init, Hooks::default()).expect("kept"));
     }
 }
 
@@ -140,7 +140,31 @@ fn an_end_that_is_found_out_twice_is_the_one_written_down_first() {
     root.make("a", None, 0);
     let (one, other) = (root.store().load("a").expect("there"), root.store().load("a").expect("there"));
     let at = |at: &str| ExitRecord { code: None, signal: None, oom_killed: true, at: at.into() };
-    assert_eq!(one.agreed(at("first")), at("first"));
-    assert_eq!(other.agreed(at("second")), at("first"), "though it was loaded before");
+    assert_eq!(one.settle_exit(at("first")), at("first"));
+    assert_eq!(other.settle_exit(at("second")), at("first"), "though it was loaded before");
     assert_eq!(root.store().load("a").expect("there").exit(), Some(at("first")));
+}
+
+#[test]
+fn a_question_for_the_status_takes_no_lock() {
+    let root = Root::new("status");
+    let path = root.0.join("web");
+    let reservation = root.store().reserve("web").expect("free");
+    reservation.record(&State::of_cgroup("web", String::new()), b"{}", false).expect("recorded");
+    assert_eq!(root.store().load("web").expect("readable").status().expect("known"), Status::Creating);
+    let text = std::fs::read(&path).expect("recorded");
+    drop(reservation);
+    // A create that died left the same file, without a lock.
+    std::fs::write(&path, text).expect("written");
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("ours");
+    let load = || root.store().load("web").expect("readable");
+    let (mut first, second) = (load(), load());
+    for container in [&first, &second, &first] {
+        assert_eq!(container.status().expect("known"), Status::Stopped);
+    }
+    first.lock().expect("nobody else has it");
+    for _ in 0..2 {
+        assert_eq!(first.status().expect("known"), Status::Stopped, "by the holder of the lock");
+        assert_eq!(second.status().expect("known"), Status::Creating, "the holder has kept it");
+    }
 }

@@ -1,0 +1,73 @@
+//! The cgroup of a container where its version does not matter.
+
+use super::v1;
+use super::v2::Cgroup;
+use windlass_base::error::Result;
+
+/// The cgroup that holds all processes of a container, of either version.
+#[derive(Debug)]
+pub enum AnyCgroup {
+    /// Version 2.
+    Unified(Cgroup),
+    /// Version 1, on hosts without version 2.
+    V1(v1::Cgroups),
+}
+
+impl AnyCgroup {
+    /// The processes in it and below.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        match self {
+            AnyCgroup::Unified(cgroup) => cgroup.pids(true),
+            AnyCgroup::V1(cgroups) => cgroups.pids(),
+        }
+    }
+
+    /// Kills every process, frozen or not. Does not wait until they have ended.
+    pub fn kill(&self) -> Result<()> {
+        match self {
+            AnyCgroup::Unified(cgroup) => cgroup.kill(),
+            AnyCgroup::V1(cgroups) => cgroups.kill(),
+        }
+    }
+
+    /// Freezes every process, and waits until they are frozen.
+    pub fn freeze(&self) -> Result<()> {
+        match self {
+            AnyCgroup::Unified(cgroup) => cgroup.freeze(),
+            AnyCgroup::V1(cgroups) => cgroups.freeze(),
+        }
+    }
+
+    /// Thaws every process, and waits until they run.
+    pub fn thaw(&self) -> Result<()> {
+        match self {
+            AnyCgroup::Unified(cgroup) => cgroup.thaw(),
+            AnyCgroup::V1(cgroups) => cgroups.thaw(),
+        }
+    }
+
+    /// Thaws it if it is frozen, and does not wait.
+    pub fn thaw_nowait(&self) -> Result<()> {
+        match self {
+            AnyCgroup::Unified(cgroup) => cgroup.thaw_nowait(),
+            AnyCgroup::V1(cgroups) => cgroups.thaw_nowait(),
+        }
+    }
+
+    /// Whether it was frozen itself, and not only by an ancestor.
+    pub fn is_frozen(&self) -> Result<bool> {
+        match self {
+            AnyCgroup::Unified(cgroup) => cgroup.is_frozen(),
+            AnyCgroup::V1(cgroups) => cgroups.is_frozen(),
+        }
+    }
+
+    /// Whether it is frozen by an ancestor alone. Then it cannot be thawed, and every process that enters it
+    /// freezes.
+    pub fn is_frozen_by_ancestor(&self) -> Result<bool> {
+        match self {
+            AnyCgroup::Unified(cgroup) => cgroup.is_frozen_by_ancestor(),
+            AnyCgroup::V1(cgroups) => cgroups.is_frozen_by_ancestor(),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Writing limits, and the errors for those that cannot be written.
+
+use nix::errno::Errno;
+
+use super::controllers::{self, SUBTREE_CONTROL, name_of};
+use super::directory::Directory;
+use super::hierarchy::Hierarchy;
+use super::v2::Cgroup;
+use windlass_base::error::{Error, Kind, Origin, Result, describe};
+use windlass_plan::cgroup::{Absent, Write};
+use windlass_sys::Failed;
+
+impl Cgroup {
+    /// Writes the limits, in their order.
+    ///
+    /// The kernel refuses a quota below the burst that is in force. Where a new burst follows, such a quota is
+    /// written again after it.
+    pub fn apply(&self, writes: &[Write]) -> Result<()> {
+        let mut again = Vec::new();
+        for (index, write) in writes.iter().enumerate() {
+            match put(&self.directory, write) {
+                Ok(()) => {}
+                Err(Unwritten { failed: Failed { errno: Errno::EINVAL, .. }, .. })
+                    if write.file == "cpu.max" && writes[index..].iter().any(|later| later.file == "cpu.max.burst") =>
+                {
+                    again.push(write);
+                }
+                Err(unwritten) => return Err(explain(&self.directory, write, unwritten)),
+            }
+        }
+        for write in again {
+            put(&self.directory, write).map_err(|unwritten| explain(&self.directory, write, unwritten))?;
+        }
+        Ok(())
+    }
+}
+
+/// The write that failed: of [`Write::file`], or of what takes its place ([`Absent::Instead`]).
+struct Unwritten<'a> {
+    file: &'a str,
+    value: &'a str,
+    failed: Failed,
+}
+
+fn put<'a>(directory: &Directory, write: &'a Write) -> std::result::Result<(), Unwritten<'a>> {
+    let (file, value, result) = match (directory.write(&write.file, &write.value), &write.absent) {
+        (Err(Failed { errno: Errno::ENOENT, .. }), Absent::Harmless) => return Ok(()),
+        (Err(Failed { errno: Errno::ENOENT, .. }), Absent::Instead { file, value }) => {
+            (&**file, value, directory.write(file, value))
+        }
+        (result, _) => (&*write.file, &write.value, result),
+    };
+    result.map_err(|failed| Unwritten { file, value, failed })
+}
+
+fn explain(directory: &Directory, write: &Write, Unwritten { file, value, failed }: Unwritten<'_>) -> Error {
+    let errno = failed.errno;
+    if errno == Errno::ENOENT {
+        return missing_file(directory, write, file).failed(failed);
+    }
+    let message = match write.pointer.starts_with("/linux/resources/unified/") {
+        true => format!("unable to set unified resource {file:?}: {}", describe(errno)),
+        false => format!("cannot set {file} to {value:?}: {}", describe(errno)),
+    };
+    let mut error = Error::new(Kind::Kernel, message).failed(failed).origin(Origin::config(write.pointer.clone()));
+    for (name, number, hint) in HINTS {
+        if file.starts_with(name) && *number == errno {
+            error = error.hint(*hint);
+        }
+    }
+    error
+}
+
+/// Hints by the beginning of the file's name and the errno. The first that matches counts.
+const HINTS: &[(&str, Errno, &str)] = &[
+    ("cpu.weight", Errno::EINVAL, "a cgroup with cpu.idle 1 has no weight"),
+    ("cpu.max.burst", Errno::EINVAL, "the burst must not exceed the quota"),
+    (
+        "cpu.max",
+        Errno::EINVAL,
+        "quota and period are at least 1000 us, the period at most 1 s, the burst at most the quota",
+    ),
+    ("cpuset.", Errno::ENOSPC, "the cgroup would have processes, but no CPU or no memory node"),
+    ("cpuset.", Errno::EINVAL, "a list like 0-3,5 of numbers that this machine has"),
+    ("cpuset.", Errno::ERANGE, "a list like 0-3,5 of numbers that this machine has"),
+    ("io.", Errno::ENODEV, "there is no block device with this number"),
+    ("io.", Errno::EOPNOTSUPP, "the scheduler of this block device has no weights"),
+    ("rdma.max", Errno::ENODEV, "there is no RDMA device with this name"),
+];
+
+fn missing_file(directory: &Directory, write: &Write, file: &str) -> Error {
+    let controller = &*write.controller;
+    let has = directory.read("cgroup.controllers").unwrap_or_default();
+    let pointer = &write.pointer;
+    if controller == "cgroup" || has.split_ascii_whitespace().any(|one| one == controller) {
+        return Error::new(
+            Kind::Unsupported,
+            format!("cannot apply {}: no file {file:?}: {}", name_of(pointer), describe(Errno::ENOENT)),
+        )
+        .origin(Origin::config(pointer.clone()))
+        .hint(format!("this kernel's {controller} has no such setting"));
+    }
+    // The search for version 1 reads mountinfo, so it is made on this error only.
+    if let Ok(hierarchy) = Hierarchy::find()
+        && hierarchy.v1_of(controller).is_some()
+    {
+        return controllers::unavailable(&hierarchy, controller, pointer);
+    }
+    let path = &directory.path;
+    let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+    Error::new(
+        Kind::Unsupported,
+        format!("cannot apply {}: controller \"{controller}\" not available in {path:?}", name_of(pointer)),
+    )
+    .origin(Origin::config(pointer.clone()))
+    // A user's systemd can only delegate controllers that it has itself.
+    .hint(match path.contains("/user@") {
+        true => controllers::delegation_hint(controller),
+        false => format!("it would be enabled by: echo +{controller} > {parent}/{SUBTREE_CONTROL}"),
+    })
+}

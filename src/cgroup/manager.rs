@@ -1,0 +1,11 @@
+//! What makes and removes cgroups.
+
+/// What makes and removes cgroups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Manager {
+    /// The runtime itself, in the file system.
+    #[default]
+    Cgroupfs,
+    /// systemd, as a transient scope.
+    Systemd,
+}

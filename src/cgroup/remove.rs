@@ -1,0 +1,112 @@
+//! Killing the processes of a cgroup, and removing it.
+
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::directory::{Directory, if_there};
+use super::processes::kill_each;
+use super::v2::Cgroup;
+use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_sys::{Failed, fd, tree, waiting};
+
+/// What happens to processes in a cgroup that is to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kill {
+    /// They are killed.
+    Yes,
+    /// They stay, and the cgroup is not removed, which is an error.
+    No,
+}
+
+/// How long killed processes may take to end.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Cgroup {
+    /// Kills every process in it and below. Does not wait until they have ended.
+    pub fn kill(&self) -> Result<()> {
+        match self.directory.write("cgroup.kill", "1") {
+            // Before Linux 5.14, and in a threaded cgroup.
+            Err(Failed { errno: Errno::ENOENT | Errno::EOPNOTSUPP, .. }) => self.kill_listed(),
+            // Removed meanwhile: systemd removes an empty scope by itself.
+            Err(Failed { errno: Errno::ENODEV, .. }) => Ok(()),
+            result => result.doing(|| self.cannot("kill the processes of")),
+        }
+    }
+
+    /// Kills the listed processes while the cgroup is frozen, since a running process could fork and so evade
+    /// the list. A fatal signal reaches a frozen process.
+    fn kill_listed(&self) -> Result<()> {
+        let frozen = self.freeze();
+        kill_each(&self.pids(true)?).doing(|| self.cannot("kill the processes of"))?;
+        if frozen.is_ok() { self.thaw() } else { Ok(()) }
+    }
+
+    /// Removes it with all its sub-cgroups. That it was removed already is no error.
+    pub fn remove(self, kill: Kill) -> Result<()> {
+        let path = self.directory.path.clone();
+        drop(self);
+        remove(&path, kill)
+    }
+}
+
+/// Removes the cgroup at `path` in the file system with all its sub-cgroups. That it was removed already is no
+/// error.
+///
+/// An empty cgroup takes one system call. Otherwise this waits until its processes have ended. A process in it
+/// that makes cgroups meanwhile is killed with the others; a process outside can delay the removal a few times.
+pub fn remove(path: &str, kill: Kill) -> Result<()> {
+    match remove_empty(path) {
+        Err(Failed { errno: Errno::EBUSY, .. }) => {}
+        result => return result.doing(|| format!("cannot remove cgroup {path:?}")),
+    }
+    let Some(directory) = if_there(Directory::open(path)).doing(|| format!("cannot open cgroup {path:?}"))? else {
+        return Ok(());
+    };
+    let cgroup = Cgroup { directory, made: false };
+    for attempt in 1.. {
+        if kill == Kill::Yes {
+            cgroup.kill()?;
+            cgroup.thaw_nowait()?;
+        }
+        if !cgroup.wait_until_empty(TIMEOUT)? {
+            return Err(still_in(path, &cgroup.pids(true)?));
+        }
+        match remove_tree(path) {
+            Err(Failed { errno: Errno::EBUSY, .. }) if attempt < ATTEMPTS => {}
+            result => return result.doing(|| format!("cannot remove cgroup {path:?}")),
+        }
+    }
+    Ok(())
+}
+
+const ATTEMPTS: u32 = 3;
+
+/// The error for a cgroup that cannot be removed because of these processes.
+pub(super) fn still_in(path: &str, pids: &[i32]) -> Error {
+    Error::new(Kind::Kernel, format!("cannot remove cgroup {path:?}: still in it: {}", waiting::describe_all(pids)))
+        .hint(waiting::HINT)
+}
+
+/// Removes an empty cgroup after its sub-cgroups. The kernel takes a cgroup apart asynchronously, so it may
+/// still be busy just after its last process has ended.
+fn remove_tree(path: &str) -> windlass_sys::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let removed = tree::remove_with(fd::CWD, path, tree::Files::Leave, |dir, name, alone| {
+        let mut pause = Duration::from_micros(200);
+        loop {
+            match fd::rmdirat(dir, name) {
+                Err(Failed { errno: Errno::EBUSY, .. }) if alone && Instant::now() < deadline => {
+                    std::thread::sleep(pause);
+                    pause *= 2;
+                }
+                result => return result,
+            }
+        }
+    });
+    if_there(removed).map(drop)
+}
+
+pub(super) fn remove_empty(path: &str) -> windlass_sys::Result<()> {
+    if_there(fd::rmdirat(fd::CWD, path)).map(drop)
+}
