@@ -45,7 +45,7 @@ setup:
     integration/setup.sh
 
 # All that needs no root: format, lints, tests, documentation
-check: fmt-check lint unit doc
+check: fmt-check lint features unit doc
 
 # Format
 fmt:
@@ -58,11 +58,16 @@ fmt-check:
 # Clippy, warnings are errors
 lint:
     cargo clippy --workspace --all-targets -- -D warnings
+
+# The feature cgroup-v1: lints, and the tests of the crate that has it
+features:
     cargo clippy --package windlass --package windlass-cgroup --all-targets --features cgroup-v1 -- -D warnings
+    cargo test --package windlass-cgroup --features cgroup-v1 --no-fail-fast
 
 # Tests that need no root; `just unit cli`: those of tests/cli.rs, `just unit home`: those with a name like it
 unit *args:
-    cargo test --workspace {{ if path_exists("tests/" + args + ".rs") == "true" { "--test " + args } else { args } }}
+    set -- {{args}}; if [ "$(find tests src/*/tests seccomp/tests -name "${1:-}.rs")" ]; then set -- --test "$@"; fi; \
+        cargo test --workspace --no-fail-fast "$@"
 
 # API documentation, warnings are errors
 doc:
