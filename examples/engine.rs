@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use serde_json::json;
-use windlass_shim::frontend::native::client::{Client, Error};
+use windlass_client::{Client, Error};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

@@ -12,6 +12,9 @@
 
 mod blame;
 pub mod cgroup;
+mod check;
+#[cfg(feature = "oci-spec")]
+pub mod convert;
 pub mod device_rules;
 mod devices;
 pub mod exec;
@@ -30,18 +33,25 @@ pub mod unit;
 use std::path::PathBuf;
 
 pub use blame::innermost;
+pub use check::{Findings, check};
 pub use devices::BOUND;
 pub use host::{Host, Maps};
 pub use path::RootPath;
 pub use process::{Identity, MEMORY_FLAGS, MEMORY_MODES, ProcessCapabilities, Seccomp};
 pub use rootfs::{Idmap, Mount, Source, SourceId, Target, What, may_cover};
 pub use topology::{Join, Joiner, Topology};
+#[doc(inline)]
+pub use windlass_base::{capability::CapabilitySet, error, spec};
 
 use windlass_base::abi::SchedulerAttributes;
 use windlass_base::error::{Error, Fault, Origin, Result};
 use windlass_base::mount::PropagationChange;
 use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{ConsoleSize, IdMapping, Spec, Version};
+
+#[cfg(doctest)]
+#[doc = include_str!("README.md")]
+struct Readme;
 
 /// Everything `create` will do.
 #[derive(Debug)]

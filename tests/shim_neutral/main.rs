@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use windlass_shim::frontend::native::client::{Error, Frame};
+use windlass_client::{Error, Frame};
 
 use world::World;
 

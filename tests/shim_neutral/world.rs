@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use windlass_shim::frontend::native::client::Client;
+use windlass_client::Client;
 
 use super::{RUNTIME, alive, kill, until};
 

@@ -8,6 +8,7 @@ use super::linux::{IdMapping, Linux};
 
 /// The whole of `config.json`.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Spec {
     /// Version of the specification that the bundle follows.
@@ -37,6 +38,7 @@ pub struct Spec {
 
 /// The container's root filesystem.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Root {
     /// Absolute, or relative to the bundle.
@@ -49,6 +51,7 @@ pub struct Root {
 
 /// One mount.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Mount {
     /// Absolute path in the container.
@@ -73,6 +76,7 @@ pub struct Mount {
 
 /// A process in the container.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Process {
     /// Whether it gets a terminal.
@@ -123,6 +127,7 @@ pub struct Process {
 
 /// Size of a terminal in characters.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct ConsoleSize {
     /// Rows.
@@ -135,6 +140,7 @@ pub struct ConsoleSize {
 
 /// Ids of a process.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct User {
     /// User id in the container's user namespace.
@@ -155,6 +161,7 @@ pub struct User {
 
 /// The five capability sets, by name.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Capabilities {
     /// Bounding set.
@@ -171,6 +178,7 @@ pub struct Capabilities {
 
 /// One resource limit.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase")]
 pub struct Rlimit {
     /// `RLIMIT_*`.
@@ -184,6 +192,7 @@ pub struct Rlimit {
 
 /// Arguments of sched_setattr(2).
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Scheduler {
     /// `SCHED_*`.
@@ -211,6 +220,7 @@ pub struct Scheduler {
 
 /// Arguments of ioprio_set(2).
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct IoPriority {
     /// `IOPRIO_CLASS_*`.
@@ -223,6 +233,7 @@ pub struct IoPriority {
 
 /// CPU lists of an exec'd process.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct CpuAffinity {
     /// While the runtime is still at work.
@@ -235,6 +246,7 @@ pub struct CpuAffinity {
 
 /// Hooks by point in the lifecycle.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Hooks {
     /// Deprecated; as createRuntime.
@@ -259,6 +271,7 @@ pub struct Hooks {
 
 /// One program to run.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Hook {
     /// Absolute path.

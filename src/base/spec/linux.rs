@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// What is specific to Linux.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Linux {
     /// Device nodes to make.
@@ -73,6 +74,7 @@ pub struct IdMapping {
 
 /// A namespace to create, or to join where a path is given.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Namespace {
     /// `pid`, `network`, `ipc`, `uts`, `mount`, `user`, `cgroup`, `time`.
@@ -85,6 +87,7 @@ pub struct Namespace {
 
 /// A device node.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Device {
     /// `c`, `b`, `u` or `p`.
@@ -107,6 +110,7 @@ pub struct Device {
 
 /// Limits and rules of the cgroup.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Resources {
     /// Device access, first to last.
@@ -136,6 +140,7 @@ pub struct Resources {
 
 /// One rule of device access.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct DeviceRule {
     /// Whether it allows or denies.
@@ -154,6 +159,7 @@ pub struct DeviceRule {
 
 /// Memory limits, bytes; -1: no limit.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Memory {
     /// Limit.
@@ -180,6 +186,7 @@ pub struct Memory {
 
 /// CPU limits.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Cpu {
     /// Relative weight, 2 to 262144.
@@ -206,6 +213,7 @@ pub struct Cpu {
 
 /// Limit of tasks.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Pids {
     /// Number; -1: no limit.
@@ -214,6 +222,7 @@ pub struct Pids {
 
 /// Block I/O limits.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct BlockIo {
     /// 10 to 1000.
@@ -239,6 +248,7 @@ pub struct BlockIo {
 
 /// Weight of one device.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase")]
 pub struct WeightDevice {
     /// Major number.
@@ -255,6 +265,7 @@ pub struct WeightDevice {
 
 /// Rate of one device.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase")]
 pub struct ThrottleDevice {
     /// Major number.
@@ -267,6 +278,7 @@ pub struct ThrottleDevice {
 
 /// Limit of one huge page size.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase")]
 pub struct HugepageLimit {
     /// For example `2MB`.
@@ -277,6 +289,7 @@ pub struct HugepageLimit {
 
 /// cgroup v1 network classes.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Network {
     /// Class.
@@ -289,6 +302,7 @@ pub struct Network {
 
 /// Priority of one interface.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct InterfacePriority {
     /// Interface.
@@ -301,6 +315,7 @@ pub struct InterfacePriority {
 
 /// RDMA limits of one device.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Rdma {
     /// Handles.
@@ -311,6 +326,7 @@ pub struct Rdma {
 
 /// Cache and memory bandwidth allocation (resctrl).
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct IntelRdt {
     /// Class of service; absent: the container id.
@@ -332,6 +348,7 @@ pub struct IntelRdt {
 
 /// Execution domain.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Personality {
     /// `LINUX` or `LINUX32`.
@@ -344,6 +361,7 @@ pub struct Personality {
 
 /// Offset of one clock.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct TimeOffset {
     /// Seconds.
@@ -356,6 +374,7 @@ pub struct TimeOffset {
 
 /// An interface to move.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct NetDevice {
     /// Name inside; absent: unchanged.
@@ -365,6 +384,7 @@ pub struct NetDevice {
 
 /// Arguments of set_mempolicy(2).
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct MemoryPolicy {
     /// `MPOL_*`.

@@ -4,6 +4,8 @@
 //! oci-spec's document is written out again and read with ours. Both of our readings, of the text
 //! as it was and of what oci-spec made of it, must then be the same.
 
+#![cfg(feature = "oci-spec")]
+
 mod support;
 
 use std::collections::BTreeSet;
@@ -12,6 +14,8 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::Value;
 use windlass_base::spec::Spec;
+use windlass_plan::convert::{from_oci_spec, to_oci_spec};
+use windlass_plan::{CapabilitySet, Host, Options, check, create};
 
 /// Elements of specifications before 1.3 that neither keeps.
 const NOT_WRITTEN: &[&str] = &["/linux/intelRdt/enableCMT", "/linux/intelRdt/enableMBM"];
@@ -135,6 +139,60 @@ fn config() -> ProptestConfig {
         Some(_) => config,
         None => ProptestConfig { rng_seed: RngSeed::Fixed(1), ..config },
     }
+}
+
+/// A small configuration that oci-spec can hold, with `process` and `linux` as given.
+fn config_with(process: &str, linux: &str) -> Spec {
+    let text = format!(
+        r#"{{"ociVersion": "1.2.0", "root": {{"path": "rootfs"}},
+            "process": {{"args": ["sh"], "cwd": "/", "user": {{"uid": 0, "gid": 0}} {process}}},
+            "linux": {{"namespaces": [{{"type": "mount"}}] {linux}}}}}"#
+    );
+    windlass_base::spec::parse(text.as_bytes(), "config.json").expect("a valid document")
+}
+
+#[test]
+fn a_configuration_comes_back_from_oci_spec_as_it_was() {
+    let mut converted = 0;
+    for document in support::seeds() {
+        let Ok(text) = through_oci_spec(&document.to_string()) else { continue };
+        let theirs: oci_spec::runtime::Spec = serde_json::from_str(&text).expect("its own document");
+        let Ok(spec) = from_oci_spec(&theirs) else { continue };
+        let again = to_oci_spec(&spec).unwrap_or_else(|error| panic!("{error}\nin {document:#}"));
+        let (was, is) = (format!("{spec:#?}"), format!("{:#?}", from_oci_spec(&again).expect("read")));
+        let changed = was.lines().zip(is.lines()).find(|(was, is)| was != is);
+        assert_eq!(changed, None);
+        converted += 1;
+    }
+    assert!(converted >= 25, "only {converted} documents could be converted");
+}
+
+#[test]
+fn what_oci_spec_cannot_hold_is_named() {
+    for (process, linux, pointer) in [
+        ("", r#", "resources": {"pids": {}}"#, "/linux/resources/pids/limit"),
+        (r#", "ioPriority": {"priority": 3}"#, "", "/process/ioPriority/class"),
+        (r#", "capabilities": {"bounding": ["CAP_FLY"]}"#, "", "/process/capabilities/bounding/0"),
+        (r#", "rlimits": [{"type": "RLIMIT_FLY", "hard": 1, "soft": 1}]"#, "", "/process/rlimits/0/type"),
+        ("", r#", "devices": [{"path": "/dev/pipe", "type": "p"}]"#, "/linux/devices/0/major"),
+    ] {
+        let faults = to_oci_spec(&config_with(process, linux)).expect_err(pointer).into_faults();
+        assert!(faults.iter().any(|fault| fault.pointer == pointer), "{pointer} is not among {faults:?}");
+    }
+    // Capabilities are sets to it, and a set has no order.
+    let spec = config_with(r#", "capabilities": {"bounding": ["CAP_KILL", "CAP_CHOWN", "CAP_FOWNER"]}"#, "");
+    to_oci_spec(&spec).expect("it holds the names");
+}
+
+#[test]
+fn what_came_from_oci_spec_is_planned_and_checked() {
+    let theirs = oci_spec::runtime::Spec::default();
+    let spec = from_oci_spec(&theirs).expect("its default is a whole configuration");
+    let options =
+        Options { host: Host { capabilities: CapabilitySet::all(), ..Host::default() }, ..Options::default() };
+    assert_eq!(check(&spec, &options).errors, []);
+    let plan = create("box", &spec, &options).expect("it can be planned");
+    assert!(plan.text(&[]).contains("pivot the root"), "{}", plan.text(&[]));
 }
 
 proptest! {

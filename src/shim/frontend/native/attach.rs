@@ -9,7 +9,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use serde_json::json;
 
-use super::client::{Client, Error, Frame, Input};
+use windlass_client::{Client, Error, Frame, Input};
 use windlass_sys::socket;
 
 /// ctrl-p ctrl-q.

@@ -12,7 +12,6 @@
 
 mod adopt;
 mod attach;
-pub mod client;
 mod connection;
 mod container_dir;
 mod dead;

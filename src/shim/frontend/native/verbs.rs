@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::client::{Client, Error};
 use super::container_dir::{self, ContainerDir};
 use super::logs::{self, Reader, Wanted};
 use super::{attach, dead};
 use crate::Refusal;
 use crate::frontend::stderr::{NAME, print_error};
 use windlass_args::Matches;
+use windlass_client::{Client, Error};
 use windlass_sys::fd;
 
 /// Why a verb fails: what to print.

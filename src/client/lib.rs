@@ -1,13 +1,6 @@
-//! A client of the protocol, for engines in Rust: one blocking connection.
-//!
-//! ```no_run
-//! use windlass_shim::frontend::native::client::Client;
-//!
-//! let mut client = Client::connect("/run/windlass-shim".as_ref(), "web")?;
-//! let exit = client.call("wait", serde_json::json!({}))?;
-//! println!("{}", exit["status"]);
-//! # Ok::<(), windlass_shim::frontend::native::client::Error>(())
-//! ```
+#![doc = include_str!("README.md")]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;

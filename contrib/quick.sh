@@ -1,0 +1,50 @@
+#!/bin/sh
+# What can be said about a change within a minute: format, lints and tests of the crates that it touches, and whether
+# what depends on them still builds. The change is what differs from the commit $1. Fuzzing and comparisons with
+# other implementations are left to `just check`.
+set -eu
+
+cd "$(dirname "$0")/.."
+base=${1:?usage: quick.sh COMMIT}
+export CARGO_PROFILE_DEV_DEBUG="${CARGO_PROFILE_DEV_DEBUG:-0}"
+left_out=" fuzz oci_spec shim_messages shim_service agreement libseccomp seccompiler "
+
+changed=$(git diff --name-only "$(git merge-base "$base" HEAD)" && git ls-files --others --exclude-standard)
+# The directory of each package with a changed file, once.
+directories=$(for file in $changed; do
+    case $file in
+    *.rs | */Cargo.toml | tests/* | */tests/*) ;;
+    *) continue ;;
+    esac
+    directory=$(dirname "$file")
+    until [ -e "$directory/Cargo.toml" ]; do directory=$(dirname "$directory"); done
+    echo "$directory"
+done | sort -u | grep -vx fuzz || true)
+
+cargo fmt --all --check
+if [ -z "$directories" ]; then
+    echo "quick: no code differs from $base"
+    exit
+fi
+name() { sed -n 's/^name = "\(.*\)"/\1/p' "$1/Cargo.toml" | head -n 1; }
+
+packages=
+for directory in $directories; do packages="$packages --package $(name "$directory")"; done
+dependents=$(for directory in $directories; do
+    cargo tree --workspace --invert --package "$(name "$directory")" --edges normal,build --prefix none --format '{p}'
+done | sed -n 's/^\([^ ]*\) .*/--package \1/p' | sort -u)
+echo "quick: of$(echo "$packages" | sed 's/ --package / /g')"
+# shellcheck disable=SC2086 # Lists of words.
+cargo clippy --quiet $packages --all-targets -- --deny warnings
+# shellcheck disable=SC2086
+cargo clippy --quiet $dependents -- --deny warnings
+
+for directory in $directories; do
+    targets=$(for file in "$directory"/tests/*.rs "$directory"/tests/*/main.rs; do
+        [ -e "$file" ] || continue
+        test=$(basename "$(echo "$file" | sed 's|/main\.rs$||')" .rs)
+        case $left_out in *" $test "*) ;; *) echo "--test $test" ;; esac
+    done)
+    # shellcheck disable=SC2086
+    cargo test --quiet --package "$(name "$directory")" --lib $targets
+done
