@@ -11,7 +11,7 @@ use windlass_sys::{fd, socket};
 
 use super::inherit::Inherit;
 
-/// What the caller passes to the process, and where the caller is told of it.
+/// What the caller passes to the process, and where the process is reported to the caller.
 #[derive(Default)]
 pub struct Caller<'a> {
     /// A connection that gets the terminal's master end.
@@ -28,7 +28,7 @@ pub struct Caller<'a> {
 
 impl Caller<'_> {
     /// Sends the pidfd, makes the container's user the owner of pipes among stdio, and writes the pid file.
-    pub(super) fn tell(&self, child: &Child) -> Result<()> {
+    pub(super) fn report(&self, child: &Child) -> Result<()> {
         self.inherit.give(child);
         if let Some(socket) = &self.pidfd_socket {
             socket::send(socket.as_fd(), b"pidfd", &[child.pidfd.as_fd()])

@@ -1,4 +1,4 @@
-//! The container's cgroups: where they will be, and making them.
+//! The container's cgroups: where they will be, and how they are made.
 
 use std::cell::{Cell, OnceCell, RefCell};
 
@@ -15,42 +15,42 @@ use windlass_sys::fd;
 use windlass_sys::process::Child;
 
 /// Where the cgroups will be.
-pub struct Place {
+pub struct CgroupPlacement {
     /// `None`: there will be none.
     hierarchy: Option<Hierarchy>,
     /// Below the root of the hierarchy.
     path: String,
     /// Whether that is below the runtime's own cgroup, with controllers.
     make_room: bool,
-    /// Who makes it, if not we.
+    /// The connection over which systemd is asked to make it, if we do not make it ourselves.
     systemd: Cell<Option<Systemd>>,
     v1: Option<v1::Limits>,
-    /// Where the device rules are kept without cgroup2.
+    /// The devices controller of version 1, which enforces the device rules where there is no cgroup2.
     devices: Option<v1::Devices>,
 }
 
-/// Whether it is an error that no cgroup can be had.
+/// Whether the container must have a cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Undelegated {
-    /// It is.
-    Refused,
-    /// Only where a limit was asked for: an ordinary user often has none.
-    Tolerated,
+pub enum Delegation {
+    /// It must; without one it is an error.
+    Required,
+    /// Only if a limit was asked for. No cgroup is delegated to many ordinary users.
+    Optional,
 }
 
-impl Place {
-    /// Decides before anything is made. Limits of the plan that are for version 1 move from the
-    /// plan to the place, and warnings change by what this host can do.
+impl CgroupPlacement {
+    /// Decides before anything is made. Limits that version 1 applies move from the plan to the placement, and the
+    /// plan's warnings are adapted to what this host can do.
     ///
-    /// Without cgroup2, limits that nothing can apply are an error.
+    /// Without cgroup2, a limit that nothing can apply is an error.
     pub fn decide(
         manager: Option<Manager>,
         systemd: Option<Result<Systemd>>,
-        undelegated: Undelegated,
+        delegation: Delegation,
         resources: Option<&Resources>,
         plan: &mut Plan,
-    ) -> Result<Place> {
-        let place = |hierarchy, path| Place {
+    ) -> Result<CgroupPlacement> {
+        let place = |hierarchy, path| CgroupPlacement {
             hierarchy,
             path,
             make_room: false,
@@ -74,14 +74,14 @@ impl Place {
             }
             let mut systemd = systemd?;
             let path = systemd.scope_path(unit)?;
-            return Ok(Place { systemd: Cell::new(Some(systemd)), ..place(Some(hierarchy), path) });
+            return Ok(CgroupPlacement { systemd: Cell::new(Some(systemd)), ..place(Some(hierarchy), path) });
         }
-        if undelegated == Undelegated::Tolerated && hierarchy.unified().is_some() {
+        if delegation == Delegation::Optional && hierarchy.unified().is_some() {
             let needs = plan.limits.needs();
             return match (delegated::find(&hierarchy, &plan.cgroups_path, &plan.id)?, needs.first()) {
                 (Some(found), need) => {
                     let make_room = found.below_own && need.is_some();
-                    Ok(Place { make_room, ..place(Some(hierarchy), found.path) })
+                    Ok(CgroupPlacement { make_room, ..place(Some(hierarchy), found.path) })
                 }
                 (None, None) => Ok(none),
                 (None, Some(need)) => Err(delegated::not_delegated(need)),
@@ -98,7 +98,7 @@ impl Place {
                 return Ok(none);
             }
         }
-        Ok(Place { v1, devices, ..place(Some(hierarchy), path) })
+        Ok(CgroupPlacement { v1, devices, ..place(Some(hierarchy), path) })
     }
 
     /// Its path in the file system.
@@ -118,13 +118,19 @@ impl Place {
         places
     }
 
-    /// Makes it, with its limits but for the devices ([`Made::set_devices`]), and gives it to `owner`.
-    /// `record` writes its path down: before it is made, so that it can be found again, but after a
-    /// look at one that is there already, so that what is somebody else's is never found by a later
-    /// `delete --force`.
+    /// Makes it with all limits except the device rules ([`NewCgroup::set_devices`]), and gives it to `owner`.
     ///
-    /// systemd makes it only for a process, see [`Made::begin`].
-    pub(super) fn make(&self, plan: &Plan, owner: Option<u32>, record: impl FnOnce() -> Result<()>) -> Result<Made> {
+    /// `record` writes its path into the container's state. A new cgroup is recorded before it is made, so that it
+    /// can always be found again. One that exists is recorded after it was found to be free, so that a later
+    /// `delete --force` never removes somebody else's.
+    ///
+    /// systemd makes a scope only around a process, see [`NewCgroup::begin`].
+    pub(super) fn make(
+        &self,
+        plan: &Plan,
+        owner: Option<u32>,
+        record: impl FnOnce() -> Result<()>,
+    ) -> Result<NewCgroup> {
         if let Some(share) = &self.v1 {
             share.refuse_in_use()?;
         }
@@ -134,7 +140,7 @@ impl Place {
         if self.make_room {
             delegated::leave_own_cgroup()?;
         }
-        let mut made = Made { unified: OnceCell::new(), scope: None, owner, v1: None, v1_places: Vec::new() };
+        let mut made = NewCgroup { unified: OnceCell::new(), scope: None, owner, v1: None, v1_places: Vec::new() };
         if let (Some(systemd), Some(unit), Some(path)) = (self.systemd.take(), &plan.unit, self.full()) {
             Scope::refuse_in_use(&path)?;
             record()?;
@@ -173,11 +179,10 @@ impl Place {
     }
 }
 
-/// Where the device rules are kept on a host without cgroup2. `None`: everything is allowed, or the
-/// container has a user namespace, in which nobody can make a device.
+/// The devices controller that enforces the device rules on a host without cgroup2. `None`: everything is allowed,
+/// or the container has a user namespace, in which nobody can make a device.
 ///
-/// Without a way to apply the rules it is an error: they are what keeps a container from the host's
-/// disks.
+/// Rules that nothing can enforce are an error: they keep a container from the host's disks.
 fn devices_without_cgroup2(
     hierarchy: &Hierarchy,
     path: &str,
@@ -200,10 +205,10 @@ fn devices_without_cgroup2(
     }
 }
 
-/// The cgroups of a container in the making: removed with whatever is in them, unless the story
-/// ended well.
-pub(super) struct Made {
-    /// That of version 2, once it is there.
+/// The cgroups of a container that is being made. Dropping them kills what is in them and removes them, unless
+/// they are kept.
+pub(super) struct NewCgroup {
+    /// That of version 2, once it exists.
     unified: OnceCell<Cgroup>,
     scope: Option<RefCell<Scope>>,
     owner: Option<u32>,
@@ -211,18 +216,18 @@ pub(super) struct Made {
     v1_places: Vec<String>,
 }
 
-impl Made {
+impl NewCgroup {
     /// That of version 2, where init can be born in it.
     pub fn unified(&self) -> Option<&Cgroup> {
         self.unified.get()
     }
 
-    /// Has systemd make it, around init. It works on that while init and we do something else.
+    /// Asks systemd to make the scope around init, and does not wait for the answer.
     pub fn begin(&self, init: &Child) -> Result<()> {
         self.scope.as_ref().map_or(Ok(()), |scope| scope.borrow_mut().begin(init))
     }
 
-    /// Waits until init is in it, and sets what systemd has not.
+    /// Waits until init is in the scope, and sets the limits that systemd does not set.
     pub fn finish(&self, plan: &Plan, init: &Child) -> Result<()> {
         let Some(scope) = &self.scope else { return Ok(()) };
         let mut scope = scope.borrow_mut();
@@ -239,7 +244,7 @@ impl Made {
         let Some(cgroup) = self.unified.get() else { return Ok(()) };
         cgroup.apply(&plan.limits.writes)?;
         match self.owner.map(|uid| cgroup.delegate(uid, None)) {
-            // An ordinary user cannot give anything away, and the container's root is they.
+            // An ordinary user may not change owners, and need not: the container's root is that user.
             Some(Err(_)) if plan.rootless => Ok(()),
             Some(other) => other,
             None => Ok(()),
@@ -252,8 +257,8 @@ impl Made {
         self.v1_places.clear();
     }
 
-    /// Sets the device filter of the plan, on a cgroup that is there; before any program of the
-    /// container runs.
+    /// Sets the plan's device filter, before any program of the container runs. Does nothing if the cgroup does
+    /// not exist yet.
     pub fn set_devices(&self, plan: &Plan) -> Result<()> {
         match (self.unified.get(), &plan.limits.devices) {
             (Some(cgroup), Some(devices)) => cgroup.set_devices(devices),
@@ -261,21 +266,22 @@ impl Made {
         }
     }
 
-    /// For init, which goes in by itself: it must be inside before it has a cgroup namespace.
+    /// The files through which init joins the cgroups of version 1. It must be inside before its cgroup namespace
+    /// is made.
     pub fn open_procs(&self) -> Result<v1::Procs> {
         self.v1.as_ref().map_or(Ok(v1::Procs::default()), v1::Cgroups::open_procs)
     }
 
-    /// Whether the kernel killed a process in it for want of memory.
+    /// Whether the kernel killed a process in it because memory ran out.
     pub fn oom_killed(&self) -> bool {
         let unified = self.unified.get().and_then(Cgroup::oom_kills);
         unified.or_else(|| self.v1.as_ref()?.oom_kills()).is_some_and(|n| n > 0)
     }
 }
 
-impl Drop for Made {
+impl Drop for NewCgroup {
     fn drop(&mut self) {
-        // What cannot be removed now is there for `delete --force`.
+        // `delete --force` removes what cannot be removed now.
         let cgroup = self.unified.take();
         if let Some(scope) = self.scope.take() {
             drop(cgroup);
@@ -295,15 +301,15 @@ struct Scope {
     unit: Unit,
     /// Of its cgroup, in the file system.
     path: String,
-    /// The call that starts it, if it was made.
+    /// The serial number of the D-Bus call that starts it, once it was sent.
     serial: Option<u32>,
 }
 
-/// How often a dead unit is cleared away that has the name of ours.
+/// How often a dead unit of the same name is removed before the start counts as failed.
 const TRIES: usize = 3;
 
 impl Scope {
-    /// One with processes in it is somebody else's.
+    /// Refuses a cgroup with processes in it, which is somebody else's.
     fn refuse_in_use(path: &str) -> Result<()> {
         match Cgroup::open(path) {
             Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(()),
@@ -327,12 +333,12 @@ impl Scope {
             let begun = || Error::new(Kind::Protocol, "systemd was not asked for the scope");
             match self.systemd.await_scope(self.serial.ok_or_else(begun)?, &self.unit) {
                 Err(error) if error.kind() == Kind::AlreadyExists => {
-                    // What is there is not ours to undo.
+                    // The unit that is there is not ours, so undoing must not stop it.
                     self.serial = None;
                     if tries == TRIES || Scope::refuse_in_use(&self.path).is_err() {
                         return Err(error);
                     }
-                    // A leftover of a container that has ended, or just about to go by itself.
+                    // It is left over from a container that has ended.
                     self.systemd.stop(&self.unit.name)?;
                     self.begin(init)?;
                 }
@@ -350,7 +356,7 @@ impl Scope {
     }
 }
 
-/// Who is to own the cgroup: the container's user, if the container gets its own cgroup namespace
+/// The user who is to own the cgroup: the container's, if the container gets its own cgroup namespace
 /// and a cgroup filesystem that it may write to (config-linux.md, "Cgroup ownership").
 pub(super) fn owner_of_cgroup(spec: &Spec, topology: &Topology) -> Option<u32> {
     let writable = spec.mounts.iter().any(|mount| {

@@ -1,7 +1,7 @@
 //! One direction of a relay: from a source, through a bounded queue, to a sink.
 //!
-//! A channel says which events it waits for, and is told those that poll(2) has reported. Where a read or
-//! write might block, it is done only after poll(2) has said that it will not.
+//! A channel names the events that it waits for, and handles those that poll(2) reports. A read or write that
+//! might block is done only after poll(2) has reported that it will not.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,7 +12,7 @@ use nix::poll::PollFlags;
 use windlass_sys::stdio::Inherited;
 use windlass_sys::stream::{self, Moved};
 
-/// Bytes that may be queued for a sink that takes nothing.
+/// How many bytes are queued at most while the sink takes none.
 const ROOM: usize = 64 * 1024;
 
 /// Splices at least this many bytes; fewer are copied.
@@ -22,17 +22,17 @@ const ROOM: usize = 64 * 1024;
 /// when it comes through ours. A piece as large as a whole pipe would not have fitted in either case.
 const SPLICED: usize = 64 * 1024;
 
-/// So many pieces are moved in one go at most.
+/// How many pieces are moved in one go at most.
 const PIECES: usize = 64;
 
-/// More bytes than the kernel can hold of a terminal's output: 8 KiB on their way (drivers/tty/pty.c), and
+/// An upper bound of the output that the kernel buffers for a terminal: 8 KiB in transit (drivers/tty/pty.c) and
 /// 4 KiB that wait to be read (n_tty.c).
 const TERMINAL_KEEPS: usize = 64 * 1024;
 
-/// What bytes come from, or go to.
+/// One end of a channel.
 #[derive(Debug)]
 pub enum End {
-    /// What the caller gave us at 0, 1 or 2.
+    /// The caller's descriptor at 0, 1 or 2.
     Callers(Inherited),
     /// An end of a pipe of our own; it never waits.
     Pipe(OwnedFd),
@@ -64,8 +64,8 @@ impl End {
         }
     }
 
-    /// Whether poll(2) tells of a sink that nobody will ever read what is written to it. A terminal
-    /// that no process has open may be opened again.
+    /// Whether poll(2) reports that a sink has lost its reader for good. A terminal that no process has open may be
+    /// opened again.
     fn tells_when_unread(&self) -> bool {
         match self {
             End::Callers(inherited) => inherited.has_another_end(),
@@ -103,12 +103,12 @@ pub enum Side {
 /// One direction of a relay.
 #[derive(Debug)]
 pub struct Channel {
-    /// `None`: it has ended, or nobody wants what it has.
+    /// `None`: it has ended, or the sink is closed.
     source: Option<End>,
     /// `None`: it is closed.
     sink: Option<End>,
     queue: VecDeque<u8>,
-    /// Once the process has ended: how many bytes are still taken from the source.
+    /// How many bytes are still taken from the source, once the process has ended.
     left: Option<usize>,
 }
 

@@ -1,35 +1,87 @@
-//! The few things that one step leaves for another.
+//! What the steps of one process leave for each other.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, ResolveFlag};
-
-use windlass_base::abi::PROC_SUPER_MAGIC;
 use windlass_base::error::{Error, Kind, Result};
-use windlass_base::mount::MountAttributes;
 use windlass_base::spec::Hooks;
 use windlass_plan::{Program, RootPath, SourceId};
 use windlass_store::State;
-use windlass_sys::mount::Filesystem;
+use windlass_sys::descriptors;
 use windlass_sys::process::{Execution, SingleThreaded};
 use windlass_sys::progress::Progress;
-use windlass_sys::{self as sys, Failed, descriptors, fd};
 
 use super::action::Stdio;
+use super::procfs::Procfs;
 use super::sources::Sources;
 use super::sync::InitSync;
 
-/// So many descriptors wait to be closed: with those in use they fit into the kernel's first table.
-const SPENT: usize = 40;
+/// Descriptors are closed in batches of this size. With those in use, a batch fits into the kernel's first
+/// table of descriptors.
+const BATCH: usize = 40;
 
-/// Where the word to execute comes from, once init is ready.
-pub enum Gate {
-    /// From a later `start`, over this listening socket.
+/// What holds the program back once the process is ready.
+pub enum Barrier {
+    /// A later `start` opens it, over this listening socket.
     Start(OwnedFd),
-    /// From the runtime that waits at the other end of the pair: `run` and `exec`.
+    /// The runtime at the other end of the pair opens it: `run` and `exec`.
     Runtime,
+    /// `start` has opened it over the connection `start`, and waits there for the outcome.
+    Opened {
+        /// The connection.
+        start: OwnedFd,
+        /// The listening socket, which the execution closes.
+        _listener: OwnedFd,
+    },
+}
+
+/// The mount namespace in which the root filesystem is set up.
+pub enum MountNamespace {
+    /// The container's own.
+    Own,
+    /// One that init has made for the setup. It returns to the runtime's, which is held here.
+    Temporary(OwnedFd),
+    /// The caller's: what is mounted now is mounted for the caller too.
+    Callers,
+}
+
+/// How a process of `exec` comes into the container's PID namespace: a child that it makes is born there.
+pub enum PidNamespace<'a> {
+    /// Nothing is to be done: the process stays where it is.
+    Own,
+    /// Not joined yet.
+    ToJoin {
+        /// A pidfd of the container's init.
+        init: OwnedFd,
+        /// What the birth needs.
+        parent: Parent<'a>,
+    },
+    /// Joined, for the children of this process.
+    Joined(Parent<'a>),
+    /// This process was born there. The pipe end closes with the execution, for which its parent waits.
+    Born {
+        /// The pipe end.
+        _executed: OwnedFd,
+    },
+}
+
+/// What a process needs to make the one that executes the program, and to watch over it.
+pub struct Parent<'a> {
+    /// A pidfd of the runtime.
+    pub runtime: OwnedFd,
+    /// The proof that this process has one thread.
+    pub proof: &'a SingleThreaded,
+}
+
+/// How far the program is from its execution.
+pub enum Executable {
+    /// Not looked for yet.
+    Unknown,
+    /// Found at this path.
+    Found(CString),
+    /// Ready for the kernel.
+    Prepared(Execution),
 }
 
 /// A directory below the root, held open.
@@ -43,143 +95,132 @@ pub struct Directory {
     pub fresh: bool,
 }
 
+/// The mounts that hide masked paths. The first use attaches the mount itself, each later one a copy of it.
+#[derive(Default)]
+pub struct Masks {
+    /// An empty directory, for directories.
+    pub directory: Option<OwnedFd>,
+    /// The null device, for files.
+    pub file: Option<OwnedFd>,
+}
+
+/// The hooks that run in the container, and what they read on their standard input.
+#[derive(Clone, Copy)]
+pub struct ContainerHooks<'a> {
+    /// Hooks of the configuration.
+    pub hooks: &'a Hooks,
+    /// The container's state.
+    pub state: &'a State,
+}
+
 /// What the steps of one process work with.
 pub struct Context<'a> {
     /// To the runtime.
     pub sync: InitSync,
-    /// Where the word to execute comes from.
-    pub gate: Gate,
-    /// A `start` that waits for the outcome.
-    pub starter: Option<OwnedFd>,
+    /// The page shared with the runtime, by which it tells things without a message.
+    pub progress: Progress,
+    /// What holds the program back.
+    pub barrier: Barrier,
     /// Where mounts come from, by the plan's index; each is used once.
     pub sources: Sources<'a>,
     /// Namespaces to join, by the plan's index.
     pub joins: Vec<Option<OwnedFd>>,
-    /// The container's init, for exec.
-    pub target: Option<OwnedFd>,
-    /// A pidfd of the runtime, for steps that watch for its end.
-    pub runtime: Option<OwnedFd>,
-    /// A pipe end that execve(2) closes; whoever waits for the execution reads the other end.
-    pub held: Option<OwnedFd>,
+    /// For `exec`.
+    pub pid_namespace: PidNamespace<'a>,
     /// Whether the kernel kills this process when the runtime ends.
     pub dies_with_runtime: bool,
-    /// The proof that this process has one thread, for the step that forks.
-    pub proof: Option<&'a SingleThreaded>,
-    /// The runtime's mount namespace, while init is in another that it leaves again.
-    pub mounts: Option<OwnedFd>,
-    /// The root filesystem.
+    /// Where mounts are made.
+    pub mounts: MountNamespace,
+    /// The root filesystem, once it is attached.
     pub root: Option<OwnedFd>,
-    /// Whether what is mounted now is mounted for the caller too.
-    pub mounts_are_callers: bool,
     /// A directory in which something was made, kept for what is made next.
     pub directory: Option<Directory>,
-    /// The empty directory that hides directories, attached once.
-    pub empty: Option<OwnedFd>,
-    /// The null device that hides files, attached once.
-    pub null: Option<OwnedFd>,
-    /// Whether `/` is still the caller's.
-    pub callers_root: bool,
-    /// A procfs, see [`Context::proc`].
-    proc: Option<OwnedFd>,
+    /// What hides masked paths.
+    pub masks: Masks,
+    /// Where sysctls and labels are written.
+    pub procfs: Procfs,
     /// Mounts that are made read-only when everything in them is made.
     pub late_readonly: Vec<(RootPath, OwnedFd)>,
-    /// What is no longer needed, see [`Context::spend`].
-    spent: Vec<OwnedFd>,
+    /// What is no longer needed, see [`Context::close_later`].
+    closing: Vec<OwnedFd>,
     /// Gets the terminal's master end.
     pub console_socket: Option<OwnedFd>,
     /// What becomes of the caller's stdio.
     pub stdio: Stdio,
-    /// The page shared with the runtime, by which it tells things without a message.
-    pub progress: Option<Progress>,
     /// Whether the program is told its id in `LISTEN_PID` (sd_listen_fds(3)).
     pub listens: bool,
-    /// Hooks of the configuration.
-    pub hooks: Option<&'a Hooks>,
-    /// For the hooks' standard input.
-    pub state: Option<&'a State>,
-    /// The program.
+    /// For `create`, where the configuration has hooks.
+    pub hooks: Option<ContainerHooks<'a>>,
+    /// The program's arguments and environment.
     pub program: Program,
+    /// The program's file.
+    pub executable: Executable,
     /// Whether the working directory is entered.
-    pub entered: bool,
-    /// Where it was found.
-    pub executable: Option<std::ffi::CString>,
-    /// Both, ready for the kernel.
-    pub ready: Option<Execution>,
+    pub in_working_directory: bool,
     /// Descriptors to pass besides 0, 1 and 2.
     pub preserve_fds: u32,
 }
 
 impl<'a> Context<'a> {
     /// A context with nothing prepared.
-    pub fn new(sync: InitSync, gate: Gate, program: Program) -> Context<'a> {
+    pub fn new(sync: InitSync, progress: Progress, barrier: Barrier, program: Program) -> Context<'a> {
         Context {
             sync,
-            gate,
-            starter: None,
+            progress,
+            barrier,
             sources: Sources::none(),
             joins: Vec::new(),
-            target: None,
-            runtime: None,
-            held: None,
+            pid_namespace: PidNamespace::Own,
             dies_with_runtime: true,
-            proof: None,
-            mounts: None,
+            mounts: MountNamespace::Own,
             root: None,
-            mounts_are_callers: false,
             directory: None,
-            empty: None,
-            null: None,
-            callers_root: true,
-            proc: None,
+            masks: Masks::default(),
+            procfs: Procfs::new(),
             late_readonly: Vec::new(),
-            spent: Vec::new(),
+            closing: Vec::new(),
             console_socket: None,
             stdio: Stdio::Kept,
-            progress: None,
             listens: false,
             hooks: None,
-            state: None,
             program,
-            entered: false,
-            executable: None,
-            ready: None,
+            executable: Executable::Unknown,
+            in_working_directory: false,
             preserve_fds: 0,
         }
     }
 
-    /// Closes whatever the runtime and its caller had open and no step needs.
-    pub fn close_the_rest(&self) {
-        let gate = match &self.gate {
-            Gate::Start(listener) => Some(listener),
-            Gate::Runtime => None,
-        };
+    /// Closes whatever the runtime and its caller had open and no step needs; `more` stays open too.
+    pub fn close_the_rest(&self, more: &[BorrowedFd<'_>]) {
         let mut kept: Vec<BorrowedFd<'_>> = vec![self.sync.as_fd()];
-        kept.extend(
-            gate.into_iter()
-                .chain(&self.console_socket)
-                .chain(&self.target)
-                .chain(&self.runtime)
-                .chain(&self.root)
-                .map(|fd| fd.as_fd()),
-        );
+        kept.extend(more);
+        if let Barrier::Start(listener) = &self.barrier {
+            kept.push(listener.as_fd());
+        }
+        kept.extend(self.console_socket.as_ref().map(AsFd::as_fd));
         kept.extend(self.stdio.kept());
         kept.extend(self.joins.iter().flatten().map(|fd| fd.as_fd()));
         kept.extend(self.sources.descriptors());
-        descriptors::close_all_but(descriptors::first_not_preserved(self.preserve_fds), &kept);
+        descriptors::close_all_but(self.first_not_preserved(), &kept);
     }
 
-    /// Lets go of a descriptor, not necessarily at once: many are closed in one call. None of the
+    /// The first descriptor that is neither stdio nor passed on for the caller.
+    pub fn first_not_preserved(&self) -> i32 {
+        descriptors::first_not_preserved(self.preserve_fds)
+    }
+
+    /// Closes a descriptor, not necessarily at once: many are closed in one call. None of the
     /// mounts' is open any more when the root is changed.
-    pub fn spend(&mut self, fd: OwnedFd) {
-        self.spent.push(fd);
-        if self.spent.len() >= SPENT {
-            self.close_spent();
+    pub fn close_later(&mut self, fd: OwnedFd) {
+        self.closing.push(fd);
+        if self.closing.len() >= BATCH {
+            self.close_now();
         }
     }
 
-    /// Closes what was spent.
-    pub fn close_spent(&mut self) {
-        descriptors::close_many(std::mem::take(&mut self.spent));
+    /// Closes what [`Context::close_later`] has collected.
+    pub fn close_now(&mut self) {
+        descriptors::close_many(std::mem::take(&mut self.closing));
     }
 
     /// The root filesystem. Steps that need it come after the one that attaches it.
@@ -191,66 +232,5 @@ impl<'a> Context<'a> {
     /// A copy of a mount, attached nowhere; it can be attached once.
     pub fn take_source(&mut self, source: SourceId) -> Result<OwnedFd> {
         self.sources.take(source, &self.sync)
-    }
-
-    /// A procfs of our own: a new mount that is attached nowhere, so that neither the container's
-    /// mounts nor its processes can put anything in the place of its files (CVE-2019-16884,
-    /// CVE-2025-52881). A user namespace that may not have one uses the caller's, until the root is changed.
-    pub fn proc(&mut self) -> sys::Result<BorrowedFd<'_>> {
-        if self.proc.is_none() {
-            let mount = Filesystem::open("proc")
-                .and_then(|fs| fs.mount(MountAttributes::NOSUID | MountAttributes::NOEXEC | MountAttributes::NODEV));
-            match mount {
-                Err(failed) if failed.errno == Errno::EPERM && self.callers_root => self.hold_callers_proc()?,
-                other => self.proc = Some(other?),
-            }
-        }
-        Ok(self.proc.as_ref().expect("just made").as_fd())
-    }
-
-    /// Makes the caller's procfs the one that [`Context::proc`] gives. What it shows of namespaces is about
-    /// those of who opens a file in it, whoever has mounted it.
-    pub fn hold_callers_proc(&mut self) -> sys::Result<()> {
-        self.proc = Some(procfs("/proc")?);
-        Ok(())
-    }
-
-    /// Lets go of the procfs.
-    pub fn drop_proc(&mut self) {
-        self.proc = None;
-    }
-
-    /// Writes to a file of the procfs, never through a link out of it nor to what is mounted in it.
-    pub fn write_proc(&mut self, path: &str, value: &[u8]) -> sys::Result<()> {
-        let proc = self.proc()?;
-        // `self` is a link of procfs itself, and stays in it.
-        let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS | ResolveFlag::RESOLVE_NO_XDEV;
-        let file = fd::openat2(proc, path, OFlag::O_WRONLY, 0, resolve)?;
-        fd::write_once(file.as_fd(), value)
-    }
-}
-
-/// `PROC_ROOT_INO` (linux/proc_fs.h).
-const PROC_ROOT: u64 = 1;
-
-/// The procfs at `path`, which must be the root of one (`O_PATH`).
-fn procfs(path: &str) -> sys::Result<OwnedFd> {
-    let found = fd::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-    if fd::filesystem(found.as_fd())? != PROC_SUPER_MAGIC || fd::stat(found.as_fd())?.st_ino != PROC_ROOT {
-        return Err(Failed { call: format!("open({path:?}), which is no procfs").into(), errno: Errno::ENOTSUP });
-    }
-    Ok(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::procfs;
-
-    #[test]
-    fn only_the_root_of_a_procfs_is_taken_for_one() {
-        assert!(procfs("/proc").is_ok());
-        for path in ["/", "/proc/self", "/proc/sys", "/proc/self/root", "/dev/null", "/nothing"] {
-            assert!(procfs(path).is_err(), "{path}");
-        }
     }
 }

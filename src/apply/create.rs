@@ -1,4 +1,4 @@
-//! The runtime's story of `create`, top to bottom.
+//! What the runtime does for `create` and `run`, top to bottom.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,19 +18,19 @@ use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
 use windlass_sys::{fd, socket, start};
 
 use super::caller::{Caller, set_oom_score_adj};
-use super::cgroup::{Made, Place, owner_of_cgroup};
-use super::context::{Context, Gate};
+use super::cgroup::{CgroupPlacement, NewCgroup, owner_of_cgroup};
+use super::context::{Barrier, ContainerHooks, Context};
 use super::init::{self, Watch};
-use super::laps::Laps;
 use super::launch::{Handler, Launch};
-use super::namespaces::{Borrowed, map_ids, open_joins};
-use super::notify::{Host, Notify};
+use super::namespaces::{JoinedNamespaces, map_ids, open_joins};
+use super::notify::{Notify, ServiceManager};
 use super::sources::{self, Idmaps, Sources};
 use super::sync::{InitSync, Question};
+use super::timing::StepTimer;
 use super::{hooks, listener, resctrl};
 
 /// What `create` works from.
-pub struct Create<'a> {
+pub struct CreateRequest<'a> {
     /// Where containers are kept.
     pub store: &'a Store,
     /// What will be done.
@@ -44,14 +44,14 @@ pub struct Create<'a> {
     /// Absolute path of the bundle, which is the current directory.
     pub bundle: &'a Path,
     /// Where its cgroups will be.
-    pub place: Place,
+    pub place: CgroupPlacement,
     /// What passes between it and the caller.
     pub caller: Caller<'a>,
     /// Additions to the environment (`LISTEN_FDS`).
     pub environment: &'a [String],
     /// Whether the plan has the mount of a notify socket.
     pub notify: bool,
-    /// Whether a later `start` gives the word, or this process does, at once.
+    /// Whether a later `start` opens the start barrier, or this process does, at once.
     pub wait_for_start: bool,
     /// Whether init reports each step.
     pub debug: bool,
@@ -63,21 +63,20 @@ pub struct Create<'a> {
     pub warnings: &'a RefCell<Vec<Fault>>,
 }
 
-impl Create<'_> {
-    /// Whether the device filter is there when init begins. Init itself needs none, and loads the
-    /// kernel with it for a tenth of a millisecond; but a hook may find it, and replace it by one of
-    /// its own, and none may come after that.
+impl CreateRequest<'_> {
+    /// Whether the device filter is set before init is made. Without hooks it is set while init works, which
+    /// saves a tenth of a millisecond. A hook may replace the filter by one of its own, so ours must come first.
     fn devices_before_init(&self) -> bool {
         self.spec.hooks.is_some()
     }
 }
 
-/// Makes the container, up to an init that waits for the word. On a failure, here or before the launch is
-/// committed, nothing of it stays and the poststop hooks have run.
-pub fn create<'a>(request: Create<'a>, proof: &'a SingleThreaded) -> Result<Launch<Creation<'a>>> {
-    let mut laps = Laps::begin(request.debug);
+/// Makes the container, up to an init that waits for its start barrier. On a failure, here or before the launch
+/// is committed, nothing of it stays and the poststop hooks have run.
+pub fn create<'a>(request: CreateRequest<'a>, proof: &'a SingleThreaded) -> Result<Launch<NewContainer<'a>>> {
+    let mut timer = StepTimer::start(request.debug);
     let (plan, debug) = (request.plan, request.debug);
-    let mut creation = Creation::begin(request, proof, &mut laps)?;
+    let mut creation = NewContainer::begin(request, proof, &mut timer)?;
     if creation.request.notify {
         super::notify::prepare(creation.root(), &plan.id)?;
     }
@@ -86,26 +85,26 @@ pub fn create<'a>(request: Create<'a>, proof: &'a SingleThreaded) -> Result<Laun
     let joined_user = plan.topology.joined.iter().position(|join| join.kind == Namespaces::USER);
     let joined_user = joined_user.and_then(|at| joins[at].as_ref()).map(OwnedFd::as_fd);
     creation.idmaps = Idmaps::make(&plan.sources, joined_user, proof)?;
-    let gate = match creation.request.wait_for_start {
+    let barrier = match creation.request.wait_for_start {
         true => {
             let name = creation.reservation.start_socket();
-            Gate::Start(socket::listen_at(creation.root(), &name).doing(|| "cannot make the start socket")?)
+            Barrier::Start(socket::listen_at(creation.root(), &name).doing(|| "cannot make the start socket")?)
         }
-        false => Gate::Runtime,
+        false => Barrier::Runtime,
     };
-    laps.done("open namespaces");
+    timer.done("open namespaces");
 
-    // Before the clone, so that init is born so: see init::begin. Where the runtime has no power
-    // over init but being the same user, the files of its /proc must be the user's until its ids
-    // are mapped: it hides when it becomes another. In its user namespace it is alone.
+    // Init must not be dumpable, see init::begin, and inherits that from the clone. There is one exception: where
+    // an ordinary user's runtime maps init's ids, init's files in /proc must be that user's until the maps are
+    // written. Init then makes itself non-dumpable afterwards; nobody else is in its user namespace before that.
     let mapped_first = plan.topology.maps != Maps::Direct;
     if !mapped_first {
         process::set_nondumpable().doing(|| "cannot hide the runtime")?;
     }
-    // Otherwise the container could read the caller's arguments in /proc/PID/cmdline: paths of the host.
+    // The container could otherwise read the caller's arguments, paths of the host, in /proc/PID/cmdline.
     let shown_again = start::show_as(c"windlass init");
     let mut launch = Launch::spawn(creation, debug, plan.topology.intermediate, |creation, sync, watch| {
-        let borrowed = Borrowed::enter(&plan.topology, &joins)?;
+        let borrowed = JoinedNamespaces::enter(&plan.topology, &joins)?;
         let new = if plan.topology.intermediate { Namespaces::empty() } else { plan.topology.clone };
         let cgroup = creation.cgroup.unified().map(Cgroup::dir_fd);
         let forked = process::fork(new.into(), cgroup, proof)
@@ -118,36 +117,41 @@ pub fn create<'a>(request: Create<'a>, proof: &'a SingleThreaded) -> Result<Laun
         if let Err(error) = procs.join() {
             init::fail(&sync, &error);
         }
-        let cx = creation.context(sync, gate, joins);
-        child_story(plan, Watch { mapped_first, ..watch }, cx, proof)
+        let watch = Watch { mapped_first, ..watch };
+        let cx = creation.context(sync, watch, barrier, joins);
+        run_child(plan, watch, cx, proof)
     })?;
     drop(shown_again);
     launch.converse()?;
     Ok(launch)
 }
 
-/// What is made for a new container, and is undone by dropping it.
-pub struct Creation<'a> {
+/// What is made for a new container. Dropping it undoes that.
+pub struct NewContainer<'a> {
     // In the order in which it is undone.
-    resources: Option<resctrl::Made>,
-    cgroup: Made,
+    resources: Option<resctrl::NewGroup>,
+    cgroup: NewCgroup,
     reservation: Reservation,
     poststop: Poststop<'a>,
     state: State,
-    /// Init, once it stands.
+    /// Init, once it is made.
     init: Option<InitProcess>,
     idmaps: Idmaps,
-    request: Create<'a>,
+    request: CreateRequest<'a>,
     proof: &'a SingleThreaded,
 }
 
-impl<'a> Creation<'a> {
-    /// Takes the id, writes down what will be made, and makes the cgroup.
-    fn begin(mut request: Create<'a>, proof: &'a SingleThreaded, laps: &mut Laps) -> Result<Creation<'a>> {
+impl<'a> NewContainer<'a> {
+    /// Reserves the id, records what will be made, and makes the cgroup.
+    fn begin(
+        mut request: CreateRequest<'a>,
+        proof: &'a SingleThreaded,
+        timer: &mut StepTimer,
+    ) -> Result<NewContainer<'a>> {
         let plan = request.plan;
         let mut poststop = Poststop::of(&request);
         let reservation = request.store.reserve(&plan.id)?;
-        laps.done("reserve the container");
+        timer.done("reserve the container");
         let resources = match request.spec.linux.as_ref().and_then(|linux| linux.intel_rdt.as_ref()) {
             Some(rdt) => Some(resctrl::find(rdt, &plan.id)?),
             None => None,
@@ -160,7 +164,7 @@ impl<'a> Creation<'a> {
         let post = request.spec.hooks.as_ref().is_some_and(|h| !h.poststart.is_empty() || !h.poststop.is_empty());
         let config = std::mem::take(&mut request.config);
         let cgroup = request.place.make(plan, owner, || reservation.record(&state, &config, post))?;
-        // These may be large, and init inherits what is there at the clone.
+        // It may be large, and init gets a copy of all memory that is in use at the clone.
         drop(config);
         if !is_passed_on(plan, request.spec) {
             state.annotations.clear();
@@ -169,9 +173,9 @@ impl<'a> Creation<'a> {
         if request.devices_before_init() {
             cgroup.set_devices(plan)?;
         }
-        laps.done("record it and make its cgroup");
+        timer.done("record it and make its cgroup");
         let (init, idmaps) = (None, Idmaps::default());
-        Ok(Creation { resources, cgroup, reservation, poststop, state, init, idmaps, request, proof })
+        Ok(NewContainer { resources, cgroup, reservation, poststop, state, init, idmaps, request, proof })
     }
 
     /// The state root.
@@ -179,32 +183,33 @@ impl<'a> Creation<'a> {
         self.reservation.root()
     }
 
-    /// The socket on which the container says that it is ready, for `run`.
-    pub fn listen(&self, host: &Host) -> Result<Option<Notify>> {
+    /// The socket on which the container reports that it is ready, for `run`.
+    pub fn listen(&self, host: &ServiceManager) -> Result<Option<Notify>> {
         Notify::listen(self.root(), &self.state.id, host)
     }
 
-    /// The same where the host does not listen: what the container says is read and goes nowhere.
+    /// The same where the host does not listen: what the container reports is read and dropped.
     pub fn listen_for_nobody(&self) -> Result<Option<Notify>> {
         Notify::listen_for_nobody(self.root(), &self.state.id)
     }
 
-    /// What init works with; all else is closed in it. Also because a lock belongs to all copies of
-    /// its descriptor: the runtime's must not live on in init.
-    fn context(&mut self, sync: InitSync, gate: Gate, joins: Vec<Option<OwnedFd>>) -> Context<'_> {
-        let mut cx = Context::new(sync, gate, program(&self.request));
+    /// In init: what its steps work with. Every other descriptor is closed. One of them holds the runtime's lock,
+    /// which would stay taken for as long as init has a copy.
+    fn context(&mut self, sync: InitSync, watch: Watch, barrier: Barrier, joins: Vec<Option<OwnedFd>>) -> Context<'_> {
+        let mut cx = Context::new(sync, watch.progress, barrier, program(&self.request));
         let idmaps = std::mem::take(&mut self.idmaps);
         cx.sources = Sources::new(self.request.plan, self.request.bundle, idmaps);
         cx.joins = joins;
         cx.console_socket = self.request.caller.console_socket.take();
         cx.preserve_fds = self.request.caller.preserve_fds;
         self.request.caller.inherit.pass_to(&mut cx);
-        cx.hooks = self.request.spec.hooks.as_ref();
-        if !cx.hooks.is_some_and(|hooks| !hooks.create_container.is_empty() || !hooks.start_container.is_empty()) {
+        let hooks = self.request.spec.hooks.as_ref();
+        if !hooks.is_some_and(|hooks| !hooks.create_container.is_empty() || !hooks.start_container.is_empty()) {
             self.state.annotations.clear();
         }
-        cx.state = Some(&self.state);
-        cx.close_the_rest();
+        let state = &self.state;
+        cx.hooks = hooks.map(|hooks| ContainerHooks { hooks, state });
+        cx.close_the_rest(&[]);
         cx
     }
 
@@ -216,7 +221,7 @@ impl<'a> Creation<'a> {
     }
 }
 
-impl Handler for Creation<'_> {
+impl Handler for NewContainer<'_> {
     type Kept = Container;
     const PROCESS: &'static str = "container init";
 
@@ -229,7 +234,7 @@ impl Handler for Creation<'_> {
     }
 
     fn place(&mut self, _: &Child) -> Result<()> {
-        Err(Error::new(Kind::Protocol, "init asks for its cgroup before it asks for its scope"))
+        Err(Error::new(Kind::Protocol, "init asks to be put into a cgroup, which only exec expects"))
     }
 
     fn spawned(&mut self, child: &Child) -> Result<()> {
@@ -243,7 +248,7 @@ impl Handler for Creation<'_> {
         }
         set_oom_score_adj(child, plan.oom_score_adj, "/process/oomScoreAdj")?;
         self.request.caller.inherit.adjust(child);
-        // It lives, or was not reaped.
+        // The process cannot be gone: only this runtime reaps it.
         let hidden = || {
             let msg = format!("cannot record init: /proc/{}/stat tells nothing of it", child.pid);
             Error::new(Kind::Kernel, msg).hint("a procfs must be mounted at /proc, without hidepid= for this user")
@@ -268,7 +273,7 @@ impl Handler for Creation<'_> {
             Question::RuntimeHooks => self.runtime_hooks(child.pid)?,
             Question::Listener(number) => {
                 let state = hooks::state_for(&self.state, Status::Creating, child.pid);
-                listener::hand_on(&plan.init, child, number, &self.state.oci_version, state)?;
+                listener::send_to_agent(&plan.init, child, number, &self.state.oci_version, state)?;
             }
         }
         Ok(Vec::new())
@@ -276,7 +281,7 @@ impl Handler for Creation<'_> {
 
     /// From here on other commands find the container.
     fn ready(&mut self, child: &Child) -> Result<()> {
-        self.request.caller.tell(child)?;
+        self.request.caller.report(child)?;
         self.reservation.record_init(self.init.as_ref().ok_or_else(unnamed)?)
     }
 
@@ -286,7 +291,7 @@ impl Handler for Creation<'_> {
     }
 
     fn keep(self, _: &Child) -> Result<Container> {
-        let Creation { resources, cgroup, reservation, mut poststop, state, init, request, .. } = self;
+        let NewContainer { resources, cgroup, reservation, mut poststop, state, init, request, .. } = self;
         let hooks = request.spec.hooks.clone().unwrap_or_default();
         let container = reservation.commit(state, init.ok_or_else(unnamed)?, hooks)?;
         cgroup.keep();
@@ -302,8 +307,8 @@ fn unnamed() -> Error {
     Error::new(Kind::Protocol, "init is ready before it was named")
 }
 
-/// The poststop hooks that a container which comes to nothing is owed from the moment at which it is
-/// written down (runtime.md, "Lifecycle").
+/// The poststop hooks of a container whose creation fails. They are owed from the moment at which the container
+/// is recorded (runtime.md, "Lifecycle").
 struct Poststop<'a> {
     hooks: &'a [Hook],
     state: Option<State>,
@@ -311,7 +316,7 @@ struct Poststop<'a> {
 }
 
 impl<'a> Poststop<'a> {
-    fn of(request: &Create<'a>) -> Poststop<'a> {
+    fn of(request: &CreateRequest<'a>) -> Poststop<'a> {
         let hooks = request.spec.hooks.as_ref().map_or(&[][..], |hooks| &hooks.poststop);
         Poststop { hooks, state: None, warnings: request.warnings }
     }
@@ -332,19 +337,19 @@ impl Drop for Poststop<'_> {
     }
 }
 
-/// The child's side of the clone: straight to its steps, or first the clone in between.
-fn child_story(plan: &Plan, watch: Watch, cx: Context<'_>, proof: &SingleThreaded) -> ! {
+/// The child's side of the clone: its steps, after a second clone if this is the intermediate process.
+fn run_child(plan: &Plan, watch: Watch, cx: Context<'_>, proof: &SingleThreaded) -> ! {
     if plan.topology.intermediate
-        && let Err(error) = between(plan, &cx, proof)
+        && let Err(error) = run_intermediate(plan, &cx, proof)
     {
         init::fail(&cx.sync, &error);
     }
     init::run(&plan.init, &|step: &Step| plan.describe(&step.action), watch, cx)
 }
 
-/// The process in between: joins what there is to join, makes init in its new namespaces as a
-/// child of the runtime, names it to the runtime and ends. Only init returns from here.
-fn between(plan: &Plan, cx: &Context<'_>, proof: &SingleThreaded) -> Result<()> {
+/// The intermediate process: joins namespaces, makes init in its new namespaces as a child of the
+/// runtime, names it to the runtime and ends. Only init returns from here.
+fn run_intermediate(plan: &Plan, cx: &Context<'_>, proof: &SingleThreaded) -> Result<()> {
     process::set_nondumpable()?;
     for (join, file) in plan.topology.joined.iter().zip(&cx.joins) {
         let Some(file) = file.as_ref().filter(|_| join.joiner == windlass_plan::Joiner::Init) else { continue };
@@ -363,13 +368,13 @@ fn between(plan: &Plan, cx: &Context<'_>, proof: &SingleThreaded) -> Result<()> 
     }
 }
 
-/// Whether somebody gets the state, with its annotations, during create: a hook or a seccomp agent.
+/// Whether a hook or a seccomp agent gets the state, with its annotations, during create.
 fn is_passed_on(plan: &Plan, spec: &Spec) -> bool {
     let listens = |step: &Step| matches!(&step.action, Action::Seccomp(seccomp) if !seccomp.listener_path.is_empty());
     spec.hooks.is_some() || plan.init.iter().any(listens)
 }
 
-fn program(request: &Create<'_>) -> Program {
+fn program(request: &CreateRequest<'_>) -> Program {
     let process = request.spec.process.clone().unwrap_or_default();
     let mut env = process.env;
     env.extend(request.environment.iter().cloned());
@@ -379,7 +384,7 @@ fn program(request: &Create<'_>) -> Program {
     Program::new(process.args, env)
 }
 
-fn state(request: &mut Create<'_>) -> State {
+fn state(request: &mut CreateRequest<'_>) -> State {
     let root = request.spec.root.as_ref().map_or("", |root| root.path.as_str());
     let rootfs: PathBuf = request.bundle.join(root);
     let chroots = |action: &Action| match action {

@@ -46,21 +46,21 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Fault>> {
     Ok(warnings)
 }
 
-/// Kills all processes of a container and removes it, as `delete --force` does. For who holds the lock.
+/// Kills all processes of a container and removes it, as `delete --force` does. The caller holds the lock.
 pub fn destroy(container: &Container) -> Result<Vec<Fault>> {
     kill_everything(container, false)?;
     finish(container)
 }
 
-/// The end of a container whose processes are gone: cgroup, hooks, state.
+/// Removes a container whose processes have ended: its cgroups, then poststop hooks, then its state.
 pub fn finish(container: &Container) -> Result<Vec<Fault>> {
     // A record for whoever asks during the hooks, while the cgroup can still tell.
     let mut warnings = Vec::new();
     if let Some(path) = &container.state.cgroup {
-        // systemd clears an empty scope away by itself, sooner or later than this. Of a create that
-        // died it may not even have heard yet.
+        // systemd removes an empty scope by itself, before or after this. If create died early, it may not even
+        // have been asked for the scope yet.
         let scope = container.state.unit.as_ref().filter(|_| container.init.is_none() || Path::new(path).exists());
-        // It lets us in while we clear away ourselves.
+        // Connecting takes systemd some time, in which we remove the cgroup.
         let systemd = scope.map(|unit| (unit, Systemd::connect(unit.user)));
         cgroup::remove(path, Kill::Yes)?;
         let stop = |systemd: &mut Systemd, unit: &str| match container.init {
@@ -72,7 +72,7 @@ pub fn finish(container: &Container) -> Result<Vec<Fault>> {
             warnings.push(Fault { pointer: String::new(), msg: error.message().into() });
         }
     }
-    // Where there is a cgroup2, it knew all that was to be killed.
+    // With cgroup2, all processes were killed by that cgroup.
     let kill = if container.state.cgroup.is_some() { Kill::No } else { Kill::Yes };
     v1::remove(&container.state.cgroup_v1, kill)?;
     if let Some(group) = &container.state.intel_rdt {

@@ -1,8 +1,7 @@
-//! Device nodes that the runtime makes for a user namespace, in which nobody can make any.
+//! Device nodes that the runtime makes for a container with a user namespace, in which nobody can make any.
 //!
-//! `linux.devices` are paths in the container, and the host need not have them: they may have another
-//! name there, or none. A container must have them all the same (config-linux.md, "Devices"). So the runtime
-//! makes such a node in a tmpfs of its own that is attached nowhere, and init binds it as it binds those of
+//! `linux.devices` are paths in the container. The host may have the device under another name, or no node for
+//! it, and the container must have it all the same (config-linux.md, "Devices"). So the runtime makes such a node in a tmpfs of its own that is attached nowhere, and init binds it as it binds those of
 //! the host. The device rules of the container's cgroup hold for it as for any other.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,9 +18,9 @@ pub(super) fn is_missing(source: &Source, found: &Result<OwnedFd>) -> bool {
     source.device.is_some() && matches!(found, Err(failed) if failed.errno == Errno::ENOENT)
 }
 
-/// A mount of the node itself, with the owner and the mode that it is to have. `found` is the answer where
-/// it cannot be made: by who may make no devices, before Linux 6.15, where nothing can be copied from a
-/// filesystem that is attached nowhere, and for an owner whom the user namespace does not have.
+/// A mount of the node itself, with the owner and the mode that it is to have. `found` is returned if it cannot be
+/// made: the runtime may make no devices, the kernel is older than 6.15 and copies nothing from a filesystem that is
+/// attached nowhere, or the owner is not mapped in the user namespace.
 pub(super) fn made(source: &Source, topology: &Topology, found: Result<OwnedFd>) -> Result<OwnedFd> {
     let owner = |node: &Node| topology.host_uid(node.uid).zip(topology.host_gid(node.gid));
     match source.device.as_ref().and_then(|node| Some((node, owner(node)?))) {

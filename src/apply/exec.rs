@@ -1,4 +1,4 @@
-//! The runtime's story of `exec`, top to bottom.
+//! What the runtime does for `exec`, top to bottom.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -19,13 +19,13 @@ use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
 use windlass_sys::{credentials, fd, mount, sched, start};
 
 use super::caller::{Caller, set_oom_score_adj};
-use super::context::{Context, Gate};
+use super::context::{Barrier, Context, Parent, PidNamespace};
 use super::launch::{Handler, Launch};
 use super::sync::Question;
 use super::{init, listener};
 
 /// What `exec` works from.
-pub struct Exec<'a> {
+pub struct ExecRequest<'a> {
     /// The container.
     pub container: &'a Container,
     /// What will be done.
@@ -40,9 +40,9 @@ pub struct Exec<'a> {
     pub debug: bool,
 }
 
-/// Makes a process in a container, up to the point where it waits for the word. On a failure before the
+/// Makes a process in a container, up to the point where it waits for its start barrier. On a failure before the
 /// launch is committed, the process is killed and reaped.
-pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Entry<'a>>> {
+pub fn exec<'a>(request: ExecRequest<'a>, proof: &SingleThreaded) -> Result<Launch<NewProcess<'a>>> {
     let container = request.container;
     refuse_status(&request, stopped)?;
     let target = container.open_init()?.ok_or_else(stopped)?;
@@ -62,26 +62,23 @@ pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Entr
             mask.trim_start_matches('0')
         );
     }
-    // Before the clone, so that the process is born so: see init::begin.
+    // The process must not be dumpable, see init::begin, and inherits that from the clone.
     process::set_nondumpable().doing(|| "cannot hide the runtime")?;
-    // Otherwise the container could read the caller's arguments in /proc/PID/cmdline: paths, variables.
+    // The container could otherwise read the caller's arguments in /proc/PID/cmdline: paths, variables.
     let _shown_again = start::show_as(c"windlass exec");
     let (plan, debug) = (request.plan, request.debug);
     let runtime = process::open_pid(std::process::id() as i32).doing(|| "cannot watch the runtime")?;
-    let entry = Entry { request, placed: Placed::Born, late: None, late_v1: v1::Cgroups::default() };
+    let entry = NewProcess { request, placed: Placed::Born, late: None, late_v1: v1::Cgroups::default() };
     let launch = Launch::spawn(entry, debug, plan.in_between(), |entry, sync, watch| {
         if let Forked::Parent(child) = entry.fork((init_pid, target.as_fd()), proof)? {
             return Ok(child);
         }
-        let mut cx = Context::new(sync, Gate::Runtime, plan.program());
+        let mut cx = Context::new(sync, watch.progress, Barrier::Runtime, plan.program());
         cx.console_socket = entry.request.caller.console_socket.take();
         cx.preserve_fds = entry.request.caller.preserve_fds;
         entry.request.caller.inherit.pass_to(&mut cx);
-        cx.target = Some(target);
-        cx.runtime = Some(runtime);
-        cx.root = root;
-        cx.proof = Some(proof);
-        if let Err(error) = enter(plan, &procs, entry.placed, &mut cx) {
+        let outside = Outside { init: target, root, parent: Parent { runtime, proof } };
+        if let Err(error) = enter(plan, &procs, entry.placed, outside, &mut cx) {
             init::fail(&cx.sync, &error);
         }
         init::run(&plan.steps, &|step: &Step| step.action.to_string(), watch, cx)
@@ -95,16 +92,17 @@ pub fn exec<'a>(request: Exec<'a>, proof: &SingleThreaded) -> Result<Launch<Entr
     })
 }
 
-/// How long init may take from the loss of its namespaces to its end.
-const LAST_BREATH: Duration = Duration::from_millis(200);
+/// How long init may take to end after it has left its namespaces.
+const INIT_EXIT_TIME: Duration = Duration::from_millis(200);
 
-/// Whether the cause is that the container ends: the call that fails tells of no process, or of no memory.
+/// Whether the error is a consequence of the container's end: the process was killed, or a call failed because
+/// init or its PID namespace (ENOMEM) is gone.
 fn ends_meanwhile(container: &Container, error: &Error) -> bool {
     let follows = error.kind() == Kind::Protocol || matches!(error.errno(), Some(Errno::ESRCH | Errno::ENOMEM));
     follows
         && match container.open_init() {
             Ok(None) => true,
-            Ok(Some(init)) => poll::readable(init.as_fd(), Deadline::after(LAST_BREATH)).unwrap_or(false),
+            Ok(Some(init)) => poll::readable(init.as_fd(), Deadline::after(INIT_EXIT_TIME)).unwrap_or(false),
             Err(_) => false,
         }
 }
@@ -113,7 +111,7 @@ fn stopped() -> Error {
     Error::new(Kind::WrongStatus, "cannot exec in a stopped container")
 }
 
-fn refuse_status(request: &Exec<'_>, stopped: impl Fn() -> Error) -> Result<()> {
+fn refuse_status(request: &ExecRequest<'_>, stopped: impl Fn() -> Error) -> Result<()> {
     let container = request.container;
     match container.status()? {
         Status::Stopped | Status::Creating => return Err(stopped()),
@@ -134,9 +132,9 @@ fn refuse_status(request: &Exec<'_>, stopped: impl Fn() -> Error) -> Result<()> 
     Ok(())
 }
 
-/// The owner of a process of `exec`, for which nothing else is made.
-pub struct Entry<'a> {
-    request: Exec<'a>,
+/// A process of `exec`. Nothing else is made for it.
+pub struct NewProcess<'a> {
+    request: ExecRequest<'a>,
     placed: Placed,
     /// The cgroup into which the runtime moves the process once it is born.
     late: Option<Cgroup>,
@@ -155,7 +153,7 @@ enum Placed {
     Late,
 }
 
-impl Handler for Entry<'_> {
+impl Handler for NewProcess<'_> {
     type Kept = ();
     const PROCESS: &'static str = "it";
 
@@ -163,8 +161,8 @@ impl Handler for Entry<'_> {
         &self.request.plan.steps
     }
 
-    /// Has systemd move the process into the container's scope. One that was born in the cgroup
-    /// leaves it, for it could not have a child there: the child is put there instead.
+    /// Has systemd move the process into the container's scope. A process that was born in the cgroup asks only
+    /// when the cgroup's limit lets it have no child: it leaves the cgroup, and its child is put there instead.
     fn place(&mut self, first: &Child) -> Result<()> {
         let state = &self.request.container.state;
         match (self.placed, &state.unit) {
@@ -214,12 +212,12 @@ impl Handler for Entry<'_> {
         };
         let container = self.request.container;
         let state = state_document(container, Status::Running, container.init.map_or(0, |init| init.pid))?;
-        listener::hand_on(&self.request.plan.steps, child, number, &container.state.oci_version, state)?;
+        listener::send_to_agent(&self.request.plan.steps, child, number, &container.state.oci_version, state)?;
         Ok(Vec::new())
     }
 
     fn ready(&mut self, child: &Child) -> Result<()> {
-        self.request.caller.tell(child)
+        self.request.caller.report(child)
     }
 
     fn out_of_memory(&self, exit: Exit) -> Option<(&'static str, &'static str)> {
@@ -233,7 +231,7 @@ impl Handler for Entry<'_> {
     }
 }
 
-impl Entry<'_> {
+impl NewProcess<'_> {
     /// Makes the first process, in the container's cgroup if that can be.
     fn fork(&mut self, init: (i32, BorrowedFd<'_>), proof: &SingleThreaded) -> Result<Forked> {
         let cgroup = self.cgroup(init)?;
@@ -244,19 +242,19 @@ impl Entry<'_> {
             (other, _) => return other.doing(|| "cannot clone the process"),
         };
         match failed.errno {
-            // The container has as many processes as it may have. The limit is on its own forks; a process
-            // that is moved in from outside is let in (cgroup-v2.rst, "PID").
+            // The container has as many processes as its pids.max allows. That limits forks in the cgroup; a process
+            // may still be moved in from outside (cgroup-v2.rst, "PID").
             Errno::EAGAIN => {
                 (self.placed, self.late) = (Placed::Late, Some(cgroup));
                 outside()
             }
-            // Init has moved into a cgroup below its own and given controllers to it: no process may
-            // be beside it (cgroups(7), "no internal processes"). The new one goes where init is.
+            // Init has moved into a cgroup below its own and enabled controllers there, so the cgroup itself may
+            // have no processes (cgroups(7), "no internal processes"). The new one goes where init is.
             Errno::EBUSY | Errno::EOPNOTSUPP if self.request.cgroup.is_none() => {
                 let inits = of_init(init)?;
                 fork(Some(&inits)).doing(|| "cannot clone the process into init's cgroup")
             }
-            // This user may write to both cgroups, but not to their common ancestor; systemd may.
+            // This user may write to both cgroups, but not to their common ancestor. systemd may.
             Errno::EACCES | Errno::EPERM if self.request.container.state.unit.is_some() => {
                 self.placed = Placed::BySystemd;
                 outside()
@@ -279,8 +277,8 @@ impl Entry<'_> {
         }
     }
 
-    /// Where the process belongs. `None` only where the container has no cgroup: one that was removed
-    /// behind init's back must not leave the process in the caller's.
+    /// Where the process belongs; `None` if the container has no cgroup. If the cgroup was removed while init
+    /// was elsewhere, the process goes where init is: it must not stay in the caller's cgroup.
     fn cgroup(&self, init: (i32, BorrowedFd<'_>)) -> Result<Option<Cgroup>> {
         let container = self.request.container;
         let origin = |error: Error| error.origin(Origin::Flag("--cgroup".into()));
@@ -303,10 +301,22 @@ fn of_init((pid, pidfd): (i32, BorrowedFd<'_>)) -> Result<Cgroup> {
     Ok(cgroup)
 }
 
+/// What a process of `exec` holds of the host until it has entered the container.
+struct Outside<'a> {
+    /// A pidfd of the container's init.
+    init: OwnedFd,
+    /// The container's root, where it has no mount namespace of its own to join.
+    root: Option<OwnedFd>,
+    /// For the birth in the container's PID namespace.
+    parent: Parent<'a>,
+}
+
 /// Enters the container, but for its PID namespace: a step of its own, see `plan::exec`.
-fn enter(plan: &ExecPlan, procs: &Procs, placed: Placed, cx: &mut Context<'_>) -> Result<()> {
+fn enter<'a>(plan: &ExecPlan, procs: &Procs, placed: Placed, outside: Outside<'a>, cx: &mut Context<'a>) -> Result<()> {
+    let Outside { init, root, parent } = outside;
     procs.join()?;
-    cx.close_the_rest();
+    let needed = [Some(&init), Some(&parent.runtime), root.as_ref()];
+    cx.close_the_rest(&needed.into_iter().flatten().map(AsFd::as_fd).collect::<Vec<_>>());
     if placed == Placed::BySystemd {
         cx.sync.place()?;
     }
@@ -314,15 +324,17 @@ fn enter(plan: &ExecPlan, procs: &Procs, placed: Placed, cx: &mut Context<'_>) -
     let process = &plan.process;
     let uses_proc = process.terminal || !process.apparmor_profile.is_empty() || !process.selinux_label.is_empty();
     if uses_proc && namespaces.contains(Namespaces::USER) && !plan.in_between() {
-        // It may not mount a procfs of the PID namespace in which it stays.
-        cx.hold_callers_proc().doing(|| "cannot use the procfs of the caller")?;
+        // The process stays in the runtime's PID namespace, of which it may not mount a procfs.
+        cx.procfs.hold_callers().doing(|| "cannot use the procfs of the caller")?;
     }
-    cx.callers_root = !namespaces.contains(Namespaces::MOUNT) && cx.root.is_none();
+    if namespaces.contains(Namespaces::MOUNT) || root.is_some() {
+        cx.procfs.refuse_callers();
+    }
     windlass_sys::hide_fd_paths();
-    if let (Some(target), true) = (&cx.target, !namespaces.is_empty()) {
-        process::setns(target.as_fd(), namespaces).doing(|| "cannot join the container's namespaces")?;
+    if !namespaces.is_empty() {
+        process::setns(init.as_fd(), namespaces).doing(|| "cannot join the container's namespaces")?;
     }
-    if let Some(root) = cx.root.take() {
+    if let Some(root) = root {
         mount::change_directory(root.as_fd())
             .and_then(|()| mount::chroot_to_current())
             .doing(|| "cannot enter the container's root")?;
@@ -334,8 +346,8 @@ fn enter(plan: &ExecPlan, procs: &Procs, placed: Placed, cx: &mut Context<'_>) -
         let root = fd::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY);
         cx.root = Some(root.doing(|| "cannot open the container's root")?);
     }
-    if !plan.in_between() {
-        (cx.target, cx.runtime) = (None, None);
+    if plan.in_between() {
+        cx.pid_namespace = PidNamespace::ToJoin { init, parent };
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Hooks: programs of the host that are told of the container's state.
+//! Hooks: programs that get the container's state on their standard input (config.md, "POSIX-platform Hooks").
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Stdio;
@@ -13,14 +13,14 @@ use windlass_sys::poll::{self, Deadline};
 use windlass_sys::stream::{self, Moved};
 use windlass_sys::{fd, process, signals, socket, spawn};
 
-use super::context::Context;
+use super::context::{ContainerHooks, Context};
 
 /// Runs hooks in order, up to the first that fails.
 pub fn run(name: &str, hooks: &[Hook], state: &serde_json::Value) -> Result<()> {
     run_with(name, hooks, None, state)
 }
 
-/// A hook that has no environment of its own gets this one, or that of this process.
+/// A hook without an environment of its own gets `env`, or that of this process.
 fn run_with(name: &str, hooks: &[Hook], env: Option<&[String]>, state: &serde_json::Value) -> Result<()> {
     for (index, hook) in hooks.iter().enumerate() {
         run_one(hook, env, state).map_err(|why| failure(name, index, hook, &why))?;
@@ -46,8 +46,7 @@ fn failure(name: &str, index: usize, hook: &Hook, why: &str) -> Error {
 }
 
 pub(super) fn create_container(cx: &mut Context<'_>) -> Result<()> {
-    // Hooks find the container's files below the directory that they start in, and no program of
-    // the runtime needs it any more.
+    // The hooks find the container's files below their working directory. No later step needs the current one.
     let root = cx.root()?;
     windlass_sys::mount::change_directory(root).doing(|| "cannot enter the root filesystem")?;
     // The status is `creating` until create has finished (runtime.md, "State").
@@ -55,7 +54,7 @@ pub(super) fn create_container(cx: &mut Context<'_>) -> Result<()> {
 }
 
 pub(super) fn start_container(cx: &mut Context<'_>) -> Result<()> {
-    // The signals are the program's by now, and a hook need not read its state.
+    // SIGPIPE already has its default action, for the program. A hook that does not read its state would kill us.
     signals::ignore_sigpipe().doing(|| "cannot ignore SIGPIPE")?;
     in_container("startContainer", |hooks| &hooks.start_container, Some(&cx.program.env), Status::Created, cx)?;
     signals::default_sigpipe().doing(|| "cannot reset the signals")
@@ -68,7 +67,7 @@ fn in_container(
     status: Status,
     cx: &Context<'_>,
 ) -> Result<()> {
-    let (Some(hooks), Some(state)) = (cx.hooks, cx.state) else { return Ok(()) };
+    let Some(ContainerHooks { hooks, state }) = cx.hooks else { return Ok(()) };
     run_with(name, which(hooks), env, &state_for(state, status, nix::unistd::getpid().as_raw()))
 }
 
@@ -77,7 +76,7 @@ pub fn state_for(state: &State, status: Status, pid: i32) -> serde_json::Value {
     document(state, status, pid)
 }
 
-/// Runs one hook; the error says why it failed, with the end of what it printed.
+/// Runs one hook. The error says why it failed, with the last of its output.
 fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> std::result::Result<(), String> {
     let (output, theirs) = socket::pipe().map_err(|failed| format!("cannot read its output: {failed}"))?;
     let copy = fd::duplicate(theirs.as_fd()).map_err(|failed| failed.to_string())?;
@@ -95,11 +94,11 @@ fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> st
             .raw_os_error()
             .map_or(error.to_string(), |raw| windlass_base::error::describe(nix::errno::Errno::from_raw(raw)))
     })?;
-    // Closes our copies of the hook's ends; with them open a pipe would never end.
+    // Closes our copies of the hook's ends: a pipe ends only when all copies are closed.
     drop(command);
     let seconds = hook.timeout.and_then(|seconds| u64::try_from(seconds).ok());
     let deadline = seconds.map_or(Deadline::NEVER, |seconds| Deadline::after(Duration::from_secs(seconds)));
-    let mut said = LastWords::of(output);
+    let mut said = OutputTail::of(output);
     let exit = match attend(&mut child, state.to_string().as_bytes(), &mut said, deadline) {
         Ok(Some(exit)) => exit,
         ended => {
@@ -114,7 +113,7 @@ fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> st
     }
     let how = match (exit.code(), std::os::unix::process::ExitStatusExt::signal(&exit)) {
         (Some(code), _) => format!("exit status {code}"),
-        // Callers look for the signal's meaning, which is all that runc prints.
+        // Engines match the signal's meaning, which is all that runc prints.
         (None, Some(signal)) => format!("{}: {}", process::Exit::Signal(signal), signals::meaning(signal)),
         (None, None) => "no exit status".into(),
     };
@@ -122,8 +121,8 @@ fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> st
     Err(if said.is_empty() { how } else { format!("{how}, output: {said}") })
 }
 
-/// How often a hook is looked at if there is no pidfd, because the kernel or a seccomp filter refuses one.
-const GLANCE: Duration = Duration::from_millis(10);
+/// How often the hook is polled if there is no pidfd, because the kernel or a seccomp filter refuses one.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Gives the hook its state and collects what it prints, until it ends; `None` if the deadline passes first. The
 /// hook need not read the state. Processes that it leaves behind are not waited for, even if they keep its output
@@ -131,7 +130,7 @@ const GLANCE: Duration = Duration::from_millis(10);
 fn attend(
     child: &mut std::process::Child,
     mut state: &[u8],
-    said: &mut LastWords,
+    said: &mut OutputTail,
     deadline: Deadline,
 ) -> std::result::Result<Option<std::process::ExitStatus>, String> {
     let text = |failed: windlass_sys::Failed| failed.to_string();
@@ -147,7 +146,7 @@ fn attend(
         fds.extend(stdin.as_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLOUT)));
         let until = match &pidfd {
             Some(_) => deadline,
-            None => Deadline::after(deadline.left().map_or(GLANCE, |left| left.min(GLANCE))),
+            None => Deadline::after(deadline.left().map_or(LOOK_INTERVAL, |left| left.min(LOOK_INTERVAL))),
         };
         let ready = poll::poll(&mut fds, until).map_err(text)?;
         said.take();
@@ -155,7 +154,7 @@ fn attend(
             match stream::write(fd.as_fd(), state) {
                 Ok(Moved::Bytes(n)) if n < state.len() => state = &state[n..],
                 Ok(Moved::Later) => {}
-                // It has got everything, or does not read on.
+                // It has read everything, or has closed its standard input.
                 _ => stdin = None,
             }
         }
@@ -169,28 +168,28 @@ fn attend(
     }
 }
 
-/// The end of what a hook prints.
-struct LastWords {
+/// The last of what a hook prints.
+struct OutputTail {
     output: Option<OwnedFd>,
     kept: Vec<u8>,
 }
 
-impl LastWords {
-    /// Bytes that are kept.
+impl OutputTail {
+    /// How many bytes are kept.
     const KEPT: usize = 1024;
-    /// Pieces that are read at once at most: more than a pipe holds.
+    /// How many pieces are read in one go: more than a pipe holds.
     const PIECES: usize = 32;
 
-    fn of(output: OwnedFd) -> LastWords {
+    fn of(output: OwnedFd) -> OutputTail {
         let output = Some(output).filter(|output| stream::never_block(output.as_fd()).is_ok());
-        LastWords { output, kept: Vec::new() }
+        OutputTail { output, kept: Vec::new() }
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.output.as_ref().map(AsFd::as_fd)
     }
 
-    /// Takes what there is.
+    /// Reads what is there, without waiting.
     fn take(&mut self) {
         let mut buffer = [0; 4096];
         for _ in 0..Self::PIECES {
@@ -269,7 +268,7 @@ mod tests {
         let state = serde_json::json!({});
         let error = run_one(&hook("yes | head -c 10000000; echo end; exit 3", None), None, &state).expect_err("3");
         assert!(error.starts_with("exit status 3, output: ") && error.ends_with("\nend"), "{error}");
-        assert!(error.len() < 2 * LastWords::KEPT);
+        assert!(error.len() < 2 * OutputTail::KEPT);
     }
 
     #[test]

@@ -15,16 +15,16 @@ use super::context::Context;
 pub struct User {
     /// In the container.
     pub uid: u32,
-    /// On the host; `None` where only the container's user namespace tells.
+    /// On the host; `None` if it depends on a user namespace that is not known yet.
     pub host_uid: Option<u32>,
 }
 
 /// What kind of stdio was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum StdioMode {
     /// A terminal takes its place.
     Terminal,
-    /// The caller's, in the foreground: the runtime stays until the process ends.
+    /// The caller's, in the foreground: the runtime waits until the process ends.
     Foreground,
     /// The caller's, detached: the runtime ends before the process.
     Detached,
@@ -40,7 +40,7 @@ pub struct Inherit {
     gift: Option<Gift>,
     /// Whether the program is told its id in `LISTEN_PID` (sd_listen_fds(3)).
     pub listens: bool,
-    /// Whether `execCPUAffinity` asks for certain CPUs; then the process gets those alone.
+    /// Whether `execCPUAffinity` names CPUs. Otherwise the process gets all CPUs of its cpuset.
     pub chooses_cpus: bool,
 }
 
@@ -50,24 +50,24 @@ struct Gift(User);
 impl Inherit {
     /// Decides about stdio. A process that is the same user as the caller may use what the caller gave. Ids are
     /// compared as ids of the host.
-    pub fn plan(user: User, host: &Host, wanted: Wanted) -> Result<Inherit> {
+    pub fn plan(user: User, host: &Host, wanted: StdioMode) -> Result<Inherit> {
         let same = user.host_uid == Some(host.uid);
         Ok(match wanted {
             _ if same => Inherit::default(),
-            Wanted::Terminal => Inherit::default(),
-            Wanted::Foreground => {
+            StdioMode::Terminal => Inherit::default(),
+            StdioMode::Foreground => {
                 let (ours, theirs) = socket::pair().doing(|| "cannot make a pair of sockets")?;
                 Inherit { stdio: Stdio::Relayed(theirs), relayed: Some(ours), ..Inherit::default() }
             }
-            // The kernel never refuses root of the host. It may refuse another runtime, and then init tries.
-            Wanted::Detached => {
+            // The host's root may always change the owner. Any other runtime may not, so init tries.
+            StdioMode::Detached => {
                 let stdio = if host.administers() { Stdio::Kept } else { Stdio::Given };
                 Inherit { stdio, gift: Some(Gift(user)), ..Inherit::default() }
             }
         })
     }
 
-    /// In the child: hands on what its steps need.
+    /// In the child: passes on what its steps need.
     pub(super) fn pass_to(&mut self, cx: &mut Context<'_>) {
         cx.stdio = std::mem::take(&mut self.stdio);
         cx.listens = self.listens;
@@ -76,7 +76,7 @@ impl Inherit {
     /// Gives the process all CPUs of its cpuset, unless `execCPUAffinity` asks for certain ones.
     pub(super) fn adjust(&self, child: &Child) {
         if !self.chooses_cpus {
-            // A seccomp profile around the runtime may refuse it; then the process keeps the runtime's CPUs.
+            // If a seccomp profile around the runtime refuses it, the process keeps the runtime's CPUs.
             let _ = sched::use_all_cpus(child.pid);
         }
     }
@@ -114,19 +114,19 @@ mod tests {
     fn only_another_user_than_the_caller_needs_anything() {
         let root = Host { capabilities: windlass_base::capability::CapabilitySet::all(), ..Host::default() };
         let user = |uid, host_uid| User { uid, host_uid };
-        for wanted in [Wanted::Terminal, Wanted::Foreground, Wanted::Detached] {
+        for wanted in [StdioMode::Terminal, StdioMode::Foreground, StdioMode::Detached] {
             let kept = Inherit::plan(user(0, Some(0)), &root, wanted).expect("planned");
             assert!(matches!(kept.stdio, Stdio::Kept) && kept.gift.is_none() && kept.relayed.is_none());
         }
         // Root's map makes the container's root another user of the host; a user's own map does not.
-        let relayed = Inherit::plan(user(0, Some(100_000)), &root, Wanted::Foreground).expect("planned");
+        let relayed = Inherit::plan(user(0, Some(100_000)), &root, StdioMode::Foreground).expect("planned");
         assert!(matches!(relayed.stdio, Stdio::Relayed(_)) && relayed.relayed.is_some());
         let rootless = Host { uid: 1000, ..Host::default() };
-        let kept = Inherit::plan(user(0, Some(1000)), &rootless, Wanted::Foreground).expect("planned");
+        let kept = Inherit::plan(user(0, Some(1000)), &rootless, StdioMode::Foreground).expect("planned");
         assert!(matches!(kept.stdio, Stdio::Kept));
-        let given = Inherit::plan(user(1000, Some(101_000)), &rootless, Wanted::Detached).expect("planned");
+        let given = Inherit::plan(user(1000, Some(101_000)), &rootless, StdioMode::Detached).expect("planned");
         assert!(matches!(given.stdio, Stdio::Given) && given.gift.is_some());
-        let unknown = Inherit::plan(user(0, None), &root, Wanted::Foreground).expect("planned");
+        let unknown = Inherit::plan(user(0, None), &root, StdioMode::Foreground).expect("planned");
         assert!(unknown.relayed.is_some(), "nobody knows yet who that is");
     }
 

@@ -1,5 +1,6 @@
-//! The child's story: it does its steps one by one, and the last is the program.
+//! What the new process does: its steps, one by one. The last executes the program.
 
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use windlass_base::error::{Error, Origin, Result};
@@ -9,7 +10,7 @@ use windlass_sys::process;
 use windlass_sys::progress::Progress;
 
 use super::action::apply;
-use super::context::Context;
+use super::context::{Barrier, Context};
 use super::sync::{InitSync, encode_failure};
 
 /// How the steps are watched.
@@ -19,15 +20,14 @@ pub struct Watch {
     pub progress: Progress,
     /// Whether each is reported with its duration.
     pub debug: bool,
-    /// Whether others of the same user may look into it until its ids are mapped: newuidmap(1)
-    /// takes it for the caller's own by that.
+    /// Whether it stays dumpable until its ids are mapped: newuidmap(1) maps the ids of a process only if the
+    /// process's files in /proc belong to the caller.
     pub mapped_first: bool,
 }
 
-/// Does the steps; the last executes the program. Never returns: a failure is reported to
-/// whoever waits, and ends the process with status 255.
+/// Carries out the steps; the last executes the program. Never returns: a failure is reported to the runtime or
+/// to `start`, whichever waits, and ends the process with status 255.
 pub fn run(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, mut cx: Context<'_>) -> ! {
-    cx.progress = Some(watch.progress);
     let error = match begin(watch.mapped_first).and_then(|()| each(steps, describe, watch, &mut cx)) {
         Err(error) => error,
         Ok(()) => Error::new(windlass_base::error::Kind::Protocol, "the plan does not end with a program"),
@@ -36,15 +36,15 @@ pub fn run(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, mut
     process::exit_now(255)
 }
 
-/// Tells the runtime of an error before the first step, and ends this process.
+/// Reports an error before the first step to the runtime, and ends this process.
 pub fn fail(sync: &InitSync, error: &Error) -> ! {
     sync.failed(error);
     process::exit_now(255)
 }
 
 fn begin(mapped_first: bool) -> Result<()> {
-    // Nobody in the container may look into this process, which has the host's descriptors, until
-    // it executes; the kernel sets dumpable anew then.
+    // This process has descriptors of the host. Until it executes the program, when the kernel makes it dumpable
+    // again, nobody in the container may read them through /proc or ptrace(2).
     if !mapped_first {
         process::set_nondumpable()?;
     }
@@ -56,14 +56,14 @@ fn begin(mapped_first: bool) -> Result<()> {
     Ok(())
 }
 
-/// The one place that adds to an error where it happened.
+/// The only place that adds to an error at which step it happened.
 fn each(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, cx: &mut Context<'_>) -> Result<()> {
     for (index, step) in steps.iter().enumerate() {
         watch.progress.at(index + 1);
         let begun = watch.debug.then(Instant::now);
         apply(&step.action, cx).map_err(|error| {
             let error = match &step.action {
-                // Callers look for these words of runc's.
+                // Engines match these words of runc.
                 Action::Mount(mount) => error.before(format!(
                     "error during container init: error mounting to rootfs at {:?}",
                     mount.destination.to_string()
@@ -75,7 +75,7 @@ fn each(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, cx: &m
         if let Some(begun) = begun {
             let micros = begun.elapsed().as_micros();
             let asked = match &step.origin {
-                Origin::Config(who) | Origin::Flag(who) | Origin::Default(who) => who,
+                Origin::Config(by) | Origin::Flag(by) | Origin::Default(by) => by,
             };
             let line = format!("init {}/{} {} ({asked}) {micros}us", index + 1, steps.len(), describe(step));
             cx.sync.log(&line);
@@ -84,16 +84,11 @@ fn each(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, cx: &m
     Ok(())
 }
 
-/// Before `start`, the runtime hears of it; after, the `start` that waits does, and standard
-/// error, which is the container's log.
+/// Reports a failure to the runtime; once `start` has opened the barrier, to that `start`, and on standard error,
+/// which is the container's log.
 fn report(cx: &Context<'_>, error: &Error) {
-    match &cx.starter {
-        None => cx.sync.failed(error),
-        Some(starter) => {
-            use std::os::fd::AsFd;
-            // First to who waits: standard error may be a pipe that nobody reads, and the end of us.
-            let _ = windlass_sys::socket::send(starter.as_fd(), &encode_failure(error), &[]);
-            eprintln!("{error}");
-        }
-    }
+    let Barrier::Opened { start, .. } = &cx.barrier else { return cx.sync.failed(error) };
+    // `start` comes first: standard error may be a pipe that nobody reads, and writing to it may block or kill.
+    let _ = windlass_sys::socket::send(start.as_fd(), &encode_failure(error), &[]);
+    eprintln!("{error}");
 }

@@ -25,7 +25,7 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
         if !container.exists() {
             return Err(Error::new(Kind::NotFound, "container does not exist"));
         }
-        // As engines expect, a container that has ended is no error.
+        // Engines expect no error for a container that has ended.
         if let Some(group) = &group {
             return signal_all(group, signal);
         }
@@ -35,7 +35,7 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
     }
     let shared = !container.state.namespaces.contains(Namespaces::PID);
     let Some(pidfd) = container.open_init()? else {
-        // Without a PID namespace of its own, what it has started lives on.
+        // Without a PID namespace of its own, the processes that init has started outlive it.
         return match &group {
             Some(group) if shared && signal == libc::SIGKILL && !group.pids()?.is_empty() => group.kill(),
             _ => Err(not_running()),
@@ -46,7 +46,7 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
         other => other.doing(|| format!("cannot send signal {signal}"))?,
     }
     if signal == libc::SIGKILL {
-        // A process in a shared PID namespace leaves others behind, and a frozen one does not die.
+        // In a shared PID namespace init's death leaves others behind, and a frozen process does not die.
         if let Some(group) = &group {
             return if shared { group.kill() } else { group.thaw_nowait() };
         }
@@ -54,7 +54,7 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
     Ok(())
 }
 
-/// So many processes are held at once: descriptors are limited.
+/// How many pidfds are open at once, since descriptors are limited.
 const HANDLES: usize = 256;
 
 fn signal_all(group: &AnyCgroup, signal: i32) -> Result<()> {
@@ -63,8 +63,8 @@ fn signal_all(group: &AnyCgroup, signal: i32) -> Result<()> {
     }
     for pids in group.pids()?.chunks(HANDLES) {
         let handles: Vec<_> = pids.iter().filter_map(|pid| Some((pid, process::open_pid(*pid).ok()?))).collect();
-        // Between the list and the handle the pid may have been given to another process: only
-        // one that is still in the cgroup afterwards is signalled. The list is sorted.
+        // Between the list and the pidfd, the number may have been given to another process. So only processes that
+        // are still in the cgroup afterwards get the signal. The list is sorted.
         let there = group.pids()?;
         for (pid, pidfd) in handles.iter().filter(|(pid, _)| there.binary_search(pid).is_ok()) {
             match process::send_signal(pidfd.as_fd(), signal) {
@@ -94,14 +94,14 @@ pub(super) fn kill_everything(container: &Container, unlocked: bool) -> Result<(
     wait_for_end(container, pidfd.as_fd())
 }
 
-/// Long enough for a machine under load; a process in state D may outlast it.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for the end after SIGKILL: enough for a machine under load. A process in state D may take longer.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn wait_for_end(container: &Container, pidfd: std::os::fd::BorrowedFd<'_>) -> Result<()> {
-    if poll::readable(pidfd, Deadline::after(KILL_PATIENCE)).doing(|| "cannot wait for the container's end")? {
+    if poll::readable(pidfd, Deadline::after(KILL_TIMEOUT)).doing(|| "cannot wait for the container's end")? {
         return Ok(());
     }
-    // Init of a PID namespace ends after all others in it, so another one may be the one that is stuck.
+    // Init of a PID namespace ends after all others in it, so it may be another process that does not end.
     let mut pids: Vec<i32> = container.init.map(|init| init.pid).into_iter().collect();
     let others = container.any_cgroup().ok().flatten().and_then(|group| group.pids().ok()).unwrap_or_default();
     pids.extend(others.into_iter().filter(|pid| Some(*pid) != container.init.map(|init| init.pid)));

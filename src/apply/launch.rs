@@ -1,11 +1,11 @@
-//! One owner for what is made and not yet committed, and the runtime's side of the conversation.
+//! One owner for what is made and not yet committed, and the runtime's side of the protocol with init.
 //!
 //! `create`, `run` and `exec` all make a process, and other things for it. Until [`Launch::commit`]
 //! all of that belongs to a [`Launch`]. Dropping a launch undoes it in reverse order: the process is
-//! killed and reaped, then what was made for it is removed. So no failure needs code of its own,
-//! neither here nor in the verb, which takes over the caller's terminal and tells the service
-//! manager after the process is ready. Undoing reports nothing, so it never replaces the cause;
-//! what cannot be undone is left for `delete --force`.
+//! killed and reaped, then what was made for it is removed. So no failure needs clean-up code of its own,
+//! neither here nor in the verb, which takes over the caller's terminal and notifies the service
+//! manager once the process is ready. Undoing reports no errors, so it never replaces the cause.
+//! `delete --force` removes what could not be undone.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -18,8 +18,8 @@ use windlass_sys::progress::Progress;
 use windlass_sys::{fd, socket};
 
 use super::init::Watch;
-use super::laps::Laps;
 use super::sync::{InitSync, Message, Question, RuntimeSync};
+use super::timing::StepTimer;
 
 /// What a verb does for its process, and the owner of what it has made for it. Dropping a handler
 /// undoes that; the process is gone by then.
@@ -38,19 +38,19 @@ pub trait Handler {
         action.to_string()
     }
 
-    /// Puts the first process into the container's cgroup; it may be the process itself or one in between.
+    /// Puts the first process into the container's cgroup: the process itself, or the intermediate one.
     fn place(&mut self, first: &Child) -> Result<()>;
 
-    /// Does from outside what the process need not ask for, while the process works at its steps.
+    /// Does what the process need not ask for, while it carries out its steps.
     fn spawned(&mut self, child: &Child) -> Result<()>;
 
-    /// Answers a question. The descriptors go along with the answer.
+    /// Answers a question; returns the descriptors to send with the answer.
     fn answer(&mut self, question: Question, child: &Child) -> Result<Vec<OwnedFd>>;
 
-    /// All is prepared: tells the caller of the process, and records it.
+    /// All is prepared: reports the process to the caller, and records it.
     fn ready(&mut self, child: &Child) -> Result<()>;
 
-    /// Where the process may have been killed for want of memory: what an error adds to how it
+    /// If the kernel may have killed the process because memory ran out: what an error adds to how the process
     /// ended, and the hint.
     fn out_of_memory(&self, exit: Exit) -> Option<(&'static str, &'static str)>;
 
@@ -64,33 +64,33 @@ const PROC: &str = "mount a procfs where the runtime runs: mount -t proc proc /p
 pub struct Launch<H: Handler> {
     // In the order in which it is undone.
     process: Process,
-    /// The process in between, which may still watch over it.
-    between: Process,
+    /// The intermediate process, which may still watch over it.
+    intermediate: Process,
     handler: H,
     sync: RuntimeSync,
     progress: Progress,
-    laps: Laps,
+    timer: StepTimer,
 }
 
 impl<H: Handler> Launch<H> {
-    /// Makes the process by `fork`, from which only the runtime returns. `in_between`: what it
-    /// makes is not the process itself, but the one that makes it.
+    /// Makes the process by `fork`, from which only the runtime returns. With `intermediate`, `fork` makes an
+    /// intermediate process, which makes the process itself.
     pub fn spawn(
         mut handler: H,
         debug: bool,
-        in_between: bool,
+        intermediate: bool,
         fork: impl FnOnce(&mut H, InitSync, Watch) -> Result<Child>,
     ) -> Result<Launch<H>> {
-        let laps = Laps::begin(debug);
+        let timer = StepTimer::start(debug);
         let progress = Progress::new()?;
         let (ours, theirs) = socket::pair().doing(|| "cannot make the pair of sockets")?;
         let watch = Watch { progress, debug, mapped_first: false };
         let process = Process(Some(fork(&mut handler, InitSync::new(theirs), watch)?));
-        let between = in_between.then(|| fd::duplicate(process.child().pidfd.as_fd())).transpose();
-        let sync = RuntimeSync::new(ours).after_spawned(between.doing(|| "cannot watch the process in between")?);
-        let mut launch = Launch { process, between: Process(None), handler, sync, progress, laps };
-        launch.laps.done("clone init");
-        if !in_between {
+        let pidfd = intermediate.then(|| fd::duplicate(process.child().pidfd.as_fd())).transpose();
+        let sync = RuntimeSync::new(ours).with_intermediate(pidfd.doing(|| "cannot watch the intermediate process")?);
+        let mut launch = Launch { process, intermediate: Process(None), handler, sync, progress, timer };
+        launch.timer.done("clone init");
+        if !intermediate {
             launch.spawned()?;
         }
         Ok(launch)
@@ -98,50 +98,52 @@ impl<H: Handler> Launch<H> {
 
     fn spawned(&mut self) -> Result<()> {
         let own = OwnStatus::read().doing(|| "cannot read the status of the runtime")?;
-        // Otherwise everything that follows would be done to other processes.
+        // With the numbers of another namespace, everything that follows would be done to other processes.
         if !own.is_of_own_namespace() {
             let msg = format!("/proc shows another PID namespace: in it the runtime is process {}", own.pid);
             return Err(Error::new(Kind::Kernel, msg).hint(PROC));
         }
-        // The process was born to ignore the signals that we ignore. Its steps take longer than this look-up.
+        // The process inherits the signals that we ignore. It needs them only after its steps, so there is time.
         self.progress.set_ignored(own.ignored);
         self.handler.spawned(self.process.child())?;
-        self.laps.done("set the device filter and what is set from outside");
+        self.timer.done("set the device filter and what is set from outside");
         Ok(())
     }
 
-    /// Answers the process until all is prepared and it waits for the word.
+    /// Answers the process until all is prepared and it waits for its start barrier.
     pub fn converse(&mut self) -> Result<()> {
         loop {
             let message = self.sync.receive()?;
             if !matches!(message, Message::Failed(_) | Message::Log(_) | Message::End) {
-                self.laps.done("wait for init");
+                self.timer.done("wait for init");
             }
             match message {
-                // Who is in its way already must not be put anywhere else: the container may trace it.
-                Message::Place if self.between.0.is_some() => return Err(untrue("asks for its cgroup once more")),
+                // The process itself must not be moved anywhere any more: the container may trace it.
+                Message::Place if self.intermediate.0.is_some() => {
+                    return Err(not_credible("asks for its cgroup once more"));
+                }
                 Message::Place => {
                     self.handler.place(self.process.child())?;
-                    self.laps.done("put it into the cgroup");
+                    self.timer.done("put it into the cgroup");
                     self.sync.go_on()?;
                 }
-                // This message is no question: an answer would be taken for the answer to the next one.
+                // Not answered: the process would take an answer for that to its next question.
                 Message::Spawned(pid, pidfd) => {
                     let child = Child { pid, pidfd };
                     if !child.is_ours() {
-                        return Err(untrue("names a process that it has not made"));
+                        return Err(not_credible("names a process that it has not made"));
                     }
-                    self.between = Process(Some(self.process.replace(child)));
+                    self.intermediate = Process(Some(self.process.replace(child)));
                     self.spawned()?;
                 }
                 Message::Ask(question) => {
                     let fds = self.handler.answer(question, self.process.child())?;
-                    self.laps.done(question.what());
+                    self.timer.done(question.what());
                     self.sync.answer(&fds)?;
                 }
                 Message::Ready => {
                     self.handler.ready(self.process.child())?;
-                    self.laps.done("record it");
+                    self.timer.done("record it");
                     return Ok(());
                 }
                 Message::Failed(error) => return Err(failed(error)),
@@ -156,19 +158,19 @@ impl<H: Handler> Launch<H> {
         &self.handler
     }
 
-    /// Gives the word.
-    pub fn go_on(&self) -> Result<()> {
+    /// Opens the start barrier.
+    pub fn release(&self) -> Result<()> {
         self.sync.go_on()
     }
 
-    /// Gives the word, and waits until the program is executed.
-    pub fn begin(&mut self) -> Result<()> {
-        self.go_on()?;
+    /// Opens the start barrier, and waits until the program is executed.
+    pub fn execute(&mut self) -> Result<()> {
+        self.release()?;
         loop {
             match self.sync.receive()? {
                 // Its end of the pair closes with the execution.
                 Message::End => {
-                    self.laps.done("have the program executed");
+                    self.timer.done("have the program executed");
                     return Ok(());
                 }
                 Message::Log(line) => ::log::debug!("{line}"),
@@ -183,14 +185,14 @@ impl<H: Handler> Launch<H> {
 
     /// Keeps the process and what was made for it. If that fails, everything is undone.
     pub fn commit(self) -> Result<(Child, H::Kept)> {
-        let Launch { process, mut between, handler, .. } = self;
+        let Launch { process, mut intermediate, handler, .. } = self;
         let kept = handler.keep(process.child())?;
-        // The process in between ends by itself now. It is waited for, so that nobody who looks into the cgroup
-        // afterwards finds it there. One that cannot run, because the cgroup is frozen, is left to itself.
-        if let Some(between) = between.0.take()
-            && poll::readable(between.pidfd.as_fd(), Deadline::after(BETWEEN)).unwrap_or(false)
+        // The intermediate process ends by itself now. It is waited for, so that nobody finds it in the cgroup
+        // afterwards. In a frozen cgroup it cannot run, and is not waited for any longer.
+        if let Some(process) = intermediate.0.take()
+            && poll::readable(process.pidfd.as_fd(), Deadline::after(INTERMEDIATE_EXIT)).unwrap_or(false)
         {
-            let _ = between.try_wait();
+            let _ = process.try_wait();
         }
         Ok((process.take(), kept))
     }
@@ -218,9 +220,9 @@ impl<H: Handler> Launch<H> {
     }
 }
 
-/// A process that the container sees is the container's: whoever may trace it speaks for it. What it
-/// says is not believed where that would be done to others, or outside of the container.
-fn untrue(what: &str) -> Error {
+/// The error for a message that the runtime must not act on. Processes of the container may trace a process that
+/// they see and send in its name, so a message is refused if acting on it would affect others or the host.
+fn not_credible(what: &str) -> Error {
     Error::new(Kind::Protocol, format!("the process {what}: the container may have changed it"))
 }
 
@@ -231,10 +233,10 @@ fn failed(error: Error) -> Error {
 /// Kills and reaps the process, unless it was taken out.
 struct Process(Option<Child>);
 
-/// How long the end of the process in between is waited for.
-const BETWEEN: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long the intermediate process may take to end.
+const INTERMEDIATE_EXIT: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// [`Launch::commit`] alone takes the process out, and consumes the launch.
+/// Only [`Launch::commit`] takes the process out, and it consumes the launch.
 const THERE: &str = "there until it is taken out";
 
 impl Process {
@@ -269,7 +271,7 @@ mod tests {
     use super::*;
     use windlass_sys::process::open_pid;
 
-    /// Writes down what happens to it, and whether the process lives at that time.
+    /// Records what happens to it, and whether the process lives at that time.
     struct Recorder(Rc<RefCell<Vec<String>>>, i32);
 
     impl Recorder {
@@ -327,7 +329,7 @@ mod tests {
         }
     }
 
-    /// A launch whose process sleeps and has said these messages.
+    /// A launch whose process sleeps and has sent these messages.
     fn launch(messages: &[&[u8]]) -> (Rc<RefCell<Vec<String>>>, Launch<Recorder>) {
         let notes = Rc::new(RefCell::new(Vec::new()));
         let launch = Launch::spawn(Recorder(notes.clone(), 0), false, false, |_, sync, _| {
@@ -402,7 +404,7 @@ mod tests {
     fn what_is_committed_stays() {
         let (notes, mut launch) = launch(&[b"R"]);
         launch.converse().expect("ready");
-        launch.begin().expect("the end of the stream is the execution");
+        launch.execute().expect("the end of the stream is the execution");
         let (child, kept) = launch.commit().unwrap_or_else(|error| panic!("{error:?}"));
         assert_eq!(*notes.borrow(), ["spawned, alive", "ready, alive", "kept, alive"]);
         child.kill();

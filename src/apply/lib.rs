@@ -1,7 +1,8 @@
-//! Doing what was planned: thin, in one order, and the only place that touches the kernel.
+//! Carries out what was planned: the only part of the runtime that changes the host.
 //!
-//! `create.rs` is the runtime's story and `init.rs` the child's; `exec.rs` is the story of a second
-//! process. `launch.rs` owns what either has made until it is committed, and holds the conversation.
+//! `create.rs` is what the runtime does for a new container, top to bottom, `init.rs` what the container's first
+//! process does, and `exec.rs` what the runtime does for a further process. `launch.rs` owns what they have made
+//! until it is committed, and answers the new process meanwhile.
 #![doc(hidden)]
 #![forbid(unsafe_code)]
 
@@ -18,32 +19,33 @@ mod hooks;
 mod inherit;
 mod init;
 mod kill;
-mod laps;
 mod launch;
 mod listener;
 mod namespaces;
 mod netdevice;
 pub mod notify;
+mod procfs;
 mod relay;
 mod resctrl;
 mod resolve;
 mod sources;
 mod start;
 pub mod sync;
+mod timing;
 mod wait;
 
 pub use caller::Caller;
-pub use cgroup::{Place, Undelegated};
-pub use create::{Create, Creation, create};
+pub use cgroup::{CgroupPlacement, Delegation};
+pub use create::{CreateRequest, NewContainer, create};
 pub use delete::{delete, destroy, finish};
-pub use exec::{Entry, Exec, exec};
+pub use exec::{ExecRequest, NewProcess, exec};
 pub use hooks::{run as run_hooks, run_poststop, state_for};
-pub use inherit::{Inherit, User, Wanted};
+pub use inherit::{Inherit, StdioMode, User};
 pub use kill::kill;
-pub use laps::Laps;
 pub use launch::{Handler, Launch};
 pub use netdevice::move_all as move_network_devices;
 pub use relay::Relay;
 pub use resctrl::update_resctrl;
 pub use start::{poststart, start};
+pub use timing::StepTimer;
 pub use wait::{Foreground, wait};

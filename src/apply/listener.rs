@@ -1,4 +1,4 @@
-//! A seccomp listener on its way to its agent.
+//! Sending a seccomp listener to its agent.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -8,9 +8,15 @@ use windlass_plan::{Action, Step};
 use windlass_sys::process::{self, Child};
 use windlass_sys::socket;
 
-/// Takes the seccomp listener, descriptor `number` of `child`, and sends it with the container process state
+/// Copies the seccomp listener, descriptor `number` of `child`, and sends it with the container process state
 /// to `listenerPath` (config-linux.md, "The Container Process State"). `steps` are those of `child`.
-pub fn hand_on(steps: &[Step], child: &Child, number: i32, oci_version: &str, state: serde_json::Value) -> Result<()> {
+pub fn send_to_agent(
+    steps: &[Step],
+    child: &Child,
+    number: i32,
+    oci_version: &str,
+    state: serde_json::Value,
+) -> Result<()> {
     let seccomp = steps.iter().find_map(|step| match &step.action {
         Action::Seccomp(seccomp) => Some(seccomp),
         _ => None,

@@ -13,7 +13,7 @@ use windlass_plan::{Join, Joiner, Maps, Topology, map_text};
 use windlass_sys::fd;
 use windlass_sys::process;
 
-use super::sources::Home;
+use super::sources::MountView;
 
 /// Writes the id maps of init's new user namespace, as it was planned.
 pub fn map_ids(pid: i32, topology: &Topology) -> Result<()> {
@@ -70,7 +70,7 @@ fn write_maps(pid: i32, uids: &str, gids: &str) -> Result<()> {
     Ok(())
 }
 
-/// Opens every namespace to join, and makes sure that each is of the kind it is said to be.
+/// Opens every namespace to join, and verifies its type.
 pub fn open_joins(joins: &[Join]) -> Result<Vec<Option<OwnedFd>>> {
     joins.iter().map(|join| open_join(join).map(Some)).collect()
 }
@@ -87,17 +87,16 @@ fn open_join(join: &Join) -> Result<OwnedFd> {
     }
 }
 
-/// The namespaces that the runtime is in for the time of the clone; it goes back when this is
-/// dropped.
-pub struct Borrowed {
+/// The namespaces that the runtime has joined for the clone. Dropping this returns to its own.
+pub struct JoinedNamespaces {
     others: Vec<(OwnedFd, Namespaces)>,
-    mounts: Option<Home>,
+    mounts: Option<MountView>,
 }
 
-impl Borrowed {
-    /// Joins what init cannot join itself, and makes the time namespace with its offsets.
-    pub fn enter(topology: &Topology, joins: &[Option<OwnedFd>]) -> Result<Borrowed> {
-        let mut out = Borrowed { others: Vec::new(), mounts: None };
+impl JoinedNamespaces {
+    /// Joins the namespaces that init cannot join itself, and makes the time namespace with its offsets.
+    pub fn enter(topology: &Topology, joins: &[Option<OwnedFd>]) -> Result<JoinedNamespaces> {
+        let mut out = JoinedNamespaces { others: Vec::new(), mounts: None };
         for (join, file) in topology.joined.iter().zip(joins) {
             let (Joiner::Runtime, Some(file)) = (join.joiner, file) else { continue };
             out.remember(join.kind)?;
@@ -127,7 +126,7 @@ impl Borrowed {
     fn remember(&mut self, kind: Namespaces) -> Result<()> {
         let name = match kind {
             Namespaces::MOUNT => {
-                self.mounts = Some(Home::hold()?);
+                self.mounts = Some(MountView::hold()?);
                 return Ok(());
             }
             Namespaces::NET => "net",
@@ -145,13 +144,13 @@ impl Borrowed {
     }
 }
 
-impl Drop for Borrowed {
+impl Drop for JoinedNamespaces {
     fn drop(&mut self) {
-        if let Some(home) = self.mounts.take() {
-            home.back();
+        if let Some(view) = self.mounts.take() {
+            view.restore();
         }
         for (own, kind) in self.others.drain(..).rev() {
-            // The runtime was there before; if it cannot go back it must not go on elsewhere.
+            // A runtime that cannot return must not go on in a namespace of the container.
             if process::setns(own.as_fd(), kind).is_err() {
                 process::exit_now(1);
             }

@@ -21,7 +21,7 @@ use windlass_sys::{fd, process};
 const IFA_RT_PRIORITY: u16 = 9;
 const IFA_PROTO: u16 = 11;
 
-/// What an address is besides its numbers, and can be told to the kernel again.
+/// The attributes of an address that the kernel takes back.
 const KEPT_ATTRIBUTES: [u16; 7] = [
     libc::IFA_ADDRESS,
     libc::IFA_LOCAL,
@@ -32,7 +32,7 @@ const KEPT_ATTRIBUTES: [u16; 7] = [
     IFA_PROTO,
 ];
 
-/// The flags that are the administrator's; the others are findings of the kernel.
+/// The flags that the administrator sets. The kernel sets the others itself.
 const KEPT_FLAGS: u32 = libc::IFA_F_NODAD
     | libc::IFA_F_HOMEADDRESS
     | libc::IFA_F_MANAGETEMPADDR
@@ -116,7 +116,7 @@ impl Ends {
         })
     }
 
-    /// Looks at what is to be moved, and at where it is to go.
+    /// Finds the interface, and verifies that its name in the container is free.
     fn find<'a>(&mut self, host: &'a str, inside: &'a str) -> Result<Device<'a>> {
         let doing = || format!("cannot find network device {host:?}");
         let link = self.host.link_by_name(host).doing(doing)?;
@@ -144,8 +144,8 @@ impl Ends {
     fn move_in(&mut self, device: &Device<'_>, number: usize) -> Result<u32> {
         let doing =
             || format!("cannot move network device {:?} into the container as {:?}", device.host, device.inside);
-        // Which name the kernel makes of a template can only be asked by an index, and the index
-        // may change with the move: the interface arrives under a name that is known.
+        // The kernel chooses the name for a template, and the index may change with the move. So the interface arrives
+        // under a name that we know, by which its new index is found, and is renamed then.
         let template = device.inside.contains('%');
         let arrival = if template { format!("wl{:x}.{number}", std::process::id()) } else { device.inside.to_string() };
         let namespace = self.container_namespace.as_fd();
@@ -196,7 +196,7 @@ impl Ends {
         ::log::warn!("network device {:?} is lost in the container", device.host);
     }
 
-    /// Undoes a move as far as the kernel lets us.
+    /// Undoes a move, as far as the kernel allows it.
     fn move_back(&mut self, device: &Device<'_>, index: u32) {
         if let Err(failed) = self.restore(device, index) {
             ::log::warn!("cannot bring network device {:?} back from the container: {failed}", device.host);
@@ -208,7 +208,7 @@ impl Ends {
         let index = self.host.link_by_name(&device.link.name)?.index;
         for address in &device.addresses {
             match self.host.add_address(index, &again(address, "", "")) {
-                // The kernel makes some on its own.
+                // The kernel has added some addresses itself.
                 Err(failed) if failed.errno != Errno::EEXIST => return Err(failed),
                 _ => {}
             }
@@ -217,18 +217,18 @@ impl Ends {
     }
 }
 
-/// A connection to `namespace`, opened on a visit there from `own`.
+/// A connection to `namespace`. This thread enters it for the opening, and returns to `own`.
 fn open_in(namespace: BorrowedFd<'_>, own: BorrowedFd<'_>) -> Result<Netlink> {
     process::setns(namespace, Namespaces::NET).doing(|| "cannot enter the container's network namespace")?;
     let opened = Netlink::open();
-    // The runtime was there before; if it cannot go back it must not go on elsewhere.
+    // A runtime that cannot return must not go on in the container's network namespace.
     if process::setns(own, Namespaces::NET).is_err() {
         process::exit_now(1);
     }
     opened.doing(|| "cannot speak to the kernel about the container's network devices")
 }
 
-/// The address as it is to be given to the interface `new`, which was `old`.
+/// The address as it is to be given back to the interface, which was called `old` and is called `new`.
 fn again(address: &Address, old: &str, new: &str) -> Address {
     let mut again = address.clone();
     again.flags &= KEPT_FLAGS;
@@ -241,11 +241,11 @@ fn again(address: &Address, old: &str, new: &str) -> Address {
     again
 }
 
-/// A label begins with the name of its interface, and does so after a rename. `None` for one that
-/// does not, or would be too long.
+/// A label begins with the name of its interface, so it is changed with the name. `None` if it does not begin
+/// so, or would become too long.
 fn relabelled(label: &[u8], old: &str, new: &str) -> Option<Vec<u8>> {
     let rest = label.strip_prefix(old.as_bytes())?;
-    // Whole, or followed by an alias.
+    // The name alone, or the name with an alias.
     if !matches!(rest.first(), None | Some(0 | b':')) {
         return None;
     }

@@ -1,11 +1,11 @@
-//! The container's word that it is ready, passed on to the host's service manager (sd_notify(3)).
+//! Forwarding the container's readiness to the host's service manager (sd_notify(3)).
 //!
-//! Where the runtime has `NOTIFY_SOCKET` in its environment, the container gets a socket of its
-//! own in its place, as from runc: a directory of the state root is bound at `/run/notify`, `create`
-//! makes it, and `start` listens in it. Of what the container sends only one thing counts, a line
-//! `READY=1`, and what the host is told is the runtime's own text: `READY=1`, the container's
-//! process as `MAINPID=`, and `BARRIER=1`, which returns when all of that was read. Descriptors
-//! from the container are closed unseen, which also ends a barrier of its own.
+//! If the runtime has `NOTIFY_SOCKET` in its environment, the container gets a socket of its own instead, as
+//! from runc: `create` makes a directory in the state root, which is bound at `/run/notify`, and `start`
+//! listens in it. Of what the container sends, only a line `READY=1` counts. The runtime then sends its own
+//! messages to the host: `READY=1`, the container's process as `MAINPID=`, and `BARRIER=1`, which returns
+//! when the host has read the others. Descriptors that the container sends are closed, which also ends a
+//! barrier that the container has sent.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -22,7 +22,7 @@ use windlass_store::notify_directory;
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::{fd, socket};
 
-/// The variable that names the socket, for us and for the container.
+/// The variable that names the socket, in our environment and in the container's.
 const VARIABLE: &str = "NOTIFY_SOCKET";
 /// The socket in it.
 const SOCKET: &str = "notify.sock";
@@ -33,30 +33,30 @@ const LONGEST: usize = 4096;
 /// How many messages are read in one go.
 const BATCH: usize = 64;
 /// Seconds that a message to the host may wait for room.
-const PATIENCE: u32 = 10;
+const SEND_TIMEOUT: u32 = 10;
 /// How long to wait for the host to have read everything, as in runc.
 const BARRIER: Duration = Duration::from_secs(30);
 
-/// How long the socket stays open after the container's word.
-const AFTERWARDS: Duration = Duration::from_millis(20);
+/// How long the socket stays open after the container has reported that it is ready.
+const LINGER: Duration = Duration::from_millis(20);
 
 /// The host's socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Host(String);
+pub struct ServiceManager(String);
 
-impl Host {
+impl ServiceManager {
     /// From the runtime's own environment; `None` where it is not set, or empty.
-    pub fn from_environment() -> Result<Option<Host>> {
+    pub fn from_environment() -> Result<Option<ServiceManager>> {
         match std::env::var_os(VARIABLE) {
-            Some(value) if !value.is_empty() => Host::parse(&value.to_string_lossy()).map(Some),
+            Some(value) if !value.is_empty() => ServiceManager::parse(&value.to_string_lossy()).map(Some),
             _ => Ok(None),
         }
     }
 
     /// An absolute path, or `@` and an abstract name.
-    fn parse(text: &str) -> Result<Host> {
+    fn parse(text: &str) -> Result<ServiceManager> {
         if text.len() > 1 && text.starts_with(['/', '@']) {
-            return Ok(Host(text.into()));
+            return Ok(ServiceManager(text.into()));
         }
         let msg = format!("{VARIABLE}={text} is neither an absolute path nor an abstract socket");
         Err(Error::new(Kind::Unsupported, msg).origin(reason()).hint("unset NOTIFY_SOCKET for the runtime"))
@@ -97,7 +97,7 @@ pub fn plan_mount(plan: &mut Plan, state_root: &Path) -> bool {
     true
 }
 
-/// Tells the container's process of the socket, in place of what the configuration may say.
+/// Sets the container's `NOTIFY_SOCKET`, whatever the configuration says.
 pub fn set_variable(environment: &mut Vec<String>) {
     environment.retain(|entry| entry.split_once('=').is_none_or(|(name, _)| name != VARIABLE));
     environment.push(format!("{VARIABLE}={INSIDE}/{SOCKET}"));
@@ -116,8 +116,8 @@ pub fn prepare(root: BorrowedFd<'_>, id: &str) -> Result<()> {
 
 /// Why waiting for the container ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It was ready, and the host knows.
+pub enum Readiness {
+    /// It was ready, and the host was notified.
     Ready,
     /// It ended first.
     Ended,
@@ -133,16 +133,16 @@ pub struct Notify {
 impl Notify {
     /// Listens in the directory that `prepare` made in the state root. For `start` and `run`, before init
     /// gets the word. `None`: `create` did not make it.
-    pub fn listen(root: BorrowedFd<'_>, id: &str, host: &Host) -> Result<Option<Notify>> {
+    pub fn listen(root: BorrowedFd<'_>, id: &str, host: &ServiceManager) -> Result<Option<Notify>> {
         let connect = || {
-            let host = socket::connect_datagram(&host.0, PATIENCE)
+            let host = socket::connect_datagram(&host.0, SEND_TIMEOUT)
                 .doing(|| format!("cannot reach the service manager at {:?}", host.0));
             host.map(Some).map_err(|error| error.origin(reason()))
         };
         Notify::listen_and(root, id, connect)
     }
 
-    /// The same where the host does not listen: nothing is passed on.
+    /// The same where the host does not listen: nothing is forwarded.
     pub fn listen_for_nobody(root: BorrowedFd<'_>, id: &str) -> Result<Option<Notify>> {
         Notify::listen_and(root, id, || Ok(None))
     }
@@ -170,14 +170,14 @@ impl Notify {
         self.container.as_fd()
     }
 
-    /// Reads what the container has sent, never waiting and never without end, and says whether
-    /// that it is ready is among it.
+    /// Reads what the container has sent, without waiting and at most a batch of messages. Returns whether the
+    /// container is ready.
     pub fn is_ready(&self) -> Result<bool> {
         let mut buffer = [0; LONGEST];
         for _ in 0..BATCH {
             let doing = || "cannot read from the notify socket";
             let Some(length) = socket::receive_datagram(self.fd(), &mut buffer).doing(doing)? else { break };
-            // One that was cut off does not count.
+            // A message that was cut off does not count.
             if buffer.get(..length).is_some_and(says_ready) {
                 return Ok(true);
             }
@@ -185,7 +185,7 @@ impl Notify {
         Ok(false)
     }
 
-    /// Tells the host that the service is ready and that `main_pid` is its main process.
+    /// Notifies the host that the service is ready and that `main_pid` is its main process.
     pub fn forward(&self, main_pid: i32) -> Result<()> {
         let Some(host) = &self.host else { return Ok(()) };
         let send = |text: &str| socket::send(host.as_fd(), text.as_bytes(), &[]);
@@ -198,8 +198,8 @@ impl Notify {
         Ok(())
     }
 
-    /// Waits until the host has read all that it was sent. A process that exits before that may
-    /// not be found in its service any more when its message is read. Failures are only logged.
+    /// Waits until the host has read everything. The host looks for the sender of a message when it reads it, so a
+    /// process that exits earlier is not found. Failures are only logged.
     pub fn wait_until_read(&self) {
         match self.barrier(BARRIER) {
             Ok(true) => {}
@@ -208,47 +208,46 @@ impl Notify {
         }
     }
 
-    /// Sends the end of a pipe along, which its receiver closes when it is through; `false` when
-    /// it does not within `limit`.
+    /// Sends the end of a pipe, which the receiver closes when it has read everything before it; `false` if it does
+    /// not within `limit`.
     fn barrier(&self, limit: Duration) -> windlass_sys::Result<bool> {
         let Some(host) = &self.host else { return Ok(true) };
         let (read, write) = socket::pipe()?;
         socket::send(host.as_fd(), b"BARRIER=1", &[write.as_fd()])?;
         drop(write);
-        // Without asked-for events only the hang-up is reported.
+        // poll(2) reports the hang-up without being asked for any event.
         poll::poll(&mut [PollFd::new(read.as_fd(), PollFlags::empty())], Deadline::after(limit))
     }
 
-    /// Waits a moment for what follows the word at once: systemd-notify(1) sends a barrier of its
-    /// own and fails where nobody listens any more. It ends when this process closes the socket.
-    fn hear_out(&self) {
-        let _ = poll::readable(self.fd(), Deadline::after(AFTERWARDS));
+    /// Keeps the socket open for a moment: systemd-notify(1) sends a barrier after its message, and fails if
+    /// nobody listens any more. The barrier ends when this process closes the socket.
+    fn linger(&self) {
+        let _ = poll::readable(self.fd(), Deadline::after(LINGER));
     }
 
-    /// Waits until the container says that it is ready, or its init (`pidfd`) ends, and passes
-    /// that on: what a `start` and a detached `run` end with. There is no limit in time, as a
-    /// service may take its time to get ready; the service manager has one of its own.
-    pub fn wait_and_forward(&self, pidfd: BorrowedFd<'_>, main_pid: i32) -> Result<Outcome> {
+    /// Waits until the container is ready and notifies the host, or until its init (`pidfd`) ends. A `start` and a
+    /// detached `run` end with this. There is no time limit, because the service manager has one.
+    pub fn wait_and_forward(&self, pidfd: BorrowedFd<'_>, main_pid: i32) -> Result<Readiness> {
         loop {
             let mut fds = [self.fd(), pidfd].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             poll::poll(&mut fds, Deadline::NEVER).doing(|| "cannot wait for the container to be ready")?;
             let ready = fds.map(|fd| fd.any().unwrap_or(true));
-            // In this order: a program may say that it is ready and be through at once.
+            // Readiness comes first: a program may report that it is ready and end at once.
             if ready[0] && self.is_ready()? {
                 self.forward(main_pid)?;
                 self.wait_until_read();
-                self.hear_out();
-                return Ok(Outcome::Ready);
+                self.linger();
+                return Ok(Readiness::Ready);
             }
-            // What others still send is not waited for.
+            // Other processes of the container may still send something, which is not waited for.
             if ready[1] {
-                return Ok(Outcome::Ended);
+                return Ok(Readiness::Ended);
             }
         }
     }
 }
 
-/// Whether a message, which is lines of `NAME=value`, has the one that counts.
+/// Whether a message, which has lines `NAME=value`, has the line `READY=1`.
 fn says_ready(message: &[u8]) -> bool {
     message.split(|byte| *byte == b'\n').any(|line| line == b"READY=1")
 }

@@ -1,8 +1,7 @@
-//! The stdio of a process in the foreground: between what the caller gave us and a terminal or
-//! pipes of our own.
+//! The relay between the caller's stdio and the terminal or pipes of a process in the foreground.
 //!
 //! Init makes the terminal or the pipes, so that they belong to the container's user, and sends our
-//! ends over a socket. What the caller gave us is not passed on then, and so stays the caller's.
+//! ends over a socket. The process does not get the caller's stdio, whose owner does not change.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -16,7 +15,7 @@ use windlass_sys::{socket, stream};
 
 use super::channel::{Channel, End, Side};
 
-/// The message that comes with a terminal's master end, for whoever listens at a console socket.
+/// The message that comes with a terminal's master end over the console socket.
 pub const TERMINAL: &[u8] = b"/dev/ptmx";
 
 /// The messages that come with our end of the pipe that init has at 0, 1 or 2.
@@ -25,14 +24,14 @@ pub const PIPES: [&[u8]; 3] = [b"stdin", b"stdout", b"stderr"];
 /// The message after the last pipe.
 pub const NO_MORE: &[u8] = b"no more";
 
-/// Where poll(2) was asked: one end of one channel.
+/// One end of one channel, which is polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Port {
     channel: usize,
     side: Side,
 }
 
-/// Copies in both directions between our stdio and that of a process.
+/// Copies between our stdio and that of a process, in both directions.
 #[derive(Default)]
 pub struct Relay {
     channels: Vec<Channel>,
@@ -68,8 +67,8 @@ impl Relay {
         Ok((!relay.channels.is_empty()).then_some(relay))
     }
 
-    /// A channel between our stdin, stdout or stderr and an end of our own. Where nothing is open at that
-    /// number, the process finds its input at the end, or its output closed.
+    /// Adds a channel between our stdin, stdout or stderr and our end. If nothing is open at that number, our end
+    /// is closed: the process reads end of file, or writes to a closed pipe.
     fn add_channel(&mut self, number: i32, end: End) {
         let Some(inherited) = Inherited::open(number, number != 0) else { return };
         let callers = End::Callers(inherited);
@@ -77,7 +76,7 @@ impl Relay {
     }
 
     fn add_terminal(&mut self, master: OwnedFd) -> Result<()> {
-        // What we print may go to a file or a pipe, where a line ends with a line feed alone.
+        // Our output may be a file or a pipe, where lines end with a line feed alone.
         if let Ok(mut attributes) = tcgetattr(&master) {
             attributes.output_flags.remove(OutputFlags::ONLCR);
             let _ = tcsetattr(&master, SetArg::TCSANOW, &attributes);
@@ -95,14 +94,14 @@ impl Relay {
     /// Takes over the size of our own terminal, if we have one.
     pub fn resize(&mut self) {
         if let (Some(master), Ok((rows, columns))) = (&self.master, socket::terminal_size(stdio::input())) {
-            // A terminal without a size has none to take over.
+            // 0x0 means that the size is unknown.
             if (rows, columns) != (0, 0) {
                 let _ = socket::set_terminal_size(master.as_fd(), rows, columns);
             }
         }
     }
 
-    /// Whether other processes are in the foreground of our terminal; no event tells when that ends.
+    /// Whether other processes are in the foreground of our terminal. No event reports the end of that.
     pub fn is_in_background(&self) -> bool {
         self.own.is_pending() || self.channels.iter().any(Channel::is_in_background)
     }
@@ -124,7 +123,7 @@ impl Relay {
         self.own.attend()
     }
 
-    /// The process has ended: what it printed is delivered, and nothing else is waited for.
+    /// The process has ended: delivers its output, and waits for nothing else.
     pub fn end(&mut self) {
         self.channels.iter_mut().for_each(Channel::end);
     }
@@ -147,7 +146,7 @@ impl OwnTerminal {
         OwnTerminal { exists: nix::unistd::isatty(stdio::input()).unwrap_or(false), saved: None }
     }
 
-    /// Whether it should be raw and is not yet.
+    /// Whether it has yet to be made raw.
     fn is_pending(&self) -> bool {
         self.exists && self.saved.is_none()
     }
@@ -160,7 +159,7 @@ impl OwnTerminal {
         let attributes = tcgetattr(stdio::input()).map_err(std::io::Error::from).doing(doing)?;
         let mut raw = attributes.clone();
         cfmakeraw(&mut raw);
-        // The carriage returns that the container's terminal no longer adds.
+        // Our terminal adds the carriage returns, since the container's no longer does.
         raw.output_flags.insert(OutputFlags::OPOST);
         tcsetattr(stdio::input(), SetArg::TCSANOW, &raw).map_err(std::io::Error::from).doing(doing)?;
         self.saved = Some(attributes);

@@ -14,7 +14,7 @@ pub struct Group<'a> {
     id: &'a str,
     schemata: String,
     path: PathBuf,
-    /// Whether it is not there yet, and goes with the container.
+    /// Whether it does not exist yet: then it is made, and removed with the container.
     ours: bool,
 }
 
@@ -29,8 +29,8 @@ fn mount_point() -> Result<PathBuf> {
     })
 }
 
-/// Finds out which group the container is to be in, and whether it has to be made. Makes nothing, so
-/// that it can be written down first what [`Group::make`] will leave behind.
+/// Finds the group of the container, which may have to be made. Makes nothing, so that the caller can first record
+/// what [`Group::make`] will leave behind.
 pub fn find<'a>(rdt: &'a IntelRdt, id: &'a str) -> Result<Group<'a>> {
     let schemata = schemata(rdt);
     let name = if rdt.clos_id.is_empty() { id } else { &rdt.clos_id };
@@ -52,7 +52,7 @@ fn find_below<'a>(mount_point: &Path, name: &str, group: Group<'a>) -> Result<Gr
         return Err(Error::config("/linux/intelRdt", format!("the resource control group {path:?} is in use")));
     }
     if !group.ours && !already(path, &group.schemata) {
-        // It is somebody else's as well: never changed (config-linux.md, "IntelRdt").
+        // Others may use the group, so it is never changed (config-linux.md, "IntelRdt").
         let msg = format!("the resource control group {path:?} has another schema than the one asked for");
         return Err(Error::config("/linux/intelRdt/schemata", msg));
     }
@@ -60,7 +60,7 @@ fn find_below<'a>(mount_point: &Path, name: &str, group: Group<'a>) -> Result<Gr
 }
 
 fn schemata(rdt: &IntelRdt) -> String {
-    // Bandwidth among the lines for the cache does not count: it has a field of its own.
+    // A bandwidth line in the cache schema is ignored: bandwidth has a field of its own.
     let cache = rdt.l3_cache_schema.lines().filter(|line| !line.trim_start().starts_with("MB:"));
     let lines = cache.chain([rdt.mem_bw_schema.as_str()]).chain(rdt.schemata.iter().map(String::as_str));
     lines.filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect()
@@ -76,16 +76,16 @@ impl Group<'_> {
         self.path.join("mon_groups").join(self.id)
     }
 
-    /// Makes what is not there.
-    pub fn make(self) -> Result<Made> {
-        // That somebody was faster is an error too: it would be theirs.
+    /// Makes the group and its monitoring group, unless they exist.
+    pub fn make(self) -> Result<NewGroup> {
+        // EEXIST is an error too: somebody else has made the group meanwhile.
         if self.ours {
             std::fs::create_dir(&self.path)
                 .doing(|| format!("cannot make the resource control group {:?}", self.path))
                 .map_err(|error| error.origin(Origin::config("/linux/intelRdt")))?;
         }
         let monitoring = self.rdt.enable_monitoring.then(|| self.monitoring());
-        let made = Made { to_remove: self.to_remove(), monitoring, path: self.path.clone() };
+        let made = NewGroup { to_remove: self.to_remove(), monitoring, path: self.path.clone() };
         self.fill().map(|()| made)
     }
 
@@ -120,15 +120,15 @@ impl Group<'_> {
     }
 }
 
-/// A group that is there. Dropped, it takes away what was made for it, unless it is kept.
-pub struct Made {
+/// A group that exists. Dropping it removes what was made for it, unless it is kept.
+pub struct NewGroup {
     path: PathBuf,
     monitoring: Option<PathBuf>,
     to_remove: Option<String>,
 }
 
-impl Made {
-    /// Moves a process in.
+impl NewGroup {
+    /// Moves a process into it.
     pub fn join(&self, pid: i32) -> Result<()> {
         for place in [Some(&self.path), self.monitoring.as_ref()].into_iter().flatten() {
             std::fs::write(place.join("tasks"), pid.to_string())
@@ -138,13 +138,13 @@ impl Made {
         Ok(())
     }
 
-    /// From here on delete removes it.
+    /// Keeps it: from here on `delete` removes it.
     pub fn keep(mut self) {
         self.to_remove = None;
     }
 }
 
-impl Drop for Made {
+impl Drop for NewGroup {
     fn drop(&mut self) {
         if let Some(path) = &self.to_remove {
             let _ = std::fs::remove_dir(path);

@@ -1,8 +1,8 @@
 //! Paths below the container's root, resolved by the kernel.
 //!
-//! The root filesystem is hostile: any component may be a link to anywhere, and may change while
-//! we look. openat2(2) with `RESOLVE_IN_ROOT` keeps every lookup below the root descriptor, and
-//! what is missing is made one component at a time below a descriptor that is already held.
+//! The root filesystem is hostile: any component may be a link to anywhere, and may change at any time. openat2(2)
+//! with `RESOLVE_IN_ROOT` keeps every lookup below the root descriptor. Missing components are made one at a
+//! time, each below a descriptor that is already held.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -48,11 +48,11 @@ pub fn directory(root: BorrowedFd<'_>, path: &Path, resolve: ResolveFlag) -> Res
     make_missing(root, path, Make::Directory, resolve, &mut LINKS.clone())
 }
 
-/// So many links that lead nowhere are followed, as the kernel follows others (path_resolution(7)).
+/// How many dangling links are followed: as many as the kernel follows others (path_resolution(7)).
 const LINKS: u32 = 40;
 
-/// A link that leads nowhere says where the missing thing is to be made: `/etc/resolv.conf` of
-/// images is often one. The kernel resolves it anew, within the root.
+/// Makes what is missing of a path. For a dangling link, as `/etc/resolv.conf` of images often is, its target is
+/// made. The kernel resolves the target anew, within the root.
 fn make_missing(
     root: BorrowedFd<'_>,
     path: &Path,
@@ -77,8 +77,8 @@ fn make_missing(
     make_in(parent.as_fd(), name, make)
 }
 
-/// Makes `name`, which was not there a moment ago, and opens what is there now; a link that
-/// somebody put there meanwhile is not followed.
+/// Makes `name`, which did not exist a moment ago, and opens it. A link that somebody has made there meanwhile is
+/// not followed.
 fn make_in(parent: BorrowedFd<'_>, name: &OsStr, make: Make) -> Result<OwnedFd> {
     let made = match make {
         Make::Directory => fd::mkdirat(parent, name, 0o755),
@@ -101,7 +101,7 @@ fn make_in(parent: BorrowedFd<'_>, name: &OsStr, make: Make) -> Result<OwnedFd> 
     )
 }
 
-/// Whether a failed lookup means that there is nothing at the path.
+/// Whether a lookup failed because nothing is at the path.
 pub fn is_missing(failed: &Failed) -> bool {
     matches!(failed.errno, Errno::ENOENT | Errno::ENOTDIR)
 }

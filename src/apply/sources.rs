@@ -26,14 +26,14 @@ use windlass_sys::process::{self, Child, SingleThreaded};
 use windlass_sys::{Failed, fd};
 
 use super::device;
-use super::sync::{InitSync, Wanted};
+use super::sync::{InitSync, SourceSet};
 
-/// How far a source is.
+/// The state of a source.
 enum Slot {
     Waiting,
-    /// Copied before its turn, while it was a peer of the host's mount.
+    /// Copied before its turn, when it still was a peer of the host's mount.
     Early(OwnedFd),
-    /// Copied by the runtime together with one before it.
+    /// Copied by the runtime, together with a source before it.
     Held(OwnedFd),
     Gone,
 }
@@ -52,7 +52,7 @@ pub struct Sources<'a> {
 }
 
 impl<'a> Sources<'a> {
-    /// Those of a plan. `bundle` is absolute.
+    /// The sources of a plan. `bundle` is absolute.
     pub fn new(plan: &'a Plan, bundle: &'a Path, idmaps: Idmaps) -> Sources<'a> {
         Sources {
             plan: &plan.sources,
@@ -60,7 +60,7 @@ impl<'a> Sources<'a> {
             idmaps,
             bundle,
             root: bundle.join(&plan.root),
-            // setns(2) into a mount namespace goes to its root.
+            // setns(2) into a mount namespace changes the current directory to its root.
             in_bundle: !plan.topology.joins(Namespaces::MOUNT),
             user_namespace: plan.topology.user_namespace(),
             asks: plan.asks,
@@ -92,8 +92,7 @@ impl<'a> Sources<'a> {
         if self.in_bundle || path.is_absolute() { path.into() } else { self.bundle.join(path).into() }
     }
 
-    /// Copies a source before its turn. One that is not there is left to its turn: an earlier mount
-    /// may make it.
+    /// Copies a source before its turn, if it exists by then: an earlier mount may be about to make it.
     pub fn take_early(&mut self, id: SourceId) -> Result<()> {
         let source = self.get(id)?;
         match mount::clone_tree(fd::CWD, self.path(&source.path), source.recursive) {
@@ -123,7 +122,7 @@ impl<'a> Sources<'a> {
                 other => self.judge(other, source)?,
             },
         };
-        dress(source, copy.as_fd())?;
+        set_attributes(source, copy.as_fd())?;
         if let Some(idmap) = source.idmap.as_ref().filter(|_| !self.asks) {
             map(source, idmap, copy.as_fd(), self.idmaps.of(id)?)?;
         }
@@ -140,20 +139,19 @@ impl<'a> Sources<'a> {
         copied.map_err(|failed| refused(failed, source, self.user_namespace))
     }
 
-    /// Asks the runtime for a source, and with the same message for those after it, since each question costs
-    /// as much as several mounts. Sources below the root are left out: a mount in between may cover or make
-    /// them.
+    /// Asks the runtime for a source, and in the same message for those after it, since a message and its answer cost
+    /// as much as several mounts. Sources below the root are left out: an earlier mount may cover or make them.
     fn ask(&mut self, id: SourceId, sync: &InitSync) -> Result<OwnedFd> {
         let early = |at: usize| {
             let source = &self.plan[at];
             matches!(self.slots[at], Slot::Waiting) && !source.fallback && !below(self.bundle, &source.path, &self.root)
         };
         let others = (id.index() + 1..self.plan.len()).filter(|at| early(*at)).map(SourceId::new);
-        let wanted = Wanted::new(id, others);
+        let wanted = SourceSet::new(id, others);
         let mut copies = sync.sources(wanted)?.into_iter();
         let lost = || Error::new(Kind::Protocol, "the runtime has sent no copy of a mount");
         let first = copies.next().ok_or_else(lost)?;
-        // What the runtime could not copy is asked for again in its turn.
+        // A source that the runtime could not copy is asked for again in its turn.
         for (other, copy) in wanted.sources().skip(1).zip(copies) {
             self.slots[other.index()] = Slot::Held(copy);
         }
@@ -172,7 +170,7 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// Whether `path` is `root` or lies below it, both as written; relative ones begin at the bundle.
+/// Whether `path` is `root` or lies below it, by their text alone. A relative path begins at the bundle.
 fn below(bundle: &Path, path: &str, root: &Path) -> bool {
     bundle.join(path).components().collect::<PathBuf>().starts_with(root.components().collect::<PathBuf>())
 }
@@ -190,8 +188,8 @@ fn refused(failed: Failed, source: &Source, user_namespace: bool) -> Error {
     }
 }
 
-/// Gives a copy its attributes.
-fn dress(source: &Source, copy: BorrowedFd<'_>) -> Result<()> {
+/// Sets the attributes of a copy.
+fn set_attributes(source: &Source, copy: BorrowedFd<'_>) -> Result<()> {
     let doing = || format!("cannot set the attributes of {:?} for {:?}", source.path, source.target);
     let change = |attributes: Attributes, all: bool| mount::set_attributes(copy, attributes, all, None);
     let mut propagation = source.propagation.iter().peekable();
@@ -202,12 +200,12 @@ fn dress(source: &Source, copy: BorrowedFd<'_>) -> Result<()> {
         if (set | clear | reset).is_empty() {
             continue;
         }
-        // One call does both.
+        // One call sets attributes and propagation.
         let propagation = propagation.next_if(|change| change.recursive == all).map(|change| change.to);
         let attributes = Attributes { set, clear: clear | reset, propagation };
         match change(attributes, all) {
-            // The mount comes from another user namespace, which has locked some flags (mount_namespaces(7)). They
-            // stay; only what an option names is an error. `nosymfollow` is never locked.
+            // Some flags are locked, because the mount comes from another user namespace (mount_namespaces(7)). They
+            // stay, and only flags that an option names are an error. `nosymfollow` is never locked.
             Err(failed) if failed.errno == Errno::EPERM && !reset.is_empty() => {
                 change(Attributes { clear: clear | reset & MountAttributes::NOSYMFOLLOW, ..attributes }, all)
                     .doing(doing)?;
@@ -226,11 +224,11 @@ fn map(source: &Source, idmap: &Idmap, copy: BorrowedFd<'_>, namespace: Borrowed
         .doing(|| format!("cannot map the ids of {:?} for {:?}", source.path, source.target))
 }
 
-/// The user namespaces by whose ids mounts are mapped. Mounts that want the same ids share one.
+/// The user namespaces by which the ids of mounts are mapped. Mounts with the same mappings share one.
 #[derive(Default)]
 pub struct Idmaps {
     namespaces: Vec<OwnedFd>,
-    /// Source and namespace, by index.
+    /// Which source uses which namespace, both by index.
     of: Vec<(SourceId, usize)>,
 }
 
@@ -271,11 +269,11 @@ fn named(error: Error, source: &Source) -> Error {
     error.origin(Origin::Config(source.pointer.clone().into())).step(format!("runtime: {source}"))
 }
 
-/// The runtime's answer: copies of the wanted sources, taken in init's mount namespace. A failure of the
-/// first is an error; a failure of a later one ends the list.
+/// In the runtime: copies of the wanted sources, taken in init's mount namespace. If the first cannot be copied,
+/// that is an error; a later one that cannot be copied ends the list.
 pub fn copy_for(
     init: &Child,
-    wanted: Wanted,
+    wanted: SourceSet,
     plan: &Plan,
     bundle: &Path,
     idmaps: &Idmaps,
@@ -303,7 +301,7 @@ pub fn copy_for(
     Ok(out)
 }
 
-/// The runtime's answer: the directory of the root filesystem, in init's mount namespace.
+/// In the runtime: opens the directory of the root filesystem in init's mount namespace.
 pub fn open_root_for(init: &Child, plan: &Plan, bundle: &Path, proof: &SingleThreaded) -> Result<OwnedFd> {
     let _visit = Visit::to(init, proof)?;
     fd::open(bundle.join(&plan.root), OFlag::O_PATH | OFlag::O_DIRECTORY)
@@ -311,27 +309,27 @@ pub fn open_root_for(init: &Child, plan: &Plan, bundle: &Path, proof: &SingleThr
         .map_err(|error| error.origin(Origin::config("/root/path")))
 }
 
-/// Where this process is: setns(2) into a mount namespace changes the root and the current directory
-/// as well.
-pub(super) struct Home {
+/// The mount namespace, root and current directory of this process: setns(2) into another mount namespace changes
+/// all three.
+pub(super) struct MountView {
     namespace: OwnedFd,
     root: OwnedFd,
     directory: OwnedFd,
 }
 
-impl Home {
-    /// Holds all three.
-    pub(super) fn hold() -> Result<Home> {
-        let hold = |path: &str, flags| fd::open(path, flags).doing(|| "cannot hold the runtime's own place");
-        Ok(Home {
+impl MountView {
+    /// Holds the present ones.
+    pub(super) fn hold() -> Result<MountView> {
+        let hold = |path: &str, flags| fd::open(path, flags).doing(|| "cannot hold the runtime's own mount namespace");
+        Ok(MountView {
             namespace: hold("/proc/self/ns/mnt", OFlag::O_RDONLY)?,
             root: hold("/", OFlag::O_PATH)?,
             directory: hold(".", OFlag::O_PATH)?,
         })
     }
 
-    /// Goes back. If that fails, ends this process, since it would go on in the container's file system.
-    pub(super) fn back(&self) {
+    /// Returns to them. If that fails, ends this process, which would otherwise go on in the container's file system.
+    pub(super) fn restore(&self) {
         let back = process::setns(self.namespace.as_fd(), Namespaces::MOUNT)
             .and_then(|()| mount::change_directory(self.root.as_fd()))
             .and_then(|()| mount::chroot_to_current())
@@ -343,14 +341,14 @@ impl Home {
     }
 }
 
-/// A stay in init's mount namespace, with init's root directory, until it is dropped.
-struct Visit(Home);
+/// While this exists, the runtime is in init's mount namespace, with init's root directory.
+struct Visit(MountView);
 
 impl Visit {
     fn to(init: &Child, _proof: &SingleThreaded) -> Result<Visit> {
         let doing = || "cannot enter the container's mount namespace";
         let root = process::open_of(init.pid, init.pidfd.as_fd(), "root", OFlag::O_PATH).doing(doing)?;
-        let visit = Visit(Home::hold()?);
+        let visit = Visit(MountView::hold()?);
         process::setns(init.pidfd.as_fd(), Namespaces::MOUNT).doing(doing)?;
         mount::change_directory(root.as_fd()).and_then(|()| mount::chroot_to_current()).doing(doing)?;
         Ok(visit)
@@ -359,7 +357,7 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        self.0.back();
+        self.0.restore();
     }
 }
 

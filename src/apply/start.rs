@@ -1,4 +1,4 @@
-//! `start`: the word that init waits for.
+//! `start`: opening the start barrier, at which init waits.
 
 use std::os::fd::AsFd;
 
@@ -9,13 +9,16 @@ use windlass_store::{Container, Status, state_document};
 use windlass_sys::{fd, socket};
 
 use super::hooks;
-use super::notify::{Host, Notify};
+use super::notify::{Notify, ServiceManager};
 use super::sync::{Message, decode};
 
-/// Starts a created container; returns when its program runs, or with the reason why not. What
-/// is to be waited for afterwards, without the lock, is returned: `host` gets the container's word
-/// that it is ready.
-pub fn start(container: &mut Container, host: Option<&Host>, warnings: &mut Vec<Fault>) -> Result<Option<Notify>> {
+/// Starts a created container, and returns when its program runs or could not be executed. With `host`, returns the
+/// socket on which the container reports that it is ready; the caller waits for that without the lock.
+pub fn start(
+    container: &mut Container,
+    host: Option<&ServiceManager>,
+    warnings: &mut Vec<Fault>,
+) -> Result<Option<Notify>> {
     container.lock()?;
     match container.status()? {
         Status::Created => {}
@@ -24,7 +27,7 @@ pub fn start(container: &mut Container, host: Option<&Host>, warnings: &mut Vec<
         status => return Err(wrong(format!("cannot start a container in the {status} state"))),
     }
     let notify = host.map_or(Ok(None), |host| Notify::listen(container.root(), &container.state.id, host))?;
-    give_word(container)?;
+    open_barrier(container)?;
     fd::unlinkat(container.root(), container.start_socket()).doing(|| "cannot remove the start socket")?;
     poststart(container, warnings)?;
     Ok(notify)
@@ -34,7 +37,7 @@ fn wrong(msg: impl Into<String>) -> Error {
     Error::new(Kind::WrongStatus, msg)
 }
 
-fn give_word(container: &Container) -> Result<()> {
+fn open_barrier(container: &Container) -> Result<()> {
     let socket = match socket::connect_at(container.root(), &container.start_socket()) {
         Err(failed) if failed.errno == Errno::ECONNREFUSED => {
             return Err(wrong("cannot start a container that has stopped").failed(failed));
@@ -45,8 +48,8 @@ fn give_word(container: &Container) -> Result<()> {
     let mut buffer = vec![0; 8192];
     let (n, _) = socket::receive(socket.as_fd(), &mut buffer).doing(|| "cannot hear init")?;
     match decode(&buffer[..n], None)? {
-        // The socket closed with the execution of the program, or with init's death: the
-        // container has been started either way.
+        // The socket was closed by the execution of the program or by init's death. The container was started
+        // either way.
         Message::End => Ok(()),
         Message::Failed(error) => Err(error.before("unable to start container process")),
         _ => Err(Error::new(Kind::Protocol, "init answered start with something else")),
@@ -62,7 +65,7 @@ pub fn poststart(container: &Container, warnings: &mut Vec<Fault>) -> Result<()>
     }
     let pid = container.init.map_or(0, |init| init.pid);
     hooks::run("poststart", hooks, &state_document(container, Status::Running, pid)?).inspect_err(|_| {
-        // The cause is the hook's failure; what cannot be cleared away is left for `delete --force`.
+        // The hook's failure stays the error. `delete --force` removes what cannot be removed here.
         warnings.extend(super::delete::destroy(container).unwrap_or_default());
     })
 }

@@ -1,10 +1,10 @@
-//! The conversation of the runtime and init, over one pair of message sockets.
+//! The protocol between the runtime and init, over one pair of message sockets.
 //!
 //! ```text
 //! init                                runtime
-//!   Place ---------------------------> put the first process into the cgroup (only some `exec`s)
+//!   Place ---------------------------> put the first process into the cgroup (some `exec`s)
 //!       <------------------------- go on
-//!   Spawned(pid) + pidfd ------------>           (only with a process in between)
+//!   Spawned(pid) + pidfd ------------>           (only with an intermediate process)
 //!   MapIds --------------------------> write uid_map, gid_map
 //!       <------------------------- go on
 //!   Sources(which) ------------------> copy mounts in init's mount namespace
@@ -24,12 +24,12 @@
 //!   Failed(error), Log(line)           at any time, never answered
 //! ```
 //!
-//! The end of the stream before Ready means that init died; after it, that the program was
+//! The end of the stream before Ready means that init died, and after it that the program was
 //! executed. A new question is a variant of [`Question`], its letter in [`decode`], a method of
 //! [`InitSync`], and an arm in the handlers of `Launch`.
 //!
-//! Messages of init are sent with write(2) alone: of all calls that one must not be
-//! notified about by a seccomp listener, which at that time nobody listens to yet.
+//! Init sends its messages with write(2) alone. A filter with a listener must not notify of write(2)
+//! (`plan` refuses it), and any other call could wait for an agent that does not listen yet.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -41,16 +41,16 @@ use windlass_plan::SourceId;
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::socket;
 
-/// What init says.
+/// What init sends.
 #[derive(Debug)]
 pub enum Message {
-    /// The first process, be it init or one in between, asks to be put into the container's cgroup.
+    /// The first process, which is init or the intermediate one, asks to be put into the container's cgroup.
     Place,
-    /// The process in between has made init; its pidfd comes along.
+    /// The intermediate process has made init: its process id and its pidfd.
     Spawned(i32, OwnedFd),
-    /// Init asks for something, and waits.
+    /// Init asks for something, and waits for the answer.
     Ask(Question),
-    /// All is prepared, and init waits for the word.
+    /// All is prepared, and init waits for the start barrier.
     Ready,
     /// A step failed.
     Failed(Error),
@@ -65,11 +65,11 @@ pub enum Message {
 pub enum Question {
     /// Write the id maps.
     MapIds,
-    /// Copy these sources of mounts, which init's user may not reach, in init's mount namespace.
-    Sources(Wanted),
+    /// Copy these sources of mounts in init's mount namespace: init's user may not reach them.
+    Sources(SourceSet),
     /// Open the directory of the root filesystem there.
     RootDirectory,
-    /// Have systemd place it, and set what systemd has not.
+    /// Have systemd move init into its scope, and set the limits that systemd does not set.
     Scope,
     /// Move the network interfaces in.
     NetDevices,
@@ -80,7 +80,7 @@ pub enum Question {
 }
 
 impl Question {
-    /// For the debug log: what the runtime does.
+    /// What the runtime does to answer, for the debug log.
     pub fn what(self) -> &'static str {
         match self {
             Question::MapIds => "write the id maps",
@@ -96,18 +96,18 @@ impl Question {
 
 /// A choice of a plan's sources: one, and any of the 63 after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct SourceSet {
     first: u32,
     /// Bit N stands for the source at `first + N`; bit 0 is always set.
     more: u64,
 }
 
-impl Wanted {
+impl SourceSet {
     /// `first`, and those of `others` that are among the 63 after it.
-    pub fn new(first: SourceId, others: impl IntoIterator<Item = SourceId>) -> Wanted {
+    pub fn new(first: SourceId, others: impl IntoIterator<Item = SourceId>) -> SourceSet {
         let first = first.index();
         let near = others.into_iter().filter_map(|other| other.index().checked_sub(first)).filter(|by| *by < 64);
-        Wanted { first: first as u32, more: near.fold(1, |all, by| all | 1 << by) }
+        SourceSet { first: first as u32, more: near.fold(1, |all, by| all | 1 << by) }
     }
 
     /// The sources, in order.
@@ -123,7 +123,7 @@ const LONGEST: usize = 8 * 1024;
 pub struct InitSync(OwnedFd);
 
 impl InitSync {
-    /// Around init's end of the pair.
+    /// With init's end of the pair.
     pub fn new(socket: OwnedFd) -> InitSync {
         InitSync(socket)
     }
@@ -144,13 +144,13 @@ impl InitSync {
             match nix::unistd::read(&self.0, &mut answer) {
                 Err(Errno::EINTR) => {}
                 Ok(1) => return Ok(()),
-                // The runtime died: nobody will ever know this container, so it must not go on.
+                // The runtime died and has not recorded the container, so it must not go on.
                 _ => windlass_sys::process::exit_now(1),
             }
         }
     }
 
-    /// Waits until this process, which is the first, is in the container's cgroup.
+    /// Waits until this process, the first, is in the container's cgroup.
     pub fn place(&self) -> Result<()> {
         self.ask(b"A")
     }
@@ -160,8 +160,9 @@ impl InitSync {
         self.ask(b"M")
     }
 
-    /// Waits for copies of these sources: of the first, and of as many of the others as the runtime could copy.
-    pub fn sources(&self, wanted: Wanted) -> Result<Vec<OwnedFd>> {
+    /// Waits for copies of these sources. The first is always among them; of the others, those that the runtime
+    /// could copy.
+    pub fn sources(&self, wanted: SourceSet) -> Result<Vec<OwnedFd>> {
         let mut bytes = [b'B'; 13];
         bytes[1..5].copy_from_slice(&wanted.first.to_ne_bytes());
         bytes[5..].copy_from_slice(&wanted.more.to_ne_bytes());
@@ -197,7 +198,7 @@ impl InitSync {
         self.ask(b"H")
     }
 
-    /// Waits until the listener, at descriptor `fd` of this process, is handed on.
+    /// Waits until the runtime has sent the listener `fd` to its agent.
     pub fn listener(&self, fd: BorrowedFd<'_>) -> Result<()> {
         let mut bytes = [b'S', 0, 0, 0, 0];
         bytes[1..].copy_from_slice(&fd.as_raw_fd().to_ne_bytes());
@@ -209,7 +210,7 @@ impl InitSync {
         self.ask(b"R")
     }
 
-    /// Reports a failure; there is nothing more to do if even that fails.
+    /// Reports a failure. If even that fails, nothing is left to do.
     pub fn failed(&self, error: &Error) {
         let _ = self.write(&encode_failure(error));
     }
@@ -221,7 +222,7 @@ impl InitSync {
         let _ = self.write(&bytes);
     }
 
-    /// From the process in between: names init.
+    /// From the intermediate process: names init.
     pub fn spawned(&self, pid: i32, pidfd: BorrowedFd<'_>) -> Result<()> {
         let mut bytes = [b'P', 0, 0, 0, 0];
         bytes[1..].copy_from_slice(&pid.to_ne_bytes());
@@ -229,7 +230,7 @@ impl InitSync {
     }
 }
 
-/// A failure as a message, for the pair and for the start socket.
+/// A failure as a message, for the pair of sockets and for the start socket.
 pub fn encode_failure(error: &Error) -> Vec<u8> {
     let encode = |error: &Error| {
         let mut bytes = vec![b'F'];
@@ -250,45 +251,50 @@ pub fn encode_failure(error: &Error) -> Vec<u8> {
 pub struct RuntimeSync {
     socket: OwnedFd,
     buffer: Vec<u8>,
-    /// A process in between that has yet to name the one it makes.
-    between: Option<OwnedFd>,
-    /// What the new process asked before it was named.
+    /// A pidfd of the intermediate process, until it has named the process that it makes.
+    intermediate: Option<OwnedFd>,
+    /// What the new process sent before it was named.
     early: Option<Message>,
 }
 
 impl RuntimeSync {
-    /// Around the runtime's end of the pair.
+    /// With the runtime's end of the pair.
     pub fn new(socket: OwnedFd) -> RuntimeSync {
-        RuntimeSync { socket, buffer: Vec::new(), between: None, early: None }
+        RuntimeSync { socket, buffer: Vec::new(), intermediate: None, early: None }
     }
 
-    /// With a process in between, which sends over the same socket as the one that it makes: the
-    /// new process may be faster, but nothing is done for it before it is named, or it would be
-    /// done to the process in between. `between` is its pidfd, for it may die before it has named
-    /// anything: then the new process holds the socket open and waits, and so would we.
-    pub fn after_spawned(mut self, between: Option<OwnedFd>) -> RuntimeSync {
-        self.between = between;
+    /// With an intermediate process, which sends over the same socket as the process that it makes. Requests of
+    /// the new process wait until it is named; done earlier, they would be done to the intermediate process.
+    /// `intermediate` is a pidfd: if that process dies before it has named the new one, the new one keeps the
+    /// socket open, and only the pidfd tells of the death.
+    pub fn with_intermediate(mut self, intermediate: Option<OwnedFd>) -> RuntimeSync {
+        self.intermediate = intermediate;
         self
     }
 
     /// The next message.
     pub fn receive(&mut self) -> Result<Message> {
-        if self.between.is_none()
+        if self.intermediate.is_none()
             && let Some(message) = self.early.take()
         {
             return Ok(message);
         }
         loop {
-            if let Some(between) = &self.between
-                && died_silently(between.as_fd(), self.socket.as_fd())?
+            if let Some(intermediate) = &self.intermediate
+                && died_silently(intermediate.as_fd(), self.socket.as_fd())?
             {
                 return Ok(Message::End);
             }
             match self.read()? {
-                // One at the most: who asks waits for the answer.
-                message @ (Message::Ask(_) | Message::Ready) if self.between.is_some() => self.early = Some(message),
-                Message::Spawned(..) if self.between.take().is_none() => {
-                    return Err(Error::new(Kind::Protocol, "a process that has nothing to make names another"));
+                // At most one: a process that asks waits for the answer.
+                message @ (Message::Ask(_) | Message::Ready) if self.intermediate.is_some() => {
+                    self.early = Some(message)
+                }
+                Message::Spawned(..) if self.intermediate.take().is_none() => {
+                    return Err(Error::new(
+                        Kind::Protocol,
+                        "a process names another one, but there is no intermediate process",
+                    ));
                 }
                 message => return Ok(message),
             }
@@ -317,10 +323,10 @@ impl RuntimeSync {
     }
 }
 
-/// Waits until there is a message, or the end of the process in between: true if there is only that.
-/// What it has said before is still to be read.
-fn died_silently(between: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> Result<bool> {
-    let mut fds = [socket, between].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+/// Waits until there is a message or the intermediate process has ended: true if it has ended and there is no
+/// message left to read.
+fn died_silently(intermediate: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> Result<bool> {
+    let mut fds = [socket, intermediate].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     poll::poll(&mut fds, Deadline::NEVER).doing(|| "cannot wait for init")?;
     Ok(!fds[0].any().unwrap_or(true))
 }
@@ -337,7 +343,7 @@ pub fn decode(bytes: &[u8], fd: Option<OwnedFd>) -> Result<Message> {
         Some(b'B') => {
             let more = bytes.get(5..13).and_then(|n| n.try_into().ok()).map(u64::from_ne_bytes);
             let more = more.filter(|more| more & 1 != 0).ok_or_else(unexpected)?;
-            Message::Ask(Question::Sources(Wanted { first: number()?.cast_unsigned(), more }))
+            Message::Ask(Question::Sources(SourceSet { first: number()?.cast_unsigned(), more }))
         }
         Some(b'D') => Message::Ask(Question::RootDirectory),
         Some(b'C') => Message::Ask(Question::Scope),

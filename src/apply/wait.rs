@@ -1,4 +1,4 @@
-//! Waiting for a process in the foreground: its signals, its stdio, its orphans.
+//! Waiting for a process in the foreground, with signals, stdio and orphans.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -14,12 +14,12 @@ use windlass_sys::signals;
 use super::notify::Notify;
 use super::relay::{Port, Relay};
 
-/// How often a terminal is looked at while other processes are in its foreground. A shell that
-/// makes a running job its foreground job sends it no signal.
+/// How often we check whether we are in the terminal's foreground again. A shell that moves a running job to the
+/// foreground sends it no signal.
 const BACKGROUND: Duration = Duration::from_millis(500);
 
-/// Signals are collected from here on, so that none that comes before the wait is lost: a
-/// process that ends at once is noticed, and a signal that was meant for it is passed on.
+/// From its creation on, signals are queued for [`wait`], so that none is lost: neither the SIGCHLD of a process that
+/// ends at once, nor a signal that is to be forwarded to it.
 pub struct Foreground(SignalFd);
 
 impl Foreground {
@@ -28,7 +28,7 @@ impl Foreground {
         signals::collect().map(Foreground).doing(|| "cannot collect signals")
     }
 
-    /// The next signal that has come.
+    /// The next signal in the queue.
     fn next(&self) -> Result<Option<i32>> {
         let read = self.0.read_signal().map(|info| info.map(|info| info.ssi_signo as i32));
         read.map_err(|errno| Error::from(windlass_sys::Failed { call: "read(signalfd)".into(), errno }))
@@ -37,65 +37,65 @@ impl Foreground {
 
 /// What a descriptor given to poll(2) stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
+enum Polled {
     Child,
     Signals,
     Notify,
     Relay(Port),
 }
 
-/// One call of poll(2), whose reports go back to whoever asked for the descriptor.
+/// The descriptors of one call of poll(2), with what each stands for.
 #[derive(Default)]
-struct Question<'a> {
-    who: Vec<Who>,
+struct PollSet<'a> {
+    who: Vec<Polled>,
     fds: Vec<PollFd<'a>>,
 }
 
-impl<'a> Question<'a> {
-    fn ask(&mut self, who: Who, fd: BorrowedFd<'a>, flags: PollFlags) {
+impl<'a> PollSet<'a> {
+    fn ask(&mut self, who: Polled, fd: BorrowedFd<'a>, flags: PollFlags) {
         self.who.push(who);
         self.fds.push(PollFd::new(fd, flags));
     }
 
     /// Waits for the first report. The list is empty when the deadline has passed.
-    fn wait(mut self, deadline: Deadline) -> Result<Vec<(Who, PollFlags)>> {
+    fn wait(mut self, deadline: Deadline) -> Result<Vec<(Polled, PollFlags)>> {
         poll::poll(&mut self.fds, deadline).doing(|| "cannot wait")?;
         let reported = self.fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
         Ok(self.who.into_iter().zip(reported).filter(|(_, flags)| !flags.is_empty()).collect())
     }
 }
 
-/// Waits for the child's end; signals to us go to it, its word that it is ready goes to the host,
-/// and orphans are reaped on the way. What it has printed is delivered before this returns.
+/// Waits for the child's end. Meanwhile forwards signals to it and its readiness to the host, relays its stdio, and
+/// reaps orphans. All its output is delivered before this returns.
 pub fn wait(foreground: &Foreground, child: &Child, relay: Option<Relay>, notify: Option<&Notify>) -> Result<Exit> {
     let mut relay = relay.unwrap_or_default();
-    let mut told = false;
+    let mut notified = false;
     loop {
-        let mut question = Question::default();
-        question.ask(Who::Child, child.pidfd.as_fd(), PollFlags::POLLIN);
-        question.ask(Who::Signals, foreground.0.as_fd(), PollFlags::POLLIN);
+        let mut poll_set = PollSet::default();
+        poll_set.ask(Polled::Child, child.pidfd.as_fd(), PollFlags::POLLIN);
+        poll_set.ask(Polled::Signals, foreground.0.as_fd(), PollFlags::POLLIN);
         if let Some(notify) = notify {
-            question.ask(Who::Notify, notify.fd(), PollFlags::POLLIN);
+            poll_set.ask(Polled::Notify, notify.fd(), PollFlags::POLLIN);
         }
-        relay.interests().for_each(|(port, fd, flags)| question.ask(Who::Relay(port), fd, flags));
+        relay.interests().for_each(|(port, fd, flags)| poll_set.ask(Polled::Relay(port), fd, flags));
         let deadline = if relay.is_in_background() { Deadline::after(BACKGROUND) } else { Deadline::NEVER };
         let mut ended = false;
-        for (who, reported) in question.wait(deadline)? {
+        for (who, reported) in poll_set.wait(deadline)? {
             match who {
-                Who::Child => ended = true,
-                Who::Signals => forward(foreground, child, &mut relay)?,
-                Who::Notify => {
+                Polled::Child => ended = true,
+                Polled::Signals => forward(foreground, child, &mut relay)?,
+                Polled::Notify => {
                     if let Some(notify) = notify
-                        // Read to the end of the container's life, so that nobody in it finds the
-                        // socket closed.
+                        // It is read for as long as the container lives, so that the socket never closes on its
+                        // processes.
                         && notify.is_ready()?
-                        && !std::mem::replace(&mut told, true)
+                        && !std::mem::replace(&mut notified, true)
                     {
-                        // The service's process is this one: it stays for as long as the container does.
+                        // The main process of the service is this one, which lives as long as the container.
                         notify.forward(std::process::id() as i32)?;
                     }
                 }
-                Who::Relay(port) => relay.attend(port, reported),
+                Polled::Relay(port) => relay.attend(port, reported),
             }
         }
         relay.attend_terminal()?;
@@ -112,20 +112,20 @@ pub fn wait(foreground: &Foreground, child: &Child, relay: Option<Relay>, notify
 fn deliver(foreground: &Foreground, mut relay: Relay) -> Result<()> {
     relay.end();
     while relay.is_delivering() {
-        let mut question = Question::default();
-        question.ask(Who::Signals, foreground.0.as_fd(), PollFlags::POLLIN);
-        relay.interests().for_each(|(port, fd, flags)| question.ask(Who::Relay(port), fd, flags));
-        for (who, reported) in question.wait(Deadline::NEVER)? {
+        let mut poll_set = PollSet::default();
+        poll_set.ask(Polled::Signals, foreground.0.as_fd(), PollFlags::POLLIN);
+        relay.interests().for_each(|(port, fd, flags)| poll_set.ask(Polled::Relay(port), fd, flags));
+        for (who, reported) in poll_set.wait(Deadline::NEVER)? {
             match who {
-                Who::Signals => {
+                Polled::Signals => {
                     while let Some(signal) = foreground.next()? {
                         if matches!(signal, libc::SIGHUP | libc::SIGINT | libc::SIGQUIT | libc::SIGTERM) {
                             return Ok(());
                         }
                     }
                 }
-                Who::Relay(port) => relay.attend(port, reported),
-                Who::Child | Who::Notify => {}
+                Polled::Relay(port) => relay.attend(port, reported),
+                Polled::Child | Polled::Notify => {}
             }
         }
     }
@@ -136,11 +136,11 @@ fn forward(foreground: &Foreground, child: &Child, relay: &mut Relay) -> Result<
     while let Some(signal) = foreground.next()? {
         match signal {
             libc::SIGCHLD => process::reap_except(child.pid),
-            // Our own; the process has no use for them.
+            // These are meant for us.
             libc::SIGURG | libc::SIGPIPE => {}
             libc::SIGWINCH => relay.resize(),
             signal => {
-                // It may have ended meanwhile; the loop sees that next.
+                // If it has ended meanwhile, the loop finds out next.
                 let _ = process::send_signal(child.pidfd.as_fd(), signal);
             }
         }

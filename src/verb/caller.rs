@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use windlass_apply::{Inherit, Relay, User, Wanted};
+use windlass_apply::{Inherit, Relay, StdioMode, User};
 use windlass_base::error::{Doing, Error, Kind, Origin, Result};
 use windlass_plan::Host;
 use windlass_sys::socket;
@@ -38,9 +38,9 @@ impl Stdio {
     /// Decides what of our stdio the process gets. In the foreground we relay what it must not have itself.
     pub(super) fn inherit(&mut self, user: User, host: &Host, detached: bool) -> Result<Inherit> {
         let wanted = match (self.terminal, detached) {
-            (true, _) => Wanted::Terminal,
-            (false, true) => Wanted::Detached,
-            (false, false) => Wanted::Foreground,
+            (true, _) => StdioMode::Terminal,
+            (false, true) => StdioMode::Detached,
+            (false, false) => StdioMode::Foreground,
         };
         let mut inherit = Inherit::plan(user, host, wanted)?;
         self.relayed = self.relayed.take().or(inherit.relayed());

@@ -5,8 +5,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::cli;
-use windlass_apply::notify::{self, Host as NotifyHost};
-use windlass_apply::{self as apply, Caller, Creation, Foreground, Laps, Launch, Place, Relay, Undelegated, User};
+use windlass_apply::notify::{self, ServiceManager};
+use windlass_apply::{
+    self as apply, Caller, CgroupPlacement, Delegation, Foreground, Launch, NewContainer, Relay, StepTimer, User,
+};
 use windlass_base::error::{Doing, Error, Fault, Result};
 use windlass_cgroup as cgroup;
 use windlass_plan::{Action, Options, Plan};
@@ -47,32 +49,32 @@ struct Planned {
     bundle: Bundle,
     options: Options,
     plan: Plan,
-    place: Place,
+    place: CgroupPlacement,
     /// Whether the plan has the mount of a notify socket.
     notify: bool,
 }
 
 impl Planned {
-    fn new(options: &cli::Create, root: &Path, session: &mut Session<'_>, laps: &mut Laps) -> Result<Planned> {
+    fn new(options: &cli::Create, root: &Path, session: &mut Session<'_>, timer: &mut StepTimer) -> Result<Planned> {
         let global = session.global;
         let mut planning = planning::options(global, options.no_pivot, options.no_new_keyring)?;
         planning.keyring = random::random_suffix().doing(|| "cannot name the session keyring")?;
         // systemd authenticates us while we read and plan. A fault of the configuration is reported first.
         let systemd = planning.systemd.map(|systemd| cgroup::Systemd::connect(systemd.user));
         let bundle = Bundle::read(&options.bundle, options.config.as_deref())?;
-        laps.done("read the configuration");
+        timer.done("read the configuration");
         bundle.prepare(&mut planning)?;
         let keep_warnings = |_: &Error| session.warnings.extend(bundle.warnings.iter().cloned());
         let mut plan = bundle.plan(&options.id, &planning).inspect_err(keep_warnings)?;
-        let notify = NotifyHost::from_environment()?.is_some() && notify::plan_mount(&mut plan, root);
+        let notify = ServiceManager::from_environment()?.is_some() && notify::plan_mount(&mut plan, root);
         let resources = bundle.spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
-        let undelegated = match is_rootless(global, &planning.host) {
-            true => Undelegated::Tolerated,
-            false => Undelegated::Refused,
+        let delegation = match is_rootless(global, &planning.host) {
+            true => Delegation::Optional,
+            false => Delegation::Required,
         };
-        let place = Place::decide(manager(global), systemd, undelegated, resources, &mut plan)?;
+        let place = CgroupPlacement::decide(manager(global), systemd, delegation, resources, &mut plan)?;
         session.warn(std::mem::take(&mut plan.warnings))?;
-        laps.done("plan");
+        timer.done("plan");
         if session.debug {
             log_filter_flags(&plan);
         }
@@ -111,11 +113,11 @@ fn make<T>(
     detached: bool,
     session: &mut Session<'_>,
     proof: &SingleThreaded,
-    finish: impl FnOnce(Launch<Creation<'_>>, Option<Relay>) -> Result<T>,
+    finish: impl FnOnce(Launch<NewContainer<'_>>, Option<Relay>) -> Result<T>,
 ) -> Result<T> {
-    let mut laps = Laps::begin(session.debug);
+    let mut timer = StepTimer::start(session.debug);
     let named = Named::open(options, session)?;
-    let mut planned = Planned::new(options, &named.root, session, &mut laps)?;
+    let mut planned = Planned::new(options, &named.root, session, &mut timer)?;
     let mut stdio = planned.stdio(detached, named.console_socket)?;
     let mut inherit = stdio.inherit(planned.user(), &planned.options.host, detached)?;
     inherit.listens = session.passed.listens();
@@ -127,7 +129,7 @@ fn make<T>(
         inherit,
     };
     let warnings = RefCell::default();
-    let request = apply::Create {
+    let request = apply::CreateRequest {
         store: &named.store,
         plan: &planned.plan,
         annotations: std::mem::take(&mut planned.bundle.spec.annotations),
@@ -154,18 +156,18 @@ fn make<T>(
 
 pub(super) fn create(options: cli::Create, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<()> {
     let prefix = format!("{} create failed", session.global.name);
-    let finish = |launch: Launch<Creation<'_>>, _| {
-        launch.go_on()?;
+    let finish = |launch: Launch<NewContainer<'_>>, _| {
+        launch.release()?;
         launch.commit().map(drop)
     };
     make(&options, true, true, session, proof, finish).map_err(|error| error.before(&prefix))
 }
 
 pub(super) fn start(id: &str, session: &mut Session<'_>) -> Result<()> {
-    let mut laps = Laps::begin(session.debug);
+    let mut timer = StepTimer::start(session.debug);
     let mut container = session.store()?.load(id)?;
-    let notify = apply::start(&mut container, NotifyHost::from_environment()?.as_ref(), &mut session.warnings)?;
-    laps.done("have the program executed, and run the poststart hooks");
+    let notify = apply::start(&mut container, ServiceManager::from_environment()?.as_ref(), &mut session.warnings)?;
+    timer.done("have the program executed, and run the poststart hooks");
     // While we wait for READY=1, other commands may read the container's state, kill it and delete it.
     container.unlock();
     let (Some(notify), Some(pidfd), Some(init)) = (notify, container.open_init()?, container.init) else {
@@ -187,8 +189,8 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
     if foreground.is_some() && !options.no_subreaper {
         process::become_subreaper().doing(|| "cannot become a subreaper")?;
     }
-    let host = NotifyHost::from_environment()?;
-    let begin = |mut launch: Launch<Creation<'_>>, relay| {
+    let host = ServiceManager::from_environment()?;
+    let begin = |mut launch: Launch<NewContainer<'_>>, relay| {
         let notify = match host.as_ref().map_or(Ok(None), |host| launch.handler().listen(host)) {
             // The service manager does not listen for READY=1. In the foreground the caller waits for the end anyway.
             Err(error) if !options.detach => {
@@ -197,17 +199,17 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
             }
             other => other?,
         };
-        launch.begin()?;
+        launch.execute()?;
         Ok((launch.commit()?, relay, notify))
     };
     let ((child, mut container), relay, notify) = make(&options.create, false, options.detach, session, proof, begin)?;
-    let mut laps = Laps::begin(session.debug);
+    let mut timer = StepTimer::start(session.debug);
     if let Err(error) = apply::poststart(&container, &mut session.warnings) {
         let _ = child.wait();
         return Err(error);
     }
     container.unlock();
-    laps.done("run the poststart hooks");
+    timer.done("run the poststart hooks");
     let Some(foreground) = foreground else {
         if let Some(notify) = notify {
             notify.wait_and_forward(child.pidfd.as_fd(), child.pid)?;
@@ -215,7 +217,7 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
         return Ok(0);
     };
     let exit = apply::wait(&foreground, &child, relay, notify.as_ref())?;
-    laps.done("wait for its end");
+    timer.done("wait for its end");
     session.warnings.extend(out_of_memory(&container, exit));
     if options.keep {
         container.record_exit(exit);
@@ -226,7 +228,7 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
             session.warnings.extend(apply::finish(&container)?);
         }
     }
-    laps.done("remove the container");
+    timer.done("remove the container");
     Ok(exit.status() as u8)
 }
 

@@ -51,7 +51,7 @@ fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThre
         preserve_fds: session.passed.count,
         inherit,
     };
-    let request = apply::Exec {
+    let request = apply::ExecRequest {
         container: &container,
         plan: &plan,
         cgroup: options.cgroup.first().map(|cgroup| cgroup.path.as_str()),
@@ -61,7 +61,7 @@ fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThre
     };
     let mut launch = apply::exec(request, proof)?;
     let relay = stdio.relay()?;
-    launch.begin()?;
+    launch.execute()?;
     let (child, ()) = launch.commit()?;
     let Some(foreground) = foreground else { return Ok(0) };
     Ok(apply::wait(&foreground, &child, relay, None)?.status() as u8)

@@ -19,7 +19,7 @@ use std::ffi::OsString;
 
 use crate::cli::{self, Command, features};
 use crate::log::Log;
-use windlass_apply::Laps;
+use windlass_apply::StepTimer;
 use windlass_args::print;
 use windlass_base::error::Result;
 use windlass_sys::process::SingleThreaded;
@@ -55,7 +55,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
         }
     };
     let mut session = Session { global: &global, debug: log.debugs(), passed, warnings: Vec::new() };
-    let mut total = Laps::begin(session.debug);
+    let mut total = StepTimer::start(session.debug);
     let outcome = dispatch(command, &mut session);
     total.done("all of it");
     match outcome {

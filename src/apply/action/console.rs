@@ -32,7 +32,7 @@ pub(super) fn console(size: Option<&ConsoleSize>, node: bool, controlling: bool,
         mount::attach(copy.as_fd(), target.as_fd()).doing(|| "cannot mount the terminal on /dev/console")?;
     }
     let socket =
-        cx.console_socket.take().ok_or_else(|| Error::new(Kind::Protocol, "there is nobody to take the terminal"))?;
+        cx.console_socket.take().ok_or_else(|| Error::new(Kind::Protocol, "no console socket takes the terminal"))?;
     socket::send(socket.as_fd(), b"/dev/ptmx", &[master.as_fd()])
         .doing(|| "cannot send the terminal to the console socket")?;
     for number in 0..3 {
@@ -42,13 +42,13 @@ pub(super) fn console(size: Option<&ConsoleSize>, node: bool, controlling: bool,
     if controlling { take(peer.as_fd()) } else { Ok(()) }
 }
 
-/// Makes the terminal the controlling one of our session, which we lead.
+/// Makes the terminal the controlling one of our session, whose leader we are.
 pub(super) fn take(terminal: BorrowedFd<'_>) -> Result<()> {
     socket::take_terminal(terminal).doing(|| "cannot take the terminal as the controlling one")
 }
 
-/// Opens the multiplexer, which must be that of a devpts: what a root filesystem has at its path
-/// may be anything, and is looked at before it is opened (CVE-2025-52565).
+/// Opens the multiplexer of a devpts. The root filesystem may have anything at that path, so the file is examined
+/// before it is opened (CVE-2025-52565).
 fn open_master(cx: &mut Context<'_>) -> Result<OwnedFd> {
     let doing = || "cannot open /dev/pts/ptmx";
     let path = RootPath::new("/dev/pts/ptmx").expect("no NUL");
@@ -60,8 +60,8 @@ fn open_master(cx: &mut Context<'_>) -> Result<OwnedFd> {
     if !multiplexer || fd::filesystem(found.as_fd()).doing(doing)? != DEVPTS_SUPER_MAGIC {
         return Err(Error::new(Kind::PermissionDenied, "/dev/pts/ptmx is not the multiplexer of a devpts"));
     }
-    // Opened again through the descriptor, so that it is what was looked at.
+    // Opened through the descriptor, so that it is the file that was examined.
     let link = format!("self/fd/{}", found.as_raw_fd());
-    let proc = cx.proc().doing(|| "cannot make a private procfs")?;
+    let proc = cx.procfs.open().doing(|| "cannot make a private procfs")?;
     fd::openat2(proc, link.as_str(), OFlag::O_RDWR, 0, ResolveFlag::empty()).doing(doing)
 }

@@ -12,8 +12,7 @@ use nix::sys::time::TimeSpec;
 use windlass_sys::tree::{Step, Walk};
 use windlass_sys::{Called, Failed, Result, attributes, fd};
 
-/// What the top of the tmpfs takes over from the directory below it. What the mount's own options
-/// say of it stays.
+/// What the top of the tmpfs takes over from the directory that it covers. The mount's own options come first.
 pub(super) struct Top {
     /// Its owner and group.
     pub owner: bool,
@@ -24,12 +23,13 @@ pub(super) struct Top {
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW);
 
 /// Copies the content of the directory `from` into `to`, with modes, owners, times and extended
-/// attributes. Nothing is followed and nothing leaves either directory. Nobody else may have `to`.
+/// attributes. No link is followed, so nothing outside the two directories is read or written. No other process
+/// may have `to`.
 pub(super) fn copy_up(from: BorrowedFd<'_>, to: BorrowedFd<'_>, top: &Top) -> Result<()> {
     let stat = fd::stat(from)?;
     let mut walk = Walk::of(from)?;
     let mut copy = fd::openat(to, ".", DIRECTORY, 0)?;
-    // What the directories between the top and the walk looked like before they were read.
+    // The stat of each directory from the top to where the walk is, taken before it was read.
     let mut stats: Vec<FileStat> = Vec::new();
     while let Some(step) = walk.step()? {
         match step {
@@ -38,7 +38,7 @@ pub(super) fn copy_up(from: BorrowedFd<'_>, to: BorrowedFd<'_>, top: &Top) -> Re
                 copy = make_directory(copy.as_fd(), &name)?;
             }
             Step::Covered(name, _) => {
-                // The directory is copied, not what covers it.
+                // The directory itself is copied, and not the mount on it.
                 let stat = fd::stat_at(walk.dir(), &name)?;
                 finish(make_directory(copy.as_fd(), &name)?.as_fd(), &stat, None)?;
             }
@@ -62,8 +62,8 @@ fn make_directory(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd> {
     fd::openat(parent, name, DIRECTORY, 0)
 }
 
-/// Gives a copy what the file has besides its content, which is complete. The attributes come after the owner,
-/// since a change of the owner removes file capabilities (`security.capability`).
+/// Gives a copy the original's owner, attributes, mode and times, once its content is complete. The attributes come
+/// after the owner, since a change of the owner removes file capabilities (`security.capability`).
 fn finish(copy: BorrowedFd<'_>, stat: &FileStat, original: Option<BorrowedFd<'_>>) -> Result<()> {
     own(copy, OsStr::new(""), stat)?;
     original.map_or(Ok(()), |original| attributes::copy(original, copy))?;
@@ -72,7 +72,7 @@ fn finish(copy: BorrowedFd<'_>, stat: &FileStat, original: Option<BorrowedFd<'_>
     futimens(copy, &accessed, &changed).called(|| "futimens".into())
 }
 
-/// Copies what is no directory.
+/// Copies a file that is not a directory.
 fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
     let stat = fd::stat_at(from, name)?;
     match stat.st_mode & libc::S_IFMT {
@@ -102,8 +102,8 @@ fn copy_regular(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr) -> Resul
     finish(copy.as_fd(), &stat, Some(source.as_fd()))
 }
 
-/// Looks at a file again after it was opened, because somebody may have replaced it since it was listed. Owner
-/// and mode come from what was opened, and it must be of the type that was listed.
+/// The stat of an opened file, which must have the type that was listed: somebody may have replaced the file since.
+/// Owner and mode are copied from this stat.
 fn opened(file: BorrowedFd<'_>, name: &OsStr, kind: libc::mode_t) -> Result<FileStat> {
     let stat = fd::stat(file)?;
     if stat.st_mode & libc::S_IFMT == kind { Ok(stat) } else { Err(another(name)) }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use crate::context::{Context, Directory};
+use crate::context::{Context, Directory, MountNamespace};
 use crate::resolve;
 use windlass_base::error::{Doing, Error, Kind, Result};
 use windlass_base::mount::Propagation;
@@ -15,8 +15,7 @@ use windlass_plan::{BOUND, Node};
 use windlass_sys::mount::{self, Attributes};
 use windlass_sys::{Failed, fd};
 
-/// The directory `path` of the root, found or made; the last one is kept, for nodes come in
-/// crowds.
+/// The directory `path` of the root, found or made. The last one is kept open, because many nodes have the same.
 pub(super) fn directory<'a>(path: &Path, cx: &'a mut Context<'_>) -> Result<BorrowedFd<'a>> {
     if cx.directory.as_ref().is_none_or(|kept| kept.path != path) {
         let fd = resolve::directory(cx.root()?, path, resolve::IN_ROOT)
@@ -38,7 +37,7 @@ pub(super) fn node(node: &Node, cx: &mut Context<'_>) -> Result<()> {
         let dir = directory(&parent, cx)?;
         return bind(node, name, dir, host.as_fd());
     }
-    let may_bind = !cx.mounts_are_callers;
+    let may_bind = !matches!(cx.mounts, MountNamespace::Callers);
     let dir = directory(&parent, cx)?;
     let device = libc::makedev(node.major, node.minor);
     match fd::mknodat(dir, name, node.mode, device) {
@@ -49,7 +48,7 @@ pub(super) fn node(node: &Node, cx: &mut Context<'_>) -> Result<()> {
             Ok(())
         }
         Err(failed) if failed.errno == Errno::EEXIST => verify(node, name, dir, failed),
-        // A device cgroup or a user namespace above us forbids it; the host's node may be used.
+        // A device cgroup or a user namespace around the runtime forbids it. The host's node can be bound instead.
         Err(failed) if failed.errno == Errno::EPERM && may_bind => {
             let host = mount::clone_tree(fd::CWD, node.path.to_string(), false).map_err(|_| failed.doing(doing()))?;
             let attributes =
@@ -61,7 +60,7 @@ pub(super) fn node(node: &Node, cx: &mut Context<'_>) -> Result<()> {
     }
 }
 
-/// What is already there must be the device that was asked for (config-linux.md, "Devices").
+/// Accepts a file that exists already only if it is the device that was asked for (config-linux.md, "Devices").
 fn verify(node: &Node, name: &OsStr, dir: BorrowedFd<'_>, failed: Failed) -> Result<()> {
     let stat = fd::stat_at(dir, name).doing(|| format!("cannot look at {}", node.path))?;
     let kind = node.mode & libc::S_IFMT;
@@ -75,7 +74,7 @@ fn verify(node: &Node, name: &OsStr, dir: BorrowedFd<'_>, failed: Failed) -> Res
         .hint("a tmpfs on /dev hides what the root filesystem has there"))
 }
 
-/// Binds the host's node on an empty file, after a look at what it is.
+/// Binds the host's node on an empty file, if it is the device that was asked for.
 fn bind(node: &Node, name: &OsStr, dir: BorrowedFd<'_>, host: BorrowedFd<'_>) -> Result<()> {
     let doing = || format!("cannot bind the host's {}", node.path);
     let stat = fd::stat(host).doing(doing)?;
@@ -116,14 +115,14 @@ pub(super) fn links(cx: &mut Context<'_>) -> Result<()> {
     let core = kcore.then_some(("core", "/proc/kcore"));
     for (name, target) in LINKS.iter().copied().chain(core) {
         match fd::symlinkat(target, dir, name) {
-            // The image has one of its own.
+            // The image has a file of that name.
             Err(failed) if failed.errno == Errno::EEXIST => {}
             other => other.doing(|| format!("cannot make the link /dev/{name}"))?,
         }
     }
     match fd::symlinkat("pts/ptmx", dir, "ptmx") {
         Err(failed) if failed.errno == Errno::EEXIST => {
-            // The host's pseudoterminals are behind a node of that name: never the container's.
+            // A node of that name would lead to the host's pseudoterminals.
             fd::unlinkat(dir, "ptmx").doing(|| "cannot replace /dev/ptmx")?;
             fd::symlinkat("pts/ptmx", dir, "ptmx")
         }

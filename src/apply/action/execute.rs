@@ -1,4 +1,4 @@
-//! The program: found, held at the gate, executed.
+//! The program: finding it, waiting at the start barrier, executing it.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,12 +8,11 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 use nix::unistd::AccessFlags;
 
-use crate::context::{Context, Gate};
+use crate::context::{Barrier, Context, Executable};
 use crate::resolve;
 use windlass_base::error::{Doing, Error, Kind, Result, describe};
 use windlass_plan::{DEFAULT_PATH, RootPath};
 use windlass_sys::process::{self, Execution};
-use windlass_sys::progress::Progress;
 use windlass_sys::{Failed, descriptors, fd, mount, signals, socket};
 
 use super::passwd::home_directory;
@@ -21,7 +20,7 @@ use super::root::reset_signals;
 
 pub(super) fn make_working_directory(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
     match resolve::directory(cx.root()?, path.as_path(), resolve::IN_ROOT) {
-        // Something the user may still be able to enter; changing into it will tell.
+        // The user may be able to enter it all the same. If not, changing into it reports the error.
         Err(failed)
             if matches!(
                 failed.errno,
@@ -34,8 +33,8 @@ pub(super) fn make_working_directory(path: &RootPath, cx: &mut Context<'_>) -> R
     }
 }
 
-/// Changes into the working directory and makes sure that it is one of the container: a path of
-/// procfs could lead through a descriptor to the host (CVE-2024-21626).
+/// Changes into the working directory and makes sure that it is inside the container. A path through procfs could
+/// lead to a descriptor of the host (CVE-2024-21626).
 fn change_directory(path: &Path) -> Result<()> {
     let failed = || format!("chdir to cwd ({path:?}) set in config.json failed");
     let found = fd::openat2(fd::CWD, path, OFlag::O_PATH | OFlag::O_DIRECTORY, 0, ResolveFlag::RESOLVE_NO_MAGICLINKS);
@@ -53,24 +52,24 @@ fn change_directory(path: &Path) -> Result<()> {
     if buffer[..length].first() == Some(&b'/') { Ok(()) } else { Err(outside()) }
 }
 
-/// With the powers of the runtime: root gets into directories that are closed to the user, as an
-/// image may have them.
+/// Enters the working directory with the runtime's privileges: images have directories that are closed to the
+/// container's user.
 pub(super) fn enter(path: &Path, cx: &mut Context<'_>) -> Result<()> {
     match change_directory(path) {
-        // A filesystem of the user's own may let nobody else in, not even root: fuse(4), NFS.
+        // fuse(4) and NFS may refuse even root. The container's user tries later.
         Err(error) if matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM)) => Ok(()),
-        other => other.map(|()| cx.entered = true),
+        other => other.map(|()| cx.in_working_directory = true),
     }
 }
 
-/// As the container's user, who may get in where the runtime did not.
+/// Enters the working directory as the container's user, if the runtime could not.
 pub(super) fn enter_as_user(path: &Path, cx: &Context<'_>) -> Result<()> {
-    if cx.entered { Ok(()) } else { change_directory(path) }
+    if cx.in_working_directory { Ok(()) } else { change_directory(path) }
 }
 
 /// Finds the program as the container's user would, so that create fails where start would.
 pub(super) fn find(cx: &mut Context<'_>) -> Result<()> {
-    // An empty one is as good as none.
+    // An empty HOME counts as missing.
     if !cx.program.env.iter().any(|variable| variable.strip_prefix("HOME=").is_some_and(|home| !home.is_empty())) {
         cx.program.env.retain(|variable| !variable.starts_with("HOME="));
         let uid = nix::unistd::getuid().as_raw();
@@ -88,7 +87,7 @@ pub(super) fn find(cx: &mut Context<'_>) -> Result<()> {
     } else {
         search(&name, &cx.program.env)?
     };
-    cx.executable = Some(found);
+    cx.executable = Executable::Found(found);
     Ok(())
 }
 
@@ -131,39 +130,41 @@ fn not_executable(name: &str, path: &str, errno: Errno) -> Error {
     Error::new(kind, text).failed(Failed { call: format!("access({path:?}, X_OK)").into(), errno })
 }
 
-/// Reports, and waits for the word. Then hardly a call is left to make but execve(2).
+/// Reports that all is prepared, and waits at the start barrier. Few calls but execve(2) follow.
 pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
     if cx.listens {
-        // Only now is it certain which process executes the program, and which id it has in its PID namespace.
+        // A fork may have come before: only now is the process the one that executes the program.
         cx.program.env.retain(|variable| !variable.starts_with("LISTEN_PID="));
         cx.program.env.push(format!("LISTEN_PID={}", nix::unistd::getpid()));
     }
     reset_signals().doing(|| "cannot reset the signals")?;
-    // Whatever the caller left open ends with the execution, unless it asked to pass it on.
-    descriptors::close_from_on_exec(descriptors::first_not_preserved(cx.preserve_fds))
-        .doing(|| "cannot close the descriptors")?;
-    // Here `start` gives the word, and the runtime of `create` ends as soon as it has answered.
-    if matches!(cx.gate, Gate::Start(_)) {
+    // Descriptors of the caller that it did not ask to pass on are closed by the execution.
+    descriptors::close_from_on_exec(cx.first_not_preserved()).doing(|| "cannot close the descriptors")?;
+    // The runtime of `create` ends as soon as it has answered, and `start` opens the barrier later.
+    if matches!(cx.barrier, Barrier::Start(_)) {
         outlive_runtime(cx)?;
     }
     cx.sync.ready()?;
-    // By now the runtime has told which signals this process was born to ignore; usually there are none.
-    let ignored = cx.progress.map_or(0, Progress::ignored);
+    // By now the runtime has written to the shared page which signals this process ignores. Usually there are none.
+    let ignored = cx.progress.ignored();
     signals::default_actions(ignored).doing(|| "cannot reset the signals")?;
-    if let Gate::Start(listener) = &cx.gate {
+    if let Barrier::Start(listener) = &cx.barrier {
         signals::end_when_asked().doing(|| "cannot be ended while it waits")?;
-        // What is held from here on would be held for as long as the container waits.
-        descriptors::close_all_but(descriptors::first_not_preserved(cx.preserve_fds), &[listener.as_fd()]);
-        cx.starter = Some(wait_for_start(listener.as_fd())?);
+        // A descriptor that is open now would stay open for as long as the container waits.
+        descriptors::close_all_but(cx.first_not_preserved(), &[listener.as_fd()]);
     }
-    // Not before: a container that waits is to take little memory.
-    if let Some(path) = cx.executable.take() {
-        cx.ready = Some(Execution::new(path, &cx.program.args, &cx.program.env));
+    cx.barrier = match std::mem::replace(&mut cx.barrier, Barrier::Runtime) {
+        Barrier::Start(listener) => Barrier::Opened { start: wait_for_start(listener.as_fd())?, _listener: listener },
+        other => other,
+    };
+    // Only now, so that a waiting container takes little memory.
+    if let Executable::Found(path) = std::mem::replace(&mut cx.executable, Executable::Unknown) {
+        cx.executable = Executable::Prepared(Execution::new(path, &cx.program.args, &cx.program.env));
     }
     Ok(())
 }
 
-/// A `start` that dies before it has said its word is not one.
+/// Waits for a connection and a message on it. A `start` that dies before it has sent one does not count.
 fn wait_for_start(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
     loop {
         let connection = socket::accept(listener).doing(|| "cannot wait for start")?;
@@ -194,7 +195,8 @@ pub(super) fn outlive_runtime(cx: &mut Context<'_>) -> Result<()> {
 pub(super) fn execute(cx: &mut Context<'_>) -> Result<()> {
     let missing = || Error::new(Kind::InvalidConfig, "process is missing: it is needed to start a container");
     outlive_runtime(cx)?;
-    let failed = cx.ready.as_ref().ok_or_else(missing)?.execute();
+    let Executable::Prepared(execution) = &cx.executable else { return Err(missing()) };
+    let failed = execution.execute();
     let name = &cx.program.args[0];
     let errno = failed.errno;
     let kind = match errno {

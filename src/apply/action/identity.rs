@@ -11,7 +11,7 @@ use super::execute::die_with_runtime;
 use super::stdio;
 
 /// Bounding set, groups, ids, then the other sets, in the order in which each is still allowed.
-pub(super) fn take(identity: &Identity, cx: &mut Context<'_>) -> Result<()> {
+pub(super) fn assume(identity: &Identity, cx: &mut Context<'_>) -> Result<()> {
     let sets = &identity.capabilities;
     credentials::bound_capabilities(sets.bounding).doing(|| "cannot drop capabilities from the bounding set")?;
     let stdio = std::mem::take(&mut cx.stdio);
@@ -22,8 +22,8 @@ pub(super) fn take(identity: &Identity, cx: &mut Context<'_>) -> Result<()> {
         credentials::keep_capabilities(true).doing(|| "cannot keep capabilities")?;
     }
     match credentials::set_groups(&identity.groups) {
-        // Where the kernel denies it to all of a user namespace, the caller's groups stay: it fears
-        // that a group was there to take something away (user_namespaces(7)).
+        // The kernel denies setgroups(2) in user namespaces that ordinary users make, because membership in a group
+        // may take permissions away (user_namespaces(7)). The caller's groups stay.
         Err(failed) if failed.errno == Errno::EPERM && identity.groups.is_empty() && setgroups_denied() => {}
         other => other.doing(|| "cannot set the supplementary groups")?,
     }
@@ -35,8 +35,8 @@ pub(super) fn take(identity: &Identity, cx: &mut Context<'_>) -> Result<()> {
     }
     stdio::replace(&stdio)?;
     let wanted = kernel_sets(sets);
-    let kept = identity.until_filtered;
-    let now = CapabilitySets { effective: wanted.effective | kept, permitted: wanted.permitted | kept, ..wanted };
+    let more = identity.until_filtered;
+    let now = CapabilitySets { effective: wanted.effective | more, permitted: wanted.permitted | more, ..wanted };
     credentials::set_capabilities(now).doing(|| "unable to apply caps")?;
     // An ambient capability must be permitted and inheritable; the kernel refuses others.
     let refused = credentials::set_ambient(sets.ambient).doing(|| "cannot set the ambient capabilities")?;
@@ -47,9 +47,8 @@ pub(super) fn take(identity: &Identity, cx: &mut Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Leaves these capabilities of those in force. The kernel takes what is no longer permitted from
-/// the ambient set by itself.
-pub(super) fn leave(sets: &ProcessCapabilities) -> Result<()> {
+/// Reduces the capabilities to these. The kernel itself removes from the ambient set what is no longer permitted.
+pub(super) fn reduce(sets: &ProcessCapabilities) -> Result<()> {
     credentials::set_capabilities(kernel_sets(sets)).doing(|| "unable to apply caps")
 }
 
@@ -64,8 +63,8 @@ fn setgroups_denied() -> bool {
 /// The profile takes effect at execve(2) (`/proc/PID/attr/apparmor/exec`).
 pub(super) fn apparmor(profile: &str, cx: &mut Context<'_>) -> Result<()> {
     let value = format!("exec {profile}");
-    let written = match cx.write_proc("self/attr/apparmor/exec", value.as_bytes()) {
-        Err(failed) if failed.errno == Errno::ENOENT => cx.write_proc("self/attr/exec", value.as_bytes()),
+    let written = match cx.procfs.write("self/attr/apparmor/exec", value.as_bytes()) {
+        Err(failed) if failed.errno == Errno::ENOENT => cx.procfs.write("self/attr/exec", value.as_bytes()),
         other => other,
     };
     written.doing(|| format!("unable to apply apparmor profile: apparmor failed to apply profile {profile:?}")).map_err(
@@ -80,7 +79,8 @@ pub(super) fn apparmor(profile: &str, cx: &mut Context<'_>) -> Result<()> {
 
 /// The label takes effect at execve(2) (`/proc/PID/attr/exec`).
 pub(super) fn selinux(label: &str, cx: &mut Context<'_>) -> Result<()> {
-    cx.write_proc("self/attr/exec", label.as_bytes())
+    cx.procfs
+        .write("self/attr/exec", label.as_bytes())
         .doing(|| format!("cannot set the SELinux label {label:?}"))
         .map_err(|error| error.hint("SELinux is not enabled in this kernel, or its policy does not know the label"))
 }

@@ -1,4 +1,4 @@
-//! Hiding paths, and making them read-only: through descriptors, before the container runs.
+//! Masking paths and making them read-only: by descriptor, before the container runs.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -20,8 +20,8 @@ pub(super) fn readonly(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
     let attributes = Attributes { set: MountAttributes::RDONLY, ..Attributes::default() };
     mount::set_attributes(copy.as_fd(), attributes, true, None).doing(doing)?;
     mount::attach(copy.as_fd(), target.as_fd()).doing(doing)?;
-    cx.spend(copy);
-    cx.spend(target);
+    cx.close_later(copy);
+    cx.close_later(target);
     Ok(())
 }
 
@@ -32,8 +32,8 @@ pub(super) fn mask(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
         other => other.doing(doing)?,
     };
     let stat = fd::stat(target.as_fd()).doing(doing)?;
-    // The first cover is attached itself, and the others are copies of it.
-    let kept = if fd::is_dir(&stat) { &mut cx.empty } else { &mut cx.null };
+    // The first use attaches the mount itself, each later one a copy of it.
+    let kept = if fd::is_dir(&stat) { &mut cx.masks.directory } else { &mut cx.masks.file };
     let cover = match kept {
         Some(first) => mount::clone_tree(first.as_fd(), "", false).doing(doing)?,
         None if fd::is_dir(&stat) => {
@@ -43,14 +43,14 @@ pub(super) fn mask(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
     };
     mount::attach(cover.as_fd(), target.as_fd()).doing(doing)?;
     match kept {
-        Some(_) => cx.spend(cover),
+        Some(_) => cx.close_later(cover),
         None => *kept = Some(cover),
     }
-    cx.spend(target);
+    cx.close_later(target);
     Ok(())
 }
 
-/// A copy of the host's `/dev/null`, surely that: the root filesystem's own may be anything
+/// A copy of the host's `/dev/null`, verified to be the null device. The root filesystem's may be anything
 /// (CVE-2025-31133).
 fn null_device() -> Result<OwnedFd> {
     let null = mount::clone_tree(fd::CWD, "/dev/null", false).doing(|| "cannot copy /dev/null")?;
@@ -61,7 +61,7 @@ fn null_device() -> Result<OwnedFd> {
     Ok(null)
 }
 
-/// A directory that is empty for good: one tmpfs for all masks, read-only, with room for nothing.
+/// A directory that stays empty: a read-only tmpfs without room for a file, one for all masks.
 fn empty_directory() -> sys::Result<OwnedFd> {
     let tmpfs = Filesystem::open("tmpfs")?;
     tmpfs.set("nr_blocks", Some("1"))?;

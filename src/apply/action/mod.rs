@@ -1,4 +1,4 @@
-//! One step: a planned action, done.
+//! Carrying out one planned step.
 
 mod console;
 mod copy_up;
@@ -21,7 +21,7 @@ use windlass_sys::{credentials, sched, socket};
 use super::context::Context;
 use super::hooks;
 
-/// Does one step.
+/// Carries out one step.
 pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
     match action {
         Action::MapIds => namespace::map_ids(cx),
@@ -36,9 +36,7 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
         Action::Domainname(name) => sched::set_domainname(name).doing(|| "cannot set the domainname"),
         Action::LeaveMounts => root::leave_mounts(cx),
         Action::ReturnToMounts => root::return_to_mounts(cx),
-        Action::Propagation(flags) => {
-            windlass_sys::mount::propagate_root(*flags).doing(|| "cannot set the propagation of the mounts")
-        }
+        Action::Propagation(flags) => root::propagate(*flags, "the mounts"),
         Action::Rootfs { source, path } => root::attach(*source, path, cx),
         Action::Mount(mount) => mount::mount(mount, cx),
         Action::Node(node) => device::node(node, cx),
@@ -49,23 +47,16 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
         Action::NetDevices => cx.sync.net_devices(),
         Action::RuntimeHooks => cx.sync.runtime_hooks(),
         Action::CreateContainerHooks => hooks::create_container(cx),
-        Action::HoldProc => cx.proc().map(drop).doing(|| "cannot make a private procfs"),
+        Action::HoldProc => cx.procfs.open().map(drop).doing(|| "cannot make a private procfs"),
         Action::Pivot(pivot) => root::pivot(*pivot, cx),
-        Action::RootPropagation(flags) => {
-            windlass_sys::mount::propagate_root(*flags).doing(|| "cannot set the propagation of the root")
-        }
+        Action::RootPropagation(flags) => root::propagate(*flags, "the root"),
         Action::Readonly(path) => root::readonly(path, cx),
         Action::Sysctl(key, value) => sysctl(key, value, cx),
         Action::ReadonlyPath(path) => mask::readonly(path, cx),
         Action::Mask(path) => mask::mask(path, cx),
-        Action::Umask(mask) => {
-            sched::umask(*mask);
-            Ok(())
-        }
+        Action::Umask(mask) => umask(*mask),
         Action::MakeWorkingDirectory(path) => execute::make_working_directory(path, cx),
-        Action::Limit(resource, name, soft, hard) => {
-            sched::set_limit(*resource, *soft, *hard).doing(|| format!("error setting rlimit type {name}"))
-        }
+        Action::Limit(resource, name, soft, hard) => limit(*resource, name, *soft, *hard),
         Action::Scheduler(attributes) => sched::set_scheduler(*attributes).doing(|| "cannot set the scheduling policy"),
         Action::IoPriority(priority) => sched::set_io_priority(*priority).doing(|| "cannot set the I/O priority"),
         Action::Affinity(cpus) => sched::set_affinity(cpus).doing(|| "cannot set the CPU affinity"),
@@ -75,24 +66,35 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
         Action::Personality(domain) => sched::set_personality(*domain).doing(|| "cannot set the personality"),
         Action::AppArmor(profile) => identity::apparmor(profile, cx),
         Action::SeLinux(label) => identity::selinux(label, cx),
-        Action::Identity(identity) => identity::take(identity, cx),
+        Action::Identity(identity) => identity::assume(identity, cx),
         Action::NoNewPrivileges => credentials::no_new_privileges().doing(|| "cannot set no_new_privs"),
         Action::WorkingDirectory(path) => execute::enter(path, cx),
         Action::WorkingDirectoryAsUser(path) => execute::enter_as_user(path, cx),
         Action::FindExecutable => execute::find(cx),
         Action::Seccomp(seccomp) => install_seccomp(seccomp, cx),
-        Action::Capabilities(sets) => identity::leave(sets),
+        Action::Capabilities(sets) => identity::reduce(sets),
         Action::Ready => execute::ready(cx),
         Action::StartContainerHooks => hooks::start_container(cx),
         Action::Execute => execute::execute(cx),
     }
 }
 
+fn umask(mask: u32) -> Result<()> {
+    sched::umask(mask);
+    Ok(())
+}
+
+fn limit(resource: u32, name: &str, soft: u64, hard: u64) -> Result<()> {
+    sched::set_limit(resource, soft, hard).doing(|| format!("error setting rlimit type {name}"))
+}
+
 fn sysctl(key: &str, value: &str, cx: &mut Context<'_>) -> Result<()> {
     // Interface names may have dots, so both ways of writing a key are known: with slashes the
     // dots are part of names.
     let path = if key.contains('/') { key.to_string() } else { key.replace('.', "/") };
-    cx.write_proc(&format!("sys/{path}"), value.as_bytes()).doing(|| format!("cannot set sysctl {key:?} to {value:?}"))
+    cx.procfs
+        .write(&format!("sys/{path}"), value.as_bytes())
+        .doing(|| format!("cannot set sysctl {key:?} to {value:?}"))
 }
 
 fn install_seccomp(seccomp: &Seccomp, cx: &mut Context<'_>) -> Result<()> {

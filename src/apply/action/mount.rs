@@ -1,4 +1,4 @@
-//! Mounts, made of descriptors alone: what is mounted, and on what, is looked at once.
+//! Mounts, made by descriptor: source and target are each looked up once, so that nobody can exchange them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -15,7 +15,7 @@ use windlass_sys::{self as sys, fd};
 
 use super::copy_up::{Top, copy_up};
 
-/// The longest value that fsconfig(2) takes, without its end.
+/// The longest value that fsconfig(2) takes, in bytes without the final NUL.
 const LONGEST_VALUE: usize = 255;
 
 pub(super) fn mount(plan: &Mount, cx: &mut Context<'_>) -> Result<()> {
@@ -28,7 +28,7 @@ pub(super) fn mount(plan: &Mount, cx: &mut Context<'_>) -> Result<()> {
         What::New { kind, source, data, fallback } => match (make(plan, kind, source, data, cx), fallback) {
             (Ok(mount), _) => finish(plan, mount, cx),
             (Err(error), Some(source)) if matches!(error.errno(), Some(Errno::EPERM | Errno::EBUSY)) => {
-                // One that the host does not have cannot stand in.
+                // If the host's cannot be bound in its place either, the first error counts.
                 let copy = cx.take_source(*source).map_err(|_| error)?;
                 attach_copy(plan, copy, cx)
             }
@@ -65,7 +65,7 @@ fn target(plan: &Mount, make: Make, cx: &Context<'_>) -> Result<OwnedFd> {
     Ok(target)
 }
 
-/// Whether only mount(2) can do it.
+/// Whether only mount(2) can make this mount.
 fn is_old(plan: &Mount, data: &[(String, Option<String>)]) -> bool {
     !plan.old_flags.is_empty()
         || data.iter().any(|(_, value)| value.as_ref().is_some_and(|value| value.len() > LONGEST_VALUE))
@@ -99,19 +99,19 @@ fn make(
         });
     }
     let mount = filesystem.mount(plan.set).doing(doing)?;
-    cx.spend(filesystem.into_fd());
+    cx.close_later(filesystem.into_fd());
     Ok(mount)
 }
 
-/// What a filesystem is told before its own options.
+/// The parameters that a filesystem gets before its own options.
 fn before<'a>(plan: &Mount, source: &'a str) -> impl Iterator<Item = (&'a str, Option<&'a str>)> {
-    // A disk is not written to at all, not even its journal.
+    // A disk that is mounted read-only must not be written to at all, not even to replay its journal.
     let disk = plan.set.contains(MountAttributes::RDONLY) && source.starts_with('/');
     let source = (!source.is_empty()).then_some(("source", Some(source)));
     source.into_iter().chain(disk.then_some(("ro", None)))
 }
 
-/// The mode of a tmpfs that none is asked for: that of the directory it covers, if there is one.
+/// The mode of a tmpfs without a `mode` option: that of the directory that it covers, if there is one.
 fn inherited_mode(plan: &Mount, kind: &str, data: &[(String, Option<String>)], cx: &Context<'_>) -> Option<String> {
     if kind != "tmpfs" || plan.copy_up || data.iter().any(|(key, _)| key == "mode") {
         return None;
@@ -146,27 +146,27 @@ fn finish(plan: &Mount, mount: OwnedFd, cx: &mut Context<'_>) -> Result<()> {
         keep_for_later(plan, mount.as_fd(), cx)?;
     }
     if target.is_none() && attach_in_fresh(plan, mount.as_fd(), cx)? {
-        cx.spend(mount);
+        cx.close_later(mount);
         return Ok(());
     }
     let target = target.map_or_else(|| self::target(plan, Make::Directory, cx), Ok)?;
     attach(plan, mount, target, cx)
 }
 
-/// Keeps a mount that is made read-only when everything in it is made.
+/// Keeps a mount that becomes read-only later, when everything in it is made.
 fn keep_for_later(plan: &Mount, mount: BorrowedFd<'_>, cx: &mut Context<'_>) -> Result<()> {
     let kept = fd::duplicate(mount).doing(|| format!("cannot keep the mount on {}", plan.destination))?;
     cx.late_readonly.push((plan.destination.clone(), kept));
     Ok(())
 }
 
-/// Attaches on a directory that is missing in one that init has made (`/dev/shm`): it is made, and
-/// mounted on by its name, as no link can be followed there and nobody else has the directory yet.
+/// If the target is directly below a filesystem that init has made, as `/dev/shm` is, and is missing there: makes
+/// it and mounts on it by name. No link can be in the way, and no other process has that filesystem yet.
 fn attach_in_fresh(plan: &Mount, mount: BorrowedFd<'_>, cx: &Context<'_>) -> Result<bool> {
     let path = plan.destination.as_path();
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
     let Some(kept) = cx.directory.as_ref().filter(|kept| kept.fresh && kept.path == parent) else { return Ok(false) };
-    // What is there already is looked at in the ordinary way.
+    // A target that exists is looked up in the ordinary way.
     if fd::mkdirat(kept.fd.as_fd(), name, 0o755).is_err() {
         return Ok(false);
     }
@@ -179,24 +179,24 @@ fn attach(plan: &Mount, mount: OwnedFd, target: OwnedFd, cx: &mut Context<'_>) -
     if let Err(failed) = mount::attach(mount.as_fd(), target.as_fd()) {
         return Err(refused(failed, plan, mount.as_fd(), target.as_fd()));
     }
-    cx.spend(target);
-    // It may cover what is kept, also where that is not to be seen by its path.
+    cx.close_later(target);
+    // The mount may cover the directory that is kept, and the two paths need not show it.
     if let Some(kept) = cx.directory.take() {
-        cx.spend(kept.fd);
+        cx.close_later(kept.fd);
     }
     if plan.destination.is_root() {
-        // From here on this is the root.
+        // A mount on `/` is the root from here on.
         cx.root = Some(mount);
     } else if matches!(&plan.what, What::New { kind, .. } if kind == "tmpfs") && !plan.copy_up {
         cx.directory = Some(Directory { path: plan.destination.as_path().into(), fd: mount, fresh: true });
     } else {
-        cx.spend(mount);
+        cx.close_later(mount);
     }
     Ok(())
 }
 
-/// A directory on a file, or the other way around, in the words of mount(2): dockerd knows them, and
-/// says what its users got wrong. move_mount(2) has a bare EINVAL for it.
+/// The error for a mount that cannot be attached. For a directory on a file, or a file on a directory,
+/// move_mount(2) says only EINVAL; the message has mount(2)'s words, which dockerd recognises and explains.
 fn refused(failed: sys::Failed, plan: &Mount, mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Error {
     let doing = format!("cannot attach the mount on {}", plan.destination);
     let is_directory = |file| fd::stat(file).map(|stat| fd::is_dir(&stat));
@@ -235,10 +235,10 @@ const OLD_OPTIONS: &[(&str, MsFlags)] = &[
     ("lazytime", MsFlags::MS_LAZYTIME),
 ];
 
-/// What contradicts a flag of mount(2), and so needs saying nothing.
+/// Options that only say that a flag of mount(2) is not set.
 const OLD_DEFAULTS: &[&str] = &["async", "nomand", "nolazytime"];
 
-/// mount(2) onto the target's descriptor, and then a look at what was mounted.
+/// mount(2) on the target's descriptor. The new mount is then looked up by its path.
 fn mount_old(
     plan: &Mount,
     kind: &str,

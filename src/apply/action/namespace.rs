@@ -1,11 +1,11 @@
-//! Coming into namespaces, and what belongs to them.
+//! Joining and making namespaces, and the processes that are born in them.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 
-use crate::context::Context;
+use crate::context::{Context, Parent, PidNamespace};
 use windlass_base::error::{Doing, Error, Kind, Result};
 use windlass_base::namespaces::Namespaces;
 use windlass_plan::explain::kind_names;
@@ -18,12 +18,12 @@ use super::execute::{die_with_runtime, outlive_runtime};
 
 pub(super) fn map_ids(cx: &Context<'_>) -> Result<()> {
     cx.sync.map_ids()?;
-    // At the latest now: see init::begin.
+    // No longer dumpable, at the latest from now on: see init::begin.
     process::set_nondumpable().doing(|| "cannot hide init")
 }
 
 pub(super) fn become_root(uid: u32, gid: u32, cx: &mut Context<'_>) -> Result<()> {
-    // The supplementary groups are the caller's still; they go with the container user's own.
+    // The supplementary groups are still the caller's. They are replaced when the container's user is assumed.
     credentials::set_ids(uid, gid).doing(|| "cannot become root of the user namespace")?;
     die_with_runtime(cx)
 }
@@ -31,33 +31,38 @@ pub(super) fn become_root(uid: u32, gid: u32, cx: &mut Context<'_>) -> Result<()
 pub(super) fn join(index: usize, cx: &mut Context<'_>) -> Result<()> {
     let missing = || Error::new(Kind::Protocol, "the plan joins a namespace that was not opened");
     let namespace = cx.joins.get_mut(index).and_then(Option::take).ok_or_else(missing)?;
-    // What kind it is was checked when it was opened.
+    // Its type was checked when it was opened.
     process::setns(namespace.as_fd(), Namespaces::empty()).doing(|| "cannot join the namespace")
 }
 
 pub(super) fn join_pid(cx: &mut Context<'_>) -> Result<()> {
     let missing = || Error::new(Kind::Protocol, "there is no container to join");
-    let target = cx.target.take().ok_or_else(missing)?;
-    process::setns(target.as_fd(), Namespaces::PID).doing(|| "cannot join the container's PID namespace")
+    let PidNamespace::ToJoin { init, parent } = std::mem::replace(&mut cx.pid_namespace, PidNamespace::Own) else {
+        return Err(missing());
+    };
+    cx.pid_namespace = PidNamespace::Joined(parent);
+    process::setns(init.as_fd(), Namespaces::PID).doing(|| "cannot join the container's PID namespace")
 }
 
 /// Makes the process that executes the program, as a child of the runtime; only the new process returns.
 ///
-/// From its birth on, processes of the container may stop it, and then nobody would end it if the runtime
-/// died. So the process that made it, which the container does not see, stays until the program is executed.
+/// From its birth on, processes of the container may stop it, and a stopped process would stay if the runtime died.
+/// So its parent, which the container does not see, stays until the program is executed, and would kill it.
 pub(super) fn born(terminal: bool, cx: &mut Context<'_>) -> Result<()> {
-    let missing = || Error::new(Kind::Protocol, "nobody knows whether this process has threads");
-    let proof = cx.proof.ok_or_else(missing)?;
-    let runtime = cx.runtime.take().ok_or_else(missing)?;
-    // Not even a process that may trace it shall find anything of the host in it.
-    cx.drop_proc();
-    cx.close_spent();
+    let missing = || Error::new(Kind::Protocol, "the plan makes a process in a PID namespace that was not joined");
+    let PidNamespace::Joined(Parent { runtime, proof }) = std::mem::replace(&mut cx.pid_namespace, PidNamespace::Own)
+    else {
+        return Err(missing());
+    };
+    // The new process gets a copy of everything, and a process that traces it must find nothing of the host.
+    cx.procfs.close();
+    cx.close_now();
     process::set_nondumpable().doing(|| "cannot hide the process")?;
-    // This process must outlive the runtime for a moment; the new one does not inherit the setting.
+    // This process must outlive the runtime, to kill the new one, which does not inherit the setting.
     outlive_runtime(cx)?;
     let (executed, held) = socket::pipe().doing(|| "cannot make a pipe")?;
     let forked = match process::fork_sibling(proof) {
-        // The container has as many processes as it may have, and this process counts as one of them.
+        // The container has as many processes as it may have, and this process is one of them.
         Err(failed) if failed.errno == Errno::EAGAIN => {
             cx.sync.place()?;
             process::fork_sibling(proof)
@@ -69,28 +74,24 @@ pub(super) fn born(terminal: bool, cx: &mut Context<'_>) -> Result<()> {
             child.kill();
             process::exit_now(1);
         }
-        descriptors::close_all_but(
-            descriptors::first_not_preserved(cx.preserve_fds),
-            &[executed.as_fd(), runtime.as_fd(), child.pidfd.as_fd()],
-        );
+        descriptors::close_all_but(cx.first_not_preserved(), &[executed.as_fd(), runtime.as_fd(), child.pidfd.as_fd()]);
         guard(&child, executed.as_fd(), runtime.as_fd())
     }
     drop((runtime, executed));
-    // Closed by the execution.
-    cx.held = Some(held);
+    cx.pid_namespace = PidNamespace::Born { _executed: held };
     let _ = nix::unistd::setsid();
     if terminal { console::take(std::io::stdin().as_fd()) } else { Ok(()) }
 }
 
-/// How long an execve(2) that has begun may take to close all close-on-exec descriptors.
+/// How long execve(2) may take from closing the first close-on-exec descriptor to closing the last.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Waits until the program is executed. If the runtime ends before that, kills the process.
 fn guard(child: &Child, executed: BorrowedFd<'_>, runtime: BorrowedFd<'_>) -> ! {
     let mut fds = [executed, runtime].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     let _ = poll::poll(&mut fds, Deadline::NEVER);
-    // execve(2) closes the connection to the runtime and this pipe one after the other. A runtime that waits for
-    // the first alone may end in between.
+    // execve(2) closes the connection to the runtime and this pipe one after the other. The runtime waits only for
+    // the first, and may end before the second.
     if fds[0].any().unwrap_or(false) || poll::readable(executed, Deadline::after(GRACE)).unwrap_or(false) {
         process::exit_now(0);
     }
@@ -104,7 +105,7 @@ pub(super) fn unshare(kinds: Namespaces) -> Result<()> {
 
 pub(super) fn session_keyring(name: &str) -> Result<()> {
     match credentials::join_session_keyring(name) {
-        // A kernel without keyrings has none to protect.
+        // This kernel has no keyrings.
         Err(failed) if failed.errno == Errno::ENOSYS => Ok(()),
         other => other.doing(|| "cannot make a session keyring").map_err(|error| match error.errno() {
             Some(Errno::EDQUOT) => {

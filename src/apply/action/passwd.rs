@@ -1,7 +1,7 @@
 //! HOME of the container's user, from the container's `/etc/passwd` (passwd(5)).
 //!
-//! The file is the container's, so it may be anything: it is opened without links of procfs, must
-//! be a plain file, and is read line by line, so that its size does not matter.
+//! The file is hostile. So no link of procfs is followed to it, it must be a regular file, and it is read line by
+//! line, which bounds the memory.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -11,11 +11,10 @@ use nix::fcntl::{OFlag, ResolveFlag};
 
 use windlass_sys::fd;
 
-/// A line beyond this is no entry of a user, and nothing behind it is looked at: a file of zeros
-/// would be one line without end.
+/// The longest line, in bytes. Reading stops at a longer one: a file of zeros would be one endless line.
 const LONGEST_LINE: u64 = 64 * 1024;
 
-/// The home directory of a user; `None` where the file does not say.
+/// The home directory of a user; `None` if the file has none for it.
 pub(super) fn home_directory(uid: u32) -> Option<String> {
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
     let found = fd::openat2(fd::CWD, "/etc/passwd", flags, 0, ResolveFlag::RESOLVE_NO_MAGICLINKS).ok()?;
@@ -41,7 +40,7 @@ fn home_in(mut passwd: impl BufRead, uid: u32) -> Option<String> {
     }
 }
 
-/// An id is digits alone: Rust would take a sign as well.
+/// An id: digits only. Rust's parser would accept a sign too.
 fn number(text: &str) -> Option<u32> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }

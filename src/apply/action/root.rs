@@ -1,11 +1,11 @@
-//! The root filesystem becomes `/`.
+//! Making the root filesystem `/`.
 
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use crate::context::Context;
+use crate::context::{Context, MountNamespace};
 use windlass_base::error::{Doing, Error, Kind, Result};
 use windlass_base::mount::{MountAttributes, Propagation, PropagationChange};
 use windlass_base::namespaces::Namespaces;
@@ -16,10 +16,12 @@ use windlass_sys::{fd, process, signals};
 /// Attaches the copy of the root filesystem over its own place, so that it is a mount of our
 /// namespace, and remembers it as the root of every lookup.
 pub(super) fn attach(source: Option<SourceId>, path: &str, cx: &mut Context<'_>) -> Result<()> {
-    cx.mounts_are_callers = source.is_none();
     cx.root = Some(match source {
-        None => fd::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
-            .doing(|| format!("cannot open the root filesystem {path:?}"))?,
+        None => {
+            cx.mounts = MountNamespace::Callers;
+            fd::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
+                .doing(|| format!("cannot open the root filesystem {path:?}"))?
+        }
         Some(source) => {
             let root = cx.take_source(source)?;
             cx.sources.attach_root(root.as_fd(), path, &cx.sync)?;
@@ -30,47 +32,56 @@ pub(super) fn attach(source: Option<SourceId>, path: &str, cx: &mut Context<'_>)
 }
 
 pub(super) fn pivot(how: Pivot, cx: &mut Context<'_>) -> Result<()> {
-    for fd in [cx.directory.take().map(|kept| kept.fd), cx.empty.take(), cx.null.take()].into_iter().flatten() {
-        cx.spend(fd);
+    for fd in
+        [cx.directory.take().map(|kept| kept.fd), cx.masks.directory.take(), cx.masks.file.take()].into_iter().flatten()
+    {
+        cx.close_later(fd);
     }
-    cx.close_spent();
+    cx.close_now();
     windlass_sys::hide_fd_paths();
     let root = cx.root()?;
     mount::change_directory(root).doing(|| "cannot enter the root filesystem")?;
     match how {
         Pivot::PivotRoot => {
-            // Both roots end up stacked at `/`; the old one is on top and is let go.
+            // Both roots are now stacked at `/`, with the old one on top, which is detached.
             mount::pivot_to_current().doing(|| "cannot pivot the root")?;
             mount::detach(".").doing(|| "cannot detach the old root")?;
         }
         Pivot::Move => {
-            leave_the_hosts_kernel_files()?;
+            detach_host_procfs_and_sysfs()?;
             mount::move_current_to_root().doing(|| "cannot move the root filesystem over /")?;
             mount::chroot_to_current().doing(|| "cannot chroot into the root filesystem")?;
         }
         Pivot::Chroot => mount::chroot_to_current().doing(|| "cannot chroot into the root filesystem")?,
     }
-    cx.callers_root = false;
-    // The root and the current directory are what they were: the root filesystem, by now `/`.
+    cx.procfs.refuse_callers();
+    // `cx.root` and the current directory still are the root filesystem, which is now `/`.
     Ok(())
+}
+
+/// Sets the propagation of the mount at `/`, which `what` names, and of all mounts below it.
+pub(super) fn propagate(change: PropagationChange, what: &str) -> Result<()> {
+    mount::propagate_root(change).doing(|| format!("cannot set the propagation of {what}"))
 }
 
 /// Leaves the runtime's mount namespace for a new one, in which the root filesystem is set up.
 pub(super) fn leave_mounts(cx: &mut Context<'_>) -> Result<()> {
     let doing = || "cannot leave the runtime's mount namespace";
-    cx.mounts = Some(fd::open("/proc/self/ns/mnt", OFlag::O_RDONLY).doing(doing)?);
+    cx.mounts = MountNamespace::Temporary(fd::open("/proc/self/ns/mnt", OFlag::O_RDONLY).doing(doing)?);
     process::unshare(Namespaces::MOUNT).doing(doing)
 }
 
-/// Goes back, with a copy of all mounts of the root filesystem as the new root. The copy is in no mount namespace,
-/// so the caller's tree does not have it and there is nothing to unmount: the kernel frees it with the last
-/// process that uses it (open_tree(2), `OPEN_TREE_CLONE`).
+/// Returns to the runtime's mount namespace, with a copy of all mounts of the root filesystem as the new root. The
+/// copy is in no mount namespace, so the caller does not see it, and the kernel frees it with the last process that
+/// uses it (open_tree(2), `OPEN_TREE_CLONE`).
 pub(super) fn return_to_mounts(cx: &mut Context<'_>) -> Result<()> {
     let doing = || "cannot return to the runtime's mount namespace";
     let missing = || Error::new(Kind::Protocol, "the plan returns to a mount namespace that it has not left");
-    let mounts = cx.mounts.take().ok_or_else(missing)?;
+    let MountNamespace::Temporary(runtime) = std::mem::replace(&mut cx.mounts, MountNamespace::Callers) else {
+        return Err(missing());
+    };
     let root = mount::clone_tree(cx.root()?, "", true).doing(|| "cannot copy the root filesystem")?;
-    process::setns(mounts.as_fd(), Namespaces::MOUNT)
+    process::setns(runtime.as_fd(), Namespaces::MOUNT)
         .and_then(|()| mount::change_directory(root.as_fd()))
         .and_then(|()| mount::chroot_to_current())
         .doing(doing)?;
@@ -78,10 +89,10 @@ pub(super) fn return_to_mounts(cx: &mut Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Takes the host's procfs and sysfs out of our mount namespace. What is moved over stays mounted, out
-/// of sight, and the kernel lets a user namespace mount anew what is there without covers: a procfs
-/// without the masked paths.
-fn leave_the_hosts_kernel_files() -> Result<()> {
+/// Detaches the host's procfs and sysfs from our mount namespace, before the root filesystem is moved over them.
+/// There they would stay mounted, unmasked, and the kernel lets a user namespace mount a new procfs if an unmasked
+/// one is mounted: the container could mount one without the masked paths.
+fn detach_host_procfs_and_sysfs() -> Result<()> {
     let root = std::env::current_dir().doing(|| "cannot tell where the root filesystem is")?;
     let mounts = fd::open("/proc/thread-self/mountinfo", OFlag::O_RDONLY)
         .and_then(|file| fd::read_all(file, fd::DOCUMENT))
@@ -89,14 +100,14 @@ fn leave_the_hosts_kernel_files() -> Result<()> {
     let points = mount::points(&mounts);
     let hosts: Vec<_> = points.iter().filter(|(point, _)| !point.starts_with(&root)).collect();
     for (point, _) in &hosts {
-        // The host is not to see it; one that cannot be reached has nothing that could be let go.
+        // The host must not see the unmounting. A mount that is out of reach cannot be detached below either.
         let _ = mount::propagate(point, PropagationChange::of_mount(Propagation::Slave));
     }
     for (point, _) in hosts.iter().rev().filter(|(_, kind)| matches!(*kind, b"proc" | b"sysfs")) {
         match mount::detach(point) {
-            // Covered by a later one and gone with it, or out of sight.
+            // It was below one that is detached by now, or is out of reach.
             Err(failed) if failed.errno == Errno::ENOENT => {}
-            // One that came with the mount namespace of another user namespace is locked.
+            // The mounts of another user namespace's mount namespace are locked.
             Err(failed) if matches!(failed.errno, Errno::EINVAL | Errno::EPERM) => {
                 mount::cover(point).doing(|| format!("cannot cover the host's {point:?}"))?;
             }
@@ -113,7 +124,7 @@ pub(super) fn readonly(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
     if path.is_root() {
         return mount::set_attributes(cx.root()?, attributes, false, None).doing(doing);
     }
-    // By descriptor, because a later mount may cover its path.
+    // By descriptor: a later mount may cover the path.
     let at = cx.late_readonly.iter().position(|(waiting, _)| waiting == path);
     let missing = || Error::new(Kind::Protocol, "the plan makes a mount read-only that it does not have");
     let (_, mount) = cx.late_readonly.remove(at.ok_or_else(missing)?);

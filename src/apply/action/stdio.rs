@@ -1,10 +1,9 @@
 //! Standard input, output and error of the process, where the caller's own cannot be passed on.
 //!
-//! A program may open `/dev/stdout` again, which the kernel allows only to the owner of a pipe or a
-//! file. What the caller gave us stays the caller's: a terminal or a file that belonged to the
-//! container's user could be read and written by that user of the host. So in the foreground the
-//! process gets pipes of its own, which the runtime relays; otherwise pipes without a name, which
-//! nobody else can open, may change their owner.
+//! A program may open `/dev/stdout` again, which the kernel allows only to the owner of the pipe or file. The
+//! caller's terminals and files never change their owner, because that user of the host could then read and write
+//! them. So in the foreground the process gets pipes of its own, which the runtime relays. Otherwise only pipes
+//! without a name change their owner, since nobody else can open those.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -12,19 +11,19 @@ use crate::relay::{NO_MORE, PIPES};
 use windlass_base::error::{Doing, Result};
 use windlass_sys::{descriptors, fd, socket, stdio};
 
-/// What becomes of the stdio that the caller gave us.
+/// What the process does with the caller's stdio.
 #[derive(Debug, Default)]
 pub enum Stdio {
     /// The process keeps it.
     #[default]
     Kept,
-    /// The process makes pipes in its place and sends the other ends to the runtime, unless it turns out
-    /// to be the same user.
+    /// The process replaces it by pipes and sends their other ends to the runtime, unless it turns out
+    /// to be the same user as the caller.
     Relayed(OwnedFd),
     /// The process keeps it, and makes the container's user the owner of the pipes without a name. The process
     /// does so as root of its user namespace, where the runtime is an ordinary user's and may not.
     Given,
-    /// A terminal of the container's has taken its place, and becomes that user's.
+    /// A terminal of the container has taken its place, and the container's user becomes its owner.
     Terminal,
 }
 
@@ -38,8 +37,8 @@ impl Stdio {
     }
 }
 
-/// Changes the owner while this process is still root of the user namespace. A refusal of the kernel is no
-/// error, since the descriptors themselves work.
+/// Changes the owner while this process is still root of the user namespace. If the kernel refuses, that is not an
+/// error: the descriptors themselves work.
 pub(super) fn give(stdio: &Stdio, uid: u32) {
     match stdio {
         Stdio::Given => give_pipes(uid),
@@ -70,7 +69,7 @@ pub(super) fn replace(stdio: &Stdio) -> Result<()> {
             let fd = descriptors::borrow_inherited(number)?;
             (!stdio::is_null(&fd::stat(fd).ok()?)).then_some(fd)
         });
-        // They share one pipe, so that the order of what is written to both is kept.
+        // If both are the same open file they share one pipe, which keeps the order of what is written to them.
         let shared = output.zip(errors).is_some_and(|(output, errors)| stdio::same_open_file(output, errors));
         let wanted: [(bool, &[i32]); 3] = [
             (input.is_some(), &[0]),
@@ -89,7 +88,7 @@ pub(super) fn replace(stdio: &Stdio) -> Result<()> {
     socket::send(runtime, NO_MORE, &[]).doing(doing)
 }
 
-/// Whether this process is by now the user that the runtime is, at the other end of the socket.
+/// Whether this process is the same user as the runtime at the other end of the socket.
 ///
 /// In a user namespace the kernel shows the overflow id for every user that is not mapped there, so that id
 /// never counts as the same user.

@@ -20,7 +20,7 @@ impl State {
         State(path, dir)
     }
 
-    fn listening(name: &str, host: &Host) -> (State, Notify) {
+    fn listening(name: &str, host: &ServiceManager) -> (State, Notify) {
         let state = State::new(name);
         prepare(state.1.as_fd(), "web1").expect("the notify directory");
         let notify = Notify::listen(state.1.as_fd(), "web1", host).expect("listening").expect("prepared");
@@ -40,7 +40,7 @@ impl Drop for State {
 }
 
 /// A service manager that hands out what it was told, up to a barrier or for a while.
-fn manager(name: &str) -> (Host, JoinHandle<Vec<String>>) {
+fn manager(name: &str) -> (ServiceManager, JoinHandle<Vec<String>>) {
     let name = format!("windlass-notify-{}-{name}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).expect("an address");
     let socket = UnixDatagram::bind_addr(&address).expect("bound");
@@ -57,7 +57,7 @@ fn manager(name: &str) -> (Host, JoinHandle<Vec<String>>) {
         }
         out
     });
-    (Host(format!("@{name}")), told)
+    (ServiceManager(format!("@{name}")), told)
 }
 
 fn receive(socket: &UnixDatagram) -> Option<(String, Option<OwnedFd>)> {
@@ -104,10 +104,10 @@ fn only_the_one_line_counts() {
 #[test]
 fn the_hosts_socket_is_a_path_or_an_abstract_name() {
     for good in ["/run/systemd/notify", "@abstract"] {
-        assert_eq!(Host::parse(good), Ok(Host(good.into())));
+        assert_eq!(ServiceManager::parse(good), Ok(ServiceManager(good.into())));
     }
     for bad in ["/", "@", "notify", "vsock:2:1"] {
-        assert!(Host::parse(bad).is_err(), "{bad}");
+        assert!(ServiceManager::parse(bad).is_err(), "{bad}");
     }
 }
 
@@ -160,7 +160,7 @@ fn readiness_is_passed_on_and_nothing_else_of_the_container_is() {
     state.says(b"STATUS=working\nMAINPID=1");
     state.says(b"EXTEND_TIMEOUT_USEC=1\nREADY=1\nSTOPPING=1");
     let init = Init::new("sleep", &["60"]);
-    assert_eq!(notify.wait_and_forward(init.1.as_fd(), 4711), Ok(Outcome::Ready));
+    assert_eq!(notify.wait_and_forward(init.1.as_fd(), 4711), Ok(Readiness::Ready));
     assert_eq!(told.join().expect("no panic"), ["READY=1\n", "MAINPID=4711\n", "BARRIER=1"]);
 }
 
@@ -180,7 +180,7 @@ fn a_container_that_ends_ends_the_wait_whatever_it_sends() {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         // The sender may be waiting for room.
         while !notify.is_ready().expect("readable") && notify_has_more(&notify) {}
-        assert_eq!(outcome, Ok(Outcome::Ended));
+        assert_eq!(outcome, Ok(Readiness::Ended));
         drop(notify);
     });
     assert_eq!(told.join().expect("no panic"), [""; 0]);
@@ -197,7 +197,7 @@ fn a_word_that_was_sent_before_the_end_is_passed_on() {
     state.says(b"READY=1");
     let mut init = Init::new("true", &[]);
     init.0.wait().expect("ended");
-    assert_eq!(notify.wait_and_forward(init.1.as_fd(), 1), Ok(Outcome::Ready));
+    assert_eq!(notify.wait_and_forward(init.1.as_fd(), 1), Ok(Readiness::Ready));
     assert_eq!(told.join().expect("no panic")[0], "READY=1\n");
 }
 
@@ -233,16 +233,16 @@ fn after_the_word_the_socket_stays_open_for_a_moment_only() {
     let (host, _told) = manager("after");
     let (_state, notify) = State::listening("after", &host);
     let before = Instant::now();
-    notify.hear_out();
+    notify.linger();
     let waited = before.elapsed();
-    assert!(waited >= AFTERWARDS / 2 && waited < Duration::from_secs(5), "{waited:?}");
+    assert!(waited >= LINGER / 2 && waited < Duration::from_secs(5), "{waited:?}");
 }
 
 #[test]
 fn a_host_that_keeps_the_barrier_is_not_waited_for_without_end() {
     let name = format!("windlass-notify-{}-keeps", std::process::id());
     let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).expect("an address")).expect("bound");
-    let (_state, notify) = State::listening("keeps", &Host(format!("@{name}")));
+    let (_state, notify) = State::listening("keeps", &ServiceManager(format!("@{name}")));
     assert_eq!(notify.barrier(Duration::from_millis(50)), Ok(false));
     drop(socket);
     assert_eq!(notify.barrier(Duration::from_secs(5)).map_err(|failed| failed.errno), Err(Errno::ECONNREFUSED));
@@ -270,7 +270,8 @@ fn a_start_without_a_prepared_directory_has_nothing_to_wait_for() {
 fn a_host_that_is_not_there_is_named_before_the_container_runs() {
     let state = State::new("nobody");
     prepare(state.1.as_fd(), "web1").expect("the notify directory");
-    let error = Notify::listen(state.1.as_fd(), "web1", &Host("/nonexistent/socket".into())).expect_err("nobody there");
+    let error = Notify::listen(state.1.as_fd(), "web1", &ServiceManager("/nonexistent/socket".into()))
+        .expect_err("nobody there");
     assert!(error.message().contains("/nonexistent/socket"), "{error}");
     assert_eq!(error.errno(), Some(Errno::ENOENT));
 }

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
-use windlass_apply::sync::{InitSync, Message, Question, RuntimeSync, Wanted, decode};
+use windlass_apply::sync::{InitSync, Message, Question, RuntimeSync, SourceSet, decode};
 use windlass_base::error::{Error, Fault, Kind, Origin};
 use windlass_plan::SourceId;
 use windlass_sys::socket::pair;
@@ -20,8 +20,8 @@ type Ask = fn(&InitSync) -> windlass_base::error::Result<()>;
 const ASKS: &[(&str, Ask)] = &[
     ("Place", InitSync::place),
     ("Ask(MapIds)", InitSync::map_ids),
-    ("Ask(Sources(Wanted { first: 3, more: 5 }))", |sync| {
-        sync.sources(Wanted::new(SourceId::new(3), [5, 2, 67].map(SourceId::new))).map(drop)
+    ("Ask(Sources(SourceSet { first: 3, more: 5 }))", |sync| {
+        sync.sources(SourceSet::new(SourceId::new(3), [5, 2, 67].map(SourceId::new))).map(drop)
     }),
     ("Ask(RootDirectory)", |sync| match sync.root_directory() {
         // An answer without a descriptor is one as well.
@@ -188,7 +188,7 @@ fn a_line_for_the_log_is_cut_where_a_message_ends() {
 fn init_made_by_another_process_comes_with_its_handle() {
     let (init, runtime) = ends();
     let (between, _lives) = pair().expect("a pair");
-    let mut runtime = runtime.after_spawned(Some(between));
+    let mut runtime = runtime.with_intermediate(Some(between));
     let mut file = tempfile();
     file.write_all(b"the same file").expect("room");
     init.spawned(4711, file.as_fd()).expect("the runtime lives");
@@ -216,7 +216,7 @@ fn a_process_faster_than_the_one_that_names_it_is_answered_after_it() {
     let (child, runtime) = bare();
     // Like a pidfd, an end of a pair can be read from when the other end is gone.
     let (between, _lives) = pair().expect("a pair");
-    let mut runtime = runtime.after_spawned(Some(between));
+    let mut runtime = runtime.with_intermediate(Some(between));
     let named = InitSync::new(child.try_clone().expect("a copy of the socket"));
     say(&child, b"R");
     named.spawned(42, tempfile().as_fd()).expect("spoken");
@@ -228,7 +228,7 @@ fn a_process_faster_than_the_one_that_names_it_is_answered_after_it() {
 fn a_process_in_between_that_dies_before_it_names_anything_is_not_waited_for() {
     let (child, runtime) = bare();
     let (between, dies) = pair().expect("a pair");
-    let mut runtime = runtime.after_spawned(Some(between));
+    let mut runtime = runtime.with_intermediate(Some(between));
     // The process that it made holds the socket open, and waits for an answer.
     say(&child, b"R");
     drop(dies);
@@ -239,7 +239,7 @@ fn a_process_in_between_that_dies_before_it_names_anything_is_not_waited_for() {
 fn what_a_process_in_between_has_said_is_heard_after_its_death() {
     let (child, runtime) = bare();
     let (between, dies) = pair().expect("a pair");
-    let mut runtime = runtime.after_spawned(Some(between));
+    let mut runtime = runtime.with_intermediate(Some(between));
     let named = InitSync::new(child.try_clone().expect("a copy of the socket"));
     named.spawned(42, tempfile().as_fd()).expect("spoken");
     drop(dies);

@@ -1,0 +1,88 @@
+//! The procfs through which init writes: sysctls, security labels.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, ResolveFlag};
+
+use windlass_base::abi::PROC_SUPER_MAGIC;
+use windlass_base::mount::MountAttributes;
+use windlass_sys::mount::Filesystem;
+use windlass_sys::{Failed, Result, fd};
+
+/// A procfs of our own: a new mount that is attached nowhere, so that neither the container's mounts nor its
+/// processes can put anything in the place of its files (CVE-2019-16884, CVE-2025-52881). It is mounted when it
+/// is first used.
+pub struct Procfs {
+    held: Option<OwnedFd>,
+    /// Whether the caller's stands in where the kernel refuses a new one, as it does to some user namespaces.
+    callers_allowed: bool,
+}
+
+impl Procfs {
+    /// One that is not mounted yet. The caller's may stand in until [`Procfs::refuse_callers`].
+    pub fn new() -> Procfs {
+        Procfs { held: None, callers_allowed: true }
+    }
+
+    /// From now on `/proc` is not the caller's.
+    pub fn refuse_callers(&mut self) {
+        self.callers_allowed = false;
+    }
+
+    /// Its root.
+    pub fn open(&mut self) -> Result<BorrowedFd<'_>> {
+        if self.held.is_none() {
+            let attributes = MountAttributes::NOSUID | MountAttributes::NOEXEC | MountAttributes::NODEV;
+            match Filesystem::open("proc").and_then(|procfs| procfs.mount(attributes)) {
+                Err(failed) if failed.errno == Errno::EPERM && self.callers_allowed => self.hold_callers()?,
+                other => self.held = Some(other?),
+            }
+        }
+        Ok(self.held.as_ref().expect("just made").as_fd())
+    }
+
+    /// Uses the caller's. It shows whoever opens a file in it their own namespaces, not those of who mounted it.
+    pub fn hold_callers(&mut self) -> Result<()> {
+        self.held = Some(root_of("/proc")?);
+        Ok(())
+    }
+
+    /// Closes it.
+    pub fn close(&mut self) {
+        self.held = None;
+    }
+
+    /// Writes to a file of it, never through a link out of it nor to what is mounted in it.
+    pub fn write(&mut self, path: &str, value: &[u8]) -> Result<()> {
+        // `self` is a link of procfs itself, and stays in it.
+        let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS | ResolveFlag::RESOLVE_NO_XDEV;
+        let file = fd::openat2(self.open()?, path, OFlag::O_WRONLY, 0, resolve)?;
+        fd::write_once(file.as_fd(), value)
+    }
+}
+
+/// `PROC_ROOT_INO` (linux/proc_fs.h).
+const PROC_ROOT: u64 = 1;
+
+/// The procfs at `path`, which must be the root of one (`O_PATH`).
+fn root_of(path: &str) -> Result<OwnedFd> {
+    let found = fd::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+    if fd::filesystem(found.as_fd())? != PROC_SUPER_MAGIC || fd::stat(found.as_fd())?.st_ino != PROC_ROOT {
+        return Err(Failed { call: format!("open({path:?}), which is no procfs").into(), errno: Errno::ENOTSUP });
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::root_of;
+
+    #[test]
+    fn only_the_root_of_a_procfs_is_taken_for_one() {
+        assert!(root_of("/proc").is_ok());
+        for path in ["/", "/proc/self", "/proc/sys", "/proc/self/root", "/dev/null", "/nothing"] {
+            assert!(root_of(path).is_err(), "{path}");
+        }
+    }
+}
