@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags};
 
 use windlass_base::error::{Doing, Error, Kind, Origin, Result};
 use windlass_base::mount::{MountAttributes, MsFlags, Propagation, PropagationChange};
-use windlass_plan::{Action, Mount, Plan, RootPath, Source, Step, Target, What};
+use windlass_plan::{Action, Mount, MountKind, Plan, Resolution, RootPath, Source, Step};
 use windlass_store::notify_directory;
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::{fd, socket};
@@ -84,8 +84,8 @@ pub fn plan_mount(plan: &mut Plan, state_root: &Path) -> bool {
     });
     let mount = Mount {
         destination: RootPath::new(INSIDE).expect("no NUL"),
-        target: Target::Any,
-        what: What::Bind(source),
+        resolution: Resolution::InRoot,
+        what: MountKind::Bind(source),
         set: MountAttributes::empty(),
         propagation: Vec::new(),
         old_flags: MsFlags::empty(),

@@ -9,8 +9,8 @@ use windlass_base::error::Errno;
 use windlass_base::error::{Error, Origin};
 use windlass_base::spec::{Mount, Spec};
 
-use super::mount_options;
-use super::rootfs::option;
+use crate::mount_options;
+use crate::mounts::option;
 
 /// The pointer of the member, if the call tells more than the error's own pointer.
 pub fn innermost(error: &Error, spec: &Spec) -> Option<String> {

@@ -3,7 +3,8 @@
 use windlass_base::error::Fault;
 use windlass_base::spec::Spec;
 
-use super::{Options, create};
+use crate::create::create;
+use crate::options::Options;
 
 /// What planning has to say about a configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,8 +4,10 @@ use windlass_base::error::Fault;
 use windlass_base::mount::{MountAttributes, Propagation, PropagationChange};
 use windlass_base::spec::{Device, Linux, Spec};
 
-use super::rootfs::Source;
-use super::{Action, Draft, Node, RootPath};
+use crate::builder::{PlanBuilder, unknown};
+use crate::mount::{Node, Source};
+use crate::path::RootPath;
+use crate::step::Action;
 
 /// Whether `/dev` comes from the host, nodes and all.
 fn directory_is_bound(spec: &Spec) -> bool {
@@ -24,7 +26,7 @@ pub const BOUND: MountAttributes = MountAttributes::NOSUID.union(MountAttributes
 
 /// Adds the nodes. In a user namespace they are bound, since nobody in it can make them. A `/dev` that comes
 /// from the host has its own nodes and is left alone.
-pub(super) fn devices(spec: &Spec, linux: &Linux, bind_nodes: bool, draft: &mut Draft) {
+pub(crate) fn devices(spec: &Spec, linux: &Linux, bind_nodes: bool, builder: &mut PlanBuilder) {
     let bound = directory_is_bound(spec);
     let mut wanted: Vec<(String, Node)> = Vec::new();
     for (name, major, minor) in DEFAULT_DEVICES.iter().filter(|_| !bound) {
@@ -39,16 +41,16 @@ pub(super) fn devices(spec: &Spec, linux: &Linux, bind_nodes: bool, draft: &mut 
         let pointer = format!("/linux/devices/{index}");
         match node(device) {
             Ok(node) if bound && node.path.is_below("/dev") => {
-                draft.warn(pointer, format!("{} is not made: /dev is bind mounted", node.path));
+                builder.warn(pointer, format!("{} is not made: /dev is bind mounted", node.path));
             }
             Ok(node) => wanted.push((pointer, node)),
-            Err(fault) => draft.faults.push(Fault { pointer: format!("{pointer}{}", fault.pointer), msg: fault.msg }),
+            Err(fault) => builder.faults.push(Fault { pointer: format!("{pointer}{}", fault.pointer), msg: fault.msg }),
         }
     }
     for (pointer, mut node) in wanted {
         let named = if pointer.is_empty() { "/linux/devices".to_string() } else { pointer.clone() };
         if bind_nodes && node.mode & 0o170_000 != 0o010_000 {
-            node.source = Some(draft.source(Source {
+            node.source = Some(builder.source(Source {
                 path: node.path.to_string(),
                 pointer: named,
                 target: node.path.to_string(),
@@ -59,12 +61,12 @@ pub(super) fn devices(spec: &Spec, linux: &Linux, bind_nodes: bool, draft: &mut 
             }));
         }
         match pointer.is_empty() {
-            true => draft.always("every container has this device", Action::Node(node)),
-            false => draft.config(pointer, Action::Node(node)),
+            true => builder.always("every container has this device", Action::Node(node)),
+            false => builder.config(pointer, Action::Node(node)),
         }
     }
     if !bound {
-        draft.always("programs expect these links in /dev", Action::DevLinks);
+        builder.always("programs expect these links in /dev", Action::DevLinks);
     }
 }
 
@@ -81,7 +83,7 @@ fn node(device: &Device) -> Result<Node, Fault> {
         "b" => 0o060_000,
         "p" => 0o010_000,
         other => {
-            return Err(fault("/type", super::unknown("device type", other) + ": it must be one of b, c, u and p"));
+            return Err(fault("/type", unknown("device type", other) + ": it must be one of b, c, u and p"));
         }
     };
     // The kernel has 12 bits for the major and 20 for the minor number (linux/kdev_t.h). It would cut

@@ -3,9 +3,15 @@
 use windlass_base::abi::bits_of_list;
 use windlass_base::error::{Error, Fault, Origin, Result};
 use windlass_base::namespaces::Namespaces;
-use windlass_base::spec::{Process, Spec};
+use windlass_base::spec::{Linux, Process, Spec};
 
-use super::{Action, Draft, Options, Program, Step, topology};
+use crate::builder::PlanBuilder;
+use crate::options::Options;
+use crate::process::Credentials;
+use crate::program::Program;
+use crate::scheduling;
+use crate::step::{Action, Step};
+use crate::topology;
 
 /// The flags of `exec` that describe the process; what is `None` is as in the container's process.
 #[derive(Clone, Debug, Default)]
@@ -50,7 +56,7 @@ pub struct ExecPlan {
     pub namespaces: Namespaces,
     /// RLIMIT_NPROC, which the runtime sets from outside, because the process in between would count as well.
     pub processes: Option<Processes>,
-    /// The host's id of the user that the process will be, see [`super::Topology::host_uid`].
+    /// The host's id of the user that the process will be, see [`crate::Topology::host_uid`].
     pub host_uid: Option<u32>,
     /// CPU affinity of the runtime while it works (`execCPUAffinity.initial`).
     pub initial_affinity: Vec<u64>,
@@ -85,80 +91,88 @@ impl ExecPlan {
 
 /// Plans `exec` in a container made from `spec`. `process` is the text of `--process`.
 pub fn exec(id: &str, spec: &Spec, request: &Request, process: Option<&[u8]>, options: &Options) -> Result<ExecPlan> {
-    // Where an element stands: in the document of `--process`, or in config.json.
-    let mut draft = Draft::default();
+    let mut builder = PlanBuilder::default();
     let whole = process.is_some();
-    let (process, at) = match process {
-        Some(text) => {
-            let read = windlass_base::spec::read_process(text, "the process file")?;
-            if !read.faults.is_empty() {
-                return Err(Error::faults(read.faults));
-            }
-            draft.warnings = read.warnings;
-            if !request.args.is_empty() {
-                draft.warn("/args", "the command is ignored: --process has the program and its arguments");
-            }
-            (read.value, "")
-        }
-        None => (described(spec, request)?, "/process"),
+    // Where an element stands: in the document of `--process`, or in config.json.
+    let pointer = if whole { "" } else { "/process" };
+    let process = match process {
+        Some(text) => given(text, request, &mut builder)?,
+        None => described(spec, request)?,
     };
-    let empty = windlass_base::spec::Linux::default();
+    let empty = Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&empty);
-    let topology = topology::topology(linux, &options.host, &mut draft);
-    let namespaces = topology.all();
+    let topology = topology::topology(linux, &options.host, &mut builder);
     if !options.no_new_keyring {
-        draft.always(
-            "the session keyring of the container",
-            Action::SessionKeyring(format!("_ses.{id}{}", options.keyring)),
-        );
+        let keyring = format!("_ses.{id}{}", options.keyring);
+        builder.always("the session keyring of the container", Action::SessionKeyring(keyring));
     }
     if process.terminal {
         let size = process.console_size.clone();
-        draft.config(format!("{at}/terminal"), Action::Console { size, device: false, controlling: true });
+        builder.config(format!("{pointer}/terminal"), Action::Console { size, device: false, controlling: true });
     }
-    // A memory policy, personality or profile of the container is its exec'd processes' as well.
-    super::process::limits(&process, linux, at, &mut draft);
-    let mut initial_affinity = Vec::new();
-    if let Some(affinity) = &process.exec_cpu_affinity {
-        match (bits_of_list(&affinity.initial), bits_of_list(&affinity.last)) {
-            (Some(initial), Some(last)) => {
-                initial_affinity = initial;
-                if !last.is_empty() {
-                    draft.config(format!("{at}/execCPUAffinity/final"), Action::Affinity(last));
-                }
+    // The container's memory policy, personality and profile are those of its other processes as well.
+    scheduling::limits(&process, linux, pointer, &mut builder);
+    let initial_affinity = affinity(&process, pointer, &mut builder);
+    let host = &options.host;
+    Credentials { process: &process, linux, topology: &topology, host, pointer, start_hooks: false }.plan(&mut builder);
+    name_flags(&mut builder.steps, request, whole);
+    let namespaces = topology.all();
+    let mut processes = None;
+    if namespaces.contains(Namespaces::PID) {
+        let of_one_process = builder.steps.iter().any(|step| of_one_process(&step.action));
+        processes = birth(&mut builder.steps, namespaces.contains(Namespaces::USER) || of_one_process);
+    }
+    let host_uid = topology.host_uid(process.user.uid);
+    builder.build(|builder| ExecPlan {
+        process,
+        namespaces,
+        processes,
+        host_uid,
+        initial_affinity,
+        steps: builder.steps,
+        warnings: builder.warnings,
+    })
+}
+
+/// The process of `--process`.
+fn given(text: &[u8], request: &Request, builder: &mut PlanBuilder) -> Result<Process> {
+    let read = windlass_base::spec::read_process(text, "the process file")?;
+    if !read.faults.is_empty() {
+        return Err(Error::faults(read.faults));
+    }
+    builder.warnings = read.warnings;
+    if !request.args.is_empty() {
+        builder.warn("/args", "the command is ignored: --process has the program and its arguments");
+    }
+    Ok(read.value)
+}
+
+/// Adds the step that sets the final CPU affinity, and returns the initial one.
+fn affinity(process: &Process, pointer: &str, builder: &mut PlanBuilder) -> Vec<u64> {
+    let Some(affinity) = &process.exec_cpu_affinity else { return Vec::new() };
+    let (name, list) = match (bits_of_list(&affinity.initial), bits_of_list(&affinity.last)) {
+        (Some(initial), Some(last)) => {
+            if !last.is_empty() {
+                builder.config(format!("{pointer}/execCPUAffinity/final"), Action::Affinity(last));
             }
-            (initial, _) => {
-                let (name, list) =
-                    if initial.is_none() { ("initial", &affinity.initial) } else { ("final", &affinity.last) };
-                draft.fault(format!("{at}/execCPUAffinity/{name}"), format!("invalid CPU list {list:?}"));
-            }
+            return initial;
         }
-    }
-    let seccomp = super::process::seccomp_of(linux, &mut draft);
-    super::process::credentials(&process, &process.user, seccomp, &topology, options, at, false, &mut draft);
-    for step in &mut draft.steps {
+        (None, _) => ("initial", &affinity.initial),
+        (Some(_), None) => ("final", &affinity.last),
+    };
+    builder.fault(format!("{pointer}/execCPUAffinity/{name}"), format!("invalid CPU list {list:?}"));
+    Vec::new()
+}
+
+/// Names the flag as the origin of a step where one asks for it.
+fn name_flags(steps: &mut [Step], request: &Request, whole: bool) {
+    for step in steps {
         if let Origin::Config(pointer) = &step.origin
             && let Some(asked) = asked(pointer, request, whole)
         {
             step.origin = Origin::Flag(asked.into());
         }
     }
-    let mut processes = None;
-    if namespaces.contains(Namespaces::PID) {
-        let early =
-            namespaces.contains(Namespaces::USER) || draft.steps.iter().any(|step| of_one_process(&step.action));
-        processes = birth(&mut draft.steps, early);
-    }
-    let host_uid = topology.host_uid(process.user.uid);
-    draft.done(|draft| ExecPlan {
-        process,
-        namespaces,
-        processes,
-        host_uid,
-        initial_affinity,
-        steps: draft.steps,
-        warnings: draft.warnings,
-    })
 }
 
 /// Puts the birth in the container's PID namespace among the steps.

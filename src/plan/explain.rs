@@ -6,8 +6,11 @@ use windlass_base::mount::{MountAttributes, Propagation, PropagationChange};
 use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::escape;
 
-use super::topology::KINDS;
-use super::{Action, Joiner, Maps, Mount, Node, Pivot, Plan, Source, What};
+use crate::create::Plan;
+use crate::host::Maps;
+use crate::mount::{Mount, MountKind, Node, Source};
+use crate::step::{Action, Identity, Pivot};
+use crate::topology::{Joiner, KINDS};
 
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -27,30 +30,17 @@ impl fmt::Display for Action {
             Action::Propagation(flags) => write!(f, "make all mounts {}", plural(flags.to)),
             Action::Rootfs { path, .. } => write!(f, "attach the root filesystem {path}"),
             Action::Mount(mount) => mount.fmt(f),
-            Action::Node(node) => {
-                let kind = match node.mode & 0o170_000 {
-                    0o060_000 => "block device",
-                    0o010_000 => "fifo",
-                    _ => "character device",
-                };
-                match node.source {
-                    Some(_) => write!(f, "bind the host's {kind} on {}", node.path),
-                    None => write!(f, "make the {kind} {} {}:{}", node.path, node.major, node.minor),
-                }
-            }
+            Action::Node(node) => node.fmt(f),
             Action::DevLinks => f.write_str("make the links of /dev"),
-            Action::Console { device, .. } => {
-                f.write_str(if *device { "allocate the terminal and /dev/console" } else { "allocate the terminal" })
-            }
+            Action::Console { device: true, .. } => f.write_str("allocate the terminal and /dev/console"),
+            Action::Console { device: false, .. } => f.write_str("allocate the terminal"),
             Action::JoinPid => f.write_str("join the PID namespace of the container"),
             Action::Born { .. } => f.write_str("go on as a process born there"),
             Action::NetDevices => f.write_str("ask the runtime to move network devices in"),
             Action::RuntimeHooks => f.write_str("ask the runtime to run the prestart and createRuntime hooks"),
             Action::CreateContainerHooks => f.write_str("run the createContainer hooks"),
             Action::HoldProc => f.write_str("take a procfs to write to"),
-            Action::Pivot(Pivot::PivotRoot) => f.write_str("pivot the root"),
-            Action::Pivot(Pivot::Move) => f.write_str("move the root over / and chroot"),
-            Action::Pivot(Pivot::Chroot) => f.write_str("chroot into the root filesystem"),
+            Action::Pivot(pivot) => pivot.fmt(f),
             Action::RootPropagation(flags) => write!(f, "make / {}", plural(flags.to)),
             Action::Readonly(path) => write!(f, "make the mount {path} read-only"),
             Action::Sysctl(key, value) => write!(f, "set sysctl {key} to {value:?}"),
@@ -66,18 +56,7 @@ impl fmt::Display for Action {
             Action::Personality(domain) => write!(f, "set personality {domain:#x}"),
             Action::AppArmor(profile) => write!(f, "set AppArmor profile {profile:?} for the program"),
             Action::SeLinux(label) => write!(f, "set SELinux label {label:?} for the program"),
-            Action::Identity(identity) => {
-                write!(f, "become {}:{}", identity.uid, identity.gid)?;
-                if !identity.groups.is_empty() {
-                    write!(f, " with groups {:?}", identity.groups)?;
-                }
-                let sets = &identity.capabilities;
-                write!(f, " with capabilities {:#x}, bounded by {:#x}", sets.effective, sets.bounding)?;
-                if !identity.until_filtered.is_empty() {
-                    write!(f, ", and {:#x} for the filter", identity.until_filtered)?;
-                }
-                Ok(())
-            }
+            Action::Identity(identity) => identity.fmt(f),
             Action::NoNewPrivileges => f.write_str("set no_new_privs"),
             Action::WorkingDirectory(path) => write!(f, "change into {path:?}"),
             Action::WorkingDirectoryAsUser(path) => write!(f, "change into {path:?} as the user, if refused before"),
@@ -93,14 +72,53 @@ impl fmt::Display for Action {
     }
 }
 
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.mode & 0o170_000 {
+            0o060_000 => "block device",
+            0o010_000 => "fifo",
+            _ => "character device",
+        };
+        match self.source {
+            Some(_) => write!(f, "bind the host's {kind} on {}", self.path),
+            None => write!(f, "make the {kind} {} {}:{}", self.path, self.major, self.minor),
+        }
+    }
+}
+
+impl fmt::Display for Pivot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Pivot::PivotRoot => "pivot the root",
+            Pivot::Move => "move the root over / and chroot",
+            Pivot::Chroot => "chroot into the root filesystem",
+        })
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "become {}:{}", self.uid, self.gid)?;
+        if !self.groups.is_empty() {
+            write!(f, " with groups {:?}", self.groups)?;
+        }
+        let sets = &self.capabilities;
+        write!(f, " with capabilities {:#x}, bounded by {:#x}", sets.effective, sets.bounding)?;
+        if !self.until_filtered.is_empty() {
+            write!(f, ", and {:#x} for the filter", self.until_filtered)?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for Mount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.what {
-            What::Bind(_) => write!(f, "bind on {}", self.destination)?,
-            What::New { kind, .. } => write!(f, "mount {kind} on {}", self.destination)?,
+            MountKind::Bind(_) => write!(f, "bind on {}", self.destination)?,
+            MountKind::New { kind, .. } => write!(f, "mount {kind} on {}", self.destination)?,
         }
         let mut options = attribute_names(self.set);
-        if let What::New { data, .. } = &self.what {
+        if let MountKind::New { data, .. } = &self.what {
             options.extend(data.iter().map(|(key, value)| match value {
                 Some(value) => format!("{key}={value}"),
                 None => key.clone(),
@@ -112,7 +130,7 @@ impl fmt::Display for Mount {
         options.extend(self.propagation.iter().map(propagation_word));
         write_options(f, &options)?;
         match &self.what {
-            What::New { fallback: Some(_), .. } => f.write_str(", or bind the host's"),
+            MountKind::New { fallback: Some(_), .. } => f.write_str(", or bind the host's"),
             _ => Ok(()),
         }
     }
@@ -173,86 +191,106 @@ pub struct Line {
     pub asked_by: String,
 }
 
+/// The lines of the runtime.
+#[derive(Default)]
+struct RuntimeLines(Vec<Line>);
+
+impl RuntimeLines {
+    fn add(&mut self, what: impl Into<String>, asked_by: impl Into<String>) {
+        self.0.push(Line { process: "runtime", what: what.into(), asked_by: asked_by.into() });
+    }
+}
+
 impl Plan {
     /// The plan, line by line, in the order in which things are done.
     ///
     /// `program`: what is executed in the end.
     pub fn lines(&self, program: &[String]) -> Vec<Line> {
-        let mut out = Vec::new();
-        let mut runtime = |what: String, asked_by: String| out.push(Line { process: "runtime", what, asked_by });
-        runtime(format!("reserve the container {:?}", self.id), "(every container has a state)".into());
-        let every = "(every container has a cgroup)";
-        match (&self.unit, self.cgroups_path.as_str()) {
-            (Some(unit), _) => {
-                let who = if unit.user { "the user's systemd" } else { "systemd" };
-                runtime(format!("ask {who} for the scope {} once init is cloned", unit.name), every.into());
-                for property in &unit.properties {
-                    runtime(format!("set its {} to {}", property.name, property.value), property.pointer.clone());
-                }
-            }
-            (None, "") => runtime(format!("make the cgroup {}", self.id), every.into()),
-            (None, path) => runtime(format!("make the cgroup {path}"), "/linux/cgroupsPath".into()),
-        }
-        for write in &self.limits.writes {
-            runtime(format!("write {:?} to {}", write.value, write.file), write.pointer.clone());
-        }
-        if let Some(devices) = &self.limits.devices {
-            let n = devices.instructions.len();
-            let asked_by = if devices.asked { "/linux/resources/devices" } else { "(containers may use few devices)" };
-            runtime(format!("attach the device filter, {n} instructions"), asked_by.into());
-        }
-        if self.limits.devices.is_none() && self.rootless {
-            runtime("attach no device filter".into(), "(only the host's root could)".into());
-        }
-        for join in &self.topology.joined {
-            let who = if join.joiner == Joiner::Runtime { "join for the clone" } else { "open for init" };
-            runtime(format!("{who} the {} namespace {}", kind_names(join.kind), join.path), join.pointer.clone());
-        }
-        for (clock, offset) in &self.topology.time_offsets {
-            let what = format!("offset {clock} by {}.{:09} s", offset.secs, offset.nanosecs);
-            runtime(what, format!("/linux/timeOffsets/{}", escape(clock)));
-        }
-        if self.topology.intermediate {
-            runtime("clone a process that joins the user namespace and clones init".into(), "/linux/namespaces".into());
-        }
-        let new = kind_names(if self.topology.intermediate { self.topology.new } else { self.topology.clone });
-        let what = if new.is_empty() { "clone init".into() } else { format!("clone init with new namespaces: {new}") };
-        runtime(what, "/linux/namespaces".into());
-        if !self.topology.uid_mappings.is_empty() {
-            let how = match self.topology.maps {
-                Maps::Direct => "write the id maps",
-                Maps::Own => "deny setgroups and write the id maps",
-                Maps::Helpers => "write the id maps with newuidmap and newgidmap",
-            };
-            runtime(how.into(), "/linux/uidMappings".into());
-        }
-        if self.asks && !self.sources.is_empty() {
-            let user = self.init.iter().find_map(|step| match (&step.action, &step.origin) {
-                (Action::BecomeRoot(..), origin) => Some(origin.to_string()),
-                _ => None,
-            });
-            let what = "copy for init, in its mount namespace, what its user may not reach";
-            runtime(what.into(), user.unwrap_or_default());
-        }
-        if let Some(adj) = self.oom_score_adj {
-            runtime(format!("set oom_score_adj to {adj}"), "/process/oomScoreAdj".into());
-        }
-        for (host, inside) in &self.net_devices {
-            runtime(
-                format!("move network device {host} in as {inside}"),
-                format!("/linux/netDevices/{}", escape(host)),
-            );
-        }
-        let asked = |step: &super::Step| step.origin.to_string();
+        let mut runtime = RuntimeLines::default();
+        runtime.add(format!("reserve the container {:?}", self.id), "(every container has a state)");
+        self.cgroup_lines(&mut runtime);
+        self.clone_lines(&mut runtime);
+        self.service_lines(&mut runtime);
+        let mut out = runtime.0;
         out.extend(self.init.iter().map(|step| Line {
             process: "init",
             what: match &step.action {
                 Action::Execute if !program.is_empty() => format!("execute {program:?}"),
                 action => self.describe(action),
             },
-            asked_by: asked(step),
+            asked_by: step.origin.to_string(),
         }));
         out
+    }
+
+    /// What the runtime does for the cgroup.
+    fn cgroup_lines(&self, runtime: &mut RuntimeLines) {
+        let every = "(every container has a cgroup)";
+        match (&self.unit, self.cgroups_path.as_str()) {
+            (Some(unit), _) => {
+                let who = if unit.user { "the user's systemd" } else { "systemd" };
+                runtime.add(format!("ask {who} for the scope {} once init is cloned", unit.name), every);
+                for property in &unit.properties {
+                    runtime.add(format!("set its {} to {}", property.name, property.value), &*property.pointer);
+                }
+            }
+            (None, "") => runtime.add(format!("make the cgroup {}", self.id), every),
+            (None, path) => runtime.add(format!("make the cgroup {path}"), "/linux/cgroupsPath"),
+        }
+        for write in &self.limits.writes {
+            runtime.add(format!("write {:?} to {}", write.value, write.file), &*write.pointer);
+        }
+        if let Some(devices) = &self.limits.devices {
+            let n = devices.instructions.len();
+            let asked_by = if devices.asked { "/linux/resources/devices" } else { "(containers may use few devices)" };
+            runtime.add(format!("attach the device filter, {n} instructions"), asked_by);
+        }
+        if self.limits.devices.is_none() && self.rootless {
+            runtime.add("attach no device filter", "(only the host's root could)");
+        }
+    }
+
+    /// What the runtime does for processes and namespaces.
+    fn clone_lines(&self, runtime: &mut RuntimeLines) {
+        let topology = &self.topology;
+        for join in &topology.joined {
+            let who = if join.joiner == Joiner::Runtime { "join for the clone" } else { "open for init" };
+            runtime.add(format!("{who} the {} namespace {}", kind_names(join.kind), join.path), &*join.pointer);
+        }
+        for (clock, offset) in &topology.time_offsets {
+            let what = format!("offset {clock} by {}.{:09} s", offset.secs, offset.nanosecs);
+            runtime.add(what, format!("/linux/timeOffsets/{}", escape(clock)));
+        }
+        if topology.intermediate {
+            runtime.add("clone a process that joins the user namespace and clones init", "/linux/namespaces");
+        }
+        let new = kind_names(if topology.intermediate { topology.new } else { topology.clone });
+        let what = if new.is_empty() { "clone init".into() } else { format!("clone init with new namespaces: {new}") };
+        runtime.add(what, "/linux/namespaces");
+        if !topology.uid_mappings.is_empty() {
+            let how = match topology.maps {
+                Maps::Direct => "write the id maps",
+                Maps::Own => "deny setgroups and write the id maps",
+                Maps::Helpers => "write the id maps with newuidmap and newgidmap",
+            };
+            runtime.add(how, "/linux/uidMappings");
+        }
+    }
+
+    /// What the runtime does for init when it is cloned.
+    fn service_lines(&self, runtime: &mut RuntimeLines) {
+        if self.asks && !self.sources.is_empty() {
+            let user = self.init.iter().find(|step| matches!(step.action, Action::BecomeRoot(..)));
+            let what = "copy for init, in its mount namespace, what its user may not reach";
+            runtime.add(what, user.map(|step| step.origin.to_string()).unwrap_or_default());
+        }
+        if let Some(adj) = self.oom_score_adj {
+            runtime.add(format!("set oom_score_adj to {adj}"), "/process/oomScoreAdj");
+        }
+        for (host, inside) in &self.net_devices {
+            let what = format!("move network device {host} in as {inside}");
+            runtime.add(what, format!("/linux/netDevices/{}", escape(host)));
+        }
     }
 
     /// One action in words, with the names that stand elsewhere in the plan.
@@ -266,14 +304,14 @@ impl Plan {
                 Some(source) => format!("{source}, while it is the host's peer"),
                 None => action.to_string(),
             },
-            Action::Mount(Mount { what: What::Bind(source), destination, .. }) => match self.source(*source) {
+            Action::Mount(Mount { what: MountKind::Bind(source), destination, .. }) => match self.source(*source) {
                 Some(source) => {
                     let word = if source.recursive { "rbind" } else { "bind" };
                     format!("{word} {} on {destination}{}", source.path, source.options())
                 }
                 None => action.to_string(),
             },
-            Action::Mount(Mount { what: What::New { fallback: Some(source), .. }, .. })
+            Action::Mount(Mount { what: MountKind::New { fallback: Some(source), .. }, .. })
             | Action::Rootfs { source: Some(source), .. }
             | Action::Node(Node { source: Some(source), .. }) => match self.source(*source) {
                 Some(source) => format!("{action}{}", source.options()),

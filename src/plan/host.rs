@@ -65,6 +65,11 @@ impl Host {
     }
 }
 
+/// A mapping as a line of `/proc/PID/uid_map`.
+pub fn map_text(mappings: &[IdMapping]) -> String {
+    mappings.iter().map(|m| format!("{} {} {}\n", m.container_id, m.host_id, m.size)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,17 +2,17 @@
 
 use windlass_base::spec::Linux;
 
-use super::Draft;
+use crate::builder::PlanBuilder;
 
 /// The class becomes the name of a directory, and each schema a line of a file.
-pub(super) fn check(linux: &Linux, draft: &mut Draft) {
+pub(crate) fn check(linux: &Linux, builder: &mut PlanBuilder) {
     let Some(rdt) = &linux.intel_rdt else { return };
     if matches!(rdt.clos_id.as_str(), "." | "..") || rdt.clos_id.contains(['/', '\n', '\0']) {
-        draft.fault("/linux/intelRdt/closID", format!("invalid intelRdt.closID {:?}", rdt.clos_id));
+        builder.fault("/linux/intelRdt/closID", format!("invalid intelRdt.closID {:?}", rdt.clos_id));
     }
     let mut line = |pointer: String, schema: &str| {
         if schema.contains(['\n', '\0']) {
-            draft.fault(pointer, format!("intelRdt schema {schema:?} is not one line"));
+            builder.fault(pointer, format!("intelRdt schema {schema:?} is not one line"));
         }
     };
     line("/linux/intelRdt/l3CacheSchema".into(), &rdt.l3_cache_schema);
@@ -21,6 +21,6 @@ pub(super) fn check(linux: &Linux, draft: &mut Draft) {
     }
     if !rdt.mem_bw_schema.is_empty() && (!rdt.mem_bw_schema.starts_with("MB:") || rdt.mem_bw_schema.contains('\n')) {
         let msg = format!("intelRdt.memBwSchema {:?} must start with \"MB:\" and be one line", rdt.mem_bw_schema);
-        draft.fault("/linux/intelRdt/memBwSchema", msg);
+        builder.fault("/linux/intelRdt/memBwSchema", msg);
     }
 }

@@ -5,13 +5,13 @@
 
 use windlass_base::spec::{Hooks, Mount, Spec, escape};
 
-use super::Draft;
+use crate::builder::PlanBuilder;
 
 /// Finds NUL bytes in the texts that go to the kernel and are not looked at elsewhere.
-pub(super) fn without_nul(spec: &Spec, draft: &mut Draft) {
+pub(crate) fn without_nul(spec: &Spec, builder: &mut PlanBuilder) {
     let mut check = |pointer: String, text: &str| {
         if text.contains('\0') {
-            draft.fault(pointer, format!("{text:?} has a NUL byte"));
+            builder.fault(pointer, format!("{text:?} has a NUL byte"));
         }
     };
     check("/hostname".into(), &spec.hostname);

@@ -13,7 +13,11 @@ use windlass_base::error::{Fault, Origin};
 use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{IdMapping, Linux, Spec, TimeOffset, escape};
 
-use super::{Action, Draft, Host, Maps, Mount, Options, Step, What};
+use crate::builder::{PlanBuilder, unknown};
+use crate::host::{Host, Maps};
+use crate::mount::{Mount, MountKind};
+use crate::options::Options;
+use crate::step::{Action, Step};
 
 /// Who joins a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,29 +115,29 @@ pub const KINDS: &[(&str, Namespaces)] = &[
 ];
 
 /// Decides processes and namespaces.
-pub(super) fn topology(linux: &Linux, host: &Host, draft: &mut Draft) -> Topology {
+pub(crate) fn topology(linux: &Linux, host: &Host, builder: &mut PlanBuilder) -> Topology {
     let mut out = Topology::default();
     let mut seen = Namespaces::empty();
     for (index, entry) in linux.namespaces.iter().enumerate() {
         let pointer = format!("/linux/namespaces/{index}");
         let Some((_, kind)) = KINDS.iter().find(|row| row.0 == entry.kind) else {
-            draft.fault(format!("{pointer}/type"), super::unknown("namespace type", &entry.kind));
+            builder.fault(format!("{pointer}/type"), unknown("namespace type", &entry.kind));
             continue;
         };
         if seen.contains(*kind) {
-            draft.fault(pointer, format!("duplicate namespace {:?}", entry.kind));
+            builder.fault(pointer, format!("duplicate namespace {:?}", entry.kind));
             continue;
         }
         seen |= *kind;
         if entry.path.is_empty() {
             out.new |= *kind;
         } else if !entry.path.starts_with('/') {
-            draft.fault(format!("{pointer}/path"), format!("the namespace path {:?} is not absolute", entry.path));
+            builder.fault(format!("{pointer}/path"), format!("the namespace path {:?} is not absolute", entry.path));
         } else {
             out.joined.push(Join { kind: *kind, path: entry.path.clone(), pointer, joiner: Joiner::Init });
         }
     }
-    check_mappings(linux, &out, draft);
+    check_mappings(linux, &out, builder);
     let joins_user = out.joined_kinds().contains(Namespaces::USER);
     for join in &mut out.joined {
         let early = join.kind == Namespaces::PID && (host.administers() || !joins_user);
@@ -161,13 +165,13 @@ pub(super) fn topology(linux: &Linux, host: &Host, draft: &mut Draft) -> Topolog
     for (clock, offset) in &out.time_offsets {
         let pointer = format!("/linux/timeOffsets/{}", escape(clock));
         if !matches!(clock.as_str(), "monotonic" | "boottime") {
-            draft.fault(&pointer, format!("unknown clock {clock:?}: only monotonic and boottime have an offset"));
+            builder.fault(&pointer, format!("unknown clock {clock:?}: only monotonic and boottime have an offset"));
         } else if offset.nanosecs > 999_999_999 {
-            draft.fault(format!("{pointer}/nanosecs"), "nanosecs must be less than 1000000000");
+            builder.fault(format!("{pointer}/nanosecs"), "nanosecs must be less than 1000000000");
         }
     }
     if !out.time_offsets.is_empty() && !out.new.contains(Namespaces::TIME) {
-        draft.fault(
+        builder.fault(
             "/linux/timeOffsets",
             "time namespace offsets specified, but time namespace isn't enabled in the config",
         );
@@ -175,21 +179,21 @@ pub(super) fn topology(linux: &Linux, host: &Host, draft: &mut Draft) -> Topolog
     out
 }
 
-fn check_mappings(linux: &Linux, topology: &Topology, draft: &mut Draft) {
+fn check_mappings(linux: &Linux, topology: &Topology, builder: &mut PlanBuilder) {
     if topology.new.contains(Namespaces::USER) {
         for (name, mappings) in [("uid", &linux.uid_mappings), ("gid", &linux.gid_mappings)] {
             let pointer = format!("/linux/{name}Mappings");
             if mappings.is_empty() {
-                draft.fault(pointer, format!("user namespaces enabled, but no {name} mappings found"));
+                builder.fault(pointer, format!("user namespaces enabled, but no {name} mappings found"));
             } else {
-                check_ranges(&pointer, mappings, draft);
+                check_ranges(&pointer, mappings, builder);
             }
         }
     } else if !topology.user_namespace() {
         for (name, mappings) in [("uid", &linux.uid_mappings), ("gid", &linux.gid_mappings)] {
             if !mappings.is_empty() {
                 let msg = "user namespace mappings specified, but user namespace isn't enabled in the config";
-                draft.fault(format!("/linux/{name}Mappings"), msg);
+                builder.fault(format!("/linux/{name}Mappings"), msg);
             }
         }
     }
@@ -197,14 +201,14 @@ fn check_mappings(linux: &Linux, topology: &Topology, draft: &mut Draft) {
 
 /// Finds wrong ranges, since the kernel answers EINVAL without saying which one is wrong. `pointer` is that of
 /// the list.
-pub(super) fn check_ranges(pointer: &str, mappings: &[IdMapping], draft: &mut Draft) {
+pub(crate) fn check_ranges(pointer: &str, mappings: &[IdMapping], builder: &mut PlanBuilder) {
     for (i, a) in mappings.iter().enumerate() {
         if a.size == 0 {
-            draft.fault(format!("{pointer}/{i}/size"), format!("mapping {i} is empty"));
+            builder.fault(format!("{pointer}/{i}/size"), format!("mapping {i} is empty"));
             continue;
         }
         if a.container_id.checked_add(a.size).is_none() || a.host_id.checked_add(a.size).is_none() {
-            draft.fault(format!("{pointer}/{i}/size"), format!("mapping {i} goes beyond the last id"));
+            builder.fault(format!("{pointer}/{i}/size"), format!("mapping {i} goes beyond the last id"));
             continue;
         }
         for (j, b) in mappings.iter().enumerate().take(i) {
@@ -212,7 +216,7 @@ pub(super) fn check_ranges(pointer: &str, mappings: &[IdMapping], draft: &mut Dr
                 u64::from(x) < u64::from(y) + u64::from(b.size) && u64::from(y) < u64::from(x) + u64::from(a.size)
             };
             if meets(a.container_id, b.container_id) || meets(a.host_id, b.host_id) {
-                draft.fault(format!("{pointer}/{i}"), format!("mappings {j} and {i} overlap"));
+                builder.fault(format!("{pointer}/{i}"), format!("mappings {j} and {i} overlap"));
                 break;
             }
         }
@@ -220,24 +224,24 @@ pub(super) fn check_ranges(pointer: &str, mappings: &[IdMapping], draft: &mut Dr
 }
 
 /// The steps by which init comes into its namespaces.
-pub(super) fn enter(topology: &Topology, draft: &mut Draft) {
+pub(crate) fn enter(topology: &Topology, builder: &mut PlanBuilder) {
     if !topology.uid_mappings.is_empty() {
         let first = |mappings: &[IdMapping]| mappings.iter().map(|m| m.container_id).min().unwrap_or(0);
         let action = Action::BecomeRoot(first(&topology.uid_mappings), first(&topology.gid_mappings));
-        draft.config("/linux/uidMappings", Action::MapIds);
-        draft.config("/linux/uidMappings", action);
+        builder.config("/linux/uidMappings", Action::MapIds);
+        builder.config("/linux/uidMappings", action);
     }
     for (index, join) in topology.joined.iter().enumerate() {
         if join.joiner == Joiner::Init && !topology.intermediate {
-            draft.config(join.pointer.clone(), Action::Join(index));
+            builder.config(join.pointer.clone(), Action::Join(index));
         }
     }
     let user = topology.joined.iter().find(|join| join.kind == Namespaces::USER);
     if let Some(user) = user {
-        draft.config(user.pointer.clone(), Action::BecomeRoot(0, 0));
+        builder.config(user.pointer.clone(), Action::BecomeRoot(0, 0));
         let rest = topology.new & !(Namespaces::CGROUP | Namespaces::TIME);
         if !topology.intermediate && !rest.is_empty() {
-            draft.config("/linux/namespaces", Action::Unshare(rest));
+            builder.config("/linux/namespaces", Action::Unshare(rest));
         }
     }
 }
@@ -247,12 +251,18 @@ pub(super) fn enter(topology: &Topology, draft: &mut Draft) {
 ///
 /// systemd takes its time to make a cgroup, so what init can do elsewhere it does meanwhile. What the
 /// container must pay for, what shows the cgroup and what may leave the host behind is done inside.
-pub(super) fn enter_cgroup(at: usize, topology: &Topology, linux: &Linux, options: &Options, draft: &mut Draft) {
+pub(crate) fn enter_cgroup(
+    at: usize,
+    topology: &Topology,
+    linux: &Linux,
+    options: &Options,
+    builder: &mut PlanBuilder,
+) {
     let mut steps = Vec::new();
     let mut at = at;
     if options.systemd.is_some() {
-        let later = draft.steps[at..].iter().position(|step| needs_cgroup(&step.action));
-        at = later.map_or(draft.steps.len(), |later| at + later);
+        let later = builder.steps[at..].iter().position(|step| needs_cgroup(&step.action));
+        at = later.map_or(builder.steps.len(), |later| at + later);
         let origin = Origin::Default("systemd makes the cgroup".into());
         steps.push(Step { origin, action: Action::Scope });
     }
@@ -261,13 +271,13 @@ pub(super) fn enter_cgroup(at: usize, topology: &Topology, linux: &Linux, option
         let origin = Origin::Config(format!("/linux/namespaces/{index}").into());
         steps.push(Step { origin, action: Action::Unshare(Namespaces::CGROUP) });
     }
-    draft.steps.splice(at..at, steps);
+    builder.steps.splice(at..at, steps);
 }
 
 fn needs_cgroup(action: &Action) -> bool {
     match action {
         Action::Mount(Mount { copy_up: true, .. }) => true,
-        Action::Mount(Mount { what: What::New { kind, .. }, .. }) => kind.starts_with("cgroup"),
+        Action::Mount(Mount { what: MountKind::New { kind, .. }, .. }) => kind.starts_with("cgroup"),
         Action::NetDevices | Action::RuntimeHooks | Action::CreateContainerHooks | Action::Pivot(_) => true,
         _ => false,
     }
@@ -277,9 +287,9 @@ fn needs_cgroup(action: &Action) -> bool {
 const LONGEST_NAME: usize = 64;
 
 /// The steps that set up what lives in the namespaces themselves.
-pub(super) fn configure(topology: &Topology, spec: &Spec, linux: &Linux, draft: &mut Draft) {
+pub(crate) fn configure(topology: &Topology, spec: &Spec, linux: &Linux, builder: &mut PlanBuilder) {
     if topology.new.contains(Namespaces::NET) {
-        draft.always("a new network namespace has its loopback interface down", Action::LoopbackUp);
+        builder.always("a new network namespace has its loopback interface down", Action::LoopbackUp);
     }
     for (pointer, name, action) in [
         ("/hostname", &spec.hostname, Action::Hostname as fn(String) -> Action),
@@ -289,17 +299,17 @@ pub(super) fn configure(topology: &Topology, spec: &Spec, linux: &Linux, draft: 
             continue;
         }
         if name.len() > LONGEST_NAME {
-            draft.fault(pointer, format!("{} is longer than {LONGEST_NAME} bytes", &pointer[1..]));
+            builder.fault(pointer, format!("{} is longer than {LONGEST_NAME} bytes", &pointer[1..]));
         } else if topology.has(Namespaces::UTS) {
-            draft.config(pointer, action(name.clone()));
+            builder.config(pointer, action(name.clone()));
         } else {
-            draft.fault(pointer, format!("unable to set {} without a private UTS namespace", &pointer[1..]));
+            builder.fault(pointer, format!("unable to set {} without a private UTS namespace", &pointer[1..]));
         }
     }
     if !linux.sysctl.is_empty() {
         for (key, value) in &linux.sysctl {
             if let Some(msg) = sysctl_fault(key, value, topology).or_else(|| domainname_fault(key, value, spec)) {
-                draft.fault(format!("/linux/sysctl/{}", escape(key)), msg);
+                builder.fault(format!("/linux/sysctl/{}", escape(key)), msg);
             }
         }
     }
@@ -355,9 +365,9 @@ fn sysctl_fault(key: &str, value: &str, topology: &Topology) -> Option<String> {
 }
 
 /// The interfaces to move: name on the host, name in the container.
-pub(super) fn net_devices(topology: &Topology, linux: &Linux, draft: &mut Draft) -> Vec<(String, String)> {
+pub(crate) fn net_devices(topology: &Topology, linux: &Linux, builder: &mut PlanBuilder) -> Vec<(String, String)> {
     if !linux.net_devices.is_empty() && !topology.has(Namespaces::NET) {
-        draft.fault("/linux/netDevices", "unable to move network devices without a private NET namespace");
+        builder.fault("/linux/netDevices", "unable to move network devices without a private NET namespace");
     }
     let valid = |name: &str| {
         !name.is_empty() && name.len() < 16 && !matches!(name, "." | "..") && !name.contains(['/', ':', ' ', '%'])
@@ -370,11 +380,11 @@ pub(super) fn net_devices(topology: &Topology, linux: &Linux, draft: &mut Draft)
                 if pointer.is_empty() { valid(name) } else { name.len() < 16 && valid(&name.replacen("%d", "0", 1)) };
             if !good {
                 let msg = format!("invalid network device name {name:?}");
-                draft.faults.push(Fault { pointer: format!("/linux/netDevices/{}{pointer}", escape(host)), msg });
+                builder.faults.push(Fault { pointer: format!("/linux/netDevices/{}{pointer}", escape(host)), msg });
             }
         }
         if out.iter().any(|(_, taken)| taken == inside) {
-            draft.fault(
+            builder.fault(
                 format!("/linux/netDevices/{}/name", escape(host)),
                 format!("two network devices would be named {inside:?}"),
             );

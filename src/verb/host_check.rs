@@ -14,7 +14,7 @@ use nix::fcntl::{OFlag, ResolveFlag};
 use windlass_base::error::{Fault, Origin, describe};
 use windlass_base::spec::{Linux, Process, Resources, Spec, escape};
 use windlass_plan::explain::kind_names;
-use windlass_plan::{Action, Plan, RootPath, What};
+use windlass_plan::{Action, MountKind, Plan, RootPath};
 use windlass_sys::mount::{Filesystem, points};
 use windlass_sys::{fd, process};
 
@@ -276,7 +276,7 @@ pub(super) fn filesystems(plan: &Plan, spec: &Spec) -> Vec<Fault> {
     let mut out = Vec::new();
     for step in &plan.init {
         let (Action::Mount(mount), Origin::Config(pointer)) = (&step.action, &step.origin) else { continue };
-        let What::New { kind, data, .. } = &mount.what else { continue };
+        let MountKind::New { kind, data, .. } = &mount.what else { continue };
         if !is_known(kind) {
             let msg = format!("this kernel does not know the filesystem {kind:?}, unless a module brings it");
             out.push(Fault { pointer: format!("{pointer}/type"), msg });

@@ -17,7 +17,7 @@ use windlass_base::spec::Spec;
 use windlass_plan::cgroup::Limits;
 use windlass_plan::exec::Request;
 use windlass_plan::unit::Systemd;
-use windlass_plan::{Action, Host, Options, Plan, RootPath, What};
+use windlass_plan::{Action, Host, MountKind, Options, Plan, RootPath};
 use windlass_store::{InitProcess, State};
 
 /// The longest program that seccomp(2) takes (`BPF_MAXINSNS`).
@@ -151,7 +151,7 @@ fn planned(plan: &Plan) {
         match &step.action {
             Action::Mount(mount) => {
                 below_the_root(&mount.destination);
-                if let What::Bind(source) = mount.what {
+                if let MountKind::Bind(source) = mount.what {
                     assert!(plan.source(source).is_some());
                 }
             }

@@ -9,7 +9,7 @@ use crate::resolve::{self, Make};
 use windlass_base::abi::PROC_SUPER_MAGIC;
 use windlass_base::error::{Doing, Error, Kind, Origin, Result};
 use windlass_base::mount::{MountAttributes, MsFlags, PropagationChange};
-use windlass_plan::{Mount, Target, What};
+use windlass_plan::{Mount, MountKind, Resolution};
 use windlass_sys::mount::{self, Attributes, Filesystem};
 use windlass_sys::{self as sys, fd};
 
@@ -20,12 +20,12 @@ const LONGEST_VALUE: usize = 255;
 
 pub(super) fn mount(plan: &Mount, cx: &mut Context<'_>) -> Result<()> {
     match &plan.what {
-        What::Bind(source) => {
+        MountKind::Bind(source) => {
             let copy = cx.take_source(*source)?;
             attach_copy(plan, copy, cx)
         }
-        What::New { kind, source, data, .. } if is_old(plan, data) => mount_old(plan, kind, source, data, cx),
-        What::New { kind, source, data, fallback } => match (make(plan, kind, source, data, cx), fallback) {
+        MountKind::New { kind, source, data, .. } if is_old(plan, data) => mount_old(plan, kind, source, data, cx),
+        MountKind::New { kind, source, data, fallback } => match (make(plan, kind, source, data, cx), fallback) {
             (Ok(mount), _) => finish(plan, mount, cx),
             (Err(error), Some(source)) if matches!(error.errno(), Some(Errno::EPERM | Errno::EBUSY)) => {
                 // If the host's cannot be bound in its place either, the first error counts.
@@ -46,10 +46,10 @@ fn attach_copy(plan: &Mount, copy: OwnedFd, cx: &mut Context<'_>) -> Result<()> 
 }
 
 fn target(plan: &Mount, make: Make, cx: &Context<'_>) -> Result<OwnedFd> {
-    let resolve = if plan.target == Target::Plain { resolve::NO_LINKS } else { resolve::IN_ROOT };
+    let resolve = if plan.resolution == Resolution::NoSymlinks { resolve::NO_LINKS } else { resolve::IN_ROOT };
     let path = &plan.destination;
     let target = resolve::find_or_make(cx.root()?, path, make, resolve).map_err(|failed| {
-        if failed.errno == Errno::ELOOP && plan.target == Target::Plain {
+        if failed.errno == Errno::ELOOP && plan.resolution == Resolution::NoSymlinks {
             let msg = format!("filesystem {:?} must be mounted on ordinary directory", path.to_string());
             return Error::new(Kind::Kernel, msg)
                 .failed(failed)
@@ -126,7 +126,7 @@ fn finish(plan: &Mount, mount: OwnedFd, cx: &mut Context<'_>) -> Result<()> {
     let target = match plan.copy_up {
         true => {
             let given = |names: &[&str]| match &plan.what {
-                What::New { data, .. } => data.iter().any(|(key, _)| names.contains(&key.as_str())),
+                MountKind::New { data, .. } => data.iter().any(|(key, _)| names.contains(&key.as_str())),
                 _ => false,
             };
             let top = Top { owner: !given(&["uid", "gid"]), mode: !given(&["mode"]) };
@@ -187,7 +187,7 @@ fn attach(plan: &Mount, mount: OwnedFd, target: OwnedFd, cx: &mut Context<'_>) -
     if plan.destination.is_root() {
         // A mount on `/` is the root from here on.
         cx.root = Some(mount);
-    } else if matches!(&plan.what, What::New { kind, .. } if kind == "tmpfs") && !plan.copy_up {
+    } else if matches!(&plan.what, MountKind::New { kind, .. } if kind == "tmpfs") && !plan.copy_up {
         cx.directory = Some(Directory { path: plan.destination.as_path().into(), fd: mount, fresh: true });
     } else {
         cx.close_later(mount);

@@ -140,7 +140,9 @@ fn the_mount_comes_after_all_others_and_before_the_pivot() {
     let run = at(&|action| matches!(action, Action::Mount(mount) if mount.destination.is("/run")));
     let pivot = at(&|action| matches!(action, Action::Pivot(_)));
     assert!(run < ours && ours < pivot);
-    let Action::Mount(Mount { what: What::Bind(source), .. }) = &plan.init[ours].action else { panic!("not a bind") };
+    let Action::Mount(Mount { what: MountKind::Bind(source), .. }) = &plan.init[ours].action else {
+        panic!("not a bind")
+    };
     assert_eq!(plan.source(*source).expect("a source").path, "/run/windlass/box@notify");
     assert!(plan.source(*source).expect("a source").set.contains(MountAttributes::RDONLY));
 }

@@ -15,7 +15,7 @@ use windlass_base::spec::{IdMapping, Spec};
 use windlass_plan::exec::ExecPlan;
 use windlass_plan::exec::Request;
 use windlass_plan::unit::Systemd;
-use windlass_plan::{Action, Host, Joiner, Mount, Options, Plan, RootPath, SourceId, Step, What};
+use windlass_plan::{Action, Host, Joiner, Mount, MountKind, Options, Plan, RootPath, SourceId, Step};
 
 struct Fixture {
     path: PathBuf,
@@ -395,7 +395,7 @@ fn the_cgroup_is_entered_before_anything_shows_or_fills_it() {
         let unshared = position(&plan.init, |action| matches!(action, Action::Unshare(Namespaces::CGROUP)));
         let needed = position(&plan.init, |action| match action {
             Action::Mount(Mount { copy_up: true, .. }) => true,
-            Action::Mount(Mount { what: What::New { kind, .. }, .. }) => kind.starts_with("cgroup"),
+            Action::Mount(Mount { what: MountKind::New { kind, .. }, .. }) => kind.starts_with("cgroup"),
             Action::NetDevices | Action::RuntimeHooks | Action::CreateContainerHooks | Action::Pivot(_) => true,
             _ => false,
         });
@@ -416,8 +416,8 @@ fn every_source_is_used_exactly_once() {
                 Action::Rootfs { source, .. } => *source,
                 Action::Node(node) => node.source,
                 Action::Mount(mount) => match &mount.what {
-                    What::Bind(source) => Some(*source),
-                    What::New { fallback, .. } => *fallback,
+                    MountKind::Bind(source) => Some(*source),
+                    MountKind::New { fallback, .. } => *fallback,
                 },
                 _ => None,
             };

@@ -1,0 +1,56 @@
+//! A plan in the making.
+
+use windlass_base::error::{Error, Fault, Origin, Result};
+
+use crate::mount::{Source, SourceId};
+use crate::step::{Action, Step};
+
+/// The steps so far, and the faults found while making them.
+#[derive(Default)]
+pub(crate) struct PlanBuilder {
+    pub steps: Vec<Step>,
+    pub sources: Vec<Source>,
+    pub faults: Vec<Fault>,
+    pub warnings: Vec<Fault>,
+}
+
+impl PlanBuilder {
+    pub fn step(&mut self, origin: Origin, action: Action) {
+        self.steps.push(Step { origin, action });
+    }
+
+    pub fn config(&mut self, pointer: impl Into<String>, action: Action) {
+        self.step(Origin::Config(pointer.into().into()), action);
+    }
+
+    pub fn always(&mut self, why: &'static str, action: Action) {
+        self.step(Origin::Default(why.into()), action);
+    }
+
+    pub fn fault(&mut self, pointer: impl Into<String>, msg: impl Into<String>) {
+        self.faults.push(Fault { pointer: pointer.into(), msg: msg.into() });
+    }
+
+    pub fn warn(&mut self, pointer: impl Into<String>, msg: impl Into<String>) {
+        self.warnings.push(Fault { pointer: pointer.into(), msg: msg.into() });
+    }
+
+    pub fn source(&mut self, source: Source) -> SourceId {
+        self.sources.push(source);
+        SourceId::new(self.sources.len() - 1)
+    }
+
+    pub fn build<T>(self, make: impl FnOnce(PlanBuilder) -> T) -> Result<T> {
+        if self.faults.is_empty() {
+            return Ok(make(self));
+        }
+        // Some messages quote what was found, and a terminal or a log takes no NUL.
+        let readable = |fault: Fault| Fault { msg: fault.msg.replace('\0', "\\0"), ..fault };
+        Err(Error::faults(self.faults.into_iter().map(readable).collect()))
+    }
+}
+
+/// The fault for a word that is unknown or missing.
+pub(crate) fn unknown(what: &str, word: &str) -> String {
+    if word.is_empty() { format!("{what} is missing") } else { format!("unknown {what} {word:?}") }
+}

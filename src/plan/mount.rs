@@ -1,0 +1,152 @@
+//! What a plan says of mounts and device nodes.
+
+use windlass_base::mount::{MountAttributes, MsFlags, PropagationChange};
+use windlass_base::spec::IdMapping;
+
+use crate::path::RootPath;
+
+/// Names one of [`Plan::sources`](crate::Plan::sources).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceId(usize);
+
+impl SourceId {
+    /// The source at this index.
+    pub const fn new(index: usize) -> SourceId {
+        SourceId(index)
+    }
+
+    /// Its index.
+    pub const fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// A mount that is copied, in the container's mount namespace, to be attached elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// Its path before the root is changed, from the bundle.
+    pub path: String,
+    /// JSON Pointer of who named it.
+    pub pointer: String,
+    /// What the user calls it, for messages.
+    pub target: String,
+    /// With all mounts below it.
+    pub recursive: bool,
+    /// Attributes of the mount to set and clear.
+    pub set: MountAttributes,
+    /// Attributes to clear.
+    pub clear: MountAttributes,
+    /// Attributes to clear unless the kernel has locked them.
+    pub reset: MountAttributes,
+    /// Attributes to set on all.
+    pub set_all: MountAttributes,
+    /// Attributes to clear on all.
+    pub clear_all: MountAttributes,
+    /// Propagations, in order.
+    pub propagation: Vec<PropagationChange>,
+    /// Ids to map.
+    pub idmap: Option<Idmap>,
+    /// A device node: one that is not at the path is made where that is possible.
+    pub device: Option<Box<Node>>,
+    /// Whether it may be missing: it only stands in for something better.
+    pub fallback: bool,
+}
+
+/// What is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MountKind {
+    /// A copy of a mount of the host, from [`crate::Plan::sources`].
+    Bind(SourceId),
+    /// A new filesystem.
+    New {
+        /// Its type.
+        kind: String,
+        /// Its source.
+        source: String,
+        /// Its options.
+        data: Vec<(String, Option<String>)>,
+        /// The host's, from [`crate::Plan::sources`]: bound where the kernel refuses a new one.
+        fallback: Option<SourceId>,
+    },
+}
+
+/// How the destination is resolved (openat2(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// `RESOLVE_IN_ROOT`: symbolic links are followed within the root.
+    InRoot,
+    /// `RESOLVE_NO_SYMLINKS`: for proc and sysfs, which later steps trust.
+    NoSymlinks,
+}
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Where.
+    pub destination: RootPath,
+    /// How the destination is resolved; what is missing is made.
+    pub resolution: Resolution,
+    /// What is mounted.
+    pub what: MountKind,
+    /// Attributes of a new filesystem's mount.
+    pub set: MountAttributes,
+    /// Propagations of a new filesystem's mount.
+    pub propagation: Vec<PropagationChange>,
+    /// Flags that only mount(2) takes.
+    pub old_flags: MsFlags,
+    /// Starts with a copy of what was there.
+    pub copy_up: bool,
+    /// Can be written to until a later [`Action::Readonly`](crate::Action::Readonly).
+    pub late_readonly: bool,
+    /// Its option `context` is `linux.mountLabel`.
+    pub labelled: bool,
+}
+
+/// The ids of an idmapped mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idmap {
+    /// User ids; empty: those of the user namespace that the container joins.
+    pub uids: Vec<IdMapping>,
+    /// Group ids.
+    pub gids: Vec<IdMapping>,
+    /// Whether everything below is mapped as well.
+    pub recursive: bool,
+}
+
+/// A device node to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Where.
+    pub path: RootPath,
+    /// File type and permission bits.
+    pub mode: u32,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// In a user namespace nodes cannot be made: one of the host, from [`Plan::sources`](crate::Plan::sources), is bound.
+    pub source: Option<SourceId>,
+}
+
+/// What may be mounted on below `/proc`; as runc and the images that need it have it.
+const BELOW_PROC: &[&str] = &[
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+
+/// Whether something may be mounted on this path of a procfs.
+pub fn may_cover(path: &RootPath) -> bool {
+    BELOW_PROC.iter().any(|allowed| path.is(allowed))
+}

@@ -1,0 +1,204 @@
+//! The steps of a plan.
+
+use std::path::PathBuf;
+
+use windlass_base::abi::SchedulerAttributes;
+use windlass_base::capability::CapabilitySet;
+use windlass_base::error::Origin;
+use windlass_base::mount::PropagationChange;
+use windlass_base::namespaces::Namespaces;
+use windlass_base::spec::ConsoleSize;
+
+use crate::mount::{Mount, Node, SourceId};
+use crate::path::RootPath;
+
+/// One thing to do, and who asked for it.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Who asked.
+    pub origin: Origin,
+    /// What to do.
+    pub action: Action,
+}
+
+/// How the new root becomes `/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pivot {
+    /// pivot_root(2).
+    PivotRoot,
+    /// `MS_MOVE` and chroot(2), for a root on a ramfs (`--no-pivot`).
+    Move,
+    /// chroot(2): there is no mount namespace of the container's own.
+    Chroot,
+}
+
+/// A closed set: each variant is one thing that a reader of a plan wants to see as one line.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Wait until the runtime has written the id maps.
+    MapIds,
+    /// Wait until systemd has put init into its scope.
+    Scope,
+    /// Become root of the user namespace.
+    BecomeRoot(u32, u32),
+    /// Join a namespace that the runtime has opened.
+    Join(usize),
+    /// Copy the mount of a source before its turn.
+    Copy(SourceId),
+    /// Make these namespaces in a process of our own.
+    Unshare(Namespaces),
+    /// A session keyring of the container's own.
+    SessionKeyring(String),
+    /// Bring the loopback interface up.
+    LoopbackUp,
+    /// Set the hostname.
+    Hostname(String),
+    /// Set the NIS domainname.
+    Domainname(String),
+    /// Leave the runtime's mount namespace for a new one, to come back by [`Action::ReturnToMounts`].
+    LeaveMounts,
+    /// Go back to the runtime's mount namespace, with a copy of the root filesystem and its mounts that is
+    /// attached nowhere.
+    ReturnToMounts,
+    /// Set the propagation of all mounts of the new mount namespace.
+    Propagation(PropagationChange),
+    /// Attach the root filesystem where it will be pivoted from, or only find it where there is no
+    /// mount namespace to attach it in.
+    Rootfs {
+        /// Its copy.
+        source: Option<SourceId>,
+        /// Its path on the host; relative to the bundle.
+        path: String,
+    },
+    /// Mount.
+    Mount(Mount),
+    /// Make a device node.
+    Node(Node),
+    /// Make the links of `/dev`.
+    DevLinks,
+    /// Allocate the terminal, hand its master out, and make it stdio.
+    Console {
+        /// Its size.
+        size: Option<ConsoleSize>,
+        /// Whether `/dev/console` is made as well.
+        device: bool,
+        /// Whether it becomes the controlling terminal at once, or when the process is born.
+        controlling: bool,
+    },
+    /// Join the PID namespace of the container, where the next child is born.
+    JoinPid,
+    /// Make the process that does the remaining steps, born in the PID namespace that was joined. The process
+    /// in between stays only until the program is executed.
+    Born {
+        /// Whether standard input is a terminal that becomes the controlling one.
+        terminal: bool,
+    },
+    /// Let the runtime move network interfaces in.
+    NetDevices,
+    /// Let the runtime run the prestart and createRuntime hooks.
+    RuntimeHooks,
+    /// Run the createContainer hooks.
+    CreateContainerHooks,
+    /// Take a procfs to write to, before the caller's is out of reach.
+    HoldProc,
+    /// Make the new root `/`.
+    Pivot(Pivot),
+    /// Set the propagation of `/`.
+    RootPropagation(PropagationChange),
+    /// Make a mount read-only that had to be written to until now.
+    Readonly(RootPath),
+    /// Set a kernel parameter.
+    Sysctl(String, String),
+    /// Make a path read-only, with all below it.
+    ReadonlyPath(RootPath),
+    /// Hide a path.
+    Mask(RootPath),
+    /// Set the file mode creation mask.
+    Umask(u32),
+    /// Make the working directory if it is missing.
+    MakeWorkingDirectory(RootPath),
+    /// Set a resource limit: number, name, soft, hard.
+    Limit(u32, String, u64, u64),
+    /// Set the scheduling policy.
+    Scheduler(SchedulerAttributes),
+    /// Set the I/O priority.
+    IoPriority(u32),
+    /// Set the CPU affinity.
+    Affinity(Vec<u64>),
+    /// Set the NUMA memory policy.
+    MemoryPolicy(i32, Vec<u64>),
+    /// Set the execution domain.
+    Personality(u64),
+    /// Set the AppArmor profile of the process to be executed.
+    AppArmor(String),
+    /// Set the SELinux label of the process to be executed.
+    SeLinux(String),
+    /// Take the container user's ids and capabilities.
+    Identity(Identity),
+    /// Set `PR_SET_NO_NEW_PRIVS`.
+    NoNewPrivileges,
+    /// Change into the working directory with the powers of the runtime; a refusal is not final.
+    WorkingDirectory(PathBuf),
+    /// Change into it as the container's user, where the runtime was refused.
+    WorkingDirectoryAsUser(PathBuf),
+    /// Find the program in the container.
+    FindExecutable,
+    /// Install the seccomp filter.
+    Seccomp(Seccomp),
+    /// Give up what installing the filter needed: only these capabilities are left.
+    Capabilities(ProcessCapabilities),
+    /// Tell the runtime that all is prepared, and wait for `start`.
+    Ready,
+    /// Run the startContainer hooks.
+    StartContainerHooks,
+    /// Execute the program.
+    Execute,
+}
+
+/// Ids and capability sets to take.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups: exactly these.
+    pub groups: Vec<u32>,
+    /// Capability sets; none at all where the configuration has none.
+    pub capabilities: ProcessCapabilities,
+    /// Capabilities that are in force as well until [`Action::Capabilities`]: what installing a
+    /// filter needs.
+    pub until_filtered: CapabilitySet,
+}
+
+/// The five capability sets of a process (capabilities(7)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessCapabilities {
+    /// Bounding set.
+    pub bounding: CapabilitySet,
+    /// Effective set.
+    pub effective: CapabilitySet,
+    /// Permitted set.
+    pub permitted: CapabilitySet,
+    /// Inheritable set.
+    pub inheritable: CapabilitySet,
+    /// Ambient set.
+    pub ambient: CapabilitySet,
+}
+
+/// A compiled seccomp filter and where its listener goes.
+#[derive(Clone)]
+pub struct Seccomp {
+    /// The program and its flags.
+    pub filter: std::rc::Rc<windlass_seccomp::Filter>,
+    /// `listenerPath`.
+    pub listener_path: String,
+    /// `listenerMetadata`.
+    pub listener_metadata: String,
+}
+
+impl std::fmt::Debug for Seccomp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Seccomp({} instructions, listener {:?})", self.filter.program.len(), self.listener_path)
+    }
+}
