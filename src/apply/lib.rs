@@ -39,7 +39,6 @@ pub use cgroup::{CgroupPlacement, Delegation};
 pub use create::{CreateRequest, NewContainer, create};
 pub use delete::{delete, destroy, finish};
 pub use exec::{ExecRequest, NewProcess, exec};
-pub use hooks::{run as run_hooks, run_poststop, state_for};
 pub use inherit::{Inherit, StdioMode, User};
 pub use kill::kill;
 pub use launch::{Handler, Launch};

@@ -64,7 +64,7 @@ impl Connection {
     /// Like [`Connection::open`], but the first call waits for the authentication.
     pub fn begin(path: &Path, peer: Peer, within: Duration) -> Result<Connection> {
         let socket = socket::connect(path)?;
-        socket::give_up_after(socket.as_fd(), i64::try_from(within.as_millis()).unwrap_or(i64::MAX))?;
+        socket::set_receive_timeout(socket.as_fd(), i64::try_from(within.as_millis()).unwrap_or(i64::MAX))?;
         let deadline = Instant::now() + within;
         let (received, queued) = (Vec::new(), VecDeque::new());
         let mut connection = Connection { socket, peer, serial: 0, authenticated: false, received, queued, deadline };

@@ -111,7 +111,7 @@ impl Supervisor {
             self.stirred = None;
             self.processes.iter_mut().filter_map(|known| known.streams.as_mut()).for_each(Streams::rest);
             self.scratch.release();
-            windlass_sys::region::give_back();
+            windlass_sys::region::release_unused();
         }
     }
 

@@ -7,9 +7,8 @@ use nix::errno::Errno;
 
 use super::{Failed, Result, check, fd_name};
 
-/// Copies the extended attributes of `from` to `to`. Those that `to` cannot have, or that this user may
-/// not give it, are left out: the other filesystem may have none of that kind, and some are the host's
-/// root's alone.
+/// Copies the extended attributes of `from` to `to`. Attributes that the filesystem of `to` does not support, or that
+/// this user may not set, are left out.
 pub fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     let names = match list(from) {
         Err(failed) if failed.errno == Errno::EOPNOTSUPP => return Ok(()),
@@ -29,7 +28,7 @@ pub fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Their names; flistxattr(2).
+/// The names of the attributes; flistxattr(2).
 fn list(file: BorrowedFd<'_>) -> Result<Vec<CString>> {
     // SAFETY: the length given is that of the buffer, which outlives the call.
     let call =
@@ -39,7 +38,7 @@ fn list(file: BorrowedFd<'_>) -> Result<Vec<CString>> {
     Ok(names.map(CStr::to_owned).collect())
 }
 
-/// The value of one; fgetxattr(2).
+/// The value of an attribute; fgetxattr(2).
 fn get(file: BorrowedFd<'_>, name: &CStr) -> Result<Vec<u8>> {
     // SAFETY: `name` is NUL-terminated, the length given is that of the buffer, and both outlive the call.
     let call = |buffer: &mut [u8]| unsafe {
@@ -48,15 +47,15 @@ fn get(file: BorrowedFd<'_>, name: &CStr) -> Result<Vec<u8>> {
     whole(call, || format!("fgetxattr({}, {name:?})", fd_name(file)))
 }
 
-/// Sets one; fsetxattr(2).
+/// Sets an attribute; fsetxattr(2).
 fn set(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> Result<()> {
     // SAFETY: `name` is NUL-terminated, the length given is that of the value, and both outlive the call.
     let returned = unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     check(returned.into(), || format!("fsetxattr({}, {name:?})", fd_name(file))).map(drop)
 }
 
-/// The whole answer of `call`. It is called without room first, since most files have no attributes, and then
-/// with the most that the kernel returns (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`: 64 KiB).
+/// All that `call` returns. The first call has no buffer, since most files have no attributes. The second has one
+/// for the most that the kernel returns (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`: 64 KiB).
 fn whole(call: impl Fn(&mut [u8]) -> isize, text: impl Fn() -> String) -> Result<Vec<u8>> {
     let needed = check(call(&mut []) as libc::c_long, &text)?;
     if needed == 0 {

@@ -1,8 +1,7 @@
-//! bpf(2), as far as a device filter of a cgroup needs it.
+//! bpf(2), for the device filters of cgroups.
 //!
-//! No RLIMIT_MEMLOCK is raised up front: since Linux 5.11 programs are charged to the memory
-//! cgroup, and raising a hard limit fails where root lacks CAP_SYS_RESOURCE. Only an EPERM on
-//! an older kernel is answered by raising it.
+//! RLIMIT_MEMLOCK is raised only after an EPERM on a kernel before 5.11. Later kernels charge programs to the
+//! memory cgroup instead, and raising a hard limit fails without CAP_SYS_RESOURCE.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -24,17 +23,17 @@ const CGROUP_DEVICE: u32 = 6;
 const F_ALLOW_MULTI: u32 = 1 << 1;
 const F_REPLACE: u32 = 1 << 2;
 
-/// The kernel allows so many programs at one cgroup and hook (`BPF_CGROUP_MAX_PROGS`).
+/// How many programs the kernel allows at one cgroup and hook (`BPF_CGROUP_MAX_PROGS`).
 const MAX_PROGRAMS: usize = 64;
 
-/// The verifier gives up with EAGAIN when a signal comes.
+/// How often loading is tried again: a signal ends the verifier with EAGAIN.
 const INTERRUPTIONS: u32 = 30;
 
 /// Loads a CGROUP_DEVICE program.
 pub fn load_device_program(instructions: &[u64]) -> Result<OwnedFd> {
     match load(instructions) {
         Err(Failed { errno: Errno::EPERM, .. }) if charges_memlock() => {
-            // What this answers is the retry's to say.
+            // If this fails, the retry fails too and reports it.
             let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
             load(instructions)
         }
@@ -42,12 +41,12 @@ pub fn load_device_program(instructions: &[u64]) -> Result<OwnedFd> {
     }
 }
 
-/// Attaches a program to a cgroup beside those that are there.
+/// Attaches a program to a cgroup, beside those that are attached.
 pub fn attach_device_program(cgroup: impl AsFd, program: impl AsFd) -> Result<()> {
     attach(cgroup.as_fd().as_raw_fd(), program.as_fd().as_raw_fd(), F_ALLOW_MULTI, 0)
 }
 
-/// Puts a program in the place of another one, in one step: no access is judged by none.
+/// Replaces a program by another in one step, so that one of them judges each access.
 ///
 /// EINVAL: the kernel is older than 5.6.
 pub fn replace_device_program(cgroup: impl AsFd, program: impl AsFd, replaced: impl AsFd) -> Result<()> {
@@ -55,7 +54,7 @@ pub fn replace_device_program(cgroup: impl AsFd, program: impl AsFd, replaced: i
     attach(cgroup, program, F_ALLOW_MULTI | F_REPLACE, replaced.as_fd().as_raw_fd())
 }
 
-/// Takes a program from a cgroup.
+/// Detaches a program from a cgroup.
 pub fn detach_device_program(cgroup: impl AsFd, program: impl AsFd) -> Result<()> {
     let (target, program) = (cgroup.as_fd().as_raw_fd(), program.as_fd().as_raw_fd());
     let mut attr = Attach { target: target as u32, program: program as u32, kind: CGROUP_DEVICE, ..Attach::default() };
@@ -87,7 +86,7 @@ pub fn program_by_id(id: u32) -> Result<OwnedFd> {
     Ok(from_raw(fd))
 }
 
-/// The name that our programs go by, in `bpftool prog` as well.
+/// The name of our programs, which `bpftool prog` shows.
 const NAME: &[u8] = b"windlass";
 
 /// Whether a program is one of ours: loaded by [`load_device_program`].
@@ -138,7 +137,7 @@ struct Attach {
     replaced: u32,
 }
 
-/// Linux 6.17 and later write `revision` whatever size they are told, so it must be there.
+/// Linux 6.17 and later write `revision` whatever size the call gives, so the structure must have it.
 #[repr(C)]
 #[derive(Default)]
 struct Query {
@@ -163,7 +162,7 @@ struct ById {
     open_flags: u32,
 }
 
-/// The part of `union bpf_attr` that a command uses; the kernel takes the rest as zero.
+/// The part of `union bpf_attr` that a command uses. The kernel takes the rest as zero.
 ///
 /// # Safety
 /// The type is `repr(C)`, has no padding, and every pointer in it is valid during the call.
@@ -188,7 +187,7 @@ fn load(instructions: &[u64]) -> Result<OwnedFd> {
         kind: PROG_TYPE_CGROUP_DEVICE,
         count: instructions.len() as u32,
         instructions: instructions.as_ptr() as u64,
-        // Helpers for GPL programs only are not used; any text will do.
+        // The kernel checks the licence only for helpers that are for GPL programs alone, and we use none.
         license: c"Apache-2.0".as_ptr() as u64,
         ..Load::default()
     };
@@ -225,7 +224,7 @@ fn bpf<A: Attr>(command: libc::c_int, attr: &mut A, call: impl FnOnce() -> Strin
     check(returned, call)
 }
 
-/// Whether this kernel charges programs to RLIMIT_MEMLOCK: before 5.11.
+/// Whether this kernel charges programs to RLIMIT_MEMLOCK, as those before 5.11 do.
 fn charges_memlock() -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// The time of `CLOCK_MONOTONIC` (clock_gettime(2)): it never steps, and all processes of a time namespace
-/// have the same. [`std::time::Instant`] counts by this clock too, but does not tell its number.
+/// The time of `CLOCK_MONOTONIC` (clock_gettime(2)). It never steps, and is the same for all processes of a time
+/// namespace. [`std::time::Instant`] uses this clock too, but does not give its value.
 pub fn monotonic() -> Duration {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call writes one timespec, and `now` is one that outlives it.

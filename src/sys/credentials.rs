@@ -1,4 +1,4 @@
-//! Who a process is and what it may do: ids, capabilities, no_new_privs, the seccomp filter.
+//! The credentials of a process: ids, capabilities, no_new_privs, seccomp filter, keyring.
 
 use std::os::fd::OwnedFd;
 
@@ -8,15 +8,15 @@ use windlass_base::capability::CapabilitySet;
 
 use super::{Failed, Result, check};
 
-/// setgroups(2), of this thread.
+/// setgroups(2) on this thread.
 pub fn set_groups(groups: &[u32]) -> Result<()> {
     // SAFETY: the length is that of the list, which outlives the call and is only read.
     let returned = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
     check(returned, || format!("setgroups({groups:?})")).map(drop)
 }
 
-/// setresgid(2) and setresuid(2), in the order that works, of this thread: the kernel's own calls,
-/// for the C library's stop all other threads first, and there is none.
+/// setresgid(2) and then setresuid(2), on this thread: after the second, the first might no longer be allowed. These
+/// are the kernel's calls. The C library's would first stop all other threads, and there are none.
 pub fn set_ids(uid: u32, gid: u32) -> Result<()> {
     // SAFETY: the call takes numbers.
     let returned = unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) };
@@ -26,7 +26,7 @@ pub fn set_ids(uid: u32, gid: u32) -> Result<()> {
     check(returned, || format!("setresuid({uid}, {uid}, {uid})")).map(drop)
 }
 
-/// A plain prctl(2): numbers only.
+/// prctl(2) with numbers only.
 fn prctl(name: &str, option: libc::c_int, a: u64, b: u64) -> Result<libc::c_long> {
     // SAFETY: every option passed here takes numbers and no pointers.
     let returned = unsafe { libc::prctl(option, a, b, 0, 0) };

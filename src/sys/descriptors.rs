@@ -19,25 +19,25 @@ pub fn close_from_on_exec(first: RawFd) -> Result<()> {
     check(returned, || format!("close_range({first}, ~0, CLOSE_RANGE_CLOEXEC)")).map(drop)
 }
 
-/// Closes every descriptor from `first` on but those in `kept`: a process on its way into a
-/// container should hold nothing of the host that it does not need.
+/// Closes every descriptor from `first` on except those in `kept`. A process that enters a container should hold
+/// nothing of the host that it does not need.
 ///
-/// No owner of a closed descriptor may be used or dropped afterwards. The children that call this
-/// keep to that: they never return to the frames of the runtime that they were forked from.
+/// No owner of a closed descriptor may be used or dropped afterwards. The forked children that call this never
+/// return to the runtime's frames, where the owners are.
 pub fn close_all_but(first: RawFd, kept: &[BorrowedFd<'_>]) {
     let mut kept: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).filter(|fd| *fd >= first).collect();
     kept.sort_unstable();
     let mut from = first;
     for stop in kept.into_iter().chain([RawFd::MAX]) {
         if from < stop {
-            // SAFETY: the call takes no pointers; see above for the owners.
+            // SAFETY: the call takes no pointers; the caller promises not to use the owners, see above.
             unsafe { libc::syscall(libc::SYS_close_range, from, stop - 1, 0) };
         }
         from = stop.saturating_add(1);
     }
 }
 
-/// Closes many descriptors in as few calls as there are runs of numbers.
+/// Closes many descriptors, with one call for each run of consecutive numbers.
 pub fn close_many(fds: Vec<OwnedFd>) {
     let mut raw: Vec<RawFd> = fds.into_iter().map(IntoRawFd::into_raw_fd).collect();
     raw.sort_unstable();

@@ -16,12 +16,11 @@ pub struct Entry {
     pub name: OsString,
     /// Whether it is a directory; `None` where the file system does not say (`DT_UNKNOWN`).
     pub is_dir: Option<bool>,
-    /// Where the entries behind it begin (`d_off`), for [`Entries::seek`].
+    /// The position after it (`d_off`), for [`Entries::seek`].
     pub next: i64,
 }
 
-/// Bytes of entries that one call returns at most. The longest entry must fit: a name in a cgroup file system may
-/// have 4095 bytes.
+/// The size of the buffer in bytes. The longest entry must fit: a name in a cgroup file system may have 4095 bytes.
 const BUFFER: usize = 8192;
 
 /// Reads entries with getdents64(2). An error is the last item, so that a loop over a broken directory ends.

@@ -1,36 +1,33 @@
-//! The program as a container sees it: read-only, before anything else happens.
+//! Executing this program from a read-only copy of its mount, before it comes near a container.
 //!
-//! A process that joins or becomes a container is open to it through `/proc/PID/exe`, and a
-//! hostile image can make us execute ourselves (`#!/proc/self/exe`). Both give the container a
-//! handle of the host's binary, which it could write to once nothing runs it any more
-//! (CVE-2019-5736). So whatever touches a container runs from a mount where it cannot be written
-//! to: a private, detached, read-only copy of the mount that the binary is on.
+//! A container can open the binary of a process that joins it through `/proc/PID/exe`, and a hostile image
+//! can make us execute ourselves (`#!/proc/self/exe`). With such a descriptor the container could write to the
+//! host's binary as soon as nothing runs it any more (CVE-2019-5736). So each verb that touches a container
+//! runs from a private, detached, read-only copy of the mount that the binary is on.
 //!
-//! What was weighed:
+//! The alternatives:
 //! - a sealed memfd costs a copy of the whole binary per command, in time and in memory that
 //!   stays for as long as init waits;
-//! - being non-dumpable hides us, but not from a container with CAP_SYS_PTRACE, and does nothing
-//!   against the script; we are non-dumpable as well;
-//! - looking whether the program to execute is ourselves is a race against the container;
-//! - a read-only copy of the mount costs three calls, and one more execve(2). What is dear about
-//!   executing a program again is not the kernel's part but the C library's start, so this runs
-//!   *before* it: the binary's entry point is here, and goes on to the C library's only when
-//!   the mount is read-only. The library starts once per command.
+//! - a process that is not dumpable cannot be opened, except by a container with CAP_SYS_PTRACE, and a script can
+//!   still execute us; we are not dumpable as well;
+//! - checking whether the program to execute is ourselves is a race against the container;
+//! - a read-only copy of the mount costs three calls and one more execve(2). Executing a program again is
+//!   expensive because the C library starts again, so this runs *before* the library: the binary's entry point is
+//!   here, and continues at the library's only once the mount is read-only.
 //!
-//! If the binary is on a read-only mount already (as on image-based hosts), or has been executed
-//! from the copy, nothing is done. If the copy cannot be had (a user without privileges, a kernel
-//! before 5.12), we go on unsealed.
+//! Nothing is done if the binary is on a read-only mount (as on image-based hosts) or was executed from the copy. If
+//! the copy cannot be made (an ordinary user, a kernel before 5.12), the command goes on without it.
 //!
-//! `/proc/self/exe` is looked up once: a lookup in procfs costs as much as ten other calls.
+//! `/proc/self/exe` is looked up once, because a lookup in procfs costs as much as ten other calls.
 //!
-//! Nothing of the C library or of std may be called here, not even by the compiler's choice:
-//! memory is read by volatile loads, so that no loop is turned into a call of `strlen`.
+//! Nothing of the C library or of std may be called here. Memory is read by volatile loads, so that the compiler does
+//! not turn a loop into a call of `strlen`.
 
 use std::arch::{asm, global_asm};
 
 use windlass_base::mount::{MountAttributes, Propagation};
 
-/// The verbs that come near a container.
+/// The verbs that touch a container.
 const VERBS: [&[u8]; 3] = [b"create\0", b"exec\0", b"run\0"];
 
 #[cfg(target_arch = "x86_64")]
@@ -63,7 +60,7 @@ global_asm!(
     seal = sym seal,
 );
 
-/// A system call without the C library, which sets errno in memory that does not exist yet.
+/// A system call without the C library: its errno is in memory that does not exist yet.
 ///
 /// # Safety
 /// As for the call itself.
@@ -107,8 +104,7 @@ unsafe fn call(number: libc::c_long, args: [usize; 5]) -> isize {
 
 const SELF: &std::ffi::CStr = c"/proc/self/exe";
 
-/// Executes this program again from a read-only copy of its mount; returns if there is no need
-/// or no way.
+/// Executes this program again from a read-only copy of its mount. Returns if that is not needed or not possible.
 ///
 /// `stack` is what the kernel puts there for a new program: argc, argv, envp, auxv.
 extern "C" fn seal(stack: *const usize) {
@@ -150,7 +146,8 @@ extern "C" fn seal(stack: *const usize) {
     unsafe { call(libc::SYS_close, [copy, 0, 0, 0, 0]) };
 }
 
-/// Whether a verb that touches a container is among the arguments. One too many is no harm.
+/// Whether a verb that touches a container is among the arguments. An argument that only looks like one costs time
+/// and does no harm.
 ///
 /// # Safety
 /// `argv` has `argc` pointers to NUL-terminated strings.

@@ -1,4 +1,4 @@
-//! Files by descriptor: opening below a directory, reading whole, writing once.
+//! Files by descriptor: opening, examining, reading, writing, replacing.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -81,8 +81,8 @@ pub fn stat_at(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<FileStat> 
     inner(dir, name.as_ref())
 }
 
-/// Why what a file or directory says is not to be believed: it belongs to neither this process's user nor root, or
-/// others may write to it. `None`: it is to be believed.
+/// Why the content of a file or directory is not to be trusted: its owner is neither this process's user nor root, or
+/// others may write to it. `None`: it can be trusted.
 pub fn distrust(stat: &FileStat) -> Option<String> {
     let user = nix::unistd::geteuid().as_raw();
     if stat.st_uid != user && stat.st_uid != 0 {
@@ -110,7 +110,7 @@ pub fn filesystem(fd: BorrowedFd<'_>) -> Result<i64> {
         .called(|| format!("fstatfs({})", fd_name(fd)))
 }
 
-/// The longest document that is read: a configuration, a process, limits. The peers have none.
+/// The longest document that is read (a configuration, a process, limits), in bytes. Other runtimes have no bound.
 pub const DOCUMENT: usize = 64 << 20;
 
 /// Reads a file from its position to its end, with one read(2) if it is a regular file of the size that it
@@ -156,8 +156,8 @@ pub fn document(path: impl AsRef<Path>) -> Result<Vec<u8>> {
 /// How much of a file without a size is read at once, in bytes.
 const READ: usize = 16 * 1024;
 
-/// A file of the kernel or of our own, which are small: usually in one read, for there a read that
-/// gives less than it could is the last one. A final link is not followed.
+/// Reads a small file of the kernel or of our own, usually with one read(2): for these, a read that fills less than
+/// the buffer has reached the end. A final link is not followed.
 pub fn read_small(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<Vec<u8>> {
     read_small_at(dir, name.as_ref())
 }
@@ -166,7 +166,7 @@ fn read_small_at(dir: BorrowedFd<'_>, name: &Path) -> Result<Vec<u8>> {
     let fd = openat(dir, name, OFlag::O_RDONLY | OFlag::O_NOFOLLOW, 0)?;
     let mut text = Vec::new();
     loop {
-        // On the stack: most of it is not used, and a list reads hundreds.
+        // On the stack, because most of it is not used, and `list` reads hundreds of files.
         let mut buffer = [0; 4096];
         let n = nix::unistd::read(&fd, &mut buffer).called(|| format!("read({name:?})"))?;
         text.extend_from_slice(&buffer[..n]);
@@ -219,12 +219,12 @@ fn pread(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: usize) -> Result<usize> 
     }
 }
 
-/// Opens the same file once more, with other flags, by `/proc/self/fd`.
+/// Opens the same file again with other flags, through `/proc/self/fd`.
 pub fn reopen(fd: BorrowedFd<'_>, flags: OFlag) -> Result<OwnedFd> {
     open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags)
 }
 
-/// write(2), once; a short write is an error, as kernel files take a value whole or not at all.
+/// One write(2). A short write is an error, because the kernel's files take a value whole or not at all.
 pub fn write_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<()> {
     let shown = || format!("write({}, {:?})", fd_name(fd), String::from_utf8_lossy(&bytes[..bytes.len().min(80)]));
     match nix::unistd::write(fd, bytes).called(shown)? {
@@ -258,7 +258,7 @@ pub fn make_new(dir: BorrowedFd<'_>, name: impl AsRef<Path>, mode: u32) -> Resul
     openat(dir, name, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW, mode)
 }
 
-/// pwrite(2) of everything. What keeps the rest from being written, a full disk or a limit, is the error.
+/// pwrite(2) of all bytes. A full disk or a limit that keeps some from being written is an error.
 pub fn write_at(fd: BorrowedFd<'_>, bytes: &[u8], offset: usize) -> Result<()> {
     let mut done = 0;
     while done < bytes.len() {
@@ -289,7 +289,7 @@ pub fn replace(dir: BorrowedFd<'_>, name: &Path, mode: u32, text: &[u8], durabil
     replace_open(dir, name, mode, text, durability).map(drop)
 }
 
-/// The same, for who goes on with the new file: it is open for reading and writing, at its end.
+/// The same, and returns the new file, open for reading and writing with the position at its end.
 pub fn replace_open(
     dir: BorrowedFd<'_>,
     name: &Path,
@@ -308,7 +308,7 @@ pub fn replace_open(
     let mut temporary = beside(&format!(".{}", std::process::id()));
     let file = match make_new(dir, &temporary, mode) {
         Err(failed) if failed.errno == nix::errno::Errno::EEXIST => {
-            // Left behind by a process with our number that was killed, or another user's.
+            // It was left behind by a killed process with our number, or is another user's.
             if unlinkat(dir, &temporary).is_err() {
                 temporary = beside(&super::random::random_suffix()?);
             }
@@ -403,7 +403,7 @@ pub fn chmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
     nix::sys::stat::fchmod(fd, Mode::from_bits_truncate(mode)).called(|| format!("fchmod({}, {mode:#o})", fd_name(fd)))
 }
 
-/// fchownat(2) on the name itself, never on what a link points to.
+/// fchownat(2) on the name itself, and not on what a link points to.
 pub fn chown_at(dir: BorrowedFd<'_>, name: impl AsRef<Path>, uid: u32, gid: u32) -> Result<()> {
     fn inner(dir: BorrowedFd<'_>, name: &Path, uid: u32, gid: u32) -> Result<()> {
         let flags = if name.as_os_str().is_empty() { AtFlags::AT_EMPTY_PATH } else { AtFlags::AT_SYMLINK_NOFOLLOW };
@@ -473,7 +473,7 @@ pub fn is_locked(fd: BorrowedFd<'_>) -> bool {
     taken != 0
 }
 
-/// flock(2), given up.
+/// Gives up the lock of [`lock`].
 pub fn unlock(fd: BorrowedFd<'_>) {
     // SAFETY: flock takes no pointers; the descriptor is borrowed and so open. Giving up a lock
     // that is not held is no error.

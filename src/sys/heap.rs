@@ -1,30 +1,28 @@
-//! The memory of a process that soon ends: taken from one block, and hardly ever given back.
+//! The allocator of short-lived processes: memory comes from one block and is hardly ever returned.
 //!
-//! A command allocates a few hundred small pieces and exits. A general allocator sorts them by
-//! size, so that they touch many pages, and asks the kernel for each new size and returns it; and
-//! after a fork every page that it writes its bookkeeping to is copied. Here a piece is the next
-//! bytes of the block. Only the newest piece can grow in place and be taken back, which is what
-//! growing strings and buffers for a read need. What the block has no room for comes from the C
-//! library, so a process that lives long wastes the block at most.
+//! A command allocates a few hundred small pieces and exits. A general allocator sorts them by size, which touches
+//! many pages; it makes system calls to get and return memory; and after a fork the kernel copies every page in which
+//! it keeps its records. Here each piece is simply the next bytes of the block. Only the newest piece can grow in place
+//! or be freed, which suffices for growing strings and read buffers. When the block is full, memory comes from the C
+//! library, so a long-lived process wastes at most the block.
 //!
-//! There is no lock: a fork finds nothing held.
+//! There is no lock that a fork could find held.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes of the block. Docker's default configuration needs a twentieth of it, and a list of a
-/// thousand containers all; pages that are not touched do not exist. A
-/// test has it on its stack.
+/// The size of the block in bytes. Docker's default configuration needs a twentieth of it, a list of a thousand
+/// containers all of it. Pages that are not touched take no memory. It is smaller in tests, where it is on the stack.
 const SIZE: usize = if cfg!(test) { 64 * 1024 } else { 2 * 1024 * 1024 };
 
-/// Pieces of at least this many bytes come from the C library, which gives them back to the kernel when they
-/// are freed. In the block they would stay for good, in every process that is forked later too.
+/// Pieces of at least this many bytes come from the C library, which returns them to the kernel when they are freed.
+/// In the block they would stay, and be copied into every process that is forked later.
 const LARGE: usize = if cfg!(test) { 16 * 1024 } else { 256 * 1024 };
 
-/// Every piece begins at a multiple of this, as those of malloc(3) do: bytes that are read as a
-/// structure (control messages of a socket) rely on it.
+/// Every piece begins at a multiple of this many bytes. Code that reads bytes as a structure (control messages of a
+/// socket) relies on it.
 const LEAST: usize = 8;
 
 /// The allocator, for `#[global_allocator]`.
@@ -40,7 +38,7 @@ pub struct Heap {
 unsafe impl Sync for Heap {}
 
 impl Heap {
-    /// Nothing taken yet.
+    /// An empty heap.
     #[allow(clippy::new_without_default)] // It is for statics only.
     pub const fn new() -> Heap {
         Heap { block: UnsafeCell::new([MaybeUninit::uninit(); SIZE]), used: AtomicUsize::new(0) }
@@ -65,8 +63,7 @@ impl Heap {
 // block, and overlaps no other one that is still in use, as `used` moves only over free bytes or
 // back over the piece that is returned. All else is the C library's.
 //
-// Never inlined: there are thousands of places that allocate, and their code would not be read from
-// memory that is there already.
+// Never inlined: thousands of places allocate, and copies of this code there would be read from the disk page by page.
 unsafe impl GlobalAlloc for Heap {
     #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -109,7 +106,7 @@ unsafe impl GlobalAlloc for Heap {
     #[inline(never)]
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         match self.place(pointer) {
-            // If it is not the newest it stays taken.
+            // Only the newest piece can be freed.
             Some(place) => drop(self.shift(place + layout.size(), place)),
             // SAFETY: what is not of the block came from System, with this layout.
             None => unsafe { System.dealloc(pointer, layout) },

@@ -1,5 +1,5 @@
-//! The mount calls of Linux 5.2 and 5.12, which take descriptors instead of paths, and the few
-//! old ones that have no successor.
+//! The mount calls of Linux 5.2 and 5.12, which take descriptors instead of paths, and the older calls that they do
+//! not replace.
 
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -28,7 +28,7 @@ fn path_cstring(path: &Path, call: &str) -> Result<CString> {
 
 /// A detached copy of the mount (with `recursive`: the tree of mounts) at `path`; open_tree(2).
 ///
-/// With an empty path the copy is of what `dir` itself stands for.
+/// With an empty path, `dir` itself is copied.
 pub fn clone_tree(dir: BorrowedFd<'_>, path: impl AsRef<Path>, recursive: bool) -> Result<OwnedFd> {
     fn inner(dir: BorrowedFd<'_>, path: &Path, recursive: bool) -> Result<OwnedFd> {
         let name = path_cstring(path, "open_tree")?;
@@ -50,7 +50,7 @@ pub fn clone_tree(dir: BorrowedFd<'_>, path: impl AsRef<Path>, recursive: bool) 
     inner(dir, path.as_ref(), recursive)
 }
 
-/// Attaches a detached mount on the file or directory that `target` stands for; move_mount(2).
+/// Attaches a detached mount on the file or directory `target`; move_mount(2).
 pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
     let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
     // SAFETY: both paths are static and NUL-terminated.
@@ -65,7 +65,7 @@ pub fn attach_at(mount: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: impl AsRef<Pa
     attach_by_path(mount, dir, name.as_ref(), 0)
 }
 
-/// Attaches a detached mount on what is at a path of the host.
+/// Attaches a detached mount at a path of the host; a final link is followed.
 pub fn attach_over(mount: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<()> {
     attach_by_path(mount, CWD, path.as_ref(), libc::MOVE_MOUNT_T_SYMLINKS)
 }
@@ -176,12 +176,12 @@ impl Filesystem {
         check(returned, || format!("fsmount({}, {attributes:#x})", self.kind)).map(from_raw)
     }
 
-    /// The descriptor of the configuration, to be closed when that suits.
+    /// The descriptor of the configuration, so that the caller can choose when to close it.
     pub fn into_fd(self) -> OwnedFd {
         self.context
     }
 
-    /// What the filesystem said about the last failure (read(2) of the context), if anything.
+    /// The filesystem's own message on the last failure, if there is one (read(2) of the context).
     pub fn complaint(&self) -> Option<String> {
         let mut buffer = [0; 256];
         let n = nix::unistd::read(&self.context, &mut buffer).ok()?;
@@ -190,8 +190,8 @@ impl Filesystem {
     }
 }
 
-/// mount(2), for what only it can do: options longer than fsconfig(2) takes (255 bytes), and
-/// flags that fsconfig does not know. `target` is followed through `/proc/self/fd`.
+/// mount(2), for options longer than the 255 bytes of fsconfig(2), and for flags that fsconfig does not have. `target`
+/// is reached through `/proc/self/fd`.
 pub fn mount_old(source: &str, target: BorrowedFd<'_>, kind: &str, flags: MsFlags, data: &str) -> Result<()> {
     let path = format!("/proc/self/fd/{}", target.as_raw_fd());
     nix::mount::mount(Some(source), path.as_str(), Some(kind), flags, Some(data))
@@ -199,8 +199,7 @@ pub fn mount_old(source: &str, target: BorrowedFd<'_>, kind: &str, flags: MsFlag
 }
 
 /// A block device of the file `source`, by the loop driver (loop(4); `LOOP_CONFIGURE`, Linux 5.8):
-/// its path, and the descriptor that keeps it until it is mounted. With the last unmounting it
-/// is free again.
+/// its path, and the descriptor that keeps it until it is mounted. The last unmounting frees it.
 pub fn loop_device(source: &Path, read_only: bool) -> Result<(String, OwnedFd)> {
     use nix::fcntl::OFlag;
     let mode = if read_only { OFlag::O_RDONLY } else { OFlag::O_RDWR };
@@ -220,7 +219,7 @@ pub fn loop_device(source: &Path, read_only: bool) -> Result<(String, OwnedFd)> 
         // SAFETY: LOOP_CONFIGURE reads one loop_config, which outlives the call.
         let returned = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, &raw const config) };
         match check(returned.into(), || format!("ioctl({path:?}, LOOP_CONFIGURE, {source:?})")) {
-            // Somebody else was given the same one and was faster.
+            // Another process was given the same device, and has configured it first.
             Err(failed) if failed.errno == nix::errno::Errno::EBUSY && tries < 64 => tries += 1,
             Err(failed) => return Err(failed),
             Ok(_) => return Ok((path, device)),
@@ -274,7 +273,7 @@ pub fn pivot_to_current() -> Result<()> {
     nix::unistd::pivot_root(".", ".").called(|| "pivot_root(\".\", \".\")".into())
 }
 
-/// Lets go of the mount on top at `path` (umount2(2), `MNT_DETACH`).
+/// Detaches the topmost mount at `path` (umount2(2), `MNT_DETACH`).
 pub fn detach(path: impl AsRef<Path>) -> Result<()> {
     fn inner(path: &Path) -> Result<()> {
         nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).called(|| format!("umount2({path:?}, MNT_DETACH)"))
@@ -330,18 +329,6 @@ pub fn chroot_to_current() -> Result<()> {
 /// fchdir(2).
 pub fn change_directory(fd: BorrowedFd<'_>) -> Result<()> {
     nix::unistd::fchdir(fd).called(|| format!("fchdir({})", fd_name(fd)))
-}
-
-/// The id of the mount that `fd` is on (statx(2), `STATX_MNT_ID`), and whether it is its root.
-pub fn mount_id(fd: BorrowedFd<'_>) -> Result<(u64, bool)> {
-    let mut out = std::mem::MaybeUninit::<libc::statx>::zeroed();
-    // SAFETY: the path is static, `out` is large enough for a statx and outlives the call.
-    let returned =
-        unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_MNT_ID, out.as_mut_ptr()) };
-    check(returned.into(), || format!("statx({})", fd_name(fd)))?;
-    // SAFETY: zeroed memory is a valid statx, and the kernel filled it in.
-    let out = unsafe { out.assume_init() };
-    Ok((out.stx_mnt_id, out.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Network interfaces and their addresses, over rtnetlink(7).
 //!
-//! A [`Netlink`] speaks to the network namespace that its thread was in when it was opened, for
-//! as long as it is held: to work in another namespace, enter that, open, and go back.
+//! A [`Netlink`] belongs to the network namespace in which its thread was when it was opened. To work in another
+//! namespace, enter it, open a [`Netlink`], and return.
 
 mod message;
 
@@ -16,12 +16,12 @@ use super::{Called, Failed, Result, check};
 pub use message::{Address, Link};
 use message::{Malformed, Message, Request};
 
-/// Seconds to wait for the kernel, which in fact answers before the request's send returns.
-const PATIENCE: i64 = 10;
+/// How long to wait for the kernel, in seconds. In fact it answers before sending the request returns.
+const REPLY_TIMEOUT: i64 = 10;
 /// A datagram of a dump is at most this long (the kernel's `NLMSG_GOODSIZE` and what it grows to
 /// for larger buffers).
 const BUFFER: usize = 64 * 1024;
-/// How often a dump is taken anew that changed while it was read.
+/// How often a dump is requested again because it changed while it was read.
 const DUMPS: usize = 16;
 
 /// A connection to one network namespace.
@@ -37,16 +37,16 @@ impl Netlink {
         let kind = SockProtocol::NetlinkRoute;
         let socket = nix::sys::socket::socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, kind)
             .called(|| "socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE)".into())?;
-        nix::sys::socket::setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(PATIENCE, 0))
+        nix::sys::socket::setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(REPLY_TIMEOUT, 0))
             .called(|| "setsockopt(SO_RCVTIMEO)".into())?;
-        // Replies with the kernel's own words, and without the request: a courtesy of Linux 4.12.
+        // Since Linux 4.12 replies can have an error text and leave the request out. Older kernels refuse the options.
         for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
             let _ = turn_on(socket.as_fd(), option);
         }
         Ok(Netlink { socket, sequence: 0 })
     }
 
-    /// The interface of this name; an alternative name will do. `ENODEV`: there is none.
+    /// The interface with this name or alternative name. `ENODEV`: there is none.
     pub fn link_by_name(&mut self, name: &str) -> Result<Link> {
         let request = Request::link(libc::RTM_GETLINK, libc::NLM_F_REQUEST | libc::NLM_F_ACK, 0, 0, 0);
         self.link(request.text(libc::IFLA_IFNAME, name), &|| format!("RTM_GETLINK {name:?}"))
@@ -128,13 +128,13 @@ impl Netlink {
         self.order(request, &|| format!("RTM_NEWADDR {index}, {address}"))
     }
 
-    /// A request that is answered with a verdict alone.
+    /// Sends a request that is answered with success or an error alone.
     fn order(&mut self, request: Request, call: &dyn Fn() -> String) -> Result<()> {
         self.ask(request, call, &mut |_| Ok(())).map(drop)
     }
 
-    /// Sends a request and hands every message of the answer to `each`. Says whether the answer
-    /// is consistent: a dump may not be, if what it is about changed meanwhile.
+    /// Sends a request and gives every message of the answer to `each`. Returns whether the answer is consistent: a
+    /// dump is not if its subject changed meanwhile.
     fn ask(
         &mut self,
         request: Request,
@@ -156,7 +156,7 @@ impl Netlink {
                 return Err(malformed(Malformed));
             }
             while let Some(message) = message::next_message(&mut rest).map_err(malformed)? {
-                // What is left of an answer that was given up.
+                // It belongs to an earlier answer that was not read to its end.
                 if message.sequence != self.sequence {
                     continue;
                 }
@@ -190,7 +190,7 @@ impl Netlink {
             match nix::sys::socket::recvfrom::<NetlinkAddr>(self.socket.as_raw_fd(), buffer) {
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(Failed { call: self.shown("no reply to ".to_string() + &call()), errno }),
-                // Anybody may send here; only the kernel is listened to.
+                // Any process may send to this socket. Only the kernel's messages count.
                 Ok((_, Some(sender))) if sender.pid() != 0 => {}
                 Ok((n, _)) => return Ok(n),
             }

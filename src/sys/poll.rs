@@ -1,7 +1,6 @@
 //! Waiting for descriptors: poll(2) with a deadline.
 //!
-//! A poll that a signal interrupts goes on with the time that is left, so that no caller has to
-//! think of EINTR.
+//! A poll that a signal interrupts goes on with the time that is left, so callers never see EINTR.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -16,10 +15,10 @@ use super::{Failed, Result};
 pub struct Deadline(Option<Instant>);
 
 impl Deadline {
-    /// There is none: the wait ends only with an event.
+    /// No deadline: the wait ends only with an event.
     pub const NEVER: Deadline = Deadline(None);
 
-    /// So long from now.
+    /// This long from now.
     pub fn after(time: Duration) -> Deadline {
         // A time beyond what the clock can count never comes.
         Deadline(Instant::now().checked_add(time))
@@ -40,7 +39,7 @@ impl Deadline {
         self.0.map(|moment| moment.saturating_duration_since(Instant::now()))
     }
 
-    /// For poll(2), which counts milliseconds: rounded up, so that its end is not before the deadline.
+    /// For poll(2): in milliseconds, rounded up so that poll(2) does not return before the deadline.
     fn timeout(self) -> PollTimeout {
         self.left().map_or(PollTimeout::NONE, |left| {
             PollTimeout::try_from(left + Duration::from_nanos(999_999)).unwrap_or(PollTimeout::MAX)

@@ -1,4 +1,4 @@
-//! What the running kernel knows, asked without changing anything.
+//! What the running kernel supports, found out without changing anything.
 
 use nix::errno::Errno;
 
@@ -7,15 +7,15 @@ use nix::errno::Errno;
 /// The kernel judges the flags before it reads the filter, so a filter at address 0 tells the
 /// two apart: `EINVAL` for the flags, `EFAULT` for the filter.
 pub fn seccomp_knows(flags: u32) -> bool {
-    // SAFETY: the null pointer is the point: the kernel refuses to read it.
+    // SAFETY: the kernel refuses to read the null pointer, which is intended.
     let returned = unsafe {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, std::ptr::null::<libc::sock_fprog>())
     };
     returned == -1 && Errno::last() == Errno::EFAULT
 }
 
-/// Whether the kernel has this system call, and lets us make it. Its arguments are such that each of
-/// those that the runtime asks about refuses them before it does anything.
+/// Whether the kernel has this system call, and allows us to make it. The calls that the runtime asks about refuse the
+/// arguments used here before they do anything.
 pub fn knows_call(number: libc::c_long) -> bool {
     // SAFETY: no descriptor is -1 and the rest is zero, so no call finds anything to act upon, nor
     // memory to write to.
@@ -24,7 +24,7 @@ pub fn knows_call(number: libc::c_long) -> bool {
 }
 
 /// Whether this process is in the first user namespace: the kernel gives that one a fixed inode
-/// (`PROC_USER_INIT_INO` of linux/proc_ns.h). Where it cannot be told, it is.
+/// (`PROC_USER_INIT_INO` of linux/proc_ns.h). If that cannot be found out, the answer is yes.
 pub fn in_first_user_namespace() -> bool {
     const FIRST: u64 = 0xefff_fffd;
     nix::sys::stat::stat("/proc/self/ns/user").map_or(true, |stat| stat.st_ino == FIRST)

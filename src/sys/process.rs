@@ -11,15 +11,15 @@ use windlass_base::namespaces::Namespaces;
 
 use super::{Called, Failed, Result, check, fd, flag_names, socket};
 
-/// Proof that this process has one thread. `fork` needs it: the child of a threaded process may
-/// find the allocator locked for ever; and setns(2) into a user or mount namespace refuses.
+/// Proof that this process has one thread. `fork` needs it, because the child of a process with several threads may
+/// find the allocator locked for ever. setns(2) into a user or mount namespace needs it too.
 pub struct SingleThreaded(());
 
 impl SingleThreaded {
     /// A process with threads gets `EBUSY`.
     pub fn check() -> Result<SingleThreaded> {
-        // To leave a group of one thread is nothing to do, of several it is refused (unshare(2)).
-        // It says the same as /proc/self/task, and costs a twentieth.
+        // unshare(CLONE_THREAD) succeeds, and changes nothing, in a process with one thread, and fails in one with
+        // several (unshare(2)). It costs a twentieth of reading /proc/self/task.
         nix::sched::unshare(CloneFlags::CLONE_THREAD)
             .map(|()| SingleThreaded(()))
             .map_err(|errno| if errno == Errno::EINVAL { Errno::EBUSY } else { errno })
@@ -78,8 +78,8 @@ pub fn fork(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>, _proof: &SingleTh
     Ok(Forked::Parent(Child { pid: pid as i32, pidfd }))
 }
 
-/// clone(2) of a brother: a copy of this process that is the child of its parent. Not clone3(2),
-/// which filters refuse because they cannot read its arguments.
+/// clone(2) of a sibling: a copy of this process whose parent is this process's parent. It is not clone3(2), because
+/// seccomp filters cannot read the arguments of clone3(2), and so refuse it.
 pub fn fork_sibling(_proof: &SingleThreaded) -> Result<Forked> {
     let mut pidfd: libc::c_int = -1;
     let flags = libc::CLONE_PARENT | libc::CLONE_PIDFD;
@@ -152,7 +152,7 @@ impl Child {
         names.into_iter().all(|(which, id)| wait_for(which, id, libc::WNOHANG | libc::WNOWAIT).is_ok())
     }
 
-    /// Kills the child; one that has ended is as good.
+    /// Kills the child, if it has not ended yet.
     pub fn kill(&self) {
         let _ = send_signal(self.pidfd.as_fd(), libc::SIGKILL);
     }
@@ -171,8 +171,7 @@ pub fn try_wait(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
         .map(|ended| ended.map(|(_, exit)| exit))
 }
 
-/// waitid(2) for an end: who ended, and how. nix's cannot say it of a real-time signal, for which
-/// it has no name.
+/// waitid(2): which process ended, and how. nix has no name for real-time signals, and so fails for them.
 fn wait_for(which: libc::idtype_t, id: RawFd, flags: libc::c_int) -> nix::Result<Option<(i32, Exit)>> {
     // SAFETY: all zeroes is a valid siginfo_t.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -188,7 +187,7 @@ fn wait_for(which: libc::idtype_t, id: RawFd, flags: libc::c_int) -> nix::Result
     Ok((pid != 0).then_some((pid, exit)))
 }
 
-/// Reaps every child that has ended, as an adoptive parent must; returns how many.
+/// Reaps every child that has ended, as a subreaper must; returns how many.
 pub fn reap_others() -> usize {
     std::iter::from_fn(|| wait_for(libc::P_ALL, 0, libc::WNOHANG).ok().flatten()).count()
 }
@@ -211,7 +210,7 @@ pub fn open_of(pid: i32, pidfd: BorrowedFd<'_>, name: &str, flags: OFlag) -> Res
 /// ESRCH if the process behind `pidfd` was reaped. Until then no other process can have its number.
 pub fn still_there(pidfd: BorrowedFd<'_>) -> Result<()> {
     match send_signal(pidfd, 0) {
-        // It is there, and another user's.
+        // It exists, and belongs to another user.
         Err(failed) if failed.errno == Errno::EPERM => Ok(()),
         other => other,
     }
@@ -225,7 +224,7 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     check(returned, || format!("pidfd_send_signal({}, {signal})", pidfd.as_raw_fd())).map(drop)
 }
 
-/// The process group of `pid`, if it is none that we are in ourselves.
+/// The process group of `pid`, unless it is our own.
 pub fn group_of(pid: i32) -> Option<i32> {
     let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(pid))).ok()?;
     (group.as_raw() > 1 && group != nix::unistd::getpgrp()).then_some(group.as_raw())
@@ -251,15 +250,15 @@ pub fn setns(fd: BorrowedFd<'_>, kinds: Namespaces) -> Result<()> {
     nix::sched::setns(fd, flags).called(|| format!("setns({}, {})", fd.as_raw_fd(), flag_names(&flags)))
 }
 
-/// A user namespace with these maps (user_namespaces(7)), for mounts: that of a child which does
-/// nothing, and which it outlives.
+/// A user namespace with these maps (user_namespaces(7)), for mounts. It is made for a child that does nothing, and
+/// outlives that child.
 pub fn user_namespace(uid_map: &str, gid_map: &str, proof: &SingleThreaded) -> Result<OwnedFd> {
     let (ours, theirs) = socket::pair()?;
     let child = match fork(CloneFlags::CLONE_NEWUSER, None, proof)? {
         Forked::Parent(child) => child,
         Forked::Child => {
             drop(ours);
-            // Until the parent has what it wants, or dies.
+            // Waits until the parent has opened the namespace, or has died.
             let _ = socket::receive(theirs.as_fd(), &mut [0; 1]);
             exit_now(0)
         }
@@ -289,8 +288,8 @@ pub fn become_subreaper() -> Result<()> {
     nix::sys::prctl::set_child_subreaper(true).called(|| "prctl(PR_SET_CHILD_SUBREAPER, 1)".into())
 }
 
-/// Undoes [`become_subreaper`], for what is started from now on.
-pub fn leave_orphans() -> Result<()> {
+/// Undoes [`become_subreaper`], for processes that are started from now on.
+pub fn resign_as_subreaper() -> Result<()> {
     nix::sys::prctl::set_child_subreaper(false).called(|| "prctl(PR_SET_CHILD_SUBREAPER, 0)".into())
 }
 
@@ -302,7 +301,7 @@ pub fn set_nondumpable() -> Result<()> {
 
 /// `PR_SET_NAME`: the name in `ps`.
 pub fn set_comm(name: &std::ffi::CStr) {
-    // A name is a courtesy; there is nothing to do about its failure.
+    // The name only helps people who read `ps`, so a failure is ignored.
     let _ = nix::sys::prctl::set_name(name);
 }
 
@@ -323,8 +322,8 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// A program to execute, in the form that execve(2) takes: nothing is left to be allocated, which
-/// could need a call that a seccomp filter refuses.
+/// A program to execute, in the form that execve(2) takes. Executing it allocates nothing: that could need a call
+/// which a seccomp filter refuses.
 pub struct Execution {
     path: CString,
     args: Strings,
@@ -367,8 +366,8 @@ pub fn change_directory(path: &std::path::Path) -> Result<()> {
     nix::unistd::chdir(path).called(|| format!("chdir({path:?})"))
 }
 
-/// getcwd(2) itself: libc's may fill in what the kernel calls unreachable. Gives the length
-/// without the final NUL.
+/// The system call getcwd(2): the C library's may return another path where the kernel says `(unreachable)`. Returns
+/// the length without the final NUL.
 pub fn working_directory(buffer: &mut [u8]) -> Result<usize> {
     // SAFETY: the length given is that of the buffer, which outlives the call.
     let returned = unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
@@ -384,10 +383,10 @@ pub fn namespace_kind(namespace: BorrowedFd<'_>) -> Result<Namespaces> {
         .map(|kind| Namespaces::from_bits_retain(kind as u64))
 }
 
-/// Reaps the children that have ended, but not `kept`, whose status somebody waits for.
+/// Reaps the children that have ended, except `kept`, whose status the caller still needs.
 pub fn reap_except(kept: i32) {
     while let Some(pid) = ended_child() {
-        // The kernel names the oldest first: behind `kept` others may wait until it is reaped.
+        // The kernel returns the oldest child first, so children after `kept` stay until `kept` is reaped.
         if pid == kept || !reap(pid) {
             break;
         }
@@ -399,7 +398,7 @@ pub fn is_child(pidfd: BorrowedFd<'_>) -> bool {
     wait_for(libc::P_PIDFD, pidfd.as_raw_fd(), libc::WNOHANG | libc::WNOWAIT).is_ok()
 }
 
-/// Any child of ours that has ended and is not reaped: the kernel's oldest.
+/// The oldest child of ours that has ended and is not reaped yet.
 pub fn ended_child() -> Option<i32> {
     wait_for(libc::P_ALL, 0, libc::WNOHANG | libc::WNOWAIT).ok().flatten().map(|(pid, _)| pid)
 }

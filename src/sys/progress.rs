@@ -1,5 +1,5 @@
-//! Numbers that a child and its parent share in memory: they need no message, and what the child has written
-//! stays however it dies.
+//! Numbers that a child and its parent share in memory. They need no message, and what the child has written stays
+//! after its death.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -8,8 +8,7 @@ use nix::sys::mman::{MapFlags, ProtFlags};
 
 use super::{Called, Result};
 
-/// A shared page: init counts its steps in it, and when it is killed the runtime can still say how
-/// far it had come.
+/// A shared page in which init counts its steps, so that the runtime knows at which step a killed init was.
 #[derive(Clone, Copy)]
 pub struct Progress(&'static Numbers);
 
@@ -33,22 +32,23 @@ impl Progress {
         Ok(Progress(unsafe { page.cast::<Numbers>().as_ref() }))
     }
 
-    /// Notes the step that begins.
+    /// Records the step that begins.
     pub fn at(self, step: usize) {
         self.0.step.store(step as u32, Ordering::Relaxed);
     }
 
-    /// The last step noted.
+    /// The last step recorded.
     pub fn last(self) -> usize {
         self.0.step.load(Ordering::Relaxed) as usize
     }
 
-    /// Tells the child which signals it was born to ignore, as [`super::own_status::OwnStatus`] has it.
+    /// For the parent: sets the signals that the child has inherited as ignored, as in
+    /// [`super::own_status::OwnStatus`].
     pub fn set_ignored(self, signals: u64) {
         self.0.ignored.store(signals, Ordering::Relaxed);
     }
 
-    /// The ignored signals that the parent has told of.
+    /// For the child: the ignored signals that the parent has set.
     pub fn ignored(self) -> u64 {
         self.0.ignored.load(Ordering::Relaxed)
     }

@@ -47,10 +47,10 @@ impl Drop for Region {
     }
 }
 
-/// Gives the allocator's free pages back to the kernel, and unmaps the program's own code and
-/// constants, which are mapped again page by page where they are needed: what only the start or
-/// a storm of requests needed is no longer counted as ours.
-pub fn give_back() {
+/// Returns the allocator's free pages to the kernel, and unmaps the program's own code and constants. The kernel maps
+/// those again page by page when they are needed. So pages that only the start or many requests at once needed no
+/// longer count as ours.
+pub fn release_unused() {
     unsafe extern "C" {
         static __executable_start: u8;
         static etext: u8;
@@ -63,8 +63,8 @@ pub fn give_back() {
     const PAGE: usize = 4096;
     let start = (&raw const __executable_start).addr().next_multiple_of(PAGE);
     let end = (&raw const etext).addr() & !(PAGE - 1);
-    // SAFETY: the linker puts nothing between the two symbols that is ever written to, so the
-    // pages are those of the file, and read the same when they are mapped again.
+    // SAFETY: the program never writes to what the linker puts between the two symbols, so the pages are those of the
+    // file, and read the same when they are mapped again. (A debugger's breakpoints there vanish.)
     unsafe { libc::madvise(std::ptr::without_provenance_mut(start), end.saturating_sub(start), libc::MADV_DONTNEED) };
 }
 
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn the_program_runs_on_when_its_code_was_unmapped() {
         let kept: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
-        give_back();
+        release_unused();
         assert_eq!(kept.iter().map(|text| text.parse::<u32>().expect("a number")).sum::<u32>(), 499_500);
     }
 

@@ -1,4 +1,4 @@
-//! How a process is scheduled, and what bounds its use of the machine.
+//! Scheduling, memory policy, limits and other settings of a process.
 
 use super::{Called, Failed, Result, check};
 use windlass_base::abi::SchedulerAttributes;
@@ -37,11 +37,10 @@ pub fn set_affinity(cpus: &[u64]) -> Result<()> {
     check(returned, || format!("sched_setaffinity(0, {cpus:x?})")).map(drop)
 }
 
-/// Lets a process use every CPU that its cpuset has, now and when the cpuset changes; 0 is this one.
+/// Lets a process use every CPU of its cpuset, now and when the cpuset changes; 0 is this process.
 ///
-/// An affinity is inherited, and since Linux 6.2 a narrower one stays narrow whatever the cpuset
-/// becomes. So a container would be bound to the CPUs that whoever started the runtime was given
-/// (`CPUAffinity=` of a service, taskset(1)).
+/// The affinity is inherited, and since Linux 6.2 the kernel keeps it whatever the cpuset becomes. Without this call a
+/// container would be bound to the CPUs of the runtime's caller (`CPUAffinity=` of a service, taskset(1)).
 pub fn use_all_cpus(pid: i32) -> Result<()> {
     all_cpus(pid).called(|| format!("sched_setaffinity({pid}, all)"))
 }
@@ -92,7 +91,7 @@ pub fn set_domainname(name: &str) -> Result<()> {
     check(returned.into(), || format!("setdomainname({name:?})")).map(drop)
 }
 
-/// umask(2); gives the old one.
+/// umask(2); returns the old mask.
 pub fn umask(mask: u32) -> u32 {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask)).bits()
 }

@@ -1,4 +1,4 @@
-//! Signals: blocking them for the parent's loop, and giving a child the defaults back.
+//! Signals: reading them from a descriptor, and resetting their actions for a program.
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -7,8 +7,8 @@ use super::{Called, Result};
 
 /// Blocks every signal and gives a descriptor that reads them.
 ///
-/// SIGCHLD gets its default action: who started us may have ignored it, and then the kernel reaps
-/// our children itself and their status is lost.
+/// SIGCHLD gets its default action. If our caller ignored it, the kernel would reap our children itself, and their
+/// status would be lost.
 pub fn collect() -> Result<SignalFd> {
     default_action(Signal::SIGCHLD)?;
     let all = SigSet::all();
@@ -22,10 +22,9 @@ pub fn unblock() -> Result<()> {
         .called(|| "rt_sigprocmask(SIG_SETMASK, none)".into())
 }
 
-/// Lets the signals by which people end a process end this one while it waits. The first process
-/// of a PID namespace gets none that it has no handler for (pid_namespaces(7)); execve(2) forgets
-/// the handlers.
-pub fn end_when_asked() -> Result<()> {
+/// Installs handlers by which SIGHUP, SIGINT, SIGQUIT and SIGTERM end this process. Without a handler the first process
+/// of a PID namespace would not get them (pid_namespaces(7)). execve(2) removes the handlers.
+pub fn exit_on_termination_signals() -> Result<()> {
     extern "C" fn end(signal: libc::c_int) {
         // SAFETY: _exit(2) may be called from a handler (signal-safety(7)) and touches no memory.
         unsafe { libc::_exit(128 + signal) }

@@ -1,5 +1,4 @@
-//! Sockets between the halves of the runtime, to the caller's console socket, and the one ioctl
-//! that a new network namespace needs.
+//! Unix sockets, pipes and terminals, and the loopback interface of a new network namespace.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -10,7 +9,7 @@ use nix::sys::socket::{AddressFamily, Backlog, ControlMessage, MsgFlags, SockFla
 
 use super::{Called, Failed, Result, check};
 
-/// A connected pair that keeps the bounds of messages.
+/// A connected pair that keeps message boundaries.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
     nix::sys::socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .called(|| "socketpair(AF_UNIX, SOCK_SEQPACKET)".into())
@@ -81,7 +80,7 @@ pub fn accept(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
     }
 }
 
-/// Sends one message, with `fd` where given. A peer that is gone is `EPIPE`, never a signal.
+/// Sends one message with descriptors. If the peer is gone, that is `EPIPE` and no signal.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
     let raw: Vec<i32> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
@@ -105,7 +104,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Res
     }
 }
 
-/// So many descriptors come with one message at most (`SCM_MAX_FD`, unix(7)).
+/// How many descriptors one message has at most (`SCM_MAX_FD`, unix(7)).
 const MOST_DESCRIPTORS: usize = 253;
 
 /// Receives one message into `buffer`, with the first of the descriptors that came with it; the others
@@ -125,7 +124,8 @@ pub fn receive_all(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, 
             other => break other?,
         }
     };
-    // There is room for the numbers of all descriptors; so the kernel could not make one of them (unix(7)).
+    // The buffer has room for all numbers. So the control data was cut off because the kernel could not make one of
+    // the descriptors (unix(7)).
     if flags & libc::MSG_CTRUNC != 0
         && let Err(failed) = super::fd::duplicate(socket)
     {
@@ -270,7 +270,7 @@ pub fn terminal_size(terminal: BorrowedFd<'_>) -> Result<(u16, u16)> {
     Ok((size.ws_row, size.ws_col))
 }
 
-/// Makes this terminal the controlling one of our session, which we lead.
+/// Makes this terminal the controlling one of our session, whose leader we are.
 pub fn take_terminal(terminal: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: TIOCSCTTY takes a number by value.
     let returned = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) };
@@ -307,8 +307,8 @@ pub fn accept_now(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// Makes receiving wait, but no longer than so many milliseconds; then it is `EAGAIN`.
-pub fn give_up_after(socket: BorrowedFd<'_>, milliseconds: i64) -> Result<()> {
+/// Makes the socket blocking, with a timeout for receiving; after that it is `EAGAIN`.
+pub fn set_receive_timeout(socket: BorrowedFd<'_>, milliseconds: i64) -> Result<()> {
     use nix::sys::time::TimeValLike;
     nix::fcntl::fcntl(socket, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))
         .called(|| "fcntl(F_SETFL)".into())?;
@@ -316,7 +316,7 @@ pub fn give_up_after(socket: BorrowedFd<'_>, milliseconds: i64) -> Result<()> {
     nix::sys::socket::setsockopt(&socket, sockopt::ReceiveTimeout, &limit).called(|| "setsockopt(SO_RCVTIMEO)".into())
 }
 
-/// Sends without waiting and without a signal: so many bytes were taken.
+/// Sends without waiting and without a signal; returns how many bytes were sent.
 pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
     nix::sys::socket::send(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
 }
@@ -334,8 +334,8 @@ pub fn receive_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<usi
     nix::sys::socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)
 }
 
-/// Makes a send that waits wait no longer than so many milliseconds; then it is `EAGAIN`.
-pub fn give_up_sending_after(socket: BorrowedFd<'_>, milliseconds: u32) -> Result<()> {
+/// Sets a timeout for sending; after that it is `EAGAIN`.
+pub fn set_send_timeout(socket: BorrowedFd<'_>, milliseconds: u32) -> Result<()> {
     use nix::sys::time::TimeValLike;
     let limit = nix::sys::time::TimeVal::milliseconds(milliseconds.into());
     nix::sys::socket::setsockopt(&socket, sockopt::SendTimeout, &limit).called(|| "setsockopt(SO_SNDTIMEO)".into())
@@ -352,7 +352,7 @@ pub fn send_datagram_to(
 }
 
 /// The same, but waits where the receiver's queue is full.
-pub fn send_datagram_patiently(
+pub fn send_datagram_blocking(
     socket: BorrowedFd<'_>,
     path: &str,
     bytes: &[u8],

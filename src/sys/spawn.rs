@@ -1,5 +1,5 @@
-//! Starting a program without copying our memory: clone(2) with `CLONE_VM|CLONE_VFORK`, as
-//! posix_spawn(3) does, but with a pidfd, the death signal and the few settings that a shim needs.
+//! Starting a program without copying our memory: clone(2) with `CLONE_VM|CLONE_VFORK`, as in
+//! posix_spawn(3), but with a pidfd, a parent-death signal and the settings that a shim needs.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -36,10 +36,10 @@ pub struct Spawn<'a> {
     pub listen_pid: bool,
 }
 
-/// Bytes of stack for the child until it executes; it calls nothing that is deep.
+/// The size of the child's stack in bytes, for the few calls until it executes.
 const STACK: usize = 32 * 1024;
 
-/// What the child reads, in the memory that both share while we wait.
+/// What the child reads, in the memory that it shares with us while we wait.
 struct Shared {
     path: *const c_char,
     arguments: *const *const c_char,
@@ -58,11 +58,11 @@ struct Shared {
     errno: c_int,
 }
 
-/// Our soft limit of descriptors before it was raised; 0: it was not.
+/// Our soft limit of descriptors before it was raised; 0 if it was not.
 static DESCRIPTORS: AtomicU64 = AtomicU64::new(0);
 
-/// Raises our soft limit of open descriptors to the hard one. What is started from then on gets
-/// the old one back: programs that use select(2) cannot have more.
+/// Raises our soft limit of open descriptors to the hard limit. Programs that are started later get the old one back,
+/// because those that use select(2) cannot handle more.
 pub fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
@@ -75,7 +75,7 @@ pub fn raise_descriptor_limit() {
 const LISTEN_PID: &[u8] = b"LISTEN_PID=";
 
 impl Spawn<'_> {
-    /// Starts it. An error of execve(2) is ours to return.
+    /// Starts it. Returns the error if execve(2) fails in the child.
     pub fn start(&self) -> Result<Child> {
         let mut listen = [0u8; 24];
         listen[..LISTEN_PID.len()].copy_from_slice(LISTEN_PID);
@@ -193,8 +193,7 @@ fn prepare(shared: &mut Shared) -> nix::Result<()> {
 /// Most descriptors in [`Spawn::extra`]; more are left out.
 const EXTRAS: usize = 4;
 
-/// Puts descriptors at 3, 4, ...: first all out of the way, for one may stand where another is
-/// to be.
+/// Puts descriptors at 3, 4, ... They are first copied to higher numbers, since one may be where another is to be.
 fn place(extra: &[c_int]) -> nix::Result<()> {
     let mut copies = [-1; EXTRAS];
     for (copy, &source) in copies.iter_mut().zip(extra) {
@@ -202,7 +201,7 @@ fn place(extra: &[c_int]) -> nix::Result<()> {
         *copy = Errno::result(unsafe { libc::fcntl(source, libc::F_DUPFD_CLOEXEC, 3 + EXTRAS as c_int) })?;
     }
     for (target, copy) in (3..).zip(copies).take(extra.len()) {
-        // SAFETY: as above; whatever stands there is another's, who is not to be in this program.
+        // SAFETY: as above; a descriptor that is replaced here is not meant for this program.
         Errno::result(unsafe { libc::dup2(copy, target) })?;
     }
     Ok(())

@@ -1,10 +1,9 @@
 //! The start of the program without that of Rust's standard library.
 //!
-//! Before `main` the standard library asks for the bounds of the stack, makes a second one, and
-//! catches SIGSEGV and SIGBUS on it to name a stack overflow: a dozen calls and several pages for
-//! each command. What a runtime cannot do without is done here: nothing that it opens may become
-//! standard input, output or error, and a pipe that nobody reads is an error and no death. An
-//! overflow is a plain SIGSEGV.
+//! Before `main` the standard library looks up the bounds of the stack, makes a second stack, and catches SIGSEGV and
+//! SIGBUS there to report a stack overflow. That is a dozen calls and several pages for each command. Only what a
+//! runtime needs is done here: no file that it opens may become standard input, output or error, and writing to a pipe
+//! without a reader is an error that does not kill. A stack overflow is a plain SIGSEGV.
 
 use std::ffi::{CStr, OsString, c_char, c_int};
 use std::os::unix::ffi::OsStringExt;
@@ -60,15 +59,15 @@ pub unsafe fn begin(argc: c_int, argv: *const *const c_char) -> Vec<OsString> {
     words
 }
 
-/// The bytes that the command line takes: its words stand one after the other, each with its NUL, as the kernel
-/// has laid them out.
+/// Where the command line is, and its length in bytes. The kernel puts its words one after the other, each with its
+/// NUL.
 static ARGUMENTS: (AtomicPtr<u8>, AtomicUsize) = (AtomicPtr::new(std::ptr::null_mut()), AtomicUsize::new(0));
 
 /// The command line of this process, put back when this is dropped.
 pub struct Shown(Vec<u8>);
 
-/// Replaces the command line that everybody reads in `/proc/PID/cmdline`, in this process and in
-/// those that it forks before the result is dropped.
+/// Replaces the command line that `/proc/PID/cmdline` shows, for this process and for those that it forks before the
+/// result is dropped.
 pub fn show_as(line: &CStr) -> Shown {
     let length = ARGUMENTS.1.load(Ordering::Relaxed);
     let mut shown = vec![0; length];
@@ -79,7 +78,7 @@ pub fn show_as(line: &CStr) -> Shown {
     Shown(exchange(shown))
 }
 
-/// Writes these words over the command line, and returns what stood there.
+/// Writes these words over the command line, and returns what was there.
 fn exchange(mut words: Vec<u8>) -> Vec<u8> {
     let place = ARGUMENTS.0.load(Ordering::Relaxed);
     if !place.is_null() && words.len() == ARGUMENTS.1.load(Ordering::Relaxed) {

@@ -1,7 +1,7 @@
 //! Standard input, output and error as the caller gave them: used without changing them.
 //!
-//! The open file behind 0, 1 and 2 is shared with the caller and with whoever else it gave it to.
-//! `O_NONBLOCK` belongs to that open file, so setting it would change it for all of them.
+//! The caller, and others to whom it gave them, share the open files behind 0, 1 and 2. `O_NONBLOCK` belongs to the
+//! open file, so setting it would change it for all of them.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -16,8 +16,8 @@ use super::{Called, Failed, Result, descriptors, fd, fd_name};
 /// PIPEFS_MAGIC (linux/magic.h): the filesystem of pipes that have no name.
 const PIPEFS_MAGIC: i64 = 0x5049_5045;
 
-/// The id that the kernel shows in a user namespace for whoever is not mapped there
-/// (user_namespaces(7), overflowuid).
+/// The id that the kernel shows in a user namespace for users that are not mapped there (user_namespaces(7),
+/// overflowuid).
 pub const OVERFLOW_ID: u32 = 65534;
 
 /// Bytes that can be written without waiting to a pipe that poll(2) reports writable (pipe(7), PIPE_BUF).
@@ -41,8 +41,8 @@ enum Kind {
 #[derive(Debug)]
 pub struct Inherited {
     caller: BorrowedFd<'static>,
-    /// The same pipe or terminal, opened once more so that it never waits. Not for poll(2): a FIFO
-    /// that is opened after its last writer has gone never tells that it has ended.
+    /// The same pipe or terminal, opened again so that it never blocks. It is not for poll(2), which never reports the
+    /// end of a FIFO that was opened after its last writer had gone.
     ours: Option<OwnedFd>,
     kind: Kind,
 }
@@ -64,7 +64,7 @@ impl Inherited {
             true => (OFlag::O_RDONLY, OFlag::O_WRONLY),
             false => (OFlag::O_WRONLY, OFlag::O_RDONLY),
         };
-        // A descriptor that the caller gave for one direction is not opened for the other.
+        // The caller's descriptor must allow the direction; opening the file again does not widen that.
         let allowed = flags & OFlag::O_ACCMODE != only;
         let ours = match kind {
             Kind::Pipe | Kind::Terminal if allowed => fd::reopen(caller, mode | OFlag::O_NONBLOCK).ok(),

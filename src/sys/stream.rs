@@ -1,4 +1,4 @@
-//! Moving bytes between descriptors that never block: reading, writing, splicing.
+//! Moving bytes between descriptors: reading, writing, splicing.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -7,14 +7,14 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags};
 
 use super::{Called, Failed, Result, check};
 
-/// What came of moving bytes.
+/// The result of moving bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moved {
-    /// So many, at least one.
+    /// This many bytes were moved, at least one.
     Bytes(usize),
     /// The source has ended.
     End,
-    /// Nothing at the moment.
+    /// Nothing can be moved at the moment.
     Later,
 }
 
@@ -73,14 +73,13 @@ pub fn always_append(file: BorrowedFd<'_>) -> Result<()> {
         .map(drop)
 }
 
-/// Sets what a pipe holds (`F_SETPIPE_SZ`, fcntl(2)); its memory is used only when it is filled.
+/// Sets the capacity of a pipe (`F_SETPIPE_SZ`, fcntl(2)). The pipe takes memory only as it is filled.
 pub fn set_capacity(pipe: BorrowedFd<'_>, bytes: usize) {
-    // Best effort: beyond its limits, or below what is in it, the kernel refuses, and the pipe stays
-    // as it is.
+    // The kernel refuses a capacity beyond its limits, or below what is in the pipe, which then stays as it is.
     let _ = nix::fcntl::fcntl(pipe, FcntlArg::F_SETPIPE_SZ(bytes as libc::c_int));
 }
 
-/// What a pipe holds (`F_GETPIPE_SZ`, fcntl(2)), in bytes; 0 for anything else.
+/// The capacity of a pipe (`F_GETPIPE_SZ`, fcntl(2)) in bytes; 0 for anything that is not a pipe.
 pub fn capacity(pipe: BorrowedFd<'_>) -> usize {
     nix::fcntl::fcntl(pipe, FcntlArg::F_GETPIPE_SZ).map_or(0, |bytes| bytes.max(0) as usize)
 }
@@ -98,8 +97,8 @@ pub fn path_of(fd: BorrowedFd<'_>) -> std::path::PathBuf {
     format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
 }
 
-/// Where `byte` is first. Not by the C library's memchr(3): musl's looks at eight bytes at a time,
-/// which made logging a twelfth slower.
+/// The index of the first `byte`. It is not the C library's memchr(3): musl's compares eight bytes at a time, which
+/// made logging a twelfth slower.
 pub fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
     memchr::memchr(byte, bytes)
 }
@@ -112,7 +111,7 @@ pub fn set_onlcr(terminal: BorrowedFd<'_>) -> Result<()> {
         .called(|| "ioctl(TCSETS)".into())
 }
 
-/// An anonymous file that nobody can change any more, with these bytes.
+/// An anonymous file with these bytes, sealed so that nobody can change it.
 pub fn sealed(bytes: &[u8]) -> Result<OwnedFd> {
     use nix::sys::memfd::{MFdFlags, memfd_create};
     let file = memfd_create(c"journal", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)

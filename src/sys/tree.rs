@@ -1,4 +1,4 @@
-//! Trees of directories, whatever their depth and whatever others do in them meanwhile.
+//! Walking through and removing trees of directories of any depth, while others may change them.
 //!
 //! A walk holds one descriptor, that of the directory where it is, and every step is relative to it. So neither
 //! the length of a path nor the limit of descriptors bounds the depth. A step down never follows a link and
@@ -18,7 +18,7 @@ use super::{Failed, Result, fd};
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW);
 
-/// What names a directory while it exists: device and inode.
+/// The identity of a directory while it exists: device and inode.
 type Identity = (u64, u64);
 
 fn identity(dir: BorrowedFd<'_>) -> Result<Identity> {
@@ -77,7 +77,7 @@ impl Cursor {
 pub enum Step {
     /// It has entered the directory of this name.
     Down(OsString),
-    /// This is no directory, or was none when it was to be entered.
+    /// This is not a directory, or was not one any more when it was to be entered.
     Other(OsString),
     /// Another filesystem is mounted on this directory, which is not entered.
     Covered(OsString, Failed),

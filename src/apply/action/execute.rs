@@ -149,7 +149,7 @@ pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
     let ignored = cx.progress.ignored();
     signals::default_actions(ignored).doing(|| "cannot reset the signals")?;
     if let Barrier::Start(listener) = &cx.barrier {
-        signals::end_when_asked().doing(|| "cannot be ended while it waits")?;
+        signals::exit_on_termination_signals().doing(|| "cannot be ended while it waits")?;
         // A descriptor that is open now would stay open for as long as the container waits.
         descriptors::close_all_but(cx.first_not_preserved(), &[listener.as_fd()]);
     }

@@ -43,7 +43,7 @@ impl Journald {
 
     fn at(path: &'static str, journal: &Journal) -> Result<Journald> {
         let socket = socket::datagram()?;
-        socket::give_up_sending_after(socket.as_fd(), PATIENCE)?;
+        socket::set_send_timeout(socket.as_fd(), PATIENCE)?;
         let (fields, partial) = (fields(journal), journal.partial);
         Ok(Journald { socket, path, fields, partial, cut: [None; 2], hurry: None, dropped: 0 })
     }
@@ -82,7 +82,7 @@ impl Journald {
     fn post(&mut self, bytes: &[u8], file: Option<BorrowedFd<'_>>) -> nix::Result<usize> {
         match socket::send_datagram_to(self.socket.as_fd(), self.path, bytes, file) {
             Err(Errno::EAGAIN) if self.hurry.is_none_or(|until| until <= Instant::now()) => {
-                let sent = socket::send_datagram_patiently(self.socket.as_fd(), self.path, bytes, file);
+                let sent = socket::send_datagram_blocking(self.socket.as_fd(), self.path, bytes, file);
                 self.hurry = (sent == Err(Errno::EAGAIN)).then(|| Instant::now() + HURRY);
                 sent
             }

@@ -145,7 +145,7 @@ fn write_pid(settings: &Settings, pid: i32) -> i32 {
 fn run_at_exit(exit: &ExitCommand, mut core: Supervisor) -> sys::Result<()> {
     let oom_score_adj = core.oom_score_adj.take();
     drop(core);
-    process::leave_orphans()?;
+    process::resign_as_subreaper()?;
     let program = call::text(&exit.program);
     let arguments: Vec<CString> =
         std::iter::once(program.clone()).chain(exit.arguments.iter().map(|word| call::text(word))).collect();
