@@ -48,7 +48,7 @@ pub enum Kind {
     State,
 }
 
-/// Who asked for what failed.
+/// What asked for the thing that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
@@ -56,7 +56,7 @@ pub enum Origin {
     Config(Cow<'static, str>),
     /// A command-line flag.
     Flag(Cow<'static, str>),
-    /// Nobody: the runtime does it for every container, for the reason given.
+    /// The runtime does it for every container, for the reason given.
     Default(Cow<'static, str>),
 }
 
@@ -87,7 +87,7 @@ pub struct Failed {
 }
 
 impl Failed {
-    /// Adds what was being done, in the words that the user reads.
+    /// Adds what was being done, as the user reads it.
     pub fn doing(self, what: impl fmt::Display) -> Error {
         self.in_words(&what)
     }
@@ -109,7 +109,7 @@ pub fn describe(errno: Errno) -> String {
     errno.desc().to_ascii_lowercase()
 }
 
-/// Adds the words of the user to a failed call.
+/// Adds to a failed call what was being done, as the user reads it.
 pub trait Doing<T> {
     /// `what` is evaluated only on failure.
     fn doing<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
@@ -212,7 +212,7 @@ impl Error {
         self
     }
 
-    /// Records who asked, unless something nearer to the cause already did.
+    /// Records what asked for it, unless something nearer to the cause already did.
     pub fn origin(mut self, origin: Origin) -> Error {
         self.0.origin.get_or_insert(origin);
         self
@@ -260,7 +260,7 @@ impl Error {
         self
     }
 
-    /// Puts words before the message.
+    /// Puts a text before the message.
     pub fn before(mut self, words: impl fmt::Display) -> Error {
         self.0.message = format!("{words}: {}", self.0.message);
         self
@@ -300,7 +300,7 @@ impl Error {
         &self.0.message
     }
 
-    /// Who asked, where known.
+    /// What asked for it, where known.
     pub fn asked_by(&self) -> Option<&Origin> {
         self.0.origin.as_ref()
     }

@@ -1,4 +1,4 @@
-//! Advice on errors: a table from (errno, call, who asked, words) to what to do.
+//! Advice on errors: a table from errno, call, origin and message to what to do.
 //!
 //! A row stands here only where the cause is known well enough that the advice is right, or
 //! where it names the few causes there are. No row, no hint. The first row that matches wins,

@@ -9,7 +9,7 @@ pub fn check_id(id: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
     let wrong = |why: String| Err(Error::new(Kind::Usage, format!("invalid container ID format: {id:?}{why}")));
     match id.chars().find(|c| !allowed(*c)) {
-        // runc's words, and crun's.
+        // The message is that of runc and crun.
         Some(c) => wrong(format!(": invalid character `{}` in the ID", c.escape_debug())),
         None if id.is_empty() || id.len() > 1024 || matches!(id, "." | "..") => wrong(String::new()),
         None => Ok(()),

@@ -344,7 +344,7 @@ fn complete_below(signature: &str, arrays: usize, structs: usize) -> Option<usiz
             }
             (at > 1).then_some(at + 1)
         }
-        // An entry of a dictionary stands in an array only; that is left to who reads the array.
+        // An entry of a dictionary stands in an array only; the reader of the array checks that.
         '{' => {
             let key = 1 + complete_below(&signature[1..], arrays, structs + 1)?;
             let value = key + complete_below(&signature[key..], arrays, structs + 1)?;

@@ -1,6 +1,6 @@
 //! From a failed call to the innermost member of the configuration that is to blame.
 //!
-//! A step knows who asked for it as a whole: `/mounts/3`. The call that failed tells which member
+//! A step knows the element that asked for it as a whole: `/mounts/3`. The call that failed tells which member
 //! of it: fsconfig(2) names the option, fsopen(2) the type, a lookup concerns the destination.
 //! Only failures come here.
 

@@ -50,7 +50,7 @@ impl PlanBuilder {
     }
 }
 
-/// The fault for a word that is unknown or missing.
+/// The message for a name that is unknown or missing.
 pub(crate) fn unknown(what: &str, word: &str) -> String {
     if word.is_empty() { format!("{what} is missing") } else { format!("unknown {what} {word:?}") }
 }

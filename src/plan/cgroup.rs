@@ -44,8 +44,8 @@ pub struct Write {
 pub enum Absent {
     /// The limit cannot be applied.
     Fails,
-    /// Nothing: the value is what the kernel does without the file. Such a write is no reason
-    /// to enable a controller.
+    /// Nothing happens: the kernel behaves in the same way without the file. Such a write does not make the
+    /// runtime enable a controller.
     Harmless,
     /// Another file is to be written; it has the same controller.
     Instead {
@@ -139,7 +139,7 @@ pub fn complete_memory(memory: &mut Memory, stands: MemoryInForce) -> bool {
 ///
 /// Order: swap before memory, since lowering `memory.max` makes the kernel reclaim at once and
 /// that goes through the new room for swap; idle before weight, since an idle cgroup has no
-/// weight; `unified` last, since it may speak about files that were written before.
+/// weight; `unified` last, since it may name files that are written before.
 ///
 /// `version` is that of the container's configuration, also for an update.
 pub fn limits(
@@ -169,7 +169,7 @@ pub fn limits(
     Limits { writes, devices: device_rules::program(&resources.devices, faults, warnings), memory_check }
 }
 
-/// The weight that competes like so many shares: a curve through 2 → 1, 1024 → 100 and
+/// The `cpu.weight` for `cpu.shares` of cgroup v1: a curve through 2 → 1, 1024 → 100 and
 /// 262144 → 10000, the two ends and the two defaults (opencontainers/cgroups v0.0.6; older
 /// runtimes drew a straight line through the ends, which gave the default a weight of 39).
 pub fn weight_of_shares(shares: u64) -> u64 {

@@ -17,7 +17,7 @@ use crate::{cgroup, process, resctrl, rootfs, texts, unit};
 pub struct Plan {
     /// The container's id.
     pub id: String,
-    /// Which processes and namespaces.
+    /// Processes and namespaces.
     pub topology: Topology,
     /// Mounts to copy; steps name them by [`SourceId`].
     pub sources: Vec<Source>,
@@ -26,13 +26,13 @@ pub struct Plan {
     pub asks: bool,
     /// Path of the root filesystem, from the bundle.
     pub root: String,
-    /// The scope that is its cgroup, where systemd makes it.
+    /// The scope that is the container's cgroup, if systemd makes it.
     pub unit: Option<unit::Unit>,
-    /// Whether the host's root is somebody else, who alone could attach a device filter.
+    /// Whether the runtime runs without the power of the host's root, which alone can attach a device filter.
     pub rootless: bool,
     /// The cgroup's limits and device rules.
     pub limits: cgroup::Limits,
-    /// Where the cgroup should be (`linux.cgroupsPath`).
+    /// `linux.cgroupsPath`.
     pub cgroups_path: String,
     /// Value for `/proc/PID/oom_score_adj`.
     pub oom_score_adj: Option<i64>,
@@ -40,7 +40,7 @@ pub struct Plan {
     pub net_devices: Vec<(String, String)>,
     /// What init does, in order.
     pub init: Vec<Step>,
-    /// What was asked for and will not be done, or not as written.
+    /// What the configuration asks for and `create` will not do, or not as written.
     pub warnings: Vec<Fault>,
 }
 
@@ -127,7 +127,8 @@ fn powers(topology: &Topology, host: &Host, builder: &mut PlanBuilder) -> bool {
     false
 }
 
-/// Below its own value an ordinary user cannot go; user managers of systemd give theirs 100 or 200.
+/// An ordinary user cannot go below the value of the runtime itself, which systemd's user managers set to 100 or
+/// 200.
 fn oom_score_adj(spec: &Spec, host: &Host, builder: &mut PlanBuilder) -> Option<i64> {
     let wanted = spec.process.as_ref()?.oom_score_adj?;
     if host.rootless() && wanted < host.oom_score_adj {

@@ -114,8 +114,8 @@ const DEFAULTS: &[(Key, u8)] = &[
     (char_device(136, None), ALL),  // pts/*
 ];
 
-/// What the rules and the defaults allow, in systemd's words (`DeviceAllow`): a name such as
-/// `/dev/char/1:3`, `char-136` or `block-*`, and letters. `None`: all but some.
+/// What the rules and the defaults allow, as systemd's `DeviceAllow` has it: a name such as `/dev/char/1:3`,
+/// `char-136` or `block-*`, and letters. `None`: everything is allowed, perhaps with exceptions.
 pub fn allowed(rules: &[DeviceRule]) -> Option<Vec<(String, String)>> {
     let mut access = Access::default();
     for rule in rules {

@@ -1,4 +1,4 @@
-//! The plan of `exec`: the same steps as create's, after joining what the container has.
+//! The plan of `exec`: it joins the container's namespaces, and then consists of the same steps as that of `create`.
 
 use windlass_base::abi::bits_of_list;
 use windlass_base::error::{Error, Fault, Origin, Result};
@@ -13,7 +13,7 @@ use crate::scheduling;
 use crate::step::{Action, Step};
 use crate::topology;
 
-/// The flags of `exec` that describe the process; what is `None` is as in the container's process.
+/// The flags of `exec` that describe the process. What is `None` is taken from the container's process.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     /// The command; empty only where a whole process is given.
@@ -38,7 +38,7 @@ pub struct Request {
     pub caps: Vec<String>,
 }
 
-/// Ids that `exec --user` asks for; no gid means: as in the container's process.
+/// Ids that `exec --user` asks for. Without a gid, that of the container's process is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct User {
     /// User id.
@@ -54,7 +54,7 @@ pub struct ExecPlan {
     pub process: Process,
     /// Namespaces to join.
     pub namespaces: Namespaces,
-    /// RLIMIT_NPROC, which the runtime sets from outside, because the process in between would count as well.
+    /// RLIMIT_NPROC, which the runtime sets from outside, because the intermediate process would count as well.
     pub processes: Option<Processes>,
     /// The host's id of the user that the process will be, see [`crate::Topology::host_uid`].
     pub host_uid: Option<u32>,
@@ -66,19 +66,19 @@ pub struct ExecPlan {
     pub warnings: Vec<Fault>,
 }
 
-/// A limit of the user's processes, and who asked for it.
+/// RLIMIT_NPROC, and what asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Processes {
     /// The soft limit.
     pub soft: u64,
     /// The hard limit.
     pub hard: u64,
-    /// Who asked.
+    /// What asked for it.
     pub origin: Origin,
 }
 
 impl ExecPlan {
-    /// Whether a process in between makes the one that is to execute the program.
+    /// Whether an intermediate process makes the one that executes the program.
     pub fn in_between(&self) -> bool {
         self.namespaces.contains(Namespaces::PID)
     }
@@ -178,7 +178,7 @@ fn name_flags(steps: &mut [Step], request: &Request, whole: bool) {
 /// Puts the birth in the container's PID namespace among the steps.
 ///
 /// From its birth on, the container's processes see the new process, and /proc shows them its mounts and its
-/// network. So it must have nothing of the host by then: a process in between joins the other namespaces
+/// network. So it must have nothing of the host by then: an intermediate process joins the other namespaces
 /// first.
 ///
 /// If the container has its own user namespace, no process in it has CAP_SYS_PTRACE over the new one, which is

@@ -1,4 +1,4 @@
-//! A plan in words: for `explain`, for the debug log, and for the `step` of an error.
+//! The text of a plan: for `explain`, for the debug log, and for the `step` of an error.
 
 use std::fmt::{self, Write as _};
 
@@ -180,14 +180,14 @@ pub fn kind_names(kinds: Namespaces) -> String {
     KINDS.iter().filter(|(_, kind)| kinds.contains(*kind)).map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
 }
 
-/// One line of an explanation: whose step, which, what, and who asked.
+/// One line of an explanation.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Line {
-    /// `runtime` or `init`.
+    /// The process that does it: `runtime` or `init`.
     pub process: &'static str,
     /// What is done.
     pub what: String,
-    /// JSON Pointer, flag, or the reason.
+    /// What asked for it: a JSON Pointer, a flag, or a reason in parentheses.
     pub asked_by: String,
 }
 
@@ -293,7 +293,7 @@ impl Plan {
         }
     }
 
-    /// One action in words, with the names that stand elsewhere in the plan.
+    /// The text of one action, with the names of the namespaces and sources that it refers to.
     pub fn describe(&self, action: &Action) -> String {
         match action {
             Action::Join(index) => match self.topology.joined.get(*index) {

@@ -1,52 +1,52 @@
-//! What planning must know of the host, and of whoever runs the runtime there.
+//! What planning depends on of the host and of the user that runs the runtime.
 //!
-//! An ordinary user has no power over the host's mounts and may map few ids; the same goes for
-//! root of a user namespace, as podman makes one, but for what that namespace owns. What follows
-//! from it is planned, so that `explain` shows it.
+//! An ordinary user has no power over the host's mounts and may map few ids. Root of a user namespace, such as
+//! podman makes, has power only over what this namespace owns. The plan takes both into account, so `explain`
+//! shows the consequences.
 
 use windlass_base::capability::CapabilitySet;
 use windlass_base::spec::IdMapping;
 
-/// Facts about the host that planning depends on; looked up once by the caller.
+/// Facts about the host, which the caller looks up once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
-    /// Capabilities that this process has to give away.
+    /// Capabilities that the runtime can grant to the container.
     pub capabilities: CapabilitySet,
     /// Effective user id.
     pub uid: u32,
     /// Effective group id.
     pub gid: u32,
-    /// Where the runtime is in a user namespace itself: the groups of that one.
+    /// If the runtime is itself in a user namespace, the group ids of that namespace.
     pub nested: Option<Vec<IdMapping>>,
-    /// The runtime's own `oom_score_adj`; looked up for who may not go below it.
+    /// The runtime's own `oom_score_adj`. Needed only for ordinary users, who cannot set a lower one.
     pub oom_score_adj: i64,
-    /// Whether SELinux is enabled; looked up for who has `linux.mountLabel`.
+    /// Whether SELinux is enabled. Needed only for a configuration with `linux.mountLabel`.
     pub selinux: bool,
-    /// Options of the host's cgroup2 superblock (`nsdelegate`); looked up for who mounts it without a cgroup
-    /// namespace of its own.
+    /// Options of the host's cgroup2 superblock (`nsdelegate`). Needed only for a container that mounts it without
+    /// a cgroup namespace of its own.
     pub cgroup2: Vec<String>,
 }
 
 /// Who writes the id maps of a new user namespace, as user_namespaces(7) allows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Maps {
-    /// The runtime, any.
+    /// The runtime writes them.
     #[default]
     Direct,
-    /// The runtime, its own two ids alone; setgroups(2) must be denied first.
+    /// The runtime writes maps of its own two ids alone; setgroups(2) must be denied first.
     Own,
-    /// newuidmap(1) and newgidmap(1), what `/etc/subuid` and `/etc/subgid` grant.
+    /// newuidmap(1) and newgidmap(1) write what `/etc/subuid` and `/etc/subgid` grant.
     Helpers,
 }
 
 impl Host {
-    /// Whether mounts and namespaces of the host, or of the namespace that we are root of, are ours
-    /// to copy and to join.
+    /// Whether the runtime may copy mounts and join namespaces of the host, or of the user namespace in which it
+    /// is root.
     pub fn administers(&self) -> bool {
         self.capabilities.contains(CapabilitySet::SYS_ADMIN)
     }
 
-    /// Whether the host's root is somebody else.
+    /// Whether the runtime runs without the power of the host's root.
     pub fn rootless(&self) -> bool {
         !self.administers() || self.nested.is_some()
     }

@@ -1,12 +1,11 @@
-//! From a configuration to what will be done, before anything is done.
+//! Plans what the runtime does to make a container, before it does anything.
 //!
-//! Pure: no system calls, no files, no clock, no environment. Whatever must be looked at (is the
-//! source a directory? does the path exist?) is an intention here and is looked at by the step
-//! itself, through a descriptor, when its turn comes.
+//! Planning is pure: it uses no system call, no file, no clock and no environment. What depends on the file
+//! system (is the source a directory? does the path exist?) is decided by the step itself, through a descriptor,
+//! when it is carried out.
 //!
-//! A [`Plan`] has four parts: the [`Topology`] (which processes and namespaces), where mounts come
-//! from ([`Source`]), the cgroup, and the [`Step`]s of init in order.
-//! `exec` gets a plan of the same steps.
+//! A [`Plan`] has four parts: the [`Topology`] (processes and namespaces), the mounts of the host that are copied
+//! ([`Source`]), the cgroup, and the [`Step`]s of init in order. The plan of `exec` consists of the same steps.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 

@@ -1,4 +1,4 @@
-//! What a plan says of mounts and device nodes.
+//! Mounts, their sources, and device nodes.
 
 use windlass_base::mount::{MountAttributes, MsFlags, PropagationChange};
 use windlass_base::spec::IdMapping;
@@ -26,7 +26,7 @@ impl SourceId {
 pub struct Source {
     /// Its path before the root is changed, from the bundle.
     pub path: String,
-    /// JSON Pointer of who named it.
+    /// JSON Pointer of the element that names it.
     pub pointer: String,
     /// What the user calls it, for messages.
     pub target: String,
@@ -128,7 +128,7 @@ pub struct Node {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// In a user namespace nodes cannot be made: one of the host, from [`Plan::sources`](crate::Plan::sources), is bound.
+    /// The host's node, which is bound in a user namespace because none can be made there.
     pub source: Option<SourceId>,
 }
 

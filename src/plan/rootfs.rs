@@ -180,7 +180,7 @@ fn has_mounts(spec: &Spec, linux: &Linux, options: &Options) -> bool {
     !spec.mounts.is_empty() || readonly || terminal || restricted || options.host.nested.is_some()
 }
 
-/// Makes a mount private whatever its options say, for the namespace in which it is made does not last.
+/// Makes a mount private whatever its options say, since the mount namespace is a temporary one.
 fn without_propagation(index: usize, mount: &MountEntry, options: &mut MountOptions, builder: &mut PlanBuilder) {
     let other =
         |word: &String| mount_options::propagation(word).is_some_and(|change| change.to != Propagation::Private);
@@ -207,8 +207,8 @@ fn copy_shared(at: usize, builder: &mut PlanBuilder) {
     builder.steps.splice(at..at, copies);
 }
 
-/// What is hidden and what cannot be changed. Before the pivot, while the host's `/dev/null` can
-/// still be reached; kernel parameters are set through a procfs of our own that has none of this.
+/// Adds the masked and the read-only paths. They come before the pivot, while the host's `/dev/null` can still be
+/// reached. Kernel parameters are set later, through a procfs on which nothing is masked.
 fn restrict(linux: &Linux, builder: &mut PlanBuilder) {
     for (name, paths, action) in [
         ("readonlyPaths", &linux.readonly_paths, Action::ReadonlyPath as fn(RootPath) -> Action),
@@ -227,8 +227,9 @@ fn restrict(linux: &Linux, builder: &mut PlanBuilder) {
     }
 }
 
-/// What cannot be done without a mount namespace of its own. In a user namespace init has no power over the
-/// runtime's mount namespace, so it could not come back to it. What is attached nowhere has no propagation.
+/// Finds what cannot be done without a mount namespace of the container's own. In a user namespace init has no
+/// power over the runtime's mount namespace, so it could not return there after a stay in a temporary one. A
+/// root that is attached nowhere has no propagation.
 fn without_mount_namespace(spec: &Spec, linux: &Linux, user_namespace: bool, builder: &mut PlanBuilder) {
     let readonly = spec.root.as_ref().is_some_and(|root| root.readonly);
     let propagates =

@@ -120,7 +120,8 @@ const SCHEDULER_FLAGS: &[(&str, u64)] = &[
 ];
 
 /// What sched_setattr(2) demands of a deadline (sched(7), `SCHED_DEADLINE`): runtime <= deadline <= period, a
-/// runtime of 1024 ns at least, and 63 bits for each. A period of 0 is that of the deadline. crun's words.
+/// runtime of 1024 ns at least, and 63 bits for each. A period of 0 stands for that of the deadline. The
+/// messages are crun's.
 fn deadline_fault<T>(wanted: &Scheduler) -> Option<Result<T, Wrong>> {
     const LEAST: u64 = 1 << 10;
     const MOST: u64 = i64::MAX as u64;

@@ -12,10 +12,10 @@ use windlass_base::spec::ConsoleSize;
 use crate::mount::{Mount, Node, SourceId};
 use crate::path::RootPath;
 
-/// One thing to do, and who asked for it.
+/// One thing to do, and what asked for it.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// Who asked.
+    /// What asked for it.
     pub origin: Origin,
     /// What to do.
     pub action: Action,
@@ -28,11 +28,11 @@ pub enum Pivot {
     PivotRoot,
     /// `MS_MOVE` and chroot(2), for a root on a ramfs (`--no-pivot`).
     Move,
-    /// chroot(2): there is no mount namespace of the container's own.
+    /// chroot(2), for a container without a mount namespace of its own.
     Chroot,
 }
 
-/// A closed set: each variant is one thing that a reader of a plan wants to see as one line.
+/// What a step does. Each variant is one line of `explain`.
 #[derive(Clone, Debug)]
 pub enum Action {
     /// Wait until the runtime has written the id maps.
@@ -87,8 +87,8 @@ pub enum Action {
     },
     /// Join the PID namespace of the container, where the next child is born.
     JoinPid,
-    /// Make the process that does the remaining steps, born in the PID namespace that was joined. The process
-    /// in between stays only until the program is executed.
+    /// Make the process that does the remaining steps, born in the PID namespace that was joined. The
+    /// intermediate process stays until the program is executed.
     Born {
         /// Whether standard input is a terminal that becomes the controlling one.
         terminal: bool,

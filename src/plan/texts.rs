@@ -1,7 +1,7 @@
-//! What no text of a configuration may have.
+//! NUL bytes in a configuration.
 //!
-//! The kernel's strings end at a NUL byte, so a text with one inside would be cut, or refused in
-//! the middle of things.
+//! The kernel's strings end at a NUL byte, so a text with one inside would be cut, or refused when
+//! half of the container exists.
 
 use windlass_base::spec::{Hooks, Mount, Spec, escape};
 

@@ -1,13 +1,14 @@
 //! Which processes there will be, which namespaces they make, and which they join.
 //!
-//! Two processes suffice but for one case. `clone3` makes init in all its new namespaces at once.
-//! What init could not join itself the runtime joins before the clone and leaves after it: a PID
-//! namespace (joining it concerns only children), and any other when init will be in a new user
-//! namespace, from where the host's namespaces are out of reach. A *joined* user namespace
-//! together with a *new* PID namespace needs a process in between, since the new one must
-//! belong to the joined one. An ordinary user has no power over any namespace before being in the
-//! user namespace that owns it, so then that one comes first, and a process in between does
-//! what the runtime cannot.
+//! Usually there are two processes: the runtime, and init, which clone3(2) makes in all its new namespaces at once.
+//!
+//! Init joins the other namespaces. Some of them it cannot join, so the runtime joins them before the clone and
+//! leaves them after it: a PID namespace, because setns(2) into one takes effect only for children, and every
+//! namespace when init is in a new user namespace, which has no power over those of the host.
+//!
+//! An intermediate process is needed for a *joined* user namespace together with a *new* PID namespace, which the
+//! joined one must own. An ordinary user has no power over a namespace before entering the user namespace that
+//! owns it. So that one is joined first, and the intermediate process joins what the runtime cannot.
 
 use windlass_base::error::{Fault, Origin};
 use windlass_base::namespaces::Namespaces;
@@ -50,7 +51,7 @@ pub struct Topology {
     pub new: Namespaces,
     /// Namespaces to join.
     pub joined: Vec<Join>,
-    /// Whether a process in between joins the user namespace and makes init from there.
+    /// Whether an intermediate process joins the user namespace and makes init from there.
     pub intermediate: bool,
     /// Whether the runtime writes id maps.
     pub uid_mappings: Vec<IdMapping>,

@@ -27,7 +27,7 @@ pub struct Mended {
 
 /// Mends `text`, named `what` in messages, until `fault` finds none.
 ///
-/// It is an error if the text is no JSON, or if no element of it can be read.
+/// Fails if the text is not JSON, or if no element of it can be read.
 pub fn mend(text: &[u8], what: &str, fault: &dyn Fn(&[u8]) -> Option<Fault>) -> Result<Mended> {
     let (text, replaced) = without_lone_surrogates(text);
     let mut warnings = Vec::new();

@@ -59,7 +59,7 @@ impl Rules {
     /// For a cgroup with processes, whose `devices.list` is `list`. What the processes may use both before
     /// and after, they may use at every moment in between.
     ///
-    /// `None`: there is no way to these rules that does not allow too much for a moment.
+    /// `None` if every order of the lines would allow too much for a moment.
     pub fn change(&self, list: &str) -> Option<Vec<Line>> {
         if self.access.allow {
             return None;

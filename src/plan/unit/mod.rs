@@ -1,8 +1,8 @@
 //! The scope of systemd that is the container's cgroup: its name, its place and its properties.
 //!
-//! What systemd has a property for is told to it, so that it stays in force when systemd writes a
-//! unit's settings anew (`daemon-reload`); the exact values are written to the cgroup as well,
-//! since systemd rounds some, and is silent where a controller is missing.
+//! A limit that systemd has a property for is given to systemd, so that it stays in force when systemd writes the
+//! settings of a unit again (`daemon-reload`). The exact values are written to the cgroup as well, because
+//! systemd rounds some of them and reports no missing controller.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -306,8 +306,8 @@ pub fn no_devices() -> Property {
     Property::new("DeviceAllow", Value::Array("(ss)".into(), Vec::new()), "/devices")
 }
 
-/// What systemd's own device filter must let through, so that ours decides. Where a rule takes away
-/// a part of what another grants, systemd has no words for it and grants all of it.
+/// What systemd's own device filter must allow, so that the runtime's filter decides. systemd cannot express that a
+/// rule takes away a part of what another grants, so then its filter allows all of it.
 pub fn of_devices(rules: &[DeviceRule]) -> Vec<Property> {
     let pointer = if rules.is_empty() { "(containers may use few devices)" } else { "/linux/resources/devices" };
     match device_rules::allowed(rules) {
