@@ -29,7 +29,7 @@ use std::process::ExitCode;
 
 /// The program: what a person calls, and each of its own processes.
 pub fn main() -> ExitCode {
-    if std::env::var_os(harness::uml::WORKDIR).is_some() {
+    if std::env::var_os(harness::init::WORKDIR).is_some() {
         return harness::uml::as_pid_1();
     }
     let argv: Vec<String> = std::env::args().skip(1).collect();

@@ -4,8 +4,8 @@
 use crate::args::Args;
 use crate::cases;
 use crate::harness::host::remove_tree;
+use crate::kit::machine::text;
 use crate::kit::runtime::{self, Kind};
-use crate::kit::t::text;
 use crate::kit::{Case, Need, Stop, T, Verdict, rootfs};
 use crate::report::{Event, Outcome};
 use nix::mount::{MntFlags, umount2};

@@ -1,8 +1,8 @@
-//! The architectures of the OCI runtime spec and what a filter must know of each.
+//! The architectures of the OCI runtime spec, and what a filter needs to know about each.
 
 use crate::table::column;
 
-/// The flag in an `AUDIT_ARCH_*` value that says little endian.
+/// The little-endian flag of an `AUDIT_ARCH_*` value.
 pub(crate) const AUDIT_LITTLE_ENDIAN: u32 = 0x4000_0000;
 
 /// The bit that marks a call number as one of the x32 ABI.
@@ -10,8 +10,7 @@ pub(crate) const X32_BIT: u32 = 0x4000_0000;
 
 /// A system call ABI, by the names of the OCI runtime spec 1.3.
 ///
-/// Several can live on one kernel (x86_64 with x86 and x32); a filter has one part for
-/// each that its profile lists.
+/// One kernel may have several (x86_64 with x86 and x32). A filter has a part for each that its profile lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Arch {
@@ -63,7 +62,7 @@ pub enum Arch {
     Sheb,
 }
 
-/// What the kernel's headers say about an ABI.
+/// The properties of an ABI in the kernel's headers.
 struct Facts {
     name: &'static str,
     /// The `AUDIT_ARCH_*` value of `linux/audit.h`.
@@ -197,7 +196,7 @@ impl Arch {
     }
 }
 
-/// The ABI of the build target; a target that the spec does not know fails to compile.
+/// The ABI of the build target. A target that the spec does not have fails to compile.
 const NATIVE: Arch = {
     let little = cfg!(target_endian = "little");
     let wide = cfg!(target_pointer_width = "64");

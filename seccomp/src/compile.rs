@@ -1,4 +1,4 @@
-//! Reads a profile, collects all that is wrong with it, and has the program written.
+//! Reads a profile, collects all problems in it, and compiles it.
 
 use std::fmt;
 
@@ -10,15 +10,15 @@ use crate::resolve::{self, Clause, Rules};
 use crate::table;
 use crate::words::{self, EPERM, MAX_DATA, MAX_ERRNO, Operator, flag, ret};
 
-/// Clauses with conditions that are read at most: more than could fit into a program.
+/// The limit of clauses with conditions. No program can hold as many.
 const MAX_CONDITIONAL: usize = 4 * Program::MAX_LEN;
 
-/// What is wrong with a profile, or worth a warning.
+/// An error in a profile, or a warning about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where: a JSON pointer from the seccomp object, such as `/syscalls/3/action`.
+    /// A JSON pointer from the seccomp object, such as `/syscalls/3/action`.
     pub pointer: String,
-    /// What, for people; does not repeat the place.
+    /// The description, which does not repeat the pointer.
     pub message: String,
 }
 
@@ -30,7 +30,7 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
-/// A compiled profile, with all that seccomp(2) needs to load it.
+/// A compiled profile, with the arguments of seccomp(2) that load it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Filter {
@@ -38,17 +38,18 @@ pub struct Filter {
     pub program: Program,
     /// `SECCOMP_FILTER_FLAG_*`, in a combination that the kernel accepts.
     pub flags: u32,
-    /// Whether seccomp(2) will return the listener that some rule needs.
+    /// Whether a rule has `SCMP_ACT_NOTIFY`, so that seccomp(2) returns a listener.
     pub needs_listener: bool,
-    /// What of the profile has no effect.
+    /// The parts of the profile that have no effect.
     pub warnings: Vec<Problem>,
 }
 
 impl Filter {
-    /// Whether a call of this ABI is refused with arguments that are all zeros and with arguments that
-    /// are all ones: it gets an errno, a signal, or the process ends. These two stand for all others,
-    /// so a profile that lets the call through for a few arguments alone counts as one that refuses
-    /// it. A call that the ABI does not have is not refused.
+    /// Whether a call of this ABI fails, or ends the process, both with arguments whose bits are all 0 and with
+    /// arguments whose bits are all 1.
+    ///
+    /// Other arguments are not tried: a profile that allows the call for a few arguments only counts as one that
+    /// refuses it. A call that the ABI does not have is not refused.
     pub fn refuses(&self, arch: Arch, call: &str) -> bool {
         let refused = |nr, args| {
             let data = Data { arch: arch.audit(), nr, args, ..Data::default() };
@@ -58,8 +59,8 @@ impl Filter {
         arch.syscall(call).is_some_and(|nr| [[0; 6], [u64::MAX; 6]].into_iter().all(|args| refused(nr, args)))
     }
 
-    /// Whether a call of this ABI with these arguments just happens. One that the ABI does not have
-    /// is none that it could keep from happening.
+    /// Whether a call of this ABI with these arguments has the action `SCMP_ACT_ALLOW`. This is true for a call that
+    /// the ABI does not have.
     pub fn allows(&self, arch: Arch, call: &str, args: [u64; 6]) -> bool {
         arch.syscall(call).is_none_or(|nr| {
             let data = Data { arch: arch.audit(), nr, args, ..Data::default() };
@@ -68,13 +69,13 @@ impl Filter {
     }
 }
 
-/// Compiles a profile for a kernel whose own ABI is `native`.
+/// Compiles a profile for a kernel whose native ABI is `native`.
 ///
-/// What the result does is described at the [top of the crate](crate).
+/// The [documentation of the crate](crate) describes what the filter does.
 ///
 /// # Errors
 ///
-/// All problems that the profile has: an unknown action, architecture, operator or flag,
+/// All errors in the profile: an unknown action, architecture, operator or flag,
 /// an errno that is too large or given to an action without one, an argument index above
 /// 5, a listener without a rule for it or the reverse, a program longer than
 /// [`Program::MAX_LEN`].
@@ -96,7 +97,7 @@ pub fn compile(profile: &Profile<'_>, native: Arch) -> Result<Filter, Vec<Proble
     Ok(Filter { program, flags, needs_listener: reader.notifies, warnings: reader.warnings })
 }
 
-/// What was found while reading a profile.
+/// Reads a profile and collects what is found in it.
 #[derive(Default)]
 struct Reader {
     problems: Vec<Problem>,
@@ -134,8 +135,8 @@ impl Reader {
     fn flags(&mut self, profile: &Profile<'_>) -> u32 {
         let mut bits = 0;
         match &profile.flags {
-            // runc and crun agree on this: a profile that does not speak of flags does
-            // not ask for the costly mitigation of speculative stores either.
+            // As in runc and crun, a profile without `flags` does not request the costly mitigation of
+            // speculative stores.
             None => bits |= flag::SPEC_ALLOW,
             Some(flags) => {
                 for (at, name) in flags.iter().enumerate() {
@@ -149,7 +150,7 @@ impl Reader {
         if self.notifies {
             bits |= flag::NEW_LISTENER;
             if bits & flag::TSYNC != 0 {
-                // Both want the return value; the kernel needs to be told which has it.
+                // Both flags use the return value of seccomp(2); this flag leaves it to the listener.
                 bits |= flag::TSYNC_ESRCH;
             }
         } else if bits & flag::WAIT_KILLABLE_RECV != 0 {
@@ -195,7 +196,7 @@ impl Reader {
         let notifies = value == Some(ret::USER_NOTIF);
         self.notifies |= notifies;
         let first = rules.clauses.len() as u32 + 1;
-        // A rule that repeats the default action only tells which calls the profile knows.
+        // A rule with the default action has one effect: its calls count as known to the profile.
         let clauses = match value {
             Some(value) if Some(value) != default => self.clauses(at, rule, value, rules),
             _ => {
@@ -209,7 +210,7 @@ impl Reader {
         for (name_at, name) in rule.names.iter().enumerate() {
             let pointer = || format!("/syscalls/{at}/names/{name_at}");
             if notifies && name == "write" {
-                // The runtime itself still has to write the listener's number.
+                // The runtime writes the listener's number to its parent after the filter is loaded.
                 self.problem(pointer(), "SCMP_ACT_NOTIFY cannot be used for the write syscall");
             }
             let Some(call) = table::find(name) else {
@@ -237,13 +238,13 @@ impl Reader {
         }
     }
 
-    /// Adds the clauses of a rule and says how many there are.
+    /// Adds the clauses of a rule, and returns their number.
     fn clauses(&mut self, at: usize, rule: &Rule<'_>, value: u32, rules: &mut Rules) -> u32 {
         let start = rules.conditions.len();
         self.conditions(at, rule, &mut rules.conditions);
         let end = rules.conditions.len();
-        // As in runc, conditions on one argument are alternatives, and then so are all
-        // conditions of the rule: older profiles were written that way.
+        // As in runc: if two conditions are on one argument, all conditions of the rule are alternatives.
+        // Older profiles rely on that.
         let mut seen = 0_u8;
         let mut alternatives = false;
         for condition in &rules.conditions[start..end] {
@@ -279,7 +280,7 @@ impl Reader {
         }
         let operator = operator?;
         let (value, mask) = match operator {
-            // Bits outside the mask count on neither side, as in libseccomp.
+            // As in libseccomp, bits outside of the mask are ignored in both values.
             Operator::MaskedEq => (arg.value_two & arg.value, arg.value),
             _ => (arg.value, u64::MAX),
         };
@@ -315,7 +316,7 @@ impl Reader {
     }
 }
 
-/// A field that has to do with an action.
+/// The fields of an action.
 enum Field {
     Action,
     Errno,

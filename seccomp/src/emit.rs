@@ -1,20 +1,20 @@
-//! From decisions to instructions.
+//! Writes the instructions for decisions.
 //!
-//! The program is written from its end to its start. So the target of every jump is
-//! there before the jump, and its distance is known when the jump is written: a `ret` out
-//! of the reach of the 8-bit offsets is written again, another target gets a trampoline.
+//! The program is written from its end to its start, so that the target of a jump exists before the jump and the
+//! distance is known. If a `ret` is out of the reach of the 8-bit offsets, it is written again; another target out of
+//! reach gets a trampoline.
 
 use seccompiler::{BpfProgram, sock_filter};
 
 use crate::program::{Program, code, offset};
 use crate::words::Operator;
 
-/// What a range of call numbers leads to.
+/// The decision for a range of call numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leaf {
     /// A value to return.
     Return(u32),
-    /// The chain of this index, which looks at the arguments.
+    /// The chain with this index, which tests the arguments.
     Chain(u32),
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Condition {
     pub(crate) operator: Operator,
     /// The value to compare with, within the mask.
     pub(crate) value: u64,
-    /// The bits to compare; all of them but for [`Operator::MaskedEq`].
+    /// The bits to compare. Only [`Operator::MaskedEq`] compares fewer than all.
     pub(crate) mask: u64,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct Chain<'a> {
 
 /// Writes the program, or `None` if it would be longer than the kernel allows.
 ///
-/// The first section is the one that is reached soonest.
+/// The sections are tested in their order.
 pub(crate) fn program(
     sections: &[Section],
     chains: &[Chain<'_>],
@@ -80,7 +80,7 @@ pub(crate) fn program(
         next = emitter.jump(code::JUMP_EQ, section.audit, start, next);
     }
     if emitter.load(offset::ARCH, next) == Target::Return(bad_arch) {
-        // Every call gets the same answer, so no test has been written.
+        // The decision is the same for every call, so no test was written.
         emitter.push(code::RETURN, 0, 0, bad_arch);
     }
     if emitter.overflow {
@@ -90,7 +90,7 @@ pub(crate) fn program(
     Some(Program::from(emitter.code))
 }
 
-/// A place to continue at.
+/// The target of a jump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
     /// An instruction, counted from the end of the program.
@@ -99,7 +99,7 @@ enum Target {
     Return(u32),
 }
 
-/// The most tests of single numbers at an end of the tree.
+/// How many single numbers are tested one by one at a leaf of the tree.
 const MAX_RUN: usize = 3;
 
 /// The longest distance of a conditional jump, in instructions.
@@ -120,9 +120,9 @@ struct Emitter<'a> {
 }
 
 impl Emitter<'_> {
-    /// Tests for the range of the call number in the accumulator: a balanced tree, at
-    /// whose ends a few numbers are tested one by one.
-    fn tree(&mut self, groups: &[Group<'_>]) -> Target {
+    /// Finds the range of the call number in the accumulator by a balanced tree. At its leaves, a few numbers are
+    /// tested one by one.
+    fn tree(&mut self, groups: &[RangeGroup<'_>]) -> Target {
         if let [group] = groups {
             return self.group(group);
         }
@@ -133,7 +133,7 @@ impl Emitter<'_> {
         self.jump(code::JUMP_GE, first_above, above, below)
     }
 
-    fn group(&mut self, group: &Group<'_>) -> Target {
+    fn group(&mut self, group: &RangeGroup<'_>) -> Target {
         let mut next = self.leaf(group.common);
         for range in group.ranges.iter().rev() {
             if range.leaf != group.common {
@@ -263,8 +263,8 @@ impl Emitter<'_> {
         self.front(code::LOAD, at, test)
     }
 
-    /// An instruction that falls through into `next`. If `next` is not what was written
-    /// last, then no test was needed, and neither is this.
+    /// An instruction before `next`. If `next` was not written last, no test was needed, and this is not written
+    /// either.
     fn front(&mut self, code: u16, k: u32, next: Target) -> Target {
         if next != Target::At(self.code.len().wrapping_sub(1)) {
             return next;
@@ -283,8 +283,7 @@ impl Emitter<'_> {
         self.push(code, yes as u8, no as u8, k)
     }
 
-    /// The place of a target, which is near enough for a jump written after up to
-    /// `slack` more instructions.
+    /// The position of a target in the reach of a jump that is written after up to `slack` more instructions.
     fn reachable(&mut self, target: Target, slack: usize) -> usize {
         let place = match target {
             Target::At(place) => Some(place),
@@ -319,14 +318,14 @@ impl Emitter<'_> {
         written
     }
 
-    /// How many instructions a jump written now must skip to come to this place.
+    /// How many instructions a jump that is written now skips to reach this position.
     fn distance(&self, place: usize) -> usize {
         (self.code.len() - place).saturating_sub(1)
     }
 
     fn push(&mut self, code: u16, jt: u8, jf: u8, k: u32) -> Target {
         if self.code.len() >= Program::MAX_LEN {
-            // The rest is thrown away: keep the length, so that memory stays bounded.
+            // The program is discarded, so it need not grow further.
             self.overflow = true;
         } else {
             self.code.push(sock_filter { code, jt, jf, k });
@@ -335,21 +334,21 @@ impl Emitter<'_> {
     }
 }
 
-/// Neighbouring ranges which all lead to one leaf, but for a few of a single number each.
-struct Group<'a> {
+/// Neighbouring ranges with one leaf in common. A few ranges of a single number may have another one.
+struct RangeGroup<'a> {
     ranges: &'a [Range],
     common: Leaf,
 }
 
-/// Cuts ranges into groups, each as long as it may be.
+/// Divides ranges into groups, each as long as possible.
 ///
-/// `n` single numbers in a group cost `n` tests; as ranges of their own, `2 * n`.
-fn groups(ranges: &[Range]) -> Vec<Group<'_>> {
+/// `n` single numbers cost `n` tests in a group, and `2 * n` as ranges of their own.
+fn groups(ranges: &[Range]) -> Vec<RangeGroup<'_>> {
     let mut groups = Vec::with_capacity(ranges.len() / 4 + 1);
     let mut start = 0;
     while start < ranges.len() {
         let mut common = ranges[start].leaf;
-        // All ranges so far are single numbers, so another leaf may still be the common one.
+        // While all ranges are single numbers, the leaf in common may still change.
         let mut open = true;
         let mut end = start;
         while end < ranges.len() {
@@ -365,11 +364,11 @@ fn groups(ranges: &[Range]) -> Vec<Group<'_>> {
             end += 1;
         }
         let ranges = &ranges[start..end];
-        // The common leaf may be that of the range which did not fit.
+        // The leaf in common may be that of the range that did not fit.
         if ranges.iter().all(|range| range.leaf != common) {
             common = ranges[0].leaf;
         }
-        groups.push(Group { ranges, common });
+        groups.push(RangeGroup { ranges, common });
         start = end;
     }
     groups

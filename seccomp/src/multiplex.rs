@@ -1,27 +1,26 @@
-//! Calls that some ABIs can also make through socketcall(2) and ipc(2).
+//! Calls that some ABIs also have in socketcall(2) and ipc(2).
 //!
-//! A filter that denies `connect` on x86 must also deny `socketcall(SYS_CONNECT, …)`, and
-//! programs built against an old C library make no other.
+//! A filter that denies `connect` on x86 must also deny `socketcall(SYS_CONNECT, …)`, which programs with an old C
+//! library use instead.
 
 use crate::emit::Condition;
 use crate::table::index_of;
 use crate::words::Operator;
 
-/// A call inside another one.
+/// A call that is made through another one.
 pub(crate) struct Call {
     /// The index of the call's own name.
     pub(crate) inner: usize,
     /// The index of `socketcall` or `ipc`.
     pub(crate) outer: usize,
-    /// That the outer call makes this inner one.
+    /// True for the arguments with which the outer call makes the inner one.
     pub(crate) condition: Condition,
 }
 
-/// The kernel reads the number of the inner call as an `int`, whatever the upper half of
-/// the register holds.
+/// The kernel reads the number of the inner call as an `int` and ignores the upper half of the register.
 const SOCKETCALL_MASK: u64 = 0xffff_ffff;
 
-/// The upper half of that `int` is a version of the call's arguments.
+/// The upper 16 bits of that `int` are the version of the arguments.
 const IPC_MASK: u64 = 0xffff;
 
 const fn call(inner: &str, outer: &str, mask: u64, number: u64) -> Call {

@@ -1,4 +1,4 @@
-//! The seccomp profile as it stands in `config.json`.
+//! The seccomp profile in `config.json`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,13 +7,13 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
 /// The `linux.seccomp` object of the OCI runtime spec.
 ///
-/// Nothing is checked here but JSON types, so that [`compile`](crate::compile()) can report
-/// all problems at once. Strings borrow from the JSON text where they hold no escapes.
-/// `null` stands for a field that is absent, unknown fields are ignored.
+/// Deserialization checks the JSON types only, so that [`compile`](crate::compile()) can report all problems at once.
+/// Strings without escapes borrow from the JSON text. `null` means that a field is absent. Unknown fields are
+/// ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Profile<'a> {
-    /// The action of calls that no rule matches, such as `SCMP_ACT_ERRNO`.
+    /// The action for calls that no rule matches, such as `SCMP_ACT_ERRNO`.
     #[serde(default, borrow, deserialize_with = "text")]
     pub default_action: Cow<'a, str>,
     /// The errno of `defaultAction`; `EPERM` where absent.
@@ -22,14 +22,14 @@ pub struct Profile<'a> {
     /// The ABIs allowed beside the native one, such as `SCMP_ARCH_X86`.
     #[serde(default, borrow, deserialize_with = "texts")]
     pub architectures: Vec<Cow<'a, str>>,
-    /// Flags of seccomp(2), such as `SECCOMP_FILTER_FLAG_LOG`. Absent is not the same as
-    /// empty: see [`compile`](crate::compile()).
+    /// Flags of seccomp(2), such as `SECCOMP_FILTER_FLAG_LOG`. Without this list,
+    /// `SECCOMP_FILTER_FLAG_SPEC_ALLOW` is set; an empty list sets no flag.
     #[serde(default, borrow, deserialize_with = "optional_texts")]
     pub flags: Option<Vec<Cow<'a, str>>>,
     /// The socket to which the listener of `SCMP_ACT_NOTIFY` is sent.
     #[serde(default, borrow, deserialize_with = "text")]
     pub listener_path: Cow<'a, str>,
-    /// Opaque text for whoever listens at `listenerPath`.
+    /// Opaque text for the process that listens at `listenerPath`.
     #[serde(default, borrow, deserialize_with = "text")]
     pub listener_metadata: Cow<'a, str>,
     /// The rules.
@@ -38,8 +38,7 @@ pub struct Profile<'a> {
 }
 
 impl Profile<'_> {
-    /// Whether the profile says nothing at all (`"seccomp": {}`), which runtimes take as
-    /// no filter.
+    /// Whether the profile has no action and no rule (`"seccomp": {}`). For runtimes that means no filter.
     pub fn is_empty(&self) -> bool {
         self.default_action.is_empty() && self.syscalls.is_empty()
     }
@@ -49,7 +48,7 @@ impl Profile<'_> {
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rule<'a> {
-    /// The calls; names that no ABI knows are skipped with a warning.
+    /// The names of the calls. A name that no ABI has is skipped with a warning.
     #[serde(default, borrow, deserialize_with = "texts")]
     pub names: Vec<Cow<'a, str>>,
     /// The action, such as `SCMP_ACT_ALLOW`.
@@ -58,7 +57,7 @@ pub struct Rule<'a> {
     /// The errno of `SCMP_ACT_ERRNO` or the message of `SCMP_ACT_TRACE`.
     #[serde(default)]
     pub errno_ret: Option<u32>,
-    /// The conditions, all of which must hold; without any the rule always applies.
+    /// The conditions, all of which must be true. A rule without conditions always applies.
     #[serde(default, borrow, deserialize_with = "or_default")]
     pub args: Vec<Arg<'a>>,
 }
@@ -81,7 +80,7 @@ pub struct Arg<'a> {
     pub op: Cow<'a, str>,
 }
 
-/// A string that borrows where it can; serde's own `Cow` inside a list never does.
+/// A string that borrows from the JSON text if possible. serde's `Cow` inside of a list never borrows.
 struct Text<'a>(Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
@@ -129,7 +128,7 @@ fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Cow<'de, str>
     optional_texts(deserializer).map(Option::unwrap_or_default)
 }
 
-/// `null` as the default value, as Go's decoder has it.
+/// Decodes `null` as the default value, as Go's decoder does.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
     Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
 }

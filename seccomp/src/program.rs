@@ -5,7 +5,7 @@ use seccompiler::{BpfProgram, sock_filter};
 use crate::arch::AUDIT_LITTLE_ENDIAN;
 use crate::words::ret;
 
-/// The codes of classic BPF which the generator uses, and few more (`linux/bpf_common.h`).
+/// The instruction codes of classic BPF that the compiler and the interpreter use (`linux/bpf_common.h`).
 pub(crate) mod code {
     /// `ld [k]`: a word of `seccomp_data`.
     pub(crate) const LOAD: u16 = 0x20;
@@ -30,7 +30,7 @@ pub(crate) mod offset {
     }
 }
 
-/// A system call as the kernel shows it to a filter (`seccomp_data`).
+/// A system call as a filter sees it (`struct seccomp_data`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Data {
     /// The `AUDIT_ARCH_*` value, see [`Arch::audit`](crate::Arch::audit).
@@ -64,24 +64,24 @@ impl Data {
 pub struct Program(BpfProgram);
 
 impl Program {
-    /// The most instructions that the kernel takes (`BPF_MAXINSNS`).
+    /// The largest number of instructions that the kernel accepts (`BPF_MAXINSNS`).
     pub const MAX_LEN: usize = 4096;
 
-    /// How many instructions the program has.
+    /// The number of instructions.
     #[allow(clippy::len_without_is_empty)] // a program has an end, so it is never empty
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The instructions, in the layout which the kernel expects (`struct sock_filter`).
+    /// The instructions, in the layout of the kernel (`struct sock_filter`).
     pub fn instructions(&self) -> &[sock_filter] {
         &self.0
     }
 
-    /// What the program returns for a call: `SECCOMP_RET_*` with its data.
+    /// The return value of the program for a call: `SECCOMP_RET_*` with its data.
     ///
-    /// This is the kernel's interpreter for the instructions that a filter needs. A
-    /// program that the kernel would not have loaded returns `SECCOMP_RET_KILL_PROCESS`.
+    /// The interpreter has the instructions that filters use. For a program that the kernel would not load, this is
+    /// `SECCOMP_RET_KILL_PROCESS`.
     pub fn simulate(&self, data: &Data) -> u32 {
         self.run(data).unwrap_or(ret::KILL_PROCESS)
     }
@@ -118,7 +118,7 @@ impl Program {
 }
 
 impl From<BpfProgram> for Program {
-    /// Takes a program from elsewhere, to simulate it; nothing is checked.
+    /// A program from another compiler, to simulate it. It is not checked.
     fn from(instructions: BpfProgram) -> Self {
         Program(instructions)
     }

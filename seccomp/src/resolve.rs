@@ -1,4 +1,4 @@
-//! From rules to decisions: what each call number of an ABI leads to.
+//! Turns rules into decisions for the call numbers of each ABI.
 
 use crate::arch::{Arch, X32_BIT};
 use crate::emit::{Chain, Condition, Leaf, Range, Section};
@@ -6,13 +6,13 @@ use crate::multiplex;
 use crate::table::{self, ARM_PRIVATE, ARM_PRIVATE_SLOT, CALLS, NO, SLOTS};
 use crate::words::{ENOSYS, ret};
 
-/// What a call of an architecture that is not listed gets, as from libseccomp.
+/// The return value for a call of an architecture that is not listed, as in libseccomp.
 pub(crate) const BAD_ARCH: u32 = ret::KILL_THREAD;
 
-/// What a call newer than the profile gets, unless the default action lets it through.
+/// The return value for a call newer than the profile, unless the default action lets it pass.
 const NOT_THERE: u32 = ret::ERRNO | ENOSYS;
 
-/// One alternative of a rule: an action, under conditions all of which must hold.
+/// One alternative of a rule: an action, and conditions that must all be true.
 pub(crate) struct Clause {
     /// The conditions, as indices of [`Rules::conditions`].
     pub(crate) conditions: std::ops::Range<usize>,
@@ -50,8 +50,7 @@ impl Rules {
         &self.clauses[number as usize - 1]
     }
 
-    /// Whether calls pass by default. As in runc that includes a tracer, which is
-    /// expected to know what to do with a new call.
+    /// Whether calls pass by default. As in runc, `SCMP_ACT_TRACE` counts: the tracer can decide about a new call.
     pub(crate) fn permissive(&self) -> bool {
         permissive(self.default)
     }
@@ -62,7 +61,7 @@ pub(crate) fn permissive(value: u32) -> bool {
     value == ret::ALLOW || value == ret::LOG || value & 0xffff_0000 == ret::TRACE
 }
 
-/// The decisions for these architectures, and the chains which they refer to.
+/// The decisions for these architectures, and the chains to which they refer.
 pub(crate) fn resolve<'a>(rules: &'a Rules, archs: &[Arch]) -> (Vec<Section>, Vec<Chain<'a>>) {
     let mut resolver = Resolver { rules, chains: Vec::new() };
     let mut sections: Vec<Section> = Vec::with_capacity(archs.len());
@@ -91,8 +90,8 @@ struct Candidate {
     slot: u16,
     /// The number of the clause.
     clause: u32,
-    /// For a call inside a multiplexed one its index in [`multiplex::CALLS`]; that it is
-    /// this call then takes the place of the clause's own conditions.
+    /// The index in [`multiplex::CALLS`] if the call is made through another one. The condition there then replaces
+    /// the conditions of the clause.
     inner: Option<u8>,
 }
 
@@ -167,7 +166,7 @@ impl<'a> Resolver<'a> {
         for same in candidates.chunk_by(|a, b| a.slot == b.slot) {
             let slot = same[0].slot;
             leaves[usize::from(slot)] = self.chain(same, arch.narrow());
-            // Whoever names a call inside socketcall(2) knows socketcall(2) too.
+            // A profile that names such an inner call counts as one that knows socketcall(2).
             if slot < ARM_PRIVATE_SLOT {
                 newest = newest.max(Some(slot));
             }
@@ -250,7 +249,7 @@ impl<'a> Resolver<'a> {
             (conditions, clause.value)
         });
         let chain = Chain { clauses: clauses.collect(), otherwise: rules.default, narrow };
-        // Few chains differ in a profile of ordinary size; looking further would not pay.
+        // In a usual profile few chains differ, so a longer search would cost more than it saves.
         let start = self.chains.len().saturating_sub(64);
         let known = self.chains[start..].iter().position(|known| *known == chain);
         let index = match known {

@@ -1,4 +1,4 @@
-//! The words of a profile and the kernel's numbers for them.
+//! The names in a profile, and the kernel's numbers for them.
 
 /// Return values of a filter, from `linux/seccomp.h`.
 pub(crate) mod ret {
@@ -25,7 +25,7 @@ pub(crate) mod flag {
 pub(crate) const EPERM: u32 = 1;
 pub(crate) const ENOSYS: u32 = 38;
 
-/// The largest errno that the kernel returns; it cuts larger ones to this (`MAX_ERRNO`).
+/// The largest errno. The kernel reduces larger ones to this (`MAX_ERRNO`).
 pub(crate) const MAX_ERRNO: u32 = 4095;
 
 /// The largest message of `SCMP_ACT_TRACE` (`SECCOMP_RET_DATA`).
@@ -103,8 +103,7 @@ pub fn architectures() -> impl ExactSizeIterator<Item = &'static str> {
     crate::Arch::ALL.into_iter().map(crate::Arch::name)
 }
 
-/// The flags that [`compile`](crate::compile()) knows, sorted. Whether the running kernel
-/// takes each is for the caller to find out.
+/// The flags that [`compile`](crate::compile()) knows, sorted. The running kernel may not accept all of them.
 pub fn flags() -> impl ExactSizeIterator<Item = &'static str> {
     FLAGS.iter().map(|(name, _)| *name)
 }

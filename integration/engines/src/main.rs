@@ -28,7 +28,7 @@ use integration::harness;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if std::env::var_os(harness::uml::WORKDIR).is_some() {
+    if std::env::var_os(harness::init::WORKDIR).is_some() {
         return harness::uml::as_pid_1();
     }
     let argv: Vec<String> = std::env::args().skip(1).collect();

@@ -37,7 +37,7 @@ impl Results {
             let programs = engine.programs().iter().copied().chain(["runc"]);
             let mut versions: Vec<String> = programs.map(|name| version(name, name.as_ref())).collect();
             versions.push(version("windlass", runtime));
-            versions.push(format!("Linux {}", number(&integration::kit::t::text("/proc/sys/kernel/osrelease"))));
+            versions.push(format!("Linux {}", number(&integration::kit::machine::text("/proc/sys/kernel/osrelease"))));
             file[engine.name()] = json!({"date": date, "versions": versions, "cases": cases});
         }
         fs::write(path, serde_json::to_string_pretty(&file)? + "\n")

@@ -65,7 +65,7 @@ pub fn main(words: &[String]) -> ExitCode {
     if served.is_empty() {
         return ExitCode::SUCCESS;
     }
-    match Session::start(request.engine, request.below.clone(), Path::new(WORK)) {
+    match engine::open(request.engine, request.below.clone(), Path::new(WORK)) {
         Ok(session) => {
             served.iter().for_each(|(case, _)| run(&request, &session, case));
             let _ = session.end_daemon(Signal::SIGTERM);

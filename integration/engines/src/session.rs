@@ -1,6 +1,6 @@
-//! One engine on one runtime: what every case is given.
+//! One engine on one runtime: the context of every case.
 
-use crate::engine::{self, Engine};
+use crate::engine::Engine;
 use crate::image;
 use integration::kit::console::Terminal;
 use integration::kit::ran::Ran;
@@ -47,27 +47,25 @@ pub struct Session {
     pub below: Below,
     /// Scratch space of the session, on tmpfs.
     pub dir: PathBuf,
-    client: Vec<String>,
+    /// The command line of the client.
+    pub client: Vec<String>,
     daemon: RefCell<Option<Daemon>>,
     next: Cell<u32>,
 }
 
 impl Session {
-    /// Starts `engine` in `dir`, which is made.
-    pub fn start(engine: Engine, below: Below, dir: &Path) -> Verdict<Session> {
+    /// A session in `dir`, which is made, before its engine is started.
+    pub fn new(engine: Engine, below: Below, dir: &Path) -> Verdict<Session> {
         fs::create_dir_all(dir.join("bin")).context(dir.display())?;
         image::busybox(&dir.join("bb"))?;
-        let mut session = Session {
+        Ok(Session {
             engine,
             below,
             dir: dir.to_owned(),
             client: Vec::new(),
             daemon: RefCell::new(None),
             next: Cell::new(0),
-        };
-        session.client = engine::start(&session)?;
-        engine::load(&session)?;
-        Ok(session)
+        })
     }
 
     /// A name that this session has not used yet.
@@ -130,7 +128,7 @@ impl Session {
         self.finish(self.command(words))
     }
 
-    /// The same, which must succeed; what it printed on standard output, trimmed.
+    /// Runs the client with these words, which must succeed, and returns its trimmed standard output.
     pub fn ok(&self, words: &str) -> Verdict<String> {
         Ok(self.run(words)?.ok()?.stdout.trim().to_owned())
     }
@@ -142,7 +140,7 @@ impl Session {
         self.finish(command)
     }
 
-    /// The same, which must succeed; its output, trimmed.
+    /// [`Session::run_with`], which must succeed. Returns the trimmed standard output.
     pub fn ok_with(&self, words: &str, last: &str) -> Verdict<String> {
         Ok(self.run_with(words, last)?.ok()?.stdout.trim().to_owned())
     }
@@ -164,7 +162,7 @@ impl Session {
         Ok(name)
     }
 
-    /// A container that sleeps, and does not mind to be told to stop.
+    /// A container that sleeps, and ends on SIGTERM.
     pub fn sleeper(&self, options: &str) -> Verdict<String> {
         self.up(options, "trap 'exit 0' TERM; while :; do sleep 0.05; done")
     }
@@ -193,15 +191,6 @@ impl Session {
         let side = || pty.slave.try_clone().context("the terminal");
         let child = wrapped.stdin(side()?).stdout(side()?).stderr(side()?).spawn().context("setsid")?;
         Ok(AtTerminal { terminal: Terminal::new(pty.master), child: Some(child) })
-    }
-
-    /// Asks dockerd for something that its client has no words for.
-    pub fn post(&self, place: &str, body: &serde_json::Value) -> Verdict {
-        let mut command = self.host("curl");
-        command.args(["--silent", "--fail", "--unix-socket", engine::DOCKER_SOCKET]);
-        command.args(["-H", "Content-Type: application/json", "--data", &body.to_string()]);
-        command.arg(format!("http://docker/v1.41{place}"));
-        self.finish(command)?.ok().map(drop)
     }
 
     /// Starts the daemon of the engine and waits until `probe` succeeds.
@@ -247,7 +236,7 @@ struct Daemon {
     child: Child,
 }
 
-/// A command that runs on beside the case. It is killed when the case lets go of it.
+/// A command that runs in the background. It is killed on drop.
 pub struct Background {
     child: Child,
     capture: Capture,

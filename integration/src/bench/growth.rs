@@ -1,7 +1,8 @@
-//! What grows with what: mounts, containers, processes, the size of the configuration, and how many
-//! containers are made at once.
+//! How times grow with the number of mounts, containers and processes, with the size of the configuration, and with
+//! how many containers are made at once.
 
-use super::{Bench, Case, reap, sleeping, spec};
+use super::rounds::{Bench, Case, DIR, reap, sleeping};
+use super::spec;
 use crate::kit::{Verdict, stop::fail};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -32,7 +33,7 @@ fn runs(bench: &mut Bench, case: &str, name: &str, spec: &dyn Fn() -> Value) -> 
 }
 
 fn mounts(bench: &mut Bench) -> Verdict {
-    let source = format!("{}/source", super::DIR);
+    let source = format!("{}/source", DIR);
     fs::create_dir_all(&source)?;
     for n in [10, 100, 1000] {
         let spec = || {

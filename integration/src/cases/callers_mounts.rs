@@ -1,8 +1,9 @@
 //! Containers without a mount namespace of their own.
 
 use crate::kit::console::FdSocket;
+use crate::kit::machine::text;
 use crate::kit::stop::Context;
-use crate::kit::t::{eventually, text};
+use crate::kit::wait::eventually;
 use crate::kit::{Bundle, Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};

@@ -1,7 +1,8 @@
 //! What a container does with a cgroup that it owns, and where its cgroup stands in the tree of the host.
 
+use crate::kit::machine::text;
 use crate::kit::stop::skip;
-use crate::kit::t::{eventually, text};
+use crate::kit::wait::eventually;
 use crate::kit::{Bundle, Container, Need, T, Verdict, cgroup};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;

@@ -1,8 +1,9 @@
 //! config-linux.md, "Control groups"; `pause`, `resume`, `update`, `events`.
 //! Cases that need a controller run where it is: mostly in User-Mode Linux.
 
+use crate::kit::machine::text;
 use crate::kit::stop::{Context, skip};
-use crate::kit::t::{eventually, text};
+use crate::kit::wait::eventually;
 use crate::kit::{Bundle, Container, Need, T, Verdict, cgroup};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};

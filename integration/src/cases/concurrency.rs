@@ -1,6 +1,6 @@
 //! Two commands on one container at a time: one may fail, the state may not.
 
-use crate::kit::t::eventually;
+use crate::kit::wait::eventually;
 use crate::kit::{Container, Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;

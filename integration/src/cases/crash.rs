@@ -4,7 +4,7 @@
 use crate::chapter;
 use crate::kit::inject::{Injection, kill_at};
 use crate::kit::stop::Context;
-use crate::kit::t::eventually;
+use crate::kit::wait::eventually;
 use crate::kit::{Bundle, Need, T, Verdict};
 use std::fs;
 use std::path::Path;

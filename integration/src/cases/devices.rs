@@ -29,7 +29,7 @@ fn device(path: &str, kind: &str, major: i64, minor: i64) -> Value {
 }
 
 fn nodes_that_the_host_lacks_are_made_for_a_user_namespace(t: &T) -> Verdict {
-    if crate::kit::t::kernel() < (6, 15) {
+    if crate::kit::machine::kernel() < (6, 15) {
         return crate::kit::stop::skip("before Linux 6.15 nobody can copy a mount that is attached nowhere");
     }
     let bundle = super::namespaces::user_namespace(t)?.privileged().set(

@@ -1,7 +1,8 @@
 //! `exec`: a further process in a running container.
 
+use crate::kit::machine::{field, text};
 use crate::kit::stop::{Context, skip};
-use crate::kit::t::{eventually, field, text};
+use crate::kit::wait::eventually;
 use crate::kit::{Need, T, Verdict, cgroup};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;

@@ -1,8 +1,8 @@
 //! New filesystems, and what is made in and over them: config.md, "Mounts", and config-linux.md,
 //! "Masked Paths" and "Readonly Paths".
 
+use crate::kit::machine::text;
 use crate::kit::stop::{Context, skip};
-use crate::kit::t::text;
 use crate::kit::{Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};

@@ -1,8 +1,9 @@
 //! Containers that are frozen by others or for good, and processes that cannot be killed.
 
 use crate::kit::Need::{Slow, Windlass};
+use crate::kit::machine::text;
 use crate::kit::stop::{Context, skip};
-use crate::kit::t::{eventually, text};
+use crate::kit::wait::eventually;
 use crate::kit::{Container, T, Verdict, cgroup, runtime};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;

@@ -1,7 +1,7 @@
 //! config.md, "POSIX-platform Hooks"; runtime.md, "Lifecycle", steps 4 to 13.
 
 use crate::kit::stop::Context;
-use crate::kit::t::eventually;
+use crate::kit::wait::eventually;
 use crate::kit::{Bundle, Container, Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};

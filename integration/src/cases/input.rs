@@ -1,7 +1,7 @@
 //! Input that is too long, cut off or nonsense: an error, never a crash.
 
+use crate::kit::machine::text;
 use crate::kit::stop::Context;
-use crate::kit::t::text;
 use crate::kit::{T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;

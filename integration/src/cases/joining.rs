@@ -229,7 +229,7 @@ fn an_exec_that_the_container_stops_ends_with_the_runtime(t: &T) -> Verdict {
         seen += newcomers();
         child.kill()?;
         child.wait()?;
-        crate::kit::t::eventually("the stopped process is gone", || (newcomers() == 0).then_some(()))
+        crate::kit::wait::eventually("the stopped process is gone", || (newcomers() == 0).then_some(()))
     })?;
     // Otherwise nothing was tried, or what was looked for is not what was there.
     ensure!(stopped > 0 && seen >= stopped, "{stopped} execs were stopped, {seen} processes of theirs were seen");

@@ -1,7 +1,8 @@
 //! runtime.md, "Lifecycle" and "Operations".
 
+use crate::kit::machine::text;
 use crate::kit::stop::Context;
-use crate::kit::t::{eventually, text};
+use crate::kit::wait::eventually;
 use crate::kit::{Container, Need, Ran, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use std::process::Command;
@@ -204,7 +205,7 @@ fn sigkill_reaches_what_init_has_left_behind(t: &T) -> Verdict {
     container.verb("kill", &[], &["TERM"])?.fails()?;
     container.kill("KILL")?.ok()?;
     eventually("the end of the process left behind", || {
-        let state = crate::kit::t::field(&text(format!("/proc/{left}/status")), "State");
+        let state = crate::kit::machine::field(&text(format!("/proc/{left}/status")), "State");
         (state.is_empty() || state.starts_with('Z')).then_some(())
     })?;
     container.verb("kill", &[], &["KILL"])?.fails()?;

@@ -42,19 +42,19 @@ fn a_sysctl_with_slashes_or_dots_is_the_same(t: &T) -> Verdict {
 }
 
 fn a_sysctl_of_a_namespace_not_made_is_refused(t: &T) -> Verdict {
-    let before = crate::kit::t::text("/proc/sys/net/ipv4/ip_forward");
+    let before = crate::kit::machine::text("/proc/sys/net/ipv4/ip_forward");
     let bundle = t.bundle()?.namespace("network", None).set("/linux/sysctl", json!({"net.ipv4.ip_forward": "1"}));
     t.run(&bundle)?.code_is(1)?.stderr_has("net.ipv4.ip_forward")?;
     let bundle = t.bundle()?.namespace("ipc", None).set("/linux/sysctl", json!({"kernel.shmmni": "99"}));
     t.run(&bundle)?.code_is(1)?.stderr_has("kernel.shmmni")?;
-    ensure_eq!(crate::kit::t::text("/proc/sys/net/ipv4/ip_forward"), before, "the host's value");
+    ensure_eq!(crate::kit::machine::text("/proc/sys/net/ipv4/ip_forward"), before, "the host's value");
     Ok(())
 }
 
 fn a_sysctl_outside_every_namespace_is_refused(t: &T) -> Verdict {
     for name in ["vm.swappiness", "kernel.core_pattern", "fs.file-max"] {
         let file = format!("/proc/sys/{}", name.replace('.', "/"));
-        let before = crate::kit::t::text(&file);
+        let before = crate::kit::machine::text(&file);
         t.run(&t.bundle()?.set("/linux/sysctl", json!({name: before})))?.code_is(1)?.stderr_has(name)?;
     }
     Ok(())
@@ -93,7 +93,7 @@ fn notify_socket_passes_readiness_on(t: &T) -> Verdict {
     let mut start = command.spawn()?;
     container.wait_for_output("socket")?;
     let root = format!("/proc/{}/root", container.pid()?);
-    let inside = crate::kit::t::text(format!("/proc/{}/environ", container.pid()?));
+    let inside = crate::kit::machine::text(format!("/proc/{}/environ", container.pid()?));
     let name = inside.split('\0').find_map(|entry| entry.strip_prefix("NOTIFY_SOCKET=")).unwrap_or_default();
     UnixDatagram::unbound()?.send_to(b"READY=1", format!("{root}{name}"))?;
     let mut buffer = [0; 256];
@@ -181,7 +181,7 @@ fn pidfd_socket_receives_the_init(t: &T) -> Verdict {
     let (_, fds) = socket.receive()?;
     ensure_eq!(fds.len(), 1, "descriptors");
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(&fds[0])))?;
-    let pid = crate::kit::t::field(&info, "Pid");
+    let pid = crate::kit::machine::field(&info, "Pid");
     ensure_eq!(pid, container.pid()?.to_string(), "the pidfd's process");
     Ok(())
 }

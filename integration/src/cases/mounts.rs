@@ -417,7 +417,7 @@ fn tmpcopyup_copies_the_content(t: &T) -> Verdict {
 fn overlay(t: &T, odd: &str) -> Verdict<Bundle> {
     // Where it is a module, asking for it loads it.
     let _ = t.host("modprobe", &["overlay"]);
-    if !crate::kit::t::text("/proc/filesystems").contains("overlay") {
+    if !crate::kit::machine::text("/proc/filesystems").contains("overlay") {
         return skip("this kernel has no overlay file system");
     }
     let escaped = odd.replace(':', "\\:").replace(',', "\\,");
@@ -447,7 +447,7 @@ fn overlay_with_escaped_characters(t: &T) -> Verdict {
 
 /// A bind with id mappings; the source's file belongs to 0:0.
 fn idmapped(t: &T, dir: &std::path::Path, options: &[&str]) -> Verdict<Bundle> {
-    if crate::kit::t::kernel() < (6, 3) {
+    if crate::kit::machine::kernel() < (6, 3) {
         return skip("the harness's tmpfs can be mapped from Linux 6.3 on");
     }
     let mapping = json!([{"containerID": 0, "hostID": 50000, "size": 1000}]);

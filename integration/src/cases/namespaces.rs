@@ -174,8 +174,8 @@ fn a_user_namespace_has_its_mappings(t: &T) -> Verdict {
 fn a_user_namespace_with_all_others(t: &T) -> Verdict {
     let container = t.start(&user_namespace(t)?.sh("touch /tmp/made && hostname && echo ready; sleep 1000"))?;
     container.wait_for_output("inside\nready")?;
-    let status = crate::kit::t::text(format!("/proc/{}/status", container.pid()?));
-    ensure!(crate::kit::t::field(&status, "Uid").starts_with("100000"), "host's view of the uid");
+    let status = crate::kit::machine::text(format!("/proc/{}/status", container.pid()?));
+    ensure!(crate::kit::machine::field(&status, "Uid").starts_with("100000"), "host's view of the uid");
     let owner = fs::read_link(format!("/proc/{}/ns/user", container.pid()?))?.display().to_string();
     ensure!(owner != own("user")?, "the user namespace is the caller's");
     Ok(())

@@ -1,9 +1,9 @@
 //! config.md, "Process": arguments, environment, working directory, user,
 //! capabilities, limits, scheduling and the rest of what `execve` inherits.
 
+use crate::kit::machine::{field, text};
 use crate::kit::spec::capabilities;
 use crate::kit::stop::skip;
-use crate::kit::t::{field, text};
 use crate::kit::{Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;

@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
+use crate::kit::machine::text;
 use crate::kit::stop::Context;
-use crate::kit::t::text;
 use crate::kit::{Bundle, Need, Ran, T, Verdict, cgroup};
 use crate::{chapter, ensure, ensure_eq};
 
@@ -221,7 +221,7 @@ fn exec_joins_and_delete_clears_away(t: &T) -> Verdict {
     user.runs(&["exec", &id, "sh", "-c", script])?.ok()?.stdout_is("0\ninside\n/bin/sleep 1000 ")?;
     user.runs(&["exec", &id, "/no/such/program"])?.fails()?;
     user.runs(&["kill", &id, "KILL"])?.ok()?;
-    crate::kit::t::eventually("the end of the container", || {
+    crate::kit::wait::eventually("the end of the container", || {
         let ran = user.runs(&["state", &id]).ok()?;
         ran.stdout.contains("stopped").then_some(())
     })?;

@@ -1,14 +1,15 @@
 //! Hostile root file systems. Each case builds what an attacker's image could
 //! hold and looks at the host afterwards.
 
+use crate::kit::machine::{field, text};
 use crate::kit::race::{Swapper, duration, rounds};
+use crate::kit::snapshot::snapshot;
 use crate::kit::stop::Context;
-use crate::kit::t::{field, text};
 use crate::kit::{Bundle, Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 chapter! { "security":
@@ -51,23 +52,6 @@ fn outside(t: &T) -> Verdict<PathBuf> {
     fs::create_dir_all(dir.join("x"))?;
     fs::write(dir.join("precious"), "precious")?;
     Ok(dir)
-}
-
-/// Everything below a directory: name, mode, owner, size and link target.
-pub(super) fn snapshot(dir: &Path) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut todo = vec![dir.to_owned()];
-    while let Some(path) = todo.pop() {
-        let Ok(meta) = fs::symlink_metadata(&path) else {
-            continue;
-        };
-        lines.push(format!("{} {:o} {} {} {}", path.display(), meta.mode(), meta.uid(), meta.size(), meta.rdev()));
-        if meta.is_dir() {
-            todo.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
-        }
-    }
-    lines.sort();
-    lines
 }
 
 /// Runs the bundle, whatever comes of it, and looks whether `dir` has changed.

@@ -1,9 +1,10 @@
 //! The engine-neutral mode of `windlass-shim`, with real containers.
 
+use crate::kit::machine::text;
 use crate::kit::runtime::Kind;
 use crate::kit::shim::{self, Shimmed};
 use crate::kit::stop::Context;
-use crate::kit::t::{eventually, text};
+use crate::kit::wait::eventually;
 use crate::kit::{Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};

@@ -2,8 +2,9 @@
 //! what is left of it when containerd or the shim is killed.
 
 use crate::kit::containerd::Engine;
+use crate::kit::machine::text;
 use crate::kit::stop::Context;
-use crate::kit::t::{eventually, text};
+use crate::kit::wait::eventually;
 use crate::kit::{Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use nix::sys::signal::{Signal, kill};

@@ -1,9 +1,10 @@
 //! What `windlass-shim` does when something goes wrong around it: kills at its own system calls,
 //! storms, full disks, peers that sleep.
 
+use crate::kit::machine::text;
 use crate::kit::shim::{self, Connection};
 use crate::kit::stop::{Context, fail};
-use crate::kit::t::{eventually, text};
+use crate::kit::wait::eventually;
 use crate::kit::{Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};
@@ -155,7 +156,7 @@ fn process_ids_that_come_again_are_told_apart(t: &T) -> Verdict {
     let limit = Path::new("/proc/sys/kernel/pid_max");
     let before = text(limit);
     // Of this PID namespace alone since Linux 6.14; older kernels have one for all, which is not ours to change.
-    if crate::kit::t::kernel() < (6, 14) || fs::write(limit, "400").is_err() {
+    if crate::kit::machine::kernel() < (6, 14) || fs::write(limit, "400").is_err() {
         return crate::kit::stop::skip("pid_max is not of the namespace");
     }
     let done = reuse(t, if t.long { 5000 } else { 800 });

@@ -1,7 +1,7 @@
 //! What an idle `windlass-shim` may cost. Measured on the static build that is shipped.
 
+use crate::kit::machine::{field, text};
 use crate::kit::shim::{self, Shimmed};
-use crate::kit::t::{field, text};
 use crate::kit::{Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;

@@ -3,8 +3,8 @@
 //! The gates hold for the static build that is shipped; of another build the figures are shown.
 
 use crate::kit::containerd::Engine;
+use crate::kit::machine::{field, text};
 use crate::kit::stop::Context;
-use crate::kit::t::{field, text};
 use crate::kit::{Need, T, Verdict};
 use crate::{chapter, ensure};
 use nix::sys::stat::Mode;

@@ -4,8 +4,9 @@
 //! directory. podman silently takes another conmon when ours does not answer as it likes; so each
 //! script begins by asking which one it is.
 
+use crate::kit::machine::text;
 use crate::kit::stop::{Context, fail, skip};
-use crate::kit::t::{eventually, text};
+use crate::kit::wait::eventually;
 use crate::kit::{Need, T, Verdict, rootfs};
 use crate::{chapter, ensure, harness};
 use std::fs;

@@ -1,9 +1,9 @@
 //! Where mounts come from, and what a container in a user namespace can do with them.
 
-use super::security::snapshot;
+use crate::kit::machine::{kernel, text};
 use crate::kit::race::{Swapper, exchange};
+use crate::kit::snapshot::snapshot;
 use crate::kit::stop::skip;
-use crate::kit::t::{kernel, text};
 use crate::kit::{Bundle, Need, Ran, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::json;

@@ -136,7 +136,7 @@ fn an_error_of_the_kernel_has_its_call_and_errno(t: &T) -> Verdict {
 }
 
 fn an_error_has_a_hint_where_one_is_known(t: &T) -> Verdict {
-    if crate::kit::t::text("/sys/fs/cgroup/cgroup.controllers").contains("memory") {
+    if crate::kit::machine::text("/sys/fs/cgroup/cgroup.controllers").contains("memory") {
         return crate::kit::stop::skip("the memory controller is there");
     }
     let error = error_of(t, &t.bundle()?.set("/linux/resources/memory/limit", json!(10_000_000)))?;

@@ -5,22 +5,18 @@
 //! pid namespace, sets up the mounts and starts the runner. When PID 1 ends, the
 //! kernel kills what is left, so nothing outlives a run.
 
-use super::init;
+use super::{init, serial};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::{prctl, signal::Signal};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::{fs, thread, time::Duration};
 
-/// What the harness's cgroups are called, before the pid.
+/// How the names of the harness's cgroups begin; the pid follows.
 const NAME: &str = "windlass-integration-";
-
-/// Numbers the harnesses of this process, of which several may run at once.
-pub(super) static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// Where the harness mounts cgroup2.
 const CGROUP: &str = "/sys/fs/cgroup";
@@ -30,10 +26,10 @@ pub fn run(words: &[String], on_line: &mut dyn FnMut(&str) -> bool) -> Result<()
     if !nix::unistd::geteuid().is_root() {
         return Err("the host harness needs root".to_owned());
     }
-    look()?;
+    check_prerequisites()?;
     let mount = cgroup2_mount()?;
     remove_stale(&mount);
-    let cgroup = mount.join(format!("{NAME}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    let cgroup = mount.join(format!("{NAME}{}-{}", std::process::id(), serial::next()));
     fs::create_dir(&cgroup).map_err(|e| format!("mkdir {}: {e}", cgroup.display()))?;
     let controllers = Controllers::enable(&mount);
     let done = run_below(&cgroup, words, on_line);
@@ -42,10 +38,10 @@ pub fn run(words: &[String], on_line: &mut dyn FnMut(&str) -> bool) -> Result<()
     done
 }
 
-/// What no container can be made without, looked at before the first: otherwise every case fails in
-/// the words of whatever call comes first.
-fn look() -> Result<(), String> {
-    let mounts = crate::kit::t::text("/proc/self/mountinfo");
+/// Checks what every container needs. Without this check, every case would fail with the error of whatever call
+/// comes first.
+fn check_prerequisites() -> Result<(), String> {
+    let mounts = crate::kit::machine::text("/proc/self/mountinfo");
     if !has_root(&mounts) {
         return Err(
             "there is no mount at / (the tree was entered by chroot and is not a mount itself): pivot_root(2) \
@@ -80,7 +76,7 @@ fn remove_stale(mount: &Path) {
     }
 }
 
-/// The controllers that were enabled for harnesses in the cgroup at the top, while there are any.
+/// The controllers that are enabled in the root cgroup while a harness runs.
 struct Controllers {
     control: PathBuf,
 }
@@ -89,21 +85,21 @@ struct Controllers {
 static ENABLED: Mutex<(usize, Vec<String>)> = Mutex::new((0, Vec::new()));
 
 impl Controllers {
-    /// Enables for the harness what the cgroup at `top` has to give and did not yet.
+    /// Enables all controllers of the cgroup at `top` that are not enabled yet.
     fn enable(top: &Path) -> Controllers {
         let control = top.join("cgroup.subtree_control");
         let mut enabled = ENABLED.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = crate::kit::t::text(&control);
-        let offered = crate::kit::t::text(top.join("cgroup.controllers"));
+        let before = crate::kit::machine::text(&control);
+        let offered = crate::kit::machine::text(top.join("cgroup.controllers"));
         let missing = offered.split_whitespace().filter(|name| !before.split_whitespace().any(|other| other == *name));
-        // A cgroup with processes of its own refuses: then the cases that need the controller go elsewhere.
+        // A cgroup with processes of its own refuses. Cases that need the controller then run in another harness.
         let new = missing.filter(|name| fs::write(&control, format!("+{name}")).is_ok()).map(str::to_owned);
         enabled.1.extend(new);
         enabled.0 += 1;
         Controllers { control }
     }
 
-    /// Takes back what was enabled, with the last harness.
+    /// Disables what was enabled, if this is the last harness.
     fn leave(self) {
         let mut enabled = ENABLED.lock().unwrap_or_else(PoisonError::into_inner);
         enabled.0 -= 1;
@@ -134,7 +130,7 @@ fn run_below(cgroup: &Path, words: &[String], on_line: &mut dyn FnMut(&str) -> b
     if status.success() { Ok(()) } else { Err(format!("the host harness ended with {status}")) }
 }
 
-/// Second process: into the cgroup, out of every namespace, PID 1 started.
+/// The second process: joins the cgroup, unshares the namespaces and starts PID 1.
 pub fn enter(words: &[String]) -> ExitCode {
     let (Some(cgroup), rest) = (words.first().map(PathBuf::from), words.get(1..).unwrap_or_default()) else {
         return ExitCode::from(125);
@@ -177,7 +173,7 @@ fn spawn_pid_1(words: &[String]) -> ExitCode {
     }
 }
 
-/// First process of the pid namespace.
+/// The first process of the PID namespace.
 pub fn as_pid_1(words: &[String]) -> ExitCode {
     if let Err(error) = private_mounts() {
         eprintln!("host harness: {error}");
@@ -194,7 +190,7 @@ fn private_mounts() -> Result<(), String> {
             .map_err(|e| format!("propagation of /: {e}"))
     };
     propagate(MsFlags::MS_PRIVATE)?;
-    // Shared with nobody outside, as on a host that systemd has booted.
+    // A new peer group, since systemd makes the root mount shared on a host that it boots.
     propagate(MsFlags::MS_SHARED)?;
     mount_fs("proc", "/proc", "")?;
     mount_fs("tmpfs", "/run", "mode=755")?;
@@ -206,7 +202,7 @@ fn private_mounts() -> Result<(), String> {
 }
 
 fn mount_fs(kind: &str, at: &str, data: &str) -> Result<(), String> {
-    // What is there now belongs to the host's namespaces; hide no old cgroup v1 mounts below.
+    // The mount there is of the host's namespaces. It is detached, so that no cgroup v1 mounts stay below the new one.
     if kind != "tmpfs" {
         let _ = umount2(at, MntFlags::MNT_DETACH);
     }
@@ -235,7 +231,7 @@ fn remove_cgroups(top: &Path) {
     eprintln!("left behind: {}", top.display());
 }
 
-/// One bottom-up pass of `rmdir`; what is still busy stays.
+/// Removes a cgroup tree in one pass from the bottom. A cgroup that is busy stays.
 pub fn remove_tree(dir: &Path) {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     for entry in entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {

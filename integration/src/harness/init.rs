@@ -8,13 +8,17 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::process::{Command, Stdio};
 
+/// The kernel parameter with the work directory of a User-Mode Linux harness. The kernel passes it to init as an
+/// environment variable.
+pub const WORKDIR: &str = "WINDLASS_INTEGRATION_UML";
+
 /// Starts the runner with `words`, reaps until it ends, returns its exit code.
 pub fn supervise(words: &[String], stdout: Stdio) -> i32 {
     let runner = Command::new("/proc/self/exe")
         .arg("@runner")
         .args(words)
-        .env_remove(super::uml::WORKDIR)
-        // A kernel starts its init without one.
+        .env_remove(WORKDIR)
+        // The kernel starts its init without a PATH.
         .env(
             "PATH",
             std::env::var("PATH")

@@ -3,6 +3,7 @@
 
 pub mod host;
 pub mod init;
+mod serial;
 pub mod uml;
 
 /// Runs the runner with `words` in the harness of this name and passes on each line that it prints.

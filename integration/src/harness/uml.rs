@@ -5,18 +5,14 @@
 //! file in a work directory; result lines come back over the console, so those
 //! of a boot that dies half-way are not lost.
 
-use super::{host::NEXT, init};
+use super::init::{self, WORKDIR};
+use super::serial;
 use nix::mount::{MsFlags, mount};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::atomic::Ordering;
 use std::{env, fs};
-
-/// The kernel parameter, and so the variable of init's environment, that
-/// names the work directory.
-pub const WORKDIR: &str = "WINDLASS_INTEGRATION_UML";
 
 /// Seconds after which a boot is given up.
 const TIMEOUT: &str = "900";
@@ -26,8 +22,7 @@ const MEMORY: &str = "mem=1G";
 
 /// Boots a kernel whose init starts the runner with `words`.
 pub fn run(words: &[String], on_line: &mut dyn FnMut(&str) -> bool) -> Result<(), String> {
-    let work =
-        env::temp_dir().join(format!("windlass-uml-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    let work = env::temp_dir().join(format!("windlass-uml-{}-{}", std::process::id(), serial::next()));
     fs::create_dir_all(&work).map_err(|e| format!("mkdir {}: {e}", work.display()))?;
     let done = boot(&work, words, on_line);
     let _ = fs::remove_dir_all(&work);

@@ -73,7 +73,7 @@ impl Bundle {
 
     /// Gives the payload all capabilities that this machine can give.
     pub fn privileged(self) -> Bundle {
-        let names = super::t::bounding_capabilities();
+        let names = super::machine::bounding_capabilities();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         self.set("/process/capabilities", super::spec::capabilities(&names))
             .unset("/linux/maskedPaths")

@@ -1,8 +1,8 @@
 //! Reading cgroup files as the host sees them.
 
 use super::container::Container;
+use super::machine::text;
 use super::stop::{Context, Verdict, fail};
-use super::t::text;
 use std::path::{Path, PathBuf};
 
 /// The directory of a process's cgroup.

@@ -1,16 +1,17 @@
-//! A container that a case has created, deleted when the case lets go of it.
+//! A container that a case has created. It is deleted on drop.
 
 use super::ran::Ran;
 use super::runtime::Capture;
 use super::stop::{Context, Verdict, fail};
-use super::t::{T, eventually};
+use super::wait::eventually;
+use super::workspace::Workspace;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::Stdio;
 
 /// One container.
 pub struct Container<'t> {
-    t: &'t T,
+    workspace: &'t Workspace,
     /// Its id.
     pub id: String,
     /// Its bundle directory.
@@ -20,8 +21,8 @@ pub struct Container<'t> {
 
 impl<'t> Container<'t> {
     /// A handle on a container that exists, or may.
-    pub fn new(t: &'t T, id: String, bundle: PathBuf) -> Container<'t> {
-        Container { t, id, bundle, output: None }
+    pub fn new(workspace: &'t Workspace, id: String, bundle: PathBuf) -> Container<'t> {
+        Container { workspace, id, bundle, output: None }
     }
 
     /// The files that `create` gave the container as stdout and stderr.
@@ -36,7 +37,7 @@ impl<'t> Container<'t> {
         words.extend(options);
         words.push(&self.id);
         words.extend(rest);
-        self.t.runtime(&words)
+        self.workspace.runtime(&words)
     }
 
     /// `start`, which must succeed.
@@ -61,7 +62,7 @@ impl<'t> Container<'t> {
 
     /// `exec --process`, the file holding `process`.
     pub fn exec_process(&self, process: &Value, options: &[&str]) -> Verdict<Ran> {
-        let file = self.t.path(&format!("process-{}.json", self.t.id()));
+        let file = self.workspace.path(&format!("process-{}.json", self.workspace.id()));
         std::fs::write(&file, process.to_string()).context(file.display())?;
         let file = file.display().to_string();
         let mut words = vec!["--process", &file];
@@ -108,7 +109,7 @@ impl<'t> Container<'t> {
 
     /// The files in which the runtime keeps its state: one, or those of a directory.
     pub fn state_files(&self) -> Verdict<Vec<PathBuf>> {
-        let path = self.t.root().join(&self.id);
+        let path = self.workspace.root().join(&self.id);
         if path.is_file() {
             return Ok(vec![path]);
         }
@@ -151,7 +152,7 @@ impl<'t> Container<'t> {
 
 impl Drop for Container<'_> {
     fn drop(&mut self) {
-        let mut command = self.t.command();
+        let mut command = self.workspace.command();
         command.args(["delete", "--force", &self.id]).stdout(Stdio::null()).stderr(Stdio::null());
         if let Ok(mut child) = command.spawn() {
             let _ = super::runtime::wait(&mut child, std::time::Duration::from_secs(60), "delete --force");

@@ -1,9 +1,11 @@
 //! containerd and ctr from the host's packages, with our shim ahead of theirs in PATH.
 
+use super::machine::text;
 use super::ran::Ran;
 use super::runtime;
 use super::stop::{Context, Verdict, fail, skip};
-use super::t::{T, eventually, text};
+use super::t::T;
+use super::wait::eventually;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;

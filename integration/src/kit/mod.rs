@@ -1,4 +1,4 @@
-//! What cases are written with.
+//! The toolkit of cases: bundles, containers, terminals, shims, and the context [`T`].
 
 pub mod bundle;
 pub mod cgroup;
@@ -6,6 +6,7 @@ pub mod console;
 pub mod container;
 pub mod containerd;
 pub mod inject;
+pub mod machine;
 pub mod notify;
 pub mod race;
 pub mod ran;
@@ -13,15 +14,19 @@ pub mod reader;
 pub mod rootfs;
 pub mod runtime;
 pub mod shim;
+pub mod snapshot;
 pub mod spec;
 pub mod stop;
 pub mod t;
+pub mod wait;
+pub mod workspace;
 
 pub use bundle::Bundle;
 pub use container::Container;
 pub use ran::Ran;
 pub use stop::{Stop, Verdict};
 pub use t::T;
+pub use workspace::Workspace;
 
 use std::path::Path;
 
@@ -60,17 +65,17 @@ impl Need {
     pub fn missing(self) -> Option<String> {
         let (there, reason) = match self {
             Need::Controller(name) => {
-                let offered = t::text("/sys/fs/cgroup/cgroup.controllers");
+                let offered = machine::text("/sys/fs/cgroup/cgroup.controllers");
                 let there = offered.split_whitespace().any(|controller| controller == name);
                 (there, format!("no {name} controller in cgroup2"))
             }
             Need::SysResource => {
-                let there = t::bounding_capabilities().iter().any(|name| name == "CAP_SYS_RESOURCE");
+                let there = machine::bounding_capabilities().iter().any(|name| name == "CAP_SYS_RESOURCE");
                 (there, "root has no CAP_SYS_RESOURCE".to_owned())
             }
             Need::TimeNamespace => (Path::new("/proc/self/ns/time").exists(), "no time namespaces".to_owned()),
             Need::AppArmor => {
-                (t::text("/sys/module/apparmor/parameters/enabled") == "Y", "AppArmor is not enabled".to_owned())
+                (machine::text("/sys/module/apparmor/parameters/enabled") == "Y", "AppArmor is not enabled".to_owned())
             }
             Need::FirstCgroupNamespace => {
                 // Its inode is fixed (linux/proc_ns.h).

@@ -3,7 +3,8 @@
 use super::ran::Ran;
 use super::runtime;
 use super::stop::{Context, Stop, Verdict, fail};
-use super::t::{T, eventually};
+use super::t::T;
+use super::wait::eventually;
 use super::{Bundle, Container};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};

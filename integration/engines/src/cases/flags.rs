@@ -2,11 +2,11 @@
 
 use super::life::wait_running;
 use crate::case::chapter;
-use crate::engine::Engine;
+use crate::engine::{Engine, post};
 use crate::image::NAME;
 use crate::session::{Session, until};
+use integration::kit::machine::{field, text};
 use integration::kit::runtime::Kind;
-use integration::kit::t::{field, text};
 use integration::kit::{Need, Verdict};
 use integration::{ensure, ensure_eq};
 use serde_json::json;
@@ -55,7 +55,7 @@ fn a_sysctl_of_the_whole_host_is_refused_with_a_reason(s: &Session) -> Verdict {
         let name = s.name();
         let request =
             json!({"Image": NAME, "Cmd": ["true"], "HostConfig": {"Sysctls": {"vm.max_map_count": "262144"}}});
-        s.post(&format!("/containers/create?name={name}"), &request)?;
+        post(s, &format!("/containers/create?name={name}"), &request)?;
         let ran = s.run(&format!("start {name}"))?.fails()?.stderr_has("vm.max_map_count")?.stderr_has("namespace")?;
         if s.below.kind == Kind::Windlass {
             ran.stderr_has("set it there: sysctl -w vm.max_map_count=262144")?;

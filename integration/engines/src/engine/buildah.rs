@@ -1,6 +1,6 @@
 //! buildah, which runs the runtime by itself, without a shim.
 
-use super::prepare_networks;
+use super::prepare::prepare_networks;
 use crate::image;
 use crate::session::Session;
 use integration::kit::Verdict;

@@ -1,6 +1,6 @@
 //! containerd by itself, spoken to by `ctr`.
 
-use super::{link, prepare_networks};
+use super::prepare::{link, prepare_networks};
 use crate::image;
 use crate::session::Session;
 use integration::kit::Verdict;

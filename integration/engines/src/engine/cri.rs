@@ -1,6 +1,7 @@
 //! containerd with its CRI plugin, as a kubelet uses it.
 
-use super::{below, containerd, link, prepare_networks};
+use super::containerd;
+use super::prepare::{below, link, prepare_networks};
 use crate::cri::Client;
 use crate::image;
 use crate::session::Session;

@@ -1,6 +1,6 @@
 //! dockerd, which starts a containerd of its own.
 
-use super::{below, link, prepare_networks};
+use super::prepare::{below, link, prepare_networks};
 use crate::image;
 use crate::session::Session;
 use integration::kit::Verdict;
@@ -58,4 +58,13 @@ pub fn clean(session: &Session) -> Verdict {
         }
     }
     Ok(())
+}
+
+/// Sends dockerd a request for which its client has no command.
+pub fn post(session: &Session, place: &str, body: &serde_json::Value) -> Verdict {
+    let mut command = session.host("curl");
+    command.args(["--silent", "--fail", "--unix-socket", SOCKET]);
+    command.args(["-H", "Content-Type: application/json", "--data", &body.to_string()]);
+    command.arg(format!("http://docker/v1.41{place}"));
+    session.finish(command)?.ok().map(drop)
 }

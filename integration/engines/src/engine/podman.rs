@@ -1,6 +1,6 @@
 //! podman, which has no daemon.
 
-use super::{below, link, prepare_networks};
+use super::prepare::{below, link, prepare_networks};
 use crate::image;
 use crate::session::Session;
 use integration::kit::stop::Context;

@@ -1,0 +1,75 @@
+//! What the kernel reports about this machine, its processes and their capabilities.
+
+use std::fs;
+use std::path::Path;
+
+/// The text of a file, trimmed at the end; empty when it cannot be read.
+pub fn text(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(path).map(|text| text.trim_end().to_owned()).unwrap_or_default()
+}
+
+/// A field of a `Name: value` file such as `/proc/PID/status`.
+pub fn field(text: &str, name: &str) -> String {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_default().trim().to_owned()
+}
+
+/// Major and minor version of the running kernel.
+pub fn kernel() -> (u32, u32) {
+    let release = text("/proc/sys/kernel/osrelease");
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Names of the capabilities in the bounding set of this process.
+pub fn bounding_capabilities() -> Vec<String> {
+    let status = text("/proc/self/status");
+    let mask = u64::from_str_radix(&field(&status, "CapBnd"), 16).unwrap_or(0);
+    let known = CAPABILITIES.iter().enumerate().filter(|(bit, _)| mask & (1 << bit) != 0);
+    known.map(|(_, name)| format!("CAP_{name}")).collect()
+}
+
+/// Capability names in the order of their numbers, `linux/capability.h`.
+pub const CAPABILITIES: &[&str] = &[
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
