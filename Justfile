@@ -47,6 +47,10 @@ setup:
 # All that needs no root: format, lints, tests, documentation
 check: fmt-check lint features unit doc
 
+# Within a minute: format, and lints and tests of the crates that differ from a commit; no fuzzing, no oracles
+quick base="main":
+    contrib/quick.sh {{base}}
+
 # Format
 fmt:
     cargo fmt --all
@@ -59,8 +63,10 @@ fmt-check:
 lint:
     cargo clippy --workspace --all-targets -- -D warnings
 
-# The feature cgroup-v1: lints, and the tests of the crate that has it
+# The features that change a crate: lints, and the tests of the crate that has cgroup-v1. The programs are built
+# without windlass-plan's conversion from and to oci-spec
 features:
+    cargo clippy --package windlass-plan --lib --no-default-features -- -D warnings
     cargo clippy --package windlass --package windlass-cgroup --all-targets --features cgroup-v1 -- -D warnings
     cargo test --package windlass-cgroup --features cgroup-v1 --no-fail-fast
 

@@ -43,8 +43,8 @@ fn sources(folder: &str) -> Vec<Source> {
         for entry in fs::read_dir(&folder).expect("the sources are there") {
             let path = entry.expect("a directory entry").path();
             if path.is_dir() {
-                // The tests of a crate follow the rules of tests.
-                if !path.ends_with("tests") {
+                // The tests and examples of a crate follow rules of their own.
+                if !path.ends_with("tests") && !path.ends_with("examples") {
                     folders.push(path);
                 }
             } else if path.extension().is_some_and(|extension| extension == "rs") {
