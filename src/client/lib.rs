@@ -14,9 +14,9 @@ use windlass_sys::socket;
 /// Why a call has no answer.
 #[derive(Debug)]
 pub enum Error {
-    /// The shim has refused: code and message.
+    /// The shim has refused the request: code and message.
     Refused(String, String),
-    /// The shim cannot be spoken to: it is dead, or was never there.
+    /// There is no connection to the shim: it is dead, or never existed.
     Lost(io::Error),
 }
 
@@ -44,7 +44,7 @@ pub struct Client {
     seq: u64,
 }
 
-/// ClientRequest an attached process has written.
+/// A piece of an attached process's output.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame {
     /// Standard output, or the terminal.
@@ -56,21 +56,21 @@ pub enum Frame {
 impl Client {
     /// Connects to the shim of a container below a state directory.
     pub fn connect(state: &Path, id: &str) -> Result<Client, Error> {
-        // A path that is too long for an address is no obstacle here.
+        // This connects by a path that is too long for a socket address, too.
         let stream = socket::connect(&state.join(id).join("shim.sock"))
             .map_err(|failed| Error::Lost(io::Error::from_raw_os_error(failed.errno as i32)))?;
         Ok(Client { stream: BufReader::new(stream.into()), seq: 0 })
     }
 
-    /// From now on a shim that does not answer for so long (at least a millisecond) is lost: [`Error::Lost`] with
-    /// [`io::ErrorKind::WouldBlock`].
+    /// Sets how long a call waits for an answer, at least a millisecond. Afterwards it fails with [`Error::Lost`] of the
+    /// kind [`io::ErrorKind::WouldBlock`]. By default calls wait without a limit.
     pub fn set_timeout(&mut self, time: Duration) -> Result<(), Error> {
         let stream = self.stream.get_ref();
         stream.set_read_timeout(Some(time)).and_then(|()| stream.set_write_timeout(Some(time))).map_err(Error::from)
     }
 
-    /// One request and its answer. Events that come in between are lost: subscribe on a
-    /// connection of its own.
+    /// Sends a request and returns its answer. `members` is an object with the members besides `op` and `seq`. Events
+    /// that arrive before the answer are lost, so use another connection to subscribe.
     pub fn call(&mut self, op: &str, members: Value) -> Result<Value, Error> {
         self.seq += 1;
         let mut request = json!({"seq": self.seq, "op": op});
@@ -99,12 +99,12 @@ impl Client {
         serde_json::from_str(&line).map_err(|error| Error::Lost(error.into()))
     }
 
-    /// Events from number `from` on, or from the first that was not acknowledged.
+    /// Subscribes to the events from number `from` on, or from the first that is not acknowledged.
     pub fn subscribe(&mut self, from: Option<u64>) -> Result<(), Error> {
         self.call("subscribe", json!({"from": from})).map(drop)
     }
 
-    /// The next event; waits for it.
+    /// Waits for the next event. Only after [`Client::subscribe`].
     pub fn event(&mut self) -> Result<Value, Error> {
         loop {
             let line = self.line()?;
@@ -114,12 +114,13 @@ impl Client {
         }
     }
 
-    /// The connection becomes that of a process's stdio; `exec` with `"attach": true` does the same.
+    /// Attaches to the stdio of init or of an exec. Afterwards the connection is used for [`Client::frame`] and
+    /// [`Client::input`] only. The operation `exec` with `"attach": true` does the same.
     pub fn attach(&mut self, exec: Option<&str>) -> Result<(), Error> {
         self.call("attach", json!({"exec": exec})).map(drop)
     }
 
-    /// The next piece of output; `None` when the process has ended. Only after an attach.
+    /// Waits for the next piece of output. `None`: the process has ended. Only after [`Client::attach`].
     pub fn frame(&mut self) -> io::Result<Option<Frame>> {
         let mut head = [0; 5];
         match self.stream.read_exact(&mut head) {
@@ -132,20 +133,20 @@ impl Client {
         Ok(Some(if kind == 2 { Frame::Stderr(data) } else { Frame::Stdout(data) }))
     }
 
-    /// Another handle of the same connection, to give input from another thread.
+    /// A handle for the process's standard input, for use in another thread.
     pub fn input(&self) -> io::Result<Input> {
         self.stream.get_ref().try_clone().map(Input)
     }
 }
 
-/// The input of an attached process.
+/// The standard input of an attached process.
 #[derive(Debug)]
 pub struct Input(UnixStream);
 
 impl Input {
-    /// Gives bytes; none at all closes the process's input.
+    /// Writes to standard input. An empty slice closes it.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        /// The longest frame that the shim takes.
+        /// Longest frame that the shim accepts, in bytes.
         const LONGEST: usize = 32 * 1024;
         let mut send = |piece: &[u8]| {
             let mut frame = vec![0];
@@ -159,7 +160,7 @@ impl Input {
         bytes.chunks(LONGEST).try_for_each(send)
     }
 
-    /// Leaves: the process goes on, with its input open.
+    /// Detaches. The process continues, and its standard input stays open.
     pub fn detach(&mut self) -> io::Result<()> {
         self.0.shutdown(std::net::Shutdown::Both)
     }

@@ -13,6 +13,7 @@
 mod config;
 mod lenient;
 mod linux;
+mod outline;
 mod pointer;
 mod reader;
 mod version;
@@ -20,6 +21,7 @@ mod version;
 use crate::error::{Error, Fault, Result};
 pub use config::*;
 pub use linux::*;
+pub use outline::Outline;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer};
 pub use version::Version;

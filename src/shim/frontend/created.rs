@@ -1,4 +1,4 @@
-//! Names that we made in directories of others, and remove when we leave.
+//! Names that the shim has made in directories of its caller, and removes at its end.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -7,10 +7,10 @@ use nix::sys::stat::FileStat;
 
 use windlass_sys::{Result, fd};
 
-/// A name, and the file that stood there when we had made it.
+/// The file that a name had when it was made.
 ///
-/// Somebody else may put a file of theirs at the name meanwhile: the exit file of a container has the
-/// name of its link where a caller uses one directory for both. Only our own file is removed.
+/// The name may have another file later: the exit file of a container has the name of its link if the caller uses one
+/// directory for both. Only the shim's file is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CreatedName {
     kind: u32,
@@ -19,7 +19,7 @@ pub(super) struct CreatedName {
 }
 
 impl CreatedName {
-    /// Looks at what was just made.
+    /// Inspects a name that was just made.
     pub(super) fn inspect(directory: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<CreatedName> {
         fd::stat_at(directory, name).map(|stat| CreatedName::of(&stat))
     }
@@ -28,14 +28,14 @@ impl CreatedName {
         CreatedName { kind: stat.st_mode & libc::S_IFMT, device: stat.st_dev, inode: stat.st_ino }
     }
 
-    /// Removes the name, if it still stands for the same file. It may be gone already.
+    /// Removes the name, if it still has the same file.
     pub(super) fn remove(self, directory: BorrowedFd<'_>, name: impl AsRef<Path>) {
         if CreatedName::inspect(directory, &name) == Ok(self) {
             let _ = fd::unlinkat(directory, name);
         }
     }
 
-    /// The same for a path.
+    /// As [`CreatedName::remove`], by a path.
     pub(super) fn remove_path(self, path: &Path) {
         self.remove(fd::CWD, path);
     }

@@ -1,4 +1,4 @@
-//! A listening socket in the loop, whose clients are our own user and root.
+//! A listening socket that accepts clients of the shim's own user and root only.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -7,16 +7,16 @@ use crate::Interest;
 use crate::Poll;
 use windlass_sys::{Result, socket};
 
-/// How long clients wait for the next look where one could not be let in.
+/// How long the socket is not watched after accept(2) has failed.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How many are let in before the others have their turn.
+/// How many clients are accepted in a turn of the loop.
 const TURN: usize = 16;
 
 /// The socket.
 ///
-/// A client that cannot be let in, for want of descriptors or memory (accept(2): EMFILE, ENFILE, ENOBUFS, ENOMEM),
-/// stays in the queue, and the socket stays readable: it is not watched for a while then, or the loop would turn
+/// If accept(2) fails for want of descriptors or memory (EMFILE, ENFILE, ENOBUFS, ENOMEM), the client stays in the
+/// queue and the socket stays readable. The socket is not watched for a while then, so that the loop does not turn
 /// without a pause.
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -26,7 +26,7 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Nobody is let in before [`Listener::watch`].
+    /// Accepts no client before [`Listener::watch`].
     pub(super) fn new(socket: OwnedFd, key: u64) -> Listener {
         Listener { socket, key, again: None }
     }
@@ -36,7 +36,7 @@ impl Listener {
         poll.watch(&self.socket, self.key, Interest::Read)
     }
 
-    /// The next clients, of which more may wait. One that is neither our own user nor root is closed, and its user
+    /// Accepts clients; more may be waiting. A client that is neither the own user nor root is closed, and its user id
     /// given to `stranger`.
     pub(super) fn clients(&mut self, poll: &Poll, mut stranger: impl FnMut(Option<u32>)) -> Vec<OwnedFd> {
         let mut clients = Vec::new();
@@ -51,7 +51,7 @@ impl Listener {
                     }
                 }
                 Err(_) => {
-                    // If even that fails, the next turn tries again.
+                    // If this fails too, the next turn tries again.
                     let muted = poll.change(&self.socket, self.key, Interest::Nothing);
                     self.again = muted.is_ok().then(|| Instant::now() + PAUSE);
                     break;
@@ -61,12 +61,12 @@ impl Listener {
         clients
     }
 
-    /// When [`Listener::due`] has something to do.
+    /// When [`Listener::due`] is to be called.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.again
     }
 
-    /// Watches again, if the pause is over.
+    /// Watches the socket again, if the pause is over.
     pub(super) fn due(&mut self, now: Instant, poll: &Poll) {
         if self.again.is_some_and(|again| again <= now) {
             let watched = poll.change(&self.socket, self.key, Interest::Read);
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_client_that_cannot_be_let_in_is_not_looked_at_all_the_time() {
-        // A socket that does not listen: accept(2) fails and goes on to fail.
+        // accept(2) always fails on a socket that does not listen.
         let (socket, _other) = socket::pair().expect("a pair");
         windlass_sys::stream::never_block(socket.as_fd()).expect("set");
         socket::send(_other.as_fd(), b"x", &[]).expect("it is readable");

@@ -1,7 +1,6 @@
-//! The protocols that the shim speaks, and the choice among them by the name it is called by.
-//!
-//! `containerd-shim-NAME-vN` is containerd's, `conmon` is conmon's; under any other name the first
-//! argument says which (`containerd`, `conmon`), or is a verb of the engine-neutral mode.
+//! The protocols of the shim. The name of the program selects one: `containerd-shim-NAME-vN` containerd's, `conmon`
+//! conmon's. Under any other name the first argument selects it (`containerd`, `conmon`), or is a command of the
+//! engine-neutral mode.
 
 pub mod conmon;
 pub mod containerd;
@@ -14,7 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Runs the front end that the arguments, the program's name first, ask for.
+/// Runs the front end that the arguments select. The first argument is the program's name.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let mut arguments: Vec<OsString> = arguments.collect();
     let name = arguments.first().map(|path| Path::new(path).file_name().unwrap_or_default().to_os_string());
@@ -32,7 +31,7 @@ enum Protocol {
     Native,
 }
 
-/// The protocol, and whether it was the first argument that named it.
+/// The protocol, and whether the first argument selected it.
 fn protocol(name: &OsStr, first: Option<&OsStr>) -> (Protocol, bool) {
     let name = name.as_encoded_bytes();
     if name.starts_with(b"containerd-shim-") {
@@ -48,7 +47,7 @@ fn protocol(name: &OsStr, first: Option<&OsStr>) -> (Protocol, bool) {
     }
 }
 
-/// The arguments behind the program's name, and behind the protocol's where that is named.
+/// The arguments after the program's name, and with `named` after that of the protocol.
 fn without_first(arguments: &mut Vec<OsString>, named: bool) -> Vec<OsString> {
     arguments.drain(..(1 + usize::from(named)).min(arguments.len()));
     std::mem::take(arguments)

@@ -1,16 +1,16 @@
-//! What the shim says on standard error.
+//! Messages on standard error.
 
 use std::io::Write;
 
 use windlass_base::error::printable;
 
-/// The program's name, where it is called by no other.
+/// The program's name in messages, unless it is called by another.
 pub(super) const NAME: &str = "windlass-shim";
 
-/// Says `text` in the name of a program. Its first line stands behind the name and the others are indented, so that
-/// no part of it looks like a message of its own; what a terminal would obey is shown as an escape (`printable`).
+/// Prints `text` as a message of the program `name`. Lines after the first are indented, so that none looks like
+/// another message. Control characters are escaped (`printable`), because a terminal would interpret them.
 ///
-/// Nobody listening, a closed pipe or a full disk, is no reason to fail.
+/// Errors are ignored: standard error may be a closed pipe or a file on a full disk.
 pub(super) fn print_error(name: &str, text: &str) {
     let _ = std::io::stderr().write_all(lines_of(name, text).as_bytes());
 }

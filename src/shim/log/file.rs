@@ -1,4 +1,4 @@
-//! A log's file: appended to, kept below a size, opened again.
+//! The file of a log: appending, rotation at a size limit, and reopening.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,7 +15,7 @@ use windlass_sys::{Called, Failed, Result, fd};
 #[derive(Debug)]
 pub(crate) struct FileLog {
     spec: LogFile,
-    /// The directory that the file was found in; what is opened, renamed and removed is below it.
+    /// The directory of the file. Files are opened, renamed and removed relative to it.
     directory: OwnedFd,
     file: OwnedFd,
     size: u64,
@@ -31,17 +31,17 @@ impl FileLog {
         Ok(FileLog { spec: spec.clone(), directory, file, size, total: 0, dropped: 0 })
     }
 
-    /// How many bytes may be appended before the file is over its size.
+    /// How many bytes may be appended before the file exceeds its size limit.
     pub(super) fn room(&self) -> u64 {
         self.spec.max_size.map_or(u64::MAX, |max| max.saturating_sub(self.size))
     }
 
-    /// Whether there is anything in the file: an empty one takes a line of any length.
+    /// Whether the file has content. An empty file takes a line of any length.
     pub(super) fn is_empty(&self) -> bool {
         self.size == 0
     }
 
-    /// Appends whole lines (or, in a raw log, whatever there is).
+    /// Appends whole lines, or in a raw log any bytes.
     pub(super) fn append(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -65,19 +65,19 @@ impl FileLog {
     /// was not moved keeps its content, so it is truncated to the size that it has, which makes such an event.
     pub(super) fn reopen(&mut self) {
         let known = identity(&self.file);
-        // Another directory may be at the path by now, and must be an allowed one as well.
+        // The path may have another directory by now, which must be allowed too.
         if let Ok(directory) = directory(&self.spec) {
             self.open_again(directory);
         }
         if identity(&self.file) == known
             && let Ok(stat) = fd::stat(self.file.as_fd())
         {
-            // If that fails there is no event, but the log works all the same.
+            // If this fails there is no event, but the log is intact.
             let _ = nix::unistd::ftruncate(&self.file, stat.st_size);
         }
     }
 
-    /// Opens the name in this directory. If that fails, the old file is written further.
+    /// Opens the name in this directory. If that fails, the log continues in the old file.
     fn open_again(&mut self, directory: OwnedFd) {
         if let Ok(file) = name(&self.spec).and_then(|name| open(&directory, name)) {
             self.size = size_of(&file);
@@ -90,8 +90,8 @@ impl FileLog {
             .called(|| format!("renameat({from:?}, {to:?})"))
     }
 
-    /// Begins a new file under the name: the old ones move on by one number, or, where none are
-    /// kept, the old one is replaced, so that whoever has it open still reads to its end.
+    /// Rotates: begins a new file under the name. The numbers of the old files increase by one. If none are kept, the
+    /// old file is replaced and not truncated, so that a reader who has it open still reaches its end.
     pub(super) fn rotate(&mut self) {
         let Ok(name) = name(&self.spec).map(OsStr::to_os_string) else { return };
         let numbered = |suffix: &str| [&name, OsStr::new(suffix)].join(OsStr::new("."));
@@ -106,7 +106,7 @@ impl FileLog {
             }
             return;
         }
-        // Where somebody has moved it away already, nothing moves on.
+        // If another program has moved the file already, no number changes.
         let exists = fd::stat_at(self.directory.as_fd(), &name).is_ok();
         let first = if exists { 1 } else { self.spec.max_files };
         for n in (first..self.spec.max_files).rev() {
@@ -123,8 +123,7 @@ impl FileLog {
     }
 }
 
-/// Not through a link: the directory may be one that others write to. Without O_NONBLOCK a fifo of that name would be
-/// waited for.
+/// O_NOFOLLOW, because other users may write to the directory. O_NONBLOCK, because opening a fifo would block.
 const FLAGS: OFlag =
     OFlag::O_WRONLY.union(OFlag::O_CREAT).union(OFlag::O_APPEND).union(OFlag::O_NOFOLLOW).union(OFlag::O_NONBLOCK);
 const MODE: u32 = 0o600;
@@ -138,8 +137,8 @@ fn name(spec: &LogFile) -> Result<&OsStr> {
     spec.path.file_name().ok_or_else(no_name)
 }
 
-/// The directory of the log. If it must be below others, it is opened there by openat2(2), so that the directory that
-/// is held is one that is allowed, whatever becomes of the path meanwhile.
+/// Opens the directory of the log. If it must be below an allowed directory, openat2(2) resolves it there, so that
+/// changes of the path cannot lead elsewhere.
 fn directory(spec: &LogFile) -> Result<OwnedFd> {
     const FLAGS: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY);
     let parent = spec.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -169,14 +168,14 @@ fn identity(file: &OwnedFd) -> Option<(u64, u64)> {
     fd::stat(file.as_fd()).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
-/// Writes all, or all up to the end of a line: a line that was cut by a full disk is taken back,
-/// so that the next one begins where a reader expects it. Gives how much stays.
+/// Writes all bytes, or on a full disk all whole lines: a line that was cut is removed again. Returns how many bytes
+/// were written.
 fn put(file: &OwnedFd, bytes: &[u8]) -> usize {
     let mut done = 0;
     while done < bytes.len() {
         match stream::write(file.as_fd(), &bytes[done..]) {
             Ok(Moved::Bytes(n)) => done += n,
-            // A regular file is never "later", and an error will be one the next time too.
+            // A regular file never blocks, and trying again would fail again.
             Ok(Moved::Later | Moved::End) | Err(_) => break,
         }
     }
@@ -184,7 +183,7 @@ fn put(file: &OwnedFd, bytes: &[u8]) -> usize {
         return done;
     }
     let whole = bytes[..done].iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-    // Where the last write ended: somebody may have emptied the file since we looked.
+    // The end of the last write: another program may have truncated the file.
     let end = nix::unistd::lseek(file, 0, nix::unistd::Whence::SeekCur);
     match end.and_then(|end| nix::unistd::ftruncate(file, end - (done - whole) as i64)) {
         Ok(()) => whole,
@@ -299,7 +298,7 @@ mod tests {
         assert!(allowed("in/log").is_ok());
         let mut log = allowed("in/sub/log").expect("below");
         log.append(b"a\n");
-        // What was allowed at first is not any more.
+        // The directory is not allowed any more.
         std::fs::rename(dir.join("in/sub"), dir.join("in/old")).expect("renamed");
         std::os::unix::fs::symlink(dir.join("out"), dir.join("in/sub")).expect("a link");
         log.reopen();
@@ -320,7 +319,7 @@ mod tests {
             log.append(line.as_bytes());
         }
         assert_eq!((text(dir.join("log")), text(dir.join("other"))), ("bbbbbbb\n".into(), "theirs".into()));
-        // One that cannot be removed is not used either.
+        // A file that cannot be removed is not used.
         std::fs::create_dir_all(dir.join("log.tmp/x")).expect("a directory");
         log.append(b"ccccccc\n");
         assert_eq!(text(dir.join("log")), "bbbbbbb\nccccccc\n", "nothing is lost");

@@ -1,5 +1,5 @@
-//! systemd's journal, in its native protocol: a datagram of fields per entry; one that is too
-//! long for a datagram goes as a sealed memory file.
+//! systemd's journal, by its native protocol: each entry is a datagram of fields. An entry that is too long for a
+//! datagram is sent as a sealed memory file.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -11,28 +11,28 @@ use crate::stdio::Journal;
 use windlass_sys::stream::find;
 use windlass_sys::{Result, socket, stream};
 
-/// Where journald listens.
+/// The socket of journald.
 const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// syslog's numbers: informational, and error.
+/// The severities of syslog(3): informational, and error.
 const PRIORITY: [u8; 2] = [b'6', b'3'];
 
 #[derive(Debug)]
 pub(crate) struct Journald {
     socket: OwnedFd,
     path: &'static str,
-    /// The fields that every entry has, as they are sent.
+    /// The encoded fields that all entries have.
     fields: Vec<u8>,
     partial: bool,
-    /// The priority of each stream's line that was cut, for its rest.
+    /// For each stream, the priority of a partial line, which its continuation gets too.
     cut: [Option<u8>; 2],
-    /// Until when a journal that does not read is not waited for.
+    /// Until then, a full queue of the journal is not waited for.
     hurry: Option<Instant>,
     pub(super) dropped: u64,
 }
 
-/// How long a full journal is waited for (a burst of a process is longer than its queue), and how
-/// long it is not waited for after that was in vain: the loop serves others.
+/// How long a full queue of the journal is waited for, because a burst of output may be longer than the queue; and for
+/// how long it is not waited for after a wait without success, because the loop serves other processes too.
 const PATIENCE: u32 = 100;
 const HURRY: Duration = Duration::from_secs(2);
 
@@ -110,7 +110,7 @@ fn fields(journal: &Journal) -> Vec<u8> {
     out
 }
 
-/// The priority of a line and the rest of it: it may say its own (sd-daemon(3)).
+/// The priority of a line and its text: a line may begin with its priority (sd-daemon(3)).
 fn priority(stream: Stream, line: &[u8]) -> (u8, &[u8]) {
     match line {
         [b'<', digit @ b'0'..=b'7', b'>', rest @ ..] => (*digit, rest),
@@ -128,7 +128,7 @@ fn entry(fields: &[u8], priority: u8, message: &[u8], partial: bool) -> Vec<u8> 
     out
 }
 
-/// `KEY=value` where the value has one line; else the key, the length (little-endian), the value.
+/// Appends a field: `KEY=value` if the value is one line, otherwise the key, the length (little-endian) and the value.
 fn field(out: &mut Vec<u8>, key: &str, value: &[u8]) {
     out.extend_from_slice(key.as_bytes());
     if find(b'\n', value).is_none() {

@@ -1,5 +1,5 @@
-//! Docker's `json-file`: an object per line, `{"log":"text\n","stream":"stdout","time":"..."}`.
-//! A text without its final newline goes on in the next entry of that stream.
+//! Docker's format `json-file`: one object per line, `{"log":"text\n","stream":"stdout","time":"..."}`. If the text
+//! has no newline at its end, the next entry of the stream continues it.
 
 use std::time::SystemTime;
 
@@ -7,13 +7,13 @@ use super::file::FileLog;
 use super::stream::Stream;
 use windlass_sys::stream::find;
 
-/// Longest text of one entry, as dockerd cuts it: readers have buffers for that.
+/// Longest text of one entry in bytes. dockerd uses the same, and readers have buffers for it.
 const TEXT: usize = 16 * 1024;
 
-/// The longest that a byte becomes: `\u0000`.
+/// The length of the longest escape of a byte: `\u0000`.
 const WIDEST: usize = 6;
 
-/// A log, and for each stream the beginning of a character whose rest was not read yet.
+/// A log, and for each stream the beginning of a character that is incomplete.
 #[derive(Debug)]
 pub(crate) struct JsonLog {
     pub(super) file: FileLog,
@@ -25,7 +25,7 @@ impl JsonLog {
         JsonLog { file, begun: [Vec::new(), Vec::new()] }
     }
 
-    /// Writes what was read at once.
+    /// Writes the bytes of one read.
     pub(super) fn write(&mut self, stream: Stream, bytes: &[u8], scratch: &mut [u8], now: SystemTime) {
         let begun = &mut self.begun[stream as usize];
         let mut joined = std::mem::take(begun);
@@ -40,7 +40,7 @@ impl JsonLog {
         entries(&mut self.file, stream, &bytes[..whole], scratch, now);
     }
 
-    /// Nothing more comes: what was begun is not UTF-8.
+    /// Writes incomplete characters, which are not UTF-8.
     pub(super) fn end(&mut self, scratch: &mut [u8], now: SystemTime) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let begun = std::mem::take(&mut self.begun[stream as usize]);
@@ -68,7 +68,7 @@ fn entries(log: &mut FileLog, stream: Stream, bytes: &[u8], scratch: &mut [u8], 
         used = escape(scratch, used, text);
         used = put(scratch, used, tail.as_bytes());
         if begin > 0 && used as u64 > log.room() {
-            // The entries before this one fill the file; this one begins the next.
+            // The earlier entries fill the file, and this one is the first of the next file.
             log.append(&scratch[..begin]);
             scratch.copy_within(begin..used, 0);
             used -= begin;
@@ -78,7 +78,7 @@ fn entries(log: &mut FileLog, stream: Stream, bytes: &[u8], scratch: &mut [u8], 
     log.append(&scratch[..used]);
 }
 
-/// At most `longest` bytes, not through the middle of a character.
+/// At most `longest` bytes, cut between characters.
 fn cut(text: &[u8], longest: usize) -> &[u8] {
     if text.len() <= longest {
         return text;
@@ -87,7 +87,7 @@ fn cut(text: &[u8], longest: usize) -> &[u8] {
     &text[..if end == 0 { longest } else { end }]
 }
 
-/// How many bytes at the end begin a character of UTF-8 that goes on.
+/// The number of bytes at the end that are an incomplete character of UTF-8.
 fn unfinished(bytes: &[u8]) -> usize {
     let last = &bytes[bytes.len().saturating_sub(3)..];
     (1..=last.len())
@@ -103,7 +103,7 @@ fn put(scratch: &mut [u8], at: usize, bytes: &[u8]) -> usize {
     at + bytes.len()
 }
 
-/// The inside of a JSON string; what is not UTF-8 becomes the replacement character.
+/// Escapes text for a JSON string. Invalid UTF-8 becomes the replacement character.
 fn escape(scratch: &mut [u8], mut at: usize, text: &[u8]) -> usize {
     for chunk in text.utf8_chunks() {
         let mut plain = 0;
@@ -130,10 +130,10 @@ fn escape(scratch: &mut [u8], mut at: usize, text: &[u8]) -> usize {
     at
 }
 
-/// An entry of such a log, read back.
+/// An entry, parsed.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 pub struct Entry {
-    /// The text, with its newline if the line ends here.
+    /// The text, with its newline if it is the end of a line.
     pub log: String,
     /// `stdout` or `stderr`.
     pub stream: String,

@@ -1,5 +1,5 @@
-//! The CRI's log format: `2006-01-02T15:04:05.000000000+00:00 stdout F text`, a line per line;
-//! `P` instead of `F` where the text was cut, for its rest is in the next entry.
+//! The CRI's log format: one entry `2006-01-02T15:04:05.000000000+00:00 stdout F text` per line. The tag is `P` in
+//! place of `F` if the line is partial: the next entry continues it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,14 +7,15 @@ use super::file::FileLog;
 use super::stream::Stream;
 use windlass_sys::stream::find;
 
-/// What is before the text: the time (35), the stream and its blanks (8), the tag and its blank (2).
+/// Length of what precedes the text: the time (35), the stream and its spaces (8), the tag and its space (2).
 const PREFIX: usize = 45;
 
-/// Longest text of one entry, as containerd's CRI cuts it: the kubelet and podman read entries of any
-/// length, but collectors of logs have buffers (Fluent Bit's, of 32 KiB, gives up the whole file).
+/// Longest text of one entry in bytes, as in containerd's CRI plugin. The kubelet and podman read entries of any
+/// length, but collectors of logs have buffers: Fluent Bit's has 32 KiB, and a longer line ends its reading of the
+/// file.
 const TEXT: usize = 16 * 1024;
 
-/// Writes what was read at once: one time for all of it, which is when it was read.
+/// Writes the bytes of one read. All its entries have the time of the read.
 pub(super) fn write(log: &mut FileLog, stream: Stream, bytes: &[u8], scratch: &mut [u8], now: SystemTime) {
     let mut prefix = [0u8; PREFIX];
     write_prefix(&mut prefix, stream, now);
@@ -24,7 +25,7 @@ pub(super) fn write(log: &mut FileLog, stream: Stream, bytes: &[u8], scratch: &m
             Some(end) => (&rest[..end], b'F', end + 1),
             None => (&rest[..rest.len().min(TEXT)], b'P', rest.len().min(TEXT)),
         };
-        // A read is at most half of the scratch memory, so any one line fits into all of it.
+        // A read is at most half as long as the buffer, so that each line fits into it.
         let length = PREFIX + line.len() + 1;
         let over = used as u64 + length as u64 > log.room();
         if used + length > scratch.len() || (over && used > 0) {
@@ -42,15 +43,15 @@ pub(super) fn write(log: &mut FileLog, stream: Stream, bytes: &[u8], scratch: &m
     log.append(&scratch[..used]);
 }
 
-/// Copies a line. musl's memcpy(3) begins slowly, and most lines are short: pieces of a known size
-/// need no call, and the last one may cover a part of the one before.
+/// Copies a line. Most lines are short, and musl's memcpy(3) is slow for these. Pieces of a constant size are copied
+/// without a call; the last piece may overlap the one before.
 fn copy(to: &mut [u8], line: &[u8]) {
     const PIECE: usize = 16;
     let (Some(last), 1..=256) = (line.len().checked_sub(PIECE), line.len()) else { return to.copy_from_slice(line) };
     let mut at = 0;
     while at < last {
         to[at..at + PIECE].copy_from_slice(&line[at..at + PIECE]);
-        // Not to be seen through: the compiler would make the loop a call of memcpy(3) again.
+        // Without black_box the compiler replaces the loop by a call of memcpy(3).
         at = std::hint::black_box(at + PIECE);
     }
     to[last..last + PIECE].copy_from_slice(&line[last..last + PIECE]);
@@ -59,27 +60,26 @@ fn copy(to: &mut [u8], line: &[u8]) {
 fn write_prefix(prefix: &mut [u8; PREFIX], stream: Stream, now: SystemTime) {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let whole = windlass_base::rfc3339::seconds(UNIX_EPOCH + std::time::Duration::from_secs(since.as_secs()));
-    // 20 characters of which the last is `Z`, in the years that a clock may say.
+    // 20 characters up to the year 9999, of which the last is `Z`.
     let name = if stream == Stream::Stdout { "stdout" } else { "stderr" };
     let text = format!("{}.{:09}+00:00 {name} F ", whole.trim_end_matches('Z'), since.subsec_nanos());
     let n = text.len().min(PREFIX);
     prefix[..n].copy_from_slice(&text.as_bytes()[..n]);
 }
 
-/// An entry, read back.
+/// An entry, parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line<'a> {
-    /// When it was read, as text: such times sort as they are.
+    /// When the text was read. The times of one log sort as text.
     pub time: &'a str,
-    /// From where.
     pub stream: Stream,
-    /// Whether its rest is in the next entry.
+    /// Whether the next entry continues the line.
     pub partial: bool,
     /// The text, without the end of the line.
     pub text: &'a [u8],
 }
 
-/// Reads an entry; without its final newline.
+/// Parses an entry, which is given without its newline.
 pub fn parse(entry: &[u8]) -> Option<Line<'_>> {
     let mut words = entry.splitn(4, |&byte| byte == b' ');
     let time = std::str::from_utf8(words.next()?).ok()?;
@@ -88,7 +88,7 @@ pub fn parse(entry: &[u8]) -> Option<Line<'_>> {
         b"stderr" => Stream::Stderr,
         _ => return None,
     };
-    // More tags may follow the first behind a colon, says the CRI.
+    // The CRI allows more tags after a colon.
     let partial = match words.next()?.split(|&byte| byte == b':').next()? {
         b"F" => false,
         b"P" => true,

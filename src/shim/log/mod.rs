@@ -1,8 +1,7 @@
-//! Where output is written down: the CRI's lines, docker's objects, the bytes as they are, or
-//! systemd's journal.
+//! Logs of a process's output, in the format of the CRI, of docker's json-file, as raw bytes, or in systemd's journal.
 //!
-//! Writing a log never stops the reading of the pipe: what cannot be written is counted, and the
-//! next piece is tried again, on a file opened anew if need be.
+//! A log that cannot be written never blocks the process. Lost bytes are counted, and each write tries again, if
+//! necessary on a file that is opened anew.
 
 mod file;
 mod journald;
@@ -28,7 +27,7 @@ pub(super) enum Logger {
     Journald(journald::Journald),
 }
 
-/// Scratch memory that a logger may use to put lines together.
+/// Size of the buffer in which a logger assembles lines, in bytes.
 pub(super) const SCRATCH: usize = 128 * 1024;
 
 impl Logger {
@@ -41,7 +40,7 @@ impl Logger {
         })
     }
 
-    /// Writes what was read at once from one stream.
+    /// Writes the bytes of one read from a stream.
     pub(super) fn write(&mut self, stream: Stream, bytes: &[u8], scratch: &mut [u8]) {
         match self {
             Logger::K8s(file) => k8s::write(file, stream, bytes, scratch, std::time::SystemTime::now()),
@@ -51,14 +50,14 @@ impl Logger {
         }
     }
 
-    /// Nothing more comes; the record of the end is about to be written.
+    /// Writes what is buffered. Called when the output has ended, before the exit is recorded.
     pub(super) fn end(&mut self, scratch: &mut [u8]) {
         if let Logger::Json(log) = self {
             log.end(scratch, std::time::SystemTime::now());
         }
     }
 
-    /// Opens the file by its name again; the old one may have been renamed by somebody.
+    /// Opens the file by its name again, because another program may have renamed the old one.
     pub(super) fn reopen(&mut self) {
         match self {
             Logger::K8s(file) | Logger::Raw(file) => file.reopen(),
@@ -76,7 +75,7 @@ impl Logger {
         }
     }
 
-    /// The file, if it is to be synced at the end.
+    /// The file, if it must be synced at the end.
     pub(super) fn to_sync(&self) -> Option<OwnedFd> {
         match self {
             Logger::K8s(file) | Logger::Raw(file) => file.to_sync(),

@@ -1,4 +1,4 @@
-//! Where others come in: the attach socket, and the fifos that say the terminal's size.
+//! The endpoints for clients: the attach socket, and two fifos for control messages.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::frontend::listener::Listener;
 use windlass_sys::stream::{self, Moved};
 use windlass_sys::{Called, Result, fd, socket};
 
-/// Longest line of a fifo, and how often one is read before the others have their turn.
+/// Longest line of a fifo in bytes, and how many reads of a fifo are done in a turn of the loop.
 const LINE: usize = 200;
 const MOST: usize = 64;
 
@@ -28,14 +28,14 @@ pub(super) struct Endpoints {
     link: Option<(PathBuf, CreatedName)>,
 }
 
-/// A fifo of lines; held open for writing too, so that a writer that leaves is no end.
+/// A fifo of lines. It is open for writing too, so that it has no end when a writer closes it.
 #[derive(Debug)]
 pub(super) struct Fifo {
     pub(super) fd: OwnedFd,
     unread: Vec<u8>,
 }
 
-/// What a line asks for.
+/// The request in a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ControlMessage {
     /// Rows and columns.
@@ -44,7 +44,7 @@ pub(super) enum ControlMessage {
 }
 
 impl Endpoints {
-    /// Makes and opens all of them. The socket will be watched under `key`.
+    /// Makes and opens all endpoints. The socket will be watched under `key`.
     pub(super) fn open(place: &settings::EndpointPaths, key: u64) -> Result<Endpoints> {
         let bundle = fd::open(&place.bundle, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
         let link = place.link.as_ref().map(|link| {
@@ -53,7 +53,7 @@ impl Endpoints {
             CreatedName::inspect(fd::CWD, link).map(|made| (link.clone(), made))
         });
         let link = link.transpose()?;
-        // Left behind by one that was killed.
+        // A conmon that was killed leaves its socket behind.
         let _ = fd::unlinkat(bundle.as_fd(), "attach");
         let attach = socket::listen_at(bundle.as_fd(), "attach")?;
         let socket = CreatedName::inspect(bundle.as_fd(), "attach")?;
@@ -72,7 +72,7 @@ impl Endpoints {
 
 impl Drop for Endpoints {
     fn drop(&mut self) {
-        // The caller may have removed the bundle already, or may have put the exit file at this name.
+        // The caller may have removed the bundle already, or the exit file may have this name.
         self.socket.remove(self.bundle.as_fd(), "attach");
         if let Some((link, made)) = &self.link {
             made.remove_path(link);
@@ -90,11 +90,11 @@ impl Fifo {
         Ok(Fifo { fd: fd::openat(directory.as_fd(), name, flags, 0)?, unread: Vec::new() })
     }
 
-    /// The received that have arrived; `read` reads a line.
+    /// The messages that have arrived. `read` parses a line.
     pub(super) fn receive(&mut self, read: impl Fn(&str) -> Option<ControlMessage>) -> Vec<ControlMessage> {
         let mut received = Vec::new();
         let mut buffer = [0; LINE];
-        // A writer that never stops must not keep the loop from the others.
+        // Bounded, because a client may write without a pause, and the others must be served.
         for _ in 0..MOST {
             let Ok(Moved::Bytes(n)) = stream::read(self.fd.as_fd(), &mut buffer) else { break };
             self.unread.extend_from_slice(&buffer[..n]);
@@ -110,7 +110,7 @@ impl Fifo {
     }
 }
 
-/// A line of `ctl`: a type and two numbers.
+/// Parses a line of `ctl`: a type and two numbers.
 pub(super) fn parse_control(line: &str) -> Option<ControlMessage> {
     match numbers(line)?[..] {
         [1, rows, columns] => Some(ControlMessage::Resize(rows, columns)),
@@ -119,7 +119,7 @@ pub(super) fn parse_control(line: &str) -> Option<ControlMessage> {
     }
 }
 
-/// A line of `winsz`: two numbers.
+/// Parses a line of `winsz`: rows and columns.
 pub(super) fn parse_size(line: &str) -> Option<ControlMessage> {
     match numbers(line)?[..] {
         [rows, columns] => Some(ControlMessage::Resize(rows, columns)),

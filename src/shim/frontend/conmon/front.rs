@@ -1,4 +1,4 @@
-//! The one process of a conmon, and who is told what of it, in which order.
+//! The front end: a conmon has one process, whose start and end it reports to the caller.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,24 +24,24 @@ use crate::WaitToken;
 use windlass_sys::descriptors;
 use windlass_sys::process::Exit;
 
-/// What our descriptors are watched under.
+/// The keys of the descriptors.
 const START: u64 = 1;
 const ATTACH: u64 = 2;
 const CONTROL: u64 = 3;
 const SIZE: u64 = 4;
 const NOTIFY: u64 = 5;
 
-/// The exit status that callers know a timeout by, and its message.
+/// The exit status and the message by which callers recognize a timeout.
 const TIMED_OUT: i32 = -1;
 const TIMED_OUT_MESSAGE: &str = "command timed out";
 
-/// What is awaited next besides descriptors.
+/// The next deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     Nothing,
-    /// The process is killed then.
+    /// When the process is killed.
     Timeout(Instant),
-    /// It has ended with this status; we leave then.
+    /// When the shim ends, and its exit status.
     Leave(Instant, i32),
 }
 
@@ -51,20 +51,20 @@ pub(super) struct ConmonFront<'a> {
     messages: &'a Messages,
     pipes: Pipes,
     id: ProcessId,
-    /// Until it is launched.
+    /// The process, until it is launched.
     process: Option<NewProcess>,
     preserved: BTreeMap<i32, OwnedFd>,
     endpoints: Option<Endpoints>,
     relay: Option<NotifyRelay>,
     launched: Option<WaitToken>,
-    /// What was asked for before.
+    /// The last control message from before the launch.
     early: Vec<ControlMessage>,
     timed_out: bool,
     next: Next,
 }
 
 impl<'a> ConmonFront<'a> {
-    /// `preserved` are the descriptors that are the process's.
+    /// `preserved` are the descriptors that the process inherits.
     pub(super) fn new(
         settings: &'a Settings,
         messages: &'a Messages,
@@ -125,7 +125,7 @@ impl<'a> ConmonFront<'a> {
                 core.request(Request::AddExec(process)).and_then(|_| core.request(Request::Start(self.id.clone())))
             }
         };
-        // Who has connected before is a client from here on.
+        // Clients that have connected earlier are accepted from now on.
         let attach = self.endpoints.as_ref().map(|endpoints| endpoints.attach.watch(&core.poll));
         if let Some(Err(failed)) = attach {
             self.messages.log(Level::Warn, &format!("nobody can attach: {failed}"));
@@ -145,7 +145,7 @@ impl<'a> ConmonFront<'a> {
     }
 
     fn created(&mut self, pid: i32, core: &mut Supervisor) {
-        // The process has them now; a pipe among them must not stay open for our sake.
+        // The process has its own copies. A pipe among them must not stay open in the shim.
         self.preserved.clear();
         if self.settings.passthrough
             && let Err(failed) = stdio_to_null()
@@ -153,7 +153,7 @@ impl<'a> ConmonFront<'a> {
             self.messages.log(Level::Warn, &format!("our standard output stays open: {failed}"));
         }
         if !self.pipes.report_pid(pid, self.id.exec.is_some()) && self.id.exec.is_none() {
-            // Nobody knows of the container, so nobody would ever start or remove it.
+            // No caller knows the container, so that none would start or remove it.
             self.messages.log(Level::Warn, "the caller has left before the container was made: killing it");
             let _ = core.signal(&self.id, libc::SIGKILL, true);
         }
@@ -171,7 +171,7 @@ impl<'a> ConmonFront<'a> {
         self.finish(code, core);
     }
 
-    /// Lets go of everything, and leaves when the exit command may run.
+    /// Closes the endpoints, and ends the shim when the delay of the exit command is over.
     fn finish(&mut self, status: i32, core: &mut Supervisor) {
         self.endpoints = None;
         self.relay = None;
@@ -182,7 +182,7 @@ impl<'a> ConmonFront<'a> {
 
     fn control(&mut self, message: ControlMessage, core: &mut Supervisor) {
         if self.process.is_some() {
-            // The last one is the one that counts.
+            // Only the last message counts.
             self.early = vec![message];
             return;
         }
@@ -212,7 +212,7 @@ impl crate::Front for ConmonFront<'_> {
     fn ready(&mut self, key: u64, _ready: Ready, core: &mut Supervisor) {
         let received = match (key, &mut self.endpoints) {
             (START, _) => {
-                // A byte, or the end: the caller has attached, or will not.
+                // A byte or the end: the caller has attached, or it will not.
                 if let Some(start) = self.pipes.start.take() {
                     core.poll.forget(&start);
                 }
@@ -286,8 +286,8 @@ impl crate::Front for ConmonFront<'_> {
     }
 }
 
-/// The standard descriptors become the null device.
-pub fn stdio_to_null() -> windlass_sys::Result<()> {
+/// Replaces the standard descriptors by the null device.
+pub(super) fn stdio_to_null() -> windlass_sys::Result<()> {
     let null = crate::pipe::null()?;
     (0..=2).try_for_each(|standard| descriptors::install_at(null.as_fd(), standard))
 }

@@ -1,7 +1,7 @@
-//! The container's sd_notify(3) messages, relayed to the host's service manager.
+//! Relays the container's sd_notify(3) messages to the host's service manager.
 //!
-//! The container sees a socket of its own, `notify/notify.sock` in the bundle. Of what it says
-//! only what it may say about itself is relayed; not its process ids, not its descriptors.
+//! The container has a socket of its own, `notify/notify.sock` in the bundle. Only messages about its own state are
+//! relayed, and no process ids or descriptors.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -10,17 +10,17 @@ use nix::fcntl::OFlag;
 
 use windlass_sys::{Result, fd, socket};
 
-/// Longest message.
+/// Longest message in bytes.
 const LONGEST: usize = 4096;
 
-/// Messages relayed in one go.
+/// How many messages are relayed in a turn of the loop.
 const BATCH: usize = 64;
 
-/// Lines that are relayed: whole ones, and those that begin so.
+/// The lines that are relayed: these exactly, and those with these prefixes.
 const WHOLE: [&[u8]; 5] = [b"READY=1", b"RELOADING=1", b"STOPPING=1", b"WATCHDOG=1", b"WATCHDOG=trigger"];
 const BEGINNINGS: [&[u8]; 4] = [b"STATUS=", b"ERRNO=", b"BUSERROR=", b"MONOTONIC_USEC="];
 
-/// Both sides.
+/// The socket of the container, and that to the service manager.
 #[derive(Debug)]
 pub(super) struct NotifyRelay {
     pub(super) inside: OwnedFd,
@@ -29,7 +29,7 @@ pub(super) struct NotifyRelay {
 }
 
 impl NotifyRelay {
-    /// Listens in the bundle for what is to be relayed to `host`.
+    /// Opens the socket in the bundle. Messages are relayed to the socket `host`.
     pub(super) fn open(bundle: &Path, host: &str) -> Result<NotifyRelay> {
         let bundle = fd::open(bundle, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
         // The caller may have made it, as the source of a mount.
@@ -40,16 +40,16 @@ impl NotifyRelay {
         Ok(NotifyRelay { inside, sender: socket::datagram()?, host: host.into() })
     }
 
-    /// Relays what has arrived.
+    /// Relays the messages that have arrived.
     pub(super) fn relay(&self) {
         let mut buffer = [0; LONGEST];
         for _ in 0..BATCH {
             let Ok(Some(length)) = socket::receive_datagram(self.inside.as_fd(), &mut buffer) else { return };
-            // One that is too long is nobody's.
+            // A message that is too long is dropped.
             let Some(message) = buffer.get(..length) else { continue };
             let said = filter(message);
             if !said.is_empty() {
-                // A service manager that is gone or does not read loses it, as it would lose any.
+                // If the service manager is gone or does not read, the message is lost.
                 let _ = socket::send_datagram_to(self.sender.as_fd(), &self.host, &said, None);
             }
         }

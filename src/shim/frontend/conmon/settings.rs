@@ -22,8 +22,7 @@ use crate::Stdin;
 use crate::Stdio;
 use crate::Timeouts;
 
-/// The timeout of a call of the runtime: long enough never to matter, because the caller has timeouts of its own and kills the
-/// shim.
+/// The timeout of a call of the runtime. It is long, because the caller has a timeout of its own and kills the shim.
 const CALL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The default directory of CRI-O's attach sockets.

@@ -1,37 +1,37 @@
-//! Answers to the calls of containerd, and refusals in its codes.
+//! Answers to the calls of containerd, and errors with its codes.
 
 use super::message::{Empty, Status};
 use super::ttrpc::code;
 use super::wire::{Malformed, Message};
 use crate::{Code, Refusal};
 
-/// An answer, if it is there already.
+/// The answer to a call, if it is known at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(super) enum Answer {
     /// The message.
     Now(Vec<u8>),
-    /// It comes when something has ended.
+    /// The answer is sent when something has ended.
     Later,
 }
 
-/// A refusal in containerd's codes.
-pub type Fault = Status;
+/// An error with a code of containerd.
+pub(super) type Fault = Status;
 
-/// What comes of a call.
-pub type Outcome = Result<Answer, Fault>;
+/// The result of a call.
+pub(super) type Outcome = Result<Answer, Fault>;
 
-/// A refusal.
-pub fn fault(code: i32, message: impl Into<String>) -> Fault {
+/// An error.
+pub(super) fn fault(code: i32, message: impl Into<String>) -> Fault {
     Fault { code, message: message.into() }
 }
 
-/// An answer with a message.
-pub fn now(message: &impl Message) -> Outcome {
+/// An answer at once, with this message.
+pub(super) fn now(message: &impl Message) -> Outcome {
     Ok(Answer::Now(message.encode()))
 }
 
-/// The answer of a call that has no result.
-pub fn done() -> Outcome {
+/// An answer at once, without a result.
+pub(super) fn done() -> Outcome {
     now(&Empty {})
 }
 

@@ -1,23 +1,22 @@
-//! The command line, in the manner of Go's package flag: `-name value`, `--name=value`, then one
-//! word that says what is to be done.
+//! The command line, parsed as Go's package flag does: `-name value` or `--name=value`, then the action.
 
 use std::ffi::OsString;
 
 use super::error::Error;
 
-/// The environment variable with the address of containerd's service for events.
-pub const TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
+/// The environment variable with the address of containerd's event service.
+pub(super) const TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
 
-/// What is to be done.
+/// The action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// No word: be the shim. Only ourselves start us so.
+pub(super) enum Action {
+    /// No action: serve. Only `start` runs the shim so.
     Serve,
-    /// Start a shim, or find that of the pod, and print its address.
+    /// `start`: start a shim, or find that of the pod, and print its address.
     Start,
-    /// Remove what is left of a container whose shim is gone.
+    /// `delete`: remove the rest of a container whose shim is gone.
     Delete,
-    /// `-info`: print what runtime and shim are.
+    /// `-info`: print a description of the runtime and the shim.
     Info,
     /// `-v`: print the version.
     Version,
@@ -25,8 +24,8 @@ pub enum Action {
 
 /// The command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Arguments {
-    /// What is to be done.
+pub(super) struct Arguments {
+    /// The action.
     pub action: Action,
     /// containerd's namespace.
     pub namespace: String,
@@ -36,13 +35,13 @@ pub struct Arguments {
     pub address: String,
     /// The bundle, for [`Action::Delete`].
     pub bundle: String,
-    /// Our own socket, for [`Action::Serve`].
+    /// The shim's socket, for [`Action::Serve`].
     pub socket: String,
 }
 
 impl Arguments {
-    /// Reads it. The error is for people.
-    pub fn parse(words: Vec<OsString>) -> Result<Arguments, Error> {
+    /// Parses the arguments.
+    pub(super) fn parse(words: Vec<OsString>) -> Result<Arguments, Error> {
         let mut arguments = Arguments {
             action: Action::Serve,
             namespace: String::new(),
@@ -62,14 +61,14 @@ impl Arguments {
                     "delete" => Action::Delete,
                     _ => return Err(Error::Invalid(format!("unknown command {word:?}"))),
                 };
-                // Whatever stands behind the command is none of its flags.
+                // Arguments after the action are ignored.
                 break;
             };
             let (name, value) = match flag.split_once('=') {
                 Some((name, value)) => (name, Some(value.to_owned())),
                 None => (flag, None),
             };
-            // These need no other.
+            // These need no other flag.
             match name {
                 "v" => return Ok(Arguments { action: Action::Version, ..arguments }),
                 "info" => return Ok(Arguments { action: Action::Info, ..arguments }),
@@ -81,8 +80,7 @@ impl Arguments {
                 "id" => &mut arguments.id,
                 "address" => &mut arguments.address,
                 "bundle" => &mut arguments.bundle,
-                // Given by containerd, and of no use: events go over ttrpc; our socket has a name
-                // of its own.
+                // containerd gives these, but events go over ttrpc, and the name of the socket is the shim's choice.
                 "publish-binary" => &mut ignored,
                 "socket" => &mut arguments.socket,
                 _ => return Err(Error::Invalid(format!("flag provided but not defined: -{name}"))),

@@ -1,95 +1,60 @@
-//! What a bundle's directory holds for us: the configuration's few facts that a shim needs, and
-//! the files by which `delete` knows what the shim knew.
+//! The files in a bundle: the members of `config.json` that a shim needs, and the files in which the shim stores its
+//! options for `delete`.
 //!
-//! `runtime` and `options.json` are named and written as containerd's own shim does, so that
-//! either's `delete` cleans up after the other's `start` when one replaces the other.
+//! `runtime` and `options.json` have the names and the content that containerd's own shim gives them, so that the
+//! `delete` of each shim cleans up after the other.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-use serde::Deserialize;
 
 use super::error::Error;
 use super::message::options::Options;
 use crate::Runtime;
 use crate::exit;
+use windlass_base::spec::Outline;
 use windlass_sys::fd;
 
-/// Where the runtime's state is by default, below it a directory for each namespace.
+/// The default directory of the runtime's state, with a directory for each namespace.
 const ROOT: &str = "/run/containerd/runc";
 
-/// The record of init's end.
-pub fn exit_file(bundle: &Path) -> PathBuf {
+/// The exit record of init.
+pub(super) fn exit_file(bundle: &Path) -> PathBuf {
     bundle.join("exit.json")
 }
 
-/// Where the runtime writes init's process id.
-pub fn pid_file(bundle: &Path) -> PathBuf {
+/// The file into which the runtime writes the process id of init.
+pub(super) fn pid_file(bundle: &Path) -> PathBuf {
     bundle.join("init.pid")
 }
 
-/// Where the root filesystem is mounted.
-pub fn rootfs(bundle: &Path) -> PathBuf {
+/// The mount point of the root filesystem.
+pub(super) fn rootfs(bundle: &Path) -> PathBuf {
     bundle.join("rootfs")
 }
 
-/// The facts of `config.json`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Config {
-    annotations: Option<BTreeMap<String, String>>,
-    linux: Option<Linux>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Linux {
-    namespaces: Option<Vec<Namespace>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Namespace {
-    #[serde(rename = "type")]
-    kind: String,
-    path: Option<String>,
-}
-
-/// The annotations that put a container into the shim of its pod: the first that is there counts.
+/// The annotations that name the pod of a container. The first that exists counts.
 const GROUPS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
 
-impl Config {
-    /// Reads it.
-    pub fn read(bundle: &Path) -> Result<Config, Error> {
-        let path = bundle.join("config.json");
-        let named = |failed: windlass_base::error::Failed| Error::from(failed).while_doing(path.display().to_string());
-        let text = fd::document(&path).map_err(named)?;
-        serde_json::from_slice(&text).map_err(|error| Error::Document(path, error))
-    }
-
-    /// The pod that the container belongs to, or itself.
-    pub fn group<'a>(&'a self, id: &'a str) -> &'a str {
-        let annotation = |key| self.annotations.as_ref().and_then(|all| all.get(key));
-        GROUPS.iter().find_map(|&key| annotation(key)).map_or(id, String::as_str)
-    }
-
-    /// Whether its processes outlive its init: it has no PID namespace of its own, and so nobody
-    /// kills them but us.
-    pub fn shares_pids(&self) -> bool {
-        let namespaces = self.linux.as_ref().and_then(|linux| linux.namespaces.as_deref()).unwrap_or_default();
-        let own = |namespace: &Namespace| namespace.kind == "pid" && namespace.path.as_deref().unwrap_or("").is_empty();
-        !namespaces.iter().any(own)
-    }
+/// Reads the bundle's `config.json`.
+pub(super) fn config(bundle: &Path) -> Result<Outline, Error> {
+    let path = bundle.join("config.json");
+    let named = |failed: windlass_base::error::Failed| Error::from(failed).context(path.display().to_string());
+    let text = fd::document(&path).map_err(named)?;
+    Outline::read(&text).map_err(|error| Error::Document(path, error))
 }
 
-/// Where the runtime keeps its state.
-pub fn root(options: &Options, namespace: &str) -> PathBuf {
+/// The id of the pod of the container `id`, or `id` itself.
+pub(super) fn group<'a>(config: &'a Outline, id: &'a str) -> &'a str {
+    GROUPS.iter().find_map(|name| config.annotation(name)).unwrap_or(id)
+}
+
+/// The state root of the runtime.
+pub(super) fn root(options: &Options, namespace: &str) -> PathBuf {
     let root = if options.root.is_empty() { ROOT } else { &options.root };
     Path::new(root).join(namespace)
 }
 
 /// The runtime that the options ask for.
-pub fn runtime(options: &Options, namespace: &str, bundle: &Path) -> Result<Runtime, Error> {
+pub(super) fn runtime(options: &Options, namespace: &str, bundle: &Path) -> Result<Runtime, Error> {
     let binary = match options.binary_name.as_str() {
         "" => Runtime::find().ok_or_else(|| Error::Invalid("neither windlass nor runc is in PATH".into()))?,
         name => Runtime::lookup(name.as_ref())
@@ -104,16 +69,16 @@ pub fn runtime(options: &Options, namespace: &str, bundle: &Path) -> Result<Runt
     Ok(Runtime { binary, global, log: Some(log) })
 }
 
-/// Writes down what `delete` needs.
-pub fn remember(bundle: &Path, options: &Options, runtime: &Runtime) -> Result<(), Error> {
+/// Stores the options for `delete`.
+pub(super) fn remember(bundle: &Path, options: &Options, runtime: &Runtime) -> Result<(), Error> {
     let path = bundle.join("options.json");
     let text = serde_json::to_vec(options).map_err(|error| Error::Document(path.clone(), error))?;
     exit::put(&path, &text, false)?;
     Ok(exit::put(&bundle.join("runtime"), runtime.binary.as_os_str().as_encoded_bytes(), false)?)
 }
 
-/// The runtime of a container whose shim is gone.
-pub fn remembered(bundle: &Path, namespace: &str) -> Result<Runtime, Error> {
+/// The runtime of a container whose shim is gone, according to the stored options.
+pub(super) fn remembered(bundle: &Path, namespace: &str) -> Result<Runtime, Error> {
     let text = fd::document(bundle.join("options.json")).unwrap_or_default();
     let mut options: Options = serde_json::from_slice(&text).unwrap_or_default();
     let binary = fd::document(bundle.join("runtime")).unwrap_or_default();
@@ -129,26 +94,17 @@ pub fn remembered(bundle: &Path, namespace: &str) -> Result<Runtime, Error> {
 mod tests {
     use super::*;
 
-    fn config(text: &str) -> Config {
-        serde_json::from_str(text).expect("a configuration")
-    }
-
     #[test]
     fn a_pod_is_found_by_either_annotation() {
-        assert_eq!(config("{}").group("web"), "web");
+        let group_of = |text: &str| {
+            let config = Outline::read(text.as_bytes()).expect("a configuration");
+            group(&config, "web").to_owned()
+        };
+        assert_eq!(group_of("{}"), "web");
         let kubernetes = r#"{"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}}"#;
-        assert_eq!(config(kubernetes).group("web"), "pod");
+        assert_eq!(group_of(kubernetes), "pod");
         let both = r#"{"annotations": {"io.kubernetes.cri.sandbox-id": "pod", "io.containerd.runc.v2.group": "g"}}"#;
-        assert_eq!(config(both).group("web"), "g");
-    }
-
-    #[test]
-    fn a_pid_namespace_is_its_own_when_it_has_no_path() {
-        let with = |pid: &str| config(&format!(r#"{{"linux": {{"namespaces": [{{"type": "mount"}}{pid}]}}}}"#));
-        assert!(with("").shares_pids());
-        assert!(!with(r#", {"type": "pid"}"#).shares_pids());
-        assert!(with(r#", {"type": "pid", "path": "/proc/1/ns/pid"}"#).shares_pids());
-        assert!(config(r#"{"annotations": null, "linux": null}"#).shares_pids());
+        assert_eq!(group_of(both), "g");
     }
 
     #[test]

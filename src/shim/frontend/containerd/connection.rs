@@ -16,7 +16,7 @@ const READ: usize = 4096;
 
 /// A connection.
 #[derive(Debug)]
-pub struct Connection {
+pub(super) struct Connection {
     key: u64,
     socket: OwnedFd,
     frames: Frames,
@@ -25,14 +25,14 @@ pub struct Connection {
 
 impl Connection {
     /// Watches a socket that does not block.
-    pub fn new(socket: OwnedFd, key: u64, poll: &Poll) -> Result<Connection> {
+    pub(super) fn new(socket: OwnedFd, key: u64, poll: &Poll) -> Result<Connection> {
         poll.watch(&socket, key, interest(Waits::Idle))?;
         Ok(Connection { key, socket, frames: Frames::default(), watched: Waits::Idle })
     }
 
     /// Reads what is there, at most about one long frame. Whole frames are then there for
     /// [`Connection::take`].
-    pub fn read(&mut self) -> std::result::Result<(), Closed> {
+    pub(super) fn read(&mut self) -> std::result::Result<(), Closed> {
         let mut buffer = [0; READ];
         loop {
             match socket::receive_now(self.socket.as_fd(), &mut buffer) {
@@ -46,12 +46,12 @@ impl Connection {
     }
 
     /// The next whole frame: its stream, its kind and its message.
-    pub fn take<M: Message>(&mut self) -> std::result::Result<Option<(u32, Kind, M)>, Closed> {
+    pub(super) fn take<M: Message>(&mut self) -> std::result::Result<Option<(u32, Kind, M)>, Closed> {
         self.frames.take()
     }
 
     /// Sends a message, or as much of it as the socket takes now.
-    pub fn send(
+    pub(super) fn send(
         &mut self,
         stream: u32,
         kind: Kind,
@@ -63,7 +63,7 @@ impl Connection {
     }
 
     /// Sends what is left.
-    pub fn flush(&mut self, poll: &Poll) -> std::result::Result<(), Closed> {
+    pub(super) fn flush(&mut self, poll: &Poll) -> std::result::Result<(), Closed> {
         let mut done = 0;
         while done < self.frames.unsent().len() {
             match socket::send_now(self.socket.as_fd(), &self.frames.unsent()[done..]) {
@@ -82,7 +82,7 @@ impl Connection {
     }
 
     /// Whether everything is sent.
-    pub fn is_flushed(&self) -> bool {
+    pub(super) fn is_flushed(&self) -> bool {
         self.frames.waits() == Waits::Idle
     }
 }

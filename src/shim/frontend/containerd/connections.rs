@@ -14,21 +14,21 @@ use windlass_sys::Result;
 
 /// A call that is to be answered: a stream of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Caller {
+pub(super) struct Caller {
     connection: u64,
     stream: u32,
 }
 
 impl Caller {
     /// The call on a stream of a connection.
-    pub fn new(connection: u64, stream: u32) -> Caller {
+    pub(super) fn new(connection: u64, stream: u32) -> Caller {
         Caller { connection, stream }
     }
 }
 
 /// The next frame of a connection.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Received {
+pub(super) enum Received {
     /// A call.
     Call(Caller, Request),
     /// There is no whole frame now.
@@ -39,17 +39,17 @@ pub enum Received {
 
 /// The connections, by the serial numbers of their keys.
 #[derive(Debug, Default)]
-pub struct Connections(Table<u64, Box<Connection>>);
+pub(super) struct Connections(Table<u64, Box<Connection>>);
 
 impl Connections {
     /// Takes in a client's socket, which does not block, and watches it.
-    pub fn insert(&mut self, serial: u64, key: u64, socket: OwnedFd, poll: &Poll) -> Result<()> {
+    pub(super) fn insert(&mut self, serial: u64, key: u64, socket: OwnedFd, poll: &Poll) -> Result<()> {
         self.0.insert(serial, Box::new(Connection::new(socket, key, poll)?));
         Ok(())
     }
 
     /// Sends and receives what is possible.
-    pub fn ready(&mut self, serial: u64, ready: Ready, poll: &Poll) -> std::result::Result<(), Closed> {
+    pub(super) fn ready(&mut self, serial: u64, ready: Ready, poll: &Poll) -> std::result::Result<(), Closed> {
         let Some(connection) = self.0.get_mut(&serial) else { return Ok(()) };
         let flushed = if ready.write { connection.flush(poll) } else { Ok(()) };
         let read = if ready.read || ready.hangup { connection.read() } else { Ok(()) };
@@ -57,7 +57,7 @@ impl Connections {
     }
 
     /// The next frame that was received.
-    pub fn next(&mut self, serial: u64) -> Received {
+    pub(super) fn next(&mut self, serial: u64) -> Received {
         let Some(connection) = self.0.get_mut(&serial) else { return Received::Nothing };
         match connection.take::<Request>() {
             // Streams of clients have odd numbers.
@@ -70,12 +70,12 @@ impl Connections {
     }
 
     /// Closes one.
-    pub fn close(&mut self, serial: u64) {
+    pub(super) fn close(&mut self, serial: u64) {
         self.0.remove(&serial);
     }
 
     /// Answers a call. A caller that has left gets no answer, and one that cannot be sent to is closed.
-    pub fn answer(&mut self, caller: Caller, outcome: Outcome, poll: &Poll) {
+    pub(super) fn answer(&mut self, caller: Caller, outcome: Outcome, poll: &Poll) {
         let response = match outcome {
             Ok(Answer::Later) => return,
             Ok(Answer::Now(payload)) => Response { status: None, payload },
@@ -88,12 +88,12 @@ impl Connections {
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Whether all answers are sent.
-    pub fn are_flushed(&self) -> bool {
+    pub(super) fn are_flushed(&self) -> bool {
         self.0.values().all(|connection| connection.is_flushed())
     }
 }

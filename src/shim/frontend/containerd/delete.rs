@@ -1,8 +1,8 @@
-//! `delete`: removes what is left of a container whose shim is gone, and tells how it ended.
+//! `delete`: removes the rest of a container whose shim is gone, and prints its exit status.
 //!
-//! Called after every normal end too, and again for what is already removed: then there is
-//! nothing to do, which is no error. The answer is the recorded end if there is a record. 137
-//! is said only of a container that was alive and that we killed.
+//! containerd calls it after each normal end too, and again for a container that is removed already. Then there is
+//! nothing to do, which is no error. The answer is the recorded exit if there is a record. The status is 137 only for a
+//! container that was alive and that this action has killed.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -21,15 +21,15 @@ use crate::exit::Record;
 use windlass_sys::poll::Deadline;
 use windlass_sys::{fd, socket};
 
-/// containerd waits for five seconds.
+/// How long all calls of the runtime may take together. containerd waits for five seconds.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// The status of what we killed, and of what ended without anybody to see it.
+/// The exit status of a container that was killed here, and of one whose exit is not known.
 const KILLED: u32 = 137;
 const LOST: u32 = 255;
 
-/// Deletes it.
-pub fn main(arguments: &Arguments) -> Result<(), Error> {
+/// Runs the action.
+pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
     let bundle = match arguments.bundle.as_str() {
         "" => std::env::current_dir().map_err(|error| Error::Io("the working directory".into(), error))?,
         path => path.into(),
@@ -60,7 +60,7 @@ pub fn main(arguments: &Arguments) -> Result<(), Error> {
     io::print(&answer.encode())
 }
 
-/// Whether the runtime had anything alive to kill.
+/// Deletes the container by the runtime. Returns whether it was alive.
 fn delete(runtime: &Runtime, id: &str, ended: bool, until: Deadline) -> Result<bool, Error> {
     #[derive(Deserialize)]
     struct State {
@@ -73,16 +73,16 @@ fn delete(runtime: &Runtime, id: &str, ended: bool, until: Deadline) -> Result<b
     };
     let (success, said) = run(runtime, &["delete".into(), "--force".into(), id.into()], until)?;
     let said = String::from_utf8_lossy(&said);
-    // Gone is as deleted as it can be, and runtimes differ in how they say so.
+    // It is no error if the container does not exist. Runtimes have different messages for that, and no exit status.
     if success || said.contains("does not exist") || said.contains("o such file or directory") {
         return Ok(alive);
     }
     Err(Error::Program(format!("{}: {}", runtime.binary.display(), said.trim())))
 }
 
-/// Runs the runtime: whether it succeeded, and what it wrote.
+/// Runs the runtime. Returns whether it succeeded, and its output.
 fn run(runtime: &Runtime, words: &[OsString], until: Deadline) -> Result<(bool, Vec<u8>), Error> {
-    // No file for errors: the bundle may be gone, and the words are wanted here.
+    // Without --log: the bundle may be gone, and the message is read from standard error.
     let global = runtime.global.iter().take_while(|word| *word != "--log");
     let systemd = runtime.global.iter().filter(|word| *word == "--systemd-cgroup");
     let words: Vec<OsString> = global.chain(systemd).chain(words).cloned().collect();
@@ -91,8 +91,8 @@ fn run(runtime: &Runtime, words: &[OsString], until: Deadline) -> Result<(bool, 
     Ok((success, if finished.printed.is_empty() { finished.complained } else { finished.printed }))
 }
 
-/// The record of the container's end. One of another process is that of a container whose bundle was at the same
-/// path: its shim may have written it after that bundle was removed.
+/// The exit record of the container. A record with another process id is that of an earlier container, whose bundle had
+/// the same path: its shim may have written it after that bundle was removed.
 fn record(bundle: &Path, id: &str) -> Option<Record> {
     let of_it = |record: &Record| record.id == id && u32::try_from(record.pid) == Ok(pid(bundle));
     Record::read(&bundle::exit_file(bundle)).filter(of_it)
@@ -103,7 +103,7 @@ fn pid(bundle: &Path) -> u32 {
     String::from_utf8_lossy(&text).trim().parse().unwrap_or_default()
 }
 
-/// Removes the socket that nobody listens at any more. A pod's shim may live on.
+/// Removes the shim's socket, unless a shim listens: that of a pod may live on.
 fn remove_socket(bundle: &Path) {
     let address = fd::document(bundle.join("address")).unwrap_or_default();
     let address = String::from_utf8_lossy(&address);

@@ -1,4 +1,4 @@
-//! Why an action of the shim has failed. containerd shows the text as the reason.
+//! Why an action of the shim has failed. containerd shows the text.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,19 +8,19 @@ use windlass_base::error::Failed;
 /// A failure, by its cause.
 #[derive(Debug)]
 pub enum Error {
-    /// A call of the kernel has failed.
+    /// A kernel call has failed.
     Kernel(Failed),
-    /// The same, with what it was for.
-    Doing(String, Box<Error>),
-    /// A file or a stream could not be read or written; its name.
+    /// Another failure, with its context.
+    Context(String, Box<Error>),
+    /// A file or stream cannot be read or written: its name.
     Io(String, std::io::Error),
-    /// A file is not the JSON document that it should be.
+    /// A file is not the expected JSON document.
     Document(PathBuf, serde_json::Error),
-    /// What was asked makes no sense or is not possible here.
+    /// The request is invalid, or not possible.
     Invalid(String),
-    /// Another program has failed: its own words.
+    /// Another program has failed: its message.
     Program(String),
-    /// A child of the shim has failed: its own words.
+    /// A child of the shim has failed: its message.
     Child(String),
 }
 
@@ -28,7 +28,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Kernel(failed) => write!(f, "{failed}"),
-            Error::Doing(what, error) => write!(f, "{what}: {error}"),
+            Error::Context(what, error) => write!(f, "{what}: {error}"),
             Error::Io(name, error) => write!(f, "{name}: {error}"),
             Error::Document(path, error) => write!(f, "{}: {error}", path.display()),
             Error::Invalid(text) | Error::Program(text) | Error::Child(text) => f.write_str(text),
@@ -37,9 +37,9 @@ impl fmt::Display for Error {
 }
 
 impl Error {
-    /// The same failure, with what the shim was doing before it.
-    pub fn while_doing(self, what: impl Into<String>) -> Error {
-        Error::Doing(what.into(), Box::new(self))
+    /// Adds context: what the shim was doing.
+    pub fn context(self, what: impl Into<String>) -> Error {
+        Error::Context(what.into(), Box::new(self))
     }
 }
 
@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn a_failure_says_what_failed_and_why() {
         let full = std::io::Error::from_raw_os_error(libc::ENOSPC);
-        let error = Error::Io("standard output".into(), full).while_doing("cannot start");
+        let error = Error::Io("standard output".into(), full).context("cannot start");
         assert_eq!(error.to_string(), "cannot start: standard output: No space left on device (os error 28)");
         assert_eq!(Error::Invalid("no".into()).to_string(), "no");
     }

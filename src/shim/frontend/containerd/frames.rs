@@ -14,18 +14,18 @@ const TURN: usize = 16 * 1024;
 
 /// The connection is of no use any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Closed;
+pub(super) struct Closed;
 
 /// The bytes that wait in either direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Frames {
+pub(super) struct Frames {
     unread: Vec<u8>,
     unsent: Vec<u8>,
 }
 
 /// How much waits to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Waits {
+pub(super) enum Waits {
     /// There is nothing to send.
     Idle,
     /// There is something to send, and more is received.
@@ -37,13 +37,13 @@ pub enum Waits {
 impl Frames {
     /// Takes bytes that were received. True: they are enough for one turn, and those of other connections
     /// come next.
-    pub fn received(&mut self, bytes: &[u8]) -> bool {
+    pub(super) fn received(&mut self, bytes: &[u8]) -> bool {
         self.unread.extend_from_slice(bytes);
         self.unread.len() >= TURN && !matches!(ttrpc::next_frame(&self.unread), Ok(None))
     }
 
     /// Takes out the next whole frame: its stream, its kind and its message.
-    pub fn take<M: Message>(&mut self) -> Result<Option<(u32, Kind, M)>, Closed> {
+    pub(super) fn take<M: Message>(&mut self) -> Result<Option<(u32, Kind, M)>, Closed> {
         let Some((frame, length)) = ttrpc::next_frame(&self.unread).map_err(|_| Closed)? else {
             if self.unread.is_empty() {
                 // An idle connection holds no memory.
@@ -57,17 +57,17 @@ impl Frames {
     }
 
     /// Adds a frame to what is to be sent.
-    pub fn put(&mut self, stream: u32, kind: Kind, message: &impl Message) {
+    pub(super) fn put(&mut self, stream: u32, kind: Kind, message: &impl Message) {
         ttrpc::put_frame(&mut self.unsent, stream, kind, message);
     }
 
     /// What is to be sent.
-    pub fn unsent(&self) -> &[u8] {
+    pub(super) fn unsent(&self) -> &[u8] {
         &self.unsent
     }
 
     /// Takes out bytes that were sent.
-    pub fn sent(&mut self, bytes: usize) {
+    pub(super) fn sent(&mut self, bytes: usize) {
         self.unsent.drain(..bytes);
         if self.unsent.is_empty() {
             self.unsent = Vec::new();
@@ -75,7 +75,7 @@ impl Frames {
     }
 
     /// How much waits to be sent.
-    pub fn waits(&self) -> Waits {
+    pub(super) fn waits(&self) -> Waits {
         match self.unsent.len() {
             0 => Waits::Idle,
             n if n < FULL => Waits::Sending,

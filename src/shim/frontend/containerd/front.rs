@@ -19,7 +19,7 @@ use crate::{Event, Ready, Supervisor, serve};
 use windlass_sys::{descriptors, fd, stream};
 
 /// Serves until containerd needs the shim no more.
-pub fn main(arguments: &Arguments) -> Result<(), Error> {
+pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
     let mut core = Supervisor::new()?;
     let mut front = Front::new(arguments, &core)?;
     let socket = CreatedName::inspect(fd::CWD, &arguments.socket);

@@ -1,11 +1,9 @@
-//! Root filesystems whose files are to belong to the users of a user namespace. containerd 2 asks for
-//! them with the options `uidmap=` and `gidmap=`, for pods with a user namespace whose image it would
-//! otherwise have to copy.
+//! Idmapped root filesystems, whose files belong to the users of a user namespace. containerd 2 asks for them with the
+//! options `uidmap=` and `gidmap=`, for pods with a user namespace. It would have to copy the image otherwise.
 //!
-//! A bind mount is idmapped itself (mount_setattr(2), Linux 5.12). Of an overlay the lower directories
-//! are, since what is written goes above them (Linux 5.19). All is made in a mount namespace of a
-//! child's own: there an idmapped copy covers each lower directory, the overlay takes what it finds
-//! under the same name, and the host sees the result alone.
+//! A bind mount is idmapped itself (mount_setattr(2), Linux 5.12). Of an overlay the lower directories are idmapped,
+//! and the upper one is not (Linux 5.19). A child makes the mount in a mount namespace of its own: there an idmapped copy
+//! covers each lower directory, and the overlay uses the copies. The host gets only the result.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -18,20 +16,20 @@ use windlass_sys::mount::Attributes;
 use windlass_sys::process::{self, Forked, SingleThreaded};
 use windlass_sys::{Result, fd, mount, socket};
 
-/// Longest complaint of the child, in bytes.
+/// Longest error message of the child, in bytes.
 const LONGEST: usize = 1024;
 
-/// Whose the files are to be: the maps of a user namespace, as user_namespaces(7) has them.
+/// The id mappings, as in user_namespaces(7).
 #[derive(Debug, PartialEq, Eq)]
-pub struct Ids {
+pub(super) struct Ids {
     /// `uid_map`.
     pub users: String,
     /// `gid_map`.
     pub groups: String,
 }
 
-/// The map that an option's value stands for: `inside:outside:count`, several with commas.
-pub fn map(value: &str) -> Option<String> {
+/// Parses the value of an option: ranges `inside:outside:count`, separated by commas.
+pub(super) fn map(value: &str) -> Option<String> {
     let line = |range: &str| {
         let numbers: Option<Vec<u32>> = range.split(':').map(|number| number.parse().ok()).collect();
         match numbers?.as_slice() {
@@ -42,9 +40,9 @@ pub fn map(value: &str) -> Option<String> {
     value.split(',').map(line).collect()
 }
 
-/// A detached mount of what `mount_it` mounts on what `target` opens, with these ids; `lower` are the
-/// lower directories of an overlay, where it is one.
-pub fn make(
+/// Makes a detached, idmapped mount. `mount_it` mounts it on the directory that `target` opens. `lower` are the lower
+/// directories if it is an overlay.
+pub(super) fn make(
     ids: &Ids,
     lower: Option<&str>,
     target: impl Fn() -> Result<OwnedFd>,
@@ -68,7 +66,7 @@ pub fn make(
                     mount::attach_over(copy.as_fd(), path)?;
                 }
                 mount_it()?;
-                // With what a recursive bind has below.
+                // Recursive, because a recursive bind mount has other mounts below it.
                 let copy = mount::clone_tree(target()?.as_fd(), "", true)?;
                 if lower.is_none() {
                     mapped(&copy, true)?;

@@ -1,4 +1,4 @@
-//! `-info` and `-v`: what runtime and shim are.
+//! `-info` and `-v`: describe the runtime and the shim.
 
 use std::path::Path;
 
@@ -11,33 +11,33 @@ use super::{bundle, io};
 use crate::command::{self, Finished};
 use windlass_sys::poll::Deadline;
 
-/// The name of the runtime-spec's document of features.
+/// The type of the features document of the runtime-spec.
 const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 
-/// The commit that we were built from.
+/// The commit that the shim was built from.
 const REVISION: &str = match option_env!("WINDLASS_COMMIT") {
     Some(commit) => commit,
     None => "unknown",
 };
 
-/// The name that we were called by.
-pub fn program() -> String {
+/// The name by which the program was called.
+pub(super) fn program() -> String {
     let path = std::env::args_os().next().unwrap_or_default();
     Path::new(&path).file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// `containerd-shim-runc-v2` is `io.containerd.runc.v2`.
+/// The name of the runtime in containerd: for `containerd-shim-runc-v2` it is `io.containerd.runc.v2`.
 fn runtime_name(program: &str) -> String {
     let name = program.strip_prefix("containerd-shim-").and_then(|rest| rest.rsplit_once('-'));
     name.map_or_else(|| format!("io.containerd.{program}"), |(name, version)| format!("io.containerd.{name}.{version}"))
 }
 
 /// Prints containerd's `RuntimeInfo`.
-pub fn main() -> Result<(), Error> {
+pub(super) fn main() -> Result<(), Error> {
     let given = Any::decode(&io::input()?).ok().filter(|any| *any != Any::default());
     let options = Options::read(given.as_ref())?;
     let runtime = bundle::runtime(&options, "", Path::new("/"))?;
-    // A runtime that cannot say is one without features, as for containerd's own shim.
+    // As in containerd's own shim, a runtime without the command has no features.
     let features = command::run(&runtime.binary, &["features".into()], Deadline::after(command::PATIENCE));
     let features = features.ok().filter(Finished::success);
     let info = Info {
@@ -49,8 +49,8 @@ pub fn main() -> Result<(), Error> {
     io::print(&info.encode())
 }
 
-/// Prints the version for people.
-pub fn version() -> Result<(), Error> {
+/// Prints the version as text.
+pub(super) fn version() -> Result<(), Error> {
     let text = format!("{}:\n  Version:  {}\n  Revision: {REVISION}\n", program(), env!("CARGO_PKG_VERSION"));
     io::print(text.as_bytes())
 }

@@ -1,12 +1,12 @@
-//! The standard input and output of the actions that containerd runs.
+//! Standard input and output of the actions.
 
 use std::io::{Read, Write};
 
 use super::error::Error;
 use super::ttrpc;
 
-/// All of standard input, which containerd ends.
-pub fn input() -> Result<Vec<u8>, Error> {
+/// Reads standard input to its end.
+pub(super) fn input() -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     std::io::stdin()
         .take(ttrpc::LONGEST as u64)
@@ -16,7 +16,7 @@ pub fn input() -> Result<Vec<u8>, Error> {
 }
 
 /// Prints an answer.
-pub fn print(bytes: &[u8]) -> Result<(), Error> {
+pub(super) fn print(bytes: &[u8]) -> Result<(), Error> {
     let mut out = std::io::stdout();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| Error::Io("standard output".into(), error))
 }

@@ -16,7 +16,7 @@ use windlass_sys::stream::{self, Moved};
 use windlass_sys::{descriptors, socket};
 
 /// What a child can find out. It is the exit status of the child, which is never [`FAILED`].
-pub trait Finding: Sized {
+pub(super) trait Finding: Sized {
     /// Its exit status.
     fn status(self) -> i32;
     /// The finding with this exit status.
@@ -36,7 +36,7 @@ impl Finding for () {
 
 /// The PID namespace of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PidNamespace {
+pub(super) enum PidNamespace {
     /// Its own: the kernel kills all its processes when init ends.
     Own,
     /// That of others.
@@ -68,7 +68,7 @@ const LONGEST: usize = 4096;
 
 /// A child that works.
 #[derive(Debug)]
-pub struct Job<T> {
+pub(super) struct Job<T> {
     child: Child,
     reason: OwnedFd,
     finds: PhantomData<T>,
@@ -77,7 +77,7 @@ pub struct Job<T> {
 impl<T: Finding> Job<T> {
     /// Starts `work` in a child, which keeps `kept` open and no other descriptor. Its end is reported under
     /// `key`.
-    pub fn start(
+    pub(super) fn start(
         key: u64,
         poll: &Poll,
         kept: Option<&OwnedFd>,
@@ -124,7 +124,7 @@ impl<T: Finding> Job<T> {
 
 /// A job, and what its end is needed for.
 #[derive(Debug)]
-pub enum Work {
+pub(super) enum Work {
     /// The root filesystem is mounted, and the logger awaited; then the container is created.
     Prepare(Job<PidNamespace>, Box<NewProcess>),
     /// The logger of an exec is awaited; then the exec is made known.
@@ -144,7 +144,7 @@ impl Work {
 
 /// A job that has ended.
 #[derive(Debug)]
-pub enum Ended {
+pub(super) enum Ended {
     /// See [`Work::Prepare`].
     Prepared(Box<NewProcess>, Result<PidNamespace, Error>),
     /// See [`Work::AwaitLogger`].
@@ -155,18 +155,18 @@ pub enum Ended {
 
 /// The jobs, by the serial numbers of their keys.
 #[derive(Debug, Default)]
-pub struct Jobs(Table<u64, Box<(Caller, Work)>>);
+pub(super) struct Jobs(Table<u64, Box<(Caller, Work)>>);
 
 impl Jobs {
     /// Takes a job in, whose end answers `caller`. Returns the process id of its child.
-    pub fn insert(&mut self, serial: u64, caller: Caller, work: Work) -> i32 {
+    pub(super) fn insert(&mut self, serial: u64, caller: Caller, work: Work) -> i32 {
         let pid = work.child().pid;
         self.0.insert(serial, Box::new((caller, work)));
         pid
     }
 
     /// Takes out a job that has ended, with the process id of its child. `None`: it has not.
-    pub fn ended(&mut self, serial: u64) -> Option<(i32, Caller, Ended)> {
+    pub(super) fn ended(&mut self, serial: u64) -> Option<(i32, Caller, Ended)> {
         let exit = self.0.get(&serial)?.1.child().try_wait().transpose()?;
         let (caller, work) = *self.0.remove(&serial)?;
         let pid = work.child().pid;
@@ -179,7 +179,7 @@ impl Jobs {
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

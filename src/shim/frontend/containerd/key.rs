@@ -2,16 +2,16 @@
 
 /// What a descriptor is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// The listener.
     Listener = 1,
     /// A connection of containerd.
     Connection,
     /// The connection for events.
     Outbox,
-    /// A child at work.
+    /// A child that does a job.
     Job,
-    /// A program that takes output.
+    /// A logger.
     Logger,
 }
 
@@ -19,12 +19,12 @@ pub enum Kind {
 const SERIAL: u32 = 48;
 
 /// The key of a descriptor.
-pub fn key(kind: Kind, serial: u64) -> u64 {
+pub(super) fn key(kind: Kind, serial: u64) -> u64 {
     (kind as u64) << SERIAL | serial
 }
 
-/// The parts of a key.
-pub fn parts(key: u64) -> Option<(Kind, u64)> {
+/// The kind and the serial number of a key.
+pub(super) fn parts(key: u64) -> Option<(Kind, u64)> {
     let kind = match key >> SERIAL {
         1 => Kind::Listener,
         2 => Kind::Connection,
@@ -36,13 +36,13 @@ pub fn parts(key: u64) -> Option<(Kind, u64)> {
     Some((kind, key & ((1 << SERIAL) - 1)))
 }
 
-/// Gives out serial numbers.
+/// Allocates serial numbers.
 #[derive(Debug, Default)]
-pub struct Serials(u64);
+pub(super) struct Serials(u64);
 
 impl Serials {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 += 1;
         self.0
     }

@@ -17,7 +17,7 @@ const ALONE: Duration = Duration::from_secs(30);
 
 /// How long the shim stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Lifetime {
+pub(super) enum Lifetime {
     /// It has something to do.
     InUse,
     /// It has nothing to do, and ends at this moment.
@@ -28,12 +28,12 @@ pub enum Lifetime {
 
 impl Lifetime {
     /// That of a shim that was just started.
-    pub fn new(now: Instant) -> Lifetime {
+    pub(super) fn new(now: Instant) -> Lifetime {
         Lifetime::Alone(now + ALONE)
     }
 
     /// There is nothing to do (any more), or there is.
-    pub fn look(&mut self, alone: bool, now: Instant) {
+    pub(super) fn look(&mut self, alone: bool, now: Instant) {
         match (alone, *self) {
             (true, Lifetime::InUse) => *self = Lifetime::Alone(now + ALONE),
             (false, Lifetime::Alone(_)) => *self = Lifetime::InUse,
@@ -42,17 +42,17 @@ impl Lifetime {
     }
 
     /// containerd needs it no more.
-    pub fn leave(&mut self, now: Instant) {
+    pub(super) fn leave(&mut self, now: Instant) {
         *self = Lifetime::Leaving(now + FLUSH);
     }
 
     /// containerd needs it after all.
-    pub fn stay(&mut self) {
+    pub(super) fn stay(&mut self) {
         *self = Lifetime::InUse;
     }
 
     /// When time alone changes it.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         match *self {
             Lifetime::InUse => None,
             Lifetime::Alone(at) | Lifetime::Leaving(at) => Some(at),
@@ -60,14 +60,14 @@ impl Lifetime {
     }
 
     /// Time has passed.
-    pub fn due(&mut self, now: Instant) {
+    pub(super) fn due(&mut self, now: Instant) {
         if matches!(*self, Lifetime::Alone(at) if now >= at) {
             self.leave(now);
         }
     }
 
     /// Whether it is over. `said`: everything is sent.
-    pub fn is_over(&self, said: bool, now: Instant) -> bool {
+    pub(super) fn is_over(&self, said: bool, now: Instant) -> bool {
         matches!(*self, Lifetime::Leaving(until) if said || now >= until)
     }
 }

@@ -1,8 +1,8 @@
-//! Programs that take the output of a process (`binary://`). Their descriptors 3 and 4 are the read ends of the pipes
-//! for output and errors; on descriptor 5 they report that they are ready.
+//! Loggers: programs that read the output of a process (`binary://`). Descriptors 3 and 4 are the pipes of standard
+//! output and standard error. Descriptor 5 reports that the logger is ready.
 //!
-//! A logger ends by itself at the end of both pipes, which comes when all output was moved. One that does not end gets
-//! SIGTERM when its process is deleted, and SIGKILL twelve seconds later.
+//! A logger ends when both pipes have ended. If it does not, it gets SIGTERM two seconds after its process is deleted,
+//! and SIGKILL twelve seconds later.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,30 +20,30 @@ use windlass_sys::process::{self, Child};
 use windlass_sys::spawn::Spawn;
 use windlass_sys::{Result, fd, socket};
 
-/// How long it may read on after its process was deleted, and then after SIGTERM.
+/// How long a logger may run after its process is deleted, and then after SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);
 const TERM: Duration = Duration::from_secs(12);
 
-/// How long it may take to be ready.
+/// How long a logger may take until it is ready.
 const READY: Duration = Duration::from_secs(60);
 
 /// A running logger.
 #[derive(Debug)]
-pub struct Logger {
-    /// The process whose output it takes.
+pub(super) struct Logger {
+    /// The process whose output it reads.
     process: ProcessId,
-    /// Its process.
+    /// The logger's own process.
     pub child: Child,
-    /// The next signal that it gets, and when. `None`: its process is not deleted, or it got SIGKILL.
+    /// When it gets which signal next. `None` before its process is deleted, and after SIGKILL.
     end: Option<(Instant, i32)>,
 }
 
-/// What belongs to a logger's start: the pipes for the output, and where it says that it is ready.
-pub type Ends = ([OwnedFd; 2], OwnedFd);
+/// The write ends of the pipes for the output, and the pipe that reports that the logger is ready.
+pub(super) type Ends = ([OwnedFd; 2], OwnedFd);
 
 impl Logger {
-    /// Starts one.
-    pub fn start(program: &Program, process: &ProcessId, namespace: &str) -> Result<(Logger, Ends)> {
+    /// Starts a logger.
+    pub(super) fn start(program: &Program, process: &ProcessId, namespace: &str) -> Result<(Logger, Ends)> {
         let (out_read, out_write) = socket::pipe()?;
         let (err_read, err_write) = socket::pipe()?;
         let (ready_read, ready_write) = socket::pipe()?;
@@ -74,15 +74,15 @@ impl Logger {
         Ok((logger, ([out_write, err_write], ready_read)))
     }
 
-    /// Its process is deleted: it is to end.
+    /// Schedules the signals, because its process is deleted.
     fn end(&mut self, now: Instant) {
         self.end = Some((now + GRACE, libc::SIGTERM));
     }
 
-    /// Sends the signal whose time has come.
+    /// Sends the signal that is due.
     fn due(&mut self, now: Instant) {
         let Some((at, signal)) = self.end.filter(|(at, _)| *at <= now) else { return };
-        // One that has ended is reaped when its descriptor says so.
+        // An error means that it has ended. It is reaped when its pidfd is ready.
         let _ = process::send_signal(self.child.pidfd.as_fd(), signal);
         self.end = (signal != libc::SIGKILL).then_some((at + TERM, libc::SIGKILL));
     }
@@ -90,40 +90,40 @@ impl Logger {
 
 /// The loggers, by the serial numbers of their keys.
 #[derive(Debug, Default)]
-pub struct Loggers(Table<u64, Box<Logger>>);
+pub(super) struct Loggers(Table<u64, Box<Logger>>);
 
 impl Loggers {
-    /// Takes a logger in.
-    pub fn insert(&mut self, serial: u64, logger: Logger) {
+    /// Adds a logger.
+    pub(super) fn insert(&mut self, serial: u64, logger: Logger) {
         self.0.insert(serial, Box::new(logger));
     }
 
-    /// Takes out a logger that has ended. Returns the process id of its child; `None`: it has not.
-    pub fn ended(&mut self, serial: u64) -> Option<i32> {
+    /// Removes a logger that has ended. Returns its process id, or `None` if it has not ended.
+    pub(super) fn ended(&mut self, serial: u64) -> Option<i32> {
         if self.0.get(&serial)?.child.try_wait().is_ok_and(|exit| exit.is_none()) {
             return None;
         }
         self.0.remove(&serial).map(|logger| logger.child.pid)
     }
 
-    /// The processes of some loggers are deleted: these loggers are to end.
-    pub fn end(&mut self, of: impl Fn(&ProcessId) -> bool, now: Instant) {
+    /// Schedules the end of the loggers whose processes are deleted.
+    pub(super) fn end(&mut self, of: impl Fn(&ProcessId) -> bool, now: Instant) {
         self.0.values_mut().filter(|logger| of(&logger.process)).for_each(|logger| logger.end(now));
     }
 
-    /// When [`Loggers::due`] has something to do.
-    pub fn deadline(&self) -> Option<Instant> {
+    /// When [`Loggers::due`] is to be called.
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.0.values().filter_map(|logger| logger.end.map(|(at, _)| at)).min()
     }
 
-    /// Sends the signals whose time has come.
-    pub fn due(&mut self, now: Instant) {
+    /// Sends the signals that are due.
+    pub(super) fn due(&mut self, now: Instant) {
         self.0.values_mut().for_each(|logger| logger.due(now));
     }
 }
 
-/// Waits until the logger is ready; in a child of the shim.
-pub fn wait(ready: &OwnedFd, program: &Path, speaks: bool) -> std::result::Result<(), Error> {
+/// Waits until the logger is ready. Called in a child of the shim.
+pub(super) fn wait(ready: &OwnedFd, program: &Path, speaks: bool) -> std::result::Result<(), Error> {
     let mut fds = [PollFd::new(ready.as_fd(), PollFlags::POLLIN)];
     if !poll(&mut fds, Deadline::after(READY))? {
         return Err(Error::Program(format!("the logger {} does not become ready", program.display())));

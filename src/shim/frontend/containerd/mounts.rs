@@ -1,7 +1,6 @@
-//! The root filesystem: mounted on the bundle's `rootfs` as containerd lists it, with options as
-//! in fstab(5).
+//! Mounts the root filesystem on the bundle's `rootfs`. containerd gives the mounts, with options as in fstab(5).
 //!
-//! Called in a child of the shim: a mount may wait for a disk or a server.
+//! This runs in a child of the shim, because a mount may wait for a disk or a server.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -15,10 +14,10 @@ use super::idmapped::{self, Ids};
 use super::message::Mount;
 use windlass_sys::{Failed, Result, fd, mount};
 
-/// Longest text of options: a page, without its final NUL (mount(2)).
+/// Longest text of options in bytes: a page without the final NUL (mount(2)).
 const LONGEST: usize = 4095;
 
-/// What the options of one mount come to.
+/// The parsed options of a mount.
 #[derive(Debug, PartialEq, Eq)]
 struct Options {
     flags: MsFlags,
@@ -28,7 +27,7 @@ struct Options {
     ids: Option<Ids>,
 }
 
-/// Options that set (true) or clear flags.
+/// Options that set (true) or clear (false) flags.
 const FLAGS: &[(&str, bool, MsFlags)] = &[
     ("async", false, MsFlags::MS_SYNCHRONOUS),
     ("atime", false, MsFlags::MS_NOATIME),
@@ -82,7 +81,7 @@ impl Options {
         let ids = match (ids("uidmap=")?, ids("gidmap=")?) {
             (None, None) => None,
             (Some(users), Some(groups)) => Some(Ids { users, groups }),
-            // With one alone the other ids would be nobody's.
+            // With only one of them, the other ids would map to nobody.
             _ => return Err(Error::Invalid("uidmap and gidmap go together in the options of a mount".into())),
         };
         let mut options =
@@ -95,8 +94,8 @@ impl Options {
             } else if option == "loop" {
                 options.loop_device = true;
             } else if mapped(option) {
-                // Its own commas part ranges: among others it could be read wrongly, and what is mounted
-                // without it has the wrong owners.
+                // Its commas separate ranges, so it cannot be told from the options after it. A mount without it would
+                // have the wrong owners.
                 return Err(Error::Invalid(format!("mount option {option:?} must not be joined to others")));
             } else {
                 options.data.push(option.to_owned());
@@ -109,15 +108,15 @@ impl Options {
     }
 }
 
-/// Several options in one text. A comma inside of a path is not to be had in fstab either.
+/// Splits a text with several options. As in fstab(5), a path cannot have a comma.
 fn separate(option: &str) -> impl Iterator<Item = &str> {
-    // The data of a filesystem may have commas of its own between quotes: given on as it is.
+    // Options of a filesystem may have commas in quotes. Such a text is not split.
     let whole = option.contains('"');
     option.split(move |c| c == ',' && !whole).filter(|option| !option.is_empty())
 }
 
-/// Mounts all, in order, each on what the others made of `root`.
-pub fn mount_all(root: &Path, mounts: &[Mount]) -> std::result::Result<(), Error> {
+/// Mounts all mounts on `root`, in order.
+pub(super) fn mount_all(root: &Path, mounts: &[Mount]) -> std::result::Result<(), Error> {
     if mounts.is_empty() {
         return Ok(());
     }
@@ -134,17 +133,17 @@ pub fn mount_all(root: &Path, mounts: &[Mount]) -> std::result::Result<(), Error
             Some(ids) => mount_idmapped(root, mount, options, &ids),
         };
         let what = || format!("mount rootfs: type {:?}, source {:?}", mount.kind, mount.source);
-        mounted.map_err(|error| error.while_doing(what()))?;
+        mounted.map_err(|error| error.context(what()))?;
     }
     Ok(())
 }
 
-/// Where it goes, with what is mounted there by now.
+/// Opens the target of a mount, with what is mounted there by now.
 fn target(root: &Path, mount: &Mount) -> Result<OwnedFd> {
     let root = fd::open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW)?;
     match mount.target.trim_start_matches('/') {
         "" => Ok(root),
-        // A link in an image leads nowhere outside of it.
+        // RESOLVE_IN_ROOT, so that a link in an image cannot lead outside of the image.
         below => fd::openat2(root.as_fd(), below, OFlag::O_PATH, 0, ResolveFlag::RESOLVE_IN_ROOT),
     }
 }
@@ -189,15 +188,15 @@ fn mount_one(root: &Path, mount: &Mount, options: Options) -> Result<()> {
     let first = if bind { options.flags & binding } else { options.flags };
     mount::mount_old(source, target()?.as_fd(), &mount.kind, first, &data)?;
     if bind && !(options.flags - binding).is_empty() {
-        // A bind mount takes its flags only when it is there.
+        // The kernel ignores flags when it makes a bind mount. A remount sets them.
         let flags = (options.flags - MsFlags::MS_REC) | MsFlags::MS_REMOUNT;
         mount::mount_old("", target()?.as_fd(), "", flags, &data)?;
     }
     propagate(root, mount, options.propagation)
 }
 
-/// Options that are shorter: the lower directories of an overlay relative to what they have in
-/// common, which the working directory must be.
+/// Shortens options: the lower directories of an overlay become relative to their common directory. Returns that
+/// directory, which must be the working directory, and the options.
 fn shortened(options: &[String]) -> (&str, String) {
     let lower = options.iter().find_map(|option| option.strip_prefix("lowerdir=")).unwrap_or_default();
     let common = common_directory(lower.split(':'));
@@ -212,7 +211,7 @@ fn shortened(options: &[String]) -> (&str, String) {
     (common, options.iter().map(short).collect::<Vec<_>>().join(","))
 }
 
-/// The longest directory that all paths are below, without a final slash.
+/// The longest directory that has all paths below it, without a final slash.
 fn common_directory<'a>(paths: impl Iterator<Item = &'a str>) -> &'a str {
     let mut common: Option<&str> = None;
     for path in paths {
@@ -228,9 +227,9 @@ fn common_directory<'a>(paths: impl Iterator<Item = &'a str>) -> &'a str {
     common.unwrap_or_default()
 }
 
-/// Unmounts everything that is mounted on `root` and below. What is not mounted is as good.
-pub fn unmount_all(root: &Path) -> std::result::Result<(), Error> {
-    // More than one may be stacked there; and nobody stacks so many.
+/// Unmounts everything on `root` and below it. It is no error if nothing is mounted.
+pub(super) fn unmount_all(root: &Path) -> std::result::Result<(), Error> {
+    // Several mounts may be stacked on `root`, but not this many.
     for _ in 0..64 {
         match nix::mount::umount2(root, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) => {}

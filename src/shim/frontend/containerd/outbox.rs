@@ -123,7 +123,7 @@ impl Queue {
 
 /// The events that are not acknowledged, and the connection that they go over.
 #[derive(Debug)]
-pub struct Outbox {
+pub(super) struct Outbox {
     address: PathBuf,
     namespace: String,
     key: u64,
@@ -135,7 +135,7 @@ pub struct Outbox {
 
 impl Outbox {
     /// For the socket at `address`, watched under `key`.
-    pub fn new(address: &str, namespace: &str, key: u64) -> Outbox {
+    pub(super) fn new(address: &str, namespace: &str, key: u64) -> Outbox {
         Outbox {
             address: address.strip_prefix("unix://").unwrap_or(address).into(),
             namespace: namespace.into(),
@@ -147,23 +147,23 @@ impl Outbox {
     }
 
     /// Takes an event, and sends it when its turn comes.
-    pub fn push(&mut self, event: TaskEvent, poll: &Poll) {
+    pub(super) fn push(&mut self, event: TaskEvent, poll: &Poll) {
         self.queue.push(SystemTime::now(), event);
         self.next(Instant::now(), poll);
     }
 
     /// Whether everything is acknowledged.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.queue.events.is_empty()
     }
 
     /// When [`Outbox::next`] has something to do.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.queue.deadline()
     }
 
     /// Sends the first event, if it is time.
-    pub fn next(&mut self, now: Instant, poll: &Poll) {
+    pub(super) fn next(&mut self, now: Instant, poll: &Poll) {
         if self.queue.is_dead(now) {
             return self.lost(now);
         }
@@ -200,7 +200,7 @@ impl Outbox {
     }
 
     /// The socket is ready. Returns a complaint that is worth a line in the log.
-    pub fn ready(&mut self, ready: Ready, poll: &Poll) -> Option<String> {
+    pub(super) fn ready(&mut self, ready: Ready, poll: &Poll) -> Option<String> {
         let now = Instant::now();
         let link = self.link.as_mut()?;
         let open = if ready.write { link.flush(poll) } else { Ok(()) }.and_then(|()| link.read());

@@ -12,7 +12,7 @@ use crate::{Code, ProcessId, Refusal, Reply, WaitToken};
 
 /// The call that a reply belongs to, and what is to be done with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Then {
+pub(super) enum Then {
     /// `Create`.
     Create(ProcessId),
     /// `Start`.
@@ -46,7 +46,7 @@ impl Then {
     }
 
     /// The refusal in the words of containerd's own shim.
-    pub fn refused(&self, refusal: Refusal) -> Fault {
+    pub(super) fn refused(&self, refusal: Refusal) -> Fault {
         let prefix = self.prefix().filter(|_| refusal.code == Code::Runtime);
         let mut fault = Fault::from(refusal);
         if let Some(prefix) = prefix {
@@ -58,7 +58,7 @@ impl Then {
 
 /// A verb of the runtime without a result of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Verb {
+pub(super) enum Verb {
     /// `kill`.
     Kill,
     /// `pause`.
@@ -85,11 +85,11 @@ impl Verb {
 
 /// The calls, by the token of the reply that they wait for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pending(Table<WaitToken, (Caller, Then)>);
+pub(super) struct Pending(Table<WaitToken, (Caller, Then)>);
 
 impl Pending {
     /// Notes who waits for a reply that comes later. A reply that is there is given back.
-    pub fn note(
+    pub(super) fn note(
         &mut self,
         caller: Caller,
         then: Then,
@@ -105,7 +105,7 @@ impl Pending {
     }
 
     /// Takes out the call that a reply belongs to.
-    pub fn take(&mut self, token: WaitToken) -> Option<(Caller, Then)> {
+    pub(super) fn take(&mut self, token: WaitToken) -> Option<(Caller, Then)> {
         self.0.remove(&token)
     }
 }

@@ -16,7 +16,7 @@ use crate::{Poll, ProcessId, Supervisor};
 
 /// The shim of one container, or of one pod.
 #[derive(Debug)]
-pub struct Server {
+pub(super) struct Server {
     /// containerd's namespace.
     pub namespace: String,
     /// The containers.
@@ -39,7 +39,7 @@ pub struct Server {
 
 impl Server {
     /// A shim without tasks, which sends its events to a socket.
-    pub fn new(namespace: &str, events: &str, now: Instant) -> Server {
+    pub(super) fn new(namespace: &str, events: &str, now: Instant) -> Server {
         Server {
             namespace: namespace.into(),
             tasks: Tasks::default(),
@@ -55,7 +55,7 @@ impl Server {
 
     /// Starts a job whose end answers the caller. `start` gets the key of the job; `then` says what its end is
     /// needed for.
-    pub fn begin<T>(
+    pub(super) fn begin<T>(
         &mut self,
         core: &mut Supervisor,
         caller: Caller,
@@ -70,32 +70,32 @@ impl Server {
     }
 
     /// Answers a call.
-    pub fn answer(&mut self, caller: Caller, outcome: Outcome, core: &Supervisor) {
+    pub(super) fn answer(&mut self, caller: Caller, outcome: Outcome, core: &Supervisor) {
         self.connections.answer(caller, outcome, &core.poll);
     }
 
     /// Takes in a connection of containerd.
-    pub fn connect(&mut self, socket: OwnedFd, core: &Supervisor) {
+    pub(super) fn connect(&mut self, socket: OwnedFd, core: &Supervisor) {
         let serial = self.serials.next();
         // A connection that cannot be watched is closed, and containerd tries again.
         let _ = self.connections.insert(serial, key(Kind::Connection, serial), socket, &core.poll);
     }
 
     /// A logger may have ended.
-    pub fn logger_ended(&mut self, serial: u64, core: &mut Supervisor) {
+    pub(super) fn logger_ended(&mut self, serial: u64, core: &mut Supervisor) {
         if let Some(pid) = self.loggers.ended(serial) {
             core.forget_child(pid);
         }
     }
 
     /// Forgets a task. Its loggers are to end.
-    pub fn forget_task(&mut self, id: &ProcessId) {
+    pub(super) fn forget_task(&mut self, id: &ProcessId) {
         self.tasks.remove(&id.container);
         self.loggers.end(|process| process.container == id.container, Instant::now());
     }
 
     /// Forgets an exec, with the file of its OCI process. Its logger is to end.
-    pub fn forget_exec(&mut self, id: &ProcessId) {
+    pub(super) fn forget_exec(&mut self, id: &ProcessId) {
         if let Some(file) = self.tasks.remove_exec(id) {
             let _ = std::fs::remove_file(file);
         }

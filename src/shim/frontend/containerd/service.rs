@@ -24,7 +24,7 @@ const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task
 
 impl Server {
     /// A call of a client.
-    pub fn call(&mut self, core: &mut Supervisor, caller: Caller, request: &ttrpc::Request) -> Outcome {
+    pub(super) fn call(&mut self, core: &mut Supervisor, caller: Caller, request: &ttrpc::Request) -> Outcome {
         if !SERVICES.contains(&request.service.as_str()) {
             return Err(fault(code::UNIMPLEMENTED, format!("service {:?} is not implemented", request.service)));
         }
@@ -69,7 +69,7 @@ impl Server {
     }
 
     /// Does what is to be done with a reply of the supervisor.
-    pub fn finished(
+    pub(super) fn finished(
         &mut self,
         core: &mut Supervisor,
         caller: Caller,

@@ -13,12 +13,11 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::arguments::{Arguments, TTRPC_ADDRESS};
-use super::bundle::Config;
 use super::error::Error;
-use super::io;
 use super::message::options::Options;
 use super::message::start::{Input, Outcome, Params};
 use super::wire::Message;
+use super::{bundle, io};
 use crate::exit;
 use windlass_cgroup::membership;
 use windlass_sys::spawn::Spawn;
@@ -31,16 +30,16 @@ const SOCKETS: &str = "/run/containerd/s";
 const PATH_MAX: usize = 106;
 
 /// Runs the action.
-pub fn main(arguments: &Arguments) -> Result<(), Error> {
+pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
     let input = Input::read(&io::input()?, &arguments.id, &arguments.namespace);
-    let bundle = std::env::current_dir().map_err(|error| Error::Io("the working directory".into(), error))?;
+    let directory = std::env::current_dir().map_err(|error| Error::Io("the working directory".into(), error))?;
     let params = match &input {
         Input::Bootstrap(params) => Some(params),
         Input::Options(_) => None,
     };
-    let config = Config::read(&bundle)?;
-    let key = [&arguments.address, &arguments.namespace, config.group(&arguments.id)].join("\0");
-    let path = directory(&bundle, params).join(format!("{:032x}", hash(key.as_bytes())));
+    let config = bundle::config(&directory)?;
+    let key = [&arguments.address, &arguments.namespace, bundle::group(&config, &arguments.id)].join("\0");
+    let path = socket_directory(&directory, params).join(format!("{:032x}", hash(key.as_bytes())));
     let address = format!("unix://{}", path.display());
     if let Some((listener, _lock)) = listen(&path)? {
         // Options that cannot be read are refused when a task is created.
@@ -51,7 +50,7 @@ pub fn main(arguments: &Arguments) -> Result<(), Error> {
         }
     }
     // When an older containerd is restarted it finds the address only in this file.
-    exit::put(&bundle.join("address"), address.as_bytes(), false)?;
+    exit::put(&directory.join("address"), address.as_bytes(), false)?;
     match params {
         Some(_) => io::print(&Outcome { version: 3, address, protocol: "ttrpc".into() }.encode()),
         None => io::print(address.as_bytes()),
@@ -60,7 +59,7 @@ pub fn main(arguments: &Arguments) -> Result<(), Error> {
 
 /// The directory of the socket: that which containerd asks for; otherwise one in containerd's state directory, in
 /// which the bundle is; otherwise the usual one.
-fn directory(bundle: &Path, params: Option<&Params>) -> PathBuf {
+fn socket_directory(bundle: &Path, params: Option<&Params>) -> PathBuf {
     let told = params.map(|params| params.socket_dir.as_str()).filter(|dir| !dir.is_empty()).map(PathBuf::from);
     // STATE/io.containerd.runtime.v2.task/NAMESPACE/ID
     let mut above = bundle.ancestors().skip(2);
@@ -137,7 +136,7 @@ fn spawn(
             text(&key)
         })
         .collect();
-    let failed = |failed: windlass_base::error::Failed| Error::from(failed).while_doing("cannot start the shim");
+    let failed = |failed: windlass_base::error::Failed| Error::from(failed).context("cannot start the shim");
     let null = fd::open("/dev/null", OFlag::O_RDWR).map_err(failed)?;
     let score = oom_score();
     let child = Spawn {
@@ -158,7 +157,7 @@ fn spawn(
     if !options.shim_cgroup.is_empty() {
         let cgroup = &options.shim_cgroup;
         membership::join(cgroup, child.pid)
-            .map_err(|failed| Error::from(failed).while_doing(format!("shim_cgroup {cgroup}")))?;
+            .map_err(|failed| Error::from(failed).context(format!("shim_cgroup {cgroup}")))?;
     }
     Ok(())
 }
@@ -178,14 +177,14 @@ mod tests {
     #[test]
     fn the_socket_is_below_the_state_directory() {
         let usual = Path::new("/run/containerd/io.containerd.runtime.v2.task/default/web");
-        assert_eq!(directory(usual, None), Path::new(SOCKETS));
+        assert_eq!(socket_directory(usual, None), Path::new(SOCKETS));
         let own = Path::new("/run/other/io.containerd.runtime.v2.task/default/web");
-        assert_eq!(directory(own, None), Path::new("/run/other/s"));
+        assert_eq!(socket_directory(own, None), Path::new("/run/other/s"));
         let params = Params { socket_dir: "/run/told".into(), ..Params::default() };
-        assert_eq!(directory(own, Some(&params)), Path::new("/run/told"));
-        assert_eq!(directory(Path::new("/tmp/bundle"), None), Path::new(SOCKETS));
+        assert_eq!(socket_directory(own, Some(&params)), Path::new("/run/told"));
+        assert_eq!(socket_directory(Path::new("/tmp/bundle"), None), Path::new(SOCKETS));
         let long = format!("/{}/io.containerd.runtime.v2.task/default/web", "x".repeat(80));
-        assert_eq!(directory(Path::new(&long), None), Path::new(SOCKETS));
+        assert_eq!(socket_directory(Path::new(&long), None), Path::new(SOCKETS));
     }
 
     #[test]

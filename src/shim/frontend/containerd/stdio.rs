@@ -1,4 +1,4 @@
-//! Where containerd wants stdio: paths of fifos, and the URIs `fifo`, `file`, `binary` and
+//! The targets of stdio that containerd gives: paths of fifos, and URIs with the schemes `fifo`, `file`, `binary` and
 //! `binary-v2`.
 
 use std::os::fd::OwnedFd;
@@ -7,33 +7,30 @@ use std::path::PathBuf;
 use super::error::Error;
 use crate::{Output, Stdin, Stdio};
 
-/// What one of the texts means.
+/// A target of stdio.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// Nothing.
+pub(super) enum Target {
+    /// The null device.
     None,
-    /// A fifo.
     Fifo(PathBuf),
-    /// A file that is appended to.
+    /// A file, to which output is appended.
     File(PathBuf),
-    /// A program that reads output from descriptors.
+    /// A logger.
     Program(Program),
 }
 
-/// A program that takes the output.
+/// The program of a logger.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Program {
-    /// Its path.
+pub(super) struct Program {
     pub path: PathBuf,
-    /// Its arguments.
     pub arguments: Vec<String>,
-    /// Whether it says a word when it is ready (`binary-v2`); otherwise it closes the descriptor.
+    /// Whether it writes a byte when it is ready (`binary-v2`). Otherwise it closes the descriptor.
     pub speaks: bool,
 }
 
 impl Target {
-    /// Reads one.
-    pub fn parse(text: &str) -> Result<Target, Error> {
+    /// Parses a path or URI.
+    pub(super) fn parse(text: &str) -> Result<Target, Error> {
         let Some((scheme, rest)) = text.split_once("://") else {
             return Ok(if text.is_empty() { Target::None } else { Target::Fifo(text.into()) });
         };
@@ -67,7 +64,7 @@ impl Target {
     }
 }
 
-/// `%41` becomes `A`, and in a query `+` a space.
+/// Decodes URL encoding: `%41` is `A`, and in a query `+` is a space.
 fn decoded(text: &str, query: bool) -> Result<String, Error> {
     let wrong = || Error::Invalid(format!("stdio: {text:?} is not URL-encoded"));
     let mut bytes = Vec::with_capacity(text.len());
@@ -86,8 +83,9 @@ fn decoded(text: &str, query: bool) -> Result<String, Error> {
     String::from_utf8(bytes).map_err(|_| wrong())
 }
 
-/// The stdio of a process. With a program, the ends of its pipes are `pipes`.
-pub fn stdio(
+/// Parses the targets of a process. If the output goes to a logger, its program is returned, and [`into_pipes`] sets
+/// the output.
+pub(super) fn stdio(
     terminal: bool,
     (stdin, stdout, stderr): (&str, &str, &str),
     owner: (u32, u32),
@@ -98,7 +96,7 @@ pub fn stdio(
         Target::File(_) | Target::Program(_) => return Err(Error::Invalid(format!("stdin {stdin:?} is not a fifo"))),
     };
     let out = Target::parse(stdout)?;
-    // A file or a program takes both streams, whatever is said of the second.
+    // A file or a logger takes both streams, and the target of the second is ignored.
     let err = match &out {
         Target::File(_) | Target::Program(_) => out.clone(),
         _ => Target::parse(stderr)?,
@@ -126,8 +124,8 @@ pub fn stdio(
     }
 }
 
-/// Puts the pipes to a program where its output goes.
-pub fn into_pipes(stdio: &mut Stdio, [out, err]: [OwnedFd; 2]) {
+/// Sets the output to the pipes of a logger.
+pub(super) fn into_pipes(stdio: &mut Stdio, [out, err]: [OwnedFd; 2]) {
     stdio.stdout = Output::Fd(out);
     stdio.stderr = Output::Fd(err);
 }

@@ -35,7 +35,7 @@ type Awaited = (stdio::Program, OwnedFd);
 
 impl Server {
     /// `Create`: a child mounts the root filesystem first.
-    pub fn create(&mut self, core: &mut Supervisor, caller: Caller, request: Create) -> Outcome {
+    pub(super) fn create(&mut self, core: &mut Supervisor, caller: Caller, request: Create) -> Outcome {
         self.tasks.refuse_taken(&request.id)?;
         if !Path::new(&request.bundle).is_absolute() || request.id.is_empty() || request.id.contains('/') {
             return Err(invalid(format!("container {:?}, bundle {:?}", request.id, request.bundle)));
@@ -103,7 +103,7 @@ impl Server {
     }
 
     /// A job may have ended.
-    pub fn job_ended(&mut self, core: &mut Supervisor, serial: u64) {
+    pub(super) fn job_ended(&mut self, core: &mut Supervisor, serial: u64) {
         let Some((pid, caller, ended)) = self.jobs.ended(serial) else { return };
         core.forget_child(pid);
         let outcome = match ended {
@@ -161,7 +161,7 @@ impl Server {
     }
 
     /// The runtime's `create` has ended.
-    pub fn create_done(
+    pub(super) fn create_done(
         &mut self,
         core: &mut Supervisor,
         caller: Caller,
@@ -179,14 +179,14 @@ impl Server {
     }
 
     /// The supervisor has the container: containerd may ask for it, and is told.
-    pub fn created(&mut self, core: &Supervisor, id: &str, pid: i32) {
+    pub(super) fn created(&mut self, core: &Supervisor, id: &str, pid: i32) {
         if let Some(event) = self.tasks.created(id, pid as u32) {
             self.outbox.push(Topic::Create.with(&event), &core.poll);
         }
     }
 
     /// `Exec`: makes it known, when its logger is ready.
-    pub fn exec(&mut self, core: &mut Supervisor, caller: Caller, request: Exec) -> Outcome {
+    pub(super) fn exec(&mut self, core: &mut Supervisor, caller: Caller, request: Exec) -> Outcome {
         let task = self.tasks.find(&request.id)?;
         let (directory, owner) = (task.bundle.clone(), task.owner);
         refuse_exec(task, core, &request)?;
@@ -234,7 +234,7 @@ impl Server {
 
     /// The supervisor has forgotten a process, so it is forgotten here. For init, the root filesystem is
     /// unmounted.
-    pub fn deleted(
+    pub(super) fn deleted(
         &mut self,
         core: &mut Supervisor,
         caller: Caller,
@@ -303,7 +303,7 @@ fn prepare(
         if let Some((program, ready)) = logger {
             logger::wait(ready, &program.path, program.speaks)?;
         }
-        let shared = bundle::Config::read(directory)?.shares_pids();
+        let shared = bundle::config(directory)?.shares_pids();
         Ok(if shared { PidNamespace::Shared } else { PidNamespace::Own })
     });
     if done.is_err() {

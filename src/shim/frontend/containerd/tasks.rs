@@ -15,7 +15,7 @@ use crate::{ProcessId, Runtime, written};
 
 /// A task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Task {
+pub(super) struct Task {
     /// Its id.
     #[serde(with = "written::text")]
     pub id: Rc<str>,
@@ -37,7 +37,7 @@ pub struct Task {
 
 /// How far a task has come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Stage {
+pub(super) enum Stage {
     /// Its root filesystem is being mounted, or its runtime has not answered. containerd cannot ask for it.
     Preparing {
         /// What is mounted.
@@ -49,33 +49,33 @@ pub enum Stage {
 
 impl Task {
     /// The stdio of one of its processes.
-    pub fn io(&self, process: &ProcessId) -> &TaskIo {
+    pub(super) fn io(&self, process: &ProcessId) -> &TaskIo {
         process.exec.as_deref().and_then(|exec| self.execs.get(exec)).unwrap_or(&self.io)
     }
 
     /// The file with the OCI process of an exec.
-    pub fn process_file(&self, exec: &str) -> PathBuf {
+    pub(super) fn process_file(&self, exec: &str) -> PathBuf {
         process_file(&self.bundle, exec)
     }
 }
 
 /// The file in a bundle with the OCI process of an exec.
-pub fn process_file(bundle: &Path, exec: &str) -> PathBuf {
+pub(super) fn process_file(bundle: &Path, exec: &str) -> PathBuf {
     bundle.join(format!("exec-{exec}.json"))
 }
 
 /// The tasks, by their ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tasks(Table<String, Box<Task>>);
+pub(super) struct Tasks(Table<String, Box<Task>>);
 
 impl Tasks {
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Refuses an id that is taken.
-    pub fn refuse_taken(&self, id: &str) -> Result<(), Fault> {
+    pub(super) fn refuse_taken(&self, id: &str) -> Result<(), Fault> {
         match self.0.get(id).is_some() {
             true => Err(fault(code::ALREADY_EXISTS, format!("container {id:?} already exists"))),
             false => Ok(()),
@@ -83,28 +83,28 @@ impl Tasks {
     }
 
     /// Takes a task in, whose id is free.
-    pub fn insert(&mut self, task: Task) {
+    pub(super) fn insert(&mut self, task: Task) {
         self.0.insert(task.id.to_string(), Box::new(task));
     }
 
     /// Takes a task out.
-    pub fn remove(&mut self, id: &str) -> Option<Box<Task>> {
+    pub(super) fn remove(&mut self, id: &str) -> Option<Box<Task>> {
         self.0.remove(id)
     }
 
     /// A task, also one that containerd cannot ask for yet.
-    pub fn get(&self, id: &str) -> Option<&Task> {
+    pub(super) fn get(&self, id: &str) -> Option<&Task> {
         self.0.get(id).map(Box::as_ref)
     }
 
     /// A task that containerd can ask for.
-    pub fn find(&self, id: &str) -> Result<&Task, Fault> {
+    pub(super) fn find(&self, id: &str) -> Result<&Task, Fault> {
         let task = self.get(id).filter(|task| task.stage == Stage::Created);
         task.ok_or_else(|| fault(code::NOT_FOUND, format!("container {id:?} does not exist")))
     }
 
     /// A process of such a task.
-    pub fn process(&self, name: &Name) -> Result<ProcessId, Fault> {
+    pub(super) fn process(&self, name: &Name) -> Result<ProcessId, Fault> {
         let task = self.find(&name.id)?;
         if !name.exec_id.is_empty() && task.execs.get(&*name.exec_id).is_none() {
             return Err(fault(code::NOT_FOUND, format!("process {:?} does not exist", name.exec_id)));
@@ -113,7 +113,7 @@ impl Tasks {
     }
 
     /// The task was created: the event that tells containerd. `None`: it was told before.
-    pub fn created(&mut self, id: &str, pid: u32) -> Option<TaskCreate> {
+    pub(super) fn created(&mut self, id: &str, pid: u32) -> Option<TaskCreate> {
         let task = self.0.get_mut(id)?;
         let Stage::Preparing { rootfs } = std::mem::replace(&mut task.stage, Stage::Created) else { return None };
         Some(TaskCreate {
@@ -127,14 +127,14 @@ impl Tasks {
     }
 
     /// Takes an exec in.
-    pub fn add_exec(&mut self, id: &ProcessId, io: TaskIo) {
+    pub(super) fn add_exec(&mut self, id: &ProcessId, io: TaskIo) {
         if let (Some(task), Some(exec)) = (self.0.get_mut(&*id.container), &id.exec) {
             task.execs.insert(exec.to_string(), io);
         }
     }
 
     /// Takes an exec out: the file with its OCI process, which is not needed any more.
-    pub fn remove_exec(&mut self, id: &ProcessId) -> Option<PathBuf> {
+    pub(super) fn remove_exec(&mut self, id: &ProcessId) -> Option<PathBuf> {
         let task = self.0.get_mut(&*id.container)?;
         let exec = id.exec.as_deref()?;
         task.execs.remove(exec);

@@ -1,43 +1,44 @@
-//! Frames of ttrpc, protocol version 1
-//! (<https://github.com/containerd/ttrpc/blob/main/PROTOCOL.md>): ten bytes of head, then a
-//! message. Only unary calls are spoken, which is all that containerd uses with a shim.
+//! Frames of ttrpc, protocol version 1 (<https://github.com/containerd/ttrpc/blob/main/PROTOCOL.md>).
+//!
+//! A frame is a header of ten bytes and a message. Only unary calls are supported, because containerd uses no others
+//! with a shim.
 
 use super::message::Status;
 use super::wire::{Message, message};
 
-/// Longest message of a frame. Who announces a longer one is not heard any more.
+/// Longest message of a frame, in bytes. A connection that announces a longer one is closed.
 pub const LONGEST: usize = 4 << 20;
 
-/// Length of a frame's head.
+/// Length of a frame's header, in bytes.
 pub const HEAD: usize = 10;
 
-/// What a frame is.
+/// The type of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A call: [`Request`].
     Request,
-    /// Its answer: [`Response`].
+    /// The answer to a call: [`Response`].
     Response,
-    /// A piece of a stream.
+    /// Data of a stream.
     Data,
 }
 
-/// A frame whose message is still bytes.
+/// A frame whose message is not decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// Which call. Odd for those that the client begins.
+    /// The number of the call. It is odd if the client began the call.
     pub stream: u32,
-    /// What it is.
+    /// Its type.
     pub kind: Kind,
     /// The message.
     pub body: &'a [u8],
 }
 
-/// Why bytes are no frame.
+/// Why bytes are not a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoFrame;
 
-/// The first frame in `bytes`, and how many bytes it takes. `None`: it is not whole yet.
+/// The first frame in `bytes`, and its length in bytes. `None`: it is incomplete.
 pub fn next_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, NoFrame> {
     let Some((head, rest)) = bytes.split_first_chunk::<HEAD>() else { return Ok(None) };
     let [a, b, c, d, e, f, g, h, kind, _flags] = *head;
@@ -81,35 +82,35 @@ message! {
         2 method: String,
         /// Its argument, a message.
         3 payload: Vec<u8>,
-        /// How long the caller waits, in nanoseconds; 0 is for ever.
+        /// The caller's timeout in nanoseconds; 0 is none.
         4 timeout: i64,
     }
     /// An answer.
     Response {
-        /// What went wrong; without it nothing did.
+        /// The error, or none.
         1 status: Option<Status>,
         /// The result, a message.
         2 payload: Vec<u8>,
     }
 }
 
-/// Codes of [`Status`] that callers act on (google/rpc/code.proto).
+/// The codes of [`Status`] that callers distinguish (google/rpc/code.proto).
 pub mod code {
     /// Anything else.
     pub const UNKNOWN: i32 = 2;
-    /// The request makes no sense.
+    /// The request is invalid.
     pub const INVALID_ARGUMENT: i32 = 3;
-    /// It took too long.
+    /// A timeout has expired.
     pub const DEADLINE_EXCEEDED: i32 = 4;
-    /// There is no such thing.
+    /// The container or process does not exist.
     pub const NOT_FOUND: i32 = 5;
-    /// The name is taken.
+    /// The container or process exists already.
     pub const ALREADY_EXISTS: i32 = 6;
-    /// Not in this state.
+    /// The state of the container or process does not allow it.
     pub const FAILED_PRECONDITION: i32 = 9;
-    /// No such service or method.
+    /// The service or method does not exist.
     pub const UNIMPLEMENTED: i32 = 12;
-    /// A system call failed.
+    /// A system call has failed.
     pub const INTERNAL: i32 = 13;
 }
 

@@ -1,15 +1,15 @@
-//! The wire format of protocol buffers, as far as flat messages need it
-//! (<https://protobuf.dev/programming-guides/encoding/>).
+//! The wire format of protocol buffers (<https://protobuf.dev/programming-guides/encoding/>), without groups, maps and
+//! reflection.
 //!
-//! A message is a struct whose fields name their numbers, made by `message!`; it reads and
-//! writes itself. Fields that are not known are skipped, zero values are not written, and a
-//! field that comes again replaces the first (a message: is merged into it), as proto3 has it.
+//! `message!` declares a message as a struct whose fields have numbers. As in proto3, unknown fields are skipped, zero
+//! values are not written, and a field that is repeated in the input replaces the earlier value; a message is merged
+//! into it.
 
-/// Bytes that are no message of the kind that was expected.
+/// The bytes are not a message of the expected type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// What a field holds on the wire.
+/// The value of a field on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
     /// Wire type 0.
@@ -22,12 +22,12 @@ pub enum Value<'a> {
     Fixed32(u32),
 }
 
-/// The fields of a message, one after the other.
+/// Iterates over the fields of an encoded message.
 #[derive(Debug)]
 pub struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    /// Of these bytes.
+    /// The fields in `bytes`.
     pub fn of(bytes: &'a [u8]) -> Fields<'a> {
         Fields(bytes)
     }
@@ -54,7 +54,7 @@ impl<'a> Fields<'a> {
                 Value::Bytes(self.take(length)?)
             }
             5 => Value::Fixed32(u32::from_le_bytes(self.array()?)),
-            // Groups are gone from the language, and no message here ever had one.
+            // Groups are deprecated, and none of these messages has one.
             _ => return Err(Malformed),
         };
         Ok((number, value))
@@ -76,13 +76,13 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-/// Takes a number off the front.
+/// Decodes a varint and removes it from the front.
 fn varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
     let mut number = 0;
     for shift in 0..10 {
         let (&byte, rest) = bytes.split_first().ok_or(Malformed)?;
         *bytes = rest;
-        // The tenth byte has room for the last bit alone.
+        // The tenth byte has only the last of the 64 bits.
         if shift == 9 && byte > 1 {
             return Err(Malformed);
         }
@@ -94,7 +94,7 @@ fn varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
     Err(Malformed)
 }
 
-/// Appends a number.
+/// Appends a varint.
 pub fn put_varint(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
@@ -122,29 +122,29 @@ pub fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// A kind of field.
+/// The type of a field.
 pub trait Field {
-    /// Takes over what was read. A value of another wire type is another field to us: not taken.
+    /// Stores a decoded value. A value of another wire type is skipped, like an unknown field.
     fn read(&mut self, value: Value<'_>) -> Result<(), Malformed>;
-    /// Appends it, if it is not zero or empty.
+    /// Appends the field unless it is zero or empty.
     fn write(&self, field: u32, out: &mut Vec<u8>);
 }
 
-/// A message. `Default` is the empty one.
+/// A message. `Default` is the empty message.
 pub trait Message: Default {
-    /// Reads fields into what is there.
+    /// Merges encoded fields into the message.
     fn merge(&mut self, bytes: &[u8]) -> Result<(), Malformed>;
     /// Appends all fields.
     fn write_to(&self, out: &mut Vec<u8>);
 
-    /// Reads one.
+    /// Decodes a message.
     fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut message = Self::default();
         message.merge(bytes)?;
         Ok(message)
     }
 
-    /// Its bytes.
+    /// Encodes the message.
     fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         self.write_to(&mut out);
@@ -157,7 +157,7 @@ macro_rules! number_field {
         impl Field for $type {
             fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
                 if let Value::Varint(number) = value {
-                    // Negative numbers are written as 64 bits whatever their type: cut off.
+                    // Negative numbers are written with 64 bits even if the type is shorter.
                     *self = number as $type;
                 }
                 Ok(())
@@ -236,7 +236,7 @@ impl Field for Vec<String> {
     }
 }
 
-/// Packed, as proto3 writes them; read either way.
+/// Written packed, as in proto3. Read packed or unpacked.
 impl Field for Vec<u64> {
     fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
         match value {
@@ -288,7 +288,7 @@ impl<M: Message> Field for Vec<M> {
     }
 }
 
-/// Messages: a struct each, whose fields have numbers.
+/// Declares messages: for each a struct whose fields have numbers.
 macro_rules! message {
     ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $number:literal $field:ident: $type:ty,)* })*) => {$(
         $(#[$doc])*
@@ -312,7 +312,7 @@ macro_rules! message {
 
             fn write_to(&self, out: &mut Vec<u8>) {
                 $($crate::frontend::containerd::wire::Field::write(&self.$field, $number, out);)*
-                // A message without fields has nothing to append.
+                // `out` is unused in a message without fields.
                 let _ = out;
             }
         }

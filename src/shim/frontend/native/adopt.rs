@@ -1,8 +1,7 @@
 //! A new shim for a container that has outlived its own (`--keep-on-shim-death`).
 //!
-//! The process is nobody's child here: its pidfd tells of its end, and Linux 6.15 tells how it
-//! ended. Its output waits in the fifos of the container's directory. ClientRequest cannot be had again is
-//! its input, and the execs that ran.
+//! The container's init is not a child of the new shim. Its pidfd reports its end, and since Linux 6.15 its exit
+//! status. Its output is in the fifos of the container's directory. Its standard input and the running execs are lost.
 
 use nix::sched::CloneFlags;
 use serde_json::{Value, json};
@@ -22,8 +21,8 @@ use windlass_sys::process::{self, Exit, Forked, SingleThreaded};
 
 type Result<T> = std::result::Result<T, Refusal>;
 
-/// ClientRequest the runtime says of its container: phase and process id.
-pub fn runtime_state(facts: &Facts) -> Option<(Phase, i32)> {
+/// The phase and the process id of the container, according to the runtime.
+pub(super) fn runtime_state(facts: &Facts) -> Option<(Phase, i32)> {
     #[derive(serde::Deserialize)]
     struct State {
         status: String,
@@ -42,8 +41,8 @@ pub fn runtime_state(facts: &Facts) -> Option<(Phase, i32)> {
     Some((phase, state.pid))
 }
 
-/// Takes the container over, and reports.
-pub fn adopt(dir: &ContainerDir, facts: &Facts, new: NewProcess, core: &mut Supervisor) -> Result<()> {
+/// Adopts the container and reports it.
+pub(super) fn adopt(dir: &ContainerDir, facts: &Facts, new: NewProcess, core: &mut Supervisor) -> Result<()> {
     let ended = || Refusal::new(Code::WrongPhase, "the container has ended: ask for its status, and delete it");
     if dir.exit().is_some() {
         return Err(ended());
@@ -53,8 +52,8 @@ pub fn adopt(dir: &ContainerDir, facts: &Facts, new: NewProcess, core: &mut Supe
     }
     let text = fd::read_small(fd::CWD, dir.file("pid")).map_err(|_| ended())?;
     let pid: i32 = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()).ok_or_else(ended)?;
-    // First the pidfd, then the question: if the runtime still knows the id as its container's,
-    // the pidfd is that of the container, for the runtime compares start times.
+    // The pidfd is opened before the runtime is asked. The runtime compares start times, so if it still reports the
+    // process id, the pidfd is that of the container.
     let pidfd = process::open_pid(pid).map_err(|_| ended())?;
     let (phase, _) =
         runtime_state(facts).filter(|&(phase, of)| phase != Phase::Stopped && of == pid).ok_or_else(ended)?;
@@ -72,13 +71,12 @@ pub fn adopt(dir: &ContainerDir, facts: &Facts, new: NewProcess, core: &mut Supe
     Ok(())
 }
 
-/// ClientRequest an adopted container still has.
+/// What a shim can do for an adopted container.
 fn guarantees() -> Value {
     json!({"exit_told": true, "exit_code": exit_codes_of_others(), "output": true, "stdin": false, "execs": false})
 }
 
-/// Whether this kernel tells how a process ended whose parent is another: tried, on a process
-/// that is reaped already.
+/// Whether the kernel reports the exit status of another's child: tried with a child that is reaped already.
 fn exit_codes_of_others() -> bool {
     let Ok(proof) = SingleThreaded::check() else { return false };
     match process::fork(CloneFlags::empty(), None, &proof) {

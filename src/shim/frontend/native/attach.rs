@@ -1,5 +1,5 @@
-//! `attach` and `exec` at a terminal: what the caller types goes in, what the process writes
-//! comes out. A process of the caller's, not the shim: here threads are fine.
+//! The relay of `attach` and `exec` between the caller's stdio and a shim. It runs in the command's process and not in
+//! the shim, so it may use threads.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
@@ -12,10 +12,10 @@ use serde_json::json;
 use windlass_client::{Client, Error, Frame, Input};
 use windlass_sys::socket;
 
-/// ctrl-p ctrl-q.
+/// The keys that detach: ctrl-p ctrl-q.
 const LEAVE: [u8; 2] = [0x10, 0x11];
 
-/// The caller's terminal, raw until this is dropped.
+/// The caller's terminal in raw mode, until this is dropped.
 struct Raw(Termios);
 
 impl Raw {
@@ -34,9 +34,9 @@ impl Drop for Raw {
     }
 }
 
-/// Moves bytes both ways until the process has ended; the client is attached already. False: the
-/// caller has left by the keys for it.
-pub fn relay(
+/// Relays stdio until the process has ended. The client is attached already. Returns false if the caller has detached
+/// by the keys.
+pub(super) fn relay(
     state: &Path,
     id: &str,
     exec: Option<&str>,
@@ -47,7 +47,7 @@ pub fn relay(
     let at_terminal = tty && stdin && io::stdin().is_terminal();
     let mut winch = SigSet::empty();
     winch.add(Signal::SIGWINCH);
-    // Before any thread: they inherit that it is blocked, and one of them waits for it.
+    // Blocked before threads start, so that all inherit it; one of them waits for the signal.
     let _ = winch.thread_block();
     let raw = if at_terminal { Raw::enter() } else { None };
     if raw.is_some() {
@@ -58,7 +58,7 @@ pub fn relay(
     if stdin {
         let (mut input, left, keys) = (client.input()?, left.clone(), raw.is_some());
         std::thread::spawn(move || {
-            // The shim has closed the input, or is gone: the other direction says so.
+            // An error means that the shim has closed the connection, which the other direction reports.
             if pass_input(&mut input, keys).unwrap_or(false) {
                 left.store(true, std::sync::atomic::Ordering::SeqCst);
                 let _ = input.detach();
@@ -79,7 +79,7 @@ fn write(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     out.flush()
 }
 
-/// True: the keys for leaving were typed.
+/// Passes standard input on. Returns true if the detach keys were typed.
 fn pass_input(input: &mut Input, keys: bool) -> io::Result<bool> {
     let mut buffer = vec![0; 16 * 1024];
     let mut held = false;
@@ -118,7 +118,7 @@ fn follow_size(state: &Path, id: &str, exec: Option<&str>, winch: &SigSet) {
     let Ok(mut client) = Client::connect(state, id) else { return };
     loop {
         if let Ok((rows, columns)) = socket::terminal_size(io::stdin().as_fd()) {
-            // The process may have ended: the end of its output tells.
+            // An error means that the process has ended, which the end of its output shows too.
             let _ = client.call("resize", json!({"exec": exec, "rows": rows, "columns": columns}));
         }
         if winch.wait().is_err() {

@@ -1,4 +1,4 @@
-//! One client of the protocol: lines in, lines out, never waited for.
+//! The connection of one client, which never blocks.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -9,45 +9,44 @@ use crate::Interest;
 use crate::Poll;
 use windlass_sys::{Result, socket};
 
-/// Longest line that a client may send: an OCI process with a large environment fits.
-pub const LINE: usize = 256 * 1024;
+/// Longest line that a client may send, in bytes. An OCI process with a large environment fits.
+pub(super) const LINE: usize = 256 * 1024;
 
-/// Bytes that wait to be read by a client before it is not listened to any more.
+/// Size of a client's unsent output, in bytes, from which on no more requests of it are read.
 const WAITING: usize = 64 * 1024;
 
 /// A connected client.
 #[derive(Debug)]
-pub struct Connection {
-    /// Its key.
+pub(super) struct Connection {
     pub key: u64,
     socket: OwnedFd,
     input: Vec<u8>,
-    /// Bytes of the input that have no newline.
+    /// Length of the beginning of `input` that has no newline.
     searched: usize,
     output: Vec<u8>,
     watched: Interest,
-    /// It has said all that it will.
+    /// The client has closed its sending side.
     pub half_closed: bool,
-    /// It is closed when its output is sent.
+    /// The connection is closed when its output is sent.
     pub closing: bool,
-    /// Where it is in the events, if it wants them.
+    /// Its position in the events, if it has subscribed.
     pub cursor: Option<Cursor>,
 }
 
-/// ClientRequest came of reading.
+/// The result of [`Connection::receive`].
 #[derive(Debug, PartialEq, Eq)]
-pub enum Received {
-    /// A whole line, without its end.
+pub(super) enum Received {
+    /// A line, without its newline.
     Line(Vec<u8>),
-    /// Nothing more now.
+    /// No complete line is there now.
     Nothing,
-    /// It has left, or sent too long a line.
+    /// The client has closed the connection, or sent a line that is too long.
     Gone,
 }
 
 impl Connection {
-    /// Listens to a new client.
-    pub fn new(key: u64, socket: OwnedFd, poll: &Poll) -> Result<Connection> {
+    /// Watches a new client.
+    pub(super) fn new(key: u64, socket: OwnedFd, poll: &Poll) -> Result<Connection> {
         poll.watch(&socket, key, Interest::Read)?;
         Ok(Connection {
             key,
@@ -62,8 +61,8 @@ impl Connection {
         })
     }
 
-    /// The next line, if it is there.
-    pub fn receive(&mut self) -> Received {
+    /// Reads the next line, if it is complete.
+    pub(super) fn receive(&mut self) -> Received {
         if !self.has_room() {
             return Received::Nothing;
         }
@@ -107,34 +106,34 @@ impl Connection {
         Some(line)
     }
 
-    /// Whether more was received than was heard.
-    pub fn has_more(&self) -> bool {
+    /// Whether input was received that is not read yet.
+    pub(super) fn has_more(&self) -> bool {
         !self.input.is_empty()
     }
 
-    /// Whether a line waits that [`Connection::receive`] would give.
-    pub fn has_line(&self) -> bool {
+    /// Whether [`Connection::receive`] would return a line without reading.
+    pub(super) fn has_line(&self) -> bool {
         self.has_room() && !self.closing && windlass_sys::stream::find(b'\n', &self.input[self.searched..]).is_some()
     }
 
-    /// Whether there is room for events.
-    pub fn has_room(&self) -> bool {
+    /// Whether the output buffer has room for events.
+    pub(super) fn has_room(&self) -> bool {
         self.output.len() < WAITING
     }
 
-    /// Whether everything was sent.
-    pub fn is_idle(&self) -> bool {
+    /// Whether all output is sent.
+    pub(super) fn is_idle(&self) -> bool {
         self.output.is_empty()
     }
 
-    /// Sends bytes, or keeps them until they can be sent. False: the client has left.
-    pub fn send(&mut self, bytes: &[u8]) -> bool {
+    /// Sends bytes, or buffers them. Returns false if the client has closed the connection.
+    pub(super) fn send(&mut self, bytes: &[u8]) -> bool {
         self.output.extend_from_slice(bytes);
         self.flush()
     }
 
-    /// Sends what waits. False: the client has left.
-    pub fn flush(&mut self) -> bool {
+    /// Sends buffered output. Returns false if the client has closed the connection.
+    pub(super) fn flush(&mut self) -> bool {
         let mut sent = 0;
         while sent < self.output.len() {
             match socket::send_now(self.socket.as_fd(), &self.output[sent..]) {
@@ -150,8 +149,8 @@ impl Connection {
         true
     }
 
-    /// Watches for what is wanted now.
-    pub fn watch(&mut self, poll: &Poll) {
+    /// Watches for input and output as needed.
+    pub(super) fn watch(&mut self, poll: &Poll) {
         let read = !self.half_closed && !self.closing && self.has_room();
         let wanted = match (read, self.output.is_empty()) {
             (true, true) => Interest::Read,
@@ -164,8 +163,8 @@ impl Connection {
         }
     }
 
-    /// Gives the socket away.
-    pub fn into_socket(self, poll: &Poll) -> OwnedFd {
+    /// Stops watching, and returns the socket.
+    pub(super) fn into_socket(self, poll: &Poll) -> OwnedFd {
         poll.forget(&self.socket);
         self.socket
     }

@@ -1,15 +1,15 @@
-//! The directory of one container, `STATE/ID`: what the shim keeps in it, and whether it lives.
+//! The directory of one container, `STATE/ID`: its files, and its lock, which tells whether the shim lives.
 //!
-//! | file | what |
+//! | file | content |
 //! | --- | --- |
 //! | `shim.json` | [`Facts`], written before the container is made |
-//! | `shim.lock` | locked by flock(2) for as long as the shim lives |
-//! | `shim.sock` | the protocol |
+//! | `shim.lock` | locked by flock(2) while the shim lives |
+//! | `shim.sock` | the socket of the protocol |
 //! | `exit.json` | how init ended: [`crate::exit::Record`] |
 //! | `events.log` | the numbered events |
-//! | `log` | the log, where no other cursor was asked for |
+//! | `log` | the log, unless `--log` names another file |
 //! | `execs/` | `NAME.exit.json` of each exec, and its files while it starts |
-//! | `shim.err` | what a shim that fails has to say |
+//! | `shim.err` | the standard error of the shim |
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,86 +31,84 @@ use windlass_sys::{Called, directory, fd};
 type Result<T> = std::result::Result<T, Refusal>;
 
 /// The version of [`Facts`] that is written. Every version up to it is read.
-pub const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
-/// ClientRequest is fixed when a container is made.
+/// What does not change after a container was created.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Facts {
-    /// Version of this layout.
+pub(super) struct Facts {
+    /// Version of this document.
     pub v: u32,
-    /// The container's id.
     pub id: String,
-    /// Its bundle.
     pub bundle: PathBuf,
     /// The runtime's binary.
     pub runtime: PathBuf,
-    /// The arguments before its verb.
+    /// The runtime's arguments before its command.
     pub runtime_args: Vec<String>,
-    /// The arguments behind `create`.
+    /// The runtime's arguments after `create`.
     pub create_args: Vec<String>,
-    /// Whether it has a terminal.
     pub tty: bool,
-    /// Whether it has an input.
+    /// Whether standard input is a pipe or terminal, not the null device.
     pub stdin: bool,
-    /// `FORMAT:PATH,...`, as given.
+    /// The logs, as in `--log`, with absolute paths.
     pub logs: Vec<String>,
-    /// Milliseconds for which its output is waited for after its end.
+    /// How long output is awaited after the end of init, in milliseconds.
     pub drain_ms: u64,
-    /// Whether it outlives the shim.
+    /// Whether the container outlives the shim (`--keep-on-shim-death`).
     pub keep: bool,
-    /// Whether `start` waits to be asked for.
+    /// Whether the container is not started by `run`.
     pub create_only: bool,
-    /// Whether its other processes are killed when init ends: it has no PID namespace of its own.
+    /// Whether the other processes are killed when init ends, because there is no own PID namespace whose end kills
+    /// them.
     pub kill_on_exit: bool,
-    /// Who owns the pipes.
+    /// The owner of the pipes: user and group.
     pub owner: Option<(u32, u32)>,
-    /// Where windlass keeps how its containers ended.
+    /// The state file of windlass, into which the exit is written.
     pub runtime_exit: Option<PathBuf>,
 }
 
 impl Facts {
-    /// ClientRequest the runtime is run with: a verb, and whose.
-    pub fn words(&self, verb: &[&str]) -> Vec<OsString> {
+    /// The arguments of a call of the runtime: `verb` with the container's id.
+    pub(super) fn words(&self, verb: &[&str]) -> Vec<OsString> {
         let words = self.runtime_args.iter().map(String::as_str).chain(verb.iter().copied()).chain([&*self.id]);
         words.map(OsString::from).collect()
     }
 
-    /// The logs, opened by nobody yet.
-    pub fn logs(&self) -> Result<Vec<Log>> {
+    /// The parsed logs.
+    pub(super) fn logs(&self) -> Result<Vec<Log>> {
         self.logs.iter().filter_map(|text| log(text, &self.id).transpose()).collect()
     }
 }
 
-/// Files of a container that was never made.
+/// The files of a container that was never created.
 const FILES: [&str; 7] = ["shim.json", "shim.lock", "shim.sock", "shim.err", "events.log", "log", ".exit.json.reserve"];
 
-/// Two pages, for a tmpfs counts in pages: the record's own, and one to spare.
+/// Two pages, because a tmpfs counts pages: one for the exit record, and one in reserve.
 const RESERVE: usize = 8192;
 const RESERVE_FLAGS: OFlag = OFlag::O_WRONLY.union(OFlag::O_CREAT).union(OFlag::O_TRUNC).union(OFlag::O_NOFOLLOW);
 
 /// The directory of one container.
 #[derive(Clone, Debug)]
-pub struct ContainerDir {
+pub(super) struct ContainerDir {
     dir: PathBuf,
-    /// It is our working directory.
+    /// It is the working directory.
     entered: bool,
 }
 
 impl ContainerDir {
-    /// That of this id below `state`; it need not exist.
-    pub fn of(state: &Path, id: &str) -> Result<ContainerDir> {
+    /// The directory of `id` below `state`. It need not exist.
+    pub(super) fn of(state: &Path, id: &str) -> Result<ContainerDir> {
         windlass_base::id::check_id(id).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
         Ok(ContainerDir { dir: state.join(id), entered: false })
     }
 
-    /// One that is there.
-    pub fn at(dir: PathBuf) -> ContainerDir {
+    /// An existing directory.
+    pub(super) fn at(dir: PathBuf) -> ContainerDir {
         ContainerDir { dir, entered: false }
     }
 
-    /// Refuses a directory of another user's, and one that others may write to: its facts say which program is
-    /// executed as the runtime. That it does not exist is no fault here.
-    pub fn check(&self) -> Result<()> {
+    /// Refuses a directory of another user, and one that other users may write to, because `shim.json` names the
+    /// program that is executed as the runtime. A directory that does not exist is accepted.
+    pub(super) fn check(&self) -> Result<()> {
         let path = if self.entered { Path::new(".") } else { &self.dir };
         match fd::stat_at(fd::CWD, path) {
             Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
@@ -118,9 +116,9 @@ impl ContainerDir {
         }
     }
 
-    /// Makes it the working directory. From then on [`ContainerDir::file`] means this very directory, though another may be
-    /// made at its path after it was removed.
-    pub fn enter(self) -> Result<ContainerDir> {
+    /// Makes it the working directory. Afterwards [`ContainerDir::file`] refers to this directory even if it is removed
+    /// and another one made at its path.
+    pub(super) fn enter(self) -> Result<ContainerDir> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
         let dir = fd::open(&self.dir, flags).map_err(|failed| match failed.errno {
             Errno::ENOENT => Refusal::new(Code::NotFound, format!("{:?} does not exist", self.dir)),
@@ -130,39 +128,38 @@ impl ContainerDir {
         Ok(ContainerDir { entered: true, ..self })
     }
 
-    /// Whether what is at the path is no more the directory that was entered.
-    pub fn is_replaced(&self) -> bool {
+    /// Whether the path leads to another directory than the one that was entered, or to none.
+    pub(super) fn is_replaced(&self) -> bool {
         let of = |path: &Path| fd::stat_at(fd::CWD, path).map(|stat| (stat.st_dev, stat.st_ino));
         self.entered && of(".".as_ref()) != of(&self.dir)
     }
 
-    /// The directory.
-    pub fn as_path(&self) -> &Path {
+    pub(super) fn as_path(&self) -> &Path {
         &self.dir
     }
 
-    /// A file of it.
-    pub fn file(&self, name: &str) -> PathBuf {
+    /// The path of a file, for this process.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
         if self.entered { name.into() } else { self.path(name) }
     }
 
-    /// The path of a file of it, for another process.
-    pub fn path(&self, name: &str) -> PathBuf {
+    /// The path of a file, for other processes.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    /// A file of an exec.
-    pub fn exec_file(&self, exec: &str, suffix: &str) -> PathBuf {
+    /// The path of a file of an exec, for this process.
+    pub(super) fn exec_file(&self, exec: &str, suffix: &str) -> PathBuf {
         self.file(&exec_name(exec, suffix))
     }
 
-    /// The path of a file of an exec, for the runtime.
-    pub fn exec_path(&self, exec: &str, suffix: &str) -> PathBuf {
+    /// The path of a file of an exec, for other processes.
+    pub(super) fn exec_path(&self, exec: &str, suffix: &str) -> PathBuf {
         self.path(&exec_name(exec, suffix))
     }
 
-    /// Makes the directory, which must not be there: it is the reservation of the id.
-    pub fn make(&self) -> Result<()> {
+    /// Makes the directory, which reserves the id. It must not exist.
+    pub(super) fn make(&self) -> Result<()> {
         let state = self.dir.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(state).called(|| format!("mkdir({state:?})"))?;
         match fd::mkdirat(fd::CWD, &self.dir, 0o700) {
@@ -174,20 +171,20 @@ impl ContainerDir {
         Ok(fd::mkdirat(fd::CWD, self.dir.join("execs"), 0o700).inspect_err(|_| self.remove())?)
     }
 
-    /// Frees the id, then removes what was there. Another's directory stays.
-    pub fn remove(&self) {
+    /// Frees the id and removes the directory. A directory that replaced it stays.
+    pub(super) fn remove(&self) {
         if self.is_replaced() {
             return;
         }
         let gone = self.gone();
         let renamed = || std::fs::rename(&self.dir, &gone).is_ok();
-        // Renamed first: the id is free at once and never half there.
+        // Renamed first, so that the id is free at once and no partial directory has its name.
         let dir = if renamed() || (self.remove_rest() && renamed()) { &gone } else { &self.dir };
         clear(dir);
     }
 
-    /// Removes what a removal that was killed has left. False: nothing.
-    pub fn remove_rest(&self) -> bool {
+    /// Completes a removal that was killed. Returns false if there was none.
+    pub(super) fn remove_rest(&self) -> bool {
         let gone = self.gone();
         let left = gone.is_dir();
         if left {
@@ -196,27 +193,27 @@ impl ContainerDir {
         left
     }
 
-    /// ClientRequest is being removed has this name, which is no id.
+    /// The name of the directory during its removal, which is not a valid id.
     fn gone(&self) -> PathBuf {
         let mut name = OsString::from("@gone-");
         name.push(self.dir.file_name().unwrap_or_default());
         self.dir.with_file_name(name)
     }
 
-    /// Keeps some room on the file system, which a log may fill: the record of the end has it then.
-    pub fn reserve(&self) -> Result<()> {
+    /// Reserves room for the exit record on the file system, because a log may fill it.
+    pub(super) fn reserve(&self) -> Result<()> {
         let file = fd::openat(fd::CWD, exit::reserve_of(&self.file("exit.json")), RESERVE_FLAGS, 0o600)?;
         Ok(fd::write_all(file.as_fd(), &[0; RESERVE], Deadline::NEVER)?)
     }
 
-    /// Writes the facts down.
-    pub fn write_facts(&self, facts: &Facts) -> Result<()> {
+    /// Writes `shim.json`.
+    pub(super) fn write_facts(&self, facts: &Facts) -> Result<()> {
         let text = serde_json::to_vec(facts).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
         Ok(exit::put(&self.file("shim.json"), &text, false)?)
     }
 
-    /// Reads the facts.
-    pub fn facts(&self) -> Result<Facts> {
+    /// Reads `shim.json`.
+    pub(super) fn facts(&self) -> Result<Facts> {
         self.check()?;
         let path = self.file("shim.json");
         let file = fd::open(&path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW).map_err(|failed| match failed.errno {
@@ -233,13 +230,13 @@ impl ContainerDir {
         Ok(facts)
     }
 
-    /// How init ended, if that is on disk.
-    pub fn exit(&self) -> Option<Record> {
+    /// The exit record of init, if it exists.
+    pub(super) fn exit(&self) -> Option<Record> {
         Record::read(&self.file("exit.json"))
     }
 
-    /// Takes the lock of the shim; `None`: a shim lives.
-    pub fn lock(&self) -> Result<Option<OwnedFd>> {
+    /// Takes the lock. `None`: a shim lives.
+    pub(super) fn lock(&self) -> Result<Option<OwnedFd>> {
         self.check()?;
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW;
         let file = match fd::openat(fd::CWD, self.file("shim.lock"), flags, 0o600) {
@@ -255,9 +252,9 @@ impl ContainerDir {
         }
     }
 
-    /// The same, but a holder is waited for a little: who only looks has the lock for a moment, and
-    /// a shim that was killed until the kernel has closed the last of its files.
-    pub fn lock_soon(&self) -> Result<Option<OwnedFd>> {
+    /// As [`ContainerDir::lock`], but waits up to two seconds: a reader has the lock for a moment, and a shim that was
+    /// killed has it until the kernel has closed its files.
+    pub(super) fn lock_soon(&self) -> Result<Option<OwnedFd>> {
         for _ in 0..100 {
             if let Some(lock) = self.lock()? {
                 return Ok(Some(lock));
@@ -267,8 +264,8 @@ impl ContainerDir {
         Ok(None)
     }
 
-    /// The same for a shim that begins.
-    pub fn lock_for_life(&self) -> Result<OwnedFd> {
+    /// As [`ContainerDir::lock_soon`], for a shim that starts.
+    pub(super) fn lock_for_life(&self) -> Result<OwnedFd> {
         self.lock_soon()?.ok_or_else(|| Refusal::new(Code::AlreadyExists, "another shim serves this container"))
     }
 }
@@ -284,7 +281,7 @@ fn exec_name(exec: &str, suffix: &str) -> String {
 
 /// Removes a container's directory.
 fn clear(dir: &Path) {
-    // ClientRequest is always there goes by its name: where descriptors are short, nothing stays.
+    // The usual files are removed by name, which needs no descriptor: there may be none left.
     FILES.iter().for_each(|name| drop(std::fs::remove_file(dir.join(name))));
     let _ = std::fs::remove_dir(dir.join("execs"));
     if std::fs::remove_dir(dir).is_err() {
@@ -292,8 +289,8 @@ fn clear(dir: &Path) {
     }
 }
 
-/// All containers below a state directory; none if that is not there yet.
-pub fn all(state: &Path) -> Result<Vec<(String, ContainerDir)>> {
+/// All containers below a state directory, which need not exist.
+pub(super) fn all(state: &Path) -> Result<Vec<(String, ContainerDir)>> {
     let directory = match fd::open(state, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
         Err(failed) if failed.errno == Errno::ENOENT => return Ok(Vec::new()),
         other => other?,
@@ -309,8 +306,8 @@ pub fn all(state: &Path) -> Result<Vec<(String, ContainerDir)>> {
     Ok(found)
 }
 
-/// Reads `FORMAT[:PATH][,max=SIZE][,files=N]`; `None` for `none`.
-pub fn log(text: &str, id: &str) -> Result<Option<Log>> {
+/// Parses a `--log`: `FORMAT[:PATH][,max=SIZE][,files=N]`. `None` for the format `none`.
+pub(super) fn log(text: &str, id: &str) -> Result<Option<Log>> {
     let invalid = |what: &str| Refusal::new(Code::Invalid, format!("log {text:?}: {what}"));
     let (format, rest) = text.split_once(':').unwrap_or((text, ""));
     let mut parts = rest.split(',');
@@ -346,7 +343,7 @@ pub fn log(text: &str, id: &str) -> Result<Option<Log>> {
     }
 }
 
-/// A size with `k`, `m` or `g`.
+/// Parses a size with an optional `k`, `m` or `g`.
 fn bytes(text: &str) -> Option<u64> {
     let (digits, unit) = match text.as_bytes().last()? {
         b'k' | b'K' => (&text[..text.len() - 1], 1 << 10),
@@ -388,7 +385,7 @@ mod tests {
         assert!(super::super::dead::delete(&dir, true).is_ok());
         assert_eq!(std::fs::read_dir(&state).expect("read").count(), 0);
         assert_eq!(super::super::dead::delete(&dir, true).expect_err("gone").code, Code::NotFound);
-        // The next of the same id takes it along.
+        // Removing the next container of the id removes the rest as well.
         killed();
         dir.make().expect("made");
         dir.remove();
@@ -429,7 +426,7 @@ mod tests {
         assert!(dir.lock().expect("asked").is_none());
         drop(lock);
         assert!(dir.lock().expect("asked").is_some());
-        // A shim that was killed has it until the kernel has closed its files.
+        // A shim that was killed has the lock until the kernel has closed its files.
         let lock = dir.lock().expect("asked").expect("free");
         let dying = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(100));

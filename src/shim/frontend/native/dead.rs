@@ -1,8 +1,8 @@
-//! ClientRequest can still be said of, and done to, a container whose shim is dead.
+//! Answers about a container whose shim is dead, from its records, and its deletion.
 //!
-//! Nothing kills a container when its shim is killed: the kernel ties a process's life to that
-//! of its parent only at the moment of a fork, and the parent then was the runtime. ClientRequest the
-//! shim had recorded is told; what it had not is told as lost; and `delete` kills what is left.
+//! A container is not killed when its shim is. PR_SET_PDEATHSIG cannot do that, because the container's parent at the
+//! fork was the runtime. An end that the shim has recorded is reported. Otherwise `shim_lost` is reported, and `delete`
+//! kills the container.
 
 use std::os::fd::OwnedFd;
 
@@ -22,8 +22,8 @@ use windlass_sys::poll::Deadline;
 
 type Result<T> = std::result::Result<T, Refusal>;
 
-/// The status, in the members of a living shim's, and `shim_lost`.
-pub fn status(dir: &ContainerDir) -> Result<Value> {
+/// The answer to `status`, with the members of a living shim's answer and `shim_lost`.
+pub(super) fn status(dir: &ContainerDir) -> Result<Value> {
     let facts = dir.facts()?;
     let exit = dir.exit();
     let (phase, pid) = match &exit {
@@ -52,20 +52,20 @@ fn ended(record: &Record) -> Ended {
     Ended::of(&record.status())
 }
 
-/// How it ended, for `wait`.
-pub fn exit(dir: &ContainerDir) -> Result<Value> {
+/// The answer to `wait` for init.
+pub(super) fn exit(dir: &ContainerDir) -> Result<Value> {
     match dir.exit() {
         Some(record) => Ok(json!(ended(&record))),
         None => {
-            // A container that never existed is an error, also with force.
+            // A container that never existed is another error.
             dir.facts()?;
             Err(Refusal::new(Code::NotFound, "the shim was lost before it had recorded an end"))
         }
     }
 }
 
-/// How an exec ended.
-pub fn exit_of_exec(dir: &ContainerDir, exec: &str) -> Result<Value> {
+/// The answer to `wait` for an exec.
+pub(super) fn exit_of_exec(dir: &ContainerDir, exec: &str) -> Result<Value> {
     windlass_base::id::check_id(exec).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
     match Record::read(&dir.exec_file(exec, "exit.json")) {
         Some(record) => Ok(json!(ended(&record))),
@@ -76,14 +76,13 @@ pub fn exit_of_exec(dir: &ContainerDir, exec: &str) -> Result<Value> {
     }
 }
 
-/// Who changes something needs the lock: another shim may adopt the container at any time.
+/// Takes the lock for a change, because another shim may adopt the container at any time.
 fn lock(dir: &ContainerDir) -> Result<OwnedFd> {
     dir.lock_soon()?.ok_or_else(|| Refusal::new(Code::WrongPhase, "a shim serves this container"))
 }
 
-/// Its events, to be read: those that were recorded, and the exit, if the shim died between writing its
-/// record and numbering the event.
-pub fn journal(dir: &ContainerDir) -> Result<Journal> {
+/// The recorded events. The exit is added if the shim died between writing the exit record and the event.
+pub(super) fn journal(dir: &ContainerDir) -> Result<Journal> {
     let lock = lock(dir)?;
     let mut journal = Journal::open(dir.file("events.log"))?;
     if let Some(record) = dir.exit().filter(|_| !journal.has("exited")) {
@@ -95,15 +94,15 @@ pub fn journal(dir: &ContainerDir) -> Result<Journal> {
     Ok(journal)
 }
 
-/// Everything up to `event` need not be told again.
-pub fn acknowledge(dir: &ContainerDir, event: u64) -> Result<()> {
+/// Acknowledges all events up to `event`.
+pub(super) fn acknowledge(dir: &ContainerDir, event: u64) -> Result<()> {
     let _lock = lock(dir)?;
     Journal::open(dir.file("events.log"))?.acknowledge(event);
     Ok(())
 }
 
-/// Removes everything. `force` is needed only where the container was to outlive its shim.
-pub fn delete(dir: &ContainerDir, force: bool) -> Result<Value> {
+/// Removes the container. `force` is needed only for one that runs and was created with --keep-on-shim-death.
+pub(super) fn delete(dir: &ContainerDir, force: bool) -> Result<Value> {
     let _lock = match lock(dir) {
         Ok(lock) => lock,
         Err(refusal) if refusal.code == Code::NotFound && dir.remove_rest() => {
@@ -113,7 +112,7 @@ pub fn delete(dir: &ContainerDir, force: bool) -> Result<Value> {
     };
     let facts = match dir.facts() {
         Err(refusal) if refusal.code == Code::NotFound && dir.as_path().is_dir() => {
-            // A run that was killed before it had written anything.
+            // `run` was killed before it had written anything.
             dir.remove();
             return Ok(json!({"pid": 0, "exit": null, "shim_lost": true}));
         }
@@ -128,7 +127,7 @@ pub fn delete(dir: &ContainerDir, force: bool) -> Result<Value> {
         ));
     }
     let removed = remove_from_runtime(&facts);
-    // A runtime that is gone cannot be asked. It need not be, if the container was never made or has ended.
+    // The runtime's binary may be gone. It is not needed if the container was never created or has ended.
     if removed.is_err() && !(force && !facts.runtime.exists() && is_nothing_left(dir)) {
         removed?;
     }
@@ -138,19 +137,19 @@ pub fn delete(dir: &ContainerDir, force: bool) -> Result<Value> {
     Ok(json!({"pid": pid.unwrap_or(0), "exit": exit, "shim_lost": record.is_none()}))
 }
 
-/// Whether no process of the container is there, as far as can be told without its runtime.
+/// Whether init was never started or has ended, as far as its files tell.
 fn is_nothing_left(dir: &ContainerDir) -> bool {
     let pid = fd::document(dir.file("pid")).ok().and_then(|text| String::from_utf8(text).ok());
     let pid = pid.and_then(|text| text.trim().parse::<i32>().ok());
     dir.exit().is_some() || pid.is_none_or(|pid| windlass_sys::process::open_pid(pid).is_err())
 }
 
-/// Ends the container and removes what the runtime knows of it.
+/// Kills the container and deletes it by the runtime.
 fn remove_from_runtime(facts: &Facts) -> Result<()> {
     let words = facts.words(&["delete", "--force"]);
     let finished = command::run(&facts.runtime, &words, Deadline::after(command::PATIENCE))?;
     let text = finished.complaint();
-    // One that is gone already is as good.
+    // The container is gone if it does not exist, too.
     match finished.success() || text.contains("does not exist") {
         true => Ok(()),
         false => Err(Refusal::new(Code::Runtime, text)),

@@ -1,7 +1,7 @@
-//! `events.log`: the numbered events, one JSON object per line, and how far they were acknowledged.
+//! `events.log`: the numbered events, one JSON object per line, and the number up to which they are acknowledged.
 //!
-//! The file is the memory: a subscriber is a cursor in it. It survives the shim, whose successor
-//! goes on numbering. It is not synced, for what must survive the machine is the exit record.
+//! Events are kept in the file only; a subscriber is a cursor in it. The file survives the shim, and a shim that adopts
+//! the container continues its numbers. It is not synced: only the exit record must survive a crash of the machine.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use windlass_sys::stream::{self, Moved};
 use windlass_sys::{Called, Failed, Result, fd};
 
-/// Bytes after which what nobody needs any more is left out.
+/// Size in bytes at which events that are not needed any more are removed.
 const COMPACT: u64 = 256 * 1024;
 
 /// Bytes read at once for a subscriber.
@@ -22,30 +22,30 @@ const PIECE: usize = 8 * 1024;
 
 /// The open file.
 #[derive(Debug)]
-pub struct Journal {
+pub(super) struct Journal {
     path: PathBuf,
     file: OwnedFd,
     length: u64,
     next: u64,
     acknowledged: u64,
     compact_at: u64,
-    /// Changes when the file is written anew: places in the old one mean nothing then.
+    /// Changes when the file is rewritten, which invalidates the offsets of cursors.
     generation: u32,
     /// The last event of [`Journal::append_once`].
     once: Option<(u64, String)>,
-    /// Lines that a full disk did not take yet.
+    /// Lines that are not written yet, because the disk was full.
     late: VecDeque<String>,
 }
 
-/// Where a subscriber is.
+/// The position of a subscriber.
 #[derive(Clone, Copy, Debug)]
-pub struct Cursor {
+pub(super) struct Cursor {
     from: u64,
     offset: u64,
     generation: u32,
 }
 
-/// Either kind of line.
+/// A line: an event or an acknowledgement.
 #[derive(Deserialize)]
 struct Line<'a> {
     event: Option<u64>,
@@ -55,20 +55,21 @@ struct Line<'a> {
     exec: Option<&'a str>,
 }
 
-/// How far a journal has come.
+/// The last numbers of a journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Marks {
+pub(super) struct Marks {
     /// The number of the last event; 0 before the first.
     pub last: u64,
-    /// Up to which event nobody needs to be told again.
+    /// The number of the last event that is acknowledged.
     pub acknowledged: u64,
-    /// Bytes of whole lines.
+    /// Length of the complete lines, in bytes.
     whole: usize,
 }
 
 impl Marks {
-    /// Those of the file at `path`, which stays as it is: its shim may be writing. No file is an empty one.
-    pub fn read(path: &Path) -> Result<Marks> {
+    /// Reads them from the file at `path`, which is not changed, because its shim may be writing. A file that does not
+    /// exist counts as empty.
+    pub(super) fn read(path: &Path) -> Result<Marks> {
         match fd::open(path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW) {
             Err(failed) if failed.errno == Errno::ENOENT => Ok(Marks::default()),
             file => Ok(Marks::of(&fd::read_all(file?, usize::MAX)?)),
@@ -87,9 +88,9 @@ impl Marks {
 }
 
 impl Journal {
-    /// Opens it, or makes it; a line that was cut short by a death is taken back. For who has the lock of the
-    /// directory (`ContainerDir::lock`): nobody else may be writing.
-    pub fn open(path: PathBuf) -> Result<Journal> {
+    /// Opens or creates the file, and removes an incomplete last line, which a shim that was killed has left. The
+    /// caller must have the lock of the directory (`ContainerDir::lock`), so that no other process writes.
+    pub(super) fn open(path: PathBuf) -> Result<Journal> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW;
         let file = fd::openat(fd::CWD, &path, flags, 0o600)?;
         let text = fd::read_all(fd::duplicate(file.as_fd())?, usize::MAX)?;
@@ -109,31 +110,31 @@ impl Journal {
     }
 
     /// The number of the last event; 0 before the first.
-    pub fn last(&self) -> u64 {
+    pub(super) fn last(&self) -> u64 {
         self.next - 1
     }
 
-    /// Up to which event nobody needs to be told again.
-    pub fn acknowledged(&self) -> u64 {
+    /// The number of the last event that is acknowledged.
+    pub(super) fn acknowledged(&self) -> u64 {
         self.acknowledged
     }
 
-    /// Whether an event of this kind, of init, is in it.
-    pub fn has(&self, kind: &str) -> bool {
+    /// Whether it has an event of this kind for init.
+    pub(super) fn has(&self, kind: &str) -> bool {
         self.text().is_ok_and(|text| lines(&text).any(|line| line.kind == Some(kind) && line.exec.is_none()))
     }
 
-    /// Adds an event: `members` is what follows its number.
-    pub fn append(&mut self, members: &str) {
+    /// Appends an event. `members` are its JSON members after the number.
+    pub(super) fn append(&mut self, members: &str) {
         let line = format!("{{\"event\":{},{members}}}\n", self.next);
         self.next += 1;
         self.late.push_back(line);
         self.write_late();
     }
 
-    /// Adds an event, unless the last one is the same and was not acknowledged: to tell it again would say nothing
-    /// new. ClientRequest a container can repeat without end must not fill the disk.
-    pub fn append_once(&mut self, members: &str) {
+    /// Appends an event, unless it equals the last one and that is not acknowledged. So an event that a container can
+    /// cause again and again does not fill the disk.
+    pub(super) fn append_once(&mut self, members: &str) {
         let last = self.last();
         if self.once == Some((last, members.to_owned())) && self.acknowledged < last {
             return;
@@ -142,8 +143,8 @@ impl Journal {
         self.once = Some((self.last(), members.to_owned()));
     }
 
-    /// Everything up to `event` need not be told again.
-    pub fn acknowledge(&mut self, event: u64) {
+    /// Acknowledges all events up to `event`.
+    pub(super) fn acknowledge(&mut self, event: u64) {
         let event = event.min(self.last());
         if event > self.acknowledged {
             self.acknowledged = event;
@@ -152,8 +153,8 @@ impl Journal {
         }
     }
 
-    /// Writes what could not be written before. False: some still waits.
-    pub fn write_late(&mut self) -> bool {
+    /// Writes the lines that could not be written before. Returns false if some remain.
+    pub(super) fn write_late(&mut self) -> bool {
         while let Some(line) = self.late.front() {
             match stream::write(self.file.as_fd(), line.as_bytes()) {
                 Ok(Moved::Bytes(n)) if n == line.len() => {
@@ -161,14 +162,14 @@ impl Journal {
                     self.late.pop_front();
                 }
                 _ => {
-                    // Part of a line may be there, and must not become the head of the next.
+                    // Removes a part of the line, which the next line would continue.
                     let _ = nix::unistd::ftruncate(&self.file, self.length as i64);
                     return false;
                 }
             }
         }
         if self.length > self.compact_at {
-            // It grows on if this fails, and is tried again at twice the size.
+            // If this fails, the file grows, and it is tried again at twice the size.
             let _ = self.compact();
             self.compact_at = self.length * 2 + COMPACT;
         }
@@ -179,7 +180,7 @@ impl Journal {
         fd::read_all(fd::reopen(self.file.as_fd(), OFlag::O_RDONLY)?, usize::MAX)
     }
 
-    /// Leaves out what was acknowledged, and the execs that were deleted.
+    /// Rewrites the file without the events that were acknowledged and those of execs that were deleted.
     fn compact(&mut self) -> Result<()> {
         let text = self.text()?;
         // For each name, the last event of an exec that was deleted: a later exec may have the same name.
@@ -200,11 +201,12 @@ impl Journal {
                 kept.extend_from_slice(raw);
             }
         }
-        // The number goes on from the last one, even if that line is gone.
+        // Keeps the last number, even if its event is removed.
         kept.extend_from_slice(
             format!("{{\"acknowledged\":{},\"event\":{}}}\n", self.acknowledged, self.last()).as_bytes(),
         );
-        // The new file is not opened by its name: if that failed, the old one would be written on, which has none.
+        // The new file is already open. Opening it by its name could fail, and then events would go to the old file,
+        // which has no name.
         let file = fd::replace_open(fd::CWD, &self.path, 0o600, &kept, fd::Durability::Cached)?;
         stream::always_append(file.as_fd())?;
         self.file = file;
@@ -213,13 +215,13 @@ impl Journal {
         Ok(())
     }
 
-    /// The cursor before the event `from`, or, without one, behind the acknowledged ones.
-    pub fn cursor(&self, from: Option<u64>) -> Cursor {
+    /// A cursor at the event `from`, or without it at the first that is not acknowledged.
+    pub(super) fn cursor(&self, from: Option<u64>) -> Cursor {
         Cursor { from: from.unwrap_or(self.acknowledged + 1), offset: 0, generation: self.generation }
     }
 
-    /// The next events from there, whole lines; nothing when there are no more.
-    pub fn read(&self, cursor: &mut Cursor) -> Result<Vec<u8>> {
+    /// Reads the next events as whole lines. Empty if there are no more.
+    pub(super) fn read(&self, cursor: &mut Cursor) -> Result<Vec<u8>> {
         if cursor.generation != self.generation {
             (cursor.offset, cursor.generation) = (0, self.generation);
         }
@@ -277,10 +279,10 @@ mod tests {
         }
         journal.acknowledge(2);
         drop(journal);
-        // A death in the middle of a line.
+        // A shim was killed in the middle of a line.
         let cut = [&std::fs::read(&path).expect("read")[..], b"{\"event\":4,\"ty"].concat();
         std::fs::write(&path, &cut).expect("written");
-        // Who only looks leaves it as it is: a shim may be in the middle of that line.
+        // A reader does not change the file: a shim may be writing that line.
         let marks = Marks::read(&path).expect("read");
         assert_eq!((marks.last, marks.acknowledged), (3, 2));
         assert_eq!(std::fs::read(&path).expect("read"), cut);
@@ -350,7 +352,7 @@ mod tests {
         seen.extend(read(&journal, &mut cursor));
         assert_eq!(seen, (1..=20_000).collect::<Vec<u64>>());
         assert!(std::fs::metadata(&path).expect("there").len() < 3 * COMPACT);
-        // Everything acknowledged and left out: the number still goes on.
+        // The number continues even if all events were acknowledged and removed.
         journal.acknowledge(20_000);
         journal.compact().expect("compacted");
         drop(journal);

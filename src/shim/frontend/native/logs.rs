@@ -1,5 +1,5 @@
-//! Reading a log that a shim writes: from its oldest file on, and with `--follow` on and on,
-//! over rotations. The file is the interface: no shim is needed, and none is held up.
+//! Reads a log that a shim writes, from its oldest file on; with `--follow` also what is written later, across
+//! rotations. Only the files are used, so the shim may be dead.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,12 +13,12 @@ use crate::Refusal;
 use crate::log::{Entry, Stream, parse};
 use crate::stdio::LogFile;
 
-/// ClientRequest is wanted of a log.
+/// Which entries are printed, and how.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
-    /// Not what is older than this, as the log writes it: RFC 3339 in UTC.
+pub(super) struct Wanted {
+    /// The oldest time, in RFC 3339 and UTC, as the log has it.
     pub since: Option<String>,
-    /// Whether each line begins with its time.
+    /// Whether to print the time before each line.
     pub timestamps: bool,
 }
 
@@ -30,21 +30,21 @@ enum Format {
 }
 
 /// A log that is being read.
-pub struct Reader {
+pub(super) struct Reader {
     spec: LogFile,
     format: Format,
     wanted: Wanted,
     file: Option<File>,
     inode: u64,
-    /// The beginning of an entry whose rest was not read yet.
+    /// The beginning of an incomplete entry.
     begun: Vec<u8>,
-    /// Whether the last entry of each stream was only a part of a line.
+    /// For each stream, whether the last entry was a partial line.
     partial: [bool; 2],
 }
 
 impl Reader {
-    /// For the first of the logs that is a file.
-    pub fn new(logs: &[Log], wanted: Wanted) -> Result<Reader, Refusal> {
+    /// A reader of the first log that is a file.
+    pub(super) fn new(logs: &[Log], wanted: Wanted) -> Result<Reader, Refusal> {
         let found = logs.iter().find_map(|log| match log {
             Log::K8s(file) => Some((Format::K8s, file)),
             Log::Json(file) => Some((Format::Json, file)),
@@ -60,14 +60,14 @@ impl Reader {
         Ok(Reader { spec, format, wanted, file: None, inode: 0, begun: Vec::new(), partial: [false; 2] })
     }
 
-    /// Writes what there is that was not read yet.
-    pub fn read(&mut self, stdout: &mut impl Write, stderr: &mut impl Write) -> io::Result<()> {
+    /// Prints all entries that were not read yet.
+    pub(super) fn read(&mut self, stdout: &mut impl Write, stderr: &mut impl Write) -> io::Result<()> {
         loop {
             if self.file.is_none() && !self.open_next()? {
                 break;
             }
             self.read_file(stdout, stderr)?;
-            // Looked at before the name is compared: what was written before a rotation is read.
+            // Compared after reading, so that entries from before a rotation are not lost.
             if !self.is_rotated() {
                 break;
             }
@@ -78,7 +78,7 @@ impl Reader {
         stderr.flush()
     }
 
-    /// The files of the log that are there, oldest first.
+    /// The paths of the log's files, oldest first.
     fn files(&self) -> Vec<PathBuf> {
         let numbered = |n: u32| {
             let mut name = self.spec.path.clone().into_os_string();
@@ -88,13 +88,13 @@ impl Reader {
         (1..=self.spec.max_files).rev().map(numbered).chain([self.spec.path.clone()]).collect()
     }
 
-    /// Opens the one after that which was read last, or the oldest.
+    /// Opens the file after the one that was read last, or the oldest.
     fn open_next(&mut self) -> io::Result<bool> {
         let files: Vec<(PathBuf, u64)> =
             self.files().into_iter().filter_map(|path| inode(&path).map(|inode| (path, inode))).collect();
         let after = files.iter().position(|(_, inode)| *inode == self.inode).map_or(0, |at| at + 1);
         let Some((path, _)) = files.get(after) else { return Ok(false) };
-        // ClientRequest has the name may be another by now: nothing, or a link that somebody has put there.
+        // The name may be gone by now, or a link that another user has made.
         let opened = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
         let file = match opened {
             Err(error) if error.raw_os_error().is_some_and(|raw| [libc::ENOENT, libc::ELOOP].contains(&raw)) => {
@@ -158,8 +158,7 @@ impl Reader {
         stdout: &mut impl Write,
         stderr: &mut impl Write,
     ) -> io::Result<()> {
-        // Times of one length and zone sort as text; a fraction without its zeroes does too,
-        // for what ends the shorter one, Z or +, is compared with a digit only where it is older.
+        // Times of the same zone sort as text, and so do fractions without trailing zeros.
         if self.wanted.since.as_deref().is_some_and(|since| moment(time) < moment(since)) {
             return Ok(());
         }
@@ -172,7 +171,7 @@ impl Reader {
     }
 }
 
-/// A time without its zone, which is UTC, and without the zeroes at the end of its fraction.
+/// A time without its zone, which is UTC, and without trailing zeros of its fraction.
 fn moment(time: &str) -> &str {
     let bare = time.trim_end_matches('Z').trim_end_matches("+00:00");
     if bare.contains('.') { bare.trim_end_matches('0').trim_end_matches('.') } else { bare }
@@ -182,8 +181,8 @@ fn inode(path: &Path) -> Option<u64> {
     std::fs::symlink_metadata(path).ok().filter(std::fs::Metadata::is_file).map(|file| file.ino())
 }
 
-/// A time as it is given: RFC 3339 in UTC, or seconds before now.
-pub fn since(text: &str, now: SystemTime) -> Result<String, Refusal> {
+/// Parses `--since`: RFC 3339 in UTC, or seconds before now.
+pub(super) fn since(text: &str, now: SystemTime) -> Result<String, Refusal> {
     if let Ok(seconds) = text.parse::<f64>() {
         let ago = Duration::try_from_secs_f64(seconds)
             .ok()
@@ -221,7 +220,7 @@ mod tests {
         std::fs::write(&path, line(2, "two")).expect("written");
         let mut reader = Reader::new(&[Log::K8s(spec.clone())], Wanted::default()).expect("a log");
         assert_eq!(read(&mut reader), "one\ntwo\n");
-        // Rotated twice since: the cursor goes on where it was, through all newer files.
+        // After two rotations, the reader continues in the old file and then reads the newer ones.
         let mut old = std::fs::OpenOptions::new().append(true).open(&path).expect("opened");
         old.write_all(line(3, "three").as_bytes()).expect("written");
         std::fs::rename(&path, dir.join("log.2")).expect("renamed");

@@ -1,14 +1,15 @@
-//! The engine-neutral mode: a shim with a documented protocol of one JSON object per line, and
-//! the verbs that speak it.
+//! The engine-neutral mode: a shim with a documented protocol of one JSON object per line, and the commands that use
+//! the protocol.
 //!
 //! ```text
-//!  run --> STATE/ID/ --> server (this program anew: small, detached)  <-- shim.sock --> any client
-//!   |                       |-- exit.json, events.log, log                              |
-//!   `-- prints one line <---'                       verbs, when it is dead: the records '
+//!  run --> STATE/ID/ --> server (this program, executed again)  <-- shim.sock --> clients
+//!   |                       |-- exit.json, events.log, log
+//!   `-- prints one line <---'
 //! ```
 //!
-//! An engine that restarts reads the directory: `shim.lock` tells who lives, `subscribe` what was
-//! missed, and the records what a dead shim had known. `docs/shim-protocol.md` is the contract.
+//! An engine that restarts finds everything in the directory: whether `shim.lock` is locked tells whether the shim
+//! lives, `subscribe` repeats the events that the engine has not acknowledged, and the files have what a dead shim had
+//! recorded. `docs/shim-protocol.md` describes the protocol.
 
 mod adopt;
 mod attach;
@@ -32,7 +33,7 @@ use crate::frontend::stderr::{NAME, print_error};
 use verbs::{Failure, Verb};
 use windlass_args::{Environment, Matches, Words, count, help, print};
 
-/// Runs a verb, or the server.
+/// Runs a command, or the server.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
     if arguments.first().is_some_and(|word| word == "@serve") {
         return ExitCode::from(serve::main(&arguments[1..]) as u8);

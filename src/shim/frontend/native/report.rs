@@ -10,11 +10,11 @@ use crate::Refusal;
 use windlass_sys::{descriptors, fd};
 
 /// The standard output, on which the program that started the server waits for one line.
-pub struct Report;
+pub(super) struct Report;
 
 impl Report {
     /// Writes the line, and closes the output.
-    pub fn write(line: &Value) {
+    pub(super) fn write(line: &Value) {
         use std::io::Write;
         // That program may have been killed meanwhile. The container goes on.
         let _ = writeln!(std::io::stdout(), "{line}");
@@ -24,7 +24,7 @@ impl Report {
     }
 
     /// Writes why there is no container.
-    pub fn fail(refusal: &Refusal) {
+    pub(super) fn fail(refusal: &Refusal) {
         Report::write(&json!({"v": 1, "error": wire::error(refusal)}));
     }
 }

@@ -1,4 +1,4 @@
-//! The server's answers to its clients, operation by operation.
+//! The operations that clients may request of the server.
 
 use std::rc::Rc;
 
@@ -22,17 +22,17 @@ use windlass_sys::fd;
 
 type Result<T> = std::result::Result<T, Refusal>;
 
-/// ClientRequest becomes of the connection after a line.
+/// How a request is answered.
 enum Response {
-    /// It is answered at once.
+    /// At once.
     Answer(Value),
-    /// It is answered when the core has.
+    /// When the core has answered.
     Later,
-    /// It is answered, and then it is the stdio's.
+    /// At once; then the connection carries the stdio of this process.
     Attach(ProcessId, Value),
 }
 
-/// How many requests of a client are served before the others have their turn.
+/// How many requests of one client are served in a turn of the loop.
 const TURN: usize = 16;
 
 impl Server {
@@ -40,7 +40,7 @@ impl Server {
         if ready.write && self.connection(key).is_some_and(|connection| !connection.flush()) {
             return self.drop_client(key);
         }
-        // A client that never stops asking must not keep the loop from the others.
+        // Bounded, because a client may send requests without a pause, and the others must be served.
         for _ in 0..TURN {
             let Some(connection) = self.connection(key).filter(|connection| !connection.closing) else { break };
             match connection.receive() {
@@ -52,7 +52,7 @@ impl Server {
         if ready.hangup {
             return self.drop_client(key);
         }
-        // ClientRequest is in the socket makes it ready again; what was received already does not.
+        // epoll reports data in the socket again, but not lines that were received already.
         if self.connection(key).is_some_and(|connection| connection.has_line()) && !self.unserved.contains(&key) {
             self.unserved.push(key);
         }
@@ -151,7 +151,7 @@ impl Server {
         Ok(Response::Later)
     }
 
-    /// An exec that could not be started has no end to wait for.
+    /// Refuses to wait for an exec that could not be started.
     fn refuse_failed(&self, process: &ProcessId) -> Result<()> {
         match self.failed.iter().find(|(exec, _)| process.exec.as_ref() == Some(exec)) {
             Some((_, refusal)) => Err(refusal.clone()),
@@ -241,7 +241,7 @@ impl Server {
         }
     }
 
-    /// Answers, and hands the socket to the core.
+    /// Answers, and gives the socket to the core.
     fn hand_over(&mut self, key: u64, seq: u64, process: &ProcessId, value: Value, core: &mut Supervisor) {
         let Some(at) = self.connections.iter().position(|connection| connection.key == key) else { return };
         let refusal = match core.state(process) {
@@ -256,9 +256,9 @@ impl Server {
             return self.send(key, &answer(seq, Err(refusal)));
         }
         let mut connection = self.connections.remove(at);
-        // A client that has not read its earlier answers cannot be told where the frames begin.
+        // Only if all answers were sent: frames in between would not be recognized.
         if connection.send(&answer(seq, Ok(value))) && connection.is_idle() {
-            // Refused only for want of memory; the client then reads the end.
+            // This fails only for want of memory. The client then reads the end of the connection.
             let _ = core.attach(process, connection.into_socket(&core.poll), Framing::Stream);
         }
     }
@@ -284,7 +284,7 @@ impl Server {
         Ok(Response::Answer(json!({"pid": pid, "exit": status.as_ref().map(Ended::of)})))
     }
 
-    /// The shim goes; a container stays only if it was made to outlive its shim.
+    /// Ends the shim. A running container must have been created with --keep-on-shim-death.
     fn shut_down(&mut self, core: &Supervisor) -> Result<Response> {
         let alive = core.state(&self.init()).is_some_and(|state| state.phase != Phase::Stopped);
         if alive && !self.facts.keep {
@@ -332,7 +332,7 @@ impl Server {
         self.close_if_over(key);
     }
 
-    /// A client that has said all it will goes with its last answer.
+    /// Closes a connection whose client has closed its side, after the last answer.
     fn close_if_over(&mut self, key: u64) {
         let waits =
             self.pending.iter().any(|(_, asked)| matches!(asked, Pending::Client { key: of, .. } if *of == key));
@@ -344,7 +344,8 @@ impl Server {
         }
     }
 
-    /// Whoever waits for it gets the reason; who had the stdio finds it here.
+    /// Answers the clients that wait for the exec with the reason. With `keep`, later requests about the exec get it
+    /// too: a client that was attached has had no answer with it.
     fn exec_failed(&mut self, exec: &Rc<str>, refusal: &Refusal, keep: bool, core: &mut Supervisor) {
         let of_it = |asked: &Pending| matches!(asked, Pending::Client { what: ClientRequest::Wait { exec: of }, .. } if of.as_ref() == Some(exec));
         while let Some(at) = self.pending.iter().position(|(_, asked)| of_it(asked)) {

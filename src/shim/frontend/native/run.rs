@@ -1,4 +1,4 @@
-//! `run` and `adopt`: the short-lived process that begins a server and repeats what it reports.
+//! `run` and `adopt`: start a server and print what it reports.
 
 use std::ffi::{CString, OsStr};
 use std::io::{Read, Write};
@@ -17,34 +17,35 @@ use crate::Runtime;
 use crate::frontend::stderr::{NAME, print_error};
 use crate::server_environment;
 use windlass_args::Matches;
+use windlass_base::spec::Outline;
 use windlass_sys::process::Child;
 use windlass_sys::spawn::Spawn;
 use windlass_sys::{descriptors, fd, socket};
 
 type Result<T> = std::result::Result<T, Refusal>;
 
-/// Milliseconds for which output is waited for, if nothing else is asked for.
+/// Default of `--drain`, in milliseconds.
 const DRAIN: u64 = 10_000;
 
-/// The bound of a log in the container's directory, unless the caller gives another.
+/// The default limits of a log in the container's directory.
 const BOUND: &str = ",max=8m,files=1";
 const FILES: &str = ",files=1";
 
-/// `run`: prints one line.
-pub fn run(state: &Path, matches: &Matches) -> i32 {
+/// Runs `run`. Returns the exit status.
+pub(super) fn run(state: &Path, matches: &Matches) -> i32 {
     let result = facts(state, matches).and_then(|facts| {
         let dir = ContainerDir::of(state, &facts.id)?;
         dir.make()?;
         let begun = dir.write_facts(&facts).and_then(|()| begin("run", &dir));
-        // Nothing has been made as long as there is no server.
+        // Without a server, nothing was created.
         let server = begun.inspect_err(|_| dir.remove())?;
         server.report(&dir)
     });
     print(result)
 }
 
-/// `adopt`: prints one line.
-pub fn adopt(state: &Path, id: &str) -> i32 {
+/// Runs `adopt`. Returns the exit status.
+pub(super) fn adopt(state: &Path, id: &str) -> i32 {
     print(ContainerDir::of(state, id).and_then(|dir| {
         dir.facts()?;
         begin("adopt", &dir)?.report(&dir)
@@ -79,7 +80,7 @@ fn facts(state: &Path, matches: &Matches) -> Result<Facts> {
         return Err(invalid(format!("the runtime {runtime:?} is no program that can be executed")));
     }
     let mut runtime_args = texts("runtime-arg")?;
-    // The server and the verbs of later have other working directories.
+    // Absolute, because the server and later commands have other working directories.
     let root = text("root")?.map(absolute_text).transpose()?;
     if let Some(root) = &root {
         runtime_args.extend(["--root".to_owned(), root.clone()]);
@@ -88,9 +89,9 @@ fn facts(state: &Path, matches: &Matches) -> Result<Facts> {
     if tty && keep {
         return Err(invalid("a terminal cannot outlive the shim: --tty and --keep-on-shim-death exclude each other"));
     }
-    let config: Value = fd::document(bundle.join("config.json"))
+    let config = fd::document(bundle.join("config.json"))
         .map_err(|error| invalid(format!("{:?}: {error}", bundle.join("config.json"))))
-        .and_then(|text| serde_json::from_slice(&text).map_err(|error| invalid(format!("config.json: {error}"))))?;
+        .and_then(|text| Outline::read(&text).map_err(|error| invalid(format!("config.json: {error}"))))?;
     let mut logs = texts("log")?;
     if logs.is_empty() {
         logs.push("k8s".into());
@@ -113,8 +114,8 @@ fn facts(state: &Path, matches: &Matches) -> Result<Facts> {
         drain_ms: drain.map_or(DRAIN, |seconds| (seconds.clamp(0.0, 86_400.0) * 1000.0) as u64),
         keep,
         create_only: matches.switch("create-only"),
-        kill_on_exit: !namespaces(&config).any(|(kind, path)| kind == "pid" && path.is_none()),
-        owner: owner(&config),
+        kill_on_exit: config.shares_pids(),
+        owner: config.owner(),
     })
 }
 
@@ -127,7 +128,7 @@ fn absolute_text(path: String) -> Result<String> {
     path.into_string().map_err(|path| invalid(format!("{path:?} is not UTF-8")))
 }
 
-/// A log without a path is put into the container's directory; a relative one is made absolute.
+/// Completes a `--log`: without a path, the log is in the container's directory. A relative path becomes absolute.
 fn placed(log: &str, dir: &Path) -> Result<String> {
     let (format, rest) = log.split_once(':').unwrap_or((log, ""));
     if !["k8s", "json", "raw"].contains(&format) {
@@ -136,7 +137,7 @@ fn placed(log: &str, dir: &Path) -> Result<String> {
     }
     let (path, settings) =
         rest.split_once(',').map_or((rest, String::new()), |(path, more)| (path, format!(",{more}")));
-    // The container's directory is usually on a tmpfs, which others need as well.
+    // The container's directory is usually on a tmpfs, whose space other programs need too.
     let bound = if path.is_empty() && !settings.contains(",max=") { BOUND } else { "" };
     let path = if path.is_empty() { dir.join("log") } else { absolute(path.as_ref())? };
     let settings =
@@ -146,8 +147,8 @@ fn placed(log: &str, dir: &Path) -> Result<String> {
     Ok(placed)
 }
 
-/// The file in which windlass keeps how this container ended. It is found by its cursor and not by the name of
-/// the runtime's program; what another runtime has there is not touched.
+/// The state file of windlass, into which the exit is written. Its path depends on the state root and not on the name
+/// of the runtime's binary. A file of another runtime is not changed.
 fn runtime_exit(root: Option<&str>, id: &str) -> PathBuf {
     root.map_or_else(|| windlass_args::Environment::current().root(), PathBuf::from).join(id)
 }
@@ -156,33 +157,13 @@ fn is_program(path: &Path) -> bool {
     path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
 }
 
-fn namespaces(config: &Value) -> impl Iterator<Item = (&str, Option<&str>)> {
-    let list = config["linux"]["namespaces"].as_array().into_iter().flatten();
-    list.filter_map(|namespace| Some((namespace["type"].as_str()?, namespace["path"].as_str())))
-}
-
-/// Whose the pipes must be, so that the user of the container can open `/dev/stdout`.
-fn owner(config: &Value) -> Option<(u32, u32)> {
-    let on_host = |id: &str, mappings: &str| {
-        let inside = config["process"]["user"][id].as_u64().unwrap_or(0);
-        if !namespaces(config).any(|(kind, _)| kind == "user") {
-            return u32::try_from(inside).ok();
-        }
-        config["linux"][mappings].as_array()?.iter().find_map(|mapping| {
-            let [from, to, size] = ["containerID", "hostID", "size"].map(|name| mapping[name].as_u64().unwrap_or(0));
-            (from..from + size).contains(&inside).then(|| u32::try_from(to + inside - from).ok())?
-        })
-    };
-    Some((on_host("uid", "uidMappings")?, on_host("gid", "gidMappings")?))
-}
-
-/// A server that has begun and will report.
+/// A server whose report is awaited.
 struct Server {
     child: Child,
     report: OwnedFd,
 }
 
-/// Begins the server.
+/// Starts the server.
 fn begin(mode: &str, dir: &ContainerDir) -> Result<Server> {
     let (report, report_write) = socket::pipe()?;
     let null = fd::open("/dev/null", OFlag::O_RDWR)?;
@@ -191,9 +172,9 @@ fn begin(mode: &str, dir: &ContainerDir) -> Result<Server> {
     let word = |text: &OsStr| CString::new(text.as_bytes()).map_err(|_| invalid("a path with a zero byte"));
     let dir = absolute(dir.as_path())?;
     let arguments = [c"windlass-shim".into(), c"@serve".into(), word(mode.as_ref())?, word(dir.as_os_str())?];
-    // Whatever the engine had open is not the server's to hold.
+    // The server must not hold descriptors of the engine.
     descriptors::close_from_on_exec(3)?;
-    // The same program, even if its file was replaced meanwhile.
+    // This very program, even if its file was replaced meanwhile.
     let child = Spawn {
         path: c"/proc/self/exe",
         arguments: &arguments,
@@ -212,8 +193,8 @@ fn begin(mode: &str, dir: &ContainerDir) -> Result<Server> {
 }
 
 impl Server {
-    /// The line that it reports. A server that was killed before its report may have made a container, so its
-    /// directory stays, and `delete` removes both.
+    /// Reads the report. A server that was killed before it may have created a container, so the directory stays, and
+    /// `delete` removes both.
     fn report(self, dir: &ContainerDir) -> Result<Value> {
         let mut line = String::new();
         let read = std::fs::File::from(self.report).take(1 << 20).read_to_string(&mut line);

@@ -1,8 +1,7 @@
-//! The server: it has the container, and answers on `shim.sock`.
+//! The server: it supervises the container and answers on `shim.sock`.
 //!
-//! It is this program executed anew by [`super::run`], so that nothing of the memory that was
-//! needed to begin stays. It says how that went in one line on its standard output, and from
-//! then on it needs nobody.
+//! [`super::run`] executes this program again as the server, so that the memory needed for the start is not kept. The
+//! server reports the result of the start in one line on its standard output.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -41,84 +40,82 @@ use windlass_sys::{fd, socket};
 
 type Result<T> = std::result::Result<T, Refusal>;
 
-/// The listener's key; connections count on from it.
+/// The listener's key. Those of connections follow it.
 const LISTENER: u64 = 1;
 
-/// How long clients may take to read the last answers.
+/// How long the server waits at its end for clients to read their answers.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
-/// Descriptors that a call of the runtime takes.
+/// How many descriptors a call of the runtime needs.
 const SPARE: usize = 8;
 
-/// When a full disk is tried again.
+/// How long to wait before events are written to a full disk again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Who gets the later answer to a request.
+/// A request to the core whose answer is pending, and what is done with the answer.
 #[derive(Debug)]
 pub(super) enum Pending {
-    /// Nobody: whoever called `run` is told of the create, then of the start.
+    /// The create of `run`: on success the container is started, or with --create-only reported.
     Create,
+    /// The start of `run`: the result is reported.
     Start,
-    /// Nobody can be, because the directory was removed.
+    /// The delete of a container whose directory was removed: the shim ends.
     RemoveOrphan,
-    /// The container is taken back, for it could not be started; this is why.
+    /// The delete of a container that could not be started, for this reason.
     RollBack(Refusal),
-    /// A client.
-    Client {
-        key: u64,
-        seq: u64,
-        what: ClientRequest,
-    },
+    /// A request of a client, which gets the answer.
+    Client { key: u64, seq: u64, what: ClientRequest },
 }
 
-/// ClientRequest a client has asked for, as far as the answer depends on it.
+/// The kind of a client's request, as far as the answer depends on it.
 #[derive(Debug)]
 pub(super) enum ClientRequest {
-    /// Anything that is answered with what the core says.
+    /// Answered with the core's reply.
     Plain,
-    /// To start an exec; with its stdio, it has got its answer.
+    /// Start of an exec. If the client is `attached`, it has its answer already.
     Exec { exec: Rc<str>, attached: bool },
-    /// To wait for an exec or init.
+    /// Wait for an exec or init.
     Wait { exec: Option<Rc<str>> },
-    /// To delete init.
+    /// Delete init.
     Delete,
 }
 
 /// The server's side of the protocol.
-pub struct Server {
+pub(super) struct Server {
     pub(super) dir: ContainerDir,
     pub(super) facts: Facts,
     pub(super) journal: Journal,
     pub(super) connections: Vec<Connection>,
     pub(super) pending: Vec<(WaitToken, Pending)>,
-    /// Execs that could not be started, until they are deleted.
+    /// Execs that could not be started and are not deleted yet.
     pub(super) failed: Vec<(Rc<str>, Refusal)>,
     pub(super) execs: u64,
-    /// Whether this shim is not the one that made the container.
+    /// Whether the container was created by an earlier shim.
     pub(super) adopted: bool,
     next_key: u64,
     listener: Listener,
-    /// Held for our life: its end tells that we are gone.
+    /// The lock on `shim.lock`, held until the shim ends.
     lock: OwnedFd,
-    /// Until when the last words may be read, and the status to exit with.
+    /// The shim ends: until when clients may read their answers, and the exit status.
     finishing: Option<(Instant, i32)>,
     late: Option<Instant>,
-    /// Clients that had their turn and have sent more.
+    /// Clients that have sent more than was served in their turn.
     pub(super) unserved: Vec<u64>,
-    /// Descriptors that are held in reserve, and closed when a container must be removed for want of descriptors.
+    /// Descriptors in reserve. They are closed when a failed container must be removed, for which the runtime needs
+    /// descriptors.
     spare: Vec<OwnedFd>,
-    /// The directory was removed.
+    /// Whether the container's directory was removed.
     dir_gone: bool,
 }
 
-/// Runs the server in the directory that the words name.
-pub fn main(words: &[OsString]) -> i32 {
+/// Runs the server: `run DIR` or `adopt DIR`.
+pub(super) fn main(words: &[OsString]) -> i32 {
     let result = (|| {
         let [mode, dir] = words else { return Err(Refusal::new(Code::Invalid, "usage: @serve run|adopt DIR")) };
         let dir = ContainerDir::at(dir.into()).enter()?;
         let adopted = mode == "adopt";
         let begun = Server::start(dir.clone(), adopted);
-        // Nothing was made: the id is free again.
+        // Nothing was created, so the id is free again.
         let (mut core, mut server) = begun.inspect_err(|refusal| {
             if !(adopted || matches!(refusal.code, Code::AlreadyExists | Code::NotFound)) {
                 dir.remove()
@@ -227,7 +224,7 @@ impl Server {
         }
     }
 
-    /// Asks the core; the answer goes to `asked`.
+    /// Sends a request to the core. `asked` says what is done with the answer.
     pub(super) fn ask(&mut self, core: &mut Supervisor, request: Request, asked: Pending) -> Result<()> {
         match core.request(request)? {
             Reply::Pending(token) => self.pending.push((token, asked)),
@@ -236,7 +233,7 @@ impl Server {
         Ok(())
     }
 
-    /// The core has answered.
+    /// Handles an answer of the core.
     fn answered(&mut self, asked: Pending, result: Result<Reply>, core: &mut Supervisor) {
         match asked {
             Pending::Create => match result {
@@ -254,7 +251,7 @@ impl Server {
             },
             Pending::RemoveOrphan => self.finish(0),
             Pending::RollBack(refusal) => match result {
-                // Gone already is as good.
+                // The container is gone if it does not exist, too.
                 Err(more) if !more.message.contains("does not exist") => self.keep_record(&refusal, &more),
                 _ => self.abandon(&refusal),
             },
@@ -262,8 +259,9 @@ impl Server {
         }
     }
 
-    /// A runtime that fails removes what it has made, but one that was killed or has succeeded does not. Only a
-    /// process id that it has written down proves that the container is ours, and not another with the same id.
+    /// Handles a failed create. A runtime that fails removes the container, but one that is killed, or whose success is
+    /// not noticed, does not. Only the file with the process id proves that the container is this one and not another
+    /// of the same id.
     fn create_failed(&mut self, refusal: Refusal, core: &mut Supervisor) {
         self.spare.clear();
         if self.dir.file("pid").exists() {
@@ -277,7 +275,7 @@ impl Server {
         }
     }
 
-    /// It was created, and the core may know nothing of it: the runtime is asked to remove it.
+    /// Removes a container that was created. The core may not know it, so the runtime is called directly then.
     fn roll_back(&mut self, refusal: Refusal, core: &mut Supervisor) {
         self.spare.clear();
         let arguments = vec!["delete".into(), "--force".into()];
@@ -290,7 +288,7 @@ impl Server {
         }
     }
 
-    /// ClientRequest cannot be removed keeps its record, so that it can be found and deleted later.
+    /// Ends, but keeps the directory of a container that could not be removed, so that it can be deleted later.
     fn keep_record(&mut self, refusal: &Refusal, more: &Refusal) {
         let id = &self.facts.id;
         let message = format!("{refusal}; the container could not be removed: {more}; \"delete --force {id}\" does");
@@ -298,15 +296,15 @@ impl Server {
         self.finish(1);
     }
 
-    /// Whether the directory at our name is another's, or no container's, by now.
+    /// Whether the container's directory was removed or replaced.
     fn is_dir_gone(&self) -> bool {
         let of = |stat: nix::sys::stat::FileStat| (stat.st_dev, stat.st_ino);
         let (ours, there) = (fd::stat(self.lock.as_fd()), fd::stat_at(fd::CWD, self.dir.path("shim.lock")));
         ours.map(of) != there.map(of) || !self.dir.path("shim.json").exists()
     }
 
-    /// Without the directory no client can ask or be told anything any more. The output is relayed as long as
-    /// the container runs; then the container is removed.
+    /// Removes an ended container whose directory was removed, since no client can reach the shim any more. While the
+    /// container runs, its output is still moved.
     fn finish_without_dir(&mut self, core: &mut Supervisor) {
         let over = core.state(&self.init()).is_none_or(|state| state.phase == Phase::Stopped);
         if self.dir_gone && over && self.finishing.is_none() {
@@ -317,14 +315,14 @@ impl Server {
         }
     }
 
-    /// There will be no container.
+    /// Reports that there is no container, and ends.
     fn abandon(&mut self, refusal: &Refusal) {
         self.dir.remove();
         Report::fail(refusal);
         self.finish(1);
     }
 
-    /// Tells whoever started us that the container is there.
+    /// Reports the container to the process that started the server.
     fn report(&mut self, core: &Supervisor) {
         self.spare.clear();
         let state = core.state(&self.init());
@@ -338,14 +336,14 @@ impl Server {
         }));
     }
 
-    /// Ends when everybody has read what was said, or had the time to.
+    /// Ends when all clients have read their answers, or after [`FLUSH_TIME`].
     pub(super) fn finish(&mut self, status: i32) {
         self.finishing = Some((Instant::now() + FLUSH_TIME, status));
         self.connections.iter_mut().for_each(|connection| connection.closing = true);
     }
 
     fn accept(&mut self, core: &Supervisor) {
-        /// More clients than any engine has; each costs a descriptor.
+        /// The limit of clients, because each needs a descriptor. Engines have fewer.
         const CLIENTS: usize = 64;
         for client in self.listener.clients(&core.poll, |_| ()) {
             if self.connections.len() + core.attached(&self.facts.id) < CLIENTS {
@@ -355,8 +353,7 @@ impl Server {
         }
     }
 
-    /// Gives subscribers what they have not got, and goes on with what a client has no room for when
-    /// it has.
+    /// Sends subscribers the events that they have not got, as far as their buffers have room.
     fn serve_subscribers(&mut self, core: &Supervisor) {
         let journal = &self.journal;
         self.connections.retain_mut(|connection| {
@@ -386,7 +383,7 @@ impl Server {
         self.late = (!self.journal.write_late()).then(|| Instant::now() + AGAIN);
     }
 
-    /// An exec, or the container, is no more.
+    /// Records that an exec or the container was deleted.
     pub(super) fn record_deleted(&mut self, process: &ProcessId) {
         self.record("deleted", Some(process), json!({}));
     }
@@ -411,7 +408,7 @@ impl Front for Server {
                 self.record("exited", Some(&process), members);
                 self.finish_without_dir(core);
             }
-            // A container that runs out of memory again and again must not fill the disk with events.
+            // Written once, because a container that runs out of memory again and again would fill the disk.
             Event::OutOfMemory { .. } => {
                 self.journal.append_once(&wire::event_members("oom", &self.facts.id, None, &json!({})));
                 self.write_late();
@@ -430,7 +427,7 @@ impl Front for Server {
                 let _ = core.request(Request::ReopenLogs(self.init()));
             }
             Event::Signal(signal) if signal != libc::SIGUSR1 => {
-                // The container is told, and its end is ours to report: we stay.
+                // The shim passes the signal on and stays, because it must report the end of the container.
                 let _ = core.request(Request::Kill { process: self.init(), signal, all: false });
             }
             Event::Signal(_) => {}
@@ -465,7 +462,7 @@ impl Front for Server {
 
     fn finished(&self, core: &Supervisor) -> Option<i32> {
         let (until, status) = self.finishing?;
-        // ClientRequest init left behind in a shared PID namespace may still be being killed.
+        // Processes that outlive init in a shared PID namespace may still be killed.
         let said = !core.is_busy() && self.connections.iter().all(Connection::is_idle);
         (said || until <= Instant::now()).then_some(status)
     }

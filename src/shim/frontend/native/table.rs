@@ -48,7 +48,7 @@ pub const FILES: &[(&str, &str)] = &[
     ("shim.sock", "the socket of the protocol, for root and the shim's own user"),
     ("exit.json", "how it ended"),
     ("events.log", "the numbered events"),
-    ("log", "its log, unless another cursor was asked for"),
+    ("log", "its log, unless --log names another place"),
     ("shim.err", "what a shim that failed had to say"),
 ];
 
@@ -97,12 +97,10 @@ pub const VERBS: &[Verb] = &[
         usage: "CONTAINER COMMAND... | -p FILE CONTAINER",
         operands: Operands::Command,
         summary: "run another program in a container",
-        about: &[
-            "ClientRequest no flag says is taken from the process in the container's config.json. Without --detach, exec \
-             stays attached and exits with the program's status; with it, it prints the exec's id and process id.",
-        ],
+        about: &["What no flag says is taken from the process in the container's config.json. Without --detach, exec \
+             stays attached and exits with the program's status; with it, it prints the exec's id and process id."],
         flags: &[
-            flag("process", Takes::File("FILE"), "the process as JSON, in cursor of a command").short('p'),
+            flag("process", Takes::File("FILE"), "the process as JSON, in place of a command").short('p'),
             flag("exec-id", Takes::Text("EXEC"), "its id; default: a number"),
             flag("cwd", Takes::Text("DIR"), "its working directory"),
             flag("env", Takes::Text("KEY=VALUE"), "set an environment variable").many(),

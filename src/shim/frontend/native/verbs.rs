@@ -1,4 +1,4 @@
-//! The verbs that ask a shim, or, where it is dead, its records.
+//! The commands that ask a shim, or read its records if it is dead.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -15,8 +15,8 @@ use windlass_args::Matches;
 use windlass_client::{Client, Error};
 use windlass_sys::fd;
 
-/// Why a verb fails: what to print.
-pub struct Failure(pub String);
+/// Why a command fails: the message that is printed.
+pub(super) struct Failure(pub String);
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Failure {
@@ -44,17 +44,17 @@ impl From<windlass_base::error::Error> for Failure {
 
 type Result<T> = std::result::Result<T, Failure>;
 
-/// How long `list` waits for each shim: one that is stopped must not hide the others.
+/// How long `list` waits for each shim, because one that is stopped must not hide the others.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 
-/// How often a log is looked at, and a dead shim's successor is looked for.
+/// How often `logs --follow` looks for new entries.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A container, and the words about it.
-pub struct Verb<'a> {
+/// A command and its arguments.
+pub(super) struct Verb<'a> {
     /// The state directory.
     pub state: &'a Path,
-    /// The words.
+    /// The command line.
     pub matches: &'a Matches,
 }
 
@@ -82,7 +82,7 @@ impl Verb<'_> {
         Ok(Client::connect(self.state, self.id()?)?)
     }
 
-    /// A living shim's answer, or what `dead` says instead.
+    /// The answer of a living shim, or of `dead` if there is none.
     fn ask(
         &self,
         op: &str,
@@ -92,7 +92,7 @@ impl Verb<'_> {
         let dir = self.dir()?;
         dir.check()?;
         let refused = |error| match error {
-            // It ended between two looks: its records tell.
+            // The shim has ended meanwhile, so the records are read.
             Error::Lost(_) => None,
             Error::Refused(..) => Some(Failure::from(error)),
         };
@@ -111,8 +111,8 @@ impl Verb<'_> {
         Ok(0)
     }
 
-    /// Carries the verb out; gives the status to exit with.
-    pub fn run(&self, name: &str) -> Result<i32> {
+    /// Runs the command. Returns the exit status.
+    pub(super) fn run(&self, name: &str) -> Result<i32> {
         let matches = self.matches;
         let exec = self.exec_of(name)?;
         match name {
@@ -172,7 +172,7 @@ impl Verb<'_> {
                 client.call("status", json!({}))
             });
             let status = match answer {
-                // It lives, so its records would be wrong: they are read for a shim that is dead.
+                // The shim lives, so its records are incomplete.
                 Err(Error::Lost(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     Err(Failure("the shim does not answer".into()))
                 }
@@ -235,7 +235,7 @@ impl Verb<'_> {
         let mut reader = Reader::new(&logs, Wanted { since, timestamps: self.matches.switch("timestamps") })?;
         let (mut stdout, mut stderr) = (io::BufWriter::new(io::stdout()), io::BufWriter::new(io::stderr()));
         loop {
-            // Pending before it is read: what is written before the end is read after the answer.
+            // Checked before the log is read, so that everything that was written before the end is printed.
             let over = !self.matches.switch("follow") || self.has_ended(&dir);
             reader.read(&mut stdout, &mut stderr)?;
             if over {
@@ -259,7 +259,7 @@ impl Verb<'_> {
         self.relay(client, exec.as_deref(), tty, stdin)
     }
 
-    /// Stays with an attached process; gives its status.
+    /// Relays the stdio of an attached process. Returns its exit status.
     fn relay(&self, mut client: Client, exec: Option<&str>, tty: bool, stdin: bool) -> Result<i32> {
         if !attach::relay(self.state, self.id()?, exec, &mut client, tty, stdin)? {
             return Ok(0);
@@ -288,7 +288,7 @@ impl Verb<'_> {
         }
         let exec = answer["exec"].as_str().unwrap_or_default().to_owned();
         let status = self.relay(client, Some(&exec), tty, stdin);
-        // It has no other owner; one that was left by its keys still runs, and stays.
+        // No other client knows the exec. After a detach it still runs, and this delete fails.
         let _ = self.client()?.call("delete", json!({"exec": exec}));
         status
     }

@@ -1,4 +1,4 @@
-//! The lines of the protocol: what a client may ask, and how answers and events are written.
+//! The JSON lines of the protocol: requests, answers and events.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,71 +10,68 @@ use crate::Phase;
 use crate::Refusal;
 use windlass_sys::process::Exit;
 
-/// The version of the protocol. A client that knows a later one speaks this one to us.
-pub const PROTOCOL: u32 = 1;
+/// The version of the protocol. A client of a later version must be able to use it.
+pub(super) const PROTOCOL: u32 = 1;
 
 /// A request. Members that an operation does not need are ignored.
 #[derive(Debug, Deserialize)]
-pub struct Request<'a> {
+pub(super) struct Request<'a> {
     /// Repeated in the answer.
     #[serde(default)]
     pub seq: u64,
-    /// ClientRequest is asked.
+    /// The operation.
     pub op: &'a str,
-    /// The exec that is meant; without it, init.
+    /// The exec; without it, init.
     #[serde(default)]
     pub exec: Option<String>,
-    /// Number or name.
+    /// The signal of `kill`.
     #[serde(default)]
     pub signal: Option<Signal>,
-    /// Every process of the container.
+    /// `kill`: signal every process of the container.
     #[serde(default)]
     pub all: bool,
-    /// Also one that runs.
+    /// `delete`: also a running container.
     #[serde(default)]
     pub force: bool,
-    /// Lines of the terminal.
+    /// `resize`: lines of the terminal.
     #[serde(default)]
     pub rows: u16,
-    /// Characters per line.
+    /// `resize`: characters per line.
     #[serde(default)]
     pub columns: u16,
-    /// The first event that is wanted.
+    /// `subscribe`: the first event.
     #[serde(default)]
     pub from: Option<u64>,
-    /// The last event that need not be repeated.
+    /// `ack`: the last event that is acknowledged.
     #[serde(default)]
     pub event: Option<u64>,
-    /// The OCI process of an exec.
+    /// `exec`: the OCI process.
     #[serde(default, borrow)]
     pub process: Option<&'a RawValue>,
-    /// Whether an exec has a terminal.
+    /// `exec`: with a terminal.
     #[serde(default)]
     pub tty: bool,
-    /// Whether an exec has an input.
+    /// `exec`: with standard input.
     #[serde(default)]
     pub stdin: bool,
-    /// Whether the connection becomes that of the exec's stdio.
+    /// `exec`: the connection then carries its stdio.
     #[serde(default)]
     pub attach: bool,
-    /// Logs of an exec, as for the container.
+    /// `exec`: its logs, as in `--log`.
     #[serde(default)]
     pub log: Vec<String>,
 }
 
-/// A signal, either way.
+/// A signal, by number or by name.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-pub enum Signal {
-    /// By number.
+pub(super) enum Signal {
     Number(i32),
-    /// By name.
     Name(String),
 }
 
 impl Signal {
-    /// Its number.
-    pub fn number(&self) -> Result<i32, Refusal> {
+    pub(super) fn number(&self) -> Result<i32, Refusal> {
         let number = match self {
             Signal::Number(number) => Ok(*number),
             Signal::Name(name) => windlass_args::values::signal(name),
@@ -87,8 +84,8 @@ impl Signal {
     }
 }
 
-/// A code, as it is written.
-pub fn code_name(code: Code) -> &'static str {
+/// The name of a code in the protocol.
+pub(super) fn code_name(code: Code) -> &'static str {
     match code {
         Code::NotFound => "not-found",
         Code::AlreadyExists => "already-exists",
@@ -100,8 +97,8 @@ pub fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// A phase, as it is written.
-pub fn phase_name(phase: Phase) -> &'static str {
+/// The name of a phase in the protocol.
+pub(super) fn phase_name(phase: Phase) -> &'static str {
     match phase {
         Phase::Added => "creating",
         Phase::Created => "created",
@@ -111,33 +108,33 @@ pub fn phase_name(phase: Phase) -> &'static str {
     }
 }
 
-/// A refusal as an object.
-pub fn error(refusal: &Refusal) -> serde_json::Value {
+/// A refusal as a JSON object.
+pub(super) fn error(refusal: &Refusal) -> serde_json::Value {
     serde_json::json!({"code": code_name(refusal.code), "message": refusal.message})
 }
 
-/// How a process ended, as it is written.
+/// The end of a process, as a JSON object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ended {
-    /// The code, if it exited.
+pub(super) struct Ended {
+    /// The exit code, if it exited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<i32>,
-    /// The signal, if one ended it.
+    /// The signal that killed it, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
-    /// Whether the kernel killed in its cgroup for want of memory.
+    /// Whether the kernel killed a process of the cgroup for want of memory.
     #[serde(default)]
     pub oom_killed: bool,
-    /// When it was reaped, RFC 3339. Absent where nobody saw its end.
+    /// When it was reaped, in RFC 3339. Absent if no shim reaped it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
-    /// ClientRequest a shell would say: the code, or 128 and the signal; 255 where it was lost.
+    /// The status as a shell gives it: the exit code, or 128 plus the signal. 255 if it is lost.
     pub status: i32,
 }
 
 impl Ended {
-    /// From what the core knows.
-    pub fn of(status: &ExitStatus) -> Ended {
+    /// Converts the core's status.
+    pub(super) fn of(status: &ExitStatus) -> Ended {
         let (code, signal) = match status.exit {
             Some(Exit::Code(code)) => (Some(code), None),
             Some(Exit::Signal(signal)) => (None, Some(signal)),
@@ -147,15 +144,15 @@ impl Ended {
         Ended { code, signal, oom_killed: status.oom_killed, at, status: status.code() }
     }
 
-    /// Killed with its shim, or gone with it unseen.
-    pub fn lost(killed: bool) -> Ended {
+    /// The end of a container whose shim was lost: `killed` by delete, or unknown.
+    pub(super) fn lost(killed: bool) -> Ended {
         let signal = killed.then_some(libc::SIGKILL);
         Ended { code: None, signal, oom_killed: false, at: None, status: if killed { 137 } else { 255 } }
     }
 }
 
-/// An answer, with its end of line.
-pub fn answer(seq: u64, result: Result<serde_json::Value, Refusal>) -> Vec<u8> {
+/// An answer, with its newline.
+pub(super) fn answer(seq: u64, result: Result<serde_json::Value, Refusal>) -> Vec<u8> {
     let line = match result {
         Ok(value) => serde_json::json!({"seq": seq, "ok": value}),
         Err(refusal) => serde_json::json!({"seq": seq, "error": error(&refusal)}),
@@ -163,8 +160,8 @@ pub fn answer(seq: u64, result: Result<serde_json::Value, Refusal>) -> Vec<u8> {
     format!("{line}\n").into_bytes()
 }
 
-/// The members of an event that follow its number.
-pub fn event_members(kind: &str, id: &str, exec: Option<&str>, members: &Value) -> String {
+/// The JSON members of an event after its number.
+pub(super) fn event_members(kind: &str, id: &str, exec: Option<&str>, members: &Value) -> String {
     let mut line = format!("\"type\":{},\"id\":{}", Value::from(kind), Value::from(id));
     if let Some(exec) = exec {
         line += &format!(",\"exec\":{}", Value::from(exec));

@@ -1,4 +1,4 @@
-//! What is told without being asked for: `containerd.events`, sent with `Forward` of
+//! The events of tasks (`containerd.events`), which a shim sends to containerd with `Forward` of
 //! `containerd.services.events.ttrpc.v1.Events`.
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,6 @@ use crate::frontend::containerd::wire::{Message, message};
 message! {
     /// `ForwardRequest`.
     Forward {
-        /// The event.
         1 envelope: Option<Envelope>,
     }
     /// `containerd.types.Envelope`.
@@ -20,90 +19,69 @@ message! {
         2 namespace: String,
         /// `/tasks/...`.
         3 topic: String,
-        /// The event.
         4 event: Option<Any>,
     }
     /// `TaskCreate`.
     TaskCreate {
-        /// The container's id.
         1 container_id: String,
-        /// Its bundle.
         2 bundle: String,
         /// What was mounted.
         3 rootfs: Vec<Mount>,
         /// Its stdio.
         4 io: Option<TaskIo>,
-        /// What it was restored from.
+        /// The checkpoint that it was restored from.
         5 checkpoint: String,
-        /// Its process id.
         6 pid: u32,
     }
     /// `TaskIO`.
     TaskIo {
-        /// Input.
         1 stdin: String,
-        /// Output.
         2 stdout: String,
-        /// Errors.
         3 stderr: String,
-        /// Whether it has a terminal.
         4 terminal: bool,
     }
     /// `TaskStart`.
     TaskStart {
-        /// The container's id.
         1 container_id: String,
-        /// Its process id.
         2 pid: u32,
     }
     /// `TaskExit`.
     TaskExit {
-        /// The container's id.
         1 container_id: String,
-        /// The exec's id, or again the container's.
+        /// The exec's id; for init, the container's id.
         2 id: String,
-        /// The process id.
         3 pid: u32,
-        /// How it ended.
+        /// Its exit status.
         4 exit_status: u32,
-        /// When.
         5 exited_at: Option<Timestamp>,
     }
     /// `TaskDelete`.
     TaskDelete {
-        /// The container's id.
         1 container_id: String,
-        /// Its process id.
         2 pid: u32,
-        /// How it had ended.
+        /// Its exit status.
         3 exit_status: u32,
-        /// When.
         4 exited_at: Option<Timestamp>,
     }
     /// `TaskOOM`, `TaskPaused` and `TaskResumed`.
     TaskNamed {
-        /// The container's id.
         1 container_id: String,
     }
     /// `TaskExecAdded` and, with a process id, `TaskExecStarted`.
     TaskExec {
-        /// The container's id.
         1 container_id: String,
-        /// The exec's id.
         2 exec_id: String,
-        /// Its process id.
         3 pid: u32,
     }
     /// `TaskCheckpointed`.
     TaskCheckpointed {
-        /// The container's id.
         1 container_id: String,
         /// The directory of the images.
         2 checkpoint: String,
     }
 }
 
-/// An event of a task, as it is sent.
+/// An event with its topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskEvent {
     /// Its topic.
@@ -112,7 +90,7 @@ pub struct TaskEvent {
     pub message: Any,
 }
 
-/// The events that there are: the end of the topic and the message's name.
+/// The kinds of events. Each has an end of the topic and a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Topic {
     /// [`TaskCreate`].

@@ -1,6 +1,5 @@
-//! The messages that containerd and a shim exchange, by the numbers of their fields in
-//! containerd's `.proto` files. Fields that a shim has no use for are left out: they are skipped
-//! when read.
+//! The messages between containerd and a shim, with the field numbers of containerd's `.proto` files. Fields that a
+//! shim does not use are left out, and skipped when a message is read.
 
 pub mod event;
 pub mod options;
@@ -14,16 +13,16 @@ use super::wire::message;
 message! {
     /// `google.protobuf.Any`: a message with its name.
     Any {
-        /// The name, often behind the prefix `type.googleapis.com/`.
+        /// The name of the message, often with the prefix `type.googleapis.com/`.
         1 type_url: String,
-        /// The message; JSON for types that are none.
+        /// The encoded message, or JSON if the type is not a message.
         2 value: Vec<u8>,
     }
     /// `google.protobuf.Timestamp`.
     Timestamp {
         /// Seconds since 1970.
         1 seconds: i64,
-        /// And so many nanoseconds.
+        /// Nanoseconds after that second.
         2 nanos: i32,
     }
     /// `google.protobuf.Empty`.
@@ -32,7 +31,7 @@ message! {
     Status {
         /// See [`super::ttrpc::code`].
         1 code: i32,
-        /// For people; engines match phrases in it.
+        /// The text of the error. Engines match phrases in it.
         2 message: String,
     }
     /// `containerd.types.Mount`.

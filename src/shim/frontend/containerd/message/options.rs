@@ -1,6 +1,7 @@
-//! The options of the runtime: `containerd.runc.v1.Options`, which containerd sends for runc, and
-//! `runtimeoptions.v1.Options`, in which CRI and docker send the settings of other runtimes as the
-//! TOML or JSON text of a configuration file.
+//! The options of the runtime.
+//!
+//! containerd sends `containerd.runc.v1.Options` for runc. CRI and docker send the options of other runtimes in
+//! `runtimeoptions.v1.Options`, as the TOML or JSON text of a configuration file.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,9 +21,8 @@ message! {
         3 shim_cgroup: String,
         /// Owner of the pipes.
         4 io_uid: u32,
-        /// Its group.
+        /// Group of the pipes.
         5 io_gid: u32,
-        /// The runtime's binary.
         6 binary_name: String,
         /// The directory of its state, without the namespace.
         7 root: String,
@@ -35,16 +35,16 @@ message! {
     }
     /// `runtimeoptions.v1.Options`.
     Generic {
-        /// What the configuration is of.
+        /// The name of the type that the configuration has.
         1 type_url: String,
-        /// Its file.
+        /// The path of the configuration file.
         2 config_path: String,
-        /// Its text.
+        /// The content of the configuration file.
         3 config_body: Vec<u8>,
     }
     /// `containerd.runc.v1.CheckpointOptions`.
     Checkpoint {
-        /// Whether the container is to end with it.
+        /// Whether the container ends after the checkpoint.
         1 exit: bool,
         /// `--tcp-established`.
         2 open_tcp: bool,
@@ -65,8 +65,8 @@ message! {
     }
 }
 
-/// The options, whichever way they came. In a bundle they are the file `options.json`, by the
-/// names that containerd's own shim writes there: either's `delete` reads the other's file.
+/// The options of either message. `options.json` in the bundle has the names that containerd's own shim writes, so
+/// that the `delete` of each shim reads the file of the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Options {
@@ -82,10 +82,9 @@ pub struct Options {
     /// Owner of the pipes.
     #[serde(skip_serializing_if = "is_default")]
     pub io_uid: u32,
-    /// Its group.
+    /// Group of the pipes.
     #[serde(skip_serializing_if = "is_default")]
     pub io_gid: u32,
-    /// The runtime's binary.
     #[serde(skip_serializing_if = "is_default", alias = "BinaryName")]
     pub binary_name: String,
     /// The directory of its state.
@@ -110,12 +109,12 @@ const RUNC: &str = "containerd.runc.v1.Options";
 const GENERIC: &str = "runtimeoptions.v1.Options";
 
 impl Options {
-    /// Whether these are options that we can read.
+    /// Whether [`Options::read`] knows the type.
     pub fn is(any: &Any) -> bool {
         matches!(any.name(), RUNC | GENERIC)
     }
 
-    /// Reads either kind; an unknown one is an error, for what it asks would not be done.
+    /// Reads either message. An unknown type is an error, because its options would have no effect.
     pub fn read(any: Option<&Any>) -> Result<Options, Error> {
         let Some(any) = any.filter(|any| !any.type_url.is_empty()) else { return Ok(Options::default()) };
         let malformed = |Malformed| Error::Invalid(format!("malformed {}", any.type_url));
@@ -125,7 +124,7 @@ impl Options {
                 let generic = Generic::decode(&any.value).map_err(malformed)?;
                 let text = match (&generic.config_body[..], &generic.config_path[..]) {
                     ([], "") => return Ok(Options::default()),
-                    ([], path) => fd::document(path).map_err(|failed| Error::from(failed).while_doing(path))?,
+                    ([], path) => fd::document(path).map_err(|failed| Error::from(failed).context(path))?,
                     (body, _) => body.to_vec(),
                 };
                 parse(&String::from_utf8_lossy(&text))
@@ -152,9 +151,9 @@ impl From<Runc> for Options {
     }
 }
 
-/// A configuration's text: JSON, or the flat `key = value` lines of TOML that CRI makes of the
-/// table `options` of a runtime. The keys are those of containerd's configuration (`BinaryName`)
-/// or ours (`binary_name`).
+/// Reads a configuration: JSON, or the flat `key = value` lines of TOML that CRI writes for the table `options` of a
+/// runtime. The keys are those of containerd's configuration (`BinaryName`) or those of `options.json`
+/// (`binary_name`).
 fn parse(text: &str) -> Result<Options, Error> {
     let wrong = |what: String| Error::Invalid(format!("the runtime's options: {what}"));
     if text.trim_start().starts_with('{') {
@@ -178,7 +177,7 @@ fn parse(text: &str) -> Result<Options, Error> {
             "systemdcgroup" => options.systemd_cgroup = flag()?,
             "criuimagepath" => options.criu_image_path = word()?,
             "criuworkpath" => options.criu_work_path = word()?,
-            // Others' settings in a shared file are none of ours.
+            // A shared file may have the settings of other programs.
             _ => {}
         }
     }
@@ -187,7 +186,7 @@ fn parse(text: &str) -> Result<Options, Error> {
 
 fn unquoted(value: &str) -> Option<String> {
     let literal = value.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
-    // The escapes of a basic string that a path may need are the same in JSON.
+    // The escapes that a path needs are the same in JSON as in a basic string of TOML.
     literal.map(str::to_owned).or_else(|| serde_json::from_str(value).ok())
 }
 

@@ -7,17 +7,16 @@ use crate::frontend::containerd::wire::{Message, message};
 message! {
     /// `BootstrapParams`, from containerd 2.3 on.
     Params {
-        /// The container's id.
         1 instance_id: String,
         /// containerd's namespace.
         2 namespace: String,
-        /// 0 is info, below is more.
+        /// The log level: 0 is info, lower levels log more.
         3 log_level: i32,
-        /// Where events go.
+        /// The address of containerd's event service.
         5 ttrpc_address: String,
-        /// More settings.
+        /// Additional parameters.
         8 extensions: Vec<Extension>,
-        /// Where sockets are to be.
+        /// The directory for sockets.
         9 socket_dir: String,
     }
     /// `Extension`.
@@ -27,9 +26,9 @@ message! {
     }
     /// `BootstrapResult`.
     Outcome {
-        /// Of the task service.
+        /// The version of the task service.
         1 version: i32,
-        /// Where it listens.
+        /// The address of its socket.
         2 address: String,
         /// `ttrpc`.
         3 protocol: String,
@@ -38,34 +37,31 @@ message! {
     Info {
         /// `io.containerd.NAME.vN`.
         1 name: String,
-        /// The shim's.
         2 version: Option<Version>,
-        /// What was asked with.
+        /// The options of the request.
         3 options: Option<Any>,
-        /// What `features` of the runtime printed.
+        /// The output of the runtime's `features`.
         4 features: Option<Any>,
     }
     /// `RuntimeVersion`.
     Version {
-        /// Number.
         1 version: String,
-        /// Commit.
         2 revision: String,
     }
 }
 
-/// The standard input of `start`: options alone, or all parameters around them.
+/// The standard input of `start`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// Up to containerd 2.2; there may be none.
+    /// Up to containerd 2.2: the options of the runtime, if there are any.
     Options(Option<Any>),
-    /// Later.
+    /// From containerd 2.3 on: all parameters, which may include the options.
     Bootstrap(Params),
 }
 
 impl Input {
-    /// Tells which it is. The bytes of an `Any` also read as parameters, so these count only if
-    /// they name the same container and namespace as the command line does.
+    /// Decodes either form. An `Any` also decodes as parameters, so parameters are accepted only if they name the
+    /// container and the namespace of the command line.
     pub fn read(bytes: &[u8], id: &str, namespace: &str) -> Input {
         if let Ok(params) = Params::decode(bytes)
             && params.instance_id == id
@@ -76,7 +72,7 @@ impl Input {
         Input::Options(Any::decode(bytes).ok().filter(|any| *any != Any::default()))
     }
 
-    /// The options of the runtime, wherever they are.
+    /// The options of the runtime, in either form.
     pub fn options(&self) -> Option<&Any> {
         match self {
             Input::Options(any) => any.as_ref(),
@@ -108,7 +104,7 @@ mod tests {
         let read = Input::read(&params.encode(), "web", "default");
         assert_eq!(read.options(), Some(&options));
         assert_eq!(read, Input::Bootstrap(params.clone()));
-        // Parameters for another container are no parameters.
+        // Parameters for another container are not accepted.
         assert!(matches!(Input::read(&params.encode(), "db", "default"), Input::Options(_)));
     }
 }

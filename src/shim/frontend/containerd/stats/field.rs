@@ -1,4 +1,4 @@
-//! Numbers in the files of a cgroup, and how they become fields of a message.
+//! Encodes the numbers in the files of a cgroup as fields of a message.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -21,22 +21,22 @@ pub(super) fn number(text: &str) -> Option<u64> {
     if text == "max" { Some(UNLIMITED) } else { text.parse().ok() }
 }
 
-/// Appends the number in a file of one.
+/// Appends the number in a file with a single value.
 pub(super) fn put_file(out: &mut Vec<u8>, field: u32, directory: &Path, name: &str) {
     if let Some(value) = text(directory, name).as_deref().and_then(number) {
         put(out, field, value);
     }
 }
 
-/// Appends a number that is not zero.
+/// Appends a number unless it is zero.
 pub(super) fn put(out: &mut Vec<u8>, field: u32, value: u64) {
     if value != 0 {
         put_number(out, field, value);
     }
 }
 
-/// Appends the numbers of lines `name value`, by the names that the table has. The field of the
-/// first is `first`; an empty name leaves a field out.
+/// Appends the values of lines `name value`. The fields have the numbers from `first` on, in the order of `names`; an
+/// empty name skips a number.
 pub(super) fn put_flat(out: &mut Vec<u8>, first: u32, names: &[&str], text: &str, scale: u64) {
     for (field, name) in (first..).zip(names) {
         let line = text.lines().filter_map(|line| line.split_once(' ')).find(|(key, _)| key == name);
@@ -46,7 +46,7 @@ pub(super) fn put_flat(out: &mut Vec<u8>, first: u32, names: &[&str], text: &str
     }
 }
 
-/// Appends a fraction that is not zero.
+/// Appends a fraction unless it is zero.
 pub(super) fn put_double(out: &mut Vec<u8>, field: u32, value: f64) {
     if value != 0.0 {
         put_fixed64(out, field, value.to_bits());
@@ -57,7 +57,7 @@ pub(super) fn put_double(out: &mut Vec<u8>, field: u32, value: f64) {
 /// `hugetlb.2MB.rsvd.SUFFIX`, are of the same size.
 pub(super) fn hugepages(path: &Path, suffix: &str) -> Vec<String> {
     let opened = fd::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY);
-    // Statistics have what can be read: a cgroup may be removed meanwhile.
+    // A directory that cannot be read has no sizes: the cgroup may be removed meanwhile.
     let names = opened.and_then(|opened| directory::names(opened.as_fd())).unwrap_or_default();
     let mut sizes: Vec<String> = names
         .iter()

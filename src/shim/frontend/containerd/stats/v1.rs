@@ -1,4 +1,4 @@
-//! Version 1: a directory for each controller.
+//! Statistics of cgroup v1, which has a directory for each hierarchy.
 
 use std::path::{Path, PathBuf};
 
@@ -40,13 +40,13 @@ const MEMORY: &[&str] = &[
     "total_unevictable",
 ];
 
-/// Where each controller keeps a process.
+/// The directory of a process in each hierarchy, by the controllers.
 #[derive(Debug)]
-pub struct Places(Vec<(String, PathBuf)>);
+pub(super) struct Places(Vec<(String, PathBuf)>);
 
 impl Places {
     /// Of the process `pid`.
-    pub fn of(pid: i32) -> Places {
+    pub(super) fn of(pid: i32) -> Places {
         // Without the file, as for a process that has ended, there are no numbers.
         let membership = Membership::of(pid).unwrap_or_else(|_| Membership::parse(""));
         Places::below(Path::new("/sys/fs/cgroup"), &membership)
@@ -65,7 +65,7 @@ impl Places {
 const TICK: u64 = 10_000_000;
 
 /// `io.containerd.cgroups.v1.Metrics`.
-pub fn metrics(places: &Places) -> Vec<u8> {
+pub(super) fn metrics(places: &Places) -> Vec<u8> {
     let mut out = Vec::new();
     if let Some(at) = places.get("hugetlb") {
         for size in hugepages(at, ".usage_in_bytes") {
@@ -80,7 +80,7 @@ pub fn metrics(places: &Places) -> Vec<u8> {
     if let Some(at) = places.get("pids") {
         let mut pids = Vec::new();
         put_file(&mut pids, 1, at, "pids.current");
-        // Here containerd shows no limit as none.
+        // containerd leaves the field out if there is no limit.
         let limit = text(at, "pids.max").filter(|text| text.trim() != "max");
         put(&mut pids, 2, limit.as_deref().and_then(number).unwrap_or(0));
         put_bytes(&mut out, 2, &pids);
@@ -98,7 +98,7 @@ pub fn metrics(places: &Places) -> Vec<u8> {
         let mut blkio = Vec::new();
         for (field, name) in [(1, "io_service_bytes"), (2, "io_serviced")] {
             let plain = text(at, &format!("blkio.{name}_recursive")).filter(|text| text.lines().count() > 1);
-            // Without a scheduler that counts, the throttling does.
+            // If the I/O scheduler does not count, the numbers of the throttling are used.
             let counted = plain.or_else(|| text(at, &format!("blkio.throttle.{name}_recursive")));
             entries(&mut blkio, field, &counted.unwrap_or_default());
         }
@@ -140,7 +140,7 @@ fn memory(at: &Path) -> Vec<u8> {
             counted |= value.is_some();
             put(&mut entry, field, value.as_deref().and_then(number).unwrap_or(0));
         }
-        // Swap and kernel memory are counted only if the kernel was configured for it.
+        // The files of swap and kernel memory exist only if the kernel is configured for it.
         if counted {
             put_bytes(&mut out, field, &entry);
         }
@@ -148,7 +148,7 @@ fn memory(at: &Path) -> Vec<u8> {
     out
 }
 
-/// Lines `8:0 Read 512`; the last, `Total 512`, is none of a device.
+/// Appends lines `8:0 Read 512`. The last line, `Total 512`, has no device and is skipped.
 fn entries(out: &mut Vec<u8>, field: u32, text: &str) {
     for line in text.lines() {
         let mut words = line.split_ascii_whitespace();

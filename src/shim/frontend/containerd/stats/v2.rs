@@ -1,10 +1,10 @@
-//! Version 2: one directory.
+//! Statistics of cgroup v2.
 
 use std::path::Path;
 
 use super::field::{hugepages, number, put, put_bytes, put_double, put_file, put_flat, text};
 
-/// An empty name stands for a field that is no number of the file.
+/// An empty name is a field that is not a number of the file.
 const CPU: &[&str] = &[
     "usage_usec",
     "user_usec",
@@ -58,17 +58,17 @@ const EVENTS: &[&str] = &["low", "high", "max", "oom", "oom_kill", "oom_group_ki
 
 const IO: &[&str] = &["rbytes", "wbytes", "rios", "wios"];
 
-/// Where the pressure is in the messages of the CPU, of memory and of I/O.
+/// The fields with the pressure in the messages of the CPU, of memory and of I/O.
 const CPU_PRESSURE: u32 = 7;
 const MEMORY_PRESSURE: u32 = 38;
 const IO_PRESSURE: u32 = 2;
 
 /// `io.containerd.cgroups.v2.Metrics`.
 ///
-/// containerd and the kubelet use the messages pids, cpu, memory, rdma and io without looking whether they are
-/// there, so they are written also without their controllers. A message of memory events is written even
-/// if all counts are zero: it says that they are counted.
-pub fn metrics(at: &Path) -> Vec<u8> {
+/// The messages pids, cpu, memory, rdma and io are written even without their controllers, because containerd and the
+/// kubelet do not check whether they exist. The message of memory events is written even if all counts are zero, which
+/// shows that they are counted.
+pub(super) fn metrics(at: &Path) -> Vec<u8> {
     let mut out = Vec::new();
     let mut pids = Vec::new();
     put_file(&mut pids, 1, at, "pids.current");
@@ -106,9 +106,8 @@ pub fn metrics(at: &Path) -> Vec<u8> {
     out
 }
 
-/// Pressure stall information (Documentation/accounting/psi.rst): a line for the time in which some
-/// processes waited, and one for that in which all did. Without it (`CONFIG_PSI`, `psi=0`) the field
-/// is left out.
+/// Appends pressure stall information (Documentation/accounting/psi.rst): the times in which some and in which all
+/// processes waited. The field is left out if the kernel has none (`CONFIG_PSI`, `psi=0`).
 fn put_pressure(out: &mut Vec<u8>, field: u32, at: &Path, name: &str) {
     let Some(text) = text(at, name) else { return };
     let mut pressure = Vec::new();
@@ -128,7 +127,7 @@ fn put_pressure(out: &mut Vec<u8>, field: u32, at: &Path, name: &str) {
     put_bytes(out, field, &pressure);
 }
 
-/// Lines `major:minor rbytes=1 wbytes=2 ...`.
+/// Encodes lines `major:minor rbytes=1 wbytes=2 ...`.
 fn io(text: &str) -> Vec<u8> {
     let mut out = Vec::new();
     for line in text.lines() {
@@ -143,7 +142,7 @@ fn io(text: &str) -> Vec<u8> {
     out
 }
 
-/// Lines `device hca_handle=1 hca_object=max`, of use and of limits.
+/// Encodes lines `device hca_handle=1 hca_object=max`, of the use and of the limits.
 fn rdma(at: &Path) -> Vec<u8> {
     let mut out = Vec::new();
     for (field, name) in [(1, "rdma.current"), (2, "rdma.max")] {
