@@ -232,7 +232,7 @@ fn a_container_that_nobody_knows_of_is_killed() {
     let bench = Bench::logging("unknown", "sleep 60");
     // The read end of the sync pipe is closed when conmon begins, as after the caller's death.
     let begun = bench.start_with("", "9<>start 3>start 9<&-", &[("_OCI_SYNCPIPE", "3")]).wait().expect("waited");
-    assert!(begun.success());
+    assert!(begun.success(), "conmon ended with {begun}");
     assert_eq!(bench.exit(), "137");
     bench.finish();
 }
@@ -265,7 +265,8 @@ fn input_may_stay_open_when_a_client_leaves() {
         socket::send(client.as_fd(), text.as_bytes(), &[]).expect("sent");
         eventually("the echo", || bench.logged("stdout").ends_with(text).then_some(()));
     }
-    assert!(!bench.logged("stdout").contains("ended"));
+    let logged = bench.logged("stdout");
+    assert!(!logged.contains("ended"), "{logged:?}");
 }
 
 #[test]
@@ -298,7 +299,7 @@ fn the_only_reader_of_an_exec_may_take_its_time() {
     let mut attachable = open_now(&bench.path("attachable"));
     start.write_all(b"x").expect("written");
     let begun = bench.start_with("3<>sync 4<>start 5<>attachable", "", &variables).wait().expect("waited");
-    assert!(begun.success());
+    assert!(begun.success(), "conmon ended with {begun}");
     let mut line = [0; 100];
     let n = eventually("the attach pipe", || attachable.read(&mut line).ok());
     assert_eq!(&line[..n], b"{\"data\": 0}\n");
@@ -306,7 +307,7 @@ fn the_only_reader_of_an_exec_may_take_its_time() {
     assert!(!bench.path("runtime.calls").exists(), "nothing runs before we say so");
     start.write_all(b"x").expect("written");
     let pid = bench.answer()["data"].as_i64().expect("a pid");
-    assert!(pid > 0);
+    assert!(pid > 0, "expected a pid, saw {pid}");
     sleep(Duration::from_secs(3));
     let [out, _] = packets(&client);
     assert_eq!(out.len(), 200_000 * 11);
@@ -347,7 +348,7 @@ fn signals_are_the_processes() {
     bench.start();
     eventually("the trap", || (bench.logged("stdout") == "ready\n").then_some(()));
     let sent = Command::new("kill").arg(bench.conmon().to_string()).status().expect("kill");
-    assert!(sent.success());
+    assert!(sent.success(), "kill ended with {sent}");
     assert_eq!(bench.exit(), "5");
 }
 
@@ -368,7 +369,7 @@ fn a_pipe_that_another_process_holds_does_not_hold_up_the_exit() {
     let start = Instant::now();
     bench.start();
     assert_eq!(bench.exit(), "3");
-    assert!(start.elapsed() < Duration::from_secs(55));
+    assert!(start.elapsed() < Duration::from_secs(55), "it took {:?}", start.elapsed());
     assert_eq!(bench.logged("stdout"), "out\n");
     let _ = Command::new("kill").arg(bench.text("child").trim()).status();
 }
@@ -387,7 +388,7 @@ fn the_exit_command_comes_last_and_after_its_delay() {
     bench.start();
     assert_eq!(bench.exit(), "6");
     bench.finish();
-    assert!(start.elapsed() >= Duration::from_secs(1));
+    assert!(start.elapsed() >= Duration::from_secs(1), "it took {:?}", start.elapsed());
     assert_eq!(bench.text("seen"), "60\n1\n2\n3\n", "the exit file is there, and no descriptor of ours");
 }
 
@@ -401,8 +402,9 @@ fn reserved_descriptors_are_held_until_the_end_and_not_longer() {
     let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(bench.path("start"));
     let mut reader = reader.expect("a reader");
     let begun = bench.start_with("3<>sync", "6>start", &[("_OCI_SYNCPIPE", "3")]).wait().expect("waited");
-    assert!(begun.success());
-    assert!(bench.answer()["data"].as_i64() > Some(0));
+    assert!(begun.success(), "conmon ended with {begun}");
+    let answer = bench.answer();
+    assert!(answer["data"].as_i64() > Some(0), "expected a pid, saw {answer}");
     let mut byte = [0];
     let held = reader.read(&mut byte).map_err(|error| error.kind());
     assert_eq!(held, Err(std::io::ErrorKind::WouldBlock));
@@ -418,8 +420,9 @@ fn preserved_descriptors_are_the_processes() {
     let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(bench.path("start"));
     let mut reader = reader.expect("a reader");
     let begun = bench.start_with("4<>sync", "3>start", &[("_OCI_SYNCPIPE", "4")]).wait().expect("waited");
-    assert!(begun.success());
-    assert!(bench.answer()["data"].as_i64() > Some(0));
+    assert!(begun.success(), "conmon ended with {begun}");
+    let answer = bench.answer();
+    assert!(answer["data"].as_i64() > Some(0), "expected a pid, saw {answer}");
     let mut all = Vec::new();
     eventually("the end of the pipe", || (reader.read_to_end(&mut all).is_ok() && !all.is_empty()).then_some(()));
     assert_eq!(all, b"from the process\n");
@@ -432,8 +435,9 @@ fn descriptors_above_a_gap_are_the_processes_too() {
     let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(bench.path("start"));
     let mut reader = reader.expect("a reader");
     let begun = bench.start_with("6<>sync", "5>start", &[("_OCI_SYNCPIPE", "6")]).wait().expect("waited");
-    assert!(begun.success());
-    assert!(bench.answer()["data"].as_i64() > Some(0));
+    assert!(begun.success(), "conmon ended with {begun}");
+    let answer = bench.answer();
+    assert!(answer["data"].as_i64() > Some(0), "expected a pid, saw {answer}");
     let mut all = Vec::new();
     eventually("the end of the pipe", || (reader.read_to_end(&mut all).is_ok() && !all.is_empty()).then_some(()));
     assert_eq!(all, b"from the process\n");
@@ -459,8 +463,9 @@ fn passed_through_output_is_the_processes_alone() {
     let output = bench.path("output").display().to_string();
     let redirections = format!(">{output} 2>&1");
     let begun = bench.start_with("3<>sync", &redirections, &[("_OCI_SYNCPIPE", "3")]).wait().expect("waited");
-    assert!(begun.success());
-    assert!(bench.answer()["data"].as_i64() > Some(0));
+    assert!(begun.success(), "conmon ended with {begun}");
+    let answer = bench.answer();
+    assert!(answer["data"].as_i64() > Some(0), "expected a pid, saw {answer}");
     assert_eq!(bench.exit(), "3");
     bench.finish();
     assert_eq!(bench.text("output"), "from the process\n");
@@ -473,8 +478,9 @@ fn passed_through_output_ends_with_the_process() {
     let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(bench.path("start"));
     let mut reader = reader.expect("a reader");
     let begun = bench.start_with("3<>sync", ">start 2>&1", &[("_OCI_SYNCPIPE", "3")]).wait().expect("waited");
-    assert!(begun.success());
-    assert!(bench.answer()["data"].as_i64() > Some(0));
+    assert!(begun.success(), "conmon ended with {begun}");
+    let answer = bench.answer();
+    assert!(answer["data"].as_i64() > Some(0), "expected a pid, saw {answer}");
     let mut all = Vec::new();
     eventually("the end of the output", || (reader.read_to_end(&mut all).is_ok() && !all.is_empty()).then_some(()));
     assert_eq!(all, b"out\n");

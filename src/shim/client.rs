@@ -17,7 +17,7 @@ use windlass_sys::socket;
 const FULL: usize = 64 * 1024;
 
 /// How long a client may take nothing while others wait for it.
-const PATIENCE: Duration = Duration::from_secs(2);
+const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Bytes of output in one packet: the size of the buffers of conmon's callers.
 const PACKET: usize = 8192;
@@ -164,7 +164,7 @@ impl Client {
     /// When it is dropped for not reading. `None`: nobody waits for it. At the end of the process everybody waits
     /// for clients that have not taken the rest; before that, only for clients that are full.
     pub(super) fn stall_ends(&self, at_end: bool) -> Option<Instant> {
-        (self.is_full() || (at_end && !self.is_idle())).then(|| self.since.0 + PATIENCE)
+        (self.is_full() || (at_end && !self.is_idle())).then(|| self.since.0 + STALL_TIMEOUT)
     }
 
     /// Whether it has to be dropped. A client that reads slowly may need longer to empty its socket, so one whose

@@ -19,8 +19,8 @@ use windlass_sys::poll::{self, Deadline};
 use windlass_sys::process::{Child, Exit};
 use windlass_sys::stream::{self, Moved};
 
-/// How long a runtime may take to say something of a container or to remove it, unless the caller has less time.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a call of the runtime may take in the commands and actions, unless its caller has less time.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What came of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]

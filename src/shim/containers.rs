@@ -24,7 +24,7 @@ pub(super) struct Known {
 impl Known {
     /// Whether the kernel has killed in it for want of memory since the last call.
     pub(super) fn look_for_oom(&mut self) -> bool {
-        let killed = self.oom.as_mut().is_some_and(|watch| watch.news() > 0);
+        let killed = self.oom.as_mut().is_some_and(|watch| watch.new_kills() > 0);
         self.oom_killed |= killed;
         killed
     }

@@ -108,7 +108,7 @@ impl Supervisor {
         };
         let Some(known) = self.processes.get(serial) else { return reaping };
         let alone = known.streams.as_ref().is_some_and(Streams::has_one_reader);
-        if self.patient && alone && !known.process.id.is_init() {
+        if self.wait_for_only_reader && alone && !known.process.id.is_init() {
             reaping.clients = ONLY_READER;
         }
         if let Some(container) = self.containers.get_mut(&known.process.id.container) {

@@ -12,7 +12,7 @@ use windlass_cgroup::membership::{Membership, oom_kills};
 #[derive(Debug)]
 pub struct OomWatch {
     file: PathBuf,
-    told: u64,
+    reported: u64,
     watch: Option<Watch>,
 }
 
@@ -20,8 +20,8 @@ impl OomWatch {
     /// The counter of a cgroup. `None`: it has no memory controller.
     pub(super) fn of(membership: &Membership) -> Option<OomWatch> {
         let file = membership.oom_file()?;
-        let told = oom_kills(&file)?;
-        Some(OomWatch { file, told, watch: None })
+        let reported = oom_kills(&file)?;
+        Some(OomWatch { file, reported, watch: None })
     }
 
     /// Has changes reported from now on. In cgroup v1 the kernel reports none.
@@ -30,10 +30,10 @@ impl OomWatch {
     }
 
     /// How many more processes were killed since the last call.
-    pub(super) fn news(&mut self) -> u64 {
-        let now = oom_kills(&self.file).unwrap_or(self.told);
-        let news = now.saturating_sub(self.told);
-        self.told = self.told.max(now);
-        news
+    pub(super) fn new_kills(&mut self) -> u64 {
+        let now = oom_kills(&self.file).unwrap_or(self.reported);
+        let new_kills = now.saturating_sub(self.reported);
+        self.reported = self.reported.max(now);
+        new_kills
     }
 }

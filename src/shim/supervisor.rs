@@ -38,7 +38,7 @@ pub struct Supervisor {
     pub listen_pid: bool,
     /// Whether an attached client that is the only reader of a process may read as slowly as it likes, as
     /// the reader of a pipe may.
-    pub patient: bool,
+    pub wait_for_only_reader: bool,
     /// Descriptors that are held open as long as a process runs, for example ports that are reserved for
     /// it. They are closed when the first process has ended, before that is recorded.
     pub held: Vec<OwnedFd>,
@@ -78,7 +78,7 @@ impl Supervisor {
             poll,
             oom_score_adj: None,
             listen_pid: false,
-            patient: false,
+            wait_for_only_reader: false,
             held: Vec::new(),
             reaper,
             scratch: Scratch::new()?,

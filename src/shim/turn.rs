@@ -92,8 +92,8 @@ impl Supervisor {
     }
 
     fn streams_deadline(&self, known: &Supervised, streams: &Streams, now: Instant) -> Option<Instant> {
-        let patient = self.patient && streams.has_one_reader();
-        let client = if patient { None } else { streams.stall_ends(known.process.is_alive()) };
+        let waits = self.wait_for_only_reader && streams.has_one_reader();
+        let client = if waits { None } else { streams.stall_ends(known.process.is_alive()) };
         let hung_up = streams.is_hung_up().then(|| now + HUNG_UP);
         client.into_iter().chain(hung_up).chain(streams.next_look()).min()
     }
@@ -121,7 +121,7 @@ impl Supervisor {
         for known in self.processes.iter_mut() {
             let alive = known.process.is_alive();
             let Some(streams) = &mut known.streams else { continue };
-            if !(self.patient && streams.has_one_reader()) {
+            if !(self.wait_for_only_reader && streams.has_one_reader()) {
                 streams.drop_stalled(now, &self.poll, &mut self.scratch, alive);
             }
             if alive && streams.is_hung_up() {

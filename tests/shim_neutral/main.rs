@@ -64,7 +64,7 @@ fn a_failed_create_leaves_nothing_and_says_why() {
     fs::write(world.path("root/fail/create"), "no room").expect("written");
     let error = &world.run(&[])["error"];
     assert_eq!((&error["code"], &error["message"]), (&json!("runtime"), &json!("no room")));
-    assert!(!world.state().join("c").exists());
+    assert!(!world.state().join("c").exists(), "the directory of the container is still there");
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn a_run_that_is_short_of_descriptors_leaves_no_container() {
             continue;
         }
         failed += 1;
-        assert!(!output.status.success());
+        assert!(!output.status.success(), "expected a failure, saw {output:?}");
         let pid = fs::read_to_string(world.path("root/c/pid")).ok().and_then(|pid| pid.trim().parse().ok());
         assert!(!pid.is_some_and(alive), "{limit} descriptors: {output:?}");
     }
@@ -132,7 +132,7 @@ fn a_container_whose_runtime_is_gone_can_be_deleted() {
     fs::remove_file(&runtime).expect("removed");
     assert!(!world.output(&["delete", "c"]).status.success(), "its runtime may come back");
     assert!(world.output(&["delete", "--force", "c"]).status.success());
-    assert!(!world.state().join("c").exists());
+    assert!(!world.state().join("c").exists(), "the directory of the container is still there");
 }
 
 #[test]
@@ -204,7 +204,8 @@ fn a_second_server_leaves_the_directory_of_the_first_alone() {
     let line = world.run(&[]);
     let directory = world.state().join("c");
     let second = Command::new(env!("CARGO_BIN_EXE_windlass-shim")).args(["@serve", "run"]).arg(&directory).output();
-    assert!(!second.expect("it runs").status.success());
+    let second = second.expect("it runs");
+    assert!(!second.status.success(), "expected a failure, saw {second:?}");
     assert!(directory.join("shim.json").exists());
     assert_eq!(world.line(&["status", "c"])["shim_pid"], line["shim_pid"]);
 }
@@ -399,7 +400,7 @@ fn a_lost_shim_is_named_and_its_container_is_killed_by_delete() {
     let deleted = world.line(&["delete", "c"]);
     assert_eq!((&deleted["shim_lost"], &deleted["exit"]["status"]), (&json!(true), &json!(137)));
     until(|| !alive(pid));
-    assert!(!world.state().join("c").exists());
+    assert!(!world.state().join("c").exists(), "the directory of the container is still there");
 }
 
 #[test]
@@ -412,7 +413,7 @@ fn a_kept_container_goes_on_and_is_adopted_without_a_gap_in_its_log() {
     for _ in 0..3 {
         std::thread::sleep(Duration::from_millis(100));
         world.kill_shim();
-        assert!(alive(pid));
+        assert!(alive(pid), "{pid} has ended");
         assert!(!world.output(&["delete", "c"]).status.success(), "it runs: not without force");
         let adopted = world.line(&["adopt", "c"]);
         assert_eq!((&adopted["pid"], &adopted["adopted"]), (&made["pid"], &json!(true)), "{adopted}");
@@ -428,7 +429,7 @@ fn a_kept_container_goes_on_and_is_adopted_without_a_gap_in_its_log() {
     assert!([json!(6), json!(255)].contains(&exit["status"]), "{exit}");
     let text = String::from_utf8(world.output(&["logs", "c"]).stdout).expect("text");
     let numbers: Vec<u64> = text.lines().map(|line| line.parse().expect("a number")).collect();
-    assert!(numbers.len() > 50);
+    assert!(numbers.len() > 50, "{numbers:?}");
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<u64>>(), "no gap and no double");
     assert_eq!(world.line(&["delete", "c"])["exit"]["status"], exit["status"]);
 }
@@ -472,7 +473,8 @@ fn logs_follow_ends_with_the_container_and_since_leaves_out_the_old() {
     client.attach(None).expect("attached");
     client.input().expect("an input").write(b"\n").expect("given");
     assert_eq!(lines.next().expect("a line").expect("text"), "two");
-    assert!(lines.next().is_none());
+    let more = lines.next();
+    assert!(more.is_none(), "expected the end, saw {more:?}");
     assert_eq!(ended(&mut follow), 0);
     let status = world.line(&["status", "c"]);
     let at = status["exit"]["at"].as_str().expect("a time").to_owned();

@@ -27,14 +27,14 @@ pub(crate) struct Journald {
     /// For each stream, the priority of a partial line, which its continuation gets too.
     cut: [Option<u8>; 2],
     /// Until then, a full queue of the journal is not waited for.
-    hurry: Option<Instant>,
+    no_wait_until: Option<Instant>,
     pub(super) dropped: u64,
 }
 
-/// How long a full queue of the journal is waited for, because a burst of output may be longer than the queue; and for
+/// How many milliseconds a full queue of the journal is waited for, because a burst of output may be longer than the queue; and for
 /// how long it is not waited for after a wait without success, because the loop serves other processes too.
-const PATIENCE: u32 = 100;
-const HURRY: Duration = Duration::from_secs(2);
+const QUEUE_TIMEOUT: u32 = 100;
+const NO_WAIT: Duration = Duration::from_secs(2);
 
 impl Journald {
     pub(super) fn open(journal: &Journal) -> Result<Journald> {
@@ -43,9 +43,9 @@ impl Journald {
 
     fn at(path: &'static str, journal: &Journal) -> Result<Journald> {
         let socket = socket::datagram()?;
-        socket::set_send_timeout(socket.as_fd(), PATIENCE)?;
+        socket::set_send_timeout(socket.as_fd(), QUEUE_TIMEOUT)?;
         let (fields, partial) = (fields(journal), journal.partial);
-        Ok(Journald { socket, path, fields, partial, cut: [None; 2], hurry: None, dropped: 0 })
+        Ok(Journald { socket, path, fields, partial, cut: [None; 2], no_wait_until: None, dropped: 0 })
     }
 
     pub(super) fn write(&mut self, stream: Stream, bytes: &[u8]) {
@@ -81,9 +81,9 @@ impl Journald {
 
     fn post(&mut self, bytes: &[u8], file: Option<BorrowedFd<'_>>) -> nix::Result<usize> {
         match socket::send_datagram_to(self.socket.as_fd(), self.path, bytes, file) {
-            Err(Errno::EAGAIN) if self.hurry.is_none_or(|until| until <= Instant::now()) => {
+            Err(Errno::EAGAIN) if self.no_wait_until.is_none_or(|until| until <= Instant::now()) => {
                 let sent = socket::send_datagram_blocking(self.socket.as_fd(), self.path, bytes, file);
-                self.hurry = (sent == Err(Errno::EAGAIN)).then(|| Instant::now() + HURRY);
+                self.no_wait_until = (sent == Err(Errno::EAGAIN)).then(|| Instant::now() + NO_WAIT);
                 sent
             }
             other => other,

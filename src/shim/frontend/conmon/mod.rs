@@ -105,7 +105,7 @@ fn run(arguments: Vec<OsString>) -> Result<i32, Error> {
     let mut core = setup()?;
     core.oom_score_adj = oom_score_adj;
     core.listen_pid = settings.listen_pid;
-    core.patient = true;
+    core.wait_for_only_reader = true;
     core.held = held.into_values().collect();
     let mut front = ConmonFront::new(&settings, &messages, pipes, process, inherited);
     front.begin(&mut core);

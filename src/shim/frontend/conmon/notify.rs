@@ -47,10 +47,10 @@ impl NotifyRelay {
             let Ok(Some(length)) = socket::receive_datagram(self.inside.as_fd(), &mut buffer) else { return };
             // A message that is too long is dropped.
             let Some(message) = buffer.get(..length) else { continue };
-            let said = filter(message);
-            if !said.is_empty() {
+            let relayed = filter(message);
+            if !relayed.is_empty() {
                 // If the service manager is gone or does not read, the message is lost.
-                let _ = socket::send_datagram_to(self.sender.as_fd(), &self.host, &said, None);
+                let _ = socket::send_datagram_to(self.sender.as_fd(), &self.host, &relayed, None);
             }
         }
     }
@@ -58,11 +58,11 @@ impl NotifyRelay {
 
 fn filter(message: &[u8]) -> Vec<u8> {
     let may = |line: &&[u8]| WHOLE.contains(line) || BEGINNINGS.iter().any(|beginning| line.starts_with(beginning));
-    let mut said = message.split(|&byte| byte == b'\n').filter(may).collect::<Vec<_>>().join(&b'\n');
-    if !said.is_empty() {
-        said.push(b'\n');
+    let mut relayed = message.split(|&byte| byte == b'\n').filter(may).collect::<Vec<_>>().join(&b'\n');
+    if !relayed.is_empty() {
+        relayed.push(b'\n');
     }
-    said
+    relayed
 }
 
 #[cfg(test)]

@@ -79,11 +79,11 @@ impl Pipes {
         if self.key == NumberKey::ExitCode {
             return true;
         }
-        let told = self.report(pid, None);
+        let sent = self.report(pid, None);
         if !exec {
             self.sync = None;
         }
-        told
+        sent
     }
 
     /// Reports a number, and the reason if there is one. Returns false if the caller has closed the pipe: the exit
@@ -145,8 +145,8 @@ mod tests {
     fn an_answer_is_a_line_as_callers_parse_it() {
         assert_eq!(answer(NumberKey::Data, 42, None), b"{\"data\": 42}\n");
         assert_eq!(answer(NumberKey::Pid, 42, None), b"{\"pid\": 42}\n");
-        let told = answer(NumberKey::ExitCode, -1, Some("say \"no\"\n"));
-        assert_eq!(told, b"{\"exit_code\": -1, \"message\": \"say \\\"no\\\"\\n\"}\n");
+        let sent = answer(NumberKey::ExitCode, -1, Some("say \"no\"\n"));
+        assert_eq!(sent, b"{\"exit_code\": -1, \"message\": \"say \\\"no\\\"\\n\"}\n");
     }
 
     #[test]
@@ -174,21 +174,21 @@ mod tests {
             read_end
         });
         let mut attempts = 0;
-        let told = when_ready(&write_end, Interest::Write, || {
+        let sent = when_ready(&write_end, Interest::Write, || {
             attempts += 1;
-            stream::write(write_end.as_fd(), b"told")
+            stream::write(write_end.as_fd(), b"sent")
         });
-        assert_eq!((told, attempts), (Ok(Moved::Bytes(4)), 2));
+        assert_eq!((sent, attempts), (Ok(Moved::Bytes(4)), 2));
         drop(caller.join().expect("the caller"));
-        assert!(!send(&write_end, b"told"), "the caller has left");
+        assert!(!send(&write_end, b"sent"), "the caller has left");
     }
 
     #[test]
     fn a_long_message_is_cut_so_that_it_is_still_an_answer() {
         for filler in ["x", "ä", "\n", "\u{1}"] {
-            let told = answer(NumberKey::Data, -1, Some(&filler.repeat(9000)));
-            assert!(told.len() <= LONGEST && told.len() > LONGEST / 8, "{} of {filler:?}", told.len());
-            let parsed: serde_json::Value = serde_json::from_slice(&told).expect("JSON");
+            let sent = answer(NumberKey::Data, -1, Some(&filler.repeat(9000)));
+            assert!(sent.len() <= LONGEST && sent.len() > LONGEST / 8, "{} of {filler:?}", sent.len());
+            let parsed: serde_json::Value = serde_json::from_slice(&sent).expect("JSON");
             assert!(parsed["message"].as_str().is_some_and(|text| text.starts_with(filler)));
         }
     }

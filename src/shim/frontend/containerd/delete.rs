@@ -22,7 +22,7 @@ use windlass_sys::poll::Deadline;
 use windlass_sys::{fd, socket};
 
 /// How long all calls of the runtime may take together. containerd waits for five seconds.
-const PATIENCE: Duration = Duration::from_secs(4);
+const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The exit status of a container that was killed here, and of one whose exit is not known.
 const KILLED: u32 = 137;
@@ -35,7 +35,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
         path => path.into(),
     };
     let record = record(&bundle, &arguments.id);
-    let until = Deadline::after(PATIENCE);
+    let until = Deadline::after(TIMEOUT);
     let deleted = bundle::remembered(&bundle, &arguments.namespace)
         .and_then(|runtime| delete(&runtime, &arguments.id, record.is_some(), until));
     let unmounted = mounts::unmount_all(&bundle::rootfs(&bundle));

@@ -38,7 +38,7 @@ pub(super) fn main() -> Result<(), Error> {
     let options = Options::read(given.as_ref())?;
     let runtime = bundle::runtime(&options, "", Path::new("/"))?;
     // As in containerd's own shim, a runtime without the command has no features.
-    let features = command::run(&runtime.binary, &["features".into()], Deadline::after(command::PATIENCE));
+    let features = command::run(&runtime.binary, &["features".into()], Deadline::after(command::TIMEOUT));
     let features = features.ok().filter(Finished::success);
     let info = Info {
         name: runtime_name(&program()),

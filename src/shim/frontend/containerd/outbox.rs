@@ -26,7 +26,7 @@ const SOON: Duration = Duration::from_millis(50);
 const LATE: Duration = Duration::from_secs(1);
 
 /// How long an acknowledgement may take before the connection counts as dead.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What becomes of the first event of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,14 +67,14 @@ impl Queue {
     fn deadline(&self) -> Option<Instant> {
         match self.delivery {
             Delivery::Ready => None,
-            Delivery::Sent(at) => Some(at + PATIENCE),
+            Delivery::Sent(at) => Some(at + ACK_TIMEOUT),
             Delivery::Paused(until) => Some(until),
         }
     }
 
     /// Whether the acknowledgement takes too long.
     fn is_dead(&self, now: Instant) -> bool {
-        matches!(self.delivery, Delivery::Sent(at) if now >= at + PATIENCE)
+        matches!(self.delivery, Delivery::Sent(at) if now >= at + ACK_TIMEOUT)
     }
 
     /// The event to be sent now.
@@ -178,7 +178,7 @@ impl Outbox {
             service: SERVICE.into(),
             method: "Forward".into(),
             payload: Forward { envelope: Some(envelope) }.encode(),
-            timeout: PATIENCE.as_nanos() as i64,
+            timeout: ACK_TIMEOUT.as_nanos() as i64,
         };
         if self.link.is_none() {
             let socket = socket::connect_now(&self.address);
@@ -257,8 +257,8 @@ mod tests {
         let mut queue = queue(&[Topic::Create, Topic::Start]);
         assert_eq!((next(&queue, now), queue.deadline()), (Some(Topic::Create), None));
         queue.sent(now);
-        assert_eq!((next(&queue, now), queue.deadline()), (None, Some(now + PATIENCE)));
-        assert!(!queue.is_dead(now) && queue.is_dead(now + PATIENCE));
+        assert_eq!((next(&queue, now), queue.deadline()), (None, Some(now + ACK_TIMEOUT)));
+        assert!(!queue.is_dead(now) && queue.is_dead(now + ACK_TIMEOUT));
         assert_eq!(queue.answered(Status::default(), now), None);
         assert_eq!(next(&queue, now), Some(Topic::Start));
         queue.sent(now);

@@ -29,7 +29,7 @@ pub(super) fn runtime_state(facts: &Facts) -> Option<(Phase, i32)> {
         #[serde(default)]
         pid: i32,
     }
-    let finished = command::run(&facts.runtime, &facts.words(&["state"]), Deadline::after(command::PATIENCE)).ok()?;
+    let finished = command::run(&facts.runtime, &facts.words(&["state"]), Deadline::after(command::TIMEOUT)).ok()?;
     let state: State = serde_json::from_slice(&finished.printed).ok()?;
     let phase = match state.status.as_str() {
         "created" => Phase::Created,

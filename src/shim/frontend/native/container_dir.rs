@@ -106,9 +106,9 @@ impl ContainerDir {
         ContainerDir { dir, entered: false }
     }
 
-    /// Refuses a directory of another user, and one that other users may write to, because `shim.json` names the
-    /// program that is executed as the runtime. A directory that does not exist is accepted.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Refuses a directory of another user's, and one that others may write to: its facts say which program is
+    /// executed as the runtime. That it does not exist is no fault here.
+    pub fn check(&self) -> Result<()> {
         let path = if self.entered { Path::new(".") } else { &self.dir };
         match fd::stat_at(fd::CWD, path) {
             Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
@@ -116,9 +116,9 @@ impl ContainerDir {
         }
     }
 
-    /// Makes it the working directory. Afterwards [`ContainerDir::file`] refers to this directory even if it is removed
-    /// and another one made at its path.
-    pub(super) fn enter(self) -> Result<ContainerDir> {
+    /// Makes it the working directory. From then on [`ContainerDir::file`] means this very directory, though another may be
+    /// made at its path after it was removed.
+    pub fn enter(self) -> Result<ContainerDir> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
         let dir = fd::open(&self.dir, flags).map_err(|failed| match failed.errno {
             Errno::ENOENT => Refusal::new(Code::NotFound, format!("{:?} does not exist", self.dir)),
@@ -158,8 +158,8 @@ impl ContainerDir {
         self.path(&exec_name(exec, suffix))
     }
 
-    /// Makes the directory, which reserves the id. It must not exist.
-    pub(super) fn make(&self) -> Result<()> {
+    /// Makes the directory, which must not be there: it is the reservation of the id.
+    pub fn make(&self) -> Result<()> {
         let state = self.dir.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(state).called(|| format!("mkdir({state:?})"))?;
         match fd::mkdirat(fd::CWD, &self.dir, 0o700) {

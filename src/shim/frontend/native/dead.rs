@@ -147,7 +147,7 @@ fn is_nothing_left(dir: &ContainerDir) -> bool {
 /// Kills the container and deletes it by the runtime.
 fn remove_from_runtime(facts: &Facts) -> Result<()> {
     let words = facts.words(&["delete", "--force"]);
-    let finished = command::run(&facts.runtime, &words, Deadline::after(command::PATIENCE))?;
+    let finished = command::run(&facts.runtime, &words, Deadline::after(command::TIMEOUT))?;
     let text = finished.complaint();
     // The container is gone if it does not exist, too.
     match finished.success() || text.contains("does not exist") {

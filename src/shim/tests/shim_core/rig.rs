@@ -54,7 +54,7 @@ pub struct Rig {
 }
 
 /// Nothing here takes so long, however busy the machine is.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Longer than any test.
 pub const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -75,7 +75,7 @@ impl Rig {
             id: "c".into(),
             bundle: dir.clone(),
             runtime: Runtime { binary, global: Vec::new(), log: None },
-            timeouts: Timeouts { long: PATIENCE, short: PATIENCE / 2 },
+            timeouts: Timeouts { long: TIMEOUT, short: TIMEOUT / 2 },
             drain: Duration::from_secs(1),
             kill_on_exit: false,
             oom_files: Vec::new(),
@@ -116,7 +116,7 @@ impl Rig {
 
     /// Turns until `wanted` was told, which it may have been before.
     pub fn until(&mut self, what: &str, wanted: impl Fn(&Event) -> bool) -> Event {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut seen = 0;
         loop {
             while let Some(event) = self.core.next_event() {
@@ -174,7 +174,7 @@ impl Rig {
     /// The same of one that is open.
     pub fn read_on(&mut self, file: &OwnedFd) -> (Vec<u8>, bool) {
         let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while Instant::now() < end {
             match stream::read(file.as_fd(), &mut buffer).expect("read") {
                 Moved::Bytes(n) => text.extend_from_slice(&buffer[..n]),
@@ -187,7 +187,7 @@ impl Rig {
 
     /// Turns until it is so.
     pub fn turns_until(&mut self, what: &str, mut is_so: impl FnMut(&mut Rig) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !is_so(self) {
             assert!(Instant::now() < deadline, "no {what}; told: {:#?}", self.told);
             self.turns(Duration::from_millis(5));

@@ -48,7 +48,7 @@ fn an_end_behind_a_full_fifo_is_seen_and_waited_for_without_turning() {
     assert!(turns < 30, "{turns} turns");
     let (text, ended) = rig.read_to_end(&out);
     assert_eq!(text, b"0\n1\n2\n3\n4\n5\n6\n7\n8\n9\na\nb\nc\nd\ne\nf\n");
-    assert!(ended);
+    assert!(ended, "the output has not ended; read: {}", String::from_utf8_lossy(&text));
 }
 
 fn an_end_of_input_behind_a_full_pipe_is_waited_for_without_turning() {
@@ -294,7 +294,7 @@ fn a_client_that_was_there_before_the_output_gets_it() {
     let door = std::os::unix::net::UnixListener::bind(rig.dir.join("door")).expect("a door");
     rig.core.poll.watch(&busy, BUSY, Interest::Read).expect("watched");
     rig.core.poll.watch(&door, DOOR, Interest::Read).expect("watched");
-    let deadline = Some(Instant::now() + PATIENCE);
+    let deadline = Some(Instant::now() + TIMEOUT);
     while rig.core.turn(deadline).expect("a turn").is_empty() {}
 
     let mut client = std::os::unix::net::UnixStream::connect(rig.dir.join("door")).expect("connected");
@@ -341,7 +341,7 @@ fn a_line_that_was_cut_is_taken_back_where_it_is() {
     let text = fs::read_to_string(&log).expect("a log");
     assert!(text.len() >= 4000, "{}", text.len());
     assert!(text.lines().all(|line| line == "123456"), "{:?}", &text[..16]);
-    assert!(text.ends_with('\n'));
+    assert!(text.ends_with('\n'), "{text:?}");
 }
 
 fn a_file_in_the_place_of_a_fifo_is_appended_to() {
