@@ -93,6 +93,8 @@ pub struct Directory {
     /// Whether it is the root of a filesystem that init has made, and so has what init put there
     /// and nothing else: no link of the image, nothing of procfs.
     pub fresh: bool,
+    /// Whether it is the caller's own `/dev`, in which nothing is made.
+    pub callers: bool,
 }
 
 /// The mounts that hide masked paths. The first use attaches the mount itself, each later one a copy of it.

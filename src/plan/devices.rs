@@ -2,18 +2,21 @@
 
 use windlass_base::error::Fault;
 use windlass_base::mount::{MountAttributes, Propagation, PropagationChange};
-use windlass_base::spec::{Device, Linux, Spec};
+use windlass_base::spec::{Device, Spec};
 
 use crate::builder::{PlanBuilder, unknown};
+use crate::inputs::Inputs;
 use crate::mount::{Node, Source};
 use crate::path::RootPath;
 use crate::step::Action;
 
-/// Whether `/dev` comes from the host, nodes and all.
-fn directory_is_bound(spec: &Spec) -> bool {
+/// Whether `/dev` comes from the host, nodes and all. Every devtmpfs is the host's.
+fn directory_is_hosts(spec: &Spec, root_on_host: Option<&RootPath>) -> bool {
     spec.mounts.iter().any(|mount| {
         let bind = mount.kind == "bind" || mount.options.iter().any(|o| o == "bind" || o == "rbind");
-        bind && RootPath::new(&mount.destination).is_some_and(|path| path.is("/dev"))
+        let path = RootPath::new(&mount.destination)
+            .map(|path| root_on_host.and_then(|root| path.without(root)).unwrap_or(path));
+        (bind || mount.kind == "devtmpfs") && path.is_some_and(|path| path.is("/dev"))
     })
 }
 
@@ -26,10 +29,11 @@ pub const BOUND: MountAttributes = MountAttributes::NOSUID.union(MountAttributes
 
 /// Adds the nodes. In a user namespace they are bound, since nobody in it can make them. A `/dev` that comes
 /// from the host has its own nodes and is left alone.
-pub(crate) fn devices(spec: &Spec, linux: &Linux, bind_nodes: bool, builder: &mut PlanBuilder) {
-    let bound = directory_is_bound(spec);
+pub(crate) fn devices(inputs: Inputs<'_>, bind_nodes: bool, builder: &mut PlanBuilder) {
+    let Inputs { spec, linux, options, .. } = inputs;
+    let hosts = directory_is_hosts(spec, options.root_on_host.as_ref());
     let mut wanted: Vec<(String, Node)> = Vec::new();
-    for (name, major, minor) in DEFAULT_DEVICES.iter().filter(|_| !bound) {
+    for (name, major, minor) in DEFAULT_DEVICES.iter().filter(|_| !hosts) {
         let path = RootPath::new(&format!("/dev/{name}")).expect("no NUL");
         if linux.devices.iter().any(|device| RootPath::new(&device.path).as_ref() == Some(&path)) {
             continue;
@@ -40,8 +44,8 @@ pub(crate) fn devices(spec: &Spec, linux: &Linux, bind_nodes: bool, builder: &mu
     for (index, device) in linux.devices.iter().enumerate() {
         let pointer = format!("/linux/devices/{index}");
         match node(device) {
-            Ok(node) if bound && node.path.is_below("/dev") => {
-                builder.warn(pointer, format!("{} is not made: /dev is bind mounted", node.path));
+            Ok(node) if hosts && node.path.is_below("/dev") => {
+                builder.warn(pointer, format!("{} is not made: /dev is the host's", node.path));
             }
             Ok(node) => wanted.push((pointer, node)),
             Err(fault) => builder.faults.push(Fault { pointer: format!("{pointer}{}", fault.pointer), msg: fault.msg }),
@@ -65,7 +69,7 @@ pub(crate) fn devices(spec: &Spec, linux: &Linux, bind_nodes: bool, builder: &mu
             false => builder.config(pointer, Action::Node(node)),
         }
     }
-    if !bound {
+    if !hosts {
         builder.always("programs expect these links in /dev", Action::DevLinks);
     }
 }

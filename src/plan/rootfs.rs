@@ -72,7 +72,7 @@ pub(crate) fn rootfs(inputs: Inputs<'_>, builder: &mut PlanBuilder) {
         copy_shared(before_slaves, builder);
     }
     let bind_nodes = topology.user_namespace() || options.host.nested.is_some();
-    devices::devices(spec, linux, bind_nodes, builder);
+    devices::devices(inputs, bind_nodes, builder);
     if let Some(process) = spec.process.as_ref().filter(|process| process.terminal) {
         let size = process.console_size.clone();
         builder.config("/process/terminal", Action::Console { size, device: true, controlling: true });

@@ -1,13 +1,14 @@
 //! config-linux.md, "Devices" and "Allowed Device list".
 
 use crate::kit::stop::Context;
-use crate::kit::{Bundle, T, Verdict};
+use crate::kit::{Bundle, Ran, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};
 
 chapter! { "devices":
     nodes_are_made_with_mode_and_owner,
     nodes_that_the_host_lacks_are_made_for_a_user_namespace,
+    nothing_is_made_in_the_hosts_dev,
     nodes_may_stand_anywhere,
     fifos_may_be_made,
     an_existing_file_of_another_type_is_refused,
@@ -45,6 +46,48 @@ fn nodes_that_the_host_lacks_are_made_for_a_user_namespace(t: &T) -> Verdict {
     ran.stdout_is(&format!("{}{} 00 00\n1\n", node(3), node(5)))?;
     let unmapped = json!([{"path": "/dev/not-of-the-host", "type": "c", "major": 1, "minor": 3, "uid": 4000000}]);
     t.run(&bundle.set("/linux/devices", unmapped))?.fails()?.stderr_has("/linux/devices/0")?;
+    Ok(())
+}
+
+/// The command runs where `/dev` is a copy of the host's, and then lists what is there.
+fn with_a_dev_of_its_own(t: &T, bundle: &Bundle) -> Verdict<Ran> {
+    bundle.write()?;
+    let dev = t.path("dev");
+    std::fs::create_dir_all(&dev)?;
+    let script = "mount -t tmpfs dev \"$0\" && cd \"$0\" || exit 99; \
+                  for node in null zero full random urandom tty ptmx; do cp -a /dev/$node . || exit 98; done; \
+                  mkdir pts && mount --rbind /dev/pts pts && mount --move \"$0\" /dev || exit 97; \
+                  \"$@\" || exit; cd /dev; ls -A | sort | tr '\\n' ' '; stat -c %F ptmx";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["-m", "sh", "-c", script]).arg(dev);
+    let own = t.command();
+    command.arg(own.get_program()).args(own.get_args()).args(["run", &t.id(), "--bundle"]).arg(&bundle.dir);
+    command.stdin(std::process::Stdio::null());
+    t.finish(command)
+}
+
+fn nothing_is_made_in_the_hosts_dev(t: &T) -> Verdict {
+    const UNTOUCHED: &str = "full null ptmx pts random tty urandom zero character special file\n";
+    let bind =
+        |at: &std::path::Path| json!({"destination": at, "type": "bind", "source": "/dev", "options": ["rbind"]});
+    let devices = json!([device("/dev/not-of-the-host", "c", 1, 3)]);
+    let bundle = || Ok::<_, crate::kit::stop::Stop>(t.bundle()?.set("/mounts", json!([])).sh("true"));
+
+    let by_its_path_on_the_host = bundle()?;
+    let at = by_its_path_on_the_host.rootfs().join("dev");
+    let by_its_path_on_the_host =
+        by_its_path_on_the_host.set("/mounts", json!([bind(&at)])).set("/linux/devices", devices);
+    with_a_dev_of_its_own(t, &by_its_path_on_the_host)?.ok()?.stdout_is(UNTOUCHED)?;
+
+    let by_a_link = bundle()?;
+    let root = by_a_link.rootfs();
+    std::fs::remove_dir_all(root.join("dev"))?;
+    std::fs::create_dir(root.join("volume"))?;
+    std::os::unix::fs::symlink("volume", root.join("dev"))?;
+    let by_a_link = by_a_link.set("/mounts", json!([bind("/volume".as_ref())]));
+    with_a_dev_of_its_own(t, &by_a_link)?.ok()?.stdout_is(UNTOUCHED)?;
+    let more = by_a_link.set("/linux/devices", json!([device("/dev/not-of-the-host", "c", 1, 3)]));
+    with_a_dev_of_its_own(t, &more)?.fails()?.stderr_has("in which nothing is made")?;
     Ok(())
 }
 

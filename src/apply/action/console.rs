@@ -25,9 +25,11 @@ pub(super) fn console(size: Option<&ConsoleSize>, node: bool, controlling: bool,
         socket::set_terminal_size(peer.as_fd(), cells(size.height), cells(size.width))
             .doing(|| "cannot set the size of the terminal")?;
     }
-    if node {
+    let dev = Path::new("dev");
+    let exists = |dir| fd::stat_at(dir, "console").is_ok();
+    if node && (!device::kept(dev, cx)?.callers || exists(device::directory(dev, cx)?)) {
         let copy = mount::clone_tree(peer.as_fd(), "", false).doing(|| "cannot copy the terminal for /dev/console")?;
-        let dir = device::directory(Path::new("dev"), cx)?;
+        let dir = device::directory(dev, cx)?;
         let target = device::empty_file(dir, "console".as_ref()).doing(|| "cannot make /dev/console")?;
         mount::attach(copy.as_fd(), target.as_fd()).doing(|| "cannot mount the terminal on /dev/console")?;
     }

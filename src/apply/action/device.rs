@@ -17,12 +17,24 @@ use windlass_sys::{Failed, fd};
 
 /// The directory `path` of the root, found or made. The last one is kept open, because many nodes have the same.
 pub(super) fn directory<'a>(path: &Path, cx: &'a mut Context<'_>) -> Result<BorrowedFd<'a>> {
+    kept(path, cx).map(|directory| directory.fd.as_fd())
+}
+
+/// The same, with what is known of it.
+pub(super) fn kept<'a>(path: &Path, cx: &'a mut Context<'_>) -> Result<&'a Directory> {
     if cx.directory.as_ref().is_none_or(|kept| kept.path != path) {
-        let fd = resolve::directory(cx.root()?, path, resolve::IN_ROOT)
-            .doing(|| format!("cannot open the directory /{}", path.display()))?;
-        cx.directory = Some(Directory { path: path.into(), fd, fresh: false });
+        let doing = || format!("cannot open the directory /{}", path.display());
+        let fd = resolve::directory(cx.root()?, path, resolve::IN_ROOT).doing(doing)?;
+        let callers = is_callers(fd.as_fd()).doing(doing)?;
+        cx.directory = Some(Directory { path: path.into(), fd, fresh: false, callers });
     }
-    Ok(cx.directory.as_ref().expect("just set").fd.as_fd())
+    Ok(cx.directory.as_ref().expect("just set"))
+}
+
+/// Whether it is the caller's own `/dev`: a link of the image may lead to a volume, and the root itself may be `/`.
+fn is_callers(dir: BorrowedFd<'_>) -> windlass_sys::Result<bool> {
+    let found = fd::stat(dir)?;
+    Ok(fd::stat_at(fd::CWD, "/dev").is_ok_and(|dev| (dev.st_dev, dev.st_ino) == (found.st_dev, found.st_ino)))
 }
 
 fn split(path: &Path) -> (PathBuf, &OsStr) {
@@ -38,7 +50,12 @@ pub(super) fn node(node: &Node, cx: &mut Context<'_>) -> Result<()> {
         return bind(node, name, dir, host.as_fd());
     }
     let may_bind = !matches!(cx.mounts, MountNamespace::Callers);
-    let dir = directory(&parent, cx)?;
+    let kept = kept(&parent, cx)?;
+    let dir = kept.fd.as_fd();
+    if kept.callers {
+        return verify(node, name, dir)
+            .map_err(|error| error.hint("this directory is the host's /dev, in which nothing is made"));
+    }
     let device = libc::makedev(node.major, node.minor);
     match fd::mknodat(dir, name, node.mode, device) {
         Ok(()) => {
@@ -47,7 +64,7 @@ pub(super) fn node(node: &Node, cx: &mut Context<'_>) -> Result<()> {
             }
             Ok(())
         }
-        Err(failed) if failed.errno == Errno::EEXIST => verify(node, name, dir, failed),
+        Err(failed) if failed.errno == Errno::EEXIST => verify(node, name, dir).map_err(|error| error.failed(failed)),
         // A device cgroup or a user namespace around the runtime forbids it. The host's node can be bound instead.
         Err(failed) if failed.errno == Errno::EPERM && may_bind => {
             let host = mount::clone_tree(fd::CWD, node.path.to_string(), false).map_err(|_| failed.doing(doing()))?;
@@ -61,7 +78,7 @@ pub(super) fn node(node: &Node, cx: &mut Context<'_>) -> Result<()> {
 }
 
 /// Accepts a file that exists already only if it is the device that was asked for (config-linux.md, "Devices").
-fn verify(node: &Node, name: &OsStr, dir: BorrowedFd<'_>, failed: Failed) -> Result<()> {
+fn verify(node: &Node, name: &OsStr, dir: BorrowedFd<'_>) -> Result<()> {
     let stat = fd::stat_at(dir, name).doing(|| format!("cannot look at {}", node.path))?;
     let kind = node.mode & libc::S_IFMT;
     let fifo = kind == libc::S_IFIFO;
@@ -69,9 +86,7 @@ fn verify(node: &Node, name: &OsStr, dir: BorrowedFd<'_>, failed: Failed) -> Res
         return Ok(());
     }
     let msg = format!("cannot make the device {}: there is another file of that name", node.path);
-    Err(Error::new(Kind::InvalidConfig, msg)
-        .failed(failed)
-        .hint("a tmpfs on /dev hides what the root filesystem has there"))
+    Err(Error::new(Kind::InvalidConfig, msg).hint("a tmpfs on /dev hides what the root filesystem has there"))
 }
 
 /// Binds the host's node on an empty file, if it is the device that was asked for.
@@ -111,7 +126,11 @@ const LINKS: &[(&str, &str)] = &[
 
 pub(super) fn links(cx: &mut Context<'_>) -> Result<()> {
     let kcore = fd::stat_at(fd::CWD, "/proc/kcore").is_ok();
-    let dir = directory(Path::new("dev"), cx)?;
+    let kept = kept(Path::new("dev"), cx)?;
+    if kept.callers {
+        return Ok(());
+    }
+    let dir = kept.fd.as_fd();
     let core = kcore.then_some(("core", "/proc/kcore"));
     for (name, target) in LINKS.iter().copied().chain(core) {
         match fd::symlinkat(target, dir, name) {

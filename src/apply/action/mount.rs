@@ -188,7 +188,8 @@ fn attach(plan: &Mount, mount: OwnedFd, target: OwnedFd, cx: &mut Context<'_>) -
         // A mount on `/` is the root from here on.
         cx.root = Some(mount);
     } else if matches!(&plan.what, MountKind::New { kind, .. } if kind == "tmpfs") && !plan.copy_up {
-        cx.directory = Some(Directory { path: plan.destination.as_path().into(), fd: mount, fresh: true });
+        let path = plan.destination.as_path().into();
+        cx.directory = Some(Directory { path, fd: mount, fresh: true, callers: false });
     } else {
         cx.close_later(mount);
     }
