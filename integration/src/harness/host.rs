@@ -8,6 +8,7 @@
 use super::{init, serial};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::sys::{prctl, signal::Signal};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -194,11 +195,28 @@ fn private_mounts() -> Result<(), String> {
     propagate(MsFlags::MS_SHARED)?;
     mount_fs("proc", "/proc", "")?;
     mount_fs("tmpfs", "/run", "mode=755")?;
+    own_null_device()?;
     mount_fs("sysfs", "/sys", "")?;
     mount_fs("cgroup2", CGROUP, "")?;
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
     up.map_err(|e| format!("ip: {e}"))?;
     nix::unistd::sethostname("harness").map_err(|e| format!("sethostname: {e}"))
+}
+
+/// Binds a null device of the harness over the host's. crun gives whatever is at 0, 1 and 2 to the user of the
+/// container, and the host's `/dev/null` would belong to that user from then on.
+fn own_null_device() -> Result<(), String> {
+    const NODE: &str = "/run/null";
+    let (kind, mode) = (SFlag::S_IFCHR, Mode::from_bits_truncate(0o666));
+    let made = mknod(NODE, kind, mode, makedev(1, 3)).and_then(|()| chmod_all(NODE, mode));
+    made.map_err(|e| format!("mknod {NODE}: {e}"))?;
+    mount(Some(NODE), "/dev/null", None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .map_err(|e| format!("mount {NODE} at /dev/null: {e}"))
+}
+
+/// The mode, whatever the umask.
+fn chmod_all(path: &str, mode: Mode) -> nix::Result<()> {
+    nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, path, mode, nix::sys::stat::FchmodatFlags::FollowSymlink)
 }
 
 fn mount_fs(kind: &str, at: &str, data: &str) -> Result<(), String> {
