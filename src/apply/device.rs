@@ -20,12 +20,19 @@ pub(super) fn is_missing(source: &Source, found: &Result<OwnedFd>) -> bool {
 
 /// A mount of the node itself, with the owner and the mode that it is to have. `found` is returned if it cannot be
 /// made: the runtime may make no devices, the kernel is older than 6.15 and copies nothing from a filesystem that is
-/// attached nowhere, or the owner is not mapped in the user namespace.
+/// attached nowhere, or the owner is not mapped in the user namespace. Any other failure is returned itself.
 pub(super) fn made(source: &Source, topology: &Topology, found: Result<OwnedFd>) -> Result<OwnedFd> {
     let owner = |node: &Node| topology.host_uid(node.uid).zip(topology.host_gid(node.gid));
     match source.device.as_ref().and_then(|node| Some((node, owner(node)?))) {
-        Some((node, (uid, gid))) => make(node, uid, gid).or(found),
+        Some((node, (uid, gid))) => answer(make(node, uid, gid), found),
         None => found,
+    }
+}
+
+fn answer(made: Result<OwnedFd>, found: Result<OwnedFd>) -> Result<OwnedFd> {
+    match made {
+        Err(failed) if matches!(failed.errno, Errno::EPERM | Errno::EINVAL) => found,
+        other => other,
     }
 }
 
@@ -39,4 +46,22 @@ fn make(node: &Node, uid: u32, gid: u32) -> Result<OwnedFd> {
     made?;
     fd::chown_at(tmpfs.as_fd(), NAME, uid, gid)?;
     mount::clone_tree(tmpfs.as_fd(), NAME, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use windlass_sys::Failed;
+
+    #[test]
+    fn a_node_that_could_be_made_and_was_not_says_why() {
+        let failed = |errno| Err(Failed { call: "mknodat(3, \"node\")".into(), errno });
+        let told = |errno| answer(failed(errno), failed(Errno::ENOENT)).map(drop).map_err(|failed| failed.errno);
+        for errno in [Errno::EPERM, Errno::EINVAL] {
+            assert_eq!(told(errno), Err(Errno::ENOENT));
+        }
+        for errno in [Errno::ENOSPC, Errno::ENOMEM, Errno::EMFILE] {
+            assert_eq!(told(errno), Err(errno));
+        }
+    }
 }
