@@ -107,13 +107,30 @@ impl ContainerDir {
     }
 
     /// Refuses a directory of another user's, and one that others may write to: its facts say which program is
-    /// executed as the runtime. That it does not exist is no fault here.
+    /// executed as the runtime. So does the directory that it is in, whose owner may put another in its place. That
+    /// it does not exist is no fault here.
     pub fn check(&self) -> Result<()> {
         let path = if self.entered { Path::new(".") } else { &self.dir };
+        if !self.entered {
+            self.check_state()?;
+        }
         match fd::stat_at(fd::CWD, path) {
             Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
             other => believed(&other?, path),
         }
+    }
+
+    fn check_state(&self) -> Result<()> {
+        let state = self.state();
+        match fd::open(state, OFlag::O_PATH | OFlag::O_DIRECTORY) {
+            Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
+            other => believed(&fd::stat(other?.as_fd())?, state),
+        }
+    }
+
+    /// The directory that it is in.
+    fn state(&self) -> &Path {
+        self.dir.parent().filter(|state| !state.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
     /// Makes it the working directory. From then on [`ContainerDir::file`] means this very directory, though another may be
@@ -160,8 +177,9 @@ impl ContainerDir {
 
     /// Makes the directory, which must not be there: it is the reservation of the id.
     pub fn make(&self) -> Result<()> {
-        let state = self.dir.parent().unwrap_or(Path::new("/"));
+        let state = self.state();
         std::fs::create_dir_all(state).called(|| format!("mkdir({state:?})"))?;
+        self.check_state()?;
         match fd::mkdirat(fd::CWD, &self.dir, 0o700) {
             Err(failed) if failed.errno == Errno::EEXIST => {
                 Err(Refusal::new(Code::AlreadyExists, format!("{:?} is there already: delete it first", self.dir)))
@@ -406,11 +424,16 @@ mod tests {
             facts.message.contains("can be written by others")
         };
         assert!(!dir.facts().expect_err("no facts").message.contains("can be written"));
-        for (path, mode, after) in [(dir.as_path().to_path_buf(), 0o777, 0o700), (dir.file("shim.json"), 0o666, 0o644)]
-        {
+        for (path, mode, after) in [
+            (state.clone(), 0o777, 0o755),
+            (dir.as_path().to_path_buf(), 0o777, 0o700),
+            (dir.file("shim.json"), 0o666, 0o644),
+        ] {
             let set = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("set");
             set(mode);
             assert!(refused(), "{path:?}");
+            let another = ContainerDir::of(&state, "another").expect("an id");
+            assert!(path != state || another.make().is_err(), "nothing is made there");
             set(after);
         }
         std::fs::remove_dir_all(&state).expect("removed");
