@@ -18,6 +18,7 @@ use windlass_base::error::{Fault, Origin, Result};
 use windlass_base::spec::Resources;
 use windlass_cgroup::{Cgroup, Hierarchy, Kill, v1};
 use windlass_plan::cgroup::{Limits, limits};
+use windlass_plan::device_rules::v1::Rules;
 
 fn root() -> bool {
     let root = nix::unistd::geteuid().is_root();
@@ -217,14 +218,17 @@ fn without_cgroup2_the_rules_go_to_the_devices_controller() {
         let scratch = Scratch::new(&hierarchy, "devices");
         let json = r#"{"devices": [{"allow": false, "access": "rwm"},
             {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw"}]}"#;
-        let (cgroup, limits, _) = scratch.create(json).expect("create");
-        assert_eq!(limits.devices, None, "applied");
-        assert!(cgroup.is_some() && scratch.exists("freezer"));
+        let (cgroup, _, _) = scratch.create(json).expect("create");
+        let mut cgroup = cgroup.expect("one for the freezer");
+        assert!(scratch.exists("freezer"));
+        let resources: Resources = serde_json::from_str(json).expect("resources");
+        let rules = Rules::of(&resources.devices).expect("not everything is allowed");
+        let devices = v1::Devices::find(&hierarchy, &scratch.path, rules).expect("the devices hierarchy");
+        cgroup.add(devices.make().expect("made"));
         let list = scratch.read("devices", "devices.list");
         assert!(list.contains("c 10:229 rw") && list.contains("c 1:3 rwm") && list.contains("b *:* m"), "{list}");
         assert!(!list.contains("a *:* rwm"), "{list}");
 
-        let cgroup = cgroup.expect("just made");
         let mut child = Command::new("sleep").arg("1000").spawn().expect("sleep");
         cgroup.join(child.id() as i32).expect("join");
         cgroup.freeze().expect("freeze");
