@@ -5,8 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The crates below `src` that are held to this.
-const CRATES: &[&str] = &["args", "base", "cgroup", "dbus", "plan", "shim", "store"];
+/// The crates' folders, from the root of the repository. `src` itself is the root package: the crates below it are
+/// left out, since they have manifests of their own.
+const CRATES: &[&str] = &[
+    "seccomp/src",
+    "src",
+    "src/apply",
+    "src/args",
+    "src/base",
+    "src/cgroup",
+    "src/dbus",
+    "src/plan",
+    "src/shim",
+    "src/store",
+    "src/sys",
+];
 
 /// The path of a module in its crate. The crate's root is the empty path.
 type Module = Vec<String>;
@@ -174,12 +187,14 @@ fn absolute(module: &Module, path: &[String], modules: &BTreeSet<Module>) -> Opt
 
 #[test]
 fn no_files_of_a_crate_use_each_other_in_a_circle() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut circles = Vec::new();
     for name in CRATES {
         let found = Crate::read(&root.join(name));
         assert!(found.edges().values().any(|uses| !uses.is_empty()), "{name}: uses are found");
-        assert_eq!(found.circles(), [""; 0], "{name}: files that use themselves by way of others");
+        circles.extend(found.circles().into_iter().map(|file| format!("{name}: {file}")));
     }
+    assert_eq!(circles, [""; 0], "files that use themselves by way of others");
 }
 
 /// A crate of files that are given as text.

@@ -107,7 +107,7 @@ def main():
     print("//! The number of every system call in every ABI; written by")
     print("//! `tools/syscall_table.py`, not by hand.")
     print()
-    print("use super::{COLUMNS, NO};")
+    print("use super::cell::{COLUMNS, NO};")
     print()
     print(f"/// The calls known, {len(names)} names of Linux 6.19 and before.")
     print(f"pub(super) const CALLS: usize = {len(names)};")

@@ -3,18 +3,14 @@
 //! The table is written row by row in [`rows`]; the constant evaluator turns it into one
 //! array for the names, one for each ABI, and a hash table of indices into these.
 
+mod cell;
 mod rows;
 
+pub(crate) use cell::{COLUMNS, NO};
 use rows::{CALLS as ROW_COUNT, ROWS};
 
 /// How many names are known.
 pub(crate) const CALLS: usize = ROW_COUNT;
-
-/// How many ABIs have numbers of their own.
-pub(crate) const COLUMNS: usize = 18;
-
-/// The entry of a call which an ABI does not have.
-pub(crate) const NO: u16 = u16::MAX;
 
 /// All entries other than [`NO`] are below this.
 pub(crate) const SLOTS: usize = 1024;

@@ -1,7 +1,7 @@
 //! The number of every system call in every ABI; written by
 //! `tools/syscall_table.py`, not by hand.
 
-use super::{COLUMNS, NO};
+use super::cell::{COLUMNS, NO};
 
 /// The calls known, 507 names of Linux 6.19 and before.
 pub(super) const CALLS: usize = 507;
