@@ -476,8 +476,9 @@ fn logs_follow_ends_with_the_container_and_since_leaves_out_the_old() {
     let more = lines.next();
     assert!(more.is_none(), "expected the end, saw {more:?}");
     assert_eq!(ended(&mut follow), 0);
-    let status = world.line(&["status", "c"]);
-    let at = status["exit"]["at"].as_str().expect("a time").to_owned();
+    // The record may be on disk before the shim reports the end: `wait` waits for that, `status` does not.
+    let exit = world.line(&["wait", "c"]);
+    let at = exit["at"].as_str().expect("a time").to_owned();
     let since = world.output(&["logs", "--since", "1000", "c"]);
     assert_eq!(since.stdout, b"one\ntwo\n");
     assert_eq!(world.output(&["logs", "--since", &at, "c"]).stdout, b"");
