@@ -47,7 +47,7 @@ setup:
 # All that needs no root: format, lints, tests, documentation
 check: fmt-check lint features unit doc
 
-# Within a minute: format, and lints and tests of the crates that differ from a commit; no fuzzing, no oracles
+# For the change at hand: format, and lints and tests of the crates that differ from a commit; no fuzzing, no oracles
 quick base="main":
     contrib/quick.sh {{base}}
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What can be said about a change within a minute: format, lints and tests of the crates that it touches, and whether
+# What can be said quickly about a change: format, lints and tests of the crates that it touches, and whether
 # what depends on them still builds. The change is what differs from the commit $1. Fuzzing and comparisons with
 # other implementations are left to `just check`.
 set -eu

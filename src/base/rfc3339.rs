@@ -1,6 +1,6 @@
 //! Time as callers read it: RFC 3339 in UTC.
 //!
-//! Own arithmetic, because a calendar library would be larger than the rest of the command line.
+//! Two conversions are all that is needed. The crate `time` would add a dependency and make no program smaller.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
