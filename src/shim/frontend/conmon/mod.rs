@@ -1,7 +1,7 @@
 //! The role of conmon(8), which podman and CRI-O start once for each container and each exec.
 //!
-//! The caller is answered on pipes ([`pipes`]). Clients attach through a socket and set the terminal's size through
-//! two fifos in the bundle ([`endpoints`]). The exit status is written to a file and given to a command.
+//! The caller is answered on pipes (`pipes`). Clients attach through a socket and set the terminal's size through
+//! two fifos in the bundle (`endpoints`). The exit status is written to a file and given to a command.
 //! `docs/conmon.md` lists what differs from conmon.
 //!
 //! ```text
