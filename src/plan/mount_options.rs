@@ -156,7 +156,7 @@ pub struct Options {
     /// Attributes of the mount to clear.
     pub clear: MountAttributes,
     /// Attributes that a bind mount takes over from its source without options, and that an option about
-    /// others takes away: see [`FLAGS`].
+    /// others takes away: see `FLAGS`.
     pub reset: MountAttributes,
     /// Attributes to set on the mount and all below.
     pub set_all: MountAttributes,
