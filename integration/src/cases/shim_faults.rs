@@ -213,7 +213,7 @@ fn full_disk(t: &T, disk: &Path) -> Verdict {
 fn the_end_is_recorded_on_a_full_disk(t: &T) -> Verdict {
     let disk = shim::state_dir(t);
     fs::create_dir_all(&disk)?;
-    t.host("mount", &["-t", "tmpfs", "-o", "size=96k", "tmpfs", disk.to_str().unwrap_or_default()])?;
+    t.host("mount", &["-t", "tmpfs", "-o", "size=96k,mode=700", "tmpfs", disk.to_str().unwrap_or_default()])?;
     let done = recorded_on(t, &disk);
     t.host("umount", &["-l", disk.to_str().unwrap_or_default()])?;
     done
