@@ -359,12 +359,7 @@ fn what_is_typed_before_there_is_a_terminal_is_not_lost() {
     let mut rig = Rig::new();
     rig.run("exec sleep 1000", Stdio::default());
     rig.script("on-exec", "sleep 0.3");
-    let stdio = Stdio {
-        terminal: true,
-        stdin: Stdin::Attach { leave_open: false },
-        stdout: Output::Attach,
-        ..Stdio::default()
-    };
+    let stdio = attached_terminal();
     let new = rig.new_process("e", "read -r word; echo \"got $word\"", stdio);
     let exec = ProcessId::of("c", "e");
     rig.done(Request::AddExec(new)).expect("added");
@@ -382,16 +377,16 @@ fn what_is_typed_before_there_is_a_terminal_is_not_lost() {
     assert!(String::from_utf8_lossy(&text).contains("got hello"), "{text:?}");
 }
 
+/// A terminal whose input and output are those of clients.
+fn attached_terminal() -> Stdio {
+    Stdio { terminal: true, stdin: Stdin::Attach { leave_open: false }, stdout: Output::Attach, ..Stdio::default() }
+}
+
 /// Input for a terminal that nobody has open any more.
 fn a_terminal_that_is_hung_up_and_full_does_not_keep_the_loop_turning() {
     let mut rig = Rig::new();
     rig.run("exec sleep 1000", Stdio::default());
-    let stdio = Stdio {
-        terminal: true,
-        stdin: Stdin::Attach { leave_open: false },
-        stdout: Output::Attach,
-        ..Stdio::default()
-    };
+    let stdio = attached_terminal();
     rig.exec("e", "exec sleep 1000 <&- >&- 2>&-", stdio).expect("started");
     let exec = ProcessId::of("c", "e");
     let (ours, theirs) = windlass_sys::socket::pair().expect("a pair");
@@ -409,12 +404,7 @@ fn a_terminal_that_is_hung_up_and_full_does_not_keep_the_loop_turning() {
 fn input_that_nobody_took_is_forgotten_with_its_process() {
     let mut rig = Rig::new();
     rig.run("exec sleep 1000", Stdio::default());
-    let stdio = Stdio {
-        terminal: true,
-        stdin: Stdin::Attach { leave_open: false },
-        stdout: Output::Attach,
-        ..Stdio::default()
-    };
+    let stdio = attached_terminal();
     let exec = ProcessId::of("c", "e");
     rig.exec("e", "stty raw -echo; { sleep 1; cat; } <&1 >/dev/null 2>&1 & exec sleep 0.6", stdio).expect("started");
     rig.turns(Duration::from_millis(200));
