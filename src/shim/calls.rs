@@ -33,9 +33,9 @@ pub(super) struct Surroundings<'a> {
 /// The calls of the runtime.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
-    running: Table<u32, Box<Call>>,
+    pub(super) running: Table<u32, Box<Call>>,
     /// In the order in which they were asked for.
-    waiting: Vec<Planned>,
+    pub(super) waiting: Vec<Planned>,
 }
 
 impl Calls {

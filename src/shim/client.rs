@@ -32,18 +32,18 @@ const FRAME_HEAD: usize = 5;
 pub(super) struct Client {
     pub(super) number: u16,
     pub(super) key: u64,
-    socket: OwnedFd,
-    framing: Framing,
-    queue: VecDeque<Box<[u8]>>,
-    queued: usize,
+    pub(super) socket: OwnedFd,
+    pub(super) framing: Framing,
+    pub(super) queue: VecDeque<Box<[u8]>>,
+    pub(super) queued: usize,
     /// Bytes of the first frame in the queue that are sent.
-    sent: usize,
+    pub(super) sent: usize,
     /// When it last took something, or got something into its empty queue. And how many bytes were in its
     /// socket then.
-    since: (Instant, usize),
-    reading: bool,
-    unread: Vec<u8>,
-    watched: Interest,
+    pub(super) since: (Instant, usize),
+    pub(super) reading: bool,
+    pub(super) unread: Vec<u8>,
+    pub(super) watched: Interest,
 }
 
 /// What a client has sent.

@@ -12,14 +12,14 @@ use windlass_sys::{Called, Result, fd, socket, stream};
 /// The socket on which a runtime is expected to send the master end.
 #[derive(Debug)]
 pub struct Console {
-    listener: OwnedFd,
+    pub(super) listener: OwnedFd,
     /// The connection of the runtime, which has sent nothing yet.
-    peer: Option<OwnedFd>,
-    directory: OwnedFd,
-    name: String,
-    path: PathBuf,
+    pub(super) peer: Option<OwnedFd>,
+    pub(super) directory: OwnedFd,
+    pub(super) name: String,
+    pub(super) path: PathBuf,
     /// The directory of the socket, if it was made for it.
-    private: Option<PathBuf>,
+    pub(super) private: Option<PathBuf>,
 }
 
 /// The longest path in a sockaddr_un (unix(7)), in bytes, without the final NUL.

@@ -14,7 +14,7 @@ use windlass_cgroup::membership::Membership;
 pub(super) struct Known {
     pub(super) container: Container,
     /// The counter of its OOM kills.
-    oom: Option<OomWatch>,
+    pub(super) oom: Option<OomWatch>,
     /// Whether the kernel has killed in it for want of memory.
     pub(super) oom_killed: bool,
     /// Its cgroup's directory, once it is created.
@@ -69,6 +69,15 @@ impl Containers {
 
     pub(super) fn find(&self, id: &str) -> Result<&Known, Refusal> {
         self.get(id).ok_or_else(|| life::not_found(id))
+    }
+
+    /// Puts back one that was known in the program before.
+    pub(super) fn put(&mut self, known: Box<Known>) {
+        self.0.insert(known.container.id.clone(), known);
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Known> {
+        self.0.values().map(Box::as_ref)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Known> {

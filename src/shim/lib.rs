@@ -30,6 +30,8 @@ pub mod exit;
 mod front;
 pub mod frontend;
 mod id;
+#[allow(dead_code)] // Until it is used by the upgrade.
+mod image;
 mod key;
 mod launch;
 mod life;

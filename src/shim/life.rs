@@ -182,12 +182,12 @@ pub(super) struct Process {
     pub(super) id: ProcessId,
     pub(super) life: Life,
     /// The requests that are answered when its end is told.
-    waiters: Vec<WaitToken>,
+    pub(super) waiters: Vec<WaitToken>,
     /// The requests that are answered when it is forgotten.
-    deleters: Vec<WaitToken>,
+    pub(super) deleters: Vec<WaitToken>,
     /// What is reported in place of how it ended.
     #[serde(with = "written::exit")]
-    instead: Option<Exit>,
+    pub(super) instead: Option<Exit>,
 }
 
 impl Process {

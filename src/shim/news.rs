@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::Event;
-use super::notifier::Change;
+use super::notifier::{Change, News};
 use super::supervisor::Supervisor;
 
 impl Supervisor {
@@ -17,6 +17,15 @@ impl Supervisor {
     /// Handles what inotify has reported.
     pub(super) fn news(&mut self) {
         let news = self.poll.news();
+        self.handle(news);
+    }
+
+    /// Looks at everything that inotify tells of: what it had to tell may be lost.
+    pub(super) fn look_at_everything(&mut self) {
+        self.handle(News { content: true, reader: true, removal: self.directory.is_some() });
+    }
+
+    fn handle(&mut self, news: News) {
         if news.content {
             for known in self.containers.iter_mut() {
                 if known.look_for_oom() {

@@ -67,7 +67,7 @@ impl Notifier {
             Some((_, count)) => *count += 1,
             None => used.push((descriptor, 1)),
         }
-        Ok(Watch { notifier: Rc::clone(self), descriptor })
+        Ok(Watch(Some((Rc::clone(self), descriptor))))
     }
 
     /// The changes, which are taken out of the kernel's queue.
@@ -87,20 +87,25 @@ impl Notifier {
 
 /// A watch. The kernel's ends when the last watch of the same inode is dropped.
 #[derive(Debug)]
-pub(super) struct Watch {
-    notifier: Rc<Notifier>,
-    descriptor: WatchDescriptor,
+pub(super) struct Watch(Option<(Rc<Notifier>, WatchDescriptor)>);
+
+impl Watch {
+    /// One that ended with the program before this one, and is to be made again.
+    pub(super) fn ended() -> Watch {
+        Watch(None)
+    }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut used = self.notifier.used.borrow_mut();
-        let Some(at) = used.iter().position(|(known, _)| *known == self.descriptor) else { return };
+        let Some((notifier, descriptor)) = self.0.take() else { return };
+        let mut used = notifier.used.borrow_mut();
+        let Some(at) = used.iter().position(|(known, _)| *known == descriptor) else { return };
         used[at].1 -= 1;
         if used[at].1 == 0 {
             used.swap_remove(at);
             // EINVAL: the file was removed, and the kernel's watch with it.
-            let _ = self.notifier.inotify.rm_watch(self.descriptor);
+            let _ = notifier.inotify.rm_watch(descriptor);
         }
     }
 }

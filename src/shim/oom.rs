@@ -11,9 +11,9 @@ use windlass_cgroup::membership::{Membership, oom_kills};
 /// The counter of OOM kills of a container's cgroup.
 #[derive(Debug)]
 pub struct OomWatch {
-    file: PathBuf,
-    reported: u64,
-    watch: Option<Watch>,
+    pub(super) file: PathBuf,
+    pub(super) reported: u64,
+    pub(super) watch: Option<Watch>,
 }
 
 impl OomWatch {

@@ -66,31 +66,31 @@ impl Scratch {
 /// One stream of output.
 #[derive(Debug)]
 pub(super) struct Outlet {
-    stream: Stream,
-    source: Option<OwnedFd>,
-    source_key: u64,
+    pub(super) stream: Stream,
+    pub(super) source: Option<OwnedFd>,
+    pub(super) source_key: u64,
     /// Whether the source is watched. It is not while nothing can be read from it, because epoll(7) always
     /// reports a hang-up, and the loop would not stop turning.
-    source_watched: bool,
-    terminal: bool,
-    sink: Sink,
-    sink_key: u64,
-    sink_watched: bool,
+    pub(super) source_watched: bool,
+    pub(super) terminal: bool,
+    pub(super) sink: Sink,
+    pub(super) sink_key: u64,
+    pub(super) sink_watched: bool,
     /// Bytes that were read, and that the sink has not taken yet.
-    pending: Vec<u8>,
+    pub(super) pending: Vec<u8>,
     /// What was read while the runtime runs, which writes its complaints to this stream. `None`: it has ended.
-    held: Option<Vec<u8>>,
+    pub(super) held: Option<Vec<u8>>,
     pub(super) complaint: Vec<u8>,
     /// Whether reading waits for a client that is full.
-    waits_for_clients: bool,
+    pub(super) waits_for_clients: bool,
     /// Whether no process has the other side of the terminal open at the moment.
     pub(super) hung_up: bool,
     /// Whether the process has ended and its output was drained. What is left goes to a reader that comes.
-    over: bool,
-    dropped: u64,
+    pub(super) over: bool,
+    pub(super) dropped: u64,
     /// Bytes moved since the last pause, and by the last move.
-    moved: usize,
-    last: usize,
+    pub(super) moved: usize,
+    pub(super) last: usize,
 }
 
 /// The outcome of moving some bytes from the source.

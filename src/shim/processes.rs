@@ -97,6 +97,12 @@ impl Processes {
         self.by_serial.insert(serial, Box::new(Supervised::new(serial, new)));
     }
 
+    /// Puts back one that was known in the program before.
+    pub(super) fn put(&mut self, known: Box<Supervised>) {
+        self.by_id.insert(known.process.id.clone(), known.serial);
+        self.by_serial.insert(known.serial, known);
+    }
+
     pub(super) fn remove(&mut self, serial: u32) -> Option<Box<Supervised>> {
         let removed = self.by_serial.remove(&serial)?;
         self.by_id.remove(&removed.process.id);

@@ -46,13 +46,13 @@ pub(super) enum Sink {
 /// EPOLLERR). The content of the fifo stays as long as this end is open (fifo(7), pipe(7)).
 #[derive(Debug)]
 pub(super) struct Fifo {
-    end: OwnedFd,
+    pub(super) end: OwnedFd,
     /// Whether it had no reader when it was last looked at.
-    alone: bool,
+    pub(super) alone: bool,
     /// Whether it ever had a reader.
     pub(super) met: bool,
-    watch: Option<Watch>,
-    next_look: Option<Instant>,
+    pub(super) watch: Option<Watch>,
+    pub(super) next_look: Option<Instant>,
 }
 
 impl Sink {
@@ -168,6 +168,14 @@ impl Fifo {
         self.watch(poll, None);
         self.alone = true;
         self.is_alone()
+    }
+
+    /// Watches again what was watched in the program before. What has happened since is looked for by the caller.
+    pub(super) fn watch_again(&mut self, poll: &Poll) {
+        if self.watch.take().is_some() {
+            let look_again = self.next_look.map(|_| AGAIN);
+            self.watch(poll, look_again);
+        }
     }
 
     fn watch(&mut self, poll: &Poll, look_again: Option<Duration>) {

@@ -18,32 +18,32 @@ use windlass_sys::{Result, fd, socket};
 
 /// Input on its way to the process.
 #[derive(Debug)]
-struct Input {
+pub(super) struct Input {
     /// The pipe or the terminal that the process reads.
-    sink: OwnedFd,
-    terminal: bool,
-    fifo: Option<OwnedFd>,
-    pending: Vec<u8>,
+    pub(super) sink: OwnedFd,
+    pub(super) terminal: bool,
+    pub(super) fifo: Option<OwnedFd>,
+    pub(super) pending: Vec<u8>,
     /// Whether the pipe is full. It is watched until it has room.
-    blocked: bool,
-    close_when_empty: bool,
+    pub(super) blocked: bool,
+    pub(super) close_when_empty: bool,
 }
 
 /// The stdio of one process.
 #[derive(Debug)]
 pub(super) struct Streams {
-    serial: u32,
+    pub(super) serial: u32,
     pub(super) terminal: bool,
-    stdin: Stdin,
-    outlets: Vec<Outlet>,
-    input: Option<Input>,
-    logs: Vec<Logger>,
-    clients: Vec<Client>,
-    next_client: u16,
+    pub(super) stdin: Stdin,
+    pub(super) outlets: Vec<Outlet>,
+    pub(super) input: Option<Input>,
+    pub(super) logs: Vec<Logger>,
+    pub(super) clients: Vec<Client>,
+    pub(super) next_client: u16,
     /// Input from clients before the runtime has sent the terminal. `None`: there is no terminal, or it is there.
-    early: Option<Vec<u8>>,
+    pub(super) early: Option<Vec<u8>>,
     /// The size that was requested before there was a terminal.
-    size: Option<(u16, u16)>,
+    pub(super) size: Option<(u16, u16)>,
 }
 
 /// The descriptors 0, 1 and 2 of the runtime, which the process inherits.

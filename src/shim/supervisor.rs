@@ -57,8 +57,10 @@ pub struct Supervisor {
     /// The descriptors of the core that were ready when the front end had its turn.
     pub(super) later: Vec<(u64, Ready)>,
     /// The last serial number and the last token that were given.
-    serial: u32,
-    token: u64,
+    pub(super) serial: u32,
+    pub(super) token: u64,
+    /// How often a program was replaced by another in this process.
+    pub(super) upgrades: u64,
     /// When something last happened. `None`: memory was given back since.
     pub(super) stirred: Option<Instant>,
 }
@@ -92,6 +94,7 @@ impl Supervisor {
             later: Vec::new(),
             serial: 0,
             token: 0,
+            upgrades: 0,
             stirred: Some(Instant::now()),
         })
     }

@@ -71,6 +71,11 @@ impl<K: Ord, V> Table<K, V> {
         self.0.iter_mut().map(|(_, value)| value)
     }
 
+    /// The entries with their keys, in their order.
+    pub(super) fn entries(&self) -> &[(K, V)] {
+        &self.0
+    }
+
     /// Whether there is no entry.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()

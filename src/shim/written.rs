@@ -19,21 +19,31 @@ fn anchor() -> (Instant, Duration) {
     *ANCHOR.get_or_init(|| (Instant::now(), clock::monotonic()))
 }
 
+/// A moment as nanoseconds of `CLOCK_MONOTONIC`.
+pub(super) fn since_boot(at: Instant) -> u64 {
+    let (instant, clock) = anchor();
+    let since_boot = clock + at.saturating_duration_since(instant) - instant.saturating_duration_since(at);
+    u64::try_from(since_boot.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The moment with these nanoseconds of `CLOCK_MONOTONIC`.
+pub(super) fn at(nanoseconds: u64) -> Instant {
+    let (instant, clock) = anchor();
+    let since_boot = Duration::from_nanos(nanoseconds);
+    let at = (instant + since_boot.saturating_sub(clock)).checked_sub(clock.saturating_sub(since_boot));
+    at.unwrap_or(instant)
+}
+
 /// A moment.
 pub(super) mod moment {
     use super::*;
 
     pub(in super::super) fn serialize<S: Serializer>(at: &Instant, to: S) -> Result<S::Ok, S::Error> {
-        let (instant, clock) = anchor();
-        let since_boot = clock + at.saturating_duration_since(instant) - instant.saturating_duration_since(*at);
-        to.serialize_u64(u64::try_from(since_boot.as_nanos()).unwrap_or(u64::MAX))
+        to.serialize_u64(since_boot(*at))
     }
 
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Instant, D::Error> {
-        let (instant, clock) = anchor();
-        let since_boot = Duration::from_nanos(u64::deserialize(from)?);
-        let at = (instant + since_boot.saturating_sub(clock)).checked_sub(clock.saturating_sub(since_boot));
-        Ok(at.unwrap_or(instant))
+        Ok(at(u64::deserialize(from)?))
     }
 }
 

@@ -15,6 +15,7 @@ pub mod descriptors;
 pub mod directory;
 pub mod exeseal;
 pub mod fd;
+pub mod handover;
 pub mod heap;
 pub mod mount;
 pub mod netlink;

@@ -71,6 +71,16 @@ pub fn raise_descriptor_limit() {
     }
 }
 
+/// The soft limit of open descriptors that programs get which are started from now on; 0: ours.
+pub fn descriptor_limit() -> u64 {
+    DESCRIPTORS.load(Ordering::Relaxed)
+}
+
+/// Sets it, to that of the program before this one in the same process, which had raised the limit.
+pub fn set_descriptor_limit(limit: u64) {
+    DESCRIPTORS.store(limit, Ordering::Relaxed);
+}
+
 /// `LISTEN_PID=` and room for a process id.
 const LISTEN_PID: &[u8] = b"LISTEN_PID=";
 

@@ -14,13 +14,13 @@ use windlass_sys::{Called, Failed, Result, fd};
 /// An open log file.
 #[derive(Debug)]
 pub(crate) struct FileLog {
-    spec: LogFile,
+    pub(crate) spec: LogFile,
     /// The directory of the file. Files are opened, renamed and removed relative to it.
-    directory: OwnedFd,
-    file: OwnedFd,
-    size: u64,
-    total: u64,
-    pub(super) dropped: u64,
+    pub(crate) directory: OwnedFd,
+    pub(crate) file: OwnedFd,
+    pub(crate) size: u64,
+    pub(crate) total: u64,
+    pub(crate) dropped: u64,
 }
 
 impl FileLog {

@@ -12,23 +12,23 @@ use windlass_sys::stream::find;
 use windlass_sys::{Result, socket, stream};
 
 /// The socket of journald.
-const SOCKET: &str = "/run/systemd/journal/socket";
+pub(crate) const SOCKET: &str = "/run/systemd/journal/socket";
 
 /// The severities of syslog(3): informational, and error.
 const PRIORITY: [u8; 2] = [b'6', b'3'];
 
 #[derive(Debug)]
 pub(crate) struct Journald {
-    socket: OwnedFd,
-    path: &'static str,
+    pub(crate) socket: OwnedFd,
+    pub(crate) path: &'static str,
     /// The encoded fields that all entries have.
-    fields: Vec<u8>,
-    partial: bool,
+    pub(crate) fields: Vec<u8>,
+    pub(crate) partial: bool,
     /// For each stream, the priority of a partial line, which its continuation gets too.
-    cut: [Option<u8>; 2],
+    pub(crate) cut: [Option<u8>; 2],
     /// Until then, a full queue of the journal is not waited for.
-    no_wait_until: Option<Instant>,
-    pub(super) dropped: u64,
+    pub(crate) no_wait_until: Option<Instant>,
+    pub(crate) dropped: u64,
 }
 
 /// How many milliseconds a full queue of the journal is waited for, because a burst of output may be longer than the queue; and for

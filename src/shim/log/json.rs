@@ -16,8 +16,8 @@ const WIDEST: usize = 6;
 /// A log, and for each stream the beginning of a character that is incomplete.
 #[derive(Debug)]
 pub(crate) struct JsonLog {
-    pub(super) file: FileLog,
-    begun: [Vec<u8>; 2],
+    pub(crate) file: FileLog,
+    pub(crate) begun: [Vec<u8>; 2],
 }
 
 impl JsonLog {

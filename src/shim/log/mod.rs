@@ -3,9 +3,9 @@
 //! A log that cannot be written never blocks the process. Lost bytes are counted, and each write tries again, if
 //! necessary on a file that is opened anew.
 
-mod file;
-mod journald;
-mod json;
+pub(crate) mod file;
+pub(crate) mod journald;
+pub(crate) mod json;
 mod k8s;
 mod stream;
 
@@ -20,7 +20,7 @@ pub use stream::Stream;
 
 /// An open log.
 #[derive(Debug)]
-pub(super) enum Logger {
+pub(crate) enum Logger {
     K8s(file::FileLog),
     Json(json::JsonLog),
     Raw(file::FileLog),

@@ -1,0 +1,516 @@
+//! How an image is written down: a header, and messages of numbered fields.
+//!
+//! ```text
+//! image   := magic format:u32le length:u64le checksum:u64le version-length:u8 version body
+//! body    := field*
+//! field   := varint(number * 2 + essential) varint(length) content
+//! content := varint | bytes | field*
+//! ```
+//!
+//! A field is *essential* if a reader that does not know it must refuse the image; it skips any other. A reader
+//! never guesses by the format's number, which is for messages to people: what is in the image decides.
+//!
+//! # How a field is added
+//!
+//! Add a line with the next number to the table of its type (`table!`, `choice!`). A field that is missing reads as
+//! zero, empty or `None`, and a field that is so is not written; so images of earlier formats are read, and earlier
+//! readers refuse an image only where the new field is in use. Write `@hint` behind the number if an earlier reader
+//! may go on without it. Never use a number again: put that of a field that is gone behind `; retired`. Then increase
+//! [`FORMAT`], and add an image of the new format to the test data (`tests/images`).
+//!
+//! Reading never stops at a fault. It notes the first one and goes on with empty values, so that the objects whose
+//! ends have effects outside of the process can be forgotten and not dropped.
+
+use std::cell::RefCell;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use windlass_sys::fd;
+use windlass_sys::handover::{self, Inherited};
+
+/// The number of the format that is written.
+pub(crate) const FORMAT: u32 = 1;
+
+/// What an image begins with.
+const MAGIC: &[u8; 8] = b"WLSHIM\r\n";
+
+/// Bytes of the header before the version.
+const HEAD: usize = 8 + 4 + 8 + 8 + 1;
+
+/// Longest image that is read, in bytes. The most that a shim holds is some MiB for each connection.
+const LONGEST: usize = 1 << 30;
+
+/// FNV-1a in 64 bits, over eight bytes at a time: the checksum tells that an image was cut or mixed up, and is no
+/// protection from anybody.
+fn checksum(bytes: &[u8]) -> u64 {
+    let chunks = bytes.chunks(8).map(|chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        u64::from_le_bytes(word)
+    });
+    chunks.fold(0xcbf2_9ce4_8422_2325, |sum, word| (sum ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(5))
+}
+
+/// Puts the header before a body.
+pub(crate) fn with_header(version: &str, body: &[u8]) -> Vec<u8> {
+    let version = &version.as_bytes()[..version.len().min(255)];
+    let mut image = Vec::with_capacity(HEAD + version.len() + body.len());
+    image.extend_from_slice(MAGIC);
+    image.extend_from_slice(&FORMAT.to_le_bytes());
+    image.extend_from_slice(&(body.len() as u64).to_le_bytes());
+    image.extend_from_slice(&checksum(body).to_le_bytes());
+    image.push(version.len() as u8);
+    image.extend_from_slice(version);
+    image.extend_from_slice(body);
+    image
+}
+
+/// What the header of an image says, and its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Header<'a> {
+    pub(crate) format: u32,
+    /// The version of the program that has written it.
+    pub(crate) version: String,
+    pub(crate) body: &'a [u8],
+}
+
+/// Reads the header. The text of an error says what is wrong.
+pub(crate) fn header(image: &[u8]) -> Result<Header<'_>, String> {
+    let Some((head, rest)) = image.split_at_checked(HEAD).filter(|(head, _)| head.starts_with(MAGIC)) else {
+        return Err("it is no image of a shim".into());
+    };
+    let number = |from: usize| u64::from_le_bytes(head[from..from + 8].try_into().expect("eight bytes"));
+    let format = u32::from_le_bytes(head[8..12].try_into().expect("four bytes"));
+    let cut = || format!("the image of format {format} is cut: it has {} bytes", image.len());
+    let (version, body) = rest.split_at_checked(head[HEAD - 1].into()).ok_or_else(cut)?;
+    if body.len() as u64 != number(12) || body.len() > LONGEST {
+        return Err(cut());
+    }
+    if checksum(body) != number(20) {
+        return Err(format!("the checksum of the image of format {format} is wrong"));
+    }
+    Ok(Header { format, version: String::from_utf8_lossy(version).into_owned(), body })
+}
+
+/// Writes an image's body.
+#[derive(Debug, Default)]
+pub(crate) struct Encoder {
+    out: Vec<u8>,
+    descriptors: Vec<u32>,
+    /// Every descriptor is written as the same number, so that the images of two processes can be compared.
+    anonymous: bool,
+}
+
+impl Encoder {
+    /// One whose images can be compared, but not read.
+    #[cfg(test)]
+    pub(crate) fn anonymous() -> Encoder {
+        Encoder { anonymous: true, ..Encoder::default() }
+    }
+
+    /// What was written, and the numbers of the descriptors in it.
+    pub(crate) fn finish(self) -> (Vec<u8>, Vec<u32>) {
+        (self.out, self.descriptors)
+    }
+
+    /// Writes a field. `essential`: a reader that does not know it must refuse the image.
+    pub(crate) fn put<F: Field>(&mut self, number: u32, essential: bool, value: &F) {
+        value.put(number, essential, self);
+    }
+
+    /// Begins a field. Returns where its content begins, for [`Encoder::end`].
+    pub(crate) fn begin(&mut self, number: u32, essential: bool) -> usize {
+        self.number(u64::from(number) << 1 | u64::from(essential));
+        self.out.len()
+    }
+
+    /// Ends the field whose content began there.
+    pub(crate) fn end(&mut self, start: usize) {
+        let mut length = Vec::with_capacity(4);
+        put_varint(&mut length, (self.out.len() - start) as u64);
+        self.out.splice(start..start, length);
+    }
+
+    /// Whether nothing was written since the content of a field began there.
+    fn is_empty_since(&self, start: usize) -> bool {
+        self.out.len() == start
+    }
+
+    /// Writes a number as content.
+    pub(crate) fn number(&mut self, number: u64) {
+        put_varint(&mut self.out, number);
+    }
+
+    /// Writes bytes as content.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// Writes the number of a descriptor as content. The next program gets the descriptor.
+    pub(crate) fn descriptor(&mut self, fd: BorrowedFd<'_>) {
+        let number = if self.anonymous { 3 } else { handover::number(fd) };
+        self.descriptors.push(number);
+        self.number(number.into());
+    }
+}
+
+fn put_varint(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+/// Takes a varint off the front. `None`: there is none.
+fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in 0..10 {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u64::from(byte & 0x7f).checked_shl(7 * shift).filter(|_| shift < 9 || byte < 2)?;
+        if byte < 0x80 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+/// Where the descriptors of an image come from.
+#[derive(Debug)]
+enum Source {
+    /// From the program before.
+    Inherited(Inherited),
+    /// From nowhere: each is the null device. For a look whether an image can be read.
+    Nowhere,
+}
+
+/// What reading an image needs and finds.
+#[derive(Debug)]
+pub(crate) struct Context {
+    source: RefCell<Source>,
+    fault: RefCell<Option<String>>,
+    taken: RefCell<Vec<u32>>,
+}
+
+impl Context {
+    /// The descriptors are those of the program before.
+    pub(crate) fn of(inherited: Inherited) -> Context {
+        Context::with(Source::Inherited(inherited))
+    }
+
+    /// For a look whether an image can be read. Its descriptors are not there.
+    pub(crate) fn without_descriptors() -> Context {
+        Context::with(Source::Nowhere)
+    }
+
+    fn with(source: Source) -> Context {
+        Context { source: RefCell::new(source), fault: RefCell::default(), taken: RefCell::default() }
+    }
+
+    /// Notes a fault, of which the first counts.
+    pub(crate) fn fault(&self, text: impl Into<String>) {
+        self.fault.borrow_mut().get_or_insert_with(|| text.into());
+    }
+
+    /// Ends the reading: the descriptors that nobody has taken are closed. The first fault, if there was one.
+    pub(crate) fn finish(&self) -> Result<(), String> {
+        match self.fault.borrow_mut().take() {
+            Some(fault) => Err(fault),
+            None => {
+                if let Source::Inherited(inherited) = &mut *self.source.borrow_mut() {
+                    inherited.close_rest();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn take(&self, number: u32) -> OwnedFd {
+        if self.taken.borrow().contains(&number) {
+            self.fault(format!("descriptor {number} is there twice"));
+        }
+        self.taken.borrow_mut().push(number);
+        let found = match &mut *self.source.borrow_mut() {
+            Source::Inherited(inherited) => inherited.take(number),
+            Source::Nowhere => None,
+        };
+        // In place of one that is missing, which was logged.
+        found.unwrap_or_else(|| null(self))
+    }
+}
+
+/// The null device in place of a descriptor.
+fn null(context: &Context) -> OwnedFd {
+    fd::open("/dev/null", nix::fcntl::OFlag::O_RDWR)
+        .or_else(|failed| {
+            context.fault(failed.to_string());
+            fd::duplicate(std::io::stderr().as_fd())
+        })
+        .unwrap_or_else(|_| std::process::exit(1))
+}
+
+/// The content of a field.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Content<'a> {
+    bytes: &'a [u8],
+    context: &'a Context,
+}
+
+impl<'a> Content<'a> {
+    /// The content of a body.
+    pub(crate) fn of(bytes: &'a [u8], context: &'a Context) -> Content<'a> {
+        Content { bytes, context }
+    }
+
+    /// Notes a fault.
+    pub(crate) fn fault(self, text: impl Into<String>) {
+        self.context.fault(text);
+    }
+
+    /// As bytes.
+    pub(crate) fn bytes(self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// As a number. Without content it is zero.
+    pub(crate) fn number(self) -> u64 {
+        let mut rest = self.bytes;
+        if rest.is_empty() {
+            return 0;
+        }
+        let number = take_varint(&mut rest).filter(|_| rest.is_empty());
+        number.unwrap_or_else(|| {
+            self.fault(format!("{:?} is no number", self.bytes));
+            0
+        })
+    }
+
+    /// As a descriptor.
+    pub(crate) fn descriptor(self) -> OwnedFd {
+        match u32::try_from(self.number()) {
+            Ok(number) => self.context.take(number),
+            Err(_) => null(self.context),
+        }
+    }
+
+    /// As one of several kinds of `name`: its number, which is one of `known`, and its content.
+    pub(crate) fn choice(self, name: &'static str, known: &[u32]) -> (u32, Content<'a>) {
+        let fields = Fields::of(self, name);
+        match fields.all.first() {
+            Some(field) if known.contains(&field.number) => (field.number, field.content),
+            found => {
+                self.fault(match found {
+                    Some(field) => format!("there is no kind {} of {name}", field.number),
+                    None => format!("the kind of {name} is missing"),
+                });
+                (known[0], Content { bytes: &[], context: self.context })
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry<'a> {
+    number: u32,
+    essential: bool,
+    content: Content<'a>,
+}
+
+/// The fields of a message, which are taken out by their numbers.
+#[derive(Debug)]
+pub(crate) struct Fields<'a> {
+    name: &'static str,
+    all: Vec<Entry<'a>>,
+    context: &'a Context,
+}
+
+impl<'a> Fields<'a> {
+    /// The fields of the message `name`.
+    pub(crate) fn of(content: Content<'a>, name: &'static str) -> Fields<'a> {
+        let Content { mut bytes, context } = content;
+        let mut all = Vec::new();
+        while !bytes.is_empty() {
+            let key = take_varint(&mut bytes);
+            let length = take_varint(&mut bytes).and_then(|length| usize::try_from(length).ok());
+            let number = key.and_then(|key| u32::try_from(key >> 1).ok());
+            let split = length.and_then(|length| bytes.split_at_checked(length));
+            let (Some(key), Some(number), Some((field, rest))) = (key, number, split) else {
+                context.fault(format!("the fields of {name} are cut"));
+                break;
+            };
+            bytes = rest;
+            all.push(Entry { number, essential: key & 1 == 1, content: Content { bytes: field, context } });
+        }
+        Fields { name, all, context }
+    }
+
+    /// Takes out a field.
+    pub(crate) fn get<F: Field>(&mut self, number: u32) -> F {
+        F::get(number, self)
+    }
+
+    /// Takes out the contents of all fields of a number.
+    pub(crate) fn take(&mut self, number: u32) -> Vec<Content<'a>> {
+        let mut taken = Vec::new();
+        self.all.retain(|field| {
+            let wanted = field.number == number;
+            taken.extend(wanted.then_some(field.content));
+            !wanted
+        });
+        taken
+    }
+
+    /// Takes out one field. `None`: it is missing.
+    pub(crate) fn take_one(&mut self, number: u32) -> Option<Content<'a>> {
+        self.take(number).pop()
+    }
+
+    /// A field that must be there is missing. Returns an empty content.
+    fn missing(&self, number: u32) -> Content<'a> {
+        self.context.fault(format!("field {number} of {} is missing", self.name));
+        Content { bytes: &[], context: self.context }
+    }
+
+    fn empty(&self) -> Content<'a> {
+        Content { bytes: &[], context: self.context }
+    }
+
+    /// Nothing more is wanted: what is left is unknown, and must not be essential.
+    pub(crate) fn end(self) {
+        if let Some(unknown) = self.all.iter().find(|field| field.essential) {
+            self.context.fault(format!("field {} of {} is unknown to this version", unknown.number, self.name));
+        }
+    }
+}
+
+/// What can be the content of a field.
+pub(crate) trait Value: Sized {
+    /// Whether a field without content is not written, and one that is missing has the value of the empty content.
+    const EMPTY: bool = false;
+    /// Writes it as content.
+    fn write(&self, to: &mut Encoder);
+    /// Reads it. After a fault, any value will do.
+    fn read(content: Content<'_>) -> Self;
+}
+
+/// What can be a field, or several of one number.
+pub(crate) trait Field: Sized {
+    /// Writes it.
+    fn put(&self, number: u32, essential: bool, to: &mut Encoder);
+    /// Takes it out of the fields.
+    fn get(number: u32, fields: &mut Fields<'_>) -> Self;
+}
+
+impl<T: Value> Field for T {
+    fn put(&self, number: u32, essential: bool, to: &mut Encoder) {
+        let before = to.out.len();
+        let start = to.begin(number, essential);
+        self.write(to);
+        if T::EMPTY && to.is_empty_since(start) {
+            return to.out.truncate(before);
+        }
+        to.end(start);
+    }
+
+    fn get(number: u32, fields: &mut Fields<'_>) -> T {
+        let content = fields.take_one(number);
+        T::read(content.unwrap_or_else(|| if T::EMPTY { fields.empty() } else { fields.missing(number) }))
+    }
+}
+
+impl<T: Value> Field for Option<T> {
+    fn put(&self, number: u32, essential: bool, to: &mut Encoder) {
+        if let Some(value) = self {
+            let start = to.begin(number, essential);
+            value.write(to);
+            to.end(start);
+        }
+    }
+
+    fn get(number: u32, fields: &mut Fields<'_>) -> Option<T> {
+        fields.take_one(number).map(T::read)
+    }
+}
+
+/// Writes each as a field of the same number.
+pub(crate) fn put_each<'v, T: Value + 'v>(
+    values: impl Iterator<Item = &'v T>,
+    number: u32,
+    essential: bool,
+    to: &mut Encoder,
+) {
+    for value in values {
+        let start = to.begin(number, essential);
+        value.write(to);
+        to.end(start);
+    }
+}
+
+/// Makes a [`Value`] of a struct by a table: the number of each field, and those that were used before.
+///
+/// `table! { Name { 1 one, 2 @hint two; retired 3 } }`
+macro_rules! table {
+    ($($name:ident { $($number:literal $(@ $hint:ident)? $field:ident),* $(,)?
+        $(; retired $($retired:literal),*)? })*) => {$(
+        impl $crate::image::format::Value for $name {
+            fn write(&self, to: &mut $crate::image::format::Encoder) {
+                $(to.put($number, $crate::image::format::essential!($($hint)?), &self.$field);)*
+            }
+
+            fn read(content: $crate::image::format::Content<'_>) -> $name {
+                let mut fields = $crate::image::format::Fields::of(content, stringify!($name));
+                let value = $name {
+                    $($field: fields.get($number),)*
+                };
+                $($(fields.take($retired);)*)?
+                fields.end();
+                value
+            }
+        }
+    )*};
+}
+
+/// Makes a [`Value`] of an enum by a table: the number of each variant, and those of its fields, each with a name for
+/// it here and the name that it has.
+///
+/// `choice! { Name { 1 One {}, 2 Two { 1 it: 0 }, 3 Three { 1 field: field } } }`
+macro_rules! choice {
+    ($($name:ident { $($variant:literal $kind:ident { $($number:literal $bound:ident : $field:tt),* $(,)? }),* $(,)? })*) => {$(
+        impl $crate::image::format::Value for $name {
+            fn write(&self, to: &mut $crate::image::format::Encoder) {
+                match self {
+                    $($name::$kind { $($field: $bound),* } => {
+                        let start = to.begin($variant, true);
+                        $(to.put($number, true, $bound);)*
+                        to.end(start);
+                    })*
+                }
+            }
+
+            fn read(content: $crate::image::format::Content<'_>) -> $name {
+                let (kind, content) = content.choice(stringify!($name), &[$($variant),*]);
+                match kind {
+                    $($variant => {
+                        #[allow(unused_mut)]
+                        let mut fields = $crate::image::format::Fields::of(content, stringify!($kind));
+                        let value = $name::$kind { $($field: fields.get($number)),* };
+                        fields.end();
+                        value
+                    })*
+                    _ => unreachable!("it is one of those that were named"),
+                }
+            }
+        }
+    )*};
+}
+
+macro_rules! essential {
+    () => {
+        true
+    };
+    (hint) => {
+        false
+    };
+}
+
+pub(crate) use {choice, essential, table};

@@ -1,0 +1,16 @@
+//! The image: everything that a shim keeps, written down for the program that goes on in its place.
+//!
+//! `format` says how it is written, and how a field is added. The tables of the core's types are in `processes`,
+//! `stdio` and `supervisor`; those of a front end are beside it. Descriptors are written as their numbers, which
+//! stay the same across execve(2). What the kernel forgets with a program (epoll(7), inotify(7)) is made again by
+//! `watching`.
+
+pub(crate) mod format;
+pub(crate) mod processes;
+mod stdio;
+pub(crate) mod supervisor;
+mod values;
+pub(crate) mod watching;
+
+#[cfg(test)]
+mod tests;

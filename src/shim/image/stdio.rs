@@ -1,0 +1,72 @@
+//! The tables of the stdio of processes.
+
+use super::format::{Content, Encoder, Fields, Value, choice, table};
+use crate::client::Client;
+use crate::log::file::FileLog;
+use crate::log::journald::{Journald, SOCKET};
+use crate::log::json::JsonLog;
+use crate::log::{Logger, Stream};
+use crate::outlet::Outlet;
+use crate::sink::{Fifo, Sink};
+use crate::stdio::{Journal, LogFile};
+use crate::streams::{Input, Streams};
+use crate::{Framing, Interest, Log, Output, Stdin, Stdio};
+
+table! {
+    Stdio { 1 terminal, 2 stdin, 3 stdout, 4 stderr, 5 logs, 6 owner, 7 fifos }
+    LogFile { 1 path, 2 below, 3 max_size, 4 max_files, 5 max_total, 6 sync }
+    Journal { 1 id, 2 name, 3 tag, 4 labels, 5 partial }
+    Streams {
+        1 serial, 2 terminal, 3 stdin, 4 outlets, 5 input, 6 logs, 7 clients, 8 next_client, 9 early, 10 size,
+    }
+    Input { 1 sink, 2 terminal, 3 fifo, 4 pending, 5 blocked, 6 close_when_empty }
+    Outlet {
+        1 stream, 2 source, 3 source_key, 4 source_watched, 5 terminal, 6 sink, 7 sink_key, 8 sink_watched,
+        9 pending, 10 held, 11 complaint, 12 waits_for_clients, 13 hung_up, 14 over, 15 dropped, 16 moved, 17 last,
+    }
+    Fifo { 1 end, 2 alone, 3 met, 4 watch, 5 next_look }
+    Client {
+        1 number, 2 key, 3 socket, 4 framing, 5 queue, 6 queued, 7 sent, 8 since, 9 reading, 10 unread, 11 watched,
+    }
+    FileLog { 1 spec, 2 directory, 3 file, 4 size, 5 total, 6 dropped }
+    JsonLog { 1 file, 2 begun }
+}
+
+choice! {
+    Stdin { 1 Null {}, 2 Fifo { 1 path: 0 }, 3 Attach { 1 leave_open: leave_open }, 4 Inherit {} }
+    Output { 1 None {}, 2 Attach {}, 3 Fifo { 1 path: 0 }, 4 File { 1 path: 0 }, 5 Fd { 1 fd: 0 }, 6 Inherit {} }
+    Log { 1 K8s { 1 file: 0 }, 2 Json { 1 file: 0 }, 3 Raw { 1 file: 0 }, 4 Journald { 1 journal: 0 } }
+    Framing { 1 Packet {}, 2 Stream {} }
+    Interest { 1 Nothing {}, 2 Read {}, 3 Write {}, 4 Both {} }
+    Stream { 1 Stdout {}, 2 Stderr {} }
+    Sink { 1 None {}, 2 Pipe { 1 end: 0 }, 3 Fifo { 1 fifo: 0 }, 4 File { 1 file: 0 } }
+    Logger { 1 K8s { 1 file: 0 }, 2 Json { 1 log: 0 }, 3 Raw { 1 file: 0 }, 4 Journald { 1 journal: 0 } }
+}
+
+/// By hand, because the socket's path is this program's, and the priorities of partial lines are digits.
+impl Value for Journald {
+    fn write(&self, to: &mut Encoder) {
+        to.put(1, true, &self.socket);
+        to.put(2, true, &self.fields);
+        to.put(3, true, &self.partial);
+        to.put(4, true, &self.cut.map(|priority| priority.map(u32::from)));
+        to.put(5, true, &self.no_wait_until);
+        to.put(6, true, &self.dropped);
+    }
+
+    fn read(content: Content<'_>) -> Journald {
+        let mut fields = Fields::of(content, "Journald");
+        let cut: [Option<u32>; 2] = fields.get(4);
+        let journald = Journald {
+            socket: fields.get(1),
+            path: SOCKET,
+            fields: fields.get(2),
+            partial: fields.get(3),
+            cut: cut.map(|priority| priority.and_then(|digit| u8::try_from(digit).ok())),
+            no_wait_until: fields.get(5),
+            dropped: fields.get(6),
+        };
+        fields.end();
+        journald
+    }
+}

@@ -1,0 +1,63 @@
+//! The supervisor in an image.
+
+use super::format::{Content, Encoder, Fields, put_each};
+use super::watching;
+use crate::Supervisor;
+use crate::containers::Known;
+use crate::processes::Supervised;
+use windlass_sys::{Result, spawn};
+
+/// Writes the supervisor down. Nothing may wait to be told: the loop stands at its top.
+pub(crate) fn save(core: &Supervisor, to: &mut Encoder) {
+    to.put(1, true, &core.oom_score_adj);
+    to.put(2, true, &core.listen_pid);
+    to.put(3, true, &core.wait_for_only_reader);
+    to.put(4, true, &core.held);
+    put_each(core.containers.iter(), 5, true, to);
+    put_each(core.processes.iter(), 6, true, to);
+    to.put(7, true, &core.calls);
+    to.put(8, true, &core.children);
+    to.put(9, true, &core.directory);
+    to.put(10, true, &core.serial);
+    to.put(11, true, &core.token);
+    to.put(12, true, &spawn::descriptor_limit());
+    to.put(13, false, &core.upgrades);
+}
+
+/// Reads it back into one that was just made. What it watches is watched again by [`watch`].
+pub(crate) fn restore(core: &mut Supervisor, content: Content<'_>) {
+    let mut fields = Fields::of(content, "Supervisor");
+    core.oom_score_adj = fields.get(1);
+    core.listen_pid = fields.get(2);
+    core.wait_for_only_reader = fields.get(3);
+    core.held = fields.get(4);
+    fields.get::<Vec<Box<Known>>>(5).into_iter().for_each(|known| core.containers.put(known));
+    fields.get::<Vec<Box<Supervised>>>(6).into_iter().for_each(|known| core.processes.put(known));
+    core.calls = fields.get(7);
+    core.children = fields.get(8);
+    core.directory = fields.get(9);
+    core.serial = fields.get(10);
+    core.token = fields.get(11);
+    spawn::set_descriptor_limit(fields.get(12));
+    core.upgrades = fields.get::<u64>(13) + 1;
+    fields.end();
+    // Who has died meanwhile may have left some.
+    core.orphans = true;
+}
+
+/// Watches everything again that was watched in the program before, and looks at what may have changed meanwhile
+/// without a descriptor that tells of it.
+pub(crate) fn watch(core: &mut Supervisor) -> Result<()> {
+    for known in core.containers.iter_mut() {
+        watching::container(known, &core.poll);
+    }
+    for known in core.processes.iter_mut() {
+        watching::process(known, &core.poll)?;
+    }
+    watching::calls(&core.calls, &core.poll)?;
+    if core.directory.take().is_some() {
+        core.watch_directory(".".as_ref());
+    }
+    core.look_at_everything();
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! The contents of fields that are no messages, and the fields that are repeated.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::format::{Content, Encoder, Field, Fields, Value, put_each};
+use crate::table::Table;
+use crate::written;
+
+/// Numbers. Zero has no content.
+macro_rules! numbers {
+    ($($kind:ty, $number:ident => $written:expr, $read:expr;)*) => {$(
+        impl Value for $kind {
+            const EMPTY: bool = true;
+
+            fn write(&self, to: &mut Encoder) {
+                let $number = *self;
+                if $number != 0 {
+                    to.number($written);
+                }
+            }
+
+            fn read(content: Content<'_>) -> $kind {
+                let number = $read(content.number());
+                <$kind>::try_from(number).unwrap_or_else(|_| {
+                    content.fault(format!("{number} is no {}", stringify!($kind)));
+                    0
+                })
+            }
+        }
+    )*};
+}
+
+numbers! {
+    u64, number => number, std::convert::identity;
+    u32, number => number.into(), std::convert::identity;
+    u16, number => number.into(), std::convert::identity;
+    i64, number => folded(number), unfolded;
+    i32, number => folded(number.into()), unfolded;
+}
+
+/// A number with its sign as the last bit, so that small ones are short.
+fn folded(number: i64) -> u64 {
+    (number << 1 ^ number >> 63) as u64
+}
+
+fn unfolded(number: u64) -> i64 {
+    (number >> 1) as i64 ^ -((number & 1) as i64)
+}
+
+impl Value for usize {
+    const EMPTY: bool = true;
+
+    fn write(&self, to: &mut Encoder) {
+        (*self as u64).write(to);
+    }
+
+    fn read(content: Content<'_>) -> usize {
+        u64::read(content) as usize
+    }
+}
+
+impl Value for bool {
+    const EMPTY: bool = true;
+
+    fn write(&self, to: &mut Encoder) {
+        u32::from(*self).write(to);
+    }
+
+    fn read(content: Content<'_>) -> bool {
+        u32::read(content) != 0
+    }
+}
+
+/// Texts and bytes.
+macro_rules! texts {
+    ($($kind:ty, $value:ident => $bytes:expr, $read:expr;)*) => {$(
+        impl Value for $kind {
+            const EMPTY: bool = true;
+
+            fn write(&self, to: &mut Encoder) {
+                let $value = self;
+                to.bytes($bytes);
+            }
+
+            fn read(content: Content<'_>) -> $kind {
+                $read(content)
+            }
+        }
+    )*};
+}
+
+texts! {
+    String, text => text.as_bytes(), text;
+    Rc<str>, text => text.as_bytes(), |content| text(content).into();
+    PathBuf, path => path.as_os_str().as_bytes(), |content| os_text(content).into();
+    OsString, text => text.as_bytes(), os_text;
+    Vec<u8>, bytes => bytes, |content: Content<'_>| content.bytes().to_vec();
+    Box<[u8]>, bytes => bytes, |content: Content<'_>| content.bytes().into();
+}
+
+fn text(content: Content<'_>) -> String {
+    String::from_utf8(content.bytes().to_vec()).unwrap_or_else(|_| {
+        content.fault(format!("{:?} is no text", OsStr::from_bytes(content.bytes())));
+        String::new()
+    })
+}
+
+fn os_text(content: Content<'_>) -> OsString {
+    OsString::from_vec(content.bytes().to_vec())
+}
+
+impl Value for OwnedFd {
+    fn write(&self, to: &mut Encoder) {
+        to.descriptor(self.as_fd());
+    }
+
+    fn read(content: Content<'_>) -> OwnedFd {
+        content.descriptor()
+    }
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC.
+impl Value for Instant {
+    fn write(&self, to: &mut Encoder) {
+        written::since_boot(*self).write(to);
+    }
+
+    fn read(content: Content<'_>) -> Instant {
+        written::at(u64::read(content))
+    }
+}
+
+/// Nanoseconds.
+impl Value for Duration {
+    const EMPTY: bool = true;
+
+    fn write(&self, to: &mut Encoder) {
+        u64::try_from(self.as_nanos()).unwrap_or(u64::MAX).write(to);
+    }
+
+    fn read(content: Content<'_>) -> Duration {
+        Duration::from_nanos(u64::read(content))
+    }
+}
+
+/// Nanoseconds since 1970.
+impl Value for SystemTime {
+    const EMPTY: bool = true;
+
+    fn write(&self, to: &mut Encoder) {
+        self.duration_since(UNIX_EPOCH).unwrap_or_default().write(to);
+    }
+
+    fn read(content: Content<'_>) -> SystemTime {
+        UNIX_EPOCH + Duration::read(content)
+    }
+}
+
+impl<T: Value> Value for Box<T> {
+    const EMPTY: bool = T::EMPTY;
+
+    fn write(&self, to: &mut Encoder) {
+        T::write(self, to);
+    }
+
+    fn read(content: Content<'_>) -> Box<T> {
+        Box::new(T::read(content))
+    }
+}
+
+/// Two fields.
+impl<A: Field, B: Field> Value for (A, B) {
+    fn write(&self, to: &mut Encoder) {
+        to.put(1, true, &self.0);
+        to.put(2, true, &self.1);
+    }
+
+    fn read(content: Content<'_>) -> (A, B) {
+        let mut fields = Fields::of(content, "a pair");
+        let pair = (fields.get(1), fields.get(2));
+        fields.end();
+        pair
+    }
+}
+
+/// Two fields of a kind.
+impl<T: Field> Value for [T; 2] {
+    fn write(&self, to: &mut Encoder) {
+        to.put(1, true, &self[0]);
+        to.put(2, true, &self[1]);
+    }
+
+    fn read(content: Content<'_>) -> [T; 2] {
+        let mut fields = Fields::of(content, "a pair");
+        let pair = [fields.get(1), fields.get(2)];
+        fields.end();
+        pair
+    }
+}
+
+/// What is repeated: a field for each.
+macro_rules! repeated {
+    ($($collection:ident),*) => {$(
+        impl<T: Value> Field for $collection<T> {
+            fn put(&self, number: u32, essential: bool, to: &mut Encoder) {
+                put_each(self.iter(), number, essential, to);
+            }
+
+            fn get(number: u32, fields: &mut Fields<'_>) -> $collection<T> {
+                fields.take(number).into_iter().map(T::read).collect()
+            }
+        }
+    )*};
+}
+
+repeated!(Vec, VecDeque);
+
+impl<K: Value + Ord, V: Value> Field for Table<K, V> {
+    fn put(&self, number: u32, essential: bool, to: &mut Encoder) {
+        put_each(self.entries().iter(), number, essential, to);
+    }
+
+    fn get(number: u32, fields: &mut Fields<'_>) -> Table<K, V> {
+        let mut table = Table::default();
+        fields.take(number).into_iter().map(<(K, V)>::read).for_each(|(key, value)| table.insert(key, value));
+        table
+    }
+}
+
+impl<V: Value> Field for BTreeMap<i32, V> {
+    fn put(&self, number: u32, essential: bool, to: &mut Encoder) {
+        for (key, value) in self {
+            let start = to.begin(number, essential);
+            to.put(1, true, key);
+            to.put(2, true, value);
+            to.end(start);
+        }
+    }
+
+    fn get(number: u32, fields: &mut Fields<'_>) -> BTreeMap<i32, V> {
+        fields.take(number).into_iter().map(<(i32, V)>::read).collect()
+    }
+}

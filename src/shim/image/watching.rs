@@ -1,0 +1,91 @@
+//! Watching again what was watched in the program before: execve(2) has closed its epoll(7) and inotify(7)
+//! instances.
+//!
+//! epoll is level-triggered, so nothing is lost with the old instance. What inotify had to report is lost, so
+//! everything that it tells of is looked at once (`Supervisor::look_at_everything`).
+
+use crate::calls::Calls;
+use crate::client::Client;
+use crate::containers::Known;
+use crate::key::{Kind, key};
+use crate::life::{Life, Parent};
+use crate::outlet::Outlet;
+use crate::poll::{Interest, Poll};
+use crate::processes::Supervised;
+use crate::streams::{Input, Streams};
+use windlass_sys::Result;
+
+/// The counter of a container's OOM kills.
+pub(super) fn container(known: &mut Known, poll: &Poll) {
+    if let Some(oom) = &mut known.oom
+        && oom.watch.is_some()
+    {
+        oom.notify(poll);
+    }
+}
+
+/// The descriptors of a process.
+pub(super) fn process(known: &mut Supervised, poll: &Poll) -> Result<()> {
+    let serial = known.serial;
+    if let Some(pidfd) = &known.pidfd {
+        let hangup = matches!(known.process.life, Life::Alive { parent: Parent::OtherUntil(_), .. });
+        let interest = if hangup { Interest::Nothing } else { Interest::Read };
+        poll.watch(pidfd, key(Kind::Process, serial, 0), interest)?;
+    }
+    if let Some(recorder) = &known.recorder {
+        poll.watch(&recorder.pidfd, key(Kind::Record, serial, 0), Interest::Read)?;
+    }
+    if let Some(console) = &known.console {
+        poll.watch(&console.listener, key(Kind::Console, serial, 0), Interest::Read)?;
+        if let Some(peer) = &console.peer {
+            poll.watch(peer, key(Kind::Console, serial, 0), Interest::Read)?;
+        }
+    }
+    known.streams.as_mut().map_or(Ok(()), |streams| stdio(streams, poll))
+}
+
+/// The runtimes that run.
+pub(super) fn calls(calls: &Calls, poll: &Poll) -> Result<()> {
+    for (serial, call) in calls.running.entries() {
+        poll.watch(&call.child.pidfd, key(Kind::Call, *serial, 0), Interest::Read)?;
+        for (pipe, kind) in [(&call.output, Kind::CallOutput), (&call.errors, Kind::CallErrors)] {
+            if let Some(pipe) = pipe {
+                poll.watch(pipe, key(kind, *serial, 0), Interest::Read)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn stdio(streams: &mut Streams, poll: &Poll) -> Result<()> {
+    streams.outlets.iter_mut().try_for_each(|outlet| output(outlet, poll))?;
+    if let Some(of) = &streams.input {
+        input(of, streams.serial, poll)?;
+    }
+    streams.clients.iter().try_for_each(|client| attached(client, poll))
+}
+
+fn output(outlet: &mut Outlet, poll: &Poll) -> Result<()> {
+    if let (Some(source), true) = (&outlet.source, outlet.source_watched) {
+        poll.watch(source, outlet.source_key, Interest::Read)?;
+    }
+    if let (Some(sink), true) = (outlet.sink.pipe(), outlet.sink_watched) {
+        poll.watch(sink, outlet.sink_key, Interest::Write)?;
+    }
+    if let Some(fifo) = outlet.sink.fifo() {
+        fifo.watch_again(poll);
+    }
+    Ok(())
+}
+
+fn input(input: &Input, serial: u32, poll: &Poll) -> Result<()> {
+    match &input.fifo {
+        _ if input.blocked => poll.watch(&input.sink, key(Kind::InputSink, serial, 0), Interest::Write),
+        Some(fifo) => poll.watch(fifo, key(Kind::InputFifo, serial, 0), Interest::Read),
+        None => Ok(()),
+    }
+}
+
+fn attached(client: &Client, poll: &Poll) -> Result<()> {
+    poll.watch(client.fd(), client.key, client.watched)
+}

@@ -1,0 +1,120 @@
+//! Descriptors that stay open while this process executes another program in its own place (execve(2)).
+//!
+//! Every descriptor of ours is close-on-exec. Those that the next program goes on with are listed by their
+//! numbers, which it finds them under.
+
+use std::ffi::{CString, c_char};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag};
+
+use super::{Called, Failed, Result, descriptors};
+
+/// The number of a descriptor, by which the next program finds it.
+pub fn number(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd() as u32
+}
+
+/// Executes the file behind `program` in place of this program, with the descriptors `kept` and 0, 1 and 2
+/// (execveat(2)). Returns only if that fails; nothing has changed then.
+pub fn execute(program: BorrowedFd<'_>, arguments: &[CString], environment: &[CString], kept: &[u32]) -> Failed {
+    let pointers = |list: &[CString]| -> Vec<*const c_char> {
+        list.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, envp) = (pointers(arguments), pointers(environment));
+    let failed = match set_all(kept, FdFlag::empty()) {
+        Err(failed) => failed,
+        Ok(()) => {
+            // SAFETY: the path is an empty string and NUL-terminated; both lists are arrays of pointers to such
+            // strings that end in a null pointer; all of it outlives the call.
+            unsafe {
+                let flags = libc::AT_EMPTY_PATH as usize;
+                let empty = c"".as_ptr();
+                libc::syscall(libc::SYS_execveat, program.as_raw_fd(), empty, argv.as_ptr(), envp.as_ptr(), flags)
+            };
+            Failed { call: format!("execveat({}, AT_EMPTY_PATH)", program.as_raw_fd()).into(), errno: Errno::last() }
+        }
+    };
+    // It cannot fail for those that it has worked for before.
+    kept.iter().for_each(|fd| drop(set(*fd, FdFlag::FD_CLOEXEC)));
+    failed
+}
+
+fn set_all(kept: &[u32], flags: FdFlag) -> Result<()> {
+    kept.iter().try_for_each(|fd| set(*fd, flags))
+}
+
+fn set(number: u32, flags: FdFlag) -> Result<()> {
+    let lost = || Failed { call: format!("fcntl({number}, F_SETFD)").into(), errno: Errno::EBADF };
+    let fd = descriptors::borrow_inherited(number as RawFd).ok_or_else(lost)?;
+    nix::fcntl::fcntl(fd, FcntlArg::F_SETFD(flags)).called(|| format!("fcntl({number}, F_SETFD)")).map(drop)
+}
+
+/// The descriptors that another program has left to this one. Each is taken by its owner.
+#[derive(Debug)]
+pub struct Inherited {
+    numbers: Vec<u32>,
+}
+
+impl Inherited {
+    /// The listed descriptors, which are close-on-exec from now on. Every other from 3 on is closed. Returns also
+    /// the listed ones that are not open.
+    ///
+    /// Only for the beginning of a program, when no descriptor has an owner yet.
+    pub fn new(listed: &[u32]) -> (Inherited, Vec<u32>) {
+        let mut numbers: Vec<u32> = listed.to_vec();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let (numbers, missing): (Vec<u32>, Vec<u32>) =
+            numbers.into_iter().partition(|&number| number > 2 && set(number, FdFlag::FD_CLOEXEC).is_ok());
+        let kept: Vec<BorrowedFd<'_>> =
+            numbers.iter().filter_map(|&number| descriptors::borrow_inherited(number as RawFd)).collect();
+        descriptors::close_all_but(3, &kept);
+        (Inherited { numbers }, missing)
+    }
+
+    /// Takes one out.
+    pub fn take(&mut self, number: u32) -> Option<OwnedFd> {
+        let at = self.numbers.binary_search(&number).ok()?;
+        self.numbers.remove(at);
+        // SAFETY: it is open, as `new` has seen, has no other owner, since it is taken out here, and was not one of
+        // this program's when it began.
+        Some(unsafe { OwnedFd::from_raw_fd(number as RawFd) })
+    }
+
+    /// Closes those that nobody has taken, and returns their numbers.
+    pub fn close_rest(&mut self) -> Vec<u32> {
+        let rest = std::mem::take(&mut self.numbers);
+        // SAFETY: as in `take`.
+        rest.iter().for_each(|&number| drop(unsafe { OwnedFd::from_raw_fd(number as RawFd) }));
+        rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_cannot_be_executed_changes_nothing() {
+        let text = super::super::stream::sealed(b"neither a program nor a script").expect("a file");
+        let kept = super::super::socket::datagram().expect("a socket");
+        let failed = execute(text.as_fd(), &[c"x".into()], &[], &[number(kept.as_fd())]);
+        assert!(matches!(failed.errno, Errno::ENOEXEC | Errno::EACCES), "{failed}");
+        let flags = nix::fcntl::fcntl(&kept, FcntlArg::F_GETFD).expect("it is open");
+        assert!(FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC));
+    }
+
+    #[test]
+    fn a_list_with_a_descriptor_that_is_not_open_is_refused_and_the_others_are_restored() {
+        let program = super::super::fd::open("/proc/self/exe", nix::fcntl::OFlag::O_PATH).expect("a program");
+        let kept = super::super::socket::datagram().expect("a socket");
+        let failed = execute(program.as_fd(), &[], &[], &[number(kept.as_fd()), 900_000]);
+        assert_eq!(failed.errno, Errno::EBADF);
+        let flags = nix::fcntl::fcntl(&kept, FcntlArg::F_GETFD).expect("it is open");
+        assert!(FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC));
+    }
+}
