@@ -87,6 +87,10 @@ bless:
 integrate *args: build suite
     {{integration}} --runtime {{windlass}} {{args}}
 
+# Sweeps of the world around the runtime: paths that are exchanged. A fixed sample; all of it with --long
+sweep-world *args: build suite
+    {{integration}} --runtime {{windlass}} --harness host {{args}} swap::
+
 # Everything about systemd, in guests that it has booted; needs root, mmdebstrap and a Debian mirror
 integrate-systemd *suites: build
     integration/systemd/run.sh {{windlass}} {{suites}}

@@ -18,6 +18,7 @@ pub fn main(words: &[String]) -> ExitCode {
         Some("mempolicy") => {
             sys::get_mempolicy().map_or_else(errno, |(mode, nodes)| format!("mode={mode} nodes={nodes:#x}"))
         }
+        Some("by-name") => by_name(rest).unwrap_or_else(|error| error.to_string()),
         Some("fds") => describe_fds(),
         _ => return ExitCode::from(2),
     };
@@ -51,4 +52,27 @@ fn describe_fds() -> String {
         .collect();
     fds.sort();
     fds.iter().map(|(fd, target)| format!("{fd} {target}")).collect::<Vec<_>>().join("\n")
+}
+
+/// `WHAT ROOT`: looks at something below a root and then uses it by its name, as a runtime must not.
+fn by_name(words: &[String]) -> std::io::Result<String> {
+    let [what, root] = words else {
+        return Ok("WHAT ROOT".to_owned());
+    };
+    let at = |name: &str| std::path::Path::new(root).join(name);
+    let (dir, file, work) = (at("race/dir"), at("etc/passwd"), at("work/here"));
+    if dir.symlink_metadata()?.is_dir() && file.symlink_metadata()?.is_file() && work.symlink_metadata()?.is_dir() {
+        match what.as_str() {
+            "write" => std::fs::write(dir.join("new"), "")?,
+            "read" => drop(std::fs::read(file)?),
+            "list" => drop(std::fs::read_dir(work)?),
+            "chmod" => std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?,
+            "chdir" => std::env::set_current_dir(work)?,
+            _ => {
+                nix::mount::mount(Some("tmpfs"), &dir, Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>)?;
+                nix::mount::umount(&dir)?;
+            }
+        }
+    }
+    Ok("used".to_owned())
 }

@@ -184,3 +184,32 @@ pub fn make_user_namespace() -> std::io::Result<()> {
     // SAFETY: the child of the fork makes one system call.
     unsafe { command.pre_exec(unshare) }.status().map(drop)
 }
+
+/// What a traced process in a stop of a system call is about to do, or has done.
+#[derive(Clone, Copy, Debug)]
+pub enum CallStop {
+    /// It is about to make this call.
+    Entry(i64, [u64; 6]),
+    /// The call has returned this.
+    Exit(i64),
+    /// It is in no such stop.
+    Other,
+}
+
+/// Asks for the stop that a traced process is in, `PTRACE_GET_SYSCALL_INFO`.
+pub fn call_stop(pid: nix::unistd::Pid) -> nix::Result<CallStop> {
+    let info = nix::sys::ptrace::syscall_info(pid)?;
+    Ok(match info.op {
+        libc::PTRACE_SYSCALL_INFO_ENTRY => {
+            // SAFETY: the kernel fills this member in for an entry.
+            let entry = unsafe { info.u.entry };
+            CallStop::Entry(entry.nr.cast_signed(), entry.args)
+        }
+        libc::PTRACE_SYSCALL_INFO_EXIT => {
+            // SAFETY: the kernel fills this member in for an exit.
+            let exit = unsafe { info.u.exit };
+            CallStop::Exit(exit.sval)
+        }
+        _ => CallStop::Other,
+    })
+}

@@ -35,8 +35,12 @@ mod shim_measures;
 mod shim_podman;
 mod sources;
 mod stdio;
+mod swap;
 mod terminal;
 mod windlass;
+
+/// Chapters that run only when a filter names them: `just sweep-world`.
+pub const SWEEPS: &[&str] = &["swap::"];
 
 /// All cases, in the order in which they run.
 pub fn all() -> impl Iterator<Item = &'static Case> {
@@ -76,6 +80,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         shim_faults::CASES,
         shim_gates::CASES,
         shim_measures::CASES,
+        swap::CASES,
     ]
     .into_iter()
     .flatten()

@@ -45,7 +45,7 @@ pub(super) fn user_namespace(t: &T) -> Verdict<Bundle> {
 }
 
 /// Gives a tree to the user namespace's root; busybox belongs to all bundles.
-fn give(path: &Path) -> Verdict {
+pub(super) fn give(path: &Path) -> Verdict {
     if path.file_name().is_some_and(|name| name == "busybox") {
         return Ok(());
     }

@@ -1,10 +1,12 @@
 //! The toolkit of cases: bundles, containers, terminals, shims, and the context [`T`].
 
 pub mod bundle;
+pub mod canary;
 pub mod cgroup;
 pub mod console;
 pub mod container;
 pub mod containerd;
+pub mod follow;
 pub mod inject;
 pub mod machine;
 pub mod notify;
