@@ -98,6 +98,19 @@ fn a_pod_shares_a_shim_that_speaks_both_versions() {
     assert!(connected.shim_pid > 1 && connected.task_pid == 0);
     let request = api::StateRequest { id: "pod".into(), ..Default::default() };
     assert_eq!(refusal(task.state(patience(), &request)).0, Code::NOT_FOUND);
+    both_versions_are_answered(&client);
+    garbage_is_refused(&client, path);
+    let request = api::ShutdownRequest { id: "pod".into(), ..Default::default() };
+    task.shutdown(patience(), &request).expect("answered");
+    let start = Instant::now();
+    while Path::new(path).exists() {
+        assert!(start.elapsed() < Duration::from_secs(120), "the shim ends and removes its socket");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The services of both versions answer, and what is not served is refused as such.
+fn both_versions_are_answered(client: &Client) {
     for (service, method, code) in [
         ("containerd.task.v2.Task", "Connect", None),
         ("containerd.task.v3.Task", "Connect", None),
@@ -117,7 +130,10 @@ fn a_pod_shares_a_shim_that_speaks_both_versions() {
             (result, None) => panic!("{service}/{method}: {result:?}"),
         }
     }
-    // A message that is none is refused; a frame that is none ends its connection and no other.
+}
+
+/// A message that cannot be decoded is refused. A frame that cannot be decoded ends its own connection and no other.
+fn garbage_is_refused(client: &Client, path: &str) {
     let garbage = ttrpc::Request {
         service: "containerd.task.v3.Task".into(),
         method: "State".into(),
@@ -131,13 +147,6 @@ fn a_pod_shares_a_shim_that_speaks_both_versions() {
         stranger.write_all(bytes).expect("written");
         stranger.set_read_timeout(Some(Duration::from_secs(120))).expect("set");
         assert_eq!(stranger.read(&mut [0; 16]).expect("closed, not forgotten"), 0, "{bytes:?}");
-    }
-    let request = api::ShutdownRequest { id: "pod".into(), ..Default::default() };
-    task.shutdown(patience(), &request).expect("answered");
-    let start = Instant::now();
-    while Path::new(path).exists() {
-        assert!(start.elapsed() < Duration::from_secs(120), "the shim ends and removes its socket");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
