@@ -91,6 +91,15 @@ integrate *args: build suite
 sweep-world *args: build suite
     {{integration}} --runtime {{windlass}} --harness host {{args}} swap::
 
+# Make every system call fail, and the last: `just sweep all`, `just sweep calls run/plain`; hours, needs root. What was
+# done is in target/sweep.progress, and the next one goes on from there
+sweep mode="all" *args: build suite
+    {{integration}} --sweep {{mode}} --runtime {{windlass}} --resume target/sweep.progress {{args}}
+
+# A sample of it in some minutes, anew each time
+sweep-short mode="all" *args: build suite
+    {{integration}} --sweep {{mode}} --short --runtime {{windlass}} {{args}}
+
 # Everything about systemd, in guests that it has booted; needs root, mmdebstrap and a Debian mirror
 integrate-systemd *suites: build
     integration/systemd/run.sh {{windlass}} {{suites}}

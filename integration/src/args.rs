@@ -20,6 +20,10 @@ Runs the cases whose name contains one of the FILTERs (all without one). Those o
   --bench               measure instead, beside the runtime of --compare: run, lifecycle, verbs
   --growth              measure what grows: mounts, config, containers, processes, concurrent
   --rounds N            how often; default: 30
+
+  --sweep MODE[,MODE…]  make every system call fail, or the last: calls, kills, all; FILTERs are of VERB/BUNDLE
+  --short               a sample of it: each call once, with one error, on three bundles
+  --resume FILE         go on where the sweep that wrote FILE has stopped
 ";
 
 /// A parsed command line.
@@ -43,6 +47,12 @@ pub struct Args {
     pub growth: bool,
     /// How often each command is measured.
     pub rounds: usize,
+    /// What to sweep.
+    pub sweep: Option<String>,
+    /// Whether to sweep a sample.
+    pub short: bool,
+    /// The file of what a sweep has done.
+    pub resume: Option<PathBuf>,
     /// Parts of the names of the cases to run; empty means all.
     pub filters: Vec<String>,
     /// Exact names of the cases to run, used between our own processes.
@@ -67,6 +77,9 @@ impl Args {
                 "--list" => args.list = true,
                 "--bench" => args.bench = true,
                 "--growth" => args.growth = true,
+                "--sweep" => args.sweep = Some(value()?),
+                "--short" => args.short = true,
+                "--resume" => args.resume = Some(std::path::absolute(value()?).map_err(|e| e.to_string())?),
                 "--rounds" => args.rounds = value()?.parse().map_err(|_| "--rounds needs a number".to_owned())?,
                 "--help" | "-h" => return Err(USAGE.to_owned()),
                 _ if word.starts_with('-') => {
@@ -77,6 +90,10 @@ impl Args {
         }
         if let Some(other) = args.harness.as_deref().filter(|h| !["host", "uml"].contains(h)) {
             return Err(format!("unknown harness {other}: host or uml"));
+        }
+        let unknown = |mode: &&str| *mode != "all" && !crate::sweep::MODES.contains(mode);
+        if let Some(other) = args.sweep.as_deref().and_then(|modes| modes.split(',').find(unknown)) {
+            return Err(format!("unknown mode {other}: all, or {}", crate::sweep::MODES.join(", ")));
         }
         if !args.list {
             args.runtime = match runtime {
@@ -170,6 +187,7 @@ mod tests {
     fn mistakes_are_named() {
         assert!(parse(&["--harness", "moon", "--list"]).is_err_and(|text| text.contains("moon")));
         assert!(parse(&["--no-such"]).is_err_and(|text| text.contains("--no-such")));
+        assert!(parse(&["--list", "--sweep", "calls,moons"]).is_err_and(|text| text.contains("moons")));
         assert!(parse(&["--runtime"]).is_err_and(|text| text.contains("--runtime")));
     }
 }

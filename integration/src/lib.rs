@@ -23,6 +23,8 @@ pub mod kit;
 mod payload;
 pub mod report;
 mod runner;
+#[cfg(target_arch = "x86_64")]
+mod sweep;
 mod sys;
 
 use std::process::ExitCode;
@@ -37,6 +39,7 @@ pub fn main() -> ExitCode {
     match argv.first().map(String::as_str) {
         Some("@host-enter") => harness::host::enter(rest),
         Some("@host-pid-1") => harness::host::as_pid_1(rest),
+        Some("@runner") if rest.first().is_some_and(|word| word == "@sweep") => sweep::worker::main(rest),
         Some("@runner") => runner::main(rest),
         Some("@case") => runner::case_main(rest),
         Some("@payload") => payload::main(rest),

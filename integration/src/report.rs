@@ -129,6 +129,9 @@ pub fn main(argv: &[String]) -> ExitCode {
     if args.bench || args.growth {
         return crate::bench::main(&args);
     }
+    if args.sweep.is_some() {
+        return crate::sweep::main(&args);
+    }
     let names: Vec<&str> = cases::all().map(|case| case.name).filter(|name| args.wants(name)).collect();
     if args.list {
         names.iter().for_each(|name| println!("{name}"));

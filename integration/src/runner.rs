@@ -191,7 +191,7 @@ impl Leftovers {
 }
 
 /// Every cgroup but the root's.
-fn cgroups() -> Vec<String> {
+pub(crate) fn cgroups() -> Vec<String> {
     let mut found = Vec::new();
     let mut todo = vec![PathBuf::from("/sys/fs/cgroup")];
     while let Some(dir) = todo.pop() {
@@ -215,13 +215,18 @@ fn processes() -> Vec<String> {
     pids.filter_map(shown).collect()
 }
 
-/// Kills everything but PID 1 and this process, removes what a case left.
-fn clean(dir: &Path) {
-    for line in fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {
-        if let Some(point) = line.split(' ').nth(4).filter(|point| point.starts_with(WORK)) {
+/// Detaches every mount below a directory.
+pub(crate) fn unmount_below(dir: &Path) {
+    for line in text("/proc/self/mountinfo").lines() {
+        if let Some(point) = line.split(' ').nth(4).filter(|point| Path::new(point).starts_with(dir)) {
             let _ = umount2(point, MntFlags::MNT_DETACH);
         }
     }
+}
+
+/// Kills everything but PID 1 and this process, removes what a case left.
+fn clean(dir: &Path) {
+    unmount_below(Path::new(WORK));
     for name in cgroups() {
         let _ = fs::write(Path::new(&name).join("cgroup.freeze"), "0");
     }

@@ -213,3 +213,13 @@ pub fn call_stop(pid: nix::unistd::Pid) -> nix::Result<CallStop> {
         _ => CallStop::Other,
     })
 }
+
+extern "C" fn nothing(_: libc::c_int) {}
+
+/// Makes SIGUSR1 interrupt what a thread waits in, and do nothing else.
+pub fn make_usr1_interrupt() -> nix::Result<()> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(Signal::SIGUSR1, &action) }.map(drop)
+}

@@ -1,0 +1,107 @@
+//! One run of a verb, with or without an injection, and what can be seen of it.
+
+use super::census::Census;
+use super::oracle::Seen;
+use super::point::{Action, Point};
+use super::stage::{LIMIT, Stage};
+use super::stdio::Stdio;
+use super::tracer::{self, Request, Session, Trace};
+use super::verbs::{Before, Scene, Verb};
+use crate::kit::stop::Verdict;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::path::Path;
+
+/// What a run is compared with.
+pub struct Base {
+    /// What there is when there is no container.
+    pub empty: Census,
+    /// What was seen without an injection; nothing while that is found out.
+    pub seen: Option<Seen>,
+}
+
+/// Runs a verb once.
+pub fn run(stage: &mut Stage, verb: &Verb, base: &Base, at: Option<(Point, Action)>) -> Verdict<(Seen, Trace)> {
+    let done = observe(stage, verb, base, at);
+    let is_bad = match &done {
+        Ok((seen, _)) => seen.code.is_none() || !seen.left.is_empty() || seen.delete.is_some(),
+        Err(_) => true,
+    };
+    if is_bad {
+        clear(stage)?;
+    }
+    done
+}
+
+fn observe(stage: &Stage, verb: &Verb, base: &Base, at: Option<(Point, Action)>) -> Verdict<(Seen, Trace)> {
+    let mut scene = Scene::set(stage, verb)?;
+    let before = stage.census(&scene.id);
+    let mut command = stage.traced(&verb.words(&scene));
+    let bundle = stage.bundle(verb.payload).to_owned();
+    let stdio = Stdio::new((verb.stdio)(stage), &stage.dir, &mut command, vec![bundle])?;
+    let partner = if verb.partner { Some((scene.init()?, "init")) } else { None };
+    let programs = vec![tracer::identity(&stage.runtime)?];
+    let killed = at.as_ref().is_some_and(|(point, action)| *action == Action::Kill && point.process == "main");
+    let mut session = Session::start(Request { command, partner, programs, at })?;
+    let mut seen = Seen { code: session.wait(LIMIT), ..Seen::default() };
+    if seen.code.is_none() {
+        kill_all();
+        session.collect();
+        return Ok((seen, session.finish()?));
+    }
+    let trace = session.finish()?;
+    seen.error = stdio.errors();
+    let succeeded = base.seen.as_ref().is_none_or(|base| base.code == seen.code);
+    if succeeded && verb.ends {
+        scene.await_end();
+    }
+    let after = match &base.seen {
+        _ if killed => stage.census(&scene.id),
+        Some(base) if succeeded => Census::settle(&stage.places(&scene.id), |now| {
+            now.beyond(&before) == base.new && before.beyond(now) == base.gone
+        }),
+        _ => Census::settle(&stage.places(&scene.id), |now| now.beyond(&before).is_empty()),
+    };
+    (seen.new, seen.gone) = (after.beyond(&before), before.beyond(&after));
+    seen.facts.push(("status".to_owned(), stage.status(&scene.id)));
+    if succeeded {
+        // A terminal first, since the payload of a create that succeeded waits for its start only.
+        if verb.before == Before::Nothing {
+            scene.take_terminal()?;
+        }
+        seen.facts.extend(verb.facts(&scene, &stdio.output())?);
+    }
+    seen.changed = stdio.changed();
+    seen.delete = stage.delete(&scene.id);
+    let places = stage.places(&scene.id);
+    seen.left = Census::settle(&places, |now| now.beyond(&base.empty).is_empty()).beyond(&base.empty);
+    Ok((seen, trace))
+}
+
+/// Kills everything but the harness.
+fn kill_all() {
+    for name in crate::runner::cgroups() {
+        let _ = std::fs::write(Path::new(&name).join("cgroup.freeze"), "0");
+    }
+    let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+}
+
+/// After a fault: nothing of it may be in the way of the next run.
+fn clear(stage: &mut Stage) -> Verdict {
+    kill_all();
+    let root = stage.root();
+    for entry in std::fs::read_dir(&root).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+    }
+    crate::runner::unmount_below(&stage.dir);
+    for _ in 0..200 {
+        let left: Vec<String> = crate::runner::cgroups().into_iter().filter(|name| name.contains("/sweep")).collect();
+        if left.is_empty() {
+            break;
+        }
+        left.iter().for_each(|name| crate::harness::host::remove_tree(Path::new(name)));
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    stage.revive()
+}

@@ -1,0 +1,250 @@
+//! Whether what followed an injection is right. It knows neither verbs nor calls: only what an un-injected run has
+//! shown.
+
+use super::point::Action;
+use nix::errno::Errno;
+
+/// What could be seen of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The exit code, or minus the signal; `None` for a command that did not end in time.
+    pub code: Option<i32>,
+    /// What the command wrote to its standard error or its log.
+    pub error: String,
+    /// Its output, and what its effect is, by name. Looked at after a success only, but for `status`.
+    pub facts: Vec<(String, String)>,
+    /// What is there after it and was not before it.
+    pub new: Vec<String>,
+    /// What was there before it and is no more.
+    pub gone: Vec<String>,
+    /// What it has changed that belongs to its caller.
+    pub changed: Vec<String>,
+    /// Why `delete --force` failed, if it did.
+    pub delete: Option<String>,
+    /// What is left after that.
+    pub left: Vec<String>,
+}
+
+impl Seen {
+    /// A fact by its name.
+    pub fn fact(&self, name: &str) -> &str {
+        self.facts.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+    }
+}
+
+/// How an injection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The verb has done all of its work.
+    Tolerated,
+    /// The verb has failed and said so. False: without the name of the call.
+    Failed(bool),
+    /// It was killed, and all could be removed.
+    Killed,
+    /// The call was not made in this run.
+    Unreached,
+    /// Something is wrong: of which kind, and what.
+    Fault(&'static str, String),
+}
+
+/// What a failed verb may leave its container in.
+pub struct Allowed<'a> {
+    /// Values of the fact `status`.
+    pub status: &'a [&'a str],
+}
+
+/// Judges one run against the one without an injection.
+pub fn judge(base: &Seen, seen: &Seen, call: &str, action: Action, main_killed: bool, allowed: &Allowed) -> Outcome {
+    let fault = |kind, text: String| Outcome::Fault(kind, text);
+    let Some(code) = seen.code else {
+        return fault("hangs", String::new());
+    };
+    if let Some(error) = &seen.delete {
+        return fault("delete --force fails", error.clone());
+    }
+    if !seen.left.is_empty() {
+        return fault("left after delete --force", seen.left.join("; "));
+    }
+    if !seen.changed.is_empty() {
+        return fault("the caller's things are changed", seen.changed.join("; "));
+    }
+    if main_killed {
+        return Outcome::Killed;
+    }
+    if code < 0 && !(out_of_memory(call, action) && code == -(libc::SIGABRT)) {
+        return fault("ends by a signal", format!("signal {}", -code));
+    }
+    if Some(code) == base.code {
+        return match difference(base, seen) {
+            Some(text) => fault("succeeds without its work", text),
+            None => Outcome::Tolerated,
+        };
+    }
+    if seen.error.trim().is_empty() {
+        return fault("fails without a word", format!("exit code {code}"));
+    }
+    if !seen.new.is_empty() && !removes(call) {
+        return fault("fails and leaves something", seen.new.join("; "));
+    }
+    let status = seen.fact("status");
+    if !allowed.status.contains(&status) && !removes(call) {
+        return fault("fails and has done it", format!("status {status}"));
+    }
+    match action {
+        Action::Kill => Outcome::Killed,
+        Action::Fail(errno) => {
+            if !names_errno(&seen.error, errno) && !out_of_memory(call, action) {
+                return fault("the error is not named", seen.error.clone());
+            }
+            Outcome::Failed(names_call(&seen.error, call))
+        }
+    }
+}
+
+/// Where two successful runs differ.
+fn difference(base: &Seen, seen: &Seen) -> Option<String> {
+    for (name, value) in &base.facts {
+        let other = seen.fact(name);
+        if other != value {
+            return Some(format!("{name}: {}", first_difference(value, other)));
+        }
+    }
+    let differs = |what: &str, base: &[String], seen: &[String]| {
+        let more = seen.iter().filter(|name| !base.contains(name)).map(|name| format!("+{name}"));
+        let less = base.iter().filter(|name| !seen.contains(name)).map(|name| format!("-{name}"));
+        let all: Vec<String> = more.chain(less).collect();
+        (!all.is_empty()).then(|| format!("{what}: {}", all.join("; ")))
+    };
+    differs("new", &base.new, &seen.new).or_else(|| differs("gone", &base.gone, &seen.gone))
+}
+
+fn first_difference(base: &str, other: &str) -> String {
+    let lines = base.lines().zip(other.lines()).find(|(one, two)| one != two);
+    match lines {
+        Some((one, two)) => format!("{one:?} has become {two:?}"),
+        None => format!("{} lines have become {}: {other:?}", base.lines().count(), other.lines().count()),
+    }
+}
+
+/// What could not be removed is left, and the error says so.
+fn removes(call: &str) -> bool {
+    ["unlink", "unlinkat", "rmdir", "umount2"].contains(&call)
+}
+
+/// A failed allocation aborts the process, by design of the language.
+fn out_of_memory(call: &str, action: Action) -> bool {
+    action == Action::Fail(Errno::ENOMEM) && ["mmap", "mremap", "brk", "mprotect"].contains(&call)
+}
+
+/// Whether a text has the error's name or its words.
+fn names_errno(text: &str, errno: Errno) -> bool {
+    let text = text.to_lowercase();
+    let words = errno.desc().to_lowercase();
+    text.contains(&format!("{errno:?}").to_lowercase()) || text.contains(&words) || text.contains(other_words(errno))
+}
+
+/// What is said of some errors in other words, those of Go's.
+fn other_words(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EIO => "i/o error",
+        Errno::EAGAIN => "resource temporarily unavailable",
+        Errno::EDQUOT => "disk quota exceeded",
+        Errno::ENOSYS => "not implemented",
+        Errno::EBUSY => "resource busy",
+        Errno::ENOENT => "does not exist",
+        Errno::ESRCH => "no such process",
+        _ => "\0",
+    }
+}
+
+/// Whether a text has the name of the call, in the form in which a reader knows it.
+fn names_call(text: &str, call: &str) -> bool {
+    let base = call.split(':').next().unwrap_or(call);
+    let stem = base.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches("at");
+    let stem = if stem == "newfst" { "stat" } else { stem };
+    [base, stem].iter().any(|name| text.contains(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAIL: Action = Action::Fail(Errno::EMFILE);
+
+    fn seen(code: i32) -> Seen {
+        Seen { code: Some(code), facts: vec![("status".to_owned(), "running".to_owned())], ..Seen::default() }
+    }
+
+    fn kind(base: &Seen, seen: &Seen, action: Action) -> String {
+        match judge(base, seen, "openat", action, false, &Allowed { status: &["stopped"] }) {
+            Outcome::Fault(kind, _) => kind.to_owned(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_success_must_be_one() {
+        let mut other = seen(0);
+        assert_eq!(kind(&seen(0), &other, FAIL), "Tolerated");
+        other.facts[0].1 = "created".to_owned();
+        assert_eq!(kind(&seen(0), &other, FAIL), "succeeds without its work");
+        let more = Seen { new: vec!["mount /x".to_owned()], ..seen(0) };
+        assert_eq!(kind(&seen(0), &more, FAIL), "succeeds without its work");
+        let less = Seen { gone: vec!["cgroup /x".to_owned()], ..seen(0) };
+        assert_eq!(kind(&seen(0), &less, FAIL), "succeeds without its work");
+    }
+
+    #[test]
+    fn a_failure_says_why_and_leaves_nothing() {
+        let mut failed = seen(1);
+        failed.facts[0].1 = "stopped".to_owned();
+        assert_eq!(kind(&seen(0), &failed, FAIL), "fails without a word");
+        failed.error = "it did not work".to_owned();
+        assert_eq!(kind(&seen(0), &failed, FAIL), "the error is not named");
+        failed.error = "cannot use x: too many descriptors, EMFILE".to_owned();
+        assert_eq!(kind(&seen(0), &failed, FAIL), "Failed(false)");
+        failed.error = "open(\"x\") = EMFILE".to_owned();
+        assert_eq!(kind(&seen(0), &failed, FAIL), "Failed(true)");
+        failed.new = vec!["cgroup /x".to_owned()];
+        assert_eq!(kind(&seen(0), &failed, FAIL), "fails and leaves something");
+        failed.new.clear();
+        failed.facts[0].1 = "running".to_owned();
+        assert_eq!(kind(&seen(0), &failed, FAIL), "fails and has done it");
+    }
+
+    #[test]
+    fn what_cannot_be_removed_is_left() {
+        let error = "unlink(\"x\") = EACCES".to_owned();
+        let failed = Seen { error, new: vec!["cgroup /x".to_owned()], ..seen(1) };
+        let (allowed, action) = (Allowed { status: &["absent"] }, Action::Fail(Errno::EACCES));
+        assert_eq!(judge(&seen(0), &failed, "unlinkat", action, false, &allowed), Outcome::Failed(true));
+    }
+
+    #[test]
+    fn whatever_happens_all_can_be_removed_in_time() {
+        let hung = Seen { code: None, ..seen(0) };
+        assert_eq!(kind(&seen(0), &hung, Action::Kill), "hangs");
+        let left = Seen { left: vec!["process x".to_owned()], ..seen(0) };
+        assert_eq!(kind(&seen(0), &left, Action::Kill), "left after delete --force");
+        let refused = Seen { delete: Some("no".to_owned()), ..seen(0) };
+        assert_eq!(kind(&seen(0), &refused, FAIL), "delete --force fails");
+        let changed = Seen { changed: vec!["stdout".to_owned()], ..seen(0) };
+        assert_eq!(kind(&seen(0), &changed, FAIL), "the caller's things are changed");
+        assert_eq!(kind(&seen(0), &seen(-11), FAIL), "ends by a signal");
+    }
+
+    #[test]
+    fn who_is_killed_says_nothing() {
+        let killed = Seen { new: vec!["cgroup /x".to_owned()], ..seen(-9) };
+        let allowed = Allowed { status: &[] };
+        assert_eq!(judge(&seen(0), &killed, "openat", Action::Kill, true, &allowed), Outcome::Killed);
+        // Of a child the command itself must say something.
+        assert_eq!(kind(&seen(0), &Seen { code: Some(1), ..seen(1) }, Action::Kill), "fails without a word");
+    }
+
+    #[test]
+    fn calls_are_known_by_their_usual_names() {
+        assert!(names_call("cannot open /x", "openat2") && names_call("mkdir(\"/x\")", "mkdirat"));
+        assert!(names_call("stat /x", "newfstatat") && !names_call("cannot open /x", "mkdirat"));
+    }
+}

@@ -1,0 +1,167 @@
+//! The sum: a row for each scenario, and the faults.
+
+use super::result::{FAILED, KILLED, Line, TOLERATED, UNNAMED, UNREACHED};
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+
+/// What is known of a scenario.
+#[derive(Clone, Debug, Default)]
+struct Row {
+    calls: u64,
+    infallible: u64,
+    counts: BTreeMap<String, u64>,
+    faults: u64,
+}
+
+impl Row {
+    fn count(&self, outcome: &str) -> u64 {
+        self.counts.get(outcome).copied().unwrap_or(0)
+    }
+
+    fn points(&self) -> u64 {
+        self.counts.values().sum::<u64>() + self.faults
+    }
+
+    fn add(&mut self, other: &Row) {
+        self.calls += other.calls;
+        self.infallible += other.infallible;
+        self.faults += other.faults;
+        for (name, count) in &other.counts {
+            *self.counts.entry(name.clone()).or_insert(0) += count;
+        }
+    }
+}
+
+/// All of a sweep.
+#[derive(Default)]
+pub struct Report {
+    rows: BTreeMap<String, Row>,
+    faults: Vec<Line>,
+    unreached: Vec<String>,
+}
+
+/// So many of a hundred points must be reached.
+const REACHED: u64 = 99;
+
+impl Report {
+    /// Takes a line; shows it if it is of now and says something.
+    pub fn take(&mut self, line: Line, show: bool) {
+        let row = self.rows.entry(line.scenario().to_owned()).or_default();
+        match &line {
+            Line::Recorded { calls, infallible, points, scenario } => {
+                (row.calls, row.infallible) = (*calls, *infallible);
+                if show {
+                    println!("      {scenario}: {calls} calls, {points} injections");
+                }
+                return;
+            }
+            Line::Injected { outcome, key, .. } if !line.is_fault() => {
+                *row.counts.entry(outcome.clone()).or_insert(0) += 1;
+                if outcome == UNREACHED {
+                    self.unreached.push(key.clone());
+                }
+                return;
+            }
+            _ => row.faults += 1,
+        }
+        if show {
+            show_fault(&line);
+        }
+        self.faults.push(line);
+    }
+
+    /// Whether there is no fault, and nearly all was reached.
+    pub fn is_good(&self) -> bool {
+        self.faults.is_empty() && self.sum().points() > 0 && self.is_reached()
+    }
+
+    fn is_reached(&self) -> bool {
+        let sum = self.sum();
+        (sum.points() - sum.count(UNREACHED)) * 100 >= sum.points() * REACHED
+    }
+
+    fn sum(&self) -> Row {
+        let mut sum = Row::default();
+        self.rows.values().for_each(|row| sum.add(row));
+        sum
+    }
+}
+
+fn show_fault(line: &Line) {
+    let (what, outcome, text) = match line {
+        Line::Injected { key, outcome, text } => (key, outcome.as_str(), text),
+        Line::Broken { scenario, text } => (scenario, "not swept", text),
+        Line::Recorded { .. } => return,
+    };
+    println!("FAULT {what}: {outcome}");
+    text.lines().for_each(|line| println!("          {line}"));
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\n{:<22}{:>7}{:>9}{:>9}{:>9}{:>11}{:>8}{:>9}{:>8}{:>8}",
+            "", "calls", "cannot", "points", "reached", "tolerated", "failed", "unnamed", "killed", "faults"
+        )?;
+        let row = |f: &mut fmt::Formatter<'_>, name: &str, row: &Row| {
+            let (points, unreached) = (row.points(), row.count(UNREACHED));
+            writeln!(
+                f,
+                "{name:<22}{:>7}{:>9}{points:>9}{:>9}{:>11}{:>8}{:>9}{:>8}{:>8}",
+                row.calls,
+                row.infallible,
+                points - unreached,
+                row.count(TOLERATED),
+                row.count(FAILED),
+                row.count(UNNAMED),
+                row.count(KILLED),
+                row.faults
+            )
+        };
+        for (name, of) in &self.rows {
+            row(f, name, of)?;
+        }
+        row(f, "all", &self.sum())?;
+        for key in self.unreached.iter().take(20) {
+            writeln!(f, "not reached: {key}")?;
+        }
+        writeln!(
+            f,
+            "{} faults, {} of {} points reached",
+            self.faults.len(),
+            self.sum().points() - self.sum().count(UNREACHED),
+            self.sum().points()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sweep::oracle::Outcome;
+
+    fn injected(outcome: Outcome) -> Line {
+        Line::of("run/plain main/openat#1 EMFILE".to_owned(), outcome)
+    }
+
+    #[test]
+    fn a_sweep_is_good_without_faults_and_nearly_all_reached() {
+        let mut report = Report::default();
+        assert!(!report.is_good(), "nothing was swept");
+        (0..99).for_each(|_| report.take(injected(Outcome::Failed(true)), false));
+        report.take(injected(Outcome::Unreached), false);
+        assert!(report.is_good());
+        report.take(injected(Outcome::Unreached), false);
+        assert!(!report.is_good());
+    }
+
+    #[test]
+    fn a_fault_is_counted_and_a_scenario_that_breaks_is_one() {
+        let mut report = Report::default();
+        report.take(injected(Outcome::Tolerated), false);
+        report.take(Line::Broken { scenario: "run/plain".to_owned(), text: "no".to_owned() }, false);
+        assert!(!report.is_good());
+        assert!(report.to_string().contains("1 faults, 2 of 2 points"), "{report}");
+    }
+}

@@ -1,0 +1,65 @@
+//! What is swept, by name: `VERB/KIND`.
+
+use super::bundles::KINDS;
+use super::verbs::{VERBS, Verb};
+
+/// Verbs that the short sweep takes on all its bundles; the others only on the plain one.
+const ON_ALL: &[&str] = &["run", "create", "start", "exec"];
+
+/// One verb on one kind of bundle.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    /// The verb.
+    pub verb: &'static Verb,
+    /// The kind.
+    pub kind: &'static str,
+}
+
+impl Scenario {
+    /// Its name.
+    pub fn name(self) -> String {
+        format!("{}/{}", self.verb.name, self.kind)
+    }
+
+    /// The scenario of this name.
+    pub fn named(name: &str) -> Option<Scenario> {
+        all(false).into_iter().find(|scenario| scenario.name() == name)
+    }
+}
+
+/// All scenarios, or those of the short sweep.
+pub fn all(short: bool) -> Vec<Scenario> {
+    let mut all = Vec::new();
+    for verb in VERBS {
+        for (kind, is_short) in KINDS.iter().filter(|(kind, _)| verb.is_for(kind)) {
+            let is_in = !short
+                || (*kind == "plain" || *is_short && ON_ALL.contains(&verb.name))
+                || (*kind == "terminal" && verb.name == "run");
+            if is_in {
+                all.push(Scenario { verb, kind });
+            }
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Scenario, all};
+
+    #[test]
+    fn names_lead_back() {
+        for scenario in all(false) {
+            assert_eq!(Scenario::named(&scenario.name()).map(Scenario::name), Some(scenario.name()));
+        }
+        assert!(Scenario::named("run/moon").is_none());
+    }
+
+    #[test]
+    fn the_short_sweep_has_every_verb() {
+        let mut verbs: Vec<_> = all(true).iter().map(|scenario| scenario.verb.name).collect();
+        verbs.dedup();
+        assert_eq!(verbs.len(), super::VERBS.len());
+        assert!(all(true).len() < all(false).len() / 2);
+    }
+}

@@ -1,0 +1,110 @@
+//! The stdio of a command under test: files, or a terminal, whose ends the sweep keeps to look at them afterwards.
+
+use super::witness::Witness;
+use crate::kit::stop::{Context, Verdict};
+use nix::pty::openpty;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What a command gets at 0, 1 and 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A pipe without input, and two files.
+    Files,
+    /// A terminal at 0 and 1, and a file.
+    Terminal,
+}
+
+/// The stdio of one command.
+pub struct Stdio {
+    out: PathBuf,
+    err: PathBuf,
+    terminal: Option<Drain>,
+    witness: Witness,
+    /// The writing end of its input.
+    _input: Option<OwnedFd>,
+}
+
+impl Stdio {
+    /// Gives a command stdio whose files are in `dir`. `trees` are looked at too.
+    pub fn new(kind: Kind, dir: &Path, command: &mut Command, trees: Vec<PathBuf>) -> Verdict<Stdio> {
+        let (out, err) = (dir.join("command.out"), dir.join("command.err"));
+        let err_file = File::create(&err).context("a file for errors")?;
+        let (stdin, stdout, terminal, input) = match kind {
+            Kind::Files => {
+                let (read, write) = nix::unistd::pipe().context("pipe")?;
+                (File::from(read), File::create(&out).context("a file for output")?, None, Some(write))
+            }
+            Kind::Terminal => {
+                let pty = openpty(None, None).context("openpty")?;
+                let slave = File::from(pty.slave);
+                (slave.try_clone()?, slave, Some(Drain::new(pty.master)), None)
+            }
+        };
+        command.stdin(stdin.try_clone()?).stdout(stdout.try_clone()?).stderr(err_file.try_clone()?);
+        let descriptors = vec![("stdin", stdin), ("stdout", stdout), ("stderr", err_file)];
+        let witness = Witness::new(descriptors, trees);
+        Ok(Stdio { out, err, terminal, witness, _input: input })
+    }
+
+    /// What has come out. A terminal may be late with `END`.
+    pub fn output(&self) -> String {
+        match &self.terminal {
+            Some(drain) => drain.until("END", Duration::from_secs(1)),
+            None => text(&self.out),
+        }
+    }
+
+    /// What was written to standard error.
+    pub fn errors(&self) -> String {
+        text(&self.err)
+    }
+
+    /// What of it was changed.
+    pub fn changed(&self) -> Vec<String> {
+        self.witness.changed()
+    }
+}
+
+fn text(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+}
+
+/// Reads all that comes from the master of a terminal, until nobody has its slave any more.
+pub struct Drain(Arc<Mutex<Vec<u8>>>);
+
+impl Drain {
+    /// Begins to read.
+    pub fn new(master: OwnedFd) -> Drain {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (mut master, into) = (File::from(master), seen.clone());
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count) = master.read(&mut buffer) {
+                if count == 0 {
+                    break;
+                }
+                into.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..count]);
+            }
+        });
+        Drain(seen)
+    }
+
+    /// What has come when `end` has, or after the limit.
+    pub fn until(&self, end: &str, limit: Duration) -> String {
+        let begun = Instant::now();
+        loop {
+            let text = String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned();
+            if text.contains(end) || begun.elapsed() > limit {
+                return text.replace('\r', "");
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! The verbs that are swept: what must be there before, the words, and how to see that the work is done.
+
+use super::stage::{Payload, Stage};
+use super::stdio::{Drain, Kind};
+use crate::kit::console::FdSocket;
+use crate::kit::machine::text;
+use crate::kit::stop::{Context, Verdict};
+use nix::unistd::Pid;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a fact is called, and its value.
+pub type Fact = (String, String);
+
+/// How far the container is before the verb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub enum Before {
+    /// It does not exist.
+    Nothing,
+    /// Created.
+    Created,
+    /// Running.
+    Running,
+    /// Running and frozen.
+    Paused,
+    /// Ended.
+    Stopped,
+}
+
+/// One verb.
+pub struct Verb {
+    /// Its name in reports.
+    pub name: &'static str,
+    /// What must be there.
+    pub before: Before,
+    /// What the container runs.
+    pub payload: Payload,
+    /// What it gets as stdio.
+    pub stdio: fn(&Stage) -> Kind,
+    /// Its words.
+    words: fn(&Scene) -> Vec<String>,
+    /// Whether the container's init takes part.
+    pub partner: bool,
+    /// Whether a success leaves a container that ends by itself.
+    pub ends: bool,
+    /// What a failed one may leave the container in.
+    pub failed: &'static [&'static str],
+    /// What its output is compared by.
+    output: fn(&str) -> String,
+    /// What it has brought about, after a success.
+    effect: fn(&Scene) -> Verdict<Vec<Fact>>,
+    /// On which bundles; none means all.
+    kinds: &'static [&'static str],
+}
+
+impl Verb {
+    /// Whether it is swept on bundles of this kind.
+    pub fn is_for(&self, kind: &str) -> bool {
+        self.kinds.is_empty() || self.kinds.contains(&kind)
+    }
+
+    /// Its words for a container.
+    pub fn words(&self, scene: &Scene) -> Vec<String> {
+        (self.words)(scene)
+    }
+
+    /// What it has done: its output and its effect.
+    pub fn facts(&self, scene: &Scene, output: &str) -> Verdict<Vec<Fact>> {
+        let mut facts = vec![("output".to_owned(), (self.output)(&output.replace(&scene.id, "ID")))];
+        facts.extend((self.effect)(scene)?);
+        Ok(facts)
+    }
+}
+
+/// One container of one run.
+pub struct Scene<'s> {
+    /// Where.
+    pub stage: &'s Stage,
+    /// Its id.
+    pub id: String,
+    payload: Payload,
+    console: Option<FdSocket>,
+    out: PathBuf,
+    drain: Option<Drain>,
+}
+
+impl<'s> Scene<'s> {
+    /// Brings a container to where the verb begins.
+    pub fn set(stage: &'s Stage, verb: &Verb) -> Verdict<Scene<'s>> {
+        let id = stage.id();
+        let is_terminal = stage.kind == "terminal" && verb.name != "run";
+        let socket = stage.dir.join("console");
+        let _ = fs::remove_file(&socket);
+        let console = if is_terminal { Some(FdSocket::new(socket)?) } else { None };
+        let out = stage.dir.join("payload.out");
+        let _ = fs::remove_file(&stage.around.hooks);
+        let mut scene = Scene { stage, id, payload: verb.payload, console, out, drain: None };
+        if verb.before >= Before::Created {
+            let words = scene.create();
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            scene.run_into_file(&words)?;
+            scene.take_terminal()?;
+        }
+        if verb.before >= Before::Running {
+            stage.run(&["start", &scene.id])?.ok()?;
+        }
+        if verb.before == Before::Paused {
+            stage.run(&["pause", &scene.id])?.ok()?;
+        }
+        if verb.before == Before::Stopped {
+            stage.run(&["kill", &scene.id, "KILL"])?.ok()?;
+            crate::kit::wait::eventually("the end of init", || (stage.status(&scene.id) == "stopped").then_some(()))?;
+        }
+        Ok(scene)
+    }
+
+    /// The words of `create`.
+    fn create(&self) -> Vec<String> {
+        let bundle = self.stage.bundle(self.payload).display().to_string();
+        let mut words = vec!["create".to_owned(), "--bundle".to_owned(), bundle];
+        if let Some(console) = &self.console {
+            words.extend(["--console-socket".to_owned(), console.arg().to_owned()]);
+        }
+        words.push(self.id.clone());
+        words
+    }
+
+    /// Runs `create` with the file of the payload's output as its own.
+    fn run_into_file(&self, words: &[&str]) -> Verdict {
+        let mut command = self.stage.command(words);
+        let errors = self.stage.dir.join("create.err");
+        command.stdout(fs::File::create(&self.out)?).stderr(fs::File::create(&errors)?);
+        let mut child = command.spawn().context("create")?;
+        let status = crate::kit::runtime::wait(&mut child, super::stage::LIMIT, "create");
+        match status {
+            Ok(status) if status.success() => Ok(()),
+            other => crate::kit::stop::fail(format!("create: {other:?}: {}", text(errors))),
+        }
+    }
+
+    /// After a create: the master of the container's terminal.
+    pub fn take_terminal(&mut self) -> Verdict {
+        if let (Some(console), None) = (&self.console, &self.drain) {
+            let (_, mut fds) = console.receive()?;
+            self.drain = fds.pop().map(Drain::new);
+        }
+        Ok(())
+    }
+
+    /// The container's init.
+    pub fn init(&self) -> Verdict<Pid> {
+        self.stage.pid(&self.id).map(Pid::from_raw)
+    }
+
+    /// What the payload has told, when it has told all.
+    fn told(&self, from: Option<PathBuf>) -> String {
+        let limit = Duration::from_secs(10);
+        if let Some(drain) = &self.drain {
+            return probe(&drain.until("END", limit));
+        }
+        let file = from.unwrap_or_else(|| self.out.clone());
+        let begun = std::time::Instant::now();
+        loop {
+            let told = text(&file);
+            if told.contains("\nEND") || begun.elapsed() > limit {
+                return probe(&told.replace(&self.id, "ID"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits for the end of init, not for ever.
+    pub fn await_end(&self) {
+        let begun = std::time::Instant::now();
+        while self.stage.status(&self.id) == "running" && begun.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// The hooks that have run.
+    fn hooks(&self) -> Fact {
+        ("hooks".to_owned(), text(&self.stage.around.hooks))
+    }
+}
+
+/// What the probe says, without the numbers by which two mount tables differ.
+fn probe(text: &str) -> String {
+    let mut in_mounts = false;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        if line.starts_with("== ") {
+            in_mounts = line == "== mountinfo";
+        }
+        if in_mounts && !line.starts_with("== ") {
+            let peers = |word: &&str| !word.starts_with("shared:") && !word.starts_with("master:");
+            lines.push(line.split(' ').skip(3).filter(peers).collect::<Vec<_>>().join(" "));
+        } else {
+            lines.push(line.to_owned());
+        }
+    }
+    lines.join("\n")
+}
+
+/// A text without its numbers, and with single spaces: times, ids of processes, sizes.
+fn without_numbers(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        let c = if c.is_ascii_digit() { '#' } else { c };
+        let again = (c == '#' || c == ' ') && out.ends_with(c);
+        if !again {
+            out.push(c);
+        }
+    }
+    out
+}
+
+fn as_it_is(text: &str) -> String {
+    text.to_owned()
+}
+
+fn nothing(_: &Scene) -> Verdict<Vec<Fact>> {
+    Ok(Vec::new())
+}
+
+fn hooks(scene: &Scene) -> Verdict<Vec<Fact>> {
+    Ok(vec![scene.hooks()])
+}
+
+/// After create: the container can be started, and is as it was asked for.
+fn starts(scene: &Scene) -> Verdict<Vec<Fact>> {
+    let started = scene.stage.run(&["start", &scene.id])?;
+    let told = scene.told(Some(scene.stage.dir.join("command.out")));
+    Ok(vec![
+        ("start".to_owned(), format!("{} {}", started.code, started.stderr)),
+        ("told".to_owned(), told),
+        scene.hooks(),
+    ])
+}
+
+fn has_started(scene: &Scene) -> Verdict<Vec<Fact>> {
+    Ok(vec![("told".to_owned(), scene.told(None)), scene.hooks()])
+}
+
+/// After kill: init ends.
+fn ends(scene: &Scene) -> Verdict<Vec<Fact>> {
+    scene.await_end();
+    Ok(vec![("then".to_owned(), scene.stage.status(&scene.id))])
+}
+
+fn limited(scene: &Scene) -> Verdict<Vec<Fact>> {
+    let file = format!("/sys/fs/cgroup/{}/cgroup.max.descendants", scene.id);
+    Ok(vec![("limit".to_owned(), text(file))])
+}
+
+fn words(list: &[&str]) -> Vec<String> {
+    list.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn run(scene: &Scene) -> Vec<String> {
+    words(&["run", "--bundle", &scene.stage.bundle(scene.payload).display().to_string(), &scene.id])
+}
+
+fn exec(scene: &Scene, options: &[&str]) -> Vec<String> {
+    let mut all = vec!["exec"];
+    all.extend(options);
+    all.push(&scene.id);
+    let probe = super::bundles::probe();
+    all.extend(probe);
+    words(&all)
+}
+
+fn update(scene: &Scene) -> Vec<String> {
+    let file = scene.stage.dir.join("resources.json");
+    let devices = r#"{"devices":[{"allow":false,"access":"rwm"}],"unified":{"cgroup.max.descendants":"77"}}"#;
+    let _ = fs::write(&file, devices);
+    words(&["update", "--resources", &file.display().to_string(), &scene.id])
+}
+
+fn files(_: &Stage) -> Kind {
+    Kind::Files
+}
+
+fn of_the_bundle(stage: &Stage) -> Kind {
+    if stage.kind == "terminal" { Kind::Terminal } else { Kind::Files }
+}
+
+const BASE: Verb = Verb {
+    name: "",
+    before: Before::Running,
+    payload: Payload::Sleep,
+    stdio: files,
+    words: |_| Vec::new(),
+    partner: false,
+    ends: false,
+    failed: &["running"],
+    output: without_numbers,
+    effect: nothing,
+    kinds: &["plain"],
+};
+
+/// All of them.
+pub const VERBS: &[Verb] = &[
+    Verb {
+        name: "run",
+        before: Before::Nothing,
+        payload: Payload::Probe,
+        stdio: of_the_bundle,
+        words: run,
+        failed: &["absent"],
+        output: probe,
+        effect: hooks,
+        kinds: &[],
+        ..BASE
+    },
+    Verb {
+        name: "create",
+        before: Before::Nothing,
+        payload: Payload::Probe,
+        words: |scene| scene.create(),
+        failed: &["absent"],
+        output: |_| String::new(),
+        effect: starts,
+        kinds: &[],
+        ..BASE
+    },
+    Verb {
+        name: "start",
+        before: Before::Created,
+        payload: Payload::Probe,
+        words: |scene| words(&["start", &scene.id]),
+        partner: true,
+        ends: true,
+        failed: &["created", "stopped"],
+        output: as_it_is,
+        effect: has_started,
+        kinds: &[],
+        ..BASE
+    },
+    Verb { name: "exec", words: |scene| exec(scene, &[]), output: probe, kinds: &[], ..BASE },
+    Verb {
+        name: "exec-t",
+        stdio: |_| Kind::Terminal,
+        words: |scene| exec(scene, &["--tty"]),
+        output: probe,
+        kinds: &["plain", "engine", "userns", "rootless", "terminal"],
+        ..BASE
+    },
+    Verb { name: "kill", words: |scene| words(&["kill", &scene.id, "KILL"]), effect: ends, ..BASE },
+    Verb {
+        name: "delete",
+        before: Before::Stopped,
+        words: |scene| words(&["delete", &scene.id]),
+        failed: &["stopped"],
+        effect: hooks,
+        kinds: &["plain", "rootless", "hooks", "userns", "engine"],
+        ..BASE
+    },
+    Verb {
+        name: "delete-force",
+        words: |scene| words(&["delete", "--force", &scene.id]),
+        failed: &["running", "stopped"],
+        effect: hooks,
+        kinds: &["plain", "rootless", "hooks", "userns", "engine"],
+        ..BASE
+    },
+    Verb { name: "pause", words: |scene| words(&["pause", &scene.id]), ..BASE },
+    Verb {
+        name: "resume",
+        before: Before::Paused,
+        words: |scene| words(&["resume", &scene.id]),
+        failed: &["paused"],
+        ..BASE
+    },
+    Verb { name: "update", words: update, effect: limited, ..BASE },
+    Verb { name: "state", words: |scene| words(&["state", &scene.id]), kinds: &["plain", "rootless"], ..BASE },
+    Verb { name: "list", words: |_| words(&["list"]), kinds: &["plain", "rootless"], ..BASE },
+    Verb { name: "ps", words: |scene| words(&["ps", "--format", "json", &scene.id]), ..BASE },
+    Verb { name: "events", words: |scene| words(&["events", "--stats", &scene.id]), ..BASE },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::{probe, without_numbers};
+
+    #[test]
+    fn mount_tables_of_two_runs_are_equal() {
+        let one = "== mountinfo\n36 35 98:0 / /a rw shared:1 - ext4 x rw\n== rest\n36 35 98:0 b c d";
+        let two = one.replace("36 35 98:0 / /a", "47 46 99:1 / /a").replace("shared:1", "shared:23");
+        assert_eq!(probe(one), probe(&two));
+        assert_ne!(probe(one), probe(&one.replace("/a rw", "/a ro")));
+        assert!(probe(one).ends_with("36 35 98:0 b c d"));
+    }
+
+    #[test]
+    fn numbers_and_widths_do_not_count() {
+        assert_eq!(without_numbers("a  12   b"), without_numbers("a 345 b"));
+        assert_ne!(without_numbers("a 1"), without_numbers("a"));
+    }
+}

@@ -1,0 +1,214 @@
+//! Inside a harness: sweeps one scenario, one line for each injection.
+
+use super::case::{self, Base};
+use super::errnos::Table;
+use super::oracle::{self, Allowed, Outcome, Seen};
+use super::plan::{Extent, plan};
+use super::point::{Action, Point};
+use super::result::Line;
+use super::scenario::Scenario;
+use super::stage::Stage;
+use super::tracer::Trace;
+use super::verbs::Verb;
+use crate::kit::stop::{Context, Verdict, fail};
+use crate::kit::{Stop, rootfs};
+use nix::mount::{MsFlags, mount};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// What a worker is asked for, as words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The runtime under test.
+    pub runtime: PathBuf,
+    /// The shim under test.
+    pub shim: PathBuf,
+    /// `VERB/KIND`.
+    pub scenario: String,
+    /// What to inject.
+    pub extent: Extent,
+    /// Which part of how many.
+    pub part: (usize, usize),
+    /// The file of what is done already.
+    pub progress: PathBuf,
+    /// Only injections whose text contains this.
+    pub only: String,
+}
+
+impl Order {
+    /// As words.
+    pub fn to_words(&self) -> Vec<String> {
+        let flag = |on: bool| if on { "1" } else { "0" }.to_owned();
+        let path = |path: &Path| path.display().to_string();
+        vec![
+            "@sweep".to_owned(),
+            path(&self.runtime),
+            path(&self.shim),
+            self.scenario.clone(),
+            flag(self.extent.calls) + &flag(self.extent.kills) + &flag(self.extent.short),
+            format!("{}/{}", self.part.0, self.part.1),
+            path(&self.progress),
+            self.only.clone(),
+        ]
+    }
+
+    /// From those words.
+    pub fn parse(words: &[String]) -> Option<Order> {
+        let [mark, runtime, shim, scenario, flags, part, progress, only] = words else {
+            return None;
+        };
+        let flags: Vec<bool> = flags.chars().map(|c| c == '1').collect();
+        let (calls, kills, short) = (*flags.first()?, *flags.get(1)?, *flags.get(2)?);
+        let (part, parts) = part.split_once('/')?;
+        (mark == "@sweep").then_some(Order {
+            runtime: runtime.into(),
+            shim: shim.into(),
+            scenario: scenario.clone(),
+            extent: Extent { calls, kills, short },
+            part: (part.parse().ok()?, parts.parse().ok()?),
+            progress: progress.into(),
+            only: only.clone(),
+        })
+    }
+}
+
+/// The process of a worker.
+pub fn main(words: &[String]) -> ExitCode {
+    let Some(order) = Order::parse(words) else {
+        return ExitCode::from(125);
+    };
+    if let Err(stop) = sweep(&order) {
+        println!("{}", Line::Broken { scenario: order.scenario, text: stop.to_string() });
+    }
+    ExitCode::SUCCESS
+}
+
+fn sweep(order: &Order) -> Verdict {
+    let Some(scenario) = Scenario::named(&order.scenario) else {
+        return fail("there is no such scenario");
+    };
+    rootfs::prepare()?;
+    crate::sys::make_usr1_interrupt().context("a handler for SIGUSR1")?;
+    let watched = own_tmp(order)?;
+    let dir = Path::new(rootfs::MASTER).with_file_name("sweep");
+    let mut stage = Stage::new(&order.runtime, &dir, scenario.kind, watched)?;
+    let (base, trace) = record(&mut stage, scenario.verb)?;
+    let table = Table::load().map_err(Stop::Fail)?;
+    let plan = plan(&trace, &table, order.extent).map_err(Stop::Fail)?;
+    if order.part.0 == 0 {
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let (calls, infallible, points) =
+            (count(trace.calls.len()), count(plan.infallible), count(plan.injections.len()));
+        println!("{}", Line::Recorded { scenario: order.scenario.clone(), calls, infallible, points });
+    }
+    let done = done(&order.progress);
+    for (point, action) in plan.injections.into_iter().skip(order.part.0).step_by(order.part.1) {
+        let key = format!("{} {point} {action}", order.scenario);
+        if done.contains(&key) || !key.contains(&order.only) {
+            continue;
+        }
+        let outcome = inject(&mut stage, scenario.verb, &base, (point, action));
+        println!("{}", Line::of(key, outcome));
+    }
+    Ok(())
+}
+
+/// Makes a /tmp of one's own, unless a program is in it. What is left there and in /run is then seen.
+fn own_tmp(order: &Order) -> Verdict<Vec<PathBuf>> {
+    if [&order.runtime, &order.shim, &order.progress].iter().any(|path| path.starts_with("/tmp")) {
+        return Ok(vec!["/run".into()]);
+    }
+    mount(Some("tmpfs"), "/tmp", Some("tmpfs"), MsFlags::empty(), Some("mode=1777")).context("a tmpfs at /tmp")?;
+    Ok(vec!["/run".into(), "/tmp".into()])
+}
+
+/// What a file says is done.
+fn done(progress: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(progress).unwrap_or_default();
+    let keys = text.lines().filter_map(super::result::parse).filter_map(|line| match line {
+        Line::Injected { key, .. } => Some(key),
+        _ => None,
+    });
+    keys.collect()
+}
+
+/// Runs the verb without an injection, until two runs agree.
+fn record(stage: &mut Stage, verb: &Verb) -> Verdict<(Base, Trace)> {
+    // The first makes what stays: mount points in the root file system, the runtime's own directories.
+    let mut base = Base { empty: stage.census(""), seen: None };
+    case::run(stage, verb, &base, None)?;
+    base.empty = stage.census("");
+    let (seen, _) = case::run(stage, verb, &base, None)?;
+    is_clean(&seen)?;
+    base.seen = Some(seen.clone());
+    let (again, trace) = case::run(stage, verb, &base, None)?;
+    let allowed = Allowed { status: verb.failed };
+    match oracle::judge(&seen, &again, "", Action::Kill, false, &allowed) {
+        Outcome::Tolerated => Ok((base, trace)),
+        other => fail(format!("two runs without an injection differ: {other:?}\n{again:?}")),
+    }
+}
+
+/// A run to compare with must be right itself.
+fn is_clean(seen: &Seen) -> Verdict {
+    let expected = if seen.code == Some(42) { 42 } else { 0 };
+    if seen.code != Some(expected) || seen.delete.is_some() || !seen.left.is_empty() || !seen.changed.is_empty() {
+        return fail(format!("a run without an injection: {seen:?}"));
+    }
+    Ok(())
+}
+
+/// One injection. What is not reached is tried three times, what is a fault twice.
+fn inject(stage: &mut Stage, verb: &Verb, base: &Base, (point, action): (Point, Action)) -> Outcome {
+    let mut outcome = Outcome::Unreached;
+    for _ in 0..3 {
+        outcome = once(stage, verb, base, &point, action);
+        if outcome != Outcome::Unreached {
+            break;
+        }
+    }
+    let Outcome::Fault(kind, text) = &outcome else {
+        return outcome;
+    };
+    match once(stage, verb, base, &point, action) {
+        Outcome::Fault(again, _) if again == *kind => outcome,
+        other => Outcome::Fault(kind, format!("{text}\n(in one of two runs; the other: {other:?})")),
+    }
+}
+
+fn once(stage: &mut Stage, verb: &Verb, base: &Base, point: &Point, action: Action) -> Outcome {
+    let (seen, trace) = match case::run(stage, verb, base, Some((point.clone(), action))) {
+        Ok(done) => done,
+        Err(stop) => return Outcome::Fault("the sweep itself", stop.to_string()),
+    };
+    if !trace.reached {
+        return Outcome::Unreached;
+    }
+    let Some(right) = &base.seen else {
+        return Outcome::Fault("the sweep itself", "nothing to compare with".to_owned());
+    };
+    let main_killed = action == Action::Kill && point.process == "main";
+    oracle::judge(right, &seen, &point.call, action, main_killed, &Allowed { status: verb.failed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Extent, Order};
+
+    #[test]
+    fn an_order_survives_its_words() {
+        let order = Order {
+            runtime: "/r".into(),
+            shim: "/s".into(),
+            scenario: "run/plain".to_owned(),
+            extent: Extent { calls: true, kills: false, short: true },
+            part: (1, 3),
+            progress: "/p".into(),
+            only: String::new(),
+        };
+        assert_eq!(Order::parse(&order.to_words()), Some(order));
+        assert_eq!(Order::parse(&["@sweep".to_owned()]), None);
+    }
+}
