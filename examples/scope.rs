@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
-use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_base::spec::Spec;
 use windlass_cgroup::Systemd;
 use windlass_plan::unit::Unit;
@@ -98,7 +98,8 @@ fn container(runtime: &str, manager: &str, bundle: &str, round: u32, costs: &mut
     };
     let run = |costs: &mut Costs, words: &[&str]| {
         timed(costs, &format!("{} {manager} {}", base(runtime), words[0]), || {
-            let status = command(words).stdout(Stdio::null()).status().doing(|| format!("cannot start {runtime}"))?;
+            let status =
+                command(words).stdout(Stdio::null()).status().with_context(|| format!("cannot start {runtime}"))?;
             match status.success() {
                 true => Ok(()),
                 false => Err(Error::new(Kind::Kernel, format!("{runtime} {words:?} failed"))),
@@ -154,7 +155,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 /// The scope of a container.
 fn of_bundle(bundle: &str, name: &str) -> Result<Unit> {
-    let text = std::fs::read(format!("{bundle}/config.json")).doing(|| "cannot read config.json")?;
+    let text = std::fs::read(format!("{bundle}/config.json")).with_context(|| "cannot read config.json")?;
     let spec: Spec = windlass_base::spec::parse(&text, "config.json")?;
     let host = Host { capabilities: windlass_base::capability::CapabilitySet::all(), ..Host::default() };
     let systemd = Some(windlass_plan::unit::Systemd { user: false, prefix: "bare" });

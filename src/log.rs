@@ -18,7 +18,7 @@ use log::LevelFilter;
 use serde::Serialize;
 
 use crate::cli::options::{Global, LogFormat};
-use windlass_base::error::{Doing, Error, Fault, Kind, Origin, Result, printable};
+use windlass_base::error::{Diagnostic, Error, Kind, Origin, Result, WithContext, printable};
 use windlass_base::hint;
 use windlass_base::rfc3339;
 
@@ -47,7 +47,7 @@ impl Log {
             .append(true)
             .mode(0o644)
             .open(path)
-            .doing(|| format!("cannot open the log {path:?}"))
+            .with_context(|| format!("cannot open the log {path:?}"))
             .map_err(|error| error.origin(Origin::Flag("--log".into())))?;
         log.is_stderr = same_file(file.as_fd(), io::stderr().as_fd());
         log.file = Some(file);
@@ -66,7 +66,7 @@ impl Log {
     }
 
     /// Reports a failed command, with the warnings so far.
-    pub fn fail(&self, error: &Error, warnings: &[Fault]) {
+    pub fn fail(&self, error: &Error, warnings: &[Diagnostic]) {
         let now = SystemTime::now();
         if self.file.is_some() || self.is_stderr {
             match self.format {
@@ -85,7 +85,7 @@ impl Log {
     }
 
     /// Reports the warnings of a successful command.
-    pub fn warn(&self, warnings: &[Fault]) {
+    pub fn warn(&self, warnings: &[Diagnostic]) {
         if self.level < LevelFilter::Warn {
             return;
         }
@@ -179,10 +179,10 @@ struct JsonLine<'a> {
     errno: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'a str>,
-    #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
-    warnings: &'a [Fault],
-    #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
-    faults: &'a [Fault],
+    #[serde(skip_serializing_if = "<[Diagnostic]>::is_empty")]
+    warnings: &'a [Diagnostic],
+    #[serde(skip_serializing_if = "<[Diagnostic]>::is_empty")]
+    faults: &'a [Diagnostic],
 }
 
 impl<'a> JsonLine<'a> {
@@ -209,7 +209,7 @@ fn json(line: &JsonLine<'_>) -> String {
     serde_json::to_string(line).expect("a struct of strings always serialises") + "\n"
 }
 
-fn json_failure(error: &Error, warnings: &[Fault], now: SystemTime) -> String {
+fn json_failure(error: &Error, warnings: &[Diagnostic], now: SystemTime) -> String {
     let mut line = JsonLine::new("error", error.message(), now);
     match error.asked_by() {
         Some(Origin::Config(pointer)) => line.pointer = Some(pointer),
@@ -227,7 +227,7 @@ fn json_failure(error: &Error, warnings: &[Fault], now: SystemTime) -> String {
     json(&line)
 }
 
-fn json_warning(warning: &Fault, now: SystemTime) -> String {
+fn json_warning(warning: &Diagnostic, now: SystemTime) -> String {
     let mut line = JsonLine::new("warning", &warning.msg, now);
     line.pointer = Some(&warning.pointer);
     json(&line)
@@ -262,12 +262,12 @@ fn text_failure(error: &Error, now: SystemTime) -> String {
     text("error", error.message(), now, &more)
 }
 
-fn text_warning(warning: &Fault, now: SystemTime) -> String {
+fn text_warning(warning: &Diagnostic, now: SystemTime) -> String {
     text("warning", &warning.msg, now, &[("pointer", warning.pointer.clone())])
 }
 
 /// The text for standard error. Callers match the first line; the details stand below it.
-fn as_text(error: &Error, warnings: &[Fault]) -> String {
+fn as_text(error: &Error, warnings: &[Diagnostic]) -> String {
     let mut out = format!("{error}\n");
     let mut row = |name: &str, text: &str| {
         writeln!(out, "  {name:<10} {}", printable(text)).expect("a String takes everything");
@@ -296,7 +296,7 @@ fn hint_of(error: &Error) -> Option<&str> {
     error.advice().or_else(|| hint::for_error(error))
 }
 
-fn located(fault: &Fault) -> String {
+fn located(fault: &Diagnostic) -> String {
     match fault.pointer.as_str() {
         "" => fault.msg.clone(),
         pointer => format!("{} ({pointer})", fault.msg),
@@ -310,18 +310,18 @@ mod tests {
     use nix::errno::Errno;
 
     use super::*;
-    use windlass_base::error::Failed;
+    use windlass_base::error::SyscallError;
 
     fn bind() -> Error {
-        Failed { call: "open_tree(AT_FDCWD, \"/no\", OPEN_TREE_CLONE)".into(), errno: Errno::ENOENT }
-            .doing("cannot bind \"/no\" on \"/data\"")
+        SyscallError { call: "open_tree(AT_FDCWD, \"/no\", OPEN_TREE_CLONE)".into(), errno: Errno::ENOENT }
+            .context("cannot bind \"/no\" on \"/data\"")
             .origin(Origin::config("/mounts/7/source"))
             .step("parent, for init step 7 of 61")
             .hint("make it first")
     }
 
-    fn warning() -> Fault {
-        Fault { pointer: "/process/capabilities/bounding/3".into(), msg: "unknown capability \"CAP_X\"".into() }
+    fn warning() -> Diagnostic {
+        Diagnostic { pointer: "/process/capabilities/bounding/3".into(), msg: "unknown capability \"CAP_X\"".into() }
     }
 
     #[test]
@@ -362,8 +362,10 @@ mod tests {
 
     #[test]
     fn all_faults_are_in_the_line() {
-        let faults =
-            vec![Fault { pointer: "/a".into(), msg: "one".into() }, Fault { pointer: "/b".into(), msg: "two".into() }];
+        let faults = vec![
+            Diagnostic { pointer: "/a".into(), msg: "one".into() },
+            Diagnostic { pointer: "/b".into(), msg: "two".into() },
+        ];
         let value: serde_json::Value =
             serde_json::from_str(&json_failure(&Error::faults(faults.clone()), &[], UNIX_EPOCH)).expect("JSON");
         assert_eq!(value["msg"], "one");
@@ -387,9 +389,9 @@ mod tests {
     #[test]
     fn nothing_in_a_failure_begins_a_line_or_reaches_a_terminal_raw() {
         let evil = "x\n\u{1b}[31mtime=\"1\" level=error";
-        let fault = Fault { pointer: format!("/annotations/{evil}"), msg: evil.into() };
-        let error = Failed { call: format!("open({evil})").into(), errno: Errno::ENOENT }
-            .doing(evil)
+        let fault = Diagnostic { pointer: format!("/annotations/{evil}"), msg: evil.into() };
+        let error = SyscallError { call: format!("open({evil})").into(), errno: Errno::ENOENT }
+            .context(evil)
             .origin(Origin::Flag(evil.to_string().into()))
             .step(evil)
             .hint(evil);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use windlass_base::error::Fault;
+use windlass_base::error::Diagnostic;
 use windlass_base::spec::Spec;
 use windlass_plan::{Host, Options};
 
@@ -79,7 +79,7 @@ fn rows() -> Vec<Row> {
 }
 
 /// What reading and planning find, as root of the host: faults and warnings.
-fn planned(config: &str) -> (Vec<Fault>, Vec<Fault>) {
+fn planned(config: &str) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
     let read = match windlass_base::spec::read(config.as_bytes(), "config.json") {
         Ok(read) => read,
         Err(error) => return (error.into_faults(), Vec::new()),
@@ -263,7 +263,7 @@ fn a_text_that_is_no_json_is_told_by_its_line() {
 
 #[test]
 fn the_process_of_exec_and_the_resources_of_update_are_read_alike() {
-    let pointers = |faults: &[Fault]| faults.iter().map(|fault| fault.pointer.clone()).collect::<Vec<_>>();
+    let pointers = |faults: &[Diagnostic]| faults.iter().map(|fault| fault.pointer.clone()).collect::<Vec<_>>();
     let update = windlass::cli::Update::default();
     let mut warnings = Vec::new();
     let wrong = br#"{"memory": {"limit": "x", "swap": []}, "pids": []}"#;

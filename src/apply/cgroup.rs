@@ -4,7 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 
 use nix::errno::Errno;
 
-use windlass_base::error::{Error, Fault, Kind, Origin, Result};
+use windlass_base::error::{Diagnostic, Error, Kind, Origin, Result};
 use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{Resources, Spec};
 use windlass_cgroup::{self as cgroup, Cgroup, Hierarchy, Kill, Manager, Systemd, delegated, v1};
@@ -195,7 +195,7 @@ fn devices_without_cgroup2(
     match v1::Devices::find(hierarchy, path, rules) {
         None if !plan.topology.user_namespace() => Err(v1::devices_unavailable(asked)),
         None if asked => {
-            plan.warnings.push(Fault {
+            plan.warnings.push(Diagnostic {
                 pointer: "/linux/resources/devices".into(),
                 msg: "the device rules are not applied: no cgroup file system that could is mounted".into(),
             });
@@ -217,7 +217,7 @@ pub(super) struct NewCgroup {
 }
 
 impl NewCgroup {
-    /// That of version 2, where init can be born in it.
+    /// That of version 2, where init can be cloned into it.
     pub fn unified(&self) -> Option<&Cgroup> {
         self.unified.get()
     }

@@ -46,7 +46,7 @@ pub enum MountNamespace {
     Callers,
 }
 
-/// How a process of `exec` comes into the container's PID namespace: a child that it makes is born there.
+/// How a process of `exec` comes into the container's PID namespace: a child that it clones is a member of it.
 pub enum PidNamespace<'a> {
     /// Nothing is to be done: the process stays where it is.
     Own,
@@ -54,13 +54,13 @@ pub enum PidNamespace<'a> {
     ToJoin {
         /// A pidfd of the container's init.
         init: OwnedFd,
-        /// What the birth needs.
+        /// What the clone needs.
         parent: Parent<'a>,
     },
     /// Joined, for the children of this process.
     Joined(Parent<'a>),
-    /// This process was born there. The pipe end closes with the execution, for which its parent waits.
-    Born {
+    /// This process was cloned into it. The pipe end closes with the execution, for which its parent waits.
+    Member {
         /// The pipe end.
         _executed: OwnedFd,
     },

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
-use windlass_base::error::{Doing, Error, Fault, Kind, Origin, Result};
+use windlass_base::error::{Diagnostic, Error, Kind, Origin, Result, WithContext};
 use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{Hook, Spec};
 use windlass_cgroup::Cgroup;
@@ -60,7 +60,7 @@ pub struct CreateRequest<'a> {
     /// The random end of the session keyring's name.
     pub keyring: &'a str,
     /// Collects the warnings of poststop hooks when a container is undone.
-    pub warnings: &'a RefCell<Vec<Fault>>,
+    pub warnings: &'a RefCell<Vec<Diagnostic>>,
 }
 
 impl CreateRequest<'_> {
@@ -88,7 +88,7 @@ pub fn create<'a>(request: CreateRequest<'a>, proof: &'a SingleThreaded) -> Resu
     let barrier = match creation.request.wait_for_start {
         true => {
             let name = creation.reservation.start_socket();
-            Barrier::Start(socket::listen_at(creation.root(), &name).doing(|| "cannot make the start socket")?)
+            Barrier::Start(socket::listen_at(creation.root(), &name).with_context(|| "cannot make the start socket")?)
         }
         false => Barrier::Runtime,
     };
@@ -99,7 +99,7 @@ pub fn create<'a>(request: CreateRequest<'a>, proof: &'a SingleThreaded) -> Resu
     // written. Init then makes itself non-dumpable afterwards; nobody else is in its user namespace before that.
     let mapped_first = plan.topology.maps != Maps::Direct;
     if !mapped_first {
-        process::set_nondumpable().doing(|| "cannot hide the runtime")?;
+        process::set_nondumpable().with_context(|| "cannot hide the runtime")?;
     }
     // The container could otherwise read the caller's arguments, paths of the host, in /proc/PID/cmdline.
     let shown_again = start::show_as(c"windlass init");
@@ -108,7 +108,7 @@ pub fn create<'a>(request: CreateRequest<'a>, proof: &'a SingleThreaded) -> Resu
         let new = if plan.topology.intermediate { Namespaces::empty() } else { plan.topology.clone };
         let cgroup = creation.cgroup.unified().map(Cgroup::dir_fd);
         let forked = process::fork(new.into(), cgroup, proof)
-            .doing(|| "cannot clone init")
+            .with_context(|| "cannot clone init")
             .map_err(|error| error.origin(Origin::config("/linux/namespaces")))?;
         if let Forked::Parent(child) = forked {
             drop(borrowed);
@@ -312,7 +312,7 @@ fn unnamed() -> Error {
 struct Poststop<'a> {
     hooks: &'a [Hook],
     state: Option<State>,
-    warnings: &'a RefCell<Vec<Fault>>,
+    warnings: &'a RefCell<Vec<Diagnostic>>,
 }
 
 impl<'a> Poststop<'a> {
@@ -354,16 +354,16 @@ fn run_intermediate(plan: &Plan, cx: &Context<'_>, proof: &SingleThreaded) -> Re
     for (join, file) in plan.topology.joined.iter().zip(&cx.joins) {
         let Some(file) = file.as_ref().filter(|_| join.joiner == windlass_plan::Joiner::Init) else { continue };
         process::setns(file.as_fd(), join.kind)
-            .doing(|| format!("cannot join the namespace {:?}", join.path))
+            .with_context(|| format!("cannot join the namespace {:?}", join.path))
             .map_err(|error| error.origin(Origin::Config(join.pointer.clone().into())))?;
     }
     let new = plan.topology.new & !(Namespaces::CGROUP | Namespaces::TIME);
     let flags = CloneFlags::from(new) | CloneFlags::CLONE_PARENT;
-    match process::fork(flags, None, proof).doing(|| "cannot clone init")? {
+    match process::fork(flags, None, proof).with_context(|| "cannot clone init")? {
         Forked::Child => Ok(()),
         Forked::Parent(child) => {
-            let told = cx.sync.spawned(child.pid, child.pidfd.as_fd());
-            process::exit_now(i32::from(told.is_err()))
+            let sent = cx.sync.spawned(child.pid, child.pidfd.as_fd());
+            process::exit_now(i32::from(sent.is_err()))
         }
     }
 }

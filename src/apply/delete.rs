@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use windlass_base::error::{Error, Fault, Kind, Result};
+use windlass_base::error::{Diagnostic, Error, Kind, Result};
 use windlass_cgroup::{self as cgroup, Kill, Systemd, v1};
 use windlass_store::{Container, Status, Store, state_document};
 
@@ -12,7 +12,7 @@ use super::resctrl::remove_resctrl;
 
 /// Removes a container. With `force` a running one is killed first, and one that does not exist
 /// is no error. Returns what went wrong without stopping the removal.
-pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Fault>> {
+pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Diagnostic>> {
     let mut warnings = Vec::new();
     let mut container = match force {
         true => match store.load_to_remove(id, &mut warnings)? {
@@ -47,13 +47,13 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Fault>> {
 }
 
 /// Kills all processes of a container and removes it, as `delete --force` does. The caller holds the lock.
-pub fn destroy(container: &Container) -> Result<Vec<Fault>> {
+pub fn destroy(container: &Container) -> Result<Vec<Diagnostic>> {
     kill_everything(container, false)?;
     finish(container)
 }
 
 /// Removes a container whose processes have ended: its cgroups, then poststop hooks, then its state.
-pub fn finish(container: &Container) -> Result<Vec<Fault>> {
+pub fn finish(container: &Container) -> Result<Vec<Diagnostic>> {
     // A record for whoever asks during the hooks, while the cgroup can still tell.
     let mut warnings = Vec::new();
     if let Some(path) = &container.state.cgroup {
@@ -69,7 +69,7 @@ pub fn finish(container: &Container) -> Result<Vec<Fault>> {
         };
         let stopped = systemd.map(|(unit, systemd)| systemd.and_then(|mut systemd| stop(&mut systemd, &unit.name)));
         if let Some(Err(error)) = stopped {
-            warnings.push(Fault { pointer: String::new(), msg: error.message().into() });
+            warnings.push(Diagnostic { pointer: String::new(), msg: error.message().into() });
         }
     }
     // With cgroup2, all processes were killed by that cgroup.

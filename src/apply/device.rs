@@ -51,17 +51,17 @@ fn make(node: &Node, uid: u32, gid: u32) -> Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use windlass_sys::Failed;
+    use windlass_sys::SyscallError;
 
     #[test]
     fn a_node_that_could_be_made_and_was_not_says_why() {
-        let failed = |errno| Err(Failed { call: "mknodat(3, \"node\")".into(), errno });
-        let told = |errno| answer(failed(errno), failed(Errno::ENOENT)).map(drop).map_err(|failed| failed.errno);
+        let failed = |errno| Err(SyscallError { call: "mknodat(3, \"node\")".into(), errno });
+        let reported = |errno| answer(failed(errno), failed(Errno::ENOENT)).map(drop).map_err(|failed| failed.errno);
         for errno in [Errno::EPERM, Errno::EINVAL] {
-            assert_eq!(told(errno), Err(Errno::ENOENT));
+            assert_eq!(reported(errno), Err(Errno::ENOENT));
         }
         for errno in [Errno::ENOSPC, Errno::ENOMEM, Errno::EMFILE] {
-            assert_eq!(told(errno), Err(errno));
+            assert_eq!(reported(errno), Err(errno));
         }
     }
 }

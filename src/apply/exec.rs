@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
-use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_base::namespaces::Namespaces;
 use windlass_cgroup::v1::{self, Procs};
 use windlass_cgroup::{Cgroup, Hierarchy, Systemd};
@@ -49,10 +49,11 @@ pub fn exec<'a>(request: ExecRequest<'a>, proof: &SingleThreaded) -> Result<Laun
     let procs = container.cgroup_v1_for_exec(target.as_fd())?.open_procs()?;
     let init_pid = container.init.map_or(0, |init| init.pid);
     let open_root = || process::open_of(init_pid, target.as_fd(), "root", OFlag::O_PATH);
-    let root = container.state.chroot.then(open_root).transpose().doing(|| "cannot open the container's root")?;
+    let root =
+        container.state.chroot.then(open_root).transpose().with_context(|| "cannot open the container's root")?;
     if !request.plan.initial_affinity.is_empty() {
         sched::set_affinity(&request.plan.initial_affinity)
-            .doing(|| "cannot set the initial CPU affinity")
+            .with_context(|| "cannot set the initial CPU affinity")
             .map_err(|error| error.origin(Origin::config("/process/execCPUAffinity/initial")))?;
         // As runc's nsexec logs it: the mask in hexadecimal.
         let words = request.plan.initial_affinity.iter().rev().map(|word| format!("{word:016x}"));
@@ -63,13 +64,13 @@ pub fn exec<'a>(request: ExecRequest<'a>, proof: &SingleThreaded) -> Result<Laun
         );
     }
     // The process must not be dumpable, see init::begin, and inherits that from the clone.
-    process::set_nondumpable().doing(|| "cannot hide the runtime")?;
+    process::set_nondumpable().with_context(|| "cannot hide the runtime")?;
     // The container could otherwise read the caller's arguments in /proc/PID/cmdline: paths, variables.
     let _shown_again = start::show_as(c"windlass exec");
     let (plan, debug) = (request.plan, request.debug);
-    let runtime = process::open_pid(std::process::id() as i32).doing(|| "cannot watch the runtime")?;
-    let entry = NewProcess { request, placed: Placed::Born, late: None, late_v1: v1::Cgroups::default() };
-    let launch = Launch::spawn(entry, debug, plan.in_between(), |entry, sync, watch| {
+    let runtime = process::open_pid(std::process::id() as i32).with_context(|| "cannot watch the runtime")?;
+    let entry = NewProcess { request, placed: Placed::AtClone, late: None, late_v1: v1::Cgroups::default() };
+    let launch = Launch::spawn(entry, debug, plan.has_intermediate(), |entry, sync, watch| {
         if let Forked::Parent(child) = entry.fork((init_pid, target.as_fd()), proof)? {
             return Ok(child);
         }
@@ -136,7 +137,7 @@ fn refuse_status(request: &ExecRequest<'_>, stopped: impl Fn() -> Error) -> Resu
 pub struct NewProcess<'a> {
     request: ExecRequest<'a>,
     placed: Placed,
-    /// The cgroup into which the runtime moves the process once it is born.
+    /// The cgroup into which the runtime moves the process once it is cloned.
     late: Option<Cgroup>,
     /// The same in the hierarchies of version 1.
     late_v1: v1::Cgroups,
@@ -145,8 +146,8 @@ pub struct NewProcess<'a> {
 /// How the first process comes into the container's cgroup.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Placed {
-    /// It is born there.
-    Born,
+    /// It is cloned into it (`CLONE_INTO_CGROUP`).
+    AtClone,
     /// systemd moves it, when it asks.
     BySystemd,
     /// It stays outside: the runtime moves only the process that executes the program.
@@ -161,7 +162,7 @@ impl Handler for NewProcess<'_> {
         &self.request.plan.steps
     }
 
-    /// Has systemd move the process into the container's scope. A process that was born in the cgroup asks only
+    /// Has systemd move the process into the container's scope. A process that was cloned into the cgroup asks only
     /// when the cgroup's limit lets it have no child: it leaves the cgroup, and its child is put there instead.
     fn place(&mut self, first: &Child) -> Result<()> {
         let state = &self.request.container.state;
@@ -169,9 +170,9 @@ impl Handler for NewProcess<'_> {
             (Placed::BySystemd, Some(unit)) => {
                 let below = self.request.cgroup.map_or(String::new(), |path| format!("/{}", path.trim_matches('/')));
                 Systemd::connect(unit.user)?.attach(&unit.name, &below, first.pid)?;
-                self.placed = Placed::Born;
+                self.placed = Placed::AtClone;
             }
-            (Placed::Born, _) => {
+            (Placed::AtClone, _) => {
                 let hierarchy = Hierarchy::find()?;
                 let own = Cgroup::of_process(&hierarchy, std::process::id() as i32)?;
                 self.late = Cgroup::of_process(&hierarchy, first.pid)?;
@@ -196,7 +197,7 @@ impl Handler for NewProcess<'_> {
         self.late_v1.join(child.pid)?;
         if let Some(limit) = &self.request.plan.processes {
             sched::set_limit_of(child.pid, RLIMIT_NPROC, limit.soft, limit.hard)
-                .doing(|| "error setting rlimit type RLIMIT_NPROC")
+                .with_context(|| "error setting rlimit type RLIMIT_NPROC")
                 .map_err(|error| error.origin(limit.origin.clone()))?;
         }
         self.request.caller.inherit.adjust(child);
@@ -236,10 +237,10 @@ impl NewProcess<'_> {
     fn fork(&mut self, init: (i32, BorrowedFd<'_>), proof: &SingleThreaded) -> Result<Forked> {
         let cgroup = self.cgroup(init)?;
         let fork = |cgroup: Option<&Cgroup>| process::fork(CloneFlags::empty(), cgroup.map(Cgroup::dir_fd), proof);
-        let outside = || fork(None).doing(|| "cannot clone the process");
+        let outside = || fork(None).with_context(|| "cannot clone the process");
         let (failed, cgroup) = match (fork(cgroup.as_ref()), cgroup) {
             (Err(failed), Some(cgroup)) => (failed, cgroup),
-            (other, _) => return other.doing(|| "cannot clone the process"),
+            (other, _) => return other.with_context(|| "cannot clone the process"),
         };
         match failed.errno {
             // The container has as many processes as its pids.max allows. That limits forks in the cgroup; a process
@@ -252,7 +253,7 @@ impl NewProcess<'_> {
             // have no processes (cgroups(7), "no internal processes"). The new one goes where init is.
             Errno::EBUSY | Errno::EOPNOTSUPP if self.request.cgroup.is_none() => {
                 let inits = of_init(init)?;
-                fork(Some(&inits)).doing(|| "cannot clone the process into init's cgroup")
+                fork(Some(&inits)).with_context(|| "cannot clone the process into init's cgroup")
             }
             // This user may write to both cgroups, but not to their common ancestor. systemd may.
             Errno::EACCES | Errno::EPERM if self.request.container.state.unit.is_some() => {
@@ -261,7 +262,7 @@ impl NewProcess<'_> {
             }
             errno => {
                 // runc's words, which name the file that it writes to.
-                let error = failed.doing(format!(
+                let error = failed.context(format!(
                     "cannot clone the process into the container's cgroup: adding pid of the new process to cgroups: {}/cgroup.procs",
                     cgroup.path()
                 ));
@@ -297,7 +298,7 @@ impl NewProcess<'_> {
 fn of_init((pid, pidfd): (i32, BorrowedFd<'_>)) -> Result<Cgroup> {
     let none = || Error::new(Kind::Kernel, "the container's init is in no cgroup that can be joined");
     let cgroup = Cgroup::of_process(&Hierarchy::find()?, pid)?.ok_or_else(none)?;
-    process::still_there(pidfd).doing(|| "the container's init has ended")?;
+    process::still_there(pidfd).with_context(|| "the container's init has ended")?;
     Ok(cgroup)
 }
 
@@ -323,30 +324,30 @@ fn enter<'a>(plan: &ExecPlan, procs: &Procs, placed: Placed, outside: Outside<'a
     let namespaces = plan.namespaces - Namespaces::PID;
     let process = &plan.process;
     let uses_proc = process.terminal || !process.apparmor_profile.is_empty() || !process.selinux_label.is_empty();
-    if uses_proc && namespaces.contains(Namespaces::USER) && !plan.in_between() {
+    if uses_proc && namespaces.contains(Namespaces::USER) && !plan.has_intermediate() {
         // The process stays in the runtime's PID namespace, of which it may not mount a procfs.
-        cx.procfs.hold_callers().doing(|| "cannot use the procfs of the caller")?;
+        cx.procfs.hold_callers().with_context(|| "cannot use the procfs of the caller")?;
     }
     if namespaces.contains(Namespaces::MOUNT) || root.is_some() {
         cx.procfs.refuse_callers();
     }
     windlass_sys::hide_fd_paths();
     if !namespaces.is_empty() {
-        process::setns(init.as_fd(), namespaces).doing(|| "cannot join the container's namespaces")?;
+        process::setns(init.as_fd(), namespaces).with_context(|| "cannot join the container's namespaces")?;
     }
     if let Some(root) = root {
         mount::change_directory(root.as_fd())
             .and_then(|()| mount::chroot_to_current())
-            .doing(|| "cannot enter the container's root")?;
+            .with_context(|| "cannot enter the container's root")?;
     }
     if namespaces.contains(Namespaces::USER) {
-        credentials::set_ids(0, 0).doing(|| "cannot become root of the user namespace")?;
+        credentials::set_ids(0, 0).with_context(|| "cannot become root of the user namespace")?;
     }
     if plan.process.terminal {
         let root = fd::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY);
-        cx.root = Some(root.doing(|| "cannot open the container's root")?);
+        cx.root = Some(root.with_context(|| "cannot open the container's root")?);
     }
-    if plan.in_between() {
+    if plan.has_intermediate() {
         cx.pid_namespace = PidNamespace::ToJoin { init, parent };
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags};
 
-use windlass_base::error::{Doing, Error, Fault, Kind, Origin, Result};
+use windlass_base::error::{Diagnostic, Error, Kind, Origin, Result, WithContext};
 use windlass_base::spec::Hook;
 use windlass_store::{State, Status, document};
 use windlass_sys::poll::{self, Deadline};
@@ -29,13 +29,13 @@ fn run_with(name: &str, hooks: &[Hook], env: Option<&[String]>, state: &serde_js
 }
 
 /// Runs all poststop hooks; one that fails is a warning (runtime.md, "Lifecycle", step 13).
-pub fn run_poststop(hooks: &[Hook], state: &serde_json::Value) -> Vec<Fault> {
+pub fn run_poststop(hooks: &[Hook], state: &serde_json::Value) -> Vec<Diagnostic> {
     let outcomes = hooks.iter().enumerate().map(|(index, hook)| (index, hook, run_one(hook, None, state)));
     outcomes
         .filter_map(|(index, hook, outcome)| {
             let why = outcome.err()?;
             let error = failure("poststop", index, hook, &why);
-            Some(Fault { pointer: format!("/hooks/poststop/{index}"), msg: error.message().to_string() })
+            Some(Diagnostic { pointer: format!("/hooks/poststop/{index}"), msg: error.message().to_string() })
         })
         .collect()
 }
@@ -48,16 +48,16 @@ fn failure(name: &str, index: usize, hook: &Hook, why: &str) -> Error {
 pub(super) fn create_container(cx: &mut Context<'_>) -> Result<()> {
     // The hooks find the container's files below their working directory. No later step needs the current one.
     let root = cx.root()?;
-    windlass_sys::mount::change_directory(root).doing(|| "cannot enter the root filesystem")?;
+    windlass_sys::mount::change_directory(root).with_context(|| "cannot enter the root filesystem")?;
     // The status is `creating` until create has finished (runtime.md, "State").
     in_container("createContainer", |hooks| &hooks.create_container, None, Status::Creating, cx)
 }
 
 pub(super) fn start_container(cx: &mut Context<'_>) -> Result<()> {
     // SIGPIPE already has its default action, for the program. A hook that does not read its state would kill us.
-    signals::ignore_sigpipe().doing(|| "cannot ignore SIGPIPE")?;
+    signals::ignore_sigpipe().with_context(|| "cannot ignore SIGPIPE")?;
     in_container("startContainer", |hooks| &hooks.start_container, Some(&cx.program.env), Status::Created, cx)?;
-    signals::default_sigpipe().doing(|| "cannot reset the signals")
+    signals::default_sigpipe().with_context(|| "cannot reset the signals")
 }
 
 fn in_container(
@@ -133,7 +133,7 @@ fn attend(
     said: &mut OutputTail,
     deadline: Deadline,
 ) -> std::result::Result<Option<std::process::ExitStatus>, String> {
-    let text = |failed: windlass_sys::Failed| failed.to_string();
+    let text = |failed: windlass_sys::SyscallError| failed.to_string();
     let pidfd = process::open_pid(child.id() as i32).ok();
     let mut stdin = child.stdin.take().map(OwnedFd::from);
     if let Some(stdin) = &stdin {

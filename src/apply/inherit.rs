@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use windlass_base::error::{Doing, Result};
+use windlass_base::error::{Result, WithContext};
 use windlass_plan::Host;
 use windlass_sys::process::Child;
 use windlass_sys::{fd, sched, socket};
@@ -56,7 +56,7 @@ impl Inherit {
             _ if same => Inherit::default(),
             StdioMode::Terminal => Inherit::default(),
             StdioMode::Foreground => {
-                let (ours, theirs) = socket::pair().doing(|| "cannot make a pair of sockets")?;
+                let (ours, theirs) = socket::pair().with_context(|| "cannot make a pair of sockets")?;
                 Inherit { stdio: Stdio::Relayed(theirs), relayed: Some(ours), ..Inherit::default() }
             }
             // The host's root may always change the owner. Any other runtime may not, so init tries.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_base::namespaces::Namespaces;
 use windlass_cgroup::AnyCgroup;
 use windlass_store::Container;
@@ -42,8 +42,8 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
         };
     };
     match process::send_signal(pidfd.as_fd(), signal) {
-        Err(failed) if failed.errno == Errno::ESRCH => return Err(not_running().failed(failed)),
-        other => other.doing(|| format!("cannot send signal {signal}"))?,
+        Err(failed) if failed.errno == Errno::ESRCH => return Err(not_running().caused_by(failed)),
+        other => other.with_context(|| format!("cannot send signal {signal}"))?,
     }
     if signal == libc::SIGKILL {
         // In a shared PID namespace init's death leaves others behind, and a frozen process does not die.
@@ -69,7 +69,7 @@ fn signal_all(group: &AnyCgroup, signal: i32) -> Result<()> {
         for (pid, pidfd) in handles.iter().filter(|(pid, _)| there.binary_search(pid).is_ok()) {
             match process::send_signal(pidfd.as_fd(), signal) {
                 Err(failed) if failed.errno != Errno::ESRCH => {
-                    return Err(failed.doing(format!("cannot send signal {signal} to {pid}")));
+                    return Err(failed.context(format!("cannot send signal {signal} to {pid}")));
                 }
                 _ => {}
             }
@@ -98,7 +98,7 @@ pub(super) fn kill_everything(container: &Container, unlocked: bool) -> Result<(
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn wait_for_end(container: &Container, pidfd: std::os::fd::BorrowedFd<'_>) -> Result<()> {
-    if poll::readable(pidfd, Deadline::after(KILL_TIMEOUT)).doing(|| "cannot wait for the container's end")? {
+    if poll::readable(pidfd, Deadline::after(KILL_TIMEOUT)).with_context(|| "cannot wait for the container's end")? {
         return Ok(());
     }
     // Init of a PID namespace ends after all others in it, so it may be another process that does not end.

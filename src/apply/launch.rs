@@ -9,7 +9,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_plan::{Action, Step};
 use windlass_sys::own_status::OwnStatus;
 use windlass_sys::poll::{self, Deadline};
@@ -83,11 +83,12 @@ impl<H: Handler> Launch<H> {
     ) -> Result<Launch<H>> {
         let timer = StepTimer::start(debug);
         let progress = Progress::new()?;
-        let (ours, theirs) = socket::pair().doing(|| "cannot make the pair of sockets")?;
+        let (ours, theirs) = socket::pair().with_context(|| "cannot make the pair of sockets")?;
         let watch = Watch { progress, debug, mapped_first: false };
         let process = Process(Some(fork(&mut handler, InitSync::new(theirs), watch)?));
         let pidfd = intermediate.then(|| fd::duplicate(process.child().pidfd.as_fd())).transpose();
-        let sync = RuntimeSync::new(ours).with_intermediate(pidfd.doing(|| "cannot watch the intermediate process")?);
+        let sync =
+            RuntimeSync::new(ours).with_intermediate(pidfd.with_context(|| "cannot watch the intermediate process")?);
         let mut launch = Launch { process, intermediate: Process(None), handler, sync, progress, timer };
         launch.timer.done("clone init");
         if !intermediate {
@@ -97,7 +98,7 @@ impl<H: Handler> Launch<H> {
     }
 
     fn spawned(&mut self) -> Result<()> {
-        let own = OwnStatus::read().doing(|| "cannot read the status of the runtime")?;
+        let own = OwnStatus::read().with_context(|| "cannot read the status of the runtime")?;
         // With the numbers of another namespace, everything that follows would be done to other processes.
         if !own.is_of_own_namespace() {
             let msg = format!("/proc shows another PID namespace: in it the runtime is process {}", own.pid);
@@ -333,10 +334,10 @@ mod tests {
     fn launch(messages: &[&[u8]]) -> (Rc<RefCell<Vec<String>>>, Launch<Recorder>) {
         let notes = Rc::new(RefCell::new(Vec::new()));
         let launch = Launch::spawn(Recorder(notes.clone(), 0), false, false, |_, sync, _| {
-            let sleeper = Command::new("sleep").arg("1000").spawn().doing(|| "cannot start a process")?;
+            let sleeper = Command::new("sleep").arg("1000").spawn().with_context(|| "cannot start a process")?;
             let pid = sleeper.id() as i32;
             for message in messages {
-                socket::send(sync.as_fd(), message, &[]).doing(|| "cannot speak")?;
+                socket::send(sync.as_fd(), message, &[]).with_context(|| "cannot speak")?;
             }
             Ok(Child { pid, pidfd: open_pid(pid)? })
         });
@@ -366,7 +367,7 @@ mod tests {
                 for (letter, number, fd) in messages {
                     let bytes: Vec<u8> = std::iter::once(*letter).chain(number.to_ne_bytes()).collect();
                     let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
-                    socket::send(sync.as_fd(), &bytes, &fds).doing(|| "cannot speak")?;
+                    socket::send(sync.as_fd(), &bytes, &fds).with_context(|| "cannot speak")?;
                 }
                 Ok(sleeper())
             });

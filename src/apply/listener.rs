@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_plan::{Action, Step};
 use windlass_sys::process::{self, Child};
 use windlass_sys::socket;
@@ -23,7 +23,8 @@ pub fn send_to_agent(
     });
     let unplanned = || Error::new(Kind::Protocol, "the process has a listener that was not planned");
     let seccomp = seccomp.ok_or_else(unplanned)?;
-    let listener = process::pidfd_getfd(child.pidfd.as_fd(), number).doing(|| "cannot take the seccomp listener")?;
+    let listener =
+        process::pidfd_getfd(child.pidfd.as_fd(), number).with_context(|| "cannot take the seccomp listener")?;
     let mut message = serde_json::json!({
         "ociVersion": oci_version,
         "fds": ["seccompFd"],
@@ -35,9 +36,9 @@ pub fn send_to_agent(
     }
     let origin = |error: Error| error.origin(Origin::config("/linux/seccomp/listenerPath"));
     let agent = socket::connect(Path::new(&seccomp.listener_path))
-        .doing(|| format!("failed to connect with seccomp agent at {:?}", seccomp.listener_path))
+        .with_context(|| format!("failed to connect with seccomp agent at {:?}", seccomp.listener_path))
         .map_err(origin)?;
     socket::send(agent.as_fd(), message.to_string().as_bytes(), &[listener.as_fd()])
-        .doing(|| "cannot send the seccomp listener")
+        .with_context(|| "cannot send the seccomp listener")
         .map_err(origin)
 }

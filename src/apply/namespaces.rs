@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use nix::fcntl::OFlag;
 
-use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::IdMapping;
 use windlass_plan::explain::kind_names;
@@ -23,7 +23,7 @@ pub fn map_ids(pid: i32, topology: &Topology) -> Result<()> {
         Maps::Own => {
             fd::openat(fd::CWD, format!("/proc/{pid}/setgroups"), OFlag::O_WRONLY, 0)
                 .and_then(|file| fd::write_once(file.as_fd(), b"deny"))
-                .doing(|| "cannot deny setgroups")
+                .with_context(|| "cannot deny setgroups")
                 .map_err(|error| error.origin(Origin::config("/linux/gidMappings")))?;
             write_maps(pid, &map_text(uids), &map_text(gids))
         }
@@ -46,7 +46,7 @@ fn helper(program: &str, grants: &str, pid: i32, mappings: &[IdMapping], pointer
                 .hint(format!("{grants} says which ids are whose, as in \"USER:100000:65536\"; see `windlass doctor`"))
         }
         Err(error) => Err::<(), _>(error)
-            .doing(|| format!("cannot run {program}"))
+            .with_context(|| format!("cannot run {program}"))
             .expect_err("an error stays one")
             .hint("it is in the package uidmap or shadow-utils; without it only one's own two ids can be mapped"),
     };
@@ -58,7 +58,7 @@ fn write_maps(pid: i32, uids: &str, gids: &str) -> Result<()> {
     for (file, map) in [("uid_map", uids), ("gid_map", gids)] {
         fd::openat(fd::CWD, format!("/proc/{pid}/{file}"), OFlag::O_WRONLY, 0)
             .and_then(|file| fd::write_once(file.as_fd(), map.as_bytes()))
-            .doing(|| format!("cannot write {file}"))
+            .with_context(|| format!("cannot write {file}"))
             .map_err(|error| {
                 error.origin(Origin::config(if file == "uid_map" {
                     "/linux/uidMappings"
@@ -79,7 +79,7 @@ fn open_join(join: &Join) -> Result<OwnedFd> {
     let kind = kind_names(join.kind);
     let origin = |error: Error| error.origin(Origin::Config(format!("{}/path", join.pointer).into()));
     let file = fd::open(&join.path, OFlag::O_RDONLY)
-        .doing(|| format!("cannot open the {kind} namespace {:?}", join.path))
+        .with_context(|| format!("cannot open the {kind} namespace {:?}", join.path))
         .map_err(origin)?;
     match process::namespace_kind(file.as_fd()) {
         Ok(found) if found == join.kind => Ok(file),
@@ -101,13 +101,13 @@ impl JoinedNamespaces {
             let (Joiner::Runtime, Some(file)) = (join.joiner, file) else { continue };
             out.remember(join.kind)?;
             process::setns(file.as_fd(), join.kind)
-                .doing(|| format!("cannot join the {} namespace {:?}", kind_names(join.kind), join.path))
+                .with_context(|| format!("cannot join the {} namespace {:?}", kind_names(join.kind), join.path))
                 .map_err(|error| error.origin(Origin::Config(join.pointer.clone().into())))?;
         }
         if topology.new.contains(Namespaces::TIME) {
             out.remember(Namespaces::TIME)?;
             let origin = |error: Error| error.origin(Origin::config("/linux/timeOffsets"));
-            process::unshare(Namespaces::TIME).doing(|| "cannot make a time namespace").map_err(origin)?;
+            process::unshare(Namespaces::TIME).with_context(|| "cannot make a time namespace").map_err(origin)?;
             let offsets: String = topology
                 .time_offsets
                 .iter()
@@ -116,7 +116,7 @@ impl JoinedNamespaces {
             if !offsets.is_empty() {
                 fd::open("/proc/self/timens_offsets", OFlag::O_WRONLY)
                     .and_then(|file| fd::write_once(file.as_fd(), offsets.as_bytes()))
-                    .doing(|| "cannot set the clock offsets")
+                    .with_context(|| "cannot set the clock offsets")
                     .map_err(origin)?;
             }
         }
@@ -138,7 +138,7 @@ impl JoinedNamespaces {
             _ => "user",
         };
         let own = fd::open(format!("/proc/self/ns/{name}"), OFlag::O_RDONLY)
-            .doing(|| "cannot open the runtime's own namespace")?;
+            .with_context(|| "cannot open the runtime's own namespace")?;
         self.others.push((own, kind));
         Ok(())
     }

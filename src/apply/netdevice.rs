@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_base::namespaces::Namespaces;
 use windlass_sys::netlink::{Address, Link, Netlink};
 use windlass_sys::{fd, process};
@@ -98,18 +98,18 @@ struct Ends {
 
 impl Ends {
     fn open(pid: i32) -> Result<Ends> {
-        let doing = || "cannot open the container's network namespace";
+        let context = || "cannot open the container's network namespace";
         // Not /proc/self: a namespace is a thread's.
-        let host_namespace = fd::open("/proc/thread-self/ns/net", OFlag::O_RDONLY).doing(doing)?;
-        let container_namespace = fd::open(format!("/proc/{pid}/ns/net"), OFlag::O_RDONLY).doing(doing)?;
+        let host_namespace = fd::open("/proc/thread-self/ns/net", OFlag::O_RDONLY).with_context(context)?;
+        let container_namespace = fd::open(format!("/proc/{pid}/ns/net"), OFlag::O_RDONLY).with_context(context)?;
         let [ours, theirs] = [&host_namespace, &container_namespace].map(|namespace| fd::stat(namespace.as_fd()));
-        let (ours, theirs) = (ours.doing(doing)?, theirs.doing(doing)?);
+        let (ours, theirs) = (ours.with_context(context)?, theirs.with_context(context)?);
         if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino) {
             let msg = "unable to move network devices: the container is in the runtime's own network namespace";
             return Err(Error::new(Kind::InvalidConfig, msg));
         }
         Ok(Ends {
-            host: Netlink::open().doing(|| "cannot speak to the kernel about network devices")?,
+            host: Netlink::open().with_context(|| "cannot speak to the kernel about network devices")?,
             container: open_in(container_namespace.as_fd(), host_namespace.as_fd())?,
             host_namespace,
             container_namespace,
@@ -118,9 +118,9 @@ impl Ends {
 
     /// Finds the interface, and verifies that its name in the container is free.
     fn find<'a>(&mut self, host: &'a str, inside: &'a str) -> Result<Device<'a>> {
-        let doing = || format!("cannot find network device {host:?}");
-        let link = self.host.link_by_name(host).doing(doing)?;
-        let mut addresses = self.host.addresses(link.index).doing(doing)?;
+        let context = || format!("cannot find network device {host:?}");
+        let link = self.host.link_by_name(host).with_context(context)?;
+        let mut addresses = self.host.addresses(link.index).with_context(context)?;
         addresses.retain(|address| address.flags & libc::IFA_F_PERMANENT != 0);
         if !inside.contains('%') && self.is_taken(inside)? {
             let msg = format!(
@@ -136,13 +136,13 @@ impl Ends {
         match self.container.link_by_name(name) {
             Ok(_) => Ok(true),
             Err(failed) if failed.errno == Errno::ENODEV => Ok(false),
-            Err(failed) => Err(failed.doing("cannot look at the container's network devices")),
+            Err(failed) => Err(failed.context("cannot look at the container's network devices")),
         }
     }
 
     /// Moves the interface in under its new name; gives its index there.
     fn move_in(&mut self, device: &Device<'_>, number: usize) -> Result<u32> {
-        let doing =
+        let context =
             || format!("cannot move network device {:?} into the container as {:?}", device.host, device.inside);
         // The kernel chooses the name for a template, and the index may change with the move. So the interface arrives
         // under a name that we know, by which its new index is found, and is renamed then.
@@ -157,29 +157,29 @@ impl Ends {
                 if self.host.link_by_index(device.link.index).is_err() {
                     self.move_back_from(device, &[&arrival, &device.link.name]);
                 }
-                return Err(failed.doing(doing()));
+                return Err(failed.context(context()));
             }
         };
         if template && let Err(failed) = self.container.rename(index, device.inside) {
             self.move_back(device, index);
-            return Err(failed.doing(doing()));
+            return Err(failed.context(context()));
         }
         Ok(index)
     }
 
     /// Gives the moved interface its addresses and sets it up.
     fn make_usable(&mut self, device: &Device<'_>, index: u32) -> Result<()> {
-        let doing = || format!("cannot find network device {:?} in the container", device.host);
-        let name = self.container.link_by_index(index).doing(doing)?.name;
+        let context = || format!("cannot find network device {:?} in the container", device.host);
+        let name = self.container.link_by_index(index).with_context(context)?.name;
         for address in device.addresses.iter().filter(|address| address.scope == libc::RT_SCOPE_UNIVERSE) {
             let again = again(address, &device.link.name, &name);
-            self.container.add_address(index, &again).doing(|| {
+            self.container.add_address(index, &again).with_context(|| {
                 format!("cannot give network device {:?} its address {address} in the container", device.host)
             })?;
         }
         self.container
             .set_up(index)
-            .doing(|| format!("cannot set network device {:?} up in the container", device.host))
+            .with_context(|| format!("cannot set network device {:?} up in the container", device.host))
     }
 
     /// Moves back what arrived under one of these names.
@@ -219,13 +219,13 @@ impl Ends {
 
 /// A connection to `namespace`. This thread enters it for the opening, and returns to `own`.
 fn open_in(namespace: BorrowedFd<'_>, own: BorrowedFd<'_>) -> Result<Netlink> {
-    process::setns(namespace, Namespaces::NET).doing(|| "cannot enter the container's network namespace")?;
+    process::setns(namespace, Namespaces::NET).with_context(|| "cannot enter the container's network namespace")?;
     let opened = Netlink::open();
     // A runtime that cannot return must not go on in the container's network namespace.
     if process::setns(own, Namespaces::NET).is_err() {
         process::exit_now(1);
     }
-    opened.doing(|| "cannot speak to the kernel about the container's network devices")
+    opened.with_context(|| "cannot speak to the kernel about the container's network devices")
 }
 
 /// The address as it is to be given back to the interface, which was called `old` and is called `new`.

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
 
-use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_base::mount::{MountAttributes, MsFlags, Propagation, PropagationChange};
 use windlass_plan::{Action, Mount, MountKind, Plan, Resolution, RootPath, Source, Step};
 use windlass_store::notify_directory;
@@ -110,7 +110,7 @@ pub fn prepare(root: BorrowedFd<'_>, id: &str) -> Result<()> {
     fd::mkdirat(root, &directory, 0o755)
         // Whatever the umask: the container's user must get through.
         .and_then(|()| fd::chmod_at(root, &directory, 0o755))
-        .doing(|| "cannot make the directory of the notify socket")
+        .with_context(|| "cannot make the directory of the notify socket")
         .map_err(|error| error.origin(reason()))
 }
 
@@ -136,7 +136,7 @@ impl Notify {
     pub fn listen(root: BorrowedFd<'_>, id: &str, host: &ServiceManager) -> Result<Option<Notify>> {
         let connect = || {
             let host = socket::connect_datagram(&host.0, SEND_TIMEOUT)
-                .doing(|| format!("cannot reach the service manager at {:?}", host.0));
+                .with_context(|| format!("cannot reach the service manager at {:?}", host.0));
             host.map(Some).map_err(|error| error.origin(reason()))
         };
         Notify::listen_and(root, id, connect)
@@ -156,11 +156,11 @@ impl Notify {
         let directory =
             match fd::openat(root, notify_directory(id), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW, 0) {
                 Err(failed) if failed.errno == Errno::ENOENT => return Ok(None),
-                other => other.doing(|| "cannot open the directory of the notify socket").map_err(origin)?,
+                other => other.with_context(|| "cannot open the directory of the notify socket").map_err(origin)?,
             };
         let host = connect()?;
         let container = socket::bind_datagram_at(directory.as_fd(), SOCKET)
-            .doing(|| "cannot make the notify socket")
+            .with_context(|| "cannot make the notify socket")
             .map_err(origin)?;
         Ok(Some(Notify { container, host }))
     }
@@ -175,8 +175,8 @@ impl Notify {
     pub fn is_ready(&self) -> Result<bool> {
         let mut buffer = [0; LONGEST];
         for _ in 0..BATCH {
-            let doing = || "cannot read from the notify socket";
-            let Some(length) = socket::receive_datagram(self.fd(), &mut buffer).doing(doing)? else { break };
+            let context = || "cannot read from the notify socket";
+            let Some(length) = socket::receive_datagram(self.fd(), &mut buffer).with_context(context)? else { break };
             // A message that was cut off does not count.
             if buffer.get(..length).is_some_and(says_ready) {
                 return Ok(true);
@@ -190,7 +190,7 @@ impl Notify {
         let Some(host) = &self.host else { return Ok(()) };
         let send = |text: &str| socket::send(host.as_fd(), text.as_bytes(), &[]);
         send("READY=1\n")
-            .doing(|| "cannot tell the service manager that the container is ready")
+            .with_context(|| "cannot tell the service manager that the container is ready")
             .map_err(|e| e.origin(reason()))?;
         if let Err(failed) = send(&format!("MAINPID={main_pid}\n")) {
             ::log::warn!("cannot tell the service manager the container's process: {failed}");
@@ -230,7 +230,7 @@ impl Notify {
     pub fn wait_and_forward(&self, pidfd: BorrowedFd<'_>, main_pid: i32) -> Result<Readiness> {
         loop {
             let mut fds = [self.fd(), pidfd].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-            poll::poll(&mut fds, Deadline::NEVER).doing(|| "cannot wait for the container to be ready")?;
+            poll::poll(&mut fds, Deadline::NEVER).with_context(|| "cannot wait for the container to be ready")?;
             let ready = fds.map(|fd| fd.any().unwrap_or(true));
             // Readiness comes first: a program may report that it is ready and end at once.
             if ready[0] && self.is_ready()? {

@@ -8,7 +8,7 @@ use nix::fcntl::{OFlag, ResolveFlag};
 use windlass_base::abi::PROC_SUPER_MAGIC;
 use windlass_base::mount::MountAttributes;
 use windlass_sys::mount::Filesystem;
-use windlass_sys::{Failed, Result, fd};
+use windlass_sys::{Result, SyscallError, fd};
 
 /// A procfs of our own: a new mount that is attached nowhere, so that neither the container's mounts nor its
 /// processes can put anything in the place of its files (CVE-2019-16884, CVE-2025-52881). It is mounted when it
@@ -69,7 +69,7 @@ const PROC_ROOT: u64 = 1;
 fn root_of(path: &str) -> Result<OwnedFd> {
     let found = fd::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
     if fd::filesystem(found.as_fd())? != PROC_SUPER_MAGIC || fd::stat(found.as_fd())?.st_ino != PROC_ROOT {
-        return Err(Failed { call: format!("open({path:?}), which is no procfs").into(), errno: Errno::ENOTSUP });
+        return Err(SyscallError { call: format!("open({path:?}), which is no procfs").into(), errno: Errno::ENOTSUP });
     }
     Ok(found)
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use nix::poll::PollFlags;
 use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
-use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_sys::stdio::{self, Inherited};
 use windlass_sys::{socket, stream};
 
@@ -46,18 +46,18 @@ impl Relay {
         let mut relay = Relay::default();
         loop {
             let mut message = [0; 16];
-            let (length, fd) =
-                socket::receive(socket.as_fd(), &mut message).doing(|| "cannot receive the stdio of the process")?;
+            let (length, fd) = socket::receive(socket.as_fd(), &mut message)
+                .with_context(|| "cannot receive the stdio of the process")?;
             let message = &message[..length];
             let number = PIPES.iter().position(|known| *known == message);
             match (fd, number) {
                 (None, _) if message == NO_MORE => break,
                 (Some(pipe), Some(number)) => {
-                    stream::never_block(pipe.as_fd()).doing(|| "cannot relay the stdio of the process")?;
+                    stream::never_block(pipe.as_fd()).with_context(|| "cannot relay the stdio of the process")?;
                     relay.add_channel(number as i32, End::Pipe(pipe));
                 }
                 (Some(master), _) if message == TERMINAL => {
-                    stream::never_block(master.as_fd()).doing(|| "cannot make the terminal non-blocking")?;
+                    stream::never_block(master.as_fd()).with_context(|| "cannot make the terminal non-blocking")?;
                     relay.add_terminal(master)?;
                     break;
                 }
@@ -155,13 +155,13 @@ impl OwnTerminal {
         if !self.is_pending() || stdio::is_in_background(stdio::input()) {
             return Ok(());
         }
-        let doing = || "cannot make the terminal raw";
-        let attributes = tcgetattr(stdio::input()).map_err(std::io::Error::from).doing(doing)?;
+        let context = || "cannot make the terminal raw";
+        let attributes = tcgetattr(stdio::input()).map_err(std::io::Error::from).with_context(context)?;
         let mut raw = attributes.clone();
         cfmakeraw(&mut raw);
         // Our terminal adds the carriage returns, since the container's no longer does.
         raw.output_flags.insert(OutputFlags::OPOST);
-        tcsetattr(stdio::input(), SetArg::TCSANOW, &raw).map_err(std::io::Error::from).doing(doing)?;
+        tcsetattr(stdio::input(), SetArg::TCSANOW, &raw).map_err(std::io::Error::from).with_context(context)?;
         self.saved = Some(attributes);
         Ok(())
     }

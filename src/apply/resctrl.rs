@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_base::spec::IntelRdt;
 use windlass_sys::mount::points;
 
@@ -20,7 +20,7 @@ pub struct Group<'a> {
 
 /// Where resctrl is mounted.
 fn mount_point() -> Result<PathBuf> {
-    let mounts = std::fs::read("/proc/self/mountinfo").doing(|| "cannot read /proc/self/mountinfo")?;
+    let mounts = std::fs::read("/proc/self/mountinfo").with_context(|| "cannot read /proc/self/mountinfo")?;
     let found = points(&mounts).into_iter().rev().find(|(_, kind)| *kind == b"resctrl");
     found.map(|(place, _)| place).ok_or_else(|| {
         Error::new(Kind::Unsupported, "intelRdt is specified, but no resctrl filesystem is mounted")
@@ -81,7 +81,7 @@ impl Group<'_> {
         // EEXIST is an error too: somebody else has made the group meanwhile.
         if self.ours {
             std::fs::create_dir(&self.path)
-                .doing(|| format!("cannot make the resource control group {:?}", self.path))
+                .with_context(|| format!("cannot make the resource control group {:?}", self.path))
                 .map_err(|error| error.origin(Origin::config("/linux/intelRdt")))?;
         }
         let monitoring = self.rdt.enable_monitoring.then(|| self.monitoring());
@@ -93,14 +93,14 @@ impl Group<'_> {
         let origin = |field| move |error: Error| error.origin(Origin::config(field));
         if self.ours && !self.schemata.is_empty() {
             std::fs::write(self.path.join("schemata"), &self.schemata)
-                .doing(|| format!("cannot write the schemata of {:?}", self.path))
+                .with_context(|| format!("cannot write the schemata of {:?}", self.path))
                 .map_err(origin("/linux/intelRdt/schemata"))?;
         }
         if self.rdt.enable_monitoring {
             match std::fs::create_dir(self.monitoring()) {
                 Err(error) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {}
                 other => other
-                    .doing(|| "cannot make the monitoring group")
+                    .with_context(|| "cannot make the monitoring group")
                     .map_err(origin("/linux/intelRdt/enableMonitoring"))?,
             }
         }
@@ -132,7 +132,7 @@ impl NewGroup {
     pub fn join(&self, pid: i32) -> Result<()> {
         for place in [Some(&self.path), self.monitoring.as_ref()].into_iter().flatten() {
             std::fs::write(place.join("tasks"), pid.to_string())
-                .doing(|| format!("cannot move init into {place:?}"))
+                .with_context(|| format!("cannot move init into {place:?}"))
                 .map_err(|error| error.origin(Origin::config("/linux/intelRdt")))?;
         }
         Ok(())
@@ -156,7 +156,7 @@ impl Drop for NewGroup {
 pub fn remove_resctrl(path: &str) -> Result<()> {
     match std::fs::remove_dir(path) {
         Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(()),
-        other => other.doing(|| format!("cannot remove the resource control group {path:?}")),
+        other => other.with_context(|| format!("cannot remove the resource control group {path:?}")),
     }
 }
 
@@ -165,7 +165,7 @@ pub fn update_resctrl(group: Option<&str>, lines: &[&str]) -> Result<()> {
     let none = || Error::new(Kind::Unsupported, "the container has no resource control group to update");
     let path = Path::new(group.ok_or_else(none)?).join("schemata");
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-    std::fs::write(&path, text).doing(|| format!("cannot write {path:?}"))
+    std::fs::write(&path, text).with_context(|| format!("cannot write {path:?}"))
 }
 
 #[cfg(test)]

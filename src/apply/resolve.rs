@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 
 use windlass_plan::RootPath;
-use windlass_sys::{Failed, Result, fd};
+use windlass_sys::{Result, SyscallError, fd};
 
 /// Links are followed within the root; links of procfs that jump elsewhere are not.
 pub const IN_ROOT: ResolveFlag = ResolveFlag::RESOLVE_IN_ROOT.union(ResolveFlag::RESOLVE_NO_MAGICLINKS);
@@ -102,6 +102,6 @@ fn make_in(parent: BorrowedFd<'_>, name: &OsStr, make: Make) -> Result<OwnedFd> 
 }
 
 /// Whether a lookup failed because nothing is at the path.
-pub fn is_missing(failed: &Failed) -> bool {
+pub fn is_missing(failed: &SyscallError) -> bool {
     matches!(failed.errno, Errno::ENOENT | Errno::ENOTDIR)
 }

@@ -17,13 +17,13 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_base::mount::{MountAttributes, PropagationChange};
 use windlass_base::namespaces::Namespaces;
 use windlass_plan::{Idmap, Plan, Source, SourceId, map_text};
 use windlass_sys::mount::{self, Attributes};
 use windlass_sys::process::{self, Child, SingleThreaded};
-use windlass_sys::{Failed, fd};
+use windlass_sys::{SyscallError, fd};
 
 use super::device;
 use super::sync::{InitSync, SourceSet};
@@ -166,7 +166,7 @@ impl<'a> Sources<'a> {
             }
             other => other,
         };
-        attached.doing(|| format!("cannot attach the root filesystem to its place {path:?}"))
+        attached.with_context(|| format!("cannot attach the root filesystem to its place {path:?}"))
     }
 }
 
@@ -175,10 +175,10 @@ fn below(bundle: &Path, path: &str, root: &Path) -> bool {
     bundle.join(path).components().collect::<PathBuf>().starts_with(root.components().collect::<PathBuf>())
 }
 
-fn refused(failed: Failed, source: &Source, user_namespace: bool) -> Error {
+fn refused(failed: SyscallError, source: &Source, user_namespace: bool) -> Error {
     let covered = failed.errno == Errno::EINVAL && !source.recursive && user_namespace;
     let error = failed
-        .doing(format!("cannot mount {:?} on {:?}", source.path, source.target))
+        .context(format!("cannot mount {:?} on {:?}", source.path, source.target))
         .origin(Origin::Config(source.pointer.clone().into()));
     match covered {
         true => error.hint(
@@ -190,7 +190,7 @@ fn refused(failed: Failed, source: &Source, user_namespace: bool) -> Error {
 
 /// Sets the attributes of a copy.
 fn set_attributes(source: &Source, copy: BorrowedFd<'_>) -> Result<()> {
-    let doing = || format!("cannot set the attributes of {:?} for {:?}", source.path, source.target);
+    let context = || format!("cannot set the attributes of {:?} for {:?}", source.path, source.target);
     let change = |attributes: Attributes, all: bool| mount::set_attributes(copy, attributes, all, None);
     let mut propagation = source.propagation.iter().peekable();
     let none = MountAttributes::empty();
@@ -208,12 +208,12 @@ fn set_attributes(source: &Source, copy: BorrowedFd<'_>) -> Result<()> {
             // stay, and only flags that an option names are an error. `nosymfollow` is never locked.
             Err(failed) if failed.errno == Errno::EPERM && !reset.is_empty() => {
                 change(Attributes { clear: clear | reset & MountAttributes::NOSYMFOLLOW, ..attributes }, all)
-                    .doing(doing)?;
+                    .with_context(context)?;
             }
-            other => other.doing(doing)?,
+            other => other.with_context(context)?,
         }
     }
-    let change = |attributes: Attributes, all: bool| change(attributes, all).doing(doing);
+    let change = |attributes: Attributes, all: bool| change(attributes, all).with_context(context);
     propagation.try_for_each(|PropagationChange { to, recursive }| {
         change(Attributes { propagation: Some(*to), ..Attributes::default() }, *recursive)
     })
@@ -221,7 +221,7 @@ fn set_attributes(source: &Source, copy: BorrowedFd<'_>) -> Result<()> {
 
 fn map(source: &Source, idmap: &Idmap, copy: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> Result<()> {
     mount::set_attributes(copy, Attributes::default(), idmap.recursive, Some(namespace))
-        .doing(|| format!("cannot map the ids of {:?} for {:?}", source.path, source.target))
+        .with_context(|| format!("cannot map the ids of {:?} for {:?}", source.path, source.target))
 }
 
 /// The user namespaces by which the ids of mounts are mapped. Mounts with the same mappings share one.
@@ -247,7 +247,7 @@ impl Idmaps {
                         Some(joined) => fd::duplicate(joined),
                         None => process::user_namespace(&map_text(&idmap.uids), &map_text(&idmap.gids), proof),
                     };
-                    let made = made.doing(|| "cannot make a user namespace for an idmapped mount");
+                    let made = made.with_context(|| "cannot make a user namespace for an idmapped mount");
                     out.namespaces.push(made.map_err(|error| named(error, source))?);
                     known.push(idmap);
                     known.len() - 1
@@ -305,7 +305,7 @@ pub fn copy_for(
 pub fn open_root_for(init: &Child, plan: &Plan, bundle: &Path, proof: &SingleThreaded) -> Result<OwnedFd> {
     let _visit = Visit::to(init, proof)?;
     fd::open(bundle.join(&plan.root), OFlag::O_PATH | OFlag::O_DIRECTORY)
-        .doing(|| format!("cannot open the root filesystem {:?}", plan.root))
+        .with_context(|| format!("cannot open the root filesystem {:?}", plan.root))
         .map_err(|error| error.origin(Origin::config("/root/path")))
 }
 
@@ -320,7 +320,8 @@ pub(super) struct MountView {
 impl MountView {
     /// Holds the present ones.
     pub(super) fn hold() -> Result<MountView> {
-        let hold = |path: &str, flags| fd::open(path, flags).doing(|| "cannot hold the runtime's own mount namespace");
+        let hold =
+            |path: &str, flags| fd::open(path, flags).with_context(|| "cannot hold the runtime's own mount namespace");
         Ok(MountView {
             namespace: hold("/proc/self/ns/mnt", OFlag::O_RDONLY)?,
             root: hold("/", OFlag::O_PATH)?,
@@ -346,11 +347,11 @@ struct Visit(MountView);
 
 impl Visit {
     fn to(init: &Child, _proof: &SingleThreaded) -> Result<Visit> {
-        let doing = || "cannot enter the container's mount namespace";
-        let root = process::open_of(init.pid, init.pidfd.as_fd(), "root", OFlag::O_PATH).doing(doing)?;
+        let context = || "cannot enter the container's mount namespace";
+        let root = process::open_of(init.pid, init.pidfd.as_fd(), "root", OFlag::O_PATH).with_context(context)?;
         let visit = Visit(MountView::hold()?);
-        process::setns(init.pidfd.as_fd(), Namespaces::MOUNT).doing(doing)?;
-        mount::change_directory(root.as_fd()).and_then(|()| mount::chroot_to_current()).doing(doing)?;
+        process::setns(init.pidfd.as_fd(), Namespaces::MOUNT).with_context(context)?;
+        mount::change_directory(root.as_fd()).and_then(|()| mount::chroot_to_current()).with_context(context)?;
         Ok(visit)
     }
 }

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 
-use windlass_base::error::{Doing, Error, Fault, Kind, Result};
+use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
 use windlass_store::{Container, Status, state_document};
 use windlass_sys::{fd, socket};
 
@@ -17,7 +17,7 @@ use super::sync::{Message, decode};
 pub fn start(
     container: &mut Container,
     host: Option<&ServiceManager>,
-    warnings: &mut Vec<Fault>,
+    warnings: &mut Vec<Diagnostic>,
 ) -> Result<Option<Notify>> {
     container.lock()?;
     match container.status()? {
@@ -28,7 +28,7 @@ pub fn start(
     }
     let notify = host.map_or(Ok(None), |host| Notify::listen(container.root(), &container.state.id, host))?;
     open_barrier(container)?;
-    fd::unlinkat(container.root(), container.start_socket()).doing(|| "cannot remove the start socket")?;
+    fd::unlinkat(container.root(), container.start_socket()).with_context(|| "cannot remove the start socket")?;
     poststart(container, warnings)?;
     Ok(notify)
 }
@@ -40,13 +40,13 @@ fn wrong(msg: impl Into<String>) -> Error {
 fn open_barrier(container: &Container) -> Result<()> {
     let socket = match socket::connect_at(container.root(), &container.start_socket()) {
         Err(failed) if failed.errno == Errno::ECONNREFUSED => {
-            return Err(wrong("cannot start a container that has stopped").failed(failed));
+            return Err(wrong("cannot start a container that has stopped").caused_by(failed));
         }
-        other => other.doing(|| "cannot reach init")?,
+        other => other.with_context(|| "cannot reach init")?,
     };
-    socket::send(socket.as_fd(), b"start", &[]).doing(|| "cannot speak to init")?;
+    socket::send(socket.as_fd(), b"start", &[]).with_context(|| "cannot speak to init")?;
     let mut buffer = vec![0; 8192];
-    let (n, _) = socket::receive(socket.as_fd(), &mut buffer).doing(|| "cannot hear init")?;
+    let (n, _) = socket::receive(socket.as_fd(), &mut buffer).with_context(|| "cannot hear init")?;
     match decode(&buffer[..n], None)? {
         // The socket was closed by the execution of the program or by init's death. The container was started
         // either way.
@@ -58,7 +58,7 @@ fn open_barrier(container: &Container) -> Result<()> {
 
 /// Runs the poststart hooks. If one fails, the container is stopped and removed as by `delete`, poststop hooks
 /// included (runtime.md, "Lifecycle", step 9). Their warnings are added to `warnings`.
-pub fn poststart(container: &Container, warnings: &mut Vec<Fault>) -> Result<()> {
+pub fn poststart(container: &Container, warnings: &mut Vec<Diagnostic>) -> Result<()> {
     let hooks = &container.hooks()?.poststart;
     if hooks.is_empty() {
         return Ok(());

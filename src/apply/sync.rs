@@ -36,7 +36,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 
-use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_plan::SourceId;
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::socket;
@@ -134,7 +134,7 @@ impl InitSync {
     }
 
     fn write(&self, bytes: &[u8]) -> Result<()> {
-        windlass_sys::fd::write_once(self.0.as_fd(), bytes).doing(|| "cannot speak to the runtime")
+        windlass_sys::fd::write_once(self.0.as_fd(), bytes).with_context(|| "cannot speak to the runtime")
     }
 
     fn ask(&self, bytes: &[u8]) -> Result<()> {
@@ -177,7 +177,7 @@ impl InitSync {
 
     fn ask_for_descriptors(&self, bytes: &[u8]) -> Result<Vec<OwnedFd>> {
         self.write(bytes)?;
-        match socket::receive_all(self.0.as_fd(), &mut [0; 1]).doing(|| "cannot hear the runtime")? {
+        match socket::receive_all(self.0.as_fd(), &mut [0; 1]).with_context(|| "cannot hear the runtime")? {
             (0, _) => windlass_sys::process::exit_now(1),
             (_, fds) => Ok(fds),
         }
@@ -226,7 +226,7 @@ impl InitSync {
     pub fn spawned(&self, pid: i32, pidfd: BorrowedFd<'_>) -> Result<()> {
         let mut bytes = [b'P', 0, 0, 0, 0];
         bytes[1..].copy_from_slice(&pid.to_ne_bytes());
-        socket::send(self.0.as_fd(), &bytes, &[pidfd]).doing(|| "cannot speak to the runtime")
+        socket::send(self.0.as_fd(), &bytes, &[pidfd]).with_context(|| "cannot speak to the runtime")
     }
 }
 
@@ -303,7 +303,7 @@ impl RuntimeSync {
 
     fn read(&mut self) -> Result<Message> {
         self.buffer.resize(LONGEST, 0);
-        let (n, fd) = socket::receive(self.socket.as_fd(), &mut self.buffer).doing(|| "cannot hear init")?;
+        let (n, fd) = socket::receive(self.socket.as_fd(), &mut self.buffer).with_context(|| "cannot hear init")?;
         decode(&self.buffer[..n], fd)
     }
 
@@ -318,7 +318,7 @@ impl RuntimeSync {
         match socket::send(self.socket.as_fd(), b"+", &fds) {
             // It died; the next message says so.
             Err(failed) if failed.errno == Errno::EPIPE => Ok(()),
-            other => other.doing(|| "cannot speak to init"),
+            other => other.with_context(|| "cannot speak to init"),
         }
     }
 }
@@ -327,7 +327,7 @@ impl RuntimeSync {
 /// message left to read.
 fn died_silently(intermediate: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> Result<bool> {
     let mut fds = [socket, intermediate].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    poll::poll(&mut fds, Deadline::NEVER).doing(|| "cannot wait for init")?;
+    poll::poll(&mut fds, Deadline::NEVER).with_context(|| "cannot wait for init")?;
     Ok(!fds[0].any().unwrap_or(true))
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signalfd::SignalFd;
 
-use windlass_base::error::{Doing, Error, Result};
+use windlass_base::error::{Error, Result, WithContext};
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::process::{self, Child, Exit};
 use windlass_sys::signals;
@@ -25,13 +25,13 @@ pub struct Foreground(SignalFd);
 impl Foreground {
     /// Begins to collect. A child forked from here on must unblock its signals.
     pub fn begin() -> Result<Foreground> {
-        signals::collect().map(Foreground).doing(|| "cannot collect signals")
+        signals::collect().map(Foreground).with_context(|| "cannot collect signals")
     }
 
     /// The next signal in the queue.
     fn next(&self) -> Result<Option<i32>> {
         let read = self.0.read_signal().map(|info| info.map(|info| info.ssi_signo as i32));
-        read.map_err(|errno| Error::from(windlass_sys::Failed { call: "read(signalfd)".into(), errno }))
+        read.map_err(|errno| Error::from(windlass_sys::SyscallError { call: "read(signalfd)".into(), errno }))
     }
 }
 
@@ -59,7 +59,7 @@ impl<'a> PollSet<'a> {
 
     /// Waits for the first report. The list is empty when the deadline has passed.
     fn wait(mut self, deadline: Deadline) -> Result<Vec<(Polled, PollFlags)>> {
-        poll::poll(&mut self.fds, deadline).doing(|| "cannot wait")?;
+        poll::poll(&mut self.fds, deadline).with_context(|| "cannot wait")?;
         let reported = self.fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
         Ok(self.who.into_iter().zip(reported).filter(|(_, flags)| !flags.is_empty()).collect())
     }
@@ -99,7 +99,7 @@ pub fn wait(foreground: &Foreground, child: &Child, relay: Option<Relay>, notify
             }
         }
         relay.attend_terminal()?;
-        if ended && let Some(exit) = child.try_wait().doing(|| "cannot reap the process")? {
+        if ended && let Some(exit) = child.try_wait().with_context(|| "cannot reap the process")? {
             deliver(foreground, relay)?;
             process::reap_others();
             return Ok(exit);

@@ -79,26 +79,26 @@ impl fmt::Display for Origin {
 
 /// A system call that failed: the call as strace would print it, and its errno.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failed {
+pub struct SyscallError {
     /// For example `openat2([5]</run/rootfs>, "etc/passwd", O_PATH, RESOLVE_IN_ROOT)`.
     pub call: Cow<'static, str>,
     /// What the kernel answered.
     pub errno: Errno,
 }
 
-impl Failed {
+impl SyscallError {
     /// Adds what was being done, as the user reads it.
-    pub fn doing(self, what: impl fmt::Display) -> Error {
+    pub fn context(self, what: impl fmt::Display) -> Error {
         self.in_words(&what)
     }
 
     /// Not generic, so that there is one copy of it.
     fn in_words(self, what: &dyn fmt::Display) -> Error {
-        Error::new(Kind::Kernel, format!("{what}: {}", describe(self.errno))).failed(self)
+        Error::new(Kind::Kernel, format!("{what}: {}", describe(self.errno))).caused_by(self)
     }
 }
 
-impl fmt::Display for Failed {
+impl fmt::Display for SyscallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.call, describe(self.errno))
     }
@@ -110,19 +110,19 @@ pub fn describe(errno: Errno) -> String {
 }
 
 /// Adds to a failed call what was being done, as the user reads it.
-pub trait Doing<T> {
+pub trait WithContext<T> {
     /// `what` is evaluated only on failure.
-    fn doing<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
+    fn with_context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
 }
 
-impl<T> Doing<T> for std::result::Result<T, Failed> {
-    fn doing<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
-        self.map_err(|failed| failed.doing(what()))
+impl<T> WithContext<T> for std::result::Result<T, SyscallError> {
+    fn with_context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|failed| failed.context(what()))
     }
 }
 
-impl<T> Doing<T> for std::io::Result<T> {
-    fn doing<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
+impl<T> WithContext<T> for std::io::Result<T> {
+    fn with_context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
         self.map_err(|error| io_error(&error, &what()))
     }
 }
@@ -140,7 +140,7 @@ fn io_error(error: &std::io::Error, what: &dyn fmt::Display) -> Error {
 
 /// One thing wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fault {
+pub struct Diagnostic {
     /// JSON Pointer into `config.json`.
     pub pointer: String,
     /// What is wrong, in the wording that engines match where there is one.
@@ -166,7 +166,7 @@ struct Inner {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    faults: Vec<Fault>,
+    faults: Vec<Diagnostic>,
 }
 
 impl Error {
@@ -195,9 +195,11 @@ impl Error {
     }
 
     /// Several faults of one configuration; the first gives the message. `faults` is not empty.
-    pub fn faults(faults: Vec<Fault>) -> Error {
-        let first =
-            faults.first().cloned().unwrap_or(Fault { pointer: String::new(), msg: "invalid configuration".into() });
+    pub fn faults(faults: Vec<Diagnostic>) -> Error {
+        let first = faults
+            .first()
+            .cloned()
+            .unwrap_or(Diagnostic { pointer: String::new(), msg: "invalid configuration".into() });
         let mut error = Error::config(first.pointer, first.msg);
         if faults.len() > 1 {
             error.0.faults = faults;
@@ -206,7 +208,7 @@ impl Error {
     }
 
     /// Records the call and the errno.
-    pub fn failed(mut self, failed: Failed) -> Error {
+    pub fn caused_by(mut self, failed: SyscallError) -> Error {
         self.0.call = Some(format!("{} = {:?}", failed.call, failed.errno));
         self.0.errno = Some(failed.errno as i32);
         self
@@ -225,10 +227,10 @@ impl Error {
     }
 
     /// Adds what else is wrong with the configuration, besides what made it fail.
-    pub fn and_faults(mut self, others: Vec<Fault>) -> Error {
+    pub fn and_faults(mut self, others: Vec<Diagnostic>) -> Error {
         let own = match (&self.0.origin, self.0.faults.is_empty()) {
             (Some(Origin::Config(pointer)), true) => {
-                Fault { pointer: pointer.to_string(), msg: self.0.message.clone() }
+                Diagnostic { pointer: pointer.to_string(), msg: self.0.message.clone() }
             }
             (Some(Origin::Config(_)), false) => {
                 self.0.faults.extend(others);
@@ -277,7 +279,7 @@ impl Error {
             Origin::Flag(text) => Origin::Flag(cut(text).into()),
             Origin::Default(text) => Origin::Default(cut(text).into()),
         };
-        let fault = |fault: &Fault| Fault { pointer: cut(&fault.pointer), msg: cut(&fault.msg) };
+        let fault = |fault: &Diagnostic| Diagnostic { pointer: cut(&fault.pointer), msg: cut(&fault.msg) };
         Error(Box::new(Inner {
             kind: self.0.kind,
             message: cut(&self.0.message),
@@ -326,14 +328,14 @@ impl Error {
     }
 
     /// All faults of the configuration, if more than one is known.
-    pub fn all_faults(&self) -> &[Fault] {
+    pub fn all_faults(&self) -> &[Diagnostic] {
         &self.0.faults
     }
 }
 
 impl Error {
     /// All faults of the configuration, at least one: the error itself if it has no others.
-    pub fn into_faults(self) -> Vec<Fault> {
+    pub fn into_faults(self) -> Vec<Diagnostic> {
         if !self.0.faults.is_empty() {
             return self.0.faults;
         }
@@ -341,13 +343,13 @@ impl Error {
             Some(Origin::Config(pointer)) => pointer.into_owned(),
             _ => String::new(),
         };
-        vec![Fault { pointer, msg: self.0.message }]
+        vec![Diagnostic { pointer, msg: self.0.message }]
     }
 }
 
-impl From<Failed> for Error {
-    fn from(failed: Failed) -> Error {
-        Error::new(Kind::Kernel, failed.to_string()).failed(failed)
+impl From<SyscallError> for Error {
+    fn from(failed: SyscallError) -> Error {
+        Error::new(Kind::Kernel, failed.to_string()).caused_by(failed)
     }
 }
 
@@ -391,8 +393,8 @@ mod tests {
 
     #[test]
     fn a_failed_call_is_worded_in_lower_case() {
-        let failed = Failed { call: "open(\"/x\")".into(), errno: Errno::ENOENT };
-        let error = failed.doing("cannot open \"/x\"");
+        let failed = SyscallError { call: "open(\"/x\")".into(), errno: Errno::ENOENT };
+        let error = failed.context("cannot open \"/x\"");
         assert_eq!(error.message(), "cannot open \"/x\": no such file or directory");
         assert_eq!(error.call(), Some("open(\"/x\") = ENOENT"));
         assert_eq!(error.errno(), Some(Errno::ENOENT));
@@ -419,8 +421,8 @@ mod tests {
     #[test]
     fn an_error_survives_the_process_boundary() {
         let error = Error::faults(vec![
-            Fault { pointer: "/a".into(), msg: "one".into() },
-            Fault { pointer: "/b".into(), msg: "two".into() },
+            Diagnostic { pointer: "/a".into(), msg: "one".into() },
+            Diagnostic { pointer: "/b".into(), msg: "two".into() },
         ])
         .hint("mend it");
         let text = serde_json::to_string(&error).expect("plain data");

@@ -484,10 +484,10 @@ const ROWS: &[Row] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Failed;
+    use crate::error::SyscallError;
 
     fn failed(call: &'static str, errno: Errno, pointer: &'static str) -> Error {
-        Failed { call: call.into(), errno }.doing("it").origin(Origin::config(pointer))
+        SyscallError { call: call.into(), errno }.context("it").origin(Origin::config(pointer))
     }
 
     #[test]
@@ -513,8 +513,8 @@ mod tests {
 
     #[test]
     fn an_overlay_is_told_from_other_filesystems() {
-        let overlay = Failed { call: "fsconfig(overlay, FSCONFIG_CMD_CREATE)".into(), errno: Errno::EINVAL }
-            .doing("cannot mount overlay on \"/data\"")
+        let overlay = SyscallError { call: "fsconfig(overlay, FSCONFIG_CMD_CREATE)".into(), errno: Errno::EINVAL }
+            .context("cannot mount overlay on \"/data\"")
             .origin(Origin::config("/mounts/2"));
         assert!(for_error(&overlay).is_some_and(|hint| hint.contains("upperdir")));
         let tmpfs = failed("fsconfig(tmpfs, FSCONFIG_SET_STRING, \"size\", \"x\")", Errno::EINVAL, "/mounts/2");
@@ -561,8 +561,8 @@ mod tests {
 
     #[test]
     fn a_flag_can_be_the_cause() {
-        let error = Failed { call: "connect(\"/s\")".into(), errno: Errno::ECONNREFUSED }
-            .doing("cannot send the terminal")
+        let error = SyscallError { call: "connect(\"/s\")".into(), errno: Errno::ECONNREFUSED }
+            .context("cannot send the terminal")
             .origin(Origin::Flag("--console-socket".into()));
         assert!(for_error(&error).is_some_and(|hint| hint.contains("nobody listens")));
     }
@@ -586,7 +586,8 @@ mod tests {
             let kind = row.kind.unwrap_or(Kind::Kernel);
             let errno = row.errno.unwrap_or(Errno::EIO);
             let origin = if pointer.starts_with("--") { Origin::Flag(pointer.into()) } else { Origin::config(pointer) };
-            let error = Failed { call: format!("{call}()").into(), errno }.doing(row.says).kind_is(kind).origin(origin);
+            let error =
+                SyscallError { call: format!("{call}()").into(), errno }.context(row.says).kind_is(kind).origin(origin);
             let first = ROWS.iter().position(|row| matches(row, &error));
             assert_eq!(first, Some(index), "hidden by an earlier row: {}", row.hint);
         }

@@ -1,6 +1,6 @@
 //! The path of a container's cgroup, from `linux.cgroupsPath`.
 
-use windlass_base::error::{Doing, Error, Origin, Result};
+use windlass_base::error::{Error, Origin, Result, WithContext};
 
 use super::directory::read_file;
 
@@ -16,7 +16,7 @@ pub fn path(cgroups_path: &str, id: &str) -> Result<String> {
 
 /// The path of this process's cgroup of version 2, below the root of the hierarchy.
 pub fn own_cgroup() -> Result<String> {
-    let text = read_file("/proc/self/cgroup").doing(|| "cannot read /proc/self/cgroup")?;
+    let text = read_file("/proc/self/cgroup").with_context(|| "cannot read /proc/self/cgroup")?;
     Ok(unified_path(&text).unwrap_or("/").to_owned())
 }
 

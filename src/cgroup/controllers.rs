@@ -4,9 +4,9 @@ use nix::errno::Errno;
 
 use super::directory::Directory;
 use super::hierarchy::Hierarchy;
-use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_plan::cgroup::Need;
-use windlass_sys::Failed;
+use windlass_sys::SyscallError;
 
 pub(super) const SUBTREE_CONTROL: &str = "cgroup.subtree_control";
 
@@ -69,7 +69,7 @@ fn absent<'a>(all: &'a str, has: &str) -> Vec<&'a str> {
 fn enable_needed(hierarchy: &Hierarchy, root: &Directory, path: &str, missing: &[Need]) -> Result<()> {
     let mut below = Vec::new();
     for name in ancestors(path).iter().rev() {
-        let ancestor = root.open_below(name).doing(|| format!("cannot open cgroup {:?}", root.path_of(name)))?;
+        let ancestor = root.open_below(name).with_context(|| format!("cannot open cgroup {:?}", root.path_of(name)))?;
         let lacking = lacking(&ancestor, missing)?;
         if let (Some(need), true) = (lacking.first(), name.is_empty()) {
             return Err(unavailable(hierarchy, &need.controller, &need.pointer));
@@ -89,7 +89,7 @@ fn enable_needed(hierarchy: &Hierarchy, root: &Directory, path: &str, missing: &
 /// Those of `needs` that a cgroup does not have.
 fn lacking(cgroup: &Directory, needs: &[Need]) -> Result<Vec<Need>> {
     let file = "cgroup.controllers";
-    let has = cgroup.read(file).doing(|| format!("cannot read {:?}", cgroup.path_of(file)))?;
+    let has = cgroup.read(file).with_context(|| format!("cannot read {:?}", cgroup.path_of(file)))?;
     Ok(needs.iter().filter(|need| !has.split_ascii_whitespace().any(|one| one == need.controller)).cloned().collect())
 }
 
@@ -122,11 +122,11 @@ pub(super) fn unavailable(hierarchy: &Hierarchy, controller: &str, pointer: &str
     }
 }
 
-fn cannot_enable(ancestor: &Directory, needs: &[Need], failed: Failed) -> Error {
+fn cannot_enable(ancestor: &Directory, needs: &[Need], failed: SyscallError) -> Error {
     let names = needs.iter().map(|need| &*need.controller).collect::<Vec<_>>().join(", ");
     let (file, errno) = (ancestor.path_of(SUBTREE_CONTROL), failed.errno);
     let error = failed
-        .doing(format!("cannot enable the controller {names} in {file:?}"))
+        .context(format!("cannot enable the controller {names} in {file:?}"))
         .origin(Origin::config(needs[0].pointer.clone()));
     match errno {
         Errno::EBUSY => error.hint(format!(

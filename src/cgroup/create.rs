@@ -10,7 +10,7 @@ use super::hierarchy::Hierarchy;
 use super::processes::pids_of;
 use super::remove::remove_empty;
 use super::v2::Cgroup;
-use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_plan::cgroup::Need;
 use windlass_sys::Called;
 
@@ -29,7 +29,8 @@ impl Cgroup {
         let path = path.trim_start_matches('/');
         let mut made = Vec::new();
         let result = make(root, path, &mut made).and_then(|()| {
-            let directory = root.open_below(path).doing(|| format!("cannot open cgroup {:?}", root.path_of(path)))?;
+            let directory =
+                root.open_below(path).with_context(|| format!("cannot open cgroup {:?}", root.path_of(path)))?;
             // The root cannot be frozen, so nothing freezes a new cgroup directly below it.
             if made.is_empty() || path.contains('/') {
                 refuse_in_use(&directory, !made.is_empty())?;
@@ -64,7 +65,7 @@ pub(super) fn make(root: &Directory, path: &str, made: &mut Vec<String>) -> Resu
     };
     result
         .called(|| format!("mkdir({:?}, 0755)", root.path_of(path)))
-        .doing(|| format!("cannot make cgroup {:?}", root.path_of(path)))
+        .with_context(|| format!("cannot make cgroup {:?}", root.path_of(path)))
         .map_err(|error| {
             let errno = error.errno();
             let error = error.origin(from_cgroups_path());
@@ -86,10 +87,11 @@ fn exists(errno: Errno) -> nix::Result<()> {
 /// before and has processes, which are not the container's.
 fn refuse_in_use(directory: &Directory, made: bool) -> Result<()> {
     let refuse = |msg: String| Error::new(Kind::WrongStatus, msg).origin(from_cgroups_path());
-    let events =
-        directory.read("cgroup.events").doing(|| format!("cannot read the state of cgroup {:?}", directory.path))?;
+    let events = directory
+        .read("cgroup.events")
+        .with_context(|| format!("cannot read the state of cgroup {:?}", directory.path))?;
     if !made && number_after(&events, "populated") == Some(1) {
-        let pids = pids_of(directory, true).doing(|| format!("cannot list cgroup {:?}", directory.path))?;
+        let pids = pids_of(directory, true).with_context(|| format!("cannot list cgroup {:?}", directory.path))?;
         return Err(refuse(format!("container's cgroup is not empty: {} process(es) found", pids.len())));
     }
     if number_after(&events, "frozen") == Some(1) {

@@ -12,7 +12,7 @@ use super::controllers;
 use super::directory::Directory;
 use super::hierarchy::Hierarchy;
 use super::v2::Cgroup;
-use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_plan::cgroup::Need;
 use windlass_sys::fd;
 
@@ -77,7 +77,7 @@ pub fn leave_own_cgroup() -> Result<()> {
         let leaf = format!("{own}/windlass");
         match std::fs::create_dir(&leaf) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            other => other.doing(|| format!("cannot make cgroup {leaf:?}"))?,
+            other => other.with_context(|| format!("cannot make cgroup {leaf:?}"))?,
         }
         Cgroup::open(&leaf)?.join(pid)?;
     }

@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use super::v2::Cgroup;
 use windlass_base::error::{Error, Origin, Result};
 use windlass_plan::device_rules::DeviceProgram;
-use windlass_sys::{Failed, bpf};
+use windlass_sys::{SyscallError, bpf};
 
 impl Cgroup {
     /// Attaches a device filter. In a cgroup that was not made for the container, it replaces those that are there.
@@ -44,7 +44,7 @@ fn replace(cgroup: &Cgroup, program: Option<&DeviceProgram>, which: Filters) -> 
             Ok(_) => {}
             // It was detached meanwhile, or a security module denies access to it. A device is usable only if
             // every program permits it, so one that stays attached permits nothing more.
-            Err(Failed { errno: Errno::ENOENT | Errno::EPERM | Errno::EACCES, .. }) => {}
+            Err(SyscallError { errno: Errno::ENOENT | Errno::EPERM | Errno::EACCES, .. }) => {}
             Err(failed) => return Err(failed),
         }
     }
@@ -53,7 +53,7 @@ fn replace(cgroup: &Cgroup, program: Option<&DeviceProgram>, which: Filters) -> 
         if let [only] = &old[..] {
             match bpf::replace_device_program(cgroup.dir_fd(), &new, only) {
                 // BPF_F_REPLACE came with Linux 5.6.
-                Err(Failed { errno: Errno::EINVAL, .. }) => {}
+                Err(SyscallError { errno: Errno::EINVAL, .. }) => {}
                 result => return result,
             }
         }
@@ -62,7 +62,7 @@ fn replace(cgroup: &Cgroup, program: Option<&DeviceProgram>, which: Filters) -> 
     old.iter().try_for_each(|old| bpf::detach_device_program(cgroup.dir_fd(), old))
 }
 
-fn explain(program: Option<&DeviceProgram>, failed: Failed) -> Error {
+fn explain(program: Option<&DeviceProgram>, failed: SyscallError) -> Error {
     let errno = failed.errno;
     let origin = match program {
         Some(DeviceProgram { asked: false, .. }) => {
@@ -70,7 +70,7 @@ fn explain(program: Option<&DeviceProgram>, failed: Failed) -> Error {
         }
         _ => Origin::config("/linux/resources/devices"),
     };
-    let error = failed.doing("cannot apply the device rules").origin(origin);
+    let error = failed.context("cannot apply the device rules").origin(origin);
     match errno {
         Errno::EPERM => error
             .hint("a device filter needs CAP_SYS_ADMIN, or CAP_BPF and CAP_NET_ADMIN, in the initial user namespace"),

@@ -10,7 +10,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{read, write};
 
-use windlass_sys::{Called, Failed, Result};
+use windlass_sys::{Called, Result, SyscallError};
 
 /// The size of the first read, in bytes. All but lists of processes and large tables are shorter.
 const SHORT: usize = 4096;
@@ -127,7 +127,7 @@ pub(super) fn if_there<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         // ENODEV: the cgroup was removed while its file was open.
-        Err(Failed { errno: Errno::ENOENT | Errno::ENODEV, .. }) => Ok(None),
+        Err(SyscallError { errno: Errno::ENOENT | Errno::ENODEV, .. }) => Ok(None),
         Err(failed) => Err(failed),
     }
 }

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::directory::{if_there, number_after, read_file};
 use super::events;
 use super::v2::Cgroup;
-use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_sys::{fd, waiting};
 
 /// How long freezing may take. A process freezes on its way back to user space, so only one in an
@@ -62,7 +62,7 @@ impl Cgroup {
 
     /// Whether its own `cgroup.freeze` is set, whatever those of its ancestors say.
     pub fn is_frozen(&self) -> Result<bool> {
-        let text = if_there(self.directory.read("cgroup.freeze")).doing(|| self.cannot("read the state of"))?;
+        let text = if_there(self.directory.read("cgroup.freeze")).with_context(|| self.cannot("read the state of"))?;
         Ok(text.is_some_and(|text| text.trim() == "1"))
     }
 
@@ -72,13 +72,14 @@ impl Cgroup {
         if !self.is_frozen()? {
             return Ok(());
         }
-        if_there(self.directory.write("cgroup.freeze", "0")).map(drop).doing(|| self.cannot("thaw"))
+        if_there(self.directory.write("cgroup.freeze", "0")).map(drop).with_context(|| self.cannot("thaw"))
     }
 
     /// Whether it is frozen by an ancestor alone. Then it cannot be thawed, and every process that enters it
     /// freezes.
     pub fn is_frozen_by_ancestor(&self) -> Result<bool> {
-        let events = if_there(self.directory.read("cgroup.events")).doing(|| self.cannot("read the state of"))?;
+        let events =
+            if_there(self.directory.read("cgroup.events")).with_context(|| self.cannot("read the state of"))?;
         Ok(events.is_some_and(|events| number_after(&events, "frozen") == Some(1)) && !self.is_frozen()?)
     }
 
@@ -94,13 +95,13 @@ impl Cgroup {
         let (value, what) = if frozen { ("1", "freeze") } else { ("0", "thaw") };
         self.directory.write("cgroup.freeze", value).map_err(|failed| {
             let errno = failed.errno;
-            let error = failed.doing(self.cannot(what));
+            let error = failed.context(self.cannot(what));
             if errno == Errno::ENOENT { error.hint("the freezer of cgroup v2 needs Linux 5.2") } else { error }
         })
     }
 
     fn wait_until(&self, holds: &mut dyn FnMut(&str) -> bool) -> Result<bool> {
-        events::wait_until(&self.directory, TIMEOUT, holds).doing(|| self.cannot("watch"))
+        events::wait_until(&self.directory, TIMEOUT, holds).with_context(|| self.cannot("watch"))
     }
 }
 
@@ -108,7 +109,7 @@ impl Cgroup {
 /// that was removed is not frozen.
 pub fn is_frozen(path: &str) -> Result<bool> {
     let text = if_there(fd::read_small(fd::CWD, format!("{path}/cgroup.freeze")));
-    Ok(text.doing(|| format!("cannot read the state of cgroup {path:?}"))?.is_some_and(|text| text == b"1\n"))
+    Ok(text.with_context(|| format!("cannot read the state of cgroup {path:?}"))?.is_some_and(|text| text == b"1\n"))
 }
 
 /// Describes those of `pids` that still run or wait for the kernel, as the end of an error message.

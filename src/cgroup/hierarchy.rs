@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use super::directory::{Directory, read_file};
-use windlass_base::error::{Doing, Result};
+use windlass_base::error::{Result, WithContext};
 use windlass_sys::mount::unescape;
 
 /// The mounted hierarchies. A command looks them up once.
@@ -38,8 +38,9 @@ impl Hierarchy {
         if let Some(mount) = USUAL.into_iter().find(is_unified) {
             return Ok(Hierarchy { unified: Some(open(mount)?), v1: OnceCell::new() });
         }
-        let (unified, v1) =
-            parse(&read_file("/proc/thread-self/mountinfo").doing(|| "cannot read /proc/thread-self/mountinfo")?);
+        let (unified, v1) = parse(
+            &read_file("/proc/thread-self/mountinfo").with_context(|| "cannot read /proc/thread-self/mountinfo")?,
+        );
         let unified = unified.map(|mount| open(&mount)).transpose()?;
         Ok(Hierarchy { unified, v1: OnceCell::from(v1) })
     }
@@ -66,7 +67,7 @@ impl Hierarchy {
 }
 
 fn open(mount: &str) -> Result<Directory> {
-    Directory::open(mount).doing(|| format!("cannot open the cgroup root {mount:?}"))
+    Directory::open(mount).with_context(|| format!("cannot open the cgroup root {mount:?}"))
 }
 
 /// The cgroup2 mount, if any, and those of version 1. Of several cgroup2 mounts, the first with the whole tree is
@@ -111,7 +112,7 @@ pub fn options_of_cgroup2() -> Result<Vec<String>> {
     if std::fs::read_link("/proc/self/ns/cgroup").is_ok_and(|namespace| namespace != initial) {
         return Ok(Vec::new());
     }
-    let text = read_file("/proc/thread-self/mountinfo").doing(|| "cannot read /proc/thread-self/mountinfo")?;
+    let text = read_file("/proc/thread-self/mountinfo").with_context(|| "cannot read /proc/thread-self/mountinfo")?;
     Ok(superblock_options(&text))
 }
 

@@ -8,7 +8,7 @@ use super::hierarchy::Hierarchy;
 use super::v2::Cgroup;
 use windlass_base::error::{Error, Kind, Origin, Result, describe};
 use windlass_plan::cgroup::{Absent, Write};
-use windlass_sys::Failed;
+use windlass_sys::SyscallError;
 
 impl Cgroup {
     /// Writes the limits, in their order.
@@ -20,7 +20,7 @@ impl Cgroup {
         for (index, write) in writes.iter().enumerate() {
             match put(&self.directory, write) {
                 Ok(()) => {}
-                Err(Unwritten { failed: Failed { errno: Errno::EINVAL, .. }, .. })
+                Err(Unwritten { failed: SyscallError { errno: Errno::EINVAL, .. }, .. })
                     if write.file == "cpu.max" && writes[index..].iter().any(|later| later.file == "cpu.max.burst") =>
                 {
                     again.push(write);
@@ -39,13 +39,13 @@ impl Cgroup {
 struct Unwritten<'a> {
     file: &'a str,
     value: &'a str,
-    failed: Failed,
+    failed: SyscallError,
 }
 
 fn put<'a>(directory: &Directory, write: &'a Write) -> std::result::Result<(), Unwritten<'a>> {
     let (file, value, result) = match (directory.write(&write.file, &write.value), &write.absent) {
-        (Err(Failed { errno: Errno::ENOENT, .. }), Absent::Harmless) => return Ok(()),
-        (Err(Failed { errno: Errno::ENOENT, .. }), Absent::Instead { file, value }) => {
+        (Err(SyscallError { errno: Errno::ENOENT, .. }), Absent::Harmless) => return Ok(()),
+        (Err(SyscallError { errno: Errno::ENOENT, .. }), Absent::Instead { file, value }) => {
             (&**file, value, directory.write(file, value))
         }
         (result, _) => (&*write.file, &write.value, result),
@@ -56,13 +56,13 @@ fn put<'a>(directory: &Directory, write: &'a Write) -> std::result::Result<(), U
 fn explain(directory: &Directory, write: &Write, Unwritten { file, value, failed }: Unwritten<'_>) -> Error {
     let errno = failed.errno;
     if errno == Errno::ENOENT {
-        return missing_file(directory, write, file).failed(failed);
+        return missing_file(directory, write, file).caused_by(failed);
     }
     let message = match write.pointer.starts_with("/linux/resources/unified/") {
         true => format!("unable to set unified resource {file:?}: {}", describe(errno)),
         false => format!("cannot set {file} to {value:?}: {}", describe(errno)),
     };
-    let mut error = Error::new(Kind::Kernel, message).failed(failed).origin(Origin::config(write.pointer.clone()));
+    let mut error = Error::new(Kind::Kernel, message).caused_by(failed).origin(Origin::config(write.pointer.clone()));
     for (name, number, hint) in HINTS {
         if file.starts_with(name) && *number == errno {
             error = error.hint(*hint);

@@ -9,7 +9,7 @@ use nix::sys::uio::pread;
 
 use super::directory::{if_there, number_after};
 use super::v2::Cgroup;
-use windlass_base::error::{Doing, Result};
+use windlass_base::error::{Result, WithContext};
 use windlass_sys::Called;
 use windlass_sys::poll::{self, Deadline};
 
@@ -41,8 +41,8 @@ impl Cgroup {
     /// Begins to watch it. Kills before this call are not reported.
     pub fn watch_oom(&self) -> Result<OomWatch> {
         let what = || self.cannot("watch");
-        let memory = if_there(self.directory.open_file("memory.events", OFlag::O_RDONLY)).doing(what)?;
-        let cgroup = self.directory.open_file("cgroup.events", OFlag::O_RDONLY).doing(what)?;
+        let memory = if_there(self.directory.open_file("memory.events", OFlag::O_RDONLY)).with_context(what)?;
+        let cgroup = self.directory.open_file("cgroup.events", OFlag::O_RDONLY).with_context(what)?;
         let mut watch = OomWatch { memory, cgroup, seen: 0 };
         watch.seen = watch.kills()?.unwrap_or(0);
         Ok(watch)
@@ -76,7 +76,7 @@ impl OomWatch {
             fds.extend(self.memory.iter().map(|memory| PollFd::new(memory.as_fd(), PollFlags::POLLPRI)));
             fds.extend(other.map(|other| PollFd::new(other, PollFlags::POLLIN)));
             // Other events, such as `high`, end the wait like the deadline: the caller has its own clock.
-            poll::poll(&mut fds, Deadline::after(within)).doing(|| "cannot wait")?;
+            poll::poll(&mut fds, Deadline::after(within)).with_context(|| "cannot wait")?;
             let read = other.is_some() && fds.last().is_some_and(|fd| fd.any().unwrap_or(false));
             last = Some(if read { WatchEvent::OtherReadable } else { WatchEvent::Timeout });
         }
@@ -92,6 +92,6 @@ impl OomWatch {
 fn read(fd: &OwnedFd) -> Result<Option<String>> {
     let mut buffer = [0; 512];
     let length = pread(fd, &mut buffer, 0).called(|| "pread(cgroup.events)".into());
-    let length = if_there(length).doing(|| "cannot read the state of a cgroup")?;
+    let length = if_there(length).with_context(|| "cannot read the state of a cgroup")?;
     Ok(length.map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned()))
 }

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::directory::{Directory, if_there, to_end};
-use windlass_sys::{Called, Failed, Result, fd, tree};
+use windlass_sys::{Called, Result, SyscallError, fd, tree};
 
 /// The ids of the processes in a cgroup, and with `recursive` of those below it: sorted, without duplicates. The
 /// tree may be of any depth. A process outside of this PID namespace has no id here and is left out.
@@ -33,7 +33,7 @@ pub(super) fn collect(directory: &Directory, recursive: bool, pids: &mut Vec<i32
         let below = tree::visit(directory.as_fd(), |dir, depth| match depth {
             0 => Ok(()),
             _ => match list(dir, file, pids) {
-                Err(Failed { errno: Errno::EOPNOTSUPP, .. }) => Ok(()),
+                Err(SyscallError { errno: Errno::EOPNOTSUPP, .. }) => Ok(()),
                 result => result,
             },
         });

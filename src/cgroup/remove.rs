@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use super::directory::{Directory, if_there};
 use super::processes::kill_each;
 use super::v2::Cgroup;
-use windlass_base::error::{Doing, Error, Kind, Result};
-use windlass_sys::{Failed, fd, tree, waiting};
+use windlass_base::error::{Error, Kind, Result, WithContext};
+use windlass_sys::{SyscallError, fd, tree, waiting};
 
 /// What happens to processes in a cgroup that is to be removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +27,10 @@ impl Cgroup {
     pub fn kill(&self) -> Result<()> {
         match self.directory.write("cgroup.kill", "1") {
             // Before Linux 5.14, and in a threaded cgroup.
-            Err(Failed { errno: Errno::ENOENT | Errno::EOPNOTSUPP, .. }) => self.kill_listed(),
+            Err(SyscallError { errno: Errno::ENOENT | Errno::EOPNOTSUPP, .. }) => self.kill_listed(),
             // Removed meanwhile: systemd removes an empty scope by itself.
-            Err(Failed { errno: Errno::ENODEV, .. }) => Ok(()),
-            result => result.doing(|| self.cannot("kill the processes of")),
+            Err(SyscallError { errno: Errno::ENODEV, .. }) => Ok(()),
+            result => result.with_context(|| self.cannot("kill the processes of")),
         }
     }
 
@@ -38,7 +38,7 @@ impl Cgroup {
     /// the list. A fatal signal reaches a frozen process.
     fn kill_listed(&self) -> Result<()> {
         let frozen = self.freeze();
-        kill_each(&self.pids(true)?).doing(|| self.cannot("kill the processes of"))?;
+        kill_each(&self.pids(true)?).with_context(|| self.cannot("kill the processes of"))?;
         if frozen.is_ok() { self.thaw() } else { Ok(()) }
     }
 
@@ -57,10 +57,11 @@ impl Cgroup {
 /// that makes cgroups meanwhile is killed with the others; a process outside can delay the removal a few times.
 pub fn remove(path: &str, kill: Kill) -> Result<()> {
     match remove_empty(path) {
-        Err(Failed { errno: Errno::EBUSY, .. }) => {}
-        result => return result.doing(|| format!("cannot remove cgroup {path:?}")),
+        Err(SyscallError { errno: Errno::EBUSY, .. }) => {}
+        result => return result.with_context(|| format!("cannot remove cgroup {path:?}")),
     }
-    let Some(directory) = if_there(Directory::open(path)).doing(|| format!("cannot open cgroup {path:?}"))? else {
+    let Some(directory) = if_there(Directory::open(path)).with_context(|| format!("cannot open cgroup {path:?}"))?
+    else {
         return Ok(());
     };
     let cgroup = Cgroup { directory, made: false };
@@ -73,8 +74,8 @@ pub fn remove(path: &str, kill: Kill) -> Result<()> {
             return Err(still_in(path, &cgroup.pids(true)?));
         }
         match remove_tree(path) {
-            Err(Failed { errno: Errno::EBUSY, .. }) if attempt < ATTEMPTS => {}
-            result => return result.doing(|| format!("cannot remove cgroup {path:?}")),
+            Err(SyscallError { errno: Errno::EBUSY, .. }) if attempt < ATTEMPTS => {}
+            result => return result.with_context(|| format!("cannot remove cgroup {path:?}")),
         }
     }
     Ok(())
@@ -96,7 +97,7 @@ fn remove_tree(path: &str) -> windlass_sys::Result<()> {
         let mut pause = Duration::from_micros(200);
         loop {
             match fd::rmdirat(dir, name) {
-                Err(Failed { errno: Errno::EBUSY, .. }) if alone && Instant::now() < deadline => {
+                Err(SyscallError { errno: Errno::EBUSY, .. }) if alone && Instant::now() < deadline => {
                     std::thread::sleep(pause);
                     pause *= 2;
                 }

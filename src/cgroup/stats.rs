@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::directory::{Directory, if_there, number_after};
 use super::v2::Cgroup;
-use windlass_base::error::{Doing, Result};
+use windlass_base::error::{Result, WithContext};
 use windlass_sys as sys;
 
 type Object = Map<String, Value>;
@@ -19,7 +19,7 @@ const UNLIMITED: u64 = u64::MAX;
 impl Cgroup {
     /// The `data` of a `stats` event, without `intel_rdt` and `network_interfaces`, which do not come from a cgroup.
     pub fn stats(&self) -> Result<Object> {
-        collect(&self.directory).doing(|| self.cannot("read the statistics of"))
+        collect(&self.directory).with_context(|| self.cannot("read the statistics of"))
     }
 }
 

@@ -29,9 +29,9 @@ use super::freezer::{TIMEOUT, not_frozen};
 use super::hierarchy::{Hierarchy, HierarchyV1};
 use super::processes::{kill_each, pids_of};
 use super::remove::{self, Kill};
-use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_plan::cgroup::{MemoryCheck, MemoryInForce};
-use windlass_sys::{Failed, process};
+use windlass_sys::{SyscallError, process};
 
 /// The cgroups of one container, at most one in each hierarchy of version 1.
 #[derive(Debug, Default)]
@@ -47,7 +47,8 @@ impl Procs {
     /// Moves this process into the cgroups. The kernel checked the permission when the files were opened.
     pub fn join(&self) -> Result<()> {
         self.0.iter().try_for_each(|(path, procs)| {
-            windlass_sys::fd::write_once(procs.as_fd(), b"0").doing(|| format!("cannot move into cgroup {path:?}"))
+            windlass_sys::fd::write_once(procs.as_fd(), b"0")
+                .with_context(|| format!("cannot move into cgroup {path:?}"))
         })
     }
 }
@@ -57,7 +58,7 @@ impl Cgroups {
     pub fn open(paths: &[String]) -> Result<Cgroups> {
         let mut directories = Vec::new();
         for path in paths {
-            let opened = if_there(Directory::open(path)).doing(|| format!("cannot open cgroup {path:?}"))?;
+            let opened = if_there(Directory::open(path)).with_context(|| format!("cannot open cgroup {path:?}"))?;
             directories.extend(opened);
         }
         Ok(Cgroups { directories })
@@ -73,8 +74,8 @@ impl Cgroups {
             return Ok(cgroups);
         }
         let file = format!("/proc/{init_pid}/cgroup");
-        let text = read_file(&file).doing(|| format!("cannot read {file}"))?;
-        process::still_there(init).doing(|| "the container's init has ended")?;
+        let text = read_file(&file).with_context(|| format!("cannot read {file}"))?;
+        process::still_there(init).with_context(|| "the container's init has ended")?;
         let removed: Vec<&String> = paths.iter().filter(|path| !there.contains(path)).collect();
         cgroups.add(Cgroups::of_hierarchies(&removed, &text)?);
         Ok(cgroups)
@@ -82,7 +83,7 @@ impl Cgroups {
 
     /// Opens the cgroups of this process in the hierarchies of these cgroups.
     pub fn of_caller(&self) -> Result<Cgroups> {
-        let text = read_file("/proc/self/cgroup").doing(|| "cannot read /proc/self/cgroup")?;
+        let text = read_file("/proc/self/cgroup").with_context(|| "cannot read /proc/self/cgroup")?;
         let paths: Vec<&String> = self.directories.iter().map(|directory| &directory.path).collect();
         Cgroups::of_hierarchies(&paths, &text)
     }
@@ -99,7 +100,7 @@ impl Cgroups {
             let Some(path) = mounted.and_then(|v1| Some(format!("{}{}", v1.mount, path_in(proc_cgroup, v1)?))) else {
                 return Err(Error::new(Kind::Kernel, format!("the container's cgroup {removed:?} is gone")));
             };
-            cgroups.directories.push(Directory::open(&path).doing(|| format!("cannot open cgroup {path:?}"))?);
+            cgroups.directories.push(Directory::open(&path).with_context(|| format!("cannot open cgroup {path:?}"))?);
         }
         Ok(cgroups)
     }
@@ -120,7 +121,7 @@ impl Cgroups {
             let procs = directory.open_file("cgroup.procs", OFlag::O_WRONLY);
             procs
                 .map(|procs| (directory.path.clone(), procs))
-                .doing(|| format!("cannot enter cgroup {:?}", directory.path))
+                .with_context(|| format!("cannot enter cgroup {:?}", directory.path))
         };
         self.directories.iter().map(open).collect::<Result<_>>().map(Procs)
     }
@@ -134,7 +135,7 @@ impl Cgroups {
     pub fn join_missing(&self, pids: &[i32]) -> Result<bool> {
         let mut moved = false;
         for directory in &self.directories {
-            let inside = pids_of(directory, true).doing(|| cannot_list(directory))?;
+            let inside = pids_of(directory, true).with_context(|| cannot_list(directory))?;
             for pid in pids.iter().filter(|pid| !inside.contains(pid)) {
                 moved |= join(directory, *pid)?;
             }
@@ -146,7 +147,7 @@ impl Cgroups {
     pub fn pids(&self) -> Result<Vec<i32>> {
         let mut pids = Vec::new();
         for directory in &self.directories {
-            pids.extend(pids_of(directory, true).doing(|| cannot_list(directory))?);
+            pids.extend(pids_of(directory, true).with_context(|| cannot_list(directory))?);
         }
         pids.sort_unstable();
         pids.dedup();
@@ -164,7 +165,7 @@ impl Cgroups {
             if pids.is_empty() {
                 break;
             }
-            kill_each(&pids).doing(|| "cannot kill")?;
+            kill_each(&pids).with_context(|| "cannot kill")?;
             known.extend(pids);
             if frozen {
                 break;
@@ -190,7 +191,9 @@ impl Cgroups {
         let deadline = Instant::now() + TIMEOUT;
         loop {
             // It is written each time, since a process that was forked meanwhile may have escaped the last write.
-            freezer.write("freezer.state", "FROZEN").doing(|| format!("cannot freeze cgroup {:?}", freezer.path))?;
+            freezer
+                .write("freezer.state", "FROZEN")
+                .with_context(|| format!("cannot freeze cgroup {:?}", freezer.path))?;
             if state(freezer)? == "FROZEN" {
                 return Ok(());
             }
@@ -221,14 +224,14 @@ impl Cgroups {
         let Some(freezer) = self.freezer() else { return Ok(()) };
         if_there(freezer.write("freezer.state", "THAWED"))
             .map(drop)
-            .doing(|| format!("cannot thaw cgroup {:?}", freezer.path))
+            .with_context(|| format!("cannot thaw cgroup {:?}", freezer.path))
     }
 
     /// Whether it was frozen itself, and not only by an ancestor.
     pub fn is_frozen(&self) -> Result<bool> {
         let Some(freezer) = self.freezer() else { return Ok(false) };
         let text = if_there(freezer.read("freezer.self_freezing"))
-            .doing(|| format!("cannot read the state of cgroup {:?}", freezer.path))?;
+            .with_context(|| format!("cannot read the state of cgroup {:?}", freezer.path))?;
         Ok(text.is_some_and(|text| text.trim() == "1"))
     }
 
@@ -297,8 +300,10 @@ fn cannot_list(directory: &Directory) -> String {
 /// Moves a process into a cgroup. False: it has ended.
 fn join(directory: &Directory, pid: i32) -> Result<bool> {
     match directory.write("cgroup.procs", &pid.to_string()) {
-        Err(Failed { errno: Errno::ESRCH, .. }) => Ok(false),
-        result => result.map(|()| true).doing(|| format!("cannot move process {pid} into cgroup {:?}", directory.path)),
+        Err(SyscallError { errno: Errno::ESRCH, .. }) => Ok(false),
+        result => {
+            result.map(|()| true).with_context(|| format!("cannot move process {pid} into cgroup {:?}", directory.path))
+        }
     }
 }
 
@@ -307,7 +312,7 @@ const KILL_ROUNDS: usize = 100;
 
 fn state(freezer: &Directory) -> Result<String> {
     let text = if_there(freezer.read("freezer.state"))
-        .doing(|| format!("cannot read the state of cgroup {:?}", freezer.path))?;
+        .with_context(|| format!("cannot read the state of cgroup {:?}", freezer.path))?;
     // A cgroup that was removed freezes nothing.
     Ok(text.map_or("THAWED".into(), |text| text.trim().to_owned()))
 }
@@ -332,7 +337,7 @@ pub fn remove(paths: &[String], kill: Kill) -> Result<()> {
 fn wait_until_empty(directory: &Directory) -> Result<()> {
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        let pids = pids_of(directory, true).doing(|| cannot_list(directory))?;
+        let pids = pids_of(directory, true).with_context(|| cannot_list(directory))?;
         if pids.is_empty() {
             return Ok(());
         }

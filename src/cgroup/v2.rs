@@ -10,7 +10,7 @@ use super::directory::{Directory, if_there, number_after, read_file};
 use super::events;
 use super::hierarchy::Hierarchy;
 use super::processes::pids_of;
-use windlass_base::error::{Doing, Error, Origin, Result};
+use windlass_base::error::{Error, Origin, Result, WithContext};
 use windlass_plan::cgroup::{MemoryCheck, MemoryInForce};
 use windlass_sys::Called;
 
@@ -24,7 +24,7 @@ pub struct Cgroup {
 impl Cgroup {
     /// Opens a cgroup by its path in the file system.
     pub fn open(path: &str) -> Result<Cgroup> {
-        let directory = Directory::open(path).doing(|| format!("cannot open cgroup {path:?}"))?;
+        let directory = Directory::open(path).with_context(|| format!("cannot open cgroup {path:?}"))?;
         Ok(Cgroup { directory, made: false })
     }
 
@@ -37,10 +37,11 @@ impl Cgroup {
     pub fn of_process(hierarchy: &Hierarchy, pid: i32) -> Result<Option<Cgroup>> {
         let Some(root) = hierarchy.root() else { return Ok(None) };
         let file = format!("/proc/{pid}/cgroup");
-        let text = read_file(&file).doing(|| format!("cannot read {file}"))?;
+        let text = read_file(&file).with_context(|| format!("cannot read {file}"))?;
         let Some(path) = unified_path(&text) else { return Ok(None) };
         let path = path.trim_start_matches('/');
-        let directory = root.open_below(path).doing(|| format!("cannot open cgroup {:?}", root.path_of(path)))?;
+        let directory =
+            root.open_below(path).with_context(|| format!("cannot open cgroup {:?}", root.path_of(path)))?;
         Ok(Some(Cgroup { directory, made: false }))
     }
 
@@ -54,7 +55,7 @@ impl Cgroup {
         let what = || {
             format!("cannot open the cgroup for adding pid to cgroups: {}/cgroup.procs", self.directory.path_of(path))
         };
-        let directory = self.directory.open_below(path).doing(what)?;
+        let directory = self.directory.open_below(path).with_context(what)?;
         Ok(Cgroup { directory, made: false })
     }
 
@@ -75,9 +76,9 @@ impl Cgroup {
 
     /// Moves a process into it.
     pub fn join(&self, pid: i32) -> Result<()> {
-        self.directory
-            .write("cgroup.procs", &pid.to_string())
-            .doing(|| format!("cannot move a process: adding pid {pid} to cgroups: {}/cgroup.procs", self.path()))
+        self.directory.write("cgroup.procs", &pid.to_string()).with_context(|| {
+            format!("cannot move a process: adding pid {pid} to cgroups: {}/cgroup.procs", self.path())
+        })
     }
 
     /// Refuses limits below the present usage (`checkBeforeUpdate`). Where the usage cannot be read, this is `Ok`.
@@ -99,19 +100,20 @@ impl Cgroup {
 
     /// Whether a process is in it or below.
     pub fn is_populated(&self) -> Result<bool> {
-        let events = if_there(self.directory.read("cgroup.events")).doing(|| self.cannot("read the state of"))?;
+        let events =
+            if_there(self.directory.read("cgroup.events")).with_context(|| self.cannot("read the state of"))?;
         Ok(events.is_some_and(|events| number_after(&events, "populated") == Some(1)))
     }
 
     /// Waits until no process is in it or below. False: the time is over.
     pub fn wait_until_empty(&self, within: Duration) -> Result<bool> {
         let empty = &mut |events: &str| number_after(events, "populated") == Some(0);
-        events::wait_until(&self.directory, within, empty).doing(|| self.cannot("watch"))
+        events::wait_until(&self.directory, within, empty).with_context(|| self.cannot("watch"))
     }
 
     /// Its processes, and with `recursive` those of its sub-cgroups.
     pub fn pids(&self, recursive: bool) -> Result<Vec<i32>> {
-        pids_of(&self.directory, recursive).doing(|| self.cannot("list the processes of"))
+        pids_of(&self.directory, recursive).with_context(|| self.cannot("list the processes of"))
     }
 
     /// How many processes in it and below the OOM killer has killed. `None`: it has no memory controller.
@@ -130,7 +132,7 @@ impl Cgroup {
             let chown = fchownat(&self.directory, name, owner, group, flags)
                 .called(|| format!("fchownat({:?}, {uid})", self.directory.path_of(name)));
             if_there(chown)
-                .doing(|| format!("cannot give cgroup {:?} to user {uid}", self.path()))
+                .with_context(|| format!("cannot give cgroup {:?} to user {uid}", self.path()))
                 .map_err(|error| error.origin(Origin::Default("the container's root owns its cgroup".into())))?;
         }
         Ok(())

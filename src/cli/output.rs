@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use serde::Serialize;
 
 use super::options::Format;
-use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::error::{Error, Kind, Result, WithContext};
 
 /// A container as `state` and `list` print it, with runc's keys.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -105,7 +105,7 @@ pub fn ps(pids: &[i32], format: Format, args: &[OsString]) -> Result<String> {
     }
     let default = [OsString::from("-ef")];
     let args = if args.is_empty() { &default[..] } else { args };
-    let output = windlass_sys::spawn::command("ps").args(args).output().doing(|| "cannot run ps")?;
+    let output = windlass_sys::spawn::command("ps").args(args).output().with_context(|| "cannot run ps")?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         return Err(Error::new(Kind::Usage, format!("ps: {}: {}", output.status, stderr.trim())));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use nix::fcntl::OFlag;
 
-use windlass_base::error::{Doing, Result};
+use windlass_base::error::{Result, WithContext};
 use windlass_sys::fd;
 
 /// A document that a flag names.
@@ -24,7 +24,7 @@ impl Source {
             Source::Stdin => fd::duplicate(std::io::stdin().as_fd()),
             Source::File(path) => fd::open(path, OFlag::O_RDONLY),
         };
-        opened.and_then(|file| fd::read_all(file, fd::DOCUMENT)).doing(|| match self {
+        opened.and_then(|file| fd::read_all(file, fd::DOCUMENT)).with_context(|| match self {
             Source::Stdin => "cannot read standard input".to_string(),
             Source::File(path) => format!("cannot read {path:?}"),
         })

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::error::{Error, Kind, Result, WithContext};
 
 /// The user that the configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub fn write(bundle: &Path, text: &str) -> Result<()> {
     if opened.as_ref().is_err_and(|error| error.kind() == ErrorKind::AlreadyExists) {
         return Err(Error::new(Kind::AlreadyExists, "File config.json exists. Remove it first"));
     }
-    opened.and_then(|mut file| file.write_all(text.as_bytes())).doing(|| format!("cannot write {path:?}"))
+    opened.and_then(|mut file| file.write_all(text.as_bytes())).with_context(|| format!("cannot write {path:?}"))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 
 use super::source::Source;
 use windlass_args::{Matches, values};
-use windlass_base::error::{Error, Fault, Result};
+use windlass_base::error::{Diagnostic, Error, Result};
 use windlass_base::spec::{BlockIo, Cpu, Memory, Pids, Resources};
 
 /// Options of `update`. `None`: the flag was not given.
@@ -84,7 +84,7 @@ impl Update {
     /// as it is.
     ///
     /// `document` is the text of [`Update::resources`]. Warnings about it are added to `warnings`.
-    pub fn to_resources(&self, document: Option<&[u8]>, warnings: &mut Vec<Fault>) -> Result<Resources> {
+    pub fn to_resources(&self, document: Option<&[u8]>, warnings: &mut Vec<Diagnostic>) -> Result<Resources> {
         let mut resources = Resources::default();
         if let Some(text) = document {
             let read = windlass_base::spec::read_resources(text, "resources")?;

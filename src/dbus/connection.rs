@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use windlass_base::variant::Value;
-use windlass_sys::{Failed, Result, socket};
+use windlass_sys::{Result, SyscallError, socket};
 
 use super::message::{self, Call, Message, MessageType};
 
@@ -80,7 +80,7 @@ impl Connection {
         for wanted in ["DATA", "OK", "AGREE_UNIX_FD"] {
             let line = self.line()?;
             if line.split(' ').next() != Some(wanted) {
-                return Err(Failed { call: format!("SASL: {line:?}").into(), errno: Errno::EACCES });
+                return Err(SyscallError { call: format!("SASL: {line:?}").into(), errno: Errno::EACCES });
             }
         }
         if self.peer == Peer::Bus {
@@ -156,7 +156,7 @@ impl Connection {
     }
 
     fn receive(&mut self) -> Result<Message> {
-        let malformed = || Failed { call: "read(a message of D-Bus)".into(), errno: Errno::EBADMSG };
+        let malformed = || SyscallError { call: "read(a message of D-Bus)".into(), errno: Errno::EBADMSG };
         while self.received.len() < 16 {
             self.more()?;
         }
@@ -178,14 +178,14 @@ impl Connection {
                 return Ok(String::from_utf8_lossy(&line[..end]).into_owned());
             }
             if self.received.len() > CHUNK {
-                return Err(Failed { call: "read(an answer of SASL)".into(), errno: Errno::EBADMSG });
+                return Err(SyscallError { call: "read(an answer of SASL)".into(), errno: Errno::EBADMSG });
             }
             self.more()?;
         }
     }
 
     fn more(&mut self) -> Result<()> {
-        let failed = |errno| Err(Failed { call: "read(the connection)".into(), errno });
+        let failed = |errno| Err(SyscallError { call: "read(the connection)".into(), errno });
         // Signals of other units keep a read from timing out.
         if Instant::now() > self.deadline {
             return failed(Errno::ETIMEDOUT);

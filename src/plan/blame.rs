@@ -79,7 +79,7 @@ fn mount(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use windlass_base::error::Failed;
+    use windlass_base::error::SyscallError;
 
     fn spec(text: &str) -> Spec {
         windlass_base::spec::parse(text.as_bytes(), "config.json").expect("valid")
@@ -120,7 +120,7 @@ mod tests {
             ("/mounts/1", "mkdirat(5, \"b\")", Errno::ENAMETOOLONG, "/mounts/1/destination"),
             ("/mounts/1", "move_mount(5, 6)", Errno::ENOTDIR, "/mounts/1/destination"),
         ] {
-            let error = Failed { call: call.into(), errno }.doing("it").origin(Origin::config(pointer));
+            let error = SyscallError { call: call.into(), errno }.context("it").origin(Origin::config(pointer));
             assert_eq!(innermost(&error, &spec).as_deref(), Some(want), "{call}");
         }
     }
@@ -131,7 +131,8 @@ mod tests {
         for (pointer, call) in
             [("/mounts/0/source", "openat2(3)"), ("/mounts/0", "read(3)"), ("/root/path", "openat2(3)")]
         {
-            let error = Failed { call: call.into(), errno: Errno::ENOENT }.doing("it").origin(Origin::config(pointer));
+            let error =
+                SyscallError { call: call.into(), errno: Errno::ENOENT }.context("it").origin(Origin::config(pointer));
             assert_eq!(innermost(&error, &spec), None, "{call}");
         }
         assert_eq!(innermost(&Error::usage("no"), &spec), None);

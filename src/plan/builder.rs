@@ -1,6 +1,6 @@
 //! A plan in the making.
 
-use windlass_base::error::{Error, Fault, Origin, Result};
+use windlass_base::error::{Diagnostic, Error, Origin, Result};
 
 use crate::mount::{Source, SourceId};
 use crate::step::{Action, Step};
@@ -10,8 +10,8 @@ use crate::step::{Action, Step};
 pub(crate) struct PlanBuilder {
     pub steps: Vec<Step>,
     pub sources: Vec<Source>,
-    pub faults: Vec<Fault>,
-    pub warnings: Vec<Fault>,
+    pub faults: Vec<Diagnostic>,
+    pub warnings: Vec<Diagnostic>,
 }
 
 impl PlanBuilder {
@@ -28,11 +28,11 @@ impl PlanBuilder {
     }
 
     pub fn fault(&mut self, pointer: impl Into<String>, msg: impl Into<String>) {
-        self.faults.push(Fault { pointer: pointer.into(), msg: msg.into() });
+        self.faults.push(Diagnostic { pointer: pointer.into(), msg: msg.into() });
     }
 
     pub fn warn(&mut self, pointer: impl Into<String>, msg: impl Into<String>) {
-        self.warnings.push(Fault { pointer: pointer.into(), msg: msg.into() });
+        self.warnings.push(Diagnostic { pointer: pointer.into(), msg: msg.into() });
     }
 
     pub fn source(&mut self, source: Source) -> SourceId {
@@ -45,7 +45,7 @@ impl PlanBuilder {
             return Ok(make(self));
         }
         // Some messages quote what was found, and a terminal or a log takes no NUL.
-        let readable = |fault: Fault| Fault { msg: fault.msg.replace('\0', "\\0"), ..fault };
+        let readable = |fault: Diagnostic| Diagnostic { msg: fault.msg.replace('\0', "\\0"), ..fault };
         Err(Error::faults(self.faults.into_iter().map(readable).collect()))
     }
 }

@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 
 use crate::device_rules::{self, DeviceProgram};
-use windlass_base::error::{Error, Fault, Result};
+use windlass_base::error::{Diagnostic, Error, Result};
 use windlass_base::spec::{BlockIo, Cpu, HugepageLimit, Memory, Rdma, Resources, ThrottleDevice, Version, escape};
 
 /// All that is to be done to the container's cgroup.
@@ -145,8 +145,8 @@ pub fn complete_memory(memory: &mut Memory, stands: MemoryInForce) -> bool {
 pub fn limits(
     resources: &Resources,
     version: Option<Version>,
-    faults: &mut Vec<Fault>,
-    warnings: &mut Vec<Fault>,
+    faults: &mut Vec<Diagnostic>,
+    warnings: &mut Vec<Diagnostic>,
 ) -> Limits {
     let mut out = Writes { writes: Vec::new(), faults, warnings };
     out.pids(resources, version);
@@ -192,8 +192,8 @@ const RESOURCES: &str = "/linux/resources";
 
 struct Writes<'a> {
     writes: Vec<Write>,
-    faults: &'a mut Vec<Fault>,
-    warnings: &'a mut Vec<Fault>,
+    faults: &'a mut Vec<Diagnostic>,
+    warnings: &'a mut Vec<Diagnostic>,
 }
 
 impl Writes<'_> {
@@ -214,11 +214,11 @@ impl Writes<'_> {
     }
 
     fn fault(&mut self, pointer: &str, msg: impl Into<String>) {
-        self.faults.push(Fault { pointer: format!("{RESOURCES}{pointer}"), msg: msg.into() });
+        self.faults.push(Diagnostic { pointer: format!("{RESOURCES}{pointer}"), msg: msg.into() });
     }
 
     fn warn(&mut self, pointer: &str, msg: impl Into<String>) {
-        self.warnings.push(Fault { pointer: format!("{RESOURCES}{pointer}"), msg: msg.into() });
+        self.warnings.push(Diagnostic { pointer: format!("{RESOURCES}{pointer}"), msg: msg.into() });
     }
 
     fn only_v1(&mut self, pointer: &str, unlike_default: bool) {

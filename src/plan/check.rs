@@ -1,6 +1,6 @@
 //! What is wrong with a configuration, without making anything.
 
-use windlass_base::error::Fault;
+use windlass_base::error::Diagnostic;
 use windlass_base::spec::Spec;
 
 use crate::create::create;
@@ -10,9 +10,9 @@ use crate::options::Options;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     /// Why `create` would refuse it.
-    pub errors: Vec<Fault>,
+    pub errors: Vec<Diagnostic>,
     /// What `create` would ignore.
-    pub warnings: Vec<Fault>,
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// Finds all that can be found without looking at the host.

@@ -6,7 +6,7 @@
 
 use oci_spec::runtime as oci;
 use serde_json::Value;
-use windlass_base::error::{Error, Fault, Kind, Result};
+use windlass_base::error::{Diagnostic, Error, Kind, Result};
 use windlass_base::spec::{self, Spec};
 
 /// What messages call oci-spec's document.
@@ -105,7 +105,7 @@ fn comparable(mut document: Value) -> Value {
 }
 
 /// The innermost elements that differ.
-fn differences(pointer: String, ours: &Value, theirs: &Value, out: &mut Vec<Fault>) {
+fn differences(pointer: String, ours: &Value, theirs: &Value, out: &mut Vec<Diagnostic>) {
     match (ours, theirs) {
         (Value::Object(a), Value::Object(b)) => {
             let names: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
@@ -126,11 +126,16 @@ fn differences(pointer: String, ours: &Value, theirs: &Value, out: &mut Vec<Faul
         }
         _ if ours == theirs => {}
         (_, Value::Null) => {
-            out.push(Fault { pointer, msg: "oci-spec cannot hold this value: it would be lost".into() })
+            out.push(Diagnostic { pointer, msg: "oci-spec cannot hold this value: it would be lost".into() })
         }
         (Value::Null, _) => {
-            out.push(Fault { pointer, msg: format!("oci-spec cannot hold its absence: it would become {theirs}") });
+            out.push(Diagnostic {
+                pointer,
+                msg: format!("oci-spec cannot hold its absence: it would become {theirs}"),
+            });
         }
-        _ => out.push(Fault { pointer, msg: format!("oci-spec cannot hold this value: it would become {theirs}") }),
+        _ => {
+            out.push(Diagnostic { pointer, msg: format!("oci-spec cannot hold this value: it would become {theirs}") })
+        }
     }
 }

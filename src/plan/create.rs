@@ -1,6 +1,6 @@
 //! The plan of `create`.
 
-use windlass_base::error::{Fault, Result};
+use windlass_base::error::{Diagnostic, Result};
 use windlass_base::spec::{Linux, Resources, Spec, Version};
 
 use crate::builder::PlanBuilder;
@@ -41,7 +41,7 @@ pub struct Plan {
     /// What init does, in order.
     pub init: Vec<Step>,
     /// What the configuration asks for and `create` will not do, or not as written.
-    pub warnings: Vec<Fault>,
+    pub warnings: Vec<Diagnostic>,
 }
 
 impl Plan {
@@ -122,7 +122,7 @@ fn powers(topology: &Topology, host: &Host, builder: &mut PlanBuilder) -> bool {
     for source in builder.sources.iter().filter(|source| source.idmap.is_some()) {
         let pointer = source.pointer.clone();
         let msg = "only root can map the ids of a mount of the host";
-        builder.faults.push(Fault { pointer, msg: msg.into() });
+        builder.faults.push(Diagnostic { pointer, msg: msg.into() });
     }
     false
 }

@@ -15,7 +15,7 @@ pub mod v1;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use windlass_base::error::Fault;
+use windlass_base::error::Diagnostic;
 use windlass_base::spec::DeviceRule;
 
 /// A CGROUP_DEVICE program, ready to load.
@@ -30,7 +30,11 @@ pub struct DeviceProgram {
 /// Makes the program for `rules`, followed by the devices that every container may use.
 ///
 /// `None`: everything is allowed, so no program is needed.
-pub fn program(rules: &[DeviceRule], faults: &mut Vec<Fault>, warnings: &mut Vec<Fault>) -> Option<DeviceProgram> {
+pub fn program(
+    rules: &[DeviceRule],
+    faults: &mut Vec<Diagnostic>,
+    warnings: &mut Vec<Diagnostic>,
+) -> Option<DeviceProgram> {
     let mut access = Access::default();
     for (index, rule) in rules.iter().enumerate() {
         let pointer = format!("/linux/resources/devices/{index}");
@@ -149,8 +153,8 @@ struct Access {
 }
 
 impl Access {
-    fn take(&mut self, rule: &DeviceRule, pointer: &str, warnings: &mut Vec<Fault>) -> Result<(), Fault> {
-        let fault = |name: &str, msg: String| Fault { pointer: format!("{pointer}{name}"), msg };
+    fn take(&mut self, rule: &DeviceRule, pointer: &str, warnings: &mut Vec<Diagnostic>) -> Result<(), Diagnostic> {
+        let fault = |name: &str, msg: String| Diagnostic { pointer: format!("{pointer}{name}"), msg };
         let letters = match rule.access.as_deref() {
             None => ALL,
             Some(text) => {

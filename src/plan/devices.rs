@@ -1,6 +1,6 @@
 //! Device nodes: those that every container has, and those of the configuration.
 
-use windlass_base::error::Fault;
+use windlass_base::error::Diagnostic;
 use windlass_base::mount::{MountAttributes, Propagation, PropagationChange};
 use windlass_base::spec::{Device, Spec};
 
@@ -48,7 +48,9 @@ pub(crate) fn devices(inputs: Inputs<'_>, bind_nodes: bool, builder: &mut PlanBu
                 builder.warn(pointer, format!("{} is not made: /dev is the host's", node.path));
             }
             Ok(node) => wanted.push((pointer, node)),
-            Err(fault) => builder.faults.push(Fault { pointer: format!("{pointer}{}", fault.pointer), msg: fault.msg }),
+            Err(fault) => {
+                builder.faults.push(Diagnostic { pointer: format!("{pointer}{}", fault.pointer), msg: fault.msg })
+            }
         }
     }
     for (pointer, mut node) in wanted {
@@ -74,8 +76,8 @@ pub(crate) fn devices(inputs: Inputs<'_>, bind_nodes: bool, builder: &mut PlanBu
     }
 }
 
-fn node(device: &Device) -> Result<Node, Fault> {
-    let fault = |field: &str, msg: String| Fault { pointer: field.into(), msg };
+fn node(device: &Device) -> Result<Node, Diagnostic> {
+    let fault = |field: &str, msg: String| Diagnostic { pointer: field.into(), msg };
     let path = RootPath::new(&device.path).filter(|path| device.path.starts_with('/') && !path.is_root()).ok_or_else(
         || match device.path.as_str() {
             "" => fault("/path", "a device needs a path".into()),

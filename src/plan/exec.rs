@@ -1,7 +1,7 @@
 //! The plan of `exec`: it joins the container's namespaces, and then consists of the same steps as that of `create`.
 
 use windlass_base::abi::bits_of_list;
-use windlass_base::error::{Error, Fault, Origin, Result};
+use windlass_base::error::{Diagnostic, Error, Origin, Result};
 use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{Linux, Process, Spec};
 
@@ -63,7 +63,7 @@ pub struct ExecPlan {
     /// What the new process does, in order.
     pub steps: Vec<Step>,
     /// What was asked for and will not be done.
-    pub warnings: Vec<Fault>,
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// RLIMIT_NPROC, and what asked for it.
@@ -79,7 +79,7 @@ pub struct Processes {
 
 impl ExecPlan {
     /// Whether an intermediate process makes the one that executes the program.
-    pub fn in_between(&self) -> bool {
+    pub fn has_intermediate(&self) -> bool {
         self.namespaces.contains(Namespaces::PID)
     }
 
@@ -182,14 +182,14 @@ fn name_flags(steps: &mut [Step], request: &Request, whole: bool) {
 /// first.
 ///
 /// If the container has its own user namespace, no process in it has CAP_SYS_PTRACE over the new one, which is
-/// not dumpable either: it is born at once (`early`). Otherwise a process of the container may have that
+/// not dumpable either: it is cloned at once (`early`). Otherwise a process of the container may have that
 /// capability, and could use the new process's powers as long as they are the host's. So the identity is taken
 /// before the birth. RLIMIT_NPROC would then count both processes, so the runtime sets it.
 fn birth(steps: &mut Vec<Step>, early: bool) -> Option<Processes> {
     let step =
         |action| Step { origin: Origin::Default("processes of the container are in its PID namespace".into()), action };
     if early {
-        steps.splice(0..0, [step(Action::JoinPid), step(Action::Born { terminal: false })]);
+        steps.splice(0..0, [step(Action::JoinPid), step(Action::Fork { terminal: false })]);
         return None;
     }
     let mut processes = None;
@@ -212,7 +212,7 @@ fn birth(steps: &mut Vec<Step>, early: bool) -> Option<Processes> {
     }
     if let Some(index) = at(steps, |action| matches!(action, Action::FindExecutable)) {
         let filter = filter_before_birth(&mut steps.split_off(index + 1), steps);
-        steps.push(step(Action::Born { terminal }));
+        steps.push(step(Action::Fork { terminal }));
         steps.extend(filter);
     }
     processes

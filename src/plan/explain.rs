@@ -35,7 +35,7 @@ impl fmt::Display for Action {
             Action::Console { device: true, .. } => f.write_str("allocate the terminal and /dev/console"),
             Action::Console { device: false, .. } => f.write_str("allocate the terminal"),
             Action::JoinPid => f.write_str("join the PID namespace of the container"),
-            Action::Born { .. } => f.write_str("go on as a process born there"),
+            Action::Fork { .. } => f.write_str("fork a child into it, which does the remaining steps"),
             Action::NetDevices => f.write_str("ask the runtime to move network devices in"),
             Action::RuntimeHooks => f.write_str("ask the runtime to run the prestart and createRuntime hooks"),
             Action::CreateContainerHooks => f.write_str("run the createContainer hooks"),

@@ -150,7 +150,7 @@ const FLAGS: MountAttributes = MountAttributes::RDONLY
 
 /// The options of one mount, added up.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct MountOptions {
     /// Attributes of the mount to set.
     pub set: MountAttributes,
     /// Attributes of the mount to clear.
@@ -172,14 +172,14 @@ pub struct Options {
     pub copy_up: bool,
     /// Flags for mount(2).
     pub old_flags: MsFlags,
-    /// Options for the filesystem: key and value.
+    /// MountOptions for the filesystem: key and value.
     pub data: Vec<(String, Option<String>)>,
 }
 
-impl Default for Options {
-    fn default() -> Options {
+impl Default for MountOptions {
+    fn default() -> MountOptions {
         let none = MountAttributes::empty();
-        Options {
+        MountOptions {
             set: none,
             clear: none,
             reset: none,
@@ -195,12 +195,12 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl MountOptions {
     /// Combines the options. Of an option and its opposite the later one wins. `rbind` and `bind` are no opposites,
     /// and neither are the access time policies: they are flags, as for mount(2), and a later one does not cancel
     /// an earlier one.
-    pub fn read<'a>(words: impl IntoIterator<Item = &'a str>) -> Options {
-        let mut out = Options::default();
+    pub fn read<'a>(words: impl IntoIterator<Item = &'a str>) -> MountOptions {
+        let mut out = MountOptions::default();
         let (mut atime, mut atime_all) = (0, 0);
         let mut about_flags = false;
         for word in words {
@@ -310,16 +310,16 @@ mod tests {
 
     #[test]
     fn a_later_option_wins() {
-        let options = Options::read(["ro", "nosuid", "rw"]);
+        let options = MountOptions::read(["ro", "nosuid", "rw"]);
         assert_eq!((options.set, options.clear), (MountAttributes::NOSUID, MountAttributes::RDONLY));
     }
 
     #[test]
     fn a_later_bind_does_not_switch_recursion_off() {
         for words in [["rbind", "bind"], ["bind", "rbind"]] {
-            assert_eq!(Options::read(words).bind, Some(true), "{words:?}");
+            assert_eq!(MountOptions::read(words).bind, Some(true), "{words:?}");
         }
-        assert_eq!(Options::read(["bind", "bind"]).bind, Some(false));
+        assert_eq!(MountOptions::read(["bind", "bind"]).bind, Some(false));
     }
 
     #[test]
@@ -330,37 +330,37 @@ mod tests {
             (["noatime", "relatime"], MountAttributes::NOATIME),
             (["relatime", "noatime"], MountAttributes::NOATIME),
         ] {
-            let options = Options::read(words);
+            let options = MountOptions::read(words);
             assert_eq!(
                 (options.set, options.clear),
                 (set, MountAttributes::ATIME | MountAttributes::NODIRATIME),
                 "{words:?}"
             );
             let all: Vec<String> = words.iter().map(|word| format!("r{word}")).collect();
-            let options = Options::read(all.iter().map(String::as_str));
+            let options = MountOptions::read(all.iter().map(String::as_str));
             assert_eq!((options.set_all, options.clear_all), (set, MountAttributes::ATIME), "{all:?}");
         }
-        assert_eq!(Options::read(["relatime"]).clear, MountAttributes::ATIME | MountAttributes::NODIRATIME);
+        assert_eq!(MountOptions::read(["relatime"]).clear, MountAttributes::ATIME | MountAttributes::NODIRATIME);
     }
 
     #[test]
     fn words_that_undo_a_policy_leave_the_sources_own() {
         for words in [["atime", "diratime"], ["norelatime", "nostrictatime"]] {
-            let options = Options::read(words);
+            let options = MountOptions::read(words);
             assert_eq!(
                 (options.set, options.clear, options.reset),
                 (MountAttributes::empty(), MountAttributes::empty(), FLAGS),
                 "{words:?}"
             );
         }
-        let options = Options::read(["noatime", "nodiratime", "atime", "diratime"]);
-        assert_eq!(options, Options { reset: FLAGS, ..Options::default() });
+        let options = MountOptions::read(["noatime", "nodiratime", "atime", "diratime"]);
+        assert_eq!(options, MountOptions { reset: FLAGS, ..MountOptions::default() });
     }
 
     #[test]
     fn an_option_about_flags_takes_the_sources_others_away_unless_it_is_read_only() {
         for words in [&["bind"][..], &["rbind", "rprivate"], &["bind", "ro"], &["ro", "nosuid", "exec"], &["rro"]] {
-            assert!(!Options::read(words.iter().copied()).reset.intersects(FLAGS), "{words:?}");
+            assert!(!MountOptions::read(words.iter().copied()).reset.intersects(FLAGS), "{words:?}");
         }
         for (words, stays) in [
             (&["rw"][..], MountAttributes::RDONLY),
@@ -370,7 +370,7 @@ mod tests {
             (&["symfollow"], MountAttributes::NOSYMFOLLOW),
             (&["relatime"], MountAttributes::empty()),
         ] {
-            let options = Options::read(words.iter().copied());
+            let options = MountOptions::read(words.iter().copied());
             assert_eq!(options.reset & FLAGS, FLAGS & !stays, "{words:?}");
         }
     }
@@ -386,14 +386,14 @@ mod tests {
             (&["rw"], MountAttributes::empty()),
             (&["rnoatime"], MountAttributes::empty()),
         ] {
-            assert_eq!(Options::read(words.iter().copied()).clear & times, clear, "{words:?}");
+            assert_eq!(MountOptions::read(words.iter().copied()).clear & times, clear, "{words:?}");
         }
     }
 
     #[test]
     fn what_is_not_known_goes_to_the_filesystem() {
         let options =
-            Options::read(["size=1k,mode=755", "lowerdir=/a\\,b:/c", "context=\"u:r:t:s0:c1,c2\"", "volatile"]);
+            MountOptions::read(["size=1k,mode=755", "lowerdir=/a\\,b:/c", "context=\"u:r:t:s0:c1,c2\"", "volatile"]);
         let data: Vec<_> = options.data.iter().map(|(k, v)| (k.as_str(), v.as_deref())).collect();
         assert_eq!(
             data,

@@ -7,7 +7,7 @@ use windlass_base::spec::Mount as MountEntry;
 use crate::builder::PlanBuilder;
 use crate::inputs::Inputs;
 use crate::mount::{Idmap, Mount, MountKind, Resolution, Source, SourceId, may_cover};
-use crate::mount_options::{self, Options as MountOptions};
+use crate::mount_options::{self, MountOptions};
 use crate::path::RootPath;
 use crate::step::Action;
 use crate::topology::check_ranges;

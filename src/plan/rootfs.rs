@@ -8,7 +8,7 @@ use windlass_base::spec::{Linux, Mount as MountEntry, Process, Spec, escape};
 use crate::builder::PlanBuilder;
 use crate::inputs::Inputs;
 use crate::mount::{Source, SourceId};
-use crate::mount_options::{self, Options as MountOptions};
+use crate::mount_options::{self, MountOptions};
 use crate::mounts::Entry;
 use crate::options::Options;
 use crate::path::RootPath;
@@ -241,9 +241,9 @@ fn without_mount_namespace(spec: &Spec, linux: &Linux, user_namespace: bool, bui
         ("/root/readonly", user_namespace && readonly, "make the root read-only"),
         ("/linux/rootfsPropagation", propagates, "set the root's propagation"),
     ];
-    for (pointer, asked, doing) in what {
+    for (pointer, asked, action) in what {
         if asked {
-            builder.fault(pointer, format!("unable to {doing} without a private MNT namespace"));
+            builder.fault(pointer, format!("unable to {action} without a private MNT namespace"));
         }
     }
 }

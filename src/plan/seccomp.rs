@@ -1,6 +1,6 @@
 //! The seccomp filter: from the profile of a configuration to a program.
 
-use windlass_base::error::Fault;
+use windlass_base::error::Diagnostic;
 use windlass_base::spec::Linux;
 use windlass_seccomp::Profile;
 
@@ -44,8 +44,8 @@ pub(crate) fn seccomp(linux: &Linux, builder: &mut PlanBuilder) -> Option<Seccom
 
 const SECCOMP: &str = "/linux/seccomp";
 
-fn below_seccomp(fault: Fault) -> Fault {
-    Fault { pointer: format!("{SECCOMP}{}", fault.pointer), ..fault }
+fn below_seccomp(fault: Diagnostic) -> Diagnostic {
+    Diagnostic { pointer: format!("{SECCOMP}{}", fault.pointer), ..fault }
 }
 
 /// The text of a profile without the elements that cannot be read; each of these is a fault.

@@ -82,14 +82,14 @@ pub enum Action {
         size: Option<ConsoleSize>,
         /// Whether `/dev/console` is made as well.
         device: bool,
-        /// Whether it becomes the controlling terminal at once, or when the process is born.
+        /// Whether it becomes the controlling terminal at once, or in the process that [`Action::Fork`] makes.
         controlling: bool,
     },
-    /// Join the PID namespace of the container, where the next child is born.
+    /// Join the PID namespace of the container, of which the next child is a member.
     JoinPid,
-    /// Make the process that does the remaining steps, born in the PID namespace that was joined. The
+    /// Clone the process that does the remaining steps into the PID namespace that was joined. The
     /// intermediate process stays until the program is executed.
-    Born {
+    Fork {
         /// Whether standard input is a terminal that becomes the controlling one.
         terminal: bool,
     },

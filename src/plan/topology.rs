@@ -10,7 +10,7 @@
 //! joined one must own. An ordinary user has no power over a namespace before entering the user namespace that
 //! owns it. So that one is joined first, and the intermediate process joins what the runtime cannot.
 
-use windlass_base::error::{Fault, Origin};
+use windlass_base::error::{Diagnostic, Origin};
 use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{IdMapping, Linux, Spec, TimeOffset, escape};
 
@@ -381,7 +381,9 @@ pub(crate) fn net_devices(topology: &Topology, linux: &Linux, builder: &mut Plan
                 if pointer.is_empty() { valid(name) } else { name.len() < 16 && valid(&name.replacen("%d", "0", 1)) };
             if !good {
                 let msg = format!("invalid network device name {name:?}");
-                builder.faults.push(Fault { pointer: format!("/linux/netDevices/{}{pointer}", escape(host)), msg });
+                builder
+                    .faults
+                    .push(Diagnostic { pointer: format!("/linux/netDevices/{}{pointer}", escape(host)), msg });
             }
         }
         if out.iter().any(|(_, taken)| taken == inside) {

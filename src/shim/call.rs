@@ -91,7 +91,7 @@ impl Call {
 }
 
 /// How the runtime's process is made.
-pub(super) struct Settings<'a> {
+pub(super) struct SpawnOptions<'a> {
     pub(super) binary: &'a Path,
     pub(super) words: &'a [OsString],
     pub(super) stdio: [BorrowedFd<'a>; 3],
@@ -103,24 +103,24 @@ pub(super) struct Settings<'a> {
 }
 
 /// Starts the runtime.
-pub(super) fn start(settings: &Settings<'_>) -> Result<Child> {
-    let path = text(settings.binary.as_os_str());
+pub(super) fn start(options: &SpawnOptions<'_>) -> Result<Child> {
+    let path = text(options.binary.as_os_str());
     let arguments: Vec<CString> =
-        std::iter::once(path.clone()).chain(settings.words.iter().map(|word| text(word))).collect();
+        std::iter::once(path.clone()).chain(options.words.iter().map(|word| text(word))).collect();
     // The setting of the allocator is for the shim alone.
     let environment: Vec<CString> = environment().filter(|entry| entry.as_bytes() != LEAN.as_bytes()).collect();
     Spawn {
         path: &path,
         arguments: &arguments,
         environment: &environment,
-        stdio: settings.stdio,
-        preserve: settings.preserve,
+        stdio: options.stdio,
+        preserve: options.preserve,
         extra: &[],
         directory: None,
-        oom_score_adj: settings.oom_score_adj,
+        oom_score_adj: options.oom_score_adj,
         die_with_parent: true,
         session: false,
-        listen_pid: settings.listen_pid,
+        listen_pid: options.listen_pid,
     }
     .start()
 }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use super::call::{self, Call, Operation, Planned, Settings};
+use super::call::{self, Call, Operation, Planned, SpawnOptions};
 use super::key::{Kind, key};
 use super::poll::{Interest, Poll};
 use super::table::Table;
@@ -69,7 +69,7 @@ impl Calls {
         // Another call that runs may have logged why it fails.
         let alone = !self.running.values().any(|call| call.process.container == planned.process.container);
         let said_before = runtime.errors_so_far(alone);
-        let settings = Settings {
+        let options = SpawnOptions {
             binary: &runtime.binary,
             words: &planned.words,
             stdio: descriptors.stdio,
@@ -77,7 +77,7 @@ impl Calls {
             oom_score_adj: around.oom_score_adj,
             listen_pid: around.listen_pid,
         };
-        let child = call::start(&settings)
+        let child = call::start(&options)
             .map_err(|failed| Refusal::new(Code::Runtime, format!("cannot run {:?}: {failed}", runtime.binary)))?;
         let Descriptors { output, errors, .. } = descriptors;
         let pipes = [(&output, Kind::CallOutput), (&errors, Kind::CallErrors)];
@@ -142,7 +142,7 @@ impl Calls {
     }
 
     /// Operation is being started in a container whose init has ended cannot succeed any more, and the end is not
-    /// told before it fails. So it has less time.
+    /// reported before it fails. So it has less time.
     pub(super) fn hurry(&mut self, container: &str, until: Instant) {
         let here = self.running.values_mut().filter(|call| &*call.process.container == container);
         for call in here.filter(|call| matches!(call.operation, Operation::Start | Operation::Exec)) {

@@ -48,7 +48,7 @@ pub(super) struct Client {
 
 /// What a client has sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Received {
+pub(super) enum FromClient {
     /// Input.
     Input(Vec<u8>),
     /// The end of the input. It still gets output.
@@ -200,7 +200,7 @@ impl Client {
     }
 
     /// Receives once.
-    pub(super) fn receive(&mut self) -> Received {
+    pub(super) fn receive(&mut self) -> FromClient {
         if self.framing == Framing::Stream
             && let Some(said) = self.next_frame()
         {
@@ -208,19 +208,19 @@ impl Client {
         }
         let mut buffer = vec![0; INPUT];
         match socket::receive_now(self.socket.as_fd(), &mut buffer) {
-            Err(Errno::EAGAIN | Errno::EINTR) => Received::Nothing,
-            Err(_) => Received::Gone,
+            Err(Errno::EAGAIN | Errno::EINTR) => FromClient::Nothing,
+            Err(_) => FromClient::Gone,
             // On a packet socket an empty packet and the end look the same. If it is the end, the next send
             // fails.
-            Ok(0) if self.framing == Framing::Packet => Received::CloseInput,
-            Ok(0) => Received::Silent,
+            Ok(0) if self.framing == Framing::Packet => FromClient::CloseInput,
+            Ok(0) => FromClient::Silent,
             Ok(n) => {
                 buffer.truncate(n);
                 if self.framing == Framing::Packet {
-                    return Received::Input(buffer);
+                    return FromClient::Input(buffer);
                 }
                 self.unread.extend_from_slice(&buffer);
-                self.next_frame().unwrap_or(Received::Nothing)
+                self.next_frame().unwrap_or(FromClient::Nothing)
             }
         }
     }
@@ -230,13 +230,13 @@ impl Client {
         !self.unread.is_empty()
     }
 
-    fn next_frame(&mut self) -> Option<Received> {
+    fn next_frame(&mut self) -> Option<FromClient> {
         let (kind, length) = match self.unread[..] {
             [kind, a, b, c, d, ..] => (kind, u32::from_be_bytes([a, b, c, d]) as usize),
             _ => return None,
         };
         if kind != 0 || length > INPUT {
-            return Some(Received::Gone);
+            return Some(FromClient::Gone);
         }
         if self.unread.len() < FRAME_HEAD + length {
             return None;
@@ -244,7 +244,7 @@ impl Client {
         let rest = self.unread.split_off(FRAME_HEAD + length);
         let mut frame = std::mem::replace(&mut self.unread, rest);
         frame.drain(..FRAME_HEAD);
-        Some(if frame.is_empty() { Received::CloseInput } else { Received::Input(frame) })
+        Some(if frame.is_empty() { FromClient::CloseInput } else { FromClient::Input(frame) })
     }
 }
 
@@ -292,9 +292,9 @@ mod tests {
         let mut received = Vec::new();
         for byte in [0, 0, 0, 0, 2, b'h', b'i', 0, 0, 0, 0, 0] {
             socket::send_now(theirs.as_fd(), &[byte]).expect("sent");
-            received.extend(Some(client.receive()).filter(|received| *received != Received::Nothing));
+            received.extend(Some(client.receive()).filter(|received| *received != FromClient::Nothing));
         }
-        assert_eq!(received, [Received::Input(b"hi".into()), Received::CloseInput]);
+        assert_eq!(received, [FromClient::Input(b"hi".into()), FromClient::CloseInput]);
     }
 
     #[test]
@@ -302,7 +302,7 @@ mod tests {
         for bad in [[1, 0, 0, 0, 1], [0, 0xff, 0xff, 0xff, 0xff]] {
             let (mut client, theirs, _poll) = client(Framing::Stream);
             socket::send_now(theirs.as_fd(), &bad).expect("sent");
-            assert_eq!(client.receive(), Received::Gone);
+            assert_eq!(client.receive(), FromClient::Gone);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags};
 
-use super::call::{self, Settings};
+use super::call::{self, SpawnOptions};
 use super::pipe::{self, KEPT};
 use super::{Code, Refusal};
 use windlass_sys::fd::DOCUMENT;
@@ -58,7 +58,7 @@ fn run_bounded(binary: &Path, words: &[OsString], deadline: Deadline, most: usiz
     let nothing = pipe::null()?;
     let (printed, printed_end) = pipe::captured()?;
     let (complained, complained_end) = pipe::captured()?;
-    let settings = Settings {
+    let options = SpawnOptions {
         binary,
         words,
         stdio: [nothing.as_fd(), printed_end.as_fd(), complained_end.as_fd()],
@@ -66,7 +66,7 @@ fn run_bounded(binary: &Path, words: &[OsString], deadline: Deadline, most: usiz
         oom_score_adj: None,
         listen_pid: false,
     };
-    let child = call::start(&settings)
+    let child = call::start(&options)
         .map_err(|failed| Refusal::new(Code::Runtime, format!("cannot run {binary:?}: {failed}")))?;
     drop((printed_end, complained_end));
     let run = Run { child, printed: Pipe::new(printed, most), complained: Pipe::new(complained, KEPT) };

@@ -25,6 +25,6 @@ pub struct Container {
     pub kill_on_exit: bool,
     /// Empty files that are made when the kernel killed for want of memory (conmon's `oom`).
     pub oom_files: Vec<PathBuf>,
-    /// Whether the exit record is synced to disk before anyone is told. Tests switch it off.
+    /// Whether the exit record is synced to disk before the end is reported. Tests switch it off.
     pub sync: bool,
 }

@@ -1,7 +1,7 @@
 //! How a process ended, and its record, which outlives the shim.
 //!
 //! A child of the shim writes the record, because fsync(2) may take seconds on a busy disk and the loop goes on
-//! meanwhile. The end is told when that child has succeeded.
+//! meanwhile. The end is reported when that child has succeeded.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};

@@ -15,7 +15,7 @@
 //!
 //! The end of a process always takes these steps in this order: the process is reaped, the OOM
 //! counter is read, the output is drained (for a bounded time), the exit record is written, synced
-//! and renamed, and only then is the front end told.
+//! and renamed, and only then does the front end get the event.
 #![forbid(unsafe_code)]
 
 mod call;

@@ -1,7 +1,7 @@
 //! The life of a process, as a state machine.
 //!
 //! ```text
-//! Added ─> Launching ─> Alive ─> Draining ─> Recording ─> Recorded ─> Told ─> Leaving ─> (forgotten)
+//! Added ─> Launching ─> Alive ─> Draining ─> Recording ─> Recorded ─> Reported ─> Leaving ─> (forgotten)
 //!              │                               │    ^
 //!              └─> NeverRan                    └─> Retrying
 //! ```
@@ -29,7 +29,7 @@ pub(super) const ONLY_READER: Duration = Duration::from_secs(60 * 60);
 /// How long the parent of an adopted process may take to reap it.
 const PARENT: Duration = Duration::from_secs(5);
 
-/// How often a record is written before the end is told without one, and the pause between two tries.
+/// How often a record is written before the end is reported without one, and the pause between two tries.
 /// An engine that waits for ever would be no better off, and a broken disk may never get better.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_secs(1);
@@ -60,10 +60,10 @@ pub(super) enum Life {
         #[serde(with = "written::moment")]
         at: Instant,
     },
-    /// The record is on disk. The end is told when it is this process's turn.
+    /// The record is on disk. The end is reported when it is this process's turn.
     Recorded { end: End },
-    /// The end was told.
-    Told { end: End },
+    /// The end was reported.
+    Reported { end: End },
     /// It is to be forgotten as soon as a reader has taken its output, or at `until`.
     Leaving {
         end: End,
@@ -89,7 +89,7 @@ pub(super) enum Parent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct End {
     pub(super) pid: i32,
-    /// The phase that is shown until the end is told.
+    /// The phase that is shown until the end is reported.
     pub(super) phase: Phase,
     pub(super) status: ExitStatus,
 }
@@ -128,7 +128,7 @@ pub(super) enum Effect {
     EndContainer,
     /// End its logs and fifos, and write its exit record.
     Record,
-    /// A process of its container may be next to have its end told.
+    /// A process of its container may be next to have its end reported.
     TakeTurns,
     /// Disconnect its clients, which have read everything.
     Disconnect,
@@ -167,7 +167,7 @@ pub(super) struct Reaping {
 
 /// How far the output of a process that was reaped has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Output {
+pub(super) struct DrainProgress {
     /// Everything was read.
     pub(super) read: bool,
     /// Reading waits for a client that is full.
@@ -181,7 +181,7 @@ pub(super) struct Output {
 pub(super) struct Process {
     pub(super) id: ProcessId,
     pub(super) life: Life,
-    /// The requests that are answered when its end is told.
+    /// The requests that are answered when its end is reported.
     pub(super) waiters: Vec<WaitToken>,
     /// The requests that are answered when it is forgotten.
     pub(super) deleters: Vec<WaitToken>,
@@ -211,7 +211,7 @@ impl Process {
             | Life::Recording { end, .. }
             | Life::Retrying { end, .. }
             | Life::Recorded { end }
-            | Life::Told { end }
+            | Life::Reported { end }
             | Life::Leaving { end, .. } => Some(end),
         }
     }
@@ -226,13 +226,13 @@ impl Process {
         matches!(self.life, Life::Added { .. } | Life::Launching | Life::Alive { .. })
     }
 
-    /// Whether it was made, and its end was not told.
+    /// Whether it was made, and its end was not reported.
     pub(super) fn is_pending(&self) -> bool {
         self.pid() != 0 && !self.is_told()
     }
 
     fn is_told(&self) -> bool {
-        matches!(self.life, Life::Told { .. } | Life::Leaving { .. })
+        matches!(self.life, Life::Reported { .. } | Life::Leaving { .. })
     }
 
     /// Whether an effect of its end is under way.
@@ -240,7 +240,7 @@ impl Process {
         matches!(self.life, Life::Draining { .. } | Life::Recording { .. })
     }
 
-    /// The phase that the front end sees: until its end is told, that in which it ended.
+    /// The phase that the front end sees: until its end is reported, that in which it ended.
     fn phase(&self) -> Phase {
         match &self.life {
             Life::Added { .. } | Life::Launching => Phase::Added,
@@ -249,7 +249,7 @@ impl Process {
             | Life::Recording { end, .. }
             | Life::Retrying { end, .. }
             | Life::Recorded { end } => end.phase,
-            Life::Told { .. } | Life::Leaving { .. } | Life::NeverRan => Phase::Stopped,
+            Life::Reported { .. } | Life::Leaving { .. } | Life::NeverRan => Phase::Stopped,
         }
     }
 
@@ -300,7 +300,7 @@ impl Process {
     /// `Wait`.
     pub(super) fn wait(&mut self, token: WaitToken) -> Result<Reply> {
         match &self.life {
-            Life::Told { end } | Life::Leaving { end, .. } => Ok(Reply::Exited(end.status)),
+            Life::Reported { end } | Life::Leaving { end, .. } => Ok(Reply::Exited(end.status)),
             Life::NeverRan => Err(Refusal::new(Code::WrongPhase, "the process never ran")),
             _ => {
                 self.waiters.push(token);
@@ -397,7 +397,7 @@ impl Process {
         }
     }
 
-    /// The runtime has deleted the container. One that was killed for it is forgotten when its end is told.
+    /// The runtime has deleted the container. One that was killed for it is forgotten when its end is reported.
     pub(super) fn deleted(&mut self, token: WaitToken) -> Vec<Effect> {
         self.deleters.push(token);
         (!self.is_pending()).then_some(Effect::LookForReader).into_iter().collect()
@@ -429,7 +429,7 @@ impl Process {
     }
 
     /// Its output was looked at, or the pause after a failed record is over.
-    pub(super) fn drained(&mut self, found: Output, now: Instant) -> Vec<Effect> {
+    pub(super) fn drained(&mut self, found: DrainProgress, now: Instant) -> Vec<Effect> {
         let (end, failures) = match &self.life {
             Life::Draining { end, output, clients } => {
                 let read = found.read || (*output <= now && !found.held_back);
@@ -457,10 +457,10 @@ impl Process {
         vec![Effect::TakeTurns]
     }
 
-    /// It is its turn to have its end told.
+    /// It is its turn to have its end reported.
     pub(super) fn tell(&mut self) -> Vec<Effect> {
         let Life::Recorded { end } = self.life else { return Vec::new() };
-        self.life = Life::Told { end };
+        self.life = Life::Reported { end };
         let mut effects = vec![Effect::Disconnect];
         effects.push(Effect::Tell(Event::Exited { process: self.id.clone(), pid: end.pid, status: end.status }));
         let answers = self.waiters.drain(..);
@@ -474,7 +474,7 @@ impl Process {
     /// It is to be forgotten. `wanted`: a reader is about to take its output, and may do so until `until`.
     pub(super) fn leave(&mut self, wanted: bool, until: Instant, now: Instant) -> Vec<Effect> {
         match &self.life {
-            Life::Told { end } if wanted => {
+            Life::Reported { end } if wanted => {
                 self.life = Life::Leaving { end: *end, until };
                 Vec::new()
             }
@@ -522,7 +522,7 @@ pub(super) fn not_found(name: &str) -> Refusal {
     Refusal::new(Code::NotFound, format!("{name:?} does not exist"))
 }
 
-/// Which process of a container is next to have its end told: not before its start was answered, and init
+/// Which process of a container is next to have its end reported: not before its start was answered, and init
 /// not before all its execs. `starting`: the runtime's `start` runs.
 pub(super) fn next_to_tell<'a>(
     processes: impl Iterator<Item = (u32, &'a Process)> + Clone,

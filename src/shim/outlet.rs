@@ -201,7 +201,7 @@ impl Outlet {
                 Shifted::Full => {
                     full = true;
                     reads = !around.alive;
-                    // The end is told without waiting for a reader, so the rest is read into memory.
+                    // The end is reported without waiting for a reader, so the rest is read into memory.
                     if around.alive || !matches!(self.copy(READ, around), Ok(Moved::Bytes(_))) {
                         break;
                     }

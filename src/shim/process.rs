@@ -24,7 +24,7 @@ pub struct NewProcess {
     pub arguments: Vec<OsString>,
     /// Numbers of inherited descriptors that the runtime passes on to the process.
     pub preserve_fds: Vec<i32>,
-    /// Files that are written, synced and renamed before anyone is told of its end.
+    /// Files that are written, synced and renamed before its end is reported.
     pub exit_files: Vec<ExitFile>,
 }
 

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::console::Console;
-use super::life::{self, Life, Output, Parent, Process, Reaped};
+use super::life::{self, DrainProgress, Life, Parent, Process, Reaped};
 use super::streams::Streams;
 use super::table::Table;
 use super::{NewProcess, ProcessId, ProcessState, Refusal};
@@ -47,12 +47,14 @@ impl Supervised {
     }
 
     /// How far its output has come.
-    pub(super) fn output(&self) -> Output {
+    pub(super) fn output(&self) -> DrainProgress {
         match &self.streams {
-            None => Output { read: true, held_back: false, taken: true },
-            Some(streams) => {
-                Output { read: streams.is_read(), held_back: streams.is_held_back(), taken: streams.are_clients_idle() }
-            }
+            None => DrainProgress { read: true, held_back: false, taken: true },
+            Some(streams) => DrainProgress {
+                read: streams.is_read(),
+                held_back: streams.is_held_back(),
+                taken: streams.are_clients_idle(),
+            },
         }
     }
 

@@ -43,8 +43,8 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl From<windlass_base::error::Failed> for Refusal {
-    fn from(failed: windlass_base::error::Failed) -> Refusal {
+impl From<windlass_base::error::SyscallError> for Refusal {
+    fn from(failed: windlass_base::error::SyscallError) -> Refusal {
         Refusal::new(Code::Kernel, failed.to_string())
     }
 }

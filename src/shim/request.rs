@@ -1,4 +1,4 @@
-//! The requests of a front end, their answers, and the events of which a front end is told.
+//! The requests of a front end, their answers, and the events that a front end gets.
 
 use std::ffi::OsString;
 use std::rc::Rc;
@@ -93,7 +93,7 @@ pub enum Reply {
     Pending(WaitToken),
 }
 
-/// An event of which a front end is told. The events of one process come in the order created, started, exited. The
+/// An event for the front end. The events of one process come in the order created, started, exited. The
 /// exits of execs come before that of init.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {

@@ -54,7 +54,7 @@ pub enum Log {
     /// The bytes as they are, both streams in one file.
     Raw(LogFile),
     /// systemd's journal.
-    Journald(Journal),
+    Journald(JournalFields),
 }
 
 /// A log's file.
@@ -76,7 +76,7 @@ pub struct LogFile {
 
 /// What each entry of the journal carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Journal {
+pub struct JournalFields {
     /// `CONTAINER_ID_FULL`.
     pub id: String,
     /// `CONTAINER_NAME`.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use nix::fcntl::OFlag;
 
-use super::client::{Client, Received};
+use super::client::{Client, FromClient};
 use super::key::{Kind, key};
 use super::log::{Logger, Stream};
 use super::outlet::{Around, Outlet, Scratch};
@@ -346,7 +346,7 @@ impl Streams {
         loop {
             let Some(client) = self.client(number) else { return Sends::Nothing };
             match client.receive() {
-                Received::Input(bytes) => {
+                FromClient::Input(bytes) => {
                     let unread = client.has_unread();
                     self.write_input(&bytes, poll);
                     if !unread {
@@ -354,19 +354,19 @@ impl Streams {
                     }
                 }
                 // After its end a message socket stays readable.
-                Received::CloseInput => {
+                FromClient::CloseInput => {
                     client.listen(false, poll);
                     if !matches!(self.stdin, Stdin::Attach { leave_open: true }) {
                         self.close_stdin(poll);
                     }
                     return Sends::Nothing;
                 }
-                Received::Silent => {
+                FromClient::Silent => {
                     client.listen(false, poll);
                     return Sends::Nothing;
                 }
-                Received::Nothing => return Sends::Nothing,
-                Received::Gone => {
+                FromClient::Nothing => return Sends::Nothing,
+                FromClient::Gone => {
                     poll.forget(client.fd());
                     return Sends::Left;
                 }
@@ -534,7 +534,7 @@ impl Streams {
         logs + self.outlets.iter().map(Outlet::dropped).sum::<u64>()
     }
 
-    /// The log files that have to be synced before the exit is told.
+    /// The log files that have to be synced before the exit is reported.
     pub(super) fn logs_to_sync(&self) -> Vec<OwnedFd> {
         self.logs.iter().filter_map(Logger::to_sync).collect()
     }

@@ -259,7 +259,7 @@ impl Supervisor {
         }
     }
 
-    /// The next event to be told.
+    /// The next event for the front end.
     pub fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }

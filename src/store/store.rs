@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::FileStat;
 
-use windlass_base::error::{Doing, Error, Fault, Kind, Result};
+use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
 use windlass_base::spec::{Hooks, Spec};
 use windlass_cgroup::{AnyCgroup, Cgroup, v1};
 use windlass_sys::poll::Deadline;
@@ -41,7 +41,7 @@ impl Store {
         let dir = match fd::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Err(failed) if failed.errno == Errno::ENOENT => None,
             other => {
-                let dir = other.doing(|| format!("cannot open the state root {path:?}"))?;
+                let dir = other.with_context(|| format!("cannot open the state root {path:?}"))?;
                 check_owner(dir.as_fd(), || format!("the state root {path:?}"))?;
                 Some(Rc::new(dir))
             }
@@ -58,7 +58,7 @@ impl Store {
         }
         let mut builder = std::fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o1700);
-        builder.recursive(true).create(path).doing(|| format!("cannot make the state root {path:?}")).map_err(
+        builder.recursive(true).create(path).with_context(|| format!("cannot make the state root {path:?}")).map_err(
             |error| match error.errno() {
                 Some(Errno::EACCES | Errno::EROFS) => error.hint(
                     "an ordinary user's is below XDG_RUNTIME_DIR, which a login sets; otherwise say where with --root",
@@ -80,9 +80,9 @@ impl Store {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
         let file = match fd::openat(root.as_fd(), id_path(id), flags, 0o600) {
             Err(failed) if failed.errno == Errno::EEXIST => {
-                return Err(Error::new(Kind::AlreadyExists, "container with given ID already exists").failed(failed));
+                return Err(Error::new(Kind::AlreadyExists, "container with given ID already exists").caused_by(failed));
             }
-            other => other.doing(|| format!("cannot make the state of {id:?}"))?,
+            other => other.with_context(|| format!("cannot make the state of {id:?}"))?,
         };
         let mut reservation = Reservation {
             root,
@@ -92,8 +92,8 @@ impl Store {
             layout: OnceCell::new(),
             copy: OnceCell::new(),
         };
-        fd::lock(reservation.file(), true).doing(|| "cannot lock the container")?;
-        let stat = fd::stat(reservation.file()).doing(|| "cannot look at the container's state")?;
+        fd::lock(reservation.file(), true).with_context(|| "cannot lock the container")?;
+        let stat = fd::stat(reservation.file()).with_context(|| "cannot look at the container's state")?;
         // Before it was locked, a `delete --force` may have removed it as the file of a create that died.
         if stat.st_nlink == 0 {
             return Err(Error::new(Kind::NotFound, format!("container {id:?} was deleted while it was made")));
@@ -110,11 +110,11 @@ impl Store {
 
     /// Loads a container for `delete --force`. A damaged state is a warning. A file without a container is removed, and
     /// this is `None`.
-    pub fn load_to_remove(&self, id: &str, warnings: &mut Vec<Fault>) -> Result<Option<Container>> {
+    pub fn load_to_remove(&self, id: &str, warnings: &mut Vec<Diagnostic>) -> Result<Option<Container>> {
         match self.read(id) {
             Ok(container) => Ok(Some(container)),
             Err(Unusable::Damaged(error)) => {
-                warnings.push(Fault { pointer: String::new(), msg: error.message().into() });
+                warnings.push(Diagnostic { pointer: String::new(), msg: error.message().into() });
                 self.remove_leftover(id)
             }
             Err(Unusable::Other(error)) if error.kind() == Kind::NotFound => self.remove_leftover(id),
@@ -134,7 +134,7 @@ impl Store {
         let Some(root) = &self.dir else { return Ok(None) };
         match fd::openat(root.as_fd(), id_path(id), OFlag::O_RDONLY | OFlag::O_NOFOLLOW, 0) {
             Err(failed) if failed.errno == Errno::ENOENT => Ok(None),
-            other => other.map(Some).doing(|| format!("cannot open the state of {id:?}")),
+            other => other.map(Some).with_context(|| format!("cannot open the state of {id:?}")),
         }
     }
 
@@ -145,8 +145,8 @@ impl Store {
     /// is known of it, that is an error: its processes may be running.
     fn remove_leftover(&self, id: &str) -> Result<Option<Container>> {
         let Some(file) = self.file(id)? else { return Ok(None) };
-        fd::lock(file.as_fd(), true).doing(|| "cannot lock the container")?;
-        let copy = fd::duplicate(file.as_fd()).doing(|| "cannot hold the container")?;
+        fd::lock(file.as_fd(), true).with_context(|| "cannot lock the container")?;
+        let copy = fd::duplicate(file.as_fd()).with_context(|| "cannot hold the container")?;
         let why = match Container::read(self.root()?, copy, id) {
             Ok(Some(container)) => {
                 container.locked.set(true);
@@ -157,7 +157,8 @@ impl Store {
             Ok(None) => "it was cut off".to_string(),
             Err(unusable) => Error::from(unusable).message().to_string(),
         };
-        let text = fd::read_head(file.as_fd(), record::FIXED).doing(|| format!("cannot read the state of {id:?}"))?;
+        let text =
+            fd::read_head(file.as_fd(), record::FIXED).with_context(|| format!("cannot read the state of {id:?}"))?;
         let marked = fd::stat(file.as_fd()).is_ok_and(|stat| stat.st_mode & MARK != 0);
         let known = fd::attribute_of(file.as_fd(), COPY).and_then(|copy| record::parse_copy(&copy));
         let known = known.or_else(|| Some((State::of_cgroup(id, record::cgroup_in(&text)?), None)));
@@ -178,7 +179,8 @@ impl Store {
     /// The ids of all containers, sorted.
     pub fn ids(&self) -> Result<Vec<String>> {
         let Some(dir) = &self.dir else { return Ok(Vec::new()) };
-        let names = directory::names(dir.as_fd()).doing(|| format!("cannot read the state root {:?}", self.path))?;
+        let names =
+            directory::names(dir.as_fd()).with_context(|| format!("cannot read the state root {:?}", self.path))?;
         let mut ids: Vec<String> = names
             .into_iter()
             .filter_map(|name| name.into_string().ok())
@@ -195,7 +197,7 @@ fn does_not_exist() -> Error {
 
 /// Refuses a file or directory that belongs to a user other than the caller and root, or that others may write to.
 fn check_owner(file: BorrowedFd<'_>, what: impl Fn() -> String) -> Result<FileStat> {
-    let stat = fd::stat(file).doing(|| format!("cannot look at {}", what()))?;
+    let stat = fd::stat(file).with_context(|| format!("cannot look at {}", what()))?;
     let Some(wrong) = fd::distrust(&stat) else { return Ok(stat) };
     let error = Error::new(Kind::PermissionDenied, format!("{} {wrong}", what()));
     Err(error.hint("what is in it decides which processes are killed and which hooks run: use a directory of your own"))
@@ -210,19 +212,19 @@ const MARK: u32 = 0o100;
 /// Removes all files of a container in the state root. The state is removed last.
 fn remove(root: BorrowedFd<'_>, id: &str, file: BorrowedFd<'_>) -> Result<()> {
     let cannot = |what: &str| format!("cannot remove {what} of {id:?}");
-    let inode = fd::stat(file).doing(|| "cannot look at the container's state")?.st_ino;
-    if_exists(fd::unlinkat(root, start_socket(inode))).doing(|| cannot("the start socket"))?;
+    let inode = fd::stat(file).with_context(|| "cannot look at the container's state")?.st_ino;
+    if_exists(fd::unlinkat(root, start_socket(inode))).with_context(|| cannot("the start socket"))?;
     let directory = notify_directory(id);
     match if_exists(fd::rmdirat(root, &directory)) {
         // The socket of an unfinished start.
         Err(failed) if failed.errno == Errno::ENOTEMPTY => {
-            tree::remove(root, &directory, tree::Files::Unlink).doing(|| cannot("the notify socket"))?;
+            tree::remove(root, &directory, tree::Files::Unlink).with_context(|| cannot("the notify socket"))?;
         }
         // The id is too long for such a directory, so there is none.
         Err(failed) if failed.errno == Errno::ENAMETOOLONG => {}
-        other => other.doing(|| cannot("the directory of the notify socket"))?,
+        other => other.with_context(|| cannot("the directory of the notify socket"))?,
     }
-    if_exists(fd::unlinkat(root, id_path(id))).doing(|| cannot("the state"))
+    if_exists(fd::unlinkat(root, id_path(id))).with_context(|| cannot("the state"))
 }
 
 /// The name of the socket on which init waits for `start`. It has the inode of the state, which is unique while the
@@ -279,12 +281,12 @@ impl Reservation {
         let (text, layout) = record::compose(state, config, post);
         let copy = &text[..layout.init()];
         if fd::set_attribute(self.file(), COPY, copy).is_err() {
-            fd::chmod(self.file(), 0o600 | MARK).doing(|| "cannot mark the container's state")?;
+            fd::chmod(self.file(), 0o600 | MARK).with_context(|| "cannot mark the container's state")?;
         }
         if state.cgroup.is_none() && state.cgroup_v1.is_empty() {
             let _ = self.copy.set(copy.to_vec());
         }
-        fd::write_all(self.file(), &text, Deadline::NEVER).doing(|| "cannot write the container's state")?;
+        fd::write_all(self.file(), &text, Deadline::NEVER).with_context(|| "cannot write the container's state")?;
         self.layout.set(layout).map_err(|_| Error::new(Kind::State, "the container was recorded before"))
     }
 
@@ -300,7 +302,7 @@ impl Reservation {
             // Best effort: the copy is read only if the content of the file is lost.
             let _ = fd::set_attribute(self.file(), COPY, &copy);
         }
-        fd::write_at(self.file(), &record::init_line(init), at).doing(|| "cannot record the process")
+        fd::write_at(self.file(), &record::init_line(init), at).with_context(|| "cannot record the process")
     }
 
     /// Keeps the file. The returned container is still locked.
@@ -355,7 +357,8 @@ impl Container {
     /// Reads a state. `None`: its create has not written it, or died before that.
     fn read(root: Rc<OwnedFd>, file: OwnedFd, id: &str) -> Result<Option<Container>, Unusable> {
         let stat = check_owner(file.as_fd(), || format!("the state of {id:?}"))?;
-        let head = fd::read_head(file.as_fd(), record::FIXED).doing(|| format!("cannot read the state of {id:?}"))?;
+        let head =
+            fd::read_head(file.as_fd(), record::FIXED).with_context(|| format!("cannot read the state of {id:?}"))?;
         let head = record::parse(&head).map_err(|unreadable| Unusable::new(id, unreadable))?;
         Ok(head.map(|Head { layout, state, init, exit }| Container {
             root,
@@ -374,7 +377,7 @@ impl Container {
     /// A container with a damaged state, of which `state` is known. It can be killed and removed; its hooks are lost.
     /// `file` is locked.
     fn recovered(root: Rc<OwnedFd>, file: OwnedFd, state: State, init: Option<InitProcess>) -> Result<Container> {
-        let inode = fd::stat(file.as_fd()).doing(|| "cannot look at the container's state")?.st_ino;
+        let inode = fd::stat(file.as_fd()).with_context(|| "cannot look at the container's state")?.st_ino;
         let (locked, layout) = (Cell::new(true), Layout::default());
         let (hooks, annotations) = (Hooks::default().into(), BTreeMap::new().into());
         Ok(Container { root, file, inode, locked, layout, state, init, exit: None, hooks, annotations })
@@ -404,10 +407,10 @@ impl Container {
     /// Locks the container against other commands that change it, and waits for one that holds the lock. If that was
     /// its create, the process that it has recorded is read.
     pub fn lock(&mut self) -> Result<()> {
-        fd::lock(self.file.as_fd(), true).doing(|| "cannot lock the container")?;
+        fd::lock(self.file.as_fd(), true).with_context(|| "cannot lock the container")?;
         self.locked.set(true);
         if self.init.is_none() {
-            let head = fd::read_head(self.file.as_fd(), record::FIXED).doing(|| "cannot read the state")?;
+            let head = fd::read_head(self.file.as_fd(), record::FIXED).with_context(|| "cannot read the state")?;
             if let Ok(Some(head)) = record::parse(&head) {
                 (self.init, self.exit) = (head.init, head.exit);
             }
@@ -432,7 +435,7 @@ impl Container {
         let Some(init) = self.init else { return Ok(None) };
         match process::open_pid(init.pid) {
             Err(failed) if failed.errno == Errno::ESRCH => Ok(None),
-            Err(failed) => Err(failed.doing("cannot open the container's process")),
+            Err(failed) => Err(failed.context("cannot open the container's process")),
             Ok(pidfd) => Ok(self.init_stat().filter(|stat| !matches!(stat.state, 'Z' | 'X')).map(|_| pidfd)),
         }
     }
@@ -504,7 +507,7 @@ impl Container {
     pub fn config_text(&self) -> Result<Vec<u8>> {
         let length = self.layout.bulk().map_or(usize::MAX, |bulk| bulk.config);
         fd::read_part(self.file.as_fd(), self.layout.config(), length)
-            .doing(|| "cannot read the container's configuration")
+            .with_context(|| "cannot read the container's configuration")
     }
 
     /// The annotations of its configuration.
@@ -516,7 +519,7 @@ impl Container {
         let text = match bulk.annotations {
             0 => Vec::new(),
             length => fd::read_part(self.file.as_fd(), self.layout.annotations(), length)
-                .doing(|| "cannot read the container's annotations")?,
+                .with_context(|| "cannot read the container's annotations")?,
         };
         let annotations = record::annotations(&text).map_err(|unreadable| Unusable::new(&self.state.id, unreadable))?;
         Ok(self.annotations.get_or_init(|| annotations))

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-use super::{Failed, Result, check, fd_name};
+use super::{Result, SyscallError, check, fd_name};
 
 /// Copies the extended attributes of `from` to `to`. Attributes that the filesystem of `to` does not support, or that
 /// this user may not set, are left out.
@@ -63,6 +63,6 @@ fn whole(call: impl Fn(&mut [u8]) -> isize, text: impl Fn() -> String) -> Result
     }
     let mut buffer = vec![0; 64 * 1024];
     let length = check(call(&mut buffer) as libc::c_long, &text)?;
-    buffer.truncate(usize::try_from(length).map_err(|_| Failed { call: text().into(), errno: Errno::EIO })?);
+    buffer.truncate(usize::try_from(length).map_err(|_| SyscallError { call: text().into(), errno: Errno::EIO })?);
     Ok(buffer)
 }

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::owned::from_raw;
-use super::{Failed, Result, check};
+use super::{Result, SyscallError, check};
 
 const PROG_LOAD: libc::c_int = 5;
 const PROG_ATTACH: libc::c_int = 8;
@@ -32,7 +32,7 @@ const INTERRUPTIONS: u32 = 30;
 /// Loads a CGROUP_DEVICE program.
 pub fn load_device_program(instructions: &[u64]) -> Result<OwnedFd> {
     match load(instructions) {
-        Err(Failed { errno: Errno::EPERM, .. }) if charges_memlock() => {
+        Err(SyscallError { errno: Errno::EPERM, .. }) if charges_memlock() => {
             // If this fails, the retry fails too and reports it.
             let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
             load(instructions)
@@ -194,7 +194,7 @@ fn load(instructions: &[u64]) -> Result<OwnedFd> {
     let call = || format!("bpf(BPF_PROG_LOAD, {{BPF_PROG_TYPE_CGROUP_DEVICE, insn_cnt={}}})", instructions.len());
     for _ in 0..INTERRUPTIONS {
         match bpf(PROG_LOAD, &mut attr, call) {
-            Err(Failed { errno: Errno::EAGAIN, .. }) => {}
+            Err(SyscallError { errno: Errno::EAGAIN, .. }) => {}
             result => return result.map(from_raw),
         }
     }

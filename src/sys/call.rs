@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
-use windlass_base::error::Failed;
+use windlass_base::error::SyscallError;
 
 /// What every call here returns.
-pub type Result<T> = std::result::Result<T, Failed>;
+pub type Result<T> = std::result::Result<T, SyscallError>;
 
 /// The raw return value of a system call made through libc as a result.
 ///
@@ -19,7 +19,7 @@ pub(crate) fn check(returned: libc::c_long, call: impl FnOnce() -> String) -> Re
     }
     // Before the text: naming a descriptor makes a call of its own.
     let errno = Errno::last();
-    Err(Failed { call: call().into(), errno })
+    Err(SyscallError { call: call().into(), errno })
 }
 
 /// The same for calls made through nix or the standard library.
@@ -30,13 +30,13 @@ pub trait Called<T> {
 
 impl<T> Called<T> for nix::Result<T> {
     fn called(self, call: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|errno| Failed { call: call().into(), errno })
+        self.map_err(|errno| SyscallError { call: call().into(), errno })
     }
 }
 
 impl<T> Called<T> for std::io::Result<T> {
     fn called(self, call: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|error| Failed {
+        self.map_err(|error| SyscallError {
             call: call().into(),
             errno: error.raw_os_error().map_or(Errno::EIO, Errno::from_raw),
         })

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use windlass_base::capability::CapabilitySet;
 
-use super::{Failed, Result, check};
+use super::{Result, SyscallError, check};
 
 /// setgroups(2) on this thread.
 pub fn set_groups(groups: &[u32]) -> Result<()> {
@@ -160,7 +160,7 @@ pub fn install_filter(program: &[Instruction], flags: u32, listener: bool) -> Re
         check(returned, || format!("seccomp(SECCOMP_SET_MODE_FILTER, {flags:#x}, {{len={}}})", program.len))?;
     if !listener && returned > 0 {
         // With TSYNC the kernel names the thread that could not follow.
-        return Err(Failed { call: format!("seccomp(TSYNC): thread {returned}").into(), errno: Errno::ESRCH });
+        return Err(SyscallError { call: format!("seccomp(TSYNC): thread {returned}").into(), errno: Errno::ESRCH });
     }
     Ok(listener.then(|| super::owned::from_raw(returned)))
 }
@@ -168,7 +168,8 @@ pub fn install_filter(program: &[Instruction], flags: u32, listener: bool) -> Re
 /// A new session keyring named `name`, which the caller may change (keyctl(2)). `ENOSYS` where
 /// the kernel has none.
 pub fn join_session_keyring(name: &str) -> Result<()> {
-    let name = std::ffi::CString::new(name).map_err(|_| Failed { call: "keyctl".into(), errno: Errno::EINVAL })?;
+    let name =
+        std::ffi::CString::new(name).map_err(|_| SyscallError { call: "keyctl".into(), errno: Errno::EINVAL })?;
     // SAFETY: `name` is NUL-terminated and outlives the call.
     let ring = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
     let ring = check(ring, || format!("keyctl(KEYCTL_JOIN_SESSION_KEYRING, {name:?})"))?;

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawF
 
 use nix::fcntl::OFlag;
 
-use super::{Failed, Result, check, directory, fd};
+use super::{Result, SyscallError, check, directory, fd};
 
 /// The first descriptor that is neither stdio nor one of the `preserved` after it (`--preserve-fds`).
 pub fn first_not_preserved(preserved: u32) -> RawFd {
@@ -79,7 +79,10 @@ pub fn inherited() -> BTreeMap<RawFd, OwnedFd> {
 /// number is EBADF.
 pub fn install_at(fd: BorrowedFd<'_>, at: RawFd) -> Result<()> {
     if !(0..=2).contains(&at) {
-        return Err(Failed { call: format!("dup2({}, {at})", fd.as_raw_fd()).into(), errno: nix::errno::Errno::EBADF });
+        return Err(SyscallError {
+            call: format!("dup2({}, {at})", fd.as_raw_fd()).into(),
+            errno: nix::errno::Errno::EBADF,
+        });
     }
     // SAFETY: dup2 takes no pointers; `at` is 0, 1 or 2, as just seen, which no owner in this process holds.
     let returned = unsafe { libc::dup2(fd.as_raw_fd(), at) };

@@ -107,7 +107,7 @@ impl<D: AsFd> Iterator for Entries<D> {
                 None => {
                     self.ended = true;
                     let call = format!("getdents64({}): an entry without an end", self.dir.as_fd().as_raw_fd());
-                    return Some(Err(super::Failed { call: call.into(), errno: nix::errno::Errno::EIO }));
+                    return Some(Err(super::SyscallError { call: call.into(), errno: nix::errno::Errno::EIO }));
                 }
             }
         }

@@ -10,7 +10,7 @@ use nix::sys::stat::{FileStat, Mode};
 use nix::unistd::UnlinkatFlags;
 
 use super::poll::Deadline;
-use super::{Called, Failed, Result, check, fd_name, flag_names};
+use super::{Called, Result, SyscallError, check, fd_name, flag_names};
 
 /// The current directory, for the `*at` calls.
 pub const CWD: BorrowedFd<'static> = nix::fcntl::AT_FDCWD;
@@ -119,7 +119,7 @@ pub fn read_all(fd: OwnedFd, limit: usize) -> Result<Vec<u8>> {
     let stat = stat(fd.as_fd())?;
     let regular = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
     let size = usize::try_from(stat.st_size).unwrap_or(0);
-    let too_long = || Failed {
+    let too_long = || SyscallError {
         call: format!("read({}): more than {limit} bytes", fd_name(&fd)).into(),
         errno: nix::errno::Errno::EFBIG,
     };
@@ -229,7 +229,7 @@ pub fn write_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<()> {
     let shown = || format!("write({}, {:?})", fd_name(fd), String::from_utf8_lossy(&bytes[..bytes.len().min(80)]));
     match nix::unistd::write(fd, bytes).called(shown)? {
         n if n == bytes.len() => Ok(()),
-        _ => Err(Failed { call: shown().into(), errno: nix::errno::Errno::EIO }),
+        _ => Err(SyscallError { call: shown().into(), errno: nix::errno::Errno::EIO }),
     }
 }
 
@@ -244,10 +244,10 @@ pub fn write_all(fd: BorrowedFd<'_>, bytes: &[u8], deadline: Deadline) -> Result
             Err(nix::errno::Errno::EINTR) => {}
             Err(nix::errno::Errno::EAGAIN) => {
                 if !super::poll::writable(fd, deadline)? {
-                    return Err(Failed { call: call().into(), errno: nix::errno::Errno::ETIMEDOUT });
+                    return Err(SyscallError { call: call().into(), errno: nix::errno::Errno::ETIMEDOUT });
                 }
             }
-            Err(errno) => return Err(Failed { call: call().into(), errno }),
+            Err(errno) => return Err(SyscallError { call: call().into(), errno }),
         }
     }
     Ok(())
@@ -266,7 +266,7 @@ pub fn write_at(fd: BorrowedFd<'_>, bytes: &[u8], offset: usize) -> Result<()> {
         let shown = || format!("pwrite({}, {} bytes at {at})", fd_name(fd), rest.len());
         match nix::sys::uio::pwrite(fd, rest, at as libc::off_t) {
             Err(nix::errno::Errno::EINTR) => {}
-            Ok(0) => return Err(Failed { call: shown().into(), errno: nix::errno::Errno::EIO }),
+            Ok(0) => return Err(SyscallError { call: shown().into(), errno: nix::errno::Errno::EIO }),
             other => done += other.called(shown)?,
         }
     }

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag};
 
-use super::{Called, Failed, Result, descriptors};
+use super::{Called, Result, SyscallError, descriptors};
 
 /// The number of a descriptor, by which the next program finds it.
 pub fn number(fd: BorrowedFd<'_>) -> u32 {
@@ -18,7 +18,7 @@ pub fn number(fd: BorrowedFd<'_>) -> u32 {
 
 /// Executes the file behind `program` in place of this program, with the descriptors `kept` and 0, 1 and 2
 /// (execveat(2)). Returns only if that fails; nothing has changed then.
-pub fn execute(program: BorrowedFd<'_>, arguments: &[CString], environment: &[CString], kept: &[u32]) -> Failed {
+pub fn execute(program: BorrowedFd<'_>, arguments: &[CString], environment: &[CString], kept: &[u32]) -> SyscallError {
     let pointers = |list: &[CString]| -> Vec<*const c_char> {
         list.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
     };
@@ -33,7 +33,10 @@ pub fn execute(program: BorrowedFd<'_>, arguments: &[CString], environment: &[CS
                 let empty = c"".as_ptr();
                 libc::syscall(libc::SYS_execveat, program.as_raw_fd(), empty, argv.as_ptr(), envp.as_ptr(), flags)
             };
-            Failed { call: format!("execveat({}, AT_EMPTY_PATH)", program.as_raw_fd()).into(), errno: Errno::last() }
+            SyscallError {
+                call: format!("execveat({}, AT_EMPTY_PATH)", program.as_raw_fd()).into(),
+                errno: Errno::last(),
+            }
         }
     };
     // It cannot fail for those that it has worked for before.
@@ -46,7 +49,7 @@ fn set_all(kept: &[u32], flags: FdFlag) -> Result<()> {
 }
 
 fn set(number: u32, flags: FdFlag) -> Result<()> {
-    let lost = || Failed { call: format!("fcntl({number}, F_SETFD)").into(), errno: Errno::EBADF };
+    let lost = || SyscallError { call: format!("fcntl({number}, F_SETFD)").into(), errno: Errno::EBADF };
     let fd = descriptors::borrow_inherited(number as RawFd).ok_or_else(lost)?;
     nix::fcntl::fcntl(fd, FcntlArg::F_SETFD(flags)).called(|| format!("fcntl({number}, F_SETFD)")).map(drop)
 }

@@ -1,7 +1,7 @@
 //! The kernel calls of the runtime, and its only unsafe code but for `main!`'s expansion in the programs.
 //!
 //! What nix has is used through nix. These modules add the calls that nix lacks, and give every call one form of
-//! error: [`Failed`], the call as strace would print it and the errno. Each unsafe block names the invariant that
+//! error: [`SyscallError`], the call as strace would print it and the errno. Each unsafe block names the invariant that
 //! it relies on.
 #![doc(hidden)]
 #![allow(unsafe_code)]
@@ -39,4 +39,4 @@ pub mod waiting;
 
 pub use call::{Called, Result, hide_fd_paths};
 pub(crate) use call::{check, fd_name, flag_names};
-pub use windlass_base::error::Failed;
+pub use windlass_base::error::SyscallError;

@@ -10,12 +10,12 @@ use nix::mount::MsFlags;
 
 use super::fd::CWD;
 use super::owned::from_raw;
-use super::{Called, Failed, Result, check, fd_name};
+use super::{Called, Result, SyscallError, check, fd_name};
 
 use windlass_base::mount::{MountAttributes, Propagation, PropagationChange};
 
 fn cstring(text: impl Into<Vec<u8>>, call: &str) -> Result<CString> {
-    CString::new(text).map_err(|_| Failed {
+    CString::new(text).map_err(|_| SyscallError {
         call: format!("{call}: a NUL byte in an argument").into(),
         errno: nix::errno::Errno::EINVAL,
     })

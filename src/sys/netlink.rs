@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt};
 use nix::sys::time::TimeVal;
 
-use super::{Called, Failed, Result, check};
+use super::{Called, Result, SyscallError, check};
 
 pub use message::{Address, Link};
 use message::{Malformed, Message, Request};
@@ -66,7 +66,7 @@ impl Netlink {
             }
             Ok(())
         })?;
-        link.ok_or_else(|| Failed { call: self.shown(call()), errno: Errno::ENODEV })
+        link.ok_or_else(|| SyscallError { call: self.shown(call()), errno: Errno::ENODEV })
     }
 
     /// All addresses of an interface, in the order in which they are used.
@@ -88,7 +88,7 @@ impl Netlink {
                 return Ok(out);
             }
         }
-        Err(Failed { call: self.shown("RTM_GETADDR"), errno: Errno::EINTR })
+        Err(SyscallError { call: self.shown("RTM_GETADDR"), errno: Errno::EINTR })
     }
 
     /// Moves an interface to another network namespace, where it is called `name`. The kernel
@@ -143,7 +143,7 @@ impl Netlink {
     ) -> Result<bool> {
         self.sequence = self.sequence.wrapping_add(1);
         self.send(&request.finish(self.sequence), call)?;
-        let malformed = |_: Malformed| Failed {
+        let malformed = |_: Malformed| SyscallError {
             call: self.shown("malformed reply to ".to_string() + &call()),
             errno: Errno::EBADMSG,
         };
@@ -167,7 +167,7 @@ impl Netlink {
                         let verdict = message::verdict(message).map_err(malformed)?;
                         let Some(errno) = verdict.errno else { return Ok(consistent) };
                         let words = verdict.text.map_or(String::new(), |text| format!(" ({text})"));
-                        return Err(Failed { call: self.shown(call() + &words), errno });
+                        return Err(SyscallError { call: self.shown(call() + &words), errno });
                     }
                     _ => each(message).map_err(malformed)?,
                 }
@@ -180,7 +180,7 @@ impl Netlink {
         loop {
             match nix::sys::socket::sendto(self.socket.as_raw_fd(), bytes, &kernel, MsgFlags::empty()) {
                 Err(Errno::EINTR) => {}
-                other => return other.map(drop).map_err(|errno| Failed { call: self.shown(call()), errno }),
+                other => return other.map(drop).map_err(|errno| SyscallError { call: self.shown(call()), errno }),
             }
         }
     }
@@ -189,7 +189,9 @@ impl Netlink {
         loop {
             match nix::sys::socket::recvfrom::<NetlinkAddr>(self.socket.as_raw_fd(), buffer) {
                 Err(Errno::EINTR) => {}
-                Err(errno) => return Err(Failed { call: self.shown("no reply to ".to_string() + &call()), errno }),
+                Err(errno) => {
+                    return Err(SyscallError { call: self.shown("no reply to ".to_string() + &call()), errno });
+                }
                 // Any process may send to this socket. Only the kernel's messages count.
                 Ok((_, Some(sender))) if sender.pid() != 0 => {}
                 Ok((n, _)) => return Ok(n),

@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 
-use super::{Failed, Result, fd};
+use super::{Result, SyscallError, fd};
 
 /// What this process is by its own procfs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ impl OwnStatus {
     pub fn read() -> Result<OwnStatus> {
         let text = fd::read_small(fd::CWD, "/proc/self/status")?;
         OwnStatus::parse(&String::from_utf8_lossy(&text))
-            .ok_or(Failed { call: "read(\"/proc/self/status\")".into(), errno: Errno::EIO })
+            .ok_or(SyscallError { call: "read(\"/proc/self/status\")".into(), errno: Errno::EIO })
     }
 
     fn parse(text: &str) -> Option<OwnStatus> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use super::{Failed, Result};
+use super::{Result, SyscallError};
 
 /// The moment at which waiting ends.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +56,7 @@ pub fn poll(fds: &mut [PollFd<'_>], deadline: Deadline) -> Result<bool> {
             // Interrupted, or the deadline is further away than one call can wait.
             Ok(0) | Err(Errno::EINTR) => {}
             Ok(_) => return Ok(true),
-            Err(errno) => return Err(Failed { call: "poll()".into(), errno }),
+            Err(errno) => return Err(SyscallError { call: "poll()".into(), errno }),
         }
     }
 }

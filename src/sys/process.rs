@@ -9,7 +9,7 @@ use nix::sched::CloneFlags;
 
 use windlass_base::namespaces::Namespaces;
 
-use super::{Called, Failed, Result, check, fd, flag_names, socket};
+use super::{Called, Result, SyscallError, check, fd, flag_names, socket};
 
 /// Proof that this process has one thread. `fork` needs it, because the child of a process with several threads may
 /// find the allocator locked for ever. setns(2) into a user or mount namespace needs it too.
@@ -135,7 +135,9 @@ impl Child {
             match wait_for(libc::P_PIDFD, self.pidfd.as_raw_fd(), 0) {
                 Ok(Some((_, exit))) => return Ok(exit),
                 Ok(None) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(Failed { call: format!("waitid(P_PIDFD, {})", self.pid).into(), errno }),
+                Err(errno) => {
+                    return Err(SyscallError { call: format!("waitid(P_PIDFD, {})", self.pid).into(), errno });
+                }
             }
         }
     }
@@ -337,12 +339,12 @@ impl Execution {
     }
 
     /// execve(2); returns only if it failed.
-    pub fn execute(&self) -> Failed {
+    pub fn execute(&self) -> SyscallError {
         // SAFETY: the path is NUL-terminated, and both lists are arrays of pointers to such texts that
         // end in a null pointer; all of it outlives the call.
         unsafe { libc::execve(self.path.as_ptr(), self.args.pointers.as_ptr(), self.env.pointers.as_ptr()) };
         let errno = Errno::last();
-        Failed { call: format!("execve({:?}, {:?})", self.path, self.args.texts).into(), errno }
+        SyscallError { call: format!("execve({:?}, {:?})", self.path, self.args.texts).into(), errno }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Scheduling, memory policy, limits and other settings of a process.
 
-use super::{Called, Failed, Result, check};
+use super::{Called, Result, SyscallError, check};
 use windlass_base::abi::SchedulerAttributes;
 
 /// sched_setattr(2) on this process.
@@ -81,7 +81,8 @@ pub fn set_personality(domain: u64) -> Result<()> {
 
 /// sethostname(2).
 pub fn set_hostname(name: &str) -> Result<()> {
-    nix::unistd::sethostname(name).map_err(|errno| Failed { call: format!("sethostname({name:?})").into(), errno })
+    nix::unistd::sethostname(name)
+        .map_err(|errno| SyscallError { call: format!("sethostname({name:?})").into(), errno })
 }
 
 /// setdomainname(2).

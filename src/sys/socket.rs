@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sockopt};
 
-use super::{Called, Failed, Result, check};
+use super::{Called, Result, SyscallError, check};
 
 /// A connected pair that keeps message boundaries.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
@@ -95,7 +95,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Res
         ) {
             Err(Errno::EINTR) => {}
             Ok(n) if n < bytes.len() => {
-                return Err(Failed { call: format!("sendmsg({n})").into(), errno: Errno::EMSGSIZE });
+                return Err(SyscallError { call: format!("sendmsg({n})").into(), errno: Errno::EMSGSIZE });
             }
             other => {
                 return other.called(|| format!("sendmsg({}, {} bytes)", socket.as_raw_fd(), bytes.len())).map(drop);
@@ -129,10 +129,10 @@ pub fn receive_all(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, 
     if flags & libc::MSG_CTRUNC != 0
         && let Err(failed) = super::fd::duplicate(socket)
     {
-        return Err(Failed { call: "recvmsg(SCM_RIGHTS)".into(), ..failed });
+        return Err(SyscallError { call: "recvmsg(SCM_RIGHTS)".into(), ..failed });
     }
     if flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
-        return Err(Failed { call: "recvmsg: a message too long".into(), errno: Errno::EMSGSIZE });
+        return Err(SyscallError { call: "recvmsg: a message too long".into(), errno: Errno::EMSGSIZE });
     }
     Ok((bytes, fds))
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::errno::Errno;
 
 use super::process::Child;
-use super::{Failed, Result};
+use super::{Result, SyscallError};
 
 /// A program to start.
 pub struct Spawn<'a> {
@@ -128,7 +128,7 @@ impl Spawn<'_> {
             libc::clone(child, stack.end().cast(), flags, (&raw mut shared).cast::<c_void>(), &raw mut pidfd)
         };
         if pid == -1 {
-            return Err(Failed { call: "clone(CLONE_VM|CLONE_VFORK|CLONE_PIDFD)".into(), errno: Errno::last() });
+            return Err(SyscallError { call: "clone(CLONE_VM|CLONE_VFORK|CLONE_PIDFD)".into(), errno: Errno::last() });
         }
         // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
@@ -137,7 +137,10 @@ impl Spawn<'_> {
         let errno = std::hint::black_box(&shared).errno;
         if errno != 0 {
             let _ = child.wait();
-            return Err(Failed { call: format!("execve({:?})", self.path).into(), errno: Errno::from_raw(errno) });
+            return Err(SyscallError {
+                call: format!("execve({:?})", self.path).into(),
+                errno: Errno::from_raw(errno),
+            });
         }
         Ok(child)
     }

@@ -11,7 +11,7 @@ use nix::sys::socket::MsgFlags;
 use nix::sys::stat::FileStat;
 
 use super::stream::{self, Moved, moved};
-use super::{Called, Failed, Result, descriptors, fd, fd_name};
+use super::{Called, Result, SyscallError, descriptors, fd, fd_name};
 
 /// PIPEFS_MAGIC (linux/magic.h): the filesystem of pipes that have no name.
 const PIPEFS_MAGIC: i64 = 0x5049_5045;
@@ -109,7 +109,7 @@ impl Inherited {
             return moved(received, || format!("recv({})", fd_name(self.caller)));
         }
         match stream::read(self.ours.as_ref().map_or(self.caller, AsFd::as_fd), buffer) {
-            Err(Failed { errno: Errno::EIO, .. }) if self.is_in_background() => Ok(Moved::Later),
+            Err(SyscallError { errno: Errno::EIO, .. }) if self.is_in_background() => Ok(Moved::Later),
             other => other,
         }
     }

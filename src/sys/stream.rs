@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags};
 
-use super::{Called, Failed, Result, check};
+use super::{Called, Result, SyscallError, check};
 
 /// The result of moving bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(super) fn moved(returned: nix::Result<usize>, call: impl FnOnce() -> String)
         Ok(0) => Ok(Moved::End),
         Ok(n) => Ok(Moved::Bytes(n)),
         Err(Errno::EAGAIN | Errno::EINTR) => Ok(Moved::Later),
-        Err(errno) => Err(Failed { call: call().into(), errno }),
+        Err(errno) => Err(SyscallError { call: call().into(), errno }),
     }
 }
 

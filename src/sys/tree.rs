@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 
 use super::directory::Entries;
-use super::{Failed, Result, fd};
+use super::{Result, SyscallError, fd};
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW);
 
@@ -64,7 +64,7 @@ impl Cursor {
         let above = fd::openat(self.dir(), "..", DIRECTORY, 0)?;
         if identity(above.as_fd())? != level.identity {
             let call = format!("openat({}, \"..\"): the directory was moved", self.dir().as_raw_fd());
-            return Err(Failed { call: call.into(), errno: Errno::ESTALE });
+            return Err(SyscallError { call: call.into(), errno: Errno::ESTALE });
         }
         self.at = Entries::of(above);
         self.identity = level.identity;
@@ -80,7 +80,7 @@ pub enum Step {
     /// This is not a directory, or was not one any more when it was to be entered.
     Other(OsString),
     /// Another filesystem is mounted on this directory, which is not entered.
-    Covered(OsString, Failed),
+    Covered(OsString, SyscallError),
     /// The directory where it is has no more entries; it leaves it next.
     Up,
 }
@@ -220,7 +220,7 @@ fn remove_within(
         };
         match rmdir(cursor.dir(), name, was_emptied) {
             Err(failed) if failed.errno == Errno::ENOENT => {}
-            Err(Failed { errno: Errno::ENOTEMPTY | Errno::EEXIST | Errno::EBUSY, .. }) if !was_emptied => {
+            Err(SyscallError { errno: Errno::ENOTEMPTY | Errno::EEXIST | Errno::EBUSY, .. }) if !was_emptied => {
                 match cursor.down(&entry.name, 0) {
                     Err(failed) if failed.errno != Errno::ENOENT => return Err(failed),
                     _ => emptied = None,

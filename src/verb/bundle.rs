@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use windlass_base::error::{Doing, Error, Fault, Kind, Origin, Result};
+use windlass_base::error::{Diagnostic, Error, Kind, Origin, Result, WithContext};
 use windlass_base::spec::{self, Mount, Namespace, Spec};
 use windlass_cgroup as cgroup;
 use windlass_plan::{self as plan, Options, Plan, RootPath};
@@ -20,8 +20,8 @@ pub(super) struct Bundle {
     pub text: Vec<u8>,
     pub spec: Spec,
     /// Members that cannot be read. If there is one, there is no plan.
-    pub faults: Vec<Fault>,
-    pub warnings: Vec<Fault>,
+    pub faults: Vec<Diagnostic>,
+    pub warnings: Vec<Diagnostic>,
 }
 
 impl Bundle {
@@ -29,8 +29,10 @@ impl Bundle {
     pub(super) fn read(bundle: &Path, config: Option<&Path>) -> Result<Bundle> {
         let config = config.map(absolute).transpose()?;
         let origin = |error: Error| error.origin(Origin::Flag("--bundle".into()));
-        process::change_directory(bundle).doing(|| format!("cannot enter the bundle {bundle:?}")).map_err(origin)?;
-        let path = std::env::current_dir().doing(|| "cannot tell where the bundle is")?;
+        process::change_directory(bundle)
+            .with_context(|| format!("cannot enter the bundle {bundle:?}"))
+            .map_err(origin)?;
+        let path = std::env::current_dir().with_context(|| "cannot tell where the bundle is")?;
         let text = read_config(&path, config.as_deref())?;
         let spec::Read { value: spec, faults, warnings } = spec::read(&text, "config.json")?;
         Ok(Bundle { path, text, spec, faults, warnings })
@@ -62,7 +64,7 @@ impl Bundle {
         }
         let mut all = self.faults.clone();
         let of_namespaces =
-            |fault: &Fault| NAMESPACES.starts_with(&fault.pointer) || is_below(&fault.pointer, NAMESPACES);
+            |fault: &Diagnostic| NAMESPACES.starts_with(&fault.pointer) || is_below(&fault.pointer, NAMESPACES);
         // What the other members mean depends on the namespaces.
         if !all.iter().any(of_namespaces) {
             let found = planned.err().map(Error::into_faults).unwrap_or_default();
@@ -81,7 +83,7 @@ impl Bundle {
             Some(pointer) => error.blame(Origin::config(pointer)),
             None => error,
         };
-        let (root, others): (Vec<Fault>, Vec<Fault>) =
+        let (root, others): (Vec<Diagnostic>, Vec<Diagnostic>) =
             host_check::faults(&self.spec).into_iter().partition(|fault| fault.pointer == "/root/path");
         let asked = error.asked_by().map(Origin::to_string).unwrap_or_default();
         let others =
@@ -98,7 +100,7 @@ impl Bundle {
 
 /// An absolute path for a relative one of the command line: the current directory is about to change.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).doing(|| format!("cannot tell where {path:?} is"))
+    std::path::absolute(path).with_context(|| format!("cannot tell where {path:?} is"))
 }
 
 /// The text of config.json in the current directory, or of the file of `--config`.
@@ -108,7 +110,7 @@ fn read_config(bundle: &Path, config: Option<&Path>) -> Result<Vec<u8>> {
         let missing = failed.errno == Errno::ENOENT;
         let asked = if config.is_some() { "--config" } else { "--bundle" };
         let error = failed
-            .doing(format!("JSON specification file {} not found", path.display()))
+            .context(format!("JSON specification file {} not found", path.display()))
             .origin(Origin::Flag(asked.into()))
             .step(format!("runtime: read the bundle {bundle:?}"));
         if missing { error.kind_is(Kind::NotFound) } else { error }
@@ -123,7 +125,7 @@ fn is_below(pointer: &str, other: &str) -> bool {
 }
 
 /// Whether a fault only follows from a member that could not be read and so counts as absent.
-fn follows(fault: &Fault, unread: &[Fault]) -> bool {
+fn follows(fault: &Diagnostic, unread: &[Diagnostic]) -> bool {
     unread.iter().any(|other| {
         fault.pointer == other.pointer
             || is_below(&fault.pointer, &other.pointer)

@@ -4,14 +4,15 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use windlass_apply::{Inherit, Relay, StdioMode, User};
-use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_plan::Host;
 use windlass_sys::socket;
 
 /// Connects to the socket whose path `flag` was given.
 pub(super) fn connect(path: Option<&PathBuf>, flag: &'static str) -> Result<Option<OwnedFd>> {
     let origin = |error: Error| error.origin(Origin::Flag(flag.into()));
-    path.map(|path| socket::connect(path).doing(|| format!("cannot connect to {path:?}")).map_err(origin)).transpose()
+    path.map(|path| socket::connect(path).with_context(|| format!("cannot connect to {path:?}")).map_err(origin))
+        .transpose()
 }
 
 /// The connection over which the process sends the master end of its terminal, or its ends of pipes.
@@ -31,7 +32,7 @@ impl Stdio {
         if !terminal || detached {
             return Ok(Stdio { terminal, socket, relayed: None });
         }
-        let (ours, theirs) = socket::pair().doing(|| "cannot make a pair of sockets")?;
+        let (ours, theirs) = socket::pair().with_context(|| "cannot make a pair of sockets")?;
         Ok(Stdio { terminal, socket: Some(theirs), relayed: Some(ours) })
     }
 

@@ -9,7 +9,7 @@ use windlass_apply::notify::{self, ServiceManager};
 use windlass_apply::{
     self as apply, Caller, CgroupPlacement, Delegation, Foreground, Launch, NewContainer, Relay, StepTimer, User,
 };
-use windlass_base::error::{Doing, Error, Fault, Result};
+use windlass_base::error::{Diagnostic, Error, Result, WithContext};
 use windlass_cgroup as cgroup;
 use windlass_plan::{Action, Options, Plan};
 use windlass_store::{Container, Store};
@@ -58,7 +58,7 @@ impl Planned {
     fn new(options: &cli::Create, root: &Path, session: &mut Session<'_>, timer: &mut StepTimer) -> Result<Planned> {
         let global = session.global;
         let mut planning = planning::options(global, options.no_pivot, options.no_new_keyring)?;
-        planning.keyring = random::random_suffix().doing(|| "cannot name the session keyring")?;
+        planning.keyring = random::random_suffix().with_context(|| "cannot name the session keyring")?;
         // systemd authenticates us while we read and plan. A fault of the configuration is reported first.
         let systemd = planning.systemd.map(|systemd| cgroup::Systemd::connect(systemd.user));
         let bundle = Bundle::read(&options.bundle, options.config.as_deref())?;
@@ -187,7 +187,7 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
         false => Some(Foreground::begin()?),
     };
     if foreground.is_some() && !options.no_subreaper {
-        process::become_subreaper().doing(|| "cannot become a subreaper")?;
+        process::become_subreaper().with_context(|| "cannot become a subreaper")?;
     }
     let host = ServiceManager::from_environment()?;
     let begin = |mut launch: Launch<NewContainer<'_>>, relay| {
@@ -233,9 +233,9 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
 }
 
 /// Says that exit code 137 was an OOM kill: the cgroup that counts these goes with the container.
-fn out_of_memory(container: &Container, exit: Exit) -> Option<Fault> {
+fn out_of_memory(container: &Container, exit: Exit) -> Option<Diagnostic> {
     let killed = exit == Exit::Signal(libc::SIGKILL) && container.oom_kills().is_some_and(|n| n > 0);
-    killed.then(|| Fault {
+    killed.then(|| Diagnostic {
         pointer: "/linux/resources/memory/limit".into(),
         msg: "the kernel killed the container for want of memory".into(),
     })

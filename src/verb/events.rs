@@ -161,14 +161,14 @@ Inter-|   Receive                                                |  Transmit
             std::fs::create_dir_all(root.join(name).parent().expect("below the root")).expect("directories");
             std::fs::write(root.join(name), text).expect("file");
         }
-        let told = resource_control(Some(&root.join("c1")));
+        let statistics = resource_control(Some(&root.join("c1")));
         std::fs::remove_dir_all(&root).expect("remove");
         let expected = json!({
             "l3_cache_schema_root": "L3:0=fff", "mem_bw_schema_root": "MB:0=100",
             "l3_cache_schema": "L3:0=f", "mem_bw_schema": "MB:0=20",
             "l3_cache_info": {"cbm_mask": "fff", "num_closids": 16},
         });
-        assert_eq!(Value::from(told), expected);
+        assert_eq!(Value::from(statistics), expected);
         assert_eq!(resource_control(None), Object::new());
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::cli;
 use windlass_apply::{self as apply, Caller, Foreground, User};
-use windlass_base::error::{Doing, Kind, Origin, Result};
+use windlass_base::error::{Kind, Origin, Result, WithContext};
 use windlass_plan::{self as plan, Options};
 use windlass_sys::fd;
 use windlass_sys::process::SingleThreaded;
@@ -71,6 +71,6 @@ fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThre
 fn read_process(path: &Path) -> Result<Vec<u8>> {
     fd::open(path, nix::fcntl::OFlag::O_RDONLY)
         .and_then(|file| fd::read_all(file, fd::DOCUMENT))
-        .doing(|| format!("cannot read the process file {path:?}"))
+        .with_context(|| format!("cannot read the process file {path:?}"))
         .map_err(|error| error.origin(Origin::Flag("--process".into())))
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::cli::{self, Format};
 use windlass_args::print;
 use windlass_base::capability::CapabilitySet;
-use windlass_base::error::{Fault, Kind, Result};
+use windlass_base::error::{Diagnostic, Kind, Result};
 use windlass_plan::Host;
 
 use super::bundle::Bundle;
@@ -67,7 +67,7 @@ pub(super) fn check(bundle: &Path, config: Option<&Path>, format: Format, sessio
 }
 
 /// The faults of a configuration, by the specification and on this host, and its warnings.
-fn judge(bundle: &Bundle, id: &str, session: &Session<'_>) -> Result<(Vec<Fault>, Vec<Fault>)> {
+fn judge(bundle: &Bundle, id: &str, session: &Session<'_>) -> Result<(Vec<Diagnostic>, Vec<Diagnostic>)> {
     let mut planning = planning::options(session.global, false, false)?;
     bundle.prepare(&mut planning)?;
     let (mut errors, warnings) = match bundle.plan(id, &planning) {
@@ -80,14 +80,14 @@ fn judge(bundle: &Bundle, id: &str, session: &Session<'_>) -> Result<(Vec<Fault>
     };
     if bundle.spec.process.is_none() && !errors.iter().any(|fault| fault.pointer.starts_with("/process")) {
         let msg = "process is missing: it is needed to start a container";
-        errors.push(Fault { pointer: "/process".into(), msg: msg.into() });
+        errors.push(Diagnostic { pointer: "/process".into(), msg: msg.into() });
     }
     let known: Vec<String> = errors.iter().map(|fault| fault.pointer.clone()).collect();
     errors.extend(host_check::faults(&bundle.spec).into_iter().filter(|fault| !known.contains(&fault.pointer)));
     Ok((errors, warnings))
 }
 
-fn listed(errors: &[Fault], warnings: &[Fault]) -> String {
+fn listed(errors: &[Diagnostic], warnings: &[Diagnostic]) -> String {
     let mut out = String::new();
     for (word, faults) in [("error", errors), ("warning", warnings)] {
         for fault in faults {
@@ -101,7 +101,7 @@ fn listed(errors: &[Fault], warnings: &[Fault]) -> String {
 }
 
 /// Limits whose controller is not in cgroup v2 here, and device rules that nothing here can enforce.
-fn without_controllers(plan: &windlass_plan::Plan, session: &Session<'_>) -> Vec<Fault> {
+fn without_controllers(plan: &windlass_plan::Plan, session: &Session<'_>) -> Vec<Diagnostic> {
     if session.global.cgroup_manager != cli::CgroupManager::Cgroupfs {
         return Vec::new();
     }
@@ -121,7 +121,7 @@ fn without_controllers(plan: &windlass_plan::Plan, session: &Session<'_>) -> Vec
         faults.extend(windlass_cgroup::v1::devices_unavailable(devices.asked).into_faults());
     }
     let needs = plan.limits.needs();
-    let limits = needs.into_iter().filter(missing).map(|need| Fault {
+    let limits = needs.into_iter().filter(missing).map(|need| Diagnostic {
         pointer: need.pointer.clone(),
         msg: format!("the cgroup controller {} is not available in cgroup v2 on this host", need.controller),
     });

@@ -11,7 +11,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 
-use windlass_base::error::{Fault, Origin, describe};
+use windlass_base::error::{Diagnostic, Origin, describe};
 use windlass_base::spec::{Linux, Process, Resources, Spec, escape};
 use windlass_plan::explain::kind_names;
 use windlass_plan::{Action, MountKind, Plan, RootPath};
@@ -19,7 +19,7 @@ use windlass_sys::mount::{Filesystem, points};
 use windlass_sys::{fd, process};
 
 /// Everything that is missing. The current directory must be the bundle.
-pub(super) fn faults(spec: &Spec) -> Vec<Fault> {
+pub(super) fn faults(spec: &Spec) -> Vec<Diagnostic> {
     let mut check = HostCheck::default();
     if let Some(root) = &spec.root
         && check.exists("/root/path", &root.path)
@@ -42,11 +42,11 @@ pub(super) fn faults(spec: &Spec) -> Vec<Fault> {
 }
 
 #[derive(Default)]
-struct HostCheck(Vec<Fault>);
+struct HostCheck(Vec<Diagnostic>);
 
 impl HostCheck {
     fn fault(&mut self, pointer: impl Into<String>, msg: impl Into<String>) {
-        self.0.push(Fault { pointer: pointer.into(), msg: msg.into() });
+        self.0.push(Diagnostic { pointer: pointer.into(), msg: msg.into() });
     }
 
     /// Whether there is a file at `path`, with a fault if not. Planning reports an empty path.
@@ -269,7 +269,7 @@ const LONGEST_VALUE: usize = 255;
 
 /// Filesystems that this kernel does not have, and options that they do not accept. To find out, each filesystem is
 /// configured with fsconfig(2) but never created.
-pub(super) fn filesystems(plan: &Plan, spec: &Spec) -> Vec<Fault> {
+pub(super) fn filesystems(plan: &Plan, spec: &Spec) -> Vec<Diagnostic> {
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let is_known =
         |kind: &str| known.is_empty() || known.lines().any(|line| line.split('\t').next_back() == Some(kind));
@@ -279,7 +279,7 @@ pub(super) fn filesystems(plan: &Plan, spec: &Spec) -> Vec<Fault> {
         let MountKind::New { kind, data, .. } = &mount.what else { continue };
         if !is_known(kind) {
             let msg = format!("this kernel does not know the filesystem {kind:?}, unless a module brings it");
-            out.push(Fault { pointer: format!("{pointer}/type"), msg });
+            out.push(Diagnostic { pointer: format!("{pointer}/type"), msg });
             continue;
         }
         // A user who may not open it gets no answer.
@@ -290,9 +290,9 @@ pub(super) fn filesystems(plan: &Plan, spec: &Spec) -> Vec<Fault> {
             }
             if let Err(failed) = filesystem.set(key, value.as_deref()) {
                 let error =
-                    failed.doing(format!("cannot mount {kind} on {}", mount.destination)).origin(step.origin.clone());
+                    failed.context(format!("cannot mount {kind} on {}", mount.destination)).origin(step.origin.clone());
                 let pointer = windlass_plan::innermost(&error, spec).unwrap_or_else(|| pointer.to_string());
-                out.push(Fault { pointer, msg: error.message().into() });
+                out.push(Diagnostic { pointer, msg: error.message().into() });
             }
         }
     }

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use crate::cli::{Format, output};
 use crate::doctor;
 use windlass_args::print;
-use windlass_base::error::{Fault, Kind, Result};
+use windlass_base::error::{Diagnostic, Kind, Result};
 use windlass_base::exit_record::ExitRecord;
 use windlass_store::{Container, Status};
 use windlass_sys::process::SingleThreaded;
@@ -27,7 +27,7 @@ pub(super) fn list(format: Format, quiet: bool, session: &mut Session<'_>) -> Re
             Ok(container) => found.push(described(&container, format == Format::Json && !quiet)?),
             // It was deleted since, or create has not written it yet.
             Err(error) if error.kind() == Kind::NotFound => {}
-            Err(error) => session.warn(vec![Fault { pointer: String::new(), msg: error.message().into() }])?,
+            Err(error) => session.warn(vec![Diagnostic { pointer: String::new(), msg: error.message().into() }])?,
         }
     }
     print(&output::list(&found, format, quiet))

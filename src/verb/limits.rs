@@ -1,7 +1,7 @@
 //! `pause`, `resume` and `update`.
 
 use crate::cli;
-use windlass_base::error::{Error, Fault, Kind, Result};
+use windlass_base::error::{Diagnostic, Error, Kind, Result};
 use windlass_base::spec::{Resources, Version};
 use windlass_cgroup::{AnyCgroup, Cgroup, Filters, Hierarchy, Systemd, require_cgroup2, v1};
 use windlass_plan::cgroup::{Limits, MemoryInForce, complete_memory};
@@ -73,7 +73,7 @@ pub(super) fn update(update: &cli::Update, session: &mut Session<'_>) -> Result<
 
 /// The writes that change the limits of a container. A limit that shares a file with another one is completed by
 /// the other's present value.
-fn plan_limits(container: &Container, resources: &mut Resources, warnings: &mut Vec<Fault>) -> Result<Limits> {
+fn plan_limits(container: &Container, resources: &mut Resources, warnings: &mut Vec<Diagnostic>) -> Result<Limits> {
     if let (Some(cpu), Some(cgroup)) = (&mut resources.cpu, container.cgroup()?)
         && cpu.quota.unwrap_or(0) == 0
     {

@@ -1,7 +1,7 @@
 //! What planning needs to know besides the configuration: the facts about this host, and what the flags ask for.
 
 use crate::cli::{CgroupManager, Global};
-use windlass_base::error::{Doing, Result};
+use windlass_base::error::{Result, WithContext};
 use windlass_base::spec::IdMapping;
 use windlass_cgroup::Manager;
 use windlass_plan::unit::Systemd;
@@ -10,7 +10,7 @@ use windlass_sys::{credentials, fd, probe};
 
 /// The facts about this host.
 pub(super) fn host() -> Result<Host> {
-    let own = credentials::capabilities().doing(|| "cannot tell the runtime's capabilities")?;
+    let own = credentials::capabilities().with_context(|| "cannot tell the runtime's capabilities")?;
     let mut host = Host {
         capabilities: own.permitted,
         uid: nix::unistd::geteuid().as_raw(),
@@ -20,7 +20,7 @@ pub(super) fn host() -> Result<Host> {
     if !probe::in_first_user_namespace() {
         let text = fd::open("/proc/self/gid_map", nix::fcntl::OFlag::O_RDONLY)
             .and_then(|file| fd::read_all(file, fd::DOCUMENT));
-        let text = text.doing(|| "cannot tell the groups of this user namespace")?;
+        let text = text.with_context(|| "cannot tell the groups of this user namespace")?;
         host.nested = Some(mappings(&String::from_utf8_lossy(&text)));
     }
     if host.rootless() {

@@ -1,7 +1,7 @@
 //! What every verb has at hand: the global flags, the store of containers, and where warnings go.
 
 use crate::cli::Global;
-use windlass_base::error::{Error, Fault, Result};
+use windlass_base::error::{Diagnostic, Error, Result};
 use windlass_store::Store;
 
 use super::passed_fds::PassedFds;
@@ -15,7 +15,7 @@ pub(super) struct Session<'a> {
     /// Descriptors that the caller passes to the process.
     pub passed: PassedFds,
     /// Warnings so far. A failure reports them with its error, a success at the end.
-    pub warnings: Vec<Fault>,
+    pub warnings: Vec<Diagnostic>,
 }
 
 impl Session<'_> {
@@ -24,7 +24,7 @@ impl Session<'_> {
     }
 
     /// Adds warnings; with `--strict` the first is an error.
-    pub(super) fn warn(&mut self, warnings: Vec<Fault>) -> Result<()> {
+    pub(super) fn warn(&mut self, warnings: Vec<Diagnostic>) -> Result<()> {
         if self.global.strict && !warnings.is_empty() {
             return Err(Error::faults(warnings));
         }

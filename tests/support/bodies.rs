@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStringExt;
 use windlass::cli::Update;
 use windlass_args::Environment;
 use windlass_base::capability::CapabilitySet;
-use windlass_base::error::{Error, Fault, Kind, Origin};
+use windlass_base::error::{Diagnostic, Error, Kind, Origin};
 use windlass_base::exit_record::ExitRecord;
 use windlass_base::spec::Spec;
 use windlass_plan::cgroup::Limits;
@@ -136,7 +136,7 @@ fn refused_text(error: &Error) {
     }
 }
 
-fn pointed(faults: &[Fault]) {
+fn pointed(faults: &[Diagnostic]) {
     for fault in faults {
         assert!(fault.pointer.starts_with('/'), "{fault:?}");
         assert!(!fault.msg.is_empty() && !fault.msg.contains('\0'), "{fault:?}");

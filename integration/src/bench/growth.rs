@@ -1,7 +1,7 @@
 //! How times grow with the number of mounts, containers and processes, with the size of the configuration, and with
 //! how many containers are made at once.
 
-use super::rounds::{Bench, Case, DIR, reap, sleeping};
+use super::rounds::{Bench, BenchCase, DIR, reap, sleeping};
 use super::spec;
 use crate::kit::{Verdict, stop::fail};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 /// The cases by name.
-pub(super) const ALL: &[(&str, Case)] = &[
+pub(super) const ALL: &[(&str, BenchCase)] = &[
     ("mounts", mounts),
     ("config", config),
     ("containers", containers),

@@ -12,7 +12,7 @@ use crate::args::Args;
 use crate::kit::{Stop, Verdict, rootfs, stop::Context, stop::fail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use rounds::{Bench, Case, DIR, Runtime};
+use rounds::{Bench, BenchCase, DIR, Runtime};
 use std::fs;
 use std::process::ExitCode;
 
@@ -59,7 +59,8 @@ fn own_mounts() -> Verdict {
 
 /// Runs the cases that were asked for.
 fn run_cases(bench: &mut Bench, args: &Args) -> Verdict {
-    const VERBS: &[(&str, Case)] = &[("run", Bench::run), ("lifecycle", Bench::lifecycle), ("verbs", Bench::verbs)];
+    const VERBS: &[(&str, BenchCase)] =
+        &[("run", Bench::run), ("lifecycle", Bench::lifecycle), ("verbs", Bench::verbs)];
     let cases = if args.growth { growth::ALL } else { VERBS };
     let wanted = |name: &str| args.filters.is_empty() || args.filters.iter().any(|part| name.contains(part));
     cases

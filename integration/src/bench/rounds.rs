@@ -80,7 +80,7 @@ pub(super) fn sleeping(mut spec: Value) -> Value {
 }
 
 /// A group of measurements.
-pub(super) type Case = fn(&mut Bench) -> Verdict;
+pub(super) type BenchCase = fn(&mut Bench) -> Verdict;
 
 /// The runtimes, and what was measured.
 pub(super) struct Bench {

@@ -243,9 +243,9 @@ fn a_terminal_works_without_the_group_tty(t: &T) -> Verdict {
     let dir = user.written(&user.bundle()?.args(&["/bin/sleep", "1000"]))?;
     let id = t.id();
     user.runs(&["run", "--detach", "--bundle", &dir, &id])?.ok()?;
-    let told = user.runs(&["exec", "--tty", &id, "tty"]);
+    let shown = user.runs(&["exec", "--tty", &id, "tty"]);
     user.runs(&["delete", "--force", &id])?.ok()?;
-    told?.ok()?.stdout_has("/dev/pts/0")?;
+    shown?.ok()?.stdout_has("/dev/pts/0")?;
     Ok(())
 }
 

@@ -80,32 +80,32 @@ fn killed_at(t: &T, calls: &str, when: u32, of_the_writer: bool) -> Verdict<bool
             c.kill_shim()?;
         }
     }
-    // Either it dies, and both connections end, or it lives and both are told.
-    let told = waiting.line().ok();
+    // Either it dies, and both connections end, or it lives and both get the end.
+    let reported = waiting.line().ok();
     let event = events.event().ok();
     let is_dead = || {
         let stat = text(format!("/proc/{pid}/stat"));
         stat.is_empty() || stat.contains(") Z ")
     };
-    let all_told = told.is_some() && event.is_some();
-    if !all_told {
+    let all_reported = reported.is_some() && event.is_some();
+    if !all_reported {
         eventually("a shim that does not tell is dead", || is_dead().then_some(()))?;
     }
     let _ = strace.kill();
     strace.wait()?;
     let record = text(c.file("exit.json"));
-    if told.is_some() || event.is_some() {
-        let code =
-            serde_json::from_str::<Value>(&record).context(format!("told without a record: {told:?} {event:?}"))?;
+    if reported.is_some() || event.is_some() {
+        let code = serde_json::from_str::<Value>(&record)
+            .context(format!("reported without a record: {reported:?} {event:?}"))?;
         ensure_eq!(code["code"], json!(42), "the record");
     }
-    for line in told.iter().map(|line| &line["ok"]).chain(&event) {
-        ensure_eq!(line["code"], json!(42), "what was told");
+    for line in reported.iter().map(|line| &line["ok"]).chain(&event) {
+        ensure_eq!(line["code"], json!(42), "what was reported");
     }
-    if all_told && !is_dead() {
+    if all_reported && !is_dead() {
         return Ok(false);
     }
-    // What is durable is told by somebody: the records, and the events with the exit among them.
+    // What is durable is reported by somebody: the records, and the events with the exit among them.
     let deleted_code = if record.is_empty() { Value::Null } else { json!(42) };
     if !record.is_empty() {
         let events = c.verb("events", &[])?.ok()?.stdout;
@@ -143,7 +143,7 @@ fn an_exec_storm_and_the_death_of_init_lose_no_exit(t: &T) -> Verdict {
             _ => {}
         }
     }
-    ensure_eq!(started, exited, "every exec that started has ended before init was told to have");
+    ensure_eq!(started, exited, "every exec that started has ended before init was reported to have");
     // Each of the requests has an answer, whichever.
     for _ in 0..STORM {
         client.line()?;
@@ -272,7 +272,7 @@ fn a_grandchild_that_holds_the_pipe_is_waited_for_but_not_for_ever(t: &T) -> Ver
     let took = begun.elapsed();
     ensure_eq!(ended["code"], json!(3), "the exec's code");
     if took < Duration::from_secs(1) || took > Duration::from_secs(28) {
-        return fail(format!("told after {took:?}"));
+        return fail(format!("reported after {took:?}"));
     }
     Ok(())
 }

@@ -202,8 +202,8 @@ fn the_service_manager_is_told(t: &T) -> Verdict {
     podman(t, &script, "")?;
     let mut buffer = [0; 1000];
     let n = host.recv(&mut buffer)?;
-    let told = String::from_utf8_lossy(&buffer[..n]);
-    ensure!(told.contains("MAINPID=") && told.contains("READY=1"), "told was {told:?}");
+    let received = String::from_utf8_lossy(&buffer[..n]);
+    ensure!(received.contains("MAINPID=") && received.contains("READY=1"), "received was {received:?}");
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use nix::sys::stat::{FileStat, UtimensatFlags, futimens, utimensat};
 use nix::sys::time::TimeSpec;
 
 use windlass_sys::tree::{Step, Walk};
-use windlass_sys::{Called, Failed, Result, attributes, fd};
+use windlass_sys::{Called, Result, SyscallError, attributes, fd};
 
 /// What the top of the tmpfs takes over from the directory that it covers. The mount's own options come first.
 pub(super) struct Top {
@@ -109,8 +109,8 @@ fn opened(file: BorrowedFd<'_>, name: &OsStr, kind: libc::mode_t) -> Result<File
     if stat.st_mode & libc::S_IFMT == kind { Ok(stat) } else { Err(another(name)) }
 }
 
-fn another(name: &OsStr) -> Failed {
-    Failed { call: format!("openat2({name:?}), another file by now").into(), errno: Errno::ESTALE }
+fn another(name: &OsStr) -> SyscallError {
+    SyscallError { call: format!("openat2({name:?}), another file by now").into(), errno: Errno::ESTALE }
 }
 
 fn own(dir: BorrowedFd<'_>, name: &OsStr, stat: &FileStat) -> Result<()> {

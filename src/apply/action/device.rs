@@ -9,11 +9,11 @@ use nix::fcntl::OFlag;
 
 use crate::context::{Context, Directory, MountNamespace};
 use crate::resolve;
-use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_base::mount::Propagation;
 use windlass_plan::{BOUND, Node};
 use windlass_sys::mount::{self, Attributes};
-use windlass_sys::{Failed, fd};
+use windlass_sys::{SyscallError, fd};
 
 /// The directory `path` of the root, found or made. The last one is kept open, because many nodes have the same.
 pub(super) fn directory<'a>(path: &Path, cx: &'a mut Context<'_>) -> Result<BorrowedFd<'a>> {
@@ -23,9 +23,9 @@ pub(super) fn directory<'a>(path: &Path, cx: &'a mut Context<'_>) -> Result<Borr
 /// The same, with what is known of it.
 pub(super) fn kept<'a>(path: &Path, cx: &'a mut Context<'_>) -> Result<&'a Directory> {
     if cx.directory.as_ref().is_none_or(|kept| kept.path != path) {
-        let doing = || format!("cannot open the directory /{}", path.display());
-        let fd = resolve::directory(cx.root()?, path, resolve::IN_ROOT).doing(doing)?;
-        let callers = is_callers(fd.as_fd()).doing(doing)?;
+        let context = || format!("cannot open the directory /{}", path.display());
+        let fd = resolve::directory(cx.root()?, path, resolve::IN_ROOT).with_context(context)?;
+        let callers = is_callers(fd.as_fd()).with_context(context)?;
         cx.directory = Some(Directory { path: path.into(), fd, fresh: false, callers });
     }
     Ok(cx.directory.as_ref().expect("just set"))
@@ -43,7 +43,7 @@ fn split(path: &Path) -> (PathBuf, &OsStr) {
 
 pub(super) fn node(node: &Node, cx: &mut Context<'_>) -> Result<()> {
     let (parent, name) = split(node.path.as_path());
-    let doing = || format!("cannot make the device {}", node.path);
+    let context = || format!("cannot make the device {}", node.path);
     if let Some(source) = node.source {
         let host = cx.take_source(source)?;
         let dir = directory(&parent, cx)?;
@@ -60,26 +60,29 @@ pub(super) fn node(node: &Node, cx: &mut Context<'_>) -> Result<()> {
     match fd::mknodat(dir, name, node.mode, device) {
         Ok(()) => {
             if (node.uid, node.gid) != (0, 0) {
-                fd::chown_at(dir, name, node.uid, node.gid).doing(doing)?;
+                fd::chown_at(dir, name, node.uid, node.gid).with_context(context)?;
             }
             Ok(())
         }
-        Err(failed) if failed.errno == Errno::EEXIST => verify(node, name, dir).map_err(|error| error.failed(failed)),
+        Err(failed) if failed.errno == Errno::EEXIST => {
+            verify(node, name, dir).map_err(|error| error.caused_by(failed))
+        }
         // A device cgroup or a user namespace around the runtime forbids it. The host's node can be bound instead.
         Err(failed) if failed.errno == Errno::EPERM && may_bind => {
-            let host = mount::clone_tree(fd::CWD, node.path.to_string(), false).map_err(|_| failed.doing(doing()))?;
+            let host =
+                mount::clone_tree(fd::CWD, node.path.to_string(), false).map_err(|_| failed.context(context()))?;
             let attributes =
                 Attributes { set: BOUND, propagation: Some(Propagation::Private), ..Attributes::default() };
-            mount::set_attributes(host.as_fd(), attributes, false, None).doing(doing)?;
+            mount::set_attributes(host.as_fd(), attributes, false, None).with_context(context)?;
             bind(node, name, dir, host.as_fd())
         }
-        Err(failed) => Err(failed.doing(doing())),
+        Err(failed) => Err(failed.context(context())),
     }
 }
 
 /// Accepts a file that exists already only if it is the device that was asked for (config-linux.md, "Devices").
 fn verify(node: &Node, name: &OsStr, dir: BorrowedFd<'_>) -> Result<()> {
-    let stat = fd::stat_at(dir, name).doing(|| format!("cannot look at {}", node.path))?;
+    let stat = fd::stat_at(dir, name).with_context(|| format!("cannot look at {}", node.path))?;
     let kind = node.mode & libc::S_IFMT;
     let fifo = kind == libc::S_IFIFO;
     if stat.st_mode & libc::S_IFMT == kind && (fifo || stat.st_rdev == libc::makedev(node.major, node.minor)) {
@@ -91,15 +94,15 @@ fn verify(node: &Node, name: &OsStr, dir: BorrowedFd<'_>) -> Result<()> {
 
 /// Binds the host's node on an empty file, if it is the device that was asked for.
 fn bind(node: &Node, name: &OsStr, dir: BorrowedFd<'_>, host: BorrowedFd<'_>) -> Result<()> {
-    let doing = || format!("cannot bind the host's {}", node.path);
-    let stat = fd::stat(host).doing(doing)?;
+    let context = || format!("cannot bind the host's {}", node.path);
+    let stat = fd::stat(host).with_context(context)?;
     if stat.st_mode & libc::S_IFMT != node.mode & libc::S_IFMT || stat.st_rdev != libc::makedev(node.major, node.minor)
     {
         let msg = format!("cannot bind the host's {}: it is not the device {}:{}", node.path, node.major, node.minor);
         return Err(Error::new(Kind::InvalidConfig, msg));
     }
-    let target = empty_file(dir, name).doing(doing)?;
-    mount::attach(host, target.as_fd()).doing(doing)
+    let target = empty_file(dir, name).with_context(context)?;
+    mount::attach(host, target.as_fd()).with_context(context)
 }
 
 /// An empty file to mount on: made, or found; never a link.
@@ -111,7 +114,7 @@ pub(super) fn empty_file(dir: BorrowedFd<'_>, name: &OsStr) -> windlass_sys::Res
     let found = fd::openat(dir, name, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0)?;
     match fd::stat(found.as_fd())?.st_mode & libc::S_IFMT {
         libc::S_IFLNK | libc::S_IFDIR => {
-            Err(Failed { call: format!("openat({name:?}, O_NOFOLLOW)").into(), errno: Errno::ELOOP })
+            Err(SyscallError { call: format!("openat({name:?}, O_NOFOLLOW)").into(), errno: Errno::ELOOP })
         }
         _ => Ok(found),
     }
@@ -136,16 +139,16 @@ pub(super) fn links(cx: &mut Context<'_>) -> Result<()> {
         match fd::symlinkat(target, dir, name) {
             // The image has a file of that name.
             Err(failed) if failed.errno == Errno::EEXIST => {}
-            other => other.doing(|| format!("cannot make the link /dev/{name}"))?,
+            other => other.with_context(|| format!("cannot make the link /dev/{name}"))?,
         }
     }
     match fd::symlinkat("pts/ptmx", dir, "ptmx") {
         Err(failed) if failed.errno == Errno::EEXIST => {
             // A node of that name would lead to the host's pseudoterminals.
-            fd::unlinkat(dir, "ptmx").doing(|| "cannot replace /dev/ptmx")?;
+            fd::unlinkat(dir, "ptmx").with_context(|| "cannot replace /dev/ptmx")?;
             fd::symlinkat("pts/ptmx", dir, "ptmx")
         }
         other => other,
     }
-    .doing(|| "cannot make the link /dev/ptmx")
+    .with_context(|| "cannot make the link /dev/ptmx")
 }

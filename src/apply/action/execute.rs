@@ -10,10 +10,10 @@ use nix::unistd::AccessFlags;
 
 use crate::context::{Barrier, Context, Executable};
 use crate::resolve;
-use windlass_base::error::{Doing, Error, Kind, Result, describe};
+use windlass_base::error::{Error, Kind, Result, WithContext, describe};
 use windlass_plan::{DEFAULT_PATH, RootPath};
 use windlass_sys::process::{self, Execution};
-use windlass_sys::{Failed, descriptors, fd, mount, signals, socket};
+use windlass_sys::{SyscallError, descriptors, fd, mount, signals, socket};
 
 use super::passwd::home_directory;
 use super::root::reset_signals;
@@ -29,7 +29,7 @@ pub(super) fn make_working_directory(path: &RootPath, cx: &mut Context<'_>) -> R
         {
             Ok(())
         }
-        other => other.map(drop).doing(|| format!("cannot make the working directory {path}")),
+        other => other.map(drop).with_context(|| format!("cannot make the working directory {path}")),
     }
 }
 
@@ -38,7 +38,7 @@ pub(super) fn make_working_directory(path: &RootPath, cx: &mut Context<'_>) -> R
 fn change_directory(path: &Path) -> Result<()> {
     let failed = || format!("chdir to cwd ({path:?}) set in config.json failed");
     let found = fd::openat2(fd::CWD, path, OFlag::O_PATH | OFlag::O_DIRECTORY, 0, ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    mount::change_directory(found.doing(failed)?.as_fd()).doing(failed)?;
+    mount::change_directory(found.with_context(failed)?.as_fd()).with_context(failed)?;
     let outside = || {
         Error::new(
             Kind::PermissionDenied,
@@ -47,7 +47,7 @@ fn change_directory(path: &Path) -> Result<()> {
     };
     let mut buffer = [0u8; 4096];
     let length = process::working_directory(&mut buffer)
-        .doing(|| "cannot tell the working directory")
+        .with_context(|| "cannot tell the working directory")
         .map_err(|error| if error.errno() == Some(Errno::ENOENT) { outside() } else { error })?;
     if buffer[..length].first() == Some(&b'/') { Ok(()) } else { Err(outside()) }
 }
@@ -127,7 +127,7 @@ fn not_executable(name: &str, path: &str, errno: Errno) -> Error {
         Errno::EACCES => (Kind::PermissionDenied, format!("exec: {name:?}: permission denied")),
         _ => (Kind::Kernel, format!("exec: {name:?}: stat {path}: {}", describe(errno))),
     };
-    Error::new(kind, text).failed(Failed { call: format!("access({path:?}, X_OK)").into(), errno })
+    Error::new(kind, text).caused_by(SyscallError { call: format!("access({path:?}, X_OK)").into(), errno })
 }
 
 /// Reports that all is prepared, and waits at the start barrier. Few calls but execve(2) follow.
@@ -137,9 +137,9 @@ pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
         cx.program.env.retain(|variable| !variable.starts_with("LISTEN_PID="));
         cx.program.env.push(format!("LISTEN_PID={}", nix::unistd::getpid()));
     }
-    reset_signals().doing(|| "cannot reset the signals")?;
+    reset_signals().with_context(|| "cannot reset the signals")?;
     // Descriptors of the caller that it did not ask to pass on are closed by the execution.
-    descriptors::close_from_on_exec(cx.first_not_preserved()).doing(|| "cannot close the descriptors")?;
+    descriptors::close_from_on_exec(cx.first_not_preserved()).with_context(|| "cannot close the descriptors")?;
     // The runtime of `create` ends as soon as it has answered, and `start` opens the barrier later.
     if matches!(cx.barrier, Barrier::Start(_)) {
         outlive_runtime(cx)?;
@@ -147,9 +147,9 @@ pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
     cx.sync.ready()?;
     // By now the runtime has written to the shared page which signals this process ignores. Usually there are none.
     let ignored = cx.progress.ignored();
-    signals::default_actions(ignored).doing(|| "cannot reset the signals")?;
+    signals::default_actions(ignored).with_context(|| "cannot reset the signals")?;
     if let Barrier::Start(listener) = &cx.barrier {
-        signals::exit_on_termination_signals().doing(|| "cannot be ended while it waits")?;
+        signals::exit_on_termination_signals().with_context(|| "cannot be ended while it waits")?;
         // A descriptor that is open now would stay open for as long as the container waits.
         descriptors::close_all_but(cx.first_not_preserved(), &[listener.as_fd()]);
     }
@@ -167,7 +167,7 @@ pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
 /// Waits for a connection and a message on it. A `start` that dies before it has sent one does not count.
 fn wait_for_start(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
     loop {
-        let connection = socket::accept(listener).doing(|| "cannot wait for start")?;
+        let connection = socket::accept(listener).with_context(|| "cannot wait for start")?;
         let mut word = [0; 8];
         if let Ok((n, _)) = socket::receive(connection.as_fd(), &mut word)
             && n > 0
@@ -180,14 +180,14 @@ fn wait_for_start(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
 /// Sets the parent-death signal (PR_SET_PDEATHSIG) once more: the kernel clears it when the ids change (prctl(2)).
 pub(super) fn die_with_runtime(cx: &mut Context<'_>) -> Result<()> {
     cx.dies_with_runtime = true;
-    process::die_with_parent().doing(|| "cannot be killed with the runtime")
+    process::die_with_parent().with_context(|| "cannot be killed with the runtime")
 }
 
 /// Clears the parent-death signal (PR_SET_PDEATHSIG). execve(2) keeps it, so a program would die with the
 /// runtime of an `exec --detach`.
 pub(super) fn outlive_runtime(cx: &mut Context<'_>) -> Result<()> {
     match std::mem::replace(&mut cx.dies_with_runtime, false) {
-        true => process::outlive_parent().doing(|| "cannot outlive the runtime"),
+        true => process::outlive_parent().with_context(|| "cannot outlive the runtime"),
         false => Ok(()),
     }
 }
@@ -204,5 +204,5 @@ pub(super) fn execute(cx: &mut Context<'_>) -> Result<()> {
         Errno::EACCES | Errno::EPERM => Kind::PermissionDenied,
         _ => Kind::Kernel,
     };
-    Err(Error::new(kind, format!("exec {name}: {}", describe(errno))).failed(failed))
+    Err(Error::new(kind, format!("exec {name}: {}", describe(errno))).caused_by(failed))
 }

@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 
 use crate::context::Context;
-use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_plan::{Identity, ProcessCapabilities};
 use windlass_sys::credentials::{self, CapabilitySets};
 
@@ -13,33 +13,33 @@ use super::stdio;
 /// Bounding set, groups, ids, then the other sets, in the order in which each is still allowed.
 pub(super) fn assume(identity: &Identity, cx: &mut Context<'_>) -> Result<()> {
     let sets = &identity.capabilities;
-    credentials::bound_capabilities(sets.bounding).doing(|| "cannot drop capabilities from the bounding set")?;
+    credentials::bound_capabilities(sets.bounding).with_context(|| "cannot drop capabilities from the bounding set")?;
     let stdio = std::mem::take(&mut cx.stdio);
     stdio::give(&stdio, identity.uid);
     // Root keeps them anyway.
     let keeps = identity.uid != 0;
     if keeps {
-        credentials::keep_capabilities(true).doing(|| "cannot keep capabilities")?;
+        credentials::keep_capabilities(true).with_context(|| "cannot keep capabilities")?;
     }
     match credentials::set_groups(&identity.groups) {
         // The kernel denies setgroups(2) in user namespaces that ordinary users make, because membership in a group
         // may take permissions away (user_namespaces(7)). The caller's groups stay.
         Err(failed) if failed.errno == Errno::EPERM && identity.groups.is_empty() && setgroups_denied() => {}
-        other => other.doing(|| "cannot set the supplementary groups")?,
+        other => other.with_context(|| "cannot set the supplementary groups")?,
     }
     credentials::set_ids(identity.uid, identity.gid)
-        .doing(|| format!("cannot become user {}:{}", identity.uid, identity.gid))?;
+        .with_context(|| format!("cannot become user {}:{}", identity.uid, identity.gid))?;
     die_with_runtime(cx)?;
     if keeps {
-        credentials::keep_capabilities(false).doing(|| "cannot stop keeping capabilities")?;
+        credentials::keep_capabilities(false).with_context(|| "cannot stop keeping capabilities")?;
     }
     stdio::replace(&stdio)?;
     let wanted = kernel_sets(sets);
     let more = identity.until_filtered;
     let now = CapabilitySets { effective: wanted.effective | more, permitted: wanted.permitted | more, ..wanted };
-    credentials::set_capabilities(now).doing(|| "unable to apply caps")?;
+    credentials::set_capabilities(now).with_context(|| "unable to apply caps")?;
     // An ambient capability must be permitted and inheritable; the kernel refuses others.
-    let refused = credentials::set_ambient(sets.ambient).doing(|| "cannot set the ambient capabilities")?;
+    let refused = credentials::set_ambient(sets.ambient).with_context(|| "cannot set the ambient capabilities")?;
     if !(refused & wanted.permitted & wanted.inheritable).is_empty() {
         let msg = format!("cannot raise the ambient capabilities {refused:#x}");
         return Err(Error::new(Kind::Kernel, msg));
@@ -49,7 +49,7 @@ pub(super) fn assume(identity: &Identity, cx: &mut Context<'_>) -> Result<()> {
 
 /// Reduces the capabilities to these. The kernel itself removes from the ambient set what is no longer permitted.
 pub(super) fn reduce(sets: &ProcessCapabilities) -> Result<()> {
-    credentials::set_capabilities(kernel_sets(sets)).doing(|| "unable to apply caps")
+    credentials::set_capabilities(kernel_sets(sets)).with_context(|| "unable to apply caps")
 }
 
 fn kernel_sets(sets: &ProcessCapabilities) -> CapabilitySets {
@@ -67,20 +67,20 @@ pub(super) fn apparmor(profile: &str, cx: &mut Context<'_>) -> Result<()> {
         Err(failed) if failed.errno == Errno::ENOENT => cx.procfs.write("self/attr/exec", value.as_bytes()),
         other => other,
     };
-    written.doing(|| format!("unable to apply apparmor profile: apparmor failed to apply profile {profile:?}")).map_err(
-        |error| match error.errno() {
+    written
+        .with_context(|| format!("unable to apply apparmor profile: apparmor failed to apply profile {profile:?}"))
+        .map_err(|error| match error.errno() {
             Some(Errno::EINVAL | Errno::ENOENT) => {
                 error.hint("AppArmor is not enabled in this kernel, or the profile is not loaded (apparmor_parser -r)")
             }
             _ => error,
-        },
-    )
+        })
 }
 
 /// The label takes effect at execve(2) (`/proc/PID/attr/exec`).
 pub(super) fn selinux(label: &str, cx: &mut Context<'_>) -> Result<()> {
     cx.procfs
         .write("self/attr/exec", label.as_bytes())
-        .doing(|| format!("cannot set the SELinux label {label:?}"))
+        .with_context(|| format!("cannot set the SELinux label {label:?}"))
         .map_err(|error| error.hint("SELinux is not enabled in this kernel, or its policy does not know the label"))
 }

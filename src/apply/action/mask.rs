@@ -4,44 +4,44 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crate::context::Context;
 use crate::resolve;
-use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_base::mount::MountAttributes;
 use windlass_plan::RootPath;
 use windlass_sys::mount::{self, Attributes, Filesystem};
 use windlass_sys::{self as sys, fd};
 
 pub(super) fn readonly(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
-    let doing = || format!("cannot make {path} read-only");
+    let context = || format!("cannot make {path} read-only");
     let target = match resolve::find(cx.root()?, path, resolve::IN_ROOT) {
         Err(failed) if resolve::is_missing(&failed) => return Ok(()),
-        other => other.doing(doing)?,
+        other => other.with_context(context)?,
     };
-    let copy = mount::clone_tree(target.as_fd(), "", true).doing(doing)?;
+    let copy = mount::clone_tree(target.as_fd(), "", true).with_context(context)?;
     let attributes = Attributes { set: MountAttributes::RDONLY, ..Attributes::default() };
-    mount::set_attributes(copy.as_fd(), attributes, true, None).doing(doing)?;
-    mount::attach(copy.as_fd(), target.as_fd()).doing(doing)?;
+    mount::set_attributes(copy.as_fd(), attributes, true, None).with_context(context)?;
+    mount::attach(copy.as_fd(), target.as_fd()).with_context(context)?;
     cx.close_later(copy);
     cx.close_later(target);
     Ok(())
 }
 
 pub(super) fn mask(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
-    let doing = || format!("cannot mask {path}");
+    let context = || format!("cannot mask {path}");
     let target = match resolve::find(cx.root()?, path, resolve::IN_ROOT) {
         Err(failed) if resolve::is_missing(&failed) => return Ok(()),
-        other => other.doing(doing)?,
+        other => other.with_context(context)?,
     };
-    let stat = fd::stat(target.as_fd()).doing(doing)?;
+    let stat = fd::stat(target.as_fd()).with_context(context)?;
     // The first use attaches the mount itself, each later one a copy of it.
     let kept = if fd::is_dir(&stat) { &mut cx.masks.directory } else { &mut cx.masks.file };
     let cover = match kept {
-        Some(first) => mount::clone_tree(first.as_fd(), "", false).doing(doing)?,
+        Some(first) => mount::clone_tree(first.as_fd(), "", false).with_context(context)?,
         None if fd::is_dir(&stat) => {
-            empty_directory().doing(|| "cannot make the empty directory that masks directories")?
+            empty_directory().with_context(|| "cannot make the empty directory that masks directories")?
         }
         None => null_device()?,
     };
-    mount::attach(cover.as_fd(), target.as_fd()).doing(doing)?;
+    mount::attach(cover.as_fd(), target.as_fd()).with_context(context)?;
     match kept {
         Some(_) => cx.close_later(cover),
         None => *kept = Some(cover),
@@ -53,8 +53,8 @@ pub(super) fn mask(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
 /// A copy of the host's `/dev/null`, verified to be the null device. The root filesystem's may be anything
 /// (CVE-2025-31133).
 fn null_device() -> Result<OwnedFd> {
-    let null = mount::clone_tree(fd::CWD, "/dev/null", false).doing(|| "cannot copy /dev/null")?;
-    let stat = fd::stat(null.as_fd()).doing(|| "cannot look at /dev/null")?;
+    let null = mount::clone_tree(fd::CWD, "/dev/null", false).with_context(|| "cannot copy /dev/null")?;
+    let stat = fd::stat(null.as_fd()).with_context(|| "cannot look at /dev/null")?;
     if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
         return Err(Error::new(Kind::Unsupported, "the host's /dev/null is not the null device"));
     }

@@ -14,7 +14,7 @@ mod stdio;
 
 pub use stdio::{Stdio, give_pipes};
 
-use windlass_base::error::{Doing, Error, Result};
+use windlass_base::error::{Error, Result, WithContext};
 use windlass_plan::{Action, Seccomp};
 use windlass_sys::{credentials, sched, socket};
 
@@ -31,9 +31,9 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
         Action::Join(index) => namespace::join(*index, cx),
         Action::Unshare(kinds) => namespace::unshare(*kinds),
         Action::SessionKeyring(name) => namespace::session_keyring(name),
-        Action::LoopbackUp => socket::loopback_up().doing(|| "cannot bring the loopback interface up"),
-        Action::Hostname(name) => sched::set_hostname(name).doing(|| "cannot set the hostname"),
-        Action::Domainname(name) => sched::set_domainname(name).doing(|| "cannot set the domainname"),
+        Action::LoopbackUp => socket::loopback_up().with_context(|| "cannot bring the loopback interface up"),
+        Action::Hostname(name) => sched::set_hostname(name).with_context(|| "cannot set the hostname"),
+        Action::Domainname(name) => sched::set_domainname(name).with_context(|| "cannot set the domainname"),
         Action::LeaveMounts => root::leave_mounts(cx),
         Action::ReturnToMounts => root::return_to_mounts(cx),
         Action::Propagation(flags) => root::propagate(*flags, "the mounts"),
@@ -43,11 +43,11 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
         Action::DevLinks => device::links(cx),
         Action::Console { size, device, controlling } => console::console(size.as_ref(), *device, *controlling, cx),
         Action::JoinPid => namespace::join_pid(cx),
-        Action::Born { terminal } => namespace::born(*terminal, cx),
+        Action::Fork { terminal } => namespace::fork_into_pid_namespace(*terminal, cx),
         Action::NetDevices => cx.sync.net_devices(),
         Action::RuntimeHooks => cx.sync.runtime_hooks(),
         Action::CreateContainerHooks => hooks::create_container(cx),
-        Action::HoldProc => cx.procfs.open().map(drop).doing(|| "cannot make a private procfs"),
+        Action::HoldProc => cx.procfs.open().map(drop).with_context(|| "cannot make a private procfs"),
         Action::Pivot(pivot) => root::pivot(*pivot, cx),
         Action::RootPropagation(flags) => root::propagate(*flags, "the root"),
         Action::Readonly(path) => root::readonly(path, cx),
@@ -57,17 +57,21 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
         Action::Umask(mask) => umask(*mask),
         Action::MakeWorkingDirectory(path) => execute::make_working_directory(path, cx),
         Action::Limit(resource, name, soft, hard) => limit(*resource, name, *soft, *hard),
-        Action::Scheduler(attributes) => sched::set_scheduler(*attributes).doing(|| "cannot set the scheduling policy"),
-        Action::IoPriority(priority) => sched::set_io_priority(*priority).doing(|| "cannot set the I/O priority"),
-        Action::Affinity(cpus) => sched::set_affinity(cpus).doing(|| "cannot set the CPU affinity"),
-        Action::MemoryPolicy(mode, nodes) => {
-            sched::set_memory_policy(*mode, nodes).doing(|| "cannot set the memory policy")
+        Action::Scheduler(attributes) => {
+            sched::set_scheduler(*attributes).with_context(|| "cannot set the scheduling policy")
         }
-        Action::Personality(domain) => sched::set_personality(*domain).doing(|| "cannot set the personality"),
+        Action::IoPriority(priority) => {
+            sched::set_io_priority(*priority).with_context(|| "cannot set the I/O priority")
+        }
+        Action::Affinity(cpus) => sched::set_affinity(cpus).with_context(|| "cannot set the CPU affinity"),
+        Action::MemoryPolicy(mode, nodes) => {
+            sched::set_memory_policy(*mode, nodes).with_context(|| "cannot set the memory policy")
+        }
+        Action::Personality(domain) => sched::set_personality(*domain).with_context(|| "cannot set the personality"),
         Action::AppArmor(profile) => identity::apparmor(profile, cx),
         Action::SeLinux(label) => identity::selinux(label, cx),
         Action::Identity(identity) => identity::assume(identity, cx),
-        Action::NoNewPrivileges => credentials::no_new_privileges().doing(|| "cannot set no_new_privs"),
+        Action::NoNewPrivileges => credentials::no_new_privileges().with_context(|| "cannot set no_new_privs"),
         Action::WorkingDirectory(path) => execute::enter(path, cx),
         Action::WorkingDirectoryAsUser(path) => execute::enter_as_user(path, cx),
         Action::FindExecutable => execute::find(cx),
@@ -85,7 +89,7 @@ fn umask(mask: u32) -> Result<()> {
 }
 
 fn limit(resource: u32, name: &str, soft: u64, hard: u64) -> Result<()> {
-    sched::set_limit(resource, soft, hard).doing(|| format!("error setting rlimit type {name}"))
+    sched::set_limit(resource, soft, hard).with_context(|| format!("error setting rlimit type {name}"))
 }
 
 fn sysctl(key: &str, value: &str, cx: &mut Context<'_>) -> Result<()> {
@@ -94,7 +98,7 @@ fn sysctl(key: &str, value: &str, cx: &mut Context<'_>) -> Result<()> {
     let path = if key.contains('/') { key.to_string() } else { key.replace('.', "/") };
     cx.procfs
         .write(&format!("sys/{path}"), value.as_bytes())
-        .doing(|| format!("cannot set sysctl {key:?} to {value:?}"))
+        .with_context(|| format!("cannot set sysctl {key:?} to {value:?}"))
 }
 
 fn install_seccomp(seccomp: &Seccomp, cx: &mut Context<'_>) -> Result<()> {
@@ -104,7 +108,7 @@ fn install_seccomp(seccomp: &Seccomp, cx: &mut Context<'_>) -> Result<()> {
     }
     let listener = credentials::install_filter(filter.program.instructions(), filter.flags, filter.needs_listener)
         .map_err(|failed| {
-            let error: Error = failed.doing("cannot install the seccomp filter");
+            let error: Error = failed.context("cannot install the seccomp filter");
             error
         })?;
     match listener {

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use crate::context::{Context, Directory};
 use crate::resolve::{self, Make};
 use windlass_base::abi::PROC_SUPER_MAGIC;
-use windlass_base::error::{Doing, Error, Kind, Origin, Result};
+use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_base::mount::{MountAttributes, MsFlags, PropagationChange};
 use windlass_plan::{Mount, MountKind, Resolution};
 use windlass_sys::mount::{self, Attributes, Filesystem};
@@ -39,7 +39,7 @@ pub(super) fn mount(plan: &Mount, cx: &mut Context<'_>) -> Result<()> {
 
 /// Attaches a copy of the host's file or directory on a target of the same kind.
 fn attach_copy(plan: &Mount, copy: OwnedFd, cx: &mut Context<'_>) -> Result<()> {
-    let stat = fd::stat(copy.as_fd()).doing(|| "cannot look at the source")?;
+    let stat = fd::stat(copy.as_fd()).with_context(|| "cannot look at the source")?;
     let make = if fd::is_dir(&stat) { Make::Directory } else { Make::File };
     let target = target(plan, make, cx)?;
     attach(plan, copy, target, cx)
@@ -52,13 +52,15 @@ fn target(plan: &Mount, make: Make, cx: &Context<'_>) -> Result<OwnedFd> {
         if failed.errno == Errno::ELOOP && plan.resolution == Resolution::NoSymlinks {
             let msg = format!("filesystem {:?} must be mounted on ordinary directory", path.to_string());
             return Error::new(Kind::Kernel, msg)
-                .failed(failed)
+                .caused_by(failed)
                 .hint("a component of the destination is a symbolic link in the root filesystem");
         }
-        failed.doing(format!("cannot make the mount point {path}"))
+        failed.context(format!("cannot make the mount point {path}"))
     })?;
     let into_proc = path.is("/proc") || windlass_plan::may_cover(path);
-    if !into_proc && fd::filesystem(target.as_fd()).doing(|| format!("cannot look at {path}"))? == PROC_SUPER_MAGIC {
+    if !into_proc
+        && fd::filesystem(target.as_fd()).with_context(|| format!("cannot look at {path}"))? == PROC_SUPER_MAGIC
+    {
         let msg = format!("{:?} cannot be mounted because it is inside /proc", path.to_string());
         return Err(Error::new(Kind::PermissionDenied, msg).hint("a symbolic link in the root filesystem leads there"));
     }
@@ -79,14 +81,14 @@ fn make(
     data: &[(String, Option<String>)],
     cx: &mut Context<'_>,
 ) -> Result<OwnedFd> {
-    let doing = || format!("cannot mount {kind} on {}", plan.destination);
-    let filesystem = Filesystem::open(kind).doing(doing)?;
+    let context = || format!("cannot mount {kind} on {}", plan.destination);
+    let filesystem = Filesystem::open(kind).with_context(context)?;
     let mode = inherited_mode(plan, kind, data, cx);
     let data = data.iter().map(|(key, value)| (key.as_str(), value.as_deref()));
     for (key, value) in before(plan, source).chain(data).chain(mode.as_deref().map(|mode| ("mode", Some(mode)))) {
         let Err(failed) = filesystem.set(key, value) else { continue };
         let complaint = filesystem.complaint();
-        let error = failed.doing(doing());
+        let error = failed.context(context());
         let error = match key == "context" && plan.labelled {
             true => error
                 .origin(Origin::config("/linux/mountLabel"))
@@ -98,7 +100,7 @@ fn make(
             None => error,
         });
     }
-    let mount = filesystem.mount(plan.set).doing(doing)?;
+    let mount = filesystem.mount(plan.set).with_context(context)?;
     cx.close_later(filesystem.into_fd());
     Ok(mount)
 }
@@ -132,7 +134,7 @@ fn finish(plan: &Mount, mount: OwnedFd, cx: &mut Context<'_>) -> Result<()> {
             let top = Top { owner: !given(&["uid", "gid"]), mode: !given(&["mode"]) };
             let target = target(plan, Make::Directory, cx)?;
             copy_up(target.as_fd(), mount.as_fd(), &top)
-                .doing(|| format!("cannot copy {} into its tmpfs", plan.destination))?;
+                .with_context(|| format!("cannot copy {} into its tmpfs", plan.destination))?;
             Some(target)
         }
         false => None,
@@ -140,7 +142,7 @@ fn finish(plan: &Mount, mount: OwnedFd, cx: &mut Context<'_>) -> Result<()> {
     for PropagationChange { to, recursive } in &plan.propagation {
         let attributes = Attributes { propagation: Some(*to), ..Attributes::default() };
         mount::set_attributes(mount.as_fd(), attributes, *recursive, None)
-            .doing(|| format!("cannot set the propagation of {}", plan.destination))?;
+            .with_context(|| format!("cannot set the propagation of {}", plan.destination))?;
     }
     if plan.late_readonly {
         keep_for_later(plan, mount.as_fd(), cx)?;
@@ -155,7 +157,7 @@ fn finish(plan: &Mount, mount: OwnedFd, cx: &mut Context<'_>) -> Result<()> {
 
 /// Keeps a mount that becomes read-only later, when everything in it is made.
 fn keep_for_later(plan: &Mount, mount: BorrowedFd<'_>, cx: &mut Context<'_>) -> Result<()> {
-    let kept = fd::duplicate(mount).doing(|| format!("cannot keep the mount on {}", plan.destination))?;
+    let kept = fd::duplicate(mount).with_context(|| format!("cannot keep the mount on {}", plan.destination))?;
     cx.late_readonly.push((plan.destination.clone(), kept));
     Ok(())
 }
@@ -171,7 +173,7 @@ fn attach_in_fresh(plan: &Mount, mount: BorrowedFd<'_>, cx: &Context<'_>) -> Res
         return Ok(false);
     }
     mount::attach_at(mount, kept.fd.as_fd(), name)
-        .doing(|| format!("cannot attach the mount on {}", plan.destination))?;
+        .with_context(|| format!("cannot attach the mount on {}", plan.destination))?;
     Ok(true)
 }
 
@@ -198,8 +200,8 @@ fn attach(plan: &Mount, mount: OwnedFd, target: OwnedFd, cx: &mut Context<'_>) -
 
 /// The error for a mount that cannot be attached. For a directory on a file, or a file on a directory,
 /// move_mount(2) says only EINVAL; the message has mount(2)'s words, which dockerd recognises and explains.
-fn refused(failed: sys::Failed, plan: &Mount, mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Error {
-    let doing = format!("cannot attach the mount on {}", plan.destination);
+fn refused(failed: sys::SyscallError, plan: &Mount, mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Error {
+    let context = format!("cannot attach the mount on {}", plan.destination);
     let is_directory = |file| fd::stat(file).map(|stat| fd::is_dir(&stat));
     match (failed.errno, is_directory(mount), is_directory(target)) {
         (Errno::EINVAL, Ok(source), Ok(destination)) if source != destination => {
@@ -207,9 +209,9 @@ fn refused(failed: sys::Failed, plan: &Mount, mount: BorrowedFd<'_>, target: Bor
                 true => "the source is a directory, and the root filesystem has a file at the destination",
                 false => "the source is a file, and the root filesystem has a directory at the destination",
             };
-            Error::new(Kind::Kernel, format!("{doing}: not a directory")).failed(failed).hint(hint)
+            Error::new(Kind::Kernel, format!("{context}: not a directory")).caused_by(failed).hint(hint)
         }
-        _ => failed.doing(doing),
+        _ => failed.context(context),
     }
 }
 
@@ -247,7 +249,7 @@ fn mount_old(
     data: &[(String, Option<String>)],
     cx: &mut Context<'_>,
 ) -> Result<()> {
-    let doing = || format!("cannot mount {kind} on {}", plan.destination);
+    let context = || format!("cannot mount {kind} on {}", plan.destination);
     let mut flags = plan.old_flags;
     flags.extend(OLD_ATTRIBUTES.iter().filter(|(attribute, _)| plan.set.intersects(*attribute)).map(|(_, flag)| *flag));
     let mut options = Vec::new();
@@ -264,11 +266,11 @@ fn mount_old(
     if plan.copy_up {
         return Err(Error::new(Kind::Unsupported, "tmpcopyup does not go together with iversion and silent"));
     }
-    mount::mount_old(source, below.as_fd(), kind, flags, &options.join(",")).doing(doing)?;
-    let top = resolve::find(root, &plan.destination, resolve::NO_LINKS).doing(doing)?;
+    mount::mount_old(source, below.as_fd(), kind, flags, &options.join(",")).with_context(context)?;
+    let top = resolve::find(root, &plan.destination, resolve::NO_LINKS).with_context(context)?;
     for PropagationChange { to, recursive } in &plan.propagation {
         let attributes = Attributes { propagation: Some(*to), ..Attributes::default() };
-        mount::set_attributes(top.as_fd(), attributes, *recursive, None).doing(doing)?;
+        mount::set_attributes(top.as_fd(), attributes, *recursive, None).with_context(context)?;
     }
     if plan.late_readonly {
         cx.late_readonly.push((plan.destination.clone(), top));

@@ -1,4 +1,4 @@
-//! Joining and making namespaces, and the processes that are born in them.
+//! Joining and making namespaces, and the processes that are cloned into them.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 
 use crate::context::{Context, Parent, PidNamespace};
-use windlass_base::error::{Doing, Error, Kind, Result};
+use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_base::namespaces::Namespaces;
 use windlass_plan::explain::kind_names;
 use windlass_sys::poll::Deadline;
@@ -19,12 +19,12 @@ use super::execute::{die_with_runtime, outlive_runtime};
 pub(super) fn map_ids(cx: &Context<'_>) -> Result<()> {
     cx.sync.map_ids()?;
     // No longer dumpable, at the latest from now on: see init::begin.
-    process::set_nondumpable().doing(|| "cannot hide init")
+    process::set_nondumpable().with_context(|| "cannot hide init")
 }
 
 pub(super) fn become_root(uid: u32, gid: u32, cx: &mut Context<'_>) -> Result<()> {
     // The supplementary groups are still the caller's. They are replaced when the container's user is assumed.
-    credentials::set_ids(uid, gid).doing(|| "cannot become root of the user namespace")?;
+    credentials::set_ids(uid, gid).with_context(|| "cannot become root of the user namespace")?;
     die_with_runtime(cx)
 }
 
@@ -32,7 +32,7 @@ pub(super) fn join(index: usize, cx: &mut Context<'_>) -> Result<()> {
     let missing = || Error::new(Kind::Protocol, "the plan joins a namespace that was not opened");
     let namespace = cx.joins.get_mut(index).and_then(Option::take).ok_or_else(missing)?;
     // Its type was checked when it was opened.
-    process::setns(namespace.as_fd(), Namespaces::empty()).doing(|| "cannot join the namespace")
+    process::setns(namespace.as_fd(), Namespaces::empty()).with_context(|| "cannot join the namespace")
 }
 
 pub(super) fn join_pid(cx: &mut Context<'_>) -> Result<()> {
@@ -41,14 +41,14 @@ pub(super) fn join_pid(cx: &mut Context<'_>) -> Result<()> {
         return Err(missing());
     };
     cx.pid_namespace = PidNamespace::Joined(parent);
-    process::setns(init.as_fd(), Namespaces::PID).doing(|| "cannot join the container's PID namespace")
+    process::setns(init.as_fd(), Namespaces::PID).with_context(|| "cannot join the container's PID namespace")
 }
 
 /// Makes the process that executes the program, as a child of the runtime; only the new process returns.
 ///
 /// From its birth on, processes of the container may stop it, and a stopped process would stay if the runtime died.
 /// So its parent, which the container does not see, stays until the program is executed, and would kill it.
-pub(super) fn born(terminal: bool, cx: &mut Context<'_>) -> Result<()> {
+pub(super) fn fork_into_pid_namespace(terminal: bool, cx: &mut Context<'_>) -> Result<()> {
     let missing = || Error::new(Kind::Protocol, "the plan makes a process in a PID namespace that was not joined");
     let PidNamespace::Joined(Parent { runtime, proof }) = std::mem::replace(&mut cx.pid_namespace, PidNamespace::Own)
     else {
@@ -57,10 +57,10 @@ pub(super) fn born(terminal: bool, cx: &mut Context<'_>) -> Result<()> {
     // The new process gets a copy of everything, and a process that traces it must find nothing of the host.
     cx.procfs.close();
     cx.close_now();
-    process::set_nondumpable().doing(|| "cannot hide the process")?;
+    process::set_nondumpable().with_context(|| "cannot hide the process")?;
     // This process must outlive the runtime, to kill the new one, which does not inherit the setting.
     outlive_runtime(cx)?;
-    let (executed, held) = socket::pipe().doing(|| "cannot make a pipe")?;
+    let (executed, held) = socket::pipe().with_context(|| "cannot make a pipe")?;
     let forked = match process::fork_sibling(proof) {
         // The container has as many processes as it may have, and this process is one of them.
         Err(failed) if failed.errno == Errno::EAGAIN => {
@@ -69,7 +69,7 @@ pub(super) fn born(terminal: bool, cx: &mut Context<'_>) -> Result<()> {
         }
         other => other,
     };
-    if let Forked::Parent(child) = forked.doing(|| "cannot clone the process")? {
+    if let Forked::Parent(child) = forked.with_context(|| "cannot clone the process")? {
         if cx.sync.spawned(child.pid, child.pidfd.as_fd()).is_err() {
             child.kill();
             process::exit_now(1);
@@ -78,7 +78,7 @@ pub(super) fn born(terminal: bool, cx: &mut Context<'_>) -> Result<()> {
         guard(&child, executed.as_fd(), runtime.as_fd())
     }
     drop((runtime, executed));
-    cx.pid_namespace = PidNamespace::Born { _executed: held };
+    cx.pid_namespace = PidNamespace::Member { _executed: held };
     let _ = nix::unistd::setsid();
     if terminal { console::take(std::io::stdin().as_fd()) } else { Ok(()) }
 }
@@ -100,14 +100,14 @@ fn guard(child: &Child, executed: BorrowedFd<'_>, runtime: BorrowedFd<'_>) -> ! 
 }
 
 pub(super) fn unshare(kinds: Namespaces) -> Result<()> {
-    process::unshare(kinds).doing(|| format!("cannot unshare the {} namespace", kind_names(kinds)))
+    process::unshare(kinds).with_context(|| format!("cannot unshare the {} namespace", kind_names(kinds)))
 }
 
 pub(super) fn session_keyring(name: &str) -> Result<()> {
     match credentials::join_session_keyring(name) {
         // This kernel has no keyrings.
         Err(failed) if failed.errno == Errno::ENOSYS => Ok(()),
-        other => other.doing(|| "cannot make a session keyring").map_err(|error| match error.errno() {
+        other => other.with_context(|| "cannot make a session keyring").map_err(|error| match error.errno() {
             Some(Errno::EDQUOT) => {
                 error.hint("the user's quota of keys is used up: raise kernel.keys.maxkeys, or use --no-new-keyring")
             }

@@ -8,7 +8,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::relay::{NO_MORE, PIPES};
-use windlass_base::error::{Doing, Result};
+use windlass_base::error::{Result, WithContext};
 use windlass_sys::{descriptors, fd, socket, stdio};
 
 /// What the process does with the caller's stdio.
@@ -63,7 +63,7 @@ pub fn give_pipes(uid: u32) {
 /// user already, so the pipes are that user's.
 pub(super) fn replace(stdio: &Stdio) -> Result<()> {
     let Stdio::Relayed(runtime) = stdio else { return Ok(()) };
-    let (runtime, doing) = (runtime.as_fd(), || "cannot make pipes for stdio");
+    let (runtime, context) = (runtime.as_fd(), || "cannot make pipes for stdio");
     if !is_callers(runtime) {
         let [input, output, errors] = [0, 1, 2].map(|number| {
             let fd = descriptors::borrow_inherited(number)?;
@@ -77,15 +77,15 @@ pub(super) fn replace(stdio: &Stdio) -> Result<()> {
             (errors.is_some() && !shared, &[2]),
         ];
         for (number, (_, numbers)) in wanted.into_iter().enumerate().filter(|(_, (wanted, _))| *wanted) {
-            let (read_end, write_end) = socket::pipe().doing(doing)?;
+            let (read_end, write_end) = socket::pipe().with_context(context)?;
             let (theirs, ours) = if number == 0 { (read_end, write_end) } else { (write_end, read_end) };
-            socket::send(runtime, PIPES[number], &[ours.as_fd()]).doing(doing)?;
+            socket::send(runtime, PIPES[number], &[ours.as_fd()]).with_context(context)?;
             for at in numbers {
-                descriptors::install_at(theirs.as_fd(), *at).doing(doing)?;
+                descriptors::install_at(theirs.as_fd(), *at).with_context(context)?;
             }
         }
     }
-    socket::send(runtime, NO_MORE, &[]).doing(doing)
+    socket::send(runtime, NO_MORE, &[]).with_context(context)
 }
 
 /// Whether this process is the same user as the runtime at the other end of the socket.

@@ -39,13 +39,13 @@ impl Drop for State {
     }
 }
 
-/// A service manager that hands out what it was told, up to a barrier or for a while.
+/// A service manager that returns what it has received, up to a barrier or for a while.
 fn manager(name: &str) -> (ServiceManager, JoinHandle<Vec<String>>) {
     let name = format!("windlass-notify-{}-{name}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).expect("an address");
     let socket = UnixDatagram::bind_addr(&address).expect("bound");
     socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
-    let told = std::thread::spawn(move || {
+    let received = std::thread::spawn(move || {
         let mut out = Vec::new();
         while let Some((text, fd)) = receive(&socket) {
             let barrier = text == "BARRIER=1";
@@ -57,7 +57,7 @@ fn manager(name: &str) -> (ServiceManager, JoinHandle<Vec<String>>) {
         }
         out
     });
-    (ServiceManager(format!("@{name}")), told)
+    (ServiceManager(format!("@{name}")), received)
 }
 
 fn receive(socket: &UnixDatagram) -> Option<(String, Option<OwnedFd>)> {
@@ -157,18 +157,18 @@ fn without_mounts_of_its_own_a_container_gets_no_socket() {
 
 #[test]
 fn readiness_is_passed_on_and_nothing_else_of_the_container_is() {
-    let (host, told) = manager("ready");
+    let (host, received) = manager("ready");
     let (state, notify) = State::listening("ready", &host);
     state.says(b"STATUS=working\nMAINPID=1");
     state.says(b"EXTEND_TIMEOUT_USEC=1\nREADY=1\nSTOPPING=1");
     let init = Init::new("sleep", &["60"]);
     assert_eq!(notify.wait_and_forward(init.1.as_fd(), 4711), Ok(Readiness::Ready));
-    assert_eq!(told.join().expect("no panic"), ["READY=1\n", "MAINPID=4711\n", "BARRIER=1"]);
+    assert_eq!(received.join().expect("no panic"), ["READY=1\n", "MAINPID=4711\n", "BARRIER=1"]);
 }
 
 #[test]
 fn a_container_that_ends_ends_the_wait_whatever_it_sends() {
-    let (host, told) = manager("ended");
+    let (host, received) = manager("ended");
     let (state, notify) = State::listening("ended", &host);
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -185,7 +185,7 @@ fn a_container_that_ends_ends_the_wait_whatever_it_sends() {
         assert_eq!(outcome, Ok(Readiness::Ended));
         drop(notify);
     });
-    assert_eq!(told.join().expect("no panic"), [""; 0]);
+    assert_eq!(received.join().expect("no panic"), [""; 0]);
 }
 
 fn notify_has_more(notify: &Notify) -> bool {
@@ -194,13 +194,13 @@ fn notify_has_more(notify: &Notify) -> bool {
 
 #[test]
 fn a_word_that_was_sent_before_the_end_is_passed_on() {
-    let (host, told) = manager("oneshot");
+    let (host, received) = manager("oneshot");
     let (state, notify) = State::listening("oneshot", &host);
     state.says(b"READY=1");
     let mut init = Init::new("true", &[]);
     init.0.wait().expect("ended");
     assert_eq!(notify.wait_and_forward(init.1.as_fd(), 1), Ok(Readiness::Ready));
-    assert_eq!(told.join().expect("no panic")[0], "READY=1\n");
+    assert_eq!(received.join().expect("no panic")[0], "READY=1\n");
 }
 
 #[test]

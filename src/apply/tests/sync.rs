@@ -10,7 +10,7 @@ use nix::sys::socket::{MsgFlags, send};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
 use windlass_apply::sync::{InitSync, Message, Question, RuntimeSync, SourceSet, decode};
-use windlass_base::error::{Error, Fault, Kind, Origin};
+use windlass_base::error::{Diagnostic, Error, Kind, Origin};
 use windlass_plan::SourceId;
 use windlass_sys::socket::pair;
 
@@ -123,8 +123,8 @@ fn messages_come_one_by_one_and_in_order() {
 fn an_error_comes_whole() {
     let (init, mut runtime) = ends();
     let error = Error::faults(vec![
-        Fault { pointer: "/mounts/7".into(), msg: "one".into() },
-        Fault { pointer: "/mounts/8".into(), msg: "two".into() },
+        Diagnostic { pointer: "/mounts/7".into(), msg: "one".into() },
+        Diagnostic { pointer: "/mounts/8".into(), msg: "two".into() },
     ])
     .step("init 7/61: bind")
     .hint("mend it")
@@ -161,7 +161,7 @@ fn an_error_too_long_is_cut_and_not_lost() {
         assert_cut(&Error::config("/hooks/prestart/0", text.as_str()).step(text.as_str()).hint(text.as_str()));
     }
     let fault =
-        |index: usize| Fault { pointer: format!("/mounts/{index}"), msg: "a mount needs a destination".repeat(5) };
+        |index: usize| Diagnostic { pointer: format!("/mounts/{index}"), msg: "a mount needs a destination".repeat(5) };
     assert_cut(&Error::faults((0..1000).map(fault).collect()));
 }
 

@@ -10,7 +10,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use super::pointer::escape;
-use crate::error::{Error, Fault, Result};
+use crate::error::{Diagnostic, Error, Result};
 
 /// How many faults are reported at most: more than anybody reads.
 const MOST: usize = 100;
@@ -20,15 +20,15 @@ pub struct Mended {
     /// The readable part. An element that cannot be read is `null`, which counts as absent.
     pub text: Vec<u8>,
     /// Elements that cannot be read.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<Diagnostic>,
     /// Elements that are wrong but whose meaning is clear.
-    pub warnings: Vec<Fault>,
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// Mends `text`, named `what` in messages, until `fault` finds none.
 ///
 /// Fails if the text is not JSON, or if no element of it can be read.
-pub fn mend(text: &[u8], what: &str, fault: &dyn Fn(&[u8]) -> Option<Fault>) -> Result<Mended> {
+pub fn mend(text: &[u8], what: &str, fault: &dyn Fn(&[u8]) -> Option<Diagnostic>) -> Result<Mended> {
     let (text, replaced) = without_lone_surrogates(text);
     let mut warnings = Vec::new();
     let mut json = serde_json::Deserializer::from_slice(&text);
@@ -40,9 +40,9 @@ pub fn mend(text: &[u8], what: &str, fault: &dyn Fn(&[u8]) -> Option<Fault>) -> 
     })?;
     if replaced > 0 {
         let msg = format!("{replaced} escapes are half of a surrogate pair (\\ud800 to \\udfff): taken for U+FFFD");
-        warnings.push(Fault { pointer: String::new(), msg });
+        warnings.push(Diagnostic { pointer: String::new(), msg });
     }
-    let mut faults: Vec<Fault> = Vec::new();
+    let mut faults: Vec<Diagnostic> = Vec::new();
     let mut tried: BTreeMap<String, usize> = BTreeMap::new();
     loop {
         let text = document.to_string().into_bytes();
@@ -112,7 +112,7 @@ fn without_lone_surrogates(text: &[u8]) -> (Vec<u8>, usize) {
 /// accepts it.
 struct Tree<'a> {
     pointer: String,
-    warnings: &'a mut Vec<Fault>,
+    warnings: &'a mut Vec<Diagnostic>,
 }
 
 impl<'de> DeserializeSeed<'de> for Tree<'_> {
@@ -171,7 +171,7 @@ impl<'de> Visitor<'de> for Tree<'_> {
             let pointer = format!("{}/{}", self.pointer, escape(&name));
             let value = members.next_value_seed(Tree { pointer: pointer.clone(), warnings: &mut *self.warnings })?;
             if out.insert(name, value).is_some() {
-                self.warnings.push(Fault { pointer, msg: "this member stands twice: the last one counts".into() });
+                self.warnings.push(Diagnostic { pointer, msg: "this member stands twice: the last one counts".into() });
             }
         }
         Ok(Value::Object(out))

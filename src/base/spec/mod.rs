@@ -18,7 +18,7 @@ mod pointer;
 mod reader;
 mod version;
 
-use crate::error::{Error, Fault, Result};
+use crate::error::{Diagnostic, Error, Result};
 pub use config::*;
 pub use linux::*;
 pub use outline::Outline;
@@ -33,9 +33,9 @@ pub struct Read<T> {
     pub value: T,
     /// The elements that cannot be read, each by its JSON Pointer. With any, the document must not
     /// be acted upon.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<Diagnostic>,
     /// Elements that are wrong but whose meaning is clear, and names that are probably misspelt.
-    pub warnings: Vec<Fault>,
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// Reads a JSON document, and finds all that is wrong with its types at once.
@@ -77,42 +77,42 @@ pub fn parse(text: &[u8], what: &str) -> Result<Spec> {
 }
 
 /// The first element that cannot be read.
-pub fn fault_of<'a, T: Deserialize<'a>>(text: &'a [u8], what: &str) -> Option<Fault> {
+pub fn fault_of<'a, T: Deserialize<'a>>(text: &'a [u8], what: &str) -> Option<Diagnostic> {
     strict::<T>(text).err().map(|failed| failed.fault(what))
 }
 
 /// A value that borrows from its text, and the names in it that are probably misspelt.
-pub fn borrow<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<(T, Vec<Fault>)> {
+pub fn borrow<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<(T, Vec<Diagnostic>)> {
     strict(text).ok()
 }
 
 /// Why a document could not be read.
-struct Failed {
+struct ParseError {
     pointer: String,
     error: serde_json::Error,
 }
 
-impl Failed {
+impl ParseError {
     /// The pointer of the element that was being read, or of the member that it lacks.
-    fn new(mut pointer: String, error: serde_json::Error) -> Failed {
+    fn new(mut pointer: String, error: serde_json::Error) -> ParseError {
         let text = error.to_string();
         if let Some(name) = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
             pointer.push('/');
             pointer.push_str(name);
         }
-        Failed { pointer, error }
+        ParseError { pointer, error }
     }
 
-    fn fault(&self, what: &str) -> Fault {
-        Fault { pointer: self.pointer.clone(), msg: lenient::words(what, &self.pointer, &self.error) }
+    fn fault(&self, what: &str) -> Diagnostic {
+        Diagnostic { pointer: self.pointer.clone(), msg: lenient::words(what, &self.pointer, &self.error) }
     }
 }
 
-fn strict<'a, T: Deserialize<'a>>(text: &'a [u8]) -> std::result::Result<(T, Vec<Fault>), Failed> {
+fn strict<'a, T: Deserialize<'a>>(text: &'a [u8]) -> std::result::Result<(T, Vec<Diagnostic>), ParseError> {
     let notes = reader::Notes::default();
     let value = reader::document(text, &notes)
-        .map_err(|error| Failed::new(notes.failed_at.take().unwrap_or_default(), error))?;
-    let warning = |reader::Misspelt { pointer, known }| Fault {
+        .map_err(|error| ParseError::new(notes.failed_at.take().unwrap_or_default(), error))?;
+    let warning = |reader::Misspelt { pointer, known }| Diagnostic {
         pointer,
         msg: format!("this member is ignored: names are case-sensitive, and the specification's is {known:?}"),
     };

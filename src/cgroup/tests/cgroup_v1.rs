@@ -14,7 +14,7 @@ use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{Cgroup as Independent, MaxValue};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use windlass_base::error::{Fault, Origin, Result};
+use windlass_base::error::{Diagnostic, Origin, Result};
 use windlass_base::spec::Resources;
 use windlass_cgroup::{Cgroup, Hierarchy, Kill, v1};
 use windlass_plan::cgroup::{Limits, limits};
@@ -50,7 +50,7 @@ impl<'a> Scratch<'a> {
         Scratch { hierarchy, path: format!("/windlass-v1-{}-{name}", std::process::id()) }
     }
 
-    fn create(&self, json: &str) -> Result<(Option<v1::Cgroups>, Limits, Vec<Fault>)> {
+    fn create(&self, json: &str) -> Result<(Option<v1::Cgroups>, Limits, Vec<Diagnostic>)> {
         let resources: Resources = serde_json::from_str(json).expect("resources");
         let (mut faults, mut warnings) = (Vec::new(), Vec::new());
         let mut limits = limits(&resources, None, &mut faults, &mut warnings);

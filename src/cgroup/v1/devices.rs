@@ -6,8 +6,8 @@ use super::Cgroups;
 use crate::directory::Directory;
 use crate::hierarchy::Hierarchy;
 use crate::{create, remove};
-use windlass_base::error::{Doing, Error, Kind, Origin, Result};
-use windlass_plan::device_rules::v1::{Line, Rules};
+use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
+use windlass_plan::device_rules::v1::{DevicesWrite, Rules};
 
 /// The container's cgroup in the devices hierarchy, and its rules.
 #[derive(Debug)]
@@ -38,11 +38,12 @@ impl Devices {
 
     /// Makes the cgroup and writes the rules. If that fails, what was made is removed again.
     pub fn make(&self) -> Result<Cgroups> {
-        let root = Directory::open(&self.mount).doing(|| format!("cannot open the cgroup root {:?}", self.mount))?;
+        let root =
+            Directory::open(&self.mount).with_context(|| format!("cannot open the cgroup root {:?}", self.mount))?;
         let mut made = Vec::new();
         let result = create::make(&root, &self.path, &mut made).and_then(|()| {
             let directory =
-                root.open_below(&self.path).doing(|| format!("cannot open cgroup {:?}", self.full_path()))?;
+                root.open_below(&self.path).with_context(|| format!("cannot open cgroup {:?}", self.full_path()))?;
             write(&directory, &self.rules.fresh(), self.rules.asked)?;
             Ok(Cgroups { directories: vec![directory] })
         });
@@ -65,7 +66,7 @@ impl Cgroups {
                 .hint("it was made where everything was allowed, or without cgroups"));
         };
         let Some(rules) = rules else {
-            return write(directory, &[Line { file: "devices.allow", value: "a".into() }], true);
+            return write(directory, &[DevicesWrite { file: "devices.allow", value: "a".into() }], true);
         };
         let Some(lines) = rules.change(&list) else {
             let msg = "cannot change to device rules that allow everything but some devices: on cgroup v1 everything \
@@ -87,12 +88,12 @@ fn origin(is_asked: bool) -> Origin {
     }
 }
 
-fn write(directory: &Directory, lines: &[Line], is_asked: bool) -> Result<()> {
+fn write(directory: &Directory, lines: &[DevicesWrite], is_asked: bool) -> Result<()> {
     for line in lines {
         directory.write(line.file, &line.value).map_err(|failed| {
             let errno = failed.errno;
             let what = format!("cannot apply the device rule {:?} in cgroup v1", line.value);
-            let error = failed.doing(what).origin(origin(is_asked));
+            let error = failed.context(what).origin(origin(is_asked));
             match errno {
                 Errno::EPERM => error.hint(format!(
                     "the cgroup above {:?} does not allow this itself (see devices.list there), or this process lacks CAP_SYS_ADMIN in the initial user namespace",

@@ -23,10 +23,10 @@ use super::Cgroups;
 use crate::directory::Directory;
 use crate::hierarchy::{Hierarchy, HierarchyV1};
 use crate::remove::{Kill, remove};
-use windlass_base::error::{Error, Fault, Kind, Origin, Result};
+use windlass_base::error::{Diagnostic, Error, Kind, Origin, Result};
 use windlass_base::spec::{BlockIo, Cpu, Memory, Resources};
 use windlass_plan::cgroup::{Limits as Planned, limits as plan};
-use windlass_sys::Failed;
+use windlass_sys::SyscallError;
 
 /// The limits of a configuration that hierarchies of version 1 apply.
 pub struct Limits {
@@ -51,7 +51,7 @@ impl Limits {
         path: &str,
         resources: &Resources,
         planned: &mut Planned,
-        warnings: &mut Vec<Fault>,
+        warnings: &mut Vec<Diagnostic>,
     ) -> Result<Option<Limits>> {
         let settings = take(hierarchy, resources, planned, warnings)?;
         let mut controllers: Vec<String> = settings.iter().map(|setting| setting.controller.to_owned()).collect();
@@ -138,7 +138,7 @@ type Apply = dyn Fn(&FsCgroup) -> std::result::Result<(), Refused>;
 /// Why a setting could not be written.
 enum Refused {
     Library(FsError),
-    Failed(Failed),
+    Failed(SyscallError),
 }
 
 impl From<FsError> for Refused {
@@ -147,8 +147,8 @@ impl From<FsError> for Refused {
     }
 }
 
-impl From<Failed> for Refused {
-    fn from(failed: Failed) -> Refused {
+impl From<SyscallError> for Refused {
+    fn from(failed: SyscallError) -> Refused {
         Refused::Failed(failed)
     }
 }
@@ -157,7 +157,7 @@ fn take(
     hierarchy: &Hierarchy,
     resources: &Resources,
     planned: &mut Planned,
-    warnings: &mut Vec<Fault>,
+    warnings: &mut Vec<Diagnostic>,
 ) -> Result<Vec<Setting>> {
     let unified = planned.writes.iter().find(|write| {
         write.pointer.starts_with("/linux/resources/unified/") && hierarchy.v1_of(&write.controller).is_some()
@@ -198,7 +198,7 @@ impl Settings {
         let write = move |cgroup: &FsCgroup| match cgroup.controller_of::<C>() {
             Some(controller) => write(controller).map_err(E::into),
             // It was unmounted meanwhile: every setting in the list is of a mounted controller.
-            None => Err(Failed { call: format!("find {controller}").into(), errno: Errno::ENODEV }.into()),
+            None => Err(SyscallError { call: format!("find {controller}").into(), errno: Errno::ENODEV }.into()),
         };
         let pointer = format!("/linux/resources/{pointer}");
         self.0.push(Setting { controller, pointer, write: Box::new(write) });
@@ -361,7 +361,7 @@ enum Missing {
 /// Writes a file for which cgroups-rs has no setter.
 fn direct(directory: &std::path::Path, file: &str, value: &str, missing: Missing) -> std::result::Result<(), Refused> {
     match Directory::open(&directory.to_string_lossy())?.write(file, value) {
-        Err(Failed { errno: Errno::ENOENT, .. }) if missing == Missing::Ignored => Ok(()),
+        Err(SyscallError { errno: Errno::ENOENT, .. }) if missing == Missing::Ignored => Ok(()),
         result => Ok(result?),
     }
 }
@@ -369,11 +369,13 @@ fn direct(directory: &std::path::Path, file: &str, value: &str, missing: Missing
 fn explain(refused: impl Into<Refused>, what: &str, pointer: &str) -> Error {
     let what = format!("cannot {what} in cgroup v1");
     let error = match refused.into() {
-        Refused::Failed(failed) => failed.doing(what),
+        Refused::Failed(failed) => failed.context(what),
         Refused::Library(error) => {
             let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
             match cause.and_then(std::io::Error::raw_os_error) {
-                Some(raw) => Failed { call: error.kind().to_string().into(), errno: Errno::from_raw(raw) }.doing(what),
+                Some(raw) => {
+                    SyscallError { call: error.kind().to_string().into(), errno: Errno::from_raw(raw) }.context(what)
+                }
                 None => Error::new(Kind::Kernel, format!("{what}: {error}")),
             }
         }

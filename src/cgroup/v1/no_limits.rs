@@ -3,7 +3,7 @@
 
 use super::Cgroups;
 use crate::Hierarchy;
-use windlass_base::error::{Fault, Result};
+use windlass_base::error::{Diagnostic, Result};
 use windlass_base::spec::Resources;
 use windlass_plan::cgroup::Limits as Planned;
 
@@ -12,7 +12,13 @@ pub enum Limits {}
 
 impl Limits {
     /// Always `None`.
-    pub fn take(_: &Hierarchy, _: &str, _: &Resources, _: &mut Planned, _: &mut Vec<Fault>) -> Result<Option<Limits>> {
+    pub fn take(
+        _: &Hierarchy,
+        _: &str,
+        _: &Resources,
+        _: &mut Planned,
+        _: &mut Vec<Diagnostic>,
+    ) -> Result<Option<Limits>> {
         Ok(None)
     }
 

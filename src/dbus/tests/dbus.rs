@@ -142,7 +142,7 @@ proptest! {
     }
 }
 
-/// A server that answers by a script, and what it was told.
+/// A server that answers by a script, and what it has received.
 fn served(
     script: impl FnOnce(&mut UnixStream) + Send + 'static,
 ) -> (std::path::PathBuf, std::thread::JoinHandle<String>) {

@@ -2,7 +2,7 @@ use super::*;
 
 const VERSION: Option<Version> = Some(Version { major: 1, minor: 2 });
 
-fn planned(json: &str) -> (Limits, Vec<Fault>, Vec<Fault>) {
+fn planned(json: &str) -> (Limits, Vec<Diagnostic>, Vec<Diagnostic>) {
     let resources: Resources = serde_json::from_str(json).expect("resources");
     let (mut faults, mut warnings) = (Vec::new(), Vec::new());
     let limits = limits(&resources, VERSION, &mut faults, &mut warnings);
@@ -19,7 +19,7 @@ fn writes(json: &str) -> Vec<String> {
 fn fault(json: &str) -> (String, String) {
     let (_, mut faults, _) = planned(json);
     assert_eq!(faults.len(), 1, "{faults:?}");
-    let Fault { pointer, msg } = faults.remove(0);
+    let Diagnostic { pointer, msg } = faults.remove(0);
     (pointer, msg)
 }
 

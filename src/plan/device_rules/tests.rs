@@ -115,7 +115,7 @@ pub(super) fn rule(allow: bool, kind: &str, major: Option<i64>, minor: Option<i6
     DeviceRule { allow, kind: Some(kind.into()), major, minor, access: Some(access) }
 }
 
-pub(super) fn compiled(rules: &[DeviceRule]) -> (Option<DeviceProgram>, Vec<Fault>) {
+pub(super) fn compiled(rules: &[DeviceRule]) -> (Option<DeviceProgram>, Vec<Diagnostic>) {
     let mut faults = Vec::new();
     let program = program(rules, &mut faults, &mut Vec::new());
     (program, faults)

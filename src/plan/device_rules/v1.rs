@@ -13,7 +13,7 @@ use windlass_base::spec::DeviceRule;
 
 /// One write(2) to a file of a devices cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct DevicesWrite {
     /// `devices.allow` or `devices.deny`.
     pub file: &'static str,
     /// For example `c 1:3 rwm`.
@@ -49,9 +49,9 @@ impl Rules {
     }
 
     /// For a cgroup without processes and without cgroups below it, whatever it has inherited.
-    pub fn fresh(&self) -> Vec<Line> {
+    pub fn fresh(&self) -> Vec<DevicesWrite> {
         let (default, exception) = if self.access.allow { (ALLOW, DENY) } else { (DENY, ALLOW) };
-        let mut lines = vec![Line { file: default, value: "a".into() }];
+        let mut lines = vec![DevicesWrite { file: default, value: "a".into() }];
         lines.extend(self.access.exceptions.iter().map(|(key, letters)| line(exception, key, *letters)));
         lines
     }
@@ -60,7 +60,7 @@ impl Rules {
     /// and after, they may use at every moment in between.
     ///
     /// `None` if every order of the lines would allow too much for a moment.
-    pub fn change(&self, list: &str) -> Option<Vec<Line>> {
+    pub fn change(&self, list: &str) -> Option<Vec<DevicesWrite>> {
         if self.access.allow {
             return None;
         }
@@ -78,9 +78,9 @@ impl Rules {
     }
 }
 
-fn line(file: &'static str, key: &Key, letters: u8) -> Line {
+fn line(file: &'static str, key: &Key, letters: u8) -> DevicesWrite {
     let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')].into_iter().filter(|(bit, _)| letters & bit != 0);
-    Line { file, value: format!("{key} {}", letters.map(|(_, letter)| letter).collect::<String>()) }
+    DevicesWrite { file, value: format!("{key} {}", letters.map(|(_, letter)| letter).collect::<String>()) }
 }
 
 /// The exceptions of a `devices.list` whose default is to deny; `None`: it is to allow, and the
@@ -118,7 +118,7 @@ mod tests {
     }
 
     impl Kernel {
-        fn write(&mut self, Line { file, value }: &Line) {
+        fn write(&mut self, DevicesWrite { file, value }: &DevicesWrite) {
             if value == "a" {
                 *self = Kernel { deny: *file == DENY, exceptions: Vec::new() };
                 return;
@@ -222,7 +222,7 @@ mod tests {
         let rules = [rule(true, "c", Some(4_294_967_295), Some(3), ALL), rule(true, "b", Some(8), Some(1 << 20), ALL)];
         let lines = Rules::of(&rules).expect("not everything").fresh();
         assert_eq!(lines, Rules::of(&[]).expect("not everything").fresh());
-        assert_eq!(lines[0], Line { file: "devices.deny", value: "a".into() });
-        assert!(lines.contains(&Line { file: "devices.allow", value: "c 1:3 rwm".into() }), "{lines:?}");
+        assert_eq!(lines[0], DevicesWrite { file: "devices.deny", value: "a".into() });
+        assert!(lines.contains(&DevicesWrite { file: "devices.allow", value: "c 1:3 rwm".into() }), "{lines:?}");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use windlass_plan::error::{Error, Fault};
+use windlass_plan::error::{Diagnostic, Error};
 use windlass_plan::{CapabilitySet, Host, Options, check, create, spec};
 
 fn main() -> ExitCode {
@@ -39,7 +39,7 @@ fn explain(text: &[u8], path: &str) -> Result<String, Error> {
     Ok(create("container", &spec, &options)?.text(program))
 }
 
-fn listed(word: &str, faults: &[Fault]) {
+fn listed(word: &str, faults: &[Diagnostic]) {
     for fault in faults {
         eprintln!("{word}: {}: {}", fault.pointer, fault.msg);
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use windlass_base::capability::CapabilitySet;
-use windlass_base::error::{Error, Fault, Origin};
+use windlass_base::error::{Diagnostic, Error, Origin};
 use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{IdMapping, Spec};
 use windlass_plan::exec::ExecPlan;
@@ -135,10 +135,10 @@ fn every_fault_of_a_broken_configuration_is_told_at_once() {
     assert!(differing.is_empty(), "{}\n(BLESS=1 rewrites them)", differing.join("\n"));
 }
 
-fn faults(error: &Error) -> Vec<Fault> {
+fn faults(error: &Error) -> Vec<Diagnostic> {
     match (error.all_faults(), error.asked_by()) {
         ([], Some(Origin::Config(pointer))) => {
-            vec![Fault { pointer: pointer.to_string(), msg: error.message().into() }]
+            vec![Diagnostic { pointer: pointer.to_string(), msg: error.message().into() }]
         }
         (all, _) => all.to_vec(),
     }
@@ -229,8 +229,8 @@ fn hardly_a_step_is_below_the_filter_and_what_it_needs_is_given_up_next() {
         let Some(identity) = identity(&name, &spec, &steps) else { continue };
         let Action::Seccomp(seccomp) = &steps[filter].action else { unreachable!() };
         let ready = position(&steps, |action| matches!(action, Action::Ready)).expect("always");
-        let born = position(&steps, |action| matches!(action, Action::Born { .. })).filter(|born| filter < *born);
-        let early = seccomp.filter.needs_listener || born.is_some();
+        let fork = position(&steps, |action| matches!(action, Action::Fork { .. })).filter(|fork| filter < *fork);
+        let early = seccomp.filter.needs_listener || fork.is_some();
         assert_eq!(filter < ready, early, "{name}: who hands a listener on must be there");
         let Action::Identity(identity) = &steps[identity].action else { unreachable!() };
         let capabilities = position(&steps, |action| matches!(action, Action::Capabilities(_)));
@@ -480,21 +480,21 @@ fn exec_is_born_among_the_containers_processes_with_what_they_may_have() {
     for (fixture, _) in planned() {
         let (name, exec) = (fixture.path.display(), fixture.exec().expect("planned"));
         let at = |wanted: fn(&Action) -> bool| position(&exec.steps, wanted);
-        let (join, born) =
-            (at(|action| matches!(action, Action::JoinPid)), at(|action| matches!(action, Action::Born { .. })));
-        let count = exec.steps.iter().filter(|step| matches!(step.action, Action::Born { .. })).count();
+        let (join, fork) =
+            (at(|action| matches!(action, Action::JoinPid)), at(|action| matches!(action, Action::Fork { .. })));
+        let count = exec.steps.iter().filter(|step| matches!(step.action, Action::Fork { .. })).count();
         assert_eq!(count, usize::from(exec.namespaces.contains(Namespaces::PID)), "{name}");
-        let (Some(join), Some(born)) = (join, born) else { continue };
-        assert!(join < born, "{name}");
+        let (Some(join), Some(fork)) = (join, fork) else { continue };
+        assert!(join < fork, "{name}");
         let user = exec.namespaces.contains(Namespaces::USER);
         seen[usize::from(user)] += 1;
         if user {
             // Nobody in there has power over it.
-            assert_eq!((join, born), (0, 1), "{name}");
+            assert_eq!((join, fork), (0, 1), "{name}");
             continue;
         }
         let identity = at(|action| matches!(action, Action::Identity(_))).expect("always");
-        assert!(join < identity && identity < born, "{name}: it is born with the container's powers");
+        assert!(join < identity && identity < fork, "{name}: the child is cloned with the container's powers");
         let limit = at(|action| matches!(action, Action::Limit(6, ..)));
         assert_eq!(limit, None, "{name}: the one in between would count");
         let Some(given_up) = at(|action| matches!(action, Action::Capabilities(_))) else { continue };
@@ -505,7 +505,7 @@ fn exec_is_born_among_the_containers_processes_with_what_they_may_have() {
         // A profile may lack what the birth needs.
         let lets = |call| filters.clone().all(|filter| filter.allows(windlass_seccomp::Arch::native(), call, [0; 6]));
         let possible = ["clone", "prctl", "ioctl", "setsid"].into_iter().all(lets);
-        assert_eq!(given_up < born, possible, "{name}: nothing is left to be given up");
+        assert_eq!(given_up < fork, possible, "{name}: nothing is left to be given up");
         early += usize::from(possible);
     }
     assert!(seen[0] > 0 && seen[1] > 0 && early > 0, "{seen:?}, {early}");

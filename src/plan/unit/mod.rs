@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::cgroup::{Absent, Limits, Write};
 use super::device_rules;
 use windlass_base::abi::bits_of_list;
-use windlass_base::error::{Error, Fault, Result};
+use windlass_base::error::{Diagnostic, Error, Result};
 use windlass_base::spec::{DeviceRule, Resources, Spec, escape};
 use windlass_base::variant::Value;
 
@@ -66,12 +66,18 @@ impl Unit {
 }
 
 /// Plans the scope of a container.
-pub(super) fn unit(id: &str, spec: &Spec, limits: &Limits, systemd: Systemd, faults: &mut Vec<Fault>) -> Option<Unit> {
+pub(super) fn unit(
+    id: &str,
+    spec: &Spec,
+    limits: &Limits,
+    systemd: Systemd,
+    faults: &mut Vec<Diagnostic>,
+) -> Option<Unit> {
     let asked = spec.linux.as_ref().map_or("", |linux| linux.cgroups_path.as_str());
     let (slice, name) = match place(asked, id, systemd) {
         Ok(place) => place,
         Err(error) => {
-            faults.push(Fault { pointer: "/linux/cgroupsPath".into(), msg: error.message().into() });
+            faults.push(Diagnostic { pointer: "/linux/cgroupsPath".into(), msg: error.message().into() });
             return None;
         }
     };
@@ -143,11 +149,11 @@ pub fn expand(slice: &str) -> Result<String> {
     Ok(ends.map(|end| format!("/{}.slice", &name[..end])).collect())
 }
 
-fn annotations(annotations: &BTreeMap<String, String>, properties: &mut Vec<Property>, faults: &mut Vec<Fault>) {
+fn annotations(annotations: &BTreeMap<String, String>, properties: &mut Vec<Property>, faults: &mut Vec<Diagnostic>) {
     for (key, text) in annotations {
         let Some(name) = key.strip_prefix(ANNOTATION) else { continue };
         let pointer = format!("/annotations/{}", escape(key));
-        let mut fault = |msg: String| faults.push(Fault { pointer: pointer.clone(), msg });
+        let mut fault = |msg: String| faults.push(Diagnostic { pointer: pointer.clone(), msg });
         if name.len() < 3 || !name.bytes().all(|b| b.is_ascii_alphabetic()) {
             fault(format!("{name:?} is not the name of a property: it has ASCII letters only, three at least"));
             continue;

@@ -45,7 +45,7 @@ choice! {
         5 Recording { 1 end: end, 2 failures: failures },
         6 Retrying { 1 end: end, 2 failures: failures, 3 at: at },
         7 Recorded { 1 end: end },
-        8 Told { 1 end: end },
+        8 Reported { 1 end: end },
         9 Leaving { 1 end: end, 2 until: until },
         10 NeverRan {},
     }

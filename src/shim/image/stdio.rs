@@ -8,14 +8,14 @@ use crate::log::json::JsonLog;
 use crate::log::{Logger, Stream};
 use crate::outlet::Outlet;
 use crate::sink::{Fifo, Sink};
-use crate::stdio::{Journal, LogFile};
+use crate::stdio::{JournalFields, LogFile};
 use crate::streams::{Input, Streams};
 use crate::{Framing, Interest, Log, Output, Stdin, Stdio};
 
 table! {
     Stdio { 1 terminal, 2 stdin, 3 stdout, 4 stderr, 5 logs, 6 owner, 7 fifos }
     LogFile { 1 path, 2 below, 3 max_size, 4 max_files, 5 max_total, 6 sync }
-    Journal { 1 id, 2 name, 3 tag, 4 labels, 5 partial }
+    JournalFields { 1 id, 2 name, 3 tag, 4 labels, 5 partial }
     Streams {
         1 serial, 2 terminal, 3 stdin, 4 outlets, 5 input, 6 logs, 7 clients, 8 next_client, 9 early, 10 size,
     }

@@ -14,7 +14,7 @@ use crate::oom::OomWatch;
 use crate::outlet::Outlet;
 use crate::processes::Supervised;
 use crate::sink::{Fifo, Sink};
-use crate::stdio::{Journal, LogFile};
+use crate::stdio::{JournalFields, LogFile};
 use crate::streams::{Input, Streams};
 use crate::table::Table;
 use crate::{
@@ -106,7 +106,7 @@ impl Random {
             4 => Life::Recording { end: self.end(), failures: self.next() as u32 },
             5 => Life::Retrying { end: self.end(), failures: self.below(5) as u32, at: self.moment() },
             6 => Life::Recorded { end: self.end() },
-            7 => Life::Told { end: self.end() },
+            7 => Life::Reported { end: self.end() },
             8 => Life::Leaving { end: self.end(), until: self.moment() },
             _ => Life::NeverRan,
         }
@@ -152,7 +152,7 @@ impl Random {
             0 => Log::K8s(self.log_file()),
             1 => Log::Json(self.log_file()),
             2 => Log::Raw(self.log_file()),
-            _ => Log::Journald(Journal {
+            _ => Log::Journald(JournalFields {
                 id: self.text(),
                 name: self.text(),
                 tag: self.text(),

@@ -23,7 +23,7 @@ fn status(exit: Option<Exit>) -> ExitStatus {
 
 const SEVEN: Option<Exit> = Some(Exit::Code(7));
 
-const DRAINED: Output = Output { read: true, held_back: false, taken: true };
+const DRAINED: DrainProgress = DrainProgress { read: true, held_back: false, taken: true };
 
 /// A process in this state, as in the functions that follow.
 fn launching(mut process: Process) -> Process {
@@ -55,7 +55,7 @@ fn recorded(process: Process, now: Instant) -> Process {
     process
 }
 
-fn told(process: Process, now: Instant) -> Process {
+fn reported(process: Process, now: Instant) -> Process {
     let mut process = recorded(process, now);
     process.tell();
     process
@@ -73,13 +73,13 @@ fn all(now: Instant) -> Vec<Process> {
     for new in [init, exec] {
         let mut retrying = recording(new(), now);
         retrying.recorded(false, now);
-        let mut leaving = told(new(), now);
+        let mut leaving = reported(new(), now);
         leaving.leave(true, now + PAUSE, now);
         let mut unreaped = launching(new());
         unreaped.adopted(PID, Parent::Other, Phase::Paused);
         unreaped.reaped(Reaped::ByItsParent, &reaping(now));
         all.extend([new(), launching(new()), alive(new()), unreaped, draining(new(), now), recording(new(), now)]);
-        all.extend([retrying, recorded(new(), now), told(new(), now), leaving]);
+        all.extend([retrying, recorded(new(), now), reported(new(), now), leaving]);
     }
     all
 }
@@ -109,7 +109,7 @@ fn init_is_created_started_and_ends() {
     assert_eq!(process.reaped(Reaped::NotYet, &reaping(now)), []);
     let ended = process.reaped(Reaped::Ended(SEVEN), &reaping(now));
     assert_eq!(ended, [Effect::Drain, Effect::EndContainer]);
-    // Until it is told, its phase is that in which it ended, and nobody learns how.
+    // Until it is reported, its phase is that in which it ended, and nobody learns how.
     assert_eq!((phase(&process), process.state(false, 0).exit), (Phase::Paused, None));
     process.enter(Phase::Running);
     assert_eq!(phase(&process), Phase::Paused);
@@ -153,7 +153,7 @@ fn an_exec_that_comes_after_its_container_has_ended_is_killed() {
 fn an_end_before_the_pid_is_known_is_found_when_it_is() {
     let now = Instant::now();
     let mut process = launching(exec());
-    // There is no pidfd yet, so there is nothing to reap. Nobody is told of it before its start.
+    // There is no pidfd yet, so there is nothing to reap. It is not reported before its start.
     assert_eq!(process.reaped(Reaped::Ended(SEVEN), &reaping(now)), []);
     assert_eq!(process.life, Life::Launching);
     process.made(PID, Parent::Shim, false, false);
@@ -179,9 +179,9 @@ fn a_start_that_is_answered_after_the_end_is_still_told_first() {
 fn output_is_waited_for_and_clients_are_but_not_for_ever() {
     let now = Instant::now();
     let (output, clients) = (now + Duration::from_secs(3), now + CLIENTS);
-    let unread = Output { read: false, ..DRAINED };
-    let untaken = Output { taken: false, ..DRAINED };
-    let held_back = Output { read: false, held_back: true, taken: false };
+    let unread = DrainProgress { read: false, ..DRAINED };
+    let untaken = DrainProgress { taken: false, ..DRAINED };
+    let held_back = DrainProgress { read: false, held_back: true, taken: false };
     for (found, at, goes_on) in [
         (DRAINED, now, true),
         (unread, now, false),
@@ -257,7 +257,7 @@ fn a_signal_goes_through_the_runtime_to_init_and_through_the_pidfd_to_an_exec() 
     assert_eq!(alive(exec()).kill(15, false), Ok(Command::Signal(15)));
     assert_eq!(wrong(exec().kill(15, false)), Code::WrongPhase);
     assert_eq!(wrong(launching(exec()).kill(15, false)), Code::WrongPhase);
-    for of in [draining, recording, recorded, told] {
+    for of in [draining, recording, recorded, reported] {
         let refused = of(exec(), now).kill(15, true).expect_err("it has ended");
         assert_eq!(refused.message, "process already finished");
         assert_eq!(wrong(of(init(), now).kill(15, false)), Code::NotFound);
@@ -282,7 +282,7 @@ fn who_deletes_what_runs_waits_for_its_end() {
     assert_eq!(wrong(alive(exec()).delete(true)), Code::WrongPhase);
     assert_eq!(exec().delete(false), Ok(Command::Forget));
     assert_eq!(init().delete(false), Ok(Command::Delete { force: false }));
-    // The runtime has killed and deleted it: the answer comes when its end is told.
+    // The runtime has killed and deleted it: the answer comes when its end is reported.
     let mut process = alive(init());
     assert_eq!(process.deleted(WaitToken(3)), []);
     process.wait(WaitToken(4)).expect("it waits");
@@ -303,7 +303,7 @@ fn who_deletes_what_runs_waits_for_its_end() {
 fn a_reader_that_is_about_to_take_the_output_delays_the_deletion() {
     let now = Instant::now();
     let until = now + PAUSE;
-    let mut process = told(exec(), now);
+    let mut process = reported(exec(), now);
     process.answer_when_forgotten(WaitToken(1));
     assert_eq!(process.leave(true, until, now), []);
     assert_eq!((process.deadline(now), phase(&process)), (Some(until), Phase::Stopped));
@@ -367,7 +367,7 @@ fn the_end_of_init_is_told_after_those_of_its_execs() {
     for busy in [launching(exec()), alive(exec()), draining(exec(), now), recording(exec(), now)] {
         assert_eq!(turn(&[init.clone(), busy]), None);
     }
-    for over in [exec(), never_ran(), told(exec(), now)] {
+    for over in [exec(), never_ran(), reported(exec(), now)] {
         assert_eq!(turn(&[init.clone(), over]), Some(0));
     }
     assert_eq!(turn(&[init.clone(), recorded(exec(), now)]), Some(1));
@@ -404,7 +404,7 @@ fn every_state_can_be_written_down_and_read_back() {
     }
 }
 
-/// Every input in every state: the end is told once, and what is known of it does not change.
+/// Every input in every state: the end is reported once, and what is known of it does not change.
 #[test]
 fn whatever_happens_in_whatever_state_a_process_that_was_told_stays_told() {
     let now = Instant::now();

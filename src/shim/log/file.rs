@@ -9,7 +9,7 @@ use nix::fcntl::{OFlag, ResolveFlag};
 
 use crate::stdio::LogFile;
 use windlass_sys::stream::{self, Moved};
-use windlass_sys::{Called, Failed, Result, fd};
+use windlass_sys::{Called, Result, SyscallError, fd};
 
 /// An open log file.
 #[derive(Debug)]
@@ -133,7 +133,7 @@ fn open(directory: &OwnedFd, name: &OsStr) -> Result<OwnedFd> {
 }
 
 fn name(spec: &LogFile) -> Result<&OsStr> {
-    let no_name = || Failed { call: format!("the log {:?} has no name", spec.path).into(), errno: Errno::EISDIR };
+    let no_name = || SyscallError { call: format!("the log {:?} has no name", spec.path).into(), errno: Errno::EISDIR };
     spec.path.file_name().ok_or_else(no_name)
 }
 
@@ -153,7 +153,7 @@ fn directory(spec: &LogFile) -> Result<OwnedFd> {
         let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
         fd::openat2(allowed.as_fd(), below, FLAGS, 0, beneath).ok()
     };
-    spec.below.iter().find_map(open_below).ok_or_else(|| Failed {
+    spec.below.iter().find_map(open_below).ok_or_else(|| SyscallError {
         call: format!("the log {:?} is below none of the directories of --log-allowlist-dir", spec.path).into(),
         errno: Errno::EACCES,
     })

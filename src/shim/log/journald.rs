@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::stream::Stream;
-use crate::stdio::Journal;
+use crate::stdio::JournalFields;
 use windlass_sys::stream::find;
 use windlass_sys::{Result, socket, stream};
 
@@ -37,11 +37,11 @@ const QUEUE_TIMEOUT: u32 = 100;
 const NO_WAIT: Duration = Duration::from_secs(2);
 
 impl Journald {
-    pub(super) fn open(journal: &Journal) -> Result<Journald> {
+    pub(super) fn open(journal: &JournalFields) -> Result<Journald> {
         Journald::at(SOCKET, journal)
     }
 
-    fn at(path: &'static str, journal: &Journal) -> Result<Journald> {
+    fn at(path: &'static str, journal: &JournalFields) -> Result<Journald> {
         let socket = socket::datagram()?;
         socket::set_send_timeout(socket.as_fd(), QUEUE_TIMEOUT)?;
         let (fields, partial) = (fields(journal), journal.partial);
@@ -91,7 +91,7 @@ impl Journald {
     }
 }
 
-fn fields(journal: &Journal) -> Vec<u8> {
+fn fields(journal: &JournalFields) -> Vec<u8> {
     let mut out = Vec::new();
     let short: String = journal.id.chars().take(12).collect();
     field(&mut out, "CONTAINER_ID", short.as_bytes());
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn an_entry_has_the_fields_that_podman_reads() {
-        let journal = Journal {
+        let journal = JournalFields {
             id: "0123456789abcdef".into(),
             name: "web".into(),
             tag: "t".into(),
@@ -172,7 +172,7 @@ mod tests {
         let _ = std::fs::remove_file(&path);
         let reader = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
         let path = path.into_os_string().into_string().expect("text").leak();
-        (Journald::at(path, &Journal::default()).expect("a log"), reader)
+        (Journald::at(path, &JournalFields::default()).expect("a log"), reader)
     }
 
     fn message(entry: &[u8]) -> String {

@@ -8,7 +8,7 @@ use containerd_shim_protos::protobuf::{Enum, Message as _};
 use containerd_shim_protos::{api, bootstrap_api, events, shim, ttrpc as generated, types};
 use proptest::prelude::*;
 use windlass_shim::frontend::containerd::message::{Any, Mount, Status, Timestamp, event, options, start, task};
-use windlass_shim::frontend::containerd::ttrpc::{self, Kind, Request, Response};
+use windlass_shim::frontend::containerd::ttrpc::{self, FrameKind, Request, Response};
 use windlass_shim::frontend::containerd::wire::Message;
 
 /// Both read what the other writes, to the byte, and each named field is the same one.
@@ -251,7 +251,7 @@ fn what_containerd_sent_is_read() {
     let mut methods = Vec::new();
     for bytes in recorded() {
         let (frame, length) = ttrpc::next_frame(&bytes).expect("a frame").expect("whole");
-        assert_eq!((length, frame.kind), (bytes.len(), Kind::Request));
+        assert_eq!((length, frame.kind), (bytes.len(), FrameKind::Request));
         let request = Request::decode(frame.body).expect("a request");
         assert!(request.service.starts_with("containerd.task.v"), "{request:?}");
         if request.method == "Create" {

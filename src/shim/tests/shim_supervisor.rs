@@ -157,7 +157,7 @@ fn the_end_is_told_after_the_start_and_when_it_is_on_disk() {
         assert_eq!(core.state(&init()).expect("known").phase, Phase::Created);
         assert!(matches!(core.request(Request::Start(init())), Ok(Reply::Pending(_))));
         events.extend(until(&mut core, |event| matches!(event, Event::Exited { .. })));
-        assert!(world.dir.join("exit.json").exists(), "told implies durable");
+        assert!(world.dir.join("exit.json").exists(), "reported implies durable");
         assert_eq!(kinds(&events), ["created", "started", "exited"]);
         let Ok(Reply::Exited(status)) = core.request(Request::Wait(init())) else { panic!("it has ended") };
         assert_eq!(status.exit, Some(Exit::Code(7)));

@@ -138,7 +138,7 @@ fn what_stays_busy_is_an_error_and_no_endless_walk() {
     let failed = remove_with(top.as_fd(), "t", Files::Unlink, |dir, name, emptied| {
         calls.push((name.to_path_buf(), emptied));
         if name == Path::new("busy") {
-            return Err(Failed { call: "rmdir".into(), errno: Errno::EBUSY });
+            return Err(SyscallError { call: "rmdir".into(), errno: Errno::EBUSY });
         }
         fd::rmdirat(dir, name)
     });

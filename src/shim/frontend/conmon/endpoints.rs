@@ -21,8 +21,8 @@ const MOST: usize = 64;
 #[derive(Debug)]
 pub(super) struct Endpoints {
     pub(super) attach: Listener,
-    pub(super) control: Fifo,
-    pub(super) size: Fifo,
+    pub(super) control: LineFifo,
+    pub(super) size: LineFifo,
     bundle: OwnedFd,
     socket: CreatedName,
     link: Option<(PathBuf, CreatedName)>,
@@ -30,7 +30,7 @@ pub(super) struct Endpoints {
 
 /// A fifo of lines. It is open for writing too, so that it has no end when a writer closes it.
 #[derive(Debug)]
-pub(super) struct Fifo {
+pub(super) struct LineFifo {
     pub(super) fd: OwnedFd,
     unread: Vec<u8>,
 }
@@ -61,8 +61,8 @@ impl Endpoints {
         stream::never_block(attach.as_fd())?;
         Ok(Endpoints {
             attach: Listener::new(attach, key),
-            control: Fifo::open(&bundle, "ctl")?,
-            size: Fifo::open(&bundle, "winsz")?,
+            control: LineFifo::open(&bundle, "ctl")?,
+            size: LineFifo::open(&bundle, "winsz")?,
             bundle,
             socket,
             link,
@@ -80,14 +80,14 @@ impl Drop for Endpoints {
     }
 }
 
-impl Fifo {
-    fn open(directory: &OwnedFd, name: &str) -> Result<Fifo> {
+impl LineFifo {
+    fn open(directory: &OwnedFd, name: &str) -> Result<LineFifo> {
         match nix::unistd::mkfifoat(directory, name, Mode::from_bits_truncate(0o660)) {
             Err(Errno::EEXIST) => Ok(()),
             other => other.called(|| format!("mkfifo({name:?})")),
         }?;
         let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
-        Ok(Fifo { fd: fd::openat(directory.as_fd(), name, flags, 0)?, unread: Vec::new() })
+        Ok(LineFifo { fd: fd::openat(directory.as_fd(), name, flags, 0)?, unread: Vec::new() })
     }
 
     /// The messages that have arrived. `read` parses a line.

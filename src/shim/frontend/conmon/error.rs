@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use windlass_base::error::Failed;
+use windlass_base::error::SyscallError;
 
 /// A failure, by its cause. Callers log the text, which is conmon's where conmon fails too.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,9 +14,9 @@ pub(super) enum Error {
     /// The options are parsed, but their values are invalid or contradict each other.
     Invalid(String),
     /// The log cannot be opened.
-    Log(Failed),
+    Log(SyscallError),
     /// A kernel call has failed.
-    Kernel(Failed),
+    Kernel(SyscallError),
     /// What `--help` or `--version` prints cannot be written.
     Print(String),
 }
@@ -33,8 +33,8 @@ impl fmt::Display for Error {
     }
 }
 
-impl From<Failed> for Error {
-    fn from(failed: Failed) -> Error {
+impl From<SyscallError> for Error {
+    fn from(failed: SyscallError) -> Error {
         Error::Kernel(failed)
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::arguments::Arguments;
 use super::error::Error;
-use crate::stdio::{Journal, Log, LogFile};
+use crate::stdio::{JournalFields, Log, LogFile};
 
 /// Characters of the short id in the journal, by which containers are told apart.
 const SHORT_ID: usize = 12;
@@ -93,7 +93,7 @@ fn file(path: &Path, arguments: &Arguments) -> LogFile {
     }
 }
 
-fn journal(arguments: &Arguments) -> Result<Journal, Error> {
+fn journal(arguments: &Arguments) -> Result<JournalFields, Error> {
     let text = |word: &Option<std::ffi::OsString>| {
         word.as_ref().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default()
     };
@@ -105,7 +105,7 @@ fn journal(arguments: &Arguments) -> Result<Journal, Error> {
     if arguments.cid.as_ref().is_none_or(|id| id.len() <= SHORT_ID) {
         return Err(invalid(format!("Container ID must be longer than {SHORT_ID} characters")));
     }
-    Ok(Journal {
+    Ok(JournalFields {
         id: text(&arguments.cuuid),
         name: text(&arguments.name),
         tag: text(&arguments.log_tag),
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn the_journal_has_the_names() {
         let made = logs(&["-l", "journald", "--log-tag", "t", "--log-label", "A=b=c"]).expect("a journal");
-        let journal = Journal {
+        let journal = JournalFields {
             id: "0123".into(),
             name: "web".into(),
             tag: "t".into(),

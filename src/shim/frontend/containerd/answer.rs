@@ -14,15 +14,12 @@ pub(super) enum Answer {
     Later,
 }
 
-/// An error with a code of containerd.
-pub(super) type Fault = Status;
-
 /// The result of a call.
-pub(super) type Outcome = Result<Answer, Fault>;
+pub(super) type Outcome = Result<Answer, Status>;
 
 /// An error.
-pub(super) fn fault(code: i32, message: impl Into<String>) -> Fault {
-    Fault { code, message: message.into() }
+pub(super) fn refused(code: i32, message: impl Into<String>) -> Status {
+    Status { code, message: message.into() }
 }
 
 /// An answer at once, with this message.
@@ -35,8 +32,8 @@ pub(super) fn done() -> Outcome {
     now(&Empty {})
 }
 
-impl From<Refusal> for Fault {
-    fn from(refusal: Refusal) -> Fault {
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Status {
         let code = match refusal.code {
             Code::NotFound => code::NOT_FOUND,
             Code::AlreadyExists => code::ALREADY_EXISTS,
@@ -46,18 +43,18 @@ impl From<Refusal> for Fault {
             Code::TimedOut => code::DEADLINE_EXCEEDED,
             Code::Kernel => code::INTERNAL,
         };
-        fault(code, refusal.message)
+        refused(code, refusal.message)
     }
 }
 
-impl From<Malformed> for Fault {
-    fn from(_: Malformed) -> Fault {
-        fault(code::INVALID_ARGUMENT, "malformed request")
+impl From<Malformed> for Status {
+    fn from(_: Malformed) -> Status {
+        refused(code::INVALID_ARGUMENT, "malformed request")
     }
 }
 
-impl From<windlass_base::error::Failed> for Fault {
-    fn from(failed: windlass_base::error::Failed) -> Fault {
-        fault(code::INTERNAL, failed.to_string())
+impl From<windlass_base::error::SyscallError> for Status {
+    fn from(failed: windlass_base::error::SyscallError) -> Status {
+        refused(code::INTERNAL, failed.to_string())
     }
 }

@@ -37,7 +37,7 @@ const GROUPS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.san
 /// Reads the bundle's `config.json`.
 pub(super) fn config(bundle: &Path) -> Result<Outline, Error> {
     let path = bundle.join("config.json");
-    let named = |failed: windlass_base::error::Failed| Error::from(failed).context(path.display().to_string());
+    let named = |failed: windlass_base::error::SyscallError| Error::from(failed).context(path.display().to_string());
     let text = fd::document(&path).map_err(named)?;
     Outline::read(&text).map_err(|error| Error::Document(path, error))
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 
 use super::frames::{Closed, Frames, Waits};
-use super::ttrpc::Kind;
+use super::ttrpc::FrameKind;
 use super::wire::Message;
 use crate::Interest;
 use crate::Poll;
@@ -46,7 +46,7 @@ impl Connection {
     }
 
     /// The next whole frame: its stream, its kind and its message.
-    pub(super) fn take<M: Message>(&mut self) -> std::result::Result<Option<(u32, Kind, M)>, Closed> {
+    pub(super) fn take<M: Message>(&mut self) -> std::result::Result<Option<(u32, FrameKind, M)>, Closed> {
         self.frames.take()
     }
 
@@ -54,7 +54,7 @@ impl Connection {
     pub(super) fn send(
         &mut self,
         stream: u32,
-        kind: Kind,
+        kind: FrameKind,
         message: &impl Message,
         poll: &Poll,
     ) -> std::result::Result<(), Closed> {
@@ -120,7 +120,7 @@ mod tests {
         let (mut connection, theirs, poll) = pair();
         let request = Request { payload: vec![7; 1 << 20], ..Request::default() };
         for stream in 0..2 {
-            connection.send(stream, Kind::Response, &request, &poll).expect("queued");
+            connection.send(stream, FrameKind::Response, &request, &poll).expect("queued");
         }
         assert!(!connection.is_flushed());
         assert_eq!(connection.watched, Waits::Full);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::answer::{Answer, Outcome};
 use super::connection::Connection;
 use super::frames::Closed;
-use super::ttrpc::{Kind, Request, Response};
+use super::ttrpc::{FrameKind, Request, Response};
 use crate::table::Table;
 use crate::{Poll, Ready};
 use windlass_sys::Result;
@@ -61,7 +61,7 @@ impl Connections {
         let Some(connection) = self.0.get_mut(&serial) else { return Received::Nothing };
         match connection.take::<Request>() {
             // Streams of clients have odd numbers.
-            Ok(Some((stream, Kind::Request, request))) if stream % 2 == 1 => {
+            Ok(Some((stream, FrameKind::Request, request))) if stream % 2 == 1 => {
                 Received::Call(Caller::new(serial, stream), request)
             }
             Ok(None) => Received::Nothing,
@@ -82,7 +82,7 @@ impl Connections {
             Err(status) => Response { status: Some(status), payload: Vec::new() },
         };
         let Some(connection) = self.0.get_mut(&caller.connection) else { return };
-        if connection.send(caller.stream, Kind::Response, &response, poll).is_err() {
+        if connection.send(caller.stream, FrameKind::Response, &response, poll).is_err() {
             self.close(caller.connection);
         }
     }

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use windlass_base::error::Failed;
+use windlass_base::error::SyscallError;
 
 /// A failure, by its cause.
 #[derive(Debug)]
 pub enum Error {
     /// A kernel call has failed.
-    Kernel(Failed),
+    Kernel(SyscallError),
     /// Another failure, with its context.
     Context(String, Box<Error>),
     /// A file or stream cannot be read or written: its name.
@@ -43,8 +43,8 @@ impl Error {
     }
 }
 
-impl From<Failed> for Error {
-    fn from(failed: Failed) -> Error {
+impl From<SyscallError> for Error {
+    fn from(failed: SyscallError) -> Error {
         Error::Kernel(failed)
     }
 }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ttrpc::{self, Kind};
+use super::ttrpc::{self, FrameKind};
 use super::wire::Message;
 
 /// With this many bytes unsent nothing more is read: a client that does not take answers gets no more.
@@ -43,7 +43,7 @@ impl Frames {
     }
 
     /// Takes out the next whole frame: its stream, its kind and its message.
-    pub(super) fn take<M: Message>(&mut self) -> Result<Option<(u32, Kind, M)>, Closed> {
+    pub(super) fn take<M: Message>(&mut self) -> Result<Option<(u32, FrameKind, M)>, Closed> {
         let Some((frame, length)) = ttrpc::next_frame(&self.unread).map_err(|_| Closed)? else {
             if self.unread.is_empty() {
                 // An idle connection holds no memory.
@@ -57,7 +57,7 @@ impl Frames {
     }
 
     /// Adds a frame to what is to be sent.
-    pub(super) fn put(&mut self, stream: u32, kind: Kind, message: &impl Message) {
+    pub(super) fn put(&mut self, stream: u32, kind: FrameKind, message: &impl Message) {
         ttrpc::put_frame(&mut self.unsent, stream, kind, message);
     }
 
@@ -96,8 +96,8 @@ mod tests {
     #[test]
     fn frames_come_out_however_they_are_cut() {
         let mut other = Frames::default();
-        other.put(1, Kind::Request, &request());
-        other.put(3, Kind::Request, &request());
+        other.put(1, FrameKind::Request, &request());
+        other.put(3, FrameKind::Request, &request());
         let mut frames = Frames::default();
         let mut taken = Vec::new();
         for byte in other.unsent() {
@@ -107,7 +107,7 @@ mod tests {
             frames = serde_json::from_slice(&text).expect("what was written");
             taken.extend(frames.take::<Request>().expect("a frame"));
         }
-        assert_eq!(taken, [(1, Kind::Request, request()), (3, Kind::Request, request())]);
+        assert_eq!(taken, [(1, FrameKind::Request, request()), (3, FrameKind::Request, request())]);
         assert_eq!(frames, Frames::default());
     }
 
@@ -124,9 +124,9 @@ mod tests {
     fn nothing_is_read_while_much_is_unsent() {
         let mut frames = Frames::default();
         assert_eq!(frames.waits(), Waits::Idle);
-        frames.put(1, Kind::Response, &request());
+        frames.put(1, FrameKind::Response, &request());
         assert_eq!(frames.waits(), Waits::Sending);
-        frames.put(3, Kind::Response, &Request { payload: vec![7; FULL], ..Request::default() });
+        frames.put(3, FrameKind::Response, &Request { payload: vec![7; FULL], ..Request::default() });
         assert_eq!(frames.waits(), Waits::Full);
         frames.sent(frames.unsent().len() - 1);
         assert_eq!(frames.waits(), Waits::Sending);
@@ -138,11 +138,16 @@ mod tests {
     fn a_client_that_never_stops_has_its_turn() {
         let mut many = Vec::new();
         while many.len() < TURN {
-            ttrpc::put_frame(&mut many, 1, Kind::Request, &request());
+            ttrpc::put_frame(&mut many, 1, FrameKind::Request, &request());
         }
         assert!(Frames::default().received(&many), "whole frames are taken before more is read");
         let mut long = Vec::new();
-        ttrpc::put_frame(&mut long, 1, Kind::Request, &Request { payload: vec![7; 2 * TURN], ..Request::default() });
+        ttrpc::put_frame(
+            &mut long,
+            1,
+            FrameKind::Request,
+            &Request { payload: vec![7; 2 * TURN], ..Request::default() },
+        );
         assert!(!Frames::default().received(&long[..long.len() - 1]), "one that is not whole is read on");
         assert!(Frames::default().received(&vec![0; TURN]), "what is no frame closes the connection");
     }

@@ -21,7 +21,7 @@ use windlass_sys::{descriptors, fd, stream};
 /// Serves until containerd needs the shim no more.
 pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
     let mut core = Supervisor::new()?;
-    let mut front = Front::new(arguments, &core)?;
+    let mut front = ContainerdFront::new(arguments, &core)?;
     let socket = CreatedName::inspect(fd::CWD, &arguments.socket);
     let status = serve(&mut core, &mut front)?;
     // The next shim of the same container may listen there by now.
@@ -32,7 +32,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
 }
 
 /// The shim, with what only the loop uses.
-struct Front {
+struct ContainerdFront {
     server: Server,
     listener: Listener,
     /// The bundle that the shim was started for, where its log is.
@@ -41,8 +41,8 @@ struct Front {
     used: bool,
 }
 
-impl Front {
-    fn new(arguments: &Arguments, core: &Supervisor) -> windlass_sys::Result<Front> {
+impl ContainerdFront {
+    fn new(arguments: &Arguments, core: &Supervisor) -> windlass_sys::Result<ContainerdFront> {
         let bundle = std::env::current_dir().unwrap_or_default();
         // A working directory that stays, whatever becomes of the bundle.
         let _ = std::env::set_current_dir("/");
@@ -54,7 +54,7 @@ impl Front {
         listener.watch(&core.poll)?;
         let events = std::env::var(TTRPC_ADDRESS).unwrap_or_else(|_| format!("{}.ttrpc", arguments.address));
         let server = Server::new(&arguments.namespace, &events, Instant::now());
-        Ok(Front { server, listener, bundle, used: false })
+        Ok(ContainerdFront { server, listener, bundle, used: false })
     }
 
     fn accept(&mut self, core: &Supervisor) {
@@ -120,7 +120,7 @@ impl Front {
     }
 }
 
-impl crate::Front for Front {
+impl crate::Front for ContainerdFront {
     fn ready(&mut self, key: u64, ready: Ready, core: &mut Supervisor) {
         match key::parts(key) {
             Some((Kind::Listener, _)) => self.accept(core),

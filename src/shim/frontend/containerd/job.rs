@@ -144,7 +144,7 @@ impl Work {
 
 /// A job that has ended.
 #[derive(Debug)]
-pub(super) enum Ended {
+pub(super) enum JobResult {
     /// See [`Work::Prepare`].
     Prepared(Box<NewProcess>, Result<PidNamespace, Error>),
     /// See [`Work::AwaitLogger`].
@@ -166,14 +166,14 @@ impl Jobs {
     }
 
     /// Takes out a job that has ended, with the process id of its child. `None`: it has not.
-    pub(super) fn ended(&mut self, serial: u64) -> Option<(i32, Caller, Ended)> {
+    pub(super) fn ended(&mut self, serial: u64) -> Option<(i32, Caller, JobResult)> {
         let exit = self.0.get(&serial)?.1.child().try_wait().transpose()?;
         let (caller, work) = *self.0.remove(&serial)?;
         let pid = work.child().pid;
         let ended = match work {
-            Work::Prepare(job, process) => Ended::Prepared(process, job.result(exit)),
-            Work::AwaitLogger(job, process) => Ended::LoggerReady(process, job.result(exit)),
-            Work::Unmount(job, outcome, event) => Ended::Unmounted(outcome, event, job.result(exit)),
+            Work::Prepare(job, process) => JobResult::Prepared(process, job.result(exit)),
+            Work::AwaitLogger(job, process) => JobResult::LoggerReady(process, job.result(exit)),
+            Work::Unmount(job, outcome, event) => JobResult::Unmounted(outcome, event, job.result(exit)),
         };
         Some((pid, caller, ended))
     }

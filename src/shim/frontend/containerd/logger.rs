@@ -29,7 +29,7 @@ const READY: Duration = Duration::from_secs(60);
 
 /// A running logger.
 #[derive(Debug)]
-pub(super) struct Logger {
+pub(super) struct BinaryLogger {
     /// The process whose output it reads.
     process: ProcessId,
     /// The logger's own process.
@@ -41,9 +41,9 @@ pub(super) struct Logger {
 /// The write ends of the pipes for the output, and the pipe that reports that the logger is ready.
 pub(super) type Ends = ([OwnedFd; 2], OwnedFd);
 
-impl Logger {
+impl BinaryLogger {
     /// Starts a logger.
-    pub(super) fn start(program: &Program, process: &ProcessId, namespace: &str) -> Result<(Logger, Ends)> {
+    pub(super) fn start(program: &Program, process: &ProcessId, namespace: &str) -> Result<(BinaryLogger, Ends)> {
         let (out_read, out_write) = socket::pipe()?;
         let (err_read, err_write) = socket::pipe()?;
         let (ready_read, ready_write) = socket::pipe()?;
@@ -70,7 +70,7 @@ impl Logger {
             listen_pid: false,
         }
         .start()?;
-        let logger = Logger { process: process.clone(), child, end: None };
+        let logger = BinaryLogger { process: process.clone(), child, end: None };
         Ok((logger, ([out_write, err_write], ready_read)))
     }
 
@@ -90,11 +90,11 @@ impl Logger {
 
 /// The loggers, by the serial numbers of their keys.
 #[derive(Debug, Default)]
-pub(super) struct Loggers(Table<u64, Box<Logger>>);
+pub(super) struct Loggers(Table<u64, Box<BinaryLogger>>);
 
 impl Loggers {
     /// Adds a logger.
-    pub(super) fn insert(&mut self, serial: u64, logger: Logger) {
+    pub(super) fn insert(&mut self, serial: u64, logger: BinaryLogger) {
         self.0.insert(serial, Box::new(logger));
     }
 

@@ -12,7 +12,7 @@ use nix::mount::{MntFlags, MsFlags};
 use super::error::Error;
 use super::idmapped::{self, Ids};
 use super::message::Mount;
-use windlass_sys::{Failed, Result, fd, mount};
+use windlass_sys::{Result, SyscallError, fd, mount};
 
 /// Longest text of options in bytes: a page without the final NUL (mount(2)).
 const LONGEST: usize = 4095;
@@ -234,7 +234,7 @@ pub(super) fn unmount_all(root: &Path) -> std::result::Result<(), Error> {
         match nix::mount::umount2(root, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) => {}
             Err(Errno::EINVAL | Errno::ENOENT) => return Ok(()),
-            Err(errno) => return Err(Failed { call: format!("umount {}", root.display()).into(), errno }.into()),
+            Err(errno) => return Err(SyscallError { call: format!("umount {}", root.display()).into(), errno }.into()),
         }
     }
     Err(Error::Invalid(format!("umount {}: mounted too often", root.display())))

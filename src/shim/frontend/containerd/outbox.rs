@@ -14,7 +14,7 @@ use super::connection::Connection;
 use super::frames::Closed;
 use super::message::event::{Envelope, Forward, TaskEvent, Topic};
 use super::message::{Status, Timestamp};
-use super::ttrpc::{Kind, Request, Response, code};
+use super::ttrpc::{FrameKind, Request, Response, code};
 use super::wire::Message;
 use crate::{Poll, Ready, written};
 use windlass_sys::socket;
@@ -187,7 +187,7 @@ impl Outbox {
             self.stream = 1;
         }
         let stream = self.stream;
-        let sent = self.link.as_mut().map_or(Err(Closed), |link| link.send(stream, Kind::Request, &request, poll));
+        let sent = self.link.as_mut().map_or(Err(Closed), |link| link.send(stream, FrameKind::Request, &request, poll));
         match sent {
             Ok(()) => self.queue.sent(now),
             Err(Closed) => self.lost(now),
@@ -208,7 +208,7 @@ impl Outbox {
         loop {
             let awaited = matches!(self.queue.delivery, Delivery::Sent(_));
             match self.link.as_mut().map_or(Ok(None), Connection::take::<Response>) {
-                Ok(Some((stream, Kind::Response, response))) if awaited && stream == self.stream => {
+                Ok(Some((stream, FrameKind::Response, response))) if awaited && stream == self.stream => {
                     self.stream = self.stream.wrapping_add(2);
                     complaint = complaint.or(self.queue.answered(response.status.unwrap_or_default(), now));
                 }

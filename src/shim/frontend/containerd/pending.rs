@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::answer::Fault;
 use super::connections::Caller;
+use super::message::Status;
 use super::message::event::TaskEvent;
 use crate::table::Table;
 use crate::{Code, ProcessId, Refusal, Reply, WaitToken};
@@ -24,7 +24,7 @@ pub(super) enum Then {
     /// A verb of the runtime without a result of its own.
     Verb {
         /// The verb.
-        verb: Verb,
+        verb: RuntimeVerb,
         /// The event that is sent when it has succeeded.
         event: Option<TaskEvent>,
         /// A file that is not needed any more when it has ended.
@@ -46,19 +46,19 @@ impl Then {
     }
 
     /// The refusal in the words of containerd's own shim.
-    pub(super) fn refused(&self, refusal: Refusal) -> Fault {
+    pub(super) fn refused(&self, refusal: Refusal) -> Status {
         let prefix = self.prefix().filter(|_| refusal.code == Code::Runtime);
-        let mut fault = Fault::from(refusal);
+        let mut status = Status::from(refusal);
         if let Some(prefix) = prefix {
-            fault.message = format!("{prefix}: {}", fault.message);
+            status.message = format!("{prefix}: {}", status.message);
         }
-        fault
+        status
     }
 }
 
 /// A verb of the runtime without a result of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Verb {
+pub(super) enum RuntimeVerb {
     /// `kill`.
     Kill,
     /// `pause`.
@@ -71,23 +71,23 @@ pub(super) enum Verb {
     Checkpoint,
 }
 
-impl Verb {
+impl RuntimeVerb {
     fn prefix(self) -> &'static str {
         match self {
-            Verb::Kill => "OCI runtime kill failed",
-            Verb::Pause => "OCI runtime pause failed",
-            Verb::Resume => "OCI runtime resume failed",
-            Verb::Update => "OCI runtime update failed",
-            Verb::Checkpoint => "OCI runtime checkpoint failed",
+            RuntimeVerb::Kill => "OCI runtime kill failed",
+            RuntimeVerb::Pause => "OCI runtime pause failed",
+            RuntimeVerb::Resume => "OCI runtime resume failed",
+            RuntimeVerb::Update => "OCI runtime update failed",
+            RuntimeVerb::Checkpoint => "OCI runtime checkpoint failed",
         }
     }
 }
 
 /// The calls, by the token of the reply that they wait for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Pending(Table<WaitToken, (Caller, Then)>);
+pub(super) struct PendingCalls(Table<WaitToken, (Caller, Then)>);
 
-impl Pending {
+impl PendingCalls {
     /// Notes who waits for a reply that comes later. A reply that is there is given back.
     pub(super) fn note(
         &mut self,
@@ -116,12 +116,12 @@ mod tests {
 
     #[test]
     fn a_reply_finds_its_call_once() {
-        let mut pending = Pending::default();
+        let mut pending = PendingCalls::default();
         let caller = Caller::new(1, 3);
         assert_eq!(pending.note(caller, Then::Wait, Ok(Reply::Pending(WaitToken(7)))), None);
         assert_eq!(pending.note(caller, Then::Wait, Ok(Reply::Done)), Some((Then::Wait, Ok(Reply::Done))));
         let text = serde_json::to_vec(&pending).expect("plain data");
-        assert_eq!(serde_json::from_slice::<Pending>(&text).expect("what was written"), pending);
+        assert_eq!(serde_json::from_slice::<PendingCalls>(&text).expect("what was written"), pending);
         assert_eq!(pending.take(WaitToken(8)), None);
         assert_eq!(pending.take(WaitToken(7)), Some((caller, Then::Wait)));
         assert_eq!(pending.take(WaitToken(7)), None);

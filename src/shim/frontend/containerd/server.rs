@@ -3,14 +3,15 @@
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use super::answer::{Fault, Outcome};
+use super::answer::Outcome;
 use super::connections::{Caller, Connections};
 use super::job::{Job, Jobs, Work};
 use super::key::{Kind, Serials, key};
 use super::lifetime::Lifetime;
 use super::logger::Loggers;
+use super::message::Status;
 use super::outbox::Outbox;
-use super::pending::Pending;
+use super::pending::PendingCalls;
 use super::tasks::Tasks;
 use crate::{Poll, ProcessId, Supervisor};
 
@@ -22,7 +23,7 @@ pub(super) struct Server {
     /// The containers.
     pub tasks: Tasks,
     /// The calls that wait for replies of the supervisor.
-    pub pending: Pending,
+    pub pending: PendingCalls,
     /// The children at work.
     pub jobs: Jobs,
     /// The programs that take output.
@@ -43,7 +44,7 @@ impl Server {
         Server {
             namespace: namespace.into(),
             tasks: Tasks::default(),
-            pending: Pending::default(),
+            pending: PendingCalls::default(),
             jobs: Jobs::default(),
             loggers: Loggers::default(),
             outbox: Outbox::new(events, namespace, key(Kind::Outbox, 0)),
@@ -61,7 +62,7 @@ impl Server {
         caller: Caller,
         start: impl FnOnce(u64, &Poll) -> windlass_sys::Result<Job<T>>,
         then: impl FnOnce(Job<T>) -> Work,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Status> {
         let serial = self.serials.next();
         let job = start(key(Kind::Job, serial), &core.poll)?;
         let pid = self.jobs.insert(serial, caller, then(job));

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::time::Instant;
 
-use super::answer::{Answer, Outcome, done, fault, now};
+use super::answer::{Answer, Outcome, done, now, refused};
 use super::connections::Caller;
 use super::message::Any;
 use super::message::event::{TaskCheckpointed, TaskNamed, Topic};
@@ -12,7 +12,7 @@ use super::message::task::{
     Checkpoint, CloseIo, Connected, Create, Exec, Exited, Kill, Name, Pid, Pids, ProcessDetails, ProcessInfo,
     ResizePty, State, Stats, Update, status,
 };
-use super::pending::{Then, Verb};
+use super::pending::{RuntimeVerb, Then};
 use super::server::Server;
 use super::stats;
 use super::ttrpc::{self, code};
@@ -26,7 +26,7 @@ impl Server {
     /// A call of a client.
     pub(super) fn call(&mut self, core: &mut Supervisor, caller: Caller, request: &ttrpc::Request) -> Outcome {
         if !SERVICES.contains(&request.service.as_str()) {
-            return Err(fault(code::UNIMPLEMENTED, format!("service {:?} is not implemented", request.service)));
+            return Err(refused(code::UNIMPLEMENTED, format!("service {:?} is not implemented", request.service)));
         }
         let payload = &request.payload[..];
         match request.method.as_str() {
@@ -56,7 +56,7 @@ impl Server {
                 }
                 done()
             }
-            other => Err(fault(code::UNIMPLEMENTED, format!("method {other:?} is not implemented"))),
+            other => Err(refused(code::UNIMPLEMENTED, format!("method {other:?} is not implemented"))),
         }
     }
 
@@ -116,7 +116,7 @@ impl Server {
         let process = self.tasks.process(&Name { id, exec_id })?;
         let (rows, columns) = (u16::try_from(height), u16::try_from(width));
         let (Ok(rows), Ok(columns)) = (rows, columns) else {
-            return Err(fault(code::INVALID_ARGUMENT, format!("a terminal of {width}x{height}")));
+            return Err(refused(code::INVALID_ARGUMENT, format!("a terminal of {width}x{height}")));
         };
         // Without a terminal there is nothing to set, and callers do not ask first.
         if core.state(&process).is_none_or(|state| state.terminal) {
@@ -150,7 +150,7 @@ impl Server {
         let process = self.tasks.process(&name)?;
         let task = self.tasks.find(&name.id)?;
         let io = task.io(&process).clone();
-        let state = core.state(&process).ok_or_else(|| fault(code::NOT_FOUND, "the process does not exist"))?;
+        let state = core.state(&process).ok_or_else(|| refused(code::NOT_FOUND, "the process does not exist"))?;
         let status = match state.phase {
             Phase::Added | Phase::Created => status::CREATED,
             Phase::Running => status::RUNNING,
@@ -176,7 +176,7 @@ impl Server {
         let process = self.tasks.process(&Name { id: request.id, exec_id: request.exec_id })?;
         let signal = i32::try_from(request.signal).unwrap_or(-1);
         let asked = core.request(Request::Kill { process, signal, all: request.all });
-        let then = Then::Verb { verb: Verb::Kill, event: None, file: None };
+        let then = Then::Verb { verb: RuntimeVerb::Kill, event: None, file: None };
         self.asked(core, caller, then, asked)
     }
 
@@ -208,8 +208,8 @@ impl Server {
     fn pause(&mut self, core: &mut Supervisor, caller: Caller, name: Name, pause: bool) -> Outcome {
         self.tasks.find(&name.id)?;
         let (verb, word, topic, phase) = match pause {
-            true => (Verb::Pause, "pause", Topic::Paused, Phase::Paused),
-            false => (Verb::Resume, "resume", Topic::Resumed, Phase::Running),
+            true => (RuntimeVerb::Pause, "pause", Topic::Paused, Phase::Paused),
+            false => (RuntimeVerb::Resume, "resume", Topic::Resumed, Phase::Running),
         };
         let event = Some(topic.with(&TaskNamed { container_id: name.id.clone() }));
         let then = Then::Verb { verb, event, file: None };
@@ -222,7 +222,7 @@ impl Server {
         let file = bundle.join(format!("update-{}.json", self.serials.next()));
         crate::exit::put(&file, &resources, false)?;
         let words = vec!["update".into(), "--resources".into(), file.clone().into_os_string()];
-        let then = Then::Verb { verb: Verb::Update, event: None, file: Some(file) };
+        let then = Then::Verb { verb: RuntimeVerb::Update, event: None, file: Some(file) };
         self.verb(core, caller, &request.id, (words, None), then)
     }
 
@@ -252,7 +252,7 @@ impl Server {
         }
         let event = TaskCheckpointed { container_id: request.id.clone(), checkpoint: path };
         let event = Some(Topic::Checkpointed.with(&event));
-        let then = Then::Verb { verb: Verb::Checkpoint, event, file: None };
+        let then = Then::Verb { verb: RuntimeVerb::Checkpoint, event, file: None };
         self.verb(core, caller, &request.id, (words, None), then)
     }
 
@@ -260,7 +260,7 @@ impl Server {
         self.tasks.find(&name.id)?;
         let init = core.state(&ProcessId::init(&name.id)).filter(|init| init.pid != 0);
         let (Some(cgroup), Some(init)) = (core.cgroup(&name.id), init) else {
-            return Err(fault(code::NOT_FOUND, "cgroup does not exist"));
+            return Err(refused(code::NOT_FOUND, "cgroup does not exist"));
         };
         now(&Stats { stats: Some(stats::read(cgroup, init.pid)) })
     }

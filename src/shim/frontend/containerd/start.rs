@@ -60,12 +60,13 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
 /// The directory of the socket: that which containerd asks for; otherwise one in containerd's state directory, in
 /// which the bundle is; otherwise the usual one.
 fn socket_directory(bundle: &Path, params: Option<&Params>) -> PathBuf {
-    let told = params.map(|params| params.socket_dir.as_str()).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let given = params.map(|params| params.socket_dir.as_str()).filter(|dir| !dir.is_empty()).map(PathBuf::from);
     // STATE/io.containerd.runtime.v2.task/NAMESPACE/ID
     let mut above = bundle.ancestors().skip(2);
     let plugin = above.next().and_then(Path::file_name);
     let state = above.next().filter(|_| plugin == Some(OsStr::new("io.containerd.runtime.v2.task")));
-    told.or_else(|| state.map(|state| state.join("s")))
+    given
+        .or_else(|| state.map(|state| state.join("s")))
         .filter(|directory| directory.as_os_str().len() + 1 + 32 <= PATH_MAX)
         .unwrap_or_else(|| SOCKETS.into())
 }
@@ -136,7 +137,7 @@ fn spawn(
             text(&key)
         })
         .collect();
-    let failed = |failed: windlass_base::error::Failed| Error::from(failed).context("cannot start the shim");
+    let failed = |failed: windlass_base::error::SyscallError| Error::from(failed).context("cannot start the shim");
     let null = fd::open("/dev/null", OFlag::O_RDWR).map_err(failed)?;
     let score = oom_score();
     let child = Spawn {
@@ -180,8 +181,8 @@ mod tests {
         assert_eq!(socket_directory(usual, None), Path::new(SOCKETS));
         let own = Path::new("/run/other/io.containerd.runtime.v2.task/default/web");
         assert_eq!(socket_directory(own, None), Path::new("/run/other/s"));
-        let params = Params { socket_dir: "/run/told".into(), ..Params::default() };
-        assert_eq!(socket_directory(own, Some(&params)), Path::new("/run/told"));
+        let params = Params { socket_dir: "/run/given".into(), ..Params::default() };
+        assert_eq!(socket_directory(own, Some(&params)), Path::new("/run/given"));
         assert_eq!(socket_directory(Path::new("/tmp/bundle"), None), Path::new(SOCKETS));
         let long = format!("/{}/io.containerd.runtime.v2.task/default/web", "x".repeat(80));
         assert_eq!(socket_directory(Path::new(&long), None), Path::new(SOCKETS));

@@ -6,16 +6,16 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::answer::{Answer, Fault, Outcome, done, fault, now};
+use super::answer::{Answer, Outcome, done, now, refused};
 use super::connections::Caller;
 use super::error::Error;
-use super::job::{Ended, Job, PidNamespace, Work};
+use super::job::{Job, JobResult, PidNamespace, Work};
 use super::key::{Kind, key};
-use super::logger::{self, Logger};
-use super::message::Mount;
+use super::logger::{self, BinaryLogger};
 use super::message::event::{TaskDelete, TaskEvent, TaskExec, TaskIo, Topic};
 use super::message::options::Options;
 use super::message::task::{Create, Deleted, Exec, Pid};
+use super::message::{Mount, Status};
 use super::pending::Then;
 use super::server::Server;
 use super::tasks::{Stage, Task, process_file};
@@ -44,7 +44,7 @@ impl Server {
         let directory = PathBuf::from(&request.bundle);
         // Engines look for these words when the runtime cannot be run.
         let runtime = bundle::runtime(&options, &self.namespace, &directory)
-            .map_err(|error| fault(code::UNKNOWN, format!("OCI runtime create failed: {error}")))?;
+            .map_err(|error| refused(code::UNKNOWN, format!("OCI runtime create failed: {error}")))?;
         let io =
             TaskIo { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, terminal: request.terminal };
         let owner = (options.io_uid, options.io_gid);
@@ -86,11 +86,11 @@ impl Server {
         process: &ProcessId,
         io: &TaskIo,
         owner: (u32, u32),
-    ) -> Result<(Stdio, Option<Awaited>), Fault> {
+    ) -> Result<(Stdio, Option<Awaited>), Status> {
         let parsed = stdio::stdio(io.terminal, (&io.stdin, &io.stdout, &io.stderr), owner);
         let (mut stdio, program) = parsed.map_err(invalid)?;
         let Some(program) = program else { return Ok((stdio, None)) };
-        let started = Logger::start(&program, process, &self.namespace);
+        let started = BinaryLogger::start(&program, process, &self.namespace);
         let (logger, (pipes, ready)) =
             started.map_err(|failed| invalid(format!("{}: {failed}", program.path.display())))?;
         let serial = self.serials.next();
@@ -107,13 +107,13 @@ impl Server {
         let Some((pid, caller, ended)) = self.jobs.ended(serial) else { return };
         core.forget_child(pid);
         let outcome = match ended {
-            Ended::Prepared(process, result) => self.prepared(core, caller, *process, result),
-            Ended::LoggerReady(process, Ok(())) => self.add(core, *process),
-            Ended::LoggerReady(process, Err(error)) => {
+            JobResult::Prepared(process, result) => self.prepared(core, caller, *process, result),
+            JobResult::LoggerReady(process, Ok(())) => self.add(core, *process),
+            JobResult::LoggerReady(process, Err(error)) => {
                 self.forget_exec(&process.id);
                 Err(unknown(error))
             }
-            Ended::Unmounted(outcome, event, result) => {
+            JobResult::Unmounted(outcome, event, result) => {
                 if let Some(event) = event {
                     self.outbox.push(event, &core.poll);
                 }
@@ -166,19 +166,19 @@ impl Server {
         core: &mut Supervisor,
         caller: Caller,
         id: &ProcessId,
-        result: Result<Reply, Fault>,
+        result: Result<Reply, Status>,
     ) -> Outcome {
         match result {
             Ok(Reply::Pid(pid)) => now(&Pid { pid: pid as u32 }),
             Ok(_) => done(),
-            Err(fault) => {
+            Err(status) => {
                 core.close(&id.container);
-                self.unmount(core, caller, id, Err(fault), None)
+                self.unmount(core, caller, id, Err(status), None)
             }
         }
     }
 
-    /// The supervisor has the container: containerd may ask for it, and is told.
+    /// The supervisor has the container: containerd may ask for it, and gets the event.
     pub(super) fn created(&mut self, core: &Supervisor, id: &str, pid: i32) {
         if let Some(event) = self.tasks.created(id, pid as u32) {
             self.outbox.push(Topic::Create.with(&event), &core.poll);
@@ -279,12 +279,12 @@ impl Server {
     }
 }
 
-fn invalid(why: impl std::fmt::Display) -> Fault {
-    fault(code::INVALID_ARGUMENT, why.to_string())
+fn invalid(why: impl std::fmt::Display) -> Status {
+    refused(code::INVALID_ARGUMENT, why.to_string())
 }
 
-fn unknown(error: Error) -> Fault {
-    fault(code::UNKNOWN, error.to_string())
+fn unknown(error: Error) -> Status {
+    refused(code::UNKNOWN, error.to_string())
 }
 
 /// Mounts the root filesystem and waits for the logger; in a child of the shim. What was mounted is unmounted if
@@ -328,13 +328,13 @@ fn container(task: &Task, namespace: PidNamespace) -> Container {
 
 /// Refuses an exec that cannot be made, in the words and with the codes of containerd's own shim, which
 /// callers look for.
-fn refuse_exec(task: &Task, core: &Supervisor, request: &Exec) -> Result<(), Fault> {
+fn refuse_exec(task: &Task, core: &Supervisor, request: &Exec) -> Result<(), Status> {
     if task.execs.get(&*request.exec_id).is_some() {
-        return Err(fault(code::ALREADY_EXISTS, format!("id {} already exists", request.exec_id)));
+        return Err(refused(code::ALREADY_EXISTS, format!("id {} already exists", request.exec_id)));
     }
     match core.state(&ProcessId::init(&request.id)).map(|init| init.phase) {
-        Some(Phase::Stopped) => return Err(fault(code::UNKNOWN, "cannot exec in a stopped state")),
-        Some(Phase::Paused) => return Err(fault(code::UNKNOWN, "cannot exec in a paused state")),
+        Some(Phase::Stopped) => return Err(refused(code::UNKNOWN, "cannot exec in a stopped state")),
+        Some(Phase::Paused) => return Err(refused(code::UNKNOWN, "cannot exec in a paused state")),
         _ => {}
     }
     // The id is part of the names of files.

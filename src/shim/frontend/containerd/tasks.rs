@@ -5,10 +5,10 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::answer::{Fault, fault};
-use super::message::Mount;
+use super::answer::refused;
 use super::message::event::{TaskCreate, TaskIo};
 use super::message::task::Name;
+use super::message::{Mount, Status};
 use super::ttrpc::code;
 use crate::table::Table;
 use crate::{ProcessId, Runtime, written};
@@ -43,7 +43,7 @@ pub(super) enum Stage {
         /// What is mounted.
         rootfs: Vec<Mount>,
     },
-    /// It was created, and containerd was told.
+    /// The event of its creation was sent.
     Created,
 }
 
@@ -75,9 +75,9 @@ impl Tasks {
     }
 
     /// Refuses an id that is taken.
-    pub(super) fn refuse_taken(&self, id: &str) -> Result<(), Fault> {
+    pub(super) fn refuse_taken(&self, id: &str) -> Result<(), Status> {
         match self.0.get(id).is_some() {
-            true => Err(fault(code::ALREADY_EXISTS, format!("container {id:?} already exists"))),
+            true => Err(refused(code::ALREADY_EXISTS, format!("container {id:?} already exists"))),
             false => Ok(()),
         }
     }
@@ -98,21 +98,21 @@ impl Tasks {
     }
 
     /// A task that containerd can ask for.
-    pub(super) fn find(&self, id: &str) -> Result<&Task, Fault> {
+    pub(super) fn find(&self, id: &str) -> Result<&Task, Status> {
         let task = self.get(id).filter(|task| task.stage == Stage::Created);
-        task.ok_or_else(|| fault(code::NOT_FOUND, format!("container {id:?} does not exist")))
+        task.ok_or_else(|| refused(code::NOT_FOUND, format!("container {id:?} does not exist")))
     }
 
     /// A process of such a task.
-    pub(super) fn process(&self, name: &Name) -> Result<ProcessId, Fault> {
+    pub(super) fn process(&self, name: &Name) -> Result<ProcessId, Status> {
         let task = self.find(&name.id)?;
         if !name.exec_id.is_empty() && task.execs.get(&*name.exec_id).is_none() {
-            return Err(fault(code::NOT_FOUND, format!("process {:?} does not exist", name.exec_id)));
+            return Err(refused(code::NOT_FOUND, format!("process {:?} does not exist", name.exec_id)));
         }
         Ok(ProcessId::of(&name.id, &name.exec_id))
     }
 
-    /// The task was created: the event that tells containerd. `None`: it was told before.
+    /// The task was created: the event that tells containerd. `None`: the event was sent before.
     pub(super) fn created(&mut self, id: &str, pid: u32) -> Option<TaskCreate> {
         let task = self.0.get_mut(id)?;
         let Stage::Preparing { rootfs } = std::mem::replace(&mut task.stage, Stage::Created) else { return None };
@@ -178,7 +178,7 @@ mod tests {
         let event = tasks.created("c", 7).expect("news");
         assert_eq!((event.pid, event.rootfs.len(), event.bundle.as_str()), (7, 1, "/b"));
         assert_eq!(event.io.expect("its stdio").stdin, "/in");
-        assert_eq!(tasks.created("c", 7), None, "containerd is told once");
+        assert_eq!(tasks.created("c", 7), None, "the event is sent once");
         assert_eq!(tasks.created("d", 7), None);
         assert_eq!(tasks.process(&name("c", "")), Ok(ProcessId::init("c")));
         assert!(tasks.remove("c").is_some() && tasks.is_empty());

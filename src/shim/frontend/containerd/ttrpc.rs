@@ -14,7 +14,7 @@ pub const HEAD: usize = 10;
 
 /// The type of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum FrameKind {
     /// A call: [`Request`].
     Request,
     /// The answer to a call: [`Response`].
@@ -29,7 +29,7 @@ pub struct Frame<'a> {
     /// The number of the call. It is odd if the client began the call.
     pub stream: u32,
     /// Its type.
-    pub kind: Kind,
+    pub kind: FrameKind,
     /// The message.
     pub body: &'a [u8],
 }
@@ -45,9 +45,9 @@ pub fn next_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, NoFrame> {
     let length = u32::from_be_bytes([a, b, c, d]) as usize;
     let stream = u32::from_be_bytes([e, f, g, h]);
     let kind = match kind {
-        1 => Kind::Request,
-        2 => Kind::Response,
-        3 => Kind::Data,
+        1 => FrameKind::Request,
+        2 => FrameKind::Response,
+        3 => FrameKind::Data,
         _ => return Err(NoFrame),
     };
     if length > LONGEST {
@@ -58,12 +58,12 @@ pub fn next_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, NoFrame> {
 }
 
 /// Appends a frame.
-pub fn put_frame(out: &mut Vec<u8>, stream: u32, kind: Kind, message: &impl Message) {
+pub fn put_frame(out: &mut Vec<u8>, stream: u32, kind: FrameKind, message: &impl Message) {
     let at = out.len();
     let kind = match kind {
-        Kind::Request => 1,
-        Kind::Response => 2,
-        Kind::Data => 3,
+        FrameKind::Request => 1,
+        FrameKind::Response => 2,
+        FrameKind::Data => 3,
     };
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&stream.to_be_bytes());
@@ -122,17 +122,17 @@ mod tests {
     fn a_frame_is_taken_when_it_is_whole() {
         let mut bytes = Vec::new();
         let request = Request { service: "s".into(), method: "m".into(), ..Request::default() };
-        put_frame(&mut bytes, 1, Kind::Request, &request);
+        put_frame(&mut bytes, 1, FrameKind::Request, &request);
         assert_eq!(bytes, b"\0\0\0\x06\0\0\0\x01\x01\0\x0a\x01s\x12\x01m");
-        put_frame(&mut bytes, 3, Kind::Response, &Response::default());
+        put_frame(&mut bytes, 3, FrameKind::Response, &Response::default());
         for length in 0..16 {
             assert_eq!(next_frame(&bytes[..length]), Ok(None));
         }
         let (frame, length) = next_frame(&bytes).expect("frames").expect("whole");
-        assert_eq!((frame.stream, frame.kind, length), (1, Kind::Request, 16));
+        assert_eq!((frame.stream, frame.kind, length), (1, FrameKind::Request, 16));
         assert_eq!(Request::decode(frame.body), Ok(request));
         let (frame, length) = next_frame(&bytes[16..]).expect("frames").expect("whole");
-        assert_eq!((frame.stream, frame.kind, frame.body.len(), length), (3, Kind::Response, 0, 10));
+        assert_eq!((frame.stream, frame.kind, frame.body.len(), length), (3, FrameKind::Response, 0, 10));
     }
 
     #[test]

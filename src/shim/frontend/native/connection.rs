@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::journal::Cursor;
+use super::event_log::Cursor;
 use crate::Interest;
 use crate::Poll;
 use windlass_sys::{Result, socket};

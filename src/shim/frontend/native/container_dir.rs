@@ -24,7 +24,7 @@ use crate::Code;
 use crate::Log;
 use crate::Refusal;
 use crate::exit::{self, Record};
-use crate::stdio::{Journal, LogFile};
+use crate::stdio::{JournalFields, LogFile};
 use windlass_sys::poll::Deadline;
 use windlass_sys::{Called, directory, fd};
 
@@ -348,12 +348,12 @@ pub(super) fn log(text: &str, id: &str) -> Result<Option<Log>> {
         "raw" => in_file(Log::Raw),
         "journald" => {
             let tag = path.to_string();
-            Ok(Some(Log::Journald(Journal {
+            Ok(Some(Log::Journald(JournalFields {
                 id: id.into(),
                 name: id.into(),
                 tag,
                 partial: true,
-                ..Journal::default()
+                ..JournalFields::default()
             })))
         }
         "none" => Ok(None),

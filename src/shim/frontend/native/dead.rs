@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::adopt::runtime_state;
 use super::container_dir::{ContainerDir, Facts};
-use super::journal::{Journal, Marks};
+use super::event_log::{EventLog, Marks};
 use super::wire::{Ended, event_members, phase_name};
 use crate::Code;
 use crate::Phase;
@@ -82,9 +82,9 @@ fn lock(dir: &ContainerDir) -> Result<OwnedFd> {
 }
 
 /// The recorded events. The exit is added if the shim died between writing the exit record and the event.
-pub(super) fn journal(dir: &ContainerDir) -> Result<Journal> {
+pub(super) fn journal(dir: &ContainerDir) -> Result<EventLog> {
     let lock = lock(dir)?;
-    let mut journal = Journal::open(dir.file("events.log"))?;
+    let mut journal = EventLog::open(dir.file("events.log"))?;
     if let Some(record) = dir.exit().filter(|_| !journal.has("exited")) {
         let mut members = json!(ended(&record));
         members["pid"] = record.pid.into();
@@ -97,7 +97,7 @@ pub(super) fn journal(dir: &ContainerDir) -> Result<Journal> {
 /// Acknowledges all events up to `event`.
 pub(super) fn acknowledge(dir: &ContainerDir, event: u64) -> Result<()> {
     let _lock = lock(dir)?;
-    Journal::open(dir.file("events.log"))?.acknowledge(event);
+    EventLog::open(dir.file("events.log"))?.acknowledge(event);
     Ok(())
 }
 

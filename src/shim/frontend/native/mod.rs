@@ -16,7 +16,7 @@ mod attach;
 mod connection;
 mod container_dir;
 mod dead;
-mod journal;
+mod event_log;
 mod logs;
 mod report;
 mod requests;
@@ -30,7 +30,7 @@ use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use crate::frontend::stderr::{NAME, print_error};
-use verbs::{Failure, Verb};
+use verbs::{Failure, Invocation};
 use windlass_args::{Environment, Matches, Words, count, help, print};
 
 /// Runs a command, or the server.
@@ -76,6 +76,6 @@ fn verb(arguments: Vec<OsString>) -> Result<i32, Failure> {
             let id = matches.operands.first().map(OsString::as_os_str).and_then(OsStr::to_str).unwrap_or_default();
             Ok(run::adopt(&state, id))
         }
-        name => Verb { state: &state, matches: &matches }.run(name),
+        name => Invocation { state: &state, matches: &matches }.run(name),
     }
 }

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use serde_json::{Value, json};
 
 use super::connection::{Connection, Received};
-use super::serve::{ClientRequest, Pending, Server};
-use super::wire::{self, Ended, PROTOCOL, Request as Line, answer};
+use super::serve::{ClientRequest, PendingRequest, Server};
+use super::wire::{self, Ended, PROTOCOL, WireRequest, answer};
 use crate::Code;
 use crate::ExitFile;
 use crate::Framing;
@@ -57,7 +57,7 @@ impl Server {
             self.unserved.push(key);
         }
         let waits =
-            self.pending.iter().any(|(_, asked)| matches!(asked, Pending::Client { key: of, .. } if *of == key));
+            self.pending.iter().any(|(_, asked)| matches!(asked, PendingRequest::Client { key: of, .. } if *of == key));
         let Some(connection) = self.connection(key) else { return };
         let over = connection.half_closed && !waits && connection.cursor.is_none();
         if connection.is_idle() && (over || connection.closing) {
@@ -81,7 +81,7 @@ impl Server {
     }
 
     fn line(&mut self, key: u64, line: &[u8], core: &mut Supervisor) {
-        let request: Line<'_> = match serde_json::from_slice(line) {
+        let request: WireRequest<'_> = match serde_json::from_slice(line) {
             Ok(request) => request,
             Err(error) => {
                 self.send(key, &answer(0, Err(Refusal::new(Code::Invalid, format!("malformed: {error}")))));
@@ -100,7 +100,7 @@ impl Server {
         }
     }
 
-    fn serve(&mut self, key: u64, line: &Line<'_>, core: &mut Supervisor) -> Result<Response> {
+    fn serve(&mut self, key: u64, line: &WireRequest<'_>, core: &mut Supervisor) -> Result<Response> {
         let process = self.exec(line.exec.as_deref());
         let plain = |request| (request, ClientRequest::Plain);
         let (request, what) = match line.op {
@@ -147,7 +147,7 @@ impl Server {
             "delete" => return self.delete(key, line, process, core),
             other => return Err(Refusal::new(Code::Invalid, format!("there is no operation {other:?}"))),
         };
-        self.ask(core, request, Pending::Client { key, seq: line.seq, what })?;
+        self.ask(core, request, PendingRequest::Client { key, seq: line.seq, what })?;
         Ok(Response::Later)
     }
 
@@ -188,7 +188,7 @@ impl Server {
         }))
     }
 
-    fn start_exec(&mut self, key: u64, line: &Line<'_>, core: &mut Supervisor) -> Result<Response> {
+    fn start_exec(&mut self, key: u64, line: &WireRequest<'_>, core: &mut Supervisor) -> Result<Response> {
         let invalid = |text: &str| Refusal::new(Code::Invalid, text.to_string());
         let document = line.process.ok_or_else(|| invalid("exec needs a process"))?;
         let exec: Rc<str> = match line.exec.as_deref() {
@@ -222,7 +222,7 @@ impl Server {
             exit_files: vec![ExitFile::Record(self.dir.exec_file(&exec, "exit.json"))],
         }))?;
         let what = ClientRequest::Exec { exec: exec.clone(), attached: line.attach };
-        let asked = Pending::Client { key, seq: line.seq, what };
+        let asked = PendingRequest::Client { key, seq: line.seq, what };
         let started = fd::replace(fd::CWD, &process_file, 0o600, document.get().as_bytes(), fd::Durability::Cached)
             .map_err(Refusal::from)
             .and_then(|()| self.ask(core, Request::Start(id.clone()), asked));
@@ -263,11 +263,17 @@ impl Server {
         }
     }
 
-    fn delete(&mut self, key: u64, line: &Line<'_>, process: ProcessId, core: &mut Supervisor) -> Result<Response> {
+    fn delete(
+        &mut self,
+        key: u64,
+        line: &WireRequest<'_>,
+        process: ProcessId,
+        core: &mut Supervisor,
+    ) -> Result<Response> {
         if process.exec.is_none() {
             let what = ClientRequest::Delete;
             let request = Request::Delete { process, force: line.force };
-            self.ask(core, request, Pending::Client { key, seq: line.seq, what })?;
+            self.ask(core, request, PendingRequest::Client { key, seq: line.seq, what })?;
             return Ok(Response::Later);
         }
         if let Some(at) = self.failed.iter().position(|(exec, _)| process.exec.as_ref() == Some(exec)) {
@@ -335,7 +341,7 @@ impl Server {
     /// Closes a connection whose client has closed its side, after the last answer.
     fn close_if_over(&mut self, key: u64) {
         let waits =
-            self.pending.iter().any(|(_, asked)| matches!(asked, Pending::Client { key: of, .. } if *of == key));
+            self.pending.iter().any(|(_, asked)| matches!(asked, PendingRequest::Client { key: of, .. } if *of == key));
         let over = self.connection(key).is_some_and(|connection| {
             connection.half_closed && connection.cursor.is_none() && connection.is_idle() && !waits
         });
@@ -347,9 +353,9 @@ impl Server {
     /// Answers the clients that wait for the exec with the reason. With `keep`, later requests about the exec get it
     /// too: a client that was attached has had no answer with it.
     fn exec_failed(&mut self, exec: &Rc<str>, refusal: &Refusal, keep: bool, core: &mut Supervisor) {
-        let of_it = |asked: &Pending| matches!(asked, Pending::Client { what: ClientRequest::Wait { exec: of }, .. } if of.as_ref() == Some(exec));
+        let of_it = |asked: &PendingRequest| matches!(asked, PendingRequest::Client { what: ClientRequest::Wait { exec: of }, .. } if of.as_ref() == Some(exec));
         while let Some(at) = self.pending.iter().position(|(_, asked)| of_it(asked)) {
-            if let (_, Pending::Client { key, seq, .. }) = self.pending.swap_remove(at) {
+            if let (_, PendingRequest::Client { key, seq, .. }) = self.pending.swap_remove(at) {
                 self.send(key, &answer(seq, Err(refusal.clone())));
             }
         }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::adopt::adopt;
 use super::connection::Connection;
 use super::container_dir::{ContainerDir, Facts};
-use super::journal::Journal;
+use super::event_log::EventLog;
 use super::report::Report;
 use super::wire::{self, Ended};
 use crate::Code;
@@ -54,7 +54,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// A request to the core whose answer is pending, and what is done with the answer.
 #[derive(Debug)]
-pub(super) enum Pending {
+pub(super) enum PendingRequest {
     /// The create of `run`: on success the container is started, or with --create-only reported.
     Create,
     /// The start of `run`: the result is reported.
@@ -84,9 +84,9 @@ pub(super) enum ClientRequest {
 pub(super) struct Server {
     pub(super) dir: ContainerDir,
     pub(super) facts: Facts,
-    pub(super) journal: Journal,
+    pub(super) journal: EventLog,
     pub(super) connections: Vec<Connection>,
-    pub(super) pending: Vec<(WaitToken, Pending)>,
+    pub(super) pending: Vec<(WaitToken, PendingRequest)>,
     /// Execs that could not be started and are not deleted yet.
     pub(super) failed: Vec<(Rc<str>, Refusal)>,
     pub(super) execs: u64,
@@ -146,7 +146,7 @@ impl Server {
         let listener = socket::listen_stream_at(here.as_fd(), "shim.sock", 0o600)?;
         let listener = Listener::new(listener, LISTENER);
         listener.watch(&core.poll)?;
-        let journal = Journal::open(dir.file("events.log"))?;
+        let journal = EventLog::open(dir.file("events.log"))?;
         Ok(Server {
             dir,
             facts,
@@ -209,7 +209,7 @@ impl Server {
         self.dir.reserve()?;
         let null = fd::open("/dev/null", OFlag::O_RDWR)?;
         self.spare = (0..SPARE).map(|_| fd::duplicate(null.as_fd())).collect::<windlass_sys::Result<_>>()?;
-        self.ask(core, Request::Create(process), Pending::Create)
+        self.ask(core, Request::Create(process), PendingRequest::Create)
     }
 
     pub(super) fn stdio(&self, terminal: bool, stdin: bool, logs: Vec<crate::Log>, name: &str) -> Stdio {
@@ -225,7 +225,7 @@ impl Server {
     }
 
     /// Sends a request to the core. `asked` says what is done with the answer.
-    pub(super) fn ask(&mut self, core: &mut Supervisor, request: Request, asked: Pending) -> Result<()> {
+    pub(super) fn ask(&mut self, core: &mut Supervisor, request: Request, asked: PendingRequest) -> Result<()> {
         match core.request(request)? {
             Reply::Pending(token) => self.pending.push((token, asked)),
             reply => self.answered(asked, Ok(reply), core),
@@ -234,28 +234,28 @@ impl Server {
     }
 
     /// Handles an answer of the core.
-    fn answered(&mut self, asked: Pending, result: Result<Reply>, core: &mut Supervisor) {
+    fn answered(&mut self, asked: PendingRequest, result: Result<Reply>, core: &mut Supervisor) {
         match asked {
-            Pending::Create => match result {
+            PendingRequest::Create => match result {
                 Ok(_) if self.facts.create_only => self.report(core),
                 Ok(_) => {
-                    if let Err(refusal) = self.ask(core, Request::Start(self.init()), Pending::Start) {
+                    if let Err(refusal) = self.ask(core, Request::Start(self.init()), PendingRequest::Start) {
                         self.roll_back(refusal, core);
                     }
                 }
                 Err(refusal) => self.create_failed(refusal, core),
             },
-            Pending::Start => match result {
+            PendingRequest::Start => match result {
                 Ok(_) => self.report(core),
                 Err(refusal) => self.roll_back(refusal, core),
             },
-            Pending::RemoveOrphan => self.finish(0),
-            Pending::RollBack(refusal) => match result {
+            PendingRequest::RemoveOrphan => self.finish(0),
+            PendingRequest::RollBack(refusal) => match result {
                 // The container is gone if it does not exist, too.
                 Err(more) if !more.message.contains("does not exist") => self.keep_record(&refusal, &more),
                 _ => self.abandon(&refusal),
             },
-            Pending::Client { key, seq, what } => self.answer_client(key, seq, what, result, core),
+            PendingRequest::Client { key, seq, what } => self.answer_client(key, seq, what, result, core),
         }
     }
 
@@ -283,7 +283,7 @@ impl Server {
             Some(_) => Request::Delete { process: self.init(), force: true },
             None => Request::Call { container: self.init().container, arguments, then: None },
         };
-        if let Err(more) = self.ask(core, request, Pending::RollBack(refusal.clone())) {
+        if let Err(more) = self.ask(core, request, PendingRequest::RollBack(refusal.clone())) {
             self.keep_record(&refusal, &more);
         }
     }
@@ -309,7 +309,7 @@ impl Server {
         let over = core.state(&self.init()).is_none_or(|state| state.phase == Phase::Stopped);
         if self.dir_gone && over && self.finishing.is_none() {
             let request = Request::Delete { process: self.init(), force: true };
-            if self.ask(core, request, Pending::RemoveOrphan).is_err() {
+            if self.ask(core, request, PendingRequest::RemoveOrphan).is_err() {
                 self.finish(0);
             }
         }

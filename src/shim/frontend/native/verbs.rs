@@ -51,14 +51,14 @@ const ANSWER_TIME: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A command and its arguments.
-pub(super) struct Verb<'a> {
+pub(super) struct Invocation<'a> {
     /// The state directory.
     pub state: &'a Path,
     /// The command line.
     pub matches: &'a Matches,
 }
 
-impl Verb<'_> {
+impl Invocation<'_> {
     fn operand(&self, at: usize) -> Result<&str> {
         let word = self.matches.operands.get(at).and_then(|word| word.to_str());
         word.ok_or_else(|| Failure("an operand is not UTF-8".into()))

@@ -15,7 +15,7 @@ pub(super) const PROTOCOL: u32 = 1;
 
 /// A request. Members that an operation does not need are ignored.
 #[derive(Debug, Deserialize)]
-pub(super) struct Request<'a> {
+pub(super) struct WireRequest<'a> {
     /// Repeated in the answer.
     #[serde(default)]
     pub seq: u64,
@@ -179,10 +179,10 @@ mod tests {
     #[test]
     fn a_request_is_read_and_unknown_members_are_ignored() {
         let line = br#"{"seq":7,"op":"kill","signal":"TERM","later":{"x":1}}"#;
-        let request: Request<'_> = serde_json::from_slice(line).expect("a request");
+        let request: WireRequest<'_> = serde_json::from_slice(line).expect("a request");
         assert_eq!((request.seq, request.op), (7, "kill"));
         assert_eq!(request.signal.expect("given").number(), Ok(15));
-        assert!(serde_json::from_slice::<Request<'_>>(b"{\"seq\":1}").is_err());
+        assert!(serde_json::from_slice::<WireRequest<'_>>(b"{\"seq\":1}").is_err());
         assert!(Signal::Number(65).number().is_err() && Signal::Name("NOSUCH".into()).number().is_err());
     }
 

@@ -1,4 +1,4 @@
-//! Requests, ends, and what is told of them.
+//! Requests, ends, and what is reported of them.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
@@ -55,7 +55,7 @@ fn a_life_is_told_in_order() {
     };
     assert_eq!(status.code(), 137);
     let order: Vec<String> = rig
-        .told
+        .reported
         .iter()
         .filter_map(|event| match event {
             Event::Created { .. } => Some("created".into()),
@@ -129,7 +129,7 @@ fn who_waits_for_a_container_that_is_not_created_is_told_so() {
 
 fn every_delete_is_answered() {
     let mut rig = Rig::new();
-    // Its output is held open for longer than it lives: the end is told a second after it.
+    // Its output is held open for longer than it lives: the end is reported a second after it.
     rig.run("sleep 3 & exec sleep 1000", attached());
     let one = rig.ask(Request::Delete { process: init(), force: true });
     let two = rig.ask(Request::Delete { process: init(), force: true });
@@ -320,7 +320,7 @@ fn a_thousand_execs_leave_nothing_behind() {
             rig.done(Request::Start(exec.clone())).expect("started");
             rig.exit(&exec);
             rig.done(Request::Delete { process: exec, force: false }).expect("deleted");
-            rig.told = Vec::new();
+            rig.reported = Vec::new();
         }
         rig.turns(Duration::from_millis(1500));
     };

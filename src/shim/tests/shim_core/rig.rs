@@ -49,8 +49,8 @@ esac
 pub struct Rig {
     pub dir: PathBuf,
     pub core: Supervisor,
-    /// All that was told so far.
-    pub told: Vec<Event>,
+    /// All that was reported so far.
+    pub reported: Vec<Event>,
 }
 
 /// Nothing here takes so long, however busy the machine is.
@@ -84,7 +84,7 @@ impl Rig {
         change(&mut container);
         let mut core = Supervisor::new().expect("a supervisor");
         core.open(container).expect("a container");
-        Rig { dir, core, told: Vec::new() }
+        Rig { dir, core, reported: Vec::new() }
     }
 
     pub fn script(&self, name: &str, text: &str) {
@@ -114,19 +114,19 @@ impl Rig {
         }
     }
 
-    /// Turns until `wanted` was told, which it may have been before.
+    /// Turns until `wanted` was reported, which it may have been before.
     pub fn until(&mut self, what: &str, wanted: impl Fn(&Event) -> bool) -> Event {
         let deadline = Instant::now() + TIMEOUT;
         let mut seen = 0;
         loop {
             while let Some(event) = self.core.next_event() {
-                self.told.push(event);
+                self.reported.push(event);
             }
-            if let Some(event) = self.told[seen..].iter().find(|event| wanted(event)) {
+            if let Some(event) = self.reported[seen..].iter().find(|event| wanted(event)) {
                 return event.clone();
             }
-            seen = self.told.len();
-            assert!(Instant::now() < deadline, "no {what}; told: {:#?}", self.told);
+            seen = self.reported.len();
+            assert!(Instant::now() < deadline, "no {what}; reported: {:#?}", self.reported);
             self.core.turn(Some(deadline)).expect("a turn");
         }
     }
@@ -160,8 +160,8 @@ impl Rig {
     }
 
     pub fn exit(&mut self, process: &ProcessId) -> Option<Exit> {
-        let told = self.until("exit", |event| matches!(event, Event::Exited { process: of, .. } if of == process));
-        let Event::Exited { status, .. } = told else { unreachable!("it was matched") };
+        let reported = self.until("exit", |event| matches!(event, Event::Exited { process: of, .. } if of == process));
+        let Event::Exited { status, .. } = reported else { unreachable!("it was matched") };
         status.exit
     }
 
@@ -189,7 +189,7 @@ impl Rig {
     pub fn turns_until(&mut self, what: &str, mut is_so: impl FnMut(&mut Rig) -> bool) {
         let deadline = Instant::now() + TIMEOUT;
         while !is_so(self) {
-            assert!(Instant::now() < deadline, "no {what}; told: {:#?}", self.told);
+            assert!(Instant::now() < deadline, "no {what}; reported: {:#?}", self.reported);
             self.turns(Duration::from_millis(5));
         }
     }
@@ -200,7 +200,7 @@ impl Rig {
         let mut n = 0;
         while Instant::now() < end {
             while let Some(event) = self.core.next_event() {
-                self.told.push(event);
+                self.reported.push(event);
             }
             self.core.turn(Some(end)).expect("a turn");
             n += 1;
@@ -212,8 +212,8 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let last = &self.told[self.told.len().saturating_sub(20)..];
-            eprintln!("what the loop told last: {last:#?}");
+            let last = &self.reported[self.reported.len().saturating_sub(20)..];
+            eprintln!("what the loop reported last: {last:#?}");
         } else {
             let _ = Command::new("sh")
                 .arg("-c")

@@ -130,7 +130,7 @@ fn the_end_is_told_without_waiting_for_a_reader() {
     for (stays, leaves, size) in
         [(false, false, 120_000), (true, false, 120_000), (false, true, 120_000), (true, false, 5)]
     {
-        // Were the reader waited for, no end would be told.
+        // Were the reader waited for, no end would be reported.
         let mut rig = Rig::with(|container| container.drain = NEVER);
         let out = rig.dir.join("fifo");
         fifo(&out);
@@ -154,7 +154,7 @@ fn the_end_is_told_without_waiting_for_a_reader() {
 fn the_end_of_a_process_that_was_held_back_is_told_and_all_it_wrote_is_there() {
     // Pieces of a thousand bytes leave a little of each page of the pipe empty.
     for (piece, least) in [(4096, 2 * 65_536), (65_536, 2 * 65_536), (1000, 120_000)] {
-        // Were anything waited for, no end would be told.
+        // Were anything waited for, no end would be reported.
         let mut rig = Rig::with(|container| container.drain = NEVER);
         let out = rig.dir.join("fifo");
         fifo(&out);

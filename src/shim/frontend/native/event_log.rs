@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 use serde::Deserialize;
 
 use windlass_sys::stream::{self, Moved};
-use windlass_sys::{Called, Failed, Result, fd};
+use windlass_sys::{Called, Result, SyscallError, fd};
 
 /// Size in bytes at which events that are not needed any more are removed.
 const COMPACT: u64 = 256 * 1024;
@@ -22,7 +22,7 @@ const PIECE: usize = 8 * 1024;
 
 /// The open file.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(super) struct EventLog {
     path: PathBuf,
     file: OwnedFd,
     length: u64,
@@ -31,7 +31,7 @@ pub(super) struct Journal {
     compact_at: u64,
     /// Changes when the file is rewritten, which invalidates the offsets of cursors.
     generation: u32,
-    /// The last event of [`Journal::append_once`].
+    /// The last event of [`EventLog::append_once`].
     once: Option<(u64, String)>,
     /// Lines that are not written yet, because the disk was full.
     late: VecDeque<String>,
@@ -87,16 +87,16 @@ impl Marks {
     }
 }
 
-impl Journal {
+impl EventLog {
     /// Opens or creates the file, and removes an incomplete last line, which a shim that was killed has left. The
     /// caller must have the lock of the directory (`ContainerDir::lock`), so that no other process writes.
-    pub(super) fn open(path: PathBuf) -> Result<Journal> {
+    pub(super) fn open(path: PathBuf) -> Result<EventLog> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW;
         let file = fd::openat(fd::CWD, &path, flags, 0o600)?;
         let text = fd::read_all(fd::duplicate(file.as_fd())?, usize::MAX)?;
         let marks = Marks::of(&text);
         nix::unistd::ftruncate(&file, marks.whole as i64).called(|| "ftruncate()".into())?;
-        Ok(Journal {
+        Ok(EventLog {
             path,
             file,
             length: marks.whole as u64,
@@ -230,7 +230,7 @@ impl Journal {
         while found.is_empty() && cursor.offset < self.length {
             let n = nix::sys::uio::pread(&self.file, &mut piece, cursor.offset as i64).called(|| "pread()".into())?;
             let Some(end) = piece[..n].iter().rposition(|&byte| byte == b'\n') else {
-                return Err(Failed { call: "an event that is too long".into(), errno: Errno::EMSGSIZE });
+                return Err(SyscallError { call: "an event that is too long".into(), errno: Errno::EMSGSIZE });
             };
             cursor.offset += end as u64 + 1;
             for raw in piece[..=end].split_inclusive(|&byte| byte == b'\n') {
@@ -254,13 +254,13 @@ fn lines(text: &[u8]) -> impl Iterator<Item = Line<'_>> {
 mod tests {
     use super::*;
 
-    fn journal(name: &str) -> (PathBuf, Journal) {
+    fn journal(name: &str) -> (PathBuf, EventLog) {
         let path = std::env::temp_dir().join(format!("windlass-events-{name}-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
-        (path.clone(), Journal::open(path).expect("opened"))
+        (path.clone(), EventLog::open(path).expect("opened"))
     }
 
-    fn read(journal: &Journal, cursor: &mut Cursor) -> Vec<u64> {
+    fn read(journal: &EventLog, cursor: &mut Cursor) -> Vec<u64> {
         let mut numbers = Vec::new();
         loop {
             let text = journal.read(cursor).expect("read");
@@ -286,7 +286,7 @@ mod tests {
         let marks = Marks::read(&path).expect("read");
         assert_eq!((marks.last, marks.acknowledged), (3, 2));
         assert_eq!(std::fs::read(&path).expect("read"), cut);
-        let mut journal = Journal::open(path.clone()).expect("opened");
+        let mut journal = EventLog::open(path.clone()).expect("opened");
         journal.append("\"type\":\"exited\"");
         assert_eq!(read(&journal, &mut journal.cursor(None)), [3, 4]);
         assert_eq!(read(&journal, &mut journal.cursor(Some(1))), [1, 2, 3, 4]);
@@ -332,7 +332,7 @@ mod tests {
         }
         assert_eq!(read(&journal, &mut journal.cursor(None)), [1, 2, 3]);
         drop(journal);
-        let journal = Journal::open(path.clone()).expect("opened");
+        let journal = EventLog::open(path.clone()).expect("opened");
         assert_eq!(read(&journal, &mut journal.cursor(None)), [1, 2, 3]);
         std::fs::remove_file(path).expect("removed");
     }
@@ -356,7 +356,7 @@ mod tests {
         journal.acknowledge(20_000);
         journal.compact().expect("compacted");
         drop(journal);
-        let journal = Journal::open(path.clone()).expect("opened");
+        let journal = EventLog::open(path.clone()).expect("opened");
         assert_eq!((journal.last(), journal.acknowledged()), (20_000, 20_000));
         std::fs::remove_file(path).expect("removed");
     }
