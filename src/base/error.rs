@@ -109,7 +109,7 @@ pub fn describe(errno: Errno) -> String {
     errno.desc().to_ascii_lowercase()
 }
 
-/// Adds to a failed call what was being done, as the user reads it.
+/// Adds to a failed call what was being done, as the user reads it. The words are those of the crate anyhow.
 pub trait WithContext<T> {
     /// `what` is evaluated only on failure.
     fn with_context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
@@ -138,7 +138,7 @@ fn io_error(error: &std::io::Error, what: &dyn fmt::Display) -> Error {
     }
 }
 
-/// One thing wrong with a configuration.
+/// One remark about a configuration: a fault, which makes it invalid, or a warning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagnostic {
     /// JSON Pointer into `config.json`.

@@ -1,10 +1,12 @@
-//! How a container ended, as the runtime and the shim write it down.
+//! How a process ended, as the runtime and the shim write it down.
+
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 /// How it ended. Written by whoever learns it first: the `run` that waited, a shim,
 /// or a `state` that still found the zombie.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExitRecord {
     /// Exit code, if it exited.
@@ -18,4 +20,11 @@ pub struct ExitRecord {
     pub oom_killed: bool,
     /// When that was seen, RFC 3339.
     pub at: String,
+}
+
+impl ExitRecord {
+    /// The record of an end that was seen at `at`. Without `code` and `signal`, nobody knows how it ended.
+    pub fn new(code: Option<i32>, signal: Option<i32>, oom_killed: bool, at: SystemTime) -> ExitRecord {
+        ExitRecord { code, signal, oom_killed, at: crate::rfc3339::nanoseconds(at) }
+    }
 }

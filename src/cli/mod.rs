@@ -17,7 +17,7 @@ pub mod values;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-pub use options::{CgroupManager, Command, Create, Exec, Explain, Format, Global, LogFormat, Run};
+pub use options::{CgroupManager, Command, Create, EXIT_EXEC, Exec, Explain, Format, Global, LogFormat, Run};
 pub use source::Source;
 pub use update::Update;
 pub use values::SubCgroup;
@@ -28,8 +28,6 @@ use windlass_base::error::{Error, Kind};
 
 /// Exit code of an unknown verb, the same as runc's.
 pub const EXIT_UNKNOWN_VERB: u8 = 3;
-/// Exit code of an `exec` that could not run its program.
-pub const EXIT_EXEC: u8 = 255;
 
 /// A command line that was refused.
 #[derive(Debug)]
@@ -99,9 +97,7 @@ fn read_verb(words: &mut Words, verb: &'static Verb, global: &mut Global) -> Res
     }
     count(verb, matches.operands.len(), global.name)
         .map_err(|error| (error.hint(help::hint(global.name, Some(verb))), 1))?;
-    // Callers expect 255 if the options of an exec contradict each other, and 1 for a wrong flag.
-    let exit = if verb.name == "exec" { EXIT_EXEC } else { 1 };
-    options::command(verb.name, &matches).map_err(|error| (error, exit))
+    options::command(verb.name, &matches)
 }
 
 /// The error of checkpoint and restore, whatever follows the verb. podman and CRI-O find out by an odd flag whether

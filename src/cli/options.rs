@@ -12,6 +12,9 @@ use windlass_args::{Environment, Matches, values};
 use windlass_base::error::{Error, Result};
 use windlass_plan::exec::Request;
 
+/// Exit code of an `exec` that could not run its program.
+pub const EXIT_EXEC: u8 = 255;
+
 /// The flags before the verb.
 #[derive(Clone, Debug)]
 pub struct Global {
@@ -264,8 +267,14 @@ impl Global {
     }
 }
 
-/// The command of a verb whose words were read without an error.
-pub(super) fn command(verb: &str, matches: &Matches) -> Result<Command> {
+/// The command of a verb whose words were read without an error, or the error and the exit code.
+pub(super) fn command(verb: &str, matches: &Matches) -> Result<Command, (Error, u8)> {
+    // Callers expect 255 if the options of an exec contradict each other, and 1 for a wrong flag.
+    let exit = if verb == "exec" { EXIT_EXEC } else { 1 };
+    options_of(verb, matches).map_err(|error| (error, exit))
+}
+
+fn options_of(verb: &str, matches: &Matches) -> Result<Command> {
     let id = || values::container_id(matches.operands.first().map_or(OsStr::new(""), OsString::as_os_str));
     Ok(match verb {
         "create" => Command::Create(create(id()?, matches)?),

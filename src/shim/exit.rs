@@ -35,6 +35,12 @@ impl ExitStatus {
     pub fn code(&self) -> i32 {
         self.exit.map_or(255, Exit::status)
     }
+
+    /// The same as it is written down.
+    pub fn record(&self) -> ExitRecord {
+        let (code, signal) = (self.exit.and_then(Exit::code), self.exit.and_then(Exit::signal));
+        ExitRecord::new(code, signal, self.oom_killed, self.at)
+    }
 }
 
 /// A file that records the end. It is written under another name, synced and renamed, and its directory is synced.
@@ -65,18 +71,10 @@ pub struct Record {
     pub exec: Option<String>,
     /// Its process id.
     pub pid: i32,
-    /// Exit code, if it exited.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<i32>,
-    /// Signal, if one ended it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signal: Option<i32>,
-    /// Whether the kernel has killed processes of its cgroup for want of memory.
-    #[serde(default)]
-    pub oom_killed: bool,
-    /// When it was reaped (RFC 3339).
-    pub at: String,
-    /// The same in nanoseconds since 1970.
+    /// How it ended. [`Record::read`] reads it by itself: serde would copy every member to read one that is flattened.
+    #[serde(flatten, skip_deserializing)]
+    pub exit: ExitRecord,
+    /// [`ExitRecord::at`] in nanoseconds since 1970.
     pub at_nanoseconds: u64,
     /// Bytes of output that could not be written.
     #[serde(default)]
@@ -86,21 +84,13 @@ pub struct Record {
 impl Record {
     /// The record of a process.
     pub fn of(process: &ProcessId, pid: i32, status: &ExitStatus, dropped: u64) -> Record {
-        let (code, signal) = match status.exit {
-            Some(Exit::Code(code)) => (Some(code), None),
-            Some(Exit::Signal(signal)) => (None, Some(signal)),
-            None => (None, None),
-        };
         let since = status.at.duration_since(UNIX_EPOCH).unwrap_or_default();
         Record {
             version: VERSION,
             id: process.container.to_string(),
             exec: process.exec.as_deref().map(str::to_string),
             pid,
-            code,
-            signal,
-            oom_killed: status.oom_killed,
-            at: windlass_base::rfc3339::nanoseconds(status.at),
+            exit: status.record(),
             at_nanoseconds: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
             dropped_bytes: dropped,
         }
@@ -111,14 +101,16 @@ impl Record {
         let text = fd::open(path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW)
             .and_then(|file| fd::read_all(file, fd::DOCUMENT))
             .ok()?;
-        serde_json::from_slice(&text).ok().filter(|record: &Record| (1..=VERSION).contains(&record.version))
+        let record: Record = serde_json::from_slice(&text).ok()?;
+        let exit = serde_json::from_slice(&text).ok()?;
+        (1..=VERSION).contains(&record.version).then_some(Record { exit, ..record })
     }
 
     /// How the process ended.
     pub fn status(&self) -> ExitStatus {
-        let exit = self.code.map(Exit::Code).or(self.signal.map(Exit::Signal));
+        let exit = self.exit.code.map(Exit::Code).or(self.exit.signal.map(Exit::Signal));
         let at = UNIX_EPOCH + Duration::from_nanos(self.at_nanoseconds);
-        ExitStatus { exit, oom_killed: self.oom_killed, at }
+        ExitStatus { exit, oom_killed: self.exit.oom_killed, at }
     }
 }
 
@@ -155,7 +147,7 @@ pub(super) fn write(writing: &Writing<'_>) -> Result<()> {
         // An error here means an incomplete log, which does not make the record wrong.
         let _ = nix::unistd::fdatasync(log);
     }
-    if writing.record.oom_killed {
+    if writing.record.exit.oom_killed {
         for path in writing.oom_files {
             result = result.and(put(path, b"", writing.sync));
         }
@@ -203,12 +195,8 @@ fn tell_runtime(path: &Path, record: &Record, sync: bool) -> Result<()> {
         }
         other => other?,
     };
-    windlass_store::write_exit(file.as_fd(), record.pid, &runtime_record(record))?;
+    windlass_store::write_exit(file.as_fd(), record.pid, &record.exit)?;
     if sync { nix::unistd::fdatasync(&file).called(|| format!("fdatasync({path:?})")) } else { Ok(()) }
-}
-
-fn runtime_record(record: &Record) -> ExitRecord {
-    ExitRecord { code: record.code, signal: record.signal, oom_killed: record.oom_killed, at: record.at.clone() }
 }
 
 /// Replaces a file as a whole. With `sync`, a failure of power leaves the old or the new one.
@@ -237,6 +225,8 @@ mod tests {
         put(&dir.join("exit.json"), &json(&record), true).expect("written");
         let read = Record::read(&dir.join("exit.json")).expect("read");
         assert_eq!(read, record);
+        let text = br#"{"version":1,"id":"web","exec":"probe","pid":7,"signal":9,"oomKilled":true,"at":"1970-01-01T00:00:01.500000001Z","atNanoseconds":1500000001,"droppedBytes":3}"#;
+        assert_eq!(json(&record), text, "engines read it");
         assert_eq!(read.status(), status());
         assert_eq!(std::fs::read_dir(&dir).expect("read").count(), 1, "nothing temporary stays");
         std::fs::remove_dir_all(&dir).expect("removed");
@@ -246,7 +236,7 @@ mod tests {
     fn windlass_reads_the_record_too() {
         let record = Record::of(&ProcessId::init("web"), 7, &status(), 0);
         let read: ExitRecord = serde_json::from_slice(&json(&record)).expect("a superset");
-        assert_eq!(read, runtime_record(&record));
+        assert_eq!(read, record.exit);
     }
 
     #[test]

@@ -107,6 +107,16 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// The exit code. `None`: a signal ended it.
+    pub fn code(self) -> Option<i32> {
+        if let Exit::Code(code) = self { Some(code) } else { None }
+    }
+
+    /// The signal that ended it, if one did.
+    pub fn signal(self) -> Option<i32> {
+        if let Exit::Signal(signal) = self { Some(signal) } else { None }
+    }
+
     /// The status a shell reports: 128 and the signal for a death by signal.
     pub fn status(self) -> i32 {
         match self {

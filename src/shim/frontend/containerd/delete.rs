@@ -127,7 +127,7 @@ mod tests {
         std::fs::write(bundle::pid_file(&bundle), "8").expect("written");
         assert!(record(&bundle, "web").is_none(), "another process");
         std::fs::write(bundle::pid_file(&bundle), "7").expect("written");
-        assert_eq!(record(&bundle, "web").and_then(|record| record.code), Some(3));
+        assert_eq!(record(&bundle, "web").and_then(|record| record.exit.code), Some(3));
         assert!(record(&bundle, "db").is_none());
         std::fs::remove_dir_all(&bundle).expect("removed");
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::adopt::runtime_state;
 use super::container_dir::{ContainerDir, Facts};
 use super::event_log::{EventLog, Marks};
-use super::wire::{Ended, event_members, phase_name};
+use super::wire::{event_members, exit_members, lost_exit, phase_name};
 use crate::Code;
 use crate::Phase;
 use crate::Refusal;
@@ -48,14 +48,14 @@ pub(super) fn status(dir: &ContainerDir) -> Result<Value> {
     }))
 }
 
-fn ended(record: &Record) -> Ended {
-    Ended::of(&record.status())
+fn ended(record: &Record) -> Value {
+    exit_members(&record.status())
 }
 
 /// The answer to `wait` for init.
 pub(super) fn exit(dir: &ContainerDir) -> Result<Value> {
     match dir.exit() {
-        Some(record) => Ok(json!(ended(&record))),
+        Some(record) => Ok(ended(&record)),
         None => {
             // A container that never existed is another error.
             dir.facts()?;
@@ -68,7 +68,7 @@ pub(super) fn exit(dir: &ContainerDir) -> Result<Value> {
 pub(super) fn exit_of_exec(dir: &ContainerDir, exec: &str) -> Result<Value> {
     windlass_base::id::check_id(exec).map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
     match Record::read(&dir.exec_file(exec, "exit.json")) {
-        Some(record) => Ok(json!(ended(&record))),
+        Some(record) => Ok(ended(&record)),
         None => {
             dir.facts()?;
             Err(Refusal::new(Code::NotFound, format!("the shim was lost, and has no record of exec {exec:?}")))
@@ -86,7 +86,7 @@ pub(super) fn journal(dir: &ContainerDir) -> Result<EventLog> {
     let lock = lock(dir)?;
     let mut journal = EventLog::open(dir.file("events.log"))?;
     if let Some(record) = dir.exit().filter(|_| !journal.has("exited")) {
-        let mut members = json!(ended(&record));
+        let mut members = ended(&record);
         members["pid"] = record.pid.into();
         journal.append(&event_members("exited", &record.id, None, &members));
     }
@@ -131,7 +131,7 @@ pub(super) fn delete(dir: &ContainerDir, force: bool) -> Result<Value> {
     if removed.is_err() && !(force && !facts.runtime.exists() && is_nothing_left(dir)) {
         removed?;
     }
-    let exit = record.as_ref().map_or_else(|| Ended::lost(runs.is_some()), ended);
+    let exit = record.as_ref().map_or_else(|| lost_exit(runs.is_some()), ended);
     let pid = record.as_ref().map(|record| record.pid).or(runs.map(|(_, pid)| pid));
     dir.remove();
     Ok(json!({"pid": pid.unwrap_or(0), "exit": exit, "shim_lost": record.is_none()}))

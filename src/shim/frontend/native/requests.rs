@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::connection::{Connection, Received};
 use super::serve::{ClientRequest, PendingRequest, Server};
-use super::wire::{self, Ended, PROTOCOL, WireRequest, answer};
+use super::wire::{self, PROTOCOL, WireRequest, answer, exit_members};
 use crate::Code;
 use crate::ExitFile;
 use crate::Framing;
@@ -166,7 +166,7 @@ impl Server {
             .iter()
             .filter_map(|id| Some((id.exec.as_deref()?, core.state(id)?)))
             .map(|(exec, state)| {
-                let ended = state.exit.as_ref().map(Ended::of);
+                let ended = state.exit.as_ref().map(exit_members);
                 json!({"exec": exec, "pid": state.pid, "state": wire::phase_name(state.phase), "exit": ended})
             })
             .collect();
@@ -176,7 +176,7 @@ impl Server {
             "state": state.as_ref().map_or("stopped", |state| wire::phase_name(state.phase)),
             "pid": state.as_ref().map_or(0, |state| state.pid),
             "shim_pid": std::process::id(),
-            "exit": exit.as_ref().map(Ended::of),
+            "exit": exit.as_ref().map(exit_members),
             "bundle": self.facts.bundle,
             "tty": self.facts.tty,
             "logs": self.facts.logs,
@@ -287,7 +287,7 @@ impl Server {
         };
         self.forget_exec(&process, core);
         self.record_deleted(&process);
-        Ok(Response::Answer(json!({"pid": pid, "exit": status.as_ref().map(Ended::of)})))
+        Ok(Response::Answer(json!({"pid": pid, "exit": status.as_ref().map(exit_members)})))
     }
 
     /// Ends the shim. A running container must have been created with --keep-on-shim-death.
@@ -324,13 +324,13 @@ impl Server {
             }
             (ClientRequest::Delete, Ok(Reply::Deleted { pid, status })) => {
                 self.record_deleted(&self.init());
-                let value = json!({"pid": pid, "exit": status.as_ref().map(Ended::of)});
+                let value = json!({"pid": pid, "exit": status.as_ref().map(exit_members)});
                 self.dir.remove();
                 self.send(key, &answer(seq, Ok(value)));
                 return self.finish(0);
             }
             (_, Ok(Reply::Pid(pid))) => Ok(json!({"pid": pid})),
-            (_, Ok(Reply::Exited(status))) => Ok(json!(Ended::of(&status))),
+            (_, Ok(Reply::Exited(status))) => Ok(exit_members(&status)),
             (_, Ok(_)) => Ok(json!({})),
             (_, Err(refusal)) => Err(refusal),
         };

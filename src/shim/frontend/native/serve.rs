@@ -16,7 +16,7 @@ use super::connection::Connection;
 use super::container_dir::{ContainerDir, Facts};
 use super::event_log::EventLog;
 use super::report::Report;
-use super::wire::{self, Ended};
+use super::wire::{self, exit_members};
 use crate::Code;
 use crate::Container;
 use crate::Event;
@@ -403,7 +403,7 @@ impl Front for Server {
             Event::Created { process, pid } => self.record("created", Some(&process), json!({"pid": pid})),
             Event::Started { process, pid } => self.record("started", Some(&process), json!({"pid": pid})),
             Event::Exited { process, pid, status } => {
-                let mut members = json!(Ended::of(&status));
+                let mut members = exit_members(&status);
                 members["pid"] = pid.into();
                 self.record("exited", Some(&process), members);
                 self.finish_without_dir(core);

@@ -1,6 +1,6 @@
 //! The JSON lines of the protocol: requests, answers and events.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -8,7 +8,7 @@ use crate::Code;
 use crate::ExitStatus;
 use crate::Phase;
 use crate::Refusal;
-use windlass_sys::process::Exit;
+use windlass_base::exit_record::ExitRecord;
 
 /// The version of the protocol. A client of a later version must be able to use it.
 pub(super) const PROTOCOL: u32 = 1;
@@ -113,42 +113,28 @@ pub(super) fn error(refusal: &Refusal) -> serde_json::Value {
     serde_json::json!({"code": code_name(refusal.code), "message": refusal.message})
 }
 
-/// The end of a process, as a JSON object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Ended {
-    /// The exit code, if it exited.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<i32>,
-    /// The signal that killed it, if one did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signal: Option<i32>,
-    /// Whether the kernel killed a process of the cgroup for want of memory.
-    #[serde(default)]
-    pub oom_killed: bool,
-    /// When it was reaped, in RFC 3339. Absent if no shim reaped it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub at: Option<String>,
-    /// The status as a shell gives it: the exit code, or 128 plus the signal. 255 if it is lost.
-    pub status: i32,
+/// The end of a process as a JSON object.
+pub(super) fn exit_members(status: &ExitStatus) -> Value {
+    members(&status.record(), status.code())
 }
 
-impl Ended {
-    /// Converts the core's status.
-    pub(super) fn of(status: &ExitStatus) -> Ended {
-        let (code, signal) = match status.exit {
-            Some(Exit::Code(code)) => (Some(code), None),
-            Some(Exit::Signal(signal)) => (None, Some(signal)),
-            None => (None, None),
-        };
-        let at = Some(windlass_base::rfc3339::nanoseconds(status.at));
-        Ended { code, signal, oom_killed: status.oom_killed, at, status: status.code() }
-    }
+/// The end of a container whose shim was lost: `killed` by delete, or unknown.
+pub(super) fn lost_exit(killed: bool) -> Value {
+    let signal = killed.then_some(libc::SIGKILL);
+    members(&ExitRecord { signal, ..ExitRecord::default() }, if killed { 137 } else { 255 })
+}
 
-    /// The end of a container whose shim was lost: `killed` by delete, or unknown.
-    pub(super) fn lost(killed: bool) -> Ended {
-        let signal = killed.then_some(libc::SIGKILL);
-        Ended { code: None, signal, oom_killed: false, at: None, status: if killed { 137 } else { 255 } }
+/// The members of a record as this protocol names them. `at` is absent if no shim reaped the process. `status` is the
+/// status as a shell gives it: the exit code, or 128 plus the signal. 255 if it is lost.
+fn members(record: &ExitRecord, status: i32) -> Value {
+    let mut members = serde_json::json!({"oom_killed": record.oom_killed, "status": status});
+    let at = Some(record.at.as_str()).filter(|at| !at.is_empty());
+    for (key, value) in [("code", Value::from(record.code)), ("signal", record.signal.into()), ("at", at.into())] {
+        if !value.is_null() {
+            members[key] = value;
+        }
     }
+    members
 }
 
 /// An answer, with its newline.
@@ -184,6 +170,20 @@ mod tests {
         assert_eq!(request.signal.expect("given").number(), Ok(15));
         assert!(serde_json::from_slice::<WireRequest<'_>>(b"{\"seq\":1}").is_err());
         assert!(Signal::Number(65).number().is_err() && Signal::Name("NOSUCH".into()).number().is_err());
+    }
+
+    #[test]
+    fn an_end_has_the_members_that_are_known() {
+        use windlass_sys::process::Exit;
+        let end =
+            |exit, oom_killed| exit_members(&ExitStatus { exit, oom_killed, at: std::time::UNIX_EPOCH }).to_string();
+        let at = "1970-01-01T00:00:00Z";
+        let at = |rest: &str| format!(r#"{{"at":"{at}",{rest}}}"#);
+        assert_eq!(end(Some(Exit::Code(3)), false), at(r#""code":3,"oom_killed":false,"status":3"#));
+        assert_eq!(end(Some(Exit::Signal(9)), true), at(r#""oom_killed":true,"signal":9,"status":137"#));
+        assert_eq!(end(None, false), at(r#""oom_killed":false,"status":255"#));
+        assert_eq!(lost_exit(true).to_string(), r#"{"oom_killed":false,"signal":9,"status":137}"#);
+        assert_eq!(lost_exit(false).to_string(), r#"{"oom_killed":false,"status":255}"#);
     }
 
     #[test]
