@@ -23,18 +23,21 @@ pub fn unblock() -> Result<()> {
 }
 
 /// Installs handlers by which SIGHUP, SIGINT, SIGQUIT and SIGTERM end this process. Without a handler the first process
-/// of a PID namespace would not get them (pid_namespaces(7)). execve(2) removes the handlers.
-pub fn exit_on_termination_signals() -> Result<()> {
+/// of a PID namespace would not get them (pid_namespaces(7)). execve(2) removes the handlers. Returns the signals, bit
+/// n - 1 for signal n.
+pub fn exit_on_termination_signals() -> Result<u64> {
     extern "C" fn end(signal: libc::c_int) {
         // SAFETY: _exit(2) may be called from a handler (signal-safety(7)) and touches no memory.
         unsafe { libc::_exit(128 + signal) }
     }
     let action = SigAction::new(SigHandler::Handler(end), SaFlags::empty(), SigSet::empty());
+    let mut handled = 0;
     for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
         // SAFETY: the handler calls nothing but _exit(2).
         unsafe { sigaction(signal, &action) }.called(|| format!("rt_sigaction({signal})"))?;
+        handled |= 1 << (signal as i32 - 1);
     }
-    Ok(())
+    Ok(handled)
 }
 
 /// The signals that this process ignores, bit n - 1 for signal n.

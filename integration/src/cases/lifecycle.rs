@@ -5,7 +5,7 @@ use crate::kit::stop::Context;
 use crate::kit::wait::eventually;
 use crate::kit::{Container, Need, Ran, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 chapter! { "lifecycle":
@@ -28,6 +28,7 @@ chapter! { "lifecycle":
     kill_reaches_the_payload,
     kill_of_a_created_container_ends_it,
     sigterm_ends_a_container_that_was_never_started,
+    sigterm_ends_a_container_as_soon_as_it_is_created [Need::Windlass],
     sigkill_reaches_what_init_has_left_behind,
     kill_of_a_stopped_container_is_refused,
     kill_all_of_a_stopped_container_is_silent,
@@ -183,6 +184,27 @@ fn kill_of_a_created_container_ends_it(t: &T) -> Verdict {
     container.wait_for("stopped")?;
     container.delete()?;
     Ok(())
+}
+
+/// Each handler that init installs takes long. By the time that the status is `created` they must be there.
+fn sigterm_ends_a_container_as_soon_as_it_is_created(t: &T) -> Verdict {
+    if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
+        return crate::kit::stop::skip("strace is not installed");
+    }
+    let bundle = t.bundle()?.args(&["/bin/sleep", "1000"]);
+    bundle.write()?;
+    let container = Container::new(t, t.id(), bundle.dir.clone());
+    let create = t.command();
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-o", "/dev/null", "-e", "trace=rt_sigaction", "-e", "inject=rt_sigaction:delay_enter=50000"]);
+    strace.arg(create.get_program()).args(create.get_args()).args(["create", "--bundle"]).arg(&bundle.dir);
+    let mut strace = strace.arg(&container.id).stdin(Stdio::null()).current_dir(&t.dir).spawn()?;
+    eventually("it is created", || container.status().is_ok_and(|status| status == "created").then_some(()))?;
+    container.kill("TERM")?;
+    let done = container.wait_for("stopped");
+    container.verb("delete", &["--force"], &[])?.ok()?;
+    strace.wait()?;
+    done
 }
 
 fn sigterm_ends_a_container_that_was_never_started(t: &T) -> Verdict {

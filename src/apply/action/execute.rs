@@ -140,16 +140,18 @@ pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
     reset_signals().with_context(|| "cannot reset the signals")?;
     // Descriptors of the caller that it did not ask to pass on are closed by the execution.
     descriptors::close_from_on_exec(cx.first_not_preserved()).with_context(|| "cannot close the descriptors")?;
-    // The runtime of `create` ends as soon as it has answered, and `start` opens the barrier later.
+    // The runtime of `create` ends as soon as it has answered, and `start` opens the barrier later. From then on
+    // anybody may end this process by a signal.
+    let mut handled = 0;
     if matches!(cx.barrier, Barrier::Start(_)) {
         outlive_runtime(cx)?;
+        handled = signals::exit_on_termination_signals().with_context(|| "cannot be ended while it waits")?;
     }
     cx.sync.ready()?;
     // By now the runtime has written to the shared page which signals this process ignores. Usually there are none.
-    let ignored = cx.progress.ignored();
+    let ignored = cx.progress.ignored() & !handled;
     signals::default_actions(ignored).with_context(|| "cannot reset the signals")?;
     if let Barrier::Start(listener) = &cx.barrier {
-        signals::exit_on_termination_signals().with_context(|| "cannot be ended while it waits")?;
         // A descriptor that is open now would stay open for as long as the container waits.
         descriptors::close_all_but(cx.first_not_preserved(), &[listener.as_fd()]);
     }
