@@ -14,6 +14,8 @@ shim := built / "windlass-shim"
 # Whose programs need not be small.
 integration := targets / host / "release/integration"
 engines := targets / host / "release/engines"
+# The chapters of the suite that are sweeps.
+world := "swap::"
 
 commit := `git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown`
 prefix := env("PREFIX", "/usr/local")
@@ -87,10 +89,6 @@ bless:
 integrate *args: build suite
     {{integration}} --runtime {{windlass}} {{args}}
 
-# Sweeps of the world around the runtime: paths that are exchanged. A fixed sample; all of it with --long
-sweep-world *args: build suite
-    {{integration}} --runtime {{windlass}} --harness host {{args}} swap::
-
 # Make every system call fail, and the last: `just sweep all`, `just sweep calls run/plain`; hours, needs root. What was
 # done is in target/sweep.progress, and the next one goes on from there
 sweep mode="all" *args: build suite
@@ -99,6 +97,11 @@ sweep mode="all" *args: build suite
 # A sample of it in some minutes, anew each time
 sweep-short mode="all" *args: build suite
     {{integration}} --sweep {{mode}} --short --runtime {{windlass}} {{args}}
+    {{ if mode == "all" { integration + " --runtime " + windlass + " " + world } else { "true" } }}
+
+# Exchange every path of a hostile root file system at each lookup: a sample, as in `sweep-short`; all of it with --long
+sweep-world *args: build suite
+    {{integration}} --runtime {{windlass}} {{args}} {{world}}
 
 # Everything about systemd, in guests that it has booted; needs root, mmdebstrap and a Debian mirror
 integrate-systemd *suites: build

@@ -1,6 +1,7 @@
 //! The command line, and the form in which it travels to the runner.
 
 use crate::cases;
+use crate::without::{self, Without};
 use std::path::{Path, PathBuf};
 
 /// What `--help` prints.
@@ -15,6 +16,9 @@ Runs the cases whose name contains one of the FILTERs (all without one). Those o
   --compare PATH|NAME   run each case on this one too, and list the differences
   --harness host|uml    use only this harness; default: the host, User-Mode Linux where needed
   --long                races for 60 s, crash sweeps over every system call
+  --without-calls-since VERSION
+                        each system call that Linux has had only since VERSION (5.13) or later answers ENOSYS; flags,
+                        ioctls and files of newer kernels stay
   --list                print the names of the cases and stop
 
   --bench               measure instead, beside the runtime of --compare: run, lifecycle, verbs
@@ -39,6 +43,8 @@ pub struct Args {
     pub harness: Option<String>,
     /// Whether races and sweeps run at full length.
     pub long: bool,
+    /// The system calls that are hidden.
+    pub without: Option<Without>,
     /// Whether to print names only.
     pub list: bool,
     /// Whether to measure.
@@ -74,6 +80,7 @@ impl Args {
                 "--harness" => args.harness = Some(value()?),
                 "--only" => args.only.push(value()?),
                 "--long" => args.long = true,
+                without::OPTION => args.without = Some(Without::since(&value()?)?),
                 "--list" => args.list = true,
                 "--bench" => args.bench = true,
                 "--growth" => args.growth = true,
@@ -120,6 +127,9 @@ impl Args {
         }
         words.extend(self.only.iter().flat_map(|name| ["--only".to_owned(), name.clone()]));
         words.extend(self.long.then(|| "--long".to_owned()));
+        if let Some(without) = &self.without {
+            words.extend([without::OPTION.to_owned(), without.version()]);
+        }
         words.extend(self.filters.iter().cloned());
         words
     }
@@ -159,6 +169,7 @@ fn built_beside_us(name: &str) -> Result<PathBuf, String> {
 #[cfg(test)]
 mod tests {
     use super::Args;
+    use crate::without::Without;
 
     fn parse(words: &[&str]) -> Result<Args, String> {
         Args::parse(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
@@ -175,6 +186,16 @@ mod tests {
         assert!(!parse(&["--list"]).expect("a valid command line").wants("swap::any"));
         assert!(!parse(&["--list", "any"]).expect("a valid command line").wants("swap::any"));
         assert!(parse(&["--list", "swap::a"]).expect("a valid command line").wants("swap::any"));
+    }
+
+    #[test]
+    fn the_version_of_hidden_calls_travels_to_the_runner() {
+        let mut args = parse(&["--list", "--without-calls-since", "5.13"]).expect("a valid command line");
+        args.only = vec!["a::b".to_owned()];
+        let words = args.to_words();
+        assert_eq!(Without::asked_for(&words), args.without);
+        assert!(args.without.is_some());
+        assert!(parse(&["--list", "--without-calls-since", "new"]).is_err_and(|text| text.contains("new")));
     }
 
     #[test]

@@ -17,6 +17,7 @@
 mod args;
 mod bench;
 mod cases;
+mod census;
 mod expected;
 pub mod harness;
 pub mod kit;
@@ -26,6 +27,7 @@ mod runner;
 #[cfg(target_arch = "x86_64")]
 mod sweep;
 mod sys;
+mod without;
 
 use std::process::ExitCode;
 

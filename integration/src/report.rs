@@ -149,6 +149,9 @@ pub fn main(argv: &[String]) -> ExitCode {
         (results.count(Outcome::Pass), results.count(Outcome::Fail), results.count(Outcome::Skip));
     let skips = if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
     println!("{passed} passed, {failed} failed{skips}");
+    if let Some(without) = &args.without {
+        println!("{}", without.describe());
+    }
     if failed > 0 || passed + failed + skipped < names.len() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

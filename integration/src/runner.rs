@@ -3,6 +3,7 @@
 
 use crate::args::Args;
 use crate::cases;
+use crate::census::{Census, Places, cgroups};
 use crate::harness::host::remove_tree;
 use crate::kit::machine::text;
 use crate::kit::runtime::{self, Kind};
@@ -32,14 +33,16 @@ pub fn main(words: &[String]) -> ExitCode {
     if let Err(stop) = rootfs::prepare() {
         return complain(&stop.to_string());
     }
-    let baseline = Leftovers::now();
+    let dir = PathBuf::from(WORK).join("case");
+    let states = ["state", "shims"].map(|name| dir.join(name));
     let ours = (args.runtime.clone(), Kind::of(&args.runtime), false);
     let peer = args.compare.clone().map(|path| (path.clone(), Kind::of(&path), true));
+    let places = |kind| Places { work: Path::new(WORK), states: &states, directories: kind == Kind::Windlass };
     for case in cases::all().filter(|case| args.wants(case.name)) {
         for (path, kind, is_peer) in std::iter::once(&ours).chain(&peer) {
             let event = match unmet(case, *kind) {
                 Some((outcome, text)) => (outcome, 0, text),
-                None => run_case(case, (path, &args.shim), args.long, &baseline),
+                None => run_case(case, (path, &args.shim), args.long, &places(*kind)),
             };
             let (outcome, ms, text) = event;
             let event = Event {
@@ -70,19 +73,20 @@ fn unmet(case: &Case, kind: Kind) -> Option<(Outcome, String)> {
 }
 
 /// Runs one case in a process of its own, then cleans the machine.
-fn run_case(case: &Case, programs: (&Path, &Path), long: bool, baseline: &Leftovers) -> (Outcome, u64, String) {
+fn run_case(case: &Case, programs: (&Path, &Path), long: bool, places: &Places<'_>) -> (Outcome, u64, String) {
     let dir = PathBuf::from(WORK).join("case");
     let output = PathBuf::from(WORK).join("verdict");
+    let before = Census::take(places);
     let start = Instant::now();
     let (mut outcome, mut text) = match spawn_case(case, programs, long, &dir, &output) {
         Ok(code) => judge(code, &fs::read_to_string(&output).unwrap_or_default()),
         Err(error) => (Outcome::Fail, error),
     };
     let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let left = baseline.difference(&dir);
+    let left = before.difference(places);
     if outcome == Outcome::Pass && !left.is_empty() {
         outcome = Outcome::Fail;
-        text = format!("left behind after delete: {}", left.join(", "));
+        text = format!("not as before the case: {}", left.join(", "));
     }
     clean(&dir);
     (outcome, ms, text)
@@ -143,76 +147,6 @@ pub fn case_main(words: &[String]) -> ExitCode {
 fn in_context(case: &Case, (runtime, shim): (&Path, &Path), dir: &Path, long: bool) -> Verdict {
     let t = T::new((runtime.to_owned(), shim.to_owned()), dir.to_owned(), long)?;
     (case.run)(&t)
-}
-
-/// What a case could leave on the machine.
-struct Leftovers {
-    mounts: Vec<String>,
-    cgroups: Vec<String>,
-    processes: Vec<String>,
-}
-
-impl Leftovers {
-    fn now() -> Leftovers {
-        let mounts = text("/proc/self/mountinfo");
-        let point = |line: &str| line.split(' ').nth(4).map(str::to_owned);
-        Leftovers { mounts: mounts.lines().filter_map(point).collect(), cgroups: cgroups(), processes: processes() }
-    }
-
-    /// What is there now and was not at the start. Processes get a moment to
-    /// be reaped, cgroups one to lose their last process.
-    fn difference(&self, dir: &Path) -> Vec<String> {
-        let mut left = Vec::new();
-        for _ in 0..100 {
-            left = self.difference_now(dir);
-            if left.is_empty() {
-                break;
-            }
-            sleep(Duration::from_millis(5));
-        }
-        left
-    }
-
-    fn difference_now(&self, dir: &Path) -> Vec<String> {
-        let now = Leftovers::now();
-        let new = |kind: &str, before: &[String], after: Vec<String>| {
-            let fresh = after.into_iter().filter(|name| !before.contains(name));
-            fresh.map(|name| format!("{kind} {name}")).collect::<Vec<_>>()
-        };
-        let state = fs::read_dir(dir.join("state")).into_iter().flatten().flatten();
-        // crun keeps an empty directory for its own use; a container's state is what must be gone.
-        let state = state.filter(|entry| fs::read_dir(entry.path()).is_ok_and(|mut inside| inside.next().is_some()));
-        let mut left = new("mount", &self.mounts, now.mounts);
-        left.extend(new("cgroup", &self.cgroups, now.cgroups));
-        left.extend(new("process", &self.processes, now.processes));
-        left.extend(state.map(|entry| format!("state {}", entry.path().display())));
-        left
-    }
-}
-
-/// Every cgroup but the root's.
-pub(crate) fn cgroups() -> Vec<String> {
-    let mut found = Vec::new();
-    let mut todo = vec![PathBuf::from("/sys/fs/cgroup")];
-    while let Some(dir) = todo.pop() {
-        let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
-        for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-            found.push(entry.path().display().to_string());
-            todo.push(entry.path());
-        }
-    }
-    found
-}
-
-/// Every process that has a command line, so no kernel thread and no zombie.
-fn processes() -> Vec<String> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
-    let shown = |pid: u32| {
-        let line = text(format!("/proc/{pid}/cmdline")).replace('\0', " ");
-        (!line.is_empty()).then(|| format!("{pid} {line}"))
-    };
-    pids.filter_map(shown).collect()
 }
 
 /// Detaches every mount below a directory.

@@ -175,6 +175,29 @@ pub fn refuse_ioctl(command: &mut std::process::Command, request: u32, errno: u3
     unsafe { std::os::unix::process::CommandExt::pre_exec(command, install) };
 }
 
+/// Makes a command and all its descendants get `errno` from every system call with one of these numbers.
+pub fn refuse_calls(command: &mut std::process::Command, numbers: &[u32], errno: u32) {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    // Of struct seccomp_data: the number.
+    let mut program = vec![step(LOAD, 0, 0, 0)];
+    for &number in numbers {
+        program.push(step(EQUALS, 0, 1, number));
+        program.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno));
+    }
+    program.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
+    let install = move || {
+        let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+        // SAFETY: the kernel copies the program, which outlives the call.
+        let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+        Errno::result(result).map(drop).map_err(Into::into)
+    };
+    // SAFETY: the closure makes one system call and allocates nothing.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, install) };
+}
+
 /// Makes a user namespace in a process that does nothing else.
 pub fn make_user_namespace() -> std::io::Result<()> {
     use std::os::unix::process::CommandExt;

@@ -49,7 +49,7 @@ fn clean(t: &T, id: &str) -> Verdict {
 }
 
 /// Processes, cgroups, mounts and files that name the container or its bundle.
-fn traces(t: &T, id: &str) -> Vec<String> {
+pub(super) fn traces(t: &T, id: &str) -> Vec<String> {
     let mut found = Vec::new();
     let me = std::process::id();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {

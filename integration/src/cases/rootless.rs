@@ -33,11 +33,11 @@ chapter! { "rootless":
 }
 
 /// Nobody's on this machine.
-const UID: u32 = 47_123;
+pub(super) const UID: u32 = 47_123;
 const SUBORDINATE: u32 = 500_000;
 
 /// The user, for as long as a case runs.
-struct User<'t> {
+pub(super) struct User<'t> {
     t: &'t T,
     home: PathBuf,
     covered: Vec<&'static str>,
@@ -45,7 +45,7 @@ struct User<'t> {
 
 impl<'t> User<'t> {
     /// Makes them known to newuidmap(1), with `lines` in `/etc/subuid` and `/etc/subgid`.
-    fn new(t: &'t T, granted: bool) -> Verdict<User<'t>> {
+    pub(super) fn new(t: &'t T, granted: bool) -> Verdict<User<'t>> {
         let home = t.path("home");
         fs::create_dir_all(home.join("state")).context("home")?;
         let mut user = User { t, home, covered: Vec::new() };
@@ -87,7 +87,7 @@ impl<'t> User<'t> {
     }
 
     /// The runtime as this user.
-    fn command(&self) -> Command {
+    pub(super) fn command(&self) -> Command {
         let mut command = Command::new(self.runtime());
         command.arg("--root").arg(self.home.join("state")).stdin(Stdio::null()).current_dir(&self.home);
         command.env("XDG_RUNTIME_DIR", &self.home).env_remove("NOTIFY_SOCKET").env_remove("DBUS_SESSION_BUS_ADDRESS");
@@ -102,7 +102,7 @@ impl<'t> User<'t> {
     }
 
     /// A bundle as `spec --rootless` would write it.
-    fn bundle(&self) -> Verdict<Bundle> {
+    pub(super) fn bundle(&self) -> Verdict<Bundle> {
         let own = json!([{"containerID": 0, "hostID": UID, "size": 1}]);
         let sys = json!({"destination": "/sys", "type": "none", "source": "/sys",
             "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]});

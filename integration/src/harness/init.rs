@@ -4,6 +4,7 @@
 //! child of PID 1. The runner cannot be PID 1 itself: it waits for commands by
 //! their pid, and a reaper waits for any.
 
+use crate::without::Without;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::process::{Command, Stdio};
@@ -12,9 +13,19 @@ use std::process::{Command, Stdio};
 /// environment variable.
 pub const WORKDIR: &str = "WINDLASS_INTEGRATION_UML";
 
+/// Set for the runner and its cases if the kernel is the harness's own, so that all that it counts is ours.
+pub const OWN_KERNEL: &str = "WINDLASS_INTEGRATION_OWN_KERNEL";
+
 /// Starts the runner with `words`, reaps until it ends, returns its exit code.
 pub fn supervise(words: &[String], stdout: Stdio) -> i32 {
-    let runner = Command::new("/proc/self/exe")
+    let mut runner = Command::new("/proc/self/exe");
+    if std::env::var_os(WORKDIR).is_some() {
+        runner.env(OWN_KERNEL, "1");
+    }
+    if let Some(without) = Without::asked_for(words) {
+        without.apply(&mut runner);
+    }
+    let runner = runner
         .arg("@runner")
         .args(words)
         .env_remove(WORKDIR)

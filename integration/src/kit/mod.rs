@@ -56,6 +56,8 @@ pub enum Need {
     AppArmor,
     /// The cgroup namespace is the first, from which alone a mount sets the options of cgroup2.
     FirstCgroupNamespace,
+    /// The kernel is the harness's own: the case changes what holds for all of it.
+    OwnKernel,
     /// The runtime is windlass: the case is about something only it has.
     Windlass,
     /// The case lasts longer than a second or two: it gets a longer limit.
@@ -84,6 +86,10 @@ impl Need {
                 let first = Path::new("cgroup:[4026531835]");
                 let there = std::fs::read_link("/proc/self/ns/cgroup").is_ok_and(|link| link == first);
                 (there, "the cgroup namespace is not the first".to_owned())
+            }
+            Need::OwnKernel => {
+                let there = std::env::var_os(crate::harness::init::OWN_KERNEL).is_some();
+                (there, "the kernel is not the harness's own".to_owned())
             }
             Need::Windlass | Need::Slow => return None,
         };

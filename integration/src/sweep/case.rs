@@ -80,7 +80,7 @@ fn observe(stage: &Stage, verb: &Verb, base: &Base, at: Option<(Point, Action)>)
 
 /// Kills everything but the harness.
 fn kill_all() {
-    for name in crate::runner::cgroups() {
+    for name in crate::census::cgroups() {
         let _ = std::fs::write(Path::new(&name).join("cgroup.freeze"), "0");
     }
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
@@ -96,7 +96,7 @@ fn clear(stage: &mut Stage) -> Verdict {
     }
     crate::runner::unmount_below(&stage.dir);
     for _ in 0..200 {
-        let left: Vec<String> = crate::runner::cgroups().into_iter().filter(|name| name.contains("/sweep")).collect();
+        let left: Vec<String> = crate::census::cgroups().into_iter().filter(|name| name.contains("/sweep")).collect();
         if left.is_empty() {
             break;
         }
