@@ -4,8 +4,7 @@
 //! distance is known. If a `ret` is out of the reach of the 8-bit offsets, it is written again; another target out of
 //! reach gets a trampoline.
 
-use seccompiler::{BpfProgram, sock_filter};
-
+use crate::instruction::{BpfProgram, sock_filter};
 use crate::program::{Program, code, offset};
 use crate::words::Operator;
 

@@ -5,6 +5,7 @@
 mod arch;
 mod compile;
 mod emit;
+mod instruction;
 mod multiplex;
 mod profile;
 mod program;
@@ -14,7 +15,7 @@ mod words;
 
 pub use arch::Arch;
 pub use compile::{Filter, Problem, compile};
+pub use instruction::{BpfProgram, sock_filter};
 pub use profile::{Arg, Profile, Rule};
 pub use program::{Data, Program};
-pub use seccompiler::{BpfProgram, sock_filter};
 pub use words::{actions, architectures, flags, operators};

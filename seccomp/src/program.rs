@@ -1,8 +1,7 @@
 //! A compiled program, and an interpreter for it.
 
-use seccompiler::{BpfProgram, sock_filter};
-
 use crate::arch::AUDIT_LITTLE_ENDIAN;
+use crate::instruction::{BpfProgram, sock_filter};
 use crate::words::ret;
 
 /// The instruction codes of classic BPF that the compiler and the interpreter use (`linux/bpf_common.h`).

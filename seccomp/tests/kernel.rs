@@ -1,5 +1,5 @@
 //! The kernel takes the programs and does what the profile says.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 
 use std::io::ErrorKind;
 use std::thread;

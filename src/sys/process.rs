@@ -49,16 +49,34 @@ pub struct Child {
 /// linux/sched.h; libc's constant is too narrow.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+/// `struct clone_args` of linux/sched.h, which libc does not have for every architecture.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
 /// clone3(2) with the semantics of fork: the child gets a copy of the memory and goes on here.
 ///
 /// With `cgroup` the child starts in that cgroup (`CLONE_INTO_CGROUP`, Linux 5.7).
 pub fn fork(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>, _proof: &SingleThreaded) -> Result<Forked> {
     let mut pidfd: libc::c_int = -1;
-    // SAFETY: all zeroes is a valid clone_args.
-    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = flags.bits() as u32 as u64 | libc::CLONE_PIDFD as u64;
-    args.pidfd = (&raw mut pidfd) as u64;
-    args.exit_signal = if flags.contains(CloneFlags::CLONE_PARENT) { 0 } else { libc::SIGCHLD as u64 };
+    let mut args = CloneArgs {
+        flags: flags.bits() as u32 as u64 | libc::CLONE_PIDFD as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: if flags.contains(CloneFlags::CLONE_PARENT) { 0 } else { libc::SIGCHLD as u64 },
+        ..CloneArgs::default()
+    };
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
@@ -66,7 +84,7 @@ pub fn fork(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>, _proof: &SingleTh
     // SAFETY: no stack is given, so the child goes on with a copy of ours, like fork's child;
     // the caller has one thread (`_proof`), so no lock of the copy is held by anyone else;
     // `args` and `pidfd` outlive the call.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
     let pid = check(pid, || {
         format!("clone3({}{})", flag_names(&flags), if cgroup.is_some() { "|CLONE_INTO_CGROUP" } else { "" })
     })?;
@@ -82,12 +100,14 @@ pub fn fork(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>, _proof: &SingleTh
 /// seccomp filters cannot read the arguments of clone3(2), and so refuse it.
 pub fn fork_sibling(_proof: &SingleThreaded) -> Result<Forked> {
     let mut pidfd: libc::c_int = -1;
-    let flags = libc::CLONE_PARENT | libc::CLONE_PIDFD;
+    let flags = (libc::CLONE_PARENT | libc::CLONE_PIDFD) as libc::c_long;
+    // s390x takes the stack before the flags.
+    let (first, second) = if cfg!(target_arch = "s390x") { (0, flags) } else { (flags, 0) };
     // SAFETY: no stack is given, so the child goes on with a copy of ours, like fork's child; the
     // caller has one thread (`_proof`), so no lock of the copy is held by anyone else; the third
-    // argument is where the pidfd goes on every architecture, and outlives the call; the other two,
+    // argument is where the pidfd goes on every architecture, and outlives the call; the last two,
     // whose order differs, are null.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
+    let pid = unsafe { libc::syscall(libc::SYS_clone, first, second, &raw mut pidfd, 0, 0) };
     let pid = check(pid, || "clone(CLONE_PARENT|CLONE_PIDFD)".into())?;
     if pid == 0 {
         return Ok(Forked::Child);

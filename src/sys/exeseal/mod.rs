@@ -23,84 +23,14 @@
 //! Nothing of the C library or of std may be called here. Memory is read by volatile loads, so that the compiler does
 //! not turn a loop into a call of `strlen`.
 
-use std::arch::{asm, global_asm};
+mod entry;
 
 use windlass_base::mount::{MountAttributes, Propagation};
 
+use entry::call;
+
 /// The verbs that touch a container.
 const VERBS: [&[u8]; 3] = [b"create\0", b"exec\0", b"run\0"];
-
-#[cfg(target_arch = "x86_64")]
-global_asm!(
-    ".globl windlass_start",
-    ".type windlass_start, @function",
-    "windlass_start:",
-    "xor ebp, ebp",
-    "mov rdi, rsp", // argc, argv, envp and the auxiliary vector
-    "push rdx",     // what the dynamic linker wants called at exit
-    "sub rsp, 8",
-    "call {seal}",
-    "add rsp, 8",
-    "pop rdx",
-    "jmp _start",
-    seal = sym seal,
-);
-
-#[cfg(target_arch = "aarch64")]
-global_asm!(
-    ".globl windlass_start",
-    ".type windlass_start, %function",
-    "windlass_start:",
-    "mov x29, #0",
-    "mov x19, x0", // what the dynamic linker wants called at exit
-    "mov x0, sp",  // argc, argv, envp and the auxiliary vector
-    "bl {seal}",
-    "mov x0, x19",
-    "b _start",
-    seal = sym seal,
-);
-
-/// A system call without the C library: its errno is in memory that does not exist yet.
-///
-/// # Safety
-/// As for the call itself.
-#[cfg(target_arch = "x86_64")]
-unsafe fn call(number: libc::c_long, args: [usize; 5]) -> isize {
-    let returned: isize;
-    // SAFETY: the kernel takes the arguments in these registers and clobbers rcx and r11; what it
-    // does with them is the caller's responsibility.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number as isize => returned,
-            in("rdi") args[0], in("rsi") args[1], in("rdx") args[2], in("r10") args[3], in("r8") args[4],
-            lateout("rcx") _, lateout("r11") _,
-            options(nostack),
-        );
-    }
-    returned
-}
-
-/// A system call without the C library, which sets errno in memory that does not exist yet.
-///
-/// # Safety
-/// As for the call itself.
-#[cfg(target_arch = "aarch64")]
-unsafe fn call(number: libc::c_long, args: [usize; 5]) -> isize {
-    let returned: isize;
-    // SAFETY: the kernel takes the arguments in these registers; what it does with them is the
-    // caller's responsibility.
-    unsafe {
-        asm!(
-            "svc 0",
-            in("x8") number,
-            inlateout("x0") args[0] => returned,
-            in("x1") args[1], in("x2") args[2], in("x3") args[3], in("x4") args[4],
-            options(nostack),
-        );
-    }
-    returned
-}
 
 const SELF: &std::ffi::CStr = c"/proc/self/exe";
 
@@ -196,12 +126,12 @@ unsafe fn same(mut a: *const u8, mut b: *const u8) -> bool {
 
 /// Whether the mount that `file` is on is read-only.
 fn is_read_only(file: usize) -> bool {
-    // struct statfs of 64-bit architectures: 15 words, of which the eleventh is f_flags.
     let mut out = std::mem::MaybeUninit::<[u64; 15]>::uninit();
-    // SAFETY: `out` has room for a statfs.
+    // SAFETY: `out` has room for a statfs: 120 bytes, on s390x 88.
     let returned = unsafe { call(libc::SYS_fstatfs, [file, out.as_mut_ptr() as usize, 0, 0, 0]) };
-    // SAFETY: the kernel filled it in if the call succeeded.
-    returned == 0 && unsafe { out.assume_init_ref() }[10] & libc::ST_RDONLY != 0
+    // SAFETY: the words up to the flags were filled in if the call succeeded.
+    returned == 0
+        && unsafe { out.as_ptr().cast::<u64>().wrapping_add(entry::STATFS_FLAGS).read() } & entry::STATFS_RDONLY != 0
 }
 
 /// Whether this is the second execution already: then the kernel names us by the descriptor that
