@@ -111,6 +111,11 @@ integrate-systemd *suites: build
 integrate-systemd-short: build
     integration/systemd/run.sh --short {{windlass}}
 
+# Cases on an emulated machine of another processor or kernel, from Debian's packages; needs root and QEMU:
+# `just guest aarch64`, `just guest x86_64 trixie seccomp::`
+guest architecture="aarch64" suite="bookworm" *args:
+    integration/guests/run.sh {{architecture}} {{suite}} {{args}}
+
 # The same cases against another runtime, and the differences; needs root
 compare peer="runc" *args: build suite
     {{integration}} --runtime {{windlass}} --compare {{peer}} {{args}}

@@ -419,7 +419,7 @@ fn another_time_namespace_sees_the_same_container(t: &T) -> Verdict {
     let dir = bundle.dir.display().to_string();
     elsewhere(t, &moved, &["run", "--detach", "--bundle", &dir, &made_there.id])?.ok()?;
     made_there.status_is("running")?;
-    let ran = elsewhere(t, &["--time", "--boottime", "-1000"], &["state", &made_there.id])?.ok()?;
+    let ran = elsewhere(t, &["--time", "--boottime", "50000"], &["state", &made_there.id])?.ok()?;
     ensure_eq!(ran.json()?["status"], "running", "status from a third namespace");
     made_there.verb("delete", &["--force"], &[])?.ok()?;
     Ok(())

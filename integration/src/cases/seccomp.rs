@@ -5,6 +5,7 @@ use crate::kit::stop::Context;
 use crate::kit::{Bundle, Container, Ran, T, Verdict, notify};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Child;
 
 chapter! { "seccomp":
@@ -32,6 +33,7 @@ chapter! { "seccomp":
     exec_with_no_new_privs_has_the_filter_too,
     every_flag_is_accepted,
     several_architectures_are_accepted,
+    programs_of_another_width_are_filtered,
     a_listener_answers_for_the_payload,
     a_listener_gets_the_container_process_state,
     a_listener_for_exec_is_sent_too,
@@ -365,6 +367,55 @@ fn several_architectures_are_accepted(t: &T) -> Verdict {
         "SCMP_ARCH_MIPSEL64"
     ]);
     calls(t, profile, &[&GETPPID.to_string()])?.ok()?.stdout_is(&format!("{GETPPID}=EPERM\n"))?;
+    Ok(())
+}
+
+/// A 32-bit program for this processor: it calls getppid(2) and exits with the errno, or with 0. With it the name of its
+/// architecture in the specification.
+fn narrow_program() -> Option<(&'static str, Vec<u8>)> {
+    let (name, machine, code): (_, u16, &[u8]) = match std::env::consts::ARCH {
+        // mov eax, 64; int 0x80; neg eax; mov ebx, eax; mov eax, 1; int 0x80
+        "x86_64" => ("SCMP_ARCH_X86", 3, b"\xb8\x40\0\0\0\xcd\x80\xf7\xd8\x89\xc3\xb8\x01\0\0\0\xcd\x80"),
+        // mov r7, #64; svc 0; rsb r0, r0, #0; mov r7, #1; svc 0
+        "aarch64" => ("SCMP_ARCH_ARM", 40, b"\x40\x70\xa0\xe3\0\0\0\xef\0\0\x60\xe2\x01\x70\xa0\xe3\0\0\0\xef"),
+        _ => return None,
+    };
+    const BASE: u32 = 0x10000;
+    let headers = 52 + 32;
+    let size = headers + code.len() as u32;
+    let mut file = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    // elf(5): type, machine, version, entry, program headers, section headers, flags (of ARM: EABI 5), sizes and counts.
+    file.extend([2, machine].iter().flat_map(|n| n.to_le_bytes()));
+    file.extend(
+        [1, BASE + headers, 52, 0, if machine == 40 { 0x0500_0000 } else { 0 }].iter().flat_map(|n| n.to_le_bytes()),
+    );
+    file.extend([52u16, 32, 1, 0, 0, 0].iter().flat_map(|n| n.to_le_bytes()));
+    // One segment, readable and executable: the whole file.
+    file.extend([1, 0, BASE, BASE, size, size, 5, 0x1000].iter().flat_map(|n: &u32| n.to_le_bytes()));
+    file.extend(code);
+    Some((name, file))
+}
+
+fn programs_of_another_width_are_filtered(t: &T) -> Verdict {
+    let Some((architecture, program)) = narrow_program() else {
+        return crate::kit::stop::skip("this processor has no other width");
+    };
+    let bundle = |architectures: Value| -> Verdict<Bundle> {
+        let mut profile = profile(json!([{"names": ["getppid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}]));
+        profile["architectures"] = architectures;
+        let bundle = with(t, profile)?.args(&["/narrow"]);
+        let path = bundle.rootfs().join("narrow");
+        std::fs::write(&path, &program)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+        Ok(bundle)
+    };
+    let ran = t.run(&bundle(json!([architecture]))?)?;
+    if ran.stderr.contains("exec format error") {
+        return crate::kit::stop::skip("this kernel runs no 32-bit programs");
+    }
+    ran.code_is(95)?;
+    // An architecture that the profile does not name: the kernel kills what uses it.
+    t.run(&bundle(json!([]))?)?.code_is(128 + libc::SIGSYS)?;
     Ok(())
 }
 
