@@ -10,6 +10,7 @@ const PURE: &[&str] = &["base", "plan"];
 
 /// Where raw descriptor numbers are written down besides `sys`, and why.
 const RAW_DESCRIPTORS: &[(&str, &str)] = &[
+    ("criu/session.rs", "CRIU opens our descriptors by their numbers below /proc"),
     ("apply/sync.rs", "a listener is named to the runtime by its number"),
     ("apply/action/console.rs", "the path of a terminal is that of a descriptor below /proc/self/fd"),
 ];

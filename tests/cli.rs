@@ -198,8 +198,8 @@ fn an_empty_value_counts_as_none() {
 #[test]
 fn a_missing_value_is_reported_in_the_words_that_engines_look_for() {
     for (line, message) in [
-        // podman would take the usual words for support of checkpointing.
-        ("windlass restore --lsm-mount-context", "restore is not implemented in this version"),
+        // podman takes these words for support of checkpointing in pods.
+        ("windlass restore --lsm-mount-context", "flag needs an argument: -lsm-mount-context"),
         ("windlass create --bundle", "flag needs an argument: -bundle"),
         ("windlass create -b", "flag needs an argument: -bundle"),
         ("windlass --root", "flag needs an argument: -root"),
@@ -303,14 +303,68 @@ fn a_container_id_cannot_leave_its_directory() {
     }
 }
 
-#[test]
-fn checkpoint_and_restore_say_that_they_are_not_there() {
-    for line in ["checkpoint --help", "checkpoint c", "checkpoint", "restore --help", "restore -d --bundle /b c"] {
-        let rejected = refused(&format!("windlass {line}"));
-        let verb = line.split(' ').next().expect("a word");
-        assert_eq!(rejected.error.message(), format!("{verb} is not implemented in this version"), "{line}");
-        assert_eq!((rejected.error.kind(), rejected.exit), (Kind::Unsupported, 1));
+fn checkpoint(line: &str) -> windlass::cli::Checkpoint {
+    match command(line) {
+        Command::Checkpoint(options) => *options,
+        other => panic!("{line}: {other:?}"),
     }
+}
+
+fn restore(line: &str) -> windlass::cli::Restore {
+    match command(line) {
+        Command::Restore(options) => *options,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+#[test]
+fn podman_and_containerd_checkpoint() {
+    let podman = checkpoint(
+        "windlass checkpoint --image-path /u/checkpoint --work-path /u --leave-running --tcp-established \
+         --file-locks --leave-running c",
+    );
+    assert_eq!((podman.images.as_path(), podman.work.as_deref()), (Path::new("/u/checkpoint"), Some(Path::new("/u"))));
+    assert!(podman.flags.leave_running && podman.flags.tcp_established && podman.flags.file_locks);
+    let before = checkpoint("windlass checkpoint --image-path /u/pre-checkpoint --pre-dump --work-path /u c");
+    assert!(before.flags.pre_dump);
+    let next = checkpoint("windlass checkpoint --image-path /u/checkpoint --parent-path ../pre-checkpoint c");
+    assert_eq!(next.flags.parent.as_deref(), Some("../pre-checkpoint"));
+    let containerd = checkpoint(
+        "windlass --root /r checkpoint --image-path /i --work-path /w --tcp-established --ext-unix-sk --shell-job \
+         --empty-ns network web1",
+    );
+    assert!(containerd.flags.ext_unix_sk && containerd.flags.shell_job);
+    assert_eq!(checkpoint("windlass checkpoint c").images, Path::new("checkpoint"));
+}
+
+#[test]
+fn conmon_and_containerd_restore() {
+    let conmon = restore(
+        "windlass --log-format=json --log /l restore --bundle /b --pid-file /p --no-pivot --no-new-keyring --detach \
+         --image-path /u/checkpoint --work-path /u --tcp-close --lsm-profile=selinux:u:r:t --console-socket /s c",
+    );
+    assert!(conmon.run.detach && conmon.images.flags.tcp_close && conmon.run.create.no_new_keyring);
+    assert_eq!(conmon.images.flags.lsm_profile, "selinux:u:r:t");
+    let containerd = restore(
+        "windlass restore --image-path /i --work-path /b/work --detach --pid-file /b/init.pid -no-subreaper \
+         --parent-path /q --bundle /b web1",
+    );
+    assert!(containerd.run.no_subreaper);
+    assert_eq!(containerd.run.create.bundle, Path::new("/b"));
+}
+
+#[test]
+fn wrong_flags_of_checkpoint_are_named_in_the_words_of_runc() {
+    for (flags, message) in [
+        ("--empty-ns mount", "namespace \"mount\" is not supported"),
+        ("--page-server 10.0.0.1", "Use --page-server ADDRESS:PORT to specify page server"),
+        ("--page-server 10.0.0.1:x", "Invalid port number"),
+        ("--status-fd x", "invalid --status-fd argument x: it must be the number of a descriptor"),
+    ] {
+        assert_eq!(refused(&format!("windlass checkpoint {flags} c")).error.message(), message);
+    }
+    let mode = refused("windlass checkpoint --manage-cgroups-mode none c");
+    assert!(mode.error.message().starts_with("invalid manage-cgroups-mode value"), "{}", mode.error);
 }
 
 #[test]

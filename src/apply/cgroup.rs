@@ -101,6 +101,11 @@ impl CgroupPlacement {
         Ok(CgroupPlacement { v1, devices, ..place(Some(hierarchy), path) })
     }
 
+    /// Its path below the root of the hierarchy.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Its path in the file system.
     pub(super) fn full(&self) -> Option<String> {
         let mount = self.hierarchy.as_ref()?.unified()?;

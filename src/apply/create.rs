@@ -53,6 +53,8 @@ pub struct CreateRequest<'a> {
     pub notify: bool,
     /// Whether a later `start` opens the start barrier, or this process does, at once.
     pub wait_for_start: bool,
+    /// Whether its processes come from images.
+    pub restores: bool,
     /// Whether init reports each step.
     pub debug: bool,
     /// Whether exec is to leave the session keyring alone as well.
@@ -118,7 +120,7 @@ pub fn create<'a>(request: CreateRequest<'a>, proof: &'a SingleThreaded) -> Resu
             init::fail(&sync, &error);
         }
         let watch = Watch { mapped_first, ..watch };
-        let cx = creation.context(sync, watch, barrier, joins);
+        let cx = creation.context(sync, watch, barrier, joins, &[]);
         run_child(plan, watch, cx, proof)
     })?;
     drop(shown_again);
@@ -130,20 +132,20 @@ pub fn create<'a>(request: CreateRequest<'a>, proof: &'a SingleThreaded) -> Resu
 pub struct NewContainer<'a> {
     // In the order in which it is undone.
     resources: Option<resctrl::NewGroup>,
-    cgroup: NewCgroup,
+    pub(super) cgroup: NewCgroup,
     reservation: Reservation,
     poststop: Poststop<'a>,
     state: State,
     /// Init, once it is made.
     init: Option<InitProcess>,
-    idmaps: Idmaps,
-    request: CreateRequest<'a>,
+    pub(super) idmaps: Idmaps,
+    pub(super) request: CreateRequest<'a>,
     proof: &'a SingleThreaded,
 }
 
 impl<'a> NewContainer<'a> {
     /// Reserves the id, records what will be made, and makes the cgroup.
-    fn begin(
+    pub(super) fn begin(
         mut request: CreateRequest<'a>,
         proof: &'a SingleThreaded,
         timer: &mut StepTimer,
@@ -157,6 +159,10 @@ impl<'a> NewContainer<'a> {
             None => None,
         };
         let mut state = state(&mut request);
+        if request.restores {
+            // CRIU continues the clocks of the images in a time namespace.
+            state.namespaces |= Namespaces::TIME;
+        }
         state.intel_rdt = resources.as_ref().and_then(|group| group.to_remove());
         state.resctrl = resources.as_ref().map(resctrl::Group::path);
         poststop.owe(&state);
@@ -183,6 +189,16 @@ impl<'a> NewContainer<'a> {
         self.reservation.root()
     }
 
+    /// Path of its cgroup in the file system.
+    pub(super) fn cgroup_path(&self) -> Option<String> {
+        self.state.cgroup.clone()
+    }
+
+    /// The same below the root of the hierarchy, with a leading slash.
+    pub(super) fn cgroup_below_root(&self) -> Option<String> {
+        self.request.place.full().map(|_| format!("/{}", self.request.place.path().trim_start_matches('/')))
+    }
+
     /// The socket on which the container reports that it is ready, for `run`.
     pub fn listen(&self, host: &ServiceManager) -> Result<Option<Notify>> {
         Notify::listen(self.root(), &self.state.id, host)
@@ -193,9 +209,16 @@ impl<'a> NewContainer<'a> {
         Notify::listen_for_nobody(self.root(), &self.state.id)
     }
 
-    /// In init: what its steps work with. Every other descriptor is closed. One of them holds the runtime's lock,
-    /// which would stay taken for as long as init has a copy.
-    fn context(&mut self, sync: InitSync, watch: Watch, barrier: Barrier, joins: Vec<Option<OwnedFd>>) -> Context<'_> {
+    /// In init: what its steps work with. Every other descriptor but `more` is closed. One of them holds the runtime's
+    /// lock, which would stay taken for as long as init has a copy.
+    pub(super) fn context(
+        &mut self,
+        sync: InitSync,
+        watch: Watch,
+        barrier: Barrier,
+        joins: Vec<Option<OwnedFd>>,
+        more: &[BorrowedFd<'_>],
+    ) -> Context<'_> {
         let mut cx = Context::new(sync, watch.progress, barrier, program(&self.request));
         let idmaps = std::mem::take(&mut self.idmaps);
         cx.sources = Sources::new(self.request.plan, self.request.bundle, idmaps);
@@ -209,11 +232,11 @@ impl<'a> NewContainer<'a> {
         }
         let state = &self.state;
         cx.hooks = hooks.map(|hooks| ContainerHooks { hooks, state });
-        cx.close_the_rest(&[]);
+        cx.close_the_rest(more);
         cx
     }
 
-    fn runtime_hooks(&self, pid: i32) -> Result<()> {
+    pub(super) fn runtime_hooks(&self, pid: i32) -> Result<()> {
         let Some(hooks) = &self.request.spec.hooks else { return Ok(()) };
         let state = hooks::state_for(&self.state, Status::Creating, pid);
         hooks::run("prestart", &hooks.prestart, &state)?;
@@ -248,6 +271,10 @@ impl Handler for NewContainer<'_> {
         }
         set_oom_score_adj(child, plan.oom_score_adj, "/process/oomScoreAdj")?;
         self.request.caller.inherit.adjust(child);
+        self.adopted(child)
+    }
+
+    fn adopted(&mut self, child: &Child) -> Result<()> {
         // The process cannot be gone: only this runtime reaps it.
         let hidden = || {
             let msg = format!("cannot record init: /proc/{}/stat tells nothing of it", child.pid);

@@ -47,6 +47,11 @@ pub trait Handler {
     /// Answers a question; returns the descriptors to send with the answer.
     fn answer(&mut self, question: Question, child: &Child) -> Result<Vec<OwnedFd>>;
 
+    /// The process is another one from now on, which the first has made.
+    fn adopted(&mut self, _: &Child) -> Result<()> {
+        Err(not_credible("has made another one"))
+    }
+
     /// All is prepared: reports the process to the caller, and records it.
     fn ready(&mut self, child: &Child) -> Result<()>;
 
@@ -154,9 +159,62 @@ impl<H: Handler> Launch<H> {
         }
     }
 
+    /// Answers the process until it has executed a program that is not the container's.
+    pub(super) fn until_executed(&mut self) -> Result<()> {
+        loop {
+            match self.sync.receive()? {
+                Message::Ask(question) => {
+                    let fds = self.handler.answer(question, self.process.child())?;
+                    self.timer.done(question.what());
+                    self.sync.answer(&fds)?;
+                }
+                Message::End => {
+                    self.timer.done("have it executed");
+                    return Ok(());
+                }
+                Message::Log(line) => ::log::debug!("{line}"),
+                Message::Failed(error) => return Err(error),
+                other => return Err(not_credible(&format!("says {other:?}"))),
+            }
+        }
+    }
+
+    /// The process has made another one, which is the container's, and ends by itself.
+    pub(super) fn adopt(&mut self, child: Child) -> Result<()> {
+        self.intermediate = Process(Some(self.process.replace(child)));
+        self.handler.adopted(self.process.child())
+    }
+
+    /// Reports the process that was adopted.
+    pub(super) fn adopted_is_ready(&mut self) -> Result<()> {
+        match &self.intermediate.0 {
+            Some(_) => self.handler.ready(self.process.child()),
+            None => Err(not_credible("is ready before it was named")),
+        }
+    }
+
+    /// Waits this long for the process that was there first, and then ends it. Until then it may hold the other one.
+    pub(super) fn end_first(&mut self, patience: std::time::Duration) {
+        let first = match &self.intermediate.0 {
+            Some(first) => first,
+            None => self.process.child(),
+        };
+        if !poll::readable(first.pidfd.as_fd(), Deadline::after(patience)).unwrap_or(false) {
+            first.kill();
+        }
+        if let Some(first) = self.intermediate.0.take() {
+            let _ = first.wait();
+        }
+    }
+
     /// What was made for the process.
     pub fn handler(&self) -> &H {
         &self.handler
+    }
+
+    /// The same, to be changed.
+    pub(super) fn handler_mut(&mut self) -> &mut H {
+        &mut self.handler
     }
 
     /// Opens the start barrier.

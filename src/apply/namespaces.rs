@@ -1,6 +1,6 @@
 //! Namespaces: those that the runtime opens and joins for init, and the id maps of a new one.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Stdio;
 
 use nix::fcntl::OFlag;
@@ -120,6 +120,15 @@ impl JoinedNamespaces {
                     .map_err(origin)?;
             }
         }
+        Ok(out)
+    }
+
+    /// Joins a namespace of the process behind `pidfd`.
+    pub fn visit(pidfd: BorrowedFd<'_>, kind: Namespaces) -> Result<JoinedNamespaces> {
+        let mut out = JoinedNamespaces { others: Vec::new(), mounts: None };
+        out.remember(kind)?;
+        process::setns(pidfd, kind)
+            .with_context(|| format!("cannot join the {} namespace of init", kind_names(kind)))?;
         Ok(out)
     }
 

@@ -81,6 +81,11 @@ impl<'a> Sources<'a> {
         }
     }
 
+    /// For a process with the runtime's own credentials: it never asks the runtime.
+    pub fn with_own_credentials(&mut self) {
+        self.asks = false;
+    }
+
     /// The descriptors that later steps need.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.idmaps.namespaces.iter().map(OwnedFd::as_fd)

@@ -1,5 +1,5 @@
-//! What every part of windlass shares: errors and hints, ids, numbers of the kernel, values of D-Bus,
-//! the configuration, and the record of an exit. It makes no system call.
+//! What every part of windlass shares: errors and hints, ids, numbers of the kernel, values of D-Bus, messages of
+//! protocol buffers, the configuration, and the record of an exit. It makes no system call.
 #![doc(hidden)]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -11,7 +11,9 @@ pub mod exit_record;
 pub mod hint;
 pub mod id;
 pub mod mount;
+pub mod mountinfo;
 pub mod namespaces;
+pub mod protobuf;
 pub mod rfc3339;
 pub mod spec;
 pub mod variant;

@@ -6,7 +6,7 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use super::directory::{Directory, read_file};
 use windlass_base::error::{Result, WithContext};
-use windlass_sys::mount::unescape;
+use windlass_base::mountinfo::unescape;
 
 /// The mounted hierarchies. A command looks them up once.
 #[derive(Debug)]

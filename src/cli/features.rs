@@ -124,7 +124,8 @@ pub fn document(supported: &Supported<'_>) -> String {
             net_devices: Enabled { enabled: true },
         },
         annotations: BTreeMap::from([
-            ("org.opencontainers.runc.checkpoint.enabled", "false"),
+            ("org.opencontainers.runc.checkpoint.enabled", "true"),
+            ("run.oci.crun.checkpoint.enabled", "true"),
             ("run.windlass.commit", option_env!("WINDLASS_COMMIT").unwrap_or("unknown")),
             ("run.windlass.version", env!("CARGO_PKG_VERSION")),
         ]),
@@ -192,7 +193,8 @@ mod tests {
         assert_eq!(value["linux"]["intelRdt"]["monitoring"], true);
         assert_eq!(value["linux"]["memoryPolicy"]["modes"], serde_json::json!(["MPOL_BIND", "MPOL_LOCAL"]));
         assert_eq!(value["linux"]["netDevices"]["enabled"], true);
-        assert_eq!(value["annotations"]["org.opencontainers.runc.checkpoint.enabled"], "false");
+        assert_eq!(value["annotations"]["org.opencontainers.runc.checkpoint.enabled"], "true");
+        assert_eq!(value["annotations"]["run.oci.crun.checkpoint.enabled"], "true");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! [`table`] has all verbs and flags. This module reads the words by that table and makes the types of
 //! [`options`] of them. It carries nothing out.
 
+pub mod checkpoint;
 pub mod completions;
 pub mod features;
 pub mod man;
@@ -17,14 +18,15 @@ pub mod values;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-pub use options::{CgroupManager, Command, Create, EXIT_EXEC, Exec, Explain, Format, Global, LogFormat, Run};
+pub use checkpoint::{Checkpoint, Images};
+pub use options::{CgroupManager, Command, Create, EXIT_EXEC, Exec, Explain, Format, Global, LogFormat, Restore, Run};
 pub use source::Source;
 pub use update::Update;
 pub use values::SubCgroup;
 
 use table::{GLOBAL, VERBS};
 use windlass_args::{Environment, Matches, Operands, Verb, Words, count, help};
-use windlass_base::error::{Error, Kind};
+use windlass_base::error::Error;
 
 /// Exit code of an unknown verb, the same as runc's.
 pub const EXIT_UNKNOWN_VERB: u8 = 3;
@@ -82,9 +84,6 @@ fn read(words: &mut Words, global: &mut Global) -> Result<Command, (Error, u8)> 
 }
 
 fn read_verb(words: &mut Words, verb: &'static Verb, global: &mut Global) -> Result<Command, (Error, u8)> {
-    if let "checkpoint" | "restore" = verb.name {
-        return Err((not_implemented(verb.name), 1));
-    }
     let mut matches = Matches::default();
     words
         .verb(verb.flags, verb.operands, &mut matches)
@@ -100,12 +99,6 @@ fn read_verb(words: &mut Words, verb: &'static Verb, global: &mut Global) -> Res
     options::command(verb.name, &matches)
 }
 
-/// The error of checkpoint and restore, whatever follows the verb. podman and CRI-O find out by an odd flag whether
-/// checkpointing is supported, and take a complaint about that flag for a yes.
-fn not_implemented(verb: &str) -> Error {
-    Error::new(Kind::Unsupported, format!("{verb} is not implemented in this version"))
-}
-
 fn help_topic(words: &mut Words, global: &Global) -> Result<Command, (Error, u8)> {
     let mut matches = Matches::default();
     words.verb(&[], Operands::Count(0, 1), &mut matches).map_err(|error| (error, 1))?;
@@ -113,10 +106,7 @@ fn help_topic(words: &mut Words, global: &Global) -> Result<Command, (Error, u8)
         return Ok(Command::Print(help::program(global.name, "An OCI container runtime.", VERBS, GLOBAL)));
     };
     let verb = topic.to_str().and_then(table::verb).ok_or_else(|| unknown(topic))?;
-    match verb.name {
-        "checkpoint" | "restore" => Err((not_implemented(verb.name), 1)),
-        _ => Ok(Command::Print(help::verb(global.name, verb))),
-    }
+    Ok(Command::Print(help::verb(global.name, verb)))
 }
 
 fn unknown(word: &OsStr) -> (Error, u8) {

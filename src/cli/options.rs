@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use super::checkpoint::{Checkpoint, Images};
 use super::update::Update;
 use super::values::{self as of_exec, SubCgroup};
 use windlass_args::{Environment, Matches, values};
@@ -32,6 +33,8 @@ pub struct Global {
     pub cgroup_manager: CgroupManager,
     /// Whether to do without cgroups that are not delegated. `None`: if the user has no privileges.
     pub rootless: Option<bool>,
+    /// The program of CRIU, or its name; `None`: `criu`.
+    pub criu: Option<OsString>,
     /// The name in messages: `runc` if the program is called by that name, else `windlass`.
     pub name: &'static str,
 }
@@ -127,6 +130,10 @@ pub enum Command {
         /// For a user without privileges.
         rootless: bool,
     },
+    /// Write the processes to disk.
+    Checkpoint(Box<Checkpoint>),
+    /// Make a container of them again.
+    Restore(Box<Restore>),
     /// Print what the runtime can do.
     Features,
     /// Print the plan of create.
@@ -171,6 +178,15 @@ pub struct Run {
     pub keep: bool,
     /// Do not become the subreaper of orphaned processes.
     pub no_subreaper: bool,
+}
+
+/// Options of `restore`.
+#[derive(Clone, Debug, Default)]
+pub struct Restore {
+    /// The options that it shares with `run`.
+    pub run: Run,
+    /// Where its processes come from.
+    pub images: Images,
 }
 
 /// Options of `exec`.
@@ -222,6 +238,7 @@ impl Global {
             strict: false,
             cgroup_manager: CgroupManager::Cgroupfs,
             rootless: None,
+            criu: None,
             name,
         }
     }
@@ -252,6 +269,7 @@ impl Global {
         if matches.is("cgroup-manager", "disabled") {
             self.cgroup_manager = CgroupManager::Disabled;
         }
+        self.criu = matches.path("criu").map(PathBuf::into_os_string);
         self.rootless =
             ["true", "false"].into_iter().find(|word| matches.is("rootless", word)).map(|word| word == "true");
     }
@@ -277,14 +295,14 @@ pub(super) fn command(verb: &str, matches: &Matches) -> Result<Command, (Error, 
 fn options_of(verb: &str, matches: &Matches) -> Result<Command> {
     let id = || values::container_id(matches.operands.first().map_or(OsStr::new(""), OsString::as_os_str));
     Ok(match verb {
-        "create" => Command::Create(create(id()?, matches)?),
+        "create" => Command::Create(Create { preserve_fds: preserve_fds(matches)?, ..create(id()?, matches)? }),
         "start" => Command::Start { id: id()? },
-        "run" => Command::Run(Run {
-            create: create(id()?, matches)?,
-            detach: matches.switch("detach"),
-            keep: matches.switch("keep"),
-            no_subreaper: matches.switch("no-subreaper"),
-        }),
+        "run" => {
+            let mut run = run(id()?, matches)?;
+            run.create.preserve_fds = preserve_fds(matches)?;
+            Command::Run(run)
+        }
+        "restore" => Command::Restore(Box::new(Restore { run: run(id()?, matches)?, images: Images::read(matches)? })),
         "exec" => Command::Exec(Box::new(exec(id()?, matches)?)),
         "kill" => Command::Kill { id: id()?, signal: signal(matches.operands.get(1))?, all: matches.switch("all") },
         "delete" => Command::Delete { id: id()?, force: matches.switch("force") },
@@ -300,6 +318,7 @@ fn options_of(verb: &str, matches: &Matches) -> Result<Command> {
             stats: matches.switch("stats"),
         },
         "spec" => Command::Spec { bundle: bundle(matches), rootless: matches.switch("rootless") },
+        "checkpoint" => Command::Checkpoint(Box::new(Checkpoint::read(id()?, matches)?)),
         "features" => Command::Features,
         "doctor" => Command::Doctor { json: matches.switch("json") },
         "explain" => Command::Explain(Explain {
@@ -337,7 +356,20 @@ fn create(id: String, matches: &Matches) -> Result<Create> {
         pid_file: matches.path("pid-file"),
         no_pivot: matches.switch("no-pivot"),
         no_new_keyring: matches.switch("no-new-keyring"),
-        preserve_fds: matches.number("preserve-fds")?.unwrap_or(0),
+        preserve_fds: 0,
+    })
+}
+
+fn preserve_fds(matches: &Matches) -> Result<u32> {
+    Ok(matches.number("preserve-fds")?.unwrap_or(0))
+}
+
+fn run(id: String, matches: &Matches) -> Result<Run> {
+    Ok(Run {
+        create: create(id, matches)?,
+        detach: matches.switch("detach"),
+        keep: matches.switch("keep"),
+        no_subreaper: matches.switch("no-subreaper"),
     })
 }
 
@@ -366,7 +398,7 @@ fn exec(id: String, matches: &Matches) -> Result<Exec> {
         pidfd_socket: matches.path("pidfd-socket"),
         pid_file: matches.path("pid-file"),
         detach: matches.switch("detach"),
-        preserve_fds: matches.number("preserve-fds")?.unwrap_or(0),
+        preserve_fds: preserve_fds(matches)?,
         cgroup: matches.texts("cgroup")?.iter().map(|text| of_exec::sub_cgroup(text)).collect::<Result<_>>()?,
         ignore_paused: matches.switch("ignore-paused"),
     };

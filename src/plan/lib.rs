@@ -14,6 +14,7 @@ mod builder;
 mod capabilities;
 pub mod cgroup;
 mod check;
+pub mod checkpoint;
 #[cfg(feature = "oci-spec")]
 pub mod convert;
 mod create;
@@ -32,6 +33,7 @@ mod path;
 mod process;
 mod program;
 mod resctrl;
+pub mod restore;
 mod rootfs;
 mod scheduling;
 mod seccomp;

@@ -94,6 +94,28 @@ pub fn distrust(stat: &FileStat) -> Option<String> {
     }
 }
 
+/// The path of what `fd` refers to, as this process sees it (proc_pid_fd(5)).
+pub fn path_of(fd: BorrowedFd<'_>) -> Result<std::path::PathBuf> {
+    nix::fcntl::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str())
+        .called(|| format!("readlink({})", fd_name(fd)))
+        .map(Into::into)
+}
+
+/// The id in mountinfo of the mount that `fd` was opened on (proc_pid_fdinfo(5), Linux 3.15).
+pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u32> {
+    let text = read_small(CWD, format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    mount_id_in(&text).ok_or_else(|| SyscallError {
+        call: format!("fdinfo({})", fd_name(fd)).into(),
+        errno: nix::errno::Errno::ENODATA,
+    })
+}
+
+/// The id of the mount in a `/proc/PID/fdinfo/N`.
+pub fn mount_id_in(fdinfo: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(fdinfo).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
+}
+
 /// Whether the file is a directory.
 pub fn is_dir(stat: &FileStat) -> bool {
     stat.st_mode & libc::S_IFMT == libc::S_IFDIR

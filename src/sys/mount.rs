@@ -13,6 +13,7 @@ use super::owned::from_raw;
 use super::{Called, Result, SyscallError, check, fd_name};
 
 use windlass_base::mount::{MountAttributes, Propagation, PropagationChange};
+use windlass_base::mountinfo::unescape;
 
 fn cstring(text: impl Into<Vec<u8>>, call: &str) -> Result<CString> {
     CString::new(text).map_err(|_| SyscallError {
@@ -301,18 +302,6 @@ pub fn points(mountinfo: &[u8]) -> Vec<(PathBuf, &[u8])> {
         Some((OsString::from_vec(place).into(), words.next()?))
     }
     mountinfo.split(|byte| *byte == b'\n').filter_map(point).collect()
-}
-
-/// mountinfo writes space, tab, newline and backslash as three octal digits.
-pub fn unescape(path: &[u8]) -> Vec<u8> {
-    let (mut out, mut rest) = (Vec::with_capacity(path.len()), path);
-    while let Some((first, after)) = rest.split_first() {
-        let digits = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        out.push(byte.unwrap_or(*first));
-        rest = if byte.is_some() { &after[3..] } else { after };
-    }
-    out
 }
 
 /// Moves the mount at the current directory to `/` (`MS_MOVE`), for `--no-pivot`.

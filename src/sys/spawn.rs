@@ -203,6 +203,13 @@ fn prepare(shared: &mut Shared) -> nix::Result<()> {
     super::signals::begin_clean(shared.signals)
 }
 
+/// Puts copies of these descriptors at 3, 4, ..., to be inherited by the program that this process executes next. What
+/// stands there is replaced, so no owner of another descriptor may be used afterwards.
+pub fn pass(extra: &[BorrowedFd<'_>]) -> Result<()> {
+    let raw: Vec<c_int> = extra.iter().map(AsRawFd::as_raw_fd).collect();
+    place(&raw).map_err(|errno| SyscallError { call: format!("dup2({raw:?}, 3...)").into(), errno })
+}
+
 /// Most descriptors in [`Spawn::extra`]; more are left out.
 const EXTRAS: usize = 4;
 

@@ -18,6 +18,7 @@ use windlass_sys::random;
 
 use super::bundle::{Bundle, absolute};
 use super::caller::{Stdio, connect};
+use super::checkpoint::{Images, config_file};
 use super::planning::{self, is_rootless, manager};
 use super::session::Session;
 
@@ -55,7 +56,13 @@ struct Planned {
 }
 
 impl Planned {
-    fn new(options: &cli::Create, root: &Path, session: &mut Session<'_>, timer: &mut StepTimer) -> Result<Planned> {
+    fn new(
+        options: &cli::Create,
+        restores: bool,
+        root: &Path,
+        session: &mut Session<'_>,
+        timer: &mut StepTimer,
+    ) -> Result<Planned> {
         let global = session.global;
         let mut planning = planning::options(global, options.no_pivot, options.no_new_keyring)?;
         planning.keyring = random::random_suffix().with_context(|| "cannot name the session keyring")?;
@@ -66,7 +73,7 @@ impl Planned {
         bundle.prepare(&mut planning)?;
         let keep_warnings = |_: &Error| session.warnings.extend(bundle.warnings.iter().cloned());
         let mut plan = bundle.plan(&options.id, &planning).inspect_err(keep_warnings)?;
-        let notify = ServiceManager::from_environment()?.is_some() && notify::plan_mount(&mut plan, root);
+        let notify = !restores && ServiceManager::from_environment()?.is_some() && notify::plan_mount(&mut plan, root);
         let resources = bundle.spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
         let delegation = match is_rootless(global, &planning.host) {
             true => Delegation::Optional,
@@ -105,11 +112,22 @@ fn log_filter_flags(plan: &Plan) {
     }
 }
 
+/// Where the processes of a container come from.
+#[derive(Clone, Copy)]
+enum From<'a> {
+    /// Its program, which `start` executes.
+    Created,
+    /// Its program, which this command executes.
+    Run,
+    /// Images.
+    Images(&'a Images<'a>),
+}
+
 /// Makes a container, up to an init that waits to execute the program and a terminal that is taken over. Then
 /// `finish` does the rest. A failure, also one of `finish`, undoes everything.
 fn make<T>(
     options: &cli::Create,
-    wait_for_start: bool,
+    from: From<'_>,
     detached: bool,
     session: &mut Session<'_>,
     proof: &SingleThreaded,
@@ -117,7 +135,8 @@ fn make<T>(
 ) -> Result<T> {
     let mut timer = StepTimer::start(session.debug);
     let named = Named::open(options, session)?;
-    let mut planned = Planned::new(options, &named.root, session, &mut timer)?;
+    let restores = matches!(from, From::Images(_));
+    let mut planned = Planned::new(options, restores, &named.root, session, &mut timer)?;
     let mut stdio = planned.stdio(detached, named.console_socket)?;
     let mut inherit = stdio.inherit(planned.user(), &planned.options.host, detached)?;
     inherit.listens = session.passed.listens();
@@ -127,6 +146,10 @@ fn make<T>(
         pid_file: named.pid_file.as_deref(),
         preserve_fds: session.passed.count,
         inherit,
+    };
+    let config_file = match from {
+        From::Images(_) => config_file(planned.bundle.spec.annotations.get("org.criu.config").map(String::as_str)),
+        From::Created | From::Run => String::new(),
     };
     let warnings = RefCell::default();
     let request = apply::CreateRequest {
@@ -140,13 +163,18 @@ fn make<T>(
         caller,
         environment: &session.passed.environment,
         notify: planned.notify,
-        wait_for_start,
+        wait_for_start: matches!(from, From::Created),
+        restores,
         debug: session.debug,
         no_new_keyring: options.no_new_keyring,
         keyring: &planned.options.keyring,
         warnings: &warnings,
     };
-    let outcome = apply::create(request, proof).and_then(|launch| {
+    let made = match from {
+        From::Images(images) => apply::restore(request, &images.request(&named.root, &config_file), proof),
+        From::Created | From::Run => apply::create(request, proof),
+    };
+    let outcome = made.and_then(|launch| {
         let relay = stdio.relay()?;
         finish(launch, relay)
     });
@@ -160,7 +188,7 @@ pub(super) fn create(options: cli::Create, session: &mut Session<'_>, proof: &Si
         launch.release()?;
         launch.commit().map(drop)
     };
-    make(&options, true, true, session, proof, finish).map_err(|error| error.before(&prefix))
+    make(&options, From::Created, true, session, proof, finish).map_err(|error| error.before(&prefix))
 }
 
 pub(super) fn start(id: &str, session: &mut Session<'_>) -> Result<()> {
@@ -178,10 +206,17 @@ pub(super) fn start(id: &str, session: &mut Session<'_>) -> Result<()> {
 
 pub(super) fn run(options: cli::Run, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<u8> {
     let prefix = format!("{} run failed", session.global.name);
-    run_inner(&options, session, proof).map_err(|error| error.before(&prefix))
+    run_from(From::Run, &options, session, proof).map_err(|error| error.before(&prefix))
 }
 
-fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<u8> {
+pub(super) fn restore(options: &cli::Restore, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<u8> {
+    let prefix = format!("{} restore failed", session.global.name);
+    let restored = Images::open(&options.images, session)
+        .and_then(|images| run_from(From::Images(&images), &options.run, session, proof));
+    restored.map_err(|error| error.before(&prefix))
+}
+
+fn run_from(from: From<'_>, options: &cli::Run, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<u8> {
     let foreground = match options.detach {
         true => None,
         false => Some(Foreground::begin()?),
@@ -189,7 +224,11 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
     if foreground.is_some() && !options.no_subreaper {
         process::become_subreaper().with_context(|| "cannot become a subreaper")?;
     }
-    let host = ServiceManager::from_environment()?;
+    // What was restored has reported that it is ready in its first life.
+    let host = match from {
+        From::Images(_) => None,
+        From::Created | From::Run => ServiceManager::from_environment()?,
+    };
     let begin = |mut launch: Launch<NewContainer<'_>>, relay| {
         let notify = match host.as_ref().map_or(Ok(None), |host| launch.handler().listen(host)) {
             // The service manager does not listen for READY=1. In the foreground the caller waits for the end anyway.
@@ -199,12 +238,17 @@ fn run_inner(options: &cli::Run, session: &mut Session<'_>, proof: &SingleThread
             }
             other => other?,
         };
-        launch.execute()?;
+        if let From::Run = from {
+            launch.execute()?;
+        }
         Ok((launch.commit()?, relay, notify))
     };
-    let ((child, mut container), relay, notify) = make(&options.create, false, options.detach, session, proof, begin)?;
+    let ((child, mut container), relay, notify) = make(&options.create, from, options.detach, session, proof, begin)?;
     let mut timer = StepTimer::start(session.debug);
-    if let Err(error) = apply::poststart(&container, &mut session.warnings) {
+    // A restored container was started before: its poststart hooks have run.
+    if let From::Run = from
+        && let Err(error) = apply::poststart(&container, &mut session.warnings)
+    {
         let _ = child.wait();
         return Err(error);
     }

@@ -3,6 +3,7 @@
 
 mod bundle;
 mod caller;
+mod checkpoint;
 mod create;
 mod events;
 mod exec;
@@ -94,6 +95,8 @@ fn dispatch(command: Command, session: &mut Session<'_>) -> Result<u8> {
             };
             done(cli::spec::write(&bundle, &cli::spec::text(session.global.name, user)))
         }
+        Command::Checkpoint(options) => done(checkpoint::checkpoint(&options, session)),
+        Command::Restore(options) => create::restore(&options, session, &SingleThreaded::check()?),
         Command::Features => done(print(&features::document(&supported()))),
         Command::Doctor { json } => inspect::doctor(json, session, &SingleThreaded::check()?),
         Command::Explain(options) => done(explain::explain(&options, session)),

@@ -2,15 +2,20 @@
 //! manager (sd_listen_fds(3)).
 
 use std::ffi::OsString;
+use std::os::fd::BorrowedFd;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::cli::Command;
 use windlass_base::error::{Error, Kind, Origin, Result};
 use windlass_sys::descriptors;
 
 /// Descriptors from 3 on that the process gets, and the variables that describe them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct PassedFds {
     pub count: u32,
+    /// That of `--status-fd`.
+    pub status: Option<BorrowedFd<'static>>,
     /// `LISTEN_FDS` and `LISTEN_FDNAMES`. The process adds `LISTEN_PID` itself, since only it knows its own id.
     pub environment: Vec<String>,
 }
@@ -36,6 +41,10 @@ impl PassedFds {
             Command::Create(options) => options.preserve_fds,
             Command::Run(options) => options.create.preserve_fds,
             Command::Exec(options) => options.preserve_fds,
+            Command::Checkpoint(options) => {
+                let status = options.status_fd.map(writable).transpose()?;
+                return Ok(PassedFds { status, ..PassedFds::default() });
+            }
             _ => return Ok(PassedFds::default()),
         };
         let variable = |name: &str| std::env::var_os(name);
@@ -55,8 +64,19 @@ impl PassedFds {
             }
         }
         // They are all open, so their number fits.
-        Ok(PassedFds { count: total as u32, environment })
+        Ok(PassedFds { count: total as u32, status: None, environment })
     }
+}
+
+/// The descriptor of `--status-fd`, which must be open for writing alone.
+fn writable(number: i32) -> Result<BorrowedFd<'static>> {
+    let flags =
+        |fd: &BorrowedFd<'_>| fcntl(fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain).unwrap_or(OFlag::O_RDWR);
+    let open = descriptors::borrow_inherited(number).filter(|fd| flags(fd) & OFlag::O_ACCMODE == OFlag::O_WRONLY);
+    open.ok_or_else(|| {
+        let msg = format!("invalid --status-fd argument {number}: not writable");
+        Error::new(Kind::Usage, msg).origin(Origin::Flag("--status-fd".into()))
+    })
 }
 
 impl ListenVariables {

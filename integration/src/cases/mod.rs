@@ -7,6 +7,7 @@ mod bad_configs;
 mod callers_mounts;
 mod cgroup_trees;
 mod cgroups;
+mod checkpoint;
 mod cli;
 mod concurrency;
 mod cost;
@@ -64,6 +65,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         cgroups::CASES,
         cgroup_trees::CASES,
         freezer::CASES,
+        checkpoint::CASES,
         security::CASES,
         apparmor::CASES,
         joining::CASES,

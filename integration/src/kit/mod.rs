@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod console;
 pub mod container;
 pub mod containerd;
+pub mod criu;
 pub mod follow;
 pub mod inject;
 pub mod machine;
@@ -60,6 +61,8 @@ pub enum Need {
     OwnKernel,
     /// The runtime is windlass: the case is about something only it has.
     Windlass,
+    /// A CRIU, and a kernel that it can work with.
+    Criu,
     /// The case lasts longer than a second or two: it gets a longer limit.
     Slow,
 }
@@ -91,6 +94,7 @@ impl Need {
                 let there = std::env::var_os(crate::harness::init::OWN_KERNEL).is_some();
                 (there, "the kernel is not the harness's own".to_owned())
             }
+            Need::Criu => return criu::missing(),
             Need::Windlass | Need::Slow => return None,
         };
         (!there).then_some(reason)

@@ -12,7 +12,7 @@ mod passwd;
 mod root;
 mod stdio;
 
-pub use stdio::{Stdio, give_pipes};
+pub use stdio::{Stdio, give_pipes, replace_for};
 
 use windlass_base::error::{Error, Result, WithContext};
 use windlass_plan::{Action, Seccomp};

@@ -63,8 +63,21 @@ pub fn give_pipes(uid: u32) {
 /// user already, so the pipes are that user's.
 pub(super) fn replace(stdio: &Stdio) -> Result<()> {
     let Stdio::Relayed(runtime) = stdio else { return Ok(()) };
-    let (runtime, context) = (runtime.as_fd(), || "cannot make pipes for stdio");
-    if !is_callers(runtime) {
+    replace_if(!is_callers(runtime.as_fd()), runtime.as_fd())
+}
+
+/// The same by a process with the runtime's credentials, for another user.
+pub fn replace_for(stdio: &Stdio, uid: u32) -> Result<()> {
+    if let Stdio::Relayed(runtime) = stdio {
+        replace_if(true, runtime.as_fd())?;
+        give_pipes(uid);
+    }
+    Ok(())
+}
+
+fn replace_if(wanted: bool, runtime: BorrowedFd<'_>) -> Result<()> {
+    let context = || "cannot make pipes for stdio";
+    if wanted {
         let [input, output, errors] = [0, 1, 2].map(|number| {
             let fd = descriptors::borrow_inherited(number)?;
             (!stdio::is_null(&fd::stat(fd).ok()?)).then_some(fd)

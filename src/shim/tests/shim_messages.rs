@@ -7,9 +7,9 @@ mod frames;
 use containerd_shim_protos::protobuf::{Enum, Message as _};
 use containerd_shim_protos::{api, bootstrap_api, events, shim, ttrpc as generated, types};
 use proptest::prelude::*;
+use windlass_base::protobuf::Message;
 use windlass_shim::frontend::containerd::message::{Any, Mount, Status, Timestamp, event, options, start, task};
 use windlass_shim::frontend::containerd::ttrpc::{self, FrameKind, Request, Response};
-use windlass_shim::frontend::containerd::wire::Message;
 
 /// Both read what the other writes, to the byte, and each named field is the same one.
 macro_rules! agree {

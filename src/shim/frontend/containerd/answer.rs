@@ -2,8 +2,8 @@
 
 use super::message::{Empty, Status};
 use super::ttrpc::code;
-use super::wire::{Malformed, Message};
 use crate::{Code, Refusal};
+use windlass_base::protobuf::{Malformed, Message};
 
 /// The answer to a call, if it is known at once.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,9 +6,9 @@ use nix::errno::Errno;
 
 use super::frames::{Closed, Frames, Waits};
 use super::ttrpc::FrameKind;
-use super::wire::Message;
 use crate::Interest;
 use crate::Poll;
+use windlass_base::protobuf::Message;
 use windlass_sys::{Result, socket};
 
 /// Bytes read at once. The buffer is on the stack, so that an idle connection holds no memory.

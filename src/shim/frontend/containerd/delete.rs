@@ -13,11 +13,11 @@ use serde::Deserialize;
 use super::arguments::Arguments;
 use super::error::Error;
 use super::message::task::Deleted;
-use super::wire::Message;
 use super::{bundle, io, mounts};
 use crate::Runtime;
 use crate::command;
 use crate::exit::Record;
+use windlass_base::protobuf::Message;
 use windlass_sys::poll::Deadline;
 use windlass_sys::{fd, socket};
 

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ttrpc::{self, FrameKind};
-use super::wire::Message;
+use windlass_base::protobuf::Message;
 
 /// With this many bytes unsent nothing more is read: a client that does not take answers gets no more.
 const FULL: usize = 1 << 20;

@@ -6,9 +6,9 @@ use super::error::Error;
 use super::message::Any;
 use super::message::options::Options;
 use super::message::start::{Info, Version};
-use super::wire::Message;
 use super::{bundle, io};
 use crate::command::{self, Finished};
+use windlass_base::protobuf::Message;
 use windlass_sys::poll::Deadline;
 
 /// The type of the features document of the runtime-spec.

@@ -51,7 +51,6 @@ mod stdio;
 mod task;
 mod tasks;
 pub mod ttrpc;
-pub mod wire;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

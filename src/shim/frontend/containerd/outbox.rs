@@ -15,8 +15,8 @@ use super::frames::Closed;
 use super::message::event::{Envelope, Forward, TaskEvent, Topic};
 use super::message::{Status, Timestamp};
 use super::ttrpc::{FrameKind, Request, Response, code};
-use super::wire::Message;
 use crate::{Poll, Ready, written};
+use windlass_base::protobuf::Message;
 use windlass_sys::socket;
 
 const SERVICE: &str = "containerd.services.events.ttrpc.v1.Events";

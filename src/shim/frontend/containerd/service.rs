@@ -16,8 +16,8 @@ use super::pending::{RuntimeVerb, Then};
 use super::server::Server;
 use super::stats;
 use super::ttrpc::{self, code};
-use super::wire::Message;
 use crate::{Phase, ProcessId, Refusal, Reply, Request, Supervisor};
+use windlass_base::protobuf::Message;
 
 /// The names of the service: version 3 is version 2 under another name.
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];

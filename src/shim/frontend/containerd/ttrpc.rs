@@ -4,7 +4,7 @@
 //! with a shim.
 
 use super::message::Status;
-use super::wire::{Message, message};
+use windlass_base::protobuf::{Message, message};
 
 /// Longest message of a frame, in bytes. A connection that announces a longer one is closed.
 pub const LONGEST: usize = 4 << 20;

@@ -1,9 +1,9 @@
 //! What must hold for any bytes that a client of the shim sends: the property tests on stable and the
 //! fuzz target on nightly call the same function.
 
+use windlass_base::protobuf::Message;
 use windlass_shim::frontend::containerd::message::{options, start, task};
 use windlass_shim::frontend::containerd::ttrpc::{Request, next_frame};
-use windlass_shim::frontend::containerd::wire::Message;
 
 /// What a client of the shim sends: frames, in them requests, in them messages. What is read is
 /// written and read again as the same.

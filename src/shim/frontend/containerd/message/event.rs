@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Any, Mount, Timestamp};
-use crate::frontend::containerd::wire::{Message, message};
+use windlass_base::protobuf::{Message, message};
 
 message! {
     /// `ForwardRequest`.

@@ -8,7 +8,7 @@ pub mod task;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::wire::message;
+use windlass_base::protobuf::message;
 
 message! {
     /// `google.protobuf.Any`: a message with its name.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Any;
 use crate::frontend::containerd::error::Error;
-use crate::frontend::containerd::wire::{Malformed, Message, message};
+use windlass_base::protobuf::{Malformed, Message, message};
 use windlass_sys::fd;
 
 message! {

@@ -2,7 +2,7 @@
 //! `containerd.runtime.bootstrap.v1` and `containerd.types`.
 
 use super::Any;
-use crate::frontend::containerd::wire::{Message, message};
+use windlass_base::protobuf::{Message, message};
 
 message! {
     /// `BootstrapParams`, from containerd 2.3 on.

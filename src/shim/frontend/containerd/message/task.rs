@@ -1,7 +1,7 @@
 //! The messages of `containerd.task.v2` and `v3` (api/runtime/task), which are the same.
 
 use super::{Any, Mount, Timestamp};
-use crate::frontend::containerd::wire::message;
+use windlass_base::protobuf::message;
 
 message! {
     /// `CreateTaskRequest`.

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-pub(super) use super::super::wire::put_bytes;
-use super::super::wire::{put_fixed64, put_number};
+pub(super) use windlass_base::protobuf::put_bytes;
+use windlass_base::protobuf::{put_fixed64, put_number};
 use windlass_sys::{directory, fd};
 
 /// How containerd shows "no limit".

@@ -118,7 +118,7 @@ fn cpu(places: &Places) -> Vec<u8> {
             .split_ascii_whitespace()
             .filter_map(|word| word.parse().ok())
             .collect();
-        crate::frontend::containerd::wire::Field::write(&each, 4, &mut usage);
+        windlass_base::protobuf::Field::write(&each, 4, &mut usage);
         put_bytes(&mut out, 1, &usage);
     }
     if let Some(at) = places.get("cpu") {

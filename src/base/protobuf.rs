@@ -3,7 +3,7 @@
 //!
 //! `message!` declares a message as a struct whose fields have numbers. As in proto3, unknown fields are skipped, zero
 //! values are not written, and a field that is repeated in the input replaces the earlier value; a message is merged
-//! into it.
+//! into it. A field of proto2, where zero and absent differ, is an `Option`.
 
 /// The bytes are not a message of the expected type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +174,38 @@ macro_rules! number_field {
 
 number_field!(u32, u64, i32, i64);
 
+/// A number with presence: zero is written, too.
+impl Field for Option<i32> {
+    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
+        if let Value::Varint(number) = value {
+            *self = Some(number as i32);
+        }
+        Ok(())
+    }
+
+    fn write(&self, field: u32, out: &mut Vec<u8>) {
+        if let Some(number) = self {
+            put_number(out, field, *number as i64 as u64);
+        }
+    }
+}
+
+/// A truth value with presence: `false` is written, too.
+impl Field for Option<bool> {
+    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
+        if let Value::Varint(number) = value {
+            *self = Some(number != 0);
+        }
+        Ok(())
+    }
+
+    fn write(&self, field: u32, out: &mut Vec<u8>) {
+        if let Some(set) = self {
+            put_number(out, field, u64::from(*set));
+        }
+    }
+}
+
 impl Field for bool {
     fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
         if let Value::Varint(number) = value {
@@ -288,7 +320,8 @@ impl<M: Message> Field for Vec<M> {
     }
 }
 
-/// Declares messages: for each a struct whose fields have numbers.
+/// Declares messages: for each a struct whose fields have numbers. Its user needs the crate `serde`.
+#[macro_export]
 macro_rules! message {
     ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $number:literal $field:ident: $type:ty,)* })*) => {$(
         $(#[$doc])*
@@ -297,12 +330,12 @@ macro_rules! message {
             $($(#[$field_doc])* pub $field: $type,)*
         }
 
-        impl $crate::frontend::containerd::wire::Message for $name {
-            fn merge(&mut self, bytes: &[u8]) -> Result<(), $crate::frontend::containerd::wire::Malformed> {
-                for field in $crate::frontend::containerd::wire::Fields::of(bytes) {
+        impl $crate::protobuf::Message for $name {
+            fn merge(&mut self, bytes: &[u8]) -> Result<(), $crate::protobuf::Malformed> {
+                for field in $crate::protobuf::Fields::of(bytes) {
                     match field? {
                         $(($number, value) => {
-                            $crate::frontend::containerd::wire::Field::read(&mut self.$field, value)?;
+                            $crate::protobuf::Field::read(&mut self.$field, value)?;
                         })*
                         _ => {}
                     }
@@ -311,7 +344,7 @@ macro_rules! message {
             }
 
             fn write_to(&self, out: &mut Vec<u8>) {
-                $($crate::frontend::containerd::wire::Field::write(&self.$field, $number, out);)*
+                $($crate::protobuf::Field::write(&self.$field, $number, out);)*
                 // `out` is unused in a message without fields.
                 let _ = out;
             }
@@ -319,7 +352,7 @@ macro_rules! message {
     )*};
 }
 
-pub(super) use message;
+pub use crate::message;
 
 #[cfg(test)]
 mod tests {
@@ -342,6 +375,10 @@ mod tests {
             16 inners: Vec<Inner>,
             /// Packed.
             17 numbers: Vec<u64>,
+            /// With presence.
+            18 maybe: Option<i32>,
+            /// The same.
+            19 perhaps: Option<bool>,
         }
         /// A small one.
         Inner {
@@ -362,6 +399,8 @@ mod tests {
             inner: Some(inner.clone()),
             inners: vec![Inner::default(), inner],
             numbers: vec![0, 1, 300],
+            maybe: Some(0),
+            perhaps: Some(false),
         }
     }
 
@@ -375,6 +414,15 @@ mod tests {
         assert_eq!(Everything { small: 150, ..Everything::default() }.encode(), [8, 0x96, 1]);
         let minus = Everything { small: -1, ..Everything::default() }.encode();
         assert_eq!(minus, [8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]);
+    }
+
+    #[test]
+    fn an_optional_field_is_absent_or_written_even_if_it_is_zero() {
+        let zero = Everything { maybe: Some(0), perhaps: Some(false), ..Everything::default() };
+        assert_eq!(zero.encode(), [0x90, 1, 0, 0x98, 1, 0]);
+        assert_eq!(Everything::decode(&zero.encode()), Ok(zero));
+        let minus = Everything { maybe: Some(-2), ..Everything::default() };
+        assert_eq!(Everything::decode(&minus.encode()), Ok(minus));
     }
 
     #[test]

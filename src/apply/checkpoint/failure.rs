@@ -1,0 +1,68 @@
+//! Why CRIU failed, in words: from its answer and its log.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+
+use windlass_base::error::{Error, Kind};
+use windlass_criu::log::{self, Cause};
+use windlass_criu::message::Response;
+use windlass_criu::session::Outcome;
+use windlass_sys::fd;
+
+/// Most bytes of a log that are read, from its end.
+const TAIL: usize = 1 << 20;
+
+/// Where a log is.
+pub struct Log<'a> {
+    /// Its directory.
+    pub work: BorrowedFd<'a>,
+    /// The path of that.
+    pub work_path: &'a Path,
+    /// Its name.
+    pub name: &'a str,
+}
+
+/// The error for an outcome that is none. `what` is `DUMP` or `RESTORE`. `said` is what CRIU wrote to its standard
+/// error.
+pub fn error(outcome: &Outcome, what: &str, log: &Log<'_>, said: &str) -> Error {
+    let path = log.work_path.join(log.name);
+    let (errno, told) = match outcome {
+        Outcome::Failed(Response { errno, error, .. }) => (errno.unwrap_or(0), error.trim()),
+        _ => (0, ""),
+    };
+    let died = matches!(outcome, Outcome::Died);
+    let cause = read(log).and_then(|text| log::cause(&text)).or_else(|| log::cause(said));
+    let why = match &cause {
+        Some(Cause { text, known: Some(known), .. }) => format!("{} ({text})", known.means),
+        Some(Cause { text, .. }) => text.clone(),
+        None if died && !said.is_empty() => last_line(said).to_string(),
+        None if died => "CRIU ended without an answer".into(),
+        None => told.into(),
+    };
+    let msg = format!("criu failed: type {what} errno {errno}: {why}; log file: {}", path.display());
+    let mut error = Error::new(if died { Kind::Protocol } else { Kind::Unsupported }, msg);
+    if let Some(cause) = &cause {
+        error = error.step(format!("CRIU: {}, line {} of its log", cause.place, cause.line));
+        if let Some(known) = cause.known {
+            error = error.hint(known.hint);
+        }
+    }
+    if died && said.contains("kerndat") {
+        error = error.hint("this CRIU is too old for this kernel: install a newer one, or name one by --criu");
+    }
+    error
+}
+
+fn last_line(text: &str) -> &str {
+    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim()
+}
+
+fn read(log: &Log<'_>) -> Option<String> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = fd::openat(log.work, log.name, flags, 0).ok()?;
+    let length = usize::try_from(fd::stat(file.as_fd()).ok()?.st_size).ok()?;
+    let text = fd::read_part(file.as_fd(), length.saturating_sub(TAIL), TAIL).ok()?;
+    Some(String::from_utf8_lossy(&text).into_owned())
+}

@@ -1,0 +1,282 @@
+//! What the runtime does for `checkpoint`, top to bottom.
+//!
+//! The container is frozen before CRIU is asked, and the elements of the container are looked at then, when nothing
+//! changes any more. A failure leaves the container as it was found.
+
+mod directories;
+mod elements;
+mod failure;
+mod lost;
+mod sidecar;
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+
+use windlass_base::error::{Diagnostic, Error, Kind, Origin, Result, WithContext};
+use windlass_base::namespaces::Namespaces;
+use windlass_cgroup::AnyCgroup;
+use windlass_criu::flags::Flags;
+use windlass_criu::message::{Options, Pair, Request, Type};
+use windlass_criu::session::{Outcome, Session, number};
+use windlass_plan::Plan;
+use windlass_store::{Container, Status};
+use windlass_sys::poll::{self, Deadline};
+use windlass_sys::process::Child;
+use windlass_sys::spawn::Spawn;
+use windlass_sys::{fd, socket};
+
+pub use directories::Directories;
+pub use failure::{Log, error as failure};
+pub use sidecar::read as read_streams;
+
+use super::delete;
+use super::timing::StepTimer;
+use elements::Elements;
+
+/// What `checkpoint` works from.
+pub struct CheckpointRequest<'a> {
+    /// What the command line asks of CRIU.
+    pub flags: &'a Flags,
+    /// The plan of the container's configuration.
+    pub plan: &'a Plan,
+    /// Where images and log go.
+    pub directories: &'a Directories,
+    /// CRIU.
+    pub program: &'a Path,
+    /// The PATH that CRIU gets: it runs tar(1) and others.
+    pub path: &'a OsStr,
+    /// A file with options of CRIU, which win.
+    pub config_file: &'a str,
+    /// Gets one NUL byte when the page server listens.
+    pub status: Option<OwnedFd>,
+    /// Whether each step is logged with its duration.
+    pub debug: bool,
+}
+
+/// The name of the log of a dump.
+const LOG: &str = "dump.log";
+/// The network namespace from outside, in the images, as runc names it.
+pub const EXTERNAL_NET: &str = "extRootNetNS";
+/// The same for the PID namespace.
+pub const EXTERNAL_PID: &str = "extRootPidNS";
+
+/// Dumps a container. Without `--leave-running` and `--pre-dump` it is removed after that.
+pub fn checkpoint(container: &mut Container, request: CheckpointRequest<'_>) -> Result<Vec<Diagnostic>> {
+    let mut timer = StepTimer::start(request.debug);
+    container.lock()?;
+    let status = container.status()?;
+    if !matches!(status, Status::Running | Status::Paused) {
+        return Err(Error::new(Kind::WrongStatus, format!("Container cannot be checkpointed in {status} state")));
+    }
+    let (Some(pidfd), Some(init)) = (container.open_init()?, container.init) else {
+        return Err(Error::new(Kind::WrongStatus, "Container cannot be checkpointed in stopped state"));
+    };
+    let group = group_of(container)?;
+    // Dropped after CRIU has ended.
+    let mut frozen = Frozen::default();
+    let mut criu = Criu::start(request.program, request.path)?;
+    let Some(version) = criu.session.version()? else { return Err(criu.error(&Outcome::Died, "VERSION", &request)) };
+    ::log::debug!("runtime: CRIU {version} at {:?}", request.program);
+    if request.flags.pre_dump || request.flags.lazy_pages {
+        check_features(&mut criu.session, request.flags)?;
+    }
+    timer.done("start CRIU");
+    if let Some(group) = group.as_ref().filter(|_| status == Status::Running) {
+        frozen.freeze(group)?;
+    }
+    timer.done("freeze the container");
+    let pids = group.as_ref().map_or(Ok(vec![init.pid]), AnyCgroup::pids)?;
+    let elements = elements::look(init.pid, pidfd.as_fd(), &pids, request.plan)?;
+    let warnings = lost::executed(init.pid, &pids);
+    let message = request.message(container, init.pid, &elements)?;
+    timer.done("look at what it has");
+    let outcome = criu.session.perform(&message, &mut |step, _| {
+        timer.done(&format!("wait for CRIU up to {}", step.name));
+        match step.name.as_str() {
+            "status-ready" => request.page_server_listens(),
+            "post-dump" if !request.flags.pre_dump => {
+                sidecar::write(request.directories.images.as_fd(), &elements.stdio)
+            }
+            _ => Ok(()),
+        }
+    })?;
+    timer.done("wait for CRIU's end");
+    if !matches!(outcome, Outcome::Done) {
+        return Err(criu.error(&outcome, if request.flags.pre_dump { "PRE_DUMP" } else { "DUMP" }, &request));
+    }
+    drop(criu);
+    if request.flags.leave_running || request.flags.pre_dump {
+        frozen.thaw()?;
+        timer.done("thaw the container");
+        return Ok(warnings);
+    }
+    // Its processes are dead, and CRIU leaves their cgroup frozen.
+    frozen.forget();
+    let removed = delete::destroy(container)?;
+    timer.done("remove the container");
+    Ok(warnings.into_iter().chain(removed).collect())
+}
+
+/// The group of a container that can be dumped. CRIU would wait for ever for processes that an ancestor holds frozen.
+fn group_of(container: &Container) -> Result<Option<AnyCgroup>> {
+    let group = container.any_cgroup()?;
+    if let Some(group) = &group
+        && group.is_frozen_by_ancestor()?
+    {
+        let msg = "cannot checkpoint: an ancestor of the container's cgroup is frozen";
+        return Err(Error::new(Kind::WrongStatus, msg)
+            .hint("thaw the ancestor first: see cgroup.freeze in the parents of the container's cgroup"));
+    }
+    Ok(group)
+}
+
+fn check_features(session: &mut Session, flags: &Flags) -> Result<()> {
+    let features = session.features()?;
+    for (asked, there, name, flag) in [
+        (flags.pre_dump, features.mem_track, "MemTrack", "--pre-dump"),
+        (flags.lazy_pages, features.lazy_pages, "LazyPages", "--lazy-pages"),
+    ] {
+        if asked && there != Some(true) {
+            return Err(Error::new(Kind::Unsupported, format!("criu is missing features: [{name}]"))
+                .origin(Origin::Flag(flag.into()))
+                .hint("the kernel needs CONFIG_MEM_SOFT_DIRTY or CONFIG_USERFAULTFD for this"));
+        }
+    }
+    Ok(())
+}
+
+impl CheckpointRequest<'_> {
+    fn message(&self, container: &Container, pid: i32, elements: &Elements) -> Result<Request> {
+        let topology = &self.plan.topology;
+        let mut external = Vec::new();
+        for (kind, name, key) in [(Namespaces::NET, "net", EXTERNAL_NET), (Namespaces::PID, "pid", EXTERNAL_PID)] {
+            if topology.joins(kind) {
+                let inode = std::fs::metadata(format!("/proc/{pid}/ns/{name}"));
+                let inode = inode.map(|found| std::os::unix::fs::MetadataExt::ino(&found));
+                external
+                    .push(format!("{name}[{}]:{key}", inode.with_context(|| "cannot look at the namespaces of init")?));
+            }
+        }
+        let streams = elements.stdio.iter().filter(|stream| stream.declared).map(|stream| stream.key.clone());
+        external.extend(streams);
+        external.sort_unstable();
+        external.dedup();
+        let pairs = elements.mounts.iter();
+        let options = Options {
+            images_dir_fd: Some(number(self.directories.images.as_fd())),
+            work_dir_fd: Some(number(self.directories.work.as_fd())),
+            log_file: LOG.into(),
+            pid: Some(pid),
+            root: container.state.rootfs.clone(),
+            leave_running: Some(self.flags.leave_running || self.flags.pre_dump),
+            parent_img: self.flags.parent.clone().unwrap_or_default(),
+            track_mem: (self.flags.pre_dump || self.flags.parent.is_some()).then_some(true),
+            external_mounts: pairs.map(|it| Pair { key: it.point.clone(), value: it.name.clone() }).collect(),
+            external,
+            // What a private network namespace has, the engine or we make anew.
+            empty_namespaces: (!topology.joins(Namespaces::NET)).then_some(libc::CLONE_NEWNET),
+            freeze_cgroup: container.state.cgroup.clone().unwrap_or_default(),
+            config_file: self.config_file.into(),
+            ..self.flags.options()
+        };
+        let kind = if self.flags.pre_dump { Type::SinglePreDump } else { Type::Dump };
+        Ok(Request { kind: Some(kind as i32), options: Some(options), ..Request::default() })
+    }
+
+    fn page_server_listens(&self) -> Result<()> {
+        let Some(status) = &self.status else { return Ok(()) };
+        fd::write_once(status.as_fd(), b"\0")
+            .with_context(|| "cannot report that the page server listens")
+            .map_err(|error| error.origin(Origin::Flag("--status-fd".into())))
+    }
+}
+
+/// A cgroup that we have frozen. Dropping it thaws it.
+#[derive(Default)]
+struct Frozen<'a>(Option<&'a AnyCgroup>);
+
+impl<'a> Frozen<'a> {
+    fn freeze(&mut self, group: &'a AnyCgroup) -> Result<()> {
+        self.0 = Some(group);
+        group.freeze()
+    }
+
+    fn thaw(&mut self) -> Result<()> {
+        self.0.take().map_or(Ok(()), AnyCgroup::thaw)
+    }
+
+    fn forget(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            let _ = group.thaw_nowait();
+        }
+    }
+}
+
+/// CRIU as a process of its own. It outlives us: killed in the middle of a dump, it would leave its code in the
+/// container's processes. When we die, it undoes what it does.
+struct Criu {
+    session: Session,
+    child: Child,
+    said: OwnedFd,
+}
+
+/// Most of what CRIU says on its standard error, in bytes; its log goes to a file.
+const SAID: usize = 16 * 1024;
+
+impl Criu {
+    fn start(program: &Path, path: &OsStr) -> Result<Criu> {
+        let (ours, theirs) = socket::pair().with_context(|| "cannot make the pair of sockets")?;
+        let (said, say) = socket::pipe().with_context(|| "cannot make a pipe")?;
+        let null = fd::open("/dev/null", OFlag::O_RDWR).with_context(|| "cannot open /dev/null")?;
+        let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::usage("a NUL byte in a path"));
+        let program = text(program.as_os_str().as_bytes())?;
+        let child = Spawn {
+            path: &program,
+            arguments: &[c"criu".into(), c"swrk".into(), c"3".into()],
+            environment: &[text(&[b"PATH=", path.as_bytes()].concat())?],
+            stdio: [null.as_fd(), null.as_fd(), say.as_fd()],
+            preserve: &[],
+            extra: &[theirs.as_fd()],
+            directory: None,
+            oom_score_adj: None,
+            die_with_parent: false,
+            session: true,
+            listen_pid: false,
+        }
+        .start()
+        .with_context(|| "cannot start CRIU")?;
+        Ok(Criu { session: Session::new(ours), child, said })
+    }
+
+    /// The error for an outcome that is none.
+    fn error(&self, outcome: &Outcome, what: &str, request: &CheckpointRequest<'_>) -> Error {
+        let said = if matches!(outcome, Outcome::Died) { self.said() } else { String::new() };
+        let Directories { work, work_path, .. } = request.directories;
+        failure(outcome, what, &Log { work: work.as_fd(), work_path, name: LOG }, &said)
+    }
+
+    fn said(&self) -> String {
+        let mut text = vec![0; SAID];
+        let there = poll::readable(self.said.as_fd(), Deadline::after(std::time::Duration::from_secs(1)));
+        let n = if there.unwrap_or(false) { nix::unistd::read(&self.said, &mut text).unwrap_or(0) } else { 0 };
+        String::from_utf8_lossy(&text[..n]).into_owned()
+    }
+}
+
+/// Ends the conversation, and waits until CRIU has undone what it has to undo.
+impl Drop for Criu {
+    fn drop(&mut self) {
+        self.session.close();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,86 @@
+//! What the process does that becomes CRIU: it enters the container's cgroup and mounts, and executes CRIU, from which
+//! the restored processes inherit the rest.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use windlass_base::error::{Error, Result, WithContext};
+use windlass_base::namespaces::Namespaces;
+use windlass_plan::{Action, Plan};
+use windlass_sys::process::Execution;
+use windlass_sys::{process, sched, signals, socket, spawn};
+
+use super::stage::{Stage, stage};
+use crate::action::{apply, replace_for};
+use crate::context::Context;
+
+/// What it works with, besides the context.
+pub struct Work<'a> {
+    /// The plan of the configuration.
+    pub plan: &'a Plan,
+    /// Absolute path of the bundle.
+    pub bundle: &'a Path,
+    /// CRIU.
+    pub program: &'a Path,
+    /// The PATH that CRIU gets.
+    pub path: &'a OsStr,
+    /// CRIU's end of the conversation.
+    pub socket: &'a OwnedFd,
+    /// The directory that is covered for the mounts.
+    pub place: &'a Path,
+    /// The container's cgroup in the file system.
+    pub cgroup: Option<&'a str>,
+    /// Whether CRIU is to be in the container's cgroup namespace. Otherwise it manages cgroups itself.
+    pub in_cgroup_namespace: bool,
+    /// Namespaces that CRIU gets as descriptors, from 4 on.
+    pub passed: &'a [OwnedFd],
+}
+
+/// Prepares this process and executes CRIU. Returns only a failure.
+pub fn become_criu(work: &Work<'_>, cx: &mut Context<'_>) -> Result<()> {
+    process::die_with_parent().with_context(|| "cannot be killed with the runtime")?;
+    let _ = nix::unistd::setsid();
+    if work.plan.unit.is_some() {
+        cx.sync.scope()?;
+    }
+    for step in &work.plan.init {
+        // What the images do not have, the processes inherit from CRIU.
+        let inherited = matches!(
+            &step.action,
+            Action::SessionKeyring(_) | Action::IoPriority(_) | Action::MemoryPolicy(..) | Action::Affinity(_)
+        );
+        if inherited {
+            apply(&step.action, cx).map_err(|error| error.origin(step.origin.clone()))?;
+        }
+    }
+    if work.in_cgroup_namespace && work.plan.topology.new.contains(Namespaces::CGROUP) {
+        process::unshare(Namespaces::CGROUP).with_context(|| "cannot make the cgroup namespace")?;
+    }
+    cx.sources.with_own_credentials();
+    let stage = stage(work.plan, work.bundle, work.place, work.cgroup.filter(|_| work.in_cgroup_namespace), cx)?;
+    tell(&stage, work.socket)?;
+    let uid = work.plan.init.iter().find_map(|step| match &step.action {
+        Action::Identity(identity) => work.plan.topology.host_uid(identity.uid),
+        _ => None,
+    });
+    replace_for(&cx.stdio, uid.unwrap_or(0))?;
+    // What CRIU writes holds the memory of the container.
+    sched::umask(0o077);
+    signals::default_sigpipe().and_then(|()| signals::unblock()).with_context(|| "cannot reset the signals")?;
+    let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::usage("a NUL byte in a path"));
+    let environment = format!("PATH={}", work.path.to_string_lossy());
+    let arguments = ["criu", "swrk", "3"].map(String::from);
+    let execution = Execution::new(text(work.program.as_os_str().as_bytes())?, &arguments, &[environment]);
+    let passed: Vec<_> = std::iter::once(work.socket.as_fd()).chain(work.passed.iter().map(AsFd::as_fd)).collect();
+    spawn::pass(&passed).with_context(|| "cannot pass descriptors to CRIU")?;
+    let failed = execution.execute();
+    Err(failed.context(format!("cannot execute {:?}", work.program)))
+}
+
+/// Tells the runtime where the mounts are.
+fn tell(stage: &Stage, to: &OwnedFd) -> Result<()> {
+    let text = serde_json::to_vec(stage).expect("texts");
+    socket::send(to.as_fd(), &text, &[]).with_context(|| "cannot speak to the runtime")
+}

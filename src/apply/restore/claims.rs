@@ -1,0 +1,183 @@
+//! Reads what the images claim. They may come from anybody: each file is opened below the descriptor of their
+//! directory, must be an ordinary one with one name, and is read up to a bound.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use windlass_base::capability::CapabilitySet;
+use windlass_base::error::{Error, Kind, Result, WithContext};
+use windlass_base::namespaces::Namespaces;
+use windlass_base::protobuf::Message;
+use windlass_base::spec::IdMapping;
+use windlass_criu::image::{self, Core, Credentials, Extent, Ids, Inventory, Process, Seccomp, UserNamespace};
+use windlass_plan::restore::{Claims, Mount, Thread};
+use windlass_sys::{directory, fd};
+
+/// Most bytes of an image that is read. Those of the memory are not.
+const LARGEST: usize = 16 << 20;
+/// Most entries of the directory.
+const ENTRIES: usize = 1 << 20;
+/// Most tasks.
+const TASKS: usize = 1 << 16;
+/// The link to the images of the dump before.
+const PARENT: &str = "parent";
+
+/// What the images in `dir` claim.
+pub fn read(dir: BorrowedFd<'_>) -> Result<Claims> {
+    check_directory(dir)?;
+    let inventory = one::<Inventory>(dir, image::Kind::Inventory, "inventory.img")?;
+    let own = inventory.own.unwrap_or_default();
+    let tree = all::<Process>(dir, image::Kind::Tree, "pstree.img")?;
+    let filters = match optional::<Seccomp>(dir, image::Kind::Seccomp, "seccomp.img")? {
+        Some(seccomp) => seccomp.into_iter().flat_map(|entry| entry.filters).collect(),
+        None => Vec::new(),
+    };
+    let mut claims = Claims { processes: tree.len(), ..Claims::default() };
+    let mut init = Ids::default();
+    for (at, process) in tree.iter().enumerate() {
+        let core = one::<Core>(dir, image::Kind::Core, &format!("core-{}.img", process.pid))?;
+        if core.task.as_ref().is_some_and(image::Task::has_ended) {
+            continue;
+        }
+        let ids = one::<Ids>(dir, image::Kind::Ids, &format!("ids-{}.img", process.pid))?;
+        claims.namespaces.push(kinds(&ids, &own));
+        if at == 0 {
+            init = ids;
+        }
+        if claims.threads.len() + process.threads.len() > TASKS {
+            return Err(refuse("pstree.img", "has too many tasks"));
+        }
+        for tid in &process.threads {
+            let name = format!("core-{tid}.img");
+            let core = one::<Core>(dir, image::Kind::Core, &name)?;
+            claims.threads.push(thread(*tid, core, &filters, &name)?);
+        }
+    }
+    let mounts = all::<image::Mount>(dir, image::Kind::Mounts, &format!("mountpoints-{}.img", init.mount))?;
+    claims.mounts = mounts.into_iter().map(mount).collect();
+    if init.user != own.user {
+        let maps = one::<UserNamespace>(dir, image::Kind::UserNamespace, &format!("userns-{}.img", init.user))?;
+        claims.maps = Some([mappings(maps.uids), mappings(maps.gids)]);
+    }
+    Ok(claims)
+}
+
+fn refuse(name: &str, why: &str) -> Error {
+    Error::new(Kind::InvalidConfig, format!("the images are refused: {name} {why}"))
+}
+
+/// CRIU opens the images by their names, so all of them must be what they seem.
+fn check_directory(dir: BorrowedFd<'_>) -> Result<()> {
+    let names = directory::names(dir).with_context(|| "cannot read the directory of the images")?;
+    if names.len() > ENTRIES {
+        return Err(refuse("the directory", "has too many entries"));
+    }
+    for name in names {
+        let shown = name.to_string_lossy();
+        let stat = fd::stat_at(dir, &name).with_context(|| format!("cannot look at {shown} in the images"))?;
+        match stat.st_mode & libc::S_IFMT {
+            libc::S_IFREG if stat.st_nlink == 1 => {}
+            libc::S_IFREG => return Err(refuse(&shown, "has another name")),
+            // Nothing in it is opened.
+            libc::S_IFDIR => {}
+            libc::S_IFLNK if shown == PARENT => check_parent(dir)?,
+            _ => return Err(refuse(&shown, "is not an ordinary file")),
+        }
+    }
+    Ok(())
+}
+
+fn check_parent(dir: BorrowedFd<'_>) -> Result<()> {
+    let link = fd::readlinkat(dir, PARENT).with_context(|| "cannot read the link to the images before")?;
+    if link.as_bytes().starts_with(b"/") {
+        return Err(refuse(PARENT, "is not a relative link"));
+    }
+    let before = fd::openat(dir, PARENT, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0);
+    let before = before.with_context(|| "cannot open the images of the dump before")?;
+    let stat = fd::stat(before.as_fd()).with_context(|| "cannot look at the images of the dump before")?;
+    fd::distrust(&stat).map_or(Ok(()), |why| Err(refuse("the directory of the dump before", &why)))
+}
+
+/// The content of an image. `None`: it is not there.
+fn content(dir: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = match fd::openat(dir, name, flags, 0) {
+        Err(failed) if failed.errno == Errno::ENOENT => return Ok(None),
+        other => other.with_context(|| format!("cannot open {name} in the images"))?,
+    };
+    fd::read_all(file, LARGEST).map(Some).with_context(|| format!("cannot read {name} in the images"))
+}
+
+fn optional<M: Message>(dir: BorrowedFd<'_>, kind: image::Kind, name: &str) -> Result<Option<Vec<M>>> {
+    let Some(content) = content(dir, name)? else { return Ok(None) };
+    image::entries(kind, &content).map(Some).ok_or_else(|| refuse(name, "is damaged"))
+}
+
+fn all<M: Message>(dir: BorrowedFd<'_>, kind: image::Kind, name: &str) -> Result<Vec<M>> {
+    optional(dir, kind, name)?.ok_or_else(|| refuse(name, "is missing"))
+}
+
+fn one<M: Message>(dir: BorrowedFd<'_>, kind: image::Kind, name: &str) -> Result<M> {
+    let mut entries = all(dir, kind, name)?;
+    match (entries.pop(), entries.is_empty()) {
+        (Some(entry), true) => Ok(entry),
+        _ => Err(refuse(name, "has not one entry")),
+    }
+}
+
+/// The namespaces of a process that are not CRIU's own.
+fn kinds(ids: &Ids, own: &Ids) -> Namespaces {
+    let pairs = [
+        (ids.pid, own.pid, Namespaces::PID),
+        (ids.net, own.net, Namespaces::NET),
+        (ids.ipc, own.ipc, Namespaces::IPC),
+        (ids.uts, own.uts, Namespaces::UTS),
+        (ids.mount, own.mount, Namespaces::MOUNT),
+        (ids.user, own.user, Namespaces::USER),
+        (ids.cgroup, own.cgroup, Namespaces::CGROUP),
+        (ids.time, own.time, Namespaces::TIME),
+    ];
+    pairs.into_iter().filter(|(theirs, own, _)| theirs != own).map(|(_, _, kind)| kind).collect()
+}
+
+fn thread(tid: u64, core: Core, filters: &[image::Filter], name: &str) -> Result<Thread> {
+    let thread = core.thread.unwrap_or_default();
+    let Some(credentials) = thread.credentials else { return Err(refuse(name, "has no credentials")) };
+    let Credentials { inheritable, permitted, effective, bounding, ambient, .. } = &credentials;
+    let sets = [inheritable, permitted, effective, bounding, ambient];
+    let capabilities = sets.iter().fold(0, |all, set| all | image::capabilities(set));
+    let mut chain = Vec::new();
+    let mut at = (thread.seccomp_mode == 2).then_some(thread.seccomp_filter as usize);
+    while let Some(filter) = at.and_then(|at| filters.get(at)).filter(|_| chain.len() < filters.len()) {
+        chain.push(filter.program.clone());
+        at = filter.before.and_then(|before| usize::try_from(before).ok());
+    }
+    Ok(Thread {
+        tid: tid as u32,
+        uids: [credentials.uid, credentials.euid, credentials.suid, credentials.fsuid],
+        gids: [credentials.gid, credentials.egid, credentials.sgid, credentials.fsgid],
+        capabilities: CapabilitySet::from_bits_retain(capabilities),
+        no_new_privileges: credentials.no_new_privileges != 0,
+        filters: chain,
+    })
+}
+
+fn mount(mount: image::Mount) -> Mount {
+    Mount {
+        point: mount.place().to_owned(),
+        kind: mount.kind().to_owned(),
+        device: mount.device,
+        flags: mount.flags.into(),
+        external: mount.is_external().then(|| mount.external_name.clone()),
+        plugin: mount.plugin,
+        root: mount.root,
+    }
+}
+
+fn mappings(extents: Vec<Extent>) -> Vec<IdMapping> {
+    let mapping = |it: Extent| IdMapping { container_id: it.inside, host_id: it.outside, size: it.count };
+    extents.into_iter().map(mapping).collect()
+}

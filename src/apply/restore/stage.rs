@@ -1,0 +1,271 @@
+//! The mounts that CRIU takes from outside, made ready in the mount namespace in which CRIU will run.
+//!
+//! That namespace is a slave of the host's, so nothing of this is seen by the host, and it ends with CRIU. In it, a
+//! tmpfs covers the state root. The root filesystem is attached there, and each bind mount at its place below it, so
+//! that the mount points are made as `create` makes them, in the same order. What lies in a filesystem that CRIU makes
+//! itself has no such place, and is attached beside the root filesystem.
+//!
+//! CRIU is told the path on the host, wherever the mount is the same there: it makes mounts of one peer group members
+//! of the group by one of their sources, which must be of a mount that has the others in it (move_mount(2),
+//! `MOVE_MOUNT_SET_GROUP`).
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use serde::{Deserialize, Serialize};
+
+use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
+use windlass_base::mount::{MountAttributes, Propagation, PropagationChange};
+use windlass_base::mountinfo;
+use windlass_base::namespaces::Namespaces;
+use windlass_plan::checkpoint::NULL;
+use windlass_plan::restore::required_of;
+use windlass_plan::{Action, MountKind, Plan, RootPath, SourceId};
+use windlass_sys::mount::{self, Attributes, Filesystem, clone_tree};
+use windlass_sys::{fd, process, stdio};
+
+use crate::context::Context;
+use crate::resolve::{self, Make};
+
+/// Where the root filesystem is, and where CRIU finds each external mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stage {
+    /// The root filesystem.
+    pub root: String,
+    /// The external mounts.
+    pub sources: Vec<External>,
+}
+
+/// Where CRIU finds an external mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct External {
+    /// Its name in the images, which is its mount point except for masked files.
+    pub name: String,
+    /// Its path.
+    pub source: String,
+    /// The flags that it must have.
+    pub flags: u64,
+}
+
+/// The directory of the root filesystem.
+const ROOT: &str = "root";
+
+/// What is being made.
+struct Staging<'a> {
+    /// The directory that the tmpfs covers.
+    place: &'a Path,
+    dir: OwnedFd,
+    root: OwnedFd,
+    attached: Vec<Attached>,
+}
+
+/// A mount that was attached.
+struct Attached {
+    /// Its name in the images.
+    name: String,
+    /// Its place.
+    place: PathBuf,
+    /// The path of the same on the host.
+    outside: Option<PathBuf>,
+    /// The flags that the configuration asks for.
+    flags: MountAttributes,
+}
+
+/// A mount to be attached.
+struct Copy {
+    mount: OwnedFd,
+    outside: Option<PathBuf>,
+    flags: MountAttributes,
+}
+
+/// Enters a mount namespace of its own and makes the mounts of the plan ready below `place`. `cgroup` is the
+/// container's, in the file system.
+pub fn stage(plan: &Plan, bundle: &Path, place: &Path, cgroup: Option<&str>, cx: &mut Context<'_>) -> Result<Stage> {
+    process::unshare(Namespaces::MOUNT).with_context(|| "cannot make a mount namespace for CRIU")?;
+    let slave = PropagationChange { to: Propagation::Slave, recursive: true };
+    mount::propagate_root(slave).with_context(|| "cannot make the mounts slaves")?;
+    let root = root_source(plan)?;
+    let copy = cx.take_source(root).map_err(|error| error.origin(Origin::config("/root/path")))?;
+    // Each is taken before the tmpfs can hide it.
+    let mut copies = Vec::new();
+    for step in &plan.init {
+        if let Some(id) = source_of(&step.action) {
+            let copy = cx.take_source(id).map_err(|error| error.origin(step.origin.clone()))?;
+            let (outside, flags) = (outside(plan, id, bundle, place), required_of(plan.source(id)));
+            copies.push(Copy { mount: copy, outside, flags });
+        }
+    }
+    let null = null_device()?;
+    let own = own_cgroup(plan, cgroup)?;
+    let mut staging = Staging::begin(place, copy)?;
+    staging.attach_beside(
+        NULL.into(),
+        Copy { mount: null, outside: Some(NULL.into()), flags: MountAttributes::empty() },
+    )?;
+    let mut covered: Vec<&RootPath> = Vec::new();
+    let mut copies = copies.into_iter();
+    for step in &plan.init {
+        let done = match &step.action {
+            Action::Mount(mount) => match &mount.what {
+                MountKind::Bind(_) => {
+                    let copy = copies.next().ok_or_else(lost)?;
+                    match covered.iter().any(|other| mount.destination.without(other).is_some()) {
+                        true => staging.attach_beside(mount.destination.to_string(), copy),
+                        false => staging.attach_inside(&mount.destination, copy),
+                    }
+                }
+                MountKind::New { kind, .. } => {
+                    covered.push(&mount.destination);
+                    match &own {
+                        Some(own) if kind == "cgroup2" => {
+                            let copy = clone_tree(own.as_fd(), "", false);
+                            let copy = copy.with_context(|| "cannot copy the mount of the cgroup")?;
+                            staging.attach_beside(
+                                mount.destination.to_string(),
+                                Copy { mount: copy, outside: None, flags: mount.set },
+                            )
+                        }
+                        _ => Ok(()),
+                    }
+                }
+            },
+            Action::Node(node) if node.source.is_some() => {
+                staging.attach_beside(node.path.to_string(), copies.next().ok_or_else(lost)?)
+            }
+            _ => Ok(()),
+        };
+        done.map_err(|error| error.origin(step.origin.clone()))?;
+    }
+    staging.end()
+}
+
+/// A copy of the mount of the cgroup, if the container is to see that as its own.
+fn own_cgroup(plan: &Plan, cgroup: Option<&str>) -> Result<Option<OwnedFd>> {
+    match cgroup.filter(|_| plan.topology.new.contains(Namespaces::CGROUP)) {
+        Some(path) => clone_tree(fd::CWD, path, false).with_context(|| "cannot copy the mount of the cgroup").map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The path on the host of a source that CRIU can take from there: one whose ids are not mapped, and that the tmpfs
+/// does not cover.
+fn outside(plan: &Plan, id: SourceId, bundle: &Path, place: &Path) -> Option<PathBuf> {
+    let source = plan.source(id).filter(|source| source.idmap.is_none())?;
+    let path = std::fs::canonicalize(bundle.join(&source.path)).ok()?;
+    (!path.starts_with(place)).then_some(path)
+}
+
+fn lost() -> Error {
+    Error::new(Kind::Protocol, "a mount of the plan has no source")
+}
+
+fn source_of(action: &Action) -> Option<SourceId> {
+    match action {
+        Action::Mount(mount) => match &mount.what {
+            MountKind::Bind(id) => Some(*id),
+            MountKind::New { .. } => None,
+        },
+        Action::Node(node) => node.source,
+        _ => None,
+    }
+}
+
+fn root_source(plan: &Plan) -> Result<SourceId> {
+    let found = plan.init.iter().find_map(|step| match &step.action {
+        Action::Rootfs { source, .. } => *source,
+        _ => None,
+    });
+    let missing = || Error::config("/linux/namespaces", "only a container with a mount namespace can be restored");
+    found.ok_or_else(missing)
+}
+
+/// The host's null device, which masks files. It is verified, since it becomes part of the container.
+fn null_device() -> Result<OwnedFd> {
+    let null = mount::clone_tree(fd::CWD, NULL, false).with_context(|| "cannot copy /dev/null")?;
+    match stdio::is_null(&fd::stat(null.as_fd()).with_context(|| "cannot look at /dev/null")?) {
+        true => Ok(null),
+        false => Err(Error::new(Kind::Unsupported, "the host's /dev/null is not the null device")),
+    }
+}
+
+impl<'a> Staging<'a> {
+    fn begin(place: &'a Path, root: OwnedFd) -> Result<Staging<'a>> {
+        let context = || "cannot make the place where CRIU finds the mounts";
+        let tmpfs =
+            Filesystem::open("tmpfs").and_then(|tmpfs| tmpfs.mount(MountAttributes::empty())).with_context(context)?;
+        mount::attach_over(tmpfs.as_fd(), place).with_context(context)?;
+        let dir = fd::open(place, OFlag::O_RDONLY | OFlag::O_DIRECTORY).with_context(context)?;
+        fd::mkdirat(dir.as_fd(), ROOT, 0o700).with_context(context)?;
+        // CRIU makes this mount the root, which must not send anything to where it came from.
+        let private = Attributes { propagation: Some(Propagation::Private), ..Attributes::default() };
+        mount::set_attributes(root.as_fd(), private, false, None).with_context(context)?;
+        mount::attach_at(root.as_fd(), dir.as_fd(), ROOT).with_context(context)?;
+        let root = fd::openat(dir.as_fd(), ROOT, OFlag::O_PATH | OFlag::O_DIRECTORY, 0).with_context(context)?;
+        Ok(Staging { place, dir, root, attached: Vec::new() })
+    }
+
+    /// Attaches a mount beside the root filesystem.
+    fn attach_beside(&mut self, name: String, copy: Copy) -> Result<()> {
+        let context = || format!("cannot make {name} ready for CRIU");
+        let file = self.attached.len().to_string();
+        if is_directory(copy.mount.as_fd()).with_context(context)? {
+            fd::mkdirat(self.dir.as_fd(), &file, 0o700).with_context(context)?;
+        } else {
+            drop(fd::make_new(self.dir.as_fd(), &file, 0o600).with_context(context)?);
+        }
+        mount::attach_at(copy.mount.as_fd(), self.dir.as_fd(), &file).with_context(context)?;
+        let Copy { outside, flags, .. } = copy;
+        self.attached.push(Attached { name, place: self.place.join(file), outside, flags });
+        Ok(())
+    }
+
+    /// Attaches a mount at its place below the root filesystem. Links are resolved as when it was mounted first.
+    fn attach_inside(&mut self, destination: &RootPath, copy: Copy) -> Result<()> {
+        let context = || format!("cannot make {destination} ready for CRIU");
+        let make = if is_directory(copy.mount.as_fd()).with_context(context)? { Make::Directory } else { Make::File };
+        let target =
+            resolve::find_or_make(self.root.as_fd(), destination, make, resolve::IN_ROOT).with_context(context)?;
+        let path = fd::path_of(target.as_fd()).with_context(context)?;
+        let inside = path.strip_prefix(self.place.join(ROOT)).map(|inside| Path::new("/").join(inside));
+        let inside =
+            inside.map_err(|_| Error::new(Kind::PermissionDenied, format!("{path:?} is not below the root")))?;
+        mount::attach(copy.mount.as_fd(), target.as_fd()).with_context(context)?;
+        let (name, Copy { outside, flags, .. }) = (inside.to_string_lossy().into_owned(), copy);
+        self.attached.push(Attached { name, place: path, outside, flags });
+        Ok(())
+    }
+
+    /// Adds what came along with the mounts: the mounts below them.
+    fn end(self) -> Result<Stage> {
+        let text = fd::open("/proc/self/mountinfo", OFlag::O_RDONLY).and_then(|file| fd::read_all(file, fd::DOCUMENT));
+        let root = self.place.join(ROOT);
+        let own =
+            [Attached { name: String::new(), place: root.clone(), outside: None, flags: MountAttributes::empty() }];
+        let source = |of: &Attached, rest: &Path| {
+            let path = of.outside.as_ref().unwrap_or(&of.place);
+            if rest.as_os_str().is_empty() { path.clone() } else { path.join(rest) }.to_string_lossy().into_owned()
+        };
+        let external = |of: &Attached, name: String, rest: &Path| External {
+            name,
+            source: source(of, rest),
+            flags: of.flags.bits(),
+        };
+        let mut sources: Vec<External> =
+            self.attached.iter().map(|of| external(of, of.name.clone(), Path::new(""))).collect();
+        for mounted in mountinfo::parse(&text.with_context(|| "cannot read the mounts")?) {
+            let point = Path::new(&mounted.point);
+            // The nearest one above it counts.
+            let above = self.attached.iter().chain(&own).filter(|of| point.starts_with(&of.place));
+            let Some(of) = above.max_by_key(|of| of.place.as_os_str().len()) else { continue };
+            if let Some(rest) = point.strip_prefix(&of.place).ok().filter(|rest| !rest.as_os_str().is_empty()) {
+                sources.push(external(of, format!("{}/{}", of.name, rest.display()), rest));
+            }
+        }
+        Ok(Stage { root: root.to_string_lossy().into_owned(), sources })
+    }
+}
+
+fn is_directory(mount: BorrowedFd<'_>) -> windlass_sys::Result<bool> {
+    fd::stat(mount).map(|stat| fd::is_dir(&stat))
+}

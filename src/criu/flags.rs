@@ -1,0 +1,102 @@
+//! What the command line says of a dump or a restore, in the terms of CRIU.
+
+use crate::message::{CgroupMode, NetworkLock, Options, PageServer};
+
+/// The flags that `checkpoint` and `restore` pass on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// `--leave-running`.
+    pub leave_running: bool,
+    /// `--tcp-established`.
+    pub tcp_established: bool,
+    /// `--tcp-skip-in-flight`.
+    pub tcp_skip_in_flight: bool,
+    /// `--tcp-close`.
+    pub tcp_close: bool,
+    /// `--link-remap`.
+    pub link_remap: bool,
+    /// `--ext-unix-sk`.
+    pub ext_unix_sk: bool,
+    /// `--shell-job`.
+    pub shell_job: bool,
+    /// `--file-locks`.
+    pub file_locks: bool,
+    /// `--lazy-pages`.
+    pub lazy_pages: bool,
+    /// `--auto-dedup`.
+    pub auto_dedup: bool,
+    /// `--pre-dump`.
+    pub pre_dump: bool,
+    /// `--parent-path`: from the images.
+    pub parent: Option<String>,
+    /// `--page-server`.
+    pub page_server: Option<(String, u16)>,
+    /// `--manage-cgroups-mode`. `None`: cgroups are the runtime's business.
+    pub cgroup_mode: Option<CgroupMode>,
+    /// `--network-lock`.
+    pub network_lock: Option<NetworkLock>,
+    /// `--lsm-profile`.
+    pub lsm_profile: String,
+    /// `--lsm-mount-context`.
+    pub lsm_mount_context: String,
+}
+
+/// The log's most detailed level, which the explanation of a failure needs.
+const LOG_LEVEL: i32 = 4;
+
+impl Flags {
+    /// The options that follow from the flags alone. An option that is not asked for is absent, so that a file of
+    /// CRIU's configuration decides about it.
+    pub fn options(&self) -> Options {
+        let set = |flag: bool| flag.then_some(true);
+        Options {
+            ext_unix_sk: set(self.ext_unix_sk),
+            tcp_established: set(self.tcp_established),
+            tcp_skip_in_flight: set(self.tcp_skip_in_flight),
+            tcp_close: set(self.tcp_close),
+            shell_job: set(self.shell_job),
+            file_locks: set(self.file_locks),
+            link_remap: set(self.link_remap),
+            lazy_pages: set(self.lazy_pages),
+            auto_dedup: set(self.auto_dedup),
+            log_level: Some(LOG_LEVEL),
+            notify_scripts: Some(true),
+            orphan_pts_master: Some(true),
+            manage_cgroups: Some(true),
+            cgroup_mode: Some(self.cgroup_mode.unwrap_or(CgroupMode::Ignore) as i32),
+            // Locking the network takes tens of milliseconds, and only connections need it.
+            network_lock: match self.network_lock {
+                None if !self.tcp_established => Some(NetworkLock::Skip as i32),
+                lock => lock.map(|lock| lock as i32),
+            },
+            page_server: self
+                .page_server
+                .as_ref()
+                .map(|(address, port)| PageServer { address: address.clone(), port: Some((*port).into()) }),
+            lsm_profile: self.lsm_profile.clone(),
+            lsm_mount_context: self.lsm_mount_context.clone(),
+            ..Options::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_network_is_locked_only_for_connections() {
+        let lock = |flags: Flags| flags.options().network_lock;
+        assert_eq!(lock(Flags::default()), Some(3));
+        assert_eq!(lock(Flags { tcp_established: true, ..Flags::default() }), None);
+        let nftables = Some(NetworkLock::Nftables);
+        assert_eq!(lock(Flags { network_lock: nftables, ..Flags::default() }), Some(2));
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_left_to_the_configuration_of_criu() {
+        let options = Flags::default().options();
+        assert_eq!((options.tcp_established, options.file_locks, options.shell_job), (None, None, None));
+        assert_eq!(options.cgroup_mode, Some(0));
+    }
+}

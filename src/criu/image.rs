@@ -1,0 +1,294 @@
+//! CRIU's images, as far as what they claim is compared with the configuration.
+//!
+//! An image begins with two numbers of 32 bits: one that all have, and one for its kind. Entries follow, each with
+//! its length before it. Images are not trusted: every length is checked, and sizes are bounded by the caller.
+
+use windlass_base::protobuf::{Message, message};
+
+/// What all images begin with.
+const COMMON: u32 = 0x5456_4319;
+
+/// The kinds of images that are read here, by their second number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `inventory.img`.
+    Inventory = 0x5831_3116,
+    /// `pstree.img`.
+    Tree = 0x5027_3030,
+    /// `core-PID.img`.
+    Core = 0x5505_3847,
+    /// `mountpoints-N.img`.
+    Mounts = 0x5556_3928,
+    /// `userns-N.img`.
+    UserNamespace = 0x5547_4906,
+    /// `seccomp.img`.
+    Seccomp = 0x6441_3049,
+    /// `ids-PID.img`.
+    Ids = 0x5443_2030,
+}
+
+message! {
+    /// `inventory_entry`.
+    Inventory {
+        /// The version of the format.
+        1 version: i32,
+        /// The namespaces of CRIU itself.
+        3 own: Option<Ids>,
+        /// The security module: 1 for SELinux, 2 for AppArmor.
+        6 lsm: i32,
+    }
+    /// `pstree_entry`.
+    Process {
+        /// Its process id in the container.
+        1 pid: u32,
+        /// Its parent's.
+        2 parent: u32,
+        /// Its threads, with itself.
+        5 threads: Vec<u64>,
+    }
+    /// `core_entry`, of a thread.
+    Core {
+        /// What all threads of a process share.
+        3 task: Option<Task>,
+        /// Its namespaces.
+        4 ids: Option<Ids>,
+        /// What is its own.
+        5 thread: Option<Thread>,
+    }
+    /// `task_core_entry`.
+    Task {
+        /// Whether it has ended: [`Task::has_ended`].
+        1 state: u32,
+        /// Its seccomp mode, in images of old versions.
+        11 old_seccomp_mode: i32,
+    }
+    /// `task_kobj_ids_entry`: which namespaces a process is in, by numbers of the images.
+    Ids {
+        /// PID.
+        5 pid: u32,
+        /// Network.
+        6 net: u32,
+        /// IPC.
+        7 ipc: u32,
+        /// UTS.
+        8 uts: u32,
+        /// Mount.
+        9 mount: u32,
+        /// User.
+        10 user: u32,
+        /// Cgroup.
+        11 cgroup: u32,
+        /// Time.
+        12 time: u32,
+    }
+    /// `thread_core_entry`.
+    Thread {
+        /// Who it is.
+        10 credentials: Option<Credentials>,
+        /// 2 with a filter.
+        11 seccomp_mode: i32,
+        /// The last of its filters.
+        12 seccomp_filter: u32,
+    }
+    /// `creds_entry`. Sets of capabilities are two numbers of 32 bits.
+    Credentials {
+        /// User id.
+        1 uid: u32,
+        /// Group id.
+        2 gid: u32,
+        /// Effective user id.
+        3 euid: u32,
+        /// Effective group id.
+        4 egid: u32,
+        /// Saved user id.
+        5 suid: u32,
+        /// Saved group id.
+        6 sgid: u32,
+        /// User id for files.
+        7 fsuid: u32,
+        /// Group id for files.
+        8 fsgid: u32,
+        /// Inheritable set.
+        9 inheritable: Vec<u64>,
+        /// Permitted set.
+        10 permitted: Vec<u64>,
+        /// Effective set.
+        11 effective: Vec<u64>,
+        /// Bounding set.
+        12 bounding: Vec<u64>,
+        /// Label of the security module.
+        15 lsm_profile: String,
+        /// `no_new_privs`.
+        18 no_new_privileges: u32,
+        /// Ambient set.
+        19 ambient: Vec<u64>,
+    }
+    /// `mnt_entry`.
+    Mount {
+        /// The type of its filesystem, see [`FILESYSTEMS`].
+        1 filesystem: u32,
+        /// Its id.
+        2 id: u32,
+        /// The device of its filesystem.
+        3 device: u32,
+        /// The id of the mount that it is on.
+        4 parent: u32,
+        /// Its flags.
+        5 flags: u32,
+        /// What of the filesystem is mounted.
+        6 root: String,
+        /// Where it is, with a dot before the slash.
+        7 point: String,
+        /// What is mounted.
+        8 source: String,
+        /// The options of the filesystem.
+        9 options: String,
+        /// Whether a plugin makes it.
+        12 plugin: bool,
+        /// Whether it is external, in images of old versions.
+        13 external: bool,
+        /// The type by its name, if it has no number.
+        14 name: String,
+        /// The name of an external mount.
+        18 external_name: String,
+    }
+    /// `userns_entry`.
+    UserNamespace {
+        /// User ids.
+        1 uids: Vec<Extent>,
+        /// Group ids.
+        2 gids: Vec<Extent>,
+    }
+    /// `uid_gid_extent`.
+    Extent {
+        /// The first inside.
+        1 inside: u32,
+        /// The first outside.
+        2 outside: u32,
+        /// How many.
+        3 count: u32,
+    }
+    /// `seccomp_entry`.
+    Seccomp {
+        /// All filters.
+        1 filters: Vec<Filter>,
+    }
+    /// `seccomp_filter`.
+    Filter {
+        /// Instructions of BPF.
+        1 program: Vec<u8>,
+        /// The filter that was installed before it.
+        2 before: Option<i32>,
+        /// The flags of seccomp(2).
+        3 flags: u32,
+    }
+}
+
+/// The types of filesystems that have a number, by that number.
+pub const FILESYSTEMS: &[(u32, &str)] = &[
+    (1, "proc"),
+    (2, "sysfs"),
+    (3, "devtmpfs"),
+    (5, "tmpfs"),
+    (6, "devpts"),
+    (12, "cgroup"),
+    (14, "mqueue"),
+    (17, "overlay"),
+    (23, "cgroup2"),
+];
+
+impl Task {
+    /// Whether the process has ended, and only waits for its parent.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, 2 | 6)
+    }
+}
+
+impl Mount {
+    /// The type of its filesystem, as far as it is known.
+    pub fn kind(&self) -> &str {
+        let named = FILESYSTEMS.iter().find(|(number, _)| *number == self.filesystem).map(|(_, name)| *name);
+        named.unwrap_or(&self.name)
+    }
+
+    /// Its mount point, as an absolute path in the container.
+    pub fn place(&self) -> &str {
+        match self.point.strip_prefix('.').unwrap_or(&self.point) {
+            "" => "/",
+            place => place,
+        }
+    }
+
+    /// Whether CRIU is to get it from outside.
+    pub fn is_external(&self) -> bool {
+        self.external || !self.external_name.is_empty()
+    }
+}
+
+/// A set of capabilities of [`Credentials`], as bits.
+pub fn capabilities(words: &[u64]) -> u64 {
+    words.iter().take(2).enumerate().fold(0, |set, (at, word)| set | (word & 0xffff_ffff) << (32 * at))
+}
+
+/// The entries of an image. `None`: it is no image of this kind, or an entry is cut off.
+pub fn entries<M: Message>(kind: Kind, image: &[u8]) -> Option<Vec<M>> {
+    let mut rest = image;
+    let mut number = || -> Option<u32> {
+        let (number, after) = rest.split_first_chunk()?;
+        rest = after;
+        Some(u32::from_le_bytes(*number))
+    };
+    if kind != Kind::Inventory || image.starts_with(&COMMON.to_le_bytes()) {
+        (number()? == COMMON).then_some(())?;
+    }
+    (number()? == kind as u32).then_some(())?;
+    let mut out = Vec::new();
+    while !rest.is_empty() {
+        let (length, after) = rest.split_first_chunk()?;
+        let (entry, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        out.push(M::decode(entry).ok()?);
+        rest = after;
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(kind: Kind, entries: &[Vec<u8>]) -> Vec<u8> {
+        let mut out = [COMMON.to_le_bytes(), (kind as u32).to_le_bytes()].concat();
+        for entry in entries {
+            out.extend((entry.len() as u32).to_le_bytes());
+            out.extend(entry);
+        }
+        out
+    }
+
+    #[test]
+    fn an_image_has_its_entries_and_nothing_is_read_beyond_it() {
+        let one = Process { pid: 1, parent: 0, threads: vec![1, 9] };
+        let whole = image(Kind::Tree, &[one.encode(), one.encode()]);
+        assert_eq!(entries(Kind::Tree, &whole), Some(vec![one.clone(), one.clone()]));
+        assert_eq!(entries::<Process>(Kind::Core, &whole), None);
+        let read = |length: usize| entries::<Process>(Kind::Tree, &whole[..length]);
+        let ends = [8, 8 + 4 + one.encode().len(), whole.len()];
+        for length in 0..=whole.len() {
+            assert_eq!(read(length).is_some(), ends.contains(&length), "{length}");
+        }
+        let mut long = whole;
+        long[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(entries::<Process>(Kind::Tree, &long), None);
+    }
+
+    #[test]
+    fn mounts_and_capabilities_are_told_as_the_configuration_tells_them() {
+        let mount = Mount { filesystem: 5, point: "./dev".into(), ..Mount::default() };
+        assert_eq!((mount.kind(), mount.place(), mount.is_external()), ("tmpfs", "/dev", false));
+        let root = Mount { point: "./".into(), name: "erofs".into(), ..Mount::default() };
+        assert_eq!((root.kind(), root.place()), ("erofs", "/"));
+        assert_eq!(capabilities(&[0xffff_ffff, 0x1ff]), 0x1ff_ffff_ffff);
+        assert_eq!(capabilities(&[1]), 1);
+        assert_eq!(capabilities(&[1, 1, 1]), 1 | 1 << 32);
+    }
+}

@@ -1,0 +1,189 @@
+//! One conversation with CRIU.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use windlass_base::error::{Error, Kind, Result, WithContext};
+use windlass_base::protobuf::Message;
+use windlass_sys::socket;
+
+use crate::message::{Features, Request, Response, Step, Type, Version};
+use crate::program;
+
+/// The longest message. CRIU's own limit for its answers is smaller.
+const LONGEST: usize = 40 * 1024;
+
+/// A descriptor of this process, as CRIU is told of it: it opens it by `/proc/PID/fd`.
+pub fn number(fd: BorrowedFd<'_>) -> i32 {
+    fd.as_raw_fd()
+}
+
+/// The end of the conversation that is ours. Dropping it ends the conversation: CRIU then undoes what it does.
+pub struct Session {
+    socket: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+/// How a dump or a restore ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It was done.
+    Done,
+    /// CRIU says that it failed.
+    Failed(Response),
+    /// CRIU has ended without a word.
+    Died,
+}
+
+/// What became of a notification: whether CRIU may go on.
+pub type Answer = Result<()>;
+
+impl Session {
+    /// With our end of a pair of sockets.
+    pub fn new(socket: OwnedFd) -> Session {
+        Session { socket, buffer: Vec::new() }
+    }
+
+    /// Ends the conversation: CRIU reads an end, and undoes what it has not finished.
+    pub fn close(&self) {
+        let _ = nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+    }
+
+    fn send(&self, request: &Request) -> Result<()> {
+        match socket::send(self.socket.as_fd(), &request.encode(), &[]) {
+            // It has ended, and the next message says so.
+            Err(failed) if failed.errno == nix::errno::Errno::EPIPE => Ok(()),
+            other => other.with_context(|| "cannot speak to CRIU"),
+        }
+    }
+
+    /// The next message, and a descriptor that came with it. `None`: CRIU has ended.
+    fn receive(&mut self) -> Result<Option<(Response, Option<OwnedFd>)>> {
+        self.buffer.resize(LONGEST, 0);
+        let (n, fd) = socket::receive(self.socket.as_fd(), &mut self.buffer).with_context(|| "cannot hear CRIU")?;
+        if n == 0 {
+            return Ok(None);
+        }
+        let response = Response::decode(&self.buffer[..n]);
+        let response = response.map_err(|_| Error::new(Kind::Protocol, "CRIU sent a message that is not one"))?;
+        Ok(Some((response, fd)))
+    }
+
+    /// The answer to a request that has one. The conversation goes on after it.
+    fn ask(&mut self, request: &Request) -> Result<Option<Response>> {
+        self.send(request)?;
+        let Some((response, _)) = self.receive()? else { return Ok(None) };
+        if response.kind != request.kind {
+            return Err(Error::new(Kind::Protocol, "CRIU answered something else"));
+        }
+        Ok(Some(response))
+    }
+
+    /// Its version. `None`: it has ended without an answer.
+    pub fn version(&mut self) -> Result<Option<Version>> {
+        let request = Request { kind: Some(Type::Version as i32), keep_open: Some(true), ..Request::default() };
+        let Some(response) = self.ask(&request)? else { return Ok(None) };
+        let version = response.version.filter(|_| response.success == Some(true));
+        let version = version.ok_or_else(|| Error::new(Kind::Unsupported, "CRIU does not tell its version"))?;
+        program::check_version(&version)?;
+        Ok(Some(version))
+    }
+
+    /// What it and the kernel can do.
+    pub fn features(&mut self) -> Result<Features> {
+        let features = Features { mem_track: Some(true), lazy_pages: Some(true) };
+        let request = Request {
+            kind: Some(Type::FeatureCheck as i32),
+            keep_open: Some(true),
+            features: Some(features),
+            ..Request::default()
+        };
+        Ok(self.ask(&request)?.and_then(|response| response.features).unwrap_or_default())
+    }
+
+    /// Asks for a dump or a restore. `each` gets every step, with the descriptor that came with it; its error has
+    /// CRIU undo everything, and is returned once CRIU has done so.
+    pub fn perform(
+        &mut self,
+        request: &Request,
+        each: &mut dyn FnMut(&Step, Option<OwnedFd>) -> Answer,
+    ) -> Result<Outcome> {
+        self.send(request)?;
+        let mut refused = None;
+        loop {
+            let Some((response, fd)) = self.receive()? else {
+                return refused.map_or(Ok(Outcome::Died), Err);
+            };
+            if response.kind == Some(Type::Notify as i32) {
+                let step = response.notify.unwrap_or_default();
+                // What CRIU tells while it undoes is not acted on.
+                let answer = if refused.is_none() { each(&step, fd) } else { Ok(()) };
+                let go_on = answer.is_ok();
+                refused = refused.or(answer.err());
+                self.send(&Request { kind: Some(Type::Notify as i32), go_on: Some(go_on), ..Request::default() })?;
+                continue;
+            }
+            return match refused {
+                Some(error) => Err(error),
+                None if response.success == Some(true) && response.kind == request.kind => Ok(Outcome::Done),
+                None => Ok(Outcome::Failed(response)),
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response(kind: Type, success: bool, step: &str) -> Vec<u8> {
+        let notify = (kind == Type::Notify).then(|| Step { name: step.into(), pid: Some(7) });
+        Response { kind: Some(kind as i32), success: Some(success), notify, ..Response::default() }.encode()
+    }
+
+    /// A session whose other end has said all this already; what was sent is returned.
+    fn dump(said: &[Vec<u8>], refuse: &str) -> (Result<Outcome>, Vec<String>, Vec<Request>) {
+        let (ours, theirs) = socket::pair().expect("a pair");
+        said.iter().for_each(|said| socket::send(theirs.as_fd(), said, &[]).expect("sent"));
+        nix::sys::socket::shutdown(theirs.as_raw_fd(), nix::sys::socket::Shutdown::Write).expect("shutdown");
+        let mut seen = Vec::new();
+        let request = Request { kind: Some(Type::Dump as i32), ..Request::default() };
+        let outcome = Session::new(ours).perform(&request, &mut |step, _| {
+            seen.push(step.name.clone());
+            if step.name == refuse { Err(Error::new(Kind::Hook, "no")) } else { Ok(()) }
+        });
+        let mut sent = Vec::new();
+        let mut buffer = [0; 1024];
+        while let Ok((n @ 1.., _)) = socket::receive(theirs.as_fd(), &mut buffer) {
+            sent.push(Request::decode(&buffer[..n]).expect("a message"));
+        }
+        (outcome, seen, sent)
+    }
+
+    #[test]
+    fn every_step_is_answered_and_the_end_decides() {
+        let steps = ["pre-dump", "post-dump"].map(|step| response(Type::Notify, true, step));
+        let said: Vec<_> = steps.into_iter().chain([response(Type::Dump, true, "")]).collect();
+        let (outcome, seen, sent) = dump(&said, "");
+        assert!(matches!(outcome, Ok(Outcome::Done)));
+        assert_eq!(seen, ["pre-dump", "post-dump"]);
+        let answers: Vec<_> = sent.iter().map(|request| request.go_on).collect();
+        assert_eq!(answers, [None, Some(true), Some(true)]);
+        let (outcome, ..) = dump(&[response(Type::Dump, false, "")], "");
+        assert!(matches!(outcome, Ok(Outcome::Failed(_))));
+        assert!(matches!(dump(&[], "").0, Ok(Outcome::Died)));
+        // The end of another request is not that of this one.
+        assert!(matches!(dump(&[response(Type::Restore, true, "")], "").0, Ok(Outcome::Failed(_))));
+    }
+
+    #[test]
+    fn a_refused_step_ends_in_its_own_error() {
+        let steps = ["post-dump", "network-unlock"].map(|step| response(Type::Notify, true, step));
+        for end in [vec![], vec![response(Type::Dump, false, "")], vec![response(Type::Dump, true, "")]] {
+            let said: Vec<_> = steps.iter().cloned().chain(end).collect();
+            let (outcome, seen, sent) = dump(&said, "post-dump");
+            assert_eq!(outcome.expect_err("refused").message(), "no");
+            assert_eq!(seen, ["post-dump"]);
+            assert_eq!(sent[1].go_on, Some(false));
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! What images claim of a container, compared with its configuration.
+//!
+//! Images may come from anybody. The processes in them are what they are, but what separates them from the host is
+//! what the configuration says. A claim that would give them more is a fault, with the element that it contradicts.
+
+use windlass_base::error::Diagnostic;
+use windlass_base::mount::MountAttributes;
+use windlass_base::namespaces::Namespaces;
+use windlass_base::spec::{IdMapping, Spec};
+
+use crate::checkpoint::NULL;
+use crate::create::Plan;
+use crate::explain::kind_names;
+use crate::mount::{MountKind, Source};
+use crate::step::{Action, Identity};
+use windlass_base::capability::CapabilitySet;
+
+/// What the images say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// How many processes there are.
+    pub processes: usize,
+    /// For each process the namespaces that are not CRIU's own.
+    pub namespaces: Vec<Namespaces>,
+    /// Every thread.
+    pub threads: Vec<Thread>,
+    /// The mounts of init, the root first.
+    pub mounts: Vec<Mount>,
+    /// The id maps, in the user namespace of init.
+    pub maps: Option<[Vec<IdMapping>; 2]>,
+}
+
+/// What is claimed of a thread.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Thread {
+    /// Its id in the container.
+    pub tid: u32,
+    /// Real, effective, saved and filesystem user id.
+    pub uids: [u32; 4],
+    /// The same for the group.
+    pub gids: [u32; 4],
+    /// All capabilities in any of its sets.
+    pub capabilities: CapabilitySet,
+    /// `no_new_privs`.
+    pub no_new_privileges: bool,
+    /// Its seccomp filters.
+    pub filters: Vec<Vec<u8>>,
+}
+
+/// What is claimed of a mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mount {
+    /// Its mount point in the container.
+    pub point: String,
+    /// The type of its filesystem.
+    pub kind: String,
+    /// A number that mounts of one filesystem share.
+    pub device: u32,
+    /// What of the filesystem is mounted.
+    pub root: String,
+    /// Its flags: read-only, `nosuid`, `nodev`, `noexec` by their bits (mount(2), which are those of mount_setattr(2)).
+    pub flags: u64,
+    /// Its name, if it comes from outside.
+    pub external: Option<String>,
+    /// Whether a plugin makes it.
+    pub plugin: bool,
+}
+
+/// Kinds that every container has for itself after a restore, or may have.
+const FREE: Namespaces = Namespaces::TIME;
+
+/// The flags that take something away from a container.
+pub const RESTRICTING: MountAttributes =
+    MountAttributes::RDONLY.union(MountAttributes::NOSUID).union(MountAttributes::NODEV).union(MountAttributes::NOEXEC);
+
+/// Filesystems that a process with CAP_SYS_ADMIN, or in a user namespace of its own, may have mounted itself.
+const OWN: &[&str] = &["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2", "overlay", "binfmt_misc"];
+
+/// What of the claims contradicts the configuration. `there` tells whether a path of procfs or sysfs exists.
+pub fn contradictions(plan: &Plan, spec: &Spec, claims: &Claims, there: &dyn Fn(&str) -> bool) -> Vec<Diagnostic> {
+    let mut faults = Vec::new();
+    check_processes(plan, spec, claims, &mut faults);
+    check_threads(plan, claims, &mut faults);
+    check_mounts(plan, claims, there, &mut faults);
+    // One of a kind is enough: a hostile image could have any number.
+    faults.dedup_by(|one, other| one.pointer == other.pointer);
+    faults
+}
+
+fn fault(faults: &mut Vec<Diagnostic>, pointer: impl Into<String>, msg: String) {
+    faults.push(Diagnostic { pointer: pointer.into(), msg });
+}
+
+fn check_processes(plan: &Plan, spec: &Spec, claims: &Claims, faults: &mut Vec<Diagnostic>) {
+    let resources = spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+    let limit = resources.and_then(|resources| resources.pids.as_ref()).and_then(|pids| pids.limit);
+    if limit.is_some_and(|limit| limit > 0 && claims.threads.len() as u64 > limit as u64) {
+        let msg = format!("the images have {} tasks, more than the limit", claims.threads.len());
+        fault(faults, "/linux/resources/pids/limit", msg);
+    }
+    let wanted = plan.topology.all();
+    for claimed in &claims.namespaces {
+        let (missing, more) = (wanted - *claimed - FREE, *claimed & (Namespaces::USER - wanted));
+        if !missing.is_empty() {
+            let msg = format!("a process of the images is in the host's {} namespace", kind_names(missing));
+            fault(faults, "/linux/namespaces", msg);
+        } else if !more.is_empty() {
+            fault(faults, "/linux/namespaces", "the images have a user namespace".into());
+        }
+    }
+    if let (Some([uids, gids]), true) = (&claims.maps, plan.topology.new.contains(Namespaces::USER)) {
+        for (claimed, ours, pointer) in [
+            (uids, &plan.topology.uid_mappings, "/linux/uidMappings"),
+            (gids, &plan.topology.gid_mappings, "/linux/gidMappings"),
+        ] {
+            if claimed != ours {
+                fault(faults, pointer, "the images have other id mappings".into());
+            }
+        }
+    } else if plan.topology.new.contains(Namespaces::USER) {
+        fault(faults, "/linux/uidMappings", "the images have no id mappings".into());
+    }
+}
+
+fn check_threads(plan: &Plan, claims: &Claims, faults: &mut Vec<Diagnostic>) {
+    let none = Identity::default();
+    let identity = plan.init.iter().find_map(|step| match &step.action {
+        Action::Identity(identity) => Some(identity),
+        _ => None,
+    });
+    let identity = identity.unwrap_or(&none);
+    let bounding = identity.capabilities.bounding;
+    let confined = plan.init.iter().any(|step| matches!(step.action, Action::NoNewPrivileges));
+    let filter = plan.init.iter().find_map(|step| match &step.action {
+        Action::Seccomp(seccomp) => Some(bytes(seccomp.filter.program.instructions())),
+        _ => None,
+    });
+    for thread in &claims.threads {
+        let tid = thread.tid;
+        let more = thread.capabilities - bounding;
+        if !more.is_empty() {
+            let msg = format!("task {tid} of the images has capabilities {:#x} besides the bounding set", more.bits());
+            fault(faults, "/process/capabilities/bounding", msg);
+        }
+        if confined && !thread.no_new_privileges {
+            fault(faults, "/process/noNewPrivileges", format!("task {tid} of the images has no no_new_privs"));
+        }
+        // A set-user-id program or a capability may have changed them.
+        for (ids, id, capability, pointer) in [
+            (thread.uids, identity.uid, CapabilitySet::SETUID, "/process/user/uid"),
+            (thread.gids, identity.gid, CapabilitySet::SETGID, "/process/user/gid"),
+        ] {
+            if confined && !bounding.contains(capability) && ids.iter().any(|claimed| *claimed != id) {
+                fault(faults, pointer, format!("task {tid} of the images has the ids {ids:?}"));
+            }
+        }
+        if filter.as_ref().is_some_and(|filter| !thread.filters.contains(filter)) {
+            let msg = format!("task {tid} of the images does not have the filter of the configuration");
+            fault(faults, "/linux/seccomp", msg);
+        }
+    }
+}
+
+/// The instructions as the kernel has them (`struct sock_filter`).
+fn bytes(instructions: &[windlass_seccomp::sock_filter]) -> Vec<u8> {
+    let word = |it: &windlass_seccomp::sock_filter| {
+        let mut out = [0; 8];
+        out[..2].copy_from_slice(&it.code.to_ne_bytes());
+        (out[2], out[3]) = (it.jt, it.jf);
+        out[4..].copy_from_slice(&it.k.to_ne_bytes());
+        out
+    };
+    instructions.iter().flat_map(word).collect()
+}
+
+fn check_mounts(plan: &Plan, claims: &Claims, there: &dyn Fn(&str) -> bool, faults: &mut Vec<Diagnostic>) {
+    for mount in claims.mounts.iter().filter(|mount| mount.point != "/") {
+        if let Some(msg) = contradiction(plan, claims, mount) {
+            fault(faults, pointer_of(plan, &mount.point).unwrap_or_else(|| "/mounts".into()), msg);
+        }
+    }
+    for mount in &claims.mounts {
+        let missing = MountAttributes::from_bits_retain(required(plan, &mount.point).bits() & !mount.flags);
+        if !missing.is_empty() {
+            let pointer = pointer_of(plan, &mount.point).unwrap_or_else(|| "/linux/readonlyPaths".into());
+            let pointer = if mount.point == "/" { "/root/readonly".into() } else { pointer };
+            let (point, missing) = (&mount.point, missing.bits());
+            fault(faults, pointer, format!("the mount {point} of the images lacks flags: {missing:#x}"));
+        }
+    }
+    let covered = |path: &str| claims.mounts.iter().any(|mount| mount.point == path);
+    for step in &plan.init {
+        let (path, list) = match &step.action {
+            Action::Mask(path) => (path.to_string(), "/linux/maskedPaths"),
+            Action::ReadonlyPath(path) => (path.to_string(), "/linux/readonlyPaths"),
+            _ => continue,
+        };
+        let kernels = path.starts_with("/proc/") || path.starts_with("/sys/");
+        if kernels && !covered(&path) && there(&path) {
+            fault(faults, list, format!("the images do not cover {path}"));
+        }
+    }
+}
+
+/// What is wrong with a mount that is not the root.
+fn contradiction(plan: &Plan, claims: &Claims, mount: &Mount) -> Option<String> {
+    let Mount { point, kind, .. } = mount;
+    if mount.plugin {
+        return Some(format!("the mount {point} of the images is made by a plugin"));
+    }
+    if let Some(name) = &mount.external {
+        let hides = |action: &Action| match action {
+            Action::Mask(path) => path.is(point),
+            Action::Node(node) => node.path.is(NULL) && point == NULL,
+            _ => false,
+        };
+        let masks = name == NULL && plan.init.iter().any(|step| hides(&step.action));
+        return (name != point && !masks).then(|| format!("the images mount {name:?} on {point}"));
+    }
+    // A part of the root filesystem, or of a filesystem that is there as a whole.
+    let is_part =
+        |whole: &Mount| whole.device == mount.device && whole.external.is_none() && is_below(&mount.root, &whole.root);
+    if claims.mounts.iter().find(|mount| mount.point == "/").is_some_and(is_part) {
+        return None;
+    }
+    let whole = claims.mounts.iter().find(|whole| whole.root == "/" && is_part(whole));
+    let made = expected_kind(plan, whole.map_or(point, |whole| &whole.point));
+    // A tmpfs gives nothing, wherever it is.
+    let known = made.is_some_and(|made| made == kind) || is_cover(plan, point) || kind == "tmpfs";
+    let harmless = OWN.contains(&kind.as_str()) && (known || mounts_itself(plan));
+    (!harmless).then(|| format!("the images have a mount of type {kind:?} on {point}, which the configuration has not"))
+}
+
+/// Whether the processes of the container may mount.
+fn mounts_itself(plan: &Plan) -> bool {
+    let bounding = plan.init.iter().find_map(|step| match &step.action {
+        Action::Identity(identity) => Some(identity.capabilities.bounding),
+        _ => None,
+    });
+    plan.topology.new.contains(Namespaces::USER)
+        || bounding.is_some_and(|bounding| bounding.contains(CapabilitySet::SYS_ADMIN))
+}
+
+/// The flags that the configuration asks for of the last mount on a path.
+fn required(plan: &Plan, point: &str) -> MountAttributes {
+    let mut flags = MountAttributes::empty();
+    for step in &plan.init {
+        match &step.action {
+            Action::Mount(mount) if mount.destination.is(point) => flags = of_mount(plan, mount),
+            Action::Readonly(path) | Action::ReadonlyPath(path) if path.is(point) || path.is_root() && point == "/" => {
+                flags |= MountAttributes::RDONLY;
+            }
+            Action::Rootfs { source: Some(id), .. } if point == "/" => {
+                flags |= plan.source(*id).map_or(MountAttributes::empty(), |source| source.set | source.set_all);
+            }
+            _ => {}
+        }
+    }
+    flags & RESTRICTING
+}
+
+fn of_mount(plan: &Plan, mount: &crate::mount::Mount) -> MountAttributes {
+    match &mount.what {
+        MountKind::Bind(id) => required_of(plan.source(*id)),
+        MountKind::New { .. } => mount.set,
+    }
+}
+
+/// The flags that the configuration asks for of a copy of a mount, and that take something away.
+pub fn required_of(source: Option<&Source>) -> MountAttributes {
+    source.map_or(MountAttributes::empty(), |source| (source.set | source.set_all) & RESTRICTING)
+}
+
+fn is_below(path: &str, other: &str) -> bool {
+    let other = other.trim_end_matches('/');
+    path.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The type of the filesystem that the configuration mounts at a path.
+fn expected_kind<'p>(plan: &'p Plan, point: &str) -> Option<&'p str> {
+    let mut kinds = plan.init.iter().filter_map(|step| match &step.action {
+        Action::Mount(mount) if mount.destination.is(point) => match &mount.what {
+            MountKind::New { kind, .. } => Some(kind.as_str()),
+            MountKind::Bind(_) => None,
+        },
+        _ => None,
+    });
+    kinds.next_back()
+}
+
+/// Whether windlass itself covers the path, with a directory or with what is below it.
+fn is_cover(plan: &Plan, point: &str) -> bool {
+    plan.init.iter().any(|step| match &step.action {
+        Action::Mask(path) | Action::ReadonlyPath(path) => path.is(point),
+        Action::Console { device, .. } => *device && point == "/dev/console",
+        _ => false,
+    })
+}
+
+/// The element of the configuration that mounts something at a path.
+fn pointer_of(plan: &Plan, point: &str) -> Option<String> {
+    let step =
+        plan.init.iter().rfind(|step| matches!(&step.action, Action::Mount(mount) if mount.destination.is(point)));
+    step.map(|step| step.origin.to_string())
+}

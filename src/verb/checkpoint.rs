@@ -1,0 +1,116 @@
+//! `checkpoint`, and the images of `restore`.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::cli;
+use windlass_apply::{self as apply, CheckpointRequest, Directories, RestoreRequest};
+use windlass_base::error::{Error, Kind, Result};
+use windlass_criu::program;
+use windlass_plan::{self as plan, Options, RootPath};
+use windlass_store::Container;
+use windlass_sys::fd;
+
+use super::bundle::absolute;
+use super::planning;
+use super::session::Session;
+
+pub(super) fn checkpoint(options: &cli::Checkpoint, session: &mut Session<'_>) -> Result<()> {
+    let mut container = session.store()?.load(&options.id)?;
+    let plan = plan_of(&container)?;
+    if listens(&plan) {
+        return Err(Error::config(
+            "/linux/seccomp",
+            "a container with a seccomp agent (SCMP_ACT_NOTIFY) cannot be dumped",
+        ));
+    }
+    let work = options.work.as_deref().map(absolute).transpose()?;
+    let directories = Directories::make(&absolute(&options.images)?, work.as_deref())?;
+    if let Some(parent) = &options.flags.parent {
+        directories.check_parent(parent)?;
+    }
+    let criu = Criu::find(session)?;
+    let status = session.passed.status.map(fd::duplicate).transpose().map_err(Error::from)?;
+    let config_file = config_file(container.annotations()?.get("org.criu.config").map(String::as_str));
+    let request = CheckpointRequest {
+        flags: &options.flags,
+        plan: &plan,
+        directories: &directories,
+        program: &criu.program,
+        path: &criu.path,
+        config_file: &config_file,
+        status,
+        debug: session.debug,
+    };
+    let warnings = apply::checkpoint(&mut container, request)?;
+    session.warn(warnings)
+}
+
+/// CRIU, and the PATH that it gets.
+pub(super) struct Criu {
+    pub program: PathBuf,
+    pub path: OsString,
+}
+
+impl Criu {
+    pub(super) fn find(session: &Session<'_>) -> Result<Criu> {
+        let host = planning::host()?;
+        if host.rootless() {
+            let msg = "checkpointing requires root";
+            return Err(Error::new(Kind::PermissionDenied, msg)
+                .hint("criu needs CAP_SYS_ADMIN and CAP_SYS_PTRACE in the first user namespace"));
+        }
+        let path = std::env::var_os("PATH").unwrap_or_else(|| plan::DEFAULT_PATH.into());
+        Ok(Criu { program: program::find(session.global.criu.as_deref(), Some(&path))?, path })
+    }
+}
+
+/// Where `restore` finds its images, and by which CRIU.
+pub(super) struct Images<'a> {
+    options: &'a cli::Images,
+    directories: Directories,
+    criu: Criu,
+}
+
+impl<'a> Images<'a> {
+    pub(super) fn open(options: &'a cli::Images, session: &Session<'_>) -> Result<Images<'a>> {
+        let criu = Criu::find(session)?;
+        let work = options.work.as_deref().map(absolute).transpose()?;
+        Ok(Images { options, directories: Directories::open(&absolute(&options.directory)?, work.as_deref())?, criu })
+    }
+
+    /// `root` is the state root.
+    pub(super) fn request<'r>(&'r self, root: &'r Path, config_file: &'r str) -> RestoreRequest<'r> {
+        RestoreRequest {
+            flags: &self.options.flags,
+            directories: &self.directories,
+            program: &self.criu.program,
+            path: &self.criu.path,
+            config_file,
+            root,
+            trusted: self.options.trusted,
+        }
+    }
+}
+
+/// The plan by which the container was made.
+fn plan_of(container: &Container) -> Result<plan::Plan> {
+    let host = planning::host()?;
+    let root_on_host = RootPath::new(&container.state.rootfs).filter(|path| !path.is_root());
+    plan::create(&container.state.id, &container.config()?, &Options { root_on_host, host, ..Options::default() })
+}
+
+fn listens(plan: &plan::Plan) -> bool {
+    let listens =
+        |step: &plan::Step| matches!(&step.action, plan::Action::Seccomp(seccomp) if !seccomp.listener_path.is_empty());
+    plan.init.iter().any(listens)
+}
+
+/// Files with options of CRIU; the first that exists counts. The last is that of runc, which callers write to.
+const CONFIG_FILES: [&str; 2] = ["/etc/criu/windlass.conf", "/etc/criu/runc.conf"];
+
+/// The file of CRIU's options; the annotation `org.criu.config` names another one, or none if it is empty.
+pub(super) fn config_file(annotation: Option<&str>) -> String {
+    let usual = || CONFIG_FILES.into_iter().find(|path| std::fs::metadata(path).is_ok()).unwrap_or_default();
+    annotation.unwrap_or_else(usual).to_owned()
+}
