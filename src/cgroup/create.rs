@@ -55,6 +55,8 @@ pub(super) fn make(root: &Directory, path: &str, made: &mut Vec<String>) -> Resu
         }
         result
     };
+    // The container's user may read its own limits, whatever the umask of the runtime's caller.
+    let umask = windlass_sys::sched::umask(0);
     let result = match mkdir(path, made) {
         Err(Errno::ENOENT) => path
             .match_indices('/')
@@ -63,6 +65,7 @@ pub(super) fn make(root: &Directory, path: &str, made: &mut Vec<String>) -> Resu
             .try_for_each(|ancestor| mkdir(ancestor, made).or_else(exists)),
         result => result.or_else(exists),
     };
+    windlass_sys::sched::umask(umask);
     result
         .called(|| format!("mkdir({:?}, 0755)", root.path_of(path)))
         .with_context(|| format!("cannot make cgroup {:?}", root.path_of(path)))

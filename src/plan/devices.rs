@@ -104,11 +104,26 @@ fn node(device: &Device) -> Result<Node, Diagnostic> {
     };
     Ok(Node {
         path,
-        mode: kind | device.file_mode.unwrap_or(0o666) & 0o7777,
+        // A set-user-id bit means nothing on a device.
+        mode: kind | device.file_mode.unwrap_or(0o666) & 0o777,
         major: number("/major", device.major, 12)?,
         minor: number("/minor", device.minor, 20)?,
         uid: device.uid.unwrap_or(0),
         gid: device.gid.unwrap_or(0),
         source: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::node;
+    use windlass_base::spec::Device;
+
+    #[test]
+    fn a_node_has_permissions_and_no_set_user_id_bit() {
+        let device = Device { path: "/dev/x".into(), kind: "p".into(), file_mode: Some(0o4751), ..Device::default() };
+        assert_eq!(node(&device).expect("a valid device").mode, 0o010_751);
+        let device = Device { file_mode: None, ..device };
+        assert_eq!(node(&device).expect("a valid device").mode, 0o010_666);
+    }
 }

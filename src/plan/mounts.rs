@@ -153,7 +153,7 @@ impl<'a> Entry<'a> {
                 let shared = !self.inputs.topology.new.contains(Namespaces::CGROUP);
                 let options = self.inputs.options.host.cgroup2.iter().filter(|_| shared);
                 let data = options.map(|option| (option.clone(), None)).collect();
-                Some(MountKind::New { kind: "cgroup2".into(), source: String::new(), data, fallback })
+                Some(MountKind::New { kind: "cgroup2".into(), source: self.mount.source.clone(), data, fallback })
             }
             kind => {
                 let fallback = self.fallback(kind, builder);

@@ -173,9 +173,10 @@ pub fn join_session_keyring(name: &str) -> Result<()> {
     // SAFETY: `name` is NUL-terminated and outlives the call.
     let ring = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
     let ring = check(ring, || format!("keyctl(KEYCTL_JOIN_SESSION_KEYRING, {name:?})"))?;
-    // All rights of the possessor, and the owner may see, search, and read: the container's
-    // processes, whatever their user, can work with their keyring.
-    const RIGHTS: u64 = 0x3f3f_0000;
+    // All rights of the possessor, so that the container's processes, whatever their user, can work with their keyring.
+    // Its owner may see, read, search and link it, which exec needs to join it by name. It may not write to it: the
+    // same user may be in another container, and find out the number.
+    const RIGHTS: u64 = 0x3f1b_0000;
     // SAFETY: KEYCTL_SETPERM takes numbers and no pointers.
     let returned = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_SETPERM, ring, RIGHTS) };
     check(returned, || format!("keyctl(KEYCTL_SETPERM, {ring}, {RIGHTS:#x})")).map(drop)

@@ -20,6 +20,8 @@ chapter! { "cgroup_trees":
     without_limits_every_controller_is_there [MEMORY],
     an_update_of_memory_alone_keeps_the_sum_with_swap [MEMORY],
     an_update_of_swap_alone_keeps_the_memory [MEMORY],
+    the_containers_user_may_read_its_cgroup_whatever_the_umask,
+    a_cgroup_mount_shows_the_source_that_it_was_given,
 }
 
 fn the_container_may_manage_its_cgroup_when_delegated(t: &T) -> Verdict {
@@ -41,6 +43,27 @@ fn the_container_may_manage_its_cgroup_when_delegated(t: &T) -> Verdict {
     container
         .exec_sh("mkdir /sys/fs/cgroup/sub && echo 1 >/sys/fs/cgroup/sub/cgroup.procs && cat /proc/1/cgroup")?
         .stdout_has("0::/sub\n")?;
+    Ok(())
+}
+
+fn the_containers_user_may_read_its_cgroup_whatever_the_umask(t: &T) -> Verdict {
+    let mount = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]});
+    let bundle = t.bundle()?.mount(mount).set("/process/user", json!({"uid": 1000, "gid": 1000}));
+    let bundle = bundle.set("/linux/cgroupsPath", json!("/umask/below")).sh("cat /sys/fs/cgroup/cgroup.type");
+    bundle.write()?;
+    let mut command = std::process::Command::new("/bin/sh");
+    command.args(["-c", "umask 077; exec \"$@\"", "sh"]).arg(&t.runtime).arg("--root").arg(t.root());
+    command.arg("run").arg("--bundle").arg(&bundle.dir).arg(t.id()).stdin(std::process::Stdio::null());
+    let ran = t.finish(command);
+    crate::harness::host::remove_tree(Path::new("/sys/fs/cgroup/umask"));
+    ran?.ok()?.stdout_is("domain\n")?;
+    Ok(())
+}
+
+fn a_cgroup_mount_shows_the_source_that_it_was_given(t: &T) -> Verdict {
+    let mount = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "its-source"});
+    let ran = t.run(&t.bundle()?.mount(mount).args(&["/bin/grep", " /sys/fs/cgroup ", "/proc/mounts"]))?.ok()?;
+    ensure!(ran.stdout.starts_with("its-source /sys/fs/cgroup cgroup2 "), "{ran}");
     Ok(())
 }
 

@@ -101,6 +101,9 @@ fn a_variable_stands_once_and_the_last_one_counts(t: &T) -> Verdict {
     let twice = json!(["A=1", "HOME=/there", "PATH=/bin", "A=2", "HOME="]);
     let bundle = t.bundle()?.set("/process/env", twice);
     t.run(&bundle.clone().args(&["/bin/env"]))?.ok()?.stdout_is("PATH=/bin\nA=2\nHOME=/root\n")?;
+    // A HOME without a value keeps its place.
+    let empty = bundle.clone().set("/process/env", json!(["HOME=", "A=1"])).args(&["/bin/env"]);
+    t.run(&empty)?.ok()?.stdout_is("HOME=/root\nA=1\n")?;
     let container = t.start(&bundle.args(&["/bin/sleep", "1000"]))?;
     let seen = container.try_exec(&["--env", "A=3"], &["/bin/env"])?.ok()?.stdout;
     ensure_eq!(seen.matches("A=").collect::<Vec<_>>().len(), 1, "{seen}");
@@ -445,6 +448,9 @@ fn the_name_of_the_session_keyring_cannot_be_guessed(t: &T) -> Verdict {
     let keys = std::fs::read_to_string("/proc/keys")?;
     let (guessed, own) = (format!(" _ses.{}:", container.id), format!(" _ses.{}.", container.id));
     ensure!(!keys.contains(&guessed) && keys.contains(&own), "keys: {keys}");
+    // The same user in another container may not write to it, nor change its rights (keyrings(7)).
+    let line = keys.lines().find(|line| line.contains(&own)).unwrap_or_default();
+    ensure!(line.split_whitespace().nth(4) == Some("3f1b0000"), "rights of the keyring: {line}");
     Ok(())
 }
 

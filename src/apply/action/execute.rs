@@ -71,7 +71,6 @@ pub(super) fn enter_as_user(path: &Path, cx: &Context<'_>) -> Result<()> {
 pub(super) fn find(cx: &mut Context<'_>) -> Result<()> {
     // An empty HOME counts as missing.
     if !cx.program.env.iter().any(|variable| variable.strip_prefix("HOME=").is_some_and(|home| !home.is_empty())) {
-        cx.program.env.retain(|variable| !variable.starts_with("HOME="));
         let uid = nix::unistd::getuid().as_raw();
         let home = home_directory(uid).unwrap_or_else(|| {
             if log::log_enabled!(log::Level::Debug) {
@@ -79,7 +78,11 @@ pub(super) fn find(cx: &mut Context<'_>) -> Result<()> {
             }
             "/".into()
         });
-        cx.program.env.push(format!("HOME={home}"));
+        let home = format!("HOME={home}");
+        match cx.program.env.iter_mut().find(|variable| variable.starts_with("HOME=")) {
+            Some(empty) => *empty = home,
+            None => cx.program.env.push(home),
+        }
     }
     let name = cx.program.args.first().cloned().unwrap_or_default();
     let found = if name.contains('/') {
