@@ -28,6 +28,10 @@ Runs the cases whose name contains one of the FILTERs (all without one). Those o
   --sweep MODE[,MODE…]  make every system call fail, or the last: calls, kills, all; FILTERs are of VERB/BUNDLE
   --short               a sample of it: each call once, with one error, on three bundles
   --resume FILE         go on where the sweep that wrote FILE has stopped
+
+  --sweep peers         random configurations beside runc and crun, or the runtime of --compare; for a minute with --short
+  --seed N              the first of them; default: 1
+  --count N             how many; default: 2000
 ";
 
 /// A parsed command line.
@@ -59,6 +63,10 @@ pub struct Args {
     pub short: bool,
     /// The file of what a sweep has done.
     pub resume: Option<PathBuf>,
+    /// The first random configuration.
+    pub seed: u64,
+    /// How many of them.
+    pub count: u64,
     /// Parts of the names of the cases to run; empty means all.
     pub filters: Vec<String>,
     /// Exact names of the cases to run, used between our own processes.
@@ -68,7 +76,7 @@ pub struct Args {
 impl Args {
     /// Parses `argv` (without the program's name). `Err` is the text to print.
     pub fn parse(argv: &[String]) -> Result<Args, String> {
-        let mut args = Args { rounds: 30, ..Args::default() };
+        let mut args = Args { rounds: 30, seed: 1, count: 2000, ..Args::default() };
         let (mut runtime, mut shim) = (None, None);
         let mut words = argv.iter();
         while let Some(word) = words.next() {
@@ -87,7 +95,9 @@ impl Args {
                 "--sweep" => args.sweep = Some(value()?),
                 "--short" => args.short = true,
                 "--resume" => args.resume = Some(std::path::absolute(value()?).map_err(|e| e.to_string())?),
-                "--rounds" => args.rounds = value()?.parse().map_err(|_| "--rounds needs a number".to_owned())?,
+                "--seed" => args.seed = number(word, &value()?)?,
+                "--count" => args.count = number(word, &value()?)?,
+                "--rounds" => args.rounds = number(word, &value()?)?,
                 "--help" | "-h" => return Err(USAGE.to_owned()),
                 _ if word.starts_with('-') => {
                     return Err(format!("unknown option {word}\n\n{USAGE}"));
@@ -126,6 +136,8 @@ impl Args {
             words.extend(["--compare".to_owned(), peer.display().to_string()]);
         }
         words.extend(self.only.iter().flat_map(|name| ["--only".to_owned(), name.clone()]));
+        words.extend(["--seed".to_owned(), self.seed.to_string(), "--count".to_owned(), self.count.to_string()]);
+        words.extend(self.short.then(|| "--short".to_owned()));
         words.extend(self.long.then(|| "--long".to_owned()));
         if let Some(without) = &self.without {
             words.extend([without::OPTION.to_owned(), without.version()]);
@@ -145,6 +157,11 @@ impl Args {
         }
         self.filters.is_empty() || self.filters.iter().any(|part| name.contains(part.as_str()))
     }
+}
+
+/// The number that an option has.
+fn number<T: std::str::FromStr>(option: &str, text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{option} needs a number"))
 }
 
 /// A path as given, or a name looked up in `PATH`.

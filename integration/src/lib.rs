@@ -42,6 +42,7 @@ pub fn main() -> ExitCode {
         Some("@host-enter") => harness::host::enter(rest),
         Some("@host-pid-1") => harness::host::as_pid_1(rest),
         Some("@runner") if rest.first().is_some_and(|word| word == "@sweep") => sweep::worker::main(rest),
+        Some("@runner") if rest.first().is_some_and(|word| word == "@peers") => sweep::peers::main(rest),
         Some("@runner") => runner::main(rest),
         Some("@case") => runner::case_main(rest),
         Some("@payload") => payload::main(rest),

@@ -20,6 +20,7 @@ pub fn main(words: &[String]) -> ExitCode {
         }
         Some("by-name") => by_name(rest).unwrap_or_else(|error| error.to_string()),
         Some("fds") => describe_fds(),
+        Some("world") => crate::sweep::peers::probe::main(rest.first().map_or("", String::as_str)),
         _ => return ExitCode::from(2),
     };
     println!("{text}");

@@ -150,21 +150,61 @@ pub fn get_mempolicy() -> nix::Result<(i32, u64)> {
     Errno::result(result).map(|_| (mode, nodes[0]))
 }
 
+/// The instructions of a filter (bpf(2)): loads a word of `struct seccomp_data`.
+fn load(offset: u32) -> libc::sock_filter {
+    instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset)
+}
+
+/// Skips `jt` instructions if the word is `value`, and `jf` if not.
+fn equals(value: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, jt, jf, value)
+}
+
+/// Ends with an action.
+fn answer(action: u32) -> libc::sock_filter {
+    instruction(libc::BPF_RET | libc::BPF_K, 0, 0, action)
+}
+
+fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt, jf, k }
+}
+
 /// Makes a command and its children get `errno` from every ioctl(2) with this request.
 pub fn refuse_ioctl(command: &mut std::process::Command, request: u32, errno: u32) {
-    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     // Of struct seccomp_data: the number, and the low half of the second argument.
     let program = [
-        step(LOAD, 0, 0, 0),
-        step(EQUALS, 0, 3, libc::SYS_ioctl as u32),
-        step(LOAD, 0, 0, 24),
-        step(EQUALS, 0, 1, request),
-        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno),
-        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+        load(0),
+        equals(libc::SYS_ioctl as u32, 0, 3),
+        load(24),
+        equals(request, 0, 1),
+        answer(libc::SECCOMP_RET_ERRNO | errno),
+        answer(libc::SECCOMP_RET_ALLOW),
     ];
+    filter(command, program);
+}
+
+/// Makes a command and its children believe that they have set RLIMIT_MEMLOCK. Root may not raise it without
+/// CAP_SYS_RESOURCE, and crun gives up then, though a kernel since 5.11 needs no such limit for a device filter.
+pub fn pretend_memlock(command: &mut std::process::Command) {
+    // The number, the low half of the second argument of prlimit(2), and both halves of the third, which is null where
+    // the limit is only asked for.
+    let program = [
+        load(0),
+        equals(libc::SYS_prlimit64 as u32, 0, 7),
+        load(24),
+        equals(libc::RLIMIT_MEMLOCK as u32, 0, 5),
+        load(32),
+        equals(0, 0, 2),
+        load(36),
+        equals(0, 1, 0),
+        answer(libc::SECCOMP_RET_ERRNO),
+        answer(libc::SECCOMP_RET_ALLOW),
+    ];
+    filter(command, program);
+}
+
+/// Installs a filter in a command before it is executed.
+fn filter<const N: usize>(command: &mut std::process::Command, program: [libc::sock_filter; N]) {
     let install = move || {
         let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
         // SAFETY: the kernel copies the program, which outlives the call.
@@ -245,4 +285,63 @@ pub fn make_usr1_interrupt() -> nix::Result<()> {
     let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
     // SAFETY: the handler does nothing.
     unsafe { sigaction(Signal::SIGUSR1, &action) }.map(drop)
+}
+
+/// What SIGPIPE did when this program was executed. The standard library has it ignored before `main`.
+static SIGPIPE_AT_START: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(b'?');
+
+/// The C library calls this before the standard library gets to start.
+#[used]
+// SAFETY: the section holds pointers to functions that take no argument that they must look at.
+#[unsafe(link_section = ".init_array")]
+static NOTE_SIGPIPE: extern "C" fn() = note_sigpipe;
+
+extern "C" fn note_sigpipe() {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: asks only, and writes to a place of the right type.
+    unsafe { libc::sigaction(libc::SIGPIPE, std::ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: zeroed memory is a valid sigaction.
+    let action = unsafe { action.assume_init() };
+    let ignored = action.sa_sigaction == libc::SIG_IGN;
+    SIGPIPE_AT_START.store(if ignored { b'i' } else { b'd' }, std::sync::atomic::Ordering::Relaxed);
+}
+
+/// `default` or `ignored`: what SIGPIPE did when this program was executed.
+pub fn sigpipe_at_start() -> &'static str {
+    match SIGPIPE_AT_START.load(std::sync::atomic::Ordering::Relaxed) {
+        b'd' => "default",
+        b'i' => "ignored",
+        _ => "unknown",
+    }
+}
+
+/// The description of the session keyring (keyctl(2), KEYCTL_DESCRIBE).
+pub fn session_keyring() -> nix::Result<String> {
+    let mut text = [0_u8; 256];
+    let (pointer, size) = (text.as_mut_ptr(), text.len());
+    // SAFETY: the kernel writes at most `size` bytes to an array of that size.
+    let result = unsafe {
+        libc::syscall(libc::SYS_keyctl, libc::KEYCTL_DESCRIBE, libc::KEY_SPEC_SESSION_KEYRING, pointer, size, 0)
+    };
+    let length = usize::try_from(Errno::result(result)?).unwrap_or(0).min(size);
+    Ok(String::from_utf8_lossy(&text[..length]).trim_end_matches('\0').to_owned())
+}
+
+/// What a system call did in a child that does nothing else: `ok`, the errno, or the signal that ended the child.
+pub fn syscall_in_child(number: i64, args: [i64; 6]) -> String {
+    // SAFETY: the child makes one system call and ends.
+    match unsafe { nix::unistd::fork() } {
+        Ok(nix::unistd::ForkResult::Child) => {
+            let code = syscall(number, args).map_or_else(|errno| errno as i32, |_| 0);
+            // SAFETY: ends the process at once.
+            unsafe { libc::_exit(code) }
+        }
+        Ok(nix::unistd::ForkResult::Parent { child }) => match nix::sys::wait::waitpid(child, None) {
+            Ok(nix::sys::wait::WaitStatus::Exited(_, 0)) => "ok".to_owned(),
+            Ok(nix::sys::wait::WaitStatus::Exited(_, errno)) => format!("{:?}", Errno::from_raw(errno)),
+            Ok(nix::sys::wait::WaitStatus::Signaled(_, signal, _)) => format!("{signal:?}"),
+            other => format!("{other:?}"),
+        },
+        Err(errno) => format!("fork: {errno:?}"),
+    }
 }

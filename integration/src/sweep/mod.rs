@@ -14,6 +14,7 @@ mod case;
 mod census;
 mod errnos;
 mod oracle;
+pub mod peers;
 mod plan;
 mod point;
 mod report;
@@ -45,17 +46,21 @@ use worker::Order;
 const WORKERS: usize = 2;
 
 /// What can be swept, by name.
-pub const MODES: &[&str] = &["calls", "kills"];
+pub const MODES: &[&str] = &["calls", "kills", "peers"];
 
 /// The program as the user calls it.
 pub fn main(args: &Args) -> ExitCode {
     let modes: Vec<&str> = args.sweep.iter().flat_map(|modes| modes.split(',')).collect();
     let has = |mode: &str| modes.contains(&mode) || modes.contains(&"all");
     let extent = Extent { calls: has("calls"), kills: has("kills"), short: args.short };
+    let peers = !has("peers") || peers::start(args);
+    if !extent.calls && !extent.kills {
+        return if peers { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     match sweep(args, extent) {
         Ok(report) => {
             print!("{report}");
-            if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if report.is_good() && peers { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             println!("sweep: {error}");
