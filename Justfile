@@ -62,6 +62,19 @@ fmt:
 fmt-check:
     cargo fmt --all --check
 
+# Upgrades of the shim in place under load, so many of each mode
+upgrades times="1000":
+    WINDLASS_UPGRADES={{times}} cargo test --test shim_upgrade many_upgrades
+
+# Upgrades between two formats of the shim's image, forward and back
+upgrade-formats:
+    cargo build --bin windlass-shim --features next-image --target-dir target/next-image
+    WINDLASS_SHIM_NEXT="$PWD/target/next-image/debug/windlass-shim" cargo test --test shim_upgrade formats
+
+# Images of this format for the test data, once for each release
+upgrade-images:
+    WINDLASS_IMAGES="$PWD/src/shim/tests/images" cargo test --test shim_upgrade images
+
 # Clippy, warnings are errors
 lint:
     cargo clippy --workspace --all-targets -- -D warnings
@@ -72,6 +85,8 @@ features:
     cargo clippy --package windlass-plan --lib --no-default-features -- -D warnings
     cargo clippy --package windlass --package windlass-cgroup --all-targets --features cgroup-v1 -- -D warnings
     cargo test --package windlass-cgroup --features cgroup-v1 --no-fail-fast
+    cargo clippy --package windlass-shim --all-targets --features next-image -- -D warnings
+    just upgrade-formats
 
 # Tests that need no root; `just unit cli`: those of tests/cli.rs, `just unit home`: those with a name like it
 unit *args:

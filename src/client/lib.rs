@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -56,9 +57,14 @@ pub enum Frame {
 impl Client {
     /// Connects to the shim of a container below a state directory.
     pub fn connect(state: &Path, id: &str) -> Result<Client, Error> {
+        Client::open(&state.join(id).join("shim.sock"))
+    }
+
+    /// Connects to the socket at a path: that of a container, or the control socket of a shim of another protocol.
+    pub fn open(path: &Path) -> Result<Client, Error> {
         // This connects by a path that is too long for a socket address, too.
-        let stream = socket::connect(&state.join(id).join("shim.sock"))
-            .map_err(|failed| Error::Lost(io::Error::from_raw_os_error(failed.errno as i32)))?;
+        let stream =
+            socket::connect(path).map_err(|failed| Error::Lost(io::Error::from_raw_os_error(failed.errno as i32)))?;
         Ok(Client { stream: BufReader::new(stream.into()), seq: 0 })
     }
 
@@ -72,12 +78,27 @@ impl Client {
     /// Sends a request and returns its answer. `members` is an object with the members besides `op` and `seq`. Events
     /// that arrive before the answer are lost, so use another connection to subscribe.
     pub fn call(&mut self, op: &str, members: Value) -> Result<Value, Error> {
+        self.request(op, members, &[])
+    }
+
+    /// Has the shim replaced by this program, in its own process. The connection stays, and the answer is the new
+    /// program's. The shim refuses a program that belongs neither to its user nor to root, that others may write, or
+    /// that cannot go on with its state; it serves on then.
+    pub fn upgrade(&mut self, program: BorrowedFd<'_>) -> Result<(), Error> {
+        self.request("upgrade", json!({}), &[program]).map(drop)
+    }
+
+    fn request(&mut self, op: &str, members: Value, passed: &[BorrowedFd<'_>]) -> Result<Value, Error> {
         self.seq += 1;
         let mut request = json!({"seq": self.seq, "op": op});
         for (name, value) in members.as_object().into_iter().flatten() {
             request[name] = value.clone();
         }
-        writeln!(self.stream.get_mut(), "{request}")?;
+        match passed {
+            [] => writeln!(self.stream.get_mut(), "{request}")?,
+            passed => socket::send(self.stream.get_ref().as_fd(), format!("{request}\n").as_bytes(), passed)
+                .map_err(|failed| io::Error::from_raw_os_error(failed.errno as i32))?,
+        }
         loop {
             let mut line = self.line()?;
             if line["seq"] != self.seq {

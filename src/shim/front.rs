@@ -27,6 +27,15 @@ pub trait Front {
 
 /// Runs the loop until the front end has finished.
 pub fn serve(core: &mut Supervisor, front: &mut impl Front) -> windlass_sys::Result<i32> {
+    run(core, front, |_, _| ())
+}
+
+/// The same, with something to do at the top of the loop, where nothing waits to be told.
+pub(crate) fn run<F: Front>(
+    core: &mut Supervisor,
+    front: &mut F,
+    at_top: impl Fn(&mut Supervisor, &F),
+) -> windlass_sys::Result<i32> {
     loop {
         while let Some(event) = core.next_event() {
             front.event(event, core);
@@ -34,6 +43,7 @@ pub fn serve(core: &mut Supervisor, front: &mut impl Front) -> windlass_sys::Res
         if let Some(status) = front.finished(core) {
             return Ok(status);
         }
+        at_top(core, front);
         for (key, ready) in core.turn(front.deadline())? {
             front.ready(key, ready, core);
         }

@@ -34,6 +34,8 @@ pub(super) enum Kind {
     Record,
     /// The inotify instance.
     News,
+    /// The pidfd of a program that looks whether it could go on.
+    Rehearsal,
 }
 
 impl Kind {
@@ -52,6 +54,7 @@ impl Kind {
             11 => Kind::CallErrors,
             12 => Kind::Record,
             13 => Kind::News,
+            14 => Kind::Rehearsal,
             _ => return None,
         })
     }
@@ -78,13 +81,13 @@ mod tests {
 
     #[test]
     fn a_key_has_the_parts_that_it_was_made_of() {
-        for byte in 1..=13 {
+        for byte in 1..=14 {
             let kind = Kind::of(byte).expect("a kind");
             assert_eq!(kind as u8, byte);
             assert_eq!(parts(key(kind, u32::MAX, u16::MAX)), Some((kind, u32::MAX, u16::MAX)));
             assert_eq!(parts(key(kind, 7, 0)), Some((kind, 7, 0)));
         }
-        assert_eq!((Kind::of(0), Kind::of(14)), (None, None));
+        assert_eq!((Kind::of(0), Kind::of(15)), (None, None));
         assert!(is_of_front_end((1 << 56) - 1));
     }
 }

@@ -30,7 +30,6 @@ pub mod exit;
 mod front;
 pub mod frontend;
 mod id;
-#[allow(dead_code)] // Until it is used by the upgrade.
 mod image;
 mod key;
 mod launch;
@@ -46,6 +45,7 @@ pub mod process;
 mod processes;
 pub mod reaper;
 mod refusal;
+mod rehearsal;
 mod request;
 pub mod runtime;
 mod sink;
@@ -54,6 +54,7 @@ mod streams;
 pub mod supervisor;
 mod table;
 mod turn;
+mod upgrade;
 mod written;
 
 pub use call::server_environment;

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::calls::Calls;
 use super::containers::Containers;
@@ -19,6 +19,7 @@ use super::notifier::Watch;
 use super::outlet::Scratch;
 use super::processes::Processes;
 use super::reaper::Reaper;
+use super::rehearsal::Upgrade;
 use super::streams::Streams;
 use super::{
     Code, Container, Event, Framing, Interest, Poll, ProcessId, ProcessState, Ready, Refusal, Reply, Request, WaitToken,
@@ -61,6 +62,10 @@ pub struct Supervisor {
     pub(super) token: u64,
     /// How often a program was replaced by another in this process.
     pub(super) upgrades: u64,
+    /// The one that was asked for.
+    pub(super) upgrade: Option<Box<Upgrade>>,
+    /// How long the loop stood still for the last one.
+    pub(super) stood_still: Duration,
     /// When something last happened. `None`: memory was given back since.
     pub(super) stirred: Option<Instant>,
 }
@@ -95,6 +100,8 @@ impl Supervisor {
             serial: 0,
             token: 0,
             upgrades: 0,
+            upgrade: None,
+            stood_still: Duration::ZERO,
             stirred: Some(Instant::now()),
         })
     }
@@ -221,6 +228,11 @@ impl Supervisor {
     /// host of version 1, in one that has its processes.
     pub fn cgroup(&self, container: &str) -> Option<&Path> {
         self.containers.get(container).and_then(|known| known.cgroup.as_deref())
+    }
+
+    /// The ids of the containers that are known.
+    pub fn container_ids(&self) -> Vec<&str> {
+        self.containers.iter().map(|known| &*known.container.id).collect()
     }
 
     /// Attaches a client to the stdio of a process. The core owns the socket from now on.

@@ -55,6 +55,7 @@ impl Supervisor {
             Kind::CallOutput | Kind::CallErrors => self.calls.printed(serial, kind),
             Kind::Console => self.look_at_console(serial),
             Kind::News => self.news(),
+            Kind::Rehearsal => self.look_at_rehearsal(Instant::now()),
             Kind::Source | Kind::Sink | Kind::InputFifo | Kind::InputSink | Kind::Client => {
                 let Some(known) = self.processes.get_mut(serial) else { return };
                 let alive = known.process.is_alive();
@@ -88,7 +89,8 @@ impl Supervisor {
             streams.into_iter().chain(known.process.deadline(now)).min()
         });
         let idle = self.stirred.map(|at| at + IDLE);
-        processes.chain(self.calls.deadline()).chain(idle).min()
+        let upgrade = self.upgrade.as_ref().and_then(|upgrade| upgrade.deadline());
+        processes.chain(self.calls.deadline()).chain(upgrade).chain(idle).min()
     }
 
     fn streams_deadline(&self, known: &Supervised, streams: &Streams, now: Instant) -> Option<Instant> {
@@ -100,6 +102,7 @@ impl Supervisor {
 
     fn due(&mut self, now: Instant) {
         self.calls.kill_late(now);
+        self.look_at_rehearsal(now);
         self.streams_due(now);
         for serial in self.processes.serials(|known| known.process.deadline(now).is_some()) {
             self.process_due(serial, now);

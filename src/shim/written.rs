@@ -13,10 +13,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use windlass_sys::clock;
 use windlass_sys::process::Exit;
 
-/// One moment by both clocks, so that all conversions agree.
+/// One moment by both clocks, so that all conversions agree. Of some readings it is the one with the least time in
+/// between, in which this process may have had to wait for a CPU.
 fn anchor() -> (Instant, Duration) {
     static ANCHOR: OnceLock<(Instant, Duration)> = OnceLock::new();
-    *ANCHOR.get_or_init(|| (Instant::now(), clock::monotonic()))
+    let read = || {
+        let (before, clock, after) = (Instant::now(), clock::monotonic(), Instant::now());
+        (after - before, before, clock)
+    };
+    *ANCHOR.get_or_init(|| {
+        let (_, instant, clock) = (0..8).map(|_| read()).min().unwrap_or_else(read);
+        (instant, clock)
+    })
 }
 
 /// A moment as nanoseconds of `CLOCK_MONOTONIC`.

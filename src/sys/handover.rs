@@ -7,9 +7,9 @@ use std::ffi::{CString, c_char};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag};
+use nix::fcntl::FdFlag;
 
-use super::{Called, Result, SyscallError, descriptors};
+use super::{Result, SyscallError, check, descriptors};
 
 /// The number of a descriptor, by which the next program finds it.
 pub fn number(fd: BorrowedFd<'_>) -> u32 {
@@ -49,9 +49,9 @@ fn set_all(kept: &[u32], flags: FdFlag) -> Result<()> {
 }
 
 fn set(number: u32, flags: FdFlag) -> Result<()> {
-    let lost = || SyscallError { call: format!("fcntl({number}, F_SETFD)").into(), errno: Errno::EBADF };
-    let fd = descriptors::borrow_inherited(number as RawFd).ok_or_else(lost)?;
-    nix::fcntl::fcntl(fd, FcntlArg::F_SETFD(flags)).called(|| format!("fcntl({number}, F_SETFD)")).map(drop)
+    // SAFETY: F_SETFD changes a flag of the number and takes no pointer; one that is not open is EBADF.
+    let returned = unsafe { libc::fcntl(number as RawFd, libc::F_SETFD, flags.bits()) };
+    check(returned.into(), || format!("fcntl({number}, F_SETFD)")).map(drop)
 }
 
 /// The descriptors that another program has left to this one. Each is taken by its owner.
@@ -69,11 +69,15 @@ impl Inherited {
         let mut numbers: Vec<u32> = listed.to_vec();
         numbers.sort_unstable();
         numbers.dedup();
+        let is_open = |number: u32| match set(number, FdFlag::FD_CLOEXEC) {
+            Err(failed) => failed.errno != Errno::EBADF,
+            Ok(()) => true,
+        };
         let (numbers, missing): (Vec<u32>, Vec<u32>) =
-            numbers.into_iter().partition(|&number| number > 2 && set(number, FdFlag::FD_CLOEXEC).is_ok());
-        let kept: Vec<BorrowedFd<'_>> =
-            numbers.iter().filter_map(|&number| descriptors::borrow_inherited(number as RawFd)).collect();
-        descriptors::close_all_but(3, &kept);
+            numbers.into_iter().partition(|&number| number > 2 && is_open(number));
+        // SAFETY: they are open, as just seen, and nothing in this program closes one before the call is over.
+        let borrow = |number: &u32| unsafe { BorrowedFd::borrow_raw(*number as RawFd) };
+        descriptors::close_all_but(3, &numbers.iter().map(borrow).collect::<Vec<_>>());
         (Inherited { numbers }, missing)
     }
 
@@ -99,11 +103,13 @@ impl Inherited {
 mod tests {
     use std::os::fd::AsFd;
 
+    use nix::fcntl::FcntlArg;
+
     use super::*;
 
     #[test]
     fn a_program_that_cannot_be_executed_changes_nothing() {
-        let text = super::super::stream::sealed(b"neither a program nor a script").expect("a file");
+        let text = super::super::stream::sealed(c"x", b"neither a program nor a script").expect("a file");
         let kept = super::super::socket::datagram().expect("a socket");
         let failed = execute(text.as_fd(), &[c"x".into()], &[], &[number(kept.as_fd())]);
         assert!(matches!(failed.errno, Errno::ENOEXEC | Errno::EACCES), "{failed}");

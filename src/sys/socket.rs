@@ -118,7 +118,7 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Opti
 /// The same with all the descriptors.
 pub fn receive_all(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
     let (bytes, fds, flags) = loop {
-        match receive_message(socket, buffer) {
+        match receive_message(socket, buffer, 0) {
             Err(failed) if failed.errno == Errno::EINTR => {}
             Err(failed) if failed.errno == Errno::ECONNRESET => return Ok((0, Vec::new())),
             other => break other?,
@@ -139,7 +139,11 @@ pub fn receive_all(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, 
 
 /// recvmsg(2): the number of bytes, every descriptor that the kernel made for the message, and
 /// `msg_flags`. Not by nix, which gives no descriptors of a message that was cut off.
-fn receive_message(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>, libc::c_int)> {
+fn receive_message(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    flags: libc::c_int,
+) -> Result<(usize, Vec<OwnedFd>, libc::c_int)> {
     /// As aligned as the headers in it.
     #[repr(C, align(8))]
     struct Control([u8; HEADER + size_of::<libc::c_int>() * MOST_DESCRIPTORS]);
@@ -151,7 +155,7 @@ fn receive_message(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, 
     (header.msg_control, header.msg_controllen) = (control.0.as_mut_ptr().cast(), control.0.len() as _);
     // SAFETY: the header names one buffer and one space for control data with their true lengths; all
     // three outlive the call.
-    let returned = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
+    let returned = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags | libc::MSG_CMSG_CLOEXEC) };
     let bytes = check(returned as libc::c_long, || format!("recvmsg({})", socket.as_raw_fd()))? as usize;
     let control = &control.0[..(header.msg_controllen as usize).min(control.0.len())];
     Ok((bytes, descriptors(control).map(|raw| super::owned::from_raw(raw.into())).collect(), header.msg_flags))
@@ -332,6 +336,12 @@ pub fn unread_by_peer(socket: BorrowedFd<'_>) -> usize {
 /// Receives without waiting. On a message socket what does not fit is cut off.
 pub fn receive_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<usize> {
     nix::sys::socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)
+}
+
+/// Receives from a stream socket without waiting, with the last descriptor that was passed with the bytes.
+pub fn receive_passed(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<(usize, Option<OwnedFd>)> {
+    let received = receive_message(socket, buffer, libc::MSG_DONTWAIT);
+    received.map(|(bytes, fds, _)| (bytes, fds.into_iter().last())).map_err(|failed| failed.errno)
 }
 
 /// Sets a timeout for sending; after that it is `EAGAIN`.

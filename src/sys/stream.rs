@@ -111,10 +111,14 @@ pub fn set_onlcr(terminal: BorrowedFd<'_>) -> Result<()> {
         .called(|| "ioctl(TCSETS)".into())
 }
 
-/// An anonymous file with these bytes, sealed so that nobody can change it.
-pub fn sealed(bytes: &[u8]) -> Result<OwnedFd> {
+/// An anonymous file with these bytes, sealed so that nobody can change or execute it. Its name is for people.
+pub fn sealed(name: &std::ffi::CStr, bytes: &[u8]) -> Result<OwnedFd> {
     use nix::sys::memfd::{MFdFlags, memfd_create};
-    let file = memfd_create(c"journal", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    // memfd_create(2), Linux 6.3; before it is EINVAL.
+    let never_executed = MFdFlags::from_bits_retain(0x8);
+    let file = memfd_create(name, flags | never_executed)
+        .or_else(|errno| if errno == Errno::EINVAL { memfd_create(name, flags) } else { Err(errno) })
         .called(|| "memfd_create()".into())?;
     super::fd::write_all(file.as_fd(), bytes, super::poll::Deadline::NEVER)?;
     let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;

@@ -34,6 +34,7 @@ mod shim_faults;
 mod shim_gates;
 mod shim_measures;
 mod shim_podman;
+mod shim_upgrade;
 mod sources;
 mod stdio;
 mod swap;
@@ -80,6 +81,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         cost::CASES,
         shim::CASES,
         shim_faults::CASES,
+        shim_upgrade::CASES,
         shim_gates::CASES,
         shim_measures::CASES,
         swap::CASES,

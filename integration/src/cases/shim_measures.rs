@@ -4,6 +4,7 @@
 
 use crate::kit::containerd::Engine;
 use crate::kit::machine::{field, text};
+use crate::kit::shim;
 use crate::kit::stop::Context;
 use crate::kit::{Need, T, Verdict};
 use crate::{chapter, ensure};
@@ -18,6 +19,7 @@ chapter! { "shim_measures":
     ten_idle_shims_are_small [Need::Slow],
     a_thousand_execs_leave_nothing [Need::Slow],
     output_to_a_fifo_is_not_copied [Need::Slow],
+    an_upgrade_stands_still_for_milliseconds [Need::Slow],
 }
 
 /// Means of some shims.
@@ -178,5 +180,22 @@ fn output_to_a_fifo_is_not_copied(t: &T) -> Verdict {
     engine.is_clean()?;
     println!("MB/s, best of three: bare fifo {bare:.0}, ours {ours:.0}, theirs {theirs:.0}; copied {most} bytes");
     ensure!(most < megabytes * 1_000_000 / 16, "{most} bytes of {megabytes} MB were copied");
+    Ok(())
+}
+
+/// How long the loop may stand still for an upgrade, in microseconds, at the 99th percentile.
+const STANDSTILL: u64 = 20_000;
+
+fn an_upgrade_stands_still_for_milliseconds(t: &T) -> Verdict {
+    const ROUNDS: usize = 200;
+    let c = shim::run(t, &t.bundle()?.sh("while :; do echo x; sleep 0.001; done"), &["--log", "none"])?;
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        times.push(c.line("upgrade", &[])?["stood_still_us"].as_u64().unwrap_or(u64::MAX));
+    }
+    times.sort_unstable();
+    let (median, last) = (times[ROUNDS / 2], times[ROUNDS * 99 / 100]);
+    println!("upgrade: the loop stands still for {median} us (median), {last} us (99th percentile)");
+    ensure!(!is_static(c.pid()) || last <= STANDSTILL, "the loop stood still for {last} us");
     Ok(())
 }

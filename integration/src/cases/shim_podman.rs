@@ -39,7 +39,7 @@ chapter! { "shim_podman":
 const CONFIGURATION: &str = "[containers]\npids_limit=0\ndefault_ulimits=[]\n";
 
 /// Runs the script and compares what it prints.
-fn podman(t: &T, script: &str, expected: &str) -> Verdict {
+pub(super) fn podman(t: &T, script: &str, expected: &str) -> Verdict {
     let printed = run(t, script)?;
     ensure!(printed == expected, "the script printed {printed:?}, expected was {expected:?}");
     Ok(())

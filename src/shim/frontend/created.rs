@@ -13,9 +13,9 @@ use windlass_sys::{Result, fd};
 /// directory for both. Only the shim's file is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CreatedName {
-    kind: u32,
-    device: u64,
-    inode: u64,
+    pub(super) kind: u32,
+    pub(super) device: u64,
+    pub(super) inode: u64,
 }
 
 impl CreatedName {

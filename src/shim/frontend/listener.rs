@@ -20,9 +20,9 @@ const TURN: usize = 16;
 /// without a pause.
 #[derive(Debug)]
 pub(super) struct Listener {
-    socket: OwnedFd,
-    key: u64,
-    again: Option<Instant>,
+    pub(super) socket: OwnedFd,
+    pub(super) key: u64,
+    pub(super) again: Option<Instant>,
 }
 
 impl Listener {
@@ -34,6 +34,12 @@ impl Listener {
     /// Watches for clients from now on.
     pub(super) fn watch(&self, poll: &Poll) -> Result<()> {
         poll.watch(&self.socket, self.key, Interest::Read)
+    }
+
+    /// Watches for clients as in the program before.
+    pub(super) fn watch_again(&self, poll: &Poll) -> Result<()> {
+        let interest = if self.again.is_some() { Interest::Nothing } else { Interest::Read };
+        poll.watch(&self.socket, self.key, interest)
     }
 
     /// Accepts clients; more may be waiting. A client that is neither the own user nor root is closed, and its user id

@@ -2,11 +2,15 @@
 //! conmon's. Under any other name the first argument selects it (`containerd`, `conmon`), or is a command of the
 //! engine-neutral mode.
 
+mod carried;
 pub mod conmon;
 pub mod containerd;
+mod control;
 mod created;
+mod image;
 mod listener;
 pub mod native;
+mod resume;
 mod stderr;
 
 use std::ffi::{OsStr, OsString};
@@ -16,6 +20,9 @@ use std::process::ExitCode;
 /// Runs the front end that the arguments select. The first argument is the program's name.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let mut arguments: Vec<OsString> = arguments.collect();
+    if let Some(status) = resume::main(&arguments) {
+        return status;
+    }
     let name = arguments.first().map(|path| Path::new(path).file_name().unwrap_or_default().to_os_string());
     match protocol(name.as_deref().unwrap_or_default(), arguments.get(1).map(OsString::as_os_str)) {
         (Protocol::Conmon, named) => conmon::main(without_first(&mut arguments, named)),

@@ -28,7 +28,7 @@ use windlass_sys::fd;
 use windlass_sys::handover::{self, Inherited};
 
 /// The number of the format that is written.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = if cfg!(feature = "next-image") { 2 } else { 1 };
 
 /// What an image begins with.
 const MAGIC: &[u8; 8] = b"WLSHIM\r\n";
@@ -41,7 +41,7 @@ const LONGEST: usize = 1 << 30;
 
 /// FNV-1a in 64 bits, over eight bytes at a time: the checksum tells that an image was cut or mixed up, and is no
 /// protection from anybody.
-fn checksum(bytes: &[u8]) -> u64 {
+pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     let chunks = bytes.chunks(8).map(|chunk| {
         let mut word = [0; 8];
         word[..chunk.len()].copy_from_slice(chunk);
@@ -212,16 +212,15 @@ impl Context {
         self.fault.borrow_mut().get_or_insert_with(|| text.into());
     }
 
-    /// Ends the reading: the descriptors that nobody has taken are closed. The first fault, if there was one.
+    /// The first fault, if there was one.
     pub(crate) fn finish(&self) -> Result<(), String> {
-        match self.fault.borrow_mut().take() {
-            Some(fault) => Err(fault),
-            None => {
-                if let Source::Inherited(inherited) = &mut *self.source.borrow_mut() {
-                    inherited.close_rest();
-                }
-                Ok(())
-            }
+        self.fault.borrow_mut().take().map_or(Ok(()), Err)
+    }
+
+    /// Closes the descriptors that nobody has taken. The program before cannot go on any more.
+    pub(crate) fn close_rest(&self) {
+        if let Source::Inherited(inherited) = &mut *self.source.borrow_mut() {
+            inherited.close_rest();
         }
     }
 

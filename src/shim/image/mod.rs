@@ -6,6 +6,8 @@
 //! `watching`.
 
 pub(crate) mod format;
+#[cfg(feature = "next-image")]
+mod next;
 pub(crate) mod processes;
 mod stdio;
 pub(crate) mod supervisor;

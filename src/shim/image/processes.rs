@@ -9,11 +9,14 @@ use crate::life::{End, Life, Parent, Process};
 use crate::notifier::Watch;
 use crate::oom::OomWatch;
 use crate::processes::Supervised;
-use crate::{Container, ExitFile, ExitStatus, NewProcess, Phase, ProcessId, Runtime, Timeouts, WaitToken};
+use crate::{
+    Code, Container, ExitFile, ExitStatus, NewProcess, Phase, ProcessId, Refusal, Runtime, Timeouts, WaitToken,
+};
 use windlass_sys::process::{Child, Exit};
 
 table! {
     ProcessId { 1 container, 2 exec }
+    Refusal { 1 code, 2 message }
     Runtime { 1 binary, 2 global, 3 log }
     Timeouts { 1 long, 2 short }
     Container { 1 id, 2 bundle, 3 runtime, 4 timeouts, 5 drain, 6 kill_on_exit, 7 oom_files, 8 sync }
@@ -34,6 +37,9 @@ table! {
 }
 
 choice! {
+    Code {
+        1 NotFound {}, 2 AlreadyExists {}, 3 WrongPhase {}, 4 Invalid {}, 5 Runtime {}, 6 TimedOut {}, 7 Kernel {},
+    }
     Phase { 1 Added {}, 2 Created {}, 3 Running {}, 4 Paused {}, 5 Stopped {} }
     Exit { 1 Code { 1 code: 0 }, 2 Signal { 1 signal: 0 } }
     Parent { 1 Shim {}, 2 Other {}, 3 OtherUntil { 1 until: 0 } }

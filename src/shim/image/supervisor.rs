@@ -7,6 +7,23 @@ use crate::containers::Known;
 use crate::processes::Supervised;
 use windlass_sys::{Result, spawn};
 
+#[cfg(feature = "next-image")]
+use super::next as last;
+
+/// The fields that another format has otherwise.
+#[cfg(not(feature = "next-image"))]
+mod last {
+    use super::{Encoder, Fields, Supervisor};
+
+    pub(super) fn save(core: &Supervisor, to: &mut Encoder) {
+        to.put(13, false, &core.upgrades);
+    }
+
+    pub(super) fn restore(core: &mut Supervisor, fields: &mut Fields<'_>) {
+        core.upgrades = fields.get::<u64>(13) + 1;
+    }
+}
+
 /// Writes the supervisor down. Nothing may wait to be told: the loop stands at its top.
 pub(crate) fn save(core: &Supervisor, to: &mut Encoder) {
     to.put(1, true, &core.oom_score_adj);
@@ -21,7 +38,7 @@ pub(crate) fn save(core: &Supervisor, to: &mut Encoder) {
     to.put(10, true, &core.serial);
     to.put(11, true, &core.token);
     to.put(12, true, &spawn::descriptor_limit());
-    to.put(13, false, &core.upgrades);
+    last::save(core, to);
 }
 
 /// Reads it back into one that was just made. What it watches is watched again by [`watch`].
@@ -39,14 +56,13 @@ pub(crate) fn restore(core: &mut Supervisor, content: Content<'_>) {
     core.serial = fields.get(10);
     core.token = fields.get(11);
     spawn::set_descriptor_limit(fields.get(12));
-    core.upgrades = fields.get::<u64>(13) + 1;
+    last::restore(core, &mut fields);
     fields.end();
     // Who has died meanwhile may have left some.
     core.orphans = true;
 }
 
-/// Watches everything again that was watched in the program before, and looks at what may have changed meanwhile
-/// without a descriptor that tells of it.
+/// Watches everything again that was watched in the program before.
 pub(crate) fn watch(core: &mut Supervisor) -> Result<()> {
     for known in core.containers.iter_mut() {
         watching::container(known, &core.poll);
@@ -58,6 +74,5 @@ pub(crate) fn watch(core: &mut Supervisor) -> Result<()> {
     if core.directory.take().is_some() {
         core.watch_directory(".".as_ref());
     }
-    core.look_at_everything();
     Ok(())
 }

@@ -174,6 +174,18 @@ impl<T: Value> Value for Box<T> {
     }
 }
 
+impl<T: Value> Value for Rc<T> {
+    const EMPTY: bool = T::EMPTY;
+
+    fn write(&self, to: &mut Encoder) {
+        T::write(self, to);
+    }
+
+    fn read(content: Content<'_>) -> Rc<T> {
+        Rc::new(T::read(content))
+    }
+}
+
 /// Two fields.
 impl<A: Field, B: Field> Value for (A, B) {
     fn write(&self, to: &mut Encoder) {

@@ -68,7 +68,7 @@ impl Journald {
 
     fn send(&mut self, entry: &[u8], length: usize) {
         let sent = match self.post(entry, None) {
-            Err(Errno::EMSGSIZE | Errno::ENOBUFS) => match stream::sealed(entry) {
+            Err(Errno::EMSGSIZE | Errno::ENOBUFS) => match stream::sealed(c"journal", entry) {
                 Ok(file) => self.post(b"", Some(file.as_fd())),
                 Err(failed) => Err(failed.errno),
             },

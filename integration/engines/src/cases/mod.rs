@@ -21,6 +21,7 @@ mod package;
 mod podman;
 mod restore;
 mod rootless;
+mod upgrade;
 mod users;
 mod volumes;
 
@@ -38,6 +39,7 @@ pub fn of(engine: Engine) -> impl Iterator<Item = &'static Case> {
         build::CASES,
         limits::CASES,
         restore::CASES,
+        upgrade::CASES,
         mariadb::CASES,
         package::CASES,
         podman::CASES,

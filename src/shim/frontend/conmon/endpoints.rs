@@ -23,16 +23,16 @@ pub(super) struct Endpoints {
     pub(super) attach: Listener,
     pub(super) control: LineFifo,
     pub(super) size: LineFifo,
-    bundle: OwnedFd,
-    socket: CreatedName,
-    link: Option<(PathBuf, CreatedName)>,
+    pub(super) bundle: OwnedFd,
+    pub(super) socket: CreatedName,
+    pub(super) link: Option<(PathBuf, CreatedName)>,
 }
 
 /// A fifo of lines. It is open for writing too, so that it has no end when a writer closes it.
 #[derive(Debug)]
 pub(super) struct LineFifo {
     pub(super) fd: OwnedFd,
-    unread: Vec<u8>,
+    pub(super) unread: Vec<u8>,
 }
 
 /// The request in a line.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::time::Instant;
 
 use super::endpoints::{self, ControlMessage, Endpoints};
@@ -25,11 +26,11 @@ use windlass_sys::descriptors;
 use windlass_sys::process::Exit;
 
 /// The keys of the descriptors.
-const START: u64 = 1;
-const ATTACH: u64 = 2;
-const CONTROL: u64 = 3;
-const SIZE: u64 = 4;
-const NOTIFY: u64 = 5;
+pub(super) const START: u64 = 1;
+pub(super) const ATTACH: u64 = 2;
+pub(super) const CONTROL: u64 = 3;
+pub(super) const SIZE: u64 = 4;
+pub(super) const NOTIFY: u64 = 5;
 
 /// The exit status and the message by which callers recognize a timeout.
 const TIMED_OUT: i32 = -1;
@@ -37,7 +38,7 @@ const TIMED_OUT_MESSAGE: &str = "command timed out";
 
 /// The next deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
+pub(super) enum Next {
     Nothing,
     /// When the process is killed.
     Timeout(Instant),
@@ -46,32 +47,33 @@ enum Next {
 }
 
 /// The front end.
-pub(super) struct ConmonFront<'a> {
-    settings: &'a Settings,
-    messages: &'a Messages,
-    pipes: Pipes,
-    id: ProcessId,
+#[derive(Debug)]
+pub(crate) struct ConmonFront {
+    pub(super) settings: Rc<Settings>,
+    pub(super) messages: Rc<Messages>,
+    pub(super) pipes: Pipes,
+    pub(super) id: ProcessId,
     /// The process, until it is launched.
-    process: Option<NewProcess>,
-    preserved: BTreeMap<i32, OwnedFd>,
-    endpoints: Option<Endpoints>,
-    relay: Option<NotifyRelay>,
-    launched: Option<WaitToken>,
+    pub(super) process: Option<NewProcess>,
+    pub(super) preserved: BTreeMap<i32, OwnedFd>,
+    pub(super) endpoints: Option<Endpoints>,
+    pub(super) relay: Option<NotifyRelay>,
+    pub(super) launched: Option<WaitToken>,
     /// The last control message from before the launch.
-    early: Vec<ControlMessage>,
-    timed_out: bool,
-    next: Next,
+    pub(super) early: Vec<ControlMessage>,
+    pub(super) timed_out: bool,
+    pub(super) next: Next,
 }
 
-impl<'a> ConmonFront<'a> {
+impl ConmonFront {
     /// `preserved` are the descriptors that the process inherits.
     pub(super) fn new(
-        settings: &'a Settings,
-        messages: &'a Messages,
+        settings: Rc<Settings>,
+        messages: Rc<Messages>,
         pipes: Pipes,
         process: NewProcess,
         preserved: BTreeMap<i32, OwnedFd>,
-    ) -> ConmonFront<'a> {
+    ) -> ConmonFront {
         ConmonFront {
             settings,
             messages,
@@ -208,7 +210,7 @@ impl<'a> ConmonFront<'a> {
     }
 }
 
-impl crate::Front for ConmonFront<'_> {
+impl crate::Front for ConmonFront {
     fn ready(&mut self, key: u64, _ready: Ready, core: &mut Supervisor) {
         let received = match (key, &mut self.endpoints) {
             (START, _) => {

@@ -55,10 +55,10 @@ const SYSLOG: &str = "/dev/log";
 /// Where messages are written.
 #[derive(Debug)]
 pub(super) struct Messages {
-    level: Level,
-    syslog: Option<OwnedFd>,
+    pub(super) level: Level,
+    pub(super) syslog: Option<OwnedFd>,
     /// The first characters of the container's id.
-    id: String,
+    pub(super) id: String,
 }
 
 impl Messages {

@@ -14,6 +14,7 @@ mod arguments;
 mod endpoints;
 mod error;
 mod front;
+mod image;
 mod logs;
 mod messages;
 mod notify;
@@ -23,6 +24,7 @@ mod settings;
 use std::ffi::{CString, OsString};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
@@ -35,10 +37,11 @@ use self::pipes::Pipes;
 use self::settings::{ExitCommand, Settings};
 use crate::Supervisor;
 use crate::call;
+use crate::frontend::carried;
+use crate::frontend::control::Controlled;
 use crate::frontend::stderr::print_error;
 use crate::log::Logger;
 use crate::pipe;
-use crate::serve;
 use windlass_sys::process::{self, Forked, SingleThreaded};
 use windlass_sys::spawn::Spawn;
 use windlass_sys::{self as sys, descriptors, fd};
@@ -93,7 +96,7 @@ fn run(arguments: Vec<OsString>) -> Result<i32, Error> {
     // A caller may leave numbers out (podman's --preserve-fd). A descriptor that the shim opens there is not the
     // process's.
     process.preserve_fds.retain(|number| inherited.contains_key(number));
-    let messages = Messages::new(settings.level, settings.syslog, &settings.container.id);
+    let messages = Rc::new(Messages::new(settings.level, settings.syslog, &settings.container.id));
     let setup = || -> sys::Result<Supervisor> {
         // Fails only for the leader of a process group, which the caller's child may be.
         let _ = nix::unistd::setsid();
@@ -107,9 +110,23 @@ fn run(arguments: Vec<OsString>) -> Result<i32, Error> {
     core.listen_pid = settings.listen_pid;
     core.wait_for_only_reader = true;
     core.held = held.into_values().collect();
-    let mut front = ConmonFront::new(&settings, &messages, pipes, process, inherited);
+    let mut front = ConmonFront::new(Rc::new(settings), messages, pipes, process, inherited);
     front.begin(&mut core);
-    let status = serve(&mut core, &mut front)?;
+    let front = Controlled::new(front, &core);
+    Ok(serve(core, front)?)
+}
+
+/// The state that goes on in another program.
+pub(super) type Served = ConmonFront;
+
+/// Goes on as the supervisor.
+pub(super) fn go_on((core, front): (Supervisor, Controlled<Served>)) -> Result<i32, String> {
+    serve(core, front).map_err(|failed| failed.to_string())
+}
+
+fn serve(mut core: Supervisor, mut front: Controlled<ConmonFront>) -> sys::Result<i32> {
+    let status = carried::serve(&mut core, &mut front)?;
+    let (settings, messages) = (front.front.settings.clone(), front.front.messages.clone());
     drop(front);
     if let Some(exit) = &settings.exit
         && let Err(failed) = run_at_exit(exit, core)

@@ -24,8 +24,8 @@ const BEGINNINGS: [&[u8]; 4] = [b"STATUS=", b"ERRNO=", b"BUSERROR=", b"MONOTONIC
 #[derive(Debug)]
 pub(super) struct NotifyRelay {
     pub(super) inside: OwnedFd,
-    sender: OwnedFd,
-    host: String,
+    pub(super) sender: OwnedFd,
+    pub(super) host: String,
 }
 
 impl NotifyRelay {

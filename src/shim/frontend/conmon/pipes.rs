@@ -33,10 +33,10 @@ pub(super) enum NumberKey {
 /// The pipes that are still open.
 #[derive(Debug)]
 pub(super) struct Pipes {
-    key: NumberKey,
-    sync: Option<OwnedFd>,
+    pub(super) key: NumberKey,
+    pub(super) sync: Option<OwnedFd>,
     pub(super) start: Option<OwnedFd>,
-    attach: Option<OwnedFd>,
+    pub(super) attach: Option<OwnedFd>,
 }
 
 impl Pipes {

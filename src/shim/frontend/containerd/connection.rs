@@ -17,10 +17,10 @@ const READ: usize = 4096;
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    key: u64,
-    socket: OwnedFd,
-    frames: Frames,
-    watched: Waits,
+    pub(super) key: u64,
+    pub(super) socket: OwnedFd,
+    pub(super) frames: Frames,
+    pub(super) watched: Waits,
 }
 
 impl Connection {
@@ -87,7 +87,7 @@ impl Connection {
     }
 }
 
-fn interest(waits: Waits) -> Interest {
+pub(super) fn interest(waits: Waits) -> Interest {
     match waits {
         Waits::Idle => Interest::Read,
         Waits::Sending => Interest::Both,

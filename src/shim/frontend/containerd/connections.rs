@@ -15,8 +15,8 @@ use windlass_sys::Result;
 /// A call that is to be answered: a stream of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Caller {
-    connection: u64,
-    stream: u32,
+    pub(super) connection: u64,
+    pub(super) stream: u32,
 }
 
 impl Caller {
@@ -39,7 +39,7 @@ pub(super) enum Received {
 
 /// The connections, by the serial numbers of their keys.
 #[derive(Debug, Default)]
-pub(super) struct Connections(Table<u64, Box<Connection>>);
+pub(super) struct Connections(pub(super) Table<u64, Box<Connection>>);
 
 impl Connections {
     /// Takes in a client's socket, which does not block, and watches it.

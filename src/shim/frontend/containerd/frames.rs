@@ -19,8 +19,8 @@ pub(super) struct Closed;
 /// The bytes that wait in either direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Frames {
-    unread: Vec<u8>,
-    unsent: Vec<u8>,
+    pub(super) unread: Vec<u8>,
+    pub(super) unsent: Vec<u8>,
 }
 
 /// How much waits to be sent.

@@ -9,36 +9,48 @@ use nix::fcntl::OFlag;
 use super::arguments::{Arguments, TTRPC_ADDRESS};
 use super::connections::Received;
 use super::error::Error;
+use super::image;
 use super::key::{self, Kind, key};
 use super::log;
 use super::message::event::{TaskExec, TaskExit, TaskNamed, TaskStart, Topic};
 use super::server::Server;
+use crate::frontend::carried::{self, Carried, Mode};
+use crate::frontend::control::Controlled;
 use crate::frontend::created::CreatedName;
 use crate::frontend::listener::Listener;
-use crate::{Event, Ready, Supervisor, serve};
+use crate::image::format::table;
+use crate::{Event, Ready, Supervisor};
 use windlass_sys::{descriptors, fd, stream};
 
 /// Serves until containerd needs the shim no more.
 pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
-    let mut core = Supervisor::new()?;
-    let mut front = ContainerdFront::new(arguments, &core)?;
-    let socket = CreatedName::inspect(fd::CWD, &arguments.socket);
-    let status = serve(&mut core, &mut front)?;
+    let core = Supervisor::new()?;
+    let front = ContainerdFront::new(arguments, &core)?;
+    let front = Controlled::new(front, &core);
+    std::process::exit(serve(core, front)?)
+}
+
+/// Serves, and removes the socket.
+pub(super) fn serve(mut core: Supervisor, mut front: Controlled<ContainerdFront>) -> windlass_sys::Result<i32> {
+    let status = carried::serve(&mut core, &mut front)?;
     // The next shim of the same container may listen there by now.
-    if let Ok(socket) = socket {
-        socket.remove_path(arguments.socket.as_ref());
+    if let Some((path, socket)) = &front.front.socket {
+        socket.remove_path(path);
     }
-    std::process::exit(status)
+    Ok(status)
 }
 
 /// The shim, with what only the loop uses.
-struct ContainerdFront {
-    server: Server,
-    listener: Listener,
+#[derive(Debug)]
+pub(crate) struct ContainerdFront {
+    pub(super) server: Server,
+    pub(super) listener: Listener,
     /// The bundle that the shim was started for, where its log is.
-    bundle: PathBuf,
+    pub(super) bundle: PathBuf,
+    /// The path of the listener's socket, and what was made there.
+    pub(super) socket: Option<(PathBuf, CreatedName)>,
     /// Whether there was ever a task.
-    used: bool,
+    pub(super) used: bool,
 }
 
 impl ContainerdFront {
@@ -54,7 +66,9 @@ impl ContainerdFront {
         listener.watch(&core.poll)?;
         let events = std::env::var(TTRPC_ADDRESS).unwrap_or_else(|_| format!("{}.ttrpc", arguments.address));
         let server = Server::new(&arguments.namespace, &events, Instant::now());
-        Ok(ContainerdFront { server, listener, bundle, used: false })
+        let socket =
+            CreatedName::inspect(fd::CWD, &arguments.socket).ok().map(|made| (arguments.socket.clone().into(), made));
+        Ok(ContainerdFront { server, listener, bundle, socket, used: false })
     }
 
     fn accept(&mut self, core: &Supervisor) {
@@ -174,5 +188,20 @@ impl crate::Front for ContainerdFront {
         }
         let said = server.outbox.is_empty() && server.connections.are_flushed();
         server.lifetime.is_over(said, Instant::now()).then_some(0)
+    }
+}
+
+table! { ContainerdFront { 1 server, 2 listener, 3 bundle, 4 used, 5 socket } }
+
+impl Carried for ContainerdFront {
+    const MODE: Mode = Mode::Containerd;
+
+    fn watch_again(&mut self, core: &mut Supervisor) -> windlass_sys::Result<()> {
+        self.listener.watch_again(&core.poll)?;
+        image::watch_again(&self.server, &core.poll)
+    }
+
+    fn log(&self, text: &str) {
+        log::warn(&self.bundle, text);
     }
 }

@@ -69,9 +69,9 @@ const LONGEST: usize = 4096;
 /// A child that works.
 #[derive(Debug)]
 pub(super) struct Job<T> {
-    child: Child,
-    reason: OwnedFd,
-    finds: PhantomData<T>,
+    pub(super) child: Child,
+    pub(super) reason: OwnedFd,
+    pub(super) finds: PhantomData<T>,
 }
 
 impl<T: Finding> Job<T> {
@@ -134,7 +134,7 @@ pub(super) enum Work {
 }
 
 impl Work {
-    fn child(&self) -> &Child {
+    pub(super) fn child(&self) -> &Child {
         match self {
             Work::Prepare(job, _) => &job.child,
             Work::AwaitLogger(job, _) | Work::Unmount(job, ..) => &job.child,
@@ -155,7 +155,7 @@ pub(super) enum JobResult {
 
 /// The jobs, by the serial numbers of their keys.
 #[derive(Debug, Default)]
-pub(super) struct Jobs(Table<u64, Box<(Caller, Work)>>);
+pub(super) struct Jobs(pub(super) Table<u64, Box<(Caller, Work)>>);
 
 impl Jobs {
     /// Takes a job in, whose end answers `caller`. Returns the process id of its child.

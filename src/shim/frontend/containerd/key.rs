@@ -38,7 +38,7 @@ pub(super) fn parts(key: u64) -> Option<(Kind, u64)> {
 
 /// Allocates serial numbers.
 #[derive(Debug, Default)]
-pub(super) struct Serials(u64);
+pub(super) struct Serials(pub(super) u64);
 
 impl Serials {
     /// The next number.

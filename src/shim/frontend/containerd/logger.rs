@@ -31,11 +31,11 @@ const READY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct BinaryLogger {
     /// The process whose output it reads.
-    process: ProcessId,
+    pub(super) process: ProcessId,
     /// The logger's own process.
     pub child: Child,
     /// When it gets which signal next. `None` before its process is deleted, and after SIGKILL.
-    end: Option<(Instant, i32)>,
+    pub(super) end: Option<(Instant, i32)>,
 }
 
 /// The write ends of the pipes for the output, and the pipe that reports that the logger is ready.
@@ -90,7 +90,7 @@ impl BinaryLogger {
 
 /// The loggers, by the serial numbers of their keys.
 #[derive(Debug, Default)]
-pub(super) struct Loggers(Table<u64, Box<BinaryLogger>>);
+pub(super) struct Loggers(pub(super) Table<u64, Box<BinaryLogger>>);
 
 impl Loggers {
     /// Adds a logger.

@@ -32,6 +32,7 @@ mod error;
 mod frames;
 mod front;
 mod idmapped;
+mod image;
 mod info;
 mod io;
 mod job;
@@ -57,7 +58,17 @@ use std::process::ExitCode;
 
 use arguments::{Action, Arguments};
 
+use super::control::Controlled;
 use super::stderr::print_error;
+use crate::Supervisor;
+
+/// The state that goes on in another program.
+pub(super) type Served = front::ContainerdFront;
+
+/// Goes on as the shim.
+pub(super) fn go_on((core, front): (Supervisor, Controlled<Served>)) -> Result<i32, String> {
+    front::serve(core, front).map_err(|failed| failed.to_string())
+}
 
 /// Runs it.
 pub fn main(words: Vec<OsString>) -> ExitCode {

@@ -30,7 +30,7 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What becomes of the first event of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Delivery {
+pub(super) enum Delivery {
     /// It can be sent.
     Ready,
     /// It was sent at this moment, and its acknowledgement is awaited.
@@ -41,11 +41,11 @@ enum Delivery {
 
 /// The events that are not acknowledged, as a state machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Queue {
-    events: VecDeque<(Timestamp, TaskEvent)>,
-    delivery: Delivery,
+pub(super) struct Queue {
+    pub(super) events: VecDeque<(Timestamp, TaskEvent)>,
+    pub(super) delivery: Delivery,
     /// The next pause.
-    pause: Duration,
+    pub(super) pause: Duration,
 }
 
 impl Queue {
@@ -124,13 +124,13 @@ impl Queue {
 /// The events that are not acknowledged, and the connection that they go over.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    address: PathBuf,
-    namespace: String,
-    key: u64,
-    queue: Queue,
-    link: Option<Connection>,
+    pub(super) address: PathBuf,
+    pub(super) namespace: String,
+    pub(super) key: u64,
+    pub(super) queue: Queue,
+    pub(super) link: Option<Connection>,
     /// The number of the next stream of the connection.
-    stream: u32,
+    pub(super) stream: u32,
 }
 
 impl Outbox {

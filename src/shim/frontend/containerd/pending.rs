@@ -85,7 +85,7 @@ impl RuntimeVerb {
 
 /// The calls, by the token of the reply that they wait for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct PendingCalls(Table<WaitToken, (Caller, Then)>);
+pub(super) struct PendingCalls(pub(super) Table<WaitToken, (Caller, Then)>);
 
 impl PendingCalls {
     /// Notes who waits for a reply that comes later. A reply that is there is given back.

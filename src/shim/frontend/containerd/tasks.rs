@@ -66,7 +66,7 @@ pub(super) fn process_file(bundle: &Path, exec: &str) -> PathBuf {
 
 /// The tasks, by their ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Tasks(Table<String, Box<Task>>);
+pub(super) struct Tasks(pub(super) Table<String, Box<Task>>);
 
 impl Tasks {
     /// Whether there is none.

@@ -17,25 +17,27 @@ const WAITING: usize = 64 * 1024;
 
 /// A connected client.
 #[derive(Debug)]
-pub(super) struct Connection {
-    pub key: u64,
-    socket: OwnedFd,
-    input: Vec<u8>,
+pub(crate) struct Connection {
+    pub(crate) key: u64,
+    pub(crate) socket: OwnedFd,
+    pub(crate) input: Vec<u8>,
     /// Length of the beginning of `input` that has no newline.
-    searched: usize,
-    output: Vec<u8>,
-    watched: Interest,
+    pub(crate) searched: usize,
+    pub(crate) output: Vec<u8>,
+    pub(crate) watched: Interest,
     /// The client has closed its sending side.
-    pub half_closed: bool,
+    pub(crate) half_closed: bool,
     /// The connection is closed when its output is sent.
-    pub closing: bool,
+    pub(crate) closing: bool,
     /// Its position in the events, if it has subscribed.
-    pub cursor: Option<Cursor>,
+    pub(crate) cursor: Option<Cursor>,
+    /// The last descriptor that the client has passed.
+    pub(crate) passed: Option<OwnedFd>,
 }
 
 /// The result of [`Connection::receive`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Received {
+pub(crate) enum Received {
     /// A line, without its newline.
     Line(Vec<u8>),
     /// No complete line is there now.
@@ -46,7 +48,7 @@ pub(super) enum Received {
 
 impl Connection {
     /// Watches a new client.
-    pub(super) fn new(key: u64, socket: OwnedFd, poll: &Poll) -> Result<Connection> {
+    pub(crate) fn new(key: u64, socket: OwnedFd, poll: &Poll) -> Result<Connection> {
         poll.watch(&socket, key, Interest::Read)?;
         Ok(Connection {
             key,
@@ -58,11 +60,12 @@ impl Connection {
             half_closed: false,
             closing: false,
             cursor: None,
+            passed: None,
         })
     }
 
     /// Reads the next line, if it is complete.
-    pub(super) fn receive(&mut self) -> Received {
+    pub(crate) fn receive(&mut self) -> Received {
         if !self.has_room() {
             return Received::Nothing;
         }
@@ -74,7 +77,11 @@ impl Connection {
         }
         let mut piece = [0; 4096];
         loop {
-            match socket::receive_now(self.socket.as_fd(), &mut piece) {
+            let received = socket::receive_passed(self.socket.as_fd(), &mut piece).map(|(n, passed)| {
+                self.passed = passed.or(self.passed.take());
+                n
+            });
+            match received {
                 Ok(0) => {
                     self.half_closed = true;
                     return Received::Nothing;
@@ -107,33 +114,33 @@ impl Connection {
     }
 
     /// Whether input was received that is not read yet.
-    pub(super) fn has_more(&self) -> bool {
+    pub(crate) fn has_more(&self) -> bool {
         !self.input.is_empty()
     }
 
     /// Whether [`Connection::receive`] would return a line without reading.
-    pub(super) fn has_line(&self) -> bool {
+    pub(crate) fn has_line(&self) -> bool {
         self.has_room() && !self.closing && windlass_sys::stream::find(b'\n', &self.input[self.searched..]).is_some()
     }
 
     /// Whether the output buffer has room for events.
-    pub(super) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.output.len() < WAITING
     }
 
     /// Whether all output is sent.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.output.is_empty()
     }
 
     /// Sends bytes, or buffers them. Returns false if the client has closed the connection.
-    pub(super) fn send(&mut self, bytes: &[u8]) -> bool {
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> bool {
         self.output.extend_from_slice(bytes);
         self.flush()
     }
 
     /// Sends buffered output. Returns false if the client has closed the connection.
-    pub(super) fn flush(&mut self) -> bool {
+    pub(crate) fn flush(&mut self) -> bool {
         let mut sent = 0;
         while sent < self.output.len() {
             match socket::send_now(self.socket.as_fd(), &self.output[sent..]) {
@@ -150,7 +157,7 @@ impl Connection {
     }
 
     /// Watches for input and output as needed.
-    pub(super) fn watch(&mut self, poll: &Poll) {
+    pub(crate) fn watch(&mut self, poll: &Poll) {
         let read = !self.half_closed && !self.closing && self.has_room();
         let wanted = match (read, self.output.is_empty()) {
             (true, true) => Interest::Read,
@@ -164,7 +171,7 @@ impl Connection {
     }
 
     /// Stops watching, and returns the socket.
-    pub(super) fn into_socket(self, poll: &Poll) -> OwnedFd {
+    pub(crate) fn into_socket(self, poll: &Poll) -> OwnedFd {
         poll.forget(&self.socket);
         self.socket
     }

@@ -34,7 +34,7 @@ type Result<T> = std::result::Result<T, Refusal>;
 pub(super) const VERSION: u32 = 1;
 
 /// What does not change after a container was created.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Facts {
     /// Version of this document.
     pub v: u32,
@@ -89,9 +89,9 @@ const RESERVE_FLAGS: OFlag = OFlag::O_WRONLY.union(OFlag::O_CREAT).union(OFlag::
 /// The directory of one container.
 #[derive(Clone, Debug)]
 pub(super) struct ContainerDir {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// It is the working directory.
-    entered: bool,
+    pub(super) entered: bool,
 }
 
 impl ContainerDir {

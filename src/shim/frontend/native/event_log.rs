@@ -23,26 +23,26 @@ const PIECE: usize = 8 * 1024;
 /// The open file.
 #[derive(Debug)]
 pub(super) struct EventLog {
-    path: PathBuf,
-    file: OwnedFd,
-    length: u64,
-    next: u64,
-    acknowledged: u64,
-    compact_at: u64,
+    pub(super) path: PathBuf,
+    pub(super) file: OwnedFd,
+    pub(super) length: u64,
+    pub(super) next: u64,
+    pub(super) acknowledged: u64,
+    pub(super) compact_at: u64,
     /// Changes when the file is rewritten, which invalidates the offsets of cursors.
-    generation: u32,
+    pub(super) generation: u32,
     /// The last event of [`EventLog::append_once`].
-    once: Option<(u64, String)>,
+    pub(super) once: Option<(u64, String)>,
     /// Lines that are not written yet, because the disk was full.
-    late: VecDeque<String>,
+    pub(super) late: VecDeque<String>,
 }
 
 /// The position of a subscriber.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cursor {
-    from: u64,
-    offset: u64,
-    generation: u32,
+pub(crate) struct Cursor {
+    pub(super) from: u64,
+    pub(super) offset: u64,
+    pub(super) generation: u32,
 }
 
 /// A line: an event or an acknowledgement.

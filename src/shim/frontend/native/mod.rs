@@ -13,22 +13,26 @@
 
 mod adopt;
 mod attach;
-mod connection;
+pub(super) mod connection;
 mod container_dir;
 mod dead;
 mod event_log;
+mod image;
 mod logs;
 mod report;
 mod requests;
 mod run;
 mod serve;
+mod shims;
 pub mod table;
 mod verbs;
-mod wire;
+pub(super) mod wire;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
+use crate::Supervisor;
+use crate::frontend::carried;
 use crate::frontend::stderr::{NAME, print_error};
 use verbs::{Failure, Invocation};
 use windlass_args::{Environment, Matches, Words, count, help, print};
@@ -45,6 +49,14 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The state that goes on in another program.
+pub(super) type Served = serve::Server;
+
+/// Goes on as the server.
+pub(super) fn go_on((mut core, mut server): (Supervisor, Served)) -> Result<i32, String> {
+    carried::serve(&mut core, &mut server).map_err(|failed| failed.to_string())
 }
 
 fn verb(arguments: Vec<OsString>) -> Result<i32, Failure> {
@@ -76,6 +88,8 @@ fn verb(arguments: Vec<OsString>) -> Result<i32, Failure> {
             let id = matches.operands.first().map(OsString::as_os_str).and_then(OsStr::to_str).unwrap_or_default();
             Ok(run::adopt(&state, id))
         }
+        "list" => shims::list(&state),
+        "upgrade" => shims::upgrade(&state, &matches),
         name => Invocation { state: &state, matches: &matches }.run(name),
     }
 }

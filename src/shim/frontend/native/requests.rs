@@ -18,6 +18,7 @@ use crate::Refusal;
 use crate::Reply;
 use crate::Request;
 use crate::Supervisor;
+use crate::frontend::carried::{self, Mode};
 use windlass_sys::fd;
 
 type Result<T> = std::result::Result<T, Refusal>;
@@ -105,11 +106,10 @@ impl Server {
         let plain = |request| (request, ClientRequest::Plain);
         let (request, what) = match line.op {
             "hello" => {
-                let version = env!("CARGO_PKG_VERSION");
-                let pid = std::process::id();
-                return Ok(Response::Answer(
-                    json!({"v": PROTOCOL, "id": self.facts.id, "shim_pid": pid, "version": version}),
-                ));
+                let mut about = carried::about(Mode::Neutral, core);
+                about["v"] = PROTOCOL.into();
+                about["id"] = self.facts.id.as_str().into();
+                return Ok(Response::Answer(about));
             }
             "status" => return self.status(core).map(Response::Answer),
             "subscribe" => {
@@ -123,6 +123,12 @@ impl Server {
                 let event = line.event.ok_or_else(|| Refusal::new(Code::Invalid, "ack needs an event"))?;
                 self.journal.acknowledge(event);
                 return Ok(Response::Answer(json!({"acknowledged": self.journal.acknowledged()})));
+            }
+            "upgrade" => {
+                let passed = self.connection(key).and_then(|connection| connection.passed.take());
+                let reply = carried::request_upgrade(passed, core);
+                self.note(reply, PendingRequest::Client { key, seq: line.seq, what: ClientRequest::Plain }, core)?;
+                return Ok(Response::Later);
             }
             "attach" => return Ok(Response::Attach(process, json!({}))),
             "exec" => return self.start_exec(key, line, core),

@@ -33,8 +33,8 @@ use crate::Runtime;
 use crate::Supervisor;
 use crate::Timeouts;
 use crate::WaitToken;
+use crate::frontend::carried;
 use crate::frontend::listener::Listener;
-use crate::serve;
 use crate::stdio::{Output, Stdin, Stdio};
 use windlass_sys::{fd, socket};
 
@@ -81,7 +81,8 @@ pub(super) enum ClientRequest {
 }
 
 /// The server's side of the protocol.
-pub(super) struct Server {
+#[derive(Debug)]
+pub(crate) struct Server {
     pub(super) dir: ContainerDir,
     pub(super) facts: Facts,
     pub(super) journal: EventLog,
@@ -92,20 +93,20 @@ pub(super) struct Server {
     pub(super) execs: u64,
     /// Whether the container was created by an earlier shim.
     pub(super) adopted: bool,
-    next_key: u64,
-    listener: Listener,
+    pub(super) next_key: u64,
+    pub(super) listener: Listener,
     /// The lock on `shim.lock`, held until the shim ends.
-    lock: OwnedFd,
+    pub(super) lock: OwnedFd,
     /// The shim ends: until when clients may read their answers, and the exit status.
-    finishing: Option<(Instant, i32)>,
-    late: Option<Instant>,
+    pub(super) finishing: Option<(Instant, i32)>,
+    pub(super) late: Option<Instant>,
     /// Clients that have sent more than was served in their turn.
     pub(super) unserved: Vec<u64>,
     /// Descriptors in reserve. They are closed when a failed container must be removed, for which the runtime needs
     /// descriptors.
-    spare: Vec<OwnedFd>,
+    pub(super) spare: Vec<OwnedFd>,
     /// Whether the container's directory was removed.
-    dir_gone: bool,
+    pub(super) dir_gone: bool,
 }
 
 /// Runs the server: `run DIR` or `adopt DIR`.
@@ -121,7 +122,7 @@ pub(super) fn main(words: &[OsString]) -> i32 {
                 dir.remove()
             }
         })?;
-        Ok(serve(&mut core, &mut server)?)
+        Ok(carried::serve(&mut core, &mut server)?)
     })();
     result.unwrap_or_else(|refusal| {
         Report::fail(&refusal);
@@ -226,7 +227,13 @@ impl Server {
 
     /// Sends a request to the core. `asked` says what is done with the answer.
     pub(super) fn ask(&mut self, core: &mut Supervisor, request: Request, asked: PendingRequest) -> Result<()> {
-        match core.request(request)? {
+        let reply = core.request(request);
+        self.note(reply, asked, core)
+    }
+
+    /// Notes a request whose answer comes later, or handles the answer.
+    pub(super) fn note(&mut self, reply: Result<Reply>, asked: PendingRequest, core: &mut Supervisor) -> Result<()> {
+        match reply? {
             Reply::Pending(token) => self.pending.push((token, asked)),
             reply => self.answered(asked, Ok(reply), core),
         }

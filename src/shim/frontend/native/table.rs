@@ -137,8 +137,31 @@ pub const VERBS: &[Verb] = &[
         name: "list",
         usage: "",
         operands: Operands::Count(0, 0),
-        brief: "all containers",
-        summary: "print the status of all containers, a line each",
+        brief: "all shims",
+        summary: "print all shims of this host, a line each",
+        about: &[
+            "A line of JSON for each, with mode (neutral, containerd or conmon), ids, shim_pid, version and memory_kb \
+             (proportional). In the engine-neutral mode it also has what status prints.",
+        ],
+        ..BASE
+    },
+    Verb {
+        name: "upgrade",
+        usage: "CONTAINER | --all",
+        operands: Operands::Count(0, 1),
+        brief: "replace the shim's program",
+        summary: "have shims go on as another program",
+        about: &[
+            "The shim of any mode executes the program in its own process: its id, children, sockets and streams stay. \
+             Before that the program must show that it can read what the shim keeps; otherwise the shim refuses, \
+             says why, and serves on. Prints a line for each, and exits with 1 if one has refused.",
+        ],
+        flags: &[
+            flag("all", Takes::Nothing, "all shims of this host").short('a'),
+            flag("binary", Takes::File("PATH"), "the program; default: this one"),
+            STATE_DIR,
+            HELP,
+        ],
         ..BASE
     },
     Verb {

@@ -6,11 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::container_dir::{self, ContainerDir};
+use super::container_dir::ContainerDir;
 use super::logs::{self, Reader, Wanted};
 use super::{attach, dead};
 use crate::Refusal;
-use crate::frontend::stderr::{NAME, print_error};
 use windlass_args::Matches;
 use windlass_client::{Client, Error};
 use windlass_sys::fd;
@@ -43,9 +42,6 @@ impl From<windlass_base::error::Error> for Failure {
 }
 
 type Result<T> = std::result::Result<T, Failure>;
-
-/// How long `list` waits for each shim, because one that is stopped must not hide the others.
-const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 /// How often `logs --follow` looks for new entries.
 const LOOK: Duration = Duration::from_millis(100);
@@ -128,7 +124,6 @@ impl Invocation<'_> {
                 self.ask_living(name, json!({"exec": exec, "signal": number, "all": matches.switch("all")}))
             }
             "status" => self.print(self.ask(name, json!({}), dead::status)?),
-            "list" => self.list(),
             "wait" => {
                 let of_exec = exec.clone();
                 self.print(self.ask(name, json!({"exec": exec}), |dir| match of_exec {
@@ -158,32 +153,6 @@ impl Invocation<'_> {
 
     fn print(&self, value: Value) -> Result<i32> {
         writeln!(io::stdout(), "{value}")?;
-        Ok(0)
-    }
-
-    fn list(&self) -> Result<i32> {
-        for (id, dir) in container_dir::all(self.state)? {
-            if let Err(refusal) = dir.check() {
-                print_error(NAME, &format!("{id}: {refusal}"));
-                continue;
-            }
-            let answer = Client::connect(self.state, &id).and_then(|mut client| {
-                client.set_timeout(ANSWER_TIME)?;
-                client.call("status", json!({}))
-            });
-            let status = match answer {
-                // The shim lives, so its records are incomplete.
-                Err(Error::Lost(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    Err(Failure("the shim does not answer".into()))
-                }
-                Err(_) => dead::status(&dir).map_err(Failure::from),
-                Ok(status) => Ok(status),
-            };
-            match status {
-                Ok(status) => writeln!(io::stdout(), "{status}")?,
-                Err(Failure(message)) => print_error(NAME, &format!("{id}: {message}")),
-            }
-        }
         Ok(0)
     }
 

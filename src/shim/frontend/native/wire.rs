@@ -15,7 +15,7 @@ pub(super) const PROTOCOL: u32 = 1;
 
 /// A request. Members that an operation does not need are ignored.
 #[derive(Debug, Deserialize)]
-pub(super) struct WireRequest<'a> {
+pub(crate) struct WireRequest<'a> {
     /// Repeated in the answer.
     #[serde(default)]
     pub seq: u64,
@@ -65,7 +65,7 @@ pub(super) struct WireRequest<'a> {
 /// A signal, by number or by name.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-pub(super) enum Signal {
+pub(crate) enum Signal {
     Number(i32),
     Name(String),
 }
@@ -138,7 +138,7 @@ fn members(record: &ExitRecord, status: i32) -> Value {
 }
 
 /// An answer, with its newline.
-pub(super) fn answer(seq: u64, result: Result<serde_json::Value, Refusal>) -> Vec<u8> {
+pub(crate) fn answer(seq: u64, result: Result<serde_json::Value, Refusal>) -> Vec<u8> {
     let line = match result {
         Ok(value) => serde_json::json!({"seq": seq, "ok": value}),
         Err(refusal) => serde_json::json!({"seq": seq, "error": error(&refusal)}),

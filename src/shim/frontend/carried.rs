@@ -1,0 +1,70 @@
+//! A front end that goes on in the program that replaces this one.
+
+use std::os::fd::OwnedFd;
+
+use serde_json::{Value as Json, json};
+
+use crate::image::format::{Encoder, FORMAT, Value, choice};
+use crate::upgrade::field;
+use crate::{Code, Front, Refusal, Reply, Supervisor, front};
+
+/// The protocol of a shim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// containerd's.
+    Containerd,
+    /// conmon's.
+    Conmon,
+    /// The engine-neutral one.
+    Neutral,
+}
+
+choice! { Mode { 1 Containerd {}, 2 Conmon {}, 3 Neutral {} } }
+
+/// A front end that can be written down. Reading it back has no effect outside of the process, so that it can be
+/// tried; what it watches is watched again afterwards.
+pub(super) trait Carried: Front + Value {
+    /// Its protocol.
+    const MODE: Mode;
+    /// Watches again what was watched in the program before.
+    fn watch_again(&mut self, core: &mut Supervisor) -> windlass_sys::Result<()>;
+    /// Logs something for people.
+    fn log(&self, text: &str);
+}
+
+/// Runs the loop until the front end has finished, or another program goes on.
+pub(super) fn serve<F: Carried>(core: &mut Supervisor, front: &mut F) -> windlass_sys::Result<i32> {
+    front::run(core, front, |core, front: &F| {
+        if core.is_upgrade_due() {
+            core.upgrade(&|to: &mut Encoder| {
+                to.put(field::MODE, true, &F::MODE);
+                to.put(field::FRONT, true, front);
+            });
+        }
+    })
+}
+
+/// What a shim says of itself.
+pub(super) fn about(mode: Mode, core: &Supervisor) -> Json {
+    let mode = match mode {
+        Mode::Containerd => "containerd",
+        Mode::Conmon => "conmon",
+        Mode::Neutral => "neutral",
+    };
+    let (upgrades, stood_still) = core.upgrades();
+    json!({
+        "v": 1,
+        "mode": mode,
+        "shim_pid": std::process::id(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "format": FORMAT,
+        "upgrades": upgrades,
+        "stood_still_us": u64::try_from(stood_still.as_micros()).unwrap_or(u64::MAX),
+    })
+}
+
+/// Begins to have this program replaced by the one that the client has passed.
+pub(super) fn request_upgrade(passed: Option<OwnedFd>, core: &mut Supervisor) -> Result<Reply, Refusal> {
+    let program = passed.ok_or_else(|| Refusal::new(Code::Invalid, "upgrade needs the descriptor of a program"))?;
+    core.request_upgrade(program)
+}

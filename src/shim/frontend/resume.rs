@@ -1,0 +1,256 @@
+//! The beginning of a program that goes on in a shim's process, or that only looks whether it could.
+//!
+//! Nothing that has an effect outside of the process is done before everything is read and watched. Until then this
+//! program can give the process back to the one before.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use super::carried::{Carried, Mode};
+use super::control::Controlled;
+use super::stderr::{NAME, print_error};
+use super::{conmon, containerd, native};
+use crate::image::format::{self, Content, Context, Fields};
+use crate::image::supervisor;
+use crate::rehearsal::{CHECK, RESUME, proof};
+use crate::upgrade::{field, words};
+use crate::{Code, Refusal, Reply, Supervisor, WaitToken, call, written};
+use windlass_sys::handover::{self, Inherited};
+use windlass_sys::{descriptors, fd, process};
+
+/// Looks at an image or goes on with it, if that is what the command line says.
+pub(super) fn main(words: &[OsString]) -> Option<ExitCode> {
+    let [_, verb, place, rest @ ..] = words else { return None };
+    let (number, began) = place.to_str().map(|place| place.split_once(',').unwrap_or((place, "0")))?;
+    let image = || number.parse().ok().and_then(descriptors::borrow_inherited);
+    if verb == CHECK {
+        let found = image().ok_or_else(|| "there is no image".into()).and_then(check);
+        // Nothing is dropped: what was read is another process's.
+        process::exit_now(i32::from(found.inspect_err(|why| print_error(NAME, why)).is_err()));
+    }
+    if verb != RESUME {
+        return None;
+    }
+    let failed = rest.first().and_then(|word| word.to_str()?.strip_prefix('!').map(str::to_owned));
+    let began = written::at(began.parse().unwrap_or(0));
+    match image().ok_or_else(|| "there is no image".into()).and_then(|image| resume(image, began, failed)) {
+        Ok(status) => Some(ExitCode::from(status as u8)),
+        Err(why) => {
+            print_error(NAME, &format!("the shim cannot go on: {why}"));
+            Some(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// What is read of an image before its mode is known.
+struct Opened {
+    bytes: Vec<u8>,
+}
+
+impl Opened {
+    fn read(image: BorrowedFd<'_>) -> Result<Opened, String> {
+        let bytes = fd::read_part(image, 0, usize::MAX).map_err(|failed| failed.to_string())?;
+        Ok(Opened { bytes })
+    }
+}
+
+fn check(image: BorrowedFd<'_>) -> Result<(), String> {
+    let opened = Opened::read(image)?;
+    let header = format::header(&opened.bytes)?;
+    let context = Context::without_descriptors();
+    let mut fields = Fields::of(Content::of(header.body, &context), "the image");
+    let found = match fields.get(field::MODE) {
+        Mode::Neutral => try_out::<native::Served>(fields, &context),
+        Mode::Conmon => try_out::<Controlled<conmon::Served>>(fields, &context),
+        Mode::Containerd => try_out::<Controlled<containerd::Served>>(fields, &context),
+    };
+    let of = format!("an image of format {}, written by version {}", header.format, header.version);
+    found
+        .and_then(|()| writeln!(std::io::stdout(), "{}", proof(&opened.bytes)).map_err(|error| error.to_string()))
+        .map_err(|why| format!("version {} cannot read {of}: {why}", env!("CARGO_PKG_VERSION")))
+}
+
+fn try_out<F: Carried>(fields: Fields<'_>, context: &Context) -> Result<(), String> {
+    let state = State::<F>::read(fields)?;
+    let found = context.finish();
+    // Their ends would have effects outside of this process.
+    std::mem::forget(state);
+    found
+}
+
+/// What a shim consists of.
+struct State<F> {
+    core: Supervisor,
+    front: F,
+    token: WaitToken,
+}
+
+impl<F: Carried> State<F> {
+    fn read(mut fields: Fields<'_>) -> Result<State<F>, String> {
+        let mut core = Supervisor::new().map_err(|failed| failed.to_string())?;
+        if let Some(content) = fields.take_one(field::CORE) {
+            supervisor::restore(&mut core, content);
+        }
+        let name: Option<Vec<u8>> = fields.get(field::NAME);
+        if let Some(Ok(name)) = name.map(|name| std::ffi::CString::new(name.trim_ascii_end())) {
+            process::set_comm(&name);
+        }
+        let state = State { core, front: fields.get(field::FRONT), token: fields.get(field::TOKEN) };
+        // Read by who needs them.
+        for number in [field::MODE, field::DESCRIPTORS, field::BEFORE] {
+            fields.take(number);
+        }
+        fields.end();
+        Ok(state)
+    }
+
+    /// Watches everything again. After this there is no way back.
+    fn watch_again(&mut self) -> Result<(), String> {
+        supervisor::watch(&mut self.core)
+            .and_then(|()| self.front.watch_again(&mut self.core))
+            .map_err(|failed| failed.to_string())
+    }
+}
+
+fn resume(image: BorrowedFd<'static>, began: Instant, failed: Option<String>) -> Result<i32, String> {
+    let opened = Opened::read(image)?;
+    let header = format::header(&opened.bytes)?;
+    let nowhere = Context::without_descriptors();
+    let mut fields = Fields::of(Content::of(header.body, &nowhere), "the image");
+    let listed: Vec<u32> = fields.get(field::DESCRIPTORS);
+    let mode: Mode = fields.get(field::MODE);
+    let before = fields.take_one(field::BEFORE).and_then(|content| u32::try_from(content.number()).ok());
+    let number = handover::number(image);
+    let (mut inherited, missing) = Inherited::new(&[&listed[..], &[number]].concat());
+    let resumption = Resumption {
+        body: header.body,
+        image: inherited.take(number),
+        before: before.and_then(|before| inherited.take(before)),
+        place: format!("{number},{}", written::since_boot(began)),
+        listed,
+        missing,
+        began,
+        failed,
+        from: format!("{} (format {})", header.version, header.format),
+    };
+    let context = Context::of(inherited);
+    match mode {
+        Mode::Neutral => native::go_on(resumption.state(&context)?),
+        Mode::Conmon => conmon::go_on(resumption.state(&context)?),
+        Mode::Containerd => containerd::go_on(resumption.state(&context)?),
+    }
+}
+
+/// What is known of the program before.
+struct Resumption<'a> {
+    body: &'a [u8],
+    image: Option<OwnedFd>,
+    /// The program that has written it.
+    before: Option<OwnedFd>,
+    place: String,
+    listed: Vec<u32>,
+    missing: Vec<u32>,
+    began: Instant,
+    /// Why the program that was to go on has given the process back.
+    failed: Option<String>,
+    from: String,
+}
+
+impl Resumption<'_> {
+    /// The state, with everything watched again and the request answered. Does not return if the program before
+    /// goes on.
+    fn state<F: Carried>(mut self, context: &Context) -> Result<(Supervisor, F), String> {
+        let fields = Fields::of(Content::of(self.body, context), "the image");
+        let mut state = State::<F>::read(fields).inspect_err(|why| self.give_back(why))?;
+        let found = context.finish().and_then(|()| state.watch_again());
+        if let Err(why) = &found {
+            self.give_back(why);
+        }
+        context.close_rest();
+        drop((self.image.take(), self.before.take()));
+        let State { mut core, front, token } = state;
+        self.tell(&front, found);
+        let answer = match self.failed {
+            None => Ok(Reply::Done),
+            Some(why) => Err(Refusal::new(Code::Kernel, format!("the program could not go on here: {why}"))),
+        };
+        core.resumed(token, answer, self.began.elapsed());
+        Ok((core, front))
+    }
+
+    fn tell<F: Carried>(&self, front: &F, found: Result<(), String>) {
+        let version = env!("CARGO_PKG_VERSION");
+        front.log(&match &self.failed {
+            None => format!("version {version} goes on for version {}", self.from),
+            Some(why) => format!("version {version} goes on after all: {why}"),
+        });
+        if !self.missing.is_empty() {
+            front.log(&format!("these descriptors are lost: {:?}", self.missing));
+        }
+        if let Err(why) = found {
+            front.log(&format!("not everything goes on: {why}"));
+        }
+    }
+
+    /// Has the program before go on. Returns if that is not possible, or if it has been tried already.
+    fn give_back(&self, why: &str) {
+        let (Some(before), Some(image), None) = (&self.before, &self.image, &self.failed) else { return };
+        let own = [handover::number(image.as_fd()), handover::number(before.as_fd())];
+        let open = |number: &u32| !self.missing.contains(number);
+        let kept: Vec<u32> = self.listed.iter().copied().filter(open).chain(own).collect();
+        let environment: Vec<_> = call::environment().collect();
+        let failed = handover::execute(before.as_fd(), &words(&self.place, Some(why)), &environment, &kept);
+        print_error(NAME, &format!("{why}; the program before cannot be executed: {failed}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::format::Encoder;
+
+    /// Two bodies of one state: with the numbers of its descriptors, and to be compared.
+    type Bodies = [Vec<u8>; 2];
+
+    /// The state of an image, written down again.
+    fn again<F: Carried>(body: &[u8]) -> Bodies {
+        let context = Context::without_descriptors();
+        let mut fields = Fields::of(Content::of(body, &context), "the image");
+        fields.take(field::NAME);
+        let state = State::<F>::read(fields).expect("a supervisor");
+        assert_eq!(context.finish(), Ok(()));
+        let written = [Encoder::default(), Encoder::anonymous()].map(|mut to| {
+            to.put(field::FRONT, true, &state.front);
+            let start = to.begin(field::CORE, true);
+            supervisor::save(&state.core, &mut to);
+            to.end(start);
+            to.put(field::TOKEN, true, &state.token);
+            to.finish().0
+        });
+        std::mem::forget(state);
+        written
+    }
+
+    #[test]
+    fn an_image_of_each_mode_that_is_written_down_again_is_the_same() {
+        let read = |name: &str| {
+            let path = format!("{}/tests/images/1/{name}", env!("CARGO_MANIFEST_DIR"));
+            std::fs::read(path).expect("an image")
+        };
+        let same = |name: &str, of: fn(&[u8]) -> Bodies| {
+            let image = read(name);
+            let [numbered, first] = of(format::header(&image).expect("an image").body);
+            let [_, mut second] = of(&numbered);
+            // It counts the programs that have read it.
+            assert_eq!(first.len(), second.len(), "{name}");
+            let differ = first.iter().zip(&mut second).filter(|(a, b)| a != b).count();
+            assert!(differ <= 1, "{name}: {differ} bytes differ");
+        };
+        same("neutral", again::<native::Served>);
+        same("conmon", again::<Controlled<conmon::Served>>);
+        same("containerd", again::<Controlled<containerd::Served>>);
+    }
+}

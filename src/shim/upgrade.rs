@@ -1,0 +1,184 @@
+//! The upgrade in place: another program goes on in this process, with its children, descriptors and sockets.
+//!
+//! ```text
+//! Wanted ─> Looking ─> Looked ─> (image) ─> (last look) ─> execveat(2) ─> the other program
+//!    ^          │         │                      │               │
+//!    │          └─────────┴── refused <──────────┴───────────────┘   this program serves on
+//!    └──────────── too late ────────────────────-┘
+//! ```
+//!
+//! First the program looks at an image in a child while the loop goes on. Then, at the top of the loop, where nothing
+//! is half done, the loop stands still: the image is taken once more, the program looks at it again unless it is the
+//! same, and the program is executed. Nothing is waited for longer than some milliseconds.
+
+use std::ffi::{CString, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+
+use super::call::{environment, text};
+use super::image::format::{self, Encoder};
+use super::image::supervisor;
+use super::key::{Kind, key};
+use super::rehearsal::{Look, RESUME, Stage, Upgrade};
+use super::supervisor::Supervisor;
+use super::{Code, Interest, Refusal, Reply, WaitToken, written};
+use windlass_sys::handover;
+use windlass_sys::{fd, stream};
+
+/// An image, and the numbers of the descriptors in it.
+struct Image {
+    bytes: Vec<u8>,
+    descriptors: Vec<u32>,
+}
+
+impl Supervisor {
+    /// Begins to have this program replaced by another in its process. The later answer is [`Reply::Done`] from
+    /// the other program, or why this one goes on.
+    pub fn request_upgrade(&mut self, program: OwnedFd) -> Result<Reply, Refusal> {
+        if self.upgrade.is_some() {
+            return Err(Refusal::new(Code::WrongPhase, "an upgrade is under way"));
+        }
+        let stat = fd::stat(program.as_fd())?;
+        if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+            return Err(Refusal::new(Code::Invalid, "the program is no regular file"));
+        }
+        if stat.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
+            return Err(Refusal::new(Code::Invalid, "the program changes its user or group (setuid)"));
+        }
+        if let Some(why) = fd::distrust(&stat) {
+            return Err(Refusal::new(Code::Invalid, format!("the program {why}")));
+        }
+        let own = fd::open("/proc/self/exe", OFlag::O_PATH)?;
+        let token = self.next_token();
+        self.upgrade = Some(Box::new(Upgrade::new(program, own, token)));
+        Ok(Reply::Pending(token))
+    }
+
+    /// How often a program was replaced in this process, and how long the loop stood still for the last time.
+    pub(crate) fn upgrades(&self) -> (u64, Duration) {
+        (self.upgrades, self.stood_still)
+    }
+
+    /// This program goes on. `answer` is for who has asked for it.
+    pub(crate) fn resumed(&mut self, token: WaitToken, answer: Result<Reply, Refusal>, stood_still: Duration) {
+        self.stood_still = stood_still;
+        self.answer(token, answer);
+        self.look_at_everything();
+    }
+
+    /// Whether the upgrade has something to do at the top of the loop.
+    pub(crate) fn is_upgrade_due(&self) -> bool {
+        self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_due())
+    }
+
+    /// Goes on with the upgrade. `save` writes the front end down. Does not return if the other program goes on.
+    pub(crate) fn upgrade(&mut self, save: &dyn Fn(&mut Encoder)) {
+        let Some(mut upgrade) = self.upgrade.take() else { return };
+        let done = match std::mem::replace(&mut upgrade.stage, Stage::Wanted) {
+            Stage::Wanted => self.first_look(&mut upgrade, save),
+            Stage::Looking(look, image) => {
+                upgrade.stage = Stage::Looking(look, image);
+                Ok(())
+            }
+            Stage::Looked(Err(why)) => Err(why),
+            Stage::Looked(Ok(image)) => self.hand_over(&mut upgrade, &image, save),
+        };
+        match done {
+            Ok(()) => self.upgrade = Some(upgrade),
+            Err(why) => {
+                let refusal = Refusal::new(Code::Invalid, format!("the program cannot go on here: {why}"));
+                self.answer(upgrade.token, Err(refusal));
+            }
+        }
+    }
+
+    fn first_look(&mut self, upgrade: &mut Upgrade, save: &dyn Fn(&mut Encoder)) -> Result<(), String> {
+        let image = self.image(upgrade, save).bytes;
+        let look = Look::first(upgrade.program.as_fd(), &image)?;
+        if let Err(failed) = self.poll.watch(&look.child.pidfd, key(Kind::Rehearsal, 0, 0), Interest::Read) {
+            look.child.kill();
+            return Err(failed.to_string());
+        }
+        self.keep_child(look.child.pid);
+        upgrade.stage = Stage::Looking(look, image);
+        Ok(())
+    }
+
+    /// The child that looks may have ended.
+    pub(super) fn look_at_rehearsal(&mut self, now: Instant) {
+        if let Some(pid) = self.upgrade.as_mut().and_then(|upgrade| upgrade.look(now)) {
+            self.forget_child(pid);
+        }
+    }
+
+    /// The loop stands still from here on.
+    fn hand_over(&mut self, upgrade: &mut Upgrade, seen: &[u8], save: &dyn Fn(&mut Encoder)) -> Result<(), String> {
+        let began = Instant::now();
+        let image = self.image(upgrade, save);
+        if image.bytes != seen {
+            match upgrade.last_look(&image.bytes) {
+                None => return Ok(()),
+                Some(found) => found?,
+            }
+        }
+        let file = stream::sealed(c"windlass-shim", &image.bytes).map_err(|failed| failed.to_string())?;
+        let number = handover::number(file.as_fd());
+        let kept: Vec<u32> = image.descriptors.iter().copied().chain([number]).collect();
+        let place = format!("{number},{}", written::since_boot(began));
+        let environment: Vec<CString> = environment().collect();
+        Err(handover::execute(upgrade.program.as_fd(), &words(&place, None), &environment, &kept).to_string())
+    }
+
+    fn image(&self, upgrade: &Upgrade, save: &dyn Fn(&mut Encoder)) -> Image {
+        let mut to = Encoder::default();
+        save(&mut to);
+        let start = to.begin(field::CORE, true);
+        supervisor::save(self, &mut to);
+        to.end(start);
+        to.put(field::TOKEN, true, &upgrade.token);
+        to.put(field::BEFORE, true, &upgrade.own);
+        to.put(field::NAME, false, &fd::read_small(fd::CWD, "/proc/self/comm").unwrap_or_default());
+        let (mut body, descriptors) = to.finish();
+        let mut to = Encoder::default();
+        to.put(field::DESCRIPTORS, true, &descriptors);
+        body.extend(to.finish().0);
+        Image { bytes: format::with_header(env!("CARGO_PKG_VERSION"), &body), descriptors }
+    }
+}
+
+/// The numbers of the fields of an image's body.
+pub(crate) mod field {
+    /// The protocol, and the front end. It writes both.
+    pub(crate) const MODE: u32 = 1;
+    /// The numbers of all descriptors.
+    pub(crate) const DESCRIPTORS: u32 = 2;
+    /// The supervisor.
+    pub(crate) const CORE: u32 = 3;
+    /// See [`MODE`].
+    pub(crate) const FRONT: u32 = 4;
+    /// The request that the other program answers.
+    pub(crate) const TOKEN: u32 = 5;
+    /// The program that has written the image.
+    pub(crate) const BEFORE: u32 = 6;
+    /// The name in `/proc/PID/comm`.
+    pub(crate) const NAME: u32 = 7;
+}
+
+/// The words of the command line of the next program: those of this one, and where the image is. Who looks for a shim
+/// by its command line finds it as before.
+pub(crate) fn words(place: &str, failed: Option<&str>) -> Vec<CString> {
+    let mut own: Vec<OsString> = std::env::args_os().collect();
+    if own.get(1).is_some_and(|word| word == RESUME) {
+        let failed = own.get(3).is_some_and(|word| word.as_encoded_bytes().starts_with(b"!"));
+        own.drain(1..3 + usize::from(failed));
+    }
+    let at = own.len().min(1);
+    let inserted = [Some(RESUME.into()), Some(place.into()), failed.map(|why| format!("!{why}").into())];
+    own.splice(at..at, inserted.into_iter().flatten());
+    own.iter().map(|word| text(word)).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,418 @@
+//! A model of the upgrade, whose states are all walked through: a process that writes and ends, an engine that asks,
+//! reads and is told, a caller that wants upgrades and may be killed, and the kernel between them, in every order.
+//!
+//! The process's life and the image are the real ones (`life`, `image`); descriptors, pipes and programs are the
+//! model's. What is held in every state that can be reached (`World::check`):
+//!
+//! - an end is told at most once, and never before it is recorded;
+//! - the bytes that were read, are on their way, and are still in the pipe are those that were written, in order;
+//! - a request has at most one answer;
+//! - every descriptor is close-on-exec while a program serves, and the next program has exactly those of the image;
+//! - the loop stands still only where it can go on by itself, whatever the others do;
+//! - after a refusal the program is not executed;
+//!
+//! and where nothing more can happen: the end was told once, all bytes have arrived, each request that was sent whole
+//! has its answer, and a caller that lives has one for each upgrade.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::image::format::{Content, Context, Encoder, Value, table};
+use crate::life::{DrainProgress, Effect, Life, Parent, Process, Reaped, Reaping};
+use crate::{Phase, ProcessId};
+use windlass_sys::process::Exit;
+
+/// How many bytes the process writes, and how many upgrades are asked for.
+const BYTES: u32 = 2;
+const UPGRADES: u32 = 2;
+
+/// What a shim keeps.
+#[derive(Debug)]
+struct Memory {
+    process: Process,
+    /// Bytes that were read from the pipe and not written to the engine.
+    pending: Vec<u32>,
+    /// Pieces of the request that were received.
+    received: u32,
+    /// Whether a child writes the record.
+    recording: bool,
+}
+
+table! { Memory { 1 process, 2 pending, 3 received, 4 recording } }
+
+impl Memory {
+    fn saved(&self) -> Vec<u8> {
+        let mut to = Encoder::default();
+        self.write(&mut to);
+        to.finish().0
+    }
+
+    fn of(image: &[u8]) -> Memory {
+        let context = Context::without_descriptors();
+        let memory = Memory::read(Content::of(image, &context));
+        assert_eq!(context.finish(), Ok(()));
+        memory
+    }
+
+    /// The descriptors that belong to it.
+    fn owned(&self) -> u8 {
+        let pidfd = if matches!(self.process.life, Life::Alive { .. }) { PIDFD } else { 0 };
+        let recorder = if self.recording { RECORDER } else { 0 };
+        PIPE | ENGINE | pidfd | recorder
+    }
+}
+
+/// Descriptors, as bits.
+const PIPE: u8 = 1;
+const ENGINE: u8 = 2;
+const PIDFD: u8 = 4;
+const RECORDER: u8 = 8;
+const CALLER: u8 = 16;
+const IMAGE: u8 = 32;
+const BEFORE: u8 = 64;
+const LOOK: u8 = 128;
+
+/// How far the upgrade is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Stage {
+    Serving,
+    Wanted,
+    /// The program looks at this image while the loop goes on.
+    Looking(Vec<u8>),
+    Looked(Result<Vec<u8>, ()>),
+    /// From here on the loop stands still. Whether the program has seen this very image.
+    Imaged(Vec<u8>, bool),
+    Cleared(Vec<u8>),
+    /// The other program reads the image; or, given back, the one before.
+    Executed(Vec<u8>, bool),
+}
+
+impl Stage {
+    fn serves(&self) -> bool {
+        matches!(self, Stage::Serving | Stage::Wanted | Stage::Looking(_) | Stage::Looked(_))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Child {
+    Running,
+    Zombie,
+    Reaped,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct World {
+    /// The state of the shim that serves; empty while there is only an image.
+    memory: Vec<u8>,
+    stage: Stage,
+    open: u8,
+    /// Those of them that are close-on-exec.
+    closing: u8,
+    late: u32,
+    child: Child,
+    written: u32,
+    pipe: Vec<u32>,
+    got: Vec<u32>,
+    recorder_ended: bool,
+    recorded: bool,
+    told: u32,
+    /// Pieces of the request: sent, and of those not received.
+    sent: u32,
+    unread: u32,
+    answers: u32,
+    asked: u32,
+    caller_lives: bool,
+    caller_answers: u32,
+    /// Refused since the last request.
+    refused: bool,
+}
+
+impl World {
+    fn new(base: Instant) -> World {
+        let mut process = Process::new(ProcessId::init("c"));
+        process.start(false, false).expect("it is new");
+        process.made(7, Parent::Shim, true, false);
+        assert!(matches!(process.life, Life::Alive { phase: Phase::Running, .. }), "{base:?}");
+        let memory = Memory { process, pending: Vec::new(), received: 0, recording: false };
+        World {
+            open: memory.owned() | CALLER,
+            closing: memory.owned() | CALLER,
+            memory: memory.saved(),
+            stage: Stage::Serving,
+            late: 0,
+            child: Child::Running,
+            written: 0,
+            pipe: Vec::new(),
+            got: Vec::new(),
+            recorder_ended: false,
+            recorded: false,
+            told: 0,
+            sent: 0,
+            unread: 0,
+            answers: 0,
+            asked: 0,
+            caller_lives: true,
+            caller_answers: 0,
+            refused: false,
+        }
+    }
+
+    /// What the others may do at any time.
+    fn of_others(&self) -> Vec<World> {
+        let mut next = Vec::new();
+        let mut step = |change: &dyn Fn(&mut World)| {
+            let mut world = self.clone();
+            change(&mut world);
+            next.push(world);
+        };
+        if self.child == Child::Running {
+            step(&|world| world.child = Child::Zombie);
+            if self.written < BYTES {
+                step(&|world| {
+                    world.pipe.push(world.written);
+                    world.written += 1;
+                });
+            }
+        }
+        if self.sent < 2 {
+            step(&|world| (world.sent, world.unread) = (world.sent + 1, world.unread + 1));
+        }
+        if self.is_recording() && !self.recorder_ended {
+            step(&|world| world.recorder_ended = true);
+        }
+        if self.caller_lives {
+            step(&|world| world.caller_lives = false);
+            if self.stage == Stage::Serving && self.asked < UPGRADES && self.caller_answers == self.asked {
+                step(&|world| (world.stage, world.asked, world.refused) = (Stage::Wanted, world.asked + 1, false));
+            }
+        }
+        next
+    }
+
+    fn is_recording(&self) -> bool {
+        self.kept().recording
+    }
+
+    /// What the shim may do, one thing at a time.
+    fn of_shim(&self, base: Instant) -> Vec<World> {
+        if self.stage.serves() { [self.serve(base), self.prepare()].concat() } else { self.hand_over() }
+    }
+
+    fn serve(&self, base: Instant) -> Vec<World> {
+        let mut next = Vec::new();
+        let mut step = |change: &dyn Fn(&mut World, &mut Memory)| {
+            let (mut world, mut memory) = (self.clone(), Memory::of(&self.memory));
+            change(&mut world, &mut memory);
+            let before = Memory::of(&self.memory).owned();
+            let (closed, opened) = (before & !memory.owned(), memory.owned() & !before);
+            world.open = world.open & !closed | opened;
+            world.closing = world.closing & !closed | opened;
+            world.memory = memory.saved();
+            next.push(world);
+        };
+        let memory = Memory::of(&self.memory);
+        if !self.pipe.is_empty() && memory.pending.is_empty() {
+            step(&|world, memory| memory.pending.push(world.pipe.remove(0)));
+        }
+        if !memory.pending.is_empty() {
+            step(&|world, memory| world.got.append(&mut memory.pending));
+        }
+        if self.unread > 0 {
+            step(&|world, memory| {
+                world.unread -= 1;
+                memory.received += 1;
+                world.answers += u32::from(memory.received == 2);
+            });
+        }
+        if self.child == Child::Zombie && matches!(memory.process.life, Life::Alive { .. }) {
+            step(&|world, memory| {
+                world.child = Child::Reaped;
+                let how = Reaping {
+                    now: base,
+                    at: SystemTime::UNIX_EPOCH,
+                    oom_killed: false,
+                    drain: Duration::from_secs(1),
+                    clients: Duration::ZERO,
+                };
+                memory.process.reaped(Reaped::Ended(Some(Exit::Code(3))), &how);
+            });
+        }
+        let drained = self.pipe.is_empty() && memory.pending.is_empty();
+        if drained && matches!(memory.process.life, Life::Draining { .. }) {
+            step(&|world, memory| {
+                let output = DrainProgress { read: true, held_back: false, taken: true };
+                let effects = memory.process.drained(output, base);
+                assert!(matches!(effects[..], [Effect::Record]), "{effects:?}");
+                (memory.recording, world.recorder_ended) = (true, false);
+            });
+        }
+        if memory.recording && self.recorder_ended {
+            step(&|world, memory| {
+                (memory.recording, world.recorded) = (false, true);
+                memory.process.recorded(true, base);
+                let told = memory.process.tell();
+                world.told += told.iter().filter(|effect| matches!(effect, Effect::Tell(_))).count() as u32;
+            });
+        }
+        next
+    }
+
+    /// The upgrade, while the loop goes on.
+    fn prepare(&self) -> Vec<World> {
+        let mut next = Vec::new();
+        let mut step = |change: &dyn Fn(&mut World)| {
+            let mut world = self.clone();
+            change(&mut world);
+            next.push(world);
+        };
+        match &self.stage {
+            Stage::Wanted => {
+                step(&|world| {
+                    world.stage = Stage::Looking(world.memory.clone());
+                    world.open |= LOOK | BEFORE;
+                    world.closing |= LOOK | BEFORE;
+                });
+                // No child, no memory.
+                step(&World::refuse);
+            }
+            Stage::Looking(image) => {
+                step(&|world| {
+                    world.stage = Stage::Looked(Ok(image.clone()));
+                    world.open &= !LOOK;
+                });
+                step(&|world| {
+                    world.stage = Stage::Looked(Err(()));
+                    world.open &= !LOOK;
+                });
+            }
+            Stage::Looked(Err(())) => step(&World::refuse),
+            Stage::Looked(Ok(seen)) => step(&|world| {
+                let same = *seen == world.memory;
+                world.stage = Stage::Imaged(world.memory.clone(), same);
+                world.open |= IMAGE;
+                world.closing |= IMAGE;
+            }),
+            _ => {}
+        }
+        next
+    }
+
+    /// The upgrade, while the loop stands still.
+    fn hand_over(&self) -> Vec<World> {
+        let mut next = Vec::new();
+        let mut step = |change: &dyn Fn(&mut World)| {
+            let mut world = self.clone();
+            change(&mut world);
+            next.push(world);
+        };
+        match &self.stage {
+            Stage::Imaged(image, true) => {
+                step(&|world| {
+                    world.stage = Stage::Cleared(image.clone());
+                    world.closing = world.open & !(Memory::of(image).owned() | CALLER | IMAGE | BEFORE);
+                });
+                step(&World::refuse);
+            }
+            Stage::Imaged(image, false) => {
+                step(&|world| world.stage = Stage::Imaged(image.clone(), true));
+                step(&World::refuse);
+                // It takes too long: from the beginning, or not at all.
+                step(&|world| {
+                    world.open &= !IMAGE;
+                    world.late += 1;
+                    match world.late {
+                        1 => world.stage = Stage::Wanted,
+                        _ => world.refuse(),
+                    }
+                });
+            }
+            Stage::Cleared(image) => {
+                step(&|world| {
+                    world.open &= !world.closing;
+                    (world.closing, world.memory) = (0, Vec::new());
+                    world.stage = Stage::Executed(image.clone(), false);
+                });
+                // execveat(2) fails, and all are close-on-exec again.
+                step(&|world| {
+                    world.closing = world.open;
+                    world.refuse();
+                });
+            }
+            Stage::Executed(image, back) => {
+                step(&|world| {
+                    world.memory = image.clone();
+                    let owned = Memory::of(image).owned() | CALLER;
+                    assert_eq!(world.open, owned | IMAGE | BEFORE, "exactly what is in the image");
+                    (world.open, world.closing) = (owned, owned);
+                    world.stage = Stage::Serving;
+                    world.late = 0;
+                    world.caller_answers += u32::from(world.caller_lives);
+                });
+                if !back {
+                    step(&|world| world.stage = Stage::Executed(image.clone(), true));
+                }
+            }
+            _ => {}
+        }
+        next
+    }
+
+    fn refuse(&mut self) {
+        self.open &= !(LOOK | IMAGE | BEFORE);
+        self.closing = self.open;
+        self.stage = Stage::Serving;
+        self.late = 0;
+        self.refused = true;
+        self.caller_answers += u32::from(self.caller_lives);
+    }
+
+    /// What the shim keeps: in its memory, or in the image.
+    fn kept(&self) -> Memory {
+        match &self.stage {
+            Stage::Executed(image, _) => Memory::of(image),
+            _ => Memory::of(&self.memory),
+        }
+    }
+
+    fn check(&self, of_shim: usize) {
+        let memory = self.kept();
+        assert!(self.told <= 1 && (self.told == 0 || self.recorded), "{self:?}");
+        let bytes = [&self.got[..], &memory.pending, &self.pipe].concat();
+        assert_eq!(bytes, (0..self.written).collect::<Vec<_>>(), "{self:?}");
+        assert!(self.answers <= 1, "{self:?}");
+        assert!(self.sent == memory.received + self.unread, "{self:?}");
+        if self.stage.serves() {
+            assert_eq!(self.closing & self.open, self.open, "all are close-on-exec: {self:?}");
+        } else {
+            assert!(of_shim > 0, "it goes on by itself: {self:?}");
+            assert!(!self.refused, "a refused program is not executed: {self:?}");
+        }
+    }
+
+    fn check_end(&self) {
+        let all: Vec<u32> = (0..self.written).collect();
+        assert!(self.told == 1 && self.recorded && self.got == all && self.answers == 1, "{self:?}");
+        assert!(!self.caller_lives || self.caller_answers == self.asked, "{self:?}");
+    }
+}
+
+#[test]
+fn in_every_order_of_events_nothing_is_lost_doubled_or_waited_for() {
+    let base = Instant::now();
+    let first = World::new(base);
+    let mut known: HashSet<World> = HashSet::from([first.clone()]);
+    let mut next = VecDeque::from([first]);
+    let (mut ends, mut upgraded) = (0, 0);
+    while let Some(world) = next.pop_front() {
+        let of_shim = world.of_shim(base);
+        world.check(of_shim.len());
+        let all: Vec<World> = world.of_others().into_iter().chain(of_shim).collect();
+        if all.is_empty() {
+            world.check_end();
+            ends += 1;
+        }
+        upgraded += usize::from(matches!(world.stage, Stage::Executed(..)));
+        next.extend(all.into_iter().filter(|world| known.insert(world.clone())));
+    }
+    assert!(known.len() > 10_000 && ends > 0 && upgraded > 1000, "{} states, {ends} ends, {upgraded}", known.len());
+}
