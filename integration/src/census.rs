@@ -1,7 +1,7 @@
 //! What there is on the machine before a case and after it, as far as a container or a shim could leave something.
 
 use crate::harness;
-use crate::kit::machine::text;
+use crate::kit::machine::{self, text};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -34,7 +34,8 @@ impl Census {
     pub fn take(places: &Places<'_>) -> Census {
         let mut lines = Vec::new();
         // The whole line: its options and its peer group must be as they were too.
-        lines.extend(text("/proc/self/mountinfo").lines().map(|line| format!("mount {line}")));
+        lines.extend(machine::mounts().lines().map(|line| format!("mount {line}")));
+        lines.extend(machine::exit_pins().into_iter().map(|name| format!("exit pin {name}")));
         lines.extend(cgroups().into_iter().map(|path| format!("cgroup {path}")));
         lines.extend(processes());
         lines.extend(descriptors());
@@ -168,7 +169,10 @@ fn files(top: &Path, except: &Path, directories: bool) -> Vec<String> {
     while let Some(dir) = todo.pop() {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             let (path, is_dir) = (entry.path(), entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            if path == except || OF_OTHERS.iter().any(|other| path == Path::new(other)) {
+            if path == except
+                || path == Path::new(machine::EXIT_DIRECTORY)
+                || OF_OTHERS.iter().any(|other| path == Path::new(other))
+            {
                 continue;
             }
             if directories || !is_dir {

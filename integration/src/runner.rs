@@ -5,7 +5,7 @@ use crate::args::Args;
 use crate::cases;
 use crate::census::{Census, Places, cgroups};
 use crate::harness::host::remove_tree;
-use crate::kit::machine::text;
+use crate::kit::machine;
 use crate::kit::runtime::{self, Kind};
 use crate::kit::{Case, Need, Stop, T, Verdict, rootfs};
 use crate::report::{Event, Outcome};
@@ -151,7 +151,7 @@ fn in_context(case: &Case, (runtime, shim): (&Path, &Path), dir: &Path, long: bo
 
 /// Detaches every mount below a directory.
 pub(crate) fn unmount_below(dir: &Path) {
-    for line in text("/proc/self/mountinfo").lines() {
+    for line in machine::text("/proc/self/mountinfo").lines() {
         if let Some(point) = line.split(' ').nth(4).filter(|point| Path::new(point).starts_with(dir)) {
             let _ = umount2(point, MntFlags::MNT_DETACH);
         }

@@ -238,6 +238,30 @@ pub fn refuse_calls(command: &mut std::process::Command, numbers: &[u32], errno:
     unsafe { std::os::unix::process::CommandExt::pre_exec(command, install) };
 }
 
+/// pidfd_open(2).
+pub fn open_pid(pid: u32) -> std::io::Result<OwnedFd> {
+    // SAFETY: the call takes no pointers.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    // SAFETY: the kernel has just made it, if the call succeeded.
+    Ok(unsafe { OwnedFd::from_raw_fd(Errno::result(pidfd)? as i32) })
+}
+
+/// Mounts a pidfd on a new file, as an exit pin is made.
+pub fn pin_pidfd(pidfd: &OwnedFd, path: &str) -> std::io::Result<()> {
+    std::fs::File::create_new(path)?;
+    let path = std::ffi::CString::new(path)?;
+    let (empty, flags) = (c"".as_ptr(), libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH as u32);
+    // SAFETY: the empty path is static.
+    let tree = unsafe { libc::syscall(libc::SYS_open_tree, pidfd.as_raw_fd(), empty, flags) };
+    // SAFETY: the kernel has just made it, if the call succeeded.
+    let tree = unsafe { OwnedFd::from_raw_fd(Errno::result(tree)? as i32) };
+    let (from, to) = (tree.as_raw_fd(), path.as_ptr());
+    // SAFETY: both paths are NUL-terminated and outlive the call.
+    let moved =
+        unsafe { libc::syscall(libc::SYS_move_mount, from, empty, libc::AT_FDCWD, to, libc::MOVE_MOUNT_F_EMPTY_PATH) };
+    Ok(Errno::result(moved).map(drop)?)
+}
+
 /// Makes a user namespace in a process that does nothing else.
 pub fn make_user_namespace() -> std::io::Result<()> {
     use std::os::unix::process::CommandExt;

@@ -11,9 +11,10 @@ use windlass_base::spec::IdMapping;
 use windlass_plan::explain::kind_names;
 use windlass_plan::{Join, Joiner, Maps, Topology, map_text};
 use windlass_sys::fd;
+use windlass_sys::mount_view::MountView;
 use windlass_sys::process;
 
-use super::sources::MountView;
+use super::sources::{THEIRS, hold_view};
 
 /// Writes the id maps of init's new user namespace, as it was planned.
 pub fn map_ids(pid: i32, topology: &Topology) -> Result<()> {
@@ -135,7 +136,7 @@ impl JoinedNamespaces {
     fn remember(&mut self, kind: Namespaces) -> Result<()> {
         let name = match kind {
             Namespaces::MOUNT => {
-                self.mounts = Some(MountView::hold()?);
+                self.mounts = Some(hold_view()?);
                 return Ok(());
             }
             Namespaces::NET => "net",
@@ -156,7 +157,7 @@ impl JoinedNamespaces {
 impl Drop for JoinedNamespaces {
     fn drop(&mut self) {
         if let Some(view) = self.mounts.take() {
-            view.restore();
+            view.restore(THEIRS);
         }
         for (own, kind) in self.others.drain(..).rev() {
             // A runtime that cannot return must not go on in a namespace of the container.

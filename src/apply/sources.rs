@@ -22,6 +22,7 @@ use windlass_base::mount::{MountAttributes, PropagationChange};
 use windlass_base::namespaces::Namespaces;
 use windlass_plan::{Idmap, Plan, Source, SourceId, map_text};
 use windlass_sys::mount::{self, Attributes};
+use windlass_sys::mount_view::MountView;
 use windlass_sys::process::{self, Child, SingleThreaded};
 use windlass_sys::{SyscallError, fd};
 
@@ -314,38 +315,13 @@ pub fn open_root_for(init: &Child, plan: &Plan, bundle: &Path, proof: &SingleThr
         .map_err(|error| error.origin(Origin::config("/root/path")))
 }
 
-/// The mount namespace, root and current directory of this process: setns(2) into another mount namespace changes
-/// all three.
-pub(super) struct MountView {
-    namespace: OwnedFd,
-    root: OwnedFd,
-    directory: OwnedFd,
+/// Holds the runtime's mount namespace, root and current directory.
+pub(super) fn hold_view() -> Result<MountView> {
+    MountView::hold().with_context(|| "cannot hold the runtime's own mount namespace")
 }
 
-impl MountView {
-    /// Holds the present ones.
-    pub(super) fn hold() -> Result<MountView> {
-        let hold =
-            |path: &str, flags| fd::open(path, flags).with_context(|| "cannot hold the runtime's own mount namespace");
-        Ok(MountView {
-            namespace: hold("/proc/self/ns/mnt", OFlag::O_RDONLY)?,
-            root: hold("/", OFlag::O_PATH)?,
-            directory: hold(".", OFlag::O_PATH)?,
-        })
-    }
-
-    /// Returns to them. If that fails, ends this process, which would otherwise go on in the container's file system.
-    pub(super) fn restore(&self) {
-        let back = process::setns(self.namespace.as_fd(), Namespaces::MOUNT)
-            .and_then(|()| mount::change_directory(self.root.as_fd()))
-            .and_then(|()| mount::chroot_to_current())
-            .and_then(|()| mount::change_directory(self.directory.as_fd()));
-        if let Err(failed) = back {
-            eprintln!("cannot leave the container's mount namespace: {failed}");
-            process::exit_now(1);
-        }
-    }
-}
+/// Whose mount namespace the runtime is in meanwhile, for [`MountView::restore`].
+pub(super) const THEIRS: &str = "the container's";
 
 /// While this exists, the runtime is in init's mount namespace, with init's root directory.
 struct Visit(MountView);
@@ -354,7 +330,7 @@ impl Visit {
     fn to(init: &Child, _proof: &SingleThreaded) -> Result<Visit> {
         let context = || "cannot enter the container's mount namespace";
         let root = process::open_of(init.pid, init.pidfd.as_fd(), "root", OFlag::O_PATH).with_context(context)?;
-        let visit = Visit(MountView::hold()?);
+        let visit = Visit(hold_view()?);
         process::setns(init.pidfd.as_fd(), Namespaces::MOUNT).with_context(context)?;
         mount::change_directory(root.as_fd()).and_then(|()| mount::chroot_to_current()).with_context(context)?;
         Ok(visit)
@@ -363,7 +339,7 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        self.0.restore();
+        self.0.restore(THEIRS);
     }
 }
 

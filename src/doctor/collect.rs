@@ -22,7 +22,7 @@ use windlass_sys::{bpf, fd, mount, probe};
 pub fn collect(host: &Host, state_root: &Path, proof: &SingleThreaded) -> Facts {
     let user = user(host);
     Facts {
-        kernel: kernel(host),
+        kernel: kernel(host, proof),
         systemd: systemd(host, &user.name),
         user,
         user_namespaces: user_namespaces(host, proof),
@@ -77,7 +77,7 @@ const NAMESPACES: &[(&str, &str)] = &[
 
 const FILESYSTEMS: &[&str] = &["cgroup2", "devpts", "mqueue", "proc", "sysfs", "tmpfs"];
 
-fn kernel(host: &Host) -> Kernel {
+fn kernel(host: &Host, proof: &SingleThreaded) -> Kernel {
     let known = text("/proc/filesystems");
     let knows = |kind: &&str| known.lines().any(|line| line.split('\t').next_back() == Some(*kind));
     let lacks = |file: &str| !Path::new("/proc/self/ns").join(file).exists();
@@ -89,12 +89,20 @@ fn kernel(host: &Host) -> Kernel {
         seccomp: probe::seccomp_knows(0),
         seccomp_listener: probe::seccomp_knows(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32),
         device_filter: if host.rootless() { None } else { device_filter() },
+        exit_not_kept: exit_not_kept(host, proof),
     }
 }
 
 fn device_filter() -> Option<String> {
     let program = device_rules::program(&[], &mut Vec::new(), &mut Vec::new())?;
     bpf::load_device_program(&program.instructions).err().map(|failed| failed.to_string())
+}
+
+fn exit_not_kept(host: &Host, proof: &SingleThreaded) -> Option<String> {
+    if host.rootless() {
+        return Some("only root of the host can ask for it".into());
+    }
+    windlass_store::check_exit_pins(proof).err().map(|error| error.message().to_owned())
 }
 
 fn user(host: &Host) -> User {

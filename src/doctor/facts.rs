@@ -30,6 +30,8 @@ pub struct Kernel {
     pub seccomp_listener: bool,
     /// Why a device filter cannot be loaded. `None`: it can, or the user needs none.
     pub device_filter: Option<String>,
+    /// Why the kernel does not keep how a container ended. `None`: it does.
+    pub exit_not_kept: Option<String>,
 }
 
 /// The user.

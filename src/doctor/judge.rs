@@ -64,6 +64,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         cgroups,
         controllers,
         device_filter,
+        exit_status,
         systemd,
         seccomp,
         apparmor,
@@ -267,6 +268,20 @@ fn device_filter(facts: &Facts) -> Option<Finding> {
             "device filter",
             format!("an eBPF program cannot be loaded: {why}"),
             "a kernel with CONFIG_CGROUP_BPF, and CAP_BPF or CAP_SYS_ADMIN outside of user namespaces",
+        ),
+    })
+}
+
+fn exit_status(facts: &Facts) -> Option<Finding> {
+    Some(match &facts.kernel.exit_not_kept {
+        None => ok("exit status", "the kernel keeps it until `delete`, whoever reaps the container"),
+        Some(why) => limited(
+            "exit status",
+            format!("known only to the process that reaps the container ({why})"),
+            match facts.user.rootless {
+                true => "a shim, such as windlass-shim, records it",
+                false => "Linux 6.15 or newer; a shim, such as windlass-shim, records it too",
+            },
         ),
     })
 }

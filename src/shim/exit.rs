@@ -106,6 +106,11 @@ impl Record {
         (1..=VERSION).contains(&record.version).then_some(Record { exit, ..record })
     }
 
+    /// Writes the record.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        put_record(path, &json(self), true)
+    }
+
     /// How the process ended.
     pub fn status(&self) -> ExitStatus {
         let exit = self.exit.code.map(Exit::Code).or(self.exit.signal.map(Exit::Signal));

@@ -48,6 +48,7 @@ mod refusal;
 mod rehearsal;
 mod request;
 pub mod runtime;
+mod runtime_state;
 mod sink;
 pub mod stdio;
 mod streams;

@@ -4,6 +4,9 @@
 #![forbid(unsafe_code)]
 
 mod document;
+mod exit;
+mod exit_namespace;
+mod exit_pin;
 mod process_stat;
 mod record;
 mod state;
@@ -11,6 +14,7 @@ mod store;
 mod unusable;
 
 pub use document::{document, state_document};
+pub use exit_namespace::check as check_exit_pins;
 pub use process_stat::process_stat;
 pub use record::write_exit;
 pub use state::{InitProcess, State, Status, SystemdUnit, VERSION};

@@ -14,9 +14,10 @@ use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
 use windlass_base::spec::{Hooks, Spec};
 use windlass_cgroup::{AnyCgroup, Cgroup, v1};
 use windlass_sys::poll::Deadline;
-use windlass_sys::process::{self, Exit};
+use windlass_sys::process;
 use windlass_sys::{directory, fd, tree};
 
+use super::exit_pin::{self, ExitPin};
 use super::process_stat::{ProcessStat, process_stat};
 use super::record::{self, Head, Layout};
 use super::state::{InitProcess, State, Status};
@@ -117,7 +118,13 @@ impl Store {
                 warnings.push(Diagnostic { pointer: String::new(), msg: error.message().into() });
                 self.remove_leftover(id)
             }
-            Err(Unusable::Other(error)) if error.kind() == Kind::NotFound => self.remove_leftover(id),
+            Err(Unusable::Other(error)) if error.kind() == Kind::NotFound => {
+                let left = self.remove_leftover(id)?;
+                if let (None, Some(root)) = (&left, &self.dir) {
+                    exit_pin::remove_lost(root.as_fd(), id);
+                }
+                Ok(left)
+            }
             Err(Unusable::Other(error)) => Err(error),
         }
     }
@@ -315,9 +322,9 @@ impl Reservation {
             annotations => annotations.into(),
         };
         let hooks = hooks.into();
-        let (inode, locked) = (self.inode, Cell::new(true));
+        let (inode, locked, pinned) = (self.inode, Cell::new(true), Cell::new(false));
         let init = Some(init);
-        Ok(Container { root, file, inode, locked, layout, state, init, exit: None, hooks, annotations })
+        Ok(Container { root, file, inode, locked, layout, pinned, state, init, exit: None, hooks, annotations })
     }
 }
 
@@ -333,17 +340,19 @@ impl Drop for Reservation {
 /// A container on disk.
 pub struct Container {
     root: Rc<OwnedFd>,
-    file: OwnedFd,
+    pub(super) file: OwnedFd,
     inode: u64,
     /// Whether this process holds the lock through `file`.
-    locked: Cell<bool>,
-    layout: Layout,
+    pub(super) locked: Cell<bool>,
+    pub(super) layout: Layout,
+    /// Whether its init may have an exit pin.
+    pub(super) pinned: Cell<bool>,
     /// What create decided.
     pub state: State,
     /// Its process. `None`: create has not started it.
     pub init: Option<InitProcess>,
     /// Its exit, if that was written.
-    exit: Option<ExitRecord>,
+    pub(super) exit: Option<ExitRecord>,
     /// The hooks of its configuration, read on demand.
     hooks: OnceCell<Hooks>,
     /// Its annotations, read on demand.
@@ -366,6 +375,7 @@ impl Container {
             inode: stat.st_ino,
             locked: Cell::new(false),
             layout,
+            pinned: Cell::new(true),
             state,
             init,
             exit,
@@ -378,9 +388,9 @@ impl Container {
     /// `file` is locked.
     fn recovered(root: Rc<OwnedFd>, file: OwnedFd, state: State, init: Option<InitProcess>) -> Result<Container> {
         let inode = fd::stat(file.as_fd()).with_context(|| "cannot look at the container's state")?.st_ino;
-        let (locked, layout) = (Cell::new(true), Layout::default());
+        let (locked, layout, pinned) = (Cell::new(true), Layout::default(), Cell::new(true));
         let (hooks, annotations) = (Hooks::default().into(), BTreeMap::new().into());
-        Ok(Container { root, file, inode, locked, layout, state, init, exit: None, hooks, annotations })
+        Ok(Container { root, file, inode, locked, layout, pinned, state, init, exit: None, hooks, annotations })
     }
 
     /// The state root.
@@ -393,9 +403,18 @@ impl Container {
         start_socket(self.inode)
     }
 
-    /// Removes its files in the state root. The caller holds the lock.
+    /// Removes its exit pin and its files in the state root. The caller holds the lock.
     pub fn remove(&self) -> Result<()> {
+        // First: with the record, nobody would know of the pin any more.
+        if let Some(pin) = self.exit_pin().filter(|_| self.pinned.get()) {
+            pin.remove();
+        }
         remove(self.root(), &self.state.id, self.file.as_fd())
+    }
+
+    /// The exit pin of its init, which may exist or not.
+    pub(super) fn exit_pin(&self) -> Option<ExitPin> {
+        self.init.map(|init| ExitPin::of(self.root(), &self.state.id, &init))
     }
 
     /// Releases the lock.
@@ -543,58 +562,6 @@ impl Container {
             },
         };
         Ok(self.hooks.get_or_init(|| hooks))
-    }
-
-    /// Its exit, if that was written or can be found out now.
-    pub fn exit(&self) -> Option<ExitRecord> {
-        if let Some(known) = &self.exit {
-            return Some(known.clone());
-        }
-        // A zombie still has its exit status. If it was reaped, the cgroup still counts an OOM kill.
-        let exit = self.init_stat().filter(|stat| stat.state == 'Z').map(|stat| match stat.exit_code & 0x7f {
-            0 => Exit::Code(stat.exit_code >> 8 & 0xff),
-            signal => Exit::Signal(signal),
-        });
-        let found = Some(self.exit_record(exit)).filter(|found| exit.is_some() || found.oom_killed)?;
-        Some(self.settle_exit(found))
-    }
-
-    /// Writes `found`, unless an exit was written meanwhile, and returns what is written: every later call reports the
-    /// same.
-    fn settle_exit(&self, found: ExitRecord) -> ExitRecord {
-        let was_locked = self.locked.get();
-        // Another holder of the lock writes the exit, or removes the container.
-        if !was_locked && fd::lock(self.file.as_fd(), false).is_err() {
-            return found;
-        }
-        let text = fd::read_head(self.file.as_fd(), record::FIXED).ok();
-        let known = text.and_then(|text| record::parse(&text).ok().flatten()?.exit);
-        let record = known.unwrap_or_else(|| self.write_exit(found));
-        if !was_locked {
-            self.unlock();
-        }
-        record
-    }
-
-    /// Writes the exit of init. The caller holds the lock.
-    pub fn record_exit(&self, exit: Exit) -> ExitRecord {
-        self.write_exit(self.exit_record(Some(exit)))
-    }
-
-    fn write_exit(&self, record: ExitRecord) -> ExitRecord {
-        // Best effort: a caller that may only read still gets the record.
-        let _ = fd::reopen(self.file.as_fd(), OFlag::O_WRONLY)
-            .and_then(|file| fd::write_at(file.as_fd(), &record::exit_line(&record), self.layout.exit()));
-        record
-    }
-
-    fn exit_record(&self, exit: Option<Exit>) -> ExitRecord {
-        ExitRecord {
-            code: if let Some(Exit::Code(code)) = exit { Some(code) } else { None },
-            signal: if let Some(Exit::Signal(signal)) = exit { Some(signal) } else { None },
-            oom_killed: self.oom_kills().is_some_and(|n| n > 0),
-            at: windlass_base::rfc3339::nanoseconds(std::time::SystemTime::now()),
-        }
     }
 }
 

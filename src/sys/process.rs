@@ -127,6 +127,14 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// How a process ended, by its wait status (wait(2)).
+    pub fn of_status(status: i32) -> Exit {
+        match status & 0x7f {
+            0 => Exit::Code(status >> 8 & 0xff),
+            signal => Exit::Signal(signal),
+        }
+    }
+
     /// The exit code. `None`: a signal ended it.
     pub fn code(self) -> Option<i32> {
         if let Exit::Code(code) = self { Some(code) } else { None }
@@ -415,6 +423,16 @@ pub fn namespace_kind(namespace: BorrowedFd<'_>) -> Result<Namespaces> {
         .map(|kind| Namespaces::from_bits_retain(kind as u64))
 }
 
+/// `NS_GET_MNTNS_ID` (Linux 6.10): the id of a mount namespace.
+pub fn mount_namespace_id(namespace: BorrowedFd<'_>) -> Result<u64> {
+    // _IOR(0xb7, 5, u64)
+    const NS_GET_MNTNS_ID: u64 = 2 << 30 | 8 << 16 | 0xb7 << 8 | 5;
+    let mut id = 0u64;
+    // SAFETY: the ioctl writes 64 bits, which outlive it.
+    let returned = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_MNTNS_ID as _, &raw mut id) };
+    check(returned.into(), || format!("ioctl({}, NS_GET_MNTNS_ID)", namespace.as_raw_fd())).map(|_| id)
+}
+
 /// Reaps the children that have ended, except `kept`, whose status the caller still needs.
 pub fn reap_except(kept: i32) {
     while let Some(pid) = ended_child() {
@@ -460,10 +478,7 @@ pub fn exit_of_other(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
     // SAFETY: the ioctl reads and writes the 64 bytes that its number says, which outlive it.
     let returned = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
     check(returned.into(), || format!("ioctl({}, PIDFD_GET_INFO)", pidfd.as_raw_fd()))?;
-    Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(match info.exit_code & 0x7f {
-        0 => Exit::Code(info.exit_code >> 8 & 0xff),
-        signal => Exit::Signal(signal),
-    }))
+    Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(Exit::of_status(info.exit_code)))
 }
 
 #[cfg(test)]

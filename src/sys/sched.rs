@@ -37,6 +37,21 @@ pub fn set_affinity(cpus: &[u64]) -> Result<()> {
     check(returned, || format!("sched_setaffinity(0, {cpus:x?})")).map(drop)
 }
 
+/// Binds this process to each CPU that it may use, one after the other, until `work` returns something. It stays bound.
+pub fn on_each_cpu<T>(mut work: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+    let allowed = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
+    let allowed = allowed.called(|| "sched_getaffinity(0)".into())?;
+    for cpu in (0..nix::sched::CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)) {
+        let mut only = vec![0; cpu / 64 + 1];
+        only[cpu / 64] = 1 << (cpu % 64);
+        set_affinity(&only)?;
+        if let Some(done) = work()? {
+            return Ok(Some(done));
+        }
+    }
+    Ok(None)
+}
+
 /// Lets a process use every CPU of its cpuset, now and when the cpuset changes; 0 is this process.
 ///
 /// The affinity is inherited, and since Linux 6.2 the kernel keeps it whatever the cpuset becomes. Without this call a

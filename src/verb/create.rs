@@ -11,9 +11,10 @@ use windlass_apply::{
 };
 use windlass_base::error::{Diagnostic, Error, Result, WithContext};
 use windlass_cgroup as cgroup;
-use windlass_plan::{Action, Options, Plan};
+use windlass_plan::{Action, Host, Options, Plan};
 use windlass_store::{Container, Store};
-use windlass_sys::process::{self, Exit, SingleThreaded};
+use windlass_sys::mount_view::MountView;
+use windlass_sys::process::{self, Child, Exit, SingleThreaded};
 use windlass_sys::random;
 
 use super::bundle::{Bundle, absolute};
@@ -131,7 +132,7 @@ fn make<T>(
     detached: bool,
     session: &mut Session<'_>,
     proof: &SingleThreaded,
-    finish: impl FnOnce(Launch<NewContainer<'_>>, Option<Relay>) -> Result<T>,
+    finish: impl FnOnce(Launch<NewContainer<'_>>, Option<Relay>, &Host) -> Result<T>,
 ) -> Result<T> {
     let mut timer = StepTimer::start(session.debug);
     let named = Named::open(options, session)?;
@@ -176,7 +177,7 @@ fn make<T>(
     };
     let outcome = made.and_then(|launch| {
         let relay = stdio.relay()?;
-        finish(launch, relay)
+        finish(launch, relay, &planned.options.host)
     });
     session.warnings.extend(warnings.take());
     outcome.map_err(|error| planned.bundle.explain(error))
@@ -184,11 +185,26 @@ fn make<T>(
 
 pub(super) fn create(options: cli::Create, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<()> {
     let prefix = format!("{} create failed", session.global.name);
-    let finish = |launch: Launch<NewContainer<'_>>, _| {
+    let finish = |launch: Launch<NewContainer<'_>>, _, host: &Host| {
         launch.release()?;
-        launch.commit().map(drop)
+        let (init, container) = launch.commit()?;
+        // Last, because this process is in another mount namespace afterwards. The container's lock is held until the
+        // process ends, so that no `delete` comes between.
+        keep_exit(&container, &init, host, proof);
+        Ok(())
     };
     make(&options, From::Created, true, session, proof, finish).map_err(|error| error.before(&prefix))
+}
+
+/// Has the kernel keep how the container ends. Where that cannot be, the shim or whoever reaps init is the only one who
+/// learns it, as with any runtime. Afterwards this process may be in another mount namespace.
+fn keep_exit(container: &Container, init: &Child, host: &Host, proof: &SingleThreaded) {
+    if host.rootless() {
+        return;
+    }
+    if let Err(error) = container.keep_exit(init.pidfd.as_fd(), proof) {
+        log::debug!("{error}");
+    }
 }
 
 pub(super) fn start(id: &str, session: &mut Session<'_>) -> Result<()> {
@@ -229,7 +245,7 @@ fn run_from(from: From<'_>, options: &cli::Run, session: &mut Session<'_>, proof
         From::Images(_) => None,
         From::Created | From::Run => ServiceManager::from_environment()?,
     };
-    let begin = |mut launch: Launch<NewContainer<'_>>, relay| {
+    let begin = |mut launch: Launch<NewContainer<'_>>, relay, facts: &Host| {
         let notify = match host.as_ref().map_or(Ok(None), |host| launch.handler().listen(host)) {
             // The service manager does not listen for READY=1. In the foreground the caller waits for the end anyway.
             Err(error) if !options.detach => {
@@ -241,7 +257,14 @@ fn run_from(from: From<'_>, options: &cli::Run, session: &mut Session<'_>, proof
         if let From::Run = from {
             launch.execute()?;
         }
-        Ok((launch.commit()?, relay, notify))
+        let (child, container) = launch.commit()?;
+        if options.detach
+            && let Ok(view) = MountView::hold()
+        {
+            keep_exit(&container, &child, facts, proof);
+            view.restore("windlass's own");
+        }
+        Ok(((child, container), relay, notify))
     };
     let ((child, mut container), relay, notify) = make(&options.create, from, options.detach, session, proof, begin)?;
     let mut timer = StepTimer::start(session.debug);

@@ -1,7 +1,7 @@
 //! Containers without a mount namespace of their own.
 
 use crate::kit::console::FdSocket;
-use crate::kit::machine::text;
+use crate::kit::machine;
 use crate::kit::stop::Context;
 use crate::kit::wait::eventually;
 use crate::kit::{Bundle, Need, T, Verdict};
@@ -53,7 +53,7 @@ impl Peer {
 
     /// All mounts of both.
     fn mounts(&self) -> String {
-        text("/proc/self/mountinfo") + &text(format!("/proc/{}/mountinfo", self.0.id()))
+        machine::mounts() + &machine::mounts_of(self.0.id())
     }
 }
 
@@ -156,7 +156,7 @@ fn delete_unmounts_nothing_where_the_root_was(t: &T) -> Verdict {
     for point in [&volume, &place] {
         mount(Some("tmpfs"), point, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
     }
-    let mounts = || text("/proc/self/mountinfo");
+    let mounts = machine::mounts;
     let before = mounts();
     container.stop()?;
     container.delete()?;

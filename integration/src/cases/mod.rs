@@ -14,6 +14,7 @@ mod cost;
 mod crash;
 mod devices;
 mod exec;
+mod exits;
 mod filesystems;
 mod freezer;
 mod hooks;
@@ -62,6 +63,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         hooks::CASES,
         seccomp::CASES,
         exec::CASES,
+        exits::CASES,
         misc::CASES,
         cgroups::CASES,
         cgroup_trees::CASES,

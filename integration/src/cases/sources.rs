@@ -1,6 +1,6 @@
 //! Where mounts come from, and what a container in a user namespace can do with them.
 
-use crate::kit::machine::{kernel, text};
+use crate::kit::machine::{self, kernel, text};
 use crate::kit::race::{Swapper, exchange};
 use crate::kit::snapshot::snapshot;
 use crate::kit::stop::skip;
@@ -176,7 +176,7 @@ fn a_source_that_is_exchanged_is_mounted_as_asked(t: &T) -> Verdict {
         // The runtime copies it for init, which may not go there.
         read_only(user_namespace(t)?, "entry/sub"),
     ];
-    let before = (snapshot(&precious), snapshot(&volume.join("entry/sub")), text("/proc/self/mountinfo"));
+    let before = (snapshot(&precious), snapshot(&volume.join("entry/sub")), machine::mounts());
     let swapper = Swapper::start(volume.join("entry"), volume.join("link"));
     let mut seen = std::collections::BTreeSet::new();
     for round in 0..STARTS {
@@ -192,7 +192,7 @@ fn a_source_that_is_exchanged_is_mounted_as_asked(t: &T) -> Verdict {
     if fs::symlink_metadata(volume.join("entry"))?.is_symlink() {
         exchange(&volume.join("entry"), &volume.join("link"));
     }
-    let after = (snapshot(&precious), snapshot(&volume.join("entry/sub")), text("/proc/self/mountinfo"));
+    let after = (snapshot(&precious), snapshot(&volume.join("entry/sub")), machine::mounts());
     ensure_eq!(after, before, "both directories and the mounts of the host");
     Ok(())
 }
@@ -217,7 +217,7 @@ fn destinations_that_are_exchanged_touch_nothing_outside(t: &T) -> Verdict {
             bundle.set("/linux/readonlyPaths", json!(["/v/entry/sub"])).set("/process/cwd", json!("/v/entry/h/i")),
         ]);
     }
-    let before = (snapshot(&precious), text("/proc/self/mountinfo"));
+    let before = (snapshot(&precious), machine::mounts());
     let swappers: Vec<Swapper> = volumes.iter().map(|v| Swapper::start(v.join("entry"), v.join("link"))).collect();
     let mut whole = 0;
     for round in 0..STARTS {
@@ -226,7 +226,7 @@ fn destinations_that_are_exchanged_touch_nothing_outside(t: &T) -> Verdict {
     let least = swappers.iter().map(Swapper::swaps).min().unwrap_or(0);
     ensure!(least > 100 && whole > 0, "{least} swaps and {whole} containers that ran");
     drop(swappers);
-    ensure_eq!((snapshot(&precious), text("/proc/self/mountinfo")), before, "the directory and the mounts of the host");
+    ensure_eq!((snapshot(&precious), machine::mounts()), before, "the directory and the mounts of the host");
     Ok(())
 }
 

@@ -8,6 +8,44 @@ pub fn text(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).map(|text| text.trim_end().to_owned()).unwrap_or_default()
 }
 
+/// The mount that keeps the namespace of windlass's exit pins. The first container makes it and nothing removes it.
+pub const EXIT_NAMESPACE: &str = "/run/windlass/@exits/ns";
+
+/// The directory that it is in.
+pub const EXIT_DIRECTORY: &str = "/run/windlass/@exits";
+
+/// `/proc/self/mountinfo` without [`EXIT_NAMESPACE`] and its directory, which is a mount where others follow `/run`.
+pub fn mounts() -> String {
+    mounts_of("self")
+}
+
+/// The same of another process.
+pub fn mounts_of(pid: impl std::fmt::Display) -> String {
+    let all = text(format!("/proc/{pid}/mountinfo"));
+    let of_pins = |line: &str| line.split(' ').nth(4).is_some_and(|point| point.starts_with(EXIT_DIRECTORY));
+    let mine = all.lines().filter(|line| !of_pins(line));
+    mine.map(|line| format!("{line}\n")).collect()
+}
+
+/// What `work` returns in the namespace of the exit pins, whose root directory has them; `None` without one.
+pub fn among_exit_pins<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+    use nix::sched::{CloneFlags, setns, unshare};
+    let namespace = fs::File::open(EXIT_NAMESPACE).ok()?;
+    let inside = || {
+        // Only a thread with a root directory of its own may change its mount namespace.
+        unshare(CloneFlags::CLONE_FS).and_then(|()| setns(namespace, CloneFlags::CLONE_NEWNS)).ok()?;
+        Some(work())
+    };
+    std::thread::scope(|scope| scope.spawn(inside).join().ok().flatten())
+}
+
+/// The names of the exit pins.
+pub fn exit_pins() -> Vec<String> {
+    let names = || fs::read_dir("/").into_iter().flatten().flatten();
+    among_exit_pins(|| names().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+        .unwrap_or_default()
+}
+
 /// A field of a `Name: value` file such as `/proc/PID/status`.
 pub fn field(text: &str, name: &str) -> String {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));

@@ -18,6 +18,7 @@ fn root() -> Facts {
             seccomp: true,
             seccomp_listener: true,
             device_filter: None,
+            exit_not_kept: None,
         },
         user: User {
             uid: 0,
@@ -115,6 +116,9 @@ fn what_the_kernel_lacks_is_named_with_its_version() {
     lacks(root(), mqueue, Level::Missing, "filesystems", "mqueue", "modprobe mqueue");
     let filter = |facts: &mut Facts| facts.kernel.device_filter = Some("bpf: EPERM".into());
     lacks(root(), filter, Level::Missing, "device filter", "EPERM", "CAP_BPF");
+    let exit = |facts: &mut Facts| facts.kernel.exit_not_kept = Some("ioctl(3, PIDFD_GET_INFO): ENOTTY".into());
+    lacks(root(), exit, Level::Limited, "exit status", "ENOTTY", "Linux 6.15");
+    lacks(user(), exit, Level::Limited, "exit status", "ENOTTY", "a shim");
     let seccomp = |facts: &mut Facts| facts.kernel.seccomp = false;
     lacks(root(), seccomp, Level::Limited, "seccomp", "no filters", "CONFIG_SECCOMP_FILTER");
     let listener = |facts: &mut Facts| facts.kernel.seccomp_listener = false;

@@ -1,22 +1,21 @@
 //! `delete`: removes the rest of a container whose shim is gone, and prints its exit status.
 //!
 //! containerd calls it after each normal end too, and again for a container that is removed already. Then there is
-//! nothing to do, which is no error. The answer is the recorded exit if there is a record. The status is 137 only for a
-//! container that was alive and that this action has killed.
+//! nothing to do, which is no error. The answer is the recorded exit if there is a record, or else what the runtime knows
+//! of the end. The status is 137 only for a container that was alive and that this action has killed.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use serde::Deserialize;
-
 use super::arguments::Arguments;
 use super::error::Error;
 use super::message::task::Deleted;
 use super::{bundle, io, mounts};
-use crate::Runtime;
 use crate::command;
 use crate::exit::Record;
+use crate::runtime_state::RuntimeState;
+use crate::{ExitStatus, Runtime};
 use windlass_base::protobuf::Message;
 use windlass_sys::poll::Deadline;
 use windlass_sys::{fd, socket};
@@ -40,42 +39,50 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
         .and_then(|runtime| delete(&runtime, &arguments.id, record.is_some(), until));
     let unmounted = mounts::unmount_all(&bundle::rootfs(&bundle));
     remove_socket(&bundle);
-    let killed = deleted?;
+    let found = deleted?;
     unmounted?;
-    let answer = match record {
-        Some(record) => {
-            let status = record.status();
-            Deleted {
-                pid: u32::try_from(record.pid).unwrap_or_default(),
-                exit_status: u32::try_from(status.code()).unwrap_or(LOST),
-                exited_at: Some(status.at.into()),
-            }
-        }
-        None => Deleted {
-            pid: pid(&bundle),
-            exit_status: if killed { KILLED } else { LOST },
-            exited_at: Some(SystemTime::now().into()),
-        },
+    let pid = pid(&bundle);
+    let exited = |status: ExitStatus| Deleted {
+        pid,
+        exit_status: u32::try_from(status.code()).unwrap_or(LOST),
+        exited_at: Some(status.at.into()),
+    };
+    let unknown = |exit_status| Deleted { pid, exit_status, exited_at: Some(SystemTime::now().into()) };
+    let answer = match (record, found) {
+        (Some(record), _) => exited(record.status()),
+        (None, Found::Ended(status)) => exited(status),
+        (None, Found::Alive) => unknown(KILLED),
+        (None, Found::Nothing) => unknown(LOST),
     };
     io::print(&answer.encode())
 }
 
-/// Deletes the container by the runtime. Returns whether it was alive.
-fn delete(runtime: &Runtime, id: &str, ended: bool, until: Deadline) -> Result<bool, Error> {
-    #[derive(Deserialize)]
-    struct State {
-        status: String,
-    }
-    let alive = !ended && {
-        let (_, state) = run(runtime, &["state".into(), id.into()], until)?;
-        let state = serde_json::from_slice::<State>(&state);
-        state.is_ok_and(|state| matches!(state.status.as_str(), "creating" | "created" | "running" | "paused"))
+/// What the runtime knew of the container before it was deleted.
+enum Found {
+    /// It was alive.
+    Alive,
+    /// It had ended, and the runtime knew how.
+    Ended(ExitStatus),
+    /// Nothing, or nothing that is of use.
+    Nothing,
+}
+
+/// Deletes the container by the runtime.
+fn delete(runtime: &Runtime, id: &str, ended: bool, until: Deadline) -> Result<Found, Error> {
+    let found = match ended {
+        true => None,
+        false => RuntimeState::parse(&run(runtime, &["state".into(), id.into()], until)?.1),
+    };
+    let found = match found {
+        Some(state) if state.is_alive() => Found::Alive,
+        Some(state) => state.end().map_or(Found::Nothing, Found::Ended),
+        None => Found::Nothing,
     };
     let (success, said) = run(runtime, &["delete".into(), "--force".into(), id.into()], until)?;
     let said = String::from_utf8_lossy(&said);
     // It is no error if the container does not exist. Runtimes have different messages for that, and no exit status.
     if success || said.contains("does not exist") || said.contains("o such file or directory") {
-        return Ok(alive);
+        return Ok(found);
     }
     Err(Error::Program(format!("{}: {}", runtime.binary.display(), said.trim())))
 }

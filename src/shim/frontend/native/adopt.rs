@@ -15,30 +15,17 @@ use crate::Phase;
 use crate::Refusal;
 use crate::Supervisor;
 use crate::command;
+use crate::runtime_state::RuntimeState;
 use windlass_sys::fd;
 use windlass_sys::poll::Deadline;
 use windlass_sys::process::{self, Exit, Forked, SingleThreaded};
 
 type Result<T> = std::result::Result<T, Refusal>;
 
-/// The phase and the process id of the container, according to the runtime.
-pub(super) fn runtime_state(facts: &Facts) -> Option<(Phase, i32)> {
-    #[derive(serde::Deserialize)]
-    struct State {
-        status: String,
-        #[serde(default)]
-        pid: i32,
-    }
+/// The container, according to the runtime.
+pub(super) fn runtime_state(facts: &Facts) -> Option<RuntimeState> {
     let finished = command::run(&facts.runtime, &facts.words(&["state"]), Deadline::after(command::TIMEOUT)).ok()?;
-    let state: State = serde_json::from_slice(&finished.printed).ok()?;
-    let phase = match state.status.as_str() {
-        "created" => Phase::Created,
-        "running" => Phase::Running,
-        "paused" => Phase::Paused,
-        "stopped" => Phase::Stopped,
-        _ => return None,
-    };
-    Some((phase, state.pid))
+    RuntimeState::parse(&finished.printed)
 }
 
 /// Adopts the container and reports it.
@@ -55,8 +42,8 @@ pub(super) fn adopt(dir: &ContainerDir, facts: &Facts, new: NewProcess, core: &m
     // The pidfd is opened before the runtime is asked. The runtime compares start times, so if it still reports the
     // process id, the pidfd is that of the container.
     let pidfd = process::open_pid(pid).map_err(|_| ended())?;
-    let (phase, _) =
-        runtime_state(facts).filter(|&(phase, of)| phase != Phase::Stopped && of == pid).ok_or_else(ended)?;
+    let state = runtime_state(facts).filter(|state| state.pid == pid);
+    let phase = state.and_then(|state| state.phase()).filter(|phase| *phase != Phase::Stopped).ok_or_else(ended)?;
     core.adopt(new, pid, pidfd, phase)?;
     Report::write(&json!({
         "v": 1,

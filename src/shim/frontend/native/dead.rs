@@ -14,9 +14,11 @@ use super::event_log::{EventLog, Marks};
 use super::wire::{event_members, exit_members, lost_exit, phase_name};
 use crate::Code;
 use crate::Phase;
+use crate::ProcessId;
 use crate::Refusal;
 use crate::command;
 use crate::exit::Record;
+use crate::runtime_state::RuntimeState;
 use windlass_sys::fd;
 use windlass_sys::poll::Deadline;
 
@@ -25,10 +27,11 @@ type Result<T> = std::result::Result<T, Refusal>;
 /// The answer to `status`, with the members of a living shim's answer and `shim_lost`.
 pub(super) fn status(dir: &ContainerDir) -> Result<Value> {
     let facts = dir.facts()?;
-    let exit = dir.exit();
-    let (phase, pid) = match &exit {
-        Some(record) => (Phase::Stopped, record.pid),
-        None => runtime_state(&facts).unwrap_or((Phase::Stopped, 0)),
+    let (exit, state) = end_or_state(dir, &facts);
+    let (phase, pid) = match (&exit, &state) {
+        (Some(record), _) => (Phase::Stopped, record.pid),
+        (None, Some(state)) => state.phase().map_or((Phase::Stopped, 0), |phase| (phase, state.pid)),
+        (None, None) => (Phase::Stopped, 0),
     };
     let marks = Marks::read(&dir.file("events.log"))?;
     Ok(json!({
@@ -48,20 +51,38 @@ pub(super) fn status(dir: &ContainerDir) -> Result<Value> {
     }))
 }
 
+/// The record of the end, or else what the runtime says. If the runtime alone knows how the container ended, because the
+/// kernel has kept it, the record is made up for.
+fn end_or_state(dir: &ContainerDir, facts: &Facts) -> (Option<Record>, Option<RuntimeState>) {
+    if let Some(record) = dir.exit() {
+        return (Some(record), None);
+    }
+    let state = runtime_state(facts);
+    let Some(end) = state.as_ref().and_then(RuntimeState::end) else { return (None, state) };
+    let record = Record::of(&ProcessId::init(&facts.id), pid(dir).unwrap_or(0), &end, 0);
+    // Best effort: without it, the next one asks the runtime again. A new shim writes its own.
+    if let Ok(Some(_lock)) = dir.lock() {
+        let _ = record.write(&dir.file("exit.json"));
+    }
+    (Some(record), state)
+}
+
+/// The process id of init, if it was started.
+fn pid(dir: &ContainerDir) -> Option<i32> {
+    let text = fd::document(dir.file("pid")).ok()?;
+    String::from_utf8(text).ok()?.trim().parse().ok()
+}
+
 fn ended(record: &Record) -> Value {
     exit_members(&record.status())
 }
 
 /// The answer to `wait` for init.
 pub(super) fn exit(dir: &ContainerDir) -> Result<Value> {
-    match dir.exit() {
-        Some(record) => Ok(ended(&record)),
-        None => {
-            // A container that never existed is another error.
-            dir.facts()?;
-            Err(Refusal::new(Code::NotFound, "the shim was lost before it had recorded an end"))
-        }
-    }
+    // A container that never existed is another error.
+    let end = dir.exit().map_or_else(|| dir.facts().map(|facts| end_or_state(dir, &facts).0), |end| Ok(Some(end)))?;
+    let lost = || Refusal::new(Code::NotFound, "the shim was lost before it had recorded an end");
+    end.map(|record| ended(&record)).ok_or_else(lost)
 }
 
 /// The answer to `wait` for an exec.
@@ -83,6 +104,8 @@ fn lock(dir: &ContainerDir) -> Result<OwnedFd> {
 
 /// The recorded events. The exit is added if the shim died between writing the exit record and the event.
 pub(super) fn journal(dir: &ContainerDir) -> Result<EventLog> {
+    // Before the lock, which this takes itself.
+    let _ = dir.facts().map(|facts| end_or_state(dir, &facts));
     let lock = lock(dir)?;
     let mut journal = EventLog::open(dir.file("events.log"))?;
     if let Some(record) = dir.exit().filter(|_| !journal.has("exited")) {
@@ -118,8 +141,8 @@ pub(super) fn delete(dir: &ContainerDir, force: bool) -> Result<Value> {
         }
         other => other?,
     };
-    let record = dir.exit();
-    let runs = runtime_state(&facts).filter(|(phase, _)| *phase != Phase::Stopped);
+    let (record, state) = end_or_state(dir, &facts);
+    let runs = state.filter(|state| state.phase().is_some_and(|phase| phase != Phase::Stopped));
     if record.is_none() && facts.keep && runs.is_some() && !force {
         return Err(Refusal::new(
             Code::WrongPhase,
@@ -132,16 +155,14 @@ pub(super) fn delete(dir: &ContainerDir, force: bool) -> Result<Value> {
         removed?;
     }
     let exit = record.as_ref().map_or_else(|| lost_exit(runs.is_some()), ended);
-    let pid = record.as_ref().map(|record| record.pid).or(runs.map(|(_, pid)| pid));
+    let pid = record.as_ref().map(|record| record.pid).or(runs.map(|state| state.pid));
     dir.remove();
     Ok(json!({"pid": pid.unwrap_or(0), "exit": exit, "shim_lost": record.is_none()}))
 }
 
 /// Whether init was never started or has ended, as far as its files tell.
 fn is_nothing_left(dir: &ContainerDir) -> bool {
-    let pid = fd::document(dir.file("pid")).ok().and_then(|text| String::from_utf8(text).ok());
-    let pid = pid.and_then(|text| text.trim().parse::<i32>().ok());
-    dir.exit().is_some() || pid.is_none_or(|pid| windlass_sys::process::open_pid(pid).is_err())
+    dir.exit().is_some() || pid(dir).is_none_or(|pid| windlass_sys::process::open_pid(pid).is_err())
 }
 
 /// Kills the container and deletes it by the runtime.

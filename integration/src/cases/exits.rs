@@ -1,0 +1,298 @@
+//! How a container ended, from the exit pin that the kernel keeps: nobody has waited for it.
+
+use crate::kit::machine::{self, EXIT_NAMESPACE, text};
+use crate::kit::stop::{Context, fail};
+use crate::kit::wait::eventually;
+use crate::kit::{Need, Stop, T, Verdict};
+use crate::{chapter, ensure, ensure_eq};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::Value;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::process::Command;
+
+chapter! { "exits":
+    an_end_that_nobody_waited_for_is_known [Need::Windlass],
+    a_detached_run_keeps_the_end_too [Need::Windlass],
+    the_host_has_one_mount_more_and_containers_none [Need::Windlass],
+    nothing_of_the_host_is_in_the_namespace [Need::Windlass],
+    a_pin_goes_with_the_container [Need::Windlass],
+    several_state_roots_share_one_namespace [Need::Windlass],
+    creates_at_once_make_one_namespace [Need::Windlass],
+    a_shared_run_gets_a_private_directory [Need::Windlass],
+    among_two_thousand_pins_the_right_one_is_found [Need::Windlass],
+    a_kernel_without_it_is_noticed_once [Need::Windlass],
+}
+
+/// Skips the case where the kernel keeps no exits.
+fn supported(t: &T) -> Verdict {
+    let report: Value = t.runtime(&["doctor", "--json"])?.json()?;
+    let findings = report["findings"].as_array().cloned().unwrap_or_default();
+    let finding = findings.into_iter().find(|finding| finding["name"] == "exit status").unwrap_or_default();
+    if finding["level"] == "ok" { Ok(()) } else { Err(Stop::Skip(finding["says"].to_string())) }
+}
+
+/// Unmounts the namespace, so that the next container makes it anew.
+fn forget_namespace() {
+    for point in [EXIT_NAMESPACE, "/run/windlass/@exits"] {
+        while umount2(point, MntFlags::MNT_DETACH).is_ok() {}
+    }
+}
+
+/// What `work` does among the pins.
+fn inside<R: Send>(work: impl FnOnce() -> std::io::Result<R> + Send) -> Verdict<R> {
+    match machine::among_exit_pins(work) {
+        Some(done) => Ok(done?),
+        None => fail("there is no namespace of the pins"),
+    }
+}
+
+fn ended(t: &T, script: &str) -> Verdict<Value> {
+    let container = t.start(&t.bundle()?.sh(script))?;
+    container.wait_for("stopped")?;
+    let state = container.state()?;
+    ensure_eq!(container.state()?["exit"], state["exit"], "the exit when asked again");
+    container.delete()?;
+    Ok(state["exit"].clone())
+}
+
+fn an_end_that_nobody_waited_for_is_known(t: &T) -> Verdict {
+    supported(t)?;
+    ensure_eq!(ended(t, "exit 7")?["code"], 7, "the exit code");
+    ensure_eq!(ended(t, "exit 0")?["code"], 0, "the exit code");
+    let container = t.running()?;
+    container.stop()?;
+    let exit = container.state()?["exit"].clone();
+    ensure_eq!(exit["signal"], "SIGKILL", "the signal");
+    ensure!(exit["code"].is_null(), "no code beside a signal: {exit}");
+    let listed = t.runtime(&["list", "--format", "json"])?.json()?;
+    ensure_eq!(listed[0]["exit"], exit, "what list says");
+    Ok(())
+}
+
+fn a_detached_run_keeps_the_end_too(t: &T) -> Verdict {
+    supported(t)?;
+    let bundle = t.bundle()?.sh("sleep 0.1; exit 9");
+    bundle.write()?;
+    let id = t.id();
+    let mut command = t.command();
+    command.args(["run", "--detach", "--bundle"]).arg(&bundle.dir).arg(&id);
+    let (ran, container) = t.created(id, &bundle, command)?;
+    ran.ok()?;
+    container.wait_for("stopped")?;
+    ensure_eq!(container.state()?["exit"]["code"], 9, "the exit code");
+    Ok(())
+}
+
+fn the_host_has_one_mount_more_and_containers_none(t: &T) -> Verdict {
+    supported(t)?;
+    forget_namespace();
+    let before = text("/proc/self/mountinfo");
+    let bundle = t.bundle()?.sh("cat /proc/self/mountinfo; ls -l /proc/self/fd /proc/1/fd; exec sleep 1000");
+    let container = t.start(&bundle)?;
+    let output = container.wait_for_output("/proc/1/fd")?;
+    ensure!(!output.contains("@exits") && !output.contains("pidfs") && !output.contains("nsfs"), "{output}");
+    let after = text("/proc/self/mountinfo");
+    let new: Vec<&str> = after.lines().filter(|line| !before.lines().any(|old| old == *line)).collect();
+    // And its directory, where other mount namespaces follow this one.
+    ensure!(new.iter().filter(|line| line.contains(EXIT_NAMESPACE)).count() == 1, "{new:?}");
+    ensure!(new.iter().all(|line| line.contains(" /run/windlass/@exits")), "{new:?}");
+    let second = t.running()?;
+    ensure_eq!(text("/proc/self/mountinfo"), after, "the mounts with a second container");
+    let modes = ["/run/windlass/@exits"].map(|path| {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(path).map(|meta| meta.mode() & 0o7777).unwrap_or_default()
+    });
+    ensure_eq!(modes, [0o700], "the mode of the directory");
+    second.stop()?;
+    container.stop()
+}
+
+fn nothing_of_the_host_is_in_the_namespace(t: &T) -> Verdict {
+    supported(t)?;
+    let container = t.running()?;
+    let mounts = inside(|| {
+        fs::create_dir("/proc-of-test")?;
+        mount(Some("proc"), "/proc-of-test", Some("proc"), MsFlags::empty(), None::<&str>)?;
+        let mounts = fs::read_to_string("/proc-of-test/thread-self/mountinfo");
+        umount2("/proc-of-test", MntFlags::MNT_DETACH)?;
+        fs::remove_dir("/proc-of-test")?;
+        mounts
+    })?;
+    let kinds: Vec<&str> = mounts.lines().filter_map(|line| line.split(" - ").nth(1)?.split(' ').next()).collect();
+    ensure!(kinds.iter().filter(|kind| **kind == "tmpfs").count() == 1, "{mounts}");
+    ensure!(kinds.iter().all(|kind| matches!(*kind, "tmpfs" | "pidfs" | "proc")), "{mounts}");
+    container.stop()
+}
+
+fn a_pin_goes_with_the_container(t: &T) -> Verdict {
+    supported(t)?;
+    let before = machine::exit_pins();
+    for words in [&["delete"][..], &["delete", "--force"]] {
+        let container = t.running()?;
+        ensure_eq!(machine::exit_pins().len(), before.len() + 1, "pins while it runs");
+        if words.len() == 1 {
+            container.stop()?;
+        }
+        t.runtime(&[words, &[&container.id]].concat())?.ok()?;
+        ensure_eq!(machine::exit_pins(), before, "pins after the deletion");
+    }
+    // Its record is lost; only its name is known.
+    let container = t.running()?;
+    container.stop()?;
+    for file in container.state_files()? {
+        fs::remove_file(file)?;
+    }
+    fs::remove_dir(format!("/sys/fs/cgroup/{}", container.id))?;
+    t.runtime(&["delete", "--force", &container.id])?.ok()?;
+    ensure_eq!(machine::exit_pins(), before, "pins of a container without a record");
+    Ok(())
+}
+
+fn several_state_roots_share_one_namespace(t: &T) -> Verdict {
+    supported(t)?;
+    let other = t.path("another root").display().to_string();
+    let bundle = t.bundle()?.sh("exit 3").set("/linux/cgroupsPath", "/another".into());
+    bundle.write()?;
+    let mine = t.start(&t.bundle()?.sh("exit 4"))?;
+    let dir = bundle.dir.display().to_string();
+    let there = |words: &[&str]| t.runtime(&[&["--root", &other], words].concat());
+    there(&["create", "--bundle", &dir, &mine.id])?.ok()?;
+    there(&["start", &mine.id])?.ok()?;
+    let ended = || Some(there(&["state", &mine.id]).ok()?.json().ok()?["exit"]["code"].clone());
+    let exit = eventually("it ends", || ended().filter(|code| !code.is_null()))?;
+    mine.wait_for("stopped")?;
+    ensure_eq!((exit, mine.state()?["exit"]["code"].clone()), (3.into(), 4.into()), "the exit codes");
+    there(&["delete", "--force", &mine.id])?.ok()?;
+    // The same id in another root is another container.
+    there(&["delete", "--force", &mine.id])?.ok()?;
+    ensure_eq!(machine::exit_pins().len(), 1, "pins");
+    mine.delete().map(drop)
+}
+
+fn creates_at_once_make_one_namespace(t: &T) -> Verdict {
+    supported(t)?;
+    for _ in 0..if t.long { 50 } else { 5 } {
+        forget_namespace();
+        let bundle = t.bundle()?.sh("exit 5");
+        bundle.write()?;
+        let ids: Vec<String> = (0..6).map(|_| t.id()).collect();
+        let create = |id: &String| -> Verdict<_> {
+            let mut command = t.command();
+            command.args(["create", "--bundle"]).arg(&bundle.dir).arg(id);
+            Ok(command.stdin(std::process::Stdio::null()).stdout(fs::File::create(t.path(id))?).spawn()?)
+        };
+        let running = ids.iter().map(create).collect::<Verdict<Vec<_>>>()?;
+        for mut child in running {
+            ensure!(child.wait()?.success(), "create");
+        }
+        let mounts = text("/proc/self/mountinfo");
+        let mounted: Vec<&str> = mounts.lines().filter(|line| line.contains("@exits/ns")).collect();
+        ensure_eq!((mounted.len(), machine::exit_pins().len()), (1, ids.len()), "mounts and pins: {mounted:?}");
+        for id in &ids {
+            t.runtime(&["start", id])?.ok()?;
+            let ended = || Some(t.runtime(&["state", id]).ok()?.json().ok()?["exit"]["code"].clone());
+            ensure_eq!(eventually("it ends", || ended().filter(|code| !code.is_null()))?, 5, "the exit code");
+            t.runtime(&["delete", id])?.ok()?;
+        }
+    }
+    Ok(())
+}
+
+/// The kernel copies no mount of a mount namespace into others, and refuses to mount one where others would get it.
+fn a_shared_run_gets_a_private_directory(t: &T) -> Verdict {
+    supported(t)?;
+    forget_namespace();
+    let none = None::<&str>;
+    let shared = |line: &str| line.split(' ').nth(4) == Some("/run") && line.contains(" shared:");
+    let was_shared = text("/proc/self/mountinfo").lines().any(shared);
+    mount(none, "/run", none, MsFlags::MS_SHARED, none).context("make /run shared")?;
+    let mut follower = Command::new("unshare").args(["-m", "--propagation", "slave", "sleep", "1000"]).spawn()?;
+    let checked = eventually("another mount namespace", || {
+        let other = fs::read_link(format!("/proc/{}/ns/mnt", follower.id())).ok()?;
+        (other != fs::read_link("/proc/self/ns/mnt").ok()?).then_some(())
+    })
+    .and_then(|()| {
+        ensure_eq!(ended(t, "exit 6")?["code"], 6, "the exit code");
+        let mounts = text("/proc/self/mountinfo");
+        let of_pins: Vec<&str> = mounts.lines().filter(|line| line.contains("@exits")).collect();
+        ensure_eq!(of_pins.len(), 2, "the directory and the namespace: {of_pins:?}");
+        ensure!(of_pins.iter().all(|line| !line.contains("shared:")), "{of_pins:?}");
+        Ok(())
+    });
+    let _ = follower.kill();
+    let _ = follower.wait();
+    forget_namespace();
+    if !was_shared {
+        mount(none, "/run", none, MsFlags::MS_PRIVATE, none).context("make /run private")?;
+    }
+    checked
+}
+
+/// The pidfd of a process that has ended.
+fn ended_process() -> Verdict<OwnedFd> {
+    let mut child = Command::new("/bin/true").spawn()?;
+    let pidfd = crate::sys::open_pid(child.id());
+    child.wait()?;
+    Ok(pidfd?)
+}
+
+/// Others' pins are made here, of processes that cost less than containers.
+fn among_two_thousand_pins_the_right_one_is_found(t: &T) -> Verdict {
+    supported(t)?;
+    let first = t.start(&t.bundle()?.sh("exit 8"))?;
+    let lines = text("/proc/self/mountinfo").lines().count();
+    for chunk in 0..20 {
+        let ended = (0..100).map(|_| ended_process()).collect::<Verdict<Vec<_>>>()?;
+        inside(|| {
+            let numbered = ended.iter().enumerate();
+            numbered
+                .map(|(n, pidfd)| crate::sys::pin_pidfd(pidfd, &format!("/{chunk}-{n}-0000000000000000")))
+                .collect::<std::io::Result<()>>()
+        })?;
+    }
+    let second = t.start(&t.bundle()?.sh("exit 9"))?;
+    second.wait_for("stopped")?;
+    first.wait_for("stopped")?;
+    let codes = (first.state()?["exit"]["code"].clone(), second.state()?["exit"]["code"].clone());
+    ensure_eq!(codes, (8.into(), 9.into()), "the exit codes");
+    ensure_eq!(text("/proc/self/mountinfo").lines().count(), lines, "mounts of the host");
+    first.delete()?;
+    t.runtime(&["delete", "--force", &second.id])?.ok()?;
+    t.runtime(&["delete", "--force", &second.id])?.ok()?;
+    ensure_eq!(machine::exit_pins().len(), 2000, "the pins of others");
+    forget_namespace();
+    Ok(())
+}
+
+fn a_kernel_without_it_is_noticed_once(t: &T) -> Verdict {
+    forget_namespace();
+    let _ = fs::remove_file(EXIT_NAMESPACE);
+    let bundle = t.bundle()?.sh("exit 2");
+    bundle.write()?;
+    let create = |log: &str| -> Verdict<String> {
+        let id = t.id();
+        let mut command = t.command();
+        command.args(["--debug", "--log", log, "create", "--bundle"]).arg(&bundle.dir).arg(&id);
+        // PIDFD_GET_INFO
+        crate::sys::refuse_ioctl(&mut command, 0xc040_ff0b, libc::ENOTTY as u32);
+        let (ran, container) = t.created(id, &bundle, command)?;
+        ran.ok()?;
+        container.start()?;
+        container.wait_for("stopped")?;
+        Ok(text(log))
+    };
+    let (first, second) = (t.path("first").display().to_string(), t.path("second").display().to_string());
+    let said = create(&first)?;
+    ensure!(said.contains("cannot keep the exit status in the kernel"), "{said}");
+    ensure!(fs::read_link("/run/windlass/@exits/refused").is_ok(), "it is remembered");
+    ensure!(create(&second)?.contains("PIDFD_GET_INFO"), "the reason is said again: {}", text(&second));
+    ensure!(machine::exit_pins().is_empty(), "no pins");
+    fs::remove_file("/run/windlass/@exits/refused")?;
+    let mut command = t.command();
+    command.args(["doctor", "--json"]);
+    crate::sys::refuse_ioctl(&mut command, 0xc040_ff0b, libc::ENOTTY as u32);
+    let report: Value = t.finish(command)?.json()?;
+    ensure!(report["findings"].to_string().contains("known only to the process that reaps"), "{report}");
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! How a container ended: found out by whoever asks first, and written once.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::fcntl::OFlag;
+
+use windlass_base::error::Result;
+use windlass_base::exit_record::ExitRecord;
+use windlass_sys::fd;
+use windlass_sys::process::{Exit, SingleThreaded};
+
+use super::record;
+use super::store::Container;
+
+impl Container {
+    /// Its exit, if that was written or can be found out now.
+    pub fn exit(&self) -> Option<ExitRecord> {
+        if let Some(known) = &self.exit {
+            return Some(known.clone());
+        }
+        // A zombie still has its exit status. If it was reaped, its pin has that, and the cgroup still counts an OOM
+        // kill.
+        let exit = match self.init_stat() {
+            Some(stat) => (stat.state == 'Z').then(|| Exit::of_status(stat.exit_code)),
+            None => self.exit_pin().and_then(|pin| pin.read()),
+        };
+        let found = Some(self.exit_record(exit)).filter(|found| exit.is_some() || found.oom_killed)?;
+        Some(self.settle_exit(found))
+    }
+
+    /// Writes `found`, unless an exit was written meanwhile, and returns what is written: every later call reports the
+    /// same.
+    pub(super) fn settle_exit(&self, found: ExitRecord) -> ExitRecord {
+        let was_locked = self.locked.get();
+        // Another holder of the lock writes the exit, or removes the container.
+        if !was_locked && fd::lock(self.file.as_fd(), false).is_err() {
+            return found;
+        }
+        let text = fd::read_head(self.file.as_fd(), record::FIXED).ok();
+        let known = text.and_then(|text| record::parse(&text).ok().flatten()?.exit);
+        let record = known.unwrap_or_else(|| self.write_exit(found));
+        if !was_locked {
+            self.unlock();
+        }
+        record
+    }
+
+    /// Has the kernel keep how init ends, until [`Container::remove`]. `pidfd`: of init. This process is in another mount
+    /// namespace afterwards, with another root. The caller holds the lock.
+    pub fn keep_exit(&self, pidfd: BorrowedFd<'_>, proof: &SingleThreaded) -> Result<()> {
+        let Some(pin) = self.exit_pin() else { return Ok(()) };
+        // Also if it fails: the file may have been made.
+        self.pinned.set(true);
+        pin.make(pidfd, proof)
+    }
+
+    /// Writes the exit of init. The caller holds the lock.
+    pub fn record_exit(&self, exit: Exit) -> ExitRecord {
+        self.write_exit(self.exit_record(Some(exit)))
+    }
+
+    fn write_exit(&self, record: ExitRecord) -> ExitRecord {
+        // Best effort: a caller that may only read still gets the record.
+        let _ = fd::reopen(self.file.as_fd(), OFlag::O_WRONLY)
+            .and_then(|file| fd::write_at(file.as_fd(), &record::exit_line(&record), self.layout.exit()));
+        record
+    }
+
+    fn exit_record(&self, exit: Option<Exit>) -> ExitRecord {
+        ExitRecord {
+            code: if let Some(Exit::Code(code)) = exit { Some(code) } else { None },
+            signal: if let Some(Exit::Signal(signal)) = exit { Some(signal) } else { None },
+            oom_killed: self.oom_kills().is_some_and(|n| n > 0),
+            at: windlass_base::rfc3339::nanoseconds(std::time::SystemTime::now()),
+        }
+    }
+}

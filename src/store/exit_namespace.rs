@@ -1,0 +1,299 @@
+//! The mount namespace in which exit pins are ([`super::ExitPin`]).
+//!
+//! It is a namespace of our own because mounts in the host's would be copied at each unshare(2) of anybody: two
+//! thousand make that twenty times slower. One bind mount of its file in nsfs keeps it, and nothing of the host is in
+//! it: a host's file system that is mounted there could never be unmounted completely.
+//!
+//! It is one for all state roots, and made by the first create after a boot. A host in which that fails goes on
+//! without pins.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sched::CloneFlags;
+
+use windlass_base::error::{Error, Kind, Result, SyscallError, WithContext};
+use windlass_base::mount::{MountAttributes, Propagation, PropagationChange};
+use windlass_base::namespaces::Namespaces;
+use windlass_sys::mount::{self, Attributes, Filesystem};
+use windlass_sys::mount_view::MountView;
+use windlass_sys::process::{self, Exit, Forked, SingleThreaded};
+use windlass_sys::{fd, pidfd_mount, sched, socket};
+
+/// The directory that has the bind mount. State roots may be anywhere, but this is one path for the whole host. An id
+/// has no `@`, so it is in nobody's way in the usual state root.
+const DIRECTORY: &str = "/run/windlass/@exits";
+const ABOVE: &str = "/run/windlass";
+/// The bind mount of the namespace.
+const NAMESPACE: &str = "ns";
+const NAMESPACE_PATH: &str = "/run/windlass/@exits/ns";
+/// A symbolic link whose target says which kernel cannot keep exits, and why.
+const REFUSED: &str = "refused";
+
+/// How long to wait for another runtime that makes the namespace.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+fn cannot() -> &'static str {
+    "cannot keep the exit status in the kernel"
+}
+
+/// Enters the namespace, which is made if it is not there. This process is in it from here on, and its root and
+/// current directory are the directory of the pins.
+pub fn enter_or_make(proof: &SingleThreaded) -> Result<()> {
+    if let Ok(file) = fd::open(NAMESPACE_PATH, OFlag::O_RDONLY) {
+        match process::setns(file.as_fd(), Namespaces::MOUNT) {
+            // A file without its mount.
+            Err(failed) if failed.errno == Errno::EINVAL => {}
+            other => return other.with_context(cannot),
+        }
+    }
+    let namespace = make(proof)?;
+    process::setns(namespace.as_fd(), Namespaces::MOUNT).with_context(cannot)
+}
+
+/// While this exists, the process is in the namespace.
+pub struct Visit(MountView);
+
+impl Visit {
+    /// Enters the namespace. `None`: there is none, or it is out of reach.
+    pub fn begin() -> Option<Visit> {
+        let file = fd::open(NAMESPACE_PATH, OFlag::O_RDONLY).ok()?;
+        let view = MountView::hold().ok()?;
+        process::setns(file.as_fd(), Namespaces::MOUNT).ok().map(|()| Visit(view))
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.0.restore("windlass's own");
+    }
+}
+
+/// Whether this host keeps exits, which is tried without changing anything.
+pub fn check(proof: &SingleThreaded) -> Result<()> {
+    prepare(proof, |_| Ok(()))
+}
+
+/// Makes the namespace and keeps it by a bind mount.
+fn make(proof: &SingleThreaded) -> Result<OwnedFd> {
+    let _lock = lock(directory()?)?;
+    // Opened by its path again: another runtime may have mounted something there before it gave the lock up.
+    let directory = directory()?;
+    if let Some(made) = open_namespace(directory.as_fd()) {
+        return Ok(made);
+    }
+    let kernel = nix::sys::utsname::uname().map_or_else(|_| "?".into(), |name| name.release().to_owned());
+    let kernel = kernel.to_string_lossy();
+    let refused = fd::readlinkat(directory.as_fd(), REFUSED).unwrap_or_default().into_string().unwrap_or_default();
+    if let Some(why) = refused.strip_prefix(&format!("{kernel}: ")) {
+        return Err(Error::new(Kind::Unsupported, why));
+    }
+    let made = prepare(proof, |namespace| keep(namespace, directory.as_fd()));
+    if let Err(error) = &made
+        && error.kind() == Kind::Unsupported
+    {
+        // Best effort: without it, the next create tries again.
+        let _ = fd::unlinkat(directory.as_fd(), REFUSED);
+        let _ = fd::symlinkat(&format!("{kernel}: {}", error.message()), directory.as_fd(), REFUSED);
+    }
+    made
+}
+
+/// Opens the directory, and makes it if it is not there.
+fn directory() -> Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    let if_missing = |made: windlass_sys::Result<()>| match made {
+        Err(failed) if failed.errno == Errno::EEXIST => Ok(()),
+        other => other,
+    };
+    let open = |path: &str, mode: u32| -> Result<OwnedFd> {
+        let opened = match fd::open(path, flags) {
+            Err(failed) if failed.errno == Errno::ENOENT => {
+                if_missing(fd::mkdirat(fd::CWD, path, mode)).and_then(|()| fd::open(path, flags))
+            }
+            other => other,
+        };
+        let opened = opened.with_context(cannot)?;
+        match fd::distrust(&fd::stat(opened.as_fd()).with_context(cannot)?) {
+            Some(wrong) => Err(Error::new(Kind::PermissionDenied, format!("{}: {path:?} {wrong}", cannot()))),
+            None => Ok(opened),
+        }
+    };
+    // As a state root is made, which it usually is.
+    open(ABOVE, 0o1700)?;
+    open(DIRECTORY, 0o700)
+}
+
+/// Locks the directory until the result is dropped. Who makes the namespace holds the lock for some milliseconds, but
+/// may have been stopped.
+fn lock(directory: OwnedFd) -> Result<OwnedFd> {
+    let deadline = windlass_sys::poll::Deadline::after(PATIENCE);
+    loop {
+        match fd::lock(directory.as_fd(), false) {
+            Err(failed) if failed.errno == Errno::EWOULDBLOCK && !deadline.has_passed() => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other.map(|()| directory).with_context(cannot),
+        }
+    }
+}
+
+/// The file of the namespace, if a namespace is mounted there.
+fn open_namespace(directory: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let file = fd::openat(directory, NAMESPACE, OFlag::O_RDONLY | OFlag::O_NOFOLLOW, 0).ok()?;
+    process::namespace_kind(file.as_fd()).is_ok_and(|kind| kind == Namespaces::MOUNT).then_some(file)
+}
+
+/// Has a child make the namespace and try a pin in it, then calls `then` while the child keeps the namespace.
+fn prepare<T>(proof: &SingleThreaded, then: impl FnOnce(OwnedFd) -> Result<T>) -> Result<T> {
+    let (ours, theirs) = socket::pair().with_context(cannot)?;
+    let child = match process::fork(CloneFlags::empty(), None, proof).with_context(cannot)? {
+        Forked::Parent(child) => child,
+        Forked::Child => {
+            drop(ours);
+            report(theirs.as_fd(), in_child(proof));
+            // Until the parent has done its part, or has died.
+            let _ = socket::receive(theirs.as_fd(), &mut [0; 1]);
+            process::exit_now(0)
+        }
+    };
+    drop(theirs);
+    let done = receive(ours.as_fd()).and_then(then);
+    drop(ours);
+    let _ = child.wait();
+    done
+}
+
+/// What the child was at when a call failed, as it is sent.
+#[derive(Clone, Copy)]
+enum Stage {
+    /// It made the namespace.
+    Namespace = b'n' as isize,
+    /// It tried a pin.
+    Pin = b'p' as isize,
+}
+
+/// Sends the namespace, or the stage, the errno and the call that failed.
+fn report(socket: BorrowedFd<'_>, made: Result<OwnedFd, (Stage, SyscallError)>) {
+    // Best effort: without a report, the parent knows that it failed.
+    let _ = match made {
+        Ok(namespace) => socket::send(socket, b"made", &[namespace.as_fd()]),
+        Err((stage, failed)) => {
+            let errno = (failed.errno as i32).to_ne_bytes();
+            let text: Vec<u8> = [stage as u8].into_iter().chain(errno).chain(failed.call.bytes()).collect();
+            socket::send(socket, &text, &[])
+        }
+    };
+}
+
+fn receive(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let mut buffer = [0; 1024];
+    let (n, namespace) = socket::receive(socket, &mut buffer).with_context(cannot)?;
+    if let Some(namespace) = namespace {
+        return Ok(namespace);
+    }
+    let Some((stage, [a, b, c, d, call @ ..])) = buffer[..n].split_first() else {
+        return Err(Error::new(Kind::Kernel, format!("{}: the process that tried it has died", cannot())));
+    };
+    let errno = Errno::from_raw(i32::from_ne_bytes([*a, *b, *c, *d]));
+    let failed = SyscallError { call: String::from_utf8_lossy(call).into_owned().into(), errno };
+    // These are what a kernel says that does not know such a mount, or the ioctl.
+    let lacks = matches!(errno, Errno::ENOSYS | Errno::ENOTTY | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENXIO);
+    let kind = if lacks && *stage == Stage::Pin as u8 { Kind::Unsupported } else { Kind::Kernel };
+    Err(Error::new(kind, format!("{}: {failed}", cannot())).caused_by(failed))
+}
+
+/// In a child: makes a mount namespace, removes everything from it, and tries a pin there.
+fn in_child(proof: &SingleThreaded) -> Result<OwnedFd, (Stage, SyscallError)> {
+    let namespace = empty_namespace().map_err(|failed| (Stage::Namespace, failed))?;
+    try_pin(proof).map_err(|failed| (Stage::Pin, failed))?;
+    Ok(namespace)
+}
+
+/// Goes into a new mount namespace that has one mount, a tmpfs.
+fn empty_namespace() -> windlass_sys::Result<OwnedFd> {
+    let namespace = younger_namespace()?;
+    mount::propagate_root(PropagationChange::of_tree(Propagation::Private))?;
+    let tmpfs = Filesystem::open("tmpfs")?;
+    tmpfs.set("mode", Some("0700"))?;
+    let tmpfs = tmpfs.mount(MountAttributes::NOSUID | MountAttributes::NODEV | MountAttributes::NOEXEC)?;
+    // Anywhere, since it becomes the root.
+    mount::attach_over(tmpfs.as_fd(), "/proc")?;
+    mount::change_directory(tmpfs.as_fd())?;
+    mount::pivot_to_current()?;
+    mount::detach(".")?;
+    Ok(namespace)
+}
+
+/// Goes into a new mount namespace that may be mounted in the present one. The kernel refuses one with a smaller id, for
+/// fear of loops, and gives each CPU a range of ids. Only the host's own namespace is before all others.
+fn younger_namespace() -> windlass_sys::Result<OwnedFd> {
+    let present = || fd::open("/proc/self/ns/mnt", OFlag::O_RDONLY);
+    // A kernel without such ids gives them in order.
+    let id = |namespace: &OwnedFd| process::mount_namespace_id(namespace.as_fd()).ok();
+    let old = id(&present()?);
+    let renew = || {
+        process::unshare(Namespaces::MOUNT)?;
+        present().map(|new| (old.is_none() || old < id(&new)).then_some(new))
+    };
+    if let Some(new) = renew()? {
+        return Ok(new);
+    }
+    let refused = || SyscallError { call: "unshare(CLONE_NEWNS): no younger one".into(), errno: Errno::ELOOP };
+    sched::on_each_cpu(renew)?.ok_or_else(refused)
+}
+
+/// The exit status with which a pin is tried.
+const TRIED: i32 = 42;
+
+/// Pins a child in the current directory and reads how it ended.
+fn try_pin(proof: &SingleThreaded) -> windlass_sys::Result<()> {
+    const NAME: &str = "try";
+    let child = match process::fork(CloneFlags::empty(), None, proof)? {
+        Forked::Child => process::exit_now(TRIED),
+        Forked::Parent(child) => child,
+    };
+    let added = pidfd_mount::add(NAME, child.pidfd.as_fd());
+    child.wait()?;
+    added?;
+    // From here on the pin alone has what is known of it.
+    drop(child);
+    let exit = pidfd_mount::exit(NAME);
+    pidfd_mount::remove(NAME);
+    match exit? {
+        Some(Exit::Code(TRIED)) => Ok(()),
+        _ => Err(SyscallError { call: "ioctl(PIDFD_GET_INFO): no exit status".into(), errno: Errno::EOPNOTSUPP }),
+    }
+}
+
+/// Mounts the namespace on its file.
+fn keep(namespace: OwnedFd, directory: BorrowedFd<'_>) -> Result<OwnedFd> {
+    fd::openat(directory, NAMESPACE, OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW, 0o600)
+        .with_context(cannot)?;
+    let tree = mount::clone_tree(namespace.as_fd(), "", false).with_context(cannot)?;
+    match mount::attach_at(tree.as_fd(), directory, NAMESPACE) {
+        // The kernel makes no copies of such a mount, so it cannot be where other mount namespaces, such as those of
+        // systemd's services, would get one: the directory becomes a private mount first.
+        Err(failed) if failed.errno == Errno::EINVAL => {
+            let private = private_mount(directory).with_context(cannot)?;
+            mount::attach_at(tree.as_fd(), private.as_fd(), NAMESPACE).with_context(cannot)?;
+        }
+        other => other.with_context(cannot)?,
+    }
+    Ok(namespace)
+}
+
+/// Mounts the directory on itself, unless it is a mount, and makes that private.
+fn private_mount(directory: BorrowedFd<'_>) -> windlass_sys::Result<OwnedFd> {
+    let private = Attributes { propagation: Some(Propagation::Private), ..Attributes::default() };
+    // It is one where another mount namespace has made it one, and the mount has come here.
+    if mount::set_attributes(directory, private, false, None).is_ok() {
+        return fd::duplicate(directory);
+    }
+    let copy = mount::clone_tree(directory, "", false)?;
+    mount::attach(copy.as_fd(), directory)?;
+    mount::set_attributes(copy.as_fd(), private, false, None)?;
+    Ok(copy)
+}

@@ -1,0 +1,64 @@
+//! Exit pins: the kernel keeps how init ended until the container is deleted.
+//!
+//! A pidfd that is mounted on a file tells the exit status of its process after that was reaped, by whomever, and
+//! after every process and descriptor of ours is gone (`PIDFD_GET_INFO`, Linux 6.15). The mounts are in a namespace of
+//! their own ([`super::exit_namespace`]), where each has the name of its process.
+
+use std::os::fd::BorrowedFd;
+
+use windlass_base::error::{Result, WithContext};
+use windlass_sys::process::{Exit, SingleThreaded};
+use windlass_sys::{directory, fd, pidfd_mount};
+
+use super::exit_namespace::{Visit, enter_or_make};
+use super::state::InitProcess;
+
+/// The pin of a container's init.
+pub struct ExitPin {
+    /// The process id and the start time, which no other process has, and [`suffix`].
+    name: String,
+}
+
+impl ExitPin {
+    /// The pin of `init`, which may exist or not. `root`: the state root of its container.
+    pub fn of(root: BorrowedFd<'_>, id: &str, init: &InitProcess) -> ExitPin {
+        ExitPin { name: format!("{}-{}{}", init.pid, init.start_time, suffix(root, id)) }
+    }
+
+    /// Makes it. This process is in another mount namespace afterwards, with another root.
+    pub fn make(&self, pidfd: BorrowedFd<'_>, proof: &SingleThreaded) -> Result<()> {
+        enter_or_make(proof)?;
+        pidfd_mount::add(&self.name, pidfd).with_context(|| "cannot keep the exit status in the kernel")
+    }
+
+    /// How the process ended. `None`: it has not been reaped, or there is no pin.
+    pub fn read(&self) -> Option<Exit> {
+        let _visit = Visit::begin()?;
+        pidfd_mount::exit(&self.name).ok().flatten()
+    }
+
+    /// Removes it, if it is there.
+    pub fn remove(&self) {
+        if let Some(_visit) = Visit::begin() {
+            pidfd_mount::remove(&self.name);
+        }
+    }
+}
+
+/// Removes the pins of a container of which no record is left.
+pub fn remove_lost(root: BorrowedFd<'_>, id: &str) {
+    let suffix = suffix(root, id);
+    let Some(_visit) = Visit::begin() else { return };
+    let names = directory::names(fd::CWD).unwrap_or_default();
+    names.iter().filter_map(|name| name.to_str()).filter(|name| name.ends_with(&suffix)).for_each(pidfd_mount::remove);
+}
+
+/// What the names of all pins of a container end in. Ids may be as long as names of files, so this is a hash: FNV-1a
+/// of the state root and the id.
+fn suffix(root: BorrowedFd<'_>, id: &str) -> String {
+    let (device, inode) = fd::stat(root).map_or((0, 0), |stat| (stat.st_dev, stat.st_ino));
+    let bytes = device.to_ne_bytes().into_iter().chain(inode.to_ne_bytes()).chain(id.bytes());
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    format!("-{hash:016x}")
+}

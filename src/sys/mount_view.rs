@@ -1,0 +1,40 @@
+//! Going into another mount namespace and back.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::fcntl::OFlag;
+
+use super::{Result, fd, mount, process};
+use windlass_base::namespaces::Namespaces;
+
+/// The mount namespace, root and current directory of this process: setns(2) into another mount namespace changes
+/// all three.
+pub struct MountView {
+    namespace: OwnedFd,
+    root: OwnedFd,
+    directory: OwnedFd,
+}
+
+impl MountView {
+    /// Holds the present ones.
+    pub fn hold() -> Result<MountView> {
+        Ok(MountView {
+            namespace: fd::open("/proc/self/ns/mnt", OFlag::O_RDONLY)?,
+            root: fd::open("/", OFlag::O_PATH)?,
+            directory: fd::open(".", OFlag::O_PATH)?,
+        })
+    }
+
+    /// Returns to them. If that fails, ends this process, which would otherwise go on in a file system that it must
+    /// not trust. `other`: whose mount namespace it is in, for the message.
+    pub fn restore(&self, other: &str) {
+        let back = process::setns(self.namespace.as_fd(), Namespaces::MOUNT)
+            .and_then(|()| mount::change_directory(self.root.as_fd()))
+            .and_then(|()| mount::chroot_to_current())
+            .and_then(|()| mount::change_directory(self.directory.as_fd()));
+        if let Err(failed) = back {
+            eprintln!("cannot leave {other} mount namespace: {failed}");
+            process::exit_now(1);
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! A pidfd that is mounted on a file (Linux 6.14). It tells how its process ended when that was reaped and every
+//! descriptor of it is closed (Linux 6.15).
+//!
+//! Names are those of files in the current directory.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::fcntl::OFlag;
+
+use super::process::{Exit, exit_of_other};
+use super::{Result, fd, mount};
+
+/// Makes the file `name` and mounts the pidfd on it.
+pub fn add(name: &str, pidfd: BorrowedFd<'_>) -> Result<()> {
+    let tree = mount::clone_tree(pidfd, "", false)?;
+    fd::mknodat(fd::CWD, name, libc::S_IFREG | 0o600, 0)?;
+    mount::attach_at(tree.as_fd(), fd::CWD, name)
+}
+
+/// How the process ended. `None`: it was not reaped yet.
+pub fn exit(name: &str) -> Result<Option<Exit>> {
+    let file = fd::openat(fd::CWD, name, OFlag::O_RDONLY | OFlag::O_NOFOLLOW, 0)?;
+    exit_of_other(file.as_fd())
+}
+
+/// Removes mount and file, as far as they are there.
+pub fn remove(name: &str) {
+    let _ = mount::detach(name);
+    let _ = fd::unlinkat(fd::CWD, name);
+}
