@@ -192,7 +192,7 @@ pub fn pretend_memlock(command: &mut std::process::Command) {
         load(0),
         equals(libc::SYS_prlimit64 as u32, 0, 7),
         load(24),
-        equals(libc::RLIMIT_MEMLOCK as u32, 0, 5),
+        equals(libc::RLIMIT_MEMLOCK, 0, 5),
         load(32),
         equals(0, 0, 2),
         load(36),
