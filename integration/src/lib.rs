@@ -19,6 +19,7 @@ mod bench;
 mod cases;
 mod census;
 mod expected;
+mod fake_criu;
 pub mod harness;
 pub mod kit;
 mod payload;
@@ -46,6 +47,7 @@ pub fn main() -> ExitCode {
         Some("@runner") => runner::main(rest),
         Some("@case") => runner::case_main(rest),
         Some("@payload") => payload::main(rest),
+        Some("@criu") => fake_criu::main(rest),
         _ => report::main(&argv),
     }
 }

@@ -185,12 +185,14 @@ impl<H: Handler> Launch<H> {
         self.handler.adopted(self.process.child())
     }
 
+    /// The number of the process that was there first.
+    pub(super) fn first(&self) -> i32 {
+        self.intermediate.0.as_ref().map_or(self.process.child().pid, |first| first.pid)
+    }
+
     /// Reports the process that was adopted.
     pub(super) fn adopted_is_ready(&mut self) -> Result<()> {
-        match &self.intermediate.0 {
-            Some(_) => self.handler.ready(self.process.child()),
-            None => Err(not_credible("is ready before it was named")),
-        }
+        self.handler.ready(self.process.child())
     }
 
     /// Waits this long for the process that was there first, and then ends it. Until then it may hold the other one.

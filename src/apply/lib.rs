@@ -38,7 +38,7 @@ mod wait;
 
 pub use caller::Caller;
 pub use cgroup::{CgroupPlacement, Delegation};
-pub use checkpoint::{CheckpointRequest, Directories, checkpoint};
+pub use checkpoint::{CheckpointRequest, Directories, Finding, check, checkpoint};
 pub use create::{CreateRequest, NewContainer, create};
 pub use delete::{delete, destroy, finish};
 pub use exec::{ExecRequest, NewProcess, exec};

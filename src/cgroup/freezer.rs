@@ -47,6 +47,11 @@ impl Cgroup {
         .hint(waiting::HINT))
     }
 
+    /// Begins to freeze every process in it and below, and does not wait.
+    pub fn begin_freeze(&self) -> Result<()> {
+        self.set_frozen(true)
+    }
+
     /// Thaws every process in it and below, and waits until they run.
     pub fn thaw(&self) -> Result<()> {
         self.set_frozen(false)?;

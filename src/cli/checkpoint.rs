@@ -19,6 +19,8 @@ pub struct Checkpoint {
     pub flags: Flags,
     /// A descriptor that is told when the page server listens.
     pub status_fd: Option<i32>,
+    /// Only say what a dump would not take.
+    pub check: bool,
 }
 
 impl Checkpoint {
@@ -44,7 +46,14 @@ impl Checkpoint {
                 )
             })
         });
-        Ok(Checkpoint { id, images: images(matches), work: work(matches), flags, status_fd: status_fd.transpose()? })
+        Ok(Checkpoint {
+            id,
+            images: images(matches),
+            work: work(matches),
+            flags,
+            status_fd: status_fd.transpose()?,
+            check: matches.switch("check"),
+        })
     }
 }
 

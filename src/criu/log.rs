@@ -76,6 +76,16 @@ const KNOWN: &[Known] = &[
         "bind them with the option private",
     ),
     known(
+        "Can't get 1:16 opt",
+        "this CRIU cannot dump the sockets of this kernel",
+        "install CRIU 4.2 or later, or name one by --criu",
+    ),
+    known(
+        "Can't get rlimit",
+        "CRIU may not read the resource limits of a process of another user",
+        "dump with CAP_SYS_RESOURCE",
+    ),
+    known(
         "Can't lookup mount",
         "a process has a file open that is not in the container's mounts",
         "close the file, or start the container with other standard streams",

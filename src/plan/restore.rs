@@ -43,7 +43,9 @@ pub struct Thread {
     pub capabilities: CapabilitySet,
     /// `no_new_privs`.
     pub no_new_privileges: bool,
-    /// Its seccomp filters.
+    /// Whether it has seccomp filters.
+    pub filtered: bool,
+    /// These filters, if they are known.
     pub filters: Vec<Vec<u8>>,
 }
 
@@ -79,34 +81,40 @@ const OWN: &[&str] = &["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2", 
 /// What of the claims contradicts the configuration. `there` tells whether a path of procfs or sysfs exists.
 pub fn contradictions(plan: &Plan, spec: &Spec, claims: &Claims, there: &dyn Fn(&str) -> bool) -> Vec<Diagnostic> {
     let mut faults = Vec::new();
-    check_processes(plan, spec, claims, &mut faults);
-    check_threads(plan, claims, &mut faults);
+    check_limits(plan, spec, claims, &mut faults);
+    check_tasks(plan, claims, &mut faults);
     check_mounts(plan, claims, there, &mut faults);
-    // One of a kind is enough: a hostile image could have any number.
+    one_of_each(faults)
+}
+
+/// The same of running tasks alone.
+pub fn task_contradictions(plan: &Plan, claims: &Claims) -> Vec<Diagnostic> {
+    let mut faults = Vec::new();
+    check_tasks(plan, claims, &mut faults);
+    one_of_each(faults)
+}
+
+/// One of a kind is enough: a hostile image could have any number.
+fn one_of_each(mut faults: Vec<Diagnostic>) -> Vec<Diagnostic> {
     faults.dedup_by(|one, other| one.pointer == other.pointer);
     faults
+}
+
+fn check_tasks(plan: &Plan, claims: &Claims, faults: &mut Vec<Diagnostic>) {
+    check_namespaces(plan, claims, faults);
+    check_threads(plan, claims, faults);
 }
 
 fn fault(faults: &mut Vec<Diagnostic>, pointer: impl Into<String>, msg: String) {
     faults.push(Diagnostic { pointer: pointer.into(), msg });
 }
 
-fn check_processes(plan: &Plan, spec: &Spec, claims: &Claims, faults: &mut Vec<Diagnostic>) {
+fn check_limits(plan: &Plan, spec: &Spec, claims: &Claims, faults: &mut Vec<Diagnostic>) {
     let resources = spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
     let limit = resources.and_then(|resources| resources.pids.as_ref()).and_then(|pids| pids.limit);
     if limit.is_some_and(|limit| limit > 0 && claims.threads.len() as u64 > limit as u64) {
         let msg = format!("the images have {} tasks, more than the limit", claims.threads.len());
         fault(faults, "/linux/resources/pids/limit", msg);
-    }
-    let wanted = plan.topology.all();
-    for claimed in &claims.namespaces {
-        let (missing, more) = (wanted - *claimed - FREE, *claimed & (Namespaces::USER - wanted));
-        if !missing.is_empty() {
-            let msg = format!("a process of the images is in the host's {} namespace", kind_names(missing));
-            fault(faults, "/linux/namespaces", msg);
-        } else if !more.is_empty() {
-            fault(faults, "/linux/namespaces", "the images have a user namespace".into());
-        }
     }
     if let (Some([uids, gids]), true) = (&claims.maps, plan.topology.new.contains(Namespaces::USER)) {
         for (claimed, ours, pointer) in [
@@ -119,6 +127,19 @@ fn check_processes(plan: &Plan, spec: &Spec, claims: &Claims, faults: &mut Vec<D
         }
     } else if plan.topology.new.contains(Namespaces::USER) {
         fault(faults, "/linux/uidMappings", "the images have no id mappings".into());
+    }
+}
+
+fn check_namespaces(plan: &Plan, claims: &Claims, faults: &mut Vec<Diagnostic>) {
+    for claimed in &claims.namespaces {
+        let (missing, more) = (plan.topology.new - *claimed - FREE, *claimed - plan.topology.all() - FREE);
+        if !missing.is_empty() {
+            let msg = format!("a process of the images is in the host's {} namespace", kind_names(missing));
+            fault(faults, "/linux/namespaces", msg);
+        } else if !more.is_empty() {
+            let msg = format!("a process of the images has a {} namespace", kind_names(more));
+            fault(faults, "/linux/namespaces", msg);
+        }
     }
 }
 
@@ -154,7 +175,8 @@ fn check_threads(plan: &Plan, claims: &Claims, faults: &mut Vec<Diagnostic>) {
                 fault(faults, pointer, format!("task {tid} of the images has the ids {ids:?}"));
             }
         }
-        if filter.as_ref().is_some_and(|filter| !thread.filters.contains(filter)) {
+        let has = |filter| thread.filtered && (thread.filters.is_empty() || thread.filters.contains(filter));
+        if filter.as_ref().is_some_and(|filter| !has(filter)) {
             let msg = format!("task {tid} of the images does not have the filter of the configuration");
             fault(faults, "/linux/seccomp", msg);
         }

@@ -12,6 +12,7 @@ mod call;
 pub mod clock;
 pub mod credentials;
 pub mod descriptors;
+pub mod diag;
 pub mod directory;
 pub mod exeseal;
 pub mod fd;

@@ -1,11 +1,13 @@
 //! `checkpoint`, and the images of `restore`.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::cli;
-use windlass_apply::{self as apply, CheckpointRequest, Directories, RestoreRequest};
-use windlass_base::error::{Error, Kind, Result};
+use windlass_apply::{self as apply, CheckpointRequest, Directories, Finding, RestoreRequest};
+use windlass_args::print;
+use windlass_base::error::{Diagnostic, Error, Kind, Result, printable};
 use windlass_criu::program;
 use windlass_plan::{self as plan, Options, RootPath};
 use windlass_store::Container;
@@ -15,9 +17,15 @@ use super::bundle::absolute;
 use super::planning;
 use super::session::Session;
 
-pub(super) fn checkpoint(options: &cli::Checkpoint, session: &mut Session<'_>) -> Result<()> {
+/// The exit code is 1 if `--check` has found why a dump would fail.
+pub(super) fn checkpoint(options: &cli::Checkpoint, session: &mut Session<'_>) -> Result<u8> {
     let mut container = session.store()?.load(&options.id)?;
     let plan = plan_of(&container)?;
+    if options.check {
+        let findings = apply::check(&container, &plan, &options.flags)?;
+        print(&listed(&findings))?;
+        return Ok(u8::from(findings.iter().any(|finding| finding.fails)));
+    }
     if listens(&plan) {
         return Err(Error::config(
             "/linux/seccomp",
@@ -42,8 +50,37 @@ pub(super) fn checkpoint(options: &cli::Checkpoint, session: &mut Session<'_>) -
         status,
         debug: session.debug,
     };
-    let warnings = apply::checkpoint(&mut container, request)?;
-    session.warn(warnings)
+    match apply::checkpoint(&mut container, request) {
+        Ok(warnings) => session.warn(warnings).map(|()| 0),
+        Err(error) => {
+            // What CRIU stumbled over, with its process and its descriptor.
+            if error.message().starts_with(DUMP_FAILED) {
+                let findings = apply::check(&container, &plan, &options.flags).unwrap_or_default();
+                session.warnings.extend(findings.into_iter().filter(|finding| finding.fails).map(remark));
+            }
+            Err(error)
+        }
+    }
+}
+
+/// How an error of CRIU's dump begins.
+const DUMP_FAILED: &str = "criu failed: type DUMP";
+
+fn remark(finding: Finding) -> Diagnostic {
+    Diagnostic { pointer: finding.pointer, msg: format!("{}: {}", finding.what, finding.help) }
+}
+
+fn listed(findings: &[Finding]) -> String {
+    if findings.is_empty() {
+        return "nothing was found that a dump would not take\n".into();
+    }
+    let mut out = String::new();
+    for finding in findings {
+        let word = if finding.fails { "fails" } else { "lost" };
+        let at = if finding.pointer.is_empty() { String::new() } else { format!(" ({})", finding.pointer) };
+        let _ = writeln!(out, "{word:<6} {}{at}; {}", printable(&finding.what), finding.help);
+    }
+    out
 }
 
 /// CRIU, and the PATH that it gets.

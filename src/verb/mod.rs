@@ -95,7 +95,7 @@ fn dispatch(command: Command, session: &mut Session<'_>) -> Result<u8> {
             };
             done(cli::spec::write(&bundle, &cli::spec::text(session.global.name, user)))
         }
-        Command::Checkpoint(options) => done(checkpoint::checkpoint(&options, session)),
+        Command::Checkpoint(options) => checkpoint::checkpoint(&options, session),
         Command::Restore(options) => create::restore(&options, session, &SingleThreaded::check()?),
         Command::Features => done(print(&features::document(&supported()))),
         Command::Doctor { json } => inspect::doctor(json, session, &SingleThreaded::check()?),

@@ -1,17 +1,20 @@
 //! `checkpoint` and `restore` by a real CRIU.
 
 use crate::chapter;
-use crate::kit::Need::{Criu, Slow, Windlass};
-use crate::kit::console::FdSocket;
+use crate::kit::Need::{Criu, Slow, TimeNamespace, Windlass};
+use crate::kit::console::{FdSocket, wait_readable};
 use crate::kit::criu::{COUNTING, Images, count, counts_on, start};
 use crate::kit::machine::text;
-use crate::kit::stop::Context;
+use crate::kit::stop::{Context, skip};
 use crate::kit::wait::eventually;
-use crate::kit::{Bundle, Container, T, Verdict, cgroup};
+use crate::kit::{Bundle, Container, Stop, T, Verdict, cgroup};
 use crate::{ensure, ensure_eq};
 use serde_json::{Value, json};
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
 chapter! { "checkpoint":
     a_container_counts_on_after_two_rounds [Windlass, Criu, Slow],
@@ -20,6 +23,17 @@ chapter! { "checkpoint":
     binds_are_the_host_s_again [Windlass, Criu, Slow],
     a_user_namespace_with_its_cgroup_mount_comes_back [Windlass, Criu, Slow],
     isolation_is_the_same_afterwards [Windlass, Criu, Slow],
+    a_pipe_of_the_caller_is_replaced_by_the_next_one [Windlass, Criu, Slow],
+    a_terminal_comes_back_at_the_console_socket [Windlass, Criu, Slow],
+    in_the_foreground_its_exit_code_is_ours [Windlass, Criu, Slow],
+    three_processes_and_their_memory_come_back [Windlass, Criu, Slow],
+    a_tcp_connection_goes_on_if_it_is_asked_for [Windlass, Criu, Slow],
+    what_exec_has_started_is_named_and_left_out [Windlass, Criu, Slow],
+    namespaces_by_path_are_those_of_now [Windlass, Criu, Slow],
+    clocks_of_a_time_namespace_go_on [Windlass, Criu, Slow, TimeNamespace],
+    locks_of_files_need_their_flag [Windlass, Criu, Slow],
+    an_idmapped_bind_is_mapped_again [Windlass, Criu, Slow],
+    check_names_what_cannot_be_dumped [Windlass, Slow],
 }
 
 /// A container that counts.
@@ -72,7 +86,7 @@ fn a_container_that_is_left_running_goes_on(t: &T) -> Verdict {
     container.verb("resume", &[], &[])?.ok()?;
     container.stop()?;
     container.delete()?;
-    images.restore(&bundle, &[])?;
+    let _restored = images.restore(&bundle, &[])?;
     counts_on(&bundle, at)?;
     Ok(())
 }
@@ -197,6 +211,245 @@ fn isolation_is_the_same_afterwards(t: &T) -> Verdict {
         let container = images.restore(&bundle, &[])?;
         ensure_eq!(isolation(&container)?, before, "what separates the container");
     }
-    let _ = FdSocket::new;
+    Ok(())
+}
+
+/// A container with this script whose standard output is a pipe; its other end.
+fn started_on_a_pipe<'t>(
+    t: &'t T,
+    bundle: &Bundle,
+    words: &[&str],
+    images: Option<&Images<'t>>,
+) -> Verdict<(Container<'t>, fs::File)> {
+    bundle.write()?;
+    let (read_end, write_end) = nix::unistd::pipe().context("pipe")?;
+    let id = t.id();
+    let mut command = images.map_or_else(|| t.command(), Images::command);
+    command.arg("--log").arg(t.path("log")).args(words).arg("--bundle").arg(&bundle.dir).arg(&id);
+    command.stdin(Stdio::null()).stdout(write_end).stderr(Stdio::null());
+    let status = command.status().context("the runtime")?;
+    ensure!(status.success(), "{words:?}: {}", text(t.path("log")));
+    Ok((Container::new(t, id, bundle.dir.clone()), read_end.into()))
+}
+
+/// Reads lines up to one that ends so.
+fn read_up_to(pipe: &fs::File, end: &str) -> Verdict<String> {
+    let mut seen = String::new();
+    let mut lines = BufReader::new(pipe);
+    while !seen.trim_end().ends_with(end) {
+        wait_readable(pipe, Duration::from_secs(60)).context(format!("read {seen:?} so far"))?;
+        if lines.read_line(&mut seen).context("pipe")? == 0 {
+            break;
+        }
+    }
+    Ok(seen)
+}
+
+fn a_pipe_of_the_caller_is_replaced_by_the_next_one(t: &T) -> Verdict {
+    let bundle = t.bundle()?.sh("i=0; while :; do i=$((i+1)); echo line $i; sleep 0.1; done");
+    let (container, first) = started_on_a_pipe(t, &bundle, &["create"], None)?;
+    container.start()?;
+    read_up_to(&first, "line 2")?;
+    let images = Images::new(t);
+    images.dump(&container, &[])?;
+    let dir = images.dir.display().to_string();
+    let (_container, second) = started_on_a_pipe(t, &bundle, &["restore", "-d", "--image-path", &dir], Some(&images))?;
+    let seen = read_up_to(&second, "line 20")?;
+    ensure!(!seen.contains("line 1\n"), "it began anew: {seen:?}");
+    Ok(())
+}
+
+fn a_terminal_comes_back_at_the_console_socket(t: &T) -> Verdict {
+    let bundle = t.bundle()?.sh("while read line; do echo \"got $line\"; done").set("/process/terminal", json!(true));
+    let first = FdSocket::new(t.path("first"))?;
+    let container = t.create_with(&bundle, &["--console-socket", first.arg()])?;
+    let mut terminal = first.terminal()?;
+    container.start()?;
+    terminal.write("one\n")?;
+    terminal.read_until("got one\r\n")?;
+    let images = Images::new(t);
+    images.dump(&container, &[])?;
+    drop(terminal);
+    let (ran, left) = images.try_restore(&bundle, &[])?;
+    ran.code_is(1)?.stderr_has("console socket")?;
+    left.verb("state", &[], &[])?.code_is(1)?;
+    let second = FdSocket::new(t.path("second"))?;
+    let _restored = images.restore(&bundle, &["--console-socket", second.arg()])?;
+    let mut terminal = second.terminal()?;
+    terminal.write("two\n")?;
+    terminal.read_until("got two\r\n")?;
+    Ok(())
+}
+
+fn in_the_foreground_its_exit_code_is_ours(t: &T) -> Verdict {
+    let bundle = t.bundle()?.sh("while [ ! -e /go ]; do sleep 0.1; done; exit 7");
+    let container = start(t, &bundle)?;
+    let images = Images::new(t);
+    images.dump(&container, &[])?;
+    fs::write(bundle.rootfs().join("go"), "").context("go")?;
+    let id = t.id();
+    let mut command = images.command();
+    command.arg("restore").arg("--bundle").arg(&bundle.dir).arg("--image-path").arg(&images.dir).arg(&id);
+    images.finish_with_null(command)?.code_is(7)?;
+    Container::new(t, id, bundle.dir.clone()).verb("state", &[], &[])?.code_is(1)?.stderr_has("does not exist")?;
+    Ok(())
+}
+
+fn three_processes_and_their_memory_come_back(t: &T) -> Verdict {
+    let script = format!(
+        "x=$(head -c 30000000 /dev/zero | tr '\\0' x); head -c 5000000 /dev/urandom >/dev/shm/big; busybox md5sum </dev/shm/big >/sum\n\
+         (while :; do echo ${{#x}} >/length.new; mv /length.new /length; sleep 0.2; done) & sleep 1000 & {COUNTING}"
+    );
+    let bundle = t.bundle()?.sh(&script);
+    let (images, at) = dumped(t, &bundle, &[])?;
+    fs::write(bundle.rootfs().join("length"), "").context("length")?;
+    let container = images.restore(&bundle, &[])?;
+    counts_on(&bundle, at)?;
+    let length = || Some(text(bundle.rootfs().join("length"))).filter(|length| length.trim() == "30000000");
+    eventually("the length of the variable", length)?;
+    let procs = text(cgroup::of(&container)?.join("cgroup.procs"));
+    ensure!(procs.lines().count() >= 3, "processes: {procs:?}");
+    let sum = container.exec_sh("busybox md5sum </dev/shm/big")?.stdout;
+    ensure_eq!(sum.trim(), text(bundle.rootfs().join("sum")).trim(), "what was in /dev/shm");
+    Ok(())
+}
+
+fn a_tcp_connection_goes_on_if_it_is_asked_for(t: &T) -> Verdict {
+    let bundle = t.bundle()?.sh(
+        "nc -ll -p 99 -e cat & sleep 0.5; (i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done) | nc 127.0.0.1 99 | \
+         while read i; do echo $i >/count.new; mv /count.new /count; done",
+    );
+    let container = start(t, &bundle)?;
+    counts_on(&bundle, 1)?;
+    let images = Images::new(t);
+    let refused = images.try_dump(&container, &[])?.code_is(1)?;
+    if refused.stderr.contains("cannot dump the sockets of this kernel") {
+        return skip("CRIU 4.1 cannot dump the sockets of this kernel");
+    }
+    refused.stderr_has("a process has an open TCP connection")?.stderr_has("pass --tcp-established")?;
+    container.status_is("running")?;
+    let at = counts_on(&bundle, count(&bundle))?;
+    let options = ["--tcp-established", "--network-lock", "skip"];
+    images.dump(&container, &options)?;
+    let _restored = images.restore(&bundle, &options)?;
+    counts_on(&bundle, at)?;
+    Ok(())
+}
+
+fn what_exec_has_started_is_named_and_left_out(t: &T) -> Verdict {
+    let bundle = counting(t)?;
+    let container = start(t, &bundle)?;
+    container.try_exec(&["--detach"], &["/bin/sleep", "999"])?.ok()?;
+    let at = counts_on(&bundle, 1)?;
+    let images = Images::new(t);
+    images.dump(&container, &[])?.stderr_has("(sleep) is not in the images: exec has made it")?;
+    let container = images.restore(&bundle, &[])?;
+    counts_on(&bundle, at)?;
+    container.verb("ps", &["--format", "json"], &[])?.ok()?;
+    Ok(())
+}
+
+fn namespaces_by_path_are_those_of_now(t: &T) -> Verdict {
+    let names = [format!("wl-cr-a{}", std::process::id()), format!("wl-cr-b{}", std::process::id())];
+    for name in &names {
+        t.host("ip", &["netns", "add", name])?;
+    }
+    let in_namespace = |bundle: Bundle, name: &str| {
+        bundle.namespace("network", Some(json!({"type": "network", "path": format!("/run/netns/{name}")})))
+    };
+    let bundle = counting(t)?;
+    let (images, at) = dumped(t, &in_namespace(bundle.clone(), &names[0]), &[])?;
+    let container = images.restore(&in_namespace(bundle.clone(), &names[1]), &[])?;
+    counts_on(&bundle, at)?;
+    use std::os::unix::fs::MetadataExt;
+    let inode = |path: String| fs::metadata(&path).context(path).map(|found| found.ino());
+    let (own, named) =
+        (inode(format!("/proc/{}/ns/net", container.pid()?))?, inode(format!("/run/netns/{}", names[1]))?);
+    ensure_eq!(own, named, "the network namespace");
+    container.verb("delete", &["--force"], &[])?.ok()?;
+    for name in &names {
+        t.host("ip", &["netns", "delete", name])?;
+    }
+    t.host("umount", &["/run/netns"])?;
+    fs::remove_dir("/run/netns").context("/run/netns")?;
+    Ok(())
+}
+
+fn clocks_of_a_time_namespace_go_on(t: &T) -> Verdict {
+    let bundle = counting(t)?
+        .namespace("time", Some(json!({"type": "time"})))
+        .set("/linux/timeOffsets", json!({"boottime": {"secs": 1_000_000}}));
+    let container = comes_back(t, &bundle, &[])?;
+    let uptime = container.exec(&["/bin/cat", "/proc/uptime"])?.stdout;
+    let seconds: f64 = uptime.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
+    ensure!(seconds >= 1_000_000.0, "uptime {uptime:?}");
+    Ok(())
+}
+
+/// A container that holds a lock while it does something else.
+fn locking(t: &T, script: &str) -> Verdict<Bundle> {
+    // The lock belongs to the open file, which the shell has.
+    let lock = format!("exec 9>/lock; /helper @payload syscalls {},9,{}; {script}", libc::SYS_flock, libc::LOCK_EX);
+    t.bundle()?.sh(&lock).helper()
+}
+
+fn locks_of_files_need_their_flag(t: &T) -> Verdict {
+    let bundle = locking(t, COUNTING)?;
+    let container = start(t, &bundle)?;
+    let at = counts_on(&bundle, 1)?;
+    let images = Images::new(t);
+    images.try_dump(&container, &[])?.code_is(1)?.stderr_has("pass --file-locks")?;
+    images.dump(&container, &["--file-locks"])?;
+    let _restored = images.restore(&bundle, &["--file-locks"])?;
+    counts_on(&bundle, at)?;
+    Ok(())
+}
+
+fn an_idmapped_bind_is_mapped_again(t: &T) -> Verdict {
+    let disk = t.path("disk");
+    fs::create_dir_all(&disk).context("disk")?;
+    t.host("mount", &["-t", "tmpfs", "disk", &disk.display().to_string()])?;
+    fs::write(disk.join("file"), "x").context("file")?;
+    std::os::unix::fs::chown(disk.join("file"), Some(5), Some(5)).context("file")?;
+    let map = json!([{"containerID": 0, "hostID": 1000, "size": 100}]);
+    let mount = json!({"destination": "/data", "type": "bind", "source": disk, "options": ["bind", "rprivate"],
+        "uidMappings": map, "gidMappings": map});
+    let bundle = counting(t)?.mount(mount);
+    let container = comes_back(t, &bundle, &[])?;
+    container.exec_sh("stat -c %u /data/file")?.stdout_is("1005\n")?;
+    container.verb("delete", &["--force"], &[])?.ok()?;
+    t.host("umount", &[&disk.display().to_string()])?;
+    Ok(())
+}
+
+fn check_names_what_cannot_be_dumped(t: &T) -> Verdict {
+    let check = |container: &Container, flags: &[&str]| {
+        let options: Vec<&str> = ["--check"].iter().chain(flags).copied().collect();
+        container.verb("checkpoint", &options, &[])
+    };
+    // The script may take its time to come so far.
+    let named = |bundle: &Bundle, words: &[&str]| {
+        let container = start(t, bundle)?;
+        let found = eventually(&format!("{words:?}"), || {
+            let ran = check(&container, &[]).ok()?;
+            (ran.code == 1 && words.iter().all(|word| ran.stdout.contains(word))).then_some(())
+        });
+        let state = text(format!("/proc/{}/status", container.pid()?));
+        found.context(format!("init: {state}"))?;
+        Ok::<_, Stop>(container)
+    };
+    let plain = start(t, &counting(t)?)?;
+    check(&plain, &[])?.ok()?.stdout_is("nothing was found that a dump would not take\n")?;
+    let tcp = t.bundle()?.sh("nc -ll -p 99 -e cat & sleep 0.3; sleep 1000 | nc 127.0.0.1 99");
+    let container = named(&tcp, &["is an open TCP connection", "--tcp-established"])?;
+    check(&container, &["--tcp-established"])?.ok()?;
+    let container = named(&locking(t, "sleep 1000")?, &["holds a lock of /lock", "--file-locks"])?;
+    check(&container, &["--file-locks"])?.ok()?;
+    named(&t.bundle()?.privileged().sh("unshare -u sleep 1000"), &["a namespace of its own (uts)"])?;
+    let unlinked = t.bundle()?.sh("head -c 3000000 /dev/zero >/x; exec 9</x; rm /x; sleep 1000");
+    named(&unlinked, &["is an unlinked file of 3000000 bytes"])?;
+    plain.try_exec(&["--detach"], &["/bin/sleep", "999"])?.ok()?;
+    check(&plain, &[])?.ok()?.stdout_has("exec has made it")?;
+    plain.status_is("running")?;
     Ok(())
 }

@@ -8,6 +8,8 @@ mod callers_mounts;
 mod cgroup_trees;
 mod cgroups;
 mod checkpoint;
+mod checkpoint_hostile;
+mod checkpoint_steps;
 mod cli;
 mod concurrency;
 mod cost;
@@ -69,6 +71,8 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         cgroup_trees::CASES,
         freezer::CASES,
         checkpoint::CASES,
+        checkpoint_steps::CASES,
+        checkpoint_hostile::CASES,
         security::CASES,
         apparmor::CASES,
         joining::CASES,

@@ -31,18 +31,24 @@ pub struct Images<'t> {
     t: &'t T,
     /// The directory.
     pub dir: PathBuf,
+    program: PathBuf,
 }
 
 impl<'t> Images<'t> {
     /// Images that do not exist yet.
     pub fn new(t: &'t T) -> Images<'t> {
-        Images { t, dir: t.path(&format!("images{}", t.number())) }
+        Images::of(t, program().unwrap_or_default())
+    }
+
+    /// The same by another CRIU.
+    pub fn of(t: &'t T, program: PathBuf) -> Images<'t> {
+        Images { t, dir: t.path(&format!("images{}", t.number())), program }
     }
 
     /// The runtime with its CRIU; the verb follows.
     pub fn command(&self) -> Command {
         let mut command = self.t.command();
-        command.arg("--criu").arg(program().unwrap_or_default());
+        command.arg("--criu").arg(&self.program);
         command
     }
 
@@ -97,6 +103,13 @@ impl<'t> Images<'t> {
     /// dumped.
     pub fn finish_with_null(&self, command: Command) -> Verdict<Ran> {
         finish_with_null(self.t, command)
+    }
+}
+
+impl Drop for Images<'_> {
+    fn drop(&mut self) {
+        // What CRIU remembers of the kernel.
+        let _ = fs::remove_file("/run/criu.kdat");
     }
 }
 

@@ -115,8 +115,13 @@ fn stream(pid: i32, number: u32, mounts: &[Mounted], pids: &[i32]) -> Stream {
     let foreign = !mounts.iter().any(|known| known.id == mount);
     // A terminal has a part of its own in the images, and a socket cannot be replaced by its inode.
     let replaced = foreign && !kind.is_socket() && !is_terminal(&found);
-    let key = if replaced { format!("file[{mount:x}:{:x}]", found.ino()) } else { String::new() };
+    let key = if replaced { file_key(mount, found.ino()) } else { String::new() };
     Stream { link, key, declared: replaced }
+}
+
+/// The name of an open file in the images, by its mount and its inode.
+pub fn file_key(mount: u32, inode: u64) -> String {
+    format!("file[{mount:x}:{inode:x}]")
 }
 
 /// Whether the processes have both ends of a pipe.

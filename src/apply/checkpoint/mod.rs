@@ -3,6 +3,7 @@
 //! The container is frozen before CRIU is asked, and the elements of the container are looked at then, when nothing
 //! changes any more. A failure leaves the container as it was found.
 
+mod check;
 mod directories;
 mod elements;
 mod failure;
@@ -29,6 +30,7 @@ use windlass_sys::process::Child;
 use windlass_sys::spawn::Spawn;
 use windlass_sys::{fd, socket};
 
+pub use check::{Finding, check};
 pub use directories::Directories;
 pub use failure::{Log, error as failure};
 pub use sidecar::read as read_streams;

@@ -155,7 +155,12 @@ fn thread(tid: u64, core: Core, filters: &[image::Filter], name: &str) -> Result
         chain.push(filter.program.clone());
         at = filter.before.and_then(|before| usize::try_from(before).ok());
     }
+    let filtered = thread.seccomp_mode == 2;
+    if filtered && chain.is_empty() {
+        return Err(refuse("seccomp.img", "has not the filters of all tasks"));
+    }
     Ok(Thread {
+        filtered,
         tid: tid as u32,
         uids: [credentials.uid, credentials.euid, credentials.suid, credentials.fsuid],
         gids: [credentials.gid, credentials.egid, credentials.sgid, credentials.fsgid],

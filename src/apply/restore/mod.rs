@@ -4,6 +4,7 @@
 //! the container's mounts ready. Init is born as a child of the runtime, so all that is made belongs to one `Launch`,
 //! as for `create`.
 
+mod audit;
 mod child;
 mod claims;
 mod stage;
@@ -85,7 +86,7 @@ pub fn restore<'a>(
     creation.idmaps = Idmaps::make(&plan.sources, None, proof)?;
     let (ours, theirs) = socket::pair().with_context(|| "cannot make the pair of sockets")?;
     let seen = SeenImages::new(plan, images.directories.images.as_fd(), proof)?;
-    let mut restoring = Restoring { images, seen, plan, streams, joins, timer };
+    let mut restoring = Restoring { images, seen, plan, streams, joins, progress: Progress::Begun, timer };
     let mut launch = restoring.start(creation, theirs, debug, proof)?;
     let done = launch.until_executed().and_then(|()| restoring.converse(ours, &mut launch));
     // CRIU undoes what it has made before anything else is taken away.
@@ -167,7 +168,20 @@ struct Restoring<'r, 'i> {
     plan: &'r Plan,
     streams: [String; 3],
     joins: Vec<Option<OwnedFd>>,
+    progress: Progress,
     timer: StepTimer,
+}
+
+/// How far a restore is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Progress {
+    /// CRIU has started.
+    #[default]
+    Begun,
+    /// There is an init, in its namespaces.
+    Born,
+    /// All processes are there, and init is recorded.
+    Restored,
 }
 
 impl Restoring<'_, '_> {
@@ -248,7 +262,8 @@ impl Restoring<'_, '_> {
         })?;
         self.timer.done("wait for CRIU's end");
         match outcome {
-            Outcome::Done => Ok(()),
+            Outcome::Done if self.progress == Progress::Restored => self.let_go(launch.handler()),
+            Outcome::Done => Err(Error::new(Kind::Protocol, "CRIU reports success and has not restored init")),
             failed => Err(failure(&failed, "RESTORE", &log, "")),
         }
     }
@@ -331,9 +346,9 @@ impl Restoring<'_, '_> {
         Request { kind: Some(Type::Restore as i32), options: Some(options), ..Request::default() }
     }
 
-    fn step(&self, step: &Step, fd: Option<OwnedFd>, launch: &mut Launch<NewContainer<'_>>) -> Result<()> {
+    fn step(&mut self, step: &Step, fd: Option<OwnedFd>, launch: &mut Launch<NewContainer<'_>>) -> Result<()> {
         match step.name.as_str() {
-            "setup-namespaces" => {
+            "setup-namespaces" if self.progress == Progress::Begun => {
                 let pid = step.pid.unwrap_or(0);
                 let child =
                     Child { pid, pidfd: process::open_pid(pid).with_context(|| "cannot hold the restored init")? };
@@ -345,6 +360,7 @@ impl Restoring<'_, '_> {
                     ));
                 }
                 self.prepare(&child, launch)?;
+                self.progress = Progress::Born;
                 launch.adopt(child)
             }
             "orphan-pts-master" => {
@@ -355,15 +371,32 @@ impl Restoring<'_, '_> {
                 };
                 socket::send(socket.as_fd(), TERMINAL, &[fd.as_fd()]).with_context(|| "cannot send the terminal")
             }
-            "post-restore" => {
+            "post-restore" if self.progress == Progress::Born => {
+                self.progress = Progress::Restored;
                 if launch.handler().request.caller.console_socket.is_some() {
                     let why = "config.json has a terminal, and the images have none";
                     return Err(Error::config("/process/terminal", why));
                 }
                 launch.adopted_is_ready()
             }
+            "pre-resume" => match launch.handler().cgroup.unified().filter(|_| !self.images.trusted) {
+                Some(cgroup) => audit::hold(cgroup, launch.first()),
+                None => Ok(()),
+            },
+            "setup-namespaces" | "post-restore" => {
+                Err(Error::new(Kind::Protocol, format!("CRIU reports {} out of its order", step.name)))
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Compares what the processes are with the configuration, and lets them run.
+    fn let_go(&mut self, handler: &NewContainer<'_>) -> Result<()> {
+        let Some(cgroup) = handler.cgroup.unified().filter(|_| !self.images.trusted) else { return Ok(()) };
+        audit::audit(cgroup, self.plan)?;
+        cgroup.thaw()?;
+        self.timer.done("look at the restored processes");
+        Ok(())
     }
 
     /// Init sits in its namespaces, and nothing of it is restored yet.

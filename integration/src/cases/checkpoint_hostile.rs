@@ -1,0 +1,186 @@
+//! `restore` from images that claim something else than the configuration, and from directories that are not what they
+//! seem. Each is refused, and nothing of the container is left.
+
+use crate::chapter;
+use crate::kit::Need::{Criu, Slow, Windlass};
+use crate::kit::criu::{COUNTING, Images, counts_on, start};
+use crate::kit::stop::Context;
+use crate::kit::{Bundle, T, Verdict};
+use crate::{ensure, ensure_eq};
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+chapter! { "checkpoint_hostile":
+    what_contradicts_the_configuration_is_refused_with_its_element [Windlass, Criu, Slow],
+    what_is_not_an_image_is_refused [Windlass, Criu, Slow],
+}
+
+/// The configuration that the images are of.
+fn dumped(t: &T) -> Verdict<Bundle> {
+    let data = t.path("data");
+    fs::create_dir_all(&data).context("data")?;
+    let filter =
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]});
+    Ok(t.bundle()?
+        .sh(COUNTING)
+        .bind(&data, "/data", &["bind", "rprivate"])
+        .mount(json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue"}))
+        .set("/linux/seccomp", filter))
+}
+
+/// The directory of images of that configuration.
+fn images<'t>(t: &'t T, bundle: &Bundle) -> Verdict<Images<'t>> {
+    let container = start(t, bundle)?;
+    counts_on(bundle, 1)?;
+    let images = Images::new(t);
+    images.dump(&container, &[])?;
+    Ok(images)
+}
+
+/// A restore that must be refused, for a reason with these words.
+fn refused(images: &Images, bundle: &Bundle, words: &str) -> Verdict {
+    let (ran, container) = images.try_restore(bundle, &[])?;
+    ran.code_is(1)?.stderr_has(words)?;
+    container.verb("state", &[], &[])?.code_is(1)?.stderr_has("does not exist")?;
+    Ok(())
+}
+
+/// A change of a configuration.
+type Change = fn(Bundle) -> Bundle;
+
+fn what_contradicts_the_configuration_is_refused_with_its_element(t: &T) -> Verdict {
+    let bundle = dumped(t)?;
+    let images = images(t, &bundle)?;
+    let changes: &[(&str, Change)] = &[
+        ("/process/capabilities/bounding", |b| {
+            b.set("/process/capabilities", crate::kit::spec::capabilities(&["CAP_KILL"]))
+        }),
+        ("/process/capabilities/bounding", |b| b.unset("/process/capabilities")),
+        ("/process/user/uid", |b| b.set("/process/user/uid", json!(7))),
+        ("/process/user/gid", |b| b.set("/process/user/gid", json!(7))),
+        ("/linux/seccomp", |b| {
+            let call = json!({"names": ["mkdir", "rmdir"], "action": "SCMP_ACT_ERRNO"});
+            b.set("/linux/seccomp/syscalls", json!([call]))
+        }),
+        ("/linux/namespaces", |b| b.namespace("time", Some(json!({"type": "time"}))).namespace("ipc", None)),
+        ("/linux/namespaces", |b| b.namespace("uts", None).unset("/hostname")),
+        ("/linux/namespaces", |b| {
+            let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+            b.namespace("user", Some(json!({"type": "user"})))
+                .set("/linux/uidMappings", map.clone())
+                .set("/linux/gidMappings", map)
+        }),
+        ("/root/readonly", |b| b.set("/root/readonly", json!(true))),
+        ("/linux/maskedPaths", |b| b.set("/linux/maskedPaths/-", json!("/proc/meminfo"))),
+        ("/linux/readonlyPaths", |b| b.set("/linux/readonlyPaths/-", json!("/proc/tty"))),
+        ("/linux/resources/pids/limit", |b| b.set("/linux/resources/pids/limit", json!(1))),
+        ("/mounts", |b| without(b, "/data")),
+        ("/mounts", |b| without(b, "/dev/mqueue")),
+        ("/mounts", |b| with_options(b, "/data", json!(["bind", "ro"]))),
+        ("/mounts", |b| with_options(b, "/data", json!(["bind", "nosuid"]))),
+        ("/mounts", |b| with_options(b, "/dev/shm", json!(["nosuid", "noexec", "nodev", "ro"]))),
+    ];
+    for (pointer, change) in changes {
+        refused(&images, &change(bundle.clone()), pointer).context(pointer)?;
+    }
+    // What engines rewrite may differ.
+    let cgroup = format!("/checkpoint-elsewhere-{}", std::process::id());
+    let rewritten = bundle
+        .clone()
+        .set("/annotations", json!({"a": "b"}))
+        .set("/linux/cgroupsPath", json!(cgroup))
+        .set("/hostname", json!("inside"));
+    let container = images.restore(&rewritten, &[])?;
+    let group = format!("0::{cgroup}");
+    ensure_eq!(
+        crate::kit::machine::text(format!("/proc/{}/cgroup", container.pid()?)).lines().last(),
+        Some(group.as_str()),
+        "cgroup"
+    );
+    Ok(())
+}
+
+fn without(bundle: Bundle, destination: &str) -> Bundle {
+    bundle.edit(|spec| {
+        if let Some(mounts) = spec["mounts"].as_array_mut() {
+            mounts.retain(|mount| mount["destination"] != destination);
+        }
+    })
+}
+
+fn with_options(bundle: Bundle, destination: &str, options: serde_json::Value) -> Bundle {
+    bundle.edit(|spec| {
+        for mount in spec["mounts"].as_array_mut().into_iter().flatten() {
+            if mount["destination"] == destination {
+                mount["options"] = options.clone();
+            }
+        }
+    })
+}
+
+/// A change of a directory of images.
+type Damage = fn(&Path) -> std::io::Result<()>;
+
+fn what_is_not_an_image_is_refused(t: &T) -> Verdict {
+    let bundle = dumped(t)?;
+    let whole = images(t, &bundle)?;
+    let damages: &[(&str, Damage)] = &[
+        ("pstree.img is not an ordinary file", |dir| {
+            fs::rename(dir.join("pstree.img"), dir.join("other.img"))?;
+            symlink("other.img", dir.join("pstree.img"))
+        }),
+        ("pages-1.img is not an ordinary file", |dir| {
+            fs::remove_file(dir.join("pages-1.img"))?;
+            symlink("/etc/shadow", dir.join("pages-1.img"))
+        }),
+        ("has another name", |dir| fs::hard_link(dir.join("core-1.img"), dir.join("again.img"))),
+        ("is not an ordinary file", |dir| {
+            fs::remove_file(dir.join("core-1.img"))?;
+            nix::unistd::mkfifo(&dir.join("core-1.img"), nix::sys::stat::Mode::S_IRUSR).map_err(Into::into)
+        }),
+        ("parent is not a relative link", |dir| symlink("/", dir.join("parent"))),
+        ("the dump before", |dir| symlink("../../../../../../../../../../tmp", dir.join("parent"))),
+        ("inventory.img is missing", |dir| fs::remove_file(dir.join("inventory.img"))),
+        ("pstree.img is missing", |dir| fs::remove_file(dir.join("pstree.img"))),
+        ("core-1.img is missing", |dir| fs::remove_file(dir.join("core-1.img"))),
+        ("ids-1.img is missing", |dir| fs::remove_file(dir.join("ids-1.img"))),
+        ("seccomp", |dir| fs::remove_file(dir.join("seccomp.img"))),
+        ("pstree.img is damaged", |dir| cut(&dir.join("pstree.img"), 9)),
+        ("core-1.img is damaged", |dir| cut(&dir.join("core-1.img"), 40)),
+        ("inventory.img is damaged", |dir| fs::write(dir.join("inventory.img"), [0; 64])),
+        ("inventory.img has not one entry", |dir| {
+            let text = fs::read(dir.join("inventory.img"))?;
+            fs::write(dir.join("inventory.img"), [&text[..], &text[4..]].concat())
+        }),
+        ("pstree.img is damaged", |dir| {
+            let mut text = fs::read(dir.join("pstree.img"))?;
+            text[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
+            fs::write(dir.join("pstree.img"), text)
+        }),
+        ("pstree.img in the images: file too large", |dir| fs::File::create(dir.join("pstree.img"))?.set_len(1 << 40)),
+        ("windlass.json", |dir| fs::write(dir.join("windlass.json"), r#"{"version":1,"stdio":["socket:[1]","",""]}"#)),
+        ("windlass.json", |dir| fs::write(dir.join("windlass.json"), vec![b' '; 1 << 20])),
+        ("windlass.json", |dir| {
+            fs::remove_file(dir.join("windlass.json"))?;
+            symlink("/dev/zero", dir.join("windlass.json"))
+        }),
+        ("can be written by others", |dir| fs::set_permissions(dir, fs::Permissions::from_mode(0o777))),
+        ("belongs to user", |dir| std::os::unix::fs::chown(dir, Some(1000), Some(1000))),
+    ];
+    for (number, (words, damage)) in damages.iter().enumerate() {
+        let mut images = Images::new(t);
+        images.dir = t.path(&format!("damaged{number}"));
+        t.host("cp", &["-a", &whole.dir.display().to_string(), &images.dir.display().to_string()])?;
+        damage(&images.dir).context(words)?;
+        refused(&images, &bundle, words).context(words)?;
+    }
+    ensure!(whole.restore(&bundle, &[]).is_ok(), "the images themselves are restored");
+    Ok(())
+}
+
+/// Cuts an image after so many bytes.
+fn cut(path: &Path, length: u64) -> std::io::Result<()> {
+    fs::OpenOptions::new().write(true).open(path)?.set_len(length)
+}

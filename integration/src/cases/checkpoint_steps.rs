@@ -1,0 +1,257 @@
+//! `checkpoint` and `restore` with a CRIU that plays every order of steps, failures and ends.
+
+use crate::chapter;
+use crate::kit::Need::{Slow, Windlass};
+use crate::kit::criu::{Images, start};
+use crate::kit::machine::text;
+use crate::kit::stop::Context;
+use crate::kit::wait::eventually;
+use crate::kit::{Bundle, Container, Ran, T, Verdict, cgroup};
+use crate::{ensure, ensure_eq};
+use serde_json::json;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+chapter! { "checkpoint_steps":
+    a_dump_that_fails_anywhere_leaves_the_container_as_it_was [Windlass, Slow],
+    a_dump_whose_runtime_is_killed_leaves_a_container_to_go_on_with [Windlass, Slow],
+    a_dump_that_is_done_removes_the_container [Windlass],
+    a_restore_goes_through_every_step [Windlass],
+    a_restore_that_fails_anywhere_leaves_nothing [Windlass, Slow],
+    a_restore_whose_runtime_is_killed_can_be_deleted [Windlass, Slow],
+    a_criu_that_is_missing_or_too_old_is_named [Windlass],
+    below_a_frozen_cgroup_no_criu_is_started [Windlass],
+    what_cannot_be_checkpointed_is_refused_in_the_words_of_runc [Windlass],
+}
+
+/// A CRIU that plays a script.
+fn playing(t: &T, script: &str) -> Verdict<PathBuf> {
+    let path = t.path(&format!("criu{}", t.number()));
+    let program = std::env::current_exe().context("/proc/self/exe")?;
+    let text = format!("#!/bin/sh\nexec '{}' @criu '{script}' \"$@\"\n", program.display());
+    fs::write(&path, text).context(path.display())?;
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).context(path.display())?;
+    Ok(path)
+}
+
+fn dump(t: &T, container: &Container, script: &str) -> Verdict<Ran> {
+    let images = Images::of(t, playing(t, script)?);
+    images.try_dump(container, &[])
+}
+
+fn sleeping(t: &T) -> Verdict<Bundle> {
+    Ok(t.bundle()?.args(&["/bin/sleep", "1000"]))
+}
+
+const FAILING_DUMPS: &[&str] = &[
+    "eof",
+    "fail",
+    "garbage",
+    "other",
+    "pre-dump eof",
+    "pre-dump fail",
+    "pre-dump garbage",
+    "pre-dump network-lock eof",
+    "pre-dump network-lock query-ext-files fail",
+    "pre-dump network-lock query-ext-files post-dump eof",
+    "pre-dump network-lock query-ext-files post-dump fail",
+    "post-dump post-dump network-unlock fail",
+    "no-such-step fail",
+    "setup-namespaces orphan-pts-master fail",
+];
+
+fn a_dump_that_fails_anywhere_leaves_the_container_as_it_was(t: &T) -> Verdict {
+    let container = start(t, &sleeping(t)?)?;
+    let goes_on = |paused: bool| {
+        container.status_is(if paused { "paused" } else { "running" })?;
+        ensure_eq!(text(cgroup::of(&container)?.join("cgroup.freeze")).trim() == "1", paused, "frozen");
+        Ok(())
+    };
+    for script in FAILING_DUMPS {
+        dump(t, &container, script)?.code_is(1)?;
+        goes_on(false).context(script)?;
+    }
+    container.exec(&["/bin/true"])?;
+    // What the runtime itself cannot do at a step: its file is in the way.
+    let images = Images::of(t, playing(t, "pre-dump post-dump network-unlock done")?);
+    fs::create_dir_all(images.dir.join("windlass.json/in-the-way")).context("images")?;
+    fs::set_permissions(&images.dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).context("images")?;
+    images.try_dump(&container, &[])?.code_is(1)?.stderr_has("windlass.json")?;
+    goes_on(false)?;
+    container.verb("pause", &[], &[])?.ok()?;
+    dump(t, &container, "pre-dump network-lock post-dump fail")?.code_is(1)?;
+    goes_on(true)?;
+    container.verb("resume", &[], &[])?.ok()?;
+    Ok(())
+}
+
+fn a_dump_whose_runtime_is_killed_leaves_a_container_to_go_on_with(t: &T) -> Verdict {
+    for script in ["kill", "pre-dump kill", "pre-dump network-lock kill", "pre-dump post-dump kill"] {
+        let container = start(t, &sleeping(t)?)?;
+        dump(t, &container, script)?.code_is(-9)?;
+        if container.status()? == "paused" {
+            container.verb("resume", &[], &[])?.ok()?;
+        }
+        container.status_is("running").context(script)?;
+        container.exec(&["/bin/true"])?;
+        let dir = cgroup::of(&container)?;
+        dump(t, &container, script)?.code_is(-9)?;
+        container.verb("delete", &["--force"], &[])?.ok()?;
+        ensure!(!dir.exists(), "{script}: the cgroup is still there");
+    }
+    Ok(())
+}
+
+fn a_dump_that_is_done_removes_the_container(t: &T) -> Verdict {
+    let stopped = t.path("poststop");
+    let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("echo ran >>{}", stopped.display())]}]);
+    let container = start(t, &sleeping(t)?.set("/hooks/poststop", hook))?;
+    dump(t, &container, "pre-dump network-lock post-dump done")?.ok()?;
+    ensure_eq!(text(&stopped).trim(), "ran", "the poststop hook");
+    container.verb("state", &[], &[])?.code_is(1)?.stderr_has("container does not exist")?;
+    Ok(())
+}
+
+fn restore<'t>(t: &'t T, bundle: &Bundle, script: &str) -> Verdict<(Ran, Container<'t>)> {
+    let images = Images::of(t, playing(t, script)?);
+    fs::create_dir_all(&images.dir).context("images")?;
+    images.try_restore(bundle, &["--trust-images"])
+}
+
+const WHOLE: &str = "pre-restore birth post-setup-namespaces post-restore network-unlock pre-resume post-resume done";
+
+fn a_restore_goes_through_every_step(t: &T) -> Verdict {
+    let (hooked, pid_file) = (t.path("hooked"), t.path("pid"));
+    let hook =
+        |name: &str| json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("echo {name} >>{}", hooked.display())]}]);
+    let bundle = sleeping(t)?
+        .set("/hooks/prestart", hook("prestart"))
+        .set("/hooks/createRuntime", hook("createRuntime"))
+        .set("/hooks/poststart", hook("poststart"))
+        .set("/hooks/poststop", hook("poststop"));
+    let images = Images::of(t, playing(t, WHOLE)?);
+    fs::create_dir_all(&images.dir).context("images")?;
+    let (ran, container) =
+        images.try_restore(&bundle, &["--trust-images", "--pid-file", &pid_file.display().to_string()])?;
+    ran.ok()?;
+    container.status_is("running")?;
+    ensure_eq!(text(&pid_file), container.pid()?.to_string(), "the pid file");
+    ensure_eq!(text(&hooked).lines().collect::<Vec<_>>(), ["prestart", "createRuntime"], "the hooks that ran");
+    container.stop()?;
+    container.delete()?;
+    ensure_eq!(text(&hooked).lines().last(), Some("poststop"), "the last hook");
+    Ok(())
+}
+
+const FAILING_RESTORES: &[&str] = &[
+    "eof",
+    "fail",
+    "garbage",
+    "other",
+    "done",
+    "pre-restore eof",
+    "pre-restore fail",
+    "pre-restore done",
+    "birth eof",
+    "birth fail",
+    "birth garbage",
+    "birth done",
+    "birth birth fail",
+    "birth post-setup-namespaces fail",
+    "birth orphan-pts-master fail",
+    "birth post-restore eof",
+    "birth post-restore fail",
+    "birth post-restore network-unlock eof",
+    "birth post-restore network-unlock pre-resume fail",
+    "foreign done",
+    "post-restore done",
+    "setup-namespaces done",
+];
+
+/// Nothing of a container is there.
+fn nothing_is_left(t: &T, container: &Container) -> Verdict {
+    container.verb("state", &[], &[])?.code_is(1)?.stderr_has("does not exist")?;
+    let dir = Path::new("/sys/fs/cgroup").join(&container.id);
+    eventually("the cgroup is gone", || (!dir.exists()).then_some(()))?;
+    let named = fs::read_dir(t.root()).context("the state root")?.flatten();
+    let named = named.filter(|entry| entry.file_name().to_string_lossy().contains(&container.id)).count();
+    ensure_eq!(named, 0, "files of it in the state root");
+    Ok(())
+}
+
+fn a_restore_that_fails_anywhere_leaves_nothing(t: &T) -> Verdict {
+    let stopped = t.path("poststop");
+    let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("echo ran >>{}", stopped.display())]}]);
+    let bundle = sleeping(t)?.set("/hooks/poststop", hook);
+    for script in FAILING_RESTORES {
+        let (ran, container) = restore(t, &bundle, script)?;
+        ran.code_is(1).context(script)?;
+        nothing_is_left(t, &container).context(script)?;
+    }
+    ensure_eq!(text(&stopped).lines().count(), FAILING_RESTORES.len(), "poststop hooks that ran");
+    Ok(())
+}
+
+fn a_restore_whose_runtime_is_killed_can_be_deleted(t: &T) -> Verdict {
+    let bundle = sleeping(t)?;
+    for script in
+        ["kill", "pre-restore kill", "birth kill", "birth post-restore kill", "birth post-restore network-unlock kill"]
+    {
+        let (ran, container) = restore(t, &bundle, script)?;
+        ran.code_is(-9)?;
+        container.verb("delete", &["--force"], &[])?.ok()?;
+        nothing_is_left(t, &container).context(script)?;
+    }
+    Ok(())
+}
+
+fn a_criu_that_is_missing_or_too_old_is_named(t: &T) -> Verdict {
+    let container = start(t, &sleeping(t)?)?;
+    let missing = Images::of(t, "/nowhere/criu".into());
+    missing.try_dump(&container, &[])?.code_is(1)?.stderr_has("/nowhere/criu: executable file not found in $PATH")?;
+    dump(t, &container, "old done")?.code_is(1)?.stderr_has("CRIU version 3.17.1 must be 4.1 or higher")?;
+    dump(t, &container, "mute")?.code_is(1)?.stderr_has("criu failed: type VERSION")?;
+    container.status_is("running")?;
+    let bundle = sleeping(t)?;
+    let (ran, left) = restore(t, &bundle, "old done")?;
+    ran.code_is(1)?.stderr_has("must be 4.1 or higher")?;
+    nothing_is_left(t, &left)?;
+    Ok(())
+}
+
+fn below_a_frozen_cgroup_no_criu_is_started(t: &T) -> Verdict {
+    let above = Path::new("/sys/fs/cgroup/wl-above-checkpoint");
+    fs::create_dir_all(above).context("cgroup")?;
+    let bundle = sleeping(t)?.set("/linux/cgroupsPath", json!("/wl-above-checkpoint/inner"));
+    let container = start(t, &bundle)?;
+    fs::write(above.join("cgroup.freeze"), "1").context("cgroup.freeze")?;
+    let begun = std::time::Instant::now();
+    let refused = dump(t, &container, "pre-dump eof")?;
+    fs::write(above.join("cgroup.freeze"), "0").context("cgroup.freeze")?;
+    refused.code_is(1)?.stderr_has("an ancestor of the container's cgroup is frozen")?;
+    ensure!(begun.elapsed().as_secs() < 60, "it waited");
+    container.verb("delete", &["--force"], &[])?.ok()?;
+    fs::remove_dir(above).context("cgroup")?;
+    Ok(())
+}
+
+fn what_cannot_be_checkpointed_is_refused_in_the_words_of_runc(t: &T) -> Verdict {
+    let created = t.create(&sleeping(t)?)?;
+    dump(t, &created, "done")?.code_is(1)?.stderr_has("Container cannot be checkpointed in created state")?;
+    created.start()?;
+    created.stop()?;
+    dump(t, &created, "done")?.code_is(1)?.stderr_has("Container cannot be checkpointed in stopped state")?;
+    let images = Images::of(t, playing(t, "done")?);
+    let running = start(t, &sleeping(t)?)?;
+    for (parent, words) in [("/x", "--parent-path must be relative"), ("../none", "invalid --parent-path")] {
+        images.try_dump(&running, &["--parent-path", parent])?.code_is(1)?.stderr_has(words)?;
+    }
+    images
+        .try_dump(&running, &["--status-fd", "0"])?
+        .code_is(1)?
+        .stderr_has("invalid --status-fd argument 0: not writable")?;
+    fs::set_permissions(&images.dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).context("images")?;
+    images.try_dump(&running, &[])?.code_is(1)?.stderr_has("can be written by others")?;
+    running.status_is("running")?;
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! What of a container cannot be dumped, or is lost: judged by what was seen of its processes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use windlass_criu::flags::Flags;
+
+/// Something that a dump does not take as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is, and whose.
+    pub what: String,
+    /// Whether the dump fails. Otherwise something is lost.
+    pub fails: bool,
+    /// What helps.
+    pub help: &'static str,
+    /// JSON Pointer of what asks for it, if it comes from the configuration.
+    pub pointer: String,
+}
+
+/// An open file of a process.
+#[derive(Clone, Debug, Default)]
+pub struct Descriptor {
+    /// The text of its link in `/proc/PID/fd`.
+    pub link: String,
+    /// Type and mode.
+    pub mode: u32,
+    /// The device, if it is one: major and minor number.
+    pub device: (u32, u32),
+    /// The number of its names.
+    pub names: u64,
+    /// Bytes on the disk.
+    pub size: u64,
+    /// Whether it is on a mount that the process does not have.
+    pub foreign: bool,
+    /// Whether it is one of init's standard streams, which the restore replaces.
+    pub replaced: bool,
+    /// Whether it holds a lock.
+    pub locked: bool,
+}
+
+/// The sockets that are known in the network namespace of the container.
+#[derive(Clone, Debug, Default)]
+pub struct Sockets {
+    /// TCP connections that are open, by inode, and whether they are not open yet.
+    pub connections: BTreeMap<u64, bool>,
+    /// Unix sockets with the inode that each is connected to.
+    pub peers: BTreeMap<u32, u32>,
+    /// Every socket of a family that can be dumped.
+    pub known: BTreeSet<u64>,
+    /// Those of the container's processes.
+    pub own: BTreeSet<u64>,
+}
+
+/// Files without a name that CRIU knows.
+const ANONYMOUS: &[&str] =
+    &["[eventfd]", "[eventpoll]", "[signalfd]", "[timerfd]", "inotify", "[inotify]", "[fanotify]", "[pidfd]"];
+
+/// The largest unlinked file that goes into the images, in bytes.
+const GHOST: u64 = 1 << 20;
+
+fn fails(what: String, help: &'static str) -> Option<Finding> {
+    Some(Finding { what, fails: true, help, pointer: String::new() })
+}
+
+/// Judges an open file. `whose` names it.
+pub fn descriptor(whose: &str, file: &Descriptor, sockets: &Sockets, flags: &Flags) -> Option<Finding> {
+    let link = &file.link;
+    if file.locked && !flags.file_locks {
+        return fails(format!("{whose} holds a lock of {link}"), "pass --file-locks");
+    }
+    if let Some(inode) = link.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')?.parse().ok()) {
+        return socket(whose, inode, sockets, flags);
+    }
+    if let Some(kind) = link.strip_prefix("anon_inode:") {
+        let known = ANONYMOUS.contains(&kind);
+        return if known { None } else { fails(format!("{whose} is {link}"), "CRIU cannot dump such a file") };
+    }
+    if link.starts_with("/secretmem") {
+        return fails(format!("{whose} is secret memory"), "CRIU cannot dump it");
+    }
+    if link.starts_with("pipe:[") || link.starts_with("/memfd:") || file.replaced {
+        return None;
+    }
+    let device = matches!(file.mode & 0o170_000, 0o020_000 | 0o060_000);
+    let (major, minor) = file.device;
+    if device && (136..=143).contains(&major) && file.foreign {
+        let help = "pass --shell-job";
+        return if flags.shell_job { None } else { fails(format!("{whose} is a terminal from outside: {link}"), help) };
+    }
+    if file.foreign {
+        return fails(format!("{whose} is on a mount that the container has not: {link}"), "close the file first");
+    }
+    // Memory, terminals and tun.
+    if device && !(matches!(major, 1 | 5) || (136..=143).contains(&major) || (major, minor) == (10, 200)) {
+        return fails(format!("{whose} is the device {major}:{minor} ({link})"), "CRIU cannot dump an open device");
+    }
+    if !link.ends_with(" (deleted)") {
+        return None;
+    }
+    match file.names {
+        0 if file.size > GHOST => {
+            let what = format!("{whose} is an unlinked file of {} bytes: {link}", file.size);
+            fails(what, "raise ghost-limit in /etc/criu/runc.conf, or close the file")
+        }
+        0 => None,
+        _ if flags.link_remap => None,
+        _ => fails(format!("{whose} is an unlinked file that has another name: {link}"), "pass --link-remap"),
+    }
+}
+
+fn socket(whose: &str, inode: u64, sockets: &Sockets, flags: &Flags) -> Option<Finding> {
+    if let Some(early) = sockets.connections.get(&inode) {
+        return match (early, flags.tcp_established, flags.tcp_skip_in_flight) {
+            (false, true, _) | (true, _, true) => None,
+            (true, ..) => {
+                fails(format!("{whose} is a TCP connection that is not open yet"), "pass --tcp-skip-in-flight")
+            }
+            (false, ..) => fails(format!("{whose} is an open TCP connection"), "pass --tcp-established"),
+        };
+    }
+    let peer = u32::try_from(inode).ok().and_then(|inode| sockets.peers.get(&inode));
+    match peer {
+        Some(0) => None,
+        Some(peer) if sockets.own.contains(&(*peer).into()) => None,
+        Some(_) => {
+            let what = format!("{whose} is a unix socket that is connected to a process outside");
+            fails(what, "close it first; --ext-unix-sk is for datagram sockets")
+        }
+        None if sockets.known.contains(&inode) => None,
+        None => fails(format!("{whose} is a socket of a kind that CRIU does not know"), "close it first"),
+    }
+}
+
+/// The sockets in the tables of `/proc/PID/net`: the text of each file with its name. The inode is the tenth word of TCP
+/// and its kin, and the last or ninth of others.
+pub fn sockets(tables: &[(&str, String)]) -> Sockets {
+    let mut out = Sockets::default();
+    for (name, text) in tables {
+        for line in text.lines().skip(1) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let inode = match *name {
+                "unix" => words.get(6),
+                "packet" => words.get(8),
+                "netlink" => words.get(9),
+                _ => words.get(9),
+            };
+            let Some(inode) = inode.and_then(|word| word.parse::<u64>().ok()).filter(|inode| *inode != 0) else {
+                continue;
+            };
+            out.known.insert(inode);
+            // 0A listens, 07 is closed; 02, 03 and 0C are not open yet (linux/tcp_states.h).
+            let state = words.get(3).copied().unwrap_or_default();
+            if name.starts_with("tcp") && !matches!(state, "0A" | "07") {
+                out.connections.insert(inode, matches!(state, "02" | "03" | "0C"));
+            }
+        }
+    }
+    out
+}
+
+/// The names of the tables.
+pub const TABLES: [&str; 11] =
+    ["tcp", "tcp6", "udp", "udp6", "udplite", "raw", "raw6", "icmp", "packet", "netlink", "unix"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(link: &str) -> Descriptor {
+        Descriptor { link: link.into(), mode: 0o100_644, names: 1, ..Descriptor::default() }
+    }
+
+    #[test]
+    fn files_that_can_be_dumped_are_not_named() {
+        let null = Descriptor { mode: 0o020_666, device: (1, 3), ..file("/dev/null") };
+        let tty = Descriptor { mode: 0o020_620, device: (136, 0), ..file("/dev/pts/0") };
+        let ghost = Descriptor { names: 0, size: 100, ..file("/tmp/x (deleted)") };
+        let memory = Descriptor { names: 0, size: 1 << 30, ..file("/memfd:x (deleted)") };
+        let stream = Descriptor { foreign: true, replaced: true, ..file("/var/log/x") };
+        let plain = ["/etc/passwd", "pipe:[7]", "anon_inode:[eventpoll]", "anon_inode:inotify"].map(file);
+        for file in plain.into_iter().chain([null, tty, ghost, memory, stream]) {
+            assert_eq!(descriptor("it", &file, &Sockets::default(), &Flags::default()), None, "{file:?}");
+        }
+    }
+
+    #[test]
+    fn files_that_cannot_be_dumped_are_named_unless_a_flag_allows_them() {
+        let all = Flags { file_locks: true, link_remap: true, shell_job: true, ..Flags::default() };
+        let cases = [
+            (Descriptor { locked: true, ..file("/x") }, "--file-locks", true),
+            (Descriptor { names: 2, ..file("/x (deleted)") }, "--link-remap", true),
+            (Descriptor { names: 0, size: 2 << 20, ..file("/x (deleted)") }, "ghost-limit", false),
+            (
+                Descriptor { foreign: true, mode: 0o020_620, device: (136, 1), ..file("/dev/pts/1") },
+                "--shell-job",
+                true,
+            ),
+            (Descriptor { foreign: true, ..file("/x") }, "close", false),
+            (Descriptor { mode: 0o020_666, device: (10, 229), ..file("/dev/fuse") }, "device", false),
+            (file("anon_inode:[io_uring]"), "CRIU", false),
+            (file("anon_inode:bpf-map"), "CRIU", false),
+            (file("/secretmem (deleted)"), "CRIU", false),
+        ];
+        for (file, help, allowed) in cases {
+            let found = descriptor("it", &file, &Sockets::default(), &Flags::default()).expect("named");
+            assert!(found.fails && found.help.contains(help), "{found:?}");
+            assert_eq!(descriptor("it", &file, &Sockets::default(), &all).is_none(), allowed, "{file:?}");
+        }
+    }
+
+    #[test]
+    fn sockets_are_judged_by_what_they_are_connected_to() {
+        let tcp = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+            0: 0100007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 11 1\n\
+            1: 0100007F:0016 0100007F:8000 01 00000000:00000000 00:00000000 00000000     0        0 12 1\n\
+            2: 0100007F:0016 0100007F:8001 02 00000000:00000000 00:00000000 00000000     0        0 13 1\n\
+            3: 0100007F:0016 0100007F:8002 06 00000000:00000000 00:00000000 00000000     0        0 0 3\n";
+        let mut known = sockets(&[("tcp", tcp.into())]);
+        known.peers = BTreeMap::from([(20, 21), (21, 20), (22, 99), (23, 0)]);
+        known.own = BTreeSet::from([11, 12, 13, 20, 21, 22, 23]);
+        let found = |inode: u32, flags: &Flags| descriptor("it", &file(&format!("socket:[{inode}]")), &known, flags);
+        let none = Flags::default();
+        for inode in [11, 20, 21, 23] {
+            assert_eq!(found(inode, &none), None, "{inode}");
+        }
+        assert_eq!(found(12, &none).expect("open").help, "pass --tcp-established");
+        assert_eq!(found(12, &Flags { tcp_established: true, ..Flags::default() }), None);
+        assert_eq!(found(13, &none).expect("early").help, "pass --tcp-skip-in-flight");
+        assert!(found(22, &none).expect("outside").what.contains("a process outside"));
+        assert!(found(50, &none).expect("unknown").what.contains("does not know"));
+    }
+}

@@ -1,0 +1,163 @@
+//! What images claim, compared with a configuration.
+
+use serde_json::json;
+
+use windlass_base::capability::CapabilitySet;
+use windlass_base::namespaces::Namespaces;
+use windlass_base::spec::{IdMapping, Spec};
+use windlass_plan::restore::{Claims, Mount, Thread, contradictions, task_contradictions};
+use windlass_plan::{Host, Options, Plan};
+
+fn spec() -> Spec {
+    let text = json!({
+        "ociVersion": "1.2.0",
+        "root": {"path": "rootfs"},
+        "process": {
+            "args": ["sh"], "cwd": "/", "noNewPrivileges": true, "user": {"uid": 5, "gid": 6},
+            "capabilities": {"bounding": ["CAP_KILL"], "permitted": ["CAP_KILL"], "effective": ["CAP_KILL"]}
+        },
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid"]},
+            {"destination": "/data", "type": "bind", "source": "/srv", "options": ["bind", "ro"]}
+        ],
+        "linux": {
+            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network", "path": "/run/netns/a"}],
+            "maskedPaths": ["/proc/kcore"],
+            "readonlyPaths": ["/proc/sys"],
+            "seccomp": {"defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]},
+            "resources": {"pids": {"limit": 2}}
+        }
+    });
+    windlass_base::spec::parse(text.to_string().as_bytes(), "config.json").expect("valid")
+}
+
+fn plan(spec: &Spec) -> Plan {
+    let host = Host { capabilities: CapabilitySet::all(), ..Host::default() };
+    windlass_plan::create("box", spec, &Options { host, ..Options::default() }).expect("planned")
+}
+
+fn mount(point: &str, kind: &str, device: u32, root: &str, flags: u64) -> Mount {
+    Mount { point: point.into(), kind: kind.into(), device, root: root.into(), flags, ..Mount::default() }
+}
+
+/// What the images of that container say.
+fn claims(plan: &Plan) -> Claims {
+    let filter = plan.init.iter().find_map(|step| match &step.action {
+        windlass_plan::Action::Seccomp(seccomp) => Some(seccomp.filter.program.instructions().to_vec()),
+        _ => None,
+    });
+    let word = |it: windlass_seccomp::sock_filter| {
+        let [a, b] = it.code.to_ne_bytes();
+        let [c, d, e, f] = it.k.to_ne_bytes();
+        [a, b, it.jt, it.jf, c, d, e, f]
+    };
+    let filter = filter.expect("a filter").into_iter().flat_map(word).collect();
+    let external =
+        |point: &str, name: &str, flags| Mount { external: Some(name.into()), ..mount(point, "ext4", 9, "/x", flags) };
+    Claims {
+        processes: 1,
+        namespaces: vec![Namespaces::PID | Namespaces::MOUNT | Namespaces::NET | Namespaces::TIME],
+        threads: vec![Thread {
+            tid: 1,
+            uids: [5; 4],
+            gids: [6; 4],
+            capabilities: CapabilitySet::from_bits_retain(1 << 5),
+            no_new_privileges: true,
+            filtered: true,
+            filters: vec![Vec::new(), filter],
+        }],
+        mounts: vec![
+            mount("/", "ext4", 1, "/b/rootfs", 0),
+            mount("/proc", "proc", 2, "/", 0),
+            mount("/dev", "tmpfs", 3, "/", 2),
+            external("/data", "/data", 1),
+            external("/proc/kcore", "/dev/null", 0),
+            mount("/proc/sys", "proc", 2, "/sys", 1),
+        ],
+        maps: None,
+    }
+}
+
+fn faults(change: impl FnOnce(&mut Claims)) -> Vec<String> {
+    let spec = spec();
+    let plan = plan(&spec);
+    let mut claims = claims(&plan);
+    change(&mut claims);
+    contradictions(&plan, &spec, &claims, &|_| true).into_iter().map(|fault| fault.pointer).collect()
+}
+
+#[test]
+fn images_of_the_same_container_contradict_nothing() {
+    assert_eq!(faults(|_| {}), Vec::<String>::new());
+    // A namespace that is joined may be the host's, and a tmpfs gives nothing.
+    assert!(faults(|claims| claims.namespaces[0] -= Namespaces::NET).is_empty());
+    assert!(faults(|claims| claims.mounts.push(mount("/tmp", "tmpfs", 7, "/", 0))).is_empty());
+    assert!(faults(|claims| claims.mounts.push(mount("/etc/copy", "ext4", 1, "/b/rootfs/etc", 0))).is_empty());
+}
+
+#[test]
+fn whatever_gives_more_is_a_fault_of_its_element() {
+    type Change = fn(&mut Claims);
+    let cases: &[(&str, Change)] = &[
+        ("/process/capabilities/bounding", |it| it.threads[0].capabilities |= CapabilitySet::SYS_ADMIN),
+        ("/process/noNewPrivileges", |it| it.threads[0].no_new_privileges = false),
+        ("/process/user/uid", |it| it.threads[0].uids[2] = 0),
+        ("/process/user/gid", |it| it.threads[0].gids[0] = 0),
+        ("/linux/seccomp", |it| it.threads[0].filtered = false),
+        ("/linux/seccomp", |it| drop(it.threads[0].filters.pop())),
+        ("/linux/namespaces", |it| it.namespaces[0] -= Namespaces::PID),
+        ("/linux/namespaces", |it| it.namespaces[0] |= Namespaces::USER),
+        ("/linux/namespaces", |it| it.namespaces.push(Namespaces::empty())),
+        ("/linux/resources/pids/limit", |it| it.threads.extend(vec![it.threads[0].clone(); 2])),
+        ("/mounts/0", |it| it.mounts[1].kind = "sysfs".into()),
+        ("/mounts/1", |it| it.mounts[2].flags = 0),
+        ("/mounts/2", |it| it.mounts[3].flags = 0),
+        ("/mounts/2", |it| it.mounts[3].external = Some("/dev".into())),
+        ("/mounts", |it| it.mounts.push(mount("/again", "proc", 8, "/", 0))),
+        ("/mounts", |it| it.mounts.push(mount("/disk", "xfs", 8, "/", 0))),
+        ("/mounts", |it| it.mounts.push(mount("/host", "ext4", 1, "/b", 0))),
+        ("/mounts", |it| it.mounts.push(Mount { plugin: true, ..mount("/x", "tmpfs", 8, "/", 0) })),
+        ("/linux/maskedPaths", |it| drop(it.mounts.remove(4))),
+        ("/linux/readonlyPaths", |it| drop(it.mounts.remove(5))),
+        ("/linux/readonlyPaths", |it| it.mounts[5].flags = 0),
+    ];
+    for (number, (pointer, change)) in cases.iter().enumerate() {
+        assert_eq!(faults(change), [*pointer], "case {number}");
+    }
+}
+
+#[test]
+fn id_maps_must_be_the_same() {
+    let mut spec = spec();
+    let ours = IdMapping { container_id: 0, host_id: 100_000, size: 65536 };
+    let linux = spec.linux.as_mut().expect("there");
+    linux.namespaces.push(windlass_base::spec::Namespace { kind: "user".into(), ..Default::default() });
+    linux.uid_mappings = vec![ours.clone()];
+    linux.gid_mappings = vec![ours.clone()];
+    let plan = plan(&spec);
+    let mut claims = claims(&plan);
+    claims.namespaces[0] |= Namespaces::USER;
+    let found = |claims: &Claims| {
+        let faults = contradictions(&plan, &spec, claims, &|_| true);
+        faults.into_iter().map(|fault| fault.pointer).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&claims), ["/linux/uidMappings"]);
+    claims.maps = Some([vec![ours.clone()], vec![ours.clone()]]);
+    assert!(found(&claims).is_empty());
+    claims.maps = Some([vec![ours], Vec::new()]);
+    assert_eq!(found(&claims), ["/linux/gidMappings"]);
+}
+
+#[test]
+fn of_running_tasks_the_filters_themselves_are_not_known() {
+    let spec = spec();
+    let plan = plan(&spec);
+    let mut claims = claims(&plan);
+    claims.mounts.clear();
+    claims.threads[0].filters.clear();
+    assert!(task_contradictions(&plan, &claims).is_empty());
+    claims.threads[0].filtered = false;
+    assert_eq!(task_contradictions(&plan, &claims)[0].pointer, "/linux/seccomp");
+}
