@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::container::Container;
 use super::state::{State, Status};
-use super::store::Container;
 use windlass_base::error::Result;
 
 /// The state of a container for hooks and `state` (runtime.md, "State"). This reads the annotations, which may be

@@ -9,8 +9,8 @@ use windlass_base::exit_record::ExitRecord;
 use windlass_sys::fd;
 use windlass_sys::process::{Exit, SingleThreaded};
 
+use super::container::Container;
 use super::record;
-use super::store::Container;
 
 impl Container {
     /// Its exit, if that was written or can be found out now.
@@ -67,11 +67,8 @@ impl Container {
     }
 
     fn exit_record(&self, exit: Option<Exit>) -> ExitRecord {
-        ExitRecord {
-            code: if let Some(Exit::Code(code)) = exit { Some(code) } else { None },
-            signal: if let Some(Exit::Signal(signal)) = exit { Some(signal) } else { None },
-            oom_killed: self.oom_kills().is_some_and(|n| n > 0),
-            at: windlass_base::rfc3339::nanoseconds(std::time::SystemTime::now()),
-        }
+        let (code, signal) = (exit.and_then(Exit::code), exit.and_then(Exit::signal));
+        let oom_killed = self.oom_kills().is_some_and(|n| n > 0);
+        ExitRecord::new(code, signal, oom_killed, std::time::SystemTime::now())
     }
 }

@@ -3,19 +3,25 @@
 #![doc(hidden)]
 #![forbid(unsafe_code)]
 
+mod container;
 mod document;
 mod exit;
 mod exit_namespace;
 mod exit_pin;
+mod files;
 mod process_stat;
 mod record;
+mod reservation;
 mod state;
 mod store;
 mod unusable;
 
+pub use container::{Container, INIT_NAME};
 pub use document::{document, state_document};
 pub use exit_namespace::check as check_exit_pins;
+pub use files::notify_directory;
 pub use process_stat::process_stat;
 pub use record::write_exit;
+pub use reservation::Reservation;
 pub use state::{InitProcess, State, Status, SystemdUnit, VERSION};
-pub use store::{Container, INIT_NAME, Reservation, Store, notify_directory};
+pub use store::Store;

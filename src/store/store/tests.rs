@@ -1,6 +1,10 @@
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 
+use windlass_base::exit_record::ExitRecord;
+use windlass_base::spec::Hooks;
+
 use super::*;
+use crate::{InitProcess, Status};
 
 /// A state root that is removed again.
 struct Root(PathBuf);

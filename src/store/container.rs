@@ -1,0 +1,258 @@
+//! A container on disk.
+
+use std::cell::{Cell, OnceCell};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::errno::Errno;
+
+use windlass_base::error::{Result, WithContext};
+use windlass_base::exit_record::ExitRecord;
+use windlass_base::spec::{Hooks, Spec};
+use windlass_cgroup::{AnyCgroup, Cgroup, v1};
+use windlass_sys::fd;
+use windlass_sys::process;
+
+use super::exit_pin::ExitPin;
+use super::files;
+use super::process_stat::{ProcessStat, process_stat};
+use super::record::{self, Head, Layout};
+use super::state::{InitProcess, State, Status};
+use super::unusable::Unusable;
+
+/// The name of init in `/proc/PID/stat` until it executes its program.
+pub const INIT_NAME: &std::ffi::CStr = c"windlass:init";
+
+/// A container on disk.
+pub struct Container {
+    pub(super) root: Rc<OwnedFd>,
+    pub(super) file: OwnedFd,
+    pub(super) inode: u64,
+    /// Whether this process holds the lock through `file`.
+    pub(super) locked: Cell<bool>,
+    pub(super) layout: Layout,
+    /// Whether its init may have an exit pin.
+    pub(super) pinned: Cell<bool>,
+    /// What create decided.
+    pub state: State,
+    /// Its process. `None`: create has not started it.
+    pub init: Option<InitProcess>,
+    /// Its exit, if that was written.
+    pub(super) exit: Option<ExitRecord>,
+    /// The hooks of its configuration, read on demand.
+    pub(super) hooks: OnceCell<Hooks>,
+    /// Its annotations, read on demand.
+    pub(super) annotations: OnceCell<BTreeMap<String, String>>,
+}
+
+/// How the names of the hooks poststart and poststop begin in a configuration.
+const POST: &[u8] = b"\"post";
+
+impl Container {
+    /// Reads a state. `None`: its create has not written it, or died before that.
+    pub(super) fn read(root: Rc<OwnedFd>, file: OwnedFd, id: &str) -> Result<Option<Container>, Unusable> {
+        let stat = files::check_owner(file.as_fd(), || format!("the state of {id:?}"))?;
+        let head =
+            fd::read_head(file.as_fd(), record::FIXED).with_context(|| format!("cannot read the state of {id:?}"))?;
+        let head = record::parse(&head).map_err(|unreadable| Unusable::new(id, unreadable))?;
+        Ok(head.map(|Head { layout, state, init, exit }| Container {
+            root,
+            file,
+            inode: stat.st_ino,
+            locked: Cell::new(false),
+            layout,
+            pinned: Cell::new(true),
+            state,
+            init,
+            exit,
+            hooks: OnceCell::new(),
+            annotations: OnceCell::new(),
+        }))
+    }
+
+    /// A container with a damaged state, of which `state` is known. It can be killed and removed; its hooks are lost.
+    /// `file` is locked.
+    pub(super) fn recovered(
+        root: Rc<OwnedFd>,
+        file: OwnedFd,
+        state: State,
+        init: Option<InitProcess>,
+    ) -> Result<Container> {
+        let inode = fd::stat(file.as_fd()).with_context(|| "cannot look at the container's state")?.st_ino;
+        let (locked, layout, pinned) = (Cell::new(true), Layout::default(), Cell::new(true));
+        let (hooks, annotations) = (Hooks::default().into(), BTreeMap::new().into());
+        Ok(Container { root, file, inode, locked, layout, pinned, state, init, exit: None, hooks, annotations })
+    }
+
+    /// The state root.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// The name in the state root of the socket on which init waits for `start`.
+    pub fn start_socket(&self) -> String {
+        files::start_socket(self.inode)
+    }
+
+    /// Removes its exit pin and its files in the state root. The caller holds the lock.
+    pub fn remove(&self) -> Result<()> {
+        // First: with the record, nobody would know of the pin any more.
+        if let Some(pin) = self.exit_pin().filter(|_| self.pinned.get()) {
+            pin.remove();
+        }
+        files::remove(self.root(), &self.state.id, self.file.as_fd())
+    }
+
+    /// The exit pin of its init, which may exist or not.
+    pub(super) fn exit_pin(&self) -> Option<ExitPin> {
+        self.init.map(|init| ExitPin::of(self.root(), &self.state.id, &init))
+    }
+
+    /// Releases the lock.
+    pub fn unlock(&self) {
+        fd::unlock(self.file.as_fd());
+        self.locked.set(false);
+    }
+
+    /// Locks the container against other commands that change it, and waits for one that holds the lock. If that was
+    /// its create, the process that it has recorded is read.
+    pub fn lock(&mut self) -> Result<()> {
+        fd::lock(self.file.as_fd(), true).with_context(|| "cannot lock the container")?;
+        self.locked.set(true);
+        if self.init.is_none() {
+            let head = fd::read_head(self.file.as_fd(), record::FIXED).with_context(|| "cannot read the state")?;
+            if let Ok(Some(head)) = record::parse(&head) {
+                (self.init, self.exit) = (head.init, head.exit);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the container was not deleted since it was loaded.
+    pub fn exists(&self) -> bool {
+        files::is_linked(self.file.as_fd())
+    }
+
+    /// Init's `/proc/PID/stat`, if init has not been reaped.
+    pub fn init_stat(&self) -> Option<ProcessStat> {
+        let init = self.init?;
+        process_stat(init.pid).filter(|stat| stat.is_from(init.start_time))
+    }
+
+    /// The pidfd of init, if init runs. The start time is compared after the pidfd was opened, so the pidfd cannot be
+    /// that of a later process with the same pid.
+    pub fn open_init(&self) -> Result<Option<OwnedFd>> {
+        let Some(init) = self.init else { return Ok(None) };
+        match process::open_pid(init.pid) {
+            Err(failed) if failed.errno == Errno::ESRCH => Ok(None),
+            Err(failed) => Err(failed.context("cannot open the container's process")),
+            Ok(pidfd) => Ok(self.init_stat().filter(|stat| !matches!(stat.state, 'Z' | 'X')).map(|_| pidfd)),
+        }
+    }
+
+    /// The container's status now.
+    pub fn status(&self) -> Result<Status> {
+        let Some(init) = self.init_stat() else {
+            // Until it has recorded the process, create holds the lock.
+            let creating = self.init.is_none() && !self.locked.get() && fd::is_locked(self.file.as_fd());
+            return Ok(if creating { Status::Creating } else { Status::Stopped });
+        };
+        if matches!(init.state, 'Z' | 'X') {
+            return Ok(Status::Stopped);
+        }
+        let frozen = match &self.state.cgroup {
+            Some(path) => windlass_cgroup::is_frozen(path),
+            None => self.any_cgroup()?.map_or(Ok(false), |group| group.is_frozen()),
+        };
+        if frozen.unwrap_or(false) {
+            return Ok(Status::Paused);
+        }
+        let waits_for_start =
+            init.name.as_bytes() == INIT_NAME.to_bytes() && fd::stat_at(self.root(), self.start_socket()).is_ok();
+        Ok(if waits_for_start { Status::Created } else { Status::Running })
+    }
+
+    /// Opens its cgroups of version 1; there may be none.
+    pub fn cgroup_v1(&self) -> Result<v1::Cgroups> {
+        v1::Cgroups::open(&self.state.cgroup_v1)
+    }
+
+    /// Opens the cgroups of version 1 for a new process of the container. `init` is the pidfd of init.
+    pub fn cgroup_v1_for_exec(&self, init: BorrowedFd<'_>) -> Result<v1::Cgroups> {
+        v1::Cgroups::for_exec(&self.state.cgroup_v1, self.init.map_or(0, |init| init.pid), init)
+    }
+
+    /// Opens the cgroup that holds its processes, if there is one.
+    pub fn any_cgroup(&self) -> Result<Option<AnyCgroup>> {
+        if let Some(cgroup) = self.cgroup()? {
+            return Ok(Some(AnyCgroup::Unified(cgroup)));
+        }
+        Ok(Some(self.cgroup_v1()?).filter(|cgroup| !cgroup.is_empty()).map(AnyCgroup::V1))
+    }
+
+    /// How many of its processes the OOM killer has killed, if that is known.
+    pub fn oom_kills(&self) -> Option<u64> {
+        let unified = self.cgroup().ok().flatten().and_then(|cgroup| cgroup.oom_kills());
+        unified.or_else(|| self.cgroup_v1().ok()?.oom_kills())
+    }
+
+    /// Opens its cgroup of version 2, if it has one that exists.
+    pub fn cgroup(&self) -> Result<Option<Cgroup>> {
+        match &self.state.cgroup {
+            None => Ok(None),
+            Some(path) => match Cgroup::open(path) {
+                Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
+                other => other.map(Some),
+            },
+        }
+    }
+
+    /// The configuration that create read.
+    pub fn config(&self) -> Result<Spec> {
+        let text = self.config_text()?;
+        windlass_base::spec::parse(&text, "the container's config.json")
+    }
+
+    /// The text of that configuration.
+    pub fn config_text(&self) -> Result<Vec<u8>> {
+        let length = self.layout.bulk().map_or(usize::MAX, |bulk| bulk.config);
+        fd::read_part(self.file.as_fd(), self.layout.config(), length)
+            .with_context(|| "cannot read the container's configuration")
+    }
+
+    /// The annotations of its configuration.
+    pub fn annotations(&self) -> Result<&BTreeMap<String, String>> {
+        let Some(bulk) = self.layout.bulk() else { return Ok(&self.state.annotations) };
+        if let Some(annotations) = self.annotations.get() {
+            return Ok(annotations);
+        }
+        let text = match bulk.annotations {
+            0 => Vec::new(),
+            length => fd::read_part(self.file.as_fd(), self.layout.annotations(), length)
+                .with_context(|| "cannot read the container's annotations")?,
+        };
+        let annotations = record::annotations(&text).map_err(|unreadable| Unusable::new(&self.state.id, unreadable))?;
+        Ok(self.annotations.get_or_init(|| annotations))
+    }
+
+    /// Its hooks. Only poststart and poststop are sure to be in them: a configuration without these is not parsed.
+    pub fn hooks(&self) -> Result<&Hooks> {
+        if let Some(hooks) = self.hooks.get() {
+            return Ok(hooks);
+        }
+        if self.layout.bulk().is_some_and(|bulk| !bulk.post) {
+            return Ok(self.hooks.get_or_init(Hooks::default));
+        }
+        let text = self.config_text()?;
+        let hooks = match text.windows(POST.len()).any(|window| window == POST) {
+            false => Hooks::default(),
+            true => match windlass_base::spec::parse(&text, "the container's config.json") {
+                // Its create died while it wrote the configuration, before it ran any hook.
+                Err(_) if self.init.is_none() => Hooks::default(),
+                spec => spec?.hooks.unwrap_or_default(),
+            },
+        };
+        Ok(self.hooks.get_or_init(|| hooks))
+    }
+}

@@ -1,0 +1,66 @@
+//! The files of a container in the state root: their names, whom they may belong to, and their removal.
+
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use nix::sys::stat::FileStat;
+
+use windlass_base::error::{Error, Kind, Result, WithContext};
+use windlass_base::id::id_path;
+use windlass_sys::{fd, tree};
+
+/// Refuses a file or directory that belongs to a user other than the caller and root, or that others may write to.
+pub fn check_owner(file: BorrowedFd<'_>, what: impl Fn() -> String) -> Result<FileStat> {
+    let stat = fd::stat(file).with_context(|| format!("cannot look at {}", what()))?;
+    let Some(wrong) = fd::distrust(&stat) else { return Ok(stat) };
+    let error = Error::new(Kind::PermissionDenied, format!("{} {wrong}", what()));
+    Err(error.hint("what is in it decides which processes are killed and which hooks run: use a directory of your own"))
+}
+
+/// The extended attribute with a copy of the first line. If the content of the file is lost, `delete --force` finds
+/// here what to kill and remove.
+pub const COPY: &str = "windlass.state";
+/// The mode bit of a written state on a file system without extended attributes.
+pub const MARK: u32 = 0o100;
+
+/// Removes all files of a container in the state root. The state is removed last.
+pub fn remove(root: BorrowedFd<'_>, id: &str, file: BorrowedFd<'_>) -> Result<()> {
+    let cannot = |what: &str| format!("cannot remove {what} of {id:?}");
+    let inode = fd::stat(file).with_context(|| "cannot look at the container's state")?.st_ino;
+    if_exists(fd::unlinkat(root, start_socket(inode))).with_context(|| cannot("the start socket"))?;
+    let directory = notify_directory(id);
+    match if_exists(fd::rmdirat(root, &directory)) {
+        // The socket of an unfinished start.
+        Err(failed) if failed.errno == Errno::ENOTEMPTY => {
+            tree::remove(root, &directory, tree::Files::Unlink).with_context(|| cannot("the notify socket"))?;
+        }
+        // The id is too long for such a directory, so there is none.
+        Err(failed) if failed.errno == Errno::ENAMETOOLONG => {}
+        other => other.with_context(|| cannot("the directory of the notify socket"))?,
+    }
+    if_exists(fd::unlinkat(root, id_path(id))).with_context(|| cannot("the state"))
+}
+
+/// The name of the socket on which init waits for `start`. It has the inode of the state, which is unique while the
+/// state exists, and not the id, which may be too long for the address of a socket.
+pub fn start_socket(inode: u64) -> String {
+    format!("@start-{inode}")
+}
+
+/// The name of the directory of a container's notify socket. It cannot be an id, which has no `@`.
+pub fn notify_directory(id: &str) -> String {
+    format!("{id}@notify")
+}
+
+/// Whether the file has a name.
+pub fn is_linked(file: BorrowedFd<'_>) -> bool {
+    fd::stat(file).is_ok_and(|stat| stat.st_nlink > 0)
+}
+
+/// Takes ENOENT of a removal as success.
+fn if_exists(removed: windlass_sys::Result<()>) -> windlass_sys::Result<()> {
+    match removed {
+        Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
+        other => other,
+    }
+}
