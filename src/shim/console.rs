@@ -2,10 +2,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
+use super::pause;
 use super::poll::{Interest, Poll};
 use windlass_sys::{Called, Result, fd, socket, stream};
 
@@ -20,6 +22,8 @@ pub struct Console {
     pub(super) path: PathBuf,
     /// The directory of the socket, if it was made for it.
     pub(super) private: Option<PathBuf>,
+    /// When the socket is watched again after accept(2) has failed.
+    pub(super) again: Option<Instant>,
 }
 
 /// The longest path in a sockaddr_un (unix(7)), in bytes, without the final NUL.
@@ -42,7 +46,9 @@ impl Console {
             Ok((directory, listener))
         });
         match made {
-            Ok((directory, listener)) => Ok(Console { listener, peer: None, directory, name, path, private }),
+            Ok((directory, listener)) => {
+                Ok(Console { listener, peer: None, directory, name, path, private, again: None })
+            }
             Err(failed) => {
                 private.into_iter().for_each(|private| drop(std::fs::remove_dir(private)));
                 Err(failed)
@@ -66,7 +72,9 @@ impl Console {
         let peer = match self.peer.take() {
             Some(peer) => peer,
             None => {
-                let Some(peer) = socket::accept_now(self.listener.as_fd())? else { return Ok(None) };
+                let accepted = socket::accept_now(self.listener.as_fd());
+                let accepted = accepted.inspect_err(|_| pause::begin(&mut self.again, &self.listener, key, poll));
+                let Some(peer) = accepted? else { return Ok(None) };
                 poll.watch(&peer, key, Interest::Read)?;
                 peer
             }
@@ -84,6 +92,16 @@ impl Console {
             stream::set_onlcr(master.as_fd())?;
         }
         Ok(master)
+    }
+
+    /// When [`Console::due`] is to be called.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.again
+    }
+
+    /// Watches the socket again that `key` stands for, if the pause after a failed accept(2) is over.
+    pub(super) fn due(&mut self, now: Instant, poll: &Poll, key: u64) {
+        pause::end(&mut self.again, &self.listener, key, now, poll);
     }
 }
 
@@ -109,6 +127,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+    use crate::pause::PAUSE;
 
     #[test]
     fn a_long_path_is_replaced_by_a_directory_of_our_own() {
@@ -122,5 +141,30 @@ mod tests {
         socket::connect(console.path()).expect("it listens");
         drop(console);
         assert!(!parent.exists());
+    }
+
+    #[test]
+    fn a_runtime_that_cannot_be_let_in_does_not_keep_the_loop_turning() {
+        let mut console = Console::listen(&std::env::temp_dir(), 8).expect("a socket");
+        // accept(2) always fails on a socket that does not listen.
+        let (socket, other) = socket::pair().expect("a pair");
+        stream::never_block(socket.as_fd()).expect("set");
+        socket::send(other.as_fd(), b"x", &[]).expect("it is readable");
+        let listener = std::mem::replace(&mut console.listener, socket);
+        let poll = Poll::new().expect("epoll");
+        poll.watch(console.fd(), 7, Interest::Read).expect("watched");
+        let mut turns = 0;
+        let end = Instant::now() + PAUSE * 2;
+        while Instant::now() < end {
+            let mut found = Vec::new();
+            poll.wait(Some(console.deadline().unwrap_or(end).min(end)), &mut found).expect("waited");
+            if !found.is_empty() {
+                assert!(console.receive(&poll, 7).is_err());
+            }
+            console.due(Instant::now(), &poll, 7);
+            turns += 1;
+        }
+        assert!((2..20).contains(&turns), "{turns}");
+        drop(listener);
     }
 }

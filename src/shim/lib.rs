@@ -39,6 +39,7 @@ mod news;
 mod notifier;
 pub mod oom;
 mod outlet;
+mod pause;
 mod pipe;
 pub mod poll;
 pub mod process;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::console::Console;
 use super::key::{self, Kind};
 use super::life::Life;
 use super::processes::Supervised;
@@ -86,7 +87,8 @@ impl Supervisor {
         let now = Instant::now();
         let processes = self.processes.iter().filter_map(|known| {
             let streams = known.streams.as_ref().and_then(|streams| self.streams_deadline(known, streams, now));
-            streams.into_iter().chain(known.process.deadline(now)).min()
+            let console = known.console.as_ref().and_then(Console::deadline);
+            streams.into_iter().chain(known.process.deadline(now)).chain(console).min()
         });
         let idle = self.stirred.map(|at| at + IDLE);
         let upgrade = self.upgrade.as_ref().and_then(|upgrade| upgrade.deadline());
@@ -104,6 +106,11 @@ impl Supervisor {
         self.calls.kill_late(now);
         self.look_at_rehearsal(now);
         self.streams_due(now);
+        for known in self.processes.iter_mut() {
+            if let Some(console) = &mut known.console {
+                console.due(now, &self.poll, key::key(Kind::Console, known.serial, 0));
+            }
+        }
         for serial in self.processes.serials(|known| known.process.deadline(now).is_some()) {
             self.process_due(serial, now);
         }

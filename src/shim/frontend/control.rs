@@ -87,7 +87,7 @@ impl Control {
 
     fn ready(&mut self, mode: Mode, key: u64, ready: Ready, core: &mut Supervisor) {
         if key == LISTENER {
-            for client in self.listener.clients(&core.poll, |_| ()) {
+            for client in self.listener.clients(&core.poll, usize::MAX, |_| ()) {
                 self.next_key += 1;
                 if self.clients.len() < CLIENTS
                     && let Ok(connection) = Connection::new(self.next_key, client, &core.poll)

@@ -1,23 +1,17 @@
 //! A listening socket that accepts clients of the shim's own user and root only.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::Interest;
 use crate::Poll;
+use crate::pause;
 use windlass_sys::{Result, socket};
-
-/// How long the socket is not watched after accept(2) has failed.
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// How many clients are accepted in a turn of the loop.
 const TURN: usize = 16;
 
 /// The socket.
-///
-/// If accept(2) fails for want of descriptors or memory (EMFILE, ENFILE, ENOBUFS, ENOMEM), the client stays in the
-/// queue and the socket stays readable. The socket is not watched for a while then, so that the loop does not turn
-/// without a pause.
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) socket: OwnedFd,
@@ -42,11 +36,11 @@ impl Listener {
         poll.watch(&self.socket, self.key, interest)
     }
 
-    /// Accepts clients; more may be waiting. A client that is neither the own user nor root is closed, and its user id
+    /// Accepts clients, at most `most`; more may be waiting. A client that is neither the own user nor root is closed, and its user id
     /// given to `stranger`.
-    pub(super) fn clients(&mut self, poll: &Poll, mut stranger: impl FnMut(Option<u32>)) -> Vec<OwnedFd> {
+    pub(super) fn clients(&mut self, poll: &Poll, most: usize, mut stranger: impl FnMut(Option<u32>)) -> Vec<OwnedFd> {
         let mut clients = Vec::new();
-        for _ in 0..TURN {
+        for _ in 0..TURN.min(most) {
             match socket::accept_now(self.socket.as_fd()) {
                 Ok(None) => break,
                 Ok(Some(client)) => {
@@ -57,9 +51,7 @@ impl Listener {
                     }
                 }
                 Err(_) => {
-                    // If this fails too, the next turn tries again.
-                    let muted = poll.change(&self.socket, self.key, Interest::Nothing);
-                    self.again = muted.is_ok().then(|| Instant::now() + PAUSE);
+                    pause::begin(&mut self.again, &self.socket, self.key, poll);
                     break;
                 }
             }
@@ -74,16 +66,14 @@ impl Listener {
 
     /// Watches the socket again, if the pause is over.
     pub(super) fn due(&mut self, now: Instant, poll: &Poll) {
-        if self.again.is_some_and(|again| again <= now) {
-            let watched = poll.change(&self.socket, self.key, Interest::Read);
-            self.again = watched.is_err().then(|| now + PAUSE);
-        }
+        pause::end(&mut self.again, &self.socket, self.key, now, poll);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pause::PAUSE;
 
     #[test]
     fn a_client_that_cannot_be_let_in_is_not_looked_at_all_the_time() {
@@ -100,7 +90,7 @@ mod tests {
             let mut found = Vec::new();
             poll.wait(Some(listener.deadline().unwrap_or(end).min(end)), &mut found).expect("waited");
             if !found.is_empty() {
-                assert!(listener.clients(&poll, |_| ()).is_empty());
+                assert!(listener.clients(&poll, usize::MAX, |_| ()).is_empty());
             }
             listener.due(Instant::now(), &poll);
             turns += 1;

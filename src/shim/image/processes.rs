@@ -26,7 +26,7 @@ table! {
     ExitStatus { 1 exit, 2 oom_killed, 3 at }
     Process { 1 id, 2 life, 3 waiters, 4 deleters, 5 instead }
     Child { 1 pid, 2 pidfd }
-    Console { 1 listener, 2 peer, 3 directory, 4 name, 5 path, 6 private }
+    Console { 1 listener, 2 peer, 3 directory, 4 name, 5 path, 6 private, 7 @hint again }
     Supervised { 1 serial, 2 process, 3 new, 4 pidfd, 5 streams, 6 console, 7 recorder }
     Planned { 1 operation, 2 process, 3 words, 4 token }
     Call {

@@ -313,6 +313,7 @@ impl Random {
             name: r.text(),
             path: r.text().into(),
             private: r.maybe(|_| "/nowhere/at/all".into()),
+            again: r.maybe(Random::moment),
         });
         Box::new(Supervised {
             serial,

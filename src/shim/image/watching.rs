@@ -36,7 +36,8 @@ pub(super) fn process(known: &mut Supervised, poll: &Poll) -> Result<()> {
         poll.watch(&recorder.pidfd, key(Kind::Record, serial, 0), Interest::Read)?;
     }
     if let Some(console) = &known.console {
-        poll.watch(&console.listener, key(Kind::Console, serial, 0), Interest::Read)?;
+        let interest = if console.again.is_some() { Interest::Nothing } else { Interest::Read };
+        poll.watch(&console.listener, key(Kind::Console, serial, 0), interest)?;
         if let Some(peer) = &console.peer {
             poll.watch(peer, key(Kind::Console, serial, 0), Interest::Read)?;
         }

@@ -222,7 +222,7 @@ impl crate::Front for ConmonFront {
                 Vec::new()
             }
             (ATTACH, Some(endpoints)) => {
-                for client in endpoints.attach.clients(&core.poll, |_| ()) {
+                for client in endpoints.attach.clients(&core.poll, usize::MAX, |_| ()) {
                     if let Err(refusal) = core.attach(&self.id, client, Framing::Packet) {
                         self.messages.log(Level::Info, &format!("attach: {refusal}"));
                     }

@@ -74,7 +74,7 @@ impl ContainerdFront {
     fn accept(&mut self, core: &Supervisor) {
         let bundle = &self.bundle;
         let refused = |uid: Option<u32>| log::warn(bundle, &format!("a connection of user {uid:?} was refused"));
-        for peer in self.listener.clients(&core.poll, refused) {
+        for peer in self.listener.clients(&core.poll, usize::MAX, refused) {
             self.server.connect(peer, core);
         }
     }

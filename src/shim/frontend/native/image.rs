@@ -13,6 +13,7 @@ table! {
     Server {
         1 dir, 2 facts, 3 journal, 4 connections, 5 pending, 6 failed, 7 execs, 8 adopted, 9 next_key, 10 listener,
         11 lock, 12 finishing, 13 late, 14 unserved, 15 spare, 16 dir_gone,
+        17 @hint is_full,
     }
     ContainerDir { 1 dir, 2 entered }
     EventLog {

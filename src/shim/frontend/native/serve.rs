@@ -95,6 +95,8 @@ pub(crate) struct Server {
     pub(super) adopted: bool,
     pub(super) next_key: u64,
     pub(super) listener: Listener,
+    /// Whether the limit of clients was reached when the last turn looked for new ones.
+    pub(super) is_full: bool,
     /// The lock on `shim.lock`, held until the shim ends.
     pub(super) lock: OwnedFd,
     /// The shim ends: until when clients may read their answers, and the exit status.
@@ -159,6 +161,7 @@ impl Server {
             adopted,
             next_key: LISTENER + 1,
             listener,
+            is_full: false,
             lock,
             finishing: None,
             late: None,
@@ -349,14 +352,20 @@ impl Server {
         self.connections.iter_mut().for_each(|connection| connection.closing = true);
     }
 
+    /// Accepts clients. More than the limit are turned away, but not before the clients that have left by now are
+    /// counted out: their hang-ups are handled in this turn or at the beginning of the next.
     fn accept(&mut self, core: &Supervisor) {
         /// The limit of clients, because each needs a descriptor. Engines have fewer.
         const CLIENTS: usize = 64;
-        for client in self.listener.clients(&core.poll, |_| ()) {
-            if self.connections.len() + core.attached(&self.facts.id) < CLIENTS {
-                self.next_key += 1;
-                self.connections.extend(Connection::new(self.next_key, client, &core.poll));
-            }
+        let room = CLIENTS.saturating_sub(self.connections.len() + core.attached(&self.facts.id));
+        self.is_full = room == 0 && !self.is_full;
+        if self.is_full {
+            return;
+        }
+        let most = if room == 0 { usize::MAX } else { room };
+        for client in self.listener.clients(&core.poll, most, |_| ()).into_iter().take(room) {
+            self.next_key += 1;
+            self.connections.extend(Connection::new(self.next_key, client, &core.poll));
         }
     }
 
