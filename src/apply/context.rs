@@ -1,5 +1,6 @@
 //! What the steps of one process leave for each other.
 
+use std::cell::OnceCell;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -137,6 +138,8 @@ pub struct Context<'a> {
     pub root: Option<OwnedFd>,
     /// A directory in which something was made, kept for what is made next.
     pub directory: Option<Directory>,
+    /// The caller's own `/dev`, by device and inode; looked up once.
+    pub callers_dev: OnceCell<Option<(u64, u64)>>,
     /// What hides masked paths.
     pub masks: Masks,
     /// Where sysctls and labels are written.
@@ -177,6 +180,7 @@ impl<'a> Context<'a> {
             mounts: MountNamespace::Own,
             root: None,
             directory: None,
+            callers_dev: OnceCell::new(),
             masks: Masks::default(),
             procfs: Procfs::new(),
             late_readonly: Vec::new(),

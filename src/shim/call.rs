@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Instant;
 
+use super::gone;
 use super::key::Kind;
 use super::pipe::collect;
 use super::{Code, Phase, ProcessId, Refusal, Runtime, WaitToken};
@@ -81,11 +82,7 @@ impl Call {
         }
         let text = runtime.map(|runtime| runtime.complaint(complained, self.said_before));
         let text = text.filter(|text| !text.is_empty()).unwrap_or_else(|| format!("the runtime ended with {exit}"));
-        // Phrases of runc that engines wait for when they kill what may be gone.
-        const GONE: [&str; 4] =
-            ["process already finished", "container not running", "no such process", "does not exist"];
-        let gone = matches!(self.operation, Operation::Kill | Operation::Delete)
-            && GONE.iter().any(|phrase| text.contains(phrase));
+        let gone = matches!(self.operation, Operation::Kill | Operation::Delete) && gone::is_target(&text);
         Refusal::new(if gone { Code::NotFound } else { Code::Runtime }, text)
     }
 }

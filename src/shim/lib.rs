@@ -29,6 +29,7 @@ mod effects;
 pub mod exit;
 mod front;
 pub mod frontend;
+mod gone;
 mod id;
 mod image;
 mod key;

@@ -1,11 +1,13 @@
 //! Device nodes and the links of `/dev`, made below the descriptor of their directory.
 
+use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::stat::FileStat;
 
 use crate::context::{Context, Directory, MountNamespace};
 use crate::resolve;
@@ -25,16 +27,17 @@ pub(super) fn kept<'a>(path: &Path, cx: &'a mut Context<'_>) -> Result<&'a Direc
     if cx.directory.as_ref().is_none_or(|kept| kept.path != path) {
         let context = || format!("cannot open the directory /{}", path.display());
         let fd = resolve::directory(cx.root()?, path, resolve::IN_ROOT).with_context(context)?;
-        let callers = is_callers(fd.as_fd()).with_context(context)?;
+        let callers = is_callers(fd.as_fd(), &cx.callers_dev).with_context(context)?;
         cx.directory = Some(Directory { path: path.into(), fd, fresh: false, callers });
     }
     Ok(cx.directory.as_ref().expect("just set"))
 }
 
 /// Whether it is the caller's own `/dev`: a link of the image may lead to a volume, and the root itself may be `/`.
-fn is_callers(dir: BorrowedFd<'_>) -> windlass_sys::Result<bool> {
-    let found = fd::stat(dir)?;
-    Ok(fd::stat_at(fd::CWD, "/dev").is_ok_and(|dev| (dev.st_dev, dev.st_ino) == (found.st_dev, found.st_ino)))
+fn is_callers(dir: BorrowedFd<'_>, dev: &OnceCell<Option<(u64, u64)>>) -> windlass_sys::Result<bool> {
+    let id = |stat: FileStat| (stat.st_dev, stat.st_ino);
+    let found = id(fd::stat(dir)?);
+    Ok(*dev.get_or_init(|| fd::stat_at(fd::CWD, "/dev").ok().map(id)) == Some(found))
 }
 
 fn split(path: &Path) -> (PathBuf, &OsStr) {

@@ -14,6 +14,7 @@ use super::message::task::Deleted;
 use super::{bundle, io, mounts};
 use crate::command;
 use crate::exit::Record;
+use crate::gone;
 use crate::runtime_state::RuntimeState;
 use crate::{ExitStatus, Runtime};
 use windlass_base::protobuf::Message;
@@ -80,8 +81,8 @@ fn delete(runtime: &Runtime, id: &str, ended: bool, until: Deadline) -> Result<F
     };
     let (success, said) = run(runtime, &["delete".into(), "--force".into(), id.into()], until)?;
     let said = String::from_utf8_lossy(&said);
-    // It is no error if the container does not exist. Runtimes have different messages for that, and no exit status.
-    if success || said.contains("does not exist") || said.contains("o such file or directory") {
+    // It is no error if the container does not exist.
+    if success || gone::is_container_or_file(&said) {
         return Ok(found);
     }
     Err(Error::Program(format!("{}: {}", runtime.binary.display(), said.trim())))

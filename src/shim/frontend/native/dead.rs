@@ -18,6 +18,7 @@ use crate::ProcessId;
 use crate::Refusal;
 use crate::command;
 use crate::exit::Record;
+use crate::gone;
 use crate::runtime_state::RuntimeState;
 use windlass_sys::fd;
 use windlass_sys::poll::Deadline;
@@ -171,7 +172,7 @@ fn remove_from_runtime(facts: &Facts) -> Result<()> {
     let finished = command::run(&facts.runtime, &words, Deadline::after(command::TIMEOUT))?;
     let text = finished.complaint();
     // The container is gone if it does not exist, too.
-    match finished.success() || text.contains("does not exist") {
+    match finished.success() || gone::is_container(&text) {
         true => Ok(()),
         false => Err(Refusal::new(Code::Runtime, text)),
     }

@@ -249,19 +249,19 @@ impl Server {
 
     /// Answers, and gives the socket to the core.
     fn hand_over(&mut self, key: u64, seq: u64, process: &ProcessId, value: Value, core: &mut Supervisor) {
-        let Some(at) = self.connections.iter().position(|connection| connection.key == key) else { return };
+        let Some(has_more) = self.connection(key).map(|connection| connection.has_more()) else { return };
         let refusal = match core.state(process) {
             None => Some(Refusal::new(Code::NotFound, format!("{:?} does not exist", process.exec))),
             Some(state) if state.phase == Phase::Stopped => Some(Refusal::new(Code::WrongPhase, "it has ended")),
-            _ if self.connections[at].has_more() => {
-                Some(Refusal::new(Code::Invalid, "nothing may follow an attach before its answer"))
-            }
+            _ if has_more => Some(Refusal::new(Code::Invalid, "nothing may follow an attach before its answer")),
             _ => None,
         };
         if let Some(refusal) = refusal {
             return self.send(key, &answer(seq, Err(refusal)));
         }
-        let mut connection = self.connections.remove(at);
+        let mut taken = self.connections.extract_if(.., |connection| connection.key == key);
+        let Some(mut connection) = taken.next() else { return };
+        drop(taken);
         // Only if all answers were sent: frames in between would not be recognized.
         if connection.send(&answer(seq, Ok(value))) && connection.is_idle() {
             // This fails only for want of memory. The client then reads the end of the connection.
@@ -282,8 +282,7 @@ impl Server {
             self.ask(core, request, PendingRequest::Client { key, seq: line.seq, what })?;
             return Ok(Response::Later);
         }
-        if let Some(at) = self.failed.iter().position(|(exec, _)| process.exec.as_ref() == Some(exec)) {
-            self.failed.remove(at);
+        if self.failed.extract_if(.., |(exec, _)| process.exec.as_ref() == Some(exec)).next().is_some() {
             return Ok(Response::Answer(json!({"pid": 0, "exit": null})));
         }
         let Reply::Deleted { pid, status } =
@@ -360,8 +359,9 @@ impl Server {
     /// too: a client that was attached has had no answer with it.
     fn exec_failed(&mut self, exec: &Rc<str>, refusal: &Refusal, keep: bool, core: &mut Supervisor) {
         let of_it = |asked: &PendingRequest| matches!(asked, PendingRequest::Client { what: ClientRequest::Wait { exec: of }, .. } if of.as_ref() == Some(exec));
-        while let Some(at) = self.pending.iter().position(|(_, asked)| of_it(asked)) {
-            if let (_, PendingRequest::Client { key, seq, .. }) = self.pending.swap_remove(at) {
+        let waiting: Vec<_> = self.pending.extract_if(.., |(_, asked)| of_it(asked)).collect();
+        for (_, asked) in waiting {
+            if let PendingRequest::Client { key, seq, .. } = asked {
                 self.send(key, &answer(seq, Err(refusal.clone())));
             }
         }

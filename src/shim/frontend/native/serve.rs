@@ -35,6 +35,7 @@ use crate::Timeouts;
 use crate::WaitToken;
 use crate::frontend::carried;
 use crate::frontend::listener::Listener;
+use crate::gone;
 use crate::stdio::{Output, Stdin, Stdio};
 use windlass_sys::{fd, socket};
 
@@ -262,7 +263,7 @@ impl Server {
             PendingRequest::RemoveOrphan => self.finish(0),
             PendingRequest::RollBack(refusal) => match result {
                 // The container is gone if it does not exist, too.
-                Err(more) if !more.message.contains("does not exist") => self.keep_record(&refusal, &more),
+                Err(more) if !gone::is_container(&more.message) => self.keep_record(&refusal, &more),
                 _ => self.abandon(&refusal),
             },
             PendingRequest::Client { key, seq, what } => self.answer_client(key, seq, what, result, core),
@@ -434,8 +435,8 @@ impl Front for Server {
                 self.finish_without_dir(core);
             }
             Event::Finished { token, result } => {
-                if let Some(at) = self.pending.iter().position(|(asked, _)| *asked == token) {
-                    let (_, asked) = self.pending.swap_remove(at);
+                let asked = self.pending.extract_if(.., |(of, _)| *of == token).next();
+                if let Some((_, asked)) = asked {
                     self.answered(asked, result, core);
                 }
             }

@@ -1,0 +1,21 @@
+//! The texts by which runtimes say that a container or a process is gone. There is no exit code for it, so the shim
+//! looks into the messages. Engines do the same, so the runtimes keep them.
+
+/// A container that does not exist: runc, windlass, youki and gVisor.
+const NO_CONTAINER: &str = "does not exist";
+
+/// Whether the container does not exist.
+pub(super) fn is_container(text: &str) -> bool {
+    text.contains(NO_CONTAINER)
+}
+
+/// The same for crun, which names the file of its state that cannot be opened.
+pub(super) fn is_container_or_file(text: &str) -> bool {
+    is_container(text) || text.contains("o such file or directory")
+}
+
+/// Whether what was to be killed or deleted is gone. The other phrases are runc's, for which engines wait.
+pub(super) fn is_target(text: &str) -> bool {
+    const PROCESS: [&str; 3] = ["process already finished", "container not running", "no such process"];
+    is_container(text) || PROCESS.iter().any(|phrase| text.contains(phrase))
+}
