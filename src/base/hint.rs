@@ -1,8 +1,7 @@
 //! Advice on errors: a table from errno, call, origin and message to what to do.
 //!
-//! A row stands here only where the cause is known well enough that the advice is right, or
-//! where it names the few causes there are. No row, no hint. The first row that matches wins,
-//! so what is special stands above what is general.
+//! There is a row only where the cause is certain, or where the hint can name the few possible causes. The first row
+//! that matches wins, so special cases come before general ones.
 
 use nix::errno::Errno;
 
@@ -117,7 +116,7 @@ const ROWS: &[Row] = &[
         "/process/cwd",
         "cwd is a path inside the container; a read-only root filesystem must have it already",
     ),
-    on(Errno::ENOTDIR, &[], "/process/cwd", "cwd is a path inside the container, and something of it is no directory"),
+    on(Errno::ENOTDIR, &[], "/process/cwd", "cwd is a path inside the container, and a part of it is not a directory"),
     on(Errno::EACCES, &[], "/process/cwd", "the user of the process may not search this directory"),
     // The bundle and other files of the caller.
     Row {
@@ -136,7 +135,7 @@ const ROWS: &[Row] = &[
         hint: "`list` shows the containers, `delete` removes one that has stopped",
         ..ANY
     },
-    Row { says: "invalid container ID format", hint: "an id has letters, digits and _ + - . alone", ..ANY },
+    Row { says: "invalid container ID format", hint: "an id may contain only letters, digits and _ + - .", ..ANY },
     // The root filesystem and mounts.
     on(Errno::ENOENT, &[], "/root/path", "root.path is relative to the bundle's directory unless it begins with /"),
     on(
@@ -272,8 +271,8 @@ const ROWS: &[Row] = &[
         "/linux/gidMappings",
         "the ids outside must be the caller's own, or it needs CAP_SETGID over them (newgidmap and /etc/subgid otherwise)",
     ),
-    on(Errno::EINVAL, &[], "/linux/uidMappings", "ranges of a mapping must not overlap, and there can be 340 at most"),
-    on(Errno::EINVAL, &[], "/linux/gidMappings", "ranges of a mapping must not overlap, and there can be 340 at most"),
+    on(Errno::EINVAL, &[], "/linux/uidMappings", "ranges of a mapping must not overlap, and there may be at most 340"),
+    on(Errno::EINVAL, &[], "/linux/gidMappings", "ranges of a mapping must not overlap, and there may be at most 340"),
     on(
         Errno::ERANGE,
         &[],
@@ -412,7 +411,7 @@ const ROWS: &[Row] = &[
         Errno::ENODEV,
         &[],
         "/linux/netDevices/*",
-        "there is no interface of this name in the network namespace that the runtime runs in (ip link)",
+        "the network namespace of the runtime has no interface of this name (ip link lists them)",
     ),
     on(
         Errno::EEXIST,

@@ -1,8 +1,8 @@
 //! A value of D-Bus, and its text form in annotations.
 //!
 //! Annotations `org.systemd.property.NAME` hold values in the text form of GVariant
-//! (<https://docs.gtk.org/glib/gvariant-text-format.html>), of which the part is read that unit
-//! properties need: booleans, numbers with or without a type, strings, arrays and tuples.
+//! (<https://docs.gtk.org/glib/gvariant-text-format.html>). The part that unit properties need is
+//! read: booleans, numbers with or without a type, strings, arrays and tuples.
 
 use std::fmt;
 

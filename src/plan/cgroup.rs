@@ -228,14 +228,13 @@ impl Writes<'_> {
         }
     }
 
-    /// Editions of the specification before 1.3 leave open what 0 means, and engines that write
-    /// them send it for "no limit". From 1.3 on it is a limit.
+    /// Versions of the specification before 1.3 do not define what 0 means, and engines that write
+    /// them use it for "no limit". From 1.3 on it is a limit.
     fn pids(&mut self, resources: &Resources, version: Option<Version>) {
         let Some(limit) = resources.pids.as_ref().and_then(|pids| pids.limit) else { return };
         let zero_limits = version.is_some_and(|version| version >= Version::PIDS_LIMIT_OF_ZERO);
         let value = match limit {
-            // With 0 the kernel would not let the container's own process in: 1 is the least that
-            // can run.
+            // With 0 the kernel would refuse the container's own process, so 1 is the least.
             0 if zero_limits => {
                 self.warn("/pids/limit", "a pids.limit of 0 is a limit since runtime-spec 1.3: nothing can fork");
                 "1".to_owned()
@@ -337,8 +336,8 @@ impl Writes<'_> {
         self.list("/cpu/mems", "cpuset.mems", &cpu.mems);
     }
 
-    /// A list of numbers. The kernel knows more forms than ranges (`0-31:2/4`, `all`), so only
-    /// what can be in none of them is refused.
+    /// A list of numbers. The kernel has more forms than ranges (`0-31:2/4`, `all`), so only
+    /// characters that occur in none of them are refused.
     fn list(&mut self, pointer: &str, file: &'static str, list: &str) {
         let list = list.trim();
         let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, ',' | '-' | ':' | '/' | ' ');
@@ -460,7 +459,7 @@ impl Writes<'_> {
     }
 }
 
-/// Writing these moves, stops or kills processes: whatever asks for it, create does it itself.
+/// Writing to these files moves, freezes or kills processes, which only the runtime itself may do.
 const ACTS_ON_PROCESSES: &[&str] = &["cgroup.procs", "cgroup.threads", "cgroup.freeze", "cgroup.kill", "cgroup.type"];
 
 fn controller_of(file: &str) -> &str {

@@ -1,14 +1,13 @@
 //! From the device rules of `config.json` to an eBPF program of type CGROUP_DEVICE.
 //!
-//! The rules mean what they mean to runc, which copies cgroup v1: nothing is allowed at first;
-//! a rule of type `a` resets everything, and whether it allows or denies becomes the default;
-//! any other rule adds to, or takes away from, the exceptions with exactly its own type and
-//! numbers. A rule that would take away a part of a wider exception is refused: cgroup v1
-//! ignores it silently, and the user would believe in a protection that is not there.
+//! The rules have the meaning that runc gives them, which is that of cgroup v1. Nothing is allowed at first. A rule of
+//! type `a` clears all exceptions, and whether it allows or denies becomes the default. Any other rule adds an exception
+//! with exactly its own type and numbers, or removes it. A rule that would remove a part of a wider exception is refused:
+//! cgroup v1 ignores it silently, and the user would rely on a protection that does not exist.
 //!
-//! One deviation, towards less access: where everything but the exceptions is allowed, an
-//! access is denied if an exception names *any* of the wanted letters (as cgroup v1 has it);
-//! runc's program wants them all, so that opening read-write passes a ban on writing.
+//! There is one deviation, towards less access. If everything but the exceptions is allowed, an access is denied if an
+//! exception names *any* of the requested letters, as in cgroup v1. runc's program requires all of them, so that opening
+//! a device read-write is allowed although writing is denied.
 
 pub mod v1;
 
@@ -43,8 +42,8 @@ pub fn program(
         }
     }
     for (key, letters) in DEFAULTS {
-        // A default cannot fail where everything is denied: it only adds. Where everything is
-        // allowed, one that would cut into a wider ban is left out: the ban was asked for.
+        // If everything is denied, a default only adds an exception and cannot fail. If everything is allowed, a
+        // default that would remove a part of a wider exception is left out: the configuration asked for that one.
         let _ = access.change(*key, *letters, true);
     }
     if access.allow && access.exceptions.is_empty() {
@@ -103,8 +102,8 @@ const fn char_device(major: u32, minor: Option<u32>) -> Key {
     Key { kind: Type::Char, major: Some(major), minor }
 }
 
-/// What every container may do, as runc has it and engines expect it: make any node, and use
-/// the default devices of the specification, pseudo-terminals and `/dev/tty`.
+/// What every container may do, as with runc: make any node, and use the default devices of the specification,
+/// pseudo-terminals and `/dev/tty`.
 const DEFAULTS: &[(Key, u8)] = &[
     (Key { kind: Type::Char, major: None, minor: None }, MKNOD),
     (Key { kind: Type::Block, major: None, minor: None }, MKNOD),

@@ -1,5 +1,5 @@
-//! What does not depend on the machine's mood: calls, memory, size, instructions. The allowed values
-//! are in `limits.json`, so that a change that costs is seen at once, and one that saves is kept.
+//! Costs that do not depend on the load of the machine: calls, memory, size, instructions. The allowed values
+//! are in `limits.json`, so that a change that costs more fails at once, and one that saves lowers the limit.
 
 use crate::bench::spec;
 use crate::kit::Need::{Slow, Windlass};

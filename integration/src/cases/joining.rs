@@ -205,7 +205,7 @@ fn an_exec_that_the_container_stops_ends_with_the_runtime(t: &T) -> Verdict {
     let of = |pid: &str, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
     let cgroup = of(&container.pid()?.to_string(), "cgroup");
     ensure!(cgroup.contains(&container.id), "the container is in no cgroup of its own: {cgroup:?}");
-    // The process in between, which the container cannot stop, has the same cgroup.
+    // The intermediate process, which the container cannot stop, has the same cgroup.
     let newcomers = || {
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = processes.filter_map(|entry| entry.file_name().into_string().ok());

@@ -1,7 +1,7 @@
-//! A second look at a document that could not be read: what of it can be read all the same, and
-//! everything that is wrong with it.
+//! A second reading of a document that could not be read. It finds the parts that can be read, and everything that is
+//! wrong with the others.
 //!
-//! Only failures come here, so it may be slow.
+//! It is done only after a failure, so it may be slow.
 
 use std::collections::BTreeMap;
 use std::fmt;

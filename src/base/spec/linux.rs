@@ -180,7 +180,7 @@ pub struct Memory {
     pub disable_oom_killer: Option<bool>,
     /// cgroup v1 only.
     pub use_hierarchy: Option<bool>,
-    /// Refuse a limit below what is in use.
+    /// Whether a limit below the present usage is refused.
     pub check_before_update: Option<bool>,
 }
 
@@ -341,7 +341,7 @@ pub struct IntelRdt {
     /// MB lines.
     #[serde(deserialize_with = "super::nullable")]
     pub mem_bw_schema: String,
-    /// Make a monitoring group.
+    /// Whether to make a monitoring group.
     #[serde(deserialize_with = "super::nullable")]
     pub enable_monitoring: bool,
 }

@@ -4,11 +4,10 @@
 //! its parser fail where the specification asks for a warning or where we want the pointer of
 //! the faulty element; its parser of `execCPUAffinity` compiles a regular expression (0.5 ms);
 //! and it adds 1.6 MB to the binary. These structs keep what was written, as text where the
-//! set of values is open, and planning judges it. `tests/oci_spec.rs` holds them against
-//! oci-spec: what it reads from a full config, we read too.
+//! set of values is open, and planning validates it. `tests/oci_spec.rs` compares them with
+//! oci-spec: whatever that reads of a full configuration is read here too.
 //!
-//! Unknown properties are ignored and `null` counts as absent, as the specification and Go's
-//! callers have it.
+//! Unknown properties are ignored and `null` counts as absent, as in the specification and in Go.
 
 mod config;
 mod lenient;
@@ -40,8 +39,8 @@ pub struct Read<T> {
 
 /// Reads a JSON document, and finds all that is wrong with its types at once.
 ///
-/// `what` names the document in messages, for example `config.json`. An error is a text that is
-/// no JSON or no object.
+/// `what` names the document in messages, for example `config.json`. It is an error if the text is
+/// not a JSON object.
 pub fn read(text: &[u8], what: &str) -> Result<Read<Spec>> {
     read_as(text, what)
 }

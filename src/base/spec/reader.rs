@@ -8,7 +8,7 @@
 //!    it, so such documents exist.
 //!
 //! The place is a chain of values on the stack and names are borrowed, so nothing is allocated
-//! until there is something to tell.
+//! until there is something to report.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -54,7 +54,7 @@ pub(super) struct Misspelt {
     pub known: &'static str,
 }
 
-/// What was noticed on the way.
+/// What the reader has noticed.
 #[derive(Default)]
 pub(super) struct Notes {
     /// Where it failed.

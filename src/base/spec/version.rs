@@ -1,4 +1,4 @@
-//! `ociVersion`: which edition of the specification a configuration follows.
+//! `ociVersion`: which version of the specification a configuration follows.
 
 /// The numbers of a version that decide what a configuration means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -10,11 +10,11 @@ pub struct Version {
 }
 
 impl Version {
-    /// From this edition on a `pids.limit` of 0 is a limit; before, 0 means no limit.
+    /// From this version on a `pids.limit` of 0 is a limit; before it, 0 means no limit.
     pub const PIDS_LIMIT_OF_ZERO: Version = Version { major: 1, minor: 3 };
 
-    /// Reads SemVer 2.0.0, which the specification demands, and the `v` before it that some
-    /// writers add. `None` where it does not begin with two numbers.
+    /// Reads SemVer 2.0.0, which the specification requires, also with the `v` that some
+    /// programs put before it. `None` if it does not begin with two numbers.
     pub fn read(text: &str) -> Option<Version> {
         let mut numbers = text.strip_prefix('v').unwrap_or(text).splitn(3, '.').map(|part| {
             let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());

@@ -117,7 +117,7 @@ fn limits_are_applied_where_their_controllers_are() {
     }
 }
 
-/// How exec enters a container that has all the processes it may have: the process in between forks outside.
+/// How exec enters a container that has all the processes it may have: the intermediate process forks outside.
 #[test]
 fn a_full_cgroup_is_left_for_the_callers_and_lets_in_who_comes_back() {
     let Some(hierarchy) = hierarchy_with(&["pids"]) else { return };

@@ -20,7 +20,7 @@ pub struct DevicesWrite {
     pub value: String,
 }
 
-/// What a devices cgroup of version 1 shall say.
+/// The default and the exceptions of a devices cgroup of version 1.
 #[derive(Debug)]
 pub struct Rules {
     access: Access,

@@ -453,7 +453,7 @@ fn every_new_namespace_is_made_once() {
                 made |= kinds;
             }
         }
-        // The time namespace is the runtime's to make, and all others those of the process in between.
+        // The time namespace is the runtime's to make, and all others those of the intermediate process.
         let elsewhere = if plan.topology.intermediate { Namespaces::all() } else { Namespaces::TIME };
         assert_eq!(made & !elsewhere, plan.topology.new & !elsewhere, "{name}");
     }
@@ -496,7 +496,7 @@ fn exec_is_born_among_the_containers_processes_with_what_they_may_have() {
         let identity = at(|action| matches!(action, Action::Identity(_))).expect("always");
         assert!(join < identity && identity < fork, "{name}: the child is cloned with the container's powers");
         let limit = at(|action| matches!(action, Action::Limit(6, ..)));
-        assert_eq!(limit, None, "{name}: the one in between would count");
+        assert_eq!(limit, None, "{name}: the intermediate process would count");
         let Some(given_up) = at(|action| matches!(action, Action::Capabilities(_))) else { continue };
         let filters = exec.steps.iter().filter_map(|step| match &step.action {
             Action::Seccomp(seccomp) => Some(&seccomp.filter),

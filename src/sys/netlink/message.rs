@@ -1,7 +1,7 @@
 //! The bytes of netlink(7) and rtnetlink(7) messages. Pure; numbers are in the host's byte order.
 //!
 //! What is read here comes from the kernel, but every length is checked all the same: a message
-//! that does not hold what it says is [`Malformed`], never a panic.
+//! that contradicts its own lengths is [`Malformed`], never a panic.
 
 use nix::errno::Errno;
 
@@ -19,7 +19,7 @@ const TYPE_FLAGS: u16 = 0xc000;
 const CAPPED: u16 = 0x100;
 /// `NLM_F_ACK_TLVS`: attributes follow in a reply (`NETLINK_EXT_ACK`).
 const WITH_ATTRIBUTES: u16 = 0x200;
-/// `NLMSGERR_ATTR_MSG`: the kernel's own words on an error.
+/// `NLMSGERR_ATTR_MSG`: the kernel's text about an error.
 const ERROR_TEXT: u16 = 1;
 
 /// A message that contradicts its own lengths.
@@ -144,19 +144,19 @@ fn text_of(value: &[u8]) -> String {
     String::from_utf8_lossy(&value[..end]).into_owned()
 }
 
-/// What the kernel thinks of a request.
+/// The kernel's answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// Why it was refused; `None`: it was done.
     pub errno: Option<Errno>,
-    /// The kernel's words on that, where it has any.
+    /// The kernel's text about that, if there is one.
     pub text: Option<String>,
 }
 
 /// Reads an `NLMSG_ERROR`, which is an acknowledgement too.
 pub fn verdict(message: Message<'_>) -> Result<Verdict> {
     let code = u32_at(message.payload, 0)? as i32;
-    // A negated errno; anything positive is nothing that the kernel says.
+    // A negated errno; the kernel sends no positive number.
     let errno = match code {
         0 => None,
         _ => Some(code.checked_neg().filter(|code| *code > 0).map(Errno::from_raw).ok_or(Malformed)?),
