@@ -34,7 +34,7 @@ pub mod v1;
 mod v2;
 
 pub use any_cgroup::AnyCgroup;
-pub use cgroups_path::{own_cgroup, path, path_for};
+pub use cgroups_path::{own_cgroup, path};
 pub use controllers::require_cgroup2;
 pub use devices::Filters;
 pub use freezer::is_frozen;

@@ -172,7 +172,7 @@ pub fn limits(
 /// The `cpu.weight` for `cpu.shares` of cgroup v1: a curve through 2 → 1, 1024 → 100 and
 /// 262144 → 10000, the two ends and the two defaults (opencontainers/cgroups v0.0.6; older
 /// runtimes drew a straight line through the ends, which gave the default a weight of 39).
-pub fn weight_of_shares(shares: u64) -> u64 {
+fn weight_of_shares(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,
         262_144.. => 10_000,
@@ -184,7 +184,7 @@ pub fn weight_of_shares(shares: u64) -> u64 {
 }
 
 /// The weight of `io.weight` (1 to 10000) for one of `blkio` (10 to 1000), linear.
-pub fn io_weight(weight: u16) -> u64 {
+fn io_weight(weight: u16) -> u64 {
     1 + (u64::from(weight).max(10) - 10) * 9999 / 990
 }
 

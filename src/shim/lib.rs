@@ -1,9 +1,9 @@
 //! The shim: the process that stays with a container after the runtime and the engine have left.
 //! It keeps the stdio of the container's processes open, reaps them, and reports how they ended.
 //!
-//! The shim is one thread with one epoll loop ([`poll`]). Its core ([`supervisor`]) knows no
-//! protocol. It runs the runtime's binary ([`runtime`]), moves bytes ([`stdio`], [`log`]), reaps
-//! ([`reaper`]) and writes exit records ([`exit`]). A front end translates a protocol to
+//! The shim is one thread with one epoll loop (`poll`). Its core (`supervisor`) knows no
+//! protocol. It runs the runtime's binary (`runtime`), moves bytes (`stdio`, `log`), reaps
+//! (`reaper`) and writes exit records (`exit`). A front end translates a protocol to
 //! [`Request`]s and [`Event`]s; it implements [`Front`] and is served by [`serve`]. The core runs
 //! the runtime as a separate program, so a `create` that crashes cannot take the stdio with it.
 //!
@@ -16,17 +16,18 @@
 //! The end of a process always takes these steps in this order: the process is reaped, the OOM
 //! counter is read, the output is drained (for a bounded time), the exit record is written, synced
 //! and renamed, and only then does the front end get the event.
+#![doc(hidden)]
 #![forbid(unsafe_code)]
 
 mod call;
 mod calls;
 mod client;
-pub mod command;
-pub mod console;
+mod command;
+mod console;
 mod container;
 mod containers;
 mod effects;
-pub mod exit;
+mod exit;
 mod front;
 pub mod frontend;
 mod gone;
@@ -35,26 +36,26 @@ mod image;
 mod key;
 mod launch;
 mod life;
-pub mod log;
+mod log;
 mod news;
 mod notifier;
-pub mod oom;
+mod oom;
 mod outlet;
 mod pause;
 mod pipe;
-pub mod poll;
-pub mod process;
+mod poll;
+mod process;
 mod processes;
-pub mod reaper;
+mod reaper;
 mod refusal;
 mod rehearsal;
 mod request;
-pub mod runtime;
+mod runtime;
 mod runtime_state;
 mod sink;
 pub mod stdio;
 mod streams;
-pub mod supervisor;
+mod supervisor;
 mod table;
 mod turn;
 mod upgrade;

@@ -56,7 +56,7 @@ impl Property {
 }
 
 /// Annotations with this prefix are properties of the scope.
-pub const ANNOTATION: &str = "org.systemd.property.";
+const ANNOTATION: &str = "org.systemd.property.";
 
 impl Unit {
     /// The path of its cgroup below that of the systemd that makes it.
@@ -135,7 +135,7 @@ fn place(cgroups_path: &str, id: &str, systemd: Systemd) -> Result<(String, Stri
 }
 
 /// The path of a slice's cgroup: each dash in its name is a level (systemd.slice(5)).
-pub fn expand(slice: &str) -> Result<String> {
+fn expand(slice: &str) -> Result<String> {
     let invalid = || Error::usage(format!("invalid slice name: {slice}"));
     let name = slice.strip_suffix(".slice").ok_or_else(invalid)?;
     if name == "-" {

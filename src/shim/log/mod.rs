@@ -15,7 +15,7 @@ use super::stdio::Log;
 use windlass_sys::Result;
 
 pub use json::Entry;
-pub use k8s::{Line, parse};
+pub use k8s::parse;
 pub use stream::Stream;
 
 /// An open log.
