@@ -245,10 +245,8 @@ fn among_two_thousand_pins_the_right_one_is_found(t: &T) -> Verdict {
     for chunk in 0..20 {
         let ended = (0..100).map(|_| ended_process()).collect::<Verdict<Vec<_>>>()?;
         inside(|| {
-            let numbered = ended.iter().enumerate();
-            numbered
-                .map(|(n, pidfd)| crate::sys::pin_pidfd(pidfd, &format!("/{chunk}-{n}-0000000000000000")))
-                .collect::<std::io::Result<()>>()
+            let mut numbered = ended.iter().enumerate();
+            numbered.try_for_each(|(n, pidfd)| crate::sys::pin_pidfd(pidfd, &format!("/{chunk}-{n}-0000000000000000")))
         })?;
     }
     let second = t.start(&t.bundle()?.sh("exit 9"))?;
