@@ -107,7 +107,7 @@ impl Scratch {
     fn running(&self, id: &str) -> Sleeper {
         let child = Command::new("sleep").arg("600").spawn().expect("sleep(1)");
         let pid = child.id() as i32;
-        let start_time = process_stat(pid).expect("it lives").start_time;
+        let start_time = process_stat(pid).expect("readable").expect("it lives").start_time;
         self.record(id, Some(InitProcess { pid, start_time }));
         Sleeper(child)
     }

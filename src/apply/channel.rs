@@ -7,8 +7,10 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
+use nix::errno::Errno;
 use nix::poll::PollFlags;
 
+use windlass_sys::SyscallError;
 use windlass_sys::stdio::Inherited;
 use windlass_sys::stream::{self, Moved};
 
@@ -110,12 +112,14 @@ pub struct Channel {
     queue: VecDeque<u8>,
     /// How many bytes are still taken from the source, once the process has ended.
     left: Option<usize>,
+    /// Why bytes were lost, if they were.
+    failed: Option<SyscallError>,
 }
 
 impl Channel {
     /// A channel with nothing in it.
     pub fn new(source: End, sink: End) -> Channel {
-        Channel { source: Some(source), sink: Some(sink), queue: VecDeque::new(), left: None }
+        Channel { source: Some(source), sink: Some(sink), queue: VecDeque::new(), left: None, failed: None }
     }
 
     /// Whether the source is the caller's terminal while other processes are in its foreground. poll(2) is not
@@ -173,7 +177,13 @@ impl Channel {
                 Some(moved) => moved,
                 None => {
                     let length = room.min(buffer.len());
-                    let moved = source.read(&mut buffer[..length]).unwrap_or(Moved::End);
+                    let moved = source.read(&mut buffer[..length]).unwrap_or_else(|failed| {
+                        // EIO is the end of a terminal that no process has open.
+                        if !(matches!(source, End::Terminal(_)) && failed.errno == Errno::EIO) {
+                            self.failed.get_or_insert(failed);
+                        }
+                        Moved::End
+                    });
                     if let Moved::Bytes(n) = moved {
                         self.queue.extend(&buffer[..n]);
                     }
@@ -219,7 +229,13 @@ impl Channel {
             match sink.write(self.queue.as_slices().0) {
                 Ok(Moved::Bytes(n)) => drop(self.queue.drain(..n)),
                 Ok(Moved::Later | Moved::End) => return,
-                Err(_) => return self.close_sink(),
+                Err(failed) => {
+                    // A reader that has gone wants no more.
+                    if !matches!(failed.errno, Errno::EPIPE | Errno::ECONNRESET) {
+                        self.failed.get_or_insert(failed);
+                    }
+                    return self.close_sink();
+                }
             }
         }
         if self.sink.is_none() {
@@ -257,6 +273,11 @@ impl Channel {
             _ if self.left == Some(0) => self.source = None,
             _ => self.fill(),
         }
+    }
+
+    /// Why bytes were lost, if they were.
+    pub fn failure(&self) -> Option<&SyscallError> {
+        self.failed.as_ref()
     }
 
     /// Whether nothing more will be delivered.
@@ -298,7 +319,7 @@ mod tests {
     }
 
     fn callers(fd: &OwnedFd, write: bool) -> End {
-        End::Callers(Inherited::open(fd.as_raw_fd(), write).expect("it is open"))
+        End::Callers(Inherited::open(fd.as_raw_fd(), write).expect("looked at").expect("it is open"))
     }
 
     fn fill(pipe: &OwnedFd, bytes: usize) {
@@ -306,6 +327,29 @@ mod tests {
     }
 
     /// The same bytes in the same order, whatever the sink is and however much comes at once.
+    #[test]
+    fn what_is_lost_is_told_and_a_reader_that_has_gone_loses_nothing() {
+        let (source, mut writer) = pipe();
+        let full = OwnedFd::from(std::fs::File::options().write(true).open("/dev/full").expect("the device"));
+        let mut channel = Channel::new(ours(source), callers(&full, true));
+        std::io::Write::write_all(&mut std::fs::File::from(writer.try_clone().expect("dup")), b"lost").expect("room");
+        while !channel.is_done() && channel.failure().is_none() {
+            round(&mut channel, 1000);
+        }
+        assert_eq!(channel.failure().map(|failed| failed.errno), Some(Errno::ENOSPC));
+
+        let (source, other) = pipe();
+        writer = other;
+        let (read_end, sink) = pipe();
+        let mut channel = Channel::new(ours(source), callers(&sink, true));
+        drop(read_end);
+        std::io::Write::write_all(&mut std::fs::File::from(writer), b"unwanted").expect("room");
+        while !channel.is_done() {
+            round(&mut channel, 1000);
+        }
+        assert!(channel.failure().is_none());
+    }
+
     #[test]
     fn a_sink_that_is_full_gets_everything_in_the_end() {
         for nonblocking in [false, true] {

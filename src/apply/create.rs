@@ -280,7 +280,9 @@ impl Handler for NewContainer<'_> {
             let msg = format!("cannot record init: /proc/{}/stat tells nothing of it", child.pid);
             Error::new(Kind::Kernel, msg).hint("a procfs must be mounted at /proc, without hidepid= for this user")
         };
-        let start_time = process_stat(child.pid).ok_or_else(hidden)?.started();
+        let doing = || "cannot record init";
+        let start_time =
+            process_stat(child.pid).with_context(doing)?.ok_or_else(hidden)?.started().with_context(doing)?;
         self.init = Some(InitProcess { pid: child.pid, start_time });
         Ok(())
     }
@@ -389,8 +391,12 @@ fn run_intermediate(plan: &Plan, cx: &Context<'_>, proof: &SingleThreaded) -> Re
     match process::fork(flags, None, proof).with_context(|| "cannot clone init")? {
         Forked::Child => Ok(()),
         Forked::Parent(child) => {
-            let sent = cx.sync.spawned(child.pid, child.pidfd.as_fd());
-            process::exit_now(i32::from(sent.is_err()))
+            if let Err(error) = cx.sync.spawned(child.pid, child.pidfd.as_fd()) {
+                cx.sync.failed(&error);
+                child.kill();
+                process::exit_now(1);
+            }
+            process::exit_now(0)
         }
     }
 }

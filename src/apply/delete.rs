@@ -26,7 +26,7 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Diagnostic>> {
         kill_everything(&container, true)?;
     }
     container.lock()?;
-    if !container.exists() {
+    if !container.exists()? {
         return if force { Ok(Vec::new()) } else { Err(Error::new(Kind::NotFound, "container does not exist")) };
     }
     if force {

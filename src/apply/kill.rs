@@ -22,7 +22,7 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
     if all {
         // Another container may have taken the id, and the cgroup's path, before the cgroup was opened.
         // The check comes now, because an open directory never becomes another cgroup's.
-        if !container.exists() {
+        if !container.exists()? {
             return Err(Error::new(Kind::NotFound, "container does not exist"));
         }
         // Engines expect no error for a container that has ended.
@@ -62,7 +62,13 @@ fn signal_all(group: &AnyCgroup, signal: i32) -> Result<()> {
         return group.kill();
     }
     for pids in group.pids()?.chunks(HANDLES) {
-        let handles: Vec<_> = pids.iter().filter_map(|pid| Some((pid, process::open_pid(*pid).ok()?))).collect();
+        let mut handles = Vec::new();
+        for pid in pids {
+            match process::open_pid(*pid) {
+                Err(failed) if failed.errno == Errno::ESRCH => {}
+                other => handles.push((pid, other.with_context(|| format!("cannot send signal {signal} to {pid}"))?)),
+            }
+        }
         // Between the list and the pidfd, the number may have been given to another process. So only processes that
         // are still in the cgroup afterwards get the signal. The list is sorted.
         let there = group.pids()?;
@@ -83,7 +89,7 @@ fn signal_all(group: &AnyCgroup, signal: i32) -> Result<()> {
 /// cgroup is opened, because an open directory never becomes another cgroup's.
 pub(super) fn kill_everything(container: &Container, unlocked: bool) -> Result<()> {
     let group = container.any_cgroup()?;
-    if unlocked && !container.exists() {
+    if unlocked && !container.exists()? {
         return Ok(());
     }
     if let Some(group) = group {

@@ -9,7 +9,8 @@ use std::rc::Rc;
 use nix::poll::PollFlags;
 use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
-use windlass_base::error::{Error, Kind, Result, WithContext};
+use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
+use windlass_sys::SyscallError;
 use windlass_sys::stdio::{self, Inherited};
 use windlass_sys::{socket, stream};
 
@@ -54,7 +55,7 @@ impl Relay {
                 (None, _) if message == NO_MORE => break,
                 (Some(pipe), Some(number)) => {
                     stream::never_block(pipe.as_fd()).with_context(|| "cannot relay the stdio of the process")?;
-                    relay.add_channel(number as i32, End::Pipe(pipe));
+                    relay.add_channel(number as i32, End::Pipe(pipe))?;
                 }
                 (Some(master), _) if message == TERMINAL => {
                     stream::never_block(master.as_fd()).with_context(|| "cannot make the terminal non-blocking")?;
@@ -69,10 +70,13 @@ impl Relay {
 
     /// Adds a channel between our stdin, stdout or stderr and our end. If nothing is open at that number, our end
     /// is closed: the process reads end of file, or writes to a closed pipe.
-    fn add_channel(&mut self, number: i32, end: End) {
-        let Some(inherited) = Inherited::open(number, number != 0) else { return };
-        let callers = End::Callers(inherited);
-        self.channels.push(if number == 0 { Channel::new(callers, end) } else { Channel::new(end, callers) });
+    fn add_channel(&mut self, number: i32, end: End) -> Result<()> {
+        let found =
+            Inherited::open(number, number != 0).with_context(|| format!("cannot look at what is open at {number}"))?;
+        if let Some(callers) = found.map(End::Callers) {
+            self.channels.push(if number == 0 { Channel::new(callers, end) } else { Channel::new(end, callers) });
+        }
+        Ok(())
     }
 
     fn add_terminal(&mut self, master: OwnedFd) -> Result<()> {
@@ -82,8 +86,8 @@ impl Relay {
             let _ = tcsetattr(&master, SetArg::TCSANOW, &attributes);
         }
         let master = Rc::new(master);
-        self.add_channel(0, End::Terminal(master.clone()));
-        self.add_channel(1, End::Terminal(master.clone()));
+        self.add_channel(0, End::Terminal(master.clone()))?;
+        self.add_channel(1, End::Terminal(master.clone()))?;
         self.master = Some(master);
         self.own = OwnTerminal::find();
         self.own.attend()?;
@@ -126,6 +130,13 @@ impl Relay {
     /// The process has ended: delivers its output, and waits for nothing else.
     pub fn end(&mut self) {
         self.channels.iter_mut().for_each(Channel::end);
+    }
+
+    /// Which bytes were lost, and why.
+    pub fn losses(&self) -> Vec<Diagnostic> {
+        let failures = self.channels.iter().filter_map(Channel::failure);
+        let msg = |failed: &SyscallError| format!("cannot pass on all that was written or read: {failed}");
+        failures.map(|failed| Diagnostic { pointer: String::new(), msg: msg(failed) }).collect()
     }
 
     /// Whether there is something to deliver after [`Relay::end`].

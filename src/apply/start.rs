@@ -28,7 +28,12 @@ pub fn start(
     }
     let notify = host.map_or(Ok(None), |host| Notify::listen(container.root(), &container.state.id, host))?;
     open_barrier(container)?;
-    fd::unlinkat(container.root(), container.start_socket()).with_context(|| "cannot remove the start socket")?;
+    if let Err(error) =
+        fd::unlinkat(container.root(), container.start_socket()).with_context(|| "cannot remove the start socket")
+    {
+        // The program runs, and `delete` removes the socket.
+        warnings.push(Diagnostic { pointer: String::new(), msg: error.to_string() });
+    }
     poststart(container, warnings)?;
     Ok(notify)
 }
@@ -46,7 +51,14 @@ fn open_barrier(container: &Container) -> Result<()> {
     };
     socket::send(socket.as_fd(), b"start", &[]).with_context(|| "cannot speak to init")?;
     let mut buffer = vec![0; 8192];
-    let (n, _) = socket::receive(socket.as_fd(), &mut buffer).with_context(|| "cannot hear init")?;
+    let heard = match socket::receive_answer(socket.as_fd(), &mut buffer) {
+        Err(failed) if failed.errno == Errno::ECONNRESET => {
+            return Err(wrong("cannot start a container that has stopped").caused_by(failed));
+        }
+        other => other.with_context(|| "cannot hear init"),
+    };
+    // Whether the program runs is not known. A container whose start has failed must not run.
+    let (n, _) = heard.inspect_err(|_| drop(super::kill::kill(container, libc::SIGKILL, false)))?;
     match decode(&buffer[..n], None)? {
         // The socket was closed by the execution of the program or by init's death. The container was started
         // either way.

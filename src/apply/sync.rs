@@ -143,9 +143,13 @@ impl InitSync {
         loop {
             match nix::unistd::read(&self.0, &mut answer) {
                 Err(Errno::EINTR) => {}
+                Err(errno) => {
+                    let failed = windlass_sys::SyscallError { call: "read(the runtime's answer)".into(), errno };
+                    return Err(failed.context("cannot hear the runtime"));
+                }
                 Ok(1) => return Ok(()),
                 // The runtime died and has not recorded the container, so it must not go on.
-                _ => windlass_sys::process::exit_now(1),
+                Ok(_) => windlass_sys::process::exit_now(1),
             }
         }
     }

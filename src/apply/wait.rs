@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signalfd::SignalFd;
 
-use windlass_base::error::{Error, Result, WithContext};
+use windlass_base::error::{Diagnostic, Error, Result, WithContext};
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::process::{self, Child, Exit};
 use windlass_sys::signals;
@@ -66,8 +66,14 @@ impl<'a> PollSet<'a> {
 }
 
 /// Waits for the child's end. Meanwhile forwards signals to it and its readiness to the host, relays its stdio, and
-/// reaps orphans. All its output is delivered before this returns.
-pub fn wait(foreground: &Foreground, child: &Child, relay: Option<Relay>, notify: Option<&Notify>) -> Result<Exit> {
+/// reaps orphans. All its output is delivered before this returns; what was lost of it is added to `warnings`.
+pub fn wait(
+    foreground: &Foreground,
+    child: &Child,
+    relay: Option<Relay>,
+    notify: Option<&Notify>,
+    warnings: &mut Vec<Diagnostic>,
+) -> Result<Exit> {
     let mut relay = relay.unwrap_or_default();
     let mut notified = false;
     loop {
@@ -100,7 +106,8 @@ pub fn wait(foreground: &Foreground, child: &Child, relay: Option<Relay>, notify
         }
         relay.attend_terminal()?;
         if ended && let Some(exit) = child.try_wait().with_context(|| "cannot reap the process")? {
-            deliver(foreground, relay)?;
+            let losses = deliver(foreground, relay)?;
+            warnings.extend(losses);
             process::reap_others();
             return Ok(exit);
         }
@@ -109,7 +116,7 @@ pub fn wait(foreground: &Foreground, child: &Child, relay: Option<Relay>, notify
 
 /// Delivers what the process left in its pipes or its terminal, however slow the reader is. SIGHUP, SIGINT,
 /// SIGQUIT and SIGTERM end the delivery.
-fn deliver(foreground: &Foreground, mut relay: Relay) -> Result<()> {
+fn deliver(foreground: &Foreground, mut relay: Relay) -> Result<Vec<Diagnostic>> {
     relay.end();
     while relay.is_delivering() {
         let mut poll_set = PollSet::default();
@@ -120,7 +127,7 @@ fn deliver(foreground: &Foreground, mut relay: Relay) -> Result<()> {
                 Polled::Signals => {
                     while let Some(signal) = foreground.next()? {
                         if matches!(signal, libc::SIGHUP | libc::SIGINT | libc::SIGQUIT | libc::SIGTERM) {
-                            return Ok(());
+                            return Ok(relay.losses());
                         }
                     }
                 }
@@ -129,7 +136,7 @@ fn deliver(foreground: &Foreground, mut relay: Relay) -> Result<()> {
             }
         }
     }
-    Ok(())
+    Ok(relay.losses())
 }
 
 fn forward(foreground: &Foreground, child: &Child, relay: &mut Relay) -> Result<()> {

@@ -27,6 +27,10 @@ impl Cgroup {
             // The kernel need not report a cgroup as frozen whose processes were all killed meanwhile.
             empty = !frozen && number_after(events, "populated") == Some(0);
             frozen || empty
+        });
+        let frozen_or_empty = frozen_or_empty.inspect_err(|_| {
+            // A container whose pause has failed is not paused.
+            let _ = self.thaw_nowait();
         })?;
         if empty {
             self.thaw_nowait()?;

@@ -24,7 +24,10 @@ pub(super) fn pids_of(directory: &Directory, recursive: bool) -> Result<Vec<i32>
 
 /// Appends what [`pids_of`] finds, unsorted. After an error, `pids` has what was found before.
 pub(super) fn collect(directory: &Directory, recursive: bool, pids: &mut Vec<i32>) -> Result<()> {
-    let threads = matches!(list(directory, PROCS, pids), Err(failed) if failed.errno == Errno::EOPNOTSUPP);
+    let threads = match list(directory, PROCS, pids) {
+        Err(failed) if failed.errno == Errno::EOPNOTSUPP => true,
+        other => other.map(|()| false)?,
+    };
     if threads {
         list(directory, THREADS, pids)?;
     }

@@ -101,7 +101,7 @@ impl Container {
         if let Some(pin) = self.exit_pin().filter(|_| self.pinned.get()) {
             pin.remove();
         }
-        files::remove(self.root(), &self.state.id, self.file.as_fd())
+        files::remove(self.root(), &self.state.id, self.inode)
     }
 
     /// The exit pin of its init, which may exist or not.
@@ -130,14 +130,16 @@ impl Container {
     }
 
     /// Whether the container was not deleted since it was loaded.
-    pub fn exists(&self) -> bool {
+    pub fn exists(&self) -> Result<bool> {
         files::is_linked(self.file.as_fd())
     }
 
     /// Init's `/proc/PID/stat`, if init has not been reaped.
-    pub fn init_stat(&self) -> Option<ProcessStat> {
-        let init = self.init?;
-        process_stat(init.pid).filter(|stat| stat.is_from(init.start_time))
+    pub fn init_stat(&self) -> Result<Option<ProcessStat>> {
+        let Some(init) = self.init else { return Ok(None) };
+        let what = || "cannot look at the container's process";
+        let Some(stat) = process_stat(init.pid).with_context(what)? else { return Ok(None) };
+        Ok(stat.is_from(init.start_time).with_context(what)?.then_some(stat))
     }
 
     /// The pidfd of init, if init runs. The start time is compared after the pidfd was opened, so the pidfd cannot be
@@ -147,13 +149,13 @@ impl Container {
         match process::open_pid(init.pid) {
             Err(failed) if failed.errno == Errno::ESRCH => Ok(None),
             Err(failed) => Err(failed.context("cannot open the container's process")),
-            Ok(pidfd) => Ok(self.init_stat().filter(|stat| !matches!(stat.state, 'Z' | 'X')).map(|_| pidfd)),
+            Ok(pidfd) => Ok(self.init_stat()?.filter(|stat| !matches!(stat.state, 'Z' | 'X')).map(|_| pidfd)),
         }
     }
 
     /// The container's status now.
     pub fn status(&self) -> Result<Status> {
-        let Some(init) = self.init_stat() else {
+        let Some(init) = self.init_stat()? else {
             // Until it has recorded the process, create holds the lock.
             let creating = self.init.is_none() && !self.locked.get() && fd::is_locked(self.file.as_fd());
             return Ok(if creating { Status::Creating } else { Status::Stopped });
@@ -165,12 +167,18 @@ impl Container {
             Some(path) => windlass_cgroup::is_frozen(path),
             None => self.any_cgroup()?.map_or(Ok(false), |group| group.is_frozen()),
         };
-        if frozen.unwrap_or(false) {
+        if frozen? {
             return Ok(Status::Paused);
         }
-        let waits_for_start =
-            init.name.as_bytes() == INIT_NAME.to_bytes() && fd::stat_at(self.root(), self.start_socket()).is_ok();
-        Ok(if waits_for_start { Status::Created } else { Status::Running })
+        let is_init = init.name.as_bytes() == INIT_NAME.to_bytes();
+        Ok(if is_init && self.has_start_socket()? { Status::Created } else { Status::Running })
+    }
+
+    fn has_start_socket(&self) -> Result<bool> {
+        match fd::stat_at(self.root(), self.start_socket()) {
+            Err(failed) if failed.errno == Errno::ENOENT => Ok(false),
+            other => other.map(|_| true).with_context(|| "cannot look at the start socket"),
+        }
     }
 
     /// Opens its cgroups of version 1; there may be none.

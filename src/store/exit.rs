@@ -14,18 +14,18 @@ use super::record;
 
 impl Container {
     /// Its exit, if that was written or can be found out now.
-    pub fn exit(&self) -> Option<ExitRecord> {
+    pub fn exit(&self) -> Result<Option<ExitRecord>> {
         if let Some(known) = &self.exit {
-            return Some(known.clone());
+            return Ok(Some(known.clone()));
         }
         // A zombie still has its exit status. If it was reaped, its pin has that, and the cgroup still counts an OOM
         // kill.
-        let exit = match self.init_stat() {
+        let exit = match self.init_stat()? {
             Some(stat) => (stat.state == 'Z').then(|| Exit::of_status(stat.exit_code)),
             None => self.exit_pin().and_then(|pin| pin.read()),
         };
-        let found = Some(self.exit_record(exit)).filter(|found| exit.is_some() || found.oom_killed)?;
-        Some(self.settle_exit(found))
+        let found = Some(self.exit_record(exit)).filter(|found| exit.is_some() || found.oom_killed);
+        Ok(found.map(|found| self.settle_exit(found)))
     }
 
     /// Writes `found`, unless an exit was written meanwhile, and returns what is written: every later call reports the

@@ -24,9 +24,8 @@ pub const COPY: &str = "windlass.state";
 pub const MARK: u32 = 0o100;
 
 /// Removes all files of a container in the state root. The state is removed last.
-pub fn remove(root: BorrowedFd<'_>, id: &str, file: BorrowedFd<'_>) -> Result<()> {
+pub fn remove(root: BorrowedFd<'_>, id: &str, inode: u64) -> Result<()> {
     let cannot = |what: &str| format!("cannot remove {what} of {id:?}");
-    let inode = fd::stat(file).with_context(|| "cannot look at the container's state")?.st_ino;
     if_exists(fd::unlinkat(root, start_socket(inode))).with_context(|| cannot("the start socket"))?;
     let directory = notify_directory(id);
     match if_exists(fd::rmdirat(root, &directory)) {
@@ -53,8 +52,8 @@ pub fn notify_directory(id: &str) -> String {
 }
 
 /// Whether the file has a name.
-pub fn is_linked(file: BorrowedFd<'_>) -> bool {
-    fd::stat(file).is_ok_and(|stat| stat.st_nlink > 0)
+pub fn is_linked(file: BorrowedFd<'_>) -> Result<bool> {
+    Ok(fd::stat(file).with_context(|| "cannot look at the container's state")?.st_nlink > 0)
 }
 
 /// Takes ENOENT of a removal as success.

@@ -1,6 +1,8 @@
 //! `/proc/PID/stat` (proc_pid_stat(5)).
 
-use windlass_sys::{fd, probe};
+use nix::errno::Errno;
+
+use windlass_sys::{Result, fd, probe};
 
 /// Fields of `/proc/PID/stat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,26 +17,31 @@ pub struct ProcessStat {
     pub exit_code: i32,
 }
 
-/// Reads `/proc/PID/stat`. `None`: there is no such process.
-pub fn process_stat(pid: i32) -> Option<ProcessStat> {
-    let text = fd::read_small(fd::CWD, format!("/proc/{pid}/stat")).ok()?;
-    parse_stat(&String::from_utf8_lossy(&text))
+/// Reads `/proc/PID/stat`. `None`: there is no such process. Another failure is an error: that it cannot be read says
+/// nothing about the process, and what lives must not be taken for dead.
+pub fn process_stat(pid: i32) -> Result<Option<ProcessStat>> {
+    match fd::read_small(fd::CWD, format!("/proc/{pid}/stat")) {
+        Ok(text) => Ok(parse_stat(&String::from_utf8_lossy(&text))),
+        // ESRCH: it was reaped between the open and the read.
+        Err(failed) if matches!(failed.errno, Errno::ENOENT | Errno::ESRCH) => Ok(None),
+        Err(failed) => Err(failed),
+    }
 }
 
 impl ProcessStat {
     /// Its start time in clock ticks since the host's boot. In another time namespace than the initial one, it may
     /// differ by one tick, since the kernel adds the namespace's offset before it rounds.
-    pub fn started(&self) -> u64 {
+    pub fn started(&self) -> Result<u64> {
         if probe::in_first_time_namespace() {
-            return self.start_time;
+            return Ok(self.start_time);
         }
-        let offsets = fd::read_small(fd::CWD, "/proc/self/timens_offsets").unwrap_or_default();
-        self.start_time.saturating_add_signed(-boot_offset(&String::from_utf8_lossy(&offsets)))
+        let offsets = fd::read_small(fd::CWD, "/proc/self/timens_offsets")?;
+        Ok(self.start_time.saturating_add_signed(-boot_offset(&String::from_utf8_lossy(&offsets))))
     }
 
     /// Whether the process started at that time, as returned by [`ProcessStat::started`].
-    pub fn is_from(&self, started: u64) -> bool {
-        self.start_time == started || self.started().abs_diff(started) <= 1
+    pub fn is_from(&self, started: u64) -> Result<bool> {
+        Ok(self.start_time == started || self.started()?.abs_diff(started) <= 1)
     }
 }
 

@@ -118,9 +118,9 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if let Some(file) = self.file.take().filter(|file| files::is_linked(file.as_fd())) {
+        if self.file.take().is_some_and(|file| files::is_linked(file.as_fd()).unwrap_or(true)) {
             // Best effort: `delete --force` removes what is left.
-            let _ = files::remove(self.root.as_fd(), &self.id, file.as_fd());
+            let _ = files::remove(self.root.as_fd(), &self.id, self.inode);
         }
     }
 }

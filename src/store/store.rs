@@ -122,26 +122,28 @@ impl Store {
         let Some(file) = self.file(id)? else { return Ok(None) };
         fd::lock(file.as_fd(), true).with_context(|| "cannot lock the container")?;
         let copy = fd::duplicate(file.as_fd()).with_context(|| "cannot hold the container")?;
-        let why = match Container::read(self.root()?, copy, id) {
+        let read = Container::read(self.root()?, copy, id);
+        let stat = fd::stat(file.as_fd()).with_context(|| format!("cannot look at the state of {id:?}"))?;
+        let why = match read {
             Ok(Some(container)) => {
                 container.locked.set(true);
                 return Ok(Some(container));
             }
             // The holder of the lock has removed it, and the name may be another container's by now.
-            _ if !files::is_linked(file.as_fd()) => return Ok(None),
+            _ if stat.st_nlink == 0 => return Ok(None),
             Ok(None) => "it was cut off".to_string(),
             Err(unusable) => Error::from(unusable).message().to_string(),
         };
         let text =
             fd::read_head(file.as_fd(), record::FIXED).with_context(|| format!("cannot read the state of {id:?}"))?;
-        let marked = fd::stat(file.as_fd()).is_ok_and(|stat| stat.st_mode & MARK != 0);
+        let marked = stat.st_mode & MARK != 0;
         let known = fd::attribute_of(file.as_fd(), COPY).and_then(|copy| record::parse_copy(&copy));
         let known = known.or_else(|| Some((State::of_cgroup(id, record::cgroup_in(&text)?), None)));
         match known {
             Some((state, init)) => Container::recovered(self.root()?, file, state, init).map(Some),
             // Its create died before it made anything, or the file never was a state.
             None if !marked && !record::is_state(&text) => {
-                files::remove(self.root()?.as_fd(), id, file.as_fd()).map(|()| None)
+                files::remove(self.root()?.as_fd(), id, stat.st_ino).map(|()| None)
             }
             None => {
                 let msg = format!("the state of {id:?} is damaged, and nothing tells which processes are its: {why}");

@@ -172,7 +172,7 @@ impl Child {
         loop {
             match wait_for(libc::P_PIDFD, self.pidfd.as_raw_fd(), 0) {
                 Ok(Some((_, exit))) => return Ok(exit),
-                Ok(None) | Err(Errno::EINTR) => {}
+                Ok(None) => {}
                 Err(errno) => {
                     return Err(SyscallError { call: format!("waitid(P_PIDFD, {})", self.pid).into(), errno });
                 }
@@ -211,14 +211,20 @@ pub fn try_wait(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
         .map(|ended| ended.map(|(_, exit)| exit))
 }
 
-/// waitid(2): which process ended, and how. nix has no name for real-time signals, and so fails for them.
+/// waitid(2), again after a signal: which process ended, and how. nix has no name for real-time signals, and so fails
+/// for them.
 fn wait_for(which: libc::idtype_t, id: RawFd, flags: libc::c_int) -> nix::Result<Option<(i32, Exit)>> {
     // SAFETY: all zeroes is a valid siginfo_t.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the call writes one siginfo_t, which outlives it.
-    let returned =
-        unsafe { libc::waitid(which, id as libc::id_t, &raw mut info, flags | libc::WEXITED | libc::__WALL) };
-    Errno::result(returned)?;
+    let flags = flags | libc::WEXITED | libc::__WALL;
+    loop {
+        // SAFETY: the call writes one siginfo_t, which outlives it.
+        let returned = unsafe { libc::waitid(which, id as libc::id_t, &raw mut info, flags) };
+        match Errno::result(returned) {
+            Err(Errno::EINTR) => {}
+            other => break other.map(drop)?,
+        }
+    }
     // SAFETY: waitid filled in what it does for SIGCHLD, or left it zero.
     let pid = unsafe { info.si_pid() };
     // SAFETY: as before.

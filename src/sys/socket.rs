@@ -117,10 +117,17 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Opti
 
 /// The same with all the descriptors.
 pub fn receive_all(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
+    match receive_answer(socket, buffer) {
+        Err(failed) if failed.errno == Errno::ECONNRESET => Ok((0, Vec::new())),
+        other => other,
+    }
+}
+
+/// [`receive_all`] after something was sent: `ECONNRESET` if the other end was closed before it had read that.
+pub fn receive_answer(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
     let (bytes, fds, flags) = loop {
         match receive_message(socket, buffer, 0) {
             Err(failed) if failed.errno == Errno::EINTR => {}
-            Err(failed) if failed.errno == Errno::ECONNRESET => return Ok((0, Vec::new())),
             other => break other?,
         }
     };

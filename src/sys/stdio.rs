@@ -49,10 +49,11 @@ pub struct Inherited {
 
 impl Inherited {
     /// To read from `number`, or to write to it; `None` where nothing is open there.
-    pub fn open(number: RawFd, write: bool) -> Option<Inherited> {
-        let caller = descriptors::borrow_inherited(number)?;
-        let flags = OFlag::from_bits_retain(fcntl(caller, FcntlArg::F_GETFL).ok()?);
-        let kind = match fd::stat(caller).ok()?.st_mode & libc::S_IFMT {
+    pub fn open(number: RawFd, write: bool) -> Result<Option<Inherited>> {
+        let Some(caller) = descriptors::borrow_inherited(number) else { return Ok(None) };
+        let flags = fcntl(caller, FcntlArg::F_GETFL).called(|| format!("fcntl({number}, F_GETFL)"))?;
+        let flags = OFlag::from_bits_retain(flags);
+        let kind = match fd::stat(caller)?.st_mode & libc::S_IFMT {
             libc::S_IFIFO => Kind::Pipe,
             libc::S_IFSOCK => Kind::Socket,
             libc::S_IFREG if flags.contains(OFlag::O_APPEND) => Kind::Appended,
@@ -70,7 +71,7 @@ impl Inherited {
             Kind::Pipe | Kind::Terminal if allowed => fd::reopen(caller, mode | OFlag::O_NONBLOCK).ok(),
             _ => None,
         };
-        Some(Inherited { caller, ours, kind })
+        Ok(Some(Inherited { caller, ours, kind }))
     }
 
     /// The caller's descriptor, for poll(2).

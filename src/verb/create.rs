@@ -214,9 +214,8 @@ pub(super) fn start(id: &str, session: &mut Session<'_>) -> Result<()> {
     timer.done("have the program executed, and run the poststart hooks");
     // While we wait for READY=1, other commands may read the container's state, kill it and delete it.
     container.unlock();
-    let (Some(notify), Some(pidfd), Some(init)) = (notify, container.open_init()?, container.init) else {
-        return Ok(());
-    };
+    let (Some(notify), Some(init)) = (notify, container.init) else { return Ok(()) };
+    let Some(pidfd) = container.open_init()? else { return Ok(()) };
     notify.wait_and_forward(pidfd.as_fd(), init.pid).map(drop)
 }
 
@@ -283,20 +282,33 @@ fn run_from(from: From<'_>, options: &cli::Run, session: &mut Session<'_>, proof
         }
         return Ok(0);
     };
-    let exit = apply::wait(&foreground, &child, relay, notify.as_ref())?;
+    let exit = apply::wait(&foreground, &child, relay, notify.as_ref(), &mut session.warnings);
     timer.done("wait for its end");
-    session.warnings.extend(out_of_memory(&container, exit));
-    if options.keep {
-        container.record_exit(exit);
-    } else {
-        container.lock()?;
-        // Another command may have deleted it meanwhile.
-        if container.exists() {
-            session.warnings.extend(apply::finish(&container)?);
-        }
-    }
+    let ended = exit.and_then(|exit| end(&mut container, exit, options.keep, session).map(|()| exit));
     timer.done("remove the container");
+    let exit = ended.inspect_err(|_| {
+        // The caller takes a failure for the end of the container.
+        child.end();
+        if !options.keep && container.exists().unwrap_or(false) {
+            session.warnings.extend(apply::destroy(&container).unwrap_or_default());
+        }
+    })?;
     Ok(exit.status() as u8)
+}
+
+/// Removes a container whose process has ended, or records how it has.
+fn end(container: &mut Container, exit: Exit, keep: bool, session: &mut Session<'_>) -> Result<()> {
+    session.warnings.extend(out_of_memory(container, exit));
+    if keep {
+        container.record_exit(exit);
+        return Ok(());
+    }
+    container.lock()?;
+    // Another command may have deleted it meanwhile.
+    if container.exists()? {
+        session.warnings.extend(apply::finish(container)?);
+    }
+    Ok(())
 }
 
 /// Says that exit code 137 was an OOM kill: the cgroup that counts these goes with the container.

@@ -64,7 +64,9 @@ fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThre
     launch.execute()?;
     let (child, ()) = launch.commit()?;
     let Some(foreground) = foreground else { return Ok(0) };
-    Ok(apply::wait(&foreground, &child, relay, None)?.status() as u8)
+    let exit = apply::wait(&foreground, &child, relay, None, &mut session.warnings);
+    // The caller takes a failure for the end of the process.
+    Ok(exit.inspect_err(|_| child.end())?.status() as u8)
 }
 
 /// The document of `--process`.

@@ -23,11 +23,11 @@ pub(super) fn list(format: Format, quiet: bool, session: &mut Session<'_>) -> Re
     let store = session.store()?;
     let mut found = Vec::new();
     for id in store.ids()? {
-        match store.load(&id) {
-            Ok(container) => found.push(described(&container, format == Format::Json && !quiet)?),
+        match store.load(&id).and_then(|container| described(&container, format == Format::Json && !quiet)) {
+            Ok(container) => found.push(container),
             // It was deleted since, or create has not written it yet.
             Err(error) if error.kind() == Kind::NotFound => {}
-            Err(error) => session.warn(vec![Diagnostic { pointer: String::new(), msg: error.message().into() }])?,
+            Err(error) => session.warn(vec![Diagnostic { pointer: String::new(), msg: error.to_string() }])?,
         }
     }
     print(&output::list(&found, format, quiet))
@@ -36,7 +36,7 @@ pub(super) fn list(format: Format, quiet: bool, session: &mut Session<'_>) -> Re
 fn described(container: &Container, annotations: bool) -> Result<output::ContainerState> {
     let status = container.status()?;
     let state = &container.state;
-    let exit = if status == Status::Stopped { container.exit().map(exit_shown) } else { None };
+    let exit = if status == Status::Stopped { container.exit()?.map(exit_shown) } else { None };
     Ok(output::ContainerState {
         oci_version: state.oci_version.clone(),
         id: state.id.clone(),
@@ -79,7 +79,7 @@ pub(super) fn ps(id: &str, format: Format, args: &[OsString], session: &mut Sess
     let pids = match container.any_cgroup()? {
         Some(group) => group.pids()?,
         // Without a cgroup only init is known.
-        None => container.init_stat().and(container.init).map(|init| vec![init.pid]).unwrap_or_default(),
+        None => container.init_stat()?.and(container.init).map(|init| vec![init.pid]).unwrap_or_default(),
     };
     print(&output::ps(&pids, format, args)?)
 }

@@ -121,7 +121,8 @@ macro_rules! chapter {
 #[macro_export]
 macro_rules! ensure {
     ($condition:expr, $($message:tt)+) => {
-        if !$condition {
+        let holds: bool = $condition;
+        if !holds {
             return Err($crate::kit::Stop::Fail(format!($($message)+)));
         }
     };

@@ -126,7 +126,8 @@ pub fn config(kind: &str, around: &Around) -> Value {
         "joined" => join(&mut config, around, &["network", "ipc", "uts"]),
         "joined-user" => {
             join(&mut config, around, &["user", "network", "ipc", "uts"]);
-            // The joined user namespace may not mount a sysfs of a network namespace that is not its own.
+            // The namespace has one id, and so no group tty.
+            config["mounts"][2]["options"] = json!(["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]);
         }
         _ => {}
     }

@@ -16,7 +16,7 @@ names! {
     epoll_pwait2 SYS_epoll_pwait2, epoll_wait SYS_epoll_wait, eventfd2 SYS_eventfd2, execve SYS_execve,
     execveat SYS_execveat, exit SYS_exit, exit_group SYS_exit_group, faccessat SYS_faccessat,
     faccessat2 SYS_faccessat2, fadvise64 SYS_fadvise64, fallocate SYS_fallocate, fchdir SYS_fchdir,
-    fchmod SYS_fchmod, fchmodat SYS_fchmodat, fchown SYS_fchown, fchownat SYS_fchownat, fcntl SYS_fcntl,
+    fchmod SYS_fchmod, fchmodat SYS_fchmodat, fchmodat2 SYS_fchmodat2, fchown SYS_fchown, fchownat SYS_fchownat, fcntl SYS_fcntl,
     fdatasync SYS_fdatasync, fgetxattr SYS_fgetxattr, flistxattr SYS_flistxattr, flock SYS_flock, fork SYS_fork,
     fremovexattr SYS_fremovexattr, fsconfig SYS_fsconfig, fsetxattr SYS_fsetxattr, fsmount SYS_fsmount,
     fsopen SYS_fsopen, fspick SYS_fspick, fstat SYS_fstat, fstatfs SYS_fstatfs, fsync SYS_fsync,

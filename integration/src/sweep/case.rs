@@ -1,7 +1,8 @@
 //! One run of a verb, with or without an injection, and what can be seen of it.
 
 use super::census::Census;
-use super::oracle::Seen;
+use super::life::{self, Life};
+use super::oracle::{self, Allowed, Outcome, Seen};
 use super::point::{Action, Point};
 use super::stage::{LIMIT, Stage};
 use super::stdio::Stdio;
@@ -20,17 +21,63 @@ pub struct Base {
     pub seen: Option<Seen>,
 }
 
-/// Runs a verb once.
-pub fn run(stage: &mut Stage, verb: &Verb, base: &Base, at: Option<(Point, Action)>) -> Verdict<(Seen, Trace)> {
-    let done = observe(stage, verb, base, at);
-    let is_bad = match &done {
-        Ok((seen, _)) => seen.code.is_none() || !seen.left.is_empty() || seen.delete.is_some(),
-        Err(_) => true,
-    };
-    if is_bad {
-        clear(stage)?;
+/// What is swept: a verb of the runtime, or a life of the shim.
+#[derive(Clone, Copy)]
+pub enum Subject {
+    /// A verb.
+    Verb(&'static Verb),
+    /// A life.
+    Life(&'static Life),
+}
+
+impl Subject {
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Subject::Verb(verb) => verb.name,
+            Subject::Life(life) => life.name,
+        }
     }
-    done
+
+    /// Runs it once.
+    pub fn run(self, stage: &mut Stage, base: &Base, at: Option<(Point, Action)>) -> Verdict<(Seen, Trace)> {
+        let done = match self {
+            Subject::Verb(verb) => observe(stage, verb, base, at),
+            Subject::Life(life) => life::observe(stage, life, base, at),
+        };
+        let is_bad = match &done {
+            Ok((seen, _)) => seen.code.is_none() || !seen.left.is_empty() || seen.delete.is_some(),
+            Err(_) => true,
+        };
+        if is_bad {
+            clear(stage)?;
+        }
+        done
+    }
+
+    /// Judges a run with an injection.
+    pub fn judge(self, base: &Seen, seen: &Seen, point: &Point, action: Action) -> Outcome {
+        match self {
+            Subject::Verb(verb) => {
+                let main_killed = action == Action::Kill && point.process == "main";
+                oracle::judge(base, seen, &point.call, action, main_killed, &Allowed { status: verb.failed })
+            }
+            Subject::Life(_) => life::judge::judge(base, seen, &point.call, action),
+        }
+    }
+
+    /// Why a run without an injection is none to compare with, if so.
+    pub fn is_wrong(self, seen: &Seen) -> Option<String> {
+        let is_right = match self {
+            Subject::Verb(_) => [Some(0), Some(42)].contains(&seen.code),
+            Subject::Life(_) => seen
+                .facts
+                .iter()
+                .all(|(_, value)| !["error", "hangs", "closed"].iter().any(|word| value.starts_with(word))),
+        };
+        let is_clean = seen.delete.is_none() && seen.left.is_empty() && seen.changed.is_empty();
+        (!is_right || !is_clean).then(|| format!("a run without an injection: {seen:?}"))
+    }
 }
 
 fn observe(stage: &Stage, verb: &Verb, base: &Base, at: Option<(Point, Action)>) -> Verdict<(Seen, Trace)> {

@@ -13,6 +13,7 @@ mod calls;
 mod case;
 mod census;
 mod errnos;
+mod life;
 mod oracle;
 pub mod peers;
 mod plan;

@@ -75,7 +75,10 @@ pub fn judge(base: &Seen, seen: &Seen, call: &str, action: Action, main_killed: 
         return fault("ends by a signal", format!("signal {}", -code));
     }
     if Some(code) == base.code {
+        let is_said = matches!(action, Action::Fail(errno) if names_errno(&seen.error, errno));
         return match difference(base, seen) {
+            // The code is that of the program, or of a list of which a part is missing: a warning says so.
+            Some(_) if is_said => Outcome::Failed(names_call(&seen.error, call)),
             Some(text) => fault("succeeds without its work", text),
             None => Outcome::Tolerated,
         };
@@ -132,12 +135,12 @@ fn removes(call: &str) -> bool {
 }
 
 /// A failed allocation aborts the process, by design of the language.
-fn out_of_memory(call: &str, action: Action) -> bool {
+pub fn out_of_memory(call: &str, action: Action) -> bool {
     action == Action::Fail(Errno::ENOMEM) && ["mmap", "mremap", "brk", "mprotect"].contains(&call)
 }
 
 /// Whether a text has the error's name or its words.
-fn names_errno(text: &str, errno: Errno) -> bool {
+pub fn names_errno(text: &str, errno: Errno) -> bool {
     let text = text.to_lowercase();
     let words = errno.desc().to_lowercase();
     text.contains(&format!("{errno:?}").to_lowercase()) || text.contains(&words) || text.contains(other_words(errno))
@@ -158,7 +161,7 @@ fn other_words(errno: Errno) -> &'static str {
 }
 
 /// Whether a text has the name of the call, in the form in which a reader knows it.
-fn names_call(text: &str, call: &str) -> bool {
+pub fn names_call(text: &str, call: &str) -> bool {
     let base = call.split(':').next().unwrap_or(call);
     let stem = base.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches("at");
     let stem = if stem == "newfst" { "stat" } else { stem };
@@ -188,6 +191,8 @@ mod tests {
         assert_eq!(kind(&seen(0), &other, FAIL), "Tolerated");
         other.facts[0].1 = "created".to_owned();
         assert_eq!(kind(&seen(0), &other, FAIL), "succeeds without its work");
+        other.error = "warning: too many open files".to_owned();
+        assert_eq!(kind(&seen(0), &other, FAIL), "Failed(true)");
         let more = Seen { new: vec!["mount /x".to_owned()], ..seen(0) };
         assert_eq!(kind(&seen(0), &more, FAIL), "succeeds without its work");
         let less = Seen { gone: vec!["cgroup /x".to_owned()], ..seen(0) };

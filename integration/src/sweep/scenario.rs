@@ -1,16 +1,18 @@
 //! What is swept, by name: `VERB/KIND`.
 
 use super::bundles::KINDS;
-use super::verbs::{VERBS, Verb};
+use super::case::Subject;
+use super::life::LIVES;
+use super::verbs::VERBS;
 
 /// Verbs that the short sweep takes on all its bundles; the others only on the plain one.
 const ON_ALL: &[&str] = &["run", "create", "start", "exec"];
 
-/// One verb on one kind of bundle.
+/// One verb, or one life, on one kind of bundle.
 #[derive(Clone, Copy)]
 pub struct Scenario {
-    /// The verb.
-    pub verb: &'static Verb,
+    /// The verb or the life.
+    pub subject: Subject,
     /// The kind.
     pub kind: &'static str,
 }
@@ -18,7 +20,7 @@ pub struct Scenario {
 impl Scenario {
     /// Its name.
     pub fn name(self) -> String {
-        format!("{}/{}", self.verb.name, self.kind)
+        format!("{}/{}", self.subject.name(), self.kind)
     }
 
     /// The scenario of this name.
@@ -36,16 +38,17 @@ pub fn all(short: bool) -> Vec<Scenario> {
                 || (*kind == "plain" || *is_short && ON_ALL.contains(&verb.name))
                 || (*kind == "terminal" && verb.name == "run");
             if is_in {
-                all.push(Scenario { verb, kind });
+                all.push(Scenario { subject: Subject::Verb(verb), kind });
             }
         }
     }
+    all.extend(LIVES.iter().map(|life| Scenario { subject: Subject::Life(life), kind: "plain" }));
     all
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Scenario, all};
+    use super::{LIVES, Scenario, VERBS, all};
 
     #[test]
     fn names_lead_back() {
@@ -57,9 +60,9 @@ mod tests {
 
     #[test]
     fn the_short_sweep_has_every_verb() {
-        let mut verbs: Vec<_> = all(true).iter().map(|scenario| scenario.verb.name).collect();
+        let mut verbs: Vec<_> = all(true).iter().map(|scenario| scenario.subject.name()).collect();
         verbs.dedup();
-        assert_eq!(verbs.len(), super::VERBS.len());
+        assert_eq!(verbs.len(), VERBS.len() + LIVES.len());
         assert!(all(true).len() < all(false).len() / 2);
     }
 }

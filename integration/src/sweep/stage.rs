@@ -23,6 +23,8 @@ pub enum Payload {
     Probe,
     /// One that sleeps.
     Sleep,
+    /// One that waits for a line and ends with 42.
+    Life,
 }
 
 /// The stage of a scenario.
@@ -33,10 +35,13 @@ pub struct Stage {
     pub dir: PathBuf,
     /// The runtime that is executed.
     pub runtime: PathBuf,
+    /// The shim that is executed.
+    pub shim: PathBuf,
     /// Files around the bundles.
     pub around: Around,
     probe: Bundle,
     sleep: Bundle,
+    life: Bundle,
     /// Directories in which nothing may be left.
     watched: Vec<PathBuf>,
     numbers: AtomicU32,
@@ -44,9 +49,9 @@ pub struct Stage {
 
 impl Stage {
     /// Makes the stage in a new directory.
-    pub fn new(runtime: &Path, dir: &Path, kind: &'static str, watched: Vec<PathBuf>) -> Verdict<Stage> {
+    pub fn new(programs: (&Path, &Path), dir: &Path, kind: &'static str, watched: Vec<PathBuf>) -> Verdict<Stage> {
         let _ = fs::remove_dir_all(dir);
-        fs::create_dir_all(dir.join("state")).context(dir.display())?;
+        fs::create_dir_all(dir.join("state/shims")).context(dir.display())?;
         let around = Around::new(dir, kind)?;
         let bundle = |name: &str, words: &[&str]| -> Verdict<Bundle> {
             let mut bundle = Bundle::new(dir.join(name))?;
@@ -57,13 +62,16 @@ impl Stage {
             Ok(bundle)
         };
         let (probe, sleep) = (bundle("probe", &bundles::probe())?, bundle("sleep", &["/bin/sleep", "1000"])?);
+        let life = bundle("life", &["/bin/sh", "-c", "read -r line; echo got $line; exit 42"])?;
         let mut stage = Stage {
             kind,
             dir: dir.to_owned(),
-            runtime: runtime.to_owned(),
+            runtime: programs.0.to_owned(),
+            shim: programs.1.to_owned(),
             around,
             probe,
             sleep,
+            life,
             watched,
             numbers: AtomicU32::new(0),
         };
@@ -92,8 +100,9 @@ impl Stage {
     /// After all processes were killed: what must run beside the containers runs again.
     pub fn revive(&mut self) -> Verdict {
         let kind = self.kind;
+        fs::create_dir_all(self.dir.join("state/shims")).context("state")?;
         self.around.hold(kind)?;
-        for bundle in [&mut self.probe, &mut self.sleep] {
+        for bundle in [&mut self.probe, &mut self.sleep, &mut self.life] {
             let args = bundle.spec["process"]["args"].clone();
             bundle.spec = bundles::config(kind, &self.around);
             bundle.spec["process"]["args"] = args;
@@ -117,6 +126,7 @@ impl Stage {
         match payload {
             Payload::Probe => &self.probe.dir,
             Payload::Sleep => &self.sleep.dir,
+            Payload::Life => &self.life.dir,
         }
     }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// What a command gets at 0, 1 and 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A pipe without input, and two files.
+    /// Three files, the first of which is empty. (A pipe would be given to the container's user, as it must be.)
     Files,
     /// A terminal at 0 and 1, and a file.
     Terminal,
@@ -27,8 +27,6 @@ pub struct Stdio {
     err: PathBuf,
     terminal: Option<Drain>,
     witness: Witness,
-    /// The writing end of its input.
-    _input: Option<OwnedFd>,
 }
 
 impl Stdio {
@@ -36,21 +34,22 @@ impl Stdio {
     pub fn new(kind: Kind, dir: &Path, command: &mut Command, trees: Vec<PathBuf>) -> Verdict<Stdio> {
         let (out, err) = (dir.join("command.out"), dir.join("command.err"));
         let err_file = File::create(&err).context("a file for errors")?;
-        let (stdin, stdout, terminal, input) = match kind {
+        let (stdin, stdout, terminal) = match kind {
             Kind::Files => {
-                let (read, write) = nix::unistd::pipe().context("pipe")?;
-                (File::from(read), File::create(&out).context("a file for output")?, None, Some(write))
+                let input = dir.join("command.in");
+                fs::write(&input, "").context("a file for input")?;
+                (File::open(&input)?, File::create(&out).context("a file for output")?, None)
             }
             Kind::Terminal => {
                 let pty = openpty(None, None).context("openpty")?;
                 let slave = File::from(pty.slave);
-                (slave.try_clone()?, slave, Some(Drain::new(pty.master)), None)
+                (slave.try_clone()?, slave, Some(Drain::new(pty.master)))
             }
         };
         command.stdin(stdin.try_clone()?).stdout(stdout.try_clone()?).stderr(err_file.try_clone()?);
         let descriptors = vec![("stdin", stdin), ("stdout", stdout), ("stderr", err_file)];
         let witness = Witness::new(descriptors, trees);
-        Ok(Stdio { out, err, terminal, witness, _input: input })
+        Ok(Stdio { out, err, terminal, witness })
     }
 
     /// What has come out. A terminal may be late with `END`.

@@ -130,8 +130,13 @@ impl Drop for Session {
 
 /// A shell that stops itself and then becomes the program with the words that follow.
 pub fn stopped(program: &Path) -> Command {
+    stopped_with(program, "")
+}
+
+/// The same with redirections.
+pub fn stopped_with(program: &Path, redirections: &str) -> Command {
     let mut shell = Command::new("/bin/sh");
-    shell.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]).arg(program);
+    shell.args(["-c", &format!("kill -STOP $$; exec \"$@\" {redirections}"), "sh"]).arg(program);
     shell
 }
 
@@ -279,7 +284,7 @@ impl Tracer {
     fn at_call(&mut self, pid: Pid) {
         match sys::call_stop(pid) {
             Ok(CallStop::Entry(number, arguments)) if !self.seen.reached => {
-                let name = calls::name(number, &arguments);
+                let name = named(pid, number, &arguments);
                 if self.enters(pid, name) {
                     return;
                 }
@@ -331,6 +336,16 @@ impl Tracer {
             _ => {}
         }
     }
+}
+
+/// The name of a call. A read from a terminal is one of its own: its EIO means that nobody has the other end.
+fn named(pid: Pid, number: i64, arguments: &[u64; 6]) -> String {
+    let name = calls::name(number, arguments);
+    let is_terminal = |link: std::path::PathBuf| link.starts_with("/dev/pts") || link.ends_with("ptmx");
+    if name == "read" && std::fs::read_link(format!("/proc/{pid}/fd/{}", arguments[0])).is_ok_and(is_terminal) {
+        return "read:terminal".to_owned();
+    }
+    name
 }
 
 /// Changes the registers of a stopped process.

@@ -346,7 +346,7 @@ pub const VERBS: &[Verb] = &[
         kinds: &["plain", "engine", "userns", "rootless", "terminal"],
         ..BASE
     },
-    Verb { name: "kill", words: |scene| words(&["kill", &scene.id, "KILL"]), effect: ends, ..BASE },
+    Verb { name: "kill", words: |scene| words(&["kill", &scene.id, "KILL"]), effect: ends, ends: true, ..BASE },
     Verb {
         name: "delete",
         before: Before::Stopped,
@@ -369,7 +369,8 @@ pub const VERBS: &[Verb] = &[
         name: "resume",
         before: Before::Paused,
         words: |scene| words(&["resume", &scene.id]),
-        failed: &["paused"],
+        // Thawed, and then not seen to run: to freeze it again would help nobody.
+        failed: &["paused", "running"],
         ..BASE
     },
     Verb { name: "update", words: update, effect: limited, ..BASE },

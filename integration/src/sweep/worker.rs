@@ -1,17 +1,17 @@
 //! Inside a harness: sweeps one scenario, one line for each injection.
 
-use super::case::{self, Base};
+use super::case::{Base, Subject};
 use super::errnos::Table;
-use super::oracle::{self, Allowed, Outcome, Seen};
+use super::oracle::Outcome;
 use super::plan::{Extent, plan};
 use super::point::{Action, Point};
 use super::result::Line;
 use super::scenario::Scenario;
 use super::stage::Stage;
 use super::tracer::Trace;
-use super::verbs::Verb;
 use crate::kit::stop::{Context, Verdict, fail};
 use crate::kit::{Stop, rootfs};
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use std::collections::BTreeSet;
 use std::fs;
@@ -93,8 +93,8 @@ fn sweep(order: &Order) -> Verdict {
     crate::sys::make_usr1_interrupt().context("a handler for SIGUSR1")?;
     let watched = own_tmp(order)?;
     let dir = Path::new(rootfs::MASTER).with_file_name("sweep");
-    let mut stage = Stage::new(&order.runtime, &dir, scenario.kind, watched)?;
-    let (base, trace) = record(&mut stage, scenario.verb)?;
+    let mut stage = Stage::new((&order.runtime, &order.shim), &dir, scenario.kind, watched)?;
+    let (base, trace) = record(&mut stage, scenario.subject)?;
     let table = Table::load().map_err(Stop::Fail)?;
     let plan = plan(&trace, &table, order.extent).map_err(Stop::Fail)?;
     if order.part.0 == 0 {
@@ -109,7 +109,7 @@ fn sweep(order: &Order) -> Verdict {
         if done.contains(&key) || !key.contains(&order.only) {
             continue;
         }
-        let outcome = inject(&mut stage, scenario.verb, &base, (point, action));
+        let outcome = inject(&mut stage, scenario.subject, &base, (point, action));
         println!("{}", Line::of(key, outcome));
     }
     Ok(())
@@ -134,37 +134,30 @@ fn done(progress: &Path) -> BTreeSet<String> {
     keys.collect()
 }
 
-/// Runs the verb without an injection, until two runs agree.
-fn record(stage: &mut Stage, verb: &Verb) -> Verdict<(Base, Trace)> {
-    // The first makes what stays: mount points in the root file system, the runtime's own directories.
+/// Runs the subject without an injection, until two runs agree.
+fn record(stage: &mut Stage, subject: Subject) -> Verdict<(Base, Trace)> {
+    // The first makes what stays: mount points in the root file system, the programs' own directories.
     let mut base = Base { empty: stage.census(""), seen: None };
-    case::run(stage, verb, &base, None)?;
+    subject.run(stage, &base, None)?;
     base.empty = stage.census("");
-    let (seen, _) = case::run(stage, verb, &base, None)?;
-    is_clean(&seen)?;
+    let (seen, _) = subject.run(stage, &base, None)?;
+    if let Some(why) = subject.is_wrong(&seen) {
+        return fail(why);
+    }
     base.seen = Some(seen.clone());
-    let (again, trace) = case::run(stage, verb, &base, None)?;
-    let allowed = Allowed { status: verb.failed };
-    match oracle::judge(&seen, &again, "", Action::Kill, false, &allowed) {
+    let (again, trace) = subject.run(stage, &base, None)?;
+    let nowhere = Point { process: String::new(), call: String::new(), nth: 0 };
+    match subject.judge(&seen, &again, &nowhere, Action::Fail(Errno::EIO)) {
         Outcome::Tolerated => Ok((base, trace)),
         other => fail(format!("two runs without an injection differ: {other:?}\n{again:?}")),
     }
 }
 
-/// A run to compare with must be right itself.
-fn is_clean(seen: &Seen) -> Verdict {
-    let expected = if seen.code == Some(42) { 42 } else { 0 };
-    if seen.code != Some(expected) || seen.delete.is_some() || !seen.left.is_empty() || !seen.changed.is_empty() {
-        return fail(format!("a run without an injection: {seen:?}"));
-    }
-    Ok(())
-}
-
 /// One injection. What is not reached is tried three times, what is a fault twice.
-fn inject(stage: &mut Stage, verb: &Verb, base: &Base, (point, action): (Point, Action)) -> Outcome {
+fn inject(stage: &mut Stage, subject: Subject, base: &Base, (point, action): (Point, Action)) -> Outcome {
     let mut outcome = Outcome::Unreached;
     for _ in 0..3 {
-        outcome = once(stage, verb, base, &point, action);
+        outcome = once(stage, subject, base, &point, action);
         if outcome != Outcome::Unreached {
             break;
         }
@@ -172,14 +165,14 @@ fn inject(stage: &mut Stage, verb: &Verb, base: &Base, (point, action): (Point, 
     let Outcome::Fault(kind, text) = &outcome else {
         return outcome;
     };
-    match once(stage, verb, base, &point, action) {
+    match once(stage, subject, base, &point, action) {
         Outcome::Fault(again, _) if again == *kind => outcome,
         other => Outcome::Fault(kind, format!("{text}\n(in one of two runs; the other: {other:?})")),
     }
 }
 
-fn once(stage: &mut Stage, verb: &Verb, base: &Base, point: &Point, action: Action) -> Outcome {
-    let (seen, trace) = match case::run(stage, verb, base, Some((point.clone(), action))) {
+fn once(stage: &mut Stage, subject: Subject, base: &Base, point: &Point, action: Action) -> Outcome {
+    let (seen, trace) = match subject.run(stage, base, Some((point.clone(), action))) {
         Ok(done) => done,
         Err(stop) => return Outcome::Fault("the sweep itself", stop.to_string()),
     };
@@ -189,8 +182,7 @@ fn once(stage: &mut Stage, verb: &Verb, base: &Base, point: &Point, action: Acti
     let Some(right) = &base.seen else {
         return Outcome::Fault("the sweep itself", "nothing to compare with".to_owned());
     };
-    let main_killed = action == Action::Kill && point.process == "main";
-    oracle::judge(right, &seen, &point.call, action, main_killed, &Allowed { status: verb.failed })
+    subject.judge(right, &seen, point, action)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use nix::unistd::AccessFlags;
 
 use crate::context::{Barrier, Context, Executable};
 use crate::resolve;
+use crate::sync::encode_failure;
 use windlass_base::error::{Error, Kind, Result, WithContext, describe};
 use windlass_plan::{DEFAULT_PATH, RootPath};
 use windlass_sys::process::{self, Execution};
@@ -72,7 +73,7 @@ pub(super) fn find(cx: &mut Context<'_>) -> Result<()> {
     // An empty HOME counts as missing.
     if !cx.program.env.iter().any(|variable| variable.strip_prefix("HOME=").is_some_and(|home| !home.is_empty())) {
         let uid = nix::unistd::getuid().as_raw();
-        let home = home_directory(uid).unwrap_or_else(|| {
+        let home = home_directory(uid)?.unwrap_or_else(|| {
             if log::log_enabled!(log::Level::Debug) {
                 cx.sync.log(&format!("HOME is /: the container's /etc/passwd has no directory for user {uid}"));
             }
@@ -169,17 +170,37 @@ pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Waits for a connection and a message on it. A `start` that dies before it has sent one does not count.
+/// Waits for a connection and a message on it. A `start` that dies before it has sent one does not count. One that
+/// cannot be heard is told so, since the end of the connection would mean that the program was executed.
 fn wait_for_start(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
     loop {
-        let connection = socket::accept(listener).with_context(|| "cannot wait for start")?;
+        let connection = match socket::accept(listener) {
+            Err(failed) if passes(failed.errno) => {
+                std::thread::sleep(ACCEPT_AGAIN);
+                continue;
+            }
+            other => other.with_context(|| "cannot wait for start")?,
+        };
         let mut word = [0; 8];
-        if let Ok((n, _)) = socket::receive(connection.as_fd(), &mut word)
-            && n > 0
-        {
-            return Ok(connection);
+        match socket::receive(connection.as_fd(), &mut word).with_context(|| "cannot hear start") {
+            Ok((0, _)) => {}
+            Ok(_) => return Ok(connection),
+            Err(error) => {
+                // With the word unread, the close would discard what is sent.
+                let _ = socket::receive(connection.as_fd(), &mut word);
+                let _ = socket::send(connection.as_fd(), &encode_failure(&error), &[]);
+            }
         }
     }
+}
+
+/// How long to wait before a connection is accepted again.
+const ACCEPT_AGAIN: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// Whether an error of accept(2) says something about this moment, and not about the listener. A created container
+/// must not end because the machine was short of descriptors once.
+fn passes(errno: Errno) -> bool {
+    matches!(errno, Errno::EINTR | Errno::ECONNABORTED | Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS)
 }
 
 /// Sets the parent-death signal (PR_SET_PDEATHSIG) once more: the kernel clears it when the ids change (prctl(2)).

@@ -70,7 +70,8 @@ pub(super) fn fork_into_pid_namespace(terminal: bool, cx: &mut Context<'_>) -> R
         other => other,
     };
     if let Forked::Parent(child) = forked.with_context(|| "cannot clone the process")? {
-        if cx.sync.spawned(child.pid, child.pidfd.as_fd()).is_err() {
+        if let Err(error) = cx.sync.spawned(child.pid, child.pidfd.as_fd()) {
+            cx.sync.failed(&error);
             child.kill();
             process::exit_now(1);
         }

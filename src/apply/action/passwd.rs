@@ -7,35 +7,51 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 
+use windlass_base::error::{Result, WithContext};
 use windlass_sys::fd;
 
 /// The longest line, in bytes. Reading stops at a longer one: a file of zeros would be one endless line.
 const LONGEST_LINE: u64 = 64 * 1024;
 
-/// The home directory of a user; `None` if the file has none for it.
-pub(super) fn home_directory(uid: u32) -> Option<String> {
+/// The home directory of a user; `None` if the file has none for it, or cannot be read because of what it is. That the
+/// runtime or the machine is out of something is an error: the user would silently get another directory.
+pub(super) fn home_directory(uid: u32) -> Result<Option<String>> {
+    let doing = || "cannot look for the user's home directory in /etc/passwd";
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
-    let found = fd::openat2(fd::CWD, "/etc/passwd", flags, 0, ResolveFlag::RESOLVE_NO_MAGICLINKS).ok()?;
-    let stat = fd::stat(found.as_fd()).ok()?;
-    let plain = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
-    plain.then(|| home_in(BufReader::new(File::from(found)), uid)).flatten()
+    let found = match fd::openat2(fd::CWD, "/etc/passwd", flags, 0, ResolveFlag::RESOLVE_NO_MAGICLINKS) {
+        Err(failed) if !is_ours(failed.errno) => return Ok(None),
+        other => other.with_context(doing)?,
+    };
+    if fd::stat(found.as_fd()).with_context(doing)?.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return Ok(None);
+    }
+    match home_in(BufReader::new(File::from(found)), uid) {
+        Err(error) if error.raw_os_error().is_some_and(|code| !is_ours(Errno::from_raw(code))) => Ok(None),
+        other => other.with_context(doing),
+    }
+}
+
+/// Whether an error does not depend on what the container's root filesystem holds.
+fn is_ours(errno: Errno) -> bool {
+    matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EIO)
 }
 
 /// The home directory in the first entry of `uid`, as getpwuid(3) takes the first.
-fn home_in(mut passwd: impl BufRead, uid: u32) -> Option<String> {
+fn home_in(mut passwd: impl BufRead, uid: u32) -> std::io::Result<Option<String>> {
     let mut line = Vec::new();
     loop {
         line.clear();
-        let read = passwd.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line).ok()?;
+        let read = passwd.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)?;
         if read == 0 || read as u64 == LONGEST_LINE {
-            return None;
+            return Ok(None);
         }
         let text = String::from_utf8_lossy(&line);
         let mut fields = text.trim_end_matches(['\n', '\r']).split(':');
         if fields.nth(2).and_then(number) == Some(uid) {
-            return fields.nth(2).filter(|home| !home.is_empty()).map(str::to_owned);
+            return Ok(fields.nth(2).filter(|home| !home.is_empty()).map(str::to_owned));
         }
     }
 }
@@ -50,7 +66,22 @@ mod tests {
     use super::*;
 
     fn home(passwd: &str, uid: u32) -> Option<String> {
-        home_in(passwd.as_bytes(), uid)
+        home_in(passwd.as_bytes(), uid).expect("readable")
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_no_file_without_the_user() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+                Err(std::io::Error::from_raw_os_error(libc::EIO))
+            }
+        }
+        let error = home_in(BufReader::new(Broken), 8).expect_err("it is broken");
+        assert_eq!(error.raw_os_error(), Some(libc::EIO));
+        assert!(is_ours(Errno::EIO) && is_ours(Errno::EMFILE));
+        // A root filesystem can bring about the others.
+        assert!(![Errno::ENOENT, Errno::ELOOP, Errno::EACCES, Errno::ENXIO].into_iter().any(is_ours));
     }
 
     #[test]
@@ -77,6 +108,6 @@ mod tests {
         assert!(passwd.len() > 3 << 20);
         assert_eq!(home(&passwd, 8).as_deref(), Some("/home/last"));
         let endless = BufReader::new(std::io::repeat(0));
-        assert_eq!(home_in(endless, 8), None);
+        assert_eq!(home_in(endless, 8).expect("readable"), None);
     }
 }

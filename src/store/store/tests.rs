@@ -146,7 +146,7 @@ fn an_end_that_is_found_out_twice_is_the_one_written_down_first() {
     let at = |at: &str| ExitRecord { code: None, signal: None, oom_killed: true, at: at.into() };
     assert_eq!(one.settle_exit(at("first")), at("first"));
     assert_eq!(other.settle_exit(at("second")), at("first"), "though it was loaded before");
-    assert_eq!(root.store().load("a").expect("there").exit(), Some(at("first")));
+    assert_eq!(root.store().load("a").expect("there").exit().expect("readable"), Some(at("first")));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use windlass_store::process_stat;
 /// Field by field as procfs reads `/proc/PID/stat`.
 fn assert_same(pid: i32) {
     // The state may change between two looks: not the rest.
-    let ours = process_stat(pid).expect("it lives");
+    let ours = process_stat(pid).expect("readable").expect("it lives");
     let theirs = Process::new(pid).and_then(|process| process.stat()).expect("it lives");
     assert_eq!(ours.name, theirs.comm);
     assert_eq!(ours.start_time, theirs.starttime);
@@ -21,13 +21,13 @@ fn a_process_is_read_as_procfs_reads_it() {
     assert_same(pid);
     child.kill().expect("ours");
     // It is a zombie until it is waited for, and its exit status is there to be read.
-    while process_stat(pid).expect("not reaped yet").state != 'Z' {
+    while process_stat(pid).expect("readable").expect("not reaped yet").state != 'Z' {
         std::thread::yield_now();
     }
     assert_same(pid);
-    assert_eq!(process_stat(pid).expect("not reaped yet").exit_code, 9);
+    assert_eq!(process_stat(pid).expect("readable").expect("not reaped yet").exit_code, 9);
     child.wait().expect("ours");
-    assert_eq!(process_stat(pid), None);
+    assert_eq!(process_stat(pid).expect("readable"), None);
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn a_thread_with_a_name_made_to_confuse_is_read_as_procfs_reads_it() {
             })
             .expect("a thread");
         let tid = wait.recv().expect("it starts");
-        let ours = process_stat(tid).expect("it lives");
+        let ours = process_stat(tid).expect("readable").expect("it lives");
         let theirs =
             Process::myself().and_then(|me| me.task_from_tid(tid)).and_then(|task| task.stat()).expect("it lives");
         assert_eq!((ours.name.as_str(), ours.start_time), (theirs.comm.as_str(), theirs.starttime));

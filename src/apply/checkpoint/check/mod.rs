@@ -118,7 +118,7 @@ fn is_below(path: &str, other: &str) -> bool {
 }
 
 fn named(pid: i32) -> String {
-    let name = process_stat(pid).map(|stat| stat.name).unwrap_or_default();
+    let name = process_stat(pid).ok().flatten().map(|stat| stat.name).unwrap_or_default();
     format!("process {pid} ({name})")
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::wire;
 use crate::Refusal;
+use crate::frontend::stderr::{NAME, print_error};
 use windlass_sys::{descriptors, fd};
 
 /// The standard output, on which the program that started the server waits for one line.
@@ -17,7 +18,9 @@ impl Report {
     pub(super) fn write(line: &Value) {
         use std::io::Write;
         // That program may have been killed meanwhile. The container goes on.
-        let _ = writeln!(std::io::stdout(), "{line}");
+        if let Err(error) = writeln!(std::io::stdout(), "{line}") {
+            print_error(NAME, &format!("the result of the start cannot be reported: {error}"));
+        }
         if let Ok(null) = fd::open("/dev/null", OFlag::O_RDWR) {
             let _ = descriptors::install_at(null.as_fd(), 1);
         }

@@ -1,10 +1,11 @@
 //! `run` and `adopt`: start a server and print what it reports.
 
 use std::ffi::{CString, OsStr};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use serde_json::{Value, json};
@@ -18,6 +19,7 @@ use crate::frontend::stderr::{NAME, print_error};
 use crate::server_environment;
 use windlass_args::Matches;
 use windlass_base::spec::Outline;
+use windlass_sys::poll::{self, Deadline};
 use windlass_sys::process::Child;
 use windlass_sys::spawn::Spawn;
 use windlass_sys::{descriptors, fd, socket};
@@ -76,9 +78,7 @@ fn facts(state: &Path, matches: &Matches) -> Result<Facts> {
         None => Runtime::find().ok_or_else(|| invalid("no runtime: neither windlass nor runc is in PATH"))?,
     };
     let runtime = absolute(&runtime)?;
-    if !is_program(&runtime) {
-        return Err(invalid(format!("the runtime {runtime:?} is no program that can be executed")));
-    }
+    is_program(&runtime)?;
     let mut runtime_args = texts("runtime-arg")?;
     // Absolute, because the server and later commands have other working directories.
     let root = text("root")?.map(absolute_text).transpose()?;
@@ -153,9 +153,16 @@ fn runtime_exit(root: Option<&str>, id: &str) -> PathBuf {
     root.map_or_else(|| windlass_args::Environment::current().root(), PathBuf::from).join(id)
 }
 
-fn is_program(path: &Path) -> bool {
-    path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
+fn is_program(path: &Path) -> Result<()> {
+    let no_program = |why: String| invalid(format!("the runtime {path:?} is no program that can be executed: {why}"));
+    if !std::fs::metadata(path).map_err(|error| no_program(error.to_string()))?.is_file() {
+        return Err(no_program("it is no file".into()));
+    }
+    nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).map_err(|errno| no_program(errno.desc().into()))
 }
+
+/// How long a server that has closed its report may take to end.
+const END: Duration = Duration::from_secs(1);
 
 /// A server whose report is awaited.
 struct Server {
@@ -193,20 +200,23 @@ fn begin(mode: &str, dir: &ContainerDir) -> Result<Server> {
 }
 
 impl Server {
-    /// Reads the report. A server that was killed before it may have created a container, so the directory stays, and
-    /// `delete` removes both.
+    /// Reads the report, which is one line. A server without one may have created a container, so the directory stays,
+    /// and `delete` removes both. Such a server is not waited for: it may live as long as the container.
     fn report(self, dir: &ContainerDir) -> Result<Value> {
         let mut line = String::new();
-        let read = std::fs::File::from(self.report).take(1 << 20).read_to_string(&mut line);
-        if let (Ok(_), Ok(value)) = (read, serde_json::from_str(&line)) {
-            return Ok(value);
-        }
-        let end = self.child.wait()?;
+        let read = BufReader::new(std::fs::File::from(self.report)).take(1 << 20).read_line(&mut line);
+        let why = match (read, serde_json::from_str(&line)) {
+            (Ok(_), Ok(value)) => return Ok(value),
+            (Err(error), _) => format!("the report of the shim cannot be read: {error}"),
+            (Ok(_), Err(_)) if poll::readable(self.child.pidfd.as_fd(), Deadline::after(END)).unwrap_or(false) => {
+                format!("the shim ended with {} before it reported", self.child.wait()?)
+            }
+            (Ok(_), Err(_)) => "the shim could not report".into(),
+        };
         let said = fd::document(dir.file("shim.err")).unwrap_or_default();
         let said = String::from_utf8_lossy(&said);
         let (said, dir) = (said.trim(), dir.as_path());
-        let message = format!("the shim ended with {end} before it reported: {said} (see {dir:?}, and delete it)");
-        Err(Refusal::new(Code::Kernel, message))
+        Err(Refusal::new(Code::Kernel, format!("{why}: {said} (see {dir:?}, and delete it)")))
     }
 }
 

@@ -1,0 +1,161 @@
+//! Whether a life went as it must, whatever failed in it.
+
+use super::super::oracle::{Outcome, Seen, names_call, names_errno, out_of_memory};
+use super::super::point::Action;
+
+/// Judges a life against the one without an injection.
+pub fn judge(base: &Seen, seen: &Seen, call: &str, action: Action) -> Outcome {
+    let fault = |kind, text: String| Outcome::Fault(kind, text);
+    if let Some((name, _)) = seen.facts.iter().find(|(_, value)| value.starts_with("hangs")) {
+        return fault("hangs", name.clone());
+    }
+    if !seen.left.is_empty() {
+        return fault("left after delete --force", seen.left.join("; "));
+    }
+    if let Some(error) = &seen.delete {
+        return fault("delete --force fails", error.clone());
+    }
+    if !seen.changed.is_empty() {
+        return fault("the caller's things are changed", seen.changed.join("; "));
+    }
+    if let Some(text) = doubled(seen) {
+        return fault("an exit is told twice", text);
+    }
+    let was_killed = !seen.fact("killed").is_empty();
+    if let Some(text) = untrue(base, seen, was_killed) {
+        return fault("an exit is not true", text);
+    }
+    match action {
+        Action::Kill => Outcome::Killed,
+        Action::Fail(_) if out_of_memory(call, action) => Outcome::Killed,
+        Action::Fail(errno) => {
+            let Some((name, base, other)) = difference(base, seen) else {
+                return Outcome::Tolerated;
+            };
+            if let Some(text) = lost(seen) {
+                return fault("an exit is lost", text);
+            }
+            let said: String =
+                seen.facts.iter().map(|(_, value)| format!("{value}\n")).collect::<String>() + &seen.error;
+            // An engine connects again to a shim that lives, and reads how many bytes were dropped.
+            let is_told = seen.facts.iter().any(|(_, value)| value.starts_with("closed")) && is_alive(seen);
+            if is_told || drops(seen) {
+                return Outcome::Failed(false);
+            }
+            if !names_errno(&said, errno) {
+                return fault("the error is not named", format!("{name}: {base:?} has become {other:?}"));
+            }
+            Outcome::Failed(names_call(&said, call))
+        }
+    }
+}
+
+/// The facts that say how a process has ended.
+const ENDS: &[&str] = &["exec wait", "wait", "record", "exit"];
+
+/// The first fact that is not as it was.
+fn difference<'a>(base: &'a Seen, seen: &'a Seen) -> Option<(&'a str, &'a str, &'a str)> {
+    let facts = base.facts.iter().filter(|(name, _)| name != "shim's errors");
+    let mut pairs = facts.map(|(name, value)| (name.as_str(), value.as_str(), seen.fact(name)));
+    pairs.find(|(_, value, other)| value != other)
+}
+
+/// Whether the shim has answered after the end of the container.
+fn is_alive(seen: &Seen) -> bool {
+    seen.fact("status").starts_with("ok") || seen.fact("delete").starts_with("ok")
+}
+
+/// Whether the shim says that it could not write all output.
+fn drops(seen: &Seen) -> bool {
+    let status = seen.fact("status");
+    status.starts_with("ok") && !status.contains("\"dropped_bytes\":0")
+}
+
+/// An event of an end, or an exit command, that came twice.
+fn doubled(seen: &Seen) -> Option<String> {
+    let events = seen.fact("events").lines().filter(|line| line.starts_with("exited"));
+    let mut whose: Vec<&str> = events.map(|line| line.split(' ').nth(1).unwrap_or_default()).collect();
+    let count = whose.len();
+    whose.dedup();
+    let commands = seen.fact("exit command").lines().count();
+    (whose.len() < count || commands > 1).then(|| format!("{}\n{commands} exit commands", seen.fact("events")))
+}
+
+/// An end that was told and was another.
+fn untrue(base: &Seen, seen: &Seen, was_killed: bool) -> Option<String> {
+    let told = ENDS.iter().map(|name| (*name, seen.fact(name), base.fact(name)));
+    let mut wrong = told.filter(|(_, value, base)| {
+        let by_signal = value.contains("\"signal\":9") || *value == "ok 137";
+        value.starts_with("ok") && value != base && !(was_killed && by_signal) && !is_unknown(value)
+    });
+    wrong.next().map(|(name, value, base)| format!("{name}: {base:?} has become {value:?}"))
+}
+
+/// An end of which nothing is known, and which says so.
+fn is_unknown(value: &str) -> bool {
+    value.contains("\"status\":255") || value == "ok 255" || value == "ok -1"
+}
+
+/// The container ran, and nobody tells how it ended.
+fn lost(seen: &Seen) -> Option<String> {
+    let has_run = seen.fact("run").starts_with("ok") && !seen.fact("sync").starts_with("error");
+    let is_told = ["wait", "record"].iter().any(|name| seen.fact(name).starts_with("ok"));
+    (has_run && !is_told).then(|| format!("wait: {:?}, record: {:?}", seen.fact("wait"), seen.fact("record")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+
+    const FAIL: Action = Action::Fail(Errno::ENOSPC);
+
+    fn seen(facts: &[(&str, &str)]) -> Seen {
+        let facts = facts.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Seen { code: Some(0), facts, ..Seen::default() }
+    }
+
+    fn base() -> Seen {
+        seen(&[
+            ("run", "ok"),
+            ("exec", "ok"),
+            ("wait", "ok {\"code\":42}"),
+            ("record", "ok 42"),
+            ("events", "exited  42"),
+        ])
+    }
+
+    fn kind(change: &[(&str, &str)], action: Action) -> String {
+        let mut other = base();
+        for (name, value) in change {
+            other.facts.retain(|(known, _)| known != name);
+            other.facts.push(((*name).to_owned(), (*value).to_owned()));
+        }
+        match judge(&base(), &other, "write", action) {
+            Outcome::Fault(kind, _) => kind.to_owned(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_life_that_fails_says_why() {
+        assert_eq!(kind(&[], FAIL), "Tolerated");
+        assert_eq!(kind(&[("exec", "error write: no space left on device")], FAIL), "Failed(true)");
+        assert_eq!(kind(&[("exec", "error it did not work")], FAIL), "the error is not named");
+        assert_eq!(kind(&[("exec", "hangs")], FAIL), "hangs");
+        assert_eq!(kind(&[("exec", "closed")], FAIL), "the error is not named");
+        assert_eq!(kind(&[("exec", "closed"), ("status", "ok {\"dropped_bytes\":0}")], FAIL), "Failed(false)");
+        assert_eq!(kind(&[("exec", "error x"), ("status", "ok {\"dropped_bytes\":7}")], FAIL), "Failed(false)");
+    }
+
+    #[test]
+    fn an_exit_is_told_once_and_truly() {
+        assert_eq!(kind(&[("wait", "ok {\"code\":0}")], FAIL), "an exit is not true");
+        assert_eq!(kind(&[("wait", "closed"), ("record", "")], FAIL), "an exit is lost");
+        assert_eq!(kind(&[("wait", "closed"), ("record", "")], Action::Kill), "Killed");
+        assert_eq!(kind(&[("events", "exited  42\nexited  42")], FAIL), "an exit is told twice");
+        assert_eq!(kind(&[("killed", "yes"), ("wait", "ok {\"signal\":9}")], Action::Kill), "Killed");
+        assert_eq!(kind(&[("wait", "ok {\"signal\":9}")], Action::Kill), "an exit is not true");
+        assert_eq!(kind(&[("exit command", "ended\nended")], Action::Kill), "an exit is told twice");
+    }
+}

@@ -1,0 +1,99 @@
+//! The life of a shim: it makes a container, runs another program in it, passes on what they write, reports how they
+//! end, and goes. The sweep speaks with it as an engine would, whatever fails meanwhile.
+
+mod client;
+mod conmon;
+pub mod judge;
+mod neutral;
+
+use super::case::Base;
+use super::census::Census;
+use super::oracle::Seen;
+use super::point::{Action, Point};
+use super::stage::{LIMIT, Stage};
+use super::stdio::{Kind, Stdio};
+use super::tracer::{self, Request, Session, Trace};
+use crate::kit::stop::Verdict;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// One way in which a shim is used.
+pub struct Life {
+    /// Its name in reports.
+    pub name: &'static str,
+    /// What must be there before it; the rest of the words of its command.
+    prepare: fn(&Stage, &str) -> Verdict<Command>,
+    /// What the engine does.
+    live: fn(&Stage, &str, &Session, &Stdio) -> Vec<Fact>,
+    /// Removes all.
+    delete: fn(&Stage, &str) -> Option<String>,
+}
+
+/// What an operation is called, and how it ended: `ok …`, `error …`, `closed` or `hangs`.
+pub type Fact = (String, String);
+
+/// All lives.
+pub const LIVES: &[Life] = &[
+    Life { name: "shim-neutral", prepare: neutral::prepare, live: neutral::live, delete: neutral::delete },
+    Life { name: "shim-conmon", prepare: conmon::prepare, live: conmon::live, delete: conmon::delete },
+    Life { name: "shim-conmon-exec", prepare: conmon::prepare_exec, live: conmon::live_exec, delete: conmon::delete },
+];
+
+/// Lives one once.
+pub fn observe(stage: &Stage, life: &Life, base: &Base, at: Option<(Point, Action)>) -> Verdict<(Seen, Trace)> {
+    let id = stage.id();
+    let mut command = (life.prepare)(stage, &id)?;
+    let before = stage.census(&id);
+    let stdio = Stdio::new(Kind::Files, &stage.dir, &mut command, Vec::new())?;
+    let programs = vec![tracer::identity(&stage.shim)?];
+    let mut session = Session::start(Request { command, partner: None, programs, at })?;
+    let mut seen = Seen { facts: (life.live)(stage, &id, &session, &stdio), ..Seen::default() };
+    // Where a caller has died, a shim may be on its way to notice.
+    let trace = session.finish()?;
+    seen.code = Some(0);
+    seen.error = stdio.errors();
+    seen.changed = stdio.changed();
+    let begun = Instant::now();
+    let places = stage.places(&id);
+    loop {
+        seen.delete = (life.delete)(stage, &id);
+        seen.left = Census::settle(&places, |now| now.beyond(&base.empty).is_empty()).beyond(&base.empty);
+        let is_clear = seen.left.is_empty() && seen.delete.is_none();
+        if is_clear || begun.elapsed() > Duration::from_secs(5) {
+            break;
+        }
+    }
+    seen.new = stage.census(&id).beyond(&before);
+    Ok((seen, trace))
+}
+
+/// Waits for the end of the traced command: `ok` with its output, or `error` with its errors.
+fn ended(session: &Session, stdio: &Stdio) -> String {
+    match session.wait(LIMIT) {
+        None => "hangs".to_owned(),
+        Some(0) => format!("ok {}", stdio.output()),
+        Some(code) if code < 0 => format!("closed by signal {}", -code),
+        Some(_) => format!("error {} {}", stdio.output(), stdio.errors()),
+    }
+}
+
+/// Waits until a value is there.
+fn until<V>(limit: Duration, mut look: impl FnMut() -> Option<V>) -> Option<V> {
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = look() {
+            return Some(value);
+        }
+        if begun.elapsed() > limit {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A log of the CRI's form without its times.
+fn log(stage: &Stage) -> String {
+    let text = crate::kit::machine::text(stage.dir.join("life.log"));
+    let entries = text.lines().filter_map(|line| line.split_once(' ').map(|(_, rest)| rest.to_owned()));
+    entries.collect::<Vec<_>>().join("\n")
+}
