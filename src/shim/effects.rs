@@ -147,7 +147,11 @@ impl Supervisor {
         if let Some(streams) = &mut known.streams {
             streams.end_sinks(&self.poll, &mut self.scratch);
         }
-        let written = match self.write_record(serial) {
+        let mut written = self.write_record(serial);
+        if matches!(written, Written::Failed) && self.spare.release() {
+            written = self.write_record(serial);
+        }
+        let written = match written {
             Written::InChild => return,
             Written::Done => true,
             Written::Failed => false,
@@ -209,6 +213,7 @@ impl Supervisor {
     }
 
     fn recorded(&mut self, serial: u32, written: bool) {
+        self.spare.keep(self.reaper.fd());
         let Some(known) = self.processes.get_mut(serial) else { return };
         let effects = known.process.recorded(written, Instant::now());
         self.carry_out(serial, effects);

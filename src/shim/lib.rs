@@ -53,6 +53,7 @@ mod request;
 mod runtime;
 mod runtime_state;
 mod sink;
+mod spare;
 pub mod stdio;
 mod streams;
 mod supervisor;

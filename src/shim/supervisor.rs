@@ -20,6 +20,7 @@ use super::outlet::Scratch;
 use super::processes::Processes;
 use super::reaper::Reaper;
 use super::rehearsal::Upgrade;
+use super::spare::Spare;
 use super::streams::Streams;
 use super::{
     Code, Container, Event, Framing, Interest, Poll, ProcessId, ProcessState, Ready, Refusal, Reply, Request, WaitToken,
@@ -43,6 +44,8 @@ pub struct Supervisor {
     /// Descriptors that are held open as long as a process runs, for example ports that are reserved for
     /// it. They are closed when the first process has ended, before that is recorded.
     pub held: Vec<OwnedFd>,
+    /// For recording an end.
+    pub(super) spare: Spare,
     /// Its signals are blocked and read from a descriptor; see [`Event::Signal`].
     pub(super) reaper: Reaper,
     pub(super) scratch: Scratch,
@@ -81,12 +84,15 @@ impl Supervisor {
         // A process takes seven, and there may be hundreds of execs at once.
         windlass_sys::spawn::raise_descriptor_limit();
         poll.watch(reaper.fd(), key(Kind::Signals, 0, 0), Interest::Read)?;
+        let mut spare = Spare::default();
+        spare.keep(reaper.fd());
         Ok(Supervisor {
             poll,
             oom_score_adj: None,
             listen_pid: false,
             wait_for_only_reader: false,
             held: Vec::new(),
+            spare,
             reaper,
             scratch: Scratch::new()?,
             containers: Containers::default(),
