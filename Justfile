@@ -15,7 +15,7 @@ shim := built / "windlass-shim"
 integration := targets / host / "release/integration"
 engines := targets / host / "release/engines"
 # The chapters of the suite that are sweeps.
-world := "swap::"
+world := "swap:: shortage::"
 
 commit := `git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown`
 prefix := env("PREFIX", "/usr/local")
@@ -115,7 +115,8 @@ sweep-short mode="all" *args: build suite
     {{integration}} --sweep {{mode}} --short --runtime {{windlass}} {{args}}
     {{ if mode == "all" { integration + " --runtime " + windlass + " " + world } else { "true" } }}
 
-# Exchange every path of a hostile root file system at each lookup: a sample, as in `sweep-short`; all of it with --long
+# Exchange every path of a hostile root file system at each lookup (a sample, as in `sweep-short`; all of it with
+# --long), and let each resource run short
 sweep-world *args: build suite
     {{integration}} --runtime {{windlass}} {{args}} {{world}}
 

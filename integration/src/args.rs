@@ -9,7 +9,7 @@ pub const USAGE: &str = "\
 usage: integration [OPTION…] [FILTER…]
 
 Runs the cases whose name contains one of the FILTERs (all without one). Those of a sweep
-(swap::) run only if a FILTER begins with its name.
+(swap::, shortage::) run only if a FILTER begins with its name.
 
   --runtime PATH|NAME   the runtime under test; default: the windlass built beside this program
   --shim PATH           the shim under test; default: the one beside the runtime, or beside this program

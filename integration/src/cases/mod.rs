@@ -26,6 +26,7 @@ mod lifecycle;
 mod misc;
 mod mounts;
 mod namespaces;
+mod nested;
 mod process;
 mod rootfs;
 mod rootless;
@@ -38,6 +39,7 @@ mod shim_gates;
 mod shim_measures;
 mod shim_podman;
 mod shim_upgrade;
+mod shortage;
 mod sources;
 mod stdio;
 mod swap;
@@ -45,7 +47,7 @@ mod terminal;
 mod windlass;
 
 /// Chapters that run only when a filter names them: `just sweep-world`.
-pub const SWEEPS: &[&str] = &["swap::"];
+pub const SWEEPS: &[&str] = &["swap::", "shortage::"];
 
 /// All cases, in the order in which they run.
 pub fn all() -> impl Iterator<Item = &'static Case> {
@@ -77,6 +79,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         apparmor::CASES,
         joining::CASES,
         rootless::CASES,
+        nested::CASES,
         input::CASES,
         bad_configs::CASES,
         crash::CASES,
@@ -91,6 +94,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         shim_gates::CASES,
         shim_measures::CASES,
         swap::CASES,
+        shortage::CASES,
     ]
     .into_iter()
     .flatten()

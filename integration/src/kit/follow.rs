@@ -21,7 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// After this time the command is killed and counts as hung.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// One system call that looks paths up.
 #[derive(Clone, Debug, PartialEq, Eq)]

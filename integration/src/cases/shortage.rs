@@ -1,0 +1,136 @@
+//! Each resource runs short, from none of it up to where a command succeeds: the command says what is missing, in time,
+//! and `delete --force` removes the container, where nothing more is needed for that even while there is still none.
+
+mod disk;
+mod kernel;
+mod limit;
+mod shims;
+mod verbs;
+
+use self::limit::Limit;
+use self::verbs::{Subject, VERBS, Verb, truthful};
+use crate::kit::stop::Context;
+use crate::kit::{Need, Ran, T, Verdict};
+use crate::{chapter, ensure};
+use std::os::unix::process::CommandExt;
+use std::time::Duration;
+
+chapter! { "shortage":
+    few_descriptors_are_reported_by_every_verb [Need::Slow, Need::Windlass],
+    few_processes_of_a_user_are_reported [Need::Slow, Need::Windlass],
+    a_state_root_with_ever_more_room [Need::Slow, Need::Windlass],
+    a_full_state_root_stops_no_verb_but_those_that_make [Need::Slow, Need::Windlass],
+    a_full_log_or_pid_file_is_reported [Need::Slow, Need::Windlass],
+    a_full_volume_is_reported [Need::Slow, Need::Windlass],
+    few_namespaces_are_reported [Need::Slow, Need::Windlass],
+    few_processes_of_the_callers_cgroup_are_reported [Need::Slow, Need::Windlass, Need::Controller("pids")],
+    little_memory_of_the_callers_cgroup_leaves_what_can_be_deleted
+        [Need::Slow, Need::Windlass, Need::Controller("memory")],
+    few_mounts_are_reported [Need::Slow, Need::Windlass, Need::OwnKernel],
+    few_keys_are_reported [Need::Slow, Need::Windlass, Need::OwnKernel],
+    a_shim_with_few_descriptors_begins_or_says_why [Need::Slow, Need::Windlass],
+    a_shim_with_little_room_begins_or_says_why [Need::Slow, Need::Windlass],
+    a_shim_that_has_no_descriptors_left_records_the_end [Need::Windlass],
+    a_shim_without_watches_records_the_end [Need::Windlass],
+    an_answer_that_says_nothing_of_a_shortage_is_caught [Need::Windlass],
+}
+
+use disk::{
+    beside as a_full_log_or_pid_file_is_reported,
+    filled_state_root as a_full_state_root_stops_no_verb_but_those_that_make,
+    growing_state_root as a_state_root_with_ever_more_room, volume as a_full_volume_is_reported,
+};
+use kernel::{
+    keys as few_keys_are_reported, memory as little_memory_of_the_callers_cgroup_leaves_what_can_be_deleted,
+    mounts as few_mounts_are_reported, namespaces as few_namespaces_are_reported,
+    pids as few_processes_of_the_callers_cgroup_are_reported,
+};
+use shims::{
+    descriptors as a_shim_with_few_descriptors_begins_or_says_why,
+    none_left as a_shim_that_has_no_descriptors_left_records_the_end,
+    room as a_shim_with_little_room_begins_or_says_why, watches as a_shim_without_watches_records_the_end,
+};
+
+/// Of how much a verb must be able to do its work.
+const ENOUGH: u64 = 128;
+
+/// How often it must have succeeded in a row before it is believed to have enough.
+const IN_A_ROW: u64 = 3;
+
+/// Tries a verb with ever more of something. Gives how much was enough.
+fn ever_more(subject: &Subject<'_>, verb: &Verb, from: u64, limit: impl Fn(u64) -> Limit) -> Verdict<u64> {
+    let mut succeeded = 0;
+    for much in from..=ENOUGH {
+        let id = subject.prepare(verb.before)?;
+        let done = subject.attempt(verb.words, &id, limit(much));
+        subject.clean(&id).context(format!("{} with {much}", verb.words[0]))?;
+        let done = done.context(format!("{} with {much}", verb.words[0]))?;
+        succeeded = if done { succeeded + 1 } else { 0 };
+        if succeeded == IN_A_ROW {
+            return Ok(much + 1 - IN_A_ROW);
+        }
+    }
+    crate::kit::stop::fail(format!("{} does not succeed with {ENOUGH}", verb.words[0]))
+}
+
+fn few_descriptors_are_reported_by_every_verb(t: &T) -> Verdict {
+    let subject = Subject::new(t, |bundle| bundle)?;
+    for verb in VERBS {
+        // 0, 1 and 2 are open.
+        let enough = ever_more(&subject, verb, 3, Limit::Descriptors)?;
+        println!("{enough} descriptors: {}", verb.words.join(" "));
+    }
+    Ok(())
+}
+
+fn few_processes_of_a_user_are_reported(t: &T) -> Verdict {
+    let user = super::rootless::User::new(t, false)?;
+    let bundle = user.bundle()?;
+    bundle.write()?;
+    let mut succeeded = 0;
+    for much in 1..=ENOUGH {
+        let limit = Limit::Processes(much);
+        let id = t.id();
+        let as_user = |words: &[&str]| {
+            let mut command = user.command();
+            command.args(words);
+            let mut command = limit.apply(&command);
+            command.uid(super::rootless::UID).gid(super::rootless::UID);
+            t.finish(command)
+        };
+        let dir = bundle.dir.display().to_string();
+        let ran = as_user(&["run", "--bundle", &dir, &id])?;
+        truthful(&ran, limit).context(format!("run with {much} processes"))?;
+        t.finish({
+            let mut command = user.command();
+            command.args(["delete", "--force", &id]);
+            command
+        })?
+        .ok()?;
+        succeeded = if ran.code == 0 { succeeded + 1 } else { 0 };
+        if succeeded == IN_A_ROW {
+            ensure!(much > IN_A_ROW, "the limit is not felt");
+            println!("{} processes: run", much + 1 - IN_A_ROW);
+            return Ok(());
+        }
+    }
+    crate::kit::stop::fail("run never succeeds")
+}
+
+/// The oracle of this chapter against answers that a runtime must not give.
+fn an_answer_that_says_nothing_of_a_shortage_is_caught(_: &T) -> Verdict {
+    let ran = |code, stderr: &str| Ran {
+        command: String::new(),
+        code,
+        stdout: String::new(),
+        stderr: stderr.to_owned(),
+        took: Duration::ZERO,
+    };
+    let limit = Limit::Descriptors(5);
+    ensure!(truthful(&ran(0, ""), limit).is_ok(), "a success");
+    ensure!(truthful(&ran(1, "openat(...) = EMFILE"), limit).is_ok(), "an error that says so");
+    for (code, stderr) in [(1, ""), (1, "no such file or directory"), (-9, ""), (101, "panicked at ... EMFILE")] {
+        ensure!(truthful(&ran(code, stderr), limit).is_err(), "{code} {stderr:?} is not caught");
+    }
+    Ok(())
+}

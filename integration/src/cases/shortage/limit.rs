@@ -1,0 +1,67 @@
+//! What is short, and how a command is made to feel it.
+
+use std::process::{Command, Stdio};
+
+/// A resource of which a command gets only so much.
+#[derive(Clone, Copy, Debug)]
+pub enum Limit {
+    /// RLIMIT_NOFILE.
+    Descriptors(u64),
+    /// RLIMIT_NPROC, which holds for an ordinary user.
+    Processes(u64),
+    /// Nothing of the command's own: the world around it is short.
+    World(Missing),
+}
+
+/// What the kernel's error for a shortage is called.
+#[derive(Clone, Copy, Debug)]
+pub enum Missing {
+    /// ENOSPC: blocks, inodes, namespaces, mounts, watches.
+    Space,
+    /// EDQUOT: keys.
+    Quota,
+    /// EAGAIN: processes.
+    Processes,
+    /// ENOMEM, or the process is killed.
+    Memory,
+}
+
+impl Limit {
+    /// The command below the limit.
+    pub fn apply(self, command: &Command) -> Command {
+        let option = match self {
+            Limit::Descriptors(value) => format!("--nofile={value}"),
+            Limit::Processes(value) => format!("--nproc={value}"),
+            Limit::World(_) => return again(command, Command::new(command.get_program())),
+        };
+        let mut prlimit = Command::new("prlimit");
+        prlimit.arg(option).arg("--").arg(command.get_program());
+        again(command, prlimit)
+    }
+
+    /// What an error about it says, one of these.
+    pub fn words(self) -> &'static [&'static str] {
+        match self {
+            Limit::Descriptors(_) => &["EMFILE", "too many open files"],
+            Limit::Processes(_) | Limit::World(Missing::Processes) => &["EAGAIN", "resource temporarily unavailable"],
+            Limit::World(Missing::Space) => &["ENOSPC", "no space left on device"],
+            Limit::World(Missing::Quota) => &["EDQUOT", "disk quota exceeded"],
+            Limit::World(Missing::Memory) => &["ENOMEM", "cannot allocate memory", "EAGAIN", "killed"],
+        }
+    }
+}
+
+/// Arguments, directory and environment of a command, for another program.
+fn again(command: &Command, mut other: Command) -> Command {
+    other.args(command.get_args()).stdin(Stdio::null());
+    if let Some(dir) = command.get_current_dir() {
+        other.current_dir(dir);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => other.env(name, value),
+            None => other.env_remove(name),
+        };
+    }
+    other
+}
