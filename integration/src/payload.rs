@@ -2,7 +2,9 @@
 
 use crate::sys;
 use nix::errno::Errno;
+use std::io::Write;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 /// `@payload WHAT [ARG…]`.
 pub fn main(words: &[String]) -> ExitCode {
@@ -21,10 +23,37 @@ pub fn main(words: &[String]) -> ExitCode {
         Some("by-name") => by_name(rest).unwrap_or_else(|error| error.to_string()),
         Some("fds") => describe_fds(),
         Some("world") => crate::sweep::peers::probe::main(rest.first().map_or("", String::as_str)),
+        Some("write") => return write_lines(rest),
         _ => return ExitCode::from(2),
     };
     println!("{text}");
     ExitCode::SUCCESS
+}
+
+/// `MIB RATE`: when `/go` is there, writes numbered lines of 16 bytes, `RATE` MiB a second (0: as fast as it goes), and
+/// then to `/result` how many bytes and how many microseconds the longest write took.
+fn write_lines(words: &[String]) -> ExitCode {
+    const PIECE: u64 = 16 * 1024;
+    let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+    let (bytes, rate) = (number(0) << 20, number(1) << 20);
+    while !std::path::Path::new("/go").exists() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let (begin, mut longest, mut done) = (Instant::now(), Duration::ZERO, 0);
+    while done < bytes {
+        let lines: String = (done / 16..(done + PIECE) / 16).map(|n| format!("{n:015}\n")).collect();
+        let at = Instant::now();
+        if std::io::stdout().write_all(lines.as_bytes()).and_then(|()| std::io::stdout().flush()).is_err() {
+            return ExitCode::FAILURE;
+        }
+        longest = longest.max(at.elapsed());
+        done += PIECE;
+        if let Some(due) = (done * 1_000_000).checked_div(rate).map(Duration::from_micros) {
+            std::thread::sleep(due.saturating_sub(begin.elapsed()));
+        }
+    }
+    let result = std::fs::write("/result", format!("{done} {}\n", longest.as_micros()));
+    ExitCode::from(u8::from(result.is_err()))
 }
 
 /// `NR[,ARG…]` to `NR=VALUE` or `NR=ERRNO`.

@@ -169,8 +169,8 @@ impl Supervisor {
         if new.exit_files.is_empty() && logs.is_empty() && (oom_files.is_empty() || !status.oom_killed) {
             return Written::Done;
         }
-        let dropped = streams.as_ref().map_or(0, Streams::dropped);
-        let record = Record::of(&process.id, process.pid(), &status, dropped);
+        let bytes = streams.as_ref().map_or((0, 0), |streams| (streams.dropped(), streams.unsent()));
+        let record = Record::of(&process.id, process.pid(), &status, bytes);
         let writing = Writing {
             files: &new.exit_files,
             oom_files: if process.id.is_init() { oom_files } else { &[] },

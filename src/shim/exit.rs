@@ -79,11 +79,14 @@ pub struct Record {
     /// Bytes of output that could not be written.
     #[serde(default)]
     pub dropped_bytes: u64,
+    /// Bytes of output that had no reader when the process ended. They are kept until it is deleted.
+    #[serde(default)]
+    pub unsent_bytes: u64,
 }
 
 impl Record {
-    /// The record of a process.
-    pub fn of(process: &ProcessId, pid: i32, status: &ExitStatus, dropped: u64) -> Record {
+    /// The record of a process, and of how many bytes of its output were dropped and have no reader yet.
+    pub fn of(process: &ProcessId, pid: i32, status: &ExitStatus, (dropped, unsent): (u64, u64)) -> Record {
         let since = status.at.duration_since(UNIX_EPOCH).unwrap_or_default();
         Record {
             version: VERSION,
@@ -93,6 +96,7 @@ impl Record {
             exit: status.record(),
             at_nanoseconds: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
             dropped_bytes: dropped,
+            unsent_bytes: unsent,
         }
     }
 
@@ -226,7 +230,7 @@ mod tests {
     fn a_record_reads_back_as_it_was() {
         let dir = std::env::temp_dir().join(format!("windlass-exit-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a directory");
-        let record = Record::of(&ProcessId::of("web", "probe"), 7, &status(), 3);
+        let record = Record::of(&ProcessId::of("web", "probe"), 7, &status(), (3, 4));
         put(&dir.join("exit.json"), &json(&record), true).expect("written");
         let read = Record::read(&dir.join("exit.json")).expect("read");
         assert_eq!(read, record);
@@ -239,7 +243,7 @@ mod tests {
 
     #[test]
     fn windlass_reads_the_record_too() {
-        let record = Record::of(&ProcessId::init("web"), 7, &status(), 0);
+        let record = Record::of(&ProcessId::init("web"), 7, &status(), (0, 0));
         let read: ExitRecord = serde_json::from_slice(&json(&record)).expect("a superset");
         assert_eq!(read, record.exit);
     }
@@ -247,7 +251,7 @@ mod tests {
     #[test]
     fn a_record_of_the_future_is_not_guessed_at() {
         let path = std::env::temp_dir().join(format!("windlass-future-{}", std::process::id()));
-        let mut record = Record::of(&ProcessId::init("web"), 7, &status(), 0);
+        let mut record = Record::of(&ProcessId::init("web"), 7, &status(), (0, 0));
         record.version = VERSION + 1;
         put(&path, &json(&record), false).expect("written");
         assert_eq!(Record::read(&path), None);

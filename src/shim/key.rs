@@ -36,6 +36,8 @@ pub(super) enum Kind {
     News,
     /// The pidfd of a program that looks whether it could go on.
     Rehearsal,
+    /// What a child says that writes output to a file or reads it back.
+    Spool,
 }
 
 impl Kind {
@@ -55,6 +57,7 @@ impl Kind {
             12 => Kind::Record,
             13 => Kind::News,
             14 => Kind::Rehearsal,
+            15 => Kind::Spool,
             _ => return None,
         })
     }
@@ -81,13 +84,13 @@ mod tests {
 
     #[test]
     fn a_key_has_the_parts_that_it_was_made_of() {
-        for byte in 1..=14 {
+        for byte in 1..=15 {
             let kind = Kind::of(byte).expect("a kind");
             assert_eq!(kind as u8, byte);
             assert_eq!(parts(key(kind, u32::MAX, u16::MAX)), Some((kind, u32::MAX, u16::MAX)));
             assert_eq!(parts(key(kind, 7, 0)), Some((kind, 7, 0)));
         }
-        assert_eq!((Kind::of(0), Kind::of(15)), (None, None));
+        assert_eq!((Kind::of(0), Kind::of(16)), (None, None));
         assert!(is_of_front_end((1 << 56) - 1));
     }
 }

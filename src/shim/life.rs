@@ -253,10 +253,10 @@ impl Process {
         }
     }
 
-    /// What the front end sees. `terminal` and `dropped` are known to its stdio.
-    pub(super) fn state(&self, terminal: bool, dropped: u64) -> ProcessState {
+    /// What the front end sees. `terminal`, `dropped` and `unsent` are known to its stdio.
+    pub(super) fn state(&self, terminal: bool, dropped: u64, unsent: u64) -> ProcessState {
         let exit = self.status().filter(|_| self.is_told());
-        ProcessState { phase: self.phase(), pid: self.pid(), terminal, exit, dropped }
+        ProcessState { phase: self.phase(), pid: self.pid(), terminal, exit, dropped, unsent }
     }
 
     /// When time alone changes its state.

@@ -4,11 +4,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use super::client::Client;
+use super::key::{Kind, key};
 use super::log::{Logger, SCRATCH, Stream};
 use super::pipe::KEPT;
 use super::poll::{Interest, Poll};
 use super::sink::{Sink, Taken};
-use super::stdio::Output;
+use super::spool::{Progress, Spool};
+use super::stdio::{Output, Spooling};
 use windlass_sys::Result;
 use windlass_sys::region::Region;
 use windlass_sys::stream::{self, Moved};
@@ -36,7 +38,8 @@ const LAST_TURNS: usize = 64;
 /// pieces would fill it with almost empty slots; a copy fills each slot.
 const LITTLE: usize = 16 * 1024;
 
-/// Bytes that are taken from the process while its fifo has no reader: as many as the fifo itself holds.
+/// Bytes that are taken from the process while its fifo has no reader and no output is kept: as many as the fifo
+/// itself holds.
 const ROOM: usize = 64 * 1024;
 
 /// Memory for reading and for assembling lines. All streams share it, and it is given back when nothing
@@ -78,6 +81,10 @@ pub(super) struct Outlet {
     pub(super) sink_watched: bool,
     /// Bytes that were read, and that the sink has not taken yet.
     pub(super) pending: Vec<u8>,
+    /// Those that were read behind them while the sink had no reader.
+    pub(super) spool: Option<Box<Spool>>,
+    /// Whether what waits does so because the sink is full.
+    pub(super) is_sink_full: bool,
     /// What was read while the runtime runs, which writes its complaints to this stream. `None`: it has ended.
     pub(super) held: Option<Vec<u8>>,
     pub(super) complaint: Vec<u8>,
@@ -114,17 +121,22 @@ pub(super) struct Around<'a> {
 }
 
 impl Outlet {
-    pub(super) fn new(stream: Stream, output: Output, source_key: u64, sink_key: u64) -> Result<Outlet> {
+    pub(super) fn new(stream: Stream, output: Output, spooling: &Spooling, serial: u32) -> Result<Outlet> {
+        let sub = stream as u16;
+        let mut sink = Sink::open(output)?;
+        let keeps = sink.fifo().is_some() && spooling.max > 0;
         Ok(Outlet {
             stream,
             source: None,
-            source_key,
+            source_key: key(Kind::Source, serial, sub),
             source_watched: false,
             terminal: false,
-            sink: Sink::open(output)?,
-            sink_key,
+            sink,
+            sink_key: key(Kind::Sink, serial, sub),
             sink_watched: false,
             pending: Vec::new(),
+            spool: keeps.then(|| Box::new(Spool::new(spooling.clone(), key(Kind::Spool, serial, sub)))),
+            is_sink_full: false,
             held: None,
             complaint: Vec::new(),
             waits_for_clients: false,
@@ -167,20 +179,32 @@ impl Outlet {
         self.source.is_none() && (self.pending.is_empty() || matches!(self.sink, Sink::Fifo(_)))
     }
 
+    /// Bytes that could not be passed on.
     pub(super) fn dropped(&self) -> u64 {
-        self.dropped
+        self.dropped + self.spool.as_ref().map_or(0, |spool| spool.dropped())
+    }
+
+    /// Bytes that were read and wait for a reader. Those in the fifo are not among them.
+    pub(super) fn unsent(&self) -> u64 {
+        self.pending.len() as u64 + self.spool.as_ref().map_or(0, |spool| spool.len())
+    }
+
+    /// Why output cannot be kept, once.
+    pub(super) fn take_warning(&mut self) -> Option<String> {
+        self.spool.as_mut().and_then(|spool| spool.take_warning())
     }
 
     /// Moves what can be moved.
     pub(super) fn pump(&mut self, around: &mut Around<'_>) {
         self.waits_for_clients = false;
+        self.spool.iter_mut().for_each(|spool| spool.attend());
         let mut reads = true;
         // Whether a splice has left bytes in the source that the sink does not take.
         let mut full = false;
         for _ in 0..if around.alive { TURNS } else { LAST_TURNS } {
             full = false;
             let flushed = self.flush(around.poll);
-            let room = if flushed { READ } else { self.room(around.alive).saturating_sub(self.pending.len()) };
+            let room = if flushed { READ } else { self.room(around.alive) };
             if room == 0 {
                 reads = false;
                 break;
@@ -212,22 +236,37 @@ impl Outlet {
                 }
             }
         }
-        let waits = full || (!self.pending.is_empty() && !self.sink.is_alone());
+        let waits = full || (self.is_sink_full && !self.sink.is_alone());
         self.watch(reads && !self.hung_up, waits, around.poll);
-        if self.over && self.source.is_none() && self.pending.is_empty() {
+        if self.over && self.source.is_none() && self.unsent() == 0 {
             self.sink.end(around.poll);
         }
     }
 
-    /// How many bytes may be pending while more is read. With a slow reader it is none: the process is held
-    /// back. While a fifo has no reader, it is [`ROOM`]. After the end of the process, the whole content of its
-    /// pipe is added, and one byte more, because only a read(2) of at least one byte finds the end.
+    /// How many bytes may be read while some wait already. With a slow reader it is none: the process is held back.
+    /// While a fifo has no reader, it is what the spool has room for, or [`ROOM`] without one. After the end of the
+    /// process, the whole content of its pipe is added, and one byte more, because only a read(2) of at least one byte
+    /// finds the end.
     fn room(&mut self, alive: bool) -> usize {
-        match (&self.source, self.sink.fifo().is_some()) {
-            (Some(source), true) if !alive => ROOM + KEPT + stream::capacity(source.as_fd()).max(ROOM) + 1,
-            (_, true) if self.sink.is_alone() => ROOM,
+        if self.sink.fifo().is_none() {
+            return 0;
+        }
+        let rest = self.source.as_ref().filter(|_| !alive);
+        let rest = rest.map(|source| KEPT + stream::capacity(source.as_fd()).max(ROOM) + 1);
+        let (alone, keeps) = (self.sink.is_alone(), self.keeps());
+        match (&mut self.spool, rest) {
+            (Some(spool), Some(rest)) if keeps => spool.last_room(rest),
+            // A reader that is there gets what waits in large pieces.
+            (Some(spool), None) if keeps => Some(spool.room(alone)).filter(|room| *room >= LITTLE).unwrap_or(0),
+            (_, Some(rest)) => (ROOM + rest).saturating_sub(self.pending.len()),
+            (_, None) if alone => ROOM.saturating_sub(self.pending.len()),
             _ => 0,
         }
+    }
+
+    /// Whether what is read now goes to the spool.
+    fn keeps(&mut self) -> bool {
+        self.spool.as_ref().is_some_and(|spool| !spool.is_empty() || self.sink.is_alone())
     }
 
     /// Goes on reading if it has waited for clients.
@@ -274,7 +313,8 @@ impl Outlet {
     /// Moves some bytes from the source: by a splice, if the sink alone gets them.
     fn shift(&mut self, limit: usize, around: &mut Around<'_>) -> Shifted {
         let direct = around.logs.is_empty() && around.clients.is_empty() && self.held.is_none() && !self.terminal;
-        if let (true, true, Some(source)) = (direct, self.pending.is_empty(), &self.source)
+        let nothing_waits = self.pending.is_empty() && self.spool.as_ref().is_none_or(|spool| spool.is_empty());
+        if let (true, true, Some(source)) = (direct, nothing_waits, &self.source)
             && self.sink.pipe().is_some()
             && !self.sink.is_alone()
             && (self.last >= NARROW || stream::waiting(source.as_fd()) >= LITTLE)
@@ -345,7 +385,12 @@ impl Outlet {
         match &self.sink {
             Sink::None => {}
             Sink::Pipe(_) | Sink::Fifo(_) => {
-                self.pending.extend_from_slice(bytes);
+                if self.keeps() {
+                    let alone = self.sink.is_alone();
+                    self.spool.iter_mut().for_each(|spool| spool.push(bytes, alone, poll));
+                } else {
+                    self.pending.extend_from_slice(bytes);
+                }
                 self.flush(poll);
             }
             Sink::File(file) => {
@@ -358,8 +403,37 @@ impl Outlet {
         }
     }
 
-    /// Writes what is pending. False: a part of it has to wait.
+    /// Writes what waits. False: a part of it has to wait longer.
     fn flush(&mut self, poll: &Poll) -> bool {
+        loop {
+            self.is_sink_full = !self.flush_pending(poll);
+            let Some(spool) = self.spool.as_mut().filter(|spool| !self.is_sink_full && !spool.is_empty()) else {
+                return !self.is_sink_full;
+            };
+            if self.sink.is_alone() {
+                return false;
+            }
+            if let Some(mark) = spool.mark() {
+                self.pending = mark;
+                continue;
+            }
+            match spool.deliver(&mut self.sink, poll) {
+                Progress::Moved => {}
+                Progress::Gone => {
+                    self.dropped += spool.clear();
+                    self.sink = Sink::None;
+                    return true;
+                }
+                progress => {
+                    self.is_sink_full = progress == Progress::Full;
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Writes what is pending. False: a part of it has to wait.
+    fn flush_pending(&mut self, poll: &Poll) -> bool {
         let mut done = 0;
         while done < self.pending.len() && !self.sink.is_alone() {
             match self.sink.write(&self.pending[done..], poll) {
@@ -429,7 +503,7 @@ impl Outlet {
     /// Closes source and sink. What was not taken is dropped.
     pub(super) fn finish(&mut self) {
         self.source = None;
-        self.dropped += self.pending.len() as u64;
+        self.dropped += self.pending.len() as u64 + self.spool.as_mut().map_or(0, |spool| spool.clear());
         self.pending = Vec::new();
         self.sink = Sink::None;
     }
@@ -446,7 +520,7 @@ impl Outlet {
     /// it may also be one that has not come yet.
     pub(super) fn is_wanted(&mut self, late: bool) -> bool {
         let alone = self.sink.is_alone();
-        let unsent = !self.pending.is_empty();
+        let unsent = self.unsent() > 0;
         self.sink.fifo().is_some_and(|fifo| unsent && if alone { late && !fifo.met } else { true })
     }
 }

@@ -56,4 +56,6 @@ pub struct ProcessState {
     pub exit: Option<ExitStatus>,
     /// Bytes of its output that could not be written to a log or a fifo.
     pub dropped: u64,
+    /// Bytes of its output that wait for the reader of a fifo.
+    pub unsent: u64,
 }

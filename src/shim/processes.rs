@@ -36,7 +36,8 @@ impl Supervised {
 
     pub(super) fn state(&self) -> ProcessState {
         let terminal = self.streams.as_ref().map_or(self.new.stdio.terminal, |streams| streams.terminal);
-        self.process.state(terminal, self.streams.as_ref().map_or(0, Streams::dropped))
+        let bytes = |of: fn(&Streams) -> u64| self.streams.as_ref().map_or(0, of);
+        self.process.state(terminal, bytes(Streams::dropped), bytes(Streams::unsent))
     }
 
     /// Whether a reader is about to take the output that is left. Engines open the fifos of an exec while

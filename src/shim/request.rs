@@ -132,6 +132,8 @@ pub enum Event {
         /// The answer.
         result: Result<Reply, Refusal>,
     },
+    /// Something that an administrator should know of.
+    Warning(String),
     /// Something was removed from the directory that the front end has had watched.
     Removal,
     /// The shim itself has got SIGTERM, SIGINT, SIGQUIT, SIGHUP or SIGUSR1.

@@ -1,11 +1,14 @@
 //! The stdio of a process, as a front end describes it.
 //!
-//! Output goes to fifos, logs and attached clients. A fifo loses nothing: a slow reader holds the process back. A
+//! Output goes to fifos, logs and attached clients. A fifo loses nothing: a slow reader holds the process back, and
+//! while there is no reader the output is kept. A
 //! log is written at once; what cannot be written is counted, and never stops the reading. An attached client that
 //! is slow holds the process back too, but it is dropped when it has not read for two seconds.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
 
 /// The source of the input.
 #[derive(Debug, Default)]
@@ -33,8 +36,8 @@ pub enum Output {
     None,
     /// There is none, but clients may attach.
     Attach,
-    /// A fifo. If it has no reader, the shim waits for one. What is in the fifo when the process ends can be read
-    /// until the process is deleted.
+    /// A fifo. If it has no reader, the shim keeps the output and waits for one; see [`Spooling`]. What was not read
+    /// when the process ends can be read until the process is deleted.
     Fifo(PathBuf),
     /// A file to append to. Both streams may name the same.
     File(PathBuf),
@@ -42,6 +45,39 @@ pub enum Output {
     Fd(OwnedFd),
     /// The same stream of the shim itself.
     Inherit,
+}
+
+/// What becomes of output whose fifo has no reader.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spooling {
+    /// Bytes of each stream that are kept in a file, besides those in memory (1 MiB). With 0 nothing is kept:
+    /// the process is held back as soon as the pipes are full.
+    pub max: u64,
+    /// What is done when there is no room.
+    pub full: WhenFull,
+    /// The directory of the file, which has no name in it.
+    pub directory: PathBuf,
+}
+
+/// Parses a size in bytes with an optional `k`, `m` or `g`.
+pub(super) fn size(text: &str) -> Option<u64> {
+    let (digits, unit) = match text.as_bytes().last()? {
+        b'k' | b'K' => (&text[..text.len() - 1], 1 << 10),
+        b'm' | b'M' => (&text[..text.len() - 1], 1 << 20),
+        b'g' | b'G' => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// What is done when there is no room for more output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhenFull {
+    /// The process is held back.
+    #[default]
+    Block,
+    /// The oldest output is dropped, and a line tells the reader how much.
+    DropOldest,
 }
 
 /// A log, which gets both streams.
@@ -111,6 +147,8 @@ pub struct Stdio {
     pub stdout: Output,
     /// Errors.
     pub stderr: Output,
+    /// What becomes of output whose fifo has no reader.
+    pub spooling: Spooling,
     /// Logs.
     pub logs: Vec<Log>,
     /// User and group that own the pipes, so that a user who is not root can open `/dev/stdout`.

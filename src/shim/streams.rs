@@ -12,7 +12,7 @@ use super::log::{Logger, Stream};
 use super::outlet::{Around, Outlet, Scratch};
 use super::pipe::{captured, null};
 use super::poll::{Interest, Poll, Ready};
-use super::stdio::{Framing, Output, Stdin, Stdio};
+use super::stdio::{Framing, Output, Spooling, Stdin, Stdio};
 use windlass_sys::stream::{self, Moved};
 use windlass_sys::{Result, fd, socket};
 
@@ -63,6 +63,7 @@ enum Sends {
 struct Pipes {
     owner: Option<(u32, u32)>,
     fifos: Option<(PathBuf, String)>,
+    spooling: Spooling,
 }
 
 impl Pipes {
@@ -101,7 +102,7 @@ impl Streams {
             early: stdio.terminal.then(Vec::new),
             size: None,
         };
-        let pipes = Pipes { owner: stdio.owner, fifos: stdio.fifos };
+        let pipes = Pipes { owner: stdio.owner, fifos: stdio.fifos, spooling: stdio.spooling };
         let stdin = streams.open_input(stdio.owner, poll)?;
         let stdout = streams.open_output(Stream::Stdout, stdio.stdout, &pipes, poll)?;
         let stderr = streams.open_output(Stream::Stderr, stdio.stderr, &pipes, poll)?;
@@ -147,10 +148,8 @@ impl Streams {
         if unwanted && !self.terminal && which == Stream::Stdout {
             return null();
         }
-        let sub = which as u16;
-        let source_key = key(Kind::Source, self.serial, sub);
         let output = if discard { Output::None } else { output };
-        let mut outlet = Outlet::new(which, output, source_key, key(Kind::Sink, self.serial, sub))?;
+        let mut outlet = Outlet::new(which, output, &pipes.spooling, self.serial)?;
         let child_end = if self.terminal && which == Stream::Stdout {
             null()?
         } else {
@@ -220,7 +219,7 @@ impl Streams {
         alive: bool,
     ) {
         match kind {
-            Kind::Source | Kind::Sink => {
+            Kind::Source | Kind::Sink | Kind::Spool => {
                 // The key names the stream, but a process may have only one outlet.
                 let index = usize::from(sub).min(self.outlets.len().saturating_sub(1));
                 let mut around = Around { logs: &mut self.logs, clients: &mut self.clients, poll, scratch, alive };
@@ -532,6 +531,16 @@ impl Streams {
     pub(super) fn dropped(&self) -> u64 {
         let logs: u64 = self.logs.iter().map(Logger::dropped).sum();
         logs + self.outlets.iter().map(Outlet::dropped).sum::<u64>()
+    }
+
+    /// Bytes that were read and wait for the reader of a fifo.
+    pub(super) fn unsent(&self) -> u64 {
+        self.outlets.iter().map(Outlet::unsent).sum()
+    }
+
+    /// Why output cannot be kept, once.
+    pub(super) fn take_warning(&mut self) -> Option<String> {
+        self.outlets.iter_mut().find_map(Outlet::take_warning)
     }
 
     /// The log files that have to be synced before the exit is reported.

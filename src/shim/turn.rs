@@ -57,11 +57,14 @@ impl Supervisor {
             Kind::Console => self.look_at_console(serial),
             Kind::News => self.news(),
             Kind::Rehearsal => self.look_at_rehearsal(Instant::now()),
-            Kind::Source | Kind::Sink | Kind::InputFifo | Kind::InputSink | Kind::Client => {
+            Kind::Source | Kind::Sink | Kind::InputFifo | Kind::InputSink | Kind::Client | Kind::Spool => {
                 let Some(known) = self.processes.get_mut(serial) else { return };
                 let alive = known.process.is_alive();
                 if let Some(streams) = &mut known.streams {
                     streams.ready(kind, sub, ready, &self.poll, &mut self.scratch, alive);
+                    if let Some(why) = streams.take_warning() {
+                        self.events.push_back(Event::Warning(format!("{}: {why}", known.process.id.name())));
+                    }
                 }
                 if !alive {
                     self.look_at_output(serial);

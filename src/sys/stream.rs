@@ -92,6 +92,14 @@ pub fn has_reader(write_end: BorrowedFd<'_>) -> bool {
     !(ready == Ok(1) && ends[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR)))
 }
 
+/// Whether a pipe has no writer and nothing in it (poll(2): `POLLHUP` without `POLLIN`).
+pub fn has_ended(read_end: BorrowedFd<'_>) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut ends = [PollFd::new(read_end, PollFlags::POLLIN)];
+    let ready = poll(&mut ends, PollTimeout::ZERO);
+    ready == Ok(1) && ends[0].revents().is_some_and(|events| !events.contains(PollFlags::POLLIN))
+}
+
 /// The name by which the file of a descriptor can be opened.
 pub fn path_of(fd: BorrowedFd<'_>) -> std::path::PathBuf {
     format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
@@ -142,8 +150,11 @@ mod tests {
         assert_eq!(read(read_end.as_fd(), &mut buffer), Ok(Moved::Later));
         assert_eq!(write(write_end.as_fd(), b"abc"), Ok(Moved::Bytes(3)));
         assert_eq!(waiting(read_end.as_fd()), 3);
+        assert!(!has_ended(read_end.as_fd()));
         assert_eq!(read(read_end.as_fd(), &mut buffer), Ok(Moved::Bytes(3)));
+        assert!(!has_ended(read_end.as_fd()));
         drop(write_end);
+        assert!(has_ended(read_end.as_fd()));
         assert_eq!(read(read_end.as_fd(), &mut buffer), Ok(Moved::End));
     }
 

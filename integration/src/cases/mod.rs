@@ -38,6 +38,7 @@ mod shim_faults;
 mod shim_gates;
 mod shim_measures;
 mod shim_podman;
+mod shim_spool;
 mod shim_upgrade;
 mod shortage;
 mod sources;
@@ -92,6 +93,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         shim_faults::CASES,
         shim_upgrade::CASES,
         shim_gates::CASES,
+        shim_spool::CASES,
         shim_measures::CASES,
         swap::CASES,
         shortage::CASES,

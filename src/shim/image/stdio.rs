@@ -1,6 +1,8 @@
 //! The tables of the stdio of processes.
 
-use super::format::{Content, Encoder, Fields, Value, choice, table};
+use std::collections::VecDeque;
+
+use super::format::{Content, Encoder, Field, Fields, Value, choice, table};
 use crate::client::Client;
 use crate::log::file::FileLog;
 use crate::log::journald::{Journald, SOCKET};
@@ -8,12 +10,13 @@ use crate::log::json::JsonLog;
 use crate::log::{Logger, Stream};
 use crate::outlet::Outlet;
 use crate::sink::{Fifo, Sink};
+use crate::spool::{Feeder, Spool, Writer};
 use crate::stdio::{JournalFields, LogFile};
 use crate::streams::{Input, Streams};
-use crate::{Framing, Interest, Log, Output, Stdin, Stdio};
+use crate::{Framing, Interest, Log, Output, Spooling, Stdin, Stdio, WhenFull};
 
 table! {
-    Stdio { 1 terminal, 2 stdin, 3 stdout, 4 stderr, 5 logs, 6 owner, 7 fifos }
+    Stdio { 1 terminal, 2 stdin, 3 stdout, 4 stderr, 5 logs, 6 owner, 7 fifos, 8 spooling }
     LogFile { 1 path, 2 below, 3 max_size, 4 max_files, 5 max_total, 6 sync }
     JournalFields { 1 id, 2 name, 3 tag, 4 labels, 5 partial }
     Streams {
@@ -23,7 +26,14 @@ table! {
     Outlet {
         1 stream, 2 source, 3 source_key, 4 source_watched, 5 terminal, 6 sink, 7 sink_key, 8 sink_watched,
         9 pending, 10 held, 11 complaint, 12 waits_for_clients, 13 hung_up, 14 over, 15 dropped, 16 moved, 17 last,
+        18 spool, 19 is_sink_full,
     }
+    Spool {
+        1 settings, 2 key, 3 memory, 4 file, 5 start, 6 end, 7 writer, 8 feeder, 9 has_failed, 10 lost, 11 dropped,
+        12 credit, 13 warning,
+    }
+    Writer { 1 answer, 2 bytes, 3 taken }
+    Feeder { 1 pipe, 2 until, 3 has_moved, 4 is_watched }
     Fifo { 1 end, 2 alone, 3 met, 4 watch, 5 next_look }
     Client {
         1 number, 2 key, 3 socket, 4 framing, 5 queue, 6 queued, 7 sent, 8 since, 9 reading, 10 unread, 11 watched,
@@ -41,6 +51,41 @@ choice! {
     Stream { 1 Stdout {}, 2 Stderr {} }
     Sink { 1 None {}, 2 Pipe { 1 end: 0 }, 3 Fifo { 1 fifo: 0 }, 4 File { 1 file: 0 } }
     Logger { 1 K8s { 1 file: 0 }, 2 Json { 1 log: 0 }, 3 Raw { 1 file: 0 }, 4 Journald { 1 journal: 0 } }
+}
+
+/// By hand, because one that keeps nothing is not written.
+impl Value for Spooling {
+    const EMPTY: bool = true;
+
+    fn write(&self, to: &mut Encoder) {
+        to.put(1, true, &self.max);
+        to.put(2, true, &(self.full == WhenFull::DropOldest));
+        to.put(3, true, &self.directory);
+    }
+
+    fn read(content: Content<'_>) -> Spooling {
+        let mut fields = Fields::of(content, "Spooling");
+        let (max, drops, directory) = (fields.get(1), fields.get(2), fields.get(3));
+        fields.end();
+        Spooling { max, full: if drops { WhenFull::DropOldest } else { WhenFull::Block }, directory }
+    }
+}
+
+/// The bytes as they are, and not each as a field.
+impl Field for VecDeque<u8> {
+    fn put(&self, number: u32, essential: bool, to: &mut Encoder) {
+        let (one, two) = self.as_slices();
+        if !self.is_empty() {
+            let start = to.begin(number, essential);
+            to.bytes(one);
+            to.bytes(two);
+            to.end(start);
+        }
+    }
+
+    fn get(number: u32, fields: &mut Fields<'_>) -> VecDeque<u8> {
+        fields.take_one(number).map(|content| content.bytes().iter().copied().collect()).unwrap_or_default()
+    }
 }
 
 /// By hand, because the socket's path is this program's, and the priorities of partial lines are digits.

@@ -14,12 +14,13 @@ use crate::oom::OomWatch;
 use crate::outlet::Outlet;
 use crate::processes::Supervised;
 use crate::sink::{Fifo, Sink};
+use crate::spool::{Feeder, Spool, Writer};
 use crate::stdio::{JournalFields, LogFile};
 use crate::streams::{Input, Streams};
 use crate::table::Table;
 use crate::{
-    Container, ExitFile, ExitStatus, Framing, Interest, Log, NewProcess, Output, Phase, ProcessId, Runtime, Stdin,
-    Stdio, Supervisor, Timeouts, WaitToken,
+    Container, ExitFile, ExitStatus, Framing, Interest, Log, NewProcess, Output, Phase, ProcessId, Runtime, Spooling,
+    Stdin, Stdio, Supervisor, Timeouts, WaitToken, WhenFull,
 };
 use windlass_sys::process::{Child, Exit};
 
@@ -188,6 +189,7 @@ impl Random {
             stdin: self.stdin(),
             stdout: self.output(),
             stderr: self.output(),
+            spooling: self.spooling(),
             logs: self.some(Random::log),
             owner: self.maybe(|r| (r.next() as u32, 0)),
             fifos: self.maybe(|r| (r.text().into(), r.text())),
@@ -223,6 +225,25 @@ impl Random {
         }
     }
 
+    fn spooling(&mut self) -> Spooling {
+        let full = if self.yes() { WhenFull::Block } else { WhenFull::DropOldest };
+        Spooling { max: self.number(), full, directory: self.text().into() }
+    }
+
+    fn spool(&mut self) -> Spool {
+        let mut spool = Spool::new(self.spooling(), self.number());
+        spool.memory = self.bytes().into();
+        spool.file = self.maybe(Random::fd);
+        (spool.start, spool.end) = (3, 3 + self.below(1 << 40));
+        spool.writer =
+            self.maybe(|r| Writer { answer: r.fd(), bytes: r.number() as usize, taken: r.below(7) as usize });
+        spool.feeder =
+            self.maybe(|r| Feeder { pipe: r.fd(), until: r.number(), has_moved: r.yes(), is_watched: r.yes() });
+        (spool.has_failed, spool.lost, spool.dropped) = (self.yes(), self.number(), self.number());
+        (spool.credit, spool.warning) = (self.number() as usize, self.maybe(Random::text));
+        spool
+    }
+
     fn outlet(&mut self) -> Outlet {
         Outlet {
             stream: if self.yes() { Stream::Stdout } else { Stream::Stderr },
@@ -234,6 +255,8 @@ impl Random {
             sink_key: self.number(),
             sink_watched: self.yes(),
             pending: self.bytes(),
+            spool: self.maybe(|r| Box::new(r.spool())),
+            is_sink_full: self.yes(),
             held: self.maybe(Random::bytes),
             complaint: self.bytes(),
             waits_for_clients: self.yes(),

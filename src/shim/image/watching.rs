@@ -76,7 +76,7 @@ fn output(outlet: &mut Outlet, poll: &Poll) -> Result<()> {
     if let Some(fifo) = outlet.sink.fifo() {
         fifo.watch_again(poll);
     }
-    Ok(())
+    outlet.spool.as_mut().map_or(Ok(()), |spool| spool.watch_again(poll))
 }
 
 fn input(input: &Input, serial: u32, poll: &Poll) -> Result<()> {

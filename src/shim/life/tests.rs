@@ -85,7 +85,7 @@ fn all(now: Instant) -> Vec<Process> {
 }
 
 fn phase(process: &Process) -> Phase {
-    process.state(false, 0).phase
+    process.state(false, 0, 0).phase
 }
 
 fn wrong<T: std::fmt::Debug>(result: Result<T>) -> Code {
@@ -110,14 +110,14 @@ fn init_is_created_started_and_ends() {
     let ended = process.reaped(Reaped::Ended(SEVEN), &reaping(now));
     assert_eq!(ended, [Effect::Drain, Effect::EndContainer]);
     // Until it is reported, its phase is that in which it ended, and nobody learns how.
-    assert_eq!((phase(&process), process.state(false, 0).exit), (Phase::Paused, None));
+    assert_eq!((phase(&process), process.state(false, 0, 0).exit), (Phase::Paused, None));
     process.enter(Phase::Running);
     assert_eq!(phase(&process), Phase::Paused);
     assert_eq!(process.drained(DRAINED, now), [Effect::Record]);
     assert_eq!(process.recorded(true, now), [Effect::TakeTurns]);
     let exited = Effect::Tell(Event::Exited { process: id, pid: PID, status: status(SEVEN) });
     assert_eq!(process.tell(), [Effect::Disconnect, exited]);
-    assert_eq!((phase(&process), process.state(false, 0).exit), (Phase::Stopped, Some(status(SEVEN))));
+    assert_eq!((phase(&process), process.state(false, 0, 0).exit), (Phase::Stopped, Some(status(SEVEN))));
     assert_eq!(process.delete(false), Ok(Command::Delete { force: false }));
     assert_eq!(process.deleted(WaitToken(5)), [Effect::LookForReader]);
     assert_eq!(process.leave(false, now, now), [Effect::Forget]);

@@ -164,6 +164,7 @@ impl crate::Front for ContainerdFront {
             }
             // Whoever stops all processes of a service does not mean the parents of containers.
             Event::Signal(_) | Event::Removal => {}
+            Event::Warning(text) => log::warn(&self.bundle, &text),
             Event::Started { .. } | Event::Exited { .. } | Event::OutOfMemory { .. } => self.tell(event, core),
         }
     }

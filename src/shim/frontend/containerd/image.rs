@@ -24,7 +24,7 @@ table! {
     Server {
         1 namespace, 2 tasks, 3 pending, 4 jobs, 5 loggers, 6 outbox, 7 connections, 8 lifetime, 9 serials,
     }
-    Task { 1 id, 2 bundle, 3 io, 4 checkpoint, 5 owner, 6 runtime, 7 stage, 8 execs }
+    Task { 1 id, 2 bundle, 3 io, 4 checkpoint, 5 owner, 6 runtime, 7 stage, 8 execs, 9 spooling }
     Caller { 1 connection, 2 stream }
     BinaryLogger { 1 process, 2 child, 3 end }
     Outbox { 1 address, 2 namespace, 3 key, 4 queue, 5 link, 6 stream }
@@ -116,12 +116,12 @@ impl Value for Outcome {
 impl<T> Value for Job<T> {
     fn write(&self, to: &mut Encoder) {
         to.put(1, true, &self.child);
-        to.put(2, true, &self.reason);
+        to.put(2, true, &self.said);
     }
 
     fn read(content: Content<'_>) -> Job<T> {
         let mut fields = Fields::of(content, "Job");
-        let job = Job { child: fields.get(1), reason: fields.get(2), finds: std::marker::PhantomData };
+        let job = Job { child: fields.get(1), said: fields.get(2), finds: std::marker::PhantomData };
         fields.end();
         job
     }

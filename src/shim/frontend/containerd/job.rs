@@ -10,27 +10,27 @@ use super::connections::Caller;
 use super::error::Error;
 use super::message::event::TaskEvent;
 use crate::table::Table;
-use crate::{Interest, NewProcess, Poll};
+use crate::{Interest, NewProcess, Poll, Spooling, WhenFull};
 use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
 use windlass_sys::stream::{self, Moved};
 use windlass_sys::{descriptors, socket};
 
-/// What a child can find out. It is the exit status of the child, which is never [`FAILED`].
+/// What a child can find out. It writes it to the pipe, as words.
 pub(super) trait Finding: Sized {
-    /// Its exit status.
-    fn status(self) -> i32;
-    /// The finding with this exit status.
-    fn of(status: i32) -> Option<Self>;
+    /// The words.
+    fn words(&self) -> String;
+    /// The finding with these words.
+    fn of(words: &str) -> Option<Self>;
 }
 
 /// Nothing but that the work is done.
 impl Finding for () {
-    fn status(self) -> i32 {
-        0
+    fn words(&self) -> String {
+        String::new()
     }
 
-    fn of(status: i32) -> Option<()> {
-        (status == 0).then_some(())
+    fn of(words: &str) -> Option<()> {
+        words.is_empty().then_some(())
     }
 }
 
@@ -43,34 +43,45 @@ pub(super) enum PidNamespace {
     Shared,
 }
 
-impl Finding for PidNamespace {
-    fn status(self) -> i32 {
-        match self {
-            PidNamespace::Own => 0,
-            PidNamespace::Shared => 2,
-        }
+/// What the child that prepares a container finds in its configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Prepared {
+    pub namespace: PidNamespace,
+    pub spooling: Spooling,
+}
+
+impl Finding for Prepared {
+    fn words(&self) -> String {
+        let namespace = if self.namespace == PidNamespace::Own { "own" } else { "shared" };
+        let full = if self.spooling.full == WhenFull::Block { "block" } else { "drop" };
+        format!("{namespace} {full} {} {}", self.spooling.max, self.spooling.directory.display())
     }
 
-    fn of(status: i32) -> Option<PidNamespace> {
-        match status {
-            0 => Some(PidNamespace::Own),
-            2 => Some(PidNamespace::Shared),
-            _ => None,
-        }
+    fn of(words: &str) -> Option<Prepared> {
+        let mut words = words.splitn(4, ' ');
+        let namespace = match words.next()? {
+            "own" => PidNamespace::Own,
+            "shared" => PidNamespace::Shared,
+            _ => return None,
+        };
+        let full = if words.next()? == "block" { WhenFull::Block } else { WhenFull::DropOldest };
+        let spooling = Spooling { full, max: words.next()?.parse().ok()?, directory: words.next()?.into() };
+        Some(Prepared { namespace, spooling })
     }
 }
 
 /// The exit status of a child whose work has failed. The pipe has the reason.
 const FAILED: i32 = 1;
 
-/// Longest reason, in bytes. A pipe holds as much without being read.
-const LONGEST: usize = 4096;
+/// Longest reason or finding, in bytes. A pipe holds as much without being read.
+const LONGEST: usize = 16 * 1024;
 
 /// A child that works.
 #[derive(Debug)]
 pub(super) struct Job<T> {
     pub(super) child: Child,
-    pub(super) reason: OwnedFd,
+    /// Why it has failed, or what it has found.
+    pub(super) said: OwnedFd,
     pub(super) finds: PhantomData<T>,
 }
 
@@ -83,23 +94,23 @@ impl<T: Finding> Job<T> {
         kept: Option<&OwnedFd>,
         work: impl FnOnce() -> Result<T, Error>,
     ) -> windlass_sys::Result<Job<T>> {
-        let (reason, end) = socket::pipe()?;
-        stream::never_block(reason.as_fd())?;
+        let (said, end) = socket::pipe()?;
+        stream::never_block(said.as_fd())?;
         let proof = SingleThreaded::check()?;
         match process::fork(CloneFlags::empty(), None, &proof)? {
             Forked::Parent(child) => {
                 poll.watch(&child.pidfd, key, Interest::Read)?;
-                Ok(Job { child, reason, finds: PhantomData })
+                Ok(Job { child, said, finds: PhantomData })
             }
             Forked::Child => {
                 let kept: Vec<_> = kept.iter().map(|fd| fd.as_fd()).chain([end.as_fd()]).collect();
                 descriptors::close_all_but(3, &kept);
                 let _ = process::die_with_parent();
-                let status = work().map(T::status).unwrap_or_else(|error| {
-                    let text = error.to_string();
-                    let _ = stream::write(end.as_fd(), &text.as_bytes()[..text.len().min(LONGEST)]);
-                    FAILED
-                });
+                let (status, text) = match work() {
+                    Ok(found) => (0, found.words()),
+                    Err(error) => (FAILED, error.to_string()),
+                };
+                let _ = stream::write(end.as_fd(), &text.as_bytes()[..text.len().min(LONGEST)]);
                 process::exit_now(status)
             }
         }
@@ -108,17 +119,19 @@ impl<T: Finding> Job<T> {
     /// The result of a child that has ended.
     fn result(&self, exit: windlass_sys::Result<Exit>) -> Result<T, Error> {
         match exit? {
-            Exit::Code(FAILED) => {
-                let mut text = vec![0; LONGEST];
-                let length = match stream::read(self.reason.as_fd(), &mut text) {
-                    Ok(Moved::Bytes(n)) => n,
-                    _ => 0,
-                };
-                Err(Error::Child(String::from_utf8_lossy(&text[..length]).into_owned()))
-            }
-            Exit::Code(status) if let Some(found) = T::of(status) => Ok(found),
+            Exit::Code(FAILED) => Err(Error::Child(self.text())),
+            Exit::Code(0) if let Some(found) = T::of(&self.text()) => Ok(found),
             exit => Err(Error::Child(format!("a child of the shim ended with {exit}"))),
         }
+    }
+
+    fn text(&self) -> String {
+        let mut text = vec![0; LONGEST];
+        let length = match stream::read(self.said.as_fd(), &mut text) {
+            Ok(Moved::Bytes(n)) => n,
+            _ => 0,
+        };
+        String::from_utf8_lossy(&text[..length]).into_owned()
     }
 }
 
@@ -126,7 +139,7 @@ impl<T: Finding> Job<T> {
 #[derive(Debug)]
 pub(super) enum Work {
     /// The root filesystem is mounted, and the logger awaited; then the container is created.
-    Prepare(Job<PidNamespace>, Box<NewProcess>),
+    Prepare(Job<Prepared>, Box<NewProcess>),
     /// The logger of an exec is awaited; then the exec is made known.
     AwaitLogger(Job<()>, Box<NewProcess>),
     /// The root filesystem is unmounted; then the call is answered, and the event sent.
@@ -146,7 +159,7 @@ impl Work {
 #[derive(Debug)]
 pub(super) enum JobResult {
     /// See [`Work::Prepare`].
-    Prepared(Box<NewProcess>, Result<PidNamespace, Error>),
+    Prepared(Box<NewProcess>, Result<Prepared, Error>),
     /// See [`Work::AwaitLogger`].
     LoggerReady(Box<NewProcess>, Result<(), Error>),
     /// See [`Work::Unmount`].
@@ -189,25 +202,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_is_its_exit_status_and_no_failure_is_one() {
-        for found in [PidNamespace::Own, PidNamespace::Shared] {
-            assert_eq!(PidNamespace::of(found.status()), Some(found));
+    fn a_finding_is_read_as_it_was_written() {
+        for (namespace, full) in [(PidNamespace::Own, WhenFull::DropOldest), (PidNamespace::Shared, WhenFull::Block)] {
+            let found = Prepared { namespace, spooling: Spooling { max: 7, full, directory: "/a b/work".into() } };
+            assert_eq!(Prepared::of(&found.words()), Some(found));
         }
-        assert_eq!((PidNamespace::of(FAILED), <()>::of(FAILED)), (None, None));
-        assert_eq!(<()>::of(().status()), Some(()));
+        assert_eq!((Prepared::of(""), Prepared::of("own block 7"), <()>::of("x")), (None, None, None));
+        assert_eq!(<()>::of(&().words()), Some(()));
     }
 
     /// What a child with this exit status has found, after it wrote this reason.
     fn result<T: Finding>(exit: Exit, reason: &str) -> Result<T, Error> {
         let (read_end, write_end) = socket::pipe().expect("a pipe");
         stream::write(write_end.as_fd(), reason.as_bytes()).expect("written");
+        stream::never_block(read_end.as_fd()).expect("set");
         let child = Child { pid: 0, pidfd: write_end };
-        Job { child, reason: read_end, finds: PhantomData }.result(Ok(exit))
+        Job { child, said: read_end, finds: PhantomData }.result(Ok(exit))
     }
 
     #[test]
     fn a_child_that_ends_in_another_way_has_failed() {
-        assert_eq!(result::<PidNamespace>(Exit::Code(2), "").ok(), Some(PidNamespace::Shared));
+        let found = result::<Prepared>(Exit::Code(0), "shared block 0 /work").expect("it has found");
+        assert_eq!(found.namespace, PidNamespace::Shared);
+        result::<Prepared>(Exit::Code(0), "").expect_err("it said nothing");
         let text = |exit| result::<()>(exit, "no such device").expect_err("it failed").to_string();
         assert_eq!(text(Exit::Code(FAILED)), "no such device");
         assert_eq!(text(Exit::Signal(9)), "a child of the shim ended with signal 9 (SIGKILL)");

@@ -46,6 +46,7 @@ mod outbox;
 mod pending;
 mod server;
 mod service;
+mod spooling;
 mod start;
 mod stats;
 mod stdio;

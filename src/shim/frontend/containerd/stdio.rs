@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use super::error::Error;
-use crate::{Output, Stdin, Stdio};
+use crate::{Output, Spooling, Stdin, Stdio};
 
 /// A target of stdio.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +106,7 @@ pub(super) fn stdio(
         stdin: input,
         stdout: out.output(),
         stderr: err.output(),
+        spooling: Spooling::default(),
         logs: Vec::new(),
         owner: Some(owner),
         fifos: None,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::answer::{Answer, Outcome, done, now, refused};
 use super::connections::Caller;
 use super::error::Error;
-use super::job::{Job, JobResult, PidNamespace, Work};
+use super::job::{Job, JobResult, PidNamespace, Prepared, Work};
 use super::key::{Kind, key};
 use super::logger::{self, BinaryLogger};
 use super::message::event::{TaskDelete, TaskEvent, TaskExec, TaskIo, Topic};
@@ -20,11 +20,11 @@ use super::pending::Then;
 use super::server::Server;
 use super::tasks::{Stage, Task, process_file};
 use super::ttrpc::code;
-use super::{bundle, mounts, stdio};
+use super::{bundle, mounts, spooling, stdio};
 use crate::table::Table;
 use crate::{
-    Container, ExitFile, ExitStatus, Interest, NewProcess, Phase, Poll, ProcessId, Reply, Request, Runtime, Stdio,
-    Supervisor, Timeouts,
+    Container, ExitFile, ExitStatus, Interest, NewProcess, Phase, Poll, ProcessId, Reply, Request, Runtime, Spooling,
+    Stdio, Supervisor, Timeouts,
 };
 
 /// How long output is read after a process has ended, when another process still holds its pipe open.
@@ -66,6 +66,7 @@ impl Server {
             io,
             checkpoint: request.checkpoint,
             owner,
+            spooling: Spooling::default(),
             runtime: runtime.clone(),
             stage: Stage::Preparing { rootfs: request.rootfs.clone() },
             execs: Table::default(),
@@ -132,13 +133,17 @@ impl Server {
         &mut self,
         core: &mut Supervisor,
         caller: Caller,
-        process: NewProcess,
-        result: Result<PidNamespace, Error>,
+        mut process: NewProcess,
+        result: Result<Prepared, Error>,
     ) -> Outcome {
         let id = process.id.clone();
-        let Some(task) = self.tasks.get(&id.container) else { return Ok(Answer::Later) };
+        let Some(task) = self.tasks.get_mut(&id.container) else { return Ok(Answer::Later) };
         let container = match result {
-            Ok(namespace) => container(task, namespace),
+            Ok(Prepared { namespace, spooling }) => {
+                process.stdio.spooling = spooling.clone();
+                task.spooling = spooling;
+                container(task, namespace)
+            }
             Err(error) => {
                 // What the child had mounted it has unmounted.
                 self.forget_task(&id);
@@ -188,14 +193,15 @@ impl Server {
     /// `Exec`: makes it known, when its logger is ready.
     pub(super) fn exec(&mut self, core: &mut Supervisor, caller: Caller, request: Exec) -> Outcome {
         let task = self.tasks.find(&request.id)?;
-        let (directory, owner) = (task.bundle.clone(), task.owner);
+        let (directory, owner, spooling) = (task.bundle.clone(), task.owner, task.spooling.clone());
         refuse_exec(task, core, &request)?;
         let spec = request.spec.map(|any| any.value).unwrap_or_default();
         let spec = with_terminal(spec, request.terminal).map_err(invalid)?;
         let io =
             TaskIo { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, terminal: request.terminal };
         let id = ProcessId::of(&request.id, &request.exec_id);
-        let (stdio, logger) = self.stdio(core, &id, &io, owner)?;
+        let (mut stdio, logger) = self.stdio(core, &id, &io, owner)?;
+        stdio.spooling = spooling;
         let file = process_file(&directory, &request.exec_id);
         crate::exit::put(&file, &spec, false)?;
         let process = NewProcess {
@@ -295,7 +301,7 @@ fn prepare(
     options: &Options,
     runtime: &Runtime,
     logger: Option<&Awaited>,
-) -> Result<PidNamespace, Error> {
+) -> Result<Prepared, Error> {
     let root = bundle::rootfs(directory);
     let done = mounts::mount_all(&root, rootfs).and_then(|()| {
         let _ = std::fs::remove_file(bundle::exit_file(directory));
@@ -303,8 +309,9 @@ fn prepare(
         if let Some((program, ready)) = logger {
             logger::wait(ready, &program.path, program.speaks)?;
         }
-        let shared = bundle::config(directory)?.shares_pids();
-        Ok(if shared { PidNamespace::Shared } else { PidNamespace::Own })
+        let config = bundle::config(directory)?;
+        let namespace = if config.shares_pids() { PidNamespace::Shared } else { PidNamespace::Own };
+        Ok(Prepared { namespace, spooling: spooling::of(options, &config, directory)? })
     });
     if done.is_err() {
         let _ = mounts::unmount_all(&root);

@@ -11,7 +11,7 @@ use super::message::task::Name;
 use super::message::{Mount, Status};
 use super::ttrpc::code;
 use crate::table::Table;
-use crate::{ProcessId, Runtime, written};
+use crate::{ProcessId, Runtime, Spooling, written};
 
 /// A task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ pub(super) struct Task {
     pub checkpoint: String,
     /// User and group of its pipes.
     pub owner: (u32, u32),
+    /// What becomes of its output while nobody reads it.
+    pub spooling: Spooling,
     /// Its runtime.
     pub runtime: Runtime,
     /// How far it has come.
@@ -97,6 +99,11 @@ impl Tasks {
         self.0.get(id).map(Box::as_ref)
     }
 
+    /// The same, to be changed.
+    pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Task> {
+        self.0.get_mut(id).map(Box::as_mut)
+    }
+
     /// A task that containerd can ask for.
     pub(super) fn find(&self, id: &str) -> Result<&Task, Status> {
         let task = self.get(id).filter(|task| task.stage == Stage::Created);
@@ -157,6 +164,7 @@ mod tests {
             io,
             checkpoint: String::new(),
             owner: (0, 0),
+            spooling: Spooling::default(),
             runtime,
             stage: Stage::Preparing { rootfs },
             execs: Table::default(),

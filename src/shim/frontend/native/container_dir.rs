@@ -24,7 +24,7 @@ use crate::Code;
 use crate::Log;
 use crate::Refusal;
 use crate::exit::{self, Record};
-use crate::stdio::{JournalFields, LogFile};
+use crate::stdio::{self, JournalFields, LogFile};
 use windlass_sys::poll::Deadline;
 use windlass_sys::{Called, directory, fd};
 
@@ -333,7 +333,10 @@ pub(super) fn log(text: &str, id: &str) -> Result<Option<Log>> {
     let mut file = LogFile { path: path.into(), sync: true, ..LogFile::default() };
     for part in parts {
         match part.split_once('=') {
-            Some(("max", size)) => file.max_size = Some(bytes(size).ok_or_else(|| invalid("max is a size"))?),
+            Some(("max", size)) => {
+                file.max_size =
+                    Some(stdio::size(size).filter(|&size| size > 0).ok_or_else(|| invalid("max is a size"))?)
+            }
             Some(("files", n)) => file.max_files = n.parse().map_err(|_| invalid("files is a number"))?,
             _ => return Err(invalid("only max= and files= may follow the path")),
         }
@@ -359,17 +362,6 @@ pub(super) fn log(text: &str, id: &str) -> Result<Option<Log>> {
         "none" => Ok(None),
         _ => Err(invalid("the format is k8s, json, raw, journald or none")),
     }
-}
-
-/// Parses a size with an optional `k`, `m` or `g`.
-fn bytes(text: &str) -> Option<u64> {
-    let (digits, unit) = match text.as_bytes().last()? {
-        b'k' | b'K' => (&text[..text.len() - 1], 1 << 10),
-        b'm' | b'M' => (&text[..text.len() - 1], 1 << 20),
-        b'g' | b'G' => (&text[..text.len() - 1], 1 << 30),
-        _ => (text, 1),
-    };
-    digits.parse::<u64>().ok()?.checked_mul(unit).filter(|&size| size > 0)
 }
 
 #[cfg(test)]

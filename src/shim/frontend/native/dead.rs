@@ -45,6 +45,7 @@ pub(super) fn status(dir: &ContainerDir) -> Result<Value> {
         "tty": facts.tty,
         "logs": facts.logs,
         "dropped_bytes": exit.as_ref().map_or(0, |record| record.dropped_bytes),
+        "unsent_bytes": exit.as_ref().map_or(0, |record| record.unsent_bytes),
         "execs": [],
         "last_event": marks.last,
         "acknowledged": marks.acknowledged,

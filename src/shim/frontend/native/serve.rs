@@ -36,7 +36,7 @@ use crate::WaitToken;
 use crate::frontend::carried;
 use crate::frontend::listener::Listener;
 use crate::gone;
-use crate::stdio::{Output, Stdin, Stdio};
+use crate::stdio::{Output, Spooling, Stdin, Stdio};
 use windlass_sys::{fd, socket};
 
 type Result<T> = std::result::Result<T, Refusal>;
@@ -223,6 +223,7 @@ impl Server {
             stdin: if stdin { Stdin::Attach { leave_open: false } } else { Stdin::Null },
             stdout: Output::Attach,
             stderr: Output::Attach,
+            spooling: Spooling::default(),
             logs,
             owner: self.facts.owner,
             fifos: (self.facts.keep && name == "init").then(|| (".".into(), name.into())),
@@ -447,7 +448,8 @@ impl Front for Server {
                 // The shim passes the signal on and stays, because it must report the end of the container.
                 let _ = core.request(Request::Kill { process: self.init(), signal, all: false });
             }
-            Event::Signal(_) => {}
+            // No fifo is read by an engine, so nothing is kept for one.
+            Event::Signal(_) | Event::Warning(_) => {}
         }
         self.serve_subscribers(core);
     }

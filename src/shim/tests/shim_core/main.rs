@@ -10,6 +10,7 @@ macro_rules! tests {
 
 mod life;
 mod rig;
+mod spool;
 mod stdio;
 
 use std::fs;
@@ -31,7 +32,7 @@ const DETACHED: &str = "--detached";
 const ALONE: &str = "--alone";
 
 fn tests() -> impl Iterator<Item = &'static Test> {
-    life::TESTS.iter().chain(stdio::TESTS)
+    life::TESTS.iter().chain(stdio::TESTS).chain(spool::TESTS)
 }
 
 fn main() -> ExitCode {

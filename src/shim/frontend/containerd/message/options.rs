@@ -99,6 +99,12 @@ pub struct Options {
     /// criu's working directory.
     #[serde(skip_serializing_if = "is_default")]
     pub criu_work_path: String,
+    /// Bytes of output that are kept in a file while nobody reads it, and what is done when it is full.
+    /// `containerd.runc.v1.Options` has no such members.
+    #[serde(skip_serializing_if = "is_default", alias = "SpoolMax")]
+    pub spool_max: String,
+    #[serde(skip_serializing_if = "is_default", alias = "SpoolFull")]
+    pub spool_full: String,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -147,6 +153,7 @@ impl From<Runc> for Options {
             systemd_cgroup: runc.systemd_cgroup,
             criu_image_path: runc.criu_image_path,
             criu_work_path: runc.criu_work_path,
+            ..Options::default()
         }
     }
 }
@@ -177,6 +184,8 @@ fn parse(text: &str) -> Result<Options, Error> {
             "systemdcgroup" => options.systemd_cgroup = flag()?,
             "criuimagepath" => options.criu_image_path = word()?,
             "criuworkpath" => options.criu_work_path = word()?,
+            "spoolmax" => options.spool_max = unquoted(value).unwrap_or_else(|| value.into()),
+            "spoolfull" => options.spool_full = word()?,
             // A shared file may have the settings of other programs.
             _ => {}
         }
@@ -212,6 +221,15 @@ mod tests {
             let any = Any { type_url: GENERIC.into(), value: generic.encode() };
             assert_eq!(Options::read(Some(&any)).ok(), Some(wanted()), "{body}");
         }
+    }
+
+    #[test]
+    fn the_spool_has_options() {
+        for body in ["SpoolMax = \"1m\"\nSpoolFull = 'drop'", "{\"SpoolMax\": \"1m\", \"spool_full\": \"drop\"}"] {
+            let options = parse(body).expect("read");
+            assert_eq!((&*options.spool_max, &*options.spool_full), ("1m", "drop"), "{body}");
+        }
+        assert_eq!(parse("spool_max = 4096").expect("read").spool_max, "4096");
     }
 
     #[test]

@@ -1,0 +1,374 @@
+//! Output that waits for the reader of a fifo: in memory, and what is older than that in a file.
+//!
+//! The bytes in the fifo itself are the oldest. Then come those of the file, and then those in memory. While a spool has
+//! any, new output is put behind them, so that the order stays. A byte leaves the spool when the kernel has taken
+//! it into the fifo.
+//!
+//! The loop never waits for the disk. Children write to the file and read from it (`disk`); a disk that is slow
+//! holds the process back when the memory is full.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::poll::{Interest, Poll};
+use super::sink::{Sink, Taken};
+use super::stdio::{Spooling, WhenFull};
+use windlass_sys::stream;
+
+mod disk;
+
+/// Bytes that are kept in memory before the file is used, and how many more while a child writes them to it.
+const MEMORY: usize = 1024 * 1024;
+const HEADROOM: usize = 512 * 1024;
+
+/// The least that is dropped at once from the memory alone.
+const PIECE: usize = 64 * 1024;
+
+/// What came of giving the oldest bytes to the sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Some bytes were taken.
+    Moved,
+    /// The sink is full.
+    Full,
+    /// The child that reads the file has not brought any yet.
+    Waits,
+    /// The sink has no reader.
+    Alone,
+    /// The sink will never take anything again.
+    Gone,
+}
+
+/// A child that writes the oldest bytes in memory to the file.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) answer: OwnedFd,
+    pub(super) bytes: usize,
+    /// How many of these the sink has taken meanwhile, from the memory.
+    pub(super) taken: usize,
+}
+
+/// A child that reads the file, from its oldest byte on, and the pipe that it writes to.
+#[derive(Debug)]
+pub(super) struct Feeder {
+    pub(super) pipe: OwnedFd,
+    pub(super) until: u64,
+    pub(super) has_moved: bool,
+    pub(super) is_watched: bool,
+}
+
+/// The output that waits.
+#[derive(Debug)]
+pub(super) struct Spool {
+    pub(super) settings: Spooling,
+    /// The key of the children.
+    pub(super) key: u64,
+    pub(super) memory: VecDeque<u8>,
+    pub(super) file: Option<OwnedFd>,
+    /// The positions of the oldest byte in the file, and of the one behind the newest. Their remainders by the
+    /// largest size of the file are the places in it.
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) writer: Option<Writer>,
+    pub(super) feeder: Option<Feeder>,
+    /// Whether the file could not be written. It is tried again when the spool was empty.
+    pub(super) has_failed: bool,
+    /// Bytes that were dropped where the spool now begins, and that the reader has not been told of.
+    pub(super) lost: u64,
+    /// Bytes that were dropped in all.
+    pub(super) dropped: u64,
+    /// Bytes of new output that are taken in while a reader is there: half of what it takes. So a process that
+    /// writes faster than its reader reads cannot keep the spool from becoming empty.
+    pub(super) credit: usize,
+    pub(super) warning: Option<String>,
+}
+
+impl Spool {
+    pub(super) fn new(settings: Spooling, key: u64) -> Spool {
+        Spool {
+            settings,
+            key,
+            memory: VecDeque::new(),
+            file: None,
+            start: 0,
+            end: 0,
+            writer: None,
+            feeder: None,
+            has_failed: false,
+            lost: 0,
+            dropped: 0,
+            credit: 0,
+            warning: None,
+        }
+    }
+
+    /// Watches its children again, in a new program.
+    pub(super) fn watch_again(&mut self, poll: &Poll) -> windlass_sys::Result<()> {
+        if let Some(writer) = &self.writer {
+            poll.watch(&writer.answer, self.key, Interest::Read)?;
+        }
+        match self.feeder.as_ref().filter(|feeder| feeder.is_watched) {
+            Some(feeder) => poll.watch(&feeder.pipe, self.key, Interest::Read),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0 && self.lost == 0
+    }
+
+    /// How many bytes wait.
+    pub(super) fn len(&self) -> u64 {
+        self.end - self.start + self.memory.len() as u64
+    }
+
+    /// How many bytes were dropped.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Why the file cannot be used, once.
+    pub(super) fn take_warning(&mut self) -> Option<String> {
+        self.warning.take()
+    }
+
+    fn room_in_file(&self) -> u64 {
+        self.settings.max - (self.end - self.start)
+    }
+
+    fn drops(&self) -> bool {
+        self.settings.full == WhenFull::DropOldest
+    }
+
+    /// Whether the memory is going to be written to the file.
+    fn can_spill(&self) -> bool {
+        !self.has_failed && (self.writer.is_some() || self.room_in_file() > 0 || self.drops())
+    }
+
+    /// How many more bytes fit. `alone`: the sink has no reader.
+    pub(super) fn room(&mut self, alone: bool) -> usize {
+        let most = if self.can_spill() { MEMORY + HEADROOM } else { MEMORY };
+        let room = most.saturating_sub(self.memory.len());
+        if !alone {
+            return room.min(self.credit);
+        }
+        self.credit = 0;
+        // What is being written cannot be dropped before it is.
+        if self.drops() && self.writer.is_none() { MEMORY } else { room }
+    }
+
+    /// The same when the process has ended and `rest` bytes of it are to be read: they are, whatever is there.
+    pub(super) fn last_room(&self, rest: usize) -> usize {
+        (MEMORY + HEADROOM + rest).saturating_sub(self.memory.len())
+    }
+
+    /// Takes new output. `alone`: the sink has no reader.
+    pub(super) fn push(&mut self, bytes: &[u8], alone: bool, poll: &Poll) {
+        if self.memory.capacity() == 0 {
+            self.memory.reserve_exact(MEMORY + HEADROOM);
+        }
+        self.credit = self.credit.saturating_sub(bytes.len());
+        if alone && self.drops() && !self.can_spill() && self.memory.len() + bytes.len() > MEMORY {
+            self.drop_from_memory(bytes.len());
+        }
+        self.memory.extend(bytes);
+        if self.memory.len() >= MEMORY {
+            self.spill(alone, poll);
+        }
+    }
+
+    fn drop_from_memory(&mut self, bytes: usize) {
+        if self.start == self.end && self.writer.is_none() {
+            let n = bytes.max(PIECE).min(self.memory.len());
+            self.memory.drain(..n);
+            self.forget(n as u64);
+        } else {
+            self.drop_from_file(self.end - self.start);
+        }
+    }
+
+    fn drop_from_file(&mut self, bytes: u64) {
+        let n = bytes.min(self.end - self.start);
+        self.start += n;
+        self.forget(n);
+    }
+
+    fn forget(&mut self, bytes: u64) {
+        self.lost += bytes;
+        self.dropped += bytes;
+    }
+
+    /// Has the memory written to the file by a child.
+    fn spill(&mut self, alone: bool, poll: &Poll) {
+        if self.has_failed || self.writer.is_some() {
+            return;
+        }
+        let wanted = self.memory.len() as u64;
+        if alone && self.drops() && self.room_in_file() < wanted {
+            self.drop_from_file(wanted - self.room_in_file());
+        }
+        let bytes = wanted.min(self.room_in_file()) as usize;
+        if bytes == 0 {
+            return;
+        }
+        let (one, two) = self.memory.as_slices();
+        let pieces = disk::pieces(self.end, self.settings.max, [one, two], bytes);
+        let started = disk::save(&self.settings.directory, self.file.as_ref(), &pieces)
+            .and_then(|answer| poll.watch(&answer, self.key, Interest::Read).map(|()| answer));
+        match started {
+            Ok(answer) => self.writer = Some(Writer { answer, bytes, taken: 0 }),
+            Err(failed) => self.fail(failed.errno),
+        }
+    }
+
+    fn fail(&mut self, errno: Errno) {
+        self.has_failed = true;
+        let why = format!("output that nobody reads cannot be kept in {:?}: {}", self.settings.directory, errno.desc());
+        self.warning = Some(why);
+    }
+
+    /// Looks whether the child that writes has ended.
+    pub(super) fn attend(&mut self) {
+        let Some(Writer { answer, .. }) = &self.writer else { return };
+        let Some(result) = disk::answer(answer.as_fd()) else { return };
+        let Some(Writer { bytes, taken, .. }) = self.writer.take() else { return };
+        match result {
+            Ok(made) => {
+                self.file = self.file.take().or(made);
+                self.memory.drain(..bytes - taken);
+                self.end += bytes as u64;
+                self.start += taken as u64;
+            }
+            Err(errno) => self.fail(errno),
+        }
+        self.settle();
+    }
+
+    /// Nothing waits any more: memory and file are given back.
+    fn settle(&mut self) {
+        if !self.is_empty() || self.writer.is_some() {
+            return;
+        }
+        (self.memory, self.feeder) = (VecDeque::new(), None);
+        (self.has_failed, self.credit) = (false, 0);
+        self.file.take().into_iter().for_each(disk::close);
+    }
+
+    /// What tells the reader that bytes are missing here.
+    pub(super) fn mark(&mut self) -> Option<Vec<u8>> {
+        let lost = std::mem::take(&mut self.lost);
+        (lost > 0).then(|| format!("\n[windlass-shim: {lost} bytes of output were dropped here]\n").into_bytes())
+    }
+
+    /// Gives the oldest bytes to the sink.
+    pub(super) fn deliver(&mut self, sink: &mut Sink, poll: &Poll) -> Progress {
+        let progress =
+            if self.start < self.end { self.deliver_file(sink, poll) } else { self.deliver_memory(sink, poll) };
+        if progress == Progress::Alone {
+            // The file has all that was read of it and not delivered.
+            self.feeder = None;
+        }
+        self.settle();
+        progress
+    }
+
+    fn deliver_memory(&mut self, sink: &mut Sink, poll: &Poll) -> Progress {
+        let (oldest, _) = self.memory.as_slices();
+        match sink.write(oldest, poll) {
+            Taken::Bytes(n) => {
+                self.memory.drain(..n);
+                self.credit += n / 2;
+                // The file was empty, so these are the first bytes of what is being written to it, if anything is.
+                if let Some(writer) = &mut self.writer {
+                    writer.taken += n.min(writer.bytes - writer.taken);
+                }
+                Progress::Moved
+            }
+            Taken::Later => Progress::Full,
+            Taken::Alone => Progress::Alone,
+            Taken::Gone => Progress::Gone,
+        }
+    }
+
+    fn deliver_file(&mut self, sink: &mut Sink, poll: &Poll) -> Progress {
+        let Some(feeder) = self.feeder.as_mut() else { return self.feed() };
+        let taken = sink.splice(feeder.pipe.as_fd(), (self.end - self.start) as usize, poll);
+        match taken {
+            Taken::Bytes(n) => {
+                self.start += n as u64;
+                self.credit += n / 2;
+                feeder.has_moved = true;
+                Progress::Moved
+            }
+            Taken::Later if stream::waiting(feeder.pipe.as_fd()) > 0 => {
+                feeder.watch(false, self.key, poll);
+                Progress::Full
+            }
+            Taken::Later if stream::has_ended(feeder.pipe.as_fd()) => {
+                let (arrived, moved) = (feeder.until <= self.start, feeder.has_moved);
+                self.feeder = None;
+                if !arrived && !moved {
+                    self.give_up();
+                }
+                Progress::Moved
+            }
+            Taken::Later => {
+                feeder.watch(true, self.key, poll);
+                Progress::Waits
+            }
+            Taken::Alone => Progress::Alone,
+            Taken::Gone => Progress::Gone,
+        }
+    }
+
+    /// Starts a child that reads the file.
+    fn feed(&mut self) -> Progress {
+        let ranges = disk::ranges(self.start, self.end, self.settings.max);
+        match self.file.as_ref().map(|file| disk::feed(file.as_fd(), &ranges)) {
+            Some(Ok(pipe)) => {
+                self.feeder = Some(Feeder { pipe, until: self.end, has_moved: false, is_watched: false });
+            }
+            // No process can be made, or the file is gone.
+            Some(Err(_)) | None => self.give_up(),
+        }
+        Progress::Moved
+    }
+
+    /// What is in the file cannot be read.
+    fn give_up(&mut self) {
+        self.drop_from_file(self.end - self.start);
+        self.fail(Errno::EIO);
+    }
+
+    /// Forgets everything. Returns how many bytes waited.
+    pub(super) fn clear(&mut self) -> u64 {
+        let left = self.len();
+        (self.memory, self.start, self.lost) = (VecDeque::new(), self.end, 0);
+        (self.writer, self.feeder) = (None, None);
+        self.settle();
+        left
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.file.take().into_iter().for_each(disk::close);
+    }
+}
+
+impl Feeder {
+    /// Has the loop told when there are bytes, or not.
+    fn watch(&mut self, wanted: bool, key: u64, poll: &Poll) {
+        if wanted == self.is_watched {
+            return;
+        }
+        self.is_watched = wanted;
+        if wanted {
+            self.is_watched = poll.watch(&self.pipe, key, Interest::Read).is_ok();
+        } else {
+            poll.forget(&self.pipe);
+        }
+    }
+}

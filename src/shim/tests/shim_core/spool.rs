@@ -1,0 +1,273 @@
+//! Output while nobody reads it.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use windlass_shim::{Event, Output, ProcessId, Request, Spooling, Stdio, WhenFull};
+use windlass_sys::process::Exit;
+use windlass_sys::stream::{self, Moved};
+
+use super::Test;
+use super::rig::*;
+
+pub const TESTS: &[Test] = tests![
+    readers_that_come_and_go_get_every_byte_in_order,
+    a_spool_takes_what_it_says_and_then_holds_the_process_back,
+    a_reader_that_is_there_and_does_not_read_is_waited_for,
+    what_cannot_be_kept_in_a_file_is_kept_in_memory_and_that_is_said_once,
+    the_end_of_a_process_is_told_whatever_waits_and_all_of_it_is_delivered,
+    the_deletion_of_a_process_drops_what_waits_and_leaves_nothing,
+    the_oldest_is_dropped_where_that_is_wished_and_a_line_says_how_much,
+    nothing_is_kept_where_that_is_wished,
+    a_terminal_has_a_spool_too,
+];
+
+const MIB: usize = 1 << 20;
+
+/// The same numbers for the same seed (Knuth's linear congruential generator).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % n.max(1)
+    }
+}
+
+fn keeps(rig: &Rig, out: &Path, max: usize) -> Stdio {
+    let directory = rig.dir.join("work");
+    fs::create_dir_all(&directory).expect("a directory");
+    let spooling = Spooling { max: max as u64, full: WhenFull::Block, directory };
+    Stdio { stdout: Output::Fifo(out.into()), spooling, ..Stdio::default() }
+}
+
+fn dropping(rig: &Rig, out: &Path, max: usize) -> Stdio {
+    let stdio = keeps(rig, out, max);
+    Stdio { spooling: Spooling { full: WhenFull::DropOldest, ..stdio.spooling }, ..stdio }
+}
+
+/// Bytes without a pattern, in a file that a process can write out.
+fn source(rig: &Rig, size: usize) -> Vec<u8> {
+    let mut random = Random(size as u64);
+    let bytes: Vec<u8> = (0..size).map(|_| random.below(256) as u8).collect();
+    fs::write(rig.dir.join("source"), &bytes).expect("written");
+    bytes
+}
+
+fn reader(path: &Path) -> OwnedFd {
+    windlass_sys::fd::open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).expect("a reader")
+}
+
+fn unsent(rig: &Rig) -> u64 {
+    rig.core.state(&init()).expect("known").unsent
+}
+
+/// Reads what comes, until there are so many bytes or the end.
+fn read(rig: &mut Rig, file: &OwnedFd, most: usize, into: &mut Vec<u8>) {
+    let until = into.len() + most;
+    let mut buffer = vec![0; 65_536];
+    let deadline = Instant::now() + TIMEOUT;
+    while into.len() < until {
+        assert!(Instant::now() < deadline, "only {} bytes came", into.len());
+        let length = (until - into.len()).min(buffer.len());
+        match stream::read(file.as_fd(), &mut buffer[..length]).expect("read") {
+            Moved::Bytes(n) => into.extend_from_slice(&buffer[..n]),
+            Moved::Later => drop(rig.turns(Duration::from_millis(1))),
+            Moved::End => return,
+        }
+    }
+}
+
+fn readers_that_come_and_go_get_every_byte_in_order() {
+    for seed in 1..6 {
+        let (mut rig, out) = rig_with_fifo();
+        let bytes = source(&rig, 12 * MIB);
+        let mut random = Random(seed);
+        // The file is gone round in more than once.
+        let stdio = keeps(&rig, &out, MIB + random.below(3 * MIB));
+        rig.run("cat source; exit 5", stdio);
+        let mut got = Vec::new();
+        while got.len() < bytes.len() {
+            let away = random.below(60) as u64;
+            rig.turns(Duration::from_millis(away));
+            let file = reader(&out);
+            let most = random.below(3 * MIB).min(bytes.len() - got.len());
+            read(&mut rig, &file, most, &mut got);
+            if random.below(3) == 0 {
+                rig.turns(Duration::from_millis(random.below(30) as u64));
+            }
+        }
+        assert!(got == bytes, "seed {seed}: the bytes or their order differ");
+        assert_eq!(rig.exit(&init()), Some(Exit::Code(5)));
+        let (rest, ended) = rig.read_to_end(&out);
+        assert_eq!((rest.len(), ended), (0, true));
+        assert_eq!(rig.core.state(&init()).expect("known").dropped, 0);
+    }
+}
+
+fn a_spool_takes_what_it_says_and_then_holds_the_process_back() {
+    let (mut rig, out) = rig_with_fifo();
+    let mark = rig.dir.join("written");
+    let stdio = keeps(&rig, &out, 4 * MIB);
+    // Its pipe may hold a MiB by itself.
+    rig.run(&format!("head -c {} /dev/zero; : >written; head -c {} /dev/zero; : >all", 5 * MIB, 3 * MIB), stdio);
+    rig.turns_until("what there is room for", |_| mark.exists());
+    let turns = rig.turns(Duration::from_millis(300));
+    assert!(turns < 30, "{turns} turns");
+    assert!(!rig.dir.join("all").exists());
+    let kept = unsent(&rig) as usize;
+    assert!((5 * MIB..=5 * MIB + 128 * 1024).contains(&kept), "{kept}");
+    let mut got = Vec::new();
+    read(&mut rig, &reader(&out), 8 * MIB, &mut got);
+    assert_eq!(got.len(), 8 * MIB);
+    rig.turns_until("the last write", |rig| rig.dir.join("all").exists());
+    assert_eq!(unsent(&rig), 0);
+}
+
+/// As one is that was stopped.
+fn a_reader_that_is_there_and_does_not_read_is_waited_for() {
+    let (mut rig, out) = rig_with_fifo();
+    let file = reader(&out);
+    let stdio = keeps(&rig, &out, 16 * MIB);
+    rig.run(&format!("head -c {MIB} /dev/zero; : >all; exec sleep 1000"), stdio);
+    let turns = rig.turns(Duration::from_millis(500));
+    assert!(turns < 50, "{turns} turns");
+    assert!(!rig.dir.join("all").exists() && unsent(&rig) <= 65_536, "{} bytes were taken", unsent(&rig));
+    let mut got = Vec::new();
+    read(&mut rig, &file, MIB, &mut got);
+    rig.turns_until("the last write", |rig| rig.dir.join("all").exists());
+}
+
+fn warnings(rig: &mut Rig) -> Vec<String> {
+    rig.turns(Duration::from_millis(50));
+    let warning = |event: &Event| if let Event::Warning(text) = event { Some(text.clone()) } else { None };
+    rig.told.iter().filter_map(warning).collect()
+}
+
+fn what_cannot_be_kept_in_a_file_is_kept_in_memory_and_that_is_said_once() {
+    let (mut rig, out) = rig_with_fifo();
+    let bytes = source(&rig, 5 * MIB);
+    let stdio = keeps(&rig, &out, 16 * MIB);
+    fs::remove_dir(&stdio.spooling.directory).expect("removed");
+    rig.run("cat source; : >all; exec sleep 1000", stdio);
+    rig.turns_until("a full memory", |rig| unsent(rig) as usize >= MIB);
+    rig.turns(Duration::from_millis(200));
+    assert!(!rig.dir.join("all").exists(), "the process is held back");
+    let said = warnings(&mut rig);
+    assert!(said.len() == 1 && said[0].contains("work\": No such file"), "{said:?}");
+    let mut got = Vec::new();
+    read(&mut rig, &reader(&out), bytes.len(), &mut got);
+    assert!(got == bytes, "the bytes or their order differ");
+    rig.turns_until("the last write", |rig| rig.dir.join("all").exists());
+}
+
+/// Nobody was ever there, somebody has left, and somebody has come and does not read; in memory and in a file.
+fn the_end_of_a_process_is_told_whatever_waits_and_all_of_it_is_delivered() {
+    for (size, leaves, comes) in
+        [(500_000, false, false), (500_000, true, false), (7 * MIB, false, false), (7 * MIB, true, true)]
+    {
+        // Were the reader waited for, no end would be told.
+        let mut rig = Rig::with(|container| container.drain = NEVER);
+        let out = rig.dir.join("fifo");
+        fifo(&out);
+        let bytes = source(&rig, size);
+        let held = leaves.then(|| reader(&out));
+        let stdio = keeps(&rig, &out, 16 * MIB);
+        let new = rig.new_process("", "cat source; exit 6", stdio);
+        rig.done(Request::Create(new)).expect("created");
+        drop(held);
+        rig.done(Request::Start(init())).expect("started");
+        let held = comes.then(|| reader(&out));
+        if comes {
+            // It has taken some, so that its coming is known, and stands still.
+            let mut some = Vec::new();
+            read(&mut rig, held.as_ref().expect("held"), 1000, &mut some);
+            assert!(some == bytes[..1000], "the first bytes");
+            drop(held);
+        }
+        assert_eq!(rig.exit(&init()), Some(Exit::Code(6)));
+        let turns = rig.turns(Duration::from_millis(300));
+        assert!(turns < 30, "{turns} turns");
+        let (text, ended) = rig.read_to_end(&out);
+        assert!(text == bytes[if comes { 1000 } else { 0 }..] && ended, "{} of {size} bytes", text.len());
+        assert_eq!(rig.core.state(&init()).expect("known").unsent, 0);
+    }
+}
+
+fn the_deletion_of_a_process_drops_what_waits_and_leaves_nothing() {
+    // In memory; in a file; while a reader that came is being fed.
+    for (size, comes) in [(500_000, false), (7 * MIB, false), (7 * MIB, true)] {
+        let (mut rig, out) = rig_with_fifo();
+        let before = descriptors();
+        rig.run(&format!("head -c {size} /dev/zero"), keeps(&rig, &out, 16 * MIB));
+        assert_eq!(rig.exit(&init()), Some(Exit::Code(0)));
+        assert!(unsent(&rig) as usize >= size - 65_536);
+        let fed = comes.then(|| reader(&out));
+        if let Some(file) = &fed {
+            read(&mut rig, file, 200_000, &mut Vec::new());
+        }
+        drop(fed);
+        rig.turns(Duration::from_millis(50));
+        rig.done(Request::Delete { process: init(), force: false }).expect("deleted");
+        rig.turns_until("no child", |_| children() == 0);
+        // The instance of inotify stays.
+        assert!(descriptors() <= before + 1, "{} descriptors, before {before}", descriptors());
+        assert_eq!(fs::read_dir(rig.dir.join("work")).expect("read").count(), 0);
+    }
+}
+
+fn the_oldest_is_dropped_where_that_is_wished_and_a_line_says_how_much() {
+    // Into a file, and in memory alone.
+    for keeps_in_file in [true, false] {
+        let (mut rig, out) = rig_with_fifo();
+        let stdio = dropping(&rig, &out, 2 * MIB);
+        if !keeps_in_file {
+            fs::remove_dir(&stdio.spooling.directory).expect("removed");
+        }
+        rig.run("seq 1 2000000; : >all; exec sleep 1000", stdio);
+        rig.turns_until("the last write", |rig| rig.dir.join("all").exists());
+        let file = reader(&out);
+        let mut got = Vec::new();
+        rig.turns_until("all of it", |rig| {
+            let mut buffer = vec![0; 65_536];
+            while let Ok(Moved::Bytes(n)) = stream::read(file.as_fd(), &mut buffer) {
+                got.extend_from_slice(&buffer[..n]);
+            }
+            rig.turns(Duration::from_millis(5));
+            got.ends_with(b"\n2000000\n")
+        });
+        let text = String::from_utf8(got).expect("text");
+        let all: String = (1..=2_000_000).map(|n| format!("{n}\n")).collect();
+        let (first, rest) = text.split_once("\n[windlass-shim: ").expect("a mark");
+        let (lost, last) = rest.split_once(" bytes of output were dropped here]\n").expect("its end");
+        assert!(all.starts_with(first) && all.ends_with(last), "the rest is as it was written");
+        assert_eq!(first.len() + lost.parse::<usize>().expect("a number") + last.len(), all.len());
+        let least = if keeps_in_file { 2 * MIB } else { 900_000 };
+        assert!(!first.is_empty() && last.len() >= least, "{} and {}", first.len(), last.len());
+        assert_eq!(rig.core.state(&init()).expect("known").dropped.to_string(), lost);
+    }
+}
+
+fn nothing_is_kept_where_that_is_wished() {
+    let (mut rig, out) = rig_with_fifo();
+    rig.run("head -c 131072 /dev/zero; : >written; head -c 500000 /dev/zero; : >all", keeps(&rig, &out, 0));
+    rig.turns_until("128 KiB", |rig| rig.dir.join("written").exists());
+    rig.turns(Duration::from_millis(200));
+    assert!(!rig.dir.join("all").exists() && unsent(&rig) <= 65_536);
+}
+
+fn a_terminal_has_a_spool_too() {
+    let (mut rig, out) = rig_with_fifo();
+    rig.run("exec sleep 1000", Stdio::default());
+    let exec = ProcessId::of("c", "e");
+    let stdio = Stdio { terminal: true, ..keeps(&rig, &out, 4 * MIB) };
+    rig.exec("e", "stty -opost; seq 1 400000; exit 3", stdio).expect("started");
+    assert_eq!(rig.exit(&exec), Some(Exit::Code(3)));
+    assert!(rig.core.state(&exec).expect("known").unsent as usize > 2 * MIB);
+    let (text, ended) = rig.read_to_end(&PathBuf::from(&out));
+    let all: String = (1..=400_000).map(|n| format!("{n}\n")).collect();
+    assert!(text == all.as_bytes() && ended, "{} of {} bytes", text.len(), all.len());
+}
