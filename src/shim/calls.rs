@@ -8,6 +8,7 @@ use super::key::{Kind, key};
 use super::poll::{Interest, Poll};
 use super::table::Table;
 use super::{Code, Container, ProcessId, Refusal, WaitToken};
+use windlass_sys::clock;
 use windlass_sys::process::Exit;
 
 /// The token of a call that no request asked for.
@@ -100,7 +101,7 @@ impl Calls {
             errors,
             printed: Vec::new(),
             complained: Vec::new(),
-            deadline: Instant::now() + if short { timeouts.short } else { timeouts.long },
+            deadline: clock::now() + if short { timeouts.short } else { timeouts.long },
             timed_out: false,
             said_before,
         };

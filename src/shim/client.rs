@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use super::log::Stream;
 use super::poll::{Interest, Poll};
 use super::stdio::Framing;
+use windlass_sys::clock;
 use windlass_sys::socket;
 
 /// While this many bytes wait for a client, no more output is read from the process.
@@ -79,7 +80,7 @@ impl Client {
             queue: VecDeque::new(),
             queued: 0,
             sent: 0,
-            since: (Instant::now(), 0),
+            since: (clock::now(), 0),
             reading: true,
             unread: Vec::new(),
             watched: Interest::Read,
@@ -148,7 +149,7 @@ impl Client {
     }
 
     fn takes(&mut self) {
-        self.since = (Instant::now(), socket::unread_by_peer(self.socket.as_fd()));
+        self.since = (clock::now(), socket::unread_by_peer(self.socket.as_fd()));
     }
 
     /// Whether everything was sent.

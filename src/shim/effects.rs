@@ -3,7 +3,6 @@
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
-use std::time::{Instant, SystemTime};
 
 use super::call::{Operation, Planned};
 use super::calls::NOBODY;
@@ -14,6 +13,7 @@ use super::processes::Supervised;
 use super::streams::Streams;
 use super::supervisor::Supervisor;
 use super::{Event, Interest, ProcessId, Refusal, Reply, WaitToken};
+use windlass_sys::clock;
 use windlass_sys::process::{self, Exit};
 
 impl Supervisor {
@@ -100,8 +100,8 @@ impl Supervisor {
 
     fn reaping(&mut self, serial: u32) -> Reaping {
         let mut reaping = Reaping {
-            now: Instant::now(),
-            at: SystemTime::now(),
+            now: clock::now(),
+            at: clock::wall(),
             oom_killed: false,
             drain: std::time::Duration::ZERO,
             clients: CLIENTS,
@@ -125,7 +125,7 @@ impl Supervisor {
     fn end_container(&mut self, init: &ProcessId) {
         let Some(known) = self.containers.get(&init.container) else { return };
         let container = &known.container;
-        self.calls.hurry(&init.container, Instant::now() + container.timeouts.short);
+        self.calls.hurry(&init.container, clock::now() + container.timeouts.short);
         if container.kill_on_exit {
             let words: [OsString; 4] = ["kill".into(), "--all".into(), (*init.container).into(), "9".into()];
             let words = container.runtime.global.iter().cloned().chain(words).collect();
@@ -138,7 +138,7 @@ impl Supervisor {
     pub(super) fn look_at_output(&mut self, serial: u32) {
         let Some(known) = self.processes.get_mut(serial) else { return };
         let output = known.output();
-        let effects = known.process.drained(output, Instant::now());
+        let effects = known.process.drained(output, clock::now());
         self.carry_out(serial, effects);
     }
 
@@ -215,7 +215,7 @@ impl Supervisor {
     fn recorded(&mut self, serial: u32, written: bool) {
         self.spare.keep(self.reaper.fd());
         let Some(known) = self.processes.get_mut(serial) else { return };
-        let effects = known.process.recorded(written, Instant::now());
+        let effects = known.process.recorded(written, clock::now());
         self.carry_out(serial, effects);
     }
 
@@ -233,7 +233,7 @@ impl Supervisor {
     /// Forgets a process that is deleted, unless a reader is about to take its output.
     pub(super) fn look_for_reader(&mut self, serial: u32) {
         let Some(known) = self.processes.get_mut(serial) else { return };
-        let now = Instant::now();
+        let now = clock::now();
         let drain = self.containers.get(&known.process.id.container).map(|known| known.container.drain);
         let wanted = known.is_wanted();
         let effects = known.process.leave(wanted, now + drain.unwrap_or_default(), now);

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{Event, Ready, Supervisor};
+use windlass_sys::clock;
 
 /// A front end, which translates a protocol.
 ///
@@ -47,7 +48,7 @@ pub(crate) fn run<F: Front>(
         for (key, ready) in core.turn(front.deadline())? {
             front.ready(key, ready, core);
         }
-        let now = Instant::now();
+        let now = clock::now();
         if front.deadline().is_some_and(|deadline| deadline <= now) {
             front.due(now, core);
         }

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::poll::{Interest, Poll};
+use windlass_sys::clock;
 
 /// How long the socket is not watched.
 pub(super) const PAUSE: Duration = Duration::from_millis(200);
@@ -16,7 +17,7 @@ pub(super) const PAUSE: Duration = Duration::from_millis(200);
 pub(super) fn begin(again: &mut Option<Instant>, socket: &impl AsFd, key: u64, poll: &Poll) {
     // If this fails too, the next turn tries again.
     let muted = poll.change(socket, key, Interest::Nothing);
-    *again = muted.is_ok().then(|| Instant::now() + PAUSE);
+    *again = muted.is_ok().then(|| clock::now() + PAUSE);
 }
 
 /// Watches the socket again, if the pause is over.

@@ -8,12 +8,11 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use super::key::{Kind, key};
 use super::notifier::{Change, News, Notifier, Watch};
-use windlass_sys::{Called, Result};
+use windlass_sys::{Called, Result, epoll};
 
 /// The events of a descriptor that are reported. The hang-up of its other end is always reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +98,12 @@ impl Poll {
         let _ = self.epoll.delete(fd);
     }
 
+    /// The descriptor of the inotify instance, if there is one, for the simulation.
+    #[cfg(simulated)]
+    pub(super) fn notifier_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.notifier.get().map(|notifier| notifier.fd())
+    }
+
     /// The descriptor itself, for a test.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
@@ -106,20 +111,8 @@ impl Poll {
 
     /// Waits until something is ready or the deadline has passed.
     pub fn wait(&self, deadline: Option<Instant>, found: &mut Vec<(u64, Ready)>) -> Result<()> {
-        let timeout = match deadline {
-            None => EpollTimeout::NONE,
-            // Rounded up: a deadline within a millisecond must not become a busy loop.
-            Some(at) => {
-                let left = at.saturating_duration_since(Instant::now());
-                let milliseconds = if left.is_zero() { 0 } else { left.as_millis().min(3_600_000) as i32 + 1 };
-                EpollTimeout::try_from(milliseconds).unwrap_or(EpollTimeout::ZERO)
-            }
-        };
         let mut events = [EpollEvent::empty(); BATCH];
-        let n = match self.epoll.wait(&mut events, timeout) {
-            Err(Errno::EINTR) => 0,
-            other => other.called(|| "epoll_wait()".into())?,
-        };
+        let n = epoll::wait(&self.epoll, &mut events, deadline).called(|| "epoll_wait()".into())?;
         found.extend(events.iter().take(n).map(|event| {
             let flags = event.events();
             let ready = Ready {

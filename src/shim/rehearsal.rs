@@ -10,6 +10,7 @@ use super::WaitToken;
 use super::call::{environment, text};
 use super::image::format::checksum;
 use super::pipe::{captured, collect, null};
+use windlass_sys::clock;
 use windlass_sys::poll::{Deadline, poll};
 use windlass_sys::process::{Child, Exit};
 use windlass_sys::spawn::Spawn;
@@ -148,7 +149,7 @@ impl Look {
             listen_pid: false,
         };
         let child = child.start().map_err(|failed| format!("it cannot be executed: {}", failed.errno.desc()))?;
-        Ok(Look { child, said, proof, until: Instant::now() + time })
+        Ok(Look { child, said, proof, until: clock::now() + time })
     }
 
     /// What was found. `None`: it still looks.
@@ -172,7 +173,7 @@ impl Look {
     /// Waits for what it finds. `None`: that takes too long.
     fn wait(self) -> Result<Option<Result<(), String>>, String> {
         let mut fds = [PollFd::new(self.child.pidfd.as_fd(), PollFlags::POLLIN)];
-        let left = self.until.saturating_duration_since(Instant::now());
+        let left = self.until.saturating_duration_since(clock::now());
         poll(&mut fds, Deadline::after(left)).map_err(|failed| failed.to_string())?;
         let found = self.found();
         if found.is_none() {

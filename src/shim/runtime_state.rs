@@ -1,10 +1,10 @@
 //! What the runtime's `state` says of a container whose shim is dead.
 
-use std::time::SystemTime;
 
 use serde::Deserialize;
 
 use crate::{ExitStatus, Phase};
+use windlass_sys::clock;
 use windlass_sys::process::Exit;
 
 /// The members of the answer that are used. windlass alone says how a container ended.
@@ -53,7 +53,7 @@ impl RuntimeState {
         let ended = self.exit.as_ref().filter(|_| !self.is_alive())?;
         let signal = |name: &String| windlass_args::values::signal(name).ok();
         let exit = ended.code.map(Exit::Code).or_else(|| ended.signal.as_ref().and_then(signal).map(Exit::Signal))?;
-        Some(ExitStatus { exit: Some(exit), oom_killed: ended.oom_killed, at: SystemTime::now() })
+        Some(ExitStatus { exit: Some(exit), oom_killed: ended.oom_killed, at: clock::wall() })
     }
 }
 

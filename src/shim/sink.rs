@@ -11,7 +11,7 @@ use super::notifier::{Change, Watch};
 use super::poll::Poll;
 use super::stdio::Output;
 use windlass_sys::stream::{self, Moved};
-use windlass_sys::{Result, fd};
+use windlass_sys::{Result, clock, fd};
 
 /// Time between two looks at a fifo. Looking is needed where inotify is not available, and for readers that use
 /// splice(2), which older kernels do not report.
@@ -184,7 +184,7 @@ impl Fifo {
             self.watch = poll.notify(&stream::path_of(self.end.as_fd()), Change::Reader).ok();
         }
         let pause = if self.watch.is_some() { look_again } else { Some(look_again.map_or(AGAIN, |_| SOON)) };
-        self.next_look = pause.map(|pause| Instant::now() + pause);
+        self.next_look = pause.map(|pause| clock::now() + pause);
     }
 
     /// Whether there is a reader and it has read everything. If not, the fifo is watched for a change of that.

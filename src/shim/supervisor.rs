@@ -25,6 +25,7 @@ use super::streams::Streams;
 use super::{
     Code, Container, Event, Framing, Interest, Poll, ProcessId, ProcessState, Ready, Refusal, Reply, Request, WaitToken,
 };
+use windlass_sys::clock;
 use windlass_sys::process::{self, Exit};
 
 type Result<T> = std::result::Result<T, Refusal>;
@@ -108,7 +109,7 @@ impl Supervisor {
             upgrades: 0,
             upgrade: None,
             stood_still: Duration::ZERO,
-            stirred: Some(Instant::now()),
+            stirred: Some(clock::now()),
         })
     }
 

@@ -11,6 +11,7 @@ use super::streams::Streams;
 use super::supervisor::Supervisor;
 use super::{Event, Ready};
 use windlass_sys::Result;
+use windlass_sys::clock;
 
 /// How long a terminal that was hung up is left alone before it is looked at again.
 const HUNG_UP: Duration = Duration::from_millis(100);
@@ -34,7 +35,7 @@ impl Supervisor {
             self.poll.wait(deadline, &mut found)?;
         }
         if !found.is_empty() {
-            self.stirred = Some(Instant::now());
+            self.stirred = Some(clock::now());
         }
         let (theirs, ours): (Vec<_>, Vec<_>) = found.into_iter().partition(|&(key, _)| key::is_of_front_end(key));
         if theirs.is_empty() {
@@ -42,7 +43,7 @@ impl Supervisor {
         } else {
             self.later = ours;
         }
-        self.due(Instant::now());
+        self.due(clock::now());
         Ok(theirs)
     }
 
@@ -56,7 +57,7 @@ impl Supervisor {
             Kind::CallOutput | Kind::CallErrors => self.calls.printed(serial, kind),
             Kind::Console => self.look_at_console(serial),
             Kind::News => self.news(),
-            Kind::Rehearsal => self.look_at_rehearsal(Instant::now()),
+            Kind::Rehearsal => self.look_at_rehearsal(clock::now()),
             Kind::Source | Kind::Sink | Kind::InputFifo | Kind::InputSink | Kind::Client | Kind::Spool => {
                 let Some(known) = self.processes.get_mut(serial) else { return };
                 let alive = known.process.is_alive();
@@ -87,7 +88,7 @@ impl Supervisor {
 
     /// When the core itself has something to do.
     fn deadline(&self) -> Option<Instant> {
-        let now = Instant::now();
+        let now = clock::now();
         let processes = self.processes.iter().filter_map(|known| {
             let streams = known.streams.as_ref().and_then(|streams| self.streams_deadline(known, streams, now));
             let console = known.console.as_ref().and_then(Console::deadline);

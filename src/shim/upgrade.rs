@@ -25,7 +25,7 @@ use super::rehearsal::{Look, RESUME, Stage, Upgrade};
 use super::supervisor::Supervisor;
 use super::{Code, Interest, Refusal, Reply, WaitToken, written};
 use windlass_sys::handover;
-use windlass_sys::{fd, stream};
+use windlass_sys::{fd, stream, clock};
 
 /// An image, and the numbers of the descriptors in it.
 struct Image {
@@ -115,7 +115,7 @@ impl Supervisor {
 
     /// The loop stands still from here on.
     fn hand_over(&mut self, upgrade: &mut Upgrade, seen: &[u8], save: &dyn Fn(&mut Encoder)) -> Result<(), String> {
-        let began = Instant::now();
+        let began = clock::now();
         let image = self.image(upgrade, save);
         if image.bytes != seen {
             match upgrade.last_look(&image.bytes) {

@@ -18,7 +18,7 @@ use windlass_sys::process::Exit;
 fn anchor() -> (Instant, Duration) {
     static ANCHOR: OnceLock<(Instant, Duration)> = OnceLock::new();
     let read = || {
-        let (before, clock, after) = (Instant::now(), clock::monotonic(), Instant::now());
+        let (before, clock, after) = (clock::now(), clock::monotonic(), clock::now());
         (after - before, before, clock)
     };
     *ANCHOR.get_or_init(|| {

@@ -1,6 +1,16 @@
 //! Clocks.
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
+
+/// The moment by the clock of [`monotonic`].
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// The time of day.
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
 
 /// The time of `CLOCK_MONOTONIC` (clock_gettime(2)). It never steps, and is the same for all processes of a time
 /// namespace. [`std::time::Instant`] uses this clock too, but does not give its value.

@@ -14,6 +14,7 @@ pub mod credentials;
 pub mod descriptors;
 pub mod diag;
 pub mod directory;
+pub mod epoll;
 pub mod exeseal;
 pub mod fd;
 pub mod handover;

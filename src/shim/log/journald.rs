@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::stream::Stream;
 use crate::stdio::JournalFields;
 use windlass_sys::stream::find;
-use windlass_sys::{Result, socket, stream};
+use windlass_sys::{Result, clock, socket, stream};
 
 /// The socket of journald.
 pub(crate) const SOCKET: &str = "/run/systemd/journal/socket";
@@ -81,9 +81,9 @@ impl Journald {
 
     fn post(&mut self, bytes: &[u8], file: Option<BorrowedFd<'_>>) -> nix::Result<usize> {
         match socket::send_datagram_to(self.socket.as_fd(), self.path, bytes, file) {
-            Err(Errno::EAGAIN) if self.no_wait_until.is_none_or(|until| until <= Instant::now()) => {
+            Err(Errno::EAGAIN) if self.no_wait_until.is_none_or(|until| until <= clock::now()) => {
                 let sent = socket::send_datagram_blocking(self.socket.as_fd(), self.path, bytes, file);
-                self.no_wait_until = (sent == Err(Errno::EAGAIN)).then(|| Instant::now() + NO_WAIT);
+                self.no_wait_until = (sent == Err(Errno::EAGAIN)).then(|| clock::now() + NO_WAIT);
                 sent
             }
             other => other,

@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 
 use super::stdio::Log;
 use windlass_sys::Result;
+use windlass_sys::clock;
 
 pub use json::Entry;
 pub use k8s::parse;
@@ -43,8 +44,8 @@ impl Logger {
     /// Writes the bytes of one read from a stream.
     pub(super) fn write(&mut self, stream: Stream, bytes: &[u8], scratch: &mut [u8]) {
         match self {
-            Logger::K8s(file) => k8s::write(file, stream, bytes, scratch, std::time::SystemTime::now()),
-            Logger::Json(log) => log.write(stream, bytes, scratch, std::time::SystemTime::now()),
+            Logger::K8s(file) => k8s::write(file, stream, bytes, scratch, clock::wall()),
+            Logger::Json(log) => log.write(stream, bytes, scratch, clock::wall()),
             Logger::Raw(file) => file.append(bytes),
             Logger::Journald(journal) => journal.write(stream, bytes),
         }
@@ -53,7 +54,7 @@ impl Logger {
     /// Writes what is buffered. Called when the output has ended, before the exit is recorded.
     pub(super) fn end(&mut self, scratch: &mut [u8]) {
         if let Logger::Json(log) = self {
-            log.end(scratch, std::time::SystemTime::now());
+            log.end(scratch, clock::wall());
         }
     }
 

@@ -22,6 +22,7 @@ use crate::Reply;
 use crate::Request;
 use crate::Supervisor;
 use crate::WaitToken;
+use windlass_sys::clock;
 use windlass_sys::descriptors;
 use windlass_sys::process::Exit;
 
@@ -160,7 +161,7 @@ impl ConmonFront {
             let _ = core.signal(&self.id, libc::SIGKILL, true);
         }
         if let Some(timeout) = self.settings.timeout {
-            self.next = Next::Timeout(Instant::now() + timeout);
+            self.next = Next::Timeout(clock::now() + timeout);
         }
     }
 
@@ -179,7 +180,7 @@ impl ConmonFront {
         self.relay = None;
         core.close(&self.settings.container.id);
         let delay = self.settings.exit.as_ref().map(|exit| exit.delay).unwrap_or_default();
-        self.next = Next::Leave(Instant::now() + delay, status);
+        self.next = Next::Leave(clock::now() + delay, status);
     }
 
     fn control(&mut self, message: ControlMessage, core: &mut Supervisor) {
@@ -282,7 +283,7 @@ impl crate::Front for ConmonFront {
 
     fn finished(&self, _core: &Supervisor) -> Option<i32> {
         match self.next {
-            Next::Leave(at, status) if at <= Instant::now() => Some(status),
+            Next::Leave(at, status) if at <= clock::now() => Some(status),
             _ => None,
         }
     }

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::arguments::Arguments;
 use super::error::Error;
@@ -19,7 +19,7 @@ use crate::runtime_state::RuntimeState;
 use crate::{ExitStatus, Runtime};
 use windlass_base::protobuf::Message;
 use windlass_sys::poll::Deadline;
-use windlass_sys::{fd, socket};
+use windlass_sys::{clock, fd, socket};
 
 /// How long all calls of the runtime may take together. containerd waits for five seconds.
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -48,7 +48,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
         exit_status: u32::try_from(status.code()).unwrap_or(LOST),
         exited_at: Some(status.at.into()),
     };
-    let unknown = |exit_status| Deleted { pid, exit_status, exited_at: Some(SystemTime::now().into()) };
+    let unknown = |exit_status| Deleted { pid, exit_status, exited_at: Some(clock::wall().into()) };
     let answer = match (record, found) {
         (Some(record), _) => exited(record.status()),
         (None, Found::Ended(status)) => exited(status),

@@ -20,7 +20,7 @@ use crate::frontend::created::CreatedName;
 use crate::frontend::listener::Listener;
 use crate::image::format::table;
 use crate::{Event, Ready, Supervisor};
-use windlass_sys::{descriptors, fd, stream};
+use windlass_sys::{descriptors, fd, stream, clock};
 
 /// Serves until containerd needs the shim no more.
 pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
@@ -65,7 +65,7 @@ impl ContainerdFront {
         let listener = Listener::new(listener, key(Kind::Listener, 0));
         listener.watch(&core.poll)?;
         let events = std::env::var(TTRPC_ADDRESS).unwrap_or_else(|_| format!("{}.ttrpc", arguments.address));
-        let server = Server::new(&arguments.namespace, &events, Instant::now());
+        let server = Server::new(&arguments.namespace, &events, clock::now());
         let socket =
             CreatedName::inspect(fd::CWD, &arguments.socket).ok().map(|made| (arguments.socket.clone().into(), made));
         Ok(ContainerdFront { server, listener, bundle, socket, used: false })
@@ -105,7 +105,7 @@ impl ContainerdFront {
         let server = &mut self.server;
         self.used |= !server.tasks.is_empty();
         let idle = server.tasks.is_empty() && server.outbox.is_empty() && server.jobs.is_empty();
-        server.lifetime.look(idle && (self.used || server.connections.is_empty()), Instant::now());
+        server.lifetime.look(idle && (self.used || server.connections.is_empty()), clock::now());
     }
 
     /// Sends the event of containerd's that stands for one of the supervisor's.
@@ -160,7 +160,7 @@ impl crate::Front for ContainerdFront {
                 self.server.answer(caller, outcome, core);
             }
             Event::Signal(libc::SIGTERM | libc::SIGINT | libc::SIGQUIT) if self.server.tasks.is_empty() => {
-                self.server.lifetime.leave(Instant::now());
+                self.server.lifetime.leave(clock::now());
             }
             // Whoever stops all processes of a service does not mean the parents of containers.
             Event::Signal(_) | Event::Removal => {}
@@ -188,7 +188,7 @@ impl crate::Front for ContainerdFront {
             return None;
         }
         let said = server.outbox.is_empty() && server.connections.are_flushed();
-        server.lifetime.is_over(said, Instant::now()).then_some(0)
+        server.lifetime.is_over(said, clock::now()).then_some(0)
     }
 }
 

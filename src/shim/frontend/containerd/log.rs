@@ -9,13 +9,13 @@ use std::time::SystemTime;
 
 use nix::fcntl::OFlag;
 
-use windlass_sys::{fd, stream};
+use windlass_sys::{clock, fd, stream};
 
 /// Writes a warning for the administrator.
 pub(super) fn warn(bundle: &Path, text: &str) {
     let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
     if let Ok(fifo) = fd::open(bundle.join("log"), flags) {
-        let _ = stream::write(fifo.as_fd(), line(SystemTime::now(), text).as_bytes());
+        let _ = stream::write(fifo.as_fd(), line(clock::wall(), text).as_bytes());
     }
 }
 

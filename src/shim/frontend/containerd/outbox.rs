@@ -148,8 +148,8 @@ impl Outbox {
 
     /// Takes an event, and sends it when its turn comes.
     pub(super) fn push(&mut self, event: TaskEvent, poll: &Poll) {
-        self.queue.push(SystemTime::now(), event);
-        self.next(Instant::now(), poll);
+        self.queue.push(clock::wall(), event);
+        self.next(clock::now(), poll);
     }
 
     /// Whether everything is acknowledged.
@@ -201,7 +201,7 @@ impl Outbox {
 
     /// The socket is ready. Returns a complaint that is worth a line in the log.
     pub(super) fn ready(&mut self, ready: Ready, poll: &Poll) -> Option<String> {
-        let now = Instant::now();
+        let now = clock::now();
         let link = self.link.as_mut()?;
         let open = if ready.write { link.flush(poll) } else { Ok(()) }.and_then(|()| link.read());
         let mut complaint = None;

@@ -14,6 +14,7 @@ use super::outbox::Outbox;
 use super::pending::PendingCalls;
 use super::tasks::Tasks;
 use crate::{Poll, ProcessId, Supervisor};
+use windlass_sys::clock;
 
 /// The shim of one container, or of one pod.
 #[derive(Debug)]
@@ -92,7 +93,7 @@ impl Server {
     /// Forgets a task. Its loggers are to end.
     pub(super) fn forget_task(&mut self, id: &ProcessId) {
         self.tasks.remove(&id.container);
-        self.loggers.end(|process| process.container == id.container, Instant::now());
+        self.loggers.end(|process| process.container == id.container, clock::now());
     }
 
     /// Forgets an exec, with the file of its OCI process. Its logger is to end.
@@ -100,6 +101,6 @@ impl Server {
         if let Some(file) = self.tasks.remove_exec(id) {
             let _ = std::fs::remove_file(file);
         }
-        self.loggers.end(|process| process == id, Instant::now());
+        self.loggers.end(|process| process == id, clock::now());
     }
 }

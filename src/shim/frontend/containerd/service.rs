@@ -1,7 +1,6 @@
 //! The task service: a method's message becomes a request to the supervisor, and its reply a message.
 
 use std::ffi::OsString;
-use std::time::Instant;
 
 use super::answer::{Answer, Outcome, done, now, refused};
 use super::connections::Caller;
@@ -52,7 +51,7 @@ impl Server {
             "Connect" => connect(core, &Name::decode(payload)?),
             "Shutdown" => {
                 if self.tasks.is_empty() {
-                    self.lifetime.leave(Instant::now());
+                    self.lifetime.leave(clock::now());
                 }
                 done()
             }

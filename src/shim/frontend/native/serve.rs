@@ -37,7 +37,7 @@ use crate::frontend::carried;
 use crate::frontend::listener::Listener;
 use crate::gone;
 use crate::stdio::{Output, Spooling, Stdin, Stdio};
-use windlass_sys::{fd, socket};
+use windlass_sys::{clock, fd, socket};
 
 type Result<T> = std::result::Result<T, Refusal>;
 
@@ -350,7 +350,7 @@ impl Server {
 
     /// Ends when all clients have read their answers, or after [`FLUSH_TIME`].
     pub(super) fn finish(&mut self, status: i32) {
-        self.finishing = Some((Instant::now() + FLUSH_TIME, status));
+        self.finishing = Some((clock::now() + FLUSH_TIME, status));
         self.connections.iter_mut().for_each(|connection| connection.closing = true);
     }
 
@@ -398,7 +398,7 @@ impl Server {
     }
 
     fn write_late(&mut self) {
-        self.late = (!self.journal.write_late()).then(|| Instant::now() + AGAIN);
+        self.late = (!self.journal.write_late()).then(|| clock::now() + AGAIN);
     }
 
     /// Records that an exec or the container was deleted.
@@ -455,7 +455,7 @@ impl Front for Server {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let more = (!self.unserved.is_empty()).then(Instant::now);
+        let more = (!self.unserved.is_empty()).then(clock::now);
         self.finishing
             .map(|(until, _)| until)
             .into_iter()
@@ -483,6 +483,6 @@ impl Front for Server {
         let (until, status) = self.finishing?;
         // Processes that outlive init in a shared PID namespace may still be killed.
         let said = !core.is_busy() && self.connections.iter().all(Connection::is_idle);
-        (said || until <= Instant::now()).then_some(status)
+        (said || until <= clock::now()).then_some(status)
     }
 }

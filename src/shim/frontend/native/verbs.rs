@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -12,6 +12,7 @@ use super::{attach, dead};
 use crate::Refusal;
 use windlass_args::Matches;
 use windlass_client::{Client, Error};
+use windlass_sys::clock;
 use windlass_sys::fd;
 
 /// Why a command fails: the message that is printed.
@@ -200,7 +201,7 @@ impl Invocation<'_> {
         let dir = self.dir()?;
         let logs = dir.facts()?.logs()?;
         let since = self.matches.text("since")?;
-        let since = since.map(|text| logs::since(&text, SystemTime::now())).transpose()?;
+        let since = since.map(|text| logs::since(&text, clock::wall())).transpose()?;
         let mut reader = Reader::new(&logs, Wanted { since, timestamps: self.matches.switch("timestamps") })?;
         let (mut stdout, mut stderr) = (io::BufWriter::new(io::stdout()), io::BufWriter::new(io::stderr()));
         loop {
