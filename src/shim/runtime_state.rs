@@ -1,6 +1,5 @@
 //! What the runtime's `state` says of a container whose shim is dead.
 
-
 use serde::Deserialize;
 
 use crate::{ExitStatus, Phase};

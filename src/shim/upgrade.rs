@@ -25,7 +25,7 @@ use super::rehearsal::{Look, RESUME, Stage, Upgrade};
 use super::supervisor::Supervisor;
 use super::{Code, Interest, Refusal, Reply, WaitToken, written};
 use windlass_sys::handover;
-use windlass_sys::{fd, stream, clock};
+use windlass_sys::{clock, fd, stream};
 
 /// An image, and the numbers of the descriptors in it.
 struct Image {

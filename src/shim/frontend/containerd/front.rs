@@ -20,7 +20,7 @@ use crate::frontend::created::CreatedName;
 use crate::frontend::listener::Listener;
 use crate::image::format::table;
 use crate::{Event, Ready, Supervisor};
-use windlass_sys::{descriptors, fd, stream, clock};
+use windlass_sys::{clock, descriptors, fd, stream};
 
 /// Serves until containerd needs the shim no more.
 pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {

@@ -51,7 +51,7 @@ choice! {
         9 ExecStarted {}, 10 Checkpointed {},
     }
     Waits { 1 Idle {}, 2 Sending {}, 3 Full {} }
-    Lifetime { 1 InUse {}, 2 Alone { 1 until: 0 }, 3 Leaving { 1 until: 0 } }
+    Lifetime { 1 InUse {}, 2 Alone { 1 until: 0 }, 3 Leaving { 1 until: 0 }, 4 Over {} }
 }
 
 /// Tables are repeated fields, as they are without their names.

@@ -24,6 +24,8 @@ pub(super) enum Lifetime {
     Alone(#[serde(with = "written::moment")] Instant),
     /// It ends when everything is sent, or at this moment.
     Leaving(#[serde(with = "written::moment")] Instant),
+    /// It ends as soon as nothing is under way.
+    Over,
 }
 
 impl Lifetime {
@@ -54,21 +56,28 @@ impl Lifetime {
     /// When time alone changes it.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match *self {
-            Lifetime::InUse => None,
+            Lifetime::InUse | Lifetime::Over => None,
             Lifetime::Alone(at) | Lifetime::Leaving(at) => Some(at),
         }
     }
 
     /// Time has passed.
     pub(super) fn due(&mut self, now: Instant) {
-        if matches!(*self, Lifetime::Alone(at) if now >= at) {
-            self.leave(now);
+        match *self {
+            Lifetime::Alone(at) if now >= at => self.leave(now),
+            // Something may still be under way, and is not waited for by a moment that has passed.
+            Lifetime::Leaving(until) if now >= until => *self = Lifetime::Over,
+            _ => {}
         }
     }
 
     /// Whether it is over. `said`: everything is sent.
     pub(super) fn is_over(&self, said: bool, now: Instant) -> bool {
-        matches!(*self, Lifetime::Leaving(until) if said || now >= until)
+        match *self {
+            Lifetime::Leaving(until) => said || now >= until,
+            Lifetime::Over => true,
+            Lifetime::InUse | Lifetime::Alone(_) => false,
+        }
     }
 }
 
@@ -89,6 +98,16 @@ mod tests {
         lifetime.due(now + ALONE);
         assert!(lifetime.is_over(true, now + ALONE) && !lifetime.is_over(false, now + ALONE));
         assert!(lifetime.is_over(false, now + ALONE + FLUSH));
+    }
+
+    /// The loop would turn without a pause as long as a call of the runtime lasts.
+    #[test]
+    fn a_shim_that_is_still_busy_at_its_end_waits_for_no_moment_that_has_passed() {
+        let now = Instant::now();
+        let mut lifetime = Lifetime::new(now);
+        lifetime.leave(now);
+        lifetime.due(now + FLUSH);
+        assert_eq!((lifetime.deadline(), lifetime.is_over(false, now + FLUSH)), (None, true));
     }
 
     #[test]
