@@ -14,6 +14,7 @@ use super::message::task::Deleted;
 use super::{bundle, io, mounts};
 use crate::command;
 use crate::exit::Record;
+use crate::frontend::control;
 use crate::gone;
 use crate::runtime_state::RuntimeState;
 use crate::{ExitStatus, Runtime};
@@ -41,6 +42,8 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
     let unmounted = mounts::unmount_all(&bundle::rootfs(&bundle));
     remove_socket(&bundle);
     let found = deleted?;
+    control::sweep_all();
+    let killed = deleted?;
     unmounted?;
     let pid = pid(&bundle);
     let exited = |status: ExitStatus| Deleted {
