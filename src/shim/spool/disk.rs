@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
 use crate::pipe;
-use windlass_base::error::Failed;
+use windlass_base::error::SyscallError;
 use windlass_sys::poll::Deadline;
 use windlass_sys::process::{self, Forked, SingleThreaded};
 use windlass_sys::{Result, descriptors, fd, socket, stream};
@@ -80,8 +80,8 @@ pub(super) fn save(directory: &Path, file: Option<&OwnedFd>, pieces: &[(u64, &[u
     Ok(ours)
 }
 
-fn missing() -> Failed {
-    Failed { call: "the file".into(), errno: Errno::EBADF }
+fn missing() -> SyscallError {
+    SyscallError { call: "the file".into(), errno: Errno::EBADF }
 }
 
 /// The answer of the child of [`save`], with the file if it has made one. `None`: it has not come yet.
@@ -103,7 +103,7 @@ pub(super) fn answer(socket: BorrowedFd<'_>) -> Option<std::result::Result<Optio
 fn make(directory: &Path) -> Result<OwnedFd> {
     let directory = fd::open(directory, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
     if fd::distrust(&fd::stat(directory.as_fd())?).is_some() {
-        return Err(Failed { call: "the directory can be written by others".into(), errno: Errno::EPERM });
+        return Err(SyscallError { call: "the directory can be written by others".into(), errno: Errno::EPERM });
     }
     match fd::openat(directory.as_fd(), ".", OFlag::O_RDWR | OFlag::O_TMPFILE, 0o600) {
         // Not every file system has such files.

@@ -41,9 +41,8 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
         .and_then(|runtime| delete(&runtime, &arguments.id, record.is_some(), until));
     let unmounted = mounts::unmount_all(&bundle::rootfs(&bundle));
     remove_socket(&bundle);
-    let found = deleted?;
     control::sweep_all();
-    let killed = deleted?;
+    let found = deleted?;
     unmounted?;
     let pid = pid(&bundle);
     let exited = |status: ExitStatus| Deleted {

@@ -17,7 +17,7 @@ use super::message::{Status, Timestamp};
 use super::ttrpc::{FrameKind, Request, Response, code};
 use crate::{Poll, Ready, written};
 use windlass_base::protobuf::Message;
-use windlass_sys::socket;
+use windlass_sys::{clock, socket};
 
 const SERVICE: &str = "containerd.services.events.ttrpc.v1.Events";
 

@@ -17,6 +17,7 @@ use super::stats;
 use super::ttrpc::{self, code};
 use crate::{Phase, ProcessId, Refusal, Reply, Request, Supervisor};
 use windlass_base::protobuf::Message;
+use windlass_sys::clock;
 
 /// The names of the service: version 3 is version 2 under another name.
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];

@@ -61,7 +61,7 @@ fn end_or_state(dir: &ContainerDir, facts: &Facts) -> (Option<Record>, Option<Ru
     }
     let state = runtime_state(facts);
     let Some(end) = state.as_ref().and_then(RuntimeState::end) else { return (None, state) };
-    let record = Record::of(&ProcessId::init(&facts.id), pid(dir).unwrap_or(0), &end, 0);
+    let record = Record::of(&ProcessId::init(&facts.id), pid(dir).unwrap_or(0), &end, (0, 0));
     // Best effort: without it, the next one asks the runtime again. A new shim writes its own.
     if let Ok(Some(_lock)) = dir.lock() {
         let _ = record.write(&dir.file("exit.json"));
