@@ -1,10 +1,12 @@
 //! The removal of a container.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use windlass_base::error::{Diagnostic, Error, Kind, Result};
+use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
+use windlass_base::exit_record;
 use windlass_cgroup::{self as cgroup, Kill, Systemd, v1};
 use windlass_store::{Container, Status, Store, state_document};
+use windlass_sys::fd;
 
 use super::hooks::run_poststop;
 use super::kill::kill_everything;
@@ -54,8 +56,10 @@ pub fn destroy(container: &Container) -> Result<Vec<Diagnostic>> {
 
 /// Removes a container whose processes have ended: its cgroups, then poststop hooks, then its state.
 pub fn finish(container: &Container) -> Result<Vec<Diagnostic>> {
-    // A record for whoever asks during the hooks, while the cgroup can still tell.
     let mut warnings = Vec::new();
+    if let Err(error) = write_exit_files(container) {
+        warnings.push(Diagnostic { pointer: String::new(), msg: error.message().into() });
+    }
     if let Some(path) = &container.state.cgroup {
         // systemd removes an empty scope by itself, before or after this. If create died early, it may not even
         // have been asked for the scope yet.
@@ -85,4 +89,24 @@ pub fn finish(container: &Container) -> Result<Vec<Diagnostic>> {
     }
     container.remove()?;
     Ok(warnings)
+}
+
+/// Writes the exit status where a shim in the role of conmon has promised it and did not come to it. What others have
+/// written meanwhile stays.
+fn write_exit_files(container: &Container) -> Result<()> {
+    let promise = Path::new(&container.state.bundle).join(exit_record::UNWRITTEN);
+    let Ok(text) = fd::document(&promise) else { return Ok(()) };
+    // A container whose root has the bundle in it could have written this.
+    let real = |path: &str| Path::new(path).canonicalize().ok();
+    if real(&container.state.bundle).zip(real(&container.state.rootfs)).is_none_or(|(b, root)| b.starts_with(root)) {
+        return Ok(());
+    }
+    let status = container.exit().and_then(|exit| exit.code.or(exit.signal.map(|signal| 128 + signal)));
+    let paths: Vec<PathBuf> = serde_json::from_slice(&text).unwrap_or_default();
+    for path in paths.iter().filter(|path| !path.exists()) {
+        let Some(status) = status else { break };
+        fd::replace(fd::CWD, path, 0o644, status.to_string().as_bytes(), fd::Durability::Cached)
+            .with_context(|| format!("cannot write the exit status to {path:?}"))?;
+    }
+    fd::unlinkat(fd::CWD, &promise).with_context(|| format!("cannot remove {promise:?}"))
 }

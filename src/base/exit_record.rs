@@ -4,6 +4,10 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+/// The file in a bundle that says where a shim has not written the exit status of its container yet: a JSON array of
+/// paths. Whoever learns the status in place of the shim writes it there, as a decimal number.
+pub const UNWRITTEN: &str = ".windlass-exit-files";
+
 /// How it ended. Written by whoever learns it first: the `run` that waited, a shim,
 /// or a `state` that still found the zombie.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

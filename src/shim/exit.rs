@@ -55,6 +55,15 @@ pub enum ExitFile {
     RuntimeState(PathBuf),
 }
 
+impl ExitFile {
+    /// Its path.
+    pub fn path(&self) -> &PathBuf {
+        match self {
+            ExitFile::Record(path) | ExitFile::Decimal(path) | ExitFile::RuntimeState(path) => path,
+        }
+    }
+}
+
 /// The version of [`Record`] that is written. Every version up to it is read.
 pub const VERSION: u32 = 1;
 

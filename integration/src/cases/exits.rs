@@ -1,12 +1,14 @@
 //! How a container ended, from the exit pin that the kernel keeps: nobody has waited for it.
 
+use crate::kit::containerd::Engine;
 use crate::kit::machine::{self, EXIT_NAMESPACE, text};
+use crate::kit::shim::{self, Shimmed};
 use crate::kit::stop::{Context, fail};
 use crate::kit::wait::eventually;
-use crate::kit::{Need, Stop, T, Verdict};
+use crate::kit::{Bundle, Need, Stop, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::process::Command;
@@ -22,6 +24,10 @@ chapter! { "exits":
     a_shared_run_gets_a_private_directory [Need::Windlass],
     among_two_thousand_pins_the_right_one_is_found [Need::Windlass],
     a_kernel_without_it_is_noticed_once [Need::Windlass],
+    neutral_mode_tells_an_end_that_its_shim_has_not_seen [Need::Windlass],
+    neutral_mode_tells_an_end_that_its_shim_has_not_recorded [Need::Windlass],
+    containerd_is_told_an_end_that_no_shim_has_recorded [Need::Windlass, Need::Slow],
+    a_dead_conmons_exit_file_is_written_by_delete [Need::Windlass],
 }
 
 /// Skips the case where the kernel keeps no exits.
@@ -292,5 +298,115 @@ fn a_kernel_without_it_is_noticed_once(t: &T) -> Verdict {
     crate::sys::refuse_ioctl(&mut command, 0xc040_ff0b, libc::ENOTTY as u32);
     let report: Value = t.finish(command)?.json()?;
     ensure!(report["findings"].to_string().contains("known only to the process that reaps"), "{report}");
+    Ok(())
+}
+
+/// Waits until a process is gone, and not even a zombie is left.
+fn wait_until_gone(pid: &Value) -> Verdict {
+    let path = format!("/proc/{pid}");
+    eventually("the process is gone", || (!std::path::Path::new(&path).exists()).then_some(()))
+}
+
+/// What neutral mode says of a container that has ended with this code.
+fn tells(c: &Shimmed<'_>, code: i32) -> Verdict {
+    let status = c.line("status", &[])?;
+    ensure_eq!((&status["exit"]["code"], &status["shim_lost"]), (&json!(code), &json!(false)), "the status");
+    ensure_eq!(c.line("wait", &[])?["code"], code, "what wait says");
+    let events = c.verb("events", &[])?.ok()?.stdout;
+    ensure_eq!(events.matches("\"exited\"").count(), 1, "events of the end");
+    ensure_eq!(c.line("delete", &[])?["exit"]["code"], code, "what delete says");
+    Ok(())
+}
+
+fn neutral_mode_tells_an_end_that_its_shim_has_not_seen(t: &T) -> Verdict {
+    supported(t)?;
+    let bundle = t.bundle()?.sh("trap 'exit 5' TERM; while :; do usleep 10000; done");
+    let c = shim::run(t, &bundle, &["--keep-on-shim-death"])?;
+    c.kill_shim()?;
+    t.runtime(&["kill", &c.id, "TERM"])?.ok()?;
+    wait_until_gone(&c.made["pid"])?;
+    tells(&c, 5)
+}
+
+fn neutral_mode_tells_an_end_that_its_shim_has_not_recorded(t: &T) -> Verdict {
+    supported(t)?;
+    let c = shim::run(t, &t.bundle()?.sh("read line; exit 4"), &["--stdin"])?;
+    // The end comes while the shim stands still, which then dies.
+    let shim = nix::unistd::Pid::from_raw(c.pid());
+    nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGSTOP)?;
+    t.runtime(&["kill", &c.id, "KILL"])?.ok()?;
+    c.kill_shim()?;
+    wait_until_gone(&c.made["pid"])?;
+    let status = c.line("status", &[])?;
+    ensure_eq!((&status["exit"]["signal"], &status["shim_lost"]), (&json!(9), &json!(false)), "the status");
+    ensure_eq!(c.line("delete", &[])?["exit"]["status"], 137, "what delete says");
+    Ok(())
+}
+
+fn containerd_is_told_an_end_that_no_shim_has_recorded(t: &T) -> Verdict {
+    supported(t)?;
+    let mut engine = Engine::start(t)?;
+    engine.run(&["-d"], "a", &["sh", "-c", "trap 'exit 42' TERM; while :; do sleep 0.05; done"])?.ok()?;
+    let tasks = engine.ctr(&["tasks", "ls"])?.ok()?.stdout;
+    let pid = tasks.lines().find_map(|line| line.strip_prefix("a ")?.split_whitespace().next());
+    let pid: i32 = pid.and_then(|pid| pid.parse().ok()).ok_or_else(|| Stop::Fail(format!("no task in {tasks}")))?;
+    // Daemon and shim die, then the container ends.
+    engine.kill()?;
+    engine.kill_shims()?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)?;
+    wait_until_gone(&pid.into())?;
+    let answer = engine.delete_of("a")?;
+    // containerd.task.v2.DeleteResponse: the second field, a number.
+    ensure!(answer.windows(2).any(|pair| pair == [0x10, 42]), "{answer:?}");
+    engine.restart()?;
+    engine.ctr(&["containers", "rm", "a"])?.ok()?;
+    engine.is_clean()
+}
+
+fn a_dead_conmons_exit_file_is_written_by_delete(t: &T) -> Verdict {
+    supported(t)?;
+    std::os::unix::fs::symlink(&t.shim, t.path("conmon"))?;
+    fs::create_dir(t.path("exits"))?;
+    let conmon = |id: &str, bundle: &Bundle| -> Verdict<i32> {
+        bundle.write()?;
+        let file = |name: &str| t.path(&format!("{id}.{name}"));
+        let mut command = Command::new(t.path("conmon"));
+        command.args(["--cid", id, "--cuuid", id, "--runtime"]).arg(&t.runtime).arg("--bundle").arg(&bundle.dir);
+        command
+            .arg("--exit-dir")
+            .arg(t.path("exits"))
+            .arg("--runtime-arg")
+            .arg(format!("--root={}", t.root().display()));
+        command.arg("--log-path").arg(format!("k8s-file:{}", file("log").display()));
+        command.arg("--conmon-pidfile").arg(file("conmon")).arg("--container-pidfile").arg(file("pid"));
+        command.arg("--socket-dir-path").arg(&t.dir).current_dir(&t.dir);
+        t.finish(command)?.ok()?;
+        eventually("the container is made", || fs::read(file("pid")).ok().filter(|pid| !pid.is_empty()))?;
+        Ok(text(file("conmon")).parse()?)
+    };
+    let promise = |bundle: &Bundle| bundle.dir.join(".windlass-exit-files").exists();
+    let end = |id: &str| -> Verdict<String> {
+        t.runtime(&["start", id])?.ok()?;
+        let stopped = || t.runtime(&["state", id]).ok()?.json().ok().filter(|state| state["status"] == "stopped");
+        eventually("it ends", stopped)?;
+        Ok(t.path("exits").join(id).display().to_string())
+    };
+    // One that lives to the end writes the file itself.
+    let (bundle, id) = (t.bundle()?.sh("exit 3"), t.id());
+    conmon(&id, &bundle)?;
+    ensure!(promise(&bundle), "what it has to write is noted");
+    let file = end(&id)?;
+    eventually("the exit file", || (text(&file) == "3").then_some(()))?;
+    eventually("nothing is left to write", || (!promise(&bundle)).then_some(()))?;
+    fs::remove_file(&file)?;
+    t.runtime(&["delete", &id])?.ok()?;
+    ensure!(!std::path::Path::new(&file).exists(), "what was written is not written again");
+    // In place of one that has died, delete writes it.
+    let (bundle, id) = (t.bundle()?.sh("exit 6"), t.id());
+    let shim = conmon(&id, &bundle)?;
+    shim::kill(shim)?;
+    let file = end(&id)?;
+    t.runtime(&["delete", &id])?.ok()?;
+    ensure_eq!((text(&file).as_str(), promise(&bundle)), ("6", false), "the exit file");
     Ok(())
 }

@@ -125,6 +125,11 @@ impl<'t> Engine<'t> {
         Ok(())
     }
 
+    /// Runs containers on another runtime.
+    pub fn use_runtime(&mut self, runtime: PathBuf) {
+        self.runtime = runtime;
+    }
+
     fn socket(&self) -> PathBuf {
         self.dir.join("sock")
     }
@@ -210,6 +215,17 @@ impl<'t> Engine<'t> {
             line.contains("containerd-shim-runc-v2\0") && line.contains("-namespace\0")
         })
         .collect()
+    }
+
+    /// What the action `delete` of our shim prints for a container whose shim is dead: a message of ttrpc.
+    pub fn delete_of(&self, id: &str) -> Verdict<Vec<u8>> {
+        let mut command = Command::new(self.bin.join("containerd-shim-runc-v2"));
+        command.args(["-namespace", "default", "-id", id, "-bundle"]);
+        command.arg(self.dir.join("run/io.containerd.runtime.v2.task/default").join(id));
+        command.arg("-address").arg(self.socket()).arg("delete");
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", self.bin.display())).stdin(Stdio::null());
+        Ok(command.output().context("delete")?.stdout)
     }
 
     /// SIGKILL to all shims.

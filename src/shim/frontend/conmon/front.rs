@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -11,6 +12,7 @@ use super::notify::NotifyRelay;
 use super::pipes::Pipes;
 use super::settings::Settings;
 use crate::Event;
+use crate::ExitFile;
 use crate::ExitStatus;
 use crate::Framing;
 use crate::Interest;
@@ -22,6 +24,7 @@ use crate::Reply;
 use crate::Request;
 use crate::Supervisor;
 use crate::WaitToken;
+use windlass_base::exit_record;
 use windlass_sys::clock;
 use windlass_sys::descriptors;
 use windlass_sys::process::Exit;
@@ -120,8 +123,25 @@ impl ConmonFront {
         Ok(())
     }
 
+    /// The file that says where the exit status is to be written if this shim does not come to it.
+    fn unwritten(&self) -> Option<PathBuf> {
+        self.id.is_init().then(|| self.settings.container.bundle.join(exit_record::UNWRITTEN))
+    }
+
+    /// Writes it. Without it, the status is lost with this shim.
+    fn promise(&self, process: &NewProcess) {
+        let paths: Vec<&PathBuf> = process.exit_files.iter().map(ExitFile::path).collect();
+        if let Some(file) = self.unwritten().filter(|_| !paths.is_empty()) {
+            let written = serde_json::to_vec(&paths).map(|text| crate::exit::put(&file, &text, false));
+            if let Ok(Err(failed)) = written {
+                self.messages.log(Level::Warn, &format!("the exit status would be lost with this shim: {failed}"));
+            }
+        }
+    }
+
     fn launch(&mut self, core: &mut Supervisor) {
         let Some(process) = self.process.take() else { return };
+        self.promise(&process);
         let requested = match &self.id.exec {
             None => core.request(Request::Create(process)),
             Some(_) => {
@@ -176,6 +196,9 @@ impl ConmonFront {
 
     /// Closes the endpoints, and ends the shim when the delay of the exit command is over.
     fn finish(&mut self, status: i32, core: &mut Supervisor) {
+        if let Some(file) = self.unwritten() {
+            let _ = std::fs::remove_file(file);
+        }
         self.endpoints = None;
         self.relay = None;
         core.close(&self.settings.container.id);
