@@ -1,6 +1,6 @@
 //! One run of the runtime's binary.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::key::Kind;
 use super::pipe::collect;
 use super::{Code, Phase, ProcessId, Refusal, Runtime, WaitToken};
 use windlass_sys::process::{Child, Exit};
-use windlass_sys::spawn::Spawn;
+use windlass_sys::spawn::{Environment, Spawn};
 use windlass_sys::{Result, stream};
 
 /// The operation of the runtime, which decides what the end of a call means.
@@ -104,12 +104,11 @@ pub(super) fn start(options: &SpawnOptions<'_>) -> Result<Child> {
     let path = text(options.binary.as_os_str());
     let arguments: Vec<CString> =
         std::iter::once(path.clone()).chain(options.words.iter().map(|word| text(word))).collect();
-    // The setting of the allocator is for the shim alone.
-    let environment: Vec<CString> = environment().filter(|entry| entry.as_bytes() != LEAN.as_bytes()).collect();
     Spawn {
         path: &path,
         arguments: &arguments,
-        environment: &environment,
+        // The setting of the allocator is for the shim alone.
+        environment: Environment::OursWithout(LEAN),
         stdio: options.stdio,
         preserve: options.preserve,
         extra: &[],
@@ -125,7 +124,7 @@ pub(super) fn start(options: &SpawnOptions<'_>) -> Result<Child> {
 /// A setting of glibc's allocator (malloc(3), tunables(7)) for a server. By default the allocator keeps
 /// freed pieces of every size for each thread, and they keep the pages that they are in. After a thousand
 /// execs that was 60 kB of 90 kB; with this setting it is 4 kB.
-const LEAN: &str = "GLIBC_TUNABLES=glibc.malloc.tcache_count=0";
+const LEAN: &CStr = c"GLIBC_TUNABLES=glibc.malloc.tcache_count=0";
 
 /// The environment of the shim, as execve(2) takes it.
 pub(super) fn environment() -> impl Iterator<Item = CString> {
@@ -139,7 +138,7 @@ pub(super) fn environment() -> impl Iterator<Item = CString> {
 /// The environment of a server: that of the shim, and `LEAN` unless the user tunes the allocator.
 pub fn server_environment() -> Vec<CString> {
     let tuned = std::env::var_os("GLIBC_TUNABLES").is_some();
-    environment().chain((!tuned).then(|| text(LEAN.as_ref()))).collect()
+    environment().chain((!tuned).then(|| LEAN.to_owned())).collect()
 }
 
 /// A string for the kernel. Words come from argv, files and sockets; one with a NUL ends there.

@@ -124,7 +124,7 @@ impl Supervisor {
         let known = self.processes.get_mut(serial).ok_or_else(gone)?;
         let id = known.process.id.clone();
         let container = &self.containers.find(&id.container)?.container;
-        let (mut streams, ends) = Streams::open(take_stdio(&mut known.new), serial, &self.poll)?;
+        let (streams, ends) = Streams::open(take_stdio(&mut known.new), stdin_closed, serial, &self.poll)?;
         let (operation, mut words) = words(container, &known.new);
         if streams.terminal {
             let directory = known.new.pid_file.parent().unwrap_or(&container.bundle);
@@ -134,9 +134,6 @@ impl Supervisor {
             known.console = Some(console);
         }
         words.push((*id.container).into());
-        if stdin_closed {
-            streams.close_stdin(&self.poll);
-        }
         known.streams = Some(streams);
         let preserve = std::mem::take(&mut known.new.preserve_fds);
         // A file that another process has left must not be taken for this one's.
@@ -266,7 +263,7 @@ impl Supervisor {
         let known = self.processes.find_mut(&id)?;
         let serial = known.serial;
         // The ends for the process are closed again: it has its own.
-        let (mut streams, _) = Streams::open(take_stdio(&mut known.new), serial, &self.poll)?;
+        let (mut streams, _) = Streams::open(take_stdio(&mut known.new), false, serial, &self.poll)?;
         streams.runtime_done(false, &self.poll, &mut self.scratch);
         known.streams = Some(streams);
         let parent = self.own(serial, pid, pidfd)?;

@@ -18,7 +18,7 @@ pub(super) fn null() -> Result<OwnedFd> {
 /// A pipe whose read end does not block: read end, write end.
 pub(super) fn captured() -> Result<(OwnedFd, OwnedFd)> {
     let (read_end, write_end) = socket::pipe()?;
-    stream::never_block(read_end.as_fd())?;
+    stream::never_block_new(read_end.as_fd())?;
     Ok((read_end, write_end))
 }
 
@@ -32,6 +32,10 @@ pub(super) fn collect(pipe: BorrowedFd<'_>, kept: &mut Vec<u8>) -> bool {
             Ok(Moved::Bytes(n)) => {
                 let room = KEPT.saturating_sub(kept.len());
                 kept.extend_from_slice(&buffer[..n.min(room)]);
+                // Less than asked for is all that there was.
+                if n < buffer.len() {
+                    return false;
+                }
             }
             Ok(Moved::Later) => return false,
             Ok(Moved::End) | Err(_) => return true,

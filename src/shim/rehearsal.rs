@@ -13,7 +13,7 @@ use super::pipe::{captured, collect, null};
 use windlass_sys::clock;
 use windlass_sys::poll::{Deadline, poll};
 use windlass_sys::process::{Child, Exit};
-use windlass_sys::spawn::Spawn;
+use windlass_sys::spawn::{Environment, Spawn};
 use windlass_sys::stream;
 
 /// The word that makes a program look at an image, and the one that makes it go on with it. The number of the
@@ -138,7 +138,7 @@ impl Look {
         let child = Spawn {
             path: &text(stream::path_of(program).as_os_str()),
             arguments: &words,
-            environment: &environment().collect::<Vec<_>>(),
+            environment: Environment::Given(&environment().collect::<Vec<_>>()),
             stdio: [null.as_fd(), said_end.as_fd(), said_end.as_fd()],
             preserve: &[],
             extra: &[image.as_fd()],

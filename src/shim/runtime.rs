@@ -32,8 +32,8 @@ pub struct Runtime {
     pub binary: PathBuf,
     /// `--root R`, `--log F --log-format json`, `--systemd-cgroup` and the like.
     pub global: Vec<OsString>,
-    /// The file of `--log`, if there is one. The last error in it is the message of a call that has failed. It is
-    /// emptied before a call, unless another call runs.
+    /// The file of `--log`, if there is one. The last error in it is the message of a call that has failed. A
+    /// long one is emptied before a call, unless another call runs.
     pub log: Option<PathBuf>,
 }
 
@@ -88,15 +88,15 @@ impl Runtime {
     }
 
     /// The length of the file of `--log` before a call, so that an old error is not taken for a new one. With
-    /// `empty` the file is truncated first, which is right only if no other call may still log an error.
+    /// `empty` a long file is truncated first, which is right only if no other call may still log an error.
     pub(super) fn errors_so_far(&self, empty: bool) -> u64 {
         let Some(log) = &self.log else { return 0 };
-        if empty {
-            // A file that is not there yet need not be emptied.
-            let _ = std::fs::OpenOptions::new().write(true).truncate(true).open(log);
-            return 0;
+        let length = std::fs::metadata(log).map_or(0, |log| log.len());
+        if !empty || length <= KEPT as u64 {
+            return length;
         }
-        std::fs::metadata(log).map_or(0, |log| log.len())
+        let emptied = std::fs::OpenOptions::new().write(true).truncate(true).open(log);
+        if emptied.is_ok() { 0 } else { length }
     }
 
     /// Why a call has failed: the last error in its log after the first `said_before` bytes. If there is none, what

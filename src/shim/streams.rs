@@ -88,7 +88,8 @@ impl Pipes {
 
 impl Streams {
     /// Opens everything but the terminal, which the runtime sends.
-    pub(super) fn open(stdio: Stdio, serial: u32, poll: &Poll) -> Result<(Streams, ChildEnds)> {
+    /// `stdin_closed`: the process gets no more input than what was sent before.
+    pub(super) fn open(stdio: Stdio, stdin_closed: bool, serial: u32, poll: &Poll) -> Result<(Streams, ChildEnds)> {
         let logs = stdio.logs.iter().map(Logger::open).collect::<Result<Vec<_>>>()?;
         let mut streams = Streams {
             serial,
@@ -103,24 +104,33 @@ impl Streams {
             size: None,
         };
         let pipes = Pipes { owner: stdio.owner, fifos: stdio.fifos, spooling: stdio.spooling };
-        let stdin = streams.open_input(stdio.owner, poll)?;
+        let stdin = streams.open_input(stdio.owner, stdin_closed, poll)?;
         let stdout = streams.open_output(Stream::Stdout, stdio.stdout, &pipes, poll)?;
         let stderr = streams.open_output(Stream::Stderr, stdio.stderr, &pipes, poll)?;
         Ok((streams, [stdin, stdout, stderr]))
     }
 
-    fn open_input(&mut self, owner: Option<(u32, u32)>, poll: &Poll) -> Result<OwnedFd> {
+    fn open_input(&mut self, owner: Option<(u32, u32)>, closed: bool, poll: &Poll) -> Result<OwnedFd> {
         let fifo = match &self.stdin {
             Stdin::Inherit => return fd::duplicate(std::io::stdin().as_fd()),
             Stdin::Null => return null(),
             _ if self.terminal => return null(),
             Stdin::Attach { .. } => None,
-            Stdin::Fifo(path) => Some(fd::open(path, OFlag::O_RDWR | OFlag::O_NONBLOCK)?),
+            Stdin::Fifo(path) => {
+                let fifo = fd::open(path, OFlag::O_RDWR | OFlag::O_NONBLOCK)?;
+                // As a reader alone the shim sees the end when the last writer has left. It has been one itself, since
+                // the kernel reports no end where there never was a writer.
+                Some(if closed { fd::reopen(fifo.as_fd(), OFlag::O_RDONLY | OFlag::O_NONBLOCK)? } else { fifo })
+            }
         };
+        let closes = closed && fifo.is_none();
         let (read_end, write_end) = socket::pipe()?;
-        stream::never_block(write_end.as_fd())?;
+        stream::never_block_new(write_end.as_fd())?;
         give_to(&read_end, owner)?;
         self.take_input(write_end, false, fifo, poll)?;
+        if closes {
+            self.close_stdin(poll);
+        }
         Ok(read_end)
     }
 
@@ -283,8 +293,8 @@ impl Streams {
 
     /// The process does not read any more, or no more input comes: the process reads the end of it.
     fn end_input(&mut self, poll: &Poll) {
-        if let Some(input) = self.input.take() {
-            // A terminal is also open under another number, so closing this one does not end its watch.
+        // A terminal is also open under another number, so closing this one does not end its watch.
+        if let Some(input) = self.input.take().filter(|input| input.blocked) {
             poll.forget(&input.sink);
         }
     }

@@ -75,7 +75,8 @@ impl Supervisor {
     }
 
     fn signals(&mut self) {
-        while let Some(signal) = self.reaper.next_signal() {
+        // One at a time: the descriptor stays readable while there are others.
+        if let Some(signal) = self.reaper.next_signal() {
             match signal {
                 libc::SIGCHLD => self.orphans = true,
                 libc::SIGTERM | libc::SIGINT | libc::SIGQUIT | libc::SIGHUP | libc::SIGUSR1 => {
@@ -125,6 +126,7 @@ impl Supervisor {
             self.stirred = None;
             self.processes.iter_mut().filter_map(|known| known.streams.as_mut()).for_each(Streams::rest);
             self.scratch.release();
+            windlass_sys::spawn::forget_stack();
             windlass_sys::region::release_unused();
         }
     }

@@ -17,7 +17,7 @@ pub struct Spawn<'a> {
     /// Its arguments, with its name as the first.
     pub arguments: &'a [CString],
     /// Its environment.
-    pub environment: &'a [CString],
+    pub environment: Environment<'a>,
     /// Its standard input, output and error.
     pub stdio: [BorrowedFd<'a>; 3],
     /// Numbers of open descriptors that it gets as they are.
@@ -34,6 +34,53 @@ pub struct Spawn<'a> {
     pub session: bool,
     /// Whether the first `LISTEN_PID=` of the environment gets its process id.
     pub listen_pid: bool,
+}
+
+/// The environment of a program to start.
+pub enum Environment<'a> {
+    /// These entries.
+    Given(&'a [CString]),
+    /// Ours, without this entry. Nothing may change ours meanwhile.
+    OursWithout(&'a CStr),
+}
+
+impl Environment<'_> {
+    /// The entries.
+    fn pointers(&self) -> Vec<*const c_char> {
+        unsafe extern "C" {
+            static environ: *const *const c_char;
+        }
+        let without = match self {
+            Environment::Given(entries) => return entries.iter().map(|entry| entry.as_ptr()).collect(),
+            Environment::OursWithout(without) => without,
+        };
+        let mut pointers = Vec::with_capacity(64);
+        // SAFETY: the C library keeps the address of the list there.
+        let mut place = unsafe { environ };
+        while !place.is_null() {
+            // SAFETY: the list ends with null, beyond which this does not go.
+            let entry = unsafe { *place };
+            if entry.is_null() {
+                break;
+            }
+            // SAFETY: an entry ends with NUL.
+            if unsafe { CStr::from_ptr(entry) } != *without {
+                pointers.push(entry);
+            }
+            place = place.wrapping_add(1);
+        }
+        pointers
+    }
+}
+
+thread_local! {
+    /// The stack of the last child, for the next.
+    static KEPT: std::cell::Cell<Option<super::region::Region>> = const { std::cell::Cell::new(None) };
+}
+
+/// Gives back what is kept for the next program.
+pub fn forget_stack() {
+    KEPT.take();
 }
 
 /// The size of the child's stack in bytes, for the few calls until it executes.
@@ -89,13 +136,14 @@ impl Spawn<'_> {
     pub fn start(&self) -> Result<Child> {
         let mut listen = [0u8; 24];
         listen[..LISTEN_PID.len()].copy_from_slice(LISTEN_PID);
-        let pointers = |list: &[CString]| -> Vec<*const c_char> {
-            list.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
-        };
-        let arguments = pointers(self.arguments);
-        let mut environment = pointers(self.environment);
+        let arguments: Vec<*const c_char> =
+            self.arguments.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
+        let mut environment = self.environment.pointers();
         let mut listen_pid = std::ptr::null_mut();
-        let place = self.environment.iter().position(|entry| entry.as_bytes().starts_with(LISTEN_PID));
+        // SAFETY: an entry ends with NUL.
+        let starts = |entry: &*const c_char| unsafe { CStr::from_ptr(*entry) }.to_bytes().starts_with(LISTEN_PID);
+        let place = environment.iter().position(starts);
+        environment.push(std::ptr::null());
         if let (true, Some(place)) = (self.listen_pid, place) {
             environment[place] = listen.as_ptr().cast();
             listen_pid = listen[LISTEN_PID.len()..].as_mut_ptr();
@@ -118,7 +166,7 @@ impl Spawn<'_> {
             signals: super::signals::to_reset(),
             errno: 0,
         };
-        let stack = super::region::Region::new(STACK)?;
+        let stack = KEPT.take().map_or_else(|| super::region::Region::new(STACK), Ok)?;
         let mut pidfd: c_int = -1;
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
         // SAFETY: the stack is STACK bytes of our own that outlive the call, because CLONE_VFORK
@@ -127,8 +175,10 @@ impl Spawn<'_> {
         let pid = unsafe {
             libc::clone(child, stack.end().cast(), flags, (&raw mut shared).cast::<c_void>(), &raw mut pidfd)
         };
+        let errno_of_clone = Errno::last();
+        KEPT.set(Some(stack));
         if pid == -1 {
-            return Err(SyscallError { call: "clone(CLONE_VM|CLONE_VFORK|CLONE_PIDFD)".into(), errno: Errno::last() });
+            return Err(SyscallError { call: "clone(CLONE_VM|CLONE_VFORK|CLONE_PIDFD)".into(), errno: errno_of_clone });
         }
         // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };

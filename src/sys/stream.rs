@@ -66,6 +66,13 @@ pub fn never_block(fd: BorrowedFd<'_>) -> Result<()> {
         .map(drop)
 }
 
+/// The same for an end of a pipe that was just made, which has no other such flag.
+pub fn never_block_new(pipe: BorrowedFd<'_>) -> Result<()> {
+    nix::fcntl::fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+        .called(|| format!("fcntl({}, F_SETFL, O_NONBLOCK)", pipe.as_raw_fd()))
+        .map(drop)
+}
+
 /// Makes each write(2) go to the end of the file (`O_APPEND`).
 pub fn always_append(file: BorrowedFd<'_>) -> Result<()> {
     nix::fcntl::fcntl(file, FcntlArg::F_SETFL(OFlag::O_APPEND))

@@ -5,10 +5,12 @@
 use crate::kit::containerd::Engine;
 use crate::kit::machine::{field, text};
 use crate::kit::shim;
-use crate::kit::stop::Context;
+use crate::kit::stop::{Context, fail, skip};
+use crate::kit::wait::eventually;
 use crate::kit::{Need, T, Verdict};
 use crate::{chapter, ensure};
 use nix::sys::stat::Mode;
+use serde_json::json;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -18,6 +20,9 @@ use std::time::Instant;
 chapter! { "shim_measures":
     ten_idle_shims_are_small [Need::Slow],
     a_thousand_execs_leave_nothing [Need::Slow],
+    an_exec_takes_few_system_calls_of_the_shim [Need::Slow],
+    what_a_probe_costs_is_shown [Need::Slow],
+    a_hundred_probes_a_second_leave_nothing [Need::Slow],
     output_to_a_fifo_is_not_copied [Need::Slow],
     an_upgrade_stands_still_for_milliseconds [Need::Slow],
 }
@@ -111,6 +116,142 @@ fn a_thousand_execs_leave_nothing(t: &T) -> Verdict {
     ensure!(after.fds <= before.fds, "{} descriptors became {}", before.fds, after.fds);
     stop(&engine, "a")?;
     engine.is_clean()
+}
+
+/// Most system calls of the shim, without its children, for one `ctr task exec`.
+const CALLS_OF_AN_EXEC: usize = 100;
+
+fn an_exec_takes_few_system_calls_of_the_shim(t: &T) -> Verdict {
+    let engine = Engine::start(t)?;
+    engine.run(&["-d"], "a", &["sleep", "1000"])?.ok()?;
+    let exec = |n: u32| engine.ctr(&["tasks", "exec", "--exec-id", &format!("e{n}"), "a", "true"])?.ok();
+    (0..5).try_for_each(|n| exec(n).map(drop))?;
+    let shim = match engine.shims()[..] {
+        [shim] => shim,
+        _ => return fail("not one shim"),
+    };
+    let file = t.path("calls");
+    let mut tracer = Command::new("strace");
+    tracer.arg("-o").arg(&file).args(["-p", &shim.to_string()]).stdin(Stdio::null()).stderr(Stdio::null());
+    let Ok(mut tracer) = tracer.spawn() else { return skip("strace is not installed") };
+    let traced = || field(&text(format!("/proc/{shim}/status")), "TracerPid") != "0";
+    eventually("the shim is traced", || traced().then_some(()))?;
+    let count = 10;
+    (5..5 + count).try_for_each(|n| exec(n).map(drop))?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(tracer.id() as i32), nix::sys::signal::Signal::SIGINT)?;
+    tracer.wait()?;
+    let mut calls = std::collections::BTreeMap::<String, usize>::new();
+    // A debug build asks about each descriptor that it closes.
+    for line in text(&file).lines().filter(|line| !line.contains("F_GETFD")) {
+        if let Some((name, _)) = line.split_once('(').filter(|(name, _)| !name.contains(' ')) {
+            *calls.entry(name.to_owned()).or_default() += 1;
+        }
+    }
+    let each = calls.values().sum::<usize>() / count as usize;
+    println!("{each} system calls of the shim for an exec: {calls:?}");
+    stop(&engine, "a")?;
+    engine.is_clean()?;
+    ensure!(each <= CALLS_OF_AN_EXEC, "{each} system calls for an exec, at most {CALLS_OF_AN_EXEC}");
+    Ok(())
+}
+
+/// CPU time in nanoseconds: that of a process of one thread by itself, and that of all its threads with the children that
+/// it has reaped, which is counted in hundredths of a second.
+fn cpu(pid: i32) -> (u64, u64) {
+    let own = text(format!("/proc/{pid}/schedstat"));
+    let own = own.split(' ').next().and_then(|time| time.parse().ok()).unwrap_or(0);
+    let stat = text(format!("/proc/{pid}/stat"));
+    let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    let ticks: u64 = fields.split(' ').skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum();
+    (own, ticks * 10_000_000)
+}
+
+/// One probe: a process in a container.
+type Probe<'a> = dyn FnMut(u32) -> Verdict + 'a;
+
+/// Runs this many probes, so many in a second, or as many as can be done.
+fn probe(count: u32, a_second: u32, probe: &mut Probe<'_>) -> Verdict<f64> {
+    let begin = Instant::now();
+    for n in 0..count {
+        let turn = begin + std::time::Duration::from_secs(1) * n / a_second;
+        std::thread::sleep(turn.saturating_duration_since(Instant::now()));
+        probe(n)?;
+    }
+    Ok(f64::from(count) / begin.elapsed().as_secs_f64())
+}
+
+/// The shim, the runtime and the process are counted; containerd and ctr are not.
+fn what_a_probe_costs_is_shown(t: &T) -> Verdict {
+    let count = if t.long { 600 } else { 50 };
+    for runtime in ["runc", "crun"] {
+        let program =
+            ["/usr/sbin", "/usr/bin", "/usr/local/bin", "/usr/local/sbin"].map(|dir| Path::new(dir).join(runtime));
+        let Some(program) = program.into_iter().find(|path| path.is_file()) else { continue };
+        if let Ok(mut engine) = Engine::start_with_theirs(t) {
+            engine.use_runtime(program);
+            let name = if runtime == "runc" { "containerd's shim and runc" } else { "containerd's shim and crun" };
+            if let Err(stop) = cost_of_a_probe(&engine, name, count) {
+                println!("{name}: {stop}");
+            }
+        }
+    }
+    cost_of_a_probe(&Engine::start(t)?, "windlass-shim and windlass", count)
+}
+
+fn cost_of_a_probe(engine: &Engine<'_>, name: &str, count: u32) -> Verdict {
+    engine.run(&["-d"], "a", &["sleep", "1000"])?.ok()?;
+    let [shim] = engine.shims()[..] else { return fail("not one shim") };
+    let mut exec = |n: u32| engine.ctr(&["tasks", "exec", "--exec-id", &format!("e{n}"), "a", "true"])?.ok().map(drop);
+    (0..5).try_for_each(|n| exec(1_000_000 + n))?;
+    let before = cpu(shim);
+    let rate = probe(count, 10, &mut exec)?;
+    let after = cpu(shim);
+    let each = |before: u64, after: u64| (after - before) as f64 / 1e6 / f64::from(count);
+    let (own, all) = (each(before.0, after.0), each(before.1, after.1));
+    println!("a probe, {rate:.1} a second: {all:.2} ms of CPU, of which the shim's main thread {own:.2}: {name}");
+    stop(engine, "a")?;
+    engine.is_clean()
+}
+
+fn a_hundred_probes_a_second_leave_nothing(t: &T) -> Verdict {
+    let seconds = if t.long { 300 } else { 5 };
+    let c = shim::run(t, &t.bundle()?.args(&["/bin/sleep", "100000"]), &["--log", "none"])?;
+    let (mut asks, mut hears) = (c.connect()?, c.connect()?);
+    hears.call("subscribe", json!({"from": 1}))?;
+    let mut ends = 0;
+    let mut exec = |_: u32| {
+        let exec = c.exec_in(&mut asks, "exit 0")?;
+        loop {
+            let event = hears.event()?;
+            asks.call("ack", json!({"event": event["event"]}))?;
+            if event["type"] == "exited" && event["exec"] == exec.as_str() {
+                ends += 1;
+                break;
+            }
+        }
+        asks.call("delete", json!({"exec": exec})).map(drop)
+    };
+    probe(300, 100, &mut exec)?;
+    let settle = || std::thread::sleep(std::time::Duration::from_secs(1));
+    settle();
+    let (before, spent) = (cost(&[c.pid()]), cpu(c.pid()));
+    let count = 100 * seconds;
+    let rate = probe(count, 100, &mut exec)?;
+    settle();
+    let (after, now) = (cost(&[c.pid()]), cpu(c.pid()));
+    let each = (now.1 - spent.1) as f64 / 1e6 / f64::from(count);
+    println!(
+        "{count} probes, {rate:.0} a second: {each:.2} ms of CPU each; private dirty {} kB, then {} kB",
+        before.dirty, after.dirty
+    );
+    ensure!(ends == count + 300, "{ends} ends of {} were told", count + 300);
+    ensure!(after.dirty <= before.dirty + 64 && after.fds <= before.fds, "it has grown");
+    let zombies = std::fs::read_dir("/proc")?.flatten().filter(|entry| {
+        let stat = text(entry.path().join("stat"));
+        stat.contains(&format!(") Z {} ", c.pid()))
+    });
+    ensure!(zombies.count() == 0, "zombies are left");
+    Ok(())
 }
 
 /// Megabytes per second of a fifo that somebody begins to fill by `start`.

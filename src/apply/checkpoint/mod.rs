@@ -27,7 +27,7 @@ use windlass_plan::Plan;
 use windlass_store::{Container, Status};
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::process::Child;
-use windlass_sys::spawn::Spawn;
+use windlass_sys::spawn::{Environment, Spawn};
 use windlass_sys::{fd, socket};
 
 pub use check::{Finding, check};
@@ -245,7 +245,7 @@ impl Criu {
         let child = Spawn {
             path: &program,
             arguments: &[c"criu".into(), c"swrk".into(), c"3".into()],
-            environment: &[text(&[b"PATH=", path.as_bytes()].concat())?],
+            environment: Environment::Given(&[text(&[b"PATH=", path.as_bytes()].concat())?]),
             stdio: [null.as_fd(), null.as_fd(), say.as_fd()],
             preserve: &[],
             extra: &[theirs.as_fd()],

@@ -45,7 +45,7 @@ use crate::frontend::stderr::print_error;
 use crate::log::Logger;
 use crate::pipe;
 use windlass_sys::process::{self, Forked, SingleThreaded};
-use windlass_sys::spawn::Spawn;
+use windlass_sys::spawn::{Environment, Spawn};
 use windlass_sys::{self as sys, descriptors, fd};
 
 /// The version of conmon that this one replaces. Callers read it and choose their flags by it.
@@ -173,7 +173,7 @@ fn run_at_exit(exit: &ExitCommand, mut core: Supervisor) -> sys::Result<()> {
     let child = Spawn {
         path: &program,
         arguments: &arguments,
-        environment: &call::environment().collect::<Vec<_>>(),
+        environment: Environment::Given(&call::environment().collect::<Vec<_>>()),
         stdio: [null.as_fd(); 3],
         preserve: &[],
         extra: &[],

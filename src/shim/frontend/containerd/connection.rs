@@ -37,7 +37,8 @@ impl Connection {
         loop {
             match socket::receive_now(self.socket.as_fd(), &mut buffer) {
                 Ok(0) => return Err(Closed),
-                Ok(n) if self.frames.received(&buffer[..n]) => return Ok(()),
+                // Less than asked for is all that there was. What comes later is reported again.
+                Ok(n) if self.frames.received(&buffer[..n]) || n < READ => return Ok(()),
                 Ok(_) => {}
                 Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
                 Err(_) => return Err(Closed),

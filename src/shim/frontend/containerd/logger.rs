@@ -17,7 +17,7 @@ use crate::ProcessId;
 use crate::table::Table;
 use windlass_sys::poll::{Deadline, poll};
 use windlass_sys::process::{self, Child};
-use windlass_sys::spawn::Spawn;
+use windlass_sys::spawn::{Environment, Spawn};
 use windlass_sys::{Result, fd, socket};
 
 /// How long a logger may run after its process is deleted, and then after SIGTERM.
@@ -59,7 +59,7 @@ impl BinaryLogger {
         let child = Spawn {
             path: &path,
             arguments: &arguments,
-            environment: &environment,
+            environment: Environment::Given(&environment),
             stdio: [null.as_fd(), null.as_fd(), null.as_fd()],
             preserve: &[],
             extra: &[out_read.as_fd(), err_read.as_fd(), ready_write.as_fd()],

@@ -96,9 +96,9 @@ impl Server {
         self.loggers.end(|process| process.container == id.container, clock::now());
     }
 
-    /// Forgets an exec, with the file of its OCI process. Its logger is to end.
-    pub(super) fn forget_exec(&mut self, id: &ProcessId) {
-        if let Some(file) = self.tasks.remove_exec(id) {
+    /// Forgets an exec. The file of its OCI process is removed, unless it `ran`, when that was done. Its logger is to end.
+    pub(super) fn forget_exec(&mut self, id: &ProcessId, ran: bool) {
+        if let Some(file) = self.tasks.remove_exec(id).filter(|_| !ran) {
             let _ = std::fs::remove_file(file);
         }
         self.loggers.end(|process| process == id, clock::now());

@@ -20,7 +20,7 @@ use super::{bundle, io};
 use crate::exit;
 use windlass_base::protobuf::Message;
 use windlass_cgroup::membership;
-use windlass_sys::spawn::Spawn;
+use windlass_sys::spawn::{Environment, Spawn};
 use windlass_sys::{fd, socket};
 
 /// The directory in which containerd's own shims have their sockets.
@@ -143,7 +143,7 @@ fn spawn(
     let child = Spawn {
         path: c"/proc/self/exe",
         arguments: &words,
-        environment: &environment,
+        environment: Environment::Given(&environment),
         stdio: [listener.as_fd(), null.as_fd(), null.as_fd()],
         preserve: &[],
         extra: &[],

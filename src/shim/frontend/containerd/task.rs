@@ -2,9 +2,11 @@
 //! after it (unmounting).
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use nix::fcntl::OFlag;
 
 use super::answer::{Answer, Outcome, done, now, refused};
 use super::connections::Caller;
@@ -26,6 +28,8 @@ use crate::{
     Container, ExitFile, ExitStatus, Interest, NewProcess, Phase, Poll, ProcessId, Reply, Request, Runtime, Spooling,
     Stdio, Supervisor, Timeouts,
 };
+use windlass_sys::fd;
+use windlass_sys::poll::Deadline;
 
 /// How long output is read after a process has ended, when another process still holds its pipe open.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -111,7 +115,7 @@ impl Server {
             JobResult::Prepared(process, result) => self.prepared(core, caller, *process, result),
             JobResult::LoggerReady(process, Ok(())) => self.add(core, *process),
             JobResult::LoggerReady(process, Err(error)) => {
-                self.forget_exec(&process.id);
+                self.forget_exec(&process.id, false);
                 Err(unknown(error))
             }
             JobResult::Unmounted(outcome, event, result) => {
@@ -203,7 +207,11 @@ impl Server {
         let (mut stdio, logger) = self.stdio(core, &id, &io, owner)?;
         stdio.spooling = spooling;
         let file = process_file(&directory, &request.exec_id);
-        crate::exit::put(&file, &spec, false)?;
+        // Only a runtime that this shim starts reads it, so it may be there in part.
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW;
+        let written = fd::openat(fd::CWD, &file, flags, 0o600)?;
+        fd::write_all(written.as_fd(), &spec, Deadline::NEVER)?;
+        drop(written);
         let process = NewProcess {
             id: id.clone(),
             stdio,
@@ -226,7 +234,7 @@ impl Server {
     fn add(&mut self, core: &mut Supervisor, process: NewProcess) -> Outcome {
         let id = process.id.clone();
         if let Err(refusal) = core.request(Request::AddExec(process)) {
-            self.forget_exec(&id);
+            self.forget_exec(&id, false);
             return Err(refusal.into());
         }
         let event = TaskExec {
@@ -255,7 +263,7 @@ impl Server {
         };
         let answer = now(&deleted);
         if !id.is_init() {
-            self.forget_exec(id);
+            self.forget_exec(id, pid != 0);
             return answer;
         }
         let event = TaskDelete {

@@ -21,7 +21,7 @@ use windlass_args::Matches;
 use windlass_base::spec::Outline;
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::process::Child;
-use windlass_sys::spawn::Spawn;
+use windlass_sys::spawn::{Environment, Spawn};
 use windlass_sys::{descriptors, fd, socket};
 
 type Result<T> = std::result::Result<T, Refusal>;
@@ -185,7 +185,7 @@ fn begin(mode: &str, dir: &ContainerDir) -> Result<Server> {
     let child = Spawn {
         path: c"/proc/self/exe",
         arguments: &arguments,
-        environment: &server_environment(),
+        environment: Environment::Given(&server_environment()),
         stdio: [null.as_fd(), report_write.as_fd(), errors.as_fd()],
         preserve: &[],
         extra: &[],
