@@ -101,6 +101,11 @@ doc:
 bless:
     BLESS=1 cargo test --package windlass-plan --test plans
 
+# The shim on a simulated kernel, from a seed on, for so many seconds: `just simulate 1 3600`. A plan that was printed
+# is run again: `just simulate 17 requests=4 size=9`
+simulate *args:
+    cargo run --quiet --package windlass-shim-simulated --bin simulate -- {{args}}
+
 # Real containers; needs root: `just integrate mounts`
 integrate *args: build suite
     {{integration}} --runtime {{windlass}} {{args}}
@@ -109,11 +114,6 @@ integrate *args: build suite
 # done is in target/sweep.progress, and the next one goes on from there
 sweep mode="all" *args: build suite
     {{integration}} --sweep {{mode}} --runtime {{windlass}} --resume target/sweep.progress {{args}}
-    [ {{mode}} != all ] || contrib/mutants.sh
-
-# Change the code in 200 places, one at a time: do the tests of the crate notice? Needs cargo-mutants
-mutants number="200":
-    contrib/mutants.sh {{number}}
 
 # A sample of it in some minutes, anew each time
 sweep-short mode="all" *args: build suite

@@ -20,8 +20,6 @@ mod devices;
 mod directory;
 mod events;
 mod freezer;
-#[cfg(any(test, fuzzing))]
-pub mod fuzz;
 
 mod hierarchy;
 mod limits;

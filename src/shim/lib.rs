@@ -52,6 +52,8 @@ mod rehearsal;
 mod request;
 mod runtime;
 mod runtime_state;
+#[cfg(simulated)]
+pub mod simulation;
 mod sink;
 mod spare;
 mod spool;

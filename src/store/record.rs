@@ -71,8 +71,7 @@ impl Layout {
 
     /// Where the annotations begin, which go to the end.
     pub fn annotations(self) -> usize {
-        // A damaged file may have any number.
-        self.config().saturating_add(self.bulk.map_or(0, |bulk| bulk.config))
+        self.config() + self.bulk.map_or(0, |bulk| bulk.config)
     }
 }
 

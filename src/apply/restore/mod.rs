@@ -9,8 +9,6 @@ mod child;
 mod claims;
 mod stage;
 
-pub use claims::read as read_images;
-
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;

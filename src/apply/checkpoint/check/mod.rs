@@ -42,9 +42,8 @@ pub fn check(container: &Container, plan: &Plan, flags: &Flags) -> Result<Vec<Fi
         other => other?,
     };
     let pids = group.as_ref().map_or(Ok(vec![init.pid]), AnyCgroup::pids)?;
-    let executed = lost::executed(init.pid, &pids);
-    findings.extend(executed.iter().map(|pid| Finding {
-        what: lost::remark(*pid).msg,
+    findings.extend(lost::executed(init.pid, &pids).into_iter().map(|lost| Finding {
+        what: lost.msg,
         fails: false,
         help: "end it first, or start it anew after the restore",
         pointer: String::new(),
@@ -55,8 +54,7 @@ pub fn check(container: &Container, plan: &Plan, flags: &Flags) -> Result<Vec<Fi
     let replaced = elements.stdio.map(|stream| stream.key);
     let sockets = sockets(init.pid, pidfd.as_fd(), &pids)?;
     session(init.pid, flags, &mut findings);
-    // What is not dumped may have anything.
-    for pid in pids.iter().filter(|pid| !executed.contains(pid)) {
+    for pid in &pids {
         of_process(*pid, init.pid, &mut findings);
         of_files(*pid, &replaced, &sockets, flags, &mut findings);
     }

@@ -14,8 +14,6 @@ mod arguments;
 mod endpoints;
 mod error;
 mod front;
-#[cfg(any(test, fuzzing))]
-pub mod fuzz;
 mod image;
 mod logs;
 mod messages;

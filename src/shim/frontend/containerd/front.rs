@@ -1,6 +1,6 @@
 //! The lasting shim in its loop: what its descriptors, the supervisor's events and time lead to.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -54,6 +54,7 @@ pub(crate) struct ContainerdFront {
 }
 
 impl ContainerdFront {
+    /// Takes the listener that is its standard input.
     fn new(arguments: &Arguments, core: &Supervisor) -> windlass_sys::Result<ContainerdFront> {
         let bundle = std::env::current_dir().unwrap_or_default();
         // A working directory that stays, whatever becomes of the bundle.
@@ -62,13 +63,24 @@ impl ContainerdFront {
         stream::never_block(listener.as_fd())?;
         let null = fd::open("/dev/null", OFlag::O_RDWR)?;
         descriptors::install_at(null.as_fd(), 0)?;
-        let listener = Listener::new(listener, key(Kind::Listener, 0));
-        listener.watch(&core.poll)?;
         let events = std::env::var(TTRPC_ADDRESS).unwrap_or_else(|_| format!("{}.ttrpc", arguments.address));
-        let server = Server::new(&arguments.namespace, &events, clock::now());
         let socket =
             CreatedName::inspect(fd::CWD, &arguments.socket).ok().map(|made| (arguments.socket.clone().into(), made));
-        Ok(ContainerdFront { server, listener, bundle, socket, used: false })
+        Ok(ContainerdFront { socket, ..ContainerdFront::on(listener, bundle, &arguments.namespace, &events, core)? })
+    }
+
+    /// Listens there, and sends its events to `events`.
+    pub(super) fn on(
+        listener: OwnedFd,
+        bundle: PathBuf,
+        namespace: &str,
+        events: &str,
+        core: &Supervisor,
+    ) -> windlass_sys::Result<ContainerdFront> {
+        let listener = Listener::new(listener, key(Kind::Listener, 0));
+        listener.watch(&core.poll)?;
+        let server = Server::new(namespace, events, clock::now());
+        Ok(ContainerdFront { server, listener, bundle, socket: None, used: false })
     }
 
     fn accept(&mut self, core: &Supervisor) {

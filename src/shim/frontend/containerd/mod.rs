@@ -71,6 +71,17 @@ pub(super) fn go_on((core, front): (Supervisor, Controlled<Served>)) -> Result<i
     front::serve(core, front).map_err(|failed| failed.to_string())
 }
 
+/// The front end of a shim that listens there, for the simulation.
+#[cfg(simulated)]
+pub(crate) fn simulated(
+    listener: std::os::fd::OwnedFd,
+    bundle: std::path::PathBuf,
+    events: &str,
+    core: &crate::Supervisor,
+) -> windlass_sys::Result<impl crate::Front + use<>> {
+    front::ContainerdFront::on(listener, bundle, "default", events, core)
+}
+
 /// Runs it.
 pub fn main(words: Vec<OsString>) -> ExitCode {
     let done = Arguments::parse(words).and_then(|arguments| match arguments.action {

@@ -58,7 +58,7 @@ pub fn next_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, NoFrame> {
 }
 
 /// Appends a frame.
-pub(super) fn put_frame(out: &mut Vec<u8>, stream: u32, kind: FrameKind, message: &impl Message) {
+pub(crate) fn put_frame(out: &mut Vec<u8>, stream: u32, kind: FrameKind, message: &impl Message) {
     let at = out.len();
     let kind = match kind {
         FrameKind::Request => 1,

@@ -144,7 +144,7 @@ fn a_reader_that_is_there_and_does_not_read_is_waited_for() {
 fn warnings(rig: &mut Rig) -> Vec<String> {
     rig.turns(Duration::from_millis(50));
     let warning = |event: &Event| if let Event::Warning(text) = event { Some(text.clone()) } else { None };
-    rig.told.iter().filter_map(warning).collect()
+    rig.reported.iter().filter_map(warning).collect()
 }
 
 fn what_cannot_be_kept_in_a_file_is_kept_in_memory_and_that_is_said_once() {

@@ -1,7 +1,0 @@
-//! See `bodies::dbus`.
-#![no_main]
-
-#[path = "../../tests/support/bodies.rs"]
-mod bodies;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bodies::dbus(bytes));

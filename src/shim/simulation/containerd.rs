@@ -1,0 +1,482 @@
+//! A containerd that asks the shim for anything at any time, dies, comes back, and looks at what it is told.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::engine;
+use super::output::{self, Stream};
+use super::plan::Plan;
+use super::random::Random;
+use super::world::{Daemon, Happens, MILLISECOND, Outside, SECOND, Shared};
+use crate::Supervisor;
+use crate::exit::Record;
+use crate::frontend::containerd;
+use crate::frontend::containerd::message::event::{Envelope, Forward, TaskExec, TaskExit, TaskNamed};
+use crate::frontend::containerd::message::options::Runc;
+use crate::frontend::containerd::message::task::{CloseIo, Create, Deleted, Exec, Exited, Kill, Name};
+use crate::frontend::containerd::message::{Any, Empty};
+use crate::frontend::containerd::ttrpc::{FrameKind, Request, Response, next_frame, put_frame};
+use windlass_base::protobuf::Message;
+use windlass_sys::kernel::Release;
+use windlass_sys::{fd, kernel, socket, stream};
+
+/// A connection of ttrpc, of either side.
+#[derive(Debug)]
+struct Link {
+    socket: OwnedFd,
+    unread: Vec<u8>,
+    unsent: Vec<u8>,
+}
+
+impl Link {
+    fn new(socket: OwnedFd) -> Link {
+        let _ = stream::never_block(socket.as_fd());
+        Link { socket, unread: Vec::new(), unsent: Vec::new() }
+    }
+
+    /// The frames that have come. `None`: the other side has gone.
+    fn frames(&mut self) -> Option<Vec<(u32, Vec<u8>)>> {
+        let mut buffer = [0; 65_536];
+        let open = loop {
+            match socket::receive_now(self.socket.as_fd(), &mut buffer) {
+                Ok(0) => break false,
+                Ok(n) => self.unread.extend_from_slice(&buffer[..n]),
+                Err(errno) => break errno == nix::errno::Errno::EAGAIN,
+            }
+        };
+        let mut frames = Vec::new();
+        while let Ok(Some((frame, length))) = next_frame(&self.unread) {
+            frames.push((frame.stream, frame.body.to_vec()));
+            self.unread.drain(..length);
+        }
+        (open || !frames.is_empty()).then_some(frames)
+    }
+
+    fn send(&mut self, stream: u32, kind: FrameKind, message: &impl Message) {
+        put_frame(&mut self.unsent, stream, kind, message);
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        while let Ok(n @ 1..) = socket::send_now(self.socket.as_fd(), &self.unsent) {
+            self.unsent.drain(..n);
+        }
+    }
+}
+
+/// What was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Call {
+    method: &'static str,
+    exec: String,
+}
+
+/// What was told of a process, and how far it has come.
+#[derive(Debug, Default)]
+struct Told {
+    started: bool,
+    exited: Option<TaskExit>,
+    /// Its deletion is answered. Events of it may still be on their way.
+    deleted: bool,
+}
+
+/// The daemon.
+pub(super) struct Containerd {
+    plan: Plan,
+    random: Random,
+    directory: PathBuf,
+    events: OwnedFd,
+    /// How many children of the shim could not do their work.
+    failures: u64,
+    inbox: Option<Link>,
+    link: Option<Link>,
+    calls: BTreeMap<u32, Call>,
+    stream: u32,
+    names: u64,
+    left: u64,
+    /// Whether it wants the shim to leave.
+    ends: bool,
+    created: bool,
+    deleted: bool,
+    told: BTreeMap<String, Told>,
+    last: Vec<u8>,
+    streams: BTreeMap<String, Vec<Rc<Stream>>>,
+}
+
+const ID: &str = "c";
+const SERVICE: &str = "containerd.task.v2.Task";
+
+/// Most simulated time that the end may take.
+const END: u64 = 1800 * SECOND;
+
+/// One run. The error is what was wrong.
+pub(super) fn run(plan: &Plan, directory: &Path) -> Result<(), String> {
+    let outside = Rc::new(RefCell::new(Outside::new(plan)));
+    kernel::set_world(Rc::new(RefCell::new(Shared(outside.clone()))));
+    let bundle = directory.join("bundle");
+    std::fs::create_dir_all(bundle.join("rootfs")).map_err(|error| error.to_string())?;
+    std::fs::create_dir_all(bundle.join("work")).map_err(|error| error.to_string())?;
+    std::fs::write(bundle.join("config.json"), "{}").map_err(|error| error.to_string())?;
+    let held = fd::open(directory, nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY);
+    let held = held.map_err(|failed| failed.to_string())?;
+    let events = socket::listen_stream_at(held.as_fd(), "events", 0o600).map_err(|failed| failed.to_string())?;
+    let before = engine::descriptors();
+    let daemon = Rc::new(RefCell::new(Containerd::new(plan, directory, events)));
+    outside.borrow_mut().daemon = Some(daemon.clone());
+    outside.borrow_mut().wake_daemon(0);
+    let result = serve(plan, directory, held.as_fd(), &daemon);
+    let fault = kernel::take_fault().map_or(result, Err);
+    {
+        let mut daemon = daemon.borrow_mut();
+        (daemon.inbox, daemon.link) = (None, None);
+    }
+    outside.borrow_mut().leave();
+    fault?;
+    // What the shim leaves behind ends by itself.
+    for (pid, _) in kernel::processes() {
+        kernel::release(pid, Release::Go);
+    }
+    kernel::settle();
+    let alive: Vec<(i32, bool)> = kernel::processes().into_iter().filter(|(_, ended)| !ended).collect();
+    if !alive.is_empty() {
+        return Err(format!("processes are left: {alive:?}"));
+    }
+    engine::left(&bundle, before)
+}
+
+fn serve(
+    plan: &Plan,
+    directory: &Path,
+    held: std::os::fd::BorrowedFd<'_>,
+    daemon: &RefCell<Containerd>,
+) -> Result<(), String> {
+    let text = |failed: windlass_sys::SyscallError| failed.to_string();
+    let mut core = Supervisor::new().map_err(text)?;
+    let listener = socket::listen_stream_at(held, "shim", 0o600).map_err(text)?;
+    stream::never_block(listener.as_fd()).map_err(text)?;
+    let events = directory.join("events");
+    let mut front =
+        containerd::simulated(listener, directory.join("bundle"), &events.to_string_lossy(), &core).map_err(text)?;
+    let mut until = None;
+    loop {
+        // As `serve`, but for the clock.
+        while let Some(event) = core.next_event() {
+            crate::Front::event(&mut front, event, &mut core);
+        }
+        if let Some(status) = crate::Front::finished(&front, &core) {
+            let daemon = daemon.borrow();
+            return match status == 0 && daemon.ends {
+                true => Ok(()),
+                // It leaves by itself when it was of no use for half a minute.
+                false if !daemon.created || daemon.deleted => Ok(()),
+                false => Err(format!("the shim leaves with {status}, and has a task")),
+            };
+        }
+        for (key, ready) in core.turn(crate::Front::deadline(&front)).map_err(text)? {
+            crate::Front::ready(&mut front, key, ready, &mut core);
+        }
+        let now = windlass_sys::clock::now();
+        if crate::Front::deadline(&front).is_some_and(|deadline| deadline <= now) {
+            crate::Front::due(&mut front, now, &mut core);
+        }
+        if let Some(fault) = kernel::take_fault() {
+            return Err(fault);
+        }
+        if daemon.borrow().left == 0 {
+            let until = *until.get_or_insert(kernel::now() + END);
+            if kernel::now() >= until {
+                let daemon = daemon.borrow();
+                return Err(format!(
+                    "it does not end: calls {:?}, told {:?}, seed {}",
+                    daemon.calls, daemon.told, plan.seed
+                ));
+            }
+        }
+    }
+}
+
+impl Daemon for Containerd {
+    fn act(&mut self, is_kind: bool, failures: u64) -> (u64, Vec<Happens>) {
+        self.failures = failures;
+        if !is_kind && self.plan.has("outages") && self.random.chance(8) {
+            // It dies, and everything that was on its way with it.
+            (self.inbox, self.link) = (None, None);
+            self.calls.clear();
+            let most = if self.random.chance(20) { 3600 * SECOND } else { 20 * SECOND };
+            return (self.random.any_size(most), Vec::new());
+        }
+        self.listen();
+        self.answers();
+        let mut happens = Vec::new();
+        if self.link.is_none() {
+            let path = self.directory.join("shim");
+            self.link = socket::connect_now(&path).ok().map(Link::new);
+        }
+        if self.left > 0 {
+            self.left -= 1;
+            self.ask_something(&mut happens);
+            if self.left == 0 {
+                happens.push(Happens::Kindness);
+            }
+            return (self.random.any_size(3 * SECOND), happens);
+        }
+        self.finish();
+        (self.random.within(MILLISECOND, 2 * SECOND), happens)
+    }
+}
+
+impl Containerd {
+    fn new(plan: &Plan, directory: &Path, events: OwnedFd) -> Containerd {
+        let _ = stream::never_block(events.as_fd());
+        Containerd {
+            plan: plan.clone(),
+            random: Random::new(plan.seed ^ 0xc0),
+            directory: directory.into(),
+            events,
+            failures: 0,
+            inbox: None,
+            link: None,
+            calls: BTreeMap::new(),
+            stream: 1,
+            names: 0,
+            left: plan.requests,
+            ends: false,
+            created: false,
+            deleted: false,
+            told: BTreeMap::new(),
+            last: Vec::new(),
+            streams: BTreeMap::new(),
+        }
+    }
+
+    fn listen(&mut self) {
+        while let Ok(Some(socket)) = socket::accept_now(self.events.as_fd()) {
+            self.inbox = Some(Link::new(socket));
+        }
+        let Some(mut inbox) = self.inbox.take() else { return };
+        let Some(frames) = inbox.frames() else { return };
+        for (stream, body) in frames {
+            // It may die between taking an event and saying so.
+            let dies = self.plan.has("outages") && self.left > 0 && self.random.chance(3);
+            let Ok(request) = Request::decode(&body) else { return kernel::fault("an event is no request".into()) };
+            if let Err(why) = self.take(&request.payload) {
+                return kernel::fault(why);
+            }
+            if dies {
+                return;
+            }
+            inbox.send(stream, FrameKind::Response, &Response { payload: Empty {}.encode(), ..Response::default() });
+        }
+        self.inbox = Some(inbox);
+    }
+
+    fn take(&mut self, payload: &[u8]) -> Result<(), String> {
+        // One that comes again is the same in every byte.
+        if self.last == payload {
+            return Ok(());
+        }
+        self.last = payload.to_vec();
+        let envelope: Envelope = Forward::decode(payload).ok().and_then(|forward| forward.envelope).unwrap_or_default();
+        let value = envelope.event.unwrap_or_default().value;
+        let wrong = |what: &str| Err(format!("{} is not in order: {what}", envelope.topic));
+        match envelope.topic.as_str() {
+            "/tasks/create" => {
+                if std::mem::replace(&mut self.created, true) && !self.deleted {
+                    return wrong("created twice");
+                }
+                self.deleted = false;
+                self.told = BTreeMap::from([(ID.to_owned(), Told::default())]);
+            }
+            "/tasks/start" => {
+                return self.tell(ID, |told| !std::mem::replace(&mut told.started, true) && told.exited.is_none());
+            }
+            "/tasks/exec-added" => {
+                let exec = TaskExec::decode(&value).unwrap_or_default().exec_id;
+                self.told.insert(exec, Told::default());
+            }
+            "/tasks/exec-started" => {
+                let exec = TaskExec::decode(&value).unwrap_or_default().exec_id;
+                return self.tell(&exec, |told| !std::mem::replace(&mut told.started, true) && told.exited.is_none());
+            }
+            "/tasks/exit" => return self.exited(TaskExit::decode(&value).unwrap_or_default()),
+            "/tasks/delete" => {
+                let named = TaskNamed::decode(&value).unwrap_or_default();
+                let init = self.told.get(ID);
+                if named.container_id != ID || init.is_some_and(|init| init.started && init.exited.is_none()) {
+                    return wrong("deleted before its end is told");
+                }
+                self.deleted = true;
+                self.streams.remove("init");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, name: &str, tell: impl FnOnce(&mut Told) -> bool) -> Result<(), String> {
+        let told = self.told.get_mut(name).ok_or_else(|| format!("{name:?} is told of and not known"))?;
+        if tell(told) { Ok(()) } else { Err(format!("an event of {name:?} is not in order: {told:?}")) }
+    }
+
+    fn exited(&mut self, exit: TaskExit) -> Result<(), String> {
+        let name = exit.id.clone();
+        if name == ID {
+            let late = |(id, told): &(&String, &Told)| *id != ID && told.started && told.exited.is_none();
+            if let Some(exec) = self.told.iter().find(late) {
+                return Err(format!("the end of init is told before that of {exec:?}"));
+            }
+            let record = Record::read(&self.directory.join("bundle/exit.json"));
+            match record {
+                Some(record) if record.status().code() as u32 == exit.exit_status => {}
+                None if self.failures >= 5 => {}
+                record => return Err(format!("an end was told, {exit:?}, and its record is {record:?}")),
+            }
+        }
+        let fresh = self.told.get(&name).is_some_and(|told| told.exited.is_none());
+        if !fresh {
+            return Err(format!("the end of {name:?} is told twice, or it is not known"));
+        }
+        self.tell(&name, |told| {
+            told.exited = Some(exit);
+            true
+        })
+    }
+
+    fn answers(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        let Some(frames) = link.frames() else {
+            self.link = None;
+            self.calls.clear();
+            return;
+        };
+        link.flush();
+        for (stream, body) in frames {
+            let Some(call) = self.calls.remove(&stream) else {
+                return kernel::fault(format!("call {stream} is answered twice, or was never made"));
+            };
+            let response = Response::decode(&body).unwrap_or_default();
+            if response.status.as_ref().is_none_or(|status| status.code == 0) {
+                self.answered(&call, &response.payload);
+            }
+        }
+    }
+
+    fn answered(&mut self, call: &Call, payload: &[u8]) {
+        let name = if call.exec.is_empty() { ID } else { &call.exec };
+        let told = self.told.get(name).and_then(|told| told.exited.as_ref()).map(|exit| exit.exit_status);
+        let status = match call.method {
+            "Wait" => Exited::decode(payload).ok().map(|exited| exited.exit_status),
+            "Delete" => Deleted::decode(payload)
+                .ok()
+                .filter(|deleted| deleted.exited_at.is_some())
+                .map(|deleted| deleted.exit_status),
+            _ => return,
+        };
+        if let (Some(told), Some(status)) = (told, status)
+            && told != status
+        {
+            kernel::fault(format!("{call:?} says {status}, and the event {told}"));
+        }
+        if call.method == "Delete" && !call.exec.is_empty() {
+            self.told.get_mut(&call.exec).into_iter().for_each(|told| told.deleted = true);
+        }
+    }
+
+    fn ask(&mut self, method: &'static str, exec: &str, message: &impl Message) {
+        let Some(link) = &mut self.link else { return };
+        let request = Request { service: SERVICE.into(), method: method.into(), payload: message.encode(), timeout: 0 };
+        link.send(self.stream, FrameKind::Request, &request);
+        self.calls.insert(self.stream, Call { method, exec: exec.into() });
+        self.stream += 2;
+    }
+
+    fn name(exec: &str) -> Name {
+        Name { id: ID.into(), exec_id: exec.into() }
+    }
+
+    fn fifos(&mut self, name: &str, happens: &mut Vec<Happens>) -> [String; 2] {
+        // One that was asked for before may have been made.
+        if !self.streams.contains_key(name) {
+            let streams: Vec<Rc<Stream>> = (0..2).map(|at| self.new_stream(name, at)).collect();
+            self.streams.insert(name.into(), streams.clone());
+            happens.push(Happens::Streams(name.into(), streams));
+        }
+        let streams = &self.streams[name];
+        [0, 1].map(|at: usize| streams[at].fifo.to_string_lossy().into_owned())
+    }
+
+    fn new_stream(&mut self, name: &str, at: u64) -> Rc<Stream> {
+        self.names += 1;
+        let fifo = self.directory.join(format!("{name}.{at}.{}", self.names));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
+        let (written, got) = (Cell::new(0), Cell::new(0));
+        Rc::new(Stream { key: self.plan.seed * 64 + self.names, fifo, written, got, drops: false })
+    }
+
+    fn ask_something(&mut self, happens: &mut Vec<Happens>) {
+        let execs: Vec<String> = self.told.keys().filter(|name| *name != ID).cloned().collect();
+        let exec = match execs.len() {
+            0 => String::new(),
+            n => execs[self.random.below(n as u64) as usize].clone(),
+        };
+        match self.random.below(14) {
+            0..=2 if !self.created || self.deleted => {
+                let [stdout, stderr] = self.fifos("init", happens);
+                let options = Runc { binary_name: "/runtime".into(), ..Runc::default() };
+                let options = Some(Any { type_url: "containerd.runc.v1.Options".into(), value: options.encode() });
+                let bundle = self.directory.join("bundle").to_string_lossy().into_owned();
+                self.ask("Create", "", &Create { id: ID.into(), bundle, stdout, stderr, options, ..Create::default() });
+            }
+            3 | 4 => self.ask("Start", "", &Containerd::name("")),
+            5 | 6 if self.plan.has("execs") => {
+                self.names += 1;
+                let exec_id = format!("e{}", self.names);
+                let [stdout, stderr] = self.fifos(&format!("exec-{exec_id}"), happens);
+                let spec = Some(Any { type_url: "process".into(), value: b"{}".to_vec() });
+                let exec = Exec { id: ID.into(), exec_id: exec_id.clone(), stdout, stderr, spec, ..Exec::default() };
+                self.ask("Exec", &exec_id, &exec);
+            }
+            7 => self.ask("Start", &exec, &Containerd::name(&exec)),
+            8 => self.ask("Wait", &exec, &Containerd::name(&exec)),
+            9 => self.ask("State", &exec, &Containerd::name(&exec)),
+            10 if self.plan.has("kills") => {
+                let all = self.random.chance(30);
+                let kill =
+                    Kill { id: ID.into(), exec_id: if all { String::new() } else { exec.clone() }, signal: 9, all };
+                self.ask("Kill", &exec, &kill);
+            }
+            11 if !exec.is_empty() => self.ask("Delete", &exec, &Containerd::name(&exec)),
+            12 => self.ask("CloseIO", &exec, &CloseIo { id: ID.into(), exec_id: exec.clone(), stdin: true }),
+            13 => self.ask("Shutdown", "", &Containerd::name("")),
+            _ => {}
+        }
+    }
+
+    /// Nothing goes wrong any more: everything ends, is read and is deleted.
+    fn finish(&mut self) {
+        if self.link.is_none() || !self.calls.values().all(|call| call.method == "Wait") {
+            return;
+        }
+        if self.created && !self.deleted {
+            let running: Vec<String> =
+                self.told.iter().filter(|(_, told)| told.exited.is_none()).map(|(name, _)| name.clone()).collect();
+            if running.contains(&ID.to_owned()) {
+                return self.ask("Kill", "", &Kill { id: ID.into(), signal: 9, all: true, ..Kill::default() });
+            }
+            let name = self.told.iter().find(|(name, told)| *name != ID && !told.deleted).map(|(name, _)| name.clone());
+            let key = name.as_ref().map_or("init".to_owned(), |exec| format!("exec-{exec}"));
+            let whole =
+                self.streams.get(&key).is_none_or(|streams| streams.iter().all(|stream| output::is_whole(stream)));
+            if whole {
+                let exec = name.unwrap_or_default();
+                self.ask("Delete", &exec, &Containerd::name(&exec));
+            }
+            return;
+        }
+        self.ends = true;
+        self.ask("Shutdown", "", &Containerd::name(""));
+    }
+}

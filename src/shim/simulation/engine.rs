@@ -1,0 +1,372 @@
+//! An engine that asks for anything at any time, and looks at what it is told.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::output::{self, Stream};
+use super::plan::Plan;
+use super::random::Random;
+use super::upgrade;
+use super::world::{Outside, SECOND, Shared};
+use crate::exit::Record;
+use crate::{
+    Container, Event, ExitFile, ExitStatus, NewProcess, Output, ProcessId, Reply, Request, Runtime, Spooling, Stdio,
+    Supervisor, Timeouts, WaitToken, WhenFull,
+};
+use windlass_sys::kernel;
+
+/// How far a process has come, as the engine was told.
+#[derive(Debug, Default)]
+struct Told {
+    created: bool,
+    started: bool,
+    exited: Option<ExitStatus>,
+    deleted: bool,
+}
+
+/// What is done with an answer that comes later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Asked {
+    Create,
+    Start(ProcessId),
+    Wait(ProcessId),
+    Delete(ProcessId),
+    Other,
+}
+
+struct Engine {
+    plan: Plan,
+    random: Random,
+    directory: PathBuf,
+    outside: Rc<RefCell<Outside>>,
+    pending: BTreeMap<WaitToken, Asked>,
+    told: BTreeMap<ProcessId, Told>,
+    streams: BTreeMap<ProcessId, Vec<Rc<Stream>>>,
+    names: u64,
+    /// When it asks for something next, and how often it still does.
+    next: u64,
+    left: u64,
+}
+
+/// Most simulated time that the end may take, once nothing goes wrong any more.
+const END: u64 = 1800 * SECOND;
+
+/// One run. The error is what was wrong.
+pub(super) fn run(plan: &Plan, directory: &Path) -> Result<(), String> {
+    let outside = Rc::new(RefCell::new(Outside::new(plan)));
+    kernel::set_world(Rc::new(RefCell::new(Shared(outside.clone()))));
+    let before = descriptors();
+    let mut core = Supervisor::new().map_err(|failed| failed.to_string())?;
+    let mut engine = Engine {
+        plan: plan.clone(),
+        random: Random::new(plan.seed ^ 0xe),
+        directory: directory.into(),
+        outside,
+        pending: BTreeMap::new(),
+        told: BTreeMap::new(),
+        streams: BTreeMap::new(),
+        names: 0,
+        next: 0,
+        left: plan.requests,
+    };
+    let done = engine.live(&mut core).and_then(|()| engine.end(&mut core));
+    let fault = kernel::take_fault().map_or(done.map(drop), Err);
+    drop(core);
+    fault?;
+    let processes = kernel::processes();
+    if !processes.is_empty() {
+        return Err(format!("children are left: {processes:?}"));
+    }
+    left(directory, before)
+}
+
+pub(super) fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+}
+
+/// Whether anything is left that should not be.
+pub(super) fn left(directory: &Path, before: usize) -> Result<(), String> {
+    let descriptors = descriptors();
+    if descriptors > before {
+        return Err(format!("{before} descriptors have become {descriptors}"));
+    }
+    let names = std::fs::read_dir(directory.join("work")).into_iter().flatten().flatten();
+    let names: Vec<_> = names.map(|entry| entry.file_name()).collect();
+    if names.is_empty() { Ok(()) } else { Err(format!("files are left: {names:?}")) }
+}
+
+impl Engine {
+    /// Asks and listens until it has asked often enough.
+    fn live(&mut self, core: &mut Supervisor) -> Result<(), String> {
+        self.open(core);
+        while self.left > 0 {
+            self.turn(core, kernel::now() + 24 * 3600 * SECOND)?;
+            if self.next <= kernel::now() {
+                self.left -= 1;
+                let most = if self.random.chance(10) { 3600 * SECOND } else { 5 * SECOND };
+                self.next = kernel::now() + self.random.any_size(most);
+                self.ask_something(core);
+            }
+            if self.plan.has("upgrades") && self.random.chance(2) {
+                upgrade::upgrade(core)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, core: &mut Supervisor, until: u64) -> Result<(), String> {
+        self.listen(core)?;
+        let deadline = windlass_sys::clock::at(self.next.min(until));
+        core.turn(Some(deadline)).map_err(|failed| failed.to_string())?;
+        self.listen(core)?;
+        kernel::take_fault().map_or(Ok(()), Err)
+    }
+
+    fn open(&mut self, core: &mut Supervisor) {
+        let container = Container {
+            id: "c".into(),
+            bundle: self.directory.clone(),
+            runtime: Runtime { binary: "/runtime".into(), global: Vec::new(), log: None },
+            timeouts: Timeouts::default(),
+            drain: Duration::from_secs(10),
+            kill_on_exit: self.random.chance(50),
+            oom_files: Vec::new(),
+            sync: false,
+        };
+        let _ = core.open(container);
+    }
+
+    /// A new process, with fifos that somebody reads.
+    fn process(&mut self, exec: Option<u64>) -> NewProcess {
+        let name = exec.map_or("init".into(), |number| format!("e{number}"));
+        let id = exec.map_or(ProcessId::init("c"), |_| ProcessId::of("c", &name));
+        let drops = self.random.chance(30);
+        let streams: Vec<Rc<Stream>> = (0..2).map(|at| self.stream(&name, at, drops)).collect();
+        self.streams.insert(id.clone(), streams.clone());
+        let mut outside = self.outside.borrow_mut();
+        streams.iter().for_each(|stream| outside.read_from(stream.clone()));
+        outside.streams.insert(name.clone(), streams.clone());
+        let max = if self.random.chance(20) { 0 } else { self.random.any_size(4 << 20) };
+        let full = if drops && max > 0 { WhenFull::DropOldest } else { WhenFull::Block };
+        let output = |at: usize| Output::Fifo(streams[at].fifo.clone());
+        let spooling = Spooling { max, full, directory: self.directory.join("work") };
+        NewProcess {
+            id,
+            stdio: Stdio { stdout: output(0), stderr: output(1), spooling, ..Stdio::default() },
+            pid_file: self.directory.join(format!("{name}.pid")),
+            process_file: None,
+            verb: if exec.is_none() { "create" } else { "exec" },
+            arguments: Vec::new(),
+            preserve_fds: Vec::new(),
+            exit_files: vec![ExitFile::Record(self.directory.join(format!("{name}.json")))],
+        }
+    }
+
+    fn stream(&mut self, name: &str, at: u64, drops: bool) -> Rc<Stream> {
+        self.names += 1;
+        let fifo = self.directory.join(format!("{name}.{at}.{}", self.names));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
+        let (written, got) = (Cell::new(0), Cell::new(0));
+        Rc::new(Stream { key: self.plan.seed * 64 + self.names, fifo, written, got, drops })
+    }
+
+    fn known(&mut self) -> Vec<ProcessId> {
+        let mut known: Vec<ProcessId> = self.told.keys().cloned().collect();
+        known.sort();
+        known
+    }
+
+    fn ask_something(&mut self, core: &mut Supervisor) {
+        let init = ProcessId::init("c");
+        if !self.told.contains_key(&init) {
+            let new = self.process(None);
+            self.told.insert(init, Told::default());
+            return self.ask(core, Request::Create(new), Asked::Create);
+        }
+        let known = self.known();
+        let process = known[self.random.below(known.len() as u64) as usize].clone();
+        match self.random.below(12) {
+            0 | 1 => self.ask(core, Request::Start(init), Asked::Start(ProcessId::init("c"))),
+            2..=4 if self.plan.has("execs") && known.len() < 8 => {
+                self.names += 1;
+                let new = self.process(Some(self.names));
+                let id = new.id.clone();
+                if core.request(Request::AddExec(new)).is_ok() {
+                    self.told.insert(id, Told::default());
+                }
+            }
+            5 | 6 => self.ask(core, Request::Start(process.clone()), Asked::Start(process)),
+            7 => self.ask(core, Request::Wait(process.clone()), Asked::Wait(process)),
+            8 if self.plan.has("kills") => {
+                let all = self.random.chance(30) && process.is_init();
+                self.ask(core, Request::Kill { process, signal: libc::SIGKILL, all }, Asked::Other);
+            }
+            9 if !process.is_init() => self.delete(core, process, false),
+            10 => self.ask(core, Request::CloseStdin(process), Asked::Other),
+            11 => {
+                let (arguments, then) = (vec!["update".into()], None);
+                self.ask(core, Request::Call { container: "c".into(), arguments, then }, Asked::Other);
+            }
+            _ => {}
+        }
+    }
+
+    fn delete(&mut self, core: &mut Supervisor, process: ProcessId, force: bool) {
+        self.ask(core, Request::Delete { process: process.clone(), force }, Asked::Delete(process));
+    }
+
+    fn ask(&mut self, core: &mut Supervisor, request: Request, asked: Asked) {
+        match core.request(request) {
+            Ok(Reply::Pending(token)) => {
+                if self.pending.insert(token, asked).is_some() {
+                    kernel::fault(format!("{token:?} was given twice"));
+                }
+            }
+            Ok(reply) => self.answered(core, &asked, &Ok(reply)),
+            Err(refusal) => self.answered(core, &asked, &Err(refusal)),
+        }
+    }
+
+    fn answered(&mut self, core: &mut Supervisor, asked: &Asked, result: &Result<Reply, crate::Refusal>) {
+        match (asked, result) {
+            (Asked::Create, Err(_)) if core.state(&ProcessId::init("c")).is_none() => {
+                // It is not there, and may be tried again.
+                self.told.remove(&ProcessId::init("c"));
+            }
+            (Asked::Wait(process), Ok(Reply::Exited(status)))
+                if self.told.get(process).is_some_and(|told| told.exited != Some(*status)) =>
+            {
+                kernel::fault(format!("Wait for {process:?} says {status:?}, and the event another end"));
+            }
+            (Asked::Delete(process), Ok(Reply::Deleted { status, .. })) => self.forgotten(process, *status),
+            _ => {}
+        }
+    }
+
+    fn forgotten(&mut self, process: &ProcessId, status: Option<ExitStatus>) {
+        let Some(told) = self.told.get_mut(process) else { return };
+        if told.created | told.started && told.exited.is_none() {
+            kernel::fault(format!("{process:?} is deleted before its end is told"));
+        }
+        if status.is_some() && told.exited != status {
+            kernel::fault(format!("the deletion of {process:?} says {status:?}, and the event {:?}", told.exited));
+        }
+        told.deleted = true;
+    }
+
+    /// Looks at what the shim tells.
+    fn listen(&mut self, core: &mut Supervisor) -> Result<(), String> {
+        while let Some(event) = core.next_event() {
+            match event {
+                Event::Created { process, .. } => self.tell(&process, |told| {
+                    let right = !(told.created || told.started || told.exited.is_some());
+                    told.created = true;
+                    right
+                })?,
+                Event::Started { process, .. } => {
+                    let exec = !process.is_init();
+                    self.tell(&process, |told| {
+                        let right = (told.created || exec) && !told.started && told.exited.is_none();
+                        told.started = true;
+                        right
+                    })?;
+                }
+                Event::Exited { process, status, .. } => self.exited(&process, status)?,
+                Event::Finished { token, result } => {
+                    let asked = self.pending.remove(&token);
+                    let asked = asked.ok_or_else(|| format!("{token:?} is answered twice, or was never given"))?;
+                    self.answered(core, &asked, &result);
+                }
+                Event::OutOfMemory { .. } | Event::Warning(_) | Event::Removal | Event::Signal(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, process: &ProcessId, tell: impl FnOnce(&mut Told) -> bool) -> Result<(), String> {
+        let told = self.told.get_mut(process).ok_or_else(|| format!("{process:?} is told of and not known"))?;
+        if tell(told) { Ok(()) } else { Err(format!("an event of {process:?} is not in order: {told:?}")) }
+    }
+
+    fn exited(&mut self, process: &ProcessId, status: ExitStatus) -> Result<(), String> {
+        if process.is_init() {
+            let late = |(id, told): (&ProcessId, &Told)| !id.is_init() && told.started && told.exited.is_none();
+            if let Some(exec) = self.told.iter().find(|(id, told)| late((id, told))) {
+                return Err(format!("the end of init is told before that of {exec:?}"));
+            }
+        }
+        self.tell(process, |told| {
+            let right = (told.created || told.started) && told.exited.is_none();
+            told.exited = Some(status);
+            right
+        })?;
+        // Told implies durable, unless the disk was full five times.
+        let name = process.exec.as_deref().unwrap_or("init");
+        match Record::read(&self.directory.join(format!("{name}.json"))) {
+            Some(record) if record.status() == status => Ok(()),
+            None if self.outside.borrow().failures >= 5 => Ok(()),
+            record => Err(format!("the end of {process:?} was told, and its record is {record:?}")),
+        }
+    }
+
+    /// Nothing goes wrong any more: everything ends, is read and is deleted.
+    fn end(&mut self, core: &mut Supervisor) -> Result<(), String> {
+        self.outside.borrow_mut().be_kind();
+        let until = kernel::now() + END;
+        self.next = kernel::now();
+        self.ask(core, Request::Kill { process: ProcessId::init("c"), signal: libc::SIGKILL, all: true }, Asked::Other);
+        while !self.is_over() {
+            self.turn(core, until)?;
+            if kernel::now() >= until {
+                let streams: Vec<_> =
+                    self.streams.values().flatten().filter(|stream| !output::is_whole(stream)).collect();
+                let states: Vec<_> = self.told.keys().map(|process| core.state(process)).collect();
+                let told = &self.told;
+                return Err(format!("it does not end: {told:?}; {states:?}; not read: {streams:?}"));
+            }
+            if self.next <= kernel::now() {
+                self.next = kernel::now() + 60 * SECOND;
+                self.finish(core);
+            }
+        }
+        self.outside.borrow_mut().leave();
+        core.close("c");
+        // Children that nobody waits for are reaped, and memory is given back.
+        let rest = kernel::now() + 300 * SECOND;
+        self.next = rest;
+        while kernel::now() < rest {
+            self.turn(core, rest)?;
+        }
+        Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        self.pending.is_empty() && self.told.values().all(|told| told.deleted)
+    }
+
+    fn finish(&mut self, core: &mut Supervisor) {
+        for process in self.known() {
+            let told = &self.told[&process];
+            let ran = told.created || told.started;
+            if told.deleted || self.pending.values().any(|asked| *asked == Asked::Delete(process.clone())) {
+                continue;
+            }
+            if core.state(&process).is_none() {
+                self.told.get_mut(&process).into_iter().for_each(|told| told.deleted = true);
+                continue;
+            }
+            if ran && told.exited.is_none() {
+                self.ask(core, Request::Kill { process, signal: libc::SIGKILL, all: false }, Asked::Other);
+                continue;
+            }
+            // Nothing is dropped while somebody reads.
+            let whole = self.streams[&process].iter().all(|stream| output::is_whole(stream));
+            if !ran || whole || core.state(&process).is_some_and(|state| state.dropped > 0) {
+                self.delete(core, process, true);
+            }
+        }
+    }
+}

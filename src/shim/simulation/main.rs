@@ -1,0 +1,6 @@
+//! `simulate [SEED] [SECONDS]`: runs the shim on a simulated kernel, from one seed on, for so many seconds.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    windlass_shim_simulated::simulation::main()
+}

@@ -1,0 +1,133 @@
+//! The simulation: the shim on a simulated kernel, among engines, runtimes, readers and disks that do anything at any
+//! time.
+//!
+//! A seed decides everything, so a run that has found a fault finds it again. Each run is a process of its own.
+//! What must hold: the end of each process is told once, after its record is on disk, in the order created, started,
+//! exited, deleted, and that of init last; each request is answered once; every byte that was written arrives, in
+//! order, unless a mark says how many were dropped; in the end no descriptor, child or file is left; and the loop
+//! never waits for anything but its descriptors and its clock.
+
+mod containerd;
+mod engine;
+mod output;
+mod plan;
+mod random;
+mod upgrade;
+mod world;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use plan::Plan;
+
+/// Put before a plan: it is run in this process.
+const ONE: &str = "--one";
+
+/// How long a run may take. One that takes longer waits for something.
+const RUN: Duration = Duration::from_secs(60);
+
+/// Runs one seed after the other. The words: the first seed, and how many seconds.
+pub fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.first().is_some_and(|word| word == ONE) {
+        return match Plan::read(&words[1..]) {
+            Some(plan) => one(&plan),
+            None => ExitCode::from(2),
+        };
+    }
+    // A plan that was printed.
+    if words.len() > 2 || words.get(1).is_some_and(|word| word.contains('=')) {
+        let Some(plan) = Plan::read(&words) else { return ExitCode::from(2) };
+        return report(&plan, failure(&plan).map(|why| (plan.clone(), why)));
+    }
+    let number = |at: usize, usual: u64| words.get(at).map_or(Some(usual), |word| word.parse().ok());
+    let (Some(first), Some(seconds)) = (number(0, 1), number(1, 60)) else {
+        eprintln!("usage: simulate [SEED] [SECONDS], or simulate PLAN");
+        return ExitCode::from(2);
+    };
+    many(first, Duration::from_secs(seconds))
+}
+
+fn many(first: u64, time: Duration) -> ExitCode {
+    let begin = Instant::now();
+    let mut seeds = 0;
+    for seed in first.. {
+        if seeds > 0 && begin.elapsed() >= time {
+            break;
+        }
+        let plan = Plan::of(seed);
+        if let Some(why) = failure(&plan) {
+            return report(&plan, Some(shrunk(plan.clone(), why)));
+        }
+        seeds += 1;
+    }
+    let hour = 3600.0 / begin.elapsed().as_secs_f64();
+    println!("{seeds} seeds from {first} on, {:.0} an hour", seeds as f64 * hour);
+    ExitCode::SUCCESS
+}
+
+fn report(plan: &Plan, found: Option<(Plan, String)>) -> ExitCode {
+    let Some((smallest, why)) = found else {
+        println!("{}: nothing was wrong", plan.words());
+        return ExitCode::SUCCESS;
+    };
+    println!("seed {} fails. The smallest plan that fails: simulate {}\n{why}", plan.seed, smallest.words());
+    ExitCode::FAILURE
+}
+
+/// A plan that fails and has no part that could be left out.
+fn shrunk(mut plan: Plan, mut why: String) -> (Plan, String) {
+    while let Some((smaller, found)) =
+        plan.smaller().into_iter().find_map(|smaller| failure(&smaller).map(|found| (smaller, found)))
+    {
+        (plan, why) = (smaller, found);
+    }
+    (plan, why)
+}
+
+/// Runs a plan in a process of its own. What was wrong, if anything was.
+fn failure(plan: &Plan) -> Option<String> {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.arg(ONE).args(plan.words().split(' '));
+    let errors = std::env::temp_dir().join(format!("windlass-simulate-{}.err", std::process::id()));
+    command.stderr(std::fs::File::create(&errors).expect("a file"));
+    let mut child = command.spawn().expect("it starts");
+    let deadline = Instant::now() + RUN;
+    let why = loop {
+        match child.try_wait().expect("waited for") {
+            Some(status) if status.success() => break None,
+            Some(status) => break Some(status.to_string()),
+            None if Instant::now() >= deadline => {
+                let stack = std::fs::read_to_string(format!("/proc/{}/stack", child.id())).unwrap_or_default();
+                let _ = child.kill();
+                let _ = child.wait();
+                break Some(format!("it takes longer than {} s: it waits, or does not end: {stack}", RUN.as_secs()));
+            }
+            None => std::thread::sleep(Duration::from_micros(500)),
+        }
+    };
+    let said = std::fs::read_to_string(&errors).unwrap_or_default();
+    let _ = std::fs::remove_file(&errors);
+    let _ = std::fs::remove_dir_all(directory(child.id()));
+    why.map(|status| format!("{}({status})", said))
+}
+
+fn directory(pid: u32) -> PathBuf {
+    std::env::temp_dir().join(format!("windlass-simulate-{pid}"))
+}
+
+fn one(plan: &Plan) -> ExitCode {
+    let directory = directory(std::process::id());
+    std::fs::create_dir_all(directory.join("work")).expect("a directory");
+    let result =
+        if plan.is_below_containerd() { containerd::run(plan, &directory) } else { engine::run(plan, &directory) };
+    let _ = std::fs::remove_dir_all(&directory);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}

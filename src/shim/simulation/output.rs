@@ -1,0 +1,131 @@
+//! Streams of output: what a process writes, and what a reader must get.
+
+use std::cell::Cell;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use nix::fcntl::OFlag;
+
+use super::random::Random;
+use windlass_sys::stream::Moved;
+use windlass_sys::{fd, kernel, stream};
+
+/// The byte at a position of a stream: a letter, so that a newline is never one.
+fn byte(key: u64, at: u64) -> u8 {
+    let mixed = (at / 8 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ key.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    b'a' + ((mixed >> (8 * (at % 8))) as u8) % 26
+}
+
+/// What both sides know of a stream.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) key: u64,
+    pub(super) fifo: PathBuf,
+    /// Bytes that its process has written, and those that a reader has got or was told of.
+    pub(super) written: Cell<u64>,
+    pub(super) got: Cell<u64>,
+    /// Whether the oldest may be dropped.
+    pub(super) drops: bool,
+}
+
+/// The writing side.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) end: OwnedFd,
+    pub(super) left: u64,
+    pub(super) stream: Rc<Stream>,
+}
+
+impl Writer {
+    /// Writes so many bytes, if the pipe takes them. Returns whether it took some.
+    pub(super) fn write(&mut self, most: u64) -> bool {
+        let at = self.stream.written.get();
+        let bytes: Vec<u8> = (at..at + most.min(self.left)).map(|at| byte(self.stream.key, at)).collect();
+        match stream::write(self.end.as_fd(), &bytes) {
+            Ok(Moved::Bytes(n)) => {
+                self.left -= n as u64;
+                self.stream.written.set(at + n as u64);
+                true
+            }
+            Ok(_) => self.left == 0,
+            Err(_) => {
+                self.left = 0;
+                true
+            }
+        }
+    }
+}
+
+/// The reading side: an engine that comes and goes.
+#[derive(Debug)]
+pub(super) struct Reader {
+    pub(super) stream: Rc<Stream>,
+    end: Option<OwnedFd>,
+    mark: Vec<u8>,
+}
+
+impl Reader {
+    pub(super) fn new(stream: Rc<Stream>) -> Reader {
+        Reader { stream, end: None, mark: Vec::new() }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.end.is_some()
+    }
+
+    pub(super) fn open(&mut self) {
+        if self.end.is_none() {
+            self.end = fd::open(&self.stream.fifo, OFlag::O_RDONLY | OFlag::O_NONBLOCK).ok();
+        }
+    }
+
+    pub(super) fn close(&mut self) {
+        self.end = None;
+    }
+
+    /// Reads at most so much. Returns how many bytes came.
+    pub(super) fn read(&mut self, most: u64) -> u64 {
+        let Some(end) = &self.end else { return 0 };
+        let mut bytes = vec![0; most as usize];
+        let Ok(Moved::Bytes(n)) = stream::read(end.as_fd(), &mut bytes) else { return 0 };
+        bytes[..n].iter().for_each(|byte| self.take(*byte));
+        n as u64
+    }
+
+    fn take(&mut self, found: u8) {
+        let at = self.stream.got.get();
+        if self.mark.is_empty() && found != b'\n' {
+            if found != byte(self.stream.key, at) || at >= self.stream.written.get() {
+                let right = byte(self.stream.key, at) as char;
+                let written = self.stream.written.get();
+                let name = self.stream.fifo.file_name();
+                kernel::fault(format!(
+                    "byte {at} of {name:?} is {:?}, not {right:?}; {written} were written",
+                    found as char
+                ));
+            }
+            return self.stream.got.set(at + 1);
+        }
+        self.mark.push(found);
+        if self.mark.len() > 1 && found == b'\n' {
+            let text = String::from_utf8_lossy(&self.mark).into_owned();
+            let lost = text.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok());
+            match lost.filter(|lost| *lost > 0 && self.stream.drops && text.starts_with("\n[windlass-shim: ")) {
+                Some(lost) => self.stream.got.set(at + lost),
+                None => kernel::fault(format!("{text:?} is in the output {:?}", self.stream.fifo)),
+            }
+            self.mark.clear();
+        }
+    }
+}
+
+/// How much a reader takes at once.
+pub(super) fn portion(random: &mut Random) -> u64 {
+    1 + random.any_size(256 * 1024)
+}
+
+/// Whether anything is left of a stream.
+pub(super) fn is_whole(stream: &Stream) -> bool {
+    stream.got.get() == stream.written.get()
+}

@@ -1,0 +1,28 @@
+//! Files, of a disk that may be full.
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+pub use windlass_sys::fd::*;
+use windlass_sys::{Result, SyscallError};
+
+use super::kernel;
+
+fn room(call: &'static str) -> Result<()> {
+    match kernel::is_disk_full() {
+        true => Err(SyscallError { call: call.into(), errno: Errno::ENOSPC }),
+        false => Ok(()),
+    }
+}
+
+/// As the real one.
+pub fn replace(dir: BorrowedFd<'_>, name: &Path, mode: u32, text: &[u8], durability: Durability) -> Result<()> {
+    room("replace").and_then(|()| windlass_sys::fd::replace(dir, name, mode, text, durability))
+}
+
+/// As the real one.
+pub fn write_at(fd: BorrowedFd<'_>, bytes: &[u8], offset: usize) -> Result<()> {
+    room("pwrite").and_then(|()| windlass_sys::fd::write_at(fd, bytes, offset))
+}

@@ -1,0 +1,423 @@
+//! What the simulation keeps: the time, the processes, and the world.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use nix::sys::signal::{Signal, kill};
+
+use windlass_sys::process::{Exit, SingleThreaded};
+use windlass_sys::{Result, SyscallError, fd, socket, stream};
+
+/// All that is outside of the shim.
+pub trait World {
+    /// When it acts next, in nanoseconds since the beginning.
+    fn next(&self) -> Option<u64>;
+    /// Does what is due.
+    fn act(&mut self);
+    /// Whether the program that is being started can be: `None`, or the error.
+    fn refuses(&mut self) -> Option<Errno>;
+}
+
+/// Which side of a clone we are on.
+pub enum Forked {
+    /// In the new process.
+    Child,
+    /// In the old one.
+    Parent(Child),
+}
+
+/// A child.
+#[derive(Debug)]
+pub struct Child {
+    /// Its simulated id.
+    pub pid: i32,
+    /// Its simulated pidfd.
+    pub pidfd: OwnedFd,
+}
+
+impl Child {
+    /// The loop must not wait for a child.
+    pub fn wait(&self) -> Result<Exit> {
+        fault(format!("the loop waits for the child {}", self.pid));
+        self.try_wait().map(|exit| exit.unwrap_or(Exit::Code(255)))
+    }
+
+    /// Reaps the child if it has ended.
+    pub fn try_wait(&self) -> Result<Option<Exit>> {
+        reap_by(self.pidfd.as_fd())
+    }
+
+    /// Kills it.
+    pub fn kill(&self) {
+        signal_by(self.pidfd.as_fd(), libc::SIGKILL);
+    }
+
+    /// Kills it, and reaps it at once.
+    pub fn end(&self) {
+        end(self.pid, Exit::Signal(libc::SIGKILL));
+        let _ = self.try_wait();
+    }
+}
+
+/// What becomes of a forked child that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// It goes on.
+    Go,
+    /// It goes on, and finds the disk full.
+    FullDisk,
+    /// It is killed.
+    Killed,
+}
+
+/// A program that the shim has started.
+#[derive(Debug)]
+pub struct Started {
+    pub pid: i32,
+    pub words: Vec<String>,
+    pub stdio: [OwnedFd; 3],
+}
+
+/// A forked child: the machine's, and the pipe that it waits at.
+#[derive(Debug)]
+struct Fork {
+    real: windlass_sys::process::Child,
+    gate: Option<OwnedFd>,
+}
+
+#[derive(Debug)]
+struct Process {
+    pid: i32,
+    /// The name of its pidfd, which is the read end of a pipe: its inode.
+    inode: u64,
+    pidfd: OwnedFd,
+    /// The write end, until it ends.
+    alive: Option<OwnedFd>,
+    exit: Option<Exit>,
+    fork: Option<Fork>,
+}
+
+#[derive(Default)]
+struct Kernel {
+    processes: Vec<Process>,
+    pids: i32,
+    started: Vec<Started>,
+    forked: Vec<i32>,
+    signals: Vec<(i32, i32)>,
+}
+
+thread_local! {
+    static NOW: Cell<u64> = const { Cell::new(0) };
+    static STILL: Cell<u32> = const { Cell::new(0) };
+    static TURNS: Cell<u32> = const { Cell::new(0) };
+    static GATE: RefCell<Option<OwnedFd>> = const { RefCell::new(None) };
+    static FULL: Cell<bool> = const { Cell::new(false) };
+    static FAULT: RefCell<Option<String>> = const { RefCell::new(None) };
+    static KERNEL: RefCell<Kernel> = RefCell::default();
+    static WORLD: RefCell<Option<Rc<RefCell<dyn World>>>> = const { RefCell::new(None) };
+}
+
+/// How much time a turn of the loop takes.
+const TURN: u64 = 20_000;
+
+/// More turns than these in a row, without anything that is waited for, are a loop without an end.
+const TURNS_AT_MOST: u32 = 200_000;
+
+fn with<T>(act: impl FnOnce(&mut Kernel) -> T) -> T {
+    KERNEL.with_borrow_mut(act)
+}
+
+/// Sets the world.
+pub fn set_world(world: Rc<RefCell<dyn World>>) {
+    WORLD.set(Some(world));
+}
+
+fn world<T>(act: impl FnOnce(&mut dyn World) -> T) -> Option<T> {
+    let world = WORLD.with_borrow(|world| world.clone())?;
+    let mut world = world.borrow_mut();
+    Some(act(&mut *world))
+}
+
+/// Nanoseconds since the beginning.
+pub fn now() -> u64 {
+    NOW.get()
+}
+
+/// Notes something that must not be. The first is kept.
+pub fn fault(text: String) {
+    FAULT.with_borrow_mut(|fault| {
+        fault.get_or_insert(text);
+    });
+}
+
+/// What must not have been.
+pub fn take_fault() -> Option<String> {
+    FAULT.take()
+}
+
+pub(super) fn is_disk_full() -> bool {
+    FULL.get()
+}
+
+/// The loop has something to do. `what` names it, if that never ends.
+pub(super) fn busy(what: impl FnOnce() -> Vec<String>) {
+    NOW.set(NOW.get() + TURN);
+    TURNS.set(TURNS.get() + 1);
+    if TURNS.get() > TURNS_AT_MOST {
+        fault(format!("the loop turns without an end: {:?}", what()));
+    }
+}
+
+/// The loop has nothing to do: time passes until something happens. False: until its deadline.
+pub(super) fn idle(deadline: Option<u64>) -> bool {
+    TURNS.set(0);
+    let before = now();
+    let waits = wait_until(deadline);
+    STILL.set(if now() > before { 0 } else { STILL.get() + 1 });
+    if STILL.get() > TURNS_AT_MOST {
+        fault("the loop waits again and again until a moment that has passed".into());
+    }
+    waits
+}
+
+fn wait_until(deadline: Option<u64>) -> bool {
+    let next = world(|world| world.next()).flatten();
+    match (next, deadline) {
+        (Some(next), deadline) if deadline.is_none_or(|deadline| next < deadline) => {
+            NOW.set(NOW.get().max(next));
+            true
+        }
+        (_, Some(deadline)) => {
+            NOW.set(NOW.get().max(deadline));
+            false
+        }
+        (_, None) => {
+            fault("the loop waits, and nothing will ever happen".into());
+            false
+        }
+    }
+}
+
+/// Lets the world act, if its time has come.
+pub(super) fn act() {
+    while world(|world| world.next()).flatten().is_some_and(|next| next <= now()) {
+        world(|world| world.act());
+        settle();
+    }
+}
+
+/// A process that belongs to the world. Returns its id.
+pub fn make() -> i32 {
+    with(|kernel| kernel.make(None))
+}
+
+impl Kernel {
+    fn make(&mut self, fork: Option<Fork>) -> i32 {
+        let (pidfd, alive) = socket::pipe().expect("a pipe");
+        self.pids += 1;
+        let (pid, inode) = (self.pids + 1000, fd::stat(pidfd.as_fd()).expect("fstat").st_ino);
+        self.processes.push(Process { pid, inode, pidfd, alive: Some(alive), exit: None, fork });
+        pid
+    }
+
+    fn of(&mut self, pid: i32) -> Option<&mut Process> {
+        self.processes.iter_mut().find(|process| process.pid == pid)
+    }
+
+    fn by(&mut self, pidfd: BorrowedFd<'_>) -> Option<&mut Process> {
+        let inode = fd::stat(pidfd).ok()?.st_ino;
+        self.processes.iter_mut().find(|process| process.inode == inode)
+    }
+
+    fn child(&mut self, pid: i32) -> Child {
+        let process = self.of(pid).expect("it was just made");
+        Child { pid, pidfd: fd::duplicate(process.pidfd.as_fd()).expect("a descriptor") }
+    }
+
+    fn reap(&mut self, pid: i32) -> Option<Exit> {
+        let at = self.processes.iter().position(|process| process.pid == pid && process.exit.is_some())?;
+        self.processes.remove(at).exit
+    }
+}
+
+pub(super) fn spawn(words: Vec<String>, stdio: [OwnedFd; 3]) -> Result<Child> {
+    if let Some(errno) = world(|world| world.refuses()).flatten() {
+        return Err(SyscallError { call: "execve()".into(), errno });
+    }
+    Ok(with(|kernel| {
+        let pid = kernel.make(None);
+        kernel.started.push(Started { pid, words, stdio });
+        kernel.child(pid)
+    }))
+}
+
+pub(super) fn fork(proof: &SingleThreaded) -> Result<Forked> {
+    if let Some(errno) = world(|world| world.refuses()).flatten() {
+        return Err(SyscallError { call: "clone3()".into(), errno });
+    }
+    let (gate, release) = socket::pipe()?;
+    match windlass_sys::process::fork(CloneFlags::empty(), None, proof)? {
+        windlass_sys::process::Forked::Child => {
+            drop(release);
+            // It has nothing to do with the world.
+            WORLD.set(None);
+            with(|kernel| *kernel = Kernel::default());
+            GATE.set(Some(gate));
+            Ok(Forked::Child)
+        }
+        windlass_sys::process::Forked::Parent(real) => Ok(Forked::Parent(with(|kernel| {
+            // It has closed what it does not need when it waits.
+            stands(&real);
+            let pid = kernel.make(Some(Fork { real, gate: Some(release) }));
+            kernel.forked.push(pid);
+            kernel.child(pid)
+        }))),
+    }
+}
+
+/// Where this forked child waits.
+pub(super) fn take_gate() -> Option<OwnedFd> {
+    GATE.take()
+}
+
+/// Waits until the world lets this child go on.
+pub(super) fn wait_at(gate: Option<OwnedFd>) {
+    let Some(gate) = gate else { return };
+    let mut word = [0];
+    match windlass_sys::stream::read(gate.as_fd(), &mut word) {
+        Ok(stream::Moved::Bytes(1)) => FULL.set(word[0] == b'f'),
+        _ => windlass_sys::process::exit_now(255),
+    }
+}
+
+/// The programs that were started since the last call.
+pub fn take_started() -> Vec<Started> {
+    with(|kernel| std::mem::take(&mut kernel.started))
+}
+
+/// The children that were forked since the last call. They wait for [`release`].
+pub fn take_forked() -> Vec<i32> {
+    with(|kernel| std::mem::take(&mut kernel.forked))
+}
+
+/// Whether anything is there for the three that take.
+pub fn has_news() -> bool {
+    with(|kernel| !(kernel.started.is_empty() && kernel.forked.is_empty() && kernel.signals.is_empty()))
+}
+
+/// The signals that were sent since the last call: to whom, and which.
+pub fn take_signals() -> Vec<(i32, i32)> {
+    with(|kernel| std::mem::take(&mut kernel.signals))
+}
+
+/// Lets a forked child go on.
+pub fn release(pid: i32, how: Release) {
+    with(|kernel| {
+        let Some(Process { fork: Some(fork), .. }) = kernel.of(pid) else { return };
+        let Some(gate) = fork.gate.take() else { return };
+        match how {
+            Release::Go => drop(stream::write(gate.as_fd(), b"g")),
+            Release::FullDisk => drop(stream::write(gate.as_fd(), b"f")),
+            Release::Killed => fork.real.kill(),
+        }
+    });
+    settle();
+}
+
+/// A process ends.
+pub fn end(pid: i32, exit: Exit) {
+    let told = with(|kernel| {
+        let process = kernel.of(pid).filter(|process| process.exit.is_none())?;
+        if let Some(fork) = &process.fork {
+            fork.real.end();
+        }
+        process.exit = Some(exit);
+        process.alive = None;
+        Some(())
+    });
+    if told.is_some() {
+        let _ = kill(nix::unistd::getpid(), Signal::SIGCHLD);
+    }
+}
+
+/// Every forked child that runs goes as far as it can.
+pub fn settle() {
+    let running: Vec<i32> = with(|kernel| {
+        let runs = |process: &&Process| {
+            process.exit.is_none() && process.fork.as_ref().is_some_and(|fork| fork.gate.is_none())
+        };
+        kernel.processes.iter().filter(runs).map(|process| process.pid).collect()
+    });
+    for pid in running {
+        let ended = with(|kernel| {
+            let fork = kernel.of(pid).and_then(|process| process.fork.as_ref())?;
+            stands(&fork.real)
+        });
+        if let Some(exit) = ended {
+            end(pid, exit);
+        }
+    }
+}
+
+/// Waits until a child of the machine sleeps or has ended. Returns how, in that case.
+fn stands(child: &windlass_sys::process::Child) -> Option<Exit> {
+    loop {
+        if let Ok(Some(exit)) = child.try_wait() {
+            return Some(exit);
+        }
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.pid)).unwrap_or_default();
+        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+        if state == Some('S') {
+            return None;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Whether the process is there and has not ended.
+pub fn is_alive(pid: i32) -> bool {
+    with(|kernel| kernel.of(pid).is_some_and(|process| process.exit.is_none()))
+}
+
+/// The processes that are there: ids, and whether each has ended.
+pub fn processes() -> Vec<(i32, bool)> {
+    with(|kernel| kernel.processes.iter().map(|process| (process.pid, process.exit.is_some())).collect())
+}
+
+pub(super) fn reap_by(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
+    with(|kernel| {
+        let gone = || SyscallError { call: "waitid(P_PIDFD)".into(), errno: Errno::ECHILD };
+        let process = kernel.by(pidfd).ok_or_else(gone)?;
+        let (pid, exit) = (process.pid, process.exit);
+        kernel.reap(pid);
+        Ok(exit)
+    })
+}
+
+pub(super) fn open_pid(pid: i32) -> Option<OwnedFd> {
+    with(|kernel| kernel.of(pid).and_then(|process| fd::duplicate(process.pidfd.as_fd()).ok()))
+}
+
+pub(super) fn signal_by(pidfd: BorrowedFd<'_>, signal: i32) -> bool {
+    with(|kernel| {
+        let Some(process) = kernel.by(pidfd).filter(|process| process.exit.is_none()) else { return false };
+        let pid = process.pid;
+        kernel.signals.push((pid, signal));
+        true
+    })
+}
+
+pub(super) fn is_child(pidfd: BorrowedFd<'_>) -> bool {
+    with(|kernel| kernel.by(pidfd).is_some())
+}
+
+pub(super) fn ended_child() -> Option<i32> {
+    with(|kernel| kernel.processes.iter().find(|process| process.exit.is_some()).map(|process| process.pid))
+}
+
+pub(super) fn reap(pid: i32) -> bool {
+    with(|kernel| kernel.reap(pid)).is_some()
+}

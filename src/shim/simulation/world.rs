@@ -1,0 +1,393 @@
+//! All that is outside of the shim: the runtime, the processes of the container, and the readers of their output.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::errno::Errno;
+
+use super::output::{self, Reader, Stream, Writer};
+use super::plan::Plan;
+use super::random::Random;
+use windlass_sys::kernel::{self, Release, Started, World};
+use windlass_sys::process::Exit;
+use windlass_sys::stream;
+
+pub(super) const MILLISECOND: u64 = 1_000_000;
+pub(super) const SECOND: u64 = 1000 * MILLISECOND;
+
+/// A daemon that is part of the world.
+pub(super) trait Daemon {
+    /// Does what it does now. Returns how long it waits then, and what it brings into the world.
+    fn act(&mut self, is_kind: bool, failures: u64) -> (u64, Vec<Happens>);
+}
+
+/// What a daemon brings into the world.
+#[derive(Debug)]
+pub(super) enum Happens {
+    /// The streams of a process that is about to be made.
+    Streams(String, Vec<Rc<Stream>>),
+    /// From now on nothing goes wrong.
+    Kindness,
+}
+
+/// Something that happens at its time.
+#[derive(Clone, Copy, Debug)]
+enum Happening {
+    /// A run of the runtime does what it was asked for, and ends.
+    Runtime(i32),
+    /// A process of the container goes on.
+    Process(i32),
+    /// A forked child goes on.
+    Release(i32),
+    /// A reader comes, reads or goes.
+    Reader(usize),
+    /// A process that outlives another closes its pipes.
+    LetGo(usize),
+    /// The daemon goes on.
+    Daemon,
+}
+
+/// A process of the container.
+#[derive(Debug)]
+struct Process {
+    is_init: bool,
+    /// Init does nothing before it is started.
+    runs: bool,
+    outputs: Vec<Writer>,
+    ends_at: u64,
+    code: i32,
+}
+
+/// The world.
+pub(super) struct Outside {
+    pub(super) random: Random,
+    pub(super) plan: Plan,
+    /// Whether things go wrong. In the end they do not.
+    pub(super) is_kind: bool,
+    happenings: BTreeMap<(u64, u64), Happening>,
+    count: u64,
+    runtimes: BTreeMap<i32, Started>,
+    processes: BTreeMap<i32, Process>,
+    /// The streams of the processes that are made next, by the names of the processes.
+    pub(super) streams: BTreeMap<String, Vec<Rc<Stream>>>,
+    pub(super) readers: Vec<Reader>,
+    held: Vec<Vec<Writer>>,
+    /// How many children could not do their work.
+    pub(super) failures: u64,
+    init: Option<i32>,
+    /// The daemon, where there is one.
+    pub(super) daemon: Option<Rc<RefCell<dyn Daemon>>>,
+}
+
+/// The world, for the kernel and for the engine.
+pub(super) struct Shared(pub(super) Rc<RefCell<Outside>>);
+
+impl World for Shared {
+    fn next(&self) -> Option<u64> {
+        self.0.borrow().next()
+    }
+
+    fn act(&mut self) {
+        self.0.borrow_mut().act();
+    }
+
+    fn refuses(&mut self) -> Option<Errno> {
+        let mut outside = self.0.borrow_mut();
+        outside.goes_wrong("forks", 2).then_some(Errno::EAGAIN)
+    }
+}
+
+impl Outside {
+    pub(super) fn new(plan: &Plan) -> Outside {
+        Outside {
+            random: Random::new(plan.seed ^ 0x5eed),
+            plan: plan.clone(),
+            is_kind: false,
+            happenings: BTreeMap::new(),
+            count: 0,
+            runtimes: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            readers: Vec::new(),
+            held: Vec::new(),
+            failures: 0,
+            init: None,
+            daemon: None,
+        }
+    }
+
+    /// Whether something that is part of the plan goes wrong now.
+    pub(super) fn goes_wrong(&mut self, part: &str, percent: u64) -> bool {
+        !self.is_kind && self.plan.has(part) && self.random.chance(percent)
+    }
+
+    fn at(&mut self, delay: u64, happening: Happening) {
+        self.count += 1;
+        self.happenings.insert((kernel::now() + delay, self.count), happening);
+    }
+
+    /// What the shim has done since the last look has consequences.
+    fn take_in(&mut self) {
+        for started in kernel::take_started() {
+            let delay = self.random.any_size(if self.plan.has("hangs") { 30 * SECOND } else { 40 * MILLISECOND });
+            let hangs = self.goes_wrong("hangs", 4);
+            let pid = started.pid;
+            self.runtimes.insert(pid, started);
+            if !hangs {
+                self.at(delay, Happening::Runtime(pid));
+            }
+        }
+        for pid in kernel::take_forked() {
+            let most = if self.random.chance(10) { 20 * SECOND } else { 5 * MILLISECOND };
+            let delay = self.random.any_size(most);
+            self.at(delay, Happening::Release(pid));
+        }
+        for (pid, signal) in kernel::take_signals() {
+            if signal == libc::SIGKILL {
+                self.kill(pid);
+            }
+        }
+    }
+
+    fn next(&self) -> Option<u64> {
+        let pending = kernel::has_news().then(kernel::now);
+        pending.into_iter().chain(self.happenings.keys().next().map(|(at, _)| *at)).min()
+    }
+
+    fn act(&mut self) {
+        self.take_in();
+        let due = self.happenings.first_key_value().filter(|((at, _), _)| *at <= kernel::now()).map(|(key, _)| *key);
+        match due.and_then(|key| self.happenings.remove(&key)) {
+            None => {}
+            Some(Happening::Runtime(pid)) => self.run(pid),
+            Some(Happening::Process(pid)) => self.go_on(pid),
+            Some(Happening::Release(pid)) => self.release(pid),
+            Some(Happening::Reader(at)) => self.read(at),
+            Some(Happening::LetGo(at)) => self.held[at].clear(),
+            Some(Happening::Daemon) => self.daemon_acts(),
+        }
+    }
+
+    /// The daemon acts after so long.
+    pub(super) fn wake_daemon(&mut self, delay: u64) {
+        self.at(delay, Happening::Daemon);
+    }
+
+    fn daemon_acts(&mut self) {
+        let Some(daemon) = self.daemon.clone() else { return };
+        let (delay, happens) = daemon.borrow_mut().act(self.is_kind, self.failures);
+        for happens in happens {
+            match happens {
+                Happens::Streams(name, streams) => {
+                    streams.iter().for_each(|stream| self.read_from(stream.clone()));
+                    self.streams.insert(name, streams);
+                }
+                Happens::Kindness => self.be_kind(),
+            }
+        }
+        self.wake_daemon(delay);
+    }
+
+    fn release(&mut self, pid: i32) {
+        let how = match (self.goes_wrong("disk", 10), self.goes_wrong("forks", 3)) {
+            (true, _) => Release::FullDisk,
+            (_, true) => Release::Killed,
+            _ => Release::Go,
+        };
+        self.failures += u64::from(how != Release::Go);
+        kernel::release(pid, how);
+    }
+
+    // The runtime.
+
+    fn run(&mut self, pid: i32) {
+        let Some(started) = self.runtimes.remove(&pid).filter(|_| kernel::is_alive(pid)) else { return };
+        let code = match self.goes_wrong("runtime", 10) {
+            true => {
+                let _ = stream::write(started.stdio[2].as_fd(), b"the runtime says no\n");
+                1
+            }
+            false => self.carry_out(&started),
+        };
+        drop(started);
+        kernel::end(pid, Exit::Code(code));
+    }
+
+    fn carry_out(&mut self, started: &Started) -> i32 {
+        let words: Vec<&str> = started.words.iter().map(String::as_str).collect();
+        let after = |flag: &str| words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1).copied());
+        let verbs = ["create", "start", "exec", "kill", "delete"];
+        let verb = words.iter().skip(1).copied().find(|word| verbs.contains(word)).unwrap_or_default();
+        let init_runs = self.init.is_some_and(kernel::is_alive);
+        match verb {
+            "create" | "exec" => {
+                if verb == "exec" && !init_runs {
+                    return complain(started, "container not running");
+                }
+                let file = after("--pid-file").unwrap_or_default().to_owned();
+                let name = std::path::Path::new(&file).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                let made = self.make(verb == "create", &name, &started.stdio);
+                i32::from(std::fs::write(file, made.to_string()).is_err())
+            }
+            "start" => match self.init.filter(|_| init_runs) {
+                None => complain(started, "container not running"),
+                Some(init) if self.processes.get(&init).is_none_or(|process| process.runs) => {
+                    complain(started, "cannot start a container that runs")
+                }
+                Some(init) => {
+                    self.processes.get_mut(&init).into_iter().for_each(|process| process.runs = true);
+                    self.at(MILLISECOND, Happening::Process(init));
+                    0
+                }
+            },
+            "kill" => {
+                if !init_runs && !words.contains(&"--all") {
+                    return complain(started, "container not running");
+                }
+                let all: Vec<i32> = if words.contains(&"--all") {
+                    self.processes.keys().copied().collect()
+                } else {
+                    self.init.into_iter().collect()
+                };
+                all.into_iter().for_each(|pid| self.kill(pid));
+                0
+            }
+            "delete" => {
+                if init_runs && !words.contains(&"--force") {
+                    return complain(started, "container is not stopped");
+                }
+                self.processes.keys().copied().collect::<Vec<_>>().into_iter().for_each(|pid| self.kill(pid));
+                self.init = None;
+                0
+            }
+            _ => 0,
+        }
+    }
+
+    fn make(&mut self, is_init: bool, name: &str, stdio: &[OwnedFd; 3]) -> i32 {
+        let pid = kernel::make();
+        let size = self.plan.size;
+        let mut outputs = Vec::new();
+        for (at, stream) in self.streams.get(name).cloned().unwrap_or_default().into_iter().enumerate() {
+            let end = windlass_sys::fd::reopen(
+                stdio[at + 1].as_fd(),
+                nix::fcntl::OFlag::O_WRONLY | nix::fcntl::OFlag::O_NONBLOCK,
+            );
+            let left = self.random.any_size(1 << size);
+            outputs.extend(end.ok().map(|end| Writer { end, left, stream }));
+        }
+        let lives = self.random.any_size(600 * SECOND);
+        let code = self.random.below(200) as i32;
+        let ends_at = kernel::now() + lives;
+        self.processes.insert(pid, Process { is_init, runs: !is_init, outputs, ends_at, code });
+        self.init = if is_init { Some(pid) } else { self.init };
+        let delay = if self.random.chance(10) { 0 } else { self.random.any_size(50 * MILLISECOND) };
+        self.at(delay, Happening::Process(pid));
+        pid
+    }
+
+    // The processes of the container.
+
+    fn go_on(&mut self, pid: i32) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if !process.runs {
+            return;
+        }
+        let most = 1 + self.random.any_size(512 * 1024);
+        let wrote =
+            process.outputs.iter_mut().map(|output| output.left > 0 && output.write(most)).fold(false, |a, b| a | b);
+        let done = process.outputs.iter().all(|output| output.left == 0);
+        let late = process.ends_at <= kernel::now();
+        if done && late {
+            return self.ends(pid, None);
+        }
+        let delay = match (done, wrote) {
+            (true, _) => process.ends_at - kernel::now(),
+            (false, true) => self.random.any_size(100 * MILLISECOND),
+            // Its pipes are full.
+            (false, false) => self.random.within(MILLISECOND, 50 * MILLISECOND),
+        };
+        self.at(delay, Happening::Process(pid));
+    }
+
+    fn kill(&mut self, pid: i32) {
+        if self.runtimes.remove(&pid).is_some() {
+            kernel::end(pid, Exit::Signal(libc::SIGKILL));
+        } else if self.processes.contains_key(&pid) {
+            self.ends(pid, Some(libc::SIGKILL));
+        } else {
+            kernel::end(pid, Exit::Signal(libc::SIGKILL));
+        }
+    }
+
+    fn ends(&mut self, pid: i32, signal: Option<i32>) {
+        let Some(process) = self.processes.remove(&pid) else { return };
+        // Another process may have its pipes open for a while longer.
+        if self.goes_wrong("holders", 20) {
+            self.held.push(process.outputs);
+            let delay = self.random.any_size(30 * SECOND);
+            self.at(delay, Happening::LetGo(self.held.len() - 1));
+        }
+        kernel::end(pid, signal.map_or(Exit::Code(process.code), Exit::Signal));
+        if process.is_init && self.random.chance(50) {
+            // As in a PID namespace of its own.
+            let others: Vec<i32> = self.processes.keys().copied().collect();
+            others.into_iter().for_each(|pid| self.kill(pid));
+        }
+    }
+
+    // The readers.
+
+    /// A fifo gets a reader, which comes when it likes.
+    pub(super) fn read_from(&mut self, stream: Rc<Stream>) {
+        self.readers.push(Reader::new(stream));
+        let delay = if self.plan.has("readers") { self.random.any_size(3600 * SECOND) } else { 0 };
+        self.at(delay, Happening::Reader(self.readers.len() - 1));
+    }
+
+    fn read(&mut self, at: usize) {
+        let away = !self.is_kind && self.plan.has("readers");
+        let reader = &mut self.readers[at];
+        if !reader.is_open() {
+            reader.open();
+        }
+        let most = output::portion(&mut self.random);
+        let came = reader.read(most);
+        let mut delay = self.random.any_size(20 * MILLISECOND);
+        if away && self.random.chance(20) {
+            // It stands still, or leaves.
+            if self.random.chance(60) {
+                reader.close();
+            }
+            let most = if self.random.chance(10) { 3600 * SECOND } else { 10 * SECOND };
+            delay = self.random.any_size(most);
+        } else if came == 0 {
+            delay = self.random.within(MILLISECOND, 5 * SECOND);
+        }
+        self.at(delay, Happening::Reader(at));
+    }
+
+    /// From now on nothing goes wrong.
+    pub(super) fn be_kind(&mut self) {
+        self.is_kind = true;
+        let readers = 0..self.readers.len();
+        readers.for_each(|at| self.at(0, Happening::Reader(at)));
+    }
+
+    /// No reader, no process and no run of the runtime is left.
+    pub(super) fn leave(&mut self) {
+        self.readers.iter_mut().for_each(Reader::close);
+        self.readers.clear();
+        self.held.clear();
+        self.daemon = None;
+        let leaves = |happening: &Happening| matches!(happening, Happening::Reader(_) | Happening::LetGo(_));
+        self.happenings.retain(|_, happening| !leaves(happening));
+    }
+}
+
+fn complain(started: &Started, text: &str) -> i32 {
+    let _ = stream::write(started.stdio[2].as_fd(), text.as_bytes());
+    1
+}
