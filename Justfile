@@ -114,6 +114,11 @@ integrate *args: build suite
 # done is in target/sweep.progress, and the next one goes on from there
 sweep mode="all" *args: build suite
     {{integration}} --sweep {{mode}} --runtime {{windlass}} --resume target/sweep.progress {{args}}
+    [ {{mode}} != all ] || contrib/mutants.sh
+
+# Change the code in 200 places, one at a time: do the tests of the crate notice? Needs cargo-mutants
+mutants number="200":
+    contrib/mutants.sh {{number}}
 
 # A sample of it in some minutes, anew each time
 sweep-short mode="all" *args: build suite

@@ -88,7 +88,7 @@ proptest! {
 
     #[test]
     fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        for body in [bodies::config, bodies::process, bodies::state, bodies::resources, bodies::seccomp, bodies::arguments, bodies::message] {
+        for body in [bodies::config, bodies::process, bodies::state, bodies::resources, bodies::seccomp, bodies::arguments, bodies::message, bodies::dbus] {
             body(&bytes);
         }
     }
@@ -100,9 +100,36 @@ proptest! {
     }
 
     #[test]
+    fn damaged_messages_of_dbus(edits in proptest::collection::vec((any::<Index>(), any::<u8>()), 0..5)) {
+        let mut bytes = signal();
+        for (at, byte) in edits {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        bodies::dbus(&bytes);
+    }
+
+    #[test]
     fn command_lines(words in proptest::collection::vec(word(), 0..12)) {
         bodies::arguments(words.join("\0").as_bytes());
     }
+}
+
+/// A message with values in values, as systemd's signals about units have them.
+fn signal() -> Vec<u8> {
+    use windlass_base::variant::Value;
+    let pair = Value::Struct(vec![Value::text("Slice"), Value::Variant(Box::new(Value::U64(7)))]);
+    let arguments = [Value::text("a.scope"), Value::Array("(sv)".into(), vec![pair.clone(), pair]), Value::Bool(true)];
+    let call = windlass_dbus::Call {
+        destination: "org.freedesktop.systemd1",
+        path: "/org/freedesktop/systemd1",
+        interface: "org.freedesktop.systemd1.Manager",
+        member: "JobRemoved",
+        arguments: &arguments,
+        fds: 0,
+        reply_expected: false,
+    };
+    windlass_dbus::encode(&call, 3)
 }
 
 fn state() -> Value {

@@ -25,7 +25,7 @@ Runs the cases whose name contains one of the FILTERs (all without one). Those o
   --growth              measure what grows: mounts, config, containers, processes, concurrent
   --rounds N            how often; default: 30
 
-  --sweep MODE[,MODE…]  make every system call fail, or the last: calls, kills, all; FILTERs are of VERB/BUNDLE
+  --sweep MODE[,MODE…]  make every system call fail, or the last: calls, kills, self-test, all; FILTERs: VERB/BUNDLE
   --short               a sample of it: each call once, with one error, on three bundles
   --resume FILE         go on where the sweep that wrote FILE has stopped
 

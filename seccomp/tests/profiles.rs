@@ -333,3 +333,75 @@ fn a_profile_of_ordinary_shape_is_small() {
     assert_eq!(filter.warnings, []);
     assert!(filter.program.len() < 350, "{}", filter.program.len());
 }
+
+#[test]
+fn a_call_is_refused_if_it_fails_with_arguments_of_zeros_and_of_ones() {
+    let rules = json!([
+        {"names": ["getsid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
+        {"names": ["getpgid"], "action": "SCMP_ACT_KILL_PROCESS"},
+        {"names": ["getpriority"], "action": "SCMP_ACT_TRAP"},
+        {"names": ["getuid"], "action": "SCMP_ACT_LOG"},
+        {"names": ["getgid"], "action": "SCMP_ACT_TRACE", "errnoRet": 7},
+        {"names": ["lseek"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 0, "op": "SCMP_CMP_EQ"}]},
+        {"names": ["fchmod"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 5, "op": "SCMP_CMP_NE"}]},
+    ]);
+    let architectures = json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]);
+    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": architectures, "syscalls": rules});
+    let filter = filter(&profile);
+    for arch in [Arch::X86_64, Arch::X86] {
+        for refused in ["getsid", "getpgid", "getpriority", "fchmod"] {
+            assert!(filter.refuses(arch, refused), "{refused}");
+        }
+        for allowed in ["getuid", "getgid", "lseek", "getppid", "no such call"] {
+            assert!(!filter.refuses(arch, allowed), "{allowed}");
+        }
+    }
+}
+
+#[test]
+fn a_call_is_allowed_by_the_action_allow_alone() {
+    let rules = json!([
+        {"names": ["getuid"], "action": "SCMP_ACT_LOG"},
+        {"names": ["getgid"], "action": "SCMP_ACT_TRACE", "errnoRet": 7},
+        {"names": ["lseek"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 1, "value": 5, "op": "SCMP_CMP_EQ"}]},
+    ]);
+    let architectures = json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]);
+    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": architectures, "syscalls": rules});
+    let filter = filter(&profile);
+    for arch in [Arch::X86_64, Arch::X86] {
+        assert!(filter.allows(arch, "getppid", [0; 6]) && filter.allows(arch, "no such call", [0; 6]));
+        assert!(!filter.allows(arch, "getuid", [0; 6]) && !filter.allows(arch, "getgid", [0; 6]));
+        assert!(filter.allows(arch, "lseek", [5, 4, 0, 0, 0, 0]) && !filter.allows(arch, "lseek", [0, 5, 0, 0, 0, 0]));
+    }
+}
+
+#[test]
+fn conditions_on_one_argument_are_alternatives_for_each_argument_and_after_other_rules() {
+    let condition = |index: u32, value: u64| json!({"index": index, "value": value, "op": "SCMP_CMP_EQ"});
+    for index in 0..6 {
+        let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+            {"names": ["getsid"], "action": "SCMP_ACT_ERRNO", "args": [condition(0, 9)]},
+            {"names": ["lseek"], "action": "SCMP_ACT_ERRNO", "args": [condition(index, 1), condition(index, 2)]},
+            {"names": ["getpgid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 9, "args": [condition(0, 3), condition(1, 3)]},
+        ]});
+        let filter = filter(&profile);
+        for (value, refused) in [(1, true), (2, true), (3, false)] {
+            let mut args = [0; 6];
+            args[index as usize] = value;
+            assert_eq!(answer(&filter, "lseek", &args) != ALLOW, refused, "argument {index} is {value}");
+        }
+        assert_eq!(answer(&filter, "getpgid", &[3, 3]), ERRNO + 9);
+        assert_eq!((answer(&filter, "getpgid", &[3, 0]), answer(&filter, "getsid", &[3])), (ALLOW, ALLOW));
+    }
+}
+
+#[test]
+fn a_listener_alone_does_not_ask_for_the_thread_that_could_not_follow() {
+    let profile = |flags: &[&str]| {
+        let rule = json!({"names": ["getsid"], "action": "SCMP_ACT_NOTIFY"});
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/a", "flags": flags, "syscalls": [rule]})
+    };
+    // SECCOMP_FILTER_FLAG_NEW_LISTENER, _TSYNC and _TSYNC_ESRCH of linux/seccomp.h.
+    assert_eq!(filter(&profile(&[])).flags, 1 << 3);
+    assert_eq!(filter(&profile(&["SECCOMP_FILTER_FLAG_TSYNC"])).flags, 1 << 3 | 1 | 1 << 4);
+}

@@ -48,7 +48,7 @@ pub use launch::{Handler, Launch};
 pub use netdevice::move_all as move_network_devices;
 pub use relay::Relay;
 pub use resctrl::update_resctrl;
-pub use restore::{RestoreRequest, restore};
+pub use restore::{RestoreRequest, read_images, restore};
 pub use start::{poststart, start};
 pub use timing::StepTimer;
 pub use wait::{Foreground, wait};

@@ -72,7 +72,7 @@ fn open(mount: &str) -> Result<Directory> {
 
 /// The cgroup2 mount, if any, and those of version 1. Of several cgroup2 mounts, the first with the whole tree is
 /// preferred.
-fn parse(mountinfo: &str) -> (Option<String>, Vec<HierarchyV1>) {
+pub(super) fn parse(mountinfo: &str) -> (Option<String>, Vec<HierarchyV1>) {
     let (mut unified, mut whole, mut v1) = (None, false, Vec::new());
     for line in mountinfo.lines() {
         // id parent major:minor root mount options [tags] - type source superoptions
@@ -116,7 +116,7 @@ pub fn options_of_cgroup2() -> Result<Vec<String>> {
     Ok(superblock_options(&text))
 }
 
-fn superblock_options(mountinfo: &str) -> Vec<String> {
+pub(super) fn superblock_options(mountinfo: &str) -> Vec<String> {
     let mut fields = mountinfo.lines().filter_map(|line| Some(line.split_once(" - ")?.1.split(' ')));
     let options = fields.find_map(|mut fields| (fields.next() == Some("cgroup2")).then(|| fields.nth(1)));
     let options = options.flatten().into_iter().flat_map(|options| options.split(','));

@@ -20,6 +20,8 @@ mod devices;
 mod directory;
 mod events;
 mod freezer;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 
 mod hierarchy;
 mod limits;

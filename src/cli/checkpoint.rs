@@ -96,7 +96,7 @@ fn lsm_profile(text: String) -> Result<String> {
 }
 
 /// `./checkpoint`, unless another directory is given.
-fn images(matches: &Matches) -> PathBuf {
+pub(super) fn images(matches: &Matches) -> PathBuf {
     matches.path("image-path").filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| "checkpoint".into())
 }
 

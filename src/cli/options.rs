@@ -224,6 +224,8 @@ pub struct Explain {
     pub format: Format,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
+    /// The directory of images whose restore is explained, in place of create.
+    pub images: Option<PathBuf>,
 }
 
 impl Global {
@@ -328,6 +330,7 @@ fn options_of(verb: &str, matches: &Matches) -> Result<Command> {
             format: format(matches),
             no_pivot: matches.switch("no-pivot"),
             no_new_keyring: matches.switch("no-new-keyring"),
+            images: matches.switch("restore").then(|| super::checkpoint::images(matches)),
         }),
         "check" => Command::Check { bundle: bundle(matches), config: matches.path("config"), format: format(matches) },
         other => return Err(Error::usage(format!("No help topic for '{other}'"))),

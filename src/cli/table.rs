@@ -253,8 +253,18 @@ pub const VERBS: &[Verb] = &[
         operands: Operands::Count(0, 1),
         summary: "print what create would do, and do nothing",
         about: &["Prints the processes, the cgroup and each step in order, with the element of config.json that asks \
-             for it. It needs no privileges."],
-        flags: &[BUNDLE, CONFIG, flag("format", TEXT_OR_JSON, "format of the output"), NO_PIVOT, NO_NEW_KEYRING, HELP],
+             for it. It needs no privileges. With --restore, where each mount and namespace of a container from images \
+             comes from, and what in the images contradicts config.json."],
+        flags: &[
+            BUNDLE,
+            CONFIG,
+            flag("format", TEXT_OR_JSON, "format of the output"),
+            flag("restore", Takes::Nothing, "explain restore from the images of --image-path"),
+            IMAGE_PATH,
+            NO_PIVOT,
+            NO_NEW_KEYRING,
+            HELP,
+        ],
         ..BASE
     },
     Verb {

@@ -293,6 +293,56 @@ pub fn required_of(source: Option<&Source>) -> MountAttributes {
     source.map_or(MountAttributes::empty(), |source| (source.set | source.set_all) & RESTRICTING)
 }
 
+/// Where something of a restored container comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provenance {
+    /// What it is.
+    pub what: String,
+    /// Where it comes from.
+    pub from: String,
+    /// The element of the configuration that says so.
+    pub origin: String,
+}
+
+/// Where the namespaces and mounts of a container come from that is restored from these images.
+pub fn provenance(plan: &Plan, claims: &Claims) -> Vec<Provenance> {
+    let row = |what: String, from: String, origin: String| Provenance { what, from, origin };
+    let mut out = Vec::new();
+    for join in &plan.topology.joined {
+        let what = format!("{} namespace", kind_names(join.kind));
+        out.push(row(what, format!("joined: {}", join.path), join.pointer.clone()));
+    }
+    if !plan.topology.new.is_empty() {
+        let what = format!("{} namespaces", kind_names(plan.topology.new));
+        out.push(row(what, "made anew from the images".into(), "/linux/namespaces".into()));
+    }
+    out.extend(claims.mounts.iter().map(|mount| {
+        let (from, origin) = source_of(plan, mount);
+        row(format!("mount {} ({})", mount.point, mount.kind), from, origin)
+    }));
+    out
+}
+
+fn source_of(plan: &Plan, mount: &Mount) -> (String, String) {
+    let origin = pointer_of(plan, &mount.point).unwrap_or_default();
+    if mount.point == "/" {
+        return (format!("the root filesystem {}", plan.root), "/root/path".into());
+    }
+    let Some(name) = &mount.external else { return ("made anew from the images".into(), origin) };
+    if name == NULL {
+        return ("the host's /dev/null".into(), "/linux/maskedPaths".into());
+    }
+    let found = plan.init.iter().rev().find_map(|step| match &step.action {
+        Action::Mount(made) if is_below(&mount.point, &made.destination.to_string()) => match &made.what {
+            MountKind::Bind(id) => plan.source(*id).map(|source| format!("the host's {}", source.path)),
+            MountKind::New { .. } => Some("the cgroup of the container".into()),
+        },
+        Action::Node(node) if node.path.is(&mount.point) => Some(format!("the host's {}", node.path)),
+        _ => None,
+    });
+    (found.unwrap_or_else(|| "nowhere: config.json has no such mount".into()), origin)
+}
+
 fn is_below(path: &str, other: &str) -> bool {
     let other = other.trim_end_matches('/');
     path.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

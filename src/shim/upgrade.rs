@@ -51,6 +51,7 @@ impl Supervisor {
             return Err(Refusal::new(Code::Invalid, format!("the program {why}")));
         }
         let own = fd::open("/proc/self/exe", OFlag::O_PATH)?;
+        let program = handover::aside(program.as_fd())?;
         let token = self.next_token();
         self.upgrade = Some(Box::new(Upgrade::new(program, own, token)));
         Ok(Reply::Pending(token))

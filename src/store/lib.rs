@@ -9,6 +9,8 @@ mod exit;
 mod exit_namespace;
 mod exit_pin;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod process_stat;
 mod record;
 mod reservation;

@@ -54,7 +54,7 @@ fn boot_offset(offsets: &str) -> i64 {
     seconds.saturating_mul(100).saturating_add(nanoseconds / 10_000_000)
 }
 
-fn parse_stat(text: &str) -> Option<ProcessStat> {
+pub(super) fn parse_stat(text: &str) -> Option<ProcessStat> {
     // The name is in parentheses and may contain any character.
     let (head, tail) = text.rsplit_once(')')?;
     let name = head.split_once('(')?.1.to_string();

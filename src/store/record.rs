@@ -71,7 +71,8 @@ impl Layout {
 
     /// Where the annotations begin, which go to the end.
     pub fn annotations(self) -> usize {
-        self.config() + self.bulk.map_or(0, |bulk| bulk.config)
+        // A damaged file may have any number.
+        self.config().saturating_add(self.bulk.map_or(0, |bulk| bulk.config))
     }
 }
 

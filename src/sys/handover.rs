@@ -9,11 +9,21 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::fcntl::FdFlag;
 
-use super::{Result, SyscallError, check, descriptors};
+use super::{Called, Result, SyscallError, check, descriptors};
 
 /// The number of a descriptor, by which the next program finds it.
 pub fn number(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd() as u32
+}
+
+/// A copy of a descriptor, close-on-exec, under a number that a program's own descriptors do not replace when it is
+/// started ([`super::spawn::Spawn`] has up to four after stdio).
+pub fn aside(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    const FIRST: RawFd = 16;
+    let copied = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(FIRST));
+    copied
+        .called(|| format!("fcntl({}, F_DUPFD_CLOEXEC, {FIRST})", fd.as_raw_fd()))
+        .map(|raw| super::owned::from_raw(raw.into()))
 }
 
 /// Executes the file behind `program` in place of this program, with the descriptors `kept` and 0, 1 and 2
@@ -106,6 +116,15 @@ mod tests {
     use nix::fcntl::FcntlArg;
 
     use super::*;
+
+    #[test]
+    fn a_copy_that_is_aside_is_above_the_descriptors_of_a_program() {
+        let socket = super::super::socket::datagram().expect("a socket");
+        let copy = aside(socket.as_fd()).expect("a copy");
+        assert!(number(copy.as_fd()) >= 16);
+        let flags = nix::fcntl::fcntl(&copy, FcntlArg::F_GETFD).expect("it is open");
+        assert!(FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC));
+    }
 
     #[test]
     fn a_program_that_cannot_be_executed_changes_nothing() {

@@ -3,6 +3,8 @@
 //! A [`Netlink`] belongs to the network namespace in which its thread was when it was opened. To work in another
 //! namespace, enter it, open a [`Netlink`], and return.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod message;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

@@ -118,7 +118,8 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Opti
 /// The same with all the descriptors.
 pub fn receive_all(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
     match receive_answer(socket, buffer) {
-        Err(failed) if failed.errno == Errno::ECONNRESET => Ok((0, Vec::new())),
+        // It is reported once, before what the other end has sent, and hides nothing of that (unix(7)).
+        Err(failed) if failed.errno == Errno::ECONNRESET => receive_answer(socket, buffer),
         other => other,
     }
 }
@@ -418,6 +419,18 @@ mod tests {
             })
         };
         open.expect("read").iter().filter(|name| same(name)).count()
+    }
+
+    #[test]
+    fn what_was_sent_before_a_reset_is_heard() {
+        let (ours, theirs) = pair().expect("a pair");
+        send(ours.as_fd(), b"unread", &[]).expect("sent");
+        send(theirs.as_fd(), b"last words", &[]).expect("sent");
+        drop(theirs);
+        let mut buffer = [0; 16];
+        let (n, _) = receive(ours.as_fd(), &mut buffer).expect("heard");
+        assert_eq!(&buffer[..n], b"last words");
+        assert_eq!(receive(ours.as_fd(), &mut buffer).expect("the end").0, 0);
     }
 
     #[test]

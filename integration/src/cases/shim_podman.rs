@@ -65,6 +65,12 @@ fn run(t: &T, script: &str) -> Verdict<String> {
     // An exec's shim stays for its exit delay, which is five minutes.
     let ours = t.path("conmon").display().to_string();
     Command::new("pkill").args(["-9", "-f", &ours]).status().context("pkill")?;
+    // What a shim that was killed leaves is removed by whoever looks next.
+    let sockets = Path::new("/run/windlass-shim/@control");
+    eventually("the removal of the control sockets", || {
+        t.host(&t.shim.display().to_string(), &["list"]).ok()?;
+        std::fs::read_dir(sockets).map_or(true, |mut left| left.next().is_none()).then_some(())
+    })?;
     // Last, when nothing is in them any more.
     for parent in ["libpod_parent", "machine.slice"].map(|name| Path::new("/sys/fs/cgroup").join(name)) {
         eventually("the end of podman's cgroup", || {

@@ -228,8 +228,9 @@ fn below_podman_forward_and_back(t: &T) -> Verdict {
         replace {one}
         pm exec up sh -c 'echo in; exit 3'; echo $?
         replace {two}
-        pm exec up sh -c 'sleep 1; exit 4' & exec=$!
-        sleep 0.5; replace {one} | tail -1
+        pm exec up sh -c 'echo running; sleep 3; exit 4' >said.exec & exec=$!
+        until grep -q running said.exec; do sleep 0.1; done
+        replace {one} | tail -1
         wait $exec; echo $?
         pm stop -t 5 up >/dev/null; pm wait up
         pm logs up | awk '$2 != n++ {{ bad = 1 }} END {{ print bad + 0, (n > 50) }}'

@@ -31,12 +31,14 @@ pub const USER: u32 = 47_123;
 const DOCKER: &str = include_str!("../../../src/plan/tests/plans/docker.json");
 const CRI: &str = include_str!("../../../src/plan/tests/plans/kubernetes.json");
 
-/// Tells what a container's program sees of its world, and ends with 42.
+/// Tells what a container's program sees of its world, and ends with 42. All at once, so that a relay makes the same calls
+/// in each run.
 const PROBE: &str = r#"
-echo == status; grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp:|SigBlk|SigIgn|SigCgt|Cpus_allowed_list)' /proc/self/status
+told=$(echo == status; grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp:|SigBlk|SigIgn|SigCgt|Cpus_allowed_list)' /proc/self/status
 echo == mountinfo; cat /proc/self/mountinfo
 echo == rest; cat /proc/self/limits /proc/self/cgroup /proc/self/oom_score_adj /proc/self/uid_map /proc/self/gid_map
-stat -c '%n %F %a %u %g %t %T' / /dev /dev/*; hostname; env; pwd; umask; ls /proc/self/fd; echo END; exit 42
+stat -c '%n %F %a %u %g %t %T' / /dev /dev/*; hostname; env; pwd; umask; ls /proc/self/fd; echo END)
+echo "$told"; exit 42
 "#;
 
 /// The words that run the probe.

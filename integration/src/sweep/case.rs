@@ -87,7 +87,10 @@ fn observe(stage: &Stage, verb: &Verb, base: &Base, at: Option<(Point, Action)>)
     let bundle = stage.bundle(verb.payload).to_owned();
     let stdio = Stdio::new((verb.stdio)(stage), &stage.dir, &mut command, vec![bundle])?;
     let partner = if verb.partner { Some((scene.init()?, "init")) } else { None };
-    let programs = vec![tracer::identity(&stage.runtime)?];
+    let programs = match stage.tested.is_empty() {
+        true => vec![tracer::identity(&stage.runtime)?],
+        false => stage.tested.clone(),
+    };
     let killed = at.as_ref().is_some_and(|(point, action)| *action == Action::Kill && point.process == "main");
     let mut session = Session::start(Request { command, partner, programs, at })?;
     let mut seen = Seen { code: session.wait(LIMIT), ..Seen::default() };

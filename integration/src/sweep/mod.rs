@@ -21,6 +21,7 @@ mod point;
 mod report;
 mod result;
 mod scenario;
+mod self_test;
 mod stage;
 mod stdio;
 mod tracer;
@@ -47,14 +48,15 @@ use worker::Order;
 const WORKERS: usize = 2;
 
 /// What can be swept, by name.
-pub const MODES: &[&str] = &["calls", "kills", "peers"];
+pub const MODES: &[&str] = &["calls", "kills", "peers", "self-test"];
 
 /// The program as the user calls it.
 pub fn main(args: &Args) -> ExitCode {
     let modes: Vec<&str> = args.sweep.iter().flat_map(|modes| modes.split(',')).collect();
     let has = |mode: &str| modes.contains(&mode) || modes.contains(&"all");
     let extent = Extent { calls: has("calls"), kills: has("kills"), short: args.short };
-    let peers = !has("peers") || peers::start(args);
+    let finds = !has("self-test") || self_test::run(&args.runtime, &args.shim);
+    let peers = (!has("peers") || peers::start(args)) && finds;
     if !extent.calls && !extent.kills {
         return if peers { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
@@ -83,6 +85,7 @@ fn orders(args: &Args, extent: Extent, progress: &Path) -> VecDeque<Order> {
             part: (part, WORKERS),
             progress: progress.to_owned(),
             only: args.only.first().cloned().unwrap_or_default(),
+            inner: None,
         })
     };
     scenarios.flat_map(parts).collect()

@@ -35,6 +35,8 @@ pub struct Stage {
     pub dir: PathBuf,
     /// The runtime that is executed.
     pub runtime: PathBuf,
+    /// Device and inode of each program under test; none for the runtime alone.
+    pub tested: Vec<(u64, u64)>,
     /// The shim that is executed.
     pub shim: PathBuf,
     /// Files around the bundles.
@@ -67,6 +69,7 @@ impl Stage {
             kind,
             dir: dir.to_owned(),
             runtime: programs.0.to_owned(),
+            tested: Vec::new(),
             shim: programs.1.to_owned(),
             around,
             probe,

@@ -8,7 +8,7 @@ use super::point::{Action, Point};
 use super::result::Line;
 use super::scenario::Scenario;
 use super::stage::Stage;
-use super::tracer::Trace;
+use super::tracer::{self, Trace};
 use crate::kit::stop::{Context, Verdict, fail};
 use crate::kit::{Stop, rootfs};
 use nix::errno::Errno;
@@ -35,6 +35,8 @@ pub struct Order {
     pub progress: PathBuf,
     /// Only injections whose text contains this.
     pub only: String,
+    /// The program that the runtime, then a script, executes and that is under test.
+    pub inner: Option<PathBuf>,
 }
 
 impl Order {
@@ -51,12 +53,13 @@ impl Order {
             format!("{}/{}", self.part.0, self.part.1),
             path(&self.progress),
             self.only.clone(),
+            self.inner.as_deref().map(path).unwrap_or_default(),
         ]
     }
 
     /// From those words.
     pub fn parse(words: &[String]) -> Option<Order> {
-        let [mark, runtime, shim, scenario, flags, part, progress, only] = words else {
+        let [mark, runtime, shim, scenario, flags, part, progress, only, inner] = words else {
             return None;
         };
         let flags: Vec<bool> = flags.chars().map(|c| c == '1').collect();
@@ -70,6 +73,7 @@ impl Order {
             part: (part.parse().ok()?, parts.parse().ok()?),
             progress: progress.into(),
             only: only.clone(),
+            inner: (!inner.is_empty()).then(|| inner.into()),
         })
     }
 }
@@ -94,6 +98,10 @@ fn sweep(order: &Order) -> Verdict {
     let watched = own_tmp(order)?;
     let dir = Path::new(rootfs::MASTER).with_file_name("sweep");
     let mut stage = Stage::new((&order.runtime, &order.shim), &dir, scenario.kind, watched)?;
+    if let Some(inner) = &order.inner {
+        // The shell that runs the script is followed to it.
+        stage.tested = vec![tracer::identity(Path::new("/bin/sh"))?, tracer::identity(inner)?];
+    }
     let (base, trace) = record(&mut stage, scenario.subject)?;
     let table = Table::load().map_err(Stop::Fail)?;
     let plan = plan(&trace, &table, order.extent).map_err(Stop::Fail)?;
@@ -199,6 +207,7 @@ mod tests {
             part: (1, 3),
             progress: "/p".into(),
             only: String::new(),
+            inner: Some("/i".into()),
         };
         assert_eq!(Order::parse(&order.to_words()), Some(order));
         assert_eq!(Order::parse(&["@sweep".to_owned()]), None);

@@ -6,7 +6,7 @@ use windlass_base::error::Diagnostic;
 use windlass_sys::fd;
 
 /// The processes of `pids` that are not below init: those that `exec` has made. CRIU leaves them out.
-pub fn executed(init: i32, pids: &[i32]) -> Vec<Diagnostic> {
+pub fn executed(init: i32, pids: &[i32]) -> Vec<i32> {
     let parents: BTreeMap<i32, i32> = pids.iter().filter_map(|pid| Some((*pid, parent(*pid)?))).collect();
     let is_below = |pid: i32| {
         let mut at = Some(pid);
@@ -15,16 +15,18 @@ pub fn executed(init: i32, pids: &[i32]) -> Vec<Diagnostic> {
         }
         at == Some(init)
     };
-    let outside = parents.keys().filter(|pid| !is_below(**pid));
-    let text = |pid: &i32| {
-        let name = fd::read_small(fd::CWD, format!("/proc/{pid}/comm")).unwrap_or_default();
-        let msg = format!(
-            "process {pid} ({}) is not in the images: exec has made it, and only what init has started is dumped",
-            String::from_utf8_lossy(&name).trim_end()
-        );
-        Diagnostic { pointer: String::new(), msg }
-    };
-    outside.map(text).collect()
+    parents.keys().copied().filter(|pid| !is_below(*pid)).collect()
+}
+
+/// Says of one of them that it is lost.
+pub fn remark(pid: i32) -> Diagnostic {
+    let name = fd::read_small(fd::CWD, format!("/proc/{pid}/comm")).unwrap_or_default();
+    let name = String::from_utf8_lossy(&name);
+    let name = name.trim_end();
+    let msg = format!(
+        "process {pid} ({name}) is not in the images: exec has made it, and only what init has started is dumped"
+    );
+    Diagnostic { pointer: String::new(), msg }
 }
 
 fn parent(pid: i32) -> Option<i32> {

@@ -93,7 +93,7 @@ pub fn checkpoint(container: &mut Container, request: CheckpointRequest<'_>) -> 
     timer.done("freeze the container");
     let pids = group.as_ref().map_or(Ok(vec![init.pid]), AnyCgroup::pids)?;
     let elements = elements::look(init.pid, pidfd.as_fd(), &pids, request.plan)?;
-    let warnings = lost::executed(init.pid, &pids);
+    let warnings: Vec<Diagnostic> = lost::executed(init.pid, &pids).into_iter().map(lost::remark).collect();
     let message = request.message(container, init.pid, &elements)?;
     timer.done("look at what it has");
     let outcome = criu.session.perform(&message, &mut |step, _| {

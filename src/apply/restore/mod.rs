@@ -9,6 +9,8 @@ mod child;
 mod claims;
 mod stage;
 
+pub use claims::read as read_images;
+
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;

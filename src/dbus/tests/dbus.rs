@@ -257,3 +257,70 @@ fn a_flood_of_signals_does_not_put_off_the_end() {
     server.join().expect("the server ends");
     std::fs::remove_file(path).expect("there");
 }
+
+#[test]
+fn a_call_is_read_as_it_was_written() {
+    let arguments = [Value::Fd(1), Value::text("x")];
+    let written = Call { fds: 2, ..call(&arguments) };
+    // A serial with a number in each byte: none of them is taken for a length.
+    let bytes = encode(&written, 0x0403_0201);
+    let read = decode(&bytes).expect("a message");
+    assert_eq!(
+        (read.kind, read.member.as_str(), &read.arguments[..]),
+        (MessageType::MethodCall, "StartTransientUnit", &arguments[..])
+    );
+    // The field UNIX_FDS, a variant of u; there is none without descriptors.
+    let fds = [9, 1, b'u', 0, 2, 0, 0, 0];
+    assert!(bytes.windows(8).any(|window| window == fds));
+    assert!(!encode(&call(&arguments), 1).windows(4).any(|window| window == &fds[..4]));
+}
+
+#[test]
+fn another_byte_order_or_version_and_a_length_without_end_are_refused() {
+    let good = encode(&call(&[Value::text("x")]), 1);
+    assert!(decode(&good).is_some());
+    for (at, byte) in [(0, b'B'), (0, 0), (3, 2), (3, 0)] {
+        let mut bytes = good.clone();
+        bytes[at] = byte;
+        assert_eq!(decode(&bytes), None, "byte {at} is {byte}");
+    }
+    // A body of 2 MiB, which is there.
+    let mut long = good.clone();
+    long.resize(good.len() + (2 << 20), 0);
+    let body = u32::from_ne_bytes(good[4..8].try_into().expect("4 bytes")) + (2 << 20);
+    long[4..8].copy_from_slice(&body.to_ne_bytes());
+    assert_eq!(decode(&long), None);
+}
+
+#[test]
+fn values_are_nested_to_a_depth_and_side_by_side_without_end() {
+    let nested = |depth| (0..depth).fold(Value::Byte(7), |value, _| Value::Variant(Box::new(value)));
+    let read = |value: Value| decode(&encode(&call(&[value]), 1)).is_some();
+    assert!(read(nested(16)) && !read(nested(17)));
+    let many = Value::Array("v".into(), vec![nested(3); 100]);
+    assert!(read(many));
+}
+
+#[test]
+fn a_bus_is_asked_for_signals_and_each_call_has_its_own_serial() {
+    use rustbus::message_builder::MessageType::Reply as Answer;
+    let (path, server) = served(|stream| {
+        let mut bytes = WELCOME.to_vec();
+        // Of Hello, which is the first call on a bus, of AddMatch there is none, and of ours.
+        for serial in 1..=4 {
+            bytes.extend(message(Answer, serial, &[Value::U32(serial)]));
+        }
+        stream.write_all(&bytes).expect("it can be written");
+    });
+    let mut connection = Connection::open(&path, Peer::Bus, PATIENCE).expect("let in");
+    connection.add_match("type='signal'").expect("sent");
+    let first = connection.send(&call(&[]), &[]).expect("sent");
+    let second = connection.send(&call(&[]), &[]).expect("sent");
+    assert_eq!(second, first + 1);
+    assert_eq!(connection.reply(second).expect("there"), Reply::Return(vec![Value::U32(second)]));
+    assert_eq!(connection.reply(first).expect("kept"), Reply::Return(vec![Value::U32(first)]));
+    assert!(first >= 2, "AddMatch had one");
+    drop(connection);
+    server.join().expect("the server ends");
+    std::fs::remove_file(path).expect("there");
+}

@@ -3,9 +3,9 @@
 //! It is `@control/PID` in the directory of shims, with the requests `hello` and `upgrade` of the engine-neutral
 //! protocol. Without it everything else works, so that a failure to make it is no reason to end.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -29,6 +29,12 @@ const LISTENER: u64 = 1 << 55;
 
 /// Most clients at once.
 const CLIENTS: usize = 16;
+
+/// How many sockets of others a shim looks at when it starts, to remove those of shims that were killed.
+const FEW: usize = 4;
+
+/// The same for who cleans up after one shim, whose socket is among them unless there are very many.
+pub(super) const MANY: usize = 256;
 
 /// How many requests of one client are served in a turn of the loop.
 const TURN: usize = 16;
@@ -71,6 +77,7 @@ impl Control {
             let call = format!("{directory:?} {why}").into();
             return Err(windlass_sys::SyscallError { call, errno: Errno::EPERM });
         }
+        sweep(opened.as_fd(), &directory, FEW);
         let name = std::process::id().to_string();
         let listening = match socket::listen_stream_at(opened.as_fd(), &name, 0o600) {
             // A shim of the same process id has left it. One in another PID namespace may live.
@@ -170,8 +177,27 @@ impl Drop for Control {
     }
 }
 
+/// Removes the sockets of shims that were killed, from the directory and of at most so many.
+pub(super) fn sweep(opened: BorrowedFd<'_>, directory: &Path, most: usize) {
+    let names = windlass_sys::directory::names(opened).unwrap_or_default();
+    for name in names.iter().take(most) {
+        // One in another PID namespace may live, and one that is just starting listens soon.
+        if !Path::new("/proc").join(name).exists() && !is_live(&directory.join(name)) {
+            let _ = fd::unlinkat(opened, name);
+        }
+    }
+}
+
+/// The same for the usual directory.
+pub(super) fn sweep_all() {
+    let directory = windlass_args::Environment::current().shims().join(DIRECTORY);
+    if let Ok(opened) = fd::open(&directory, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW) {
+        sweep(opened.as_fd(), &directory, MANY);
+    }
+}
+
 /// Whether a shim listens at the path.
-fn is_live(path: &std::path::Path) -> bool {
+fn is_live(path: &Path) -> bool {
     !matches!(socket::connect_now(path), Err(failed) if matches!(failed.errno, Errno::ECONNREFUSED | Errno::ENOENT))
 }
 

@@ -4,6 +4,8 @@
 //! necessary on a file that is opened anew.
 
 pub(crate) mod file;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub(crate) mod journald;
 pub(crate) mod json;
 mod k8s;

@@ -6,7 +6,7 @@
 use nix::errno::Errno;
 
 /// Size of `struct nlmsghdr`.
-const HEADER: usize = 16;
+pub const HEADER: usize = 16;
 /// Size of the head of an attribute (`struct rtattr`).
 const ATTRIBUTE: usize = 4;
 /// Size of `struct ifinfomsg`.

@@ -129,6 +129,10 @@ fn told_events(client: Result<Client, String>) -> String {
                 kinds.push(format!("{} {} {}", word("type"), word("exec"), event["status"]));
             }
             Err(trouble) if trouble == "hangs" => return trouble,
+            // A client that was let go asks again from the next number on.
+            Err(_) if !kinds.iter().any(|kind| kind.starts_with("deleted")) => {
+                return format!("closed\n{}", kinds.join("\n"));
+            }
             Err(_) => return kinds.join("\n"),
         }
     }

@@ -42,8 +42,9 @@ pub fn check(container: &Container, plan: &Plan, flags: &Flags) -> Result<Vec<Fi
         other => other?,
     };
     let pids = group.as_ref().map_or(Ok(vec![init.pid]), AnyCgroup::pids)?;
-    findings.extend(lost::executed(init.pid, &pids).into_iter().map(|lost| Finding {
-        what: lost.msg,
+    let executed = lost::executed(init.pid, &pids);
+    findings.extend(executed.iter().map(|pid| Finding {
+        what: lost::remark(*pid).msg,
         fails: false,
         help: "end it first, or start it anew after the restore",
         pointer: String::new(),
@@ -54,7 +55,8 @@ pub fn check(container: &Container, plan: &Plan, flags: &Flags) -> Result<Vec<Fi
     let replaced = elements.stdio.map(|stream| stream.key);
     let sockets = sockets(init.pid, pidfd.as_fd(), &pids)?;
     session(init.pid, flags, &mut findings);
-    for pid in &pids {
+    // What is not dumped may have anything.
+    for pid in pids.iter().filter(|pid| !executed.contains(pid)) {
         of_process(*pid, init.pid, &mut findings);
         of_files(*pid, &replaced, &sockets, flags, &mut findings);
     }

@@ -14,6 +14,8 @@ mod arguments;
 mod endpoints;
 mod error;
 mod front;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod image;
 mod logs;
 mod messages;

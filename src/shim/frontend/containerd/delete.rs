@@ -14,6 +14,7 @@ use super::message::task::Deleted;
 use super::{bundle, io, mounts};
 use crate::command;
 use crate::exit::Record;
+use crate::frontend::control;
 use crate::gone;
 use crate::runtime_state::RuntimeState;
 use crate::{ExitStatus, Runtime};
@@ -40,6 +41,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
         .and_then(|runtime| delete(&runtime, &arguments.id, record.is_some(), until));
     let unmounted = mounts::unmount_all(&bundle::rootfs(&bundle));
     remove_socket(&bundle);
+    control::sweep_all();
     let found = deleted?;
     unmounted?;
     let pid = pid(&bundle);

@@ -181,7 +181,7 @@ impl EventLog {
     }
 
     /// Rewrites the file without the events that were acknowledged and those of execs that were deleted.
-    fn compact(&mut self) -> Result<()> {
+    pub(super) fn compact(&mut self) -> Result<()> {
         let text = self.text()?;
         // For each name, the last event of an exec that was deleted: a later exec may have the same name.
         let mut deleted: HashMap<&str, u64> = HashMap::new();
@@ -192,7 +192,7 @@ impl EventLog {
         }
         let mut kept = format!("{{\"acknowledged\":{}}}\n", self.acknowledged).into_bytes();
         for raw in text.split_inclusive(|&byte| byte == b'\n') {
-            let line = serde_json::from_slice::<Line<'_>>(raw).ok();
+            let line = parsed(raw);
             let wanted = line.is_some_and(|line| {
                 let of_deleted = line.exec.and_then(|exec| deleted.get(exec)).copied().unwrap_or(0);
                 line.event.is_some_and(|event| event > self.acknowledged && event > of_deleted)
@@ -234,7 +234,7 @@ impl EventLog {
             };
             cursor.offset += end as u64 + 1;
             for raw in piece[..=end].split_inclusive(|&byte| byte == b'\n') {
-                let line = serde_json::from_slice::<Line<'_>>(raw).ok();
+                let line = parsed(raw);
                 let event = line.filter(|line| line.kind.is_some()).and_then(|line| line.event);
                 if event.is_some_and(|event| event >= cursor.from) {
                     cursor.from = event.unwrap_or(0) + 1;
@@ -247,7 +247,15 @@ impl EventLog {
 }
 
 fn lines(text: &[u8]) -> impl Iterator<Item = Line<'_>> {
-    text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok())
+    text.split(|&byte| byte == b'\n').filter_map(parsed)
+}
+
+/// A line. `None`: it is damaged, also if a number in it could not be counted on from.
+fn parsed(line: &[u8]) -> Option<Line<'_>> {
+    // What every reader of JSON can hold.
+    const LARGEST: u64 = 1 << 53;
+    let line: Line<'_> = serde_json::from_slice(line).ok()?;
+    line.event.max(line.acknowledged).is_none_or(|number| number < LARGEST).then_some(line)
 }
 
 #[cfg(test)]

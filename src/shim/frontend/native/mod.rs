@@ -17,6 +17,8 @@ pub(super) mod connection;
 mod container_dir;
 mod dead;
 mod event_log;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod image;
 mod logs;
 mod report;

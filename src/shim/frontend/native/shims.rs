@@ -84,20 +84,10 @@ fn all(state: &Path) -> Result<Vec<Shim>> {
         print_error(NAME, &format!("{controls:?} {why}"));
         return Ok(shims);
     }
+    control::sweep(opened.as_fd(), &controls, usize::MAX);
     let mut names = directory::names(opened.as_fd()).map_err(|failed| Failure(failed.to_string()))?;
     names.sort();
-    for name in names {
-        let socket = controls.join(&name);
-        match Client::open(&socket) {
-            // A shim that is just starting listens soon.
-            Err(Error::Lost(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                if !Path::new("/proc").join(&name).exists() {
-                    let _ = fd::unlinkat(opened.as_fd(), &name);
-                }
-            }
-            _ => shims.push(Shim::Other(socket)),
-        }
-    }
+    shims.extend(names.iter().map(|name| Shim::Other(controls.join(name))));
     Ok(shims)
 }
 

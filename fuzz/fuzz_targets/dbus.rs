@@ -1,0 +1,7 @@
+//! See `bodies::dbus`.
+#![no_main]
+
+#[path = "../../tests/support/bodies.rs"]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bodies::dbus(bytes));
