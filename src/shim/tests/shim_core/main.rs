@@ -41,7 +41,10 @@ fn main() -> ExitCode {
         && first == ALONE
     {
         let (_, test) = tests().find(|(known, _)| known == name).expect("a test's name");
+        let before = rig::open_files();
         test();
+        // Without the supervisor nothing of it is open.
+        assert_eq!(rig::open_files(), before, "what is open after the test is not what was open before it");
         return ExitCode::SUCCESS;
     }
     if let [first, socket, program @ ..] = &words[..]
