@@ -102,7 +102,8 @@ fn sweep(args: &Args, extent: Extent) -> Result<Report, String> {
     let file = OpenOptions::new().append(true).open(&progress).map_err(|e| format!("{}: {e}", progress.display()))?;
     let next = || orders.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     let take = |line: Line| {
-        let _ = writeln!(&file, "{line}");
+        // In one piece: the other worker writes to it too.
+        let _ = (&file).write_all(format!("{line}\n").as_bytes());
         report.lock().unwrap_or_else(PoisonError::into_inner).take(line, true);
     };
     thread::scope(|scope| {
