@@ -13,7 +13,7 @@ use super::{Result, fd};
 pub struct Spawn<'a> {
     pub path: &'a CStr,
     pub arguments: &'a [CString],
-    pub environment: &'a [CString],
+    pub environment: Environment<'a>,
     pub stdio: [BorrowedFd<'a>; 3],
     pub preserve: &'a [i32],
     pub extra: &'a [BorrowedFd<'a>],
