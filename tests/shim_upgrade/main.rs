@@ -190,7 +190,7 @@ fn what_the_runtime_is_doing_goes_on() {
         let _ = fs::remove_file(root.join("hung"));
         fs::write(world.path(&format!("root/hang/{verb}")), "").expect("written");
         let mut client = world.client();
-        let members = if verb == "exec" { world.exec("e", "exit 6\n") } else { json!({"signal": "CONT"}) };
+        let members = if verb == "exec" { world.exec("e", "sleep 0.5\nexit 6\n") } else { json!({"signal": "CONT"}) };
         let asked = std::thread::spawn(move || client.call(verb, members));
         until(|| root.join("hung").exists());
         upgrade(&world);
