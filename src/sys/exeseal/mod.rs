@@ -23,11 +23,12 @@
 //! Nothing of the C library or of std may be called here. Memory is read by volatile loads, so that the compiler does
 //! not turn a loop into a call of `strlen`.
 
+mod arch;
 mod entry;
 
 use windlass_base::mount::{MountAttributes, Propagation};
 
-use entry::call;
+use arch::call;
 
 /// The verbs that touch a container.
 const VERBS: [&[u8]; 3] = [b"create\0", b"exec\0", b"run\0"];
@@ -131,7 +132,7 @@ fn is_read_only(file: usize) -> bool {
     let returned = unsafe { call(libc::SYS_fstatfs, [file, out.as_mut_ptr() as usize, 0, 0, 0]) };
     // SAFETY: the words up to the flags were filled in if the call succeeded.
     returned == 0
-        && unsafe { out.as_ptr().cast::<u64>().wrapping_add(entry::STATFS_FLAGS).read() } & entry::STATFS_RDONLY != 0
+        && unsafe { out.as_ptr().cast::<u64>().wrapping_add(arch::STATFS_FLAGS).read() } & arch::STATFS_RDONLY != 0
 }
 
 /// Whether this is the second execution already: then the kernel names us by the descriptor that
