@@ -101,7 +101,7 @@ fn write_exit_files(container: &Container) -> Result<()> {
     if real(&container.state.bundle).zip(real(&container.state.rootfs)).is_none_or(|(b, root)| b.starts_with(root)) {
         return Ok(());
     }
-    let status = container.exit().and_then(|exit| exit.code.or(exit.signal.map(|signal| 128 + signal)));
+    let status = container.exit()?.and_then(|exit| exit.code.or(exit.signal.map(|signal| 128 + signal)));
     let paths: Vec<PathBuf> = serde_json::from_slice(&text).unwrap_or_default();
     for path in paths.iter().filter(|path| !path.exists()) {
         let Some(status) = status else { break };
