@@ -257,7 +257,9 @@ fn run_from(from: From<'_>, options: &cli::Run, session: &mut Session<'_>, proof
             launch.execute()?;
         }
         let (child, container) = launch.commit()?;
+        // An ordinary user keeps nothing, and may not even enter the mount namespace that they are in.
         if options.detach
+            && !facts.rootless()
             && let Ok(view) = MountView::hold()
         {
             keep_exit(&container, &child, facts, proof);

@@ -17,6 +17,7 @@ use crate::{chapter, ensure, ensure_eq};
 
 chapter! { "rootless":
     a_user_runs_a_container_with_their_own_id_alone,
+    a_user_runs_a_container_in_the_background,
     subordinate_ids_are_mapped_by_the_helpers,
     ids_that_are_not_granted_are_an_error_that_says_where [Need::Windlass],
     the_network_is_the_hosts_or_the_containers_own,
@@ -143,6 +144,19 @@ fn kinds(names: &[&str]) -> Value {
 
 fn subordinate() -> Value {
     json!([{"containerID": 0, "hostID": UID, "size": 1}, {"containerID": 1, "hostID": SUBORDINATE, "size": 1000}])
+}
+
+fn a_user_runs_a_container_in_the_background(t: &T) -> Verdict {
+    let user = User::new(t, false)?;
+    let bundle = user.bundle()?.args(&["/bin/sleep", "1000"]);
+    bundle.write()?;
+    let (id, dir) = (t.id(), bundle.dir.display().to_string());
+    let ran = user.runs(&["run", "--detach", "--bundle", &dir, &id]);
+    let state = user.runs(&["state", &id]);
+    user.runs(&["delete", "--force", &id])?.ok()?;
+    ran?.ok()?;
+    state?.ok()?.stdout_has("running")?;
+    Ok(())
 }
 
 fn a_user_runs_a_container_with_their_own_id_alone(t: &T) -> Verdict {
