@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use windlass_sys::socket;
 
-use super::{control, opened, program, until};
+use super::{control, opened, program, until, upgraded};
 
 const ID: &str = "fedcba9876543210";
 
@@ -80,7 +80,7 @@ impl Conmon {
         let mut client = control(self.pid());
         let before = client.call("hello", json!({})).expect("answered");
         assert_eq!((&before["mode"], &before["ids"]), (&json!("conmon"), &json!([ID])));
-        client.upgrade(opened(&path).as_fd()).expect("it goes on");
+        upgraded(&mut client, &opened(&path));
         let after = client.call("hello", json!({})).expect("answered");
         assert_eq!(after["upgrades"].as_u64(), before["upgrades"].as_u64().map(|n| n + 1));
         assert_eq!(program(self.pid()), path);

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -18,7 +17,7 @@ use containerd_shim_protos::ttrpc::{Client, context};
 use containerd_shim_protos::{TaskClient, api};
 use serde_json::json;
 
-use super::{Lines, control, opened, program, until};
+use super::{Lines, control, opened, program, until, upgraded};
 
 /// Init waits for `go`; execs run the script `SPEC.sh`; both read nothing.
 const RUNTIME: &str = r#"#!/bin/sh
@@ -119,7 +118,7 @@ impl Shim {
         let path = self.dir.join("another");
         let mut client = control(self.pid);
         assert_eq!(client.call("hello", json!({})).expect("answered")["mode"], json!("containerd"));
-        client.upgrade(opened(&path).as_fd()).expect("it goes on");
+        upgraded(&mut client, &opened(&path));
         assert_eq!(program(self.pid), path);
     }
 
