@@ -2,6 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+use windlass_sys::spare::Spare;
+
+#[global_allocator]
+static ALLOCATOR: Spare = Spare;
+
 fn main() -> std::process::ExitCode {
     windlass_shim::frontend::main(std::env::args_os())
 }

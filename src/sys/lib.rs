@@ -34,6 +34,7 @@ pub mod region;
 pub mod sched;
 pub mod signals;
 pub mod socket;
+pub mod spare;
 pub mod spawn;
 pub mod start;
 pub mod stdio;

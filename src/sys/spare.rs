@@ -1,0 +1,127 @@
+//! An allocator that keeps one free block of each middle size.
+//!
+//! musl's allocator maps a page for the first block of a size beyond those that it has, and unmaps the page with that
+//! block. A server that needs such a block for each request would make two system calls for it each time.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+/// The sizes that are kept, in bytes: powers of two.
+const SMALLEST: usize = 256;
+const KINDS: usize = 5;
+const LARGEST: usize = SMALLEST << (KINDS - 1);
+/// Shorter blocks are left to the system's allocator, which has many in a page.
+const SHORT: usize = 128;
+
+/// The blocks, by their sizes.
+static KEPT: [AtomicPtr<u8>; KINDS] = [const { AtomicPtr::new(null_mut()) }; KINDS];
+
+/// The allocator, for `#[global_allocator]`.
+pub struct Spare;
+
+/// Gives the kept blocks back.
+pub fn release() {
+    for (kind, kept) in KEPT.iter().enumerate() {
+        let block = kept.swap(null_mut(), Ordering::Acquire);
+        if !block.is_null() {
+            // SAFETY: it came from the system's allocator with this layout, and belongs to nobody.
+            unsafe { System.dealloc(block, Spare::layout(kind)) };
+        }
+    }
+}
+
+impl Spare {
+    /// Which of the kept sizes serves a layout, if one does.
+    fn kind(layout: Layout) -> Option<usize> {
+        let fits = layout.size() > SHORT && layout.size() <= LARGEST && layout.align() <= 16;
+        fits.then(|| layout.size().next_power_of_two().max(SMALLEST).ilog2() as usize - SMALLEST.ilog2() as usize)
+    }
+
+    fn layout(kind: usize) -> Layout {
+        Layout::from_size_align(SMALLEST << kind, 16).expect("a power of two")
+    }
+}
+
+// SAFETY: every block comes from the system's allocator with the layout that `kind` gives, the same when it is freed. A
+// kept block belongs to nobody: whoever swaps it out of its place is its only owner.
+unsafe impl GlobalAlloc for Spare {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let Some(kind) = Spare::kind(layout) else {
+            // SAFETY: as the caller promises.
+            return unsafe { System.alloc(layout) };
+        };
+        let kept = KEPT[kind].swap(null_mut(), Ordering::Acquire);
+        if !kept.is_null() {
+            return kept;
+        }
+        // SAFETY: the size is not zero.
+        unsafe { System.alloc(Spare::layout(kind)) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        let Some(kind) = Spare::kind(layout) else {
+            // SAFETY: as the caller promises.
+            return unsafe { System.dealloc(block, layout) };
+        };
+        if KEPT[kind].compare_exchange(null_mut(), block, Ordering::Release, Ordering::Relaxed).is_err() {
+            // SAFETY: the block came from `alloc` with a layout of this kind.
+            unsafe { System.dealloc(block, Spare::layout(kind)) };
+        }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as the caller promises, the size does not overflow with this alignment.
+        let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+        match (Spare::kind(layout), Spare::kind(wanted)) {
+            // SAFETY: neither is ours, so the block is the system's with this layout.
+            (None, None) => unsafe { System.realloc(block, layout, size) },
+            (old, new) if old == new => block,
+            _ => {
+                // SAFETY: the size is not zero, as the caller promises.
+                let moved = unsafe { self.alloc(wanted) };
+                if !moved.is_null() {
+                    // SAFETY: both blocks have as many bytes, and are different ones.
+                    unsafe { std::ptr::copy_nonoverlapping(block, moved, layout.size().min(size)) };
+                    // SAFETY: as the caller promises.
+                    unsafe { self.dealloc(block, layout) };
+                }
+                moved
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_freed_block_is_the_next_of_its_size_and_keeps_what_is_in_it_when_it_grows() {
+        let spare = Spare;
+        let layout = |size| Layout::from_size_align(size, 8).expect("a layout");
+        // SAFETY: each block is used and freed with the layout that it was asked for.
+        unsafe {
+            let first = spare.alloc(layout(200));
+            first.write_bytes(7, 200);
+            assert_eq!(spare.realloc(first, layout(200), 256), first, "there is room");
+            let moved = spare.realloc(first, layout(256), 5000);
+            assert!((0..200).all(|at| moved.add(at).read() == 7));
+            let again = spare.realloc(moved, layout(5000), 100);
+            assert!((0..100).all(|at| again.add(at).read() == 7));
+            let reused = spare.alloc(layout(129));
+            assert_eq!(reused, first, "the freed one");
+            spare.dealloc(again, layout(100));
+            spare.dealloc(reused, layout(129));
+        }
+        release();
+        assert!(KEPT.iter().all(|kept| kept.load(Ordering::Relaxed).is_null()));
+    }
+
+    #[test]
+    fn short_and_long_blocks_and_odd_alignments_are_the_systems() {
+        let kind = |size, align| Spare::kind(Layout::from_size_align(size, align).expect("a layout"));
+        assert_eq!([kind(128, 8), kind(4097, 8), kind(300, 64)], [None; 3]);
+        assert_eq!([kind(129, 8), kind(257, 16), kind(4096, 1)], [Some(0), Some(1), Some(4)]);
+    }
+}
