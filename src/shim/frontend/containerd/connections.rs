@@ -76,14 +76,26 @@ impl Connections {
 
     /// Answers a call. A caller that has left gets no answer, and one that cannot be sent to is closed.
     pub(super) fn answer(&mut self, caller: Caller, outcome: Outcome, poll: &Poll) {
+        self.put(caller, outcome);
+        self.flush(caller.connection, poll);
+    }
+
+    /// Puts the answer to a call where [`Connections::flush`] sends it from.
+    pub(super) fn put(&mut self, caller: Caller, outcome: Outcome) {
         let response = match outcome {
             Ok(Answer::Later) => return,
             Ok(Answer::Now(payload)) => Response { status: None, payload },
             Err(status) => Response { status: Some(status), payload: Vec::new() },
         };
-        let Some(connection) = self.0.get_mut(&caller.connection) else { return };
-        if connection.send(caller.stream, FrameKind::Response, &response, poll).is_err() {
-            self.close(caller.connection);
+        if let Some(connection) = self.0.get_mut(&caller.connection) {
+            connection.frames.put(caller.stream, FrameKind::Response, &response);
+        }
+    }
+
+    /// Sends the answers of a connection, or as much of them as it takes now.
+    pub(super) fn flush(&mut self, serial: u64, poll: &Poll) {
+        if self.0.get_mut(&serial).is_some_and(|connection| connection.flush(poll).is_err()) {
+            self.close(serial);
         }
     }
 

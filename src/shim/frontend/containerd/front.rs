@@ -93,20 +93,23 @@ impl ContainerdFront {
 
     fn connection_ready(&mut self, serial: u64, ready: Ready, core: &mut Supervisor) {
         let open = self.server.connections.ready(serial, ready, &core.poll);
-        // The calls that came before the end are done, and answered if that is still possible.
+        // The calls that came before the end are done, and answered if that is still possible. Those that came together
+        // are answered together.
         loop {
             match self.server.connections.next(serial) {
                 Received::Call(caller, request) => {
                     let outcome = self.server.call(core, caller, &request);
-                    self.server.answer(caller, outcome, core);
+                    self.server.connections.put(caller, outcome);
                 }
                 Received::Nothing => break,
                 Received::Malformed => {
+                    self.server.connections.flush(serial, &core.poll);
                     log::warn(&self.bundle, "a connection with malformed frames was closed");
                     return self.server.connections.close(serial);
                 }
             }
         }
+        self.server.connections.flush(serial, &core.poll);
         if open.is_err() {
             self.server.connections.close(serial);
         }
