@@ -86,7 +86,7 @@ features:
     cargo clippy --package windlass --package windlass-cgroup --all-targets --features cgroup-v1 -- -D warnings
     cargo test --package windlass-cgroup --features cgroup-v1 --no-fail-fast
     cargo clippy --package windlass-shim --all-targets --features next-image -- -D warnings
-    just upgrade-formats
+    {{just_executable()}} upgrade-formats
 
 # Tests that need no root; `just unit cli`: those of tests/cli.rs, `just unit home`: those with a name like it
 unit *args:
