@@ -18,7 +18,7 @@ use crate::frontend::containerd::message::event::{Envelope, Forward, TaskExec, T
 use crate::frontend::containerd::message::options::Runc;
 use crate::frontend::containerd::message::task::{CloseIo, Create, Deleted, Exec, Exited, Kill, Name};
 use crate::frontend::containerd::message::{Any, Empty};
-use crate::frontend::containerd::ttrpc::{FrameKind, Request, Response, next_frame, put_frame};
+use crate::frontend::containerd::ttrpc::{FrameKind, Request, Response, code, next_frame, put_frame};
 use windlass_base::protobuf::Message;
 use windlass_sys::kernel::Release;
 use windlass_sys::{fd, kernel, socket, stream};
@@ -358,6 +358,11 @@ impl Containerd {
                 return kernel::fault(format!("call {stream} is answered twice, or was never made"));
             };
             let response = Response::decode(&body).unwrap_or_default();
+            // The answer to an earlier deletion may have been lost.
+            if call.method == "Delete" && response.status.as_ref().is_some_and(|status| status.code == code::NOT_FOUND)
+            {
+                self.told.get_mut(&call.exec).into_iter().for_each(|told| told.deleted = true);
+            }
             if response.status.as_ref().is_none_or(|status| status.code == 0) {
                 self.answered(&call, &response.payload);
             }
