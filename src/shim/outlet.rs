@@ -283,7 +283,8 @@ impl Outlet {
 
     /// When to look at its sink although nothing is reported.
     pub(super) fn next_look(&self) -> Option<Instant> {
-        self.sink.next_look()
+        let spool = self.spool.as_ref().and_then(|spool| spool.next_look());
+        self.sink.next_look().into_iter().chain(spool).min()
     }
 
     /// Counts bytes that were moved. If they are many, the pipes become wide.
@@ -411,6 +412,7 @@ impl Outlet {
                 return !self.is_sink_full;
             };
             if self.sink.is_alone() {
+                spool.pause();
                 return false;
             }
             if let Some(mark) = spool.mark() {

@@ -9,13 +9,14 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
 use super::poll::{Interest, Poll};
 use super::sink::{Sink, Taken};
 use super::stdio::{Spooling, WhenFull};
-use windlass_sys::stream;
+use windlass_sys::{clock, stream};
 
 mod disk;
 
@@ -25,6 +26,11 @@ const HEADROOM: usize = 512 * 1024;
 
 /// The least that is dropped at once from the memory alone.
 const PIECE: usize = 64 * 1024;
+
+/// How often the file is read in vain, and the pause between two tries, before what is in it counts as lost. A child that
+/// reads may be killed, or may not be made, for want of memory.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What came of giving the oldest bytes to the sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +89,9 @@ pub(super) struct Spool {
     /// writes faster than its reader reads cannot keep the spool from becoming empty.
     pub(super) credit: usize,
     pub(super) warning: Option<String>,
+    /// How often the file was read in vain, and when that is tried again.
+    pub(super) failures: u32,
+    pub(super) again: Option<Instant>,
 }
 
 impl Spool {
@@ -101,6 +110,8 @@ impl Spool {
             dropped: 0,
             credit: 0,
             warning: None,
+            failures: 0,
+            again: None,
         }
     }
 
@@ -252,7 +263,7 @@ impl Spool {
             return;
         }
         (self.memory, self.feeder) = (VecDeque::new(), None);
-        (self.has_failed, self.credit) = (false, 0);
+        (self.has_failed, self.credit, self.failures, self.again) = (false, 0, 0, None);
         self.file.take().into_iter().for_each(disk::close);
     }
 
@@ -264,11 +275,15 @@ impl Spool {
 
     /// Gives the oldest bytes to the sink.
     pub(super) fn deliver(&mut self, sink: &mut Sink, poll: &Poll) -> Progress {
-        let progress =
-            if self.start < self.end { self.deliver_file(sink, poll) } else { self.deliver_memory(sink, poll) };
-        if progress == Progress::Alone {
-            // The file has all that was read of it and not delivered.
+        let progress = if self.start < self.end {
+            self.deliver_file(sink, poll)
+        } else {
+            // Its pipe has ended, which would be reported again and again.
             self.feeder = None;
+            self.deliver_memory(sink, poll)
+        };
+        if progress == Progress::Alone {
+            self.pause();
         }
         self.settle();
         progress
@@ -293,6 +308,10 @@ impl Spool {
     }
 
     fn deliver_file(&mut self, sink: &mut Sink, poll: &Poll) -> Progress {
+        if self.again.is_some_and(|at| at > clock::now()) {
+            return Progress::Waits;
+        }
+        self.again = None;
         let Some(feeder) = self.feeder.as_mut() else { return self.feed() };
         let taken = sink.splice(feeder.pipe.as_fd(), (self.end - self.start) as usize, poll);
         match taken {
@@ -309,10 +328,11 @@ impl Spool {
             Taken::Later if stream::has_ended(feeder.pipe.as_fd()) => {
                 let (arrived, moved) = (feeder.until <= self.start, feeder.has_moved);
                 self.feeder = None;
-                if !arrived && !moved {
-                    self.give_up();
+                if arrived || moved {
+                    self.failures = 0;
+                    return Progress::Moved;
                 }
-                Progress::Moved
+                self.read_in_vain()
             }
             Taken::Later => {
                 feeder.watch(true, self.key, poll);
@@ -329,24 +349,42 @@ impl Spool {
         match self.file.as_ref().map(|file| disk::feed(file.as_fd(), &ranges)) {
             Some(Ok(pipe)) => {
                 self.feeder = Some(Feeder { pipe, until: self.end, has_moved: false, is_watched: false });
+                Progress::Moved
             }
-            // No process can be made, or the file is gone.
-            Some(Err(_)) | None => self.give_up(),
+            // No process can be made at the moment.
+            Some(Err(_)) | None => self.read_in_vain(),
         }
+    }
+
+    /// What is in the file could not be read. It is tried again, and in the end given up.
+    fn read_in_vain(&mut self) -> Progress {
+        self.failures += 1;
+        if self.failures < TRIES {
+            self.again = Some(clock::now() + PAUSE);
+            return Progress::Waits;
+        }
+        self.failures = 0;
+        self.drop_from_file(self.end - self.start);
+        self.fail(Errno::EIO);
         Progress::Moved
     }
 
-    /// What is in the file cannot be read.
-    fn give_up(&mut self) {
-        self.drop_from_file(self.end - self.start);
-        self.fail(Errno::EIO);
+    /// The sink has no reader: nothing is read from the file meanwhile, which has all that was not delivered.
+    pub(super) fn pause(&mut self) {
+        (self.feeder, self.again) = (None, None);
+    }
+
+    /// When to try again although nothing is reported.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.again
     }
 
     /// Forgets everything. Returns how many bytes waited.
     pub(super) fn clear(&mut self) -> u64 {
         let left = self.len();
         (self.memory, self.start, self.lost) = (VecDeque::new(), self.end, 0);
-        (self.writer, self.feeder) = (None, None);
+        self.writer = None;
+        self.pause();
         self.settle();
         left
     }
@@ -370,5 +408,33 @@ impl Feeder {
         } else {
             poll.forget(&self.pipe);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Output;
+
+    /// This program has threads, so no child can be forked here.
+    #[test]
+    fn a_file_that_cannot_be_read_now_is_read_later() {
+        let directory = std::env::temp_dir().join(format!("windlass-spooled-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let (path, fifo) = (directory.join("file"), directory.join("fifo"));
+        std::fs::write(&path, "kept").expect("written");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
+        let poll = Poll::new().expect("epoll");
+        let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_NONBLOCK;
+        let _reader = windlass_sys::fd::open(&fifo, flags).expect("a reader");
+        let mut sink = Sink::open(Output::Fifo(fifo)).expect("a sink");
+        let mut spool = Spool::new(Spooling { max: 10, ..Spooling::default() }, 1);
+        (spool.file, spool.end) = (Some(std::fs::File::open(&path).expect("a file").into()), 4);
+        assert_eq!(spool.deliver(&mut sink, &poll), Progress::Waits);
+        assert_eq!((spool.len(), spool.dropped()), (4, 0));
+        assert!(spool.next_look().is_some_and(|at| at > clock::now()));
+        spool.pause();
+        assert_eq!(spool.next_look(), None, "nothing is tried while there is no reader");
+        std::fs::remove_dir_all(&directory).expect("removed");
     }
 }

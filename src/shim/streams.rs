@@ -510,7 +510,7 @@ impl Streams {
     /// Writes to the fifos whose readers have come or have read.
     pub(super) fn look_for_readers(&mut self, poll: &Poll, scratch: &mut Scratch, alive: bool) {
         self.each(poll, scratch, alive, |outlet, around| {
-            if outlet.waits_for_a_reader() {
+            if outlet.waits_for_a_reader() || outlet.next_look().is_some() {
                 outlet.pump(around);
             }
         });

@@ -30,7 +30,7 @@ table! {
     }
     Spool {
         1 settings, 2 key, 3 memory, 4 file, 5 start, 6 end, 7 writer, 8 feeder, 9 has_failed, 10 lost, 11 dropped,
-        12 credit, 13 warning,
+        12 credit, 13 warning, 14 failures, 15 again,
     }
     Writer { 1 answer, 2 bytes, 3 taken }
     Feeder { 1 pipe, 2 until, 3 has_moved, 4 is_watched }

@@ -241,6 +241,7 @@ impl Random {
             self.maybe(|r| Feeder { pipe: r.fd(), until: r.number(), has_moved: r.yes(), is_watched: r.yes() });
         (spool.has_failed, spool.lost, spool.dropped) = (self.yes(), self.number(), self.number());
         (spool.credit, spool.warning) = (self.number() as usize, self.maybe(Random::text));
+        (spool.failures, spool.again) = (self.below(5) as u32, self.maybe(Random::moment));
         spool
     }
 

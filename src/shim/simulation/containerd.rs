@@ -144,6 +144,7 @@ pub(super) fn run(plan: &Plan, directory: &Path) -> Result<(), String> {
     if !alive.is_empty() {
         return Err(format!("processes are left: {alive:?}"));
     }
+    kernel::forget();
     engine::left(&bundle, before)
 }
 

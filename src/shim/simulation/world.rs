@@ -307,7 +307,7 @@ impl Outside {
             (true, _) => process.ends_at - kernel::now(),
             (false, true) => self.random.any_size(100 * MILLISECOND),
             // Its pipes are full.
-            (false, false) => self.random.within(MILLISECOND, 50 * MILLISECOND),
+            (false, false) => self.random.any_size(5 * SECOND),
         };
         self.at(delay, Happening::Process(pid));
     }

@@ -382,6 +382,11 @@ pub fn is_alive(pid: i32) -> bool {
     with(|kernel| kernel.of(pid).is_some_and(|process| process.exit.is_none()))
 }
 
+/// Forgets all processes: what the shim leaves unreaped when it ends another process reaps.
+pub fn forget() {
+    with(|kernel| kernel.processes.clear());
+}
+
 /// The processes that are there: ids, and whether each has ended.
 pub fn processes() -> Vec<(i32, bool)> {
     with(|kernel| kernel.processes.iter().map(|process| (process.pid, process.exit.is_some())).collect())
