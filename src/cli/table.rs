@@ -34,7 +34,7 @@ pub const GLOBAL: &[Flag] = &[
 /// What `--log-level` takes.
 pub const LEVELS: &[&str] = &["error", "warning", "info", "debug"];
 
-const BUNDLE: Flag = flag("bundle", Takes::Dir("DIR"), "bundle directory; default: the working directory").short('b');
+const BUNDLE: Flag = flag("bundle", Takes::Dir("DIR"), "bundle directory (default: working directory)").short('b');
 const CONFIG: Flag = flag("config", Takes::File("FILE"), "read FILE in place of config.json").short('f');
 const CONSOLE_SOCKET: Flag =
     flag("console-socket", Takes::File("SOCKET"), "AF_UNIX socket that gets the terminal master");
@@ -44,17 +44,17 @@ const NO_PIVOT: Flag = flag("no-pivot", Takes::Nothing, "do not use pivot_root (
 const NO_NEW_KEYRING: Flag = flag("no-new-keyring", Takes::Nothing, "do not create a new session keyring");
 const PRESERVE_FDS: Flag = flag("preserve-fds", Takes::Text("N"), "pass N file descriptors besides stdio");
 
-const IMAGE_PATH: Flag = flag("image-path", Takes::Dir("DIR"), "directory of the images; default: ./checkpoint");
-const WORK_PATH: Flag = flag("work-path", Takes::Dir("DIR"), "directory of the log; default: that of the images");
+const IMAGE_PATH: Flag = flag("image-path", Takes::Dir("DIR"), "directory of the images (./checkpoint)");
+const WORK_PATH: Flag = flag("work-path", Takes::Dir("DIR"), "directory of the log (that of the images)");
 const TCP_ESTABLISHED: Flag = flag("tcp-established", Takes::Nothing, "allow open TCP connections");
 const EXT_UNIX_SK: Flag = flag("ext-unix-sk", Takes::Nothing, "allow unix sockets connected to the outside");
 const SHELL_JOB: Flag = flag("shell-job", Takes::Nothing, "allow a session and a terminal from outside");
 const FILE_LOCKS: Flag = flag("file-locks", Takes::Nothing, "allow locks of files");
 const LAZY_PAGES: Flag = flag("lazy-pages", Takes::Nothing, "transfer memory when it is needed");
 const CGROUPS_MODE: Flag =
-    flag("manage-cgroups-mode", Takes::Text("MODE"), "what criu does to cgroups: ignore, soft, full, strict");
+    flag("manage-cgroups-mode", Takes::Text("MODE"), "mode of criu: ignore, soft, full, strict");
 const EMPTY_NS: Flag = flag("empty-ns", Takes::Text("network"), "leave out what is in the namespace").many().hidden();
-const AUTO_DEDUP: Flag = flag("auto-dedup", Takes::Nothing, "remove memory from images that newer ones have");
+const AUTO_DEDUP: Flag = flag("auto-dedup", Takes::Nothing, "remove from images what newer ones have");
 const NETWORK_LOCK: Flag =
     flag("network-lock", Takes::Word(&["iptables", "nftables", "skip"]), "how connections are held meanwhile");
 
@@ -323,8 +323,8 @@ pub const VERBS: &[Verb] = &[
             SHELL_JOB,
             FILE_LOCKS,
             flag("link-remap", Takes::Nothing, "allow unlinked files that have another name"),
-            flag("pre-dump", Takes::Nothing, "write the memory alone, and let the container go on"),
-            flag("parent-path", Takes::Dir("DIR"), "images of the pre-dump before, from the images"),
+            flag("pre-dump", Takes::Nothing, "write memory only; the container goes on"),
+            flag("parent-path", Takes::Dir("DIR"), "images of the pre-dump before this dump"),
             AUTO_DEDUP,
             CGROUPS_MODE,
             NETWORK_LOCK.hidden(),
