@@ -135,7 +135,7 @@ const ROWS: &[Row] = &[
         hint: "`list` shows the containers, `delete` removes one that has stopped",
         ..ANY
     },
-    Row { says: "invalid container ID format", hint: "an id may contain only letters, digits and _ + - .", ..ANY },
+    Row { says: "invalid container ID format", hint: "an id may contain only letters, digits and . _ + -", ..ANY },
     // The root filesystem and mounts.
     on(Errno::ENOENT, &[], "/root/path", "root.path is relative to the bundle's directory unless it begins with /"),
     on(

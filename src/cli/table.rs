@@ -51,8 +51,7 @@ const EXT_UNIX_SK: Flag = flag("ext-unix-sk", Takes::Nothing, "allow unix socket
 const SHELL_JOB: Flag = flag("shell-job", Takes::Nothing, "allow a session and a terminal from outside");
 const FILE_LOCKS: Flag = flag("file-locks", Takes::Nothing, "allow locks of files");
 const LAZY_PAGES: Flag = flag("lazy-pages", Takes::Nothing, "transfer memory when it is needed");
-const CGROUPS_MODE: Flag =
-    flag("manage-cgroups-mode", Takes::Text("MODE"), "mode of criu: ignore, soft, full, strict");
+const CGROUPS_MODE: Flag = flag("manage-cgroups-mode", Takes::Text("MODE"), "mode of criu: ignore, soft, full, strict");
 const EMPTY_NS: Flag = flag("empty-ns", Takes::Text("network"), "leave out what is in the namespace").many().hidden();
 const AUTO_DEDUP: Flag = flag("auto-dedup", Takes::Nothing, "remove from images what newer ones have");
 const NETWORK_LOCK: Flag =

@@ -408,5 +408,9 @@ fn a_dead_conmons_exit_file_is_written_by_delete(t: &T) -> Verdict {
     let file = end(&id)?;
     t.runtime(&["delete", &id])?.ok()?;
     ensure_eq!((text(&file).as_str(), promise(&bundle)), ("6", false), "the exit file");
+    // What the killed one has left: its control socket.
+    let mut list = Command::new(&t.shim);
+    list.arg("list");
+    t.finish(list)?.ok()?;
     Ok(())
 }
