@@ -98,22 +98,28 @@ mod tests {
 
     #[test]
     fn a_freed_block_is_the_next_of_its_size_and_keeps_what_is_in_it_when_it_grows() {
-        let spare = Spare;
         let layout = |size| Layout::from_size_align(size, 8).expect("a layout");
-        // SAFETY: each block is used and freed with the layout that it was asked for.
-        unsafe {
-            let first = spare.alloc(layout(200));
-            first.write_bytes(7, 200);
-            assert_eq!(spare.realloc(first, layout(200), 256), first, "there is room");
-            let moved = spare.realloc(first, layout(256), 5000);
-            assert!((0..200).all(|at| moved.add(at).read() == 7));
-            let again = spare.realloc(moved, layout(5000), 100);
-            assert!((0..100).all(|at| again.add(at).read() == 7));
-            let reused = spare.alloc(layout(129));
-            assert_eq!(reused, first, "the freed one");
-            spare.dealloc(again, layout(100));
-            spare.dealloc(reused, layout(129));
-        }
+        // SAFETY: no size is zero.
+        let alloc = |size| unsafe { Spare.alloc(layout(size)) };
+        // SAFETY: each block below is given with the size that it was last asked for.
+        let realloc = |block, size, wanted| unsafe { Spare.realloc(block, layout(size), wanted) };
+        // SAFETY: as above, and no block is used afterwards.
+        let dealloc = |block, size| unsafe { Spare.dealloc(block, layout(size)) };
+        // SAFETY: the block has as many bytes, which were written, and nobody else uses it.
+        let bytes = |block, size| unsafe { std::slice::from_raw_parts_mut::<u8>(block, size) };
+
+        let first = alloc(200);
+        // SAFETY: the block has as many bytes.
+        unsafe { first.write_bytes(7, 200) };
+        assert_eq!(realloc(first, 200, 256), first, "there is room");
+        let moved = realloc(first, 256, 5000);
+        assert_eq!(bytes(moved, 200), [7; 200]);
+        let again = realloc(moved, 5000, 100);
+        assert_eq!(bytes(again, 100), [7; 100]);
+        let reused = alloc(129);
+        assert_eq!(reused, first, "the freed one");
+        dealloc(again, 100);
+        dealloc(reused, 129);
         release();
         assert!(KEPT.iter().all(|kept| kept.load(Ordering::Relaxed).is_null()));
     }
