@@ -97,9 +97,10 @@ fn output_is_kept_while_containerd_and_its_client_are_away(t: &T) -> Verdict {
     let mut client = run(&engine, &[], "a", &writer(mib, rate))?;
     let mut client = client.stdout(File::create(&before)?).stderr(Stdio::null()).spawn()?;
     engine.wait_for("a", "RUNNING")?;
-    engine.kill()?;
+    // A client that sees its daemon die removes the fifos.
     client.kill()?;
     client.wait()?;
+    engine.kill()?;
     fs::write(below_root(t, "a", "go"), "").context("the go")?;
     sleep(Duration::from_secs(absence));
     engine.restart()?;
