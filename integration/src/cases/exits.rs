@@ -95,13 +95,18 @@ fn the_host_has_one_mount_more_and_containers_none(t: &T) -> Verdict {
     forget_namespace();
     let before = text("/proc/self/mountinfo");
     let bundle = t.bundle()?.sh("cat /proc/self/mountinfo; ls -l /proc/self/fd /proc/1/fd; exec sleep 1000");
-    let container = t.start(&bundle)?;
+    bundle.write()?;
+    let (id, mut command) = (t.id(), t.command());
+    command.args(["--debug", "create", "--bundle"]).arg(&bundle.dir).arg(&id);
+    let (made, container) = t.created(id, &bundle, command)?;
+    let log = made.ok()?.stderr;
+    container.start()?;
     let output = container.wait_for_output("/proc/1/fd")?;
     ensure!(!output.contains("@exits") && !output.contains("pidfs") && !output.contains("nsfs"), "{output}");
     let after = text("/proc/self/mountinfo");
     let new: Vec<&str> = after.lines().filter(|line| !before.lines().any(|old| old == *line)).collect();
     // And its directory, where other mount namespaces follow this one.
-    ensure!(new.iter().filter(|line| line.contains(EXIT_NAMESPACE)).count() == 1, "{new:?}");
+    ensure!(new.iter().filter(|line| line.contains(EXIT_NAMESPACE)).count() == 1, "{new:?}; create said: {log}");
     ensure!(new.iter().all(|line| line.contains(" /run/windlass/@exits")), "{new:?}");
     let second = t.running()?;
     ensure_eq!(text("/proc/self/mountinfo"), after, "the mounts with a second container");
