@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// How long things that were let go may take to go: a process to be reaped, a cgroup to lose its last process.
-const PATIENCE: Duration = Duration::from_millis(1000);
+/// How long things that were let go may take to go: a process to be reaped, a cgroup to lose its last process, the
+/// keys of a process that the kernel killed for want of memory.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What others leave: mount(8), with which cases make mounts, its notes, and a containerd or a ctr that a case has
 /// killed its FIFOs.
