@@ -92,8 +92,10 @@ fn a_detached_run_keeps_the_end_too(t: &T) -> Verdict {
 
 fn the_host_has_one_mount_more_and_containers_none(t: &T) -> Verdict {
     supported(t)?;
-    forget_namespace();
-    let before = text("/proc/self/mountinfo");
+    let before = eventually("the namespace of earlier cases is unmounted", || {
+        forget_namespace();
+        Some(text("/proc/self/mountinfo")).filter(|mounts| !mounts.contains(EXIT_NAMESPACE))
+    })?;
     let bundle = t.bundle()?.sh("cat /proc/self/mountinfo; ls -l /proc/self/fd /proc/1/fd; exec sleep 1000");
     bundle.write()?;
     let (id, mut command) = (t.id(), t.command());
