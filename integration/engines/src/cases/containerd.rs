@@ -5,9 +5,11 @@ use crate::engine::start_containerd;
 use crate::image::NAME;
 use crate::session::{Background, Session, until};
 use integration::kit::runtime::Kind;
+use integration::kit::stop::skip;
 use integration::kit::{Need, Verdict};
 use integration::{ensure, ensure_eq};
 use nix::sys::signal::Signal;
+use std::process::Command;
 
 chapter! { [Containerd] "tasks":
     run_prints_and_passes_the_exit_code_on,
@@ -180,7 +182,11 @@ fn checkpoint_says_what_is_missing(s: &Session) -> Verdict {
     let id = sleeper(s, "")?;
     let ran = s.run(&format!("tasks checkpoint --image-path {} {id}", s.path("checkpoint").display()))?;
     if s.below.kind == Kind::Windlass {
-        ran.fails()?.stderr_has("checkpoint")?;
+        // On a machine that has it, this is no case of what is missing.
+        if Command::new("criu").arg("--version").output().is_ok() {
+            return skip("criu is installed");
+        }
+        ran.fails()?.stderr_has("criu")?;
         ensure_eq!(status(s, &id)?, "RUNNING", "the task afterwards");
     }
     Ok(())
