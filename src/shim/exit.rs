@@ -46,7 +46,7 @@ impl ExitStatus {
 /// A file that records the end. It is written under another name, synced and renamed, and its directory is synced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExitFile {
-    /// A [`Record`] as JSON.
+    /// A `Record` as JSON.
     Record(PathBuf),
     /// conmon's file: the status as a decimal number without a newline.
     Decimal(PathBuf),

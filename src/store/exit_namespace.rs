@@ -1,4 +1,4 @@
-//! The mount namespace in which exit pins are ([`super::ExitPin`]).
+//! The mount namespace in which exit pins are (`exit_pin`).
 //!
 //! It is a namespace of our own because mounts in the host's would be copied at each unshare(2) of anybody: two
 //! thousand make that twenty times slower. One bind mount of its file in nsfs keeps it, and nothing of the host is in

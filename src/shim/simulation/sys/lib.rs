@@ -3,7 +3,7 @@
 //!
 //! Pipes, fifos, sockets, files, epoll(7) and inotify(7) are the machine's own: with one thread they do the same
 //! each time. Time passes only when the loop waits, and then as far as the next thing happens. Programs that the
-//! shim starts are played by a [`World`]. What the shim forks is forked, and goes on when the world wants it to.
+//! shim starts are played by a `World`. What the shim forks is forked, and goes on when the world wants it to.
 #![forbid(unsafe_code)]
 
 pub mod clock;
