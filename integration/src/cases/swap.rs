@@ -107,7 +107,7 @@ fn hostile(t: &T, flavour: Flavour) -> Verdict<Bundle> {
         _ => t.bundle()?,
     };
     let (root, volume, trusted) = (bundle.rootfs(), bundle.dir.join("volume"), bundle.dir.join("trusted"));
-    for dir in ["race/dir", "copied/sub", "devices", "etc/readonly", "work/here", "volume", "taken"] {
+    for dir in ["race/dir", "copied/sub", "devices", "etc/readonly", "cwd/here", "volume", "taken"] {
         fs::create_dir_all(root.join(dir))?;
     }
     symlink("race", root.join("link"))?;
@@ -128,7 +128,7 @@ fn hostile(t: &T, flavour: Flavour) -> Verdict<Bundle> {
     let mut bundle = bundle
         .args(&["sleep", "1000"])
         .set("/process/env", json!(["PATH=/usr/bin:/bin"]))
-        .set("/process/cwd", json!("/work/here"))
+        .set("/process/cwd", json!("/cwd/here"))
         .bind(&volume, "/volume", &["rbind", "rw"])
         .bind(&trusted.join("file"), "/race/file", &["bind", "ro"])
         .bind(&volume.join("src/sub"), "/taken", &["rbind", "ro"])
