@@ -4,14 +4,11 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags};
-
 use super::WaitToken;
 use super::call::{environment, text};
-use super::image::format::checksum;
+use super::image::format::{Kinds, checksum};
 use super::pipe::{captured, collect, null};
 use windlass_sys::clock;
-use windlass_sys::poll::{Deadline, poll};
 use windlass_sys::process::{Child, Exit};
 use windlass_sys::spawn::{Environment, Spawn};
 use windlass_sys::stream;
@@ -21,14 +18,8 @@ use windlass_sys::stream;
 pub(super) const CHECK: &str = "@check";
 pub(super) const RESUME: &str = "@resume";
 
-/// How long the first look may take, while the loop goes on.
-const FIRST: Duration = Duration::from_secs(10);
-
-/// How long the last look may take, while the loop stands still.
-const LAST: Duration = Duration::from_millis(15);
-
-/// How often the last look is tried.
-const TRIES: u32 = 8;
+/// How long a look may take.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// An upgrade that was asked for.
 #[derive(Debug)]
@@ -40,8 +31,8 @@ pub(super) struct Upgrade {
     /// The request.
     pub(super) token: WaitToken,
     pub(super) stage: Stage,
-    /// How often the last look took too long.
-    late: u32,
+    /// What the program has seen and can read.
+    pub(super) seen: Kinds,
 }
 
 /// How far it has come.
@@ -50,14 +41,14 @@ pub(super) enum Stage {
     /// It is to be begun.
     Wanted,
     /// The program looks at an image while the loop goes on.
-    Looking(Look, Vec<u8>),
+    Looking(Look, Kinds),
     /// It can read the image, or cannot for a reason.
-    Looked(Result<Vec<u8>, String>),
+    Looked(Result<(), String>),
 }
 
 impl Upgrade {
     pub(super) fn new(program: OwnedFd, own: OwnedFd, token: WaitToken) -> Upgrade {
-        Upgrade { program, own, token, stage: Stage::Wanted, late: 0 }
+        Upgrade { program, own, token, stage: Stage::Wanted, seen: Kinds::default() }
     }
 
     /// Whether something is to be done at the top of the loop.
@@ -75,7 +66,7 @@ impl Upgrade {
 
     /// The child that looks may have ended, or takes too long. Returns its process id if it is over.
     pub(super) fn look(&mut self, now: Instant) -> Option<i32> {
-        let Stage::Looking(look, image) = &mut self.stage else { return None };
+        let Stage::Looking(look, kinds) = &self.stage else { return None };
         let found = match look.found() {
             None if now < look.until => return None,
             None => {
@@ -84,24 +75,10 @@ impl Upgrade {
             }
             Some(found) => found,
         };
-        let (pid, image) = (look.child.pid, std::mem::take(image));
-        self.stage = Stage::Looked(found.map(|()| image));
+        let pid = look.child.pid;
+        self.seen.add_all(kinds);
+        self.stage = Stage::Looked(found);
         Some(pid)
-    }
-
-    /// The last look, while the loop stands still. `None`: it took too long, and the first has to be tried again.
-    pub(super) fn last_look(&mut self, image: &[u8]) -> Option<Result<(), String>> {
-        let found = Look::start(self.program.as_fd(), image, LAST).and_then(|look| look.wait());
-        match found {
-            Ok(Some(found)) => Some(found),
-            Ok(None) if self.late < TRIES => {
-                self.late += 1;
-                self.stage = Stage::Wanted;
-                None
-            }
-            Ok(None) => Some(Err("the machine is too busy to read what is to be handed over in time".into())),
-            Err(why) => Some(Err(why)),
-        }
     }
 }
 
@@ -122,12 +99,8 @@ pub(super) struct Look {
 }
 
 impl Look {
-    /// Has the program look at an image while the loop goes on.
-    pub(super) fn first(program: BorrowedFd<'_>, image: &[u8]) -> Result<Look, String> {
-        Look::start(program, image, FIRST)
-    }
-
-    fn start(program: BorrowedFd<'_>, image_bytes: &[u8], time: Duration) -> Result<Look, String> {
+    /// Has the program look at an image.
+    pub(super) fn start(program: BorrowedFd<'_>, image_bytes: &[u8]) -> Result<Look, String> {
         let prepared = || {
             let image = stream::sealed(c"windlass-shim", image_bytes)?;
             windlass_sys::Result::Ok((image, captured()?, null()?))
@@ -149,7 +122,7 @@ impl Look {
             listen_pid: false,
         };
         let child = child.start().map_err(|failed| format!("it cannot be executed: {}", failed.errno.desc()))?;
-        Ok(Look { child, said, proof, until: clock::now() + time })
+        Ok(Look { child, said, proof, until: clock::now() + LONGEST })
     }
 
     /// What was found. `None`: it still looks.
@@ -168,17 +141,5 @@ impl Look {
             exit if said.is_empty() => Err(format!("it ends with {exit} when it is to read the state")),
             _ => Err(said),
         })
-    }
-
-    /// Waits for what it finds. `None`: that takes too long.
-    fn wait(self) -> Result<Option<Result<(), String>>, String> {
-        let mut fds = [PollFd::new(self.child.pidfd.as_fd(), PollFlags::POLLIN)];
-        let left = self.until.saturating_duration_since(clock::now());
-        poll(&mut fds, Deadline::after(left)).map_err(|failed| failed.to_string())?;
-        let found = self.found();
-        if found.is_none() {
-            self.child.kill();
-        }
-        Ok(found)
     }
 }

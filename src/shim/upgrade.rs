@@ -1,15 +1,16 @@
 //! The upgrade in place: another program goes on in this process, with its children, descriptors and sockets.
 //!
 //! ```text
-//! Wanted ─> Looking ─> Looked ─> (image) ─> (last look) ─> execveat(2) ─> the other program
-//!    ^          │         │                      │               │
-//!    │          └─────────┴── refused <──────────┴───────────────┘   this program serves on
-//!    └──────────── too late ────────────────────-┘
+//! Wanted ─> Looking ─> Looked ─> (image) ─> execveat(2) ─> the other program
+//!    ^          │         │         │            │
+//!    │          └─────────┴── refused <──────────┘   this program serves on
+//!    └──── there is something new ──┘
 //! ```
 //!
 //! First the program looks at an image in a child while the loop goes on. Then, at the top of the loop, where nothing
-//! is half done, the loop stands still: the image is taken once more, the program looks at it again unless it is the
-//! same, and the program is executed. Nothing is waited for longer than some milliseconds.
+//! is half done, the loop stands still: the image is taken once more, and the program is executed. If a field is there
+//! of which the program has seen none, it looks again first, and the loop goes on. That ends, since the format has so
+//! many kinds of fields. The loop waits for nobody.
 
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 
 use super::call::{environment, text};
-use super::image::format::{self, Encoder};
+use super::image::format::{self, Encoder, Kinds};
 use super::image::supervisor;
 use super::key::{Kind, key};
 use super::rehearsal::{Look, RESUME, Stage, Upgrade};
@@ -27,10 +28,11 @@ use super::{Code, Interest, Refusal, Reply, WaitToken, written};
 use windlass_sys::handover;
 use windlass_sys::{clock, fd, stream};
 
-/// An image, and the numbers of the descriptors in it.
+/// An image, the numbers of the descriptors in it, and the kinds of its fields.
 struct Image {
     bytes: Vec<u8>,
     descriptors: Vec<u32>,
+    kinds: Kinds,
 }
 
 impl Supervisor {
@@ -78,13 +80,13 @@ impl Supervisor {
     pub(crate) fn upgrade(&mut self, save: &dyn Fn(&mut Encoder)) {
         let Some(mut upgrade) = self.upgrade.take() else { return };
         let done = match std::mem::replace(&mut upgrade.stage, Stage::Wanted) {
-            Stage::Wanted => self.first_look(&mut upgrade, save),
-            Stage::Looking(look, image) => {
-                upgrade.stage = Stage::Looking(look, image);
+            Stage::Wanted => self.look(&mut upgrade, save),
+            Stage::Looking(look, kinds) => {
+                upgrade.stage = Stage::Looking(look, kinds);
                 Ok(())
             }
             Stage::Looked(Err(why)) => Err(why),
-            Stage::Looked(Ok(image)) => self.hand_over(&mut upgrade, &image, save),
+            Stage::Looked(Ok(())) => self.hand_over(&upgrade, save),
         };
         match done {
             Ok(()) => self.upgrade = Some(upgrade),
@@ -95,15 +97,15 @@ impl Supervisor {
         }
     }
 
-    fn first_look(&mut self, upgrade: &mut Upgrade, save: &dyn Fn(&mut Encoder)) -> Result<(), String> {
-        let image = self.image(upgrade, save).bytes;
-        let look = Look::first(upgrade.program.as_fd(), &image)?;
+    fn look(&mut self, upgrade: &mut Upgrade, save: &dyn Fn(&mut Encoder)) -> Result<(), String> {
+        let image = self.image(upgrade, save);
+        let look = Look::start(upgrade.program.as_fd(), &image.bytes)?;
         if let Err(failed) = self.poll.watch(&look.child.pidfd, key(Kind::Rehearsal, 0, 0), Interest::Read) {
             look.child.kill();
             return Err(failed.to_string());
         }
         self.keep_child(look.child.pid);
-        upgrade.stage = Stage::Looking(look, image);
+        upgrade.stage = Stage::Looking(look, image.kinds);
         Ok(())
     }
 
@@ -114,15 +116,12 @@ impl Supervisor {
         }
     }
 
-    /// The loop stands still from here on.
-    fn hand_over(&mut self, upgrade: &mut Upgrade, seen: &[u8], save: &dyn Fn(&mut Encoder)) -> Result<(), String> {
+    /// The loop stands still from here on. `Ok`: the program has to look once more.
+    fn hand_over(&self, upgrade: &Upgrade, save: &dyn Fn(&mut Encoder)) -> Result<(), String> {
         let began = clock::now();
         let image = self.image(upgrade, save);
-        if image.bytes != seen {
-            match upgrade.last_look(&image.bytes) {
-                None => return Ok(()),
-                Some(found) => found?,
-            }
+        if !upgrade.seen.contain(&image.kinds) {
+            return Ok(());
         }
         let file = stream::sealed(c"windlass-shim", &image.bytes).map_err(|failed| failed.to_string())?;
         let number = handover::number(file.as_fd());
@@ -141,11 +140,12 @@ impl Supervisor {
         to.put(field::TOKEN, true, &upgrade.token);
         to.put(field::BEFORE, true, &upgrade.own);
         to.put(field::NAME, false, &fd::read_small(fd::CWD, "/proc/self/comm").unwrap_or_default());
+        let kinds = std::mem::take(to.kinds());
         let (mut body, descriptors) = to.finish();
         let mut to = Encoder::default();
         to.put(field::DESCRIPTORS, true, &descriptors);
         body.extend(to.finish().0);
-        Image { bytes: format::with_header(env!("CARGO_PKG_VERSION"), &body), descriptors }
+        Image { bytes: format::with_header(env!("CARGO_PKG_VERSION"), &body), descriptors, kinds }
     }
 }
 

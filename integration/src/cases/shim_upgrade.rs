@@ -5,12 +5,13 @@ use super::shim_podman::podman;
 use crate::kit::containerd::Engine;
 use crate::kit::machine::text;
 use crate::kit::shim::{self, Shimmed};
-use crate::kit::stop::{Context, skip};
+use crate::kit::stop::Context;
+use crate::kit::traced::Traced;
 use crate::kit::wait::eventually;
 use crate::kit::{Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 chapter! { "shim_upgrade":
@@ -89,38 +90,17 @@ fn a_terminal_that_is_awaited_goes_over(t: &T) -> Verdict {
     Ok(())
 }
 
-/// strace on the shim and its children until this is dropped.
-struct Traced(std::process::Child);
-
-impl Traced {
-    fn start(pid: i32, words: &[&str]) -> Verdict<Traced> {
-        if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
-            return skip("strace is not installed");
-        }
-        let mut strace = Command::new("strace");
-        strace.args(["-p", &pid.to_string(), "-o", "/dev/null"]).args(words).stderr(Stdio::null());
-        let traced = Traced(strace.spawn()?);
-        let status = || text(format!("/proc/{pid}/status"));
-        let attached = || status().lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"));
-        eventually("strace has attached", || attached().then_some(()))?;
-        Ok(traced)
-    }
-}
-
-impl Drop for Traced {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn a_record_on_a_slow_disk_goes_over(t: &T) -> Verdict {
     let c = shim::run(t, &t.bundle()?.sh("read -r line; exit 6"), &["--stdin"])?;
     let mut waiting = c.connect()?;
     waiting.ask("wait", json!({}))?;
     let mut attached = c.connect()?;
     attached.call("attach", json!({}))?;
-    let traced = Traced::start(c.pid(), &["-f", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=3s:when=1"])?;
+    let traced = Traced::start(
+        c.pid(),
+        Path::new("/dev/null"),
+        &["-f", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=3s:when=1"],
+    )?;
     attached.give("go\n")?;
     eventually("the child that writes the record", || {
         let children = text(format!("/proc/{0}/task/{0}/children", c.pid()));
@@ -171,7 +151,7 @@ fn whichever_call_fails_the_shim_serves_on(t: &T) -> Verdict {
 /// An upgrade during which a call of the shim's process fails. True: it was done.
 fn with_failure(t: &T, c: &Shimmed<'_>, calls: &str, when: u32) -> Verdict<bool> {
     let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:error=ENOMEM:when={when}"));
-    let traced = Traced::start(c.pid(), &["-e", &trace, "-e", &inject])?;
+    let traced = Traced::start(c.pid(), Path::new("/dev/null"), &["-e", &trace, "-e", &inject])?;
     let ran = c.verb("upgrade", &["--binary", &another(t)?.display().to_string()]);
     drop(traced);
     // Whichever program it is, it has the same container, and can be replaced.

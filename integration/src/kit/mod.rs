@@ -21,6 +21,7 @@ pub mod snapshot;
 pub mod spec;
 pub mod stop;
 pub mod t;
+pub mod traced;
 pub mod wait;
 pub mod workspace;
 

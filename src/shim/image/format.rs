@@ -39,6 +39,9 @@ const HEAD: usize = 8 + 4 + 8 + 8 + 1;
 /// Longest image that is read, in bytes. The most that a shim holds is some MiB for each connection.
 const LONGEST: usize = 1 << 30;
 
+/// The prime of FNV in 64 bits.
+const PRIME: u64 = 0x0000_0100_0000_01b3;
+
 /// FNV-1a in 64 bits, over eight bytes at a time: the checksum tells that an image was cut or mixed up, and is no
 /// protection from anybody.
 pub(crate) fn checksum(bytes: &[u8]) -> u64 {
@@ -47,7 +50,7 @@ pub(crate) fn checksum(bytes: &[u8]) -> u64 {
         word[..chunk.len()].copy_from_slice(chunk);
         u64::from_le_bytes(word)
     });
-    chunks.fold(0xcbf2_9ce4_8422_2325, |sum, word| (sum ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(5))
+    chunks.fold(0xcbf2_9ce4_8422_2325, |sum, word| (sum ^ word).wrapping_mul(PRIME).rotate_left(5))
 }
 
 /// Puts the header before a body.
@@ -91,11 +94,37 @@ pub(crate) fn header(image: &[u8]) -> Result<Header<'_>, String> {
     Ok(Header { format, version: String::from_utf8_lossy(version).into_owned(), body })
 }
 
+/// What occurs in an image: the number of each field with those of the fields it is in, as checksums. A program that has
+/// read one field of a kind can read another, whatever it contains.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Kinds(Vec<u64>);
+
+impl Kinds {
+    fn add(&mut self, kind: u64) {
+        if let Err(place) = self.0.binary_search(&kind) {
+            self.0.insert(place, kind);
+        }
+    }
+
+    /// Adds those of another image.
+    pub(crate) fn add_all(&mut self, others: &Kinds) {
+        others.0.iter().for_each(|kind| self.add(*kind));
+    }
+
+    /// Whether there are none but these.
+    pub(crate) fn contain(&self, others: &Kinds) -> bool {
+        others.0.iter().all(|kind| self.0.binary_search(kind).is_ok())
+    }
+}
+
 /// Writes an image's body.
 #[derive(Debug, Default)]
 pub(crate) struct Encoder {
     out: Vec<u8>,
     descriptors: Vec<u32>,
+    /// The kinds of the fields that are being written, each in the one before.
+    within: Vec<u64>,
+    kinds: Kinds,
     /// Every descriptor is written as the same number, so that the images of two processes can be compared.
     anonymous: bool,
 }
@@ -112,6 +141,11 @@ impl Encoder {
         (self.out, self.descriptors)
     }
 
+    /// The kinds of the fields that were written.
+    pub(crate) fn kinds(&mut self) -> &mut Kinds {
+        &mut self.kinds
+    }
+
     /// Writes a field. `essential`: a reader that does not know it must refuse the image.
     pub(crate) fn put<F: Field>(&mut self, number: u32, essential: bool, value: &F) {
         value.put(number, essential, self);
@@ -119,20 +153,30 @@ impl Encoder {
 
     /// Begins a field. Returns where its content begins, for [`Encoder::end`].
     pub(crate) fn begin(&mut self, number: u32, essential: bool) -> usize {
-        self.number(u64::from(number) << 1 | u64::from(essential));
+        let key = u64::from(number) << 1 | u64::from(essential);
+        let within = self.within.last().copied().unwrap_or_default();
+        self.within.push((within ^ key).wrapping_mul(PRIME).rotate_left(29));
+        self.number(key);
         self.out.len()
     }
 
     /// Ends the field whose content began there.
     pub(crate) fn end(&mut self, start: usize) {
+        if let Some(kind) = self.within.pop() {
+            self.kinds.add(kind);
+        }
         let mut length = Vec::with_capacity(4);
         put_varint(&mut length, (self.out.len() - start) as u64);
         self.out.splice(start..start, length);
     }
 
-    /// Whether nothing was written since the content of a field began there.
-    fn is_empty_since(&self, start: usize) -> bool {
-        self.out.len() == start
+    /// Ends the field that began at `before` and whose content began at `start`. Without content it is not written.
+    fn end_unless_empty(&mut self, before: usize, start: usize) {
+        if self.out.len() > start {
+            return self.end(start);
+        }
+        self.within.pop();
+        self.out.truncate(before);
     }
 
     /// Writes a number as content.
@@ -405,10 +449,7 @@ impl<T: Value> Field for T {
         let before = to.out.len();
         let start = to.begin(number, essential);
         self.write(to);
-        if T::EMPTY && to.is_empty_since(start) {
-            return to.out.truncate(before);
-        }
-        to.end(start);
+        if T::EMPTY { to.end_unless_empty(before, start) } else { to.end(start) }
     }
 
     fn get(number: u32, fields: &mut Fields<'_>) -> T {

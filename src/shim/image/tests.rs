@@ -548,3 +548,25 @@ fn a_descriptor_has_one_owner() {
     let _both: [OwnedFd; 2] = [fields.get(1), fields.get(2)];
     assert!(context.finish().expect_err("one is lost").contains("twice"));
 }
+
+#[test]
+fn another_value_is_of_the_same_kind_and_another_field_is_not() {
+    let kinds = |write: &dyn Fn(&mut Encoder)| {
+        let mut to = Encoder::default();
+        write(&mut to);
+        std::mem::take(to.kinds())
+    };
+    let ended = |exit| ExitStatus { exit: Some(exit), oom_killed: true, at: SystemTime::UNIX_EPOCH };
+    let one = kinds(&|to| to.put(1, true, &ended(Exit::Code(3))));
+    assert_eq!(one, kinds(&|to| to.put(1, true, &ended(Exit::Code(255)))));
+    for other in [
+        kinds(&|to| to.put(2, true, &ended(Exit::Code(3)))),
+        kinds(&|to| to.put(1, false, &ended(Exit::Code(3)))),
+        kinds(&|to| to.put(1, true, &ended(Exit::Signal(9)))),
+    ] {
+        assert!(one.contain(&one) && !one.contain(&other), "{one:?}, {other:?}");
+        let mut both = one.clone();
+        both.add_all(&other);
+        assert!(both.contain(&one) && both.contain(&other));
+    }
+}

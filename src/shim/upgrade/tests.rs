@@ -9,7 +9,7 @@
 //! - a request has at most one answer;
 //! - every descriptor is close-on-exec while a program serves, and the next program has exactly those of the image;
 //! - the loop stands still only where it can go on by itself, whatever the others do;
-//! - after a refusal the program is not executed;
+//! - after a refusal the program is not executed, and a program only for fields of which it has read one before;
 //!
 //! and where nothing more can happen: the end was told once, all bytes have arrived, each request that was sent whole
 //! has its answer, and a caller that lives has one for each upgrade.
@@ -17,7 +17,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::image::format::{Content, Context, Encoder, Value, table};
+use crate::image::format::{Content, Context, Encoder, Kinds, Value, table};
 use crate::life::{DrainProgress, Effect, Life, Parent, Process, Reaped, Reaping};
 use crate::{Phase, ProcessId};
 use windlass_sys::process::Exit;
@@ -47,6 +47,12 @@ impl Memory {
         to.finish().0
     }
 
+    fn kinds(&self) -> Kinds {
+        let mut to = Encoder::default();
+        self.write(&mut to);
+        std::mem::take(to.kinds())
+    }
+
     fn of(image: &[u8]) -> Memory {
         let context = Context::without_descriptors();
         let memory = Memory::read(Content::of(image, &context));
@@ -61,6 +67,9 @@ impl Memory {
         PIPE | ENGINE | pidfd | recorder
     }
 }
+
+/// How often a program may look for one upgrade: each time there is a kind of field more, and there are so many.
+const LOOKS: usize = 8;
 
 /// Descriptors, as bits.
 const PIPE: u8 = 1;
@@ -77,11 +86,11 @@ const LOOK: u8 = 128;
 enum Stage {
     Serving,
     Wanted,
-    /// The program looks at this image while the loop goes on.
-    Looking(Vec<u8>),
-    Looked(Result<Vec<u8>, ()>),
-    /// From here on the loop stands still. Whether the program has seen this very image.
-    Imaged(Vec<u8>, bool),
+    /// The program looks at an image with these fields while the loop goes on.
+    Looking(Kinds),
+    Looked(Result<(), ()>),
+    /// From here on the loop stands still.
+    Imaged(Vec<u8>),
     Cleared(Vec<u8>),
     /// The other program reads the image; or, given back, the one before.
     Executed(Vec<u8>, bool),
@@ -108,7 +117,9 @@ struct World {
     open: u8,
     /// Those of them that are close-on-exec.
     closing: u8,
-    late: u32,
+    /// What the program has looked at, and how often since the request.
+    seen: Kinds,
+    looks: usize,
     child: Child,
     written: u32,
     pipe: Vec<u32>,
@@ -139,7 +150,8 @@ impl World {
             closing: memory.owned() | CALLER,
             memory: memory.saved(),
             stage: Stage::Serving,
-            late: 0,
+            seen: Kinds::default(),
+            looks: 0,
             child: Child::Running,
             written: 0,
             pipe: Vec::new(),
@@ -268,16 +280,18 @@ impl World {
         match &self.stage {
             Stage::Wanted => {
                 step(&|world| {
-                    world.stage = Stage::Looking(world.memory.clone());
+                    world.stage = Stage::Looking(Memory::of(&world.memory).kinds());
+                    world.looks += 1;
                     world.open |= LOOK | BEFORE;
                     world.closing |= LOOK | BEFORE;
                 });
                 // No child, no memory.
                 step(&World::refuse);
             }
-            Stage::Looking(image) => {
+            Stage::Looking(kinds) => {
                 step(&|world| {
-                    world.stage = Stage::Looked(Ok(image.clone()));
+                    world.stage = Stage::Looked(Ok(()));
+                    world.seen.add_all(kinds);
                     world.open &= !LOOK;
                 });
                 step(&|world| {
@@ -286,9 +300,12 @@ impl World {
                 });
             }
             Stage::Looked(Err(())) => step(&World::refuse),
-            Stage::Looked(Ok(seen)) => step(&|world| {
-                let same = *seen == world.memory;
-                world.stage = Stage::Imaged(world.memory.clone(), same);
+            Stage::Looked(Ok(())) => step(&|world| {
+                if !world.seen.contain(&Memory::of(&world.memory).kinds()) {
+                    world.stage = Stage::Wanted;
+                    return;
+                }
+                world.stage = Stage::Imaged(world.memory.clone());
                 world.open |= IMAGE;
                 world.closing |= IMAGE;
             }),
@@ -306,25 +323,12 @@ impl World {
             next.push(world);
         };
         match &self.stage {
-            Stage::Imaged(image, true) => {
+            Stage::Imaged(image) => {
                 step(&|world| {
                     world.stage = Stage::Cleared(image.clone());
                     world.closing = world.open & !(Memory::of(image).owned() | CALLER | IMAGE | BEFORE);
                 });
                 step(&World::refuse);
-            }
-            Stage::Imaged(image, false) => {
-                step(&|world| world.stage = Stage::Imaged(image.clone(), true));
-                step(&World::refuse);
-                // It takes too long: from the beginning, or not at all.
-                step(&|world| {
-                    world.open &= !IMAGE;
-                    world.late += 1;
-                    match world.late {
-                        1 => world.stage = Stage::Wanted,
-                        _ => world.refuse(),
-                    }
-                });
             }
             Stage::Cleared(image) => {
                 step(&|world| {
@@ -345,7 +349,7 @@ impl World {
                     assert_eq!(world.open, owned | IMAGE | BEFORE, "exactly what is in the image");
                     (world.open, world.closing) = (owned, owned);
                     world.stage = Stage::Serving;
-                    world.late = 0;
+                    (world.seen, world.looks) = (Kinds::default(), 0);
                     world.caller_answers += u32::from(world.caller_lives);
                 });
                 if !back {
@@ -361,7 +365,7 @@ impl World {
         self.open &= !(LOOK | IMAGE | BEFORE);
         self.closing = self.open;
         self.stage = Stage::Serving;
-        self.late = 0;
+        (self.seen, self.looks) = (Kinds::default(), 0);
         self.refused = true;
         self.caller_answers += u32::from(self.caller_lives);
     }
@@ -386,7 +390,9 @@ impl World {
         } else {
             assert!(of_shim > 0, "it goes on by itself: {self:?}");
             assert!(!self.refused, "a refused program is not executed: {self:?}");
+            assert!(self.seen.contain(&memory.kinds()), "it is executed for what it has read: {self:?}");
         }
+        assert!(self.looks <= LOOKS, "{self:?}");
     }
 
     fn check_end(&self) {
