@@ -61,6 +61,8 @@ pub(super) struct Call {
     pub(super) timed_out: bool,
     /// Length of the runtime's log before it.
     pub(super) said_before: u64,
+    /// Whether its end could not be watched for. SIGCHLD tells of it then.
+    pub(super) unwatched: bool,
 }
 
 impl Call {

@@ -1,6 +1,6 @@
 //! The table of the runtime's calls: those that run, and those that wait for their turn.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use super::call::{self, Call, Operation, Planned, SpawnOptions};
@@ -78,19 +78,17 @@ impl Calls {
             oom_score_adj: around.oom_score_adj,
             listen_pid: around.listen_pid,
         };
+        // Before it starts: what a runtime has begun to make cannot be taken back by ending it.
+        let pipes = [(&descriptors.output, Kind::CallOutput), (&descriptors.errors, Kind::CallErrors)];
+        for (pipe, kind) in pipes {
+            if let Some(pipe) = pipe {
+                around.poll.watch(pipe, key(kind, serial, 0), Interest::Read)?;
+            }
+        }
         let child = call::start(&options)
             .map_err(|failed| Refusal::new(Code::Runtime, format!("cannot run {:?}: {failed}", runtime.binary)))?;
+        let unwatched = around.poll.watch(&child.pidfd, key(Kind::Call, serial, 0), Interest::Read).is_err();
         let Descriptors { output, errors, .. } = descriptors;
-        let pipes = [(&output, Kind::CallOutput), (&errors, Kind::CallErrors)];
-        let watched = pipes
-            .into_iter()
-            .filter_map(|(pipe, kind)| Some((pipe.as_ref()?.as_fd(), kind)))
-            .chain([(child.pidfd.as_fd(), Kind::Call)])
-            .try_for_each(|(fd, kind)| around.poll.watch(fd, key(kind, serial, 0), Interest::Read));
-        if let Err(failed) = watched {
-            child.end();
-            return Err(failed.into());
-        }
         let short = matches!(planned.operation, Operation::Kill | Operation::Delete);
         let call = Call {
             operation: planned.operation,
@@ -104,6 +102,7 @@ impl Calls {
             deadline: clock::now() + if short { timeouts.short } else { timeouts.long },
             timed_out: false,
             said_before,
+            unwatched,
         };
         self.running.insert(serial, Box::new(call));
         Ok(())
@@ -114,6 +113,11 @@ impl Calls {
         if let Some(call) = self.running.get_mut(&serial) {
             call.read(kind);
         }
+    }
+
+    /// The calls whose end only SIGCHLD tells.
+    pub(super) fn unwatched(&self) -> Vec<u32> {
+        self.running.entries().iter().filter(|(_, call)| call.unwatched).map(|(serial, _)| *serial).collect()
     }
 
     /// Takes out a call that has ended. `None`: it has not.
@@ -226,6 +230,7 @@ mod tests {
             deadline,
             timed_out,
             said_before,
+            unwatched: false,
         };
         calls.running.insert(serial, Box::new(call));
     }

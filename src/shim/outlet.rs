@@ -3,6 +3,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
+use nix::errno::Errno;
+
 use super::client::Client;
 use super::key::{Kind, key};
 use super::log::{Logger, SCRATCH, Stream};
@@ -11,9 +13,9 @@ use super::poll::{Interest, Poll};
 use super::sink::{Sink, Taken};
 use super::spool::{Progress, Spool};
 use super::stdio::{Output, Spooling};
-use windlass_sys::Result;
 use windlass_sys::region::Region;
 use windlass_sys::stream::{self, Moved};
+use windlass_sys::{Result, SyscallError};
 
 /// Bytes read at once: the capacity of a pipe.
 const READ: usize = 64 * 1024;
@@ -33,6 +35,9 @@ const TURNS: usize = 8;
 
 /// Reads in a row after the process has ended: enough for all that a pipe can hold.
 const LAST_TURNS: usize = 64;
+
+/// How often a read that fails is tried before the source is given up, whose process would then die by SIGPIPE.
+const READ_ATTEMPTS: usize = 3;
 
 /// Less than this is copied. splice(2) moves the slots of a pipe as they are. A pipe has sixteen, and small
 /// pieces would fill it with almost empty slots; a copy fills each slot.
@@ -95,6 +100,8 @@ pub(super) struct Outlet {
     /// Whether the process has ended and its output was drained. What is left goes to a reader that comes.
     pub(super) over: bool,
     pub(super) dropped: u64,
+    /// Why output was lost, until that was told.
+    pub(super) warning: Option<String>,
     /// Bytes moved since the last pause, and by the last move.
     pub(super) moved: usize,
     pub(super) last: usize,
@@ -143,6 +150,7 @@ impl Outlet {
             hung_up: false,
             over: false,
             dropped: 0,
+            warning: None,
             moved: 0,
             last: 0,
         })
@@ -189,9 +197,9 @@ impl Outlet {
         self.pending.len() as u64 + self.spool.as_ref().map_or(0, |spool| spool.len())
     }
 
-    /// Why output cannot be kept, once.
+    /// Why output is lost or cannot be kept, once.
     pub(super) fn take_warning(&mut self) -> Option<String> {
-        self.spool.as_mut().and_then(|spool| spool.take_warning())
+        self.warning.take().or_else(|| self.spool.as_mut().and_then(|spool| spool.take_warning()))
     }
 
     /// Moves what can be moved.
@@ -340,17 +348,43 @@ impl Outlet {
                 Shifted::Bytes(n)
             }
             Ok(Moved::Later) => Shifted::Nothing,
-            Ok(Moved::End) | Err(_) => Shifted::End,
+            Ok(Moved::End) => Shifted::End,
+            Err(failed) => {
+                self.lose(&failed);
+                Shifted::End
+            }
         }
     }
 
     fn copy(&mut self, limit: usize, around: &mut Around<'_>) -> Result<Moved> {
         let Some(source) = &self.source else { return Ok(Moved::End) };
-        let moved = stream::read(source.as_fd(), &mut around.scratch.input.bytes()[..limit])?;
-        if let Moved::Bytes(n) = moved {
+        let buffer = &mut around.scratch.input.bytes()[..limit];
+        let mut moved = stream::read(source.as_fd(), buffer);
+        for _ in 1..READ_ATTEMPTS {
+            if moved.is_ok() || self.has_hung_up(&moved) {
+                break;
+            }
+            moved = stream::read(source.as_fd(), buffer);
+        }
+        if let Ok(Moved::Bytes(n)) = moved {
             self.route(n, around);
         }
-        Ok(moved)
+        moved
+    }
+
+    /// Whether nobody has the other side of the terminal open, which is no failure.
+    fn has_hung_up(&self, read: &Result<Moved>) -> bool {
+        self.terminal && read.as_ref().is_err_and(|failed| failed.errno == Errno::EIO)
+    }
+
+    /// The source cannot be read any more: what is in it is lost, and how much that is at least is counted and told.
+    fn lose(&mut self, failed: &SyscallError) {
+        if self.has_hung_up(&Err(failed.clone())) {
+            return;
+        }
+        let lost = self.source.as_ref().map_or(0, |source| stream::waiting(source.as_fd())).max(1);
+        self.dropped += lost as u64;
+        self.warning = Some(format!("its output cannot be read: at least {lost} bytes are lost: {failed}"));
     }
 
     /// Passes on the first `n` bytes of the scratch memory.
@@ -530,4 +564,23 @@ impl Outlet {
 /// Gives every client a copy, and drops the clients that have left.
 fn give(stream: Stream, bytes: &[u8], clients: &mut Vec<Client>, poll: &Poll) {
     clients.retain_mut(|client| client.give(stream, bytes, poll));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_that_cannot_be_read_is_counted_and_told() {
+        let mut outlet = Outlet::new(Stream::Stdout, Output::None, &Spooling::default(), 1).expect("an outlet");
+        // read(2) fails with EISDIR, whoever reads.
+        outlet.source = Some(windlass_sys::fd::open("/", nix::fcntl::OFlag::O_DIRECTORY).expect("a directory"));
+        let (poll, mut scratch) = (Poll::new().expect("epoll"), Scratch::new().expect("memory"));
+        let (logs, clients) = (&mut Vec::new(), &mut Vec::new());
+        let mut around = Around { logs, clients, poll: &poll, scratch: &mut scratch, alive: true };
+        assert!(matches!(outlet.shift(READ, &mut around), Shifted::End));
+        assert!(outlet.dropped() > 0);
+        assert!(outlet.take_warning().is_some_and(|why| why.contains("cannot be read")));
+        assert_eq!(outlet.take_warning(), None);
+    }
 }

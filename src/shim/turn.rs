@@ -78,7 +78,10 @@ impl Supervisor {
         // One at a time: the descriptor stays readable while there are others.
         if let Some(signal) = self.reaper.next_signal() {
             match signal {
-                libc::SIGCHLD => self.orphans = true,
+                libc::SIGCHLD => {
+                    self.orphans = true;
+                    self.calls.unwatched().into_iter().for_each(|serial| self.look_at_call(serial));
+                }
                 libc::SIGTERM | libc::SIGINT | libc::SIGQUIT | libc::SIGHUP | libc::SIGUSR1 => {
                     self.events.push_back(Event::Signal(signal));
                 }

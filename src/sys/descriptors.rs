@@ -59,10 +59,10 @@ pub fn borrow_inherited(raw: RawFd) -> Option<BorrowedFd<'static>> {
 
 /// The descriptors from 3 on that this process was started with, by their numbers, as its own:
 /// marked close-on-exec. Only for the beginning of `main`, and only once: it takes whatever is open.
-pub fn inherited() -> BTreeMap<RawFd, OwnedFd> {
-    let opened = fd::open("/proc/self/fd", OFlag::O_RDONLY | OFlag::O_DIRECTORY);
-    // Without a procfs it is not known which are open, and none is taken.
-    let names = opened.and_then(|dir| directory::names(dir.as_fd())).unwrap_or_default();
+pub fn inherited() -> Result<BTreeMap<RawFd, OwnedFd>> {
+    let directory = fd::open("/proc/self/fd", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+    let names = directory::names(directory.as_fd())?;
+    drop(directory);
     let numbers = names.iter().filter_map(|name| name.to_str()?.parse().ok());
     let numbers: Vec<RawFd> = numbers.filter(|raw| *raw > 2).collect();
     let open = |raw: &RawFd| {
@@ -72,7 +72,7 @@ pub fn inherited() -> BTreeMap<RawFd, OwnedFd> {
     };
     // SAFETY: the descriptor is open, as just seen, and came from whoever started this process, so
     // nothing in it has an owner for it yet.
-    numbers.into_iter().filter(open).map(|raw| (raw, unsafe { OwnedFd::from_raw_fd(raw) })).collect()
+    Ok(numbers.into_iter().filter(open).map(|raw| (raw, unsafe { OwnedFd::from_raw_fd(raw) })).collect())
 }
 
 /// Puts a copy of `fd` at the number `at`, which is 0, 1 or 2 (dup2(2)), without close-on-exec. Another

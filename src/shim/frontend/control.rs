@@ -210,7 +210,7 @@ fn hello(mode: Mode, core: &Supervisor) -> Json {
 impl<F: Carried> Controlled<F> {
     /// Opens the socket.
     pub(super) fn new(front: F, core: &Supervisor) -> Controlled<F> {
-        let opened = Control::open().and_then(|control| control.listener.watch(&core.poll).map(|()| control));
+        let opened = Control::open().and_then(|mut control| control.listener.watch(&core.poll).map(|()| control));
         let control = opened.map_err(|failed| front.log(&format!("there is no control socket: {failed}"))).ok();
         Controlled { front, control }
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::Interest;
 use crate::Poll;
 use crate::pause;
-use windlass_sys::{Result, socket};
+use windlass_sys::{Result, clock, socket};
 
 /// How many clients are accepted in a turn of the loop.
 const TURN: usize = 16;
@@ -25,9 +25,11 @@ impl Listener {
         Listener { socket, key, again: None }
     }
 
-    /// Watches for clients from now on.
-    pub(super) fn watch(&self, poll: &Poll) -> Result<()> {
-        poll.watch(&self.socket, self.key, Interest::Read)
+    /// Watches for clients from now on. If it cannot be watched, [`Listener::due`] tries again.
+    pub(super) fn watch(&mut self, poll: &Poll) -> Result<()> {
+        let watched = poll.watch(&self.socket, self.key, Interest::Read);
+        self.again = watched.is_err().then(|| clock::now() + pause::PAUSE);
+        watched
     }
 
     /// Watches for clients as in the program before.
@@ -74,6 +76,25 @@ impl Listener {
 mod tests {
     use super::*;
     use crate::pause::PAUSE;
+
+    #[test]
+    fn a_socket_that_could_not_be_watched_is_watched_later() {
+        let (socket, other) = socket::pair().expect("a pair");
+        socket::send(other.as_fd(), b"x", &[]).expect("it is readable");
+        let poll = Poll::new().expect("epoll");
+        let mut listener = Listener::new(socket, 7);
+        // As after a watch that has failed.
+        let begun = Instant::now();
+        listener.again = Some(begun);
+        listener.due(begun, &poll);
+        assert_eq!(listener.deadline(), None);
+        let mut found = Vec::new();
+        poll.wait(Some(begun), &mut found).expect("waited");
+        assert_eq!(found.first().map(|(key, _)| *key), Some(7));
+        // One that cannot be watched now either is tried again.
+        assert!(listener.watch(&poll).is_err(), "it is watched already");
+        assert!(listener.deadline().is_some_and(|again| again > begun));
+    }
 
     #[test]
     fn a_client_that_cannot_be_let_in_is_not_looked_at_all_the_time() {

@@ -31,7 +31,7 @@ table! {
     Planned { 1 operation, 2 process, 3 words, 4 token }
     Call {
         1 operation, 2 process, 3 token, 4 child, 5 output, 6 errors, 7 printed, 8 complained, 9 deadline,
-        10 timed_out, 11 said_before,
+        10 timed_out, 11 said_before, 12 @hint unwatched,
     }
     Calls { 1 running, 2 waiting }
 }

@@ -26,7 +26,7 @@ table! {
     Outlet {
         1 stream, 2 source, 3 source_key, 4 source_watched, 5 terminal, 6 sink, 7 sink_key, 8 sink_watched,
         9 pending, 10 held, 11 complaint, 12 waits_for_clients, 13 hung_up, 14 over, 15 dropped, 16 moved, 17 last,
-        18 spool, 19 is_sink_full,
+        18 spool, 19 is_sink_full, 20 @hint warning,
     }
     Spool {
         1 settings, 2 key, 3 memory, 4 file, 5 start, 6 end, 7 writer, 8 feeder, 9 has_failed, 10 lost, 11 dropped,

@@ -264,6 +264,7 @@ impl Random {
             hung_up: self.yes(),
             over: self.yes(),
             dropped: self.number(),
+            warning: self.maybe(Random::text),
             moved: self.number() as usize,
             last: self.number() as usize,
         }
@@ -371,6 +372,7 @@ impl Random {
             errors: self.maybe(Random::fd),
             printed: self.bytes(),
             complained: self.bytes(),
+            unwatched: self.yes(),
             deadline: self.moment(),
             timed_out: self.yes(),
             said_before: self.number(),

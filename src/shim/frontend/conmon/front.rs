@@ -103,7 +103,8 @@ impl ConmonFront {
         let start = self.pipes.start.as_ref().filter(|_| self.settings.attach_first);
         match start.map(|start| core.poll.watch(start, START, Interest::Read)) {
             Some(Ok(())) => {}
-            _ => self.launch(core),
+            Some(Err(failed)) => self.failed(&failed.into(), core),
+            None => self.launch(core),
         }
     }
 
@@ -149,9 +150,9 @@ impl ConmonFront {
             }
         };
         // Clients that have connected earlier are accepted from now on.
-        let attach = self.endpoints.as_ref().map(|endpoints| endpoints.attach.watch(&core.poll));
+        let attach = self.endpoints.as_mut().map(|endpoints| endpoints.attach.watch(&core.poll));
         if let Some(Err(failed)) = attach {
-            self.messages.log(Level::Warn, &format!("nobody can attach: {failed}"));
+            self.messages.log(Level::Warn, &format!("nobody can attach yet: {failed}"));
         }
         match requested {
             Ok(Reply::Pending(token)) => self.launched = Some(token),

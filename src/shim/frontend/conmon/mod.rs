@@ -28,6 +28,7 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::rc::Rc;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
@@ -82,8 +83,8 @@ fn run(arguments: Vec<OsString>) -> Result<i32, Error> {
     for log in &process.stdio.logs {
         Logger::open(log).map_err(Error::Log)?;
     }
-    let mut inherited = descriptors::inherited();
-    let pipes = Pipes::take(&mut inherited, settings.key)?;
+    let mut inherited = descriptors::inherited()?;
+    let mut pipes = Pipes::take(&mut inherited, settings.key)?;
     let oom_score_adj = lower_oom_score().ok();
     pipes.wait_for_start();
     if !settings.stay {
@@ -107,7 +108,10 @@ fn run(arguments: Vec<OsString>) -> Result<i32, Error> {
         }
         Supervisor::new()
     };
-    let mut core = setup()?;
+    // Standard error is the null device now, so the caller is told on its pipe.
+    let mut core = setup().inspect_err(|failed| {
+        pipes.report(-1, Some(&failed.to_string()));
+    })?;
     core.oom_score_adj = oom_score_adj;
     core.listen_pid = settings.listen_pid;
     core.wait_for_only_reader = true;
@@ -159,6 +163,11 @@ fn write_pid(settings: &Settings, pid: i32) -> i32 {
     }
 }
 
+/// How often the exit command is tried, and the pause between: without it podman does not clean up, and the end of a
+/// container is when memory and processes are short.
+const ATTEMPTS: u32 = 5;
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// Runs the exit command and waits for it. The processes that it starts are not reaped here: one of them may be the
 /// next run of the same container.
 fn run_at_exit(exit: &ExitCommand, mut core: Supervisor) -> sys::Result<()> {
@@ -168,21 +177,37 @@ fn run_at_exit(exit: &ExitCommand, mut core: Supervisor) -> sys::Result<()> {
     let program = call::text(&exit.program);
     let arguments: Vec<CString> =
         std::iter::once(program.clone()).chain(exit.arguments.iter().map(|word| call::text(word))).collect();
-    // Not the shim's own stdio, which the log driver passthrough gives to the process.
-    let null = pipe::null()?;
-    let child = Spawn {
-        path: &program,
-        arguments: &arguments,
-        environment: Environment::Given(&call::environment().collect::<Vec<_>>()),
-        stdio: [null.as_fd(); 3],
-        preserve: &[],
-        extra: &[],
-        directory: None,
-        oom_score_adj: oom_score_adj.as_deref(),
-        die_with_parent: false,
-        session: false,
-        listen_pid: false,
+    let environment: Vec<CString> = call::environment().collect();
+    let start = || {
+        // Not the shim's own stdio, which the log driver passthrough gives to the process.
+        let null = pipe::null()?;
+        Spawn {
+            path: &program,
+            arguments: &arguments,
+            environment: Environment::Given(&environment),
+            stdio: [null.as_fd(); 3],
+            preserve: &[],
+            extra: &[],
+            directory: None,
+            oom_score_adj: oom_score_adj.as_deref(),
+            die_with_parent: false,
+            session: false,
+            listen_pid: false,
+        }
+        .start()
+    };
+    let mut started = start();
+    for _ in 1..ATTEMPTS {
+        if !started.as_ref().is_err_and(|failed| passes(failed.errno)) {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+        started = start();
     }
-    .start()?;
-    child.wait().map(drop)
+    started?.wait().map(drop)
+}
+
+/// Whether an error may be another a moment later.
+fn passes(errno: Errno) -> bool {
+    matches!(errno, Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::ETXTBSY | Errno::EINTR)
 }

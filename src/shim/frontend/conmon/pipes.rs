@@ -86,10 +86,14 @@ impl Pipes {
         sent
     }
 
-    /// Reports a number, and the reason if there is one. Returns false if the caller has closed the pipe: the exit
-    /// file has the status then.
+    /// Reports a number, and the reason if there is one. Returns false if the caller has closed the pipe, or cannot be
+    /// answered: the pipe is closed then, so that it does not wait, and the exit file has the status.
     pub(super) fn report(&mut self, number: i32, message: Option<&str>) -> bool {
-        self.sync.as_ref().is_none_or(|sync| send(sync, &answer(self.key, number, message)))
+        let sent = self.sync.as_ref().is_none_or(|sync| send(sync, &answer(self.key, number, message)));
+        if !sent {
+            self.sync = None;
+        }
+        sent
     }
 }
 
@@ -140,6 +144,7 @@ fn answer(key: NumberKey, number: i32, message: Option<&str>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use windlass_sys::fd;
 
     #[test]
     fn an_answer_is_a_line_as_callers_parse_it() {
@@ -181,6 +186,16 @@ mod tests {
         assert_eq!((sent, attempts), (Ok(Moved::Bytes(4)), 2));
         drop(caller.join().expect("the caller"));
         assert!(!send(&write_end, b"sent"), "the caller has left");
+    }
+
+    #[test]
+    fn a_caller_that_cannot_be_answered_reads_the_end() {
+        let full = || fd::open("/dev/full", nix::fcntl::OFlag::O_WRONLY).expect("/dev/full");
+        for exec in [false, true] {
+            let mut pipes = Pipes { key: NumberKey::Data, sync: Some(full()), start: None, attach: None };
+            assert!(!pipes.report_pid(42, exec));
+            assert!(pipes.sync.is_none(), "it would wait until the process ends, and take the exit status for the pid");
+        }
     }
 
     #[test]

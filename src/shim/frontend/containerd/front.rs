@@ -77,7 +77,7 @@ impl ContainerdFront {
         events: &str,
         core: &Supervisor,
     ) -> windlass_sys::Result<ContainerdFront> {
-        let listener = Listener::new(listener, key(Kind::Listener, 0));
+        let mut listener = Listener::new(listener, key(Kind::Listener, 0));
         listener.watch(&core.poll)?;
         let server = Server::new(namespace, events, clock::now());
         Ok(ContainerdFront { server, listener, bundle, socket: None, used: false })

@@ -178,7 +178,11 @@ impl ContainerDir {
     /// Makes the directory, which must not be there: it is the reservation of the id.
     pub fn make(&self) -> Result<()> {
         let state = self.state();
-        std::fs::create_dir_all(state).called(|| format!("mkdir({state:?})"))?;
+        match std::fs::create_dir_all(state) {
+            // It is there and could not be looked at: the check says why.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            other => other.called(|| format!("mkdir({state:?})"))?,
+        }
         self.check_state()?;
         match fd::mkdirat(fd::CWD, &self.dir, 0o700) {
             Err(failed) if failed.errno == Errno::EEXIST => {

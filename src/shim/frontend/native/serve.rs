@@ -148,7 +148,7 @@ impl Server {
         // A shim that was killed leaves its socket behind.
         let _ = fd::unlinkat(here.as_fd(), "shim.sock");
         let listener = socket::listen_stream_at(here.as_fd(), "shim.sock", 0o600)?;
-        let listener = Listener::new(listener, LISTENER);
+        let mut listener = Listener::new(listener, LISTENER);
         listener.watch(&core.poll)?;
         let journal = EventLog::open(dir.file("events.log"))?;
         Ok(Server {
