@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_plan::{Action, Step};
+use windlass_store::ended_unexecuted;
 use windlass_sys::own_status::OwnStatus;
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::process::{Child, Exit};
@@ -229,7 +230,8 @@ impl<H: Handler> Launch<H> {
         self.release()?;
         loop {
             match self.sync.receive()? {
-                // Its end of the pair closes with the execution.
+                // Its end of the pair closes with the execution, or with its death.
+                Message::End if ended_unexecuted(self.process.child().pid) => return Err(self.death()),
                 Message::End => {
                     self.timer.done("have the program executed");
                     return Ok(());

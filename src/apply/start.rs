@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 
 use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
-use windlass_store::{Container, Status, state_document};
+use windlass_store::{Container, Status, ended_unexecuted, state_document};
 use windlass_sys::{fd, socket};
 
 use super::hooks;
@@ -60,9 +60,14 @@ fn open_barrier(container: &Container) -> Result<()> {
     // Whether the program runs is not known. A container whose start has failed must not run.
     let (n, _) = heard.inspect_err(|_| drop(super::kill::kill(container, libc::SIGKILL, false)))?;
     match decode(&buffer[..n], None)? {
-        // The socket was closed by the execution of the program or by init's death. The container was started
-        // either way.
-        Message::End => Ok(()),
+        // The socket was closed by the execution of the program, or by init's death.
+        Message::End => match container.init {
+            Some(init) if ended_unexecuted(init.pid) => Err(Error::new(
+                Kind::Protocol,
+                "unable to start container process: init was ended by a signal before it executed the program",
+            )),
+            _ => Ok(()),
+        },
         Message::Failed(error) => Err(error.before("unable to start container process")),
         _ => Err(Error::new(Kind::Protocol, "init answered start with something else")),
     }

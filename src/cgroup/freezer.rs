@@ -76,9 +76,9 @@ impl Cgroup {
     }
 
     /// Thaws it and does not wait. A process that is killed while it is frozen dies, but its cgroup stays
-    /// frozen. That the cgroup was removed is no error.
+    /// frozen. That the cgroup was removed is no error. One whose state cannot be read is thawed too.
     pub fn thaw_nowait(&self) -> Result<()> {
-        if !self.is_frozen()? {
+        if let Ok(false) = self.is_frozen() {
             return Ok(());
         }
         if_there(self.directory.write("cgroup.freeze", "0")).map(drop).with_context(|| self.cannot("thaw"))

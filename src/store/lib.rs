@@ -22,7 +22,7 @@ pub use container::{Container, INIT_NAME};
 pub use document::{document, state_document};
 pub use exit_namespace::check as check_exit_pins;
 pub use files::notify_directory;
-pub use process_stat::process_stat;
+pub use process_stat::{ended_unexecuted, process_stat};
 pub use record::write_exit;
 pub use reservation::Reservation;
 pub use state::{InitProcess, State, Status, SystemdUnit, VERSION};

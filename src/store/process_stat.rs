@@ -11,6 +11,8 @@ pub struct ProcessStat {
     pub name: String,
     /// Its state letter (field 3).
     pub state: char,
+    /// Whether it has executed a program since it was forked (field 9, `PF_FORKNOEXEC`).
+    pub has_executed: bool,
     /// Its start time in clock ticks since boot (field 22), by the clock of the reader's time namespace.
     pub start_time: u64,
     /// Its exit status as of waitpid(2) (field 52); 0 without the permission to read it.
@@ -26,6 +28,18 @@ pub fn process_stat(pid: i32) -> Result<Option<ProcessStat>> {
         Err(failed) if matches!(failed.errno, Errno::ENOENT | Errno::ESRCH) => Ok(None),
         Err(failed) => Err(failed),
     }
+}
+
+/// `PF_FORKNOEXEC` (include/linux/sched.h): forked, and nothing executed since.
+const FORK_NO_EXEC: u64 = 0x40;
+
+/// Whether `pid`, whose end of a socket is closed, has ended before it executed a program. The execution closes the
+/// socket too. `false` if that is not known, because the process was reaped already.
+pub fn ended_unexecuted(pid: i32) -> bool {
+    // The kernel takes the program away before it closes the descriptors of a process that ends.
+    let program = fd::readlinkat(fd::CWD, format!("/proc/{pid}/exe"));
+    program.is_err_and(|failed| failed.errno == Errno::ENOENT)
+        && matches!(process_stat(pid), Ok(Some(stat)) if !stat.has_executed)
 }
 
 impl ProcessStat {
@@ -62,6 +76,7 @@ pub(super) fn parse_stat(text: &str) -> Option<ProcessStat> {
     Some(ProcessStat {
         name,
         state: fields.first()?.chars().next()?,
+        has_executed: fields.get(6)?.parse::<u64>().ok()? & FORK_NO_EXEC == 0,
         start_time: fields.get(19)?.parse().ok()?,
         exit_code: fields.get(49).and_then(|field| field.parse().ok()).unwrap_or(0),
     })
@@ -77,9 +92,11 @@ mod tests {
         fields[0] = "Z";
         fields[19] = "777";
         fields[49] = "256";
+        fields[6] = "4194380";
         let text = format!("12 (a) R 1 (b) {}", fields.join(" "));
         let stat = parse_stat(&text).expect("well formed");
-        assert_eq!(stat, ProcessStat { name: "a) R 1 (b".into(), state: 'Z', start_time: 777, exit_code: 256 });
+        let (name, has_executed) = ("a) R 1 (b".into(), false);
+        assert_eq!(stat, ProcessStat { name, state: 'Z', has_executed, start_time: 777, exit_code: 256 });
         assert_eq!(parse_stat("nonsense"), None);
     }
 

@@ -11,6 +11,7 @@ fn assert_same(pid: i32) {
     assert_eq!(ours.name, theirs.comm);
     assert_eq!(ours.start_time, theirs.starttime);
     assert_eq!(Some(ours.exit_code), theirs.exit_code);
+    assert_eq!(ours.has_executed, theirs.flags & 0x40 == 0);
 }
 
 #[test]
