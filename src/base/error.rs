@@ -87,6 +87,11 @@ pub struct SyscallError {
 }
 
 impl SyscallError {
+    /// Whether it says nothing about what was asked for, because descriptors or memory were short.
+    pub fn is_shortage(&self) -> bool {
+        matches!(self.errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)
+    }
+
     /// Adds what was being done, as the user reads it.
     pub fn context(self, what: impl fmt::Display) -> Error {
         self.in_words(&what)

@@ -99,7 +99,7 @@ impl Container {
     pub fn remove(&self) -> Result<()> {
         // First: with the record, nobody would know of the pin any more.
         if let Some(pin) = self.exit_pin().filter(|_| self.pinned.get()) {
-            pin.remove();
+            pin.remove()?;
         }
         files::remove(self.root(), &self.state.id, self.inode)
     }

@@ -22,7 +22,7 @@ impl Container {
         // kill.
         let exit = match self.init_stat()? {
             Some(stat) => (stat.state == 'Z').then(|| Exit::of_status(stat.exit_code)),
-            None => self.exit_pin().and_then(|pin| pin.read()),
+            None => self.exit_pin().map_or(Ok(None), |pin| pin.read())?,
         };
         let found = Some(self.exit_record(exit)).filter(|found| exit.is_some() || found.oom_killed);
         Ok(found.map(|found| self.settle_exit(found)))

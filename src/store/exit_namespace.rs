@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, ResolveFlag};
 use nix::sched::CloneFlags;
 
 use windlass_base::error::{Error, Kind, Result, SyscallError, WithContext};
@@ -42,7 +42,7 @@ fn cannot() -> &'static str {
 /// Enters the namespace, which is made if it is not there. This process is in it from here on, and its root and
 /// current directory are the directory of the pins.
 pub fn enter_or_make(proof: &SingleThreaded) -> Result<()> {
-    if let Ok(file) = fd::open(NAMESPACE_PATH, OFlag::O_RDONLY) {
+    if let Ok(file) = open(NAMESPACE_PATH, OFlag::O_NONBLOCK) {
         match process::setns(file.as_fd(), Namespaces::MOUNT) {
             // A file without its mount.
             Err(failed) if failed.errno == Errno::EINVAL => {}
@@ -57,12 +57,31 @@ pub fn enter_or_make(proof: &SingleThreaded) -> Result<()> {
 pub struct Visit(MountView);
 
 impl Visit {
-    /// Enters the namespace. `None`: there is none, or it is out of reach.
-    pub fn begin() -> Option<Visit> {
-        let file = fd::open(NAMESPACE_PATH, OFlag::O_RDONLY).ok()?;
-        let view = MountView::hold().ok()?;
-        process::setns(file.as_fd(), Namespaces::MOUNT).ok().map(|()| Visit(view))
+    /// Enters the namespace. `None`: there is none, or it is out of reach. This process uses no relative path
+    /// afterwards.
+    ///
+    /// # Errors
+    ///
+    /// A want of descriptors or memory.
+    pub fn begin() -> Result<Option<Visit>> {
+        match enter() {
+            Err(failed) if !failed.is_shortage() => Ok(None),
+            other => other.map(Some).with_context(|| "cannot look at the exit statuses that the kernel keeps"),
+        }
     }
+}
+
+fn enter() -> windlass_sys::Result<Visit> {
+    let file = open(NAMESPACE_PATH, OFlag::O_NONBLOCK)?;
+    let view = MountView::hold_for_absolute_paths()?;
+    process::setns(file.as_fd(), Namespaces::MOUNT)?;
+    Ok(Visit(view))
+}
+
+/// Opens a path without following any link: where another user owns a directory on the way, they may have put one there
+/// that leads into a namespace of theirs. A file that is no namespace is noticed by setns(2).
+fn open(path: &str, flags: OFlag) -> windlass_sys::Result<OwnedFd> {
+    fd::openat2(fd::CWD, path, OFlag::O_RDONLY | flags, 0, ResolveFlag::RESOLVE_NO_SYMLINKS)
 }
 
 impl Drop for Visit {
@@ -103,15 +122,14 @@ fn make(proof: &SingleThreaded) -> Result<OwnedFd> {
 
 /// Opens the directory, and makes it if it is not there.
 fn directory() -> Result<OwnedFd> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
     let if_missing = |made: windlass_sys::Result<()>| match made {
         Err(failed) if failed.errno == Errno::EEXIST => Ok(()),
         other => other,
     };
-    let open = |path: &str, mode: u32| -> Result<OwnedFd> {
-        let opened = match fd::open(path, flags) {
+    let open_or_make = |path: &str, mode: u32| -> Result<OwnedFd> {
+        let opened = match open(path, OFlag::O_DIRECTORY) {
             Err(failed) if failed.errno == Errno::ENOENT => {
-                if_missing(fd::mkdirat(fd::CWD, path, mode)).and_then(|()| fd::open(path, flags))
+                if_missing(fd::mkdirat(fd::CWD, path, mode)).and_then(|()| open(path, OFlag::O_DIRECTORY))
             }
             other => other,
         };
@@ -122,8 +140,8 @@ fn directory() -> Result<OwnedFd> {
         }
     };
     // As a state root is made, which it usually is.
-    open(ABOVE, 0o1700)?;
-    open(DIRECTORY, 0o700)
+    open_or_make(ABOVE, 0o1700)?;
+    open_or_make(DIRECTORY, 0o700)
 }
 
 /// Locks the directory until the result is dropped. Who makes the namespace holds the lock for some milliseconds, but
@@ -142,7 +160,8 @@ fn lock(directory: OwnedFd) -> Result<OwnedFd> {
 
 /// The file of the namespace, if a namespace is mounted there.
 fn open_namespace(directory: BorrowedFd<'_>) -> Option<OwnedFd> {
-    let file = fd::openat(directory, NAMESPACE, OFlag::O_RDONLY | OFlag::O_NOFOLLOW, 0).ok()?;
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = fd::openat(directory, NAMESPACE, flags, 0).ok()?;
     process::namespace_kind(file.as_fd()).is_ok_and(|kind| kind == Namespaces::MOUNT).then_some(file)
 }
 
@@ -261,7 +280,7 @@ fn try_pin(proof: &SingleThreaded) -> windlass_sys::Result<()> {
     // From here on the pin alone has what is known of it.
     drop(child);
     let exit = pidfd_mount::exit(NAME);
-    pidfd_mount::remove(NAME);
+    let _ = pidfd_mount::remove(NAME);
     match exit? {
         Some(Exit::Code(TRIED)) => Ok(()),
         _ => Err(SyscallError { call: "ioctl(PIDFD_GET_INFO): no exit status".into(), errno: Errno::EOPNOTSUPP }),
@@ -270,8 +289,8 @@ fn try_pin(proof: &SingleThreaded) -> windlass_sys::Result<()> {
 
 /// Mounts the namespace on its file.
 fn keep(namespace: OwnedFd, directory: BorrowedFd<'_>) -> Result<OwnedFd> {
-    fd::openat(directory, NAMESPACE, OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW, 0o600)
-        .with_context(cannot)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    fd::openat(directory, NAMESPACE, flags, 0o600).with_context(cannot)?;
     let tree = mount::clone_tree(namespace.as_fd(), "", false).with_context(cannot)?;
     match mount::attach_at(tree.as_fd(), directory, NAMESPACE) {
         // The kernel makes no copies of such a mount, so it cannot be where other mount namespaces, such as those of

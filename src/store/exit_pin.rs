@@ -32,25 +32,29 @@ impl ExitPin {
     }
 
     /// How the process ended. `None`: it has not been reaped, or there is no pin.
-    pub fn read(&self) -> Option<Exit> {
-        let _visit = Visit::begin()?;
-        pidfd_mount::exit(&self.name).ok().flatten()
+    pub fn read(&self) -> Result<Option<Exit>> {
+        let Some(_visit) = Visit::begin()? else { return Ok(None) };
+        pidfd_mount::exit(&self.name).with_context(|| "cannot read the exit status that the kernel keeps")
     }
 
     /// Removes it, if it is there.
-    pub fn remove(&self) {
-        if let Some(_visit) = Visit::begin() {
-            pidfd_mount::remove(&self.name);
-        }
+    pub fn remove(&self) -> Result<()> {
+        let Some(_visit) = Visit::begin()? else { return Ok(()) };
+        pidfd_mount::remove(&self.name).with_context(cannot_remove)
     }
 }
 
+fn cannot_remove() -> &'static str {
+    "cannot remove the exit status that the kernel keeps"
+}
+
 /// Removes the pins of a container of which no record is left.
-pub fn remove_lost(root: BorrowedFd<'_>, id: &str) {
+pub fn remove_lost(root: BorrowedFd<'_>, id: &str) -> Result<()> {
     let suffix = suffix(root, id);
-    let Some(_visit) = Visit::begin() else { return };
-    let names = directory::names(fd::CWD).unwrap_or_default();
-    names.iter().filter_map(|name| name.to_str()).filter(|name| name.ends_with(&suffix)).for_each(pidfd_mount::remove);
+    let Some(_visit) = Visit::begin()? else { return Ok(()) };
+    let names = directory::names(fd::CWD).with_context(cannot_remove)?;
+    let mut lost = names.iter().filter_map(|name| name.to_str()).filter(|name| name.ends_with(&suffix));
+    lost.try_for_each(pidfd_mount::remove).with_context(cannot_remove)
 }
 
 /// What the names of all pins of a container end in. Ids may be as long as names of files, so this is a hash: FNV-1a

@@ -89,7 +89,7 @@ impl Store {
             Err(Unusable::Other(error)) if error.kind() == Kind::NotFound => {
                 let left = self.remove_leftover(id)?;
                 if let (None, Some(root)) = (&left, &self.dir) {
-                    exit_pin::remove_lost(root.as_fd(), id);
+                    exit_pin::remove_lost(root.as_fd(), id)?;
                 }
                 Ok(left)
             }

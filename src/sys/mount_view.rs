@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::{Result, fd, mount, process};
@@ -12,16 +13,32 @@ use windlass_base::namespaces::Namespaces;
 pub struct MountView {
     namespace: OwnedFd,
     root: OwnedFd,
-    directory: OwnedFd,
+    /// `None`: no path that begins here can be looked up anyway.
+    directory: Option<OwnedFd>,
 }
 
 impl MountView {
     /// Holds the present ones.
     pub fn hold() -> Result<MountView> {
+        let directory = fd::open(".", OFlag::O_PATH)?;
+        Ok(MountView { directory: Some(directory), ..MountView::without_directory()? })
+    }
+
+    /// The same for who uses no relative path afterwards: a current directory that this user may not search, such as
+    /// one in a FUSE mount of another user, is the root after the return.
+    pub fn hold_for_absolute_paths() -> Result<MountView> {
+        let directory = match fd::open(".", OFlag::O_PATH) {
+            Err(failed) if failed.errno == Errno::EACCES => None,
+            other => Some(other?),
+        };
+        Ok(MountView { directory, ..MountView::without_directory()? })
+    }
+
+    fn without_directory() -> Result<MountView> {
         Ok(MountView {
             namespace: fd::open("/proc/self/ns/mnt", OFlag::O_RDONLY)?,
             root: fd::open("/", OFlag::O_PATH)?,
-            directory: fd::open(".", OFlag::O_PATH)?,
+            directory: None,
         })
     }
 
@@ -31,7 +48,7 @@ impl MountView {
         let back = process::setns(self.namespace.as_fd(), Namespaces::MOUNT)
             .and_then(|()| mount::change_directory(self.root.as_fd()))
             .and_then(|()| mount::chroot_to_current())
-            .and_then(|()| mount::change_directory(self.directory.as_fd()));
+            .and_then(|()| self.directory.as_ref().map_or(Ok(()), |it| mount::change_directory(it.as_fd())));
         if let Err(failed) = back {
             eprintln!("cannot leave {other} mount namespace: {failed}");
             process::exit_now(1);

@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::process::{Exit, exit_of_other};
@@ -17,14 +18,27 @@ pub fn add(name: &str, pidfd: BorrowedFd<'_>) -> Result<()> {
     mount::attach_at(tree.as_fd(), fd::CWD, name)
 }
 
-/// How the process ended. `None`: it was not reaped yet.
+/// How the process ended. `None`: it was not reaped yet, or there is no such mount.
+///
+/// # Errors
+///
+/// A want of descriptors or memory, so that nothing is known.
 pub fn exit(name: &str) -> Result<Option<Exit>> {
-    let file = fd::openat(fd::CWD, name, OFlag::O_RDONLY | OFlag::O_NOFOLLOW, 0)?;
-    exit_of_other(file.as_fd())
+    let exit = fd::openat(fd::CWD, name, OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK, 0)
+        .and_then(|file| exit_of_other(file.as_fd()));
+    match exit {
+        Err(failed) if !failed.is_shortage() => Ok(None),
+        other => other,
+    }
 }
 
 /// Removes mount and file, as far as they are there.
-pub fn remove(name: &str) {
-    let _ = mount::detach(name);
-    let _ = fd::unlinkat(fd::CWD, name);
+pub fn remove(name: &str) -> Result<()> {
+    let unless = |done: Result<()>, absent: &[Errno]| match done {
+        Err(failed) if absent.contains(&failed.errno) => Ok(()),
+        other => other,
+    };
+    // EINVAL: no mount.
+    unless(mount::detach(name), &[Errno::EINVAL, Errno::ENOENT])?;
+    unless(fd::unlinkat(fd::CWD, name), &[Errno::ENOENT])
 }

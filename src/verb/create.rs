@@ -260,7 +260,7 @@ fn run_from(from: From<'_>, options: &cli::Run, session: &mut Session<'_>, proof
         // An ordinary user keeps nothing, and may not even enter the mount namespace that they are in.
         if options.detach
             && !facts.rootless()
-            && let Ok(view) = MountView::hold()
+            && let Ok(view) = MountView::hold_for_absolute_paths()
         {
             keep_exit(&container, &child, facts, proof);
             view.restore("windlass's own");

@@ -11,6 +11,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 chapter! { "exits":
@@ -19,6 +20,9 @@ chapter! { "exits":
     the_host_has_one_mount_more_and_containers_none [Need::Windlass],
     nothing_of_the_host_is_in_the_namespace [Need::Windlass],
     a_pin_goes_with_the_container [Need::Windlass],
+    a_delete_that_is_short_of_descriptors_leaves_no_pin [Need::Windlass],
+    a_pin_goes_from_a_directory_that_is_out_of_reach [Need::Windlass],
+    a_directory_of_another_user_leads_nowhere [Need::Windlass],
     several_state_roots_share_one_namespace [Need::Windlass],
     creates_at_once_make_one_namespace [Need::Windlass],
     a_shared_run_gets_a_private_directory [Need::Windlass],
@@ -160,6 +164,103 @@ fn a_pin_goes_with_the_container(t: &T) -> Verdict {
     t.runtime(&["delete", "--force", &container.id])?.ok()?;
     ensure_eq!(machine::exit_pins(), before, "pins of a container without a record");
     Ok(())
+}
+
+/// A command of the runtime below another program.
+fn below(t: &T, program: &[&str], words: &[&str]) -> Command {
+    let (runtime, mut command) = (t.command(), Command::new(program[0]));
+    command.args(&program[1..]).arg(runtime.get_program()).args(runtime.get_args()).args(words);
+    command
+}
+
+/// With the record, nobody would know of the pin any more.
+fn a_delete_that_is_short_of_descriptors_leaves_no_pin(t: &T) -> Verdict {
+    supported(t)?;
+    let before = machine::exit_pins();
+    let mut failed = 0;
+    for limit in 4..=16 {
+        let container = t.running()?;
+        container.stop()?;
+        let limited = ["prlimit", &format!("--nofile={limit}"), "--"];
+        let state = t.finish(below(t, &limited, &["state", &container.id]))?;
+        ensure!(state.code != 0 || state.clone().json()?["exit"]["signal"] == "SIGKILL", "{limit}: {state:?}");
+        let deleted = t.finish(below(t, &limited, &["delete", &container.id]))?;
+        if deleted.code != 0 {
+            failed += 1;
+            t.runtime(&["delete", &container.id])?.ok().context(format!("again, after one with {limit}"))?;
+        }
+        ensure_eq!(machine::exit_pins(), before, "pins after a delete with {limit} descriptors");
+    }
+    ensure!((1..13).contains(&failed), "{failed} of 13 failed");
+    Ok(())
+}
+
+fn a_pin_goes_from_a_directory_that_is_out_of_reach(t: &T) -> Verdict {
+    supported(t)?;
+    let before = machine::exit_pins();
+    let directory = t.path("of-another-user");
+    fs::create_dir(&directory)?;
+    std::os::unix::fs::chown(&directory, Some(1000), Some(1000))?;
+    fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    let container = t.running()?;
+    container.stop()?;
+    // As a FUSE mount, which is closed to root.
+    let lost = "-dac_override,-dac_read_search";
+    let unprivileged = ["setpriv", "--bounding-set", lost, "--inh-caps", lost];
+    for words in [["state", &container.id], ["delete", &container.id]] {
+        let mut command = below(t, &unprivileged, &words);
+        command.current_dir(&directory);
+        let ran = t.finish(command)?.ok()?;
+        ensure!(words[0] == "delete" || ran.stdout.contains("SIGKILL"), "{}", ran.stdout);
+    }
+    ensure_eq!(machine::exit_pins(), before, "pins after the deletion");
+    Ok(())
+}
+
+/// Below a directory of theirs, another user may put links to namespaces, and files that nobody writes to.
+fn a_directory_of_another_user_leads_nowhere(t: &T) -> Verdict {
+    supported(t)?;
+    forget_namespace();
+    let mut other = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sleep", "1000"])
+        .uid(1000)
+        .gid(1000)
+        .spawn()?;
+    let theirs = format!("/proc/{}/ns/mnt", other.id());
+    let own = fs::read_link("/proc/self/ns/mnt")?;
+    eventually("they have a mount namespace", || (fs::read_link(&theirs).ok()? != own).then_some(()))?;
+    let directory = "/run/windlass/@exits";
+    fs::create_dir_all(directory)?;
+    let give = |owner| {
+        ["/run/windlass", directory]
+            .iter()
+            .try_for_each(|path| std::os::unix::fs::chown(path, Some(owner), Some(owner)))
+    };
+    let checked = give(1000).map_err(Stop::from).and_then(|()| {
+        for kind in ["a link", "a fifo"] {
+            let _ = fs::remove_file(EXIT_NAMESPACE);
+            match kind {
+                "a link" => std::os::unix::fs::symlink(&theirs, EXIT_NAMESPACE)?,
+                _ => nix::unistd::mkfifo(EXIT_NAMESPACE, nix::sys::stat::Mode::S_IRWXU)?,
+            }
+            let names = || -> Verdict<Vec<_>> {
+                let inside = fs::read_dir(format!("/proc/{}/root", other.id()))?;
+                Ok(inside.flatten().map(|entry| entry.file_name()).collect())
+            };
+            let before = names()?;
+            let container = t.running()?;
+            ensure_eq!(names()?, before, "what is in the namespace of the other user, behind {kind}");
+            container.stop()?;
+            container.state().context(kind)?;
+            container.delete().context(kind)?;
+        }
+        Ok(())
+    });
+    let _ = fs::remove_file(EXIT_NAMESPACE);
+    give(0)?;
+    let _ = other.kill();
+    let _ = other.wait();
+    checked
 }
 
 fn several_state_roots_share_one_namespace(t: &T) -> Verdict {
