@@ -194,3 +194,11 @@ install: build man completions
 # A Debian package in target/debian: `apt install ./target/debian/windlass_*.deb`
 deb: build man completions
     contrib/deb.sh {{built}} target/debian
+
+# The files of a release in target/dist: tarballs, Debian packages, a bill of materials, checksums; `--trial` tries it out
+release *args:
+    contrib/release.sh {{args}}
+
+# Whether a release made twice, in other directories, by other users and at other times, is equal; needs root
+reproduce *args:
+    contrib/reproduce.sh {{args}}
