@@ -29,8 +29,9 @@ default:
 demo: build
     contrib/demo.sh {{windlass}}
 
-# Everything: `check`, then real containers; needs root
-test: setup check integrate
+# Everything: `check`, then real containers, with a line a stage and a chapter; needs root
+test:
+    contrib/test.sh {{just_executable()}}
 
 # Build the static release binary. A copy, as `install` makes one: what a linker has written lies in the
 # page cache page by page, a copy in larger pieces, of which a start maps many at once (0.85 of the time).
@@ -178,6 +179,16 @@ bench peer="runc" *args: build suite
 # How cost grows with mounts, containers, processes and the rest, beside another runtime; needs root
 growth peer="runc" *args: build suite
     {{integration}} --growth --runtime {{windlass}} --compare {{peer}} {{args}}
+
+# What the picture of the README shows, measured on this machine and drawn; needs root, runc, crun and containerd
+numbers: build suite
+    contrib/numbers.sh {{integration}} {{windlass}} {{shim}} > target/numbers.txt
+    mv target/numbers.txt docs/numbers.txt
+    {{just_executable()}} picture
+
+# The picture of the README, from the figures that are written down
+picture:
+    contrib/picture.sh docs/numbers.txt > docs/numbers.svg
 
 # Write the man pages to target/man
 man dir="target/man":

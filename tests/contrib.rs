@@ -54,3 +54,44 @@ fn no_release_is_made_with_placeholders_or_of_what_is_not_committed() {
     assert!(!refused.status.success() && said(&refused).contains("has changes"), "{}", said(&refused));
     assert!(!dir.0.join("target").exists(), "nothing was begun");
 }
+
+/// A `just` whose recipes do what the script says; `$1` is the recipe.
+fn tested(name: &str, recipes: &str) -> (bool, String) {
+    let dir = Dir::new(name);
+    dir.copy("contrib/test.sh");
+    fs::write(dir.0.join("just"), format!("#!/bin/sh\ncase $1 in\n{recipes}\nesac\n")).expect("written");
+    assert!(dir.run("chmod", &["755", "just"]).status.success());
+    let output = dir.run("contrib/test.sh", &["./just"]);
+    (output.status.success(), said(&output))
+}
+
+#[test]
+fn the_tests_have_a_line_a_stage_and_name_what_was_skipped() {
+    let unit = r#"unit) echo "test a::b ... ignored, no such kernel"; echo "test result: ok. 7 passed; 0 failed; 1 ignored;"
+        echo "test result: ok. 5 passed; 0 failed; 0 ignored;";;"#;
+    let (passed, said) = tested("test-passes", &format!("{unit}\nintegrate) echo \"chapters $2\";;"));
+    assert!(passed, "{said}");
+    assert!(said.lines().any(|line| line.starts_with("ok") && line.contains("lint")), "{said}");
+    assert!(said.contains("12 passed, 1 skipped") && said.contains("chapters --brief"), "{said}");
+    assert!(said.contains("skipped: no such kernel\n    a::b"), "{said}");
+    assert!(said.contains("all passed, 0 min"), "{said}");
+}
+
+#[test]
+fn a_stage_that_fails_shows_what_it_said_and_fails_the_tests() {
+    let (passed, said) = tested("test-fails", "lint) echo 'error: unused'; exit 1;;\nintegrate) echo chapters;;");
+    assert!(!passed && said.contains("error: unused") && said.contains("FAILED: 1 of 9"), "{said}");
+    assert!(said.contains("chapters"), "the stages after it run: {said}");
+    let (passed, said) = tested("test-unbuilt", "build) echo 'error: E0425'; exit 1;;\nintegrate) echo chapters;;");
+    assert!(!passed && said.contains("E0425") && !said.contains("chapters"), "{said}");
+}
+
+#[test]
+fn the_picture_of_the_readme_shows_the_recorded_figures() {
+    let dir = Dir::new("picture");
+    dir.copy("contrib/picture.sh").copy("docs/numbers.txt").copy("docs/numbers.svg");
+    let drawn = dir.run("contrib/picture.sh", &["docs/numbers.txt"]);
+    assert!(drawn.status.success(), "{}", said(&drawn));
+    let kept = fs::read(dir.0.join("docs/numbers.svg")).expect("the picture");
+    assert_eq!(String::from_utf8_lossy(&drawn.stdout), String::from_utf8_lossy(&kept), "`just picture` draws it anew");
+}

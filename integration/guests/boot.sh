@@ -43,7 +43,7 @@ case $architecture in
     x86_64) machine="qemu-system-x86_64 -machine q35,accel=tcg -cpu max" console=ttyS0 ;;
     # Pointer authentication with the architecture's own cipher takes half of the time that is emulated.
     aarch64) machine="qemu-system-aarch64 -machine virt,gic-version=3 -cpu max,pauth-impdef=on" console=ttyAMA0 ;;
-    riscv64) machine="qemu-system-riscv64 -machine virt -cpu max" console=ttyS0 ;;
+    riscv64) machine="qemu-system-riscv64 -machine virt -cpu rv64" console=ttyS0 ;;
     s390x) machine="qemu-system-s390x -machine s390-ccw-virtio -cpu max" console=ttysclp0 ;;
 esac
 # shellcheck disable=SC2086

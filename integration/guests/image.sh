@@ -5,7 +5,9 @@
 # processor has to run on this one. Made once and cached: nothing happens if DIR is newer than this recipe. Needs root,
 # mmdebstrap, mke2fs, busybox and a Debian mirror.
 set -eu
-architecture=$1 suite=$2 dir=$3
+architecture=$1 suite=$2
+mkdir -p "$3"
+dir=$(cd "$3" && pwd)
 [ "$dir/root.ext4" -nt "$0" ] && exit 0
 
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
@@ -18,20 +20,18 @@ case $architecture in
 esac
 packages=$kernel,busybox-static,bash,coreutils,dash,grep,sed,mawk,tar,util-linux,mount,procps,iproute2,kmod,jq,passwd,login,uidmap,strace
 
-mkdir -p "$dir"
 work=$(mktemp -d "$dir/making.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 root=$work/root
 mmdebstrap --quiet --variant=extract --architectures="$debian" --include="$packages" \
-    --aptopt='APT::Install-Recommends "false"' --dpkgopt=path-exclude='/usr/share/man/*' \
+    --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Check-Valid-Until "false"' \
+    --dpkgopt=path-exclude='/usr/share/man/*' \
     --dpkgopt=path-exclude='/usr/share/doc/*' --dpkgopt=path-exclude='/usr/share/locale/*' "$suite" "$root" "$mirror"
 
-version=$(cd "$root/boot" && echo vmlinu[xz]-*)
-cp "$root/boot/$version" "$work/vmlinuz"
-version=${version#vmlinu?-}
-modules=$(echo "$root"/usr/lib/modules/"$version" "$root"/lib/modules/"$version" | tr ' ' '\n' | while read -r at; do
-    [ ! -d "$at" ] || echo "$at"
-done | head -n 1)
+modules=$(find "$root/usr/lib/modules" "$root/lib/modules" -mindepth 1 -maxdepth 1 -type d 2> /dev/null | head -n 1)
+version=${modules##*/}
+# Later kernels lie beside their modules.
+cp "$(ls "$root/boot/vmlinu"[xz]-"$version" "$modules/vmlinuz" 2> /dev/null | head -n 1)" "$work/vmlinuz"
 depmod -b "${modules%/lib/modules/*}" "$version" 2> /dev/null || depmod -b "$root" "$version"
 
 # What the packages would have made when they were configured.

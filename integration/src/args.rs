@@ -19,6 +19,7 @@ Runs the cases whose name contains one of the FILTERs (all without one). Those o
   --without-calls-since VERSION
                         each system call that Linux has had only since VERSION (5.13) or later answers ENOSYS; flags,
                         ioctls and files of newer kernels stay
+  --brief               a line a chapter, not one a case, and at the end what was skipped and why
   --list                print the names of the cases and stop
 
   --bench               measure instead, beside the runtime of --compare: run, lifecycle, verbs
@@ -49,6 +50,8 @@ pub struct Args {
     pub long: bool,
     /// The system calls that are hidden.
     pub without: Option<Without>,
+    /// Whether to show chapters in place of cases.
+    pub brief: bool,
     /// Whether to print names only.
     pub list: bool,
     /// Whether to measure.
@@ -89,6 +92,7 @@ impl Args {
                 "--only" => args.only.push(value()?),
                 "--long" => args.long = true,
                 without::OPTION => args.without = Some(Without::since(&value()?)?),
+                "--brief" => args.brief = true,
                 "--list" => args.list = true,
                 "--bench" => args.bench = true,
                 "--growth" => args.growth = true,

@@ -18,14 +18,16 @@ mod args;
 mod bench;
 mod cases;
 mod census;
+pub mod event;
 mod expected;
 mod fake_criu;
 pub mod harness;
 pub mod kit;
 mod payload;
-pub mod report;
+mod progress;
+mod report;
 mod runner;
-#[cfg(target_arch = "x86_64")]
+#[cfg_attr(not(target_arch = "x86_64"), path = "no_sweep.rs")]
 mod sweep;
 mod sys;
 mod without;

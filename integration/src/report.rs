@@ -1,98 +1,33 @@
 //! What the user sees: a line a case, the differences, the sum.
 
 use crate::args::Args;
+use crate::event::{Event, Outcome};
+use crate::progress::Progress;
 use crate::{cases, expected, harness};
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-/// Marks the lines that carry an [`Event`].
-const MARK: &str = "@event ";
-
-/// How a case ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// As it must.
-    Pass,
-    /// Otherwise.
-    Fail,
-    /// It could not be judged.
-    Skip,
-    /// Not run: this harness lacks something that another may have.
-    Defer,
-}
-
-const OUTCOMES: [(Outcome, &str); 4] =
-    [(Outcome::Pass, "pass"), (Outcome::Fail, "FAIL"), (Outcome::Skip, "skip"), (Outcome::Defer, "defer")];
-
-impl Outcome {
-    /// The word for it in reports.
-    pub fn name(self) -> &'static str {
-        OUTCOMES.iter().find(|(outcome, _)| *outcome == self).map_or("", |(_, name)| name)
-    }
-
-    /// The outcome of this name.
-    pub fn named(name: &str) -> Option<Outcome> {
-        OUTCOMES.iter().find(|(_, known)| *known == name).map(|(outcome, _)| *outcome)
-    }
-}
-
-/// One case on one runtime.
-#[derive(Clone, Debug)]
-pub struct Event {
-    /// The case.
-    pub case: String,
-    /// `runc`, `crun`, `windlass`, …
-    pub runtime: String,
-    /// Whether this is the peer of a comparison.
-    pub peer: bool,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// Milliseconds it took.
-    pub ms: u64,
-    /// Why it failed or was skipped.
-    pub text: String,
-}
-
-impl Event {
-    /// The line by which an event leaves a harness.
-    pub fn to_line(&self) -> String {
-        let value = json!([self.case, self.runtime, self.peer, self.outcome.name(), self.ms, self.text]);
-        format!("{MARK}{value}")
-    }
-
-    /// The event of such a line.
-    pub fn from_line(line: &str) -> Option<Event> {
-        let value: Value = serde_json::from_str(line.strip_prefix(MARK)?).ok()?;
-        let text = |at: usize| value[at].as_str().map(str::to_owned);
-        Some(Event {
-            case: text(0)?,
-            runtime: text(1)?,
-            peer: value[2].as_bool()?,
-            outcome: Outcome::named(value[3].as_str()?)?,
-            ms: value[4].as_u64()?,
-            text: text(5)?,
-        })
-    }
-}
-
 /// All events of a run, by case.
-#[derive(Default)]
 struct Results {
+    progress: Progress,
     ours: BTreeMap<String, Event>,
     peers: BTreeMap<String, Event>,
     deferred: Vec<(String, String)>,
 }
 
 impl Results {
+    fn new(progress: Progress) -> Results {
+        Results { progress, ours: BTreeMap::new(), peers: BTreeMap::new(), deferred: Vec::new() }
+    }
+
     fn take(&mut self, harness: &str, event: Event) {
+        self.progress.take(harness, &event);
         if event.outcome == Outcome::Defer {
             if !event.peer {
                 self.deferred.push((event.case, event.text));
             }
             return;
         }
-        print_event(harness, &event);
         let table = if event.peer { &mut self.peers } else { &mut self.ours };
         table.insert(event.case.clone(), event);
     }
@@ -105,15 +40,6 @@ impl Results {
     fn skip(&mut self, harness: &str, case: String, text: String) {
         let event = Event { case, runtime: "-".to_owned(), peer: false, outcome: Outcome::Skip, ms: 0, text };
         self.take(harness, event);
-    }
-}
-
-fn print_event(harness: &str, event: &Event) {
-    let Event { case, runtime, outcome, ms, text, .. } = event;
-    println!("{:4}  {harness:4}  {ms:6} ms  {runtime:8}  {case}", outcome.name());
-    // A case that passes may have measured something.
-    for line in text.lines() {
-        println!("          {line}");
     }
 }
 
@@ -141,7 +67,9 @@ pub fn main(argv: &[String]) -> ExitCode {
         println!("no case matches {:?}", args.filters);
         return ExitCode::from(2);
     }
-    let results = run(&args, &names);
+    let mut results = run(&args, &names);
+    results.progress.finish();
+    results.progress.skipped(results.ours.values());
     if args.compare.is_some() {
         print_differences(&results);
     }
@@ -157,7 +85,7 @@ pub fn main(argv: &[String]) -> ExitCode {
 
 /// Runs the host first, then one User-Mode Linux boot for what it deferred.
 fn run(args: &Args, names: &[&str]) -> Results {
-    let mut results = Results::default();
+    let mut results = Results::new(Progress::new(names.len(), args.brief));
     let order: &[&str] = match args.harness.as_deref() {
         Some("host") => &["host"],
         Some(_) => &["uml"],
@@ -231,31 +159,4 @@ fn print_differences(results: &Results) {
     println!("\n{} differences", lines.len());
     lines.iter().for_each(|line| println!("{line}"));
     println!();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Event, Outcome};
-
-    #[test]
-    fn an_event_survives_its_line() {
-        let event = Event {
-            case: "a::b".to_owned(),
-            runtime: "runc".to_owned(),
-            peer: true,
-            outcome: Outcome::Fail,
-            ms: 12,
-            text: "two\nlines \"quoted\"".to_owned(),
-        };
-        let line = event.to_line();
-        assert!(!line.contains('\n'));
-        let back = Event::from_line(&line).expect("our own line");
-        assert_eq!((back.case, back.outcome, back.ms, back.text), (event.case, event.outcome, event.ms, event.text));
-    }
-
-    #[test]
-    fn other_lines_are_no_events() {
-        assert!(Event::from_line("Linux version 6.1").is_none());
-        assert!(Event::from_line("@event [1,2]").is_none());
-    }
 }

@@ -4,11 +4,11 @@
 use crate::args::Args;
 use crate::cases;
 use crate::census::{Census, Places, cgroups};
+use crate::event::{Event, Outcome};
 use crate::harness::host::remove_tree;
 use crate::kit::machine;
 use crate::kit::runtime::{self, Kind};
 use crate::kit::{Case, Need, Stop, T, Verdict, rootfs};
-use crate::report::{Event, Outcome};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -1,7 +1,7 @@
 //! The outcome of a run as a file, from which the table of the README is made.
 
 use crate::engine::Engine;
-use integration::report::Outcome;
+use integration::event::Outcome;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -3,7 +3,7 @@
 use super::spec;
 use super::table::{Sample, Table};
 use crate::args::Args;
-use crate::kit::{Bundle, Verdict, rootfs, runtime::Kind, stop::Context, stop::fail};
+use crate::kit::{Bundle, Need, Verdict, rootfs, runtime::Kind, stop::Context, stop::fail};
 use crate::sys;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use serde_json::Value;
@@ -28,6 +28,10 @@ impl Runtime {
         let mut command = Command::new(&self.path);
         command.arg("--root").arg(self.dir.join("state")).args(words);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if Need::SysResource.missing().is_some() {
+            // crun makes nothing without it; all runtimes have the same filter, so the ratios hold.
+            sys::pretend_memlock(&mut command);
+        }
         command
     }
 

@@ -15,6 +15,7 @@ mod concurrency;
 mod cost;
 mod crash;
 mod devices;
+mod docs;
 mod exec;
 mod exits;
 mod filesystems;
@@ -86,6 +87,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         crash::CASES,
         concurrency::CASES,
         windlass::CASES,
+        docs::CASES,
         shim_podman::CASES,
         shim_containerd::CASES,
         cost::CASES,

@@ -43,9 +43,19 @@ chapter! { "seccomp":
     the_debug_log_has_the_flags_of_the_filter,
 }
 
+/// Those of this processor, as a profile of Docker names them.
+fn architectures() -> Value {
+    match std::env::consts::ARCH {
+        "aarch64" => json!(["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]),
+        "riscv64" => json!(["SCMP_ARCH_RISCV64"]),
+        "s390x" => json!(["SCMP_ARCH_S390X", "SCMP_ARCH_S390"]),
+        _ => json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]),
+    }
+}
+
 /// A profile that allows everything but these rules.
 fn profile(rules: Value) -> Value {
-    json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"], "syscalls": rules})
+    json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": architectures(), "syscalls": rules})
 }
 
 fn with(t: &T, profile: Value) -> Verdict<Bundle> {
@@ -96,7 +106,7 @@ fn everything_but_getppid() -> Value {
 
 fn a_default_action_with_its_errno(t: &T) -> Verdict {
     let profile = json!({
-        "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 95, "architectures": ["SCMP_ARCH_X86_64"],
+        "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 95, "architectures": architectures(),
         "syscalls": everything_but_getppid()
     });
     calls(t, profile, &[&GETPPID.to_string()])?.ok()?.stdout_is(&format!("{GETPPID}=EOPNOTSUPP\n"))?;
@@ -195,7 +205,7 @@ fn an_errno_with_an_action_that_has_none_is_refused(t: &T) -> Verdict {
 
 fn system_calls_newer_than_the_profile_get_enosys(t: &T) -> Verdict {
     // A call far above any that a profile may know; glibc falls back on ENOSYS, not on EPERM.
-    let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": everything_but_getppid()});
+    let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": architectures(), "syscalls": everything_but_getppid()});
     let ran = calls(t, profile, &["900", &GETPPID.to_string()])?.ok()?;
     ran.stdout_is(&format!("900=ENOSYS\n{GETPPID}=EPERM\n"))?;
     Ok(())
@@ -277,7 +287,7 @@ fn strict(more: &[&str]) -> Value {
         "fcntl",
     ]);
     names.extend(more);
-    json!({"defaultAction": "SCMP_ACT_KILL_PROCESS", "architectures": ["SCMP_ARCH_X86_64"],
+    json!({"defaultAction": "SCMP_ACT_KILL_PROCESS", "architectures": architectures(),
         "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}]})
 }
 
@@ -357,15 +367,19 @@ fn every_flag_is_accepted(t: &T) -> Verdict {
 fn several_architectures_are_accepted(t: &T) -> Verdict {
     let mut profile = profile(json!([{"names": ["getppid"], "action": "SCMP_ACT_ERRNO"}]));
     // Of one byte order: the others cannot occur on this machine, and libseccomp refuses to mix them.
-    profile["architectures"] = json!([
-        "SCMP_ARCH_X86_64",
-        "SCMP_ARCH_X86",
-        "SCMP_ARCH_X32",
-        "SCMP_ARCH_AARCH64",
-        "SCMP_ARCH_ARM",
-        "SCMP_ARCH_PPC64LE",
-        "SCMP_ARCH_MIPSEL64"
-    ]);
+    profile["architectures"] = if cfg!(target_endian = "big") {
+        json!(["SCMP_ARCH_S390X", "SCMP_ARCH_S390", "SCMP_ARCH_PPC64", "SCMP_ARCH_MIPS64"])
+    } else {
+        json!([
+            "SCMP_ARCH_X86_64",
+            "SCMP_ARCH_X86",
+            "SCMP_ARCH_X32",
+            "SCMP_ARCH_AARCH64",
+            "SCMP_ARCH_ARM",
+            "SCMP_ARCH_PPC64LE",
+            "SCMP_ARCH_MIPSEL64"
+        ])
+    };
     calls(t, profile, &[&GETPPID.to_string()])?.ok()?.stdout_is(&format!("{GETPPID}=EPERM\n"))?;
     Ok(())
 }
@@ -502,7 +516,7 @@ fn notify_without_a_listener_path_is_refused(t: &T) -> Verdict {
 }
 
 fn the_docker_profile_runs_a_shell(t: &T) -> Verdict {
-    let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1, "archMap": [], "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+    let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1, "archMap": [], "architectures": architectures(),
         "syscalls": everything_but_getppid()});
     t.run(&with(t, profile)?.sh("echo $(echo nested)"))?.stdout_is("nested\n")?;
     Ok(())

@@ -201,6 +201,9 @@ impl Tracer<'_> {
     }
 }
 
+/// The same on every processor; the crate libc lacks it for some.
+const FCHMODAT2: i64 = 452;
+
 /// Which arguments of the calls are paths that are looked up.
 const PATHS: &[(i64, &[usize])] = &[
     (libc::SYS_openat, &[1]),
@@ -226,7 +229,7 @@ const PATHS: &[(i64, &[usize])] = &[
     (libc::SYS_faccessat, &[1]),
     (libc::SYS_faccessat2, &[1]),
     (libc::SYS_fchmodat, &[1]),
-    (libc::SYS_fchmodat2, &[1]),
+    (FCHMODAT2, &[1]),
     (libc::SYS_fchownat, &[1]),
     (libc::SYS_utimensat, &[1]),
     (libc::SYS_truncate, &[0]),

@@ -11,6 +11,7 @@ pub mod follow;
 pub mod inject;
 pub mod machine;
 pub mod notify;
+pub mod page;
 pub mod race;
 pub mod ran;
 pub mod reader;

@@ -1,0 +1,36 @@
+//! In place of the sweeps on processors whose registers their tracer does not know: the same names, and an answer.
+
+use crate::args::Args;
+use std::process::ExitCode;
+
+/// There are none here.
+pub const MODES: &[&str] = &[];
+
+/// What the user is told.
+pub fn main(_args: &Args) -> ExitCode {
+    eprintln!("sweeps run on x86_64 alone: their tracer does not know the registers of this processor");
+    ExitCode::FAILURE
+}
+
+/// A process of a sweep.
+pub mod worker {
+    use std::process::ExitCode;
+
+    /// There is none.
+    pub fn main(_words: &[String]) -> ExitCode {
+        ExitCode::from(125)
+    }
+}
+
+/// Random configurations beside other runtimes.
+pub mod peers {
+    pub use super::worker::main;
+
+    /// What such a container sees.
+    pub mod probe {
+        /// Nothing.
+        pub fn main(_request: &str) -> String {
+            String::new()
+        }
+    }
+}
