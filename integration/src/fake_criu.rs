@@ -140,11 +140,13 @@ fn varint(mut number: u64) -> Vec<u8> {
     out
 }
 
-fn number_field(field: u64, number: u64) -> Vec<u8> {
+/// A field of a message.
+pub fn number_field(field: u64, number: u64) -> Vec<u8> {
     [varint(field << 3), varint(number)].concat()
 }
 
-fn bytes_field(field: u64, bytes: &[u8]) -> Vec<u8> {
+/// The same with bytes.
+pub fn bytes_field(field: u64, bytes: &[u8]) -> Vec<u8> {
     [varint(field << 3 | 2), varint(bytes.len() as u64), bytes.to_vec()].concat()
 }
 

@@ -186,6 +186,11 @@ impl<H: Handler> Launch<H> {
         self.handler.adopted(self.process.child())
     }
 
+    /// The process.
+    pub(super) fn child(&self) -> &Child {
+        self.process.child()
+    }
+
     /// The number of the process that was there first.
     pub(super) fn first(&self) -> i32 {
         self.intermediate.0.as_ref().map_or(self.process.child().pid, |first| first.pid)

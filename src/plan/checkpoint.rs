@@ -55,7 +55,7 @@ fn is_origin(mount: &Mounted) -> bool {
 }
 
 /// Whether a path is `other` or below it.
-fn is_below(path: &str, other: &str) -> bool {
+pub fn is_below(path: &str, other: &str) -> bool {
     let other = other.trim_end_matches('/');
     path.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

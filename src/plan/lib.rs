@@ -26,6 +26,7 @@ mod hooks;
 mod host;
 mod inputs;
 mod mount;
+pub mod mount_audit;
 pub mod mount_options;
 mod mounts;
 mod options;

@@ -3,17 +3,19 @@
 //! Images may come from anybody. The processes in them are what they are, but what separates them from the host is
 //! what the configuration says. A claim that would give them more is a fault, with the element that it contradicts.
 
+use std::collections::BTreeSet;
+
+use windlass_base::capability::CapabilitySet;
 use windlass_base::error::Diagnostic;
 use windlass_base::mount::MountAttributes;
 use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{IdMapping, Spec};
 
-use crate::checkpoint::NULL;
+use crate::checkpoint::{NULL, is_below};
 use crate::create::Plan;
 use crate::explain::kind_names;
 use crate::mount::{MountKind, Source};
 use crate::step::{Action, Identity};
-use windlass_base::capability::CapabilitySet;
 
 /// What the images say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,8 +77,8 @@ const FREE: Namespaces = Namespaces::TIME;
 pub const RESTRICTING: MountAttributes =
     MountAttributes::RDONLY.union(MountAttributes::NOSUID).union(MountAttributes::NODEV).union(MountAttributes::NOEXEC);
 
-/// Filesystems that a process with CAP_SYS_ADMIN, or in a user namespace of its own, may have mounted itself.
-const OWN: &[&str] = &["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2", "overlay", "binfmt_misc"];
+/// Filesystems that a process with CAP_SYS_ADMIN may have mounted itself.
+pub(crate) const OWN: &[&str] = &["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2", "overlay", "binfmt_misc"];
 
 /// What of the claims contradicts the configuration. `there` tells whether a path of procfs or sysfs exists.
 pub fn contradictions(plan: &Plan, spec: &Spec, claims: &Claims, there: &dyn Fn(&str) -> bool) -> Vec<Diagnostic> {
@@ -94,9 +96,10 @@ pub fn task_contradictions(plan: &Plan, claims: &Claims) -> Vec<Diagnostic> {
     one_of_each(faults)
 }
 
-/// One of a kind is enough: a hostile image could have any number.
+/// One for each element is enough: a hostile image could have any number.
 fn one_of_each(mut faults: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    faults.dedup_by(|one, other| one.pointer == other.pointer);
+    let mut known = BTreeSet::new();
+    faults.retain(|fault| known.insert(fault.pointer.clone()));
     faults
 }
 
@@ -196,6 +199,9 @@ fn bytes(instructions: &[windlass_seccomp::sock_filter]) -> Vec<u8> {
 }
 
 fn check_mounts(plan: &Plan, claims: &Claims, there: &dyn Fn(&str) -> bool, faults: &mut Vec<Diagnostic>) {
+    if claims.mounts.iter().filter(|mount| mount.point == "/").count() > 1 {
+        fault(faults, "/root/path", "the images have more than one root filesystem".into());
+    }
     for mount in claims.mounts.iter().filter(|mount| mount.point != "/") {
         if let Some(msg) = contradiction(plan, claims, mount) {
             fault(faults, pointer_of(plan, &mount.point).unwrap_or_else(|| "/mounts".into()), msg);
@@ -227,6 +233,10 @@ fn check_mounts(plan: &Plan, claims: &Claims, there: &dyn Fn(&str) -> bool, faul
 /// What is wrong with a mount that is not the root.
 fn contradiction(plan: &Plan, claims: &Claims, mount: &Mount) -> Option<String> {
     let Mount { point, kind, .. } = mount;
+    // CRIU would follow them out of the container.
+    if let Some(odd) = [point, &mount.root].into_iter().find(|path| !is_canonical(path)) {
+        return Some(format!("the images have a mount with the path {odd:?}"));
+    }
     if mount.plugin {
         return Some(format!("the mount {point} of the images is made by a plugin"));
     }
@@ -243,28 +253,33 @@ fn contradiction(plan: &Plan, claims: &Claims, mount: &Mount) -> Option<String> 
     let is_part =
         |whole: &Mount| whole.device == mount.device && whole.external.is_none() && is_below(&mount.root, &whole.root);
     if claims.mounts.iter().find(|mount| mount.point == "/").is_some_and(is_part) {
-        return None;
+        let lacks = !may_mount(plan) && required(plan, "/").bits() & !mount.flags != 0;
+        return lacks
+            .then(|| format!("the images have a part of the root filesystem on {point} with fewer restrictions"));
     }
-    let whole = claims.mounts.iter().find(|whole| whole.root == "/" && is_part(whole));
-    let made = expected_kind(plan, whole.map_or(point, |whole| &whole.point));
-    // A tmpfs gives nothing, wherever it is.
-    let known = made.is_some_and(|made| made == kind) || is_cover(plan, point) || kind == "tmpfs";
-    let harmless = OWN.contains(&kind.as_str()) && (known || mounts_itself(plan));
+    // A tmpfs gives nothing, wherever it is. A part of another filesystem gives what its restrictions elsewhere take away.
+    let made = mount.root == "/" && expected_kind(plan, point).is_some_and(|made| made == kind);
+    let known = made || is_cover(plan, point) || kind == "tmpfs";
+    let harmless = OWN.contains(&kind.as_str()) && (known || may_mount(plan));
     (!harmless).then(|| format!("the images have a mount of type {kind:?} on {point}, which the configuration has not"))
 }
 
-/// Whether the processes of the container may mount.
-fn mounts_itself(plan: &Plan) -> bool {
-    let bounding = plan.init.iter().find_map(|step| match &step.action {
-        Action::Identity(identity) => Some(identity.capabilities.bounding),
-        _ => None,
-    });
-    plan.topology.new.contains(Namespaces::USER)
-        || bounding.is_some_and(|bounding| bounding.contains(CapabilitySet::SYS_ADMIN))
+/// Whether a path is absolute and has no component that leads elsewhere than its name says.
+fn is_canonical(path: &str) -> bool {
+    let names = |rest: &str| rest.is_empty() || rest.split('/').all(|name| !["", ".", ".."].contains(&name));
+    path.strip_prefix('/').is_some_and(names)
+}
+
+/// Whether the processes of the container may mount and unmount.
+pub fn may_mount(plan: &Plan) -> bool {
+    plan.init.iter().any(|step| match &step.action {
+        Action::Identity(identity) => identity.capabilities.bounding.contains(CapabilitySet::SYS_ADMIN),
+        _ => false,
+    })
 }
 
 /// The flags that the configuration asks for of the last mount on a path.
-fn required(plan: &Plan, point: &str) -> MountAttributes {
+pub(crate) fn required(plan: &Plan, point: &str) -> MountAttributes {
     let mut flags = MountAttributes::empty();
     for step in &plan.init {
         match &step.action {
@@ -281,7 +296,7 @@ fn required(plan: &Plan, point: &str) -> MountAttributes {
     flags & RESTRICTING
 }
 
-fn of_mount(plan: &Plan, mount: &crate::mount::Mount) -> MountAttributes {
+pub(crate) fn of_mount(plan: &Plan, mount: &crate::mount::Mount) -> MountAttributes {
     match &mount.what {
         MountKind::Bind(id) => required_of(plan.source(*id)),
         MountKind::New { .. } => mount.set,
@@ -343,11 +358,6 @@ fn source_of(plan: &Plan, mount: &Mount) -> (String, String) {
     (found.unwrap_or_else(|| "nowhere: config.json has no such mount".into()), origin)
 }
 
-fn is_below(path: &str, other: &str) -> bool {
-    let other = other.trim_end_matches('/');
-    path.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
 /// The type of the filesystem that the configuration mounts at a path.
 fn expected_kind<'p>(plan: &'p Plan, point: &str) -> Option<&'p str> {
     let mut kinds = plan.init.iter().filter_map(|step| match &step.action {
@@ -370,7 +380,7 @@ fn is_cover(plan: &Plan, point: &str) -> bool {
 }
 
 /// The element of the configuration that mounts something at a path.
-fn pointer_of(plan: &Plan, point: &str) -> Option<String> {
+pub(crate) fn pointer_of(plan: &Plan, point: &str) -> Option<String> {
     let step =
         plan.init.iter().rfind(|step| matches!(&step.action, Action::Mount(mount) if mount.destination.is(point)));
     step.map(|step| step.origin.to_string())

@@ -9,6 +9,8 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
 use nix::sys::stat::{FileStat, Mode};
 use nix::unistd::UnlinkatFlags;
 
+use windlass_base::mount::MountAttributes;
+
 use super::poll::Deadline;
 use super::{Called, Result, SyscallError, check, fd_name, flag_names};
 
@@ -128,6 +130,19 @@ pub fn filesystem(fd: BorrowedFd<'_>) -> Result<i64> {
             #[allow(clippy::unnecessary_cast)] // The type differs between architectures.
             let magic = s.filesystem_type().0 as i64;
             magic
+        })
+        .called(|| format!("fstatfs({})", fd_name(fd)))
+}
+
+/// The flags of the mount that `fd` is on (statfs(2), `f_flags`): of them only the restrictions that [`MountAttributes`]
+/// has.
+pub fn mount_flags(fd: BorrowedFd<'_>) -> Result<MountAttributes> {
+    nix::sys::statfs::fstatfs(fd)
+        .map(|s| {
+            #[allow(clippy::unnecessary_cast)] // The type differs between architectures.
+            let bits = s.flags().bits() as u64;
+            // `ST_RDONLY`, `ST_NOSUID`, `ST_NODEV` and `ST_NOEXEC` are the same bits as the attributes.
+            MountAttributes::from_bits_truncate(bits & 0xf)
         })
         .called(|| format!("fstatfs({})", fd_name(fd)))
 }

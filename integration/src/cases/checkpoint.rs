@@ -119,21 +119,31 @@ fn binds_are_the_host_s_again(t: &T) -> Verdict {
     let (data, file) = (disk.join("data"), disk.join("file"));
     fs::create_dir_all(data.join("sub")).context("data")?;
     fs::write(&file, "of the host").context("file")?;
+    let shown = disk.join("shown");
+    let below = shown.join("below").display().to_string();
+    fs::create_dir_all(&below).context("below")?;
+    t.host("mount", &["-t", "tmpfs", "below", &below])?;
     let bundle = counting(t)?
         .bind(&data, "/real/data", &["bind"])
         .bind(&file, "/link/file", &["bind", "ro"])
         .bind(Path::new("/sys/kernel"), "/kernel", &["rbind", "ro"])
         .mount(json!({"destination": "/run", "type": "tmpfs", "source": "tmpfs"}))
-        .bind(&data, "/run/data", &["bind", "ro"]);
+        .bind(&data, "/run/data", &["bind", "ro"])
+        // CRIU takes the two for one, and a filesystem below them keeps its flags.
+        .bind(&shown, "/one", &["rbind", "ro"])
+        .bind(&shown, "/other", &["rbind", "ro"]);
     fs::create_dir_all(bundle.rootfs().join("real")).context("rootfs")?;
     std::os::unix::fs::symlink("/real", bundle.rootfs().join("link")).context("link")?;
     let container = comes_back(t, &bundle, &[])?;
     container.exec_sh("echo inside >/real/data/sub/x; cat /link/file /run/data/sub/x")?.stdout_has("of the host")?;
     ensure_eq!(text(data.join("sub/x")).trim(), "inside", "what the container writes");
     container.try_exec(&[], &["/bin/touch", "/run/data/y"])?.fails()?;
-    container.try_exec(&[], &["/bin/touch", "/link/file"])?.fails()?;
+    for path in ["/link/file", "/one/x", "/other/x"] {
+        container.try_exec(&[], &["/bin/touch", path])?.fails().context(path)?;
+    }
+    container.exec(&["/bin/touch", "/one/below/x"])?;
     container.verb("delete", &["--force"], &[])?.ok()?;
-    t.host("umount", &[&disk.display().to_string()])?;
+    t.host("umount", &[&below, &disk.display().to_string()])?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 use crate::chapter;
 use crate::kit::Need::{Criu, Slow, Windlass};
 use crate::kit::criu::{COUNTING, Images, counts_on, start};
+use crate::kit::mount_list;
 use crate::kit::stop::Context;
 use crate::kit::{Bundle, T, Verdict};
 use crate::{ensure, ensure_eq};
@@ -14,6 +15,7 @@ use std::path::Path;
 
 chapter! { "checkpoint_hostile":
     what_contradicts_the_configuration_is_refused_with_its_element [Windlass, Criu, Slow],
+    mounts_of_the_images_never_reach_the_host [Windlass, Criu, Slow],
     what_is_not_an_image_is_refused [Windlass, Criu, Slow],
 }
 
@@ -138,6 +140,29 @@ fn with_options(bundle: Bundle, destination: &str, options: serde_json::Value) -
     })
 }
 
+/// A mount of the images is shown by what CRIU makes of it: each case adds one (see [`mount_list::add`]).
+fn mounts_of_the_images_never_reach_the_host(t: &T) -> Verdict {
+    let bundle = dumped(t)?;
+    symlink("/etc", bundle.rootfs().join("link")).context("link")?;
+    fs::create_dir_all(bundle.rootfs().join("mnt")).context("mnt")?;
+    let whole = images(t, &bundle)?;
+    let cases: &[(&str, [&str; 4])] = &[
+        ("mount with the path", ["/", "/../../../../etc", "/mnt", "/"]),
+        ("/etc", ["/", "/link/apt", "/mnt", "/"]),
+        ("of type", ["/proc", "sys", "/mnt", "/"]),
+        ("lacks restrictions", ["/proc", "", "/proc", "/proc"]),
+        ("/proc/./sys", ["/proc", "sys", "/proc/./sys", "/proc"]),
+        ("more than one root", ["/", "", "/", "/"]),
+    ];
+    for (number, (words, [source, below, point, parent])) in cases.iter().enumerate() {
+        let images = whole.copy(&format!("mounts{number}"))?;
+        mount_list::add(&images.dir, source, below, point, parent).context(words)?;
+        refused(&images, &bundle, words).context(words)?;
+    }
+    ensure!(whole.restore(&bundle, &[]).is_ok(), "the images themselves are restored");
+    Ok(())
+}
+
 /// A change of a directory of images.
 type Damage = fn(&Path) -> std::io::Result<()>;
 
@@ -188,9 +213,7 @@ fn what_is_not_an_image_is_refused(t: &T) -> Verdict {
         ("belongs to user", |dir| std::os::unix::fs::chown(dir, Some(1000), Some(1000))),
     ];
     for (number, (words, damage)) in damages.iter().enumerate() {
-        let mut images = Images::new(t);
-        images.dir = t.path(&format!("damaged{number}"));
-        t.host("cp", &["-a", &whole.dir.display().to_string(), &images.dir.display().to_string()])?;
+        let images = whole.copy(&format!("damaged{number}"))?;
         damage(&images.dir).context(words)?;
         refused(&images, &bundle, words).context(words)?;
     }

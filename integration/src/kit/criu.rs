@@ -45,6 +45,13 @@ impl<'t> Images<'t> {
         Images { t, dir: t.path(&format!("images{}", t.number())), program }
     }
 
+    /// A copy of the directory, under this name.
+    pub fn copy(&self, name: &str) -> Verdict<Images<'t>> {
+        let dir = self.t.path(name);
+        self.t.host("cp", &["-a", &self.dir.display().to_string(), &dir.display().to_string()])?;
+        Ok(Images { t: self.t, dir, program: self.program.clone() })
+    }
+
     /// The runtime with its CRIU; the verb follows.
     pub fn command(&self) -> Command {
         let mut command = self.t.command();

@@ -10,6 +10,7 @@ pub mod criu;
 pub mod follow;
 pub mod inject;
 pub mod machine;
+pub mod mount_list;
 pub mod notify;
 pub mod page;
 pub mod race;

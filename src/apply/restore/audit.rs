@@ -45,7 +45,8 @@ pub fn audit(cgroup: &Cgroup, plan: &Plan) -> Result<()> {
     }
 }
 
-fn refused(faults: Vec<Diagnostic>) -> Error {
+/// The error for what contradicts the configuration.
+pub fn refused(faults: Vec<Diagnostic>) -> Error {
     Error::faults(faults).before("the restored processes contradict config.json")
 }
 

@@ -7,6 +7,7 @@
 mod audit;
 mod child;
 mod claims;
+mod mounts;
 mod stage;
 
 pub use claims::read as read_images;
@@ -260,7 +261,7 @@ impl Restoring<'_, '_> {
         let message = self.message(&stage, launch.handler());
         let outcome = session.perform(&message, &mut |step, fd| {
             self.timer.done(&format!("wait for CRIU up to {}", step.name));
-            self.step(step, fd, launch)
+            self.step(step, fd, &stage, launch)
         })?;
         self.timer.done("wait for CRIU's end");
         match outcome {
@@ -348,7 +349,13 @@ impl Restoring<'_, '_> {
         Request { kind: Some(Type::Restore as i32), options: Some(options), ..Request::default() }
     }
 
-    fn step(&mut self, step: &Step, fd: Option<OwnedFd>, launch: &mut Launch<NewContainer<'_>>) -> Result<()> {
+    fn step(
+        &mut self,
+        step: &Step,
+        fd: Option<OwnedFd>,
+        stage: &Stage,
+        launch: &mut Launch<NewContainer<'_>>,
+    ) -> Result<()> {
         match step.name.as_str() {
             "setup-namespaces" if self.progress == Progress::Begun => {
                 let pid = step.pid.unwrap_or(0);
@@ -381,10 +388,14 @@ impl Restoring<'_, '_> {
                 }
                 launch.adopted_is_ready()
             }
-            "pre-resume" => match launch.handler().cgroup.unified().filter(|_| !self.images.trusted) {
-                Some(cgroup) => audit::hold(cgroup, launch.first()),
-                None => Ok(()),
-            },
+            "pre-resume" => {
+                mounts::restrict(launch.child(), self.plan)?;
+                if self.images.trusted {
+                    return Ok(());
+                }
+                mounts::check(launch.child(), self.plan, stage, launch.handler().cgroup_below_root())?;
+                launch.handler().cgroup.unified().map_or(Ok(()), |cgroup| audit::hold(cgroup, launch.first()))
+            }
             "setup-namespaces" | "post-restore" => {
                 Err(Error::new(Kind::Protocol, format!("CRIU reports {} out of its order", step.name)))
             }

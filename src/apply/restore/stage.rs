@@ -17,10 +17,11 @@ use serde::{Deserialize, Serialize};
 
 use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_base::mount::{MountAttributes, Propagation, PropagationChange};
-use windlass_base::mountinfo;
+use windlass_base::mountinfo::{self, Mounted};
 use windlass_base::namespaces::Namespaces;
 use windlass_plan::checkpoint::NULL;
-use windlass_plan::restore::required_of;
+use windlass_plan::mount_audit::Place;
+use windlass_plan::restore::{RESTRICTING, required_of};
 use windlass_plan::{Action, MountKind, Plan, RootPath, SourceId};
 use windlass_sys::mount::{self, Attributes, Filesystem, clone_tree};
 use windlass_sys::{fd, process, stdio};
@@ -33,6 +34,8 @@ use crate::resolve::{self, Make};
 pub struct Stage {
     /// The root filesystem.
     pub root: String,
+    /// What that is.
+    pub rootfs: Place,
     /// The external mounts.
     pub sources: Vec<External>,
 }
@@ -44,12 +47,17 @@ pub struct External {
     pub name: String,
     /// Its path.
     pub source: String,
+    /// What it is.
+    pub is: Place,
     /// The flags that it must have.
     pub flags: u64,
 }
 
 /// The directory of the root filesystem.
 const ROOT: &str = "root";
+
+/// The type of the filesystem of cgroups.
+const CGROUPS: &str = "cgroup2";
 
 /// What is being made.
 struct Staging<'a> {
@@ -68,15 +76,23 @@ struct Attached {
     place: PathBuf,
     /// The path of the same on the host.
     outside: Option<PathBuf>,
-    /// The flags that the configuration asks for.
-    flags: MountAttributes,
+    flags: Flags,
+}
+
+/// The flags that the configuration asks for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Flags {
+    /// Of the mount itself.
+    own: MountAttributes,
+    /// Of the mounts below it.
+    below: MountAttributes,
 }
 
 /// A mount to be attached.
 struct Copy {
     mount: OwnedFd,
     outside: Option<PathBuf>,
-    flags: MountAttributes,
+    flags: Flags,
 }
 
 /// Enters a mount namespace of its own and makes the mounts of the plan ready below `place`. `cgroup` is the
@@ -92,17 +108,16 @@ pub fn stage(plan: &Plan, bundle: &Path, place: &Path, cgroup: Option<&str>, cx:
     for step in &plan.init {
         if let Some(id) = source_of(&step.action) {
             let copy = cx.take_source(id).map_err(|error| error.origin(step.origin.clone()))?;
-            let (outside, flags) = (outside(plan, id, bundle, place), required_of(plan.source(id)));
-            copies.push(Copy { mount: copy, outside, flags });
+            let source = plan.source(id);
+            let below = source.map_or(MountAttributes::empty(), |source| source.set_all) & RESTRICTING;
+            let flags = Flags { own: required_of(source), below };
+            copies.push(Copy { mount: copy, outside: outside(plan, id, bundle, place), flags });
         }
     }
     let null = null_device()?;
     let own = own_cgroup(plan, cgroup)?;
     let mut staging = Staging::begin(place, copy)?;
-    staging.attach_beside(
-        NULL.into(),
-        Copy { mount: null, outside: Some(NULL.into()), flags: MountAttributes::empty() },
-    )?;
+    staging.attach_beside(NULL.into(), Copy { mount: null, outside: Some(NULL.into()), flags: Flags::default() })?;
     let mut covered: Vec<&RootPath> = Vec::new();
     let mut copies = copies.into_iter();
     for step in &plan.init {
@@ -118,12 +133,16 @@ pub fn stage(plan: &Plan, bundle: &Path, place: &Path, cgroup: Option<&str>, cx:
                 MountKind::New { kind, .. } => {
                     covered.push(&mount.destination);
                     match &own {
-                        Some(own) if kind == "cgroup2" => {
+                        Some(own) if kind == CGROUPS => {
                             let copy = clone_tree(own.as_fd(), "", false);
                             let copy = copy.with_context(|| "cannot copy the mount of the cgroup")?;
                             staging.attach_beside(
                                 mount.destination.to_string(),
-                                Copy { mount: copy, outside: None, flags: mount.set },
+                                Copy {
+                                    mount: copy,
+                                    outside: None,
+                                    flags: Flags { own: mount.set, ..Flags::default() },
+                                },
                             )
                         }
                         _ => Ok(()),
@@ -239,31 +258,42 @@ impl<'a> Staging<'a> {
     /// Adds what came along with the mounts: the mounts below them.
     fn end(self) -> Result<Stage> {
         let text = fd::open("/proc/self/mountinfo", OFlag::O_RDONLY).and_then(|file| fd::read_all(file, fd::DOCUMENT));
+        let mounted = mountinfo::parse(&text.with_context(|| "cannot read the mounts")?);
         let root = self.place.join(ROOT);
-        let own =
-            [Attached { name: String::new(), place: root.clone(), outside: None, flags: MountAttributes::empty() }];
-        let source = |of: &Attached, rest: &Path| {
+        let rootfs = mounted.iter().rfind(|mount| Path::new(&mount.point) == root).map(place_of).unwrap_or_default();
+        let own = [Attached { name: String::new(), place: root.clone(), outside: None, flags: Flags::default() }];
+        let external = |of: &Attached, mount: Option<&Mounted>, name: String, rest: &Path| {
             let path = of.outside.as_ref().unwrap_or(&of.place);
-            if rest.as_os_str().is_empty() { path.clone() } else { path.join(rest) }.to_string_lossy().into_owned()
+            let (path, flags) = match rest.as_os_str().is_empty() {
+                true => (path.clone(), of.flags.own),
+                false => (path.join(rest), of.flags.below),
+            };
+            // The container's own cgroup is known otherwise.
+            let is = mount.filter(|mount| mount.kind != CGROUPS || of.outside.is_some());
+            let is = is.map(place_of).unwrap_or_default();
+            External { name, source: path.to_string_lossy().into_owned(), is, flags: flags.bits() }
         };
-        let external = |of: &Attached, name: String, rest: &Path| External {
-            name,
-            source: source(of, rest),
-            flags: of.flags.bits(),
-        };
+        let of_place = |of: &Attached| mounted.iter().rfind(|mount| Path::new(&mount.point) == of.place);
+        let attached = self.attached.iter();
         let mut sources: Vec<External> =
-            self.attached.iter().map(|of| external(of, of.name.clone(), Path::new(""))).collect();
-        for mounted in mountinfo::parse(&text.with_context(|| "cannot read the mounts")?) {
-            let point = Path::new(&mounted.point);
+            attached.map(|of| external(of, of_place(of), of.name.clone(), Path::new(""))).collect();
+        for mount in &mounted {
+            let point = Path::new(&mount.point);
             // The nearest one above it counts.
             let above = self.attached.iter().chain(&own).filter(|of| point.starts_with(&of.place));
             let Some(of) = above.max_by_key(|of| of.place.as_os_str().len()) else { continue };
             if let Some(rest) = point.strip_prefix(&of.place).ok().filter(|rest| !rest.as_os_str().is_empty()) {
-                sources.push(external(of, format!("{}/{}", of.name, rest.display()), rest));
+                sources.push(external(of, Some(mount), format!("{}/{}", of.name, rest.display()), rest));
             }
         }
-        Ok(Stage { root: root.to_string_lossy().into_owned(), sources })
+        Ok(Stage { root: root.to_string_lossy().into_owned(), rootfs, sources })
     }
+}
+
+/// What is mounted. How much of the hierarchy of cgroups it is depends on who asks (cgroup_namespaces(7)).
+fn place_of(mount: &Mounted) -> Place {
+    let root = if mount.kind == CGROUPS { "/" } else { &mount.root };
+    Place { device: mount.device.clone(), root: root.into() }
 }
 
 fn is_directory(mount: BorrowedFd<'_>) -> windlass_sys::Result<bool> {

@@ -3,8 +3,11 @@
 use serde_json::json;
 
 use windlass_base::capability::CapabilitySet;
+use windlass_base::mount::MountAttributes;
+use windlass_base::mountinfo::Mounted;
 use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{IdMapping, Spec};
+use windlass_plan::mount_audit::{Place, Shows, Sources, foreign_mounts, views};
 use windlass_plan::restore::{Claims, Mount, Thread, contradictions, task_contradictions};
 use windlass_plan::{Host, Options, Plan};
 
@@ -118,6 +121,10 @@ fn whatever_gives_more_is_a_fault_of_its_element() {
         ("/mounts", |it| it.mounts.push(mount("/again", "proc", 8, "/", 0))),
         ("/mounts", |it| it.mounts.push(mount("/disk", "xfs", 8, "/", 0))),
         ("/mounts", |it| it.mounts.push(mount("/host", "ext4", 1, "/b", 0))),
+        ("/mounts", |it| it.mounts.push(mount("/host", "ext4", 1, "/b/rootfs/../../etc", 0))),
+        ("/mounts", |it| it.mounts.push(mount("/a/../host", "tmpfs", 7, "/", 0))),
+        ("/mounts", |it| it.mounts.push(mount("/part", "proc", 2, "/sys", 0))),
+        ("/root/path", |it| it.mounts.push(mount("/", "ext4", 1, "/b/rootfs", 0))),
         ("/mounts", |it| it.mounts.push(Mount { plugin: true, ..mount("/x", "tmpfs", 8, "/", 0) })),
         ("/linux/maskedPaths", |it| drop(it.mounts.remove(4))),
         ("/linux/readonlyPaths", |it| drop(it.mounts.remove(5))),
@@ -160,4 +167,50 @@ fn of_running_tasks_the_filters_themselves_are_not_known() {
     assert!(task_contradictions(&plan, &claims).is_empty());
     claims.threads[0].filtered = false;
     assert_eq!(task_contradictions(&plan, &claims)[0].pointer, "/linux/seccomp");
+}
+
+fn mounted(point: &str, kind: &str, device: &str, root: &str, flags: &str) -> Mounted {
+    let [point, kind, device, root, flags] = [point, kind, device, root, flags].map(str::to_owned);
+    Mounted { point, kind, device, root, flags, ..Mounted::default() }
+}
+
+#[test]
+fn a_mount_is_known_by_what_it_shows_and_not_by_its_path() {
+    let place = |device: &str, root: &str| Place { device: device.into(), root: root.into() };
+    let sources = Sources {
+        rootfs: place("8:1", "/b/rootfs"),
+        external: vec![(place("8:1", "/srv"), MountAttributes::RDONLY)],
+        hosts: ["8:1", "0:5"].map(str::to_owned).into(),
+        cgroup: None,
+    };
+    let plan = plan(&spec());
+    let is_known = |mount| foreign_mounts(&plan, &sources, &[mount]).is_empty();
+    assert!(is_known(mounted("/", "ext4", "8:1", "/b/rootfs", "rw")));
+    assert!(is_known(mounted("/data", "ext4", "8:1", "/srv", "ro,relatime")));
+    assert!(is_known(mounted("/proc", "proc", "0:40", "/", "rw")));
+    assert!(!is_known(mounted("/mnt", "ext4", "8:1", "/etc", "ro")), "what is the host's");
+    assert!(!is_known(mounted("/mnt", "ext4", "8:1", "/b/rootfs2", "ro")), "what only begins like it");
+    assert!(!is_known(mounted("/data", "ext4", "8:1", "/srv", "rw,relatime")), "with fewer restrictions");
+    assert!(!is_known(mounted("/proc", "proc", "0:5", "/", "rw")), "the host's own");
+    assert!(!is_known(mounted("/mnt", "xfs", "0:40", "/", "ro")), "a filesystem that no container mounts");
+}
+
+#[test]
+fn what_paths_must_show_follows_the_order_of_the_mounts() {
+    let shown = |spec: &Spec| -> Vec<(String, Shows)> {
+        views(&plan(spec)).into_iter().map(|view| (view.path.to_string(), view.shows)).collect()
+    };
+    let mut spec = spec();
+    let sys = ("/proc/sys".to_owned(), Shows::Flags(MountAttributes::RDONLY));
+    let kcore = ("/proc/kcore".to_owned(), Shows::Nothing);
+    let dev = ("/dev".to_owned(), Shows::Flags(MountAttributes::NOSUID));
+    let data = ("/data".to_owned(), Shows::Flags(MountAttributes::RDONLY));
+    let found = shown(&spec);
+    for view in [sys, kcore, dev.clone(), data] {
+        assert!(found.contains(&view), "{view:?} in {found:?}");
+    }
+    // A later mount hides what is there.
+    let over = json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs"});
+    spec.mounts.push(serde_json::from_value(over).expect("valid"));
+    assert!(!shown(&spec).contains(&dev));
 }

@@ -1,0 +1,119 @@
+//! The list of mounts in a directory of images (CRIU, `images/mnt.proto`), as an attacker changes it.
+
+use crate::fake_criu::{bytes_field, number_field};
+use std::path::Path;
+use std::{fs, io};
+
+/// A field of an entry.
+#[derive(Clone)]
+enum Value {
+    Number(u64),
+    Bytes(Vec<u8>),
+}
+
+/// An entry: its fields with their numbers.
+type Entry = Vec<(u64, Value)>;
+
+const MOUNT_ID: u64 = 2;
+const PARENT_ID: u64 = 4;
+const FLAGS: u64 = 5;
+const ROOT: u64 = 6;
+const POINT: u64 = 7;
+
+/// `MS_RDONLY`.
+const READ_ONLY: u64 = 1;
+
+/// Adds a copy of the mount on `source`, which can be written to: what is `below` its root, on `point`, as a child of the
+/// mount on `parent`.
+pub fn add(images: &Path, source: &str, below: &str, point: &str, parent: &str) -> io::Result<()> {
+    let is_list = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("mountpoints-"));
+    let mut paths = fs::read_dir(images)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let path = paths.find(|path| is_list(path)).ok_or(io::ErrorKind::NotFound)?;
+    let changed = with_copy(&fs::read(&path)?, source, below, point, parent).ok_or(io::ErrorKind::InvalidData)?;
+    fs::write(&path, changed)
+}
+
+fn with_copy(text: &[u8], source: &str, below: &str, point: &str, parent: &str) -> Option<Vec<u8>> {
+    let (head, rest) = text.split_at_checked(8)?;
+    let mut entries = entries(rest)?;
+    let on = |wanted: &str| entries.iter().find(|entry| is_on(entry, wanted));
+    let parent = number(on(parent)?, MOUNT_ID)?;
+    let mut copy = on(source)?.clone();
+    for (field, value) in &mut copy {
+        match (*field, value) {
+            (MOUNT_ID, Value::Number(id)) => *id = 99_999,
+            (PARENT_ID, Value::Number(id)) => *id = parent,
+            (FLAGS, Value::Number(flags)) => *flags &= !READ_ONLY,
+            (ROOT, Value::Bytes(root)) => root.extend_from_slice(below.as_bytes()),
+            (POINT, Value::Bytes(at)) => *at = point.into(),
+            _ => {}
+        }
+    }
+    entries.insert(0, copy);
+    let lengthened = |entry: Vec<u8>| [&(entry.len() as u32).to_le_bytes(), &entry[..]].concat();
+    let body = entries.iter().map(encoded).flat_map(lengthened);
+    Some(head.iter().copied().chain(body).collect())
+}
+
+fn is_on(entry: &Entry, point: &str) -> bool {
+    entry
+        .iter()
+        .any(|(field, value)| *field == POINT && matches!(value, Value::Bytes(bytes) if bytes == point.as_bytes()))
+}
+
+fn number(entry: &Entry, wanted: u64) -> Option<u64> {
+    entry.iter().find_map(|(field, value)| match value {
+        Value::Number(number) if *field == wanted => Some(*number),
+        _ => None,
+    })
+}
+
+fn entries(mut bytes: &[u8]) -> Option<Vec<Entry>> {
+    let mut entries = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk() {
+        let (entry, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        entries.push(decoded(entry)?);
+        bytes = rest;
+    }
+    Some(entries)
+}
+
+fn decoded(mut bytes: &[u8]) -> Option<Entry> {
+    let mut entry = Entry::new();
+    while !bytes.is_empty() {
+        let tag = take_varint(&mut bytes)?;
+        let number = take_varint(&mut bytes)?;
+        let value = match tag & 7 {
+            0 => Value::Number(number),
+            2 => {
+                let (value, rest) = bytes.split_at_checked(number as usize)?;
+                bytes = rest;
+                Value::Bytes(value.to_vec())
+            }
+            _ => return None,
+        };
+        entry.push((tag >> 3, value));
+    }
+    Some(entry)
+}
+
+fn encoded(entry: &Entry) -> Vec<u8> {
+    let field = |(field, value): &(u64, Value)| match value {
+        Value::Number(number) => number_field(*field, *number),
+        Value::Bytes(bytes) => bytes_field(*field, bytes),
+    };
+    entry.iter().flat_map(field).collect()
+}
+
+fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for at in 0..10 {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u64::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}

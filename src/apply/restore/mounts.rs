@@ -1,0 +1,149 @@
+//! The mounts of the restored processes, as the kernel has them while CRIU still holds the processes.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use windlass_base::error::{Diagnostic, Result, WithContext};
+use windlass_base::mount::MountAttributes;
+use windlass_base::mountinfo::{self, Mounted};
+use windlass_base::namespaces::Namespaces;
+use windlass_plan::Plan;
+use windlass_plan::mount_audit::{Shows, Sources, View, foreign_mounts, views};
+use windlass_plan::restore::may_mount;
+use windlass_sys::mount::{self, Attributes};
+use windlass_sys::process::{self, Child};
+use windlass_sys::{fd, stdio};
+
+use super::stage::Stage;
+use crate::namespaces::JoinedNamespaces;
+use crate::resolve;
+
+/// The magic number of a tmpfs (statfs(2)).
+const TMPFS: i64 = 0x0102_1994;
+
+const CONTEXT: &str = "cannot look at the mounts of the restored processes";
+
+/// Sets the flags of the configuration on mounts of the host that lack them. CRIU leaves them out where it knows another
+/// mount with the same flags that shows the same of a filesystem: it takes the one for a copy of the other, and copies
+/// the host's.
+pub fn restrict(init: &Child, plan: &Plan) -> Result<()> {
+    let _visit = JoinedNamespaces::visit(init.pidfd.as_fd(), Namespaces::MOUNT)?;
+    let root = fd::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).with_context(|| CONTEXT)?;
+    for View { path, shows, external, .. } in views(plan) {
+        let (Shows::Flags(set), true) = (shows, external) else { continue };
+        let context = || format!("cannot restrict the restored mount {path}");
+        let mount = match resolve::find(root.as_fd(), &path, resolve::IN_ROOT) {
+            Ok(mount) => mount,
+            Err(failed) if resolve::is_missing(&failed) => continue,
+            Err(failed) => return Err(failed).with_context(context),
+        };
+        match mount::set_attributes(mount.as_fd(), Attributes { set, ..Attributes::default() }, false, None) {
+            // The processes of the container may have moved or unmounted it.
+            Err(failed) if failed.errno == Errno::EINVAL => {}
+            done => done.with_context(context)?,
+        }
+    }
+    Ok(())
+}
+
+/// Compares the mounts of init and of all that descend from it with the configuration and with what CRIU was given.
+/// `cgroup` is the container's, below the root of the hierarchy.
+pub fn check(init: &Child, plan: &Plan, stage: &Stage, cgroup: Option<String>) -> Result<()> {
+    let own = fd::open("/proc/self/mountinfo", OFlag::O_RDONLY).with_context(|| CONTEXT)?;
+    let external = stage.sources.iter().map(|it| (it.is.clone(), MountAttributes::from_bits_retain(it.flags)));
+    let sources = Sources {
+        rootfs: stage.rootfs.clone(),
+        external: external.collect(),
+        hosts: read(own)?.into_iter().map(|mount| mount.device).collect(),
+        cgroup,
+    };
+    let mut faults = Vec::new();
+    let mut known = BTreeSet::new();
+    for pid in with_descendants(init.pid)? {
+        let link = std::fs::read_link(format!("/proc/{pid}/ns/mnt")).with_context(|| CONTEXT)?;
+        let is_new = known.insert(link);
+        if is_new && pid != init.pid && !may_mount(plan) {
+            let msg = format!("process {pid} is in another mount namespace than init");
+            faults.push(Diagnostic { pointer: "/linux/namespaces".into(), msg });
+        }
+        let process = process::open_pid(pid).with_context(|| CONTEXT)?;
+        let seen = process::open_of(pid, process.as_fd(), "mountinfo", OFlag::O_RDONLY).with_context(|| CONTEXT)?;
+        if read(seen)?.iter().filter(|mount| mount.point == "/").count() > 1 {
+            faults.push(Diagnostic {
+                pointer: "/root/path".into(),
+                msg: format!("process {pid} has a root that another mount hides"),
+            });
+        }
+        if is_new {
+            let (root, mounts) = look(process.as_fd())?;
+            faults.extend(foreign_mounts(plan, &sources, &mounts));
+            for view in views(plan).iter().filter(|_| pid == init.pid && !may_mount(plan)) {
+                faults.extend(judge(root.as_fd(), view)?);
+            }
+        }
+    }
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(super::audit::refused(faults)),
+    }
+}
+
+/// A process and all that descend from it.
+fn with_descendants(first: i32) -> Result<Vec<i32>> {
+    let mut pids = vec![first];
+    let mut at = 0;
+    while let Some(pid) = pids.get(at) {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).with_context(|| CONTEXT)?;
+        for task in tasks {
+            let children = task.and_then(|task| std::fs::read_to_string(task.path().join("children")));
+            pids.extend(
+                children.with_context(|| CONTEXT)?.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()),
+            );
+        }
+        at += 1;
+    }
+    Ok(pids)
+}
+
+/// The root of the mount namespace of a process, and its mounts. A process may have another root and see less of them.
+fn look(process: BorrowedFd<'_>) -> Result<(OwnedFd, Vec<Mounted>)> {
+    let proc = fd::open("/proc", OFlag::O_PATH | OFlag::O_DIRECTORY).with_context(|| CONTEXT)?;
+    let _visit = JoinedNamespaces::visit(process, Namespaces::MOUNT)?;
+    let root = fd::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).with_context(|| CONTEXT)?;
+    let mounts = fd::openat(proc.as_fd(), "self/mountinfo", OFlag::O_RDONLY, 0).with_context(|| CONTEXT)?;
+    Ok((root, read(mounts)?))
+}
+
+fn read(mountinfo: OwnedFd) -> Result<Vec<Mounted>> {
+    fd::read_all(mountinfo, fd::DOCUMENT).with_context(|| CONTEXT).map(|text| mountinfo::parse(&text))
+}
+
+/// What is wrong with what a path shows.
+fn judge(root: BorrowedFd<'_>, view: &View) -> Result<Option<Diagnostic>> {
+    let View { path, shows, pointer, .. } = view;
+    let context = || format!("cannot look at {path} of the restored processes");
+    let shown = match resolve::find(root, path, resolve::IN_ROOT) {
+        Ok(shown) => shown,
+        Err(failed) if resolve::is_missing(&failed) => return Ok(None),
+        Err(failed) => return Err(failed).with_context(context),
+    };
+    let flags = fd::mount_flags(shown.as_fd()).with_context(context)?;
+    let wrong = match shows {
+        Shows::Flags(needed) => (!flags.contains(*needed)).then_some("lacks restrictions"),
+        Shows::Nothing => {
+            let stat = fd::stat(shown.as_fd()).with_context(context)?;
+            let empty = match fd::is_dir(&stat) {
+                true => {
+                    let is_tmpfs = fd::filesystem(shown.as_fd()).with_context(context)? == TMPFS;
+                    is_tmpfs && flags.contains(MountAttributes::RDONLY)
+                }
+                false => stdio::is_null(&stat),
+            };
+            (!empty).then_some("is not masked")
+        }
+    };
+    Ok(wrong.map(|wrong| Diagnostic { pointer: pointer.clone(), msg: format!("{path} {wrong}") }))
+}
