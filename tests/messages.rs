@@ -92,6 +92,7 @@ impl Scratch {
             chroot: false,
             no_new_keyring: false,
             keyring: ".0123456789abcdef".into(),
+            held: false,
         };
         reservation.record(&state, GOOD.as_bytes(), false).expect("room for a file");
         if let Some(init) = &init {

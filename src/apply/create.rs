@@ -89,7 +89,7 @@ pub fn create<'a>(request: CreateRequest<'a>, proof: &'a SingleThreaded) -> Resu
     creation.idmaps = Idmaps::make(&plan.sources, joined_user, proof)?;
     let barrier = match creation.request.wait_for_start {
         true => {
-            let name = creation.reservation.start_socket();
+            let name = creation.start_socket();
             Barrier::Start(socket::listen_at(creation.root(), &name).with_context(|| "cannot make the start socket")?)
         }
         false => Barrier::Runtime,
@@ -128,6 +128,9 @@ pub fn create<'a>(request: CreateRequest<'a>, proof: &'a SingleThreaded) -> Resu
     Ok(launch)
 }
 
+/// What is said to the keeper of a container.
+const KEPT: &[u8] = b"kept";
+
 /// What is made for a new container. Dropping it undoes that.
 pub struct NewContainer<'a> {
     // In the order in which it is undone.
@@ -139,6 +142,8 @@ pub struct NewContainer<'a> {
     /// Init, once it is made.
     init: Option<InitProcess>,
     pub(super) idmaps: Idmaps,
+    /// What holds its init until `start`, if that is not init itself: it is told that the container is kept.
+    pub(super) keeper: Option<OwnedFd>,
     pub(super) request: CreateRequest<'a>,
     proof: &'a SingleThreaded,
 }
@@ -162,6 +167,7 @@ impl<'a> NewContainer<'a> {
         if request.restores {
             // CRIU continues the clocks of the images in a time namespace.
             state.namespaces |= Namespaces::TIME;
+            state.held = request.wait_for_start;
         }
         state.intel_rdt = resources.as_ref().and_then(|group| group.to_remove());
         state.resctrl = resources.as_ref().map(resctrl::Group::path);
@@ -180,13 +186,18 @@ impl<'a> NewContainer<'a> {
             cgroup.set_devices(plan)?;
         }
         timer.done("record it and make its cgroup");
-        let (init, idmaps) = (None, Idmaps::default());
-        Ok(NewContainer { resources, cgroup, reservation, poststop, state, init, idmaps, request, proof })
+        let (init, idmaps, keeper) = (None, Idmaps::default(), None);
+        Ok(NewContainer { resources, cgroup, reservation, poststop, state, init, idmaps, keeper, request, proof })
     }
 
     /// The state root.
-    fn root(&self) -> BorrowedFd<'_> {
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
         self.reservation.root()
+    }
+
+    /// The name in it of the socket on which `start` is awaited.
+    pub(super) fn start_socket(&self) -> String {
+        self.reservation.start_socket()
     }
 
     /// Path of its cgroup in the file system.
@@ -320,7 +331,10 @@ impl Handler for NewContainer<'_> {
     }
 
     fn keep(self, _: &Child) -> Result<Container> {
-        let NewContainer { resources, cgroup, reservation, mut poststop, state, init, request, .. } = self;
+        let NewContainer { resources, cgroup, reservation, mut poststop, state, init, keeper, request, .. } = self;
+        if let Some(keeper) = keeper {
+            fd::write_once(keeper.as_fd(), KEPT).with_context(|| "cannot speak to what holds the restored init")?;
+        }
         let hooks = request.spec.hooks.clone().unwrap_or_default();
         let container = reservation.commit(state, init.ok_or_else(unnamed)?, hooks)?;
         cgroup.keep();
@@ -443,6 +457,7 @@ fn state(request: &mut CreateRequest<'_>) -> State {
         chroot,
         no_new_keyring: request.no_new_keyring,
         keyring: request.keyring.into(),
+        held: false,
     }
 }
 

@@ -116,6 +116,11 @@ fn refuse_status(request: &ExecRequest<'_>, stopped: impl Fn() -> Error) -> Resu
     let container = request.container;
     match container.status()? {
         Status::Stopped | Status::Creating => return Err(stopped()),
+        // Its mount namespace still has the host's root.
+        Status::Created if container.state.held => {
+            return Err(Error::new(Kind::WrongStatus, "cannot exec in a container that is not restored yet")
+                .hint("`start` restores its processes"));
+        }
         Status::Paused if !request.ignore_paused => {
             return Err(Error::new(
                 Kind::WrongStatus,

@@ -191,6 +191,17 @@ impl<H: Handler> Launch<H> {
         self.process.child()
     }
 
+    /// Leaves the process that was there first to another one that takes care of it.
+    pub(super) fn leave_first(&mut self) {
+        drop(self.intermediate.0.take());
+    }
+
+    /// The process, and the one that was there first.
+    pub(super) fn both(&self) -> (&Child, &Child) {
+        let child = self.process.child();
+        (child, self.intermediate.0.as_ref().unwrap_or(child))
+    }
+
     /// The number of the process that was there first.
     pub(super) fn first(&self) -> i32 {
         self.intermediate.0.as_ref().map_or(self.process.child().pid, |first| first.pid)

@@ -26,15 +26,24 @@ pub fn start(
         Status::Running => return Err(wrong("cannot start an already running container")),
         status => return Err(wrong(format!("cannot start a container in the {status} state"))),
     }
-    let notify = host.map_or(Ok(None), |host| Notify::listen(container.root(), &container.state.id, host))?;
+    // What was restored has reported that it is ready in its first life, and its poststart hooks have run.
+    let held = container.state.held;
+    let notify =
+        host.filter(|_| !held).map_or(Ok(None), |host| Notify::listen(container.root(), &container.state.id, host))?;
     open_barrier(container)?;
-    if let Err(error) =
-        fd::unlinkat(container.root(), container.start_socket()).with_context(|| "cannot remove the start socket")
-    {
+    match fd::unlinkat(container.root(), container.start_socket()) {
+        Ok(()) => {}
+        // It was removed before the restored processes ran.
+        Err(failed) if held && failed.errno == Errno::ENOENT => {}
         // The program runs, and `delete` removes the socket.
-        warnings.push(Diagnostic { pointer: String::new(), msg: error.to_string() });
+        Err(failed) => {
+            let msg = failed.context("cannot remove the start socket").to_string();
+            warnings.push(Diagnostic { pointer: String::new(), msg });
+        }
     }
-    poststart(container, warnings)?;
+    if !held {
+        poststart(container, warnings)?;
+    }
     Ok(notify)
 }
 
@@ -60,6 +69,11 @@ fn open_barrier(container: &Container) -> Result<()> {
     // Whether the program runs is not known. A container whose start has failed must not run.
     let (n, _) = heard.inspect_err(|_| drop(super::kill::kill(container, libc::SIGKILL, false)))?;
     match decode(&buffer[..n], None)? {
+        // What was to have it restored has ended before that was done.
+        Message::End if container.state.held && has_start_socket(container) => Err(Error::new(
+            Kind::Protocol,
+            "unable to start container process: the process that was to have it restored has ended",
+        )),
         // The socket was closed by the execution of the program, or by init's death.
         Message::End => match container.init {
             Some(init) if ended_unexecuted(init.pid) => Err(Error::new(
@@ -71,6 +85,10 @@ fn open_barrier(container: &Container) -> Result<()> {
         Message::Failed(error) => Err(error.before("unable to start container process")),
         _ => Err(Error::new(Kind::Protocol, "init answered start with something else")),
     }
+}
+
+fn has_start_socket(container: &Container) -> bool {
+    fd::stat_at(container.root(), container.start_socket()).is_ok()
 }
 
 /// Runs the poststart hooks. If one fails, the container is stopped and removed as by `delete`, poststop hooks

@@ -68,6 +68,8 @@ pub struct Images {
     pub flags: Flags,
     /// Do not compare the images with the configuration.
     pub trusted: bool,
+    /// Make init only: `start` has the processes restored.
+    pub hold: bool,
 }
 
 impl Images {
@@ -79,7 +81,8 @@ impl Images {
             ..common(matches)?
         };
         let trusted = matches.switch("trust-images");
-        Ok(Images { directory: images(matches), work: work(matches), flags, trusted })
+        let hold = matches.switch("hold");
+        Ok(Images { directory: images(matches), work: work(matches), flags, trusted, hold })
     }
 }
 

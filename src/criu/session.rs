@@ -32,15 +32,31 @@ pub enum Outcome {
     Failed(Response),
     /// CRIU has ended without a word.
     Died,
+    /// CRIU waits for the answer to a step: [`Session::resume`] gives it.
+    Held,
 }
 
-/// What became of a notification: whether CRIU may go on.
-pub type Answer = Result<()>;
+/// What became of a notification. An error has CRIU undo everything.
+pub type Answer = Result<Next>;
+
+/// What follows a notification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// CRIU goes on.
+    GoOn,
+    /// CRIU waits until the conversation is resumed.
+    Hold,
+}
 
 impl Session {
     /// With our end of a pair of sockets.
     pub fn new(socket: OwnedFd) -> Session {
         Session { socket, buffer: Vec::new() }
+    }
+
+    /// The socket.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// Ends the conversation: CRIU reads an end, and undoes what it has not finished.
@@ -108,6 +124,20 @@ impl Session {
         each: &mut dyn FnMut(&Step, Option<OwnedFd>) -> Answer,
     ) -> Result<Outcome> {
         self.send(request)?;
+        self.attend(request.kind, each)
+    }
+
+    /// Has CRIU go on with a request of this type that was held at a step.
+    pub fn resume(&mut self, kind: Type, each: &mut dyn FnMut(&Step, Option<OwnedFd>) -> Answer) -> Result<Outcome> {
+        self.answer(true)?;
+        self.attend(Some(kind as i32), each)
+    }
+
+    fn answer(&self, go_on: bool) -> Result<()> {
+        self.send(&Request { kind: Some(Type::Notify as i32), go_on: Some(go_on), ..Request::default() })
+    }
+
+    fn attend(&mut self, kind: Option<i32>, each: &mut dyn FnMut(&Step, Option<OwnedFd>) -> Answer) -> Result<Outcome> {
         let mut refused = None;
         loop {
             let Some((response, fd)) = self.receive()? else {
@@ -116,15 +146,17 @@ impl Session {
             if response.kind == Some(Type::Notify as i32) {
                 let step = response.notify.unwrap_or_default();
                 // What CRIU tells while it undoes is not acted on.
-                let answer = if refused.is_none() { each(&step, fd) } else { Ok(()) };
-                let go_on = answer.is_ok();
+                let answer = if refused.is_none() { each(&step, fd) } else { Ok(Next::GoOn) };
+                if let Ok(Next::Hold) = answer {
+                    return Ok(Outcome::Held);
+                }
+                self.answer(answer.is_ok())?;
                 refused = refused.or(answer.err());
-                self.send(&Request { kind: Some(Type::Notify as i32), go_on: Some(go_on), ..Request::default() })?;
                 continue;
             }
             return match refused {
                 Some(error) => Err(error),
-                None if response.success == Some(true) && response.kind == request.kind => Ok(Outcome::Done),
+                None if response.success == Some(true) && response.kind == kind => Ok(Outcome::Done),
                 None => Ok(Outcome::Failed(response)),
             };
         }
@@ -149,7 +181,7 @@ mod tests {
         let request = Request { kind: Some(Type::Dump as i32), ..Request::default() };
         let outcome = Session::new(ours).perform(&request, &mut |step, _| {
             seen.push(step.name.clone());
-            if step.name == refuse { Err(Error::new(Kind::Hook, "no")) } else { Ok(()) }
+            if step.name == refuse { Err(Error::new(Kind::Hook, "no")) } else { Ok(Next::GoOn) }
         });
         let mut sent = Vec::new();
         let mut buffer = [0; 1024];
@@ -173,6 +205,27 @@ mod tests {
         assert!(matches!(dump(&[], "").0, Ok(Outcome::Died)));
         // The end of another request is not that of this one.
         assert!(matches!(dump(&[response(Type::Restore, true, "")], "").0, Ok(Outcome::Failed(_))));
+    }
+
+    #[test]
+    fn a_step_may_wait_for_its_answer() {
+        let (ours, theirs) = socket::pair().expect("a pair");
+        let say = |message: &[u8]| socket::send(theirs.as_fd(), message, &[]).expect("sent");
+        let mut session = Session::new(ours);
+        let mut hold = |step: &Step, _| Ok(if step.name == "hold" { Next::Hold } else { Next::GoOn });
+        say(&response(Type::Notify, true, "hold"));
+        let request = Request { kind: Some(Type::Restore as i32), ..Request::default() };
+        assert!(matches!(session.perform(&request, &mut hold), Ok(Outcome::Held)));
+        let mut buffer = [0; 1024];
+        let mut hear = || {
+            let (n, _) = socket::receive(theirs.as_fd(), &mut buffer).expect("a message");
+            Request::decode(&buffer[..n]).expect("a message").go_on
+        };
+        assert_eq!(hear(), None, "only the request so far");
+        say(&response(Type::Notify, true, "post-restore"));
+        say(&response(Type::Restore, true, ""));
+        assert!(matches!(session.resume(Type::Restore, &mut hold), Ok(Outcome::Done)));
+        assert_eq!([hear(), hear()], [Some(true); 2]);
     }
 
     #[test]

@@ -170,7 +170,8 @@ impl Container {
         if frozen? {
             return Ok(Status::Paused);
         }
-        let is_init = init.name.as_bytes() == INIT_NAME.to_bytes();
+        // That of a container from images has CRIU's name until it is restored. The socket is gone by then.
+        let is_init = self.state.held || init.name.as_bytes() == INIT_NAME.to_bytes();
         Ok(if is_init && self.has_start_socket()? { Status::Created } else { Status::Running })
     }
 

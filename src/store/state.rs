@@ -63,6 +63,10 @@ pub struct State {
     /// The random part of the session keyring's name.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub keyring: String,
+    /// Whether it comes from images and waits for `start` before anything of them is restored. Until then its init is
+    /// CRIU's, and its root is not its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
 }
 
 impl State {
@@ -86,6 +90,7 @@ impl State {
             chroot: false,
             no_new_keyring: false,
             keyring: String::new(),
+            held: false,
         }
     }
 }

@@ -116,6 +116,11 @@ impl<'a> Images<'a> {
         Ok(Images { options, directories: Directories::open(&absolute(&options.directory)?, work.as_deref())?, criu })
     }
 
+    /// Whether only init is made, and `start` has the processes restored.
+    pub(super) fn hold(&self) -> bool {
+        self.options.hold
+    }
+
     /// `root` is the state root.
     pub(super) fn request<'r>(&'r self, root: &'r Path, config_file: &'r str) -> RestoreRequest<'r> {
         RestoreRequest {

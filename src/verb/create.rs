@@ -124,6 +124,17 @@ enum From<'a> {
     Images(&'a Images<'a>),
 }
 
+impl From<'_> {
+    /// Whether `start` is awaited.
+    fn waits(self) -> bool {
+        match self {
+            From::Created => true,
+            From::Run => false,
+            From::Images(images) => images.hold(),
+        }
+    }
+}
+
 /// Makes a container, up to an init that waits to execute the program and a terminal that is taken over. Then
 /// `finish` does the rest. A failure, also one of `finish`, undoes everything.
 fn make<T>(
@@ -164,7 +175,7 @@ fn make<T>(
         caller,
         environment: &session.passed.environment,
         notify: planned.notify,
-        wait_for_start: matches!(from, From::Created),
+        wait_for_start: from.waits(),
         restores,
         debug: session.debug,
         no_new_keyring: options.no_new_keyring,
@@ -185,15 +196,27 @@ fn make<T>(
 
 pub(super) fn create(options: cli::Create, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<()> {
     let prefix = format!("{} create failed", session.global.name);
+    make_waiting(From::Created, &options, session, proof).map_err(|error| error.before(&prefix))
+}
+
+/// Makes a container that waits for `start`.
+fn make_waiting(
+    from: From<'_>,
+    options: &cli::Create,
+    session: &mut Session<'_>,
+    proof: &SingleThreaded,
+) -> Result<()> {
     let finish = |launch: Launch<NewContainer<'_>>, _, host: &Host| {
-        launch.release()?;
+        if let From::Created = from {
+            launch.release()?;
+        }
         let (init, container) = launch.commit()?;
         // Last, because this process is in another mount namespace afterwards. The container's lock is held until the
         // process ends, so that no `delete` comes between.
         keep_exit(&container, &init, host, proof);
         Ok(())
     };
-    make(&options, From::Created, true, session, proof, finish).map_err(|error| error.before(&prefix))
+    make(options, from, true, session, proof, finish)
 }
 
 /// Has the kernel keep how the container ends. Where that cannot be, the shim or whoever reaps init is the only one who
@@ -226,8 +249,10 @@ pub(super) fn run(options: cli::Run, session: &mut Session<'_>, proof: &SingleTh
 
 pub(super) fn restore(options: &cli::Restore, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<u8> {
     let prefix = format!("{} restore failed", session.global.name);
-    let restored = Images::open(&options.images, session)
-        .and_then(|images| run_from(From::Images(&images), &options.run, session, proof));
+    let restored = Images::open(&options.images, session).and_then(|images| match images.hold() {
+        true => make_waiting(From::Images(&images), &options.run.create, session, proof).map(|()| 0),
+        false => run_from(From::Images(&images), &options.run, session, proof),
+    });
     restored.map_err(|error| error.before(&prefix))
 }
 

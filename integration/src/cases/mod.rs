@@ -8,6 +8,7 @@ mod callers_mounts;
 mod cgroup_trees;
 mod cgroups;
 mod checkpoint;
+mod checkpoint_hold;
 mod checkpoint_hostile;
 mod checkpoint_steps;
 mod cli;
@@ -75,6 +76,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         cgroup_trees::CASES,
         freezer::CASES,
         checkpoint::CASES,
+        checkpoint_hold::CASES,
         checkpoint_steps::CASES,
         checkpoint_hostile::CASES,
         security::CASES,

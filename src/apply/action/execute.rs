@@ -170,26 +170,34 @@ pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Waits for a connection and a message on it. A `start` that dies before it has sent one does not count. One that
-/// cannot be heard is told so, since the end of the connection would mean that the program was executed.
+/// Waits for a connection and a message on it.
 fn wait_for_start(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
     loop {
-        let connection = match socket::accept(listener) {
-            Err(failed) if passes(failed.errno) => {
-                std::thread::sleep(ACCEPT_AGAIN);
-                continue;
-            }
-            other => other.with_context(|| "cannot wait for start")?,
-        };
-        let mut word = [0; 8];
-        match socket::receive(connection.as_fd(), &mut word).with_context(|| "cannot hear start") {
-            Ok((0, _)) => {}
-            Ok(_) => return Ok(connection),
-            Err(error) => {
-                // With the word unread, the close would discard what is sent.
-                let _ = socket::receive(connection.as_fd(), &mut word);
-                let _ = socket::send(connection.as_fd(), &encode_failure(&error), &[]);
-            }
+        if let Some(connection) = hear_start(listener)? {
+            return Ok(connection);
+        }
+    }
+}
+
+/// Waits for a connection, and tells whether there was a message on it. A `start` that dies before it has sent one does
+/// not count. One that cannot be heard is told so, since the end of the connection would mean that the program runs.
+pub fn hear_start(listener: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    let connection = match socket::accept(listener) {
+        Err(failed) if passes(failed.errno) => {
+            std::thread::sleep(ACCEPT_AGAIN);
+            return Ok(None);
+        }
+        other => other.with_context(|| "cannot wait for start")?,
+    };
+    let mut word = [0; 8];
+    match socket::receive(connection.as_fd(), &mut word).with_context(|| "cannot hear start") {
+        Ok((0, _)) => Ok(None),
+        Ok(_) => Ok(Some(connection)),
+        Err(error) => {
+            // With the word unread, the close would discard what is sent.
+            let _ = socket::receive(connection.as_fd(), &mut word);
+            let _ = socket::send(connection.as_fd(), &encode_failure(&error), &[]);
+            Ok(None)
         }
     }
 }

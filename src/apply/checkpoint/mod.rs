@@ -22,7 +22,7 @@ use windlass_base::namespaces::Namespaces;
 use windlass_cgroup::AnyCgroup;
 use windlass_criu::flags::Flags;
 use windlass_criu::message::{Options, Pair, Request, Type};
-use windlass_criu::session::{Outcome, Session, number};
+use windlass_criu::session::{Next, Outcome, Session, number};
 use windlass_plan::Plan;
 use windlass_store::{Container, Status};
 use windlass_sys::poll::{self, Deadline};
@@ -99,12 +99,13 @@ pub fn checkpoint(container: &mut Container, request: CheckpointRequest<'_>) -> 
     let outcome = criu.session.perform(&message, &mut |step, _| {
         timer.done(&format!("wait for CRIU up to {}", step.name));
         match step.name.as_str() {
-            "status-ready" => request.page_server_listens(),
+            "status-ready" => request.page_server_listens()?,
             "post-dump" if !request.flags.pre_dump => {
-                sidecar::write(request.directories.images.as_fd(), &elements.stdio)
+                sidecar::write(request.directories.images.as_fd(), &elements.stdio)?;
             }
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(Next::GoOn)
     })?;
     timer.done("wait for CRIU's end");
     if !matches!(outcome, Outcome::Done) {

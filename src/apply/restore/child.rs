@@ -36,11 +36,15 @@ pub struct Work<'a> {
     pub in_cgroup_namespace: bool,
     /// Namespaces that CRIU gets as descriptors, from 4 on.
     pub passed: &'a [OwnedFd],
+    /// Whether it goes on when the runtime has ended. It ends by itself when nobody speaks to it any more.
+    pub outlives: bool,
 }
 
 /// Prepares this process and executes CRIU. Returns only a failure.
 pub fn become_criu(work: &Work<'_>, cx: &mut Context<'_>) -> Result<()> {
-    process::die_with_parent().with_context(|| "cannot be killed with the runtime")?;
+    if !work.outlives {
+        process::die_with_parent().with_context(|| "cannot be killed with the runtime")?;
+    }
     let _ = nix::unistd::setsid();
     if work.plan.unit.is_some() {
         cx.sync.scope()?;

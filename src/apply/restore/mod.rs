@@ -7,73 +7,40 @@
 mod audit;
 mod child;
 mod claims;
+mod conversation;
+mod hold;
 mod mounts;
+mod seen_images;
 mod stage;
 
 pub use claims::read as read_images;
+pub use conversation::RestoreRequest;
 
-use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use nix::fcntl::OFlag;
-use nix::sched::CloneFlags;
-
-use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
+use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_base::namespaces::Namespaces;
-use windlass_cgroup::Cgroup;
-use windlass_criu::flags::Flags;
-use windlass_criu::message::{CgroupMode, CgroupRoot, InheritFd, JoinNamespace, Options, Pair, Request, Step, Type};
-use windlass_criu::session::{Outcome, Session, number};
-use windlass_plan::restore::{RESTRICTING, contradictions};
-use windlass_plan::{Action, Plan, map_text};
-use windlass_sys::mount::{self, Attributes};
-use windlass_sys::process::{self, Child, Forked, SingleThreaded};
-use windlass_sys::{fd, socket};
+use windlass_criu::session::Session;
+use windlass_plan::Plan;
+use windlass_sys::process::SingleThreaded;
+use windlass_sys::socket;
 
-use super::checkpoint::{Directories, EXTERNAL_NET, EXTERNAL_PID, Log, failure, read_streams};
-use super::context::Barrier;
+use super::checkpoint::read_streams;
 use super::create::{CreateRequest, NewContainer};
-use super::init;
 use super::launch::Launch;
-use super::namespaces::{JoinedNamespaces, open_joins};
-use super::netdevice;
-use super::relay::TERMINAL;
+use super::namespaces::open_joins;
 use super::sources::Idmaps;
 use super::timing::StepTimer;
-use child::Work;
-use stage::Stage;
-
-/// What `restore` works from, besides what `create` does.
-pub struct RestoreRequest<'a> {
-    /// What the command line asks of CRIU.
-    pub flags: &'a Flags,
-    /// Where images and log are.
-    pub directories: &'a Directories,
-    /// CRIU.
-    pub program: &'a Path,
-    /// The PATH that CRIU gets.
-    pub path: &'a OsStr,
-    /// A file with options of CRIU, which win.
-    pub config_file: &'a str,
-    /// The path of the state root.
-    pub root: &'a Path,
-    /// Whether the images are not compared with the configuration.
-    pub trusted: bool,
-}
-
-/// The name of the log of a restore.
-const LOG: &str = "restore.log";
+use conversation::{Progress, Restoring};
+use seen_images::SeenImages;
 
 /// How long CRIU may take to undo a restore.
 const UNDO: Duration = Duration::from_secs(10);
 
-/// Most bytes of the list of mounts.
-const LIST: usize = 1 << 20;
-
-/// Makes a container whose processes come from images. On a failure, here or before the launch is committed, nothing
-/// of it stays and the poststop hooks have run.
+/// Makes a container whose processes come from images. If it waits for `start`, only init is made, in its namespaces,
+/// and a process stays that goes on then. On a failure, here or before the launch is committed, nothing of it stays
+/// and the poststop hooks have run.
 pub fn restore<'a>(
     request: CreateRequest<'a>,
     images: &RestoreRequest<'_>,
@@ -89,62 +56,17 @@ pub fn restore<'a>(
     creation.idmaps = Idmaps::make(&plan.sources, None, proof)?;
     let (ours, theirs) = socket::pair().with_context(|| "cannot make the pair of sockets")?;
     let seen = SeenImages::new(plan, images.directories.images.as_fd(), proof)?;
-    let mut restoring = Restoring { images, seen, plan, streams, joins, progress: Progress::Begun, timer };
+    let mut restoring = Restoring { images, seen, plan, streams, joins, stage: None, progress: Progress::Begun, timer };
     let mut launch = restoring.start(creation, theirs, debug, proof)?;
-    let done = launch.until_executed().and_then(|()| restoring.converse(ours, &mut launch));
-    // CRIU undoes what it has made before anything else is taken away.
-    launch.end_first(UNDO);
-    done.map(|()| launch)
-}
-
-/// The directory of the images as the processes of a user namespace may read it, which restore themselves.
-///
-/// They begin as the host's root, before the ids are mapped, and then become the user of the namespace. So there is a
-/// copy of the mount that nobody else sees, in which the images belong to that user, and their group is the host's
-/// root, which may search the directory for as long as the restore takes.
-struct SeenImages {
-    /// The copy.
-    copy: OwnedFd,
-    /// The directory on the host and its mode, if that is changed meanwhile.
-    changed: Option<(OwnedFd, u32)>,
-}
-
-/// The group may search a directory.
-const GROUP_SEARCH: u32 = 0o010;
-
-impl SeenImages {
-    fn new(plan: &Plan, images: BorrowedFd<'_>, proof: &SingleThreaded) -> Result<Option<SeenImages>> {
-        if !plan.topology.new.contains(Namespaces::USER) {
-            return Ok(None);
-        }
-        let context = || "cannot show the images to the user namespace";
-        let same = format!("0 0 {}\n", u32::MAX);
-        let namespace =
-            process::user_namespace(&map_text(&plan.topology.uid_mappings), &same, proof).with_context(context)?;
-        let copy = mount::clone_tree(images, "", false).with_context(context)?;
-        let set = mount::set_attributes(copy.as_fd(), Attributes::default(), false, Some(namespace.as_fd()));
-        set.with_context(context)
-            .map_err(|error| error.hint("the filesystem of the images must support idmapped mounts"))?;
-        let mode = fd::stat(images).with_context(context)?.st_mode & 0o7777;
-        let changed = match mode & GROUP_SEARCH {
-            0 => Some((fd::duplicate(images).with_context(context)?, mode)),
-            _ => None,
-        };
-        let seen = SeenImages {
-            copy: fd::openat(copy.as_fd(), ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0).with_context(context)?,
-            changed,
-        };
-        if let Some((images, mode)) = &seen.changed {
-            fd::chmod(images.as_fd(), mode | GROUP_SEARCH).with_context(context)?;
-        }
-        Ok(Some(seen))
-    }
-}
-
-impl Drop for SeenImages {
-    fn drop(&mut self) {
-        if let Some((images, mode)) = &self.changed {
-            let _ = fd::chmod(images.as_fd(), *mode);
+    let mut session = Session::new(ours);
+    let done = launch.until_executed().and_then(|()| restoring.converse(&mut session, &mut launch));
+    match done {
+        Ok(Progress::Held) => hold::leave(restoring, session, launch, UNDO, proof),
+        other => {
+            // CRIU undoes what it has made before anything else is taken away.
+            drop(session);
+            launch.end_first(UNDO);
+            other.map(|_| launch)
         }
     }
 }
@@ -161,287 +83,4 @@ fn refuse(plan: &Plan) -> Result<()> {
         return Err(Error::config(join.pointer.clone(), why).kind_is(Kind::Unsupported));
     }
     Ok(())
-}
-
-/// A restore on its way.
-struct Restoring<'r, 'i> {
-    images: &'r RestoreRequest<'i>,
-    /// The images, if CRIU must see them with other owners.
-    seen: Option<SeenImages>,
-    plan: &'r Plan,
-    streams: [String; 3],
-    joins: Vec<Option<OwnedFd>>,
-    progress: Progress,
-    timer: StepTimer,
-}
-
-/// How far a restore is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Progress {
-    /// CRIU has started.
-    #[default]
-    Begun,
-    /// There is an init, in its namespaces.
-    Born,
-    /// All processes are there, and init is recorded.
-    Restored,
-}
-
-impl Restoring<'_, '_> {
-    /// The namespaces that CRIU gets as descriptors, with their names in the images.
-    fn passed(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
-        self.plan.topology.joined.iter().zip(&self.joins).filter_map(|(join, file)| {
-            let name = match join.kind {
-                Namespaces::NET => EXTERNAL_NET,
-                Namespaces::PID => EXTERNAL_PID,
-                _ => return None,
-            };
-            Some((name, file.as_ref()?.as_fd()))
-        })
-    }
-
-    /// Starts CRIU where the container is to be.
-    fn start<'a>(
-        &self,
-        creation: NewContainer<'a>,
-        theirs: OwnedFd,
-        debug: bool,
-        proof: &'a SingleThreaded,
-    ) -> Result<Launch<NewContainer<'a>>> {
-        let RestoreRequest { program, path, root, flags, .. } = *self.images;
-        let plan = self.plan;
-        let procs = creation.cgroup.open_procs()?;
-        let passed = self.passed().map(|(_, file)| fd::duplicate(file));
-        let passed = passed.collect::<Result<Vec<_>, _>>().with_context(|| "cannot pass namespaces to CRIU")?;
-        Launch::spawn(creation, debug, false, |creation, sync, watch| {
-            let group = creation.cgroup.unified().map(Cgroup::dir_fd);
-            if let Forked::Parent(child) =
-                process::fork(CloneFlags::empty(), group, proof).with_context(|| "cannot clone the process for CRIU")?
-            {
-                return Ok(child);
-            }
-            if let Err(error) = procs.join() {
-                init::fail(&sync, &error);
-            }
-            let (cgroup, bundle) = (creation.cgroup_path(), creation.request.bundle);
-            let kept: Vec<_> = std::iter::once(&theirs).chain(&passed).map(AsFd::as_fd).collect();
-            let mut cx = creation.context(sync, watch, Barrier::Runtime, Vec::new(), &kept);
-            let work = Work {
-                plan,
-                bundle,
-                program,
-                path,
-                socket: &theirs,
-                place: root,
-                cgroup: cgroup.as_deref(),
-                in_cgroup_namespace: matches!(flags.cgroup_mode, None | Some(CgroupMode::Ignore)),
-                passed: &passed,
-            };
-            let failed = child::become_criu(&work, &mut cx).err();
-            init::fail(&cx.sync, &failed.unwrap_or_else(|| Error::new(Kind::Protocol, "CRIU was not executed")))
-        })
-    }
-
-    /// Has CRIU make the processes, and does at each step what is the runtime's to do.
-    fn converse(&mut self, ours: OwnedFd, launch: &mut Launch<NewContainer<'_>>) -> Result<()> {
-        let stage = heard(ours.as_fd())?;
-        let mut session = Session::new(ours);
-        let log = Log {
-            work: self.images.directories.work.as_fd(),
-            work_path: &self.images.directories.work_path,
-            name: LOG,
-        };
-        if session.version()?.is_none() {
-            let error = failure(&Outcome::Died, "VERSION", &log, "");
-            return Err(error.hint("it may be too old for this kernel: `criu check` says so"));
-        }
-        self.timer.done("start CRIU");
-        self.judge(&stage, launch.handler())?;
-        self.timer.done("compare the images with the configuration");
-        let message = self.message(&stage, launch.handler());
-        let outcome = session.perform(&message, &mut |step, fd| {
-            self.timer.done(&format!("wait for CRIU up to {}", step.name));
-            self.step(step, fd, &stage, launch)
-        })?;
-        self.timer.done("wait for CRIU's end");
-        match outcome {
-            Outcome::Done if self.progress == Progress::Restored => self.let_go(launch.handler()),
-            Outcome::Done => Err(Error::new(Kind::Protocol, "CRIU reports success and has not restored init")),
-            failed => Err(failure(&failed, "RESTORE", &log, "")),
-        }
-    }
-
-    /// Refuses images that claim something else than the configuration, before anything of them is restored.
-    fn judge(&self, stage: &Stage, handler: &NewContainer<'_>) -> Result<()> {
-        if self.images.trusted {
-            return Ok(());
-        }
-        let claims = claims::read(self.images.directories.images.as_fd())?;
-        let there = |path: &str| std::fs::symlink_metadata(path).is_ok();
-        let mut faults = contradictions(self.plan, handler.request.spec, &claims, &there);
-        for mount in &claims.mounts {
-            let Some(name) = &mount.external else { continue };
-            let msg = match stage.sources.iter().find(|source| source.name == *name) {
-                None => {
-                    format!("the images have {} from outside, and the configuration has no such mount", mount.point)
-                }
-                Some(source) if source.flags & !mount.flags & RESTRICTING.bits() != 0 => {
-                    format!("the mount {} of the images lacks flags of the configuration", mount.point)
-                }
-                Some(_) => continue,
-            };
-            faults.push(Diagnostic { pointer: "/mounts".into(), msg });
-        }
-        match faults.is_empty() {
-            true => Ok(()),
-            false => Err(Error::faults(faults)
-                .before("the images contradict config.json")
-                .hint("restore with the configuration of the dump; --trust-images restores them as they are")),
-        }
-    }
-
-    fn message(&self, stage: &Stage, handler: &NewContainer<'_>) -> Request {
-        let mut inherit_fd: Vec<InheritFd> = Vec::new();
-        let streams = (0..).zip(&self.streams).map(|(at, key)| (key.clone(), at));
-        let passed = (4..).zip(self.passed()).map(|(at, (name, _))| (name.to_string(), at));
-        for (key, at) in streams.chain(passed).filter(|(key, _)| !key.is_empty()) {
-            // CRIU takes a name once.
-            if !inherit_fd.iter().any(|known| known.key == key) {
-                inherit_fd.push(InheritFd { key, fd: Some(at) });
-            }
-        }
-        let topology = &self.plan.topology;
-        let join_namespaces = topology.joined.iter().filter_map(|join| {
-            let kind = match join.kind {
-                Namespaces::IPC => "ipc",
-                Namespaces::UTS => "uts",
-                Namespaces::TIME => "time",
-                _ => return None,
-            };
-            Some(JoinNamespace { kind: kind.into(), path: join.path.clone() })
-        });
-        let images = self.seen.as_ref().map_or(&self.images.directories.images, |seen| &seen.copy);
-        let flags = self.images.flags;
-        let managed = !matches!(flags.cgroup_mode, None | Some(CgroupMode::Ignore));
-        let cgroup_roots = handler.cgroup_below_root().filter(|_| managed);
-        let options = Options {
-            images_dir_fd: Some(number(images.as_fd())),
-            work_dir_fd: Some(number(self.images.directories.work.as_fd())),
-            log_file: LOG.into(),
-            root: stage.root.clone(),
-            rst_sibling: Some(true),
-            evasive_devices: Some(true),
-            external_mounts: stage
-                .sources
-                .iter()
-                .map(|it| Pair { key: it.name.clone(), value: it.source.clone() })
-                .collect(),
-            inherit_fd,
-            join_namespaces: join_namespaces.collect(),
-            empty_namespaces: (!topology.joins(Namespaces::NET)).then_some(libc::CLONE_NEWNET),
-            cgroup_roots: cgroup_roots
-                .map(|path| CgroupRoot { controllers: String::new(), path })
-                .into_iter()
-                .collect(),
-            config_file: self.images.config_file.into(),
-            ..flags.options()
-        };
-        Request { kind: Some(Type::Restore as i32), options: Some(options), ..Request::default() }
-    }
-
-    fn step(
-        &mut self,
-        step: &Step,
-        fd: Option<OwnedFd>,
-        stage: &Stage,
-        launch: &mut Launch<NewContainer<'_>>,
-    ) -> Result<()> {
-        match step.name.as_str() {
-            "setup-namespaces" if self.progress == Progress::Begun => {
-                let pid = step.pid.unwrap_or(0);
-                let child =
-                    Child { pid, pidfd: process::open_pid(pid).with_context(|| "cannot hold the restored init")? };
-                // Everything that follows is done to this process.
-                if !child.is_ours() {
-                    return Err(Error::new(
-                        Kind::Protocol,
-                        format!("CRIU names process {pid}, which is not our child"),
-                    ));
-                }
-                self.prepare(&child, launch)?;
-                self.progress = Progress::Born;
-                launch.adopt(child)
-            }
-            "orphan-pts-master" => {
-                let fd = fd.ok_or_else(|| Error::new(Kind::Protocol, "CRIU has sent no terminal"))?;
-                let Some(socket) = launch.handler_mut().request.caller.console_socket.take() else {
-                    let why = "the images have a terminal, and config.json has none";
-                    return Err(Error::config("/process/terminal", why));
-                };
-                socket::send(socket.as_fd(), TERMINAL, &[fd.as_fd()]).with_context(|| "cannot send the terminal")
-            }
-            "post-restore" if self.progress == Progress::Born => {
-                self.progress = Progress::Restored;
-                if launch.handler().request.caller.console_socket.is_some() {
-                    let why = "config.json has a terminal, and the images have none";
-                    return Err(Error::config("/process/terminal", why));
-                }
-                launch.adopted_is_ready()
-            }
-            "pre-resume" => {
-                mounts::restrict(launch.child(), self.plan)?;
-                if self.images.trusted {
-                    return Ok(());
-                }
-                mounts::check(launch.child(), self.plan, stage, launch.handler().cgroup_below_root())?;
-                launch.handler().cgroup.unified().map_or(Ok(()), |cgroup| audit::hold(cgroup, launch.first()))
-            }
-            "setup-namespaces" | "post-restore" => {
-                Err(Error::new(Kind::Protocol, format!("CRIU reports {} out of its order", step.name)))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Compares what the processes are with the configuration, and lets them run.
-    fn let_go(&mut self, handler: &NewContainer<'_>) -> Result<()> {
-        let Some(cgroup) = handler.cgroup.unified().filter(|_| !self.images.trusted) else { return Ok(()) };
-        audit::audit(cgroup, self.plan)?;
-        cgroup.thaw()?;
-        self.timer.done("look at the restored processes");
-        Ok(())
-    }
-
-    /// Init sits in its namespaces, and nothing of it is restored yet.
-    fn prepare(&self, child: &Child, launch: &Launch<NewContainer<'_>>) -> Result<()> {
-        if self.plan.topology.new.contains(Namespaces::NET) {
-            let _visit = JoinedNamespaces::visit(child.pidfd.as_fd(), Namespaces::NET)?;
-            socket::loopback_up().with_context(|| "cannot bring the loopback interface up")?;
-            self.plan.init.iter().try_for_each(|step| match &step.action {
-                Action::Sysctl(key, value) => net_sysctl(key, value).map_err(|error| error.origin(step.origin.clone())),
-                _ => Ok(()),
-            })?;
-        }
-        netdevice::move_all(&self.plan.net_devices, child.pid)?;
-        launch.handler().runtime_hooks(child.pid)
-    }
-}
-
-/// Sets a kernel parameter of the network namespace that this process is in. The images have those of the others.
-fn net_sysctl(key: &str, value: &str) -> Result<()> {
-    let path = if key.contains('/') { key.to_string() } else { key.replace('.', "/") };
-    if !path.starts_with("net/") {
-        return Ok(());
-    }
-    fd::openat(fd::CWD, format!("/proc/sys/{path}"), OFlag::O_WRONLY, 0)
-        .and_then(|file| fd::write_once(file.as_fd(), value.as_bytes()))
-        .with_context(|| format!("cannot set sysctl {key:?} to {value:?}"))
-}
-
-/// What the process told before it became CRIU.
-fn heard(socket: BorrowedFd<'_>) -> Result<Stage> {
-    let mut text = vec![0; LIST];
-    let (n, _) = socket::receive(socket, &mut text).with_context(|| "cannot hear the process for CRIU")?;
-    serde_json::from_slice(&text[..n])
-        .map_err(|_| Error::new(Kind::Protocol, "the process for CRIU ended before it was ready"))
 }

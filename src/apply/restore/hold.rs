@@ -1,0 +1,169 @@
+//! A restored container that waits for `start`: its init sits in its namespaces, CRIU waits for an answer, and a
+//! process of windlass, the keeper, has CRIU go on when `start` comes.
+//!
+//! The keeper is a copy of the runtime, which ends as that of `create` does. Init and CRIU are children of the runtime,
+//! and later of whoever gets its orphans. The keeper gives up, and with it CRIU and init, when the runtime ends before
+//! it has kept the container, and when init or CRIU ends.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags};
+use nix::sched::CloneFlags;
+
+use windlass_base::error::{Error, Kind, Result, WithContext};
+use windlass_criu::session::Session;
+use windlass_sys::poll::{self, Deadline};
+use windlass_sys::process::{self, Forked, SingleThreaded};
+use windlass_sys::{descriptors, socket};
+
+use super::conversation::{Progress, Restoring};
+use super::seen_images::SeenImages;
+use crate::action::hear_start;
+use crate::create::NewContainer;
+use crate::launch::Launch;
+use crate::sync::encode_failure;
+
+/// Leaves a held restore to a keeper.
+pub fn leave<'a>(
+    restoring: Restoring<'_, '_>,
+    session: Session,
+    mut launch: Launch<NewContainer<'a>>,
+    undo: Duration,
+    proof: &SingleThreaded,
+) -> Result<Launch<NewContainer<'a>>> {
+    let begun = begin(launch.handler(), proof);
+    let (kept, keeper) = match begun {
+        Ok(Begun::Runtime(keeper)) => (true, Ok(keeper)),
+        Ok(Begun::Keeper { listener, runtime }) => {
+            Keeper { restoring, session, launch, listener, runtime, undo }.keep()
+        }
+        Err(error) => (false, Err(error)),
+    };
+    drop(session);
+    if !kept {
+        launch.end_first(undo);
+    }
+    let keeper = keeper?;
+    // The keeper gives the images back to their owner.
+    std::mem::forget(restoring.seen);
+    launch.leave_first();
+    launch.handler_mut().keeper = Some(keeper);
+    Ok(launch)
+}
+
+/// Who goes on after the copy.
+enum Begun {
+    /// The runtime, with the end that tells the keeper that the container is kept.
+    Runtime(OwnedFd),
+    /// The keeper.
+    Keeper {
+        /// The socket of `start`.
+        listener: OwnedFd,
+        /// Hears the runtime.
+        runtime: OwnedFd,
+    },
+}
+
+fn begin(creation: &NewContainer<'_>, proof: &SingleThreaded) -> Result<Begun> {
+    let listener = socket::listen_at(creation.root(), &creation.start_socket());
+    let listener = listener.with_context(|| "cannot make the start socket")?;
+    let (runtime, keeper) = socket::pipe().with_context(|| "cannot make a pipe")?;
+    match process::fork(CloneFlags::empty(), None, proof).with_context(|| "cannot make the process that waits")? {
+        Forked::Parent(_) => Ok(Begun::Runtime(keeper)),
+        Forked::Child => Ok(Begun::Keeper { listener, runtime }),
+    }
+}
+
+/// What the keeper has of the runtime.
+struct Keeper<'r, 'i, 'a> {
+    restoring: Restoring<'r, 'i>,
+    session: Session,
+    launch: Launch<NewContainer<'a>>,
+    listener: OwnedFd,
+    runtime: OwnedFd,
+    undo: Duration,
+}
+
+impl Keeper<'_, '_, '_> {
+    /// Ends without undoing anything: what was made is the runtime's, and this is a copy.
+    fn keep(mut self) -> ! {
+        // The log's descriptor goes as well.
+        ::log::set_max_level(::log::LevelFilter::Off);
+        // A copy of the lock would stay taken, and the caller's session may end.
+        self.close_the_rest();
+        let _ = nix::unistd::setsid();
+        let _ = nix::unistd::chdir("/");
+        let done = match self.wait() {
+            Some(start) => self.restore(&start),
+            None => Err(Error::new(Kind::Protocol, "nobody starts it")),
+        };
+        drop(self.restoring.seen.take());
+        process::exit_now(i32::from(done.is_err()))
+    }
+
+    fn close_the_rest(&self) {
+        let creation = self.launch.handler();
+        let (init, criu) = self.launch.both();
+        let directories = self.restoring.images.directories;
+        let mut kept: Vec<BorrowedFd<'_>> = vec![
+            self.session.as_fd(),
+            self.listener.as_fd(),
+            self.runtime.as_fd(),
+            init.pidfd.as_fd(),
+            criu.pidfd.as_fd(),
+            creation.root(),
+            directories.work.as_fd(),
+        ];
+        kept.extend(creation.cgroup.unified().map(windlass_cgroup::Cgroup::dir_fd));
+        kept.extend(creation.request.caller.console_socket.as_ref().map(AsFd::as_fd));
+        kept.extend(self.restoring.seen.iter().flat_map(SeenImages::descriptors));
+        descriptors::close_all_but(descriptors::first_not_preserved(0), &kept);
+    }
+
+    /// Waits until the runtime has kept the container, and then for `start`. `None`: there is nothing to start.
+    fn wait(&self) -> Option<OwnedFd> {
+        let mut word = [0; 8];
+        if !matches!(nix::unistd::read(&self.runtime, &mut word), Ok(1..)) {
+            return None;
+        }
+        loop {
+            let (init, _) = self.launch.both();
+            let mut fds = [self.listener.as_fd(), init.pidfd.as_fd(), self.session.as_fd()]
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            poll::poll(&mut fds, Deadline::NEVER).ok()?;
+            let ready = fds.map(|fd| fd.any().unwrap_or(true));
+            if ready[1] || ready[2] {
+                return None;
+            }
+            if ready[0]
+                && let Some(start) = hear_start(self.listener.as_fd()).ok()?
+            {
+                return Some(start);
+            }
+        }
+    }
+
+    /// Has CRIU go on. The end of the connection tells `start` that the processes run.
+    fn restore(&mut self, start: &OwnedFd) -> Result<()> {
+        let done = self.restoring.resume(&mut self.session, &mut self.launch);
+        let done = done.and_then(|progress| match progress {
+            Progress::Restored => Ok(()),
+            other => Err(Error::new(Kind::Protocol, format!("the restore ended {other:?}"))),
+        });
+        let (init, criu) = self.launch.both();
+        if done.is_err() {
+            // CRIU kills what it has made. If it cannot, init must not run half restored.
+            self.session.close();
+        }
+        if !poll::readable(criu.pidfd.as_fd(), Deadline::after(self.undo)).unwrap_or(false) {
+            criu.kill();
+        }
+        if let Err(error) = &done {
+            init.kill();
+            let _ = self.launch.handler().cgroup.unified().map_or(Ok(()), windlass_cgroup::Cgroup::kill);
+            let _ = socket::send(start.as_fd(), &encode_failure(error), &[]);
+        }
+        done
+    }
+}
