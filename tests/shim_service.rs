@@ -194,6 +194,74 @@ esac
     task.shutdown(patience(), &shutdown).expect("answered");
 }
 
+/// A runtime that restores, and can hold what it restores if there is a file `holds` beside it.
+const RESTORING: &str = r#"#!/bin/sh
+echo "$*" >>"$0.calls"
+case " $* " in
+  *" --help "*) test -e "$0.holds"; exit ;;
+  *" restore "*)
+    while [ "$1" != --pid-file ]; do shift; done
+    sleep 1000 & echo $! >"$2"; echo $! >"$0.pid" ;;
+  *" checkpoint "*) ! test -e "$0.full" || { echo no room >&2; exit 1; } ;;
+  *" kill "*) kill -9 "$(cat "$0.pid")" ;;
+esac
+"#;
+
+#[test]
+fn a_checkpoint_is_restored_by_create_where_the_runtime_can_hold_it() {
+    for holds in [true, false] {
+        let bundle = Bundle::new(if holds { "held" } else { "whole" }, "{}");
+        let beside = |name: &str| bundle.0.join(format!("fake-runtime.{name}"));
+        if holds {
+            std::fs::write(beside("holds"), "").expect("written");
+        }
+        let (task, mut create) = with_runtime(&bundle, "restored", RESTORING);
+        create.checkpoint = "/images".into();
+        let created = task.create(patience(), &create).expect("created").pid;
+        assert_eq!(created != 0, holds);
+        let state = || {
+            let id = "restored".into();
+            task.state(patience(), &api::StateRequest { id, ..Default::default() }).expect("known")
+        };
+        assert_eq!((state().status.enum_value(), state().pid), (Ok(api::Status::CREATED), created));
+        let mut checkpoint = api::CheckpointTaskRequest { id: "restored".into(), ..Default::default() };
+        checkpoint.path = "/to".into();
+        assert!(refusal(task.checkpoint(patience(), &checkpoint)).1.contains("in created state"));
+        let start = api::StartRequest { id: "restored".into(), ..Default::default() };
+        let pid = task.start(patience(), &start).expect("started").pid;
+        assert!(pid != 0 && (pid == created) == holds);
+        assert_eq!(state().status.enum_value(), Ok(api::Status::RUNNING));
+        let mut options = Any::new();
+        options.type_url = "containerd.runc.v1.CheckpointOptions".into();
+        // exit, open_tcp, cgroups_mode and parent_path.
+        options.value = [&[8, 1, 16, 1, 58, 4][..], b"soft", &[82, 6], b"../old"].concat();
+        checkpoint.options = Some(options).into();
+        task.checkpoint(patience(), &checkpoint).expect("dumped");
+        std::fs::write(beside("full"), "").expect("written");
+        let message = refusal(task.checkpoint(patience(), &checkpoint)).1;
+        let log = bundle.0.join("criu-work/dump.log");
+        assert_eq!(message, format!("OCI runtime checkpoint failed: no room path= {}", log.display()));
+        let calls = std::fs::read_to_string(beside("calls")).expect("calls");
+        let hold = if holds { "--hold " } else { "" };
+        let restored = format!("--image-path /images --work-path {}/work {hold}restored", bundle.0.display());
+        assert!(calls.lines().any(|call| call.contains(" restore ") && call.ends_with(&restored)), "{calls}");
+        let work = bundle.0.join("criu-work");
+        let dumped = format!(
+            " checkpoint --image-path /to --work-path {} --parent-path ../old --tcp-established \
+             --manage-cgroups-mode soft restored",
+            work.display()
+        );
+        assert!(calls.lines().any(|call| call.ends_with(&dumped)), "{calls}");
+        let kill = api::KillRequest { id: "restored".into(), signal: 9, all: true, ..Default::default() };
+        task.kill(patience(), &kill).expect("killed");
+        let name = api::WaitRequest { id: "restored".into(), ..Default::default() };
+        assert_eq!(task.wait(patience(), &name).expect("ended").exit_status, 137);
+        task.delete(patience(), &api::DeleteRequest { id: "restored".into(), ..Default::default() }).expect("deleted");
+        task.shutdown(patience(), &api::ShutdownRequest { id: "restored".into(), ..Default::default() })
+            .expect("answered");
+    }
+}
+
 fn bind(from: &str, to: &str) {
     nix::mount::mount(Some(from), to, None::<&str>, nix::mount::MsFlags::MS_BIND, None::<&str>).expect("bound");
 }

@@ -27,6 +27,8 @@ pub(super) enum Operation {
     Kill,
     /// `delete`.
     Delete,
+    /// `checkpoint`, which may end the container.
+    Checkpoint,
     /// Another verb. The phase is that of init when it has succeeded.
     Other(Option<Phase>),
 }

@@ -160,10 +160,10 @@ impl Calls {
         self.running.values().find(|call| call.process == *process).map(Box::as_ref)
     }
 
-    /// Whether the `start` of a container runs.
+    /// Whether the `start` of a container runs, or a `checkpoint`, which may end it.
     pub(super) fn is_starting(&self, container: &str) -> bool {
-        let mut starts = self.running.values().filter(|call| call.operation == Operation::Start);
-        starts.any(|call| &*call.process.container == container)
+        let mut here = self.running.values().filter(|call| &*call.process.container == container);
+        here.any(|call| matches!(call.operation, Operation::Start | Operation::Checkpoint))
     }
 
     /// Whether a call runs that makes a process.

@@ -66,7 +66,11 @@ impl Supervisor {
         arguments: &[OsString],
         then: Option<Phase>,
     ) -> Result<Reply> {
-        self.plan(Operation::Other(then), &ProcessId { container, exec: None }, arguments)
+        let operation = match arguments.first() {
+            Some(verb) if verb == "checkpoint" => Operation::Checkpoint,
+            _ => Operation::Other(then),
+        };
+        self.plan(operation, &ProcessId { container, exec: None }, arguments)
     }
 
     /// Runs a verb when it is its turn.
@@ -186,11 +190,16 @@ impl Supervisor {
             }
             Operation::Start => {
                 let known = self.processes.find_mut(&call.process)?;
+                let serial = known.serial;
+                // One that was held has sent its terminal only now.
+                self.look_at_console(serial);
+                let known = self.processes.find_mut(&call.process)?;
+                known.console = None;
                 let (serial, pid, effects) = (known.serial, known.process.pid(), known.process.started());
                 self.carry_out(serial, effects);
                 Ok(Reply::Pid(pid))
             }
-            Operation::Kill => Ok(Reply::Done),
+            Operation::Kill | Operation::Checkpoint => Ok(Reply::Done),
             Operation::Delete => self.deleted(call),
             Operation::Other(then) => {
                 if let (Some(phase), Ok(known)) = (then, self.processes.find_mut(&call.process)) {
@@ -206,7 +215,9 @@ impl Supervisor {
         let serial = self.processes.serial(id)?;
         self.look_at_console(serial);
         let known = self.processes.get_mut(serial)?;
-        known.console = None;
+        if failed || !known.new.is_held() {
+            known.console = None;
+        }
         known.streams.as_mut().map(|streams| streams.runtime_done(failed, &self.poll, &mut self.scratch))
     }
 
@@ -236,7 +247,7 @@ impl Supervisor {
     /// The runtime has made a process, and has written its id to the file.
     fn made(&mut self, id: &ProcessId) -> Result<Reply> {
         let known = self.processes.find(id)?;
-        let (serial, file, restored) = (known.serial, &known.new.pid_file, known.new.verb == "restore");
+        let (serial, file, runs) = (known.serial, &known.new.pid_file, known.new.runs_when_made());
         let pid = read_pid(file)?;
         // It is a child of the shim and not reaped, so the id is still its own.
         let parent = self.own(serial, pid, process::open_pid(pid)?)?;
@@ -249,7 +260,7 @@ impl Supervisor {
             (false, Some(known)) => known.container.kill_on_exit && self.processes.has_init_ended(&id.container),
         };
         if let Some(known) = self.processes.get_mut(serial) {
-            let effects = known.process.made(pid, parent, restored, unwanted);
+            let effects = known.process.made(pid, parent, runs, unwanted);
             self.carry_out(serial, effects);
         }
         Ok(Reply::Pid(pid))

@@ -71,7 +71,7 @@ pub use exit::{ExitFile, ExitStatus};
 pub use front::{Front, serve};
 pub use id::ProcessId;
 pub use poll::{Interest, Poll, Ready};
-pub use process::{NewProcess, Phase, ProcessState};
+pub use process::{HOLD, NewProcess, Phase, ProcessState};
 pub use refusal::{Code, Refusal};
 pub use request::{Event, Reply, Request, WaitToken};
 pub use runtime::{Runtime, Timeouts};

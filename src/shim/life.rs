@@ -359,12 +359,11 @@ impl Process {
         std::iter::once(Effect::CloseStdio).chain(answers).collect()
     }
 
-    /// The runtime has made it. `restored`: from a checkpoint, so that it runs already. `unwanted`: its
-    /// container has ended, and nobody but the shim would kill it.
-    pub(super) fn made(&mut self, pid: i32, parent: Parent, restored: bool, unwanted: bool) -> Vec<Effect> {
+    /// The runtime has made it. `runs`: it does not wait for `start`. `unwanted`: its container has ended, and
+    /// nobody but the shim would kill it.
+    pub(super) fn made(&mut self, pid: i32, parent: Parent, runs: bool, unwanted: bool) -> Vec<Effect> {
         let process = self.id.clone();
         let started = Effect::Tell(Event::Started { process: process.clone(), pid });
-        let runs = restored || !process.is_init();
         let phase = if runs { Phase::Running } else { Phase::Created };
         self.life = Life::Alive { pid, phase, parent };
         let created = process.is_init().then_some(Effect::Tell(Event::Created { process, pid }));
@@ -523,7 +522,7 @@ pub(super) fn not_found(name: &str) -> Refusal {
 }
 
 /// Which process of a container is next to have its end reported: not before its start was answered, and init
-/// not before all its execs. `starting`: the runtime's `start` runs.
+/// not before all its execs. `starting`: the runtime's `start` or `checkpoint` runs.
 pub(super) fn next_to_tell<'a>(
     processes: impl Iterator<Item = (u32, &'a Process)> + Clone,
     starting: bool,

@@ -28,6 +28,22 @@ pub struct NewProcess {
     pub exit_files: Vec<ExitFile>,
 }
 
+/// The flag with which `restore` makes init and leaves the rest to `start`. Only windlass has it.
+pub const HOLD: &str = "--hold";
+
+impl NewProcess {
+    /// Whether the runtime starts it as soon as it has made it: an exec, and a container from a checkpoint whose
+    /// runtime cannot hold it until `start`.
+    pub(super) fn runs_when_made(&self) -> bool {
+        self.verb != "create" && !self.is_held()
+    }
+
+    /// Whether it comes from a checkpoint and waits for `start`.
+    pub(super) fn is_held(&self) -> bool {
+        self.verb == "restore" && self.arguments.iter().any(|word| word == HOLD)
+    }
+}
+
 /// The phases of a process's life that a front end sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
@@ -58,4 +74,26 @@ pub struct ProcessState {
     pub dropped: u64,
     /// Bytes of its output that wait for the reader of a fifo.
     pub unsent: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_runtime_that_holds_leaves_a_restored_container_to_start() {
+        let process = |verb, arguments: &[&str]| NewProcess {
+            id: ProcessId::init("c"),
+            stdio: Stdio::default(),
+            pid_file: PathBuf::new(),
+            process_file: None,
+            verb,
+            arguments: arguments.iter().map(OsString::from).collect(),
+            preserve_fds: Vec::new(),
+            exit_files: Vec::new(),
+        };
+        let runs = |verb, arguments| process(verb, arguments).runs_when_made();
+        assert_eq!([runs("create", &[]), runs("exec", &[HOLD])], [false, true]);
+        assert_eq!([runs("restore", &["--detach"]), runs("restore", &["--detach", HOLD])], [true, false]);
+    }
 }

@@ -1,5 +1,6 @@
 //! The engine-neutral mode of `windlass-shim`, with real containers.
 
+use crate::kit::criu;
 use crate::kit::machine::text;
 use crate::kit::runtime::Kind;
 use crate::kit::shim::{self, Shimmed};
@@ -26,6 +27,7 @@ chapter! { "shim":
     a_kept_container_is_adopted_with_its_exit_code,
     a_shutdown_and_adopt_change_the_shim_under_a_running_container,
     the_shell_client_of_the_document_works,
+    a_container_goes_on_with_its_stdio_and_log_after_a_restore [Need::Windlass, Need::Criu, Need::Slow],
 }
 
 fn sleeper(t: &T) -> Verdict<Shimmed<'_>> {
@@ -237,5 +239,45 @@ fn the_shell_client_of_the_document_works(t: &T) -> Verdict {
     ensure_eq!(ask(&["wait"])?["ok"]["code"], json!(3), "the wait");
     c.kill_shim()?;
     ensure_eq!(ask(&["wait"])?["code"], json!(3), "the record of a dead shim");
+    Ok(())
+}
+
+fn a_container_goes_on_with_its_stdio_and_log_after_a_restore(t: &T) -> Verdict {
+    let bundle = t.bundle()?.sh("i=0; while read -r line; do i=$((i+1)); echo $i $line; done; exit 5");
+    let criu = criu::program().unwrap_or_default().display().to_string();
+    let with_criu = ["--stdin", "--runtime-arg", "--criu", "--runtime-arg", &criu];
+    // Forgets what CRIU remembers of the kernel.
+    let forgetting = criu::Images::new(t);
+    let images = forgetting.dir.display().to_string();
+    let c = shim::run(t, &bundle, &with_criu)?;
+    let logged = |c: &Shimmed<'_>, line: &str| {
+        eventually(line, || c.verb("logs", &[]).ok().filter(|ran| ran.stdout.contains(line)).map(drop))
+    };
+    let mut client = c.connect()?;
+    client.call("attach", json!({}))?;
+    client.give("one\n")?;
+    logged(&c, "1 one\n")?;
+    c.verb("checkpoint", &["--image-path", &images, "--leave-running"])?.ok()?;
+    client.give("two\n")?;
+    logged(&c, "2 two\n")?;
+    c.verb("checkpoint", &["--image-path", &format!("{images}2")])?.ok()?;
+    ensure_eq!(c.line("wait", &[])?["signal"], json!(9), "how it ended");
+    let events = c.verb("events", &[])?.ok()?.stdout;
+    let at = |kind: &str| events.find(&format!("\"type\":\"{kind}\""));
+    ensure!(at("checkpointed") < at("exited"), "the order of {events}");
+    c.line("delete", &[])?;
+    for (images, next) in [(&images, "2 three\n"), (&format!("{images}2"), "3 three\n")] {
+        let c = shim::run(t, &bundle, &[&with_criu[..], &["--create-only", "--restore", images]].concat())?;
+        ensure!(c.made["state"] == json!("created") && c.pid() > 0, "made: {}", c.made);
+        let mut client = c.connect()?;
+        client.call("attach", json!({}))?;
+        c.verb("start", &[])?.ok()?;
+        client.give("three\n")?;
+        logged(&c, next)?;
+        c.verb("close-stdin", &[])?.ok()?;
+        ensure_eq!(c.line("wait", &[])?["code"], json!(5), "the code");
+        ensure_eq!(client.frames()?, (next.to_owned(), String::new()), "what the client has read");
+        c.line("delete", &[])?;
+    }
     Ok(())
 }

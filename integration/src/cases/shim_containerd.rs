@@ -2,6 +2,7 @@
 //! what is left of it when containerd or the shim is killed.
 
 use crate::kit::containerd::Engine;
+use crate::kit::criu::{self, COUNTING};
 use crate::kit::machine::text;
 use crate::kit::stop::Context;
 use crate::kit::wait::eventually;
@@ -29,6 +30,7 @@ chapter! { "shim_containerd":
     the_shim_killed_while_a_container_runs [Need::Slow],
     the_shim_killed_when_a_container_has_ended [Need::Slow],
     many_execs_and_a_kill_of_init [Need::Slow],
+    a_checkpoint_is_an_image_that_is_restored [Need::Windlass, Need::Criu, Need::Slow],
     a_kill_for_want_of_memory_is_told [Need::Slow, Need::Controller("memory")],
 }
 
@@ -63,10 +65,7 @@ fn all_verbs_of_a_task_work(t: &T) -> Verdict {
     engine.ctr(&["tasks", "resume", "a"])?.ok()?;
     engine.ctr(&["tasks", "metrics", "a"])?.ok()?.stdout_has("cpu.usage_usec")?;
     ensure!(engine.ctr(&["tasks", "ps", "a"])?.ok()?.lines().len() >= 2, "a process is listed");
-    engine
-        .ctr(&["tasks", "checkpoint", "--image-path", "/nonexistent/x", "a"])?
-        .fails()?
-        .stderr_has("checkpoint failed")?;
+    engine.ctr(&["tasks", "checkpoint", "--image-path", "/proc/x", "a"])?.fails()?.stderr_has("checkpoint failed")?;
     engine.ctr(&["tasks", "kill", "a"])?.ok()?;
     engine.wait_for("a", "STOPPED")?;
     engine.remove("a", 7)?;
@@ -348,5 +347,49 @@ fn a_kill_for_want_of_memory_is_told(t: &T) -> Verdict {
     engine.wait_for("a", "STOPPED")?;
     engine.remove("a", 137)?;
     engine.expect_events(&["create", "start", "oom", "exit", "delete"])?;
+    engine.is_clean()
+}
+
+/// How far the container has counted.
+fn counted(engine: &Engine<'_>, id: &str, exec: &str) -> Verdict<u32> {
+    let ran = engine.ctr(&["tasks", "exec", "--exec-id", exec, id, "cat", "/count"])?.ok()?;
+    ran.stdout.trim().parse().context("a number")
+}
+
+fn a_checkpoint_is_an_image_that_is_restored(t: &T) -> Verdict {
+    // Forgets what CRIU remembers of the kernel.
+    let _forgetting = criu::Images::new(t);
+    let engine = Engine::start(t)?;
+    engine.run(&["-d"], "a", &["sh", "-c", COUNTING])?.ok()?;
+    eventually("it counts", || counted(&engine, "a", "e").ok().filter(|count| *count > 1))?;
+    let images = t.path("images").display().to_string();
+    engine.ctr(&["tasks", "checkpoint", "--image-path", &images, "a"])?.ok()?;
+    ensure!(t.path("images/inventory.img").exists(), "there are no images");
+    ensure_eq!(engine.status("a")?, "RUNNING", "the status");
+    engine.ctr(&["containers", "checkpoint", "--task", "--rw", "a", "localhost/dumped:1"])?.ok()?;
+    let at = counted(&engine, "a", "e2")?;
+    engine.ctr(&["tasks", "kill", "-s", "KILL", "a"])?.ok()?;
+    engine.wait_for("a", "STOPPED")?;
+    engine.remove("a", 137)?;
+    let mut restore = engine.command(&["containers", "restore", "--live", "--rw", "b", "localhost/dumped:1"]);
+    let mut restored = restore.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let goes_on = eventually("it counts on", || {
+        counted(&engine, "b", "e").ok().filter(|count| *count + 5 > at)?;
+        Some(())
+    });
+    let killed = engine.ctr(&["tasks", "kill", "-s", "KILL", "b"]);
+    restored.wait()?;
+    goes_on?;
+    killed?.ok()?;
+    engine.wait_for("b", "STOPPED")?;
+    engine.remove("b", 137)?;
+    // Its end is told after the checkpoint that ends it.
+    engine.run(&["-d"], "c", &["sh", "-c", COUNTING])?.ok()?;
+    engine.ctr(&["tasks", "checkpoint", "--exit", "c"])?.ok()?;
+    engine.wait_for("c", "STOPPED")?;
+    engine.remove("c", 137)?;
+    let all = engine.events();
+    let dumped: Vec<&str> = all.iter().map(String::as_str).filter(|topic| *topic == "checkpointed").collect();
+    ensure_eq!(dumped.len(), 3, "checkpoints among {all:?}");
     engine.is_clean()
 }

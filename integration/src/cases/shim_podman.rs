@@ -4,6 +4,7 @@
 //! directory. podman silently takes another conmon when ours does not answer as it likes; so each
 //! script begins by asking which one it is.
 
+use crate::kit::criu::{self, COUNTING};
 use crate::kit::machine::text;
 use crate::kit::stop::{Context, fail, skip};
 use crate::kit::wait::eventually;
@@ -33,6 +34,8 @@ chapter! { "shim_podman":
     a_timeout_ends_the_container [Need::Slow],
     a_killed_podman_loses_nothing [Need::Slow],
     a_killed_shim_is_noticed [Need::Slow],
+    a_container_is_checkpointed_and_restored [Need::Windlass, Need::Criu, Need::Slow],
+    a_checkpoint_is_exported_and_imported_under_another_name [Need::Windlass, Need::Criu, Need::Slow],
 }
 
 /// What `pm` needs on a host without the usual controllers and limits.
@@ -86,6 +89,7 @@ fn prepare(t: &T) -> Verdict {
         return skip("podman is not installed");
     }
     symlink(&t.shim, t.path("conmon")).context("conmon")?;
+    criu::link_into(&t.dir)?;
     fs::write(t.path("containers.conf"), CONFIGURATION)?;
     let dir = t.dir.display();
     let wrapper = format!(
@@ -301,4 +305,30 @@ fn a_killed_shim_is_noticed(t: &T) -> Verdict {
         (sleeping == 0).then_some(())
     });
     if left.is_err() { fail("the container's process is left") } else { Ok(()) }
+}
+
+/// A container `a` that counts, and `past ID N`: waits until it has counted so far.
+fn counting(script: &str) -> String {
+    format!(
+        "count() {{ pm exec $1 cat /count 2>/dev/null || echo 0; }}\n\
+         past() {{ for i in $(seq 100); do test $(count $1) -gt $2 && return; sleep 0.1; done; echo stuck at $(count $1); }}\n\
+         pm run -d --name a --net none bb sh -c '{COUNTING}' >/dev/null; past a 1\n{script}"
+    )
+}
+
+fn a_container_is_checkpointed_and_restored(t: &T) -> Verdict {
+    // Forgets what CRIU remembers of the kernel.
+    let _forgetting = criu::Images::new(t);
+    let script = "pm container checkpoint --print-stats a | grep -c frozen_time; at=$(pm cp a:/count - | tar -xO)\n\
+        pm ps -a --format '{{.Status}}' | cut -d' ' -f1; pm container restore a; past a $at\n\
+        pm container checkpoint --leave-running --keep a; past a $(count a); pm stop -t 0 a; pm logs a";
+    podman(t, &counting(script), "1\nExited\na\na\na\n")
+}
+
+fn a_checkpoint_is_exported_and_imported_under_another_name(t: &T) -> Verdict {
+    let _forgetting = criu::Images::new(t);
+    let script = "at=$(count a); pm container checkpoint --leave-running --export x.tar.gz a; past a $(count a)\n\
+        pm container restore --import x.tar.gz --name b >/dev/null; past b $at; pm container checkpoint --export y.tar b\n\
+        pm rm b; pm container restore --keep --import y.tar >/dev/null; past b $at; pm ps -a --format '{{.Names}}' | sort";
+    podman(t, &counting(script), "a\nb\nb\na\nb\n")
 }

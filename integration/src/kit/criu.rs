@@ -17,6 +17,12 @@ pub fn program() -> Option<PathBuf> {
     named.or_else(|| fs::canonicalize(made).ok()).filter(|path| path.is_file())
 }
 
+/// Makes it the `criu` of a directory, for who looks for it in PATH.
+pub fn link_into(dir: &Path) -> Verdict {
+    let Some(program) = program() else { return Ok(()) };
+    std::os::unix::fs::symlink(program, dir.join("criu")).context("the name of CRIU")
+}
+
 /// Why nothing can be dumped here, if so.
 pub fn missing() -> Option<String> {
     // The file is there with CONFIG_CHECKPOINT_RESTORE.

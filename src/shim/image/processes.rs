@@ -55,7 +55,7 @@ choice! {
         9 Leaving { 1 end: end, 2 until: until },
         10 NeverRan {},
     }
-    Operation { 1 Create {}, 2 Start {}, 3 Exec {}, 4 Kill {}, 5 Delete {}, 6 Other { 1 then: 0 } }
+    Operation { 1 Create {}, 2 Start {}, 3 Exec {}, 4 Kill {}, 5 Delete {}, 6 Other { 1 then: 0 }, 7 Checkpoint {} }
     ExitFile { 1 Record { 1 path: 0 }, 2 Decimal { 1 path: 0 }, 3 RuntimeState { 1 path: 0 } }
 }
 

@@ -358,6 +358,7 @@ impl Random {
             2 => Operation::Exec,
             3 => Operation::Kill,
             4 => Operation::Delete,
+            5 => Operation::Checkpoint,
             _ => Operation::Other(self.maybe(Random::phase)),
         }
     }

@@ -33,7 +33,8 @@ fn launching(mut process: Process) -> Process {
 
 fn alive(process: Process) -> Process {
     let mut process = launching(process);
-    process.made(PID, Parent::Shim, false, false);
+    let runs = !process.id.is_init();
+    process.made(PID, Parent::Shim, runs, false);
     process
 }
 
@@ -135,7 +136,7 @@ fn a_restored_container_runs_at_once_and_an_exec_too() {
     assert_eq!(phase(&process), Phase::Running);
     let mut process = launching(exec());
     let started = Effect::Tell(Event::Started { process: process.id.clone(), pid: PID });
-    assert_eq!(process.made(PID, Parent::Shim, false, false), [started]);
+    assert_eq!(process.made(PID, Parent::Shim, true, false), [started]);
     assert_eq!(wrong(process.start(false, false)), Code::WrongPhase);
 }
 
@@ -143,7 +144,7 @@ fn a_restored_container_runs_at_once_and_an_exec_too() {
 fn an_exec_that_comes_after_its_container_has_ended_is_killed() {
     let mut late = launching(exec());
     let started = Effect::Tell(Event::Started { process: late.id.clone(), pid: PID });
-    assert_eq!(late.made(PID, Parent::Shim, false, true), [Effect::Kill, started]);
+    assert_eq!(late.made(PID, Parent::Shim, true, true), [Effect::Kill, started]);
     // And one that is not launched yet is refused, whether it is new or is being launched already.
     assert_eq!(wrong(exec().start(false, true)), Code::WrongPhase);
     assert_eq!(wrong(exec().start(true, false)), Code::WrongPhase);
@@ -156,7 +157,7 @@ fn an_end_before_the_pid_is_known_is_found_when_it_is() {
     // There is no pidfd yet, so there is nothing to reap. It is not reported before its start.
     assert_eq!(process.reaped(Reaped::Ended(SEVEN), &reaping(now)), []);
     assert_eq!(process.life, Life::Launching);
-    process.made(PID, Parent::Shim, false, false);
+    process.made(PID, Parent::Shim, true, false);
     assert_eq!(process.reaped(Reaped::Ended(SEVEN), &reaping(now)), [Effect::Drain]);
     // A second look at the same end changes nothing.
     let before = process.clone();

@@ -197,6 +197,8 @@ fn options_and_the_start_are_containerds() {
         cgroups_mode: text("soft"),
         image_path: text("image"),
         work_path: text("work"),
+        // Newer than the messages that this is compared with.
+        parent_path: String::new(),
     };
     agree!(shim::oci::CheckpointOptions, checkpoint; exit = exit, open_tcp = open_tcp,
         external_unix_sockets = external_unix_sockets, terminal = terminal, file_locks = file_locks,

@@ -38,9 +38,9 @@ choice! {
     Stage { 1 Preparing { 1 rootfs: rootfs }, 2 Created {} }
     Then {
         1 Create { 1 id: 0 }, 2 Start { 1 id: 0 }, 3 Wait {}, 4 Delete { 1 id: 0 },
-        5 Verb { 1 verb: verb, 2 event: event, 3 file: file },
+        5 Verb { 1 verb: verb, 2 event: event, 3 file: file }, 6 Checkpoint { 1 event: event, 2 log: log },
     }
-    RuntimeVerb { 1 Kill {}, 2 Pause {}, 3 Resume {}, 4 Update {}, 5 Checkpoint {} }
+    RuntimeVerb { 1 Kill {}, 2 Pause {}, 3 Resume {}, 4 Update {} }
     Work {
         1 Prepare { 1 job: 0, 2 process: 1 }, 2 AwaitLogger { 1 job: 0, 2 process: 1 },
         3 Unmount { 1 job: 0, 2 outcome: 1, 3 event: 2 },

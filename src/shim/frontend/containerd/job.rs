@@ -47,6 +47,8 @@ pub(super) enum PidNamespace {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Prepared {
     pub namespace: PidNamespace,
+    /// Whether the runtime can hold a restored container until `Start`.
+    pub holds: bool,
     pub spooling: Spooling,
 }
 
@@ -54,19 +56,21 @@ impl Finding for Prepared {
     fn words(&self) -> String {
         let namespace = if self.namespace == PidNamespace::Own { "own" } else { "shared" };
         let full = if self.spooling.full == WhenFull::Block { "block" } else { "drop" };
-        format!("{namespace} {full} {} {}", self.spooling.max, self.spooling.directory.display())
+        let held = if self.holds { "held" } else { "whole" };
+        format!("{namespace} {held} {full} {} {}", self.spooling.max, self.spooling.directory.display())
     }
 
     fn of(words: &str) -> Option<Prepared> {
-        let mut words = words.splitn(4, ' ');
+        let mut words = words.splitn(5, ' ');
         let namespace = match words.next()? {
             "own" => PidNamespace::Own,
             "shared" => PidNamespace::Shared,
             _ => return None,
         };
+        let holds = words.next()? == "held";
         let full = if words.next()? == "block" { WhenFull::Block } else { WhenFull::DropOldest };
         let spooling = Spooling { full, max: words.next()?.parse().ok()?, directory: words.next()?.into() };
-        Some(Prepared { namespace, spooling })
+        Some(Prepared { namespace, holds, spooling })
     }
 }
 
@@ -203,11 +207,13 @@ mod tests {
 
     #[test]
     fn a_finding_is_read_as_it_was_written() {
-        for (namespace, full) in [(PidNamespace::Own, WhenFull::DropOldest), (PidNamespace::Shared, WhenFull::Block)] {
-            let found = Prepared { namespace, spooling: Spooling { max: 7, full, directory: "/a b/work".into() } };
+        let cases = [(PidNamespace::Own, WhenFull::DropOldest, true), (PidNamespace::Shared, WhenFull::Block, false)];
+        for (namespace, full, holds) in cases {
+            let found =
+                Prepared { namespace, holds, spooling: Spooling { max: 7, full, directory: "/a b/work".into() } };
             assert_eq!(Prepared::of(&found.words()), Some(found));
         }
-        assert_eq!((Prepared::of(""), Prepared::of("own block 7"), <()>::of("x")), (None, None, None));
+        assert_eq!((Prepared::of(""), Prepared::of("own held block 7"), <()>::of("x")), (None, None, None));
         assert_eq!(<()>::of(&().words()), Some(()));
     }
 
@@ -222,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_child_that_ends_in_another_way_has_failed() {
-        let found = result::<Prepared>(Exit::Code(0), "shared block 0 /work").expect("it has found");
+        let found = result::<Prepared>(Exit::Code(0), "shared whole block 0 /work").expect("it has found");
         assert_eq!(found.namespace, PidNamespace::Shared);
         result::<Prepared>(Exit::Code(0), "").expect_err("it said nothing");
         let text = |exit| result::<()>(exit, "no such device").expect_err("it failed").to_string();

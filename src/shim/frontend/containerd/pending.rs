@@ -30,6 +30,13 @@ pub(super) enum Then {
         /// A file that is not needed any more when it has ended.
         file: Option<PathBuf>,
     },
+    /// `Checkpoint`.
+    Checkpoint {
+        /// The event that is sent when it has succeeded.
+        event: TaskEvent,
+        /// CRIU's log.
+        log: PathBuf,
+    },
 }
 
 impl Then {
@@ -41,6 +48,7 @@ impl Then {
             Then::Start(_) => Some("OCI runtime start failed"),
             Then::Delete(_) => Some("OCI runtime delete failed"),
             Then::Verb { verb, .. } => Some(verb.prefix()),
+            Then::Checkpoint { .. } => Some("OCI runtime checkpoint failed"),
             Then::Wait => None,
         }
     }
@@ -51,6 +59,9 @@ impl Then {
         let mut status = Status::from(refusal);
         if let Some(prefix) = prefix {
             status.message = format!("{prefix}: {}", status.message);
+        }
+        if let Then::Checkpoint { log, .. } = self {
+            status.message = format!("{} path= {}", status.message, log.display());
         }
         status
     }
@@ -67,8 +78,6 @@ pub(super) enum RuntimeVerb {
     Resume,
     /// `update`.
     Update,
-    /// `checkpoint`.
-    Checkpoint,
 }
 
 impl RuntimeVerb {
@@ -78,7 +87,6 @@ impl RuntimeVerb {
             RuntimeVerb::Pause => "OCI runtime pause failed",
             RuntimeVerb::Resume => "OCI runtime resume failed",
             RuntimeVerb::Update => "OCI runtime update failed",
-            RuntimeVerb::Checkpoint => "OCI runtime checkpoint failed",
         }
     }
 }
@@ -113,6 +121,7 @@ impl PendingCalls {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frontend::containerd::message::event::{TaskNamed, Topic};
 
     #[test]
     fn a_reply_finds_its_call_once() {
@@ -135,5 +144,9 @@ mod tests {
         assert_eq!(refused(&Then::Start(ProcessId::of("c", "e")), Code::Runtime), "OCI runtime exec failed: no");
         assert_eq!(refused(&Then::Delete(ProcessId::init("c")), Code::NotFound), "no");
         assert_eq!(refused(&Then::Wait, Code::Runtime), "no");
+        let event = Topic::Checkpointed.with(&TaskNamed::default());
+        let checkpoint = Then::Checkpoint { event, log: "/b/criu-work/dump.log".into() };
+        let message = "OCI runtime checkpoint failed: no path= /b/criu-work/dump.log";
+        assert_eq!(refused(&checkpoint, Code::Runtime), message);
     }
 }

@@ -108,6 +108,11 @@ impl Server {
                 }
                 done()
             }
+            Then::Checkpoint { event, .. } => {
+                result?;
+                self.outbox.push(event, &core.poll);
+                done()
+            }
         }
     }
 
@@ -228,6 +233,10 @@ impl Server {
 
     fn checkpoint(&mut self, core: &mut Supervisor, caller: Caller, request: Checkpoint) -> Outcome {
         let bundle = self.tasks.find(&request.id)?.bundle.clone();
+        let phase = core.state(&ProcessId::init(&request.id)).map(|init| init.phase);
+        if matches!(phase, Some(Phase::Added | Phase::Created)) {
+            return Err(refused(code::UNKNOWN, "cannot checkpoint a task in created state"));
+        }
         let options = request.options.map(|any| options::Checkpoint::decode(&any.value)).transpose()?;
         let options = options.unwrap_or_default();
         let path = if request.path.is_empty() { options.image_path.clone() } else { request.path };
@@ -236,7 +245,11 @@ impl Server {
             path => path.into(),
         };
         let mut words: Vec<OsString> = vec!["checkpoint".into(), "--image-path".into(), path.clone().into()];
+        let log = work.join("dump.log");
         words.extend(["--work-path".into(), work.into_os_string()]);
+        if !options.parent_path.is_empty() {
+            words.extend(["--parent-path".into(), options.parent_path.into()]);
+        }
         for (wanted, word) in [
             (!options.exit, "--leave-running"),
             (options.open_tcp, "--tcp-established"),
@@ -251,8 +264,8 @@ impl Server {
             words.extend(["--manage-cgroups-mode".into(), options.cgroups_mode.into()]);
         }
         let event = TaskCheckpointed { container_id: request.id.clone(), checkpoint: path };
-        let event = Some(Topic::Checkpointed.with(&event));
-        let then = Then::Verb { verb: RuntimeVerb::Checkpoint, event, file: None };
+        let event = Topic::Checkpointed.with(&event);
+        let then = Then::Checkpoint { event, log };
         self.verb(core, caller, &request.id, (words, None), then)
     }
 

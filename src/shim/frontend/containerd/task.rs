@@ -23,10 +23,11 @@ use super::server::Server;
 use super::tasks::{Stage, Task, process_file};
 use super::ttrpc::code;
 use super::{bundle, mounts, spooling, stdio};
+use crate::command;
 use crate::table::Table;
 use crate::{
-    Container, ExitFile, ExitStatus, Interest, NewProcess, Phase, Poll, ProcessId, Reply, Request, Runtime, Spooling,
-    Stdio, Supervisor, Timeouts,
+    Container, ExitFile, ExitStatus, HOLD, Interest, NewProcess, Phase, Poll, ProcessId, Reply, Request, Runtime,
+    Spooling, Stdio, Supervisor, Timeouts,
 };
 use windlass_sys::fd;
 use windlass_sys::poll::Deadline;
@@ -64,6 +65,7 @@ impl Server {
             preserve_fds: Vec::new(),
             exit_files: exit_files(&directory, &bundle::root(&options, &self.namespace), &id.container),
         };
+        let restores = process.verb == "restore";
         let task = Task {
             id: id.container.clone(),
             bundle: directory.clone(),
@@ -76,7 +78,11 @@ impl Server {
             execs: Table::default(),
         };
         let ready = logger.as_ref().map(|(_, ready)| ready);
-        let work = || prepare(&directory, &request.rootfs, &options, &runtime, logger.as_ref());
+        let work = || {
+            let mut prepared = prepare(&directory, &request.rootfs, &options, &runtime, logger.as_ref())?;
+            prepared.holds = restores && can_hold(&runtime.binary);
+            Ok(prepared)
+        };
         let start = |key, poll: &Poll| Job::start(key, poll, ready, work);
         self.begin(core, caller, start, |job| Work::Prepare(job, Box::new(process)))?;
         self.tasks.insert(task);
@@ -143,7 +149,8 @@ impl Server {
         let id = process.id.clone();
         let Some(task) = self.tasks.get_mut(&id.container) else { return Ok(Answer::Later) };
         let container = match result {
-            Ok(Prepared { namespace, spooling }) => {
+            Ok(Prepared { namespace, holds, spooling }) => {
+                process.arguments.extend(holds.then(|| HOLD.into()));
                 process.stdio.spooling = spooling.clone();
                 task.spooling = spooling;
                 container(task, namespace)
@@ -154,12 +161,12 @@ impl Server {
                 return Err(unknown(error));
             }
         };
-        let restore = process.verb == "restore";
+        let later = process.verb == "restore" && process.arguments.last().is_none_or(|word| word != HOLD);
         let asked = core.open(container).and_then(|()| {
-            // A checkpoint is restored by `Start`; until then there is no process.
-            core.request(if restore { Request::AddExec(process) } else { Request::Create(process) })
+            // Any other runtime than windlass restores a checkpoint at `Start`; until then there is no process.
+            core.request(if later { Request::AddExec(process) } else { Request::Create(process) })
         });
-        if restore && asked.is_ok() {
+        if later && asked.is_ok() {
             self.created(core, &id.container, 0);
             return now(&Pid { pid: 0 });
         }
@@ -319,12 +326,18 @@ fn prepare(
         }
         let config = bundle::config(directory)?;
         let namespace = if config.shares_pids() { PidNamespace::Shared } else { PidNamespace::Own };
-        Ok(Prepared { namespace, spooling: spooling::of(options, &config, directory)? })
+        Ok(Prepared { namespace, holds: false, spooling: spooling::of(options, &config, directory)? })
     });
     if done.is_err() {
         let _ = mounts::unmount_all(&root);
     }
     done
+}
+
+/// Whether a runtime has the flag with which a restored container waits for `start`.
+fn can_hold(runtime: &Path) -> bool {
+    let words = ["restore", HOLD, "--help"].map(OsString::from);
+    command::run(runtime, &words, Deadline::after(command::TIMEOUT)).is_ok_and(|finished| finished.success())
 }
 
 /// A task as the supervisor has it.
@@ -389,7 +402,7 @@ fn arguments(options: &Options, checkpoint: &str, bundle: &Path) -> Vec<OsString
         return words;
     }
     let work = match options.criu_work_path.as_str() {
-        "" => bundle.join("criu-work"),
+        "" => bundle.join("work"),
         path => path.into(),
     };
     words.extend(["--detach".into(), "--image-path".into(), checkpoint.into(), "--work-path".into()]);
@@ -422,7 +435,7 @@ mod tests {
         let options = Options { no_pivot_root: true, no_new_keyring: true, ..Options::default() };
         let bundle = Path::new("/b");
         assert_eq!(arguments(&options, "", bundle), ["--no-pivot", "--no-new-keyring"]);
-        let words = ["--no-pivot", "--detach", "--image-path", "/c", "--work-path", "/b/criu-work"];
+        let words = ["--no-pivot", "--detach", "--image-path", "/c", "--work-path", "/b/work"];
         assert_eq!(arguments(&options, "/c", bundle), words);
     }
 }

@@ -21,6 +21,7 @@ use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use crate::Code;
+use crate::HOLD;
 use crate::Log;
 use crate::Refusal;
 use crate::exit::{self, Record};
@@ -44,8 +45,11 @@ pub(super) struct Facts {
     pub runtime: PathBuf,
     /// The runtime's arguments before its command.
     pub runtime_args: Vec<String>,
-    /// The runtime's arguments after `create`.
+    /// The runtime's arguments after `create` or `restore`.
     pub create_args: Vec<String>,
+    /// The directory of the images that it is restored from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<PathBuf>,
     pub tty: bool,
     /// Whether standard input is a pipe or terminal, not the null device.
     pub stdin: bool,
@@ -71,6 +75,18 @@ impl Facts {
     pub(super) fn words(&self, verb: &[&str]) -> Vec<OsString> {
         let words = self.runtime_args.iter().map(String::as_str).chain(verb.iter().copied()).chain([&*self.id]);
         words.map(OsString::from).collect()
+    }
+
+    /// The runtime's verb that makes the container, and its arguments.
+    pub(super) fn create(&self) -> (&'static str, Vec<OsString>) {
+        let more = self.create_args.iter().map(OsString::from);
+        match &self.restore {
+            None => ("create", more.collect()),
+            Some(images) => {
+                let words = [HOLD.into(), "--image-path".into(), images.into()];
+                ("restore", words.into_iter().chain(more).collect())
+            }
+        }
     }
 
     /// The parsed logs.

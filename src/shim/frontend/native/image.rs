@@ -32,6 +32,7 @@ choice! {
     }
     ClientRequest {
         1 Plain {}, 2 Exec { 1 exec: exec, 2 attached: attached }, 3 Wait { 1 exec: exec }, 4 Delete {},
+        5 Checkpoint { 1 images: images },
     }
 }
 

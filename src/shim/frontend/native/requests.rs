@@ -1,5 +1,6 @@
 //! The operations that clients may request of the server.
 
+use std::ffi::OsString;
 use std::rc::Rc;
 
 use serde_json::{Value, json};
@@ -144,6 +145,12 @@ impl Server {
             "pause" | "resume" => {
                 let then = if line.op == "pause" { Phase::Paused } else { Phase::Running };
                 plain(Request::Call { container: process.container, arguments: vec![line.op.into()], then: Some(then) })
+            }
+            "checkpoint" => {
+                let images = line.image_path.clone();
+                let arguments = checkpoint(line)?;
+                let request = Request::Call { container: process.container, arguments, then: None };
+                (request, ClientRequest::Checkpoint { images })
             }
             "wait" => {
                 self.refuse_failed(&process)?;
@@ -335,6 +342,10 @@ impl Server {
                 self.send(key, &answer(seq, Ok(value)));
                 return self.finish(0);
             }
+            (ClientRequest::Checkpoint { images }, Ok(_)) => {
+                self.record("checkpointed", Some(&self.init()), json!({"image_path": images}));
+                Ok(json!({}))
+            }
             (_, Ok(Reply::Pid(pid))) => Ok(json!({"pid": pid})),
             (_, Ok(Reply::Exited(status))) => Ok(exit_members(&status)),
             (_, Ok(_)) => Ok(json!({})),
@@ -372,4 +383,18 @@ impl Server {
             self.failed.push((exec.clone(), refusal.clone()));
         }
     }
+}
+
+/// The runtime's `checkpoint` and its arguments, without the id.
+fn checkpoint(line: &WireRequest<'_>) -> Result<Vec<OsString>> {
+    if !line.image_path.starts_with('/') {
+        return Err(Refusal::new(Code::Invalid, "checkpoint needs image_path, an absolute path"));
+    }
+    let mut words: Vec<OsString> = vec!["checkpoint".into(), "--image-path".into(), line.image_path.clone().into()];
+    if !line.work_path.is_empty() {
+        words.extend(["--work-path".into(), line.work_path.clone().into()]);
+    }
+    words.extend(line.leave_running.then(|| "--leave-running".into()));
+    words.extend(line.arguments.iter().map(OsString::from));
+    Ok(words)
 }

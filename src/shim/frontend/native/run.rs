@@ -108,6 +108,7 @@ fn facts(state: &Path, matches: &Matches) -> Result<Facts> {
         runtime,
         runtime_args,
         create_args: texts("create-arg")?,
+        restore: matches.path("restore").map(|images| absolute(&images)).transpose()?,
         tty,
         stdin: matches.switch("stdin"),
         logs,

@@ -79,6 +79,8 @@ pub(super) enum ClientRequest {
     Wait { exec: Option<Rc<str>> },
     /// Delete init.
     Delete,
+    /// A checkpoint of the container, into this directory.
+    Checkpoint { images: String },
 }
 
 /// The server's side of the protocol.
@@ -197,13 +199,14 @@ impl Server {
         })?;
         let mut exit_files = vec![ExitFile::Record(self.dir.file("exit.json"))];
         exit_files.extend(self.facts.runtime_exit.clone().map(ExitFile::RuntimeState));
+        let (verb, arguments) = self.facts.create();
         let process = NewProcess {
             id: self.init(),
             stdio: self.stdio(self.facts.tty, self.facts.stdin, self.facts.logs()?, "init"),
             pid_file: self.dir.path("pid"),
             process_file: None,
-            verb: "create",
-            arguments: self.facts.create_args.iter().map(OsString::from).collect(),
+            verb,
+            arguments,
             preserve_fds: Vec::new(),
             exit_files,
         };
@@ -390,7 +393,7 @@ impl Server {
         });
     }
 
-    fn record(&mut self, kind: &str, process: Option<&ProcessId>, members: Value) {
+    pub(super) fn record(&mut self, kind: &str, process: Option<&ProcessId>, members: Value) {
         let exec = process.and_then(|process| process.exec.as_deref());
         let line = wire::event_members(kind, &self.facts.id, exec, &members);
         self.journal.append(&line);

@@ -78,7 +78,8 @@ pub const VERBS: &[Verb] = &[
             flag("runtime", Takes::Text("PATH"), "the runtime; default: windlass, else runc"),
             flag("runtime-arg", Takes::Text("ARG"), "an argument before its verb").many(),
             flag("root", Takes::Dir("DIR"), "the runtime's --root"),
-            flag("create-arg", Takes::Text("ARG"), "an argument behind its create").many(),
+            flag("create-arg", Takes::Text("ARG"), "an argument behind its create or restore").many(),
+            flag("restore", Takes::Dir("DIR"), "make it from the images of checkpoint"),
             LOG,
             TTY,
             STDIN,
@@ -243,6 +244,21 @@ pub const VERBS: &[Verb] = &[
     },
     Verb { name: "pause", brief: "freeze it", summary: "freeze all processes of a container", ..BASE },
     Verb { name: "resume", brief: "thaw it", summary: "let a paused container go on", ..BASE },
+    Verb {
+        name: "checkpoint",
+        brief: "write it to disk",
+        summary: "write the processes of a container to disk",
+        about: &["The container ends, unless --leave-running is given. `run --restore` makes one from the images."],
+        flags: &[
+            flag("image-path", Takes::Dir("DIR"), "the directory of the images"),
+            flag("work-path", Takes::Dir("DIR"), "the directory of the log; default: that of the images"),
+            flag("leave-running", Takes::Nothing, "let the container go on"),
+            flag("arg", Takes::Text("ARG"), "an argument behind the runtime's checkpoint").many(),
+            STATE_DIR,
+            HELP,
+        ],
+        ..BASE
+    },
     Verb {
         name: "adopt",
         brief: "give it a new shim",

@@ -141,6 +141,7 @@ impl Invocation<'_> {
             }
             "events" => self.events(),
             "logs" => self.logs(),
+            "checkpoint" => self.checkpoint(),
             "attach" => self.attach(),
             "exec" => self.start_exec(),
             _ => Err(Failure(format!("{name} is not carried out here"))),
@@ -155,6 +156,20 @@ impl Invocation<'_> {
     fn print(&self, value: Value) -> Result<i32> {
         writeln!(io::stdout(), "{value}")?;
         Ok(0)
+    }
+
+    fn checkpoint(&self) -> Result<i32> {
+        let path = |name| -> Result<Option<std::path::PathBuf>> {
+            Ok(self.matches.path(name).map(std::path::absolute).transpose()?)
+        };
+        let images = path("image-path")?.ok_or_else(|| Failure("checkpoint needs --image-path".into()))?;
+        let members = json!({
+            "image_path": images,
+            "work_path": path("work-path")?.unwrap_or_default(),
+            "leave_running": self.matches.switch("leave-running"),
+            "arguments": self.matches.texts("arg")?,
+        });
+        self.ask_living("checkpoint", members)
     }
 
     fn events(&self) -> Result<i32> {

@@ -57,6 +57,18 @@ pub(crate) struct WireRequest<'a> {
     /// `exec`: the connection then carries its stdio.
     #[serde(default)]
     pub attach: bool,
+    /// `checkpoint`: the directory of the images.
+    #[serde(default)]
+    pub image_path: String,
+    /// `checkpoint`: the directory of the log; without it, that of the images.
+    #[serde(default)]
+    pub work_path: String,
+    /// `checkpoint`: the container goes on.
+    #[serde(default)]
+    pub leave_running: bool,
+    /// `checkpoint`: more arguments of the runtime's verb.
+    #[serde(default)]
+    pub arguments: Vec<String>,
     /// `exec`: its logs, as in `--log`.
     #[serde(default)]
     pub log: Vec<String>,

@@ -62,6 +62,8 @@ message! {
         8 image_path: String,
         /// `--work-path`.
         9 work_path: String,
+        /// `--parent-path`.
+        10 parent_path: String,
     }
 }
 
