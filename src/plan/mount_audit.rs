@@ -111,7 +111,7 @@ pub struct View {
     pub path: RootPath,
     /// What it must show.
     pub shows: Shows,
-    /// Whether a mount of the host is mounted there.
+    /// Whether a mount of the host is mounted there, as the root filesystem is.
     pub external: bool,
     /// The element of the configuration that says so.
     pub pointer: String,
@@ -156,7 +156,8 @@ pub fn views(plan: &Plan) -> Vec<View> {
             Origin::Config(pointer) => pointer.to_string(),
             _ => "/mounts".into(),
         };
-        let external = matches!(&step.action, Action::Mount(mount) if matches!(mount.what, MountKind::Bind(_)));
+        let is_bind = matches!(&step.action, Action::Mount(mount) if matches!(mount.what, MountKind::Bind(_)));
+        let external = is_bind || path.is_root();
         views.push(View { path, shows, external, pointer });
     }
     views

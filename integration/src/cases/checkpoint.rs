@@ -21,6 +21,7 @@ chapter! { "checkpoint":
     a_container_that_is_left_running_goes_on [Windlass, Criu, Slow],
     a_dumped_container_is_gone [Windlass, Criu],
     binds_are_the_host_s_again [Windlass, Criu, Slow],
+    a_read_only_root_is_read_only_again [Windlass, Criu, Slow],
     a_user_namespace_with_its_cgroup_mount_comes_back [Windlass, Criu, Slow],
     isolation_is_the_same_afterwards [Windlass, Criu, Slow],
     a_pipe_of_the_caller_is_replaced_by_the_next_one [Windlass, Criu, Slow],
@@ -148,6 +149,24 @@ fn binds_are_the_host_s_again(t: &T) -> Verdict {
 }
 
 /// With a user namespace, as engines make it.
+fn a_read_only_root_is_read_only_again(t: &T) -> Verdict {
+    let read_only = |bundle: Bundle| bundle.sh("exec sleep 1000").set("/root/readonly", json!(true));
+    let user = in_a_user_namespace(read_only(t.bundle()?));
+    chown(&user.rootfs());
+    for bundle in [read_only(t.bundle()?), user] {
+        let images = Images::new(t);
+        images.dump(&start(t, &bundle)?, &[])?;
+        for options in [&[][..], &["--trust-images"]] {
+            let container = images.restore(&bundle, options)?;
+            let seen = container.try_exec(&[], &["/bin/sh", "-c", "echo x >/new"])?;
+            ensure!(seen.code != 0, "the root can be written to");
+            container.stop()?;
+            container.delete()?;
+        }
+    }
+    Ok(())
+}
+
 fn in_a_user_namespace(bundle: Bundle) -> Bundle {
     let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
     chown(&bundle.rootfs());

@@ -26,9 +26,9 @@ const TMPFS: i64 = 0x0102_1994;
 
 const CONTEXT: &str = "cannot look at the mounts of the restored processes";
 
-/// Sets the flags of the configuration on mounts of the host that lack them. CRIU leaves them out where it knows another
-/// mount with the same flags that shows the same of a filesystem: it takes the one for a copy of the other, and copies
-/// the host's.
+/// Sets the flags of the configuration on mounts of the host that lack them. CRIU makes the root without any. It leaves
+/// them out where it knows another mount with the same flags that shows the same of a filesystem: it takes the one for a
+/// copy of the other, and copies the host's.
 pub fn restrict(init: &Child, plan: &Plan) -> Result<()> {
     let _visit = JoinedNamespaces::visit(init.pidfd.as_fd(), Namespaces::MOUNT)?;
     let root = fd::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).with_context(|| CONTEXT)?;
