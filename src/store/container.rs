@@ -3,6 +3,7 @@
 use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::rc::Rc;
 
 use nix::errno::Errno;
@@ -11,8 +12,8 @@ use windlass_base::error::{Result, WithContext};
 use windlass_base::exit_record::ExitRecord;
 use windlass_base::spec::{Hooks, Spec};
 use windlass_cgroup::{AnyCgroup, Cgroup, v1};
-use windlass_sys::fd;
-use windlass_sys::process;
+use windlass_sys::deferred::DeferredClose;
+use windlass_sys::{fd, process};
 
 use super::exit_pin::ExitPin;
 use super::files;
@@ -44,7 +45,12 @@ pub struct Container {
     pub(super) hooks: OnceCell<Hooks>,
     /// Its annotations, read on demand.
     pub(super) annotations: OnceCell<BTreeMap<String, String>>,
+    /// Keeps a large file until it is removed. Below `file`, so that it is dropped, and closes the file, later.
+    pub(super) deferred: OnceCell<DeferredClose>,
 }
+
+/// Bytes of configuration and annotations from which the kernel's time to free them is felt (30 us).
+const LARGE: usize = 256 << 10;
 
 /// How the names of the hooks poststart and poststop begin in a configuration.
 const POST: &[u8] = b"\"post";
@@ -68,6 +74,7 @@ impl Container {
             exit,
             hooks: OnceCell::new(),
             annotations: OnceCell::new(),
+            deferred: OnceCell::new(),
         }))
     }
 
@@ -82,7 +89,21 @@ impl Container {
         let inode = fd::stat(file.as_fd()).with_context(|| "cannot look at the container's state")?.st_ino;
         let (locked, layout, pinned) = (Cell::new(true), Layout::default(), Cell::new(true));
         let (hooks, annotations) = (Hooks::default().into(), BTreeMap::new().into());
-        Ok(Container { root, file, inode, locked, layout, pinned, state, init, exit: None, hooks, annotations })
+        let deferred = OnceCell::new();
+        Ok(Container {
+            root,
+            file,
+            inode,
+            locked,
+            layout,
+            pinned,
+            state,
+            init,
+            exit: None,
+            hooks,
+            annotations,
+            deferred,
+        })
     }
 
     /// The state root.
@@ -100,6 +121,13 @@ impl Container {
         // First: with the record, nobody would know of the pin any more.
         if let Some(pin) = self.exit_pin().filter(|_| self.pinned.get()) {
             pin.remove()?;
+        }
+        let bulk = self.layout.bulk().map_or(0, |bulk| bulk.config.saturating_add(bulk.annotations));
+        // Without it, this process frees the content as it ends.
+        if bulk >= LARGE
+            && let Ok(deferred) = DeferredClose::of(self.file.as_fd())
+        {
+            let _ = self.deferred.set(deferred);
         }
         files::remove(self.root(), &self.state.id, self.inode)
     }
@@ -176,10 +204,7 @@ impl Container {
     }
 
     fn has_start_socket(&self) -> Result<bool> {
-        match fd::stat_at(self.root(), self.start_socket()) {
-            Err(failed) if failed.errno == Errno::ENOENT => Ok(false),
-            other => other.map(|_| true).with_context(|| "cannot look at the start socket"),
-        }
+        fd::exists_at(self.root(), Path::new(&self.start_socket())).with_context(|| "cannot look at the start socket")
     }
 
     /// Opens its cgroups of version 1; there may be none.

@@ -111,8 +111,8 @@ impl Reservation {
         };
         let hooks = hooks.into();
         let (inode, locked, pinned) = (self.inode, Cell::new(true), Cell::new(false));
-        let init = Some(init);
-        Ok(Container { root, file, inode, locked, layout, pinned, state, init, exit: None, hooks, annotations })
+        let (init, exit, deferred) = (Some(init), None, OnceCell::new());
+        Ok(Container { root, file, inode, locked, layout, pinned, state, init, exit, hooks, annotations, deferred })
     }
 }
 

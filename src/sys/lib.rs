@@ -11,6 +11,7 @@ pub mod bpf;
 mod call;
 pub mod clock;
 pub mod credentials;
+pub mod deferred;
 pub mod descriptors;
 pub mod diag;
 pub mod directory;

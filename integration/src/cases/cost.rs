@@ -3,17 +3,21 @@
 
 use crate::bench::spec;
 use crate::kit::Need::{Slow, Windlass};
+use crate::kit::wait::eventually;
 use crate::kit::{Bundle, Container, T, Verdict, inject, stop::fail, stop::skip};
-use crate::{chapter, ensure};
+use crate::{chapter, ensure, sys};
 use serde_json::{Value, json};
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 chapter! { "cost":
     run_makes_few_system_calls [Windlass],
     run_needs_little_memory [Windlass],
     a_waiting_init_keeps_little_memory [Windlass],
     annotations_take_no_memory_of_a_waiting_init [Windlass],
+    annotations_take_no_time_of_delete [Windlass],
     the_program_is_small [Windlass],
     planning_takes_few_instructions [Windlass, Slow],
 }
@@ -97,6 +101,36 @@ fn annotations_take_no_memory_of_a_waiting_init(t: &T) -> Verdict {
         let (without, with) = (annotated(json!({}), hooks.clone())?, annotated(large.clone().into(), hooks.clone())?);
         ensure!(with < without + 512, "{with} KiB with 8 MiB of annotations, {without} without, hooks {hooks}");
     }
+    Ok(())
+}
+
+/// Processor time, the least of some rounds, so that the load of the machine does not count. To free 16 MiB takes as
+/// long as all the rest of `delete`; a thread of the kernel does it.
+fn annotations_take_no_time_of_delete(t: &T) -> Verdict {
+    let delete = |bundle: &Bundle| -> Verdict<Duration> {
+        let (id, pid_file) = (t.id(), t.path("pid"));
+        let (dir, file) = (bundle.dir.display().to_string(), pid_file.display().to_string());
+        t.runtime(&["create", "--bundle", &dir, "--pid-file", &file, &id])?.ok()?;
+        let init = Path::new("/proc").join(fs::read_to_string(&pid_file)?);
+        t.runtime(&["kill", &id, "KILL"])?.ok()?;
+        // Not by `state`: its answer would make this process large, and the fork below slow.
+        eventually("the container's end", || (!init.exists()).then_some(()))?;
+        let child = t.command().args(["delete", &id]).stdin(Stdio::null()).spawn()?;
+        let (status, time) = sys::wait_with_times(child.id())?;
+        ensure!(status == 0, "delete: status {status}");
+        Ok(time)
+    };
+    let mut spec = spec::a();
+    let without = bundle(t, spec.clone())?;
+    spec["annotations"] = (0..16).map(|n| (format!("k{n}"), json!("x".repeat(1 << 20)))).collect();
+    let with = bundle(t, spec)?;
+    let mut least = [Duration::MAX; 2];
+    for _ in 0..7 {
+        for (bundle, least) in [&without, &with].into_iter().zip(&mut least) {
+            *least = delete(bundle)?.min(*least);
+        }
+    }
+    ensure!(least[1] < least[0].mul_f64(1.5), "{:?} without annotations, {:?} with 16 MiB", least[0], least[1]);
     Ok(())
 }
 
