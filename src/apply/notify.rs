@@ -11,7 +11,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
 
@@ -153,11 +152,10 @@ impl Notify {
         connect: impl FnOnce() -> Result<Option<OwnedFd>>,
     ) -> Result<Option<Notify>> {
         let origin = |error: Error| error.origin(reason());
-        let directory =
-            match fd::openat(root, notify_directory(id), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW, 0) {
-                Err(failed) if failed.errno == Errno::ENOENT => return Ok(None),
-                other => other.with_context(|| "cannot open the directory of the notify socket").map_err(origin)?,
-            };
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+        let found = fd::openat_if_exists(root, Path::new(&notify_directory(id)), flags);
+        let found = found.with_context(|| "cannot open the directory of the notify socket").map_err(origin)?;
+        let Some(directory) = found else { return Ok(None) };
         let host = connect()?;
         let container = socket::bind_datagram_at(directory.as_fd(), SOCKET)
             .with_context(|| "cannot make the notify socket")

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 
 use windlass_plan::RootPath;
-use windlass_sys::{Result, SyscallError, fd};
+use windlass_sys::{Result, fd};
 
 /// Links are followed within the root; links of procfs that jump elsewhere are not.
 pub const IN_ROOT: ResolveFlag = ResolveFlag::RESOLVE_IN_ROOT.union(ResolveFlag::RESOLVE_NO_MAGICLINKS);
@@ -34,13 +34,17 @@ pub fn find(root: BorrowedFd<'_>, path: &RootPath, resolve: ResolveFlag) -> Resu
     fd::openat2(root, path.as_path(), OFlag::O_PATH, 0, resolve)
 }
 
+/// The same for a path that may lead nowhere; then it is `None`.
+pub fn find_if_exists(root: BorrowedFd<'_>, path: &RootPath, resolve: ResolveFlag) -> Result<Option<OwnedFd>> {
+    fd::openat2_if_exists(root, path.as_path(), OFlag::O_PATH, resolve)
+}
+
 /// Finds a path, or makes what is missing of it.
 pub fn find_or_make(root: BorrowedFd<'_>, path: &RootPath, make: Make, resolve: ResolveFlag) -> Result<OwnedFd> {
-    match find(root, path, resolve) {
-        Err(failed) if failed.errno == Errno::ENOENT => {}
-        other => return other,
+    match find_if_exists(root, path, resolve)? {
+        Some(found) => Ok(found),
+        None => make_missing(root, path.as_path(), make, resolve, &mut LINKS.clone()),
     }
-    make_missing(root, path.as_path(), make, resolve, &mut LINKS.clone())
 }
 
 /// Finds a directory below the root, or makes what is missing of it. `path` has only names.
@@ -62,11 +66,11 @@ fn make_missing(
 ) -> Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let flags = if make == Make::Directory { OFlag::O_PATH | OFlag::O_DIRECTORY } else { OFlag::O_PATH };
-    let missing = match fd::openat2(root, path, flags, 0, resolve) {
-        Err(failed) if failed.errno == Errno::ENOENT => failed,
-        other => return other,
-    };
-    let name = path.file_name().ok_or(missing)?;
+    if let Some(found) = fd::openat2_if_exists(root, path, flags, resolve)? {
+        return Ok(found);
+    }
+    // The root itself cannot be made: this fails.
+    let Some(name) = path.file_name() else { return fd::openat2(root, path, flags, 0, resolve) };
     let above = path.parent().unwrap_or(Path::new(""));
     let parent = make_missing(root, above, Make::Directory, resolve, links)?;
     let followed = *links > 0 && !resolve.contains(ResolveFlag::RESOLVE_NO_SYMLINKS);
@@ -99,9 +103,4 @@ fn make_in(parent: BorrowedFd<'_>, name: &OsStr, make: Make) -> Result<OwnedFd> 
         0,
         ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS,
     )
-}
-
-/// Whether a lookup failed because nothing is at the path.
-pub fn is_missing(failed: &SyscallError) -> bool {
-    matches!(failed.errno, Errno::ENOENT | Errno::ENOTDIR)
 }

@@ -1,6 +1,7 @@
 //! The files of a container in the state root: their names, whom they may belong to, and their removal.
 
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
@@ -26,9 +27,9 @@ pub const MARK: u32 = 0o100;
 /// Removes all files of a container in the state root. The state is removed last.
 pub fn remove(root: BorrowedFd<'_>, id: &str, inode: u64) -> Result<()> {
     let cannot = |what: &str| format!("cannot remove {what} of {id:?}");
-    if_exists(fd::unlinkat(root, start_socket(inode))).with_context(|| cannot("the start socket"))?;
+    fd::unlink_if_exists(root, Path::new(&start_socket(inode))).with_context(|| cannot("the start socket"))?;
     let directory = notify_directory(id);
-    match if_exists(fd::rmdirat(root, &directory)) {
+    match fd::rmdir_if_exists(root, Path::new(&directory)) {
         // The socket of an unfinished start.
         Err(failed) if failed.errno == Errno::ENOTEMPTY => {
             tree::remove(root, &directory, tree::Files::Unlink).with_context(|| cannot("the notify socket"))?;
@@ -37,7 +38,7 @@ pub fn remove(root: BorrowedFd<'_>, id: &str, inode: u64) -> Result<()> {
         Err(failed) if failed.errno == Errno::ENAMETOOLONG => {}
         other => other.with_context(|| cannot("the directory of the notify socket"))?,
     }
-    if_exists(fd::unlinkat(root, id_path(id))).with_context(|| cannot("the state"))
+    fd::unlink_if_exists(root, id_path(id)).with_context(|| cannot("the state"))
 }
 
 /// The name of the socket on which init waits for `start`. It has the inode of the state, which is unique while the
@@ -54,12 +55,4 @@ pub fn notify_directory(id: &str) -> String {
 /// Whether the file has a name.
 pub fn is_linked(file: BorrowedFd<'_>) -> Result<bool> {
     Ok(fd::stat(file).with_context(|| "cannot look at the container's state")?.st_nlink > 0)
-}
-
-/// Takes ENOENT of a removal as success.
-fn if_exists(removed: windlass_sys::Result<()>) -> windlass_sys::Result<()> {
-    match removed {
-        Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
-        other => other,
-    }
 }

@@ -28,6 +28,14 @@ pub trait Called<T> {
     fn called(self, call: impl FnOnce() -> String) -> Result<T>;
 }
 
+/// `None` where nothing is at the path. An error would name its descriptor, which costs a call of its own.
+pub(crate) fn unless_missing<T>(found: nix::Result<T>, call: impl FnOnce() -> String) -> Result<Option<T>> {
+    match found {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        other => other.called(call).map(Some),
+    }
+}
+
 impl<T> Called<T> for nix::Result<T> {
     fn called(self, call: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|errno| SyscallError { call: call().into(), errno })

@@ -11,6 +11,7 @@ use nix::unistd::UnlinkatFlags;
 
 use windlass_base::mount::MountAttributes;
 
+use super::call::unless_missing;
 use super::poll::Deadline;
 use super::{Called, Result, SyscallError, check, fd_name, flag_names};
 
@@ -24,6 +25,12 @@ pub fn openat(dir: BorrowedFd<'_>, path: impl AsRef<Path>, flags: OFlag, mode: u
             .called(|| format!("openat({}, {path:?}, {})", fd_name(dir), flag_names(&flags)))
     }
     inner(dir, path.as_ref(), flags, mode)
+}
+
+/// The same without a mode for what may be missing; then it is `None`.
+pub fn openat_if_exists(dir: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<Option<OwnedFd>> {
+    let opened = nix::fcntl::openat(dir, path, flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY, Mode::empty());
+    unless_missing(opened, || format!("openat({}, {path:?}, {})", fd_name(dir), flag_names(&flags)))
 }
 
 /// Opens an absolute path of the host, or one relative to the current directory.
@@ -42,26 +49,36 @@ pub fn openat2(
     resolve: ResolveFlag,
 ) -> Result<OwnedFd> {
     fn inner(dir: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: u32, resolve: ResolveFlag) -> Result<OwnedFd> {
-        let how = OpenHow::new()
-            .flags(
-                flags | OFlag::O_CLOEXEC | if flags.contains(OFlag::O_PATH) { OFlag::empty() } else { OFlag::O_NOCTTY },
-            )
-            .mode(Mode::from_bits_truncate(mode))
-            .resolve(resolve);
-        let mut tries = 0;
-        loop {
-            match nix::fcntl::openat2(dir, path, how) {
-                Err(nix::errno::Errno::EAGAIN) if tries < 128 => tries += 1,
-                other => {
-                    let call = || {
-                        format!("openat2({}, {path:?}, {}, {})", fd_name(dir), flag_names(&flags), flag_names(&resolve))
-                    };
-                    return other.called(call);
-                }
-            }
-        }
+        resolved(dir, path, flags, mode, resolve).called(|| openat2_text(dir, path, flags, resolve))
     }
     inner(dir, path.as_ref(), flags, mode, resolve)
+}
+
+/// The same for what may be missing; then it is `None`.
+pub fn openat2_if_exists(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlag,
+    resolve: ResolveFlag,
+) -> Result<Option<OwnedFd>> {
+    unless_missing(resolved(dir, path, flags, 0, resolve), || openat2_text(dir, path, flags, resolve))
+}
+
+fn resolved(dir: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: u32, resolve: ResolveFlag) -> nix::Result<OwnedFd> {
+    let terminal = if flags.contains(OFlag::O_PATH) { OFlag::empty() } else { OFlag::O_NOCTTY };
+    let how =
+        OpenHow::new().flags(flags | OFlag::O_CLOEXEC | terminal).mode(Mode::from_bits_truncate(mode)).resolve(resolve);
+    let mut tries = 0;
+    loop {
+        match nix::fcntl::openat2(dir, path, how) {
+            Err(nix::errno::Errno::EAGAIN) if tries < 128 => tries += 1,
+            other => return other,
+        }
+    }
+}
+
+fn openat2_text(dir: BorrowedFd<'_>, path: &Path, flags: OFlag, resolve: ResolveFlag) -> String {
+    format!("openat2({}, {path:?}, {}, {})", fd_name(dir), flag_names(&flags), flag_names(&resolve))
 }
 
 /// Duplicates a descriptor, close-on-exec.
@@ -81,6 +98,12 @@ pub fn stat_at(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<FileStat> 
             .called(|| format!("fstatat({}, {name:?})", fd_name(dir)))
     }
     inner(dir, name.as_ref())
+}
+
+/// Whether a file, a link or anything else has this name.
+pub fn exists_at(dir: BorrowedFd<'_>, name: &Path) -> Result<bool> {
+    let found = nix::sys::stat::fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+    Ok(unless_missing(found, || format!("fstatat({}, {name:?})", fd_name(dir)))?.is_some())
 }
 
 /// Why the content of a file or directory is not to be trusted: its owner is neither this process's user nor root, or
@@ -373,20 +396,37 @@ pub fn replace_open(
 
 /// unlinkat(2) of a file.
 pub fn unlinkat(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
-    fn inner(dir: BorrowedFd<'_>, name: &Path) -> Result<()> {
-        nix::unistd::unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)
-            .called(|| format!("unlinkat({}, {name:?})", fd_name(dir)))
-    }
-    inner(dir, name.as_ref())
+    let name = name.as_ref();
+    removed(dir, name, UnlinkatFlags::NoRemoveDir).called(|| removal(dir, name, UnlinkatFlags::NoRemoveDir))
 }
 
 /// unlinkat(2) of a directory.
 pub fn rmdirat(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
-    fn inner(dir: BorrowedFd<'_>, name: &Path) -> Result<()> {
-        nix::unistd::unlinkat(dir, name, UnlinkatFlags::RemoveDir)
-            .called(|| format!("unlinkat({}, {name:?}, AT_REMOVEDIR)", fd_name(dir)))
-    }
-    inner(dir, name.as_ref())
+    let name = name.as_ref();
+    removed(dir, name, UnlinkatFlags::RemoveDir).called(|| removal(dir, name, UnlinkatFlags::RemoveDir))
+}
+
+/// unlinkat(2) of a file that may be missing.
+pub fn unlink_if_exists(dir: BorrowedFd<'_>, name: &Path) -> Result<()> {
+    removed_if_exists(dir, name, UnlinkatFlags::NoRemoveDir)
+}
+
+/// unlinkat(2) of a directory that may be missing.
+pub fn rmdir_if_exists(dir: BorrowedFd<'_>, name: &Path) -> Result<()> {
+    removed_if_exists(dir, name, UnlinkatFlags::RemoveDir)
+}
+
+fn removed_if_exists(dir: BorrowedFd<'_>, name: &Path, flag: UnlinkatFlags) -> Result<()> {
+    unless_missing(removed(dir, name, flag), || removal(dir, name, flag)).map(drop)
+}
+
+fn removed(dir: BorrowedFd<'_>, name: &Path, flag: UnlinkatFlags) -> nix::Result<()> {
+    nix::unistd::unlinkat(dir, name, flag)
+}
+
+fn removal(dir: BorrowedFd<'_>, name: &Path, flag: UnlinkatFlags) -> String {
+    let directory = if matches!(flag, UnlinkatFlags::RemoveDir) { ", AT_REMOVEDIR" } else { "" };
+    format!("unlinkat({}, {name:?}{directory})", fd_name(dir))
 }
 
 /// mkdirat(2).

@@ -211,10 +211,7 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 /// A datagram socket that receives as `name` in the directory `dir`, from anybody who can reach
 /// it. One that was left there is replaced.
 pub fn bind_datagram_at(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
-    match super::fd::unlinkat(dir, name) {
-        Err(failed) if failed.errno != Errno::ENOENT => return Err(failed),
-        _ => {}
-    }
+    super::fd::unlink_if_exists(dir, name.as_ref())?;
     let socket = new(SockType::Datagram)?;
     let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
     nix::sys::socket::bind(socket.as_raw_fd(), &address(path.as_ref())?).called(|| format!("bind({path:?})"))?;

@@ -12,10 +12,8 @@ use windlass_sys::{self as sys, fd};
 
 pub(super) fn readonly(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
     let context = || format!("cannot make {path} read-only");
-    let target = match resolve::find(cx.root()?, path, resolve::IN_ROOT) {
-        Err(failed) if resolve::is_missing(&failed) => return Ok(()),
-        other => other.with_context(context)?,
-    };
+    let found = resolve::find_if_exists(cx.root()?, path, resolve::IN_ROOT).with_context(context)?;
+    let Some(target) = found else { return Ok(()) };
     let copy = mount::clone_tree(target.as_fd(), "", true).with_context(context)?;
     let attributes = Attributes { set: MountAttributes::RDONLY, ..Attributes::default() };
     mount::set_attributes(copy.as_fd(), attributes, true, None).with_context(context)?;
@@ -27,10 +25,8 @@ pub(super) fn readonly(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
 
 pub(super) fn mask(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
     let context = || format!("cannot mask {path}");
-    let target = match resolve::find(cx.root()?, path, resolve::IN_ROOT) {
-        Err(failed) if resolve::is_missing(&failed) => return Ok(()),
-        other => other.with_context(context)?,
-    };
+    let found = resolve::find_if_exists(cx.root()?, path, resolve::IN_ROOT).with_context(context)?;
+    let Some(target) = found else { return Ok(()) };
     let stat = fd::stat(target.as_fd()).with_context(context)?;
     // The first use attaches the mount itself, each later one a copy of it.
     let kept = if fd::is_dir(&stat) { &mut cx.masks.directory } else { &mut cx.masks.file };

@@ -6,6 +6,8 @@ use std::process::{Child, Command};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use nix::errno::Errno;
+
 use super::*;
 use windlass_sys::process;
 
