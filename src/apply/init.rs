@@ -56,10 +56,21 @@ fn begin(mapped_first: bool) -> Result<()> {
     Ok(())
 }
 
+/// Before the first step, and before the program is executed. In brackets what runc logs there: its suite and other
+/// readers of a debug log look for it.
+const BEGINS: &str = "init: begins (nsexec container setup; child process in init())";
+const EXECUTES: &str = "init: all is set up (init: closing the pipe to signal completion; setns_init: about to exec)";
+
 /// The only place that adds to an error at which step it happened.
 fn each(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, cx: &mut Context<'_>) -> Result<()> {
+    if watch.debug {
+        cx.sync.log(BEGINS);
+    }
     for (index, step) in steps.iter().enumerate() {
         watch.progress.at(index + 1);
+        if watch.debug && matches!(step.action, Action::Ready) {
+            cx.sync.log(EXECUTES);
+        }
         let begun = watch.debug.then(Instant::now);
         apply(&step.action, cx).map_err(|error| {
             let error = match &step.action {

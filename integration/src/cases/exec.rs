@@ -313,7 +313,8 @@ fn debug_names_the_first_cpus(t: &T) -> Verdict {
     let process = json!({
         "args": ["/bin/true"], "cwd": "/", "user": {"uid": 0, "gid": 0}, "execCPUAffinity": {"initial": "0"}
     });
-    container.exec_process(&process, &["--debug"])?.ok()?.stderr_has("nsexec: affinity: 0x1\"")?;
+    let ran = container.exec_process(&process, &["--debug"])?.ok()?.stderr_has("nsexec: affinity: 0x1\"")?;
+    ran.stderr_has("setns_init: about to exec")?;
     Ok(())
 }
 

@@ -203,7 +203,15 @@ fn debug_logs_the_steps_with_their_durations(t: &T) -> Verdict {
     let debug = content.lines().filter(|line| line.contains("\"debug\"")).count();
     ensure!(debug >= 5, "{debug} debug lines");
     ensure!(content.contains("/dev/shm"), "no step of init in {content}");
-    for line in ["runtime: wait for init ", "runtime: record it ", "runtime: all of it "] {
+    // The last two are runc's, whose own tests look for them.
+    let lines = [
+        "runtime: wait for init ",
+        "runtime: record it ",
+        "runtime: all of it ",
+        "nsexec container setup",
+        "child process in init()",
+    ];
+    for line in lines {
         ensure!(content.contains(line), "no {line:?} in {content}");
     }
     Ok(())
