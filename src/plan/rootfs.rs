@@ -240,6 +240,8 @@ fn without_mount_namespace(spec: &Spec, linux: &Linux, user_namespace: bool, bui
         ("/linux/readonlyPaths", user_namespace && !linux.readonly_paths.is_empty(), "restrict sys entries"),
         ("/root/readonly", user_namespace && readonly, "make the root read-only"),
         ("/linux/rootfsPropagation", propagates, "set the root's propagation"),
+        // Root of a user namespace can make no nodes, and the host's can only be mounted.
+        ("/linux/namespaces", user_namespace, "provide /dev/null and the other devices in a user namespace"),
     ];
     for (pointer, asked, action) in what {
         if asked {
