@@ -29,18 +29,24 @@ pub struct Counted {
     pub calls: u32,
     /// The most memory that the command itself had, in KiB.
     pub peak_kib: u64,
+    /// The memory of its own that it has at its end, without the program in the page cache, in KiB.
+    pub private_kib: u64,
 }
 
 /// Runs `command` and counts.
 pub fn count(command: Command) -> Verdict<Counted> {
     let tracer = thread::spawn(move || trace(command, u32::MAX)).join();
     match tracer {
-        Ok(done) => done.map(|tracer| Counted { calls: tracer.own_calls, peak_kib: tracer.peak_kib }),
+        Ok(done) => done.map(|tracer| Counted {
+            calls: tracer.own_calls,
+            peak_kib: tracer.peak_kib,
+            private_kib: tracer.private_kib,
+        }),
         Err(_) => fail("the tracer panicked"),
     }
 }
 
-/// Runs `command`, killing whoever makes system call number `at` (from 1);
+/// Runs `command`, and kills the process that makes system call number `at` (from 1);
 /// with `u32::MAX` it only counts. Returns when the command itself has ended.
 pub fn kill_at(command: Command, at: u32) -> Verdict<Injection> {
     // The tracer is a thread of its own: when it ends, the kernel lets go of
@@ -67,7 +73,7 @@ fn trace(command: Command, at: u32) -> Verdict<Tracer> {
     let child = stopped(&command).spawn().context("traced command")?;
     let main = Pid::from_raw(child.id().cast_signed());
     waitpid(main, Some(WaitPidFlag::WUNTRACED)).context("waiting for the stopped shell")?;
-    // A stop at the end is for who wants to look: one who is killed should just be gone.
+    // The stop at the end serves to read the process's counters. A killed process must just be gone.
     let last_look = if at == u32::MAX { Options::PTRACE_O_TRACEEXIT } else { Options::empty() };
     let options = last_look
         | Options::PTRACE_O_TRACESYSGOOD
@@ -83,6 +89,7 @@ fn trace(command: Command, at: u32) -> Verdict<Tracer> {
         calls: 0,
         own_calls: 0,
         peak_kib: 0,
+        private_kib: 0,
         killed: false,
         started: false,
         entered: Vec::new(),
@@ -116,6 +123,7 @@ struct Tracer {
     /// Without those of programs that children have executed.
     own_calls: u32,
     peak_kib: u64,
+    private_kib: u64,
     killed: bool,
     /// Whether the shell has become the command; before, nothing counts.
     started: bool,
@@ -140,7 +148,8 @@ impl Tracer {
                     self.executed.push(pid);
                 }
                 if event == libc::PTRACE_EVENT_EXIT && pid == self.main {
-                    self.peak_kib = peak_kib(pid);
+                    self.peak_kib = status_kib(pid, "VmHWM:");
+                    self.private_kib = status_kib(pid, "RssAnon:");
                 }
                 // A group stop must not be undone by a signal; PTRACE_EVENT_STOP reports it.
                 let _ = signal;
@@ -172,9 +181,9 @@ impl Tracer {
     }
 }
 
-/// `VmHWM` of a process that is about to end.
-fn peak_kib(pid: Pid) -> u64 {
+/// A line of `/proc/PID/status`, of a process that is about to end.
+fn status_kib(pid: Pid, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok()).unwrap_or(0)
 }
