@@ -2,10 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use windlass_sys::spare::Spare;
+use windlass_sys::block_cache::BlockCache;
 
 #[global_allocator]
-static ALLOCATOR: Spare = Spare;
+static ALLOCATOR: BlockCache = BlockCache;
 
 fn main() -> std::process::ExitCode {
     windlass_shim::frontend::main(std::env::args_os())

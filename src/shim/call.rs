@@ -11,7 +11,7 @@ use super::key::Kind;
 use super::pipe::collect;
 use super::{Code, Phase, ProcessId, Refusal, Runtime, WaitToken};
 use windlass_sys::process::{Child, Exit};
-use windlass_sys::spawn::{Environment, Spawn};
+use windlass_sys::spawn::{self, Environment, Spawn};
 use windlass_sys::{Result, stream};
 
 /// The operation of the runtime, which decides what the end of a call means.
@@ -108,7 +108,7 @@ pub(super) fn start(options: &SpawnOptions<'_>) -> Result<Child> {
     let path = text(options.binary.as_os_str());
     let arguments: Vec<CString> =
         std::iter::once(path.clone()).chain(options.words.iter().map(|word| text(word))).collect();
-    Spawn {
+    spawn::start(&Spawn {
         path: &path,
         arguments: &arguments,
         // The setting of the allocator is for the shim alone.
@@ -121,8 +121,7 @@ pub(super) fn start(options: &SpawnOptions<'_>) -> Result<Child> {
         die_with_parent: true,
         session: false,
         listen_pid: options.listen_pid,
-    }
-    .start()
+    })
 }
 
 /// A setting of glibc's allocator (malloc(3), tunables(7)) for a server. By default the allocator keeps

@@ -189,12 +189,7 @@ impl Client {
     }
 
     fn watch(&mut self, poll: &Poll) {
-        let wanted = match (self.reading, self.queue.is_empty()) {
-            (true, true) => Interest::Read,
-            (true, false) => Interest::Both,
-            (false, false) => Interest::Write,
-            (false, true) => Interest::Nothing,
-        };
+        let wanted = Interest::of(self.reading, !self.queue.is_empty());
         if wanted != self.watched && poll.change(&self.socket, self.key, wanted).is_ok() {
             self.watched = wanted;
         }

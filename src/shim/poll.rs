@@ -28,6 +28,16 @@ pub enum Interest {
 }
 
 impl Interest {
+    /// Reading, writing, both or neither.
+    pub fn of(read: bool, write: bool) -> Interest {
+        match (read, write) {
+            (true, false) => Interest::Read,
+            (true, true) => Interest::Both,
+            (false, true) => Interest::Write,
+            (false, false) => Interest::Nothing,
+        }
+    }
+
     fn flags(self) -> EpollFlags {
         match self {
             Interest::Nothing => EpollFlags::empty(),

@@ -10,7 +10,7 @@ use super::image::format::{Kinds, checksum};
 use super::pipe::{captured, collect, null};
 use windlass_sys::clock;
 use windlass_sys::process::{Child, Exit};
-use windlass_sys::spawn::{Environment, Spawn};
+use windlass_sys::spawn::{self, Environment, Spawn};
 use windlass_sys::stream;
 
 /// The word that makes a program look at an image, and the one that makes it go on with it. The number of the
@@ -121,7 +121,7 @@ impl Look {
             session: false,
             listen_pid: false,
         };
-        let child = child.start().map_err(|failed| format!("it cannot be executed: {}", failed.errno.desc()))?;
+        let child = spawn::start(&child).map_err(|failed| format!("it cannot be executed: {}", failed.errno.desc()))?;
         Ok(Look { child, said, proof, until: clock::now() + LONGEST })
     }
 

@@ -130,7 +130,7 @@ impl Supervisor {
             self.processes.iter_mut().filter_map(|known| known.streams.as_mut()).for_each(Streams::rest);
             self.scratch.release();
             windlass_sys::spawn::forget_stack();
-            windlass_sys::spare::release();
+            windlass_sys::block_cache::release();
             windlass_sys::region::release_unused();
         }
     }

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 pub mod attributes;
+pub mod block_cache;
 pub mod bpf;
 mod call;
 pub mod clock;
@@ -35,7 +36,6 @@ pub mod region;
 pub mod sched;
 pub mod signals;
 pub mod socket;
-pub mod spare;
 pub mod spawn;
 pub mod start;
 pub mod stdio;

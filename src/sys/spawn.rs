@@ -131,9 +131,13 @@ pub fn set_descriptor_limit(limit: u64) {
 /// `LISTEN_PID=` and room for a process id.
 const LISTEN_PID: &[u8] = b"LISTEN_PID=";
 
+/// Starts a program. Returns the error if execve(2) fails in the child.
+pub fn start(program: &Spawn<'_>) -> Result<Child> {
+    program.start()
+}
+
 impl Spawn<'_> {
-    /// Starts it. Returns the error if execve(2) fails in the child.
-    pub fn start(&self) -> Result<Child> {
+    fn start(&self) -> Result<Child> {
         let mut listen = [0u8; 24];
         listen[..LISTEN_PID.len()].copy_from_slice(LISTEN_PID);
         let arguments: Vec<*const c_char> =

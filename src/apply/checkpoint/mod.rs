@@ -27,7 +27,7 @@ use windlass_plan::Plan;
 use windlass_store::{Container, Status};
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::process::Child;
-use windlass_sys::spawn::{Environment, Spawn};
+use windlass_sys::spawn::{self, Environment, Spawn};
 use windlass_sys::{fd, socket};
 
 pub use check::{Finding, check};
@@ -243,7 +243,7 @@ impl Criu {
         let null = fd::open("/dev/null", OFlag::O_RDWR).with_context(|| "cannot open /dev/null")?;
         let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::usage("a NUL byte in a path"));
         let program = text(program.as_os_str().as_bytes())?;
-        let child = Spawn {
+        let child = spawn::start(&Spawn {
             path: &program,
             arguments: &[c"criu".into(), c"swrk".into(), c"3".into()],
             environment: Environment::Given(&[text(&[b"PATH=", path.as_bytes()].concat())?]),
@@ -255,8 +255,7 @@ impl Criu {
             die_with_parent: false,
             session: true,
             listen_pid: false,
-        }
-        .start()
+        })
         .with_context(|| "cannot start CRIU")?;
         Ok(Criu { session: Session::new(ours), child, said })
     }

@@ -35,11 +35,8 @@ pub fn restrict(init: &Child, plan: &Plan) -> Result<()> {
     for View { path, shows, external, .. } in views(plan) {
         let (Shows::Flags(set), true) = (shows, external) else { continue };
         let context = || format!("cannot restrict the restored mount {path}");
-        let mount = match resolve::find(root.as_fd(), &path, resolve::IN_ROOT) {
-            Ok(mount) => mount,
-            Err(failed) if resolve::is_missing(&failed) => continue,
-            Err(failed) => return Err(failed).with_context(context),
-        };
+        let found = resolve::find_if_exists(root.as_fd(), &path, resolve::IN_ROOT).with_context(context)?;
+        let Some(mount) = found else { continue };
         match mount::set_attributes(mount.as_fd(), Attributes { set, ..Attributes::default() }, false, None) {
             // The processes of the container may have moved or unmounted it.
             Err(failed) if failed.errno == Errno::EINVAL => {}
@@ -125,11 +122,8 @@ fn read(mountinfo: OwnedFd) -> Result<Vec<Mounted>> {
 fn judge(root: BorrowedFd<'_>, view: &View) -> Result<Option<Diagnostic>> {
     let View { path, shows, pointer, .. } = view;
     let context = || format!("cannot look at {path} of the restored processes");
-    let shown = match resolve::find(root, path, resolve::IN_ROOT) {
-        Ok(shown) => shown,
-        Err(failed) if resolve::is_missing(&failed) => return Ok(None),
-        Err(failed) => return Err(failed).with_context(context),
-    };
+    let found = resolve::find_if_exists(root, path, resolve::IN_ROOT).with_context(context)?;
+    let Some(shown) = found else { return Ok(None) };
     let flags = fd::mount_flags(shown.as_fd()).with_context(context)?;
     let wrong = match shows {
         Shows::Flags(needed) => (!flags.contains(*needed)).then_some("lacks restrictions"),

@@ -46,7 +46,7 @@ use crate::frontend::stderr::print_error;
 use crate::log::Logger;
 use crate::pipe;
 use windlass_sys::process::{self, Forked, SingleThreaded};
-use windlass_sys::spawn::{Environment, Spawn};
+use windlass_sys::spawn::{self, Environment, Spawn};
 use windlass_sys::{self as sys, descriptors, fd};
 
 /// The version of conmon that this one replaces. Callers read it and choose their flags by it.
@@ -181,7 +181,7 @@ fn run_at_exit(exit: &ExitCommand, mut core: Supervisor) -> sys::Result<()> {
     let start = || {
         // Not the shim's own stdio, which the log driver passthrough gives to the process.
         let null = pipe::null()?;
-        Spawn {
+        spawn::start(&Spawn {
             path: &program,
             arguments: &arguments,
             environment: Environment::Given(&environment),
@@ -193,8 +193,7 @@ fn run_at_exit(exit: &ExitCommand, mut core: Supervisor) -> sys::Result<()> {
             die_with_parent: false,
             session: false,
             listen_pid: false,
-        }
-        .start()
+        })
     };
     let mut started = start();
     for _ in 1..ATTEMPTS {

@@ -17,7 +17,7 @@ use crate::ProcessId;
 use crate::table::Table;
 use windlass_sys::poll::{Deadline, poll};
 use windlass_sys::process::{self, Child};
-use windlass_sys::spawn::{Environment, Spawn};
+use windlass_sys::spawn::{self, Environment, Spawn};
 use windlass_sys::{Result, fd, socket};
 
 /// How long a logger may run after its process is deleted, and then after SIGTERM.
@@ -56,7 +56,7 @@ impl BinaryLogger {
             text(format!("CONTAINER_ID={}", process.exec.as_deref().unwrap_or(&process.container)).as_bytes()),
             text(format!("CONTAINER_NAMESPACE={namespace}").as_bytes()),
         ];
-        let child = Spawn {
+        let child = spawn::start(&Spawn {
             path: &path,
             arguments: &arguments,
             environment: Environment::Given(&environment),
@@ -68,8 +68,7 @@ impl BinaryLogger {
             die_with_parent: false,
             session: false,
             listen_pid: false,
-        }
-        .start()?;
+        })?;
         let logger = BinaryLogger { process: process.clone(), child, end: None };
         Ok((logger, ([out_write, err_write], ready_read)))
     }

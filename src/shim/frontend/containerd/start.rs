@@ -20,7 +20,7 @@ use super::{bundle, io};
 use crate::exit;
 use windlass_base::protobuf::Message;
 use windlass_cgroup::membership;
-use windlass_sys::spawn::{Environment, Spawn};
+use windlass_sys::spawn::{self, Environment, Spawn};
 use windlass_sys::{fd, socket};
 
 /// The directory in which containerd's own shims have their sockets.
@@ -140,7 +140,7 @@ fn spawn(
     let failed = |failed: windlass_base::error::SyscallError| Error::from(failed).context("cannot start the shim");
     let null = fd::open("/dev/null", OFlag::O_RDWR).map_err(failed)?;
     let score = oom_score();
-    let child = Spawn {
+    let child = spawn::start(&Spawn {
         path: c"/proc/self/exe",
         arguments: &words,
         environment: Environment::Given(&environment),
@@ -152,8 +152,7 @@ fn spawn(
         die_with_parent: false,
         session: true,
         listen_pid: false,
-    }
-    .start()
+    })
     .map_err(failed)?;
     if !options.shim_cgroup.is_empty() {
         let cgroup = &options.shim_cgroup;

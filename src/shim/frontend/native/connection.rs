@@ -159,12 +159,7 @@ impl Connection {
     /// Watches for input and output as needed.
     pub(crate) fn watch(&mut self, poll: &Poll) {
         let read = !self.half_closed && !self.closing && self.has_room();
-        let wanted = match (read, self.output.is_empty()) {
-            (true, true) => Interest::Read,
-            (true, false) => Interest::Both,
-            (false, false) => Interest::Write,
-            (false, true) => Interest::Nothing,
-        };
+        let wanted = Interest::of(read, !self.output.is_empty());
         if wanted != self.watched && poll.change(&self.socket, self.key, wanted).is_ok() {
             self.watched = wanted;
         }

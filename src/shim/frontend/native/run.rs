@@ -21,7 +21,7 @@ use windlass_args::Matches;
 use windlass_base::spec::Outline;
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::process::Child;
-use windlass_sys::spawn::{Environment, Spawn};
+use windlass_sys::spawn::{self, Environment, Spawn};
 use windlass_sys::{descriptors, fd, socket};
 
 type Result<T> = std::result::Result<T, Refusal>;
@@ -183,7 +183,7 @@ fn begin(mode: &str, dir: &ContainerDir) -> Result<Server> {
     // The server must not hold descriptors of the engine.
     descriptors::close_from_on_exec(3)?;
     // This very program, even if its file was replaced meanwhile.
-    let child = Spawn {
+    let child = spawn::start(&Spawn {
         path: c"/proc/self/exe",
         arguments: &arguments,
         environment: Environment::Given(&server_environment()),
@@ -195,8 +195,7 @@ fn begin(mode: &str, dir: &ContainerDir) -> Result<Server> {
         die_with_parent: false,
         session: true,
         listen_pid: false,
-    }
-    .start()?;
+    })?;
     Ok(Server { child, report })
 }
 
