@@ -1,7 +1,7 @@
 //! conmon's contract on the built binary, with a runtime that is a shell script. No root needed.
 //!
-//! With `CONMON_BINARY=/usr/bin/conmon` the same calls go to another conmon; `docs/conmon.md` says
-//! where that one is known to differ.
+//! With `CONMON_BINARY=/usr/bin/conmon` the same calls go to another conmon; `docs/conmon.md` lists
+//! the known differences.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use windlass_sys::socket;
 
 const ID: &str = "0123456789abcdef";
 
-/// A bundle, its directories and pipes, and a conmon that was not started yet.
+/// A bundle, its directories and pipes, for a conmon that is started later.
 struct Bench {
     dir: PathBuf,
     sync: File,
@@ -53,7 +53,7 @@ impl Bench {
         bench
     }
 
-    /// One whose container's log is `log`.
+    /// With `log` as the container's log.
     fn logging(name: &str, process: &str) -> Bench {
         let mut bench = Bench::new(name, process);
         let log = format!("k8s-file:{}", bench.path("log").display());
@@ -61,7 +61,7 @@ impl Bench {
         bench
     }
 
-    /// One for an exec instead.
+    /// For an exec instead of a container.
     fn exec(name: &str, process: &str) -> Bench {
         let mut bench = Bench::new(name, "");
         fs::create_dir_all(bench.path("exec")).expect("a directory");
@@ -95,6 +95,23 @@ impl Bench {
         command.args(["-c", &script, "sh"]).args(&self.words).current_dir(&self.dir);
         command.envs(variables.iter().copied()).stdin(Stdio::null());
         command.spawn().expect("a shell")
+    }
+
+    /// Starts it with the sync pipe at a number and the fifo `start` where `redirections` say. What the container's
+    /// process writes to that fifo until it closes it.
+    fn written_to_start(&mut self, sync: u32, redirections: &str) -> String {
+        let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(self.path("start"));
+        let mut reader = reader.expect("a reader");
+        let variables = [("_OCI_SYNCPIPE", &*sync.to_string())];
+        let begun = self.start_with(&format!("{sync}<>sync"), redirections, &variables).wait().expect("waited");
+        assert!(begun.success(), "conmon ended with {begun}");
+        let answer = self.answer();
+        assert!(answer["data"].as_i64() > Some(0), "expected a pid, saw {answer}");
+        let mut all = String::new();
+        eventually("the end of the fifo", || {
+            (reader.read_to_string(&mut all).is_ok() && !all.is_empty()).then_some(())
+        });
+        all
     }
 
     fn start(&self) {
@@ -142,7 +159,7 @@ impl Bench {
         eventually("the pid file", || self.text("conmon.pid").parse().ok())
     }
 
-    /// Waits for its end; the shim is no child of ours.
+    /// Waits for its end. The shim is not a child of this process, so it cannot be waited for.
     fn finish(&self) {
         let proc = format!("/proc/{}/comm", self.conmon());
         eventually("the end of conmon", || fs::read_to_string(&proc).is_err().then_some(()));
@@ -230,7 +247,7 @@ fn what_the_runtime_complains_of_is_told_however_long_it_is() {
 #[test]
 fn a_container_that_nobody_knows_of_is_killed() {
     let bench = Bench::logging("unknown", "sleep 60");
-    // The read end of the sync pipe is closed when conmon begins, as after the caller's death.
+    // The read end of the sync pipe is closed before conmon starts, as after the caller's death.
     let begun = bench.start_with("", "9<>start 3>start 9<&-", &[("_OCI_SYNCPIPE", "3")]).wait().expect("waited");
     assert!(begun.success(), "conmon ended with {begun}");
     assert_eq!(bench.exit(), "137");
@@ -398,7 +415,7 @@ fn reserved_descriptors_are_held_until_the_end_and_not_longer() {
     bench.add(&["--exit-command", "/bin/sleep", "--exit-command-arg", "1"]);
     let port = open_now(&bench.path("start"));
     drop(port);
-    // The write end of a fifo stands for the port: its reader sees the end when it is closed.
+    // The write end of a fifo takes the place of the port: its reader sees when it is closed.
     let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(bench.path("start"));
     let mut reader = reader.expect("a reader");
     let begun = bench.start_with("3<>sync", "6>start", &[("_OCI_SYNCPIPE", "3")]).wait().expect("waited");
@@ -417,31 +434,15 @@ fn reserved_descriptors_are_held_until_the_end_and_not_longer() {
 fn preserved_descriptors_are_the_processes() {
     let mut bench = Bench::logging("preserved", "echo from the process >&3; exec 3>&-; sleep 60");
     bench.add(&["--runtime-opt", "--preserve-fds", "--runtime-opt", "1"]);
-    let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(bench.path("start"));
-    let mut reader = reader.expect("a reader");
-    let begun = bench.start_with("4<>sync", "3>start", &[("_OCI_SYNCPIPE", "4")]).wait().expect("waited");
-    assert!(begun.success(), "conmon ended with {begun}");
-    let answer = bench.answer();
-    assert!(answer["data"].as_i64() > Some(0), "expected a pid, saw {answer}");
-    let mut all = Vec::new();
-    eventually("the end of the pipe", || (reader.read_to_end(&mut all).is_ok() && !all.is_empty()).then_some(()));
-    assert_eq!(all, b"from the process\n");
+    assert_eq!(bench.written_to_start(4, "3>start"), "from the process\n");
 }
 
 #[test]
 fn descriptors_above_a_gap_are_the_processes_too() {
     let mut bench = Bench::logging("gap", "ls /proc/self/fd; echo from the process >&5; exec 5>&-; sleep 60");
     bench.add(&["--runtime-opt", "--preserve-fds", "--runtime-opt", "3"]);
-    let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(bench.path("start"));
-    let mut reader = reader.expect("a reader");
-    let begun = bench.start_with("6<>sync", "5>start", &[("_OCI_SYNCPIPE", "6")]).wait().expect("waited");
-    assert!(begun.success(), "conmon ended with {begun}");
-    let answer = bench.answer();
-    assert!(answer["data"].as_i64() > Some(0), "expected a pid, saw {answer}");
-    let mut all = Vec::new();
-    eventually("the end of the pipe", || (reader.read_to_end(&mut all).is_ok() && !all.is_empty()).then_some(()));
-    assert_eq!(all, b"from the process\n");
-    // The log may be written after the pipe. The fourth is the directory that ls reads; none is the shim's.
+    assert_eq!(bench.written_to_start(6, "5>start"), "from the process\n");
+    // The log may be written after the pipe. The fourth descriptor is the directory that ls reads; none is the shim's.
     eventually("the list in the log", || (bench.logged("stdout") == "0\n1\n2\n3\n5\n").then_some(()));
 }
 
@@ -475,15 +476,7 @@ fn passed_through_output_is_the_processes_alone() {
 fn passed_through_output_ends_with_the_process() {
     let mut bench = Bench::new("ends", "echo out; exec >&- 2>&-; sleep 63");
     bench.add(&["-l", "passthrough"]);
-    let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(bench.path("start"));
-    let mut reader = reader.expect("a reader");
-    let begun = bench.start_with("3<>sync", ">start 2>&1", &[("_OCI_SYNCPIPE", "3")]).wait().expect("waited");
-    assert!(begun.success(), "conmon ended with {begun}");
-    let answer = bench.answer();
-    assert!(answer["data"].as_i64() > Some(0), "expected a pid, saw {answer}");
-    let mut all = Vec::new();
-    eventually("the end of the output", || (reader.read_to_end(&mut all).is_ok() && !all.is_empty()).then_some(()));
-    assert_eq!(all, b"out\n");
+    assert_eq!(bench.written_to_start(3, ">start 2>&1"), "out\n");
 }
 
 #[test]

@@ -294,6 +294,9 @@ pub(super) fn command(verb: &str, matches: &Matches) -> Result<Command, (Error, 
     options_of(verb, matches).map_err(|error| (error, exit))
 }
 
+/// For a verb that the table has and [`options_of`] does not read, which a test excludes.
+const UNREAD: &str = "no options are read for the verb ";
+
 fn options_of(verb: &str, matches: &Matches) -> Result<Command> {
     let id = || values::container_id(matches.operands.first().map_or(OsStr::new(""), OsString::as_os_str));
     Ok(match verb {
@@ -333,7 +336,7 @@ fn options_of(verb: &str, matches: &Matches) -> Result<Command> {
             images: matches.switch("restore").then(|| super::checkpoint::images(matches)),
         }),
         "check" => Command::Check { bundle: bundle(matches), config: matches.path("config"), format: format(matches) },
-        other => return Err(Error::usage(format!("No help topic for '{other}'"))),
+        other => return Err(Error::usage(format!("{UNREAD}{other}"))),
     })
 }
 
@@ -415,4 +418,18 @@ fn exec(id: String, matches: &Matches) -> Result<Exec> {
 fn argument(word: &OsString) -> Result<String> {
     let utf8 = word.to_str().map(str::to_owned);
     utf8.ok_or_else(|| Error::usage(format!("exec: argument {:?} is not UTF-8", word.to_string_lossy())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_options_of_every_verb_of_the_table_are_read() {
+        let unread = |verb: &str| options_of(verb, &Matches::default()).is_err_and(|e| e.message().starts_with(UNREAD));
+        for verb in crate::cli::table::VERBS {
+            assert!(!unread(verb.name), "{} is in the table, and its options are not read", verb.name);
+        }
+        assert!(unread("other"));
+    }
 }

@@ -161,22 +161,18 @@ fn warnings_are_a_key_of_the_error(t: &T) -> Verdict {
     Ok(())
 }
 
-fn warnings_without_an_error_are_one_line_each(t: &T) -> Verdict {
-    let bundle = with_unknown_capability(t.bundle()?);
+/// What a `run` that succeeds writes to its JSON log.
+fn log_of_run(t: &T, bundle: &Bundle, flags: &[&str]) -> Verdict<String> {
     bundle.write()?;
     let log = t.path("log.json");
-    let words = [
-        "--log",
-        &log.display().to_string(),
-        "--log-format",
-        "json",
-        "run",
-        "--bundle",
-        &bundle.dir.display().to_string(),
-        &t.id(),
-    ];
+    let (file, dir, id) = (log.display().to_string(), bundle.dir.display().to_string(), t.id());
+    let words = [&["--log", &file, "--log-format", "json", "run", "--bundle", &dir], flags, &[&id]].concat();
     t.runtime(&words)?.ok()?;
-    for line in fs::read_to_string(&log)?.lines() {
+    Ok(fs::read_to_string(&log)?)
+}
+
+fn warnings_without_an_error_are_one_line_each(t: &T) -> Verdict {
+    for line in log_of_run(t, &with_unknown_capability(t.bundle()?), &[])?.lines() {
         let value: Value = serde_json::from_str(line)?;
         ensure_eq!(value["level"], "warning", "level of {value}");
     }
@@ -184,22 +180,7 @@ fn warnings_without_an_error_are_one_line_each(t: &T) -> Verdict {
 }
 
 fn debug_logs_the_steps_with_their_durations(t: &T) -> Verdict {
-    let bundle = t.bundle()?;
-    bundle.write()?;
-    let log = t.path("log.json");
-    let words = [
-        "--log",
-        &log.display().to_string(),
-        "--log-format",
-        "json",
-        "run",
-        "--debug",
-        "--bundle",
-        &bundle.dir.display().to_string(),
-        &t.id(),
-    ];
-    t.runtime(&words)?.ok()?;
-    let content = fs::read_to_string(&log)?;
+    let content = log_of_run(t, &t.bundle()?, &["--debug"])?;
     let debug = content.lines().filter(|line| line.contains("\"debug\"")).count();
     ensure!(debug >= 5, "{debug} debug lines");
     ensure!(content.contains("/dev/shm"), "no step of init in {content}");
@@ -286,7 +267,7 @@ fn the_exit_record_tells_of_an_out_of_memory_kill(t: &T) -> Verdict {
 }
 
 fn a_killed_init_is_reported_with_its_step(t: &T) -> Verdict {
-    // The hook is told init's pid, and it runs in the runtime's namespaces.
+    // The hook gets init's pid, and runs in the runtime's namespaces.
     let script = "kill -KILL $(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/')";
     let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]}]);
     let error = error_of(t, &t.bundle()?.set("/hooks/createRuntime", hook))?;
