@@ -11,8 +11,8 @@ to=$root$prefix
 for program in windlass windlass-shim; do
     install -D -m 755 "$built/$program" "$to/bin/$program"
 done
-# The names by which engines find the shim: containerd's runtime io.containerd.windlass.v2, and those
-# that others have already, conmon for podman and CRI-O and dockerd's, in a directory of their own.
+# The names by which engines find the shim: containerd's for the runtime io.containerd.windlass.v2, and, in a
+# directory of their own, two that other programs have as well: conmon for podman and CRI-O, and dockerd's.
 ln -sf windlass-shim "$to/bin/containerd-shim-windlass-v2"
 mkdir -p "$to/libexec/windlass"
 ln -sf ../../bin/windlass-shim "$to/libexec/windlass/conmon"

@@ -1,7 +1,7 @@
 #!/bin/sh
-# What can be said quickly about a change: format, lints and tests of the crates that it touches, and whether
-# what depends on them still builds. The change is what differs from the commit $1. Fuzzing and comparisons with
-# other implementations are left to `just check`.
+# The quick checks of a change: format, lints and tests of the crates that it touches, and whether the crates that
+# depend on them still build. The change is the difference from the commit $1. `just check` also fuzzes and compares
+# with other implementations.
 set -eu
 
 cd "$(dirname "$0")/.."

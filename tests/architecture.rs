@@ -1,21 +1,21 @@
-//! The shape of the source, as far as the compiler does not hold it. Which part may use which is said by the crates'
-//! dependencies, and that only `windlass-sys` has unsafe code by `forbid(unsafe_code)`.
+//! Rules about the source that the compiler does not check. The dependencies of the crates say which part may use
+//! which, and `forbid(unsafe_code)` that only `windlass-sys` has unsafe code.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Parts that look at nothing: no files, no processes, no environment, no clock.
+/// Pure parts: they use no files, no processes, no environment and no clock.
 const PURE: &[&str] = &["base", "plan"];
 
-/// Where raw descriptor numbers are written down besides `sys`, and why.
+/// The files outside of `sys` that may have raw descriptor numbers, and why.
 const RAW_DESCRIPTORS: &[(&str, &str)] = &[
     ("criu/session.rs", "CRIU opens our descriptors by their numbers below /proc"),
     ("apply/sync.rs", "a listener is named to the runtime by its number"),
     ("apply/action/console.rs", "the path of a terminal is that of a descriptor below /proc/self/fd"),
 ];
 
-/// Longer files that are tables.
+/// Tables, which may be longer than other files.
 const TABLES: &[&str] = &["seccomp/src/table/rows.rs"];
 
 const LONGEST_FILE: usize = 600;
@@ -66,9 +66,8 @@ fn read(root: &Path, path: PathBuf) -> Source {
     Source { path, lines: text.lines().count(), code }
 }
 
-/// Comments become nothing, line by line. A string with `//` in it is cut short, which hides
-/// nothing that is looked for here: code after a string is on lines of its own by rustfmt's rules
-/// or short.
+/// Removes comments, line by line. A string with `//` in it is cut short as well. That hides nothing that these tests
+/// look for: by rustfmt's rules the code after a string is short, or on lines of its own.
 fn without_comments(text: &str) -> String {
     let code = |line: &str| match line.find("//") {
         Some(at) if !line[..at].contains('"') => line[..at].to_string(),
@@ -138,7 +137,7 @@ fn every_crate_but_sys_forbids_unsafe_code() {
 
 #[test]
 fn every_unsafe_block_says_why_it_is_sound() {
-    // Clippy holds this for blocks; here it is held for the whole of sys, whatever clippy is run with.
+    // Clippy checks this for blocks. This checks all of sys, whatever options clippy is run with.
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     for source in sources("src").iter().filter(|source| source.module() == "sys") {
         let text = fs::read_to_string(root.join(&source.path)).expect("readable");

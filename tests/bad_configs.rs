@@ -92,7 +92,7 @@ fn planned(config: &str) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
     let mut warnings = read.warnings;
     match windlass_plan::create("box", &read.value, &options) {
         Ok(plan) => warnings.extend(plan.warnings),
-        // What follows from an element that counts as absent is no fault of its own.
+        // A fault that only follows from an element counted as absent is not reported as well.
         Err(error) if faults.is_empty() => faults = error.into_faults(),
         Err(_) => {}
     }
@@ -238,7 +238,7 @@ fn a_key_twice_and_half_a_surrogate_pair_are_warnings() {
     for pointer in ["", "/ociVersion", "/process/cwd", "/linux/seccomp/defaultAction"] {
         assert!(warnings.iter().any(|warning| warning.pointer == pointer), "{pointer}: {warnings:?}");
     }
-    // Only in the profile, which is read later than the rest.
+    // These are faults of the profile, which is read after the rest.
     let config = r#"{"ociVersion": "1.0.2", "root": {"path": "rootfs"}, "process": {"args": ["sh"], "cwd": "/"},
         "linux": {"namespaces": [{"type": "mount"}],
                   "seccomp": {"defaultAction": "SCMP_ACT_ERRNO", "defaultAction": "SCMP_ACT_ALLOW"}}}"#;

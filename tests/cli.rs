@@ -198,7 +198,7 @@ fn an_empty_value_counts_as_none() {
 #[test]
 fn a_missing_value_is_reported_in_the_words_that_engines_look_for() {
     for (line, message) in [
-        // podman takes these words for support of checkpointing in pods.
+        // podman concludes from these words that checkpointing in pods is supported.
         ("windlass restore --lsm-mount-context", "flag needs an argument: -lsm-mount-context"),
         ("windlass create --bundle", "flag needs an argument: -bundle"),
         ("windlass create -b", "flag needs an argument: -bundle"),

@@ -1,7 +1,7 @@
-//! Nothing that comes from outside makes the runtime panic, and what is refused is pointed at.
+//! No input makes the runtime panic, and a refusal names the place in the input.
 //!
-//! The bodies are those of the fuzz targets (`fuzz/`, for nightly); here they get documents that
-//! are almost right, which go deeper than random bytes.
+//! The bodies are those of the fuzz targets (`fuzz/`, for nightly). Here they get documents that are almost right,
+//! which reach more code than random bytes.
 
 #[path = "support/bodies.rs"]
 mod bodies;

@@ -1,7 +1,7 @@
 //! Containers on a host with cgroups of version 1, beside a cgroup2 and without one; run by the
 //! program itself, built with or without the feature `cgroup-v1`.
 //!
-//! Needs root, unshare(1), and /bin/busybox. What is not there is said.
+//! Needs root, unshare(1), and /bin/busybox. A test that lacks one of these says so.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -269,7 +269,7 @@ fn deny_all() -> Value {
     json!({"devices": [{"allow": false, "access": "rwm"}]})
 }
 
-/// Takes every cgroup file system away that could judge the use of devices.
+/// Unmounts every cgroup file system by which the use of devices could be limited.
 const NO_DEVICES: &str = "awk '$3 == \"cgroup\" && $4 ~ /devices/ { print $2 }' /proc/self/mounts | while read -r at; do umount -l \"$at\"; done; ";
 
 #[test]
@@ -410,7 +410,7 @@ fn kill_all_reaches_every_process_without_cgroup2() {
         return;
     }
     let bundle = Bundle::new(Host::WithoutCgroup2, "kill-all", "sleep 1000 & sleep 1000", json!({}));
-    // Without a PID namespace the end of init ends nobody else.
+    // Without a PID namespace the other processes survive the end of init.
     let file = bundle.dir.join("config.json");
     let mut config: Value = serde_json::from_slice(&std::fs::read(&file).expect("read")).expect("json");
     config["linux"]["namespaces"] = json!([{"type": "mount"}]);

@@ -1,5 +1,5 @@
-//! What the binary says: texts that callers compare, exit codes, and the JSON log. None of it
-//! needs root: containers are records of processes that these tests start themselves.
+//! What the program prints: texts that callers compare, exit codes, and the JSON log. None of it
+//! needs root: the containers are records of processes that these tests start themselves.
 
 use std::fs;
 use std::io::Write;
@@ -51,7 +51,7 @@ impl Scratch {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary is built");
-        // It may not read its input at all.
+        // The command may end without reading its input.
         let _ = child.stdin.take().expect("piped").write_all(input);
         let output = child.wait_with_output().expect("it ends");
         Answer {
@@ -70,7 +70,7 @@ impl Scratch {
         (answer, text.lines().map(|line| serde_json::from_str(line).expect("each line is an object")).collect())
     }
 
-    /// Records `pid` as the init of a container, as create does when it stands.
+    /// Records `pid` as the init of a container, as create does at its end.
     fn record(&self, id: &str, init: Option<InitProcess>) {
         let store = Store::make(&self.root()).expect("a state root");
         let reservation = store.reserve(id).expect("a free id");
@@ -120,7 +120,7 @@ impl Drop for Scratch {
     }
 }
 
-/// A process that plays a container's init.
+/// A process in the place of a container's init.
 struct Sleeper(Child);
 
 impl Drop for Sleeper {

@@ -24,7 +24,7 @@ impl Bundle {
         Bundle(dir)
     }
 
-    /// `start` with this standard input: what it prints, and nothing but that.
+    /// Runs `start` with this standard input, and returns what it prints.
     fn start(&self, id: &str, sockets: &Path, bootstrap: bool) -> Vec<u8> {
         let params = BootstrapParams {
             instance_id: id.into(),
@@ -44,7 +44,7 @@ impl Bundle {
             .expect("started");
         let input = if bootstrap { params.write_to_bytes().expect("written") } else { Vec::new() };
         child.stdin.take().expect("a pipe").write_all(&input).expect("written");
-        // Ends only when nobody has the pipes any more: the lasting shim must not.
+        // The pipes end only when no process has them any more, so the shim that stays must have closed them.
         let output = child.wait_with_output().expect("ended");
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
         output.stdout
@@ -109,7 +109,7 @@ fn a_pod_shares_a_shim_that_speaks_both_versions() {
     }
 }
 
-/// The services of both versions answer, and what is not served is refused as such.
+/// The services of both versions answer, and refuse unknown methods with the code for that.
 fn both_versions_are_answered(client: &Client) {
     for (service, method, code) in [
         ("containerd.task.v2.Task", "Connect", None),
@@ -150,7 +150,7 @@ fn garbage_is_refused(client: &Client, path: &str) {
     }
 }
 
-/// A shim, and what makes a container by this script in the runtime's place.
+/// A shim, with this script in the place of the runtime.
 fn with_runtime(bundle: &Bundle, id: &str, script: &str) -> (TaskClient, api::CreateTaskRequest) {
     let runtime = bundle.0.join("fake-runtime");
     std::fs::write(&runtime, script).expect("written");
@@ -287,7 +287,7 @@ fn the_files_of_an_idmapped_image_are_the_users_of_the_pod() {
         let mut mount = containerd_shim_protos::types::mount::Mount { type_: kind.into(), ..Default::default() };
         mount.options = vec!["uidmap=0:300000:65536".into(), "gidmap=0:400000:65536".into()];
         if kind == "bind" {
-            // Another mount below the one that is bound, whose owner is another too.
+            // A mount of another owner below the mount that is bound.
             std::fs::create_dir(bundle.0.join("lower1/b")).expect("made");
             std::os::unix::fs::chown(at("lower2"), Some(7), Some(8)).expect("root may");
             bind(&at("lower2"), &at("lower1/b"));
@@ -319,7 +319,7 @@ fn the_files_of_an_idmapped_image_are_the_users_of_the_pod() {
 
 #[test]
 fn older_containerd_gets_the_address_alone() {
-    // Below a state directory as containerd's, so that the socket is there too.
+    // Below a state directory like containerd's, so that the socket is in it too.
     let state = Bundle::new("state", "{}");
     let dir = state.0.join("io.containerd.runtime.v2.task/ns/web");
     std::fs::create_dir_all(&dir).expect("a directory");

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// killed its FIFOs.
 const OF_OTHERS: [&str; 2] = ["/run/mount", "/run/containerd/fifo"];
 
-/// What there is: a line for each thing, as often as it is there, sorted.
+/// What is there: a sorted line for each mount, cgroup, file and process, repeated if it is there several times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Census(Vec<String>);
 
@@ -205,7 +205,7 @@ mod tests {
         assert!(beyond(&lines(&["b"]), &lines(&["a", "b", "b"])).is_empty());
     }
 
-    /// One thing of each kind that needs no root is made, seen, and gone again.
+    /// Makes a thing of each kind that needs no root; the census must have it, and no longer have it afterwards.
     #[test]
     fn what_a_case_leaves_is_seen() {
         let dir = std::env::temp_dir().join(format!("windlass-census-{}", process::id()));

@@ -115,7 +115,7 @@ fn spawn_case(
     command.stdin(Stdio::null()).stdout(file).stderr(errors);
     let mut child = command.spawn().map_err(|e| e.to_string())?;
     let limit = match (case.needs.contains(&Need::Slow), long) {
-        // Only what hangs takes so long, however busy the machine is.
+        // However busy the machine is, a case that takes this long hangs.
         (true, true) => Duration::from_secs(3600),
         (true, false) => Duration::from_secs(1200),
         _ => Duration::from_secs(600),

@@ -1,6 +1,6 @@
 //! `--without-calls-since VERSION`: system calls of newer kernels answer ENOSYS.
 //!
-//! That hides calls alone. Flags, ioctls, file systems, files in `/proc` and `/sys` and whatever else a
+//! This hides system calls alone. Flags, ioctls, file systems, files in `/proc` and `/sys` and whatever else a
 //! newer kernel has stay there, so a suite that passes has shown the fallbacks of calls and no more.
 
 use crate::sys;

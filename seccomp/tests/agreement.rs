@@ -44,7 +44,7 @@ proptest! {
         repeat in 8_u64..24,
         args in prop::collection::vec(prop::array::uniform6(argument()), 2),
     ) {
-        // The same rules with ever other values: long enough for jumps out of reach.
+        // The same rules again and again with other values, until a jump is too far for one instruction.
         let mut long = profile.clone();
         long.syscalls.clear();
         for round in 0..repeat {

@@ -82,7 +82,7 @@ fn theirs(profile: &Profile<'_>) -> Option<Program> {
     Some(Program::from(instructions.collect::<BpfProgram>()))
 }
 
-/// Both answer every call alike which libseccomp knows.
+/// Both programs give the same answer to every call that libseccomp knows.
 fn compare(profile: &Profile<'_>, args: &[[u64; 6]]) -> Result<(), TestCaseError> {
     let ours = compile(profile, Arch::X86_64).unwrap().program;
     let Some(theirs) = theirs(profile) else {

@@ -9,7 +9,7 @@ fn compare(arch: Arch, first: u32, calls: impl Iterator<Item = (&'static str, i3
         // `break` is a word of Rust.
         let name = name.trim_start_matches("r#");
         // `syscalls` gives aarch64 the calls that only 32-bit ABIs have, and one macro of the
-        // headers that is no name.
+        // headers, which names no call.
         if arch == Arch::Aarch64 && ((403..=423).contains(&number) || name == "fstatat") {
             continue;
         }

@@ -188,7 +188,7 @@ fn architectures_that_are_not_listed_are_killed() {
     assert_eq!(call(&filter, Arch::X86, 3, &[]), KILL_THREAD);
     assert_eq!(call(&filter, Arch::Aarch64, 3, &[]), KILL_THREAD);
     assert_eq!(call(&filter, Arch::X32, 0x4000_0000, &[]), KILL_THREAD);
-    // What a tracer sets to have a call skipped is no call of x32.
+    // A tracer sets this number to have a call skipped. Its bits look like x32, but it is no call at all.
     assert_eq!(call(&filter, Arch::X86_64, u32::MAX, &[]), ALLOW);
 }
 
@@ -208,7 +208,7 @@ fn a_call_inside_socketcall_gets_the_answer_of_its_own_rule() {
     assert_eq!(call(&open, Arch::X86, ipc, &[1 << 16 | 21]), ALLOW);
     assert_eq!(call(&open, Arch::X86, ipc, &[22]), ERRNO + 1);
 
-    // The arguments are out of sight: a denial then covers all, a permission none.
+    // The filter cannot see the arguments: a denial then covers every call, and a permission covers none.
     let condition = json!([{"index": 0, "value": 9, "op": "SCMP_CMP_EQ"}]);
     let deny = filter(&profile("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", condition.clone()));
     assert_eq!(call(&deny, Arch::X86, socketcall, &[3]), ERRNO + 1);
@@ -253,7 +253,7 @@ fn unknown_calls_are_skipped_with_a_warning() {
     ]});
     let filter = filter(&profile);
     assert_eq!(answer(&filter, "read", &[]), ALLOW);
-    // A call of another architecture is no reason to warn.
+    // The call exists in another architecture, so there is no warning.
     assert_eq!(filter.warnings.len(), 1);
     assert_eq!(filter.warnings[0].to_string(), r#"/syscalls/0/names/1: unknown system call "frobnicate""#);
 }

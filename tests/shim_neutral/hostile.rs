@@ -1,4 +1,4 @@
-//! What others do to a shim: a runtime that hangs, too few descriptors, a directory that is another's by now.
+//! A shim under attack: a runtime that hangs, too few descriptors, a directory that was replaced.
 
 use super::*;
 
@@ -69,7 +69,7 @@ fn a_burst_of_clients_is_not_turned_away_by_a_shim_that_is_busy() {
     kill(shim, libc::SIGCONT);
     assert_eq!(clients.iter().filter(|client| client.is_err()).count(), 0);
     drop(clients);
-    // As many as it has room for were let in, and their end is noticed.
+    // It took as many clients as it has room for, and notices when they end.
     until(|| world.output(&["kill", "c", "KILL"]).status.success());
 }
 

@@ -93,7 +93,7 @@ fn a_run_that_fails_early_leaves_nothing() {
     }
 }
 
-/// However few there are: either there is a record, or no process of the container is left.
+/// However few descriptors there are: either the container is recorded, or no process of it is left.
 #[test]
 fn a_run_that_is_short_of_descriptors_leaves_no_container() {
     let (mut ran, mut failed) = (0, 0);
@@ -158,7 +158,7 @@ fn a_shim_whose_directory_was_removed_ends_with_its_container() {
     assert!(!world.path("root/c").exists(), "the runtime was told");
 }
 
-/// Another container may have the id by the time the shim looks.
+/// By the time the shim looks, another container may have the id.
 #[test]
 fn a_shim_whose_directory_was_replaced_ends_with_its_container() {
     let world = World::new("replaced", FOREVER);
@@ -194,7 +194,7 @@ fn more_clients_than_the_document_says_are_turned_away() {
     };
     let held: Vec<UnixStream> = (0..64).map(|n| attached(&world).unwrap_or_else(|| panic!("client {n}"))).collect();
     assert!(attached(&world).is_none());
-    // Those who have left are not counted, even if the shim sees them leave and the next one come at the same time.
+    // Clients that have left do not count, even if the shim sees their end and the next connection at the same time.
     let idle = |world: &World| (0..64).map(|_| world.socket()).collect::<Vec<_>>();
     let mut held: Box<dyn std::any::Any> = Box::new(held);
     for _ in 0..4 {
@@ -224,7 +224,7 @@ fn a_second_server_leaves_the_directory_of_the_first_alone() {
     assert_eq!(world.line(&["status", "c"])["shim_pid"], line["shim_pid"]);
 }
 
-/// A log that has filled the file system takes nothing from the record of the end.
+/// The exit is recorded even if the log has filled the file system.
 #[test]
 fn room_for_the_record_of_the_end_is_kept() {
     let world = World::new("reserve", "exit 5\n");
@@ -324,7 +324,7 @@ fn events_are_numbered_and_told_again_until_they_are_acknowledged() {
     client.subscribe(None).expect("subscribed");
     let kinds: Vec<Value> = (0..2).map(|_| client.event().expect("an event")["type"].clone()).collect();
     assert_eq!(kinds, ["created", "started"]);
-    // An engine that dies here comes back and is told again, but not what it has acknowledged.
+    // An engine that dies here and comes back gets the events again, except those that it has acknowledged.
     drop(client);
     world.client().call("ack", json!({"event": 1})).expect("acknowledged");
     let mut client = world.client();
@@ -349,7 +349,7 @@ fn a_malformed_line_closes_that_connection_and_nothing_else() {
     let mut good = world.client();
     for bad in [&b"not json\n"[..], b"{\"seq\":1}\n", b"{\"seq\":-1,\"op\":\"status\"}\n", &[b'x'; 300 * 1024]] {
         let mut socket = world.socket();
-        // The shim may have closed it before all is sent.
+        // The shim may close the connection before all is sent.
         let _ = socket.write_all(bad);
         let mut rest = Vec::new();
         let _ = socket.read_to_end(&mut rest);
@@ -386,7 +386,7 @@ fn a_dead_shim_is_answered_for_by_its_records() {
     assert_eq!((&status["state"], &status["exit"]["code"]), (&json!("stopped"), &json!(5)));
     assert_eq!(status["shim_lost"], false);
     assert_eq!(world.line(&["wait", "c"])["code"], 5);
-    // Even if the shim had died between the record and the event.
+    // This holds even if the shim died between the record and the event.
     let events = world.state().join("c/events.log");
     let text = fs::read_to_string(&events).expect("read");
     let cut: String = text.lines().filter(|line| !line.contains("exited")).map(|line| format!("{line}\n")).collect();
@@ -439,7 +439,7 @@ fn a_kept_container_goes_on_and_is_adopted_without_a_gap_in_its_log() {
     let exit = world.line(&["wait", "c"]);
     let last = world.line(&["status", "c"]);
     assert_eq!(last["adopted"], true);
-    // The code of another's child is known from Linux 6.15 on; its end always is.
+    // The exit code of another process's child is known from Linux 6.15 on; that it has ended is always known.
     assert!([json!(6), json!(255)].contains(&exit["status"]), "{exit}");
     let text = String::from_utf8(world.output(&["logs", "c"]).stdout).expect("text");
     let numbers: Vec<u64> = text.lines().map(|line| line.parse().expect("a number")).collect();
@@ -536,7 +536,7 @@ fn the_example_engine_survives_its_own_death() {
     assert_eq!(second.status.code(), Some(4));
 }
 
-/// A built example: there already, unless cargo was asked for this test alone.
+/// A built example. cargo builds it unless it was asked for this test alone.
 fn example(name: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_BIN_EXE_windlass-shim")).with_file_name("examples").join(name);
     if !path.exists() {

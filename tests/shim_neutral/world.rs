@@ -1,4 +1,4 @@
-//! Where the cases run: a state directory of the shim, a runtime's root and a bundle.
+//! The directories of a case: a state directory of the shim, a runtime's root and a bundle.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -10,7 +10,7 @@ use windlass_client::Client;
 
 use super::{RUNTIME, alive, kill, until};
 
-/// A state directory, a runtime's root and a bundle; everything in them dies with it.
+/// A state directory, a runtime's root and a bundle. What runs in them is killed when it is dropped.
 pub struct World {
     pub dir: PathBuf,
 }
@@ -70,7 +70,7 @@ impl World {
         self.line(&[&words[..], &paths[..], more].concat())
     }
 
-    /// Ends the container by the signal that it traps, once it does.
+    /// Ends the container by the signal that it traps, as soon as it traps it.
     pub fn terminate(&self) {
         let pid = self.line(&["status", "c"])["pid"].as_i64().expect("a number");
         let traps = || {
@@ -100,7 +100,7 @@ impl World {
         json!({"exec": name, "process": {"script": self.script(name, text)}})
     }
 
-    /// A raw connection, for what no client of ours would say.
+    /// A raw connection, for messages that our client never sends.
     pub fn socket(&self) -> UnixStream {
         UnixStream::connect(self.state().join("c/shim.sock")).expect("connected")
     }

@@ -118,7 +118,7 @@ fn a_conmon_goes_on_with_its_log_its_clients_and_its_exit_command() {
     for _ in 0..5 {
         conmon.upgrade();
     }
-    // A line of the control fifo, half of it before.
+    // A line for the control fifo; the first half of it was sent before.
     let mut control = fs::OpenOptions::new().write(true).open(conmon.path("ctl")).expect("the fifo");
     control.write_all(b"2 0").expect("written");
     fs::rename(&log, conmon.path("log.old")).expect("renamed");
@@ -158,7 +158,7 @@ fn an_exec_of_conmon_is_answered_by_the_program_that_goes_on() {
     assert_eq!(conmon.finish(), "8");
 }
 
-/// The image of one with all its endpoints.
+/// The image of a shim with all its endpoints.
 pub fn image() -> Vec<u8> {
     let conmon = Conmon::start("image", "sleep 60", &["-i", "-l", "none", "-T", "1000"]);
     let pid = conmon.pid();

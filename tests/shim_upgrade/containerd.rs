@@ -41,7 +41,7 @@ case $verb in
 esac
 "#;
 
-/// A shim of containerd, and what takes its events.
+/// A shim of containerd, and a receiver of its events.
 struct Shim {
     dir: PathBuf,
     pid: i32,
@@ -171,7 +171,7 @@ fn the_events_of_a_daemon_that_is_away_go_over_and_come_once_and_in_order() {
     shim.upgrade();
     assert_eq!(shim.told(), [""; 0]);
     shim.listen();
-    // One may have been sent and not acknowledged.
+    // One event may have been sent and not acknowledged.
     until(|| !shim.told().is_empty());
     shim.upgrade();
     shim.task.delete(patience(), &api::DeleteRequest { id: "c".into(), ..Default::default() }).expect("deleted");
@@ -236,7 +236,7 @@ fn execs_streams_and_calls_go_on_under_many_upgrades() {
     shim.task.shutdown(patience(), &api::ShutdownRequest { id: "c".into(), ..Default::default() }).expect("answered");
 }
 
-/// The image of one whose daemon is away, with a call that waits.
+/// The image of a shim whose daemon is away, with a call that waits.
 pub fn image() -> Vec<u8> {
     let shim = Shim::start("image", "sleep 60\n");
     shim.create();

@@ -44,7 +44,7 @@ fn images_of_every_format_can_be_read() {
     assert!(seen >= 3, "one of each mode");
 }
 
-/// The image that a program is shown, which is one that never answers.
+/// The image that a shim shows to a new program; here the program never answers.
 pub fn image_of(pid: i32, mut client: Client) -> Vec<u8> {
     let asked = std::thread::spawn(move || client.upgrade(opened(Path::new("/usr/bin/yes")).as_fd()));
     let mut image = None;
@@ -109,7 +109,7 @@ fn formats_that_differ_go_over_forward_and_back_and_what_is_essential_is_refused
         assert_eq!(program(pid), next);
         match upgrade(&world, id, &own) {
             Ok(back) if !essential => {
-                // What only one of them knows is lost with the other.
+                // A field that only one of the formats has is lost in the other.
                 assert_eq!((&back["format"], &back["upgrades"]), (&json!(1), &json!(1)));
                 assert_eq!(program(pid), own);
             }

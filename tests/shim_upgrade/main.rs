@@ -171,7 +171,7 @@ fn a_program_that_cannot_go_on_is_refused_and_the_shim_serves_on() {
     assert_eq!(other.call("status", json!({})).expect("answered")["state"], json!("running"));
     let said = waiting.join().expect("no panic").expect_err("refused").to_string();
     assert!(said.contains("takes too long"), "{said}");
-    // Without a descriptor there is no program.
+    // A request without a descriptor names no program.
     assert!(matches!(other.call("upgrade", json!({})), Err(Error::Refused(code, _)) if code == "invalid"));
     let status = world.line(&["status", "c"]);
     assert_eq!((&status["shim_pid"], &status["pid"]), (&made["shim_pid"], &made["pid"]));
@@ -234,7 +234,7 @@ fn what_a_process_leaves_open_is_drained_on_and_its_end_is_told_once() {
     assert_eq!(events.matches("\"exited\"").count(), 1, "{events}");
 }
 
-/// Numbered lines, and what tells that none is missing, doubled or out of order.
+/// Numbered lines, by which a test sees that none is missing, doubled or out of order.
 struct Lines(u64);
 
 impl Lines {

@@ -1,4 +1,4 @@
-//! One case: a sentence about what a person sees, and the code that looks.
+//! A case: a sentence about what a user sees, and the code that checks it.
 
 use crate::engine::Engine;
 use crate::session::Session;

@@ -1,4 +1,4 @@
-//! What is known to fail, on whom, and why.
+//! The cases that are known to fail: on which runtimes, and why.
 
 /// A known failure.
 pub struct Known {

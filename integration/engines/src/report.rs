@@ -128,7 +128,7 @@ fn everywhere(args: &Args, mut request: Request, results: &Mutex<Results>) {
     }
 }
 
-/// One combination on its way through the harnesses.
+/// The cases of one combination, which run in one harness after the other.
 struct Run<'r> {
     results: &'r Mutex<Results>,
     deferred: Vec<(String, String)>,

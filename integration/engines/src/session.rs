@@ -86,8 +86,8 @@ impl Session {
         Ok(dir)
     }
 
-    /// Any program, in the environment of the session: Debian's programs first found, and no
-    /// variable of whoever runs the suite.
+    /// Any program, in the environment of the session: with a PATH of Debian's directories, and without the
+    /// variables of the suite's caller.
     pub fn host(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command.env_clear().current_dir(&self.dir).stdin(Stdio::null());

@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 /// One command's time in seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
-    /// From its start until its end is known.
+    /// Wall time, from its start until its end is known.
     pub wall: f64,
-    /// Of the processor, its own and that of what it has waited for.
+    /// Processor time, its own and that of the processes that it has waited for.
     pub cpu: f64,
 }
 
@@ -29,7 +29,7 @@ impl Table {
         self.samples.entry((index, who)).or_default().push(sample);
     }
 
-    /// As text. A ratio is the median of those within a round, so that the machine's moods cancel
+    /// As text. A ratio is the median of the ratios within a round, so that changes of the machine's speed cancel
     /// out; below 1 the runtime under test takes less.
     pub fn shown(&self, names: &[String]) -> String {
         let mut out = format!(

@@ -39,7 +39,7 @@ fn load(t: &T) -> Verdict {
 
 fn confined(t: &T, profile: &str) -> Verdict<Bundle> {
     let bundle = t.bundle()?.sh(SHOW).set("/process/apparmorProfile", json!(profile));
-    // Both are there to be read.
+    // Both files can be read.
     for name in ["passwd", "group"] {
         fs::write(bundle.rootfs().join("etc").join(name), "root:x:0:\n").context(name)?;
     }
@@ -124,7 +124,7 @@ fn a_profile_is_never_written_to_a_false_procfs(t: &T) -> Verdict {
     ];
     for mount in mounts {
         let what = mount.to_string();
-        // The false procfs hides what the profile is; what it denies tells it.
+        // The false procfs hides the name of the profile, so the test looks at what the profile denies.
         let bundle = confined(t, "windlass-test")?.sh("cat /etc/passwd >/dev/null && echo unconfined; echo ran");
         let ran = t.run(&bundle.mount(mount))?;
         ran.stdout_lacks("unconfined").context(what)?;

@@ -166,7 +166,7 @@ fn without_limits_every_controller_is_there(t: &T) -> Verdict {
 
 const MIB: u64 = 1 << 20;
 
-/// A container that may use so many MiB of memory, and of memory and swap.
+/// A container with these limits in MiB, of memory, and of memory and swap together.
 fn swapping(t: &T, memory: u64, both: u64) -> Verdict<Container<'_>> {
     let limits = json!({"memory": {"limit": memory * MIB, "swap": both * MIB}});
     let container = t.start(&t.bundle()?.set("/linux/resources", limits).args(&["/bin/sleep", "1000"]))?;

@@ -559,7 +559,7 @@ fn events_report_an_out_of_memory_kill(t: &T) -> Verdict {
     let bundle = resources(t, json!({"memory": {"limit": 20_971_520, "swap": 20_971_520}}))?;
     let container = t.create(&bundle.sh("sleep 0.5; tail /dev/zero; sleep 1000"))?;
     let mut command = t.command();
-    // It is told at once, not at the next interval.
+    // The event comes at once, not at the next interval.
     command.args(["events", "--interval", "1h", &container.id]);
     let capture = t.capture();
     capture.attach(&mut command)?;

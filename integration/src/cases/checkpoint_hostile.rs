@@ -105,7 +105,7 @@ fn what_contradicts_the_configuration_is_refused_with_its_element(t: &T) -> Verd
     Ok(())
 }
 
-/// `explain --restore` tells the same without making anything.
+/// `explain --restore` says the same and makes nothing.
 fn explained(t: &T, images: &Images, bundle: &Bundle) -> Verdict {
     let explain = |bundle: &Bundle| {
         bundle.write()?;
@@ -221,7 +221,7 @@ fn what_is_not_an_image_is_refused(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Cuts an image after so many bytes.
+/// Cuts an image to this many bytes.
 fn cut(path: &Path, length: u64) -> std::io::Result<()> {
     fs::OpenOptions::new().write(true).open(path)?.set_len(length)
 }

@@ -168,7 +168,7 @@ const FAILING_RESTORES: &[&str] = &[
     "setup-namespaces done",
 ];
 
-/// Nothing of a container is there.
+/// Fails unless all of the container is gone.
 fn nothing_is_left(t: &T, container: &Container) -> Verdict {
     container.verb("state", &[], &[])?.code_is(1)?.stderr_has("does not exist")?;
     let dir = Path::new("/sys/fs/cgroup").join(&container.id);

@@ -499,7 +499,7 @@ fn a_dead_conmons_exit_file_is_written_by_delete(t: &T) -> Verdict {
         eventually("it ends", stopped)?;
         Ok(t.path("exits").join(id).display().to_string())
     };
-    // One that lives to the end writes the file itself.
+    // A shim that is alive at the end writes the file itself.
     let (bundle, id) = (t.bundle()?.sh("exit 3"), t.id());
     conmon(&id, &bundle)?;
     ensure!(promise(&bundle), "what it has to write is noted");

@@ -173,7 +173,7 @@ fn a_joining_process_has_the_powers_of_the_container_alone(t: &T) -> Verdict {
     for (bundle, uid) in [(bundle, "Uid:\t7\t7\t7\t7"), (filtered, "Uid:\t0\t0\t0\t0")] {
         let own = ["CapPrm:\t0000000000080000", "CapEff:\t0000000000080000", "CapBnd:\t0000000000080000", uid];
         let seen = watched(t, bundle, watch)?;
-        // The program of a user who is not root has none (capabilities(7), "execve").
+        // A program of another user than root has no capabilities (capabilities(7), "execve").
         let fewer = ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000"];
         let known = |line: &&String| own.contains(&line.as_str()) || fewer.contains(&line.as_str());
         let more: Vec<&String> = seen.iter().filter(|line| !known(line)).collect();

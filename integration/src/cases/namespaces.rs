@@ -276,7 +276,7 @@ fn setgroups_stays_allowed_for_root_made_namespaces(t: &T) -> Verdict {
 }
 
 fn a_network_namespace_of_another_user_namespace_is_joined(t: &T) -> Verdict {
-    // As a pod does: the first container owns both, the second joins both.
+    // As in a pod: the first container owns both namespaces, the second joins both.
     let other = t.start(&user_namespace(t)?.args(&["/bin/sleep", "1000"]))?;
     let pid = other.pid()?;
     let bundle = user_namespace(t)?.unset("/linux/uidMappings").unset("/linux/gidMappings");

@@ -1,4 +1,4 @@
-//! Containers of an ordinary user, who has no systemd to ask: what the kernel lets them do, and
+//! Containers of an ordinary user without a systemd of their own: what the kernel lets them do, and
 //! cgroups that root has delegated by hand.
 
 use std::fs;
@@ -33,7 +33,7 @@ chapter! { "rootless":
     the_doctor_sees_what_a_user_lacks [Need::Windlass],
 }
 
-/// Nobody's on this machine.
+/// A user id that nobody has on this machine.
 pub(super) const UID: u32 = 47_123;
 const SUBORDINATE: u32 = 500_000;
 
@@ -294,7 +294,7 @@ fn a_delegated_cgroup_is_found_and_limits_hold(t: &T) -> Verdict {
     let limited = user.bundle()?.set("/linux/resources", json!({"pids": {"limit": 7}}));
     let dir = user.written(&limited.args(&["/bin/sleep", "1000"]))?;
     let id = t.id();
-    // As a login would put them there: before the ids change.
+    // As at a login: the process is put there before its ids change.
     let login = format!("echo 0 >$0 && exec setpriv --reuid {UID} --regid {UID} --clear-groups \"$@\"");
     let inside = |words: &[&str]| -> Verdict<Ran> {
         let mut command = Command::new("/bin/sh");
@@ -318,7 +318,7 @@ fn a_delegated_cgroup_is_found_and_limits_hold(t: &T) -> Verdict {
     Ok(())
 }
 
-/// As podman has it: the engine made the user namespace, and the runtime is root of it.
+/// As below podman: the engine has made the user namespace, and the runtime is root in it.
 fn root_of_a_user_namespace_runs_containers(t: &T) -> Verdict {
     let user = User::new(t, false)?;
     let bundle = user

@@ -404,7 +404,7 @@ fn narrow_program() -> Option<(&'static str, Vec<u8>)> {
         [1, BASE + headers, 52, 0, if machine == 40 { 0x0500_0000 } else { 0 }].iter().flat_map(|n| n.to_le_bytes()),
     );
     file.extend([52u16, 32, 1, 0, 0, 0].iter().flat_map(|n| n.to_le_bytes()));
-    // One segment, readable and executable: the whole file.
+    // One segment with the whole file, readable and executable.
     file.extend([1, 0, BASE, BASE, size, size, 5, 0x1000].iter().flat_map(|n: &u32| n.to_le_bytes()));
     file.extend(code);
     Some((name, file))

@@ -177,7 +177,7 @@ fn containerd_killed_at_create(t: &T) -> Verdict {
         engine.wrap(&before)?;
         let client = engine.run_command(&["-d"], "a", &["sleep", "1000"]).spawn()?;
         kill_when(&mut engine, &mark, client, *absence).context(format!("away for {absence} s"))?;
-        // Nobody was told that the task is there, so it may be or not: what counts is that it can be removed.
+        // No answer said whether the task exists, so it may exist or not. It must be possible to remove it.
         let status = engine.status("a")?;
         ensure!(["", "CREATED", "STOPPED"].contains(&status.as_str()), "status {status:?}");
         if !status.is_empty() {
@@ -238,7 +238,7 @@ fn containerd_killed_when_a_container_ends(t: &T) -> Verdict {
         engine.run(&["-d"], "a", &["sleep", "1000"])?.ok()?;
         let init = Pid::from_raw(pid(&engine, "a")?);
         kill(init, Signal::SIGKILL)?;
-        // From before the shim has reaped to after containerd has acknowledged.
+        // The times begin before the shim has reaped the process and end after containerd has acknowledged the event.
         sleep(Duration::from_millis(round * 2));
         engine.kill()?;
         sleep(Duration::from_secs(if t.long { *absences(t).get(round as usize % 3).unwrap_or(&1) } else { 1 }));
@@ -267,8 +267,8 @@ fn containerd_killed_at_delete(t: &T) -> Verdict {
         // The shim has deleted it meanwhile; containerd finds that out.
         eventually("the task is gone", || engine.status("a").ok().filter(String::is_empty))?;
         engine.ctr(&["containers", "rm", "a"])?.ok()?;
-        // containerd 1.6 keeps the connection and asks for nothing: the shim leaves after half a
-        // minute. Killed before, it is as good.
+        // containerd 1.6 keeps the connection and sends no request: the shim ends after half a
+        // minute. The short form kills it, which has the same effect.
         match t.long {
             true => sleep(Duration::from_secs(31)),
             false => engine.kill_shims()?,
@@ -284,7 +284,7 @@ fn the_shim_killed_while_a_container_runs(t: &T) -> Verdict {
     let init = pid(&engine, "a")?;
     engine.kill_shims()?;
     eventually("the container is gone", || (!Path::new(&format!("/proc/{init}")).exists()).then_some(()))?;
-    // containerd tells the end itself, with what `delete` answered.
+    // containerd itself publishes the end, with the answer of `delete`.
     eventually("the task is gone", || engine.status("a").ok().filter(String::is_empty))?;
     let log = text(t.path("ours/containerd.log"));
     ensure!(!log.contains("failed to clean up after shim disconnected"), "delete failed: {log}");

@@ -156,7 +156,7 @@ fn an_exec_storm_and_the_death_of_init_lose_no_exit(t: &T) -> Verdict {
 fn process_ids_that_come_again_are_told_apart(t: &T) -> Verdict {
     let limit = Path::new("/proc/sys/kernel/pid_max");
     let before = text(limit);
-    // Of this PID namespace alone since Linux 6.14; older kernels have one for all, which is not ours to change.
+    // Since Linux 6.14 each PID namespace has its own pid_max. In older kernels it is the whole host's and must not be changed.
     if crate::kit::machine::kernel() < (6, 14) || fs::write(limit, "400").is_err() {
         return crate::kit::stop::skip("pid_max is not of the namespace");
     }

@@ -91,7 +91,7 @@ fn ten_idle_shims_are_small(t: &T) -> Verdict {
     }
     let (ours, gates) = idle(&Engine::start(t)?, "ours")?;
     ensure!(ours.threads == 1, "{} threads", ours.threads);
-    // One process each.
+    // Each of the containers has one process.
     ensure!(ours.fds <= 16 + 5, "{} descriptors", ours.fds);
     ensure!(!gates || (ours.pss <= 250 && ours.dirty <= 150), "more than 250 kB of PSS or 150 kB of private dirty");
     Ok(())
@@ -164,7 +164,7 @@ fn cpu(pid: i32) -> (u64, u64) {
 /// One probe: a process in a container.
 type Probe<'a> = dyn FnMut(u32) -> Verdict + 'a;
 
-/// Runs this many probes, so many in a second, or as many as can be done.
+/// Runs this many probes at this rate in a second, or at once after each other.
 fn probe(count: u32, a_second: u32, probe: &mut Probe<'_>) -> Verdict<f64> {
     let begin = Instant::now();
     for n in 0..count {

@@ -68,7 +68,7 @@ fn run(t: &T, script: &str) -> Verdict<String> {
     // An exec's shim stays for its exit delay, which is five minutes.
     let ours = t.path("conmon").display().to_string();
     Command::new("pkill").args(["-9", "-f", &ours]).status().context("pkill")?;
-    // What a shim that was killed leaves is removed by whoever looks next.
+    // The next command that looks at the directory removes what a killed shim has left.
     let sockets = Path::new("/run/windlass-shim/@control");
     eventually("the removal of the control sockets", || {
         t.host(&t.shim.display().to_string(), &["list"]).ok()?;

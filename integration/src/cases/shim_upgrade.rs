@@ -118,7 +118,7 @@ fn a_record_on_a_slow_disk_goes_over(t: &T) -> Verdict {
     Ok(())
 }
 
-/// The calls in the time of an upgrade, and how often each is made to fail: before there is no way back, and in the
+/// The system calls of an upgrade, and how often each is made to fail: before the point of no return, and in the
 /// program that goes on.
 const CALLS: [(&str, u32); 10] = [
     ("memfd_create", 3),

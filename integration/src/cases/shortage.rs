@@ -51,7 +51,7 @@ use shims::{
     room as a_shim_with_little_room_begins_or_says_why, watches as a_shim_without_watches_records_the_end,
 };
 
-/// Of how much a verb must be able to do its work.
+/// With this much of a resource every verb must work.
 const ENOUGH: u64 = 128;
 
 /// How often it must have succeeded in a row before it is believed to have enough.

@@ -116,7 +116,7 @@ fn more_binds_than_descriptors_are_made(t: &T) -> Verdict {
     Ok(())
 }
 
-/// `run` by a runtime that may have so many descriptors.
+/// `run` by a runtime with this limit of descriptors.
 fn with_descriptors(t: &T, bundle: &Bundle, number: u32) -> Verdict<Ran> {
     bundle.write()?;
     let mut command = std::process::Command::new("/bin/sh");

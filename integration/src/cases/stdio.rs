@@ -450,7 +450,7 @@ fn listen_fds_of_another_process_mean_nothing(t: &T) -> Verdict {
     let bundle = t.bundle()?.helper()?.sh("/helper @payload fds; echo _${LISTEN_FDS}_${LISTEN_PID}_");
     bundle.write()?;
     let dir = bundle.dir.display().to_string();
-    // More than are open, by whom they were not meant for; without a process; with a wrong one.
+    // Descriptors that were meant for another process, for none, and for something that is not a process id.
     for variables in ["LISTEN_FDS=3 LISTEN_PID=1", "LISTEN_FDS=1", "LISTEN_FDS=1 LISTEN_PID=x"] {
         let ran = t.finish(listening(t, variables, &["run", "--bundle", &dir, &t.id()]))?.ok()?;
         let lines = ran.lines();

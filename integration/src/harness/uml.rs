@@ -89,7 +89,7 @@ pub fn as_pid_1() -> ExitCode {
 }
 
 fn set_up() -> Result<(), String> {
-    // As on a host that systemd has booted.
+    // As on a host with systemd.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED, None::<&str>)
         .map_err(|e| format!("propagation of /: {e}"))?;
     let table = [

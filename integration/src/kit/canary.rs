@@ -68,7 +68,7 @@ impl Canary {
         (!quiet).then(|| format!("events {events:?}, there now {changed:?}, no longer {gone:?}"))
     }
 
-    /// As [`complaint`](Self::complaint), of changes alone: opening and reading are allowed.
+    /// As [`complaint`](Self::complaint), but only about changes: opening and reading are allowed.
     pub fn change(&self) -> Option<String> {
         self.events();
         let now = facts(&self.dir);

@@ -70,7 +70,7 @@ impl<'t> Engine<'t> {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&bin).context("a directory")?;
         super::criu::link_into(&bin)?;
-        // Nothing but tasks: the rest takes longer to start than a case lasts.
+        // Tasks alone: the rest of containerd takes longer to start than a case lasts.
         let config = "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.runtime\", \
                       \"io.containerd.cri.v1.images\", \"io.containerd.internal.v1.opt\"]\n";
         fs::write(dir.join("config.toml"), config)?;

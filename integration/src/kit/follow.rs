@@ -36,13 +36,13 @@ pub struct Lookup {
     pub paths: Vec<String>,
 }
 
-/// What is told of the lookups while the process in question stands still.
+/// Gets the lookups, each while its process is stopped.
 pub trait Watcher {
-    /// One is about to be made.
+    /// A lookup is about to be made.
     fn before(&mut self, lookup: &Lookup);
-    /// One was made and has returned this value.
+    /// A lookup was made and has returned this value.
     fn after(&mut self, pid: Pid, lookup: &Lookup, value: i64);
-    /// A child has executed a program that is not the command's, and is followed no more.
+    /// A child has executed a program that is not the command's. From now on it is not followed.
     fn executed(&mut self, pid: Pid);
 }
 
@@ -50,9 +50,9 @@ pub trait Watcher {
 pub struct Followed<'a> {
     /// The command.
     pub command: &'a Command,
-    /// Its program. A child that executes another one is let go.
+    /// Its program. A child that executes another one is no longer followed.
     pub own: &'a Path,
-    /// A process that is no child of it and is followed too.
+    /// Another process to follow, which is not a child of the command.
     pub other: Option<Pid>,
     /// Where the output goes.
     pub capture: &'a Capture,

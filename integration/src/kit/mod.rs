@@ -36,7 +36,7 @@ pub use workspace::Workspace;
 
 use std::path::Path;
 
-/// One case: a sentence about what a runtime must do, and the code that asks.
+/// A case: a sentence about what a runtime must do, and the code that checks it.
 #[derive(Clone, Copy)]
 pub struct Case {
     /// `chapter::sentence`.

@@ -27,7 +27,7 @@ pub fn check(id: &str, dir: &Path) -> Verdict {
     Ok(())
 }
 
-/// Without the feature there is no reader.
+/// Without the feature nothing is read.
 #[cfg(not(feature = "reader"))]
 pub fn check(_id: &str, _dir: &Path) -> Verdict {
     super::stop::skip("built without the feature `reader`")

@@ -56,7 +56,7 @@ pub fn run<'t>(t: &'t T, bundle: &Bundle, options: &[&str]) -> Verdict<Shimmed<'
 }
 
 impl<'t> Shimmed<'t> {
-    /// One that another command has begun.
+    /// A shim that another command has started.
     pub fn existing(t: &'t T, id: &str, bundle: &Bundle) -> Verdict<Shimmed<'t>> {
         let container = Container::new(t, id.to_owned(), bundle.dir.clone());
         let mut found = Shimmed { t, id: id.to_owned(), made: Value::Null, _container: container };
@@ -180,7 +180,7 @@ impl Connection {
         }
     }
 
-    /// After an attach: what comes to its end, output and errors apart.
+    /// After an attach: all that comes until the end, standard output and standard error apart.
     pub fn frames(&mut self) -> Verdict<(String, String)> {
         let (mut out, mut errors) = (Vec::new(), Vec::new());
         let mut head = [0; 5];

@@ -275,7 +275,7 @@ pub fn arg() -> impl Strategy<Value = Arg<'static>> {
     ];
     let plain = (0..6_u32, argument(), argument(), select(operators));
     let plain = plain.prop_map(|(index, value, value_two, op)| Arg { index, value, value_two, op: text(op) });
-    // Runs of `==` on one argument are written in a way of their own.
+    // The compiler writes several `==` on one argument in a special way.
     let equal = (argument(), any::<bool>()).prop_map(|(value, masked)| Arg {
         index: 0,
         value: if masked { 0xff00_00ff } else { value },

@@ -64,8 +64,8 @@ fn run_at_a_terminal_has_one(s: &Session) -> Verdict {
     sized(s, &run(s, "--rm -t", &s.name(), "sh -c"))
 }
 
-/// A script at a terminal of 33 by 77 sees that, and ends when it is told to: `ctr` sets the size some
-/// time after the start, and may leave without the last output of what ends by itself.
+/// A script at a terminal of 33 by 77 sees that size, and ends at a signal: `ctr` sets the size some
+/// time after the start, and may end before the last output of a script that ends by itself.
 fn sized(s: &Session, words: &str) -> Verdict {
     let mut command = s.command(words);
     command.arg("tty; until [ \"$(stty size 2>&1)\" = '33 77' ]; do sleep 0.1; done; echo sized; read line; exit 3");
@@ -89,7 +89,7 @@ fn a_task_is_listed_paused_resumed_and_killed(s: &Session) -> Verdict {
     removed(s, &id, 137)
 }
 
-/// Removes an ended task, which must have ended with this code: `ctr` tells it as a warning.
+/// Removes an ended task, which must have ended with this code: `ctr` prints it as a warning.
 fn removed(s: &Session, id: &str, code: i32) -> Verdict {
     s.run(&format!("tasks rm {id}"))?.ok()?.stderr_has(&format!("exit code {code}")).map(drop)
 }
@@ -182,7 +182,7 @@ fn checkpoint_says_what_is_missing(s: &Session) -> Verdict {
     let id = sleeper(s, "")?;
     let ran = s.run(&format!("tasks checkpoint --image-path {} {id}", s.path("checkpoint").display()))?;
     if s.below.kind == Kind::Windlass {
-        // On a machine that has it, this is no case of what is missing.
+        // This is the case of a machine without CRIU.
         if Command::new("criu").arg("--version").output().is_ok() {
             return skip("criu is installed");
         }

@@ -153,7 +153,7 @@ fn namespaces_of_the_host_are_used_when_told(s: &Session) -> Verdict {
     let security = LinuxSandboxSecurityContext { namespace_options: Some(options.clone()), ..Default::default() };
     let (client, pod) = pod(s, |config| {
         config.linux.get_or_insert_default().security_context = Some(security);
-        // As a kubelet does it: the name would be the host's.
+        // As a kubelet does: without it the name would be the host's.
         config.hostname.clear();
     })?;
     let id = client.container(&pod, "main", WAIT, |config| {

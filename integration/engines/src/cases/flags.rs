@@ -47,7 +47,7 @@ fn a_sysctl_of_a_namespace_is_set(s: &Session) -> Verdict {
 
 fn a_sysctl_of_the_whole_host_is_refused_with_a_reason(s: &Session) -> Verdict {
     let before = text("/proc/sys/vm/max_map_count");
-    // The clients know these names themselves; the runtime is asked by who speaks to dockerd's socket.
+    // The clients refuse these names themselves. A program that speaks to dockerd's socket reaches the runtime.
     s.run(&format!("run --rm --sysctl vm.max_map_count=262144 {NAME} true"))?
         .fails()?
         .stderr_has("vm.max_map_count")?;

@@ -304,7 +304,7 @@ fn a_configuration_that_cannot_be_had_is_told_about(s: &Session) -> Verdict {
     let (name, file) = (s.name(), s.path("not-a-directory"));
     fs::write(&file, "")?;
     s.ok(&format!("create --name {name} -v {}:/data {NAME} true", file.display()))?;
-    // By these words docker knows to add its advice.
+    // docker looks for these words, and then adds its advice.
     s.run(&format!("start {name}"))?.fails()?.stderr_has("/data")?.stderr_has("not a directory")?;
     let listed = s.ok_with(&format!("ps -a --filter name={name} --format"), "{{.Status}}")?;
     ensure!(listed.contains("Created"), "ps -a: {listed}");

@@ -1,4 +1,4 @@
-//! Limits: what the kernel shows, what is told of a kill for want of memory.
+//! Limits: what the kernel shows, and what is reported after an OOM kill.
 
 use super::life::logged;
 use crate::case::chapter;
@@ -41,8 +41,8 @@ fn memory_is_limited(s: &Session) -> Verdict {
 fn a_kill_for_want_of_memory_is_told(s: &Session) -> Verdict {
     let name = s.up("--memory 24m", &format!("echo up; {HOG}; exit 5"))?;
     ensure_eq!(s.ok(&format!("wait {name}"))?, "5", "the shell lives on and passes its own code on");
-    // The engine's shim tells of the kill and of the end as the two come; where the end is first, dockerd forgets the
-    // kill.
+    // The engine's shim reports OOM kill and exit in the order in which they come. If the exit is first, dockerd
+    // drops the OOM kill.
     for _ in 0..5 {
         let name = s.up("--memory 24m", &format!("exec {HOG}"))?;
         ensure_eq!(s.ok(&format!("wait {name}"))?, "137", "exit code");

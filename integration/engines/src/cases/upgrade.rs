@@ -33,12 +33,12 @@ fn replace(s: &Session, name: &str, program: &Path) -> Verdict {
     Ok(())
 }
 
-/// A container that counts, one line each, and ends with 7 when it is told to.
+/// A container that prints a number a line, and ends with 7 at SIGTERM.
 fn counter(s: &Session) -> Verdict<String> {
     s.up("", "trap 'exit 7' TERM; i=0; while :; do echo $i; i=$((i + 1)); sleep 0.01; done")
 }
 
-/// It is told to end, and has written each number once.
+/// Ends it; it must have written each number once.
 fn is_whole(s: &Session, name: &str) -> Verdict {
     s.ok(&format!("stop -t 10 {name}"))?;
     ensure_eq!(s.inspect(name, "{{.State.Status}} {{.State.ExitCode}}")?, "exited 7", "the end");

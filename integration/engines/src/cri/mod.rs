@@ -32,7 +32,7 @@ pub struct Client {
 pub struct Pod {
     /// Its id.
     pub id: String,
-    /// As it was asked for.
+    /// The configuration that it was made with.
     pub config: PodSandboxConfig,
 }
 

@@ -33,7 +33,7 @@ pub fn start_with(session: &Session, options: &[&str]) -> Verdict {
     command.arg("--host").arg(format!("unix://{SOCKET}"));
     command.arg("--data-root").arg(session.path("docker")).args(["--exec-root", "/run/engines-docker"]);
     command.arg("--pidfile").arg(session.path("docker.pid")).args(options);
-    // One that was killed leaves its pid behind.
+    // A daemon that was killed leaves its pid file behind.
     let _ = fs::remove_file(session.path("docker.pid"));
     session.start_daemon(command, &|| {
         let mut probe = session.host("docker");

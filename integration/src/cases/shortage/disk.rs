@@ -29,7 +29,7 @@ pub struct Disk<'t> {
 }
 
 impl<'t> Disk<'t> {
-    /// One with this many pages and inodes, the root's included.
+    /// A file system with this many pages and inodes, the root's included.
     pub fn new(t: &'t T, at: &Path, blocks: u32, inodes: u32) -> Verdict<Disk<'t>> {
         fs::create_dir_all(at).context(at.display())?;
         let options = format!("size={},nr_inodes={inodes},mode=700", u64::from(blocks) * 4096);
@@ -42,7 +42,7 @@ impl<'t> Disk<'t> {
         Disk::new(t, at, 64, 64)
     }
 
-    /// One with so much of what it lacks, and enough of the other.
+    /// A file system with this much of what is scarce, and enough of the other.
     pub fn with(t: &'t T, at: &Path, lack: Lack, much: u32) -> Verdict<Disk<'t>> {
         match lack {
             Lack::Blocks => Disk::new(t, at, much, 64),

@@ -9,7 +9,7 @@ pub enum Limit {
     Descriptors(u64),
     /// RLIMIT_NPROC, which holds for an ordinary user.
     Processes(u64),
-    /// Nothing of the command's own: the world around it is short.
+    /// The command has no limit: what it uses is scarce.
     World(Missing),
 }
 

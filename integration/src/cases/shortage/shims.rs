@@ -42,7 +42,7 @@ fn begins(t: &T, bundle: &Bundle, limit: Limit) -> Verdict<bool> {
     Ok(ran.code == 0)
 }
 
-/// Ends the container; what the shim tells and what it has recorded are the same.
+/// Ends the container. The shim must report the end that it has recorded.
 fn ends(t: &T, id: &str, bundle: &Bundle) -> Verdict {
     let c = Shimmed::existing(t, id, bundle)?;
     let mut client = c.connect()?;

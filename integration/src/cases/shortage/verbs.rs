@@ -114,7 +114,7 @@ impl<'t> Subject<'t> {
                 self.must(&["kill", "ID", "KILL"], &id)?;
                 let container = crate::kit::Container::new(self.t, id.clone(), self.long.dir.clone());
                 container.wait_for("stopped")?;
-                // Deleted by who has asked for it.
+                // The caller deletes it.
                 std::mem::forget(container);
             }
             _ => {}

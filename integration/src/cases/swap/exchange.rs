@@ -113,9 +113,9 @@ pub enum Kind {
     LinkToDirectories,
     /// A link, by way of `..`, to a directory of files.
     LinkUpToFiles,
-    /// A link to a descriptor of whoever follows it.
+    /// A link to a descriptor of the process that follows it.
     LinkToDescriptor,
-    /// A FIFO, which blocks whoever opens it without thought.
+    /// A FIFO, which blocks a process that opens it without `O_NONBLOCK`.
     Fifo,
     /// An empty directory; the entry itself moves to another place of the same file system.
     MovedAway,
@@ -138,7 +138,7 @@ pub enum Form {
     Never,
     /// Before the command begins.
     Always,
-    /// From this lookup on: the process and the number in it.
+    /// The exchange begins at this lookup: the process, and the number of the lookup in it.
     From(usize, usize),
     /// During this lookup only.
     During(usize, usize),
