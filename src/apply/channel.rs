@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 
 use windlass_sys::SyscallError;
-use windlass_sys::stdio::Inherited;
+use windlass_sys::stdio::CallerStream;
 use windlass_sys::stream::{self, Moved};
 
 /// How many bytes are queued at most while the sink takes none.
@@ -35,7 +35,7 @@ const TERMINAL_KEEPS: usize = 64 * 1024;
 #[derive(Debug)]
 pub enum End {
     /// The caller's descriptor at 0, 1 or 2.
-    Callers(Inherited),
+    Callers(CallerStream),
     /// An end of a pipe of our own; it never waits.
     Pipe(OwnedFd),
     /// The master end of a terminal of our own, which both directions share; it never waits.
@@ -319,7 +319,7 @@ mod tests {
     }
 
     fn callers(fd: &OwnedFd, write: bool) -> End {
-        End::Callers(Inherited::open(fd.as_raw_fd(), write).expect("looked at").expect("it is open"))
+        End::Callers(CallerStream::open(fd.as_raw_fd(), write).expect("looked at").expect("it is open"))
     }
 
     fn fill(pipe: &OwnedFd, bytes: usize) {

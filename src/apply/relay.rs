@@ -11,7 +11,7 @@ use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcse
 
 use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
 use windlass_sys::SyscallError;
-use windlass_sys::stdio::{self, Inherited};
+use windlass_sys::stdio::{self, CallerStream};
 use windlass_sys::{socket, stream};
 
 use super::channel::{Channel, End, Side};
@@ -71,8 +71,8 @@ impl Relay {
     /// Adds a channel between our stdin, stdout or stderr and our end. If nothing is open at that number, our end
     /// is closed: the process reads end of file, or writes to a closed pipe.
     fn add_channel(&mut self, number: i32, end: End) -> Result<()> {
-        let found =
-            Inherited::open(number, number != 0).with_context(|| format!("cannot look at what is open at {number}"))?;
+        let found = CallerStream::open(number, number != 0)
+            .with_context(|| format!("cannot look at what is open at {number}"))?;
         if let Some(callers) = found.map(End::Callers) {
             self.channels.push(if number == 0 { Channel::new(callers, end) } else { Channel::new(end, callers) });
         }

@@ -11,7 +11,7 @@ pub struct Malformed;
 
 /// The value of a field on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Value<'a> {
+pub enum FieldValue<'a> {
     /// Wire type 0.
     Varint(u64),
     /// Wire type 1.
@@ -43,17 +43,17 @@ impl<'a> Fields<'a> {
         self.take(N as u64)?.try_into().map_err(|_| Malformed)
     }
 
-    fn next_field(&mut self) -> Result<(u32, Value<'a>), Malformed> {
+    fn next_field(&mut self) -> Result<(u32, FieldValue<'a>), Malformed> {
         let tag = varint(&mut self.0)?;
         let number = u32::try_from(tag >> 3).ok().filter(|&number| number > 0 && number < 1 << 29).ok_or(Malformed)?;
         let value = match tag & 7 {
-            0 => Value::Varint(varint(&mut self.0)?),
-            1 => Value::Fixed64(u64::from_le_bytes(self.array()?)),
+            0 => FieldValue::Varint(varint(&mut self.0)?),
+            1 => FieldValue::Fixed64(u64::from_le_bytes(self.array()?)),
             2 => {
                 let length = varint(&mut self.0)?;
-                Value::Bytes(self.take(length)?)
+                FieldValue::Bytes(self.take(length)?)
             }
-            5 => Value::Fixed32(u32::from_le_bytes(self.array()?)),
+            5 => FieldValue::Fixed32(u32::from_le_bytes(self.array()?)),
             // Groups are deprecated, and none of these messages has one.
             _ => return Err(Malformed),
         };
@@ -62,7 +62,7 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Iterator for Fields<'a> {
-    type Item = Result<(u32, Value<'a>), Malformed>;
+    type Item = Result<(u32, FieldValue<'a>), Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.0.is_empty() {
@@ -125,7 +125,7 @@ pub fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
 /// The type of a field.
 pub trait Field {
     /// Stores a decoded value. A value of another wire type is skipped, like an unknown field.
-    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed>;
+    fn read(&mut self, value: FieldValue<'_>) -> Result<(), Malformed>;
     /// Appends the field unless it is zero or empty.
     fn write(&self, field: u32, out: &mut Vec<u8>);
 }
@@ -155,8 +155,8 @@ pub trait Message: Default {
 macro_rules! number_field {
     ($($type:ty),*) => {$(
         impl Field for $type {
-            fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
-                if let Value::Varint(number) = value {
+            fn read(&mut self, value: FieldValue<'_>) -> Result<(), Malformed> {
+                if let FieldValue::Varint(number) = value {
                     // Negative numbers are written with 64 bits even if the type is shorter.
                     *self = number as $type;
                 }
@@ -176,8 +176,8 @@ number_field!(u32, u64, i32, i64);
 
 /// A number with presence: zero is written, too.
 impl Field for Option<i32> {
-    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
-        if let Value::Varint(number) = value {
+    fn read(&mut self, value: FieldValue<'_>) -> Result<(), Malformed> {
+        if let FieldValue::Varint(number) = value {
             *self = Some(number as i32);
         }
         Ok(())
@@ -192,8 +192,8 @@ impl Field for Option<i32> {
 
 /// A truth value with presence: `false` is written, too.
 impl Field for Option<bool> {
-    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
-        if let Value::Varint(number) = value {
+    fn read(&mut self, value: FieldValue<'_>) -> Result<(), Malformed> {
+        if let FieldValue::Varint(number) = value {
             *self = Some(number != 0);
         }
         Ok(())
@@ -207,8 +207,8 @@ impl Field for Option<bool> {
 }
 
 impl Field for bool {
-    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
-        if let Value::Varint(number) = value {
+    fn read(&mut self, value: FieldValue<'_>) -> Result<(), Malformed> {
+        if let FieldValue::Varint(number) = value {
             *self = number != 0;
         }
         Ok(())
@@ -226,8 +226,8 @@ fn text(bytes: &[u8]) -> Result<String, Malformed> {
 }
 
 impl Field for String {
-    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
-        if let Value::Bytes(bytes) = value {
+    fn read(&mut self, value: FieldValue<'_>) -> Result<(), Malformed> {
+        if let FieldValue::Bytes(bytes) = value {
             *self = text(bytes)?;
         }
         Ok(())
@@ -241,8 +241,8 @@ impl Field for String {
 }
 
 impl Field for Vec<u8> {
-    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
-        if let Value::Bytes(bytes) = value {
+    fn read(&mut self, value: FieldValue<'_>) -> Result<(), Malformed> {
+        if let FieldValue::Bytes(bytes) = value {
             *self = bytes.to_vec();
         }
         Ok(())
@@ -256,8 +256,8 @@ impl Field for Vec<u8> {
 }
 
 impl Field for Vec<String> {
-    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
-        if let Value::Bytes(bytes) = value {
+    fn read(&mut self, value: FieldValue<'_>) -> Result<(), Malformed> {
+        if let FieldValue::Bytes(bytes) = value {
             self.push(text(bytes)?);
         }
         Ok(())
@@ -270,15 +270,15 @@ impl Field for Vec<String> {
 
 /// Written packed, as in proto3. Read packed or unpacked.
 impl Field for Vec<u64> {
-    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
+    fn read(&mut self, value: FieldValue<'_>) -> Result<(), Malformed> {
         match value {
-            Value::Varint(number) => self.push(number),
-            Value::Bytes(mut bytes) => {
+            FieldValue::Varint(number) => self.push(number),
+            FieldValue::Bytes(mut bytes) => {
                 while !bytes.is_empty() {
                     self.push(varint(&mut bytes)?);
                 }
             }
-            Value::Fixed64(_) | Value::Fixed32(_) => {}
+            FieldValue::Fixed64(_) | FieldValue::Fixed32(_) => {}
         }
         Ok(())
     }
@@ -293,9 +293,9 @@ impl Field for Vec<u64> {
 }
 
 impl<M: Message> Field for Option<M> {
-    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
+    fn read(&mut self, value: FieldValue<'_>) -> Result<(), Malformed> {
         match value {
-            Value::Bytes(bytes) => self.get_or_insert_default().merge(bytes),
+            FieldValue::Bytes(bytes) => self.get_or_insert_default().merge(bytes),
             _ => Ok(()),
         }
     }
@@ -308,8 +308,8 @@ impl<M: Message> Field for Option<M> {
 }
 
 impl<M: Message> Field for Vec<M> {
-    fn read(&mut self, value: Value<'_>) -> Result<(), Malformed> {
-        if let Value::Bytes(bytes) = value {
+    fn read(&mut self, value: FieldValue<'_>) -> Result<(), Malformed> {
+        if let FieldValue::Bytes(bytes) = value {
             self.push(M::decode(bytes)?);
         }
         Ok(())

@@ -37,9 +37,9 @@ enum Kind {
 
 /// One of 0, 1 and 2, to read from or to write to.
 ///
-/// Use [`Inherited::fd`], the caller's own descriptor, to ask poll(2) whether it is ready.
+/// Use [`CallerStream::fd`], the caller's own descriptor, to ask poll(2) whether it is ready.
 #[derive(Debug)]
-pub struct Inherited {
+pub struct CallerStream {
     caller: BorrowedFd<'static>,
     /// The same pipe or terminal, opened again so that it never blocks. It is not for poll(2), which never reports the
     /// end of a FIFO that was opened after its last writer had gone.
@@ -47,9 +47,9 @@ pub struct Inherited {
     kind: Kind,
 }
 
-impl Inherited {
+impl CallerStream {
     /// To read from `number`, or to write to it; `None` where nothing is open there.
-    pub fn open(number: RawFd, write: bool) -> Result<Option<Inherited>> {
+    pub fn open(number: RawFd, write: bool) -> Result<Option<CallerStream>> {
         let Some(caller) = descriptors::borrow_inherited(number) else { return Ok(None) };
         let flags = fcntl(caller, FcntlArg::F_GETFL).called(|| format!("fcntl({number}, F_GETFL)"))?;
         let flags = OFlag::from_bits_retain(flags);
@@ -71,7 +71,7 @@ impl Inherited {
             Kind::Pipe | Kind::Terminal if allowed => fd::reopen(caller, mode | OFlag::O_NONBLOCK).ok(),
             _ => None,
         };
-        Ok(Some(Inherited { caller, ours, kind }))
+        Ok(Some(CallerStream { caller, ours, kind }))
     }
 
     /// The caller's descriptor, for poll(2).
