@@ -1,5 +1,5 @@
-//! A run of the runtime outside the loop, for who has nothing to do until it ends: the verbs of a dead shim's
-//! container, and containerd's `delete` and `-info`.
+//! A run of the runtime outside the loop, for callers that have nothing to do until it ends: the verbs of a dead
+//! shim's container, and containerd's `delete` and `-info`.
 //!
 //! It is bounded in time and in what it may print. The loop has its own way, which never waits
 //! (`Supervisor::request`).

@@ -33,7 +33,7 @@ const CLIENTS: usize = 16;
 /// How many sockets of others a shim looks at when it starts, to remove those of shims that were killed.
 const FEW: usize = 4;
 
-/// The same for who cleans up after one shim, whose socket is among them unless there are very many.
+/// The same for a command that cleans up after one shim. That shim's socket is among them unless there are very many.
 pub(super) const MANY: usize = 256;
 
 /// How many requests of one client are served in a turn of the loop.
@@ -177,7 +177,7 @@ impl Drop for Control {
     }
 }
 
-/// Removes the sockets of shims that were killed, from the directory and of at most so many.
+/// Removes the sockets of killed shims from the directory, and looks at no more than `most` names.
 pub(super) fn sweep(opened: BorrowedFd<'_>, directory: &Path, most: usize) {
     let names = windlass_sys::directory::names(opened).unwrap_or_default();
     for name in names.iter().take(most) {

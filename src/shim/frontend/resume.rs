@@ -99,7 +99,7 @@ impl<F: Carried> State<F> {
             process::set_comm(&name);
         }
         let state = State { core, front: fields.get(field::FRONT), token: fields.get(field::TOKEN) };
-        // Read by who needs them.
+        // They are read where they are needed.
         for number in [field::MODE, field::DESCRIPTORS, field::BEFORE] {
             fields.take(number);
         }

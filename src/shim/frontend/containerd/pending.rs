@@ -96,7 +96,7 @@ impl RuntimeVerb {
 pub(super) struct PendingCalls(pub(super) Table<WaitToken, (Caller, Then)>);
 
 impl PendingCalls {
-    /// Notes who waits for a reply that comes later. A reply that is there is given back.
+    /// Notes the caller that waits for a later reply. A reply that is there already is returned.
     pub(super) fn note(
         &mut self,
         caller: Caller,

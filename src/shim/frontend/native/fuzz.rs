@@ -36,7 +36,7 @@ fn is_growing(bytes: &[u8]) -> bool {
     numbers.is_sorted_by(|one, next| one < next)
 }
 
-/// What a subscriber gets who has acknowledged nothing since, but for events of execs that were deleted.
+/// The events that a subscriber gets which has acknowledged none, without those of execs that were deleted.
 fn read(log: &EventLog) -> Vec<String> {
     let (mut cursor, mut events) = (log.cursor(None), Vec::new());
     loop {
