@@ -184,6 +184,9 @@ message! {
     }
 }
 
+/// The number of the types that have a name instead.
+const BY_NAME: u32 = 16;
+
 /// The types of filesystems that have a number, by that number.
 pub const FILESYSTEMS: &[(u32, &str)] = &[
     (1, "proc"),
@@ -205,10 +208,12 @@ impl Task {
 }
 
 impl Mount {
-    /// The type of its filesystem, as far as it is known.
+    /// The type of its filesystem as CRIU takes it; empty if it is none of those here. Images have a name beside every
+    /// number, and CRIU reads it for [`BY_NAME`] alone.
     pub fn kind(&self) -> &str {
-        let named = FILESYSTEMS.iter().find(|(number, _)| *number == self.filesystem).map(|(_, name)| *name);
-        named.unwrap_or(&self.name)
+        let numbered =
+            || FILESYSTEMS.iter().find(|(number, _)| *number == self.filesystem).map_or("", |(_, name)| name);
+        if self.filesystem == BY_NAME { &self.name } else { numbered() }
     }
 
     /// Its mount point, as an absolute path in the container.
@@ -285,8 +290,11 @@ mod tests {
     fn mounts_and_capabilities_are_told_as_the_configuration_tells_them() {
         let mount = Mount { filesystem: 5, point: "./dev".into(), ..Mount::default() };
         assert_eq!((mount.kind(), mount.place(), mount.is_external()), ("tmpfs", "/dev", false));
-        let root = Mount { point: "./".into(), name: "erofs".into(), ..Mount::default() };
+        let root = Mount { filesystem: 16, point: "./".into(), name: "erofs".into(), ..Mount::default() };
         assert_eq!((root.kind(), root.place()), ("erofs", "/"));
+        // 4 is binfmt_misc, whatever it is called.
+        let other = Mount { filesystem: 4, name: "tmpfs".into(), ..Mount::default() };
+        assert_eq!(other.kind(), "");
         assert_eq!(capabilities(&[0xffff_ffff, 0x1ff]), 0x1ff_ffff_ffff);
         assert_eq!(capabilities(&[1]), 1);
         assert_eq!(capabilities(&[1, 1, 1]), 1 | 1 << 32);

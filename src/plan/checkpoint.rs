@@ -26,8 +26,9 @@ pub struct ExternalMount {
 /// The name of every masked file.
 pub const NULL: &str = "/dev/null";
 
-/// Filesystems that CRIU makes anew and fills again.
-const REBUILT: &[&str] = &["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2", "binfmt_misc", "overlay"];
+/// Filesystems that CRIU makes anew and fills again. It would look up the layers of an overlay at their paths on the host,
+/// and a binfmt_misc is the host's.
+const REBUILT: &[&str] = &["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2"];
 
 /// The mounts of a container that must be declared external. Any other one is of a filesystem that CRIU makes
 /// anew, or a part of one, or of the root filesystem.
@@ -79,7 +80,8 @@ mod tests {
         20 10 0:40 / /shm rw - tmpfs shm rw\n\
         21 10 0:25 / /sys/fs/cgroup ro - cgroup2 cgroup rw\n\
         22 10 8:1 /gpu /usr/lib/gpu ro - ext4 /dev/vda rw\n\
-        23 10 8:2 / /disk rw - xfs /dev/vdb rw\n";
+        23 10 8:2 / /disk rw - xfs /dev/vdb rw\n\
+        24 10 0:50 / /layers rw - overlay overlay rw,lowerdir=/a:/b\n";
 
     #[test]
     fn each_mount_is_rebuilt_or_external() {
@@ -95,6 +97,7 @@ mod tests {
             ("/sys/fs/cgroup", "/sys/fs/cgroup"),
             ("/usr/lib/gpu", "/usr/lib/gpu"),
             ("/disk", "/disk"),
+            ("/layers", "/layers"),
         ];
         assert_eq!(found, expected);
     }

@@ -75,7 +75,6 @@ fn is_known(plan: &Plan, sources: &Sources, mount: &Mounted) -> bool {
         "proc" => !plan.topology.new.contains(Namespaces::PID),
         "sysfs" => !plan.topology.new.contains(Namespaces::NET),
         "mqueue" => !plan.topology.new.contains(Namespaces::IPC),
-        "binfmt_misc" => !plan.topology.new.contains(Namespaces::USER),
         "cgroup2" if plan.topology.new.contains(Namespaces::CGROUP) => {
             sources.cgroup.as_ref().is_some_and(|cgroup| is_below(&mount.root, cgroup))
         }

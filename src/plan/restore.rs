@@ -26,7 +26,7 @@ pub struct Claims {
     pub namespaces: Vec<Namespaces>,
     /// Every thread.
     pub threads: Vec<Thread>,
-    /// The mounts of init, the root first.
+    /// The mounts of all mount namespaces, those of init first.
     pub mounts: Vec<Mount>,
     /// The id maps, in the user namespace of init.
     pub maps: Option<[Vec<IdMapping>; 2]>,
@@ -68,6 +68,8 @@ pub struct Mount {
     pub external: Option<String>,
     /// Whether a plugin makes it.
     pub plugin: bool,
+    /// Whether it is in another mount namespace than that of init.
+    pub nested: bool,
 }
 
 /// Kinds that every container has for itself after a restore, or may have.
@@ -77,8 +79,9 @@ const FREE: Namespaces = Namespaces::TIME;
 pub const RESTRICTING: MountAttributes =
     MountAttributes::RDONLY.union(MountAttributes::NOSUID).union(MountAttributes::NODEV).union(MountAttributes::NOEXEC);
 
-/// Filesystems that a process with CAP_SYS_ADMIN may have mounted itself.
-pub(crate) const OWN: &[&str] = &["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2", "overlay", "binfmt_misc"];
+/// Filesystems that a process with CAP_SYS_ADMIN may have mounted itself. Not an overlay: CRIU looks its layers up on the
+/// host. Not binfmt_misc: what CRIU writes to it is how the host executes programs.
+pub(crate) const OWN: &[&str] = &["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2"];
 
 /// What of the claims contradicts the configuration. `there` tells whether a path of procfs or sysfs exists.
 pub fn contradictions(plan: &Plan, spec: &Spec, claims: &Claims, there: &dyn Fn(&str) -> bool) -> Vec<Diagnostic> {
@@ -199,10 +202,11 @@ fn bytes(instructions: &[windlass_seccomp::sock_filter]) -> Vec<u8> {
 }
 
 fn check_mounts(plan: &Plan, claims: &Claims, there: &dyn Fn(&str) -> bool, faults: &mut Vec<Diagnostic>) {
-    if claims.mounts.iter().filter(|mount| mount.point == "/").count() > 1 {
+    let is_root = |mount: &&Mount| !mount.nested && mount.point == "/";
+    if claims.mounts.iter().filter(is_root).count() > 1 {
         fault(faults, "/root/path", "the images have more than one root filesystem".into());
     }
-    for mount in claims.mounts.iter().filter(|mount| mount.point != "/") {
+    for mount in claims.mounts.iter().filter(|mount| !is_root(mount)) {
         if let Some(msg) = contradiction(plan, claims, mount) {
             fault(faults, pointer_of(plan, &mount.point).unwrap_or_else(|| "/mounts".into()), msg);
         }
@@ -216,7 +220,7 @@ fn check_mounts(plan: &Plan, claims: &Claims, there: &dyn Fn(&str) -> bool, faul
             fault(faults, pointer, format!("the mount {point} of the images lacks flags: {missing:#x}"));
         }
     }
-    let covered = |path: &str| claims.mounts.iter().any(|mount| mount.point == path);
+    let covered = |path: &str| claims.mounts.iter().any(|mount| !mount.nested && mount.point == path);
     for step in &plan.init {
         let (path, list) = match &step.action {
             Action::Mask(path) => (path.to_string(), "/linux/maskedPaths"),
@@ -239,6 +243,9 @@ fn contradiction(plan: &Plan, claims: &Claims, mount: &Mount) -> Option<String> 
     }
     if mount.plugin {
         return Some(format!("the mount {point} of the images is made by a plugin"));
+    }
+    if mount.nested && !may_mount(plan) {
+        return Some(format!("the images have the mount {point} in another mount namespace than that of init"));
     }
     if let Some(name) = &mount.external {
         let hides = |action: &Action| match action {

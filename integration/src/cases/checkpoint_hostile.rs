@@ -17,6 +17,7 @@ chapter! { "checkpoint_hostile":
     what_contradicts_the_configuration_is_refused_with_its_element [Windlass, Criu, Slow],
     mounts_of_the_images_never_reach_the_host [Windlass, Criu, Slow],
     what_is_not_an_image_is_refused [Windlass, Criu, Slow],
+    layers_of_an_overlay_are_not_looked_up_on_the_host [Windlass, Criu, Slow],
 }
 
 /// The configuration that the images are of.
@@ -219,6 +220,16 @@ fn what_is_not_an_image_is_refused(t: &T) -> Verdict {
     }
     ensure!(whole.restore(&bundle, &[]).is_ok(), "the images themselves are restored");
     Ok(())
+}
+
+/// The layers of an overlay that a container has mounted are paths in its own root filesystem, and CRIU would look them
+/// up on the host.
+fn layers_of_an_overlay_are_not_looked_up_on_the_host(t: &T) -> Verdict {
+    let script = format!("mount -t overlay overlay -o lowerdir=/etc:/bin /mnt || exit 1\n{COUNTING}");
+    let powers = crate::kit::spec::capabilities(&["CAP_SYS_ADMIN"]);
+    let bundle = t.bundle()?.sh(&script).set("/process/capabilities", powers);
+    let images = images(t, &bundle)?;
+    refused(&images, &bundle, "the images have /mnt from outside")
 }
 
 /// Cuts an image to this many bytes.

@@ -20,6 +20,8 @@ use windlass_sys::{directory, fd};
 const LARGEST: usize = 16 << 20;
 /// Most entries of the directory.
 const ENTRIES: usize = 1 << 20;
+/// Most mount namespaces.
+const MOUNT_NAMESPACES: usize = 256;
 /// Most tasks.
 const TASKS: usize = 1 << 16;
 /// The link to the images of the dump before.
@@ -36,17 +38,23 @@ pub fn read(dir: BorrowedFd<'_>) -> Result<Claims> {
         None => Vec::new(),
     };
     let mut claims = Claims { processes: tree.len(), ..Claims::default() };
-    let mut init = Ids::default();
-    for (at, process) in tree.iter().enumerate() {
+    let mut init: Option<Ids> = None;
+    // Of init first.
+    let mut mount_namespaces: Vec<u32> = Vec::new();
+    for process in &tree {
         let core = one::<Core>(dir, image::Kind::Core, &format!("core-{}.img", process.pid))?;
         if core.task.as_ref().is_some_and(image::Task::has_ended) {
             continue;
         }
         let ids = one::<Ids>(dir, image::Kind::Ids, &format!("ids-{}.img", process.pid))?;
         claims.namespaces.push(kinds(&ids, &own));
-        if at == 0 {
-            init = ids;
+        if !mount_namespaces.contains(&ids.mount) {
+            if mount_namespaces.len() == MOUNT_NAMESPACES {
+                return Err(refuse("pstree.img", "has too many mount namespaces"));
+            }
+            mount_namespaces.push(ids.mount);
         }
+        init.get_or_insert(ids);
         if claims.threads.len() + process.threads.len() > TASKS {
             return Err(refuse("pstree.img", "has too many tasks"));
         }
@@ -56,8 +64,11 @@ pub fn read(dir: BorrowedFd<'_>) -> Result<Claims> {
             claims.threads.push(thread(*tid, core, &filters, &name)?);
         }
     }
-    let mounts = all::<image::Mount>(dir, image::Kind::Mounts, &format!("mountpoints-{}.img", init.mount))?;
-    claims.mounts = mounts.into_iter().map(mount).collect();
+    let init = init.ok_or_else(|| refuse("pstree.img", "has no process that runs"))?;
+    for (at, namespace) in mount_namespaces.iter().enumerate() {
+        let mounts = all::<image::Mount>(dir, image::Kind::Mounts, &format!("mountpoints-{namespace}.img"))?;
+        claims.mounts.extend(mounts.into_iter().map(|it| Mount { nested: at > 0, ..mount(it) }));
+    }
     if init.user != own.user {
         let maps = one::<UserNamespace>(dir, image::Kind::UserNamespace, &format!("userns-{}.img", init.user))?;
         claims.maps = Some([mappings(maps.uids), mappings(maps.gids)]);
@@ -179,6 +190,7 @@ fn mount(mount: image::Mount) -> Mount {
         external: mount.is_external().then(|| mount.external_name.clone()),
         plugin: mount.plugin,
         root: mount.root,
+        nested: false,
     }
 }
 

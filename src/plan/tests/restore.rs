@@ -124,6 +124,8 @@ fn whatever_gives_more_is_a_fault_of_its_element() {
         ("/mounts", |it| it.mounts.push(mount("/host", "ext4", 1, "/b/rootfs/../../etc", 0))),
         ("/mounts", |it| it.mounts.push(mount("/a/../host", "tmpfs", 7, "/", 0))),
         ("/mounts", |it| it.mounts.push(mount("/part", "proc", 2, "/sys", 0))),
+        ("/mounts", |it| it.mounts.push(mount("/layers", "overlay", 8, "/", 0))),
+        ("/mounts", |it| it.mounts.push(Mount { nested: true, ..mount("/x", "tmpfs", 8, "/", 0) })),
         ("/root/path", |it| it.mounts.push(mount("/", "ext4", 1, "/b/rootfs", 0))),
         ("/mounts", |it| it.mounts.push(Mount { plugin: true, ..mount("/x", "tmpfs", 8, "/", 0) })),
         ("/linux/maskedPaths", |it| drop(it.mounts.remove(4))),
@@ -133,6 +135,30 @@ fn whatever_gives_more_is_a_fault_of_its_element() {
     for (number, (pointer, change)) in cases.iter().enumerate() {
         assert_eq!(faults(change), [*pointer], "case {number}");
     }
+}
+
+#[test]
+fn what_a_container_may_mount_itself_gives_it_nothing_of_the_host() {
+    let mut spec = spec();
+    let process = spec.process.as_mut().expect("there");
+    process.capabilities.as_mut().expect("there").bounding = Some(vec!["CAP_SYS_ADMIN".into(), "CAP_KILL".into()]);
+    let plan = plan(&spec);
+    let found = |added: Mount| {
+        let mut claims = claims(&plan);
+        claims.mounts.push(added);
+        contradictions(&plan, &spec, &claims, &|_| true).len()
+    };
+    assert_eq!(found(mount("/again", "proc", 8, "/", 0)), 0);
+    assert_eq!(found(Mount { nested: true, ..mount("/again", "sysfs", 8, "/", 0) }), 0);
+    assert_eq!(
+        found(Mount { nested: true, ..mount("/", "ext4", 1, "/b/rootfs", 0) }),
+        0,
+        "the root of another namespace"
+    );
+    for kind in ["overlay", "binfmt_misc", "ext4", ""] {
+        assert_eq!(found(mount("/again", kind, 8, "/", 0)), 1, "{kind}");
+    }
+    assert_eq!(found(Mount { nested: true, ..mount("/host", "ext4", 1, "/b/rootfs/..", 0) }), 1);
 }
 
 #[test]
