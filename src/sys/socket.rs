@@ -300,9 +300,12 @@ pub fn listen_stream_at(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<Ow
     let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
     nix::sys::socket::bind(socket.as_raw_fd(), &address(path.as_ref())?).called(|| format!("bind({name:?})"))?;
     // Before listen(2): nobody can connect in between.
-    super::fd::chmod_at(dir, name, mode)?;
-    nix::sys::socket::listen(&socket, Backlog::MAXALLOWABLE).called(|| format!("listen({name:?})"))?;
-    Ok(socket)
+    let listens = super::fd::chmod_at(dir, name, mode)
+        .and_then(|()| nix::sys::socket::listen(&socket, Backlog::MAXALLOWABLE).called(|| format!("listen({name:?})")));
+    if listens.is_err() {
+        let _ = super::fd::unlinkat(dir, name);
+    }
+    listens.map(|()| socket)
 }
 
 /// accept4(2) on a listener that never blocks; the connection does not either. `None`: nobody is there.

@@ -28,9 +28,19 @@ pub(super) fn moved(returned: nix::Result<usize>, call: impl FnOnce() -> String)
     }
 }
 
+/// Makes a call again that a signal has interrupted: who reads what an ended process has left reads it once.
+fn uninterrupted(mut call: impl FnMut() -> nix::Result<usize>) -> nix::Result<usize> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            other => return other,
+        }
+    }
+}
+
 /// read(2).
 pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Moved> {
-    moved(nix::unistd::read(fd, buffer), || format!("read({})", fd.as_raw_fd()))
+    moved(uninterrupted(|| nix::unistd::read(fd, buffer)), || format!("read({})", fd.as_raw_fd()))
 }
 
 /// write(2). A pipe without a reader is `EPIPE`; SIGPIPE is ignored by Rust's runtime.
@@ -38,7 +48,9 @@ pub fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<Moved> {
     if bytes.is_empty() {
         return Ok(Moved::Later);
     }
-    moved(nix::unistd::write(fd, bytes), || format!("write({}, {} bytes)", fd.as_raw_fd(), bytes.len()))
+    moved(uninterrupted(|| nix::unistd::write(fd, bytes)), || {
+        format!("write({}, {} bytes)", fd.as_raw_fd(), bytes.len())
+    })
 }
 
 /// splice(2) of at most `length` bytes, without waiting.

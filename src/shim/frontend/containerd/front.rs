@@ -24,10 +24,14 @@ use windlass_sys::{clock, descriptors, fd, stream};
 
 /// Serves until containerd needs the shim no more.
 pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
-    let core = Supervisor::new()?;
-    let front = ContainerdFront::new(arguments, &core)?;
-    let front = Controlled::new(front, &core);
-    std::process::exit(serve(core, front)?)
+    let bundle = std::env::current_dir().unwrap_or_default();
+    let served = Supervisor::new().and_then(|core| {
+        let front = ContainerdFront::new(arguments, bundle.clone(), &core)?;
+        let front = Controlled::new(front, &core);
+        serve(core, front)
+    });
+    // Standard error is the null device.
+    std::process::exit(served.inspect_err(|failed| log::warn(&bundle, &format!("the shim has ended: {failed}")))?)
 }
 
 /// Serves, and removes the socket.
@@ -55,8 +59,7 @@ pub(crate) struct ContainerdFront {
 
 impl ContainerdFront {
     /// Takes the listener that is its standard input.
-    fn new(arguments: &Arguments, core: &Supervisor) -> windlass_sys::Result<ContainerdFront> {
-        let bundle = std::env::current_dir().unwrap_or_default();
+    fn new(arguments: &Arguments, bundle: PathBuf, core: &Supervisor) -> windlass_sys::Result<ContainerdFront> {
         // A working directory that stays, whatever becomes of the bundle.
         let _ = std::env::set_current_dir("/");
         let listener = fd::duplicate(std::io::stdin().as_fd())?;

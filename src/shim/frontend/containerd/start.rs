@@ -20,6 +20,7 @@ use super::{bundle, io};
 use crate::exit;
 use windlass_base::protobuf::Message;
 use windlass_cgroup::membership;
+use windlass_sys::process::Child;
 use windlass_sys::spawn::{self, Environment, Spawn};
 use windlass_sys::{fd, socket};
 
@@ -41,20 +42,29 @@ pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
     let key = [&arguments.address, &arguments.namespace, bundle::group(&config, &arguments.id)].join("\0");
     let path = socket_directory(&directory, params).join(format!("{:032x}", hash(key.as_bytes())));
     let address = format!("unix://{}", path.display());
-    if let Some((listener, _lock)) = listen(&path)? {
-        // Options that cannot be read are refused when a task is created.
-        let options = Options::read(input.options()).unwrap_or_default();
-        if let Err(error) = spawn(arguments, &path, listener, params, &options) {
-            let _ = std::fs::remove_file(&path);
-            return Err(error);
-        }
-    }
-    // When an older containerd is restarted it finds the address only in this file.
+    // When an older containerd is restarted it finds the address only in this file. So does `delete`, which removes the
+    // socket of a start that was killed: the file comes first.
     exit::put(&directory.join("address"), address.as_bytes(), false)?;
-    match params {
+    let shim = match listen(&path)? {
+        // Options that cannot be read are refused when a task is created.
+        Some((listener, _lock)) => {
+            let options = Options::read(input.options()).unwrap_or_default();
+            let started = spawn(arguments, &path, listener, params, &options);
+            Some(started.inspect_err(|_| drop(std::fs::remove_file(&path)))?)
+        }
+        None => None,
+    };
+    let printed = match params {
         Some(_) => io::print(&Outcome { version: 3, address, protocol: "ttrpc".into() }.encode()),
         None => io::print(address.as_bytes()),
-    }
+    };
+    // Nobody knows the address of the new shim, so it must not stay.
+    printed.inspect_err(|_| {
+        if let Some(shim) = shim {
+            shim.end();
+            let _ = std::fs::remove_file(&path);
+        }
+    })
 }
 
 /// The directory of the socket: that which containerd asks for; otherwise one in containerd's state directory, in
@@ -112,7 +122,7 @@ fn spawn(
     listener: OwnedFd,
     params: Option<&Params>,
     options: &Options,
-) -> Result<(), Error> {
+) -> Result<Child, Error> {
     let text = |text: &OsStr| CString::new(text.as_bytes()).unwrap_or_default();
     let own: Vec<OsString> = std::env::args_os().collect();
     // If the name of the program does not say that the protocol is containerd's, the first argument does.
@@ -157,9 +167,10 @@ fn spawn(
     if !options.shim_cgroup.is_empty() {
         let cgroup = &options.shim_cgroup;
         membership::join(cgroup, child.pid)
+            .inspect_err(|_| child.end())
             .map_err(|failed| Error::from(failed).context(format!("shim_cgroup {cgroup}")))?;
     }
-    Ok(())
+    Ok(child)
 }
 
 /// The shim's OOM score: one more than that of containerd, which this process has inherited. If memory is short, a
