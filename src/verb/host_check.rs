@@ -22,8 +22,8 @@ use windlass_sys::{fd, process};
 pub(super) fn faults(spec: &Spec) -> Vec<Diagnostic> {
     let mut check = HostCheck::default();
     if let Some(root) = &spec.root
-        && check.exists("/root/path", &root.path)
-        && !Path::new(&root.path).is_dir()
+        && let Some(found) = check.look("/root/path", &root.path)
+        && !found.is_dir()
     {
         check.fault("/root/path", format!("{:?}: not a directory", root.path));
     }
@@ -51,15 +51,20 @@ impl HostCheck {
 
     /// Whether there is a file at `path`, with a fault if not. Planning reports an empty path.
     fn exists(&mut self, pointer: impl Into<String>, path: &str) -> bool {
+        self.look(pointer, path).is_some()
+    }
+
+    /// What is at `path`, with a fault if it cannot be looked at. Planning reports an empty path.
+    fn look(&mut self, pointer: impl Into<String>, path: &str) -> Option<fs::Metadata> {
         match fs::metadata(path) {
-            _ if path.is_empty() => return false,
-            Ok(_) => return true,
+            _ if path.is_empty() => {}
+            Ok(found) => return Some(found),
             Err(error) => {
                 let text = error.raw_os_error().map_or(error.to_string(), |raw| describe(Errno::from_raw(raw)));
                 self.fault(pointer, format!("{path:?}: {text}"));
             }
         }
-        false
+        None
     }
 
     fn sources(&mut self, spec: &Spec) {
