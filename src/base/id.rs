@@ -20,3 +20,18 @@ pub fn check_id(id: &str) -> Result<()> {
 pub fn id_path(id: &str) -> &Path {
     Path::new(id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::check_id;
+
+    #[test]
+    fn an_id_has_at_most_1024_characters_of_a_few_kinds() {
+        for id in ["a", "a_b+c-d.e", "...", &"x".repeat(1024)] {
+            assert!(check_id(id).is_ok(), "{id}");
+        }
+        for id in ["", ".", "..", "a/b", "a b", "ä", "@a", &"x".repeat(1025)] {
+            assert!(check_id(id).is_err(), "{id}");
+        }
+    }
+}

@@ -288,6 +288,26 @@ mod tests {
         assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), 4);
     }
 
+    /// As a shim writes it, also where the kernel keeps the exit and nobody would miss it.
+    #[test]
+    fn an_exit_is_written_for_the_process_that_it_is_of() {
+        let path = std::env::temp_dir().join(format!("windlass-record-{}", std::process::id()));
+        let file =
+            fd::openat(fd::CWD, &path, nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_CREAT, 0o600).expect("a file");
+        let (mut text, layout) = compose(&state(), b"{}", false);
+        let exit = ExitRecord { code: Some(3), ..ExitRecord::default() };
+        let written = |text: &[u8], pid: i32| {
+            std::fs::write(&path, text).expect("written");
+            write_exit(std::os::fd::AsFd::as_fd(&file), pid, &exit).expect("written");
+            parse(&std::fs::read(&path).expect("read")).expect("readable").expect("complete").exit
+        };
+        assert_eq!(written(&text, 7), None, "there is no process");
+        text[layout.init()..layout.exit()].copy_from_slice(&init_line(&InitProcess { pid: 7, start_time: 1 }));
+        assert_eq!(written(&text, 8), None, "another process");
+        assert_eq!(written(&text, 7), Some(exit.clone()));
+        std::fs::remove_file(&path).expect("removed");
+    }
+
     #[test]
     fn a_file_that_was_cut_off_is_not_written_yet() {
         let (text, layout) = compose(&state(), b"{}", false);

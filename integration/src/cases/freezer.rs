@@ -31,8 +31,11 @@ impl Above {
         Ok(Above(dir))
     }
 
+    /// Returns when it is so: the kernel freezes asynchronously.
     fn freeze(&self, value: &str) -> Verdict {
-        fs::write(self.0.join("cgroup.freeze"), value).context("cgroup.freeze")
+        fs::write(self.0.join("cgroup.freeze"), value).context("cgroup.freeze")?;
+        let events = self.0.join("cgroup.events");
+        eventually("the freezer", || text(&events).contains(&format!("frozen {value}")).then_some(()))
     }
 }
 

@@ -30,6 +30,8 @@ chapter! { "lifecycle":
     sigterm_ends_a_container_that_was_never_started,
     sigterm_ends_a_container_as_soon_as_it_is_created [Need::Windlass],
     sigkill_reaches_what_init_has_left_behind,
+    sigkill_reaches_what_init_has_started [Need::Windlass],
+    a_process_that_nobody_has_reaped_is_not_running,
     kill_of_a_stopped_container_is_refused,
     kill_all_of_a_stopped_container_is_silent,
     kill_takes_names_with_and_without_sig_and_numbers,
@@ -232,6 +234,41 @@ fn sigkill_reaches_what_init_has_left_behind(t: &T) -> Verdict {
     })?;
     container.verb("kill", &[], &["KILL"])?.fails()?;
     Ok(())
+}
+
+/// The same while init lives.
+fn sigkill_reaches_what_init_has_started(t: &T) -> Verdict {
+    let script = "sleep 1000 & echo left $!; exec sleep 1000";
+    let container = t.start(&t.bundle()?.namespace("pid", None).sh(script))?;
+    let said = container.wait_for_output("\n")?;
+    let started: i32 = said.trim().trim_start_matches("left ").parse()?;
+    container.kill("KILL")?.ok()?;
+    eventually("the end of the process that init has started", || {
+        let state = crate::kit::machine::field(&text(format!("/proc/{started}/status")), "State");
+        (state.is_empty() || state.starts_with('Z')).then_some(())
+    })?;
+    Ok(())
+}
+
+/// The runtime of a `run` in the foreground is stopped and does not reap init.
+fn a_process_that_nobody_has_reaped_is_not_running(t: &T) -> Verdict {
+    let bundle = t.bundle()?.args(&["/bin/sleep", "1000"]);
+    bundle.write()?;
+    let container = Container::new(t, t.id(), bundle.dir.clone());
+    let mut command = t.command();
+    command.args(["run", "--bundle"]).arg(&bundle.dir).arg(&container.id);
+    let mut run = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    eventually("it runs", || container.status().is_ok_and(|status| status == "running").then_some(()))?;
+    let init = container.pid()?;
+    t.host("kill", &["-STOP", &run.id().to_string()])?;
+    t.host("kill", &["-KILL", &init.to_string()])?;
+    let seen = container.wait_for("stopped").and_then(|()| {
+        container.verb("kill", &[], &["TERM"])?.code_is(1)?.stderr_has("container not running")?;
+        container.try_exec(&[], &["/bin/true"])?.fails().map(drop)
+    });
+    t.host("kill", &["-CONT", &run.id().to_string()])?;
+    run.wait()?;
+    seen
 }
 
 fn kill_of_a_stopped_container_is_refused(t: &T) -> Verdict {

@@ -1,6 +1,7 @@
 //! config.md, "Root"; config-linux.md, rootfs propagation, masked and
 //! read-only paths, mount label.
 
+use crate::kit::Need::Windlass;
 use crate::kit::stop::{Context, skip};
 use crate::kit::{T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
@@ -24,6 +25,7 @@ chapter! { "rootfs":
     masked_files_are_empty_and_masked_directories_too,
     missing_masked_paths_are_ignored,
     read_only_paths_are_read_only,
+    mounts_below_a_read_only_path_are_read_only [Windlass],
     missing_read_only_paths_are_ignored,
     masked_paths_cannot_be_unmounted_or_written,
     masked_directories_share_one_superblock_and_are_read_only,
@@ -181,6 +183,15 @@ fn masked_files_are_empty_and_masked_directories_too(t: &T) -> Verdict {
 fn missing_masked_paths_are_ignored(t: &T) -> Verdict {
     t.run(&t.bundle()?.set("/linux/maskedPaths", json!(["/no/such/path", "/proc/no-such-file", "/etc/passwd/below"])))?
         .ok()?;
+    Ok(())
+}
+
+fn mounts_below_a_read_only_path_are_read_only(t: &T) -> Verdict {
+    let below = json!({"destination": "/fixed/below", "type": "tmpfs", "source": "tmpfs"});
+    let bundle = t.bundle()?.privileged().set("/mounts/-", below).set("/linux/readonlyPaths", json!(["/fixed"]));
+    t.run(&bundle.sh("touch /fixed/below/x 2>/dev/null && echo written; touch /free && echo free"))?
+        .ok()?
+        .stdout_is("free\n")?;
     Ok(())
 }
 
