@@ -100,7 +100,7 @@ fn observe(stage: &Stage, verb: &Verb, base: &Base, at: Option<(Point, Action)>)
         return Ok((seen, session.finish()?));
     }
     let trace = session.finish()?;
-    seen.error = stdio.errors();
+    seen.error = stdio.errors() + &if verb.speaks { stdio.output() } else { String::new() };
     let succeeded = base.seen.as_ref().is_none_or(|base| base.code == seen.code);
     if succeeded && verb.ends {
         scene.await_end();

@@ -1,5 +1,6 @@
 //! What there is on the machine, as far as a container could leave something there.
 
+use super::stage::LIMIT;
 use crate::kit::machine::text;
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,6 +11,9 @@ use std::time::{Duration, Instant};
 /// Things by their names, and how many of each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census(BTreeMap<String, u32>);
+
+/// What has not changed for so long will not change any more.
+const STILL: Duration = Duration::from_secs(1);
 
 /// Where to look besides the whole machine's mounts, cgroups and processes.
 pub struct Places {
@@ -55,15 +59,21 @@ impl Census {
         more.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Counts until `settled`, since what is killed takes a moment to go; at most a second.
+    /// Counts until `settled`, since what is killed takes a moment to go; at most until nothing has changed for a
+    /// second.
     pub fn settle(places: &Places, settled: impl Fn(&Census) -> bool) -> Census {
-        let begun = Instant::now();
+        let (begun, mut changed) = (Instant::now(), Instant::now());
         let mut nap = Duration::from_micros(500);
+        let mut last = Census::default();
         loop {
             let census = Census::take(places);
-            if settled(&census) || begun.elapsed() > Duration::from_secs(1) {
+            if census != last {
+                changed = Instant::now();
+            }
+            if settled(&census) || changed.elapsed() > STILL || begun.elapsed() > LIMIT {
                 return census;
             }
+            last = census;
             sleep(nap);
             nap = (nap * 2).min(Duration::from_millis(20));
         }

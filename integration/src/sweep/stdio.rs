@@ -55,7 +55,7 @@ impl Stdio {
     /// What has come out. A terminal may be late with `END`.
     pub fn output(&self) -> String {
         match &self.terminal {
-            Some(drain) => drain.until("END", Duration::from_secs(1)),
+            Some(drain) => drain.until("END", Duration::from_secs(10)),
             None => text(&self.out),
         }
     }

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -338,14 +338,29 @@ impl Tracer {
     }
 }
 
-/// The name of a call. A read from a terminal is one of its own: its EIO means that nobody has the other end.
+/// The name of a call. What is read from and written to says which errors there can be: a pipe has no disk.
 fn named(pid: Pid, number: i64, arguments: &[u64; 6]) -> String {
     let name = calls::name(number, arguments);
-    let is_terminal = |link: std::path::PathBuf| link.starts_with("/dev/pts") || link.ends_with("ptmx");
-    if name == "read" && std::fs::read_link(format!("/proc/{pid}/fd/{}", arguments[0])).is_ok_and(is_terminal) {
-        return "read:terminal".to_owned();
+    if name != "read" && name != "write" {
+        return name;
     }
-    name
+    let Ok(meta) = std::fs::metadata(format!("/proc/{pid}/fd/{}", arguments[0])) else { return name };
+    let kind = meta.file_type();
+    if kind.is_fifo() {
+        name + ":pipe"
+    } else if kind.is_socket() {
+        name + ":socket"
+    } else if kind.is_char_device() && is_terminal(meta.rdev()) {
+        name + ":terminal"
+    } else {
+        name
+    }
+}
+
+/// A pseudoterminal: `/dev/ptmx` and `/dev/pts` (Documentation/admin-guide/devices.txt).
+fn is_terminal(device: u64) -> bool {
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    (major, minor) == (5, 2) || (128..144).contains(&major)
 }
 
 /// Changes the registers of a stopped process.

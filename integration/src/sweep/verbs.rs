@@ -40,6 +40,8 @@ pub struct Verb {
     pub stdio: fn(&Stage) -> Kind,
     /// Its words.
     words: fn(&Scene) -> Vec<String>,
+    /// Whether its output says what is wrong.
+    pub speaks: bool,
     /// Whether the container's init takes part.
     pub partner: bool,
     /// Whether a success leaves a container that ends by itself.
@@ -155,7 +157,7 @@ impl<'s> Scene<'s> {
 
     /// What the payload has told, when it has told all.
     fn told(&self, from: Option<PathBuf>) -> String {
-        let limit = Duration::from_secs(10);
+        let limit = Duration::from_secs(30);
         if let Some(drain) = &self.drain {
             return probe(&drain.until("END", limit));
         }
@@ -173,7 +175,7 @@ impl<'s> Scene<'s> {
     /// Waits for the end of init, not for ever.
     pub fn await_end(&self) {
         let begun = std::time::Instant::now();
-        while self.stage.status(&self.id) == "running" && begun.elapsed() < Duration::from_secs(5) {
+        while self.stage.status(&self.id) == "running" && begun.elapsed() < super::stage::LIMIT {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -277,6 +279,26 @@ fn update(scene: &Scene) -> Vec<String> {
     words(&["update", "--resources", &file.display().to_string(), &scene.id])
 }
 
+/// Of a bundle without a container.
+fn of_bundle(verb: &str, scene: &Scene) -> Vec<String> {
+    words(&[verb, "--bundle", &scene.stage.bundle(scene.payload).display().to_string()])
+}
+
+/// A new directory for each, since a config.json that is there is not replaced.
+fn spec_directory(scene: &Scene) -> PathBuf {
+    scene.stage.dir.join("specs").join(&scene.id)
+}
+
+fn spec(scene: &Scene) -> Vec<String> {
+    let dir = spec_directory(scene);
+    let _ = fs::create_dir_all(&dir);
+    words(&["spec", "--bundle", &dir.display().to_string()])
+}
+
+fn written(scene: &Scene) -> Verdict<Vec<Fact>> {
+    Ok(vec![("config.json".to_owned(), text(spec_directory(scene).join("config.json")))])
+}
+
 fn files(_: &Stage) -> Kind {
     Kind::Files
 }
@@ -291,6 +313,7 @@ const BASE: Verb = Verb {
     payload: Payload::Sleep,
     stdio: files,
     words: |_| Vec::new(),
+    speaks: false,
     partner: false,
     ends: false,
     failed: &["running"],
@@ -298,6 +321,9 @@ const BASE: Verb = Verb {
     effect: nothing,
     kinds: &["plain"],
 };
+
+/// A verb that needs no container.
+const ALONE: Verb = Verb { before: Before::Nothing, payload: Payload::Probe, failed: &["absent"], ..BASE };
 
 /// All of them.
 pub const VERBS: &[Verb] = &[
@@ -378,6 +404,9 @@ pub const VERBS: &[Verb] = &[
     Verb { name: "list", words: |_| words(&["list"]), kinds: &["plain", "rootless"], ..BASE },
     Verb { name: "ps", words: |scene| words(&["ps", "--format", "json", &scene.id]), ..BASE },
     Verb { name: "events", words: |scene| words(&["events", "--stats", &scene.id]), ..BASE },
+    Verb { name: "explain", words: |scene| of_bundle("explain", scene), output: as_it_is, ..ALONE },
+    Verb { name: "check", words: |scene| of_bundle("check", scene), speaks: true, ..ALONE },
+    Verb { name: "spec", words: spec, effect: written, ..ALONE },
 ];
 
 #[cfg(test)]

@@ -84,6 +84,8 @@ impl Sync {
     /// The next answer; `hangs` without one while conmon lives, `closed` when it has died.
     fn next(&mut self, conmon: &Path) -> Result<Value, String> {
         let line = until(LIMIT, || {
+            // Before the pipe is read: all that it wrote is in it then.
+            let is_gone = is_gone(conmon);
             let mut buffer = [0; 4096];
             if let Some(Ok(count)) = self.pipe.as_mut().map(|pipe| pipe.read(&mut buffer)) {
                 self.unread.push_str(&String::from_utf8_lossy(&buffer[..count]));
@@ -91,7 +93,7 @@ impl Sync {
             match self.unread.find('\n') {
                 Some(end) => Some(Some(self.unread.drain(..=end).collect::<String>())),
                 // What has no reader left is not written any more.
-                None => is_gone(conmon).then_some(None),
+                None => is_gone.then_some(None),
             }
         });
         match line {

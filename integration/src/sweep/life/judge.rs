@@ -29,7 +29,7 @@ pub fn judge(base: &Seen, seen: &Seen, call: &str, action: Action) -> Outcome {
         Action::Kill => Outcome::Killed,
         Action::Fail(_) if out_of_memory(call, action) => Outcome::Killed,
         Action::Fail(errno) => {
-            let Some((name, base, other)) = difference(base, seen) else {
+            let Some((name, was, other)) = difference(base, seen) else {
                 return Outcome::Tolerated;
             };
             if let Some(text) = lost(seen) {
@@ -39,11 +39,11 @@ pub fn judge(base: &Seen, seen: &Seen, call: &str, action: Action) -> Outcome {
                 seen.facts.iter().map(|(_, value)| format!("{value}\n")).collect::<String>() + &seen.error;
             // An engine connects again to a shim that lives, and reads how many bytes were dropped.
             let is_told = seen.facts.iter().any(|(_, value)| value.starts_with("closed")) && is_alive(seen);
-            if is_told || drops(seen) {
+            if is_told || drops(seen) || loses_log(base, seen) {
                 return Outcome::Failed(false);
             }
             if !names_errno(&said, errno) {
-                return fault("the error is not named", format!("{name}: {base:?} has become {other:?}"));
+                return fault("the error is not named", format!("{name}: {was:?} has become {other:?}"));
             }
             Outcome::Failed(names_call(&said, call))
         }
@@ -60,9 +60,22 @@ fn difference<'a>(base: &'a Seen, seen: &'a Seen) -> Option<(&'a str, &'a str, &
     pairs.find(|(_, value, other)| value != other)
 }
 
-/// Whether the shim has answered after the end of the container.
+/// Whether the shim has answered after the end of the container, or, as conmon, has done all that follows it.
 fn is_alive(seen: &Seen) -> bool {
-    seen.fact("status").starts_with("ok") || seen.fact("delete").starts_with("ok")
+    let answers = |name: &&str| seen.fact(name).starts_with("ok") || seen.fact(name).starts_with("error");
+    ["status", "delete"].iter().any(answers) || is_over(seen)
+}
+
+/// Whether conmon has written the exit file and ended.
+fn is_over(seen: &Seen) -> bool {
+    seen.fact("record").starts_with("ok") && seen.fact("conmon ends") == "ok"
+}
+
+/// Whether conmon could not write its log, and all else is as it was: it says so in syslog(3) alone.
+fn loses_log(base: &Seen, seen: &Seen) -> bool {
+    let names =
+        base.facts.iter().map(|(name, _)| name.as_str()).filter(|name| *name != "log" && *name != "shim's errors");
+    is_over(seen) && names.into_iter().all(|name| base.fact(name) == seen.fact(name))
 }
 
 /// Whether the shim says that it could not write all output.
@@ -100,9 +113,9 @@ fn is_unknown(value: &str) -> bool {
 
 /// The container ran, and nobody tells how it ended.
 fn lost(seen: &Seen) -> Option<String> {
-    // conmon's first process ends before the container is made: its answer tells.
-    let answers = ["run", "sync"].map(|name| seen.fact(name));
-    let has_run = answers[0].starts_with("ok") && (answers[1].is_empty() || answers[1].starts_with("ok"));
+    // Each that was asked for. conmon's first process ends before the container is made: its answer tells.
+    let answers = ["run", "sync", "create", "start"].map(|name| seen.fact(name));
+    let has_run = !answers[0].is_empty() && answers.iter().all(|answer| answer.is_empty() || answer.starts_with("ok"));
     let is_told = ["wait", "record"].iter().any(|name| seen.fact(name).starts_with("ok"));
     (has_run && !is_told).then(|| format!("wait: {:?}, record: {:?}", seen.fact("wait"), seen.fact("record")))
 }
@@ -150,6 +163,21 @@ mod tests {
         assert_eq!(kind(&[("exec", "closed")], FAIL), "the error is not named");
         assert_eq!(kind(&[("exec", "closed"), ("status", "ok {\"dropped_bytes\":0}")], FAIL), "Failed(false)");
         assert_eq!(kind(&[("exec", "error x"), ("status", "ok {\"dropped_bytes\":7}")], FAIL), "Failed(false)");
+    }
+
+    #[test]
+    fn what_conmon_loses_is_its_log_at_most() {
+        let conmon = |change: (&str, &str)| {
+            let mut facts = vec![("run", "ok"), ("record", "ok 42"), ("exit command", "ended"), ("log", "text")];
+            facts.push(("conmon ends", "ok"));
+            let base = seen(&facts);
+            facts.iter_mut().filter(|(name, _)| *name == change.0).for_each(|fact| fact.1 = change.1);
+            judge(&base, &seen(&facts), "write", FAIL)
+        };
+        assert_eq!(conmon(("log", "")), Outcome::Failed(false));
+        for (name, value) in [("exit command", ""), ("record", "closed"), ("conmon ends", "hangs")] {
+            assert!(matches!(conmon((name, value)), Outcome::Fault(..)), "{name}");
+        }
     }
 
     #[test]

@@ -3,8 +3,10 @@
 
 mod client;
 mod conmon;
+mod containerd;
 pub mod judge;
 mod neutral;
+mod ttrpc;
 
 use super::case::Base;
 use super::census::Census;
@@ -35,6 +37,7 @@ pub type Fact = (String, String);
 /// All lives.
 pub const LIVES: &[Life] = &[
     Life { name: "shim-neutral", prepare: neutral::prepare, live: neutral::live, delete: neutral::delete },
+    Life { name: "shim-containerd", prepare: containerd::prepare, live: containerd::live, delete: containerd::delete },
     Life { name: "shim-conmon", prepare: conmon::prepare, live: conmon::live, delete: conmon::delete },
     Life { name: "shim-conmon-exec", prepare: conmon::prepare_exec, live: conmon::live_exec, delete: conmon::delete },
 ];
