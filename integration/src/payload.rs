@@ -90,7 +90,7 @@ fn by_name(words: &[String]) -> std::io::Result<String> {
         return Ok("WHAT ROOT".to_owned());
     };
     let at = |name: &str| std::path::Path::new(root).join(name);
-    let (dir, file, work) = (at("race/dir"), at("etc/passwd"), at("work/here"));
+    let (dir, file, work) = (at("race/dir"), at("etc/passwd"), at("cwd/here"));
     if dir.symlink_metadata()?.is_dir() && file.symlink_metadata()?.is_file() && work.symlink_metadata()?.is_dir() {
         match what.as_str() {
             "write" => std::fs::write(dir.join("new"), "")?,
