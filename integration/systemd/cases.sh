@@ -392,6 +392,32 @@ the_shim_keeps_a_container_in_a_scope() {
     gone sh
 }
 
+# The unit of examples/, as it is for whoever copies it.
+a_unit_runs_a_container_by_the_shim() {
+    cp /host/windlass@.service /run/systemd/system/
+    systemctl daemon-reload
+    ls /run/windlass-shim >"$home/before" 2>/dev/null
+    for end in 3 TERM; do
+        mkdir -p "/srv/unit$end"
+        ln -sfn "$home/bundle/rootfs" "/srv/unit$end/rootfs"
+        case $end in
+            3) program="echo begun; sleep 1; exit 3" ;;
+            TERM) program='trap "exit 0" TERM; sleep 1000 & wait' ;;
+        esac
+        jq --arg program "$program" '.process.args=["sh","-c",$program]' "$home/base.json" >"/srv/unit$end/config.json"
+        systemctl start "windlass@unit$end" || { systemctl status "windlass@unit$end"; return; }
+    done
+    of_unit() { systemctl show --property "$2" --value "windlass@unit$1"; }
+    for _ in $(seq 200); do [ "$(of_unit 3 ActiveState)" != failed ] || break; sleep 0.1; done
+    is "$(of_unit 3 ExecMainStatus)" 3 "the exit status of the unit"
+    for _ in $(seq 200); do [ ! -e /run/windlass-shim/unitTERM/shim.sock ] || break; sleep 0.1; done
+    is "$(of_unit TERM ActiveState)" active "the unit that waits"
+    systemctl stop windlass@unitTERM
+    is "$(of_unit TERM ActiveState)" inactive "the unit that was stopped"
+    is "$(ls /run/windlass-shim)" "$(cat "$home/before")" "what is left of the shims"
+    systemctl reset-failed windlass@unit3
+}
+
 the_name_of_a_container_that_has_just_ended_is_free() {
     bundle ".process.args=[\"true\"]|.linux.cgroupsPath=\"$slice:test:again\""
     cd "$home/bundle" || return
@@ -413,7 +439,7 @@ case $ours in windlass*)
     both="$both a_scope_has_a_name_by_default the_doctor_finds_a_host_that_works the_bus_serves_as_well
         the_statistics_are_of_the_scope a_delegated_scope_holds_the_containers_below_it
         the_shim_keeps_a_container_in_a_scope"
-    of_root="$of_root the_process_is_named_by_pidfd_where_systemd_knows_that
+    of_root="$of_root a_unit_runs_a_container_by_the_shim the_process_is_named_by_pidfd_where_systemd_knows_that
         the_doctor_names_the_one_thing_that_is_missing"
     of_user="a_controller_that_is_not_delegated_is_named_with_the_command without_a_bus_the_error_says_what_to_do
         without_delegation_a_container_runs_and_a_limit_is_an_error subordinate_ids_are_mapped"

@@ -30,6 +30,7 @@ else
     [ $# -gt 0 ] || set -- bookworm trixie
 fi
 cp "$windlass" "$(dirname "$windlass")/windlass-shim" "$here/cases.sh" "$here/engines.sh" \
+    "$here/../../examples/windlass@.service" \
     "$here/../../contrib/docker/daemon-systemd.json" "$work/"
 cat >"$work/ours" <<'GUEST'
 cp /host/windlass /host/windlass-shim /usr/local/bin/
@@ -53,12 +54,13 @@ for suite in "$@"; do
     "$here/image.sh" "$suite" "$image" $short
     echo "== $suite"
     if [ -n "$short" ]; then
-        "$here/boot.sh" "$image" 600 "$work/short" "$work/windlass" "$work/windlass-shim" "$work/cases.sh" || failed=1
+        "$here/boot.sh" "$image" 600 "$work/short" "$work/windlass" "$work/windlass-shim" "$work/cases.sh" \
+            "$work/windlass@.service" || failed=1
         continue
     fi
     # A limit for what hangs, not for a slow host.
     "$here/boot.sh" "$image" 1800 "$work/ours" "$work/windlass" "$work/windlass-shim" "$work/cases.sh" "$work/engines.sh" \
-        "$work/daemon-systemd.json" || failed=1
+        "$work/daemon-systemd.json" "$work/windlass@.service" || failed=1
     [ -z "${PEERS:-}" ] || "$here/boot.sh" "$image" 1800 "$work/peers" "$work/cases.sh" || true
 done
 exit $failed

@@ -12,6 +12,7 @@ use windlass_client::{Error, Frame};
 
 use world::World;
 
+mod example;
 mod hostile;
 mod world;
 
