@@ -144,6 +144,10 @@ integrate-systemd-short: build
 guest architecture="aarch64" suite="bookworm" *args:
     integration/guests/run.sh {{architecture}} {{suite}} {{args}}
 
+# A sample of it on another processor, in some minutes: what continuous integration runs
+guest-short architecture="aarch64" suite="bookworm":
+    integration/guests/run.sh {{architecture}} {{suite}} --short
+
 # The same cases against another runtime, and the differences; needs root
 compare peer="runc" *args: build suite
     {{integration}} --runtime {{windlass}} --compare {{peer}} {{args}}
