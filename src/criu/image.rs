@@ -25,9 +25,24 @@ pub enum Kind {
     Seccomp = 0x6441_3049,
     /// `ids-PID.img`.
     Ids = 0x5443_2030,
+    /// `pagemap-N.img`.
+    PageMap = 0x5608_4025,
 }
 
 message! {
+    /// `pagemap_head`, which is the first, and `pagemap_entry`.
+    PageMap {
+        /// The number of the file with the pages; in an entry the address.
+        1 pages: u64,
+        /// How many pages.
+        2 count: u32,
+        /// Whether they are in the images of the dump before.
+        3 in_parent: bool,
+        /// 2: they are fetched later; 4: they are in the file.
+        4 flags: u32,
+        /// How many pages, since version 4.1.
+        5 long_count: u64,
+    }
     /// `inventory_entry`.
     Inventory {
         /// The version of the format.

@@ -186,6 +186,8 @@ fn what_is_not_an_image_is_refused(t: &T) -> Verdict {
         }),
         ("parent is not a relative link", |dir| symlink("/", dir.join("parent"))),
         ("the dump before", |dir| symlink("../../../../../../../../../../tmp", dir.join("parent"))),
+        ("pages-1.img is shorter than its page map", |dir| cut(&dir.join("pages-1.img"), 4096)),
+        ("pages-1.img is shorter than its page map", |dir| fs::remove_file(dir.join("pages-1.img"))),
         ("inventory.img is missing", |dir| fs::remove_file(dir.join("inventory.img"))),
         ("pstree.img is missing", |dir| fs::remove_file(dir.join("pstree.img"))),
         ("core-1.img is missing", |dir| fs::remove_file(dir.join("core-1.img"))),

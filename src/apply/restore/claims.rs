@@ -24,6 +24,8 @@ const ENTRIES: usize = 1 << 20;
 const MOUNT_NAMESPACES: usize = 256;
 /// Most tasks.
 const TASKS: usize = 1 << 16;
+/// The socket of the process that fetches memory (`criu lazy-pages`).
+const LAZY_PAGES: &str = "lazy-pages.socket";
 /// The link to the images of the dump before.
 const PARENT: &str = "parent";
 
@@ -76,7 +78,7 @@ pub fn read(dir: BorrowedFd<'_>) -> Result<Claims> {
     Ok(claims)
 }
 
-fn refuse(name: &str, why: &str) -> Error {
+pub fn refuse(name: &str, why: &str) -> Error {
     Error::new(Kind::InvalidConfig, format!("the images are refused: {name} {why}"))
 }
 
@@ -94,6 +96,8 @@ fn check_directory(dir: BorrowedFd<'_>) -> Result<()> {
             libc::S_IFREG => return Err(refuse(&shown, "has another name")),
             // Nothing in it is opened.
             libc::S_IFDIR => {}
+            // Only CRIU connects to it, and for --lazy-pages.
+            libc::S_IFSOCK if shown == LAZY_PAGES => {}
             libc::S_IFLNK if shown == PARENT => check_parent(dir)?,
             _ => return Err(refuse(&shown, "is not an ordinary file")),
         }
@@ -127,7 +131,7 @@ fn optional<M: Message>(dir: BorrowedFd<'_>, kind: image::Kind, name: &str) -> R
     image::entries(kind, &content).map(Some).ok_or_else(|| refuse(name, "is damaged"))
 }
 
-fn all<M: Message>(dir: BorrowedFd<'_>, kind: image::Kind, name: &str) -> Result<Vec<M>> {
+pub fn all<M: Message>(dir: BorrowedFd<'_>, kind: image::Kind, name: &str) -> Result<Vec<M>> {
     optional(dir, kind, name)?.ok_or_else(|| refuse(name, "is missing"))
 }
 

@@ -23,7 +23,7 @@ use super::audit;
 use super::child::{self, Work};
 use super::seen_images::SeenImages;
 use super::stage::Stage;
-use super::{claims, mounts};
+use super::{claims, mounts, pages};
 use crate::checkpoint::{Directories, EXTERNAL_NET, EXTERNAL_PID, Log, failure};
 use crate::context::Barrier;
 use crate::create::NewContainer;
@@ -193,6 +193,7 @@ impl Restoring<'_, '_> {
             return Ok(());
         }
         let claims = claims::read(self.images.directories.images.as_fd())?;
+        pages::check(self.images.directories.images.as_fd())?;
         let there = |path: &str| std::fs::symlink_metadata(path).is_ok();
         let mut faults = contradictions(self.plan, handler.request.spec, &claims, &there);
         for mount in &claims.mounts {

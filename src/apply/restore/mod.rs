@@ -10,6 +10,7 @@ mod claims;
 mod conversation;
 mod hold;
 mod mounts;
+mod pages;
 mod seen_images;
 mod stage;
 
