@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::cli;
 use windlass_apply::{self as apply, Caller, Foreground, User};
 use windlass_base::error::{Kind, Origin, Result, WithContext};
+use windlass_base::namespaces::Namespaces;
 use windlass_plan::{self as plan, Options};
 use windlass_sys::fd;
 use windlass_sys::process::SingleThreaded;
@@ -32,6 +33,8 @@ fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThre
     };
     let spec = container.config()?;
     let mut plan = plan::exec::exec(&options.id, &spec, &options.request, process.as_deref(), &planning)?;
+    // A restored container has one that its configuration does not name.
+    plan.namespaces |= container.state.namespaces & Namespaces::TIME;
     session.warn(std::mem::take(&mut plan.warnings))?;
     plan.process.env.extend(session.passed.environment.iter().cloned());
 

@@ -29,6 +29,7 @@ chapter! { "checkpoint":
     in_the_foreground_its_exit_code_is_ours [Windlass, Criu, Slow],
     three_processes_and_their_memory_come_back [Windlass, Criu, Slow],
     a_tcp_connection_goes_on_if_it_is_asked_for [Windlass, Criu, Slow],
+    what_exec_leaves_behind_in_a_restored_container_comes_back [Windlass, Criu, Slow],
     what_exec_has_started_is_named_and_left_out [Windlass, Criu, Slow],
     namespaces_by_path_are_those_of_now [Windlass, Criu, Slow],
     clocks_of_a_time_namespace_go_on [Windlass, Criu, Slow, TimeNamespace],
@@ -362,6 +363,22 @@ fn a_tcp_connection_goes_on_if_it_is_asked_for(t: &T) -> Verdict {
     images.dump(&container, &options)?;
     let _restored = images.restore(&bundle, &options)?;
     counts_on(&bundle, at)?;
+    Ok(())
+}
+
+fn what_exec_leaves_behind_in_a_restored_container_comes_back(t: &T) -> Verdict {
+    let bundle = counting(t)?;
+    let (images, at) = dumped(t, &bundle, &[])?;
+    let container = images.restore(&bundle, &[])?;
+    let pid = container.exec_sh("sleep 1000 </dev/null >/dev/null 2>&1 & echo $!")?.stdout;
+    let sleeps = format!("grep -q sleep /proc/{}/cmdline", pid.trim());
+    // Until then it has the stdio of exec.
+    eventually("it sleeps", || container.exec_sh(&sleeps).ok().map(drop))?;
+    let again = Images::new(t);
+    again.dump(&container, &[])?;
+    let container = again.restore(&bundle, &[])?;
+    counts_on(&bundle, at)?;
+    container.exec_sh(&sleeps)?;
     Ok(())
 }
 
