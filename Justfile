@@ -33,8 +33,9 @@ demo: build
 test:
     contrib/test.sh {{just_executable()}}
 
-# Build the static release binary. A copy, as `install` makes one: what a linker has written lies in the
-# page cache page by page, a copy in larger pieces, of which a start maps many at once (0.85 of the time).
+# A copy, as `install` makes one: what a linker has written lies in the page cache page by page, a copy in larger pieces,
+# of which a start maps many at once (0.85 of the time).
+# Build the static release programs
 build:
     WINDLASS_COMMIT={{commit}} RUSTFLAGS="{{flags}}" cargo build --release --bins --target {{target}}
     for program in {{windlass}} {{shim}}; do cp $program $program.copy && mv $program.copy $program; done
@@ -80,8 +81,8 @@ upgrade-images:
 lint:
     cargo clippy --workspace --all-targets -- -D warnings
 
-# The features that change a crate: lints, and the tests of the crate that has cgroup-v1. The programs are built
-# without windlass-plan's conversion from and to oci-spec
+# The programs are built without windlass-plan's conversion from and to oci-spec.
+# The features that change a crate: lints, and the tests of the crate that has cgroup-v1
 features:
     cargo clippy --package windlass-plan --lib --no-default-features -- -D warnings
     cargo clippy --package windlass --package windlass-cgroup --all-targets --features cgroup-v1 -- -D warnings
@@ -102,8 +103,8 @@ doc:
 bless:
     BLESS=1 cargo test --package windlass-plan --test plans
 
-# The shim on a simulated kernel, from a seed on, for so many seconds: `just simulate 1 3600`. A plan that was printed
-# is run again: `just simulate 17 requests=4 size=9`
+# A plan that was printed is run again: `just simulate 17 requests=4 size=9`.
+# The shim on a simulated kernel, from a seed on, for so many seconds: `just simulate 1 3600`
 simulate *args:
     cargo run --quiet --package windlass-shim-simulated --bin simulate -- {{args}}
 
@@ -111,8 +112,8 @@ simulate *args:
 integrate *args: build suite
     {{integration}} --runtime {{windlass}} {{args}}
 
-# Make every system call fail, and the last: `just sweep all`, `just sweep calls run/plain`; hours, needs root. What was
-# done is in target/sweep.progress, and the next one goes on from there
+# What was done is in target/sweep.progress, and the next one goes on from there.
+# Make every system call fail, and the last: `just sweep all`, `just sweep calls run/plain`; hours, needs root
 sweep mode="all" *args: build suite
     {{integration}} --sweep {{mode}} --runtime {{windlass}} --resume target/sweep.progress {{args}}
     [ {{mode}} != all ] || contrib/mutants.sh
@@ -126,8 +127,8 @@ sweep-short mode="all" *args: build suite
     {{integration}} --sweep {{mode}} --short --runtime {{windlass}} {{args}}
     {{ if mode == "all" { integration + " --runtime " + windlass + " " + world } else { "true" } }}
 
-# Exchange every path of a hostile root file system at each lookup (a sample, as in `sweep-short`; all of it with
-# --long), and let each resource run short
+# A sample, as in `sweep-short`; all of it with --long.
+# Exchange every path of a hostile root file system at each lookup, and let each resource run short
 sweep-world *args: build suite
     {{integration}} --runtime {{windlass}} {{args}} {{world}}
 
@@ -139,14 +140,18 @@ integrate-systemd *suites: build
 integrate-systemd-short: build
     integration/systemd/run.sh --short {{windlass}}
 
-# Cases on an emulated machine of another processor or kernel, from Debian's packages; needs root and QEMU:
-# `just guest aarch64`, `just guest x86_64 trixie seccomp::`
+# From Debian's packages: `just guest aarch64`, `just guest x86_64 trixie seccomp::`.
+# Cases on an emulated machine of another processor or kernel; needs root and QEMU
 guest architecture="aarch64" suite="bookworm" *args:
     integration/guests/run.sh {{architecture}} {{suite}} {{args}}
 
 # A sample of it on another processor, in some minutes: what continuous integration runs
 guest-short architecture="aarch64" suite="bookworm":
     integration/guests/run.sh {{architecture}} {{suite}} --short
+
+# What the README says, in a tree of Debian with nothing but a Rust toolchain; needs root and mmdebstrap: `just bare trixie`
+bare suite="bookworm" *recipes:
+    contrib/bare.sh {{suite}} {{recipes}}
 
 # The same cases against another runtime, and the differences; needs root
 compare peer="runc" *args: build suite
@@ -158,16 +163,16 @@ engines *args: build
     RUSTFLAGS="{{flags}}" cargo build --release --package engines --features cri --target {{host}}
     {{engines}} --runtime {{windlass}} {{args}}
 
-# What of it takes some minutes: docker, containerd and buildah on windlass and its shim, without
-# User-Mode Linux; runc only where something fails
+# Docker, containerd and buildah on windlass and its shim, without User-Mode Linux; runc only where something fails.
+# What of the engines' cases takes some minutes
 engines-short: build
     integration/engines/setup.sh short || echo "engines-short: not all of them can be installed here"
     RUSTFLAGS="{{flags}}" cargo build --release --package engines --target {{host}}
     {{engines}} --runtime {{windlass}} --shim {{shim}} --harness host --again docker containerd buildah \
         life:: exec:: logs:: network:: volumes:: build:: tasks:: run:: live_restore::
 
-# All of it on both runtimes and both shims, the worked example with a database too, and its outcome
-# written down for the README
+# On both runtimes and both shims, the worked example with a database too.
+# All of the engines' cases, and their outcome written down for the README
 engines-record *args: deb (engines "--long" "--results" "integration/engines/results.json" "--shim" shim args) engines-table
 
 # The table of the README from the outcome that is written down

@@ -25,6 +25,8 @@ want mmdebstrap mmdebstrap
 want mke2fs e2fsprogs
 want strace strace
 want socat socat
+want skopeo skopeo
+want umoci umoci
 # The dynamic busybox of another package is of no use inside a container.
 dpkg-query -W -f '${Status}' busybox-static 2>/dev/null | grep -q 'ok installed' || need="$need busybox-static"
 [ -z "$need" ] && exit 0
