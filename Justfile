@@ -108,6 +108,9 @@ bless:
 simulate *args:
     cargo run --quiet --package windlass-shim-simulated --bin simulate -- {{args}}
 
+# The first seeds, as many as two minutes and a half allow
+simulate-short: (simulate "1" "150")
+
 # Real containers; needs root: `just integrate mounts`
 integrate *args: build suite
     {{integration}} --runtime {{windlass}} {{args}}

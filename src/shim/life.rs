@@ -20,7 +20,8 @@ use windlass_sys::process::Exit;
 
 type Result<T> = std::result::Result<T, Refusal>;
 
-/// How long attached clients may take, after the end, to read what was written before it.
+/// How long attached clients and the readers of fifos may take, after the end, to read what was written before it. Those
+/// of containerd stop reading when they hear of the end.
 pub(super) const CLIENTS: Duration = Duration::from_secs(10);
 
 /// The same for a client that is the only reader of an exec. Nobody else waits for it.
@@ -172,7 +173,7 @@ pub(super) struct DrainProgress {
     pub(super) read: bool,
     /// Reading waits for a client that is full.
     pub(super) held_back: bool,
-    /// Every client has taken everything.
+    /// Every client, and every reader of a fifo that is there, has taken everything.
     pub(super) taken: bool,
 }
 

@@ -14,7 +14,7 @@ use windlass_sys::{Called, Result};
 pub(super) enum Change {
     /// The file has new content.
     Content,
-    /// A fifo was opened or read.
+    /// A fifo was opened or read, or a reader has left.
     Reader,
     /// An entry was removed from a directory, or the directory was moved.
     Removal,
@@ -24,7 +24,7 @@ impl Change {
     fn flags(self) -> AddWatchFlags {
         match self {
             Change::Content => AddWatchFlags::IN_MODIFY,
-            Change::Reader => AddWatchFlags::IN_OPEN | AddWatchFlags::IN_ACCESS,
+            Change::Reader => AddWatchFlags::IN_OPEN | AddWatchFlags::IN_ACCESS | AddWatchFlags::IN_CLOSE_NOWRITE,
             Change::Removal => AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVE_SELF,
         }
     }

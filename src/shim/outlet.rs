@@ -182,9 +182,14 @@ impl Outlet {
     }
 
     /// Whether everything was read, and taken by the sink. A fifo need not have taken it, because its reader may
-    /// be away or come late.
+    /// be away or come late; see [`Outlet::is_taken`].
     pub(super) fn is_drained(&self) -> bool {
         self.source.is_none() && (self.pending.is_empty() || matches!(self.sink, Sink::Fifo(_)))
+    }
+
+    /// Whether no reader is there that goes on reading what is left. One that is away, or stands still, is not waited for.
+    pub(super) fn is_taken(&self) -> bool {
+        self.source.is_some() || !matches!(&self.sink, Sink::Fifo(fifo) if fifo.is_being_read())
     }
 
     /// Bytes that could not be passed on.
@@ -246,8 +251,14 @@ impl Outlet {
         }
         let waits = full || (self.is_sink_full && !self.sink.is_alone());
         self.watch(reads && !self.hung_up, waits, around.poll);
-        if self.over && self.source.is_none() && self.unsent() == 0 {
-            self.sink.end(around.poll);
+        // Nothing more comes: the reader gets the end with the last byte.
+        let ended = self.over || !around.alive;
+        if ended && self.source.is_none() && self.held.is_none() {
+            let unsent = self.unsent();
+            if unsent == 0 {
+                self.sink.end(around.poll);
+            }
+            self.sink.fifo().into_iter().for_each(|fifo| fifo.heed(unsent));
         }
     }
 

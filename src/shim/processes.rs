@@ -51,11 +51,9 @@ impl Supervised {
     pub(super) fn output(&self) -> DrainProgress {
         match &self.streams {
             None => DrainProgress { read: true, held_back: false, taken: true },
-            Some(streams) => DrainProgress {
-                read: streams.is_read(),
-                held_back: streams.is_held_back(),
-                taken: streams.are_clients_idle(),
-            },
+            Some(streams) => {
+                DrainProgress { read: streams.is_read(), held_back: streams.is_held_back(), taken: streams.is_taken() }
+            }
         }
     }
 

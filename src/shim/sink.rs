@@ -18,6 +18,9 @@ use windlass_sys::{Result, clock, fd};
 const AGAIN: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(20);
 
+/// How long a reader may take nothing before the end of the process is told without it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// What a sink has taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
@@ -53,6 +56,10 @@ pub(super) struct Fifo {
     pub(super) met: bool,
     pub(super) watch: Option<Watch>,
     pub(super) next_look: Option<Instant>,
+    /// Bytes that its reader had not taken when that was last looked at after the end of the process, and since when
+    /// they are so many.
+    pub(super) left: u64,
+    pub(super) since: Option<Instant>,
 }
 
 impl Sink {
@@ -69,7 +76,7 @@ impl Sink {
                 if !is_fifo {
                     return Ok(Sink::File(end));
                 }
-                Sink::Fifo(Fifo { end, alone: false, met, watch: None, next_look: None })
+                Sink::Fifo(Fifo { end, alone: false, met, watch: None, next_look: None, left: 0, since: None })
             }
             Output::File(path) => {
                 // O_NONBLOCK makes a fifo without a reader an error (ENXIO); otherwise the open would wait.
@@ -185,6 +192,23 @@ impl Fifo {
         }
         let pause = if self.watch.is_some() { look_again } else { Some(look_again.map_or(AGAIN, |_| SOON)) };
         self.next_look = pause.map(|pause| clock::now() + pause);
+    }
+
+    /// Whether a reader is there that goes on reading what is left.
+    pub(super) fn is_being_read(&self) -> bool {
+        !self.alone && self.since.is_none_or(|since| clock::now() < since + PATIENCE)
+    }
+
+    /// The process has ended, and so many bytes are not in the fifo yet: looks whether the reader goes on.
+    pub(super) fn heed(&mut self, unsent: u64) {
+        let (now, left) = (clock::now(), unsent + stream::waiting(self.end.as_fd()) as u64);
+        if self.since.is_none() || left != self.left {
+            (self.left, self.since) = (left, Some(now));
+        }
+        // Otherwise it looks again by itself.
+        if unsent > 0 && !self.alone {
+            self.next_look = self.since.map(|since| since + PATIENCE).filter(|at| *at > now);
+        }
     }
 
     /// Whether there is a reader and it has read everything. If not, the fifo is watched for a change of that.

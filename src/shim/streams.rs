@@ -459,9 +459,9 @@ impl Streams {
         self.logs.iter_mut().for_each(Logger::reopen);
     }
 
-    /// Whether everything was sent to every client.
-    pub(super) fn are_clients_idle(&self) -> bool {
-        self.clients.iter().all(Client::is_idle)
+    /// Whether every client, and every reader of a fifo that is there, has taken everything.
+    pub(super) fn is_taken(&self) -> bool {
+        self.clients.iter().all(Client::is_idle) && self.outlets.iter().all(Outlet::is_taken)
     }
 
     /// Whether everything that the process wrote was read. Clients may not have taken it yet.

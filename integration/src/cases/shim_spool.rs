@@ -45,9 +45,6 @@ fn below_root(t: &T, id: &str, name: &str) -> std::path::PathBuf {
     t.path("ours/run/io.containerd.runtime.v2.task/default").join(id).join("rootfs").join(name)
 }
 
-/// What asks for a file in which output waits.
-const KEPT: [&str; 2] = ["--annotation", "run.windlass.spool-max=16m"];
-
 /// The words of a container that writes `mib` MiB when `/go` is there: `rate` MiB a second, or as fast as it can.
 fn writer(mib: usize, rate: usize) -> [String; 5] {
     ["/helper".into(), "@payload".into(), "write".into(), mib.to_string(), rate.to_string()]
@@ -97,7 +94,7 @@ fn output_is_kept_while_containerd_and_its_client_are_away(t: &T) -> Verdict {
     let mut engine = Engine::start(t)?;
     let (mib, rate, absence) = if t.long { (300, 5, 60) } else { (24, 8, 3) };
     let (before, after) = (t.path("before"), t.path("after"));
-    let mut client = run(&engine, if t.long { &KEPT } else { &[] }, "a", &writer(mib, rate))?;
+    let mut client = run(&engine, &[], "a", &writer(mib, rate))?;
     let mut client = client.stdout(File::create(&before)?).stderr(Stdio::null()).spawn()?;
     engine.wait_for("a", "RUNNING")?;
     // A client that sees its daemon die removes the fifos.
@@ -112,11 +109,14 @@ fn output_is_kept_while_containerd_and_its_client_are_away(t: &T) -> Verdict {
     let said = t.path("attach.err");
     let mut client = client.stdout(File::create(&after)?).stderr(File::create(&said)?).spawn()?;
     eventually("all is written", || result(t, "a")).context(format!("ctr tasks attach: {}", text(&said)))?;
-    let all = || fs::read(&before).ok().zip(fs::read(&after).ok()).map(|(before, after)| [before, after].concat());
-    let bytes = eventually("all is read", || all().filter(|all| all.len() >= mib * MIB))?;
-    ensure_eq!(count(&bytes, 0)?, mib * MIB / LINE, "lines");
     // It deletes the task when that has ended.
-    ensure!(client.wait()?.success(), "ctr tasks attach: {}", text(&said));
+    let ended = eventually("ctr tasks attach has ended", || client.try_wait().ok().flatten())?;
+    let bytes = [fs::read(&before)?, fs::read(&after)?].concat();
+    let record = text(t.path("ours/run/io.containerd.runtime.v2.task/default/a/exit.json"));
+    let state = engine.ctr(&["tasks", "ls"])?.stdout;
+    let all = format!("{} bytes; {ended}: {}; {record}; {state}", bytes.len(), text(&said));
+    ensure!(ended.success(), "{all}");
+    ensure_eq!(count(&bytes, 0)?, mib * MIB / LINE, "{all}");
     engine.ctr(&["containers", "rm", "a"])?.ok()?;
     engine.is_clean()
 }
@@ -147,7 +147,7 @@ fn a_full_disk_is_said_once_and_loses_nothing(t: &T) -> Verdict {
     let disk = t.path("ours/root/io.containerd.runtime.v2.task");
     fs::create_dir_all(&disk)?;
     t.host("mount", &["-t", "tmpfs", "-o", "size=2m,mode=711", "none", &disk.display().to_string()])?;
-    let fifo = unread(t, &engine, &KEPT, "a", &writer(8, 0))?;
+    let fifo = unread(t, &engine, &[], "a", &writer(8, 0))?;
     let said = || text(t.path("ours/containerd.log")).matches("cannot be kept").count();
     eventually("it is said", || (said() > 0).then_some(()))?;
     sleep(Duration::from_millis(300));
@@ -187,7 +187,7 @@ fn the_oldest_is_dropped_where_an_annotation_says_so(t: &T) -> Verdict {
 fn what_nobody_has_read_goes_with_the_task(t: &T) -> Verdict {
     let engine = Engine::start(t)?;
     for (id, mib) in [("a", 1), ("b", 9)] {
-        unread(t, &engine, &KEPT, id, &writer(mib, 0))?;
+        unread(t, &engine, &[], id, &writer(mib, 0))?;
         engine.wait_for(id, "STOPPED")?;
         let record = text(t.path("ours/run/io.containerd.runtime.v2.task/default").join(id).join("exit.json"));
         let unsent = record.split("\"unsentBytes\":").nth(1).and_then(|rest| rest.trim_end_matches('}').parse().ok());
@@ -203,7 +203,7 @@ fn no_write_waits_while_there_is_room(t: &T) -> Verdict {
     let mut best = u64::MAX;
     for round in 0..3 {
         let id = format!("a{round}");
-        let fifo = unread(t, &engine, &KEPT, &id, &writer(15, 5))?;
+        let fifo = unread(t, &engine, &[], &id, &writer(15, 5))?;
         let (_, longest) = eventually("all is written", || result(t, &id))?;
         println!("the longest write: {longest} us");
         best = best.min(longest);

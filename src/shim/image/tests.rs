@@ -221,6 +221,8 @@ impl Random {
                 met: self.yes(),
                 watch: self.maybe(|_| Watch::ended()),
                 next_look: self.maybe(Random::moment),
+                left: self.next(),
+                since: self.maybe(Random::moment),
             }),
         }
     }

@@ -1,6 +1,6 @@
 //! A containerd that asks the shim for anything at any time, dies, comes back, and looks at what it is told.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -79,6 +79,8 @@ struct Call {
 struct Told {
     started: bool,
     exited: Option<TaskExit>,
+    /// Its deletion was asked for while things go wrong: the answer may be lost, and what nobody has read goes with it.
+    given_up: bool,
     /// Its deletion is answered. Events of it may still be on their way.
     deleted: bool,
 }
@@ -161,7 +163,7 @@ fn serve(
     let events = directory.join("events");
     let mut front =
         containerd::simulated(listener, directory.join("bundle"), &events.to_string_lossy(), &core).map_err(text)?;
-    let mut until = None;
+    let mut until: Option<u64> = None;
     loop {
         // As `serve`, but for the clock.
         while let Some(event) = core.next_event() {
@@ -176,7 +178,9 @@ fn serve(
                 false => Err(format!("the shim leaves with {status}, and has a task")),
             };
         }
-        for (key, ready) in core.turn(crate::Front::deadline(&front)).map_err(text)? {
+        // The world goes on for ever, also where nothing in it concerns the shim.
+        let end = until.map(windlass_sys::clock::at);
+        for (key, ready) in core.turn(crate::Front::deadline(&front).into_iter().chain(end).min()).map_err(text)? {
             crate::Front::ready(&mut front, key, ready, &mut core);
         }
         let now = windlass_sys::clock::now();
@@ -190,8 +194,10 @@ fn serve(
             let until = *until.get_or_insert(kernel::now() + END);
             if kernel::now() >= until {
                 let daemon = daemon.borrow();
+                let unread: Vec<_> =
+                    daemon.streams.values().flatten().filter(|stream| !output::is_whole(stream)).collect();
                 return Err(format!(
-                    "it does not end: calls {:?}, told {:?}, seed {}",
+                    "it does not end: calls {:?}, told {:?}, not read {unread:?}, seed {}",
                     daemon.calls, daemon.told, plan.seed
                 ));
             }
@@ -336,6 +342,11 @@ impl Containerd {
                 record => return Err(format!("an end was told, {exit:?}, and its record is {record:?}")),
             }
         }
+        let key = if name == ID { "init".to_owned() } else { format!("exec-{name}") };
+        let at = exit.exited_at.clone().unwrap_or_default();
+        let ended = std::time::UNIX_EPOCH + std::time::Duration::new(at.seconds as u64, at.nanos as u32);
+        let ended = windlass_sys::clock::since_wall(ended);
+        self.streams.get(&key).into_iter().flatten().try_for_each(|stream| stream.is_told(ended))?;
         let fresh = self.told.get(&name).is_some_and(|told| told.exited.is_none());
         if !fresh {
             return Err(format!("the end of {name:?} is told twice, or it is not known"));
@@ -418,8 +429,7 @@ impl Containerd {
         self.names += 1;
         let fifo = self.directory.join(format!("{name}.{at}.{}", self.names));
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
-        let (written, got) = (Cell::new(0), Cell::new(0));
-        Rc::new(Stream { key: self.plan.seed * 64 + self.names, fifo, written, got, drops: false })
+        Rc::new(Stream::new(self.plan.seed * 64 + self.names, fifo, false))
     }
 
     fn ask_something(&mut self, happens: &mut Vec<Happens>) {
@@ -454,7 +464,10 @@ impl Containerd {
                     Kill { id: ID.into(), exec_id: if all { String::new() } else { exec.clone() }, signal: 9, all };
                 self.ask("Kill", &exec, &kill);
             }
-            11 if !exec.is_empty() => self.ask("Delete", &exec, &Containerd::name(&exec)),
+            11 if !exec.is_empty() => {
+                self.told.get_mut(&exec).into_iter().for_each(|told| told.given_up = true);
+                self.ask("Delete", &exec, &Containerd::name(&exec));
+            }
             12 => self.ask("CloseIO", &exec, &CloseIo { id: ID.into(), exec_id: exec.clone(), stdin: true }),
             13 => self.ask("Shutdown", "", &Containerd::name("")),
             _ => {}
@@ -472,12 +485,11 @@ impl Containerd {
             if running.contains(&ID.to_owned()) {
                 return self.ask("Kill", "", &Kill { id: ID.into(), signal: 9, all: true, ..Kill::default() });
             }
-            let name = self.told.iter().find(|(name, told)| *name != ID && !told.deleted).map(|(name, _)| name.clone());
-            let key = name.as_ref().map_or("init".to_owned(), |exec| format!("exec-{exec}"));
-            let whole =
-                self.streams.get(&key).is_none_or(|streams| streams.iter().all(|stream| output::is_whole(stream)));
-            if whole {
-                let exec = name.unwrap_or_default();
+            let next = self.told.iter().find(|(name, told)| *name != ID && !told.deleted);
+            let key = next.map_or("init".to_owned(), |(exec, _)| format!("exec-{exec}"));
+            let whole = |streams: &Vec<Rc<Stream>>| streams.iter().all(|stream| output::is_whole(stream));
+            if next.is_some_and(|(_, told)| told.given_up) || self.streams.get(&key).is_none_or(whole) {
+                let exec = next.map(|(exec, _)| exec.clone()).unwrap_or_default();
                 self.ask("Delete", &exec, &Containerd::name(&exec));
             }
             return;

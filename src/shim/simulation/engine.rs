@@ -1,6 +1,6 @@
 //! An engine that asks for anything at any time, and looks at what it is told.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -169,8 +169,7 @@ impl Engine {
         self.names += 1;
         let fifo = self.directory.join(format!("{name}.{at}.{}", self.names));
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
-        let (written, got) = (Cell::new(0), Cell::new(0));
-        Rc::new(Stream { key: self.plan.seed * 64 + self.names, fifo, written, got, drops })
+        Rc::new(Stream::new(self.plan.seed * 64 + self.names, fifo, drops))
     }
 
     fn known(&mut self) -> Vec<ProcessId> {
@@ -303,6 +302,8 @@ impl Engine {
             told.exited = Some(status);
             right
         })?;
+        let ended = windlass_sys::clock::since_wall(status.at);
+        self.streams.get(process).into_iter().flatten().try_for_each(|stream| stream.is_told(ended))?;
         // Told implies durable, unless the disk was full five times.
         let name = process.exec.as_deref().unwrap_or("init");
         match Record::read(&self.directory.join(format!("{name}.json"))) {

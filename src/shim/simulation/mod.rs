@@ -4,7 +4,7 @@
 //! A seed decides everything, so a run that has found a fault finds it again. Each run is a process of its own.
 //! What must hold: the end of each process is told once, after its record is on disk, in the order created, started,
 //! exited, deleted, and that of init last; each request is answered once; every byte that was written arrives, in
-//! order, unless a mark says how many were dropped; in the end no descriptor, child or file is left; and the loop
+//! order, unless a mark says how many were dropped, and before the end is told where a reader is there; in the end no descriptor, child or file is left; and the loop
 //! never waits for anything but its descriptors and its clock.
 
 mod containerd;

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use nix::fcntl::OFlag;
 
 use super::random::Random;
+use super::world::SECOND;
 use windlass_sys::stream::Moved;
 use windlass_sys::{fd, kernel, stream};
 
@@ -27,6 +28,28 @@ pub(super) struct Stream {
     pub(super) got: Cell<u64>,
     /// Whether the oldest may be dropped.
     pub(super) drops: bool,
+    /// Since when a reader is there that never stood still for two seconds, and when it has last taken something.
+    pub(super) attended: Cell<Option<(u64, u64)>>,
+}
+
+impl Stream {
+    pub(super) fn new(key: u64, fifo: PathBuf, drops: bool) -> Stream {
+        Stream { key, fifo, written: Cell::new(0), got: Cell::new(0), drops, attended: Cell::new(None) }
+    }
+
+    /// The end of its process is told, which was at `ended`. A reader that was there all the time, and went on reading, has
+    /// everything.
+    pub(super) fn is_told(&self, ended: u64) -> Result<(), String> {
+        let now = kernel::now();
+        // Others may have the pipe open; nobody is waited for longer than ten seconds.
+        let soon = now < ended + 9 * SECOND;
+        let Some((since, last)) = self.attended.get().filter(|_| soon && !is_whole(self)) else { return Ok(()) };
+        // It is noticed within a second.
+        if since + SECOND + SECOND / 10 < ended && now < last + SECOND {
+            return Err(format!("the end is told, and a reader that goes on has not read everything: {self:?}"));
+        }
+        Ok(())
+    }
 }
 
 /// The writing side.
@@ -77,11 +100,13 @@ impl Reader {
     pub(super) fn open(&mut self) {
         if self.end.is_none() {
             self.end = fd::open(&self.stream.fifo, OFlag::O_RDONLY | OFlag::O_NONBLOCK).ok();
+            self.stream.attended.set(self.end.is_some().then(|| (kernel::now(), kernel::now())));
         }
     }
 
     pub(super) fn close(&mut self) {
         self.end = None;
+        self.stream.attended.set(None);
     }
 
     /// Reads at most so much. Returns how many bytes came.
@@ -90,6 +115,9 @@ impl Reader {
         let mut bytes = vec![0; most as usize];
         let Ok(Moved::Bytes(n)) = stream::read(end.as_fd(), &mut bytes) else { return 0 };
         bytes[..n].iter().for_each(|byte| self.take(*byte));
+        let now = kernel::now();
+        let steady = |(since, last)| if now < last + 2 * SECOND { (since, now) } else { (now, now) };
+        self.stream.attended.set(self.stream.attended.get().map(steady));
         n as u64
     }
 

@@ -278,7 +278,8 @@ impl Outside {
             let left = self.random.any_size(1 << size);
             outputs.extend(end.ok().map(|end| Writer { end, left, stream }));
         }
-        let lives = self.random.any_size(600 * SECOND);
+        // Many end when they have written everything, while their readers read.
+        let lives = if self.random.chance(40) { 0 } else { self.random.any_size(600 * SECOND) };
         let code = self.random.below(200) as i32;
         let ends_at = kernel::now() + lives;
         self.processes.insert(pid, Process { is_init, runs: !is_init, outputs, ends_at, code });
@@ -304,7 +305,7 @@ impl Outside {
             return self.ends(pid, None);
         }
         let delay = match (done, wrote) {
-            (true, _) => process.ends_at - kernel::now(),
+            (true, _) => process.ends_at.saturating_sub(kernel::now()),
             (false, true) => self.random.any_size(100 * MILLISECOND),
             // Its pipes are full.
             (false, false) => self.random.any_size(5 * SECOND),

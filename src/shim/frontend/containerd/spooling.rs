@@ -16,9 +16,9 @@ const FULL: &str = "run.windlass.spool-full";
 /// The variable in containerd's environment that says how much the file of one stream may have on this host.
 const CEILING: &str = "WINDLASS_SPOOL_CEILING";
 
-/// The size of the file of a stream, unless something else is said: none, so that output is kept only where somebody
-/// asks for it. And the most that can be said, unless the host says something else.
-const USUAL: u64 = 0;
+/// The size of the file of a stream, unless something else is said; and the most that can be said, unless the host
+/// says something else.
+const USUAL: u64 = 16 << 20;
 const MOST: u64 = 64 << 20;
 
 /// The settings of a container.

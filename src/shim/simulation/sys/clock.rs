@@ -31,6 +31,12 @@ pub fn wall() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) + passed()
 }
 
+/// How long after the beginning of the simulation a time of day is.
+pub fn since_wall(time: SystemTime) -> u64 {
+    let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    time.duration_since(begin).unwrap_or_default().as_nanos() as u64
+}
+
 /// As `CLOCK_MONOTONIC`: the machine was up for an hour when the simulation began.
 pub fn monotonic() -> Duration {
     Duration::from_secs(3600) + passed()

@@ -23,6 +23,7 @@ pub const TESTS: &[Test] = tests![
     the_oldest_is_dropped_where_that_is_wished_and_a_line_says_how_much,
     nothing_is_kept_where_that_is_wished,
     a_terminal_has_a_spool_too,
+    a_reader_that_is_there_has_everything_when_the_end_is_told,
     a_reader_that_stops_when_the_file_is_read_is_waited_for_without_turning,
 ];
 
@@ -273,6 +274,36 @@ fn a_reader_that_stops_when_the_file_is_read_is_waited_for_without_turning() {
         assert!(turns < 300, "{turns} turns, {} bytes are left", unsent(&rig));
     }
     assert!(got == bytes, "the bytes or their order differ");
+}
+
+/// As the clients of containerd do, which close the fifos when they hear of the end.
+fn a_reader_that_is_there_has_everything_when_the_end_is_told() {
+    // In a fifo of usual size and in a wide one; behind what was kept in memory, and in a file.
+    for (size, late) in [(50_000, false), (5 * MIB, false), (MIB, true), (7 * MIB, true)] {
+        let (mut rig, out) = rig_with_fifo();
+        let bytes = source(&rig, size);
+        let file = (!late).then(|| reader(&out));
+        rig.run(
+            "head -c -20000 source; until [ -e more ]; do sleep 0.01; done; tail -c 20000 source; exit 6",
+            keeps(&rig, &out, 16 * MIB),
+        );
+        if late {
+            rig.turns_until("what is kept", |rig| unsent(rig) as usize >= size - 20_000 - 65_536);
+        }
+        let file = file.unwrap_or_else(|| reader(&out));
+        let (mut got, mut begun) = (Vec::new(), false);
+        while !rig.reported.iter().any(|event| matches!(event, Event::Exited { .. })) {
+            let mut buffer = vec![0; 30_000];
+            if let Moved::Bytes(n) = stream::read(file.as_fd(), &mut buffer).expect("read") {
+                got.extend_from_slice(&buffer[..n]);
+                if !std::mem::replace(&mut begun, true) {
+                    fs::write(rig.dir.join("more"), "").expect("written");
+                }
+            }
+            rig.turns(Duration::from_millis(1));
+        }
+        assert!(got == bytes, "{} of {size} bytes when the end is told", got.len());
+    }
 }
 
 fn a_terminal_has_a_spool_too() {
