@@ -25,6 +25,7 @@ pub mod explain;
 mod hooks;
 mod host;
 mod inputs;
+pub mod limit_audit;
 mod mount;
 pub mod mount_audit;
 pub mod mount_options;

@@ -100,7 +100,7 @@ pub fn task_contradictions(plan: &Plan, claims: &Claims) -> Vec<Diagnostic> {
 }
 
 /// One for each element is enough: a hostile image could have any number.
-fn one_of_each(mut faults: Vec<Diagnostic>) -> Vec<Diagnostic> {
+pub fn one_of_each(mut faults: Vec<Diagnostic>) -> Vec<Diagnostic> {
     let mut known = BTreeSet::new();
     faults.retain(|fault| known.insert(fault.pointer.clone()));
     faults

@@ -87,6 +87,15 @@ pub fn set_limit_of(pid: i32, resource: u32, soft: u64, hard: u64) -> Result<()>
     check(returned, || format!("prlimit64({pid}, {resource}, {{{soft}, {hard}}})")).map(drop)
 }
 
+/// The hard limit of another process.
+pub fn hard_limit_of(pid: i32, resource: u32) -> Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let none = std::ptr::null::<libc::rlimit>();
+    // SAFETY: `limit` outlives the call, which writes it, and no new value is set.
+    let returned = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, none, &raw mut limit) };
+    check(returned, || format!("prlimit64({pid}, {resource})")).map(|_| limit.rlim_max)
+}
+
 /// personality(2).
 pub fn set_personality(domain: u64) -> Result<()> {
     // SAFETY: the call takes no pointers.

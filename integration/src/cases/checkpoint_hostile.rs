@@ -17,6 +17,7 @@ chapter! { "checkpoint_hostile":
     what_contradicts_the_configuration_is_refused_with_its_element [Windlass, Criu, Slow],
     mounts_of_the_images_never_reach_the_host [Windlass, Criu, Slow],
     what_is_not_an_image_is_refused [Windlass, Criu, Slow],
+    limits_are_those_of_the_configuration_at_most [Windlass, Criu, Slow],
     layers_of_an_overlay_are_not_looked_up_on_the_host [Windlass, Criu, Slow],
 }
 
@@ -221,6 +222,18 @@ fn what_is_not_an_image_is_refused(t: &T) -> Verdict {
         refused(&images, &bundle, words).context(words)?;
     }
     ensure!(whole.restore(&bundle, &[]).is_ok(), "the images themselves are restored");
+    Ok(())
+}
+
+fn limits_are_those_of_the_configuration_at_most(t: &T) -> Verdict {
+    let limit = |bundle: Bundle, hard: u32| {
+        bundle.set("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 64, "hard": hard}]))
+    };
+    let bundle = limit(dumped(t)?, 512).set("/process/oomScoreAdj", json!(200));
+    let images = images(t, &bundle)?;
+    refused(&images, &limit(bundle.clone(), 511), "/process/rlimits/0")?;
+    refused(&images, &bundle.clone().set("/process/oomScoreAdj", json!(201)), "/process/oomScoreAdj")?;
+    images.restore(&limit(bundle, 513), &[])?;
     Ok(())
 }
 

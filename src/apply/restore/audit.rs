@@ -12,8 +12,9 @@ use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::IdMapping;
 use windlass_cgroup::{Cgroup, Hierarchy};
 use windlass_plan::Plan;
-use windlass_plan::restore::{Claims, Thread, task_contradictions};
-use windlass_sys::{directory, fd};
+use windlass_plan::limit_audit;
+use windlass_plan::restore::{Claims, Thread, one_of_each, task_contradictions};
+use windlass_sys::{directory, fd, sched};
 
 /// Moves CRIU out of the container's cgroup, which it shares until its end, and freezes the cgroup. Does not wait: the
 /// tasks are stopped.
@@ -26,10 +27,12 @@ pub fn hold(cgroup: &Cgroup, criu: i32) -> Result<()> {
 
 /// Compares the tasks of a frozen cgroup with the configuration.
 pub fn audit(cgroup: &Cgroup, plan: &Plan) -> Result<()> {
-    let mut claims = Claims::default();
+    let (mut claims, mut raised) = (Claims::default(), Vec::new());
     for pid in cgroup.pids(true)? {
         claims.processes += 1;
         claims.namespaces.push(namespaces(pid)?);
+        let oom = [oom_score_adj(&pid.to_string())?, oom_score_adj("self")?];
+        raised.extend(limit_audit::raised(plan, oom, &|number| sched::hard_limit_of(pid, number).ok()));
         let tasks = fd::open(format!("/proc/{pid}/task"), OFlag::O_RDONLY | OFlag::O_DIRECTORY);
         let tasks = tasks.and_then(|dir| directory::names(std::os::fd::AsFd::as_fd(&dir)));
         for tid in tasks.with_context(|| "cannot look at the restored processes")? {
@@ -38,7 +41,8 @@ pub fn audit(cgroup: &Cgroup, plan: &Plan) -> Result<()> {
             claims.threads.push(thread(&String::from_utf8_lossy(&status), plan)?);
         }
     }
-    let faults = task_contradictions(plan, &claims);
+    let mut faults = task_contradictions(plan, &claims);
+    faults.extend(one_of_each(raised));
     match faults.is_empty() {
         true => Ok(()),
         false => Err(refused(faults)),
@@ -48,6 +52,13 @@ pub fn audit(cgroup: &Cgroup, plan: &Plan) -> Result<()> {
 /// The error for what contradicts the configuration.
 pub fn refused(faults: Vec<Diagnostic>) -> Error {
     Error::faults(faults).before("the restored processes contradict config.json")
+}
+
+fn oom_score_adj(process: &str) -> Result<i64> {
+    let text = fd::read_small(fd::CWD, format!("/proc/{process}/oom_score_adj"));
+    let text = text.with_context(|| "cannot look at the restored processes")?;
+    let number = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
+    number.ok_or_else(|| Error::new(Kind::Kernel, "oom_score_adj of a restored process is no number"))
 }
 
 /// The kinds of namespaces that a process does not share with the runtime.

@@ -7,6 +7,7 @@ use windlass_base::mount::MountAttributes;
 use windlass_base::mountinfo::Mounted;
 use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{IdMapping, Spec};
+use windlass_plan::limit_audit::raised;
 use windlass_plan::mount_audit::{Place, Shows, Sources, foreign_mounts, views};
 use windlass_plan::restore::{Claims, Mount, Thread, contradictions, task_contradictions};
 use windlass_plan::{Host, Options, Plan};
@@ -159,6 +160,30 @@ fn what_a_container_may_mount_itself_gives_it_nothing_of_the_host() {
         assert_eq!(found(mount("/again", kind, 8, "/", 0)), 1, "{kind}");
     }
     assert_eq!(found(Mount { nested: true, ..mount("/host", "ext4", 1, "/b/rootfs/..", 0) }), 1);
+}
+
+#[test]
+fn no_process_has_higher_limits_than_the_configuration_gives() {
+    let mut spec = spec();
+    let process = spec.process.as_mut().expect("there");
+    process.oom_score_adj = Some(100);
+    let limit = json!([{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 10}]);
+    process.rlimits = serde_json::from_value(limit).expect("valid");
+    let found = |spec: &Spec, oom, hard| -> Vec<String> {
+        // 7 is RLIMIT_NOFILE.
+        let hard = |number| (number == 7).then_some(hard);
+        raised(&plan(spec), oom, &hard).into_iter().map(|fault| fault.pointer).collect()
+    };
+    assert!(found(&spec, [100, 0], 10).is_empty() && found(&spec, [1000, 0], 3).is_empty());
+    assert_eq!(found(&spec, [99, 0], 10), ["/process/oomScoreAdj"]);
+    assert_eq!(found(&spec, [100, 0], u64::MAX), ["/process/rlimits/0"]);
+    let process = spec.process.as_mut().expect("there");
+    (process.oom_score_adj, process.rlimits) = (None, Vec::new());
+    assert!(found(&spec, [5, 5], u64::MAX).is_empty(), "what the runtime has");
+    assert_eq!(found(&spec, [-1000, 5], 0), ["/process/oomScoreAdj"]);
+    let bounding = &mut spec.process.as_mut().expect("there").capabilities.as_mut().expect("there").bounding;
+    *bounding = Some(vec!["CAP_SYS_RESOURCE".into(), "CAP_KILL".into()]);
+    assert!(found(&spec, [-1000, 5], 0).is_empty(), "it may do so itself");
 }
 
 #[test]
