@@ -250,7 +250,10 @@ pub fn capabilities(words: &[u64]) -> u64 {
     words.iter().take(2).enumerate().fold(0, |set, (at, word)| set | (word & 0xffff_ffff) << (32 * at))
 }
 
-/// The entries of an image. `None`: it is no image of this kind, or an entry is cut off.
+/// Most entries of an image: each takes more memory than bytes of it.
+const ENTRIES: usize = 1 << 17;
+
+/// The entries of an image. `None`: it is no image of this kind, an entry is cut off, or there are too many.
 pub fn entries<M: Message>(kind: Kind, image: &[u8]) -> Option<Vec<M>> {
     let mut rest = image;
     let mut number = || -> Option<u32> {
@@ -264,6 +267,7 @@ pub fn entries<M: Message>(kind: Kind, image: &[u8]) -> Option<Vec<M>> {
     (number()? == kind as u32).then_some(())?;
     let mut out = Vec::new();
     while !rest.is_empty() {
+        (out.len() < ENTRIES).then_some(())?;
         let (length, after) = rest.split_first_chunk()?;
         let (entry, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
         out.push(M::decode(entry).ok()?);

@@ -4,6 +4,7 @@
 //! what the configuration says. A claim that would give them more is a fault, with the element that it contradicts.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use windlass_base::capability::CapabilitySet;
 use windlass_base::error::Diagnostic;
@@ -47,8 +48,8 @@ pub struct Thread {
     pub no_new_privileges: bool,
     /// Whether it has seccomp filters.
     pub filtered: bool,
-    /// These filters, if they are known.
-    pub filters: Vec<Vec<u8>>,
+    /// These filters, if they are known. Most threads have the same.
+    pub filters: Rc<Vec<Rc<[u8]>>>,
 }
 
 /// What is claimed of a mount.
@@ -181,7 +182,9 @@ fn check_threads(plan: &Plan, claims: &Claims, faults: &mut Vec<Diagnostic>) {
                 fault(faults, pointer, format!("task {tid} of the images has the ids {ids:?}"));
             }
         }
-        let has = |filter| thread.filtered && (thread.filters.is_empty() || thread.filters.contains(filter));
+        let has = |filter: &[u8]| {
+            thread.filtered && (thread.filters.is_empty() || thread.filters.iter().any(|it| it[..] == *filter))
+        };
         if filter.as_ref().is_some_and(|filter| !has(filter)) {
             let msg = format!("task {tid} of the images does not have the filter of the configuration");
             fault(faults, "/linux/seccomp", msg);

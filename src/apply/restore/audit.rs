@@ -1,8 +1,10 @@
-//! What the restored processes are, read from the kernel before they run: the images are compared with the configuration
-//! by our own reading of them, and this does not depend on it.
+//! What the restored processes are, read from the kernel before they run: the images are compared with the
+//! configuration by our own reading of them, and this does not depend on it.
 //!
-//! At the last notification every task has its final ids, capabilities and filters, and is stopped by CRIU. From there on
-//! the container's cgroup is frozen, so that CRIU lets go of tasks that do not run.
+//! At the last notification every task has its final ids, capabilities and filters, and is stopped by CRIU. From there
+//! on the container's cgroup is frozen, so that CRIU lets go of tasks that do not run.
+
+use std::rc::Rc;
 
 use nix::fcntl::OFlag;
 
@@ -102,7 +104,7 @@ fn thread(status: &str, plan: &Plan) -> Result<Thread> {
         capabilities: CapabilitySet::from_bits_retain(capabilities),
         no_new_privileges: field("NoNewPrivs:")? == "1",
         filtered: field("Seccomp:")? == "2",
-        filters: Vec::new(),
+        filters: Rc::default(),
     })
 }
 

@@ -1,8 +1,10 @@
 //! Reads what the images claim. They may come from anybody: each file is opened below the descriptor of their
 //! directory, must be an ordinary one with one name, and is read up to a bound.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -26,6 +28,8 @@ const MOUNT_NAMESPACES: usize = 256;
 const TASKS: usize = 1 << 16;
 /// The socket of the process that fetches memory (`criu lazy-pages`).
 const LAZY_PAGES: &str = "lazy-pages.socket";
+/// Most filters of all tasks together. Tasks with the same filters count once.
+const FILTERS: usize = 1 << 20;
 /// The link to the images of the dump before.
 const PARENT: &str = "parent";
 
@@ -35,15 +39,20 @@ pub fn read(dir: BorrowedFd<'_>) -> Result<Claims> {
     let inventory = one::<Inventory>(dir, image::Kind::Inventory, "inventory.img")?;
     let own = inventory.own.unwrap_or_default();
     let tree = all::<Process>(dir, image::Kind::Tree, "pstree.img")?;
-    let filters = match optional::<Seccomp>(dir, image::Kind::Seccomp, "seccomp.img")? {
-        Some(seccomp) => seccomp.into_iter().flat_map(|entry| entry.filters).collect(),
-        None => Vec::new(),
-    };
+    if tree.len() > TASKS {
+        return Err(refuse("pstree.img", "has too many tasks"));
+    }
+    let filters = optional::<Seccomp>(dir, image::Kind::Seccomp, "seccomp.img")?.unwrap_or_default();
+    let mut filters = Filters::new(filters.into_iter().flat_map(|entry| entry.filters));
     let mut claims = Claims { processes: tree.len(), ..Claims::default() };
     let mut init: Option<Ids> = None;
     // Of init first.
     let mut mount_namespaces: Vec<u32> = Vec::new();
+    let (mut pids, mut tids) = (BTreeSet::new(), BTreeSet::new());
     for process in &tree {
+        if !pids.insert(process.pid) {
+            return Err(refuse("pstree.img", "names a process twice"));
+        }
         let core = one::<Core>(dir, image::Kind::Core, &format!("core-{}.img", process.pid))?;
         if core.task.as_ref().is_some_and(image::Task::has_ended) {
             continue;
@@ -61,9 +70,12 @@ pub fn read(dir: BorrowedFd<'_>) -> Result<Claims> {
             return Err(refuse("pstree.img", "has too many tasks"));
         }
         for tid in &process.threads {
+            if !tids.insert(*tid) {
+                return Err(refuse("pstree.img", "names a task twice"));
+            }
             let name = format!("core-{tid}.img");
             let core = one::<Core>(dir, image::Kind::Core, &name)?;
-            claims.threads.push(thread(*tid, core, &filters, &name)?);
+            claims.threads.push(thread(*tid, core, &mut filters, &name)?);
         }
     }
     let init = init.ok_or_else(|| refuse("pstree.img", "has no process that runs"))?;
@@ -158,30 +170,59 @@ fn kinds(ids: &Ids, own: &Ids) -> Namespaces {
     pairs.into_iter().filter(|(theirs, own, _)| theirs != own).map(|(_, _, kind)| kind).collect()
 }
 
-fn thread(tid: u64, core: Core, filters: &[image::Filter], name: &str) -> Result<Thread> {
+/// The filters of all tasks, and those of each as it was asked for.
+struct Filters {
+    programs: Vec<Rc<[u8]>>,
+    before: Vec<Option<usize>>,
+    /// The filters of tasks by the last one.
+    known: BTreeMap<usize, Rc<Vec<Rc<[u8]>>>>,
+    /// How many more there may be in `known`.
+    room: usize,
+}
+
+impl Filters {
+    fn new(filters: impl Iterator<Item = image::Filter>) -> Filters {
+        let before = |filter: &image::Filter| filter.before.and_then(|before| usize::try_from(before).ok());
+        let (before, programs) = filters.map(|filter| (before(&filter), filter.program.into())).unzip();
+        Filters { programs, before, known: BTreeMap::new(), room: FILTERS }
+    }
+
+    /// The filters of a task by its last one.
+    fn of(&mut self, last: usize) -> Result<Rc<Vec<Rc<[u8]>>>> {
+        if let Some(known) = self.known.get(&last) {
+            return Ok(Rc::clone(known));
+        }
+        let mut chain = Vec::new();
+        let mut at = Some(last);
+        while let Some(next) = at {
+            let Some(program) = self.programs.get(next) else {
+                return Err(refuse("seccomp.img", "has not the filters of all tasks"));
+            };
+            // One that is before itself has no end either.
+            self.room = self.room.checked_sub(1).ok_or_else(|| refuse("seccomp.img", "has too many filters"))?;
+            chain.push(Rc::clone(program));
+            at = self.before[next];
+        }
+        Ok(Rc::clone(self.known.entry(last).or_insert(Rc::new(chain))))
+    }
+}
+
+fn thread(tid: u64, core: Core, filters: &mut Filters, name: &str) -> Result<Thread> {
     let thread = core.thread.unwrap_or_default();
     let Some(credentials) = thread.credentials else { return Err(refuse(name, "has no credentials")) };
     let Credentials { inheritable, permitted, effective, bounding, ambient, .. } = &credentials;
     let sets = [inheritable, permitted, effective, bounding, ambient];
     let capabilities = sets.iter().fold(0, |all, set| all | image::capabilities(set));
-    let mut chain = Vec::new();
-    let mut at = (thread.seccomp_mode == 2).then_some(thread.seccomp_filter as usize);
-    while let Some(filter) = at.and_then(|at| filters.get(at)).filter(|_| chain.len() < filters.len()) {
-        chain.push(filter.program.clone());
-        at = filter.before.and_then(|before| usize::try_from(before).ok());
-    }
     let filtered = thread.seccomp_mode == 2;
-    if filtered && chain.is_empty() {
-        return Err(refuse("seccomp.img", "has not the filters of all tasks"));
-    }
+    let filters = if filtered { filters.of(thread.seccomp_filter as usize)? } else { Rc::default() };
     Ok(Thread {
         filtered,
-        tid: tid as u32,
+        tid: u32::try_from(tid).map_err(|_| refuse(name, "is of no task"))?,
         uids: [credentials.uid, credentials.euid, credentials.suid, credentials.fsuid],
         gids: [credentials.gid, credentials.egid, credentials.sgid, credentials.fsgid],
         capabilities: CapabilitySet::from_bits_retain(capabilities),
         no_new_privileges: credentials.no_new_privileges != 0,
-        filters: chain,
+        filters,
     })
 }
 

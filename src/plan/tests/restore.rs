@@ -1,5 +1,7 @@
 //! What images claim, compared with a configuration.
 
+use std::rc::Rc;
+
 use serde_json::json;
 
 use windlass_base::capability::CapabilitySet;
@@ -70,7 +72,7 @@ fn claims(plan: &Plan) -> Claims {
             capabilities: CapabilitySet::from_bits_retain(1 << 5),
             no_new_privileges: true,
             filtered: true,
-            filters: vec![Vec::new(), filter],
+            filters: Rc::new(vec![Rc::new([]), filter]),
         }],
         mounts: vec![
             mount("/", "ext4", 1, "/b/rootfs", 0),
@@ -110,7 +112,7 @@ fn whatever_gives_more_is_a_fault_of_its_element() {
         ("/process/user/uid", |it| it.threads[0].uids[2] = 0),
         ("/process/user/gid", |it| it.threads[0].gids[0] = 0),
         ("/linux/seccomp", |it| it.threads[0].filtered = false),
-        ("/linux/seccomp", |it| drop(it.threads[0].filters.pop())),
+        ("/linux/seccomp", |it| drop(Rc::make_mut(&mut it.threads[0].filters).pop())),
         ("/linux/namespaces", |it| it.namespaces[0] -= Namespaces::PID),
         ("/linux/namespaces", |it| it.namespaces[0] |= Namespaces::USER),
         ("/linux/namespaces", |it| it.namespaces.push(Namespaces::empty())),
@@ -214,7 +216,7 @@ fn of_running_tasks_the_filters_themselves_are_not_known() {
     let plan = plan(&spec);
     let mut claims = claims(&plan);
     claims.mounts.clear();
-    claims.threads[0].filters.clear();
+    claims.threads[0].filters = Rc::default();
     assert!(task_contradictions(&plan, &claims).is_empty());
     claims.threads[0].filtered = false;
     assert_eq!(task_contradictions(&plan, &claims)[0].pointer, "/linux/seccomp");
