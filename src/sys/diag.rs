@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, sockopt};
 use nix::sys::time::TimeVal;
 
@@ -39,10 +40,13 @@ pub fn unix_peers() -> Result<BTreeMap<u32, u32>> {
         .called(|| "sendto(SOCK_DIAG_BY_FAMILY, AF_UNIX)".into())?;
     let mut peers = BTreeMap::new();
     let mut buffer = vec![0; ANSWER];
+    let called = || "recv(SOCK_DIAG_BY_FAMILY)".into();
     loop {
-        let length = nix::sys::socket::recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
-            .called(|| "recv(SOCK_DIAG_BY_FAMILY)".into())?;
-        if length == 0 || read(&buffer[..length], &mut peers) {
+        let length = match nix::sys::socket::recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            Err(Errno::EINTR) => continue,
+            received => received.called(called)?,
+        };
+        if read(&buffer[..length], &mut peers).called(called)? {
             return Ok(peers);
         }
     }
@@ -65,7 +69,7 @@ fn request() -> Vec<u8> {
 }
 
 /// Reads one datagram. True: it was the last.
-fn read(mut bytes: &[u8], peers: &mut BTreeMap<u32, u32>) -> bool {
+fn read(mut bytes: &[u8], peers: &mut BTreeMap<u32, u32>) -> nix::Result<bool> {
     let word = |bytes: &[u8], at: usize| {
         bytes.get(at..at + 4).map(|it| u32::from_ne_bytes(it.try_into().expect("four bytes")))
     };
@@ -73,9 +77,16 @@ fn read(mut bytes: &[u8], peers: &mut BTreeMap<u32, u32>) -> bool {
         |bytes: &[u8], at: usize| bytes.get(at..at + 2).map(|it| u16::from_ne_bytes(it.try_into().expect("two bytes")));
     while let (Some(length), Some(kind)) = (word(bytes, 0), half(bytes, 4)) {
         let length = length as usize;
-        let Some(message) = bytes.get(HEADER..length) else { return true };
-        if kind != BY_FAMILY {
-            return true;
+        let message = bytes.get(HEADER..length).ok_or(Errno::EBADMSG)?;
+        match i32::from(kind) {
+            libc::NLMSG_DONE => return Ok(true),
+            libc::NLMSG_ERROR => {
+                // A negative error number.
+                return Err(
+                    word(message, 0).map_or(Errno::EBADMSG, |number| Errno::from_raw((number as i32).wrapping_neg()))
+                );
+            }
+            _ => {}
         }
         let mut peer = 0;
         let mut attributes = message.get(MESSAGE..).unwrap_or_default();
@@ -90,7 +101,7 @@ fn read(mut bytes: &[u8], peers: &mut BTreeMap<u32, u32>) -> bool {
         }
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    false
+    Ok(false)
 }
 
 #[cfg(test)]
