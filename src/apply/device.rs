@@ -1,17 +1,30 @@
 //! Device nodes that the runtime makes for a container with a user namespace, in which nobody can make any.
 //!
 //! `linux.devices` are paths in the container. The host may have the device under another name, or no node for
-//! it, and the container must have it all the same (config-linux.md, "Devices"). So the runtime makes such a node in a tmpfs of its own that is attached nowhere, and init binds it as it binds those of
-//! the host. The device rules of the container's cgroup hold for it as for any other.
+//! it, and the container must have it all the same (config-linux.md, "Devices"). So the runtime makes such a node in a
+//! tmpfs of its own that is attached nowhere, and init binds it as it binds those of the host. The device rules of the
+//! container's cgroup hold for it as for any other.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 
+use windlass_base::error::{Error, Kind, WithContext};
 use windlass_base::mount::MountAttributes;
+use windlass_plan::checkpoint::NULL;
 use windlass_plan::{Node, Source, Topology};
 use windlass_sys::mount::{self, Filesystem};
-use windlass_sys::{Result, fd, sched};
+use windlass_sys::{Result, fd, sched, stdio};
+
+/// A copy of the mount of the host's null device, which masks files. It is verified, since it becomes part of the
+/// container.
+pub(crate) fn null() -> windlass_base::error::Result<OwnedFd> {
+    let null = mount::clone_tree(fd::CWD, NULL, false).with_context(|| "cannot copy /dev/null")?;
+    match stdio::is_null(&fd::stat(null.as_fd()).with_context(|| "cannot look at /dev/null")?) {
+        true => Ok(null),
+        false => Err(Error::new(Kind::Unsupported, "the host's /dev/null is not the null device")),
+    }
+}
 
 /// Whether a source is a device, and there is nothing at its path.
 pub(super) fn is_missing(source: &Source, found: &Result<OwnedFd>) -> bool {

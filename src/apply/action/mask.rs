@@ -3,8 +3,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::context::Context;
+use crate::device;
 use crate::resolve;
-use windlass_base::error::{Error, Kind, Result, WithContext};
+use windlass_base::error::{Result, WithContext};
 use windlass_base::mount::MountAttributes;
 use windlass_plan::RootPath;
 use windlass_sys::mount::{self, Attributes, Filesystem};
@@ -35,7 +36,7 @@ pub(super) fn mask(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
         None if fd::is_dir(&stat) => {
             empty_directory().with_context(|| "cannot make the empty directory that masks directories")?
         }
-        None => null_device()?,
+        None => device::null()?,
     };
     mount::attach(cover.as_fd(), target.as_fd()).with_context(context)?;
     match kept {
@@ -44,17 +45,6 @@ pub(super) fn mask(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
     }
     cx.close_later(target);
     Ok(())
-}
-
-/// A copy of the host's `/dev/null`, verified to be the null device. The root filesystem's may be anything
-/// (CVE-2025-31133).
-fn null_device() -> Result<OwnedFd> {
-    let null = mount::clone_tree(fd::CWD, "/dev/null", false).with_context(|| "cannot copy /dev/null")?;
-    let stat = fd::stat(null.as_fd()).with_context(|| "cannot look at /dev/null")?;
-    if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
-        return Err(Error::new(Kind::Unsupported, "the host's /dev/null is not the null device"));
-    }
-    Ok(null)
 }
 
 /// A directory that stays empty: a read-only tmpfs without room for a file, one for all masks.

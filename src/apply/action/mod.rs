@@ -94,12 +94,15 @@ fn limit(resource: u32, name: &str, soft: u64, hard: u64) -> Result<()> {
 }
 
 fn sysctl(key: &str, value: &str, cx: &mut Context<'_>) -> Result<()> {
-    // Interface names may have dots, so both ways of writing a key are known: with slashes the
-    // dots are part of names.
-    let path = if key.contains('/') { key.to_string() } else { key.replace('.', "/") };
     cx.procfs
-        .write(&format!("sys/{path}"), value.as_bytes())
+        .write(&format!("sys/{}", sysctl_path(key)), value.as_bytes())
         .with_context(|| format!("cannot set sysctl {key:?} to {value:?}"))
+}
+
+/// The path of a kernel parameter below `/proc/sys`. Interface names may have dots, so both ways of writing a key are
+/// known: with slashes the dots are part of names.
+pub(crate) fn sysctl_path(key: &str) -> String {
+    if key.contains('/') { key.to_string() } else { key.replace('.', "/") }
 }
 
 fn install_seccomp(seccomp: &Seccomp, cx: &mut Context<'_>) -> Result<()> {

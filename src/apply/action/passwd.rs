@@ -19,18 +19,18 @@ const LONGEST_LINE: u64 = 64 * 1024;
 /// The home directory of a user; `None` if the file has none for it, or cannot be read because of what it is. That the
 /// runtime or the machine is out of something is an error: the user would silently get another directory.
 pub(super) fn home_directory(uid: u32) -> Result<Option<String>> {
-    let doing = || "cannot look for the user's home directory in /etc/passwd";
+    let context = || "cannot look for the user's home directory in /etc/passwd";
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
     let found = match fd::openat2(fd::CWD, "/etc/passwd", flags, 0, ResolveFlag::RESOLVE_NO_MAGICLINKS) {
         Err(failed) if !is_ours(failed.errno) => return Ok(None),
-        other => other.with_context(doing)?,
+        other => other.with_context(context)?,
     };
-    if fd::stat(found.as_fd()).with_context(doing)?.st_mode & libc::S_IFMT != libc::S_IFREG {
+    if fd::stat(found.as_fd()).with_context(context)?.st_mode & libc::S_IFMT != libc::S_IFREG {
         return Ok(None);
     }
     match home_in(BufReader::new(File::from(found)), uid) {
         Err(error) if error.raw_os_error().is_some_and(|code| !is_ours(Errno::from_raw(code))) => Ok(None),
-        other => other.with_context(doing),
+        other => other.with_context(context),
     }
 }
 

@@ -24,7 +24,8 @@ use super::child::{self, Work};
 use super::seen_images::SeenImages;
 use super::stage::Stage;
 use super::{claims, mounts, pages};
-use crate::checkpoint::{Directories, EXTERNAL_NET, EXTERNAL_PID, Log, failure};
+use super::{claims, mounts};
+use crate::action::sysctl_path;use crate::checkpoint::{Directories, EXTERNAL_NET, EXTERNAL_PID, Log, failure};
 use crate::context::Barrier;
 use crate::create::NewContainer;
 use crate::init;
@@ -353,7 +354,7 @@ impl Restoring<'_, '_> {
 
 /// Sets a kernel parameter of the network namespace that this process is in. The images have those of the others.
 fn net_sysctl(key: &str, value: &str) -> Result<()> {
-    let path = if key.contains('/') { key.to_string() } else { key.replace('.', "/") };
+    let path = sysctl_path(key);
     if !path.starts_with("net/") {
         return Ok(());
     }

@@ -24,9 +24,10 @@ use windlass_plan::mount_audit::Place;
 use windlass_plan::restore::{RESTRICTING, required_of};
 use windlass_plan::{Action, MountKind, Plan, RootPath, SourceId};
 use windlass_sys::mount::{self, Attributes, Filesystem, clone_tree};
-use windlass_sys::{fd, process, stdio};
+use windlass_sys::{fd, process};
 
 use crate::context::Context;
+use crate::device;
 use crate::resolve::{self, Make};
 
 /// Where the root filesystem is, and where CRIU finds each external mount.
@@ -114,7 +115,7 @@ pub fn stage(plan: &Plan, bundle: &Path, place: &Path, cgroup: Option<&str>, cx:
             copies.push(Copy { mount: copy, outside: outside(plan, id, bundle, place), flags });
         }
     }
-    let null = null_device()?;
+    let null = device::null()?;
     let own = own_cgroup(plan, cgroup)?;
     let mut staging = Staging::begin(place, copy)?;
     staging.attach_beside(NULL.into(), Copy { mount: null, outside: Some(NULL.into()), flags: Flags::default() })?;
@@ -197,15 +198,6 @@ fn root_source(plan: &Plan) -> Result<SourceId> {
     });
     let missing = || Error::config("/linux/namespaces", "only a container with a mount namespace can be restored");
     found.ok_or_else(missing)
-}
-
-/// The host's null device, which masks files. It is verified, since it becomes part of the container.
-fn null_device() -> Result<OwnedFd> {
-    let null = mount::clone_tree(fd::CWD, NULL, false).with_context(|| "cannot copy /dev/null")?;
-    match stdio::is_null(&fd::stat(null.as_fd()).with_context(|| "cannot look at /dev/null")?) {
-        true => Ok(null),
-        false => Err(Error::new(Kind::Unsupported, "the host's /dev/null is not the null device")),
-    }
 }
 
 impl<'a> Staging<'a> {

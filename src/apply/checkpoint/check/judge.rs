@@ -131,8 +131,8 @@ fn socket(whose: &str, inode: u64, sockets: &Sockets, flags: &Flags) -> Option<F
     }
 }
 
-/// The sockets in the tables of `/proc/PID/net`: the text of each file with its name. The inode is the tenth word of TCP
-/// and its kin, and the last or ninth of others.
+/// The sockets in the tables of `/proc/PID/net`: the text of each file with its name. The inode is the seventh word for
+/// unix, the ninth for packet and the tenth for the others.
 pub fn sockets(tables: &[(&str, String)]) -> Sockets {
     let mut out = Sockets::default();
     for (name, text) in tables {
@@ -141,7 +141,6 @@ pub fn sockets(tables: &[(&str, String)]) -> Sockets {
             let inode = match *name {
                 "unix" => words.get(6),
                 "packet" => words.get(8),
-                "netlink" => words.get(9),
                 _ => words.get(9),
             };
             let Some(inode) = inode.and_then(|word| word.parse::<u64>().ok()).filter(|inode| *inode != 0) else {

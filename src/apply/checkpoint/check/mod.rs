@@ -14,6 +14,7 @@ use windlass_base::mountinfo;
 use windlass_base::namespaces::Namespaces;
 use windlass_cgroup::AnyCgroup;
 use windlass_criu::flags::Flags;
+use windlass_plan::checkpoint::is_below;
 use windlass_plan::{Action, MountKind, Plan};
 use windlass_store::{Container, process_stat};
 use windlass_sys::{diag, fd, process};
@@ -113,10 +114,6 @@ fn of_mounts(plan: &Plan, external: &[windlass_plan::checkpoint::ExternalMount],
         let what = format!("the mount {} comes from outside and is not in config.json", mount.point);
         findings.push(Finding { fails: false, pointer: "/mounts".into(), ..finding(what, "add it to the mounts") });
     }
-}
-
-fn is_below(path: &str, other: &str) -> bool {
-    path.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn named(pid: i32) -> String {
