@@ -44,13 +44,13 @@ impl<'a> Fields<'a> {
     }
 
     fn next_field(&mut self) -> Result<(u32, FieldValue<'a>), Malformed> {
-        let tag = varint(&mut self.0)?;
+        let tag = take_varint(&mut self.0)?;
         let number = u32::try_from(tag >> 3).ok().filter(|&number| number > 0 && number < 1 << 29).ok_or(Malformed)?;
         let value = match tag & 7 {
-            0 => FieldValue::Varint(varint(&mut self.0)?),
+            0 => FieldValue::Varint(take_varint(&mut self.0)?),
             1 => FieldValue::Fixed64(u64::from_le_bytes(self.array()?)),
             2 => {
-                let length = varint(&mut self.0)?;
+                let length = take_varint(&mut self.0)?;
                 FieldValue::Bytes(self.take(length)?)
             }
             5 => FieldValue::Fixed32(u32::from_le_bytes(self.array()?)),
@@ -77,7 +77,7 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 /// Decodes a varint and removes it from the front.
-fn varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
+pub fn take_varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
     let mut number = 0;
     for shift in 0..10 {
         let (&byte, rest) = bytes.split_first().ok_or(Malformed)?;
@@ -275,7 +275,7 @@ impl Field for Vec<u64> {
             FieldValue::Varint(number) => self.push(number),
             FieldValue::Bytes(mut bytes) => {
                 while !bytes.is_empty() {
-                    self.push(varint(&mut bytes)?);
+                    self.push(take_varint(&mut bytes)?);
                 }
             }
             FieldValue::Fixed64(_) | FieldValue::Fixed32(_) => {}

@@ -1,9 +1,9 @@
 //! The stdio of a process, as a front end describes it.
 //!
 //! Output goes to fifos, logs and attached clients. A fifo loses nothing: a slow reader holds the process back, and
-//! while there is no reader the output is kept. A
-//! log is written at once; what cannot be written is counted, and never stops the reading. An attached client that
-//! is slow holds the process back too, but it is dropped when it has not read for two seconds.
+//! while there is no reader the output is kept. A log is written at once; what cannot be written is counted, and never
+//! stops the reading. An attached client that is slow holds the process back too, but it is dropped when it has not read
+//! for two seconds.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;

@@ -38,8 +38,8 @@ impl Listener {
         poll.watch(&self.socket, self.key, interest)
     }
 
-    /// Accepts clients, at most `most`; more may be waiting. A client that is neither the own user nor root is closed, and its user id
-    /// given to `stranger`.
+    /// Accepts clients, at most `most`; more may be waiting. A client that is neither the own user nor root is closed,
+    /// and its user id given to `stranger`.
     pub(super) fn clients(&mut self, poll: &Poll, most: usize, mut stranger: impl FnMut(Option<u32>)) -> Vec<OwnedFd> {
         let mut clients = Vec::new();
         for _ in 0..TURN.min(most) {

@@ -24,6 +24,7 @@
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use windlass_base::protobuf::{put_varint, take_varint};
 use windlass_sys::fd;
 use windlass_sys::handover::{self, Inherited};
 
@@ -197,28 +198,6 @@ impl Encoder {
     }
 }
 
-fn put_varint(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-/// Takes a varint off the front. `None`: there is none.
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut number = 0;
-    for shift in 0..10 {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        number |= u64::from(byte & 0x7f).checked_shl(7 * shift).filter(|_| shift < 9 || byte < 2)?;
-        if byte < 0x80 {
-            return Some(number);
-        }
-    }
-    None
-}
-
 /// Where the descriptors of an image come from.
 #[derive(Debug)]
 enum Source {
@@ -321,7 +300,7 @@ impl<'a> Content<'a> {
         if rest.is_empty() {
             return 0;
         }
-        let number = take_varint(&mut rest).filter(|_| rest.is_empty());
+        let number = take_varint(&mut rest).ok().filter(|_| rest.is_empty());
         number.unwrap_or_else(|| {
             self.fault(format!("{:?} is no number", self.bytes));
             0
@@ -373,8 +352,8 @@ impl<'a> Fields<'a> {
         let Content { mut bytes, context } = content;
         let mut all = Vec::new();
         while !bytes.is_empty() {
-            let key = take_varint(&mut bytes);
-            let length = take_varint(&mut bytes).and_then(|length| usize::try_from(length).ok());
+            let key = take_varint(&mut bytes).ok();
+            let length = take_varint(&mut bytes).ok().and_then(|length| usize::try_from(length).ok());
             let number = key.and_then(|key| u32::try_from(key >> 1).ok());
             let split = length.and_then(|length| bytes.split_at_checked(length));
             let (Some(key), Some(number), Some((field, rest))) = (key, number, split) else {

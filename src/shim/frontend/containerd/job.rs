@@ -77,7 +77,7 @@ impl Finding for Prepared {
 /// The exit status of a child whose work has failed. The pipe has the reason.
 const FAILED: i32 = 1;
 
-/// Longest reason or finding, in bytes. A pipe holds as much without being read.
+/// Longest reason or finding, in bytes. What the pipe does not hold without being read is cut off (pipe(7)).
 const LONGEST: usize = 16 * 1024;
 
 /// A child that works.
@@ -114,6 +114,7 @@ impl<T: Finding> Job<T> {
                     Ok(found) => (0, found.words()),
                     Err(error) => (FAILED, error.to_string()),
                 };
+                let _ = stream::never_block(end.as_fd());
                 let _ = stream::write(end.as_fd(), &text.as_bytes()[..text.len().min(LONGEST)]);
                 process::exit_now(status)
             }
