@@ -326,7 +326,6 @@ mod tests {
         assert_eq!(nix::unistd::write(pipe, &vec![b'x'; bytes]), Ok(bytes));
     }
 
-    /// The same bytes in the same order, whatever the sink is and however much comes at once.
     #[test]
     fn what_is_lost_is_told_and_a_reader_that_has_gone_loses_nothing() {
         let (source, mut writer) = pipe();
@@ -350,6 +349,7 @@ mod tests {
         assert!(channel.failure().is_none());
     }
 
+    /// The same bytes in the same order, whatever the sink is and however much comes at once.
     #[test]
     fn a_sink_that_is_full_gets_everything_in_the_end() {
         for nonblocking in [false, true] {

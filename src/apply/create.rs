@@ -291,9 +291,9 @@ impl Handler for NewContainer<'_> {
             let msg = format!("cannot record init: /proc/{}/stat tells nothing of it", child.pid);
             Error::new(Kind::Kernel, msg).hint("a procfs must be mounted at /proc, without hidepid= for this user")
         };
-        let doing = || "cannot record init";
+        let context = || "cannot record init";
         let start_time =
-            process_stat(child.pid).with_context(doing)?.ok_or_else(hidden)?.started().with_context(doing)?;
+            process_stat(child.pid).with_context(context)?.ok_or_else(hidden)?.started().with_context(context)?;
         self.init = Some(InitProcess { pid: child.pid, start_time });
         Ok(())
     }

@@ -172,7 +172,7 @@ pub struct MountOptions {
     pub copy_up: bool,
     /// Flags for mount(2).
     pub old_flags: MsFlags,
-    /// MountOptions for the filesystem: key and value.
+    /// Options for the filesystem: key and value.
     pub data: Vec<(String, Option<String>)>,
 }
 
