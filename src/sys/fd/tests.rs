@@ -102,3 +102,31 @@ fn replace_a_large_file() {
 fn memfd() -> OwnedFd {
     nix::sys::memfd::memfd_create(c"file", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).expect("a file")
 }
+
+/// A handler without SA_RESTART, as a program may have that uses this crate.
+#[test]
+fn a_write_that_a_signal_interrupts_goes_on() {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    extern "C" fn nothing(_: libc::c_int) {}
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing, and no other test uses this signal.
+    unsafe { sigaction(Signal::SIGUSR2, &action) }.expect("a handler");
+    let (read_end, write_end) = crate::socket::pipe().expect("a pipe");
+    let (send, thread) = std::sync::mpsc::channel();
+    let bytes = vec![7; 4 * crate::stream::capacity(write_end.as_fd())];
+    let all = bytes.len();
+    let writer = std::thread::spawn(move || {
+        // SAFETY: the call takes nothing and cannot fail.
+        send.send(unsafe { libc::pthread_self() }).expect("it is waited for");
+        write_all(write_end.as_fd(), &bytes, Deadline::NEVER)
+    });
+    let thread = thread.recv().expect("it begins");
+    for _ in 0..50 {
+        // SAFETY: the thread is not joined yet, so its number is its own.
+        unsafe { libc::pthread_kill(thread, libc::SIGUSR2) };
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let mut read = std::io::Read::take(std::fs::File::from(read_end), all as u64);
+    assert_eq!(std::io::copy(&mut read, &mut std::io::sink()).expect("read"), all as u64);
+    assert_eq!(writer.join().expect("it ends"), Ok(()));
+}
