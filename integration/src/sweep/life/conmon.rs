@@ -3,14 +3,13 @@
 use super::super::stage::{LIMIT, Payload, Stage};
 use super::super::stdio::Stdio;
 use super::super::tracer::{self, Session};
-use super::{Fact, ended, log, until};
+use super::{Fact, ended, kept_fifo, log, until};
 use crate::kit::machine::text;
 use crate::kit::stop::{Context, Verdict};
 use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
 use nix::sys::stat::Mode;
 use nix::sys::time::TimeVal;
-use nix::unistd::mkfifo;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -30,7 +29,7 @@ fn command(stage: &Stage, id: &str) -> Verdict<Command> {
         let _ = fs::remove_dir_all(dir);
         fs::create_dir_all(dir).context(dir.display())?;
     }
-    mkfifo(&stage.dir.join("sync"), Mode::from_bits_truncate(0o600)).context("mkfifo")?;
+    kept_fifo(&stage.dir.join("sync"))?;
     let bundle = stage.bundle(Payload::Life);
     for name in ["attach", "ctl", "winsz"] {
         let _ = fs::remove_file(bundle.join(name));

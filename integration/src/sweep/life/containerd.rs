@@ -4,7 +4,7 @@ use super::super::stage::{LIMIT, Payload, Stage};
 use super::super::stdio::Stdio;
 use super::super::tracer::{self, Session};
 use super::ttrpc::{Client, Events, Fields, Message};
-use super::{Fact, ended, until};
+use super::{Fact, ended, kept_fifo, until};
 use crate::kit::machine::text;
 use crate::kit::runtime;
 use crate::kit::stop::{Context, Verdict};
@@ -49,7 +49,7 @@ pub fn prepare(stage: &Stage, id: &str) -> Verdict<Command> {
         let _ = fs::remove_file(&fifo);
         mkfifo(&fifo, Mode::from_bits_truncate(0o600)).context("mkfifo")?;
     }
-    mkfifo(&dir.join("log"), Mode::from_bits_truncate(0o600)).context("mkfifo")?;
+    kept_fifo(&dir.join("log"))?;
     let mut command = tracer::stopped(&stage.shim);
     shim(stage, &mut command, id);
     command.arg("start");
@@ -165,7 +165,7 @@ pub fn live(stage: &Stage, id: &str, session: &Session, stdio: &Stdio) -> Vec<Fa
     }
     // What has failed is deleted all the same. A shim that still has a task does not shut down.
     if !talk.does("delete", "Delete", &named(id, ""), deleted) {
-        let _ = talk.call("Delete", &named(id, ""));
+        talk.does("delete again", "Delete", &named(id, ""), deleted);
     }
     talk.facts.push(("out".to_owned(), told(out)));
     talk.facts.push(("exec out".to_owned(), told(exec_out)));

@@ -63,7 +63,7 @@ fn difference<'a>(base: &'a Seen, seen: &'a Seen) -> Option<(&'a str, &'a str, &
 /// Whether the shim has answered after the end of the container, or, as conmon, has done all that follows it.
 fn is_alive(seen: &Seen) -> bool {
     let answers = |name: &&str| seen.fact(name).starts_with("ok") || seen.fact(name).starts_with("error");
-    ["status", "delete"].iter().any(answers) || is_over(seen)
+    ["status", "delete", "delete again"].iter().any(answers) || is_over(seen)
 }
 
 /// Whether conmon has written the exit file and ended.

@@ -15,8 +15,13 @@ use super::point::{Action, Point};
 use super::stage::{LIMIT, Stage};
 use super::stdio::{Kind, Stdio};
 use super::tracer::{self, Request, Session, Trace};
-use crate::kit::stop::Verdict;
+use crate::kit::stop::{Context, Verdict};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use std::fs::File;
+use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// One way in which a shim is used.
@@ -68,6 +73,18 @@ pub fn observe(stage: &Stage, life: &Life, base: &Base, at: Option<(Point, Actio
     }
     seen.new = stage.census(&id).beyond(&before);
     Ok((seen, trace))
+}
+
+/// The fifo of this life that is kept open.
+static KEPT: Mutex<Option<File>> = Mutex::new(None);
+
+/// Makes a fifo and keeps it open until the next life: what a shim writes and then ends would be lost with the last that
+/// has it open.
+fn kept_fifo(path: &Path) -> Verdict {
+    mkfifo(path, Mode::from_bits_truncate(0o600)).context("mkfifo")?;
+    let fifo = File::options().read(true).write(true).open(path).context(path.display())?;
+    *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = Some(fifo);
+    Ok(())
 }
 
 /// Waits for the end of the traced command: `ok` with its output, or `error` with its errors.
