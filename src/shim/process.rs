@@ -35,7 +35,7 @@ impl NewProcess {
     /// Whether the runtime starts it as soon as it has made it: an exec, and a container from a checkpoint whose
     /// runtime cannot hold it until `start`.
     pub(super) fn runs_when_made(&self) -> bool {
-        self.verb != "create" && !self.is_held()
+        !self.id.is_init() || (self.verb != "create" && !self.is_held())
     }
 
     /// Whether it comes from a checkpoint and waits for `start`.
