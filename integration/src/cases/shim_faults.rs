@@ -230,6 +230,9 @@ fn recorded_on(t: &T, disk: &Path) -> Verdict {
     client.call("attach", json!({}))?;
     client.give("\n")?;
     ensure_eq!(c.line("wait", &[])?["code"], json!(6), "what the shim tells");
+    // The runtime may know it too, so what the shim has written is looked at by itself.
+    let record: Value = serde_json::from_str(&text(c.file("exit.json"))).context("exit.json")?;
+    ensure_eq!(record["code"], json!(6), "what the shim has recorded");
     c.kill_shim()?;
     ensure_eq!(c.line("wait", &[])?["code"], json!(6), "what is on disk when the shim is gone");
     Ok(())
