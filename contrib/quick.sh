@@ -31,7 +31,7 @@ name() { sed -n 's/^name = "\(.*\)"/\1/p' "$1/Cargo.toml" | head -n 1; }
 packages=
 for directory in $directories; do packages="$packages --package $(name "$directory")"; done
 dependents=$(for directory in $directories; do
-    cargo tree --workspace --invert --package "$(name "$directory")" --edges normal,build --prefix none --format '{p}'
+    cargo tree --workspace --invert "$(name "$directory")" --edges normal,build --prefix none --format '{p}'
 done | sed -n 's/^\([^ ]*\) .*/--package \1/p' | sort -u)
 echo "quick: of$(echo "$packages" | sed 's/ --package / /g')"
 # shellcheck disable=SC2086 # Lists of words.
