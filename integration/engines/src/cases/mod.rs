@@ -6,6 +6,7 @@ use crate::engine::Engine;
 
 mod build;
 mod buildah;
+mod checkpoint;
 mod containerd;
 #[cfg(feature = "cri")]
 mod cri;
@@ -39,6 +40,7 @@ pub fn of(engine: Engine) -> impl Iterator<Item = &'static Case> {
         build::CASES,
         limits::CASES,
         restore::CASES,
+        checkpoint::CASES,
         upgrade::CASES,
         mariadb::CASES,
         package::CASES,

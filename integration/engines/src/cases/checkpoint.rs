@@ -1,0 +1,70 @@
+//! Checkpoints, by a real CRIU that is first in the engine's PATH.
+
+use crate::case::chapter;
+use crate::engine::{Engine, start_dockerd};
+use crate::image::NAME;
+use crate::session::{Session, until};
+use integration::kit::Verdict;
+use integration::kit::criu;
+use integration::kit::stop::skip;
+use integration::{ensure, ensure_eq};
+use nix::sys::signal::Signal;
+
+chapter! { [Docker, Podman] "checkpoint":
+    a_container_goes_on_where_it_was,
+}
+
+/// How far a container has counted.
+fn counted(s: &Session, name: &str) -> Verdict<u32> {
+    Ok(s.ok(&format!("exec {name} cat /count"))?.trim().parse().unwrap_or(0))
+}
+
+fn counts_beyond(s: &Session, name: &str, past: u32) -> Verdict {
+    until("a container that counts on", || Ok((counted(s, name)? > past).then_some(())))
+}
+
+fn a_container_goes_on_where_it_was(s: &Session) -> Verdict {
+    if let Some(missing) = criu::missing() {
+        return skip(missing);
+    }
+    let docker = s.engine == Engine::Docker;
+    if docker && s.below.shim.is_none() {
+        return skip("below docker only windlass-shim tells the process id before the start");
+    }
+    let _ = std::fs::remove_file(s.path("bin/criu"));
+    std::fs::create_dir_all(s.path("bin"))?;
+    criu::link_into(&s.path("bin"))?;
+    if docker {
+        s.end_daemon(Signal::SIGTERM)?;
+        start_dockerd(s, &["--experimental"])?;
+    }
+    let gone_on = goes_on(s, docker);
+    let _ = std::fs::remove_file(s.path("bin/criu"));
+    let _ = std::fs::remove_file("/run/criu.kdat");
+    if docker {
+        s.end_daemon(Signal::SIGTERM)?;
+        start_dockerd(s, &[])?;
+    }
+    gone_on
+}
+
+fn goes_on(s: &Session, docker: bool) -> Verdict {
+    let name = s.name();
+    let mut run = s.command(&format!("run -d --name {name} --network none {NAME} sh -c"));
+    run.arg(criu::COUNTING);
+    s.finish(run)?.ok()?;
+    counts_beyond(s, &name, 1)?;
+    let (dump, restore) = match docker {
+        true => ("checkpoint create", "start --checkpoint one"),
+        false => ("container checkpoint", "container restore"),
+    };
+    let names = if docker { format!("{name} one") } else { name.clone() };
+    s.ok(&format!("{dump} {names}"))?;
+    until("its end", || Ok((s.inspect(&name, "{{.State.Status}}")? == "exited").then_some(())))?;
+    s.ok(&format!("{restore} {name}"))?;
+    ensure_eq!(s.inspect(&name, "{{.State.Status}}")?, "running", "the status");
+    ensure!(counted(s, &name)? > 0, "it has lost its files");
+    let at = counted(s, &name)?;
+    counts_beyond(s, &name, at)?;
+    s.ok(&format!("rm -f {name}")).map(drop)
+}
