@@ -27,6 +27,7 @@ chapter! { "checkpoint":
     a_pipe_of_the_caller_is_replaced_by_the_next_one [Windlass, Criu, Slow],
     a_terminal_comes_back_at_the_console_socket [Windlass, Criu, Slow],
     in_the_foreground_its_exit_code_is_ours [Windlass, Criu, Slow],
+    a_process_that_nobody_waited_for_comes_back [Windlass, Criu, Slow],
     three_processes_and_their_memory_come_back [Windlass, Criu, Slow],
     a_tcp_connection_goes_on_if_it_is_asked_for [Windlass, Criu, Slow],
     what_exec_leaves_behind_in_a_restored_container_comes_back [Windlass, Criu, Slow],
@@ -322,6 +323,21 @@ fn in_the_foreground_its_exit_code_is_ours(t: &T) -> Verdict {
     command.arg("restore").arg("--bundle").arg(&bundle.dir).arg("--image-path").arg(&images.dir).arg(&id);
     images.finish_with_null(command)?.code_is(7)?;
     Container::new(t, id, bundle.dir.clone()).verb("state", &[], &[])?.code_is(1)?.stderr_has("does not exist")?;
+    Ok(())
+}
+
+/// It has no namespaces that could be looked at.
+fn a_process_that_nobody_waited_for_comes_back(t: &T) -> Verdict {
+    let bundle = t.bundle()?.sh("sleep 0.05 & exec sleep 1000");
+    let container = start(t, &bundle)?;
+    let child_of = |pid: i32| text(format!("/proc/{pid}/task/{pid}/children")).trim().to_owned();
+    let has_ended = |pid: i32| text(format!("/proc/{}/stat", child_of(pid))).contains(") Z ");
+    let pid = container.pid()?;
+    eventually("the child has ended", || has_ended(pid).then_some(()))?;
+    let images = Images::new(t);
+    images.dump(&container, &[])?;
+    let restored = images.restore(&bundle, &[])?;
+    ensure!(has_ended(restored.pid()?), "the child still waits for its parent");
     Ok(())
 }
 

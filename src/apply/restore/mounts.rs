@@ -1,6 +1,7 @@
 //! The mounts of the restored processes, as the kernel has them while CRIU still holds the processes.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -60,7 +61,10 @@ pub fn check(init: &Child, plan: &Plan, stage: &Stage, cgroup: Option<String>) -
     let mut faults = Vec::new();
     let mut known = BTreeSet::new();
     for pid in with_descendants(init.pid)? {
-        let link = std::fs::read_link(format!("/proc/{pid}/ns/mnt")).with_context(|| CONTEXT)?;
+        let link = match std::fs::read_link(format!("/proc/{pid}/ns/mnt")) {
+            Err(failed) if failed.kind() == ErrorKind::NotFound && has_ended(pid) => continue,
+            other => other.with_context(|| CONTEXT)?,
+        };
         let is_new = known.insert(link);
         if is_new && pid != init.pid && !may_mount(plan) {
             let msg = format!("process {pid} is in another mount namespace than init");
@@ -86,6 +90,12 @@ pub fn check(init: &Child, plan: &Plan, stage: &Stage, cgroup: Option<String>) -
         true => Ok(()),
         false => Err(super::audit::refused(faults)),
     }
+}
+
+/// Whether a process waits only for its parent: it has no namespaces any more. One whose other threads live has not ended.
+fn has_ended(pid: i32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    tasks == 1 && windlass_store::process_stat(pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.state == 'Z'))
 }
 
 /// A process and all that descend from it.
