@@ -28,7 +28,7 @@ use windlass_store::{Container, Status};
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::process::Child;
 use windlass_sys::spawn::{self, Environment, Spawn};
-use windlass_sys::{fd, socket};
+use windlass_sys::{fd, socket, stream};
 
 pub use check::{Finding, check};
 pub use directories::Directories;
@@ -240,6 +240,8 @@ impl Criu {
     fn start(program: &Path, path: &OsStr) -> Result<Criu> {
         let (ours, theirs) = socket::pair().with_context(|| "cannot make the pair of sockets")?;
         let (said, say) = socket::pipe().with_context(|| "cannot make a pipe")?;
+        // It is read at the end. What it does not hold until then is lost, and CRIU goes on.
+        stream::never_block_new(say.as_fd()).with_context(|| "cannot make a pipe")?;
         let null = fd::open("/dev/null", OFlag::O_RDWR).with_context(|| "cannot open /dev/null")?;
         let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::usage("a NUL byte in a path"));
         let program = text(program.as_os_str().as_bytes())?;
