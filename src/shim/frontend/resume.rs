@@ -45,21 +45,13 @@ pub(super) fn main(words: &[OsString]) -> Option<ExitCode> {
     }
 }
 
-/// What is read of an image before its mode is known.
-struct Opened {
-    bytes: Vec<u8>,
-}
-
-impl Opened {
-    fn read(image: BorrowedFd<'_>) -> Result<Opened, String> {
-        let bytes = fd::read_part(image, 0, usize::MAX).map_err(|failed| failed.to_string())?;
-        Ok(Opened { bytes })
-    }
+fn read(image: BorrowedFd<'_>) -> Result<Vec<u8>, String> {
+    fd::read_part(image, 0, usize::MAX).map_err(|failed| failed.to_string())
 }
 
 fn check(image: BorrowedFd<'_>) -> Result<(), String> {
-    let opened = Opened::read(image)?;
-    let header = format::header(&opened.bytes)?;
+    let bytes = read(image)?;
+    let header = format::header(&bytes)?;
     let context = Context::without_descriptors();
     let mut fields = Fields::of(Content::of(header.body, &context), "the image");
     let found = match fields.get(field::MODE) {
@@ -69,7 +61,7 @@ fn check(image: BorrowedFd<'_>) -> Result<(), String> {
     };
     let of = format!("an image of format {}, written by version {}", header.format, header.version);
     found
-        .and_then(|()| writeln!(std::io::stdout(), "{}", proof(&opened.bytes)).map_err(|error| error.to_string()))
+        .and_then(|()| writeln!(std::io::stdout(), "{}", proof(&bytes)).map_err(|error| error.to_string()))
         .map_err(|why| format!("version {} cannot read {of}: {why}", env!("CARGO_PKG_VERSION")))
 }
 
@@ -116,8 +108,8 @@ impl<F: Carried> State<F> {
 }
 
 fn resume(image: BorrowedFd<'static>, began: Instant, failed: Option<String>) -> Result<i32, String> {
-    let opened = Opened::read(image)?;
-    let header = format::header(&opened.bytes)?;
+    let bytes = read(image)?;
+    let header = format::header(&bytes)?;
     let nowhere = Context::without_descriptors();
     let mut fields = Fields::of(Content::of(header.body, &nowhere), "the image");
     let listed: Vec<u32> = fields.get(field::DESCRIPTORS);
