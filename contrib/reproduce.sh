@@ -12,6 +12,7 @@ trap 'umount "$work/toolchain" 2> /dev/null || true; rm -rf --one-file-system "$
 chmod 755 "$work"
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
 sysroot=$(rustc --print sysroot)
+commit=$(git rev-parse HEAD)
 mkdir "$work/toolchain"
 mount --bind "$sysroot" "$work/toolchain"
 
@@ -20,6 +21,8 @@ make() { # DIRECTORY CLOCK USER TOOLCHAIN ARGUMENT...: in a clone, with a CARGO_
     shift 4
     mkdir -p "$directory/home"
     git clone --quiet . "$directory/checkout"
+    # The same one, whatever is committed here meanwhile.
+    git -C "$directory/checkout" checkout --quiet --detach "$commit"
     # What is downloaded already serves both, and so do the tools that the recipe would build.
     for part in registry bin config.toml; do
         [ ! -e "$cargo_home/$part" ] || cp -a "$cargo_home/$part" "$directory/home/"
