@@ -10,36 +10,18 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use windlass_client::{Error, Frame};
 
+use shims::{FOREVER, RUNTIME, alive, kill, until};
 use world::World;
 
 mod example;
 mod hostile;
+#[path = "../support/shims.rs"]
+mod shims;
 mod world;
-
-fn kill(pid: i32, signal: i32) {
-    let signal = nix::sys::signal::Signal::try_from(signal).expect("a signal");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("killed");
-}
-
-fn alive(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
-}
-
-fn until(mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(120);
-    while !done() {
-        assert!(Instant::now() < end, "it did not come to pass");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
 
 fn ended(child: &mut Child) -> i32 {
     child.wait().expect("waited").code().expect("a code")
 }
-
-const RUNTIME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/fake-runtime.sh");
-
-const FOREVER: &str = "trap 'exit 3' TERM\nwhile :; do sleep 0.02; done\n";
 
 #[test]
 fn a_run_prints_one_line_and_the_end_is_recorded_before_it_is_told() {

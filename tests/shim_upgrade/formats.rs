@@ -64,7 +64,11 @@ pub fn image_of(pid: i32, mut client: Client) -> Vec<u8> {
 #[test]
 fn images_of_all_modes_are_what_the_test_data_has() {
     let world = World::new("images", FOREVER);
-    world.run(&["--stdin", "--log", &format!("json:{}", world.path("log").display())]);
+    // An image names the runtime, and the test data no path of a checkout.
+    let runtime = world.path("runtime");
+    std::os::unix::fs::symlink(RUNTIME, &runtime).expect("linked");
+    let log = format!("json:{}", world.path("log").display());
+    world.run_with(runtime.to_str().expect("text"), &["--stdin", "--log", &log]);
     let mut attached = world.client();
     attached.attach(None).expect("attached");
     world.client().call("exec", world.exec("e", FOREVER)).expect("started");
@@ -73,6 +77,8 @@ fn images_of_all_modes_are_what_the_test_data_has() {
     let directory = std::env::var_os("WINDLASS_IMAGES").map(PathBuf::from);
     for (name, image) in images {
         let format = u32::from_le_bytes(image[8..12].try_into().expect("four bytes"));
+        let checkout = env!("CARGO_MANIFEST_DIR").as_bytes();
+        assert!(!image.windows(checkout.len()).any(|part| part == checkout), "{name} names the checkout");
         let there = Path::new(IMAGES).join(format.to_string()).join(name);
         if let Some(directory) = &directory {
             let directory = directory.join(format.to_string());

@@ -9,39 +9,21 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use shims::{FOREVER, RUNTIME, alive, kill, until};
 use windlass_client::{Client, Error, Frame};
 use world::World;
 
 mod conmon;
 mod containerd;
 mod formats;
+#[path = "../support/shims.rs"]
+mod shims;
 #[path = "../shim_neutral/world.rs"]
 #[allow(dead_code)] // Others use more of it.
 mod world;
-
-fn kill(pid: i32, signal: i32) {
-    let signal = nix::sys::signal::Signal::try_from(signal).expect("a signal");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("killed");
-}
-
-fn alive(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
-}
-
-fn until(mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(120);
-    while !done() {
-        assert!(Instant::now() < end, "it did not come to pass");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-const RUNTIME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/fake-runtime.sh");
-
-const FOREVER: &str = "trap 'exit 3' TERM\nwhile :; do sleep 0.02; done\n";
 
 /// How often a shim is replaced under load.
 fn many() -> usize {
@@ -66,18 +48,20 @@ fn program(pid: i32) -> PathBuf {
     fs::read_link(format!("/proc/{pid}/exe")).expect("it runs")
 }
 
-/// The control socket of a shim whose protocol has none.
+/// The control socket of a shim whose protocol has none. It is there after the endpoints of the protocol.
 fn control(pid: i32) -> Client {
-    let sockets = windlass_args::Environment::current().shims().join("@control");
-    Client::open(&sockets.join(pid.to_string())).expect("a control socket")
+    let path = windlass_args::Environment::current().shims().join("@control").join(pid.to_string());
+    let mut client = None;
+    until(|| {
+        client = Client::open(&path).ok();
+        client.is_some()
+    });
+    client.expect("it was awaited")
 }
 
-/// Upgrades over a connection. On a busy machine a shim may refuse rather than stand still.
+/// Upgrades over a connection.
 fn upgraded(client: &mut Client, program: &OwnedFd) {
-    until(|| match client.upgrade(program.as_fd()) {
-        Err(Error::Refused(_, said)) if said.contains("too busy") => false,
-        other => other.map(|()| true).expect("it goes on"),
-    });
+    client.upgrade(program.as_fd()).expect("it goes on");
 }
 
 /// Upgrades by the verb, which must succeed.
