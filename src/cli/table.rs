@@ -346,7 +346,7 @@ pub const VERBS: &[Verb] = &[
             IMAGE_PATH,
             WORK_PATH,
             flag("detach", Takes::Nothing, "run in the background").short('d'),
-            flag("hold", Takes::Nothing, "make its first process only; `start` restores the rest"),
+            flag("hold", Takes::Nothing, "make init only; `start` restores the rest"),
             CONSOLE_SOCKET,
             PID_FILE,
             TCP_ESTABLISHED,
