@@ -11,6 +11,8 @@ use super::{Result, socket};
 /// kernel collects both as garbage (unix(7), `SCM_RIGHTS`), in a work queue; older kernels do it in close(2).
 pub struct DeferredClose {
     _socket: OwnedFd,
+    /// The kernel looks for garbage as a socket is closed. So this one is dropped after the other has become garbage.
+    _sender: OwnedFd,
 }
 
 impl DeferredClose {
@@ -18,7 +20,7 @@ impl DeferredClose {
     pub fn of(file: BorrowedFd<'_>) -> Result<DeferredClose> {
         let (sender, socket) = socket::pair()?;
         socket::send(sender.as_fd(), b"\0", &[file, socket.as_fd()])?;
-        Ok(DeferredClose { _socket: socket })
+        Ok(DeferredClose { _socket: socket, _sender: sender })
     }
 }
 
