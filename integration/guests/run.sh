@@ -13,6 +13,7 @@ short=
 if [ "${1:-}" = --short ]; then short=yes; shift; fi
 
 skip() { echo "skipped: $architecture $suite: $*" >&2; exit 0; }
+"$here/setup.sh" "$architecture" || true
 case $architecture in
     x86_64) emulator=qemu-system-x86_64 programs=$architecture-unknown-linux-musl ;;
     aarch64) emulator=qemu-system-aarch64 programs=$architecture-unknown-linux-musl ;;

@@ -1,0 +1,34 @@
+#!/bin/sh
+# Installs with apt what an emulated machine of an architecture needs on Debian: setup.sh ARCHITECTURE
+# Idempotent, and quick when everything is there. What cannot be had is named by run.sh.
+set -eu
+architecture=$1
+case $architecture in
+    x86_64) emulator=x86 debian=amd64 ;;
+    aarch64) emulator=arm debian=arm64 ;;
+    *) emulator=misc debian=$architecture ;;
+esac
+need=
+want() { # PROGRAM PACKAGE...
+    command -v "$1" > /dev/null && return
+    shift
+    need="$need $*"
+}
+want "qemu-system-$architecture" "qemu-system-$emulator"
+want mmdebstrap mmdebstrap
+want mke2fs e2fsprogs
+dpkg-query -W -f '${Status}' busybox-static 2> /dev/null | grep -q 'ok installed' || need="$need busybox-static"
+if [ "$architecture" != "$(uname -m)" ]; then
+    want "$architecture-linux-gnu-gcc" "gcc-$architecture-linux-gnu" "libc6-dev-$debian-cross"
+fi
+[ -z "$need" ] && exit 0
+if [ "$(id -u)" != 0 ]; then
+    echo "integration/guests/setup.sh: as root, install:$need" >&2
+    exit 1
+fi
+export DEBIAN_FRONTEND=noninteractive
+# shellcheck disable=SC2086
+apt-get install -y -q --no-install-recommends $need > /dev/null 2>&1 || {
+    apt-get update -q > /dev/null
+    apt-get install -y -q --no-install-recommends $need > /dev/null
+}
