@@ -108,8 +108,7 @@ impl Poll {
         let _ = self.epoll.delete(fd);
     }
 
-    /// The descriptor of the inotify instance, if there is one, for the simulation.
-    #[cfg(simulated)]
+    /// The descriptor of the inotify instance, if there is one.
     pub(super) fn notifier_fd(&self) -> Option<BorrowedFd<'_>> {
         self.notifier.get().map(|notifier| notifier.fd())
     }

@@ -25,6 +25,7 @@ use super::key::{Kind, key};
 use super::rehearsal::{Look, RESUME, Stage, Upgrade};
 use super::supervisor::Supervisor;
 use super::{Code, Interest, Refusal, Reply, WaitToken, written};
+use windlass_sys::deferred::DeferredClose;
 use windlass_sys::handover;
 use windlass_sys::{clock, fd, stream};
 
@@ -128,6 +129,8 @@ impl Supervisor {
         let kept: Vec<u32> = image.descriptors.iter().copied().chain([number]).collect();
         let place = format!("{number},{}", written::since_boot(began));
         let environment: Vec<CString> = environment().collect();
+        // Without it, closing the inotify instance would take most of the time.
+        let _closed_later = self.poll.notifier_fd().map(DeferredClose::of);
         Err(handover::execute(upgrade.program.as_fd(), &words(&place, None), &environment, &kept).to_string())
     }
 
