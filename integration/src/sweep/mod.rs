@@ -44,8 +44,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use worker::Order;
 
-/// Harnesses at a time.
-const WORKERS: usize = 2;
+/// Harnesses at a time. Most of their time they wait, for what must not change or must end.
+const WORKERS: usize = 6;
 
 /// What can be swept, by name.
 pub const MODES: &[&str] = &["calls", "kills", "peers", "self-test"];
@@ -102,7 +102,7 @@ fn sweep(args: &Args, extent: Extent) -> Result<Report, String> {
     let file = OpenOptions::new().append(true).open(&progress).map_err(|e| format!("{}: {e}", progress.display()))?;
     let next = || orders.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     let take = |line: Line| {
-        // In one piece: the other worker writes to it too.
+        // In one piece: the other workers write to it too.
         let _ = (&file).write_all(format!("{line}\n").as_bytes());
         report.lock().unwrap_or_else(PoisonError::into_inner).take(line, true);
     };
