@@ -253,7 +253,7 @@ impl Supervisor {
         let mut known = self.processes.remove(serial)?;
         let reply = known.process.deletion();
         if let Some(streams) = &mut known.streams {
-            streams.finish();
+            streams.finish(&self.poll);
         }
         let _ = std::fs::remove_file(&known.new.pid_file);
         let effects = known.process.forgotten();

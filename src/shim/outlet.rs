@@ -501,7 +501,9 @@ impl Outlet {
         self.pending.is_empty()
     }
 
-    /// Watches the source for bytes and the sink for room, or stops watching them.
+    /// Watches the source for bytes and the sink for room, or stops watching them. What is closed is forgotten before:
+    /// a child that writes to a disk may have a copy for as long as that takes, and its hangup would be reported all
+    /// the time.
     fn watch(&mut self, source: bool, sink: bool, poll: &Poll) {
         if let (Some(fd), true) = (&self.source, source != self.source_watched) {
             self.source_watched = source;
@@ -537,6 +539,7 @@ impl Outlet {
             self.hung_up = true;
             return;
         }
+        self.watch(false, self.sink_watched, around.poll);
         self.source = None;
     }
 
@@ -548,7 +551,8 @@ impl Outlet {
     }
 
     /// Closes source and sink. What was not taken is dropped.
-    pub(super) fn finish(&mut self) {
+    pub(super) fn finish(&mut self, poll: &Poll) {
+        self.watch(false, false, poll);
         self.source = None;
         self.dropped += self.pending.len() as u64 + self.spool.as_mut().map_or(0, |spool| spool.clear());
         self.pending = Vec::new();

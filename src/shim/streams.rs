@@ -480,10 +480,13 @@ impl Streams {
     }
 
     /// Closes everything. Readers get the end.
-    pub(super) fn finish(&mut self) {
-        self.input = None;
-        self.outlets.iter_mut().for_each(Outlet::finish);
-        self.clients.clear();
+    pub(super) fn finish(&mut self, poll: &Poll) {
+        if let Some(fifo) = self.input.as_ref().and_then(|input| input.fifo.as_ref()) {
+            poll.forget(fifo);
+        }
+        self.end_input(poll);
+        self.outlets.iter_mut().for_each(|outlet| outlet.finish(poll));
+        self.clients.drain(..).for_each(|client| poll.forget(client.fd()));
     }
 
     /// Everything was read that had to be. Readers get the end after they have read the rest.
