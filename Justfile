@@ -148,7 +148,7 @@ integrate-systemd-short: build
 guest architecture="aarch64" suite="bookworm" *args:
     integration/guests/run.sh {{architecture}} {{suite}} {{args}}
 
-# A sample of it on another processor, in some minutes: what continuous integration runs
+# A sample of it on another processor, in some minutes
 guest-short architecture="aarch64" suite="bookworm":
     integration/guests/run.sh {{architecture}} {{suite}} --short
 
