@@ -501,9 +501,8 @@ impl Outlet {
         self.pending.is_empty()
     }
 
-    /// Watches the source for bytes and the sink for room, or stops watching them. What is closed is forgotten before:
-    /// a child that writes to a disk may have a copy for as long as that takes, and its hangup would be reported all
-    /// the time.
+    /// Watches the source for bytes and the sink for room, or stops, which comes before a close: a child that writes to a
+    /// disk may have a copy, whose hangup would be reported all the time.
     fn watch(&mut self, source: bool, sink: bool, poll: &Poll) {
         if let (Some(fd), true) = (&self.source, source != self.source_watched) {
             self.source_watched = source;
