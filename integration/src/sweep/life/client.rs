@@ -12,20 +12,25 @@ pub struct Client(BufReader<UnixStream>);
 /// How an operation ended, as a fact has it.
 pub type Answer = Result<Value, String>;
 
-fn trouble(error: &std::io::Error) -> String {
+/// What a failed read or write is called.
+pub(super) fn trouble(error: &std::io::Error) -> String {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => "hangs".to_owned(),
         _ => format!("closed: {error}"),
     }
 }
 
+/// A connection whose reads and writes end in time.
+pub(super) fn connect(socket: &Path) -> Result<UnixStream, String> {
+    let stream = UnixStream::connect(socket).map_err(|error| trouble(&error))?;
+    let limits = stream.set_read_timeout(Some(LIMIT)).and_then(|()| stream.set_write_timeout(Some(LIMIT)));
+    limits.map_err(|error| error.to_string()).map(|()| stream)
+}
+
 impl Client {
     /// Connects to a shim.
     pub fn connect(socket: &Path) -> Result<Client, String> {
-        let stream = UnixStream::connect(socket).map_err(|error| trouble(&error))?;
-        let limits = stream.set_read_timeout(Some(LIMIT)).and_then(|()| stream.set_write_timeout(Some(LIMIT)));
-        limits.map_err(|error| error.to_string())?;
-        Ok(Client(BufReader::new(stream)))
+        connect(socket).map(|stream| Client(BufReader::new(stream)))
     }
 
     /// Asks.

@@ -2,7 +2,8 @@
 //! service that takes events.
 
 use super::super::stage::LIMIT;
-use std::io::{ErrorKind, Read, Write};
+use super::client::{connect, trouble};
+use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -118,20 +119,10 @@ fn read_frame(stream: &mut UnixStream) -> std::io::Result<(u32, Vec<u8>)> {
 /// One connection to a task service.
 pub struct Client(UnixStream);
 
-fn trouble(error: &std::io::Error) -> String {
-    match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => "hangs".to_owned(),
-        _ => format!("closed: {error}"),
-    }
-}
-
 impl Client {
     /// Connects.
     pub fn connect(path: &Path) -> Result<Client, String> {
-        let stream = UnixStream::connect(path).map_err(|error| trouble(&error))?;
-        let limits = stream.set_read_timeout(Some(LIMIT)).and_then(|()| stream.set_write_timeout(Some(LIMIT)));
-        limits.map_err(|error| error.to_string())?;
-        Ok(Client(stream))
+        connect(path).map(Client)
     }
 
     /// Asks.
