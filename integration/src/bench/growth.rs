@@ -25,7 +25,8 @@ fn runs(bench: &mut Bench, case: &str, name: &str, spec: &dyn Fn() -> Value) -> 
     for round in 0..bench.rounds {
         for who in 0..bench.runtimes.len() {
             let bundle = bench.runtimes[who].bundle(name, spec)?;
-            bench.verb(case, who, &["run", "--bundle", &bundle, &format!("g{round}")])?;
+            let id = bench.runtimes[who].id(&format!("g{round}"));
+            bench.verb(case, who, &["run", "--bundle", &bundle, &id])?;
             reap();
         }
     }
@@ -72,26 +73,23 @@ fn containers(bench: &mut Bench) -> Verdict {
         for runtime in &bench.runtimes {
             let bundle = runtime.bundle("A-sleep", || sleeping(spec::a()))?;
             for i in there..n {
-                runtime.must(&["create", "--bundle", &bundle, &format!("c{i}")])?;
+                runtime.must(&["create", "--bundle", &bundle, &runtime.id(&format!("c{i}"))])?;
             }
         }
         there = n;
         for round in 0..bench.rounds.div_ceil(3) {
             for who in 0..bench.runtimes.len() {
-                bench.verb(&format!("state, {n} containers"), who, &["state", "c0"])?;
+                bench.verb(&format!("state, {n} containers"), who, &["state", &bench.runtimes[who].id("c0")])?;
                 bench.verb(&format!("list, {n} containers"), who, &["list"])?;
-                let bundle = bench.runtimes[who].bundle("A", spec::a)?;
-                bench.verb(
-                    &format!("run, {n} containers"),
-                    who,
-                    &["run", "--bundle", &bundle, &format!("n{round}")],
-                )?;
+                let runtime = &bench.runtimes[who];
+                let (bundle, id) = (runtime.bundle("A", spec::a)?, runtime.id(&format!("n{round}")));
+                bench.verb(&format!("run, {n} containers"), who, &["run", "--bundle", &bundle, &id])?;
             }
         }
     }
     for runtime in &bench.runtimes {
         for i in 0..there {
-            runtime.must(&["delete", "--force", &format!("c{i}")])?;
+            runtime.must(&["delete", "--force", &runtime.id(&format!("c{i}"))])?;
         }
     }
     reap();
@@ -109,11 +107,12 @@ fn processes(bench: &mut Bench) -> Verdict {
                 spec
             };
             let bundle = runtime.bundle(&format!("processes{n}"), spec)?;
-            runtime.must(&["create", "--bundle", &bundle, "p"])?;
-            runtime.must(&["start", "p"])?;
+            let id = runtime.id("p");
+            runtime.must(&["create", "--bundle", &bundle, &id])?;
+            runtime.must(&["start", &id])?;
             let deadline = Instant::now() + Duration::from_secs(20);
             while runtime
-                .command(&["ps", "--format", "json", "p"])
+                .command(&["ps", "--format", "json", &id])
                 .stdout(std::process::Stdio::piped())
                 .output()?
                 .stdout
@@ -129,13 +128,15 @@ fn processes(bench: &mut Bench) -> Verdict {
         }
         for _ in 0..bench.rounds {
             for who in 0..bench.runtimes.len() {
-                bench.verb(&format!("ps, {n} processes"), who, &["ps", "--format", "json", "p"])?;
-                bench.verb(&format!("kill --all, {n} processes"), who, &["kill", "--all", "p", "CONT"])?;
-                bench.verb(&format!("exec, {n} processes"), who, &["exec", "p", "/bin/true"])?;
+                let id = bench.runtimes[who].id("p");
+                bench.verb(&format!("ps, {n} processes"), who, &["ps", "--format", "json", &id])?;
+                bench.verb(&format!("kill --all, {n} processes"), who, &["kill", "--all", &id, "CONT"])?;
+                bench.verb(&format!("exec, {n} processes"), who, &["exec", &id, "/bin/true"])?;
             }
         }
         for who in 0..bench.runtimes.len() {
-            bench.verb(&format!("delete --force, {n} proc."), who, &["delete", "--force", "p"])?;
+            let id = bench.runtimes[who].id("p");
+            bench.verb(&format!("delete --force, {n} proc."), who, &["delete", "--force", &id])?;
         }
         reap();
     }
@@ -152,9 +153,9 @@ fn concurrent(bench: &mut Bench) -> Verdict {
                     .map(|thread| {
                         let bundle = &bundle;
                         scope.spawn(move || {
-                            (thread..MADE)
-                                .step_by(at_once)
-                                .try_for_each(|i| runtime.must(&["create", "--bundle", bundle, &format!("t{i}")]))
+                            (thread..MADE).step_by(at_once).try_for_each(|i| {
+                                runtime.must(&["create", "--bundle", bundle, &runtime.id(&format!("t{i}"))])
+                            })
                         })
                     })
                     .collect();
@@ -169,7 +170,7 @@ fn concurrent(bench: &mut Bench) -> Verdict {
                 MADE as f64 / took
             );
             for i in 0..MADE {
-                runtime.must(&["delete", "--force", &format!("t{i}")])?;
+                runtime.must(&["delete", "--force", &runtime.id(&format!("t{i}"))])?;
             }
             reap();
         }

@@ -21,6 +21,7 @@ pub(super) struct Runtime {
     pub(super) name: String,
     path: PathBuf,
     pub(super) dir: PathBuf,
+    number: usize,
 }
 
 impl Runtime {
@@ -33,6 +34,12 @@ impl Runtime {
             sys::pretend_memlock(&mut command);
         }
         command
+    }
+
+    /// The id of a container that each of the runtimes has. They differ, because the path of the cgroup follows from
+    /// the id: two builds of windlass would share it.
+    pub(super) fn id(&self, name: &str) -> String {
+        format!("{name}-{}", self.number)
     }
 
     /// The bundle of this name. If it does not exist, it is made with `spec`.
@@ -99,9 +106,11 @@ impl Bench {
     pub(super) fn new(args: &Args) -> Verdict<Bench> {
         let mut runtimes: Vec<Runtime> = Vec::new();
         for path in std::iter::once(&args.runtime).chain(&args.compare) {
-            let name = Kind::of(path).name().to_owned();
-            let dir = Path::new(DIR).join(format!("{name}{}", runtimes.len()));
-            runtimes.push(Runtime { name, path: path.clone(), dir });
+            let (kind, number) = (Kind::of(path).name(), runtimes.len());
+            let same = runtimes.iter().filter(|other| other.name.starts_with(kind)).count();
+            let name = if same == 0 { kind.to_owned() } else { format!("{kind} {}", same + 1) };
+            let dir = Path::new(DIR).join(format!("{kind}{number}"));
+            runtimes.push(Runtime { name, path: path.clone(), dir, number });
         }
         Ok(Bench { runtimes, rounds: args.rounds, table: Table::default(), notes: String::new() })
     }
@@ -128,7 +137,8 @@ impl Bench {
             for (letter, spec) in [("A", spec::a as fn() -> Value), ("B", spec::b), ("C", spec::c)] {
                 for who in 0..self.runtimes.len() {
                     let bundle = self.runtimes[who].bundle(letter, spec)?;
-                    self.verb(&format!("run {letter}"), who, &["run", "--bundle", &bundle, &format!("r{round}")])?;
+                    let id = self.runtimes[who].id(&format!("r{round}"));
+                    self.verb(&format!("run {letter}"), who, &["run", "--bundle", &bundle, &id])?;
                     reap();
                 }
             }
@@ -140,7 +150,8 @@ impl Bench {
         for round in 0..self.rounds {
             for (letter, spec) in [("A", spec::a as fn() -> Value), ("B", spec::b)] {
                 for who in 0..self.runtimes.len() {
-                    let (bundle, id) = (self.runtimes[who].bundle(letter, spec)?, format!("l{round}"));
+                    let runtime = &self.runtimes[who];
+                    let (bundle, id) = (runtime.bundle(letter, spec)?, runtime.id(&format!("l{round}")));
                     self.verb(&format!("create {letter}"), who, &["create", "--bundle", &bundle, &id])?;
                     self.verb(&format!("start {letter}"), who, &["start", &id])?;
                     reap();
@@ -155,8 +166,8 @@ impl Bench {
         for runtime in &self.runtimes {
             for (letter, spec) in [("A", spec::a as fn() -> Value), ("B", spec::b)] {
                 let bundle = runtime.bundle(&format!("{letter}-sleep"), || sleeping(spec()))?;
-                runtime.must(&["create", "--bundle", &bundle, letter])?;
-                runtime.must(&["start", letter])?;
+                runtime.must(&["create", "--bundle", &bundle, &runtime.id(letter)])?;
+                runtime.must(&["start", &runtime.id(letter)])?;
             }
         }
         for _ in 0..self.rounds {
@@ -165,16 +176,17 @@ impl Bench {
             nothing.arg("true");
             self.time("a static program", usize::MAX, nothing)?;
             for who in 0..self.runtimes.len() {
-                self.verb("exec A", who, &["exec", "A", "/bin/true"])?;
-                self.verb("exec B", who, &["exec", "B", "/bin/true"])?;
-                for words in [&["state", "A"][..], &["kill", "A", "CONT"], &["list"], &["--version"]] {
+                let [a, b] = ["A", "B"].map(|letter| self.runtimes[who].id(letter));
+                self.verb("exec A", who, &["exec", &a, "/bin/true"])?;
+                self.verb("exec B", who, &["exec", &b, "/bin/true"])?;
+                for words in [&["state", &a][..], &["kill", &a, "CONT"], &["list"], &["--version"]] {
                     self.verb(words[0].trim_start_matches('-'), who, words)?;
                 }
             }
         }
         for runtime in &self.runtimes {
-            runtime.must(&["delete", "--force", "A"])?;
-            runtime.must(&["delete", "--force", "B"])?;
+            runtime.must(&["delete", "--force", &runtime.id("A")])?;
+            runtime.must(&["delete", "--force", &runtime.id("B")])?;
         }
         reap();
         Ok(())
@@ -190,5 +202,20 @@ pub(super) fn reap() {
             Ok(WaitStatus::StillAlive) | Err(_) => return,
             Ok(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_builds_of_one_runtime_have_names_and_containers_of_their_own() {
+        let args = Args { runtime: "/bin/true".into(), compare: Some("/bin/true".into()), ..Args::default() };
+        let bench = Bench::new(&args).expect("two runtimes");
+        let [first, second] = &bench.runtimes[..] else { panic!("{} runtimes", bench.runtimes.len()) };
+        assert_eq!([&first.name[..], &second.name[..]], ["other", "other 2"]);
+        assert_ne!(first.dir, second.dir);
+        assert_ne!(first.id("A"), second.id("A"));
     }
 }
