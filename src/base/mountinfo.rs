@@ -1,4 +1,7 @@
 //! The mounts of a mount namespace, from `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
+//!
+//! Whoever may mount chooses the names, and they may have any byte. The crate procfs takes text alone and refuses the
+//! whole file for one name that is none, so a container could hide its mounts from us.
 
 /// One mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,33 +26,76 @@ pub struct Mounted {
     pub kind: String,
 }
 
-/// The mounts in their order. A line that is not one is left out. Bytes that are no UTF-8 become U+FFFD.
-pub fn parse(mountinfo: &[u8]) -> Vec<Mounted> {
-    mountinfo.split(|byte| *byte == b'\n').filter_map(line).collect()
+/// One line of mountinfo. Paths are as they are written there: [`unescape`] gives their bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a> {
+    /// The id of the mount.
+    pub id: u32,
+    /// The id of the mount that it is on.
+    pub parent: u32,
+    /// The device of its filesystem, as `MAJOR:MINOR`.
+    pub device: &'a [u8],
+    /// What of the filesystem is mounted.
+    pub root: &'a [u8],
+    /// Where it is.
+    pub point: &'a [u8],
+    /// Its flags.
+    pub flags: &'a [u8],
+    /// Its peer group, if it is shared.
+    pub shared: Option<u32>,
+    /// The peer group that it receives from.
+    pub master: Option<u32>,
+    /// The type of the filesystem.
+    pub kind: &'a [u8],
+    /// The options of the filesystem; empty if the line ends before them.
+    pub options: &'a [u8],
 }
 
-fn line(line: &[u8]) -> Option<Mounted> {
-    let text = |word: &[u8]| String::from_utf8_lossy(&unescape(word)).into_owned();
+/// The lines of mountinfo in their order. What is not one is left out.
+pub fn lines(mountinfo: &[u8]) -> impl Iterator<Item = Line<'_>> {
+    mountinfo.split(|byte| *byte == b'\n').filter_map(line)
+}
+
+fn line(line: &[u8]) -> Option<Line<'_>> {
     let number = |word: &[u8]| std::str::from_utf8(word).ok()?.parse().ok();
     let mut words = line.split(|byte| *byte == b' ');
-    let mut mounted = Mounted {
-        id: number(words.next()?)?,
-        parent: number(words.next()?)?,
-        device: text(words.next()?),
-        root: text(words.next()?),
-        point: text(words.next()?),
-        flags: text(words.next()?),
-        ..Mounted::default()
-    };
-    for word in words.by_ref().take_while(|word| *word != b"-") {
-        if let Some(group) = word.strip_prefix(b"shared:") {
-            mounted.shared = number(group);
-        } else if let Some(group) = word.strip_prefix(b"master:") {
-            mounted.master = number(group);
+    let (id, parent) = (number(words.next()?)?, number(words.next()?)?);
+    let (device, root, point, flags) = (words.next()?, words.next()?, words.next()?, words.next()?);
+    let (mut shared, mut master) = (None, None);
+    loop {
+        match words.next()? {
+            b"-" => break,
+            tag => {
+                shared = tag.strip_prefix(b"shared:").map_or(shared, number);
+                master = tag.strip_prefix(b"master:").map_or(master, number);
+            }
         }
     }
-    mounted.kind = text(words.next()?);
-    Some(mounted)
+    let kind = words.next()?;
+    // Between them is the source.
+    let options = words.nth(1).unwrap_or_default();
+    Some(Line { id, parent, device, root, point, flags, shared, master, kind, options })
+}
+
+/// The mounts in their order. A line that is not one is left out. Bytes that are no UTF-8 become U+FFFD.
+pub fn parse(mountinfo: &[u8]) -> Vec<Mounted> {
+    let mounted = |line: Line<'_>| Mounted {
+        id: line.id,
+        parent: line.parent,
+        device: text(line.device),
+        root: text(line.root),
+        point: text(line.point),
+        flags: text(line.flags),
+        shared: line.shared,
+        master: line.master,
+        kind: text(line.kind),
+    };
+    lines(mountinfo).map(mounted).collect()
+}
+
+/// A word of mountinfo as text. Bytes that are no UTF-8 become U+FFFD.
+pub fn text(word: &[u8]) -> String {
+    String::from_utf8_lossy(&unescape(word)).into_owned()
 }
 
 /// mountinfo writes space, tab, newline and backslash as three octal digits.
@@ -84,5 +130,14 @@ mod tests {
             kind: "ext3".into(),
         };
         assert_eq!(parse(text), [expected]);
+        assert_eq!(lines(text).map(|line| line.options).collect::<Vec<_>>(), [b"rw,errors=continue"]);
+    }
+
+    #[test]
+    fn a_name_of_any_bytes_hides_no_other_mount() {
+        let text =
+            b"1 0 0:1 / / rw - tmpfs none rw\n2 1 0:2 / /\xff rw - tmpfs none rw\n3 1 0:3 / /x rw - proc proc rw\n";
+        let points: Vec<_> = parse(text).into_iter().map(|mount| mount.point).collect();
+        assert_eq!(points, ["/", "/\u{fffd}", "/x"]);
     }
 }

@@ -6,7 +6,7 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use super::directory::{Directory, read_file};
 use windlass_base::error::{Result, WithContext};
-use windlass_base::mountinfo::unescape;
+use windlass_base::mountinfo::{self, Line};
 
 /// The mounted hierarchies. A command looks them up once.
 #[derive(Debug)]
@@ -72,34 +72,28 @@ fn open(mount: &str) -> Result<Directory> {
 
 /// The cgroup2 mount, if any, and those of version 1. Of several cgroup2 mounts, the first with the whole tree is
 /// preferred.
-pub(super) fn parse(mountinfo: &str) -> (Option<String>, Vec<HierarchyV1>) {
+pub(super) fn parse(text: &str) -> (Option<String>, Vec<HierarchyV1>) {
     let (mut unified, mut whole, mut v1) = (None, false, Vec::new());
-    for line in mountinfo.lines() {
-        // id parent major:minor root mount options [tags] - type source superoptions
-        let Some((left, right)) = line.split_once(" - ") else { continue };
-        let mut right = right.split(' ');
-        let mut left = left.split(' ').skip(3);
-        let (Some(root), Some(mount)) = (left.next(), left.next()) else { continue };
-        match right.next() {
-            Some("cgroup2") if unified.is_none() || (!whole && root == "/") => {
-                (unified, whole) = (Some(unescaped(mount)), root == "/");
+    for line in mountinfo::lines(text.as_bytes()) {
+        match line.kind {
+            b"cgroup2" if unified.is_none() || (!whole && line.root == b"/") => {
+                (unified, whole) = (Some(mountinfo::text(line.point)), line.root == b"/");
             }
-            Some("cgroup") => {
-                let controllers: Vec<String> = right
-                    .nth(1)
-                    .into_iter()
-                    .flat_map(|options| options.split(','))
-                    .filter(|option| CONTROLLERS_V1.contains(option))
-                    .map(str::to_owned)
-                    .collect();
+            b"cgroup" => {
+                let controllers: Vec<String> =
+                    options(&line).filter(|option| CONTROLLERS_V1.contains(&option.as_str())).collect();
                 if !controllers.is_empty() {
-                    v1.push(HierarchyV1 { controllers, mount: unescaped(mount) });
+                    v1.push(HierarchyV1 { controllers, mount: mountinfo::text(line.point) });
                 }
             }
             _ => {}
         }
     }
     (unified, v1)
+}
+
+fn options<'a>(line: &Line<'a>) -> impl Iterator<Item = String> + use<'a> {
+    line.options.split(|byte| *byte == b',').map(|option| String::from_utf8_lossy(option).into_owned())
 }
 
 /// The options of the cgroup2 superblock. They hold for the whole host, and each mount from the initial cgroup
@@ -116,19 +110,12 @@ pub fn options_of_cgroup2() -> Result<Vec<String>> {
     Ok(superblock_options(&text))
 }
 
-pub(super) fn superblock_options(mountinfo: &str) -> Vec<String> {
-    let mut fields = mountinfo.lines().filter_map(|line| Some(line.split_once(" - ")?.1.split(' ')));
-    let options = fields.find_map(|mut fields| (fields.next() == Some("cgroup2")).then(|| fields.nth(1)));
-    let options = options.flatten().into_iter().flat_map(|options| options.split(','));
+pub(super) fn superblock_options(text: &str) -> Vec<String> {
+    let found = mountinfo::lines(text.as_bytes()).find(|line| line.kind == b"cgroup2");
     // Leaves out those that every file system has, and those of security modules.
-    options
-        .filter(|option| !matches!(*option, "rw" | "ro" | "seclabel") && !option.contains('='))
-        .map(str::to_owned)
-        .collect()
-}
-
-fn unescaped(mount: &str) -> String {
-    String::from_utf8_lossy(&unescape(mount.as_bytes())).into_owned()
+    let of_cgroup2 =
+        |option: &String| !matches!(option.as_str(), "" | "rw" | "ro" | "seclabel") && !option.contains('=');
+    found.iter().flat_map(options).filter(of_cgroup2).collect()
 }
 
 /// The mount options of version 1 that name controllers. Others are `rw`, `name=systemd`, `xattr`.

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::directory::{Directory, if_there, to_end};
-use windlass_sys::{Called, Result, SyscallError, fd, tree};
+use windlass_sys::{Called, Result, SyscallError, fd, status, tree};
 
 /// The ids of the processes in a cgroup, and with `recursive` of those below it: sorted, without duplicates. The
 /// tree may be of any depth. A process outside of this PID namespace has no id here and is left out.
@@ -43,7 +43,7 @@ pub(super) fn collect(directory: &Directory, recursive: bool, pids: &mut Vec<i32
         if_there(below)?;
     }
     if threads {
-        *pids = std::mem::take(pids).into_iter().filter_map(process_of).collect();
+        *pids = std::mem::take(pids).into_iter().filter_map(|thread| Some(status::of(thread)?.tgid)).collect();
     }
     Ok(())
 }
@@ -64,12 +64,6 @@ fn list(dir: impl AsFd, file: &str, pids: &mut Vec<i32>) -> Result<()> {
     let text = if_there(read())?.unwrap_or_default();
     pids.extend(text.lines().filter_map(|pid| pid.parse::<i32>().ok()));
     Ok(())
-}
-
-/// The process of a thread; `None` if it has ended.
-fn process_of(thread: i32) -> Option<i32> {
-    let status = fd::read_small(fd::CWD, format!("/proc/{thread}/status")).ok()?;
-    String::from_utf8_lossy(&status).lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
 }
 
 /// Sends SIGKILL to each of `pids`. That a process has ended is no error. Numbers below 1 are left out: to kill(2)

@@ -7,6 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use super::directory::{Directory, if_there, number_after};
+use super::pressure::{Pressure, Waiting};
 use super::v2::Cgroup;
 use windlass_base::error::{Result, WithContext};
 use windlass_sys as sys;
@@ -126,20 +127,14 @@ fn pressure(at: &Directory, file: &str, into: &mut Object) -> sys::Result<()> {
         Err(failed) if failed.errno == nix::errno::Errno::EOPNOTSUPP => return Ok(()),
         Err(failed) => return Err(failed),
     };
-    let mut psi = Object::new();
-    for line in text.lines() {
-        let mut words = line.split_ascii_whitespace();
-        let Some(name) = words.next() else { continue };
-        let mut values = Object::new();
-        for (key, value) in words.filter_map(|word| word.split_once('=')) {
-            let value = match key {
-                "total" => value.parse::<u64>().ok().map(Value::from),
-                _ => value.parse::<f64>().ok().map(Value::from),
-            };
-            values.extend(value.map(|value| (key.to_owned(), value)));
-        }
-        psi.insert(name.to_owned(), values.into());
-    }
+    let Pressure { some, full } = Pressure::parse(&text);
+    let psi: Object = [("some", some), ("full", full)]
+        .into_iter()
+        .filter_map(|(name, waiting)| {
+            let Waiting { averages: [avg10, avg60, avg300], total } = waiting?;
+            Some((name.to_owned(), json!({"avg10": avg10, "avg60": avg60, "avg300": avg300, "total": total})))
+        })
+        .collect();
     if !psi.is_empty() {
         into.insert("psi".into(), psi.into());
     }

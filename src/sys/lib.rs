@@ -38,6 +38,7 @@ pub mod signals;
 pub mod socket;
 pub mod spawn;
 pub mod start;
+pub mod status;
 pub mod stdio;
 pub mod stream;
 pub mod tree;

@@ -13,7 +13,7 @@ use super::owned::from_raw;
 use super::{Called, Result, SyscallError, check, fd_name};
 
 use windlass_base::mount::{MountAttributes, Propagation, PropagationChange};
-use windlass_base::mountinfo::unescape;
+use windlass_base::mountinfo;
 
 fn cstring(text: impl Into<Vec<u8>>, call: &str) -> Result<CString> {
     CString::new(text).map_err(|_| SyscallError {
@@ -294,14 +294,9 @@ pub fn cover(path: impl AsRef<Path>) -> Result<()> {
 
 /// Every mount point and the type of its filesystem, in the order of the mounts, from
 /// `/proc/PID/mountinfo` (proc_pid_mountinfo(5)). A name may have any byte.
-pub fn points(mountinfo: &[u8]) -> Vec<(PathBuf, &[u8])> {
-    fn point(line: &[u8]) -> Option<(PathBuf, &[u8])> {
-        let mut words = line.split(|byte| *byte == b' ');
-        let place = unescape(words.nth(4)?);
-        words.find(|word| *word == b"-")?;
-        Some((OsString::from_vec(place).into(), words.next()?))
-    }
-    mountinfo.split(|byte| *byte == b'\n').filter_map(point).collect()
+pub fn points(text: &[u8]) -> Vec<(PathBuf, &[u8])> {
+    let point = |line: mountinfo::Line<'_>| OsString::from_vec(mountinfo::unescape(line.point)).into();
+    mountinfo::lines(text).map(|line| (point(line), line.kind)).collect()
 }
 
 /// Moves the mount at the current directory to `/` (`MS_MOVE`), for `--no-pivot`.

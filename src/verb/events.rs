@@ -77,6 +77,9 @@ fn network_statistics(container: &Container, init: BorrowedFd<'_>) -> Option<Vec
 
 /// The table of `/proc/PID/net/dev` (proc_pid_net(5)), without the loopback device. `None` becomes `null`, which
 /// is how Go writes an empty list.
+///
+/// The container may name its interfaces, and a name may have a space that is not ASCII. The crate procfs takes
+/// it for the end of the name and refuses the whole table.
 fn interfaces(text: &str) -> Option<Vec<Value>> {
     let rows = text.lines().filter_map(|line| {
         let (name, numbers) = line.split_once(':')?;
@@ -146,6 +149,8 @@ Inter-|   Receive                                                |  Transmit
             "TxBytes": 11, "TxPackets": 12, "TxErrors": 13, "TxDropped": 14,
         }]);
         assert_eq!(Value::from(interfaces(text)), expected);
+        let hostile = text.replace("    lo:", " a\u{2003}b:");
+        assert_eq!(Value::from(interfaces(&hostile))[1], expected[0], "a name hides no other interface");
         assert_eq!(Value::from(interfaces("  lo: 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n")), Value::Null);
     }
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use windlass_base::error::Diagnostic;
-use windlass_sys::fd;
+use windlass_sys::{fd, status};
 
 /// The processes of `pids` that are not below init: those that `exec` has made. CRIU leaves them out.
 pub fn executed(init: i32, pids: &[i32]) -> Vec<i32> {
-    let parents: BTreeMap<i32, i32> = pids.iter().filter_map(|pid| Some((*pid, parent(*pid)?))).collect();
+    let parents: BTreeMap<i32, i32> = pids.iter().filter_map(|pid| Some((*pid, status::of(*pid)?.ppid))).collect();
     let is_below = |pid: i32| {
         let mut at = Some(pid);
         while let Some(pid) = at.filter(|pid| *pid != init) {
@@ -27,10 +27,4 @@ pub fn remark(pid: i32) -> Diagnostic {
         "process {pid} ({name}) is not in the images: exec has made it, and only what init has started is dumped"
     );
     Diagnostic { pointer: String::new(), msg }
-}
-
-fn parent(pid: i32) -> Option<i32> {
-    let text = fd::read_small(fd::CWD, format!("/proc/{pid}/status")).ok()?;
-    let text = String::from_utf8_lossy(&text);
-    text.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }

@@ -17,7 +17,7 @@ use windlass_criu::flags::Flags;
 use windlass_plan::checkpoint::is_below;
 use windlass_plan::{Action, MountKind, Plan};
 use windlass_store::{Container, process_stat};
-use windlass_sys::{diag, fd, process};
+use windlass_sys::{diag, fd, process, status};
 
 use super::{elements, group_of, lost};
 use crate::namespaces::JoinedNamespaces;
@@ -123,23 +123,16 @@ fn named(pid: i32) -> String {
 
 /// A session that began outside.
 fn session(init: i32, flags: &Flags, findings: &mut Vec<Finding>) {
-    let text = fd::read_small(fd::CWD, format!("/proc/{init}/status")).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let leads = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().last()?.parse::<i32>().ok()
-    };
+    let Some(status) = status::of(init) else { return };
     // Both are ids in the PID namespace of init.
-    if !flags.shell_job && leads("NSsid:").zip(leads("NSpid:")).is_some_and(|(session, pid)| session != pid) {
+    let innermost = |ids: Option<Vec<i32>>| ids.and_then(|ids| ids.last().copied());
+    if !flags.shell_job && innermost(status.nssid) != innermost(status.nspid) {
         findings.push(finding("the session of init began outside the container".into(), "pass --shell-job"));
     }
 }
 
 fn of_process(pid: i32, init: i32, findings: &mut Vec<Finding>) {
-    let status = fd::read_small(fd::CWD, format!("/proc/{pid}/status")).unwrap_or_default();
-    let status = String::from_utf8_lossy(&status);
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    if field("TracerPid:").is_some_and(|tracer| tracer != "0") {
+    if status::of(pid).is_some_and(|status| status.tracerpid != 0) {
         findings.push(finding(format!("{} is traced", named(pid)), "detach the debugger first"));
     }
     let link = |pid: i32, name: &str| std::fs::read_link(format!("/proc/{pid}/ns/{name}")).ok();

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use windlass_cgroup::Pressure;
+
 use super::field::{hugepages, number, put, put_bytes, put_double, put_file, put_flat, text};
 
 /// An empty name is a field that is not a number of the file.
@@ -110,18 +112,15 @@ pub(super) fn metrics(at: &Path) -> Vec<u8> {
 /// processes waited. The field is left out if the kernel has none (`CONFIG_PSI`, `psi=0`).
 fn put_pressure(out: &mut Vec<u8>, field: u32, at: &Path, name: &str) {
     let Some(text) = text(at, name) else { return };
+    let Pressure { some, full } = Pressure::parse(&text);
     let mut pressure = Vec::new();
-    for (field, kind) in [(1, "some "), (2, "full ")] {
-        let Some(line) = text.lines().find_map(|line| line.strip_prefix(kind)) else { continue };
-        let value = |name: &str| {
-            let pairs = line.split(' ').filter_map(|word| word.split_once('='));
-            pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next()
-        };
+    for (field, waiting) in [(1, some), (2, full)] {
+        let Some(waiting) = waiting else { continue };
         let mut data = Vec::new();
-        for (field, name) in [(1, "avg10"), (2, "avg60"), (3, "avg300")] {
-            put_double(&mut data, field, value(name).and_then(|value| value.parse().ok()).unwrap_or(0.0));
+        for (field, average) in (1..).zip(waiting.averages) {
+            put_double(&mut data, field, average);
         }
-        put(&mut data, 4, value("total").and_then(number).unwrap_or(0));
+        put(&mut data, 4, waiting.total);
         put_bytes(&mut pressure, field, &data);
     }
     put_bytes(out, field, &pressure);
