@@ -3,6 +3,7 @@
 # compare with, a static busybox, a User-Mode Linux kernel and small tools.
 # Idempotent, and quick when everything is there.
 set -eu
+. "$(dirname "$0")/apt.sh"
 need=
 want() { # PROGRAM PACKAGE
     command -v "$1" >/dev/null 2>&1 || [ -x "/sbin/$1" ] || [ -x "/usr/sbin/$1" ] || need="$need $2"
@@ -29,14 +30,5 @@ want skopeo skopeo
 want umoci umoci
 # The dynamic busybox of another package is of no use inside a container.
 dpkg-query -W -f '${Status}' busybox-static 2>/dev/null | grep -q 'ok installed' || need="$need busybox-static"
-[ -z "$need" ] && exit 0
-if [ "$(id -u)" != 0 ]; then
-    echo "integration/setup.sh: as root, install:$need" >&2
-    exit 1
-fi
-export DEBIAN_FRONTEND=noninteractive
-# shellcheck disable=SC2086
-apt-get install -y -q --no-install-recommends $need >/dev/null 2>&1 || {
-    apt-get update -q >/dev/null
-    apt-get install -y -q --no-install-recommends $need >/dev/null
-}
+# shellcheck disable=SC2086 # A list of words.
+install_packages integration/setup.sh $need

@@ -1,19 +1,13 @@
 #!/bin/sh
-# Installs with apt the engines that the suite drives, on Debian 12. Idempotent, and quick when
-# everything is there. With `short` those of `just engines-short`; with `long` it also makes the root file system of the worked example, a
-# database server, in CACHE.
+# Installs with apt the engines that the suite drives, on Debian 12. Idempotent, and quick when everything is there.
+# With `short` it installs those of `just engines-short`. With `long` it also makes the root file system of the worked
+# example, a database server, in CACHE.
 set -eu
+. "$(dirname "$0")/../apt.sh"
 CACHE=${CACHE:-/var/cache/windlass-engines}
 need=
 want() { # PROGRAM PACKAGE
     [ -x "/usr/bin/$1" ] || [ -x "/usr/sbin/$1" ] || [ -x "$1" ] || need="$need $2"
-}
-install() {
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get install -y -q --no-install-recommends "$@" > /dev/null 2>&1 || {
-        apt-get update -q > /dev/null
-        apt-get install -y -q --no-install-recommends "$@" > /dev/null
-    }
 }
 
 "$(dirname "$0")/../setup.sh"
@@ -34,11 +28,8 @@ if [ "${1:-}" != short ]; then
     want /usr/lib/cni/bridge containernetworking-plugins
 fi
 [ "${1:-}" != long ] || want debootstrap debootstrap
-if [ -n "$need" ]; then
-    [ "$(id -u)" = 0 ] || { echo "engines/setup.sh: as root, install:$need" >&2; exit 1; }
-    # shellcheck disable=SC2086
-    install $need
-fi
+# shellcheck disable=SC2086 # A list of words.
+install_packages integration/engines/setup.sh $need
 
 [ "${1:-}" = long ] || exit 0
 [ -e "$CACHE/mariadb.tar" ] && exit 0

@@ -2,6 +2,7 @@
 # Installs with apt what an emulated machine of an architecture needs on Debian: setup.sh ARCHITECTURE
 # Idempotent, and quick when everything is there. What cannot be had is named by run.sh.
 set -eu
+. "$(dirname "$0")/../apt.sh"
 architecture=$1
 case $architecture in
     x86_64) emulator=x86 debian=amd64 ;;
@@ -21,14 +22,5 @@ dpkg-query -W -f '${Status}' busybox-static 2> /dev/null | grep -q 'ok installed
 if [ "$architecture" != "$(uname -m)" ]; then
     want "$architecture-linux-gnu-gcc" "gcc-$architecture-linux-gnu" "libc6-dev-$debian-cross"
 fi
-[ -z "$need" ] && exit 0
-if [ "$(id -u)" != 0 ]; then
-    echo "integration/guests/setup.sh: as root, install:$need" >&2
-    exit 1
-fi
-export DEBIAN_FRONTEND=noninteractive
-# shellcheck disable=SC2086
-apt-get install -y -q --no-install-recommends $need > /dev/null 2>&1 || {
-    apt-get update -q > /dev/null
-    apt-get install -y -q --no-install-recommends $need > /dev/null
-}
+# shellcheck disable=SC2086 # A list of words.
+install_packages integration/guests/setup.sh $need
