@@ -3,7 +3,7 @@
 use crate::chapter;
 use crate::kit::Need::{Criu, Slow, TimeNamespace, Windlass};
 use crate::kit::console::{FdSocket, wait_readable};
-use crate::kit::criu::{COUNTING, Images, count, counts_on, start};
+use crate::kit::criu::{COUNTING, Images, count, counts_on, dumped_at_terminal, echoes, start};
 use crate::kit::machine::text;
 use crate::kit::stop::{Context, skip};
 use crate::kit::wait::eventually;
@@ -178,7 +178,7 @@ fn in_a_user_namespace(bundle: Bundle) -> Bundle {
         .set("/linux/gidMappings", map)
 }
 
-/// Makes the directory the container's own.
+/// Gives the directory to root of the container.
 fn chown(dir: &Path) {
     let _ = std::os::unix::fs::chown(dir, Some(100_000), Some(100_000));
 }
@@ -208,7 +208,7 @@ fn isolation(container: &Container) -> Verdict<Vec<String>> {
     for line in text(format!("/proc/{pid}/mountinfo")).lines() {
         let words: Vec<&str> = line.split(' ').collect();
         let kind = words.iter().skip_while(|word| **word != "-").nth(1).copied().unwrap_or_default();
-        // Whether it is a slave of the host's shows in a number that the host gives.
+        // That it is a slave of a host's mount shows in the number of a peer group, which the host assigns.
         let root = if kind == "cgroup2" { "" } else { words[3] };
         seen.push(format!("{root} on {} {} {kind}", words[4], words[5]));
     }
@@ -235,7 +235,7 @@ fn isolation_is_the_same_afterwards(t: &T) -> Verdict {
         fs::set_permissions(bundle.rootfs(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).context("rootfs")?;
         let container = start(t, &bundle)?;
         counts_on(&bundle, 1)?;
-        // The shell has made its first child by now, and has no more descriptors open than between two of them.
+        // By now the shell has had its first child, and has only the descriptors that it keeps between children.
         let before = eventually("a quiet moment", || isolation(&container).ok())?;
         let images = Images::new(t);
         images.dump(&container, &[])?;
@@ -245,7 +245,7 @@ fn isolation_is_the_same_afterwards(t: &T) -> Verdict {
     Ok(())
 }
 
-/// A container with this script whose standard output is a pipe; its other end.
+/// Starts a container with this script. Returns the read end of the pipe that is its standard output.
 fn started_on_a_pipe<'t>(
     t: &'t T,
     bundle: &Bundle,
@@ -263,7 +263,7 @@ fn started_on_a_pipe<'t>(
     Ok((Container::new(t, id, bundle.dir.clone()), read_end.into()))
 }
 
-/// Reads lines up to one that ends so.
+/// Reads lines up to the first that ends with `end`.
 fn read_up_to(pipe: &fs::File, end: &str) -> Verdict<String> {
     let mut seen = String::new();
     let mut lines = BufReader::new(pipe);
@@ -291,25 +291,14 @@ fn a_pipe_of_the_caller_is_replaced_by_the_next_one(t: &T) -> Verdict {
 }
 
 fn a_terminal_comes_back_at_the_console_socket(t: &T) -> Verdict {
-    let bundle = t.bundle()?.sh("while read line; do echo \"got $line\"; done").set("/process/terminal", json!(true));
-    let first = FdSocket::new(t.path("first"))?;
-    let container = t.create_with(&bundle, &["--console-socket", first.arg()])?;
-    let mut terminal = first.terminal()?;
-    container.start()?;
-    terminal.write("one\n")?;
-    terminal.read_until("got one\r\n")?;
-    let images = Images::new(t);
-    images.dump(&container, &[])?;
+    let (bundle, images, terminal) = dumped_at_terminal(t)?;
     drop(terminal);
     let (ran, left) = images.try_restore(&bundle, &[])?;
     ran.code_is(1)?.stderr_has("console socket")?;
     left.verb("state", &[], &[])?.code_is(1)?;
     let second = FdSocket::new(t.path("second"))?;
     let _restored = images.restore(&bundle, &["--console-socket", second.arg()])?;
-    let mut terminal = second.terminal()?;
-    terminal.write("two\n")?;
-    terminal.read_until("got two\r\n")?;
-    Ok(())
+    echoes(&mut second.terminal()?, "two")
 }
 
 fn in_the_foreground_its_exit_code_is_ours(t: &T) -> Verdict {
@@ -326,7 +315,7 @@ fn in_the_foreground_its_exit_code_is_ours(t: &T) -> Verdict {
     Ok(())
 }
 
-/// It has no namespaces that could be looked at.
+/// A zombie has no namespaces to look at.
 fn a_process_that_nobody_waited_for_comes_back(t: &T) -> Verdict {
     let bundle = t.bundle()?.sh("sleep 0.05 & exec sleep 1000");
     let container = start(t, &bundle)?;
@@ -448,7 +437,7 @@ fn clocks_of_a_time_namespace_go_on(t: &T) -> Verdict {
     Ok(())
 }
 
-/// A container that holds a lock while it does something else.
+/// A container whose program holds a file lock and runs this script.
 fn locking(t: &T, script: &str) -> Verdict<Bundle> {
     // The lock belongs to the open file, which the shell has.
     let lock = format!("exec 9>/lock; /helper @payload syscalls {},9,{}; {script}", libc::SYS_flock, libc::LOCK_EX);
@@ -489,7 +478,7 @@ fn check_names_what_cannot_be_dumped(t: &T) -> Verdict {
         let options: Vec<&str> = ["--check"].iter().chain(flags).copied().collect();
         container.verb("checkpoint", &options, &[])
     };
-    // The script may take its time to come so far.
+    // The script may need a moment to get there.
     let named = |bundle: &Bundle, words: &[&str]| {
         let container = start(t, bundle)?;
         let found = eventually(&format!("{words:?}"), || {

@@ -3,7 +3,7 @@
 use crate::chapter;
 use crate::kit::Need::{Criu, Slow, Windlass};
 use crate::kit::console::FdSocket;
-use crate::kit::criu::{COUNTING, Images, count, counts_on, start};
+use crate::kit::criu::{COUNTING, Images, count, counts_on, dumped_at_terminal, echoes, start};
 use crate::kit::machine::text;
 use crate::kit::stop::Context;
 use crate::kit::wait::eventually;
@@ -33,7 +33,7 @@ fn dumped<'t>(t: &'t T, bundle: &Bundle) -> Verdict<(Images<'t>, u32)> {
     Ok((images, count(bundle)))
 }
 
-/// The processes whose command line has a word, besides this one.
+/// The other processes whose command line contains a word.
 fn with_word(word: &str) -> Vec<i32> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -63,7 +63,7 @@ fn a_restored_container_waits_for_start(t: &T) -> Verdict {
     let network = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net"));
     ensure!(network(&pid.to_string())? != network("self")?, "it is in the host's network namespace");
     ensure_eq!(keeper(&container).len(), 1, "keepers");
-    // Its root is not its own yet.
+    // It has not changed its root yet.
     container.try_exec(&[], &["/bin/true"])?.code_is(255)?.stderr_has("not restored yet")?;
     std::thread::sleep(Duration::from_millis(500));
     ensure_eq!(count(&bundle), at, "the count before start");
@@ -74,7 +74,7 @@ fn a_restored_container_waits_for_start(t: &T) -> Verdict {
     gone(&container)?;
     container.exec(&["/bin/true"])?;
     container.verb("start", &[], &[])?.code_is(1)?.stderr_has("already running")?;
-    // The second life is as good as the first.
+    // The container restored a second time works like the first.
     let again = Images::new(t);
     again.dump(&container, &[])?;
     let container = again.restore(&bundle, &["--hold"])?;
@@ -130,22 +130,11 @@ fn one_whose_images_are_no_good_fails_at_start(t: &T) -> Verdict {
 }
 
 fn its_terminal_comes_with_start(t: &T) -> Verdict {
-    let bundle = t.bundle()?.sh("while read line; do echo \"got $line\"; done").set("/process/terminal", json!(true));
-    let first = FdSocket::new(t.path("first"))?;
-    let container = t.create_with(&bundle, &["--console-socket", first.arg()])?;
-    let mut terminal = first.terminal()?;
-    container.start()?;
-    terminal.write("one\n")?;
-    terminal.read_until("got one\r\n")?;
-    let images = Images::new(t);
-    images.dump(&container, &[])?;
+    let (bundle, images, _terminal) = dumped_at_terminal(t)?;
     let second = FdSocket::new(t.path("second"))?;
     let container = images.restore(&bundle, &["--hold", "--console-socket", second.arg()])?;
     container.start()?;
-    let mut terminal = second.terminal()?;
-    terminal.write("two\n")?;
-    terminal.read_until("got two\r\n")?;
-    Ok(())
+    echoes(&mut second.terminal()?, "two")
 }
 
 fn hooks_and_pid_file_come_before_start(t: &T) -> Verdict {

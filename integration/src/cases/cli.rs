@@ -5,6 +5,7 @@ use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 chapter! { "cli":
     version_names_the_program_and_the_spec,
@@ -203,20 +204,22 @@ fn json_log(file: &std::path::Path) -> Verdict<Vec<Value>> {
     Ok(lines)
 }
 
-fn a_failed_create_logs_exactly_one_json_line(t: &T) -> Verdict {
+/// Runs the runtime with a JSON log. Returns the path of the log, too.
+fn with_json_log(t: &T, words: &[&str]) -> Verdict<(PathBuf, Ran)> {
+    let log = t.path("log.json");
+    let path = log.display().to_string();
+    let ran = t.runtime(&[&["--log", &path, "--log-format", "json"], words].concat())?;
+    Ok((log, ran))
+}
+
+fn failed_create(t: &T) -> Verdict<(PathBuf, Ran)> {
     let bundle = t.bundle()?.args(&["no-such-program"]);
     bundle.write()?;
-    let log = t.path("log.json");
-    let ran = t.runtime(&[
-        "--log",
-        &log.display().to_string(),
-        "--log-format",
-        "json",
-        "create",
-        "--bundle",
-        &bundle.dir.display().to_string(),
-        "bad",
-    ])?;
+    with_json_log(t, &["create", "--bundle", &bundle.dir.display().to_string(), "bad"])
+}
+
+fn a_failed_create_logs_exactly_one_json_line(t: &T) -> Verdict {
+    let (log, ran) = failed_create(t)?;
     ran.code_is(1)?;
     let lines = json_log(&log)?;
     ensure_eq!(lines.len(), 1, "podman reads the log as one object; lines {lines:?}");
@@ -228,16 +231,7 @@ fn a_failed_create_logs_exactly_one_json_line(t: &T) -> Verdict {
 
 fn a_failed_exec_logs_exactly_one_json_line(t: &T) -> Verdict {
     let container = t.running()?;
-    let log = t.path("log.json");
-    let ran = t.runtime(&[
-        "--log",
-        &log.display().to_string(),
-        "--log-format",
-        "json",
-        "exec",
-        &container.id,
-        "no-such-program",
-    ])?;
+    let (log, ran) = with_json_log(t, &["exec", &container.id, "no-such-program"])?;
     ran.code_is(255)?;
     let lines = json_log(&log)?;
     ensure_eq!(lines.len(), 1, "lines {lines:?}");
@@ -246,19 +240,7 @@ fn a_failed_exec_logs_exactly_one_json_line(t: &T) -> Verdict {
 }
 
 fn a_failed_create_says_the_same_on_stderr(t: &T) -> Verdict {
-    let bundle = t.bundle()?.args(&["no-such-program"]);
-    bundle.write()?;
-    let log = t.path("log.json");
-    let ran = t.runtime(&[
-        "--log",
-        &log.display().to_string(),
-        "--log-format",
-        "json",
-        "create",
-        "--bundle",
-        &bundle.dir.display().to_string(),
-        "bad",
-    ])?;
+    let (_, ran) = failed_create(t)?;
     ensure_eq!(ran.stdout, "", "stdout");
     ran.code_is(1)?.stderr_has("executable file not found")?;
     Ok(())
@@ -284,18 +266,8 @@ fn the_log_is_appended_to(t: &T) -> Verdict {
 fn a_successful_create_logs_nothing(t: &T) -> Verdict {
     let bundle = t.bundle()?;
     bundle.write()?;
-    let log = t.path("log.json");
-    t.runtime(&[
-        "--log",
-        &log.display().to_string(),
-        "--log-format",
-        "json",
-        "run",
-        "--bundle",
-        &bundle.dir.display().to_string(),
-        "good",
-    ])?
-    .ok()?;
+    let (log, ran) = with_json_log(t, &["run", "--bundle", &bundle.dir.display().to_string(), "good"])?;
+    ran.ok()?;
     ensure_eq!(fs::read_to_string(&log).unwrap_or_default(), "", "the log of a successful run");
     Ok(())
 }
@@ -518,7 +490,7 @@ fn spec_refuses_to_overwrite(t: &T) -> Verdict {
     Ok(())
 }
 
-/// podman and CRI-O ask so whether the runtime can checkpoint.
+/// podman and CRI-O find out in this way whether the runtime can checkpoint.
 fn checkpoint_and_restore_have_their_help(t: &T) -> Verdict {
     for words in [["checkpoint", "--help"], ["restore", "--help"]] {
         bare(t, &words)?.ok()?.stdout_has("--image-path")?;

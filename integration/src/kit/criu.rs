@@ -1,29 +1,31 @@
-//! Containers that are written to disk and made again.
+//! Checkpoints and restores with CRIU.
 
 use super::bundle::Bundle;
+use super::console::{FdSocket, Terminal};
 use super::container::Container;
 use super::ran::Ran;
 use super::stop::{Context, Verdict};
 use super::t::T;
 use super::wait::eventually;
+use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The program that is used: that of `WINDLASS_CRIU`, or the one that `criu.sh` has made.
+/// The program of CRIU: that of `WINDLASS_CRIU`, or the one that `criu.sh` has built.
 pub fn program() -> Option<PathBuf> {
     let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/criu/criu");
     let named = std::env::var_os("WINDLASS_CRIU").map(PathBuf::from);
     named.or_else(|| fs::canonicalize(made).ok()).filter(|path| path.is_file())
 }
 
-/// Makes it the `criu` of a directory, for who looks for it in PATH.
+/// Links it as `criu` into a directory, for programs that look for it in PATH.
 pub fn link_into(dir: &Path) -> Verdict {
     let Some(program) = program() else { return Ok(()) };
     std::os::unix::fs::symlink(program, dir.join("criu")).context("the name of CRIU")
 }
 
-/// Why nothing can be dumped here, if so.
+/// Why checkpoints cannot be made here; `None` if they can.
 pub fn missing() -> Option<String> {
     // The file is there with CONFIG_CHECKPOINT_RESTORE.
     if !Path::new("/proc/sys/kernel/ns_last_pid").exists() {
@@ -35,18 +37,18 @@ pub fn missing() -> Option<String> {
 /// A directory of images, and the CRIU that fills it.
 pub struct Images<'t> {
     t: &'t T,
-    /// The directory.
+    /// Its path.
     pub dir: PathBuf,
     program: PathBuf,
 }
 
 impl<'t> Images<'t> {
-    /// Images that do not exist yet.
+    /// A new directory, without images.
     pub fn new(t: &'t T) -> Images<'t> {
         Images::of(t, program().unwrap_or_default())
     }
 
-    /// The same by another CRIU.
+    /// The same with another CRIU.
     pub fn of(t: &'t T, program: PathBuf) -> Images<'t> {
         Images { t, dir: t.path(&format!("images{}", t.number())), program }
     }
@@ -126,7 +128,7 @@ impl Drop for Images<'_> {
     }
 }
 
-/// See [`Images::finish_with_null`]. What the runtime says goes to its log.
+/// See [`Images::finish_with_null`]. The runtime's messages go to its log.
 pub fn finish_with_null(t: &T, command: Command) -> Verdict<Ran> {
     let log = t.path(&format!("log{}", t.number()));
     let mut words: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
@@ -161,15 +163,35 @@ pub fn start<'t>(t: &'t T, bundle: &Bundle) -> Verdict<Container<'t>> {
     Ok(container)
 }
 
-/// A script that counts in `/count` of its container, ten times a second.
+/// Dumps a container that echoes lines at a terminal. Returns its bundle, its images and its terminal.
+pub fn dumped_at_terminal(t: &T) -> Verdict<(Bundle, Images<'_>, Terminal)> {
+    let bundle = t.bundle()?.sh("while read line; do echo \"got $line\"; done").set("/process/terminal", json!(true));
+    let socket = FdSocket::new(t.path("first"))?;
+    let container = t.create_with(&bundle, &["--console-socket", socket.arg()])?;
+    let mut terminal = socket.terminal()?;
+    container.start()?;
+    echoes(&mut terminal, "one")?;
+    let images = Images::new(t);
+    images.dump(&container, &[])?;
+    Ok((bundle, images, terminal))
+}
+
+/// Checks that the program at a terminal echoes a line.
+pub fn echoes(terminal: &mut Terminal, line: &str) -> Verdict {
+    terminal.write(&format!("{line}\n"))?;
+    terminal.read_until(&format!("got {line}\r\n"))?;
+    Ok(())
+}
+
+/// A script that writes a growing number to `/count` of its container, ten times a second.
 pub const COUNTING: &str = "i=0; while :; do i=$((i+1)); echo $i >/count.new; mv /count.new /count; sleep 0.1; done";
 
-/// How far a container has counted.
+/// The number that a container has counted up to.
 pub fn count(bundle: &Bundle) -> u32 {
     fs::read_to_string(bundle.rootfs().join("count")).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Waits until a container counts on from `from`; how far it has come.
+/// Waits until a container has counted beyond `from`. Returns the number.
 pub fn counts_on(bundle: &Bundle, from: u32) -> Verdict<u32> {
     eventually(&format!("a count above {from}"), || Some(count(bundle)).filter(|count| *count > from))
 }

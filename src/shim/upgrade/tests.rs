@@ -169,14 +169,16 @@ impl World {
         }
     }
 
+    fn changed(&self, change: &dyn Fn(&mut World)) -> World {
+        let mut world = self.clone();
+        change(&mut world);
+        world
+    }
+
     /// What the others may do at any time.
     fn of_others(&self) -> Vec<World> {
         let mut next = Vec::new();
-        let mut step = |change: &dyn Fn(&mut World)| {
-            let mut world = self.clone();
-            change(&mut world);
-            next.push(world);
-        };
+        let mut step = |change: &dyn Fn(&mut World)| next.push(self.changed(change));
         if self.child == Child::Running {
             step(&|world| world.child = Child::Zombie);
             if self.written < BYTES {
@@ -272,11 +274,7 @@ impl World {
     /// The upgrade, while the loop goes on.
     fn prepare(&self) -> Vec<World> {
         let mut next = Vec::new();
-        let mut step = |change: &dyn Fn(&mut World)| {
-            let mut world = self.clone();
-            change(&mut world);
-            next.push(world);
-        };
+        let mut step = |change: &dyn Fn(&mut World)| next.push(self.changed(change));
         match &self.stage {
             Stage::Wanted => {
                 step(&|world| {
@@ -317,11 +315,7 @@ impl World {
     /// The upgrade, while the loop stands still.
     fn hand_over(&self) -> Vec<World> {
         let mut next = Vec::new();
-        let mut step = |change: &dyn Fn(&mut World)| {
-            let mut world = self.clone();
-            change(&mut world);
-            next.push(world);
-        };
+        let mut step = |change: &dyn Fn(&mut World)| next.push(self.changed(change));
         match &self.stage {
             Stage::Imaged(image) => {
                 step(&|world| {
