@@ -1,7 +1,7 @@
 //! Rules about the source that the compiler does not check. The dependencies of the crates say which part may use
 //! which, and `forbid(unsafe_code)` that only `windlass-sys` has unsafe code.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,16 @@ const RAW_DESCRIPTORS: &[(&str, &str)] = &[
 const TABLES: &[&str] = &["seccomp/src/table/rows.rs"];
 
 const LONGEST_FILE: usize = 600;
+
+/// Types that are the same idea in sibling modules, by their crates.
+const SAME_IDEA: &[(&str, &[&str])] = &[
+    // One is compiled with the feature cgroup-v1 and one without.
+    ("src/cgroup", &["Limits"]),
+    // Each front end has its own.
+    ("src/shim", &["Arguments", "Connection", "Error", "Served", "Server"]),
+    // Each protocol of the shim has its own.
+    ("integration/src", &["Client", "Fact"]),
+];
 
 struct Source {
     /// Below the directory that was searched.
@@ -179,6 +189,40 @@ fn no_file_is_too_long() {
 }
 
 #[test]
+fn a_name_is_one_type_in_its_crate() {
+    let crates = ["args", "base", "cgroup", "client", "criu", "dbus", "plan", "shim", "store", "sys", "apply"];
+    let crates = crates.map(|name| format!("src/{name}"));
+    let root = ["src/cli", "src/doctor", "src/verb", "seccomp/src", "integration/src", "integration/engines/src"];
+    for folder in crates.into_iter().chain(root.map(str::to_owned)) {
+        let mut places = BTreeMap::<String, Vec<String>>::new();
+        for source in sources(&folder).iter().filter(|source| !source.path.starts_with("simulation/")) {
+            for name in source.code.lines().filter_map(exported_type) {
+                places.entry(name.to_owned()).or_default().push(source.path.clone());
+            }
+        }
+        let same_idea = SAME_IDEA.iter().filter(|(crate_, _)| *crate_ == folder).flat_map(|(_, names)| names.iter());
+        for name in same_idea {
+            let found = places.remove(*name).unwrap_or_default();
+            assert!(found.len() > 1, "{folder}: {name} is no longer in several modules");
+        }
+        for (name, found) in places {
+            assert!(found.len() == 1, "{folder}: {name} is a type in each of {found:?}");
+        }
+    }
+}
+
+/// The name of the type that this line declares, if other modules can see it.
+fn exported_type(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix("pub")?;
+    let rest = match rest.strip_prefix('(') {
+        Some(scope) => scope.split_once(") ")?.1,
+        None => rest.strip_prefix(' ')?,
+    };
+    let declared = ["struct ", "enum ", "trait ", "type ", "union "].iter().find_map(|word| rest.strip_prefix(word))?;
+    declared.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next()
+}
+
+#[test]
 fn nothing_is_left_for_later_and_nothing_unwrapped() {
     for folder in ["src", "seccomp/src", "integration/src"] {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
@@ -218,5 +262,7 @@ fn the_reader_of_uses_sees_groups_and_paths() {
     let code = "use crate::{abi::x, error::{A, B}, plan};\ncrate::sys::fd();\nuse crate::spec;";
     let names: Vec<String> = names_after(code, "crate::").into_iter().collect();
     assert_eq!(names, ["abi", "error", "plan", "spec", "sys"]);
+    assert_eq!(exported_type("pub(super) struct Frame<'a> {"), Some("Frame"));
+    assert_eq!(["pub enum Kind {", "pub fn kind()", "struct Own;"].map(exported_type), [Some("Kind"), None, None]);
     assert_eq!(without_comments("a // b\n\"//\" c\n"), "a \n\"//\" c\n");
 }

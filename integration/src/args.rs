@@ -64,11 +64,11 @@ pub struct Args {
     pub sweep: Option<String>,
     /// Whether to sweep a sample.
     pub short: bool,
-    /// The file of what a sweep has done.
+    /// The file with the results of a sweep.
     pub resume: Option<PathBuf>,
     /// The first random configuration.
     pub seed: u64,
-    /// How many of them.
+    /// The number of random configurations.
     pub count: u64,
     /// Parts of the names of the cases to run; empty means all.
     pub filters: Vec<String>,
@@ -163,7 +163,7 @@ impl Args {
     }
 }
 
-/// The number that an option has.
+/// The value of an option that takes a number.
 fn number<T: std::str::FromStr>(option: &str, text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("{option} needs a number"))
 }

@@ -1,4 +1,4 @@
-//! What there is on the machine before a case and after it, as far as a container or a shim could leave something.
+//! What exists on the machine before and after a case, in the places where a container or a shim could leave something.
 
 use crate::harness;
 use crate::kit::machine::{self, text};
@@ -7,21 +7,21 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// How long things that were let go may take to go: a process to be reaped, a cgroup to lose its last process, the
+/// The time limit for what goes away by itself: a process to be reaped, a cgroup to lose its last process, the
 /// keys of a process that the kernel killed for want of memory.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What others leave: mount(8), with which cases make mounts, its notes, and a containerd or a ctr that a case has
+/// What other programs leave: mount(8), which cases use, its notes, and a containerd or a ctr that a case has
 /// killed its FIFOs.
 const OF_OTHERS: [&str; 2] = ["/run/mount", "/run/containerd/fifo"];
 
-/// What is there: a sorted line for each mount, cgroup, file and process, repeated if it is there several times.
+/// A sorted line for each mount, cgroup, file and process. What exists several times has as many lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Census(Vec<String>);
+pub struct HostCensus(Vec<String>);
 
-/// Where a case keeps its files.
+/// The directories with the files of a case.
 #[derive(Clone, Copy, Debug)]
-pub struct Places<'a> {
+pub struct CaseFiles<'a> {
     /// The directory of all cases. What a case leaves there is removed, except in the two below.
     pub work: &'a Path,
     /// The directories of this case in which containers and shims keep their states.
@@ -30,11 +30,11 @@ pub struct Places<'a> {
     pub directories: bool,
 }
 
-impl Census {
+impl HostCensus {
     /// Counts now.
-    pub fn take(places: &Places<'_>) -> Census {
+    pub fn take(places: &CaseFiles<'_>) -> HostCensus {
         let mut lines = Vec::new();
-        // The whole line: its options and its peer group must be as they were too.
+        // The whole line, because its options and its peer group must not change either.
         lines.extend(machine::mounts().lines().map(|line| format!("mount {line}")));
         lines.extend(machine::exit_pins().into_iter().map(|name| format!("exit pin {name}")));
         lines.extend(cgroups().into_iter().map(|path| format!("cgroup {path}")));
@@ -53,15 +53,15 @@ impl Census {
             lines.extend(files(root, Path::new(""), places.directories));
         }
         lines.sort();
-        Census(lines)
+        HostCensus(lines)
     }
 
-    /// What is there now, and not in this census, and the other way round. What is on its way out gets a moment.
-    pub fn difference(&self, places: &Places<'_>) -> Vec<String> {
+    /// What exists only now, or only in this census. What is about to go gets a moment.
+    pub fn difference(&self, places: &CaseFiles<'_>) -> Vec<String> {
         let mut waited = Duration::ZERO;
         let mut nap = Duration::from_millis(2);
         loop {
-            let now = Census::take(places);
+            let now = HostCensus::take(places);
             let mut differences = beyond(&now.0, &self.0);
             differences.extend(beyond(&self.0, &now.0).into_iter().map(|line| format!("no more: {line}")));
             if differences.is_empty() || waited > PATIENCE {
@@ -74,7 +74,7 @@ impl Census {
     }
 }
 
-/// The lines of one sorted list that the other has not, or not as often.
+/// The lines that one sorted list has more often than the other.
 fn beyond(here: &[String], there: &[String]) -> Vec<String> {
     let mut rest = there.iter().peekable();
     let mut found = Vec::new();
@@ -132,7 +132,7 @@ fn descriptors() -> Vec<String> {
     for process in ["1", "self"] {
         let entries = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
         let targets = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
-        // The one that lists them.
+        // The descriptor of the directory that is being read.
         let targets = targets.filter(|target| !target.ends_with("fd"));
         lines.extend(targets.map(|target| format!("descriptor of process {process}: {}", target.display())));
     }
@@ -164,7 +164,7 @@ fn keys() -> Vec<String> {
     lines
 }
 
-/// What is below a directory, except below another.
+/// The paths below a directory, except those below another.
 fn files(top: &Path, except: &Path, directories: bool) -> Vec<String> {
     let (mut found, mut todo) = (Vec::new(), vec![top.to_owned()]);
     while let Some(dir) = todo.pop() {
@@ -189,7 +189,7 @@ fn files(top: &Path, except: &Path, directories: bool) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Census, Places, beyond};
+    use super::{CaseFiles, HostCensus, beyond};
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixListener};
     use std::path::{Path, PathBuf};
@@ -205,19 +205,19 @@ mod tests {
         assert!(beyond(&lines(&["b"]), &lines(&["a", "b", "b"])).is_empty());
     }
 
-    /// Makes a thing of each kind that needs no root; the census must have it, and no longer have it afterwards.
+    /// Makes one of each kind that needs no root. The census must show it, and no longer show it afterwards.
     #[test]
     fn what_a_case_leaves_is_seen() {
         let dir = std::env::temp_dir().join(format!("windlass-census-{}", process::id()));
         fs::create_dir_all(&dir).expect("a directory");
         let states = [dir.clone()];
-        let places = Places { work: Path::new("/run"), states: &states, directories: true };
-        let seen = |before: &Census, what: &str| {
-            let now = Census::take(&places);
+        let places = CaseFiles { work: Path::new("/run"), states: &states, directories: true };
+        let seen = |before: &HostCensus, what: &str| {
+            let now = HostCensus::take(&places);
             let more = beyond(&now.0, &before.0);
             assert!(more.iter().any(|line| line.contains(what)), "{what} is not in {more:?}");
         };
-        let before = Census::take(&places);
+        let before = HostCensus::take(&places);
         fs::create_dir(dir.join("id")).expect("a directory");
         seen(&before, "/id");
         let child = process::Command::new("sleep").arg("1000.25").spawn();
@@ -236,7 +236,7 @@ mod tests {
         seen(&before, "@census");
         drop(socket);
         fs::remove_dir_all(&dir).expect("gone");
-        let after = Census::take(&places);
+        let after = HostCensus::take(&places);
         let ours =
             |line: &String| line.contains("census") || line.contains("1000.25") || line.contains("/proc/version");
         assert!(!beyond(&after.0, &before.0).iter().any(ours));

@@ -1,4 +1,4 @@
-//! How a case ended, and the line by which that leaves a harness.
+//! How a case ended, and the line that passes this out of a harness.
 
 use serde_json::{Value, json};
 
@@ -7,10 +7,10 @@ const MARK: &str = "@event ";
 
 /// How a case ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// As it must.
+pub enum CaseOutcome {
+    /// As expected.
     Pass,
-    /// Otherwise.
+    /// Not as expected.
     Fail,
     /// It could not be judged.
     Skip,
@@ -18,17 +18,21 @@ pub enum Outcome {
     Defer,
 }
 
-const OUTCOMES: [(Outcome, &str); 4] =
-    [(Outcome::Pass, "pass"), (Outcome::Fail, "FAIL"), (Outcome::Skip, "skip"), (Outcome::Defer, "defer")];
+const OUTCOMES: [(CaseOutcome, &str); 4] = [
+    (CaseOutcome::Pass, "pass"),
+    (CaseOutcome::Fail, "FAIL"),
+    (CaseOutcome::Skip, "skip"),
+    (CaseOutcome::Defer, "defer"),
+];
 
-impl Outcome {
+impl CaseOutcome {
     /// The word for it in reports.
     pub fn name(self) -> &'static str {
         OUTCOMES.iter().find(|(outcome, _)| *outcome == self).map_or("", |(_, name)| name)
     }
 
     /// The outcome of this name.
-    pub fn named(name: &str) -> Option<Outcome> {
+    pub fn named(name: &str) -> Option<CaseOutcome> {
         OUTCOMES.iter().find(|(_, known)| *known == name).map(|(outcome, _)| *outcome)
     }
 }
@@ -36,14 +40,14 @@ impl Outcome {
 /// One case on one runtime.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// The case.
+    /// The name of the case.
     pub case: String,
     /// `runc`, `crun`, `windlass`, …
     pub runtime: String,
     /// Whether this is the peer of a comparison.
     pub peer: bool,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: CaseOutcome,
     /// Milliseconds it took.
     pub ms: u64,
     /// Why it failed or was skipped.
@@ -51,7 +55,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// The line by which an event leaves a harness.
+    /// The line that passes the event out of a harness.
     pub fn to_line(&self) -> String {
         let value = json!([self.case, self.runtime, self.peer, self.outcome.name(), self.ms, self.text]);
         format!("{MARK}{value}")
@@ -65,7 +69,7 @@ impl Event {
             case: text(0)?,
             runtime: text(1)?,
             peer: value[2].as_bool()?,
-            outcome: Outcome::named(value[3].as_str()?)?,
+            outcome: CaseOutcome::named(value[3].as_str()?)?,
             ms: value[4].as_u64()?,
             text: text(5)?,
         })
@@ -74,7 +78,7 @@ impl Event {
 
 #[cfg(test)]
 mod tests {
-    use super::{Event, Outcome};
+    use super::{CaseOutcome, Event};
 
     #[test]
     fn an_event_survives_its_line() {
@@ -82,7 +86,7 @@ mod tests {
             case: "a::b".to_owned(),
             runtime: "runc".to_owned(),
             peer: true,
-            outcome: Outcome::Fail,
+            outcome: CaseOutcome::Fail,
             ms: 12,
             text: "two\nlines \"quoted\"".to_owned(),
         };

@@ -20,7 +20,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use nix::unistd::{Pid, close, getppid, pause};
 use std::process::ExitCode;
 
-/// Where CRIU is asked.
+/// The descriptor of the connection, as CRIU has it.
 const SOCKET: i32 = 3;
 
 const NOTIFY: u64 = 6;
@@ -125,7 +125,7 @@ fn receive() -> Option<Vec<u8>> {
     Some(buffer)
 }
 
-/// The beginning of each of CRIU's messages: what it is about, and whether that was done.
+/// The first fields of each of CRIU's messages: the type of the request, and whether it was done.
 fn answer(kind: u64, success: bool) -> Vec<u8> {
     [number_field(1, kind), number_field(2, u64::from(success))].concat()
 }

@@ -1,4 +1,4 @@
-//! In place of the sweeps on processors whose registers their tracer does not know: the same names, and an answer.
+//! Replaces the sweeps on processors whose registers the tracer does not know, with the same names.
 
 use crate::args::Args;
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 /// There are none here.
 pub const MODES: &[&str] = &[];
 
-/// What the user is told.
+/// The message for the user.
 pub fn main(_args: &Args) -> ExitCode {
     eprintln!("sweeps run on x86_64 alone: their tracer does not know the registers of this processor");
     ExitCode::FAILURE

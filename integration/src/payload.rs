@@ -84,7 +84,7 @@ fn describe_fds() -> String {
     fds.iter().map(|(fd, target)| format!("{fd} {target}")).collect::<Vec<_>>().join("\n")
 }
 
-/// `WHAT ROOT`: looks at something below a root and then uses it by its name, as a runtime must not.
+/// `WHAT ROOT`: examines an entry below a root and then uses it by its path, as a runtime must not do.
 fn by_name(words: &[String]) -> std::io::Result<String> {
     let [what, root] = words else {
         return Ok("WHAT ROOT".to_owned());

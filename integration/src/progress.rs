@@ -1,7 +1,7 @@
-//! Where a run stands, for a person: a line a chapter with its counts and its time, a bar on a terminal, and at the end
+//! The progress of a run: a line for each chapter with its counts and time, a bar on a terminal, and at the end
 //! what was skipped and why.
 
-use crate::event::{Event, Outcome};
+use crate::event::{CaseOutcome, Event};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
@@ -21,11 +21,11 @@ struct Chapter {
 
 impl Chapter {
     fn line(&self) -> String {
-        const WORDS: [(Outcome, &str); 4] = [
-            (Outcome::Pass, "passed"),
-            (Outcome::Fail, "failed"),
-            (Outcome::Skip, "skipped"),
-            (Outcome::Defer, "left to User-Mode Linux"),
+        const WORDS: [(CaseOutcome, &str); 4] = [
+            (CaseOutcome::Pass, "passed"),
+            (CaseOutcome::Fail, "failed"),
+            (CaseOutcome::Skip, "skipped"),
+            (CaseOutcome::Defer, "left to User-Mode Linux"),
         ];
         let counts: Vec<String> = WORDS
             .iter()
@@ -33,14 +33,14 @@ impl Chapter {
             .filter(|(_, count)| *count > 0)
             .map(|((_, word), count)| format!("{count} {word}"))
             .collect();
-        let word = if self.counts[Outcome::Fail as usize] > 0 { "FAIL" } else { "ok" };
+        let word = if self.counts[CaseOutcome::Fail as usize] > 0 { "FAIL" } else { "ok" };
         let seconds = self.ms / 1000;
         let tenths = self.ms % 1000 / 100;
         format!("{word:4}  {:4}  {seconds:4}.{tenths} s  {:<20}  {}", self.harness, self.name, counts.join(", "))
     }
 }
 
-/// A run in its course.
+/// A run in progress.
 pub struct Progress {
     /// Whether chapters are shown in place of cases.
     brief: bool,
@@ -51,7 +51,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of a run of so many cases; `brief` for a line a chapter, not one a case.
+    /// For a run of this many cases. With `brief` there is a line for each chapter and not for each case.
     pub fn new(total: usize, brief: bool) -> Progress {
         let terminal = brief && std::io::stdout().is_terminal();
         Progress { brief, terminal, total, done: 0, chapter: None }
@@ -60,7 +60,7 @@ impl Progress {
     /// Shows a case that has ended.
     pub fn take(&mut self, harness: &str, event: &Event) {
         if !self.brief {
-            if event.outcome != Outcome::Defer {
+            if event.outcome != CaseOutcome::Defer {
                 print_event(harness, event);
             }
             return;
@@ -69,7 +69,7 @@ impl Progress {
         if self.chapter.as_ref().is_some_and(|chapter| chapter.name != name || chapter.harness != harness) {
             self.finish();
         }
-        if event.outcome == Outcome::Fail {
+        if event.outcome == CaseOutcome::Fail {
             self.wipe();
             print_event(harness, event);
         }
@@ -80,13 +80,13 @@ impl Progress {
         });
         chapter.counts[event.outcome as usize] += 1;
         chapter.ms += event.ms;
-        if event.outcome != Outcome::Defer && !event.peer {
+        if event.outcome != CaseOutcome::Defer && !event.peer {
             self.done += 1;
         }
         self.draw();
     }
 
-    /// Ends the chapter at hand.
+    /// Ends the current chapter.
     pub fn finish(&mut self) {
         self.wipe();
         if let Some(chapter) = self.chapter.take() {
@@ -94,7 +94,7 @@ impl Progress {
         }
     }
 
-    /// Names what was skipped, by reason; nothing where each case has a line of its own.
+    /// Lists the skipped cases by reason. If each case has a line, it lists nothing.
     pub fn skipped<'a>(&mut self, events: impl Iterator<Item = &'a Event>) {
         if self.brief {
             print!("{}", reasons(events));
@@ -120,7 +120,7 @@ impl Progress {
 /// The skipped cases: each reason, and below it the names.
 fn reasons<'a>(events: impl Iterator<Item = &'a Event>) -> String {
     let mut by_reason = BTreeMap::<&str, Vec<&str>>::new();
-    for event in events.filter(|event| event.outcome == Outcome::Skip) {
+    for event in events.filter(|event| event.outcome == CaseOutcome::Skip) {
         by_reason.entry(event.text.lines().next().unwrap_or_default()).or_default().push(&event.case);
     }
     let mut text = String::new();
@@ -143,9 +143,9 @@ fn print_event(harness: &str, event: &Event) {
 #[cfg(test)]
 mod tests {
     use super::{Chapter, Progress, reasons};
-    use crate::event::{Event, Outcome};
+    use crate::event::{CaseOutcome, Event};
 
-    fn event(case: &str, outcome: Outcome, text: &str) -> Event {
+    fn event(case: &str, outcome: CaseOutcome, text: &str) -> Event {
         Event { case: case.into(), runtime: "windlass".into(), peer: false, outcome, ms: 150, text: text.into() }
     }
 
@@ -162,11 +162,11 @@ mod tests {
     #[test]
     fn a_case_is_counted_where_it_was_judged() {
         let mut progress = Progress::new(3, true);
-        progress.take("host", &event("a::x", Outcome::Pass, ""));
-        progress.take("host", &event("a::y", Outcome::Defer, "no memory"));
+        progress.take("host", &event("a::x", CaseOutcome::Pass, ""));
+        progress.take("host", &event("a::y", CaseOutcome::Defer, "no memory"));
         assert_eq!(progress.done, 1);
         assert_eq!(progress.chapter.as_ref().map(|chapter| (chapter.counts, chapter.ms)), Some(([1, 0, 0, 1], 300)));
-        progress.take("uml", &event("a::y", Outcome::Pass, ""));
+        progress.take("uml", &event("a::y", CaseOutcome::Pass, ""));
         assert_eq!(progress.chapter.as_ref().map(|chapter| chapter.counts), Some([1, 0, 0, 0]));
         assert_eq!(progress.done, 2);
     }
@@ -174,9 +174,9 @@ mod tests {
     #[test]
     fn what_was_skipped_is_listed_by_its_reason() {
         let events = [
-            event("a::x", Outcome::Skip, "no CRIU\nmore"),
-            event("a::y", Outcome::Pass, "no CRIU"),
-            event("b::z", Outcome::Skip, "no CRIU"),
+            event("a::x", CaseOutcome::Skip, "no CRIU\nmore"),
+            event("a::y", CaseOutcome::Pass, "no CRIU"),
+            event("b::z", CaseOutcome::Skip, "no CRIU"),
         ];
         assert_eq!(reasons(events.iter()), "skipped: no CRIU\n    a::x\n    b::z\n");
     }

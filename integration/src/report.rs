@@ -1,7 +1,7 @@
 //! What the user sees: a line a case, the differences, the sum.
 
 use crate::args::Args;
-use crate::event::{Event, Outcome};
+use crate::event::{CaseOutcome, Event};
 use crate::progress::Progress;
 use crate::{cases, expected, harness};
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ impl Results {
 
     fn take(&mut self, harness: &str, event: Event) {
         self.progress.take(harness, &event);
-        if event.outcome == Outcome::Defer {
+        if event.outcome == CaseOutcome::Defer {
             if !event.peer {
                 self.deferred.push((event.case, event.text));
             }
@@ -32,13 +32,13 @@ impl Results {
         table.insert(event.case.clone(), event);
     }
 
-    fn count(&self, outcome: Outcome) -> usize {
+    fn count(&self, outcome: CaseOutcome) -> usize {
         self.ours.values().filter(|event| event.outcome == outcome).count()
     }
 
     /// Cases that no harness could serve.
     fn skip(&mut self, harness: &str, case: String, text: String) {
-        let event = Event { case, runtime: "-".to_owned(), peer: false, outcome: Outcome::Skip, ms: 0, text };
+        let event = Event { case, runtime: "-".to_owned(), peer: false, outcome: CaseOutcome::Skip, ms: 0, text };
         self.take(harness, event);
     }
 }
@@ -74,7 +74,7 @@ pub fn main(argv: &[String]) -> ExitCode {
         print_differences(&results);
     }
     let (passed, failed, skipped) =
-        (results.count(Outcome::Pass), results.count(Outcome::Fail), results.count(Outcome::Skip));
+        (results.count(CaseOutcome::Pass), results.count(CaseOutcome::Fail), results.count(CaseOutcome::Skip));
     let skips = if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
     println!("{passed} passed, {failed} failed{skips}");
     if let Some(without) = &args.without {
@@ -124,7 +124,7 @@ fn lost(results: &mut Results, harness: &str, asked: &[(String, String)], deferr
             case: case.clone(),
             runtime: "-".to_owned(),
             peer: false,
-            outcome: Outcome::Fail,
+            outcome: CaseOutcome::Fail,
             ms: 0,
             text: "not run: the harness ended early, see above".to_owned(),
         };
@@ -139,13 +139,13 @@ fn print_differences(results: &Results) {
             continue;
         };
         let reason = expected::reason(&peer.runtime, case);
-        if ours.outcome != peer.outcome || (reason.is_some() && peer.outcome == Outcome::Pass) {
+        if ours.outcome != peer.outcome || (reason.is_some() && peer.outcome == CaseOutcome::Pass) {
             let first = |event: &Event| event.text.lines().next().unwrap_or_default().to_owned();
             let why = match (reason, peer.outcome) {
-                (Some(reason), Outcome::Pass) => format!("expected to differ, and does no longer: {reason}"),
+                (Some(reason), CaseOutcome::Pass) => format!("expected to differ, and does no longer: {reason}"),
                 (Some(reason), _) => reason.to_owned(),
-                (None, Outcome::Pass) => format!("ours: {}", first(ours)),
-                (None, Outcome::Skip) => first(peer),
+                (None, CaseOutcome::Pass) => format!("ours: {}", first(ours)),
+                (None, CaseOutcome::Skip) => first(peer),
                 (None, _) => format!("not explained: {}", first(peer)),
             };
             lines.push(format!(

@@ -3,11 +3,11 @@
 
 use crate::args::Args;
 use crate::cases;
-use crate::census::{Census, Places, cgroups};
-use crate::event::{Event, Outcome};
+use crate::census::{CaseFiles, HostCensus, cgroups};
+use crate::event::{CaseOutcome, Event};
 use crate::harness::host::remove_tree;
 use crate::kit::machine;
-use crate::kit::runtime::{self, Kind};
+use crate::kit::runtime::{self, RuntimeKind};
 use crate::kit::{Case, Need, Stop, T, Verdict, rootfs};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -35,9 +35,10 @@ pub fn main(words: &[String]) -> ExitCode {
     }
     let dir = PathBuf::from(WORK).join("case");
     let states = ["state", "shims"].map(|name| dir.join(name));
-    let ours = (args.runtime.clone(), Kind::of(&args.runtime), false);
-    let peer = args.compare.clone().map(|path| (path.clone(), Kind::of(&path), true));
-    let places = |kind| Places { work: Path::new(WORK), states: &states, directories: kind == Kind::Windlass };
+    let ours = (args.runtime.clone(), RuntimeKind::of(&args.runtime), false);
+    let peer = args.compare.clone().map(|path| (path.clone(), RuntimeKind::of(&path), true));
+    let places =
+        |kind| CaseFiles { work: Path::new(WORK), states: &states, directories: kind == RuntimeKind::Windlass };
     for case in cases::all().filter(|case| args.wants(case.name)) {
         for (path, kind, is_peer) in std::iter::once(&ours).chain(&peer) {
             let event = match unmet(case, *kind) {
@@ -65,39 +66,39 @@ fn complain(text: &str) -> ExitCode {
 }
 
 /// Why a case cannot run here, if so.
-fn unmet(case: &Case, kind: Kind) -> Option<(Outcome, String)> {
-    if case.needs.contains(&Need::Windlass) && kind != Kind::Windlass {
-        return Some((Outcome::Skip, "only windlass has this".to_owned()));
+fn unmet(case: &Case, kind: RuntimeKind) -> Option<(CaseOutcome, String)> {
+    if case.needs.contains(&Need::Windlass) && kind != RuntimeKind::Windlass {
+        return Some((CaseOutcome::Skip, "only windlass has this".to_owned()));
     }
-    case.needs.iter().find_map(|need| need.missing()).map(|reason| (Outcome::Defer, reason))
+    case.needs.iter().find_map(|need| need.missing()).map(|reason| (CaseOutcome::Defer, reason))
 }
 
 /// Runs one case in a process of its own, then cleans the machine.
-fn run_case(case: &Case, programs: (&Path, &Path), long: bool, places: &Places<'_>) -> (Outcome, u64, String) {
+fn run_case(case: &Case, programs: (&Path, &Path), long: bool, places: &CaseFiles<'_>) -> (CaseOutcome, u64, String) {
     let dir = PathBuf::from(WORK).join("case");
     let output = PathBuf::from(WORK).join("verdict");
-    let before = Census::take(places);
+    let before = HostCensus::take(places);
     let start = Instant::now();
     let (mut outcome, mut text) = match spawn_case(case, programs, long, &dir, &output) {
         Ok(code) => judge(code, &fs::read_to_string(&output).unwrap_or_default()),
-        Err(error) => (Outcome::Fail, error),
+        Err(error) => (CaseOutcome::Fail, error),
     };
     let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     let left = before.difference(places);
-    if outcome == Outcome::Pass && !left.is_empty() {
-        outcome = Outcome::Fail;
+    if outcome == CaseOutcome::Pass && !left.is_empty() {
+        outcome = CaseOutcome::Fail;
         text = format!("not as before the case: {}", left.join(", "));
     }
     clean(&dir);
     (outcome, ms, text)
 }
 
-fn judge(code: i32, said: &str) -> (Outcome, String) {
+fn judge(code: i32, said: &str) -> (CaseOutcome, String) {
     match code {
-        0 => (Outcome::Pass, said.trim_end().to_owned()),
-        1 => (Outcome::Fail, said.trim_end().to_owned()),
-        code if code == i32::from(SKIPPED) => (Outcome::Skip, said.trim_end().to_owned()),
-        other => (Outcome::Fail, format!("the case's own process ended with {other}: {said}")),
+        0 => (CaseOutcome::Pass, said.trim_end().to_owned()),
+        1 => (CaseOutcome::Fail, said.trim_end().to_owned()),
+        code if code == i32::from(SKIPPED) => (CaseOutcome::Skip, said.trim_end().to_owned()),
+        other => (CaseOutcome::Fail, format!("the case's own process ended with {other}: {said}")),
     }
 }
 
@@ -115,7 +116,7 @@ fn spawn_case(
     command.stdin(Stdio::null()).stdout(file).stderr(errors);
     let mut child = command.spawn().map_err(|e| e.to_string())?;
     let limit = match (case.needs.contains(&Need::Slow), long) {
-        // However busy the machine is, a case that takes this long hangs.
+        // Even on a busy machine, a case that takes this long hangs.
         (true, true) => Duration::from_secs(3600),
         (true, false) => Duration::from_secs(1200),
         _ => Duration::from_secs(600),

@@ -272,18 +272,18 @@ pub fn make_user_namespace() -> std::io::Result<()> {
     unsafe { command.pre_exec(unshare) }.status().map(drop)
 }
 
-/// What a traced process in a stop of a system call is about to do, or has done.
+/// The system call at which a traced process is stopped.
 #[derive(Clone, Copy, Debug)]
 pub enum CallStop {
     /// It is about to make this call.
     Entry(i64, [u64; 6]),
     /// The call has returned this.
     Exit(i64),
-    /// It is in no such stop.
+    /// It is not stopped at a system call.
     Other,
 }
 
-/// Asks for the stop that a traced process is in, `PTRACE_GET_SYSCALL_INFO`.
+/// The stop of a traced process (`PTRACE_GET_SYSCALL_INFO`).
 pub fn call_stop(pid: nix::unistd::Pid) -> nix::Result<CallStop> {
     let info = nix::sys::ptrace::syscall_info(pid)?;
     Ok(match info.op {
@@ -303,7 +303,7 @@ pub fn call_stop(pid: nix::unistd::Pid) -> nix::Result<CallStop> {
 
 extern "C" fn nothing(_: libc::c_int) {}
 
-/// Makes SIGUSR1 interrupt what a thread waits in, and do nothing else.
+/// Makes SIGUSR1 interrupt blocking calls, and do nothing else.
 pub fn make_usr1_interrupt() -> nix::Result<()> {
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
     let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
@@ -311,10 +311,10 @@ pub fn make_usr1_interrupt() -> nix::Result<()> {
     unsafe { sigaction(Signal::SIGUSR1, &action) }.map(drop)
 }
 
-/// What SIGPIPE did when this program was executed. The standard library has it ignored before `main`.
+/// The disposition of SIGPIPE when this program was executed. The standard library ignores it before `main`.
 static SIGPIPE_AT_START: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(b'?');
 
-/// The C library calls this before the standard library gets to start.
+/// The C library calls this before the standard library starts.
 #[used]
 // SAFETY: the section holds pointers to functions that take no argument that they must look at.
 #[unsafe(link_section = ".init_array")]
@@ -330,7 +330,7 @@ extern "C" fn note_sigpipe() {
     SIGPIPE_AT_START.store(if ignored { b'i' } else { b'd' }, std::sync::atomic::Ordering::Relaxed);
 }
 
-/// `default` or `ignored`: what SIGPIPE did when this program was executed.
+/// The disposition of SIGPIPE when this program was executed: `default` or `ignored`.
 pub fn sigpipe_at_start() -> &'static str {
     match SIGPIPE_AT_START.load(std::sync::atomic::Ordering::Relaxed) {
         b'd' => "default",
@@ -351,7 +351,7 @@ pub fn session_keyring() -> nix::Result<String> {
     Ok(String::from_utf8_lossy(&text[..length]).trim_end_matches('\0').to_owned())
 }
 
-/// What a system call did in a child that does nothing else: `ok`, the errno, or the signal that ended the child.
+/// The result of a system call in a child of its own: `ok`, the errno, or the signal that ended the child.
 pub fn syscall_in_child(number: i64, args: [i64; 6]) -> String {
     // SAFETY: the child makes one system call and ends.
     match unsafe { nix::unistd::fork() } {

@@ -82,7 +82,7 @@ impl Value {
     /// Reads the text form. `None` if the text is not in that form, is of another type than those above, or is
     /// longer or more deeply nested than D-Bus allows.
     pub fn parse(text: &str) -> Option<Value> {
-        let mut reader = Reader { rest: text.trim(), depth: 0 };
+        let mut reader = Parser { rest: text.trim(), depth: 0 };
         let value = reader.value(None)?;
         // A tuple may have a type longer than a signature can be.
         (reader.rest.trim().is_empty() && complete(&value.signature()).is_some()).then_some(value)
@@ -157,12 +157,12 @@ const NAMED: &[(&str, char)] = &[
 /// Deeper than any property nests.
 const DEEPEST: usize = 8;
 
-struct Reader<'a> {
+struct Parser<'a> {
     rest: &'a str,
     depth: usize,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> Parser<'a> {
     /// One value; `wanted` is the type that stands before it, or that the array around it has.
     fn value(&mut self, wanted: Option<&str>) -> Option<Value> {
         self.rest = self.rest.trim_start();
@@ -199,7 +199,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn nested(&mut self, read: impl FnOnce(&mut Reader<'a>) -> Option<Value>) -> Option<Value> {
+    fn nested(&mut self, read: impl FnOnce(&mut Parser<'a>) -> Option<Value>) -> Option<Value> {
         self.depth += 1;
         let value = if self.depth > DEEPEST { None } else { read(self) };
         self.depth -= 1;

@@ -59,7 +59,7 @@ impl Checkpoint {
 
 /// What `restore` has besides the options of `run`.
 #[derive(Clone, Debug, Default)]
-pub struct Images {
+pub struct RestoreOptions {
     /// The directory of the images.
     pub directory: PathBuf,
     /// The directory of the log, if it is another one.
@@ -72,8 +72,8 @@ pub struct Images {
     pub hold: bool,
 }
 
-impl Images {
-    pub(super) fn read(matches: &Matches) -> Result<Images> {
+impl RestoreOptions {
+    pub(super) fn read(matches: &Matches) -> Result<RestoreOptions> {
         let flags = Flags {
             tcp_close: matches.switch("tcp-close"),
             lsm_profile: lsm_profile(matches.text("lsm-profile")?.unwrap_or_default())?,
@@ -82,7 +82,7 @@ impl Images {
         };
         let trusted = matches.switch("trust-images");
         let hold = matches.switch("hold");
-        Ok(Images { directory: images(matches), work: work(matches), flags, trusted, hold })
+        Ok(RestoreOptions { directory: images(matches), work: work(matches), flags, trusted, hold })
     }
 }
 

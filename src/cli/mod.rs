@@ -18,7 +18,7 @@ pub mod values;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-pub use checkpoint::{Checkpoint, Images};
+pub use checkpoint::{Checkpoint, RestoreOptions};
 pub use options::{CgroupManager, Command, Create, EXIT_EXEC, Exec, Explain, Format, Global, LogFormat, Restore, Run};
 pub use source::Source;
 pub use update::Update;

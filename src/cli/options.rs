@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use super::checkpoint::{Checkpoint, Images};
+use super::checkpoint::{Checkpoint, RestoreOptions};
 use super::update::Update;
 use super::values::{self as of_exec, SubCgroup};
 use windlass_args::{Environment, Matches, values};
@@ -186,7 +186,7 @@ pub struct Restore {
     /// The options that it shares with `run`.
     pub run: Run,
     /// Where its processes come from.
-    pub images: Images,
+    pub images: RestoreOptions,
 }
 
 /// Options of `exec`.
@@ -307,7 +307,9 @@ fn options_of(verb: &str, matches: &Matches) -> Result<Command> {
             run.create.preserve_fds = preserve_fds(matches)?;
             Command::Run(run)
         }
-        "restore" => Command::Restore(Box::new(Restore { run: run(id()?, matches)?, images: Images::read(matches)? })),
+        "restore" => {
+            Command::Restore(Box::new(Restore { run: run(id()?, matches)?, images: RestoreOptions::read(matches)? }))
+        }
         "exec" => Command::Exec(Box::new(exec(id()?, matches)?)),
         "kill" => Command::Kill { id: id()?, signal: signal(matches.operands.get(1))?, all: matches.switch("all") },
         "delete" => Command::Delete { id: id()?, force: matches.switch("force") },

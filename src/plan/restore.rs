@@ -28,7 +28,7 @@ pub struct Claims {
     /// Every thread.
     pub threads: Vec<Thread>,
     /// The mounts of all mount namespaces, those of init first.
-    pub mounts: Vec<Mount>,
+    pub mounts: Vec<ClaimedMount>,
     /// The id maps, in the user namespace of init.
     pub maps: Option<[Vec<IdMapping>; 2]>,
 }
@@ -54,7 +54,7 @@ pub struct Thread {
 
 /// What is claimed of a mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mount {
+pub struct ClaimedMount {
     /// Its mount point in the container.
     pub point: String,
     /// The type of its filesystem.
@@ -205,7 +205,7 @@ fn bytes(instructions: &[windlass_seccomp::sock_filter]) -> Vec<u8> {
 }
 
 fn check_mounts(plan: &Plan, claims: &Claims, there: &dyn Fn(&str) -> bool, faults: &mut Vec<Diagnostic>) {
-    let is_root = |mount: &&Mount| !mount.nested && mount.point == "/";
+    let is_root = |mount: &&ClaimedMount| !mount.nested && mount.point == "/";
     if claims.mounts.iter().filter(is_root).count() > 1 {
         fault(faults, "/root/path", "the images have more than one root filesystem".into());
     }
@@ -238,8 +238,8 @@ fn check_mounts(plan: &Plan, claims: &Claims, there: &dyn Fn(&str) -> bool, faul
 }
 
 /// What is wrong with a mount that is not the root.
-fn contradiction(plan: &Plan, claims: &Claims, mount: &Mount) -> Option<String> {
-    let Mount { point, kind, .. } = mount;
+fn contradiction(plan: &Plan, claims: &Claims, mount: &ClaimedMount) -> Option<String> {
+    let ClaimedMount { point, kind, .. } = mount;
     // CRIU would follow them out of the container.
     if let Some(odd) = [point, &mount.root].into_iter().find(|path| !is_canonical(path)) {
         return Some(format!("the images have a mount with the path {odd:?}"));
@@ -260,8 +260,9 @@ fn contradiction(plan: &Plan, claims: &Claims, mount: &Mount) -> Option<String> 
         return (name != point && !masks).then(|| format!("the images mount {name:?} on {point}"));
     }
     // A part of the root filesystem, or of a filesystem that is there as a whole.
-    let is_part =
-        |whole: &Mount| whole.device == mount.device && whole.external.is_none() && is_below(&mount.root, &whole.root);
+    let is_part = |whole: &ClaimedMount| {
+        whole.device == mount.device && whole.external.is_none() && is_below(&mount.root, &whole.root)
+    };
     if claims.mounts.iter().find(|mount| mount.point == "/").is_some_and(is_part) {
         let lacks = !may_mount(plan) && required(plan, "/").bits() & !mount.flags != 0;
         return lacks
@@ -348,7 +349,7 @@ pub fn provenance(plan: &Plan, claims: &Claims) -> Vec<Provenance> {
     out
 }
 
-fn source_of(plan: &Plan, mount: &Mount) -> (String, String) {
+fn source_of(plan: &Plan, mount: &ClaimedMount) -> (String, String) {
     let origin = pointer_of(plan, &mount.point).unwrap_or_default();
     if mount.point == "/" {
         return (format!("the root filesystem {}", plan.root), "/root/path".into());

@@ -148,26 +148,26 @@ impl Supervisor {
             streams.end_sinks(&self.poll, &mut self.scratch);
         }
         let mut written = self.write_record(serial);
-        if matches!(written, Written::Failed) && self.spare.release() {
+        if matches!(written, RecordWrite::Failed) && self.spare.release() {
             written = self.write_record(serial);
         }
         let written = match written {
-            Written::InChild => return,
-            Written::Done => true,
-            Written::Failed => false,
+            RecordWrite::InChild => return,
+            RecordWrite::Done => true,
+            RecordWrite::Failed => false,
         };
         self.recorded(serial, written);
     }
 
-    fn write_record(&mut self, serial: u32) -> Written {
-        let Some(known) = self.processes.get_mut(serial) else { return Written::Done };
+    fn write_record(&mut self, serial: u32) -> RecordWrite {
+        let Some(known) = self.processes.get_mut(serial) else { return RecordWrite::Done };
         let Supervised { process, new, streams, .. } = &*known;
-        let Some(status) = process.status() else { return Written::Done };
+        let Some(status) = process.status() else { return RecordWrite::Done };
         let container = self.containers.get(&process.id.container).map(|known| &known.container);
         let logs = streams.as_ref().map(Streams::logs_to_sync).unwrap_or_default();
         let oom_files = container.map(|container| &container.oom_files[..]).unwrap_or_default();
         if new.exit_files.is_empty() && logs.is_empty() && (oom_files.is_empty() || !status.oom_killed) {
-            return Written::Done;
+            return RecordWrite::Done;
         }
         let bytes = streams.as_ref().map_or((0, 0), |streams| (streams.dropped(), streams.unsent()));
         let record = Record::of(&process.id, process.pid(), &status, bytes);
@@ -184,17 +184,17 @@ impl Supervisor {
             Ok(child) => match self.poll.watch(&child.pidfd, key(Kind::Record, serial, 0), Interest::Read) {
                 Ok(()) => {
                     known.recorder = Some(child);
-                    Written::InChild
+                    RecordWrite::InChild
                 }
                 Err(_) => {
                     let _ = child.wait();
-                    Written::Failed
+                    RecordWrite::Failed
                 }
             },
             // No process can be made at the moment. The loop stands still while it writes by itself.
             Err(_) => match exit::write(&writing) {
-                Ok(()) => Written::Done,
-                Err(_) => Written::Failed,
+                Ok(()) => RecordWrite::Done,
+                Err(_) => RecordWrite::Failed,
             },
         }
     }
@@ -265,8 +265,8 @@ impl Supervisor {
     }
 }
 
-/// Operation came of writing an exit record.
-enum Written {
+/// How far the writing of an exit record has come.
+enum RecordWrite {
     /// A child writes it.
     InChild,
     /// It is on disk, or there is nothing to write.

@@ -119,13 +119,13 @@ impl Runtime {
 /// The `msg` of the last line of level `error` (or worse) in a log of JSON lines.
 fn last_error(text: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
-    struct Line {
+    struct LogRecord {
         level: String,
         msg: String,
     }
     text.split(|&byte| byte == b'\n')
         .rev()
-        .filter_map(|line| serde_json::from_slice::<Line>(line).ok())
+        .filter_map(|line| serde_json::from_slice::<LogRecord>(line).ok())
         .find(|line| matches!(line.level.as_str(), "error" | "fatal" | "panic"))
         .map(|line| line.msg)
 }

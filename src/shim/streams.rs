@@ -60,13 +60,13 @@ enum Sends {
 }
 
 /// How the pipes of the output are made.
-struct Pipes {
+struct OutputPipes {
     owner: Option<(u32, u32)>,
     fifos: Option<(PathBuf, String)>,
     spooling: Spooling,
 }
 
-impl Pipes {
+impl OutputPipes {
     /// Read end, write end.
     fn open(&self, which: Stream) -> Result<(OwnedFd, OwnedFd)> {
         let (read_end, write_end) = match &self.fifos {
@@ -103,7 +103,7 @@ impl Streams {
             early: stdio.terminal.then(Vec::new),
             size: None,
         };
-        let pipes = Pipes { owner: stdio.owner, fifos: stdio.fifos, spooling: stdio.spooling };
+        let pipes = OutputPipes { owner: stdio.owner, fifos: stdio.fifos, spooling: stdio.spooling };
         let stdin = streams.open_input(stdio.owner, stdin_closed, poll)?;
         let stdout = streams.open_output(Stream::Stdout, stdio.stdout, &pipes, poll)?;
         let stderr = streams.open_output(Stream::Stderr, stdio.stderr, &pipes, poll)?;
@@ -142,7 +142,7 @@ impl Streams {
         Ok(())
     }
 
-    fn open_output(&mut self, which: Stream, output: Output, pipes: &Pipes, poll: &Poll) -> Result<OwnedFd> {
+    fn open_output(&mut self, which: Stream, output: Output, pipes: &OutputPipes, poll: &Poll) -> Result<OwnedFd> {
         let inherited = match (&output, which) {
             (Output::Inherit, Stream::Stdout) => Some(fd::duplicate(std::io::stdout().as_fd())?),
             (Output::Inherit, Stream::Stderr) => Some(fd::duplicate(std::io::stderr().as_fd())?),

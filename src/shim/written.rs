@@ -60,24 +60,24 @@ pub(super) mod exit {
     use super::*;
 
     #[derive(Serialize, Deserialize)]
-    enum Written {
+    enum WrittenExit {
         Code(i32),
         Signal(i32),
     }
 
     pub(in super::super) fn serialize<S: Serializer>(exit: &Option<Exit>, to: S) -> Result<S::Ok, S::Error> {
         let written = exit.map(|exit| match exit {
-            Exit::Code(code) => Written::Code(code),
-            Exit::Signal(signal) => Written::Signal(signal),
+            Exit::Code(code) => WrittenExit::Code(code),
+            Exit::Signal(signal) => WrittenExit::Signal(signal),
         });
         written.serialize(to)
     }
 
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Exit>, D::Error> {
-        let written = Option::<Written>::deserialize(from)?;
+        let written = Option::<WrittenExit>::deserialize(from)?;
         Ok(written.map(|written| match written {
-            Written::Code(code) => Exit::Code(code),
-            Written::Signal(signal) => Exit::Signal(signal),
+            WrittenExit::Code(code) => Exit::Code(code),
+            WrittenExit::Signal(signal) => Exit::Signal(signal),
         }))
     }
 }

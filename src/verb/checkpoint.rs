@@ -103,17 +103,21 @@ impl Criu {
 }
 
 /// Where `restore` finds its images, and by which CRIU.
-pub(super) struct Images<'a> {
-    options: &'a cli::Images,
+pub(super) struct ImageFiles<'a> {
+    options: &'a cli::RestoreOptions,
     directories: Directories,
     criu: Criu,
 }
 
-impl<'a> Images<'a> {
-    pub(super) fn open(options: &'a cli::Images, session: &Session<'_>) -> Result<Images<'a>> {
+impl<'a> ImageFiles<'a> {
+    pub(super) fn open(options: &'a cli::RestoreOptions, session: &Session<'_>) -> Result<ImageFiles<'a>> {
         let criu = Criu::find(session)?;
         let work = options.work.as_deref().map(absolute).transpose()?;
-        Ok(Images { options, directories: Directories::open(&absolute(&options.directory)?, work.as_deref())?, criu })
+        Ok(ImageFiles {
+            options,
+            directories: Directories::open(&absolute(&options.directory)?, work.as_deref())?,
+            criu,
+        })
     }
 
     /// Whether only init is made, and `start` has the processes restored.

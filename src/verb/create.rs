@@ -19,7 +19,7 @@ use windlass_sys::random;
 
 use super::bundle::{Bundle, absolute};
 use super::caller::{Stdio, connect};
-use super::checkpoint::{Images, config_file};
+use super::checkpoint::{ImageFiles, config_file};
 use super::planning::{self, is_rootless, manager};
 use super::session::Session;
 
@@ -115,22 +115,22 @@ fn log_filter_flags(plan: &Plan) {
 
 /// Where the processes of a container come from.
 #[derive(Clone, Copy)]
-enum From<'a> {
+enum ProcessSource<'a> {
     /// Its program, which `start` executes.
     Created,
     /// Its program, which this command executes.
     Run,
     /// Images.
-    Images(&'a Images<'a>),
+    Images(&'a ImageFiles<'a>),
 }
 
-impl From<'_> {
+impl ProcessSource<'_> {
     /// Whether `start` is awaited.
     fn waits(self) -> bool {
         match self {
-            From::Created => true,
-            From::Run => false,
-            From::Images(images) => images.hold(),
+            ProcessSource::Created => true,
+            ProcessSource::Run => false,
+            ProcessSource::Images(images) => images.hold(),
         }
     }
 }
@@ -139,7 +139,7 @@ impl From<'_> {
 /// `finish` does the rest. A failure, also one of `finish`, undoes everything.
 fn make<T>(
     options: &cli::Create,
-    from: From<'_>,
+    from: ProcessSource<'_>,
     detached: bool,
     session: &mut Session<'_>,
     proof: &SingleThreaded,
@@ -147,7 +147,7 @@ fn make<T>(
 ) -> Result<T> {
     let mut timer = StepTimer::start(session.debug);
     let named = Named::open(options, session)?;
-    let restores = matches!(from, From::Images(_));
+    let restores = matches!(from, ProcessSource::Images(_));
     let mut planned = Planned::new(options, restores, &named.root, session, &mut timer)?;
     let mut stdio = planned.stdio(detached, named.console_socket)?;
     let mut inherit = stdio.inherit(planned.user(), &planned.options.host, detached)?;
@@ -160,8 +160,10 @@ fn make<T>(
         inherit,
     };
     let config_file = match from {
-        From::Images(_) => config_file(planned.bundle.spec.annotations.get("org.criu.config").map(String::as_str)),
-        From::Created | From::Run => String::new(),
+        ProcessSource::Images(_) => {
+            config_file(planned.bundle.spec.annotations.get("org.criu.config").map(String::as_str))
+        }
+        ProcessSource::Created | ProcessSource::Run => String::new(),
     };
     let warnings = RefCell::default();
     let request = apply::CreateRequest {
@@ -183,8 +185,8 @@ fn make<T>(
         warnings: &warnings,
     };
     let made = match from {
-        From::Images(images) => apply::restore(request, &images.request(&named.root, &config_file), proof),
-        From::Created | From::Run => apply::create(request, proof),
+        ProcessSource::Images(images) => apply::restore(request, &images.request(&named.root, &config_file), proof),
+        ProcessSource::Created | ProcessSource::Run => apply::create(request, proof),
     };
     let outcome = made.and_then(|launch| {
         let relay = stdio.relay()?;
@@ -196,18 +198,18 @@ fn make<T>(
 
 pub(super) fn create(options: cli::Create, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<()> {
     let prefix = format!("{} create failed", session.global.name);
-    make_waiting(From::Created, &options, session, proof).map_err(|error| error.before(&prefix))
+    make_waiting(ProcessSource::Created, &options, session, proof).map_err(|error| error.before(&prefix))
 }
 
 /// Makes a container that waits for `start`.
 fn make_waiting(
-    from: From<'_>,
+    from: ProcessSource<'_>,
     options: &cli::Create,
     session: &mut Session<'_>,
     proof: &SingleThreaded,
 ) -> Result<()> {
     let finish = |launch: Launch<NewContainer<'_>>, _, host: &Host| {
-        if let From::Created = from {
+        if let ProcessSource::Created = from {
             launch.release()?;
         }
         let (init, container) = launch.commit()?;
@@ -244,19 +246,24 @@ pub(super) fn start(id: &str, session: &mut Session<'_>) -> Result<()> {
 
 pub(super) fn run(options: cli::Run, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<u8> {
     let prefix = format!("{} run failed", session.global.name);
-    run_from(From::Run, &options, session, proof).map_err(|error| error.before(&prefix))
+    run_from(ProcessSource::Run, &options, session, proof).map_err(|error| error.before(&prefix))
 }
 
 pub(super) fn restore(options: &cli::Restore, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<u8> {
     let prefix = format!("{} restore failed", session.global.name);
-    let restored = Images::open(&options.images, session).and_then(|images| match images.hold() {
-        true => make_waiting(From::Images(&images), &options.run.create, session, proof).map(|()| 0),
-        false => run_from(From::Images(&images), &options.run, session, proof),
+    let restored = ImageFiles::open(&options.images, session).and_then(|images| match images.hold() {
+        true => make_waiting(ProcessSource::Images(&images), &options.run.create, session, proof).map(|()| 0),
+        false => run_from(ProcessSource::Images(&images), &options.run, session, proof),
     });
     restored.map_err(|error| error.before(&prefix))
 }
 
-fn run_from(from: From<'_>, options: &cli::Run, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<u8> {
+fn run_from(
+    from: ProcessSource<'_>,
+    options: &cli::Run,
+    session: &mut Session<'_>,
+    proof: &SingleThreaded,
+) -> Result<u8> {
     let foreground = match options.detach {
         true => None,
         false => Some(Foreground::begin()?),
@@ -266,8 +273,8 @@ fn run_from(from: From<'_>, options: &cli::Run, session: &mut Session<'_>, proof
     }
     // What was restored has reported that it is ready in its first life.
     let host = match from {
-        From::Images(_) => None,
-        From::Created | From::Run => ServiceManager::from_environment()?,
+        ProcessSource::Images(_) => None,
+        ProcessSource::Created | ProcessSource::Run => ServiceManager::from_environment()?,
     };
     let begin = |mut launch: Launch<NewContainer<'_>>, relay, facts: &Host| {
         let notify = match host.as_ref().map_or(Ok(None), |host| launch.handler().listen(host)) {
@@ -278,7 +285,7 @@ fn run_from(from: From<'_>, options: &cli::Run, session: &mut Session<'_>, proof
             }
             other => other?,
         };
-        if let From::Run = from {
+        if let ProcessSource::Run = from {
             launch.execute()?;
         }
         let (child, container) = launch.commit()?;
@@ -295,7 +302,7 @@ fn run_from(from: From<'_>, options: &cli::Run, session: &mut Session<'_>, proof
     let ((child, mut container), relay, notify) = make(&options.create, from, options.detach, session, proof, begin)?;
     let mut timer = StepTimer::start(session.debug);
     // A restored container was started before: its poststart hooks have run.
-    if let From::Run = from
+    if let ProcessSource::Run = from
         && let Err(error) = apply::poststart(&container, &mut session.warnings)
     {
         let _ = child.wait();

@@ -7,9 +7,9 @@ use crate::expected;
 use crate::results::{Results, Table};
 use crate::runner::Request;
 use crate::session::Below;
-use integration::event::{Event, Outcome};
+use integration::event::{CaseOutcome, Event};
 use integration::harness;
-use integration::kit::runtime::Kind;
+use integration::kit::runtime::RuntimeKind;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -82,7 +82,7 @@ fn failed(results: &Mutex<Results>, engine: Engine) -> Vec<String> {
     let prefix = format!("{}::", engine.name());
     let of_engine = results.table.iter().filter(|(case, _)| case.starts_with(&prefix));
     of_engine
-        .filter(|(_, row)| row.values().any(|(outcome, _)| *outcome == Outcome::Fail))
+        .filter(|(_, row)| row.values().any(|(outcome, _)| *outcome == CaseOutcome::Fail))
         .map(|(case, _)| case.clone())
         .collect()
 }
@@ -96,7 +96,7 @@ fn combinations(args: &Args, engine: Engine) -> Vec<Below> {
     let runtimes: Vec<&PathBuf> = args.peer.iter().chain([&args.runtime]).collect();
     let below = |runtime: &PathBuf, shim: &Option<PathBuf>| Below {
         runtime: runtime.clone(),
-        kind: Kind::of(runtime),
+        kind: RuntimeKind::of(runtime),
         shim: shim.clone(),
     };
     shims.iter().flat_map(|shim| runtimes.iter().map(move |runtime| below(runtime, shim))).collect()
@@ -124,7 +124,7 @@ fn everywhere(args: &Args, mut request: Request, results: &Mutex<Results>) {
         request.cases = reasons.iter().map(|(case, _)| case.clone()).collect();
     }
     for (case, text) in reasons {
-        run.invent("-", case, Outcome::Skip, text);
+        run.invent("-", case, CaseOutcome::Skip, text);
     }
 }
 
@@ -138,13 +138,13 @@ struct Run<'r> {
 
 impl Run<'_> {
     fn take(&mut self, harness: &str, event: Event) {
-        if event.outcome == Outcome::Defer {
+        if event.outcome == CaseOutcome::Defer {
             self.deferred.push((event.case, event.text));
             return;
         }
         let Event { case, runtime, outcome, ms, text, .. } = event;
         let mut shown = format!("{:4}  {harness:4}  {ms:6} ms  {runtime:13}  {case}\n", outcome.name());
-        for line in text.lines().filter(|_| outcome != Outcome::Pass) {
+        for line in text.lines().filter(|_| outcome != CaseOutcome::Pass) {
             shown += &format!("          {line}\n");
         }
         print!("{shown}");
@@ -157,12 +157,12 @@ impl Run<'_> {
     fn lost(&mut self, harness: &str, asked: &[String], deferred: &[(String, String)], error: &str) {
         for case in asked {
             if !self.done.contains(case) && !deferred.iter().any(|(name, _)| name == case) {
-                self.invent(harness, case.clone(), Outcome::Fail, format!("not run: {error}"));
+                self.invent(harness, case.clone(), CaseOutcome::Fail, format!("not run: {error}"));
             }
         }
     }
 
-    fn invent(&mut self, harness: &str, case: String, outcome: Outcome, text: String) {
+    fn invent(&mut self, harness: &str, case: String, outcome: CaseOutcome, text: String) {
         self.take(harness, Event { case, runtime: self.label.clone(), peer: false, outcome, ms: 0, text });
     }
 }
@@ -174,12 +174,12 @@ fn print_differences(table: &Table, machine: bool) -> usize {
     let mut unexplained = 0;
     for (case, row) in table {
         let failed: Vec<&String> =
-            row.iter().filter(|(_, (o, _))| *o == Outcome::Fail).map(|(label, _)| label).collect();
+            row.iter().filter(|(_, (o, _))| *o == CaseOutcome::Fail).map(|(label, _)| label).collect();
         let known = expected::about(case);
         let all = failed.len() == row.len();
         let why = match known {
             Some(known)
-                if row.values().all(|(outcome, _)| *outcome == Outcome::Pass)
+                if row.values().all(|(outcome, _)| *outcome == CaseOutcome::Pass)
                     && row.keys().any(|label| known.is_about(label)) =>
             {
                 format!("expected to fail, and does no longer: {}", known.reason)
@@ -212,9 +212,9 @@ fn sum(table: &Table) -> String {
     for (label, (outcome, _)) in table.values().flatten() {
         let column = columns.entry(label).or_default();
         match outcome {
-            Outcome::Pass => column[0] += 1,
-            Outcome::Fail => column[1] += 1,
-            Outcome::Skip | Outcome::Defer => column[2] += 1,
+            CaseOutcome::Pass => column[0] += 1,
+            CaseOutcome::Fail => column[1] += 1,
+            CaseOutcome::Skip | CaseOutcome::Defer => column[2] += 1,
         }
     }
     let line = |(label, [pass, fail, skip]): (&&str, &[usize; 3])| {

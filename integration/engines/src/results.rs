@@ -1,7 +1,7 @@
 //! The outcome of a run as a file, from which the table of the README is made.
 
 use crate::engine::Engine;
-use integration::event::Outcome;
+use integration::event::CaseOutcome;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::process::Command;
 use std::{fs, io};
 
 /// Case, column, outcome and reason.
-pub type Table = BTreeMap<String, BTreeMap<String, (Outcome, String)>>;
+pub type Table = BTreeMap<String, BTreeMap<String, (CaseOutcome, String)>>;
 
 /// All outcomes of a run.
 #[derive(Default)]
@@ -44,8 +44,8 @@ impl Results {
     }
 }
 
-fn cells(row: &BTreeMap<String, (Outcome, String)>) -> Value {
-    let cell = |(outcome, _): &(Outcome, String)| outcome.name();
+fn cells(row: &BTreeMap<String, (CaseOutcome, String)>) -> Value {
+    let cell = |(outcome, _): &(CaseOutcome, String)| outcome.name();
     row.iter().map(|(label, outcome)| (label.clone(), Value::from(cell(outcome)))).collect()
 }
 

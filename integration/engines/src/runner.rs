@@ -4,8 +4,8 @@ use crate::case::Case;
 use crate::cases;
 use crate::engine::{self, Engine};
 use crate::session::{Below, Session};
-use integration::event::{Event, Outcome};
-use integration::kit::runtime::Kind;
+use integration::event::{CaseOutcome, Event};
+use integration::kit::runtime::RuntimeKind;
 use integration::kit::{Need, Stop, Verdict};
 use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ impl Request {
             return None;
         };
         let runtime = PathBuf::from(runtime);
-        let kind = Kind::of(&runtime);
+        let kind = RuntimeKind::of(&runtime);
         let shim = (shim != "-").then(|| PathBuf::from(shim));
         let below = Below { runtime, kind, shim };
         Some(Request { engine: Engine::named(engine)?, below, long: long == "long", cases: cases.to_vec() })
@@ -60,7 +60,7 @@ pub fn main(words: &[String]) -> ExitCode {
     let wanted = cases::of(request.engine).filter(|case| request.cases.contains(&case.full_name(request.engine)));
     let (served, deferred): (Vec<_>, Vec<_>) = wanted.map(|case| (case, missing(case))).partition(|(_, m)| m.is_none());
     for (case, reason) in deferred {
-        say(&request, case, Outcome::Defer, 0, reason.unwrap_or_default());
+        say(&request, case, CaseOutcome::Defer, 0, reason.unwrap_or_default());
     }
     if served.is_empty() {
         return ExitCode::SUCCESS;
@@ -73,7 +73,7 @@ pub fn main(words: &[String]) -> ExitCode {
         Err(stop) => {
             for (case, _) in served {
                 // No runtime has been called yet: it is the engine's or the machine's.
-                say(&request, case, Outcome::Skip, 0, format!("the engine does not start: {stop}"));
+                say(&request, case, CaseOutcome::Skip, 0, format!("the engine does not start: {stop}"));
             }
         }
     }
@@ -86,7 +86,7 @@ fn missing(case: &Case) -> Option<String> {
 
 fn run(request: &Request, session: &Session, case: &Case) {
     if case.needs.contains(&Need::Slow) && !request.long {
-        return say(request, case, Outcome::Skip, 0, "takes minutes: give --long".to_owned());
+        return say(request, case, CaseOutcome::Skip, 0, "takes minutes: give --long".to_owned());
     }
     let start = Instant::now();
     let mut verdict = (case.run)(session);
@@ -99,16 +99,16 @@ fn run(request: &Request, session: &Session, case: &Case) {
     say(request, case, outcome, ms, text);
 }
 
-fn judge(verdict: Verdict) -> (Outcome, String) {
+fn judge(verdict: Verdict) -> (CaseOutcome, String) {
     match verdict {
-        Ok(()) => (Outcome::Pass, String::new()),
-        Err(Stop::Fail(text)) => (Outcome::Fail, text),
-        Err(Stop::Skip(text)) => (Outcome::Skip, text),
+        Ok(()) => (CaseOutcome::Pass, String::new()),
+        Err(Stop::Fail(text)) => (CaseOutcome::Fail, text),
+        Err(Stop::Skip(text)) => (CaseOutcome::Skip, text),
     }
 }
 
-fn say(request: &Request, case: &Case, outcome: Outcome, ms: u64, text: String) {
-    let peer = request.below.kind != Kind::Windlass;
+fn say(request: &Request, case: &Case, outcome: CaseOutcome, ms: u64, text: String) {
+    let peer = request.below.kind != RuntimeKind::Windlass;
     let event = Event { case: case.full_name(request.engine), runtime: request.below.label(), peer, outcome, ms, text };
     println!("{}", event.to_line());
 }

@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use crate::image;
 use integration::kit::console::Terminal;
 use integration::kit::ran::Ran;
-use integration::kit::runtime::{self, Capture, Kind};
+use integration::kit::runtime::{self, Capture, RuntimeKind};
 use integration::kit::stop::{Context, fail};
 use integration::kit::{Stop, Verdict};
 use nix::pty::{Winsize, openpty};
@@ -26,7 +26,7 @@ pub struct Below {
     /// The runtime's binary.
     pub runtime: PathBuf,
     /// Which one it is.
-    pub kind: Kind,
+    pub kind: RuntimeKind,
     /// The shim in place of the engine's own.
     pub shim: Option<PathBuf>,
 }

@@ -12,7 +12,7 @@ use crate::args::Args;
 use crate::kit::{Stop, Verdict, rootfs, stop::Context, stop::fail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use rounds::{Bench, BenchCase, DIR, Runtime};
+use rounds::{Bench, BenchCase, BenchRuntime, DIR};
 use std::fs;
 use std::process::ExitCode;
 
@@ -35,7 +35,7 @@ fn measure(args: &Args) -> Verdict<String> {
     rootfs::prepare()?;
     let mut bench = Bench::new(args)?;
     let done = run_cases(&mut bench, args);
-    bench.runtimes.iter().for_each(Runtime::clear);
+    bench.runtimes.iter().for_each(BenchRuntime::clear);
     done?;
     let names: Vec<String> = bench.runtimes.iter().map(|runtime| runtime.name.clone()).collect();
     Ok(bench.table.shown(&names) + &bench.notes)

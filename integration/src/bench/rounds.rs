@@ -1,9 +1,9 @@
 //! The runtimes under comparison, and the measurement of their verbs round by round.
 
 use super::spec;
-use super::table::{Sample, Table};
+use super::table::{BenchTable, Sample};
 use crate::args::Args;
-use crate::kit::{Bundle, Need, Verdict, rootfs, runtime::Kind, stop::Context, stop::fail};
+use crate::kit::{Bundle, Need, Verdict, rootfs, runtime::RuntimeKind, stop::Context, stop::fail};
 use crate::sys;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use serde_json::Value;
@@ -17,14 +17,14 @@ use std::time::{Duration, Instant};
 pub(super) const DIR: &str = "/run/windlass-integration";
 
 /// A runtime and its files.
-pub(super) struct Runtime {
+pub(super) struct BenchRuntime {
     pub(super) name: String,
     path: PathBuf,
     pub(super) dir: PathBuf,
     number: usize,
 }
 
-impl Runtime {
+impl BenchRuntime {
     pub(super) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.path);
         command.arg("--root").arg(self.dir.join("state")).args(words);
@@ -95,24 +95,24 @@ pub(super) type BenchCase = fn(&mut Bench) -> Verdict;
 
 /// The runtimes, and what was measured.
 pub(super) struct Bench {
-    pub(super) runtimes: Vec<Runtime>,
+    pub(super) runtimes: Vec<BenchRuntime>,
     pub(super) rounds: usize,
-    pub(super) table: Table,
+    pub(super) table: BenchTable,
     /// Measurements other than the times of commands.
     pub(super) notes: String,
 }
 
 impl Bench {
     pub(super) fn new(args: &Args) -> Verdict<Bench> {
-        let mut runtimes: Vec<Runtime> = Vec::new();
+        let mut runtimes: Vec<BenchRuntime> = Vec::new();
         for path in std::iter::once(&args.runtime).chain(&args.compare) {
-            let (kind, number) = (Kind::of(path).name(), runtimes.len());
+            let (kind, number) = (RuntimeKind::of(path).name(), runtimes.len());
             let same = runtimes.iter().filter(|other| other.name.starts_with(kind)).count();
             let name = if same == 0 { kind.to_owned() } else { format!("{kind} {}", same + 1) };
             let dir = Path::new(DIR).join(format!("{kind}{number}"));
-            runtimes.push(Runtime { name, path: path.clone(), dir, number });
+            runtimes.push(BenchRuntime { name, path: path.clone(), dir, number });
         }
-        Ok(Bench { runtimes, rounds: args.rounds, table: Table::default(), notes: String::new() })
+        Ok(Bench { runtimes, rounds: args.rounds, table: BenchTable::default(), notes: String::new() })
     }
 
     pub(super) fn time(&mut self, case: &str, who: usize, mut command: Command) -> Verdict {

@@ -14,12 +14,12 @@ pub struct Sample {
 
 /// All samples by case and runtime, in the order in which they came.
 #[derive(Default)]
-pub struct Table {
+pub struct BenchTable {
     cases: Vec<String>,
     samples: BTreeMap<(usize, usize), Vec<Sample>>,
 }
 
-impl Table {
+impl BenchTable {
     /// Adds a sample of a case by the runtime of this index; 0 is the one under test.
     pub fn add(&mut self, case: &str, who: usize, sample: Sample) {
         let index = self.cases.iter().position(|known| known == case).unwrap_or_else(|| {
@@ -68,11 +68,11 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Sample, Table, median};
+    use super::{BenchTable, Sample, median};
 
     #[test]
     fn ratios_are_taken_within_a_round() {
-        let mut table = Table::default();
+        let mut table = BenchTable::default();
         // The machine was ten times slower in the second round, for both.
         for slow in [1.0, 10.0, 1.0] {
             table.add("run", 0, Sample { wall: 0.001 * slow, cpu: 0.001 });

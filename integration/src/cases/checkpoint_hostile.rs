@@ -1,4 +1,4 @@
-//! `restore` from images that claim something else than the configuration, and from directories that are not what they
+//! `restore` from images that contradict the configuration, and from directories that are not what they
 //! seem. Each is refused, and nothing of the container is left.
 
 use crate::chapter;
@@ -21,7 +21,7 @@ chapter! { "checkpoint_hostile":
     layers_of_an_overlay_are_not_looked_up_on_the_host [Windlass, Criu, Slow],
 }
 
-/// The configuration that the images are of.
+/// The configuration of the container that the images were made of.
 fn dumped(t: &T) -> Verdict<Bundle> {
     let data = t.path("data");
     fs::create_dir_all(&data).context("data")?;
@@ -34,7 +34,7 @@ fn dumped(t: &T) -> Verdict<Bundle> {
         .set("/linux/seccomp", filter))
 }
 
-/// The directory of images of that configuration.
+/// The directory of its images.
 fn images<'t>(t: &'t T, bundle: &Bundle) -> Verdict<Images<'t>> {
     let container = start(t, bundle)?;
     counts_on(bundle, 1)?;
@@ -43,7 +43,7 @@ fn images<'t>(t: &'t T, bundle: &Bundle) -> Verdict<Images<'t>> {
     Ok(images)
 }
 
-/// A restore that must be refused, for a reason with these words.
+/// Checks that `restore` is refused with these words.
 fn refused(images: &Images, bundle: &Bundle, words: &str) -> Verdict {
     let (ran, container) = images.try_restore(bundle, &[])?;
     ran.code_is(1)?.stderr_has(words)?;
@@ -90,7 +90,7 @@ fn what_contradicts_the_configuration_is_refused_with_its_element(t: &T) -> Verd
         refused(&images, &change(bundle.clone()), pointer).context(pointer)?;
     }
     explained(t, &images, &bundle)?;
-    // What engines rewrite may differ.
+    // What engines change in a configuration may differ.
     let cgroup = format!("/checkpoint-elsewhere-{}", std::process::id());
     let rewritten = bundle
         .clone()

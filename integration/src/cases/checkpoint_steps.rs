@@ -72,7 +72,7 @@ fn a_dump_that_fails_anywhere_leaves_the_container_as_it_was(t: &T) -> Verdict {
         goes_on(false).context(script)?;
     }
     container.exec(&["/bin/true"])?;
-    // What the runtime itself cannot do at a step: its file is in the way.
+    // The runtime fails at a step, because a file is in its way.
     let images = Images::of(t, playing(t, "pre-dump post-dump network-unlock done")?);
     fs::create_dir_all(images.dir.join("windlass.json/in-the-way")).context("images")?;
     fs::set_permissions(&images.dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).context("images")?;
@@ -168,7 +168,7 @@ const FAILING_RESTORES: &[&str] = &[
     "setup-namespaces done",
 ];
 
-/// Fails unless all of the container is gone.
+/// Fails unless nothing of the container is left.
 fn nothing_is_left(t: &T, container: &Container) -> Verdict {
     container.verb("state", &[], &[])?.code_is(1)?.stderr_has("does not exist")?;
     let dir = Path::new("/sys/fs/cgroup").join(&container.id);

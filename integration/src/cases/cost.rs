@@ -92,7 +92,7 @@ fn memory_of_init(t: &T, bundle: &Bundle) -> Verdict<u64> {
     }
 }
 
-/// Init keeps no large annotations, and none that were read for a hook of the host: the kernel would free them at `start`.
+/// Init keeps no large annotations, not even those read for a hook of the host: the kernel would free them at `start`.
 fn annotations_take_no_memory_of_a_waiting_init(t: &T) -> Verdict {
     let annotated = |annotations: Value, hooks: Value| -> Verdict<u64> {
         let mut spec = spec::a();
@@ -117,7 +117,7 @@ fn annotations_take_no_time_of_delete(t: &T) -> Verdict {
         t.runtime(&["create", "--bundle", &dir, "--pid-file", &file, &id])?.ok()?;
         let init = Path::new("/proc").join(fs::read_to_string(&pid_file)?);
         t.runtime(&["kill", &id, "KILL"])?.ok()?;
-        // Not by `state`: its answer would make this process large, and the fork below slow.
+        // `state` is not used: its answer would make this process large, and the fork below slow.
         eventually("the container's end", || (!init.exists()).then_some(()))?;
         let child = t.command().args(["delete", &id]).stdin(Stdio::null()).spawn()?;
         let (status, time) = sys::wait_with_times(child.id())?;

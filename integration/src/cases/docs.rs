@@ -1,4 +1,4 @@
-//! The documentation: what its console blocks do is run, and what they show is compared (`kit/page.rs`).
+//! The documentation: runs the console blocks and compares their output (`kit/page.rs`).
 
 use crate::chapter;
 use crate::kit::Need::Windlass;
@@ -22,7 +22,7 @@ const PAGES: [(&str, &str); 4] = [
     ("docs/performance.md", include_str!("../../../docs/performance.md")),
 ];
 
-/// Files of the repository that lie in the directory of each block.
+/// Files of the repository that are copied to the directory of each block.
 const FILES: [(&str, &str); 1] = [("client.sh", include_str!("../../../examples/client.sh"))];
 
 fn run(t: &T, name: &str) -> Verdict {

@@ -1,4 +1,4 @@
-//! How a container ended, from the exit pin that the kernel keeps: nobody has waited for it.
+//! How a container ended, from its exit pin in the kernel, when no process has waited for it.
 
 use crate::kit::containerd::Engine;
 use crate::kit::machine::{self, EXIT_NAMESPACE, text};
@@ -49,7 +49,7 @@ fn forget_namespace() {
     }
 }
 
-/// What `work` does among the pins.
+/// Runs `work` in the mount namespace of the pins.
 fn inside<R: Send>(work: impl FnOnce() -> std::io::Result<R> + Send) -> Verdict<R> {
     match machine::among_exit_pins(work) {
         Some(done) => Ok(done?),
@@ -166,14 +166,14 @@ fn a_pin_goes_with_the_container(t: &T) -> Verdict {
     Ok(())
 }
 
-/// A command of the runtime below another program.
+/// A command of the runtime, executed by another program.
 fn below(t: &T, program: &[&str], words: &[&str]) -> Command {
     let (runtime, mut command) = (t.command(), Command::new(program[0]));
     command.args(&program[1..]).arg(runtime.get_program()).args(runtime.get_args()).args(words);
     command
 }
 
-/// With the record, nobody would know of the pin any more.
+/// Without the state file nothing would refer to the pin any more.
 fn a_delete_that_is_short_of_descriptors_leaves_no_pin(t: &T) -> Verdict {
     supported(t)?;
     let before = machine::exit_pins();
@@ -204,7 +204,7 @@ fn a_pin_goes_from_a_directory_that_is_out_of_reach(t: &T) -> Verdict {
     fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
     let container = t.running()?;
     container.stop()?;
-    // As a FUSE mount, which is closed to root.
+    // Like a FUSE mount of a user, which is closed to root.
     let lost = "-dac_override,-dac_read_search";
     let unprivileged = ["setpriv", "--bounding-set", lost, "--inh-caps", lost];
     for words in [["state", &container.id], ["delete", &container.id]] {
@@ -217,7 +217,7 @@ fn a_pin_goes_from_a_directory_that_is_out_of_reach(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Below a directory of theirs, another user may put links to namespaces, and files that nobody writes to.
+/// In a directory of their own, another user may put links to namespaces, and FIFOs that nobody writes to.
 fn a_directory_of_another_user_leads_nowhere(t: &T) -> Verdict {
     supported(t)?;
     forget_namespace();
@@ -351,7 +351,7 @@ fn ended_process() -> Verdict<OwnedFd> {
     Ok(pidfd?)
 }
 
-/// Others' pins are made here, of processes that cost less than containers.
+/// Makes pins of plain processes, which cost less than containers.
 fn among_two_thousand_pins_the_right_one_is_found(t: &T) -> Verdict {
     supported(t)?;
     let first = t.start(&t.bundle()?.sh("exit 8"))?;
@@ -415,7 +415,7 @@ fn wait_until_gone(pid: &Value) -> Verdict {
     eventually("the process is gone", || (!std::path::Path::new(&path).exists()).then_some(()))
 }
 
-/// What neutral mode says of a container that has ended with this code.
+/// The report of the neutral mode about a container that has ended with this code.
 fn tells(c: &Shimmed<'_>, code: i32) -> Verdict {
     let status = c.line("status", &[])?;
     ensure_eq!((&status["exit"]["code"], &status["shim_lost"]), (&json!(code), &json!(false)), "the status");
@@ -439,7 +439,7 @@ fn neutral_mode_tells_an_end_that_its_shim_has_not_seen(t: &T) -> Verdict {
 fn neutral_mode_tells_an_end_that_its_shim_has_not_recorded(t: &T) -> Verdict {
     supported(t)?;
     let c = shim::run(t, &t.bundle()?.sh("read line; exit 4"), &["--stdin"])?;
-    // The end comes while the shim stands still, which then dies.
+    // The container ends while the shim is stopped; the shim then dies.
     let shim = nix::unistd::Pid::from_raw(c.pid());
     nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGSTOP)?;
     t.runtime(&["kill", &c.id, "KILL"])?.ok()?;
@@ -516,7 +516,7 @@ fn a_dead_conmons_exit_file_is_written_by_delete(t: &T) -> Verdict {
     let file = end(&id)?;
     t.runtime(&["delete", &id])?.ok()?;
     ensure_eq!((text(&file).as_str(), promise(&bundle)), ("6", false), "the exit file");
-    // What the killed one has left: its control socket.
+    // The killed shim has left its control socket.
     let mut list = Command::new(&t.shim);
     list.arg("list");
     t.finish(list)?.ok()?;

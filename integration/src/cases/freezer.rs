@@ -31,7 +31,7 @@ impl Above {
         Ok(Above(dir))
     }
 
-    /// Returns when it is so: the kernel freezes asynchronously.
+    /// Waits until it is frozen: the kernel freezes asynchronously.
     fn freeze(&self, value: &str) -> Verdict {
         fs::write(self.0.join("cgroup.freeze"), value).context("cgroup.freeze")?;
         let events = self.0.join("cgroup.events");
@@ -119,20 +119,20 @@ fn kill_all_ends_a_paused_container(t: &T) -> Verdict {
 }
 
 /// A file system that can be frozen, in which a writer then waits for good.
-struct Disk<'t> {
+struct FreezableDisk<'t> {
     t: &'t T,
     at: PathBuf,
 }
 
-impl Disk<'_> {
-    fn new(t: &T) -> Verdict<Disk<'_>> {
+impl FreezableDisk<'_> {
+    fn new(t: &T) -> Verdict<FreezableDisk<'_>> {
         let (image, at) = (t.path("image").display().to_string(), t.path("disk"));
         fs::File::create(&image)?.set_len(8 << 20)?;
         fs::create_dir(&at)?;
         let made = t.host("mkfs.ext4", &["-q", "-F", "-O", "^has_journal", &image]);
         let mounted = made.and_then(|_| t.host("mount", &["-o", "loop", &image, &at.display().to_string()]));
         match mounted {
-            Ok(_) => Ok(Disk { t, at }),
+            Ok(_) => Ok(FreezableDisk { t, at }),
             Err(stop) => skip(format!("no file system to freeze: {stop}")),
         }
     }
@@ -142,7 +142,7 @@ impl Disk<'_> {
     }
 }
 
-impl Drop for Disk<'_> {
+impl Drop for FreezableDisk<'_> {
     fn drop(&mut self) {
         let _ = self.freeze("-u");
         let _ = self.t.host("umount", &["-l", &self.at.display().to_string()]);
@@ -162,7 +162,7 @@ fn patient_delete(t: &T, container: &Container) -> Verdict<String> {
 }
 
 fn a_process_that_cannot_be_killed_is_named(t: &T) -> Verdict {
-    let disk = Disk::new(t)?;
+    let disk = FreezableDisk::new(t)?;
     let bundle = t.bundle()?.bind(&disk.at, "/disk", &["rbind", "rw"]);
     let script = "(while ! [ -e /disk/go ]; do sleep 0.02; done; sleep 0.2; echo x > /disk/file) & sleep 1000";
     let container = t.start(&bundle.sh(script))?;

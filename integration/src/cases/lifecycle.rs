@@ -188,7 +188,7 @@ fn kill_of_a_created_container_ends_it(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Each handler that init installs takes long. By the time that the status is `created` they must be there.
+/// Installing each of init's handlers is slow here. They must be installed when the status becomes `created`.
 fn sigterm_ends_a_container_as_soon_as_it_is_created(t: &T) -> Verdict {
     if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
         return crate::kit::stop::skip("strace is not installed");

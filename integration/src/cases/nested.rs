@@ -11,7 +11,7 @@ chapter! { "nested":
     in_two_containers_every_verb_works [Need::Windlass],
 }
 
-/// A life of a container below the runtime, and of one below the shim; nothing of either stays.
+/// The life of a container by the runtime, and of one by the shim. Nothing of either is left.
 const LIFE: &str = r#"set -e
 w="/windlass --root /run/inner"
 says() { wanted=$1; shift; said=$("$@" 2>&1) || true; case "$said" in *"$wanted"*) ;; *) echo "$*: $said"; exit 1;; esac; }
@@ -39,7 +39,7 @@ test -z "$(find /run/inner /run/shims /sys/fs/cgroup -name one -o -name two -o -
 echo all of it
 "#;
 
-/// What a container needs in which others are made: the programs, room for their states, a cgroup to be divided.
+/// What a container needs to make containers: the programs, a place for states, a cgroup that it may divide.
 fn with_inside(t: &T, bundle: Bundle) -> Bundle {
     let tmpfs = json!({"destination": "/run", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]});
     let cgroup = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
@@ -55,7 +55,7 @@ fn with_inside(t: &T, bundle: Bundle) -> Bundle {
         .bind(&t.shim, "/windlass-shim", &["bind", "ro"])
 }
 
-/// Gives a container the bundles of those inside.
+/// Puts the bundles of the inner containers into a container.
 fn with_bundles(t: &T, outer: Bundle, make: &dyn Fn() -> Verdict<Bundle>) -> Verdict<Bundle> {
     let inner = [("/speaks", "echo from inside"), ("/sleeps", "exec sleep 1000"), ("/ends", "exit 7")];
     inner.into_iter().try_fold(with_inside(t, outer), |outer, (at, script)| {
@@ -75,7 +75,7 @@ fn in_a_privileged_container_every_verb_works(t: &T) -> Verdict {
 }
 
 fn in_a_container_with_a_user_namespace_every_verb_works(t: &T) -> Verdict {
-    // Inside, root of that user namespace needs no other.
+    // Root of that user namespace needs no further one inside.
     let own = || {
         let bundle = t.bundle()?;
         sources::give(&bundle.rootfs())?;
@@ -85,7 +85,7 @@ fn in_a_container_with_a_user_namespace_every_verb_works(t: &T) -> Verdict {
 }
 
 fn in_two_containers_every_verb_works(t: &T) -> Verdict {
-    // The one between finds what it binds where the outermost has it.
+    // The sources of binds are at the same paths in the middle container.
     let here = |at: &str| json!({"destination": at, "type": "bind", "source": at, "options": ["rbind", "rw"]});
     let between = with_inside(t, t.bundle()?).edit(|spec| {
         for mount in spec["mounts"].as_array_mut().into_iter().flatten() {

@@ -33,7 +33,7 @@ chapter! { "rootless":
     the_doctor_sees_what_a_user_lacks [Need::Windlass],
 }
 
-/// A user id that nobody has on this machine.
+/// A user id that is not in use on this machine.
 pub(super) const UID: u32 = 47_123;
 const SUBORDINATE: u32 = 500_000;
 
@@ -294,7 +294,7 @@ fn a_delegated_cgroup_is_found_and_limits_hold(t: &T) -> Verdict {
     let limited = user.bundle()?.set("/linux/resources", json!({"pids": {"limit": 7}}));
     let dir = user.written(&limited.args(&["/bin/sleep", "1000"]))?;
     let id = t.id();
-    // As at a login: the process is put there before its ids change.
+    // Like a login: the process is moved before its ids change.
     let login = format!("echo 0 >$0 && exec setpriv --reuid {UID} --regid {UID} --clear-groups \"$@\"");
     let inside = |words: &[&str]| -> Verdict<Ran> {
         let mut command = Command::new("/bin/sh");

@@ -43,7 +43,7 @@ chapter! { "seccomp":
     the_debug_log_has_the_flags_of_the_filter,
 }
 
-/// Those of this processor, as a profile of Docker names them.
+/// The architectures of this processor, by their names in Docker's profile.
 fn architectures() -> Value {
     match std::env::consts::ARCH {
         "aarch64" => json!(["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]),

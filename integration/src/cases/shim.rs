@@ -2,7 +2,7 @@
 
 use crate::kit::criu;
 use crate::kit::machine::text;
-use crate::kit::runtime::Kind;
+use crate::kit::runtime::RuntimeKind;
 use crate::kit::shim::{self, Shimmed};
 use crate::kit::stop::Context;
 use crate::kit::wait::eventually;
@@ -41,7 +41,7 @@ fn a_container_runs_and_its_end_is_recorded_before_it_is_told(t: &T) -> Verdict 
     ensure_eq!((&record["code"], &record["pid"]), (&json!(7), &c.made["pid"]), "the record");
     c.verb("logs", &[])?.ok()?.stdout_is("out\npartial")?.stderr_has("err")?;
     // windlass itself knows it too.
-    if Kind::of(&t.runtime) == Kind::Windlass {
+    if RuntimeKind::of(&t.runtime) == RuntimeKind::Windlass {
         let own = t.runtime(&["state", &c.id])?.ok()?.json()?;
         ensure_eq!(own["exit"]["code"], json!(7), "the runtime's own record");
     }

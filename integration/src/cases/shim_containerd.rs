@@ -177,7 +177,7 @@ fn containerd_killed_at_create(t: &T) -> Verdict {
         engine.wrap(&before)?;
         let client = engine.run_command(&["-d"], "a", &["sleep", "1000"]).spawn()?;
         kill_when(&mut engine, &mark, client, *absence).context(format!("away for {absence} s"))?;
-        // No answer said whether the task exists, so it may exist or not. It must be possible to remove it.
+        // No answer has told whether the task exists. Either way it must be possible to remove it.
         let status = engine.status("a")?;
         ensure!(["", "CREATED", "STOPPED"].contains(&status.as_str()), "status {status:?}");
         if !status.is_empty() {
@@ -350,7 +350,7 @@ fn a_kill_for_want_of_memory_is_told(t: &T) -> Verdict {
     engine.is_clean()
 }
 
-/// How far the container has counted.
+/// The number that the container has counted up to.
 fn counted(engine: &Engine<'_>, id: &str, exec: &str) -> Verdict<u32> {
     let ran = engine.ctr(&["tasks", "exec", "--exec-id", exec, id, "cat", "/count"])?.ok()?;
     ran.stdout.trim().parse().context("a number")
@@ -383,7 +383,7 @@ fn a_checkpoint_is_an_image_that_is_restored(t: &T) -> Verdict {
     killed?.ok()?;
     engine.wait_for("b", "STOPPED")?;
     engine.remove("b", 137)?;
-    // Its end is told after the checkpoint that ends it.
+    // Its exit is reported after the checkpoint that ends it.
     engine.run(&["-d"], "c", &["sh", "-c", COUNTING])?.ok()?;
     engine.ctr(&["tasks", "checkpoint", "--exit", "c"])?.ok()?;
     engine.wait_for("c", "STOPPED")?;

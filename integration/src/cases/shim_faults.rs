@@ -105,13 +105,13 @@ fn killed_at(t: &T, calls: &str, when: u32, of_the_writer: bool) -> Verdict<bool
     if all_reported && !is_dead() {
         return Ok(false);
     }
-    // What is durable is reported by somebody: the records, and the events with the exit among them.
+    // What is on disk must report the exit: the records and the event log.
     if !record.is_empty() {
         let events = c.verb("events", &[])?.ok()?.stdout;
         ensure_eq!(events.matches("\"exited\"").count(), 1, "the exit among the events: {events}");
     }
     let deleted = c.line("delete", &[])?;
-    // Without a record the kernel may know it still (`exits::` holds when).
+    // Without a record the kernel may still know it (the chapter `exits` tests when).
     let known = deleted["exit"]["code"] == json!(42);
     ensure!(known || record.is_empty() && deleted["exit"]["code"].is_null(), "delete: {deleted}");
     ensure_eq!(deleted["shim_lost"], json!(!known), "delete: {deleted}");
@@ -230,7 +230,7 @@ fn recorded_on(t: &T, disk: &Path) -> Verdict {
     client.call("attach", json!({}))?;
     client.give("\n")?;
     ensure_eq!(c.line("wait", &[])?["code"], json!(6), "what the shim tells");
-    // The runtime may know it too, so what the shim has written is looked at by itself.
+    // The runtime may know it too, so the shim's own files are examined.
     let record: Value = serde_json::from_str(&text(c.file("exit.json"))).context("exit.json")?;
     ensure_eq!(record["code"], json!(6), "what the shim has recorded");
     c.kill_shim()?;

@@ -164,7 +164,7 @@ fn cpu(pid: i32) -> (u64, u64) {
 /// One probe: a process in a container.
 type Probe<'a> = dyn FnMut(u32) -> Verdict + 'a;
 
-/// Runs this many probes at this rate in a second, or at once after each other.
+/// Runs this many probes, at this rate in a second or one right after the other.
 fn probe(count: u32, a_second: u32, probe: &mut Probe<'_>) -> Verdict<f64> {
     let begin = Instant::now();
     for n in 0..count {
@@ -319,19 +319,19 @@ fn output_to_a_fifo_is_not_copied(t: &T) -> Verdict {
     Ok(())
 }
 
-/// How long the loop may stand still for an upgrade, in microseconds: at the 99th percentile on a quiet machine, which is
-/// asked for by `--long`, and in half of the cases on any.
+/// The longest pause of the loop for an upgrade, in microseconds: at the 99th percentile on a quiet machine, which is
+/// checked with `--long`, and at the median on any machine.
 const STANDSTILL: u64 = 20_000;
 const STANDSTILL_ON_A_BUSY_MACHINE: u64 = 100_000;
 
 /// Most system calls while the loop stands still for an upgrade: the old program's and the new one's.
 const CALLS_OF_AN_UPGRADE: usize = 120;
 
-/// What waits for somebody, or makes a process.
+/// Calls that wait, or that make a process.
 const WAITS: [&str; 10] =
     ["poll", "ppoll", "select", "wait4", "waitid", "nanosleep", "clock_nanosleep", "clone", "clone3", "vfork"];
 
-/// The times are shown (`just bench`), and what is done meanwhile is the gate.
+/// The times are shown (`just bench`); the calls made meanwhile are gated.
 fn an_upgrade_stands_still_for_milliseconds(t: &T) -> Verdict {
     let rounds = if t.long { 1000 } else { 100 };
     let c = shim::run(t, &t.bundle()?.sh("while :; do echo x; sleep 0.001; done"), &["--log", "none"])?;

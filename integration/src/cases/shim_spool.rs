@@ -40,12 +40,12 @@ fn helper() -> Verdict<Vec<String>> {
     Ok(words.into_iter().flat_map(|word| ["--mount".to_owned(), word]).collect())
 }
 
-/// Where the root filesystem of a container is on the host.
+/// The root filesystem of a container, by its path on the host.
 fn below_root(t: &T, id: &str, name: &str) -> std::path::PathBuf {
     t.path("ours/run/io.containerd.runtime.v2.task/default").join(id).join("rootfs").join(name)
 }
 
-/// The words of a container that writes `mib` MiB when `/go` is there: `rate` MiB a second, or as fast as it can.
+/// The arguments of a container that writes `mib` MiB once `/go` exists, at `rate` MiB a second or as fast as it can.
 fn writer(mib: usize, rate: usize) -> [String; 5] {
     ["/helper".into(), "@payload".into(), "write".into(), mib.to_string(), rate.to_string()]
 }
@@ -56,7 +56,7 @@ fn run(engine: &Engine<'_>, options: &[&str], id: &str, words: &[String]) -> Ver
     Ok(engine.run_command(&options, id, &words.iter().map(String::as_str).collect::<Vec<_>>()))
 }
 
-/// A container whose output goes to a fifo that nobody has open.
+/// A container whose output goes to a fifo without a reader.
 fn unread(t: &T, engine: &Engine<'_>, options: &[&str], id: &str, words: &[String]) -> Verdict<std::path::PathBuf> {
     let fifo = t.path(&format!("{id}.fifo"));
     nix::unistd::mkfifo(&fifo, Mode::from_bits_truncate(0o600)).context("mkfifo")?;
@@ -76,7 +76,7 @@ fn count(bytes: &[u8], first: usize) -> Verdict<usize> {
     Ok(bytes.len() / LINE)
 }
 
-/// What `/result` says: bytes written, and the longest write in microseconds.
+/// The content of `/result`: bytes written, and the longest write in microseconds.
 fn result(t: &T, id: &str) -> Option<(usize, u64)> {
     let text = text(below_root(t, id, "result"));
     let (bytes, longest) = text.split_once(' ')?;
@@ -89,7 +89,7 @@ fn end(engine: &Engine<'_>, id: &str, code: i32) -> Verdict {
     engine.is_clean()
 }
 
-/// Somewhat more than there is room for, so that it waits in the end.
+/// A little more than fits, so that the last write waits.
 fn output_is_kept_while_containerd_and_its_client_are_away(t: &T) -> Verdict {
     let mut engine = Engine::start(t)?;
     let (mib, rate, absence) = if t.long { (300, 5, 60) } else { (24, 8, 3) };
@@ -97,7 +97,7 @@ fn output_is_kept_while_containerd_and_its_client_are_away(t: &T) -> Verdict {
     let mut client = run(&engine, &[], "a", &writer(mib, rate))?;
     let mut client = client.stdout(File::create(&before)?).stderr(Stdio::null()).spawn()?;
     engine.wait_for("a", "RUNNING")?;
-    // A client that sees its daemon die removes the fifos.
+    // A client removes the fifos when it sees its daemon die.
     client.kill()?;
     client.wait()?;
     engine.kill()?;
@@ -109,7 +109,7 @@ fn output_is_kept_while_containerd_and_its_client_are_away(t: &T) -> Verdict {
     let said = t.path("attach.err");
     let mut client = client.stdout(File::create(&after)?).stderr(File::create(&said)?).spawn()?;
     eventually("all is written", || result(t, "a")).context(format!("ctr tasks attach: {}", text(&said)))?;
-    // It deletes the task when that has ended.
+    // The client deletes the task once it has ended.
     let ended = eventually("ctr tasks attach has ended", || client.try_wait().ok().flatten())?;
     let bytes = [fs::read(&before)?, fs::read(&after)?].concat();
     let record = text(t.path("ours/run/io.containerd.runtime.v2.task/default/a/exit.json"));

@@ -32,7 +32,7 @@ fn another(t: &T) -> Verdict<PathBuf> {
     Ok(path)
 }
 
-/// There and back again.
+/// Upgrades to the other program and back.
 fn upgrade(t: &T, c: &Shimmed<'_>) -> Verdict<Value> {
     c.line("upgrade", &["--binary", &another(t)?.display().to_string()])?;
     c.line("upgrade", &["--binary", &t.shim.display().to_string()])
@@ -148,13 +148,13 @@ fn whichever_call_fails_the_shim_serves_on(t: &T) -> Verdict {
     Ok(())
 }
 
-/// An upgrade during which a call of the shim's process fails. True: it was done.
+/// An upgrade during which a call of the shim's process fails. Returns whether the upgrade was done.
 fn with_failure(t: &T, c: &Shimmed<'_>, calls: &str, when: u32) -> Verdict<bool> {
     let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:error=ENOMEM:when={when}"));
     let traced = Traced::start(c.pid(), Path::new("/dev/null"), &["-e", &trace, "-e", &inject])?;
     let ran = c.verb("upgrade", &["--binary", &another(t)?.display().to_string()]);
     drop(traced);
-    // Whichever program it is, it has the same container, and can be replaced.
+    // Both programs have the same container and can be upgraded again.
     ensure_eq!(c.line("status", &[])?["state"], json!("running"), "the state");
     c.line("upgrade", &["--binary", &t.shim.display().to_string()])?;
     Ok(ran?.code == 0)
@@ -182,7 +182,7 @@ fn below_containerd_forward_and_back(t: &T) -> Verdict {
             engine.ctr(&["tasks", "exec", "--exec-id", &format!("e{round}"), "up", "sh", "-c", "echo in; exit 3"]);
         exec?.code_is(3)?.stdout_is("in\n")?;
     }
-    // With containerd away, and back above the other program.
+    // containerd is stopped for the upgrade, and then meets the other program.
     engine.kill()?;
     replace(&programs[0])?;
     engine.restart()?;

@@ -1,5 +1,6 @@
-//! Each resource runs short, from none of it up to where a command succeeds: the command says what is missing, in time,
-//! and `delete --force` removes the container, where nothing more is needed for that even while there is still none.
+//! Each resource is short, from none of it up to the amount with which a command succeeds. The command must report
+//! what is missing, in time, and `delete --force` must remove the container; where that needs nothing, even while none
+//! is left.
 
 mod disk;
 mod kernel;
@@ -8,7 +9,7 @@ mod shims;
 mod verbs;
 
 use self::limit::Limit;
-use self::verbs::{Subject, VERBS, Verb, truthful};
+use self::verbs::{ShortageSubject, ShortageVerb, VERBS, truthful};
 use crate::kit::stop::Context;
 use crate::kit::{Need, Ran, T, Verdict};
 use crate::{chapter, ensure};
@@ -54,11 +55,16 @@ use shims::{
 /// With this much of a resource every verb must work.
 const ENOUGH: u64 = 128;
 
-/// How often it must have succeeded in a row before it is believed to have enough.
+/// After this many successes in a row, the amount counts as enough.
 const IN_A_ROW: u64 = 3;
 
-/// Tries a verb with ever more of something. Gives how much was enough.
-fn ever_more(subject: &Subject<'_>, verb: &Verb, from: u64, limit: impl Fn(u64) -> Limit) -> Verdict<u64> {
+/// Tries a verb with ever more of a resource. Returns the amount that was enough.
+fn ever_more(
+    subject: &ShortageSubject<'_>,
+    verb: &ShortageVerb,
+    from: u64,
+    limit: impl Fn(u64) -> Limit,
+) -> Verdict<u64> {
     let mut succeeded = 0;
     for much in from..=ENOUGH {
         let id = subject.prepare(verb.before)?;
@@ -74,7 +80,7 @@ fn ever_more(subject: &Subject<'_>, verb: &Verb, from: u64, limit: impl Fn(u64) 
 }
 
 fn few_descriptors_are_reported_by_every_verb(t: &T) -> Verdict {
-    let subject = Subject::new(t, |bundle| bundle)?;
+    let subject = ShortageSubject::new(t, |bundle| bundle)?;
     for verb in VERBS {
         // 0, 1 and 2 are open.
         let enough = ever_more(&subject, verb, 3, Limit::Descriptors)?;
@@ -117,7 +123,7 @@ fn few_processes_of_a_user_are_reported(t: &T) -> Verdict {
     crate::kit::stop::fail("run never succeeds")
 }
 
-/// The oracle of this chapter against answers that a runtime must not give.
+/// Tests the oracle of this chapter with answers that a runtime must not give.
 fn an_answer_that_says_nothing_of_a_shortage_is_caught(_: &T) -> Verdict {
     let ran = |code, stderr: &str| Ran {
         command: String::new(),

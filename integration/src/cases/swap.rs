@@ -1,14 +1,14 @@
 //! Entries of hostile root file systems and volumes are exchanged between any two lookups of a
 //! command: nothing outside is touched, opened or changed.
 //!
-//! The command stands still at each system call with a path (`kit::follow`). What is exchanged,
+//! The command is stopped at each system call with a path (`kit::follow`). What is exchanged,
 //! for what and when is in `exchange`. A lookup that has no component with the name of an entry
 //! cannot come by it, so each exchange begins at those that have.
 
 mod exchange;
 mod watch;
 
-use self::exchange::{Exchange, Form, KINDS, Kind, TARGETS, Target};
+use self::exchange::{Exchange, Form, KINDS, Replacement, TARGETS, Target};
 use self::watch::Watch;
 use super::sources;
 use crate::kit::canary::Canary;
@@ -38,7 +38,7 @@ chapter! { "swap":
     a_command_that_follows_names_is_caught [Need::Slow],
 }
 
-/// Exchanges that are tried of each verb; with `--long` all.
+/// The number of exchanges that are tried for each verb. With `--long` all are.
 const SAMPLES: usize = 100;
 
 /// Which bundle.
@@ -50,17 +50,17 @@ enum Flavour {
     CallersMounts,
 }
 
-/// What a sweep runs: a bundle, the verb, and what must have been done before.
+/// What a sweep runs: the kind of bundle, the verb, and who makes the exchange.
 #[derive(Clone, Copy)]
-struct Subject {
+struct SwapSubject {
     flavour: Flavour,
     verb: &'static str,
     /// Makes a mount in the container instead of an exchange by the host.
     mounts: bool,
 }
 
-fn subject(verb: &'static str, flavour: Flavour) -> Subject {
-    Subject { flavour, verb, mounts: false }
+fn subject(verb: &'static str, flavour: Flavour) -> SwapSubject {
+    SwapSubject { flavour, verb, mounts: false }
 }
 
 fn create_touches_nothing_outside(t: &T) -> Verdict {
@@ -92,7 +92,7 @@ fn exec_touches_nothing_outside(t: &T) -> Verdict {
 }
 
 fn exec_below_mounts_of_the_container_touches_nothing_outside(t: &T) -> Verdict {
-    sweep(t, Subject { mounts: true, ..subject("exec", Flavour::Plain) })
+    sweep(t, SwapSubject { mounts: true, ..subject("exec", Flavour::Plain) })
 }
 
 fn delete_touches_nothing_outside(t: &T) -> Verdict {
@@ -162,14 +162,14 @@ fn hostile(t: &T, flavour: Flavour) -> Verdict<Bundle> {
 #[derive(Clone, Copy, Debug)]
 struct Try {
     target: Target,
-    kind: Kind,
+    kind: Replacement,
     form: Form,
 }
 
 /// All exchanges at all lookups, or a sample of them.
-fn sweep(t: &T, subject: Subject) -> Verdict {
+fn sweep(t: &T, subject: SwapSubject) -> Verdict {
     let canary = Canary::new(t.path("canary"), &exchange::names())?;
-    // The first create after a boot makes the namespace of exit pins, which stays.
+    // The first `create` after a boot makes the namespace of exit pins, which stays.
     drop(t.running()?);
     let (lookups, bundle) = one(t, subject, None, &canary).context("without an exchange")?;
     let tries = tries(&lookups, &bundle, subject);
@@ -184,13 +184,13 @@ fn sweep(t: &T, subject: Subject) -> Verdict {
         tried += 1;
         reached += usize::from(!made.is_empty());
     }
-    // Some have nothing to exchange: what the runtime makes is not there before it is made.
+    // Some attempts exchange nothing, because the runtime has not made the entry yet.
     ensure!(reached * 2 > tried, "only {reached} of {tried} exchanges were made");
     println!("{} lookups, {} exchanges, of which {tried} were tried and {reached} made", lookups.len(), tries.len());
     Ok(())
 }
 
-fn tries(lookups: &[Lookup], bundle: &Path, subject: Subject) -> Vec<Try> {
+fn tries(lookups: &[Lookup], bundle: &Path, subject: SwapSubject) -> Vec<Try> {
     let mut tries = Vec::new();
     for &target in TARGETS {
         let on: Vec<_> = lookups.iter().filter(|lookup| target.is_on(lookup, bundle)).collect();
@@ -209,7 +209,7 @@ fn tries(lookups: &[Lookup], bundle: &Path, subject: Subject) -> Vec<Try> {
 
 /// One run with one exchange. Gives the lookups (of one without an exchange, or if the exchange was made) and the
 /// bundle's directory, which is gone.
-fn one(t: &T, subject: Subject, attempt: Option<Try>, canary: &Canary) -> Verdict<(Vec<Lookup>, PathBuf)> {
+fn one(t: &T, subject: SwapSubject, attempt: Option<Try>, canary: &Canary) -> Verdict<(Vec<Lookup>, PathBuf)> {
     let bundle = hostile(t, subject.flavour)?;
     let id = t.id();
     let pid_file = bundle.dir.join("pid");
@@ -246,8 +246,8 @@ fn one(t: &T, subject: Subject, attempt: Option<Try>, canary: &Canary) -> Verdic
     Ok((if made { watch.lookups } else { Vec::new() }, bundle.dir))
 }
 
-/// Does what must be done before the verb, and gives the verb's command.
-fn prepare(t: &T, subject: Subject, bundle: &Bundle, id: &str, pid_file: &Path) -> Verdict<Command> {
+/// Prepares the verb, and returns its command.
+fn prepare(t: &T, subject: SwapSubject, bundle: &Bundle, id: &str, pid_file: &Path) -> Verdict<Command> {
     let (dir, file) = (bundle.dir.display().to_string(), pid_file.display().to_string());
     let before: &[&str] = match subject.verb {
         "start" => &["create"],
@@ -275,7 +275,7 @@ fn pid(file: &Path) -> Option<Pid> {
     text(file).parse().ok().map(Pid::from_raw)
 }
 
-/// Directories of the host that the container must not get hold of.
+/// Directories of the host that the container must not reach.
 fn host(t: &T, bundle: &Bundle) -> Verdict<Vec<(u64, u64)>> {
     let dirs = [Path::new("/"), Path::new("/run"), Path::new("/sys/fs/cgroup"), &t.dir, &bundle.dir];
     let mut found = Vec::new();
@@ -316,15 +316,15 @@ fn received(pid_file: &Path, canary: &Canary, is_source: bool) -> Verdict {
     Ok(())
 }
 
-/// What a runtime without descriptors does: each is caught at some exchange.
+/// Does what a runtime that uses paths in place of descriptors would do. Each such use must be caught.
 fn a_command_that_follows_names_is_caught(t: &T) -> Verdict {
     for what in ["write", "read", "list", "chmod", "chdir", "mount"] {
         let canary = Canary::new(t.path(&format!("canary-{what}")), &exchange::names())?;
         let (lookups, bundle) = by_name(t, what, None, &canary)?.0;
         let tries = tries(&lookups, &bundle, subject(what, Flavour::Plain));
         let mut caught = false;
-        // A FIFO would be caught too, by the time that it takes.
-        let one_by_one = |a: &Try| matches!(a.form, Form::During(..)) && !matches!(a.kind, Kind::Fifo);
+        // A FIFO would be caught too, but only by the time limit.
+        let one_by_one = |a: &Try| matches!(a.form, Form::During(..)) && !matches!(a.kind, Replacement::Fifo);
         for attempt in tries.into_iter().filter(one_by_one) {
             caught |= by_name(t, what, Some(attempt), &canary)?.1.is_err();
         }
@@ -333,10 +333,10 @@ fn a_command_that_follows_names_is_caught(t: &T) -> Verdict {
     Ok(())
 }
 
-type Seen = ((Vec<Lookup>, PathBuf), Verdict);
+type Lookups = ((Vec<Lookup>, PathBuf), Verdict);
 
-/// One run of `payload`'s command that follows names.
-fn by_name(t: &T, what: &str, attempt: Option<Try>, canary: &Canary) -> Verdict<Seen> {
+/// Runs the payload's command that uses paths.
+fn by_name(t: &T, what: &str, attempt: Option<Try>, canary: &Canary) -> Verdict<Lookups> {
     let bundle = hostile(t, Flavour::Plain)?;
     let exchange = attempt.map(|a| Exchange::new(t, &bundle.dir, &a.target, a.kind, canary)).transpose()?;
     let form = attempt.map_or(Form::Never, |a| a.form);

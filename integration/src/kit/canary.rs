@@ -1,4 +1,4 @@
-//! Files of the host that nobody may touch, and whether somebody did.
+//! Files of the host that must not be touched, and whether they were.
 
 use super::stop::{Context, Verdict};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The file in it that stands for any.
+/// A file in it.
 pub const FILE: &str = "precious";
 
 /// The directory in it in which each of the names is a directory.
@@ -51,12 +51,12 @@ impl Canary {
         Ok(canary)
     }
 
-    /// Whether this device and inode are one of it.
+    /// Whether this device and inode belong to it.
     pub fn has(&self, id: (u64, u64)) -> bool {
         self.ids.contains(&id)
     }
 
-    /// What was done to it since the last call, if anything.
+    /// What was done to it since the last call; `None` if nothing was.
     pub fn complaint(&self) -> Option<String> {
         let events = self.events();
         let now = facts(&self.dir);

@@ -126,7 +126,7 @@ impl<'t> Engine<'t> {
         Ok(())
     }
 
-    /// Runs containers on another runtime.
+    /// Has containerd use another runtime.
     pub fn use_runtime(&mut self, runtime: PathBuf) {
         self.runtime = runtime;
     }

@@ -1,7 +1,7 @@
 //! Follows a command and its children from one lookup of a path to the next, with ptrace.
 //!
 //! A lookup is a system call with a path in its arguments that is not empty. Lookups are counted
-//! for each process by itself, so the count does not depend on how processes alternate.
+//! for each process separately, so the count does not depend on how processes alternate.
 
 use super::ran::Ran;
 use super::runtime::{self, Capture};
@@ -36,7 +36,7 @@ pub struct Lookup {
     pub paths: Vec<String>,
 }
 
-/// Gets the lookups, each while its process is stopped.
+/// Receives the lookups, each while its process is stopped.
 pub trait Watcher {
     /// A lookup is about to be made.
     fn before(&mut self, lookup: &Lookup);
@@ -54,19 +54,19 @@ pub struct Followed<'a> {
     pub own: &'a Path,
     /// Another process to follow, which is not a child of the command.
     pub other: Option<Pid>,
-    /// Where the output goes.
+    /// The file for its output.
     pub capture: &'a Capture,
 }
 
 /// Runs a command to its end.
 pub fn follow(what: &Followed<'_>, watcher: &mut (dyn Watcher + Send)) -> Verdict<Ran> {
-    // The tracer is a thread of its own: when it ends, the kernel lets go of every tracee that is
+    // The tracer is a separate thread: when it ends, the kernel detaches every tracee that is
     // still alive, such as a container's init.
     let traced = thread::scope(|scope| scope.spawn(|| trace(what, watcher)).join());
     traced.unwrap_or_else(|_| fail("the tracer panicked"))
 }
 
-/// A shell that stops itself and then becomes the command.
+/// A shell that stops itself and then executes the command.
 fn stopped(command: &Command, capture: &Capture) -> Verdict<Command> {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
@@ -123,7 +123,7 @@ fn trace(what: &Followed<'_>, watcher: &mut dyn Watcher) -> Verdict<Ran> {
 struct Tracer<'w> {
     main: Pid,
     own: (u64, u64),
-    /// Whether the shell has become the command; before, nothing counts.
+    /// Whether the shell has executed the command. Nothing counts before.
     started: bool,
     processes: BTreeMap<Pid, Process>,
     watcher: &'w mut dyn Watcher,
@@ -133,7 +133,7 @@ struct Tracer<'w> {
 struct Process {
     number: usize,
     lookups: usize,
-    /// The one that it is in.
+    /// The lookup that it is making.
     inside: Option<Lookup>,
 }
 
@@ -201,7 +201,7 @@ impl Tracer<'_> {
     }
 }
 
-/// The same on every processor; the crate libc lacks it for some.
+/// The same number on every processor. The crate libc lacks it for some.
 const FCHMODAT2: i64 = 452;
 
 /// Which arguments of the calls are paths that are looked up.
@@ -292,7 +292,7 @@ fn paths(pid: Pid, call: i64, args: &[u64; 6]) -> Vec<String> {
 fn string(memory: &File, address: u64) -> Option<String> {
     const PAGE: u64 = 4096;
     let mut bytes = Vec::new();
-    // What lies behind the end of the string may be unmapped: never beyond the page at once.
+    // Memory after the end of the string may be unmapped, so no read crosses a page.
     let mut here = address;
     while address != 0 && bytes.len() < 4096 {
         let mut part = vec![0; (PAGE - here % PAGE) as usize];

@@ -29,7 +29,7 @@ pub struct Counted {
     pub calls: u32,
     /// The most memory that the command itself had, in KiB.
     pub peak_kib: u64,
-    /// The memory of its own that it has at its end, without the program in the page cache, in KiB.
+    /// Its private memory at its end in KiB, without the program in the page cache.
     pub private_kib: u64,
 }
 
@@ -58,7 +58,7 @@ pub fn kill_at(command: Command, at: u32) -> Verdict<Injection> {
     }
 }
 
-/// A shell that stops itself and then becomes the command.
+/// A shell that stops itself and then executes the command.
 fn stopped(command: &Command) -> Command {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
@@ -73,7 +73,7 @@ fn trace(command: Command, at: u32) -> Verdict<Tracer> {
     let child = stopped(&command).spawn().context("traced command")?;
     let main = Pid::from_raw(child.id().cast_signed());
     waitpid(main, Some(WaitPidFlag::WUNTRACED)).context("waiting for the stopped shell")?;
-    // The stop at the end serves to read the process's counters. A killed process must just be gone.
+    // The counters of a process are read in the stop at its end. A killed process has only to be gone.
     let last_look = if at == u32::MAX { Options::PTRACE_O_TRACEEXIT } else { Options::empty() };
     let options = last_look
         | Options::PTRACE_O_TRACESYSGOOD
@@ -125,7 +125,7 @@ struct Tracer {
     peak_kib: u64,
     private_kib: u64,
     killed: bool,
-    /// Whether the shell has become the command; before, nothing counts.
+    /// Whether the shell has executed the command. Nothing counts before.
     started: bool,
     /// Threads that are inside a system call.
     entered: Vec<Pid>,

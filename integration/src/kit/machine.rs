@@ -11,7 +11,7 @@ pub fn text(path: impl AsRef<Path>) -> String {
 /// The mount that keeps the namespace of windlass's exit pins. The first container makes it and nothing removes it.
 pub const EXIT_NAMESPACE: &str = "/run/windlass/@exits/ns";
 
-/// The directory that it is in.
+/// The directory of that mount.
 pub const EXIT_DIRECTORY: &str = "/run/windlass/@exits";
 
 /// `/proc/self/mountinfo` without [`EXIT_NAMESPACE`] and its directory, which is a mount where others follow `/run`.
@@ -27,7 +27,7 @@ pub fn mounts_of(pid: impl std::fmt::Display) -> String {
     mine.map(|line| format!("{line}\n")).collect()
 }
 
-/// What `work` returns in the namespace of the exit pins, whose root directory has them; `None` without one.
+/// Runs `work` in the namespace of the exit pins, whose root directory has them. `None` if there is none.
 pub fn among_exit_pins<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
     use nix::sched::{CloneFlags, setns, unshare};
     let namespace = fs::File::open(EXIT_NAMESPACE).ok()?;

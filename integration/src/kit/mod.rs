@@ -60,11 +60,11 @@ pub enum Need {
     AppArmor,
     /// The cgroup namespace is the first, from which alone a mount sets the options of cgroup2.
     FirstCgroupNamespace,
-    /// The kernel is the harness's own: the case changes what holds for all of it.
+    /// The harness has a kernel of its own, because the case changes settings of the whole kernel.
     OwnKernel,
     /// The runtime is windlass: the case is about something only it has.
     Windlass,
-    /// A CRIU, and a kernel that it can work with.
+    /// CRIU, and a kernel that it supports.
     Criu,
     /// The case lasts longer than a second or two: it gets a longer limit.
     Slow,

@@ -1,4 +1,4 @@
-//! The list of mounts in a directory of images (CRIU, `images/mnt.proto`), as an attacker changes it.
+//! The list of mounts in a directory of images (CRIU, `images/mnt.proto`), changed as an attacker would.
 
 use crate::fake_criu::{bytes_field, number_field};
 use std::path::Path;

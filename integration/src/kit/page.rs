@@ -1,7 +1,7 @@
-//! The console blocks of a page of documentation, and whether running them prints what stands there.
+//! Runs the console blocks of a page of documentation and compares their output with the page.
 //!
-//! In a block that is marked `console`, a line that begins with `# ` is a command of root, one that begins with `$ ` a
-//! command of an ordinary user. The lines below it are what it prints, where `…` stands for anything. A comment
+//! In a block that is marked `console`, a line that begins with `# ` is a command of root, and one with `$ ` a
+//! command of an ordinary user. The lines below it are its output, in which `…` stands for anything. A comment
 //! `<!-- before: SCRIPT -->` above the block prepares its directory, `<!-- needs: PROGRAM… -->` names what it runs.
 
 use super::rootfs;
@@ -13,11 +13,11 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Between the outputs of two commands.
+/// The line between the outputs of two commands.
 const MARK: char = '\u{1e}';
-/// Nobody's on this machine.
+/// An id that is not in use on this machine.
 const USER: u32 = 47_124;
-/// Where programs under test keep what they know, unless they are told otherwise.
+/// The default directories of the state of the programs under test.
 const STATES: [&str; 2] = ["/run/windlass", "/run/windlass-shim"];
 
 /// A block of commands, each with what it prints.
@@ -85,7 +85,7 @@ impl Block {
         }
     }
 
-    /// The shell script that does all of it.
+    /// The shell script of the whole block.
     fn script(&self) -> String {
         let mut script = format!("exec 2>&1\nset -e\n{}\nset +e\n", self.before);
         for (command, _) in &self.commands {
@@ -94,7 +94,7 @@ impl Block {
         script
     }
 
-    /// Runs it in a directory of its own, which has `rootfs` and these files, and compares.
+    /// Runs it in a new directory with `rootfs` and these files, and compares the output.
     pub fn run(&self, t: &T, files: &[(&str, &str)]) -> Verdict {
         let dir = t.path(&format!("block{}", self.line));
         prepare(t, &dir, self.user, files)?;
@@ -103,7 +103,7 @@ impl Block {
         command.stdin(Stdio::null());
         let ran = runtime::run(command, &t.dir).map(|(ran, _)| ran);
         for state in STATES {
-            // Mounted on in a namespace that has gone; it is empty here.
+            // A mount point of a namespace that is gone. It is empty here.
             let _ = fs::remove_dir(state);
         }
         self.judge(&ran?.stdout)
@@ -125,7 +125,7 @@ impl Block {
         command
     }
 
-    /// Compares what was printed with what stands there.
+    /// Compares the output with the page.
     fn judge(&self, printed: &str) -> Verdict {
         let mut outputs = printed.split(MARK);
         let before = outputs.next().unwrap_or_default();
@@ -147,7 +147,7 @@ fn prepare(t: &T, dir: &Path, user: bool, files: &[(&str, &str)]) -> Verdict {
     fs::create_dir_all(dir.join("bin")).context("bin")?;
     fs::create_dir_all(&home).context("home")?;
     for (program, name) in [(&t.runtime, "windlass"), (&t.shim, "windlass-shim")] {
-        // It may be where only root can go.
+        // The directory may be accessible to root alone.
         fs::copy(program, dir.join("bin").join(name)).context(program.display())?;
     }
     rootfs::build(&home.join("rootfs"))?;
@@ -160,7 +160,7 @@ fn prepare(t: &T, dir: &Path, user: bool, files: &[(&str, &str)]) -> Verdict {
     if user { own(&home) } else { Ok(()) }
 }
 
-/// Gives the user a directory and those in it.
+/// Changes the owner of a directory and of those in it.
 fn own(dir: &Path) -> Verdict {
     chown(dir, Some(USER), Some(USER)).context(dir.display())?;
     let entries = fs::read_dir(dir).context(dir.display())?.flatten();
@@ -168,7 +168,7 @@ fn own(dir: &Path) -> Verdict {
     dirs.map(|entry| entry.path()).try_for_each(|dir| own(&dir))
 }
 
-/// Whether the text is what is expected, in which `…` stands for anything.
+/// Whether the text matches the expected one, in which `…` stands for anything.
 fn matches(expected: &str, text: &str) -> bool {
     let parts: Vec<&str> = expected.split('…').collect();
     let [first, middle @ .., last] = &parts[..] else {

@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// Which program a runtime is; peers differ in known ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum RuntimeKind {
     /// Ours.
     Windlass,
     /// opencontainers/runc.
@@ -26,26 +26,26 @@ pub enum Kind {
     Other,
 }
 
-impl Kind {
+impl RuntimeKind {
     /// Asks the binary: the first word of `--version` is the program's name.
-    pub fn of(path: &Path) -> Kind {
+    pub fn of(path: &Path) -> RuntimeKind {
         let output = Command::new(path).arg("--version").output();
         let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
         match text.split([' ', ':']).next() {
-            Some("runc") if !text.contains("windlass") => Kind::Runc,
-            Some("crun") => Kind::Crun,
-            _ if text.contains("windlass") => Kind::Windlass,
-            _ => Kind::Other,
+            Some("runc") if !text.contains("windlass") => RuntimeKind::Runc,
+            Some("crun") => RuntimeKind::Crun,
+            _ if text.contains("windlass") => RuntimeKind::Windlass,
+            _ => RuntimeKind::Other,
         }
     }
 
     /// The name used in tables.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Windlass => "windlass",
-            Kind::Runc => "runc",
-            Kind::Crun => "crun",
-            Kind::Other => "other",
+            RuntimeKind::Windlass => "windlass",
+            RuntimeKind::Runc => "runc",
+            RuntimeKind::Crun => "crun",
+            RuntimeKind::Other => "other",
         }
     }
 }

@@ -180,7 +180,7 @@ impl Connection {
         }
     }
 
-    /// After an attach: all that comes until the end, standard output and standard error apart.
+    /// Reads the output up to its end after `attach`, standard output and standard error apart.
     pub fn frames(&mut self) -> Verdict<(String, String)> {
         let (mut out, mut errors) = (Vec::new(), Vec::new());
         let mut head = [0; 5];

@@ -1,4 +1,4 @@
-//! strace(1) on a process that runs already.
+//! strace(1) on a running process.
 
 use super::machine::{field, text};
 use super::stop::{Verdict, skip};
@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// strace on a process until this is dropped.
+/// strace attached to a process. Dropping it detaches.
 pub struct Traced(Child);
 
 impl Traced {
@@ -27,7 +27,7 @@ impl Traced {
 
 impl Drop for Traced {
     fn drop(&mut self) {
-        // So that it writes what it has.
+        // It writes what it has buffered.
         let _ = kill(Pid::from_raw(self.0.id() as i32), Signal::SIGINT);
         let _ = self.0.wait();
     }

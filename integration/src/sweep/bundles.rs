@@ -27,12 +27,12 @@ pub const KINDS: &[(&str, bool)] = &[
 /// The ordinary user of the rootless kind.
 pub const USER: u32 = 47_123;
 
-/// The fixtures of the tests of plans, as these engines write their configurations.
+/// The fixtures of the plan tests: configurations as engines write them.
 const DOCKER: &str = include_str!("../../../src/plan/tests/plans/docker.json");
 const CRI: &str = include_str!("../../../src/plan/tests/plans/kubernetes.json");
 
-/// Tells what a container's program sees of its world, and ends with 42. All at once, so that a relay makes the same calls
-/// in each run.
+/// Reports what a program sees in the container, and ends with 42. It is one write(2), so that a relay makes the same
+/// calls in each run.
 const PROBE: &str = r#"
 told=$(echo == status; grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp:|SigBlk|SigIgn|SigCgt|Cpus_allowed_list)' /proc/self/status
 echo == mountinfo; cat /proc/self/mountinfo
@@ -41,12 +41,12 @@ stat -c '%n %F %a %u %g %t %T' / /dev /dev/*; hostname; env; pwd; umask; ls /pro
 echo "$told"; exit 42
 "#;
 
-/// The words that run the probe.
+/// The arguments that run the probe.
 pub fn probe() -> [&'static str; 3] {
     ["/bin/sh", "-c", PROBE]
 }
 
-/// What stands for other containers and for what engines prepare.
+/// Stand-ins for other containers and for what engines prepare.
 pub struct Around {
     /// A directory with sources of mounts.
     pub sources: std::path::PathBuf,
@@ -56,7 +56,7 @@ pub struct Around {
 }
 
 impl Around {
-    /// Makes it in a directory.
+    /// Makes them in a directory.
     pub fn new(dir: &Path, kind: &str) -> Verdict<Around> {
         let sources = dir.join("sources");
         for name in ["volume", "shm", "token"] {
@@ -71,7 +71,7 @@ impl Around {
         Ok(around)
     }
 
-    /// Starts the process whose namespaces are joined, if there is one.
+    /// Starts the process whose namespaces are joined, if the kind has one.
     pub fn hold(&mut self, kind: &str) -> Verdict {
         let flags: &[&str] = match kind {
             "joined" | "cri" => &["--net", "--ipc", "--uts"],
@@ -128,7 +128,7 @@ pub fn config(kind: &str, around: &Around) -> Value {
         "joined" => join(&mut config, around, &["network", "ipc", "uts"]),
         "joined-user" => {
             join(&mut config, around, &["user", "network", "ipc", "uts"]);
-            // The namespace has one id, and so no group tty.
+            // The namespace maps one id, so it has no group tty.
             config["mounts"][2]["options"] = json!(["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]);
         }
         _ => {}
@@ -150,7 +150,7 @@ fn join(config: &mut Value, around: &Around, kinds: &[&str]) {
     }
 }
 
-/// All hooks, each of which adds its name to a file. That of the container's own namespaces only runs.
+/// All hooks. Each adds its name to a file, except for the one in the container's namespaces, which only runs.
 fn hooks(log: &Path) -> Value {
     let host = |name: &str| {
         let script = format!("cat >/dev/null; echo {name} >> {}", log.display());
@@ -178,13 +178,13 @@ fn rootless() -> Value {
     config
 }
 
-/// What of a fixture does not depend on the host that it was written for.
+/// A fixture without what depends on the host that it was written on.
 fn adapted(text: &str, around: &Around) -> Value {
     let mut config: Value = serde_json::from_str(text).expect("the fixture is JSON");
     config["root"] = json!({"path": "rootfs"});
     config["process"]["cwd"] = json!("/");
     config["process"].as_object_mut().map(|process| process.remove("apparmorProfile"));
-    // The host may not let go below its own.
+    // The host may not allow a value below its own.
     config["process"].as_object_mut().map(|process| process.remove("oomScoreAdj"));
     let devices = config["linux"]["resources"]["devices"].clone();
     config["linux"]["resources"] = json!({"devices": devices});
@@ -208,7 +208,7 @@ fn docker(around: &Around) -> Value {
     config
 }
 
-/// What podman adds to the usual: its own files, a cgroup below its parent, annotations.
+/// What podman adds: files of its own, a cgroup below its parent, annotations.
 fn podman(around: &Around) -> Value {
     let mut config = spec::b();
     config["linux"]["cgroupsPath"] = json!("/libpod_parent/sweep");
@@ -231,7 +231,7 @@ fn cri(around: &Around) -> Value {
     config
 }
 
-/// Gives a root file system to whom it must belong for this kind.
+/// Changes the owner of a root filesystem to the user of this kind.
 pub fn give(rootfs: &Path, kind: &str) -> Verdict {
     let owner = match kind {
         "userns" => FIRST_ID,
@@ -240,7 +240,7 @@ pub fn give(rootfs: &Path, kind: &str) -> Verdict {
     };
     let mut todo = vec![rootfs.to_owned()];
     while let Some(path) = todo.pop() {
-        // The one program is shared with other trees.
+        // Other trees share this program.
         if path.ends_with("busybox") && !path.is_symlink() {
             continue;
         }

@@ -1,4 +1,4 @@
-//! The names of system calls, with the request of those that are many calls in one.
+//! The names of system calls. Those that multiplex have their request in the name.
 
 macro_rules! names {
     ($($name:ident $number:ident),* $(,)?) => {
@@ -65,7 +65,7 @@ names! {
     wait4 SYS_wait4, waitid SYS_waitid, write SYS_write, writev SYS_writev,
 }
 
-/// A call that is many in one, the place of the argument that says which, and names for it.
+/// A call that multiplexes, the index of the argument that selects, and the names of its values.
 type Requests = (&'static str, usize, &'static [(u64, &'static str)]);
 
 const REQUESTS: &[Requests] = &[
@@ -127,7 +127,7 @@ const REQUESTS: &[Requests] = &[
     ),
 ];
 
-/// `openat`, or `fcntl:F_GETFD`; a call that is not known by its number.
+/// `openat`, or `fcntl:F_GETFD`. An unknown call is shown as its number.
 pub fn name(number: i64, arguments: &[u64; 6]) -> String {
     let Some((_, name)) = NAMES.iter().find(|(known, _)| *known == number) else {
         return format!("call{number}");

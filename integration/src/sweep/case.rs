@@ -13,11 +13,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::Path;
 
-/// What a run is compared with.
+/// What the runs with an injection are compared with.
 pub struct Base {
-    /// What there is when there is no container.
+    /// What exists on the machine when there is no container.
     pub empty: Census,
-    /// What was seen without an injection; nothing while that is found out.
+    /// What was seen without an injection. `None` while that is being found out.
     pub seen: Option<Seen>,
 }
 
@@ -66,7 +66,7 @@ impl Subject {
         }
     }
 
-    /// Why a run without an injection is none to compare with, if so.
+    /// Why others cannot be compared with this run without an injection; `None` if they can.
     pub fn is_wrong(self, seen: &Seen) -> Option<String> {
         let is_right = match self {
             Subject::Verb(_) => [Some(0), Some(42)].contains(&seen.code),
@@ -115,7 +115,7 @@ fn observe(stage: &Stage, verb: &Verb, base: &Base, at: Option<(Point, Action)>)
     (seen.new, seen.gone) = (after.beyond(&before), before.beyond(&after));
     seen.facts.push(("status".to_owned(), stage.status(&scene.id)));
     if succeeded {
-        // A terminal first, since the payload of a create that succeeded waits for its start only.
+        // The terminal is read first: after a successful create, the payload waits for `start` alone.
         if verb.before == Before::Nothing {
             scene.take_terminal()?;
         }
@@ -128,7 +128,7 @@ fn observe(stage: &Stage, verb: &Verb, base: &Base, at: Option<(Point, Action)>)
     Ok((seen, trace))
 }
 
-/// Kills everything but the harness.
+/// Kills all processes but the harness.
 fn kill_all() {
     for name in crate::census::cgroups() {
         let _ = std::fs::write(Path::new(&name).join("cgroup.freeze"), "0");
@@ -136,7 +136,7 @@ fn kill_all() {
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
 }
 
-/// After a fault: nothing of it may be in the way of the next run.
+/// Clears up after a fault, so that nothing of it disturbs the next run.
 fn clear(stage: &mut Stage) -> Verdict {
     kill_all();
     let root = stage.root();

@@ -1,4 +1,4 @@
-//! What there is on the machine, as far as a container could leave something there.
+//! What exists on the machine in the places where a container could leave something.
 
 use super::stage::LIMIT;
 use crate::kit::machine::text;
@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Things by their names, and how many of each.
+/// Mounts, cgroups, files and processes by name, with the number of each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census(BTreeMap<String, u32>);
 
-/// What has not changed for so long will not change any more.
+/// After this long without a change, the count is taken as final.
 const STILL: Duration = Duration::from_secs(1);
 
-/// Where to look besides the whole machine's mounts, cgroups and processes.
+/// Where to look besides the mounts, cgroups and processes of the whole machine.
 pub struct Places {
     /// State roots: everything below them counts.
     pub roots: Vec<PathBuf>,
@@ -26,7 +26,7 @@ pub struct Places {
 }
 
 impl Census {
-    /// Counts now.
+    /// Counts once.
     pub fn take(places: &Places) -> Census {
         let mut census = Census::default();
         for line in text("/proc/self/mountinfo").lines() {
@@ -53,13 +53,13 @@ impl Census {
         *self.0.entry(plain(&name, &places.id)).or_insert(0) += 1;
     }
 
-    /// What is here and not there.
+    /// What exists in this census and not in `other`.
     pub fn beyond(&self, other: &Census) -> Vec<String> {
         let more = self.0.iter().filter(|(name, count)| other.0.get(*name).copied().unwrap_or(0) < **count);
         more.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Counts until `settled`, since what is killed takes a moment to go; at most until nothing has changed for a
+    /// Counts until `settled`, because what is killed takes a moment to go, and at most until nothing has changed for a
     /// second.
     pub fn settle(places: &Places, settled: impl Fn(&Census) -> bool) -> Census {
         let (begun, mut changed) = (Instant::now(), Instant::now());
@@ -80,7 +80,8 @@ impl Census {
     }
 }
 
-/// The same words for what is the same in two runs: the id is `ID`, a long number and that of a start socket are `#`.
+/// The line without what differs between two runs: the id becomes `ID`; a long number and that of a start socket
+/// become `#`.
 pub fn plain(text: &str, id: &str) -> String {
     let text = if id.is_empty() { text.to_owned() } else { text.replace(id, "ID") };
     let mut out = String::with_capacity(text.len());

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 
 const TEXT: &str = include_str!("../../sweep/errnos");
 
-/// For each call its errors, or the reason why it has none.
+/// The errors of each call, or the reason why it has none.
 pub struct Table(BTreeMap<String, Result<Vec<Errno>, String>>);
 
 impl Table {
-    /// The table of the file.
+    /// Reads the table.
     pub fn load() -> Result<Table, String> {
         Table::parse(TEXT)
     }
@@ -31,7 +31,7 @@ impl Table {
         Ok(Table(rows))
     }
 
-    /// The errors of a call, none if it cannot fail; `Err` if it has no row.
+    /// The errors of a call; empty if it cannot fail. `Err` if the call has no row.
     pub fn errors(&self, call: &str) -> Result<&[Errno], String> {
         let row = self.0.get(call).or_else(|| self.0.get(calls::base(call)));
         match row {

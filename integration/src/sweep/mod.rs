@@ -1,12 +1,12 @@
-//! Every call fails once, every moment is the last.
+//! Lets every system call of a command fail once, and kills its processes before every call.
 //!
 //! ```text
 //! main ── for each scenario a harness ── worker: record ─> plan ─> case::run, oracle::judge for each injection
 //!                                                 (tracer)         (stage, verbs, census, witness)
 //! ```
 //!
-//! A scenario is a verb on a kind of bundle. Its un-injected run, below ptrace(2), is the list of the points at which
-//! something can be done, and what every other run is compared with.
+//! A scenario is a verb on a kind of bundle. Its run without an injection, under ptrace(2), gives the list of points
+//! for injections, and what every other run is compared with.
 
 mod bundles;
 mod calls;
@@ -44,13 +44,13 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use worker::Order;
 
-/// Harnesses at a time. Most of their time they wait, for what must not change or must end.
+/// Harnesses at a time. They mostly wait for something to end, or to see that nothing changes.
 const WORKERS: usize = 6;
 
 /// What can be swept, by name.
 pub const MODES: &[&str] = &["calls", "kills", "peers", "self-test"];
 
-/// The program as the user calls it.
+/// The entry of the command line.
 pub fn main(args: &Args) -> ExitCode {
     let modes: Vec<&str> = args.sweep.iter().flat_map(|modes| modes.split(',')).collect();
     let has = |mode: &str| modes.contains(&mode) || modes.contains(&"all");
@@ -102,7 +102,7 @@ fn sweep(args: &Args, extent: Extent) -> Result<Report, String> {
     let file = OpenOptions::new().append(true).open(&progress).map_err(|e| format!("{}: {e}", progress.display()))?;
     let next = || orders.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     let take = |line: Line| {
-        // In one piece: the other workers write to it too.
+        // One write(2), because the other workers write to it too.
         let _ = (&file).write_all(format!("{line}\n").as_bytes());
         report.lock().unwrap_or_else(PoisonError::into_inner).take(line, true);
     };
@@ -121,7 +121,7 @@ fn sweep(args: &Args, extent: Extent) -> Result<Report, String> {
     Ok(report.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Opens the file of what is done: that of the same programs is continued, another begun anew.
+/// Opens the file of results. One of the same programs is continued; another is begun anew.
 fn begin(progress: &Path, args: &Args) -> Result<Report, String> {
     let text = fs::read_to_string(progress).unwrap_or_default();
     let stamp = |path: &Path| fs::metadata(path).map(|meta| format!("{} {}", meta.len(), meta.mtime()));

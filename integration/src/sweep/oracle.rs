@@ -1,27 +1,27 @@
-//! Whether what followed an injection is right. It knows neither verbs nor calls: only what an un-injected run has
-//! shown.
+//! Decides whether a run with an injection went right. It knows neither verbs nor calls, only what a run without an
+//! injection has shown.
 
 use super::point::Action;
 use nix::errno::Errno;
 
-/// What could be seen of a run.
+/// What was observed of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// The exit code, or minus the signal; `None` for a command that did not end in time.
+    /// The exit code, or the signal as a negative number. `None` if the command did not end in time.
     pub code: Option<i32>,
     /// What the command wrote to its standard error or its log.
     pub error: String,
-    /// Its output, and what its effect is, by name. Looked at after a success only, but for `status`.
+    /// Its output and its effect, by name. After a failure there is `status` alone.
     pub facts: Vec<(String, String)>,
-    /// What is there after it and was not before it.
+    /// What exists only after it.
     pub new: Vec<String>,
-    /// What was there before it and is no more.
+    /// What existed only before it.
     pub gone: Vec<String>,
-    /// What it has changed that belongs to its caller.
+    /// What it has changed of its caller's.
     pub changed: Vec<String>,
     /// Why `delete --force` failed, if it did.
     pub delete: Option<String>,
-    /// What is left after that.
+    /// What exists after that and did not before.
     pub left: Vec<String>,
 }
 
@@ -35,19 +35,19 @@ impl Seen {
 /// How an injection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The verb has done all of its work.
+    /// The verb has done its work.
     Tolerated,
-    /// The verb has failed and said so. False: without the name of the call.
+    /// The verb has failed and reported it. The flag says whether it named the call.
     Failed(bool),
-    /// It was killed, and all could be removed.
+    /// It was killed, and everything could be removed.
     Killed,
     /// The call was not made in this run.
     Unreached,
-    /// Something is wrong: of which kind, and what.
+    /// Something is wrong: the kind of fault, and the details.
     Fault(&'static str, String),
 }
 
-/// What a failed verb may leave its container in.
+/// The statuses that the container may have after a failed verb.
 pub struct Allowed<'a> {
     /// Values of the fact `status`.
     pub status: &'a [&'a str],
@@ -65,7 +65,8 @@ pub fn judge(base: &Seen, seen: &Seen, call: &str, action: Action, main_killed: 
     if !seen.left.is_empty() {
         return fault("left after delete --force", seen.left.join("; "));
     }
-    // Nobody is left to restore the terminal, or the call that restores it is the one that fails.
+    // After a kill no process restores the terminal. It also stays changed if the call that restores it is the one
+    // that fails.
     let is_excused = |line: &&String| line.contains(": terminal ") && (main_killed || call.starts_with("ioctl:TCSETS"));
     let changed: Vec<&str> = seen.changed.iter().filter(|line| !is_excused(line)).map(String::as_str).collect();
     if !changed.is_empty() {
@@ -80,8 +81,8 @@ pub fn judge(base: &Seen, seen: &Seen, call: &str, action: Action, main_killed: 
     if Some(code) == base.code {
         let is_said = matches!(action, Action::Fail(errno) if names_errno(&seen.error, errno));
         return match difference(base, seen) {
-            // The code is that of the program, or of a list of which a part is missing: a warning says so. The work of
-            // the verb itself must be done, but for what could not be removed.
+            // The exit code is that of the program, or the command has printed a warning about what it left out. The
+            // work of the verb itself must be done, except for what could not be removed.
             Some(text) if is_said && (text.starts_with("output: ") || removes(call)) => {
                 Outcome::Failed(names_call(&seen.error, call))
             }
@@ -89,7 +90,7 @@ pub fn judge(base: &Seen, seen: &Seen, call: &str, action: Action, main_killed: 
             None => Outcome::Tolerated,
         };
     }
-    // Init was killed, and that is what is reported of it, as a shell does.
+    // Init was killed, and the exit code says so as a shell's does.
     let as_killed = action == Action::Kill && code == 128 + libc::SIGKILL;
     if seen.error.trim().is_empty() && !as_killed {
         return fault("fails without a word", format!("exit code {code}"));
@@ -112,7 +113,7 @@ pub fn judge(base: &Seen, seen: &Seen, call: &str, action: Action, main_killed: 
     }
 }
 
-/// Where two successful runs differ.
+/// The first difference between two successful runs.
 fn difference(base: &Seen, seen: &Seen) -> Option<String> {
     for (name, value) in &base.facts {
         let other = seen.fact(name);
@@ -137,7 +138,7 @@ fn first_difference(base: &str, other: &str) -> String {
     }
 }
 
-/// What could not be removed is left, and the error says so.
+/// Something could not be removed, and the error says so.
 fn removes(call: &str) -> bool {
     ["unlink", "unlinkat", "rmdir", "umount2"].contains(&call)
 }
@@ -147,14 +148,14 @@ pub fn out_of_memory(call: &str, action: Action) -> bool {
     action == Action::Fail(Errno::ENOMEM) && ["mmap", "mremap", "brk", "mprotect"].contains(&call)
 }
 
-/// Whether a text has the error's name or its words.
+/// Whether a text contains the name of the error or its description.
 pub fn names_errno(text: &str, errno: Errno) -> bool {
     let text = text.to_lowercase();
     let words = errno.desc().to_lowercase();
     text.contains(&format!("{errno:?}").to_lowercase()) || text.contains(&words) || text.contains(other_words(errno))
 }
 
-/// What is said of some errors in other words, those of Go's.
+/// The descriptions of some errors in Go, which differ from strerror(3).
 fn other_words(errno: Errno) -> &'static str {
     match errno {
         Errno::EIO => "i/o error",
@@ -168,7 +169,7 @@ fn other_words(errno: Errno) -> &'static str {
     }
 }
 
-/// Whether a text has the name of the call, in the form in which a reader knows it.
+/// Whether a text contains the name of the call, as a user knows it.
 pub fn names_call(text: &str, call: &str) -> bool {
     let base = call.split(':').next().unwrap_or(call);
     let stem = base.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches("at");
@@ -267,7 +268,7 @@ mod tests {
         let killed = Seen { new: vec!["cgroup /x".to_owned()], ..seen(-9) };
         let allowed = Allowed { status: &[] };
         assert_eq!(judge(&seen(0), &killed, "openat", Action::Kill, true, &allowed), Outcome::Killed);
-        // Of a child the command itself must say something.
+        // If the call of a child fails, the command must report it.
         assert_eq!(kind(&seen(0), &seen(1), Action::Kill), "fails without a word");
         let mut init = seen(137);
         init.facts[0].1 = "stopped".to_owned();

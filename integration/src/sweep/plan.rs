@@ -8,7 +8,7 @@ use nix::errno::Errno;
 /// Which injections are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Whether calls are made to fail.
+    /// Whether calls fail.
     pub calls: bool,
     /// Whether processes are killed.
     pub kills: bool,
@@ -16,18 +16,18 @@ pub struct Extent {
     pub short: bool,
 }
 
-/// Kills a scenario in the short sweep.
+/// The number of kills for a scenario in the short sweep.
 const SAMPLE: usize = 24;
 
 /// All injections of a recording, and how many of its calls cannot fail.
 pub struct Plan {
-    /// Where, and what.
+    /// The points and the actions.
     pub injections: Vec<(Point, Action)>,
-    /// Calls without an error.
+    /// The number of calls that cannot fail.
     pub infallible: usize,
 }
 
-/// Plans. `Err` names the calls without a row in the table.
+/// Makes the list. `Err` names the calls that have no row in the table.
 pub fn plan(trace: &Trace, table: &Table, extent: Extent) -> Result<Plan, String> {
     let mut plan = Plan { injections: Vec::new(), infallible: 0 };
     for call in &trace.calls {
@@ -36,7 +36,7 @@ pub fn plan(trace: &Trace, table: &Table, extent: Extent) -> Result<Plan, String
         if !extent.calls {
             continue;
         }
-        // What it returns by itself would not be an injection.
+        // To inject the error that it returns anyway would change nothing.
         let other = |errno: &&Errno| call.error != Some(**errno as i32);
         let errors = errors.iter().filter(other).take(if extent.short { 1 } else { usize::MAX });
         plan.injections.extend(errors.map(|errno| (call.point.clone(), Action::Fail(*errno))));

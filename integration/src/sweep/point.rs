@@ -1,18 +1,18 @@
-//! A place in a recording, and what is done there.
+//! A point of a recording, and the action there.
 
 use super::errnos;
 use nix::errno::Errno;
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
-/// A system call of a process of a command, such that it can be found again in another run.
+/// A system call of a process of a command, described so that it is found again in another run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Point {
-    /// The process: `main`, and its n-th child `main.n`; a process that was there before has the name it was given.
+    /// The process: `main`, and `main.n` for its n-th child. A process that existed before has the name it was given.
     pub process: String,
     /// The name of the call.
     pub call: String,
-    /// The how-manieth of its name in this process, from 1.
+    /// The number of the call among those of its name in this process, from 1.
     pub nth: u32,
 }
 

@@ -1,10 +1,10 @@
-//! The sum: a row for each scenario, and the faults.
+//! The summary: a row for each scenario, and the faults.
 
 use super::result::{FAILED, KILLED, Line, TOLERATED, UNNAMED, UNREACHED};
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
-/// What is known of a scenario.
+/// The counts of a scenario.
 #[derive(Clone, Debug, Default)]
 struct Row {
     calls: u64,
@@ -26,7 +26,7 @@ impl Row {
         self.points() - self.count(UNREACHED)
     }
 
-    /// In thousandths.
+    /// The share that was reached, in thousandths.
     fn share(&self) -> u64 {
         (self.reached() * 1000).checked_div(self.points()).unwrap_or(0)
     }
@@ -41,7 +41,7 @@ impl Row {
     }
 }
 
-/// All of a sweep.
+/// The results of a sweep.
 #[derive(Default)]
 pub struct Report {
     rows: BTreeMap<String, Row>,
@@ -49,14 +49,14 @@ pub struct Report {
     unreached: Vec<String>,
 }
 
-/// So many of a hundred points must be reached.
+/// The percentage of points that must be reached.
 const REACHED: u64 = 99;
 
-/// How the names of scenarios begin, for which the share that was reached is told: all, some verbs, the shim.
+/// Prefixes of scenario names for which the share that was reached is reported: all, some verbs, the shim.
 const GROUPS: &[&str] = &["", "run/", "exec", "delete", "shim-"];
 
 impl Report {
-    /// Takes a line; shows it if it is of now and says something.
+    /// Adds a line, and shows it if it is new and worth reading.
     pub fn take(&mut self, line: Line, show: bool) {
         let row = self.rows.entry(line.scenario().to_owned()).or_default();
         match &line {
@@ -82,14 +82,14 @@ impl Report {
         self.faults.push(line);
     }
 
-    /// Whether there is no fault, and nearly all was reached, of each group by itself.
+    /// Whether there is no fault, and nearly all points of each group were reached.
     pub fn is_good(&self) -> bool {
-        // One of a small group is no hundredth.
+        // In a small group, one point is more than a hundredth.
         let is_reached = |row: Row| row.count(UNREACHED) <= 1 || row.reached() * 100 >= row.points() * REACHED;
         self.faults.is_empty() && self.sum().points() > 0 && GROUPS.iter().all(|group| is_reached(self.group(group)))
     }
 
-    /// The sum of the scenarios whose names begin so.
+    /// The sum over the scenarios with this prefix.
     fn group(&self, prefix: &str) -> Row {
         let mut sum = Row::default();
         self.rows.iter().filter(|(name, _)| name.starts_with(prefix)).for_each(|(_, row)| sum.add(row));

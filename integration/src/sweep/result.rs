@@ -1,29 +1,29 @@
-//! What a worker says, as lines: the outcome of each injection, and what was recorded.
+//! The lines that a worker prints: the outcome of each injection, and the size of the recording.
 
 use super::oracle::Outcome;
 use serde_json::{Value, json};
 
-/// Marks the lines.
+/// The mark at the beginning of each line.
 const MARK: &str = "@sweep ";
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
-    /// What an un-injected run has made: calls, those that cannot fail, and points in all.
+    /// The run without an injection: its calls, those that cannot fail, and all points.
     Recorded { scenario: String, calls: u64, infallible: u64, points: u64 },
-    /// An injection: `SCENARIO POINT ACTION`, its outcome and what there is to say about it.
+    /// An injection: `SCENARIO POINT ACTION`, its outcome and an explanation.
     Injected { key: String, outcome: String, text: String },
     /// A scenario that could not be swept, and why.
     Broken { scenario: String, text: String },
 }
 
-/// The words of outcomes that are none of a fault.
+/// The names of outcomes other than a fault.
 pub const TOLERATED: &str = "tolerated";
 /// Failed, with the name of the call.
 pub const FAILED: &str = "failed";
 /// Failed, without the name of the call.
 pub const UNNAMED: &str = "failed without the call's name";
-/// Killed, and cleared away.
+/// Killed, and everything could be removed.
 pub const KILLED: &str = "killed";
 /// Not made in that run.
 pub const UNREACHED: &str = "not reached";

@@ -5,7 +5,7 @@ use super::case::Subject;
 use super::life::LIVES;
 use super::verbs::VERBS;
 
-/// Verbs that the short sweep takes on all its bundles; the others only on the plain one.
+/// Verbs that the short sweep runs on all of its bundles. It runs the others on the plain one alone.
 const ON_ALL: &[&str] = &["run", "create", "start", "exec"];
 
 /// One verb, or one life, on one kind of bundle.

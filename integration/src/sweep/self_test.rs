@@ -1,4 +1,4 @@
-//! Runtimes with a known fault, each of which the sweep must find: an oracle that passes everything would be no use.
+//! Runtimes with a known fault. The sweep must find each, or an oracle that accepts everything would go unnoticed.
 
 use super::plan::Extent;
 use super::result::{self, Line};
@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// A fault: what it does after the runtime has ended with `$code`, the scenario, and what the sweep calls it.
+/// A fault: the script that runs after the runtime has ended with `$code`, the scenario, and the sweep's name for it.
 struct Known {
     name: &'static str,
     script: &'static str,
@@ -61,10 +61,10 @@ const KNOWN: &[Known] = &[
     },
 ];
 
-/// The injection at which all of them show: the runtime, which the script starts, cannot read the state or the bundle.
+/// The injection that reveals all of them: the runtime, a child of the script, cannot read the state or the bundle.
 const AT: &str = "main.1/openat#2 EMFILE";
 
-/// A runtime that is the right one but for a fault.
+/// The runtime under test with a fault added.
 fn faulty(known: &Known, runtime: &Path, file: &Path) -> Result<(), String> {
     let script = format!(
         "#!/bin/sh\nfor id; do :; done\nwords=yes\n{} \"$@\" 2>/tmp/faulty.$$\ncode=$?\n\
@@ -80,7 +80,7 @@ fn faulty(known: &Known, runtime: &Path, file: &Path) -> Result<(), String> {
     write().map_err(|error| format!("{}: {error}", file.display()))
 }
 
-/// Whether the sweep finds all of them. Prints a line for each.
+/// Whether the sweep finds all faults. Prints a line for each.
 pub fn run(runtime: &Path, shim: &Path) -> bool {
     let dir = std::env::current_dir().unwrap_or_default().join("target");
     let found = |known: &Known| {
@@ -92,7 +92,7 @@ pub fn run(runtime: &Path, shim: &Path) -> bool {
         }
         seen.is_ok_and(|lines| lines.iter().any(is_it))
     };
-    // All of them run, whatever is missed.
+    // All run, even if one was missed.
     KNOWN.iter().filter(|known| found(known)).count() == KNOWN.len()
 }
 

@@ -1,4 +1,4 @@
-//! Where one verb is swept on one bundle: the bundles, the state root, the user.
+//! The directories, the state root and the user with which one verb is swept on one bundle.
 
 use super::bundles::{self, Around, USER};
 use super::census::{Census, Places};
@@ -13,30 +13,30 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// After so long a command hangs. A traced command takes a tenth of a second, and a busy machine makes it a hundred
+/// A command that takes longer hangs. A traced command takes a tenth of a second, and a busy machine makes it a hundred
 /// times slower, not a thousand.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// Which program a container runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// One that tells what it sees.
+    /// One that reports what it sees.
     Probe,
     /// One that sleeps.
     Sleep,
-    /// One that waits for a line and ends with 42.
+    /// One that reads a line and ends with 42.
     Life,
 }
 
-/// The stage of a scenario.
+/// What a scenario runs in.
 pub struct Stage {
     /// The kind of the bundle.
     pub kind: &'static str,
-    /// A directory of its own.
+    /// The directory of all its files.
     pub dir: PathBuf,
     /// The runtime that is executed.
     pub runtime: PathBuf,
-    /// Device and inode of each program under test; none for the runtime alone.
+    /// Device and inode of each program under test; empty if that is the runtime alone.
     pub tested: Vec<(u64, u64)>,
     /// The shim that is executed.
     pub shim: PathBuf,
@@ -89,7 +89,7 @@ impl Stage {
         self.kind == "rootless"
     }
 
-    /// The program may be where only root can go, and the directory too.
+    /// Makes the program and the directory accessible to an ordinary user.
     fn give_to_user(&mut self) -> Verdict {
         let own = self.dir.join("windlass");
         fs::copy(&self.runtime, &own).context("the runtime")?;
@@ -101,7 +101,7 @@ impl Stage {
         chown(self.root(), Some(USER), Some(USER)).context("state")
     }
 
-    /// After all processes were killed: what must run beside the containers runs again.
+    /// Starts again what must run beside the containers, after all processes were killed.
     pub fn revive(&mut self) -> Verdict {
         let kind = self.kind;
         fs::create_dir_all(self.dir.join("state/shims")).context("state")?;
@@ -120,7 +120,7 @@ impl Stage {
         self.dir.join("state")
     }
 
-    /// A new id, of the length of all others.
+    /// A new id. All ids have the same length.
     pub fn id(&self) -> String {
         format!("sweep-{:05}", self.numbers.fetch_add(1, Ordering::Relaxed))
     }
@@ -134,22 +134,22 @@ impl Stage {
         }
     }
 
-    /// Where a census looks.
+    /// The places of a census.
     pub fn places(&self, id: &str) -> Places {
         Places { roots: vec![self.root()], directories: self.watched.clone(), id: id.to_owned() }
     }
 
-    /// What is there now.
+    /// A census.
     pub fn census(&self, id: &str) -> Census {
         Census::take(&self.places(id))
     }
 
-    /// The runtime with these words.
+    /// The runtime with these arguments.
     pub fn command(&self, words: &[&str]) -> Command {
         self.dressed(Command::new(&self.runtime), words)
     }
 
-    /// The same, stopped before it begins.
+    /// The same, stopped before its program is executed.
     pub fn traced(&self, words: &[String]) -> Command {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         self.dressed(tracer::stopped(&self.runtime), &words)
@@ -170,7 +170,7 @@ impl Stage {
     /// Runs the runtime untraced.
     pub fn run(&self, words: &[&str]) -> Verdict<Ran> {
         let (ran, capture) = runtime::run_within(LIMIT, self.command(words), &self.dir)?;
-        // Of thousands of runs.
+        // The log would grow by thousands of runs.
         let _ = (fs::remove_file(capture.stdout), fs::remove_file(capture.stderr));
         Ok(ran)
     }

@@ -1,4 +1,4 @@
-//! The stdio of a command under test: files, or a terminal, whose ends the sweep keeps to look at them afterwards.
+//! The stdio of a command under test: files or a terminal. The sweep keeps the other ends and examines them afterwards.
 
 use super::witness::Witness;
 use crate::kit::stop::{Context, Verdict};
@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What a command gets at 0, 1 and 2.
+/// What a command has at the descriptors 0, 1 and 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Three files, the first of which is empty. (A pipe would be given to the container's user, as it must be.)
+    /// Three files, the first of which is empty. A pipe would change its owner to the container's user.
     Files,
     /// A terminal at 0 and 1, and a file.
     Terminal,
@@ -30,7 +30,7 @@ pub struct Stdio {
 }
 
 impl Stdio {
-    /// Gives a command stdio whose files are in `dir`. `trees` are looked at too.
+    /// Gives a command stdio whose files are in `dir`. `trees` are examined too.
     pub fn new(kind: Kind, dir: &Path, command: &mut Command, trees: Vec<PathBuf>) -> Verdict<Stdio> {
         let (out, err) = (dir.join("command.out"), dir.join("command.err"));
         let err_file = File::create(&err).context("a file for errors")?;
@@ -52,7 +52,7 @@ impl Stdio {
         Ok(Stdio { out, err, terminal, witness })
     }
 
-    /// What has come out. A terminal may be late with `END`.
+    /// The output. On a terminal, `END` may arrive late and is waited for.
     pub fn output(&self) -> String {
         match &self.terminal {
             Some(drain) => drain.until("END", Duration::from_secs(10)),
@@ -65,7 +65,7 @@ impl Stdio {
         text(&self.err)
     }
 
-    /// What of it was changed.
+    /// What the command has changed of it.
     pub fn changed(&self) -> Vec<String> {
         self.witness.changed()
     }
@@ -75,11 +75,11 @@ fn text(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 
-/// Reads all that comes from the master of a terminal, until nobody has its slave any more.
+/// Reads from the master of a terminal until the last descriptor of its slave is closed.
 pub struct Drain(Arc<Mutex<Vec<u8>>>);
 
 impl Drain {
-    /// Begins to read.
+    /// Starts reading.
     pub fn new(master: OwnedFd) -> Drain {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (mut master, into) = (File::from(master), seen.clone());
@@ -95,7 +95,7 @@ impl Drain {
         Drain(seen)
     }
 
-    /// What has come when `end` has, or after the limit.
+    /// The bytes up to `end`, or those that have arrived at the time limit.
     pub fn until(&self, end: &str, limit: Duration) -> String {
         let begun = Instant::now();
         loop {

@@ -1,7 +1,7 @@
-//! Runs a command below ptrace(2): lists the system calls of its processes, and does something at one of them.
+//! Runs a command under ptrace(2): records the system calls of its processes, and acts at one of them.
 //!
-//! Each process is followed until it executes a program that is not under test. The thread that traces does nothing
-//! else. When it ends, the kernel lets go of what is still traced, so a container lives on.
+//! Each process is traced until it executes a program that is not under test. The tracing thread does nothing
+//! else. When it ends, the kernel detaches all tracees, so a container lives on.
 
 use super::calls;
 use super::point::{Action, Point};
@@ -26,20 +26,20 @@ use std::time::Duration;
 /// One system call of a recording.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// Where.
+    /// The point of the call.
     pub point: Point,
-    /// The error that it returned by itself.
+    /// The error that it returned without an injection.
     pub error: Option<i32>,
 }
 
-/// What was seen.
+/// The recording of a command.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
     /// All calls in their order.
     pub calls: Vec<Call>,
-    /// Whether the point was reached and something done there.
+    /// Whether the point was reached and acted on.
     pub reached: bool,
-    /// For each process the program that it has executed, if one that is not under test.
+    /// The program of each process that has executed one that is not under test.
     pub executed: BTreeMap<String, String>,
 }
 
@@ -47,11 +47,11 @@ pub struct Trace {
 pub struct Request {
     /// The command, with its stdio.
     pub command: Command,
-    /// A process that is there already and takes part, with its name.
+    /// A process that already exists and takes part, with its name.
     pub partner: Option<(Pid, &'static str)>,
     /// Device and inode of each program under test.
     pub programs: Vec<(u64, u64)>,
-    /// Where to do what. `None` only lists.
+    /// The point, and the action there. `None` only records.
     pub at: Option<(Point, Action)>,
 }
 
@@ -81,7 +81,7 @@ impl Session {
         let thread = thread::spawn(move || {
             *own.lock().unwrap_or_else(PoisonError::into_inner) = Some(pthread_self());
             let done = trace(request, &send_pid, send_end, &stop_seen);
-            // From here on there is nobody to interrupt.
+            // From here on the thread cannot be interrupted.
             *own.lock().unwrap_or_else(PoisonError::into_inner) = None;
             done
         });
@@ -93,12 +93,12 @@ impl Session {
         Ok(session)
     }
 
-    /// Waits for the end of the command itself: its exit code, or minus the signal. `None` after the limit.
+    /// Waits for the end of the command: its exit code, or the signal as a negative number. `None` at the time limit.
     pub fn wait(&self, limit: Duration) -> Option<i32> {
         self.ended.recv_timeout(limit).ok()
     }
 
-    /// Lets go of what is still traced.
+    /// Detaches all tracees and ends the thread.
     pub fn finish(&mut self) -> Verdict<Trace> {
         let Some(thread) = self.thread.take() else {
             return fail("the trace was taken already");
@@ -106,7 +106,7 @@ impl Session {
         self.stop.store(true, Ordering::SeqCst);
         while !thread.is_finished() {
             if let Some(tracer) = *self.tracer.lock().unwrap_or_else(PoisonError::into_inner) {
-                // Again and again, since it may come before the thread waits.
+                // Repeated, because the signal may arrive before the thread waits.
                 let _ = pthread_kill(tracer, Signal::SIGUSR1);
             }
             thread::sleep(Duration::from_micros(200));
@@ -114,7 +114,7 @@ impl Session {
         thread.join().unwrap_or_else(|_| fail("the tracer panicked"))
     }
 
-    /// After a command that has not ended: everything is killed already, and its entry is collected.
+    /// Reaps a command that has not ended, after all processes were killed.
     pub fn collect(&self) {
         let _ = waitpid(self.main, Some(WaitPidFlag::__WALL));
     }
@@ -128,7 +128,7 @@ impl Drop for Session {
     }
 }
 
-/// A shell that stops itself and then becomes the program with the words that follow.
+/// A shell that stops itself and then executes the program with its arguments.
 pub fn stopped(program: &Path) -> Command {
     stopped_with(program, "")
 }
@@ -169,7 +169,7 @@ fn trace(mut request: Request, pid: &Sender<Pid>, ended: Sender<i32>, stop: &Ato
     Ok(tracer.seen)
 }
 
-/// A process that is followed.
+/// A tracee.
 struct Tracee {
     name: String,
     children: u32,
@@ -179,9 +179,9 @@ struct Tracee {
 }
 
 enum Pending {
-    /// The place of the call in the list.
+    /// The index of the call in the recording.
     Listed(usize),
-    /// It is not made, and will have returned this.
+    /// The call is not made and returns this.
     Replaced(Errno),
 }
 
@@ -190,7 +190,7 @@ struct Tracer {
     programs: Vec<(u64, u64)>,
     at: Option<(Point, Action)>,
     ended: Sender<i32>,
-    /// Whether the shell has become the command.
+    /// Whether the shell has executed the command.
     started: bool,
     tracees: BTreeMap<Pid, Tracee>,
     /// Children whose first stop came before their parent's.
@@ -210,7 +210,7 @@ impl Tracer {
         self.tracees.insert(pid, Tracee { name, children: 0, pending: None, counts: BTreeMap::new() });
     }
 
-    /// Until it executes something, or when all is done, a process need not stop at its calls.
+    /// A process need not stop at its calls before it executes a program, or once everything is done.
     fn resume(&self, pid: Pid, signal: Option<Signal>) {
         let _ = if self.seen.reached || (pid == self.main && !self.started) {
             ptrace::cont(pid, signal)
@@ -295,7 +295,7 @@ impl Tracer {
         self.resume(pid, None);
     }
 
-    /// Lists a call, or does what is to be done there; true if the process is no more.
+    /// Records a call, or acts at it. True if the process has ended.
     fn enters(&mut self, pid: Pid, call: String) -> bool {
         let Some(tracee) = self.tracees.get_mut(&pid) else {
             return false;
@@ -338,7 +338,7 @@ impl Tracer {
     }
 }
 
-/// The name of a call. What is read from and written to says which errors there can be: a pipe has no disk.
+/// The name of a call, with the type of the file for read(2) and write(2): it decides which errors are possible.
 fn named(pid: Pid, number: i64, arguments: &[u64; 6]) -> String {
     let name = calls::name(number, arguments);
     if name != "read" && name != "write" {

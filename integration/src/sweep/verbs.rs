@@ -1,4 +1,4 @@
-//! The verbs that are swept: what must be there before, the words, and how to see that the work is done.
+//! The verbs that are swept: what each needs beforehand, its command line, and how its effect is observed.
 
 use super::stage::{Payload, Stage};
 use super::stdio::{Drain, Kind};
@@ -10,10 +10,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What a fact is called, and its value.
+/// The name of a fact, and its value.
 pub type Fact = (String, String);
 
-/// How far the container is before the verb.
+/// The status of the container before the verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 pub enum Before {
     /// It does not exist.
@@ -32,42 +32,42 @@ pub enum Before {
 pub struct Verb {
     /// Its name in reports.
     pub name: &'static str,
-    /// What must be there.
+    /// The status that the container must have.
     pub before: Before,
     /// What the container runs.
     pub payload: Payload,
-    /// What it gets as stdio.
+    /// Its stdio.
     pub stdio: fn(&Stage) -> Kind,
-    /// Its words.
+    /// Its command line.
     words: fn(&Scene) -> Vec<String>,
-    /// Whether its output says what is wrong.
+    /// Whether it reports errors on its output.
     pub speaks: bool,
     /// Whether the container's init takes part.
     pub partner: bool,
-    /// Whether a success leaves a container that ends by itself.
+    /// Whether the container that a success leaves ends by itself.
     pub ends: bool,
-    /// What a failed one may leave the container in.
+    /// The statuses that the container may have after a failure.
     pub failed: &'static [&'static str],
-    /// What its output is compared by.
+    /// The form in which its output is compared.
     output: fn(&str) -> String,
-    /// What it has brought about, after a success.
+    /// Its effect, after a success.
     effect: fn(&Scene) -> Verdict<Vec<Fact>>,
-    /// On which bundles; none means all.
+    /// The kinds of bundles that it is swept on; an empty list means all.
     kinds: &'static [&'static str],
 }
 
 impl Verb {
-    /// Whether it is swept on bundles of this kind.
+    /// Whether it is swept on this kind of bundle.
     pub fn is_for(&self, kind: &str) -> bool {
         self.kinds.is_empty() || self.kinds.contains(&kind)
     }
 
-    /// Its words for a container.
+    /// Its command line for a container.
     pub fn words(&self, scene: &Scene) -> Vec<String> {
         (self.words)(scene)
     }
 
-    /// What it has done: its output and its effect.
+    /// Its output and its effect.
     pub fn facts(&self, scene: &Scene, output: &str) -> Verdict<Vec<Fact>> {
         let mut facts = vec![("output".to_owned(), (self.output)(&output.replace(&scene.id, "ID")))];
         facts.extend((self.effect)(scene)?);
@@ -77,7 +77,7 @@ impl Verb {
 
 /// One container of one run.
 pub struct Scene<'s> {
-    /// Where.
+    /// The stage that it is on.
     pub stage: &'s Stage,
     /// Its id.
     pub id: String,
@@ -88,7 +88,7 @@ pub struct Scene<'s> {
 }
 
 impl<'s> Scene<'s> {
-    /// Brings a container to where the verb begins.
+    /// Brings the container to the status that the verb needs.
     pub fn set(stage: &'s Stage, verb: &Verb) -> Verdict<Scene<'s>> {
         let id = stage.id();
         let is_terminal = stage.kind == "terminal" && verb.name != "run";
@@ -117,7 +117,7 @@ impl<'s> Scene<'s> {
         Ok(scene)
     }
 
-    /// The words of `create`.
+    /// The command line of `create`.
     fn create(&self) -> Vec<String> {
         let bundle = self.stage.bundle(self.payload).display().to_string();
         let mut words = vec!["create".to_owned(), "--bundle".to_owned(), bundle];
@@ -128,7 +128,7 @@ impl<'s> Scene<'s> {
         words
     }
 
-    /// Runs `create` with the file of the payload's output as its own.
+    /// Runs `create`, with its output to the file that takes the payload's.
     fn run_into_file(&self, words: &[&str]) -> Verdict {
         let mut command = self.stage.command(words);
         let errors = self.stage.dir.join("create.err");
@@ -141,7 +141,7 @@ impl<'s> Scene<'s> {
         }
     }
 
-    /// After a create: the master of the container's terminal.
+    /// The master of the container's terminal, after `create`.
     pub fn take_terminal(&mut self) -> Verdict {
         if let (Some(console), None) = (&self.console, &self.drain) {
             let (_, mut fds) = console.receive()?;
@@ -155,7 +155,7 @@ impl<'s> Scene<'s> {
         self.stage.pid(&self.id).map(Pid::from_raw)
     }
 
-    /// What the payload has told, when it has told all.
+    /// The payload's report, once it is complete.
     fn told(&self, from: Option<PathBuf>) -> String {
         let limit = Duration::from_secs(30);
         if let Some(drain) = &self.drain {
@@ -172,7 +172,7 @@ impl<'s> Scene<'s> {
         }
     }
 
-    /// Waits for the end of init, not for ever.
+    /// Waits for the end of init, up to a time limit.
     pub fn await_end(&self) {
         let begun = std::time::Instant::now();
         while self.stage.status(&self.id) == "running" && begun.elapsed() < super::stage::LIMIT {
@@ -186,7 +186,7 @@ impl<'s> Scene<'s> {
     }
 }
 
-/// What the probe says, without the numbers by which two mount tables differ.
+/// The report of the probe, without the numbers that differ between two mount tables.
 fn probe(text: &str) -> String {
     let mut in_mounts = false;
     let mut lines = Vec::new();
@@ -204,7 +204,7 @@ fn probe(text: &str) -> String {
     lines.join("\n")
 }
 
-/// A text without its numbers, and with single spaces: times, ids of processes, sizes.
+/// A text without its numbers (times, process ids, sizes), and with single spaces.
 fn without_numbers(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {
@@ -229,7 +229,7 @@ fn hooks(scene: &Scene) -> Verdict<Vec<Fact>> {
     Ok(vec![scene.hooks()])
 }
 
-/// After create: the container can be started, and is as it was asked for.
+/// After `create`: the container can be started and is what its configuration asks for.
 fn starts(scene: &Scene) -> Verdict<Vec<Fact>> {
     let started = scene.stage.run(&["start", &scene.id])?;
     let told = scene.told(Some(scene.stage.dir.join("command.out")));
@@ -244,7 +244,7 @@ fn has_started(scene: &Scene) -> Verdict<Vec<Fact>> {
     Ok(vec![("told".to_owned(), scene.told(None)), scene.hooks()])
 }
 
-/// After kill: init ends.
+/// After `kill`: init ends.
 fn ends(scene: &Scene) -> Verdict<Vec<Fact>> {
     scene.await_end();
     Ok(vec![("then".to_owned(), scene.stage.status(&scene.id))])
@@ -279,12 +279,12 @@ fn update(scene: &Scene) -> Vec<String> {
     words(&["update", "--resources", &file.display().to_string(), &scene.id])
 }
 
-/// Of a bundle without a container.
+/// For a verb that reads a bundle and makes no container.
 fn of_bundle(verb: &str, scene: &Scene) -> Vec<String> {
     words(&[verb, "--bundle", &scene.stage.bundle(scene.payload).display().to_string()])
 }
 
-/// A new directory for each, since a config.json that is there is not replaced.
+/// A new directory for each run, because an existing config.json is not replaced.
 fn spec_directory(scene: &Scene) -> PathBuf {
     scene.stage.dir.join("specs").join(&scene.id)
 }
@@ -325,7 +325,7 @@ const BASE: Verb = Verb {
 /// A verb that needs no container.
 const ALONE: Verb = Verb { before: Before::Nothing, payload: Payload::Probe, failed: &["absent"], ..BASE };
 
-/// All of them.
+/// All verbs.
 pub const VERBS: &[Verb] = &[
     Verb {
         name: "run",
@@ -395,7 +395,7 @@ pub const VERBS: &[Verb] = &[
         name: "resume",
         before: Before::Paused,
         words: |scene| words(&["resume", &scene.id]),
-        // Thawed, and then not seen to run: to freeze it again would help nobody.
+        // The container was thawed and was not seen to run. Freezing it again would help nobody.
         failed: &["paused", "running"],
         ..BASE
     },

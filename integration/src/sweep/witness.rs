@@ -16,7 +16,7 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// Looks, before the command.
+    /// Records the state before the command.
     pub fn new(descriptors: Vec<(&'static str, File)>, trees: Vec<PathBuf>) -> Witness {
         let mut witness = Witness { descriptors, trees, before: Vec::new() };
         witness.before = witness.look();
@@ -38,7 +38,7 @@ impl Witness {
         lines
     }
 
-    /// What is not as it was.
+    /// What has changed since then.
     pub fn changed(&self) -> Vec<String> {
         let after = self.look();
         let new = after.iter().filter(|line| !self.before.contains(line)).cloned();

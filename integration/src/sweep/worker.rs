@@ -18,7 +18,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// What a worker is asked for, as words.
+/// The order for a worker, which is passed as arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
     /// The runtime under test.
@@ -29,18 +29,18 @@ pub struct Order {
     pub scenario: String,
     /// What to inject.
     pub extent: Extent,
-    /// Which part of how many.
+    /// The index of its part, and the number of parts.
     pub part: (usize, usize),
-    /// The file of what is done already.
+    /// The file with the results of an earlier run.
     pub progress: PathBuf,
     /// Only injections whose text contains this.
     pub only: String,
-    /// The program that the runtime, then a script, executes and that is under test.
+    /// The program under test, if the runtime is a script that executes it.
     pub inner: Option<PathBuf>,
 }
 
 impl Order {
-    /// As words.
+    /// As arguments.
     pub fn to_words(&self) -> Vec<String> {
         let flag = |on: bool| if on { "1" } else { "0" }.to_owned();
         let path = |path: &Path| path.display().to_string();
@@ -57,7 +57,7 @@ impl Order {
         ]
     }
 
-    /// From those words.
+    /// From those arguments.
     pub fn parse(words: &[String]) -> Option<Order> {
         let [mark, runtime, shim, scenario, flags, part, progress, only, inner] = words else {
             return None;
@@ -99,7 +99,7 @@ fn sweep(order: &Order) -> Verdict {
     let dir = Path::new(rootfs::MASTER).with_file_name("sweep");
     let mut stage = Stage::new((&order.runtime, &order.shim), &dir, scenario.kind, watched)?;
     if let Some(inner) = &order.inner {
-        // The shell that runs the script is followed to it.
+        // The shell of the script is traced until it executes the program.
         stage.tested = vec![tracer::identity(Path::new("/bin/sh"))?, tracer::identity(inner)?];
     }
     let (base, trace) = record(&mut stage, scenario.subject)?;
@@ -123,7 +123,7 @@ fn sweep(order: &Order) -> Verdict {
     Ok(())
 }
 
-/// Makes a /tmp of one's own, unless a program is in it. What is left there and in /run is then seen.
+/// Mounts a new /tmp, unless a program is in it. Whatever is left there or in /run is then noticed.
 fn own_tmp(order: &Order) -> Verdict<Vec<PathBuf>> {
     if [&order.runtime, &order.shim, &order.progress].iter().any(|path| path.starts_with("/tmp")) {
         return Ok(vec!["/run".into()]);
@@ -132,7 +132,7 @@ fn own_tmp(order: &Order) -> Verdict<Vec<PathBuf>> {
     Ok(vec!["/run".into(), "/tmp".into()])
 }
 
-/// What a file says is done.
+/// The results in the file of an earlier run.
 fn done(progress: &Path) -> BTreeSet<String> {
     let text = fs::read_to_string(progress).unwrap_or_default();
     let keys = text.lines().filter_map(super::result::parse).filter_map(|line| match line {
@@ -142,9 +142,9 @@ fn done(progress: &Path) -> BTreeSet<String> {
     keys.collect()
 }
 
-/// Runs the subject without an injection, until two runs agree.
+/// Runs the subject without an injection until two runs agree.
 fn record(stage: &mut Stage, subject: Subject) -> Verdict<(Base, Trace)> {
-    // The first makes what stays: mount points in the root file system, the programs' own directories.
+    // The first run makes what stays: mount points in the root filesystem, directories of the programs.
     let mut base = Base { empty: stage.census(""), seen: None };
     subject.run(stage, &base, None)?;
     base.empty = stage.census("");
@@ -161,7 +161,7 @@ fn record(stage: &mut Stage, subject: Subject) -> Verdict<(Base, Trace)> {
     }
 }
 
-/// One injection. What is not reached is tried three times, what is a fault twice.
+/// One injection. A point that is not reached is tried three times, and a fault twice.
 fn inject(stage: &mut Stage, subject: Subject, base: &Base, (point, action): (Point, Action)) -> Outcome {
     let mut outcome = Outcome::Unreached;
     for _ in 0..3 {

@@ -15,7 +15,7 @@ use windlass_base::namespaces::Namespaces;
 use windlass_base::protobuf::Message;
 use windlass_base::spec::IdMapping;
 use windlass_criu::image::{self, Core, Credentials, Extent, Ids, Inventory, Process, Seccomp, UserNamespace};
-use windlass_plan::restore::{Claims, Mount, Thread};
+use windlass_plan::restore::{ClaimedMount, Claims, Thread};
 use windlass_sys::{directory, fd};
 
 /// Most bytes of an image that is read. Those of the memory are not.
@@ -81,7 +81,7 @@ pub fn read(dir: BorrowedFd<'_>) -> Result<Claims> {
     let init = init.ok_or_else(|| refuse("pstree.img", "has no process that runs"))?;
     for (at, namespace) in mount_namespaces.iter().enumerate() {
         let mounts = all::<image::Mount>(dir, image::Kind::Mounts, &format!("mountpoints-{namespace}.img"))?;
-        claims.mounts.extend(mounts.into_iter().map(|it| Mount { nested: at > 0, ..mount(it) }));
+        claims.mounts.extend(mounts.into_iter().map(|it| ClaimedMount { nested: at > 0, ..mount(it) }));
     }
     if init.user != own.user {
         let maps = one::<UserNamespace>(dir, image::Kind::UserNamespace, &format!("userns-{}.img", init.user))?;
@@ -226,8 +226,8 @@ fn thread(tid: u64, core: Core, filters: &mut Filters, name: &str) -> Result<Thr
     })
 }
 
-fn mount(mount: image::Mount) -> Mount {
-    Mount {
+fn mount(mount: image::Mount) -> ClaimedMount {
+    ClaimedMount {
         point: mount.place().to_owned(),
         kind: mount.kind().to_owned(),
         device: mount.device,

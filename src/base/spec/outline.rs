@@ -11,26 +11,26 @@ use super::{IdMapping, Namespace};
 #[serde(default)]
 pub struct Outline {
     annotations: Option<BTreeMap<String, String>>,
-    process: Option<Process>,
-    linux: Option<Linux>,
+    process: Option<ProcessOutline>,
+    linux: Option<LinuxOutline>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Process {
-    user: Option<User>,
+struct ProcessOutline {
+    user: Option<UserOutline>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct User {
+struct UserOutline {
     uid: Option<u32>,
     gid: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Linux {
+struct LinuxOutline {
     namespaces: Option<Vec<Namespace>>,
     uid_mappings: Option<Vec<IdMapping>>,
     gid_mappings: Option<Vec<IdMapping>>,

@@ -11,7 +11,7 @@ use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{IdMapping, Spec};
 use windlass_plan::limit_audit::raised;
 use windlass_plan::mount_audit::{Place, Shows, Sources, foreign_mounts, views};
-use windlass_plan::restore::{Claims, Mount, Thread, contradictions, task_contradictions};
+use windlass_plan::restore::{ClaimedMount, Claims, Thread, contradictions, task_contradictions};
 use windlass_plan::{Host, Options, Plan};
 
 fn spec() -> Spec {
@@ -44,8 +44,8 @@ fn plan(spec: &Spec) -> Plan {
     windlass_plan::create("box", spec, &Options { host, ..Options::default() }).expect("planned")
 }
 
-fn mount(point: &str, kind: &str, device: u32, root: &str, flags: u64) -> Mount {
-    Mount { point: point.into(), kind: kind.into(), device, root: root.into(), flags, ..Mount::default() }
+fn mount(point: &str, kind: &str, device: u32, root: &str, flags: u64) -> ClaimedMount {
+    ClaimedMount { point: point.into(), kind: kind.into(), device, root: root.into(), flags, ..ClaimedMount::default() }
 }
 
 /// What the images of that container say.
@@ -60,8 +60,10 @@ fn claims(plan: &Plan) -> Claims {
         [a, b, it.jt, it.jf, c, d, e, f]
     };
     let filter = filter.expect("a filter").into_iter().flat_map(word).collect();
-    let external =
-        |point: &str, name: &str, flags| Mount { external: Some(name.into()), ..mount(point, "ext4", 9, "/x", flags) };
+    let external = |point: &str, name: &str, flags| ClaimedMount {
+        external: Some(name.into()),
+        ..mount(point, "ext4", 9, "/x", flags)
+    };
     Claims {
         processes: 1,
         namespaces: vec![Namespaces::PID | Namespaces::MOUNT | Namespaces::NET | Namespaces::TIME],
@@ -128,9 +130,9 @@ fn whatever_gives_more_is_a_fault_of_its_element() {
         ("/mounts", |it| it.mounts.push(mount("/a/../host", "tmpfs", 7, "/", 0))),
         ("/mounts", |it| it.mounts.push(mount("/part", "proc", 2, "/sys", 0))),
         ("/mounts", |it| it.mounts.push(mount("/layers", "overlay", 8, "/", 0))),
-        ("/mounts", |it| it.mounts.push(Mount { nested: true, ..mount("/x", "tmpfs", 8, "/", 0) })),
+        ("/mounts", |it| it.mounts.push(ClaimedMount { nested: true, ..mount("/x", "tmpfs", 8, "/", 0) })),
         ("/root/path", |it| it.mounts.push(mount("/", "ext4", 1, "/b/rootfs", 0))),
-        ("/mounts", |it| it.mounts.push(Mount { plugin: true, ..mount("/x", "tmpfs", 8, "/", 0) })),
+        ("/mounts", |it| it.mounts.push(ClaimedMount { plugin: true, ..mount("/x", "tmpfs", 8, "/", 0) })),
         ("/linux/maskedPaths", |it| drop(it.mounts.remove(4))),
         ("/linux/readonlyPaths", |it| drop(it.mounts.remove(5))),
         ("/linux/readonlyPaths", |it| it.mounts[5].flags = 0),
@@ -146,22 +148,22 @@ fn what_a_container_may_mount_itself_gives_it_nothing_of_the_host() {
     let process = spec.process.as_mut().expect("there");
     process.capabilities.as_mut().expect("there").bounding = Some(vec!["CAP_SYS_ADMIN".into(), "CAP_KILL".into()]);
     let plan = plan(&spec);
-    let found = |added: Mount| {
+    let found = |added: ClaimedMount| {
         let mut claims = claims(&plan);
         claims.mounts.push(added);
         contradictions(&plan, &spec, &claims, &|_| true).len()
     };
     assert_eq!(found(mount("/again", "proc", 8, "/", 0)), 0);
-    assert_eq!(found(Mount { nested: true, ..mount("/again", "sysfs", 8, "/", 0) }), 0);
+    assert_eq!(found(ClaimedMount { nested: true, ..mount("/again", "sysfs", 8, "/", 0) }), 0);
     assert_eq!(
-        found(Mount { nested: true, ..mount("/", "ext4", 1, "/b/rootfs", 0) }),
+        found(ClaimedMount { nested: true, ..mount("/", "ext4", 1, "/b/rootfs", 0) }),
         0,
         "the root of another namespace"
     );
     for kind in ["overlay", "binfmt_misc", "ext4", ""] {
         assert_eq!(found(mount("/again", kind, 8, "/", 0)), 1, "{kind}");
     }
-    assert_eq!(found(Mount { nested: true, ..mount("/host", "ext4", 1, "/b/rootfs/..", 0) }), 1);
+    assert_eq!(found(ClaimedMount { nested: true, ..mount("/host", "ext4", 1, "/b/rootfs/..", 0) }), 1);
 }
 
 #[test]

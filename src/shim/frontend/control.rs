@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 use super::carried::{self, Carried, Mode};
 use super::created::CreatedName;
 use super::listener::Listener;
-use super::native::connection::{Connection, Received};
+use super::native::connection::{Connection, NextLine};
 use super::native::wire::{WireRequest, answer};
 use crate::image::format::{Content, Encoder, Value, table};
 use crate::{Code, Event, Front, Ready, Refusal, Reply, Supervisor, WaitToken};
@@ -52,12 +52,12 @@ struct Control {
     path: PathBuf,
     made: CreatedName,
     listener: Listener,
-    clients: Vec<Client>,
+    clients: Vec<ControlClient>,
     next_key: u64,
 }
 
 #[derive(Debug)]
-struct Client {
+struct ControlClient {
     connection: Connection,
     /// The upgrade that it waits for, and the number of the request.
     waits: Option<(WaitToken, u64)>,
@@ -65,7 +65,7 @@ struct Client {
 
 table! {
     Control { 1 path, 2 made, 3 listener, 4 clients, 5 next_key }
-    Client { 1 connection, 2 waits }
+    ControlClient { 1 connection, 2 waits }
 }
 
 impl Control {
@@ -99,7 +99,7 @@ impl Control {
                 if self.clients.len() < CLIENTS
                     && let Ok(connection) = Connection::new(self.next_key, client, &core.poll)
                 {
-                    self.clients.push(Client { connection, waits: None });
+                    self.clients.push(ControlClient { connection, waits: None });
                 }
             }
             return;
@@ -113,7 +113,7 @@ impl Control {
     /// Whether the event was the answer for a client.
     fn finished(&mut self, event: &Event, core: &Supervisor) -> bool {
         let Event::Finished { token: of, result } = event else { return false };
-        let waits = |client: &Client| client.waits.is_some_and(|(token, _)| token == *of);
+        let waits = |client: &ControlClient| client.waits.is_some_and(|(token, _)| token == *of);
         let Some(at) = self.clients.iter().position(waits) else { return false };
         let client = &mut self.clients[at];
         if let Some((_, seq)) = client.waits.take() {
@@ -128,7 +128,7 @@ impl Control {
     }
 }
 
-impl Client {
+impl ControlClient {
     /// False: it has left.
     fn ready(&mut self, mode: Mode, ready: Ready, core: &mut Supervisor) -> bool {
         if ready.write && !self.connection.flush() {
@@ -136,13 +136,13 @@ impl Client {
         }
         for _ in 0..TURN {
             match self.connection.receive() {
-                Received::Line(line) => {
+                NextLine::Line(line) => {
                     if !self.line(mode, &line, core) {
                         return false;
                     }
                 }
-                Received::Nothing => break,
-                Received::Gone => return false,
+                NextLine::Nothing => break,
+                NextLine::Gone => return false,
             }
         }
         if ready.hangup || (self.connection.half_closed && self.waits.is_none() && self.connection.is_idle()) {

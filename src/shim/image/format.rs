@@ -332,7 +332,7 @@ impl<'a> Content<'a> {
 }
 
 #[derive(Debug)]
-struct Entry<'a> {
+struct FieldEntry<'a> {
     number: u32,
     essential: bool,
     content: Content<'a>,
@@ -342,7 +342,7 @@ struct Entry<'a> {
 #[derive(Debug)]
 pub(crate) struct Fields<'a> {
     name: &'static str,
-    all: Vec<Entry<'a>>,
+    all: Vec<FieldEntry<'a>>,
     context: &'a Context,
 }
 
@@ -361,7 +361,7 @@ impl<'a> Fields<'a> {
                 break;
             };
             bytes = rest;
-            all.push(Entry { number, essential: key & 1 == 1, content: Content { bytes: field, context } });
+            all.push(FieldEntry { number, essential: key & 1 == 1, content: Content { bytes: field, context } });
         }
         Fields { name, all, context }
     }

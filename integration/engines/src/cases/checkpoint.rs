@@ -14,7 +14,7 @@ chapter! { [Docker, Podman] "checkpoint":
     a_container_goes_on_where_it_was,
 }
 
-/// How far a container has counted.
+/// The number that a container has counted up to.
 fn counted(s: &Session, name: &str) -> Verdict<u32> {
     Ok(s.ok(&format!("exec {name} cat /count"))?.trim().parse().unwrap_or(0))
 }

@@ -4,7 +4,7 @@ use crate::case::chapter;
 use crate::engine::start_containerd;
 use crate::image::NAME;
 use crate::session::{Background, Session, until};
-use integration::kit::runtime::Kind;
+use integration::kit::runtime::RuntimeKind;
 use integration::kit::stop::skip;
 use integration::kit::{Need, Verdict};
 use integration::{ensure, ensure_eq};
@@ -181,7 +181,7 @@ fn an_exit_while_the_daemon_is_away_is_known_afterwards(s: &Session) -> Verdict 
 fn checkpoint_says_what_is_missing(s: &Session) -> Verdict {
     let id = sleeper(s, "")?;
     let ran = s.run(&format!("tasks checkpoint --image-path {} {id}", s.path("checkpoint").display()))?;
-    if s.below.kind == Kind::Windlass {
+    if s.below.kind == RuntimeKind::Windlass {
         // This is the case of a machine without CRIU.
         if Command::new("criu").arg("--version").output().is_ok() {
             return skip("criu is installed");

@@ -6,7 +6,7 @@ use crate::engine::{Engine, post};
 use crate::image::NAME;
 use crate::session::{Session, until};
 use integration::kit::machine::{field, text};
-use integration::kit::runtime::Kind;
+use integration::kit::runtime::RuntimeKind;
 use integration::kit::{Need, Verdict};
 use integration::{ensure, ensure_eq};
 use serde_json::json;
@@ -57,7 +57,7 @@ fn a_sysctl_of_the_whole_host_is_refused_with_a_reason(s: &Session) -> Verdict {
             json!({"Image": NAME, "Cmd": ["true"], "HostConfig": {"Sysctls": {"vm.max_map_count": "262144"}}});
         post(s, &format!("/containers/create?name={name}"), &request)?;
         let ran = s.run(&format!("start {name}"))?.fails()?.stderr_has("vm.max_map_count")?.stderr_has("namespace")?;
-        if s.below.kind == Kind::Windlass {
+        if s.below.kind == RuntimeKind::Windlass {
             ran.stderr_has("set it there: sysctl -w vm.max_map_count=262144")?;
         }
     }

@@ -3,7 +3,7 @@
 use crate::case::chapter;
 use crate::session::Session;
 use integration::kit::Verdict;
-use integration::kit::runtime::Kind;
+use integration::kit::runtime::RuntimeKind;
 use integration::kit::stop::skip;
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ chapter! { [Docker, Podman] "package":
 }
 
 fn the_package_is_installed_used_and_purged(s: &Session) -> Verdict {
-    if s.below.kind != Kind::Windlass || s.below.shim.is_some() {
+    if s.below.kind != RuntimeKind::Windlass || s.below.shim.is_some() {
         return skip("the package is windlass's own");
     }
     let Some(package) = package(s) else {

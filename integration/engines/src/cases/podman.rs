@@ -5,7 +5,7 @@ use crate::case::chapter;
 use crate::image::NAME;
 use crate::session::Session;
 use integration::kit::Verdict;
-use integration::kit::runtime::Kind;
+use integration::kit::runtime::RuntimeKind;
 use integration::{ensure, ensure_eq};
 use std::fs;
 
@@ -62,7 +62,7 @@ fn kube_generate_and_play_make_the_same_pod(s: &Session) -> Verdict {
 fn a_checkpoint_is_refused_with_a_reason(s: &Session) -> Verdict {
     let name = s.sleeper("")?;
     let ran = s.run(&format!("container checkpoint {name}"))?;
-    if s.below.kind == Kind::Windlass {
+    if s.below.kind == RuntimeKind::Windlass {
         ran.fails()?.stderr_has("checkpoint")?;
         ensure_eq!(s.inspect(&name, "{{.State.Status}}")?, "running", "the container afterwards");
     }

@@ -38,7 +38,7 @@ fn counter(s: &Session) -> Verdict<String> {
     s.up("", "trap 'exit 7' TERM; i=0; while :; do echo $i; i=$((i + 1)); sleep 0.01; done")
 }
 
-/// Ends it; it must have written each number once.
+/// Ends the container, and checks that it has written each number once.
 fn is_whole(s: &Session, name: &str) -> Verdict {
     s.ok(&format!("stop -t 10 {name}"))?;
     ensure_eq!(s.inspect(name, "{{.State.Status}} {{.State.ExitCode}}")?, "exited 7", "the end");

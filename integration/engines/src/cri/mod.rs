@@ -32,7 +32,7 @@ pub struct Client {
 pub struct Pod {
     /// Its id.
     pub id: String,
-    /// The configuration that it was made with.
+    /// The configuration that it was created with.
     pub config: PodSandboxConfig,
 }
 

@@ -1,7 +1,7 @@
 //! File systems without blocks or without inodes.
 
 use super::limit::{Limit, Missing};
-use super::verbs::{Before, Subject, VERBS};
+use super::verbs::{ShortageSubject, StatusBefore, VERBS};
 use crate::ensure;
 use crate::kit::stop::Context;
 use crate::kit::{T, Verdict};
@@ -37,12 +37,12 @@ impl<'t> Disk<'t> {
         Ok(Disk { t, at: at.to_owned() })
     }
 
-    /// Room for whatever is prepared, to be filled afterwards.
+    /// A file system with enough room for preparations. It is filled afterwards.
     pub fn roomy(t: &'t T, at: &Path) -> Verdict<Disk<'t>> {
         Disk::new(t, at, 64, 64)
     }
 
-    /// A file system with this much of what is scarce, and enough of the other.
+    /// A file system with this much of the scarce resource, and enough of the other.
     pub fn with(t: &'t T, at: &Path, lack: Lack, much: u32) -> Verdict<Disk<'t>> {
         match lack {
             Lack::Blocks => Disk::new(t, at, much, 64),
@@ -50,7 +50,7 @@ impl<'t> Disk<'t> {
         }
     }
 
-    /// Takes all that is left.
+    /// Uses up all free room.
     pub fn fill(&self, lack: Lack) -> Verdict {
         match lack {
             Lack::Blocks => {
@@ -69,14 +69,14 @@ impl<'t> Disk<'t> {
         Ok(())
     }
 
-    /// What is there besides what fills it.
+    /// The entries except the file that fills it.
     pub fn entries(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(&self.at).into_iter().flatten().flatten().map(|entry| entry.path());
         entries.filter(|path| !path.ends_with(FILLER)).collect()
     }
 }
 
-/// The name of what fills a disk.
+/// The name of the file that fills a disk.
 pub const FILLER: &str = "filler";
 
 impl Drop for Disk<'_> {
@@ -87,9 +87,9 @@ impl Drop for Disk<'_> {
 
 /// Verbs that make a container, on a state root with ever more room.
 pub fn growing_state_root(t: &T) -> Verdict {
-    let subject = Subject::new(t, |bundle| bundle)?;
+    let subject = ShortageSubject::new(t, |bundle| bundle)?;
     for lack in LACKS {
-        for verb in VERBS.iter().filter(|verb| verb.before == Before::Nothing) {
+        for verb in VERBS.iter().filter(|verb| verb.before == StatusBefore::Nothing) {
             let mut enough = None;
             for much in 1..=24 {
                 let disk = Disk::with(t, &t.root(), lack, much)?;
@@ -112,9 +112,9 @@ pub fn growing_state_root(t: &T) -> Verdict {
 
 /// All other verbs, on a state root that is filled before them.
 pub fn filled_state_root(t: &T) -> Verdict {
-    let subject = Subject::new(t, |bundle| bundle)?;
+    let subject = ShortageSubject::new(t, |bundle| bundle)?;
     for lack in LACKS {
-        for verb in VERBS.iter().filter(|verb| verb.before != Before::Nothing) {
+        for verb in VERBS.iter().filter(|verb| verb.before != StatusBefore::Nothing) {
             let disk = Disk::roomy(t, &t.root())?;
             let id = subject.prepare(verb.before)?;
             disk.fill(lack)?;
@@ -123,7 +123,7 @@ pub fn filled_state_root(t: &T) -> Verdict {
             subject.clean(&id)?;
             let done = done.context(format!("{} without {lack:?}", verb.words[0]))?;
             ensure!(left.is_empty(), "left in the state root: {left:?}");
-            ensure!(done || verb.before == Before::Created, "{} needs {lack:?}", verb.words.join(" "));
+            ensure!(done || verb.before == StatusBefore::Created, "{} needs {lack:?}", verb.words.join(" "));
         }
     }
     Ok(())
@@ -131,7 +131,7 @@ pub fn filled_state_root(t: &T) -> Verdict {
 
 /// The log and the pid file have no room.
 pub fn beside(t: &T) -> Verdict {
-    let subject = Subject::new(t, |bundle| bundle)?;
+    let subject = ShortageSubject::new(t, |bundle| bundle)?;
     for lack in LACKS {
         let disk = Disk::roomy(t, &t.path("small"))?;
         disk.fill(lack)?;
@@ -168,8 +168,8 @@ pub fn volume(t: &T) -> Verdict {
     for (number, change) in changes.iter().enumerate() {
         let disk = Disk::roomy(t, &at)?;
         disk.fill(Lack::Inodes)?;
-        let subject = Subject::new(t, change)?;
-        for verb in VERBS.iter().filter(|verb| verb.before == Before::Nothing) {
+        let subject = ShortageSubject::new(t, change)?;
+        for verb in VERBS.iter().filter(|verb| verb.before == StatusBefore::Nothing) {
             let id = subject.prepare(verb.before)?;
             let done = subject.attempt(verb.words, &id, Limit::World(Missing::Space));
             subject.clean(&id)?;

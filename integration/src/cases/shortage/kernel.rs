@@ -1,7 +1,7 @@
 //! What the kernel counts for a user, a cgroup or a namespace.
 
 use super::limit::{Limit, Missing};
-use super::verbs::{Before, Subject, VERBS, Verb};
+use super::verbs::{ShortageSubject, ShortageVerb, StatusBefore, VERBS};
 use crate::ensure;
 use crate::kit::machine::text;
 use crate::kit::stop::{Context, skip};
@@ -9,10 +9,11 @@ use crate::kit::{T, Verdict};
 use std::fs;
 use std::path::Path;
 
-/// Verbs that make something, below a script that makes something short and then becomes the verb.
-fn below(t: &T, before: &[Before], amounts: &[u64], missing: Missing, script: &dyn Fn(u64) -> String) -> Verdict {
-    let subject = Subject::new(t, |bundle| bundle)?;
-    let makes = |verb: &&Verb| before.contains(&verb.before) && ["create", "run", "exec"].contains(&verb.words[0]);
+/// Verbs that make something, executed by a script that makes a resource short.
+fn below(t: &T, before: &[StatusBefore], amounts: &[u64], missing: Missing, script: &dyn Fn(u64) -> String) -> Verdict {
+    let subject = ShortageSubject::new(t, |bundle| bundle)?;
+    let makes =
+        |verb: &&ShortageVerb| before.contains(&verb.before) && ["create", "run", "exec"].contains(&verb.words[0]);
     for verb in VERBS.iter().filter(makes) {
         let mut done = false;
         for &amount in amounts {
@@ -27,9 +28,9 @@ fn below(t: &T, before: &[Before], amounts: &[u64], missing: Missing, script: &d
     Ok(())
 }
 
-const BOTH: [Before; 2] = [Before::Nothing, Before::Running];
+const BOTH: [StatusBefore; 2] = [StatusBefore::Nothing, StatusBefore::Running];
 
-/// `user.max_*_namespaces` of a user namespace that the runtime is root of.
+/// `user.max_*_namespaces`, in a user namespace in which the runtime is root.
 pub fn namespaces(t: &T) -> Verdict {
     for kind in ["pid", "net", "ipc", "uts", "mnt", "cgroup"] {
         let script = |amount: u64| {
@@ -39,12 +40,12 @@ pub fn namespaces(t: &T) -> Verdict {
                 exec \"$@\"' sh \"$@\""
             )
         };
-        below(t, &[Before::Nothing], &[0, 1, 2], Missing::Space, &script).context(kind)?;
+        below(t, &[StatusBefore::Nothing], &[0, 1, 2], Missing::Space, &script).context(kind)?;
     }
     Ok(())
 }
 
-/// A cgroup for the caller with a limit; its own, so that the container's processes count as well.
+/// A cgroup with a limit for the caller, in which the container's processes count as well.
 fn in_a_cgroup(name: &str, file: &str, unit: &str) -> impl Fn(u64) -> String {
     let dir = format!("/sys/fs/cgroup/{name}");
     let _ = fs::create_dir(&dir);
@@ -66,7 +67,7 @@ pub fn memory(t: &T) -> Verdict {
     done
 }
 
-/// A number of the kernel's, for as long as something is tried.
+/// A kernel parameter that is changed for the time of an attempt.
 fn with_setting(file: &str, value: u64, tried: impl FnOnce() -> Verdict) -> Verdict {
     let before = text(file);
     if !Path::new(file).exists() {
@@ -78,10 +79,10 @@ fn with_setting(file: &str, value: u64, tried: impl FnOnce() -> Verdict) -> Verd
     done
 }
 
-/// So many mounts or keys are there for everybody.
+/// More mounts or keys than the machine has: the limit at all other times.
 const ENOUGH: u64 = 100_000;
 
-/// Sets a number of the kernel's for one command, since containers are prepared and removed without the limit.
+/// Sets a kernel parameter for one command. Containers are prepared and removed without the limit.
 fn meanwhile(file: &str, amount: u64) -> String {
     format!("echo {amount} >{file}; \"$@\"; code=$?; echo {ENOUGH} >{file}; exit $code")
 }

@@ -1,19 +1,19 @@
-//! What is short, and how a command is made to feel it.
+//! Which resource is short, and how it is limited for a command.
 
 use std::process::{Command, Stdio};
 
-/// A resource of which a command gets only so much.
+/// A resource that is limited for a command.
 #[derive(Clone, Copy, Debug)]
 pub enum Limit {
     /// RLIMIT_NOFILE.
     Descriptors(u64),
     /// RLIMIT_NPROC, which holds for an ordinary user.
     Processes(u64),
-    /// The command has no limit: what it uses is scarce.
+    /// The command has no limit; the resource itself is scarce.
     World(Missing),
 }
 
-/// What the kernel's error for a shortage is called.
+/// The kernel's error for a shortage.
 #[derive(Clone, Copy, Debug)]
 pub enum Missing {
     /// ENOSPC: blocks, inodes, namespaces, mounts, watches.
@@ -27,7 +27,7 @@ pub enum Missing {
 }
 
 impl Limit {
-    /// The command below the limit.
+    /// The command with the limit.
     pub fn apply(self, command: &Command) -> Command {
         let option = match self {
             Limit::Descriptors(value) => format!("--nofile={value}"),
@@ -39,7 +39,7 @@ impl Limit {
         again(command, prlimit)
     }
 
-    /// What an error about it says, one of these.
+    /// The texts of which an error about it has one.
     pub fn words(self) -> &'static [&'static str] {
         match self {
             Limit::Descriptors(_) => &["EMFILE", "too many open files"],

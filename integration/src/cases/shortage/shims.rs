@@ -1,4 +1,4 @@
-//! The shim, when something is short while it begins and while it lives.
+//! The shim, when a resource is short at its start and during its life.
 
 use super::disk::{Disk, LACKS};
 use super::limit::{Limit, Missing};
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 const TIME: Duration = Duration::from_secs(60);
 
-/// `run` of a container that ends with 7 as soon as it gets a line. True: it has begun, and its end was recorded.
+/// `run` of a container that ends with 7 once it gets a line. Returns whether it was started and its end recorded.
 fn begins(t: &T, bundle: &Bundle, limit: Limit) -> Verdict<bool> {
     let id = t.id();
     let mut command = shim::run_command(t, bundle, &id)?;
@@ -92,8 +92,8 @@ pub fn room(t: &T) -> Verdict {
     Ok(())
 }
 
-/// Lets a shim open no further file: its limit ends at what it has open, and clients take what is free below that.
-/// The clients that have to wait are closed with these.
+/// Takes all descriptors of a shim: its limit is lowered to what it has open, and clients take what is free below.
+/// Dropping them closes the waiting clients.
 fn take_descriptors(t: &T, c: &Shimmed<'_>) -> Verdict<Vec<Connection>> {
     let open = || {
         let entries = fs::read_dir(format!("/proc/{}/fd", c.pid())).into_iter().flatten().flatten();
@@ -110,7 +110,7 @@ fn take_descriptors(t: &T, c: &Shimmed<'_>) -> Verdict<Vec<Connection>> {
     Ok(clients)
 }
 
-/// Gives them back, so that a shim can be spoken to again.
+/// Raises the limit again, so that the shim can be reached.
 struct GivenBack<'t>(&'t T, i32);
 
 impl Drop for GivenBack<'_> {

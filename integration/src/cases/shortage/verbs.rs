@@ -1,4 +1,4 @@
-//! The verbs, what they need to be there, and how one that lacks something is judged.
+//! The verbs, what they need beforehand, and how a verb is judged that lacks a resource.
 
 use super::limit::{Limit, Missing};
 use crate::cases::crash::traces;
@@ -10,12 +10,12 @@ use serde_json::json;
 use std::process::Command;
 use std::time::Duration;
 
-/// Longest time that a command may take when something is short.
+/// The time limit of a command when a resource is short.
 const TIME: Duration = Duration::from_secs(30);
 
-/// What a container is before the verb.
+/// The status of the container before the verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Before {
+pub enum StatusBefore {
     Nothing,
     Created,
     Running,
@@ -25,59 +25,59 @@ pub enum Before {
 
 /// One verb.
 #[derive(Clone, Copy, Debug)]
-pub struct Verb {
-    pub before: Before,
-    /// `ID`, `LONG`, `BRIEF` (bundles) and `DIR` stand for what they say.
+pub struct ShortageVerb {
+    pub before: StatusBefore,
+    /// The arguments. `ID`, `DIR` and the bundles `LONG` and `BRIEF` are replaced.
     pub words: &'static [&'static str],
 }
 
-const fn verb(before: Before, words: &'static [&'static str]) -> Verb {
-    Verb { before, words }
+const fn verb(before: StatusBefore, words: &'static [&'static str]) -> ShortageVerb {
+    ShortageVerb { before, words }
 }
 
 /// All verbs that touch a container.
-pub const VERBS: &[Verb] = &[
-    verb(Before::Nothing, &["create", "--bundle", "LONG", "--pid-file", "DIR/pid", "ID"]),
-    verb(Before::Nothing, &["run", "--bundle", "BRIEF", "ID"]),
-    verb(Before::Nothing, &["run", "--detach", "--bundle", "LONG", "ID"]),
-    verb(Before::Created, &["start", "ID"]),
-    verb(Before::Running, &["exec", "ID", "/bin/true"]),
-    verb(Before::Running, &["exec", "--detach", "--pid-file", "DIR/pid", "ID", "/bin/sleep", "1000"]),
-    verb(Before::Running, &["state", "ID"]),
-    verb(Before::Running, &["list"]),
-    verb(Before::Running, &["ps", "--format", "json", "ID"]),
-    verb(Before::Running, &["events", "--stats", "ID"]),
-    verb(Before::Running, &["update", "--resources", "DIR/resources.json", "ID"]),
-    verb(Before::Running, &["kill", "ID", "KILL"]),
-    verb(Before::Running, &["pause", "ID"]),
-    verb(Before::Paused, &["resume", "ID"]),
-    verb(Before::Stopped, &["delete", "ID"]),
-    verb(Before::Running, &["delete", "--force", "ID"]),
+pub const VERBS: &[ShortageVerb] = &[
+    verb(StatusBefore::Nothing, &["create", "--bundle", "LONG", "--pid-file", "DIR/pid", "ID"]),
+    verb(StatusBefore::Nothing, &["run", "--bundle", "BRIEF", "ID"]),
+    verb(StatusBefore::Nothing, &["run", "--detach", "--bundle", "LONG", "ID"]),
+    verb(StatusBefore::Created, &["start", "ID"]),
+    verb(StatusBefore::Running, &["exec", "ID", "/bin/true"]),
+    verb(StatusBefore::Running, &["exec", "--detach", "--pid-file", "DIR/pid", "ID", "/bin/sleep", "1000"]),
+    verb(StatusBefore::Running, &["state", "ID"]),
+    verb(StatusBefore::Running, &["list"]),
+    verb(StatusBefore::Running, &["ps", "--format", "json", "ID"]),
+    verb(StatusBefore::Running, &["events", "--stats", "ID"]),
+    verb(StatusBefore::Running, &["update", "--resources", "DIR/resources.json", "ID"]),
+    verb(StatusBefore::Running, &["kill", "ID", "KILL"]),
+    verb(StatusBefore::Running, &["pause", "ID"]),
+    verb(StatusBefore::Paused, &["resume", "ID"]),
+    verb(StatusBefore::Stopped, &["delete", "ID"]),
+    verb(StatusBefore::Running, &["delete", "--force", "ID"]),
 ];
 
-/// What the verbs are tried on.
+/// Bundles, and how attempts are made.
 #[derive(Clone)]
-pub struct Subject<'t> {
+pub struct ShortageSubject<'t> {
     t: &'t T,
     long: Bundle,
     brief: Bundle,
-    /// A script that makes something short and then becomes its arguments.
+    /// A script that makes a resource short and then executes its arguments.
     below: Option<String>,
 }
 
-impl<'t> Subject<'t> {
-    /// Two bundles, whose programs end soon and late.
-    pub fn new(t: &'t T, change: impl Fn(Bundle) -> Bundle) -> Verdict<Subject<'t>> {
+impl<'t> ShortageSubject<'t> {
+    /// Makes two bundles. The program of one ends soon, that of the other late.
+    pub fn new(t: &'t T, change: impl Fn(Bundle) -> Bundle) -> Verdict<ShortageSubject<'t>> {
         let (long, brief) = (change(t.bundle()?.args(&["/bin/sleep", "1000"])), change(t.bundle()?));
         long.write()?;
         brief.write()?;
         std::fs::write(t.path("resources.json"), json!({}).to_string())?;
-        Ok(Subject { t, long, brief, below: None })
+        Ok(ShortageSubject { t, long, brief, below: None })
     }
 
-    /// The same, whose attempts are made by a script.
-    pub fn below(&self, script: String) -> Subject<'t> {
-        Subject { below: Some(script), ..self.clone() }
+    /// The same, with a script that makes the attempts.
+    pub fn below(&self, script: String) -> ShortageSubject<'t> {
+        ShortageSubject { below: Some(script), ..self.clone() }
     }
 
     /// The verb's command.
@@ -98,19 +98,19 @@ impl<'t> Subject<'t> {
         self.t.finish(self.command(words, id))?.ok().map(drop)
     }
 
-    /// A container as the verb needs it.
-    pub fn prepare(&self, before: Before) -> Verdict<String> {
+    /// Makes the container that the verb needs.
+    pub fn prepare(&self, before: StatusBefore) -> Verdict<String> {
         let id = self.t.id();
-        if before == Before::Nothing {
+        if before == StatusBefore::Nothing {
             return Ok(id);
         }
         self.must(&["create", "--bundle", "LONG", "ID"], &id)?;
-        if before != Before::Created {
+        if before != StatusBefore::Created {
             self.must(&["start", "ID"], &id)?;
         }
         match before {
-            Before::Paused => self.must(&["pause", "ID"], &id)?,
-            Before::Stopped => {
+            StatusBefore::Paused => self.must(&["pause", "ID"], &id)?,
+            StatusBefore::Stopped => {
                 self.must(&["kill", "ID", "KILL"], &id)?;
                 let container = crate::kit::Container::new(self.t, id.clone(), self.long.dir.clone());
                 container.wait_for("stopped")?;
@@ -122,10 +122,10 @@ impl<'t> Subject<'t> {
         Ok(id)
     }
 
-    /// Runs a verb while something is short, and judges it. True: it has succeeded.
+    /// Runs a verb while a resource is short, and judges it. Returns whether it has succeeded.
     pub fn attempt(&self, words: &[&str], id: &str, limit: Limit) -> Verdict<bool> {
         let ran = match self.limited(words, id, limit) {
-            // The kernel may read a program's pages again and again, rather than kill: then we do.
+            // Rather than kill it, the kernel may read a program's pages again and again. Then the test kills it.
             Err(_) if matches!(limit, Limit::World(Missing::Memory)) => return Ok(false),
             ran => ran?,
         };
@@ -137,7 +137,7 @@ impl<'t> Subject<'t> {
         Ok(ran.code == 0)
     }
 
-    /// Removes the container when nothing is short any more; nothing of it may be left.
+    /// Removes the container once nothing is short any more. Nothing of it may be left.
     pub fn clean(&self, id: &str) -> Verdict {
         self.must(&["delete", "--force", "ID"], id).context("delete --force afterwards")?;
         gone(self.t, id)
@@ -167,7 +167,7 @@ pub fn gone(t: &T, id: &str) -> Verdict {
         .context(format!("left: {:?}", left()))
 }
 
-/// Whether a command has succeeded or has said what is short.
+/// Whether a command has succeeded, or has reported which resource is short.
 pub fn truthful(ran: &Ran, limit: Limit) -> Verdict {
     let said = ran.stderr.to_lowercase();
     let names_it = limit.words().iter().any(|word| said.contains(&word.to_lowercase()));

@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 pub struct Target {
     /// The path.
     pub path: &'static str,
-    /// Other names by which a lookup may come to it.
+    /// Other names by which a lookup may reach it.
     pub aliases: &'static [&'static str],
     /// Whether it is (part of) the source of a bind mount. Links in a source are followed, so what they
     /// lead to may be opened and mounted, but nothing more.
@@ -34,7 +34,7 @@ const fn source(path: &'static str) -> Target {
 /// A directory of the image with entries of all names, which the container mounts over others.
 pub const COVER: &str = "/cover";
 
-/// A file of the image, likewise.
+/// A file of the image that the container mounts over others.
 const COVER_FILE: &str = "/etc/group";
 
 /// A copy of busybox over which nothing is mounted.
@@ -83,7 +83,7 @@ pub const TARGETS: &[Target] = &[
     source("volume/src/sub"),
 ];
 
-/// The names that a canary needs, so that a lookup which was led there goes on.
+/// The names that a canary needs, so that a lookup that was led there continues.
 pub fn names() -> Vec<&'static str> {
     let last = |target: &Target| target.path.rsplit('/').next().unwrap_or_default();
     let mut names: Vec<_> = TARGETS.iter().map(last).chain(["new", "deep", "null", "zero", "shm"]).collect();
@@ -93,11 +93,11 @@ pub fn names() -> Vec<&'static str> {
 }
 
 impl Target {
-    /// Whether a lookup may come by this entry: one of its components has the name, or walks up.
+    /// Whether a lookup may pass this entry: one of its components has its name, or leads upwards.
     pub fn is_on(&self, lookup: &Lookup, bundle: &Path) -> bool {
         let name = self.path.rsplit('/').next().unwrap_or_default();
         let named = |part: &str| part == name || part == ".." || self.aliases.contains(&part);
-        // What the runtime itself looks up by an absolute path is the host's, unless it is the bundle's.
+        // Absolute paths that the runtime looks up are the host's, except those of the bundle.
         let of_the_host =
             |path: &str| lookup.process == 0 && path.starts_with('/') && !Path::new(path).starts_with(bundle);
         lookup.paths.iter().any(|path| !of_the_host(path) && path.split('/').any(named))
@@ -106,7 +106,7 @@ impl Target {
 
 /// What takes the place of an entry.
 #[derive(Clone, Copy, Debug)]
-pub enum Kind {
+pub enum Replacement {
     /// A link to a file of the canary.
     LinkToFile,
     /// A link to a directory of directories.
@@ -122,19 +122,19 @@ pub enum Kind {
 }
 
 /// All of them.
-pub const KINDS: [Kind; 6] = [
-    Kind::LinkToFile,
-    Kind::LinkToDirectories,
-    Kind::LinkUpToFiles,
-    Kind::LinkToDescriptor,
-    Kind::Fifo,
-    Kind::MovedAway,
+pub const KINDS: [Replacement; 6] = [
+    Replacement::LinkToFile,
+    Replacement::LinkToDirectories,
+    Replacement::LinkUpToFiles,
+    Replacement::LinkToDescriptor,
+    Replacement::Fifo,
+    Replacement::MovedAway,
 ];
 
-/// When the exchange stands.
+/// When the exchange is in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Never: to see which lookups there are.
+    /// Never. The run only lists the lookups.
     Never,
     /// Before the command begins.
     Always,
@@ -142,17 +142,17 @@ pub enum Form {
     From(usize, usize),
     /// During this lookup only.
     During(usize, usize),
-    /// It changes at each lookup, from there (1) or from not there (0).
+    /// It changes at each lookup, beginning in place (1) or not in place (0).
     Flip(usize),
 }
 
-/// One exchange, there and back.
+/// An exchange that can be made and undone.
 pub struct Exchange {
     at: PathBuf,
     with: PathBuf,
     /// A process of the container in whose mount namespace something is mounted at the entry instead.
     mounted_by: Option<Pid>,
-    /// Whether it stands, and whether there was an entry before.
+    /// Whether it is in place, and whether the entry existed before.
     stands: Option<bool>,
     /// How often it was made.
     pub made: u32,
@@ -160,19 +160,19 @@ pub struct Exchange {
 
 impl Exchange {
     /// Prepares it in a bundle's directory.
-    pub fn new(t: &T, bundle: &Path, target: &Target, kind: Kind, canary: &Canary) -> Verdict<Exchange> {
+    pub fn new(t: &T, bundle: &Path, target: &Target, kind: Replacement, canary: &Canary) -> Verdict<Exchange> {
         let with = bundle.join("instead");
         let up = |name: &str| {
             let ups = Path::new("../../../../../../../../../../../..");
             ups.join(canary.dir.join(name).strip_prefix("/").unwrap_or(&canary.dir))
         };
         match kind {
-            Kind::LinkToFile => symlink(canary.dir.join(canary::FILE), &with)?,
-            Kind::LinkToDirectories => symlink(canary.dir.join(canary::DIRECTORIES), &with)?,
-            Kind::LinkUpToFiles => symlink(up(canary::FILES), &with)?,
-            Kind::LinkToDescriptor => symlink(format!("/proc/self/fd/{}", 3 + t.number() % 6), &with)?,
-            Kind::Fifo => nix::unistd::mkfifo(&with, Mode::from_bits_truncate(0o666))?,
-            Kind::MovedAway => fs::create_dir(&with)?,
+            Replacement::LinkToFile => symlink(canary.dir.join(canary::FILE), &with)?,
+            Replacement::LinkToDirectories => symlink(canary.dir.join(canary::DIRECTORIES), &with)?,
+            Replacement::LinkUpToFiles => symlink(up(canary::FILES), &with)?,
+            Replacement::LinkToDescriptor => symlink(format!("/proc/self/fd/{}", 3 + t.number() % 6), &with)?,
+            Replacement::Fifo => nix::unistd::mkfifo(&with, Mode::from_bits_truncate(0o666))?,
+            Replacement::MovedAway => fs::create_dir(&with)?,
         }
         Ok(Exchange { at: bundle.join(target.path), with, mounted_by: None, stands: None, made: 0 })
     }
@@ -183,7 +183,7 @@ impl Exchange {
         Some(Exchange { at, with: PathBuf::new(), mounted_by: Some(container), stands: None, made: 0 })
     }
 
-    /// A script of the container's, whatever has been mounted over its programs; whether it succeeded.
+    /// Runs a script in the container, even if its programs are mounted over. Returns whether it succeeded.
     fn inside(&self, container: Pid, script: &str) -> bool {
         let mut command = Command::new("nsenter");
         command

@@ -11,15 +11,15 @@ use std::os::unix::fs::MetadataExt;
 pub struct Watch<'a> {
     /// The exchange, if there is one.
     pub exchange: Option<Exchange>,
-    /// When it stands.
+    /// When it is in place.
     pub form: Form,
-    /// What nobody may open.
+    /// Files that must not be opened.
     pub canary: &'a Canary,
     /// What the container must not have as its directory, root, program or descriptor.
     pub host: &'a [(u64, u64)],
     /// All lookups.
     pub lookups: Vec<Lookup>,
-    /// What was wrong.
+    /// The violations.
     pub wrong: Vec<String>,
 }
 
@@ -28,7 +28,7 @@ impl Watch<'_> {
         matches!(self.form, Form::From(p, i) | Form::During(p, i) if (p, i) == (lookup.process, lookup.index))
     }
 
-    /// Whether the thing at a link in `/proc` is one of the canary, and whether it is the host's.
+    /// Whether the target of a link in `/proc` is part of the canary, and whether it is the host's.
     fn look(&mut self, link: &str, of_the_container: bool, when: &str) {
         let Ok(meta) = fs::metadata(link) else {
             return;

@@ -1,4 +1,4 @@
-//! A client of the shim's own protocol that never waits for ever.
+//! A client of the shim's own protocol. All of its waits have a time limit.
 
 use super::super::stage::LIMIT;
 use serde_json::{Value, json};
@@ -9,10 +9,10 @@ use std::path::Path;
 /// A connection.
 pub struct Client(BufReader<UnixStream>);
 
-/// How an operation ended, as a fact has it.
+/// How an operation ended, in the form of a fact.
 pub type Answer = Result<Value, String>;
 
-/// What a failed read or write is called.
+/// The fact for a failed read or write.
 pub(super) fn trouble(error: &std::io::Error) -> String {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => "hangs".to_owned(),
@@ -20,7 +20,7 @@ pub(super) fn trouble(error: &std::io::Error) -> String {
     }
 }
 
-/// A connection whose reads and writes end in time.
+/// A connection whose reads and writes have a time limit.
 pub(super) fn connect(socket: &Path) -> Result<UnixStream, String> {
     let stream = UnixStream::connect(socket).map_err(|error| trouble(&error))?;
     let limits = stream.set_read_timeout(Some(LIMIT)).and_then(|()| stream.set_write_timeout(Some(LIMIT)));
@@ -33,7 +33,7 @@ impl Client {
         connect(socket).map(|stream| Client(BufReader::new(stream)))
     }
 
-    /// Asks.
+    /// Sends a request.
     pub fn ask(&mut self, op: &str, members: &Value) -> Result<(), String> {
         let mut request = json!({"seq": 1, "op": op});
         for (name, value) in members.as_object().into_iter().flatten() {
@@ -42,7 +42,7 @@ impl Client {
         writeln!(self.0.get_mut(), "{request}").map_err(|error| trouble(&error))
     }
 
-    /// The next line.
+    /// Receives a line.
     pub fn line(&mut self) -> Answer {
         let mut line = String::new();
         match self.0.read_line(&mut line) {
@@ -52,7 +52,7 @@ impl Client {
         }
     }
 
-    /// The answer.
+    /// Receives the answer to a request.
     pub fn answer(&mut self) -> Answer {
         loop {
             let mut line = self.line()?;
@@ -66,20 +66,20 @@ impl Client {
         }
     }
 
-    /// Asks, and waits for the answer.
+    /// Sends a request and receives the answer.
     pub fn call(&mut self, op: &str, members: &Value) -> Answer {
         self.ask(op, members)?;
         self.answer()
     }
 
-    /// After an attach: gives input.
+    /// Sends input, after `attach`.
     pub fn give(&mut self, text: &str) -> Result<(), String> {
         let length = u32::try_from(text.len()).unwrap_or(0);
         let frame = [&[0], &length.to_be_bytes()[..], text.as_bytes()].concat();
         self.0.get_mut().write_all(&frame).map_err(|error| trouble(&error))
     }
 
-    /// After an attach: all that comes to the end.
+    /// Receives the output up to its end, after `attach`.
     pub fn frames(&mut self) -> Result<String, String> {
         let mut out = Vec::new();
         let mut head = [0; 5];

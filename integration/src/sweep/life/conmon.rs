@@ -17,7 +17,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 
-/// Files of a life, which begin anew with each.
+/// The files of one life. Each life has new ones.
 const FILES: &[&str] = &["life.log", "ends", "sync", "conmon.pid", "container.pid", "process.json"];
 
 fn command(stage: &Stage, id: &str) -> Verdict<Command> {
@@ -49,12 +49,12 @@ fn command(stage: &Stage, id: &str) -> Verdict<Command> {
     Ok(command)
 }
 
-/// For a container.
+/// The life with a container.
 pub fn prepare(stage: &Stage, id: &str) -> Verdict<Command> {
     command(stage, id)
 }
 
-/// For an exec in a container that runs.
+/// The life with an exec in a running container.
 pub fn prepare_exec(stage: &Stage, id: &str) -> Verdict<Command> {
     let bundle = stage.bundle(Payload::Sleep).display().to_string();
     stage.run(&["create", "--bundle", &bundle, id])?.ok()?;
@@ -68,7 +68,7 @@ pub fn prepare_exec(stage: &Stage, id: &str) -> Verdict<Command> {
     Ok(command)
 }
 
-/// The answers that come over the sync pipe.
+/// The answers on the sync pipe.
 struct Sync {
     pipe: Option<File>,
     unread: String,
@@ -80,10 +80,10 @@ impl Sync {
         Sync { pipe: pipe.ok().map(File::from), unread: String::new() }
     }
 
-    /// The next answer; `hangs` without one while conmon lives, `closed` when it has died.
+    /// The next answer. If none comes, `hangs` while conmon lives and `closed` once it has ended.
     fn next(&mut self, conmon: &Path) -> Result<Value, String> {
         let line = until(LIMIT, || {
-            // Before the pipe is read: all that it wrote is in it then.
+            // Asked before the pipe is read: after conmon's end, the pipe has all that it wrote.
             let is_gone = is_gone(conmon);
             let mut buffer = [0; 4096];
             if let Some(Ok(count)) = self.pipe.as_mut().map(|pipe| pipe.read(&mut buffer)) {
@@ -91,7 +91,7 @@ impl Sync {
             }
             match self.unread.find('\n') {
                 Some(end) => Some(Some(self.unread.drain(..=end).collect::<String>())),
-                // What has no reader left is not written any more.
+                // Without a reader, conmon would not write.
                 None => is_gone.then_some(None),
             }
         });
@@ -103,7 +103,7 @@ impl Sync {
     }
 }
 
-/// Whether the process of a pid file has ended, or there is no such file.
+/// Whether the process of a pid file has ended, or the file does not exist.
 fn is_gone(file: &Path) -> bool {
     let pid = text(file);
     let stat = text(format!("/proc/{pid}/stat"));
@@ -118,7 +118,7 @@ fn attach(path: &Path) -> nix::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// What comes to the end; each message has the number of a stream before it.
+/// All messages up to the end. Each begins with the number of its stream.
 fn drain(socket: OwnedFd) -> String {
     let mut socket = File::from(socket);
     let mut out = String::from("ok ");
@@ -133,12 +133,12 @@ fn drain(socket: OwnedFd) -> String {
     }
 }
 
-/// Attaches, feeds, waits for the exit file and the exit command.
+/// Attaches, sends input, and waits for the exit file and the exit command.
 pub fn live(stage: &Stage, id: &str, session: &Session, stdio: &Stdio) -> Vec<Fact> {
     lives(stage, id, session, stdio, true)
 }
 
-/// The same for an exec, whose exit comes over the sync pipe too.
+/// The same for an exec, whose exit code is also sent on the sync pipe.
 pub fn live_exec(stage: &Stage, id: &str, session: &Session, stdio: &Stdio) -> Vec<Fact> {
     lives(stage, id, session, stdio, false)
 }
@@ -184,7 +184,7 @@ fn lives(stage: &Stage, id: &str, session: &Session, stdio: &Stdio, container: b
     facts
 }
 
-/// What tells of the end: the exit file, for an exec a second answer, conmon's own end, the exit command, the log.
+/// The reports of the end: exit file, second answer (exec only), end of conmon, exit command, log.
 fn ends(stage: &Stage, id: &str, conmon: &Path, sync: Option<&mut Sync>) -> Vec<Fact> {
     let mut facts = Vec::new();
     let mut add = |name: &str, value: String| facts.push((name.to_owned(), value));
@@ -206,7 +206,7 @@ fn ends(stage: &Stage, id: &str, conmon: &Path, sync: Option<&mut Sync>) -> Vec<
     facts
 }
 
-/// podman removes the container by the runtime.
+/// Removes the container with the runtime, as podman does.
 pub fn delete(stage: &Stage, id: &str) -> Option<String> {
     stage.delete(id)
 }

@@ -1,4 +1,4 @@
-//! The shim as containerd starts it: the task service of a container and of two execs, and the events that it sends.
+//! The shim as containerd starts it: its task service, with a container and two execs, and its events.
 
 use super::super::stage::{LIMIT, Payload, Stage};
 use super::super::stdio::Stdio;
@@ -37,7 +37,7 @@ fn shim(stage: &Stage, command: &mut Command, id: &str) {
     command.current_dir(bundle(stage, id)).env_remove("TTRPC_ADDRESS");
 }
 
-/// A bundle as containerd makes one, and the words of `start`.
+/// Makes a bundle as containerd does. Returns the arguments of `start`.
 pub fn prepare(stage: &Stage, id: &str) -> Verdict<Command> {
     let (dir, life) = (bundle(stage, id), stage.bundle(Payload::Life));
     fs::create_dir_all(&dir).context(dir.display())?;
@@ -56,14 +56,14 @@ pub fn prepare(stage: &Stage, id: &str) -> Verdict<Command> {
     Ok(command)
 }
 
-/// The read end of an output, which is there before the shim writes to it.
+/// The read end of an output, opened before the shim writes to it.
 fn reader(stage: &Stage, name: &str) -> Option<File> {
     open(&stage.dir.join(name), OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty())
         .ok()
         .map(File::from)
 }
 
-/// What has come, up to the end. Nothing is waited for: the end of the process was told already.
+/// The output up to its end. It does not wait, because the end of the process was reported already.
 fn told(reader: Option<File>) -> String {
     let mut out = Vec::new();
     let mut buffer = [0; 4096];
@@ -99,7 +99,7 @@ fn exec(stage: &Stage, id: &str, exec: &str, script: &str, out: Option<&str>) ->
     }
 }
 
-/// A shim and what was seen of it.
+/// A shim, and what was observed of it.
 struct Talk {
     socket: PathBuf,
     facts: Vec<Fact>,
@@ -112,7 +112,7 @@ impl Talk {
         client.answer()
     }
 
-    /// Calls; the fact is what `plain` makes of the answer.
+    /// Makes a call. `plain` turns the answer into a fact.
     fn does(&mut self, name: &str, method: &str, payload: &Fields, plain: fn(Message<'_>) -> String) -> bool {
         let answer = self.call(method, payload);
         self.add(name, answer, plain)
@@ -145,9 +145,9 @@ fn status(answer: Message<'_>) -> String {
     answer.number(4).to_string()
 }
 
-/// Makes a task, runs an exec and kills another, gives input, waits for the ends, deletes, shuts down.
+/// Creates a task, runs one exec and kills another, sends input, waits for the ends, deletes, and shuts down.
 pub fn live(stage: &Stage, id: &str, session: &Session, stdio: &Stdio) -> Vec<Fact> {
-    // containerd's own socket has `.ttrpc` behind it for events.
+    // The socket for events is the name of containerd's own socket with `.ttrpc` appended.
     let events = Events::listen(&stage.dir.join("containerd.sock.ttrpc"));
     let (out, exec_out) = (reader(stage, "out"), reader(stage, "exec.out"));
     let input = open(&stage.dir.join("in"), OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty());
@@ -163,13 +163,13 @@ pub fn live(stage: &Stage, id: &str, session: &Session, stdio: &Stdio) -> Vec<Fa
     if talk.does("create", "Create", &create(stage, id), nothing) {
         runs(stage, id, &mut talk, input.ok().map(File::from));
     }
-    // What has failed is deleted all the same. A shim that still has a task does not shut down.
+    // A task that has failed is deleted, too: a shim that still has a task does not shut down.
     if !talk.does("delete", "Delete", &named(id, ""), deleted) {
         talk.does("delete again", "Delete", &named(id, ""), deleted);
     }
     talk.facts.push(("out".to_owned(), told(out)));
     talk.facts.push(("exec out".to_owned(), told(exec_out)));
-    // A client that was turned away connects again.
+    // A client that was refused connects again.
     let _ = talk.call("Shutdown", &named(id, "")).or_else(|_| talk.call("Shutdown", &named(id, "")));
     let left = until(LIMIT, || is_gone(pid).then_some(()));
     talk.facts.push(("shim ends".to_owned(), left.map_or("hangs", |()| "ok").to_owned()));
@@ -180,7 +180,7 @@ pub fn live(stage: &Stage, id: &str, session: &Session, stdio: &Stdio) -> Vec<Fa
     talk.facts
 }
 
-/// From the start to the end of init.
+/// The calls from the start of init to its end.
 fn runs(stage: &Stage, id: &str, talk: &mut Talk, input: Option<File>) {
     let name = named(id, "");
     let mut waiter = Client::connect(&talk.socket);
@@ -189,13 +189,13 @@ fn runs(stage: &Stage, id: &str, talk: &mut Talk, input: Option<File>) {
     if is_fed {
         execs(stage, id, talk);
         talk.does("state", "State", &name, status);
-        // Its default action is to do nothing.
+        // By default, this signal is ignored.
         talk.does("kill", "Kill", &named(id, "").number(3, 28), nothing);
         is_fed = input.is_some_and(|mut input| input.write_all(b"go\n").is_ok());
     }
     let mut ends = asked.and_then(|()| if is_fed { waiter?.answer() } else { Err("not fed".to_owned()) });
     if ends.is_err() && is_fed {
-        // A client that was turned away connects again.
+        // A client that was refused connects again.
         ends = talk.call("Wait", &name);
     }
     if ends.is_err() {
@@ -229,7 +229,7 @@ fn is_gone(pid: u64) -> bool {
     stat.is_empty() || stat.contains(") Z ")
 }
 
-/// An event in words, without what differs from run to run.
+/// An event as text, without what differs between runs.
 fn event(container: &str, envelope: &[u8]) -> String {
     let (topic, event) = (Message(envelope).text(3), Message(Message(envelope).bytes(4)).bytes(2).to_vec());
     if topic == "/tasks/exit" {
@@ -240,11 +240,12 @@ fn event(container: &str, envelope: &[u8]) -> String {
     topic
 }
 
-/// As containerd removes a container whose shim has ended or does not answer: the shim's `delete`, then the bundle.
+/// Removes a container whose shim has ended or does not answer, as containerd does: the shim's `delete`, then the
+/// bundle.
 pub fn delete(stage: &Stage, id: &str) -> Option<String> {
     let dir = bundle(stage, id);
     let done = if dir.exists() { delete_rest(stage, id, &dir) } else { None };
-    // What is left in one is seen.
+    // Leftovers in the bundle are noticed.
     let above = dir.ancestors().skip(1).take(2).map(Path::to_owned);
     for empty in above.chain([state(stage).join("s")]) {
         let _ = fs::remove_dir(empty);
@@ -264,7 +265,7 @@ fn delete_rest(stage: &Stage, id: &str, dir: &Path) -> Option<String> {
         }
         Err(stop) => Some(stop.to_string()),
     };
-    // containerd removes the bundle by itself, and a container that was never made has nothing else.
+    // containerd removes the bundle itself. A container that was never created has nothing else.
     if failed.is_none() || !is_known(stage, id) {
         let _ = fs::remove_dir_all(dir);
         return None;

@@ -1,4 +1,4 @@
-//! Whether a life went as it must, whatever failed in it.
+//! Decides whether a life with an injection went right.
 
 use super::super::oracle::{Outcome, Seen, names_call, names_errno, out_of_memory};
 use super::super::point::Action;
@@ -37,7 +37,7 @@ pub fn judge(base: &Seen, seen: &Seen, call: &str, action: Action) -> Outcome {
             }
             let said: String =
                 seen.facts.iter().map(|(_, value)| format!("{value}\n")).collect::<String>() + &seen.error;
-            // An engine connects again to a shim that lives, and reads how many bytes were dropped.
+            // An engine connects again to a living shim, and reads how many bytes were dropped.
             let is_told = seen.facts.iter().any(|(_, value)| value.starts_with("closed")) && is_alive(seen);
             if is_told || drops(seen) || loses_log(base, seen) {
                 return Outcome::Failed(false);
@@ -53,14 +53,14 @@ pub fn judge(base: &Seen, seen: &Seen, call: &str, action: Action) -> Outcome {
 /// The facts that say how a process has ended.
 const ENDS: &[&str] = &["exec wait", "wait", "record", "exit"];
 
-/// The first fact that is not as it was.
+/// The first fact that differs.
 fn difference<'a>(base: &'a Seen, seen: &'a Seen) -> Option<(&'a str, &'a str, &'a str)> {
     let facts = base.facts.iter().filter(|(name, _)| name != "shim's errors");
     let mut pairs = facts.map(|(name, value)| (name.as_str(), value.as_str(), seen.fact(name)));
     pairs.find(|(_, value, other)| value != other)
 }
 
-/// Whether the shim has answered after the end of the container, or, as conmon, has done all that follows it.
+/// Whether the shim has answered after the end of the container, or as conmon has done all that follows the end.
 fn is_alive(seen: &Seen) -> bool {
     let answers = |name: &&str| seen.fact(name).starts_with("ok") || seen.fact(name).starts_with("error");
     ["status", "delete", "delete again"].iter().any(answers) || is_over(seen)
@@ -71,7 +71,7 @@ fn is_over(seen: &Seen) -> bool {
     seen.fact("record").starts_with("ok") && seen.fact("conmon ends") == "ok"
 }
 
-/// Whether conmon could not write its log, and all else is as it was: it says so in syslog(3) alone.
+/// Whether conmon could not write its log and all else is right. conmon reports that to syslog(3) alone.
 fn loses_log(base: &Seen, seen: &Seen) -> bool {
     let names =
         base.facts.iter().map(|(name, _)| name.as_str()).filter(|name| *name != "log" && *name != "shim's errors");
@@ -84,7 +84,7 @@ fn drops(seen: &Seen) -> bool {
     status.starts_with("ok") && !status.contains("\"dropped_bytes\":0")
 }
 
-/// An event of an end, or an exit command, that came twice.
+/// An exit event or an exit command that came twice.
 fn doubled(seen: &Seen) -> Option<String> {
     let events = seen.fact("events").lines().filter(|line| line.starts_with("exited"));
     let mut whose: Vec<&str> = events.map(|line| line.split(' ').nth(1).unwrap_or_default()).collect();
@@ -94,26 +94,26 @@ fn doubled(seen: &Seen) -> Option<String> {
     (whose.len() < count || commands > 1).then(|| format!("{}\n{commands} exit commands", seen.fact("events")))
 }
 
-/// An end that was told and was another.
+/// An exit that was reported and is not the true one.
 fn untrue(base: &Seen, seen: &Seen, was_killed: bool) -> Option<String> {
     let told = ENDS.iter().map(|name| (*name, seen.fact(name), base.fact(name)));
     let mut wrong = told.filter(|(_, value, base)| {
         let by_signal = value.contains("\"signal\":9") || *value == "ok 137";
-        // Who reads the output has gone, and the process has ended by that: so it was.
+        // Without a reader of its output the process has died of SIGPIPE, so this exit is true.
         let by_pipe = value.contains("\"signal\":13") || *value == "ok 141";
         value.starts_with("ok") && value != base && !(was_killed && by_signal) && !by_pipe && !is_unknown(value)
     });
     wrong.next().map(|(name, value, base)| format!("{name}: {base:?} has become {value:?}"))
 }
 
-/// An end of which nothing is known, and which says so.
+/// An exit that is reported as unknown.
 fn is_unknown(value: &str) -> bool {
     value.contains("\"status\":255") || value == "ok 255" || value == "ok -1"
 }
 
-/// The container ran, and nobody tells how it ended.
+/// The exit of a container that ran, if nothing reports it.
 fn lost(seen: &Seen) -> Option<String> {
-    // Each that was asked for. conmon's first process ends before the container is made: its answer tells.
+    // Every process that was asked for. conmon's first process ends before the container is created; its answer counts.
     let answers = ["run", "sync", "create", "start"].map(|name| seen.fact(name));
     let has_run = !answers[0].is_empty() && answers.iter().all(|answer| answer.is_empty() || answer.starts_with("ok"));
     let is_told = ["wait", "record"].iter().any(|name| seen.fact(name).starts_with("ok"));

@@ -1,5 +1,5 @@
 //! The life of a shim: it makes a container, runs another program in it, passes on what they write, reports how they
-//! end, and goes. The sweep speaks with it as an engine would, whatever fails meanwhile.
+//! end, and ends itself. The sweep talks to it as an engine does, whatever fails meanwhile.
 
 mod client;
 mod conmon;
@@ -28,15 +28,15 @@ use std::time::{Duration, Instant};
 pub struct Life {
     /// Its name in reports.
     pub name: &'static str,
-    /// What must be there before it; the rest of the words of its command.
+    /// Prepares it, and returns its command.
     prepare: fn(&Stage, &str) -> Verdict<Command>,
     /// What the engine does.
     live: fn(&Stage, &str, &Session, &Stdio) -> Vec<Fact>,
-    /// Removes all.
+    /// Removes everything.
     delete: fn(&Stage, &str) -> Option<String>,
 }
 
-/// What an operation is called, and how it ended: `ok …`, `error …`, `closed` or `hangs`.
+/// The name of an operation, and how it ended: `ok …`, `error …`, `closed` or `hangs`.
 pub type Fact = (String, String);
 
 /// All lives.
@@ -47,7 +47,7 @@ pub const LIVES: &[Life] = &[
     Life { name: "shim-conmon-exec", prepare: conmon::prepare_exec, live: conmon::live_exec, delete: conmon::delete },
 ];
 
-/// Lives one once.
+/// Runs one life.
 pub fn observe(stage: &Stage, life: &Life, base: &Base, at: Option<(Point, Action)>) -> Verdict<(Seen, Trace)> {
     let id = stage.id();
     let mut command = (life.prepare)(stage, &id)?;
@@ -56,7 +56,7 @@ pub fn observe(stage: &Stage, life: &Life, base: &Base, at: Option<(Point, Actio
     let programs = vec![tracer::identity(&stage.shim)?];
     let mut session = Session::start(Request { command, partner: None, programs, at })?;
     let mut seen = Seen { facts: (life.live)(stage, &id, &session, &stdio), ..Seen::default() };
-    // Where a caller has died, a shim may be on its way to notice.
+    // If its caller has died, the shim may need a moment to notice.
     let trace = session.finish()?;
     seen.code = Some(0);
     seen.error = stdio.errors();
@@ -75,11 +75,11 @@ pub fn observe(stage: &Stage, life: &Life, base: &Base, at: Option<(Point, Actio
     Ok((seen, trace))
 }
 
-/// The fifo of this life that is kept open.
+/// The fifo of the current life, kept open.
 static KEPT: Mutex<Option<File>> = Mutex::new(None);
 
-/// Makes a fifo and keeps it open until the next life: what a shim writes and then ends would be lost with the last that
-/// has it open.
+/// Makes a fifo and keeps it open until the next life. What a shim writes before it ends would be lost if no descriptor
+/// of the fifo were open.
 fn kept_fifo(path: &Path) -> Verdict {
     mkfifo(path, Mode::from_bits_truncate(0o600)).context("mkfifo")?;
     let fifo = File::options().read(true).write(true).open(path).context(path.display())?;
@@ -97,7 +97,7 @@ fn ended(session: &Session, stdio: &Stdio) -> String {
     }
 }
 
-/// Waits until a value is there.
+/// Waits for a value.
 fn until<V>(limit: Duration, mut look: impl FnMut() -> Option<V>) -> Option<V> {
     let begun = Instant::now();
     loop {
@@ -111,7 +111,7 @@ fn until<V>(limit: Duration, mut look: impl FnMut() -> Option<V>) -> Option<V> {
     }
 }
 
-/// A log of the CRI's form without its times.
+/// A log in the CRI's format, without its times.
 fn log(stage: &Stage) -> String {
     let text = crate::kit::machine::text(stage.dir.join("life.log"));
     let entries = text.lines().filter_map(|line| line.split_once(' ').map(|(_, rest)| rest.to_owned()));

@@ -1,4 +1,4 @@
-//! The shim's own protocol.
+//! The life of a shim that is used through its own protocol.
 
 use super::super::stage::{Payload, Stage};
 use super::super::stdio::Stdio;
@@ -16,7 +16,7 @@ fn directory(stage: &Stage, id: &str) -> PathBuf {
     stage.root().join("shims").join(id)
 }
 
-/// The words of `run`.
+/// The arguments of `run`.
 pub fn prepare(stage: &Stage, id: &str) -> Verdict<Command> {
     let mut command = tracer::stopped(&stage.shim);
     let _ = std::fs::remove_file(stage.dir.join("life.log"));
@@ -28,7 +28,7 @@ pub fn prepare(stage: &Stage, id: &str) -> Verdict<Command> {
     Ok(command)
 }
 
-/// What of an answer is the same in all runs.
+/// The part of an answer that is the same in all runs.
 fn plain(mut value: Value) -> String {
     forget(&mut value);
     format!("ok {value}")
@@ -45,14 +45,14 @@ fn forget(value: &mut Value) {
     }
 }
 
-/// Members of answers that differ from run to run.
+/// Members of answers that differ between runs.
 const VARYING: &[&str] = &["at", "id", "pid", "shim_pid", "last_event", "acknowledged", "socket", "version"];
 
 fn fact(name: &str, answer: Result<Value, String>) -> Fact {
     (name.to_owned(), answer.map_or_else(|trouble| trouble, plain))
 }
 
-/// Runs an exec, gives input, waits for the ends, and deletes.
+/// Runs an exec, sends input, waits for the ends, and deletes.
 pub fn live(stage: &Stage, id: &str, session: &Session, stdio: &Stdio) -> Vec<Fact> {
     let run = ended(session, stdio);
     let is_running = run.starts_with("ok");
@@ -79,7 +79,7 @@ pub fn live(stage: &Stage, id: &str, session: &Session, stdio: &Stdio) -> Vec<Fa
     facts.push(("attach".to_owned(), attached));
     facts.push(("frames".to_owned(), told.map_or_else(|trouble| trouble, |told| format!("ok {told}"))));
     if !is_fed {
-        // It waits for input that has not come.
+        // It still waits for input.
         facts.push(("killed".to_owned(), "yes".to_owned()));
         if call("kill", json!({"signal": "KILL"})).is_err() {
             let _ = stage.run(&["kill", id, "KILL"]);
@@ -103,7 +103,7 @@ fn recorded(text: &str) -> String {
         .map_or_else(|_| String::new(), |record| plain(json!({"code": record["code"], "signal": record["signal"]})))
 }
 
-/// Attaches and gives the line that the program waits for: the answer, and what came.
+/// Attaches and sends the line that the program waits for. Returns the answer and the output.
 fn attach(socket: &std::path::Path) -> (String, Result<String, String>) {
     let mut client = match Client::connect(socket) {
         Ok(client) => client,
@@ -115,7 +115,7 @@ fn attach(socket: &std::path::Path) -> (String, Result<String, String>) {
     }
 }
 
-/// The kinds of all events, in their order, with whose they are.
+/// The types of all events in their order, each with its container or exec.
 fn told_events(client: Result<Client, String>) -> String {
     let mut client = match client {
         Ok(client) => client,
@@ -129,7 +129,7 @@ fn told_events(client: Result<Client, String>) -> String {
                 kinds.push(format!("{} {} {}", word("type"), word("exec"), event["status"]));
             }
             Err(trouble) if trouble == "hangs" => return trouble,
-            // A client that was let go asks again from the next number on.
+            // A client that was disconnected subscribes again, from the next number on.
             Err(_) if !kinds.iter().any(|kind| kind.starts_with("deleted")) => {
                 return format!("closed\n{}", kinds.join("\n"));
             }
@@ -138,7 +138,7 @@ fn told_events(client: Result<Client, String>) -> String {
     }
 }
 
-/// `delete --force` of the shim's, then of the runtime's: an engine that has lost its shim does the same.
+/// `delete --force` of the shim, then of the runtime, as an engine does that has lost its shim.
 pub fn delete(stage: &Stage, id: &str) -> Option<String> {
     let mut command = Command::new(&stage.shim);
     command.args(["delete", "--force", "--state-dir"]).arg(stage.root().join("shims")).arg(id);

@@ -1,5 +1,5 @@
-//! As much of ttrpc and of Protocol Buffers as containerd and a shim speak: a client that never waits for ever, and the
-//! service that takes events.
+//! The part of ttrpc and Protocol Buffers that containerd and a shim use: a client whose waits have a time limit, and
+//! the service that receives events.
 
 use super::super::stage::LIMIT;
 use super::client::{connect, trouble};
@@ -16,7 +16,7 @@ const HEAD: usize = 10;
 const REQUEST: u8 = 1;
 const RESPONSE: u8 = 2;
 
-/// A message to be sent.
+/// The fields of a message to send.
 #[derive(Clone, Default)]
 pub struct Fields(Vec<u8>);
 
@@ -29,14 +29,14 @@ impl Fields {
         self.0.push(value as u8);
     }
 
-    /// With a number.
+    /// Adds a number.
     pub fn number(mut self, field: u32, value: u64) -> Fields {
         self.varint(u64::from(field) << 3);
         self.varint(value);
         self
     }
 
-    /// With a string, bytes or a message.
+    /// Adds a string, bytes or a message.
     pub fn bytes(mut self, field: u32, value: impl AsRef<[u8]>) -> Fields {
         self.varint(u64::from(field) << 3 | 2);
         self.varint(value.as_ref().len() as u64);
@@ -51,7 +51,7 @@ impl AsRef<[u8]> for Fields {
     }
 }
 
-/// A message that was received, which has numbers and bytes only.
+/// A received message. Its fields are numbers and bytes.
 #[derive(Clone, Copy)]
 pub struct Message<'a>(pub &'a [u8]);
 
@@ -70,12 +70,12 @@ impl<'a> Message<'a> {
         fields
     }
 
-    /// A number; 0 if it is not there.
+    /// A number; 0 if the field is missing.
     pub fn number(self, field: u64) -> u64 {
         self.fields().iter().find(|(number, _, _)| *number == field).map_or(0, |(_, value, _)| *value)
     }
 
-    /// Bytes; none if they are not there.
+    /// Bytes; empty if the field is missing.
     pub fn bytes(self, field: u64) -> &'a [u8] {
         self.fields().iter().find(|(number, _, _)| *number == field).map_or(&[], |(_, _, bytes)| bytes)
     }
@@ -125,13 +125,13 @@ impl Client {
         connect(path).map(Client)
     }
 
-    /// Asks.
+    /// Sends a request.
     pub fn ask(&mut self, method: &str, payload: &Fields) -> Result<(), String> {
         let request = Fields::default().bytes(1, "containerd.task.v2.Task").bytes(2, method).bytes(3, payload);
         self.0.write_all(&frame(1, REQUEST, &request)).map_err(|error| trouble(&error))
     }
 
-    /// The answer.
+    /// Receives the response.
     pub fn answer(&mut self) -> Result<Vec<u8>, String> {
         let (_, body) = read_frame(&mut self.0).map_err(|error| trouble(&error))?;
         let answer = Message(&body);
@@ -140,18 +140,18 @@ impl Client {
     }
 }
 
-/// What takes the events of a shim and acknowledges them.
+/// The service that receives the events of a shim and acknowledges them.
 pub struct Events {
     stop: Arc<AtomicBool>,
     taken: Arc<Mutex<Vec<Vec<u8>>>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// How long a thread waits before it looks whether it is to end.
+/// The interval at which a thread checks whether it is to end.
 const LOOK: Duration = Duration::from_millis(2);
 
 impl Events {
-    /// Listens there.
+    /// Listens at this path.
     pub fn listen(path: &Path) -> std::io::Result<Events> {
         let _ = std::fs::remove_file(path);
         let listener = UnixListener::bind(path)?;
@@ -159,7 +159,7 @@ impl Events {
         let (stop, taken) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let (is_over, into) = (stop.clone(), taken.clone());
         let thread = thread::spawn(move || {
-            // One after the other: a shim has one connection.
+            // One connection at a time: a shim has one.
             while !is_over.load(Ordering::SeqCst) {
                 match listener.accept() {
                     Ok((stream, _)) => serve(stream, &is_over, &into),
@@ -170,7 +170,7 @@ impl Events {
         Ok(Events { stop, taken, thread: Some(thread) })
     }
 
-    /// The envelopes that have come. One that came again is there once.
+    /// The received envelopes. One that was sent again is listed once.
     pub fn taken(&self) -> Vec<Vec<u8>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -188,7 +188,7 @@ impl Drop for Events {
 fn serve(mut stream: UnixStream, is_over: &AtomicBool, into: &Mutex<Vec<Vec<u8>>>) {
     let _ = (stream.set_nonblocking(false), stream.set_write_timeout(Some(LIMIT)));
     loop {
-        // Only the wait for a frame is short: one that has begun is read to its end.
+        // Only the wait for the beginning of a frame is short. A frame that has begun is read to its end.
         let _ = stream.set_read_timeout(Some(LOOK));
         let mut first = [0; 1];
         match nix::sys::socket::recv(

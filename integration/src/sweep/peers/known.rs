@@ -1,12 +1,13 @@
-//! Known differences from peers, each with what it depends on, its reason, and where the user reads of it.
+//! Known differences from peers, each with its conditions, its reason, and the line of the documentation that tells
+//! users.
 
-use super::observe::Seen;
-use crate::kit::runtime::Kind;
+use super::observe::Observation;
+use crate::kit::runtime::RuntimeKind;
 use serde_json::Value;
 
-/// The list. Each entry has the peer (`*` is any), the fields, and what must hold: what was seen (`ours`, `theirs`), what
-/// was said by the one that refused (`says`), which elements the sample has and lacks (`has`, `lacks`). `reason` is for
-/// us, and `line` for users: a part of the line in docs/compatibility.md.
+/// The list. Each entry has the peer (`*` for any), the fields, and conditions: what was seen (`ours`, `theirs`),
+/// what the runtime that refused has printed (`says`), which elements the sample has and lacks (`has`, `lacks`).
+/// `reason` is for maintainers. `line` is for users: a part of the line in docs/compatibility.md.
 const LIST: &str = include_str!("known.json");
 
 /// A field in which two runtimes differ.
@@ -20,12 +21,12 @@ pub struct Difference {
     pub theirs: String,
 }
 
-/// The fields in which they differ. If either refused, whether it did is the only field.
-pub fn differences(ours: &Seen, theirs: &Seen) -> Vec<Difference> {
-    let accepted = |seen: &Seen| seen.fields.get("accepted").cloned().unwrap_or_default();
+/// The fields in which they differ. If either has refused the sample, that is the only field.
+pub fn differences(ours: &Observation, theirs: &Observation) -> Vec<Difference> {
+    let accepted = |seen: &Observation| seen.fields.get("accepted").cloned().unwrap_or_default();
     let only = accepted(ours) != "yes" || accepted(theirs) != "yes";
     let keys: std::collections::BTreeSet<&String> = ours.fields.keys().chain(theirs.fields.keys()).collect();
-    let value = |seen: &Seen, key: &String| seen.fields.get(key).map_or("-", String::as_str).to_owned();
+    let value = |seen: &Observation, key: &String| seen.fields.get(key).map_or("-", String::as_str).to_owned();
     keys.into_iter()
         .filter(|key| !only || ["accepted", "mounts-of-the-caller"].contains(&key.as_str()))
         .map(|key| Difference { field: key.clone(), ours: value(ours, key), theirs: value(theirs, key) })
@@ -40,14 +41,15 @@ pub struct Known {
 }
 
 impl Known {
-    /// The list that is compiled in.
+    /// The built-in list.
     pub fn list() -> Result<Known, String> {
         let entries: Vec<Value> = serde_json::from_str(LIST).map_err(|error| format!("known.json: {error}"))?;
         Ok(Known { used: vec![false; entries.len()], entries })
     }
 
-    /// Whether the list explains this difference from `peer` for this sample. `said` is what the one that refused said.
-    pub fn explains(&mut self, peer: Kind, difference: &Difference, sample: &Value, said: &str) -> bool {
+    /// Whether the list explains this difference from `peer` for this sample. `said` is the error of the runtime that
+    /// refused.
+    pub fn explains(&mut self, peer: RuntimeKind, difference: &Difference, sample: &Value, said: &str) -> bool {
         let matching = |entry: &Value| applies(entry, peer, difference, sample, said);
         let found = self.entries.iter().position(matching);
         if let Some(at) = found {
@@ -56,14 +58,14 @@ impl Known {
         found.is_some()
     }
 
-    /// The reasons of entries that have explained nothing.
+    /// The reasons of entries that have not explained any difference.
     pub fn unused(&self) -> Vec<String> {
         let unused = self.entries.iter().zip(&self.used).filter(|(_, used)| !**used);
         unused.map(|(entry, _)| format!("{} {}: {}", entry["peer"], entry["field"], entry["reason"])).collect()
     }
 }
 
-fn applies(entry: &Value, peer: Kind, difference: &Difference, sample: &Value, said: &str) -> bool {
+fn applies(entry: &Value, peer: RuntimeKind, difference: &Difference, sample: &Value, said: &str) -> bool {
     let text = |name: &str| entry[name].as_str();
     let fits = |name: &str, value: &str| text(name).is_none_or(|pattern| glob(pattern, value));
     let each = |name: &str| entry[name].as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -76,12 +78,12 @@ fn applies(entry: &Value, peer: Kind, difference: &Difference, sample: &Value, s
         && !each("lacks").any(|condition| has(sample, condition))
 }
 
-/// A text, or each of a list.
+/// The text, or the texts of a list.
 fn one_of(value: &Value) -> impl Iterator<Item = &str> {
     value.as_str().into_iter().chain(value.as_array().into_iter().flatten().filter_map(Value::as_str))
 }
 
-/// Whether a document has an element. `/mounts/*/options/*=ro` asks for a value too, and `*` stands for any member.
+/// Whether a document has an element. `*` stands for any member, and `/mounts/*/options/*=ro` compares the value too.
 fn has(document: &Value, condition: &str) -> bool {
     let (pointer, wanted) = condition.split_once('=').map_or((condition, None), |(p, w)| (p, Some(w)));
     let tokens: Vec<&str> = pointer.split('/').skip(1).collect();
@@ -102,7 +104,7 @@ fn below(value: &Value, tokens: &[&str], wanted: Option<&str>) -> bool {
     }
 }
 
-/// Whether the text is the pattern, in which `*` stands for any text.
+/// Whether the text matches the pattern, in which `*` stands for any text.
 fn glob(pattern: &str, text: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else { return pattern == text };
     text.strip_prefix(start)
@@ -112,14 +114,14 @@ fn glob(pattern: &str, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{Difference, Known, LIST, differences, glob, has};
-    use crate::kit::runtime::Kind;
-    use crate::sweep::peers::observe::Seen;
+    use crate::kit::runtime::RuntimeKind;
+    use crate::sweep::peers::observe::Observation;
     use serde_json::{Value, json};
     use std::collections::BTreeMap;
 
-    fn seen(fields: &[(&str, &str)]) -> Seen {
+    fn seen(fields: &[(&str, &str)]) -> Observation {
         let fields: BTreeMap<_, _> = fields.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Seen { fields, said: String::new() }
+        Observation { fields, said: String::new() }
     }
 
     #[test]
@@ -145,11 +147,11 @@ mod tests {
         let difference =
             |field: &str| Difference { field: field.to_owned(), ours: "1".to_owned(), theirs: "2".to_owned() };
         let sample = json!({"x": ["n", "y"]});
-        assert!(!known.explains(Kind::Crun, &difference("ab"), &sample, ""));
-        assert!(!known.explains(Kind::Runc, &difference("b"), &sample, ""));
-        assert!(!known.explains(Kind::Runc, &difference("ab"), &json!({"x": ["y"], "z": null}), ""));
+        assert!(!known.explains(RuntimeKind::Crun, &difference("ab"), &sample, ""));
+        assert!(!known.explains(RuntimeKind::Runc, &difference("b"), &sample, ""));
+        assert!(!known.explains(RuntimeKind::Runc, &difference("ab"), &json!({"x": ["y"], "z": null}), ""));
         assert_eq!(known.unused().len(), 1);
-        assert!(known.explains(Kind::Runc, &difference("ab"), &sample, ""));
+        assert!(known.explains(RuntimeKind::Runc, &difference("ab"), &sample, ""));
         assert!(known.unused().is_empty());
     }
 

@@ -1,4 +1,4 @@
-//! Beside the peers: random configurations on windlass, runc and crun, and what the payload sees with each.
+//! Compares windlass with runc and crun: random configurations, and what the payload sees with each runtime.
 //!
 //! ```text
 //! generate ── sample ──> observe (one run a runtime; probe is the payload) ── normal ──> fields
@@ -16,7 +16,7 @@ mod world;
 
 use crate::args::Args;
 use crate::harness;
-use crate::kit::runtime::Kind;
+use crate::kit::runtime::RuntimeKind;
 use crate::kit::{Stop, Verdict, stop::fail, stop::skip};
 use known::{Difference, Known, differences};
 use observe::{Runtime, observe};
@@ -26,22 +26,22 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use world::World;
 
-/// Where the sweep has its files: a tmpfs of the harness.
+/// The directory of the sweep's files, on a tmpfs of the harness.
 const DIR: &str = "/run/windlass-peers";
 
 /// How long the short form lasts.
 const SHORT: Duration = Duration::from_secs(60);
 
-/// How many samples one difference may take to be shrunk.
+/// The most samples that are run to shrink one difference.
 const MOST: usize = 150;
 
-/// How many unexplained differences end the sweep, since each takes a while to shrink.
+/// The sweep ends after this many unexplained differences, because each takes a while to shrink.
 const ENOUGH: usize = 20;
 
-/// After so many samples an entry of the list of known differences that explained nothing is worth a look.
+/// After this many samples, entries of the list of known differences that explained nothing are reported.
 const MANY: u64 = 2000;
 
-/// Runs the sweep in a harness. Whether all differences are explained.
+/// Runs the sweep in a harness. Returns whether all differences are explained.
 pub fn start(args: &Args) -> bool {
     let mut words = vec!["@peers".to_owned()];
     words.extend(args.to_words());
@@ -50,7 +50,7 @@ pub fn start(args: &Args) -> bool {
     ended.inspect_err(|error| println!("peers: {error}")).is_ok()
 }
 
-/// The sweep itself, in a harness: `@peers` and the words of the command line.
+/// The sweep itself, inside the harness. `words` are `@peers` and the rest of the command line.
 pub fn main(words: &[String]) -> ExitCode {
     let args = match Args::parse(words.get(1..).unwrap_or_default()) {
         Ok(args) => args,
@@ -75,7 +75,7 @@ pub fn main(words: &[String]) -> ExitCode {
     }
 }
 
-/// The runtimes, the list of what is known, and what was counted.
+/// The runtimes, the known differences, and the counts.
 struct Sweep {
     world: World,
     ours: Runtime,
@@ -92,7 +92,7 @@ struct Sweep {
 struct Finding {
     peer: Runtime,
     difference: Difference,
-    /// What the runtime that refused has said.
+    /// The error of the runtime that refused.
     said: String,
 }
 
@@ -103,7 +103,7 @@ fn sweep(args: &Args) -> Verdict<String> {
     }
     let mut sweep = Sweep {
         world: World::new(Path::new(DIR))?,
-        ours: Runtime { path: args.runtime.clone(), kind: Kind::of(&args.runtime) },
+        ours: Runtime { path: args.runtime.clone(), kind: RuntimeKind::of(&args.runtime) },
         peers,
         known: Known::list().map_err(Stop::Fail)?,
         samples: 0,
@@ -129,7 +129,7 @@ fn sweep(args: &Args) -> Verdict<String> {
     if sweep.unexplained == 0 { Ok(text) } else { fail(text) }
 }
 
-/// The one that was named, or those that are installed.
+/// The peer that was named, or all that are installed.
 fn peers(named: Option<&Path>) -> Vec<Runtime> {
     let dirs = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
     let installed = |name: &str| dirs.iter().map(|dir| Path::new(dir).join(name)).find(|path| path.is_file());
@@ -137,12 +137,12 @@ fn peers(named: Option<&Path>) -> Vec<Runtime> {
         Some(path) => vec![path.to_owned()],
         None => ["runc", "crun"].into_iter().filter_map(installed).collect(),
     };
-    let runtime = |path: PathBuf| Runtime { kind: Kind::of(&path), path };
-    paths.into_iter().map(runtime).filter(|peer| matches!(peer.kind, Kind::Runc | Kind::Crun)).collect()
+    let runtime = |path: PathBuf| Runtime { kind: RuntimeKind::of(&path), path };
+    paths.into_iter().map(runtime).filter(|peer| matches!(peer.kind, RuntimeKind::Runc | RuntimeKind::Crun)).collect()
 }
 
 impl Sweep {
-    /// Runs a sample on all. Of the differences that are not explained, one for each peer and kind of field.
+    /// Runs a sample on all runtimes. Returns one unexplained difference for each peer and kind of field.
     fn compare(&mut self, sample: &Value) -> Verdict<Vec<Finding>> {
         let seen = observe(&self.world, &self.ours, sample)?;
         let mut findings: Vec<Finding> = Vec::new();
@@ -207,8 +207,8 @@ impl Sweep {
 }
 
 impl Finding {
-    /// The peer, and the first word of the field: one sample shows a difference of a kind once.
-    fn group(&self) -> (Kind, &str) {
+    /// The peer and the first word of the field. A sample reports each such pair once.
+    fn group(&self) -> (RuntimeKind, &str) {
         (self.peer.kind, self.difference.field.split(['/', ' ']).next().unwrap_or_default())
     }
 }

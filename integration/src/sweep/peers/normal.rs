@@ -1,12 +1,12 @@
-//! What a payload reports, in a form that is equal where runtimes did the same: numbers that the kernel gives anew to
-//! each container are taken out.
+//! The report of a payload, in a form that is equal if runtimes have done the same. Numbers that the kernel assigns to
+//! each container anew are removed.
 
 use crate::kit::machine;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Names that stand for others in the fields.
+/// Texts that are replaced by names.
 pub struct Names<'a> {
     /// The container's id.
     pub id: &'a str,
@@ -43,7 +43,7 @@ pub fn fields(report: &Map<String, Value>, names: &Names) -> Fields {
     fields
 }
 
-/// Of ignored signals: SIGPIPE as the program found it, and nothing of those that the C library keeps for itself.
+/// The ignored signals, without those that the C library reserves, and with SIGPIPE as the program found it.
 fn signals(report: &Map<String, Value>, fields: &mut Fields) {
     const OF_THE_LIBRARY: u64 = 0b11 << 31;
     const PIPE: u64 = 1 << (libc::SIGPIPE - 1);
@@ -55,8 +55,8 @@ fn signals(report: &Map<String, Value>, fields: &mut Fields) {
     }
 }
 
-/// Takes out how a path is hidden or made read-only, which each runtime does in its own way. What the payload finds
-/// there is a field of its own, and of a read-only path the options of the mount are too.
+/// Removes how a path is hidden or made read-only, because each runtime does that in its own way. What the payload
+/// finds at the path is a separate field, and so are the options of the mount of a read-only path.
 fn hidden(report: &Map<String, Value>, fields: &mut Fields) {
     const PROPERTIES: &[&str] = &["root", "options", "propagation", "type", "source", "data", "parent"];
     for key in report.keys() {
@@ -88,7 +88,7 @@ fn put(fields: &mut Fields, key: &str, value: &str) {
     fields.insert(key.to_owned(), value.to_owned());
 }
 
-/// The variables one by one, and their order.
+/// Each variable as a field, and their order.
 fn environment(value: &Value, fields: &mut Fields) {
     let words: Vec<&str> = value.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for word in &words {
@@ -100,7 +100,7 @@ fn environment(value: &Value, fields: &mut Fields) {
     put(fields, "env-order", &names.join(" "));
 }
 
-/// What /proc/PID/status tells about the process and not about its luck.
+/// The members of /proc/PID/status that do not depend on time and load.
 fn status(text: &str, fields: &mut Fields) {
     const TOLD: &[&str] = &[
         "Umask",
@@ -177,7 +177,7 @@ fn namespace(kind: &str, link: &str, sources: &Path) -> String {
     }
 }
 
-/// The kind of what is open, without the numbers of pipes.
+/// What kind of file is open, without the numbers of pipes.
 fn descriptor(key: &str, text: &str) -> String {
     let kind = text.split([':', '[']).next().unwrap_or_default();
     let target = text.rsplit_once(' ').map_or(text, |(target, _)| target);
@@ -205,13 +205,13 @@ impl<'a> Mount<'a> {
         let mut words = left.split(' ');
         let (id, parent, _) = (words.next()?, words.next()?, words.next()?);
         let (root, point, options) = (words.next()?, words.next()?, words.next()?);
-        // Of a peer group the kind is kept, and not its number.
+        // The kind of a peer group is kept, its number is not.
         let peers = words.filter_map(|word| word.split(':').next()).filter(|kind| *kind != "propagate_from").collect();
         Some(Mount { id, parent, root, point, options, peers, filesystem: right.split(' ').collect() })
     }
 }
 
-/// Each mount by its mount point, with its place where several are on the same.
+/// Each mount by its mount point, with its position among several on the same mount point.
 fn mounts(text: &str, names: &Names, fields: &mut Fields) {
     let all: Vec<Mount> = text.lines().filter_map(Mount::parse).collect();
     let short = |text: &str| {

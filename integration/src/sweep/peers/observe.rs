@@ -1,9 +1,9 @@
-//! Runs one sample on one runtime, and gathers what is to be compared.
+//! Runs one sample on one runtime and collects what is compared.
 
 use super::generate::{ARGUMENTS, CALLER, CALLS};
 use super::normal;
 use super::world::World;
-use crate::kit::runtime::{self, Kind};
+use crate::kit::runtime::{self, RuntimeKind};
 use crate::kit::{Verdict, stop::Context};
 use crate::sys;
 use serde_json::{Value, json};
@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// No run takes longer, however busy the machine is.
+/// The time limit of a run, which holds on a busy machine, too.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The id of every container: one at a time.
+/// The id of all containers: there is one at a time.
 const ID: &str = "peer";
 
 /// A runtime of the comparison.
@@ -24,12 +24,12 @@ const ID: &str = "peer";
 pub struct Runtime {
     /// Its binary.
     pub path: PathBuf,
-    /// Which it is.
-    pub kind: Kind,
+    /// Which program it is.
+    pub kind: RuntimeKind,
 }
 
-/// What was seen, by field, and what the runtime said when it failed.
-pub struct Seen {
+/// The observed fields, and the error of a runtime that failed.
+pub struct Observation {
     /// `accepted`, `exit`, and what the payload saw.
     pub fields: BTreeMap<String, String>,
     /// The line of its error.
@@ -37,7 +37,7 @@ pub struct Seen {
 }
 
 /// Runs `sample` and returns what was seen.
-pub fn observe(world: &World, runtime: &Runtime, sample: &Value) -> Verdict<Seen> {
+pub fn observe(world: &World, runtime: &Runtime, sample: &Value) -> Verdict<Observation> {
     let mut spec = sample.clone();
     let caller = spec.as_object_mut().and_then(|spec| spec.remove(CALLER)).unwrap_or_default();
     let root = spec.pointer("/linux/uidMappings/0/hostID").and_then(Value::as_u64).unwrap_or(0);
@@ -70,18 +70,18 @@ pub fn observe(world: &World, runtime: &Runtime, sample: &Value) -> Verdict<Seen
         }
     }
     fields.insert("mounts-of-the-caller".to_owned(), left);
-    Ok(Seen { fields, said })
+    Ok(Observation { fields, said })
 }
 
-/// The line of the error in what a runtime has said: runc logs warnings before it.
+/// The line with the error in the output of a runtime. runc prints warnings before it.
 fn fault(said: &str) -> String {
     let line = said.lines().find(|line| line.contains("level=error") || line.starts_with("error: "));
     let line = line.or(said.lines().last()).unwrap_or_default();
-    // runc's begins with the time.
+    // runc's line begins with the time.
     line.strip_prefix("time=").and_then(|line| line.split_once(' ')).map_or(line, |(_, rest)| rest).to_owned()
 }
 
-/// Adds what every payload needs: its program, its libraries and what it is asked to try.
+/// Adds what every payload needs: its program, its libraries and the request.
 fn complete(world: &World, spec: &mut Value) {
     for library in world.libraries() {
         let mount = json!({"destination": library, "source": library, "type": "bind", "options": ["rbind", "ro"]});
@@ -95,7 +95,7 @@ fn complete(world: &World, spec: &mut Value) {
     spec["process"]["args"] = json!(["/helper", "@payload", "world", request.to_string()]);
 }
 
-/// Calls that a profile is about, with arguments around those that it compares, and one that it is not about.
+/// The calls of a profile, with arguments around those that it compares, and one call that is not in it.
 fn calls(profile: &Value) -> Value {
     let rules: Vec<&Value> = profile["syscalls"].as_array().into_iter().flatten().collect();
     let mut calls = vec![json!([libc::SYS_getppid])];
@@ -118,15 +118,15 @@ fn calls(profile: &Value) -> Value {
     calls.into()
 }
 
-/// The runtime's `run`, called by a shell that first does what the caller of the sample does. It is in a mount namespace
-/// of its own, so that what a runtime leaves mounted is seen and goes.
+/// The runtime's `run`, executed by a shell that first does what the sample's caller does. It has a mount namespace
+/// of its own, so that leftover mounts are noticed and disappear.
 fn command(world: &World, runtime: &Runtime, state: &Path, caller: &Value) -> Verdict<Command> {
     let script = format!(
         "mount --make-rshared / || exit; {LIST} >out/before; ({}); code=$?; {LIST} >out/after; exit $code",
         call(caller)
     );
     let input = world.dir.join("out/stdin");
-    // crun gives what it finds there to the container's user.
+    // crun changes the owner of these files to the container's user.
     let _ = fs::remove_file(&input);
     fs::write(&input, "")?;
     let mut command = Command::new("unshare");
@@ -136,7 +136,7 @@ fn command(world: &World, runtime: &Runtime, state: &Path, caller: &Value) -> Ve
     command.arg("--bundle").arg(&world.bundle).arg(ID).current_dir(&world.dir).stdin(File::open(&input)?);
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("OF_THE_CALLER", "1");
     if !crate::kit::machine::bounding_capabilities().iter().any(|name| name == "CAP_SYS_RESOURCE") {
-        // For all of them, so that the number of filters stays comparable.
+        // All runtimes run under it, so that the number of filters is comparable.
         sys::pretend_memlock(&mut command);
     }
     Ok(command)
@@ -165,7 +165,7 @@ fn call(caller: &Value) -> String {
     script + "\"$@\""
 }
 
-/// What is mounted after the run and was not before, and the other way about.
+/// Mounts that exist only after the run, or only before it.
 fn mounts_left(world: &World) -> String {
     let read = |name: &str| fs::read_to_string(world.dir.join("out").join(name)).unwrap_or_default();
     let (before, after) = (read("before"), read("after"));
@@ -187,7 +187,7 @@ fn clear(runtime: &Runtime, state: &Path) {
         }
     }
     let _ = fs::remove_dir_all(state);
-    // All but PID 1 of the harness and this process: a runtime that hung has left others.
+    // Kills all but PID 1 of the harness and this process: a runtime that hung leaves processes.
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), nix::sys::signal::Signal::SIGKILL);
     for entry in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
         if entry.file_name() != "init" && entry.file_type().is_ok_and(|kind| kind.is_dir()) {

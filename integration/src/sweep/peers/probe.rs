@@ -1,5 +1,5 @@
-//! The payload: prints what a process in the container can find out about where it is, as one JSON object.
-//! It reports what the kernel says, and leaves to the observer what of it can be compared.
+//! The payload: prints what a process can find out about its container, as one JSON object.
+//! It reports what the kernel says. The observer decides what can be compared.
 
 use crate::sys;
 use nix::errno::Errno;
@@ -9,7 +9,7 @@ use std::fs::{self, Metadata, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Files below /proc that are passed on as they are.
+/// Files below /proc that are reported unchanged.
 const FILES: &[&str] = &[
     "self/status",
     "self/limits",
@@ -43,7 +43,7 @@ const SYSCTLS: &[&str] = &[
     "net/core/somaxconn",
 ];
 
-/// Prints the report. `request` is what the observer wants to have tried.
+/// Prints the report. `request` is what the observer wants tested.
 pub fn main(request: &str) -> String {
     let request: Value = serde_json::from_str(request).unwrap_or_default();
     let mut report = Map::new();
@@ -104,7 +104,7 @@ fn descriptors(report: &mut Map<String, Value>) {
     }
 }
 
-/// What prctl(2), sched_getattr(2) and their like tell.
+/// Properties that only calls report: prctl(2), sched_getattr(2) and others.
 fn attributes(report: &mut Map<String, Value>) {
     let scheduler = sys::sched_getattr().map_or_else(
         |e| format!("{e:?}"),
@@ -125,7 +125,7 @@ fn attributes(report: &mut Map<String, Value>) {
         ("thp-disable", process, [i64::from(libc::PR_GET_THP_DISABLE), 0, 0]),
         ("timing", process, [i64::from(libc::PR_GET_TIMING), 0, 0]),
         ("mce-kill", process, [i64::from(libc::PR_MCE_KILL_GET), 0, 0]),
-        // Of this process (IOPRIO_WHO_PROCESS).
+        // IOPRIO_WHO_PROCESS: this process.
         ("ioprio", libc::SYS_ioprio_get, [1, 0, 0]),
     ];
     for (name, number, [a, b, c]) in asked {
@@ -135,7 +135,7 @@ fn attributes(report: &mut Map<String, Value>) {
     }
 }
 
-/// Makes each of these calls, `[NUMBER, ARG...]`, in a child of its own, as it may be killed for it.
+/// Makes each of these calls, `[NUMBER, ARG...]`, in a child of its own, because the call may kill it.
 fn calls(report: &mut Map<String, Value>, calls: &Value) {
     for call in calls.as_array().into_iter().flatten() {
         let words: Vec<u64> = call.as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
@@ -203,7 +203,7 @@ fn entry(path: &Path, found: &Metadata) -> String {
     let owner = format!("{:04o} {}:{}", found.mode() & 0o7777, found.uid(), found.gid());
     let number = || format!("{}:{}", nix::sys::stat::major(found.rdev()), nix::sys::stat::minor(found.rdev()));
     if kind.is_symlink() {
-        // An own link to a descriptor differs with the process.
+        // The link to a descriptor of this process differs with its id.
         return format!("link to {}", fs::read_link(path).map_or_else(|e| shown(&e), |to| to.display().to_string()));
     }
     match () {
@@ -216,7 +216,7 @@ fn entry(path: &Path, found: &Metadata) -> String {
     }
 }
 
-/// What a path that may be hidden shows.
+/// What the payload finds at a path that may be hidden.
 fn content(path: &Path) -> String {
     match fs::symlink_metadata(path) {
         Err(error) => shown(&error),
@@ -233,7 +233,7 @@ fn content(path: &Path) -> String {
     }
 }
 
-/// Whether a path can be written to, without doing it.
+/// Whether a path can be written to. Nothing is written.
 fn writable(path: &Path) -> String {
     if fs::metadata(path).is_ok_and(|found| found.is_dir()) {
         let file = path.join("probe-file");
@@ -245,7 +245,7 @@ fn writable(path: &Path) -> String {
     OpenOptions::new().append(true).open(path).map_or_else(|e| shown(&e), |_| "writable".to_owned())
 }
 
-/// The settings of the cgroup that is mounted, but for what changes by itself.
+/// The files of the mounted cgroup, without those that change by themselves.
 fn cgroup(report: &mut Map<String, Value>) {
     const CHANGING: &[&str] =
         &["stat", "events", "current", "pressure", "procs", "threads", "peak", "local", "numa_stat", "freeze", "kill"];

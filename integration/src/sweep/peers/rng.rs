@@ -1,6 +1,6 @@
 //! Random numbers that a seed repeats on every machine (SplitMix64).
 
-/// A generator. Two with the same seed give the same numbers.
+/// A generator. The same seed gives the same numbers.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
@@ -23,18 +23,18 @@ impl Rng {
         self.next() % end
     }
 
-    /// True in so many of a hundred.
+    /// True with a chance of `percent` in a hundred.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// One of these, of which there is at least one.
+    /// One of these. The list must not be empty.
     pub fn pick<T: Clone>(&mut self, all: &[T]) -> T {
         let at = self.below(all.len() as u64);
         all[at as usize].clone()
     }
 
-    /// Each of these with the same chance, in their order.
+    /// A random subset, in the order of the list.
     pub fn some<T: Clone>(&mut self, all: &[T], percent: u64) -> Vec<T> {
         all.iter().filter(|_| self.chance(percent)).cloned().collect()
     }

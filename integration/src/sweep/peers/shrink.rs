@@ -1,9 +1,9 @@
-//! Makes a sample that shows something smaller, as long as it still shows it.
+//! Removes from a sample whatever is not needed to show a difference.
 
 use serde_json::Value;
 
-/// Takes away one element after the other, large ones first, for as long as `shows` says that what is left still
-/// shows the same. It is asked at most `most` times.
+/// Removes one element after the other, large ones first, while `shows` says that the rest still shows the difference.
+/// It is called at most `most` times.
 pub fn shrink(sample: &Value, most: usize, shows: &mut dyn FnMut(&Value) -> bool) -> Value {
     let mut smallest = sample.clone();
     let mut asked = 0;
@@ -33,7 +33,7 @@ fn size(value: Option<&Value>) -> usize {
     value.map_or(0, |value| value.to_string().len())
 }
 
-/// The pointers of all elements but the document.
+/// The pointers of all elements except the document itself.
 fn places(value: &Value) -> Vec<String> {
     fn walk(value: &Value, pointer: &str, out: &mut Vec<String>) {
         let children: Vec<(String, &Value)> = match value {

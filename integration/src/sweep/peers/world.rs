@@ -1,4 +1,4 @@
-//! What stands ready before the first run: where mounts come from, namespaces to join, the payload's program.
+//! What is prepared before the first run: sources of mounts, namespaces to join, the payload's program.
 
 use crate::kit::stop::{Context, Verdict};
 use nix::mount::{MsFlags, mount};
@@ -9,7 +9,7 @@ use std::process::Command;
 
 /// The directories of the sweep. One bundle serves all runtimes in turn, so that its path makes no difference.
 pub struct World {
-    /// Everything below is in it.
+    /// The directory of all the others.
     pub dir: PathBuf,
     /// The bundle, made anew for each run.
     pub bundle: PathBuf,
@@ -20,7 +20,7 @@ pub struct World {
 }
 
 impl World {
-    /// Makes it all in `dir`, a directory of a tmpfs that is not there yet.
+    /// Makes all of it in `dir`, on a tmpfs. `dir` must not exist.
     pub fn new(dir: &Path) -> Verdict<World> {
         let (bundle, sources) = (dir.join("bundle"), dir.join("sources"));
         fs::create_dir_all(&sources).context(sources.display())?;
@@ -79,7 +79,7 @@ impl World {
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n";
 const GROUP: &str = "root:x:0:\nuser:x:1000:\n";
 
-/// Gives a tree to a user, but for the payload's program.
+/// Changes the owner of a tree, except for the payload's program.
 fn give(path: &Path, owner: u32) -> Verdict {
     if path.ends_with("helper") {
         return Ok(());

@@ -63,25 +63,25 @@ pub(super) struct Arguments {
 }
 
 /// The field that an option's value is stored in.
-enum Value {
+enum OptionField {
     Flag(fn(&mut Arguments) -> &mut bool),
     Text(fn(&mut Arguments) -> &mut Option<OsString>),
     List(fn(&mut Arguments) -> &mut Vec<OsString>),
     Number(fn(&mut Arguments) -> &mut Option<i64>),
 }
 
-struct Entry {
+struct OptionEntry {
     long: &'static str,
     short: u8,
-    value: Value,
+    value: OptionField,
     help: &'static str,
 }
 
-/// For [`Entry::short`]: the option has no short name.
+/// For [`OptionEntry::short`]: the option has no short name.
 const NONE: u8 = 0;
 
-const fn flag(long: &'static str, short: u8, to: fn(&mut Arguments) -> &mut bool, help: &'static str) -> Entry {
-    Entry { long, short, value: Value::Flag(to), help }
+const fn flag(long: &'static str, short: u8, to: fn(&mut Arguments) -> &mut bool, help: &'static str) -> OptionEntry {
+    OptionEntry { long, short, value: OptionField::Flag(to), help }
 }
 
 const fn text(
@@ -89,8 +89,8 @@ const fn text(
     short: u8,
     to: fn(&mut Arguments) -> &mut Option<OsString>,
     help: &'static str,
-) -> Entry {
-    Entry { long, short, value: Value::Text(to), help }
+) -> OptionEntry {
+    OptionEntry { long, short, value: OptionField::Text(to), help }
 }
 
 const fn list(
@@ -98,8 +98,8 @@ const fn list(
     short: u8,
     to: fn(&mut Arguments) -> &mut Vec<OsString>,
     help: &'static str,
-) -> Entry {
-    Entry { long, short, value: Value::List(to), help }
+) -> OptionEntry {
+    OptionEntry { long, short, value: OptionField::List(to), help }
 }
 
 const fn number(
@@ -107,12 +107,12 @@ const fn number(
     short: u8,
     to: fn(&mut Arguments) -> &mut Option<i64>,
     help: &'static str,
-) -> Entry {
-    Entry { long, short, value: Value::Number(to), help }
+) -> OptionEntry {
+    OptionEntry { long, short, value: OptionField::Number(to), help }
 }
 
 #[rustfmt::skip]
-const ENTRIES: &[Entry] = &[
+const ENTRIES: &[OptionEntry] = &[
     flag("help", b'h', |a| &mut a.help, "Show this help"),
     flag("version", NONE, |a| &mut a.version, "Print the version"),
     flag("api-version", NONE, |a| &mut a.api_version, "Answer on the sync pipe in the form that podman reads"),
@@ -198,7 +198,7 @@ impl Arguments {
         let shown = || format!("--{}", String::from_utf8_lossy(name));
         let entry = ENTRIES.iter().find(|entry| entry.long.as_bytes() == name);
         match entry {
-            Some(Entry { value: Value::Flag(_), .. }) if value.is_some() => {
+            Some(OptionEntry { value: OptionField::Flag(_), .. }) if value.is_some() => {
                 Err(Error::Parse(format!("{} takes no value", shown())))
             }
             Some(entry) => self.take(entry, value, words),
@@ -212,7 +212,7 @@ impl Arguments {
             let shown = char::from(letter);
             let entry = ENTRIES.iter().find(|entry| entry.short == letter && letter != NONE);
             let entry = entry.ok_or_else(|| Error::Parse(format!("Unknown option -{shown}")))?;
-            if !matches!(entry.value, Value::Flag(_)) && std::mem::replace(&mut valued, true) {
+            if !matches!(entry.value, OptionField::Flag(_)) && std::mem::replace(&mut valued, true) {
                 let text = format!("Error parsing option -{shown}: one value for two options");
                 return Err(Error::Parse(text));
             }
@@ -223,21 +223,21 @@ impl Arguments {
 
     fn take(
         &mut self,
-        entry: &Entry,
+        entry: &OptionEntry,
         given: Option<OsString>,
         words: &mut impl Iterator<Item = OsString>,
     ) -> Result<(), Error> {
-        if let Value::Flag(to) = entry.value {
+        if let OptionField::Flag(to) = entry.value {
             *to(self) = true;
             return Ok(());
         }
         let missing = || Error::Parse(format!("Missing argument for --{}", entry.long));
         let value = given.or_else(|| words.next()).ok_or_else(missing)?;
         match entry.value {
-            Value::Flag(_) => {}
-            Value::Text(to) => *to(self) = Some(value),
-            Value::List(to) => to(self).push(value),
-            Value::Number(to) => *to(self) = Some(integer(&value, entry.long)?),
+            OptionField::Flag(_) => {}
+            OptionField::Text(to) => *to(self) = Some(value),
+            OptionField::List(to) => to(self).push(value),
+            OptionField::Number(to) => *to(self) = Some(integer(&value, entry.long)?),
         }
         Ok(())
     }

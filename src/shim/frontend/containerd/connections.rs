@@ -28,7 +28,7 @@ impl Caller {
 
 /// The next frame of a connection.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Received {
+pub(super) enum NextFrame {
     /// A call.
     Call(Caller, Request),
     /// There is no whole frame now.
@@ -57,15 +57,15 @@ impl Connections {
     }
 
     /// The next frame that was received.
-    pub(super) fn next(&mut self, serial: u64) -> Received {
-        let Some(connection) = self.0.get_mut(&serial) else { return Received::Nothing };
+    pub(super) fn next(&mut self, serial: u64) -> NextFrame {
+        let Some(connection) = self.0.get_mut(&serial) else { return NextFrame::Nothing };
         match connection.take::<Request>() {
             // Streams of clients have odd numbers.
             Ok(Some((stream, FrameKind::Request, request))) if stream % 2 == 1 => {
-                Received::Call(Caller::new(serial, stream), request)
+                NextFrame::Call(Caller::new(serial, stream), request)
             }
-            Ok(None) => Received::Nothing,
-            Ok(Some(_)) | Err(Closed) => Received::Malformed,
+            Ok(None) => NextFrame::Nothing,
+            Ok(Some(_)) | Err(Closed) => NextFrame::Malformed,
         }
     }
 

@@ -7,10 +7,10 @@ use std::time::Instant;
 use nix::fcntl::OFlag;
 
 use super::arguments::{Arguments, TTRPC_ADDRESS};
-use super::connections::Received;
+use super::connections::NextFrame;
 use super::error::Error;
 use super::image;
-use super::key::{self, Kind, key};
+use super::key::{self, FrontKind, key};
 use super::log;
 use super::message::event::{TaskExec, TaskExit, TaskNamed, TaskStart, Topic};
 use super::server::Server;
@@ -80,7 +80,7 @@ impl ContainerdFront {
         events: &str,
         core: &Supervisor,
     ) -> windlass_sys::Result<ContainerdFront> {
-        let mut listener = Listener::new(listener, key(Kind::Listener, 0));
+        let mut listener = Listener::new(listener, key(FrontKind::Listener, 0));
         listener.watch(&core.poll)?;
         let server = Server::new(namespace, events, clock::now());
         Ok(ContainerdFront { server, listener, bundle, socket: None, used: false })
@@ -100,12 +100,12 @@ impl ContainerdFront {
         // are answered together.
         loop {
             match self.server.connections.next(serial) {
-                Received::Call(caller, request) => {
+                NextFrame::Call(caller, request) => {
                     let outcome = self.server.call(core, caller, &request);
                     self.server.connections.put(caller, outcome);
                 }
-                Received::Nothing => break,
-                Received::Malformed => {
+                NextFrame::Nothing => break,
+                NextFrame::Malformed => {
                     self.server.connections.flush(serial, &core.poll);
                     log::warn(&self.bundle, "a connection with malformed frames was closed");
                     return self.server.connections.close(serial);
@@ -155,15 +155,15 @@ impl ContainerdFront {
 impl crate::Front for ContainerdFront {
     fn ready(&mut self, key: u64, ready: Ready, core: &mut Supervisor) {
         match key::parts(key) {
-            Some((Kind::Listener, _)) => self.accept(core),
-            Some((Kind::Connection, serial)) => self.connection_ready(serial, ready, core),
-            Some((Kind::Outbox, _)) => {
+            Some((FrontKind::Listener, _)) => self.accept(core),
+            Some((FrontKind::Connection, serial)) => self.connection_ready(serial, ready, core),
+            Some((FrontKind::Outbox, _)) => {
                 if let Some(complaint) = self.server.outbox.ready(ready, &core.poll) {
                     log::warn(&self.bundle, &complaint);
                 }
             }
-            Some((Kind::Job, serial)) => self.server.job_ended(core, serial),
-            Some((Kind::Logger, serial)) => self.server.logger_ended(serial, core),
+            Some((FrontKind::Job, serial)) => self.server.job_ended(core, serial),
+            Some((FrontKind::Logger, serial)) => self.server.logger_ended(serial, core),
             None => {}
         }
         self.look_around();

@@ -7,7 +7,7 @@ use super::connection::{Connection, interest};
 use super::connections::{Caller, Connections};
 use super::frames::{Frames, Waits};
 use super::job::{Job, Jobs, Work};
-use super::key::{Kind, Serials, key};
+use super::key::{FrontKind, Serials, key};
 use super::lifetime::Lifetime;
 use super::logger::{BinaryLogger, Loggers};
 use super::message::event::{TaskEvent, TaskIo, Topic};
@@ -15,7 +15,7 @@ use super::message::{Any, Mount, Status, Timestamp};
 use super::outbox::{Delivery, Outbox, Queue};
 use super::pending::{PendingCalls, RuntimeVerb, Then};
 use super::server::Server;
-use super::tasks::{Stage, Task, Tasks};
+use super::tasks::{Task, TaskStage, Tasks};
 use crate::image::format::{Content, Encoder, Field, Fields, Value, choice, table};
 use crate::{Interest, Poll};
 use windlass_base::protobuf::Message;
@@ -35,7 +35,7 @@ table! {
 }
 
 choice! {
-    Stage { 1 Preparing { 1 rootfs: rootfs }, 2 Created {} }
+    TaskStage { 1 Preparing { 1 rootfs: rootfs }, 2 Created {} }
     Then {
         1 Create { 1 id: 0 }, 2 Start { 1 id: 0 }, 3 Wait {}, 4 Delete { 1 id: 0 },
         5 Verb { 1 verb: verb, 2 event: event, 3 file: file }, 6 Checkpoint { 1 event: event, 2 log: log },
@@ -130,10 +130,10 @@ impl<T> Value for Job<T> {
 /// Watches again what was watched in the program before.
 pub(super) fn watch_again(server: &Server, poll: &Poll) -> windlass_sys::Result<()> {
     for (serial, job) in server.jobs.0.entries() {
-        poll.watch(&job.1.child().pidfd, key(Kind::Job, *serial), Interest::Read)?;
+        poll.watch(&job.1.child().pidfd, key(FrontKind::Job, *serial), Interest::Read)?;
     }
     for (serial, logger) in server.loggers.0.entries() {
-        poll.watch(&logger.child.pidfd, key(Kind::Logger, *serial), Interest::Read)?;
+        poll.watch(&logger.child.pidfd, key(FrontKind::Logger, *serial), Interest::Read)?;
     }
     let connections = server.connections.0.values().map(Box::as_ref);
     for connection in connections.chain(&server.outbox.link) {

@@ -2,7 +2,7 @@
 
 /// What a descriptor is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FrontKind {
     /// The listener.
     Listener = 1,
     /// A connection of containerd.
@@ -19,18 +19,18 @@ pub(super) enum Kind {
 const SERIAL: u32 = 48;
 
 /// The key of a descriptor.
-pub(super) fn key(kind: Kind, serial: u64) -> u64 {
+pub(super) fn key(kind: FrontKind, serial: u64) -> u64 {
     (kind as u64) << SERIAL | serial
 }
 
 /// The kind and the serial number of a key.
-pub(super) fn parts(key: u64) -> Option<(Kind, u64)> {
+pub(super) fn parts(key: u64) -> Option<(FrontKind, u64)> {
     let kind = match key >> SERIAL {
-        1 => Kind::Listener,
-        2 => Kind::Connection,
-        3 => Kind::Outbox,
-        4 => Kind::Job,
-        5 => Kind::Logger,
+        1 => FrontKind::Listener,
+        2 => FrontKind::Connection,
+        3 => FrontKind::Outbox,
+        4 => FrontKind::Job,
+        5 => FrontKind::Logger,
         _ => return None,
     };
     Some((kind, key & ((1 << SERIAL) - 1)))
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_key_has_the_parts_that_it_was_made_of() {
-        let kinds = [Kind::Listener, Kind::Connection, Kind::Outbox, Kind::Job, Kind::Logger];
+        let kinds = [FrontKind::Listener, FrontKind::Connection, FrontKind::Outbox, FrontKind::Job, FrontKind::Logger];
         for kind in kinds {
             assert_eq!(parts(key(kind, 7)), Some((kind, 7)));
         }

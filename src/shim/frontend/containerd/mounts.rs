@@ -19,7 +19,7 @@ const LONGEST: usize = 4095;
 
 /// The parsed options of a mount.
 #[derive(Debug, PartialEq, Eq)]
-struct Options {
+struct MountOptions {
     flags: MsFlags,
     propagation: Vec<MsFlags>,
     data: Vec<String>,
@@ -67,8 +67,8 @@ const PROPAGATION: &[(&str, MsFlags)] = &[
     ("runbindable", MsFlags::MS_UNBINDABLE.union(MsFlags::MS_REC)),
 ];
 
-impl Options {
-    fn of(mount: &Mount) -> std::result::Result<Options, Error> {
+impl MountOptions {
+    fn of(mount: &Mount) -> std::result::Result<MountOptions, Error> {
         let mapped = |option: &str| option.starts_with("uidmap=") || option.starts_with("gidmap=");
         let ids = |name| {
             let value = mount.options.iter().find_map(|option| option.strip_prefix(name));
@@ -84,8 +84,13 @@ impl Options {
             // With only one of them, the other ids would map to nobody.
             _ => return Err(Error::Invalid("uidmap and gidmap go together in the options of a mount".into())),
         };
-        let mut options =
-            Options { flags: MsFlags::empty(), propagation: Vec::new(), data: Vec::new(), loop_device: false, ids };
+        let mut options = MountOptions {
+            flags: MsFlags::empty(),
+            propagation: Vec::new(),
+            data: Vec::new(),
+            loop_device: false,
+            ids,
+        };
         for option in mount.options.iter().filter(|option| !mapped(option)).flat_map(|option| separate(option)) {
             if let Some((_, on, flag)) = FLAGS.iter().find(|(name, ..)| *name == option) {
                 options.flags.set(*flag, *on);
@@ -127,7 +132,7 @@ pub(super) fn mount_all(root: &Path, mounts: &[Mount]) -> std::result::Result<()
         _ => {}
     }
     for mount in mounts {
-        let mut options = Options::of(mount)?;
+        let mut options = MountOptions::of(mount)?;
         let mounted = match options.ids.take() {
             None => mount_one(root, mount, options).map_err(Error::from),
             Some(ids) => mount_idmapped(root, mount, options, &ids),
@@ -148,7 +153,7 @@ fn target(root: &Path, mount: &Mount) -> Result<OwnedFd> {
     }
 }
 
-fn mount_idmapped(root: &Path, mount: &Mount, mut options: Options, ids: &Ids) -> std::result::Result<(), Error> {
+fn mount_idmapped(root: &Path, mount: &Mount, mut options: MountOptions, ids: &Ids) -> std::result::Result<(), Error> {
     let propagation = std::mem::take(&mut options.propagation);
     let lower = options.data.iter().find_map(|option| option.strip_prefix("lowerdir=")).map(str::to_owned);
     if lower.is_none() && mount.kind == "overlay" {
@@ -169,7 +174,7 @@ fn propagate(root: &Path, mount: &Mount, propagation: Vec<MsFlags>) -> Result<()
     Ok(())
 }
 
-fn mount_one(root: &Path, mount: &Mount, options: Options) -> Result<()> {
+fn mount_one(root: &Path, mount: &Mount, options: MountOptions) -> Result<()> {
     let target = || target(root, mount);
     let mut data = options.data.join(",");
     if data.len() > LONGEST {
@@ -251,20 +256,20 @@ mod tests {
     #[test]
     fn options_are_flags_or_data() {
         let overlay = mount("overlay", &["lowerdir=/a:/b", "upperdir=/u", "ro,nodev", "rw", "index=off"]);
-        let options = Options::of(&overlay).expect("parsed");
+        let options = MountOptions::of(&overlay).expect("parsed");
         assert_eq!(options.flags, MsFlags::MS_NODEV);
         assert_eq!(options.data, ["lowerdir=/a:/b", "upperdir=/u", "index=off"]);
-        let bind = Options::of(&mount("bind", &["rbind", "ro", "rslave"])).expect("parsed");
+        let bind = MountOptions::of(&mount("bind", &["rbind", "ro", "rslave"])).expect("parsed");
         assert_eq!(bind.flags, MsFlags::MS_BIND | MsFlags::MS_REC | MsFlags::MS_RDONLY);
         assert_eq!(bind.propagation, [MsFlags::MS_SLAVE | MsFlags::MS_REC]);
-        assert!(Options::of(&mount("ext4", &["loop"])).expect("parsed").loop_device);
-        let mapped = Options::of(&mount("overlay", &["uidmap=0:7:1,1:9:2", "gidmap=0:8:3", "lowerdir=/a"]));
+        assert!(MountOptions::of(&mount("ext4", &["loop"])).expect("parsed").loop_device);
+        let mapped = MountOptions::of(&mount("overlay", &["uidmap=0:7:1,1:9:2", "gidmap=0:8:3", "lowerdir=/a"]));
         let mapped = mapped.expect("parsed");
         let (users, groups) = ("0 7 1\n1 9 2\n".into(), "0 8 3\n".into());
         assert_eq!(mapped.ids, Some(Ids { users, groups }));
         assert_eq!(mapped.data, ["lowerdir=/a"]);
         for wrong in [&["uidmap=0:1000:1"][..], &["uidmap=0:1", "gidmap=0:1:1"], &["ro,uidmap=0:1:1"]] {
-            assert!(Options::of(&mount("overlay", wrong)).is_err(), "{wrong:?}");
+            assert!(MountOptions::of(&mount("overlay", wrong)).is_err(), "{wrong:?}");
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::answer::Outcome;
 use super::connections::{Caller, Connections};
 use super::job::{Job, Jobs, Work};
-use super::key::{Kind, Serials, key};
+use super::key::{FrontKind, Serials, key};
 use super::lifetime::Lifetime;
 use super::logger::Loggers;
 use super::message::Status;
@@ -48,7 +48,7 @@ impl Server {
             pending: PendingCalls::default(),
             jobs: Jobs::default(),
             loggers: Loggers::default(),
-            outbox: Outbox::new(events, namespace, key(Kind::Outbox, 0)),
+            outbox: Outbox::new(events, namespace, key(FrontKind::Outbox, 0)),
             connections: Connections::default(),
             lifetime: Lifetime::new(now),
             serials: Serials::default(),
@@ -65,7 +65,7 @@ impl Server {
         then: impl FnOnce(Job<T>) -> Work,
     ) -> Result<(), Status> {
         let serial = self.serials.next();
-        let job = start(key(Kind::Job, serial), &core.poll)?;
+        let job = start(key(FrontKind::Job, serial), &core.poll)?;
         let pid = self.jobs.insert(serial, caller, then(job));
         core.keep_child(pid);
         Ok(())
@@ -80,7 +80,7 @@ impl Server {
     pub(super) fn connect(&mut self, socket: OwnedFd, core: &Supervisor) {
         let serial = self.serials.next();
         // A connection that cannot be watched is closed, and containerd tries again.
-        let _ = self.connections.insert(serial, key(Kind::Connection, serial), socket, &core.poll);
+        let _ = self.connections.insert(serial, key(FrontKind::Connection, serial), socket, &core.poll);
     }
 
     /// A logger may have ended.

@@ -15,7 +15,7 @@ use nix::fcntl::OFlag;
 use super::arguments::{Arguments, TTRPC_ADDRESS};
 use super::error::Error;
 use super::message::options::Options;
-use super::message::start::{Input, Outcome, Params};
+use super::message::start::{Outcome, Params, StartInput};
 use super::{bundle, io};
 use crate::exit;
 use windlass_base::protobuf::Message;
@@ -32,11 +32,11 @@ const PATH_MAX: usize = 106;
 
 /// Runs the action.
 pub(super) fn main(arguments: &Arguments) -> Result<(), Error> {
-    let input = Input::read(&io::input()?, &arguments.id, &arguments.namespace);
+    let input = StartInput::read(&io::input()?, &arguments.id, &arguments.namespace);
     let directory = std::env::current_dir().map_err(|error| Error::Io("the working directory".into(), error))?;
     let params = match &input {
-        Input::Bootstrap(params) => Some(params),
-        Input::Options(_) => None,
+        StartInput::Bootstrap(params) => Some(params),
+        StartInput::Options(_) => None,
     };
     let config = bundle::config(&directory)?;
     let key = [&arguments.address, &arguments.namespace, bundle::group(&config, &arguments.id)].join("\0");

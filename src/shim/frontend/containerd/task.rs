@@ -12,7 +12,7 @@ use super::answer::{Answer, Outcome, done, now, refused};
 use super::connections::Caller;
 use super::error::Error;
 use super::job::{Job, JobResult, PidNamespace, Prepared, Work};
-use super::key::{Kind, key};
+use super::key::{FrontKind, key};
 use super::logger::{self, BinaryLogger};
 use super::message::event::{TaskDelete, TaskEvent, TaskExec, TaskIo, Topic};
 use super::message::options::Options;
@@ -20,7 +20,7 @@ use super::message::task::{Create, Deleted, Exec, Pid};
 use super::message::{Mount, Status};
 use super::pending::Then;
 use super::server::Server;
-use super::tasks::{Stage, Task, process_file};
+use super::tasks::{Task, TaskStage, process_file};
 use super::ttrpc::code;
 use super::{bundle, mounts, spooling, stdio};
 use crate::command;
@@ -74,7 +74,7 @@ impl Server {
             owner,
             spooling: Spooling::default(),
             runtime: runtime.clone(),
-            stage: Stage::Preparing { rootfs: request.rootfs.clone() },
+            stage: TaskStage::Preparing { rootfs: request.rootfs.clone() },
             execs: Table::default(),
         };
         let ready = logger.as_ref().map(|(_, ready)| ready);
@@ -106,7 +106,7 @@ impl Server {
             started.map_err(|failed| invalid(format!("{}: {failed}", program.path.display())))?;
         let serial = self.serials.next();
         core.keep_child(logger.child.pid);
-        let watched = core.poll.watch(&logger.child.pidfd, key(Kind::Logger, serial), Interest::Read);
+        let watched = core.poll.watch(&logger.child.pidfd, key(FrontKind::Logger, serial), Interest::Read);
         self.loggers.insert(serial, logger);
         watched.map_err(invalid)?;
         stdio::into_pipes(&mut stdio, pipes);

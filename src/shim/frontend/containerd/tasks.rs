@@ -32,14 +32,14 @@ pub(super) struct Task {
     /// Its runtime.
     pub runtime: Runtime,
     /// How far it has come.
-    pub stage: Stage,
+    pub stage: TaskStage,
     /// Its execs, with their stdio.
     pub execs: Table<String, TaskIo>,
 }
 
 /// How far a task has come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Stage {
+pub(super) enum TaskStage {
     /// Its root filesystem is being mounted, or its runtime has not answered. containerd cannot ask for it.
     Preparing {
         /// What is mounted.
@@ -106,7 +106,7 @@ impl Tasks {
 
     /// A task that containerd can ask for.
     pub(super) fn find(&self, id: &str) -> Result<&Task, Status> {
-        let task = self.get(id).filter(|task| task.stage == Stage::Created);
+        let task = self.get(id).filter(|task| task.stage == TaskStage::Created);
         task.ok_or_else(|| refused(code::NOT_FOUND, format!("container {id:?} does not exist")))
     }
 
@@ -122,7 +122,9 @@ impl Tasks {
     /// The task was created: the event that tells containerd. `None`: the event was sent before.
     pub(super) fn created(&mut self, id: &str, pid: u32) -> Option<TaskCreate> {
         let task = self.0.get_mut(id)?;
-        let Stage::Preparing { rootfs } = std::mem::replace(&mut task.stage, Stage::Created) else { return None };
+        let TaskStage::Preparing { rootfs } = std::mem::replace(&mut task.stage, TaskStage::Created) else {
+            return None;
+        };
         Some(TaskCreate {
             container_id: id.into(),
             bundle: task.bundle.to_string_lossy().into_owned(),
@@ -166,7 +168,7 @@ mod tests {
             owner: (0, 0),
             spooling: Spooling::default(),
             runtime,
-            stage: Stage::Preparing { rootfs },
+            stage: TaskStage::Preparing { rootfs },
             execs: Table::default(),
         });
         tasks

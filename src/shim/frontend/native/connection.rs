@@ -37,7 +37,7 @@ pub(crate) struct Connection {
 
 /// The result of [`Connection::receive`].
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Received {
+pub(crate) enum NextLine {
     /// A line, without its newline.
     Line(Vec<u8>),
     /// No complete line is there now.
@@ -65,15 +65,15 @@ impl Connection {
     }
 
     /// Reads the next line, if it is complete.
-    pub(crate) fn receive(&mut self) -> Received {
+    pub(crate) fn receive(&mut self) -> NextLine {
         if !self.has_room() {
-            return Received::Nothing;
+            return NextLine::Nothing;
         }
         if let Some(line) = self.line() {
-            return Received::Line(line);
+            return NextLine::Line(line);
         }
         if self.half_closed {
-            return Received::Nothing;
+            return NextLine::Nothing;
         }
         let mut piece = [0; 4096];
         loop {
@@ -84,19 +84,19 @@ impl Connection {
             match received {
                 Ok(0) => {
                     self.half_closed = true;
-                    return Received::Nothing;
+                    return NextLine::Nothing;
                 }
                 Ok(n) => {
                     self.input.extend_from_slice(&piece[..n]);
                     if let Some(line) = self.line() {
-                        return Received::Line(line);
+                        return NextLine::Line(line);
                     }
                     if self.input.len() > LINE {
-                        return Received::Gone;
+                        return NextLine::Gone;
                     }
                 }
-                Err(Errno::EAGAIN | Errno::EINTR) => return Received::Nothing,
-                Err(_) => return Received::Gone,
+                Err(Errno::EAGAIN | Errno::EINTR) => return NextLine::Nothing,
+                Err(_) => return NextLine::Gone,
             }
         }
     }

@@ -47,7 +47,7 @@ pub(crate) struct Cursor {
 
 /// A line: an event or an acknowledgement.
 #[derive(Deserialize)]
-struct Line<'a> {
+struct EventLine<'a> {
     event: Option<u64>,
     acknowledged: Option<u64>,
     #[serde(rename = "type")]
@@ -246,15 +246,15 @@ impl EventLog {
     }
 }
 
-fn lines(text: &[u8]) -> impl Iterator<Item = Line<'_>> {
+fn lines(text: &[u8]) -> impl Iterator<Item = EventLine<'_>> {
     text.split(|&byte| byte == b'\n').filter_map(parsed)
 }
 
 /// A line. `None`: it is damaged, also if a number in it could not be counted on from.
-fn parsed(line: &[u8]) -> Option<Line<'_>> {
+fn parsed(line: &[u8]) -> Option<EventLine<'_>> {
     // What every reader of JSON can hold.
     const LARGEST: u64 = 1 << 53;
-    let line: Line<'_> = serde_json::from_slice(line).ok()?;
+    let line: EventLine<'_> = serde_json::from_slice(line).ok()?;
     line.event.max(line.acknowledged).is_none_or(|number| number < LARGEST).then_some(line)
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use serde_json::{Value, json};
 
-use super::connection::{Connection, Received};
+use super::connection::{Connection, NextLine};
 use super::serve::{ClientRequest, PendingRequest, Server};
 use super::wire::{self, PROTOCOL, WireRequest, answer, exit_members};
 use crate::Code;
@@ -46,9 +46,9 @@ impl Server {
         for _ in 0..TURN {
             let Some(connection) = self.connection(key).filter(|connection| !connection.closing) else { break };
             match connection.receive() {
-                Received::Line(line) => self.line(key, &line, core),
-                Received::Gone => return self.drop_client(key),
-                Received::Nothing => break,
+                NextLine::Line(line) => self.line(key, &line, core),
+                NextLine::Gone => return self.drop_client(key),
+                NextLine::Nothing => break,
             }
         }
         if ready.hangup {

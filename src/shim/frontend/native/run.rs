@@ -166,13 +166,13 @@ fn is_program(path: &Path) -> Result<()> {
 const END: Duration = Duration::from_secs(1);
 
 /// A server whose report is awaited.
-struct Server {
+struct StartedServer {
     child: Child,
     report: OwnedFd,
 }
 
 /// Starts the server.
-fn begin(mode: &str, dir: &ContainerDir) -> Result<Server> {
+fn begin(mode: &str, dir: &ContainerDir) -> Result<StartedServer> {
     let (report, report_write) = socket::pipe()?;
     let null = fd::open("/dev/null", OFlag::O_RDWR)?;
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW;
@@ -196,10 +196,10 @@ fn begin(mode: &str, dir: &ContainerDir) -> Result<Server> {
         session: true,
         listen_pid: false,
     })?;
-    Ok(Server { child, report })
+    Ok(StartedServer { child, report })
 }
 
-impl Server {
+impl StartedServer {
     /// Reads the report, which is one line. A server without one may have created a container, so the directory stays,
     /// and `delete` removes both. Such a server is not waited for: it may live as long as the container.
     fn report(self, dir: &ContainerDir) -> Result<Value> {

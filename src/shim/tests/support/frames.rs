@@ -13,7 +13,7 @@ pub fn check(bytes: &[u8]) {
         assert_eq!(M::decode(&message.encode()).as_ref(), Ok(&message));
         Some(message)
     }
-    start::Input::read(bytes, "id", "ns").options();
+    start::StartInput::read(bytes, "id", "ns").options();
     let mut rest = bytes;
     while let Ok(Some((frame, length))) = next_frame(rest) {
         rest = &rest[length..];

@@ -5,7 +5,7 @@ use super::{Ground, is_new};
 use crate::kit::bundle::put;
 use serde_json::{Map, Value, json};
 
-/// Adds it.
+/// Adds these members.
 pub fn add(rng: &mut Rng, spec: &mut Value, ground: &Ground) {
     if rng.chance(30) {
         devices(rng, spec);
@@ -53,7 +53,7 @@ pub fn add(rng: &mut Rng, spec: &mut Value, ground: &Ground) {
     }
 }
 
-/// Nodes. In a user namespace they come from the host, so the host must have them.
+/// Device nodes. In a user namespace they are bound from the host, so the host must have them.
 fn devices(rng: &mut Rng, spec: &mut Value) {
     let everywhere = [
         json!({"path": "/dev/full", "type": "c", "major": 1, "minor": 7}),
@@ -93,7 +93,7 @@ fn rules(rng: &mut Rng, spec: &mut Value) {
     put(spec, "/linux/resources/devices", list.into());
 }
 
-/// Limits of the controllers that there are.
+/// Limits of the controllers that this machine has.
 fn resources(rng: &mut Rng, spec: &mut Value, ground: &Ground) {
     let has = |name: &str| ground.controllers.iter().any(|controller| controller == name);
     if has("hugetlb") && rng.chance(25) {

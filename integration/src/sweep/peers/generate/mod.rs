@@ -1,7 +1,7 @@
-//! Valid configurations at random. What a configuration asks for is what the specification allows and what this
-//! machine can give, so that a refusal is as much of a result as what the payload sees.
+//! Random valid configurations. They ask only for what the specification allows and what this
+//! machine can give, so that a refusal is a result, too.
 //!
-//! A sample is the configuration with one member more, [`CALLER`]: what the caller of the runtime has done.
+//! A sample is a configuration with one more member, [`CALLER`]: what the caller of the runtime does before the call.
 
 mod caller;
 mod linux;
@@ -17,23 +17,23 @@ use crate::kit::machine;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-/// The member that says how the runtime is called. It is taken out before the configuration is written.
+/// The member that says how the runtime is called. It is removed before the configuration is written.
 pub const CALLER: &str = "@caller";
 
-/// What there is to build on.
+/// What this machine has.
 pub struct Ground {
-    /// The directory of what mounts come from; see the world of the observer.
+    /// The directory with the sources of mounts (`world.rs`).
     pub sources: PathBuf,
     /// Names of the capabilities that root has.
     pub capabilities: Vec<String>,
-    /// Names and hard limits of the kernel's limits for this process.
+    /// The names of resource limits, with the hard limits of this process.
     pub limits: Vec<(String, u64)>,
     /// The controllers that a cgroup can have.
     pub controllers: Vec<String>,
 }
 
 impl Ground {
-    /// That of this machine, with sources in this directory.
+    /// Looks at this machine; sources of mounts are in this directory.
     pub fn here(sources: PathBuf) -> Ground {
         let controllers = machine::text("/sys/fs/cgroup/cgroup.controllers");
         Ground {
@@ -66,7 +66,7 @@ pub fn sample(seed: u64, ground: &Ground) -> Value {
     spec
 }
 
-/// Whether a sample that was made smaller may be run: without a mount namespace of its own a container would change
+/// Whether a shrunk sample may be run: without a mount namespace of its own, the container would change
 /// the mounts of this program.
 pub fn is_sound(spec: &Value) -> bool {
     is_new(spec, "mount")
@@ -79,7 +79,7 @@ fn is_new(spec: &Value, kind: &str) -> bool {
         .is_some_and(|list| list.iter().any(|ns| ns["type"] == kind && ns["path"].is_null()))
 }
 
-/// Names and hard limits as /proc/self/limits has them. What has no line of its own has no limit.
+/// Names and hard limits from /proc/self/limits. A resource without a line is unlimited.
 fn limits(text: &str) -> Vec<(String, u64)> {
     const LINES: &[(&str, &str)] = &[
         ("Max core file size", "RLIMIT_CORE"),

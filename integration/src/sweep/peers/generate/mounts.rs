@@ -13,7 +13,7 @@ pub fn add(rng: &mut Rng, spec: &mut Value, ground: &Ground) {
     spec["mounts"] = list.into();
 }
 
-/// The mounts that images expect. The payload cannot do without /proc.
+/// The mounts that images expect. The payload needs /proc.
 fn usual(rng: &mut Rng, spec: &Value) -> Vec<Value> {
     let mut list = vec![json!({"destination": "/proc", "type": "proc", "source": "proc"})];
     if rng.chance(50) {
@@ -69,7 +69,7 @@ const DIRECTORIES: &[&str] = &[
     "/etc",
 ];
 
-/// Files, likewise.
+/// Files, chosen in the same way.
 const FILES: &[&str] = &["/etc/hostname", "/etc/new.conf", "/file", "/new/file", "/link/file", "/filelink"];
 
 fn filesystem(rng: &mut Rng) -> Value {

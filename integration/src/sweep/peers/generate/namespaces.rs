@@ -5,10 +5,10 @@ use super::{Ground, is_new};
 use crate::kit::bundle::put;
 use serde_json::{Value, json};
 
-/// The first id of the host that a user namespace maps its root to.
+/// The id of the host for root of a user namespace.
 const FIRST_ID: u64 = 100_000;
 
-/// Adds the namespaces and what cannot be without them.
+/// Adds the namespaces, and the members that require them.
 pub fn add(rng: &mut Rng, spec: &mut Value, ground: &Ground) {
     let mut list = vec![json!({"type": "mount"})];
     for (kind, file, percent) in

@@ -5,7 +5,7 @@ use super::Ground;
 use crate::kit::bundle::put;
 use serde_json::{Value, json};
 
-/// Adds `process` but for its arguments, which are the observer's.
+/// Adds `process` without its arguments, which the observer adds.
 pub fn add(rng: &mut Rng, spec: &mut Value, ground: &Ground) {
     let uid = rng.pick(&[0, 0, 0, 1000, 65_534, 4242]);
     let gid = rng.pick(&[0, 0, 1000, 5, 4242]);
@@ -72,7 +72,7 @@ fn capabilities(rng: &mut Rng, spec: &mut Value, ground: &Ground) {
         let absent = rng.pick(&["bounding", "permitted", "effective"]);
         if let Some(map) = sets.as_object_mut() {
             map.remove(absent);
-            // Without the one there can be none of the others that have to be in it.
+            // The inheritable and the ambient set need it, so they go too.
             map.remove("inheritable");
             map.remove("ambient");
             if absent == "permitted" {
@@ -107,7 +107,7 @@ fn limits(rng: &mut Rng, spec: &mut Value, ground: &Ground) {
     }
 }
 
-/// What is newer than most runtimes in use.
+/// Members that most runtimes in use do not know yet.
 fn rare(rng: &mut Rng, spec: &mut Value) {
     if rng.chance(3) {
         spec["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 5});

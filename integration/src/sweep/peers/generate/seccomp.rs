@@ -1,9 +1,9 @@
-//! Seccomp profiles that leave a program able to run, and the calls by which the payload tries them.
+//! Seccomp profiles under which a program can still run, and the calls with which the payload tests them.
 
 use super::super::rng::Rng;
 use serde_json::{Value, json};
 
-/// Calls that change nothing when they are let through, since they fail or only ask, and that no runtime needs.
+/// Calls that no runtime needs and that change nothing when they are allowed: they fail or only read.
 pub const CALLS: &[(&str, i64)] = &[
     ("sched_get_priority_min", libc::SYS_sched_get_priority_min),
     ("timerfd_gettime", libc::SYS_timerfd_gettime),
@@ -17,13 +17,13 @@ pub const CALLS: &[(&str, i64)] = &[
     ("io_uring_enter", libc::SYS_io_uring_enter),
 ];
 
-/// Arguments at the edges of what a comparison can go wrong at.
+/// Arguments at the boundaries where comparisons go wrong.
 pub const ARGUMENTS: &[u64] =
     &[0, 1, 2, 3, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 1 << 32, (1 << 32) + 1, i64::MAX as u64];
 
 /// Adds `linux.seccomp`.
 pub fn add(rng: &mut Rng, spec: &mut Value) {
-    // A name has one action: which of two that fit a call counts is not specified.
+    // Each name has one action, because which of two matching rules counts is not specified.
     let mut names: Vec<&str> = CALLS.iter().map(|(name, _)| *name).collect();
     let mut rules = Vec::new();
     for _ in 0..=rng.below(4) {
@@ -96,7 +96,7 @@ fn condition(rng: &mut Rng, index: u64) -> Value {
     let operator = rng.pick(&operators);
     let mut condition = json!({"index": index, "value": rng.pick(ARGUMENTS), "op": operator});
     if operator == "SCMP_CMP_MASKED_EQ" {
-        // Of a mask and the value to find below it.
+        // The mask, and the value that is expected under it.
         condition["valueTwo"] = json!(rng.pick(ARGUMENTS) & condition["value"].as_u64().unwrap_or(0));
     }
     condition

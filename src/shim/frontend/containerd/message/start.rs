@@ -52,31 +52,31 @@ message! {
 
 /// The standard input of `start`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input {
+pub enum StartInput {
     /// Up to containerd 2.2: the options of the runtime, if there are any.
     Options(Option<Any>),
     /// From containerd 2.3 on: all parameters, which may include the options.
     Bootstrap(Params),
 }
 
-impl Input {
+impl StartInput {
     /// Decodes either form. An `Any` also decodes as parameters, so parameters are accepted only if they name the
     /// container and the namespace of the command line.
-    pub fn read(bytes: &[u8], id: &str, namespace: &str) -> Input {
+    pub fn read(bytes: &[u8], id: &str, namespace: &str) -> StartInput {
         if let Ok(params) = Params::decode(bytes)
             && params.instance_id == id
             && params.namespace == namespace
         {
-            return Input::Bootstrap(params);
+            return StartInput::Bootstrap(params);
         }
-        Input::Options(Any::decode(bytes).ok().filter(|any| *any != Any::default()))
+        StartInput::Options(Any::decode(bytes).ok().filter(|any| *any != Any::default()))
     }
 
     /// The options of the runtime, in either form.
     pub fn options(&self) -> Option<&Any> {
         match self {
-            Input::Options(any) => any.as_ref(),
-            Input::Bootstrap(params) => {
+            StartInput::Options(any) => any.as_ref(),
+            StartInput::Bootstrap(params) => {
                 let mut extensions = params.extensions.iter().filter_map(|extension| extension.value.as_ref());
                 extensions.find(|any| super::options::Options::is(any))
             }
@@ -91,9 +91,9 @@ mod tests {
     #[test]
     fn options_and_parameters_are_told_apart() {
         let options = Any { type_url: "containerd.runc.v1.Options".into(), value: b"\x32\x04runc".to_vec() };
-        assert_eq!(Input::read(&options.encode(), "web", "default"), Input::Options(Some(options.clone())));
-        assert_eq!(Input::read(b"", "web", "default"), Input::Options(None));
-        assert_eq!(Input::read(b"\xff", "web", "default"), Input::Options(None));
+        assert_eq!(StartInput::read(&options.encode(), "web", "default"), StartInput::Options(Some(options.clone())));
+        assert_eq!(StartInput::read(b"", "web", "default"), StartInput::Options(None));
+        assert_eq!(StartInput::read(b"\xff", "web", "default"), StartInput::Options(None));
         let params = Params {
             instance_id: "web".into(),
             namespace: "default".into(),
@@ -101,10 +101,10 @@ mod tests {
             extensions: vec![Extension { value: Some(options.clone()) }],
             ..Params::default()
         };
-        let read = Input::read(&params.encode(), "web", "default");
+        let read = StartInput::read(&params.encode(), "web", "default");
         assert_eq!(read.options(), Some(&options));
-        assert_eq!(read, Input::Bootstrap(params.clone()));
+        assert_eq!(read, StartInput::Bootstrap(params.clone()));
         // Parameters for another container are not accepted.
-        assert!(matches!(Input::read(&params.encode(), "db", "default"), Input::Options(_)));
+        assert!(matches!(StartInput::read(&params.encode(), "db", "default"), StartInput::Options(_)));
     }
 }
