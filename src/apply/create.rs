@@ -128,7 +128,7 @@ pub fn create<'a>(request: CreateRequest<'a>, proof: &'a SingleThreaded) -> Resu
     Ok(launch)
 }
 
-/// What is said to the keeper of a container.
+/// The message to the process that holds a container until it is committed.
 const KEPT: &[u8] = b"kept";
 
 /// What is made for a new container. Dropping it undoes that.

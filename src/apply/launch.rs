@@ -42,7 +42,7 @@ pub trait Handler {
     /// Puts the first process into the container's cgroup: the process itself, or the intermediate one.
     fn place(&mut self, first: &Child) -> Result<()>;
 
-    /// Does what the process need not ask for, while it carries out its steps.
+    /// Does what needs no request of the process, while the process carries out its steps.
     fn spawned(&mut self, child: &Child) -> Result<()>;
 
     /// Answers a question; returns the descriptors to send with the answer.

@@ -405,7 +405,7 @@ mod tests {
 
     #[test]
     fn every_help_fits_a_screen_of_24_by_80() {
-        // Those of CRIU have its flags, of which there are more.
+        // The verbs that use CRIU also have CRIU's flags, and are longer.
         let short = VERBS.iter().filter(|verb| !["checkpoint", "restore"].contains(&verb.name));
         let texts = short.map(|it| help::verb("windlass", it));
         for text in texts.chain([help::program("windlass", "", VERBS, GLOBAL)]) {

@@ -324,7 +324,7 @@ const EXIT: u8 = 0x95;
 const ANSWER: u8 = 0;
 /// The argument, until all is read.
 const CONTEXT: u8 = 1;
-/// What is left of the exception in hand.
+/// The part of the current exception that is left.
 const HIT: u8 = 1;
 const TYPE: u8 = 2;
 const ACCESS: u8 = 3;

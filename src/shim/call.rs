@@ -55,7 +55,7 @@ pub(super) struct Call {
     /// Its standard output and error, where they are not those of the container.
     pub(super) output: Option<OwnedFd>,
     pub(super) errors: Option<OwnedFd>,
-    /// Operation it has written there.
+    /// What it has written to its standard output.
     pub(super) printed: Vec<u8>,
     pub(super) complained: Vec<u8>,
     /// When it is killed.

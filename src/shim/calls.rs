@@ -24,7 +24,7 @@ pub(super) struct Descriptors<'a> {
     pub(super) errors: Option<OwnedFd>,
 }
 
-/// Operation every call gets.
+/// What every call gets.
 pub(super) struct Surroundings<'a> {
     pub(super) oom_score_adj: Option<&'a str>,
     pub(super) listen_pid: bool,
@@ -146,8 +146,8 @@ impl Calls {
         self.running.values().filter(|call| !call.timed_out).map(|call| call.deadline).min()
     }
 
-    /// Operation is being started in a container whose init has ended cannot succeed any more, and the end is not
-    /// reported before it fails. So it has less time.
+    /// What is being started in a container whose init has ended cannot succeed any more, and the end is not reported
+    /// before it fails. So it has less time.
     pub(super) fn hurry(&mut self, container: &str, until: Instant) {
         let here = self.running.values_mut().filter(|call| &*call.process.container == container);
         for call in here.filter(|call| matches!(call.operation, Operation::Start | Operation::Exec)) {

@@ -39,8 +39,8 @@ pub(super) struct Client {
     pub(super) queued: usize,
     /// Bytes of the first frame in the queue that are sent.
     pub(super) sent: usize,
-    /// When it last took something, or got something into its empty queue. And how many bytes were in its
-    /// socket then.
+    /// When it last took something, or got something into its empty queue, and how many bytes were in its socket
+    /// then.
     pub(super) since: (Instant, usize),
     pub(super) reading: bool,
     pub(super) unread: Vec<u8>,

@@ -223,7 +223,7 @@ impl Supervisor {
 
     fn failed(&mut self, call: &Call, refusal: Refusal) -> Result<Reply> {
         match call.operation {
-            // Operation a runtime has left behind of a container is deleted by whoever asked for it.
+            // What a runtime has left of a container is deleted by whoever asked for the container.
             Operation::Create | Operation::Exec => {
                 if let Ok(known) = self.processes.find_mut(&call.process) {
                     let (serial, effects) = (known.serial, known.process.not_made(&refusal));

@@ -72,7 +72,7 @@ impl Cursor {
     }
 }
 
-/// What a [`Walk`] has come to.
+/// Where a [`Walk`] has arrived.
 #[derive(Debug)]
 pub enum Step {
     /// It has entered the directory of this name.

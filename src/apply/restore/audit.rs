@@ -108,7 +108,7 @@ fn thread(status: &str, plan: &Plan) -> Result<Thread> {
     })
 }
 
-/// The id in the container for one of the host; one that is not mapped is no id.
+/// The id in the container for one of the host; `u32::MAX` if it is not mapped.
 fn inside(id: u32, maps: &[IdMapping], mapped: bool) -> u32 {
     if !mapped {
         return id;

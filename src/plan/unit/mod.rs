@@ -281,7 +281,7 @@ fn cpus(name: &'static str, list: &str) -> Vec<Property> {
     vec![Property::new(name, Value::Array("y".into(), bytes.into_iter().map(Value::Byte).collect()), "")]
 }
 
-/// That of a device of its own is only written.
+/// The weight for all devices. systemd has no property for that of a single device, which is written to the file alone.
 fn io_weight(value: &str) -> Vec<Property> {
     let weight = value.strip_prefix("default ").unwrap_or(value).parse().ok();
     weight.map(|weight| Property::new("IOWeight", Value::U64(weight), "")).into_iter().collect()
