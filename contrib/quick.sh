@@ -21,7 +21,6 @@ directories=$(for file in $changed; do
     echo "$directory"
 done | sort -u | grep -vx fuzz || true)
 
-cargo fmt --all --check
 if [ -z "$directories" ]; then
     echo "quick: no code differs from $base"
     exit
@@ -33,11 +32,17 @@ for directory in $directories; do packages="$packages --package $(name "$directo
 dependents=$(for directory in $directories; do
     cargo tree --workspace --invert "$(name "$directory")" --edges normal,build --prefix none --format '{p}'
 done | sed -n 's/^\([^ ]*\) .*/--package \1/p' | sort -u)
+# What is linted with all its targets is not linted once more.
+others=$(echo "$dependents" | while read -r flag dependent; do
+    case " $packages " in *" $dependent "*) ;; *) echo "$flag $dependent" ;; esac
+done)
 echo "quick: of$(echo "$packages" | sed 's/ --package / /g')"
 # shellcheck disable=SC2086 # Lists of words.
+cargo fmt $packages --check
+# shellcheck disable=SC2086
 cargo clippy --quiet $packages --all-targets -- --deny warnings
 # shellcheck disable=SC2086
-cargo clippy --quiet $dependents -- --deny warnings
+[ -z "$others" ] || cargo clippy --quiet $others -- --deny warnings
 
 for directory in $directories; do
     targets=$(for file in "$directory"/tests/*.rs "$directory"/tests/*/main.rs; do
