@@ -326,7 +326,7 @@ fn enter<'a>(plan: &ExecPlan, procs: &Procs, placed: Placed, outside: Outside<'a
     if placed == Placed::BySystemd {
         cx.sync.place()?;
     }
-    let namespaces = plan.namespaces - Namespaces::PID;
+    let namespaces = plan.joined_first();
     let process = &plan.process;
     let uses_proc = process.terminal || !process.apparmor_profile.is_empty() || !process.selinux_label.is_empty();
     if uses_proc && namespaces.contains(Namespaces::USER) && !plan.has_intermediate() {
@@ -352,7 +352,9 @@ fn enter<'a>(plan: &ExecPlan, procs: &Procs, placed: Placed, outside: Outside<'a
         let root = fd::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY);
         cx.root = Some(root.with_context(|| "cannot open the container's root")?);
     }
-    if plan.has_intermediate() {
+    if namespaces.contains(Namespaces::PID) {
+        cx.pid_namespace = PidNamespace::Joined(parent);
+    } else if plan.has_intermediate() {
         cx.pid_namespace = PidNamespace::ToJoin { init, parent };
     }
     Ok(())

@@ -83,6 +83,14 @@ impl ExecPlan {
         self.namespaces.contains(Namespaces::PID)
     }
 
+    /// The namespaces to join at once, before the first step. The PID namespace is not among them if a step joins it.
+    pub fn joined_first(&self) -> Namespaces {
+        match self.steps.iter().any(|step| matches!(step.action, Action::JoinPid)) {
+            true => self.namespaces - Namespaces::PID,
+            false => self.namespaces,
+        }
+    }
+
     /// The program to run.
     pub fn program(&self) -> Program {
         Program::new(self.process.args.clone(), self.process.env.clone())
@@ -182,14 +190,15 @@ fn name_flags(steps: &mut [Step], request: &Request, whole: bool) {
 /// first.
 ///
 /// If the container has its own user namespace, no process in it has CAP_SYS_PTRACE over the new one, which is
-/// not dumpable either: it is cloned at once (`early`). Otherwise a process of the container may have that
+/// not dumpable either: it is cloned at once (`early`), and all namespaces are joined at once. From inside the user
+/// namespace the kernel would refuse to join that of an init that is not dumpable. Otherwise a process of the container may have that
 /// capability, and could use the new process's powers as long as they are the host's. So the identity is taken
 /// before the birth. RLIMIT_NPROC would then count both processes, so the runtime sets it.
 fn birth(steps: &mut Vec<Step>, early: bool) -> Option<Processes> {
     let step =
         |action| Step { origin: Origin::Default("processes of the container are in its PID namespace".into()), action };
     if early {
-        steps.splice(0..0, [step(Action::JoinPid), step(Action::Fork { terminal: false })]);
+        steps.insert(0, step(Action::Fork { terminal: false }));
         return None;
     }
     let mut processes = None;

@@ -30,6 +30,7 @@ chapter! { "exec":
     only_the_standard_descriptors_are_open,
     ignore_paused_enters_a_paused_container,
     exec_in_a_created_container_works_or_is_refused_clearly,
+    exec_enters_a_user_namespace_whose_init_is_closed_to_it,
     exec_without_a_command_is_an_error,
     nothing_but_the_process_is_in_the_cgroup_afterwards,
     a_sub_cgroup_is_entered,
@@ -239,6 +240,23 @@ fn exec_in_a_created_container_works_or_is_refused_clearly(t: &T) -> Verdict {
         ran.code_is(255)?.stderr_has("exec")?;
     }
     container.status_is("created")
+}
+
+/// The kernel does not let the container's own root look at an init that has not executed a program yet, nor at one
+/// that executed what it may not read.
+fn exec_enters_a_user_namespace_whose_init_is_closed_to_it(t: &T) -> Verdict {
+    let bundle = super::namespaces::user_namespace(t)?.args(&["/opt/sleep", "1000"]);
+    // The host's root owns it, so the container's may execute and not read it.
+    let program = bundle.rootfs().join("opt/sleep");
+    fs::create_dir_all(bundle.rootfs().join("opt"))?;
+    fs::copy(crate::kit::rootfs::MASTER, &program)?;
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
+    let container = t.create(&bundle)?;
+    container.exec(&["/bin/echo", "in created"])?.stdout_is("in created\n")?;
+    container.status_is("created")?;
+    container.start()?;
+    container.exec(&["/bin/echo", "in running"])?.stdout_is("in running\n")?;
+    Ok(())
 }
 
 fn exec_without_a_command_is_an_error(t: &T) -> Verdict {
