@@ -11,6 +11,7 @@ use windlass_cgroup::{self as cgroup, Cgroup, Hierarchy, Kill, Manager, Systemd,
 use windlass_plan::device_rules::v1::Rules;
 use windlass_plan::unit::Unit;
 use windlass_plan::{Plan, Topology};
+use windlass_store::Store;
 use windlass_sys::fd;
 use windlass_sys::process::Child;
 
@@ -127,13 +128,15 @@ impl CgroupPlacement {
     ///
     /// `record` writes its path into the container's state. A new cgroup is recorded before it is made, so that it
     /// can always be found again. One that exists is recorded after it was found to be free, so that a later
-    /// `delete --force` never removes somebody else's.
+    /// `delete --force` never removes somebody else's. It is not free either if a container in `store` that has ended
+    /// has it: that one's `delete` would kill the new one.
     ///
     /// systemd makes a scope only around a process, see [`NewCgroup::begin`].
     pub(super) fn make(
         &self,
         plan: &Plan,
         owner: Option<u32>,
+        store: &Store,
         record: impl FnOnce() -> Result<()>,
     ) -> Result<NewCgroup> {
         if let Some(share) = &self.v1 {
@@ -154,10 +157,12 @@ impl CgroupPlacement {
         }
         match (&self.hierarchy, self.full()) {
             (Some(hierarchy), Some(full)) => {
-                let there = fd::stat_at(fd::CWD, &full).is_ok();
+                let there = exists(&full);
+                let full = [full];
                 let make = || Cgroup::create(hierarchy, &self.path, &plan.limits.needs());
                 made.unified = OnceCell::from(if there {
                     let cgroup = make()?;
+                    refuse_of_another(store, &full)?;
                     record()?;
                     cgroup
                 } else {
@@ -165,11 +170,17 @@ impl CgroupPlacement {
                     make()?
                 });
             }
-            _ => record()?,
+            _ => {
+                let there: Vec<String> = self.v1().into_iter().filter(|place| exists(place)).collect();
+                if !there.is_empty() {
+                    refuse_of_another(store, &there)?;
+                }
+                record()?;
+            }
         }
         if self.v1.is_some() || self.devices.is_some() {
             made.v1_places = self.v1();
-            made.v1_places.retain(|place| fd::stat_at(fd::CWD, place).is_err());
+            made.v1_places.retain(|place| !exists(place));
             let mut all = v1::Cgroups::default();
             if let Some(share) = &self.v1 {
                 all.add(share.make()?);
@@ -182,6 +193,19 @@ impl CgroupPlacement {
         made.furnish(plan)?;
         Ok(made)
     }
+}
+
+fn exists(path: &str) -> bool {
+    fd::stat_at(fd::CWD, path).is_ok()
+}
+
+/// Refuses cgroups that a container has which is not deleted yet.
+fn refuse_of_another(store: &Store, paths: &[String]) -> Result<()> {
+    let Some(other) = store.of_cgroup(paths)? else { return Ok(()) };
+    let id = &other.state.id;
+    Err(Error::new(Kind::WrongStatus, format!("container's cgroup is that of container {id:?}, which is not deleted"))
+        .origin(Origin::config("/linux/cgroupsPath"))
+        .hint("its `delete` would kill this one: delete it first, or give one of them another cgroupsPath"))
 }
 
 /// The devices controller that enforces the device rules on a host without cgroup2. `None`: everything is allowed,

@@ -175,7 +175,7 @@ impl<'a> NewContainer<'a> {
         let owner = owner_of_cgroup(request.spec, &plan.topology);
         let post = request.spec.hooks.as_ref().is_some_and(|h| !h.poststart.is_empty() || !h.poststop.is_empty());
         let config = std::mem::take(&mut request.config);
-        let cgroup = request.place.make(plan, owner, || reservation.record(&state, &config, post))?;
+        let cgroup = request.place.make(plan, owner, request.store, || reservation.record(&state, &config, post))?;
         // It may be large, and init gets a copy of all memory that is in use at the clone.
         drop(config);
         if !is_passed_on(plan, request.spec) {

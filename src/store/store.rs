@@ -153,6 +153,15 @@ impl Store {
         }
     }
 
+    /// The container that has one of these cgroups, if there is one.
+    pub fn of_cgroup(&self, paths: &[String]) -> Result<Option<Container>> {
+        let has = |container: &Container| {
+            let state = &container.state;
+            state.cgroup.iter().chain(&state.cgroup_v1).any(|path| paths.contains(path))
+        };
+        Ok(self.ids()?.iter().filter_map(|id| self.load(id).ok()).find(has))
+    }
+
     /// The ids of all containers, sorted.
     pub fn ids(&self) -> Result<Vec<String>> {
         let Some(dir) = &self.dir else { return Ok(Vec::new()) };

@@ -23,6 +23,7 @@ chapter! { "cgroups":
     the_default_path_names_the_container,
     a_path_with_dotdot_stays_below_the_mount,
     an_existing_cgroup_with_processes_is_refused,
+    the_cgroup_of_a_container_that_has_ended_is_refused [Need::Windlass],
     an_existing_frozen_cgroup_is_refused,
     an_existing_empty_cgroup_is_used,
     sub_cgroups_of_the_container_are_removed,
@@ -144,6 +145,16 @@ fn an_existing_cgroup_with_processes_is_refused(t: &T) -> Verdict {
     ran.code_is(1)?;
     ensure!(alive, "the stranger's process was killed");
     Ok(())
+}
+
+fn the_cgroup_of_a_container_that_has_ended_is_refused(t: &T) -> Verdict {
+    let bundle = at(t, "/wl-ended")?.args(&["/bin/sleep", "1000"]);
+    let ended = t.start(&bundle)?;
+    ended.stop()?;
+    let (ran, _second) = t.try_create(&bundle, &[])?;
+    ran.code_is(1)?.stderr_has(&format!("is that of container {:?}, which is not deleted", ended.id))?;
+    ended.delete()?;
+    t.start(&bundle)?.status_is("running")
 }
 
 fn an_existing_frozen_cgroup_is_refused(t: &T) -> Verdict {
