@@ -9,7 +9,7 @@ use windlass_store::{Container, Status, Store, state_document};
 use windlass_sys::fd;
 
 use super::hooks::run_poststop;
-use super::kill::kill_everything;
+use super::kill::{kill_everything, lock_killed};
 use super::resctrl::remove_resctrl;
 
 /// Removes a container. With `force` a running one is killed first, and one that does not exist
@@ -26,8 +26,10 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Diagnostic>> {
     if force {
         // Before the lock: a create that hangs holds it, and lets go when its init dies.
         kill_everything(&container, true)?;
+        lock_killed(&mut container)?;
+    } else {
+        container.lock()?;
     }
-    container.lock()?;
     if !container.exists()? {
         return if force { Ok(Vec::new()) } else { Err(Error::new(Kind::NotFound, "container does not exist")) };
     }

@@ -100,6 +100,19 @@ pub(super) fn kill_everything(container: &Container, unlocked: bool) -> Result<(
     wait_for_end(container, pidfd.as_fd())
 }
 
+/// Locks a container whose processes were killed. A create that hangs lets go as soon as its init is dead.
+pub(super) fn lock_killed(container: &mut Container) -> Result<()> {
+    if container.lock_until(Deadline::after(KILL_TIMEOUT))? {
+        return Ok(());
+    }
+    // Processes in state D, for which the other command waits, and perhaps for ever.
+    match processes(container) {
+        pids if !pids.is_empty() => Err(still_running(&pids)),
+        // It may run a hook, which may take its time.
+        _ => container.lock(),
+    }
+}
+
 /// How long to wait for the end after SIGKILL: enough for a machine under load. A process in state D may take longer.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -107,10 +120,18 @@ fn wait_for_end(container: &Container, pidfd: std::os::fd::BorrowedFd<'_>) -> Re
     if poll::readable(pidfd, Deadline::after(KILL_TIMEOUT)).with_context(|| "cannot wait for the container's end")? {
         return Ok(());
     }
-    // Init of a PID namespace ends after all others in it, so it may be another process that does not end.
-    let mut pids: Vec<i32> = container.init.map(|init| init.pid).into_iter().collect();
+    Err(still_running(&processes(container)))
+}
+
+/// Its init, and the others in its cgroup: init of a PID namespace ends after all others in it, so it may be another
+/// process that does not end.
+fn processes(container: &Container) -> Vec<i32> {
+    let init = container.open_init().ok().flatten().and(container.init).map(|init| init.pid);
     let others = container.any_cgroup().ok().flatten().and_then(|group| group.pids().ok()).unwrap_or_default();
-    pids.extend(others.into_iter().filter(|pid| Some(*pid) != container.init.map(|init| init.pid)));
-    let what = waiting::describe_all(&pids);
-    Err(Error::new(Kind::Kernel, format!("container init still running after SIGKILL: {what}")).hint(waiting::HINT))
+    init.into_iter().chain(others.into_iter().filter(|pid| Some(*pid) != init)).collect()
+}
+
+fn still_running(pids: &[i32]) -> Error {
+    let what = waiting::describe_all(pids);
+    Error::new(Kind::Kernel, format!("container init still running after SIGKILL: {what}")).hint(waiting::HINT)
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -13,6 +14,7 @@ use windlass_base::exit_record::ExitRecord;
 use windlass_base::spec::{Hooks, Spec};
 use windlass_cgroup::{AnyCgroup, Cgroup, v1};
 use windlass_sys::deferred::DeferredClose;
+use windlass_sys::poll::Deadline;
 use windlass_sys::{fd, process};
 
 use super::exit_pin::ExitPin;
@@ -51,6 +53,13 @@ pub struct Container {
 
 /// Bytes of configuration and annotations from which the kernel's time to free them is felt (30 us).
 const LARGE: usize = 256 << 10;
+
+/// Pause before a lock that was taken is tried again.
+const LOCK_AGAIN: Duration = Duration::from_millis(2);
+
+fn cannot_lock() -> &'static str {
+    "cannot lock the container"
+}
 
 /// How the names of the hooks poststart and poststop begin in a configuration.
 const POST: &[u8] = b"\"post";
@@ -146,7 +155,22 @@ impl Container {
     /// Locks the container against other commands that change it, and waits for one that holds the lock. If that was
     /// its create, the process that it has recorded is read.
     pub fn lock(&mut self) -> Result<()> {
-        fd::lock(self.file.as_fd(), true).with_context(|| "cannot lock the container")?;
+        fd::lock(self.file.as_fd(), true).with_context(cannot_lock)?;
+        self.has_locked()
+    }
+
+    /// The same, but waits no longer than until `deadline`. Returns false if another command still holds the lock.
+    pub fn lock_until(&mut self, deadline: Deadline) -> Result<bool> {
+        loop {
+            match fd::lock(self.file.as_fd(), false) {
+                Err(failed) if failed.errno == Errno::EWOULDBLOCK && deadline.has_passed() => return Ok(false),
+                Err(failed) if failed.errno == Errno::EWOULDBLOCK => std::thread::sleep(LOCK_AGAIN),
+                other => return other.with_context(cannot_lock).and_then(|()| self.has_locked()).map(|()| true),
+            }
+        }
+    }
+
+    fn has_locked(&mut self) -> Result<()> {
         self.locked.set(true);
         if self.init.is_none() {
             let head = fd::read_head(self.file.as_fd(), record::FIXED).with_context(|| "cannot read the state")?;

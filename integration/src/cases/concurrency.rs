@@ -1,9 +1,11 @@
 //! Two commands on one container at a time: one may fail, the state may not.
 
 use crate::kit::wait::eventually;
-use crate::kit::{Container, Need, T, Verdict};
+use crate::kit::{Container, Need, T, Verdict, cgroup};
 use crate::{chapter, ensure, ensure_eq};
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
+use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
 chapter! { "concurrency":
@@ -13,6 +15,7 @@ chapter! { "concurrency":
     many_deletes_leave_nothing,
     delete_force_during_create_leaves_nothing,
     delete_force_during_start_leaves_nothing,
+    delete_force_names_what_does_not_die_while_another_command_waits_for_it [Need::Windlass],
     kill_during_start_is_seen,
     execs_in_parallel_all_succeed,
     exec_during_delete_leaves_nothing,
@@ -94,6 +97,35 @@ fn many_deletes_leave_nothing(t: &T) -> Verdict {
         gone(t, &container.id)?;
     }
     Ok(())
+}
+
+/// As with a create whose init waits in state D for a file system that does not answer. Here the case holds the lock, and
+/// a process comes after all were killed.
+fn delete_force_names_what_does_not_die_while_another_command_waits_for_it(t: &T) -> Verdict {
+    let container = t.running()?;
+    let procs = cgroup::of(&container)?.join("cgroup.procs");
+    let state = std::fs::File::open(t.root().join(&container.id))?;
+    let lock = Flock::lock(state, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    let mut delete = t.command();
+    delete.args(["delete", "--force", &container.id]).stderr(Stdio::piped());
+    let mut delete = delete.spawn()?;
+    eventually("all killed", || std::fs::read_to_string(&procs).ok().filter(String::is_empty))?;
+    let mut stays = Command::new("sleep").arg("1000").spawn()?;
+    std::fs::write(&procs, stays.id().to_string())?;
+    let ended = crate::kit::runtime::wait(&mut delete, std::time::Duration::from_secs(60), "delete");
+    stays.kill()?;
+    stays.wait()?;
+    drop(lock);
+    let status = ended.map_err(crate::kit::Stop::Fail)?;
+    let mut said = String::new();
+    if let Some(mut stderr) = delete.stderr.take() {
+        stderr.read_to_string(&mut said)?;
+    }
+    ensure_eq!(status.code(), Some(1), "exit code: {said}");
+    let named = format!("still running after SIGKILL: process {} (sleep)", stays.id());
+    ensure!(said.contains(&named), "not named: {said}");
+    container.delete()?;
+    gone(t, &container.id)
 }
 
 fn delete_force_during_create_leaves_nothing(t: &T) -> Verdict {
