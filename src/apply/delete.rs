@@ -1,6 +1,9 @@
 //! The removal of a container.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
 
 use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
 use windlass_base::exit_record;
@@ -97,7 +100,13 @@ pub fn finish(container: &Container) -> Result<Vec<Diagnostic>> {
 /// written meanwhile stays.
 fn write_exit_files(container: &Container) -> Result<()> {
     let promise = Path::new(&container.state.bundle).join(exit_record::UNWRITTEN);
-    let Ok(text) = fd::document(&promise) else { return Ok(()) };
+    // A FIFO must not be waited for.
+    let Ok(file) = fd::open(&promise, OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK) else { return Ok(()) };
+    // It names files that are written with the caller's rights. An engine may have given the bundle to another user.
+    if fd::stat(file.as_fd()).is_ok_and(|stat| fd::distrust(&stat).is_some()) {
+        return Ok(());
+    }
+    let Ok(text) = fd::read_all(file, fd::DOCUMENT) else { return Ok(()) };
     // A container whose root has the bundle in it could have written this.
     let real = |path: &str| Path::new(path).canonicalize().ok();
     if real(&container.state.bundle).zip(real(&container.state.rootfs)).is_none_or(|(b, root)| b.starts_with(root)) {

@@ -31,6 +31,7 @@ chapter! { "exits":
     neutral_mode_tells_an_end_that_its_shim_has_not_seen [Need::Windlass],
     neutral_mode_tells_an_end_that_its_shim_has_not_recorded [Need::Windlass],
     containerd_is_told_an_end_that_no_shim_has_recorded [Need::Windlass, Need::Slow],
+    an_exit_file_that_another_user_names_is_not_written [Need::Windlass],
     a_dead_conmons_exit_file_is_written_by_delete [Need::Windlass],
 }
 
@@ -469,6 +470,24 @@ fn containerd_is_told_an_end_that_no_shim_has_recorded(t: &T) -> Verdict {
     engine.restart()?;
     engine.ctr(&["containers", "rm", "a"])?.ok()?;
     engine.is_clean()
+}
+
+fn an_exit_file_that_another_user_names_is_not_written(t: &T) -> Verdict {
+    supported(t)?;
+    let target = t.path("named by another user");
+    for fifo in [false, true] {
+        let container = t.running()?;
+        let names = container.bundle.join(".windlass-exit-files");
+        match fifo {
+            true => nix::unistd::mkfifo(&names, nix::sys::stat::Mode::S_IRWXU)?,
+            false => fs::write(&names, serde_json::json!([target]).to_string())?,
+        }
+        std::os::unix::fs::chown(&names, Some(65534), Some(65534))?;
+        container.stop()?;
+        container.delete()?;
+        ensure!(!target.exists(), "it was written");
+    }
+    Ok(())
 }
 
 fn a_dead_conmons_exit_file_is_written_by_delete(t: &T) -> Verdict {
