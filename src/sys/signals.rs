@@ -27,13 +27,12 @@ pub fn unblock() -> Result<()> {
 /// n - 1 for signal n.
 pub fn exit_on_termination_signals() -> Result<u64> {
     extern "C" fn end(signal: libc::c_int) {
-        // SAFETY: _exit(2) may be called from a handler (signal-safety(7)) and touches no memory.
-        unsafe { libc::_exit(128 + signal) }
+        super::process::exit_now(128 + signal)
     }
     let action = SigAction::new(SigHandler::Handler(end), SaFlags::empty(), SigSet::empty());
     let mut handled = 0;
     for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
-        // SAFETY: the handler calls nothing but _exit(2).
+        // SAFETY: the handler calls nothing that a handler may not (signal-safety(7)).
         unsafe { sigaction(signal, &action) }.called(|| format!("rt_sigaction({signal})"))?;
         handled |= 1 << (signal as i32 - 1);
     }

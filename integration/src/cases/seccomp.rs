@@ -27,6 +27,7 @@ chapter! { "seccomp":
     a_filter_is_installed_without_no_new_privileges,
     a_profile_need_allow_nothing_for_the_runtime_but_to_execute,
     a_profile_that_refuses_execve_is_refused,
+    a_program_that_cannot_be_executed_below_the_filter_ends_init,
     a_start_hook_runs_below_the_filter_without_what_installed_it,
     a_strict_filter_does_not_stop_the_runtime,
     exec_has_the_filter_of_init,
@@ -311,6 +312,18 @@ fn a_profile_that_refuses_execve_is_refused(t: &T) -> Verdict {
     let profile = profile(json!([{"names": ["execve"], "action": "SCMP_ACT_ERRNO"}]));
     let ran = t.run(&with(t, profile)?)?.code_is(1)?;
     ran.stderr_has("the seccomp profile refuses execve")?;
+    Ok(())
+}
+
+/// Below it init can neither tell why nor exit.
+fn a_program_that_cannot_be_executed_below_the_filter_ends_init(t: &T) -> Verdict {
+    let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": architectures(),
+        "syscalls": [{"names": ["execve"], "action": "SCMP_ACT_ALLOW"}]});
+    let bundle = with(t, profile)?.set("/process/noNewPrivileges", json!(true)).args(&["/bin/broken"]);
+    let program = bundle.rootfs().join("bin/broken");
+    std::fs::write(&program, "\x7fno program")?;
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    t.run(&bundle)?.fails()?;
     Ok(())
 }
 
