@@ -44,8 +44,15 @@ ORDER = [
     "X86_64", "X86", "X32", "AARCH64", "ARM", "MIPS", "MIPS64", "MIPS64N32", "PPC",
     "PPC64", "S390", "S390X", "RISCV64", "LOONGARCH64", "M68K", "PARISC", "PARISC64", "SH",
 ]
-# Calls that the sources lack: name -> (number, the only ABIs that have it, or None for all)
-NEWER = {"uprobe": (336, ["X86_64"]), "listns": (470, None), "cacheflush": (356, ["PARISC", "PARISC64"])}
+# Calls that the sources lack: name -> (number, the only ABIs that have it there, or None for all)
+NEWER = {
+    "uprobe": (336, ["X86_64", "X32"]),
+    "listns": (470, None),
+    "rseq_slice_yield": (471, None),
+    "memfd_secret": (447, ["LOONGARCH64"]),
+    "sync_file_range2": (388, ["SH"]),
+    "cacheflush": (356, ["PARISC", "PARISC64"]),
+}
 # The private calls of ARM start at 0xf0000; the table keeps them from 1000 on.
 ARM_PRIVATE, ARM_PRIVATE_SLOT = 0xF0000, 1000
 # Bounds and limits that the headers define beside the calls.
@@ -109,7 +116,7 @@ def main():
     print()
     print("use super::cell::{COLUMNS, NO};")
     print()
-    print(f"/// The calls known, {len(names)} names of Linux 6.19 and before.")
+    print(f"/// The calls known, {len(names)} names of Linux 7.2 and before.")
     print(f"pub(super) const CALLS: usize = {len(names)};")
     print()
     print("/// A call's name and its numbers, relative to the first call of each ABI, in the")

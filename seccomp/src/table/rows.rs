@@ -3,8 +3,8 @@
 
 use super::cell::{COLUMNS, NO};
 
-/// The calls known, 507 names of Linux 6.19 and before.
-pub(super) const CALLS: usize = 507;
+/// The calls known, 508 names of Linux 7.2 and before.
+pub(super) const CALLS: usize = 508;
 
 /// A call's name and its numbers, relative to the first call of each ABI, in the
 /// order of the constants `super::column`:
@@ -225,7 +225,7 @@ pub(super) static ROWS: [(&str, [u16; COLUMNS]); CALLS] = [
     ("mbind",                     [ 237, 274, 237, 235, 319, 268, 227, 231, 259, 259, 268, 268, 235, 235, 268, 260, 260, 274]),
     ("membarrier",                [ 324, 375, 324, 283, 389, 358, 318, 322, 365, 365, 356, 356, 283, 283, 374, 343, 343, 378]),
     ("memfd_create",              [ 319, 356, 319, 279, 385, 354, 314, 318, 360, 360, 350, 350, 279, 279, 353, 340, 340, 374]),
-    ("memfd_secret",              [ 447, 447, 447, 447,  NO,  NO,  NO,  NO,  NO,  NO,  NO, 447, 447,  NO,  NO,  NO,  NO,  NO]),
+    ("memfd_secret",              [ 447, 447, 447, 447,  NO,  NO,  NO,  NO,  NO,  NO,  NO, 447, 447, 447,  NO,  NO,  NO,  NO]),
     ("migrate_pages",             [ 256, 294, 256, 238, 400, 287, 246, 250, 258, 258, 287, 287, 238, 238, 287, 272, 272, 294]),
     ("mincore",                   [  27, 218,  27, 232, 219, 217,  26,  26, 206, 206, 218, 218, 232, 232, 237,  72,  72, 218]),
     ("mkdir",                     [  83,  39,  83,  NO,  39,  39,  81,  81,  39,  39,  39,  39,  NO,  NO,  39,  39,  39,  39]),
@@ -342,6 +342,7 @@ pub(super) static ROWS: [(&str, [u16; COLUMNS]); CALLS] = [
     ("riscv_hwprobe",             [  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO, 258,  NO,  NO,  NO,  NO,  NO]),
     ("rmdir",                     [  84,  40,  84,  NO,  40,  40,  82,  82,  40,  40,  40,  40,  NO,  NO,  40,  40,  40,  40]),
     ("rseq",                      [ 334, 386, 334, 293, 398, 367, 327, 331, 387, 387, 383, 383, 293, 293, 384, 354, 354, 387]),
+    ("rseq_slice_yield",          [ 471, 471, 471, 471, 471, 471, 471, 471, 471, 471, 471, 471, 471, 471, 471, 471, 471, 471]),
     ("rt_sigaction",              [  13, 174, 512, 134, 174, 194,  13,  13, 173, 173, 174, 174, 134, 134, 174, 174, 174, 174]),
     ("rt_sigpending",             [ 127, 176, 522, 136, 176, 196, 125, 125, 175, 175, 176, 176, 136, 136, 176, 176, 176, 176]),
     ("rt_sigprocmask",            [  14, 175,  14, 135, 175, 195,  14,  14, 174, 174, 175, 175, 135, 135, 175, 175, 175, 175]),
@@ -459,7 +460,7 @@ pub(super) static ROWS: [(&str, [u16; COLUMNS]); CALLS] = [
     ("symlinkat",                 [ 266, 304, 266,  36, 331, 297, 256, 260, 295, 295, 297, 297,  36,  36, 297, 284, 284, 304]),
     ("sync",                      [ 162,  36, 162,  81,  36,  36, 157, 157,  36,  36,  36,  36,  81,  81,  36,  36,  36,  36]),
     ("sync_file_range",           [ 277, 314, 277,  84,  NO, 305, 264, 268,  NO,  NO, 307, 307,  84,  84, 307, 292, 292, 314]),
-    ("sync_file_range2",          [  NO,  NO,  NO,  NO, 341,  NO,  NO,  NO, 308, 308,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO]),
+    ("sync_file_range2",          [  NO,  NO,  NO,  NO, 341,  NO,  NO,  NO, 308, 308,  NO,  NO,  NO,  NO,  NO,  NO,  NO, 388]),
     ("syncfs",                    [ 306, 344, 306, 267, 373, 342, 301, 306, 348, 348, 338, 338, 267, 267, 343, 327, 327, 362]),
     ("sys_debug_setcontext",      [  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO, 256, 256,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO]),
     ("syscall",                   [  NO,  NO,  NO,  NO,  NO,   0,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO]),
@@ -497,7 +498,7 @@ pub(super) static ROWS: [(&str, [u16; COLUMNS]); CALLS] = [
     ("unlink",                    [  87,  10,  87,  NO,  10,  10,  85,  85,  10,  10,  10,  10,  NO,  NO,  10,  10,  10,  10]),
     ("unlinkat",                  [ 263, 301, 263,  35, 328, 294, 253, 257, 292, 292, 294, 294,  35,  35, 294, 281, 281, 301]),
     ("unshare",                   [ 272, 310, 272,  97, 337, 303, 262, 266, 282, 282, 303, 303,  97,  97, 303, 288, 288, 310]),
-    ("uprobe",                    [ 336,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO]),
+    ("uprobe",                    [ 336,  NO, 336,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO]),
     ("uretprobe",                 [ 335,  NO, 335,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO,  NO]),
     ("uselib",                    [ 134,  86,  NO,  NO,  86,  86,  NO,  NO,  86,  86,  86,  86,  NO,  NO,  86,  86,  86,  86]),
     ("userfaultfd",               [ 323, 374, 323, 282, 388, 357, 317, 321, 364, 364, 355, 355, 282, 282, 373, 344, 344, 377]),
