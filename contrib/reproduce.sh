@@ -20,7 +20,8 @@ make() { # DIRECTORY CLOCK USER TOOLCHAIN ARGUMENT...: in a clone, with a CARGO_
     directory=$work/$1 clock=$2 user=$3 toolchain=$4
     shift 4
     mkdir -p "$directory/home"
-    git clone --quiet . "$directory/checkout"
+    # Not with links to the objects here, whose owner would change too.
+    git clone --quiet --no-hardlinks . "$directory/checkout"
     # The same one, whatever is committed here meanwhile.
     git -C "$directory/checkout" checkout --quiet --detach "$commit"
     # What is downloaded already serves both, and so do the tools that the recipe would build.
