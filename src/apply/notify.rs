@@ -91,6 +91,7 @@ pub fn plan_mount(plan: &mut Plan, state_root: &Path) -> bool {
         copy_up: false,
         late_readonly: false,
         labelled: false,
+        root_label: None,
     };
     plan.init.insert(last + 1, Step { origin: reason(), action: Action::Mount(mount) });
     true

@@ -74,6 +74,9 @@ pub fn create(id: &str, spec: &Spec, options: &Options) -> Result<Plan> {
     topology::enter(&topology, &mut builder);
     let entered = builder.steps.len();
     if !options.no_new_keyring {
+        if let Some(process) = &spec.process {
+            process::key_label(process, "/process", &mut builder);
+        }
         builder.always("a session keyring of its own", Action::SessionKeyring(format!("_ses.{id}{}", options.keyring)));
     }
     topology::configure(&topology, spec, linux, &mut builder);

@@ -112,6 +112,7 @@ pub fn exec(id: &str, spec: &Spec, request: &Request, process: Option<&[u8]>, op
     let topology = topology::topology(linux, &options.host, &mut builder);
     if !options.no_new_keyring {
         let keyring = format!("_ses.{id}{}", options.keyring);
+        crate::process::key_label(&process, pointer, &mut builder);
         builder.always("the session keyring of the container", Action::SessionKeyring(keyring));
     }
     if process.terminal {

@@ -21,6 +21,7 @@ impl fmt::Display for Action {
             Action::Join(index) => write!(f, "join namespace {index}"),
             Action::Copy(source) => write!(f, "copy source {}", source.index()),
             Action::Unshare(kinds) => write!(f, "unshare the {} namespace", kind_names(*kinds)),
+            Action::KeyLabel(label) => write!(f, "set SELinux label {label:?} for new keys"),
             Action::SessionKeyring(name) => write!(f, "join the session keyring {name:?}"),
             Action::LoopbackUp => f.write_str("bring the loopback interface up"),
             Action::Hostname(name) => write!(f, "set the hostname to {name:?}"),
@@ -127,6 +128,7 @@ impl fmt::Display for Mount {
         if self.copy_up {
             options.push("with a copy of what was there".into());
         }
+        options.extend(self.root_label.iter().map(|label| format!("labelled {label}")));
         options.extend(self.propagation.iter().map(propagation_word));
         write_options(f, &options)?;
         match &self.what {

@@ -100,6 +100,8 @@ pub struct Mount {
     pub late_readonly: bool,
     /// Its option `context` is `linux.mountLabel`.
     pub labelled: bool,
+    /// `linux.mountLabel` for the root directory of a filesystem that takes no option `context`.
+    pub root_label: Option<String>,
 }
 
 /// The ids of an idmapped mount.

@@ -58,6 +58,7 @@ impl<'a> Entry<'a> {
             None => self.new_filesystem(builder)?,
         };
         let label = self.mount_label();
+        let labels_root = bind.is_none() && self.mount.kind == "mqueue" && !label.is_empty();
         let step = Mount {
             destination: destination.clone(),
             resolution: if plain { Resolution::NoSymlinks } else { Resolution::InRoot },
@@ -68,6 +69,7 @@ impl<'a> Entry<'a> {
             copy_up: self.options.copy_up,
             late_readonly: late,
             labelled: !label.is_empty() && !self.has_data("context"),
+            root_label: labels_root.then(|| label.into()),
         };
         builder.config(self.pointer, Action::Mount(step));
         late.then_some(destination)
@@ -194,7 +196,8 @@ impl<'a> Entry<'a> {
         }))
     }
 
-    /// The options of a new filesystem, with the SELinux context where the filesystem takes one.
+    /// The options of a new filesystem, with the SELinux context where the filesystem takes one. The kernel has made
+    /// the superblock of an IPC namespace's queues before, so that of mqueue cannot be changed any more.
     fn data(&self) -> Vec<(String, Option<String>)> {
         let mut data = self.options.data.clone();
         let label = self.mount_label();

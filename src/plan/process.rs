@@ -161,6 +161,13 @@ impl Credentials<'_> {
     }
 }
 
+/// The label of the session keyring is that of the process, which could not use one with the runtime's label.
+pub(crate) fn key_label(process: &Process, pointer: &str, builder: &mut PlanBuilder) {
+    if !process.selinux_label.is_empty() {
+        builder.config(format!("{pointer}/selinuxLabel"), Action::KeyLabel(process.selinux_label.clone()));
+    }
+}
+
 /// Finds a filter that refuses the calls between its installation and the program. The container could never
 /// start, and init might be unable to report why. `drops`: whether capabilities are dropped in between.
 fn check_filter(seccomp: &Seccomp, drops: bool, builder: &mut PlanBuilder) {

@@ -47,6 +47,8 @@ pub enum Action {
     Copy(SourceId),
     /// Make these namespaces in a process of our own.
     Unshare(Namespaces),
+    /// The SELinux label of the keys and keyrings that this process makes from here on.
+    KeyLabel(String),
     /// A session keyring of the container's own.
     SessionKeyring(String),
     /// Bring the loopback interface up.

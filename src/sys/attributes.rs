@@ -28,6 +28,11 @@ pub fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Sets the SELinux label of a file.
+pub fn set_selinux_label(file: BorrowedFd<'_>, label: &str) -> Result<()> {
+    set(file, c"security.selinux", label.as_bytes())
+}
+
 /// The names of the attributes; flistxattr(2).
 fn list(file: BorrowedFd<'_>) -> Result<Vec<CString>> {
     // SAFETY: the length given is that of the buffer, which outlives the call.

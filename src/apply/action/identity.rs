@@ -77,10 +77,11 @@ pub(super) fn apparmor(profile: &str, cx: &mut Context<'_>) -> Result<()> {
         })
 }
 
-/// The label takes effect at execve(2) (`/proc/PID/attr/exec`).
-pub(super) fn selinux(label: &str, cx: &mut Context<'_>) -> Result<()> {
+/// Sets an SELinux label (`/proc/PID/attr`): `exec` takes effect at execve(2), and the label of new keys, `keycreate`,
+/// ends there.
+pub(super) fn label(attribute: &str, label: &str, cx: &mut Context<'_>) -> Result<()> {
     cx.procfs
-        .write("self/attr/exec", label.as_bytes())
+        .write(&format!("self/attr/{attribute}"), label.as_bytes())
         .with_context(|| format!("cannot set the SELinux label {label:?}"))
         .map_err(|error| error.hint("SELinux is not enabled in this kernel, or its policy does not know the label"))
 }

@@ -31,6 +31,7 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
         Action::Scope => cx.sync.scope(),
         Action::Join(index) => namespace::join(*index, cx),
         Action::Unshare(kinds) => namespace::unshare(*kinds),
+        Action::KeyLabel(label) => identity::label("keycreate", label, cx),
         Action::SessionKeyring(name) => namespace::session_keyring(name),
         Action::LoopbackUp => socket::loopback_up().with_context(|| "cannot bring the loopback interface up"),
         Action::Hostname(name) => sched::set_hostname(name).with_context(|| "cannot set the hostname"),
@@ -70,7 +71,7 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
         }
         Action::Personality(domain) => sched::set_personality(*domain).with_context(|| "cannot set the personality"),
         Action::AppArmor(profile) => identity::apparmor(profile, cx),
-        Action::SeLinux(label) => identity::selinux(label, cx),
+        Action::SeLinux(label) => identity::label("exec", label, cx),
         Action::Identity(identity) => identity::assume(identity, cx),
         Action::NoNewPrivileges => credentials::no_new_privileges().with_context(|| "cannot set no_new_privs"),
         Action::WorkingDirectory(path) => execute::enter(path, cx),

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 use crate::context::{Context, Directory};
 use crate::resolve::{self, Make};
@@ -101,8 +102,22 @@ fn make(
         });
     }
     let mount = filesystem.mount(plan.set).with_context(context)?;
+    if let Some(label) = &plan.root_label {
+        label_root(mount.as_fd(), label, context)?;
+    }
     cx.close_later(filesystem.into_fd());
     Ok(mount)
+}
+
+fn label_root(mount: BorrowedFd<'_>, label: &str, context: impl FnOnce() -> String) -> Result<()> {
+    fd::openat(mount, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)
+        .and_then(|root| sys::attributes::set_selinux_label(root.as_fd(), label))
+        .with_context(context)
+        .map_err(|error| {
+            error
+                .origin(Origin::config("/linux/mountLabel"))
+                .hint("the SELinux policy does not know the label, or refuses it")
+        })
 }
 
 /// The parameters that a filesystem gets before its own options.

@@ -53,7 +53,11 @@ pub fn become_criu(work: &Work<'_>, cx: &mut Context<'_>) -> Result<()> {
         // What the images do not have, the processes inherit from CRIU.
         let inherited = matches!(
             &step.action,
-            Action::SessionKeyring(_) | Action::IoPriority(_) | Action::MemoryPolicy(..) | Action::Affinity(_)
+            Action::KeyLabel(_)
+                | Action::SessionKeyring(_)
+                | Action::IoPriority(_)
+                | Action::MemoryPolicy(..)
+                | Action::Affinity(_)
         );
         if inherited {
             apply(&step.action, cx).map_err(|error| error.origin(step.origin.clone()))?;
