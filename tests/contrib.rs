@@ -95,3 +95,32 @@ fn the_picture_of_the_readme_shows_the_recorded_figures() {
     let kept = fs::read(dir.0.join("docs/numbers.svg")).expect("the picture");
     assert_eq!(String::from_utf8_lossy(&drawn.stdout), String::from_utf8_lossy(&kept), "`just picture` draws it anew");
 }
+
+/// Runs the script for emulated machines, for one that no host has, as the user of this id. `apt-get` is one that notes
+/// its arguments, and finds packages only after an update.
+fn set_up(name: &str, user: u32) -> (Output, String) {
+    let dir = Dir::new(name);
+    dir.copy("integration/apt.sh").copy("integration/guests/setup.sh");
+    let programs = [
+        ("id", format!("#!/bin/sh\necho {user}\n")),
+        ("apt-get", "#!/bin/sh\necho \"$1\" >> called\n[ \"$1\" = update ] || grep -q update called\n".to_owned()),
+    ];
+    for (name, text) in programs {
+        fs::write(dir.0.join(name), text).expect("written");
+        assert!(dir.run("chmod", &["755", name]).status.success());
+    }
+    let path = format!("PATH={}:{}", dir.0.display(), std::env::var("PATH").unwrap_or_default());
+    let output = dir.run("env", &[&path, "integration/guests/setup.sh", "none"]);
+    (output, fs::read_to_string(dir.0.join("called")).unwrap_or_default())
+}
+
+#[test]
+fn a_script_that_installs_names_the_packages_or_looks_for_them_anew() {
+    let (refused, called) = set_up("setup-user", 1000);
+    assert_eq!((refused.status.code(), called.as_str()), (Some(1), ""));
+    let text = said(&refused);
+    assert!(text.contains("integration/guests/setup.sh: as root, install: qemu-system-misc"), "{text}");
+    let (installed, called) = set_up("setup-root", 0);
+    assert!(installed.status.success(), "{}", said(&installed));
+    assert_eq!(called.split_whitespace().collect::<Vec<_>>(), ["install", "update", "install"]);
+}
