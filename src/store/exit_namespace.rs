@@ -172,9 +172,11 @@ fn prepare<T>(proof: &SingleThreaded, then: impl FnOnce(OwnedFd) -> Result<T>) -
         Forked::Parent(child) => child,
         Forked::Child => {
             drop(ours);
-            report(theirs.as_fd(), in_child(proof));
-            // Until the parent has done its part, or has died.
-            let _ = socket::receive(theirs.as_fd(), &mut [0; 1]);
+            // Who has not heard it would wait for ever: the end of this process is an answer too.
+            if report(theirs.as_fd(), in_child(proof)).is_ok() {
+                // Until the parent has done its part, or has died.
+                let _ = socket::receive(theirs.as_fd(), &mut [0; 1]);
+            }
             process::exit_now(0)
         }
     };
@@ -195,16 +197,15 @@ enum Stage {
 }
 
 /// Sends the namespace, or the stage, the errno and the call that failed.
-fn report(socket: BorrowedFd<'_>, made: Result<OwnedFd, (Stage, SyscallError)>) {
-    // Best effort: without a report, the parent knows that it failed.
-    let _ = match made {
+fn report(socket: BorrowedFd<'_>, made: Result<OwnedFd, (Stage, SyscallError)>) -> windlass_sys::Result<()> {
+    match made {
         Ok(namespace) => socket::send(socket, b"made", &[namespace.as_fd()]),
         Err((stage, failed)) => {
             let errno = (failed.errno as i32).to_ne_bytes();
             let text: Vec<u8> = [stage as u8].into_iter().chain(errno).chain(failed.call.bytes()).collect();
             socket::send(socket, &text, &[])
         }
-    };
+    }
 }
 
 fn receive(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
