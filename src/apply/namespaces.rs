@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Stdio;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
@@ -84,6 +85,10 @@ fn open_join(join: &Join) -> Result<OwnedFd> {
         .map_err(origin)?;
     match process::namespace_kind(file.as_fd()) {
         Ok(found) if found == join.kind => Ok(file),
+        // Of a file that is no namespace: ENOTTY.
+        Err(failed) if failed.errno != Errno::ENOTTY => {
+            Err(origin(failed.context(format!("cannot look at the {kind} namespace {:?}", join.path))))
+        }
         _ => Err(origin(Error::new(Kind::InvalidConfig, format!("{:?} is not a {kind} namespace", join.path)))),
     }
 }
@@ -160,9 +165,8 @@ impl Drop for JoinedNamespaces {
             view.restore(THEIRS);
         }
         for (own, kind) in self.others.drain(..).rev() {
-            // A runtime that cannot return must not go on in a namespace of the container.
-            if process::setns(own.as_fd(), kind).is_err() {
-                process::exit_now(1);
+            if let Err(failed) = process::setns(own.as_fd(), kind) {
+                process::cannot_leave("the container's", &failed);
             }
         }
     }

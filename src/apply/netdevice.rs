@@ -221,9 +221,8 @@ impl Ends {
 fn open_in(namespace: BorrowedFd<'_>, own: BorrowedFd<'_>) -> Result<Netlink> {
     process::setns(namespace, Namespaces::NET).with_context(|| "cannot enter the container's network namespace")?;
     let opened = Netlink::open();
-    // A runtime that cannot return must not go on in the container's network namespace.
-    if process::setns(own, Namespaces::NET).is_err() {
-        process::exit_now(1);
+    if let Err(failed) = process::setns(own, Namespaces::NET) {
+        process::cannot_leave("the container's network", &failed);
     }
     opened.with_context(|| "cannot speak to the kernel about the container's network devices")
 }

@@ -50,8 +50,7 @@ impl MountView {
             .and_then(|()| mount::chroot_to_current())
             .and_then(|()| self.directory.as_ref().map_or(Ok(()), |it| mount::change_directory(it.as_fd())));
         if let Err(failed) = back {
-            eprintln!("cannot leave {other} mount namespace: {failed}");
-            process::exit_now(1);
+            process::cannot_leave(&format!("{other} mount"), &failed);
         }
     }
 }

@@ -362,6 +362,12 @@ pub fn outlive_parent() -> Result<()> {
     nix::sys::prctl::set_pdeathsig(None).called(|| "prctl(PR_SET_PDEATHSIG, 0)".into())
 }
 
+/// Says that this process cannot leave a namespace of the container's, and ends it: it must not go on there.
+pub fn cannot_leave(which: &str, failed: &SyscallError) -> ! {
+    eprintln!("cannot leave {which} namespace: {failed}");
+    exit_now(1)
+}
+
 /// Ends this process at once, running no exit handlers, as the child of a fork must. Safe in a signal handler.
 ///
 /// If a seccomp filter refuses that, a fault of the processor ends it (SIGSEGV): _exit(2) of the C library would try for

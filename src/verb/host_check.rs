@@ -174,10 +174,13 @@ impl HostCheck {
             }
             // To open a FIFO would block.
             let file = fs::metadata(&entry.path).is_ok_and(|found| found.is_file());
-            let kind = (file.then(|| fd::open(&entry.path, OFlag::O_RDONLY).ok()).flatten())
-                .and_then(|file| process::namespace_kind(file.as_fd()).ok());
-            if kind.is_none_or(|kind| kind_names(kind) != entry.kind) {
-                self.fault(pointer, format!("{:?} is not a {} namespace", entry.path, entry.kind));
+            let look = || fd::open(&entry.path, OFlag::O_RDONLY).and_then(|file| process::namespace_kind(file.as_fd()));
+            match file.then(look) {
+                Some(Ok(kind)) if kind_names(kind) == entry.kind => {}
+                Some(Err(failed)) if failed.errno != Errno::ENOTTY => {
+                    self.fault(pointer, format!("{:?}: {}", entry.path, describe(failed.errno)));
+                }
+                _ => self.fault(pointer, format!("{:?} is not a {} namespace", entry.path, entry.kind)),
             }
         }
     }

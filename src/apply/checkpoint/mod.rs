@@ -209,7 +209,10 @@ impl<'a> Frozen<'a> {
     }
 
     fn thaw(&mut self) -> Result<()> {
-        self.0.take().map_or(Ok(()), AnyCgroup::thaw)
+        // One that could not be thawed is tried once more when this is dropped.
+        self.0.map_or(Ok(()), AnyCgroup::thaw)?;
+        self.forget();
+        Ok(())
     }
 
     fn forget(&mut self) {

@@ -8,6 +8,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::sched::CloneFlags;
 
@@ -124,8 +125,12 @@ impl Keeper<'_, '_, '_> {
     /// Waits until the runtime has kept the container, and then for `start`. `None`: there is nothing to start.
     fn wait(&self) -> Option<OwnedFd> {
         let mut word = [0; 8];
-        if !matches!(nix::unistd::read(&self.runtime, &mut word), Ok(1..)) {
-            return None;
+        loop {
+            match nix::unistd::read(&self.runtime, &mut word) {
+                Err(Errno::EINTR) => {}
+                Ok(1..) => break,
+                _ => return None,
+            }
         }
         loop {
             let (init, _) = self.launch.both();
