@@ -55,21 +55,31 @@ pub fn main(args: &Args) -> ExitCode {
     let modes: Vec<&str> = args.sweep.iter().flat_map(|modes| modes.split(',')).collect();
     let has = |mode: &str| modes.contains(&mode) || modes.contains(&"all");
     let extent = Extent { calls: has("calls"), kills: has("kills"), short: args.short };
-    let finds = !has("self-test") || self_test::run(&args.runtime, &args.shim);
-    let peers = (!has("peers") || peers::start(args)) && finds;
-    if !extent.calls && !extent.kills {
-        return if peers { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    }
-    match sweep(args, extent) {
+    let others = || {
+        let finds = !has("self-test") || self_test::run(&args.runtime, &args.shim);
+        (!has("peers") || peers::start(args)) && finds
+    };
+    let calls = || match sweep(args, extent) {
         Ok(report) => {
             print!("{report}");
-            if report.is_good() && peers { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            report.is_good()
         }
         Err(error) => {
             println!("sweep: {error}");
-            ExitCode::FAILURE
+            false
         }
-    }
+    };
+    // Each has harnesses of its own, and most of the time the workers of the one wait.
+    let is_good = if extent.calls || extent.kills {
+        thread::scope(|scope| {
+            let others = scope.spawn(others);
+            let calls = calls();
+            others.join().unwrap_or(false) && calls
+        })
+    } else {
+        others()
+    };
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The scenarios whose names contain one of the filters, each cut into as many parts as there are workers.

@@ -11,6 +11,8 @@ struct Row {
     infallible: u64,
     counts: BTreeMap<String, u64>,
     faults: u64,
+    /// Milliseconds.
+    took: u64,
 }
 
 impl Row {
@@ -35,6 +37,7 @@ impl Row {
         self.calls += other.calls;
         self.infallible += other.infallible;
         self.faults += other.faults;
+        self.took += other.took;
         for (name, count) in &other.counts {
             *self.counts.entry(name.clone()).or_insert(0) += count;
         }
@@ -47,7 +50,11 @@ pub struct Report {
     rows: BTreeMap<String, Row>,
     faults: Vec<Line>,
     unreached: Vec<String>,
+    slow: Vec<(u64, String)>,
 }
+
+/// Milliseconds after which an injection is slow, and the number of slow ones that are shown.
+const SLOW: (u64, usize) = (1000, 20);
 
 /// The percentage of points that must be reached.
 const REACHED: u64 = 99;
@@ -59,6 +66,12 @@ impl Report {
     /// Adds a line, and shows it if it is new and worth reading.
     pub fn take(&mut self, line: Line, show: bool) {
         let row = self.rows.entry(line.scenario().to_owned()).or_default();
+        if let Line::Injected { key, took, .. } = &line {
+            row.took += took;
+            if *took > SLOW.0 {
+                self.slow.push((*took, key.clone()));
+            }
+        }
         match &line {
             Line::Recorded { calls, infallible, points, scenario } => {
                 (row.calls, row.infallible) = (*calls, *infallible);
@@ -103,7 +116,7 @@ impl Report {
 
 fn show_fault(line: &Line) {
     let (what, outcome, text) = match line {
-        Line::Injected { key, outcome, text } => (key, outcome.as_str(), text),
+        Line::Injected { key, outcome, text, .. } => (key, outcome.as_str(), text),
         Line::Broken { scenario, text } => (scenario, "not swept", text),
         Line::Recorded { .. } => return,
     };
@@ -115,14 +128,14 @@ impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "\n{:<22}{:>7}{:>9}{:>9}{:>9}{:>11}{:>8}{:>9}{:>8}{:>8}",
-            "", "calls", "cannot", "points", "reached", "tolerated", "failed", "unnamed", "killed", "faults"
+            "\n{:<22}{:>7}{:>9}{:>9}{:>9}{:>11}{:>8}{:>9}{:>8}{:>8}{:>7}",
+            "", "calls", "cannot", "points", "reached", "tolerated", "failed", "unnamed", "killed", "faults", "s"
         )?;
         let row = |f: &mut fmt::Formatter<'_>, name: &str, row: &Row| {
             let points = row.points();
             writeln!(
                 f,
-                "{name:<22}{:>7}{:>9}{points:>9}{:>9}{:>11}{:>8}{:>9}{:>8}{:>8}",
+                "{name:<22}{:>7}{:>9}{points:>9}{:>9}{:>11}{:>8}{:>9}{:>8}{:>8}{:>7}",
                 row.calls,
                 row.infallible,
                 row.reached(),
@@ -130,13 +143,23 @@ impl Display for Report {
                 row.count(FAILED),
                 row.count(UNNAMED),
                 row.count(KILLED),
-                row.faults
+                row.faults,
+                row.took / 1000
             )
         };
         for (name, of) in &self.rows {
             row(f, name, of)?;
         }
         row(f, "all", &self.sum())?;
+        let mut slow: Vec<_> = self.slow.iter().collect();
+        slow.sort_by_key(|(took, _)| std::cmp::Reverse(*took));
+        let all: u64 = slow.iter().map(|(took, _)| took / 1000).sum();
+        if all > 0 {
+            writeln!(f, "{} injections took more than a second, and {all} s in all", slow.len())?;
+        }
+        for (took, key) in slow.iter().take(SLOW.1) {
+            writeln!(f, "slow: {}.{} s {key}", took / 1000, took % 1000 / 100)?;
+        }
         for key in self.unreached.iter().take(20) {
             writeln!(f, "not reached: {key}")?;
         }
@@ -156,7 +179,7 @@ mod tests {
     use crate::sweep::oracle::Outcome;
 
     fn injected(outcome: Outcome) -> Line {
-        Line::of("run/plain main/openat#1 EMFILE".to_owned(), outcome)
+        Line::of("run/plain main/openat#1 EMFILE".to_owned(), outcome, 1200)
     }
 
     #[test]
@@ -169,7 +192,7 @@ mod tests {
         report.take(injected(Outcome::Unreached), false);
         assert!(!report.is_good());
         assert!(report.to_string().contains("reached of run: 98.0 %"), "{report}");
-        let many = |name: &str| Line::of(format!("{name} main/openat#1 EMFILE"), Outcome::Tolerated);
+        let many = |name: &str| Line::of(format!("{name} main/openat#1 EMFILE"), Outcome::Tolerated, 0);
         (0..9000).for_each(|_| report.take(many("list/plain"), false));
         assert!(!report.is_good(), "one group by itself");
     }
@@ -181,5 +204,6 @@ mod tests {
         report.take(Line::Broken { scenario: "run/plain".to_owned(), text: "no".to_owned() }, false);
         assert!(!report.is_good());
         assert!(report.to_string().contains("1 faults, 2 of 2 points"), "{report}");
+        assert!(report.to_string().contains("slow: 1.2 s run/plain main/openat#1 EMFILE"), "{report}");
     }
 }

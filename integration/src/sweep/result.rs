@@ -11,8 +11,8 @@ const MARK: &str = "@sweep ";
 pub enum Line {
     /// The run without an injection: its calls, those that cannot fail, and all points.
     Recorded { scenario: String, calls: u64, infallible: u64, points: u64 },
-    /// An injection: `SCENARIO POINT ACTION`, its outcome and an explanation.
-    Injected { key: String, outcome: String, text: String },
+    /// An injection: `SCENARIO POINT ACTION`, its outcome, an explanation, and the milliseconds that it took.
+    Injected { key: String, outcome: String, text: String, took: u64 },
     /// A scenario that could not be swept, and why.
     Broken { scenario: String, text: String },
 }
@@ -29,8 +29,8 @@ pub const KILLED: &str = "killed";
 pub const UNREACHED: &str = "not reached";
 
 impl Line {
-    /// The line of an outcome.
-    pub fn of(key: String, outcome: Outcome) -> Line {
+    /// The line of an outcome, after so many milliseconds.
+    pub fn of(key: String, outcome: Outcome, took: u64) -> Line {
         let (outcome, text) = match outcome {
             Outcome::Tolerated => (TOLERATED, String::new()),
             Outcome::Failed(true) => (FAILED, String::new()),
@@ -39,7 +39,7 @@ impl Line {
             Outcome::Unreached => (UNREACHED, String::new()),
             Outcome::Fault(kind, text) => (kind, text),
         };
-        Line::Injected { key, outcome: outcome.to_owned(), text }
+        Line::Injected { key, outcome: outcome.to_owned(), text, took }
     }
 
     /// Whether it is a fault.
@@ -68,7 +68,7 @@ impl std::fmt::Display for Line {
             Line::Recorded { scenario, calls, infallible, points } => {
                 json!(["recorded", scenario, calls, infallible, points])
             }
-            Line::Injected { key, outcome, text } => json!(["injected", key, outcome, text]),
+            Line::Injected { key, outcome, text, took } => json!(["injected", key, outcome, text, took]),
             Line::Broken { scenario, text } => json!(["broken", scenario, text]),
         };
         write!(f, "{MARK}{value}")
@@ -86,7 +86,12 @@ pub fn parse(text: &str) -> Option<Line> {
             infallible: value[3].as_u64()?,
             points: value[4].as_u64()?,
         },
-        "injected" => Line::Injected { key: word(1)?, outcome: word(2)?, text: word(3)? },
+        "injected" => Line::Injected {
+            key: word(1)?,
+            outcome: word(2)?,
+            text: word(3)?,
+            took: value[4].as_u64().unwrap_or_default(),
+        },
         "broken" => Line::Broken { scenario: word(1)?, text: word(2)? },
         _ => return None,
     })
@@ -101,7 +106,7 @@ mod tests {
     fn a_line_survives_its_text() {
         let lines = [
             Line::Recorded { scenario: "run/plain".to_owned(), calls: 320, infallible: 40, points: 900 },
-            Line::of("run/plain main/openat#1 EMFILE".to_owned(), Outcome::Fault("hangs", "two\nlines".to_owned())),
+            Line::of("run/plain main/openat#1 EMFILE".to_owned(), Outcome::Fault("hangs", "two\nlines".to_owned()), 7),
             Line::Broken { scenario: "run/plain".to_owned(), text: "no".to_owned() },
         ];
         for line in lines {
@@ -113,7 +118,7 @@ mod tests {
 
     #[test]
     fn faults_are_told_apart() {
-        let line = |outcome| Line::of("run/plain p a".to_owned(), outcome);
+        let line = |outcome| Line::of("run/plain p a".to_owned(), outcome, 0);
         assert!(line(Outcome::Fault("hangs", String::new())).is_fault());
         for outcome in [Outcome::Tolerated, Outcome::Failed(false), Outcome::Killed, Outcome::Unreached] {
             assert!(!line(outcome).is_fault());

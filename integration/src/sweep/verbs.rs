@@ -7,6 +7,7 @@ use crate::kit::machine::text;
 use crate::kit::stop::{Context, Verdict};
 use nix::unistd::Pid;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -295,6 +296,56 @@ fn spec(scene: &Scene) -> Vec<String> {
     words(&["spec", "--bundle", &dir.display().to_string()])
 }
 
+/// What CRIU does at a dump, whose part the harness's own program plays.
+pub const DUMPS: &str = "pre-dump network-lock post-dump done";
+/// The same of a restore.
+pub const RESTORES: &str =
+    "pre-restore birth post-setup-namespaces post-restore network-unlock pre-resume post-resume done";
+
+fn with_criu(scene: &Scene, script: &str, rest: &[&str]) -> Vec<String> {
+    let (criu, images) = (criu(scene.stage, script), scene.stage.dir.join("images").join(&scene.id));
+    let _ = fs::create_dir_all(&images);
+    let mut all = words(&["--criu", &criu.display().to_string()]);
+    all.extend(words(rest));
+    all.extend(words(&["--image-path", &images.display().to_string(), &scene.id]));
+    all
+}
+
+/// A program that plays CRIU by a script.
+pub fn criu(stage: &Stage, script: &str) -> PathBuf {
+    let path = stage.dir.join("criu");
+    let own = std::env::current_exe().unwrap_or_default();
+    let text = format!("#!/bin/sh\nexec '{}' @criu '{script}' \"$@\"\n", own.display());
+    if fs::read_to_string(&path).is_ok_and(|there| there == text) {
+        return path;
+    }
+    // A program that is executed is not written to.
+    let _ = fs::remove_file(&path);
+    let _ = fs::write(&path, text).and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)));
+    path
+}
+
+fn restore(scene: &Scene, more: &str) -> Vec<String> {
+    let bundle = scene.stage.bundle(scene.payload).display().to_string();
+    with_criu(scene, RESTORES, &["restore", more, "--trust-images", "--bundle", &bundle])
+}
+
+/// What a dump has written beside CRIU's images.
+fn dumped(scene: &Scene) -> Verdict<Vec<Fact>> {
+    let file = scene.stage.dir.join("images").join(&scene.id).join("windlass.json");
+    let is_json = serde_json::from_str::<serde_json::Value>(&text(file)).is_ok();
+    Ok(vec![("dump".to_owned(), is_json.to_string())])
+}
+
+/// After `restore --hold`: it starts.
+fn held(scene: &Scene) -> Verdict<Vec<Fact>> {
+    let started = scene.stage.run(&["start", &scene.id])?;
+    Ok(vec![
+        ("start".to_owned(), format!("{} {}", started.code, started.stderr)),
+        ("then".to_owned(), scene.stage.status(&scene.id)),
+    ])
+}
+
 fn written(scene: &Scene) -> Verdict<Vec<Fact>> {
     Ok(vec![("config.json".to_owned(), text(spec_directory(scene).join("config.json")))])
 }
@@ -407,6 +458,31 @@ pub const VERBS: &[Verb] = &[
     Verb { name: "explain", words: |scene| of_bundle("explain", scene), output: as_it_is, ..ALONE },
     Verb { name: "check", words: |scene| of_bundle("check", scene), speaks: true, ..ALONE },
     Verb { name: "spec", words: spec, effect: written, ..ALONE },
+    // What it tries may fail: then it says so, and it may come to another end.
+    Verb { name: "doctor", words: |_| words(&["doctor"]), speaks: true, ..ALONE },
+    Verb { name: "features", words: |_| words(&["features"]), output: as_it_is, ..ALONE },
+    Verb {
+        name: "checkpoint",
+        words: |scene| with_criu(scene, DUMPS, &["checkpoint"]),
+        // When the dump is written, what remains is to be removed: CRIU has frozen and killed it.
+        failed: &["running", "paused", "stopped"],
+        effect: dumped,
+        ..BASE
+    },
+    Verb {
+        name: "checkpoint-running",
+        words: |scene| with_criu(scene, DUMPS, &["checkpoint", "--leave-running"]),
+        effect: dumped,
+        ..BASE
+    },
+    Verb { name: "restore", words: |scene| restore(scene, "--detach"), payload: Payload::Sleep, ..ALONE },
+    Verb {
+        name: "restore-hold",
+        words: |scene| restore(scene, "--hold"),
+        payload: Payload::Sleep,
+        effect: held,
+        ..ALONE
+    },
 ];
 
 #[cfg(test)]

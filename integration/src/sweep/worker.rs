@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 /// The order for a worker, which is passed as arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,8 +118,9 @@ fn sweep(order: &Order) -> Verdict {
         if done.contains(&key) || !key.contains(&order.only) {
             continue;
         }
-        let outcome = inject(&mut stage, scenario.subject, &base, (point, action));
-        println!("{}", Line::of(key, outcome));
+        let begun = Instant::now();
+        let outcome = inject(&mut stage, scenario, &base, &table, (point, action));
+        println!("{}", Line::of(key, outcome, u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)));
     }
     Ok(())
 }
@@ -162,7 +164,14 @@ fn record(stage: &mut Stage, subject: Subject) -> Verdict<(Base, Trace)> {
 }
 
 /// One injection. A point that is not reached is tried three times, and a fault twice.
-fn inject(stage: &mut Stage, subject: Subject, base: &Base, (point, action): (Point, Action)) -> Outcome {
+fn inject(
+    stage: &mut Stage,
+    scenario: Scenario,
+    base: &Base,
+    table: &Table,
+    (point, action): (Point, Action),
+) -> Outcome {
+    let subject = scenario.subject;
     let mut outcome = Outcome::Unreached;
     for _ in 0..3 {
         outcome = once(stage, subject, base, &point, action);
@@ -173,6 +182,11 @@ fn inject(stage: &mut Stage, subject: Subject, base: &Base, (point, action): (Po
     let Outcome::Fault(kind, text) = &outcome else {
         return outcome;
     };
+    if let Action::Fail(errno) = action
+        && table.is_answer(&point.call, errno, &format!("{} {kind}: {text}", scenario.name()))
+    {
+        return Outcome::Tolerated;
+    }
     match once(stage, subject, base, &point, action) {
         Outcome::Fault(again, _) if again == *kind => outcome,
         other => Outcome::Fault(kind, format!("{text}\n(in one of two runs; the other: {other:?})")),

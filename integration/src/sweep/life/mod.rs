@@ -1,6 +1,7 @@
 //! The life of a shim: it makes a container, runs another program in it, passes on what they write, reports how they
 //! end, and ends itself. The sweep talks to it as an engine does, whatever fails meanwhile.
 
+mod checkpoint;
 mod client;
 mod conmon;
 mod containerd;
@@ -45,6 +46,13 @@ pub const LIVES: &[Life] = &[
     Life { name: "shim-containerd", prepare: containerd::prepare, live: containerd::live, delete: containerd::delete },
     Life { name: "shim-conmon", prepare: conmon::prepare, live: conmon::live, delete: conmon::delete },
     Life { name: "shim-conmon-exec", prepare: conmon::prepare_exec, live: conmon::live_exec, delete: conmon::delete },
+    Life { name: "shim-checkpoint", prepare: checkpoint::prepare, live: checkpoint::live, delete: neutral::delete },
+    Life {
+        name: "shim-restore",
+        prepare: checkpoint::prepare_restore,
+        live: checkpoint::live_restore,
+        delete: neutral::delete,
+    },
 ];
 
 /// Runs one life.

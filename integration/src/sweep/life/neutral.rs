@@ -12,20 +12,27 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::Command;
 
-fn directory(stage: &Stage, id: &str) -> PathBuf {
+pub(super) fn directory(stage: &Stage, id: &str) -> PathBuf {
     stage.root().join("shims").join(id)
 }
 
 /// The arguments of `run`.
 pub fn prepare(stage: &Stage, id: &str) -> Verdict<Command> {
+    let mut command = prepare_with(stage, id, Payload::Life);
+    command.arg("--stdin");
+    Ok(command)
+}
+
+/// The same for a program, with its output in a log.
+pub(super) fn prepare_with(stage: &Stage, id: &str, payload: Payload) -> Command {
     let mut command = tracer::stopped(&stage.shim);
     let _ = std::fs::remove_file(stage.dir.join("life.log"));
-    command.args(["run", "--stdin", "--id", id, "--bundle"]).arg(stage.bundle(Payload::Life));
+    command.args(["run", "--id", id, "--bundle"]).arg(stage.bundle(payload));
     command.arg("--runtime").arg(&stage.runtime).arg("--root").arg(stage.root());
     command.arg("--state-dir").arg(stage.root().join("shims"));
     command.arg("--log").arg(format!("k8s:{}", stage.dir.join("life.log").display()));
     command.current_dir(&stage.dir);
-    Ok(command)
+    command
 }
 
 /// The part of an answer that is the same in all runs.
@@ -48,7 +55,7 @@ fn forget(value: &mut Value) {
 /// Members of answers that differ between runs.
 const VARYING: &[&str] = &["at", "id", "pid", "shim_pid", "last_event", "acknowledged", "socket", "version"];
 
-fn fact(name: &str, answer: Result<Value, String>) -> Fact {
+pub(super) fn fact(name: &str, answer: Result<Value, String>) -> Fact {
     (name.to_owned(), answer.map_or_else(|trouble| trouble, plain))
 }
 
@@ -98,7 +105,7 @@ pub fn live(stage: &Stage, id: &str, session: &Session, stdio: &Stdio) -> Vec<Fa
     facts
 }
 
-fn recorded(text: &str) -> String {
+pub(super) fn recorded(text: &str) -> String {
     serde_json::from_str::<Value>(text)
         .map_or_else(|_| String::new(), |record| plain(json!({"code": record["code"], "signal": record["signal"]})))
 }
@@ -116,7 +123,7 @@ fn attach(socket: &std::path::Path) -> (String, Result<String, String>) {
 }
 
 /// The types of all events in their order, each with its container or exec.
-fn told_events(client: Result<Client, String>) -> String {
+pub(super) fn told_events(client: Result<Client, String>) -> String {
     let mut client = match client {
         Ok(client) => client,
         Err(trouble) => return trouble,

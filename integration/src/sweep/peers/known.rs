@@ -105,7 +105,7 @@ fn below(value: &Value, tokens: &[&str], wanted: Option<&str>) -> bool {
 }
 
 /// Whether the text matches the pattern, in which `*` stands for any text.
-fn glob(pattern: &str, text: &str) -> bool {
+pub fn glob(pattern: &str, text: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else { return pattern == text };
     text.strip_prefix(start)
         .is_some_and(|text| text.char_indices().map(|(at, _)| at).chain([text.len()]).any(|at| glob(rest, &text[at..])))

@@ -18,6 +18,7 @@ use crate::args::Args;
 use crate::harness;
 use crate::kit::runtime::RuntimeKind;
 use crate::kit::{Stop, Verdict, stop::fail, stop::skip};
+pub use known::glob;
 use known::{Difference, Known, differences};
 use observe::{Runtime, observe};
 use serde_json::Value;
@@ -31,6 +32,9 @@ const DIR: &str = "/run/windlass-peers";
 
 /// How long the short form lasts.
 const SHORT: Duration = Duration::from_secs(60);
+
+/// The time in which the short form shrinks one difference.
+const SHRINK: Duration = Duration::from_secs(20);
 
 /// The most samples that are run to shrink one difference.
 const MOST: usize = 150;
@@ -86,6 +90,8 @@ struct Sweep {
     explained: usize,
     refused: usize,
     unexplained: usize,
+    hung: usize,
+    short: bool,
 }
 
 /// A difference that nothing explains.
@@ -111,6 +117,8 @@ fn sweep(args: &Args) -> Verdict<String> {
         explained: 0,
         refused: 0,
         unexplained: 0,
+        hung: 0,
+        short: args.short,
     };
     let ground = generate::Ground::here(sweep.world.sources.clone());
     let start = Instant::now();
@@ -148,6 +156,11 @@ impl Sweep {
         let mut findings: Vec<Finding> = Vec::new();
         for peer in &self.peers {
             let theirs = observe(&self.world, peer, sample)?;
+            if theirs.hangs() && !seen.hangs() {
+                // There is nothing to compare with, and no fault of ours.
+                self.hung += 1;
+                continue;
+            }
             self.fields += seen.fields.len().max(theirs.fields.len());
             for difference in differences(&seen, &theirs) {
                 self.refused += usize::from(difference.field == "accepted");
@@ -167,8 +180,9 @@ impl Sweep {
 
     /// The smallest sample that shows the same.
     fn smallest(&self, sample: &Value, finding: &Finding) -> Value {
+        let begun = Instant::now();
         shrink::shrink(sample, MOST, &mut |candidate| {
-            if !generate::is_sound(candidate) {
+            if !generate::is_sound(candidate) || (self.short && begun.elapsed() > SHRINK) {
                 return false;
             }
             let one = observe(&self.world, &self.ours, candidate);
@@ -190,13 +204,14 @@ impl Sweep {
         let names: Vec<&str> = self.peers.iter().map(|peer| peer.kind.name()).collect();
         let mut text = format!(
             "{} samples from seed {seed} beside {} in {} s: {} fields compared, {} differences with a known reason, \
-             {} refusals by one alone, {} unexplained",
+             {} refusals by one alone, {} times a peer did not end, {} unexplained",
             self.samples,
             names.join(" and "),
             took.as_secs(),
             self.fields,
             self.explained,
             self.refused,
+            self.hung,
             self.unexplained
         );
         if self.samples >= MANY {

@@ -14,7 +14,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// The time limit of a run, which holds on a busy machine, too.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// The id of all containers: there is one at a time.
 const ID: &str = "peer";
@@ -34,6 +34,13 @@ pub struct Observation {
     pub fields: BTreeMap<String, String>,
     /// The line of its error.
     pub said: String,
+}
+
+impl Observation {
+    /// Whether the runtime did not come to an end.
+    pub fn hangs(&self) -> bool {
+        self.fields.get("accepted").is_some_and(|accepted| accepted == "hangs")
+    }
 }
 
 /// Runs `sample` and returns what was seen.
