@@ -95,3 +95,26 @@ fn read(fd: &OwnedFd) -> Result<Option<String>> {
     let length = if_there(length).with_context(|| "cannot read the state of a cgroup")?;
     Ok(length.map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> OwnedFd {
+        let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
+        let file = nix::sys::memfd::memfd_create(c"events", flags).expect("a file");
+        windlass_sys::fd::write_once(file.as_fd(), text.as_bytes()).expect("written");
+        file
+    }
+
+    #[test]
+    fn a_shortage_that_killed_nobody_is_no_kill() {
+        let memory = |kills: u32| Some(file(&format!("max 9\noom 5\noom_kill {kills}\noom_group_kill 7\n")));
+        let mut watch = OomWatch { memory: memory(0), cgroup: file("populated 1\n"), seen: 0 };
+        assert_eq!(watch.wait(Duration::ZERO).expect("waited"), WatchEvent::Timeout);
+        watch.memory = memory(2);
+        assert_eq!(watch.wait(Duration::ZERO).expect("waited"), WatchEvent::OomKills(2));
+        watch.cgroup = file("populated 0\n");
+        assert_eq!(watch.wait(Duration::ZERO).expect("waited"), WatchEvent::Empty, "told once");
+    }
+}

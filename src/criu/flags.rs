@@ -83,6 +83,8 @@ impl Flags {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
+    use windlass_base::protobuf::{FieldValue, Fields, Message};
 
     #[test]
     fn the_network_is_locked_only_for_connections() {
@@ -98,5 +100,85 @@ mod tests {
         let options = Flags::default().options();
         assert_eq!((options.tcp_established, options.file_locks, options.shell_job), (None, None, None));
         assert_eq!(options.cgroup_mode, Some(0));
+    }
+
+    /// The fields of a message by their numbers: a number, or the length of bytes.
+    fn fields(message: &[u8]) -> BTreeMap<u32, u64> {
+        let fields = Fields::of(message).map(|field| match field.expect("a field") {
+            (number, FieldValue::Varint(value)) => (number, value),
+            (number, FieldValue::Bytes(bytes)) => (number, bytes.len() as u64),
+            other => panic!("{other:?}"),
+        });
+        fields.collect()
+    }
+
+    #[test]
+    fn each_flag_has_its_number_in_rpc_proto() {
+        let none = fields(&Flags::default().options().encode());
+        type Change = fn(&mut Flags);
+        let table: &[(Change, u32, u64)] = &[
+            (|flags| flags.ext_unix_sk = true, 4, 1),
+            (|flags| flags.shell_job = true, 7, 1),
+            (|flags| flags.file_locks = true, 8, 1),
+            (|flags| flags.page_server = Some(("host".to_owned(), 1)), 11, 8),
+            (|flags| flags.auto_dedup = true, 16, 1),
+            (|flags| flags.link_remap = true, 18, 1),
+            (|flags| flags.cgroup_mode = Some(CgroupMode::Strict), 34, 5),
+            (|flags| flags.tcp_skip_in_flight = true, 46, 1),
+            (|flags| flags.lazy_pages = true, 48, 1),
+            (|flags| flags.tcp_close = true, 52, 1),
+            (|flags| flags.lsm_profile = "a".to_owned(), 53, 1),
+            (|flags| flags.lsm_mount_context = "bc".to_owned(), 63, 2),
+            (|flags| flags.network_lock = Some(NetworkLock::Iptables), 64, 1),
+        ];
+        for (change, number, value) in table {
+            let mut flags = Flags::default();
+            change(&mut flags);
+            let mut expected = none.clone();
+            expected.insert(*number, *value);
+            assert_eq!(fields(&flags.options().encode()), expected, "{flags:?}");
+        }
+        let established = fields(&Flags { tcp_established: true, ..Flags::default() }.options().encode());
+        assert_eq!((established.get(&5), established.get(&64)), (Some(&1), None));
+    }
+
+    #[test]
+    fn each_option_has_its_number_in_rpc_proto() {
+        let options = Options {
+            images_dir_fd: Some(101),
+            pid: Some(102),
+            leave_running: Some(true),
+            log_file: "a".repeat(10),
+            root: "a".repeat(13),
+            parent_img: "a".repeat(14),
+            track_mem: Some(true),
+            work_dir_fd: Some(117),
+            rst_sibling: Some(true),
+            ext_masters: Some(true),
+            ghost_limit: Some(135),
+            empty_namespaces: Some(138),
+            freeze_cgroup: "a".repeat(44),
+            timeout: Some(145),
+            config_file: "a".repeat(51),
+            ..Options::default()
+        };
+        let expected: &[(u32, u64)] = &[
+            (1, 101),
+            (2, 102),
+            (3, 1),
+            (10, 10),
+            (13, 13),
+            (14, 14),
+            (15, 1),
+            (17, 117),
+            (26, 1),
+            (30, 1),
+            (35, 135),
+            (38, 138),
+            (44, 44),
+            (45, 145),
+            (51, 51),
+        ];
+        assert_eq!(fields(&options.encode()), expected.iter().copied().collect());
     }
 }

@@ -1,14 +1,20 @@
 //! The engine-neutral mode of `windlass-shim`, with real containers.
 
+use crate::cases::terminal::until;
+use crate::kit::console::start_at_terminal;
 use crate::kit::criu;
 use crate::kit::machine::text;
-use crate::kit::runtime::RuntimeKind;
+use crate::kit::runtime::{self, RuntimeKind};
 use crate::kit::shim::{self, Shimmed};
 use crate::kit::stop::Context;
 use crate::kit::wait::eventually;
 use crate::kit::{Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};
+use std::fs::Permissions;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
@@ -18,6 +24,8 @@ chapter! { "shim":
     a_created_container_can_be_attached_before_it_starts,
     a_terminal_has_a_size_and_takes_input,
     an_exec_has_its_own_stdio_and_exit,
+    a_client_at_a_terminal_passes_its_size_on_and_leaves_by_keys,
+    a_client_of_another_user_is_turned_away,
     a_pause_is_seen_in_the_status,
     docker_s_log_format_reads_back,
     a_failed_create_leaves_nothing,
@@ -71,6 +79,58 @@ fn a_terminal_has_a_size_and_takes_input(t: &T) -> Verdict {
     attached.give("go\n")?;
     let (shown, _) = attached.frames()?;
     ensure!(shown.contains("33 77") && shown.contains("/dev/pts/0"), "the terminal shows {shown:?}");
+    Ok(())
+}
+
+fn a_client_at_a_terminal_passes_its_size_on_and_leaves_by_keys(t: &T) -> Verdict {
+    let script =
+        format!("{} read -r line; echo \"$line\" | od -c; sleep 1000", [until("11 22"), until("33 77")].concat());
+    let bundle = t.bundle()?.sh(&script).set("/process/terminal", json!(true));
+    let c = shim::run(t, &bundle, &["--create-only", "--tty", "--stdin"])?;
+    let mut command = shim::command(t, "attach");
+    command.arg(&c.id);
+    let (mut child, mut terminal) = start_at_terminal(&command, 11, 22)?;
+    eventually("the client at the terminal", || terminal.is_raw().then_some(()))?;
+    c.verb("start", &[])?.ok()?;
+    terminal.read_until("11 22 at last")?;
+    terminal.resize(33, 77)?;
+    terminal.read_until("33 77 at last")?;
+    // The first of the keys alone is input.
+    terminal.write("\u{10}k\n")?;
+    terminal.read_until("020   k")?;
+    terminal.write("\u{10}\u{11}")?;
+    let status = runtime::wait(&mut child, Duration::from_secs(60), "attach");
+    ensure!(status.is_ok(), "the keys have not ended the client");
+    ensure_eq!(c.line("status", &[])?["state"], json!("running"), "the container that was left");
+    Ok(())
+}
+
+/// The directories and the socket would keep them out, and here they do not.
+fn a_client_of_another_user_is_turned_away(t: &T) -> Verdict {
+    const USER: i64 = 47_123;
+    let c = sleeper(t)?;
+    let socket = c.file("shim.sock");
+    for path in socket.ancestors().take_while(|path| path.starts_with("/run/windlass-integration")) {
+        let mode = std::fs::metadata(path)?.permissions().mode();
+        std::fs::set_permissions(path, Permissions::from_mode(mode | if path == socket { 0o666 } else { 0o111 }))?;
+    }
+    let answer = |user: i64| -> Verdict<usize> {
+        let socket = socket.clone();
+        let asked = std::thread::spawn(move || -> std::io::Result<usize> {
+            // Of this thread alone.
+            crate::sys::syscall(libc::SYS_setresuid, [-1, user, -1, 0, 0, 0])?;
+            let mut stream = UnixStream::connect(socket)?;
+            stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+            let _ = stream.write_all(b"{\"seq\":1,\"op\":\"status\"}\n");
+            match stream.read(&mut [0; 4096]) {
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(0),
+                other => other,
+            }
+        });
+        asked.join().map_err(|_| crate::kit::Stop::Fail("the client panicked".to_owned()))?.context("a client")
+    };
+    ensure!(answer(0)? > 0, "root has no answer");
+    ensure_eq!(answer(USER)?, 0, "bytes that another user was given");
     Ok(())
 }
 

@@ -1,11 +1,13 @@
 //! config.md, "Process": `terminal` and `consoleSize`; the console socket.
 
 use crate::chapter;
-use crate::kit::console::{FdSocket, Terminal};
+use crate::kit::console::{FdSocket, Terminal, start_at_terminal};
+use crate::kit::runtime;
 use crate::kit::stop::fail;
 use crate::kit::{Bundle, Container, Need, T, Verdict};
 use crate::{ensure, ensure_eq};
 use serde_json::json;
+use std::time::Duration;
 
 chapter! { "terminal":
     create_sends_the_master_over_the_console_socket,
@@ -17,6 +19,7 @@ chapter! { "terminal":
     a_socket_without_a_terminal_is_refused,
     a_missing_console_socket_fails_the_create,
     in_the_foreground_a_line_ends_with_a_line_feed,
+    in_the_foreground_the_terminal_follows_the_size_of_the_callers,
     exec_tty_gets_a_terminal_of_its_own,
     exec_process_with_a_terminal_and_size,
     the_master_of_a_container_without_dev_pts_is_an_error_or_works,
@@ -97,6 +100,26 @@ fn a_missing_console_socket_fails_the_create(t: &T) -> Verdict {
 fn in_the_foreground_a_line_ends_with_a_line_feed(t: &T) -> Verdict {
     t.run(&bundle(t, "tty >/dev/null && echo one; echo two")?)?.ok()?.stdout_is("one\ntwo\n")?;
     Ok(())
+}
+
+fn in_the_foreground_the_terminal_follows_the_size_of_the_callers(t: &T) -> Verdict {
+    let bundle = bundle(t, &format!("{} echo the end", [until("11 22"), until("33 77")].concat()))?;
+    bundle.write()?;
+    let mut command = t.command();
+    command.arg("run").arg("--bundle").arg(&bundle.dir).arg(t.id());
+    let (mut child, mut terminal) = start_at_terminal(&command, 11, 22)?;
+    terminal.read_until("11 22 at last")?;
+    terminal.resize(33, 77)?;
+    terminal.read_until("the end")?;
+    let status = runtime::wait(&mut child, Duration::from_secs(60), "run");
+    ensure!(status.is_ok_and(|status| status.success()), "run has not ended well");
+    Ok(())
+}
+
+/// A script that waits, not for ever, until the terminal has a size.
+pub fn until(size: &str) -> String {
+    let look = format!("[ \"$(stty size)\" = '{size}' ]");
+    format!("i=0; until {look} || [ $i = 300 ]; do sleep 0.1; i=$((i+1)); done; {look} && echo {size} at last;")
 }
 
 fn exec_tty_gets_a_terminal_of_its_own(t: &T) -> Verdict {

@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 /// A listening socket that expects one message with one descriptor.
@@ -65,6 +66,24 @@ pub fn wait_readable(fd: &impl AsFd, limit: Duration) -> Verdict {
     }
 }
 
+/// Starts a command at a terminal of its own, as the leader of its session, which hears of another size.
+pub fn start_at_terminal(command: &Command, rows: u16, columns: u16) -> Verdict<(Child, Terminal)> {
+    let ours = nix::pty::openpty(None, None).context("openpty")?;
+    let terminal = Terminal::new(ours.master);
+    terminal.resize(rows, columns)?;
+    let mut leader = Command::new("setsid");
+    leader.arg("--ctty").arg("--wait").arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => leader.env(name, value),
+            None => leader.env_remove(name),
+        };
+    }
+    command.get_current_dir().map(|dir| leader.current_dir(dir));
+    leader.stdin(ours.slave.try_clone()?).stdout(ours.slave.try_clone()?).stderr(ours.slave);
+    Ok((leader.spawn().context("setsid")?, terminal))
+}
+
 /// The master side of a pseudoterminal.
 pub struct Terminal {
     master: File,
@@ -80,6 +99,12 @@ impl Terminal {
     /// Gives it another size.
     pub fn resize(&self, rows: u16, columns: u16) -> Verdict {
         sys::set_window_size(&self.master, rows, columns).context("TIOCSWINSZ")
+    }
+
+    /// Whether who reads from it gets each byte as it comes.
+    pub fn is_raw(&self) -> bool {
+        let canonical = nix::sys::termios::LocalFlags::ICANON;
+        nix::sys::termios::tcgetattr(&self.master).is_ok_and(|now| !now.local_flags.contains(canonical))
     }
 
     /// Types into the terminal.
