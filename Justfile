@@ -152,6 +152,15 @@ guest architecture="aarch64" suite="bookworm" *args:
 guest-short architecture="aarch64" suite="bookworm":
     integration/guests/run.sh {{architecture}} {{suite}} --short
 
+# SELinux enforcing a small policy, on an emulated machine: the chapter `selinux`
+guest-selinux suite="bookworm":
+    integration/guests/selinux.sh {{suite}}
+
+# For all architectures; needs root, mmdebstrap and a Debian mirror.
+# The numbers of seccomp's table against the headers of a Debian release's kernel
+kernel-headers suite="sid":
+    seccomp/tools/headers.sh {{suite}}
+
 # What the README says, in a tree of Debian with nothing but a Rust toolchain; needs root and mmdebstrap: `just bare trixie`
 bare suite="bookworm" *recipes:
     contrib/bare.sh {{suite}} {{recipes}}

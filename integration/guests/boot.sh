@@ -54,7 +54,7 @@ timeout -k 1 "$limit" $machine -smp "$cores" -m "${WINDLASS_GUEST_MEMORY:-1536}"
     -append "console=$console quiet loglevel=3 panic=-1 mitigations=off $options ${WINDLASS_GUEST_KERNEL:-}" -serial stdio \
     -drive "file=$dir/root.ext4,format=raw,if=virtio,snapshot=on,cache=unsafe" \
     -drive "file=$work/host.tar,format=raw,if=virtio,readonly=on" < /dev/null 2> "$work/errors" |
-    tr -d '\r' | sed -u '/^@end /w '"$work/end"
+    sed -u 's/\r//g' | sed -u '/^@end /w '"$work/end"
 if [ -s "$work/end" ]; then exit "$(sed -n 's/^@end //p' "$work/end" | tail -n 1)"; fi
 echo "the machine ended early:" >&2
 tail -n 5 "$work/errors" >&2

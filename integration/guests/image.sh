@@ -76,8 +76,10 @@ mount -t devtmpfs dev /dev
 while read -r module; do insmod "/lib/modules/$module"; done < /lib/modules/order
 tries=0
 until [ -b /dev/vdb ] || [ $tries = 100 ]; do sleep 0.1; tries=$((tries + 1)); done
-mount -t ext4 /dev/vda /new || exec poweroff -f
-tar -C /new/host -xf /dev/vdb
+# The kernel numbers the two disks in the order in which it finds them.
+if mount -t ext4 /dev/vda /new 2> /dev/null; then files=/dev/vdb; else files=/dev/vda; fi
+[ $files = /dev/vdb ] || mount -t ext4 /dev/vdb /new || exec poweroff -f
+tar -C /new/host -xf $files
 exec switch_root /new /host/guest-init
 INIT
 chmod 755 "$first/init"

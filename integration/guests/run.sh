@@ -2,8 +2,9 @@
 # Builds windlass for an architecture and runs cases of the suite on an emulated machine of it:
 #   run.sh ARCHITECTURE SUITE [--short] [NAME...]
 # SUITE is the Debian release whose kernel boots. Without NAMEs it runs those of cases.txt, with --short a sample of
-# them. Needs root, QEMU, a cross linker (gcc-aarch64-linux-gnu and so on), mmdebstrap and a Debian mirror; it says so
-# and passes where they cannot be had.
+# them. The recipe selinux.sh beside it sets more: WINDLASS_GUEST_FILES that the machine gets in /host, and
+# WINDLASS_GUEST_BEFORE, a script that it runs first. Needs root, QEMU, a cross linker (gcc-aarch64-linux-gnu and so on),
+# mmdebstrap and a Debian mirror; it says so and passes where they cannot be had.
 set -eu
 architecture=$1 suite=$2
 shift 2
@@ -22,7 +23,7 @@ case $architecture in
     *) echo "no machine for $architecture" >&2; exit 2 ;;
 esac
 tests=$(echo "$programs" | sed 's/-musl$/-gnu/')
-for tool in "$emulator" mmdebstrap mke2fs busybox; do command -v "$tool" > /dev/null || skip "$tool is not installed"; done
+for tool in "$emulator" mmdebstrap mke2fs depmod busybox; do command -v "$tool" > /dev/null || skip "$tool is not installed"; done
 for target in "$programs" "$tests"; do
     [ -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ] || rustup target add "$target" > /dev/null 2>&1 ||
         skip "Rust's target $target cannot be had"
@@ -51,8 +52,10 @@ script=$(mktemp)
 trap 'rm -f "$script"' EXIT
 cat > "$script" << END
 export PATH=\$PATH:/host
+$(if [ "${WINDLASS_GUEST_BEFORE:-}" ]; then cat "$WINDLASS_GUEST_BEFORE"; fi)
 windlass doctor || true
 integration --harness host --runtime /host/windlass $*
 END
+# shellcheck disable=SC2086
 "$here/boot.sh" "$architecture" "$image" "${WINDLASS_GUEST_SECONDS:-1800}" "$script" \
-    "$targets/$programs/debug/windlass" "$targets/$programs/debug/windlass-shim" "$targets/$tests/debug/integration"
+    "$targets/$programs/debug/windlass" "$targets/$programs/debug/windlass-shim" "$targets/$tests/debug/integration" ${WINDLASS_GUEST_FILES:-}

@@ -18,6 +18,7 @@ want() { # PROGRAM PACKAGE...
 want "qemu-system-$architecture" "qemu-system-$emulator"
 want mmdebstrap mmdebstrap
 want mke2fs e2fsprogs
+want depmod kmod
 dpkg-query -W -f '${Status}' busybox-static 2> /dev/null | grep -q 'ok installed' || need="$need busybox-static"
 if [ "$architecture" != "$(uname -m)" ]; then
     want "$architecture-linux-gnu-gcc" "gcc-$architecture-linux-gnu" "libc6-dev-$debian-cross"

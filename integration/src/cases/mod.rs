@@ -34,6 +34,7 @@ mod rootfs;
 mod rootless;
 mod seccomp;
 mod security;
+mod selinux;
 mod shim;
 mod shim_containerd;
 mod shim_faults;
@@ -81,6 +82,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         checkpoint_hostile::CASES,
         security::CASES,
         apparmor::CASES,
+        selinux::CASES,
         joining::CASES,
         rootless::CASES,
         nested::CASES,

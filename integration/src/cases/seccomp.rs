@@ -91,7 +91,7 @@ const FILES: &str = "read write open openat openat2 close stat fstat lstat newfs
                      readlinkat umask close_range";
 const MEMORY: &str = "mmap mprotect munmap brk madvise";
 const PROCESSES: &str = "clone clone3 fork vfork execve execveat exit exit_group wait4 waitid getpid gettid getpgid kill tgkill \
-                         tkill rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack futex set_tid_address set_robust_list rseq \
+                         tkill rt_sigaction rt_sigprocmask rt_sigreturn sigreturn sigaltstack futex set_tid_address set_robust_list rseq \
                          prctl arch_prctl prlimit64 personality seccomp keyctl";
 const IDENTITY: &str = "getuid geteuid getgid getegid setuid setgid setresuid setresgid setgroups capget capset";
 const WAITING: &str = "poll ppoll epoll_ctl epoll_pwait epoll_create1 eventfd2 nanosleep clock_nanosleep clock_gettime \

@@ -197,6 +197,13 @@ fn private_mounts() -> Result<(), String> {
     mount_fs("tmpfs", "/run", "mode=755")?;
     own_null_device()?;
     mount_fs("sysfs", "/sys", "")?;
+    // The directories are there where the kernel has the security module.
+    if Path::new("/sys/fs/selinux").exists() {
+        mount_fs("selinuxfs", "/sys/fs/selinux", "")?;
+    }
+    if Path::new("/sys/module/apparmor").exists() {
+        mount_fs("securityfs", "/sys/kernel/security", "")?;
+    }
     mount_fs("cgroup2", CGROUP, "")?;
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
     up.map_err(|e| format!("ip: {e}"))?;

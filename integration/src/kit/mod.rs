@@ -58,6 +58,8 @@ pub enum Need {
     TimeNamespace,
     /// Mandatory access control by AppArmor.
     AppArmor,
+    /// SELinux that enforces the policy of `guests/selinux.cil`.
+    SeLinux,
     /// The cgroup namespace is the first, from which alone a mount sets the options of cgroup2.
     FirstCgroupNamespace,
     /// The harness has a kernel of its own, because the case changes settings of the whole kernel.
@@ -86,6 +88,12 @@ impl Need {
             Need::TimeNamespace => (Path::new("/proc/self/ns/time").exists(), "no time namespaces".to_owned()),
             Need::AppArmor => {
                 (machine::text("/sys/module/apparmor/parameters/enabled") == "Y", "AppArmor is not enabled".to_owned())
+            }
+            Need::SeLinux => {
+                let enforces = machine::text("/sys/fs/selinux/enforce").trim() == "1";
+                let label = machine::text("/proc/self/attr/current");
+                let ours = label.trim_end_matches('\0').contains(":runtime_t:");
+                (enforces && ours, "SELinux does not enforce the suite's policy".to_owned())
             }
             Need::FirstCgroupNamespace => {
                 // Its inode is fixed (linux/proc_ns.h).
