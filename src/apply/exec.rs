@@ -11,8 +11,8 @@ use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_base::namespaces::Namespaces;
 use windlass_cgroup::v1::{self, Procs};
 use windlass_cgroup::{Cgroup, Hierarchy, Systemd};
-use windlass_plan::Step;
 use windlass_plan::exec::{ExecPlan, RLIMIT_NPROC};
+use windlass_plan::{Action, Step};
 use windlass_store::{Container, Status, state_document};
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
@@ -329,9 +329,15 @@ fn enter<'a>(plan: &ExecPlan, procs: &Procs, placed: Placed, outside: Outside<'a
     let namespaces = plan.joined_first();
     let process = &plan.process;
     let uses_proc = process.terminal || !process.apparmor_profile.is_empty() || !process.selinux_label.is_empty();
-    if uses_proc && namespaces.contains(Namespaces::USER) && !plan.has_intermediate() {
-        // The process stays in the runtime's PID namespace, of which it may not mount a procfs.
-        cx.procfs.hold_callers().with_context(|| "cannot use the procfs of the caller")?;
+    let born_first = plan.steps.first().is_some_and(|step| matches!(step.action, Action::JoinPid));
+    if uses_proc && !born_first {
+        if namespaces.contains(Namespaces::USER) {
+            // The process stays in the runtime's PID namespace, of which it may not mount a procfs.
+            cx.procfs.hold_callers().with_context(|| "cannot use the procfs of the caller")?;
+        } else {
+            // Nor may a runtime that is root of a user namespace which does not own its PID namespace.
+            cx.procfs.open().with_context(|| "cannot make a private procfs")?;
+        }
     }
     if namespaces.contains(Namespaces::MOUNT) || root.is_some() {
         cx.procfs.refuse_callers();

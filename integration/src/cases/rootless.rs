@@ -29,6 +29,7 @@ chapter! { "rootless":
     without_delegation_a_limit_is_an_error_that_names_the_controller [Need::Windlass, Need::Controller("pids")],
     a_delegated_cgroup_is_found_and_limits_hold [Need::Windlass, Need::Controller("pids")],
     root_of_a_user_namespace_runs_containers,
+    root_of_a_user_namespace_has_a_terminal_in_exec,
     a_user_without_a_user_namespace_is_told_so [Need::Windlass],
     the_doctor_sees_what_a_user_lacks [Need::Windlass],
 }
@@ -318,20 +319,51 @@ fn a_delegated_cgroup_is_found_and_limits_hold(t: &T) -> Verdict {
     Ok(())
 }
 
-/// As below podman: the engine has made the user namespace, and the runtime is root in it.
+/// Runs a program as below podman: the engine has made the user namespace, and the runtime is root in it.
+fn below_an_engine(t: &T, user: &User<'_>, words: &[&str]) -> Verdict<Ran> {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "--propagation", "slave"]).args(words);
+    command.stdin(Stdio::null()).current_dir(&user.home).uid(UID).gid(UID).env("XDG_RUNTIME_DIR", &user.home);
+    t.finish(command)
+}
+
+/// A bundle for it, with these namespaces.
+fn bundle_below_an_engine(user: &User<'_>, namespaces: &[&str]) -> Verdict<Bundle> {
+    let bundle = user.bundle()?.set("/linux/namespaces", kinds(namespaces));
+    Ok(bundle.unset("/linux/uidMappings").unset("/linux/gidMappings"))
+}
+
 fn root_of_a_user_namespace_runs_containers(t: &T) -> Verdict {
     let user = User::new(t, false)?;
-    let bundle = user
-        .bundle()?
-        .set("/linux/namespaces", kinds(&["pid", "ipc", "uts", "mount", "network"]))
-        .unset("/linux/uidMappings")
-        .unset("/linux/gidMappings");
+    let bundle = bundle_below_an_engine(&user, &["pid", "ipc", "uts", "mount", "network"])?;
     let dir = user.written(&bundle.sh("id -u; [ -c /dev/null ]; echo $?"))?;
-    let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--mount", "--propagation", "slave"]).arg(user.runtime());
-    command.arg("--root").arg(user.home.join("state")).args(["run", "--bundle", &dir, &t.id()]);
-    command.stdin(Stdio::null()).current_dir(&user.home).uid(UID).gid(UID).env("XDG_RUNTIME_DIR", &user.home);
-    t.finish(command)?.ok()?.stdout_is("0\n0\n")?;
+    let (runtime, root) = (user.runtime().display().to_string(), user.home.join("state").display().to_string());
+    let ran = below_an_engine(t, &user, &[&runtime, "--root", &root, "run", "--bundle", &dir, &t.id()])?;
+    ran.ok()?.stdout_is("0\n0\n")?;
+    Ok(())
+}
+
+/// The user namespace does not own the PID namespace of the runtime, which may not mount a procfs of it.
+fn root_of_a_user_namespace_has_a_terminal_in_exec(t: &T) -> Verdict {
+    let user = User::new(t, true)?;
+    let (runtime, root) = (user.runtime().display().to_string(), user.home.join("state").display().to_string());
+    // With a PID namespace of its own, and in that of the host.
+    for namespaces in [&["pid", "ipc", "uts", "mount", "network"][..], &["ipc", "uts", "mount", "network"]] {
+        let mut bundle = bundle_below_an_engine(&user, namespaces)?.args(&["/bin/sleep", "1000"]);
+        if !namespaces.contains(&"pid") {
+            // A procfs of the host's PID namespace cannot be mounted either.
+            bundle = bundle.edit(|spec| {
+                let mounts = spec["mounts"].as_array_mut().into_iter();
+                mounts.for_each(|mounts| mounts.retain(|mount| mount["destination"] != "/proc"));
+            });
+        }
+        let dir = user.written(&bundle)?;
+        let script = "w=\"$0 --root $1\"; $w run --detach --bundle \"$2\" \"$3\" && $w exec --tty \"$3\" sh -c '[ -t 0 ] && echo a terminal'; \
+            code=$?; \
+            $w delete --force \"$3\"; exit $code";
+        let ran = below_an_engine(t, &user, &["--map-auto", "sh", "-c", script, &runtime, &root, &dir, &t.id()])?;
+        ran.ok()?.stdout_has("a terminal")?;
+    }
     Ok(())
 }
 
