@@ -30,5 +30,6 @@ want skopeo skopeo
 want umoci umoci
 # The dynamic busybox of another package is of no use inside a container.
 dpkg-query -W -f '${Status}' busybox-static 2>/dev/null | grep -q 'ok installed' || need="$need busybox-static"
+/usr/bin/python3 -c 'import google.protobuf' 2>/dev/null || need="$need python3-protobuf"
 # shellcheck disable=SC2086 # A list of words.
 install_packages integration/setup.sh $need

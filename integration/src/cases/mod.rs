@@ -38,6 +38,7 @@ mod selinux;
 mod shim;
 mod shim_containerd;
 mod shim_faults;
+mod shim_foreign;
 mod shim_gates;
 mod shim_measures;
 mod shim_podman;
@@ -97,6 +98,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         cost::CASES,
         shim::CASES,
         shim_faults::CASES,
+        shim_foreign::CASES,
         shim_upgrade::CASES,
         shim_gates::CASES,
         shim_spool::CASES,
