@@ -169,11 +169,12 @@ bare suite="bookworm" *recipes:
 compare peer="runc" *args: build suite
     {{integration}} --runtime {{windlass}} --compare {{peer}} {{args}}
 
+# Those of another Debian release: `just engines --release trixie docker` (or sid).
 # docker, containerd, podman, … on windlass and on runc; needs root: `just engines podman exec`
 engines *args: build
-    integration/engines/setup.sh {{ if args =~ "--long" { "long" } else { "" } }}
+    integration/engines/setup.sh {{ if args =~ "--release" { "tree" } else if args =~ "--long" { "long" } else { "" } }}
     RUSTFLAGS="{{flags}}" cargo build --release --package engines --features cri --target {{host}}
-    {{engines}} --runtime {{windlass}} {{args}}
+    integration/engines/run.sh {{engines}} --runtime {{windlass}} {{args}}
 
 # Docker, containerd and buildah on windlass and its shim, without User-Mode Linux; runc only where something fails.
 # What of the engines' cases takes some minutes

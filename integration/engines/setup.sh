@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs with apt the engines that the suite drives, on Debian 12. Idempotent, and quick when everything is there.
-# With `short` it installs those of `just engines-short`. With `long` it also makes the root file system of the worked
+# With `short` it installs those of `just engines-short`, with `tree` only what the trees of other releases need. With `long` it also makes the root file system of the worked
 # example, a database server, in CACHE.
 set -eu
 . "$(dirname "$0")/../apt.sh"
@@ -11,12 +11,17 @@ want() { # PROGRAM PACKAGE
 }
 
 "$(dirname "$0")/../setup.sh"
-want dockerd docker.io
-want containerd containerd
-want buildah buildah
-want iptables iptables
-want modprobe kmod
-if [ "${1:-}" != short ]; then
+if [ "${1:-}" = tree ]; then
+    want mmdebstrap mmdebstrap
+    want protoc protobuf-compiler
+else
+    want dockerd docker.io
+    want containerd containerd
+    want buildah buildah
+    want iptables iptables
+    want modprobe kmod
+fi
+if [ "${1:-}" != short ] && [ "${1:-}" != tree ]; then
     want docker-init tini
     want podman podman
     want conmon conmon

@@ -18,7 +18,9 @@ name contains one of the FILTERs, on runc and on windlass, and lists the differe
   --again             the peer only for what fails, which is run once more beside it: what then fails on
                       ours alone makes the exit code 1
   --long              cases that take minutes, too
-  --results FILE      write the outcome there, over that of the same engines
+  --release NAME      the Debian release whose engines these are (run.sh enters a tree of it);
+                      default: bookworm
+  --results FILE      write the outcome there, over that of the same engines and release
   --list              print the names of the cases and stop
 
 `engines table` writes the table of FILE into the README, between its markers.
@@ -39,6 +41,8 @@ pub struct Args {
     pub again: bool,
     /// Whether cases may take minutes.
     pub long: bool,
+    /// The Debian release of the engines.
+    pub release: String,
     /// Where the outcome goes.
     pub results: Option<PathBuf>,
     /// Whether to print names only.
@@ -52,7 +56,7 @@ pub struct Args {
 impl Args {
     /// Parses `argv` (without the program's name). `Err` is the text to print.
     pub fn parse(argv: &[String]) -> Result<Args, String> {
-        let mut args = Args::default();
+        let mut args = Args { release: "bookworm".to_owned(), ..Args::default() };
         let (mut runtime, mut peer) = (None, Some("runc".to_owned()));
         let mut words = argv.iter();
         while let Some(word) = words.next() {
@@ -62,6 +66,7 @@ impl Args {
                 "--peer" => peer = Some(value()?).filter(|name| name != "none"),
                 "--shim" => args.shim = Some(resolve(&value()?)?),
                 "--harness" => args.harness = Some(value()?),
+                "--release" => args.release = value()?,
                 "--results" => args.results = Some(value()?.into()),
                 "--again" => args.again = true,
                 "--long" => args.long = true,

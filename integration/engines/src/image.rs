@@ -27,8 +27,11 @@ pub fn busybox(root: &Path) -> Verdict {
     for applet in String::from_utf8_lossy(&listed.stdout).lines().filter(|name| *name != "busybox") {
         symlink("busybox", root.join("bin").join(applet)).context(applet)?;
     }
-    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/tmp:/bin/sh\n")?;
-    fs::write(root.join("etc/group"), "root:x:0:\nuser:x:1000:\nextra:x:2000:\n")?;
+    fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/tmp:/bin/sh\nmember:x:1001:1001:member:/tmp:/bin/sh\n",
+    )?;
+    fs::write(root.join("etc/group"), "root:x:0:\nuser:x:1000:\nextra:x:2000:\nmember:x:1001:\nstaff:x:2500:member\n")?;
     fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n")?;
     let pause = root.join("bin/pause");
     fs::write(&pause, "#!/bin/sh\ntrap 'exit 0' TERM INT\nwhile :; do sleep 0.1; done\n")?;

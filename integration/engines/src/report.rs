@@ -4,7 +4,7 @@ use crate::args::Args;
 use crate::cases;
 use crate::engine::Engine;
 use crate::expected;
-use crate::results::{Results, Table};
+use crate::results::{Cell, Results, Table};
 use crate::runner::Request;
 use crate::session::Below;
 use integration::event::{CaseOutcome, Event};
@@ -53,11 +53,11 @@ pub fn main(argv: &[String]) -> ExitCode {
         }
     }
     let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let unexplained = print_differences(&results.table, args.again);
+    let unexplained = print_differences(&results.table, &args.release, args.again);
     println!("{}", sum(&results.table));
     if let Some(path) = &args.results {
         let engines: Vec<Engine> = asked.iter().map(|(engine, _)| *engine).collect();
-        if let Err(error) = results.save(path, &engines, &args.runtime) {
+        if let Err(error) = results.save(path, &args.release, &engines, &args.runtime) {
             println!("{}: {error}", path.display());
             return ExitCode::FAILURE;
         }
@@ -82,7 +82,7 @@ fn failed(results: &Mutex<Results>, engine: Engine) -> Vec<String> {
     let prefix = format!("{}::", engine.name());
     let of_engine = results.table.iter().filter(|(case, _)| case.starts_with(&prefix));
     of_engine
-        .filter(|(_, row)| row.values().any(|(outcome, _)| *outcome == CaseOutcome::Fail))
+        .filter(|(_, row)| row.values().any(|cell| cell.outcome == CaseOutcome::Fail))
         .map(|(case, _)| case.clone())
         .collect()
 }
@@ -150,7 +150,8 @@ impl Run<'_> {
         print!("{shown}");
         self.done.push(case.clone());
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        results.table.entry(case).or_default().insert(runtime, (outcome, text));
+        let cell = Cell { outcome, text, harness: harness.to_owned() };
+        results.table.entry(case).or_default().insert(runtime, cell);
     }
 
     /// A harness that ended early: its remaining cases fail, visibly.
@@ -169,17 +170,17 @@ impl Run<'_> {
 
 /// Prints where runtimes differ and what fails on all; how many of these have no reason listed.
 /// `machine`: what fails on all is left to the machine.
-fn print_differences(table: &Table, machine: bool) -> usize {
+fn print_differences(table: &Table, release: &str, machine: bool) -> usize {
     let mut lines = Vec::new();
     let mut unexplained = 0;
     for (case, row) in table {
         let failed: Vec<&String> =
-            row.iter().filter(|(_, (o, _))| *o == CaseOutcome::Fail).map(|(label, _)| label).collect();
-        let known = expected::about(case);
+            row.iter().filter(|(_, cell)| cell.outcome == CaseOutcome::Fail).map(|(label, _)| label).collect();
+        let known = expected::about(case, release);
         let all = failed.len() == row.len();
         let why = match known {
             Some(known)
-                if row.values().all(|(outcome, _)| *outcome == CaseOutcome::Pass)
+                if row.values().all(|cell| cell.outcome == CaseOutcome::Pass)
                     && row.keys().any(|label| known.is_about(label)) =>
             {
                 format!("expected to fail, and does no longer: {}", known.reason)
@@ -191,14 +192,14 @@ fn print_differences(table: &Table, machine: bool) -> usize {
             }
             _ => {
                 unexplained += 1;
-                let texts = failed.iter().filter_map(|label| row.get(*label)).map(|(_, text)| text);
+                let texts = failed.iter().filter_map(|label| row.get(*label)).map(|cell| &cell.text);
                 format!(
                     "not explained: {}",
                     texts.flat_map(|text| text.lines().take(3)).collect::<Vec<_>>().join(" | ")
                 )
             }
         };
-        let cells: Vec<String> = row.iter().map(|(label, (o, _))| format!("{label} {}", o.name())).collect();
+        let cells: Vec<String> = row.iter().map(|(label, cell)| format!("{label} {}", cell.outcome.name())).collect();
         lines.push(format!("  {case}: {}: {why}", cells.join(", ")));
     }
     println!("\n{} differences and failures", lines.len());
@@ -209,9 +210,9 @@ fn print_differences(table: &Table, machine: bool) -> usize {
 /// How many passed, by column.
 fn sum(table: &Table) -> String {
     let mut columns: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
-    for (label, (outcome, _)) in table.values().flatten() {
+    for (label, cell) in table.values().flatten() {
         let column = columns.entry(label).or_default();
-        match outcome {
+        match cell.outcome {
             CaseOutcome::Pass => column[0] += 1,
             CaseOutcome::Fail => column[1] += 1,
             CaseOutcome::Skip | CaseOutcome::Defer => column[2] += 1,

@@ -8,8 +8,18 @@ use std::path::Path;
 use std::process::Command;
 use std::{fs, io};
 
-/// Case, column, outcome and reason.
-pub type Table = BTreeMap<String, BTreeMap<String, (CaseOutcome, String)>>;
+/// How a case ended on one column.
+pub struct Cell {
+    /// The outcome.
+    pub outcome: CaseOutcome,
+    /// Why it failed or was skipped.
+    pub text: String,
+    /// The harness in which it ran: `host`, `uml`, or `-` for none.
+    pub harness: String,
+}
+
+/// The outcomes by case and column.
+pub type Table = BTreeMap<String, BTreeMap<String, Cell>>;
 
 /// All outcomes of a run.
 #[derive(Default)]
@@ -19,8 +29,8 @@ pub struct Results {
 }
 
 impl Results {
-    /// Writes the outcome of these engines to `path`, over what it has of them; others stay.
-    pub fn save(&self, path: &Path, engines: &[Engine], runtime: &Path) -> io::Result<()> {
+    /// Writes the outcome of these engines of a Debian release to `path`, over what it has of them; others stay.
+    pub fn save(&self, path: &Path, release: &str, engines: &[Engine], runtime: &Path) -> io::Result<()> {
         let mut file: Value = match fs::read_to_string(path) {
             Ok(text) => serde_json::from_str(&text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => json!({}),
@@ -38,15 +48,19 @@ impl Results {
             let mut versions: Vec<String> = programs.map(|name| version(name, name.as_ref())).collect();
             versions.push(version("windlass", runtime));
             versions.push(format!("Linux {}", number(&integration::kit::machine::text("/proc/sys/kernel/osrelease"))));
-            file[engine.name()] = json!({"date": date, "versions": versions, "cases": cases});
+            file[release][engine.name()] = json!({"date": date, "versions": versions, "cases": cases});
         }
         fs::write(path, serde_json::to_string_pretty(&file)? + "\n")
     }
 }
 
-fn cells(row: &BTreeMap<String, (CaseOutcome, String)>) -> Value {
-    let cell = |(outcome, _): &(CaseOutcome, String)| outcome.name();
-    row.iter().map(|(label, outcome)| (label.clone(), Value::from(cell(outcome)))).collect()
+/// By column, the outcome and the harness.
+fn cells(row: &BTreeMap<String, Cell>) -> Value {
+    let text = |cell: &Cell| match cell.outcome {
+        CaseOutcome::Pass | CaseOutcome::Fail => format!("{} {}", cell.outcome.name(), cell.harness),
+        CaseOutcome::Skip | CaseOutcome::Defer => cell.outcome.name().to_owned(),
+    };
+    row.iter().map(|(label, cell)| (label.clone(), Value::from(text(cell)))).collect()
 }
 
 /// The first word of digits and dots.

@@ -1,4 +1,4 @@
-//! The table of the README: a row a chapter, a column an engine.
+//! The table of the README: a row an engine, a column a Debian release.
 
 use crate::engine::Engine;
 use serde_json::Value;
@@ -42,43 +42,63 @@ fn between_markers(text: &str, table: &str) -> Option<String> {
 /// Passed and judged cases, by column of the run: `windlass`, `windlass+shim`, `runc`, …
 type Count = BTreeMap<String, [usize; 2]>;
 
-/// The table as Markdown, with its legend.
+/// The Debian releases, in the order of the columns.
+const RELEASES: [&str; 3] = ["bookworm", "trixie", "sid"];
+
+/// The table as Markdown, with its legend: a row an engine, a column a release.
 fn render(results: &Value) -> String {
-    let mut rows: BTreeMap<String, BTreeMap<Engine, Count>> = BTreeMap::new();
-    let mut legend: Vec<&str> = Vec::new();
-    let mut dates = BTreeSet::new();
-    let mut engines = Vec::new();
+    let releases: Vec<&str> = RELEASES.into_iter().filter(|release| results.get(release).is_some()).collect();
+    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let mut out = line(std::iter::once(String::new()).chain(releases.iter().map(|name| (*name).to_owned())).collect());
+    out += &line(vec!["---".to_owned(); releases.len() + 1]);
     for engine in Engine::ALL {
-        let Some(run) = results.get(engine.name()) else {
-            continue;
-        };
-        engines.push(engine);
+        let run = |release: &&str| results.get(release).and_then(|engines| engines.get(engine.name()));
+        let cells: Vec<String> =
+            releases.iter().map(|release| run(release).map_or_else(String::new, |run| cell(&count(run)))).collect();
+        if cells.iter().any(|text| !text.is_empty()) {
+            out += &line(std::iter::once(engine.name().to_owned()).chain(cells).collect());
+        }
+    }
+    out += "\n";
+    releases.iter().for_each(|release| out += &legend(release, &results[release]));
+    out
+}
+
+/// The versions of a release's engines, the days, and how many cases did not run on the host.
+fn legend(release: &str, engines: &Value) -> String {
+    let (mut versions, mut dates, mut elsewhere, mut all): (Vec<&str>, BTreeSet<&str>, usize, usize) =
+        Default::default();
+    for run in Engine::ALL.into_iter().filter_map(|engine| engines.get(engine.name())) {
         dates.extend(run["date"].as_str());
         for version in run["versions"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            if !legend.contains(&version) {
-                legend.push(version);
+            if !versions.contains(&version) {
+                versions.push(version);
             }
         }
-        for (case, row) in run["cases"].as_object().into_iter().flatten() {
-            let chapter = case.split("::").next().unwrap_or(case).replace('_', " ");
-            let count = rows.entry(chapter).or_default().entry(engine).or_default();
-            for (label, outcome) in row.as_object().into_iter().flatten() {
-                let cell = count.entry(label.clone()).or_default();
-                cell[0] += usize::from(outcome == "pass");
-                cell[1] += usize::from(outcome != "skip");
-            }
+        let ours = |row: &Value| row.get("windlass").and_then(Value::as_str).map(str::to_owned);
+        let cells = run["cases"].as_object().into_iter().flatten().filter_map(|(_, row)| ours(row));
+        for text in cells.filter(|text| text != "skip") {
+            all += 1;
+            elsewhere += usize::from(text.ends_with(" uml"));
         }
-    }
-    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-    let names = engines.iter().map(|engine| engine.name().to_owned());
-    let mut out = line(std::iter::once(String::new()).chain(names).collect());
-    out += &line(vec!["---".to_owned(); engines.len() + 1]);
-    for (chapter, counts) in &rows {
-        let cells = engines.iter().map(|engine| counts.get(engine).map_or_else(String::new, cell));
-        out += &line(std::iter::once(chapter.clone()).chain(cells).collect());
     }
     let dates: Vec<&str> = dates.into_iter().collect();
-    format!("{out}\n{}: {}.\n", dates.join(", "), legend.join("; "))
+    let place = if elsewhere == 0 { String::new() } else { format!("; {elsewhere} of {all} cases in User-Mode Linux") };
+    format!("- {release}, {}: {}{place}.\n", dates.join(", "), versions.join("; "))
+}
+
+/// What passed and what was judged in the run of an engine.
+fn count(run: &Value) -> Count {
+    let mut count = Count::new();
+    for (label, outcome) in
+        run["cases"].as_object().into_iter().flatten().flat_map(|(_, row)| row.as_object()).flatten()
+    {
+        let cell = count.entry(label.clone()).or_default();
+        let outcome = outcome.as_str().and_then(|text| text.split(' ').next()).unwrap_or_default();
+        cell[0] += usize::from(outcome == "pass");
+        cell[1] += usize::from(outcome != "skip");
+    }
+    count
 }
 
 /// `12/12` of the column `windlass`, and which others have something else: `12/12 (runc 11/12)`.
@@ -101,15 +121,20 @@ mod tests {
 
     #[test]
     fn the_table_counts_what_was_judged() {
-        let results = json!({"podman": {"date": "2026-01-02", "versions": ["podman 4"], "cases": {
-            "life::a": {"runc": "pass", "windlass": "pass"},
-            "life::b": {"runc": "FAIL", "windlass": "pass"},
+        let podman = json!({"date": "2026-01-02", "versions": ["podman 4"], "cases": {
+            "life::a": {"runc": "pass host", "windlass": "pass host"},
+            "life::b": {"runc": "FAIL host", "windlass": "pass uml"},
             "exec::c": {"runc": "skip", "windlass": "skip"},
-        }}});
-        let table = super::render(&results);
-        assert!(table.contains("| life | 2/2 (runc 1/2) |"), "{table}");
-        assert!(table.contains("| exec | — |"), "{table}");
-        assert!(table.ends_with("\n2026-01-02: podman 4.\n"), "{table}");
+        }});
+        let docker =
+            json!({"date": "2026-01-03", "versions": ["dockerd 9"], "cases": {"life::a": {"windlass": "skip"}}});
+        let table =
+            super::render(&json!({"sid": {"podman": podman, "docker": docker}, "bookworm": {"podman": podman}}));
+        assert!(table.contains("|  | bookworm | sid |"), "{table}");
+        assert!(table.contains("| docker |  | — |"), "{table}");
+        assert!(table.contains("| podman | 2/2 (runc 1/2) | 2/2 (runc 1/2) |"), "{table}");
+        let legend = "- sid, 2026-01-02, 2026-01-03: dockerd 9; podman 4; 1 of 2 cases in User-Mode Linux.\n";
+        assert!(table.ends_with(legend), "{table}");
     }
 
     #[test]

@@ -19,8 +19,10 @@ use nix::sys::signal::Signal;
 use std::fs;
 use tonic::Code;
 
-const CPU: Need = Need::Controller("cpu");
-const MEMORY: Need = Need::Controller("memory");
+/// What every container of the plugin needs.
+pub(super) const CPU: Need = Need::Controller("cpu");
+/// What one with a limit of memory needs.
+pub(super) const MEMORY: Need = Need::Controller("memory");
 
 chapter! { [Cri] "pods":
     a_container_lives_and_ends_in_its_pod [CPU],
@@ -41,21 +43,25 @@ chapter! { [Cri] "pods":
 }
 
 /// A connection and a pod.
-fn pod(s: &Session, change: impl FnOnce(&mut PodSandboxConfig)) -> Verdict<(Client, Pod)> {
+pub(super) fn pod(s: &Session, change: impl FnOnce(&mut PodSandboxConfig)) -> Verdict<(Client, Pod)> {
     let client = Client::connect()?;
     let pod = client.pod(&s.name(), &s.scratch()?, change)?;
     Ok((client, pod))
 }
 
-const WAIT: &str = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.2; done";
+/// A script that waits for SIGTERM.
+pub(super) const WAIT: &str = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.2; done";
 
-fn plain(_: &mut PodSandboxConfig) {}
+/// Changes nothing.
+pub(super) fn plain(_: &mut PodSandboxConfig) {}
 
-fn sleeper(client: &Client, pod: &Pod, name: &str) -> Verdict<String> {
+/// A container that waits; its id.
+pub(super) fn sleeper(client: &Client, pod: &Pod, name: &str) -> Verdict<String> {
     client.container(pod, name, WAIT, |_| ())
 }
 
-fn limits(config: &mut ContainerConfig) -> &mut LinuxContainerResources {
+/// The limits of a container.
+pub(super) fn limits(config: &mut ContainerConfig) -> &mut LinuxContainerResources {
     config.linux.get_or_insert_default().resources.get_or_insert_default()
 }
 

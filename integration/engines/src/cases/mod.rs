@@ -10,6 +10,8 @@ mod checkpoint;
 mod containerd;
 #[cfg(feature = "cri")]
 mod cri;
+#[cfg(feature = "cri")]
+mod cri_today;
 mod exec;
 mod flags;
 mod life;
@@ -22,6 +24,7 @@ mod package;
 mod podman;
 mod restore;
 mod rootless;
+mod today;
 mod upgrade;
 mod users;
 mod volumes;
@@ -40,6 +43,7 @@ pub fn of(engine: Engine) -> impl Iterator<Item = &'static Case> {
         build::CASES,
         limits::CASES,
         restore::CASES,
+        today::CASES,
         checkpoint::CASES,
         upgrade::CASES,
         mariadb::CASES,
@@ -50,6 +54,8 @@ pub fn of(engine: Engine) -> impl Iterator<Item = &'static Case> {
         containerd::CASES,
         #[cfg(feature = "cri")]
         cri::CASES,
+        #[cfg(feature = "cri")]
+        cri_today::CASES,
     ]
     .into_iter()
     .flatten()

@@ -1,6 +1,7 @@
 //! What podman has and docker has not.
 
 use super::life::logged;
+use super::today::{LOOK, LOOKED, describe_device};
 use crate::case::chapter;
 use crate::image::NAME;
 use crate::session::Session;
@@ -16,6 +17,7 @@ chapter! { [Podman] "pods":
     a_checkpoint_is_refused_with_a_reason,
     a_container_is_run_by_the_runtime_that_was_asked_for,
     a_detached_exec_session_is_seen_in_inspect,
+    a_device_of_cdi_has_its_nodes_mounts_and_hooks,
 }
 
 fn a_pod_shares_its_network_and_keeps_its_containers_together(s: &Session) -> Verdict {
@@ -63,7 +65,8 @@ fn a_checkpoint_is_refused_with_a_reason(s: &Session) -> Verdict {
     let name = s.sleeper("")?;
     let ran = s.run(&format!("container checkpoint {name}"))?;
     if s.below.kind == RuntimeKind::Windlass {
-        ran.fails()?.stderr_has("checkpoint")?;
+        // The newer one looks for criu before it asks the runtime.
+        ran.fails()?.stderr_has_any(&["checkpoint", "criu"])?;
         ensure_eq!(s.inspect(&name, "{{.State.Status}}")?, "running", "the container afterwards");
     }
     Ok(())
@@ -82,5 +85,13 @@ fn a_detached_exec_session_is_seen_in_inspect(s: &Session) -> Verdict {
     let name = s.sleeper("")?;
     s.ok(&format!("exec -d {name} sleep 1000"))?;
     ensure!(s.inspect(&name, "{{.ExecIDs}}")?.len() > 10, "no exec session");
+    Ok(())
+}
+
+fn a_device_of_cdi_has_its_nodes_mounts_and_hooks(s: &Session) -> Verdict {
+    let seen = describe_device(s)?;
+    ensure_eq!(s.inside("--device example.com/device=one", LOOK)?, LOOKED, "what the container sees");
+    let state = fs::read_to_string(&seen)?;
+    ensure!(state.contains("\"pid\""), "the state that the hook reads: {state}");
     Ok(())
 }

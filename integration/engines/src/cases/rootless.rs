@@ -1,13 +1,14 @@
 //! podman as an ordinary user: the runtime is in a user namespace that is not its own.
 
+use super::network::answers;
 use crate::case::chapter;
 use crate::engine::{bind_over, podman_configuration};
 use crate::image::NAME;
-use crate::session::Session;
-use integration::ensure_eq;
+use crate::session::{Session, until};
 use integration::kit::Verdict;
 use integration::kit::ran::Ran;
-use integration::kit::stop::Context;
+use integration::kit::stop::{Context, skip};
+use integration::{ensure, ensure_eq};
 use nix::unistd::{Gid, Uid, chown};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -20,6 +21,9 @@ chapter! { [Podman] "rootless":
     a_user_has_a_terminal_in_run_and_exec,
     a_volume_of_a_user_holds_files_of_the_users,
     pods_of_a_user_share_their_namespaces,
+    a_port_is_published_by_slirp4netns,
+    a_port_is_published_by_pasta,
+    a_bridge_of_a_user_knows_names_and_publishes_ports,
 }
 
 const UID: u32 = 54321;
@@ -154,4 +158,65 @@ fn pods_of_a_user_share_their_namespaces(s: &Session) -> Verdict {
         "page, host name"
     );
     user.ok(&format!("pod rm -f -t 0 {pod}"), None).map(drop)
+}
+
+/// What programs need that give a user a network: a way out of the harness, and a tunnel that is everybody's, as udev
+/// makes it.
+fn way_out(s: &Session) -> Verdict {
+    let script =
+        "[ -e /run/tun ] || { mknod /run/tun c 10 200 && chmod 666 /run/tun && mount --bind /run/tun /dev/net/tun; }
+        ip link show out0 >/dev/null 2>&1 || { ip link add out0 type veth peer name out1 && ip link set out0 up \
+        && ip link set out1 up && ip addr add 192.0.2.2/24 dev out0 && ip route add default via 192.0.2.1; }";
+    s.host_sh(script)?.ok().map(drop)
+}
+
+/// A server on a network of this kind answers at a port of the host, and reaches nothing it should not.
+fn publishes(s: &Session, network: &str, port: u16) -> Verdict {
+    way_out(s)?;
+    let (user, name) = (User::new(s)?, s.name());
+    let run = format!("run -d --network {network} -p {port}:80 --name {name} {NAME} sh -c");
+    user.ok(&run, Some("exec httpd -f -p 80 -h /www"))?;
+    answers(s, &format!("127.0.0.1:{port}"))?;
+    let seen = user.ok(&format!("exec {name} ip -4 -o addr"), None)?;
+    ensure!(seen.lines().count() >= 2, "interfaces: {seen}");
+    user.ok(&format!("restart -t 0 {name}"), None)?;
+    answers(s, &format!("127.0.0.1:{port}"))?;
+    user.ok(&format!("rm -f -t 0 {name}"), None)?;
+    ensure!(s.host_sh(&format!("busybox wget -q -O - http://127.0.0.1:{port}/"))?.code != 0, "the port still answers");
+    Ok(())
+}
+
+/// Whether the host has this program.
+fn installed(s: &Session, program: &str) -> Verdict {
+    match s.host_sh(&format!("command -v {program}"))?.code {
+        0 => Ok(()),
+        _ => skip(format!("{program} is not installed")),
+    }
+}
+
+fn a_port_is_published_by_slirp4netns(s: &Session) -> Verdict {
+    installed(s, "slirp4netns")?;
+    publishes(s, "slirp4netns", 18110)
+}
+
+fn a_port_is_published_by_pasta(s: &Session) -> Verdict {
+    installed(s, "pasta")?;
+    publishes(s, "pasta", 18111)
+}
+
+fn a_bridge_of_a_user_knows_names_and_publishes_ports(s: &Session) -> Verdict {
+    installed(s, "aardvark-dns || ls /usr/lib/podman/aardvark-dns")?;
+    let user = User::new(s)?;
+    let network = s.name();
+    user.ok(&format!("network create {network}"), None)?;
+    publishes(s, &network, 18112)?;
+    let (server, client) = (s.name(), s.name());
+    user.ok(&format!("run -d --network {network} --name {server} {NAME} sh -c"), Some("exec httpd -f -p 80 -h /www"))?;
+    user.ok(&format!("run -d --network {network} --name {client} {NAME} sleep 1000"), None)?;
+    until("an answer by name", || {
+        let page = user.run(&format!("exec {client} wget -q -O - http://{server}/"), None)?;
+        Ok((page.stdout.trim() == "served").then_some(()))
+    })?;
+    user.ok(&format!("rm -f -t 0 {server} {client}"), None)?;
+    user.ok(&format!("network rm {network}"), None).map(drop)
 }

@@ -10,7 +10,7 @@ use std::fs;
 /// The words of the client.
 pub fn start(session: &Session) -> Verdict<Vec<String>> {
     prepare_networks(session)?;
-    fs::write(session.path("containers.conf"), "").context("containers.conf")?;
+    fs::write(session.path("containers.conf"), "[containers]\ndefault_ulimits = []\n").context("containers.conf")?;
     let dir = |name: &str| session.path(name).display().to_string();
     Ok(vec!["buildah".into(), "--root".into(), dir("buildah"), "--runroot".into(), dir("buildah-run")])
 }

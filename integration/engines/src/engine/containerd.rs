@@ -26,12 +26,28 @@ pub fn client() -> Vec<String> {
     vec!["ctr".to_owned(), "--address".to_owned(), SOCKET.to_owned()]
 }
 
-/// Starts the daemon on the session's configuration, again if it ran before.
+/// Starts the daemon on the session's configuration, again if it ran before. It looks for what the kernel can do in its
+/// own cgroup, which must not be the root.
 pub fn start_daemon(session: &Session) -> Verdict {
-    let mut command = session.host("containerd");
+    let mut command = session.host("sh");
+    command.args([
+        "-c",
+        "mkdir -p /sys/fs/cgroup/daemon && echo 0 > /sys/fs/cgroup/daemon/cgroup.procs; exec containerd \"$@\"",
+        "sh",
+    ]);
     command.arg("--config").arg(session.path("containerd.toml")).arg("--address").arg(SOCKET);
     command.arg("--root").arg(session.path("containerd")).args(["--state", "/run/engines-containerd"]);
     session.start_daemon(command, &|| ctr(session, "version"))
+}
+
+/// The version of the daemon.
+pub fn version(session: &Session) -> Verdict<(u32, u32)> {
+    let mut command = session.host("containerd");
+    command.arg("--version");
+    let said = session.finish(command)?.ok()?.stdout;
+    let word = said.split_whitespace().nth(2).unwrap_or_default().trim_start_matches('v');
+    let mut numbers = word.split('.').map(|part| part.parse().unwrap_or(0));
+    Ok((numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)))
 }
 
 /// `ctr` with these words.

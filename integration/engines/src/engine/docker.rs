@@ -24,12 +24,17 @@ fn client() -> Vec<String> {
     vec!["docker".to_owned(), "--host".to_owned(), format!("unix://{SOCKET}")]
 }
 
+/// The recommended file, with the runtime under test.
+pub fn configuration(session: &Session) -> String {
+    below(include_str!("../../../../contrib/docker/daemon.json"), session)
+}
+
 /// Starts the daemon with further options.
 pub fn start_with(session: &Session, options: &[&str]) -> Verdict {
     let mut command = session.host("dockerd");
-    let configuration = session.path("daemon.json");
-    fs::write(&configuration, below(include_str!("../../../../contrib/docker/daemon.json"), session))?;
-    command.arg("--config-file").arg(configuration).args(["--live-restore", "--storage-driver", "overlay2"]);
+    let file = session.path("daemon.json");
+    fs::write(&file, configuration(session))?;
+    command.arg("--config-file").arg(file).args(["--live-restore", "--storage-driver", "overlay2"]);
     command.arg("--host").arg(format!("unix://{SOCKET}"));
     command.arg("--data-root").arg(session.path("docker")).args(["--exec-root", "/run/engines-docker"]);
     command.arg("--pidfile").arg(session.path("docker.pid")).args(options);
