@@ -58,8 +58,10 @@ pub const KNOWN: &[Known] = &[
         case: "containerd::tasks::an_exit_while_the_daemon_is_away_is_known_afterwards",
         on: "all",
         releases: &["sid"],
-        reason: "containerd 2 forgets a task that has ended when it starts",
+        reason: FORGOTTEN,
     },
+    Known { case: "cri::pods::pods_outlive_a_kill_of_the_daemon", on: "all", releases: &["sid"], reason: FORGOTTEN },
 ];
 
+const FORGOTTEN: &str = "containerd 2 forgets, when it starts, a task that has ended";
 const INFRA: &str = "an infra container of podman cannot open /dev/null with runc 1.1.5";
