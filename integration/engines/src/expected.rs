@@ -57,11 +57,11 @@ pub const KNOWN: &[Known] = &[
     Known {
         case: "containerd::tasks::an_exit_while_the_daemon_is_away_is_known_afterwards",
         on: "all",
-        releases: &["sid"],
+        releases: &["trixie", "sid"],
         reason: FORGOTTEN,
     },
     Known { case: "cri::pods::pods_outlive_a_kill_of_the_daemon", on: "all", releases: &["sid"], reason: FORGOTTEN },
 ];
 
-const FORGOTTEN: &str = "containerd 2 forgets, when it starts, a task that has ended";
+const FORGOTTEN: &str = "containerd forgets, when it starts, a task that has ended: 1.7 by `ctr`, 2 by CRI too";
 const INFRA: &str = "an infra container of podman cannot open /dev/null with runc 1.1.5";
