@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs with apt the engines that the suite drives, on Debian 12. Idempotent, and quick when everything is there.
-# With `short` it installs those of `just engines-short`, with `tree` only what the trees of other releases need. With `long` it also makes the root file system of the worked
-# example, a database server, in CACHE.
+# With `short` it installs those of `just engines-short`, with `tree` only what the trees of other releases need. With
+# `long` it also makes the root file system of the worked example, a database server, in CACHE.
 set -eu
 . "$(dirname "$0")/../apt.sh"
 CACHE=${CACHE:-/var/cache/windlass-engines}
