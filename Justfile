@@ -192,6 +192,11 @@ engines-record *args: deb (engines "--long" "--results" "integration/engines/res
 engines-table:
     cargo run --quiet --package engines -- table integration/engines/results.json README.md
 
+# How long a dump and a restore take, beside bare CRIU and other runtimes; needs root: `just bench-checkpoint 15 runc`
+bench-checkpoint *args: build
+    integration/criu.sh target/criu
+    integration/checkpoint-times.sh {{windlass}} target/criu/criu {{args}}
+
 # How long the verbs take, beside another runtime; needs root: `just bench crun`, `just bench runc run --rounds 50`
 bench peer="runc" *args: build suite
     {{integration}} --bench --runtime {{windlass}} --compare {{peer}} {{args}}
