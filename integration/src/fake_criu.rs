@@ -8,6 +8,8 @@
 //! done, fail  answers the request; other: as if another had been asked for
 //! garbage     sends what is not a message
 //! eof         ends
+//! endless     reports steps as long as somebody listens
+//! stay        answers that it failed, and does not end for 15 seconds
 //! NAME        reports the step of this name
 //! ```
 //!
@@ -71,6 +73,14 @@ impl Fake {
                 "other" => say(&answer(3 - self.asked, true))?,
                 "garbage" => say(&[0xff; 3])?,
                 "eof" => return None,
+                "endless" => loop {
+                    self.step("pre-dump", None)?;
+                },
+                "stay" => {
+                    say(&[answer(self.asked, false), number_field(7, 52)].concat())?;
+                    std::thread::sleep(std::time::Duration::from_secs(15));
+                    return None;
+                }
                 "kill" => {
                     let _ = kill(getppid(), Signal::SIGKILL);
                     receive()?;

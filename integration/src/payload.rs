@@ -11,6 +11,7 @@ pub fn main(words: &[String]) -> ExitCode {
     let rest = words.get(1..).unwrap_or_default();
     let text = match words.first().map(String::as_str) {
         Some("syscalls") => rest.iter().map(|call| syscall(call)).collect::<Vec<_>>().join("\n"),
+        Some("hold") => return hold(rest),
         Some("scheduler") => sys::sched_getattr().map_or_else(errno, |a| {
             format!(
                 "policy={} nice={} priority={} flags={} runtime={} deadline={} period={}",
@@ -54,6 +55,62 @@ fn write_lines(words: &[String]) -> ExitCode {
     }
     let result = std::fs::write("/result", format!("{done} {}\n", longest.as_micros()));
     ExitCode::from(u8::from(result.is_err()))
+}
+
+/// `WORD…`: makes calls one after the other, writes `/ready`, and stays as it is. A word is `NR[,ARG…]`, where an
+/// argument is a number, `=N` for the result of the word N, `'TEXT`, or `#A:B` for a buffer that begins with these numbers
+/// of 32 bits; `with-child`, which makes a child that does nothing; or `in-child`, which leaves the rest to a child.
+fn hold(words: &[String]) -> ExitCode {
+    let mut results: Vec<i64> = Vec::new();
+    let mut failed = String::new();
+    for word in words {
+        let result = match word.as_str() {
+            fork @ ("with-child" | "in-child") => {
+                let pid = sys::syscall(libc::SYS_clone, [i64::from(libc::SIGCHLD), 0, 0, 0, 0, 0]);
+                if pid.is_ok_and(|pid| (pid == 0) == (fork == "with-child")) {
+                    stay();
+                }
+                pid
+            }
+            call => {
+                let mut args = call.split(',').map(|word| argument(word, &results));
+                let number = args.next().unwrap_or(-1);
+                let mut all = [0; 6];
+                all.iter_mut().zip(args).for_each(|(arg, value)| *arg = value);
+                sys::syscall(number, all)
+            }
+        };
+        match result {
+            Ok(result) => results.push(result),
+            Err(error) => {
+                failed = format!("{word}: {error:?}");
+                break;
+            }
+        }
+    }
+    let _ = std::fs::write("/ready.new", failed).and_then(|()| std::fs::rename("/ready.new", "/ready"));
+    stay()
+}
+
+fn argument(word: &str, results: &[i64]) -> i64 {
+    let leaked = |bytes: Vec<u8>| Box::leak(bytes.into_boxed_slice()).as_ptr() as i64;
+    match word.split_at_checked(1) {
+        Some(("=", at)) => at.parse().ok().and_then(|at: usize| results.get(at)).copied().unwrap_or(-1),
+        Some(("'", text)) => leaked([text.as_bytes(), &[0]].concat()),
+        Some(("#", numbers)) => {
+            let numbers = numbers.split(':').map(|number| number.parse::<u32>().unwrap_or(0));
+            let mut bytes: Vec<u8> = numbers.flat_map(u32::to_ne_bytes).collect();
+            bytes.resize(4096, 0);
+            leaked(bytes)
+        }
+        _ => word.parse().unwrap_or(0),
+    }
+}
+
+fn stay() -> ! {
+    loop {
+        nix::unistd::pause();
+    }
 }
 
 /// `NR[,ARG…]` to `NR=VALUE` or `NR=ERRNO`.

@@ -33,12 +33,13 @@ mod restore;
 mod sources;
 mod start;
 pub mod sync;
+mod tasks;
 mod timing;
 mod wait;
 
 pub use caller::Caller;
 pub use cgroup::{CgroupPlacement, Delegation};
-pub use checkpoint::{CheckpointRequest, Directories, Finding, check, checkpoint};
+pub use checkpoint::{CheckpointRequest, Directories, Finding, Loss, check, checkpoint, criu_version};
 pub use create::{CreateRequest, NewContainer, create};
 pub use delete::{delete, destroy, finish};
 pub use exec::{ExecRequest, NewProcess, exec};

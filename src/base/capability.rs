@@ -10,6 +10,8 @@ bitflags::bitflags! {
         const SETUID = 1 << 7;
         /// `CAP_SYS_ADMIN`.
         const SYS_ADMIN = 1 << 21;
+        /// `CAP_SYS_NICE`.
+        const SYS_NICE = 1 << 23;
         /// `CAP_SYS_RESOURCE`.
         const SYS_RESOURCE = 1 << 24;
         /// All others, those of later kernels too.

@@ -45,6 +45,11 @@ pub struct Flags {
 const LOG_LEVEL: i32 = 4;
 
 impl Flags {
+    /// Whether CRIU makes cgroups and moves processes into them.
+    pub fn manages_cgroups(&self) -> bool {
+        !matches!(self.cgroup_mode, None | Some(CgroupMode::Ignore))
+    }
+
     /// The options that follow from the flags alone. An option that is not asked for is absent, so that a file of
     /// CRIU's configuration decides about it.
     pub fn options(&self) -> Options {

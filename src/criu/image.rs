@@ -3,7 +3,7 @@
 //! An image begins with two numbers of 32 bits: one that all have, and one for its kind. Entries follow, each with
 //! its length before it. Images are not trusted: every length is checked, and sizes are bounded by the caller.
 
-use windlass_base::protobuf::{Message, message};
+use windlass_base::protobuf::{Malformed, Message, message};
 
 /// What all images begin with.
 const COMMON: u32 = 0x5456_4319;
@@ -27,9 +27,62 @@ pub enum Kind {
     Ids = 0x5443_2030,
     /// `pagemap-N.img`.
     PageMap = 0x5608_4025,
+    /// `cgroup.img`.
+    Cgroups = 0x5938_3330,
+}
+
+/// A message as it was encoded. Directories are in directories: a hostile image has them deeper than a stack is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Undecoded(pub Vec<u8>);
+
+impl Message for Undecoded {
+    fn merge(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn write_to(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
 }
 
 message! {
+    /// `cgroup_entry`.
+    Cgroups {
+        /// In which cgroups processes are.
+        1 sets: Vec<CgroupSet>,
+        /// The directories of each hierarchy.
+        2 controllers: Vec<Controller>,
+    }
+    /// `cg_set_entry`.
+    CgroupSet {
+        /// One for each hierarchy.
+        2 members: Vec<Member>,
+    }
+    /// `cg_member_entry`.
+    Member {
+        /// The path of the cgroup.
+        2 path: String,
+    }
+    /// `cg_controller_entry`.
+    Controller {
+        /// The directories to be made.
+        2 directories: Vec<Directory>,
+    }
+    /// `cgroup_dir_entry`.
+    Directory {
+        /// Its name, or for the first its path.
+        1 name: String,
+        /// The directories in it, of the same type.
+        2 inner: Vec<Undecoded>,
+        /// The files in it that are to be written.
+        3 properties: Vec<Property>,
+    }
+    /// `cgroup_prop_entry`.
+    Property {
+        /// The name of the file.
+        1 name: String,
+    }
     /// `pagemap_head`, which is the first, and `pagemap_entry`.
     PageMap {
         /// The number of the file with the pages; in an entry the address.

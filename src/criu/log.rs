@@ -183,16 +183,19 @@ pub fn cause(log: &str) -> Option<Cause> {
     explained.or(errors.first()).cloned()
 }
 
+/// Most characters of a message that are told.
+const LONGEST: usize = 1000;
+
 /// `(00.012345) pie: 7: Error (criu/sk-inet.c:200): inet: text`
 fn error_of(number: usize, line: &str) -> Option<Cause> {
     let (_, rest) = line.split_once("Error (")?;
     let (place, text) = rest.split_once("): ")?;
-    let text = text.trim();
+    let text: String = text.trim().chars().take(LONGEST).collect();
     if NOISE.iter().any(|noise| text.contains(noise)) {
         return None;
     }
     let known = KNOWN.iter().find(|known| text.contains(known.part));
-    Some(Cause { text: text.to_string(), place: place.to_string(), line: number, known })
+    Some(Cause { text, place: place.chars().take(LONGEST).collect(), line: number, known })
 }
 
 #[cfg(test)]
@@ -213,6 +216,12 @@ mod tests {
         assert_eq!(cause.text, "inet: Connected TCP socket, consider using --tcp-established option.");
         assert_eq!((cause.place.as_str(), cause.line), ("criu/sk-inet.c:200", 3));
         assert!(cause.known.expect("known").hint.contains("--tcp-established"));
+    }
+
+    #[test]
+    fn a_message_has_no_more_than_can_be_read() {
+        let log = format!("(00.1) Error (criu/x.c:1): {}", "x".repeat(1 << 20));
+        assert_eq!(cause(&log).expect("there is one").text.len(), LONGEST);
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::program;
 /// The longest message. CRIU's own limit for its answers is smaller.
 const LONGEST: usize = 40 * 1024;
 
+/// Most steps of a dump or a restore that CRIU reports. It has about ten.
+const STEPS: usize = 1000;
+
 /// A descriptor of this process, as CRIU is told of it: it opens it by `/proc/PID/fd`.
 pub fn number(fd: BorrowedFd<'_>) -> i32 {
     fd.as_raw_fd()
@@ -139,7 +142,7 @@ impl Session {
 
     fn attend(&mut self, kind: Option<i32>, each: &mut dyn FnMut(&Step, Option<OwnedFd>) -> Answer) -> Result<Outcome> {
         let mut refused = None;
-        loop {
+        for _ in 0..STEPS {
             let Some((response, fd)) = self.receive()? else {
                 return refused.map_or(Ok(Outcome::Died), Err);
             };
@@ -160,6 +163,7 @@ impl Session {
                 None => Ok(Outcome::Failed(response)),
             };
         }
+        Err(refused.unwrap_or_else(|| Error::new(Kind::Protocol, "CRIU reports steps without end")))
     }
 }
 
@@ -205,6 +209,23 @@ mod tests {
         assert!(matches!(dump(&[], "").0, Ok(Outcome::Died)));
         // The end of another request is not that of this one.
         assert!(matches!(dump(&[response(Type::Restore, true, "")], "").0, Ok(Outcome::Failed(_))));
+    }
+
+    #[test]
+    fn steps_without_end_are_an_error() {
+        let (ours, theirs) = socket::pair().expect("a pair");
+        let said = std::thread::spawn(move || {
+            let said = response(Type::Notify, true, "pre-dump");
+            let mut buffer = [0; 64];
+            // Until nobody listens any more.
+            while socket::send(theirs.as_fd(), &said, &[]).is_ok() {
+                let _ = socket::receive(theirs.as_fd(), &mut buffer);
+            }
+        });
+        let request = Request { kind: Some(Type::Dump as i32), ..Request::default() };
+        let outcome = Session::new(ours).perform(&request, &mut |_, _| Ok(Next::GoOn));
+        assert_eq!(outcome.expect_err("no end").message(), "CRIU reports steps without end");
+        said.join().expect("it has ended");
     }
 
     #[test]

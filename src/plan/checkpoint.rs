@@ -21,6 +21,10 @@ pub struct ExternalMount {
     pub point: String,
     /// Its name in the images.
     pub name: String,
+    /// The type of its filesystem.
+    pub kind: String,
+    /// Whether the configuration has it. Otherwise the restore does not know its source.
+    pub declared: bool,
 }
 
 /// The name of every masked file.
@@ -45,7 +49,12 @@ pub fn external_mounts(mounts: &[Mounted], declared: &Declared) -> Vec<ExternalM
         .filter(|mount| mount.point != "/" && (outside(mount) || !is_rebuilt(mount)))
         .map(|mount| {
             let name = if declared.masked.contains(&mount.id) { NULL } else { &mount.point };
-            ExternalMount { point: mount.point.clone(), name: name.into() }
+            ExternalMount {
+                point: mount.point.clone(),
+                name: name.into(),
+                kind: mount.kind.clone(),
+                declared: outside(mount),
+            }
         })
         .collect()
 }
@@ -100,6 +109,8 @@ mod tests {
             ("/layers", "/layers"),
         ];
         assert_eq!(found, expected);
+        let unknown = external_mounts(&mounts, &declared).into_iter().filter(|it| !it.declared).map(|it| it.point);
+        assert_eq!(unknown.collect::<Vec<_>>(), ["/usr/lib/gpu", "/disk", "/layers"]);
     }
 
     #[test]

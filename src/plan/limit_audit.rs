@@ -1,6 +1,7 @@
-//! The limits of restored processes as the kernel has them, compared with the configuration: CRIU sets those of the
-//! images, and may raise any.
+//! The limits and the scheduling of restored processes as the kernel has them, compared with the configuration: CRIU sets
+//! those of the images, and may raise any.
 
+use windlass_base::abi::SchedulerAttributes;
 use windlass_base::capability::CapabilitySet;
 use windlass_base::error::Diagnostic;
 use windlass_base::namespaces::Namespaces;
@@ -8,11 +9,22 @@ use windlass_base::namespaces::Namespaces;
 use crate::create::Plan;
 use crate::step::Action;
 
+/// `SCHED_FIFO` (sched(7)).
+const FIFO: u32 = 1;
+/// `SCHED_RR`.
+const ROUND_ROBIN: u32 = 2;
+/// `SCHED_DEADLINE`, which no limit grants.
+const DEADLINE: u32 = 6;
+/// The nice value that a process may give itself is 20 minus this limit (getrlimit(2)).
+const RLIMIT_NICE: u32 = 13;
+/// The highest real-time priority that a process may give itself.
+const RLIMIT_RTPRIO: u32 = 14;
+
 /// Which limits of a process are above those that the configuration gives it. `oom`: its `oom_score_adj` and that of the
 /// runtime, which processes have if the configuration does not say another. `hard`: a hard limit of it by its number,
 /// where that can be read.
 pub fn raised(plan: &Plan, oom: [i64; 2], hard: &dyn Fn(u32) -> Option<u64>) -> Vec<Diagnostic> {
-    if may_raise(plan) {
+    if may(plan, CapabilitySet::SYS_RESOURCE) {
         return Vec::new();
     }
     let [found, own] = oom;
@@ -30,10 +42,78 @@ pub fn raised(plan: &Plan, oom: [i64; 2], hard: &dyn Fn(u32) -> Option<u64>) -> 
     protected.into_iter().chain(limits).collect()
 }
 
-/// Whether the processes of the container may raise their own limits. The kernel asks for the capability on the host.
-fn may_raise(plan: &Plan) -> bool {
+/// Whether a task is scheduled before others more than the configuration lets it be. `own` is the scheduling of the
+/// runtime, which processes have if the configuration does not say another, and `own_limit` a hard limit of it.
+pub fn favoured(
+    plan: &Plan,
+    found: &SchedulerAttributes,
+    own: &SchedulerAttributes,
+    own_limit: &dyn Fn(u32) -> u64,
+) -> Option<Diagnostic> {
+    if may(plan, CapabilitySet::SYS_NICE) {
+        return None;
+    }
+    let configured = plan.init.iter().find_map(|step| match &step.action {
+        Action::Scheduler(attributes) => Some(attributes),
+        _ => None,
+    });
+    let expected = configured.unwrap_or(own);
+    let limit = |number: u32| {
+        let configured = plan.init.iter().find_map(|step| match &step.action {
+            Action::Limit(known, _, _, most) if *known == number => Some(*most),
+            _ => None,
+        });
+        configured.unwrap_or_else(|| own_limit(number))
+    };
+    let msg = if is_real_time(found.policy) {
+        let least = if is_real_time(expected.policy) { expected.priority } else { 0 };
+        let granted = is_real_time(expected.policy) && found.priority <= least;
+        let limited = found.policy != DEADLINE && u64::from(found.priority) <= limit(RLIMIT_RTPRIO);
+        let (policy, priority) = (found.policy, found.priority);
+        (!granted && !limited).then(|| format!("a task of the images has the policy {policy} and priority {priority}"))
+    } else {
+        // Whoever made it without one may have had another nice value than the caller now, but hardly a negative one.
+        let least = configured.map_or(own.nice.min(0), |configured| configured.nice);
+        let allowed = 20 - i64::try_from(limit(RLIMIT_NICE)).unwrap_or(40).min(40);
+        (found.nice < least && i64::from(found.nice) < allowed)
+            .then(|| format!("a task of the images has the nice value {}, below {least}", found.nice))
+    };
+    msg.map(|msg| Diagnostic { pointer: "/process/scheduler".into(), msg })
+}
+
+/// Whether a policy runs before all ordinary ones.
+fn is_real_time(policy: u32) -> bool {
+    [FIFO, ROUND_ROBIN, DEADLINE].contains(&policy)
+}
+
+/// Whether a task has another label of the security module than it must have. `given` is that of `--lsm-profile`, as
+/// `selinux:LABEL` or `apparmor:PROFILE`. `found` is the label of the task; an empty one means that there is no module.
+pub fn mislabelled(plan: &Plan, given: &str, found: &str) -> Option<Diagnostic> {
+    let found = found.trim_end_matches(['\0', '\n']);
+    // The mode of a profile follows it: `docker-default (enforce)`.
+    let profile = found.rsplit_once(" (").map_or(found, |(profile, _)| profile);
+    let is_profile =
+        |wanted: &str| profile == wanted || profile.strip_prefix(wanted).is_some_and(|rest| rest.starts_with("//"));
+    let (pointer, wanted, has) = match given.split_once(':') {
+        Some(("selinux", label)) => ("--lsm-profile", label, found == label),
+        Some((_, wanted)) => ("--lsm-profile", wanted, is_profile(wanted)),
+        None => plan.init.iter().find_map(|step| match &step.action {
+            Action::SeLinux(label) => Some(("/process/selinuxLabel", label.as_str(), found == label)),
+            Action::AppArmor(wanted) => {
+                let has = wanted == "unconfined" || is_profile(wanted);
+                Some(("/process/apparmorProfile", wanted.as_str(), has))
+            }
+            _ => None,
+        })?,
+    };
+    let msg = || format!("a task of the images has the label {found:?}, and not {wanted:?}");
+    (!has).then(|| Diagnostic { pointer: pointer.into(), msg: msg() })
+}
+
+/// Whether the processes of the container have a capability on the host, where the kernel asks for it.
+fn may(plan: &Plan, capability: CapabilitySet) -> bool {
     let has = plan.init.iter().any(|step| match &step.action {
-        Action::Identity(identity) => identity.capabilities.bounding.contains(CapabilitySet::SYS_RESOURCE),
+        Action::Identity(identity) => identity.capabilities.bounding.contains(capability),
         _ => false,
     });
     has && !plan.topology.new.contains(Namespaces::USER)

@@ -62,7 +62,9 @@ pub fn foreign_mounts(plan: &Plan, sources: &Sources, mounts: &[Mounted]) -> Vec
 
 fn is_known(plan: &Plan, sources: &Sources, mount: &Mounted) -> bool {
     let (flags, free) = (flags_of(&mount.flags), may_mount(plan));
-    let has = |place: &Place, needed: MountAttributes| place.has(mount) && (free || flags.contains(needed));
+    // Flags can be changed by who may mount, and mapped ids cannot.
+    let always = if free { MountAttributes::IDMAP } else { MountAttributes::all() };
+    let has = |place: &Place, needed: MountAttributes| place.has(mount) && flags.contains(needed & always);
     if has(&sources.rootfs, required(plan, "/")) || sources.external.iter().any(|(place, needed)| has(place, *needed)) {
         return true;
     }
@@ -92,12 +94,14 @@ fn makes(plan: &Plan, wanted: &str) -> bool {
     })
 }
 
-fn flags_of(options: &str) -> MountAttributes {
+/// The flags that mountinfo tells by words.
+pub fn flags_of(options: &str) -> MountAttributes {
     let known = [
         ("ro", MountAttributes::RDONLY),
         ("nosuid", MountAttributes::NOSUID),
         ("nodev", MountAttributes::NODEV),
         ("noexec", MountAttributes::NOEXEC),
+        ("idmapped", MountAttributes::IDMAP),
     ];
     let has = |word: &str| options.split(',').any(|option| option == word);
     known.into_iter().filter(|(word, _)| has(word)).map(|(_, flag)| flag).collect()

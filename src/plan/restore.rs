@@ -100,6 +100,13 @@ pub fn task_contradictions(plan: &Plan, claims: &Claims) -> Vec<Diagnostic> {
     one_of_each(faults)
 }
 
+/// The same of mounts alone.
+pub fn mount_contradictions(plan: &Plan, claims: &Claims, there: &dyn Fn(&str) -> bool) -> Vec<Diagnostic> {
+    let mut faults = Vec::new();
+    check_mounts(plan, claims, there, &mut faults);
+    one_of_each(faults)
+}
+
 /// One for each element is enough: a hostile image could have any number.
 pub fn one_of_each(mut faults: Vec<Diagnostic>) -> Vec<Diagnostic> {
     let mut known = BTreeSet::new();
@@ -258,6 +265,14 @@ fn contradiction(plan: &Plan, claims: &Claims, mount: &ClaimedMount) -> Option<S
         };
         let masks = name == NULL && plan.init.iter().any(|step| hides(&step.action));
         return (name != point && !masks).then(|| format!("the images mount {name:?} on {point}"));
+    }
+    // A copy of what init has from outside, as a new mount namespace begins with. What it shows is looked at later.
+    let is_copy = |whole: &ClaimedMount| {
+        let same = whole.device == mount.device && is_below(&mount.root, &whole.root);
+        same && whole.external.is_some() && whole.flags & RESTRICTING.bits() & !mount.flags == 0
+    };
+    if mount.nested && claims.mounts.iter().any(|whole| !whole.nested && is_copy(whole)) {
+        return None;
     }
     // A part of the root filesystem, or of a filesystem that is there as a whole.
     let is_part = |whole: &ClaimedMount| {

@@ -96,6 +96,23 @@ pub fn hard_limit_of(pid: i32, resource: u32) -> Result<u64> {
     check(returned, || format!("prlimit64({pid}, {resource})")).map(|_| limit.rlim_max)
 }
 
+/// How a task is scheduled, by sched_getattr(2).
+pub fn scheduler_of(tid: i32) -> Result<SchedulerAttributes> {
+    let mut found = SchedulerAttributes::default();
+    let size = size_of::<SchedulerAttributes>();
+    // SAFETY: the structure has the kernel's layout and the size that is told, and outlives the call, which writes it.
+    let returned = unsafe { libc::syscall(libc::SYS_sched_getattr, tid, &raw mut found, size, 0) };
+    check(returned, || format!("sched_getattr({tid})")).map(|_| found)
+}
+
+/// The I/O priority of a task, class << 13 | level, by ioprio_get(2).
+pub fn io_priority_of(tid: i32) -> Result<u32> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    // SAFETY: the call takes no pointers.
+    let returned = unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid) };
+    check(returned, || format!("ioprio_get(IOPRIO_WHO_PROCESS, {tid})")).map(|priority| priority as u32)
+}
+
 /// personality(2).
 pub fn set_personality(domain: u64) -> Result<()> {
     // SAFETY: the call takes no pointers.

@@ -402,6 +402,13 @@ pub fn datagram() -> Result<OwnedFd> {
     new(SockType::Datagram)
 }
 
+/// Whether the kernel has SO_PASSCRED for sockets of the network. Since Linux 6.16 only those have it that can use it.
+pub fn network_has_passcred() -> bool {
+    let socket = nix::sys::socket::socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
+    // Without the protocol there are no such sockets either.
+    socket.is_ok_and(|socket| nix::sys::socket::getsockopt(&socket, sockopt::PassCred).is_ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::cli;
-use windlass_apply::{self as apply, CheckpointRequest, Directories, Finding, RestoreRequest};
+use windlass_apply::{self as apply, CheckpointRequest, Directories, Finding, Loss, RestoreRequest};
 use windlass_args::print;
 use windlass_base::error::{Diagnostic, Error, Kind, Result, printable};
 use windlass_criu::program;
@@ -17,14 +17,14 @@ use super::bundle::absolute;
 use super::planning;
 use super::session::Session;
 
-/// The exit code is 1 if `--check` has found why a dump would fail.
+/// The exit code is 1 if `--check` has found why a dump or the restore of it would fail.
 pub(super) fn checkpoint(options: &cli::Checkpoint, session: &mut Session<'_>) -> Result<u8> {
     let mut container = session.store()?.load(&options.id)?;
     let plan = plan_of(&container)?;
     if options.check {
-        let findings = apply::check(&container, &plan, &options.flags)?;
+        let findings = apply::check(&container, &plan, &options.flags, &|| old_criu(session))?;
         print(&listed(&findings))?;
-        return Ok(u8::from(findings.iter().any(|finding| finding.fails)));
+        return Ok(u8::from(findings.iter().any(|finding| finding.loss != Loss::Part)));
     }
     if listens(&plan) {
         return Err(Error::config(
@@ -55,8 +55,9 @@ pub(super) fn checkpoint(options: &cli::Checkpoint, session: &mut Session<'_>) -
         Err(error) => {
             // What CRIU stumbled over, with its process and its descriptor.
             if error.message().starts_with(DUMP_FAILED) {
-                let findings = apply::check(&container, &plan, &options.flags).unwrap_or_default();
-                session.warnings.extend(findings.into_iter().filter(|finding| finding.fails).map(remark));
+                let findings = apply::check(&container, &plan, &options.flags, &|| false).unwrap_or_default();
+                let causes = findings.into_iter().filter(|finding| finding.loss == Loss::Dump);
+                session.warnings.extend(causes.map(remark));
             }
             Err(error)
         }
@@ -76,11 +77,21 @@ fn listed(findings: &[Finding]) -> String {
     }
     let mut out = String::new();
     for finding in findings {
-        let word = if finding.fails { "fails" } else { "lost" };
+        let word = match finding.loss {
+            Loss::Dump => "fails",
+            Loss::Restore => "restore fails",
+            Loss::Part => "lost",
+        };
         let at = if finding.pointer.is_empty() { String::new() } else { format!(" ({})", finding.pointer) };
-        let _ = writeln!(out, "{word:<6} {}{at}; {}", printable(&finding.what), finding.help);
+        let _ = writeln!(out, "{word:<14} {}{at}; {}", printable(&finding.what), finding.help);
     }
     out
+}
+
+/// Whether the CRIU that would be used is older than 4.2. Without one, nobody knows.
+fn old_criu(session: &Session<'_>) -> bool {
+    let version = Criu::find(session).and_then(|criu| apply::criu_version(&criu.program, &criu.path));
+    version.is_ok_and(|number| number < 40_200)
 }
 
 /// CRIU, and the PATH that it gets.

@@ -5,7 +5,7 @@ use crate::chapter;
 use crate::kit::Need::{Criu, Slow, Windlass};
 use crate::kit::criu::{COUNTING, Images, counts_on, start};
 use crate::kit::mount_list;
-use crate::kit::stop::Context;
+use crate::kit::stop::{Context, skip};
 use crate::kit::{Bundle, T, Verdict};
 use crate::{ensure, ensure_eq};
 use serde_json::json;
@@ -18,6 +18,8 @@ chapter! { "checkpoint_hostile":
     mounts_of_the_images_never_reach_the_host [Windlass, Criu, Slow],
     what_is_not_an_image_is_refused [Windlass, Criu, Slow],
     limits_are_those_of_the_configuration_at_most [Windlass, Criu, Slow],
+    scheduling_is_that_of_the_configuration [Windlass, Criu, Slow],
+    cgroups_of_the_images_stay_in_that_of_the_container [Windlass, Criu, Slow],
     layers_of_an_overlay_are_not_looked_up_on_the_host [Windlass, Criu, Slow],
 }
 
@@ -235,6 +237,73 @@ fn limits_are_those_of_the_configuration_at_most(t: &T) -> Verdict {
     refused(&images, &bundle.clone().set("/process/oomScoreAdj", json!(201)), "/process/oomScoreAdj")?;
     images.restore(&limit(bundle, 513), &[])?;
     Ok(())
+}
+
+fn scheduling_is_that_of_the_configuration(t: &T) -> Verdict {
+    let scheduled = |bundle: Bundle, scheduler: serde_json::Value| bundle.set("/process/scheduler", scheduler);
+    for (dumped_with, more) in [
+        (json!({"policy": "SCHED_FIFO", "priority": 3}), json!({"policy": "SCHED_FIFO", "priority": 2})),
+        (json!({"policy": "SCHED_OTHER", "nice": -5}), json!({"policy": "SCHED_OTHER", "nice": -4})),
+    ] {
+        let bundle = scheduled(dumped(t)?, dumped_with);
+        let images = images(t, &bundle)?;
+        refused(&images, &bundle.clone().unset("/process/scheduler"), "/process/scheduler")?;
+        refused(&images, &scheduled(bundle.clone(), more), "/process/scheduler")?;
+        images.restore(&bundle, &[])?;
+    }
+    Ok(())
+}
+
+/// CRIU makes them by the names in the images, if it is asked to manage cgroups.
+fn cgroups_of_the_images_stay_in_that_of_the_container(t: &T) -> Verdict {
+    let script = format!("mkdir /sys/fs/cgroup/inner; echo 0 >/sys/fs/cgroup/inner/cgroup.procs; {COUNTING}");
+    let bundle = t.bundle()?.sh(&script).mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup",
+        "source": "cgroup", "options": ["rw"]}));
+    let soft = ["--manage-cgroups-mode", "soft"];
+    let container = start(t, &bundle)?;
+    let at = counts_on(&bundle, 1)?;
+    let whole = Images::new(t);
+    whole.dump(&container, &soft)?;
+    let image = |images: &Images| images.dir.join("cgroup.img");
+    let inside = format!("/{}", container.id);
+    let outside = format!("/x{}", &container.id[1..]);
+    let host = Path::new("/sys/fs/cgroup").join(&outside[1..]).join("inner");
+    fs::create_dir_all(&host).context("a cgroup of the host")?;
+    for (number, (old, new, words)) in [
+        ("inner", "../ab", "cgroup.img has the path"),
+        ("cgroup.procs", "/../../procs", "cgroup.img has the path"),
+        (&format!("{inside}/inner"), &format!("{outside}/inner"), "restore failed"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let images = whole.copy(&format!("cgroups{number}"))?;
+        let changed = replaced(&fs::read(image(&images)).context("cgroup.img")?, old, new);
+        fs::write(image(&images), changed).context("cgroup.img")?;
+        let (ran, container) = images.try_restore(&bundle, &soft)?;
+        ran.code_is(1)?.stderr_has(words).context(words)?;
+        container.verb("state", &[], &[])?.code_is(1)?.stderr_has("does not exist")?;
+    }
+    fs::remove_dir(&host).and_then(|()| fs::remove_dir(host.parent().unwrap_or(&host))).context("nobody is in it")?;
+    let (ran, container) = whole.try_restore(&bundle, &soft)?;
+    if ran.stderr.contains("cpuset.cpus: Invalid argument") {
+        return skip("CRIU cannot make the cpusets of version 1 of this host again");
+    }
+    ran.ok()?;
+    counts_on(&bundle, at)?;
+    container.exec(&["/bin/cat", "/proc/1/cgroup"])?.stdout_has("/inner")?;
+    Ok(())
+}
+
+/// All of `old` replaced by as many bytes.
+fn replaced(text: &[u8], old: &str, new: &str) -> Vec<u8> {
+    let mut out = text.to_vec();
+    for at in 0..text.len().saturating_sub(old.len()) {
+        if text[at..].starts_with(old.as_bytes()) {
+            out[at..at + new.len()].copy_from_slice(new.as_bytes());
+        }
+    }
+    out
 }
 
 /// The layers of an overlay that a container has mounted are paths in its own root filesystem, and CRIU would look them

@@ -1,8 +1,8 @@
 //! `checkpoint` and `restore` with a CRIU that plays every order of steps, failures and ends.
 
 use crate::chapter;
-use crate::kit::Need::{Slow, Windlass};
-use crate::kit::criu::{Images, start};
+use crate::kit::Need::{Criu, Slow, Windlass};
+use crate::kit::criu::{COUNTING, Images, counts_on, start};
 use crate::kit::machine::text;
 use crate::kit::stop::Context;
 use crate::kit::wait::eventually;
@@ -11,6 +11,8 @@ use crate::{ensure, ensure_eq};
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
 chapter! { "checkpoint_steps":
     a_dump_that_fails_anywhere_leaves_the_container_as_it_was [Windlass, Slow],
@@ -19,7 +21,11 @@ chapter! { "checkpoint_steps":
     a_restore_goes_through_every_step [Windlass],
     a_restore_that_fails_anywhere_leaves_nothing [Windlass, Slow],
     a_restore_whose_runtime_is_killed_can_be_deleted [Windlass, Slow],
+    a_restore_that_is_killed_at_a_step_of_criu_leaves_nothing [Windlass, Criu, Slow],
     a_criu_that_is_missing_or_too_old_is_named [Windlass],
+    a_criu_that_does_not_end_holds_nobody_up [Windlass, Slow],
+    the_mode_of_the_images_is_as_before_when_the_runtime_was_killed [Windlass],
+    a_link_of_another_user_does_not_lead_to_the_images [Windlass],
     below_a_frozen_cgroup_no_criu_is_started [Windlass],
     what_cannot_be_checkpointed_is_refused_in_the_words_of_runc [Windlass],
 }
@@ -205,6 +211,40 @@ fn a_restore_whose_runtime_is_killed_can_be_deleted(t: &T) -> Verdict {
     Ok(())
 }
 
+/// Runs a command of the runtime until its log tells of a step, and kills it then.
+fn killed_at(t: &T, images: &Images, words: &[&str], step: &str) -> Verdict {
+    let log = t.path(&format!("log{}", t.number()));
+    let mut command = images.command();
+    command.arg("--debug").arg("--log").arg(&log).args(words);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().context("the runtime")?;
+    while !text(&log).contains(step) && child.try_wait().context("the runtime")?.is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().context("kill")?;
+    child.wait().context("the runtime")?;
+    ensure!(text(&log).contains(step), "{step} was not reached: {}", text(&log));
+    Ok(())
+}
+
+fn a_restore_that_is_killed_at_a_step_of_criu_leaves_nothing(t: &T) -> Verdict {
+    let bundle = t.bundle()?.sh(COUNTING);
+    let container = start(t, &bundle)?;
+    counts_on(&bundle, 1)?;
+    let images = Images::new(t);
+    images.dump(&container, &[])?;
+    let (dir, place) = (images.dir.display().to_string(), bundle.dir.display().to_string());
+    for step in ["start CRIU", "pre-restore", "up to setup-namespaces", "up to post-restore", "up to pre-resume"] {
+        let id = t.id();
+        let words = ["restore", "--detach", "--bundle", &place, "--image-path", &dir, &id];
+        killed_at(t, &images, &words, step)?;
+        let container = Container::new(t, id, bundle.dir.clone());
+        container.verb("delete", &["--force"], &[])?.ok()?;
+        nothing_is_left(t, &container).context(step)?;
+    }
+    Ok(())
+}
+
 fn a_criu_that_is_missing_or_too_old_is_named(t: &T) -> Verdict {
     let container = start(t, &sleeping(t)?)?;
     let missing = Images::of(t, "/nowhere/criu".into());
@@ -253,5 +293,61 @@ fn what_cannot_be_checkpointed_is_refused_in_the_words_of_runc(t: &T) -> Verdict
     fs::set_permissions(&images.dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).context("images")?;
     images.try_dump(&running, &[])?.code_is(1)?.stderr_has("can be written by others")?;
     running.status_is("running")?;
+    Ok(())
+}
+
+fn a_criu_that_does_not_end_holds_nobody_up(t: &T) -> Verdict {
+    let container = start(t, &sleeping(t)?)?;
+    dump(t, &container, "endless")?.code_is(1)?.stderr_has("CRIU reports steps without end")?;
+    container.status_is("running")?;
+    let ran = dump(t, &container, "stay")?.code_is(1)?;
+    ensure!(ran.took.as_secs() < 14, "it waited {:?}", ran.took);
+    eventually("that CRIU has ended", || (!runs("@criu\0stay")).then_some(()))?;
+    container.status_is("running")?;
+    container.exec(&["/bin/true"])?;
+    let (ran, left) = restore(t, &sleeping(t)?, "endless")?;
+    ran.code_is(1)?.stderr_has("CRIU reports steps without end")?;
+    nothing_is_left(t, &left)?;
+    Ok(())
+}
+
+/// Whether a process has these words in its command line.
+fn runs(words: &str) -> bool {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.into_iter().any(|process| text(process.path().join("cmdline")).contains(words))
+}
+
+/// The user of a user namespace may search the directory while its processes read the images.
+fn the_mode_of_the_images_is_as_before_when_the_runtime_was_killed(t: &T) -> Verdict {
+    use std::os::unix::fs::PermissionsExt;
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    let bundle = sleeping(t)?
+        .namespace("user", Some(json!({"type": "user"})))
+        .set("/linux/uidMappings", map.clone())
+        .set("/linux/gidMappings", map);
+    for script in ["kill", "pre-restore kill", "fail"] {
+        let images = Images::of(t, playing(t, script)?);
+        fs::create_dir_all(&images.dir).context("images")?;
+        fs::set_permissions(&images.dir, fs::Permissions::from_mode(0o700)).context("images")?;
+        let (ran, container) = images.try_restore(&bundle, &["--trust-images"])?;
+        ensure!(ran.code != 0, "{script}: it was restored");
+        let mode = || Some(fs::metadata(&images.dir).ok()?.permissions().mode() & 0o7777);
+        eventually("the mode is 0700", || mode().filter(|mode| *mode == 0o700)).context(script)?;
+        container.verb("delete", &["--force"], &[])?.ok()?;
+    }
+    Ok(())
+}
+
+fn a_link_of_another_user_does_not_lead_to_the_images(t: &T) -> Verdict {
+    let container = start(t, &sleeping(t)?)?;
+    let mut images = Images::of(t, playing(t, "pre-dump fail")?);
+    let (real, link) = (t.path("real"), t.path("link"));
+    fs::create_dir_all(&real).context("images")?;
+    std::os::unix::fs::symlink(&real, &link).context("link")?;
+    images.dir = link.join("images");
+    images.try_dump(&container, &[])?.code_is(1)?.stderr_has("criu failed: type DUMP")?;
+    std::os::unix::fs::lchown(&link, Some(1000), Some(1000)).context("link")?;
+    images.try_dump(&container, &[])?.code_is(1)?.stderr_has("is a link that belongs to user 1000")?;
+    container.status_is("running")?;
     Ok(())
 }

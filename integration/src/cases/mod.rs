@@ -8,6 +8,8 @@ mod callers_mounts;
 mod cgroup_trees;
 mod cgroups;
 mod checkpoint;
+mod checkpoint_check;
+mod checkpoint_flags;
 mod checkpoint_hold;
 mod checkpoint_hostile;
 mod checkpoint_steps;
@@ -78,6 +80,8 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         cgroup_trees::CASES,
         freezer::CASES,
         checkpoint::CASES,
+        checkpoint_check::CASES,
+        checkpoint_flags::CASES,
         checkpoint_hold::CASES,
         checkpoint_steps::CASES,
         checkpoint_hostile::CASES,

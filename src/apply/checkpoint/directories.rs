@@ -1,10 +1,11 @@
 //! The directories of a dump: that of the images, and that of the log.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use nix::sys::stat::FileStat;
 
 use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_sys::fd;
@@ -77,6 +78,7 @@ fn open(path: &Path, flag: &'static str) -> Result<OwnedFd> {
     let context = || format!("cannot open the directory {path:?}");
     let dir = fd::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).with_context(context).map_err(origin)?;
     let stat = fd::stat(dir.as_fd()).with_context(context).map_err(origin)?;
+    check_links(path, &stat).map_err(origin)?;
     match fd::distrust(&stat) {
         None => Ok(dir),
         Some(why) => {
@@ -85,5 +87,44 @@ fn open(path: &Path, flag: &'static str) -> Result<OwnedFd> {
                 error.hint("images hold the memory of processes: use a directory that nobody else may write to"),
             ))
         }
+    }
+}
+
+/// Most links on the way to a directory, as for the kernel (path_resolution(7)).
+const LINKS: usize = 40;
+
+/// Refuses a link of another user on the way to a directory that was opened as `found`: they could have led us anywhere.
+fn check_links(path: &Path, found: &FileStat) -> Result<()> {
+    let refuse = |at: &Path, why: String| {
+        let msg = format!("the directory {path:?} is reached by {at:?}, which {why}");
+        Err(Error::new(Kind::PermissionDenied, msg).hint("name the directory itself, not a link of another user"))
+    };
+    let user = nix::unistd::geteuid().as_raw();
+    let words = |path: &Path| -> Vec<_> { path.components().rev().map(|word| word.as_os_str().to_owned()).collect() };
+    let (mut at, mut left, mut links) = (PathBuf::from("/"), words(path), 0);
+    while let Some(word) = left.pop() {
+        if word == ".." {
+            at.pop();
+            continue;
+        }
+        // An absolute path begins again at the root.
+        let next = at.join(&word);
+        let seen = std::fs::symlink_metadata(&next).with_context(|| format!("cannot look at {next:?}"))?;
+        if !seen.is_symlink() {
+            at = next;
+            continue;
+        }
+        links += 1;
+        if seen.uid() != user && seen.uid() != 0 {
+            return refuse(&next, format!("is a link that belongs to user {}", seen.uid()));
+        } else if links > LINKS {
+            return refuse(&next, "is one of too many links".into());
+        }
+        left.extend(words(&std::fs::read_link(&next).with_context(|| format!("cannot read the link {next:?}"))?));
+    }
+    let reached = std::fs::symlink_metadata(&at).with_context(|| format!("cannot look at {at:?}"))?;
+    match (reached.dev(), reached.ino()) == (found.st_dev, found.st_ino) {
+        true => Ok(()),
+        false => refuse(&at, "was exchanged meanwhile".into()),
     }
 }

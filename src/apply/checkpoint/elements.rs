@@ -15,7 +15,9 @@ use crate::resolve;
 
 /// What a dump needs to know of the container.
 pub struct Elements {
-    /// The mounts that come from outside.
+    /// All mounts.
+    pub mounted: Vec<Mounted>,
+    /// Those that come from outside.
     pub mounts: Vec<ExternalMount>,
     /// Its standard streams.
     pub stdio: [Stream; 3],
@@ -44,7 +46,7 @@ pub fn look(pid: i32, pidfd: BorrowedFd<'_>, pids: &[i32], plan: &Plan) -> Resul
     let declared = declared(root.as_fd(), plan, &mounts);
     let stdio = [0, 1, 2].map(|number| stream(pid, number, &mounts, pids));
     process::still_there(pidfd).with_context(context)?;
-    Ok(Elements { mounts: external_mounts(&mounts, &declared), stdio })
+    Ok(Elements { mounts: external_mounts(&mounts, &declared), mounted: mounts, stdio })
 }
 
 /// Which of the mounts are those of the plan. A destination is resolved as init resolved it when it was mounted.

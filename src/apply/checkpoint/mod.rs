@@ -14,6 +14,7 @@ use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 
@@ -30,7 +31,7 @@ use windlass_sys::process::Child;
 use windlass_sys::spawn::{self, Environment, Spawn};
 use windlass_sys::{fd, socket, stream};
 
-pub use check::{Finding, check};
+pub use check::{Finding, Loss, check};
 pub use directories::Directories;
 pub use failure::{Log, error as failure};
 pub use sidecar::read as read_streams;
@@ -65,6 +66,9 @@ const LOG: &str = "dump.log";
 pub const EXTERNAL_NET: &str = "extRootNetNS";
 /// The same for the PID namespace.
 pub const EXTERNAL_PID: &str = "extRootPidNS";
+
+/// How long CRIU may take to undo a dump.
+const UNDO: Duration = Duration::from_secs(10);
 
 /// Dumps a container. Without `--leave-running` and `--pre-dump` it is removed after that.
 pub fn checkpoint(container: &mut Container, request: CheckpointRequest<'_>) -> Result<Vec<Diagnostic>> {
@@ -122,6 +126,15 @@ pub fn checkpoint(container: &mut Container, request: CheckpointRequest<'_>) -> 
     let removed = delete::destroy(container)?;
     timer.done("remove the container");
     Ok(warnings.into_iter().chain(removed).collect())
+}
+
+/// The version of CRIU, as [`windlass_criu::message::Version::number`].
+pub fn criu_version(program: &Path, path: &OsStr) -> Result<i32> {
+    let mut criu = Criu::start(program, path)?;
+    let version = criu.session.version()?;
+    version
+        .map(|version| version.number())
+        .ok_or_else(|| Error::new(Kind::Unsupported, "CRIU does not tell its version"))
 }
 
 /// The group of a container that can be dumped. CRIU would wait for ever for processes that an ancestor holds frozen.
@@ -274,7 +287,7 @@ impl Criu {
 
     fn said(&self) -> String {
         let mut text = vec![0; SAID];
-        let there = poll::readable(self.said.as_fd(), Deadline::after(std::time::Duration::from_secs(1)));
+        let there = poll::readable(self.said.as_fd(), Deadline::after(Duration::from_secs(1)));
         let n = if there.unwrap_or(false) { nix::unistd::read(&self.said, &mut text).unwrap_or(0) } else { 0 };
         String::from_utf8_lossy(&text[..n]).into_owned()
     }
@@ -284,6 +297,9 @@ impl Criu {
 impl Drop for Criu {
     fn drop(&mut self) {
         self.session.close();
-        let _ = self.child.wait();
+        // One that hangs is left alone: killed, it would leave its code in the container's processes.
+        if poll::readable(self.child.pidfd.as_fd(), Deadline::after(UNDO)).unwrap_or(true) {
+            let _ = self.child.wait();
+        }
     }
 }

@@ -2,15 +2,17 @@
 //! the restored processes inherit the rest.
 
 use std::ffi::{CString, OsStr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use windlass_base::error::{Error, Result, WithContext};
+use nix::fcntl::OFlag;
+
+use windlass_base::error::{Error, Origin, Result, WithContext};
 use windlass_base::namespaces::Namespaces;
 use windlass_plan::{Action, Plan};
 use windlass_sys::process::Execution;
-use windlass_sys::{process, sched, signals, socket, spawn};
+use windlass_sys::{fd, process, sched, signals, socket, spawn};
 
 use super::stage::{Stage, stage};
 use crate::action::{apply, replace_for};
@@ -28,6 +30,8 @@ pub struct Work<'a> {
     pub path: &'a OsStr,
     /// CRIU's end of the conversation.
     pub socket: &'a OwnedFd,
+    /// The directory of the log.
+    pub log: LogDirectory<'a>,
     /// The directory that is covered for the mounts.
     pub place: &'a Path,
     /// The container's cgroup in the file system.
@@ -36,8 +40,18 @@ pub struct Work<'a> {
     pub in_cgroup_namespace: bool,
     /// Namespaces that CRIU gets as descriptors, from 4 on.
     pub passed: &'a [OwnedFd],
+    /// Whether CRIU gets the standard streams once more, after these: with `--shell-job` it needs 0 itself.
+    pub streams_apart: bool,
     /// Whether it goes on when the runtime has ended. It ends by itself when nobody speaks to it any more.
     pub outlives: bool,
+}
+
+/// The directory of the log.
+pub struct LogDirectory<'a> {
+    /// Its path.
+    pub path: &'a Path,
+    /// What [`identity`] says of it.
+    pub identity: (u64, u64),
 }
 
 /// Prepares this process and executes CRIU. Returns only a failure.
@@ -58,6 +72,7 @@ pub fn become_criu(work: &Work<'_>, cx: &mut Context<'_>) -> Result<()> {
                 | Action::IoPriority(_)
                 | Action::MemoryPolicy(..)
                 | Action::Affinity(_)
+                | Action::Personality(_)
         );
         if inherited {
             apply(&step.action, cx).map_err(|error| error.origin(step.origin.clone()))?;
@@ -67,8 +82,12 @@ pub fn become_criu(work: &Work<'_>, cx: &mut Context<'_>) -> Result<()> {
         process::unshare(Namespaces::CGROUP).with_context(|| "cannot make the cgroup namespace")?;
     }
     cx.sources.with_own_credentials();
-    let stage = stage(work.plan, work.bundle, work.place, work.cgroup.filter(|_| work.in_cgroup_namespace), cx)?;
-    tell(&stage, work.socket)?;
+    let stage = stage(work.plan, work.bundle, work.place, work.cgroup, cx)?;
+    let log = match work.in_cgroup_namespace {
+        true => None,
+        false => Some(here(&work.log)?),
+    };
+    tell(&stage, log.as_ref(), work.socket)?;
     let uid = work.plan.init.iter().find_map(|step| match &step.action {
         Action::Identity(identity) => work.plan.topology.host_uid(identity.uid),
         _ => None,
@@ -81,14 +100,38 @@ pub fn become_criu(work: &Work<'_>, cx: &mut Context<'_>) -> Result<()> {
     let environment = format!("PATH={}", work.path.to_string_lossy());
     let arguments = ["criu", "swrk", "3"].map(String::from);
     let execution = Execution::new(text(work.program.as_os_str().as_bytes())?, &arguments, &[environment]);
-    let passed: Vec<_> = std::iter::once(work.socket.as_fd()).chain(work.passed.iter().map(AsFd::as_fd)).collect();
+    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let streams = [input.as_fd(), output.as_fd(), error.as_fd()].into_iter().filter(|_| work.streams_apart);
+    let streams =
+        streams.map(fd::duplicate).collect::<Result<Vec<_>, _>>().with_context(|| "cannot pass descriptors to CRIU")?;
+    let passed: Vec<_> =
+        std::iter::once(work.socket.as_fd()).chain(work.passed.iter().chain(&streams).map(AsFd::as_fd)).collect();
     spawn::pass(&passed).with_context(|| "cannot pass descriptors to CRIU")?;
     let failed = execution.execute();
     Err(failed.context(format!("cannot execute {:?}", work.program)))
 }
 
-/// Tells the runtime where the mounts are.
-fn tell(stage: &Stage, to: &OwnedFd) -> Result<()> {
+/// The same directory in the mount namespace of CRIU, which mounts the hierarchies of cgroups in it if it manages them.
+fn here(log: &LogDirectory<'_>) -> Result<OwnedFd> {
+    let LogDirectory { path, .. } = log;
+    let context = || "cannot open the directory of the log for CRIU";
+    let opened = fd::open(*path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).with_context(context)?;
+    match identity(opened.as_fd()).with_context(context)? == log.identity {
+        true => Ok(opened),
+        false => Err(Error::usage(format!("CRIU cannot manage cgroups with the log in {path:?}"))
+            .origin(Origin::Flag("--work-path".into()))
+            .hint("name a directory outside the state root by --work-path")),
+    }
+}
+
+/// The filesystem of a file, and its number there.
+pub fn identity(file: BorrowedFd<'_>) -> windlass_sys::Result<(u64, u64)> {
+    fd::stat(file).map(|stat| (stat.st_dev, stat.st_ino))
+}
+
+/// Tells the runtime where the mounts are, and which directory CRIU is to work in.
+fn tell(stage: &Stage, log: Option<&OwnedFd>, to: &OwnedFd) -> Result<()> {
     let text = serde_json::to_vec(stage).expect("texts");
-    socket::send(to.as_fd(), &text, &[]).with_context(|| "cannot speak to the runtime")
+    let log = log.map(AsFd::as_fd);
+    socket::send(to.as_fd(), &text, log.as_slice()).with_context(|| "cannot speak to the runtime")
 }

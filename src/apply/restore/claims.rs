@@ -138,7 +138,7 @@ fn content(dir: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
     fd::read_all(file, LARGEST).map(Some).with_context(|| format!("cannot read {name} in the images"))
 }
 
-fn optional<M: Message>(dir: BorrowedFd<'_>, kind: image::Kind, name: &str) -> Result<Option<Vec<M>>> {
+pub fn optional<M: Message>(dir: BorrowedFd<'_>, kind: image::Kind, name: &str) -> Result<Option<Vec<M>>> {
     let Some(content) = content(dir, name)? else { return Ok(None) };
     image::entries(kind, &content).map(Some).ok_or_else(|| refuse(name, "is damaged"))
 }

@@ -12,7 +12,7 @@ use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
 use windlass_base::namespaces::Namespaces;
 use windlass_cgroup::Cgroup;
 use windlass_criu::flags::Flags;
-use windlass_criu::message::{CgroupMode, CgroupRoot, InheritFd, JoinNamespace, Options, Pair, Request, Step, Type};
+use windlass_criu::message::{CgroupRoot, InheritFd, JoinNamespace, Options, Pair, Request, Step, Type};
 use windlass_criu::session::{Next, Outcome, Session, number};
 use windlass_plan::restore::{RESTRICTING, contradictions};
 use windlass_plan::{Action, Plan};
@@ -20,10 +20,10 @@ use windlass_sys::process::{self, Child, Forked, SingleThreaded};
 use windlass_sys::{fd, socket};
 
 use super::audit;
-use super::child::{self, Work};
+use super::child::{self, LogDirectory, Work};
 use super::seen_images::SeenImages;
 use super::stage::Stage;
-use super::{claims, mounts, pages};
+use super::{cgroups, claims, mounts, pages};
 use crate::action::sysctl_path;
 use crate::checkpoint::{Directories, EXTERNAL_NET, EXTERNAL_PID, Log, failure};
 use crate::context::Barrier;
@@ -69,6 +69,8 @@ pub struct Restoring<'r, 'i> {
     pub joins: Vec<Option<OwnedFd>>,
     /// Where the mounts are, once that is known.
     pub stage: Option<Stage>,
+    /// The directory of the log as CRIU has it, where that matters.
+    pub log: Option<OwnedFd>,
     pub progress: Progress,
     pub timer: StepTimer,
 }
@@ -108,9 +110,11 @@ impl Restoring<'_, '_> {
         debug: bool,
         proof: &'a SingleThreaded,
     ) -> Result<Launch<NewContainer<'a>>> {
-        let RestoreRequest { program, path, root, flags, .. } = *self.images;
+        let RestoreRequest { program, path, root, flags, directories, .. } = *self.images;
         let plan = self.plan;
         let procs = creation.cgroup.open_procs()?;
+        let log =
+            child::identity(directories.work.as_fd()).with_context(|| "cannot look at the directory of the log")?;
         let passed = self.passed().map(|(_, file)| fd::duplicate(file));
         let passed = passed.collect::<Result<Vec<_>, _>>().with_context(|| "cannot pass namespaces to CRIU")?;
         Launch::spawn(creation, debug, false, |creation, sync, watch| {
@@ -133,10 +137,12 @@ impl Restoring<'_, '_> {
                 program,
                 path,
                 socket: &theirs,
+                log: LogDirectory { path: &directories.work_path, identity: log },
                 place: root,
                 cgroup: cgroup.as_deref(),
-                in_cgroup_namespace: matches!(flags.cgroup_mode, None | Some(CgroupMode::Ignore)),
+                in_cgroup_namespace: !flags.manages_cgroups(),
                 passed: &passed,
+                streams_apart: flags.shell_job,
                 outlives: waits,
             };
             let failed = child::become_criu(&work, &mut cx).err();
@@ -146,7 +152,8 @@ impl Restoring<'_, '_> {
 
     /// Has CRIU make the processes, and does at each step what is the runtime's to do.
     pub fn converse(&mut self, session: &mut Session, launch: &mut Launch<NewContainer<'_>>) -> Result<Progress> {
-        let stage = heard(session.as_fd())?;
+        let (stage, log) = heard(session.as_fd())?;
+        self.log = log;
         if session.version()?.is_none() {
             let error = failure(&Outcome::Died, "VERSION", &self.log(), "");
             return Err(error.hint("it may be too old for this kernel: `criu check` says so"));
@@ -195,6 +202,9 @@ impl Restoring<'_, '_> {
         }
         let claims = claims::read(self.images.directories.images.as_fd())?;
         pages::check(self.images.directories.images.as_fd())?;
+        if self.images.flags.manages_cgroups() {
+            cgroups::check(self.images.directories.images.as_fd())?;
+        }
         let there = |path: &str| std::fs::symlink_metadata(path).is_ok();
         let mut faults = contradictions(self.plan, handler.request.spec, &claims, &there);
         for mount in &claims.mounts {
@@ -220,7 +230,8 @@ impl Restoring<'_, '_> {
 
     fn message(&self, stage: &Stage, handler: &NewContainer<'_>) -> Request {
         let mut inherit_fd: Vec<InheritFd> = Vec::new();
-        let streams = (0..).zip(&self.streams).map(|(at, key)| (key.clone(), at));
+        let first = if self.images.flags.shell_job { 4 + self.passed().count() as i32 } else { 0 };
+        let streams = (first..).zip(&self.streams).map(|(at, key)| (key.clone(), at));
         let passed = (4..).zip(self.passed()).map(|(at, (name, _))| (name.to_string(), at));
         for (key, at) in streams.chain(passed).filter(|(key, _)| !key.is_empty()) {
             // CRIU takes a name once.
@@ -240,11 +251,10 @@ impl Restoring<'_, '_> {
         });
         let images = self.seen.as_ref().map_or(&self.images.directories.images, |seen| &seen.copy);
         let flags = self.images.flags;
-        let managed = !matches!(flags.cgroup_mode, None | Some(CgroupMode::Ignore));
-        let cgroup_roots = handler.cgroup_below_root().filter(|_| managed);
+        let cgroup_roots = handler.cgroup_below_root().filter(|_| flags.manages_cgroups());
         let options = Options {
             images_dir_fd: Some(number(images.as_fd())),
-            work_dir_fd: Some(number(self.images.directories.work.as_fd())),
+            work_dir_fd: Some(number(self.log.as_ref().unwrap_or(&self.images.directories.work).as_fd())),
             log_file: LOG.into(),
             root: stage.root.clone(),
             rst_sibling: Some(true),
@@ -325,13 +335,18 @@ impl Restoring<'_, '_> {
     fn check_mounts_and_hold(&self, launch: &Launch<NewContainer<'_>>) -> Result<()> {
         let Some(stage) = self.stage.as_ref().filter(|_| !self.images.trusted) else { return Ok(()) };
         mounts::check(launch.child(), self.plan, stage, launch.handler().cgroup_below_root())?;
-        launch.handler().cgroup.unified().map_or(Ok(()), |cgroup| audit::hold(cgroup, launch.first()))
+        let init = launch.child().pid;
+        launch.handler().cgroup.unified().map_or(Ok(()), |cgroup| audit::hold(cgroup, launch.first(), init))
     }
 
     /// Compares what the processes are with the configuration, and lets them run.
     fn let_go(&mut self, handler: &NewContainer<'_>) -> Result<()> {
+        if self.images.flags.manages_cgroups() {
+            // CRIU may have given the cgroup the limits of the images.
+            handler.cgroup.limit_again(self.plan)?;
+        }
         let Some(cgroup) = handler.cgroup.unified().filter(|_| !self.images.trusted) else { return Ok(()) };
-        audit::audit(cgroup, self.plan)?;
+        audit::audit(cgroup, self.plan, &self.images.flags.lsm_profile)?;
         cgroup.thaw()?;
         self.timer.done("look at the restored processes");
         Ok(())
@@ -372,9 +387,10 @@ fn begins_to_run(creation: &NewContainer<'_>) -> Result<()> {
 }
 
 /// What the process told before it became CRIU.
-fn heard(socket: BorrowedFd<'_>) -> Result<Stage> {
+fn heard(socket: BorrowedFd<'_>) -> Result<(Stage, Option<OwnedFd>)> {
     let mut text = vec![0; LIST];
-    let (n, _) = socket::receive(socket, &mut text).with_context(|| "cannot hear the process for CRIU")?;
+    let (n, log) = socket::receive(socket, &mut text).with_context(|| "cannot hear the process for CRIU")?;
     serde_json::from_slice(&text[..n])
+        .map(|stage| (stage, log))
         .map_err(|_| Error::new(Kind::Protocol, "the process for CRIU ended before it was ready"))
 }

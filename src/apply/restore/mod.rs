@@ -5,9 +5,11 @@
 //! as for `create`.
 
 mod audit;
+mod cgroups;
 mod child;
 mod claims;
 mod conversation;
+mod descendants;
 mod hold;
 mod mounts;
 mod pages;
@@ -57,7 +59,8 @@ pub fn restore<'a>(
     creation.idmaps = Idmaps::make(&plan.sources, None, proof)?;
     let (ours, theirs) = socket::pair().with_context(|| "cannot make the pair of sockets")?;
     let seen = SeenImages::new(plan, images.directories.images.as_fd(), proof)?;
-    let mut restoring = Restoring { images, seen, plan, streams, joins, stage: None, progress: Progress::Begun, timer };
+    let mut restoring =
+        Restoring { images, seen, plan, streams, joins, stage: None, log: None, progress: Progress::Begun, timer };
     let mut launch = restoring.start(creation, theirs, debug, proof)?;
     let mut session = Session::new(ours);
     let done = launch.until_executed().and_then(|()| restoring.converse(&mut session, &mut launch));

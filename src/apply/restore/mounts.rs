@@ -18,6 +18,7 @@ use windlass_sys::mount::{self, Attributes};
 use windlass_sys::process::{self, Child};
 use windlass_sys::{fd, stdio};
 
+use super::descendants::{has_ended, with_descendants};
 use super::stage::Stage;
 use crate::namespaces::JoinedNamespaces;
 use crate::resolve;
@@ -90,29 +91,6 @@ pub fn check(init: &Child, plan: &Plan, stage: &Stage, cgroup: Option<String>) -
         true => Ok(()),
         false => Err(super::audit::refused(faults)),
     }
-}
-
-/// Whether a process waits only for its parent: it has no namespaces any more. One whose other threads live has not ended.
-fn has_ended(pid: i32) -> bool {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
-    tasks == 1 && windlass_store::process_stat(pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.state == 'Z'))
-}
-
-/// A process and all that descend from it.
-fn with_descendants(first: i32) -> Result<Vec<i32>> {
-    let mut pids = vec![first];
-    let mut at = 0;
-    while let Some(pid) = pids.get(at) {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).with_context(|| CONTEXT)?;
-        for task in tasks {
-            let children = task.and_then(|task| std::fs::read_to_string(task.path().join("children")));
-            pids.extend(
-                children.with_context(|| CONTEXT)?.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()),
-            );
-        }
-        at += 1;
-    }
-    Ok(pids)
 }
 
 /// The root of the mount namespace of a process, and its mounts. A process may have another root and see less of them.

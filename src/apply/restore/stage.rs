@@ -22,7 +22,7 @@ use windlass_base::namespaces::Namespaces;
 use windlass_plan::checkpoint::NULL;
 use windlass_plan::mount_audit::Place;
 use windlass_plan::restore::{RESTRICTING, required_of};
-use windlass_plan::{Action, MountKind, Plan, RootPath, SourceId};
+use windlass_plan::{Action, MountKind, Plan, RootPath, Source, SourceId};
 use windlass_sys::mount::{self, Attributes, Filesystem, clone_tree};
 use windlass_sys::{fd, process};
 
@@ -111,7 +111,8 @@ pub fn stage(plan: &Plan, bundle: &Path, place: &Path, cgroup: Option<&str>, cx:
             let copy = cx.take_source(id).map_err(|error| error.origin(step.origin.clone()))?;
             let source = plan.source(id);
             let below = source.map_or(MountAttributes::empty(), |source| source.set_all) & RESTRICTING;
-            let flags = Flags { own: required_of(source), below };
+            let [own_map, below_map] = mapped(source);
+            let flags = Flags { own: required_of(source) | own_map, below: below | below_map };
             copies.push(Copy { mount: copy, outside: outside(plan, id, bundle, place), flags });
         }
     }
@@ -174,6 +175,13 @@ fn outside(plan: &Plan, id: SourceId, bundle: &Path, place: &Path) -> Option<Pat
     let source = plan.source(id).filter(|source| source.idmap.is_none())?;
     let path = std::fs::canonicalize(bundle.join(&source.path)).ok()?;
     (!path.starts_with(place)).then_some(path)
+}
+
+/// Whether the ids of a source are mapped, and those of what is below it.
+fn mapped(source: Option<&Source>) -> [MountAttributes; 2] {
+    let idmap = source.and_then(|source| source.idmap.as_ref());
+    let flag = |is: bool| if is { MountAttributes::IDMAP } else { MountAttributes::empty() };
+    [flag(idmap.is_some()), flag(idmap.is_some_and(|idmap| idmap.recursive))]
 }
 
 fn lost() -> Error {

@@ -4,12 +4,13 @@ use std::rc::Rc;
 
 use serde_json::json;
 
+use windlass_base::abi::SchedulerAttributes;
 use windlass_base::capability::CapabilitySet;
 use windlass_base::mount::MountAttributes;
 use windlass_base::mountinfo::Mounted;
 use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{IdMapping, Spec};
-use windlass_plan::limit_audit::raised;
+use windlass_plan::limit_audit::{favoured, mislabelled, raised};
 use windlass_plan::mount_audit::{Place, Shows, Sources, foreign_mounts, views};
 use windlass_plan::restore::{ClaimedMount, Claims, Thread, contradictions, task_contradictions};
 use windlass_plan::{Host, Options, Plan};
@@ -234,7 +235,10 @@ fn a_mount_is_known_by_what_it_shows_and_not_by_its_path() {
     let place = |device: &str, root: &str| Place { device: device.into(), root: root.into() };
     let sources = Sources {
         rootfs: place("8:1", "/b/rootfs"),
-        external: vec![(place("8:1", "/srv"), MountAttributes::RDONLY)],
+        external: vec![
+            (place("8:1", "/srv"), MountAttributes::RDONLY),
+            (place("8:1", "/mapped"), MountAttributes::IDMAP),
+        ],
         hosts: ["8:1", "0:5"].map(str::to_owned).into(),
         cgroup: None,
     };
@@ -246,6 +250,8 @@ fn a_mount_is_known_by_what_it_shows_and_not_by_its_path() {
     assert!(!is_known(mounted("/mnt", "ext4", "8:1", "/etc", "ro")), "what is the host's");
     assert!(!is_known(mounted("/mnt", "ext4", "8:1", "/b/rootfs2", "ro")), "what only begins like it");
     assert!(!is_known(mounted("/data", "ext4", "8:1", "/srv", "rw,relatime")), "with fewer restrictions");
+    assert!(is_known(mounted("/home", "ext4", "8:1", "/mapped", "rw,relatime,idmapped")));
+    assert!(!is_known(mounted("/home", "ext4", "8:1", "/mapped", "rw,relatime")), "with the ids of the host");
     assert!(!is_known(mounted("/proc", "proc", "0:5", "/", "rw")), "the host's own");
     assert!(!is_known(mounted("/mnt", "xfs", "0:40", "/", "ro")), "a filesystem that no container mounts");
 }
@@ -268,4 +274,78 @@ fn what_paths_must_show_follows_the_order_of_the_mounts() {
     let over = json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs"});
     spec.mounts.push(serde_json::from_value(over).expect("valid"));
     assert!(!shown(&spec).contains(&dev));
+}
+
+#[test]
+fn a_task_runs_before_others_only_if_the_configuration_lets_it() {
+    let task =
+        |policy, nice, priority| SchedulerAttributes { policy, nice, priority, ..SchedulerAttributes::default() };
+    let with = |scheduler: serde_json::Value, limits: serde_json::Value, capabilities: &str| {
+        let mut spec = spec();
+        let process = spec.process.as_mut().expect("a process");
+        process.scheduler = serde_json::from_value(scheduler).expect("valid");
+        process.rlimits = serde_json::from_value(limits).expect("valid");
+        let list = json!({"bounding": [capabilities]});
+        process.capabilities = serde_json::from_value(list).expect("valid");
+        plan(&spec)
+    };
+    let own = task(0, -3, 0);
+    let no_limit = |_| 0;
+    let refused = |plan: &Plan, found| favoured(plan, &found, &own, &no_limit).is_some();
+    let plain = with(json!(null), json!([]), "CAP_KILL");
+    for (found, expected) in [
+        (task(0, 0, 0), false),
+        (task(3, 19, 0), false),
+        (task(0, -3, 0), false),
+        (task(0, -4, 0), true),
+        (task(1, 0, 1), true),
+        (task(2, 0, 1), true),
+        (task(6, 0, 0), true),
+    ] {
+        assert_eq!(refused(&plain, found), expected, "{found:?}");
+    }
+    assert!(favoured(&plain, &task(1, 0, 1), &own, &|number| u64::from(number == 14)).is_none(), "the runtime may");
+    let fifo = with(json!({"policy": "SCHED_FIFO", "priority": 5}), json!([]), "CAP_KILL");
+    assert!(!refused(&fifo, task(1, 0, 5)) && !refused(&fifo, task(0, 0, 0)));
+    assert!(refused(&fifo, task(1, 0, 6)) && refused(&fifo, task(6, 0, 0)));
+    let nice = with(json!({"policy": "SCHED_OTHER", "nice": 4}), json!([]), "CAP_KILL");
+    assert!(refused(&nice, task(0, 3, 0)) && !refused(&nice, task(0, 4, 0)));
+    let limits =
+        json!([{"type": "RLIMIT_NICE", "soft": 30, "hard": 30}, {"type": "RLIMIT_RTPRIO", "soft": 2, "hard": 2}]);
+    let limited = with(json!(null), limits, "CAP_KILL");
+    assert!(!refused(&limited, task(0, -10, 0)) && refused(&limited, task(0, -11, 0)));
+    assert!(!refused(&limited, task(2, 0, 2)) && refused(&limited, task(2, 0, 3)));
+    assert!(!refused(&with(json!(null), json!([]), "CAP_SYS_NICE"), task(1, -20, 99)), "it may anyway");
+}
+
+#[test]
+fn a_label_is_that_of_the_configuration_or_of_the_flag() {
+    let with = |change: fn(&mut windlass_base::spec::Process)| {
+        let mut spec = spec();
+        change(spec.process.as_mut().expect("a process"));
+        plan(&spec)
+    };
+    let none = plan(&spec());
+    let apparmor = with(|process| process.apparmor_profile = "docker-default".into());
+    let selinux = with(|process| process.selinux_label = "system_u:system_r:container_t:s0:c1".into());
+    let free = with(|process| process.apparmor_profile = "unconfined".into());
+    for (plan, given, found, has) in [
+        (&none, "", "", true),
+        (&none, "", "unconfined\n", true),
+        (&none, "apparmor:mine", "mine (enforce)\n", true),
+        (&none, "selinux:u:r:t:s0", "u:r:other:s0\0", false),
+        (&none, "selinux:u:r:t:s0", "u:r:t:s0\0", true),
+        (&apparmor, "", "docker-default (enforce)\n", true),
+        (&apparmor, "", "docker-default//child (complain)\n", true),
+        (&apparmor, "", "docker-default2 (enforce)\n", false),
+        (&apparmor, "", "unconfined\n", false),
+        (&apparmor, "", "", false),
+        (&apparmor, "apparmor:mine", "docker-default (enforce)\n", false),
+        (&free, "", "", true),
+        (&selinux, "", "system_u:system_r:container_t:s0:c1\0", true),
+        (&selinux, "", "system_u:system_r:spc_t:s0\0", false),
+    ] {
+        assert_eq!(mislabelled(plan, given, found).is_none(), has, "{given:?} {found:?}");
+    }
+    assert_eq!(mislabelled(&selinux, "", "x").expect("another").pointer, "/process/selinuxLabel");
 }

@@ -9,12 +9,23 @@ use windlass_criu::flags::Flags;
 pub struct Finding {
     /// What it is, and whose.
     pub what: String,
-    /// Whether the dump fails. Otherwise something is lost.
-    pub fails: bool,
+    /// What becomes of it.
+    pub loss: Loss,
     /// What helps.
     pub help: &'static str,
     /// JSON Pointer of what asks for it, if it comes from the configuration.
     pub pointer: String,
+}
+
+/// What becomes of something that a dump does not take as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The dump fails.
+    Dump,
+    /// The images cannot be restored.
+    Restore,
+    /// It is lost, and all else comes back.
+    Part,
 }
 
 /// An open file of a process.
@@ -30,8 +41,14 @@ pub struct Descriptor {
     pub names: u64,
     /// Bytes on the disk.
     pub size: u64,
+    /// Whether it consists of huge pages.
+    pub huge: bool,
+    /// The protocol of a socket, as the kernel names it.
+    pub protocol: String,
     /// Whether it is on a mount that the process does not have.
     pub foreign: bool,
+    /// Whether its path leads to another file, as below a mount that covers it.
+    pub hidden: bool,
     /// Whether it is one of init's standard streams, which the restore replaces.
     pub replaced: bool,
     /// Whether it holds a lock.
@@ -45,8 +62,8 @@ pub struct Sockets {
     pub connections: BTreeMap<u64, bool>,
     /// Unix sockets with the inode that each is connected to.
     pub peers: BTreeMap<u32, u32>,
-    /// Every socket of a family that can be dumped.
-    pub known: BTreeSet<u64>,
+    /// Whether CRIU cannot dump sockets of the network on this kernel.
+    pub too_new: bool,
     /// Those of the container's processes.
     pub own: BTreeSet<u64>,
 }
@@ -55,11 +72,17 @@ pub struct Sockets {
 const ANONYMOUS: &[&str] =
     &["[eventfd]", "[eventpoll]", "[signalfd]", "[timerfd]", "inotify", "[inotify]", "[fanotify]", "[pidfd]"];
 
+/// The protocols of the network that CRIU knows, as the kernel names them.
+pub const NETWORK: [&str; 9] = ["TCP", "TCPv6", "UDP", "UDPv6", "UDP-Lite", "UDPLITEv6", "RAW", "RAWv6", "PACKET"];
+
+/// The others that it knows.
+const LOCAL: [&str; 3] = ["UNIX", "UNIX-STREAM", "NETLINK"];
+
 /// The largest unlinked file that goes into the images, in bytes.
 const GHOST: u64 = 1 << 20;
 
 fn fails(what: String, help: &'static str) -> Option<Finding> {
-    Some(Finding { what, fails: true, help, pointer: String::new() })
+    Some(Finding { what, loss: Loss::Dump, help, pointer: String::new() })
 }
 
 /// Judges an open file. `whose` names it.
@@ -69,7 +92,7 @@ pub fn descriptor(whose: &str, file: &Descriptor, sockets: &Sockets, flags: &Fla
         return fails(format!("{whose} holds a lock of {link}"), "pass --file-locks");
     }
     if let Some(inode) = link.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')?.parse().ok()) {
-        return socket(whose, inode, sockets, flags);
+        return socket(whose, inode, &file.protocol, sockets, flags);
     }
     if let Some(kind) = link.strip_prefix("anon_inode:") {
         let known = ANONYMOUS.contains(&kind);
@@ -77,6 +100,9 @@ pub fn descriptor(whose: &str, file: &Descriptor, sockets: &Sockets, flags: &Fla
     }
     if link.starts_with("/secretmem") {
         return fails(format!("{whose} is secret memory"), "CRIU cannot dump it");
+    }
+    if file.huge {
+        return fails(format!("{whose} is memory of huge pages"), "CRIU cannot dump it here");
     }
     if link.starts_with("pipe:[") || link.starts_with("/memfd:") || file.replaced {
         return None;
@@ -89,6 +115,9 @@ pub fn descriptor(whose: &str, file: &Descriptor, sockets: &Sockets, flags: &Fla
     }
     if file.foreign {
         return fails(format!("{whose} is on a mount that the container has not: {link}"), "close the file first");
+    }
+    if file.hidden {
+        return fails(format!("{whose} is not what its path shows: {link}"), "close it, or unmount what covers it");
     }
     // Memory, terminals and tun.
     if device && !(matches!(major, 1 | 5) || (136..=143).contains(&major) || (major, minor) == (10, 200)) {
@@ -108,7 +137,11 @@ pub fn descriptor(whose: &str, file: &Descriptor, sockets: &Sockets, flags: &Fla
     }
 }
 
-fn socket(whose: &str, inode: u64, sockets: &Sockets, flags: &Flags) -> Option<Finding> {
+fn socket(whose: &str, inode: u64, protocol: &str, sockets: &Sockets, flags: &Flags) -> Option<Finding> {
+    if sockets.too_new && NETWORK.contains(&protocol) {
+        let what = format!("{whose} is a socket ({protocol}), which this CRIU cannot dump on this kernel");
+        return fails(what, "use CRIU 4.2 or later");
+    }
     if let Some(early) = sockets.connections.get(&inode) {
         return match (early, flags.tcp_established, flags.tcp_skip_in_flight) {
             (false, true, _) | (true, _, true) => None,
@@ -126,40 +159,25 @@ fn socket(whose: &str, inode: u64, sockets: &Sockets, flags: &Flags) -> Option<F
             let what = format!("{whose} is a unix socket that is connected to a process outside");
             fails(what, "close it first; --ext-unix-sk is for datagram sockets")
         }
-        None if sockets.known.contains(&inode) => None,
-        None => fails(format!("{whose} is a socket of a kind that CRIU does not know"), "close it first"),
+        None if NETWORK.contains(&protocol) || LOCAL.contains(&protocol) => None,
+        None => fails(format!("{whose} is a socket of a kind that CRIU does not know ({protocol})"), "close it first"),
     }
 }
 
-/// The sockets in the tables of `/proc/PID/net`: the text of each file with its name. The inode is the seventh word for
-/// unix, the ninth for packet and the tenth for the others.
-pub fn sockets(tables: &[(&str, String)]) -> Sockets {
-    let mut out = Sockets::default();
-    for (name, text) in tables {
-        for line in text.lines().skip(1) {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let inode = match *name {
-                "unix" => words.get(6),
-                "packet" => words.get(8),
-                _ => words.get(9),
-            };
-            let Some(inode) = inode.and_then(|word| word.parse::<u64>().ok()).filter(|inode| *inode != 0) else {
-                continue;
-            };
-            out.known.insert(inode);
-            // 0A listens, 07 is closed; 02, 03 and 0C are not open yet (linux/tcp_states.h).
-            let state = words.get(3).copied().unwrap_or_default();
-            if name.starts_with("tcp") && !matches!(state, "0A" | "07") {
-                out.connections.insert(inode, matches!(state, "02" | "03" | "0C"));
-            }
+/// The TCP connections in a table of `/proc/PID/net`.
+pub fn connections(table: &str) -> BTreeMap<u64, bool> {
+    let mut out = BTreeMap::new();
+    for line in table.lines().skip(1) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let inode = words.get(9).and_then(|word| word.parse::<u64>().ok()).filter(|inode| *inode != 0);
+        // 0A listens, 07 is closed; 02, 03 and 0C are not open yet (linux/tcp_states.h).
+        let state = words.get(3).copied().unwrap_or_default();
+        if let Some(inode) = inode.filter(|_| !matches!(state, "0A" | "07")) {
+            out.insert(inode, matches!(state, "02" | "03" | "0C"));
         }
     }
     out
 }
-
-/// The names of the tables.
-pub const TABLES: [&str; 11] =
-    ["tcp", "tcp6", "udp", "udp6", "udplite", "raw", "raw6", "icmp", "packet", "netlink", "unix"];
 
 #[cfg(test)]
 mod tests {
@@ -199,10 +217,12 @@ mod tests {
             (file("anon_inode:[io_uring]"), "CRIU", false),
             (file("anon_inode:bpf-map"), "CRIU", false),
             (file("/secretmem (deleted)"), "CRIU", false),
+            (Descriptor { hidden: true, ..file("/mnt/x") }, "covers", false),
+            (Descriptor { huge: true, ..file("/memfd:x (deleted)") }, "CRIU", false),
         ];
         for (file, help, allowed) in cases {
             let found = descriptor("it", &file, &Sockets::default(), &Flags::default()).expect("named");
-            assert!(found.fails && found.help.contains(help), "{found:?}");
+            assert!(found.loss == Loss::Dump && found.help.contains(help), "{found:?}");
             assert_eq!(descriptor("it", &file, &Sockets::default(), &all).is_none(), allowed, "{file:?}");
         }
     }
@@ -214,10 +234,12 @@ mod tests {
             1: 0100007F:0016 0100007F:8000 01 00000000:00000000 00:00000000 00000000     0        0 12 1\n\
             2: 0100007F:0016 0100007F:8001 02 00000000:00000000 00:00000000 00000000     0        0 13 1\n\
             3: 0100007F:0016 0100007F:8002 06 00000000:00000000 00:00000000 00000000     0        0 0 3\n";
-        let mut known = sockets(&[("tcp", tcp.into())]);
+        let mut known = Sockets { connections: connections(tcp), ..Sockets::default() };
         known.peers = BTreeMap::from([(20, 21), (21, 20), (22, 99), (23, 0)]);
         known.own = BTreeSet::from([11, 12, 13, 20, 21, 22, 23]);
-        let found = |inode: u32, flags: &Flags| descriptor("it", &file(&format!("socket:[{inode}]")), &known, flags);
+        let of =
+            |inode: u32, protocol: &str| Descriptor { protocol: protocol.into(), ..file(&format!("socket:[{inode}]")) };
+        let found = |inode: u32, flags: &Flags| descriptor("it", &of(inode, "TCP"), &known, flags);
         let none = Flags::default();
         for inode in [11, 20, 21, 23] {
             assert_eq!(found(inode, &none), None, "{inode}");
@@ -226,6 +248,13 @@ mod tests {
         assert_eq!(found(12, &Flags { tcp_established: true, ..Flags::default() }), None);
         assert_eq!(found(13, &none).expect("early").help, "pass --tcp-skip-in-flight");
         assert!(found(22, &none).expect("outside").what.contains("a process outside"));
-        assert!(found(50, &none).expect("unknown").what.contains("does not know"));
+        for (protocol, takes) in [("UNIX", true), ("NETLINK", true), ("UDPv6", true), ("ALG", false), ("", false)] {
+            assert_eq!(descriptor("it", &of(50, protocol), &known, &none).is_none(), takes, "{protocol}");
+        }
+        known.too_new = true;
+        for (protocol, takes) in [("UNIX", true), ("NETLINK", true), ("UDP", false), ("TCP", false), ("PACKET", false)]
+        {
+            assert_eq!(descriptor("it", &of(50, protocol), &known, &none).is_none(), takes, "{protocol}");
+        }
     }
 }

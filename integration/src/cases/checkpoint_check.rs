@@ -1,0 +1,393 @@
+//! `checkpoint --check` beside what CRIU really does with a container: what cannot be dumped or restored is named
+//! beforehand, and what comes back is not.
+
+use crate::chapter;
+use crate::kit::Need::{Criu, Slow, Windlass};
+use crate::kit::criu::{Images, start};
+use crate::kit::machine::text;
+use crate::kit::stop::{Context, skip};
+use crate::kit::wait::eventually;
+use crate::kit::{T, Verdict};
+use crate::{ensure, ensure_eq};
+use serde_json::json;
+use std::fs;
+
+chapter! { "checkpoint_check":
+    descriptors_and_memory_are_named_that_do_not_come_back [Windlass, Criu, Slow],
+    mounts_and_namespaces_are_named_that_do_not_come_back [Windlass, Criu, Slow],
+    what_comes_back_is_not_named [Windlass, Criu, Slow],
+    what_is_lost_is_named [Windlass, Criu, Slow],
+}
+
+/// A container by what its init does: calls (see `@payload hold`), or a shell script.
+enum Does {
+    Calls(String),
+    Script(&'static str),
+}
+
+use Does::{Calls, Script};
+
+/// A name, what init does, and words that `--check` must say if that does not come back.
+type Row = (&'static str, Does, &'static str);
+
+/// Words of `@payload hold`.
+fn calls(words: &[&str]) -> Does {
+    Calls(words.join(" "))
+}
+
+/// A call by its number.
+fn call(number: i64, arguments: &str) -> String {
+    format!("{number},{arguments}")
+}
+
+/// Opens a file that is made if it is not there.
+fn open(path: &str) -> String {
+    call(libc::SYS_openat, &format!("-100,'{path},{},384", libc::O_RDWR | libc::O_CREAT))
+}
+
+fn mmap(length: u32, protection: i32, flags: i32, file: &str) -> String {
+    call(libc::SYS_mmap, &format!("0,{length},{protection},{flags},{file},0"))
+}
+
+fn close(file: &str) -> String {
+    call(libc::SYS_close, file)
+}
+
+fn unlink(path: &str) -> String {
+    call(libc::SYS_unlinkat, &format!("-100,'{path},0"))
+}
+
+fn link(path: &str, new: &str) -> String {
+    call(libc::SYS_linkat, &format!("-100,'{path},-100,'{new},0"))
+}
+
+fn socket(family: i32, kind: i32, protocol: i32) -> Does {
+    Calls(call(libc::SYS_socket, &format!("{family},{kind},{protocol}")))
+}
+
+/// A device node that is opened.
+fn device(major: u32, minor: u32) -> Does {
+    let node = call(libc::SYS_mknodat, &format!("-100,'/node,{},{}", libc::S_IFCHR | 0o600, major << 8 | minor));
+    calls(&[&node, &call(libc::SYS_openat, &format!("-100,'/node,{},0", libc::O_RDWR))])
+}
+
+/// A lock by fcntl(2).
+fn lock(command: i32) -> Does {
+    calls(&[&open("/l"), &call(libc::SYS_fcntl, &format!("=0,{command},#1"))])
+}
+
+/// A child with a namespace of its own.
+fn nested(flag: i32) -> Does {
+    calls(&["in-child", &call(libc::SYS_unshare, &flag.to_string())])
+}
+
+/// Descriptors and sockets that CRIU does not take.
+fn descriptors() -> Vec<Row> {
+    let rw = libc::PROT_READ | libc::PROT_WRITE;
+    let shared = libc::MAP_SHARED;
+    let ring = call(libc::SYS_io_uring_setup, "8,#");
+    let secret = call(libc::SYS_memfd_secret, "0");
+    vec![
+        ("io_uring", calls(&[&ring]), "is anon_inode:[io_uring]"),
+        (
+            "io_uring in memory",
+            calls(&[&ring, &mmap(4096, rw, shared, "=0"), &close("=0")]),
+            "has io_uring in its memory",
+        ),
+        ("a map of BPF", calls(&[&call(libc::SYS_bpf, "0,#2:4:4:1,72")]), "is anon_inode:bpf-map"),
+        ("secret memory", calls(&[&secret]), "is secret memory"),
+        (
+            "secret memory that is mapped",
+            calls(&[&secret, &call(libc::SYS_ftruncate, "=0,4096"), &mmap(4096, rw, shared, "=0"), &close("=0")]),
+            "has secret memory in its memory",
+        ),
+        ("userfaultfd", calls(&[&call(libc::SYS_userfaultfd, "0")]), "is anon_inode:[userfaultfd]"),
+        ("perf", calls(&[&call(libc::SYS_perf_event_open, "#1:128:1,0,-1,-1,0")]), "is anon_inode:[perf_event]"),
+        ("a ruleset of Landlock", calls(&[&call(libc::SYS_landlock_create_ruleset, "#128:0,8,0")]), "landlock-ruleset"),
+        ("vsock", socket(libc::AF_VSOCK, 1, 0), "a socket of a kind that CRIU does not know"),
+        ("AF_ALG", socket(libc::AF_ALG, 5, 0), "a socket of a kind that CRIU does not know"),
+        ("XDP", socket(libc::AF_XDP, 3, 0), "a socket of a kind that CRIU does not know"),
+        ("MPTCP", socket(libc::AF_INET, 1, 262), "a socket of a kind that CRIU does not know"),
+        ("TCP", socket(libc::AF_INET, 1, 0), "this CRIU cannot dump on this kernel"),
+        ("UDP over IPv6", socket(libc::AF_INET6, 2, 0), "this CRIU cannot dump on this kernel"),
+        ("raw IP", socket(libc::AF_INET, 3, 1), "this CRIU cannot dump on this kernel"),
+        ("packets", socket(libc::AF_PACKET, 3, 0), "this CRIU cannot dump on this kernel"),
+        (
+            "a server",
+            Script("nc -ll -p 99 -e cat & sleep 0.3; : >/ready; sleep 1000"),
+            "this CRIU cannot dump on this kernel",
+        ),
+    ]
+}
+
+/// Files, locks and memory that it does not take.
+fn files() -> Vec<Row> {
+    let (ro, rw) = (libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE);
+    let shared = libc::MAP_SHARED;
+    let large = call(libc::SYS_fallocate, "=0,0,0,3145728");
+    vec![
+        ("fsopen", calls(&[&call(libc::SYS_fsopen, "'tmpfs,0")]), "is anon_inode:[fscontext]"),
+        (
+            "a detached mount",
+            calls(&[&call(libc::SYS_open_tree, "-100,'/,1")]),
+            "on a mount that the container has not",
+        ),
+        (
+            "a message queue",
+            calls(&[&call(libc::SYS_mq_open, &format!("'q,{},384,0", libc::O_RDWR | libc::O_CREAT))]),
+            "on a mount that the container has not",
+        ),
+        ("huge pages", calls(&[&call(libc::SYS_memfd_create, "'x,4")]), "is memory of huge pages"),
+        ("fuse", device(10, 229), "is the device 10:229"),
+        ("loop-control", device(10, 237), "is the device 10:237"),
+        ("KVM", device(10, 232), "is the device 10:232"),
+        ("a large unlinked file", calls(&[&open("/g"), &large, &unlink("/g")]), "is an unlinked file of"),
+        (
+            "a large unlinked file in memory",
+            calls(&[&open("/g"), &large, &mmap(3 << 20, ro, shared, "=0"), &close("=0"), &unlink("/g")]),
+            "is an unlinked file of",
+        ),
+        ("an unlinked file with a name", calls(&[&open("/g"), &link("/g", "/h"), &unlink("/g")]), "pass --link-remap"),
+        (
+            "the same in memory",
+            calls(&[
+                &open("/g"),
+                &large,
+                &mmap(4096, ro, libc::MAP_PRIVATE, "=0"),
+                &close("=0"),
+                &link("/g", "/h"),
+                &unlink("/g"),
+            ]),
+            "pass --link-remap",
+        ),
+        (
+            "a program that was replaced",
+            Script("cp /bin/busybox /sleep; /sleep 1000 & sleep 0.2; ln /sleep /x; rm /sleep; : >/ready; sleep 1000"),
+            "was replaced",
+        ),
+        ("flock", calls(&[&open("/l"), &call(libc::SYS_flock, "=0,2")]), "pass --file-locks"),
+        ("a lock of POSIX", lock(libc::F_SETLK), "pass --file-locks"),
+        ("a lock of the open file", lock(libc::F_OFD_SETLK), "pass --file-locks"),
+        ("a lease", calls(&[&open("/l"), &call(libc::SYS_fcntl, "=0,1024,1")]), "pass --file-locks"),
+        ("a traced child", calls(&["with-child", &call(libc::SYS_ptrace, "16902,=0,0,0")]), "is traced"),
+        (
+            "guard pages",
+            calls(&[
+                &mmap(8192, rw, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, "-1"),
+                &call(libc::SYS_madvise, "=0,4096,102"),
+            ]),
+            "cannot be told",
+        ),
+    ]
+}
+
+/// Mounts and namespaces that do not come back.
+fn mounted() -> Vec<Row> {
+    let mount = |kind: &'static str| {
+        calls(&[&call(libc::SYS_mkdirat, "-100,'/m,448"), &call(libc::SYS_mount, &format!("'x,'/m,'{kind},0,0"))])
+    };
+    let foreign = "comes from outside and is not in config.json";
+    vec![
+        ("an overlay", Script("mount -t overlay overlay -o lowerdir=/etc:/bin /mnt && : >/ready; sleep 1000"), foreign),
+        ("ramfs", mount("ramfs"), foreign),
+        ("bpf", mount("bpf"), foreign),
+        ("debugfs", mount("debugfs"), foreign),
+        ("hugetlbfs", mount("hugetlbfs"), foreign),
+        ("devtmpfs", mount("devtmpfs"), foreign),
+        ("securityfs", mount("securityfs"), foreign),
+        (
+            "a path that is read-only no more",
+            Script("mount -o remount,bind,rw /proc/sys && : >/ready; sleep 1000"),
+            "lacks flags",
+        ),
+        (
+            "a file of a mount that is gone",
+            Script("mount -t tmpfs t /mnt; echo x >/mnt/f; exec 9</mnt/f; umount -l /mnt; : >/ready; sleep 1000"),
+            "on a mount that the container has not",
+        ),
+        (
+            "a file below another mount",
+            Script("mkdir -p /mnt; echo x >/mnt/f; exec 9</mnt/f; mount -t tmpfs t /mnt; : >/ready; sleep 1000"),
+            "is not what its path shows",
+        ),
+        (
+            "a current directory below another mount",
+            Script("mkdir -p /mnt; cd /mnt; mount -t tmpfs t /mnt; : >/ready; sleep 1000"),
+            "is not what its path shows",
+        ),
+        ("uts", nested(libc::CLONE_NEWUTS), "a namespace of its own (uts)"),
+        ("ipc", nested(libc::CLONE_NEWIPC), "a namespace of its own (ipc)"),
+        ("net", nested(libc::CLONE_NEWNET), "a namespace of its own (net)"),
+        ("user", nested(libc::CLONE_NEWUSER), "a namespace of its own (user)"),
+        ("cgroup", nested(libc::CLONE_NEWCGROUP), "a namespace of its own (cgroup)"),
+        ("pid", nested(libc::CLONE_NEWPID), "a namespace of its own (pid_for_children)"),
+        ("time", nested(libc::CLONE_NEWTIME), "a namespace of its own (time_for_children)"),
+    ]
+}
+
+/// What comes back as it was.
+fn whole() -> Vec<Row> {
+    let (rw, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    vec![
+        ("nothing", calls(&[]), ""),
+        ("netlink", socket(libc::AF_NETLINK, 3, 0), ""),
+        ("a unix socket", socket(libc::AF_UNIX, 1, 0), ""),
+        ("a pair of unix sockets", calls(&[&call(libc::SYS_socketpair, "1,1,0,#")]), ""),
+        ("a pipe", calls(&[&call(libc::SYS_pipe2, "#,0")]), ""),
+        ("eventfd", calls(&[&call(libc::SYS_eventfd2, "0,0")]), ""),
+        ("epoll", calls(&[&call(libc::SYS_epoll_create1, "0")]), ""),
+        ("signalfd", calls(&[&call(libc::SYS_signalfd4, "-1,#,8,0")]), ""),
+        ("timerfd", calls(&[&call(libc::SYS_timerfd_create, "1,0")]), ""),
+        (
+            "inotify",
+            calls(&[&call(libc::SYS_inotify_init1, "0"), &call(libc::SYS_inotify_add_watch, "=0,'/tmp,256")]),
+            "",
+        ),
+        (
+            "a file in memory",
+            calls(&[&call(libc::SYS_memfd_create, "'x,2"), &call(libc::SYS_ftruncate, "=0,8192")]),
+            "",
+        ),
+        ("an unlinked file", calls(&[&open("/g"), &unlink("/g")]), ""),
+        (
+            "a large unlinked file without content",
+            calls(&[&open("/g"), &call(libc::SYS_ftruncate, "=0,3145728"), &unlink("/g")]),
+            "",
+        ),
+        ("shared memory", calls(&[&mmap(4096, rw, shared | libc::MAP_ANONYMOUS, "-1")]), ""),
+        (
+            "shared memory of System V",
+            calls(&[&call(libc::SYS_shmget, "0,4096,384"), &call(libc::SYS_shmat, "=0,0,0")]),
+            "",
+        ),
+        ("a message queue of System V", calls(&[&call(libc::SYS_msgget, "0,384")]), ""),
+        ("a stopped child", calls(&["with-child", &call(libc::SYS_kill, "=0,19")]), ""),
+        ("a child", calls(&["with-child"]), ""),
+        ("O_PATH", calls(&[&call(libc::SYS_openat, &format!("-100,'/etc,{}", libc::O_PATH))]), ""),
+        ("a file of procfs", calls(&[&call(libc::SYS_openat, "-100,'/proc/self/status,0")]), ""),
+        ("a fifo", Script("mkfifo /f; exec 9<>/f; : >/ready; sleep 1000"), ""),
+        ("a tmpfs", Script("mount -t tmpfs t /mnt && : >/ready; sleep 1000"), ""),
+        ("a bind mount", Script("mount --bind /etc /mnt && : >/ready; sleep 1000"), ""),
+        ("a directory that is gone", Script("mkdir /d; cd /d; rmdir /d; : >/ready; sleep 1000"), ""),
+    ]
+}
+
+/// Settings that the images do not have.
+fn settings() -> Vec<Row> {
+    let prctl = |arguments: &str| Calls(call(libc::SYS_prctl, arguments));
+    vec![
+        ("CPUs", Calls(call(libc::SYS_sched_setaffinity, "0,8,#1")), "loses the CPUs that it may use"),
+        ("I/O priority", Calls(call(libc::SYS_ioprio_set, "1,0,16390")), "loses its I/O priority"),
+        ("timer slack", prctl("29,123456"), "loses its timer slack"),
+        ("personality", Calls(call(libc::SYS_personality, "262144")), "loses its personality"),
+        ("memory policy", Calls(call(libc::SYS_set_mempolicy, "2,#1,8")), "loses its memory policy"),
+        ("equal pages", prctl("67,1,0,0,0"), "loses that its equal pages are merged"),
+        (
+            "core dumps",
+            Script("echo 0x7f >/proc/self/coredump_filter; : >/ready; sleep 1000; :"),
+            "loses what its core dumps have",
+        ),
+        (
+            "tracefs",
+            calls(&[&call(libc::SYS_mkdirat, "-100,'/m,448"), &call(libc::SYS_mount, "'x,'/m,'tracefs,0,0")]),
+            "the mount /m (tracefs)",
+        ),
+    ]
+}
+
+/// What was found out about a row.
+struct Seen {
+    /// Whether it came back, as far as CRIU says.
+    back: bool,
+    /// What `--check` printed.
+    said: String,
+    /// Its exit code.
+    code: i32,
+}
+
+/// Starts the container of a row and dumps it. `None`: it cannot be made here.
+fn look(t: &T, does: &Does) -> Verdict<Option<Seen>> {
+    let bundle = t.bundle()?.privileged().set("/linux/resources/devices", json!([{"allow": true, "access": "rwm"}]));
+    let covered = json!(["/proc/sys"]);
+    let bundle = bundle.set("/linux/readonlyPaths", covered).set("/root/readonly", json!(false));
+    fs::create_dir_all(bundle.rootfs().join("mnt")).context("mnt")?;
+    let bundle = match does {
+        Script(script) => bundle.sh(script),
+        Calls(words) => {
+            let words: Vec<&str> =
+                ["/helper", "@payload", "hold"].into_iter().chain(words.split_whitespace()).collect();
+            bundle.helper()?.args(&words)
+        }
+    };
+    let container = start(t, &bundle)?;
+    let ready = bundle.rootfs().join("ready");
+    eventually("it is ready", || ready.exists().then_some(()))?;
+    if !text(&ready).is_empty() {
+        container.verb("delete", &["--force"], &[])?.ok()?;
+        return Ok(None);
+    }
+    let images = Images::new(t);
+    let mut command = images.command();
+    command.args(["checkpoint", "--check", &container.id]);
+    let checked = t.finish(command)?;
+    let dumped = images.try_dump(&container, &[])?.code == 0;
+    let back = dumped && {
+        let (ran, restored) = images.try_restore(&bundle, &[])?;
+        restored.verb("delete", &["--force"], &[])?;
+        ran.code == 0
+    };
+    container.verb("delete", &["--force"], &[])?;
+    Ok(Some(Seen { back, said: checked.stdout, code: checked.code }))
+}
+
+/// How many rows do not come back, and which of these were not named.
+fn compare(t: &T, rows: &[Row]) -> Verdict<(usize, Vec<&'static str>)> {
+    let (mut lost, mut missed) = (0, Vec::new());
+    for (name, does, words) in rows {
+        let Some(seen) = look(t, does).context(name)? else { continue };
+        if seen.back {
+            let quiet = seen.said == "nothing was found that a dump would not take\n";
+            ensure!(seen.code == 0 && (quiet || !words.is_empty()), "{name} comes back, and is named: {}", seen.said);
+            continue;
+        }
+        lost += 1;
+        if seen.code != 1 || !seen.said.contains(words) {
+            missed.push(*name);
+        }
+    }
+    Ok((lost, missed))
+}
+
+/// Of what does not come back, 19 of 20 must be named.
+fn nearly_all_are_named(t: &T, rows: &[Row], least: usize) -> Verdict {
+    let (lost, missed) = compare(t, rows)?;
+    if lost < least {
+        return skip(format!("only {lost} of these containers can be made here"));
+    }
+    ensure!(missed.len() * 20 <= lost, "of {lost} that do not come back these were not named: {missed:?}");
+    Ok(())
+}
+
+fn descriptors_and_memory_are_named_that_do_not_come_back(t: &T) -> Verdict {
+    let rows: Vec<Row> = descriptors().into_iter().chain(files()).collect();
+    nearly_all_are_named(t, &rows, 20)
+}
+
+fn mounts_and_namespaces_are_named_that_do_not_come_back(t: &T) -> Verdict {
+    nearly_all_are_named(t, &mounted(), 14)
+}
+
+fn what_comes_back_is_not_named(t: &T) -> Verdict {
+    let (lost, _) = compare(t, &whole())?;
+    ensure_eq!(lost, 0, "containers that did not come back");
+    Ok(())
+}
+
+fn what_is_lost_is_named(t: &T) -> Verdict {
+    for (name, does, words) in settings() {
+        let Some(seen) = look(t, &does).context(name)? else { continue };
+        ensure!(seen.back, "{name}: it did not come back");
+        ensure!(seen.code == 0 && seen.said.contains(words), "{name} is not named: {}", seen.said);
+    }
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! The restored processes as a tree: init, and all that descend from it.
+
+use windlass_base::error::{Result, WithContext};
+
+const CONTEXT: &str = "cannot look at the restored processes";
+
+/// A process and all that descend from it.
+pub fn with_descendants(first: i32) -> Result<Vec<i32>> {
+    let mut pids = vec![first];
+    let mut at = 0;
+    while let Some(pid) = pids.get(at) {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).with_context(|| CONTEXT)?;
+        for task in tasks {
+            let children = task.and_then(|task| std::fs::read_to_string(task.path().join("children")));
+            pids.extend(
+                children.with_context(|| CONTEXT)?.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()),
+            );
+        }
+        at += 1;
+    }
+    Ok(pids)
+}
+
+/// Whether a process waits only for its parent: it has no namespaces any more. One whose other threads live has not ended.
+pub fn has_ended(pid: i32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    tasks == 1 && windlass_store::process_stat(pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.state == 'Z'))
+}

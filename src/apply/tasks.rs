@@ -1,0 +1,158 @@
+//! What living tasks are by procfs, compared with the configuration: those of a restore before they run, and those of a
+//! dump that is only asked about.
+
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+use nix::fcntl::OFlag;
+
+use windlass_base::abi::SchedulerAttributes;
+use windlass_base::capability::CapabilitySet;
+use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
+use windlass_base::namespaces::Namespaces;
+use windlass_base::spec::IdMapping;
+use windlass_plan::limit_audit;
+use windlass_plan::restore::{Claims, Thread, one_of_each, task_contradictions};
+use windlass_plan::{Action, Plan};
+use windlass_sys::{directory, fd, sched};
+
+const CONTEXT: &str = "cannot look at the processes of the container";
+
+/// Tasks that are looked at one after the other.
+pub struct Tasks<'a> {
+    plan: &'a Plan,
+    /// `--lsm-profile`.
+    label: &'a str,
+    /// Whether they must have a label.
+    labelled: bool,
+    own: SchedulerAttributes,
+    own_oom_score_adj: i64,
+    claims: Claims,
+    faults: Vec<Diagnostic>,
+}
+
+impl<'a> Tasks<'a> {
+    /// None yet. `label` is `--lsm-profile`.
+    pub fn new(plan: &'a Plan, label: &'a str) -> Result<Tasks<'a>> {
+        let labels = |action: &Action| matches!(action, Action::AppArmor(_) | Action::SeLinux(_));
+        Ok(Tasks {
+            plan,
+            label,
+            labelled: !label.is_empty() || plan.init.iter().any(|step| labels(&step.action)),
+            own: sched::scheduler_of(0).with_context(|| CONTEXT)?,
+            own_oom_score_adj: oom_score_adj("self")?,
+            claims: Claims::default(),
+            faults: Vec::new(),
+        })
+    }
+
+    /// Looks at all tasks of a process.
+    pub fn look(&mut self, pid: i32) -> Result<()> {
+        self.claims.processes += 1;
+        self.claims.namespaces.push(namespaces(pid)?);
+        let oom = [oom_score_adj(&pid.to_string())?, self.own_oom_score_adj];
+        let hard = |number| sched::hard_limit_of(pid, number).ok();
+        self.faults.extend(limit_audit::raised(self.plan, oom, &hard));
+        let own_limit = |number| sched::hard_limit_of(0, number).unwrap_or(0);
+        let tasks = fd::open(format!("/proc/{pid}/task"), OFlag::O_RDONLY | OFlag::O_DIRECTORY);
+        for tid in tasks.and_then(|dir| directory::names(dir.as_fd())).with_context(|| CONTEXT)? {
+            let task = format!("/proc/{pid}/task/{}", tid.display());
+            let status = fd::read_small(fd::CWD, format!("{task}/status")).with_context(|| CONTEXT)?;
+            self.claims.threads.push(thread(&String::from_utf8_lossy(&status), self.plan)?);
+            let number = tid.to_string_lossy().parse().unwrap_or(pid);
+            let found = sched::scheduler_of(number).with_context(|| CONTEXT)?;
+            self.faults.extend(limit_audit::favoured(self.plan, &found, &self.own, &own_limit));
+            if self.labelled {
+                self.faults.extend(limit_audit::mislabelled(self.plan, self.label, &label_of(&task)));
+            }
+        }
+        Ok(())
+    }
+
+    /// What of them contradicts the configuration: one fault for each element of it.
+    pub fn contradictions(self) -> Vec<Diagnostic> {
+        let mut faults = task_contradictions(self.plan, &self.claims);
+        faults.extend(one_of_each(self.faults));
+        faults
+    }
+}
+
+/// The label of a task by its directory in procfs. The first file is AppArmor's own, since Linux 5.8.
+fn label_of(task: &str) -> String {
+    let read = |name: &str| fd::read_small(fd::CWD, format!("{task}/attr/{name}")).ok();
+    let label = read("apparmor/current").or_else(|| read("current")).unwrap_or_default();
+    String::from_utf8_lossy(&label).into_owned()
+}
+
+fn oom_score_adj(process: &str) -> Result<i64> {
+    let text = fd::read_small(fd::CWD, format!("/proc/{process}/oom_score_adj"));
+    let text = text.with_context(|| CONTEXT)?;
+    let number = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
+    number.ok_or_else(|| Error::new(Kind::Kernel, "the oom_score_adj of a process is no number"))
+}
+
+/// The kinds of namespaces that a process does not share with the runtime.
+fn namespaces(pid: i32) -> Result<Namespaces> {
+    let mut kinds = Namespaces::empty();
+    for (name, kind) in [
+        ("pid", Namespaces::PID),
+        ("net", Namespaces::NET),
+        ("ipc", Namespaces::IPC),
+        ("uts", Namespaces::UTS),
+        ("mnt", Namespaces::MOUNT),
+        ("user", Namespaces::USER),
+        ("cgroup", Namespaces::CGROUP),
+    ] {
+        let link = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/{name}"));
+        let theirs = link(&pid.to_string()).with_context(|| CONTEXT)?;
+        if link("self").is_ok_and(|own| own != theirs) {
+            kinds |= kind;
+        }
+    }
+    Ok(kinds)
+}
+
+/// A task by its `/proc/PID/task/TID/status` (proc_pid_status(5)).
+fn thread(status: &str, plan: &Plan) -> Result<Thread> {
+    let damaged = || Error::new(Kind::Kernel, "the status of a process has not what it must have");
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).ok_or_else(damaged);
+    let ids = |name: &str, maps: &[IdMapping]| -> Result<[u32; 4]> {
+        let words: Vec<u32> = field(name)?.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let words: [u32; 4] = words.try_into().map_err(|_| damaged())?;
+        Ok(words.map(|id| inside(id, maps, plan.topology.user_namespace())))
+    };
+    let mut capabilities = 0;
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        capabilities |= u64::from_str_radix(field(set)?, 16).map_err(|_| damaged())?;
+    }
+    Ok(Thread {
+        tid: field("Pid:")?.parse().map_err(|_| damaged())?,
+        uids: ids("Uid:", &plan.topology.uid_mappings)?,
+        gids: ids("Gid:", &plan.topology.gid_mappings)?,
+        capabilities: CapabilitySet::from_bits_retain(capabilities),
+        no_new_privileges: field("NoNewPrivs:")? == "1",
+        filtered: field("Seccomp:")? == "2",
+        filters: Rc::default(),
+    })
+}
+
+/// The id in the container for one of the host; `u32::MAX` if it is not mapped.
+fn inside(id: u32, maps: &[IdMapping], mapped: bool) -> u32 {
+    if !mapped {
+        return id;
+    }
+    let mapping = maps.iter().find(|mapping| id >= mapping.host_id && id - mapping.host_id < mapping.size);
+    mapping.map_or(u32::MAX, |mapping| mapping.container_id + (id - mapping.host_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_that_of_the_container_or_none() {
+        let maps = [IdMapping { container_id: 5, host_id: 100_000, size: 10 }];
+        assert_eq!([100_000, 100_009, 100_010, 0].map(|id| inside(id, &maps, true)), [5, 14, u32::MAX, u32::MAX]);
+        assert_eq!(inside(7, &maps, false), 7);
+    }
+}
