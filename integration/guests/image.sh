@@ -18,7 +18,7 @@ case $architecture in
     s390x) debian=s390x kernel=linux-image-s390x ;;
     *) echo "no machine for $architecture" >&2; exit 1 ;;
 esac
-packages=$kernel,busybox-static,bash,coreutils,dash,grep,sed,mawk,tar,util-linux,mount,procps,iproute2,kmod,jq,passwd,login,uidmap,strace
+packages=$kernel,busybox-static,bash,coreutils,dash,grep,sed,mawk,tar,util-linux,mount,procps,iproute2,kmod,jq,passwd,login,uidmap,strace,apparmor
 
 work=$(mktemp -d "$dir/making.XXXXXX")
 trap 'rm -rf "$work"' EXIT
