@@ -67,7 +67,9 @@ pub fn favoured(
     };
     let msg = if is_real_time(found.policy) {
         let least = if is_real_time(expected.policy) { expected.priority } else { 0 };
-        let granted = is_real_time(expected.policy) && found.priority <= least;
+        // A deadline runs before all others, and has no priority.
+        let as_strong = found.policy != DEADLINE || expected.policy == DEADLINE;
+        let granted = is_real_time(expected.policy) && as_strong && found.priority <= least;
         let limited = found.policy != DEADLINE && u64::from(found.priority) <= limit(RLIMIT_RTPRIO);
         let (policy, priority) = (found.policy, found.priority);
         (!granted && !limited).then(|| format!("a task of the images has the policy {policy} and priority {priority}"))
