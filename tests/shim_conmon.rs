@@ -334,12 +334,11 @@ fn the_only_reader_of_an_exec_may_take_its_time() {
 
 #[test]
 fn execsync_by_the_old_interface() {
-    for (name, process, expected) in
-        [("ok", "exit 7", (7, None)), ("late", "sleep 60", (-1, Some("command timed out")))]
-    {
+    let late = (-1, Some("command timed out"));
+    for (name, process, seconds, expected) in [("ok", "exit 7", "60", (7, None)), ("late", "sleep 60", "1", late)] {
         let mut bench = Bench::exec(name, process);
         bench.words.retain(|word| word != "--api-version");
-        bench.add(&["--sync", "-T", "1"]);
+        bench.add(&["--sync", "-T", seconds]);
         let child = bench.start_with("3<>sync", "", &[("_OCI_SYNCPIPE", "3")]);
         let answer = bench.answer();
         assert_eq!((answer["exit_code"].as_i64(), answer["message"].as_str()), (Some(expected.0), expected.1));

@@ -36,7 +36,11 @@ while [ -e "$dir/hang-$verb" ]; do sleep 0.02; done
 case $verb in
   create) ( read -r _ <"$dir/go"; exec sh "$dir/init.sh" ) & echo $! >"$pid_file"; echo $! >"$dir/init.is" ;;
   start) echo >"$dir/go" ;;
-  exec) text=$(sed -n 's/.*"script": *"\([^"]*\)".*/\1/p' "$process"); sh "$text" & echo $! >"$pid_file" ;;
+  exec)
+    text=$(sed -n 's/.*"script": *"\([^"]*\)".*/\1/p' "$process")
+    # It waits until this shell has ended, which would reap it otherwise.
+    mkfifo "$pid_file.gate"; exec 4<>"$pid_file.gate" 5<"$pid_file.gate"; rm "$pid_file.gate"
+    ( exec 4>&-; read -r _ <&5; exec sh "$text" 5<&- ) & echo $! >"$pid_file" ;;
   kill|delete) kill -9 "$(cat "$dir/init.is")" 2>/dev/null; : ;;
 esac
 "#;

@@ -51,7 +51,11 @@ case $verb in
         alive "$(cat "$dir/pid")" || { echo "container not running" >&2; exit 1; }
         # Read before the caller may take the file away.
         text=$(script "$process")
-        ( exec sh "$text" 3<&- ) <&3 &
+        # It waits until this shell has ended, which would reap it otherwise. A runtime leaves that to the shim.
+        mkfifo "$pid_file.gate"
+        exec 4<>"$pid_file.gate" 5<"$pid_file.gate"
+        rm "$pid_file.gate"
+        ( exec 4>&-; read -r _ <&5 || :; exec sh "$text" 3<&- 5<&- ) <&3 &
         echo $! >> "$dir/execs"
         printf %s $! > "$pid_file"
         ;;

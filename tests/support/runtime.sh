@@ -20,5 +20,9 @@ if [ -e "$(dirname "$process")/refuse" ]; then
 fi
 # A shell gives what it runs in the background no input of its own accord.
 exec 9<&0
-setsid sh "$process" <&9 9<&- &
+# It waits until this shell has ended, which would reap it otherwise. A runtime leaves that to the shim.
+mkfifo "$pid_file.gate"
+exec 7<>"$pid_file.gate" 8<"$pid_file.gate"
+rm "$pid_file.gate"
+( exec 7>&-; read -r _ <&8; exec setsid sh "$process" <&9 8<&- 9<&- ) &
 printf %s $! >"$pid_file"

@@ -330,6 +330,9 @@ fn many_execs_and_a_kill_of_init(t: &T) -> Verdict {
         exec.wait()?;
     }
     engine.remove("a", 137)?;
+    // They are told one after the other, and nobody waits for that.
+    let told = || engine.events().last().is_some_and(|topic| topic == "delete").then_some(());
+    eventually("the deletion is told", told)?;
     let events = engine.events();
     let last = events.iter().rposition(|topic| topic == "exit");
     let started = events.iter().filter(|topic| *topic == "exec-started").count();
