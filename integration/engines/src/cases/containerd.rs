@@ -1,5 +1,6 @@
 //! containerd by `ctr`.
 
+use super::upgrade::{programs, upgrade};
 use crate::case::chapter;
 use crate::engine::start_containerd;
 use crate::image::NAME;
@@ -24,6 +25,7 @@ chapter! { [Containerd] "tasks":
     events_tell_the_life_in_order,
     tasks_outlive_a_kill_of_the_daemon,
     an_exit_while_the_daemon_is_away_is_known_afterwards,
+    a_task_goes_on_below_another_program_and_back,
     checkpoint_says_what_is_missing,
 }
 
@@ -176,6 +178,27 @@ fn an_exit_while_the_daemon_is_away_is_known_afterwards(s: &Session) -> Verdict 
     start_containerd(s)?;
     ensure_eq!(status(s, &id)?, "STOPPED", "status");
     removed(s, &id, 42)
+}
+
+fn a_task_goes_on_below_another_program_and_back(s: &Session) -> Verdict {
+    let programs = programs(s)?;
+    let (id, output) = (s.name(), s.path("counted"));
+    let words = run(s, &format!("-d --log-uri file://{}", output.display()), &id, "sh -c");
+    s.ok_with(&words, "trap 'exit 7' TERM; i=0; while :; do echo $i; i=$((i + 1)); sleep 0.01; done")?;
+    for round in 0..6 {
+        let mut command = s.command(&exec(s, &id, "", "sh -c"));
+        command.arg("sleep 1; exit 4");
+        let mut long = s.background(command)?;
+        upgrade(s, &id, &programs[round % 2])?;
+        ensure_eq!(s.ok(&exec(s, &id, "", "echo in"))?, "in", "an exec afterwards");
+        ensure_eq!(long.wait()?, 4, "an exec from before");
+    }
+    s.ok(&format!("tasks kill {id}"))?;
+    until("the end", || Ok((status(s, &id)? == "STOPPED").then_some(())))?;
+    let lines = std::fs::read_to_string(&output)?;
+    let whole = lines.lines().enumerate().all(|(n, line)| line == n.to_string());
+    ensure!(whole && lines.lines().count() > 100, "a line is lost or doubled: {lines}");
+    removed(s, &id, 7)
 }
 
 fn checkpoint_says_what_is_missing(s: &Session) -> Verdict {

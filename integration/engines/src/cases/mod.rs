@@ -20,6 +20,7 @@ mod link;
 mod logs;
 mod mariadb;
 mod network;
+mod outage;
 mod package;
 mod podman;
 mod restore;
@@ -46,6 +47,7 @@ pub fn of(engine: Engine) -> impl Iterator<Item = &'static Case> {
         today::CASES,
         checkpoint::CASES,
         upgrade::CASES,
+        outage::CASES,
         mariadb::CASES,
         package::CASES,
         podman::CASES,

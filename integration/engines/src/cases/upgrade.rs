@@ -1,6 +1,7 @@
 //! The shim's program is replaced under the containers of a daemon that runs (`windlass-shim upgrade`).
 
 use crate::case::chapter;
+use crate::engine::Engine;
 use crate::session::{Session, until};
 use integration::kit::Verdict;
 use integration::kit::stop::{Context, skip};
@@ -8,13 +9,13 @@ use integration::{ensure, ensure_eq};
 use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
 
-chapter! { [Docker] "shim_upgrade":
+chapter! { [Docker, Podman] "shim_upgrade":
     containers_go_on_below_another_program_and_back,
     containers_go_on_while_the_daemon_is_away_too,
 }
 
 /// The shim, and another file with the same program.
-fn programs(s: &Session) -> Verdict<[PathBuf; 2]> {
+pub fn programs(s: &Session) -> Verdict<[PathBuf; 2]> {
     let Some(shim) = &s.below.shim else { return skip("it is the engine's own shim") };
     let another = s.path("another-shim");
     if !another.exists() {
@@ -25,11 +26,16 @@ fn programs(s: &Session) -> Verdict<[PathBuf; 2]> {
 
 /// Replaces the program of a container's shim.
 fn replace(s: &Session, name: &str, program: &Path) -> Verdict {
-    let id = s.inspect(name, "{{.Id}}")?;
+    upgrade(s, &s.inspect(name, "{{.Id}}")?, program)
+}
+
+/// Replaces the program of the shim that has the container of this id.
+pub fn upgrade(s: &Session, id: &str, program: &Path) -> Verdict {
     let mut command = s.host(program);
-    command.args(["upgrade", &id, "--binary"]).arg(program);
+    command.args(["upgrade", id, "--binary"]).arg(program);
     let said = s.finish(command)?.ok()?.stdout;
-    ensure!(said.contains("\"mode\":\"containerd\""), "an answer of the shim: {said}");
+    let mode = if s.engine == Engine::Podman { "conmon" } else { "containerd" };
+    ensure!(said.contains(&format!("\"mode\":\"{mode}\"")), "an answer of the shim: {said}");
     Ok(())
 }
 
@@ -65,6 +71,9 @@ fn containers_go_on_below_another_program_and_back(s: &Session) -> Verdict {
 }
 
 fn containers_go_on_while_the_daemon_is_away_too(s: &Session) -> Verdict {
+    if s.engine == Engine::Podman {
+        return skip("podman has no daemon");
+    }
     let [another, shim] = programs(s)?;
     let (ends, kept) = (s.up("", "sleep 1.5; exit 42")?, counter(s)?);
     let ids = [&ends, &kept].map(|name| s.inspect(name, "{{.Id}}"));

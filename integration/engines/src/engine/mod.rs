@@ -14,7 +14,7 @@ pub use containerd::SOCKET as CONTAINERD_SOCKET;
 pub use containerd::start_daemon as start_containerd;
 #[cfg(feature = "cri")]
 pub use containerd::version as containerd_version;
-pub use docker::{configuration as docker_configuration, post, start_with as start_dockerd};
+pub use docker::{SOCKET as DOCKER_SOCKET, configuration as docker_configuration, post, start_with as start_dockerd};
 pub use kind::Engine;
 pub use podman::configuration as podman_configuration;
 pub use prepare::bind_over;
