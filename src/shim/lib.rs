@@ -52,6 +52,7 @@ mod rehearsal;
 mod request;
 mod runtime;
 mod runtime_state;
+mod scratch;
 #[cfg(simulated)]
 pub mod simulation;
 mod sink;

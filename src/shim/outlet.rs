@@ -7,18 +7,15 @@ use nix::errno::Errno;
 
 use super::client::Client;
 use super::key::{Kind, key};
-use super::log::{Logger, SCRATCH, Stream};
+use super::log::{Logger, Stream};
 use super::pipe::KEPT;
 use super::poll::{Interest, Poll};
+use super::scratch::{READ, Scratch};
 use super::sink::{Sink, Taken};
 use super::spool::{Progress, Spool};
 use super::stdio::{Output, Spooling};
-use windlass_sys::region::Region;
 use windlass_sys::stream::{self, Moved};
 use windlass_sys::{Result, SyscallError};
-
-/// Bytes read at once: the capacity of a pipe.
-const READ: usize = 64 * 1024;
 
 /// Capacity of pipes: by default, and while much is spliced through them. In wide pipes, writer, shim and
 /// reader take fewer turns for the same bytes. Pipes are not always wide, because the kernel limits the sum of
@@ -46,30 +43,6 @@ const LITTLE: usize = 16 * 1024;
 /// Bytes that are taken from the process while its fifo has no reader and no output is kept: as many as the fifo
 /// itself holds.
 const ROOM: usize = 64 * 1024;
-
-/// Memory for reading and for assembling lines. All streams share it, and it is given back when nothing
-/// moves.
-#[derive(Debug)]
-pub(super) struct Scratch {
-    input: Region,
-    output: Region,
-}
-
-impl Scratch {
-    pub(super) fn new() -> Result<Scratch> {
-        Ok(Scratch { input: Region::new(READ)?, output: Region::new(SCRATCH)? })
-    }
-
-    /// Memory for assembling lines.
-    pub(super) fn output(&mut self) -> &mut [u8] {
-        self.output.bytes()
-    }
-
-    pub(super) fn release(&mut self) {
-        self.input.release();
-        self.output.release();
-    }
-}
 
 /// One stream of output.
 #[derive(Debug)]
@@ -369,7 +342,7 @@ impl Outlet {
 
     fn copy(&mut self, limit: usize, around: &mut Around<'_>) -> Result<Moved> {
         let Some(source) = &self.source else { return Ok(Moved::End) };
-        let buffer = &mut around.scratch.input.bytes()[..limit];
+        let buffer = &mut around.scratch.input()[..limit];
         let mut moved = stream::read(source.as_fd(), buffer);
         for _ in 1..READ_ATTEMPTS {
             if moved.is_ok() || self.has_hung_up(&moved) {
@@ -400,8 +373,7 @@ impl Outlet {
 
     /// Passes on the first `n` bytes of the scratch memory.
     fn route(&mut self, n: usize, around: &mut Around<'_>) {
-        let Scratch { input, output, .. } = &mut *around.scratch;
-        let bytes = &input.bytes()[..n];
+        let (bytes, output) = around.scratch.read_and_output(n);
         if let Some(held) = &mut self.held {
             held.extend_from_slice(bytes);
             if held.len() > KEPT {
@@ -411,7 +383,6 @@ impl Outlet {
             }
             return;
         }
-        let output = output.bytes();
         around.logs.iter_mut().for_each(|log| log.write(self.stream, bytes, output));
         give(self.stream, bytes, around.clients, around.poll);
         self.pass_on(bytes, around.poll);
@@ -420,7 +391,7 @@ impl Outlet {
     /// Passes on bytes that are not in the scratch memory.
     fn deliver(&mut self, bytes: &[u8], around: &mut Around<'_>) {
         for piece in bytes.chunks(READ) {
-            let output = around.scratch.output.bytes();
+            let output = around.scratch.output();
             around.logs.iter_mut().for_each(|log| log.write(self.stream, piece, output));
             give(self.stream, piece, around.clients, around.poll);
             self.pass_on(piece, around.poll);
@@ -530,6 +501,13 @@ impl Outlet {
     /// Whether reading waits for a client that is full.
     pub(super) fn is_held_back(&self) -> bool {
         self.waits_for_clients && self.source.is_some()
+    }
+
+    /// All processes have closed the other end of its pipe, and nothing was left in it: no read(2) has to find that out.
+    pub(super) fn source_ended(&mut self, around: &mut Around<'_>) {
+        if !self.terminal && self.source_watched {
+            self.end_of_source(around);
+        }
     }
 
     fn end_of_source(&mut self, around: &mut Around<'_>) {

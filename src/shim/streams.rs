@@ -9,9 +9,10 @@ use nix::fcntl::OFlag;
 use super::client::{Client, FromClient};
 use super::key::{Kind, key};
 use super::log::{Logger, Stream};
-use super::outlet::{Around, Outlet, Scratch};
+use super::outlet::{Around, Outlet};
 use super::pipe::{captured, null};
 use super::poll::{Interest, Poll, Ready};
+use super::scratch::Scratch;
 use super::stdio::{Framing, Output, Spooling, Stdin, Stdio};
 use windlass_sys::stream::{self, Moved};
 use windlass_sys::{Result, fd, socket};
@@ -234,6 +235,9 @@ impl Streams {
                 let index = usize::from(sub).min(self.outlets.len().saturating_sub(1));
                 let mut around = Around { logs: &mut self.logs, clients: &mut self.clients, poll, scratch, alive };
                 if let Some(outlet) = self.outlets.get_mut(index) {
+                    if kind == Kind::Source && ready.hangup && !ready.read {
+                        outlet.source_ended(&mut around);
+                    }
                     outlet.pump(&mut around);
                 }
             }

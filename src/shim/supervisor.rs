@@ -16,10 +16,10 @@ use super::containers::Containers;
 use super::key::{Kind, key};
 use super::life::INIT_ENDED;
 use super::notifier::Watch;
-use super::outlet::Scratch;
 use super::processes::Processes;
 use super::reaper::Reaper;
 use super::rehearsal::Upgrade;
+use super::scratch::Scratch;
 use super::spare::Spare;
 use super::streams::Streams;
 use super::{

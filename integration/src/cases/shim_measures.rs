@@ -119,7 +119,7 @@ fn a_thousand_execs_leave_nothing(t: &T) -> Verdict {
 }
 
 /// Most system calls of the shim, without its children, for one `ctr task exec`.
-const CALLS_OF_AN_EXEC: usize = 105;
+const CALLS_OF_AN_EXEC: usize = 100;
 
 fn an_exec_takes_few_system_calls_of_the_shim(t: &T) -> Verdict {
     let engine = Engine::start(t)?;
@@ -182,8 +182,7 @@ fn what_a_probe_costs_is_shown(t: &T) -> Verdict {
         let program =
             ["/usr/sbin", "/usr/bin", "/usr/local/bin", "/usr/local/sbin"].map(|dir| Path::new(dir).join(runtime));
         let Some(program) = program.into_iter().find(|path| path.is_file()) else { continue };
-        if let Ok(mut engine) = Engine::start_with_theirs(t) {
-            engine.use_runtime(program);
+        if let Ok(engine) = Engine::start_with_theirs_on(t, program) {
             let name = if runtime == "runc" { "containerd's shim and runc" } else { "containerd's shim and crun" };
             if let Err(stop) = cost_of_a_probe(&engine, name, count) {
                 println!("{name}: {stop}");
@@ -209,7 +208,7 @@ fn cost_of_a_probe(engine: &Engine<'_>, name: &str, count: u32) -> Verdict {
 }
 
 fn a_hundred_probes_a_second_leave_nothing(t: &T) -> Verdict {
-    let seconds = if t.long { 300 } else { 5 };
+    let seconds = if t.long { 600 } else { 5 };
     let c = shim::run(t, &t.bundle()?.args(&["/bin/sleep", "100000"]), &["--log", "none"])?;
     let (mut asks, mut hears) = (c.connect()?, c.connect()?);
     hears.call("subscribe", json!({"from": 1}))?;

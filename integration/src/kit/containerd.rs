@@ -6,6 +6,7 @@ use super::runtime;
 use super::stop::{Context, Verdict, fail, skip};
 use super::t::T;
 use super::wait::eventually;
+use crate::sys;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -63,6 +64,14 @@ impl<'t> Engine<'t> {
         Engine::prepare(t, "theirs")?.up()
     }
 
+    /// The same on another runtime.
+    pub fn start_with_theirs_on(t: &'t T, runtime: PathBuf) -> Verdict<Engine<'t>> {
+        installed("containerd-shim-runc-v2")?;
+        let mut engine = Engine::prepare(t, "theirs")?;
+        engine.runtime = runtime;
+        engine.up()
+    }
+
     fn prepare(t: &'t T, name: &str) -> Verdict<Engine<'t>> {
         ["containerd", "ctr"].into_iter().try_for_each(installed)?;
         let dir = t.path(name);
@@ -98,6 +107,10 @@ impl<'t> Engine<'t> {
         command.arg("--state").arg(self.dir.join("run"));
         command.env("PATH", format!("{}:{path}", self.bin.display())).env("TMPDIR", &self.dir);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // It raises RLIMIT_MEMLOCK, which root may not be allowed to do.
+        if self.runtime.ends_with("crun") {
+            sys::pretend_memlock(&mut command);
+        }
         self.daemon = Some(command.spawn().context("containerd")?);
         eventually("containerd answers", || self.ctr(&["version"]).ok().filter(|ran| ran.code == 0))?;
         Ok(())
@@ -124,11 +137,6 @@ impl<'t> Engine<'t> {
         fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
         self.runtime = wrapper;
         Ok(())
-    }
-
-    /// Has containerd use another runtime.
-    pub fn use_runtime(&mut self, runtime: PathBuf) {
-        self.runtime = runtime;
     }
 
     fn socket(&self) -> PathBuf {
