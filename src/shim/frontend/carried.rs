@@ -10,7 +10,7 @@ use crate::{Code, Front, Refusal, Reply, Supervisor, front};
 
 /// The protocol of a shim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     /// containerd's.
     Containerd,
     /// conmon's.
@@ -23,7 +23,7 @@ choice! { Mode { 1 Containerd {}, 2 Conmon {}, 3 Neutral {} } }
 
 /// A front end that can be written down. Reading it back has no effect outside of the process, so that it can be
 /// tried; what it watches is watched again afterwards.
-pub(super) trait Carried: Front + Value {
+pub(crate) trait Carried: Front + Value {
     /// Its protocol.
     const MODE: Mode;
     /// Watches again what was watched in the program before.

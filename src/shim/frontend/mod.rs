@@ -2,7 +2,7 @@
 //! conmon's. Under any other name the first argument selects it (`containerd`, `conmon`), or is a command of the
 //! engine-neutral mode.
 
-mod carried;
+pub(crate) mod carried;
 pub mod conmon;
 pub mod containerd;
 mod control;

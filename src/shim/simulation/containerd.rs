@@ -10,6 +10,7 @@ use super::engine;
 use super::output::{self, Stream};
 use super::plan::Plan;
 use super::random::Random;
+use super::upgrade;
 use super::world::{Daemon, Happens, MILLISECOND, Outside, SECOND, Shared};
 use crate::Supervisor;
 use crate::exit::Record;
@@ -164,7 +165,11 @@ fn serve(
     let mut front =
         containerd::simulated(listener, directory.join("bundle"), &events.to_string_lossy(), &core).map_err(text)?;
     let mut until: Option<u64> = None;
+    let mut random = Random::new(plan.seed ^ 0x09);
     loop {
+        if plan.has("upgrades") && random.chance(2) && !daemon.borrow().ends {
+            upgrade::upgrade(&mut core, Some(&mut front))?;
+        }
         // As `serve`, but for the clock.
         while let Some(event) = core.next_event() {
             crate::Front::event(&mut front, event, &mut core);

@@ -2,34 +2,37 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::client::Client;
 use super::output::{self, Stream};
 use super::plan::Plan;
 use super::random::Random;
 use super::upgrade;
 use super::world::{Outside, SECOND, Shared};
 use crate::exit::Record;
+use crate::frontend::containerd;
 use crate::{
-    Container, Event, ExitFile, ExitStatus, NewProcess, Output, ProcessId, Reply, Request, Runtime, Spooling, Stdio,
-    Supervisor, Timeouts, WaitToken, WhenFull,
+    Container, Event, ExitFile, ExitStatus, Framing, NewProcess, Output, ProcessId, Reply, Request, Runtime, Spooling,
+    Stdio, Supervisor, Timeouts, WaitToken, WhenFull,
 };
-use windlass_sys::kernel;
+use windlass_sys::{kernel, socket, stream};
 
 /// How far a process has come, as the engine was told.
 #[derive(Debug, Default)]
-struct Told {
-    created: bool,
-    started: bool,
-    exited: Option<ExitStatus>,
-    deleted: bool,
+pub(super) struct Told {
+    pub(super) created: bool,
+    pub(super) started: bool,
+    pub(super) exited: Option<ExitStatus>,
+    pub(super) deleted: bool,
 }
 
 /// What is done with an answer that comes later.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Asked {
+pub(super) enum Asked {
     Create,
     Start(ProcessId),
     Wait(ProcessId),
@@ -37,18 +40,18 @@ enum Asked {
     Other,
 }
 
-struct Engine {
-    plan: Plan,
-    random: Random,
-    directory: PathBuf,
-    outside: Rc<RefCell<Outside>>,
-    pending: BTreeMap<WaitToken, Asked>,
-    told: BTreeMap<ProcessId, Told>,
-    streams: BTreeMap<ProcessId, Vec<Rc<Stream>>>,
-    names: u64,
+pub(super) struct Engine {
+    pub(super) plan: Plan,
+    pub(super) random: Random,
+    pub(super) directory: PathBuf,
+    pub(super) outside: Rc<RefCell<Outside>>,
+    pub(super) pending: BTreeMap<WaitToken, Asked>,
+    pub(super) told: BTreeMap<ProcessId, Told>,
+    pub(super) streams: BTreeMap<ProcessId, Vec<Rc<Stream>>>,
+    pub(super) names: u64,
     /// When it asks for something next, and how often it still does.
-    next: u64,
-    left: u64,
+    pub(super) next: u64,
+    pub(super) left: u64,
 }
 
 /// Most simulated time that the end may take, once nothing goes wrong any more.
@@ -80,6 +83,7 @@ pub(super) fn run(plan: &Plan, directory: &Path) -> Result<(), String> {
     if !processes.is_empty() {
         return Err(format!("children are left: {processes:?}"));
     }
+    kernel::forget();
     left(directory, before)
 }
 
@@ -111,7 +115,10 @@ impl Engine {
                 self.ask_something(core);
             }
             if self.plan.has("upgrades") && self.random.chance(2) {
-                upgrade::upgrade(core)?;
+                upgrade::upgrade::<containerd::Served>(core, None)?;
+            }
+            if self.plan.has("crashes") && self.random.chance(1) {
+                self.crash(core)?;
             }
         }
         Ok(())
@@ -125,7 +132,7 @@ impl Engine {
         kernel::take_fault().map_or(Ok(()), Err)
     }
 
-    fn open(&mut self, core: &mut Supervisor) {
+    pub(super) fn open(&mut self, core: &mut Supervisor) {
         let container = Container {
             id: "c".into(),
             bundle: self.directory.clone(),
@@ -140,22 +147,24 @@ impl Engine {
     }
 
     /// A new process, with fifos that somebody reads.
-    fn process(&mut self, exec: Option<u64>) -> NewProcess {
+    pub(super) fn process(&mut self, exec: Option<u64>) -> NewProcess {
         let name = exec.map_or("init".into(), |number| format!("e{number}"));
         let id = exec.map_or(ProcessId::init("c"), |_| ProcessId::of("c", &name));
         let drops = self.random.chance(30);
-        let streams: Vec<Rc<Stream>> = (0..2).map(|at| self.stream(&name, at, drops)).collect();
+        let terminal = self.plan.has("terminals") && self.random.chance(15);
+        let streams: Vec<Rc<Stream>> =
+            (0..if terminal { 1 } else { 2 }).map(|at| self.stream(&name, at, drops)).collect();
         self.streams.insert(id.clone(), streams.clone());
         let mut outside = self.outside.borrow_mut();
         streams.iter().for_each(|stream| outside.read_from(stream.clone()));
         outside.streams.insert(name.clone(), streams.clone());
         let max = if self.random.chance(20) { 0 } else { self.random.any_size(4 << 20) };
         let full = if drops && max > 0 { WhenFull::DropOldest } else { WhenFull::Block };
-        let output = |at: usize| Output::Fifo(streams[at].fifo.clone());
+        let output = |at: usize| streams.get(at).map_or(Output::None, |stream| Output::Fifo(stream.fifo.clone()));
         let spooling = Spooling { max, full, directory: self.directory.join("work") };
         NewProcess {
             id,
-            stdio: Stdio { stdout: output(0), stderr: output(1), spooling, ..Stdio::default() },
+            stdio: Stdio { terminal, stdout: output(0), stderr: output(1), spooling, ..Stdio::default() },
             pid_file: self.directory.join(format!("{name}.pid")),
             process_file: None,
             verb: if exec.is_none() { "create" } else { "exec" },
@@ -187,7 +196,7 @@ impl Engine {
         }
         let known = self.known();
         let process = known[self.random.below(known.len() as u64) as usize].clone();
-        match self.random.below(12) {
+        match self.random.below(14) {
             0 | 1 => self.ask(core, Request::Start(init), Asked::Start(ProcessId::init("c"))),
             2..=4 if self.plan.has("execs") && known.len() < 8 => {
                 self.names += 1;
@@ -205,11 +214,30 @@ impl Engine {
             }
             9 if !process.is_init() => self.delete(core, process, false),
             10 => self.ask(core, Request::CloseStdin(process), Asked::Other),
+            12 if self.plan.has("clients") => self.attach(core, &process),
+            13 => self.ask(core, Request::Resize { process, rows: 24, columns: 80 }, Asked::Other),
             11 => {
                 let (arguments, then) = (vec!["update".into()], None);
                 self.ask(core, Request::Call { container: "c".into(), arguments, then }, Asked::Other);
             }
             _ => {}
+        }
+    }
+
+    fn attach(&mut self, core: &mut Supervisor, process: &ProcessId) {
+        let Ok((ours, theirs)) = socket::stream_pair() else { return };
+        // What is still in the pipe, or held back until it is known whose it is, comes after the client.
+        let known = core.processes.find(process).ok().and_then(|known| known.streams.as_ref());
+        let Some(outlets) = known.map(|streams| &streams.outlets) else { return };
+        let before = |outlet: &crate::outlet::Outlet| {
+            let source = outlet.source.as_ref().map_or(0, |source| stream::waiting(source.as_fd()));
+            (source + outlet.held.as_ref().map_or(0, Vec::len)) as u64
+        };
+        let comes: Vec<u64> = outlets.iter().map(before).collect();
+        let streams = self.streams[process].iter().zip(comes);
+        let streams = streams.map(|(stream, comes)| (stream.clone(), stream.written.get() - comes)).collect();
+        if core.attach(process, theirs, Framing::Stream).is_ok() {
+            self.outside.borrow_mut().attach(Client::new(ours, streams));
         }
     }
 
@@ -257,7 +285,7 @@ impl Engine {
     }
 
     /// Looks at what the shim tells.
-    fn listen(&mut self, core: &mut Supervisor) -> Result<(), String> {
+    pub(super) fn listen(&mut self, core: &mut Supervisor) -> Result<(), String> {
         while let Some(event) = core.next_event() {
             match event {
                 Event::Created { process, .. } => self.tell(&process, |told| {

@@ -7,7 +7,9 @@
 //! order, unless a mark says how many were dropped, and before the end is told where a reader is there; in the end no descriptor, child or file is left; and the loop
 //! never waits for anything but its descriptors and its clock.
 
+mod client;
 mod containerd;
+mod crash;
 mod engine;
 mod output;
 mod plan;

@@ -28,13 +28,31 @@ pub(super) struct Stream {
     pub(super) got: Cell<u64>,
     /// Whether the oldest may be dropped.
     pub(super) drops: bool,
+    /// Whether its shim was killed, with what it held of it.
+    pub(super) lost: Cell<bool>,
+    /// Whether a process that outlives its own has it open.
+    pub(super) held: Cell<bool>,
     /// Since when a reader is there that never stood still for two seconds, and when it has last taken something.
     pub(super) attended: Cell<Option<(u64, u64)>>,
 }
 
 impl Stream {
     pub(super) fn new(key: u64, fifo: PathBuf, drops: bool) -> Stream {
-        Stream { key, fifo, written: Cell::new(0), got: Cell::new(0), drops, attended: Cell::new(None) }
+        Stream {
+            key,
+            fifo,
+            written: Cell::new(0),
+            got: Cell::new(0),
+            drops,
+            lost: Cell::new(false),
+            held: Cell::new(false),
+            attended: Cell::new(None),
+        }
+    }
+
+    /// The byte at a position.
+    pub(super) fn byte(&self, at: u64) -> u8 {
+        byte(self.key, at)
     }
 
     /// The end of its process is told, which was at `ended`. A reader that was there all the time, and went on reading, has
@@ -122,6 +140,9 @@ impl Reader {
     }
 
     fn take(&mut self, found: u8) {
+        if self.stream.lost.get() {
+            return;
+        }
         let at = self.stream.got.get();
         if self.mark.is_empty() && found != b'\n' {
             if found != byte(self.stream.key, at) || at >= self.stream.written.get() {
@@ -155,5 +176,5 @@ pub(super) fn portion(random: &mut Random) -> u64 {
 
 /// Whether anything is left of a stream.
 pub(super) fn is_whole(stream: &Stream) -> bool {
-    stream.got.get() == stream.written.get()
+    stream.lost.get() || stream.got.get() == stream.written.get()
 }

@@ -3,8 +3,22 @@
 use super::random::Random;
 
 /// The parts that can be left out.
-pub(super) const PARTS: [&str; 10] =
-    ["execs", "runtime", "hangs", "disk", "forks", "upgrades", "readers", "holders", "kills", "outages"];
+pub(super) const PARTS: [&str; 14] = [
+    "execs",
+    "runtime",
+    "hangs",
+    "disk",
+    "slowness",
+    "forks",
+    "upgrades",
+    "readers",
+    "holders",
+    "kills",
+    "outages",
+    "clients",
+    "terminals",
+    "crashes",
+];
 
 /// A plan.
 #[derive(Clone, Debug, PartialEq, Eq)]

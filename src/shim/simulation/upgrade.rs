@@ -1,34 +1,64 @@
-//! An upgrade in place: the supervisor is written down, forgotten, and read back.
+//! An upgrade in place: the shim is written down, forgotten, and read back.
 
 use crate::Supervisor;
-use crate::image::format::{Content, Context, Encoder};
+use crate::frontend::carried::Carried;
+use crate::image::format::{Content, Context, Encoder, Fields};
 use crate::image::supervisor;
+use crate::upgrade::field;
 use windlass_sys::handover::{self, Inherited};
 
-/// Puts a supervisor that was read back in the place of one. Does nothing while something waits to be told.
-pub(super) fn upgrade(core: &mut Supervisor) -> Result<(), String> {
+/// Puts a shim that was read back in the place of one. Does nothing while something waits to be told.
+pub(super) fn upgrade<F: Carried>(core: &mut Supervisor, mut front: Option<&mut F>) -> Result<(), String> {
     if !core.events.is_empty() || !core.later.is_empty() {
         return Ok(());
     }
-    // They are kept in no image; the next program has its own.
-    core.spare.release();
     let mut to = Encoder::default();
+    let start = to.begin(field::CORE, true);
     supervisor::save(core, &mut to);
+    to.end(start);
+    front.iter().for_each(|front| to.put(field::FRONT, true, &**front));
     let (body, descriptors) = to.finish();
-    // What the kernel forgets with a program.
-    let mut closed = vec![handover::number(core.poll.fd()), handover::number(core.reaper.fd())];
-    closed.extend(core.poll.notifier_fd().map(handover::number));
-    let (inherited, missing) = Inherited::of(&descriptors, &closed);
+    let (inherited, missing) = Inherited::of(&descriptors, &forgotten(core));
     if !missing.is_empty() {
         return Err(format!("the image has descriptors that are not open: {missing:?}"));
     }
-    let mut new = Supervisor::new().map_err(|failed| failed.to_string())?;
+    let text = |failed: windlass_sys::SyscallError| failed.to_string();
+    let mut new = Supervisor::new().map_err(text)?;
     let context = Context::of(inherited);
-    supervisor::restore(&mut new, Content::of(&body, &context));
+    let mut fields = Fields::of(Content::of(&body, &context), "the image");
+    fields.take_one(field::CORE).into_iter().for_each(|content| supervisor::restore(&mut new, content));
+    if let Some(front) = &mut front {
+        // Its descriptors are closed already, by execve(2) as it were, and it has no other end.
+        std::mem::forget(std::mem::replace(*front, fields.get(field::FRONT)));
+    }
+    fields.end();
     context.finish()?;
-    supervisor::watch(&mut new).map_err(|failed| failed.to_string())?;
+    supervisor::watch(&mut new).map_err(text)?;
+    if let Some(front) = front {
+        front.watch_again(&mut new).map_err(text)?;
+    }
     new.look_at_everything();
-    // Its descriptors are closed already, by execve(2) as it were, and it has no other end.
     std::mem::forget(std::mem::replace(core, new));
     Ok(())
+}
+
+/// The shim is killed: its descriptors are closed, and nothing else happens. Returns another that knows nothing.
+pub(super) fn kill(core: &mut Supervisor) -> Result<(), String> {
+    let mut to = Encoder::default();
+    supervisor::save(core, &mut to);
+    let (_, mut descriptors) = to.finish();
+    descriptors.extend(forgotten(core));
+    drop(Inherited::of(&[], &descriptors));
+    let new = Supervisor::new().map_err(|failed| failed.to_string())?;
+    std::mem::forget(std::mem::replace(core, new));
+    Ok(())
+}
+
+/// The descriptors that the kernel forgets with a program, although the shim goes on.
+fn forgotten(core: &mut Supervisor) -> Vec<u32> {
+    // They are kept in no image; the next program has its own.
+    core.spare.release();
+    let mut closed = vec![handover::number(core.poll.fd()), handover::number(core.reaper.fd())];
+    closed.extend(core.poll.notifier_fd().map(handover::number));
+    closed
 }

@@ -6,13 +6,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
+use super::client::Client;
 use super::output::{self, Reader, Stream, Writer};
 use super::plan::Plan;
 use super::random::Random;
 use windlass_sys::kernel::{self, Release, Started, World};
 use windlass_sys::process::Exit;
-use windlass_sys::stream;
+use windlass_sys::{fd, socket, stream};
 
 pub(super) const MILLISECOND: u64 = 1_000_000;
 pub(super) const SECOND: u64 = 1000 * MILLISECOND;
@@ -43,6 +45,8 @@ enum Happening {
     Release(i32),
     /// A reader comes, reads or goes.
     Reader(usize),
+    /// An attached client reads or leaves.
+    Client(usize),
     /// A process that outlives another closes its pipes.
     LetGo(usize),
     /// The daemon goes on.
@@ -73,6 +77,7 @@ pub(super) struct Outside {
     /// The streams of the processes that are made next, by the names of the processes.
     pub(super) streams: BTreeMap<String, Vec<Rc<Stream>>>,
     pub(super) readers: Vec<Reader>,
+    clients: Vec<Client>,
     held: Vec<Vec<Writer>>,
     /// How many children could not do their work.
     pub(super) failures: u64,
@@ -111,6 +116,7 @@ impl Outside {
             processes: BTreeMap::new(),
             streams: BTreeMap::new(),
             readers: Vec::new(),
+            clients: Vec::new(),
             held: Vec::new(),
             failures: 0,
             init: None,
@@ -140,7 +146,15 @@ impl Outside {
             }
         }
         for pid in kernel::take_forked() {
-            let most = if self.random.chance(10) { 20 * SECOND } else { 5 * MILLISECOND };
+            // A slow disk keeps it for minutes.
+            let slow = self.goes_wrong("slowness", 3);
+            let most = if slow {
+                600 * SECOND
+            } else if self.random.chance(10) {
+                20 * SECOND
+            } else {
+                5 * MILLISECOND
+            };
             let delay = self.random.any_size(most);
             self.at(delay, Happening::Release(pid));
         }
@@ -165,6 +179,7 @@ impl Outside {
             Some(Happening::Process(pid)) => self.go_on(pid),
             Some(Happening::Release(pid)) => self.release(pid),
             Some(Happening::Reader(at)) => self.read(at),
+            Some(Happening::Client(at)) => self.serve_client(at),
             Some(Happening::LetGo(at)) => self.held[at].clear(),
             Some(Happening::Daemon) => self.daemon_acts(),
         }
@@ -228,7 +243,8 @@ impl Outside {
                 }
                 let file = after("--pid-file").unwrap_or_default().to_owned();
                 let name = std::path::Path::new(&file).file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                let made = self.make(verb == "create", &name, &started.stdio);
+                let terminal = after("--console-socket").map(send_terminal);
+                let made = self.make(verb == "create", &name, &started.stdio, terminal);
                 i32::from(std::fs::write(file, made.to_string()).is_err())
             }
             "start" => match self.init.filter(|_| init_runs) {
@@ -258,25 +274,22 @@ impl Outside {
                 if init_runs && !words.contains(&"--force") {
                     return complain(started, "container is not stopped");
                 }
-                self.processes.keys().copied().collect::<Vec<_>>().into_iter().for_each(|pid| self.kill(pid));
-                self.init = None;
+                self.delete();
                 0
             }
             _ => 0,
         }
     }
 
-    fn make(&mut self, is_init: bool, name: &str, stdio: &[OwnedFd; 3]) -> i32 {
+    fn make(&mut self, is_init: bool, name: &str, stdio: &[OwnedFd; 3], mut terminal: Option<Option<OwnedFd>>) -> i32 {
         let pid = kernel::make();
         let size = self.plan.size;
         let mut outputs = Vec::new();
         for (at, stream) in self.streams.get(name).cloned().unwrap_or_default().into_iter().enumerate() {
-            let end = windlass_sys::fd::reopen(
-                stdio[at + 1].as_fd(),
-                nix::fcntl::OFlag::O_WRONLY | nix::fcntl::OFlag::O_NONBLOCK,
-            );
+            let pipe = || fd::reopen(stdio[at + 1].as_fd(), OFlag::O_WRONLY | OFlag::O_NONBLOCK).ok();
+            let end = terminal.as_mut().map_or_else(pipe, Option::take);
             let left = self.random.any_size(1 << size);
-            outputs.extend(end.ok().map(|end| Writer { end, left, stream }));
+            outputs.extend(end.map(|end| Writer { end, left, stream }));
         }
         // Many end when they have written everything, while their readers read.
         let lives = if self.random.chance(40) { 0 } else { self.random.any_size(600 * SECOND) };
@@ -287,6 +300,20 @@ impl Outside {
         let delay = if self.random.chance(10) { 0 } else { self.random.any_size(50 * MILLISECOND) };
         self.at(delay, Happening::Process(pid));
         pid
+    }
+
+    /// The shim is killed, and by the kernel every runtime that runs. Returns init, if it lives.
+    pub(super) fn lose_shim(&mut self) -> Option<i32> {
+        self.take_in();
+        self.runtimes.keys().copied().collect::<Vec<_>>().into_iter().for_each(|pid| self.kill(pid));
+        kernel::orphan_all();
+        self.init.filter(|init| kernel::is_alive(*init))
+    }
+
+    /// Somebody calls the runtime's `delete --force`.
+    pub(super) fn delete(&mut self) {
+        self.processes.keys().copied().collect::<Vec<_>>().into_iter().for_each(|pid| self.kill(pid));
+        self.init = None;
     }
 
     // The processes of the container.
@@ -327,6 +354,7 @@ impl Outside {
         let Some(process) = self.processes.remove(&pid) else { return };
         // Another process may have its pipes open for a while longer.
         if self.goes_wrong("holders", 20) {
+            process.outputs.iter().for_each(|output| output.stream.held.set(true));
             self.held.push(process.outputs);
             let delay = self.random.any_size(30 * SECOND);
             self.at(delay, Happening::LetGo(self.held.len() - 1));
@@ -370,6 +398,29 @@ impl Outside {
         self.at(delay, Happening::Reader(at));
     }
 
+    // The clients.
+
+    /// A client is attached.
+    pub(super) fn attach(&mut self, client: Client) {
+        self.clients.push(client);
+        self.at(0, Happening::Client(self.clients.len() - 1));
+    }
+
+    fn serve_client(&mut self, at: usize) {
+        let away = !self.is_kind && self.plan.has("readers");
+        let most = output::portion(&mut self.random);
+        self.clients[at].read(most);
+        if away && self.random.chance(3) {
+            self.clients[at].leave();
+        }
+        if !self.clients[at].is_open() {
+            return;
+        }
+        let most = if away && self.random.chance(10) { 10 * SECOND } else { 20 * MILLISECOND };
+        let delay = self.random.any_size(most);
+        self.at(delay, Happening::Client(at));
+    }
+
     /// From now on nothing goes wrong.
     pub(super) fn be_kind(&mut self) {
         self.is_kind = true;
@@ -381,11 +432,23 @@ impl Outside {
     pub(super) fn leave(&mut self) {
         self.readers.iter_mut().for_each(Reader::close);
         self.readers.clear();
+        self.clients.clear();
         self.held.clear();
         self.daemon = None;
-        let leaves = |happening: &Happening| matches!(happening, Happening::Reader(_) | Happening::LetGo(_));
+        let leaves = |happening: &Happening| {
+            matches!(happening, Happening::Reader(_) | Happening::Client(_) | Happening::LetGo(_))
+        };
         self.happenings.retain(|_, happening| !leaves(happening));
     }
+}
+
+/// Makes a terminal and sends it to this socket. Returns the side of the process. A pair of sockets is played for it.
+fn send_terminal(path: &str) -> Option<OwnedFd> {
+    let (process, shim) = socket::stream_pair().ok()?;
+    stream::never_block(process.as_fd()).ok()?;
+    let socket = socket::connect(path.as_ref()).ok()?;
+    socket::send(socket.as_fd(), b"/dev/ptmx", &[shim.as_fd()]).ok()?;
+    Some(process)
 }
 
 fn complain(started: &Started, text: &str) -> i32 {

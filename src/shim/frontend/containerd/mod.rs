@@ -64,7 +64,7 @@ use super::stderr::print_error;
 use crate::Supervisor;
 
 /// The state that goes on in another program.
-pub(super) type Served = front::ContainerdFront;
+pub(crate) type Served = front::ContainerdFront;
 
 /// Goes on as the shim.
 pub(super) fn go_on((core, front): (Supervisor, Controlled<Served>)) -> Result<i32, String> {
@@ -78,7 +78,7 @@ pub(crate) fn simulated(
     bundle: std::path::PathBuf,
     events: &str,
     core: &crate::Supervisor,
-) -> windlass_sys::Result<impl crate::Front + use<>> {
+) -> windlass_sys::Result<Served> {
     front::ContainerdFront::on(listener, bundle, "default", events, core)
 }
 

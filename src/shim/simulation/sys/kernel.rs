@@ -98,6 +98,8 @@ struct Process {
     alive: Option<OwnedFd>,
     exit: Option<Exit>,
     fork: Option<Fork>,
+    /// Whether it is the child of another process, which reaps it at once.
+    is_foreign: bool,
 }
 
 #[derive(Default)]
@@ -219,7 +221,7 @@ impl Kernel {
         let (pidfd, alive) = socket::pipe().expect("a pipe");
         self.pids += 1;
         let (pid, inode) = (self.pids + 1000, fd::stat(pidfd.as_fd()).expect("fstat").st_ino);
-        self.processes.push(Process { pid, inode, pidfd, alive: Some(alive), exit: None, fork });
+        self.processes.push(Process { pid, inode, pidfd, alive: Some(alive), exit: None, fork, is_foreign: false });
         pid
     }
 
@@ -382,6 +384,16 @@ pub fn is_alive(pid: i32) -> bool {
     with(|kernel| kernel.of(pid).is_some_and(|process| process.exit.is_none()))
 }
 
+/// The shim was killed: its children are those of another process.
+pub fn orphan_all() {
+    with(|kernel| kernel.processes.iter_mut().for_each(|process| process.is_foreign = true));
+}
+
+/// How the child of another process has ended.
+pub(super) fn exit_of_other(pidfd: BorrowedFd<'_>) -> Option<Exit> {
+    with(|kernel| kernel.by(pidfd).and_then(|process| process.exit))
+}
+
 /// Forgets all processes: what the shim leaves unreaped when it ends another process reaps.
 pub fn forget() {
     with(|kernel| kernel.processes.clear());
@@ -389,13 +401,17 @@ pub fn forget() {
 
 /// The processes that are there: ids, and whether each has ended.
 pub fn processes() -> Vec<(i32, bool)> {
-    with(|kernel| kernel.processes.iter().map(|process| (process.pid, process.exit.is_some())).collect())
+    let there = |process: &&Process| !(process.is_foreign && process.exit.is_some());
+    with(|kernel| kernel.processes.iter().filter(there).map(|process| (process.pid, process.exit.is_some())).collect())
 }
 
 pub(super) fn reap_by(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
     with(|kernel| {
         let gone = || SyscallError { call: "waitid(P_PIDFD)".into(), errno: Errno::ECHILD };
         let process = kernel.by(pidfd).ok_or_else(gone)?;
+        if process.is_foreign {
+            return Err(gone());
+        }
         let (pid, exit) = (process.pid, process.exit);
         kernel.reap(pid);
         Ok(exit)
@@ -416,11 +432,12 @@ pub(super) fn signal_by(pidfd: BorrowedFd<'_>, signal: i32) -> bool {
 }
 
 pub(super) fn is_child(pidfd: BorrowedFd<'_>) -> bool {
-    with(|kernel| kernel.by(pidfd).is_some())
+    with(|kernel| kernel.by(pidfd).is_some_and(|process| !process.is_foreign))
 }
 
 pub(super) fn ended_child() -> Option<i32> {
-    with(|kernel| kernel.processes.iter().find(|process| process.exit.is_some()).map(|process| process.pid))
+    let ended = |process: &&Process| process.exit.is_some() && !process.is_foreign;
+    with(|kernel| kernel.processes.iter().find(ended).map(|process| process.pid))
 }
 
 pub(super) fn reap(pid: i32) -> bool {

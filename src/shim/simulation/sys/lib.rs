@@ -13,6 +13,7 @@ pub mod fd;
 pub mod handover;
 pub mod kernel;
 pub mod process;
+pub mod socket;
 pub mod spawn;
 pub mod stream;
 

@@ -60,9 +60,9 @@ pub fn reap(pid: i32) -> bool {
     kernel::reap(pid)
 }
 
-/// Nobody tells how the child of another has ended.
-pub fn exit_of_other(_pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
-    Ok(None)
+/// How the child of another has ended.
+pub fn exit_of_other(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
+    Ok(kernel::exit_of_other(pidfd))
 }
 
 /// This process is the parent of all simulated ones.

@@ -12,6 +12,11 @@ pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Moved> {
     windlass_sys::stream::read(fd, buffer)
 }
 
+/// A terminal is played by a socket, which changes no byte.
+pub fn set_onlcr(_terminal: BorrowedFd<'_>) -> Result<()> {
+    Ok(())
+}
+
 /// As the real one.
 pub fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, length: usize) -> Result<Moved> {
     kernel::settle();

@@ -1,0 +1,44 @@
+//! The shim is killed at any moment, and another takes the container over.
+
+use super::engine::{Engine, Told};
+use super::upgrade;
+use crate::exit::Record;
+use crate::{Phase, ProcessId, Supervisor};
+use windlass_sys::process;
+
+impl Engine {
+    /// What was told is on disk. The next shim goes on with init, or there is a new container.
+    pub(super) fn crash(&mut self, core: &mut Supervisor) -> Result<(), String> {
+        self.listen(core)?;
+        upgrade::kill(core)?;
+        let init = self.outside.borrow_mut().lose_shim();
+        self.pending.clear();
+        for (process, told) in self.told.iter().filter(|(_, told)| !told.deleted) {
+            let name = process.exec.as_deref().unwrap_or("init");
+            let record = Record::read(&self.directory.join(format!("{name}.json"))).map(|record| record.status());
+            if told.exited.is_some() && record != told.exited && self.outside.borrow().failures < 5 {
+                return Err(format!("the end of {process:?} was told, {told:?}, and its record is {record:?}"));
+            }
+        }
+        self.streams.values().flatten().for_each(|stream| stream.lost.set(true));
+        let told = std::mem::take(&mut self.told).remove(&ProcessId::init("c")).unwrap_or_default();
+        self.open(core);
+        match init.filter(|_| told.created && told.exited.is_none()) {
+            Some(pid) => self.adopt(core, pid, told.started),
+            None => {
+                self.outside.borrow_mut().delete();
+                let _ = std::fs::remove_file(self.directory.join("init.json"));
+                Ok(())
+            }
+        }
+    }
+
+    fn adopt(&mut self, core: &mut Supervisor, pid: i32, started: bool) -> Result<(), String> {
+        let new = self.process(None);
+        let pidfd = process::open_pid(pid).map_err(|failed| failed.to_string())?;
+        let phase = if started { Phase::Running } else { Phase::Created };
+        core.adopt(new, pid, pidfd, phase).map_err(|refusal| refusal.to_string())?;
+        self.told.insert(ProcessId::init("c"), Told { created: true, started, ..Told::default() });
+        Ok(())
+    }
+}
