@@ -43,22 +43,23 @@ impl Client {
         self.socket = None;
     }
 
-    /// Reads at most so much. What is wrong with it is a fault.
-    pub(super) fn read(&mut self, most: u64) {
-        let Some(socket) = &self.socket else { return };
+    /// Reads at most so much. What is wrong with it is a fault. Returns whether something came.
+    pub(super) fn read(&mut self, most: u64) -> bool {
+        let Some(socket) = &self.socket else { return false };
         let now = kernel::now();
         self.steady &= now < self.read + PATIENCE;
         self.read = now;
         let mut buffer = vec![0; most as usize];
         match socket::receive_now(socket.as_fd(), &mut buffer) {
-            Ok(0) => self.ends(),
-            Ok(n) => {
+            Ok(n @ 1..) => {
                 self.unread.extend_from_slice(&buffer[..n]);
                 self.frames();
+                return true;
             }
             Err(Errno::EAGAIN) => {}
-            Err(_) => self.ends(),
+            Ok(0) | Err(_) => self.ends(),
         }
+        false
     }
 
     fn frames(&mut self) {

@@ -409,7 +409,7 @@ impl Outside {
     fn serve_client(&mut self, at: usize) {
         let away = !self.is_kind && self.plan.has("readers");
         let most = output::portion(&mut self.random);
-        self.clients[at].read(most);
+        let came = self.clients[at].read(most);
         if away && self.random.chance(3) {
             self.clients[at].leave();
         }
@@ -417,7 +417,7 @@ impl Outside {
             return;
         }
         let most = if away && self.random.chance(10) { 10 * SECOND } else { 20 * MILLISECOND };
-        let delay = self.random.any_size(most);
+        let delay = if came { self.random.any_size(most) } else { self.random.within(MILLISECOND, SECOND) };
         self.at(delay, Happening::Client(at));
     }
 
