@@ -41,6 +41,7 @@ pub fn start_daemon(session: &Session) -> Verdict {
 }
 
 /// The version of the daemon.
+#[cfg(feature = "cri")]
 pub fn version(session: &Session) -> Verdict<(u32, u32)> {
     let mut command = session.host("containerd");
     command.arg("--version");
