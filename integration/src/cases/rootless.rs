@@ -361,8 +361,11 @@ fn root_of_a_user_namespace_has_a_terminal_in_exec(t: &T) -> Verdict {
         let script = "w=\"$0 --root $1\"; $w run --detach --bundle \"$2\" \"$3\" && $w exec --tty \"$3\" sh -c '[ -t 0 ] && echo a terminal'; \
             code=$?; \
             $w delete --force \"$3\"; exit $code";
-        let ran = below_an_engine(t, &user, &["--map-auto", "sh", "-c", script, &runtime, &root, &dir, &t.id()])?;
-        ran.ok()?.stdout_has("a terminal")?;
+        // With many ids, and with a single one, where the kernel denies setgroups(2).
+        for ids in ["--map-auto", "--setgroups=deny"] {
+            let ran = below_an_engine(t, &user, &[ids, "sh", "-c", script, &runtime, &root, &dir, &t.id()])?;
+            ran.ok()?.stdout_has("a terminal")?;
+        }
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use nix::errno::Errno;
 
 use crate::context::Context;
+use windlass_base::capability::CapabilitySet;
 use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_plan::{Identity, ProcessCapabilities};
 use windlass_sys::credentials::{self, CapabilitySets};
@@ -56,8 +57,11 @@ fn kernel_sets(sets: &ProcessCapabilities) -> CapabilitySets {
     CapabilitySets { effective: sets.effective, permitted: sets.permitted, inheritable: sets.inheritable }
 }
 
+/// Whether setgroups(2), which was refused, is denied in this user namespace: CAP_SETGID is all that it needs otherwise.
+/// `/proc/self/setgroups` says so too, but /proc may show a PID namespace that this process is not in, and belongs to the
+/// container.
 fn setgroups_denied() -> bool {
-    std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"deny"))
+    credentials::capabilities().is_ok_and(|sets| sets.effective.contains(CapabilitySet::SETGID))
 }
 
 /// The profile takes effect at execve(2) (`/proc/PID/attr/apparmor/exec`).
