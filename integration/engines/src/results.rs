@@ -63,13 +63,32 @@ fn cells(row: &BTreeMap<String, Cell>) -> Value {
     row.iter().map(|(label, cell)| (label.clone(), Value::from(text(cell)))).collect()
 }
 
-/// The first word of digits and dots.
+/// The first number with a dot in it: containerd 2 names its module, which ends in "v2", before its version.
 fn number(text: &str) -> String {
-    let start = text.find(|letter: char| letter.is_ascii_digit()).unwrap_or(text.len());
-    text[start..].chars().take_while(|letter| letter.is_ascii_digit() || *letter == '.').collect()
+    let mut numbers = text.split(|letter: char| !letter.is_ascii_digit() && letter != '.');
+    let dotted = |number: &&str| !number.starts_with('.') && number.contains('.');
+    numbers.find(dotted).unwrap_or_default().to_owned()
 }
 
 fn first_line(command: &mut Command) -> String {
     let output = command.output().map(|output| output.stdout).unwrap_or_default();
     String::from_utf8_lossy(&output).lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn the_version_is_found_in_what_a_program_says_of_itself() {
+        for (said, version) in [
+            ("containerd github.com/containerd/containerd/v2 2.1.9~ds1-1 2.1.9~ds1-1+b1", "2.1.9"),
+            ("containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u1", "1.6.20"),
+            ("Docker version 20.10.24+dfsg1, build 297e128", "20.10.24"),
+            ("podman version 5.8.6", "5.8.6"),
+            ("", ""),
+        ] {
+            assert_eq!(number(said), version, "{said:?}");
+        }
+    }
 }
