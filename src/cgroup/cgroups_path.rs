@@ -20,6 +20,12 @@ pub fn own_cgroup() -> Result<String> {
     Ok(unified_path(&text).unwrap_or("/").to_owned())
 }
 
+/// Whether this process has cgroups in hierarchies of version 1 as well.
+pub fn has_version_1() -> Result<bool> {
+    let text = read_file("/proc/self/cgroup").with_context(|| "cannot read /proc/self/cgroup")?;
+    Ok(text.lines().any(|line| !line.starts_with("0::")))
+}
+
 /// The path in the line `0::path` of a /proc/PID/cgroup: the cgroup of version 2.
 pub(super) fn unified_path(text: &str) -> Option<&str> {
     text.lines().find_map(|line| line.strip_prefix("0::"))

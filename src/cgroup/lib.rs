@@ -37,7 +37,7 @@ pub mod v1;
 mod v2;
 
 pub use any_cgroup::AnyCgroup;
-pub use cgroups_path::{own_cgroup, path};
+pub use cgroups_path::{has_version_1, own_cgroup, path};
 pub use controllers::require_cgroup2;
 pub use devices::Filters;
 pub use freezer::is_frozen;

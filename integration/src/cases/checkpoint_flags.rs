@@ -3,7 +3,7 @@
 use crate::chapter;
 use crate::kit::Need::{Criu, Slow, Windlass};
 use crate::kit::criu::{COUNTING, Images, counts_on, start};
-use crate::kit::machine::text;
+use crate::kit::machine::{has_version_1, text};
 use crate::kit::stop::{Context, skip};
 use crate::kit::wait::eventually;
 use crate::kit::{T, Verdict};
@@ -127,8 +127,9 @@ fn each_mode_of_cgroups_dumps_and_restores(t: &T) -> Verdict {
         let images = Images::new(t);
         images.dump(&container, &flags).context(mode)?;
         let (ran, container) = images.try_restore(&bundle, &flags)?;
-        if ran.stderr.contains("cpuset.cpus: Invalid argument") {
-            return skip("CRIU cannot make the cpusets of version 1 of this host again");
+        if mode != "ignore" && has_version_1() {
+            ran.code_is(1)?.stderr_has("this host has cgroups of version 1")?.stderr_has("--manage-cgroups-mode")?;
+            return skip("this host has cgroups of version 1, which is refused");
         }
         ran.ok().context(mode)?;
         counts_on(&bundle, at)?;

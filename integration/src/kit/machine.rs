@@ -111,3 +111,8 @@ pub const CAPABILITIES: &[&str] = &[
     "BPF",
     "CHECKPOINT_RESTORE",
 ];
+
+/// Whether processes have cgroups in hierarchies of version 1 too.
+pub fn has_version_1() -> bool {
+    text("/proc/self/cgroup").lines().any(|line| !line.starts_with("0::"))
+}

@@ -22,7 +22,7 @@ pub use conversation::RestoreRequest;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use windlass_base::error::{Error, Kind, Result, WithContext};
+use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_base::namespaces::Namespaces;
 use windlass_criu::session::Session;
 use windlass_plan::Plan;
@@ -51,6 +51,9 @@ pub fn restore<'a>(
 ) -> Result<Launch<NewContainer<'a>>> {
     let plan = request.plan;
     refuse(plan)?;
+    if images.flags.manages_cgroups() {
+        refuse_version_1()?;
+    }
     let streams = read_streams(images.directories.images.as_fd())?;
     let debug = request.debug;
     let mut timer = StepTimer::start(debug);
@@ -73,6 +76,16 @@ pub fn restore<'a>(
             other.map(|_| launch)
         }
     }
+}
+
+/// CRIU would make cgroups in hierarchies of version 1 too, where nobody removes them or thaws what is left frozen.
+fn refuse_version_1() -> Result<()> {
+    if !windlass_cgroup::has_version_1()? {
+        return Ok(());
+    }
+    let why = "this host has cgroups of version 1, and only those of version 2 can be restored";
+    let error = Error::new(Kind::Unsupported, why).origin(Origin::Flag("--manage-cgroups-mode".into()));
+    Err(error.hint("without the flag, or with `ignore`, all processes are in the container's cgroup afterwards"))
 }
 
 /// Refuses what CRIU cannot make again, whatever the images say.
