@@ -2,7 +2,7 @@
 
 use crate::chapter;
 use crate::kit::Need::{Criu, Slow, Windlass};
-use crate::kit::criu::{COUNTING, Images, counts_on, start};
+use crate::kit::criu::{COUNTING, Images, count, counts_on, start};
 use crate::kit::machine::text;
 use crate::kit::stop::Context;
 use crate::kit::wait::eventually;
@@ -21,6 +21,7 @@ chapter! { "checkpoint_steps":
     a_restore_goes_through_every_step [Windlass],
     a_restore_that_fails_anywhere_leaves_nothing [Windlass, Slow],
     a_restore_whose_runtime_is_killed_can_be_deleted [Windlass, Slow],
+    a_dump_that_is_killed_at_a_step_of_criu_loses_nothing [Windlass, Criu, Slow],
     a_restore_that_is_killed_at_a_step_of_criu_leaves_nothing [Windlass, Criu, Slow],
     a_criu_that_is_missing_or_too_old_is_named [Windlass],
     a_criu_that_does_not_end_holds_nobody_up [Windlass, Slow],
@@ -227,6 +228,35 @@ fn killed_at(t: &T, images: &Images, words: &[&str], step: &str) -> Verdict {
     Ok(())
 }
 
+fn a_dump_that_is_killed_at_a_step_of_criu_loses_nothing(t: &T) -> Verdict {
+    let steps = ["start CRIU", "freeze the container", "up to pre-dump", "up to network-lock", "up to post-dump"];
+    for step in steps {
+        let bundle = t.bundle()?.sh(COUNTING);
+        let container = start(t, &bundle)?;
+        counts_on(&bundle, 1)?;
+        let images = Images::new(t);
+        let dir = images.dir.display().to_string();
+        killed_at(t, &images, &["checkpoint", "--image-path", &dir, &container.id], step)?;
+        // CRIU undoes what it has done, and freezes the container again, as it found it. It changes its command line,
+        // but holds the directory.
+        eventually("that CRIU has ended", || (!is_open(&images.dir)).then_some(()))?;
+        match container.status().unwrap_or_default().as_str() {
+            // All was written, and the runtime had only to clear up.
+            "stopped" if step.ends_with("post-dump") => {}
+            status => {
+                if status == "paused" {
+                    container.verb("resume", &[], &[])?.ok()?;
+                }
+                counts_on(&bundle, count(&bundle)).context(step)?;
+                container.exec(&["/bin/true"]).context(step)?;
+            }
+        }
+        container.verb("delete", &["--force"], &[])?.ok()?;
+        nothing_is_left(t, &container).context(step)?;
+    }
+    Ok(())
+}
+
 fn a_restore_that_is_killed_at_a_step_of_criu_leaves_nothing(t: &T) -> Verdict {
     let bundle = t.bundle()?.sh(COUNTING);
     let container = start(t, &bundle)?;
@@ -238,6 +268,7 @@ fn a_restore_that_is_killed_at_a_step_of_criu_leaves_nothing(t: &T) -> Verdict {
         let id = t.id();
         let words = ["restore", "--detach", "--bundle", &place, "--image-path", &dir, &id];
         killed_at(t, &images, &words, step)?;
+        eventually("that CRIU has ended", || (!runs("swrk\x003")).then_some(()))?;
         let container = Container::new(t, id, bundle.dir.clone());
         container.verb("delete", &["--force"], &[])?.ok()?;
         nothing_is_left(t, &container).context(step)?;
@@ -315,6 +346,14 @@ fn a_criu_that_does_not_end_holds_nobody_up(t: &T) -> Verdict {
 fn runs(words: &str) -> bool {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     processes.into_iter().any(|process| text(process.path().join("cmdline")).contains(words))
+}
+
+/// Whether a process has a directory open.
+fn is_open(dir: &Path) -> bool {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let descriptors =
+        processes.flat_map(|process| fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten());
+    descriptors.into_iter().any(|descriptor| fs::read_link(descriptor.path()).is_ok_and(|path| path == dir))
 }
 
 /// The user of a user namespace may search the directory while its processes read the images.
