@@ -151,7 +151,7 @@ fn flags_that_change_nothing_here_do_no_harm(t: &T) -> Verdict {
     images.dump(&container, &[&both[..], &more].concat())?;
     container.verb("delete", &["--force"], &[])?.ok()?;
     let more = ["--no-pivot", "-no-subreaper", "--no-new-keyring", "--tcp-close"];
-    images.restore(&bundle, &[&both[..], &more].concat())?;
+    let _container = images.restore(&bundle, &[&both[..], &more].concat())?;
     counts_on(&bundle, at)?;
     Ok(())
 }
