@@ -107,6 +107,13 @@ fn images_of_the_same_container_contradict_nothing() {
 }
 
 #[test]
+fn only_what_is_mounted_needs_to_be_covered() {
+    let masked = "/linux/maskedPaths".to_owned();
+    assert!(faults(|claims| claims.mounts.retain(|mount| mount.point != "/proc/kcore")).contains(&masked));
+    assert!(!faults(|claims| claims.mounts.retain(|mount| !mount.point.starts_with("/proc"))).contains(&masked));
+}
+
+#[test]
 fn whatever_gives_more_is_a_fault_of_its_element() {
     type Change = fn(&mut Claims);
     let cases: &[(&str, Change)] = &[
