@@ -50,6 +50,15 @@ impl Flags {
         !matches!(self.cgroup_mode, None | Some(CgroupMode::Ignore))
     }
 
+    /// What CRIU does with cgroups at a restore. The container's own cgroup is there, and has the limits of config.json:
+    /// `full` would give it those of the images, and `soft` gives them to what CRIU makes.
+    pub fn cgroup_mode_of_restore(&self) -> CgroupMode {
+        match self.cgroup_mode {
+            Some(CgroupMode::Full) => CgroupMode::Soft,
+            mode => mode.unwrap_or(CgroupMode::Ignore),
+        }
+    }
+
     /// The options that follow from the flags alone. An option that is not asked for is absent, so that a file of
     /// CRIU's configuration decides about it.
     pub fn options(&self) -> Options {

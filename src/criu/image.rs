@@ -61,11 +61,17 @@ message! {
     }
     /// `cg_member_entry`.
     Member {
+        /// The controllers of its hierarchy; none for that of version 2.
+        1 controllers: String,
         /// The path of the cgroup.
         2 path: String,
+        /// How many bytes of the path are the root of its cgroup namespace.
+        3 root: u32,
     }
     /// `cg_controller_entry`.
     Controller {
+        /// The controllers of its hierarchy; one without a name for that of version 2.
+        1 controllers: Vec<String>,
         /// The directories to be made.
         2 directories: Vec<Directory>,
     }

@@ -272,6 +272,7 @@ impl Restoring<'_, '_> {
                 .into_iter()
                 .collect(),
             config_file: self.images.config_file.into(),
+            cgroup_mode: Some(flags.cgroup_mode_of_restore() as i32),
             ..flags.options()
         };
         Request { kind: Some(Type::Restore as i32), options: Some(options), ..Request::default() }
