@@ -31,7 +31,7 @@ pub struct ExternalMount {
 pub const NULL: &str = "/dev/null";
 
 /// Filesystems that CRIU makes anew and fills again. It would look up the layers of an overlay at their paths on the host,
-/// and a binfmt_misc is the host's.
+/// and binfmt_misc is shared with the host.
 const REBUILT: &[&str] = &["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2"];
 
 /// The mounts of a container that must be declared external. Any other one is of a filesystem that CRIU makes

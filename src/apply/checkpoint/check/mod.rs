@@ -6,7 +6,7 @@ mod settings;
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use nix::fcntl::OFlag;
 
@@ -95,7 +95,8 @@ fn cpus_of(group: Option<&AnyCgroup>, init: i32) -> Option<Vec<u64>> {
         Some(AnyCgroup::Unified(cgroup)) => cgroup.path().to_owned(),
         _ => String::new(),
     };
-    let above = std::path::Path::new(&path).ancestors().map(|dir| dir.join("cpuset.cpus.effective"));
+    let above = std::path::Path::new(&path).ancestors().filter(|dir| dir.is_absolute());
+    let above = above.map(|dir| dir.join("cpuset.cpus.effective"));
     let own = above.into_iter().find_map(|file| std::fs::read_to_string(file).ok());
     let list = own.or_else(|| {
         let whole = std::fs::read_to_string(format!("/proc/{init}/cpuset")).is_ok_and(|path| path.trim() == "/");
@@ -207,7 +208,9 @@ fn of_process(pid: i32, init: i32, flags: &Flags, findings: &mut Vec<Finding>) {
         if ["/memfd:", "/dev/zero", "/SYSV", "/secretmem"].iter().any(|shared| path.starts_with(shared)) {
             continue;
         }
-        let Ok(found) = std::fs::metadata(format!("/proc/{pid}/map_files/{range}")) else { continue };
+        // `maps` fills addresses up with zeros, and `map_files` does not.
+        let ends: Vec<&str> = range.split('-').map(|end| end.trim_start_matches('0')).collect();
+        let Ok(found) = std::fs::metadata(format!("/proc/{pid}/map_files/{}", ends.join("-"))) else { continue };
         let file = Descriptor {
             link: format!("{path} (deleted)"),
             mode: found.mode(),
@@ -262,10 +265,11 @@ fn of_files(pid: i32, streams: &[String; 3], sockets: &Sockets, flags: &Flags, f
             names: found.nlink(),
             size: found.blocks() * 512,
             huge: link.to_string_lossy().starts_with("/memfd:")
-                && fd::open(entry.path(), OFlag::O_RDONLY)
+                && fd::open(entry.path(), OFlag::O_PATH)
                     .and_then(|file| fd::filesystem(file.as_fd()))
                     .is_ok_and(|kind| kind == HUGETLBFS),
-            protocol: protocol_of(&entry.path()),
+            // Another file's attributes may be those of a file system that never answers.
+            protocol: if found.file_type().is_socket() { protocol_of(&entry.path()) } else { String::new() },
             foreign: link.is_absolute() && mount.is_some_and(|mount| !mounts.contains(&mount)),
             hidden: (found.is_file() || found.is_dir()) && hidden(&link, &found).unwrap_or(false),
             replaced: key.is_some_and(|key| streams.contains(&key)),

@@ -59,6 +59,8 @@ pub fn restored(plan: &Plan, cpus: Option<Vec<u64>>) -> Settings {
     let filter = fd::read_small(fd::CWD, "/proc/self/coredump_filter").unwrap_or_default();
     let mut settings = Settings {
         cpus,
+        // Before Linux 5.19 it is not 0 where nobody has set it.
+        io_priority: sched::io_priority_of(std::process::id() as i32).unwrap_or(0),
         timer_slack: TIMER_SLACK,
         coredump_filter: String::from_utf8_lossy(&filter).trim().to_owned(),
         ..Settings::default()
