@@ -73,11 +73,6 @@ pub(super) fn is_of_front_end(key: u64) -> bool {
     key >> 56 == 0
 }
 
-/// Whether a key is that of a pipe or a terminal that a process writes its output to.
-pub(super) fn is_of_output(key: u64) -> bool {
-    key >> 56 == Kind::Source as u64
-}
-
 /// The parts of a key of the core.
 pub(super) fn parts(key: u64) -> Option<(Kind, u32, u16)> {
     Some((Kind::of((key >> 56) as u8)?, (key >> 16) as u32, key as u16))

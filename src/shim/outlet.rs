@@ -503,13 +503,6 @@ impl Outlet {
         self.waits_for_clients && self.source.is_some()
     }
 
-    /// All processes have closed the other end of its pipe, and nothing was left in it: no read(2) has to find that out.
-    pub(super) fn source_ended(&mut self, around: &mut Around<'_>) {
-        if !self.terminal && self.source_watched {
-            self.end_of_source(around);
-        }
-    }
-
     fn end_of_source(&mut self, around: &mut Around<'_>) {
         if self.terminal && around.alive {
             // No process has the other side open, but one may open it again.

@@ -235,9 +235,6 @@ impl Streams {
                 let index = usize::from(sub).min(self.outlets.len().saturating_sub(1));
                 let mut around = Around { logs: &mut self.logs, clients: &mut self.clients, poll, scratch, alive };
                 if let Some(outlet) = self.outlets.get_mut(index) {
-                    if kind == Kind::Source && ready.hangup && !ready.read {
-                        outlet.source_ended(&mut around);
-                    }
                     outlet.pump(&mut around);
                 }
             }

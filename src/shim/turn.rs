@@ -37,8 +37,6 @@ impl Supervisor {
         if !found.is_empty() {
             self.stirred = Some(clock::now());
         }
-        // That a pipe has ended is seen here; a call whose end is handled first reads the pipe to find that out.
-        found.sort_by_key(|&(key, _)| !key::is_of_output(key));
         let (theirs, ours): (Vec<_>, Vec<_>) = found.into_iter().partition(|&(key, _)| key::is_of_front_end(key));
         if theirs.is_empty() {
             ours.into_iter().for_each(|(key, ready)| self.ready(key, ready));

@@ -119,7 +119,7 @@ fn a_thousand_execs_leave_nothing(t: &T) -> Verdict {
 }
 
 /// Most system calls of the shim, without its children, for one `ctr task exec`.
-const CALLS_OF_AN_EXEC: usize = 100;
+const CALLS_OF_AN_EXEC: usize = 105;
 
 fn an_exec_takes_few_system_calls_of_the_shim(t: &T) -> Verdict {
     let engine = Engine::start(t)?;
