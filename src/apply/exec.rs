@@ -317,7 +317,7 @@ struct Outside<'a> {
     parent: Parent<'a>,
 }
 
-/// Enters the container, but for its PID namespace: a step of its own, see `plan::exec`.
+/// Enters the container, but for its PID namespace where that is a step of its own, see `plan::exec`.
 fn enter<'a>(plan: &ExecPlan, procs: &Procs, placed: Placed, outside: Outside<'a>, cx: &mut Context<'a>) -> Result<()> {
     let Outside { init, root, parent } = outside;
     procs.join()?;
@@ -329,7 +329,7 @@ fn enter<'a>(plan: &ExecPlan, procs: &Procs, placed: Placed, outside: Outside<'a
     let namespaces = plan.joined_first();
     let process = &plan.process;
     let uses_proc = process.terminal || !process.apparmor_profile.is_empty() || !process.selinux_label.is_empty();
-    let born_first = plan.steps.first().is_some_and(|step| matches!(step.action, Action::JoinPid));
+    let born_first = plan.steps.first().is_some_and(|step| matches!(step.action, Action::Fork { .. }));
     if uses_proc && !born_first {
         if namespaces.contains(Namespaces::USER) {
             // The process stays in the runtime's PID namespace, of which it may not mount a procfs.

@@ -187,14 +187,14 @@ fn name_flags(steps: &mut [Step], request: &Request, whole: bool) {
 /// Puts the birth in the container's PID namespace among the steps.
 ///
 /// From its birth on, the container's processes see the new process, and /proc shows them its mounts and its
-/// network. So it must have nothing of the host by then: an intermediate process joins the other namespaces
-/// first.
+/// network. So it must have nothing of the host by then: an intermediate process joins the namespaces.
 ///
 /// If the container has its own user namespace, no process in it has CAP_SYS_PTRACE over the new one, which is
-/// not dumpable either: it is cloned at once (`early`), and all namespaces are joined at once. From inside the user
-/// namespace the kernel would refuse to join that of an init that is not dumpable. Otherwise a process of the container may have that
-/// capability, and could use the new process's powers as long as they are the host's. So the identity is taken
-/// before the birth. RLIMIT_NPROC would then count both processes, so the runtime sets it.
+/// not dumpable either: it is cloned at once (`early`). An init that is not dumpable can be joined only from outside
+/// its user namespace, so all namespaces are joined by one call. Otherwise a process of the container may have that
+/// capability, and could use the new process's powers as long as they are the host's. So the other namespaces are
+/// joined first, and the identity is taken before the birth. RLIMIT_NPROC would then count both processes, so the
+/// runtime sets it.
 fn birth(steps: &mut Vec<Step>, early: bool) -> Option<Processes> {
     let step =
         |action| Step { origin: Origin::Default("processes of the container are in its PID namespace".into()), action };
