@@ -103,7 +103,7 @@ fn write_exit_files(container: &Container) -> Result<()> {
     // A FIFO must not be waited for.
     let Ok(file) = fd::open(&promise, OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK) else { return Ok(()) };
     // It names files that are written with the caller's rights. An engine may have given the bundle to another user.
-    if fd::stat(file.as_fd()).is_ok_and(|stat| fd::distrust(&stat).is_some()) {
+    if !fd::stat(file.as_fd()).is_ok_and(|stat| fd::distrust(&stat).is_none()) {
         return Ok(());
     }
     let Ok(text) = fd::read_all(file, fd::DOCUMENT) else { return Ok(()) };

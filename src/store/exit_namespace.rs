@@ -172,7 +172,7 @@ fn prepare<T>(proof: &SingleThreaded, then: impl FnOnce(OwnedFd) -> Result<T>) -
         Forked::Parent(child) => child,
         Forked::Child => {
             drop(ours);
-            // Who has not heard it would wait for ever: the end of this process is an answer too.
+            // If the report could not be sent, this process ends, so that its parent does not wait for ever.
             if report(theirs.as_fd(), in_child(proof)).is_ok() {
                 // Until the parent has done its part, or has died.
                 let _ = socket::receive(theirs.as_fd(), &mut [0; 1]);

@@ -370,8 +370,8 @@ pub fn cannot_leave(which: &str, failed: &SyscallError) -> ! {
 
 /// Ends this process at once, running no exit handlers, as the child of a fork must. Safe in a signal handler.
 ///
-/// If a seccomp filter refuses that, a fault of the processor ends it (SIGSEGV): _exit(2) of the C library would try for
-/// ever.
+/// If a seccomp filter refuses that, abort(3) ends it: by SIGABRT, or by a fault of the processor if the filter refuses
+/// signals too. _exit(2) of the C library would try for ever.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: exit_group takes no pointers.
     unsafe { libc::syscall(libc::SYS_exit_group, status) };

@@ -57,11 +57,11 @@ fn kernel_sets(sets: &ProcessCapabilities) -> CapabilitySets {
     CapabilitySets { effective: sets.effective, permitted: sets.permitted, inheritable: sets.inheritable }
 }
 
-/// Whether setgroups(2), which was refused, is denied in this user namespace: CAP_SETGID is all that it needs otherwise.
-/// `/proc/self/setgroups` says so too, but /proc may show a PID namespace that this process is not in, and belongs to the
-/// container.
+/// Whether setgroups(2), which was refused, is denied in this user namespace. CAP_SETGID is all that it needs otherwise.
+/// The file says so too, but before the birth of a process of `exec` /proc shows a PID namespace that it is not in.
 fn setgroups_denied() -> bool {
-    credentials::capabilities().is_ok_and(|sets| sets.effective.contains(CapabilitySet::SETGID))
+    let allowed = std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"allow"));
+    !allowed && credentials::capabilities().is_ok_and(|sets| sets.effective.contains(CapabilitySet::SETGID))
 }
 
 /// The profile takes effect at execve(2) (`/proc/PID/attr/apparmor/exec`).
