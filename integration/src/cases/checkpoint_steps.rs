@@ -242,7 +242,11 @@ fn a_dump_that_is_killed_at_a_step_of_criu_loses_nothing(t: &T) -> Verdict {
         eventually("that CRIU has ended", || (!is_open(&images.dir)).then_some(()))?;
         match container.status().unwrap_or_default().as_str() {
             // All was written, and the runtime had only to clear up.
-            "stopped" if step.ends_with("post-dump") => {}
+            "stopped" if step.ends_with("post-dump") => {
+                let restored = images.restore(&bundle, &[]).context(step)?;
+                counts_on(&bundle, count(&bundle)).context(step)?;
+                drop(restored);
+            }
             status => {
                 if status == "paused" {
                     container.verb("resume", &[], &[])?.ok()?;

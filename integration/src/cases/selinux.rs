@@ -1,5 +1,5 @@
 //! `process.selinuxLabel` and `linux.mountLabel` where SELinux enforces the policy of `guests/selinux.cil`:
-//! `integration/guests/run.sh x86_64 SUITE --selinux`.
+//! `just guest-selinux`.
 
 use crate::kit::Need::{SeLinux, Windlass};
 use crate::kit::stop::Context;

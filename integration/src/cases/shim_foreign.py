@@ -303,7 +303,7 @@ def main():
     client.call("Delete", other, "DeleteResponse")
     client.call("Shutdown", new("ShutdownRequest", id="other"))
     eventually("the end of the shim", lambda: not os.path.exists(path))
-    events.until(10)
+    events.until(11)
     told(events.seen, pid)
 
 

@@ -110,6 +110,7 @@ fn in_the_foreground_the_terminal_follows_the_size_of_the_callers(t: &T) -> Verd
     let (mut child, mut terminal) = start_at_terminal(&command, 11, 22)?;
     terminal.read_until("11 22 at last")?;
     terminal.resize(33, 77)?;
+    terminal.read_until("33 77 at last")?;
     terminal.read_until("the end")?;
     let status = runtime::wait(&mut child, Duration::from_secs(60), "run");
     ensure!(status.is_ok_and(|status| status.success()), "run has not ended well");

@@ -15,6 +15,7 @@ mod shrink;
 mod world;
 
 use crate::args::Args;
+use crate::ensure;
 use crate::harness;
 use crate::kit::runtime::RuntimeKind;
 use crate::kit::{Stop, Verdict, stop::fail, stop::skip};
@@ -153,10 +154,11 @@ impl Sweep {
     /// Runs a sample on all runtimes. Returns one unexplained difference for each peer and kind of field.
     fn compare(&mut self, sample: &Value) -> Verdict<Vec<Finding>> {
         let seen = observe(&self.world, &self.ours, sample)?;
+        ensure!(!seen.hangs(), "windlass does not end: {sample}");
         let mut findings: Vec<Finding> = Vec::new();
         for peer in &self.peers {
             let theirs = observe(&self.world, peer, sample)?;
-            if theirs.hangs() && !seen.hangs() {
+            if theirs.hangs() {
                 // There is nothing to compare with, and no fault of ours.
                 self.hung += 1;
                 continue;
