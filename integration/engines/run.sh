@@ -19,6 +19,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 tree=$("$here/tree.sh" "$release")
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/windlass-engines.XXXXXX")
 trap 'rm -rf --one-file-system "$work"' EXIT
+trap 'exit 130' INT TERM
 mkdir "$work/upper" "$work/work" "$work/root"
 cat > "$work/inside" << 'INSIDE'
 set -eu

@@ -11,6 +11,7 @@ if [ ! "$tree/etc/debian_version.made" -nt "$0" ]; then
     mkdir -p "$CACHE"
     work=$(mktemp -d "$CACHE/making.XXXXXX")
     trap 'rm -rf --one-file-system "$work"' EXIT
+    trap 'exit 130' INT TERM
     packages=docker.io,docker-cli,docker-buildx,docker-compose,containerd,runc,tini
     packages=$packages,podman,conmon,netavark,aardvark-dns,catatonit,passt,slirp4netns,fuse-overlayfs,uidmap,buildah
     packages=$packages,containernetworking-plugins,iptables,nftables,iproute2,kmod,curl,jq,procps,busybox-static

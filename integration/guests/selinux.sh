@@ -4,12 +4,14 @@
 # What else the policy needs, it takes from Debian (secilc). It says so, and passes, where that cannot be had.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-command -v secilc > /dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends secilc > /dev/null ||
+. "$here/../apt.sh"
+command -v secilc > /dev/null || install_packages integration/guests/selinux.sh secilc ||
     { echo "skipped: selinux: secilc is not installed" >&2; exit 0; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 secilc --policyvers=33 --output="$work/policy" --filecontext="$work/contexts" "$here/selinux.cil"
 cat > "$work/before" << 'END'
+set -e
 mount -t selinuxfs selinux /sys/fs/selinux
 cat /host/policy > /sys/fs/selinux/load
 echo 1 > /sys/fs/selinux/enforce
