@@ -44,6 +44,8 @@ pub(super) struct Engine {
     pub(super) plan: Plan,
     pub(super) random: Random,
     pub(super) directory: PathBuf,
+    /// How many containers there were before this one. Each has files of its own.
+    pub(super) containers: u32,
     pub(super) outside: Rc<RefCell<Outside>>,
     pub(super) pending: BTreeMap<WaitToken, Asked>,
     pub(super) told: BTreeMap<ProcessId, Told>,
@@ -67,6 +69,7 @@ pub(super) fn run(plan: &Plan, directory: &Path) -> Result<(), String> {
         plan: plan.clone(),
         random: Random::new(plan.seed ^ 0xe),
         directory: directory.into(),
+        containers: 0,
         outside,
         pending: BTreeMap::new(),
         told: BTreeMap::new(),
@@ -170,8 +173,12 @@ impl Engine {
             verb: if exec.is_none() { "create" } else { "exec" },
             arguments: Vec::new(),
             preserve_fds: Vec::new(),
-            exit_files: vec![ExitFile::Record(self.directory.join(format!("{name}.json")))],
+            exit_files: vec![ExitFile::Record(self.record(&name))],
         }
+    }
+
+    pub(super) fn record(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.{}.json", self.containers))
     }
 
     fn stream(&mut self, name: &str, at: u64, drops: bool) -> Rc<Stream> {
@@ -334,7 +341,7 @@ impl Engine {
         self.streams.get(process).into_iter().flatten().try_for_each(|stream| stream.is_told(ended))?;
         // Told implies durable, unless the disk was full five times.
         let name = process.exec.as_deref().unwrap_or("init");
-        match Record::read(&self.directory.join(format!("{name}.json"))) {
+        match Record::read(&self.record(name)) {
             Some(record) if record.status() == status => Ok(()),
             None if self.outside.borrow().failures >= 5 => Ok(()),
             record => Err(format!("the end of {process:?} was told, and its record is {record:?}")),
