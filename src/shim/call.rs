@@ -39,8 +39,8 @@ pub(super) struct Planned {
     pub(super) operation: Operation,
     /// The process that it is about.
     pub(super) process: ProcessId,
-    /// The arguments.
-    pub(super) words: Vec<OsString>,
+    /// What follows the name of the program.
+    pub(super) arguments: Vec<OsString>,
     /// The request that it answers.
     pub(super) token: WaitToken,
 }
@@ -56,13 +56,14 @@ pub(super) struct Call {
     pub(super) output: Option<OwnedFd>,
     pub(super) errors: Option<OwnedFd>,
     /// What it has written to its standard output.
-    pub(super) printed: Vec<u8>,
-    pub(super) complained: Vec<u8>,
+    pub(super) stdout: Vec<u8>,
+    /// What it has written to its standard error.
+    pub(super) stderr: Vec<u8>,
     /// When it is killed.
     pub(super) deadline: Instant,
     pub(super) timed_out: bool,
-    /// Length of the runtime's log before it.
-    pub(super) said_before: u64,
+    /// Length of the runtime's log before the call.
+    pub(super) log_length: u64,
     /// Whether its end could not be watched for. SIGCHLD tells of it then.
     pub(super) unwatched: bool,
 }
@@ -71,20 +72,20 @@ impl Call {
     /// Reads what it has written on one of its pipes.
     pub(super) fn read(&mut self, kind: Kind) {
         let (pipe, kept) = match kind {
-            Kind::CallOutput => (&mut self.output, &mut self.printed),
-            _ => (&mut self.errors, &mut self.complained),
+            Kind::CallOutput => (&mut self.output, &mut self.stdout),
+            _ => (&mut self.errors, &mut self.stderr),
         };
         if pipe.as_ref().is_some_and(|open| collect(open.as_fd(), kept)) {
             *pipe = None;
         }
     }
 
-    /// Why it has failed. `complained` is what it wrote on its standard error.
-    pub(super) fn refusal(&self, exit: Exit, complained: &[u8], runtime: Option<&Runtime>) -> Refusal {
+    /// Why it has failed. `stderr` is what it wrote there.
+    pub(super) fn refusal(&self, exit: Exit, stderr: &[u8], runtime: Option<&Runtime>) -> Refusal {
         if self.timed_out {
             return Refusal::new(Code::TimedOut, "the runtime took too long and was killed");
         }
-        let text = runtime.map(|runtime| runtime.complaint(complained, self.said_before));
+        let text = runtime.map(|runtime| runtime.error_message(stderr, self.log_length));
         let text = text.filter(|text| !text.is_empty()).unwrap_or_else(|| format!("the runtime ended with {exit}"));
         let gone = matches!(self.operation, Operation::Kill | Operation::Delete) && gone::is_target(&text);
         Refusal::new(if gone { Code::NotFound } else { Code::Runtime }, text)
@@ -94,7 +95,7 @@ impl Call {
 /// How the runtime's process is made.
 pub(super) struct SpawnOptions<'a> {
     pub(super) binary: &'a Path,
-    pub(super) words: &'a [OsString],
+    pub(super) arguments: &'a [OsString],
     pub(super) stdio: [BorrowedFd<'a>; 3],
     /// Numbers of descriptors that it inherits.
     pub(super) preserve: &'a [i32],
@@ -107,7 +108,7 @@ pub(super) struct SpawnOptions<'a> {
 pub(super) fn start(options: &SpawnOptions<'_>) -> Result<Child> {
     let path = text(options.binary.as_os_str());
     let arguments: Vec<CString> =
-        std::iter::once(path.clone()).chain(options.words.iter().map(|word| text(word))).collect();
+        std::iter::once(path.clone()).chain(options.arguments.iter().map(|word| text(word))).collect();
     spawn::start(&Spawn {
         path: &path,
         arguments: &arguments,

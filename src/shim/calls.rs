@@ -24,8 +24,8 @@ pub(super) struct Descriptors<'a> {
     pub(super) errors: Option<OwnedFd>,
 }
 
-/// What every call gets.
-pub(super) struct Surroundings<'a> {
+/// What all calls share.
+pub(super) struct CallEnvironment<'a> {
     pub(super) oom_score_adj: Option<&'a str>,
     pub(super) listen_pid: bool,
     pub(super) poll: &'a Poll,
@@ -64,30 +64,30 @@ impl Calls {
         planned: &Planned,
         descriptors: Descriptors<'_>,
         container: &Container,
-        around: &Surroundings<'_>,
+        environment: &CallEnvironment<'_>,
     ) -> Result<(), Refusal> {
         let (runtime, timeouts) = (&container.runtime, container.timeouts);
         // Another call that runs may have logged why it fails.
         let alone = !self.running.values().any(|call| call.process.container == planned.process.container);
-        let said_before = runtime.errors_so_far(alone);
+        let log_length = runtime.log_length_before_call(alone);
         let options = SpawnOptions {
             binary: &runtime.binary,
-            words: &planned.words,
+            arguments: &planned.arguments,
             stdio: descriptors.stdio,
             preserve: descriptors.preserve,
-            oom_score_adj: around.oom_score_adj,
-            listen_pid: around.listen_pid,
+            oom_score_adj: environment.oom_score_adj,
+            listen_pid: environment.listen_pid,
         };
         // Before it starts: what a runtime has begun to make cannot be taken back by ending it.
         let pipes = [(&descriptors.output, Kind::CallOutput), (&descriptors.errors, Kind::CallErrors)];
         for (pipe, kind) in pipes {
             if let Some(pipe) = pipe {
-                around.poll.watch(pipe, key(kind, serial, 0), Interest::Read)?;
+                environment.poll.watch(pipe, key(kind, serial, 0), Interest::Read)?;
             }
         }
         let child = call::start(&options)
             .map_err(|failed| Refusal::new(Code::Runtime, format!("cannot run {:?}: {failed}", runtime.binary)))?;
-        let unwatched = around.poll.watch(&child.pidfd, key(Kind::Call, serial, 0), Interest::Read).is_err();
+        let unwatched = environment.poll.watch(&child.pidfd, key(Kind::Call, serial, 0), Interest::Read).is_err();
         let Descriptors { output, errors, .. } = descriptors;
         let short = matches!(planned.operation, Operation::Kill | Operation::Delete);
         let call = Call {
@@ -97,11 +97,11 @@ impl Calls {
             child,
             output,
             errors,
-            printed: Vec::new(),
-            complained: Vec::new(),
+            stdout: Vec::new(),
+            stderr: Vec::new(),
             deadline: clock::now() + if short { timeouts.short } else { timeouts.long },
             timed_out: false,
-            said_before,
+            log_length,
             unwatched,
         };
         self.running.insert(serial, Box::new(call));
@@ -109,7 +109,7 @@ impl Calls {
     }
 
     /// A call has written something.
-    pub(super) fn printed(&mut self, serial: u32, kind: Kind) {
+    pub(super) fn read_output(&mut self, serial: u32, kind: Kind) {
         if let Some(call) = self.running.get_mut(&serial) {
             call.read(kind);
         }
@@ -148,7 +148,7 @@ impl Calls {
 
     /// What is being started in a container whose init has ended cannot succeed any more, and the end is not reported
     /// before it fails. So it has less time.
-    pub(super) fn hurry(&mut self, container: &str, until: Instant) {
+    pub(super) fn shorten_deadlines(&mut self, container: &str, until: Instant) {
         let here = self.running.values_mut().filter(|call| &*call.process.container == container);
         for call in here.filter(|call| matches!(call.operation, Operation::Start | Operation::Exec)) {
             call.deadline = call.deadline.min(until);
@@ -196,7 +196,7 @@ mod tests {
     use windlass_sys::process::Child;
 
     fn plan(calls: &mut Calls, operation: Operation, exec: &str) {
-        calls.plan(Planned { operation, process: ProcessId::of("c", exec), words: Vec::new(), token: NOBODY });
+        calls.plan(Planned { operation, process: ProcessId::of("c", exec), arguments: Vec::new(), token: NOBODY });
     }
 
     #[test]
@@ -216,8 +216,8 @@ mod tests {
     fn run(calls: &mut Calls, serial: u32, planned: Planned) {
         let child = Child { pid: 0, pidfd: super::super::pipe::null().expect("a descriptor") };
         let Planned { operation, process, token, .. } = planned;
-        let (deadline, timed_out, said_before) = (Instant::now(), false, 0);
-        let (output, errors, printed, complained) = (None, None, Vec::new(), Vec::new());
+        let (deadline, timed_out, log_length) = (Instant::now(), false, 0);
+        let (output, errors, stdout, stderr) = (None, None, Vec::new(), Vec::new());
         let call = Call {
             operation,
             process,
@@ -225,11 +225,11 @@ mod tests {
             child,
             output,
             errors,
-            printed,
-            complained,
+            stdout,
+            stderr,
             deadline,
             timed_out,
-            said_before,
+            log_length,
             unwatched: false,
         };
         calls.running.insert(serial, Box::new(call));

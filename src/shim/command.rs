@@ -28,9 +28,9 @@ pub struct Finished {
     /// How it ended.
     pub exit: Exit,
     /// Its standard output.
-    pub printed: Vec<u8>,
+    pub stdout: Vec<u8>,
     /// The beginning of what it wrote on standard error.
-    pub complained: Vec<u8>,
+    pub stderr: Vec<u8>,
 }
 
 impl Finished {
@@ -40,8 +40,8 @@ impl Finished {
     }
 
     /// Why it failed, in its own words.
-    pub fn complaint(&self) -> String {
-        let text = String::from_utf8_lossy(&self.complained).trim().to_owned();
+    pub fn message(&self) -> String {
+        let text = String::from_utf8_lossy(&self.stderr).trim().to_owned();
         if text.is_empty() { format!("the runtime ended with {}", self.exit) } else { text }
     }
 }
@@ -50,26 +50,26 @@ impl Finished {
 /// it cannot be started or prints more than a document may have ([`DOCUMENT`]); it is killed in both cases.
 ///
 /// What the runtime leaves behind may hold its output open: only its own end is waited for.
-pub fn run(binary: &Path, words: &[OsString], deadline: Deadline) -> Result<Finished, Refusal> {
-    run_bounded(binary, words, deadline, DOCUMENT)
+pub fn run(binary: &Path, arguments: &[OsString], deadline: Deadline) -> Result<Finished, Refusal> {
+    run_bounded(binary, arguments, deadline, DOCUMENT)
 }
 
-fn run_bounded(binary: &Path, words: &[OsString], deadline: Deadline, most: usize) -> Result<Finished, Refusal> {
+fn run_bounded(binary: &Path, arguments: &[OsString], deadline: Deadline, most: usize) -> Result<Finished, Refusal> {
     let nothing = pipe::null()?;
-    let (printed, printed_end) = pipe::captured()?;
-    let (complained, complained_end) = pipe::captured()?;
+    let (stdout, stdout_end) = pipe::captured()?;
+    let (stderr, stderr_end) = pipe::captured()?;
     let options = SpawnOptions {
         binary,
-        words,
-        stdio: [nothing.as_fd(), printed_end.as_fd(), complained_end.as_fd()],
+        arguments,
+        stdio: [nothing.as_fd(), stdout_end.as_fd(), stderr_end.as_fd()],
         preserve: &[],
         oom_score_adj: None,
         listen_pid: false,
     };
     let child = call::start(&options)
         .map_err(|failed| Refusal::new(Code::Runtime, format!("cannot run {binary:?}: {failed}")))?;
-    drop((printed_end, complained_end));
-    let run = Run { child, printed: Pipe::new(printed, most), complained: Pipe::new(complained, KEPT) };
+    drop((stdout_end, stderr_end));
+    let run = Run { child, stdout: Pipe::new(stdout, most), stderr: Pipe::new(stderr, KEPT) };
     run.finish(binary, deadline)
 }
 
@@ -107,8 +107,8 @@ impl Pipe {
 
 struct Run {
     child: Child,
-    printed: Pipe,
-    complained: Pipe,
+    stdout: Pipe,
+    stderr: Pipe,
 }
 
 impl Run {
@@ -118,22 +118,22 @@ impl Run {
             self.child.end();
         }
         let exit = result?;
-        Ok(Finished { exit, printed: self.printed.kept, complained: self.complained.kept })
+        Ok(Finished { exit, stdout: self.stdout.kept, stderr: self.stderr.kept })
     }
 
     fn attend(&mut self, binary: &Path, deadline: Deadline) -> Result<Exit, Refusal> {
         loop {
             let pidfd = self.child.pidfd.as_fd();
-            let ends = [&self.printed, &self.complained].into_iter().filter_map(|pipe| pipe.end.as_ref());
+            let ends = [&self.stdout, &self.stderr].into_iter().filter_map(|pipe| pipe.end.as_ref());
             let mut fds: Vec<PollFd<'_>> =
                 [pidfd].into_iter().chain(ends.map(AsFd::as_fd)).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             let in_time = poll::poll(&mut fds, deadline)? && !deadline.has_passed();
             // Asked before the pipes are read: all that it wrote is in them then.
             let exit = self.child.try_wait()?;
-            self.printed.read();
-            self.complained.read();
-            if self.printed.is_cut {
-                let message = format!("{binary:?} prints more than {} bytes and was killed", self.printed.most);
+            self.stdout.read();
+            self.stderr.read();
+            if self.stdout.is_cut {
+                let message = format!("{binary:?} prints more than {} bytes and was killed", self.stdout.most);
                 return Err(Refusal::new(Code::Runtime, message));
             }
             if let Some(exit) = exit {
@@ -163,13 +163,13 @@ mod tests {
     #[test]
     fn a_run_gives_what_it_printed_and_how_it_ended() {
         let finished = shell("echo out; echo err >&2; exit 3", Deadline::NEVER).expect("it ran");
-        assert_eq!((&*finished.printed, &*finished.complained), (&b"out\n"[..], &b"err\n"[..]));
-        assert_eq!((finished.exit, finished.complaint()), (Exit::Code(3), "err".into()));
+        assert_eq!((&*finished.stdout, &*finished.stderr), (&b"out\n"[..], &b"err\n"[..]));
+        assert_eq!((finished.exit, finished.message()), (Exit::Code(3), "err".into()));
         assert!(!finished.success());
         let silent = shell("kill -9 $$", Deadline::NEVER).expect("it ran");
-        assert_eq!(silent.complaint(), "the runtime ended with signal 9 (SIGKILL)");
+        assert_eq!(silent.message(), "the runtime ended with signal 9 (SIGKILL)");
         let long = shell("head -c 900000 /dev/zero", Deadline::NEVER).expect("it ran");
-        assert_eq!(long.printed.len(), 900_000, "more than a pipe holds");
+        assert_eq!(long.stdout.len(), 900_000, "more than a pipe holds");
     }
 
     #[test]
@@ -191,7 +191,7 @@ mod tests {
     fn who_holds_the_output_longer_is_not_waited_for() {
         let start = Instant::now();
         let finished = shell("sleep 30 & echo here", Deadline::after(Duration::from_secs(20))).expect("it ran");
-        assert_eq!(finished.printed, b"here\n");
+        assert_eq!(finished.stdout, b"here\n");
         assert!(start.elapsed() < Duration::from_secs(20));
     }
 }

@@ -11,7 +11,7 @@ use windlass_cgroup::membership::Membership;
 
 /// A container, and what is watched of it.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct ManagedContainer {
     pub(super) container: Container,
     /// The counter of its OOM kills.
     pub(super) oom: Option<OomWatch>,
@@ -21,7 +21,7 @@ pub(super) struct Known {
     pub(super) cgroup: Option<PathBuf>,
 }
 
-impl Known {
+impl ManagedContainer {
     /// Whether the kernel has killed in it for want of memory since the last call.
     pub(super) fn look_for_oom(&mut self) -> bool {
         let killed = self.oom.as_mut().is_some_and(|watch| watch.new_kills() > 0);
@@ -42,7 +42,7 @@ impl Known {
 
 /// The containers, by id.
 #[derive(Debug, Default)]
-pub(super) struct Containers(Table<Rc<str>, Box<Known>>);
+pub(super) struct Containers(Table<Rc<str>, Box<ManagedContainer>>);
 
 impl Containers {
     /// Takes a container in. Its id must be free.
@@ -50,8 +50,8 @@ impl Containers {
         if self.get(&container.id).is_some() {
             return Err(Refusal::new(Code::AlreadyExists, format!("container {:?} already exists", container.id)));
         }
-        let known = Known { container, oom: None, oom_killed: false, cgroup: None };
-        self.0.insert(known.container.id.clone(), Box::new(known));
+        let managed = ManagedContainer { container, oom: None, oom_killed: false, cgroup: None };
+        self.0.insert(managed.container.id.clone(), Box::new(managed));
         Ok(())
     }
 
@@ -59,28 +59,28 @@ impl Containers {
         self.0.remove(id);
     }
 
-    pub(super) fn get(&self, id: &str) -> Option<&Known> {
+    pub(super) fn get(&self, id: &str) -> Option<&ManagedContainer> {
         self.0.get(id).map(Box::as_ref)
     }
 
-    pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Known> {
+    pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut ManagedContainer> {
         self.0.get_mut(id).map(Box::as_mut)
     }
 
-    pub(super) fn find(&self, id: &str) -> Result<&Known, Refusal> {
+    pub(super) fn find(&self, id: &str) -> Result<&ManagedContainer, Refusal> {
         self.get(id).ok_or_else(|| life::not_found(id))
     }
 
-    /// Puts back one that was known in the program before.
-    pub(super) fn put(&mut self, known: Box<Known>) {
-        self.0.insert(known.container.id.clone(), known);
+    /// Puts back a container that the program before has written down.
+    pub(super) fn put(&mut self, container: Box<ManagedContainer>) {
+        self.0.insert(container.container.id.clone(), container);
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Known> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &ManagedContainer> {
         self.0.values().map(Box::as_ref)
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Known> {
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut ManagedContainer> {
         self.0.values_mut().map(Box::as_mut)
     }
 }

@@ -9,7 +9,7 @@ use super::calls::NOBODY;
 use super::exit::{self, Record, Writing};
 use super::key::{Kind, key};
 use super::life::{self, CLIENTS, Effect, ONLY_READER, Reaped, Reaping};
-use super::processes::Supervised;
+use super::processes::ManagedProcess;
 use super::streams::Streams;
 use super::supervisor::Supervisor;
 use super::{Event, Interest, ProcessId, Refusal, Reply, WaitToken};
@@ -21,14 +21,16 @@ impl Supervisor {
     pub(super) fn carry_out(&mut self, serial: u32, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Tell(event) => self.events.push_back(event),
+                Effect::Notify(event) => self.events.push_back(event),
                 Effect::Answer(token, result) => self.answer(token, result),
                 Effect::Record => self.record(serial),
                 Effect::LookForReader => self.look_for_reader(serial),
                 Effect::Remove => self.remove(serial),
                 Effect::Forget => drop(self.forget(serial)),
                 Effect::TakeTurns | Effect::EndContainer => {
-                    let Some(id) = self.processes.get(serial).map(|known| known.process.id.clone()) else { continue };
+                    let Some(id) = self.processes.get(serial).map(|managed| managed.process.id.clone()) else {
+                        continue;
+                    };
                     match effect {
                         Effect::TakeTurns => self.take_turns(&id.container),
                         _ => self.end_container(&id),
@@ -43,34 +45,34 @@ impl Supervisor {
 
     /// The effects on the descriptors of a process.
     fn use_descriptors(&mut self, serial: u32, effect: &Effect) {
-        let Some(known) = self.processes.get_mut(serial) else { return };
+        let Some(managed) = self.processes.get_mut(serial) else { return };
         match effect {
             Effect::Kill => {
                 // One that has ended by itself needs no signal.
-                let _ = known.pidfd.as_ref().map(|pidfd| process::send_signal(pidfd.as_fd(), libc::SIGKILL));
+                let _ = managed.pidfd.as_ref().map(|pidfd| process::send_signal(pidfd.as_fd(), libc::SIGKILL));
             }
             Effect::AwaitParent => {
                 let changed = |pidfd| self.poll.change(pidfd, key(Kind::Process, serial, 0), Interest::Nothing);
                 // If this fails the pidfd is looked at again and again until the time is over.
-                let _ = known.pidfd.as_ref().map(changed);
+                let _ = managed.pidfd.as_ref().map(changed);
             }
             Effect::Drain => {
-                self.held.clear();
-                if let Some(pidfd) = known.pidfd.take() {
+                self.reserved_descriptors.clear();
+                if let Some(pidfd) = managed.pidfd.take() {
                     self.poll.forget(&pidfd);
                 }
-                if let Some(streams) = &mut known.streams {
+                if let Some(streams) = &mut managed.streams {
                     streams.process_ended(&self.poll, &mut self.scratch);
                 }
             }
             Effect::Disconnect => {
-                if let Some(streams) = &mut known.streams {
+                if let Some(streams) = &mut managed.streams {
                     streams.disconnect(&self.poll, &mut self.scratch);
                 }
             }
             _ => {
-                known.streams = None;
-                known.console = None;
+                managed.streams = None;
+                managed.console = None;
             }
         }
     }
@@ -84,14 +86,14 @@ impl Supervisor {
 
     /// Looks whether a process has ended: its pidfd is readable, or its parent has had its time.
     pub(super) fn look_at_process(&mut self, serial: u32) {
-        let Some(known) = self.processes.get(serial) else { return };
-        let found = known.reap();
+        let Some(managed) = self.processes.get(serial) else { return };
+        let found = managed.reap();
         if found == Reaped::NotYet {
             return;
         }
         let reaping = self.reaping(serial);
-        let Some(known) = self.processes.get_mut(serial) else { return };
-        let effects = known.process.reaped(found, &reaping);
+        let Some(managed) = self.processes.get_mut(serial) else { return };
+        let effects = managed.process.reaped(found, &reaping);
         if !effects.is_empty() {
             self.carry_out(serial, effects);
             self.look_at_output(serial);
@@ -106,12 +108,12 @@ impl Supervisor {
             drain: std::time::Duration::ZERO,
             clients: CLIENTS,
         };
-        let Some(known) = self.processes.get(serial) else { return reaping };
-        let alone = known.streams.as_ref().is_some_and(Streams::has_one_reader);
-        if self.wait_for_only_reader && alone && !known.process.id.is_init() {
+        let Some(managed) = self.processes.get(serial) else { return reaping };
+        let alone = managed.streams.as_ref().is_some_and(Streams::has_one_reader);
+        if self.wait_for_only_reader && alone && !managed.process.id.is_init() {
             reaping.clients = ONLY_READER;
         }
-        if let Some(container) = self.containers.get_mut(&known.process.id.container) {
+        if let Some(container) = self.containers.get_mut(&managed.process.id.container) {
             if container.look_for_oom() {
                 self.events.push_back(Event::OutOfMemory { container: container.container.id.clone() });
             }
@@ -123,28 +125,33 @@ impl Supervisor {
 
     /// Init has ended. In a PID namespace that is not its own, the kernel does not kill what it leaves behind.
     fn end_container(&mut self, init: &ProcessId) {
-        let Some(known) = self.containers.get(&init.container) else { return };
-        let container = &known.container;
-        self.calls.hurry(&init.container, clock::now() + container.timeouts.short);
+        let Some(container) = self.containers.get(&init.container) else { return };
+        let container = &container.container;
+        self.calls.shorten_deadlines(&init.container, clock::now() + container.timeouts.short);
         if container.kill_on_exit {
             let words: [OsString; 4] = ["kill".into(), "--all".into(), (*init.container).into(), "9".into()];
             let words = container.runtime.global.iter().cloned().chain(words).collect();
-            self.calls.plan(Planned { operation: Operation::Kill, process: init.clone(), words, token: NOBODY });
+            self.calls.plan(Planned {
+                operation: Operation::Kill,
+                process: init.clone(),
+                arguments: words,
+                token: NOBODY,
+            });
             self.next_calls();
         }
     }
 
     /// Goes on with a process that has ended, if its output was read or was waited for long enough.
     pub(super) fn look_at_output(&mut self, serial: u32) {
-        let Some(known) = self.processes.get_mut(serial) else { return };
-        let output = known.output();
-        let effects = known.process.drained(output, clock::now());
+        let Some(managed) = self.processes.get_mut(serial) else { return };
+        let output = managed.output();
+        let effects = managed.process.drained(output, clock::now());
         self.carry_out(serial, effects);
     }
 
     fn record(&mut self, serial: u32) {
-        let Some(known) = self.processes.get_mut(serial) else { return };
-        if let Some(streams) = &mut known.streams {
+        let Some(managed) = self.processes.get_mut(serial) else { return };
+        if let Some(streams) = &mut managed.streams {
             streams.end_sinks(&self.poll, &mut self.scratch);
         }
         let mut written = self.write_record(serial);
@@ -160,10 +167,10 @@ impl Supervisor {
     }
 
     fn write_record(&mut self, serial: u32) -> RecordWrite {
-        let Some(known) = self.processes.get_mut(serial) else { return RecordWrite::Done };
-        let Supervised { process, new, streams, .. } = &*known;
+        let Some(managed) = self.processes.get_mut(serial) else { return RecordWrite::Done };
+        let ManagedProcess { process, new, streams, .. } = &*managed;
         let Some(status) = process.status() else { return RecordWrite::Done };
-        let container = self.containers.get(&process.id.container).map(|known| &known.container);
+        let container = self.containers.get(&process.id.container).map(|container| &container.container);
         let logs = streams.as_ref().map(Streams::logs_to_sync).unwrap_or_default();
         let oom_files = container.map(|container| &container.oom_files[..]).unwrap_or_default();
         if new.exit_files.is_empty() && logs.is_empty() && (oom_files.is_empty() || !status.oom_killed) {
@@ -183,7 +190,7 @@ impl Supervisor {
             // Watching fails only for want of memory; then the record is written again after a pause.
             Ok(child) => match self.poll.watch(&child.pidfd, key(Kind::Record, serial, 0), Interest::Read) {
                 Ok(()) => {
-                    known.recorder = Some(child);
+                    managed.recorder = Some(child);
                     RecordWrite::InChild
                 }
                 Err(_) => {
@@ -201,64 +208,64 @@ impl Supervisor {
 
     /// The child that writes a record may have ended.
     pub(super) fn look_at_recorder(&mut self, serial: u32) {
-        let Some(known) = self.processes.get_mut(serial) else { return };
-        let Some(child) = &known.recorder else { return };
+        let Some(managed) = self.processes.get_mut(serial) else { return };
+        let Some(child) = &managed.recorder else { return };
         let written = match child.try_wait() {
             Ok(None) => return,
             Ok(Some(exit)) => exit == Exit::Code(0),
             Err(_) => false,
         };
-        known.recorder = None;
+        managed.recorder = None;
         self.recorded(serial, written);
     }
 
     fn recorded(&mut self, serial: u32, written: bool) {
         self.spare.keep(self.reaper.fd());
-        let Some(known) = self.processes.get_mut(serial) else { return };
-        let effects = known.process.recorded(written, clock::now());
+        let Some(managed) = self.processes.get_mut(serial) else { return };
+        let effects = managed.process.recorded(written, clock::now());
         self.carry_out(serial, effects);
     }
 
-    /// Tells the ends of a container's processes whose turn it is.
+    /// Reports the ends of a container's processes, each in its turn.
     pub(super) fn take_turns(&mut self, container: &str) {
         loop {
-            let processes = self.processes.of(container).map(|known| (known.serial, &known.process));
-            let next = life::next_to_tell(processes, self.calls.is_starting(container));
-            let Some(known) = next.and_then(|serial| self.processes.get_mut(serial)) else { return };
-            let (serial, effects) = (known.serial, known.process.tell());
+            let processes = self.processes.of(container).map(|managed| (managed.serial, &managed.process));
+            let next = life::next_to_report(processes, self.calls.is_starting(container));
+            let Some(managed) = next.and_then(|serial| self.processes.get_mut(serial)) else { return };
+            let (serial, effects) = (managed.serial, managed.process.report());
             self.carry_out(serial, effects);
         }
     }
 
     /// Forgets a process that is deleted, unless a reader is about to take its output.
     pub(super) fn look_for_reader(&mut self, serial: u32) {
-        let Some(known) = self.processes.get_mut(serial) else { return };
+        let Some(managed) = self.processes.get_mut(serial) else { return };
         let now = clock::now();
-        let drain = self.containers.get(&known.process.id.container).map(|known| known.container.drain);
-        let wanted = known.is_wanted();
-        let effects = known.process.leave(wanted, now + drain.unwrap_or_default(), now);
+        let drain = self.containers.get(&managed.process.id.container).map(|container| container.container.drain);
+        let wanted = managed.is_wanted();
+        let effects = managed.process.leave(wanted, now + drain.unwrap_or_default(), now);
         self.carry_out(serial, effects);
     }
 
     /// Takes a process out of the table. Requests that wait for it learn that it is not there.
     pub(super) fn remove(&mut self, serial: u32) {
-        if let Some(mut known) = self.processes.remove(serial) {
-            let effects = known.process.closed();
+        if let Some(mut managed) = self.processes.remove(serial) {
+            let effects = managed.process.closed();
             self.carry_out(serial, effects);
         }
     }
 
     /// Takes a process out of the table that was deleted, and with init its container.
     pub(super) fn forget(&mut self, serial: u32) -> Option<Reply> {
-        let mut known = self.processes.remove(serial)?;
-        let reply = known.process.deletion();
-        if let Some(streams) = &mut known.streams {
+        let mut managed = self.processes.remove(serial)?;
+        let reply = managed.process.deletion();
+        if let Some(streams) = &mut managed.streams {
             streams.finish(&self.poll);
         }
-        let _ = std::fs::remove_file(&known.new.pid_file);
-        let effects = known.process.forgotten();
-        if known.process.id.is_init() {
-            self.close(&known.process.id.container);
+        let _ = std::fs::remove_file(&managed.new.pid_file);
+        let effects = managed.process.forgotten();
+        if managed.process.id.is_init() {
+            self.close(&managed.process.id.container);
         }
         self.carry_out(serial, effects);
         Some(reply)

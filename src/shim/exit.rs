@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
-use super::{ProcessId, written};
+use super::{ProcessId, serialized};
 use windlass_base::exit_record::ExitRecord;
 use windlass_sys::fd::{self, Durability};
 use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
@@ -22,7 +22,7 @@ use windlass_sys::{Called, Result, descriptors};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitStatus {
     /// The exit code or the signal. `None`: nobody knows it. Engines expect 137 or 255 then.
-    #[serde(with = "written::exit")]
+    #[serde(with = "serialized::exit")]
     pub exit: Option<Exit>,
     /// Whether the kernel has killed processes of its cgroup for want of memory.
     pub oom_killed: bool,

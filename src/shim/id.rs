@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::written;
+use super::serialized;
 
 /// Names a process: the init of a container, or an exec in it.
 ///
@@ -12,10 +12,10 @@ use super::written;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ProcessId {
     /// The container's id.
-    #[serde(with = "written::text")]
+    #[serde(with = "serialized::text")]
     pub container: Rc<str>,
     /// The exec's id. `None` is init.
-    #[serde(with = "written::optional_text")]
+    #[serde(with = "serialized::optional_text")]
     pub exec: Option<Rc<str>>,
 }
 

@@ -33,9 +33,9 @@ pub(super) enum Kind {
     /// The pidfd of a child that writes an exit record.
     Record,
     /// The inotify instance.
-    News,
+    Inotify,
     /// The pidfd of a program that looks whether it could go on.
-    Rehearsal,
+    ImageCheck,
     /// What a child says that writes output to a file or reads it back.
     Spool,
 }
@@ -55,8 +55,8 @@ impl Kind {
             10 => Kind::CallOutput,
             11 => Kind::CallErrors,
             12 => Kind::Record,
-            13 => Kind::News,
-            14 => Kind::Rehearsal,
+            13 => Kind::Inotify,
+            14 => Kind::ImageCheck,
             15 => Kind::Spool,
             _ => return None,
         })

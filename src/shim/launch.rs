@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::call::{Call, Operation, Planned};
-use super::calls::{Descriptors, Surroundings};
+use super::calls::{CallEnvironment, Descriptors};
 use super::console::Console;
 use super::key::{Kind, key};
 use super::life::{self, Command, Parent};
@@ -20,13 +20,13 @@ type Result<T> = std::result::Result<T, Refusal>;
 impl Supervisor {
     /// Carries out what a request to a process has led to.
     pub(super) fn command(&mut self, serial: u32, command: Command) -> Result<Reply> {
-        let known = self.processes.get_mut(serial).ok_or_else(|| Refusal::new(Code::NotFound, "it is gone"))?;
-        let id = known.process.id.clone();
+        let managed = self.processes.get_mut(serial).ok_or_else(|| Refusal::new(Code::NotFound, "it is gone"))?;
+        let id = managed.process.id.clone();
         match command {
             Command::Launch { stdin_closed } => {
                 let launched = self.launch(serial, stdin_closed);
-                if let (Err(refusal), Some(known)) = (&launched, self.processes.get_mut(serial)) {
-                    let effects = known.process.not_launched(refusal);
+                if let (Err(refusal), Some(managed)) = (&launched, self.processes.get_mut(serial)) {
+                    let effects = managed.process.not_launched(refusal);
                     self.carry_out(serial, effects);
                 }
                 launched.map(Reply::Pending)
@@ -38,7 +38,7 @@ impl Supervisor {
             }
             Command::Kill { signal, all } => self.plan_kill(&id, signal, all),
             Command::Signal(signal) => {
-                let pidfd = known.pidfd.as_ref().ok_or_else(life::finished)?;
+                let pidfd = managed.pidfd.as_ref().ok_or_else(life::finished)?;
                 match process::send_signal(pidfd.as_fd(), signal) {
                     Ok(()) => Ok(Reply::Done),
                     Err(failed) if failed.errno == nix::errno::Errno::ESRCH => Err(life::finished()),
@@ -46,12 +46,12 @@ impl Supervisor {
                 }
             }
             Command::Forget => {
-                if !known.is_wanted() {
+                if !managed.is_wanted() {
                     return self.forget(serial).ok_or_else(|| life::not_found(id.name()));
                 }
                 let token = self.next_token();
-                if let Some(known) = self.processes.get_mut(serial) {
-                    known.process.answer_when_forgotten(token);
+                if let Some(managed) = self.processes.get_mut(serial) {
+                    managed.process.answer_when_forgotten(token);
                 }
                 self.look_for_reader(serial);
                 Ok(Reply::Pending(token))
@@ -74,23 +74,23 @@ impl Supervisor {
     }
 
     /// Runs a verb when it is its turn.
-    fn plan(&mut self, operation: Operation, id: &ProcessId, arguments: &[OsString]) -> Result<Reply> {
-        let words = self.containers.find(&id.container)?.container.runtime.verb(arguments, &id.container);
-        self.plan_words(operation, id, words)
+    fn plan(&mut self, operation: Operation, id: &ProcessId, verb: &[OsString]) -> Result<Reply> {
+        let arguments = self.containers.find(&id.container)?.container.runtime.verb(verb, &id.container);
+        self.plan_call(operation, id, arguments)
     }
 
-    /// Runs `kill [--all] ID SIGNAL`, where the id is not the last word.
+    /// Runs `kill [--all] ID SIGNAL`, where the id is not the last argument.
     fn plan_kill(&mut self, id: &ProcessId, signal: i32, all: bool) -> Result<Reply> {
-        let mut words = self.containers.find(&id.container)?.container.runtime.global.clone();
-        words.push("kill".into());
-        words.extend(all.then(|| "--all".into()));
-        words.extend([(*id.container).into(), signal.to_string().into()]);
-        self.plan_words(Operation::Kill, id, words)
+        let mut arguments = self.containers.find(&id.container)?.container.runtime.global.clone();
+        arguments.push("kill".into());
+        arguments.extend(all.then(|| "--all".into()));
+        arguments.extend([(*id.container).into(), signal.to_string().into()]);
+        self.plan_call(Operation::Kill, id, arguments)
     }
 
-    fn plan_words(&mut self, operation: Operation, id: &ProcessId, words: Vec<OsString>) -> Result<Reply> {
+    fn plan_call(&mut self, operation: Operation, id: &ProcessId, arguments: Vec<OsString>) -> Result<Reply> {
         let token = self.next_token();
-        self.calls.plan(Planned { operation, process: id.clone(), words, token });
+        self.calls.plan(Planned { operation, process: id.clone(), arguments, token });
         self.next_calls();
         Ok(Reply::Pending(token))
     }
@@ -117,44 +117,44 @@ impl Supervisor {
         let serial = self.next_serial();
         let container = &self.containers.find(&planned.process.container)?.container;
         let oom_score_adj = self.oom_score_adj.as_deref();
-        let around = Surroundings { oom_score_adj, listen_pid: self.listen_pid, poll: &self.poll };
-        self.calls.start(serial, planned, descriptors, container, &around)
+        let environment = CallEnvironment { oom_score_adj, listen_pid: self.listen_pid, poll: &self.poll };
+        self.calls.start(serial, planned, descriptors, container, &environment)
     }
 
     /// Runs `create` or `exec`: the stdio is opened and given to the runtime.
     fn launch(&mut self, serial: u32, stdin_closed: bool) -> Result<WaitToken> {
         let token = self.next_token();
         let gone = || Refusal::new(Code::NotFound, "it is gone");
-        let known = self.processes.get_mut(serial).ok_or_else(gone)?;
-        let id = known.process.id.clone();
+        let managed = self.processes.get_mut(serial).ok_or_else(gone)?;
+        let id = managed.process.id.clone();
         let container = &self.containers.find(&id.container)?.container;
-        let (streams, ends) = Streams::open(take_stdio(&mut known.new), stdin_closed, serial, &self.poll)?;
-        let (operation, mut words) = words(container, &known.new);
+        let (streams, ends) = Streams::open(take_stdio(&mut managed.new), stdin_closed, serial, &self.poll)?;
+        let (operation, mut arguments) = creating_call(container, &managed.new);
         if streams.terminal {
-            let directory = known.new.pid_file.parent().unwrap_or(&container.bundle);
+            let directory = managed.new.pid_file.parent().unwrap_or(&container.bundle);
             let console = Console::listen(directory, serial)?;
             self.poll.watch(console.fd(), key(Kind::Console, serial, 0), Interest::Read)?;
-            words.extend(["--console-socket".into(), console.path().into()]);
-            known.console = Some(console);
+            arguments.extend(["--console-socket".into(), console.path().into()]);
+            managed.console = Some(console);
         }
-        words.push((*id.container).into());
-        known.streams = Some(streams);
-        let preserve = std::mem::take(&mut known.new.preserve_fds);
+        arguments.push((*id.container).into());
+        managed.streams = Some(streams);
+        let preserve = std::mem::take(&mut managed.new.preserve_fds);
         // A file that another process has left must not be taken for this one's.
-        let _ = std::fs::remove_file(&known.new.pid_file);
+        let _ = std::fs::remove_file(&managed.new.pid_file);
         let stdio: [BorrowedFd<'_>; 3] = ends.each_ref().map(|end| end.as_fd());
-        let planned = Planned { operation, process: id, words, token };
+        let planned = Planned { operation, process: id, arguments, token };
         self.start_call(&planned, Descriptors { stdio, preserve: &preserve, output: None, errors: None })?;
         Ok(token)
     }
 
     /// The runtime may have sent a terminal.
     pub(super) fn look_at_console(&mut self, serial: u32) {
-        let Some(known) = self.processes.get_mut(serial) else { return };
-        let Some(console) = &mut known.console else { return };
+        let Some(managed) = self.processes.get_mut(serial) else { return };
+        let Some(console) = &mut managed.console else { return };
         let Ok(Some(master)) = console.receive(&self.poll, key(Kind::Console, serial, 0)) else { return };
-        known.console = None;
-        if let Some(streams) = &mut known.streams {
+        managed.console = None;
+        if let Some(streams) = &mut managed.streams {
             // A terminal that cannot be watched has no output. The end of the call tells more.
             let _ = streams.console(master, &self.poll);
         }
@@ -174,14 +174,14 @@ impl Supervisor {
 
     fn complete(&mut self, call: &Call, exit: Exit) -> Result<Reply> {
         let failed = exit != Exit::Code(0);
-        let complained = match call.operation {
+        let stderr = match call.operation {
             Operation::Create | Operation::Exec => self.runtime_done(&call.process, failed),
             _ => None,
         };
         if failed {
-            let complained = complained.as_ref().unwrap_or(&call.complained);
-            let runtime = self.containers.get(&call.process.container).map(|known| &known.container.runtime);
-            let refusal = call.refusal(exit, complained, runtime);
+            let stderr = stderr.as_ref().unwrap_or(&call.stderr);
+            let runtime = self.containers.get(&call.process.container).map(|container| &container.container.runtime);
+            let refusal = call.refusal(exit, stderr, runtime);
             return self.failed(call, refusal);
         }
         match call.operation {
@@ -189,23 +189,23 @@ impl Supervisor {
                 self.made(&call.process).or_else(|refusal| self.failed(call, refusal))
             }
             Operation::Start => {
-                let known = self.processes.find_mut(&call.process)?;
-                let serial = known.serial;
+                let managed = self.processes.find_mut(&call.process)?;
+                let serial = managed.serial;
                 // One that was held has sent its terminal only now.
                 self.look_at_console(serial);
-                let known = self.processes.find_mut(&call.process)?;
-                known.console = None;
-                let (serial, pid, effects) = (known.serial, known.process.pid(), known.process.started());
+                let managed = self.processes.find_mut(&call.process)?;
+                managed.console = None;
+                let (serial, pid, effects) = (managed.serial, managed.process.pid(), managed.process.started());
                 self.carry_out(serial, effects);
                 Ok(Reply::Pid(pid))
             }
             Operation::Kill | Operation::Checkpoint => Ok(Reply::Done),
             Operation::Delete => self.deleted(call),
             Operation::Other(then) => {
-                if let (Some(phase), Ok(known)) = (then, self.processes.find_mut(&call.process)) {
-                    known.process.enter(phase);
+                if let (Some(phase), Ok(managed)) = (then, self.processes.find_mut(&call.process)) {
+                    managed.process.enter(phase);
                 }
-                Ok(Reply::Output(call.printed.clone()))
+                Ok(Reply::Output(call.stdout.clone()))
             }
         }
     }
@@ -214,19 +214,19 @@ impl Supervisor {
     fn runtime_done(&mut self, id: &ProcessId, failed: bool) -> Option<Vec<u8>> {
         let serial = self.processes.serial(id)?;
         self.look_at_console(serial);
-        let known = self.processes.get_mut(serial)?;
-        if failed || !known.new.is_held() {
-            known.console = None;
+        let managed = self.processes.get_mut(serial)?;
+        if failed || !managed.new.is_held() {
+            managed.console = None;
         }
-        known.streams.as_mut().map(|streams| streams.runtime_done(failed, &self.poll, &mut self.scratch))
+        managed.streams.as_mut().map(|streams| streams.runtime_done(failed, &self.poll, &mut self.scratch))
     }
 
     fn failed(&mut self, call: &Call, refusal: Refusal) -> Result<Reply> {
         match call.operation {
             // What a runtime has left of a container is deleted by whoever asked for the container.
             Operation::Create | Operation::Exec => {
-                if let Ok(known) = self.processes.find_mut(&call.process) {
-                    let (serial, effects) = (known.serial, known.process.not_made(&refusal));
+                if let Ok(managed) = self.processes.find_mut(&call.process) {
+                    let (serial, effects) = (managed.serial, managed.process.not_made(&refusal));
                     self.carry_out(serial, effects);
                 }
             }
@@ -238,29 +238,31 @@ impl Supervisor {
     }
 
     fn deleted(&mut self, call: &Call) -> Result<Reply> {
-        let known = self.processes.find_mut(&call.process)?;
-        let (serial, effects) = (known.serial, known.process.deleted(call.token));
+        let managed = self.processes.find_mut(&call.process)?;
+        let (serial, effects) = (managed.serial, managed.process.deleted(call.token));
         self.carry_out(serial, effects);
         Ok(Reply::Pending(call.token))
     }
 
     /// The runtime has made a process, and has written its id to the file.
     fn made(&mut self, id: &ProcessId) -> Result<Reply> {
-        let known = self.processes.find(id)?;
-        let (serial, file, runs) = (known.serial, &known.new.pid_file, known.new.runs_when_made());
+        let managed = self.processes.find(id)?;
+        let (serial, file, runs) = (managed.serial, &managed.new.pid_file, managed.new.runs_when_made());
         let pid = read_pid(file)?;
         // It is a child of the shim and not reaped, so the id is still its own.
         let parent = self.own(serial, pid, process::open_pid(pid)?)?;
         let unwanted = match (id.is_init(), self.containers.get_mut(&id.container)) {
             (_, None) => false,
-            (true, Some(known)) => {
-                known.watch_memory(pid, &self.poll);
+            (true, Some(container)) => {
+                container.watch_memory(pid, &self.poll);
                 false
             }
-            (false, Some(known)) => known.container.kill_on_exit && self.processes.has_init_ended(&id.container),
+            (false, Some(container)) => {
+                container.container.kill_on_exit && self.processes.has_init_ended(&id.container)
+            }
         };
-        if let Some(known) = self.processes.get_mut(serial) {
-            let effects = known.process.made(pid, parent, runs, unwanted);
+        if let Some(managed) = self.processes.get_mut(serial) {
+            let effects = managed.process.made(pid, parent, runs, unwanted);
             self.carry_out(serial, effects);
         }
         Ok(Reply::Pid(pid))
@@ -271,32 +273,32 @@ impl Supervisor {
     pub fn adopt(&mut self, new: NewProcess, pid: i32, pidfd: OwnedFd, phase: Phase) -> Result<()> {
         let id = new.id.clone();
         self.add(new)?;
-        let known = self.processes.find_mut(&id)?;
-        let serial = known.serial;
+        let managed = self.processes.find_mut(&id)?;
+        let serial = managed.serial;
         // The ends for the process are closed again: it has its own.
-        let (mut streams, _) = Streams::open(take_stdio(&mut known.new), false, serial, &self.poll)?;
+        let (mut streams, _) = Streams::open(take_stdio(&mut managed.new), false, serial, &self.poll)?;
         streams.runtime_done(false, &self.poll, &mut self.scratch);
-        known.streams = Some(streams);
+        managed.streams = Some(streams);
         let parent = self.own(serial, pid, pidfd)?;
         self.processes.find_mut(&id)?.process.adopted(pid, parent, phase);
-        if let Some(known) = self.containers.get_mut(&id.container) {
-            known.watch_memory(pid, &self.poll);
+        if let Some(container) = self.containers.get_mut(&id.container) {
+            container.watch_memory(pid, &self.poll);
         }
         Ok(())
     }
 
     /// Watches a process from now on, and tells whose child it is.
     fn own(&mut self, serial: u32, pid: i32, pidfd: OwnedFd) -> Result<Parent> {
-        let known = self.processes.get_mut(serial).ok_or_else(|| life::not_found(&pid.to_string()))?;
+        let managed = self.processes.get_mut(serial).ok_or_else(|| life::not_found(&pid.to_string()))?;
         let parent = if process::is_child(pidfd.as_fd()) { Parent::Shim } else { Parent::Other };
         if let Err(failed) = self.poll.watch(&pidfd, key(Kind::Process, serial, 0), Interest::Read) {
             // An exec that cannot be supervised is ended. A container is deleted by whoever asked for it.
-            if parent == Parent::Shim && !known.process.id.is_init() {
+            if parent == Parent::Shim && !managed.process.id.is_init() {
                 let _ = process::send_signal(pidfd.as_fd(), libc::SIGKILL);
             }
             return Err(failed.into());
         }
-        known.pidfd = Some(pidfd);
+        managed.pidfd = Some(pidfd);
         Ok(parent)
     }
 }
@@ -308,7 +310,7 @@ fn take_stdio(new: &mut NewProcess) -> Stdio {
 }
 
 /// The call that makes a process, and its arguments without the console socket and the id.
-fn words(container: &Container, new: &NewProcess) -> (Operation, Vec<OsString>) {
+fn creating_call(container: &Container, new: &NewProcess) -> (Operation, Vec<OsString>) {
     match new.id.is_init() {
         true => (Operation::Create, container.runtime.create(&container.bundle, new)),
         false => (Operation::Exec, container.runtime.exec(new)),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Code, Event, ExitStatus, Phase, ProcessId, ProcessState, Refusal, Reply, WaitToken, written};
+use super::{Code, Event, ExitStatus, Phase, ProcessId, ProcessState, Refusal, Reply, WaitToken, serialized};
 use windlass_sys::process::Exit;
 
 type Result<T> = std::result::Result<T, Refusal>;
@@ -47,9 +47,9 @@ pub(super) enum Life {
     /// It was reaped. Its output is read until `output`, and attached clients may read until `clients`.
     Draining {
         end: End,
-        #[serde(with = "written::moment")]
+        #[serde(with = "serialized::moment")]
         output: Instant,
-        #[serde(with = "written::moment")]
+        #[serde(with = "serialized::moment")]
         clients: Instant,
     },
     /// A child writes the exit record. `failures` tries have failed before.
@@ -58,7 +58,7 @@ pub(super) enum Life {
     Retrying {
         end: End,
         failures: u32,
-        #[serde(with = "written::moment")]
+        #[serde(with = "serialized::moment")]
         at: Instant,
     },
     /// The record is on disk. The end is reported when it is this process's turn.
@@ -68,7 +68,7 @@ pub(super) enum Life {
     /// It is to be forgotten as soon as a reader has taken its output, or at `until`.
     Leaving {
         end: End,
-        #[serde(with = "written::moment")]
+        #[serde(with = "serialized::moment")]
         until: Instant,
     },
     /// The runtime could not make it. It cannot be tried again, because its stdio is used up.
@@ -83,7 +83,7 @@ pub(super) enum Parent {
     /// Another process. The shim has adopted the container of a dead one.
     Other,
     /// The same; the process has ended, and its parent may reap it until then.
-    OtherUntil(#[serde(with = "written::moment")] Instant),
+    OtherUntil(#[serde(with = "serialized::moment")] Instant),
 }
 
 /// A process that was reaped.
@@ -115,8 +115,8 @@ pub(super) enum Command {
 /// What is to be done about something that has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// Tell the front end.
-    Tell(Event),
+    /// Notify the front end.
+    Notify(Event),
     /// Answer a request that waits.
     Answer(WaitToken, Result<Reply>),
     /// Kill it through its pidfd.
@@ -187,7 +187,7 @@ pub(super) struct Process {
     /// The requests that are answered when it is forgotten.
     pub(super) deleters: Vec<WaitToken>,
     /// What is reported in place of how it ended.
-    #[serde(with = "written::exit")]
+    #[serde(with = "serialized::exit")]
     pub(super) instead: Option<Exit>,
 }
 
@@ -229,10 +229,10 @@ impl Process {
 
     /// Whether it was made, and its end was not reported.
     pub(super) fn is_pending(&self) -> bool {
-        self.pid() != 0 && !self.is_told()
+        self.pid() != 0 && !self.is_reported()
     }
 
-    fn is_told(&self) -> bool {
+    fn is_reported(&self) -> bool {
         matches!(self.life, Life::Reported { .. } | Life::Leaving { .. })
     }
 
@@ -256,7 +256,7 @@ impl Process {
 
     /// What the front end sees. `terminal`, `dropped` and `unsent` are known to its stdio.
     pub(super) fn state(&self, terminal: bool, dropped: u64, unsent: u64) -> ProcessState {
-        let exit = self.status().filter(|_| self.is_told());
+        let exit = self.status().filter(|_| self.is_reported());
         ProcessState { phase: self.phase(), pid: self.pid(), terminal, exit, dropped, unsent }
     }
 
@@ -364,10 +364,10 @@ impl Process {
     /// nobody but the shim would kill it.
     pub(super) fn made(&mut self, pid: i32, parent: Parent, runs: bool, unwanted: bool) -> Vec<Effect> {
         let process = self.id.clone();
-        let started = Effect::Tell(Event::Started { process: process.clone(), pid });
+        let started = Effect::Notify(Event::Started { process: process.clone(), pid });
         let phase = if runs { Phase::Running } else { Phase::Created };
         self.life = Life::Alive { pid, phase, parent };
-        let created = process.is_init().then_some(Effect::Tell(Event::Created { process, pid }));
+        let created = process.is_init().then_some(Effect::Notify(Event::Created { process, pid }));
         let kill = unwanted.then_some(Effect::Kill);
         kill.into_iter().chain(created).chain(runs.then_some(started)).collect()
     }
@@ -387,7 +387,7 @@ impl Process {
             | Life::Recorded { end } => end.phase = Phase::Running,
             _ => {}
         }
-        vec![Effect::Tell(Event::Started { process: self.id.clone(), pid: self.pid() })]
+        vec![Effect::Notify(Event::Started { process: self.id.clone(), pid: self.pid() })]
     }
 
     /// The runtime has paused or resumed its container. One that has ended meanwhile stays so.
@@ -458,11 +458,11 @@ impl Process {
     }
 
     /// It is its turn to have its end reported.
-    pub(super) fn tell(&mut self) -> Vec<Effect> {
+    pub(super) fn report(&mut self) -> Vec<Effect> {
         let Life::Recorded { end } = self.life else { return Vec::new() };
         self.life = Life::Reported { end };
         let mut effects = vec![Effect::Disconnect];
-        effects.push(Effect::Tell(Event::Exited { process: self.id.clone(), pid: end.pid, status: end.status }));
+        effects.push(Effect::Notify(Event::Exited { process: self.id.clone(), pid: end.pid, status: end.status }));
         let answers = self.waiters.drain(..);
         effects.extend(answers.map(|token| Effect::Answer(token, Ok(Reply::Exited(end.status)))));
         effects.extend((!self.deleters.is_empty()).then_some(Effect::LookForReader));
@@ -524,7 +524,7 @@ pub(super) fn not_found(name: &str) -> Refusal {
 
 /// Which process of a container is next to have its end reported: not before its start was answered, and init
 /// not before all its execs. `starting`: the runtime's `start` or `checkpoint` runs.
-pub(super) fn next_to_tell<'a>(
+pub(super) fn next_to_report<'a>(
     processes: impl Iterator<Item = (u32, &'a Process)> + Clone,
     starting: bool,
 ) -> Option<u32> {

@@ -91,7 +91,7 @@ enum Shifted {
 }
 
 /// What the outlets of a process share.
-pub(super) struct Around<'a> {
+pub(super) struct OutletContext<'a> {
     pub(super) logs: &'a mut Vec<Logger>,
     pub(super) clients: &'a mut Vec<Client>,
     pub(super) poll: &'a Poll,
@@ -145,12 +145,12 @@ impl Outlet {
 
     /// The call of the runtime has ended. What was held back is output of the process, or, if the runtime has
     /// failed, its complaint.
-    pub(super) fn unhold(&mut self, failed: bool, around: &mut Around<'_>) {
+    pub(super) fn unhold(&mut self, failed: bool, context: &mut OutletContext<'_>) {
         let Some(held) = self.held.take() else { return };
         if failed {
             self.complaint = held;
         } else {
-            self.deliver(&held, around);
+            self.deliver(&held, context);
         }
     }
 
@@ -181,21 +181,21 @@ impl Outlet {
     }
 
     /// Moves what can be moved.
-    pub(super) fn pump(&mut self, around: &mut Around<'_>) {
+    pub(super) fn pump(&mut self, context: &mut OutletContext<'_>) {
         self.waits_for_clients = false;
         self.spool.iter_mut().for_each(|spool| spool.attend());
         let mut reads = true;
         // Whether a splice has left bytes in the source that the sink does not take.
         let mut full = false;
-        for _ in 0..if around.alive { TURNS } else { LAST_TURNS } {
+        for _ in 0..if context.alive { TURNS } else { LAST_TURNS } {
             full = false;
-            let flushed = self.flush(around.poll);
-            let room = if flushed { READ } else { self.room(around.alive) };
+            let flushed = self.flush(context.poll);
+            let room = if flushed { READ } else { self.room(context.alive) };
             if room == 0 {
                 reads = false;
                 break;
             }
-            if around.clients.iter().any(Client::is_full) {
+            if context.clients.iter().any(Client::is_full) {
                 self.waits_for_clients = true;
                 reads = false;
                 break;
@@ -203,35 +203,35 @@ impl Outlet {
             if self.source.is_none() {
                 break;
             }
-            match self.shift(room.min(READ), around) {
+            match self.shift(room.min(READ), context) {
                 // Most likely the source is empty now. If it is not, the loop reports it again.
-                Shifted::Bytes(n) if n < LITTLE && around.alive && !self.terminal => break,
+                Shifted::Bytes(n) if n < LITTLE && context.alive && !self.terminal => break,
                 Shifted::Bytes(_) => {}
                 Shifted::Nothing => break,
                 Shifted::Full => {
                     full = true;
-                    reads = !around.alive;
+                    reads = !context.alive;
                     // The end is reported without waiting for a reader, so the rest is read into memory.
-                    if around.alive || !matches!(self.copy(READ, around), Ok(Moved::Bytes(_))) {
+                    if context.alive || !matches!(self.copy(READ, context), Ok(Moved::Bytes(_))) {
                         break;
                     }
                 }
                 Shifted::End => {
-                    self.end_of_source(around);
+                    self.end_of_source(context);
                     break;
                 }
             }
         }
         let waits = full || (self.is_sink_full && !self.sink.is_alone());
-        self.watch(reads && !self.hung_up, waits, around.poll);
+        self.watch(reads && !self.hung_up, waits, context.poll);
         // Nothing more comes: the reader gets the end with the last byte.
-        let ended = self.over || !around.alive;
+        let ended = self.over || !context.alive;
         if ended && self.source.is_none() && self.held.is_none() {
             let unsent = self.unsent();
             if unsent == 0 {
-                self.sink.end(around.poll);
+                self.sink.end(context.poll);
             }
-            self.sink.fifo().into_iter().for_each(|fifo| fifo.heed(unsent));
+            self.sink.fifo().into_iter().for_each(|fifo| fifo.note_unread(unsent));
         }
     }
 
@@ -262,9 +262,9 @@ impl Outlet {
     }
 
     /// Goes on reading if it has waited for clients.
-    pub(super) fn resume(&mut self, around: &mut Around<'_>) {
+    pub(super) fn resume(&mut self, context: &mut OutletContext<'_>) {
         if self.waits_for_clients {
-            self.pump(around);
+            self.pump(context);
         }
     }
 
@@ -304,15 +304,15 @@ impl Outlet {
     }
 
     /// Moves some bytes from the source: by a splice, if the sink alone gets them.
-    fn shift(&mut self, limit: usize, around: &mut Around<'_>) -> Shifted {
-        let direct = around.logs.is_empty() && around.clients.is_empty() && self.held.is_none() && !self.terminal;
+    fn shift(&mut self, limit: usize, context: &mut OutletContext<'_>) -> Shifted {
+        let direct = context.logs.is_empty() && context.clients.is_empty() && self.held.is_none() && !self.terminal;
         let nothing_waits = self.pending.is_empty() && self.spool.as_ref().is_none_or(|spool| spool.is_empty());
         if let (true, true, Some(source)) = (direct, nothing_waits, &self.source)
             && self.sink.pipe().is_some()
             && !self.sink.is_alone()
             && (self.last >= NARROW || stream::waiting(source.as_fd()) >= LITTLE)
         {
-            match self.sink.splice(source.as_fd(), SPLICE, around.poll) {
+            match self.sink.splice(source.as_fd(), SPLICE, context.poll) {
                 Taken::Bytes(n) => {
                     self.count(n);
                     return Shifted::Bytes(n);
@@ -324,7 +324,7 @@ impl Outlet {
             }
         }
         self.last = 0;
-        match self.copy(limit, around) {
+        match self.copy(limit, context) {
             Ok(Moved::Bytes(n)) => {
                 if direct {
                     self.count(n);
@@ -340,9 +340,9 @@ impl Outlet {
         }
     }
 
-    fn copy(&mut self, limit: usize, around: &mut Around<'_>) -> Result<Moved> {
+    fn copy(&mut self, limit: usize, context: &mut OutletContext<'_>) -> Result<Moved> {
         let Some(source) = &self.source else { return Ok(Moved::End) };
-        let buffer = &mut around.scratch.input()[..limit];
+        let buffer = &mut context.scratch.input()[..limit];
         let mut moved = stream::read(source.as_fd(), buffer);
         for _ in 1..READ_ATTEMPTS {
             if moved.is_ok() || self.has_hung_up(&moved) {
@@ -351,7 +351,7 @@ impl Outlet {
             moved = stream::read(source.as_fd(), buffer);
         }
         if let Ok(Moved::Bytes(n)) = moved {
-            self.route(n, around);
+            self.route(n, context);
         }
         moved
     }
@@ -372,29 +372,29 @@ impl Outlet {
     }
 
     /// Passes on the first `n` bytes of the scratch memory.
-    fn route(&mut self, n: usize, around: &mut Around<'_>) {
-        let (bytes, output) = around.scratch.read_and_output(n);
+    fn route(&mut self, n: usize, context: &mut OutletContext<'_>) {
+        let (bytes, output) = context.scratch.read_and_output(n);
         if let Some(held) = &mut self.held {
             held.extend_from_slice(bytes);
             if held.len() > KEPT {
                 let all = self.held.take().unwrap_or_default();
                 self.complaint = all[..KEPT].to_vec();
-                self.deliver(&all, around);
+                self.deliver(&all, context);
             }
             return;
         }
-        around.logs.iter_mut().for_each(|log| log.write(self.stream, bytes, output));
-        give(self.stream, bytes, around.clients, around.poll);
-        self.pass_on(bytes, around.poll);
+        context.logs.iter_mut().for_each(|log| log.write(self.stream, bytes, output));
+        give(self.stream, bytes, context.clients, context.poll);
+        self.pass_on(bytes, context.poll);
     }
 
     /// Passes on bytes that are not in the scratch memory.
-    fn deliver(&mut self, bytes: &[u8], around: &mut Around<'_>) {
+    fn deliver(&mut self, bytes: &[u8], context: &mut OutletContext<'_>) {
         for piece in bytes.chunks(READ) {
-            let output = around.scratch.output();
-            around.logs.iter_mut().for_each(|log| log.write(self.stream, piece, output));
-            give(self.stream, piece, around.clients, around.poll);
-            self.pass_on(piece, around.poll);
+            let output = context.scratch.output();
+            context.logs.iter_mut().for_each(|log| log.write(self.stream, piece, output));
+            give(self.stream, piece, context.clients, context.poll);
+            self.pass_on(piece, context.poll);
         }
     }
 
@@ -503,20 +503,20 @@ impl Outlet {
         self.waits_for_clients && self.source.is_some()
     }
 
-    fn end_of_source(&mut self, around: &mut Around<'_>) {
-        if self.terminal && around.alive {
+    fn end_of_source(&mut self, context: &mut OutletContext<'_>) {
+        if self.terminal && context.alive {
             // No process has the other side open, but one may open it again.
             self.hung_up = true;
             return;
         }
-        self.watch(false, self.sink_watched, around.poll);
+        self.watch(false, self.sink_watched, context.poll);
         self.source = None;
     }
 
     /// Looks again at a terminal that was hung up.
-    pub(super) fn look_again(&mut self, around: &mut Around<'_>) {
+    pub(super) fn look_again(&mut self, context: &mut OutletContext<'_>) {
         if std::mem::take(&mut self.hung_up) {
-            self.pump(around);
+            self.pump(context);
         }
     }
 
@@ -530,10 +530,10 @@ impl Outlet {
     }
 
     /// The output was drained. A reader of the sink gets the rest, and then the end.
-    pub(super) fn end(&mut self, around: &mut Around<'_>) {
+    pub(super) fn end(&mut self, context: &mut OutletContext<'_>) {
         self.over = true;
         if self.source.is_none() {
-            self.pump(around);
+            self.pump(context);
         }
     }
 
@@ -542,7 +542,7 @@ impl Outlet {
     pub(super) fn is_wanted(&mut self, late: bool) -> bool {
         let alone = self.sink.is_alone();
         let unsent = self.unsent() > 0;
-        self.sink.fifo().is_some_and(|fifo| unsent && if alone { late && !fifo.met } else { true })
+        self.sink.fifo().is_some_and(|fifo| unsent && if alone { late && !fifo.had_reader } else { true })
     }
 }
 
@@ -562,8 +562,8 @@ mod tests {
         outlet.source = Some(windlass_sys::fd::open("/", nix::fcntl::OFlag::O_DIRECTORY).expect("a directory"));
         let (poll, mut scratch) = (Poll::new().expect("epoll"), Scratch::new().expect("memory"));
         let (logs, clients) = (&mut Vec::new(), &mut Vec::new());
-        let mut around = Around { logs, clients, poll: &poll, scratch: &mut scratch, alive: true };
-        assert!(matches!(outlet.shift(READ, &mut around), Shifted::End));
+        let mut context = OutletContext { logs, clients, poll: &poll, scratch: &mut scratch, alive: true };
+        assert!(matches!(outlet.shift(READ, &mut context), Shifted::End));
         assert!(outlet.dropped() > 0);
         assert!(outlet.take_warning().is_some_and(|why| why.contains("cannot be read")));
         assert_eq!(outlet.take_warning(), None);

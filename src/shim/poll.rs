@@ -81,7 +81,7 @@ impl Poll {
     pub(super) fn notify(&self, path: &Path, change: Change) -> Result<Watch> {
         if self.notifier.get().is_none() {
             let made = Notifier::new()?;
-            self.watch(made.fd(), key(Kind::News, 0, 0), Interest::Read)?;
+            self.watch(made.fd(), key(Kind::Inotify, 0, 0), Interest::Read)?;
             let _ = self.notifier.set(Rc::new(made));
         }
         self.notifier.get().expect("it was made just now").watch(path, change)

@@ -11,7 +11,7 @@ use windlass_sys::process::{self, Child};
 
 /// A process, with the descriptors that belong to its state.
 #[derive(Debug)]
-pub(super) struct Supervised {
+pub(super) struct ManagedProcess {
     /// Names it in the keys of its descriptors.
     pub(super) serial: u32,
     /// Its state.
@@ -28,10 +28,10 @@ pub(super) struct Supervised {
     pub(super) recorder: Option<Child>,
 }
 
-impl Supervised {
-    fn new(serial: u32, new: NewProcess) -> Supervised {
+impl ManagedProcess {
+    fn new(serial: u32, new: NewProcess) -> ManagedProcess {
         let process = Process::new(new.id.clone());
-        Supervised { serial, process, new, pidfd: None, streams: None, console: None, recorder: None }
+        ManagedProcess { serial, process, new, pidfd: None, streams: None, console: None, recorder: None }
     }
 
     pub(super) fn state(&self) -> ProcessState {
@@ -87,7 +87,7 @@ impl Supervised {
 /// The processes, by serial number and by name. The serial numbers are in the order of their making.
 #[derive(Debug, Default)]
 pub(super) struct Processes {
-    by_serial: Table<u32, Box<Supervised>>,
+    by_serial: Table<u32, Box<ManagedProcess>>,
     by_id: Table<ProcessId, u32>,
 }
 
@@ -95,26 +95,26 @@ impl Processes {
     /// Takes a process in. Its name must be free.
     pub(super) fn insert(&mut self, serial: u32, new: NewProcess) {
         self.by_id.insert(new.id.clone(), serial);
-        self.by_serial.insert(serial, Box::new(Supervised::new(serial, new)));
+        self.by_serial.insert(serial, Box::new(ManagedProcess::new(serial, new)));
     }
 
-    /// Puts back one that was known in the program before.
-    pub(super) fn put(&mut self, known: Box<Supervised>) {
-        self.by_id.insert(known.process.id.clone(), known.serial);
-        self.by_serial.insert(known.serial, known);
+    /// Puts back a process that the program before has written down.
+    pub(super) fn put(&mut self, managed: Box<ManagedProcess>) {
+        self.by_id.insert(managed.process.id.clone(), managed.serial);
+        self.by_serial.insert(managed.serial, managed);
     }
 
-    pub(super) fn remove(&mut self, serial: u32) -> Option<Box<Supervised>> {
+    pub(super) fn remove(&mut self, serial: u32) -> Option<Box<ManagedProcess>> {
         let removed = self.by_serial.remove(&serial)?;
         self.by_id.remove(&removed.process.id);
         Some(removed)
     }
 
-    pub(super) fn get(&self, serial: u32) -> Option<&Supervised> {
+    pub(super) fn get(&self, serial: u32) -> Option<&ManagedProcess> {
         self.by_serial.get(&serial).map(Box::as_ref)
     }
 
-    pub(super) fn get_mut(&mut self, serial: u32) -> Option<&mut Supervised> {
+    pub(super) fn get_mut(&mut self, serial: u32) -> Option<&mut ManagedProcess> {
         self.by_serial.get_mut(&serial).map(Box::as_mut)
     }
 
@@ -123,11 +123,11 @@ impl Processes {
         self.by_id.get(id).copied()
     }
 
-    pub(super) fn find(&self, id: &ProcessId) -> Result<&Supervised, Refusal> {
+    pub(super) fn find(&self, id: &ProcessId) -> Result<&ManagedProcess, Refusal> {
         self.serial(id).and_then(|serial| self.get(serial)).ok_or_else(|| life::not_found(id.name()))
     }
 
-    pub(super) fn find_mut(&mut self, id: &ProcessId) -> Result<&mut Supervised, Refusal> {
+    pub(super) fn find_mut(&mut self, id: &ProcessId) -> Result<&mut ManagedProcess, Refusal> {
         let serial = self.serial(id).ok_or_else(|| life::not_found(id.name()))?;
         self.get_mut(serial).ok_or_else(|| life::not_found(id.name()))
     }
@@ -138,20 +138,20 @@ impl Processes {
     }
 
     /// The processes of a container, in the order in which they were made.
-    pub(super) fn of<'a>(&'a self, container: &'a str) -> impl Iterator<Item = &'a Supervised> + Clone {
-        self.by_serial.values().map(Box::as_ref).filter(move |known| &*known.process.id.container == container)
+    pub(super) fn of<'a>(&'a self, container: &'a str) -> impl Iterator<Item = &'a ManagedProcess> + Clone {
+        self.by_serial.values().map(Box::as_ref).filter(move |managed| &*managed.process.id.container == container)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Supervised> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &ManagedProcess> {
         self.by_serial.values().map(Box::as_ref)
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Supervised> {
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut ManagedProcess> {
         self.by_serial.values_mut().map(Box::as_mut)
     }
 
     /// The serial numbers of the processes that `chosen` chooses.
-    pub(super) fn serials(&self, chosen: impl Fn(&Supervised) -> bool) -> Vec<u32> {
-        self.iter().filter(|known| chosen(known)).map(|known| known.serial).collect()
+    pub(super) fn serials(&self, chosen: impl Fn(&ManagedProcess) -> bool) -> Vec<u32> {
+        self.iter().filter(|managed| chosen(managed)).map(|managed| managed.serial).collect()
     }
 }

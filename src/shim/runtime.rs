@@ -60,36 +60,36 @@ impl Runtime {
 impl Runtime {
     /// `create` or `restore`, without the console socket and the id.
     pub(super) fn create(&self, bundle: &Path, process: &NewProcess) -> Vec<OsString> {
-        let mut words = self.global.clone();
-        words.extend([process.verb.into(), "--bundle".into(), bundle.into()]);
-        words.extend(["--pid-file".into(), process.pid_file.clone().into_os_string()]);
-        words.extend(process.arguments.iter().cloned());
-        words
+        let mut arguments = self.global.clone();
+        arguments.extend([process.verb.into(), "--bundle".into(), bundle.into()]);
+        arguments.extend(["--pid-file".into(), process.pid_file.clone().into_os_string()]);
+        arguments.extend(process.arguments.iter().cloned());
+        arguments
     }
 
     /// `exec --detach`, without the console socket and the id.
     pub(super) fn exec(&self, process: &NewProcess) -> Vec<OsString> {
-        let mut words = self.global.clone();
-        words.extend(["exec".into(), "--pid-file".into(), process.pid_file.clone().into_os_string()]);
+        let mut arguments = self.global.clone();
+        arguments.extend(["exec".into(), "--pid-file".into(), process.pid_file.clone().into_os_string()]);
         if let Some(file) = &process.process_file {
-            words.extend(["--process".into(), file.clone().into_os_string()]);
+            arguments.extend(["--process".into(), file.clone().into_os_string()]);
         }
-        words.push("--detach".into());
-        words.extend(process.arguments.iter().cloned());
-        words
+        arguments.push("--detach".into());
+        arguments.extend(process.arguments.iter().cloned());
+        arguments
     }
 
     /// Any other verb.
-    pub(super) fn verb(&self, arguments: &[OsString], id: &str) -> Vec<OsString> {
-        let mut words = self.global.clone();
-        words.extend(arguments.iter().cloned());
-        words.push(id.into());
-        words
+    pub(super) fn verb(&self, verb: &[OsString], id: &str) -> Vec<OsString> {
+        let mut arguments = self.global.clone();
+        arguments.extend(verb.iter().cloned());
+        arguments.push(id.into());
+        arguments
     }
 
     /// The length of the file of `--log` before a call, so that an old error is not taken for a new one. With
     /// `empty` a long file is truncated first, which is right only if no other call may still log an error.
-    pub(super) fn errors_so_far(&self, empty: bool) -> u64 {
+    pub(super) fn log_length_before_call(&self, empty: bool) -> u64 {
         let Some(log) = &self.log else { return 0 };
         let length = std::fs::metadata(log).map_or(0, |log| log.len());
         if !empty || length <= KEPT as u64 {
@@ -99,14 +99,14 @@ impl Runtime {
         if emptied.is_ok() { 0 } else { length }
     }
 
-    /// Why a call has failed: the last error in its log after the first `said_before` bytes. If there is none, what
+    /// Why a call has failed: the last error in its log after the first `log_length` bytes. If there is none, what
     /// it wrote on standard error.
-    pub(super) fn complaint(&self, stderr: &[u8], said_before: u64) -> String {
+    pub(super) fn error_message(&self, stderr: &[u8], log_length: u64) -> String {
         let logged = self.log.as_ref().and_then(|log| {
             let file = windlass_sys::fd::open(log, nix::fcntl::OFlag::O_RDONLY).ok()?;
             let mut file = std::fs::File::from(file);
             // The file is shorter if it was truncated meanwhile.
-            let from = said_before.min(file.metadata().ok()?.len());
+            let from = log_length.min(file.metadata().ok()?.len());
             file.seek(std::io::SeekFrom::Start(from)).ok()?;
             let mut text = Vec::new();
             file.take(KEPT as u64).read_to_end(&mut text).ok()?;

@@ -51,9 +51,9 @@ pub(super) enum Sink {
 pub(super) struct Fifo {
     pub(super) end: OwnedFd,
     /// Whether it had no reader when it was last looked at.
-    pub(super) alone: bool,
+    pub(super) without_reader: bool,
     /// Whether it ever had a reader.
-    pub(super) met: bool,
+    pub(super) had_reader: bool,
     pub(super) watch: Option<Watch>,
     pub(super) next_look: Option<Instant>,
     /// Bytes that its reader had not taken when that was last looked at after the end of the process, and since when
@@ -71,12 +71,20 @@ impl Sink {
                 Sink::Pipe(pipe)
             }
             Output::Fifo(path) => {
-                let (end, met) = open_fifo(&path)?;
+                let (end, had_reader) = open_fifo(&path)?;
                 let is_fifo = fd::stat(end.as_fd())?.st_mode & libc::S_IFMT == libc::S_IFIFO;
                 if !is_fifo {
                     return Ok(Sink::File(end));
                 }
-                Sink::Fifo(Fifo { end, alone: false, met, watch: None, next_look: None, left: 0, since: None })
+                Sink::Fifo(Fifo {
+                    end,
+                    without_reader: false,
+                    had_reader,
+                    watch: None,
+                    next_look: None,
+                    left: 0,
+                    since: None,
+                })
             }
             Output::File(path) => {
                 // O_NONBLOCK makes a fifo without a reader an error (ENXIO); otherwise the open would wait.
@@ -125,7 +133,7 @@ impl Sink {
     fn taken(&mut self, result: std::result::Result<Moved, Errno>, poll: &Poll) -> Taken {
         match (result, self.fifo()) {
             (Ok(Moved::Bytes(n)), fifo) => {
-                fifo.into_iter().for_each(|fifo| fifo.met = true);
+                fifo.into_iter().for_each(|fifo| fifo.had_reader = true);
                 Taken::Bytes(n)
             }
             (Ok(Moved::Later | Moved::End), _) => Taken::Later,
@@ -159,21 +167,21 @@ impl Sink {
 impl Fifo {
     /// Whether it waits for a reader, which has to come or to read.
     pub(super) fn waits(&self) -> bool {
-        self.alone || self.watch.is_some()
+        self.without_reader || self.watch.is_some()
     }
 
     fn is_alone(&mut self) -> bool {
-        if self.alone && stream::has_reader(self.end.as_fd()) {
-            (self.alone, self.met) = (false, true);
+        if self.without_reader && stream::has_reader(self.end.as_fd()) {
+            (self.without_reader, self.had_reader) = (false, true);
             (self.watch, self.next_look) = (None, None);
         }
-        self.alone
+        self.without_reader
     }
 
     /// Waits for a reader. False: one has just come.
     fn wait_for_a_reader(&mut self, poll: &Poll) -> bool {
         self.watch(poll, None);
-        self.alone = true;
+        self.without_reader = true;
         self.is_alone()
     }
 
@@ -196,17 +204,17 @@ impl Fifo {
 
     /// Whether a reader is there that goes on reading what is left.
     pub(super) fn is_being_read(&self) -> bool {
-        !self.alone && self.since.is_none_or(|since| clock::now() < since + PATIENCE)
+        !self.without_reader && self.since.is_none_or(|since| clock::now() < since + PATIENCE)
     }
 
     /// The process has ended, and so many bytes are not in the fifo yet: looks whether the reader goes on.
-    pub(super) fn heed(&mut self, unsent: u64) {
+    pub(super) fn note_unread(&mut self, unsent: u64) {
         let (now, left) = (clock::now(), unsent + stream::waiting(self.end.as_fd()) as u64);
         if self.since.is_none() || left != self.left {
             (self.left, self.since) = (left, Some(now));
         }
         // Otherwise it looks again by itself.
-        if unsent > 0 && !self.alone {
+        if unsent > 0 && !self.without_reader {
             self.next_look = self.since.map(|since| since + PATIENCE).filter(|at| *at > now);
         }
     }
@@ -219,7 +227,7 @@ impl Fifo {
         if !stream::has_reader(self.end.as_fd()) && self.wait_for_a_reader(poll) {
             return false;
         }
-        self.met = true;
+        self.had_reader = true;
         if stream::waiting(self.end.as_fd()) == 0 {
             return true;
         }

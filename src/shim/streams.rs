@@ -9,7 +9,7 @@ use nix::fcntl::OFlag;
 use super::client::{Client, FromClient};
 use super::key::{Kind, key};
 use super::log::{Logger, Stream};
-use super::outlet::{Around, Outlet};
+use super::outlet::{Outlet, OutletContext};
 use super::pipe::{captured, null};
 use super::poll::{Interest, Poll, Ready};
 use super::scratch::Scratch;
@@ -199,10 +199,10 @@ impl Streams {
     /// The call of the runtime has ended. Returns what it wrote on standard error, if it has `failed`.
     pub(super) fn runtime_done(&mut self, failed: bool, poll: &Poll, scratch: &mut Scratch) -> Vec<u8> {
         let mut complaint = Vec::new();
-        self.each(poll, scratch, true, |outlet, around| {
+        self.each(poll, scratch, true, |outlet, context| {
             // What the runtime wrote last may not have been read yet.
-            outlet.pump(around);
-            outlet.unhold(failed, around);
+            outlet.pump(context);
+            outlet.unhold(failed, context);
             complaint.append(&mut outlet.complaint);
         });
         complaint
@@ -213,10 +213,10 @@ impl Streams {
         poll: &Poll,
         scratch: &mut Scratch,
         alive: bool,
-        mut act: impl FnMut(&mut Outlet, &mut Around<'_>),
+        mut act: impl FnMut(&mut Outlet, &mut OutletContext<'_>),
     ) {
-        let mut around = Around { logs: &mut self.logs, clients: &mut self.clients, poll, scratch, alive };
-        self.outlets.iter_mut().for_each(|outlet| act(outlet, &mut around));
+        let mut context = OutletContext { logs: &mut self.logs, clients: &mut self.clients, poll, scratch, alive };
+        self.outlets.iter_mut().for_each(|outlet| act(outlet, &mut context));
     }
 
     /// A descriptor of these streams is ready.
@@ -233,9 +233,10 @@ impl Streams {
             Kind::Source | Kind::Sink | Kind::Spool => {
                 // The key names the stream, but a process may have only one outlet.
                 let index = usize::from(sub).min(self.outlets.len().saturating_sub(1));
-                let mut around = Around { logs: &mut self.logs, clients: &mut self.clients, poll, scratch, alive };
+                let mut context =
+                    OutletContext { logs: &mut self.logs, clients: &mut self.clients, poll, scratch, alive };
                 if let Some(outlet) = self.outlets.get_mut(index) {
-                    outlet.pump(&mut around);
+                    outlet.pump(&mut context);
                 }
             }
             Kind::InputFifo => self.pump_fifo(poll),
@@ -474,9 +475,9 @@ impl Streams {
     /// stays so.
     pub(super) fn process_ended(&mut self, poll: &Poll, scratch: &mut Scratch) {
         self.end_input(poll);
-        self.each(poll, scratch, false, |outlet, around| {
-            outlet.look_again(around);
-            outlet.pump(around);
+        self.each(poll, scratch, false, |outlet, context| {
+            outlet.look_again(context);
+            outlet.pump(context);
         });
     }
 
@@ -513,9 +514,9 @@ impl Streams {
 
     /// Writes to the fifos whose readers have come or have read.
     pub(super) fn look_for_readers(&mut self, poll: &Poll, scratch: &mut Scratch, alive: bool) {
-        self.each(poll, scratch, alive, |outlet, around| {
+        self.each(poll, scratch, alive, |outlet, context| {
             if outlet.waits_for_a_reader() || outlet.next_look().is_some() {
-                outlet.pump(around);
+                outlet.pump(context);
             }
         });
     }

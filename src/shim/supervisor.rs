@@ -18,10 +18,10 @@ use super::life::INIT_ENDED;
 use super::notifier::Watch;
 use super::processes::Processes;
 use super::reaper::Reaper;
-use super::rehearsal::Upgrade;
 use super::scratch::Scratch;
 use super::spare::Spare;
 use super::streams::Streams;
+use super::upgrade_request::Upgrade;
 use super::{
     Code, Container, Event, Framing, Interest, Poll, ProcessId, ProcessState, Ready, Refusal, Reply, Request, WaitToken,
 };
@@ -44,7 +44,7 @@ pub struct Supervisor {
     pub wait_for_only_reader: bool,
     /// Descriptors that are held open as long as a process runs, for example ports that are reserved for
     /// it. They are closed when the first process has ended, before that is recorded.
-    pub held: Vec<OwnedFd>,
+    pub reserved_descriptors: Vec<OwnedFd>,
     /// For recording an end.
     pub(super) spare: Spare,
     /// Its signals are blocked and read from a descriptor; see [`Event::Signal`].
@@ -60,18 +60,18 @@ pub struct Supervisor {
     pub(super) orphans: bool,
     pub(super) directory: Option<Watch>,
     /// The descriptors of the core that were ready when the front end had its turn.
-    pub(super) later: Vec<(u64, Ready)>,
+    pub(super) deferred: Vec<(u64, Ready)>,
     /// The last serial number and the last token that were given.
     pub(super) serial: u32,
     pub(super) token: u64,
     /// How often a program was replaced by another in this process.
     pub(super) upgrades: u64,
-    /// The one that was asked for.
+    /// The upgrade that was requested.
     pub(super) upgrade: Option<Box<Upgrade>>,
-    /// How long the loop stood still for the last one.
-    pub(super) stood_still: Duration,
+    /// How long the loop stood still for the last upgrade.
+    pub(super) upgrade_pause: Duration,
     /// When something last happened. `None`: memory was given back since.
-    pub(super) stirred: Option<Instant>,
+    pub(super) last_activity: Option<Instant>,
 }
 
 /// A process id, and the id of the exec whose first process it is.
@@ -92,7 +92,7 @@ impl Supervisor {
             oom_score_adj: None,
             listen_pid: false,
             wait_for_only_reader: false,
-            held: Vec::new(),
+            reserved_descriptors: Vec::new(),
             spare,
             reaper,
             scratch: Scratch::new()?,
@@ -103,13 +103,13 @@ impl Supervisor {
             children: Vec::new(),
             orphans: false,
             directory: None,
-            later: Vec::new(),
+            deferred: Vec::new(),
             serial: 0,
             token: 0,
             upgrades: 0,
             upgrade: None,
-            stood_still: Duration::ZERO,
-            stirred: Some(clock::now()),
+            upgrade_pause: Duration::ZERO,
+            last_activity: Some(clock::now()),
         })
     }
 
@@ -120,7 +120,7 @@ impl Supervisor {
 
     /// Forgets a container without touching it.
     pub fn close(&mut self, container: &str) {
-        for serial in self.processes.serials(|known| &*known.process.id.container == container) {
+        for serial in self.processes.serials(|managed| &*managed.process.id.container == container) {
             self.remove(serial);
         }
         self.containers.remove(container);
@@ -133,8 +133,8 @@ impl Supervisor {
             Request::AddExec(new) => self.add(new),
             Request::Start(process) => self.start(&process),
             Request::Kill { process, signal, all } => {
-                let known = self.processes.find(&process)?;
-                self.command(known.serial, known.process.kill(signal, all)?)
+                let managed = self.processes.find(&process)?;
+                self.command(managed.serial, managed.process.kill(signal, all)?)
             }
             Request::Call { container, arguments, then } => self.call(container, &arguments, then),
             Request::Resize { process, rows, columns } => match self.streams(&process)?.resize(rows, columns)? {
@@ -142,8 +142,8 @@ impl Supervisor {
                 false => Err(Refusal::new(Code::WrongPhase, "the process has no terminal")),
             },
             Request::CloseStdin(process) => {
-                let known = self.processes.find_mut(&process)?;
-                if let (false, Some(streams)) = (known.process.close_stdin(), &mut known.streams) {
+                let managed = self.processes.find_mut(&process)?;
+                if let (false, Some(streams)) = (managed.process.close_stdin(), &mut managed.streams) {
                     streams.close_stdin(&self.poll);
                 }
                 Ok(Reply::Done)
@@ -157,8 +157,8 @@ impl Supervisor {
                 self.processes.find_mut(&process)?.process.wait(token)
             }
             Request::Delete { process, force } => {
-                let known = self.processes.find(&process)?;
-                self.command(known.serial, known.process.delete(force)?)
+                let managed = self.processes.find(&process)?;
+                self.command(managed.serial, managed.process.delete(force)?)
             }
         }
     }
@@ -190,8 +190,8 @@ impl Supervisor {
     fn start(&mut self, id: &ProcessId) -> Result<Reply> {
         let init_ended = self.processes.has_init_ended(&id.container);
         let busy = self.calls.of(id).is_some();
-        let known = self.processes.find_mut(id)?;
-        let (serial, command) = (known.serial, known.process.start(busy, init_ended)?);
+        let managed = self.processes.find_mut(id)?;
+        let (serial, command) = (managed.serial, managed.process.start(busy, init_ended)?);
         self.command(serial, command)
     }
 
@@ -202,24 +202,24 @@ impl Supervisor {
 
     /// What is known of a process; at once, whatever runs.
     pub fn state(&self, process: &ProcessId) -> Option<ProcessState> {
-        self.processes.find(process).ok().map(|known| known.state())
+        self.processes.find(process).ok().map(|managed| managed.state())
     }
 
     /// The processes of a container that are known: init first, then the execs in the order in which they were
     /// added.
     pub fn processes(&self, container: &str) -> Vec<ProcessId> {
-        let mut ids: Vec<ProcessId> = self.processes.of(container).map(|known| known.process.id.clone()).collect();
+        let mut ids: Vec<ProcessId> = self.processes.of(container).map(|managed| managed.process.id.clone()).collect();
         ids.sort_by_key(|id| id.exec.is_some());
         ids
     }
 
     /// The ids of all processes in the cgroup of a container, with the exec that each is the first of.
     pub fn pids(&self, container: &str) -> Result<Vec<NamedPid>> {
-        let known = self.containers.find(container)?;
-        let mut pids = known.cgroup.as_deref().map(windlass_cgroup::membership::members).unwrap_or_default();
-        let alive = self.processes.of(container).filter(|known| known.process.is_alive());
+        let cgroup = self.containers.find(container)?.cgroup.as_deref();
+        let mut pids = cgroup.map(windlass_cgroup::membership::members).unwrap_or_default();
+        let alive = self.processes.of(container).filter(|managed| managed.process.is_alive());
         let ours: Vec<NamedPid> = alive
-            .map(|known| (known.process.pid(), known.process.id.exec.clone()))
+            .map(|managed| (managed.process.pid(), managed.process.id.exec.clone()))
             .filter(|(pid, _)| *pid != 0)
             .collect();
         for (pid, _) in &ours {
@@ -234,12 +234,12 @@ impl Supervisor {
     /// The directory of a container's cgroup, once it is created. It is in the unified hierarchy, or, on a
     /// host of version 1, in one that has its processes.
     pub fn cgroup(&self, container: &str) -> Option<&Path> {
-        self.containers.get(container).and_then(|known| known.cgroup.as_deref())
+        self.containers.get(container).and_then(|container| container.cgroup.as_deref())
     }
 
     /// The ids of the containers that are known.
     pub fn container_ids(&self) -> Vec<&str> {
-        self.containers.iter().map(|known| &*known.container.id).collect()
+        self.containers.iter().map(|container| &*container.container.id).collect()
     }
 
     /// Attaches a client to the stdio of a process. The core owns the socket from now on.
@@ -252,19 +252,19 @@ impl Supervisor {
 
     /// How many clients are attached to the processes of a container.
     pub fn attached(&self, container: &str) -> usize {
-        self.processes.of(container).filter_map(|known| known.streams.as_ref()).map(Streams::attached).sum()
+        self.processes.of(container).filter_map(|managed| managed.streams.as_ref()).map(Streams::attached).sum()
     }
 
     /// Sends a signal at once and past the runtime: to the process itself, with `group` to its whole process
     /// group; or to the runtime while that is making it.
     pub fn signal(&self, id: &ProcessId, signal: i32, group: bool) -> Result<()> {
-        let known = self.processes.find(id)?;
-        let Some(pidfd) = &known.pidfd else {
+        let managed = self.processes.find(id)?;
+        let Some(pidfd) = &managed.pidfd else {
             let call = self.calls.of(id).ok_or_else(|| Refusal::new(Code::NotFound, "no such process"))?;
             return Ok(process::send_signal(call.child.pidfd.as_fd(), signal)?);
         };
         // The process is not reaped, so its id is its own. `group_of` excludes the shim's own group.
-        match group.then(|| process::group_of(known.process.pid())).flatten() {
+        match group.then(|| process::group_of(managed.process.pid())).flatten() {
             Some(group) => Ok(process::signal_group(group, signal)?),
             None => Ok(process::send_signal(pidfd.as_fd(), signal)?),
         }
@@ -273,8 +273,8 @@ impl Supervisor {
     /// From now on the end of a process is reported as this, however it ends: the front end ends it for a
     /// reason of its own.
     pub fn report_as(&mut self, id: &ProcessId, exit: Exit) {
-        if let Ok(known) = self.processes.find_mut(id) {
-            known.process.report_as(exit);
+        if let Ok(managed) = self.processes.find_mut(id) {
+            managed.process.report_as(exit);
         }
     }
 
@@ -295,7 +295,7 @@ impl Supervisor {
 
     /// Whether calls of the runtime run, or the end of a process is being recorded.
     pub fn is_busy(&self) -> bool {
-        !self.calls.is_idle() || self.processes.iter().any(|known| known.process.is_ending())
+        !self.calls.is_idle() || self.processes.iter().any(|managed| managed.process.is_ending())
     }
 
     pub(super) fn next_serial(&mut self) -> u32 {

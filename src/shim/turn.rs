@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::console::Console;
 use super::key::{self, Kind};
 use super::life::Life;
-use super::processes::Supervised;
+use super::processes::ManagedProcess;
 use super::reaper::reap_orphans;
 use super::streams::Streams;
 use super::supervisor::Supervisor;
@@ -26,7 +26,7 @@ impl Supervisor {
     /// When the front end has some, the descriptors of the core wait for the beginning of the next turn. So
     /// a client that has connected before a process began to write gets all that it writes.
     pub fn turn(&mut self, deadline: Option<Instant>) -> Result<Vec<(u64, Ready)>> {
-        for (key, ready) in std::mem::take(&mut self.later) {
+        for (key, ready) in std::mem::take(&mut self.deferred) {
             self.ready(key, ready);
         }
         let mut found = Vec::new();
@@ -35,13 +35,13 @@ impl Supervisor {
             self.poll.wait(deadline, &mut found)?;
         }
         if !found.is_empty() {
-            self.stirred = Some(clock::now());
+            self.last_activity = Some(clock::now());
         }
         let (theirs, ours): (Vec<_>, Vec<_>) = found.into_iter().partition(|&(key, _)| key::is_of_front_end(key));
         if theirs.is_empty() {
             ours.into_iter().for_each(|(key, ready)| self.ready(key, ready));
         } else {
-            self.later = ours;
+            self.deferred = ours;
         }
         self.due(clock::now());
         Ok(theirs)
@@ -54,17 +54,17 @@ impl Supervisor {
             Kind::Process => self.look_at_process(serial),
             Kind::Record => self.look_at_recorder(serial),
             Kind::Call => self.look_at_call(serial),
-            Kind::CallOutput | Kind::CallErrors => self.calls.printed(serial, kind),
+            Kind::CallOutput | Kind::CallErrors => self.calls.read_output(serial, kind),
             Kind::Console => self.look_at_console(serial),
-            Kind::News => self.news(),
-            Kind::Rehearsal => self.look_at_rehearsal(clock::now()),
+            Kind::Inotify => self.news(),
+            Kind::ImageCheck => self.look_at_image_check(clock::now()),
             Kind::Source | Kind::Sink | Kind::InputFifo | Kind::InputSink | Kind::Client | Kind::Spool => {
-                let Some(known) = self.processes.get_mut(serial) else { return };
-                let alive = known.process.is_alive();
-                if let Some(streams) = &mut known.streams {
+                let Some(managed) = self.processes.get_mut(serial) else { return };
+                let alive = managed.process.is_alive();
+                if let Some(streams) = &mut managed.streams {
                     streams.ready(kind, sub, ready, &self.poll, &mut self.scratch, alive);
                     if let Some(why) = streams.take_warning() {
-                        self.events.push_back(Event::Warning(format!("{}: {why}", known.process.id.name())));
+                        self.events.push_back(Event::Warning(format!("{}: {why}", managed.process.id.name())));
                     }
                 }
                 if !alive {
@@ -93,41 +93,41 @@ impl Supervisor {
     /// When the core itself has something to do.
     fn deadline(&self) -> Option<Instant> {
         let now = clock::now();
-        let processes = self.processes.iter().filter_map(|known| {
-            let streams = known.streams.as_ref().and_then(|streams| self.streams_deadline(known, streams, now));
-            let console = known.console.as_ref().and_then(Console::deadline);
-            streams.into_iter().chain(known.process.deadline(now)).chain(console).min()
+        let processes = self.processes.iter().filter_map(|managed| {
+            let streams = managed.streams.as_ref().and_then(|streams| self.streams_deadline(managed, streams, now));
+            let console = managed.console.as_ref().and_then(Console::deadline);
+            streams.into_iter().chain(managed.process.deadline(now)).chain(console).min()
         });
-        let idle = self.stirred.map(|at| at + IDLE);
+        let idle = self.last_activity.map(|at| at + IDLE);
         let upgrade = self.upgrade.as_ref().and_then(|upgrade| upgrade.deadline());
         processes.chain(self.calls.deadline()).chain(upgrade).chain(idle).min()
     }
 
-    fn streams_deadline(&self, known: &Supervised, streams: &Streams, now: Instant) -> Option<Instant> {
+    fn streams_deadline(&self, managed: &ManagedProcess, streams: &Streams, now: Instant) -> Option<Instant> {
         let waits = self.wait_for_only_reader && streams.has_one_reader();
-        let client = if waits { None } else { streams.stall_ends(known.process.is_alive()) };
+        let client = if waits { None } else { streams.stall_ends(managed.process.is_alive()) };
         let hung_up = streams.is_hung_up().then(|| now + HUNG_UP);
         client.into_iter().chain(hung_up).chain(streams.next_look()).min()
     }
 
     fn due(&mut self, now: Instant) {
         self.calls.kill_late(now);
-        self.look_at_rehearsal(now);
+        self.look_at_image_check(now);
         self.streams_due(now);
-        for known in self.processes.iter_mut() {
-            if let Some(console) = &mut known.console {
-                console.due(now, &self.poll, key::key(Kind::Console, known.serial, 0));
+        for managed in self.processes.iter_mut() {
+            if let Some(console) = &mut managed.console {
+                console.due(now, &self.poll, key::key(Kind::Console, managed.serial, 0));
             }
         }
-        for serial in self.processes.serials(|known| known.process.deadline(now).is_some()) {
+        for serial in self.processes.serials(|managed| managed.process.deadline(now).is_some()) {
             self.process_due(serial, now);
         }
         if self.orphans && !self.calls.is_making() {
             self.orphans = !self.reap_orphans();
         }
-        if self.stirred.is_some_and(|at| now >= at + IDLE) {
-            self.stirred = None;
-            self.processes.iter_mut().filter_map(|known| known.streams.as_mut()).for_each(Streams::rest);
+        if self.last_activity.is_some_and(|at| now >= at + IDLE) {
+            self.last_activity = None;
+            self.processes.iter_mut().filter_map(|managed| managed.streams.as_mut()).for_each(Streams::rest);
             self.scratch.release();
             windlass_sys::spawn::forget_stack();
             windlass_sys::block_cache::release();
@@ -138,9 +138,9 @@ impl Supervisor {
     /// Drops the clients that do not read, and looks again at terminals and fifos that cannot tell of a
     /// change by themselves.
     fn streams_due(&mut self, now: Instant) {
-        for known in self.processes.iter_mut() {
-            let alive = known.process.is_alive();
-            let Some(streams) = &mut known.streams else { continue };
+        for managed in self.processes.iter_mut() {
+            let alive = managed.process.is_alive();
+            let Some(streams) = &mut managed.streams else { continue };
             if !(self.wait_for_only_reader && streams.has_one_reader()) {
                 streams.drop_stalled(now, &self.poll, &mut self.scratch, alive);
             }
@@ -148,17 +148,18 @@ impl Supervisor {
                 streams.look_again(&self.poll, &mut self.scratch);
             }
         }
-        let waits = |known: &Supervised| known.streams.as_ref().is_some_and(|streams| streams.next_look().is_some());
+        let waits =
+            |managed: &ManagedProcess| managed.streams.as_ref().is_some_and(|streams| streams.next_look().is_some());
         if self.processes.iter().any(waits) {
             self.look_for_readers(Some(now));
         }
     }
 
     fn process_due(&mut self, serial: u32, now: Instant) {
-        let Some(known) = self.processes.get(serial) else { return };
-        match known.process.life {
+        let Some(managed) = self.processes.get(serial) else { return };
+        match managed.process.life {
             Life::Draining { .. } | Life::Retrying { .. } => self.look_at_output(serial),
-            Life::Alive { .. } if known.process.deadline(now).is_some_and(|at| at <= now) => {
+            Life::Alive { .. } if managed.process.deadline(now).is_some_and(|at| at <= now) => {
                 self.look_at_process(serial);
             }
             Life::Leaving { .. } => self.look_for_reader(serial),
@@ -170,7 +171,7 @@ impl Supervisor {
         reap_orphans(|pid| {
             self.children.contains(&pid)
                 || self.calls.has_child(pid)
-                || self.processes.iter().any(|known| known.has_child(pid))
+                || self.processes.iter().any(|managed| managed.has_child(pid))
         })
     }
 }

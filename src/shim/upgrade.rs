@@ -1,15 +1,15 @@
 //! The upgrade in place: another program goes on in this process, with its children, descriptors and sockets.
 //!
 //! ```text
-//! Wanted ─> Looking ─> Looked ─> (image) ─> execveat(2) ─> the other program
-//!    ^          │         │         │            │
-//!    │          └─────────┴── refused <──────────┘   this program serves on
+//! Requested ─> Checking ─> Checked ─> (image) ─> execveat(2) ─> the other program
+//!    ^            │          │          │            │
+//!    │            └──────────┴── refused <───────────┘   this program serves on
 //!    └──── there is something new ──┘
 //! ```
 //!
-//! First the program looks at an image in a child while the loop goes on. Then, at the top of the loop, where nothing
+//! First the program checks an image in a child while the loop goes on. Then, at the top of the loop, where nothing
 //! is half done, the loop stands still: the image is taken once more, and the program is executed. If a field is there
-//! of which the program has seen none, it looks again first, and the loop goes on. That ends, since the format has so
+//! of which the program has seen none, it checks again first, and the loop goes on. That ends, since the format has so
 //! many kinds of fields. The loop waits for nobody.
 
 use std::ffi::{CString, OsString};
@@ -21,10 +21,11 @@ use nix::fcntl::OFlag;
 use super::call::{environment, text};
 use super::image::format::{self, Encoder, Kinds};
 use super::image::supervisor;
+use super::image_check::{ImageCheck, RESUME};
 use super::key::{Kind, key};
-use super::rehearsal::{Look, RESUME, Stage, Upgrade};
 use super::supervisor::Supervisor;
-use super::{Code, Interest, Refusal, Reply, WaitToken, written};
+use super::upgrade_request::{Stage, Upgrade};
+use super::{Code, Interest, Refusal, Reply, WaitToken, serialized};
 use windlass_sys::deferred::DeferredClose;
 use windlass_sys::handover;
 use windlass_sys::{clock, fd, stream};
@@ -62,12 +63,12 @@ impl Supervisor {
 
     /// How often a program was replaced in this process, and how long the loop stood still for the last time.
     pub(crate) fn upgrades(&self) -> (u64, Duration) {
-        (self.upgrades, self.stood_still)
+        (self.upgrades, self.upgrade_pause)
     }
 
     /// This program goes on. `answer` is for who has asked for it.
-    pub(crate) fn resumed(&mut self, token: WaitToken, answer: Result<Reply, Refusal>, stood_still: Duration) {
-        self.stood_still = stood_still;
+    pub(crate) fn resumed(&mut self, token: WaitToken, answer: Result<Reply, Refusal>, upgrade_pause: Duration) {
+        self.upgrade_pause = upgrade_pause;
         self.answer(token, answer);
         self.look_at_everything();
     }
@@ -80,14 +81,14 @@ impl Supervisor {
     /// Goes on with the upgrade. `save` writes the front end down. Does not return if the other program goes on.
     pub(crate) fn upgrade(&mut self, save: &dyn Fn(&mut Encoder)) {
         let Some(mut upgrade) = self.upgrade.take() else { return };
-        let done = match std::mem::replace(&mut upgrade.stage, Stage::Wanted) {
-            Stage::Wanted => self.look(&mut upgrade, save),
-            Stage::Looking(look, kinds) => {
-                upgrade.stage = Stage::Looking(look, kinds);
+        let done = match std::mem::replace(&mut upgrade.stage, Stage::Requested) {
+            Stage::Requested => self.check(&mut upgrade, save),
+            Stage::Checking(check, kinds) => {
+                upgrade.stage = Stage::Checking(check, kinds);
                 Ok(())
             }
-            Stage::Looked(Err(why)) => Err(why),
-            Stage::Looked(Ok(())) => self.hand_over(&upgrade, save),
+            Stage::Checked(Err(why)) => Err(why),
+            Stage::Checked(Ok(())) => self.hand_over(&upgrade, save),
         };
         match done {
             Ok(()) => self.upgrade = Some(upgrade),
@@ -98,21 +99,21 @@ impl Supervisor {
         }
     }
 
-    fn look(&mut self, upgrade: &mut Upgrade, save: &dyn Fn(&mut Encoder)) -> Result<(), String> {
+    fn check(&mut self, upgrade: &mut Upgrade, save: &dyn Fn(&mut Encoder)) -> Result<(), String> {
         let image = self.image(upgrade, save);
-        let look = Look::start(upgrade.program.as_fd(), &image.bytes)?;
-        if let Err(failed) = self.poll.watch(&look.child.pidfd, key(Kind::Rehearsal, 0, 0), Interest::Read) {
-            look.child.kill();
+        let check = ImageCheck::start(upgrade.program.as_fd(), &image.bytes)?;
+        if let Err(failed) = self.poll.watch(&check.child.pidfd, key(Kind::ImageCheck, 0, 0), Interest::Read) {
+            check.child.kill();
             return Err(failed.to_string());
         }
-        self.keep_child(look.child.pid);
-        upgrade.stage = Stage::Looking(look, image.kinds);
+        self.keep_child(check.child.pid);
+        upgrade.stage = Stage::Checking(check, image.kinds);
         Ok(())
     }
 
-    /// The child that looks may have ended.
-    pub(super) fn look_at_rehearsal(&mut self, now: Instant) {
-        if let Some(pid) = self.upgrade.as_mut().and_then(|upgrade| upgrade.look(now)) {
+    /// The child that checks an image may have ended.
+    pub(super) fn look_at_image_check(&mut self, now: Instant) {
+        if let Some(pid) = self.upgrade.as_mut().and_then(|upgrade| upgrade.look_at_check(now)) {
             self.forget_child(pid);
         }
     }
@@ -127,7 +128,7 @@ impl Supervisor {
         let file = stream::sealed(c"windlass-shim", &image.bytes).map_err(|failed| failed.to_string())?;
         let number = handover::number(file.as_fd());
         let kept: Vec<u32> = image.descriptors.iter().copied().chain([number]).collect();
-        let place = format!("{number},{}", written::since_boot(began));
+        let place = format!("{number},{}", serialized::since_boot(began));
         let environment: Vec<CString> = environment().collect();
         // Without it, closing the inotify instance would take most of the time.
         let _closed_later = self.poll.notifier_fd().map(DeferredClose::of);

@@ -51,7 +51,7 @@ pub(super) fn about(mode: Mode, core: &Supervisor) -> Json {
         Mode::Conmon => "conmon",
         Mode::Neutral => "neutral",
     };
-    let (upgrades, stood_still) = core.upgrades();
+    let (upgrades, upgrade_pause) = core.upgrades();
     json!({
         "v": 1,
         "mode": mode,
@@ -59,7 +59,7 @@ pub(super) fn about(mode: Mode, core: &Supervisor) -> Json {
         "version": env!("CARGO_PKG_VERSION"),
         "format": FORMAT,
         "upgrades": upgrades,
-        "stood_still_us": u64::try_from(stood_still.as_micros()).unwrap_or(u64::MAX),
+        "stood_still_us": u64::try_from(upgrade_pause.as_micros()).unwrap_or(u64::MAX),
     })
 }
 

@@ -15,9 +15,9 @@ use super::stderr::{NAME, print_error};
 use super::{conmon, containerd, native};
 use crate::image::format::{self, Content, Context, Fields};
 use crate::image::supervisor;
-use crate::rehearsal::{CHECK, RESUME, proof};
+use crate::image_check::{CHECK, RESUME, confirmation};
 use crate::upgrade::{field, words};
-use crate::{Code, Refusal, Reply, Supervisor, WaitToken, call, written};
+use crate::{Code, Refusal, Reply, Supervisor, WaitToken, call, serialized};
 use windlass_sys::handover::{self, Inherited};
 use windlass_sys::{descriptors, fd, process};
 
@@ -35,7 +35,7 @@ pub(super) fn main(words: &[OsString]) -> Option<ExitCode> {
         return None;
     }
     let failed = rest.first().and_then(|word| word.to_str()?.strip_prefix('!').map(str::to_owned));
-    let began = written::at(began.parse().unwrap_or(0));
+    let began = serialized::at(began.parse().unwrap_or(0));
     match image().ok_or_else(|| "there is no image".into()).and_then(|image| resume(image, began, failed)) {
         Ok(status) => Some(ExitCode::from(status as u8)),
         Err(why) => {
@@ -61,7 +61,7 @@ fn check(image: BorrowedFd<'_>) -> Result<(), String> {
     };
     let of = format!("an image of format {}, written by version {}", header.format, header.version);
     found
-        .and_then(|()| writeln!(std::io::stdout(), "{}", proof(&bytes)).map_err(|error| error.to_string()))
+        .and_then(|()| writeln!(std::io::stdout(), "{}", confirmation(&bytes)).map_err(|error| error.to_string()))
         .map_err(|why| format!("version {} cannot read {of}: {why}", env!("CARGO_PKG_VERSION")))
 }
 
@@ -121,7 +121,7 @@ fn resume(image: BorrowedFd<'static>, began: Instant, failed: Option<String>) ->
         body: header.body,
         image: inherited.take(number),
         before: before.and_then(|before| inherited.take(before)),
-        place: format!("{number},{}", written::since_boot(began)),
+        place: format!("{number},{}", serialized::since_boot(began)),
         listed,
         missing,
         began,

@@ -4,11 +4,11 @@ use super::format::{Content, Encoder, Fields, Value, choice, table};
 use crate::call::{Call, Operation, Planned};
 use crate::calls::Calls;
 use crate::console::Console;
-use crate::containers::Known;
+use crate::containers::ManagedContainer;
 use crate::life::{End, Life, Parent, Process};
 use crate::notifier::Watch;
 use crate::oom::OomWatch;
-use crate::processes::Supervised;
+use crate::processes::ManagedProcess;
 use crate::{
     Code, Container, ExitFile, ExitStatus, NewProcess, Phase, ProcessId, Refusal, Runtime, Timeouts, WaitToken,
 };
@@ -21,17 +21,17 @@ table! {
     Timeouts { 1 long, 2 short }
     Container { 1 id, 2 bundle, 3 runtime, 4 timeouts, 5 drain, 6 kill_on_exit, 7 oom_files, 8 sync }
     OomWatch { 1 file, 2 reported, 3 watch }
-    Known { 1 container, 2 oom, 3 oom_killed, 4 cgroup }
+    ManagedContainer { 1 container, 2 oom, 3 oom_killed, 4 cgroup }
     End { 1 pid, 2 phase, 3 status }
     ExitStatus { 1 exit, 2 oom_killed, 3 at }
     Process { 1 id, 2 life, 3 waiters, 4 deleters, 5 instead }
     Child { 1 pid, 2 pidfd }
     Console { 1 listener, 2 peer, 3 directory, 4 name, 5 path, 6 private, 7 @hint again }
-    Supervised { 1 serial, 2 process, 3 new, 4 pidfd, 5 streams, 6 console, 7 recorder }
-    Planned { 1 operation, 2 process, 3 words, 4 token }
+    ManagedProcess { 1 serial, 2 process, 3 new, 4 pidfd, 5 streams, 6 console, 7 recorder }
+    Planned { 1 operation, 2 process, 3 arguments, 4 token }
     Call {
-        1 operation, 2 process, 3 token, 4 child, 5 output, 6 errors, 7 printed, 8 complained, 9 deadline,
-        10 timed_out, 11 said_before, 12 @hint unwatched,
+        1 operation, 2 process, 3 token, 4 child, 5 output, 6 errors, 7 stdout, 8 stderr, 9 deadline,
+        10 timed_out, 11 log_length, 12 @hint unwatched,
     }
     Calls { 1 running, 2 waiting }
 }

@@ -3,8 +3,8 @@
 use super::format::{Content, Encoder, Fields, put_each};
 use super::watching;
 use crate::Supervisor;
-use crate::containers::Known;
-use crate::processes::Supervised;
+use crate::containers::ManagedContainer;
+use crate::processes::ManagedProcess;
 use windlass_sys::{Result, spawn};
 
 #[cfg(feature = "next-image")]
@@ -29,7 +29,7 @@ pub(crate) fn save(core: &Supervisor, to: &mut Encoder) {
     to.put(1, true, &core.oom_score_adj);
     to.put(2, true, &core.listen_pid);
     to.put(3, true, &core.wait_for_only_reader);
-    to.put(4, true, &core.held);
+    to.put(4, true, &core.reserved_descriptors);
     put_each(core.containers.iter(), 5, true, to);
     put_each(core.processes.iter(), 6, true, to);
     to.put(7, true, &core.calls);
@@ -47,9 +47,9 @@ pub(crate) fn restore(core: &mut Supervisor, content: Content<'_>) {
     core.oom_score_adj = fields.get(1);
     core.listen_pid = fields.get(2);
     core.wait_for_only_reader = fields.get(3);
-    core.held = fields.get(4);
-    fields.get::<Vec<Box<Known>>>(5).into_iter().for_each(|known| core.containers.put(known));
-    fields.get::<Vec<Box<Supervised>>>(6).into_iter().for_each(|known| core.processes.put(known));
+    core.reserved_descriptors = fields.get(4);
+    fields.get::<Vec<Box<ManagedContainer>>>(5).into_iter().for_each(|container| core.containers.put(container));
+    fields.get::<Vec<Box<ManagedProcess>>>(6).into_iter().for_each(|process| core.processes.put(process));
     core.calls = fields.get(7);
     core.children = fields.get(8);
     core.directory = fields.get(9);
@@ -64,11 +64,11 @@ pub(crate) fn restore(core: &mut Supervisor, content: Content<'_>) {
 
 /// Watches everything again that was watched in the program before.
 pub(crate) fn watch(core: &mut Supervisor) -> Result<()> {
-    for known in core.containers.iter_mut() {
-        watching::container(known, &core.poll);
+    for container in core.containers.iter_mut() {
+        watching::container(container, &core.poll);
     }
-    for known in core.processes.iter_mut() {
-        watching::process(known, &core.poll)?;
+    for process in core.processes.iter_mut() {
+        watching::process(process, &core.poll)?;
     }
     watching::calls(&core.calls, &core.poll)?;
     if core.directory.take().is_some() {

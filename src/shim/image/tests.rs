@@ -6,13 +6,13 @@ use super::supervisor;
 use crate::call::{Call, Operation, Planned};
 use crate::client::Client;
 use crate::console::Console;
-use crate::containers::Known;
+use crate::containers::ManagedContainer;
 use crate::life::{End, Life, Parent, Process};
 use crate::log::{Logger, Stream};
 use crate::notifier::Watch;
 use crate::oom::OomWatch;
 use crate::outlet::Outlet;
-use crate::processes::Supervised;
+use crate::processes::ManagedProcess;
 use crate::sink::{Fifo, Sink};
 use crate::spool::{Feeder, Spool, Writer};
 use crate::stdio::{JournalFields, LogFile};
@@ -118,7 +118,7 @@ impl Random {
         Runtime { binary: self.text().into(), global: self.some(|r| r.text().into()), log }
     }
 
-    fn container(&mut self) -> Box<Known> {
+    fn container(&mut self) -> Box<ManagedContainer> {
         let container = Container {
             id: self.text().into(),
             bundle: self.text().into(),
@@ -134,7 +134,7 @@ impl Random {
             reported: r.number(),
             watch: r.maybe(|_| Watch::ended()),
         });
-        Box::new(Known { container, oom, oom_killed: self.yes(), cgroup: self.maybe(|r| r.text().into()) })
+        Box::new(ManagedContainer { container, oom, oom_killed: self.yes(), cgroup: self.maybe(|r| r.text().into()) })
     }
 
     fn log_file(&mut self) -> LogFile {
@@ -217,8 +217,8 @@ impl Random {
             2 => Sink::File(self.fd()),
             _ => Sink::Fifo(Fifo {
                 end: self.fd(),
-                alone: self.yes(),
-                met: self.yes(),
+                without_reader: self.yes(),
+                had_reader: self.yes(),
                 watch: self.maybe(|_| Watch::ended()),
                 next_look: self.maybe(Random::moment),
                 left: self.next(),
@@ -325,7 +325,7 @@ impl Random {
         }
     }
 
-    fn supervised(&mut self, serial: u32) -> Box<Supervised> {
+    fn supervised(&mut self, serial: u32) -> Box<ManagedProcess> {
         let process = Process {
             id: ProcessId::of("c", &serial.to_string()),
             life: self.life(),
@@ -342,7 +342,7 @@ impl Random {
             private: r.maybe(|_| "/nowhere/at/all".into()),
             again: r.maybe(Random::moment),
         });
-        Box::new(Supervised {
+        Box::new(ManagedProcess {
             serial,
             process,
             new: self.new_process(),
@@ -373,18 +373,18 @@ impl Random {
             child: self.child(),
             output: self.maybe(Random::fd),
             errors: self.maybe(Random::fd),
-            printed: self.bytes(),
-            complained: self.bytes(),
+            stdout: self.bytes(),
+            stderr: self.bytes(),
             unwatched: self.yes(),
             deadline: self.moment(),
             timed_out: self.yes(),
-            said_before: self.number(),
+            log_length: self.number(),
         })
     }
 
     fn planned(&mut self) -> Planned {
-        let words = self.some(|r| r.text().into());
-        Planned { operation: self.operation(), process: self.id(), words, token: WaitToken(self.number()) }
+        let arguments = self.some(|r| r.text().into());
+        Planned { operation: self.operation(), process: self.id(), arguments, token: WaitToken(self.number()) }
     }
 
     fn supervisor(&mut self) -> Supervisor {
@@ -392,8 +392,8 @@ impl Random {
         core.oom_score_adj = self.maybe(Random::text);
         core.listen_pid = self.yes();
         core.wait_for_only_reader = self.yes();
-        core.held = self.some(Random::fd);
-        self.some(Random::container).into_iter().for_each(|known| core.containers.put(known));
+        core.reserved_descriptors = self.some(Random::fd);
+        self.some(Random::container).into_iter().for_each(|container| core.containers.put(container));
         for serial in 0..self.below(4) {
             core.processes.put(self.supervised(serial as u32));
         }

@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::format::{Content, Encoder, Field, Fields, Value, put_each};
+use crate::serialized;
 use crate::table::Table;
-use crate::written;
 
 /// Numbers. Zero has no content.
 macro_rules! numbers {
@@ -128,11 +128,11 @@ impl Value for OwnedFd {
 /// Nanoseconds of CLOCK_MONOTONIC.
 impl Value for Instant {
     fn write(&self, to: &mut Encoder) {
-        written::since_boot(*self).write(to);
+        serialized::since_boot(*self).write(to);
     }
 
     fn read(content: Content<'_>) -> Instant {
-        written::at(u64::read(content))
+        serialized::at(u64::read(content))
     }
 }
 

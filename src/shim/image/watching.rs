@@ -6,18 +6,18 @@
 
 use crate::calls::Calls;
 use crate::client::Client;
-use crate::containers::Known;
+use crate::containers::ManagedContainer;
 use crate::key::{Kind, key};
 use crate::life::{Life, Parent};
 use crate::outlet::Outlet;
 use crate::poll::{Interest, Poll};
-use crate::processes::Supervised;
+use crate::processes::ManagedProcess;
 use crate::streams::{Input, Streams};
 use windlass_sys::Result;
 
 /// The counter of a container's OOM kills.
-pub(super) fn container(known: &mut Known, poll: &Poll) {
-    if let Some(oom) = &mut known.oom
+pub(super) fn container(container: &mut ManagedContainer, poll: &Poll) {
+    if let Some(oom) = &mut container.oom
         && oom.watch.is_some()
     {
         oom.notify(poll);
@@ -25,24 +25,24 @@ pub(super) fn container(known: &mut Known, poll: &Poll) {
 }
 
 /// The descriptors of a process.
-pub(super) fn process(known: &mut Supervised, poll: &Poll) -> Result<()> {
-    let serial = known.serial;
-    if let Some(pidfd) = &known.pidfd {
-        let hangup = matches!(known.process.life, Life::Alive { parent: Parent::OtherUntil(_), .. });
+pub(super) fn process(managed: &mut ManagedProcess, poll: &Poll) -> Result<()> {
+    let serial = managed.serial;
+    if let Some(pidfd) = &managed.pidfd {
+        let hangup = matches!(managed.process.life, Life::Alive { parent: Parent::OtherUntil(_), .. });
         let interest = if hangup { Interest::Nothing } else { Interest::Read };
         poll.watch(pidfd, key(Kind::Process, serial, 0), interest)?;
     }
-    if let Some(recorder) = &known.recorder {
+    if let Some(recorder) = &managed.recorder {
         poll.watch(&recorder.pidfd, key(Kind::Record, serial, 0), Interest::Read)?;
     }
-    if let Some(console) = &known.console {
+    if let Some(console) = &managed.console {
         let interest = if console.again.is_some() { Interest::Nothing } else { Interest::Read };
         poll.watch(&console.listener, key(Kind::Console, serial, 0), interest)?;
         if let Some(peer) = &console.peer {
             poll.watch(peer, key(Kind::Console, serial, 0), Interest::Read)?;
         }
     }
-    known.streams.as_mut().map_or(Ok(()), |streams| stdio(streams, poll))
+    managed.streams.as_mut().map_or(Ok(()), |streams| stdio(streams, poll))
 }
 
 /// The runtimes that run.

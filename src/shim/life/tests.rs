@@ -58,7 +58,7 @@ fn recorded(process: Process, now: Instant) -> Process {
 
 fn reported(process: Process, now: Instant) -> Process {
     let mut process = recorded(process, now);
-    process.tell();
+    process.report();
     process
 }
 
@@ -99,11 +99,11 @@ fn init_is_created_started_and_ends() {
     let mut process = launching(init());
     assert_eq!((phase(&process), process.pid(), process.is_pending()), (Phase::Added, 0, false));
     let id = process.id.clone();
-    let created = Effect::Tell(Event::Created { process: id.clone(), pid: PID });
+    let created = Effect::Notify(Event::Created { process: id.clone(), pid: PID });
     assert_eq!(process.made(PID, Parent::Shim, false, false), [created]);
     assert_eq!((phase(&process), process.pid(), process.is_pending()), (Phase::Created, PID, true));
     assert_eq!(process.start(false, false), Ok(Command::Start));
-    let started = Effect::Tell(Event::Started { process: id.clone(), pid: PID });
+    let started = Effect::Notify(Event::Started { process: id.clone(), pid: PID });
     assert_eq!(process.started(), [started]);
     process.enter(Phase::Paused);
     assert_eq!(phase(&process), Phase::Paused);
@@ -116,8 +116,8 @@ fn init_is_created_started_and_ends() {
     assert_eq!(phase(&process), Phase::Paused);
     assert_eq!(process.drained(DRAINED, now), [Effect::Record]);
     assert_eq!(process.recorded(true, now), [Effect::TakeTurns]);
-    let exited = Effect::Tell(Event::Exited { process: id, pid: PID, status: status(SEVEN) });
-    assert_eq!(process.tell(), [Effect::Disconnect, exited]);
+    let exited = Effect::Notify(Event::Exited { process: id, pid: PID, status: status(SEVEN) });
+    assert_eq!(process.report(), [Effect::Disconnect, exited]);
     assert_eq!((phase(&process), process.state(false, 0, 0).exit), (Phase::Stopped, Some(status(SEVEN))));
     assert_eq!(process.delete(false), Ok(Command::Delete { force: false }));
     assert_eq!(process.deleted(WaitToken(5)), [Effect::LookForReader]);
@@ -130,12 +130,12 @@ fn init_is_created_started_and_ends() {
 fn a_restored_container_runs_at_once_and_an_exec_too() {
     let mut process = launching(init());
     let id = process.id.clone();
-    let created = Effect::Tell(Event::Created { process: id.clone(), pid: PID });
-    let started = Effect::Tell(Event::Started { process: id, pid: PID });
+    let created = Effect::Notify(Event::Created { process: id.clone(), pid: PID });
+    let started = Effect::Notify(Event::Started { process: id, pid: PID });
     assert_eq!(process.made(PID, Parent::Shim, true, false), [created, started]);
     assert_eq!(phase(&process), Phase::Running);
     let mut process = launching(exec());
-    let started = Effect::Tell(Event::Started { process: process.id.clone(), pid: PID });
+    let started = Effect::Notify(Event::Started { process: process.id.clone(), pid: PID });
     assert_eq!(process.made(PID, Parent::Shim, true, false), [started]);
     assert_eq!(wrong(process.start(false, false)), Code::WrongPhase);
 }
@@ -143,7 +143,7 @@ fn a_restored_container_runs_at_once_and_an_exec_too() {
 #[test]
 fn an_exec_that_comes_after_its_container_has_ended_is_killed() {
     let mut late = launching(exec());
-    let started = Effect::Tell(Event::Started { process: late.id.clone(), pid: PID });
+    let started = Effect::Notify(Event::Started { process: late.id.clone(), pid: PID });
     assert_eq!(late.made(PID, Parent::Shim, true, true), [Effect::Kill, started]);
     // And one that is not launched yet is refused, whether it is new or is being launched already.
     assert_eq!(wrong(exec().start(false, true)), Code::WrongPhase);
@@ -169,7 +169,7 @@ fn an_end_before_the_pid_is_known_is_found_when_it_is() {
 fn a_start_that_is_answered_after_the_end_is_still_told_first() {
     let now = Instant::now();
     let mut process = recorded(init(), now);
-    let turn = |process: &Process, starting| next_to_tell([(1, process)].into_iter(), starting);
+    let turn = |process: &Process, starting| next_to_report([(1, process)].into_iter(), starting);
     assert_eq!(turn(&process, true), None);
     assert_eq!(process.started().len(), 1);
     assert_eq!(phase(&process), Phase::Running);
@@ -291,7 +291,7 @@ fn who_deletes_what_runs_waits_for_its_end() {
     assert_eq!(process.deleted(WaitToken(5)), [], "deleted while it is drained");
     process.drained(DRAINED, now);
     process.recorded(true, now);
-    let effects = process.tell();
+    let effects = process.report();
     let ended = status(Some(Exit::Signal(9)));
     assert_eq!(effects[2..], [Effect::Answer(WaitToken(4), Ok(Reply::Exited(ended))), Effect::LookForReader]);
     assert_eq!(process.leave(false, now, now), [Effect::Forget]);
@@ -363,7 +363,7 @@ fn input_that_is_closed_before_there_is_any_stays_closed() {
 #[test]
 fn the_end_of_init_is_told_after_those_of_its_execs() {
     let now = Instant::now();
-    let turn = |processes: &[Process]| next_to_tell((0..).zip(processes), false);
+    let turn = |processes: &[Process]| next_to_report((0..).zip(processes), false);
     let init = recorded(init(), now);
     for busy in [launching(exec()), alive(exec()), draining(exec(), now), recording(exec(), now)] {
         assert_eq!(turn(&[init.clone(), busy]), None);
@@ -415,13 +415,13 @@ fn whatever_happens_in_whatever_state_a_process_that_was_told_stays_told() {
         |process, now| process.drained(DRAINED, now + CLIENTS),
         |process, now| process.recorded(true, now),
         |process, now| process.recorded(false, now),
-        |process, _| process.tell(),
+        |process, _| process.report(),
     ];
     for process in all(now) {
         for input in inputs {
             let mut after = process.clone();
             let effects = input(&mut after, now);
-            let exits = effects.iter().filter(|effect| matches!(effect, Effect::Tell(Event::Exited { .. }))).count();
+            let exits = effects.iter().filter(|effect| matches!(effect, Effect::Notify(Event::Exited { .. }))).count();
             let becomes_told = phase(&after) == Phase::Stopped && phase(&process) != Phase::Stopped;
             assert_eq!(exits, usize::from(becomes_told), "{process:?} {effects:?}");
             if phase(&process) == Phase::Stopped {

@@ -234,8 +234,8 @@ impl Engine {
     fn attach(&mut self, core: &mut Supervisor, process: &ProcessId) {
         let Ok((ours, theirs)) = socket::stream_pair() else { return };
         // What is still in the pipe, or held back until it is known whose it is, comes after the client.
-        let known = core.processes.find(process).ok().and_then(|known| known.streams.as_ref());
-        let Some(outlets) = known.map(|streams| &streams.outlets) else { return };
+        let streams = core.processes.find(process).ok().and_then(|managed| managed.streams.as_ref());
+        let Some(outlets) = streams.map(|streams| &streams.outlets) else { return };
         let before = |outlet: &crate::outlet::Outlet| {
             let source = outlet.source.as_ref().map_or(0, |source| stream::waiting(source.as_fd()));
             (source + outlet.held.as_ref().map_or(0, Vec::len)) as u64

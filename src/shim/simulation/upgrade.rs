@@ -9,7 +9,7 @@ use windlass_sys::handover::{self, Inherited};
 
 /// Puts a shim that was read back in the place of one. Does nothing while something waits to be told.
 pub(super) fn upgrade<F: Carried>(core: &mut Supervisor, mut front: Option<&mut F>) -> Result<(), String> {
-    if !core.events.is_empty() || !core.later.is_empty() {
+    if !core.events.is_empty() || !core.deferred.is_empty() {
         return Ok(());
     }
     let mut to = Encoder::default();

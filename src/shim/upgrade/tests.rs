@@ -85,10 +85,10 @@ const LOOK: u8 = 128;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     Serving,
-    Wanted,
+    Requested,
     /// The program looks at an image with these fields while the loop goes on.
-    Looking(Kinds),
-    Looked(Result<(), ()>),
+    Checking(Kinds),
+    Checked(Result<(), ()>),
     /// From here on the loop stands still.
     Imaged(Vec<u8>),
     Cleared(Vec<u8>),
@@ -98,7 +98,7 @@ enum Stage {
 
 impl Stage {
     fn serves(&self) -> bool {
-        matches!(self, Stage::Serving | Stage::Wanted | Stage::Looking(_) | Stage::Looked(_))
+        matches!(self, Stage::Serving | Stage::Requested | Stage::Checking(_) | Stage::Checked(_))
     }
 }
 
@@ -197,7 +197,7 @@ impl World {
         if self.caller_lives {
             step(&|world| world.caller_lives = false);
             if self.stage == Stage::Serving && self.asked < UPGRADES && self.caller_answers == self.asked {
-                step(&|world| (world.stage, world.asked, world.refused) = (Stage::Wanted, world.asked + 1, false));
+                step(&|world| (world.stage, world.asked, world.refused) = (Stage::Requested, world.asked + 1, false));
             }
         }
         next
@@ -264,8 +264,8 @@ impl World {
             step(&|world, memory| {
                 (memory.recording, world.recorded) = (false, true);
                 memory.process.recorded(true, base);
-                let told = memory.process.tell();
-                world.told += told.iter().filter(|effect| matches!(effect, Effect::Tell(_))).count() as u32;
+                let told = memory.process.report();
+                world.told += told.iter().filter(|effect| matches!(effect, Effect::Notify(_))).count() as u32;
             });
         }
         next
@@ -276,9 +276,9 @@ impl World {
         let mut next = Vec::new();
         let mut step = |change: &dyn Fn(&mut World)| next.push(self.changed(change));
         match &self.stage {
-            Stage::Wanted => {
+            Stage::Requested => {
                 step(&|world| {
-                    world.stage = Stage::Looking(Memory::of(&world.memory).kinds());
+                    world.stage = Stage::Checking(Memory::of(&world.memory).kinds());
                     world.looks += 1;
                     world.open |= LOOK | BEFORE;
                     world.closing |= LOOK | BEFORE;
@@ -286,21 +286,21 @@ impl World {
                 // No child, no memory.
                 step(&World::refuse);
             }
-            Stage::Looking(kinds) => {
+            Stage::Checking(kinds) => {
                 step(&|world| {
-                    world.stage = Stage::Looked(Ok(()));
+                    world.stage = Stage::Checked(Ok(()));
                     world.seen.add_all(kinds);
                     world.open &= !LOOK;
                 });
                 step(&|world| {
-                    world.stage = Stage::Looked(Err(()));
+                    world.stage = Stage::Checked(Err(()));
                     world.open &= !LOOK;
                 });
             }
-            Stage::Looked(Err(())) => step(&World::refuse),
-            Stage::Looked(Ok(())) => step(&|world| {
+            Stage::Checked(Err(())) => step(&World::refuse),
+            Stage::Checked(Ok(())) => step(&|world| {
                 if !world.seen.contain(&Memory::of(&world.memory).kinds()) {
-                    world.stage = Stage::Wanted;
+                    world.stage = Stage::Requested;
                     return;
                 }
                 world.stage = Stage::Imaged(world.memory.clone());

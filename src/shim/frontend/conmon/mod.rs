@@ -115,7 +115,7 @@ fn run(arguments: Vec<OsString>) -> Result<i32, Error> {
     core.oom_score_adj = oom_score_adj;
     core.listen_pid = settings.listen_pid;
     core.wait_for_only_reader = true;
-    core.held = held.into_values().collect();
+    core.reserved_descriptors = held.into_values().collect();
     let mut front = ConmonFront::new(Rc::new(settings), messages, pipes, process, inherited);
     front.begin(&mut core);
     let front = Controlled::new(front, &core);

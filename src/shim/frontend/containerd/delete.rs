@@ -98,7 +98,7 @@ fn run(runtime: &Runtime, words: &[OsString], until: Deadline) -> Result<(bool, 
     let words: Vec<OsString> = global.chain(systemd).chain(words).cloned().collect();
     let finished = command::run(&runtime.binary, &words, until).map_err(|refusal| Error::Program(refusal.message))?;
     let success = finished.success();
-    Ok((success, if finished.printed.is_empty() { finished.complained } else { finished.printed }))
+    Ok((success, if finished.stdout.is_empty() { finished.stderr } else { finished.stdout }))
 }
 
 /// The exit record of the container. A record with another process id is that of an earlier container, whose bundle had

@@ -118,8 +118,8 @@ impl ContainerdFront {
         }
     }
 
-    /// A shim that is of no use any more, because containerd died at the wrong moment, must not stay for ever.
-    fn look_around(&mut self) {
+    /// Updates the lifetime. A shim that is of no use any more, because containerd died at the wrong moment, must not stay for ever.
+    fn update_lifetime(&mut self) {
         let server = &mut self.server;
         self.used |= !server.tasks.is_empty();
         let idle = server.tasks.is_empty() && server.outbox.is_empty() && server.jobs.is_empty();
@@ -127,7 +127,7 @@ impl ContainerdFront {
     }
 
     /// Sends the event of containerd's that stands for one of the supervisor's.
-    fn tell(&mut self, event: Event, core: &Supervisor) {
+    fn publish(&mut self, event: Event, core: &Supervisor) {
         let event = match event {
             Event::Started { process, pid } => {
                 let (container_id, pid) = (process.container.as_ref().into(), pid as u32);
@@ -166,7 +166,7 @@ impl crate::Front for ContainerdFront {
             Some((FrontKind::Logger, serial)) => self.server.logger_ended(serial, core),
             None => {}
         }
-        self.look_around();
+        self.update_lifetime();
     }
 
     fn event(&mut self, event: Event, core: &mut Supervisor) {
@@ -183,7 +183,7 @@ impl crate::Front for ContainerdFront {
             // Whoever stops all processes of a service does not mean the parents of containers.
             Event::Signal(_) | Event::Removal => {}
             Event::Warning(text) => log::warn(&self.bundle, &text),
-            Event::Started { .. } | Event::Exited { .. } | Event::OutOfMemory { .. } => self.tell(event, core),
+            Event::Started { .. } | Event::Exited { .. } | Event::OutOfMemory { .. } => self.publish(event, core),
         }
     }
 
@@ -205,8 +205,8 @@ impl crate::Front for ContainerdFront {
         if !server.tasks.is_empty() || core.is_busy() {
             return None;
         }
-        let said = server.outbox.is_empty() && server.connections.are_flushed();
-        server.lifetime.is_over(said, clock::now()).then_some(0)
+        let all_sent = server.outbox.is_empty() && server.connections.are_flushed();
+        server.lifetime.is_over(all_sent, clock::now()).then_some(0)
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) fn main() -> Result<(), Error> {
         name: runtime_name(&program()),
         version: Some(Version { version: env!("CARGO_PKG_VERSION").into(), revision: REVISION.into() }),
         options: given,
-        features: features.map(|finished| Any { type_url: FEATURES.into(), value: finished.printed }),
+        features: features.map(|finished| Any { type_url: FEATURES.into(), value: finished.stdout }),
     };
     io::print(&info.encode())
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::written;
+use crate::serialized;
 
 /// How long events that are not acknowledged delay the end of a shim without tasks.
 const FLUSH: Duration = Duration::from_secs(3);
@@ -21,9 +21,9 @@ pub(super) enum Lifetime {
     /// It has something to do.
     InUse,
     /// It has nothing to do, and ends at this moment.
-    Alone(#[serde(with = "written::moment")] Instant),
+    Alone(#[serde(with = "serialized::moment")] Instant),
     /// It ends when everything is sent, or at this moment.
-    Leaving(#[serde(with = "written::moment")] Instant),
+    Leaving(#[serde(with = "serialized::moment")] Instant),
     /// It ends as soon as nothing is under way.
     Over,
 }
@@ -71,10 +71,10 @@ impl Lifetime {
         }
     }
 
-    /// Whether it is over. `said`: everything is sent.
-    pub(super) fn is_over(&self, said: bool, now: Instant) -> bool {
+    /// Whether it is over. `all_sent`: everything is sent.
+    pub(super) fn is_over(&self, all_sent: bool, now: Instant) -> bool {
         match *self {
-            Lifetime::Leaving(until) => said || now >= until,
+            Lifetime::Leaving(until) => all_sent || now >= until,
             Lifetime::Over => true,
             Lifetime::InUse | Lifetime::Alone(_) => false,
         }

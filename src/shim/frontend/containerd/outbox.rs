@@ -15,7 +15,7 @@ use super::frames::Closed;
 use super::message::event::{Envelope, Forward, TaskEvent, Topic};
 use super::message::{Status, Timestamp};
 use super::ttrpc::{FrameKind, Request, Response, code};
-use crate::{Poll, Ready, written};
+use crate::{Poll, Ready, serialized};
 use windlass_base::protobuf::Message;
 use windlass_sys::{clock, socket};
 
@@ -34,9 +34,9 @@ pub(super) enum Delivery {
     /// It can be sent.
     Ready,
     /// It was sent at this moment, and its acknowledgement is awaited.
-    Sent(#[serde(with = "written::moment")] Instant),
+    Sent(#[serde(with = "serialized::moment")] Instant),
     /// It can be sent again at this moment.
-    Paused(#[serde(with = "written::moment")] Instant),
+    Paused(#[serde(with = "serialized::moment")] Instant),
 }
 
 /// The events that are not acknowledged, as a state machine.

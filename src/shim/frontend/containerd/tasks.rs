@@ -11,13 +11,13 @@ use super::message::task::Name;
 use super::message::{Mount, Status};
 use super::ttrpc::code;
 use crate::table::Table;
-use crate::{ProcessId, Runtime, Spooling, written};
+use crate::{ProcessId, Runtime, Spooling, serialized};
 
 /// A task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Task {
     /// Its id.
-    #[serde(with = "written::text")]
+    #[serde(with = "serialized::text")]
     pub id: Rc<str>,
     /// Its bundle.
     pub bundle: PathBuf,

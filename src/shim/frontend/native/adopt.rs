@@ -25,7 +25,7 @@ type Result<T> = std::result::Result<T, Refusal>;
 /// The container, according to the runtime.
 pub(super) fn runtime_state(facts: &Facts) -> Option<RuntimeState> {
     let finished = command::run(&facts.runtime, &facts.words(&["state"]), Deadline::after(command::TIMEOUT)).ok()?;
-    RuntimeState::parse(&finished.printed)
+    RuntimeState::parse(&finished.stdout)
 }
 
 /// Adopts the container and reports it.

@@ -171,7 +171,7 @@ fn is_nothing_left(dir: &ContainerDir) -> bool {
 fn remove_from_runtime(facts: &Facts) -> Result<()> {
     let words = facts.words(&["delete", "--force"]);
     let finished = command::run(&facts.runtime, &words, Deadline::after(command::TIMEOUT))?;
-    let text = finished.complaint();
+    let text = finished.message();
     // The container is gone if it does not exist, too.
     match finished.success() || gone::is_container(&text) {
         true => Ok(()),

@@ -485,7 +485,7 @@ impl Front for Server {
     fn finished(&self, core: &Supervisor) -> Option<i32> {
         let (until, status) = self.finishing?;
         // Processes that outlive init in a shared PID namespace may still be killed.
-        let said = !core.is_busy() && self.connections.iter().all(Connection::is_idle);
-        (said || until <= clock::now()).then_some(status)
+        let all_sent = !core.is_busy() && self.connections.iter().all(Connection::is_idle);
+        (all_sent || until <= clock::now()).then_some(status)
     }
 }

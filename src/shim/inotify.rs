@@ -27,9 +27,9 @@ impl Supervisor {
 
     fn handle(&mut self, news: News) {
         if news.content {
-            for known in self.containers.iter_mut() {
-                if known.look_for_oom() {
-                    self.events.push_back(Event::OutOfMemory { container: known.container.id.clone() });
+            for container in self.containers.iter_mut() {
+                if container.look_for_oom() {
+                    self.events.push_back(Event::OutOfMemory { container: container.container.id.clone() });
                 }
             }
         }
@@ -44,16 +44,16 @@ impl Supervisor {
     /// Looks at the fifos that wait for a reader: all, or with `due` those whose time has come.
     pub(super) fn look_for_readers(&mut self, due: Option<Instant>) {
         let mut ended = Vec::new();
-        for known in self.processes.iter_mut() {
-            let alive = known.process.is_alive();
-            let Some(streams) = &mut known.streams else { continue };
+        for managed in self.processes.iter_mut() {
+            let alive = managed.process.is_alive();
+            let Some(streams) = &mut managed.streams else { continue };
             let waits = match due {
                 None => streams.waits_for_readers(),
                 Some(now) => streams.next_look().is_some_and(|at| at <= now),
             };
             if waits {
                 streams.look_for_readers(&self.poll, &mut self.scratch, alive);
-                ended.extend((!alive).then_some(known.serial));
+                ended.extend((!alive).then_some(managed.serial));
             }
         }
         ended.into_iter().for_each(|serial| self.look_at_output(serial));

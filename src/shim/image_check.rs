@@ -1,0 +1,84 @@
+//! The check of an image by the program that is to go on with it, in a child, before there is no way back.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::call;
+use super::image::format::checksum;
+use super::pipe::{captured, collect, null};
+use windlass_sys::clock;
+use windlass_sys::process::{Child, Exit};
+use windlass_sys::spawn::{self, Environment, Spawn};
+use windlass_sys::stream;
+
+/// The argument that makes a program check an image, and the one that makes it go on with it. The number of the
+/// image's descriptor follows.
+pub(super) const CHECK: &str = "@check";
+pub(super) const RESUME: &str = "@resume";
+
+/// How long a check may take.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// What a program writes that can go on with an image. Its exit status says too little: any program can end well.
+pub(super) fn confirmation(image: &[u8]) -> String {
+    format!("can go on with {:016x}", checksum(image))
+}
+
+/// A child that checks an image. One that takes too long is killed and not waited for: it may wait for a disk, and is
+/// reaped like an orphan.
+#[derive(Debug)]
+pub(super) struct ImageCheck {
+    pub(super) child: Child,
+    /// The read end of its standard output and error.
+    output: OwnedFd,
+    /// What it writes if it can go on.
+    confirmation: String,
+    pub(super) until: Instant,
+}
+
+impl ImageCheck {
+    /// Has the program check an image.
+    pub(super) fn start(program: BorrowedFd<'_>, image_bytes: &[u8]) -> Result<ImageCheck, String> {
+        let prepared = || {
+            let image = stream::sealed(c"windlass-shim", image_bytes)?;
+            windlass_sys::Result::Ok((image, captured()?, null()?))
+        };
+        let (image, (output, output_end), null) = prepared().map_err(|failed| failed.to_string())?;
+        let confirmation = confirmation(image_bytes);
+        let arguments: [CString; 3] = [c"windlass-shim".into(), call::text(CHECK.as_ref()), c"3".into()];
+        let child = Spawn {
+            path: &call::text(stream::path_of(program).as_os_str()),
+            arguments: &arguments,
+            environment: Environment::Given(&call::environment().collect::<Vec<_>>()),
+            stdio: [null.as_fd(), output_end.as_fd(), output_end.as_fd()],
+            preserve: &[],
+            extra: &[image.as_fd()],
+            directory: None,
+            oom_score_adj: None,
+            die_with_parent: true,
+            session: false,
+            listen_pid: false,
+        };
+        let child = spawn::start(&child).map_err(|failed| format!("it cannot be executed: {}", failed.errno.desc()))?;
+        Ok(ImageCheck { child, output, confirmation, until: clock::now() + LONGEST })
+    }
+
+    /// What it has found. `None`: it has not ended.
+    pub(super) fn result(&self) -> Option<Result<(), String>> {
+        let exit = match self.child.try_wait() {
+            Ok(None) => return None,
+            Ok(Some(exit)) => exit,
+            Err(failed) => return Some(Err(failed.to_string())),
+        };
+        let mut text = Vec::new();
+        collect(self.output.as_fd(), &mut text);
+        let text = String::from_utf8_lossy(&text[..text.len().min(1000)]).trim().to_owned();
+        Some(match exit {
+            Exit::Code(0) if text == self.confirmation => Ok(()),
+            Exit::Code(0) => Err("it is no shim that could read the state".into()),
+            exit if text.is_empty() => Err(format!("it ends with {exit} when it is to read the state")),
+            _ => Err(text),
+        })
+    }
+}
