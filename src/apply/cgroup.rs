@@ -115,7 +115,7 @@ impl CgroupPlacement {
 
     /// The directories of version 1 that are the container's.
     pub(super) fn v1(&self) -> Vec<String> {
-        let mut places = self.v1.as_ref().map_or(Vec::new(), |share| share.paths().to_vec());
+        let mut places = self.v1.as_ref().map_or(Vec::new(), |limits| limits.paths().to_vec());
         if let Some(place) = self.devices.as_ref().map(v1::Devices::full_path)
             && !places.contains(&place)
         {
@@ -139,8 +139,8 @@ impl CgroupPlacement {
         store: &Store,
         record: impl FnOnce() -> Result<()>,
     ) -> Result<NewCgroup> {
-        if let Some(share) = &self.v1 {
-            share.refuse_in_use()?;
+        if let Some(limits) = &self.v1 {
+            limits.refuse_in_use()?;
         }
         if let Some(devices) = &self.devices {
             devices.refuse_in_use()?;
@@ -182,8 +182,8 @@ impl CgroupPlacement {
             made.v1_places = self.v1();
             made.v1_places.retain(|place| !exists(place));
             let mut all = v1::Cgroups::default();
-            if let Some(share) = &self.v1 {
-                all.add(share.make()?);
+            if let Some(limits) = &self.v1 {
+                all.add(limits.make()?);
             }
             if let Some(devices) = &self.devices {
                 all.add(devices.make()?);

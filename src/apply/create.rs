@@ -173,9 +173,11 @@ impl<'a> NewContainer<'a> {
         state.resctrl = resources.as_ref().map(resctrl::Group::path);
         poststop.owe(&state);
         let owner = owner_of_cgroup(request.spec, &plan.topology);
-        let post = request.spec.hooks.as_ref().is_some_and(|h| !h.poststart.is_empty() || !h.poststop.is_empty());
+        let has_post_hooks =
+            request.spec.hooks.as_ref().is_some_and(|h| !h.poststart.is_empty() || !h.poststop.is_empty());
         let config = std::mem::take(&mut request.config);
-        let cgroup = request.place.make(plan, owner, request.store, || reservation.record(&state, &config, post))?;
+        let cgroup =
+            request.place.make(plan, owner, request.store, || reservation.record(&state, &config, has_post_hooks))?;
         // It may be large, and init gets a copy of all memory that is in use at the clone.
         drop(config);
         if !is_passed_on(plan, request.spec) {
@@ -216,8 +218,8 @@ impl<'a> NewContainer<'a> {
     }
 
     /// The same where the host does not listen: what the container reports is read and dropped.
-    pub fn listen_for_nobody(&self) -> Result<Option<Notify>> {
-        Notify::listen_for_nobody(self.root(), &self.state.id)
+    pub fn listen_without_host(&self) -> Result<Option<Notify>> {
+        Notify::listen_without_host(self.root(), &self.state.id)
     }
 
     /// In init: what its steps work with. Every other descriptor but `more` is closed. One of them holds the runtime's

@@ -86,7 +86,7 @@ pub fn exec<'a>(request: ExecRequest<'a>, proof: &SingleThreaded) -> Result<Laun
     });
     launch.and_then(|mut launch| launch.converse().map(|()| launch)).map_err(|error| {
         if ends_meanwhile(container, &error) {
-            error.before("cannot exec in a stopped container").kind_is(Kind::WrongStatus)
+            error.prefixed("cannot exec in a stopped container").with_kind(Kind::WrongStatus)
         } else {
             error
         }
@@ -200,7 +200,7 @@ impl Handler for NewProcess<'_> {
             cgroup.join(child.pid)?;
         }
         self.late_v1.join(child.pid)?;
-        if let Some(limit) = &self.request.plan.processes {
+        if let Some(limit) = &self.request.plan.process_limit {
             sched::set_limit_of(child.pid, RLIMIT_NPROC, limit.soft, limit.hard)
                 .with_context(|| "error setting rlimit type RLIMIT_NPROC")
                 .map_err(|error| error.origin(limit.origin.clone()))?;
@@ -329,8 +329,8 @@ fn enter<'a>(plan: &ExecPlan, procs: &Procs, placed: Placed, outside: Outside<'a
     let namespaces = plan.joined_first();
     let process = &plan.process;
     let uses_proc = process.terminal || !process.apparmor_profile.is_empty() || !process.selinux_label.is_empty();
-    let born_first = plan.steps.first().is_some_and(|step| matches!(step.action, Action::Fork { .. }));
-    if uses_proc && !born_first {
+    let forks_first = plan.steps.first().is_some_and(|step| matches!(step.action, Action::Fork { .. }));
+    if uses_proc && !forks_first {
         if namespaces.contains(Namespaces::USER) {
             // The process stays in the runtime's PID namespace, of which it may not mount a procfs.
             cx.procfs.hold_callers().with_context(|| "cannot use the procfs of the caller")?;

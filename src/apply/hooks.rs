@@ -98,8 +98,8 @@ fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> st
     drop(command);
     let seconds = hook.timeout.and_then(|seconds| u64::try_from(seconds).ok());
     let deadline = seconds.map_or(Deadline::NEVER, |seconds| Deadline::after(Duration::from_secs(seconds)));
-    let mut said = OutputTail::of(output);
-    let exit = match attend(&mut child, state.to_string().as_bytes(), &mut said, deadline) {
+    let mut output = OutputTail::of(output);
+    let exit = match attend(&mut child, state.to_string().as_bytes(), &mut output, deadline) {
         Ok(Some(exit)) => exit,
         ended => {
             let _ = child.kill();
@@ -117,8 +117,8 @@ fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> st
         (None, Some(signal)) => format!("{}: {}", process::Exit::Signal(signal), signals::meaning(signal)),
         (None, None) => "no exit status".into(),
     };
-    let said = said.text();
-    Err(if said.is_empty() { how } else { format!("{how}, output: {said}") })
+    let output = output.text();
+    Err(if output.is_empty() { how } else { format!("{how}, output: {output}") })
 }
 
 /// How often the hook is polled if there is no pidfd, because the kernel or a seccomp filter refuses one.
@@ -130,7 +130,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 fn attend(
     child: &mut std::process::Child,
     mut state: &[u8],
-    said: &mut OutputTail,
+    output: &mut OutputTail,
     deadline: Deadline,
 ) -> std::result::Result<Option<std::process::ExitStatus>, String> {
     let text = |failed: windlass_sys::SyscallError| failed.to_string();
@@ -142,14 +142,14 @@ fn attend(
     loop {
         let mut fds = Vec::with_capacity(3);
         fds.extend(pidfd.as_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
-        fds.extend(said.fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        fds.extend(output.fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         fds.extend(stdin.as_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLOUT)));
         let until = match &pidfd {
             Some(_) => deadline,
             None => Deadline::after(deadline.left().map_or(LOOK_INTERVAL, |left| left.min(LOOK_INTERVAL))),
         };
         let ready = poll::poll(&mut fds, until).map_err(text)?;
-        said.take();
+        output.take();
         if let Some(fd) = &stdin {
             match stream::write(fd.as_fd(), state) {
                 Ok(Moved::Bytes(n)) if n < state.len() => state = &state[n..],
@@ -159,7 +159,7 @@ fn attend(
             }
         }
         if let Some(exit) = child.try_wait().map_err(|error| error.to_string())? {
-            said.take();
+            output.take();
             return Ok(Some(exit));
         }
         if !ready && deadline.has_passed() {

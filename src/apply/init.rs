@@ -75,7 +75,7 @@ fn each(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, cx: &m
         apply(&step.action, cx).map_err(|error| {
             let error = match &step.action {
                 // Engines match these words of runc.
-                Action::Mount(mount) => error.before(format!(
+                Action::Mount(mount) => error.prefixed(format!(
                     "error during container init: error mounting to rootfs at {:?}",
                     mount.destination.to_string()
                 )),

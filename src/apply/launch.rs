@@ -70,8 +70,8 @@ const PROC: &str = "mount a procfs where the runtime runs: mount -t proc proc /p
 pub struct Launch<H: Handler> {
     // In the order in which it is undone.
     process: Process,
-    /// The intermediate process, which may still watch over it.
-    intermediate: Process,
+    /// The process that made this one: the intermediate process, or CRIU. It may still watch over it.
+    predecessor: Process,
     handler: H,
     sync: RuntimeSync,
     progress: Progress,
@@ -95,7 +95,7 @@ impl<H: Handler> Launch<H> {
         let pidfd = intermediate.then(|| fd::duplicate(process.child().pidfd.as_fd())).transpose();
         let sync =
             RuntimeSync::new(ours).with_intermediate(pidfd.with_context(|| "cannot watch the intermediate process")?);
-        let mut launch = Launch { process, intermediate: Process(None), handler, sync, progress, timer };
+        let mut launch = Launch { process, predecessor: Process(None), handler, sync, progress, timer };
         launch.timer.done("clone init");
         if !intermediate {
             launch.spawned()?;
@@ -120,13 +120,13 @@ impl<H: Handler> Launch<H> {
     /// Answers the process until all is prepared and it waits for its start barrier.
     pub fn converse(&mut self) -> Result<()> {
         loop {
-            let message = self.sync.receive()?;
-            if !matches!(message, Message::Failed(_) | Message::Log(_) | Message::End) {
+            let message = next(&mut self.sync, failed)?;
+            if !matches!(message, Message::End) {
                 self.timer.done("wait for init");
             }
             match message {
                 // The process itself must not be moved anywhere any more: the container may trace it.
-                Message::Place if self.intermediate.0.is_some() => {
+                Message::Place if self.predecessor.0.is_some() => {
                     return Err(not_credible("asks for its cgroup once more"));
                 }
                 Message::Place => {
@@ -140,41 +140,37 @@ impl<H: Handler> Launch<H> {
                     if !child.is_ours() {
                         return Err(not_credible("names a process that it has not made"));
                     }
-                    self.intermediate = Process(Some(self.process.replace(child)));
+                    self.predecessor = Process(Some(self.process.replace(child)));
                     self.spawned()?;
                 }
-                Message::Ask(question) => {
-                    let fds = self.handler.answer(question, self.process.child())?;
-                    self.timer.done(question.what());
-                    self.sync.answer(&fds)?;
-                }
+                Message::Ask(question) => self.answer(question)?,
                 Message::Ready => {
                     self.handler.ready(self.process.child())?;
                     self.timer.done("record it");
                     return Ok(());
                 }
-                Message::Failed(error) => return Err(failed(error)),
-                Message::Log(line) => ::log::debug!("{line}"),
+                // `next` returns neither.
+                Message::Failed(_) | Message::Log(_) => {}
                 Message::End => return Err(self.death()),
             }
         }
     }
 
+    fn answer(&mut self, question: Question) -> Result<()> {
+        let fds = self.handler.answer(question, self.process.child())?;
+        self.timer.done(question.what());
+        self.sync.answer(&fds)
+    }
+
     /// Answers the process until it has executed a program that is not the container's.
     pub(super) fn until_executed(&mut self) -> Result<()> {
         loop {
-            match self.sync.receive()? {
-                Message::Ask(question) => {
-                    let fds = self.handler.answer(question, self.process.child())?;
-                    self.timer.done(question.what());
-                    self.sync.answer(&fds)?;
-                }
+            match next(&mut self.sync, |error| error)? {
+                Message::Ask(question) => self.answer(question)?,
                 Message::End => {
                     self.timer.done("have it executed");
                     return Ok(());
                 }
-                Message::Log(line) => ::log::debug!("{line}"),
-                Message::Failed(error) => return Err(error),
                 other => return Err(not_credible(&format!("says {other:?}"))),
             }
         }
@@ -182,7 +178,7 @@ impl<H: Handler> Launch<H> {
 
     /// The process has made another one, which is the container's, and ends by itself.
     pub(super) fn adopt(&mut self, child: Child) -> Result<()> {
-        self.intermediate = Process(Some(self.process.replace(child)));
+        self.predecessor = Process(Some(self.process.replace(child)));
         self.handler.adopted(self.process.child())
     }
 
@@ -191,20 +187,20 @@ impl<H: Handler> Launch<H> {
         self.process.child()
     }
 
-    /// Leaves the process that was there first to another one that takes care of it.
-    pub(super) fn leave_first(&mut self) {
-        drop(self.intermediate.0.take());
+    /// Leaves the process that made this one to another one that takes care of it.
+    pub(super) fn release_predecessor(&mut self) {
+        drop(self.predecessor.0.take());
     }
 
-    /// The process, and the one that was there first.
-    pub(super) fn both(&self) -> (&Child, &Child) {
+    /// The process, and the one that made it; the process itself twice if the runtime made it.
+    pub(super) fn child_and_predecessor(&self) -> (&Child, &Child) {
         let child = self.process.child();
-        (child, self.intermediate.0.as_ref().unwrap_or(child))
+        (child, self.predecessor.0.as_ref().unwrap_or(child))
     }
 
-    /// The number of the process that was there first.
-    pub(super) fn first(&self) -> i32 {
-        self.intermediate.0.as_ref().map_or(self.process.child().pid, |first| first.pid)
+    /// The process id of the one that made the process, or of the process itself if the runtime made it.
+    pub(super) fn predecessor_pid(&self) -> i32 {
+        self.child_and_predecessor().1.pid
     }
 
     /// Reports the process that was adopted.
@@ -212,17 +208,15 @@ impl<H: Handler> Launch<H> {
         self.handler.ready(self.process.child())
     }
 
-    /// Waits this long for the process that was there first, and then ends it. Until then it may hold the other one.
-    pub(super) fn end_first(&mut self, patience: std::time::Duration) {
-        let first = match &self.intermediate.0 {
-            Some(first) => first,
-            None => self.process.child(),
-        };
-        if !poll::readable(first.pidfd.as_fd(), Deadline::after(patience)).unwrap_or(false) {
-            first.kill();
+    /// Waits this long for the end of the process that made this one, and then kills it. Until then it may hold
+    /// this one.
+    pub(super) fn end_predecessor(&mut self, timeout: std::time::Duration) {
+        let (_, predecessor) = self.child_and_predecessor();
+        if !poll::readable(predecessor.pidfd.as_fd(), Deadline::after(timeout)).unwrap_or(false) {
+            predecessor.kill();
         }
-        if let Some(first) = self.intermediate.0.take() {
-            let _ = first.wait();
+        if let Some(predecessor) = self.predecessor.0.take() {
+            let _ = predecessor.wait();
         }
     }
 
@@ -231,7 +225,7 @@ impl<H: Handler> Launch<H> {
         &self.handler
     }
 
-    /// The same, to be changed.
+    /// What was made for the process, to be changed.
     pub(super) fn handler_mut(&mut self) -> &mut H {
         &mut self.handler
     }
@@ -244,31 +238,24 @@ impl<H: Handler> Launch<H> {
     /// Opens the start barrier, and waits until the program is executed.
     pub fn execute(&mut self) -> Result<()> {
         self.release()?;
-        loop {
-            match self.sync.receive()? {
-                // Its end of the pair closes with the execution, or with its death.
-                Message::End if ended_unexecuted(self.process.child().pid) => return Err(self.death()),
-                Message::End => {
-                    self.timer.done("have the program executed");
-                    return Ok(());
-                }
-                Message::Log(line) => ::log::debug!("{line}"),
-                Message::Failed(error) => return Err(failed(error)),
-                other => {
-                    let msg = format!("the process said {other:?} after it was ready");
-                    return Err(Error::new(Kind::Protocol, msg));
-                }
+        match next(&mut self.sync, failed)? {
+            // Its end of the pair closes with the execution, or with its death.
+            Message::End if ended_unexecuted(self.process.child().pid) => Err(self.death()),
+            Message::End => {
+                self.timer.done("have the program executed");
+                Ok(())
             }
+            other => Err(Error::new(Kind::Protocol, format!("the process said {other:?} after it was ready"))),
         }
     }
 
     /// Keeps the process and what was made for it. If that fails, everything is undone.
     pub fn commit(self) -> Result<(Child, H::Kept)> {
-        let Launch { process, mut intermediate, handler, .. } = self;
+        let Launch { process, mut predecessor, handler, .. } = self;
         let kept = handler.keep(process.child())?;
         // The intermediate process ends by itself now. It is waited for, so that nobody finds it in the cgroup
         // afterwards. In a frozen cgroup it cannot run, and is not waited for any longer.
-        if let Some(process) = intermediate.0.take()
+        if let Some(process) = predecessor.0.take()
             && poll::readable(process.pidfd.as_fd(), Deadline::after(INTERMEDIATE_EXIT)).unwrap_or(false)
         {
             let _ = process.try_wait();
@@ -305,8 +292,20 @@ fn not_credible(what: &str) -> Error {
     Error::new(Kind::Protocol, format!("the process {what}: the container may have changed it"))
 }
 
+/// The next message that is not a line for the log. A failure that the process reports is an error, which `failed`
+/// completes.
+fn next(sync: &mut RuntimeSync, failed: fn(Error) -> Error) -> Result<Message> {
+    loop {
+        match sync.receive()? {
+            Message::Log(line) => ::log::debug!("{line}"),
+            Message::Failed(error) => return Err(failed(error)),
+            message => return Ok(message),
+        }
+    }
+}
+
 fn failed(error: Error) -> Error {
-    error.before("unable to start container process")
+    error.prefixed("unable to start container process")
 }
 
 /// Kills and reaps the process, unless it was taken out.

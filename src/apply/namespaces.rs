@@ -15,7 +15,7 @@ use windlass_sys::fd;
 use windlass_sys::mount_view::MountView;
 use windlass_sys::process;
 
-use super::sources::{THEIRS, hold_view};
+use super::sources::{CONTAINERS_NAMESPACE, hold_view};
 
 /// Writes the id maps of init's new user namespace, as it was planned.
 pub fn map_ids(pid: i32, topology: &Topology) -> Result<()> {
@@ -43,8 +43,8 @@ fn helper(program: &str, grants: &str, pid: i32, mappings: &[IdMapping], pointer
     let error = match output {
         Ok(output) if output.status.success() => return Ok(()),
         Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Error::new(Kind::PermissionDenied, format!("{program} did not map the ids: {said}"))
+            let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Error::new(Kind::PermissionDenied, format!("{program} did not map the ids: {stderr}"))
                 .hint(format!("{grants} says which ids are whose, as in \"USER:100000:65536\"; see `windlass doctor`"))
         }
         Err(error) => Err::<(), _>(error)
@@ -162,7 +162,7 @@ impl JoinedNamespaces {
 impl Drop for JoinedNamespaces {
     fn drop(&mut self) {
         if let Some(view) = self.mounts.take() {
-            view.restore(THEIRS);
+            view.restore(CONTAINERS_NAMESPACE);
         }
         for (own, kind) in self.others.drain(..).rev() {
             if let Err(failed) = process::setns(own.as_fd(), kind) {

@@ -142,8 +142,8 @@ impl Notify {
         Notify::listen_and(root, id, connect)
     }
 
-    /// The same where the host does not listen: nothing is forwarded.
-    pub fn listen_for_nobody(root: BorrowedFd<'_>, id: &str) -> Result<Option<Notify>> {
+    /// Listens where the service manager of the host does not: nothing is forwarded.
+    pub fn listen_without_host(root: BorrowedFd<'_>, id: &str) -> Result<Option<Notify>> {
         Notify::listen_and(root, id, || Ok(None))
     }
 

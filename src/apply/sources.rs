@@ -49,7 +49,7 @@ pub struct Sources<'a> {
     /// Whether the current directory is the bundle's.
     in_bundle: bool,
     user_namespace: bool,
-    asks: bool,
+    init_asks: bool,
 }
 
 impl<'a> Sources<'a> {
@@ -64,7 +64,7 @@ impl<'a> Sources<'a> {
             // setns(2) into a mount namespace changes the current directory to its root.
             in_bundle: !plan.topology.joins(Namespaces::MOUNT),
             user_namespace: plan.topology.user_namespace(),
-            asks: plan.asks,
+            init_asks: plan.init_asks_for_sources,
         }
     }
 
@@ -78,13 +78,13 @@ impl<'a> Sources<'a> {
             root: PathBuf::new(),
             in_bundle: true,
             user_namespace: false,
-            asks: false,
+            init_asks: false,
         }
     }
 
     /// For a process with the runtime's own credentials: it never asks the runtime.
     pub fn with_own_credentials(&mut self) {
-        self.asks = false;
+        self.init_asks = false;
     }
 
     /// The descriptors that later steps need.
@@ -121,15 +121,15 @@ impl<'a> Sources<'a> {
             Slot::Early(copy) => mount::clone_tree(copy.as_fd(), "", source.recursive).unwrap_or(copy),
             Slot::Held(copy) => copy,
             // Only the host's root may map the ids of a mount.
-            Slot::Waiting if self.asks && source.idmap.is_some() => self.ask(id, sync)?,
+            Slot::Waiting if self.init_asks && source.idmap.is_some() => self.ask(id, sync)?,
             Slot::Waiting => match mount::clone_tree(fd::CWD, self.path(&source.path), source.recursive) {
-                Err(failed) if failed.errno == Errno::EACCES && self.asks => self.ask(id, sync)?,
-                other if self.asks && device::is_missing(source, &other) => self.ask(id, sync)?,
+                Err(failed) if failed.errno == Errno::EACCES && self.init_asks => self.ask(id, sync)?,
+                other if self.init_asks && device::is_missing(source, &other) => self.ask(id, sync)?,
                 other => self.judge(other, source)?,
             },
         };
         set_attributes(source, copy.as_fd())?;
-        if let Some(idmap) = source.idmap.as_ref().filter(|_| !self.asks) {
+        if let Some(idmap) = source.idmap.as_ref().filter(|_| !self.init_asks) {
             map(source, idmap, copy.as_fd(), self.idmaps.of(id)?)?;
         }
         Ok(copy)
@@ -167,7 +167,7 @@ impl<'a> Sources<'a> {
     /// Attaches the root filesystem over its own place, so that it is a mount of our namespace.
     pub fn attach_root(&self, root: BorrowedFd<'_>, path: &str, sync: &InitSync) -> Result<()> {
         let attached = match mount::attach_over(root, self.path(path)) {
-            Err(failed) if failed.errno == Errno::EACCES && self.asks => {
+            Err(failed) if failed.errno == Errno::EACCES && self.init_asks => {
                 mount::attach(root, sync.root_directory()?.as_fd())
             }
             other => other,
@@ -321,7 +321,7 @@ pub(super) fn hold_view() -> Result<MountView> {
 }
 
 /// Whose mount namespace the runtime is in meanwhile, for [`MountView::restore`].
-pub(super) const THEIRS: &str = "the container's";
+pub(super) const CONTAINERS_NAMESPACE: &str = "the container's";
 
 /// While this exists, the runtime is in init's mount namespace, with init's root directory.
 struct Visit(MountView);
@@ -339,7 +339,7 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        self.0.restore(THEIRS);
+        self.0.restore(CONTAINERS_NAMESPACE);
     }
 }
 

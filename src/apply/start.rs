@@ -82,7 +82,7 @@ fn open_barrier(container: &Container) -> Result<()> {
             )),
             _ => Ok(()),
         },
-        Message::Failed(error) => Err(error.before("unable to start container process")),
+        Message::Failed(error) => Err(error.prefixed("unable to start container process")),
         _ => Err(Error::new(Kind::Protocol, "init answered start with something else")),
     }
 }

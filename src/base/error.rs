@@ -262,14 +262,14 @@ impl Error {
     }
 
     /// Changes what a caller may branch on.
-    pub fn kind_is(mut self, kind: Kind) -> Error {
+    pub fn with_kind(mut self, kind: Kind) -> Error {
         self.0.kind = kind;
         self
     }
 
     /// Puts a text before the message.
-    pub fn before(mut self, words: impl fmt::Display) -> Error {
-        self.0.message = format!("{words}: {}", self.0.message);
+    pub fn prefixed(mut self, prefix: impl fmt::Display) -> Error {
+        self.0.message = format!("{prefix}: {}", self.0.message);
         self
     }
 

@@ -585,8 +585,10 @@ mod tests {
             let kind = row.kind.unwrap_or(Kind::Kernel);
             let errno = row.errno.unwrap_or(Errno::EIO);
             let origin = if pointer.starts_with("--") { Origin::Flag(pointer.into()) } else { Origin::config(pointer) };
-            let error =
-                SyscallError { call: format!("{call}()").into(), errno }.context(row.says).kind_is(kind).origin(origin);
+            let error = SyscallError { call: format!("{call}()").into(), errno }
+                .context(row.says)
+                .with_kind(kind)
+                .origin(origin);
             let first = ROWS.iter().position(|row| matches(row, &error));
             assert_eq!(first, Some(index), "hidden by an earlier row: {}", row.hint);
         }

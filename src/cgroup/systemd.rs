@@ -77,7 +77,9 @@ impl Systemd {
         }
         let whose = if user { "the user's systemd" } else { "systemd" };
         let error = match last {
-            Some((path, failed)) => failed.context(format!("cannot reach {whose} at {path:?}")).kind_is(Kind::Systemd),
+            Some((path, failed)) => {
+                failed.context(format!("cannot reach {whose} at {path:?}")).with_kind(Kind::Systemd)
+            }
             None => Error::new(Kind::Systemd, format!("cannot reach {whose}: it is not known where it listens")),
         };
         Err(error.origin(Origin::Flag("--systemd-cgroup".into())).hint(if user {
@@ -287,7 +289,7 @@ fn returned(reply: Reply, what: &str) -> Result<Vec<Value>> {
 fn lost(failed: windlass_sys::SyscallError, user: bool) -> Error {
     let whose = if user { "the user's systemd" } else { "systemd" };
     let timed_out = failed.errno == nix::errno::Errno::ETIMEDOUT;
-    let error = failed.context(format!("{whose} does not answer")).kind_is(Kind::Systemd);
+    let error = failed.context(format!("{whose} does not answer")).with_kind(Kind::Systemd);
     match timed_out {
         true => error.hint(format!(
             "nothing came for {} s: `systemctl list-jobs` shows what it is busy with",

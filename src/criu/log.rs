@@ -10,12 +10,12 @@ pub struct Cause {
     /// The line of the log, from 1 on.
     pub line: usize,
     /// What it means and what to do about it, if that is known.
-    pub known: Option<&'static Known>,
+    pub known: Option<&'static Explanation>,
 }
 
 /// A message of CRIU that we can explain.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct Explanation {
     /// A part of the message.
     part: &'static str,
     /// What it means.
@@ -24,12 +24,12 @@ pub struct Known {
     pub hint: &'static str,
 }
 
-const fn known(part: &'static str, means: &'static str, hint: &'static str) -> Known {
-    Known { part, means, hint }
+const fn known(part: &'static str, means: &'static str, hint: &'static str) -> Explanation {
+    Explanation { part, means, hint }
 }
 
 /// The messages that we can explain. The first that fits counts.
-const KNOWN: &[Known] = &[
+const KNOWN: &[Explanation] = &[
     known(
         "consider using --tcp-established",
         "a process has an open TCP connection",

@@ -23,7 +23,7 @@ pub struct Plan {
     pub sources: Vec<Source>,
     /// Whether init asks the runtime for sources that its user cannot reach. It does in a user namespace,
     /// if the runtime has CAP_SYS_ADMIN over the host's mounts.
-    pub asks: bool,
+    pub init_asks_for_sources: bool,
     /// Path of the root filesystem, from the bundle.
     pub root: String,
     /// The scope that is the container's cgroup, if systemd makes it.
@@ -85,7 +85,7 @@ pub fn create(id: &str, spec: &Spec, options: &Options) -> Result<Plan> {
     process::process(inputs, &mut builder);
 
     let unit = options.systemd.and_then(|systemd| unit::unit(id, spec, &limits, systemd, &mut builder.faults));
-    let asks = powers(&topology, &options.host, &mut builder);
+    let init_asks_for_sources = check_rootless(&topology, &options.host, &mut builder);
     let rootless = options.host.rootless();
     if rootless {
         limits.devices = None;
@@ -100,7 +100,7 @@ pub fn create(id: &str, spec: &Spec, options: &Options) -> Result<Plan> {
         id,
         topology,
         sources: builder.sources,
-        asks,
+        init_asks_for_sources,
         root: spec.root.as_ref().map_or_else(String::new, |root| root.path.clone()),
         unit,
         rootless,
@@ -113,9 +113,8 @@ pub fn create(id: &str, spec: &Spec, options: &Options) -> Result<Plan> {
     })
 }
 
-/// What an ordinary user cannot do, and whether the runtime can do more with the host's mounts than
-/// init.
-fn powers(topology: &Topology, host: &Host, builder: &mut PlanBuilder) -> bool {
+/// Refuses what an ordinary user cannot do. Returns whether the runtime can do more with the host's mounts than init.
+fn check_rootless(topology: &Topology, host: &Host, builder: &mut PlanBuilder) -> bool {
     if host.administers() {
         return topology.user_namespace();
     }

@@ -55,7 +55,7 @@ pub struct ExecPlan {
     /// Namespaces to join.
     pub namespaces: Namespaces,
     /// RLIMIT_NPROC, which the runtime sets from outside, because the intermediate process would count as well.
-    pub processes: Option<Processes>,
+    pub process_limit: Option<ProcessLimit>,
     /// The host's id of the user that the process will be, see [`crate::Topology::host_uid`].
     pub host_uid: Option<u32>,
     /// CPU affinity of the runtime while it works (`execCPUAffinity.initial`).
@@ -68,7 +68,7 @@ pub struct ExecPlan {
 
 /// RLIMIT_NPROC, and what asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Processes {
+pub struct ProcessLimit {
     /// The soft limit.
     pub soft: u64,
     /// The hard limit.
@@ -126,16 +126,16 @@ pub fn exec(id: &str, spec: &Spec, request: &Request, process: Option<&[u8]>, op
     Credentials { process: &process, linux, topology: &topology, host, pointer, start_hooks: false }.plan(&mut builder);
     name_flags(&mut builder.steps, request, whole);
     let namespaces = topology.all();
-    let mut processes = None;
+    let mut process_limit = None;
     if namespaces.contains(Namespaces::PID) {
         let of_one_process = builder.steps.iter().any(|step| of_one_process(&step.action));
-        processes = birth(&mut builder.steps, namespaces.contains(Namespaces::USER) || of_one_process);
+        process_limit = place_fork(&mut builder.steps, namespaces.contains(Namespaces::USER) || of_one_process);
     }
     let host_uid = topology.host_uid(process.user.uid);
     builder.build(|builder| ExecPlan {
         process,
         namespaces,
-        processes,
+        process_limit,
         host_uid,
         initial_affinity,
         steps: builder.steps,
@@ -184,28 +184,28 @@ fn name_flags(steps: &mut [Step], request: &Request, whole: bool) {
     }
 }
 
-/// Puts the birth in the container's PID namespace among the steps.
+/// Puts the fork in the container's PID namespace among the steps.
 ///
-/// From its birth on, the container's processes see the new process, and /proc shows them its mounts and its
+/// From its fork on, the container's processes see the new process, and /proc shows them its mounts and its
 /// network. So it must have nothing of the host by then: an intermediate process joins the namespaces.
 ///
 /// If the container has its own user namespace, no process in it has CAP_SYS_PTRACE over the new one, which is
 /// not dumpable either: it is cloned at once (`early`). An init that is not dumpable can be joined only from outside
 /// its user namespace, so all namespaces are joined by one call. Otherwise a process of the container may have that
 /// capability, and could use the new process's powers as long as they are the host's. So the other namespaces are
-/// joined first, and the identity is taken before the birth. RLIMIT_NPROC would then count both processes, so the
+/// joined first, and the identity is taken before the fork. RLIMIT_NPROC would then count both processes, so the
 /// runtime sets it.
-fn birth(steps: &mut Vec<Step>, early: bool) -> Option<Processes> {
+fn place_fork(steps: &mut Vec<Step>, early: bool) -> Option<ProcessLimit> {
     let step =
         |action| Step { origin: Origin::Default("processes of the container are in its PID namespace".into()), action };
     if early {
         steps.insert(0, step(Action::Fork { terminal: false }));
         return None;
     }
-    let mut processes = None;
+    let mut process_limit = None;
     steps.retain(|step| match &step.action {
         Action::Limit(RLIMIT_NPROC, _, soft, hard) => {
-            processes = Some(Processes { soft: *soft, hard: *hard, origin: step.origin.clone() });
+            process_limit = Some(ProcessLimit { soft: *soft, hard: *hard, origin: step.origin.clone() });
             false
         }
         _ => true,
@@ -221,20 +221,20 @@ fn birth(steps: &mut Vec<Step>, early: bool) -> Option<Processes> {
         steps.insert(index, step(Action::JoinPid));
     }
     if let Some(index) = at(steps, |action| matches!(action, Action::FindExecutable)) {
-        let filter = filter_before_birth(&mut steps.split_off(index + 1), steps);
+        let filter = filter_before_fork(&mut steps.split_off(index + 1), steps);
         steps.push(step(Action::Fork { terminal }));
         steps.extend(filter);
     }
-    processes
+    process_limit
 }
 
 /// Moves the filter and the dropping of capabilities after it from the `rest` of the steps to those before the
-/// birth; returns what is left. A filter is moved only if its installation needs a capability, which nobody
-/// shall find in the new process, and only if the filter lets the birth happen.
-fn filter_before_birth(rest: &mut Vec<Step>, before: &mut Vec<Step>) -> Vec<Step> {
+/// fork; returns what is left. A filter is moved only if its installation needs a capability, which nobody
+/// shall find in the new process, and only if the filter allows the fork.
+fn filter_before_fork(rest: &mut Vec<Step>, before: &mut Vec<Step>) -> Vec<Step> {
     let gives_up = |steps: &[Step]| steps.iter().any(|step| matches!(step.action, Action::Capabilities(_)));
     let harmless = |step: &Step| match &step.action {
-        Action::Seccomp(seccomp) => !seccomp.filter.needs_listener && lets_be_born(&seccomp.filter),
+        Action::Seccomp(seccomp) => !seccomp.filter.needs_listener && allows_fork(&seccomp.filter),
         _ => false,
     };
     if gives_up(rest) && rest.iter().any(harmless) {
@@ -246,7 +246,7 @@ fn filter_before_birth(rest: &mut Vec<Step>, before: &mut Vec<Step>) -> Vec<Step
 }
 
 /// The calls from the filter to the execution, with the arguments by which profiles tell them apart.
-fn lets_be_born(filter: &windlass_seccomp::Filter) -> bool {
+fn allows_fork(filter: &windlass_seccomp::Filter) -> bool {
     const CLONE_PARENT_AND_PIDFD: u64 = 0x9000;
     const PR_SET_PDEATHSIG: u64 = 1;
     const PR_SET_DUMPABLE: u64 = 4;

@@ -281,7 +281,7 @@ impl Plan {
 
     /// What the runtime does for init when it is cloned.
     fn service_lines(&self, runtime: &mut RuntimeLines) {
-        if self.asks && !self.sources.is_empty() {
+        if self.init_asks_for_sources && !self.sources.is_empty() {
             let user = self.init.iter().find(|step| matches!(step.action, Action::BecomeRoot(..)));
             let what = "copy for init, in its mount namespace, what its user may not reach";
             runtime.add(what, user.map(|step| step.origin.to_string()).unwrap_or_default());

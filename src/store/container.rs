@@ -131,9 +131,9 @@ impl Container {
         if let Some(pin) = self.exit_pin().filter(|_| self.pinned.get()) {
             pin.remove()?;
         }
-        let bulk = self.layout.bulk().map_or(0, |bulk| bulk.config.saturating_add(bulk.annotations));
+        let lengths = self.layout.lengths().map_or(0, |lengths| lengths.config.saturating_add(lengths.annotations));
         // Without it, this process frees the content as it ends.
-        if bulk >= LARGE
+        if lengths >= LARGE
             && let Ok(deferred) = DeferredClose::of(self.file.as_fd())
         {
             let _ = self.deferred.set(deferred);
@@ -274,18 +274,18 @@ impl Container {
 
     /// The text of that configuration.
     pub fn config_text(&self) -> Result<Vec<u8>> {
-        let length = self.layout.bulk().map_or(usize::MAX, |bulk| bulk.config);
+        let length = self.layout.lengths().map_or(usize::MAX, |lengths| lengths.config);
         fd::read_part(self.file.as_fd(), self.layout.config(), length)
             .with_context(|| "cannot read the container's configuration")
     }
 
     /// The annotations of its configuration.
     pub fn annotations(&self) -> Result<&BTreeMap<String, String>> {
-        let Some(bulk) = self.layout.bulk() else { return Ok(&self.state.annotations) };
+        let Some(lengths) = self.layout.lengths() else { return Ok(&self.state.annotations) };
         if let Some(annotations) = self.annotations.get() {
             return Ok(annotations);
         }
-        let text = match bulk.annotations {
+        let text = match lengths.annotations {
             0 => Vec::new(),
             length => fd::read_part(self.file.as_fd(), self.layout.annotations(), length)
                 .with_context(|| "cannot read the container's annotations")?,
@@ -299,7 +299,7 @@ impl Container {
         if let Some(hooks) = self.hooks.get() {
             return Ok(hooks);
         }
-        if self.layout.bulk().is_some_and(|bulk| !bulk.post) {
+        if self.layout.lengths().is_some_and(|lengths| !lengths.has_post_hooks) {
             return Ok(self.hooks.get_or_init(Hooks::default));
         }
         let text = self.config_text()?;

@@ -49,20 +49,20 @@ mod tests {
 
         #[test]
         fn any_lengths(config in any::<usize>(), annotations in any::<usize>()) {
-            let bulk = format!("{{\"config\":{config},\"annotations\":{annotations},\"post\":true}}\n");
+            let lengths = format!("{{\"config\":{config},\"annotations\":{annotations},\"post\":true}}\n");
             let mut text = file();
             let at = text.windows(9).position(|window| window == b"{\"config\"").expect("the fourth line");
-            text[at..at + bulk.len()].copy_from_slice(bulk.as_bytes());
+            text[at..at + lengths.len()].copy_from_slice(lengths.as_bytes());
             super::record(&text);
         }
     }
 
     #[test]
     fn lengths_at_the_end_of_the_numbers() {
-        let bulk = format!("{{\"config\":{},\"annotations\":1,\"post\":true}}\n", usize::MAX);
+        let lengths = format!("{{\"config\":{},\"annotations\":1,\"post\":true}}\n", usize::MAX);
         let mut text = file();
         let at = text.windows(9).position(|window| window == b"{\"config\"").expect("the fourth line");
-        text[at..at + bulk.len()].copy_from_slice(bulk.as_bytes());
+        text[at..at + lengths.len()].copy_from_slice(lengths.as_bytes());
         super::record(&text);
     }
 }

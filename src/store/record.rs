@@ -25,19 +25,20 @@ const INIT: usize = 64;
 /// Bytes of the third line, which fits two numbers of 32 bits, a boolean and a date.
 const EXIT: usize = 160;
 /// Bytes of the fourth line, which fits two numbers of 64 bits and a boolean.
-const BULK: usize = 96;
+const LENGTHS: usize = 96;
 /// Bytes of the second to the fourth line, which every command reads with the first.
-pub const FIXED: usize = INIT + EXIT + BULK;
+pub const FIXED: usize = INIT + EXIT + LENGTHS;
 
 /// The fourth line: about the parts after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bulk {
+pub struct Lengths {
     /// Bytes of the configuration.
     pub config: usize,
     /// Bytes of the annotations, as JSON; 0 where there are none.
     pub annotations: usize,
     /// Whether the configuration has poststart or poststop hooks.
-    pub post: bool,
+    #[serde(rename = "post")]
+    pub has_post_hooks: bool,
 }
 
 /// Where the parts of a file begin, in bytes.
@@ -45,7 +46,7 @@ pub struct Bulk {
 pub struct Layout {
     first: usize,
     /// `None` in version 1.
-    bulk: Option<Bulk>,
+    lengths: Option<Lengths>,
 }
 
 impl Layout {
@@ -60,19 +61,19 @@ impl Layout {
     }
 
     /// The fourth line; `None` in version 1.
-    pub fn bulk(self) -> Option<Bulk> {
-        self.bulk
+    pub fn lengths(self) -> Option<Lengths> {
+        self.lengths
     }
 
     /// Where the configuration begins.
     pub fn config(self) -> usize {
-        self.exit() + EXIT + if self.bulk.is_some() { BULK } else { 0 }
+        self.exit() + EXIT + if self.lengths.is_some() { LENGTHS } else { 0 }
     }
 
     /// Where the annotations begin, which go to the end.
     pub fn annotations(self) -> usize {
         // A damaged file may have any number.
-        self.config().saturating_add(self.bulk.map_or(0, |bulk| bulk.config))
+        self.config().saturating_add(self.lengths.map_or(0, |lengths| lengths.config))
     }
 }
 
@@ -89,8 +90,8 @@ pub struct Head {
     pub exit: Option<ExitRecord>,
 }
 
-/// A new file, without a process and an exit. `post`: see [`Bulk::post`].
-pub fn compose(state: &State, config: &[u8], post: bool) -> (Vec<u8>, Layout) {
+/// A new file, without a process and an exit. `has_post_hooks`: see [`Lengths`].
+pub fn compose(state: &State, config: &[u8], has_post_hooks: bool) -> (Vec<u8>, Layout) {
     let annotations = if state.annotations.is_empty() {
         Vec::new()
     } else {
@@ -98,12 +99,13 @@ pub fn compose(state: &State, config: &[u8], post: bool) -> (Vec<u8>, Layout) {
     };
     let config = without_annotations(config, annotations.len());
     let mut text = first_line(state);
-    let bulk = Bulk { config: config.iter().map(|part| part.len()).sum(), annotations: annotations.len(), post };
-    let layout = Layout { first: text.len(), bulk: Some(bulk) };
-    text.reserve(FIXED + bulk.config + bulk.annotations);
+    let lengths =
+        Lengths { config: config.iter().map(|part| part.len()).sum(), annotations: annotations.len(), has_post_hooks };
+    let layout = Layout { first: text.len(), lengths: Some(lengths) };
+    text.reserve(FIXED + lengths.config + lengths.annotations);
     text.extend_from_slice(&blank::<INIT>());
     text.extend_from_slice(&blank::<EXIT>());
-    text.extend_from_slice(&line::<BULK>(&bulk));
+    text.extend_from_slice(&line::<LENGTHS>(&lengths));
     config.iter().for_each(|part| text.extend_from_slice(part));
     text.extend_from_slice(&annotations);
     (text, layout)
@@ -186,16 +188,16 @@ pub fn write_exit(file: BorrowedFd<'_>, pid: i32, exit: &ExitRecord) -> windlass
 pub fn parse(text: &[u8]) -> Result<Option<Head>, Unreadable> {
     // A library would detect the processor's features first, which is a trap in a virtual machine.
     let Some(end) = text.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
-    let mut layout = Layout { first: end + 1, bulk: None };
+    let mut layout = Layout { first: end + 1, lengths: None };
     if text.len() < layout.config() {
         return Ok(None);
     }
     let state = parse_state(&text[..layout.init()])?;
     if state.version > 1 {
         let at = layout.config();
-        let Some(line) = text.get(at..at + BULK) else { return Ok(None) };
-        let bulk = serde_json::from_slice(line).map_err(|error| Unreadable::Damaged(error.to_string()))?;
-        layout.bulk = Some(bulk);
+        let Some(line) = text.get(at..at + LENGTHS) else { return Ok(None) };
+        let lengths = serde_json::from_slice(line).map_err(|error| Unreadable::Damaged(error.to_string()))?;
+        layout.lengths = Some(lengths);
     }
     let (init, exit) =
         (filled(&text[layout.init()..layout.exit()]), filled(&text[layout.exit()..layout.exit() + EXIT]));
@@ -345,7 +347,7 @@ mod tests {
         let head = parse(&text).expect("readable").expect("complete");
         assert_eq!(head.state.annotations["k"], "v");
         assert_eq!((head.init, head.exit), (Some(InitProcess { pid: 7, start_time: 8 }), None));
-        assert_eq!((head.layout.bulk(), &text[head.layout.config()..]), (None, &b"{}"[..]));
+        assert_eq!((head.layout.lengths(), &text[head.layout.config()..]), (None, &b"{}"[..]));
     }
 
     #[test]
@@ -359,7 +361,7 @@ mod tests {
         let head = parse(&text[..layout.config()]).expect("readable").expect("complete");
         assert!(head.layout.config() < 1024, "the lines are short");
         assert_eq!((head.layout, head.state.annotations.len()), (layout, 0));
-        assert!(layout.bulk().is_some_and(|bulk| bulk.post));
+        assert!(layout.lengths().is_some_and(|lengths| lengths.has_post_hooks));
     }
 
     #[test]

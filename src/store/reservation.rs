@@ -71,9 +71,9 @@ impl Reservation {
         files::start_socket(self.inode)
     }
 
-    /// Writes the state, before anything in it is made. `post`: the configuration has poststart or poststop hooks.
-    pub fn record(&self, state: &State, config: &[u8], post: bool) -> Result<()> {
-        let (text, layout) = record::compose(state, config, post);
+    /// Writes the state, before anything in it is made. `has_post_hooks`: the configuration has poststart or poststop hooks.
+    pub fn record(&self, state: &State, config: &[u8], has_post_hooks: bool) -> Result<()> {
+        let (text, layout) = record::compose(state, config, has_post_hooks);
         let copy = &text[..layout.init()];
         if fd::set_attribute(self.file(), COPY, copy).is_err() {
             fd::chmod(self.file(), 0o600 | MARK).with_context(|| "cannot mark the container's state")?;

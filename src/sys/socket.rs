@@ -220,10 +220,10 @@ pub fn bind_datagram_at(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
 }
 
 /// A datagram socket connected to `path`; a leading `@` means the abstract namespace, as for
-/// sd_notify(3). A receiver that does not read makes a send `EAGAIN` after `patience` seconds.
-pub fn connect_datagram(path: &str, patience: u32) -> Result<OwnedFd> {
+/// sd_notify(3). A receiver that does not read makes a send `EAGAIN` after `timeout_seconds` seconds.
+pub fn connect_datagram(path: &str, timeout_seconds: u32) -> Result<OwnedFd> {
     let socket = new(SockType::Datagram)?;
-    let timeout = nix::sys::time::TimeVal::new(patience.into(), 0);
+    let timeout = nix::sys::time::TimeVal::new(timeout_seconds.into(), 0);
     nix::sys::socket::setsockopt(&socket, sockopt::SendTimeout, &timeout)
         .called(|| "setsockopt(SO_SNDTIMEO)".into())?;
     match path.strip_prefix('@') {

@@ -91,7 +91,7 @@ impl Bundle {
         match root.into_iter().next() {
             // Without a root later steps fail too, with messages about something else.
             Some(root) if asked != root.pointer => {
-                Error::config(root.pointer, root.msg).kind_is(Kind::InvalidConfig).and_faults(others)
+                Error::config(root.pointer, root.msg).with_kind(Kind::InvalidConfig).and_faults(others)
             }
             _ => error.and_faults(others),
         }
@@ -113,7 +113,7 @@ fn read_config(bundle: &Path, config: Option<&Path>) -> Result<Vec<u8>> {
             .context(format!("JSON specification file {} not found", path.display()))
             .origin(Origin::Flag(asked.into()))
             .step(format!("runtime: read the bundle {bundle:?}"));
-        if missing { error.kind_is(Kind::NotFound) } else { error }
+        if missing { error.with_kind(Kind::NotFound) } else { error }
     })
 }
 

@@ -198,7 +198,7 @@ fn make<T>(
 
 pub(super) fn create(options: cli::Create, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<()> {
     let prefix = format!("{} create failed", session.global.name);
-    make_waiting(ProcessSource::Created, &options, session, proof).map_err(|error| error.before(&prefix))
+    make_waiting(ProcessSource::Created, &options, session, proof).map_err(|error| error.prefixed(&prefix))
 }
 
 /// Makes a container that waits for `start`.
@@ -246,7 +246,7 @@ pub(super) fn start(id: &str, session: &mut Session<'_>) -> Result<()> {
 
 pub(super) fn run(options: cli::Run, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<u8> {
     let prefix = format!("{} run failed", session.global.name);
-    run_from(ProcessSource::Run, &options, session, proof).map_err(|error| error.before(&prefix))
+    run_from(ProcessSource::Run, &options, session, proof).map_err(|error| error.prefixed(&prefix))
 }
 
 pub(super) fn restore(options: &cli::Restore, session: &mut Session<'_>, proof: &SingleThreaded) -> Result<u8> {
@@ -255,7 +255,7 @@ pub(super) fn restore(options: &cli::Restore, session: &mut Session<'_>, proof: 
         true => make_waiting(ProcessSource::Images(&images), &options.run.create, session, proof).map(|()| 0),
         false => run_from(ProcessSource::Images(&images), &options.run, session, proof),
     });
-    restored.map_err(|error| error.before(&prefix))
+    restored.map_err(|error| error.prefixed(&prefix))
 }
 
 fn run_from(
@@ -281,7 +281,7 @@ fn run_from(
             // The service manager does not listen for READY=1. In the foreground the caller waits for the end anyway.
             Err(error) if !options.detach => {
                 ::log::warn!("{error}");
-                launch.handler().listen_for_nobody()?
+                launch.handler().listen_without_host()?
             }
             other => other?,
         };

@@ -18,7 +18,7 @@ pub(super) fn exec(options: cli::Exec, session: &mut Session<'_>, proof: &Single
     exec_inner(&options, session, proof).map_err(|error| match error.kind() {
         // Callers compare these messages from their first word.
         Kind::WrongStatus | Kind::NotFound => error,
-        _ => error.before("exec failed"),
+        _ => error.prefixed("exec failed"),
     })
 }
 

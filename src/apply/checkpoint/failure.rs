@@ -24,20 +24,20 @@ pub struct Log<'a> {
     pub name: &'a str,
 }
 
-/// The error for an outcome that is none. `what` is `DUMP` or `RESTORE`. `said` is what CRIU wrote to its standard
+/// The error for an outcome that is none. `what` is `DUMP` or `RESTORE`. `stderr` is what CRIU wrote to its standard
 /// error.
-pub fn error(outcome: &Outcome, what: &str, log: &Log<'_>, said: &str) -> Error {
+pub fn error(outcome: &Outcome, what: &str, log: &Log<'_>, stderr: &str) -> Error {
     let path = log.work_path.join(log.name);
     let (errno, told) = match outcome {
         Outcome::Failed(Response { errno, error, .. }) => (errno.unwrap_or(0), error.trim()),
         _ => (0, ""),
     };
     let died = matches!(outcome, Outcome::Died);
-    let cause = read(log).and_then(|text| log::cause(&text)).or_else(|| log::cause(said));
+    let cause = read(log).and_then(|text| log::cause(&text)).or_else(|| log::cause(stderr));
     let why = match &cause {
         Some(Cause { text, known: Some(known), .. }) => format!("{} ({text})", known.means),
         Some(Cause { text, .. }) => text.clone(),
-        None if died && !said.is_empty() => last_line(said).to_string(),
+        None if died && !stderr.is_empty() => last_line(stderr).to_string(),
         None if died => "CRIU ended without an answer".into(),
         None => told.into(),
     };
@@ -49,7 +49,7 @@ pub fn error(outcome: &Outcome, what: &str, log: &Log<'_>, said: &str) -> Error 
             error = error.hint(known.hint);
         }
     }
-    if died && said.contains("kerndat") {
+    if died && stderr.contains("kerndat") {
         error = error.hint("this CRIU is too old for this kernel: install a newer one, or name one by --criu");
     }
     error

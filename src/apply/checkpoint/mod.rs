@@ -246,18 +246,19 @@ impl Drop for Frozen<'_> {
 struct Criu {
     session: Session,
     child: Child,
-    said: OwnedFd,
+    /// The read end of its standard error.
+    stderr: OwnedFd,
 }
 
-/// Most of what CRIU says on its standard error, in bytes; its log goes to a file.
-const SAID: usize = 16 * 1024;
+/// Most of what is read of CRIU's standard error, in bytes; its log goes to a file.
+const STDERR: usize = 16 * 1024;
 
 impl Criu {
     fn start(program: &Path, path: &OsStr) -> Result<Criu> {
         let (ours, theirs) = socket::pair().with_context(|| "cannot make the pair of sockets")?;
-        let (said, say) = socket::pipe().with_context(|| "cannot make a pipe")?;
+        let (stderr, stderr_end) = socket::pipe().with_context(|| "cannot make a pipe")?;
         // It is read at the end. What it does not hold until then is lost, and CRIU goes on.
-        stream::never_block_new(say.as_fd()).with_context(|| "cannot make a pipe")?;
+        stream::never_block_new(stderr_end.as_fd()).with_context(|| "cannot make a pipe")?;
         let null = fd::open("/dev/null", OFlag::O_RDWR).with_context(|| "cannot open /dev/null")?;
         let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::usage("a NUL byte in a path"));
         let program = text(program.as_os_str().as_bytes())?;
@@ -265,7 +266,7 @@ impl Criu {
             path: &program,
             arguments: &[c"criu".into(), c"swrk".into(), c"3".into()],
             environment: Environment::Given(&[text(&[b"PATH=", path.as_bytes()].concat())?]),
-            stdio: [null.as_fd(), null.as_fd(), say.as_fd()],
+            stdio: [null.as_fd(), null.as_fd(), stderr_end.as_fd()],
             preserve: &[],
             extra: &[theirs.as_fd()],
             directory: None,
@@ -275,20 +276,20 @@ impl Criu {
             listen_pid: false,
         })
         .with_context(|| "cannot start CRIU")?;
-        Ok(Criu { session: Session::new(ours), child, said })
+        Ok(Criu { session: Session::new(ours), child, stderr })
     }
 
     /// The error for an outcome that is none.
     fn error(&self, outcome: &Outcome, what: &str, request: &CheckpointRequest<'_>) -> Error {
-        let said = if matches!(outcome, Outcome::Died) { self.said() } else { String::new() };
+        let stderr = if matches!(outcome, Outcome::Died) { self.read_stderr() } else { String::new() };
         let Directories { work, work_path, .. } = request.directories;
-        failure(outcome, what, &Log { work: work.as_fd(), work_path, name: LOG }, &said)
+        failure(outcome, what, &Log { work: work.as_fd(), work_path, name: LOG }, &stderr)
     }
 
-    fn said(&self) -> String {
-        let mut text = vec![0; SAID];
-        let there = poll::readable(self.said.as_fd(), Deadline::after(Duration::from_secs(1)));
-        let n = if there.unwrap_or(false) { nix::unistd::read(&self.said, &mut text).unwrap_or(0) } else { 0 };
+    fn read_stderr(&self) -> String {
+        let mut text = vec![0; STDERR];
+        let there = poll::readable(self.stderr.as_fd(), Deadline::after(Duration::from_secs(1)));
+        let n = if there.unwrap_or(false) { nix::unistd::read(&self.stderr, &mut text).unwrap_or(0) } else { 0 };
         String::from_utf8_lossy(&text[..n]).into_owned()
     }
 }

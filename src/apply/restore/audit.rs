@@ -47,5 +47,5 @@ pub fn audit(cgroup: &Cgroup, plan: &Plan, label: &str) -> Result<()> {
 
 /// The error for what contradicts the configuration.
 pub fn refused(faults: Vec<Diagnostic>) -> Error {
-    Error::faults(faults).before("the restored processes contradict config.json")
+    Error::faults(faults).prefixed("the restored processes contradict config.json")
 }

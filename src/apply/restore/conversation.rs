@@ -82,8 +82,8 @@ pub enum Progress {
     #[default]
     Begun,
     /// There is an init, in its namespaces.
-    Born,
-    /// The same, and CRIU waits for `start`.
+    InitCreated,
+    /// There is an init, and CRIU waits for `start`.
     Held,
     /// All processes are there, and init is recorded.
     Restored,
@@ -172,7 +172,7 @@ impl Restoring<'_, '_> {
 
     /// Has CRIU go on where it was held.
     pub fn resume(&mut self, session: &mut Session, launch: &mut Launch<NewContainer<'_>>) -> Result<Progress> {
-        self.progress = Progress::Born;
+        self.progress = Progress::InitCreated;
         let outcome = session.resume(Type::Restore, &mut |step, fd| self.step(step, fd, launch))?;
         self.finish(&outcome, launch)
     }
@@ -181,7 +181,7 @@ impl Restoring<'_, '_> {
         self.timer.done("wait for CRIU");
         match outcome {
             Outcome::Held => {}
-            Outcome::Done if self.progress == Progress::Restored => self.let_go(launch.handler())?,
+            Outcome::Done if self.progress == Progress::Restored => self.audit_and_thaw(launch.handler())?,
             Outcome::Done => {
                 return Err(Error::new(Kind::Protocol, "CRIU reports success and has not restored init"));
             }
@@ -223,7 +223,7 @@ impl Restoring<'_, '_> {
         match faults.is_empty() {
             true => Ok(()),
             false => Err(Error::faults(faults)
-                .before("the images contradict config.json")
+                .prefixed("the images contradict config.json")
                 .hint("restore with the configuration of the dump; --trust-images restores them as they are")),
         }
     }
@@ -292,7 +292,7 @@ impl Restoring<'_, '_> {
                     ));
                 }
                 self.prepare(&child, launch)?;
-                self.progress = Progress::Born;
+                self.progress = Progress::InitCreated;
                 launch.adopt(child)?;
                 if launch.handler().request.wait_for_start {
                     self.progress = Progress::Held;
@@ -308,7 +308,7 @@ impl Restoring<'_, '_> {
                 };
                 socket::send(socket.as_fd(), TERMINAL, &[fd.as_fd()]).with_context(|| "cannot send the terminal")?;
             }
-            "post-restore" if self.progress == Progress::Born => {
+            "post-restore" if self.progress == Progress::InitCreated => {
                 self.progress = Progress::Restored;
                 if launch.handler().request.caller.console_socket.is_some() {
                     let why = "config.json has a terminal, and the images have none";
@@ -337,11 +337,11 @@ impl Restoring<'_, '_> {
         let Some(stage) = self.stage.as_ref().filter(|_| !self.images.trusted) else { return Ok(()) };
         mounts::check(launch.child(), self.plan, stage, launch.handler().cgroup_below_root())?;
         let init = launch.child().pid;
-        launch.handler().cgroup.unified().map_or(Ok(()), |cgroup| audit::hold(cgroup, launch.first(), init))
+        launch.handler().cgroup.unified().map_or(Ok(()), |cgroup| audit::hold(cgroup, launch.predecessor_pid(), init))
     }
 
     /// Compares what the processes are with the configuration, and lets them run.
-    fn let_go(&mut self, handler: &NewContainer<'_>) -> Result<()> {
+    fn audit_and_thaw(&mut self, handler: &NewContainer<'_>) -> Result<()> {
         if self.images.flags.manages_cgroups() {
             // CRIU may have given the cgroup the limits of the images.
             handler.cgroup.limit_again(self.plan)?;

@@ -43,12 +43,12 @@ pub fn leave<'a>(
     };
     drop(session);
     if !kept {
-        launch.end_first(undo);
+        launch.end_predecessor(undo);
     }
     let keeper = keeper?;
     // The keeper gives the images back to their owner.
     std::mem::forget(restoring.seen);
-    launch.leave_first();
+    launch.release_predecessor();
     launch.handler_mut().keeper = Some(keeper);
     Ok(launch)
 }
@@ -105,7 +105,7 @@ impl Keeper<'_, '_, '_> {
 
     fn close_the_rest(&self) {
         let creation = self.launch.handler();
-        let (init, criu) = self.launch.both();
+        let (init, criu) = self.launch.child_and_predecessor();
         let directories = self.restoring.images.directories;
         let mut kept: Vec<BorrowedFd<'_>> = vec![
             self.session.as_fd(),
@@ -133,7 +133,7 @@ impl Keeper<'_, '_, '_> {
             }
         }
         loop {
-            let (init, _) = self.launch.both();
+            let (init, _) = self.launch.child_and_predecessor();
             let mut fds = [self.listener.as_fd(), init.pidfd.as_fd(), self.session.as_fd()]
                 .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             poll::poll(&mut fds, Deadline::NEVER).ok()?;
@@ -156,7 +156,7 @@ impl Keeper<'_, '_, '_> {
             Progress::Restored => Ok(()),
             other => Err(Error::new(Kind::Protocol, format!("the restore ended {other:?}"))),
         });
-        let (init, criu) = self.launch.both();
+        let (init, criu) = self.launch.child_and_predecessor();
         if done.is_err() {
             // CRIU kills what it has made. If it cannot, init must not run half restored.
             self.session.close();

@@ -72,7 +72,7 @@ pub fn restore<'a>(
         other => {
             // CRIU undoes what it has made before anything else is taken away.
             drop(session);
-            launch.end_first(UNDO);
+            launch.end_predecessor(UNDO);
             other.map(|_| launch)
         }
     }
@@ -97,7 +97,7 @@ fn refuse(plan: &Plan) -> Result<()> {
             Namespaces::CGROUP => "a container that joins a cgroup namespace cannot be restored",
             _ => continue,
         };
-        return Err(Error::config(join.pointer.clone(), why).kind_is(Kind::Unsupported));
+        return Err(Error::config(join.pointer.clone(), why).with_kind(Kind::Unsupported));
     }
     Ok(())
 }

@@ -168,14 +168,14 @@ mod tests {
         let mut checked = 0;
         for _ in 0..80 {
             let rules = valid(&mut random);
-            let Some(said) = Rules::of(&rules) else {
+            let Some(read) = Rules::of(&rules) else {
                 assert!(every_access().all(|wanted| allowed(&rules, wanted)), "{rules:?}");
                 continue;
             };
             let inherited: Vec<(Key, u8)> =
                 Rules::of(&valid(&mut random)).into_iter().flat_map(|rules| rules.access.exceptions).collect();
             let mut kernel = Kernel { deny: random.below(2) == 0, exceptions: inherited };
-            said.fresh().iter().for_each(|line| kernel.write(line));
+            read.fresh().iter().for_each(|line| kernel.write(line));
             for wanted in every_access() {
                 assert_eq!(kernel.allows(wanted), allowed(&rules, wanted), "{wanted:?} {rules:?}");
                 checked += 1;
@@ -206,8 +206,8 @@ mod tests {
                     // Reading was allowed before and writing is after: both, for a moment.
                     let by_letter = |letters| Wanted { letters, ..wanted };
                     let ever = |wanted| allowed(&before, wanted) || allowed(&after, wanted);
-                    let mut wished = [READ, WRITE, MKNOD].into_iter().filter(|letter| letter & wanted.letters != 0);
-                    let never = !wished.all(|letter| ever(by_letter(letter)));
+                    let mut requested = [READ, WRITE, MKNOD].into_iter().filter(|letter| letter & wanted.letters != 0);
+                    let never = !requested.all(|letter| ever(by_letter(letter)));
                     assert!(!never || !kernel.allows(wanted), "{wanted:?} {line:?}");
                 }
             }
