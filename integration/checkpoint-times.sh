@@ -23,7 +23,8 @@ leave() {
     echo 0 >"$group/cgroup.freeze"
     rmdir "$group" 2>/dev/null || { sleep 0.2 && rmdir "$group"; }
 }
-trap leave EXIT
+trap 'leave || true; umount -l "$work"; rmdir "$work"' EXIT
+trap 'exit 130' INT TERM
 leave
 mkdir -p "$work/bin" "$work/times" "$work/bundle/rootfs/bin"
 ln -s "$criu" "$work/bin/criu"
@@ -138,5 +139,3 @@ for size in shell 50MB; do
         done
     done
 done
-umount -l "$work"
-rmdir "$work"

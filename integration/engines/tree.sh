@@ -1,13 +1,14 @@
 #!/bin/sh
 # Makes a tree of a Debian release with that release's engines, by mmdebstrap, and prints where it is:
 #   tree.sh RELEASE
-# Made once and kept in CACHE; made anew where it is missing or older than this recipe. Needs root, mmdebstrap and a Debian
+# Made once and kept in CACHE; made anew where it is missing or another recipe has made it. Needs root, mmdebstrap and a Debian
 # mirror.
 set -eu
 release=$1
 CACHE=${CACHE:-/var/cache/windlass-engines}
 tree=$CACHE/$release
-if [ ! "$tree/etc/debian_version.made" -nt "$0" ]; then
+recipe=$(cksum < "$0")
+if [ "$(cat "$tree/etc/debian_version.made" 2> /dev/null)" != "$recipe" ]; then
     mkdir -p "$CACHE"
     work=$(mktemp -d "$CACHE/making.XXXXXX")
     trap 'rm -rf --one-file-system "$work"' EXIT
@@ -27,7 +28,7 @@ if [ ! "$tree/etc/debian_version.made" -nt "$0" ]; then
         cp -a "$kernel/usr/bin/linux.uml" "$work/tree/usr/bin/"
         cp -a "$kernel/usr/lib/uml/modules/." "$work/tree/usr/lib/uml/modules/"
     fi
-    touch "$work/tree/etc/debian_version.made"
+    echo "$recipe" > "$work/tree/etc/debian_version.made"
     rm -rf --one-file-system "$tree"
     mv "$work/tree" "$tree"
 fi

@@ -19,7 +19,7 @@ name contains one of the FILTERs, on runc and on windlass, and lists the differe
                       ours alone makes the exit code 1
   --long              cases that take minutes, too
   --release NAME      the Debian release whose engines these are (run.sh enters a tree of it);
-                      default: bookworm
+                      default: the one that this system is
   --results FILE      write the outcome there, over that of the same engines and release
   --list              print the names of the cases and stop
 
@@ -56,7 +56,7 @@ pub struct Args {
 impl Args {
     /// Parses `argv` (without the program's name). `Err` is the text to print.
     pub fn parse(argv: &[String]) -> Result<Args, String> {
-        let mut args = Args { release: "bookworm".to_owned(), ..Args::default() };
+        let mut args = Args { release: own_release(), ..Args::default() };
         let (mut runtime, mut peer) = (None, Some("runc".to_owned()));
         let mut words = argv.iter();
         while let Some(word) = words.next() {
@@ -103,6 +103,17 @@ impl Args {
     }
 }
 
+/// The code name of this system, by os-release(5).
+fn own_release() -> String {
+    code_name(&integration::kit::machine::text("/etc/os-release"))
+}
+
+/// Nothing is known about the engines of a system without one.
+fn code_name(os_release: &str) -> String {
+    let name = os_release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    name.map_or("unknown", |name| name.trim_matches('"')).to_owned()
+}
+
 /// A path as given, or a name looked up where Debian has its programs.
 fn resolve(name: &str) -> Result<PathBuf, String> {
     if name.contains('/') {
@@ -134,6 +145,14 @@ mod tests {
         assert_eq!(args.engines, [Engine::Podman]);
         assert!(args.wants("podman::exec::any") && !args.wants("podman::life::any"));
         assert!(args.wants_engine(Engine::Podman) && !args.wants_engine(Engine::Docker));
+    }
+
+    #[test]
+    fn engines_are_those_of_this_system_unless_told() {
+        assert_eq!(super::code_name("ID=debian\nVERSION_CODENAME=trixie\n"), "trixie");
+        assert_eq!(super::code_name("VERSION_CODENAME=\"noble\"\n"), "noble");
+        assert_eq!(super::code_name("ID=other\n"), "unknown");
+        assert_eq!(parse(&["--list", "--release", "sid"]).expect("a valid command line").release, "sid");
     }
 
     #[test]

@@ -60,8 +60,28 @@ pub const KNOWN: &[Known] = &[
         releases: &["trixie", "sid"],
         reason: FORGOTTEN,
     },
+    Known {
+        case: "docker::live_restore::containers_outlive_a_stop_of_the_daemon",
+        on: "own",
+        releases: &["trixie", "sid"],
+        reason: LOST,
+    },
+    Known {
+        case: "docker::live_restore::containers_outlive_a_kill_of_the_daemon",
+        on: "own",
+        releases: &["trixie", "sid"],
+        reason: LOST,
+    },
+    Known {
+        case: "docker::live_restore::containers_outlive_a_daemon_that_comes_back_with_other_flags",
+        on: "own",
+        releases: &["trixie", "sid"],
+        reason: LOST,
+    },
     Known { case: "cri::pods::pods_outlive_a_kill_of_the_daemon", on: "all", releases: &["sid"], reason: FORGOTTEN },
 ];
 
 const FORGOTTEN: &str = "containerd forgets, when it starts, a task that has ended: 1.7 by `ctr`, 2 by CRI too";
+const LOST: &str =
+    "docker 26 and 28 say 255 for what has ended while they were away, below containerd's own shim; 20.10 did not";
 const INFRA: &str = "an infra container of podman cannot open /dev/null with runc 1.1.5";

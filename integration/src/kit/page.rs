@@ -85,8 +85,8 @@ impl Block {
         }
     }
 
-    /// The shell script of the whole block.
-    fn script(&self) -> String {
+    /// The shell script of the whole block, which marks where the output of each command begins.
+    pub fn script(&self) -> String {
         let mut script = format!("exec 2>&1\nset -e\n{}\nset +e\n", self.before);
         for (command, _) in &self.commands {
             script += &format!("printf '\\036'\n{command}\n");
@@ -125,8 +125,8 @@ impl Block {
         command
     }
 
-    /// Compares the output with the page.
-    fn judge(&self, printed: &str) -> Verdict {
+    /// Compares what the script printed with the page.
+    pub fn judge(&self, printed: &str) -> Verdict {
         let mut outputs = printed.split(MARK);
         let before = outputs.next().unwrap_or_default();
         for (command, expected) in &self.commands {

@@ -36,7 +36,7 @@ chapter! { [Cri] "pods_today":
 }
 
 /// Skips below this version of containerd.
-fn since(s: &Session, major: u32, minor: u32) -> Verdict {
+pub(super) fn since(s: &Session, major: u32, minor: u32) -> Verdict {
     match containerd_version(s)? >= (major, minor) {
         true => Ok(()),
         false => skip(format!("containerd has it since {major}.{minor}")),

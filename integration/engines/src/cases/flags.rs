@@ -26,6 +26,8 @@ chapter! { [Docker, Podman] "flags":
     seccomp_can_be_switched_off,
     no_new_privileges_is_set,
     apparmor_confines_by_default_and_not_when_told [Need::AppArmor],
+    apparmor_denies_what_a_capability_would_allow [Need::AppArmor],
+    an_apparmor_profile_that_is_not_loaded_is_told_about [Need::AppArmor],
     pid_namespaces_of_the_host_and_of_a_container,
     ipc_namespaces_of_the_host_and_of_a_container,
     uts_and_cgroup_namespaces_of_the_host,
@@ -165,6 +167,27 @@ fn apparmor_confines_by_default_and_not_when_told(s: &Session) -> Verdict {
     ensure!(default.ends_with("(enforce)"), "the default is {default:?}");
     let told = s.inside("--security-opt apparmor=unconfined", "cat /proc/self/attr/current")?;
     ensure_eq!(told, "unconfined", "when told");
+    Ok(())
+}
+
+fn apparmor_denies_what_a_capability_would_allow(s: &Session) -> Verdict {
+    const MOUNT: &str = "cat /proc/self/attr/current; mount -t tmpfs t /tmp && echo mounted";
+    let options = "--cap-add SYS_ADMIN";
+    s.try_inside(options, MOUNT)?.fails()?.stdout_has("(enforce)")?.stderr_has("denied")?;
+    let free = s.inside(&format!("{options} --security-opt apparmor=unconfined"), MOUNT)?;
+    ensure_eq!(free, "unconfined\nmounted", "the same without a profile");
+    let name = s.sleeper(options)?;
+    s.run_with(&format!("exec {name} sh -c"), MOUNT)?.fails()?.stdout_has("(enforce)")?.stderr_has("denied")?;
+    if s.engine == Engine::Docker {
+        // docker has the profile stay.
+        s.run_with(&format!("exec --privileged {name} sh -c"), MOUNT)?.fails()?.stdout_has("(enforce)")?;
+    }
+    Ok(())
+}
+
+fn an_apparmor_profile_that_is_not_loaded_is_told_about(s: &Session) -> Verdict {
+    let ran = s.try_inside("--security-opt apparmor=not-loaded", "true")?.fails()?;
+    ensure!(ran.stderr.to_lowercase().contains("apparmor"), "{}", ran.stderr);
     Ok(())
 }
 

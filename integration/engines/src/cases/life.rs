@@ -263,9 +263,12 @@ fn ps_shows_states_and_codes(s: &Session) -> Verdict {
 }
 
 fn inspect_tells_the_state_of_a_running_and_an_ended_container(s: &Session) -> Verdict {
-    let name = s.up("", "sleep 2; exit 3")?;
+    // It ends when told to, and not after a time: a busy machine may need that for the first look.
+    let name = s.up("", "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done")?;
+    logged(s, &name, "ready")?;
     let pid = s.inspect(&name, "{{.State.Pid}}")?;
     ensure!(std::path::Path::new("/proc").join(&pid).exists(), "no process {pid}");
+    s.ok(&format!("kill -s TERM {name}"))?;
     s.ok(&format!("wait {name}"))?;
     let state = s.inspect(&name, "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}} {{.State.Pid}}")?;
     ensure_eq!(state, "exited 3 false 0", "state");

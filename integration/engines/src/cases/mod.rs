@@ -14,6 +14,8 @@ mod cri;
 mod cri_today;
 mod exec;
 mod flags;
+#[cfg(feature = "cri")]
+mod kubernetes;
 mod life;
 mod limits;
 mod link;
@@ -58,6 +60,8 @@ pub fn of(engine: Engine) -> impl Iterator<Item = &'static Case> {
         cri::CASES,
         #[cfg(feature = "cri")]
         cri_today::CASES,
+        #[cfg(feature = "cri")]
+        kubernetes::CASES,
     ]
     .into_iter()
     .flatten()

@@ -43,6 +43,8 @@ impl<'s> User<'s> {
         if user.home.exists() {
             return Ok(user);
         }
+        // podman's first command keeps a mount namespace for those that follow: what is mounted later is not in it.
+        way_out(s)?;
         let ids = format!("plain:{FIRST}:65536\n");
         let passwd = fs::read_to_string("/etc/passwd").context("/etc/passwd")?;
         let line = format!("plain:x:{UID}:{UID}::{}:/bin/sh\n", user.home.display());
@@ -164,15 +166,14 @@ fn pods_of_a_user_share_their_namespaces(s: &Session) -> Verdict {
 /// makes it.
 fn way_out(s: &Session) -> Verdict {
     let script =
-        "[ -e /run/tun ] || { mknod /run/tun c 10 200 && chmod 666 /run/tun && mount --bind /run/tun /dev/net/tun; }
-        ip link show out0 >/dev/null 2>&1 || { ip link add out0 type veth peer name out1 && ip link set out0 up \
-        && ip link set out1 up && ip addr add 192.0.2.2/24 dev out0 && ip route add default via 192.0.2.1; }";
+        "[ ! -e /dev/net/tun ] || { mknod /run/tun c 10 200 && chmod 666 /run/tun && mount --bind /run/tun /dev/net/tun; } &&
+        ip link add out0 type veth peer name out1 && ip link set out0 up && ip link set out1 up &&
+        ip addr add 192.0.2.2/24 dev out0 && ip route add default via 192.0.2.1";
     s.host_sh(script)?.ok().map(drop)
 }
 
 /// A server on a network of this kind answers at a port of the host, and reaches nothing it should not.
 fn publishes(s: &Session, network: &str, port: u16) -> Verdict {
-    way_out(s)?;
     let (user, name) = (User::new(s)?, s.name());
     let run = format!("run -d --network {network} -p {port}:80 --name {name} {NAME} sh -c");
     user.ok(&run, Some("exec httpd -f -p 80 -h /www"))?;

@@ -8,6 +8,7 @@ use crate::session::Session;
 use integration::kit::Verdict;
 use integration::kit::stop::Context;
 use nix::mount::{MsFlags, mount};
+use nix::sys::signal::Signal;
 use std::fs;
 
 /// Starts the daemon with the plugin and a network of bridges.
@@ -24,26 +25,44 @@ pub fn start(session: &Session) -> Verdict<Vec<String>> {
         "isGateway": true, "ipMasq": true, "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.0.0/16"}]],
         "routes": [{"dst": "0.0.0.0/0"}]}}]}"#;
     fs::write(networks.join("10-pods.conflist"), bridge).context("the network")?;
-    fs::write(session.path("containerd.toml"), configuration(session)?).context("containerd.toml")?;
+    fs::write(session.path("containerd.toml"), configuration(session, &tables(session)?)?)
+        .context("containerd.toml")?;
     containerd::start_daemon(session)?;
     Ok(containerd::client())
 }
 
-/// The recommended file, with the runtime under test, and what the suite needs besides.
-fn configuration(session: &Session) -> Verdict<String> {
+/// Starts the daemon anew with other tables of runtimes.
+pub fn restart(session: &Session, tables: &str) -> Verdict {
+    session.end_daemon(Signal::SIGTERM)?;
+    fs::write(session.path("containerd.toml"), configuration(session, tables)?).context("containerd.toml")?;
+    containerd::start_daemon(session)
+}
+
+/// Those of the recommended file, with the runtime under test.
+pub fn tables(session: &Session) -> Verdict<String> {
+    let current = containerd::version(session)? >= (2, 0);
+    Ok(match (&session.below.shim, current) {
+        (None, true) => below(include_str!("../../../../contrib/containerd/config-v3.toml"), session),
+        (None, false) => below(include_str!("../../../../contrib/containerd/config-v2.toml"), session),
+        (Some(_), true) => shim_tables(session).1,
+        (Some(_), false) => below(include_str!("../../../../contrib/containerd/shim-config-v2.toml"), session),
+    })
+}
+
+/// These tables of runtimes, and what the suite needs besides.
+fn configuration(session: &Session, tables: &str) -> Verdict<String> {
     let networks = session.path("cni").display().to_string();
     let pause = image::NAME;
-    if containerd::version(session)? >= (2, 0) {
-        let contrib = match &session.below.shim {
-            Some(_) => shim_table(session),
-            None => below(include_str!("../../../../contrib/containerd/config-v3.toml"), session),
-        };
+    let version = containerd::version(session)?;
+    if version >= (2, 0) {
+        // Each warns about the other's.
+        let programs = if version >= (2, 1) { "bin_dirs = [\"/usr/lib/cni\"]" } else { "bin_dir = \"/usr/lib/cni\"" };
         return Ok(format!(
-            r#"{contrib}
+            r#"{tables}
 [plugins."io.containerd.cri.v1.runtime"]
   disable_hugetlb_controller = true
 [plugins."io.containerd.cri.v1.runtime".cni]
-  bin_dir = "/usr/lib/cni"
+  {programs}
   conf_dir = "{networks}"
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = "{pause}"
@@ -52,13 +71,8 @@ fn configuration(session: &Session) -> Verdict<String> {
 "#
         ));
     }
-    let contrib = match session.below.shim {
-        Some(_) => include_str!("../../../../contrib/containerd/shim-config-v2.toml"),
-        None => include_str!("../../../../contrib/containerd/config-v2.toml"),
-    };
-    let contrib = below(contrib, session);
     Ok(format!(
-        r#"{contrib}
+        r#"{tables}
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{pause}"
   disable_hugetlb_controller = true
@@ -70,16 +84,18 @@ fn configuration(session: &Session) -> Verdict<String> {
     ))
 }
 
-/// What the recommended file has as comments, for a shim that takes options: the shim as containerd's own.
-fn shim_table(session: &Session) -> String {
+/// The two ways that the recommended file has of putting the shim below containerd 2: the table without options that
+/// stands there, and the one with options that it has as comments.
+pub fn shim_tables(session: &Session) -> (String, String) {
     let file = include_str!("../../../../contrib/containerd/shim-config-v3.toml");
     let (head, _) = file.split_once("# No options table").unwrap_or((file, ""));
-    let (_, tail) = file.split_once("#\n# [plugins").unwrap_or(("", ""));
+    let (bare, tail) = file.split_once("#\n# [plugins").unwrap_or((file, ""));
     let table: String =
         format!("# [plugins{tail}").lines().map(|line| line.trim_start_matches('#').to_owned() + "\n").collect();
     let shim = session.path("bin/containerd-shim-windlass-v2").display().to_string();
     let table = table.replace("/usr/local/bin/containerd-shim-windlass-v2", &shim);
-    below(&format!("{head}{table}"), session).replace("SystemdCgroup = true", "SystemdCgroup = false")
+    let options = below(&format!("{head}{table}"), session).replace("SystemdCgroup = true", "SystemdCgroup = false");
+    (bare.to_owned(), options)
 }
 
 /// Imports the image where the plugin looks for it.
