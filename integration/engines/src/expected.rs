@@ -62,26 +62,56 @@ pub const KNOWN: &[Known] = &[
     },
     Known {
         case: "docker::live_restore::containers_outlive_a_stop_of_the_daemon",
+        on: "all",
+        releases: &["trixie"],
+        reason: LOST,
+    },
+    Known {
+        case: "docker::live_restore::containers_outlive_a_kill_of_the_daemon",
+        on: "all",
+        releases: &["trixie"],
+        reason: LOST,
+    },
+    Known {
+        case: "docker::live_restore::containers_outlive_a_daemon_that_comes_back_with_other_flags",
+        on: "all",
+        releases: &["trixie"],
+        reason: LOST,
+    },
+    Known {
+        case: "docker::live_restore::containers_outlive_a_stop_of_the_daemon",
         on: "own",
-        releases: &["trixie", "sid"],
+        releases: &["sid"],
         reason: LOST,
     },
     Known {
         case: "docker::live_restore::containers_outlive_a_kill_of_the_daemon",
         on: "own",
-        releases: &["trixie", "sid"],
+        releases: &["sid"],
         reason: LOST,
     },
     Known {
         case: "docker::live_restore::containers_outlive_a_daemon_that_comes_back_with_other_flags",
         on: "own",
-        releases: &["trixie", "sid"],
+        releases: &["sid"],
         reason: LOST,
+    },
+    Known {
+        case: "docker::shim_upgrade::containers_go_on_while_the_daemon_is_away_too",
+        on: "windlass+shim",
+        releases: &["trixie"],
+        reason: LOST,
+    },
+    Known {
+        case: "docker::limits::io_is_limited",
+        on: "all",
+        releases: &["trixie"],
+        reason: "docker 26 gives no limit of a device in User-Mode Linux, to runc neither",
     },
     Known { case: "cri::pods::pods_outlive_a_kill_of_the_daemon", on: "all", releases: &["sid"], reason: FORGOTTEN },
 ];
 
 const FORGOTTEN: &str = "containerd forgets, when it starts, a task that has ended: 1.7 by `ctr`, 2 by CRI too";
 const LOST: &str =
-    "docker 26 and 28 say 255 for what has ended while they were away, below containerd's own shim; 20.10 did not";
+    "docker 26 and 28 say 255 for what has ended while they were away; below windlass-shim 28 knows the code";
 const INFRA: &str = "an infra container of podman cannot open /dev/null with runc 1.1.5";
