@@ -30,10 +30,29 @@ pub fn close_all_but(first: RawFd, kept: &[BorrowedFd<'_>]) {
     let mut from = first;
     for stop in kept.into_iter().chain([RawFd::MAX]) {
         if from < stop {
-            // SAFETY: the call takes no pointers; the caller promises not to use the owners, see above.
-            unsafe { libc::syscall(libc::SYS_close_range, from, stop - 1, 0) };
+            // SAFETY: the caller promises not to use the owners, see above.
+            unsafe { close_range(from, stop - 1) };
         }
         from = stop.saturating_add(1);
+    }
+}
+
+/// The highest number that is tried where the kernel refuses to close a range at once.
+const HIGHEST: RawFd = 1 << 16;
+
+/// Closes the descriptors from `first` to `last`. Whatever refuses the call, they must not stay open: one of them may be
+/// the lock for which another command waits.
+///
+/// # Safety
+///
+/// Nothing may use or drop an owner of them afterwards.
+unsafe fn close_range(first: RawFd, last: RawFd) {
+    // SAFETY: the call takes no pointers; for the owners see above.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == -1 {
+        for raw in first..=last.min(HIGHEST) {
+            // SAFETY: the same.
+            unsafe { libc::close(raw) };
+        }
     }
 }
 
@@ -42,8 +61,8 @@ pub fn close_many(fds: Vec<OwnedFd>) {
     let mut raw: Vec<RawFd> = fds.into_iter().map(IntoRawFd::into_raw_fd).collect();
     raw.sort_unstable();
     for run in raw.chunk_by(|a, b| a + 1 == *b) {
-        // SAFETY: the call takes no pointers; the run has only descriptors that were ours to close.
-        unsafe { libc::syscall(libc::SYS_close_range, run[0], run[run.len() - 1], 0) };
+        // SAFETY: the run has only descriptors that were ours to close.
+        unsafe { close_range(run[0], run[run.len() - 1]) };
     }
 }
 
