@@ -66,8 +66,8 @@ fn open_barrier(container: &Container) -> Result<()> {
         }
         other => other.with_context(|| "cannot hear init"),
     };
-    // Whether the program runs is not known. A container whose start has failed must not run.
-    let (n, _) = heard.inspect_err(|_| drop(super::kill::kill(container, libc::SIGKILL, false)))?;
+    // Whether the program runs is not known. A container whose start has failed must not run, nor seem to.
+    let (n, _) = heard.inspect_err(|_| drop(super::kill::kill_everything(container, false)))?;
     match decode(&buffer[..n], None)? {
         // What was to have it restored has ended before that was done.
         Message::End if container.state.held && has_start_socket(container) => Err(Error::new(
