@@ -171,7 +171,7 @@ fn refused(host: &Host, proof: &SingleThreaded) -> Option<String> {
     match child.wait() {
         Ok(Exit::Code(0)) => None,
         Ok(Exit::Code(errno)) => Some(describe(nix::errno::Errno::from_raw(errno))),
-        Ok(signal) => Some(signal.to_string()),
+        Ok(signal) => Some(format!("the process that tried it has died: {signal}")),
         Err(failed) => Some(failed.to_string()),
     }
 }

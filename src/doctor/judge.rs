@@ -128,7 +128,7 @@ fn user_namespaces(facts: &Facts) -> Option<Finding> {
         )
     } else {
         (
-            format!("the kernel refuses one ({refused})"),
+            format!("one cannot be made and mounted in ({refused})"),
             "a limit (`sysctl user.max_user_namespaces`), a security module, or the seccomp filter of a container around us",
         )
     };
