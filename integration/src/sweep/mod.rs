@@ -8,6 +8,7 @@
 //! A scenario is a verb on a kind of bundle. Its run without an injection, under ptrace(2), gives the list of points
 //! for injections, and what every other run is compared with.
 
+mod answers;
 mod bundles;
 mod calls;
 mod case;
@@ -31,6 +32,7 @@ pub mod worker;
 
 use crate::args::Args;
 use crate::harness;
+use answers::Answers;
 use plan::Extent;
 use report::Report;
 use result::Line;
@@ -128,7 +130,12 @@ fn sweep(args: &Args, extent: Extent) -> Result<Report, String> {
             });
         }
     });
-    Ok(report.into_inner().unwrap_or_else(PoisonError::into_inner))
+    let mut report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let is_whole = extent.calls && extent.kills && !extent.short && args.filters.is_empty() && args.only.is_empty();
+    if is_whole {
+        report.expect(Answers::load()?.expected());
+    }
+    Ok(report)
 }
 
 /// Opens the file of results. One of the same programs is continued; another is begun anew.

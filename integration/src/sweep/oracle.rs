@@ -32,11 +32,27 @@ impl Seen {
     }
 }
 
+/// The kinds of fault of a verb.
+pub const KINDS: &[&str] = &[
+    "hangs",
+    "delete --force fails",
+    "left after delete --force",
+    "the caller's things are changed",
+    "ends by a signal",
+    "succeeds without its work",
+    "fails without a word",
+    "fails and leaves something",
+    "fails and has done it",
+    "the error is not named",
+];
+
 /// How an injection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The verb has done its work.
     Tolerated,
+    /// It has gone another way, as this row of `answers` says.
+    Answered(String),
     /// The verb has failed and reported it. The flag says whether it named the call.
     Failed(bool),
     /// It was killed, and everything could be removed.

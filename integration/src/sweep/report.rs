@@ -1,7 +1,7 @@
 //! The summary: a row for each scenario, and the faults.
 
-use super::result::{FAILED, KILLED, Line, TOLERATED, UNNAMED, UNREACHED};
-use std::collections::BTreeMap;
+use super::result::{ANSWERED, FAILED, KILLED, Line, TOLERATED, UNNAMED, UNREACHED};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
 
 /// The counts of a scenario.
@@ -51,6 +51,8 @@ pub struct Report {
     faults: Vec<Line>,
     unreached: Vec<String>,
     slow: Vec<(u64, String)>,
+    /// The rows of `answers` that were used.
+    answers: BTreeSet<String>,
 }
 
 /// Milliseconds after which an injection is slow, and the number of slow ones that are shown.
@@ -80,8 +82,11 @@ impl Report {
                 }
                 return;
             }
-            Line::Injected { outcome, key, .. } if !line.is_fault() => {
+            Line::Injected { outcome, key, text, .. } if !line.is_fault() => {
                 *row.counts.entry(outcome.clone()).or_insert(0) += 1;
+                if outcome == ANSWERED {
+                    self.answers.insert(text.clone());
+                }
                 if outcome == UNREACHED {
                     self.unreached.push(key.clone());
                 }
@@ -93,6 +98,14 @@ impl Report {
             show_fault(&line);
         }
         self.faults.push(line);
+    }
+
+    /// Adds a fault for each of these rows of `answers` that no injection has used.
+    pub fn expect<'a>(&mut self, rows: impl Iterator<Item = &'a str>) {
+        let unused: Vec<&str> = rows.filter(|row| !self.answers.contains(*row)).collect();
+        for row in unused {
+            self.take(Line::Broken { scenario: "answers".to_owned(), text: format!("no injection used: {row}") }, true);
+        }
     }
 
     /// Whether there is no fault, and nearly all points of each group were reached.
@@ -128,18 +141,30 @@ impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "\n{:<22}{:>7}{:>9}{:>9}{:>9}{:>11}{:>8}{:>9}{:>8}{:>8}{:>7}",
-            "", "calls", "cannot", "points", "reached", "tolerated", "failed", "unnamed", "killed", "faults", "s"
+            "\n{:<22}{:>7}{:>9}{:>9}{:>9}{:>11}{:>10}{:>8}{:>9}{:>8}{:>8}{:>7}",
+            "",
+            "calls",
+            "cannot",
+            "points",
+            "reached",
+            "tolerated",
+            "answered",
+            "failed",
+            "unnamed",
+            "killed",
+            "faults",
+            "s"
         )?;
         let row = |f: &mut fmt::Formatter<'_>, name: &str, row: &Row| {
             let points = row.points();
             writeln!(
                 f,
-                "{name:<22}{:>7}{:>9}{points:>9}{:>9}{:>11}{:>8}{:>9}{:>8}{:>8}{:>7}",
+                "{name:<22}{:>7}{:>9}{points:>9}{:>9}{:>11}{:>10}{:>8}{:>9}{:>8}{:>8}{:>7}",
                 row.calls,
                 row.infallible,
                 row.reached(),
                 row.count(TOLERATED),
+                row.count(ANSWERED),
                 row.count(FAILED),
                 row.count(UNNAMED),
                 row.count(KILLED),
@@ -195,6 +220,16 @@ mod tests {
         let many = |name: &str| Line::of(format!("{name} main/openat#1 EMFILE"), Outcome::Tolerated, 0);
         (0..9000).for_each(|_| report.take(many("list/plain"), false));
         assert!(!report.is_good(), "one group by itself");
+    }
+
+    #[test]
+    fn a_row_that_nothing_used_is_a_fault() {
+        let mut report = Report::default();
+        report.take(injected(Outcome::Answered("one".to_owned())), false);
+        report.expect(["one"].into_iter());
+        assert!(report.is_good());
+        report.expect(["one", "two"].into_iter());
+        assert!(!report.is_good());
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub enum Line {
 
 /// The names of outcomes other than a fault.
 pub const TOLERATED: &str = "tolerated";
+/// Gone another way, as the row of the text says.
+pub const ANSWERED: &str = "answered";
 /// Failed, with the name of the call.
 pub const FAILED: &str = "failed";
 /// Failed, without the name of the call.
@@ -33,6 +35,7 @@ impl Line {
     pub fn of(key: String, outcome: Outcome, took: u64) -> Line {
         let (outcome, text) = match outcome {
             Outcome::Tolerated => (TOLERATED, String::new()),
+            Outcome::Answered(row) => (ANSWERED, row),
             Outcome::Failed(true) => (FAILED, String::new()),
             Outcome::Failed(false) => (UNNAMED, String::new()),
             Outcome::Killed => (KILLED, String::new()),
@@ -46,7 +49,7 @@ impl Line {
     pub fn is_fault(&self) -> bool {
         match self {
             Line::Injected { outcome, .. } => {
-                ![TOLERATED, FAILED, UNNAMED, KILLED, UNREACHED].contains(&outcome.as_str())
+                ![TOLERATED, ANSWERED, FAILED, UNNAMED, KILLED, UNREACHED].contains(&outcome.as_str())
             }
             Line::Broken { .. } => true,
             Line::Recorded { .. } => false,
@@ -120,7 +123,8 @@ mod tests {
     fn faults_are_told_apart() {
         let line = |outcome| Line::of("run/plain p a".to_owned(), outcome, 0);
         assert!(line(Outcome::Fault("hangs", String::new())).is_fault());
-        for outcome in [Outcome::Tolerated, Outcome::Failed(false), Outcome::Killed, Outcome::Unreached] {
+        let answered = Outcome::Answered("row".to_owned());
+        for outcome in [Outcome::Tolerated, answered, Outcome::Failed(false), Outcome::Killed, Outcome::Unreached] {
             assert!(!line(outcome).is_fault());
         }
         assert_eq!(line(Outcome::Killed).scenario(), "run/plain");

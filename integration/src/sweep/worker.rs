@@ -1,5 +1,6 @@
 //! Inside a harness: sweeps one scenario, one line for each injection.
 
+use super::answers::Answers;
 use super::case::{Base, Subject};
 use super::errnos::Table;
 use super::oracle::Outcome;
@@ -105,6 +106,7 @@ fn sweep(order: &Order) -> Verdict {
     }
     let (base, trace) = record(&mut stage, scenario.subject)?;
     let table = Table::load().map_err(Stop::Fail)?;
+    let answers = Answers::load().map_err(Stop::Fail)?;
     let plan = plan(&trace, &table, order.extent).map_err(Stop::Fail)?;
     if order.part.0 == 0 {
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
@@ -119,7 +121,7 @@ fn sweep(order: &Order) -> Verdict {
             continue;
         }
         let begun = Instant::now();
-        let outcome = inject(&mut stage, scenario, &base, &table, (point, action));
+        let outcome = inject(&mut stage, scenario, &base, &answers, (point, action));
         println!("{}", Line::of(key, outcome, u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)));
     }
     Ok(())
@@ -168,7 +170,7 @@ fn inject(
     stage: &mut Stage,
     scenario: Scenario,
     base: &Base,
-    table: &Table,
+    answers: &Answers,
     (point, action): (Point, Action),
 ) -> Outcome {
     let subject = scenario.subject;
@@ -182,10 +184,8 @@ fn inject(
     let Outcome::Fault(kind, text) = &outcome else {
         return outcome;
     };
-    if let Action::Fail(errno) = action
-        && table.is_answer(&point.call, errno, &format!("{} {kind}: {text}", scenario.name()))
-    {
-        return Outcome::Tolerated;
+    if let Some(row) = answers.find(&scenario.name(), &point, action, (*kind, text.as_str())) {
+        return Outcome::Answered(row.to_owned());
     }
     match once(stage, subject, base, &point, action) {
         Outcome::Fault(again, _) if again == *kind => outcome,

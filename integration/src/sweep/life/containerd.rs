@@ -15,6 +15,10 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// containerd's namespace. The runtime's state root is `ROOT/NAMESPACE`, which is that of the stage.
 const NAMESPACE: &str = "state";
@@ -56,22 +60,62 @@ pub fn prepare(stage: &Stage, id: &str) -> Verdict<Command> {
     Ok(command)
 }
 
-/// The read end of an output, opened before the shim writes to it.
-fn reader(stage: &Stage, name: &str) -> Option<File> {
-    open(&stage.dir.join(name), OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty())
-        .ok()
-        .map(File::from)
+/// Reads an output as containerd does, at once: a shim waits for a reader that is slow.
+struct Reader {
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<u8>>,
+}
+
+impl Reader {
+    /// Opens the fifo, before the shim writes to it.
+    fn open(stage: &Stage, name: &str) -> Option<Reader> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let mut fifo = File::from(open(&stage.dir.join(name), flags, Mode::empty()).ok()?);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let seen = is_over.clone();
+        let thread = std::thread::spawn(move || {
+            let mut out = Vec::new();
+            loop {
+                // Asked before it is read: what was written by then is read to its end.
+                let is_over = seen.load(Ordering::SeqCst);
+                out.extend(available(&mut fifo));
+                if is_over {
+                    return out;
+                }
+                std::thread::sleep(LOOK);
+            }
+        });
+        Some(Reader { is_over, thread })
+    }
+}
+
+/// The time between two looks at an output.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// What can be read without waiting.
+fn available(file: &mut File) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = file.read(&mut buffer) {
+        out.extend_from_slice(&buffer[..count]);
+    }
+    out
 }
 
 /// The output up to its end. It does not wait, because the end of the process was reported already.
-fn told(reader: Option<File>) -> String {
-    let mut out = Vec::new();
-    let mut buffer = [0; 4096];
-    let Some(mut reader) = reader else { return "error no fifo".to_owned() };
-    while let Ok(count @ 1..) = reader.read(&mut buffer) {
-        out.extend_from_slice(&buffer[..count]);
-    }
+fn told(reader: Option<Reader>) -> String {
+    let Some(reader) = reader else { return "error no fifo".to_owned() };
+    reader.is_over.store(true, Ordering::SeqCst);
+    let out = reader.thread.join().unwrap_or_default();
     format!("ok {}", String::from_utf8_lossy(&out))
+}
+
+/// What the shim has written to its log.
+fn logged(fifo: Option<File>) -> String {
+    fifo.map_or_else(
+        || "error no fifo".to_owned(),
+        |mut fifo| String::from_utf8_lossy(&available(&mut fifo)).into_owned(),
+    )
 }
 
 fn named(id: &str, exec: &str) -> Fields {
@@ -149,11 +193,12 @@ fn status(answer: Message<'_>) -> String {
 pub fn live(stage: &Stage, id: &str, session: &Session, stdio: &Stdio) -> Vec<Fact> {
     // The socket for events is the name of containerd's own socket with `.ttrpc` appended.
     let events = Events::listen(&stage.dir.join("containerd.sock.ttrpc"));
-    let (out, exec_out) = (reader(stage, "out"), reader(stage, "exec.out"));
+    let (out, exec_out) = (Reader::open(stage, "out"), Reader::open(stage, "exec.out"));
     let input = open(&stage.dir.join("in"), OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty());
     let log = open(&bundle(stage, id).join("log"), OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty());
     let run = ended(session, stdio);
     let Some(path) = run.strip_prefix("ok unix://") else {
+        drop((told(out), told(exec_out)));
         return vec![("run".to_owned(), run)];
     };
     let mut talk = Talk { socket: path.trim().into(), facts: vec![("run".to_owned(), "ok".to_owned())] };
@@ -176,7 +221,7 @@ pub fn live(stage: &Stage, id: &str, session: &Session, stdio: &Stdio) -> Vec<Fa
     let seen = events.map(|events| events.taken()).unwrap_or_default();
     talk.facts
         .push(("events".to_owned(), seen.iter().map(|envelope| event(id, envelope)).collect::<Vec<_>>().join("\n")));
-    talk.facts.push(("shim's errors".to_owned(), format!("{}{}", stdio.errors(), told(log.ok().map(File::from)))));
+    talk.facts.push(("shim's errors".to_owned(), format!("{}ok {}", stdio.errors(), logged(log.ok().map(File::from)))));
     talk.facts
 }
 
