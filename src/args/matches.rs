@@ -17,7 +17,7 @@ use windlass_base::error::{Error, Origin, Result};
 #[derive(Debug, Default)]
 pub struct Matches {
     flags: &'static [Flag],
-    given: Vec<(&'static Flag, OsString)>,
+    given: Vec<(&'static Flag, Given)>,
     /// The words that are neither flags nor values of flags.
     pub operands: Vec<OsString>,
 }
@@ -31,8 +31,15 @@ pub struct Words {
     current: OsString,
 }
 
+/// What a flag was given.
+#[derive(Debug)]
+enum Given {
+    Switch(bool),
+    Value(OsString),
+}
+
 enum Word {
-    Flag(&'static Flag, OsString),
+    Flag(&'static Flag, Given),
     Operand(OsString),
 }
 
@@ -75,7 +82,7 @@ impl Words {
         matches.flags = flags;
         while let Some(word) = self.next(flags)? {
             match word {
-                Word::Flag(flag, value) => matches.given.push((flag, value)),
+                Word::Flag(flag, given) => matches.given.push((flag, given)),
                 Word::Operand(word) => {
                     matches.operands.push(word);
                     if until == Until::FirstOperand {
@@ -102,7 +109,7 @@ impl Words {
                 raw.next();
                 let value = match (value, flag.takes) {
                     (Some(value), _) => Some(value),
-                    (None, Takes::Nothing) => Some("true".into()),
+                    (None, Takes::Nothing) => None,
                     (None, _) => raw.next(),
                 };
                 return accept(flag, value).map(Some);
@@ -126,8 +133,8 @@ impl Words {
         };
         let value = match flag.takes {
             // `-dt` is two switches, `--tty=false` one.
-            Takes::Nothing if joined => Some(self.parser.optional_value().unwrap_or_else(|| "true".into())),
-            Takes::Nothing => Some("true".into()),
+            Takes::Nothing if joined => self.parser.optional_value(),
+            Takes::Nothing => None,
             _ => self.parser.value().ok(),
         };
         accept(flag, value).map(Some)
@@ -150,23 +157,21 @@ fn single_dash(word: &OsStr, flags: &'static [Flag]) -> Option<(&'static Flag, O
 }
 
 fn accept(flag: &'static Flag, value: Option<OsString>) -> Result<Word> {
-    let value = value.ok_or_else(|| usage_error(flag, format!("flag needs an argument: -{}", flag.long)))?;
-    match flag.takes {
-        Takes::Nothing if boolean(&value).is_none() => Err(usage_error(
-            flag,
-            format!("invalid boolean value {:?} for -{}: parse error", value.to_string_lossy(), flag.long),
-        )),
-        Takes::Word(words) if !words.iter().any(|word| *word == value) => Err(usage_error(
-            flag,
-            format!(
-                "invalid value {:?} for flag -{}: not one of {}",
-                value.to_string_lossy(),
-                flag.long,
-                words.join(", ")
-            ),
-        )),
-        _ => Ok(Word::Flag(flag, value)),
-    }
+    let given = match (flag.takes, value) {
+        (Takes::Nothing, None) => Given::Switch(true),
+        (Takes::Nothing, Some(text)) => Given::Switch(boolean(&text).ok_or_else(|| {
+            let text = text.to_string_lossy();
+            usage_error(flag, format!("invalid boolean value {text:?} for -{}: parse error", flag.long))
+        })?),
+        (_, None) => return Err(usage_error(flag, format!("flag needs an argument: -{}", flag.long))),
+        (Takes::Word(words), Some(value)) if !words.iter().any(|word| *word == value) => {
+            let (value, words) = (value.to_string_lossy(), words.join(", "));
+            let message = format!("invalid value {value:?} for flag -{}: not one of {words}", flag.long);
+            return Err(usage_error(flag, message));
+        }
+        (_, Some(value)) => Given::Value(value),
+    };
+    Ok(Word::Flag(flag, given))
 }
 
 fn undefined(name: &str) -> Error {
@@ -187,16 +192,33 @@ fn boolean(word: &OsStr) -> Option<bool> {
     }
 }
 
+impl Given {
+    fn value(&self) -> Option<&OsStr> {
+        match self {
+            Given::Switch(_) => None,
+            Given::Value(value) => Some(value),
+        }
+    }
+}
+
 impl Matches {
-    /// The last value of a flag. The flag must be in the table.
-    fn last(&self, long: &str) -> Option<&OsStr> {
+    /// What a flag was given last. The flag must be in the table.
+    fn last(&self, long: &str) -> Option<&Given> {
         debug_assert!(self.flags.is_empty() || self.flags.iter().any(|flag| flag.long == long), "no flag --{long}");
-        self.given.iter().rev().find(|(flag, _)| flag.long == long).map(|(_, value)| value.as_os_str())
+        self.given.iter().rev().find(|(flag, _)| flag.long == long).map(|(_, given)| given)
     }
 
-    /// The last value of a switch; `None` if it was not given.
+    /// The last value of a flag.
+    fn value(&self, long: &str) -> Option<&OsStr> {
+        self.last(long).and_then(Given::value)
+    }
+
+    /// Whether a switch is on, by the last that was given; `None` if it was not given.
     pub fn maybe_switch(&self, long: &str) -> Option<bool> {
-        self.last(long).and_then(boolean)
+        match self.last(long) {
+            Some(Given::Switch(on)) => Some(*on),
+            _ => None,
+        }
     }
 
     /// Whether a switch is on.
@@ -206,22 +228,23 @@ impl Matches {
 
     /// Whether `word` is the last value of a flag.
     pub fn is(&self, long: &str, word: &str) -> bool {
-        self.last(long).is_some_and(|value| value == word)
+        self.value(long).is_some_and(|value| value == word)
     }
 
     /// A path. An empty one counts as not given.
     pub fn path(&self, long: &str) -> Option<PathBuf> {
-        self.last(long).filter(|path| !path.is_empty()).map(PathBuf::from)
+        self.value(long).filter(|path| !path.is_empty()).map(PathBuf::from)
     }
 
     /// A text. An empty one counts as not given.
     pub fn text(&self, long: &str) -> Result<Option<String>> {
-        self.last(long).filter(|text| !text.is_empty()).map(|text| utf8(long, text)).transpose()
+        self.value(long).filter(|text| !text.is_empty()).map(|text| utf8(long, text)).transpose()
     }
 
     /// All values of a flag.
     pub fn texts(&self, long: &str) -> Result<Vec<String>> {
-        self.given.iter().filter(|(flag, _)| flag.long == long).map(|(_, text)| utf8(long, text)).collect()
+        let given = self.given.iter().filter(|(flag, _)| flag.long == long);
+        given.filter_map(|(_, given)| given.value()).map(|text| utf8(long, text)).collect()
     }
 
     /// A value that `read` converts. An empty one counts as not given.
