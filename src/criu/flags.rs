@@ -5,39 +5,24 @@ use crate::message::{CgroupMode, NetworkLock, Options, PageServer};
 /// The flags that `checkpoint` and `restore` pass on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
-    /// `--leave-running`.
     pub leave_running: bool,
-    /// `--tcp-established`.
     pub tcp_established: bool,
-    /// `--tcp-skip-in-flight`.
     pub tcp_skip_in_flight: bool,
-    /// `--tcp-close`.
     pub tcp_close: bool,
-    /// `--link-remap`.
     pub link_remap: bool,
-    /// `--ext-unix-sk`.
     pub ext_unix_sk: bool,
-    /// `--shell-job`.
     pub shell_job: bool,
-    /// `--file-locks`.
     pub file_locks: bool,
-    /// `--lazy-pages`.
     pub lazy_pages: bool,
-    /// `--auto-dedup`.
     pub auto_dedup: bool,
-    /// `--pre-dump`.
     pub pre_dump: bool,
     /// `--parent-path`: from the images.
     pub parent: Option<String>,
-    /// `--page-server`.
     pub page_server: Option<(String, u16)>,
     /// `--manage-cgroups-mode`. `None`: cgroups are the runtime's business.
     pub cgroup_mode: Option<CgroupMode>,
-    /// `--network-lock`.
     pub network_lock: Option<NetworkLock>,
-    /// `--lsm-profile`.
     pub lsm_profile: String,
-    /// `--lsm-mount-context`.
     pub lsm_mount_context: String,
 }
 

@@ -138,21 +138,13 @@ message! {
     }
     /// `task_kobj_ids_entry`: which namespaces a process is in, by numbers of the images.
     Ids {
-        /// PID.
         5 pid: u32,
-        /// Network.
         6 net: u32,
-        /// IPC.
         7 ipc: u32,
-        /// UTS.
         8 uts: u32,
-        /// Mount.
         9 mount: u32,
-        /// User.
         10 user: u32,
-        /// Cgroup.
         11 cgroup: u32,
-        /// Time.
         12 time: u32,
     }
     /// `thread_core_entry`.

@@ -5,7 +5,6 @@
 //! notifications, and waits for the answer to each.
 #![doc(hidden)]
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
 
 pub mod flags;
 pub mod image;

@@ -7,13 +7,9 @@ use windlass_base::variant::{Value, complete};
 pub struct Call<'a> {
     /// Bus name of the recipient; empty without a bus.
     pub destination: &'a str,
-    /// Object path.
     pub path: &'a str,
-    /// Interface.
     pub interface: &'a str,
-    /// Method.
     pub member: &'a str,
-    /// Its arguments.
     pub arguments: &'a [Value],
     /// The number of descriptors that are sent with it.
     pub fds: u32,
@@ -24,7 +20,6 @@ pub struct Call<'a> {
 /// A received message, without the fields that windlass does not use.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Message {
-    /// Its type.
     pub kind: MessageType,
     /// The serial of the call that it replies to.
     pub reply_serial: u32,

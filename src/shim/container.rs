@@ -9,9 +9,7 @@ use super::{Runtime, Timeouts};
 /// What is fixed for the life of a container.
 #[derive(Clone, Debug)]
 pub struct Container {
-    /// Its id.
     pub id: Rc<str>,
-    /// Its bundle.
     pub bundle: PathBuf,
     /// The runtime that runs it.
     pub runtime: Runtime,
