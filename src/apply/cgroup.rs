@@ -401,9 +401,8 @@ pub(super) fn owner_of_cgroup(spec: &Spec, topology: &Topology) -> Option<u32> {
         return None;
     }
     let uid = spec.process.as_ref().map_or(0, |process| process.user.uid);
-    let mapped = topology.uid_mappings.iter().find(|m| uid >= m.container_id && uid - m.container_id < m.size);
-    match mapped {
-        Some(mapping) => Some(mapping.host_id + (uid - mapping.container_id)),
+    match topology.uid_mappings.iter().find_map(|mapping| mapping.to_host(uid)) {
+        Some(uid) => Some(uid),
         None if topology.user_namespace() => None,
         None => (uid != 0).then_some(uid),
     }

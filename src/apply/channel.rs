@@ -294,7 +294,7 @@ mod tests {
     use nix::poll::{PollFd, PollTimeout, poll};
 
     use super::*;
-    use windlass_sys::socket;
+    use windlass_sys::pipe;
 
     /// One round of poll(2), as the wait for a process does it. False: nothing was reported in time.
     fn round(channel: &mut Channel, milliseconds: u16) -> bool {
@@ -309,7 +309,7 @@ mod tests {
     }
 
     fn pipe() -> (OwnedFd, OwnedFd) {
-        let (read_end, write_end) = socket::pipe().expect("pipe");
+        let (read_end, write_end) = pipe::new().expect("pipe");
         (read_end, write_end)
     }
 
@@ -358,7 +358,7 @@ mod tests {
             if nonblocking {
                 stream::never_block(sink.as_fd()).expect("fcntl");
             }
-            stream::set_capacity(writer.as_fd(), 1 << 20);
+            pipe::set_capacity(writer.as_fd(), 1 << 20);
             let sent: Vec<u8> = (0..700_000u32).map(|n| (n % 251) as u8).collect();
             assert_eq!(nix::unistd::write(&writer, &sent), Ok(sent.len()));
             drop(writer);

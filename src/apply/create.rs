@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 
 use windlass_base::error::{Diagnostic, Error, Kind, Origin, Result, WithContext};
@@ -13,7 +12,7 @@ use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{Hook, Spec};
 use windlass_cgroup::Cgroup;
 use windlass_plan::{Action, Maps, Plan, Program, Step};
-use windlass_store::{Container, InitProcess, Reservation, State, Status, Store, SystemdUnit, process_stat};
+use windlass_store::{Container, InitProcess, Reservation, State, Status, Store, SystemdUnit, document, process_stat};
 use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
 use windlass_sys::{fd, socket, start};
 
@@ -29,6 +28,27 @@ use super::sync::{InitSync, Question};
 use super::timing::StepTimer;
 use super::{hooks, listener, resctrl};
 
+/// What a container is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A later `start` executes the program.
+    Create,
+    /// This command executes the program.
+    Run,
+    /// Its processes come from images; with `hold` when `start` comes.
+    Restore {
+        /// `--hold`.
+        hold: bool,
+    },
+}
+
+impl Purpose {
+    /// Whether a later `start` opens the start barrier.
+    pub fn waits_for_start(self) -> bool {
+        matches!(self, Purpose::Create | Purpose::Restore { hold: true })
+    }
+}
+
 /// What `create` works from.
 pub struct CreateRequest<'a> {
     /// Where containers are kept.
@@ -37,24 +57,22 @@ pub struct CreateRequest<'a> {
     pub plan: &'a Plan,
     /// The configuration it was planned from, without its annotations.
     pub spec: &'a Spec,
-    /// Its annotations.
+    /// The annotations of the configuration.
     pub annotations: BTreeMap<String, String>,
-    /// Its text, of which a copy is kept.
+    /// The text of config.json; the state root keeps a copy.
     pub config: Vec<u8>,
     /// Absolute path of the bundle, which is the current directory.
     pub bundle: &'a Path,
-    /// Where its cgroups will be.
+    /// Where the container's cgroups will be.
     pub place: CgroupPlacement,
-    /// What passes between it and the caller.
+    /// What passes between the container and the caller.
     pub caller: Caller<'a>,
     /// Additions to the environment (`LISTEN_FDS`).
     pub environment: &'a [String],
     /// Whether the plan has the mount of a notify socket.
     pub notify: bool,
-    /// Whether a later `start` opens the start barrier, or this process does, at once.
-    pub wait_for_start: bool,
-    /// Whether its processes come from images.
-    pub restores: bool,
+    /// What the container is made for.
+    pub purpose: Purpose,
     /// Whether init reports each step.
     pub debug: bool,
     /// Whether exec is to leave the session keyring alone as well.
@@ -87,7 +105,7 @@ pub fn create<'a>(request: CreateRequest<'a>, proof: &'a SingleThreaded) -> Resu
     let joined_user = plan.topology.joined.iter().position(|join| join.kind == Namespaces::USER);
     let joined_user = joined_user.and_then(|at| joins[at].as_ref()).map(OwnedFd::as_fd);
     creation.idmaps = Idmaps::make(&plan.sources, joined_user, proof)?;
-    let barrier = match creation.request.wait_for_start {
+    let barrier = match creation.request.purpose.waits_for_start() {
         true => {
             let name = creation.start_socket();
             Barrier::Start(socket::listen_at(creation.root(), &name).with_context(|| "cannot make the start socket")?)
@@ -164,10 +182,10 @@ impl<'a> NewContainer<'a> {
             None => None,
         };
         let mut state = state(&mut request);
-        if request.restores {
+        if matches!(request.purpose, Purpose::Restore { .. }) {
             // CRIU continues the clocks of the images in a time namespace.
             state.namespaces |= Namespaces::TIME;
-            state.held = request.wait_for_start;
+            state.held = request.purpose.waits_for_start();
         }
         state.intel_rdt = resources.as_ref().and_then(|group| group.to_remove());
         state.resctrl = resources.as_ref().map(resctrl::Group::path);
@@ -251,7 +269,7 @@ impl<'a> NewContainer<'a> {
 
     pub(super) fn runtime_hooks(&self, pid: i32) -> Result<()> {
         let Some(hooks) = &self.request.spec.hooks else { return Ok(()) };
-        let state = hooks::state_for(&self.state, Status::Creating, pid);
+        let state = document(&self.state, Status::Creating, pid);
         hooks::run("prestart", &hooks.prestart, &state)?;
         hooks::run("createRuntime", &hooks.create_runtime, &state)
     }
@@ -314,7 +332,7 @@ impl Handler for NewContainer<'_> {
             Question::NetDevices => super::netdevice::move_all(&plan.net_devices, child.pid)?,
             Question::RuntimeHooks => self.runtime_hooks(child.pid)?,
             Question::Listener(number) => {
-                let state = hooks::state_for(&self.state, Status::Creating, child.pid);
+                let state = document(&self.state, Status::Creating, child.pid);
                 listener::send_to_agent(&plan.init, child, number, &self.state.oci_version, state)?;
             }
         }
@@ -376,7 +394,7 @@ impl<'a> Poststop<'a> {
 impl Drop for Poststop<'_> {
     fn drop(&mut self) {
         if let Some(state) = self.state.take() {
-            let warnings = hooks::run_poststop(self.hooks, &hooks::state_for(&state, Status::Stopped, 0));
+            let warnings = hooks::run_poststop(self.hooks, &document(&state, Status::Stopped, 0));
             self.warnings.borrow_mut().extend(warnings);
         }
     }
@@ -468,7 +486,7 @@ fn owner_name() -> String {
     match nix::unistd::geteuid().as_raw() {
         0 => "root".into(),
         uid => {
-            let passwd = fd::open("/etc/passwd", OFlag::O_RDONLY).and_then(|file| fd::read_all(file, fd::DOCUMENT));
+            let passwd = fd::document("/etc/passwd");
             let passwd = String::from_utf8(passwd.unwrap_or_default()).unwrap_or_default();
             let name = passwd.lines().find(|line| line.split(':').nth(2) == Some(uid.to_string().as_str()));
             name.and_then(|line| line.split(':').next()).map_or(format!("#{uid}"), str::to_string)

@@ -8,10 +8,11 @@ use nix::poll::{PollFd, PollFlags};
 
 use windlass_base::error::{Diagnostic, Error, Kind, Origin, Result, WithContext};
 use windlass_base::spec::Hook;
-use windlass_store::{State, Status, document};
+use windlass_store::{Status, document};
+use windlass_sys::pipe;
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::stream::{self, Moved};
-use windlass_sys::{fd, process, signals, socket, spawn};
+use windlass_sys::{fd, process, signals, spawn};
 
 use super::context::{ContainerHooks, Context};
 
@@ -68,17 +69,12 @@ fn in_container(
     cx: &Context<'_>,
 ) -> Result<()> {
     let Some(ContainerHooks { hooks, state }) = cx.hooks else { return Ok(()) };
-    run_with(name, which(hooks), env, &state_for(state, status, nix::unistd::getpid().as_raw()))
-}
-
-/// The state that a hook reads.
-pub fn state_for(state: &State, status: Status, pid: i32) -> serde_json::Value {
-    document(state, status, pid)
+    run_with(name, which(hooks), env, &document(state, status, nix::unistd::getpid().as_raw()))
 }
 
 /// Runs one hook. The error says why it failed, with the last of its output.
 fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> std::result::Result<(), String> {
-    let (output, theirs) = socket::pipe().map_err(|failed| format!("cannot read its output: {failed}"))?;
+    let (output, theirs) = pipe::new().map_err(|failed| format!("cannot read its output: {failed}"))?;
     let copy = fd::duplicate(theirs.as_fd()).map_err(|failed| failed.to_string())?;
     let mut command = spawn::command(&hook.path);
     if let Some((name, args)) = hook.args.split_first() {

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use windlass_base::error::{Result, WithContext};
+use windlass_base::spec::IdMapping;
 use windlass_plan::Host;
 use windlass_sys::process::Child;
 use windlass_sys::{fd, sched, socket};
@@ -98,12 +99,7 @@ impl Inherit {
 
 /// The host's id for an id of the container, according to a `/proc/PID/uid_map` (user_namespaces(7)).
 fn host_uid(map: &[u8], uid: u32) -> Option<u32> {
-    String::from_utf8_lossy(map).lines().find_map(|line| {
-        let mut numbers = line.split_whitespace().map(|word| word.parse::<u32>().ok());
-        let mut next = || numbers.next().flatten();
-        let (inside, outside, size) = (next()?, next()?, next()?);
-        (uid >= inside && uid - inside < size).then(|| outside + (uid - inside))
-    })
+    IdMapping::parse_lines(map).iter().find_map(|mapping| mapping.to_host(uid))
 }
 
 #[cfg(test)]

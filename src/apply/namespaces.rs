@@ -139,20 +139,11 @@ impl JoinedNamespaces {
     }
 
     fn remember(&mut self, kind: Namespaces) -> Result<()> {
-        let name = match kind {
-            Namespaces::MOUNT => {
-                self.mounts = Some(hold_view()?);
-                return Ok(());
-            }
-            Namespaces::NET => "net",
-            Namespaces::IPC => "ipc",
-            Namespaces::UTS => "uts",
-            Namespaces::PID => "pid",
-            Namespaces::CGROUP => "cgroup",
-            Namespaces::TIME => "time",
-            _ => "user",
-        };
-        let own = fd::open(format!("/proc/self/ns/{name}"), OFlag::O_RDONLY)
+        if kind == Namespaces::MOUNT {
+            self.mounts = Some(hold_view()?);
+            return Ok(());
+        }
+        let own = fd::open(format!("/proc/self/ns/{}", kind.proc_name()), OFlag::O_RDONLY)
             .with_context(|| "cannot open the runtime's own namespace")?;
         self.others.push((own, kind));
         Ok(())

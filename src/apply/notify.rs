@@ -18,6 +18,7 @@ use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_base::mount::{MountAttributes, MsFlags, Propagation, PropagationChange};
 use windlass_plan::{Action, Mount, MountKind, Plan, Resolution, RootPath, Source, Step};
 use windlass_store::notify_directory;
+use windlass_sys::pipe;
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::{fd, socket};
 
@@ -211,7 +212,7 @@ impl Notify {
     /// not within `limit`.
     fn barrier(&self, limit: Duration) -> windlass_sys::Result<bool> {
         let Some(host) = &self.host else { return Ok(true) };
-        let (read, write) = socket::pipe()?;
+        let (read, write) = pipe::new()?;
         socket::send(host.as_fd(), b"BARRIER=1", &[write.as_fd()])?;
         drop(write);
         // poll(2) reports the hang-up without being asked for any event.

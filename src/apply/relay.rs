@@ -12,6 +12,7 @@ use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcse
 use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
 use windlass_sys::SyscallError;
 use windlass_sys::stdio::{self, CallerStream};
+use windlass_sys::terminal;
 use windlass_sys::{socket, stream};
 
 use super::channel::{Channel, End, Side};
@@ -97,10 +98,10 @@ impl Relay {
 
     /// Takes over the size of our own terminal, if we have one.
     pub fn resize(&mut self) {
-        if let (Some(master), Ok((rows, columns))) = (&self.master, socket::terminal_size(stdio::input())) {
+        if let (Some(master), Ok((rows, columns))) = (&self.master, terminal::size(stdio::input())) {
             // 0x0 means that the size is unknown.
             if (rows, columns) != (0, 0) {
-                let _ = socket::set_terminal_size(master.as_fd(), rows, columns);
+                let _ = terminal::set_size(master.as_fd(), rows, columns);
             }
         }
     }

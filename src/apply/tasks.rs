@@ -9,7 +9,7 @@ use nix::fcntl::OFlag;
 use windlass_base::abi::SchedulerAttributes;
 use windlass_base::capability::CapabilitySet;
 use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
-use windlass_base::namespaces::Namespaces;
+use windlass_base::namespaces::{KINDS, Namespaces};
 use windlass_base::spec::IdMapping;
 use windlass_plan::limit_audit;
 use windlass_plan::restore::{Claims, Thread, one_of_each, task_contradictions};
@@ -94,15 +94,8 @@ fn oom_score_adj(process: &str) -> Result<i64> {
 /// The kinds of namespaces that a process does not share with the runtime.
 fn namespaces(pid: i32) -> Result<Namespaces> {
     let mut kinds = Namespaces::empty();
-    for (name, kind) in [
-        ("pid", Namespaces::PID),
-        ("net", Namespaces::NET),
-        ("ipc", Namespaces::IPC),
-        ("uts", Namespaces::UTS),
-        ("mnt", Namespaces::MOUNT),
-        ("user", Namespaces::USER),
-        ("cgroup", Namespaces::CGROUP),
-    ] {
+    // Older kernels have no time namespaces.
+    for &(_, name, kind) in KINDS.iter().filter(|row| row.2 != Namespaces::TIME) {
         let link = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/{name}"));
         let theirs = link(&pid.to_string()).with_context(|| CONTEXT)?;
         if link("self").is_ok_and(|own| own != theirs) {
@@ -141,8 +134,7 @@ fn inside(id: u32, maps: &[IdMapping], mapped: bool) -> u32 {
     if !mapped {
         return id;
     }
-    let mapping = maps.iter().find(|mapping| id >= mapping.host_id && id - mapping.host_id < mapping.size);
-    mapping.map_or(u32::MAX, |mapping| mapping.container_id + (id - mapping.host_id))
+    maps.iter().find_map(|mapping| mapping.to_container(id)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -26,6 +26,25 @@ bitflags::bitflags! {
     }
 }
 
+/// The kinds, with the name that `linux.namespaces` of config.json uses and that of the file in `/proc/PID/ns`.
+pub const KINDS: &[(&str, &str, Namespaces)] = &[
+    ("cgroup", "cgroup", Namespaces::CGROUP),
+    ("ipc", "ipc", Namespaces::IPC),
+    ("mount", "mnt", Namespaces::MOUNT),
+    ("network", "net", Namespaces::NET),
+    ("pid", "pid", Namespaces::PID),
+    ("time", "time", Namespaces::TIME),
+    ("user", "user", Namespaces::USER),
+    ("uts", "uts", Namespaces::UTS),
+];
+
+impl Namespaces {
+    /// The name of this kind's file in `/proc/PID/ns`.
+    pub fn proc_name(self) -> &'static str {
+        KINDS.iter().find(|row| row.2 == self).map_or("", |row| row.1)
+    }
+}
+
 impl From<Namespaces> for CloneFlags {
     fn from(kinds: Namespaces) -> CloneFlags {
         CloneFlags::from_bits_retain(kinds.bits() as i32)

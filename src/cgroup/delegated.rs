@@ -14,7 +14,7 @@ use super::hierarchy::Hierarchy;
 use super::v2::Cgroup;
 use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_plan::cgroup::Need;
-use windlass_sys::fd;
+use windlass_sys::attributes;
 
 /// Where the container's cgroup may be made.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub fn find(hierarchy: &Hierarchy, cgroups_path: &str, id: &str) -> Result<Optio
 
 /// Whether systemd has marked the cgroup as delegated. The user instances of versions 252 and 257 do not mark theirs.
 fn is_delegated(root: &Directory, own: &str) -> bool {
-    fd::attribute(&root.path_of(own.trim_start_matches('/')), "user.delegate").is_some_and(|value| value == b"1")
+    attributes::read(&root.path_of(own.trim_start_matches('/')), "user.delegate").is_some_and(|value| value == b"1")
 }
 
 fn may_use(root: &Directory, own: &str, path: &str) -> bool {

@@ -5,16 +5,17 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use nix::unistd::{AccessFlags, access};
 
 use super::facts::{Cgroups, Facts, Helper, Kernel, SecurityModules, SystemdInstance, User, UserNamespaces};
 use windlass_base::error::describe;
 use windlass_base::mount::{Propagation, PropagationChange};
+use windlass_base::namespaces::KINDS;
 use windlass_cgroup::{Hierarchy, Systemd, delegated, own_cgroup};
 use windlass_plan::Host;
 use windlass_plan::device_rules;
+use windlass_sys::attributes;
 use windlass_sys::process::{self, Exit, Forked, SingleThreaded};
 use windlass_sys::{bpf, fd, mount, probe};
 
@@ -36,7 +37,7 @@ pub fn collect(host: &Host, state_root: &Path, proof: &SingleThreaded) -> Facts 
 }
 
 fn text(path: impl AsRef<Path>) -> String {
-    let text = fd::open(path, OFlag::O_RDONLY).and_then(|file| fd::read_all(file, fd::DOCUMENT));
+    let text = fd::document(path);
     String::from_utf8_lossy(&text.unwrap_or_default()).trim().to_owned()
 }
 
@@ -64,17 +65,6 @@ const CALLS: &[(&str, libc::c_long, &str)] = &[
     ("close_range", libc::SYS_close_range, "5.9"),
 ];
 
-const NAMESPACES: &[(&str, &str)] = &[
-    ("cgroup", "cgroup"),
-    ("ipc", "ipc"),
-    ("mount", "mnt"),
-    ("network", "net"),
-    ("pid", "pid"),
-    ("time", "time"),
-    ("user", "user"),
-    ("uts", "uts"),
-];
-
 const FILESYSTEMS: &[&str] = &["cgroup2", "devpts", "mqueue", "proc", "sysfs", "tmpfs"];
 
 fn kernel(host: &Host, proof: &SingleThreaded) -> Kernel {
@@ -84,7 +74,7 @@ fn kernel(host: &Host, proof: &SingleThreaded) -> Kernel {
     Kernel {
         release: text("/proc/sys/kernel/osrelease"),
         missing_calls: CALLS.iter().filter(|row| !probe::knows_call(row.1)).map(|row| (row.0, row.2)).collect(),
-        missing_namespaces: NAMESPACES.iter().filter(|row| lacks(row.1)).map(|row| row.0).collect(),
+        missing_namespaces: KINDS.iter().filter(|row| lacks(row.1)).map(|row| row.0).collect(),
         missing_filesystems: FILESYSTEMS.iter().filter(|kind| !knows(kind)).copied().collect(),
         seccomp: probe::seccomp_knows(0),
         seccomp_listener: probe::seccomp_knows(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32),
@@ -137,7 +127,7 @@ fn helper(program: &str) -> Helper {
     let found = std::env::split_paths(OsStr::new(&path)).map(|dir| dir.join(program)).find(|file| file.is_file());
     let Some(found) = found else { return Helper::Absent };
     let set_user_id = fs::metadata(&found).is_ok_and(|meta| meta.permissions().mode() & libc::S_ISUID != 0);
-    let capability = found.to_str().is_some_and(|path| fd::attribute(path, "security.capability").is_some());
+    let capability = found.to_str().is_some_and(|path| attributes::read(path, "security.capability").is_some());
     if set_user_id || capability { Helper::Works } else { Helper::Powerless }
 }
 

@@ -204,8 +204,8 @@ fn place_fork(steps: &mut Vec<Step>, early: bool) -> Option<ProcessLimit> {
     }
     let mut process_limit = None;
     steps.retain(|step| match &step.action {
-        Action::Limit(RLIMIT_NPROC, _, soft, hard) => {
-            process_limit = Some(ProcessLimit { soft: *soft, hard: *hard, origin: step.origin.clone() });
+        Action::Limit(limit) if limit.resource == RLIMIT_NPROC => {
+            process_limit = Some(ProcessLimit { soft: limit.soft, hard: limit.hard, origin: step.origin.clone() });
             false
         }
         _ => true,

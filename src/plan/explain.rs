@@ -3,14 +3,14 @@
 use std::fmt::{self, Write as _};
 
 use windlass_base::mount::{MountAttributes, Propagation, PropagationChange};
-use windlass_base::namespaces::Namespaces;
+use windlass_base::namespaces::{KINDS, Namespaces};
 use windlass_base::spec::escape;
 
 use crate::create::Plan;
 use crate::host::Maps;
 use crate::mount::{Mount, MountKind, Node, Source};
-use crate::step::{Action, Identity, Pivot};
-use crate::topology::{Joiner, KINDS};
+use crate::step::{Action, Identity, Pivot, ResourceLimit};
+use crate::topology::Joiner;
 
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,7 +18,7 @@ impl fmt::Display for Action {
             Action::MapIds => f.write_str("ask the runtime to write the id maps"),
             Action::Scope => f.write_str("wait to be put into the scope"),
             Action::BecomeRoot(uid, gid) => write!(f, "become user {uid}:{gid} of the user namespace"),
-            Action::Join(index) => write!(f, "join namespace {index}"),
+            Action::Join(id) => write!(f, "join namespace {}", id.index()),
             Action::Copy(source) => write!(f, "copy source {}", source.index()),
             Action::Unshare(kinds) => write!(f, "unshare the {} namespace", kind_names(*kinds)),
             Action::KeyLabel(label) => write!(f, "set SELinux label {label:?} for new keys"),
@@ -49,7 +49,9 @@ impl fmt::Display for Action {
             Action::Mask(path) => write!(f, "mask {path}"),
             Action::Umask(mask) => write!(f, "set the umask to {mask:04o}"),
             Action::MakeWorkingDirectory(path) => write!(f, "make the working directory {path} if missing"),
-            Action::Limit(_, name, soft, hard) => write!(f, "set {name} to {soft}, at most {hard}"),
+            Action::Limit(ResourceLimit { name, soft, hard, .. }) => {
+                write!(f, "set {name} to {soft}, at most {hard}")
+            }
             Action::Scheduler(attributes) => write!(f, "set scheduling policy {}", attributes.policy),
             Action::IoPriority(priority) => write!(f, "set I/O priority {}:{}", priority >> 13, priority & 0x1fff),
             Action::Affinity(_) => f.write_str("set the CPU affinity"),
@@ -179,7 +181,7 @@ fn plural(propagation: Propagation) -> &'static str {
 
 /// The names of namespaces, as `linux.namespaces` has them.
 pub fn kind_names(kinds: Namespaces) -> String {
-    KINDS.iter().filter(|(_, kind)| kinds.contains(*kind)).map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    KINDS.iter().filter(|row| kinds.contains(row.2)).map(|row| row.0).collect::<Vec<_>>().join(", ")
 }
 
 /// One line of an explanation.
@@ -298,7 +300,7 @@ impl Plan {
     /// The text of one action, with the names of the namespaces and sources that it refers to.
     pub fn describe(&self, action: &Action) -> String {
         match action {
-            Action::Join(index) => match self.topology.joined.get(*index) {
+            Action::Join(id) => match self.topology.joined.get(id.index()) {
                 Some(join) => format!("join the {} namespace {}", kind_names(join.kind), join.path),
                 None => action.to_string(),
             },

@@ -54,7 +54,7 @@ pub use options::Options;
 pub use path::RootPath;
 pub use program::{DEFAULT_PATH, Program};
 pub use scheduling::{MEMORY_FLAGS, MEMORY_MODES};
-pub use step::{Action, Identity, Pivot, ProcessCapabilities, Seccomp, Step};
+pub use step::{Action, Identity, JoinId, Pivot, ProcessCapabilities, ResourceLimit, Seccomp, Step};
 pub use topology::{Join, Joiner, Topology};
 #[doc(inline)]
 pub use windlass_base::{capability::CapabilitySet, error, spec};

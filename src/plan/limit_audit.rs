@@ -34,9 +34,9 @@ pub fn raised(plan: &Plan, oom: [i64; 2], hard: &dyn Fn(u32) -> Option<u64>) -> 
         msg: format!("a process of the images has oom_score_adj {found}, below {least}"),
     });
     let limits = plan.init.iter().filter_map(|step| {
-        let Action::Limit(number, name, _, most) = &step.action else { return None };
-        let found = hard(*number).filter(|found| found > most)?;
-        let msg = format!("a process of the images has the hard limit {found} of {name}, above {most}");
+        let Action::Limit(limit) = &step.action else { return None };
+        let found = hard(limit.resource).filter(|found| *found > limit.hard)?;
+        let msg = format!("a process of the images has the hard limit {found} of {}, above {}", limit.name, limit.hard);
         Some(Diagnostic { pointer: step.origin.to_string(), msg })
     });
     protected.into_iter().chain(limits).collect()
@@ -60,7 +60,7 @@ pub fn favoured(
     let expected = configured.unwrap_or(own);
     let limit = |number: u32| {
         let configured = plan.init.iter().find_map(|step| match &step.action {
-            Action::Limit(known, _, _, most) if *known == number => Some(*most),
+            Action::Limit(limit) if limit.resource == number => Some(limit.hard),
             _ => None,
         });
         configured.unwrap_or_else(|| own_limit(number))

@@ -222,7 +222,7 @@ impl<'a> Entry<'a> {
             ([], _) => return,
             (groups, _) => groups,
         };
-        let mapped = |gid: u32| groups.iter().any(|m| gid >= m.container_id && gid - m.container_id < m.size);
+        let mapped = |gid: u32| groups.iter().any(|mapping| mapping.to_host(gid).is_some());
         data.retain(|(key, value)| {
             let gid = value.as_ref().filter(|_| key == "gid").and_then(|gid| gid.parse().ok());
             let keep = gid.is_none_or(mapped);

@@ -182,7 +182,7 @@ fn check_filter(seccomp: &Seccomp, drops: bool, builder: &mut PlanBuilder) {
 /// Finds ids that the user namespace does not have.
 fn check_ids(user: &User, topology: &Topology, pointer: &str, builder: &mut PlanBuilder) {
     let mapped = |mappings: &[IdMapping], id: u32| {
-        mappings.is_empty() || mappings.iter().any(|m| id >= m.container_id && id - m.container_id < m.size)
+        mappings.is_empty() || mappings.iter().any(|mapping| mapping.to_host(id).is_some())
     };
     let mut ids = vec![("uid", "uid".to_string(), user.uid), ("gid", "gid".into(), user.gid)];
     for (index, gid) in user.additional_gids.iter().enumerate() {

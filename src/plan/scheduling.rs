@@ -6,7 +6,7 @@ use windlass_base::abi::{SchedulerAttributes, bits_of_list};
 use windlass_base::spec::{IoPriority, Linux, MemoryPolicy, Process, Rlimit, Scheduler};
 
 use crate::builder::{PlanBuilder, unknown};
-use crate::step::Action;
+use crate::step::{Action, ResourceLimit};
 
 /// Limits and scheduling, which need the powers that are given up next.
 pub(crate) fn limits(process: &Process, linux: &Linux, pointer: &str, builder: &mut PlanBuilder) {
@@ -20,7 +20,15 @@ pub(crate) fn limits(process: &Process, linux: &Linux, pointer: &str, builder: &
             }
             Ok(resource) => {
                 seen.push(resource);
-                builder.config(pointer, Action::Limit(resource, limit.kind.clone(), limit.soft, limit.hard));
+                builder.config(
+                    pointer,
+                    Action::Limit(ResourceLimit {
+                        resource,
+                        name: limit.kind.clone(),
+                        soft: limit.soft,
+                        hard: limit.hard,
+                    }),
+                );
             }
         }
     }

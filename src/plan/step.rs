@@ -32,6 +32,35 @@ pub enum Pivot {
     Chroot,
 }
 
+/// A resource limit (setrlimit(2)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResourceLimit {
+    /// The number of the resource.
+    pub resource: u32,
+    /// Its name, as config.json has it: `RLIMIT_NOFILE`.
+    pub name: String,
+    /// The soft limit.
+    pub soft: u64,
+    /// The hard limit.
+    pub hard: u64,
+}
+
+/// Names one of [`Topology::joined`](crate::Topology::joined).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JoinId(usize);
+
+impl JoinId {
+    /// The namespace at this index.
+    pub const fn new(index: usize) -> JoinId {
+        JoinId(index)
+    }
+
+    /// Its index.
+    pub const fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// What a step does. Each variant is one line of `explain`.
 #[derive(Clone, Debug)]
 pub enum Action {
@@ -42,7 +71,7 @@ pub enum Action {
     /// Become root of the user namespace.
     BecomeRoot(u32, u32),
     /// Join a namespace that the runtime has opened.
-    Join(usize),
+    Join(JoinId),
     /// Copy the mount of a source before its turn.
     Copy(SourceId),
     /// Make these namespaces in a process of our own.
@@ -119,8 +148,8 @@ pub enum Action {
     Umask(u32),
     /// Make the working directory if it is missing.
     MakeWorkingDirectory(RootPath),
-    /// Set a resource limit: number, name, soft, hard.
-    Limit(u32, String, u64, u64),
+    /// Set a resource limit.
+    Limit(ResourceLimit),
     /// Set the scheduling policy.
     Scheduler(SchedulerAttributes),
     /// Set the I/O priority.

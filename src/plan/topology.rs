@@ -11,14 +11,14 @@
 //! owns it. So that one is joined first, and the intermediate process joins what the runtime cannot.
 
 use windlass_base::error::{Diagnostic, Origin};
-use windlass_base::namespaces::Namespaces;
+use windlass_base::namespaces::{KINDS, Namespaces};
 use windlass_base::spec::{IdMapping, Linux, Spec, TimeOffset, escape};
 
 use crate::builder::{PlanBuilder, unknown};
 use crate::host::{Host, Maps};
 use crate::mount::{Mount, MountKind};
 use crate::options::Options;
-use crate::step::{Action, Step};
+use crate::step::{Action, JoinId, Step};
 
 /// Who joins a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,25 +103,13 @@ impl Topology {
     }
 }
 
-/// The kinds by the name that `linux.namespaces` uses.
-pub const KINDS: &[(&str, Namespaces)] = &[
-    ("cgroup", Namespaces::CGROUP),
-    ("ipc", Namespaces::IPC),
-    ("mount", Namespaces::MOUNT),
-    ("network", Namespaces::NET),
-    ("pid", Namespaces::PID),
-    ("time", Namespaces::TIME),
-    ("user", Namespaces::USER),
-    ("uts", Namespaces::UTS),
-];
-
 /// Decides processes and namespaces.
 pub(crate) fn topology(linux: &Linux, host: &Host, builder: &mut PlanBuilder) -> Topology {
     let mut out = Topology::default();
     let mut seen = Namespaces::empty();
     for (index, entry) in linux.namespaces.iter().enumerate() {
         let pointer = format!("/linux/namespaces/{index}");
-        let Some((_, kind)) = KINDS.iter().find(|row| row.0 == entry.kind) else {
+        let Some((_, _, kind)) = KINDS.iter().find(|row| row.0 == entry.kind) else {
             builder.fault(format!("{pointer}/type"), unknown("namespace type", &entry.kind));
             continue;
         };
@@ -234,7 +222,7 @@ pub(crate) fn enter(topology: &Topology, builder: &mut PlanBuilder) {
     }
     for (index, join) in topology.joined.iter().enumerate() {
         if join.joiner == Joiner::Init && !topology.intermediate {
-            builder.config(join.pointer.clone(), Action::Join(index));
+            builder.config(join.pointer.clone(), Action::Join(JoinId::new(index)));
         }
     }
     let user = topology.joined.iter().find(|join| join.kind == Namespaces::USER);
@@ -396,7 +384,7 @@ pub(crate) fn net_devices(topology: &Topology, linux: &Linux, builder: &mut Plan
     }
     out
 }
+
 fn mapped(mappings: &[IdMapping], id: u32) -> Option<u32> {
-    let inside = |m: &&IdMapping| id >= m.container_id && id - m.container_id < m.size;
-    mappings.iter().find(inside).map(|m| m.host_id + (id - m.container_id))
+    mappings.iter().find_map(|mapping| mapping.to_host(id))
 }

@@ -9,6 +9,7 @@ use nix::fcntl::OFlag;
 
 use super::pause;
 use super::poll::{Interest, Poll};
+use windlass_sys::terminal;
 use windlass_sys::{Called, Result, fd, socket, stream};
 
 /// The socket on which a runtime is expected to send the master end.
@@ -89,7 +90,7 @@ impl Console {
         };
         if let Some(master) = &master {
             stream::never_block(master.as_fd())?;
-            stream::set_onlcr(master.as_fd())?;
+            terminal::set_onlcr(master.as_fd())?;
         }
         Ok(master)
     }

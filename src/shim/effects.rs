@@ -1,18 +1,16 @@
 //! The supervisor carries out what follows from the end of a process: reaping it, draining its output,
-//! recording the exit, telling it, and forgetting the process.
+//! recording the exit, reporting it, and forgetting the process.
 
-use std::ffi::OsString;
 use std::os::fd::AsFd;
 
-use super::call::{Operation, Planned};
 use super::calls::NOBODY;
 use super::exit::{self, Record, Writing};
 use super::key::{Kind, key};
-use super::life::{self, CLIENTS, Effect, ONLY_READER, Reaped, Reaping};
+use super::life::{self, CLIENTS, DescriptorEffect, Effect, ONLY_READER, Reaped, Reaping};
 use super::processes::ManagedProcess;
 use super::streams::Streams;
 use super::supervisor::Supervisor;
-use super::{Event, Interest, ProcessId, Refusal, Reply, WaitToken};
+use super::{Container, Event, Interest, ProcessId, Refusal, Reply, WaitToken};
 use windlass_sys::clock;
 use windlass_sys::process::{self, Exit};
 
@@ -27,36 +25,35 @@ impl Supervisor {
                 Effect::LookForReader => self.look_for_reader(serial),
                 Effect::Remove => self.remove(serial),
                 Effect::Forget => drop(self.forget(serial)),
-                Effect::TakeTurns | Effect::EndContainer => {
-                    let Some(id) = self.processes.get(serial).map(|managed| managed.process.id.clone()) else {
-                        continue;
-                    };
-                    match effect {
-                        Effect::TakeTurns => self.take_turns(&id.container),
-                        _ => self.end_container(&id),
+                Effect::TakeTurns => {
+                    if let Some(id) = self.processes.id(serial) {
+                        self.take_turns(&id.container);
                     }
                 }
-                Effect::Kill | Effect::AwaitParent | Effect::Drain | Effect::Disconnect | Effect::CloseStdio => {
-                    self.use_descriptors(serial, &effect);
+                Effect::EndContainer => {
+                    if let Some(id) = self.processes.id(serial) {
+                        self.end_container(&id);
+                    }
                 }
+                Effect::Descriptors(effect) => self.use_descriptors(serial, effect),
             }
         }
     }
 
     /// The effects on the descriptors of a process.
-    fn use_descriptors(&mut self, serial: u32, effect: &Effect) {
+    fn use_descriptors(&mut self, serial: u32, effect: DescriptorEffect) {
         let Some(managed) = self.processes.get_mut(serial) else { return };
         match effect {
-            Effect::Kill => {
+            DescriptorEffect::Kill => {
                 // One that has ended by itself needs no signal.
                 let _ = managed.pidfd.as_ref().map(|pidfd| process::send_signal(pidfd.as_fd(), libc::SIGKILL));
             }
-            Effect::AwaitParent => {
+            DescriptorEffect::AwaitParent => {
                 let changed = |pidfd| self.poll.change(pidfd, key(Kind::Process, serial, 0), Interest::Nothing);
                 // If this fails the pidfd is looked at again and again until the time is over.
                 let _ = managed.pidfd.as_ref().map(changed);
             }
-            Effect::Drain => {
+            DescriptorEffect::Drain => {
                 self.reserved_descriptors.clear();
                 if let Some(pidfd) = managed.pidfd.take() {
                     self.poll.forget(&pidfd);
@@ -65,12 +62,12 @@ impl Supervisor {
                     streams.process_ended(&self.poll, &mut self.scratch);
                 }
             }
-            Effect::Disconnect => {
+            DescriptorEffect::Disconnect => {
                 if let Some(streams) = &mut managed.streams {
                     streams.disconnect(&self.poll, &mut self.scratch);
                 }
             }
-            _ => {
+            DescriptorEffect::CloseStdio => {
                 managed.streams = None;
                 managed.console = None;
             }
@@ -126,18 +123,11 @@ impl Supervisor {
     /// Init has ended. In a PID namespace that is not its own, the kernel does not kill what it leaves behind.
     fn end_container(&mut self, init: &ProcessId) {
         let Some(container) = self.containers.get(&init.container) else { return };
-        let container = &container.container;
-        self.calls.shorten_deadlines(&init.container, clock::now() + container.timeouts.short);
-        if container.kill_on_exit {
-            let words: [OsString; 4] = ["kill".into(), "--all".into(), (*init.container).into(), "9".into()];
-            let words = container.runtime.global.iter().cloned().chain(words).collect();
-            self.calls.plan(Planned {
-                operation: Operation::Kill,
-                process: init.clone(),
-                arguments: words,
-                token: NOBODY,
-            });
-            self.next_calls();
+        let Container { timeouts, kill_on_exit, .. } = container.container;
+        self.calls.shorten_deadlines(&init.container, clock::now() + timeouts.short);
+        if kill_on_exit {
+            // It fails only without a container.
+            let _ = self.plan_kill(init, libc::SIGKILL, true, NOBODY);
         }
     }
 

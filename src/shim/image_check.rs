@@ -8,6 +8,7 @@ use super::call;
 use super::image::format::checksum;
 use super::pipe::{captured, collect, null};
 use windlass_sys::clock;
+use windlass_sys::fd;
 use windlass_sys::process::{Child, Exit};
 use windlass_sys::spawn::{self, Environment, Spawn};
 use windlass_sys::stream;
@@ -48,7 +49,7 @@ impl ImageCheck {
         let confirmation = confirmation(image_bytes);
         let arguments: [CString; 3] = [c"windlass-shim".into(), call::text(CHECK.as_ref()), c"3".into()];
         let child = Spawn {
-            path: &call::text(stream::path_of(program).as_os_str()),
+            path: &call::text(fd::proc_path(program).as_os_str()),
             arguments: &arguments,
             environment: Environment::Given(&call::environment().collect::<Vec<_>>()),
             stdio: [null.as_fd(), output_end.as_fd(), output_end.as_fd()],

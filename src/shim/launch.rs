@@ -9,13 +9,12 @@ use super::console::Console;
 use super::key::{Kind, key};
 use super::life::{self, Command, Parent};
 use super::pipe::{captured, null};
+use super::refusal::{Refusal, Result};
 use super::streams::Streams;
 use super::supervisor::Supervisor;
-use super::{Code, Container, Interest, NewProcess, Phase, ProcessId, Refusal, Reply, Stdio, WaitToken};
+use super::{Code, Container, Interest, NewProcess, Phase, ProcessId, Reply, Stdio, WaitToken};
 use windlass_sys::fd;
 use windlass_sys::process::{self, Exit};
-
-type Result<T> = std::result::Result<T, Refusal>;
 
 impl Supervisor {
     /// Carries out what a request to a process has led to.
@@ -36,7 +35,10 @@ impl Supervisor {
                 let force = force.then(|| "--force".into());
                 self.plan(Operation::Delete, &id, &std::iter::once("delete".into()).chain(force).collect::<Vec<_>>())
             }
-            Command::Kill { signal, all } => self.plan_kill(&id, signal, all),
+            Command::Kill { signal, all } => {
+                let token = self.next_token();
+                self.plan_kill(&id, signal, all, token)
+            }
             Command::Signal(signal) => {
                 let pidfd = managed.pidfd.as_ref().ok_or_else(life::finished)?;
                 match process::send_signal(pidfd.as_fd(), signal) {
@@ -76,20 +78,26 @@ impl Supervisor {
     /// Runs a verb when it is its turn.
     fn plan(&mut self, operation: Operation, id: &ProcessId, verb: &[OsString]) -> Result<Reply> {
         let arguments = self.containers.find(&id.container)?.container.runtime.verb(verb, &id.container);
-        self.plan_call(operation, id, arguments)
+        let token = self.next_token();
+        self.plan_call(operation, id, arguments, token)
     }
 
     /// Runs `kill [--all] ID SIGNAL`, where the id is not the last argument.
-    fn plan_kill(&mut self, id: &ProcessId, signal: i32, all: bool) -> Result<Reply> {
+    pub(super) fn plan_kill(&mut self, id: &ProcessId, signal: i32, all: bool, token: WaitToken) -> Result<Reply> {
         let mut arguments = self.containers.find(&id.container)?.container.runtime.global.clone();
         arguments.push("kill".into());
         arguments.extend(all.then(|| "--all".into()));
         arguments.extend([(*id.container).into(), signal.to_string().into()]);
-        self.plan_call(Operation::Kill, id, arguments)
+        self.plan_call(Operation::Kill, id, arguments, token)
     }
 
-    fn plan_call(&mut self, operation: Operation, id: &ProcessId, arguments: Vec<OsString>) -> Result<Reply> {
-        let token = self.next_token();
+    fn plan_call(
+        &mut self,
+        operation: Operation,
+        id: &ProcessId,
+        arguments: Vec<OsString>,
+        token: WaitToken,
+    ) -> Result<Reply> {
         self.calls.plan(Planned { operation, process: id.clone(), arguments, token });
         self.next_calls();
         Ok(Reply::Pending(token))

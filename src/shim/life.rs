@@ -15,10 +15,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Code, Event, ExitStatus, Phase, ProcessId, ProcessState, Refusal, Reply, WaitToken, serialized};
+use super::refusal::{Refusal, Result};
+use super::{Code, Event, ExitStatus, Phase, ProcessId, ProcessState, Reply, WaitToken, serialized};
 use windlass_sys::process::Exit;
-
-type Result<T> = std::result::Result<T, Refusal>;
 
 /// How long attached clients and the readers of fifos may take, after the end, to read what was written before it. Those
 /// of containerd stop reading when they hear of the end.
@@ -119,28 +118,35 @@ pub(super) enum Effect {
     Notify(Event),
     /// Answer a request that waits.
     Answer(WaitToken, Result<Reply>),
-    /// Kill it through its pidfd.
-    Kill,
-    /// Watch its pidfd for the hang-up alone, which comes when its parent has reaped it.
-    AwaitParent,
-    /// Close its pidfd, and read the output that is left.
-    Drain,
+    /// Do something with its descriptors.
+    Descriptors(DescriptorEffect),
     /// Init has ended: kill what it leaves behind, and wait less for what is being started.
     EndContainer,
     /// End its logs and fifos, and write its exit record.
     Record,
     /// A process of its container may be next to have its end reported.
     TakeTurns,
-    /// Disconnect its clients, which have read everything.
-    Disconnect,
-    /// Close its stdio, which is used up.
-    CloseStdio,
     /// See whether a reader is about to take its output, for [`Process::leave`].
     LookForReader,
     /// Take it out of the table: it was never made.
     Remove,
     /// Take it out of the table, and with init its container: it was deleted.
     Forget,
+}
+
+/// What is to be done with the descriptors of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DescriptorEffect {
+    /// Kill it through its pidfd.
+    Kill,
+    /// Watch its pidfd for the hang-up alone, which comes when its parent has reaped it.
+    AwaitParent,
+    /// Close its pidfd, and read the output that is left.
+    Drain,
+    /// Disconnect its clients, which have read everything.
+    Disconnect,
+    /// Close its stdio, which is used up.
+    CloseStdio,
 }
 
 /// What a look at the pidfd of a process has found.
@@ -345,7 +351,7 @@ impl Process {
     pub(super) fn not_launched(&mut self, refusal: &Refusal) -> Vec<Effect> {
         if self.id.is_init() {
             self.life = Life::Added { stdin_closed: false };
-            return vec![Effect::CloseStdio];
+            return vec![Effect::Descriptors(DescriptorEffect::CloseStdio)];
         }
         self.not_made(refusal)
     }
@@ -357,7 +363,7 @@ impl Process {
         }
         self.life = Life::NeverRan;
         let answers = self.waiters.drain(..).map(|token| Effect::Answer(token, Err(refusal.clone())));
-        std::iter::once(Effect::CloseStdio).chain(answers).collect()
+        std::iter::once(Effect::Descriptors(DescriptorEffect::CloseStdio)).chain(answers).collect()
     }
 
     /// The runtime has made it. `runs`: it does not wait for `start`. `unwanted`: its container has ended, and
@@ -368,7 +374,7 @@ impl Process {
         let phase = if runs { Phase::Running } else { Phase::Created };
         self.life = Life::Alive { pid, phase, parent };
         let created = process.is_init().then_some(Effect::Notify(Event::Created { process, pid }));
-        let kill = unwanted.then_some(Effect::Kill);
+        let kill = unwanted.then_some(Effect::Descriptors(DescriptorEffect::Kill));
         kill.into_iter().chain(created).chain(runs.then_some(started)).collect()
     }
 
@@ -414,7 +420,7 @@ impl Process {
             (Reaped::ByItsParent, Parent::OtherUntil(_)) => None,
             (Reaped::ByItsParent, _) => {
                 *parent = Parent::OtherUntil(how.now + PARENT);
-                return vec![Effect::AwaitParent];
+                return vec![Effect::Descriptors(DescriptorEffect::AwaitParent)];
             }
             (Reaped::Ended(exit), _) => exit,
         };
@@ -425,7 +431,7 @@ impl Process {
             clients: how.now + how.clients.max(how.drain),
         };
         let container = self.id.is_init().then_some(Effect::EndContainer);
-        std::iter::once(Effect::Drain).chain(container).collect()
+        std::iter::once(Effect::Descriptors(DescriptorEffect::Drain)).chain(container).collect()
     }
 
     /// Its output was looked at, or the pause after a failed record is over.
@@ -461,7 +467,7 @@ impl Process {
     pub(super) fn report(&mut self) -> Vec<Effect> {
         let Life::Recorded { end } = self.life else { return Vec::new() };
         self.life = Life::Reported { end };
-        let mut effects = vec![Effect::Disconnect];
+        let mut effects = vec![Effect::Descriptors(DescriptorEffect::Disconnect)];
         effects.push(Effect::Notify(Event::Exited { process: self.id.clone(), pid: end.pid, status: end.status }));
         let answers = self.waiters.drain(..);
         effects.extend(answers.map(|token| Effect::Answer(token, Ok(Reply::Exited(end.status)))));

@@ -14,6 +14,7 @@ use super::scratch::{READ, Scratch};
 use super::sink::{Sink, Taken};
 use super::spool::{Progress, Spool};
 use super::stdio::{Output, Spooling};
+use windlass_sys::pipe;
 use windlass_sys::stream::{self, Moved};
 use windlass_sys::{Result, SyscallError};
 
@@ -244,7 +245,7 @@ impl Outlet {
             return 0;
         }
         let rest = self.source.as_ref().filter(|_| !alive);
-        let rest = rest.map(|source| KEPT + stream::capacity(source.as_fd()).max(ROOM) + 1);
+        let rest = rest.map(|source| KEPT + pipe::capacity(source.as_fd()).max(ROOM) + 1);
         let (alone, keeps) = (self.sink.is_alone(), self.keeps());
         match (&mut self.spool, rest) {
             (Some(spool), Some(rest)) if keeps => spool.last_room(rest),
@@ -298,8 +299,8 @@ impl Outlet {
 
     fn set_capacity(&self, bytes: usize) {
         if let (Some(source), Some(sink)) = (&self.source, self.sink.pipe()) {
-            stream::set_capacity(source.as_fd(), bytes);
-            stream::set_capacity(sink, bytes);
+            pipe::set_capacity(source.as_fd(), bytes);
+            pipe::set_capacity(sink, bytes);
         }
     }
 

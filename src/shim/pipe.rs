@@ -4,8 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 
+use windlass_sys::pipe;
 use windlass_sys::stream::{self, Moved};
-use windlass_sys::{Result, fd, socket};
+use windlass_sys::{Result, fd};
 
 /// Bytes of a program's output that are kept. The rest is read and dropped.
 pub(super) const KEPT: usize = 64 * 1024;
@@ -17,8 +18,8 @@ pub(super) fn null() -> Result<OwnedFd> {
 
 /// A pipe whose read end does not block: read end, write end.
 pub(super) fn captured() -> Result<(OwnedFd, OwnedFd)> {
-    let (read_end, write_end) = socket::pipe()?;
-    stream::never_block_new(read_end.as_fd())?;
+    let (read_end, write_end) = pipe::new()?;
+    pipe::never_block(read_end.as_fd())?;
     Ok((read_end, write_end))
 }
 

@@ -118,6 +118,11 @@ impl Processes {
         self.by_serial.get_mut(&serial).map(Box::as_mut)
     }
 
+    /// The id of the process with a serial number.
+    pub(super) fn id(&self, serial: u32) -> Option<ProcessId> {
+        self.get(serial).map(|managed| managed.process.id.clone())
+    }
+
     /// The serial number of a process.
     pub(super) fn serial(&self, id: &ProcessId) -> Option<u32> {
         self.by_id.get(id).copied()

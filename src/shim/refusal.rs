@@ -21,6 +21,8 @@ pub enum Code {
     Kernel,
 }
 
+pub(crate) type Result<T, E = Refusal> = std::result::Result<T, E>;
+
 /// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {

@@ -10,6 +10,7 @@ use nix::fcntl::OFlag;
 use super::notifier::{Change, Watch};
 use super::poll::Poll;
 use super::stdio::Output;
+use windlass_sys::pipe;
 use windlass_sys::stream::{self, Moved};
 use windlass_sys::{Result, clock, fd};
 
@@ -171,7 +172,7 @@ impl Fifo {
     }
 
     fn is_alone(&mut self) -> bool {
-        if self.without_reader && stream::has_reader(self.end.as_fd()) {
+        if self.without_reader && pipe::has_reader(self.end.as_fd()) {
             (self.without_reader, self.had_reader) = (false, true);
             (self.watch, self.next_look) = (None, None);
         }
@@ -196,7 +197,7 @@ impl Fifo {
     fn watch(&mut self, poll: &Poll, look_again: Option<Duration>) {
         if self.watch.is_none() {
             // Without inotify the shim looks at the fifo again after a while.
-            self.watch = poll.notify(&stream::path_of(self.end.as_fd()), Change::Reader).ok();
+            self.watch = poll.notify(&fd::proc_path(self.end.as_fd()), Change::Reader).ok();
         }
         let pause = if self.watch.is_some() { look_again } else { Some(look_again.map_or(AGAIN, |_| SOON)) };
         self.next_look = pause.map(|pause| clock::now() + pause);
@@ -224,7 +225,7 @@ impl Fifo {
         if self.is_alone() {
             return false;
         }
-        if !stream::has_reader(self.end.as_fd()) && self.wait_for_a_reader(poll) {
+        if !pipe::has_reader(self.end.as_fd()) && self.wait_for_a_reader(poll) {
             return false;
         }
         self.had_reader = true;

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use super::poll::{Interest, Poll};
 use super::sink::{Sink, Taken};
 use super::stdio::{Spooling, WhenFull};
+use windlass_sys::pipe;
 use windlass_sys::{clock, stream};
 
 mod disk;
@@ -325,7 +326,7 @@ impl Spool {
                 feeder.watch(false, self.key, poll);
                 Progress::Full
             }
-            Taken::Later if stream::has_ended(feeder.pipe.as_fd()) => {
+            Taken::Later if pipe::has_ended(feeder.pipe.as_fd()) => {
                 let (arrived, moved) = (feeder.until <= self.start, feeder.has_moved);
                 self.feeder = None;
                 if arrived || moved {

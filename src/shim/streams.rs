@@ -14,8 +14,10 @@ use super::pipe::{captured, null};
 use super::poll::{Interest, Poll, Ready};
 use super::scratch::Scratch;
 use super::stdio::{Framing, Output, Spooling, Stdin, Stdio};
+use windlass_sys::pipe;
 use windlass_sys::stream::{self, Moved};
-use windlass_sys::{Result, fd, socket};
+use windlass_sys::terminal;
+use windlass_sys::{Result, fd};
 
 /// Input on its way to the process.
 #[derive(Debug)]
@@ -125,8 +127,8 @@ impl Streams {
             }
         };
         let closes = closed && fifo.is_none();
-        let (read_end, write_end) = socket::pipe()?;
-        stream::never_block_new(write_end.as_fd())?;
+        let (read_end, write_end) = pipe::new()?;
+        pipe::never_block(write_end.as_fd())?;
         give_to(&read_end, owner)?;
         self.take_input(write_end, false, fifo, poll)?;
         if closes {
@@ -178,7 +180,7 @@ impl Streams {
     /// The runtime has sent the terminal.
     pub(super) fn console(&mut self, master: OwnedFd, poll: &Poll) -> Result<()> {
         if let Some((rows, columns)) = self.size.take() {
-            socket::set_terminal_size(master.as_fd(), rows, columns)?;
+            terminal::set_size(master.as_fd(), rows, columns)?;
         }
         let sink = fd::duplicate(master.as_fd())?;
         let fifo = match &self.stdin {
@@ -449,9 +451,7 @@ impl Streams {
                 self.size = Some((rows, columns));
                 Ok(true)
             }
-            Some(input) if input.terminal => {
-                socket::set_terminal_size(input.sink.as_fd(), rows, columns).map(|()| true)
-            }
+            Some(input) if input.terminal => terminal::set_size(input.sink.as_fd(), rows, columns).map(|()| true),
             _ => Ok(false),
         }
     }

@@ -18,17 +18,16 @@ use super::life::INIT_ENDED;
 use super::notifier::Watch;
 use super::processes::Processes;
 use super::reaper::Reaper;
+use super::refusal::{Refusal, Result};
 use super::scratch::Scratch;
 use super::spare::Spare;
 use super::streams::Streams;
 use super::upgrade_request::Upgrade;
 use super::{
-    Code, Container, Event, Framing, Interest, Poll, ProcessId, ProcessState, Ready, Refusal, Reply, Request, WaitToken,
+    Code, Container, Event, Framing, Interest, Poll, ProcessId, ProcessState, Ready, Reply, Request, WaitToken,
 };
 use windlass_sys::clock;
 use windlass_sys::process::{self, Exit};
-
-type Result<T> = std::result::Result<T, Refusal>;
 
 /// Everything that the shim keeps.
 pub struct Supervisor {

@@ -14,6 +14,7 @@ use windlass_base::exit_record::ExitRecord;
 use windlass_base::spec::{Hooks, Spec};
 use windlass_cgroup::{AnyCgroup, Cgroup, v1};
 use windlass_sys::deferred::DeferredClose;
+use windlass_sys::lock;
 use windlass_sys::poll::Deadline;
 use windlass_sys::{fd, process};
 
@@ -148,21 +149,21 @@ impl Container {
 
     /// Releases the lock.
     pub fn unlock(&self) {
-        fd::unlock(self.file.as_fd());
+        lock::release(self.file.as_fd());
         self.locked.set(false);
     }
 
     /// Locks the container against other commands that change it, and waits for one that holds the lock. If that was
     /// its create, the process that it has recorded is read.
     pub fn lock(&mut self) -> Result<()> {
-        fd::lock(self.file.as_fd(), true).with_context(cannot_lock)?;
+        lock::exclusive(self.file.as_fd(), true).with_context(cannot_lock)?;
         self.has_locked()
     }
 
     /// The same, but waits no longer than until `deadline`. Returns false if another command still holds the lock.
     pub fn lock_until(&mut self, deadline: Deadline) -> Result<bool> {
         loop {
-            match fd::lock(self.file.as_fd(), false) {
+            match lock::exclusive(self.file.as_fd(), false) {
                 Err(failed) if failed.errno == Errno::EWOULDBLOCK && deadline.has_passed() => return Ok(false),
                 Err(failed) if failed.errno == Errno::EWOULDBLOCK => std::thread::sleep(LOCK_AGAIN),
                 other => return other.with_context(cannot_lock).and_then(|()| self.has_locked()).map(|()| true),
@@ -209,7 +210,7 @@ impl Container {
     pub fn status(&self) -> Result<Status> {
         let Some(init) = self.init_stat()? else {
             // Until it has recorded the process, create holds the lock.
-            let creating = self.init.is_none() && !self.locked.get() && fd::is_locked(self.file.as_fd());
+            let creating = self.init.is_none() && !self.locked.get() && lock::is_held(self.file.as_fd());
             return Ok(if creating { Status::Creating } else { Status::Stopped });
         };
         if matches!(init.state, 'Z' | 'X') {

@@ -7,6 +7,7 @@ use nix::fcntl::OFlag;
 use windlass_base::error::Result;
 use windlass_base::exit_record::ExitRecord;
 use windlass_sys::fd;
+use windlass_sys::lock;
 use windlass_sys::process::{Exit, SingleThreaded};
 
 use super::container::Container;
@@ -33,7 +34,7 @@ impl Container {
     pub(super) fn settle_exit(&self, found: ExitRecord) -> ExitRecord {
         let was_locked = self.locked.get();
         // Another holder of the lock writes the exit, or removes the container.
-        if !was_locked && fd::lock(self.file.as_fd(), false).is_err() {
+        if !was_locked && lock::exclusive(self.file.as_fd(), false).is_err() {
             return found;
         }
         let text = fd::read_head(self.file.as_fd(), record::FIXED).ok();

@@ -17,6 +17,7 @@ use nix::sched::CloneFlags;
 use windlass_base::error::{Error, Kind, Result, SyscallError, WithContext};
 use windlass_base::mount::{MountAttributes, Propagation, PropagationChange};
 use windlass_base::namespaces::Namespaces;
+use windlass_sys::lock;
 use windlass_sys::mount::{self, Attributes, Filesystem};
 use windlass_sys::mount_view::MountView;
 use windlass_sys::process::{self, Exit, Forked, SingleThreaded};
@@ -149,7 +150,7 @@ fn directory() -> Result<OwnedFd> {
 fn lock(directory: OwnedFd) -> Result<OwnedFd> {
     let deadline = windlass_sys::poll::Deadline::after(PATIENCE);
     loop {
-        match fd::lock(directory.as_fd(), false) {
+        match lock::exclusive(directory.as_fd(), false) {
             Err(failed) if failed.errno == Errno::EWOULDBLOCK && !deadline.has_passed() => {
                 std::thread::sleep(Duration::from_millis(1));
             }

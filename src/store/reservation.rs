@@ -10,7 +10,9 @@ use nix::fcntl::OFlag;
 use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_base::id::id_path;
 use windlass_base::spec::Hooks;
+use windlass_sys::attributes;
 use windlass_sys::fd;
+use windlass_sys::lock;
 use windlass_sys::poll::Deadline;
 
 use super::container::Container;
@@ -47,7 +49,7 @@ impl Reservation {
             layout: OnceCell::new(),
             copy: OnceCell::new(),
         };
-        fd::lock(reservation.file(), true).with_context(|| "cannot lock the container")?;
+        lock::exclusive(reservation.file(), true).with_context(|| "cannot lock the container")?;
         let stat = fd::stat(reservation.file()).with_context(|| "cannot look at the container's state")?;
         // Before it was locked, a `delete --force` may have removed it as the file of a create that died.
         if stat.st_nlink == 0 {
@@ -75,7 +77,7 @@ impl Reservation {
     pub fn record(&self, state: &State, config: &[u8], has_post_hooks: bool) -> Result<()> {
         let (text, layout) = record::compose(state, config, has_post_hooks);
         let copy = &text[..layout.init()];
-        if fd::set_attribute(self.file(), COPY, copy).is_err() {
+        if attributes::store(self.file(), COPY, copy).is_err() {
             fd::chmod(self.file(), 0o600 | MARK).with_context(|| "cannot mark the container's state")?;
         }
         if state.cgroup.is_none() && state.cgroup_v1.is_empty() {
@@ -95,7 +97,7 @@ impl Reservation {
         if let Some(copy) = self.copy.get() {
             let copy = [copy.as_slice(), &record::init_line(init)].concat();
             // Best effort: the copy is read only if the content of the file is lost.
-            let _ = fd::set_attribute(self.file(), COPY, &copy);
+            let _ = attributes::store(self.file(), COPY, &copy);
         }
         fd::write_at(self.file(), &record::init_line(init), at).with_context(|| "cannot record the process")
     }

@@ -9,6 +9,8 @@ use nix::fcntl::OFlag;
 
 use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
 use windlass_base::id::{check_id, id_path};
+use windlass_sys::attributes;
+use windlass_sys::lock;
 use windlass_sys::{directory, fd};
 
 use super::container::Container;
@@ -120,7 +122,7 @@ impl Store {
     /// is known of it, that is an error: its processes may be running.
     fn remove_leftover(&self, id: &str) -> Result<Option<Container>> {
         let Some(file) = self.file(id)? else { return Ok(None) };
-        fd::lock(file.as_fd(), true).with_context(|| "cannot lock the container")?;
+        lock::exclusive(file.as_fd(), true).with_context(|| "cannot lock the container")?;
         let copy = fd::duplicate(file.as_fd()).with_context(|| "cannot hold the container")?;
         let read = Container::read(self.root()?, copy, id);
         let stat = fd::stat(file.as_fd()).with_context(|| format!("cannot look at the state of {id:?}"))?;
@@ -137,7 +139,7 @@ impl Store {
         let text =
             fd::read_head(file.as_fd(), record::FIXED).with_context(|| format!("cannot read the state of {id:?}"))?;
         let marked = stat.st_mode & MARK != 0;
-        let known = fd::attribute_of(file.as_fd(), COPY).and_then(|copy| record::parse_copy(&copy));
+        let known = attributes::load(file.as_fd(), COPY).and_then(|copy| record::parse_copy(&copy));
         let known = known.or_else(|| Some((State::of_cgroup(id, record::cgroup_in(&text)?), None)));
         match known {
             Some((state, init)) => Container::recovered(self.root()?, file, state, init).map(Some),

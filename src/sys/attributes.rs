@@ -33,6 +33,46 @@ pub fn set_selinux_label(file: BorrowedFd<'_>, label: &str) -> Result<()> {
     set(file, c"security.selinux", label.as_bytes())
 }
 
+/// An extended attribute of a file of the host, up to 64 bytes; `None` where it has none.
+pub fn read(path: &str, name: &str) -> Option<Vec<u8>> {
+    let (path, name) = (CString::new(path).ok()?, CString::new(name).ok()?);
+    let mut value = vec![0u8; 64];
+    // SAFETY: path and name are NUL-terminated and outlive the call; the length is the buffer's.
+    let length = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(usize::try_from(length).ok()?);
+    Some(value)
+}
+
+/// Sets an extended attribute of an open file (fsetxattr(2)): `trusted.NAME` for root, which every tmpfs has, and
+/// `user.NAME` for other users (on a tmpfs since Linux 6.6).
+pub fn store(fd: BorrowedFd<'_>, name: &str, value: &[u8]) -> Result<()> {
+    let mut failed = None;
+    for space in SPACES {
+        let Ok(full) = CString::new(format!("{space}.{name}")) else { continue };
+        // SAFETY: the name is NUL-terminated, the length is the value's; both outlive the call.
+        let returned = unsafe { libc::fsetxattr(fd.as_raw_fd(), full.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+        match check(returned.into(), || format!("fsetxattr({}, {full:?})", fd_name(fd))) {
+            Ok(_) => return Ok(()),
+            Err(other) => failed = Some(other),
+        }
+    }
+    Err(failed.expect("there is a name space"))
+}
+
+const SPACES: [&str; 2] = ["trusted", "user"];
+
+/// The value that [`store`] has set, up to 64 KiB; `None` without one.
+pub fn load(fd: BorrowedFd<'_>, name: &str) -> Option<Vec<u8>> {
+    SPACES.iter().find_map(|space| {
+        let full = CString::new(format!("{space}.{name}")).ok()?;
+        let mut value = vec![0u8; 64 * 1024];
+        // SAFETY: the name is NUL-terminated, the length is the buffer's; both outlive the call.
+        let length = unsafe { libc::fgetxattr(fd.as_raw_fd(), full.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        value.truncate(usize::try_from(length).ok()?);
+        Some(value)
+    })
+}
+
 /// The names of the attributes; flistxattr(2).
 fn list(file: BorrowedFd<'_>) -> Result<Vec<CString>> {
     // SAFETY: the length given is that of the buffer, which outlives the call.

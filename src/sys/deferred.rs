@@ -31,11 +31,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::pipe;
     use crate::poll::{Deadline, readable};
 
     #[test]
     fn a_file_stays_open_until_it_is_dropped_and_is_closed_then() {
-        let (reader, writer) = socket::pipe().expect("a pipe");
+        let (reader, writer) = pipe::new().expect("a pipe");
         let deferred = DeferredClose::of(writer.as_fd()).expect("deferred");
         drop(writer);
         assert!(!readable(reader.as_fd(), Deadline::after(Duration::ZERO)).expect("poll"), "closed early");

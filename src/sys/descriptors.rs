@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawF
 
 use nix::fcntl::OFlag;
 
-use super::{Result, SyscallError, check, directory, fd};
+use super::{Result, SyscallError, check, directory, fd, fd_name};
 
 /// The first descriptor that is neither stdio nor one of the `preserved` after it (`--preserve-fds`).
 pub fn first_not_preserved(preserved: u32) -> RawFd {
@@ -99,11 +99,11 @@ pub fn inherited() -> Result<BTreeMap<RawFd, OwnedFd>> {
 pub fn install_at(fd: BorrowedFd<'_>, at: RawFd) -> Result<()> {
     if !(0..=2).contains(&at) {
         return Err(SyscallError {
-            call: format!("dup2({}, {at})", fd.as_raw_fd()).into(),
+            call: format!("dup2({}, {at})", fd_name(fd)).into(),
             errno: nix::errno::Errno::EBADF,
         });
     }
     // SAFETY: dup2 takes no pointers; `at` is 0, 1 or 2, as just seen, which no owner in this process holds.
     let returned = unsafe { libc::dup2(fd.as_raw_fd(), at) };
-    check(returned.into(), || format!("dup2({}, {at})", fd.as_raw_fd())).map(drop)
+    check(returned.into(), || format!("dup2({}, {at})", fd_name(fd))).map(drop)
 }

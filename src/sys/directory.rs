@@ -106,7 +106,7 @@ impl<D: AsFd> Iterator for Entries<D> {
                 Some(entry) => return Some(Ok(entry)),
                 None => {
                     self.ended = true;
-                    let call = format!("getdents64({}): an entry without an end", self.dir.as_fd().as_raw_fd());
+                    let call = format!("getdents64({}): an entry without an end", fd_name(self.dir.as_fd()));
                     return Some(Err(super::SyscallError { call: call.into(), errno: nix::errno::Errno::EIO }));
                 }
             }

@@ -9,11 +9,9 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
 use nix::sys::stat::{FileStat, Mode};
 use nix::unistd::UnlinkatFlags;
 
-use windlass_base::mount::MountAttributes;
-
 use super::call::unless_missing;
 use super::poll::Deadline;
-use super::{Called, Result, SyscallError, check, fd_name, flag_names};
+use super::{Called, Result, SyscallError, fd_name, flag_names};
 
 /// The current directory, for the `*at` calls.
 pub const CWD: BorrowedFd<'static> = nix::fcntl::AT_FDCWD;
@@ -126,19 +124,9 @@ pub fn path_of(fd: BorrowedFd<'_>) -> Result<std::path::PathBuf> {
         .map(Into::into)
 }
 
-/// The id in mountinfo of the mount that `fd` was opened on (proc_pid_fdinfo(5), Linux 3.15).
-pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u32> {
-    let text = read_small(CWD, format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
-    mount_id_in(&text).ok_or_else(|| SyscallError {
-        call: format!("fdinfo({})", fd_name(fd)).into(),
-        errno: nix::errno::Errno::ENODATA,
-    })
-}
-
-/// The id of the mount in a `/proc/PID/fdinfo/N`.
-pub fn mount_id_in(fdinfo: &[u8]) -> Option<u32> {
-    let text = std::str::from_utf8(fdinfo).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
+/// The path by which the file of a descriptor can be opened, `/proc/self/fd/N` (proc_pid_fd(5)).
+pub fn proc_path(fd: BorrowedFd<'_>) -> std::path::PathBuf {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
 }
 
 /// Whether the file is a directory.
@@ -153,19 +141,6 @@ pub fn filesystem(fd: BorrowedFd<'_>) -> Result<i64> {
             #[allow(clippy::unnecessary_cast)] // The type differs between architectures.
             let magic = s.filesystem_type().0 as i64;
             magic
-        })
-        .called(|| format!("fstatfs({})", fd_name(fd)))
-}
-
-/// The flags of the mount that `fd` is on (statfs(2), `f_flags`): of them only the restrictions that [`MountAttributes`]
-/// has.
-pub fn mount_flags(fd: BorrowedFd<'_>) -> Result<MountAttributes> {
-    nix::sys::statfs::fstatfs(fd)
-        .map(|s| {
-            #[allow(clippy::unnecessary_cast)] // The type differs between architectures.
-            let bits = s.flags().bits() as u64;
-            // `ST_RDONLY`, `ST_NOSUID`, `ST_NODEV` and `ST_NOEXEC` are the same bits as the attributes.
-            MountAttributes::from_bits_truncate(bits & 0xf)
         })
         .called(|| format!("fstatfs({})", fd_name(fd)))
 }
@@ -210,6 +185,10 @@ pub fn read_all(fd: OwnedFd, limit: usize) -> Result<Vec<u8>> {
 
 /// The document at `path`, a file that is not ours: see [`read_all`] and [`DOCUMENT`].
 pub fn document(path: impl AsRef<Path>) -> Result<Vec<u8>> {
+    document_at(path.as_ref())
+}
+
+fn document_at(path: &Path) -> Result<Vec<u8>> {
     read_all(open(path, OFlag::O_RDONLY)?, DOCUMENT)
 }
 
@@ -488,73 +467,6 @@ pub fn chown_at(dir: BorrowedFd<'_>, name: impl AsRef<Path>, uid: u32, gid: u32)
             .called(|| format!("fchownat({}, {name:?}, {uid}, {gid})", fd_name(dir)))
     }
     inner(dir, name.as_ref(), uid, gid)
-}
-
-/// An extended attribute of a file of the host, up to 64 bytes; `None` where it has none.
-pub fn attribute(path: &str, name: &str) -> Option<Vec<u8>> {
-    let (path, name) = (std::ffi::CString::new(path).ok()?, std::ffi::CString::new(name).ok()?);
-    let mut value = vec![0u8; 64];
-    // SAFETY: path and name are NUL-terminated and outlive the call; the length is the buffer's.
-    let length = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
-    value.truncate(usize::try_from(length).ok()?);
-    Some(value)
-}
-
-/// Sets an extended attribute of an open file (fsetxattr(2)): `trusted.NAME` for root, which every tmpfs has, and
-/// `user.NAME` for other users (on a tmpfs since Linux 6.6).
-pub fn set_attribute(fd: BorrowedFd<'_>, name: &str, value: &[u8]) -> Result<()> {
-    let mut failed = None;
-    for space in ATTRIBUTES {
-        let Ok(full) = std::ffi::CString::new(format!("{space}.{name}")) else { continue };
-        // SAFETY: the name is NUL-terminated, the length is the value's; both outlive the call.
-        let returned = unsafe { libc::fsetxattr(fd.as_raw_fd(), full.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
-        match check(returned.into(), || format!("fsetxattr({}, {full:?})", fd_name(fd))) {
-            Ok(_) => return Ok(()),
-            Err(other) => failed = Some(other),
-        }
-    }
-    Err(failed.expect("there is a name space"))
-}
-
-const ATTRIBUTES: [&str; 2] = ["trusted", "user"];
-
-/// The value that [`set_attribute`] has set, up to 64 KiB; `None` without one.
-pub fn attribute_of(fd: BorrowedFd<'_>, name: &str) -> Option<Vec<u8>> {
-    ATTRIBUTES.iter().find_map(|space| {
-        let full = std::ffi::CString::new(format!("{space}.{name}")).ok()?;
-        let mut value = vec![0u8; 64 * 1024];
-        // SAFETY: the name is NUL-terminated, the length is the buffer's; both outlive the call.
-        let length = unsafe { libc::fgetxattr(fd.as_raw_fd(), full.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
-        value.truncate(usize::try_from(length).ok()?);
-        Some(value)
-    })
-}
-
-/// flock(2), exclusive. Without `wait` a held lock is `EWOULDBLOCK`.
-pub fn lock(fd: BorrowedFd<'_>, wait: bool) -> Result<()> {
-    let operation = libc::LOCK_EX | if wait { 0 } else { libc::LOCK_NB };
-    // SAFETY: flock takes no pointers; the descriptor is borrowed and so open.
-    let returned = unsafe { libc::flock(fd.as_raw_fd(), operation) };
-    check(returned.into(), || format!("flock({}, LOCK_EX)", fd_name(fd))).map(drop)
-}
-
-/// Whether another open file description holds the lock. Where this one holds it, the answer is wrong and the lock
-/// is lost.
-pub fn is_locked(fd: BorrowedFd<'_>) -> bool {
-    // A shared lock, so that two processes that ask at once do not see each other's.
-    // SAFETY: flock takes no pointers; the descriptor is borrowed and so open.
-    let taken = unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_SH | libc::LOCK_NB) };
-    if taken == 0 {
-        unlock(fd);
-    }
-    taken != 0
-}
-
-/// Gives up the lock of [`lock`].
-pub fn unlock(fd: BorrowedFd<'_>) {
-    // SAFETY: flock takes no pointers; the descriptor is borrowed and so open. Giving up a lock
-    // that is not held is no error.
-    unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_UN) };
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::fcntl::FdFlag;
 
-use super::{Called, Result, SyscallError, check, descriptors};
+use super::{Called, Result, SyscallError, check, descriptors, fd_name};
 
 /// The number of a descriptor, by which the next program finds it.
 pub fn number(fd: BorrowedFd<'_>) -> u32 {
@@ -22,7 +22,7 @@ pub fn aside(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
     const FIRST: RawFd = 16;
     let copied = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(FIRST));
     copied
-        .called(|| format!("fcntl({}, F_DUPFD_CLOEXEC, {FIRST})", fd.as_raw_fd()))
+        .called(|| format!("fcntl({}, F_DUPFD_CLOEXEC, {FIRST})", fd_name(fd)))
         .map(|raw| super::owned::from_raw(raw.into()))
 }
 
@@ -43,10 +43,9 @@ pub fn execute(program: BorrowedFd<'_>, arguments: &[CString], environment: &[CS
                 let empty = c"".as_ptr();
                 libc::syscall(libc::SYS_execveat, program.as_raw_fd(), empty, argv.as_ptr(), envp.as_ptr(), flags)
             };
-            SyscallError {
-                call: format!("execveat({}, AT_EMPTY_PATH)", program.as_raw_fd()).into(),
-                errno: Errno::last(),
-            }
+            // Before the text: naming a descriptor makes a call of its own.
+            let errno = Errno::last();
+            SyscallError { call: format!("execveat({}, AT_EMPTY_PATH)", fd_name(program)).into(), errno }
         }
     };
     // It cannot fail for those that it has worked for before.

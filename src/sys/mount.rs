@@ -27,6 +27,34 @@ fn path_cstring(path: &Path, call: &str) -> Result<CString> {
     cstring(path.as_os_str().as_bytes(), call)
 }
 
+/// The id in mountinfo of the mount that `fd` was opened on (proc_pid_fdinfo(5), Linux 3.15).
+pub fn id_of(fd: BorrowedFd<'_>) -> Result<u32> {
+    let text = super::fd::read_small(CWD, format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    id_in(&text).ok_or_else(|| SyscallError {
+        call: format!("fdinfo({})", fd_name(fd)).into(),
+        errno: nix::errno::Errno::ENODATA,
+    })
+}
+
+/// The id of the mount in a `/proc/PID/fdinfo/N`.
+pub fn id_in(fdinfo: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(fdinfo).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
+}
+
+/// The flags of the mount that `fd` is on (statfs(2), `f_flags`): of them only the restrictions that [`MountAttributes`]
+/// has.
+pub fn flags_of(fd: BorrowedFd<'_>) -> Result<MountAttributes> {
+    nix::sys::statfs::fstatfs(fd)
+        .map(|s| {
+            #[allow(clippy::unnecessary_cast)] // The type differs between architectures.
+            let bits = s.flags().bits() as u64;
+            // `ST_RDONLY`, `ST_NOSUID`, `ST_NODEV` and `ST_NOEXEC` are the same bits as the attributes.
+            MountAttributes::from_bits_truncate(bits & 0xf)
+        })
+        .called(|| format!("fstatfs({})", fd_name(fd)))
+}
+
 /// A detached copy of the mount (with `recursive`: the tree of mounts) at `path`; open_tree(2).
 ///
 /// With an empty path, `dir` itself is copied.

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt};
 use nix::sys::time::TimeVal;
 
-use super::{Called, Result, SyscallError, check};
+use super::{Called, Result, SyscallError, check, fd_name};
 
 pub use message::{Address, Link};
 use message::{Malformed, Message, Request};
@@ -202,8 +202,23 @@ impl Netlink {
     }
 
     fn shown(&self, what: impl AsRef<str>) -> std::borrow::Cow<'static, str> {
-        format!("sendto({}, {})", self.socket.as_raw_fd(), what.as_ref()).into()
+        format!("sendto({}, {})", fd_name(&self.socket), what.as_ref()).into()
     }
+}
+
+/// Brings the loopback interface of this network namespace up (netdevice(7)).
+pub fn loopback_up() -> Result<()> {
+    let socket = nix::sys::socket::socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+        .or_else(|_| nix::sys::socket::socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None))
+        .called(|| "socket(AF_INET, SOCK_DGRAM)".into())?;
+    // SAFETY: all zeroes is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the request is an ifreq that outlives the call, as SIOCSIFFLAGS asks.
+    let returned = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    check(returned.into(), || "ioctl(SIOCSIFFLAGS, \"lo\")".into()).map(drop)
 }
 
 /// Sets an option of the netlink level to 1.

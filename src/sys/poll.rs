@@ -77,11 +77,11 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::socket;
+    use crate::pipe;
 
     #[test]
     fn a_wait_ends_with_an_event_or_at_its_deadline() {
-        let (read_end, write_end) = socket::pipe().expect("pipe");
+        let (read_end, write_end) = pipe::new().expect("pipe");
         let start = Instant::now();
         assert_eq!(readable(read_end.as_fd(), Deadline::after(Duration::from_millis(20))), Ok(false));
         assert!(start.elapsed() >= Duration::from_millis(20), "not before the deadline");
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn after_the_deadline_it_is_still_seen_what_is_there() {
-        let (read_end, write_end) = socket::pipe().expect("pipe");
+        let (read_end, write_end) = pipe::new().expect("pipe");
         let past = Deadline::after(Duration::ZERO);
         assert_eq!(readable(read_end.as_fd(), past), Ok(false));
         drop(write_end);
@@ -117,7 +117,7 @@ mod tests {
         );
         // SAFETY: the handler does nothing, which is safe at any moment.
         unsafe { nix::sys::signal::sigaction(nix::sys::signal::Signal::SIGURG, &action) }.expect("sigaction");
-        let (read_end, _write_end) = socket::pipe().expect("pipe");
+        let (read_end, _write_end) = pipe::new().expect("pipe");
         // SAFETY: the call takes nothing and cannot fail.
         let thread = unsafe { libc::pthread_self() };
         let sender = std::thread::spawn(move || {

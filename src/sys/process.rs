@@ -9,7 +9,7 @@ use nix::sched::CloneFlags;
 
 use windlass_base::namespaces::Namespaces;
 
-use super::{Called, Result, SyscallError, check, fd, flag_names, socket};
+use super::{Called, Result, SyscallError, check, fd, fd_name, flag_names, socket};
 
 /// Proof that this process has one thread. `fork` needs it, because the child of a process with several threads may
 /// find the allocator locked for ever. setns(2) into a user or mount namespace needs it too.
@@ -207,7 +207,7 @@ impl Child {
 /// Reaps the child behind `pidfd` if it has ended.
 pub fn try_wait(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
     wait_for(libc::P_PIDFD, pidfd.as_raw_fd(), libc::WNOHANG)
-        .called(|| format!("waitid(P_PIDFD, {})", pidfd.as_raw_fd()))
+        .called(|| format!("waitid(P_PIDFD, {})", fd_name(pidfd)))
         .map(|ended| ended.map(|(_, exit)| exit))
 }
 
@@ -267,7 +267,7 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     let none = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a null siginfo is allowed and means the same as kill(2) would send.
     let returned = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) };
-    check(returned, || format!("pidfd_send_signal({}, {signal})", pidfd.as_raw_fd())).map(drop)
+    check(returned, || format!("pidfd_send_signal({}, {signal})", fd_name(pidfd))).map(drop)
 }
 
 /// The process group of `pid`, unless it is our own.
@@ -287,13 +287,13 @@ pub fn signal_group(group: i32, signal: i32) -> Result<()> {
 pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, raw: i32) -> Result<OwnedFd> {
     // SAFETY: the call takes no pointers.
     let returned = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), raw, 0) };
-    check(returned, || format!("pidfd_getfd({}, {raw})", pidfd.as_raw_fd())).map(super::owned::from_raw)
+    check(returned, || format!("pidfd_getfd({}, {raw})", fd_name(pidfd))).map(super::owned::from_raw)
 }
 
 /// setns(2). `kind` is what the descriptor must be; for a pidfd it may be several.
 pub fn setns(fd: BorrowedFd<'_>, kinds: Namespaces) -> Result<()> {
     let flags = kinds.into();
-    nix::sched::setns(fd, flags).called(|| format!("setns({}, {})", fd.as_raw_fd(), flag_names(&flags)))
+    nix::sched::setns(fd, flags).called(|| format!("setns({}, {})", fd_name(fd), flag_names(&flags)))
 }
 
 /// A user namespace with these maps (user_namespaces(7)), for mounts. It is made for a child that does nothing, and
@@ -435,7 +435,7 @@ pub fn namespace_kind(namespace: BorrowedFd<'_>) -> Result<Namespaces> {
     const NS_GET_NSTYPE: u64 = 0xb703;
     // SAFETY: NS_GET_NSTYPE takes no argument.
     let returned = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE as _) };
-    check(returned.into(), || format!("ioctl({}, NS_GET_NSTYPE)", namespace.as_raw_fd()))
+    check(returned.into(), || format!("ioctl({}, NS_GET_NSTYPE)", fd_name(namespace)))
         .map(|kind| Namespaces::from_bits_retain(kind as u64))
 }
 
@@ -446,7 +446,7 @@ pub fn mount_namespace_id(namespace: BorrowedFd<'_>) -> Result<u64> {
     let mut id = 0u64;
     // SAFETY: the ioctl writes 64 bits, which outlive it.
     let returned = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_MNTNS_ID as _, &raw mut id) };
-    check(returned.into(), || format!("ioctl({}, NS_GET_MNTNS_ID)", namespace.as_raw_fd())).map(|_| id)
+    check(returned.into(), || format!("ioctl({}, NS_GET_MNTNS_ID)", fd_name(namespace))).map(|_| id)
 }
 
 /// Reaps the children that have ended, except `kept`, whose status the caller still needs.
@@ -493,7 +493,7 @@ pub fn exit_of_other(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
     let mut info = Info { mask: PIDFD_INFO_EXIT, ..Info::default() };
     // SAFETY: the ioctl reads and writes the 64 bytes that its number says, which outlive it.
     let returned = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
-    check(returned.into(), || format!("ioctl({}, PIDFD_GET_INFO)", pidfd.as_raw_fd()))?;
+    check(returned.into(), || format!("ioctl({}, PIDFD_GET_INFO)", fd_name(pidfd)))?;
     Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(Exit::of_status(info.exit_code)))
 }
 

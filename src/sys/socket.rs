@@ -1,4 +1,4 @@
-//! Unix sockets, pipes and terminals, and the loopback interface of a new network namespace.
+//! Unix sockets.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sockopt};
 
-use super::{Called, Result, SyscallError, check};
+use super::{Called, Result, SyscallError, check, fd_name};
 
 /// A connected pair that keeps message boundaries.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
@@ -73,7 +73,7 @@ pub fn accept(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
         match nix::sys::socket::accept4(socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
             Err(Errno::EINTR) => {}
             other => {
-                let raw = other.called(|| format!("accept4({})", socket.as_raw_fd()))?;
+                let raw = other.called(|| format!("accept4({})", fd_name(socket)))?;
                 return Ok(super::owned::from_raw(raw.into()));
             }
         }
@@ -98,7 +98,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Res
                 return Err(SyscallError { call: format!("sendmsg({n})").into(), errno: Errno::EMSGSIZE });
             }
             other => {
-                return other.called(|| format!("sendmsg({}, {} bytes)", socket.as_raw_fd(), bytes.len())).map(drop);
+                return other.called(|| format!("sendmsg({}, {} bytes)", fd_name(socket), bytes.len())).map(drop);
             }
         }
     }
@@ -164,7 +164,7 @@ fn receive_message(
     // SAFETY: the header names one buffer and one space for control data with their true lengths; all
     // three outlive the call.
     let returned = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags | libc::MSG_CMSG_CLOEXEC) };
-    let bytes = check(returned as libc::c_long, || format!("recvmsg({})", socket.as_raw_fd()))? as usize;
+    let bytes = check(returned as libc::c_long, || format!("recvmsg({})", fd_name(socket)))? as usize;
     let control = &control.0[..(header.msg_controllen as usize).min(control.0.len())];
     Ok((bytes, descriptors(control).map(|raw| super::owned::from_raw(raw.into())).collect(), header.msg_flags))
 }
@@ -186,26 +186,6 @@ fn descriptors(mut control: &[u8]) -> impl Iterator<Item = i32> {
         control = control.get(length.next_multiple_of(size_of::<usize>())..).unwrap_or_default();
     }
     rights.into_iter().flat_map(|data| data.chunks_exact(4)).map(number)
-}
-
-/// Brings the loopback interface of this network namespace up (netdevice(7)).
-pub fn loopback_up() -> Result<()> {
-    let socket = nix::sys::socket::socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-        .or_else(|_| nix::sys::socket::socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None))
-        .called(|| "socket(AF_INET, SOCK_DGRAM)".into())?;
-    // SAFETY: all zeroes is a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[0] = b'l' as libc::c_char;
-    request.ifr_name[1] = b'o' as libc::c_char;
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    // SAFETY: the request is an ifreq that outlives the call, as SIOCSIFFLAGS asks.
-    let returned = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
-    check(returned.into(), || "ioctl(SIOCSIFFLAGS, \"lo\")".into()).map(drop)
-}
-
-/// A pipe, close-on-exec.
-pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
-    nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).called(|| "pipe2(O_CLOEXEC)".into())
 }
 
 /// A datagram socket that receives as `name` in the directory `dir`, from anybody who can reach
@@ -243,47 +223,9 @@ pub fn receive_datagram(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Opt
         match nix::sys::socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC) {
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => return Ok(None),
-            other => return other.called(|| format!("recv({})", socket.as_raw_fd())).map(Some),
+            other => return other.called(|| format!("recv({})", fd_name(socket))).map(Some),
         }
     }
-}
-
-/// A pseudoterminal of the devpts instance that `master` belongs to: the other end, opened in
-/// one step so that no path is trusted (`TIOCGPTPEER`, Linux 4.13).
-pub fn terminal_peer(master: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let unlock: libc::c_int = 0;
-    // SAFETY: TIOCSPTLCK reads one int, which outlives the call.
-    let returned = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) };
-    check(returned.into(), || "ioctl(TIOCSPTLCK, 0)".into())?;
-    // SAFETY: TIOCGPTPEER takes flags by value and returns a new descriptor.
-    let returned =
-        unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) };
-    let raw = check(returned.into(), || "ioctl(TIOCGPTPEER)".into())?;
-    Ok(super::owned::from_raw(raw))
-}
-
-/// Sets the size of a terminal in characters.
-pub fn set_terminal_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<()> {
-    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCSWINSZ reads one winsize, which outlives the call.
-    let returned = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
-    check(returned.into(), || format!("ioctl(TIOCSWINSZ, {rows}x{columns})")).map(drop)
-}
-
-/// The size of a terminal in characters: rows and columns.
-pub fn terminal_size(terminal: BorrowedFd<'_>) -> Result<(u16, u16)> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCGWINSZ writes one winsize, which outlives the call.
-    let returned = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
-    check(returned.into(), || "ioctl(TIOCGWINSZ)".into())?;
-    Ok((size.ws_row, size.ws_col))
-}
-
-/// Makes this terminal the controlling one of our session, whose leader we are.
-pub fn take_terminal(terminal: BorrowedFd<'_>) -> Result<()> {
-    // SAFETY: TIOCSCTTY takes a number by value.
-    let returned = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) };
-    check(returned.into(), || "ioctl(TIOCSCTTY)".into()).map(drop)
 }
 
 /// The user id of the process at the other end (`SO_PEERCRED`).
@@ -313,7 +255,7 @@ pub fn accept_now(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     match nix::sys::socket::accept4(socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK) {
         Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) => Ok(None),
         other => {
-            let raw = other.called(|| format!("accept4({})", socket.as_raw_fd()))?;
+            let raw = other.called(|| format!("accept4({})", fd_name(socket)))?;
             Ok(Some(super::owned::from_raw(raw.into())))
         }
     }

@@ -185,7 +185,7 @@ pub fn give_to(fd: BorrowedFd<'_>, uid: u32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::socket;
+    use crate::pipe;
 
     fn file(flags: OFlag) -> OwnedFd {
         let path = std::env::temp_dir().join(format!("windlass-stdio-{}", std::process::id()));
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn only_a_pipe_without_a_name_is_anonymous() {
-        let (read_end, _write_end) = socket::pipe().expect("pipe");
+        let (read_end, _write_end) = pipe::new().expect("pipe");
         assert!(is_anonymous_pipe(read_end.as_fd(), &fd::stat(read_end.as_fd()).expect("fstat")));
         let path = std::env::temp_dir().join(format!("windlass-fifo-{}", std::process::id()));
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");

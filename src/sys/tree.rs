@@ -7,14 +7,14 @@
 //! tree.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag};
 
 use super::directory::Entries;
-use super::{Result, SyscallError, fd};
+use super::{Result, SyscallError, fd, fd_name};
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW);
 
@@ -63,7 +63,7 @@ impl Cursor {
         let Some(level) = self.above.pop() else { return Ok(None) };
         let above = fd::openat(self.dir(), "..", DIRECTORY, 0)?;
         if identity(above.as_fd())? != level.identity {
-            let call = format!("openat({}, \"..\"): the directory was moved", self.dir().as_raw_fd());
+            let call = format!("openat({}, \"..\"): the directory was moved", fd_name(self.dir()));
             return Err(SyscallError { call: call.into(), errno: Errno::ESTALE });
         }
         self.at = Entries::of(above);

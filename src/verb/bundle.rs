@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 
 use windlass_base::error::{Diagnostic, Error, Kind, Origin, Result, WithContext};
 use windlass_base::spec::{self, Mount, Namespace, Spec};
@@ -106,7 +105,7 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
 /// The text of config.json in the current directory, or of the file of `--config`.
 fn read_config(bundle: &Path, config: Option<&Path>) -> Result<Vec<u8>> {
     let path = config.unwrap_or(Path::new("config.json"));
-    fd::open(path, OFlag::O_RDONLY).and_then(|file| fd::read_all(file, fd::DOCUMENT)).map_err(|failed| {
+    fd::document(path).map_err(|failed| {
         let missing = failed.errno == Errno::ENOENT;
         let asked = if config.is_some() { "--config" } else { "--bundle" };
         let error = failed

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::cli;
 use windlass_apply::notify::{self, ServiceManager};
 use windlass_apply::{
-    self as apply, Caller, CgroupPlacement, Delegation, Foreground, Launch, NewContainer, Relay, StepTimer, User,
+    self as apply, Caller, CgroupPlacement, Delegation, Foreground, Launch, NewContainer, Purpose, Relay, StepTimer,
+    User,
 };
 use windlass_base::error::{Diagnostic, Error, Result, WithContext};
 use windlass_cgroup as cgroup;
@@ -125,12 +126,11 @@ enum ProcessSource<'a> {
 }
 
 impl ProcessSource<'_> {
-    /// Whether `start` is awaited.
-    fn waits(self) -> bool {
+    fn purpose(self) -> Purpose {
         match self {
-            ProcessSource::Created => true,
-            ProcessSource::Run => false,
-            ProcessSource::Images(images) => images.hold(),
+            ProcessSource::Created => Purpose::Create,
+            ProcessSource::Run => Purpose::Run,
+            ProcessSource::Images(images) => Purpose::Restore { hold: images.hold() },
         }
     }
 }
@@ -177,8 +177,7 @@ fn make<T>(
         caller,
         environment: &session.passed.environment,
         notify: planned.notify,
-        wait_for_start: from.waits(),
-        restores,
+        purpose: from.purpose(),
         debug: session.debug,
         no_new_keyring: options.no_new_keyring,
         keyring: &planned.options.keyring,

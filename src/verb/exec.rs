@@ -74,8 +74,7 @@ fn exec_inner(options: &cli::Exec, session: &mut Session<'_>, proof: &SingleThre
 
 /// The document of `--process`.
 fn read_process(path: &Path) -> Result<Vec<u8>> {
-    fd::open(path, nix::fcntl::OFlag::O_RDONLY)
-        .and_then(|file| fd::read_all(file, fd::DOCUMENT))
+    fd::document(path)
         .with_context(|| format!("cannot read the process file {path:?}"))
         .map_err(|error| error.origin(Origin::Flag("--process".into())))
 }

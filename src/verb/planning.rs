@@ -18,26 +18,15 @@ pub(super) fn host() -> Result<Host> {
         ..Host::default()
     };
     if !probe::in_first_user_namespace() {
-        let text = fd::open("/proc/self/gid_map", nix::fcntl::OFlag::O_RDONLY)
-            .and_then(|file| fd::read_all(file, fd::DOCUMENT));
+        let text = fd::document("/proc/self/gid_map");
         let text = text.with_context(|| "cannot tell the groups of this user namespace")?;
-        host.nested = Some(mappings(&String::from_utf8_lossy(&text)));
+        host.nested = Some(IdMapping::parse_lines(&text));
     }
     if host.rootless() {
         let text = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
         host.oom_score_adj = text.trim().parse().unwrap_or(0);
     }
     Ok(host)
-}
-
-/// The lines of a `/proc/PID/gid_map`.
-fn mappings(text: &str) -> Vec<IdMapping> {
-    let mapping = |line: &str| {
-        let mut numbers = line.split_whitespace().map(|word| word.parse().ok());
-        let mut next = || numbers.next().flatten();
-        Some(IdMapping { container_id: next()?, host_id: next()?, size: next()? })
-    };
-    text.lines().filter_map(mapping).collect()
 }
 
 /// The cgroup manager that the flags choose; `None`: the container stays in the caller's cgroup.

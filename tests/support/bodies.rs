@@ -180,7 +180,7 @@ fn planned(plan: &Plan) {
             }
             Action::Node(node) => below_the_root(&node.path),
             Action::Mask(path) | Action::ReadonlyPath(path) => below_the_root(path),
-            Action::Join(index) => assert!(*index < plan.topology.joined.len()),
+            Action::Join(id) => assert!(id.index() < plan.topology.joined.len()),
             _ => {}
         }
     }

@@ -10,6 +10,7 @@ use crate::resolve;
 use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_base::spec::ConsoleSize;
 use windlass_plan::RootPath;
+use windlass_sys::terminal;
 use windlass_sys::{descriptors, fd, mount, socket};
 
 use super::{Stdio, device};
@@ -19,10 +20,10 @@ const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 
 pub(super) fn console(size: Option<&ConsoleSize>, node: bool, controlling: bool, cx: &mut Context<'_>) -> Result<()> {
     let master = open_master(cx)?;
-    let peer = socket::terminal_peer(master.as_fd()).with_context(|| "cannot open the terminal")?;
+    let peer = terminal::peer(master.as_fd()).with_context(|| "cannot open the terminal")?;
     if let Some(size) = size.filter(|size| (size.height, size.width) != (0, 0)) {
         let cells = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
-        socket::set_terminal_size(peer.as_fd(), cells(size.height), cells(size.width))
+        terminal::set_size(peer.as_fd(), cells(size.height), cells(size.width))
             .with_context(|| "cannot set the size of the terminal")?;
     }
     let dev = Path::new("dev");
@@ -47,7 +48,7 @@ pub(super) fn console(size: Option<&ConsoleSize>, node: bool, controlling: bool,
 
 /// Makes the terminal the controlling one of our session, whose leader we are.
 pub(super) fn take(terminal: BorrowedFd<'_>) -> Result<()> {
-    socket::take_terminal(terminal).with_context(|| "cannot take the terminal as the controlling one")
+    terminal::take(terminal).with_context(|| "cannot take the terminal as the controlling one")
 }
 
 /// Opens the multiplexer of a devpts. The root filesystem may have anything at that path, so the file is examined

@@ -16,8 +16,9 @@ pub use execute::hear_start;
 pub use stdio::{Stdio, give_pipes, replace_for};
 
 use windlass_base::error::{Error, Result, WithContext};
-use windlass_plan::{Action, Seccomp};
-use windlass_sys::{credentials, sched, socket};
+use windlass_plan::{Action, ResourceLimit, Seccomp};
+use windlass_sys::netlink;
+use windlass_sys::{credentials, sched};
 
 use super::context::Context;
 use super::hooks;
@@ -29,11 +30,11 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
         Action::BecomeRoot(uid, gid) => namespace::become_root(*uid, *gid, cx),
         Action::Copy(source) => cx.sources.take_early(*source),
         Action::Scope => cx.sync.scope(),
-        Action::Join(index) => namespace::join(*index, cx),
+        Action::Join(id) => namespace::join(*id, cx),
         Action::Unshare(kinds) => namespace::unshare(*kinds),
         Action::KeyLabel(label) => identity::label("keycreate", label, cx),
         Action::SessionKeyring(name) => namespace::session_keyring(name),
-        Action::LoopbackUp => socket::loopback_up().with_context(|| "cannot bring the loopback interface up"),
+        Action::LoopbackUp => netlink::loopback_up().with_context(|| "cannot bring the loopback interface up"),
         Action::Hostname(name) => sched::set_hostname(name).with_context(|| "cannot set the hostname"),
         Action::Domainname(name) => sched::set_domainname(name).with_context(|| "cannot set the domainname"),
         Action::LeaveMounts => root::leave_mounts(cx),
@@ -58,7 +59,7 @@ pub fn apply(action: &Action, cx: &mut Context<'_>) -> Result<()> {
         Action::Mask(path) => mask::mask(path, cx),
         Action::Umask(mask) => umask(*mask),
         Action::MakeWorkingDirectory(path) => execute::make_working_directory(path, cx),
-        Action::Limit(resource, name, soft, hard) => limit(*resource, name, *soft, *hard),
+        Action::Limit(wanted) => limit(wanted),
         Action::Scheduler(attributes) => {
             sched::set_scheduler(*attributes).with_context(|| "cannot set the scheduling policy")
         }
@@ -90,8 +91,9 @@ fn umask(mask: u32) -> Result<()> {
     Ok(())
 }
 
-fn limit(resource: u32, name: &str, soft: u64, hard: u64) -> Result<()> {
-    sched::set_limit(resource, soft, hard).with_context(|| format!("error setting rlimit type {name}"))
+fn limit(wanted: &ResourceLimit) -> Result<()> {
+    sched::set_limit(wanted.resource, wanted.soft, wanted.hard)
+        .with_context(|| format!("error setting rlimit type {}", wanted.name))
 }
 
 fn sysctl(key: &str, value: &str, cx: &mut Context<'_>) -> Result<()> {

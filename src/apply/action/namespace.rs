@@ -8,10 +8,12 @@ use nix::poll::{PollFd, PollFlags};
 use crate::context::{Context, Parent, PidNamespace};
 use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_base::namespaces::Namespaces;
+use windlass_plan::JoinId;
 use windlass_plan::explain::kind_names;
+use windlass_sys::pipe;
 use windlass_sys::poll::Deadline;
 use windlass_sys::process::{Child, Forked};
-use windlass_sys::{credentials, descriptors, poll, process, socket};
+use windlass_sys::{credentials, descriptors, poll, process};
 
 use super::console;
 use super::execute::{die_with_runtime, outlive_runtime};
@@ -28,9 +30,9 @@ pub(super) fn become_root(uid: u32, gid: u32, cx: &mut Context<'_>) -> Result<()
     die_with_runtime(cx)
 }
 
-pub(super) fn join(index: usize, cx: &mut Context<'_>) -> Result<()> {
+pub(super) fn join(id: JoinId, cx: &mut Context<'_>) -> Result<()> {
     let missing = || Error::new(Kind::Protocol, "the plan joins a namespace that was not opened");
-    let namespace = cx.joins.get_mut(index).and_then(Option::take).ok_or_else(missing)?;
+    let namespace = cx.joins.get_mut(id.index()).and_then(Option::take).ok_or_else(missing)?;
     // Its type was checked when it was opened.
     process::setns(namespace.as_fd(), Namespaces::empty()).with_context(|| "cannot join the namespace")
 }
@@ -60,7 +62,7 @@ pub(super) fn fork_into_pid_namespace(terminal: bool, cx: &mut Context<'_>) -> R
     process::set_nondumpable().with_context(|| "cannot hide the process")?;
     // This process must outlive the runtime, to kill the new one, which does not inherit the setting.
     outlive_runtime(cx)?;
-    let (executed, held) = socket::pipe().with_context(|| "cannot make a pipe")?;
+    let (executed, held) = pipe::new().with_context(|| "cannot make a pipe")?;
     let forked = match process::fork_sibling(proof) {
         // The container has as many processes as it may have, and this process is one of them.
         Err(failed) if failed.errno == Errno::EAGAIN => {

@@ -94,9 +94,7 @@ pub(super) fn return_to_mounts(cx: &mut Context<'_>) -> Result<()> {
 /// one is mounted: the container could mount one without the masked paths.
 fn detach_host_procfs_and_sysfs() -> Result<()> {
     let root = std::env::current_dir().with_context(|| "cannot tell where the root filesystem is")?;
-    let mounts = fd::open("/proc/thread-self/mountinfo", OFlag::O_RDONLY)
-        .and_then(|file| fd::read_all(file, fd::DOCUMENT))
-        .with_context(|| "cannot read mountinfo")?;
+    let mounts = fd::document("/proc/thread-self/mountinfo").with_context(|| "cannot read mountinfo")?;
     let points = mount::points(&mounts);
     let hosts: Vec<_> = points.iter().filter(|(point, _)| !point.starts_with(&root)).collect();
     for (point, _) in &hosts {

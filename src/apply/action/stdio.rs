@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::relay::{NO_MORE, PIPES};
 use windlass_base::error::{Result, WithContext};
+use windlass_sys::pipe;
 use windlass_sys::{descriptors, fd, socket, stdio};
 
 /// What the process does with the caller's stdio.
@@ -90,7 +91,7 @@ fn replace_if(wanted: bool, runtime: BorrowedFd<'_>) -> Result<()> {
             (errors.is_some() && !shared, &[2]),
         ];
         for (number, (_, numbers)) in wanted.into_iter().enumerate().filter(|(_, (wanted, _))| *wanted) {
-            let (read_end, write_end) = socket::pipe().with_context(context)?;
+            let (read_end, write_end) = pipe::new().with_context(context)?;
             let (theirs, ours) = if number == 0 { (read_end, write_end) } else { (write_end, read_end) };
             socket::send(runtime, PIPES[number], &[ours.as_fd()]).with_context(context)?;
             for at in numbers {

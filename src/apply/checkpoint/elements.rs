@@ -9,6 +9,7 @@ use windlass_base::error::{Result, WithContext};
 use windlass_base::mountinfo::{self, Mounted};
 use windlass_plan::checkpoint::{Declared, ExternalMount, external_mounts};
 use windlass_plan::{Action, MountKind, Plan, RootPath};
+use windlass_sys::mount;
 use windlass_sys::{fd, process, stdio};
 
 use crate::resolve;
@@ -52,7 +53,7 @@ pub fn look(pid: i32, pidfd: BorrowedFd<'_>, pids: &[i32], plan: &Plan) -> Resul
 /// Which of the mounts are those of the plan. A destination is resolved as init resolved it when it was mounted.
 fn declared(root: BorrowedFd<'_>, plan: &Plan, mounts: &[Mounted]) -> Declared {
     let find = |path: &RootPath| resolve::find(root, path, resolve::IN_ROOT).ok();
-    let id = |found: OwnedFd| fd::mount_id(found.as_fd()).ok();
+    let id = |found: OwnedFd| mount::id_of(found.as_fd()).ok();
     let by_id: BTreeMap<u32, &Mounted> = mounts.iter().map(|mount| (mount.id, mount)).collect();
     let (mut declared, mut tops, mut made) = (Declared::default(), Vec::new(), Vec::new());
     for step in &plan.init {
@@ -108,8 +109,7 @@ fn stream(pid: i32, number: u32, mounts: &[Mounted], pids: &[i32]) -> Stream {
             false => Stream { key: link.clone(), link, declared: false },
         };
     }
-    let mount =
-        fd::read_small(fd::CWD, format!("/proc/{pid}/fdinfo/{number}")).ok().and_then(|it| fd::mount_id_in(&it));
+    let mount = fd::read_small(fd::CWD, format!("/proc/{pid}/fdinfo/{number}")).ok().and_then(|it| mount::id_in(&it));
     let inode = std::fs::metadata(&path).ok();
     let (Some(mount), Some(found)) = (mount, inode) else { return Stream { link, ..Stream::default() } };
     use std::os::unix::fs::{FileTypeExt, MetadataExt};

@@ -26,10 +26,11 @@ use windlass_criu::message::{Options, Pair, Request, Type};
 use windlass_criu::session::{Next, Outcome, Session, number};
 use windlass_plan::Plan;
 use windlass_store::{Container, Status};
+use windlass_sys::pipe;
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::process::Child;
 use windlass_sys::spawn::{self, Environment, Spawn};
-use windlass_sys::{fd, socket, stream};
+use windlass_sys::{fd, socket};
 
 pub use check::{Finding, Loss, check};
 pub use directories::Directories;
@@ -169,8 +170,9 @@ impl CheckpointRequest<'_> {
     fn message(&self, container: &Container, pid: i32, elements: &Elements) -> Result<Request> {
         let topology = &self.plan.topology;
         let mut external = Vec::new();
-        for (kind, name, key) in [(Namespaces::NET, "net", EXTERNAL_NET), (Namespaces::PID, "pid", EXTERNAL_PID)] {
+        for (kind, key) in [(Namespaces::NET, EXTERNAL_NET), (Namespaces::PID, EXTERNAL_PID)] {
             if topology.joins(kind) {
+                let name = kind.proc_name();
                 let inode = std::fs::metadata(format!("/proc/{pid}/ns/{name}"));
                 let inode = inode.map(|found| std::os::unix::fs::MetadataExt::ino(&found));
                 external
@@ -256,9 +258,9 @@ const STDERR: usize = 16 * 1024;
 impl Criu {
     fn start(program: &Path, path: &OsStr) -> Result<Criu> {
         let (ours, theirs) = socket::pair().with_context(|| "cannot make the pair of sockets")?;
-        let (stderr, stderr_end) = socket::pipe().with_context(|| "cannot make a pipe")?;
+        let (stderr, stderr_end) = pipe::new().with_context(|| "cannot make a pipe")?;
         // It is read at the end. What it does not hold until then is lost, and CRIU goes on.
-        stream::never_block_new(stderr_end.as_fd()).with_context(|| "cannot make a pipe")?;
+        pipe::never_block(stderr_end.as_fd()).with_context(|| "cannot make a pipe")?;
         let null = fd::open("/dev/null", OFlag::O_RDWR).with_context(|| "cannot open /dev/null")?;
         let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::usage("a NUL byte in a path"));
         let program = text(program.as_os_str().as_bytes())?;

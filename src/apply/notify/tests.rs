@@ -9,6 +9,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 
 use super::*;
+use windlass_sys::pipe;
 use windlass_sys::process;
 
 /// A state root that is gone with the test.
@@ -222,7 +223,7 @@ fn a_message_that_is_too_long_does_not_count() {
 fn a_descriptor_from_the_container_is_closed_at_once() {
     let (host, _told) = manager("fds");
     let (state, notify) = State::listening("fds", &host);
-    let (read, write) = socket::pipe().expect("a pipe");
+    let (read, write) = pipe::new().expect("a pipe");
     let path = state.0.join("web1@notify/notify.sock");
     let sender = socket::connect_datagram(path.to_str().expect("UTF-8"), 1).expect("connected");
     socket::send(sender.as_fd(), b"BARRIER=1", &[write.as_fd()]).expect("sent");

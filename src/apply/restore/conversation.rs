@@ -16,6 +16,7 @@ use windlass_criu::message::{CgroupRoot, InheritFd, JoinNamespace, Options, Pair
 use windlass_criu::session::{Next, Outcome, Session, number};
 use windlass_plan::restore::{RESTRICTING, contradictions};
 use windlass_plan::{Action, Plan};
+use windlass_sys::netlink;
 use windlass_sys::process::{self, Child, Forked, SingleThreaded};
 use windlass_sys::{fd, socket};
 
@@ -129,7 +130,7 @@ impl Restoring<'_, '_> {
             }
             let (cgroup, bundle) = (creation.cgroup_path(), creation.request.bundle);
             let kept: Vec<_> = std::iter::once(&theirs).chain(&passed).map(AsFd::as_fd).collect();
-            let waits = creation.request.wait_for_start;
+            let waits = creation.request.purpose.waits_for_start();
             let mut cx = creation.context(sync, watch, Barrier::Runtime, Vec::new(), &kept);
             let work = Work {
                 plan,
@@ -240,15 +241,12 @@ impl Restoring<'_, '_> {
             }
         }
         let topology = &self.plan.topology;
-        let join_namespaces = topology.joined.iter().filter_map(|join| {
-            let kind = match join.kind {
-                Namespaces::IPC => "ipc",
-                Namespaces::UTS => "uts",
-                Namespaces::TIME => "time",
-                _ => return None,
-            };
-            Some(JoinNamespace { kind: kind.into(), path: join.path.clone() })
-        });
+        let by_criu = Namespaces::IPC | Namespaces::UTS | Namespaces::TIME;
+        let join_namespaces = topology
+            .joined
+            .iter()
+            .filter(|join| by_criu.contains(join.kind))
+            .map(|join| JoinNamespace { kind: join.kind.proc_name().into(), path: join.path.clone() });
         let images = self.seen.as_ref().map_or(&self.images.directories.images, |seen| &seen.copy);
         let flags = self.images.flags;
         let cgroup_roots = handler.cgroup_below_root().filter(|_| flags.manages_cgroups());
@@ -294,7 +292,7 @@ impl Restoring<'_, '_> {
                 self.prepare(&child, launch)?;
                 self.progress = Progress::InitCreated;
                 launch.adopt(child)?;
-                if launch.handler().request.wait_for_start {
+                if launch.handler().request.purpose.waits_for_start() {
                     self.progress = Progress::Held;
                     launch.adopted_is_ready()?;
                     return Ok(Next::Hold);
@@ -314,14 +312,14 @@ impl Restoring<'_, '_> {
                     let why = "config.json has a terminal, and the images have none";
                     return Err(Error::config("/process/terminal", why));
                 }
-                if !launch.handler().request.wait_for_start {
+                if !launch.handler().request.purpose.waits_for_start() {
                     launch.adopted_is_ready()?;
                 }
             }
             "pre-resume" => {
                 mounts::restrict(launch.child(), self.plan)?;
                 self.check_mounts_and_hold(launch)?;
-                if launch.handler().request.wait_for_start {
+                if launch.handler().request.purpose.waits_for_start() {
                     begins_to_run(launch.handler())?;
                 }
             }
@@ -357,7 +355,7 @@ impl Restoring<'_, '_> {
     fn prepare(&self, child: &Child, launch: &Launch<NewContainer<'_>>) -> Result<()> {
         if self.plan.topology.new.contains(Namespaces::NET) {
             let _visit = JoinedNamespaces::visit(child.pidfd.as_fd(), Namespaces::NET)?;
-            socket::loopback_up().with_context(|| "cannot bring the loopback interface up")?;
+            netlink::loopback_up().with_context(|| "cannot bring the loopback interface up")?;
             self.plan.init.iter().try_for_each(|step| match &step.action {
                 Action::Sysctl(key, value) => net_sysctl(key, value).map_err(|error| error.origin(step.origin.clone())),
                 _ => Ok(()),

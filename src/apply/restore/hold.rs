@@ -14,6 +14,7 @@ use nix::sched::CloneFlags;
 
 use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_criu::session::Session;
+use windlass_sys::pipe;
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::process::{self, Forked, SingleThreaded};
 use windlass_sys::{descriptors, socket};
@@ -69,7 +70,7 @@ enum Begun {
 fn begin(creation: &NewContainer<'_>, proof: &SingleThreaded) -> Result<Begun> {
     let listener = socket::listen_at(creation.root(), &creation.start_socket());
     let listener = listener.with_context(|| "cannot make the start socket")?;
-    let (runtime, keeper) = socket::pipe().with_context(|| "cannot make a pipe")?;
+    let (runtime, keeper) = pipe::new().with_context(|| "cannot make a pipe")?;
     match process::fork(CloneFlags::empty(), None, proof).with_context(|| "cannot make the process that waits")? {
         Forked::Parent(_) => Ok(Begun::Runtime(keeper)),
         Forked::Child => Ok(Begun::Keeper { listener, runtime }),

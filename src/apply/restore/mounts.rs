@@ -112,7 +112,7 @@ fn judge(root: BorrowedFd<'_>, view: &View) -> Result<Option<Diagnostic>> {
     let context = || format!("cannot look at {path} of the restored processes");
     let found = resolve::find_if_exists(root, path, resolve::IN_ROOT).with_context(context)?;
     let Some(shown) = found else { return Ok(None) };
-    let flags = fd::mount_flags(shown.as_fd()).with_context(context)?;
+    let flags = mount::flags_of(shown.as_fd()).with_context(context)?;
     let wrong = match shows {
         Shows::Flags(needed) => (!flags.contains(*needed)).then_some("lacks restrictions"),
         Shows::Nothing => {

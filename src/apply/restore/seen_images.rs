@@ -10,8 +10,9 @@ use windlass_base::error::{Result, WithContext};
 use windlass_base::namespaces::Namespaces;
 use windlass_plan::{Plan, map_text};
 use windlass_sys::mount::{self, Attributes};
+use windlass_sys::pipe;
 use windlass_sys::process::{self, Child, Forked, SingleThreaded};
-use windlass_sys::{descriptors, fd, socket};
+use windlass_sys::{descriptors, fd};
 
 /// The directory of the images as the processes of a user namespace may read it, which restore themselves.
 ///
@@ -74,7 +75,7 @@ impl SeenImages {
 
 impl Guardian {
     fn start(images: BorrowedFd<'_>, mode: u32, proof: &SingleThreaded) -> Result<Guardian> {
-        let (end, held) = socket::pipe().with_context(|| CONTEXT)?;
+        let (end, held) = pipe::new().with_context(|| CONTEXT)?;
         match process::fork(CloneFlags::empty(), None, proof).with_context(|| CONTEXT)? {
             Forked::Parent(child) => Ok(Guardian { held: Some(held), child }),
             Forked::Child => {

@@ -257,7 +257,7 @@ impl<'a> Staging<'a> {
 
     /// Adds what came along with the mounts: the mounts below them.
     fn end(self) -> Result<Stage> {
-        let text = fd::open("/proc/self/mountinfo", OFlag::O_RDONLY).and_then(|file| fd::read_all(file, fd::DOCUMENT));
+        let text = fd::document("/proc/self/mountinfo");
         let mounted = mountinfo::parse(&text.with_context(|| "cannot read the mounts")?);
         let root = self.place.join(ROOT);
         let rootfs = mounted.iter().rfind(|mount| Path::new(&mount.point) == root).map(place_of).unwrap_or_default();

@@ -72,6 +72,30 @@ pub struct IdMapping {
     pub size: u32,
 }
 
+impl IdMapping {
+    /// The id outside for one inside; `None` if the range does not have it.
+    pub fn to_host(&self, id: u32) -> Option<u32> {
+        let offset = id.checked_sub(self.container_id).filter(|offset| *offset < self.size)?;
+        self.host_id.checked_add(offset)
+    }
+
+    /// The id inside for one outside; `None` if the range does not have it.
+    pub fn to_container(&self, id: u32) -> Option<u32> {
+        let offset = id.checked_sub(self.host_id).filter(|offset| *offset < self.size)?;
+        self.container_id.checked_add(offset)
+    }
+
+    /// The lines of a `/proc/PID/uid_map` or `gid_map` (user_namespaces(7)).
+    pub fn parse_lines(text: &[u8]) -> Vec<IdMapping> {
+        let mapping = |line: &str| {
+            let mut numbers = line.split_whitespace().map(|word| word.parse().ok());
+            let mut next = || numbers.next().flatten();
+            Some(IdMapping { container_id: next()?, host_id: next()?, size: next()? })
+        };
+        String::from_utf8_lossy(text).lines().filter_map(mapping).collect()
+    }
+}
+
 /// A namespace to create, or to join where a path is given.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[cfg_attr(feature = "serialize", derive(serde::Serialize))]

@@ -73,10 +73,7 @@ impl Outline {
         if !self.namespaces().iter().any(|namespace| namespace.kind == "user") {
             return Some(id);
         }
-        mappings?.iter().find_map(|mapping| {
-            let offset = id.checked_sub(mapping.container_id).filter(|offset| *offset < mapping.size)?;
-            mapping.host_id.checked_add(offset)
-        })
+        mappings?.iter().find_map(|mapping| mapping.to_host(id))
     }
 }
 

@@ -109,7 +109,7 @@ fn init_is_created_started_and_ends() {
     assert_eq!(phase(&process), Phase::Paused);
     assert_eq!(process.reaped(Reaped::NotYet, &reaping(now)), []);
     let ended = process.reaped(Reaped::Ended(SEVEN), &reaping(now));
-    assert_eq!(ended, [Effect::Drain, Effect::EndContainer]);
+    assert_eq!(ended, [Effect::Descriptors(DescriptorEffect::Drain), Effect::EndContainer]);
     // Until it is reported, its phase is that in which it ended, and nobody learns how.
     assert_eq!((phase(&process), process.state(false, 0, 0).exit), (Phase::Paused, None));
     process.enter(Phase::Running);
@@ -117,7 +117,7 @@ fn init_is_created_started_and_ends() {
     assert_eq!(process.drained(DRAINED, now), [Effect::Record]);
     assert_eq!(process.recorded(true, now), [Effect::TakeTurns]);
     let exited = Effect::Notify(Event::Exited { process: id, pid: PID, status: status(SEVEN) });
-    assert_eq!(process.report(), [Effect::Disconnect, exited]);
+    assert_eq!(process.report(), [Effect::Descriptors(DescriptorEffect::Disconnect), exited]);
     assert_eq!((phase(&process), process.state(false, 0, 0).exit), (Phase::Stopped, Some(status(SEVEN))));
     assert_eq!(process.delete(false), Ok(Command::Delete { force: false }));
     assert_eq!(process.deleted(WaitToken(5)), [Effect::LookForReader]);
@@ -144,7 +144,7 @@ fn a_restored_container_runs_at_once_and_an_exec_too() {
 fn an_exec_that_comes_after_its_container_has_ended_is_killed() {
     let mut late = launching(exec());
     let started = Effect::Notify(Event::Started { process: late.id.clone(), pid: PID });
-    assert_eq!(late.made(PID, Parent::Shim, true, true), [Effect::Kill, started]);
+    assert_eq!(late.made(PID, Parent::Shim, true, true), [Effect::Descriptors(DescriptorEffect::Kill), started]);
     // And one that is not launched yet is refused, whether it is new or is being launched already.
     assert_eq!(wrong(exec().start(false, true)), Code::WrongPhase);
     assert_eq!(wrong(exec().start(true, false)), Code::WrongPhase);
@@ -158,7 +158,7 @@ fn an_end_before_the_pid_is_known_is_found_when_it_is() {
     assert_eq!(process.reaped(Reaped::Ended(SEVEN), &reaping(now)), []);
     assert_eq!(process.life, Life::Launching);
     process.made(PID, Parent::Shim, true, false);
-    assert_eq!(process.reaped(Reaped::Ended(SEVEN), &reaping(now)), [Effect::Drain]);
+    assert_eq!(process.reaped(Reaped::Ended(SEVEN), &reaping(now)), [Effect::Descriptors(DescriptorEffect::Drain)]);
     // A second look at the same end changes nothing.
     let before = process.clone();
     assert_eq!(process.reaped(Reaped::Ended(None), &reaping(now)), []);
@@ -228,7 +228,7 @@ fn a_failed_launch_ends_an_exec_and_forgets_init() {
     assert_eq!(process.wait(WaitToken(1)), Ok(Reply::Pending(WaitToken(1))));
     let mut process = launching(process);
     let answer = Effect::Answer(WaitToken(1), Err(refusal.clone()));
-    assert_eq!(process.not_made(&refusal), [Effect::CloseStdio, answer]);
+    assert_eq!(process.not_made(&refusal), [Effect::Descriptors(DescriptorEffect::CloseStdio), answer]);
     assert_eq!((phase(&process), process.is_alive()), (Phase::Stopped, false));
     assert_eq!(wrong(process.start(false, false)), Code::WrongPhase);
     assert_eq!(wrong(process.wait(WaitToken(2))), Code::WrongPhase);
@@ -236,14 +236,14 @@ fn a_failed_launch_ends_an_exec_and_forgets_init() {
     assert_eq!(process.delete(false), Ok(Command::Forget));
     assert_eq!(process.deletion(), Reply::Deleted { pid: 0, status: None });
     let mut process = launching(exec());
-    assert_eq!(process.not_launched(&refusal), [Effect::CloseStdio]);
+    assert_eq!(process.not_launched(&refusal), [Effect::Descriptors(DescriptorEffect::CloseStdio)]);
     assert_eq!(process.life, Life::NeverRan);
 
     let mut process = launching(init());
     assert_eq!(process.not_made(&refusal), [Effect::Remove]);
     // Where the runtime itself could not be run, init can be tried again.
     let mut process = launching(init());
-    assert_eq!(process.not_launched(&refusal), [Effect::CloseStdio]);
+    assert_eq!(process.not_launched(&refusal), [Effect::Descriptors(DescriptorEffect::CloseStdio)]);
     assert_eq!(process.start(false, false), Ok(Command::Launch { stdin_closed: false }));
 }
 
@@ -326,7 +326,10 @@ fn an_adopted_process_is_reaped_by_its_parent_or_after_a_while_by_nobody() {
     };
     let mut process = adopted();
     assert_eq!((phase(&process), process.pid()), (Phase::Running, PID));
-    assert_eq!(process.reaped(Reaped::ByItsParent, &reaping(now)), [Effect::AwaitParent]);
+    assert_eq!(
+        process.reaped(Reaped::ByItsParent, &reaping(now)),
+        [Effect::Descriptors(DescriptorEffect::AwaitParent)]
+    );
     assert_eq!(process.deadline(now), Some(now + PARENT));
     assert_eq!(process.reaped(Reaped::ByItsParent, &reaping(now)), [], "it is waited for");
     process.reaped(Reaped::Ended(SEVEN), &reaping(now));
@@ -335,7 +338,7 @@ fn an_adopted_process_is_reaped_by_its_parent_or_after_a_while_by_nobody() {
     let mut process = adopted();
     process.reaped(Reaped::ByItsParent, &reaping(now));
     let effects = process.reaped(Reaped::ByItsParent, &reaping(now + PARENT));
-    assert_eq!(effects, [Effect::Drain, Effect::EndContainer]);
+    assert_eq!(effects, [Effect::Descriptors(DescriptorEffect::Drain), Effect::EndContainer]);
     assert_eq!(process.status().map(|status| status.code()), Some(255));
     // A shim that finds a dead process, of which the kernel tells nothing any more.
     let mut process = adopted();

@@ -149,7 +149,7 @@ fn directory(spec: &LogFile) -> Result<OwnedFd> {
     let real = parent.canonicalize().called(|| format!("realpath({parent:?})"))?;
     let open_below = |allowed: &PathBuf| {
         let allowed = fd::open(allowed, FLAGS).ok()?;
-        let below = real.strip_prefix(fd::readlinkat(fd::CWD, stream::path_of(allowed.as_fd())).ok()?).ok()?;
+        let below = real.strip_prefix(fd::readlinkat(fd::CWD, fd::proc_path(allowed.as_fd())).ok()?).ok()?;
         let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
         fd::openat2(allowed.as_fd(), below, FLAGS, 0, beneath).ok()
     };

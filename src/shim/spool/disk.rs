@@ -138,7 +138,7 @@ pub(super) fn feed(file: BorrowedFd<'_>, ranges: &[(u64, u64)]) -> Result<OwnedF
 /// Closes the file. The last to close a file that has no name waits until the disk has freed it: a child is the
 /// last.
 pub(super) fn close(file: OwnedFd) {
-    let Ok((ours, theirs)) = socket::pipe() else { return };
+    let Ok((ours, theirs)) = windlass_sys::pipe::new() else { return };
     let _ = in_child(&[file.as_fd(), ours.as_fd()], || {
         let _ = stream::read(ours.as_fd(), &mut [0]);
         0

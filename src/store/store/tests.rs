@@ -2,6 +2,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 
 use windlass_base::exit_record::ExitRecord;
 use windlass_base::spec::Hooks;
+use windlass_sys::attributes;
 
 use super::*;
 use crate::{InitProcess, Status};
@@ -83,7 +84,7 @@ fn a_state_that_was_cut_off_is_not_lost() {
                 container.remove().expect("removed");
             }
             // Where the file system keeps nothing beside the content.
-            Err(error) if fd::attribute_of(file.as_fd(), COPY).is_none() => {
+            Err(error) if attributes::load(file.as_fd(), COPY).is_none() => {
                 assert!(error.message().contains("nothing tells which processes are its"), "{error:?}");
                 std::fs::remove_file(&path).expect("kept");
             }

@@ -27,7 +27,7 @@ fn a_file_as_long_as_it_may_be_is_read_whole() {
 
 #[test]
 fn what_is_written_whole_waits_for_room() {
-    let (read_end, write_end) = crate::socket::pipe().expect("pipe");
+    let (read_end, write_end) = crate::pipe::new().expect("pipe");
     crate::stream::never_block(write_end.as_fd()).expect("fcntl");
     let past = Deadline::after(std::time::Duration::from_millis(20));
     let failed = write_all(write_end.as_fd(), &[0; 1 << 20], past).expect_err("nobody reads");
@@ -111,9 +111,9 @@ fn a_write_that_a_signal_interrupts_goes_on() {
     let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
     // SAFETY: the handler does nothing, and no other test uses this signal.
     unsafe { sigaction(Signal::SIGUSR2, &action) }.expect("a handler");
-    let (read_end, write_end) = crate::socket::pipe().expect("a pipe");
+    let (read_end, write_end) = crate::pipe::new().expect("a pipe");
     let (send, thread) = std::sync::mpsc::channel();
-    let bytes = vec![7; 4 * crate::stream::capacity(write_end.as_fd())];
+    let bytes = vec![7; 4 * crate::pipe::capacity(write_end.as_fd())];
     let all = bytes.len();
     let writer = std::thread::spawn(move || {
         // SAFETY: the call takes nothing and cannot fail.

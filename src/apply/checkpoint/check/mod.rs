@@ -19,6 +19,8 @@ use windlass_plan::mount_audit::flags_of;
 use windlass_plan::restore::{ClaimedMount, Claims, mount_contradictions};
 use windlass_plan::{Action, Plan, RootPath};
 use windlass_store::{Container, process_stat};
+use windlass_sys::attributes;
+use windlass_sys::mount;
 use windlass_sys::{diag, fd, process, socket, status};
 
 use super::elements::{self, Elements};
@@ -192,7 +194,7 @@ fn of_process(pid: i32, init: i32, flags: &Flags, findings: &mut Vec<Finding>) {
             findings.push(finding(what, "nested namespaces cannot be dumped, except mount namespaces"));
         }
     }
-    let maps = fd::open(format!("/proc/{pid}/maps"), OFlag::O_RDONLY).and_then(|file| fd::read_all(file, fd::DOCUMENT));
+    let maps = fd::document(format!("/proc/{pid}/maps"));
     let maps = String::from_utf8_lossy(&maps.unwrap_or_default()).into_owned();
     for (part, what) in
         [("anon_inode:[io_uring]", "io_uring"), ("/secretmem", "secret memory"), ("[uprobes]", "uprobes")]
@@ -229,8 +231,7 @@ fn of_process(pid: i32, init: i32, flags: &Flags, findings: &mut Vec<Finding>) {
 }
 
 fn of_files(pid: i32, streams: &[String; 3], sockets: &Sockets, flags: &Flags, findings: &mut Vec<Finding>) {
-    let mounts =
-        fd::open(format!("/proc/{pid}/mountinfo"), OFlag::O_RDONLY).and_then(|it| fd::read_all(it, fd::DOCUMENT));
+    let mounts = fd::document(format!("/proc/{pid}/mountinfo"));
     let root = fd::open(format!("/proc/{pid}/root"), OFlag::O_PATH | OFlag::O_DIRECTORY).ok();
     let hidden = |link: &std::path::Path, found: &std::fs::Metadata| {
         let root = root.as_ref()?;
@@ -256,7 +257,7 @@ fn of_files(pid: i32, streams: &[String; 3], sockets: &Sockets, flags: &Flags, f
         };
         let number = entry.file_name().to_string_lossy().into_owned();
         let info = fd::read_small(fd::CWD, format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
-        let mount = fd::mount_id_in(&info);
+        let mount = mount::id_in(&info);
         let key = mount.map(|mount| elements::file_key(mount, found.ino()));
         let file = Descriptor {
             link: link.to_string_lossy().into_owned(),
@@ -285,7 +286,7 @@ const HUGETLBFS: i64 = 0x9584_58f6;
 
 /// The protocol of a socket by its name in `/proc/PID/fd`; nothing for other files.
 fn protocol_of(path: &std::path::Path) -> String {
-    let name = fd::attribute(&path.to_string_lossy(), "system.sockprotoname").unwrap_or_default();
+    let name = attributes::read(&path.to_string_lossy(), "system.sockprotoname").unwrap_or_default();
     String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned()
 }
 
@@ -293,8 +294,7 @@ fn protocol_of(path: &std::path::Path) -> String {
 fn sockets(init: i32, pidfd: std::os::fd::BorrowedFd<'_>, pids: &[i32], old: &dyn Fn() -> bool) -> Result<Sockets> {
     let mut out = Sockets::default();
     for table in ["tcp", "tcp6"] {
-        let text = fd::open(format!("/proc/{init}/net/{table}"), OFlag::O_RDONLY);
-        let text = text.and_then(|it| fd::read_all(it, fd::DOCUMENT)).unwrap_or_default();
+        let text = fd::document(format!("/proc/{init}/net/{table}")).unwrap_or_default();
         out.connections.extend(judge::connections(&String::from_utf8_lossy(&text)));
     }
     let mut of_network = false;

@@ -36,8 +36,7 @@ pub fn of(pid: i32) -> Settings {
         let text = fd::read_small(fd::CWD, format!("/proc/{pid}/{name}")).unwrap_or_default();
         String::from_utf8_lossy(&text).trim().to_owned()
     };
-    let maps = fd::open(format!("/proc/{pid}/numa_maps"), nix::fcntl::OFlag::O_RDONLY);
-    let maps = maps.and_then(|file| fd::read_all(file, fd::DOCUMENT)).unwrap_or_default();
+    let maps = fd::document(format!("/proc/{pid}/numa_maps")).unwrap_or_default();
     let policy = |line: &str| line.split(' ').nth(1).filter(|policy| *policy != "default").map(str::to_owned);
     let status = read("status");
     let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));

@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn pipes_that_do_not_block_are_waited_for_and_not_asked_again_and_again() {
         let pause = std::time::Duration::from_millis(50);
-        let (read_end, write_end) = windlass_sys::socket::pipe().expect("a pipe");
+        let (read_end, write_end) = windlass_sys::pipe::new().expect("a pipe");
         stream::never_block(read_end.as_fd()).expect("set");
         stream::never_block(write_end.as_fd()).expect("set");
         let caller = std::thread::spawn(move || {

@@ -116,12 +116,12 @@ impl Value for Outcome {
 impl<T> Value for Job<T> {
     fn write(&self, to: &mut Encoder) {
         to.put(1, true, &self.child);
-        to.put(2, true, &self.said);
+        to.put(2, true, &self.report);
     }
 
     fn read(content: Content<'_>) -> Job<T> {
         let mut fields = Fields::of(content, "Job");
-        let job = Job { child: fields.get(1), said: fields.get(2), finds: std::marker::PhantomData };
+        let job = Job { child: fields.get(1), report: fields.get(2), finds: std::marker::PhantomData };
         fields.end();
         job
     }

@@ -15,10 +15,11 @@ use super::error::Error;
 use super::stdio::Program;
 use crate::ProcessId;
 use crate::table::Table;
+use windlass_sys::pipe;
 use windlass_sys::poll::{Deadline, poll};
 use windlass_sys::process::{self, Child};
 use windlass_sys::spawn::{self, Environment, Spawn};
-use windlass_sys::{Result, fd, socket};
+use windlass_sys::{Result, fd};
 
 /// How long a logger may run after its process is deleted, and then after SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);
@@ -44,9 +45,9 @@ pub(super) type Ends = ([OwnedFd; 2], OwnedFd);
 impl BinaryLogger {
     /// Starts a logger.
     pub(super) fn start(program: &Program, process: &ProcessId, namespace: &str) -> Result<(BinaryLogger, Ends)> {
-        let (out_read, out_write) = socket::pipe()?;
-        let (err_read, err_write) = socket::pipe()?;
-        let (ready_read, ready_write) = socket::pipe()?;
+        let (out_read, out_write) = pipe::new()?;
+        let (err_read, err_write) = pipe::new()?;
+        let (ready_read, ready_write) = pipe::new()?;
         let null = fd::open("/dev/null", nix::fcntl::OFlag::O_RDWR)?;
         let text = |text: &[u8]| CString::new(text).unwrap_or_default();
         let path = text(program.path.as_os_str().as_encoded_bytes());

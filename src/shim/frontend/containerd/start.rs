@@ -20,6 +20,7 @@ use super::{bundle, io};
 use crate::exit;
 use windlass_base::protobuf::Message;
 use windlass_cgroup::membership;
+use windlass_sys::lock;
 use windlass_sys::process::Child;
 use windlass_sys::spawn::{self, Environment, Spawn};
 use windlass_sys::{fd, socket};
@@ -99,7 +100,7 @@ fn listen(path: &Path) -> Result<Option<(OwnedFd, OwnedFd)>, Error> {
         .map_err(|error| Error::Io(format!("mkdir {}", parent.display()), error))?;
     let directory = fd::open(parent, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
     // Two containers of a pod may be started at once.
-    fd::lock(directory.as_fd(), true)?;
+    lock::exclusive(directory.as_fd(), true)?;
     loop {
         match socket::listen_stream_at(directory.as_fd(), &name, 0o600) {
             Ok(listener) => return Ok(Some((listener, directory))),

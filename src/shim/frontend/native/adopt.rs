@@ -12,15 +12,13 @@ use super::wire::phase_name;
 use crate::Code;
 use crate::NewProcess;
 use crate::Phase;
-use crate::Refusal;
 use crate::Supervisor;
 use crate::command;
+use crate::refusal::{Refusal, Result};
 use crate::runtime_state::RuntimeState;
 use windlass_sys::fd;
 use windlass_sys::poll::Deadline;
 use windlass_sys::process::{self, Exit, Forked, SingleThreaded};
-
-type Result<T> = std::result::Result<T, Refusal>;
 
 /// The container, according to the runtime.
 pub(super) fn runtime_state(facts: &Facts) -> Option<RuntimeState> {

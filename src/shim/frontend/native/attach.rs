@@ -10,7 +10,7 @@ use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use serde_json::json;
 
 use windlass_client::{Client, Error, Frame, Input};
-use windlass_sys::socket;
+use windlass_sys::terminal;
 
 /// The keys that detach: ctrl-p ctrl-q.
 const LEAVE: [u8; 2] = [0x10, 0x11];
@@ -117,7 +117,7 @@ fn pass_input(input: &mut Input, keys: bool) -> io::Result<bool> {
 fn follow_size(state: &Path, id: &str, exec: Option<&str>, winch: &SigSet) {
     let Ok(mut client) = Client::connect(state, id) else { return };
     loop {
-        if let Ok((rows, columns)) = socket::terminal_size(io::stdin().as_fd()) {
+        if let Ok((rows, columns)) = terminal::size(io::stdin().as_fd()) {
             // An error means that the process has ended, which the end of its output shows too.
             let _ = client.call("resize", json!({"exec": exec, "rows": rows, "columns": columns}));
         }

@@ -23,13 +23,12 @@ use serde::{Deserialize, Serialize};
 use crate::Code;
 use crate::HOLD;
 use crate::Log;
-use crate::Refusal;
 use crate::exit::{self, Record};
+use crate::refusal::{Refusal, Result};
 use crate::stdio::{self, JournalFields, LogFile};
+use windlass_sys::lock;
 use windlass_sys::poll::Deadline;
 use windlass_sys::{Called, directory, fd};
-
-type Result<T> = std::result::Result<T, Refusal>;
 
 /// The version of [`Facts`] that is written. Every version up to it is read.
 pub(super) const VERSION: u32 = 1;
@@ -283,7 +282,7 @@ impl ContainerDir {
             }
             other => other?,
         };
-        match fd::lock(file.as_fd(), false) {
+        match lock::exclusive(file.as_fd(), false) {
             Ok(()) => Ok(Some(file)),
             Err(failed) if failed.errno == Errno::EWOULDBLOCK => Ok(None),
             Err(failed) => Err(failed.into()),

@@ -15,15 +15,13 @@ use super::wire::{event_members, exit_members, lost_exit, phase_name};
 use crate::Code;
 use crate::Phase;
 use crate::ProcessId;
-use crate::Refusal;
 use crate::command;
 use crate::exit::Record;
 use crate::gone;
+use crate::refusal::{Refusal, Result};
 use crate::runtime_state::RuntimeState;
 use windlass_sys::fd;
 use windlass_sys::poll::Deadline;
-
-type Result<T> = std::result::Result<T, Refusal>;
 
 /// The answer to `status`, with the members of a living shim's answer and `shim_lost`.
 pub(super) fn status(dir: &ContainerDir) -> Result<Value> {

@@ -15,14 +15,12 @@ use crate::NewProcess;
 use crate::Phase;
 use crate::ProcessId;
 use crate::Ready;
-use crate::Refusal;
 use crate::Reply;
 use crate::Request;
 use crate::Supervisor;
 use crate::frontend::carried::{self, Mode};
+use crate::refusal::{Refusal, Result};
 use windlass_sys::fd;
-
-type Result<T> = std::result::Result<T, Refusal>;
 
 /// How a request is answered.
 enum Response {

@@ -13,18 +13,17 @@ use serde_json::{Value, json};
 use super::container_dir::{ContainerDir, Facts, VERSION};
 use super::wire;
 use crate::Code;
-use crate::Refusal;
 use crate::Runtime;
 use crate::frontend::stderr::{NAME, print_error};
+use crate::refusal::{Refusal, Result};
 use crate::server_environment;
 use windlass_args::Matches;
 use windlass_base::spec::Outline;
+use windlass_sys::pipe;
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::process::Child;
 use windlass_sys::spawn::{self, Environment, Spawn};
-use windlass_sys::{descriptors, fd, socket};
-
-type Result<T> = std::result::Result<T, Refusal>;
+use windlass_sys::{descriptors, fd};
 
 /// Default of `--drain`, in milliseconds.
 const DRAIN: u64 = 10_000;
@@ -173,7 +172,7 @@ struct StartedServer {
 
 /// Starts the server.
 fn begin(mode: &str, dir: &ContainerDir) -> Result<StartedServer> {
-    let (report, report_write) = socket::pipe()?;
+    let (report, report_write) = pipe::new()?;
     let null = fd::open("/dev/null", OFlag::O_RDWR)?;
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW;
     let errors = fd::openat(fd::CWD, dir.file("shim.err"), flags, 0o600)?;

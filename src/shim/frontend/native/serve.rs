@@ -26,7 +26,6 @@ use crate::NewProcess;
 use crate::Phase;
 use crate::ProcessId;
 use crate::Ready;
-use crate::Refusal;
 use crate::Reply;
 use crate::Request;
 use crate::Runtime;
@@ -36,10 +35,9 @@ use crate::WaitToken;
 use crate::frontend::carried;
 use crate::frontend::listener::Listener;
 use crate::gone;
+use crate::refusal::{Refusal, Result};
 use crate::stdio::{Output, Spooling, Stdin, Stdio};
 use windlass_sys::{clock, fd, socket};
-
-type Result<T> = std::result::Result<T, Refusal>;
 
 /// The listener's key. Those of connections follow it.
 const LISTENER: u64 = 1;

@@ -11,14 +11,12 @@ use serde_json::{Value, json};
 
 use super::container_dir::{self, ContainerDir};
 use super::dead;
-use super::verbs::Failure;
+use super::verbs::{Failure, Result};
 use crate::frontend::control;
 use crate::frontend::stderr::{NAME, print_error};
 use windlass_args::Matches;
 use windlass_client::{Client, Error};
 use windlass_sys::{directory, fd};
-
-type Result<T> = std::result::Result<T, Failure>;
 
 /// How long each shim is waited for, because one that is stopped must not hide the others.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
@@ -38,7 +36,7 @@ enum Shim {
 }
 
 impl Shim {
-    fn connect(&self) -> std::result::Result<Client, Error> {
+    fn connect(&self) -> Result<Client, Error> {
         let mut client = match self {
             Shim::Neutral(_, dir) => Client::open(&dir.path("shim.sock"))?,
             Shim::Other(socket) => Client::open(socket)?,
@@ -48,7 +46,7 @@ impl Shim {
     }
 
     /// What it says of itself, with the ids of its containers.
-    fn hello(&self, client: &mut Client) -> std::result::Result<Value, Error> {
+    fn hello(&self, client: &mut Client) -> Result<Value, Error> {
         let mut hello = client.call("hello", json!({}))?;
         if let Shim::Neutral(id, _) = self {
             hello["ids"] = json!([id]);
@@ -164,7 +162,7 @@ pub(super) fn upgrade(state: &Path, matches: &Matches) -> Result<i32> {
 }
 
 /// `None`: it has another container, or has ended.
-fn upgrade_one(shim: &Shim, id: Option<&str>, program: &OwnedFd) -> std::result::Result<Option<Value>, Error> {
+fn upgrade_one(shim: &Shim, id: Option<&str>, program: &OwnedFd) -> Result<Option<Value>, Error> {
     let mut client = match (shim, shim.connect()) {
         // Its container may be adopted by a new one.
         (Shim::Neutral(..), Err(Error::Lost(_))) if id.is_none() => return Ok(None),

@@ -42,7 +42,7 @@ impl From<windlass_base::error::Error> for Failure {
     }
 }
 
-type Result<T> = std::result::Result<T, Failure>;
+pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// How often `logs --follow` looks for new entries.
 const LOOK: Duration = Duration::from_millis(100);
@@ -84,7 +84,7 @@ impl Invocation<'_> {
         &self,
         op: &str,
         members: Value,
-        dead: impl FnOnce(&ContainerDir) -> std::result::Result<Value, Refusal>,
+        dead: impl FnOnce(&ContainerDir) -> Result<Value, Refusal>,
     ) -> Result<Value> {
         let dir = self.dir()?;
         dir.check()?;

@@ -8,8 +8,9 @@ use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 
+use windlass_sys::pipe;
 use windlass_sys::process::{Exit, SingleThreaded};
-use windlass_sys::{Result, SyscallError, fd, socket, stream};
+use windlass_sys::{Result, SyscallError, fd, stream};
 
 /// All that is outside of the shim.
 pub trait World {
@@ -218,7 +219,7 @@ pub fn make() -> i32 {
 
 impl Kernel {
     fn make(&mut self, fork: Option<Fork>) -> i32 {
-        let (pidfd, alive) = socket::pipe().expect("a pipe");
+        let (pidfd, alive) = pipe::new().expect("a pipe");
         self.pids += 1;
         let (pid, inode) = (self.pids + 1000, fd::stat(pidfd.as_fd()).expect("fstat").st_ino);
         self.processes.push(Process { pid, inode, pidfd, alive: Some(alive), exit: None, fork, is_foreign: false });
@@ -260,7 +261,7 @@ pub(super) fn fork(proof: &SingleThreaded) -> Result<Forked> {
     if let Some(errno) = world(|world| world.refuses()).flatten() {
         return Err(SyscallError { call: "clone3()".into(), errno });
     }
-    let (gate, release) = socket::pipe()?;
+    let (gate, release) = pipe::new()?;
     match windlass_sys::process::fork(CloneFlags::empty(), None, proof)? {
         windlass_sys::process::Forked::Child => {
             drop(release);

@@ -12,9 +12,11 @@ pub mod epoll;
 pub mod fd;
 pub mod handover;
 pub mod kernel;
+pub mod pipe;
 pub mod process;
 pub mod socket;
 pub mod spawn;
 pub mod stream;
+pub mod terminal;
 
 pub use windlass_sys::*;

@@ -1,17 +1,12 @@
-//! Sockets, of which some are played for terminals: they have no size and no modes.
+//! Sockets.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 
 pub use windlass_sys::socket::*;
 
 use super::{Result, SyscallError};
-
-/// A terminal of any size is the same.
-pub fn set_terminal_size(_terminal: BorrowedFd<'_>, _rows: u16, _columns: u16) -> Result<()> {
-    Ok(())
-}
 
 /// Two ends of a stream.
 pub fn stream_pair() -> Result<(OwnedFd, OwnedFd)> {

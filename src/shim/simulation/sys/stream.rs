@@ -12,11 +12,6 @@ pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Moved> {
     windlass_sys::stream::read(fd, buffer)
 }
 
-/// A terminal is played by a socket, which changes no byte.
-pub fn set_onlcr(_terminal: BorrowedFd<'_>) -> Result<()> {
-    Ok(())
-}
-
 /// As the real one.
 pub fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, length: usize) -> Result<Moved> {
     kernel::settle();
@@ -27,10 +22,4 @@ pub fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, length: usize) -> Result
 pub fn waiting(fd: BorrowedFd<'_>) -> usize {
     kernel::settle();
     windlass_sys::stream::waiting(fd)
-}
-
-/// As the real one.
-pub fn has_ended(read_end: BorrowedFd<'_>) -> bool {
-    kernel::settle();
-    windlass_sys::stream::has_ended(read_end)
 }

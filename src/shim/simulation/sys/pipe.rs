@@ -1,0 +1,13 @@
+//! Pipes. A forked child that fills one has done so as far as it can when the loop looks at it.
+
+use std::os::fd::BorrowedFd;
+
+pub use windlass_sys::pipe::*;
+
+use super::kernel;
+
+/// As the real one.
+pub fn has_ended(read_end: BorrowedFd<'_>) -> bool {
+    kernel::settle();
+    windlass_sys::pipe::has_ended(read_end)
+}
