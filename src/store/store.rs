@@ -11,7 +11,7 @@ use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
 use windlass_base::id::{check_id, id_path};
 use windlass_sys::attributes;
 use windlass_sys::lock;
-use windlass_sys::{directory, fd};
+use windlass_sys::{directory, fd, way};
 
 use super::container::Container;
 use super::exit_pin;
@@ -30,9 +30,10 @@ pub struct Store {
 
 impl Store {
     /// Opens the state root. One that does not exist has no containers. One that other users may write to is refused,
-    /// since the states in it name the processes to kill and the hooks to run.
+    /// since the states in it name the processes to kill and the hooks to run. So is a path that another user's link
+    /// leads elsewhere.
     pub fn open(path: &Path) -> Result<Store> {
-        let dir = match fd::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+        let dir = match way::open(path) {
             Err(failed) if failed.errno == Errno::ENOENT => None,
             other => {
                 let dir = other.with_context(|| format!("cannot open the state root {path:?}"))?;

@@ -46,6 +46,7 @@ pub mod stream;
 pub mod terminal;
 pub mod tree;
 pub mod waiting;
+pub mod way;
 
 pub use call::{Called, Result, hide_fd_paths};
 pub(crate) use call::{check, fd_name, flag_names};

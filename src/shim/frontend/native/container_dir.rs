@@ -28,7 +28,7 @@ use crate::refusal::{Refusal, Result};
 use crate::stdio::{self, JournalFields, LogFile};
 use windlass_sys::lock;
 use windlass_sys::poll::Deadline;
-use windlass_sys::{Called, directory, fd};
+use windlass_sys::{Called, directory, fd, way};
 
 /// The version of [`Facts`] that is written. Every version up to it is read.
 pub(super) const VERSION: u32 = 1;
@@ -137,7 +137,7 @@ impl ContainerDir {
 
     fn check_state(&self) -> Result<()> {
         let state = self.state();
-        match fd::open(state, OFlag::O_PATH | OFlag::O_DIRECTORY) {
+        match way::open(state) {
             Err(failed) if failed.errno == Errno::ENOENT => Ok(()),
             other => believed(&fd::stat(other?.as_fd())?, state),
         }
