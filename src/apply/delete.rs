@@ -65,25 +65,7 @@ pub fn finish(container: &Container) -> Result<Vec<Diagnostic>> {
     if let Err(error) = write_exit_files(container) {
         warnings.push(Diagnostic { pointer: String::new(), msg: error.message().into() });
     }
-    if let Some(path) = &container.state.cgroup {
-        // systemd removes an empty scope by itself, before or after this. If create died early, it may not even
-        // have been asked for the scope yet.
-        let scope = container.state.unit.as_ref().filter(|_| container.init.is_none() || Path::new(path).exists());
-        // Connecting takes systemd some time, in which we remove the cgroup.
-        let systemd = scope.map(|unit| (unit, Systemd::connect(unit.user)));
-        cgroup::remove(path, Kill::Yes)?;
-        let stop = |systemd: &mut Systemd, unit: &str| match container.init {
-            Some(_) => systemd.stop_nowait(unit),
-            None => systemd.stop(unit),
-        };
-        let stopped = systemd.map(|(unit, systemd)| systemd.and_then(|mut systemd| stop(&mut systemd, &unit.name)));
-        if let Some(Err(error)) = stopped {
-            warnings.push(Diagnostic { pointer: String::new(), msg: error.message().into() });
-        }
-    }
-    // With cgroup2, all processes were killed by that cgroup.
-    let kill = if container.state.cgroup.is_some() { Kill::No } else { Kill::Yes };
-    v1::remove(&container.state.cgroup_v1, kill)?;
+    remove_cgroups(container, &mut warnings)?;
     if let Some(group) = &container.state.intel_rdt {
         remove_resctrl(group)?;
     }
@@ -94,6 +76,35 @@ pub fn finish(container: &Container) -> Result<Vec<Diagnostic>> {
     }
     container.remove()?;
     Ok(warnings)
+}
+
+/// Removes its cgroups, unless they have become another container's.
+fn remove_cgroups(container: &Container, warnings: &mut Vec<Diagnostic>) -> Result<()> {
+    let lost = || container.any_cgroup()?.map_or(Ok(false), |group| container.has_lost(&group));
+    let Some(path) = &container.state.cgroup else {
+        return if lost()? { Ok(()) } else { v1::remove(&container.state.cgroup_v1, Kill::Yes) };
+    };
+    // systemd removes an empty scope by itself, before or after this. If create died early, it may not even
+    // have been asked for the scope yet.
+    let scope = container.state.unit.as_ref().filter(|_| container.init.is_none() || Path::new(path).exists());
+    // Connecting takes systemd some time, in which we remove the cgroup.
+    let systemd = scope.map(|unit| (unit, Systemd::connect(unit.user)));
+    if !cgroup::remove_unused(path)? {
+        if lost()? {
+            return Ok(());
+        }
+        cgroup::remove(path, Kill::Yes)?;
+    }
+    let stop = |systemd: &mut Systemd, unit: &str| match container.init {
+        Some(_) => systemd.stop_nowait(unit),
+        None => systemd.stop(unit),
+    };
+    let stopped = systemd.map(|(unit, systemd)| systemd.and_then(|mut systemd| stop(&mut systemd, &unit.name)));
+    if let Some(Err(error)) = stopped {
+        warnings.push(Diagnostic { pointer: String::new(), msg: error.message().into() });
+    }
+    // With cgroup2, all processes were killed by that cgroup.
+    v1::remove(&container.state.cgroup_v1, Kill::No)
 }
 
 /// Writes the exit status where a shim in the role of conmon has promised it and did not come to it. What others have

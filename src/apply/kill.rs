@@ -25,21 +25,21 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<()> {
         if !container.exists()? {
             return Err(Error::new(Kind::NotFound, "container does not exist"));
         }
-        // Engines expect no error for a container that has ended.
-        if let Some(group) = &group {
-            return signal_all(group, signal);
-        }
-        if container.open_init()?.is_none() {
-            return Ok(());
-        }
     }
     let shared = !container.state.namespaces.contains(Namespaces::PID);
-    let Some(pidfd) = container.open_init()? else {
+    let pidfd = container.open_init()?;
+    let group = match group {
+        Some(group) if pidfd.is_none() && container.has_lost(&group)? => None,
+        group => group,
+    };
+    let pidfd = match (pidfd, &group) {
+        (_, Some(group)) if all => return signal_all(group, signal),
+        (Some(pidfd), _) => pidfd,
+        // Engines expect no error for a container that has ended.
+        (None, _) if all => return Ok(()),
         // Without a PID namespace of its own, the processes that init has started outlive it.
-        return match &group {
-            Some(group) if shared && signal == libc::SIGKILL && !group.pids()?.is_empty() => group.kill(),
-            _ => Err(not_running()),
-        };
+        (None, Some(group)) if shared && signal == libc::SIGKILL && !group.pids()?.is_empty() => return group.kill(),
+        (None, _) => return Err(not_running()),
     };
     match process::send_signal(pidfd.as_fd(), signal) {
         Err(failed) if failed.errno == Errno::ESRCH => return Err(not_running().caused_by(failed)),
@@ -85,17 +85,21 @@ fn signal_all(group: &AnyCgroup, signal: i32) -> Result<()> {
 }
 
 /// Kills all processes of the container and waits until init is gone. With `unlocked`, another container may have
-/// taken the id, and a cgroup at the same path, meanwhile; then nothing is killed. The check comes after the
+/// taken the id, and a cgroup at the same path, meanwhile; then nothing is killed. Nor is what is in the cgroup of
+/// another container that has its path since init has ended. The check comes after the
 /// cgroup is opened, because an open directory never becomes another cgroup's.
 pub(super) fn kill_everything(container: &Container, unlocked: bool) -> Result<()> {
     let group = container.any_cgroup()?;
     if unlocked && !container.exists()? {
         return Ok(());
     }
-    if let Some(group) = group {
+    let pidfd = container.open_init()?;
+    if let Some(group) = group
+        && (pidfd.is_some() || !container.has_lost(&group)?)
+    {
         group.kill()?;
     }
-    let Some(pidfd) = container.open_init()? else { return Ok(()) };
+    let Some(pidfd) = pidfd else { return Ok(()) };
     let _ = process::send_signal(pidfd.as_fd(), libc::SIGKILL);
     wait_for_end(container, pidfd.as_fd())
 }

@@ -45,6 +45,6 @@ pub use hierarchy::{Hierarchy, HierarchyV1, options_of_cgroup2};
 pub use manager::Manager;
 pub use oom::{OomWatch, WatchEvent};
 pub use pressure::{Pressure, Waiting};
-pub use remove::{Kill, remove};
+pub use remove::{Kill, remove, remove_unused};
 pub use systemd::Systemd;
 pub use v2::Cgroup;

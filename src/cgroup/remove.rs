@@ -56,9 +56,8 @@ impl Cgroup {
 /// An empty cgroup takes one system call. Otherwise this waits until its processes have ended. A process in it
 /// that makes cgroups meanwhile is killed with the others; a process outside can delay the removal a few times.
 pub fn remove(path: &str, kill: Kill) -> Result<()> {
-    match remove_empty(path) {
-        Err(SyscallError { errno: Errno::EBUSY, .. }) => {}
-        result => return result.with_context(|| format!("cannot remove cgroup {path:?}")),
+    if remove_unused(path)? {
+        return Ok(());
     }
     let Some(directory) = if_there(Directory::open(path)).with_context(|| format!("cannot open cgroup {path:?}"))?
     else {
@@ -106,6 +105,14 @@ fn remove_tree(path: &str) -> windlass_sys::Result<()> {
         }
     });
     if_there(removed).map(drop)
+}
+
+/// The same for one without processes and sub-cgroups. Returns false if it has some.
+pub fn remove_unused(path: &str) -> Result<bool> {
+    match remove_empty(path) {
+        Err(SyscallError { errno: Errno::EBUSY, .. }) => Ok(false),
+        result => result.map(|()| true).with_context(|| format!("cannot remove cgroup {path:?}")),
+    }
 }
 
 pub(super) fn remove_empty(path: &str) -> windlass_sys::Result<()> {

@@ -9,6 +9,7 @@ use nix::fcntl::OFlag;
 
 use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
 use windlass_base::id::{check_id, id_path};
+use windlass_cgroup::AnyCgroup;
 use windlass_sys::attributes;
 use windlass_sys::lock;
 use windlass_sys::{directory, fd, way};
@@ -156,13 +157,13 @@ impl Store {
         }
     }
 
-    /// The container that has one of these cgroups, if there is one.
-    pub fn of_cgroup(&self, paths: &[String]) -> Result<Option<Container>> {
+    /// The container that has one of these cgroups, if there is one besides `id`.
+    pub fn of_cgroup(&self, paths: &[String], id: &str) -> Result<Option<Container>> {
         let has = |container: &Container| {
             let state = &container.state;
             state.cgroup.iter().chain(&state.cgroup_v1).any(|path| paths.contains(path))
         };
-        Ok(self.ids()?.iter().filter_map(|id| self.load(id).ok()).find(has))
+        Ok(self.ids()?.iter().filter(|other| *other != id).filter_map(|id| self.load(id).ok()).find(has))
     }
 
     /// The ids of all containers, sorted.
@@ -177,6 +178,19 @@ impl Store {
             .collect();
         ids.sort_unstable();
         Ok(ids)
+    }
+}
+
+impl Container {
+    /// Whether `group`, its cgroup, has become that of another container in this state root: it was removed after
+    /// the end of init, and another was made at its path. Only asked of a container whose init has ended.
+    pub fn has_lost(&self, group: &AnyCgroup) -> Result<bool> {
+        if group.pids()?.is_empty() {
+            return Ok(false);
+        }
+        let store = Store { dir: Some(self.root.clone()), path: PathBuf::new() };
+        let places: Vec<String> = self.state.cgroup.iter().chain(&self.state.cgroup_v1).cloned().collect();
+        Ok(store.of_cgroup(&places, &self.state.id)?.is_some())
     }
 }
 

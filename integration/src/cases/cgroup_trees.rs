@@ -16,6 +16,7 @@ chapter! { "cgroup_trees":
     a_tree_that_the_container_has_made_is_deleted,
     a_tree_that_grows_is_deleted_by_force,
     ps_lists_each_process_once_where_threads_are_apart,
+    a_cgroup_that_was_made_anew_is_not_the_ended_container_s [Need::Windlass],
     a_path_is_taken_as_text_and_its_components_may_be_long,
     without_limits_every_controller_is_there [MEMORY],
     an_update_of_memory_alone_keeps_the_sum_with_swap [MEMORY],
@@ -43,6 +44,29 @@ fn the_container_may_manage_its_cgroup_when_delegated(t: &T) -> Verdict {
     container
         .exec_sh("mkdir /sys/fs/cgroup/sub && echo 1 >/sys/fs/cgroup/sub/cgroup.procs && cat /proc/1/cgroup")?
         .stdout_has("0::/sub\n")?;
+    Ok(())
+}
+
+fn a_cgroup_that_was_made_anew_is_not_the_ended_container_s(t: &T) -> Verdict {
+    let bundle = t.bundle()?.args(&["/bin/sleep", "1000"]).set("/linux/cgroupsPath", json!("/wl-anew"));
+    let ended = t.start(&bundle)?;
+    let dir = cgroup::of(&ended)?;
+    ended.stop()?;
+    fs::remove_dir(&dir)?;
+    let new = t.start(&bundle)?;
+    ensure_eq!(cgroup::of(&new)?, dir, "the new container's cgroup");
+    ended.verb("ps", &[], &[])?.ok()?.stdout_lacks("sleep")?;
+    ended.verb("kill", &["--all"], &["KILL"])?.ok()?;
+    new.status_is("running")?;
+    ended.delete()?;
+    new.status_is("running")?;
+    // By force, too.
+    new.stop()?;
+    fs::remove_dir(&dir)?;
+    let third = t.start(&bundle)?;
+    new.verb("delete", &["--force"], &[])?.ok()?;
+    third.status_is("running")?;
+    third.exec_sh("cat /proc/1/comm")?.stdout_is("sleep\n")?;
     Ok(())
 }
 
