@@ -78,6 +78,24 @@ impl Client {
         stream.set_read_timeout(Some(time)).and_then(|()| stream.set_write_timeout(Some(time))).map_err(Error::from)
     }
 
+    /// Fails with [`Error::Lost`] of the kind [`io::ErrorKind::WouldBlock`] if the shim does not answer within `time`,
+    /// at least a millisecond, because it is stopped or hangs. Afterwards calls wait without a limit.
+    pub fn check(&mut self, time: Duration) -> Result<(), Error> {
+        self.set_timeout(time)?;
+        // An answer of any kind is one.
+        if let Err(Error::Lost(error)) = self.call("hello", json!({})) {
+            return Err(Error::Lost(error));
+        }
+        let stream = self.stream.get_ref();
+        stream.set_read_timeout(None).and_then(|()| stream.set_write_timeout(None)).map_err(Error::from)
+    }
+
+    /// The process of the shim, as it was when it began to listen.
+    pub fn shim(&self) -> Result<i32, Error> {
+        socket::peer_pid(self.stream.get_ref().as_fd())
+            .map_err(|failed| Error::Lost(io::Error::from_raw_os_error(failed.errno as i32)))
+    }
+
     /// Sends a request and returns its answer. `members` is an object with the members besides `op` and `seq`. Events
     /// that arrive before the answer are lost, so use another connection to subscribe.
     pub fn call(&mut self, op: &str, members: Value) -> Result<Value, Error> {

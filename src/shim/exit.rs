@@ -144,12 +144,30 @@ pub(super) struct Writing<'a> {
     pub(super) logs: &'a [OwnedFd],
 }
 
+impl Writing<'_> {
+    /// Whether all of it ends in the directory that the shim has entered, or in a file that names the process. Any
+    /// other path may be that of a new container as soon as the shim is dead.
+    fn is_of_this_container(&self) -> bool {
+        let own = |file: &ExitFile| matches!(file, ExitFile::RuntimeState(_)) || file.path().is_relative();
+        self.files.iter().all(own) && self.oom_files.is_empty()
+    }
+}
+
 /// Writes in a child, which exits 0 when everything is on disk.
+///
+/// The child of a shim that is killed goes on only if what it writes cannot become another container's
+/// ([`Writing::is_of_this_container`]). Otherwise it dies too, and the end is as unknown as if it had not begun.
 pub(super) fn write_in_child(writing: &Writing<'_>) -> Result<Child> {
     let proof = SingleThreaded::check()?;
+    let shim = nix::unistd::getpid();
     match process::fork(CloneFlags::empty(), None, &proof)? {
         Forked::Parent(child) => Ok(child),
         Forked::Child => {
+            let goes_on = writing.is_of_this_container()
+                || (process::die_with_parent().is_ok() && nix::unistd::getppid() == shim);
+            if !goes_on {
+                process::exit_now(1);
+            }
             // This takes a while on a slow disk. What the shim closes meanwhile must be closed.
             let kept: Vec<_> = writing.logs.iter().map(AsFd::as_fd).collect();
             descriptors::close_all_but(0, &kept);

@@ -235,6 +235,13 @@ pub fn peer_uid(socket: BorrowedFd<'_>) -> Result<u32> {
         .called(|| "getsockopt(SO_PEERCRED)".into())
 }
 
+/// The process at the other end, which for a connection is the one that began to listen (`SO_PEERCRED`).
+pub fn peer_pid(socket: BorrowedFd<'_>) -> Result<i32> {
+    nix::sys::socket::getsockopt(&socket.as_fd(), sockopt::PeerCredentials)
+        .map(|c| c.pid())
+        .called(|| "getsockopt(SO_PEERCRED)".into())
+}
+
 /// A stream socket that listens as `name` in the directory `dir`, with this mode.
 pub fn listen_stream_at(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<OwnedFd> {
     let socket = new(SockType::Stream)?;

@@ -492,25 +492,6 @@ fn an_exit_file_that_another_user_names_is_not_written(t: &T) -> Verdict {
 
 fn a_dead_conmons_exit_file_is_written_by_delete(t: &T) -> Verdict {
     supported(t)?;
-    std::os::unix::fs::symlink(&t.shim, t.path("conmon"))?;
-    fs::create_dir(t.path("exits"))?;
-    let conmon = |id: &str, bundle: &Bundle| -> Verdict<i32> {
-        bundle.write()?;
-        let file = |name: &str| t.path(&format!("{id}.{name}"));
-        let mut command = Command::new(t.path("conmon"));
-        command.args(["--cid", id, "--cuuid", id, "--runtime"]).arg(&t.runtime).arg("--bundle").arg(&bundle.dir);
-        command
-            .arg("--exit-dir")
-            .arg(t.path("exits"))
-            .arg("--runtime-arg")
-            .arg(format!("--root={}", t.root().display()));
-        command.arg("--log-path").arg(format!("k8s-file:{}", file("log").display()));
-        command.arg("--conmon-pidfile").arg(file("conmon")).arg("--container-pidfile").arg(file("pid"));
-        command.arg("--socket-dir-path").arg(&t.dir).current_dir(&t.dir);
-        t.finish(command)?.ok()?;
-        eventually("the container is made", || fs::read(file("pid")).ok().filter(|pid| !pid.is_empty()))?;
-        Ok(text(file("conmon")).parse()?)
-    };
     let promise = |bundle: &Bundle| bundle.dir.join(".windlass-exit-files").exists();
     let end = |id: &str| -> Verdict<String> {
         t.runtime(&["start", id])?.ok()?;
@@ -520,7 +501,7 @@ fn a_dead_conmons_exit_file_is_written_by_delete(t: &T) -> Verdict {
     };
     // A shim that is alive at the end writes the file itself.
     let (bundle, id) = (t.bundle()?.sh("exit 3"), t.id());
-    conmon(&id, &bundle)?;
+    shim::conmon(t, &id, &bundle)?;
     ensure!(promise(&bundle), "what it has to write is noted");
     let file = end(&id)?;
     eventually("the exit file", || (text(&file) == "3").then_some(()))?;
@@ -530,7 +511,7 @@ fn a_dead_conmons_exit_file_is_written_by_delete(t: &T) -> Verdict {
     ensure!(!std::path::Path::new(&file).exists(), "what was written is not written again");
     // In place of one that has died, delete writes it.
     let (bundle, id) = (t.bundle()?.sh("exit 6"), t.id());
-    let shim = conmon(&id, &bundle)?;
+    let shim = shim::conmon(t, &id, &bundle)?;
     shim::kill(shim)?;
     let file = end(&id)?;
     t.runtime(&["delete", &id])?.ok()?;

@@ -4,6 +4,7 @@
 use crate::kit::machine::text;
 use crate::kit::shim::{self, Connection};
 use crate::kit::stop::{Context, fail};
+use crate::kit::traced::Traced;
 use crate::kit::wait::eventually;
 use crate::kit::{Need, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
@@ -22,6 +23,8 @@ chapter! { "shim_faults":
     the_end_is_recorded_on_a_full_disk,
     a_stalled_client_stops_no_log,
     a_stopped_shim_catches_up [Need::Slow],
+    a_stopped_shim_is_named_and_can_be_deleted [Need::Slow],
+    a_record_that_comes_late_is_no_new_container_s,
     a_grandchild_that_holds_the_pipe_is_waited_for_but_not_for_ever,
 }
 
@@ -264,6 +267,48 @@ fn a_stopped_shim_catches_up(t: &T) -> Verdict {
     ensure_eq!(waiting.line()?["ok"]["code"], json!(5), "the code");
     let logs = c.verb("logs", &[])?.ok()?.stdout;
     ensure_eq!(logs, (1..=3000).map(|n| format!("{n}\n")).collect::<String>(), "no gap, no double");
+    Ok(())
+}
+
+fn a_stopped_shim_is_named_and_can_be_deleted(t: &T) -> Verdict {
+    let c = shim::run(t, &t.bundle()?.args(&["/bin/sleep", "1000"]), &[])?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(c.pid()), nix::sys::signal::Signal::SIGSTOP)?;
+    let named = format!("the shim does not answer: process {} (", c.pid());
+    for (verb, words) in
+        [("status", &[][..]), ("kill", &["KILL"]), ("exec", &["true"]), ("events", &[]), ("delete", &[])]
+    {
+        let begun = Instant::now();
+        c.verb(verb, words)?.code_is(1)?.stderr_has(&named)?.stderr_has(") in state T")?;
+        ensure!(begun.elapsed() < Duration::from_secs(15), "{verb} took {:?}", begun.elapsed());
+    }
+    ensure_eq!(c.line("delete", &["--force"])?["shim_lost"], json!(true), "what delete --force says");
+    ensure!(!c.file("").exists(), "its directory is there");
+    ensure!(!Path::new(&format!("/proc/{}", c.made["pid"])).exists(), "its process runs");
+    t.runtime(&["state", &c.id])?.fails()?;
+    Ok(())
+}
+
+/// Another container may have the name of the exit file by then, as one that podman starts again.
+fn a_record_that_comes_late_is_no_new_container_s(t: &T) -> Verdict {
+    let (bundle, id) = (t.bundle()?.sh("exit 6"), t.id());
+    let shim = shim::conmon(t, &id, &bundle)?;
+    let slow = ["-f", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=3s:when=1"];
+    let traced = Traced::start(shim, Path::new("/dev/null"), &slow)?;
+    t.runtime(&["start", &id])?.ok()?;
+    let writes = || text(format!("/proc/{shim}/task/{shim}/children")).split_whitespace().last()?.parse::<i32>().ok();
+    let ended = || t.runtime(&["state", &id]).ok()?.json().ok().filter(|state| state["status"] == "stopped");
+    eventually("it ends", ended)?;
+    let writer = eventually("the child that writes the record", writes)?;
+    shim::kill(shim)?;
+    eventually("that child is gone", || (!Path::new(&format!("/proc/{writer}")).exists()).then_some(()))?;
+    drop(traced);
+    ensure!(!t.path("exits").join(&id).exists(), "the record was written when the shim was dead");
+    // What it had to write is noted, and nothing is lost.
+    t.runtime(&["delete", &id])?.ok()?;
+    // The killed shim has left its control socket.
+    let mut list = Command::new(&t.shim);
+    list.arg("list");
+    t.finish(list)?.ok()?;
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! A container below `windlass-shim`, and its protocol as an engine in any language would speak it.
 
+use super::machine::text;
 use super::ran::Ran;
 use super::runtime;
 use super::stop::{Context, Stop, Verdict, fail};
@@ -115,6 +116,26 @@ impl Drop for Shimmed<'_> {
             let _ = runtime::wait(&mut child, Duration::from_secs(120), "windlass-shim delete --force");
         }
     }
+}
+
+/// A container below a shim in the role of conmon, whose exit files are in `exits`. Returns the shim's process.
+pub fn conmon(t: &T, id: &str, bundle: &Bundle) -> Verdict<i32> {
+    bundle.write()?;
+    let (program, exits) = (t.path("conmon"), t.path("exits"));
+    if !exits.exists() {
+        std::os::unix::fs::symlink(&t.shim, &program)?;
+        std::fs::create_dir(&exits)?;
+    }
+    let file = |name: &str| t.path(&format!("{id}.{name}"));
+    let mut command = Command::new(program);
+    command.args(["--cid", id, "--cuuid", id, "--runtime"]).arg(&t.runtime).arg("--bundle").arg(&bundle.dir);
+    command.arg("--exit-dir").arg(exits).arg("--runtime-arg").arg(format!("--root={}", t.root().display()));
+    command.arg("--log-path").arg(format!("k8s-file:{}", file("log").display()));
+    command.arg("--conmon-pidfile").arg(file("conmon")).arg("--container-pidfile").arg(file("pid"));
+    command.arg("--socket-dir-path").arg(&t.dir).current_dir(&t.dir);
+    t.finish(command)?.ok()?;
+    eventually("the container is made", || std::fs::read(file("pid")).ok().filter(|pid| !pid.is_empty()))?;
+    text(file("conmon")).parse().context("conmon's pid file")
 }
 
 /// SIGKILL, and the process's end.

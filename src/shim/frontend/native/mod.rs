@@ -26,6 +26,7 @@ mod requests;
 mod run;
 mod serve;
 mod shims;
+mod stalled;
 pub mod table;
 mod verbs;
 pub(super) mod wire;

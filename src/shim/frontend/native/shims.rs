@@ -11,15 +11,13 @@ use serde_json::{Value, json};
 
 use super::container_dir::{self, ContainerDir};
 use super::dead;
+use super::stalled::{ANSWER_TIME, is_stalled};
 use super::verbs::{Failure, Result};
 use crate::frontend::control;
 use crate::frontend::stderr::{NAME, print_error};
 use windlass_args::Matches;
 use windlass_client::{Client, Error};
 use windlass_sys::{directory, fd};
-
-/// How long each shim is waited for, because one that is stopped must not hide the others.
-const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 /// How long an upgrade may take, which may have to read the program from a disk.
 const UPGRADE_TIME: Duration = Duration::from_secs(30);
@@ -41,6 +39,7 @@ impl Shim {
             Shim::Neutral(_, dir) => Client::open(&dir.path("shim.sock"))?,
             Shim::Other(socket) => Client::open(socket)?,
         };
+        // One that is stopped must not hide the others.
         client.set_timeout(ANSWER_TIME)?;
         Ok(client)
     }
@@ -120,9 +119,7 @@ fn line(shim: &Shim) -> Result<Value> {
     });
     let (hello, mut line) = match (asked, shim) {
         // The shim lives, so its records are incomplete.
-        (Err(Error::Lost(error)), _) if error.kind() == io::ErrorKind::WouldBlock => {
-            return Err(Failure("the shim does not answer".into()));
-        }
+        (Err(error), _) if is_stalled(&error) => return Err(Failure("the shim does not answer".into())),
         (Err(_), Shim::Neutral(_, dir)) => (json!({"mode": "neutral"}), dead::status(dir)?),
         (asked, _) => asked?,
     };

@@ -200,7 +200,7 @@ pub const VERBS: &[Verb] = &[
         summary: "remove a container that has ended, or an exec",
         about: &[
             "Prints how it had ended. Of a dead shim's container nothing stays behind; the member shim_lost then says \
-             whether its end was seen.",
+             whether its end was seen. With --force a shim that does not answer is ended, too.",
         ],
         flags: &[EXEC, flag("force", Takes::Nothing, "kill it first").short('f'), STATE_DIR, HELP],
         ..BASE

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::container_dir::ContainerDir;
 use super::logs::{self, Reader, Wanted};
+use super::stalled::{self, ANSWER_TIME};
 use super::{attach, dead};
 use crate::Refusal;
 use windlass_args::Matches;
@@ -88,20 +89,41 @@ impl Invocation<'_> {
     ) -> Result<Value> {
         let dir = self.dir()?;
         dir.check()?;
-        let refused = |error| match error {
-            // The shim has ended meanwhile, so the records are read.
-            Error::Lost(_) => None,
-            Error::Refused(..) => Some(Failure::from(error)),
-        };
-        match Client::connect(self.state, self.id()?).and_then(|mut client| client.call(op, members)) {
+        let Ok(mut client) = Client::connect(self.state, self.id()?) else { return Ok(dead(&dir)?) };
+        // `wait` is for as long as it takes.
+        let answers = if op == "wait" { Ok(()) } else { client.check(ANSWER_TIME) };
+        match answers.and_then(|()| client.call(op, members)) {
             Ok(value) => return Ok(value),
-            Err(error) => refused(error).map_or(Ok(()), Err)?,
+            Err(error) if stalled::is_stalled(&error) => self.end_stalled(op, &client, &dir)?,
+            // The shim has ended meanwhile, so the records are read.
+            Err(Error::Lost(_)) => {}
+            Err(error) => return Err(error.into()),
         }
         Ok(dead(&dir)?)
     }
 
+    /// A shim that does not answer is an error, but to `delete --force` of its container, which ends it.
+    fn end_stalled(&self, op: &str, client: &Client, dir: &ContainerDir) -> Result<()> {
+        if op == "delete" && self.exec()?.is_none() {
+            if self.matches.switch("force") {
+                return Ok(stalled::kill(client, &dir.path("shim.sock"))?);
+            }
+            return Err(Failure(format!("{}; `delete --force` ends it", stalled::describe(client))));
+        }
+        Err(Failure(stalled::describe(client)))
+    }
+
+    /// A connection to a shim that answers.
+    fn answering(&self) -> Result<Client> {
+        let mut client = self.client()?;
+        match client.check(ANSWER_TIME) {
+            Err(error) if stalled::is_stalled(&error) => Err(Failure(stalled::describe(&client))),
+            other => Ok(other.map(|()| client)?),
+        }
+    }
+
     fn ask_living(&self, op: &str, members: Value) -> Result<i32> {
-        let value = self.client()?.call(op, members)?;
+        let value = self.answering()?.call(op, members)?;
         if value.as_object().is_some_and(|members| !members.is_empty()) {
             writeln!(io::stdout(), "{value}")?;
         }
@@ -192,7 +214,7 @@ impl Invocation<'_> {
             }
             return Ok(0);
         };
-        let mut acknowledging = Client::connect(self.state, self.id()?)?;
+        let mut acknowledging = self.answering()?;
         let last = client.call("subscribe", json!({"from": from}))?["last"].as_u64().unwrap_or(0);
         let status = acknowledging.call("status", json!({}))?;
         let first = from.unwrap_or(status["acknowledged"].as_u64().unwrap_or(0) + 1);
@@ -236,7 +258,7 @@ impl Invocation<'_> {
 
     fn attach(&self) -> Result<i32> {
         let exec = self.exec()?;
-        let status = self.client()?.call("status", json!({}))?;
+        let status = self.answering()?.call("status", json!({}))?;
         let tty = exec.is_some() || status["tty"] == true;
         let mut client = self.client()?;
         client.attach(exec.as_deref())?;
@@ -258,7 +280,7 @@ impl Invocation<'_> {
         let dir = self.dir()?;
         let (tty, stdin, detach) = (matches.switch("tty"), matches.switch("stdin"), matches.switch("detach"));
         let process = self.process(&dir, tty)?;
-        let mut client = self.client()?;
+        let mut client = self.answering()?;
         let members = json!({
             "exec": matches.text("exec-id")?,
             "process": process,

@@ -1,0 +1,52 @@
+//! A shim that lives and does not answer: it is stopped, hangs, or waits for a disk. Commands name it after a while;
+//! `delete --force` ends it.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use crate::{Code, Refusal};
+use windlass_client::{Client, Error};
+use windlass_sys::poll::{self, Deadline};
+use windlass_sys::{process, waiting};
+
+/// How long a shim is waited for. Its loop waits neither for the runtime nor for clients, so that milliseconds are usual.
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(5);
+
+/// How long a killed shim may take to end: as long as a page of it is read from a slow disk.
+const END: Duration = Duration::from_secs(10);
+
+/// Whether a call has failed because its time was over.
+pub(super) fn is_stalled(error: &Error) -> bool {
+    matches!(error, Error::Lost(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// The message about the shim at the other end.
+pub(super) fn describe(client: &Client) -> String {
+    let process = client.shim().ok().and_then(waiting::describe);
+    format!("the shim does not answer{}", process.map_or(String::new(), |process| format!(": {}", process.text)))
+}
+
+/// Kills the shim at the other end, whose socket is at `socket`, and waits until it has ended.
+pub(super) fn kill(client: &Client, socket: &Path) -> Result<(), Refusal> {
+    let unknown = |error: Error| Refusal::new(Code::Kernel, format!("cannot find the process of the shim: {error}"));
+    let pidfd = match process::open_pid(client.shim().map_err(unknown)?) {
+        Err(failed) if failed.errno == Errno::ESRCH => return Ok(()),
+        other => other?,
+    };
+    // As long as somebody listens there, the number is not another process's.
+    if Client::open(socket).is_err() {
+        return Ok(());
+    }
+    match process::send_signal(pidfd.as_fd(), libc::SIGKILL) {
+        Err(failed) if failed.errno == Errno::ESRCH => return Ok(()),
+        other => other?,
+    }
+    match poll::readable(pidfd.as_fd(), Deadline::after(END))? {
+        true => Ok(()),
+        false => Err(Refusal::new(Code::TimedOut, format!("{} after SIGKILL", describe(client)))),
+    }
+}
