@@ -1,12 +1,12 @@
 #!/bin/sh
 # Runs the chapter `selinux` on an emulated machine whose SELinux enforces the policy selinux.cil:
 #   selinux.sh [SUITE]
-# What else the policy needs, it takes from Debian (secilc). It says so, and passes, where that cannot be had.
+# What else the policy needs, it takes from Debian (secilc). Where that cannot be had it says so, and ends with 77.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../apt.sh"
 command -v secilc > /dev/null || install_packages integration/guests/selinux.sh secilc ||
-    { echo "skipped: selinux: secilc is not installed" >&2; exit 0; }
+    { echo "0 passed, 0 failed, EVERY CASE SKIPPED: secilc is not installed" >&2; exit 77; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 secilc --policyvers=33 --output="$work/policy" --filecontext="$work/contexts" "$here/selinux.cil"

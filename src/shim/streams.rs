@@ -592,3 +592,6 @@ fn write_all(sink: &OwnedFd, pending: &mut Vec<u8>) -> Result<bool> {
     *pending = Vec::new();
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ chapter! { "checkpoint_check":
     mounts_and_namespaces_are_named_that_do_not_come_back [Windlass, Criu, Slow],
     what_comes_back_is_not_named [Windlass, Criu, Slow],
     what_is_lost_is_named [Windlass, Criu, Slow],
+    files_of_the_container_are_not_opened [Windlass],
 }
 
 /// A container by what its init does: calls (see `@payload hold`), or a shell script.
@@ -338,6 +339,39 @@ fn look(t: &T, does: &Does) -> Verdict<Option<Seen>> {
     };
     container.verb("delete", &["--force"], &[])?;
     Ok(Some(Seen { back, said: checked.stdout, code: checked.code }))
+}
+
+/// A FIFO may be waited for, and a device may do something, where the device filter of the container would refuse it. Their
+/// names are like those of files that are looked at closely.
+fn files_of_the_container_are_not_opened(t: &T) -> Verdict {
+    if std::process::Command::new("strace").arg("-V").output().is_err() {
+        return skip("strace is not installed");
+    }
+    let file = |name: &str, kind: u32, device: u32, flags: i32| {
+        let node = call(libc::SYS_mknodat, &format!("-100,'{name},{},{device}", kind | 0o600));
+        format!("{node} {}", call(libc::SYS_openat, &format!("-100,'{name},{flags},0")))
+    };
+    let fifo = file("/memfd:fifo", libc::S_IFIFO, 0, libc::O_RDONLY | libc::O_NONBLOCK);
+    let null = file("/memfd:null", libc::S_IFCHR, 1 << 8 | 3, libc::O_RDWR);
+    let words = format!("/helper @payload hold {fifo} {null}");
+    let bundle = t.bundle()?.privileged().set("/root/readonly", json!(false)).helper()?;
+    let bundle = bundle.args(&words.split_whitespace().collect::<Vec<_>>());
+    let container = start(t, &bundle)?;
+    let ready = bundle.rootfs().join("ready");
+    eventually("it is ready", || ready.exists().then_some(()))?;
+    ensure_eq!(text(&ready), String::new(), "what could not be opened");
+    let checked = t.command();
+    let log = t.path("opened");
+    let mut traced = std::process::Command::new("strace");
+    traced.args(["-f", "-e", "trace=open,openat,openat2", "-o"]).arg(&log);
+    traced.arg(checked.get_program()).args(checked.get_args()).args(["checkpoint", "--check", &container.id]);
+    t.finish(traced)?;
+    let calls = text(&log);
+    let of_files: Vec<&str> = calls.lines().filter(|line| line.contains("/fd/")).collect();
+    ensure!(of_files.len() >= 2, "the check has not looked at both: {calls}");
+    let opened: Vec<&&str> = of_files.iter().filter(|line| !line.contains("O_PATH")).collect();
+    ensure!(opened.is_empty(), "opened: {opened:?}");
+    Ok(())
 }
 
 /// How many rows could be made, how many of these do not come back, and which of those were not named.

@@ -1,0 +1,25 @@
+use super::*;
+use crate::Log;
+use crate::stdio::LogFile;
+use windlass_sys::poll::Deadline;
+
+/// The kernel looks at a pipe's bytes before it looks at its writers. What is written in between comes with EPOLLHUP
+/// alone.
+#[test]
+fn a_pipe_that_has_only_hung_up_is_read_to_its_end() {
+    let (poll, mut scratch) = (Poll::new().expect("epoll"), Scratch::new().expect("memory"));
+    let path = std::env::temp_dir().join(format!("windlass-hangup-{}", std::process::id()));
+    let file = LogFile { path: path.clone(), ..LogFile::default() };
+    let stdio =
+        Stdio { stdout: Output::Attach, stderr: Output::Attach, logs: vec![Log::Raw(file)], ..Stdio::default() };
+    let (mut streams, [_, stdout, stderr]) = Streams::open(stdio, false, 1, &poll).expect("streams");
+    for (sub, text, pipe) in [(0, "out ", stdout), (1, "err", stderr)] {
+        fd::write_all(pipe.as_fd(), text.as_bytes(), Deadline::NEVER).expect("written");
+        drop(pipe);
+        let ready = Ready { read: false, write: false, hangup: true };
+        streams.ready(Kind::Source, sub, ready, &poll, &mut scratch, true);
+    }
+    assert_eq!(std::fs::read_to_string(&path).expect("a log"), "out err");
+    assert!(!streams.is_hung_up());
+    std::fs::remove_file(path).expect("removed");
+}
