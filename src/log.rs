@@ -12,15 +12,21 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use log::LevelFilter;
+use nix::fcntl::OFlag;
 use serde::Serialize;
 
 use crate::cli::options::{Global, LogFormat};
 use windlass_base::error::{Diagnostic, Error, Kind, Origin, Result, WithContext, printable};
 use windlass_base::hint;
 use windlass_base::rfc3339;
+use windlass_sys::fd;
+use windlass_sys::poll::Deadline;
+
+/// How long a line waits for the reader of a FIFO that is full. Then it is lost.
+const READER_TIME: Duration = Duration::from_secs(10);
 
 /// The destination of messages.
 #[derive(Debug)]
@@ -42,10 +48,12 @@ impl Log {
             log.is_stderr = true;
             return Ok(log);
         }
+        // A FIFO that nobody reads is an error, and not waited for.
         let file = OpenOptions::new()
             .create(true)
             .append(true)
             .mode(0o644)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
             .open(path)
             .with_context(|| format!("cannot open the log {path:?}"))
             .map_err(|error| error.origin(Origin::Flag("--log".into())))?;
@@ -128,8 +136,8 @@ impl Log {
     /// Writes one line. An error is ignored: there is nowhere to report it, and the command itself can go on.
     fn line(&self, line: &str) {
         let _ = match &self.file {
-            Some(file) => (&*file).write_all(line.as_bytes()),
-            None => io::stderr().write_all(line.as_bytes()),
+            Some(file) => fd::write_all(file.as_fd(), line.as_bytes(), Deadline::after(READER_TIME)).is_ok(),
+            None => io::stderr().write_all(line.as_bytes()).is_ok(),
         };
     }
 }

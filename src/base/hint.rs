@@ -59,6 +59,9 @@ fn below(pattern: &str, pointer: &str) -> bool {
     segments.next().is_none()
 }
 
+const RANGES: &str =
+    "ranges of a mapping must not overlap, and there may be at most 340, in less text than a page of memory";
+
 const ROWS: &[Row] = &[
     // The program.
     on(
@@ -129,6 +132,13 @@ const ROWS: &[Row] = &[
     on(Errno::ENOENT, &[], "--bundle", "a bundle is a directory with a config.json and the root filesystem"),
     on(Errno::ENOENT, &[], "--pid-file", "the directory of the file must be there"),
     on(Errno::ENOENT, &[], "--log", "the directory of the file must be there"),
+    on(
+        Errno::EACCES,
+        &["openat2"],
+        "/process/terminal",
+        "the devpts on /dev/pts is that of another user namespace: give the container a mount of type devpts there",
+    ),
+    on(Errno::ENXIO, &[], "--log", "it is a FIFO that nobody reads, or a socket"),
     // Containers.
     Row {
         kind: Some(Kind::AlreadyExists),
@@ -271,8 +281,8 @@ const ROWS: &[Row] = &[
         "/linux/gidMappings",
         "the ids outside must be the caller's own, or it needs CAP_SETGID over them (newgidmap and /etc/subgid otherwise)",
     ),
-    on(Errno::EINVAL, &[], "/linux/uidMappings", "ranges of a mapping must not overlap, and there may be at most 340"),
-    on(Errno::EINVAL, &[], "/linux/gidMappings", "ranges of a mapping must not overlap, and there may be at most 340"),
+    on(Errno::EINVAL, &[], "/linux/uidMappings", RANGES),
+    on(Errno::EINVAL, &[], "/linux/gidMappings", RANGES),
     on(
         Errno::ERANGE,
         &[],

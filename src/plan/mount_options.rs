@@ -55,6 +55,7 @@ pub enum Policy {
 
 /// The options by name, sorted.
 const TABLE: &[(&str, Effect)] = &[
+    ("acl", Old(MsFlags::MS_POSIXACL, true)),
     ("async", Superblock("async")),
     ("atime", NoAtime(Policy::Never)),
     ("bind", Bind(false)),
@@ -68,6 +69,7 @@ const TABLE: &[(&str, Effect)] = &[
     ("lazytime", Superblock("lazytime")),
     ("loud", Old(MsFlags::MS_SILENT, false)),
     ("mand", Superblock("mand")),
+    ("noacl", Old(MsFlags::MS_POSIXACL, false)),
     ("noatime", Atime(Policy::Never)),
     ("nodev", Set(MountAttributes::NODEV)),
     ("nodiratime", Set(MountAttributes::NODIRATIME)),

@@ -181,7 +181,7 @@ fn every_option_of_the_specification_is_accepted(t: &T) -> Verdict {
         "nomand",
         "mand",
     ];
-    for option in list {
+    for option in list.into_iter().chain(["acl", "noacl"]) {
         mountinfo_with(t, &[option])?;
     }
     Ok(())
@@ -364,9 +364,11 @@ fn propagation_is_set_per_mount(t: &T) -> Verdict {
 }
 
 fn a_tmpfs_without_a_mode_has_that_of_its_directory(t: &T) -> Verdict {
-    let bundle = t.bundle()?.mount(tmpfs(&[])).args(&["/bin/stat", "-c", "%a", "/mnt"]);
-    fs::set_permissions(bundle.rootfs().join("mnt"), std::os::unix::fs::PermissionsExt::from_mode(0o710))?;
-    t.run(&bundle)?.ok()?.stdout_is("710\n")?;
+    for options in [&[][..], &["silent"]] {
+        let bundle = t.bundle()?.mount(tmpfs(options)).args(&["/bin/stat", "-c", "%a", "/mnt"]);
+        fs::set_permissions(bundle.rootfs().join("mnt"), std::os::unix::fs::PermissionsExt::from_mode(0o710))?;
+        t.run(&bundle)?.ok()?.stdout_is("710\n").context(format!("{options:?}"))?;
+    }
     let new = json!({"destination": "/new", "type": "tmpfs", "source": "tmpfs"});
     t.run(&t.bundle()?.mount(new).args(&["/bin/stat", "-c", "%a", "/new"]))?.ok()?.stdout_is("1777\n")?;
     Ok(())

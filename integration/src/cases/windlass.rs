@@ -5,6 +5,7 @@ use crate::kit::{Bundle, Ran, T, Verdict};
 use crate::{chapter, ensure, ensure_eq};
 use serde_json::{Value, json};
 use std::fs;
+use std::path::Path;
 
 chapter! { "windlass":
     explain_prints_the_plan_and_does_nothing [Windlass],
@@ -31,6 +32,9 @@ chapter! { "windlass":
     a_newer_state_version_is_a_clear_error [Windlass],
     the_default_root_is_run_windlass [Windlass],
     a_missing_bundle_names_the_path [Windlass],
+    a_log_that_nobody_reads_is_not_waited_for [Windlass],
+    a_state_root_by_another_users_link_is_refused [Windlass],
+    another_users_devpts_is_named [Windlass],
     create_needs_no_writable_host_besides_its_root [Windlass],
 }
 
@@ -324,5 +328,54 @@ fn create_needs_no_writable_host_besides_its_root(t: &T) -> Verdict {
     let before = fs::read_dir("/run")?.count();
     t.run(&t.bundle()?)?.ok()?;
     ensure_eq!(fs::read_dir("/run")?.count(), before, "entries in /run");
+    Ok(())
+}
+
+fn a_log_that_nobody_reads_is_not_waited_for(t: &T) -> Verdict {
+    let fifo = t.path("log");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU)?;
+    let name = fifo.display().to_string();
+    let ran = t.runtime(&["--log", &name, "list"])?.code_is(1)?;
+    ran.stderr_has(&format!("cannot open the log {name:?}"))?.stderr_has("a FIFO that nobody reads")?;
+    // With a reader that reads nothing, a line waits for it only so long.
+    let reader = fs::OpenOptions::new().read(true).write(true).open(&fifo)?;
+    let full = [b'x'; 4096];
+    let flags = nix::fcntl::OFlag::O_NONBLOCK;
+    nix::fcntl::fcntl(&reader, nix::fcntl::FcntlArg::F_SETFL(flags))?;
+    while nix::unistd::write(&reader, &full).is_ok() {}
+    let begun = std::time::Instant::now();
+    t.runtime(&["--log", &name, "state", "none"])?.code_is(1)?;
+    ensure!(begun.elapsed() < std::time::Duration::from_secs(60), "it took {:?}", begun.elapsed());
+    Ok(())
+}
+
+fn a_state_root_by_another_users_link_is_refused(t: &T) -> Verdict {
+    use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+    let common = t.path("common");
+    fs::create_dir(&common)?;
+    fs::set_permissions(&common, PermissionsExt::from_mode(0o777))?;
+    let link = common.join("link");
+    symlink(t.root(), &link)?;
+    let list = || {
+        let mut command = std::process::Command::new(&t.runtime);
+        command.arg("--root").arg(&link).arg("list");
+        t.finish(command)
+    };
+    list()?.ok()?;
+    lchown(&link, Some(65534), Some(65534))?;
+    list()?.code_is(1)?.stderr_has("permission denied")?.stderr_has("of user 65534")?;
+    Ok(())
+}
+
+fn another_users_devpts_is_named(t: &T) -> Verdict {
+    let ids = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    let bundle = t.bundle()?.set("/mounts", json!([{"destination": "/proc", "type": "proc", "source": "proc"}]));
+    let bundle = bundle.bind(Path::new("/dev"), "/dev", &["rbind", "rprivate"]);
+    let bundle = bundle.namespace("user", Some(json!({"type": "user"}))).set("/linux/uidMappings", ids.clone());
+    let bundle = bundle.set("/linux/gidMappings", ids).set("/process/terminal", json!(true));
+    for dir in bundle.rootfs().ancestors().take(4) {
+        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    t.run(&bundle)?.code_is(1)?.stderr_has("the devpts on /dev/pts is that of another user namespace")?;
     Ok(())
 }

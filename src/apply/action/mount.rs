@@ -276,6 +276,7 @@ fn mount_old(
             (_, Some(value)) => options.push(format!("{key}={value}")),
         }
     }
+    options.extend(inherited_mode(plan, kind, data, cx).map(|mode| format!("mode={mode}")));
     let root = cx.root()?;
     let below = target(plan, Make::Directory, cx)?;
     if plan.copy_up {
