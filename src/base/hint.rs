@@ -59,8 +59,7 @@ fn below(pattern: &str, pointer: &str) -> bool {
     segments.next().is_none()
 }
 
-const RANGES: &str =
-    "ranges of a mapping must not overlap, and there may be at most 340, in less text than a page of memory";
+const RANGES: &str = "ranges of a mapping must not overlap; at most 340, in less text than a page of memory";
 
 const ROWS: &[Row] = &[
     // The program.
@@ -132,12 +131,7 @@ const ROWS: &[Row] = &[
     on(Errno::ENOENT, &[], "--bundle", "a bundle is a directory with a config.json and the root filesystem"),
     on(Errno::ENOENT, &[], "--pid-file", "the directory of the file must be there"),
     on(Errno::ENOENT, &[], "--log", "the directory of the file must be there"),
-    on(
-        Errno::EACCES,
-        &["openat2"],
-        "/process/terminal",
-        "the devpts on /dev/pts is that of another user namespace: give the container a mount of type devpts there",
-    ),
+    on(Errno::EACCES, &["openat2"], "/process/terminal", "the devpts on /dev/pts is that of another user namespace"),
     on(Errno::ENXIO, &[], "--log", "it is a FIFO that nobody reads, or a socket"),
     // Containers.
     Row {
