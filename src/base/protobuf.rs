@@ -405,6 +405,31 @@ mod tests {
     }
 
     #[test]
+    fn a_field_has_one_of_four_forms_and_a_number_of_29_bits() {
+        fn fields(bytes: &[u8]) -> Result<Vec<(u32, FieldValue<'_>)>, Malformed> {
+            Fields::of(bytes).collect()
+        }
+        let (mut wide, mut narrow) = (vec![1 << 3 | 1], vec![2 << 3 | 5]);
+        wide.extend(0x0102_0304_0506_0708_u64.to_le_bytes());
+        narrow.extend(0x0a0b_0c0d_u32.to_le_bytes());
+        assert_eq!(fields(&wide), Ok(vec![(1, FieldValue::Fixed64(0x0102_0304_0506_0708))]));
+        assert_eq!(fields(&narrow), Ok(vec![(2, FieldValue::Fixed32(0x0a0b_0c0d))]));
+        assert!(fields(&wide[..8]).is_err() && fields(&narrow[..4]).is_err(), "cut off");
+        assert!(fields(&[1 << 3 | 3]).is_err(), "a group");
+        let numbered = |number: u64| {
+            let mut bytes = Vec::new();
+            put_varint(&mut bytes, number << 3);
+            bytes.push(1);
+            fields(&bytes).map(|fields| fields[0].0)
+        };
+        assert_eq!((numbered(1), numbered((1 << 29) - 1)), (Ok(1), Ok((1 << 29) - 1)));
+        assert!(numbered(0).is_err() && numbered(1 << 29).is_err() && numbered(1 << 32).is_err());
+        assert_eq!(take_varint(&mut &[0x80, 1][..]), Ok(128));
+        assert_eq!(take_varint(&mut &[0xff; 9][..]), Err(Malformed), "cut off");
+        assert_eq!(take_varint(&mut &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2][..]), Err(Malformed));
+    }
+
+    #[test]
     fn what_is_written_reads_back() {
         for message in [full(), Everything::default()] {
             assert_eq!(Everything::decode(&message.encode()), Ok(message));

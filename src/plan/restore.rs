@@ -262,11 +262,7 @@ fn contradiction(plan: &Plan, claims: &Claims, mount: &ClaimedMount) -> Option<S
         return Some(format!("the images have the mount {point} in another mount namespace than that of init"));
     }
     if let Some(name) = &mount.external {
-        let hides = |action: &Action| match action {
-            Action::Mask(path) => path.is(point),
-            Action::Node(node) => node.path.is(NULL) && point == NULL,
-            _ => false,
-        };
+        let hides = |action: &Action| matches!(action, Action::Mask(path) if path.is(point));
         let masks = name == NULL && plan.init.iter().any(|step| hides(&step.action));
         return (name != point && !masks).then(|| format!("the images mount {name:?} on {point}"));
     }

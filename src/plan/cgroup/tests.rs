@@ -264,6 +264,12 @@ fn a_controller_is_needed_once_for_its_first_limit() {
 fn the_check_before_an_update_knows_both_limits() {
     let (limits, ..) = planned(r#"{"memory": {"limit": 5, "swap": 9, "checkBeforeUpdate": true}}"#);
     assert_eq!(limits.memory_check, Some(MemoryCheck { limit: Some(5), swap: Some(9) }));
-    let (limits, ..) = planned(r#"{"memory": {"limit": -1, "checkBeforeUpdate": true}}"#);
-    assert_eq!(limits.memory_check, None);
+    for (text, check) in [
+        (r#"{"memory": {"limit": 5, "checkBeforeUpdate": true}}"#, Some((Some(5), None))),
+        (r#"{"memory": {"limit": 5, "checkBeforeUpdate": false}}"#, None),
+        (r#"{"memory": {"limit": -1, "checkBeforeUpdate": true}}"#, None),
+    ] {
+        let (limits, ..) = planned(text);
+        assert_eq!(limits.memory_check, check.map(|(limit, swap)| MemoryCheck { limit, swap }), "{text}");
+    }
 }

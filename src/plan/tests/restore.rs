@@ -12,7 +12,7 @@ use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{IdMapping, Spec};
 use windlass_plan::limit_audit::{favoured, mislabelled, raised};
 use windlass_plan::mount_audit::{Place, Shows, Sources, foreign_mounts, views};
-use windlass_plan::restore::{ClaimedMount, Claims, Thread, contradictions, task_contradictions};
+use windlass_plan::restore::{ClaimedMount, Claims, Thread, contradictions, provenance, task_contradictions};
 use windlass_plan::{Host, Options, Plan};
 
 fn spec() -> Spec {
@@ -355,4 +355,88 @@ fn a_label_is_that_of_the_configuration_or_of_the_flag() {
         assert_eq!(mislabelled(plan, given, found).is_none(), has, "{given:?} {found:?}");
     }
     assert_eq!(mislabelled(&selinux, "", "x").expect("another").pointer, "/process/selinuxLabel");
+}
+
+#[test]
+fn a_mount_from_outside_is_where_it_comes_from_or_hides_a_path() {
+    let external =
+        |point: &str, name: &str| ClaimedMount { external: Some(name.into()), ..mount(point, "ext4", 9, "/x", 1) };
+    let found = |point: &str, name: &str| faults(|claims| claims.mounts.push(external(point, name))).len();
+    assert_eq!(found("/proc/kcore", "/dev/null"), 0);
+    assert_eq!(found("/proc/kcore", "/data"), 1, "another file over a masked path");
+    assert_eq!(found("/etc/passwd", "/dev/null"), 1, "a path that is not masked");
+    assert_eq!(found("/data", "/data"), 0);
+}
+
+#[test]
+fn who_may_mount_may_have_copies_with_the_same_restrictions_elsewhere() {
+    let found = |capabilities: &str, copy: ClaimedMount| {
+        let mut spec = spec();
+        let list = json!({"bounding": [capabilities], "permitted": [capabilities], "effective": [capabilities]});
+        spec.process.as_mut().expect("a process").capabilities = serde_json::from_value(list).expect("valid");
+        let plan = plan(&spec);
+        let mut claims = claims(&plan);
+        claims.threads[0].capabilities = CapabilitySet::empty();
+        claims.mounts.iter_mut().filter(|mount| mount.point == "/data").for_each(|mount| mount.device = 12);
+        claims.mounts.push(ClaimedMount { nested: true, ..copy });
+        contradictions(&plan, &spec, &claims, &|_| true).len()
+    };
+    let copy = |device, root: &str, flags| mount("/copy", "ext4", device, root, flags);
+    assert_eq!(found("CAP_SYS_ADMIN", copy(12, "/x/below", 1)), 0);
+    assert_eq!(found("CAP_SYS_ADMIN", copy(12, "/x/below", 0)), 1, "with fewer restrictions");
+    assert_eq!(found("CAP_KILL", copy(12, "/x/below", 1)), 1, "it may not mount");
+    assert_eq!(found("CAP_SYS_ADMIN", copy(12, "/y", 1)), 1, "not below what it has");
+    assert_eq!(found("CAP_SYS_ADMIN", copy(8, "/x/below", 1)), 1, "another filesystem");
+}
+
+#[test]
+fn each_mount_of_the_images_has_where_it_comes_from() {
+    let plan = plan(&spec());
+    let mut claims = claims(&plan);
+    let odd = ClaimedMount { external: Some("/odd".into()), ..mount("/odd", "ext4", 9, "/x", 0) };
+    let below = ClaimedMount { external: Some("/data/a".into()), ..mount("/data/a", "ext4", 9, "/x/a", 1) };
+    claims.mounts.extend([odd, below]);
+    let rows = provenance(&plan, &claims);
+    let of = |what: &str| {
+        let row = rows.iter().find(|row| row.what == what).unwrap_or_else(|| panic!("{what} in {rows:?}"));
+        (row.from.clone(), row.origin.clone())
+    };
+    let pair = |from: &str, origin: &str| (from.to_owned(), origin.to_owned());
+    assert_eq!(of("network namespace"), pair("joined: /run/netns/a", "/linux/namespaces/2"));
+    assert_eq!(of("mount / (ext4)").1, "/root/path");
+    assert!(of("mount / (ext4)").0.contains("rootfs"));
+    assert_eq!(of("mount /proc (proc)").0, "made anew from the images");
+    assert!(of("mount /proc (proc)").1.contains("/mounts/0"));
+    assert_eq!(of("mount /proc/kcore (ext4)"), pair("the host's /dev/null", "/linux/maskedPaths"));
+    assert_eq!(of("mount /data (ext4)").0, "the host's /srv");
+    assert_eq!(of("mount /data/a (ext4)").0, "the host's /srv");
+    assert!(of("mount /odd (ext4)").0.starts_with("nowhere"));
+}
+
+#[test]
+fn what_the_kernel_has_once_for_a_shared_namespace_is_the_hosts() {
+    let sources = Sources {
+        rootfs: Place { device: "8:1".into(), root: "/b/rootfs".into() },
+        external: Vec::new(),
+        hosts: ["8:1", "0:5"].map(str::to_owned).into(),
+        cgroup: Some("/box".into()),
+    };
+    let is_known = |namespaces: serde_json::Value, mount: Mounted| {
+        let mut spec = spec();
+        spec.mounts.extend(["sysfs", "mqueue", "cgroup2"].map(|kind| {
+            let mount = json!({"destination": format!("/{kind}"), "type": kind, "source": kind});
+            serde_json::from_value(mount).expect("valid")
+        }));
+        spec.linux.as_mut().expect("there").namespaces = serde_json::from_value(namespaces).expect("valid");
+        foreign_mounts(&plan(&spec), &sources, &[mount]).is_empty()
+    };
+    let shared = || json!([{"type": "mount"}, {"type": "pid"}]);
+    let own = || json!([{"type": "mount"}, {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "cgroup"}]);
+    for kind in ["sysfs", "mqueue"] {
+        assert!(is_known(shared(), mounted("/x", kind, "0:5", "/", "rw")), "{kind} of the host");
+        assert!(!is_known(own(), mounted("/x", kind, "0:5", "/", "rw")), "{kind} of the host, with an own namespace");
+    }
+    assert!(!is_known(own(), mounted("/proc", "proc", "0:5", "/", "rw")));
+    assert!(is_known(own(), mounted("/x", "cgroup2", "0:5", "/box/a", "rw")));
+    assert!(!is_known(own(), mounted("/x", "cgroup2", "0:5", "/other", "rw")), "the cgroup of others");
 }

@@ -170,3 +170,23 @@ fn annotations_are_properties_and_faults_name_them() {
         ["Bad-Name", "Long", "OOMPolicy", "StartSec"].map(|name| format!("/annotations/org.systemd.property.{name}"));
     assert_eq!(pointers, wanted);
 }
+
+#[test]
+fn seconds_of_every_type_become_microseconds() {
+    let of = |value: &Value| microseconds(value).map(|value| format!("{value:?}"));
+    let two = Some(format!("{:?}", Value::U64(2_000_000)));
+    for value in [Value::I16(2), Value::U16(2), Value::I32(2), Value::U32(2), Value::I64(2), Value::U64(2)] {
+        assert_eq!(of(&value), two, "{value:?}");
+    }
+    assert_eq!(of(&Value::Double(0.5)), Some(format!("{:?}", Value::U64(500_000))));
+    assert_eq!(of(&Value::Double(0.0)), Some(format!("{:?}", Value::U64(0))));
+    for value in [Value::I64(-1), Value::U64(u64::MAX), Value::Double(-0.5), Value::Double(1e12)] {
+        assert_eq!(of(&value), None, "{value:?}");
+    }
+}
+
+#[test]
+fn a_cgroup_that_is_not_idle_has_the_weight_that_it_is_given() {
+    assert_eq!(properties(&[write("cpu.idle", "1")]), [set("CPUWeight", 0)]);
+    assert!(properties(&[write("cpu.idle", "0")]).is_empty());
+}

@@ -1,0 +1,263 @@
+//! The edges of what is planned: the last id of a mapping, the flag that is asked for twice, the name that is just too
+//! long. Each is one that another condition in its place would get wrong.
+
+use serde_json::{Value, json};
+
+use windlass_base::capability::CapabilitySet;
+use windlass_base::mount::MountAttributes;
+use windlass_base::spec::Spec;
+use windlass_plan::exec::Request;
+use windlass_plan::restore::required_of;
+use windlass_plan::{Action, Findings, Host, Mount, Options, Plan, Resolution, Source, check};
+
+fn document() -> Value {
+    json!({
+        "ociVersion": "1.2.0",
+        "root": {"path": "rootfs"},
+        "process": {"args": ["sh"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"}
+        ],
+        "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}]}
+    })
+}
+
+fn spec(change: impl FnOnce(&mut Value)) -> Spec {
+    let mut document = document();
+    change(&mut document);
+    windlass_base::spec::parse(document.to_string().as_bytes(), "config.json").expect("valid")
+}
+
+fn options() -> Options {
+    let host = Host { capabilities: CapabilitySet::all(), selinux: true, ..Host::default() };
+    Options { host, ..Options::default() }
+}
+
+fn plan(change: impl FnOnce(&mut Value)) -> Plan {
+    windlass_plan::create("box", &spec(change), &options()).expect("planned")
+}
+
+/// The pointers of the faults, in order.
+fn faults(change: impl FnOnce(&mut Value)) -> Vec<String> {
+    check(&spec(change), &options()).errors.into_iter().map(|fault| fault.pointer).collect()
+}
+
+fn mounted<'p>(plan: &'p Plan, at: &str) -> &'p Mount {
+    let mount = plan.init.iter().find_map(|step| match &step.action {
+        Action::Mount(mount) if mount.destination.is(at) => Some(mount),
+        _ => None,
+    });
+    mount.unwrap_or_else(|| panic!("nothing is mounted on {at}"))
+}
+
+/// A user namespace with the ids 0 and 10 to 14 of users, and 0 to 4 and 20 to 24 of groups.
+fn with_user_namespace(document: &mut Value) {
+    let namespaces = document["linux"]["namespaces"].as_array_mut().expect("a list");
+    namespaces.push(json!({"type": "user"}));
+    document["linux"]["uidMappings"] = json!([
+        {"containerID": 0, "hostID": 1000, "size": 1}, {"containerID": 10, "hostID": 100_000, "size": 5}
+    ]);
+    document["linux"]["gidMappings"] = json!([
+        {"containerID": 0, "hostID": 200_000, "size": 5}, {"containerID": 20, "hostID": 300_000, "size": 5}
+    ]);
+}
+
+#[test]
+fn an_id_is_mapped_up_to_the_last_of_its_range() {
+    let topology = plan(with_user_namespace).topology;
+    for (id, host) in
+        [(0, Some(1000)), (1, None), (9, None), (10, Some(100_000)), (14, Some(100_004)), (15, None), (u32::MAX, None)]
+    {
+        assert_eq!(topology.host_uid(id), host, "user {id}");
+    }
+    for (id, host) in [(0, Some(200_000)), (4, Some(200_004)), (5, None)] {
+        assert_eq!(topology.host_gid(id), host, "group {id}");
+    }
+    let host = plan(|_| {}).topology;
+    assert_eq!((host.host_uid(7), host.host_gid(8)), (Some(7), Some(8)));
+}
+
+#[test]
+fn a_user_must_be_in_the_mappings() {
+    let user = |uid: u32, gid: u32, groups: Value| {
+        faults(|document| {
+            with_user_namespace(document);
+            document["process"]["user"] = json!({"uid": uid, "gid": gid, "additionalGids": groups});
+        })
+    };
+    assert!(user(14, 4, json!([1, 4])).is_empty() && user(10, 0, json!([])).is_empty());
+    assert_eq!(user(15, 0, json!([])), ["/process/user/uid"]);
+    assert_eq!(user(9, 0, json!([])), ["/process/user/uid"]);
+    assert_eq!(user(0, 5, json!([4, 5])), ["/process/user/gid", "/process/user/additionalGids/1"]);
+    assert_eq!(faults(|document| document["process"]["user"]["uid"] = json!(u32::MAX)), ["/process/user/uid"]);
+}
+
+#[test]
+fn the_group_of_a_terminal_is_left_out_if_it_is_not_mapped() {
+    let warned = |gid: u32| {
+        let plan = plan(|document| {
+            with_user_namespace(document);
+            let options = json!([format!("gid={gid}")]);
+            let pts = json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": options});
+            document["mounts"].as_array_mut().expect("a list").push(pts);
+        });
+        plan.warnings.len()
+    };
+    assert_eq!((warned(4), warned(5), warned(24), warned(25)), (0, 1, 0, 1));
+}
+
+#[test]
+fn the_name_of_a_network_device_is_one_that_the_kernel_takes() {
+    let device = |host: &str, inside: &str| {
+        faults(|document| {
+            document["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "network"}]);
+            document["linux"]["netDevices"] = json!({host: {"name": inside}});
+        })
+    };
+    assert!(device("eth0", "").is_empty() && device("eth0", "fifteen-letters").is_empty());
+    assert!(device("eth0", "eth%d").is_empty(), "the kernel numbers it");
+    assert_eq!(device("sixteen-letters-", "eth0"), ["/linux/netDevices/sixteen-letters-"]);
+    for odd in ["a b", "a:b", "a%d", ".", ".."] {
+        assert_eq!(device(odd, "eth0"), [format!("/linux/netDevices/{odd}")], "{odd}");
+    }
+    for odd in ["sixteen-letters-", "a/b", "a b", "%d%d", "..", "fourteen-let_s%d"] {
+        assert_eq!(device("eth0", odd), ["/linux/netDevices/eth0/name"], "{odd}");
+    }
+    assert!(faults(|_| {}).is_empty(), "without devices no network namespace is needed");
+}
+
+#[test]
+fn a_path_that_is_named_twice_is_hidden_once() {
+    let plan = plan(|document| {
+        document["linux"]["maskedPaths"] = json!(["/proc/kcore", "/proc/keys", "/proc/kcore"]);
+        document["linux"]["readonlyPaths"] = json!(["/proc/sys", "/proc/sys"]);
+    });
+    let count = |wanted: fn(&Action) -> bool| plan.init.iter().filter(|step| wanted(&step.action)).count();
+    assert_eq!(count(|action| matches!(action, Action::Mask(_))), 2);
+    assert_eq!(count(|action| matches!(action, Action::ReadonlyPath(_))), 1);
+}
+
+#[test]
+fn only_what_the_kernel_makes_is_never_mounted_through_a_link() {
+    let bind = json!({"destination": "/data", "type": "proc", "source": "/srv", "options": ["bind"]});
+    let plan = plan(|document| document["mounts"].as_array_mut().expect("a list").push(bind));
+    assert_eq!(mounted(&plan, "/proc").resolution, Resolution::NoSymlinks);
+    assert_eq!(mounted(&plan, "/tmp").resolution, Resolution::InRoot);
+    assert_eq!(mounted(&plan, "/data").resolution, Resolution::InRoot);
+}
+
+#[test]
+fn only_a_new_tmpfs_is_filled_from_below() {
+    let with = |mount: Value| faults(|document| document["mounts"] = json!([mount]));
+    let mount =
+        |kind: &str, options: Value| json!({"destination": "/x", "type": kind, "source": "a", "options": options});
+    assert!(with(mount("tmpfs", json!(["tmpcopyup"]))).is_empty());
+    for (refused, at) in [
+        (mount("proc", json!(["tmpcopyup"])), 0),
+        (mount("tmpfs", json!(["bind", "tmpcopyup"])), 1),
+        (mount("bind", json!(["tmpcopyup"])), 0),
+    ] {
+        assert_eq!(with(refused), [format!("/mounts/0/options/{at}")]);
+    }
+}
+
+#[test]
+fn a_mount_is_labelled_if_there_is_a_label_and_no_context_of_its_own() {
+    let labelled = |label: &str, options: Value| {
+        let plan = plan(|document| {
+            document["linux"]["mountLabel"] = json!(label);
+            document["mounts"][1]["options"] = options;
+        });
+        mounted(&plan, "/tmp").labelled
+    };
+    assert!(!labelled("", json!([])));
+    assert!(labelled("u:r:t:s0", json!([])));
+    assert!(!labelled("u:r:t:s0", json!(["context=\"u:r:t:s0\""])));
+}
+
+#[test]
+fn a_restriction_that_is_asked_for_twice_is_one() {
+    let source = |set, set_all| Source { set, set_all, ..Source::default() };
+    let (ro, nosuid) = (MountAttributes::RDONLY, MountAttributes::NOSUID);
+    assert_eq!(required_of(Some(&source(ro, ro))), ro);
+    assert_eq!(required_of(Some(&source(ro, nosuid))), ro | nosuid);
+    assert!(required_of(None).is_empty());
+    let plan = plan(|document| {
+        let bind = json!({"destination": "/data", "type": "bind", "source": "/srv", "options": ["bind", "ro", "rro"]});
+        document["mounts"].as_array_mut().expect("a list").push(bind);
+    });
+    assert!(mounted(&plan, "/data").set.contains(ro));
+}
+
+#[test]
+fn a_check_tells_what_create_would_refuse_and_what_it_would_ignore() {
+    let found = check(&spec(|document| document["process"]["cwd"] = json!("relative")), &options());
+    assert_eq!(found.errors.len(), 1, "{found:?}");
+    let odd = json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"});
+    assert_eq!(check(&spec(|document| document["mounts"][1] = odd), &options()), Findings::default());
+    let reservation = json!({"memory": {"kernel": 5}});
+    let found = check(&spec(|document| document["linux"]["resources"] = reservation), &options());
+    assert!(found.errors.is_empty() && !found.warnings.is_empty(), "{found:?}");
+}
+
+#[test]
+fn an_exec_adds_ambient_capabilities_only_beside_inheritable_ones() {
+    let ambient = |inheritable: Value| {
+        let spec = spec(|document| {
+            document["process"]["capabilities"] = json!({"bounding": ["CAP_KILL"], "inheritable": inheritable});
+        });
+        let request = Request { args: vec!["true".into()], caps: vec!["CAP_CHOWN".into()], ..Request::default() };
+        let plan = windlass_plan::exec::exec("box", &spec, &request, None, &options()).expect("planned");
+        let sets = plan.process.capabilities.expect("capabilities");
+        assert_eq!(sets.bounding.expect("a list"), ["CAP_KILL", "CAP_CHOWN"]);
+        sets.ambient.unwrap_or_default()
+    };
+    assert!(ambient(json!([])).is_empty());
+    assert_eq!(ambient(json!(["CAP_KILL"])), ["CAP_CHOWN"]);
+}
+
+#[test]
+fn an_exec_has_an_intermediate_process_for_the_pid_namespace() {
+    let intermediate = |namespaces: Value| {
+        let spec = spec(|document| document["linux"]["namespaces"] = namespaces);
+        let request = Request { args: vec!["true".into()], ..Request::default() };
+        let plan = windlass_plan::exec::exec("box", &spec, &request, None, &options()).expect("planned");
+        let at = |wanted: fn(&Action) -> bool| plan.steps.iter().position(|step| wanted(&step.action));
+        let find = at(|action| matches!(action, Action::FindExecutable));
+        let fork = at(|action| matches!(action, Action::Fork { .. }));
+        // What follows the birth needs the program to be found, and the filter is installed after that.
+        assert!(fork.is_none_or(|fork| find.is_some_and(|find| find < fork)));
+        plan.has_intermediate()
+    };
+    assert!(intermediate(json!([{"type": "pid"}, {"type": "mount"}])));
+    assert!(!intermediate(json!([{"type": "mount"}])));
+}
+
+#[test]
+fn a_name_of_the_host_may_have_64_bytes() {
+    let name = |length: usize| {
+        faults(|document| {
+            document["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "uts"}]);
+            document["hostname"] = json!("h".repeat(length));
+        })
+    };
+    assert!(name(64).is_empty());
+    assert_eq!(name(65), ["/hostname"]);
+}
+
+#[test]
+fn an_exec_has_the_processors_of_its_process() {
+    let spec = spec(|document| document["process"]["execCPUAffinity"] = json!({"initial": "0", "final": "0-1"}));
+    let request = Request { args: vec!["true".into()], ..Request::default() };
+    let plan = windlass_plan::exec::exec("box", &spec, &request, None, &options()).expect("planned");
+    assert!(plan.steps.iter().any(|step| matches!(&step.action, Action::Affinity(last) if *last == [3])));
+    let spec = spec_with_initial();
+    let plan = windlass_plan::exec::exec("box", &spec, &request, None, &options()).expect("planned");
+    assert!(!plan.steps.iter().any(|step| matches!(step.action, Action::Affinity(_))));
+}
+
+/// One that names the first processors only.
+fn spec_with_initial() -> Spec {
+    spec(|document| document["process"]["execCPUAffinity"] = json!({"initial": "0"}))
+}
