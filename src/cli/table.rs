@@ -24,9 +24,9 @@ pub const GLOBAL: &[Flag] = &[
     DEBUG,
     flag("strict", Takes::Nothing, "treat warnings as errors"),
     flag("systemd-cgroup", Takes::Nothing, "let systemd create the cgroup"),
-    flag("cgroup-manager", Takes::Word(&["cgroupfs", "systemd", "disabled"]), "who creates the cgroup").hidden(),
+    flag("cgroup-manager", Takes::Word(&["cgroupfs", "systemd", "disabled"]), "what creates the cgroup").hidden(),
     flag("rootless", Takes::Word(&["true", "false", "auto"]), "ignore cgroup permission errors"),
-    flag("criu", Takes::File("PATH"), "the criu of checkpoint and restore; default: that in PATH").hidden(),
+    flag("criu", Takes::File("PATH"), "path of criu (default: from PATH)").hidden(),
     HELP,
     flag("version", Takes::Nothing, "print the version").short('v'),
 ];
@@ -44,18 +44,20 @@ const NO_PIVOT: Flag = flag("no-pivot", Takes::Nothing, "do not use pivot_root (
 const NO_NEW_KEYRING: Flag = flag("no-new-keyring", Takes::Nothing, "do not create a new session keyring");
 const PRESERVE_FDS: Flag = flag("preserve-fds", Takes::Text("N"), "pass N file descriptors besides stdio");
 
-const IMAGE_PATH: Flag = flag("image-path", Takes::Dir("DIR"), "directory of the images (./checkpoint)");
-const WORK_PATH: Flag = flag("work-path", Takes::Dir("DIR"), "directory of the log (that of the images)");
+const IMAGE_PATH: Flag = flag("image-path", Takes::Dir("DIR"), "directory of the images (default: ./checkpoint)");
+const WORK_PATH: Flag = flag("work-path", Takes::Dir("DIR"), "directory of the log (default: that of the images)");
 const TCP_ESTABLISHED: Flag = flag("tcp-established", Takes::Nothing, "allow open TCP connections");
-const EXT_UNIX_SK: Flag = flag("ext-unix-sk", Takes::Nothing, "allow unix sockets connected to the outside");
-const SHELL_JOB: Flag = flag("shell-job", Takes::Nothing, "allow a session and a terminal from outside");
-const FILE_LOCKS: Flag = flag("file-locks", Takes::Nothing, "allow locks of files");
-const LAZY_PAGES: Flag = flag("lazy-pages", Takes::Nothing, "transfer memory when it is needed");
-const CGROUPS_MODE: Flag = flag("manage-cgroups-mode", Takes::Text("MODE"), "mode of criu: ignore, soft, full, strict");
-const EMPTY_NS: Flag = flag("empty-ns", Takes::Text("network"), "leave out what is in the namespace").many().hidden();
-const AUTO_DEDUP: Flag = flag("auto-dedup", Takes::Nothing, "remove from images what newer ones have");
+const EXT_UNIX_SK: Flag = flag("ext-unix-sk", Takes::Nothing, "allow unix sockets connected outside the container");
+const SHELL_JOB: Flag = flag("shell-job", Takes::Nothing, "allow shell jobs");
+const FILE_LOCKS: Flag = flag("file-locks", Takes::Nothing, "allow file locks");
+const LAZY_PAGES: Flag = flag("lazy-pages", Takes::Nothing, "use userfaultfd to transfer memory on demand");
+const CGROUPS_MODE: Flag =
+    flag("manage-cgroups-mode", Takes::Text("MODE"), "cgroup mode of criu: ignore, soft, full, strict");
+const EMPTY_NS: Flag =
+    flag("empty-ns", Takes::Text("network"), "create the namespace without its properties").many().hidden();
+const AUTO_DEDUP: Flag = flag("auto-dedup", Takes::Nothing, "remove pages that newer images have from parent images");
 const NETWORK_LOCK: Flag =
-    flag("network-lock", Takes::Word(&["iptables", "nftables", "skip"]), "how connections are held meanwhile");
+    flag("network-lock", Takes::Word(&["iptables", "nftables", "skip"]), "how criu locks the network");
 
 const BASE: Verb =
     Verb { name: "", usage: ID, operands: ONE, brief: "", summary: "", about: &[], flags: &[HELP], hidden: false };
@@ -118,7 +120,7 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "exec",
-        brief: "run a program in it",
+        brief: "run a program in a container",
         usage: "CONTAINER COMMAND [ARG...] | -p FILE CONTAINER",
         operands: Operands::Command,
         summary: "run a program in a running container",
@@ -172,7 +174,7 @@ pub const VERBS: &[Verb] = &[
         ],
         ..BASE
     },
-    Verb { name: "state", brief: "print its state", summary: "print the state of a container as JSON", ..BASE },
+    Verb { name: "state", brief: "print the state", summary: "print the state of a container as JSON", ..BASE },
     Verb {
         name: "list",
         brief: "list containers",
@@ -188,7 +190,7 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "ps",
-        brief: "list its processes",
+        brief: "list the processes of a container",
         usage: "CONTAINER [PS OPTION...]",
         operands: Operands::Foreign,
         summary: "list the processes of a container",
@@ -300,7 +302,7 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "features",
-        brief: "print its features",
+        brief: "print the features of the runtime",
         usage: "",
         operands: Operands::Count(0, 0),
         summary: "print the features of this runtime as JSON",
@@ -308,22 +310,22 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "checkpoint",
-        brief: "write its processes to disk",
-        summary: "write the processes of a running container to disk",
+        brief: "checkpoint a running container",
+        summary: "checkpoint a running container",
         about: &["The container ends and is deleted, unless --leave-running is given. Needs criu 4.1 or later."],
         flags: &[
-            flag("check", Takes::Nothing, "only say what a dump would not take"),
+            flag("check", Takes::Nothing, "only list what cannot be checkpointed"),
             IMAGE_PATH,
             WORK_PATH,
-            flag("leave-running", Takes::Nothing, "let the container go on"),
+            flag("leave-running", Takes::Nothing, "leave the container running"),
             TCP_ESTABLISHED,
-            flag("tcp-skip-in-flight", Takes::Nothing, "leave out connections that are not open yet"),
+            flag("tcp-skip-in-flight", Takes::Nothing, "skip connections that are not established yet"),
             EXT_UNIX_SK,
             SHELL_JOB,
             FILE_LOCKS,
-            flag("link-remap", Takes::Nothing, "allow unlinked files that have another name"),
-            flag("pre-dump", Takes::Nothing, "write memory only; the container goes on"),
-            flag("parent-path", Takes::Dir("DIR"), "images of the pre-dump before this dump"),
+            flag("link-remap", Takes::Nothing, "allow unlinked files that have another link"),
+            flag("pre-dump", Takes::Nothing, "dump memory only; the container keeps running"),
+            flag("parent-path", Takes::Dir("DIR"), "images of the previous pre-dump"),
             AUTO_DEDUP,
             CGROUPS_MODE,
             NETWORK_LOCK.hidden(),
@@ -338,15 +340,15 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "restore",
-        brief: "make a container from disk",
-        summary: "make a container from what checkpoint has written to disk",
+        brief: "restore a container",
+        summary: "restore a container from a checkpoint",
         about: &["Without --detach, restore stays in the foreground, as run does. Needs criu 4.1 or later."],
         flags: &[
             BUNDLE,
             IMAGE_PATH,
             WORK_PATH,
             flag("detach", Takes::Nothing, "run in the background").short('d'),
-            flag("hold", Takes::Nothing, "make init only; `start` restores the rest"),
+            flag("hold", Takes::Nothing, "create only; `start` restores the processes"),
             CONSOLE_SOCKET,
             PID_FILE,
             TCP_ESTABLISHED,
@@ -356,7 +358,7 @@ pub const VERBS: &[Verb] = &[
             FILE_LOCKS,
             CGROUPS_MODE,
             flag("lsm-profile", Takes::Text("TYPE:NAME"), "LSM profile in place of that in the images"),
-            flag("lsm-mount-context", Takes::Text("LABEL"), "SELinux context of mounts, likewise"),
+            flag("lsm-mount-context", Takes::Text("LABEL"), "SELinux context of mounts"),
             flag("trust-images", Takes::Nothing, "do not compare the images with config.json"),
             flag("keep", Takes::Nothing, "do not delete the container after it stops").hidden(),
             flag("no-subreaper", Takes::Nothing, "do not act as subreaper of orphaned processes").hidden(),

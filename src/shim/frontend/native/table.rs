@@ -13,7 +13,7 @@ pub const ABOUT: &[&str] = &[
      standard input, output and error open, writes its log, and records how it ended before it tells anybody. \
      The engine may die and come back at any time.",
     "It speaks three protocols. Called containerd-shim-NAME-v2 it is a shim for containerd; called conmon, or as \
-     windlass-shim conmon, it takes the cursor of conmon; otherwise its verbs are the engine-neutral mode, which \
+     windlass-shim conmon, it takes the place of conmon; otherwise its verbs are the engine-neutral mode, which \
      needs no engine at all. The container's directory, STATE/CONTAINER, has a socket that answers JSON, one \
      object a line; the document shim-protocol.md describes it.",
     "The runtime is windlass, if it is beside windlass-shim or in PATH, else runc; run --runtime names another.",
@@ -27,11 +27,11 @@ pub const ABOUT: &[&str] = &[
 /// Flags that stand before the verb.
 pub const GLOBAL: &[Flag] = &[HELP, flag("version", Takes::Nothing, "print the version").short('v')];
 
-const STATE_DIR: Flag = flag("state-dir", Takes::Dir("DIR"), "where containers are kept");
-const EXEC: Flag = flag("exec", Takes::Text("EXEC"), "this exec, not the container's first process").short('e');
+const STATE_DIR: Flag = flag("state-dir", Takes::Dir("DIR"), "directory with the containers of all shims");
+const EXEC: Flag = flag("exec", Takes::Text("EXEC"), "act on this exec instead of init").short('e');
 const LOG: Flag = flag("log", Takes::Text("LOG"), "FORMAT:PATH[,max=SIZE][,files=N]").many();
-const TTY: Flag = flag("tty", Takes::Nothing, "with a terminal").short('t');
-const STDIN: Flag = flag("stdin", Takes::Nothing, "with an input that stays open").short('i');
+const TTY: Flag = flag("tty", Takes::Nothing, "allocate a terminal").short('t');
+const STDIN: Flag = flag("stdin", Takes::Nothing, "keep standard input open").short('i');
 
 const BASE: Verb =
     Verb { name: "", usage: ID, operands: ONE, brief: "", summary: "", about: &[], flags: COMMON, hidden: false };
@@ -43,13 +43,13 @@ const WITH_EXEC: &[Flag] = &[EXEC, STATE_DIR, HELP];
 
 /// The files of a container's directory.
 pub const FILES: &[(&str, &str)] = &[
-    ("shim.json", "how it was made; written before it was"),
+    ("shim.json", "parameters of the container, written before it is created"),
     ("shim.lock", "locked (flock(2)) for as long as the shim lives"),
     ("shim.sock", "the socket of the protocol, for root and the shim's own user"),
-    ("exit.json", "how it ended"),
+    ("exit.json", "exit status of init"),
     ("events.log", "the numbered events"),
-    ("log", "its log, unless --log names another place"),
-    ("shim.err", "what a shim that failed had to say"),
+    ("log", "log, unless --log names another file"),
+    ("shim.err", "standard error of the shim"),
 ];
 
 /// The verb of this name.
@@ -63,50 +63,55 @@ pub const VERBS: &[Verb] = &[
         name: "run",
         usage: "--id CONTAINER",
         operands: Operands::Count(0, 0),
-        brief: "make and start a container",
-        summary: "make a container with a shim, and start it",
+        brief: "create and start a container",
+        summary: "create a container with a shim, and start it",
         about: &[
             "Prints one line of JSON when the container runs, and leaves it to its shim: id, pid, shim_pid, socket \
-             and state, or the member error with code and message; then nothing of it remains.",
+             and state. After a failure the line has the member error with code and message, and nothing remains.",
             "A log is FORMAT:PATH. The format is k8s (the lines of the CRI), json (docker's objects), raw (the bytes), \
              journald, or none. Behind the path, max=SIZE (with k, m or g) begins a new file at that size and files=N \
-             keeps the last N. Without --log it is k8s in the container's directory, where a log has max=8m,files=1 unless told otherwise.",
+             keeps the last N. Without --log it is k8s in the container's directory, where max=8m,files=1 is the default.",
         ],
         flags: &[
-            flag("id", Takes::Text("CONTAINER"), "the container's id"),
-            flag("bundle", Takes::Dir("DIR"), "the bundle; default: the working directory").short('b'),
-            flag("runtime", Takes::Text("PATH"), "the runtime; default: windlass, else runc"),
-            flag("runtime-arg", Takes::Text("ARG"), "an argument before its verb").many(),
-            flag("root", Takes::Dir("DIR"), "the runtime's --root"),
-            flag("create-arg", Takes::Text("ARG"), "an argument behind its create or restore").many(),
-            flag("restore", Takes::Dir("DIR"), "make it from the images of checkpoint"),
+            flag("id", Takes::Text("CONTAINER"), "container id"),
+            flag("bundle", Takes::Dir("DIR"), "bundle directory (default: working directory)").short('b'),
+            flag("runtime", Takes::Text("PATH"), "runtime (default: windlass, else runc)"),
+            flag("runtime-arg", Takes::Text("ARG"), "argument for the runtime, before the verb").many(),
+            flag("root", Takes::Dir("DIR"), "--root of the runtime"),
+            flag("create-arg", Takes::Text("ARG"), "argument for its create or restore").many(),
+            flag("restore", Takes::Dir("DIR"), "restore from these checkpoint images"),
             LOG,
             TTY,
             STDIN,
-            flag("create-only", Takes::Nothing, "leave its program waiting for start"),
-            flag("keep-on-shim-death", Takes::Nothing, "let it outlive its shim; see adopt"),
-            flag("drain", Takes::Text("SECONDS"), "wait so long for output after its end; default 10"),
+            flag("create-only", Takes::Nothing, "create only; `start` runs the program"),
+            flag("keep-on-shim-death", Takes::Nothing, "let it outlive the shim; see adopt"),
+            flag("drain", Takes::Text("SECONDS"), "wait for output after the exit (default: 10)"),
             STATE_DIR,
             HELP,
         ],
         ..BASE
     },
-    Verb { name: "start", brief: "start a created one", summary: "run the program of a created container", ..BASE },
+    Verb {
+        name: "start",
+        brief: "start a created container",
+        summary: "run the program of a created container",
+        ..BASE
+    },
     Verb {
         name: "exec",
-        brief: "run another program in it",
+        brief: "run a program in a container",
         usage: "CONTAINER COMMAND... | -p FILE CONTAINER",
         operands: Operands::Command,
-        summary: "run another program in a container",
-        about: &["What no flag says is taken from the process in the container's config.json. Without --detach, exec \
-             stays attached and exits with the program's status; with it, it prints the exec's id and process id."],
+        summary: "run another program in a running container",
+        about: &["What no flag sets is taken from the process in the container's config.json. Without --detach, exec \
+             stays attached and exits with the program's status; with it, exec prints the exec's id and process id."],
         flags: &[
-            flag("process", Takes::File("FILE"), "the process as JSON, in place of a command").short('p'),
-            flag("exec-id", Takes::Text("EXEC"), "its id; default: a number"),
-            flag("cwd", Takes::Text("DIR"), "its working directory"),
+            flag("process", Takes::File("FILE"), "path of a process.json, in place of a command").short('p'),
+            flag("exec-id", Takes::Text("EXEC"), "id of the exec (default: exec-N)"),
+            flag("cwd", Takes::Text("DIR"), "working directory"),
             flag("env", Takes::Text("KEY=VALUE"), "set an environment variable").many(),
-            flag("user", Takes::Text("UID[:GID]"), "run as these numeric ids").short('u'),
-            flag("detach", Takes::Nothing, "do not wait for it").short('d'),
+            flag("user", Takes::Text("UID[:GID]"), "numeric user and group id").short('u'),
+            flag("detach", Takes::Nothing, "run in the background").short('d'),
             LOG,
             TTY,
             STDIN,
@@ -117,19 +122,19 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "attach",
-        brief: "connect to its stdio",
-        summary: "connect to the stdio of a running process",
+        brief: "attach to stdio",
+        summary: "attach to the stdio of a running process",
         about: &[
-            "Gives what the process writes from now on, and passes input on. ctrl-p ctrl-q leaves a terminal. Exits \
-             with the process's status.",
+            "Prints what the process writes from now on, and passes input on. ctrl-p ctrl-q detaches from a terminal. \
+             Exits with the process's status.",
         ],
-        flags: &[EXEC, flag("no-stdin", Takes::Nothing, "do not pass input on"), STATE_DIR, HELP],
+        flags: &[EXEC, flag("no-stdin", Takes::Nothing, "do not attach standard input"), STATE_DIR, HELP],
         ..BASE
     },
     Verb {
         name: "status",
-        brief: "state and exit",
-        summary: "print the state of a container, of a dead shim's too",
+        brief: "print state and exit status",
+        summary: "print the state of a container, also when its shim is dead",
         about: &["One line of JSON. The member shim_lost is true when the shim has died before it had recorded the \
              container's end."],
         ..BASE
@@ -138,8 +143,8 @@ pub const VERBS: &[Verb] = &[
         name: "list",
         usage: "",
         operands: Operands::Count(0, 0),
-        brief: "all shims",
-        summary: "print all shims of this host, a line each",
+        brief: "list shims",
+        summary: "list all shims of this host, one line each",
         about: &[
             "A line of JSON for each, with mode (neutral, containerd or conmon), ids, shim_pid, version and memory_kb \
              (proportional). In the engine-neutral mode it also has what status prints.",
@@ -150,16 +155,16 @@ pub const VERBS: &[Verb] = &[
         name: "upgrade",
         usage: "CONTAINER | --all",
         operands: Operands::Count(0, 1),
-        brief: "replace the shim's program",
-        summary: "have shims go on as another program",
+        brief: "replace the program of running shims",
+        summary: "replace the program of running shims",
         about: &[
             "The shim of any mode executes the program in its own process: its id, children, sockets and streams stay. \
              Before that the program must show that it can read what the shim keeps; otherwise the shim refuses, \
              says why, and serves on. Prints a line for each, and exits with 1 if one has refused.",
         ],
         flags: &[
-            flag("all", Takes::Nothing, "all shims of this host").short('a'),
-            flag("binary", Takes::File("PATH"), "the program; default: this one"),
+            flag("all", Takes::Nothing, "upgrade all shims of this host").short('a'),
+            flag("binary", Takes::File("PATH"), "program to execute (default: this one)"),
             STATE_DIR,
             HELP,
         ],
@@ -167,12 +172,12 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "logs",
-        brief: "what it has written",
-        summary: "print a container's log",
+        brief: "print the log",
+        summary: "print the log of a container",
         flags: &[
-            flag("follow", Takes::Nothing, "go on until it ends").short('f'),
-            flag("since", Takes::Text("TIME"), "not what is older: RFC 3339, or seconds ago"),
-            flag("timestamps", Takes::Nothing, "with the time of each line"),
+            flag("follow", Takes::Nothing, "follow until the container ends").short('f'),
+            flag("since", Takes::Text("TIME"), "only lines since TIME (RFC 3339, or seconds ago)"),
+            flag("timestamps", Takes::Nothing, "print the time of each line"),
             STATE_DIR,
             HELP,
         ],
@@ -184,20 +189,20 @@ pub const VERBS: &[Verb] = &[
         usage: "CONTAINER [SIGNAL]",
         operands: Operands::Count(1, 2),
         summary: "send a signal, SIGTERM if none is named",
-        flags: &[EXEC, flag("all", Takes::Nothing, "to all processes").short('a'), STATE_DIR, HELP],
+        flags: &[EXEC, flag("all", Takes::Nothing, "send it to all processes").short('a'), STATE_DIR, HELP],
         ..BASE
     },
     Verb {
         name: "wait",
-        brief: "wait for its end",
-        summary: "wait until a process has ended, and print how",
+        brief: "wait until a process exits",
+        summary: "wait until a process exits, and print its status",
         flags: WITH_EXEC,
         ..BASE
     },
     Verb {
         name: "delete",
-        brief: "remove it",
-        summary: "remove a container that has ended, or an exec",
+        brief: "delete a container or an exec",
+        summary: "delete a stopped container, or an exec",
         about: &[
             "Prints how it had ended. Of a dead shim's container nothing stays behind; the member shim_lost then says \
              whether its end was seen. With --force a shim that does not answer is ended, too.",
@@ -207,13 +212,13 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "events",
-        brief: "what has happened",
+        brief: "print events",
         summary: "print the events that were not acknowledged",
         about: &["A line of JSON each. With --follow it goes on until the shim ends."],
         flags: &[
-            flag("from", Takes::Text("N"), "from this number on"),
-            flag("follow", Takes::Nothing, "go on").short('f'),
-            flag("ack", Takes::Nothing, "acknowledge what was printed"),
+            flag("from", Takes::Text("N"), "first event to print"),
+            flag("follow", Takes::Nothing, "wait for further events").short('f'),
+            flag("ack", Takes::Nothing, "acknowledge the printed events"),
             STATE_DIR,
             HELP,
         ],
@@ -221,39 +226,44 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "resize",
-        brief: "size of the terminal",
+        brief: "resize the terminal",
         usage: "CONTAINER ROWS COLUMNS",
         operands: Operands::Count(3, 3),
-        summary: "set the size of a terminal",
+        summary: "set the size of the terminal",
         flags: WITH_EXEC,
         ..BASE
     },
     Verb {
         name: "close-stdin",
-        brief: "end its input",
-        summary: "let a process read the end of its input",
+        brief: "close standard input",
+        summary: "close the standard input of a process",
         flags: WITH_EXEC,
         ..BASE
     },
     Verb {
         name: "reopen-logs",
-        brief: "open the logs anew",
-        summary: "open the log files anew, by their names",
+        brief: "reopen the log files",
+        summary: "reopen the log files by name, after a rotation",
         flags: WITH_EXEC,
         ..BASE
     },
-    Verb { name: "pause", brief: "freeze it", summary: "freeze all processes of a container", ..BASE },
-    Verb { name: "resume", brief: "thaw it", summary: "let a paused container go on", ..BASE },
+    Verb { name: "pause", brief: "suspend all processes", summary: "suspend all processes of a container", ..BASE },
+    Verb {
+        name: "resume",
+        brief: "resume all processes",
+        summary: "resume all processes of a paused container",
+        ..BASE
+    },
     Verb {
         name: "checkpoint",
-        brief: "write it to disk",
-        summary: "write the processes of a container to disk",
-        about: &["The container ends, unless --leave-running is given. `run --restore` makes one from the images."],
+        brief: "checkpoint a container",
+        summary: "checkpoint a running container",
+        about: &["The container ends, unless --leave-running is given. `run --restore` restores it."],
         flags: &[
-            flag("image-path", Takes::Dir("DIR"), "the directory of the images"),
-            flag("work-path", Takes::Dir("DIR"), "the directory of the log; default: that of the images"),
-            flag("leave-running", Takes::Nothing, "let the container go on"),
-            flag("arg", Takes::Text("ARG"), "an argument behind the runtime's checkpoint").many(),
+            flag("image-path", Takes::Dir("DIR"), "directory of the images"),
+            flag("work-path", Takes::Dir("DIR"), "directory of the log (default: that of the images)"),
+            flag("leave-running", Takes::Nothing, "leave the container running"),
+            flag("arg", Takes::Text("ARG"), "argument for checkpoint of the runtime").many(),
             STATE_DIR,
             HELP,
         ],
@@ -261,10 +271,10 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "adopt",
-        brief: "give it a new shim",
-        summary: "give a container that has lost its shim a new one",
+        brief: "start a new shim for a container",
+        summary: "start a new shim for a container whose shim is dead",
         about: &[
-            "Only for containers made with --keep-on-shim-death. Prints one line of JSON as run does, with the member \
+            "Only for containers run with --keep-on-shim-death. Prints one line of JSON as run does, with the member \
              guarantees: whether the exit code will be known (Linux 6.15), that the output goes on without a gap, that \
              the input is gone.",
         ],
@@ -272,11 +282,11 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "shutdown",
-        brief: "end the shim",
-        summary: "end the shim of a container that has ended",
+        brief: "stop the shim",
+        summary: "stop the shim of a stopped container",
         about: &[
-            "Its records stay until delete. The shim of a container made with --keep-on-shim-death may be ended at any \
-             time: adopt then begins one of the installed version.",
+            "Its records stay until delete. The shim of a container run with --keep-on-shim-death may be stopped at any \
+             time: adopt then starts one of the installed version.",
         ],
         ..BASE
     },
