@@ -3,6 +3,7 @@
 //! It is `@control/PID` in the directory of shims, with the requests `hello` and `upgrade` of the engine-neutral
 //! protocol. Without it everything else works, so that a failure to make it is no reason to end.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ const CLIENTS: usize = 16;
 /// How many sockets of others a shim looks at when it starts, to remove those of shims that were killed.
 const FEW: usize = 4;
 
-/// The same for a command that cleans up after one shim. That shim's socket is among them unless there are very many.
+/// How many a command looks at that cleans up after one shim. That shim's socket is among them unless there are very many.
 pub(super) const MANY: usize = 256;
 
 /// How many requests of one client are served in a turn of the loop.
@@ -182,18 +183,24 @@ pub(super) fn sweep(opened: BorrowedFd<'_>, directory: &Path, most: usize) {
     let names = windlass_sys::directory::names(opened).unwrap_or_default();
     for name in names.iter().take(most) {
         // One in another PID namespace may live, and one that is just starting listens soon.
-        if !Path::new("/proc").join(name).exists() && !is_live(&directory.join(name)) {
+        if has_ended(name) && !is_live(&directory.join(name)) {
             let _ = fd::unlinkat(opened, name);
         }
     }
 }
 
-/// The same for the usual directory.
+/// Removes those of killed shims from the usual directory.
 pub(super) fn sweep_all() {
     let directory = windlass_args::Environment::current().shims().join(DIRECTORY);
     if let Ok(opened) = fd::open(&directory, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW) {
         sweep(opened.as_fd(), &directory, MANY);
     }
+}
+
+/// Whether the process with this number has ended. A killed shim stays a zombie until its parent reaps it.
+fn has_ended(pid: &OsStr) -> bool {
+    let stat = pid.to_str().and_then(|pid| pid.parse().ok()).map(windlass_store::process_stat);
+    stat.is_some_and(|stat| stat.is_ok_and(|stat| stat.is_none_or(|stat| matches!(stat.state, 'Z' | 'X'))))
 }
 
 /// Whether a shim listens at the path.
