@@ -215,7 +215,7 @@ impl Reader {
             }
             let Some(call) = table::find(name) else {
                 match name.is_empty() {
-                    true => self.problem(pointer(), "an empty name is no system call"),
+                    true => self.problem(pointer(), "an empty name is not a system call"),
                     false => self.warning(pointer(), format!("unknown system call {name:?}")),
                 }
                 continue;

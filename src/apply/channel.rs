@@ -444,7 +444,7 @@ mod tests {
         assert_eq!(stream::waiting(input.as_fd()), 10);
     }
 
-    /// A terminal that has ended reports POLLHUP to whoever waits for room in it, and that says
+    /// A terminal that has ended reports POLLHUP to a process that waits for room in it, and that says
     /// nothing about our input.
     #[test]
     fn a_terminal_that_has_ended_is_not_taken_for_input() {

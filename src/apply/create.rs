@@ -225,7 +225,7 @@ impl<'a> NewContainer<'a> {
         self.state.cgroup.clone()
     }
 
-    /// The same below the root of the hierarchy, with a leading slash.
+    /// The cgroup's path below the root of the hierarchy, with a leading slash.
     pub(super) fn cgroup_below_root(&self) -> Option<String> {
         self.request.place.full().map(|_| format!("/{}", self.request.place.path().trim_start_matches('/')))
     }
@@ -235,7 +235,7 @@ impl<'a> NewContainer<'a> {
         Notify::listen(self.root(), &self.state.id, host)
     }
 
-    /// The same where the host does not listen: what the container reports is read and dropped.
+    /// A socket for a container whose host does not listen: what the container reports is read and dropped.
     pub fn listen_without_host(&self) -> Result<Option<Notify>> {
         Notify::listen_without_host(self.root(), &self.state.id)
     }
@@ -308,7 +308,7 @@ impl Handler for NewContainer<'_> {
     fn adopted(&mut self, child: &Child) -> Result<()> {
         // The process cannot be gone: only this runtime reaps it.
         let hidden = || {
-            let msg = format!("cannot record init: /proc/{}/stat tells nothing of it", child.pid);
+            let msg = format!("cannot record init: /proc/{}/stat does not show it", child.pid);
             Error::new(Kind::Kernel, msg).hint("a procfs must be mounted at /proc, without hidepid= for this user")
         };
         let context = || "cannot record init";
@@ -353,7 +353,7 @@ impl Handler for NewContainer<'_> {
     fn keep(self, _: &Child) -> Result<Container> {
         let NewContainer { resources, cgroup, reservation, mut poststop, state, init, keeper, request, .. } = self;
         if let Some(keeper) = keeper {
-            fd::write_once(keeper.as_fd(), KEPT).with_context(|| "cannot speak to what holds the restored init")?;
+            fd::write_once(keeper.as_fd(), KEPT).with_context(|| "cannot send to the keeper of the restored init")?;
         }
         let hooks = request.spec.hooks.clone().unwrap_or_default();
         let container = reservation.commit(state, init.ok_or_else(unnamed)?, hooks)?;

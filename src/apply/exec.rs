@@ -144,7 +144,7 @@ pub struct NewProcess<'a> {
     placed: Placed,
     /// The cgroup into which the runtime moves the process once it is cloned.
     late: Option<Cgroup>,
-    /// The same in the hierarchies of version 1.
+    /// The cgroups of version 1 into which the runtime moves it.
     late_v1: v1::Cgroups,
 }
 

@@ -414,7 +414,7 @@ mod tests {
             let sleeper = Command::new("sleep").arg("1000").spawn().with_context(|| "cannot start a process")?;
             let pid = sleeper.id() as i32;
             for message in messages {
-                socket::send(sync.as_fd(), message, &[]).with_context(|| "cannot speak")?;
+                socket::send(sync.as_fd(), message, &[]).with_context(|| "cannot send the message")?;
             }
             Ok(Child { pid, pidfd: open_pid(pid)? })
         });
@@ -444,7 +444,7 @@ mod tests {
                 for (letter, number, fd) in messages {
                     let bytes: Vec<u8> = std::iter::once(*letter).chain(number.to_ne_bytes()).collect();
                     let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
-                    socket::send(sync.as_fd(), &bytes, &fds).with_context(|| "cannot speak")?;
+                    socket::send(sync.as_fd(), &bytes, &fds).with_context(|| "cannot send the message")?;
                 }
                 Ok(sleeper())
             });

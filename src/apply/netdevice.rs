@@ -109,7 +109,7 @@ impl Ends {
             return Err(Error::new(Kind::InvalidConfig, msg));
         }
         Ok(Ends {
-            host: Netlink::open().with_context(|| "cannot speak to the kernel about network devices")?,
+            host: Netlink::open().with_context(|| "cannot open a socket for network devices")?,
             container: open_in(container_namespace.as_fd(), host_namespace.as_fd())?,
             host_namespace,
             container_namespace,
@@ -224,7 +224,7 @@ fn open_in(namespace: BorrowedFd<'_>, own: BorrowedFd<'_>) -> Result<Netlink> {
     if let Err(failed) = process::setns(own, Namespaces::NET) {
         process::cannot_leave("the container's network", &failed);
     }
-    opened.with_context(|| "cannot speak to the kernel about the container's network devices")
+    opened.with_context(|| "cannot open a socket for the container's network devices")
 }
 
 /// The address as it is to be given back to the interface, which was called `old` and is called `new`.

@@ -133,7 +133,7 @@ pub struct Notify {
 
 impl Notify {
     /// Listens in the directory that `prepare` made in the state root. For `start` and `run`, before init
-    /// gets the word. `None`: `create` did not make it.
+    /// opens the start barrier. `None`: `create` did not make it.
     pub fn listen(root: BorrowedFd<'_>, id: &str, host: &ServiceManager) -> Result<Option<Notify>> {
         let connect = || {
             let host = socket::connect_datagram(&host.0, SEND_TIMEOUT)

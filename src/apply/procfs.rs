@@ -42,7 +42,8 @@ impl Procfs {
         Ok(self.held.as_ref().expect("just made").as_fd())
     }
 
-    /// Uses the caller's. It shows whoever opens a file in it their own namespaces, not those of who mounted it.
+    /// Uses the caller's procfs. A process that opens a file in it sees its own namespaces, not those of the process
+    /// that mounted it.
     pub fn hold_callers(&mut self) -> Result<()> {
         self.held = Some(root_of("/proc")?);
         Ok(())
@@ -69,7 +70,10 @@ const PROC_ROOT: u64 = 1;
 fn root_of(path: &str) -> Result<OwnedFd> {
     let found = fd::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
     if fd::filesystem(found.as_fd())? != PROC_SUPER_MAGIC || fd::stat(found.as_fd())?.st_ino != PROC_ROOT {
-        return Err(SyscallError { call: format!("open({path:?}), which is no procfs").into(), errno: Errno::ENOTSUP });
+        return Err(SyscallError {
+            call: format!("open({path:?}), which is not a procfs").into(),
+            errno: Errno::ENOTSUP,
+        });
     }
     Ok(found)
 }

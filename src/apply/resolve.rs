@@ -34,7 +34,7 @@ pub fn find(root: BorrowedFd<'_>, path: &RootPath, resolve: ResolveFlag) -> Resu
     fd::openat2(root, path.as_path(), OFlag::O_PATH, 0, resolve)
 }
 
-/// The same for a path that may lead nowhere; then it is `None`.
+/// Finds a path, or `None` if it does not exist.
 pub fn find_if_exists(root: BorrowedFd<'_>, path: &RootPath, resolve: ResolveFlag) -> Result<Option<OwnedFd>> {
     fd::openat2_if_exists(root, path.as_path(), OFlag::O_PATH, resolve)
 }

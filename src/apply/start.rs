@@ -58,13 +58,13 @@ fn open_barrier(container: &Container) -> Result<()> {
         }
         other => other.with_context(|| "cannot reach init")?,
     };
-    socket::send(socket.as_fd(), b"start", &[]).with_context(|| "cannot speak to init")?;
+    socket::send(socket.as_fd(), b"start", &[]).with_context(|| "cannot send to init")?;
     let mut buffer = vec![0; 8192];
     let heard = match socket::receive_answer(socket.as_fd(), &mut buffer) {
         Err(failed) if failed.errno == Errno::ECONNRESET => {
             return Err(wrong("cannot start a container that has stopped").caused_by(failed));
         }
-        other => other.with_context(|| "cannot hear init"),
+        other => other.with_context(|| "cannot receive from init"),
     };
     // Whether the program runs is not known. A container whose start has failed must not run, nor seem to.
     let (n, _) = heard.inspect_err(|_| drop(super::kill::kill_everything(container, false)))?;

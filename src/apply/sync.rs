@@ -134,7 +134,7 @@ impl InitSync {
     }
 
     fn write(&self, bytes: &[u8]) -> Result<()> {
-        windlass_sys::fd::write_once(self.0.as_fd(), bytes).with_context(|| "cannot speak to the runtime")
+        windlass_sys::fd::write_once(self.0.as_fd(), bytes).with_context(|| "cannot send to the runtime")
     }
 
     fn ask(&self, bytes: &[u8]) -> Result<()> {
@@ -145,7 +145,7 @@ impl InitSync {
                 Err(Errno::EINTR) => {}
                 Err(errno) => {
                     let failed = windlass_sys::SyscallError { call: "read(the runtime's answer)".into(), errno };
-                    return Err(failed.context("cannot hear the runtime"));
+                    return Err(failed.context("cannot receive from the runtime"));
                 }
                 Ok(1) => return Ok(()),
                 // The runtime died and has not recorded the container, so it must not go on.
@@ -181,7 +181,7 @@ impl InitSync {
 
     fn ask_for_descriptors(&self, bytes: &[u8]) -> Result<Vec<OwnedFd>> {
         self.write(bytes)?;
-        match socket::receive_all(self.0.as_fd(), &mut [0; 1]).with_context(|| "cannot hear the runtime")? {
+        match socket::receive_all(self.0.as_fd(), &mut [0; 1]).with_context(|| "cannot receive from the runtime")? {
             (0, _) => windlass_sys::process::exit_now(1),
             (_, fds) => Ok(fds),
         }
@@ -230,7 +230,7 @@ impl InitSync {
     pub fn spawned(&self, pid: i32, pidfd: BorrowedFd<'_>) -> Result<()> {
         let mut bytes = [b'P', 0, 0, 0, 0];
         bytes[1..].copy_from_slice(&pid.to_ne_bytes());
-        socket::send(self.0.as_fd(), &bytes, &[pidfd]).with_context(|| "cannot speak to the runtime")
+        socket::send(self.0.as_fd(), &bytes, &[pidfd]).with_context(|| "cannot send to the runtime")
     }
 }
 
@@ -307,7 +307,8 @@ impl RuntimeSync {
 
     fn read(&mut self) -> Result<Message> {
         self.buffer.resize(LONGEST, 0);
-        let (n, fd) = socket::receive(self.socket.as_fd(), &mut self.buffer).with_context(|| "cannot hear init")?;
+        let (n, fd) =
+            socket::receive(self.socket.as_fd(), &mut self.buffer).with_context(|| "cannot receive from init")?;
         decode(&self.buffer[..n], fd)
     }
 
@@ -322,7 +323,7 @@ impl RuntimeSync {
         match socket::send(self.socket.as_fd(), b"+", &fds) {
             // It died; the next message says so.
             Err(failed) if failed.errno == Errno::EPIPE => Ok(()),
-            other => other.with_context(|| "cannot speak to init"),
+            other => other.with_context(|| "cannot send to init"),
         }
     }
 }

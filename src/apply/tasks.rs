@@ -88,7 +88,7 @@ fn oom_score_adj(process: &str) -> Result<i64> {
     let text = fd::read_small(fd::CWD, format!("/proc/{process}/oom_score_adj"));
     let text = text.with_context(|| CONTEXT)?;
     let number = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
-    number.ok_or_else(|| Error::new(Kind::Kernel, "the oom_score_adj of a process is no number"))
+    number.ok_or_else(|| Error::new(Kind::Kernel, "the oom_score_adj of a process is not a number"))
 }
 
 /// The kinds of namespaces that a process does not share with the runtime.
@@ -107,7 +107,7 @@ fn namespaces(pid: i32) -> Result<Namespaces> {
 
 /// A task by its `/proc/PID/task/TID/status` (proc_pid_status(5)).
 fn thread(status: &str, plan: &Plan) -> Result<Thread> {
-    let damaged = || Error::new(Kind::Kernel, "the status of a process has not what it must have");
+    let damaged = || Error::new(Kind::Kernel, "the status of a process lacks a field");
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).ok_or_else(damaged);
     let ids = |name: &str, maps: &[IdMapping]| -> Result<[u32; 4]> {
         let words: Vec<u32> = field(name)?.split_whitespace().filter_map(|word| word.parse().ok()).collect();

@@ -273,7 +273,7 @@ impl Error {
         self
     }
 
-    /// The same with no text longer than `chars` characters, and with few of its faults.
+    /// A copy with no text longer than `chars` characters, and with few of its faults.
     pub fn shortened(&self, chars: usize) -> Error {
         let cut = |text: &str| match text.char_indices().nth(chars) {
             Some((at, _)) => format!("{}…", &text[..at]),

@@ -13,7 +13,7 @@ struct Row {
     kind: Option<Kind>,
     /// Names of the failed call.
     calls: &'static [&'static str],
-    /// Who asked: a JSON Pointer in which `*` stands for one segment and a final `**` for any
+    /// What asked for it: a JSON Pointer in which `*` stands for one segment and a final `**` for any
     /// number, or a flag.
     asked_by: &'static str,
     /// A part of the message.

@@ -1,6 +1,6 @@
 //! The mounts of a mount namespace, from `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
 //!
-//! Whoever may mount chooses the names, and they may have any byte. The crate procfs takes text alone and refuses the
+//! A process that may mount chooses the names, and they may have any byte. The crate procfs takes text alone and refuses the
 //! whole file for one name that is none, so a container could hide its mounts from us.
 
 /// One mount.

@@ -49,7 +49,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Who makes the container's cgroup.
+/// What makes the container's cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CgroupManager {
     /// The runtime writes to the cgroup filesystem.
@@ -57,7 +57,7 @@ pub enum CgroupManager {
     Cgroupfs,
     /// systemd makes a scope; it is asked over D-Bus.
     Systemd,
-    /// Nobody: the container stays in the caller's cgroup.
+    /// Nothing: the container stays in the caller's cgroup.
     Disabled,
 }
 

@@ -149,7 +149,7 @@ message! {
     }
     /// `thread_core_entry`.
     Thread {
-        /// Who it is.
+        /// Its id.
         10 credentials: Option<Credentials>,
         /// 2 with a filter.
         11 seccomp_mode: i32,

@@ -28,7 +28,7 @@ pub enum CgroupMode {
     Soft = 3,
     /// Restore all cgroups and properties.
     Full = 4,
-    /// The same; a cgroup that exists is an error.
+    /// Restore all cgroups and properties; a cgroup that exists is an error.
     Strict = 5,
 }
 

@@ -71,14 +71,15 @@ impl Session {
         match socket::send(self.socket.as_fd(), &request.encode(), &[]) {
             // It has ended, and the next message says so.
             Err(failed) if failed.errno == nix::errno::Errno::EPIPE => Ok(()),
-            other => other.with_context(|| "cannot speak to CRIU"),
+            other => other.with_context(|| "cannot send to CRIU"),
         }
     }
 
     /// The next message, and a descriptor that came with it. `None`: CRIU has ended.
     fn receive(&mut self) -> Result<Option<(Response, Option<OwnedFd>)>> {
         self.buffer.resize(LONGEST, 0);
-        let (n, fd) = socket::receive(self.socket.as_fd(), &mut self.buffer).with_context(|| "cannot hear CRIU")?;
+        let (n, fd) =
+            socket::receive(self.socket.as_fd(), &mut self.buffer).with_context(|| "cannot receive from CRIU")?;
         if n == 0 {
             return Ok(None);
         }

@@ -152,7 +152,7 @@ fn version(spec: &Spec, builder: &mut PlanBuilder) -> Option<Version> {
         ),
     }
     if version.is_some() && spec.oci_version.starts_with('v') {
-        builder.warn("/ociVersion", format!("ociVersion {:?} is no SemVer: its v is left out", spec.oci_version));
+        builder.warn("/ociVersion", format!("ociVersion {:?} is not a SemVer: its v is ignored", spec.oci_version));
     }
     version
 }

@@ -27,7 +27,7 @@ pub struct Host {
     pub cgroup2: Vec<String>,
 }
 
-/// Who writes the id maps of a new user namespace, as user_namespaces(7) allows it.
+/// What writes the id maps of a new user namespace, as user_namespaces(7) allows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Maps {
     /// The runtime writes them.
@@ -51,7 +51,7 @@ impl Host {
         !self.administers() || self.nested.is_some()
     }
 
-    /// Who may write these id maps.
+    /// What may write these id maps.
     pub fn maps(&self, uids: &[IdMapping], gids: &[IdMapping]) -> Maps {
         let both = CapabilitySet::SETUID | CapabilitySet::SETGID;
         let own = |mappings: &[IdMapping], id: u32| matches!(mappings, [only] if only.host_id == id && only.size == 1);

@@ -74,7 +74,8 @@ pub fn favoured(
         let (policy, priority) = (found.policy, found.priority);
         (!granted && !limited).then(|| format!("a task of the images has the policy {policy} and priority {priority}"))
     } else {
-        // Whoever made it without one may have had another nice value than the caller now, but hardly a negative one.
+        // The process that created the container without one may have had another nice value than the caller now,
+        // but hardly a negative one.
         let least = configured.map_or(own.nice.min(0), |configured| configured.nice);
         let allowed = 20 - i64::try_from(limit(RLIMIT_NICE)).unwrap_or(40).min(40);
         (found.nice < least && i64::from(found.nice) < allowed)

@@ -62,7 +62,7 @@ pub fn foreign_mounts(plan: &Plan, sources: &Sources, mounts: &[Mounted]) -> Vec
 
 fn is_known(plan: &Plan, sources: &Sources, mount: &Mounted) -> bool {
     let (flags, free) = (flags_of(&mount.flags), may_mount(plan));
-    // Flags can be changed by who may mount, and mapped ids cannot.
+    // A process that may mount can change flags, but not mapped ids.
     let always = if free { MountAttributes::IDMAP } else { MountAttributes::all() };
     let has = |place: &Place, needed: MountAttributes| place.has(mount) && flags.contains(needed & always);
     if has(&sources.rootfs, required(plan, "/")) || sources.external.iter().any(|(place, needed)| has(place, *needed)) {

@@ -14,7 +14,7 @@ pub struct Options {
     pub no_pivot: bool,
     /// `--no-new-keyring`.
     pub no_new_keyring: bool,
-    /// The end of the session keyring's name. Whoever knows the whole name can make the keyring first
+    /// The end of the session keyring's name. A process that knows the whole name can make the keyring first
     /// (keyctl(2), KEYCTL_JOIN_SESSION_KEYRING), so `create` takes one that nobody can guess.
     pub keyring: String,
     /// What the host's kernel has, as far as planning depends on it.

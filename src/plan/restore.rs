@@ -40,7 +40,7 @@ pub struct Thread {
     pub tid: u32,
     /// Real, effective, saved and filesystem user id.
     pub uids: [u32; 4],
-    /// The same for the group.
+    /// Real, effective, saved and filesystem group id.
     pub gids: [u32; 4],
     /// All capabilities in any of its sets.
     pub capabilities: CapabilitySet,
@@ -93,14 +93,14 @@ pub fn contradictions(plan: &Plan, spec: &Spec, claims: &Claims, there: &dyn Fn(
     one_of_each(faults)
 }
 
-/// The same of running tasks alone.
+/// What of the claims about running tasks contradicts the configuration.
 pub fn task_contradictions(plan: &Plan, claims: &Claims) -> Vec<Diagnostic> {
     let mut faults = Vec::new();
     check_tasks(plan, claims, &mut faults);
     one_of_each(faults)
 }
 
-/// The same of mounts alone.
+/// What of the claims about mounts contradicts the configuration.
 pub fn mount_contradictions(plan: &Plan, claims: &Claims, there: &dyn Fn(&str) -> bool) -> Vec<Diagnostic> {
     let mut faults = Vec::new();
     check_mounts(plan, claims, there, &mut faults);

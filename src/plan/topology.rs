@@ -20,7 +20,7 @@ use crate::mount::{Mount, MountKind};
 use crate::options::Options;
 use crate::step::{Action, JoinId, Step};
 
-/// Who joins a namespace.
+/// The process that joins a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joiner {
     /// The runtime, before the clone; it goes back afterwards.
@@ -38,7 +38,7 @@ pub struct Join {
     pub path: String,
     /// JSON Pointer of the entry.
     pub pointer: String,
-    /// Who joins it.
+    /// The process that joins it.
     pub joiner: Joiner,
 }
 
@@ -53,11 +53,11 @@ pub struct Topology {
     pub joined: Vec<Join>,
     /// Whether an intermediate process joins the user namespace and makes init from there.
     pub intermediate: bool,
-    /// Whether the runtime writes id maps.
+    /// User ids of a new user namespace, which the runtime maps; empty without one.
     pub uid_mappings: Vec<IdMapping>,
-    /// The same for groups.
+    /// Its group ids.
     pub gid_mappings: Vec<IdMapping>,
-    /// How it does that.
+    /// How the runtime writes the id maps.
     pub maps: Maps,
     /// Offsets of a new time namespace.
     pub time_offsets: Vec<(String, TimeOffset)>,
@@ -83,7 +83,7 @@ impl Topology {
         mapped(&self.uid_mappings, uid)
     }
 
-    /// The same for a group id.
+    /// The host's id for a group id of the container, as in [`Topology::host_uid`].
     pub fn host_gid(&self, gid: u32) -> Option<u32> {
         if self.user_namespace() { mapped(&self.gid_mappings, gid) } else { Some(gid) }
     }

@@ -21,7 +21,7 @@ use windlass_sys::{Called, Result, descriptors};
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitStatus {
-    /// The exit code or the signal. `None`: nobody knows it. Engines expect 137 or 255 then.
+    /// The exit code or the signal. `None`: it is not known. Engines expect 137 or 255 then.
     #[serde(with = "serialized::exit")]
     pub exit: Option<Exit>,
     /// Whether the kernel has killed processes of its cgroup for want of memory.
@@ -31,12 +31,12 @@ pub struct ExitStatus {
 }
 
 impl ExitStatus {
-    /// The number that a shell would report; 255 if nobody knows it.
+    /// The number that a shell would report; 255 if it is not known.
     pub fn code(&self) -> i32 {
         self.exit.map_or(255, Exit::status)
     }
 
-    /// The same as it is written down.
+    /// The exit as it is recorded.
     pub fn record(&self) -> ExitRecord {
         let (code, signal) = (self.exit.and_then(Exit::code), self.exit.and_then(Exit::signal));
         ExitRecord::new(code, signal, self.oom_killed, self.at)

@@ -31,7 +31,7 @@ pub fn serve(core: &mut Supervisor, front: &mut impl Front) -> windlass_sys::Res
     run(core, front, |_, _| ())
 }
 
-/// The same, with something to do at the top of the loop, where nothing waits to be told.
+/// Runs the loop, and calls `at_top` before each turn, when no event is pending.
 pub(crate) fn run<F: Front>(
     core: &mut Supervisor,
     front: &mut F,

@@ -9,7 +9,7 @@ pub(super) fn is_container(text: &str) -> bool {
     text.contains(NO_CONTAINER)
 }
 
-/// The same for crun, which names the file of its state that cannot be opened.
+/// Whether the container does not exist, also in the words of crun, which names the file of its state that cannot be opened.
 pub(super) fn is_container_or_file(text: &str) -> bool {
     is_container(text) || text.contains("o such file or directory")
 }

@@ -77,7 +77,7 @@ impl ImageCheck {
         let text = String::from_utf8_lossy(&text[..text.len().min(1000)]).trim().to_owned();
         Some(match exit {
             Exit::Code(0) if text == self.confirmation => Ok(()),
-            Exit::Code(0) => Err("it is no shim that could read the state".into()),
+            Exit::Code(0) => Err("it is not a shim that can read the state".into()),
             exit if text.is_empty() => Err(format!("it ends with {exit} when it is to read the state")),
             _ => Err(text),
         })

@@ -19,7 +19,10 @@ use windlass_sys::process::{self, Exit};
 impl Supervisor {
     /// Carries out what a request to a process has led to.
     pub(super) fn command(&mut self, serial: u32, command: Command) -> Result<Reply> {
-        let managed = self.processes.get_mut(serial).ok_or_else(|| Refusal::new(Code::NotFound, "it is gone"))?;
+        let managed = self
+            .processes
+            .get_mut(serial)
+            .ok_or_else(|| Refusal::new(Code::NotFound, "the process was deleted meanwhile"))?;
         let id = managed.process.id.clone();
         match command {
             Command::Launch { stdin_closed } => {
@@ -132,7 +135,7 @@ impl Supervisor {
     /// Runs `create` or `exec`: the stdio is opened and given to the runtime.
     fn launch(&mut self, serial: u32, stdin_closed: bool) -> Result<WaitToken> {
         let token = self.next_token();
-        let gone = || Refusal::new(Code::NotFound, "it is gone");
+        let gone = || Refusal::new(Code::NotFound, "the process was deleted meanwhile");
         let managed = self.processes.get_mut(serial).ok_or_else(gone)?;
         let id = managed.process.id.clone();
         let container = &self.containers.find(&id.container)?.container;
@@ -231,7 +234,7 @@ impl Supervisor {
 
     fn failed(&mut self, call: &Call, refusal: Refusal) -> Result<Reply> {
         match call.operation {
-            // What a runtime has left of a container is deleted by whoever asked for the container.
+            // What a runtime has left of a container is deleted by the engine that asked for the container.
             Operation::Create | Operation::Exec => {
                 if let Ok(managed) = self.processes.find_mut(&call.process) {
                     let (serial, effects) = (managed.serial, managed.process.not_made(&refusal));
@@ -300,7 +303,7 @@ impl Supervisor {
         let managed = self.processes.get_mut(serial).ok_or_else(|| life::not_found(&pid.to_string()))?;
         let parent = if process::is_child(pidfd.as_fd()) { Parent::Shim } else { Parent::Other };
         if let Err(failed) = self.poll.watch(&pidfd, key(Kind::Process, serial, 0), Interest::Read) {
-            // An exec that cannot be supervised is ended. A container is deleted by whoever asked for it.
+            // An exec that cannot be supervised is ended. A container is deleted by the engine that asked for it.
             if parent == Parent::Shim && !managed.process.id.is_init() {
                 let _ = process::send_signal(pidfd.as_fd(), libc::SIGKILL);
             }

@@ -20,17 +20,17 @@ use super::{Code, Event, ExitStatus, Phase, ProcessId, ProcessState, Reply, Wait
 use windlass_sys::process::Exit;
 
 /// How long attached clients and the readers of fifos may take, after the end, to read what was written before it. Those
-/// of containerd stop reading when they hear of the end.
+/// of containerd stop reading when the end is reported to them.
 pub(super) const CLIENTS: Duration = Duration::from_secs(10);
 
-/// The same for a client that is the only reader of an exec. Nobody else waits for it.
+/// How long the only reader of an exec may take. No other client waits for it.
 pub(super) const ONLY_READER: Duration = Duration::from_secs(60 * 60);
 
 /// How long the parent of an adopted process may take to reap it.
 const PARENT: Duration = Duration::from_secs(5);
 
 /// How often a record is written before the end is reported without one, and the pause between two tries.
-/// An engine that waits for ever would be no better off, and a broken disk may never get better.
+/// To wait for ever would not help the engine, and a broken disk may never get better.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -81,7 +81,7 @@ pub(super) enum Parent {
     Shim,
     /// Another process. The shim has adopted the container of a dead one.
     Other,
-    /// The same; the process has ended, and its parent may reap it until then.
+    /// Another process. This one has ended, and its parent may reap it until then.
     OtherUntil(#[serde(with = "serialized::moment")] Instant),
 }
 
@@ -156,7 +156,7 @@ pub(super) enum Reaped {
     NotYet,
     /// It has ended. The kernel tells others how only when its parent has reaped it.
     ByItsParent,
-    /// It has ended; `None` where nobody can tell how.
+    /// It has ended; `None` where it is not known how.
     Ended(Option<Exit>),
 }
 
@@ -183,7 +183,7 @@ pub(super) struct DrainProgress {
     pub(super) taken: bool,
 }
 
-/// The state of a process, and who waits for it.
+/// The state of a process, and the requests that wait for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Process {
     pub(super) id: ProcessId,
@@ -502,7 +502,7 @@ impl Process {
         answers.into_iter().chain(self.closed()).collect()
     }
 
-    /// It was taken out of the table. Who still waits for it learns that it is not there.
+    /// It was taken out of the table. Requests that still wait for it are refused.
     pub(super) fn closed(&mut self) -> Vec<Effect> {
         let gone = not_found(self.id.name());
         let tokens = self.waiters.drain(..).chain(self.deleters.drain(..));

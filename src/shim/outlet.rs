@@ -161,7 +161,7 @@ impl Outlet {
         self.source.is_none() && (self.pending.is_empty() || matches!(self.sink, Sink::Fifo(_)))
     }
 
-    /// Whether no reader is there that goes on reading what is left. One that is away, or stands still, is not waited for.
+    /// Whether no reader is still taking the rest. A reader that is away, or stands still, is not waited for.
     pub(super) fn is_taken(&self) -> bool {
         self.source.is_some() || !matches!(&self.sink, Sink::Fifo(fifo) if fifo.is_being_read())
     }

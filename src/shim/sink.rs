@@ -57,9 +57,9 @@ pub(super) struct Fifo {
     pub(super) had_reader: bool,
     pub(super) watch: Option<Watch>,
     pub(super) next_look: Option<Instant>,
-    /// Bytes that its reader had not taken when that was last looked at after the end of the process, and since when
-    /// they are so many.
+    /// Bytes that its reader had not taken at the last look after the end of the process.
     pub(super) left: u64,
+    /// Since when their number is unchanged.
     pub(super) since: Option<Instant>,
 }
 

@@ -171,7 +171,7 @@ impl Spool {
         if self.drops() && self.writer.is_none() { MEMORY } else { room }
     }
 
-    /// The same when the process has ended and `rest` bytes of it are to be read: they are, whatever is there.
+    /// The room when the process has ended and `rest` bytes of it are to be read: there is room for all of them.
     pub(super) fn last_room(&self, rest: usize) -> usize {
         (MEMORY + HEADROOM + rest).saturating_sub(self.memory.len())
     }

@@ -43,7 +43,7 @@ pub enum Output {
     File(PathBuf),
     /// A pipe or socket of the front end, for example to a logger.
     Fd(OwnedFd),
-    /// The same stream of the shim itself.
+    /// The shim's own stream of this number.
     Inherit,
 }
 

@@ -9,8 +9,8 @@
 //!
 //! First the program checks an image in a child while the loop goes on. Then, at the top of the loop, where nothing
 //! is half done, the loop stands still: the image is taken once more, and the program is executed. If a field is there
-//! of which the program has seen none, it checks again first, and the loop goes on. That ends, since the format has so
-//! many kinds of fields. The loop waits for nobody.
+//! of which the program has seen none, it checks again first, and the loop goes on. This ends,
+//! because the format has a bounded number of kinds of fields. The loop never waits.
 
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -46,7 +46,7 @@ impl Supervisor {
         }
         let stat = fd::stat(program.as_fd())?;
         if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
-            return Err(Refusal::new(Code::Invalid, "the program is no regular file"));
+            return Err(Refusal::new(Code::Invalid, "the program is not a regular file"));
         }
         if stat.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
             return Err(Refusal::new(Code::Invalid, "the program changes its user or group (setuid)"));
@@ -66,7 +66,7 @@ impl Supervisor {
         (self.upgrades, self.upgrade_pause)
     }
 
-    /// This program goes on. `answer` is for who has asked for it.
+    /// This program goes on. `answer` goes to the client that asked for the upgrade.
     pub(crate) fn resumed(&mut self, token: WaitToken, answer: Result<Reply, Refusal>, upgrade_pause: Duration) {
         self.upgrade_pause = upgrade_pause;
         self.answer(token, answer);
@@ -171,8 +171,8 @@ pub(crate) mod field {
     pub(crate) const NAME: u32 = 7;
 }
 
-/// The words of the command line of the next program: those of this one, and where the image is. Who looks for a shim
-/// by its command line finds it as before.
+/// The words of the command line of the next program: those of this one, and where the image is. A search
+/// for a shim by its command line finds it as before.
 pub(crate) fn words(place: &str, failed: Option<&str>) -> Vec<CString> {
     let mut own: Vec<OsString> = std::env::args_os().collect();
     if own.get(1).is_some_and(|word| word == RESUME) {

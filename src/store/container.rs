@@ -128,7 +128,7 @@ impl Container {
 
     /// Removes its exit pin and its files in the state root. The caller holds the lock.
     pub fn remove(&self) -> Result<()> {
-        // First: with the record, nobody would know of the pin any more.
+        // First: without the record, no command would find the pin.
         if let Some(pin) = self.exit_pin().filter(|_| self.pinned.get()) {
             pin.remove()?;
         }
@@ -160,7 +160,7 @@ impl Container {
         self.has_locked()
     }
 
-    /// The same, but waits no longer than until `deadline`. Returns false if another command still holds the lock.
+    /// Locks the container, and waits until `deadline` at most. False: another command still holds the lock.
     pub fn lock_until(&mut self, deadline: Deadline) -> Result<bool> {
         loop {
             match lock::exclusive(self.file.as_fd(), false) {

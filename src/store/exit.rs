@@ -1,4 +1,4 @@
-//! How a container ended: found out by whoever asks first, and written once.
+//! How a container ended: found out by the first command that asks, and written once.
 
 use std::os::fd::{AsFd, BorrowedFd};
 

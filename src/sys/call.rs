@@ -22,7 +22,7 @@ pub(crate) fn check(returned: libc::c_long, call: impl FnOnce() -> String) -> Re
     Err(SyscallError { call: call().into(), errno })
 }
 
-/// The same for calls made through nix or the standard library.
+/// Adds the text of the call to an error of nix or the standard library.
 pub trait Called<T> {
     /// `call` is evaluated only on failure.
     fn called(self, call: impl FnOnce() -> String) -> Result<T>;

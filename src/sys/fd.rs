@@ -25,7 +25,7 @@ pub fn openat(dir: BorrowedFd<'_>, path: impl AsRef<Path>, flags: OFlag, mode: u
     inner(dir, path.as_ref(), flags, mode)
 }
 
-/// The same without a mode for what may be missing; then it is `None`.
+/// openat(2) without a mode; `None` if the file does not exist.
 pub fn openat_if_exists(dir: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<Option<OwnedFd>> {
     let opened = nix::fcntl::openat(dir, path, flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY, Mode::empty());
     unless_missing(opened, || format!("openat({}, {path:?}, {})", fd_name(dir), flag_names(&flags)))
@@ -52,7 +52,7 @@ pub fn openat2(
     inner(dir, path.as_ref(), flags, mode, resolve)
 }
 
-/// The same for what may be missing; then it is `None`.
+/// openat2(2); `None` if the file does not exist.
 pub fn openat2_if_exists(
     dir: BorrowedFd<'_>,
     path: &Path,
@@ -328,7 +328,7 @@ pub fn replace(dir: BorrowedFd<'_>, name: &Path, mode: u32, text: &[u8], durabil
     replace_open(dir, name, mode, text, durability).map(drop)
 }
 
-/// The same, and returns the new file, open for reading and writing with the position at its end.
+/// Like [`replace`], and returns the new file, open for reading and writing with the position at its end.
 pub fn replace_open(
     dir: BorrowedFd<'_>,
     name: &Path,

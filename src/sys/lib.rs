@@ -1,4 +1,4 @@
-//! The kernel calls of the runtime, and its only unsafe code but for `main!`'s expansion in the programs.
+//! The system calls of windlass, and its only unsafe code. (`main!` expands to unsafe code in the programs: see [`start`].)
 //!
 //! What nix has is used through nix. These modules add the calls that nix lacks, and give every call one form of
 //! error: [`SyscallError`], the call as strace would print it and the errno. Each unsafe block names the invariant that

@@ -24,7 +24,7 @@ impl MountView {
         Ok(MountView { directory: Some(directory), ..MountView::without_directory()? })
     }
 
-    /// The same for a caller that uses no relative path afterwards. If the current directory is one that this user may
+    /// Holds them for a caller that uses no relative path afterwards. If the current directory is one that this user may
     /// not search, such as one in a FUSE mount of another user, it is the root after the return.
     pub fn hold_for_absolute_paths() -> Result<MountView> {
         let directory = match fd::open(".", OFlag::O_PATH) {

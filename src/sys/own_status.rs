@@ -10,8 +10,8 @@ pub struct OwnStatus {
     /// Its process id (`Pid`). It differs from that of getpid(2) where the procfs is of another PID namespace:
     /// the numbers in it are then those of other processes.
     pub pid: i32,
-    /// The signals that it ignores (`SigIgn`), bit n - 1 for signal n. Who started this process may have ignored
-    /// some, and what it starts inherits that.
+    /// The signals that it ignores (`SigIgn`), bit n - 1 for signal n. The parent may have ignored some, and children
+    /// inherit that.
     pub ignored: u64,
 }
 

@@ -60,7 +60,7 @@ pub fn use_all_cpus(pid: i32) -> Result<()> {
     all_cpus(pid).called(|| format!("sched_setaffinity({pid}, all)"))
 }
 
-/// The same for the child of a fork, which must not allocate.
+/// Does it for the child of a fork, which must not allocate.
 pub(super) fn all_cpus(pid: i32) -> nix::Result<()> {
     // The kernel ignores bits beyond its CPUs, and leaves out CPUs that the cpuset lacks.
     static ALL: [u64; 128] = [u64::MAX; 128];
@@ -78,7 +78,7 @@ pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     check(returned, || format!("prlimit64(0, {resource}, {{{soft}, {hard}}})")).map(drop)
 }
 
-/// The same for another process.
+/// Sets a limit of another process.
 pub fn set_limit_of(pid: i32, resource: u32, soft: u64, hard: u64) -> Result<()> {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     let none = std::ptr::null_mut::<libc::rlimit>();

@@ -31,7 +31,7 @@ pub fn connect(path: &Path) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The same without waiting; neither does the socket. A listener whose queue is full is `EAGAIN`.
+/// Connects a non-blocking socket without waiting. A listener whose queue is full is `EAGAIN`.
 pub fn connect_now(path: &Path) -> Result<OwnedFd> {
     let socket = new(SockType::Stream)?;
     super::stream::never_block(socket.as_fd())?;
@@ -115,7 +115,7 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Opti
     Ok((bytes, fds.into_iter().next()))
 }
 
-/// The same with all the descriptors.
+/// Receives one message, as [`receive`] does, with all descriptors that came with it.
 pub fn receive_all(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
     match receive_answer(socket, buffer) {
         // It is reported once, before what the other end has sent, and hides nothing of that (unix(7)).
@@ -318,7 +318,7 @@ pub fn send_datagram_to(
     datagram_to(socket, path, bytes, fd, MsgFlags::MSG_DONTWAIT)
 }
 
-/// The same, but waits where the receiver's queue is full.
+/// Like [`send_datagram_to`], but waits where the receiver's queue is full.
 pub fn send_datagram_blocking(
     socket: BorrowedFd<'_>,
     path: &str,

@@ -28,7 +28,7 @@ pub(super) fn moved(returned: nix::Result<usize>, call: impl FnOnce() -> String)
     }
 }
 
-/// Makes a call again that a signal has interrupted: who reads what an ended process has left reads it once.
+/// Repeats a call that a signal has interrupted. Output that an ended process has left is read only once.
 fn uninterrupted(mut call: impl FnMut() -> nix::Result<usize>) -> nix::Result<usize> {
     loop {
         match call() {

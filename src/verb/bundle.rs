@@ -31,7 +31,7 @@ impl Bundle {
         process::change_directory(bundle)
             .with_context(|| format!("cannot enter the bundle {bundle:?}"))
             .map_err(origin)?;
-        let path = std::env::current_dir().with_context(|| "cannot tell where the bundle is")?;
+        let path = std::env::current_dir().with_context(|| "cannot find out where the bundle is")?;
         let text = read_config(&path, config.as_deref())?;
         let spec::Read { value: spec, faults, warnings } = spec::read(&text, "config.json")?;
         Ok(Bundle { path, text, spec, faults, warnings })
@@ -99,7 +99,7 @@ impl Bundle {
 
 /// An absolute path for a relative one of the command line: the current directory is about to change.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).with_context(|| format!("cannot tell where {path:?} is"))
+    std::path::absolute(path).with_context(|| format!("cannot find out where {path:?} is"))
 }
 
 /// The text of config.json in the current directory, or of the file of `--config`.

@@ -97,7 +97,7 @@ impl HostCheck {
             for (index, hook) in hooks.iter().enumerate().filter(|_| name != "startContainer") {
                 let pointer = format!("/hooks/{name}/{index}/path");
                 if self.exists(&pointer, &hook.path) && !is_program(Path::new(&hook.path)) {
-                    self.fault(pointer, format!("{:?}: permission denied: it is no executable file", hook.path));
+                    self.fault(pointer, format!("{:?}: permission denied: not an executable file", hook.path));
                 }
             }
         }
@@ -213,7 +213,7 @@ impl HostCheck {
             if self.exists(pointer, &profile.listener_path)
                 && fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket())
             {
-                self.fault(pointer, format!("{path:?} is no socket"));
+                self.fault(pointer, format!("{path:?} is not a socket"));
             }
         }
     }

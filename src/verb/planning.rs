@@ -10,7 +10,7 @@ use windlass_sys::{credentials, fd, probe};
 
 /// The facts about this host.
 pub(super) fn host() -> Result<Host> {
-    let own = credentials::capabilities().with_context(|| "cannot tell the runtime's capabilities")?;
+    let own = credentials::capabilities().with_context(|| "cannot find out the runtime's capabilities")?;
     let mut host = Host {
         capabilities: own.permitted,
         uid: nix::unistd::geteuid().as_raw(),
@@ -19,7 +19,7 @@ pub(super) fn host() -> Result<Host> {
     };
     if !probe::in_first_user_namespace() {
         let text = fd::document("/proc/self/gid_map");
-        let text = text.with_context(|| "cannot tell the groups of this user namespace")?;
+        let text = text.with_context(|| "cannot find out the groups of this user namespace")?;
         host.nested = Some(IdMapping::parse_lines(&text));
     }
     if host.rootless() {

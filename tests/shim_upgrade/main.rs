@@ -127,10 +127,10 @@ fn a_program_that_cannot_go_on_is_refused_and_the_shim_serves_on() {
         (write("writable", &own, 0o777), "can be written by others"),
         (write("script", b"#!/bin/sh\necho no; exit 3\n", 0o755), ""),
         (write("text", b"no program", 0o755), "cannot be executed: Exec format error"),
-        ("/bin/true".into(), "it is no shim that could read the state"),
+        ("/bin/true".into(), "it is not a shim that can read the state"),
         ("/bin/false".into(), "it ends with exit status 1"),
-        ("/dev/null".into(), "is no regular file"),
-        (world.dir.clone(), "is no regular file"),
+        ("/dev/null".into(), "is not a regular file"),
+        (world.dir.clone(), "is not a regular file"),
     ];
     for (path, reason) in cases {
         let output = world.output(&["upgrade", "c", "--binary", path.to_str().expect("text")]);

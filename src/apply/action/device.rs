@@ -22,7 +22,7 @@ pub(super) fn directory<'a>(path: &Path, cx: &'a mut Context<'_>) -> Result<Borr
     kept(path, cx).map(|directory| directory.fd.as_fd())
 }
 
-/// The same, with what is known of it.
+/// Like [`directory`], with what is known of the directory.
 pub(super) fn kept<'a>(path: &Path, cx: &'a mut Context<'_>) -> Result<&'a Directory> {
     if cx.directory.as_ref().is_none_or(|kept| kept.path != path) {
         let context = || format!("cannot open the directory /{}", path.display());

@@ -48,7 +48,7 @@ fn change_directory(path: &Path) -> Result<()> {
     };
     let mut buffer = [0u8; 4096];
     let length = process::working_directory(&mut buffer)
-        .with_context(|| "cannot tell the working directory")
+        .with_context(|| "cannot find out the working directory")
         .map_err(|error| if error.errno() == Some(Errno::ENOENT) { outside() } else { error })?;
     if buffer[..length].first() == Some(&b'/') { Ok(()) } else { Err(outside()) }
 }
@@ -190,7 +190,7 @@ pub fn hear_start(listener: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
         other => other.with_context(|| "cannot wait for start")?,
     };
     let mut word = [0; 8];
-    match socket::receive(connection.as_fd(), &mut word).with_context(|| "cannot hear start") {
+    match socket::receive(connection.as_fd(), &mut word).with_context(|| "cannot receive from `start`") {
         Ok((0, _)) => Ok(None),
         Ok(_) => Ok(Some(connection)),
         Err(error) => {

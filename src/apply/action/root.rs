@@ -93,7 +93,7 @@ pub(super) fn return_to_mounts(cx: &mut Context<'_>) -> Result<()> {
 /// There they would stay mounted, unmasked, and the kernel lets a user namespace mount a new procfs if an unmasked
 /// one is mounted: the container could mount one without the masked paths.
 fn detach_host_procfs_and_sysfs() -> Result<()> {
-    let root = std::env::current_dir().with_context(|| "cannot tell where the root filesystem is")?;
+    let root = std::env::current_dir().with_context(|| "cannot find out where the root filesystem is")?;
     let mounts = fd::document("/proc/thread-self/mountinfo").with_context(|| "cannot read mountinfo")?;
     let points = mount::points(&mounts);
     let hosts: Vec<_> = points.iter().filter(|(point, _)| !point.starts_with(&root)).collect();

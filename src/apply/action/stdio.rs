@@ -67,7 +67,7 @@ pub(super) fn replace(stdio: &Stdio) -> Result<()> {
     replace_if(!is_callers(runtime.as_fd()), runtime.as_fd())
 }
 
-/// The same by a process with the runtime's credentials, for another user.
+/// Like [`replace`], by a process with the runtime's credentials, for the user `uid`.
 pub fn replace_for(stdio: &Stdio, uid: u32) -> Result<()> {
     if let Stdio::Relayed(runtime) = stdio {
         replace_if(true, runtime.as_fd())?;

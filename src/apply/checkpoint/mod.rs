@@ -65,7 +65,7 @@ pub struct CheckpointRequest<'a> {
 const LOG: &str = "dump.log";
 /// The network namespace from outside, in the images, as runc names it.
 pub const EXTERNAL_NET: &str = "extRootNetNS";
-/// The same for the PID namespace.
+/// The PID namespace from outside.
 pub const EXTERNAL_PID: &str = "extRootPidNS";
 
 /// How long CRIU may take to undo a dump.

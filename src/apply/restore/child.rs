@@ -42,7 +42,7 @@ pub struct Work<'a> {
     pub passed: &'a [OwnedFd],
     /// Whether CRIU gets the standard streams once more, after these: with `--shell-job` it needs 0 itself.
     pub streams_apart: bool,
-    /// Whether it goes on when the runtime has ended. It ends by itself when nobody speaks to it any more.
+    /// Whether it goes on when the runtime has ended. It ends by itself when its socket is closed.
     pub outlives: bool,
 }
 
@@ -111,7 +111,8 @@ pub fn become_criu(work: &Work<'_>, cx: &mut Context<'_>) -> Result<()> {
     Err(failed.context(format!("cannot execute {:?}", work.program)))
 }
 
-/// The same directory in the mount namespace of CRIU, which mounts the hierarchies of cgroups in it if it manages them.
+/// The directory of the log in the mount namespace of CRIU, which mounts the hierarchies of cgroups in it if it manages
+/// them.
 fn here(log: &LogDirectory<'_>) -> Result<OwnedFd> {
     let LogDirectory { path, .. } = log;
     let context = || "cannot open the directory of the log for CRIU";
@@ -133,5 +134,5 @@ pub fn identity(file: BorrowedFd<'_>) -> windlass_sys::Result<(u64, u64)> {
 fn tell(stage: &Stage, log: Option<&OwnedFd>, to: &OwnedFd) -> Result<()> {
     let text = serde_json::to_vec(stage).expect("texts");
     let log = log.map(AsFd::as_fd);
-    socket::send(to.as_fd(), &text, log.as_slice()).with_context(|| "cannot speak to the runtime")
+    socket::send(to.as_fd(), &text, log.as_slice()).with_context(|| "cannot send to the runtime")
 }

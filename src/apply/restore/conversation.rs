@@ -377,7 +377,7 @@ fn net_sysctl(key: &str, value: &str) -> Result<()> {
         .with_context(|| format!("cannot set sysctl {key:?} to {value:?}"))
 }
 
-/// The processes are about to run: nobody is to take the container for one that waits for `start`.
+/// The processes are about to run: the container must not look as if it waited for `start`.
 fn begins_to_run(creation: &NewContainer<'_>) -> Result<()> {
     match fd::unlinkat(creation.root(), creation.start_socket()) {
         Err(failed) if failed.errno != Errno::ENOENT => Err(failed.context("cannot remove the start socket")),
@@ -388,7 +388,7 @@ fn begins_to_run(creation: &NewContainer<'_>) -> Result<()> {
 /// What the process told before it became CRIU.
 fn heard(socket: BorrowedFd<'_>) -> Result<(Stage, Option<OwnedFd>)> {
     let mut text = vec![0; LIST];
-    let (n, log) = socket::receive(socket, &mut text).with_context(|| "cannot hear the process for CRIU")?;
+    let (n, log) = socket::receive(socket, &mut text).with_context(|| "cannot receive from the process for CRIU")?;
     serde_json::from_slice(&text[..n])
         .map(|stage| (stage, log))
         .map_err(|_| Error::new(Kind::Protocol, "the process for CRIU ended before it was ready"))

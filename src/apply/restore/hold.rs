@@ -2,7 +2,7 @@
 //! process of windlass, the keeper, has CRIU go on when `start` comes.
 //!
 //! The keeper is a copy of the runtime, which ends as that of `create` does. Init and CRIU are children of the runtime,
-//! and later of whoever gets its orphans. The keeper gives up, and with it CRIU and init, when the runtime ends before
+//! and later of the process that gets its orphans. The keeper gives up, and with it CRIU and init, when the runtime ends before
 //! it has kept the container, and when init or CRIU ends.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -54,7 +54,7 @@ pub fn leave<'a>(
     Ok(launch)
 }
 
-/// Who goes on after the copy.
+/// The process that goes on after the copy.
 enum Begun {
     /// The runtime, with the end that tells the keeper that the container is kept.
     Runtime(OwnedFd),
@@ -98,7 +98,7 @@ impl Keeper<'_, '_, '_> {
         let _ = nix::unistd::chdir("/");
         let done = match self.wait() {
             Some(start) => self.restore(&start),
-            None => Err(Error::new(Kind::Protocol, "nobody starts it")),
+            None => Err(Error::new(Kind::Protocol, "the runtime, init or CRIU ended before `start`")),
         };
         drop(self.restoring.seen.take());
         process::exit_now(i32::from(done.is_err()))

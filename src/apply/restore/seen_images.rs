@@ -22,7 +22,7 @@ use windlass_sys::{descriptors, fd};
 pub struct SeenImages {
     /// The copy.
     pub copy: OwnedFd,
-    /// Who gives the directory its mode back, if that is changed meanwhile.
+    /// The process that gives the directory its mode back, if that is changed meanwhile.
     guardian: Option<Guardian>,
 }
 

@@ -290,7 +290,8 @@ impl<'a> Staging<'a> {
     }
 }
 
-/// What is mounted. How much of the hierarchy of cgroups it is depends on who asks (cgroup_namespaces(7)).
+/// What is mounted. How much of the hierarchy of cgroups it is depends on the cgroup namespace of the reader
+/// (cgroup_namespaces(7)).
 fn place_of(mount: &Mounted) -> Place {
     let root = if mount.kind == CGROUPS { "/" } else { &mount.root };
     Place { device: mount.device.clone(), root: root.into() }

@@ -45,12 +45,12 @@ pub fn read(text: &[u8], what: &str) -> Result<Read<Spec>> {
     read_as(text, what)
 }
 
-/// The same for the document of `exec --process`.
+/// Reads the document of `exec --process`, as [`read`] does.
 pub fn read_process(text: &[u8], what: &str) -> Result<Read<Process>> {
     read_as(text, what)
 }
 
-/// The same for the document of `update --resources`.
+/// Reads the document of `update --resources`, as [`read`] does.
 pub fn read_resources(text: &[u8], what: &str) -> Result<Read<Resources>> {
     read_as(text, what)
 }

@@ -80,7 +80,7 @@ pub(crate) struct Header<'a> {
 /// Reads the header. The text of an error says what is wrong.
 pub(crate) fn header(image: &[u8]) -> Result<Header<'_>, String> {
     let Some((head, rest)) = image.split_at_checked(HEAD).filter(|(head, _)| head.starts_with(MAGIC)) else {
-        return Err("it is no image of a shim".into());
+        return Err("not an image of a shim".into());
     };
     let number = |from: usize| u64::from_le_bytes(head[from..from + 8].try_into().expect("eight bytes"));
     let format = u32::from_le_bytes(head[8..12].try_into().expect("four bytes"));
@@ -302,7 +302,7 @@ impl<'a> Content<'a> {
         }
         let number = take_varint(&mut rest).ok().filter(|_| rest.is_empty());
         number.unwrap_or_else(|| {
-            self.fault(format!("{:?} is no number", self.bytes));
+            self.fault(format!("{:?} is not a number", self.bytes));
             0
         })
     }

@@ -105,7 +105,7 @@ impl Value for NewProcess {
                 "exec" => "exec",
                 "create" => "create",
                 other => {
-                    content.fault(format!("{other:?} is no verb"));
+                    content.fault(format!("{other:?} is not a verb"));
                     "create"
                 }
             },

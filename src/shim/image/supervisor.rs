@@ -58,7 +58,7 @@ pub(crate) fn restore(core: &mut Supervisor, content: Content<'_>) {
     spawn::set_descriptor_limit(fields.get(12));
     last::restore(core, &mut fields);
     fields.end();
-    // Who has died meanwhile may have left some.
+    // Children that died meanwhile may have left some.
     core.orphans = true;
 }
 

@@ -28,7 +28,7 @@ macro_rules! numbers {
             fn read(content: Content<'_>) -> $kind {
                 let number = $read(content.number());
                 <$kind>::try_from(number).unwrap_or_else(|_| {
-                    content.fault(format!("{number} is no {}", stringify!($kind)));
+                    content.fault(format!("{number} is not a {}", stringify!($kind)));
                     0
                 })
             }
@@ -106,7 +106,7 @@ texts! {
 
 fn text(content: Content<'_>) -> String {
     String::from_utf8(content.bytes().to_vec()).unwrap_or_else(|_| {
-        content.fault(format!("{:?} is no text", OsStr::from_bytes(content.bytes())));
+        content.fault(format!("{:?} is not text", OsStr::from_bytes(content.bytes())));
         String::new()
     })
 }

@@ -76,7 +76,7 @@ impl Carried for ConmonFront {
         if let Some(endpoints) = &self.endpoints {
             poll.watch(&endpoints.control.fd, CONTROL, Interest::Read)?;
             poll.watch(&endpoints.size.fd, SIZE, Interest::Read)?;
-            // Who connects before the launch waits for it.
+            // Clients that connect before the launch wait for it.
             if launched {
                 endpoints.attach.watch_again(poll)?;
             }

@@ -46,7 +46,7 @@ impl Pipes {
             Err(_) => Ok(None),
             Ok(number) => {
                 let fd = number.parse().ok().and_then(|number| inherited.remove(&number));
-                fd.map(Some).ok_or_else(|| Error::Invalid(format!("{variable}={number} is no open descriptor")))
+                fd.map(Some).ok_or_else(|| Error::Invalid(format!("{variable}={number} is not an open descriptor")))
             }
         };
         Ok(Pipes {

@@ -180,7 +180,7 @@ impl crate::Front for ContainerdFront {
             Event::Signal(libc::SIGTERM | libc::SIGINT | libc::SIGQUIT) if self.server.tasks.is_empty() => {
                 self.server.lifetime.leave(clock::now());
             }
-            // Whoever stops all processes of a service does not mean the parents of containers.
+            // A service manager that stops all processes of a service does not mean the shims.
             Event::Signal(_) | Event::Removal => {}
             Event::Warning(text) => log::warn(&self.bundle, &text),
             Event::Started { .. } | Event::Exited { .. } | Event::OutOfMemory { .. } => self.publish(event, core),

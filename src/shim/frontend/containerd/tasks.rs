@@ -99,7 +99,6 @@ impl Tasks {
         self.0.get(id).map(Box::as_ref)
     }
 
-    /// The same, to be changed.
     pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Task> {
         self.0.get_mut(id).map(Box::as_mut)
     }

@@ -58,7 +58,7 @@ pub(super) fn adopt(dir: &ContainerDir, facts: &Facts, new: NewProcess, core: &m
 
 /// What a shim can do for an adopted container.
 fn guarantees() -> Value {
-    json!({"exit_told": true, "exit_code": exit_codes_of_others(), "output": true, "stdin": false, "execs": false})
+    json!({"exit_reported": true, "exit_code": exit_codes_of_others(), "output": true, "stdin": false, "execs": false})
 }
 
 /// Whether the kernel reports the exit status of another's child: tried with a child that is reaped already.

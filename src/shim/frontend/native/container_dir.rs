@@ -254,7 +254,7 @@ impl ContainerDir {
         self.check()?;
         let path = self.file("shim.json");
         let file = fd::open(&path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW).map_err(|failed| match failed.errno {
-            Errno::ENOENT => Refusal::new(Code::NotFound, format!("{:?} is no container of a shim", self.dir)),
+            Errno::ENOENT => Refusal::new(Code::NotFound, format!("{:?} is not the container of a shim", self.dir)),
             _ => failed.into(),
         })?;
         believed(&fd::stat(file.as_fd())?, &path)?;

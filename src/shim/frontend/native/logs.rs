@@ -52,7 +52,7 @@ impl Reader {
             Log::Journald(_) => None,
         });
         let (format, spec) =
-            found.ok_or_else(|| Refusal::new(Code::Invalid, "the container's log is no file that could be read"))?;
+            found.ok_or_else(|| Refusal::new(Code::Invalid, "the container's log is not a readable file"))?;
         if matches!(format, Format::Raw) && (wanted.since.is_some() || wanted.timestamps) {
             return Err(Refusal::new(Code::Invalid, "a raw log has no times"));
         }
@@ -187,7 +187,7 @@ pub(super) fn since(text: &str, now: SystemTime) -> Result<String, Refusal> {
         let ago = Duration::try_from_secs_f64(seconds)
             .ok()
             .and_then(|ago| now.checked_sub(ago))
-            .ok_or_else(|| Refusal::new(Code::Invalid, format!("{text:?} is no number of seconds")))?;
+            .ok_or_else(|| Refusal::new(Code::Invalid, format!("{text:?} is not a number of seconds")))?;
         return Ok(windlass_base::rfc3339::nanoseconds(ago));
     }
     let digits = |at: std::ops::Range<usize>| text.get(at).is_some_and(|part| part.bytes().all(|b| b.is_ascii_digit()));
@@ -195,7 +195,7 @@ pub(super) fn since(text: &str, now: SystemTime) -> Result<String, Refusal> {
     if shaped && text.is_ascii() && &text[10..11] == "T" && (text.ends_with('Z') || text.ends_with("+00:00")) {
         return Ok(text.to_owned());
     }
-    Err(Refusal::new(Code::Invalid, format!("{text:?} is no time in UTC like 2026-01-31T12:00:00Z")))
+    Err(Refusal::new(Code::Invalid, format!("{text:?} is not a time in UTC like 2026-01-31T12:00:00Z")))
 }
 
 #[cfg(test)]

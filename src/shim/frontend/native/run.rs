@@ -154,9 +154,9 @@ fn runtime_exit(root: Option<&str>, id: &str) -> PathBuf {
 }
 
 fn is_program(path: &Path) -> Result<()> {
-    let no_program = |why: String| invalid(format!("the runtime {path:?} is no program that can be executed: {why}"));
+    let no_program = |why: String| invalid(format!("the runtime {path:?} cannot be executed: {why}"));
     if !std::fs::metadata(path).map_err(|error| no_program(error.to_string()))?.is_file() {
-        return Err(no_program("it is no file".into()));
+        return Err(no_program("not a regular file".into()));
     }
     nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).map_err(|errno| no_program(errno.desc().into()))
 }

@@ -323,7 +323,7 @@ impl Invocation<'_> {
         }
         if let Some(user) = matches.text("user")? {
             let (uid, gid) = user.split_once(':').unwrap_or((&user, "0"));
-            let number = |text: &str| text.parse::<u32>().map_err(|_| Failure(format!("{user:?} is no UID[:GID]")));
+            let number = |text: &str| text.parse::<u32>().map_err(|_| Failure(format!("{user:?} is not UID[:GID]")));
             process["user"] = json!({"uid": number(uid)?, "gid": number(gid)?});
         }
         let more = matches.texts("env")?;

@@ -91,7 +91,7 @@ impl Signal {
         let number = number.map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
         match number {
             1..=64 => Ok(number),
-            _ => Err(Refusal::new(Code::Invalid, format!("{number} is no signal"))),
+            _ => Err(Refusal::new(Code::Invalid, format!("{number} is not a signal"))),
         }
     }
 }
