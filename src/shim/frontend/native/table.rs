@@ -204,8 +204,8 @@ pub const VERBS: &[Verb] = &[
         brief: "delete a container or an exec",
         summary: "delete a stopped container, or an exec",
         about: &[
-            "Prints how it had ended. Of a dead shim's container nothing stays behind; the member shim_lost then says \
-             whether its end was seen. With --force a shim that does not answer is ended, too.",
+            "Prints the exit status. Nothing stays behind, also when the shim is dead; the member shim_lost then says \
+             whether the exit was seen. With --force a shim that does not answer is killed, too.",
         ],
         flags: &[EXEC, flag("force", Takes::Nothing, "kill it first").short('f'), STATE_DIR, HELP],
         ..BASE
