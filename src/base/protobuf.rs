@@ -222,6 +222,10 @@ impl Field for bool {
 }
 
 fn text(bytes: &[u8]) -> Result<String, Malformed> {
+    // A program in C would read another text: only what is before the NUL.
+    if bytes.contains(&0) {
+        return Err(Malformed);
+    }
     std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| Malformed)
 }
 
@@ -461,6 +465,8 @@ mod tests {
             assert_eq!(Everything::decode(bad), Err(Malformed), "{bad:?}");
         }
         assert_eq!(Everything::decode(&[0x22, 1, 0xff]), Err(Malformed), "text is UTF-8");
+        assert_eq!(Everything::decode(b"\x22\x03..\0"), Err(Malformed), "text has no NUL");
+        assert_eq!(Inner::decode(b"\x0a\x02a\0"), Err(Malformed), "nor has one of many");
     }
 
     #[test]

@@ -83,11 +83,24 @@ message! {
         2 inner: Vec<Undecoded>,
         /// The files in it that are to be written.
         3 properties: Vec<Property>,
+        /// Whose it becomes.
+        4 permissions: Option<Permissions>,
     }
     /// `cgroup_prop_entry`.
     Property {
         /// The name of the file.
         1 name: String,
+        /// Whose it becomes.
+        3 permissions: Option<Permissions>,
+    }
+    /// `cgroup_perms`, as the host has them.
+    Permissions {
+        /// The mode, with the type of the file.
+        1 mode: u32,
+        /// The owner.
+        2 uid: u32,
+        /// The group.
+        3 gid: u32,
     }
     /// `pagemap_head`, which is the first, and `pagemap_entry`.
     PageMap {
@@ -95,9 +108,9 @@ message! {
         1 pages: u64,
         /// How many pages.
         2 count: u32,
-        /// Whether they are in the images of the dump before.
+        /// Whether they are in the images of the dump before, in images of old versions.
         3 in_parent: bool,
-        /// 2: they are fetched later; 4: they are in the file.
+        /// 1: they are in the images of the dump before; 2: they can be fetched later; 4: they are in the file.
         4 flags: u32,
         /// How many pages, since version 4.1.
         5 long_count: u64,

@@ -40,6 +40,12 @@ impl Region {
     }
 }
 
+/// The size of a page in bytes, in which the kernel maps memory (sysconf(3)).
+pub fn page_size() -> u64 {
+    // SAFETY: takes a number.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.unsigned_abs()
+}
+
 impl Drop for Region {
     fn drop(&mut self) {
         // SAFETY: the range is our own mapping, and no reference outlives `self`.

@@ -4,8 +4,8 @@
 use crate::chapter;
 use crate::kit::Need::{Criu, Slow, Windlass};
 use crate::kit::criu::{COUNTING, Images, counts_on, start};
+use crate::kit::images;
 use crate::kit::machine::has_version_1;
-use crate::kit::mount_list;
 use crate::kit::stop::{Context, skip};
 use crate::kit::{Bundle, T, Verdict};
 use crate::{ensure, ensure_eq};
@@ -18,6 +18,7 @@ chapter! { "checkpoint_hostile":
     what_contradicts_the_configuration_is_refused_with_its_element [Windlass, Criu, Slow],
     mounts_of_the_images_never_reach_the_host [Windlass, Criu, Slow],
     what_is_not_an_image_is_refused [Windlass, Criu, Slow],
+    memory_is_in_the_images_of_the_dump_before [Windlass, Criu, Slow],
     limits_are_those_of_the_configuration_at_most [Windlass, Criu, Slow],
     scheduling_is_that_of_the_configuration [Windlass, Criu, Slow],
     cgroups_of_the_images_stay_in_that_of_the_container [Windlass, Criu, Slow],
@@ -38,7 +39,7 @@ fn dumped(t: &T) -> Verdict<Bundle> {
 }
 
 /// The directory of its images.
-fn images<'t>(t: &'t T, bundle: &Bundle) -> Verdict<Images<'t>> {
+fn dump<'t>(t: &'t T, bundle: &Bundle) -> Verdict<Images<'t>> {
     let container = start(t, bundle)?;
     counts_on(bundle, 1)?;
     let images = Images::new(t);
@@ -59,7 +60,7 @@ type Change = fn(Bundle) -> Bundle;
 
 fn what_contradicts_the_configuration_is_refused_with_its_element(t: &T) -> Verdict {
     let bundle = dumped(t)?;
-    let images = images(t, &bundle)?;
+    let images = dump(t, &bundle)?;
     let changes: &[(&str, Change)] = &[
         ("/process/capabilities/bounding", |b| {
             b.set("/process/capabilities", crate::kit::spec::capabilities(&["CAP_KILL"]))
@@ -145,12 +146,12 @@ fn with_options(bundle: Bundle, destination: &str, options: serde_json::Value) -
     })
 }
 
-/// A mount of the images is shown by what CRIU makes of it: each case adds one (see [`mount_list::add`]).
+/// A mount of the images is shown by what CRIU makes of it: each case adds one (see [`images::add_mount`]).
 fn mounts_of_the_images_never_reach_the_host(t: &T) -> Verdict {
     let bundle = dumped(t)?;
     symlink("/etc", bundle.rootfs().join("link")).context("link")?;
     fs::create_dir_all(bundle.rootfs().join("mnt")).context("mnt")?;
-    let whole = images(t, &bundle)?;
+    let whole = dump(t, &bundle)?;
     let cases: &[(&str, [&str; 4])] = &[
         ("mount with the path", ["/", "/../../../../etc", "/mnt", "/"]),
         ("/etc", ["/", "/link/apt", "/mnt", "/"]),
@@ -161,7 +162,7 @@ fn mounts_of_the_images_never_reach_the_host(t: &T) -> Verdict {
     ];
     for (number, (words, [source, below, point, parent])) in cases.iter().enumerate() {
         let images = whole.copy(&format!("mounts{number}"))?;
-        mount_list::add(&images.dir, source, below, point, parent).context(words)?;
+        images::add_mount(&images.dir, source, below, point, parent).context(words)?;
         refused(&images, &bundle, words).context(words)?;
     }
     ensure!(whole.restore(&bundle, &[]).is_ok(), "the images themselves are restored");
@@ -173,7 +174,7 @@ type Damage = fn(&Path) -> std::io::Result<()>;
 
 fn what_is_not_an_image_is_refused(t: &T) -> Verdict {
     let bundle = dumped(t)?;
-    let whole = images(t, &bundle)?;
+    let whole = dump(t, &bundle)?;
     let damages: &[(&str, Damage)] = &[
         ("pstree.img is not an ordinary file", |dir| {
             fs::rename(dir.join("pstree.img"), dir.join("other.img"))?;
@@ -189,7 +190,37 @@ fn what_is_not_an_image_is_refused(t: &T) -> Verdict {
             nix::unistd::mkfifo(&dir.join("core-1.img"), nix::sys::stat::Mode::S_IRUSR).map_err(Into::into)
         }),
         ("parent is not a relative link", |dir| symlink("/", dir.join("parent"))),
-        ("the dump before", |dir| symlink("../../../../../../../../../../tmp", dir.join("parent"))),
+        ("parent is not a relative link", |dir| symlink("../../../../../../../../../../tmp", dir.join("parent"))),
+        ("parent is not a relative link", |dir| symlink("sub/before", dir.join("parent"))),
+        ("the images of the dump before", |dir| fs::write(dir.join("parent"), "")),
+        ("the images of the dump before", |dir| symlink("../other", dir.join("parent"))),
+        ("the dump before belongs to user", |dir| {
+            fs::create_dir(dir.join("parent"))?;
+            std::os::unix::fs::chown(dir.join("parent"), Some(1000), Some(1000))
+        }),
+        ("pages-1.img is not an ordinary file", |dir| {
+            fs::create_dir(dir.join("parent"))?;
+            symlink("../../../../../../../../../../etc/shadow", dir.join("parent/pages-1.img"))
+        }),
+        ("pages-1.img is not an ordinary file", |dir| {
+            fs::create_dir(dir.join("sub"))?;
+            symlink("sub", dir.join("parent"))?;
+            nix::unistd::mkfifo(&dir.join("sub/pages-1.img"), nix::sys::stat::Mode::S_IRUSR).map_err(Into::into)
+        }),
+        ("parent is not a relative link", |dir| {
+            fs::create_dir(dir.join("parent"))?;
+            symlink("/", dir.join("parent/parent"))
+        }),
+        ("too many directories", |dir| {
+            fs::create_dir(dir.join("sub"))?;
+            symlink("sub", dir.join("parent"))?;
+            symlink("../sub", dir.join("sub/parent"))
+        }),
+        ("pages-1.img is shorter than its page map", |dir| {
+            fs::create_dir(dir.join("parent"))?;
+            fs::copy(dir.join("pagemap-1.img"), dir.join("parent/pagemap-1.img"))?;
+            Ok(())
+        }),
         ("pages-1.img is shorter than its page map", |dir| cut(&dir.join("pages-1.img"), 4096)),
         ("pages-1.img is shorter than its page map", |dir| fs::remove_file(dir.join("pages-1.img"))),
         ("inventory.img is missing", |dir| fs::remove_file(dir.join("inventory.img"))),
@@ -228,12 +259,28 @@ fn what_is_not_an_image_is_refused(t: &T) -> Verdict {
     Ok(())
 }
 
+/// As after `checkpoint --parent-path`, for which not all kernels can tell which pages were written.
+fn memory_is_in_the_images_of_the_dump_before(t: &T) -> Verdict {
+    let bundle = dumped(t)?;
+    let before = dump(t, &bundle)?;
+    for (name, parent) in [("beside", "../before"), ("among", "inner/")] {
+        let images = before.copy(name)?;
+        images::without_pages(&images.dir).context("pages")?;
+        refused(&images, &bundle, "restore failed").context("without the dump before")?;
+        before.copy(if name == "beside" { "before" } else { "among/inner" })?;
+        symlink(parent, images.dir.join("parent")).context("parent")?;
+        images.restore(&bundle, &[]).context(name)?;
+        counts_on(&bundle, 1)?;
+    }
+    Ok(())
+}
+
 fn limits_are_those_of_the_configuration_at_most(t: &T) -> Verdict {
     let limit = |bundle: Bundle, hard: u32| {
         bundle.set("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 64, "hard": hard}]))
     };
     let bundle = limit(dumped(t)?, 512).set("/process/oomScoreAdj", json!(200));
-    let images = images(t, &bundle)?;
+    let images = dump(t, &bundle)?;
     refused(&images, &limit(bundle.clone(), 511), "/process/rlimits/0")?;
     refused(&images, &bundle.clone().set("/process/oomScoreAdj", json!(201)), "/process/oomScoreAdj")?;
     images.restore(&limit(bundle, 513), &[])?;
@@ -247,7 +294,7 @@ fn scheduling_is_that_of_the_configuration(t: &T) -> Verdict {
         (json!({"policy": "SCHED_OTHER", "nice": -5}), json!({"policy": "SCHED_OTHER", "nice": -4})),
     ] {
         let bundle = scheduled(dumped(t)?, dumped_with);
-        let images = images(t, &bundle)?;
+        let images = dump(t, &bundle)?;
         refused(&images, &bundle.clone().unset("/process/scheduler"), "/process/scheduler")?;
         refused(&images, &scheduled(bundle.clone(), more), "/process/scheduler")?;
         images.restore(&bundle, &[])?;
@@ -313,7 +360,7 @@ fn layers_of_an_overlay_are_not_looked_up_on_the_host(t: &T) -> Verdict {
     let script = format!("mount -t overlay overlay -o lowerdir=/etc:/bin /mnt || exit 1\n{COUNTING}");
     let powers = crate::kit::spec::capabilities(&["CAP_SYS_ADMIN"]);
     let bundle = t.bundle()?.sh(&script).set("/process/capabilities", powers);
-    let images = images(t, &bundle)?;
+    let images = dump(t, &bundle)?;
     refused(&images, &bundle, "the images have /mnt from outside")
 }
 

@@ -1,9 +1,8 @@
 //! Reads what the images claim. They may come from anybody: each file is opened below the descriptor of their
-//! directory, must be an ordinary one with one name, and is read up to a bound.
+//! directory, which has been checked, and is read up to a bound.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
 use nix::errno::Errno;
@@ -16,26 +15,19 @@ use windlass_base::protobuf::Message;
 use windlass_base::spec::IdMapping;
 use windlass_criu::image::{self, Core, Credentials, Extent, Ids, Inventory, Process, Seccomp, UserNamespace};
 use windlass_plan::restore::{ClaimedMount, Claims, Thread};
-use windlass_sys::{directory, fd};
+use windlass_sys::fd;
 
 /// Most bytes of an image that is read. Those of the memory are not.
 const LARGEST: usize = 16 << 20;
-/// Most entries of the directory.
-const ENTRIES: usize = 1 << 20;
 /// Most mount namespaces.
 const MOUNT_NAMESPACES: usize = 256;
 /// Most tasks.
 const TASKS: usize = 1 << 16;
-/// The socket of the process that fetches memory (`criu lazy-pages`).
-const LAZY_PAGES: &str = "lazy-pages.socket";
 /// Most filters of all tasks together. Tasks with the same filters count once.
 const FILTERS: usize = 1 << 20;
-/// The link to the images of the dump before.
-const PARENT: &str = "parent";
 
-/// What the images in `dir` claim.
+/// What the images in `dir` claim, which has been checked.
 pub fn read(dir: BorrowedFd<'_>) -> Result<Claims> {
-    check_directory(dir)?;
     let inventory = one::<Inventory>(dir, image::Kind::Inventory, "inventory.img")?;
     let own = inventory.own.unwrap_or_default();
     let tree = all::<Process>(dir, image::Kind::Tree, "pstree.img")?;
@@ -92,40 +84,6 @@ pub fn read(dir: BorrowedFd<'_>) -> Result<Claims> {
 
 pub fn refuse(name: &str, why: &str) -> Error {
     Error::new(Kind::InvalidConfig, format!("the images are refused: {name} {why}"))
-}
-
-/// CRIU opens the images by their names, so all of them must be what they seem.
-fn check_directory(dir: BorrowedFd<'_>) -> Result<()> {
-    let names = directory::names(dir).with_context(|| "cannot read the directory of the images")?;
-    if names.len() > ENTRIES {
-        return Err(refuse("the directory", "has too many entries"));
-    }
-    for name in names {
-        let shown = name.to_string_lossy();
-        let stat = fd::stat_at(dir, &name).with_context(|| format!("cannot look at {shown} in the images"))?;
-        match stat.st_mode & libc::S_IFMT {
-            libc::S_IFREG if stat.st_nlink == 1 => {}
-            libc::S_IFREG => return Err(refuse(&shown, "has another name")),
-            // Nothing in it is opened.
-            libc::S_IFDIR => {}
-            // Only CRIU connects to it, and for --lazy-pages.
-            libc::S_IFSOCK if shown == LAZY_PAGES => {}
-            libc::S_IFLNK if shown == PARENT => check_parent(dir)?,
-            _ => return Err(refuse(&shown, "is not an ordinary file")),
-        }
-    }
-    Ok(())
-}
-
-fn check_parent(dir: BorrowedFd<'_>) -> Result<()> {
-    let link = fd::readlinkat(dir, PARENT).with_context(|| "cannot read the link to the images before")?;
-    if link.as_bytes().starts_with(b"/") {
-        return Err(refuse(PARENT, "is not a relative link"));
-    }
-    let before = fd::openat(dir, PARENT, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0);
-    let before = before.with_context(|| "cannot open the images of the dump before")?;
-    let stat = fd::stat(before.as_fd()).with_context(|| "cannot look at the images of the dump before")?;
-    fd::distrust(&stat).map_or(Ok(()), |why| Err(refuse("the directory of the dump before", &why)))
 }
 
 /// The content of an image. `None`: it is not there.

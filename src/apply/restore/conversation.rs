@@ -24,7 +24,7 @@ use super::audit;
 use super::child::{self, LogDirectory, Work};
 use super::seen_images::SeenImages;
 use super::stage::Stage;
-use super::{cgroups, claims, mounts, pages};
+use super::{cgroups, chain, claims, mounts, pages};
 use crate::action::sysctl_path;
 use crate::checkpoint::{Directories, EXTERNAL_NET, EXTERNAL_PID, Log, failure};
 use crate::context::Barrier;
@@ -201,10 +201,13 @@ impl Restoring<'_, '_> {
         if self.images.trusted {
             return Ok(());
         }
-        let claims = claims::read(self.images.directories.images.as_fd())?;
-        pages::check(self.images.directories.images.as_fd())?;
-        if self.images.flags.manages_cgroups() {
-            cgroups::check(self.images.directories.images.as_fd())?;
+        let (images, flags) = (self.images.directories.images.as_fd(), self.images.flags);
+        let topology = &self.plan.topology;
+        let chain = chain::open(images, topology.new.contains(Namespaces::USER))?;
+        let claims = claims::read(images)?;
+        chain.iter().try_for_each(|dir| pages::check(dir.as_fd(), flags.lazy_pages))?;
+        if flags.manages_cgroups() {
+            cgroups::check(images, &handler.cgroup_below_root().unwrap_or_default(), topology)?;
         }
         let there = |path: &str| std::fs::symlink_metadata(path).is_ok();
         let mut faults = contradictions(self.plan, handler.request.spec, &claims, &there);

@@ -6,6 +6,7 @@
 
 mod audit;
 mod cgroups;
+mod chain;
 mod child;
 mod claims;
 mod conversation;
@@ -16,16 +17,16 @@ mod pages;
 mod seen_images;
 mod stage;
 
-pub use claims::read as read_images;
 pub use conversation::RestoreRequest;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_base::namespaces::Namespaces;
 use windlass_criu::session::Session;
 use windlass_plan::Plan;
+use windlass_plan::restore::Claims;
 use windlass_sys::process::SingleThreaded;
 use windlass_sys::socket;
 
@@ -76,6 +77,12 @@ pub fn restore<'a>(
             other.map(|_| launch)
         }
     }
+}
+
+/// What the images in a directory claim.
+pub fn read_images(dir: BorrowedFd<'_>, plan: &Plan) -> Result<Claims> {
+    chain::open(dir, plan.topology.new.contains(Namespaces::USER))?;
+    claims::read(dir)
 }
 
 /// CRIU would make cgroups in hierarchies of version 1 too, where nobody removes them or thaws what is left frozen.

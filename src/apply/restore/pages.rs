@@ -7,18 +7,19 @@ use nix::errno::Errno;
 
 use windlass_base::error::{Result, WithContext};
 use windlass_criu::image::{Kind, PageMap};
-use windlass_sys::{directory, fd};
+use windlass_sys::{directory, fd, region};
 
 use super::claims::{all, refuse};
 
-/// `pagemap_entry.flags`: the pages are fetched later.
+/// `pagemap_entry.flags`: the pages are in the images of the dump before.
+const BEFORE: u32 = 1;
+/// They can be fetched later. So CRIU marks most pages, also if it writes them.
 const LAZY: u32 = 2;
+/// They are in the file.
+const PRESENT: u32 = 4;
 
-/// The unit of a page map, in bytes.
-const PAGE: u64 = 4096;
-
-/// Refuses a file of pages that is shorter than the maps of it.
-pub fn check(dir: BorrowedFd<'_>) -> Result<()> {
+/// Refuses a file of pages that is shorter than the maps of it. `lazily`: whether pages are fetched later that can be.
+pub fn check(dir: BorrowedFd<'_>, lazily: bool) -> Result<()> {
     for name in directory::names(dir).with_context(|| "cannot list the images")? {
         let name = name.to_string_lossy();
         if !(name.starts_with("pagemap-") && name.ends_with(".img")) {
@@ -26,18 +27,56 @@ pub fn check(dir: BorrowedFd<'_>) -> Result<()> {
         }
         let entries: Vec<PageMap> = all(dir, Kind::PageMap, &name)?;
         let Some((head, entries)) = entries.split_first() else { return Err(refuse(&name, "is empty")) };
-        let needed = entries.iter().filter(|it| !it.in_parent && it.flags & LAZY == 0).try_fold(0u64, |sum, it| {
-            let count = if it.long_count == 0 { it.count.into() } else { it.long_count };
-            sum.checked_add(count.checked_mul(PAGE)?)
-        });
         let pages = format!("pages-{}.img", head.pages);
         let there = match fd::stat_at(dir, &pages) {
             Err(failed) if failed.errno == Errno::ENOENT => 0,
             other => other.with_context(|| format!("cannot look at {pages} in the images"))?.st_size,
         };
+        let needed = needed(entries, lazily).and_then(|count| count.checked_mul(region::page_size()));
         if needed.is_none_or(|needed| needed > there.unsigned_abs()) {
             return Err(refuse(&pages, "is shorter than its page map"));
         }
     }
     Ok(())
+}
+
+/// How many pages CRIU reads from the file, or passes over there. `None`: more than there can be.
+fn needed(entries: &[PageMap], lazily: bool) -> Option<u64> {
+    let elsewhere = |it: &&PageMap| {
+        let (before, lazy) = (it.in_parent || it.flags & BEFORE != 0, lazily && it.flags & LAZY != 0);
+        it.flags & PRESENT == 0 && (before || lazy)
+    };
+    // Versions of CRIU read one count or the other.
+    let counts = entries.iter().filter(|it| !elsewhere(it)).map(|it| it.long_count.max(it.count.into()));
+    counts.fold(Some(0), |sum: Option<u64>, count| sum?.checked_add(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_in_the_file_unless_the_map_says_that_they_are_elsewhere() {
+        let entry = |flags, in_parent| PageMap { count: 3, flags, in_parent, ..PageMap::default() };
+        // Flags, those of an old version, whether pages are fetched later, and how many are in the file.
+        let cases = [
+            (0, false, false, 3),
+            (0, true, false, 0),
+            (BEFORE, false, false, 0),
+            (BEFORE | PRESENT, false, false, 3),
+            (LAZY, false, false, 3),
+            (LAZY, false, true, 0),
+            (PRESENT, false, false, 3),
+            (PRESENT, true, false, 3),
+            (LAZY | PRESENT, false, false, 3),
+            (LAZY | PRESENT, false, true, 3),
+        ];
+        for (flags, in_parent, lazily, count) in cases {
+            let entries = [entry(flags, in_parent), entry(PRESENT, false)];
+            assert_eq!(needed(&entries, lazily), Some(count + 3), "{flags} {in_parent} {lazily}");
+        }
+        let long = PageMap { count: 1, long_count: u64::MAX, ..PageMap::default() };
+        assert_eq!(needed(&[long.clone()], false), Some(u64::MAX));
+        assert_eq!(needed(&[long, entry(PRESENT, false)], false), None);
+    }
 }

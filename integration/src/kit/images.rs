@@ -1,7 +1,7 @@
-//! The list of mounts in a directory of images (CRIU, `images/mnt.proto`), changed as an attacker would.
+//! Images in a directory, changed as an attacker would, or as another dump has them.
 
 use crate::fake_criu::{bytes_field, number_field};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 /// A field of an entry.
@@ -14,6 +14,7 @@ enum Value {
 /// An entry: its fields with their numbers.
 type Entry = Vec<(u64, Value)>;
 
+/// Fields of a mount (CRIU, `images/mnt.proto`).
 const MOUNT_ID: u64 = 2;
 const PARENT_ID: u64 = 4;
 const FLAGS: u64 = 5;
@@ -23,19 +24,53 @@ const POINT: u64 = 7;
 /// `MS_RDONLY`.
 const READ_ONLY: u64 = 1;
 
+/// A field of pages (CRIU, `images/pagemap.proto`), and that they are in the images of the dump before.
+const PAGE_FLAGS: u64 = 4;
+const BEFORE: u64 = 1;
+
 /// Adds a copy of the mount on `source`, which can be written to: what is `below` its root, on `point`, as a child of the
 /// mount on `parent`.
-pub fn add(images: &Path, source: &str, below: &str, point: &str, parent: &str) -> io::Result<()> {
-    let is_list = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("mountpoints-"));
-    let mut paths = fs::read_dir(images)?.filter_map(|entry| Some(entry.ok()?.path()));
-    let path = paths.find(|path| is_list(path)).ok_or(io::ErrorKind::NotFound)?;
-    let changed = with_copy(&fs::read(&path)?, source, below, point, parent).ok_or(io::ErrorKind::InvalidData)?;
-    fs::write(&path, changed)
+pub fn add_mount(images: &Path, source: &str, below: &str, point: &str, parent: &str) -> io::Result<()> {
+    let lists = named(images, "mountpoints-")?;
+    let list = lists.first().ok_or(io::ErrorKind::NotFound)?;
+    change(list, |entries| with_copy(entries, source, below, point, parent))
 }
 
-fn with_copy(text: &[u8], source: &str, below: &str, point: &str, parent: &str) -> Option<Vec<u8>> {
-    let (head, rest) = text.split_at_checked(8)?;
-    let mut entries = entries(rest)?;
+/// Makes the images those of a dump after which no page was written since the dump before: as with `--parent-path`.
+pub fn without_pages(images: &Path) -> io::Result<()> {
+    named(images, "pages-")?.iter().try_for_each(|path| fs::write(path, ""))?;
+    named(images, "pagemap-")?.iter().try_for_each(|path| {
+        change(path, |entries| {
+            for entry in entries.iter_mut().skip(1) {
+                entry.retain(|(field, _)| *field != PAGE_FLAGS);
+                entry.push((PAGE_FLAGS, Value::Number(BEFORE)));
+            }
+            Some(())
+        })
+    })
+}
+
+/// The images whose names begin so.
+fn named(images: &Path, name: &str) -> io::Result<Vec<PathBuf>> {
+    let is_it = |path: &PathBuf| path.file_name().is_some_and(|it| it.to_string_lossy().starts_with(name));
+    Ok(fs::read_dir(images)?.filter_map(|entry| Some(entry.ok()?.path())).filter(is_it).collect())
+}
+
+/// Changes the entries of an image.
+fn change(path: &Path, change: impl FnOnce(&mut Vec<Entry>) -> Option<()>) -> io::Result<()> {
+    let text = fs::read(path)?;
+    let changed = || {
+        let (head, rest) = text.split_at_checked(8)?;
+        let mut entries = entries(rest)?;
+        change(&mut entries)?;
+        let lengthened = |entry: Vec<u8>| [&(entry.len() as u32).to_le_bytes(), &entry[..]].concat();
+        let body = entries.iter().map(encoded).flat_map(lengthened);
+        Some(head.iter().copied().chain(body).collect::<Vec<u8>>())
+    };
+    fs::write(path, changed().ok_or(io::ErrorKind::InvalidData)?)
+}
+
+fn with_copy(entries: &mut Vec<Entry>, source: &str, below: &str, point: &str, parent: &str) -> Option<()> {
     let on = |wanted: &str| entries.iter().find(|entry| is_on(entry, wanted));
     let parent = number(on(parent)?, MOUNT_ID)?;
     let mut copy = on(source)?.clone();
@@ -50,9 +85,7 @@ fn with_copy(text: &[u8], source: &str, below: &str, point: &str, parent: &str) 
         }
     }
     entries.insert(0, copy);
-    let lengthened = |entry: Vec<u8>| [&(entry.len() as u32).to_le_bytes(), &entry[..]].concat();
-    let body = entries.iter().map(encoded).flat_map(lengthened);
-    Some(head.iter().copied().chain(body).collect())
+    Some(())
 }
 
 fn is_on(entry: &Entry, point: &str) -> bool {

@@ -1,0 +1,164 @@
+//! The directories of images: that of a dump, and those of the dumps before it, which have the memory that did not
+//! change since.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+
+use nix::fcntl::OFlag;
+
+use windlass_base::error::{Result, WithContext};
+use windlass_sys::{directory, fd};
+
+use super::claims::refuse;
+
+/// The directory of the dump before, or the link to it.
+const PARENT: &str = "parent";
+/// The socket of the process that fetches memory (`criu lazy-pages`).
+const LAZY_PAGES: &str = "lazy-pages.socket";
+/// Most entries of a directory.
+const ENTRIES: usize = 1 << 20;
+/// Most directories.
+const LONGEST: usize = 64;
+
+/// Opens and checks the directories, that of the dump itself first: CRIU opens images by their names, so all must be
+/// what they seem. `alone`: whether the restored processes see nothing that is outside of the first one.
+pub fn open(dir: BorrowedFd<'_>, alone: bool) -> Result<Vec<OwnedFd>> {
+    let mut last = fd::duplicate(dir).with_context(|| "cannot keep the directory of the images")?;
+    let mut all = Vec::new();
+    while check(last.as_fd())? {
+        if all.len() == LONGEST {
+            return Err(refuse(PARENT, "leads through too many directories"));
+        }
+        let before = before(last.as_fd(), alone)?;
+        all.push(std::mem::replace(&mut last, before));
+    }
+    all.push(last);
+    Ok(all)
+}
+
+/// Checks what is in a directory. Whether there is a dump before.
+fn check(dir: BorrowedFd<'_>) -> Result<bool> {
+    let names = directory::names(dir).with_context(|| "cannot read the directory of the images")?;
+    if names.len() > ENTRIES {
+        return Err(refuse("the directory", "has too many entries"));
+    }
+    let mut has_parent = false;
+    for name in names {
+        let shown = name.to_string_lossy();
+        let stat = fd::stat_at(dir, &name).with_context(|| format!("cannot look at {shown} in the images"))?;
+        match stat.st_mode & libc::S_IFMT {
+            _ if shown == PARENT => has_parent = true,
+            libc::S_IFREG if stat.st_nlink == 1 => {}
+            libc::S_IFREG => return Err(refuse(&shown, "has another name")),
+            // Nothing in it is opened.
+            libc::S_IFDIR => {}
+            // Only CRIU connects to it, and for --lazy-pages.
+            libc::S_IFSOCK if shown == LAZY_PAGES => {}
+            _ => return Err(refuse(&shown, "is not an ordinary file")),
+        }
+    }
+    Ok(has_parent)
+}
+
+/// The directory of the dump before. CRIU follows the link, so only one is taken that cannot lead far away: to a
+/// directory beside the images or among them.
+fn before(dir: BorrowedFd<'_>, alone: bool) -> Result<OwnedFd> {
+    let context = || "cannot open the images of the dump before";
+    let is_link = fd::stat_at(dir, PARENT).with_context(context)?.st_mode & libc::S_IFMT == libc::S_IFLNK;
+    let path = if is_link { fd::readlinkat(dir, PARENT).with_context(context)?.into_vec() } else { PARENT.into() };
+    let path = String::from_utf8_lossy(&path);
+    let (beside, name) = path.strip_prefix("../").map_or((false, &*path), |name| (true, name));
+    let name = name.trim_end_matches('/');
+    if ["", ".", ".."].contains(&name) || name.contains('/') {
+        return Err(refuse(PARENT, "is not a relative link to a directory beside or among the images"));
+    } else if beside && alone {
+        return Err(refuse(PARENT, "is a link to what the user namespace does not see"));
+    }
+    let mut trusted = Vec::new();
+    if beside {
+        let mut holder = fd::stat_at(dir, "..").with_context(context)?;
+        // Others cannot exchange what is not theirs in a sticky directory.
+        holder.st_mode &= if holder.st_mode & libc::S_ISVTX == 0 { !0 } else { !0o022 };
+        trusted.push(holder);
+    }
+    let path = if beside { format!("../{name}") } else { name.into() };
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    let before = fd::openat(dir, path, flags, 0).with_context(context)?;
+    trusted.push(fd::stat(before.as_fd()).with_context(context)?);
+    match trusted.iter().find_map(fd::distrust) {
+        Some(why) => Err(refuse("the directory of the dump before", &why)),
+        None => Ok(before),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    /// A directory of this test alone, with images and those of a dump before beside it.
+    fn directories(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("windlass-chain-{name}-{}", std::process::id()));
+        for dir in ["images", "before", "images/inner"] {
+            fs::create_dir_all(path.join(dir)).expect("made");
+            fs::set_permissions(path.join(dir), fs::Permissions::from_mode(0o700)).expect("mode");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("mode");
+        path
+    }
+
+    fn chain(path: &Path, alone: bool) -> std::result::Result<usize, String> {
+        let dir = fd::open(path.join("images"), OFlag::O_RDONLY | OFlag::O_DIRECTORY).expect("open");
+        open(dir.as_fd(), alone).map(|all| all.len()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_dump_before_is_beside_or_among_the_images() {
+        let path = directories("where");
+        let parent = path.join("images/parent");
+        assert_eq!(chain(&path, false), Ok(1));
+        for link in ["../before", "../before/", "inner"] {
+            let _ = fs::remove_file(&parent);
+            symlink(link, &parent).expect("link");
+            assert_eq!(chain(&path, false), Ok(2), "{link}");
+            assert_eq!(chain(&path, true).is_ok(), link == "inner", "{link}");
+        }
+        symlink("../before", path.join("images/inner/parent")).expect("link");
+        assert!(chain(&path, false).is_err(), "images/before is not there");
+        for link in ["/", "..", ".", "../..", "../images/../before", "inner/x", "../inner/../before", "../none"] {
+            fs::remove_file(&parent).expect("removed");
+            symlink(link, &parent).expect("link");
+            assert!(chain(&path, false).is_err(), "{link}");
+        }
+        fs::remove_dir_all(&path).expect("removed");
+    }
+
+    #[test]
+    fn nobody_else_can_exchange_a_dump_before() {
+        let path = directories("whose");
+        symlink("../before", path.join("images/parent")).expect("link");
+        for (holder, before, good) in [(0o1777, 0o700, true), (0o777, 0o700, false), (0o700, 0o720, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(holder)).expect("mode");
+            fs::set_permissions(path.join("before"), fs::Permissions::from_mode(before)).expect("mode");
+            assert_eq!(chain(&path, false).is_ok(), good, "{holder:o} {before:o}");
+        }
+        fs::remove_dir_all(&path).expect("removed");
+    }
+
+    #[test]
+    fn what_a_dump_before_has_are_ordinary_files() {
+        let path = directories("what");
+        symlink("../before", path.join("images/parent")).expect("link");
+        symlink("../../../etc/shadow", path.join("before/pages-1.img")).expect("link");
+        let error = chain(&path, false).expect_err("a link");
+        assert!(error.contains("pages-1.img is not an ordinary file"), "{error}");
+        fs::remove_file(path.join("before/pages-1.img")).expect("removed");
+        symlink("../images", path.join("before/parent")).expect("link");
+        let error = chain(&path, false).expect_err("no end");
+        assert!(error.contains("too many"), "{error}");
+        fs::remove_dir_all(&path).expect("removed");
+    }
+}
