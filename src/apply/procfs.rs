@@ -56,11 +56,19 @@ impl Procfs {
 
     /// Writes to a file of it, never through a link out of it nor to what is mounted in it.
     pub fn write(&mut self, path: &str, value: &[u8]) -> Result<()> {
-        // `self` is a link of procfs itself, and stays in it.
-        let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS | ResolveFlag::RESOLVE_NO_XDEV;
-        let file = fd::openat2(self.open()?, path, OFlag::O_WRONLY, 0, resolve)?;
+        let file = fd::openat2(self.open()?, path, OFlag::O_WRONLY, 0, WITHIN)?;
         fd::write_once(file.as_fd(), value)
     }
+}
+
+/// Never through a link out of a procfs, nor to what is mounted in it. `self` is a link of procfs itself.
+const WITHIN: ResolveFlag =
+    ResolveFlag::RESOLVE_BENEATH.union(ResolveFlag::RESOLVE_NO_MAGICLINKS).union(ResolveFlag::RESOLVE_NO_XDEV);
+
+/// A file of at most 16 bytes of the procfs at `/proc`, which may be the container's: an error if something else is
+/// there.
+pub fn read_mounted(path: &str) -> Result<Vec<u8>> {
+    fd::read_all(fd::openat2(root_of("/proc")?.as_fd(), path, OFlag::O_RDONLY, 0, WITHIN)?, 16)
 }
 
 /// `PROC_ROOT_INO` (linux/proc_fs.h).

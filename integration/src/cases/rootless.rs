@@ -24,6 +24,7 @@ chapter! { "rootless":
     filesystems_of_the_hosts_namespaces_are_bound [Need::Windlass],
     cgroups_below_a_bound_sysfs_cannot_be_changed [Need::Windlass],
     exec_joins_and_delete_clears_away,
+    exec_reads_nothing_that_stands_where_proc_was [Need::Windlass],
     devices_are_the_hosts,
     a_terminal_works_without_the_group_tty,
     without_delegation_a_limit_is_an_error_that_names_the_controller [Need::Windlass, Need::Controller("pids")],
@@ -242,6 +243,25 @@ fn exec_joins_and_delete_clears_away(t: &T) -> Verdict {
     })?;
     user.runs(&["delete", &id])?.ok()?;
     user.runs(&["state", &id])?.fails()?.stderr_has("does not exist")?;
+    Ok(())
+}
+
+/// With a single id the kernel denies setgroups(2), and procfs says so; but `/proc` is the container's.
+fn exec_reads_nothing_that_stands_where_proc_was(t: &T) -> Verdict {
+    let user = User::new(t, false)?;
+    let script = "mount -t tmpfs tmpfs /proc && mkdir /proc/self && mkfifo /proc/self/setgroups && echo 1 >/tmp/made; sleep 1000";
+    let powers = crate::kit::spec::capabilities(&["CAP_SYS_ADMIN", "CAP_SETGID", "CAP_SETUID"]);
+    let bundle = user.bundle()?.sh(script).set("/process/capabilities", powers);
+    let dir = user.written(&bundle)?;
+    let id = t.id();
+    user.runs(&["run", "--detach", "--bundle", &dir, &id])?.ok()?;
+    let made = crate::kit::wait::eventually("a fifo", || {
+        fs::read(bundle.rootfs().join("tmp/made")).ok().filter(|text| !text.is_empty())
+    });
+    // The reader of a fifo waits for a writer.
+    let ran = made.and_then(|_| user.runs(&["exec", &id, "/bin/echo", "inside"]));
+    user.runs(&["delete", "--force", &id])?.ok()?;
+    ran?.ok()?.stdout_has("inside")?;
     Ok(())
 }
 

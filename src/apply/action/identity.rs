@@ -3,6 +3,7 @@
 use nix::errno::Errno;
 
 use crate::context::Context;
+use crate::procfs;
 use windlass_base::capability::CapabilitySet;
 use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_plan::{Identity, ProcessCapabilities};
@@ -60,7 +61,7 @@ fn kernel_sets(sets: &ProcessCapabilities) -> CapabilitySets {
 /// Whether setgroups(2), which was refused, is denied in this user namespace. CAP_SETGID is all that it needs otherwise.
 /// The file says so too, but before the birth of a process of `exec` /proc shows a PID namespace that it is not in.
 fn setgroups_denied() -> bool {
-    let allowed = std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"allow"));
+    let allowed = procfs::read_mounted("self/setgroups").is_ok_and(|text| text.starts_with(b"allow"));
     !allowed && credentials::capabilities().is_ok_and(|sets| sets.effective.contains(CapabilitySet::SETGID))
 }
 
