@@ -1,8 +1,13 @@
 //! What a container can do to the runtime while one of its processes is inside.
 
+use crate::kit::container::Container;
 use crate::kit::race::{duration, rounds};
+use crate::kit::stop::Context;
 use crate::kit::{Bundle, Need, T, Verdict};
-use crate::{chapter, ensure};
+use crate::{chapter, ensure, ensure_eq};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::unistd::{AccessFlags, access};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,6 +18,7 @@ chapter! { "joining":
     the_runtime_binary_cannot_be_overwritten_by_a_payload_that_is_it [Need::Slow],
     the_runtime_binary_cannot_be_overwritten_while_it_joins [Need::Slow],
     the_runtime_binary_cannot_be_overwritten_by_an_entry_point [Need::Slow],
+    a_program_on_a_read_only_mount_is_sealed_too [Need::Windlass],
     the_root_of_the_host_is_not_seen_through_a_joining_process [Need::Slow],
     a_joining_process_is_closed_to_an_ordinary_container [Need::Slow],
     a_joining_process_shows_nothing_of_the_host [Need::Slow],
@@ -101,6 +107,31 @@ fn the_runtime_binary_cannot_be_overwritten_by_an_entry_point(t: &T) -> Verdict 
     let done = rounds(duration(t), || with_victim(t, &copy, &["run", "--bundle", &dir, &t.id()]).map(|_| ()));
     ensure!(fs::read(&copy)? == content, "the runtime's binary was changed");
     done?;
+    Ok(())
+}
+
+/// The host may make it writable for an update while a container has the program open.
+fn a_program_on_a_read_only_mount_is_sealed_too(t: &T) -> Verdict {
+    let (copy, _) = victim(t)?;
+    let remount = |flags: MsFlags| {
+        mount(None::<&str>, &copy, None::<&str>, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags, None::<&str>)
+    };
+    mount(Some(&copy), &copy, None::<&str>, MsFlags::MS_BIND, None::<&str>).context("bind")?;
+    remount(MsFlags::MS_RDONLY).context("read-only")?;
+    let bundle = t.bundle()?.args(&["/bin/true"]);
+    bundle.write()?;
+    let (id, null) = (t.id(), std::process::Stdio::null);
+    let mut command = std::process::Command::new(&copy);
+    command.arg("--root").arg(t.root()).args(["create", "--bundle"]).arg(&bundle.dir).arg(&id);
+    let made = command.stdin(null()).stdout(null()).stderr(null()).status().context("create");
+    let container = Container::new(t, id, bundle.dir.clone());
+    let found = container
+        .pid()
+        .map(|pid| remount(MsFlags::empty()).map(|()| access(format!("/proc/{pid}/exe").as_str(), AccessFlags::W_OK)));
+    container.verb("delete", &["--force"], &[])?;
+    umount2(&copy, MntFlags::MNT_DETACH).context("unmount")?;
+    ensure!(made?.success(), "create");
+    ensure_eq!(found?.context("writable")?, Err(Errno::EROFS), "writing to the program of init");
     Ok(())
 }
 

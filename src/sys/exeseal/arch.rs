@@ -1,17 +1,6 @@
-//! What else differs between architectures before the C library has started: a system call, and struct statfs.
+//! What else differs between architectures before the C library has started: a system call.
 
 use std::arch::asm;
-
-/// Where `struct statfs` has its flags, in words of 64 bits, and the bit of a read-only mount in that word. On s390x
-/// the flags are 32 bits wide, and the more significant half of their word (`asm/statfs.h`).
-#[cfg(not(target_arch = "s390x"))]
-pub(super) const STATFS_FLAGS: usize = 10;
-#[cfg(not(target_arch = "s390x"))]
-pub(super) const STATFS_RDONLY: u64 = libc::ST_RDONLY;
-#[cfg(target_arch = "s390x")]
-pub(super) const STATFS_FLAGS: usize = 8;
-#[cfg(target_arch = "s390x")]
-pub(super) const STATFS_RDONLY: u64 = libc::ST_RDONLY << 32;
 
 /// A system call without the C library, which sets errno in memory that does not exist yet.
 ///

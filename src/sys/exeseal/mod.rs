@@ -15,8 +15,9 @@
 //!   expensive because the C library starts again, so this runs *before* the library: the binary's entry point is
 //!   here, and continues at the library's only once the mount is read-only.
 //!
-//! Nothing is done if the binary is on a read-only mount (as on image-based hosts) or was executed from the copy. If
-//! the copy cannot be made (an ordinary user, a kernel before 5.12), the command goes on without it.
+//! Nothing is done if the binary was executed from the copy. A mount that is read-only already (as on image-based hosts)
+//! is no reason: the host may make it writable for an update while a container still has it open. If the copy cannot be
+//! made (an ordinary user, a kernel before 5.12), the command goes on without it.
 //!
 //! `/proc/self/exe` is looked up once, because a lookup in procfs costs as much as ten other calls.
 //!
@@ -61,17 +62,14 @@ extern "C" fn seal(stack: *const usize) {
     // struct mount_attr: what to set, what to clear, propagation, user namespace.
     const ATTRIBUTES: [u64; 4] = [MountAttributes::RDONLY.bits(), 0, Propagation::Private.flag().bits(), 0];
     let empty = c"".as_ptr() as usize;
-    // The copy has the flags of what it was made from.
-    if !is_read_only(copy) {
-        // SAFETY: `ATTRIBUTES` is laid out as a mount_attr of the size given, which is only read.
-        let set = unsafe {
-            call(libc::SYS_mount_setattr, [copy, empty, libc::AT_EMPTY_PATH as usize, ATTRIBUTES.as_ptr() as usize, 32])
-        };
-        if set == 0 {
-            let flags = libc::AT_EMPTY_PATH as usize;
-            // SAFETY: argv and envp are the vectors that the kernel made for us, ended by nulls.
-            unsafe { call(libc::SYS_execveat, [copy, empty, argv as usize, envp as usize, flags]) };
-        }
+    // SAFETY: `ATTRIBUTES` is laid out as a mount_attr of the size given, which is only read.
+    let set = unsafe {
+        call(libc::SYS_mount_setattr, [copy, empty, libc::AT_EMPTY_PATH as usize, ATTRIBUTES.as_ptr() as usize, 32])
+    };
+    if set == 0 {
+        let flags = libc::AT_EMPTY_PATH as usize;
+        // SAFETY: argv and envp are the vectors that the kernel made for us, ended by nulls.
+        unsafe { call(libc::SYS_execveat, [copy, empty, argv as usize, envp as usize, flags]) };
     }
     // SAFETY: the descriptor was opened above and belongs to nobody else.
     unsafe { call(libc::SYS_close, [copy, 0, 0, 0, 0]) };
@@ -123,16 +121,6 @@ unsafe fn same(mut a: *const u8, mut b: *const u8) -> bool {
         // SAFETY: the string goes on.
         b = unsafe { b.add(1) };
     }
-}
-
-/// Whether the mount that `file` is on is read-only.
-fn is_read_only(file: usize) -> bool {
-    let mut out = std::mem::MaybeUninit::<[u64; 15]>::uninit();
-    // SAFETY: `out` has room for a statfs: 120 bytes, on s390x 88.
-    let returned = unsafe { call(libc::SYS_fstatfs, [file, out.as_mut_ptr() as usize, 0, 0, 0]) };
-    // SAFETY: the words up to the flags were filled in if the call succeeded.
-    returned == 0
-        && unsafe { out.as_ptr().cast::<u64>().wrapping_add(arch::STATFS_FLAGS).read() } & arch::STATFS_RDONLY != 0
 }
 
 /// Whether this is the second execution already: then the kernel names us by the descriptor that
