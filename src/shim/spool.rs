@@ -352,17 +352,23 @@ impl Spool {
                 self.feeder = Some(Feeder { pipe, until: self.end, has_moved: false, is_watched: false });
                 Progress::Moved
             }
-            // No process can be made at the moment.
-            Some(Err(_)) | None => self.read_in_vain(),
+            // No process or pipe can be made at the moment, which says nothing of the file.
+            Some(Err(_)) => self.wait(),
+            None => self.read_in_vain(),
         }
+    }
+
+    /// Tries again in a while.
+    fn wait(&mut self) -> Progress {
+        self.again = Some(clock::now() + PAUSE);
+        Progress::Waits
     }
 
     /// What is in the file could not be read. It is tried again, and in the end given up.
     fn read_in_vain(&mut self) -> Progress {
         self.failures += 1;
         if self.failures < TRIES {
-            self.again = Some(clock::now() + PAUSE);
-            return Progress::Waits;
+            return self.wait();
         }
         self.failures = 0;
         self.drop_from_file(self.end - self.start);
@@ -431,8 +437,12 @@ mod tests {
         let mut sink = Sink::open(Output::Fifo(fifo)).expect("a sink");
         let mut spool = Spool::new(Spooling { max: 10, ..Spooling::default() }, 1);
         (spool.file, spool.end) = (Some(std::fs::File::open(&path).expect("a file").into()), 4);
-        assert_eq!(spool.deliver(&mut sink, &poll), Progress::Waits);
-        assert_eq!((spool.len(), spool.dropped()), (4, 0));
+        // Nothing is given up for want of a process, however often.
+        for _ in 0..2 * TRIES {
+            spool.again = None;
+            assert_eq!(spool.deliver(&mut sink, &poll), Progress::Waits);
+            assert_eq!((spool.len(), spool.dropped()), (4, 0));
+        }
         assert!(spool.next_look().is_some_and(|at| at > clock::now()));
         spool.pause();
         assert_eq!(spool.next_look(), None, "nothing is tried while there is no reader");

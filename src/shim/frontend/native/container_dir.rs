@@ -13,6 +13,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -193,7 +194,8 @@ impl ContainerDir {
     /// Makes the directory, which must not be there: it is the reservation of the id.
     pub fn make(&self) -> Result<()> {
         let state = self.state();
-        match std::fs::create_dir_all(state) {
+        // Whatever the umask is, nobody else may write to it.
+        match std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state) {
             // It is there and could not be looked at: the check says why.
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             other => other.called(|| format!("mkdir({state:?})"))?,
