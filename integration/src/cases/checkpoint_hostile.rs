@@ -18,6 +18,7 @@ chapter! { "checkpoint_hostile":
     what_contradicts_the_configuration_is_refused_with_its_element [Windlass, Criu, Slow],
     mounts_of_the_images_never_reach_the_host [Windlass, Criu, Slow],
     what_is_not_an_image_is_refused [Windlass, Criu, Slow],
+    a_dump_before_is_no_way_out [Windlass, Criu, Slow],
     memory_is_in_the_images_of_the_dump_before [Windlass, Criu, Slow],
     limits_are_those_of_the_configuration_at_most [Windlass, Criu, Slow],
     scheduling_is_that_of_the_configuration [Windlass, Criu, Slow],
@@ -189,6 +190,43 @@ fn what_is_not_an_image_is_refused(t: &T) -> Verdict {
             fs::remove_file(dir.join("core-1.img"))?;
             nix::unistd::mkfifo(&dir.join("core-1.img"), nix::sys::stat::Mode::S_IRUSR).map_err(Into::into)
         }),
+        ("pages-1.img is shorter than its page map", |dir| cut(&dir.join("pages-1.img"), 4096)),
+        ("pages-1.img is shorter than its page map", |dir| fs::remove_file(dir.join("pages-1.img"))),
+        ("inventory.img is missing", |dir| fs::remove_file(dir.join("inventory.img"))),
+        ("pstree.img is missing", |dir| fs::remove_file(dir.join("pstree.img"))),
+        ("core-1.img is missing", |dir| fs::remove_file(dir.join("core-1.img"))),
+        ("ids-1.img is missing", |dir| fs::remove_file(dir.join("ids-1.img"))),
+        ("seccomp", |dir| fs::remove_file(dir.join("seccomp.img"))),
+        ("pstree.img is damaged", |dir| cut(&dir.join("pstree.img"), 9)),
+        ("core-1.img is damaged", |dir| cut(&dir.join("core-1.img"), 40)),
+        ("inventory.img is damaged", |dir| fs::write(dir.join("inventory.img"), [0; 64])),
+        ("inventory.img has not one entry", |dir| {
+            let text = fs::read(dir.join("inventory.img"))?;
+            fs::write(dir.join("inventory.img"), [&text[..], &text[4..]].concat())
+        }),
+        ("pstree.img is damaged", |dir| {
+            let mut text = fs::read(dir.join("pstree.img"))?;
+            text[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
+            fs::write(dir.join("pstree.img"), text)
+        }),
+        ("pstree.img in the images: file too large", |dir| fs::File::create(dir.join("pstree.img"))?.set_len(1 << 40)),
+        ("windlass.json", |dir| fs::write(dir.join("windlass.json"), r#"{"version":1,"stdio":["socket:[1]","",""]}"#)),
+        ("windlass.json", |dir| fs::write(dir.join("windlass.json"), vec![b' '; 1 << 20])),
+        ("windlass.json", |dir| {
+            fs::remove_file(dir.join("windlass.json"))?;
+            symlink("/dev/zero", dir.join("windlass.json"))
+        }),
+        ("can be written by others", |dir| fs::set_permissions(dir, fs::Permissions::from_mode(0o777))),
+        ("belongs to user", |dir| std::os::unix::fs::chown(dir, Some(1000), Some(1000))),
+    ];
+    all_refused(&whole, &bundle, damages)
+}
+
+/// A restore reads memory from there, too.
+fn a_dump_before_is_no_way_out(t: &T) -> Verdict {
+    let bundle = dumped(t)?;
+    let whole = dump(t, &bundle)?;
+    let damages: &[(&str, Damage)] = &[
         ("parent is not a relative link", |dir| symlink("/", dir.join("parent"))),
         ("parent is not a relative link", |dir| symlink("../../../../../../../../../../tmp", dir.join("parent"))),
         ("parent is not a relative link", |dir| symlink("sub/before", dir.join("parent"))),
@@ -221,41 +259,18 @@ fn what_is_not_an_image_is_refused(t: &T) -> Verdict {
             fs::copy(dir.join("pagemap-1.img"), dir.join("parent/pagemap-1.img"))?;
             Ok(())
         }),
-        ("pages-1.img is shorter than its page map", |dir| cut(&dir.join("pages-1.img"), 4096)),
-        ("pages-1.img is shorter than its page map", |dir| fs::remove_file(dir.join("pages-1.img"))),
-        ("inventory.img is missing", |dir| fs::remove_file(dir.join("inventory.img"))),
-        ("pstree.img is missing", |dir| fs::remove_file(dir.join("pstree.img"))),
-        ("core-1.img is missing", |dir| fs::remove_file(dir.join("core-1.img"))),
-        ("ids-1.img is missing", |dir| fs::remove_file(dir.join("ids-1.img"))),
-        ("seccomp", |dir| fs::remove_file(dir.join("seccomp.img"))),
-        ("pstree.img is damaged", |dir| cut(&dir.join("pstree.img"), 9)),
-        ("core-1.img is damaged", |dir| cut(&dir.join("core-1.img"), 40)),
-        ("inventory.img is damaged", |dir| fs::write(dir.join("inventory.img"), [0; 64])),
-        ("inventory.img has not one entry", |dir| {
-            let text = fs::read(dir.join("inventory.img"))?;
-            fs::write(dir.join("inventory.img"), [&text[..], &text[4..]].concat())
-        }),
-        ("pstree.img is damaged", |dir| {
-            let mut text = fs::read(dir.join("pstree.img"))?;
-            text[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
-            fs::write(dir.join("pstree.img"), text)
-        }),
-        ("pstree.img in the images: file too large", |dir| fs::File::create(dir.join("pstree.img"))?.set_len(1 << 40)),
-        ("windlass.json", |dir| fs::write(dir.join("windlass.json"), r#"{"version":1,"stdio":["socket:[1]","",""]}"#)),
-        ("windlass.json", |dir| fs::write(dir.join("windlass.json"), vec![b' '; 1 << 20])),
-        ("windlass.json", |dir| {
-            fs::remove_file(dir.join("windlass.json"))?;
-            symlink("/dev/zero", dir.join("windlass.json"))
-        }),
-        ("can be written by others", |dir| fs::set_permissions(dir, fs::Permissions::from_mode(0o777))),
-        ("belongs to user", |dir| std::os::unix::fs::chown(dir, Some(1000), Some(1000))),
     ];
+    all_refused(&whole, &bundle, damages)
+}
+
+/// Checks that images with each damage are refused, and without one restored.
+fn all_refused(whole: &Images, bundle: &Bundle, damages: &[(&str, Damage)]) -> Verdict {
     for (number, (words, damage)) in damages.iter().enumerate() {
         let images = whole.copy(&format!("damaged{number}"))?;
         damage(&images.dir).context(words)?;
-        refused(&images, &bundle, words).context(words)?;
+        refused(&images, bundle, words).context(words)?;
     }
-    ensure!(whole.restore(&bundle, &[]).is_ok(), "the images themselves are restored");
+    ensure!(whole.restore(bundle, &[]).is_ok(), "the images themselves are restored");
     Ok(())
 }
 

@@ -47,8 +47,8 @@ fn needed(entries: &[PageMap], lazily: bool) -> Option<u64> {
         it.flags & PRESENT == 0 && (before || lazy)
     };
     // Versions of CRIU read one count or the other.
-    let counts = entries.iter().filter(|it| !elsewhere(it)).map(|it| it.long_count.max(it.count.into()));
-    counts.fold(Some(0), |sum: Option<u64>, count| sum?.checked_add(count))
+    let mut counts = entries.iter().filter(|it| !elsewhere(it)).map(|it| it.long_count.max(it.count.into()));
+    counts.try_fold(0u64, u64::checked_add)
 }
 
 #[cfg(test)]
