@@ -76,7 +76,7 @@ mod tests {
             assert_eq!(needed(&entries, lazily), Some(count + 3), "{flags} {in_parent} {lazily}");
         }
         let long = PageMap { count: 1, long_count: u64::MAX, ..PageMap::default() };
-        assert_eq!(needed(&[long.clone()], false), Some(u64::MAX));
+        assert_eq!(needed(std::slice::from_ref(&long), false), Some(u64::MAX));
         assert_eq!(needed(&[long, entry(PRESENT, false)], false), None);
     }
 }
