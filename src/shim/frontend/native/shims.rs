@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 use super::container_dir::{self, ContainerDir};
 use super::dead;
 use super::stalled::{ANSWER_TIME, is_stalled};
-use super::verbs::{Failure, Result};
+use super::verbs::Failure;
 use crate::frontend::control;
 use crate::frontend::stderr::{NAME, print_error};
+use crate::refusal::Result;
 use windlass_args::Matches;
 use windlass_client::{Client, Error};
 use windlass_sys::{directory, fd};
@@ -63,7 +64,7 @@ impl Shim {
 }
 
 /// All shims whose directories are to be trusted. Sockets of shims that have died are removed.
-fn all(state: &Path) -> Result<Vec<Shim>> {
+fn all(state: &Path) -> Result<Vec<Shim>, Failure> {
     let mut shims = Vec::new();
     for (id, dir) in container_dir::all(state)? {
         match dir.check() {
@@ -98,7 +99,7 @@ fn memory(pid: &Value) -> Value {
 }
 
 /// `list`: a line for each.
-pub(super) fn list(state: &Path) -> Result<i32> {
+pub(super) fn list(state: &Path) -> Result<i32, Failure> {
     for shim in all(state)? {
         match line(&shim) {
             Ok(line) => writeln!(io::stdout(), "{line}")?,
@@ -108,7 +109,7 @@ pub(super) fn list(state: &Path) -> Result<i32> {
     Ok(0)
 }
 
-fn line(shim: &Shim) -> Result<Value> {
+fn line(shim: &Shim) -> Result<Value, Failure> {
     let asked = shim.connect().and_then(|mut client| {
         let hello = shim.hello(&mut client)?;
         let status = match shim {
@@ -131,7 +132,7 @@ fn line(shim: &Shim) -> Result<Value> {
 }
 
 /// `upgrade`: a line for each shim that has become another program. The status is 1 if one has refused.
-pub(super) fn upgrade(state: &Path, matches: &Matches) -> Result<i32> {
+pub(super) fn upgrade(state: &Path, matches: &Matches) -> Result<i32, Failure> {
     let id = matches.operands.first().and_then(|word| word.to_str());
     if id.is_some() == matches.switch("all") {
         return Err(Failure("upgrade needs a container, or --all".into()));

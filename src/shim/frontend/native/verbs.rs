@@ -10,7 +10,7 @@ use super::container_dir::ContainerDir;
 use super::logs::{self, Reader, Wanted};
 use super::stalled::{self, ANSWER_TIME};
 use super::{attach, dead};
-use crate::Refusal;
+use crate::refusal::{Refusal, Result};
 use windlass_args::Matches;
 use windlass_client::{Client, Error};
 use windlass_sys::clock;
@@ -43,8 +43,6 @@ impl From<windlass_base::error::Error> for Failure {
     }
 }
 
-pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
-
 /// How often `logs --follow` looks for new entries.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -57,24 +55,24 @@ pub(super) struct Invocation<'a> {
 }
 
 impl Invocation<'_> {
-    fn operand(&self, at: usize) -> Result<&str> {
+    fn operand(&self, at: usize) -> Result<&str, Failure> {
         let word = self.matches.operands.get(at).and_then(|word| word.to_str());
         word.ok_or_else(|| Failure("an operand is not UTF-8".into()))
     }
 
-    fn id(&self) -> Result<&str> {
+    fn id(&self) -> Result<&str, Failure> {
         self.operand(0)
     }
 
-    fn dir(&self) -> Result<ContainerDir> {
+    fn dir(&self) -> Result<ContainerDir, Failure> {
         Ok(ContainerDir::of(self.state, self.id()?)?)
     }
 
-    fn exec(&self) -> Result<Option<String>> {
+    fn exec(&self) -> Result<Option<String>, Failure> {
         Ok(self.matches.text("exec")?)
     }
 
-    fn client(&self) -> Result<Client> {
+    fn client(&self) -> Result<Client, Failure> {
         let dir = self.dir()?;
         dir.facts()?;
         Ok(Client::connect(self.state, self.id()?)?)
@@ -86,7 +84,7 @@ impl Invocation<'_> {
         op: &str,
         members: Value,
         dead: impl FnOnce(&ContainerDir) -> Result<Value, Refusal>,
-    ) -> Result<Value> {
+    ) -> Result<Value, Failure> {
         let dir = self.dir()?;
         dir.check()?;
         let Ok(mut client) = Client::connect(self.state, self.id()?) else { return Ok(dead(&dir)?) };
@@ -103,7 +101,7 @@ impl Invocation<'_> {
     }
 
     /// A shim that does not answer is an error, but to `delete --force` of its container, which ends it.
-    fn end_stalled(&self, op: &str, client: &Client, dir: &ContainerDir) -> Result<()> {
+    fn end_stalled(&self, op: &str, client: &Client, dir: &ContainerDir) -> Result<(), Failure> {
         if op == "delete" && self.exec()?.is_none() {
             if self.matches.switch("force") {
                 return Ok(stalled::kill(client, &dir.path("shim.sock"))?);
@@ -114,7 +112,7 @@ impl Invocation<'_> {
     }
 
     /// A connection to a shim that answers.
-    fn answering(&self) -> Result<Client> {
+    fn answering(&self) -> Result<Client, Failure> {
         let mut client = self.client()?;
         match client.check(ANSWER_TIME) {
             Err(error) if stalled::is_stalled(&error) => Err(Failure(stalled::describe(&client))),
@@ -122,7 +120,7 @@ impl Invocation<'_> {
         }
     }
 
-    fn ask_living(&self, op: &str, members: Value) -> Result<i32> {
+    fn ask_living(&self, op: &str, members: Value) -> Result<i32, Failure> {
         let value = self.answering()?.call(op, members)?;
         if value.as_object().is_some_and(|members| !members.is_empty()) {
             writeln!(io::stdout(), "{value}")?;
@@ -131,7 +129,7 @@ impl Invocation<'_> {
     }
 
     /// Runs the command. Returns the exit status.
-    pub(super) fn run(&self, name: &str) -> Result<i32> {
+    pub(super) fn run(&self, name: &str) -> Result<i32, Failure> {
         let matches = self.matches;
         let exec = self.exec_of(name)?;
         match name {
@@ -170,18 +168,18 @@ impl Invocation<'_> {
         }
     }
 
-    fn exec_of(&self, name: &str) -> Result<Option<String>> {
+    fn exec_of(&self, name: &str) -> Result<Option<String>, Failure> {
         const WITH: [&str; 6] = ["close-stdin", "reopen-logs", "resize", "kill", "wait", "delete"];
         if WITH.contains(&name) { self.exec() } else { Ok(None) }
     }
 
-    fn print(&self, value: Value) -> Result<i32> {
+    fn print(&self, value: Value) -> Result<i32, Failure> {
         writeln!(io::stdout(), "{value}")?;
         Ok(0)
     }
 
-    fn checkpoint(&self) -> Result<i32> {
-        let path = |name| -> Result<Option<std::path::PathBuf>> {
+    fn checkpoint(&self) -> Result<i32, Failure> {
+        let path = |name| -> Result<Option<std::path::PathBuf>, Failure> {
             Ok(self.matches.path(name).map(std::path::absolute).transpose()?)
         };
         let images = path("image-path")?.ok_or_else(|| Failure("checkpoint needs --image-path".into()))?;
@@ -194,7 +192,7 @@ impl Invocation<'_> {
         self.ask_living("checkpoint", members)
     }
 
-    fn events(&self) -> Result<i32> {
+    fn events(&self) -> Result<i32, Failure> {
         let from = self.matches.number::<u64>("from")?;
         let (follow, ack) = (self.matches.switch("follow"), self.matches.switch("ack"));
         let dir = self.dir()?;
@@ -234,7 +232,7 @@ impl Invocation<'_> {
         Ok(0)
     }
 
-    fn logs(&self) -> Result<i32> {
+    fn logs(&self) -> Result<i32, Failure> {
         let dir = self.dir()?;
         let logs = dir.facts()?.logs()?;
         let since = self.matches.text("since")?;
@@ -256,7 +254,7 @@ impl Invocation<'_> {
         dir.exit().is_some() || dir.facts().is_err()
     }
 
-    fn attach(&self) -> Result<i32> {
+    fn attach(&self) -> Result<i32, Failure> {
         let exec = self.exec()?;
         let status = self.answering()?.call("status", json!({}))?;
         let tty = exec.is_some() || status["tty"] == true;
@@ -267,7 +265,7 @@ impl Invocation<'_> {
     }
 
     /// Relays the stdio of an attached process. Returns its exit status.
-    fn relay(&self, mut client: Client, exec: Option<&str>, tty: bool, stdin: bool) -> Result<i32> {
+    fn relay(&self, mut client: Client, exec: Option<&str>, tty: bool, stdin: bool) -> Result<i32, Failure> {
         if !attach::relay(self.state, self.id()?, exec, &mut client, tty, stdin)? {
             return Ok(0);
         }
@@ -275,7 +273,7 @@ impl Invocation<'_> {
         Ok(exit["status"].as_i64().unwrap_or(255) as i32)
     }
 
-    fn start_exec(&self) -> Result<i32> {
+    fn start_exec(&self) -> Result<i32, Failure> {
         let matches = self.matches;
         let dir = self.dir()?;
         let (tty, stdin, detach) = (matches.switch("tty"), matches.switch("stdin"), matches.switch("detach"));
@@ -300,9 +298,9 @@ impl Invocation<'_> {
         status
     }
 
-    fn process(&self, dir: &ContainerDir, tty: bool) -> Result<Value> {
+    fn process(&self, dir: &ContainerDir, tty: bool) -> Result<Value, Failure> {
         let matches = self.matches;
-        let read = |path: &Path| -> Result<Value> {
+        let read = |path: &Path| -> Result<Value, Failure> {
             let text = fd::document(path).map_err(|error| Failure(format!("{path:?}: {error}")))?;
             serde_json::from_slice(&text).map_err(|error| Failure(format!("{path:?}: {error}")))
         };
@@ -310,8 +308,9 @@ impl Invocation<'_> {
             Some(path) => read(&path)?,
             None => read(&dir.facts()?.bundle.join("config.json"))?["process"].take(),
         };
-        let words: Vec<String> =
-            (1..matches.operands.len()).map(|at| self.operand(at).map(str::to_owned)).collect::<Result<_>>()?;
+        let words: Vec<String> = (1..matches.operands.len())
+            .map(|at| self.operand(at).map(str::to_owned))
+            .collect::<Result<_, Failure>>()?;
         if !words.is_empty() {
             process["args"] = json!(words);
         } else if matches.path("process").is_none() {
