@@ -60,14 +60,16 @@ fn open_barrier(container: &Container) -> Result<()> {
     };
     socket::send(socket.as_fd(), b"start", &[]).with_context(|| "cannot send to init")?;
     let mut buffer = vec![0; 8192];
-    let heard = match socket::receive_answer(socket.as_fd(), &mut buffer) {
+    // Whether the program runs is not known. A container whose start has failed must not run, nor seem to.
+    let heard = socket::receive_answer(socket.as_fd(), &mut buffer)
+        .inspect_err(|_| drop(super::kill::kill_everything(container, false)));
+    let (n, _) = match heard {
+        // The kernel gives it for a message that init has not read.
         Err(failed) if failed.errno == Errno::ECONNRESET => {
             return Err(wrong("cannot start a container that has stopped").caused_by(failed));
         }
-        other => other.with_context(|| "cannot receive from init"),
+        other => other.with_context(|| "cannot receive from init")?,
     };
-    // Whether the program runs is not known. A container whose start has failed must not run, nor seem to.
-    let (n, _) = heard.inspect_err(|_| drop(super::kill::kill_everything(container, false)))?;
     match decode(&buffer[..n], None)? {
         // What was to have it restored has ended before that was done.
         Message::End if container.state.held && has_start_socket(container) => Err(Error::new(

@@ -89,10 +89,16 @@ pub(super) fn fork_into_pid_namespace(terminal: bool, cx: &mut Context<'_>) -> R
 /// How long execve(2) may take from closing the first close-on-exec descriptor to closing the last.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// The pause before a wait that has failed is begun again.
+const RETRY: std::time::Duration = std::time::Duration::from_millis(10);
+
 /// Waits until the program is executed. If the runtime ends before that, kills the process.
 fn guard(child: &Child, executed: BorrowedFd<'_>, runtime: BorrowedFd<'_>) -> ! {
     let mut fds = [executed, runtime].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    let _ = poll::poll(&mut fds, Deadline::NEVER);
+    // Without memory for the call nothing is known of either.
+    while poll::poll(&mut fds, Deadline::NEVER).is_err() {
+        std::thread::sleep(RETRY);
+    }
     // execve(2) closes the connection to the runtime and this pipe one after the other. The runtime waits only for
     // the first, and may end before the second.
     if fds[0].any().unwrap_or(false) || poll::readable(executed, Deadline::after(GRACE)).unwrap_or(false) {
