@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 /// The output of an attached process. Reading comes to an end, and no frame has more than was sent.
 pub fn frames(bytes: &[u8]) {
     let (mut sender, receiver) = UnixStream::pair().expect("a pair of sockets");
-    let mut client = Client { stream: BufReader::new(receiver), seq: 0 };
+    let mut client = Client { stream: BufReader::new(receiver), seq: 0, marked: true };
     // What fits into a socket, as nobody reads meanwhile.
     let bytes = &bytes[..bytes.len().min(32 * 1024)];
     sender.write_all(bytes).expect("it fits");
@@ -23,7 +23,7 @@ pub fn frames(bytes: &[u8]) {
 /// The answers and events of a shim, as lines.
 pub fn lines(bytes: &[u8]) {
     let (mut sender, receiver) = UnixStream::pair().expect("a pair of sockets");
-    let mut client = Client { stream: BufReader::new(receiver), seq: 0 };
+    let mut client = Client { stream: BufReader::new(receiver), seq: 0, marked: true };
     sender.write_all(&bytes[..bytes.len().min(32 * 1024)]).expect("it fits");
     sender.shutdown(std::net::Shutdown::Write).expect("it is open");
     // A line that is none ends one call, and not the next.

@@ -46,6 +46,8 @@ impl From<io::Error> for Error {
 pub struct Client {
     stream: BufReader<UnixStream>,
     seq: u64,
+    /// Whether the shim tells the end of the output.
+    marked: bool,
 }
 
 /// A piece of an attached process's output.
@@ -68,7 +70,7 @@ impl Client {
         // This connects by a path that is too long for a socket address, too.
         let stream =
             socket::connect(path).map_err(|failed| Error::Lost(io::Error::from_raw_os_error(failed.errno as i32)))?;
-        Ok(Client { stream: BufReader::new(stream.into()), seq: 0 })
+        Ok(Client { stream: BufReader::new(stream.into()), seq: 0, marked: false })
     }
 
     /// Sets how long a call waits for an answer, at least a millisecond. Afterwards it fails with [`Error::Lost`] of the
@@ -126,6 +128,7 @@ impl Client {
                 continue;
             }
             if line["error"].is_null() {
+                self.marked = line["ok"]["end"] == true;
                 return Ok(line["ok"].take());
             }
             let text = |name: &str| line["error"][name].as_str().unwrap_or_default().to_owned();
@@ -157,19 +160,32 @@ impl Client {
     }
 
     /// Attaches to the stdio of init or of an exec. Afterwards the connection is used for [`Client::frame`] and
-    /// [`Client::input`] only. The operation `exec` with `"attach": true` does the same.
+    /// [`Client::input`] only. The operation `exec` with `"attach": true` and `"end": true` does the same.
     pub fn attach(&mut self, exec: Option<&str>) -> Result<(), Error> {
-        self.call("attach", json!({"exec": exec})).map(drop)
+        self.call("attach", json!({"exec": exec, "end": true})).map(drop)
     }
 
-    /// Waits for the next piece of output. `None`: the process has ended. Only after [`Client::attach`].
+    /// Waits for the next piece of output. `None`: the process has ended, and this was all. Only after
+    /// [`Client::attach`].
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::UnexpectedEof`] if output is missing: the shim has left this client behind, because it did not
+    /// read for seconds while others waited for it, or the shim is dead. Without `"end": true` that looks like the end.
     pub fn frame(&mut self) -> io::Result<Option<Frame>> {
         let mut head = [0; 5];
         match self.stream.read_exact(&mut head) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.marked => {
+                let text = "the shim has closed the connection before the end of the output";
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+            }
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             other => other?,
         }
         let [kind, length @ ..] = head;
+        if kind == 3 {
+            return Ok(None);
+        }
         let mut data = vec![0; u32::from_be_bytes(length).min(1 << 20) as usize];
         self.stream.read_exact(&mut data)?;
         Ok(Some(if kind == 2 { Frame::Stderr(data) } else { Frame::Stdout(data) }))

@@ -20,6 +20,10 @@ const FULL: usize = 64 * 1024;
 /// How long a client may take nothing while others wait for it.
 const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A look at a client that comes so much later than that says nothing about it: nobody has waited for it before, or the
+/// shim itself had no time, and then the client may have had none either.
+const LATE: Duration = Duration::from_millis(500);
+
 /// Bytes of output in one packet: the size of the buffers of conmon's callers.
 const PACKET: usize = 8192;
 
@@ -28,6 +32,9 @@ pub(super) const INPUT: usize = 32 * 1024;
 
 /// Bytes of the head of a frame of [`Framing::Stream`]: its type, and the length in four bytes.
 const FRAME_HEAD: usize = 5;
+
+/// The last frame of [`Framing::Marked`]: it has no data.
+const END: [u8; FRAME_HEAD] = [3, 0, 0, 0, 0];
 
 #[derive(Debug)]
 pub(super) struct Client {
@@ -45,6 +52,8 @@ pub(super) struct Client {
     pub(super) reading: bool,
     pub(super) unread: Vec<u8>,
     pub(super) watched: Interest,
+    /// Whether it has been told the end of the output.
+    pub(super) ended: bool,
 }
 
 /// What a client has sent.
@@ -84,6 +93,7 @@ impl Client {
             reading: true,
             unread: Vec::new(),
             watched: Interest::Read,
+            ended: false,
         })
     }
 
@@ -93,23 +103,41 @@ impl Client {
 
     /// Sends or queues output. False: the client has left.
     pub(super) fn give(&mut self, stream: Stream, bytes: &[u8], poll: &Poll) -> bool {
-        for piece in bytes.chunks(PACKET) {
-            let frame = self.frame(stream, piece);
-            if self.queue.is_empty() {
-                match socket::send_now(self.socket.as_fd(), &frame) {
-                    Ok(n) if n == frame.len() => continue,
-                    Ok(n) => self.sent = n,
-                    Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => self.sent = 0,
-                    Err(_) => return false,
-                }
-            }
-            if self.queue.is_empty() {
-                self.takes();
-            }
-            self.queued += frame.len();
-            self.queue.push_back(frame.into());
-        }
+        let sent = bytes.chunks(PACKET).all(|piece| self.send(self.frame(stream, piece)));
         self.watch(poll);
+        sent
+    }
+
+    /// Tells it that no more output comes, once, if it has asked for that. One that is left behind gets no such frame.
+    /// False: it has left.
+    pub(super) fn end(&mut self, poll: &Poll) -> bool {
+        if self.framing != Framing::Marked || std::mem::replace(&mut self.ended, true) {
+            return true;
+        }
+        let sent = self.send(END.into());
+        self.watch(poll);
+        sent
+    }
+
+    /// It is disconnected, and told the end if nothing waits for it.
+    pub(super) fn leave(mut self, poll: &Poll) {
+        self.end(poll);
+        poll.forget(self.fd());
+    }
+
+    /// Sends or queues a frame. False: the client has left.
+    fn send(&mut self, frame: Vec<u8>) -> bool {
+        if self.queue.is_empty() {
+            match socket::send_now(self.socket.as_fd(), &frame) {
+                Ok(n) if n == frame.len() => return true,
+                Ok(n) => self.sent = n,
+                Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => self.sent = 0,
+                Err(_) => return false,
+            }
+            self.takes();
+        }
+        self.queued += frame.len();
+        self.queue.push_back(frame.into());
         true
     }
 
@@ -117,7 +145,7 @@ impl Client {
         let mut frame = Vec::with_capacity(FRAME_HEAD + piece.len());
         match self.framing {
             Framing::Packet => frame.push(if stream == Stream::Stdout { 2 } else { 3 }),
-            Framing::Stream => {
+            Framing::Stream | Framing::Marked => {
                 frame.push(if stream == Stream::Stdout { 1 } else { 2 });
                 frame.extend_from_slice(&(piece.len() as u32).to_be_bytes());
             }
@@ -169,17 +197,15 @@ impl Client {
     }
 
     /// Whether it has to be dropped. A client that reads slowly may need longer to empty its socket, so one whose
-    /// socket has become emptier stays.
+    /// socket has become emptier stays, and one that has emptied it.
     pub(super) fn is_stalled(&mut self, at_end: bool, now: Instant) -> bool {
-        if self.stall_ends(at_end).is_none_or(|end| end > now) {
-            return false;
-        }
+        let Some(end) = self.stall_ends(at_end).filter(|end| *end <= now) else { return false };
         let unread = socket::unread_by_peer(self.socket.as_fd());
-        let reads = unread < self.since.1;
-        if reads {
+        let stays = unread < self.since.1 || unread == 0 || now > end + LATE;
+        if stays {
             self.since = (now, unread);
         }
-        !reads
+        !stays
     }
 
     /// Reads its input, or stops reading it while the process does not take what came before.
@@ -197,7 +223,7 @@ impl Client {
 
     /// Receives once.
     pub(super) fn receive(&mut self) -> FromClient {
-        if self.framing == Framing::Stream
+        if self.framing != Framing::Packet
             && let Some(said) = self.next_frame()
         {
             return said;
@@ -252,7 +278,7 @@ mod tests {
         let poll = Poll::new().expect("epoll");
         let (ours, theirs) = match framing {
             Framing::Packet => socket::pair().expect("a pair"),
-            Framing::Stream => {
+            Framing::Stream | Framing::Marked => {
                 let (a, b) = std::os::unix::net::UnixStream::pair().expect("a pair");
                 (a.into(), b.into())
             }
@@ -262,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_client_that_does_not_read_is_full_and_then_stalled() {
-        for framing in [Framing::Packet, Framing::Stream] {
+        for framing in [Framing::Packet, Framing::Stream, Framing::Marked] {
             let (mut client, theirs, poll) = client(framing);
             let mut given = 0;
             while !client.is_full() && given < 10_000 {
@@ -279,6 +305,50 @@ mod tests {
             }
             assert!(client.is_idle() && !client.is_full());
             assert_eq!((client.stall_ends(false), client.stall_ends(true)), (None, None));
+        }
+    }
+
+    #[test]
+    fn a_client_has_its_time_from_when_somebody_waits_for_it() {
+        let (mut client, _theirs, poll) = client(Framing::Stream);
+        while client.is_idle() {
+            assert!(client.give(Stream::Stdout, &[b'x'; 4096], &poll));
+        }
+        assert!(!client.is_full());
+        // It has read nothing for long, and nobody has minded. Now its process ends.
+        let now = client.since.0 + 5 * STALL_TIMEOUT;
+        assert!(!client.is_stalled(true, now));
+        assert_eq!(client.stall_ends(true), Some(now + STALL_TIMEOUT));
+        // The loop had no time either.
+        assert!(!client.is_stalled(true, now + 3 * STALL_TIMEOUT));
+        assert!(client.is_stalled(true, now + 4 * STALL_TIMEOUT));
+    }
+
+    #[test]
+    fn a_client_that_has_read_everything_is_not_stalled() {
+        let (mut client, theirs, poll) = client(Framing::Stream);
+        while !client.is_full() {
+            assert!(client.give(Stream::Stdout, &[b'x'; 4096], &poll));
+        }
+        // It has read all before the first look at its socket, and the loop has not come to send more.
+        let mut buffer = [0; 9000];
+        while socket::receive_now(theirs.as_fd(), &mut buffer).is_ok() {}
+        client.takes();
+        assert!(!client.is_stalled(false, client.since.0 + STALL_TIMEOUT));
+    }
+
+    #[test]
+    fn the_end_is_the_last_frame_and_told_once_and_only_who_has_asked() {
+        for framing in [Framing::Packet, Framing::Stream, Framing::Marked] {
+            let (mut client, theirs, poll) = client(framing);
+            for _ in 0..2 {
+                assert!(client.end(&poll));
+            }
+            let mut buffer = [0; 16];
+            let found = socket::receive_now(theirs.as_fd(), &mut buffer);
+            let expected = if framing == Framing::Marked { Ok(FRAME_HEAD) } else { Err(Errno::EAGAIN) };
+            assert_eq!(found, expected);
+            assert!(found.is_err() || buffer[..FRAME_HEAD] == END);
         }
     }
 

@@ -134,6 +134,7 @@ impl Supervisor {
     /// Goes on with a process that has ended, if its output was read or was waited for long enough.
     pub(super) fn look_at_output(&mut self, serial: u32) {
         let Some(managed) = self.processes.get_mut(serial) else { return };
+        managed.streams.iter_mut().for_each(|streams| streams.end_clients(&self.poll));
         let output = managed.output();
         let effects = managed.process.drained(output, clock::now());
         self.carry_out(serial, effects);

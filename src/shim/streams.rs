@@ -488,7 +488,7 @@ impl Streams {
         }
         self.end_input(poll);
         self.outlets.iter_mut().for_each(|outlet| outlet.finish(poll));
-        self.clients.drain(..).for_each(|client| poll.forget(client.fd()));
+        self.clients.drain(..).for_each(|client| client.leave(poll));
     }
 
     /// Everything was read that had to be. Readers get the end after they have read the rest.
@@ -521,9 +521,15 @@ impl Streams {
         });
     }
 
-    /// Disconnects the attached clients, which have got everything.
+    /// Tells the attached clients the end of the output, if all of it was read.
+    pub(super) fn end_clients(&mut self, poll: &Poll) {
+        let read = self.is_read();
+        self.clients.retain_mut(|client| !read || client.end(poll));
+    }
+
+    /// Disconnects the attached clients, for which no more comes.
     pub(super) fn disconnect(&mut self, poll: &Poll, scratch: &mut Scratch) {
-        self.clients.clear();
+        self.clients.drain(..).for_each(|client| client.leave(poll));
         self.each(poll, scratch, false, Outlet::resume);
     }
 

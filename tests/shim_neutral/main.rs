@@ -457,6 +457,14 @@ fn a_stalled_client_stops_neither_the_log_nor_the_others() {
     let logs = String::from_utf8(world.output(&["logs", "c"]).stdout).expect("text");
     assert_eq!(logs.lines().count(), 20_000);
     assert_eq!(logs.lines().last(), Some("line 20000"));
+    // It gets what was on its way, and can tell that this is not all.
+    let cut = loop {
+        match stalled.frame() {
+            Ok(Some(_)) => {}
+            other => break other,
+        }
+    };
+    assert_eq!(cut.expect_err("not the end").kind(), std::io::ErrorKind::UnexpectedEof);
 }
 
 #[test]

@@ -37,6 +37,7 @@ table! {
     Fifo { 1 end, 2 without_reader, 3 had_reader, 4 watch, 5 next_look, 6 @hint left, 7 @hint since }
     Client {
         1 number, 2 key, 3 socket, 4 framing, 5 queue, 6 queued, 7 sent, 8 since, 9 reading, 10 unread, 11 watched,
+        12 @hint ended,
     }
     FileLog { 1 spec, 2 directory, 3 file, 4 size, 5 total, 6 dropped }
     JsonLog { 1 file, 2 begun }
@@ -46,7 +47,7 @@ choice! {
     Stdin { 1 Null {}, 2 Fifo { 1 path: 0 }, 3 Attach { 1 leave_open: leave_open }, 4 Inherit {} }
     Output { 1 None {}, 2 Attach {}, 3 Fifo { 1 path: 0 }, 4 File { 1 path: 0 }, 5 Fd { 1 fd: 0 }, 6 Inherit {} }
     Log { 1 K8s { 1 file: 0 }, 2 Json { 1 file: 0 }, 3 Raw { 1 file: 0 }, 4 Journald { 1 journal: 0 } }
-    Framing { 1 Packet {}, 2 Stream {} }
+    Framing { 1 Packet {}, 2 Stream {}, 3 Marked {} }
     Interest { 1 Nothing {}, 2 Read {}, 3 Write {}, 4 Both {} }
     Stream { 1 Stdout {}, 2 Stderr {} }
     Sink { 1 None {}, 2 Pipe { 1 end: 0 }, 3 Fifo { 1 fifo: 0 }, 4 File { 1 file: 0 } }

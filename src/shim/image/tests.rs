@@ -277,13 +277,14 @@ impl Random {
             number: self.next() as u16,
             key: self.number(),
             socket: self.fd(),
-            framing: if self.yes() { Framing::Packet } else { Framing::Stream },
+            framing: [Framing::Packet, Framing::Stream, Framing::Marked][self.below(3) as usize],
             queue: self.some(|r| r.bytes().into()).into(),
             queued: self.number() as usize,
             sent: self.number() as usize,
             since: (self.moment(), self.number() as usize),
             reading: self.yes(),
             unread: self.bytes(),
+            ended: self.yes(),
             watched: [Interest::Nothing, Interest::Read, Interest::Write, Interest::Both][self.below(4) as usize],
         }
     }

@@ -35,7 +35,7 @@ impl Drop for Raw {
 }
 
 /// Relays stdio until the process has ended. The client is attached already. Returns false if the caller has detached
-/// by the keys.
+/// by the keys. It is an error if output is missing.
 pub(super) fn relay(
     state: &Path,
     id: &str,
@@ -65,13 +65,16 @@ pub(super) fn relay(
             }
         });
     }
-    while let Some(frame) = client.frame()? {
-        match frame {
-            Frame::Stdout(bytes) => write(&mut io::stdout(), &bytes)?,
-            Frame::Stderr(bytes) => write(&mut io::stderr(), &bytes)?,
+    let has_left = || left.load(std::sync::atomic::Ordering::SeqCst);
+    loop {
+        match client.frame() {
+            Ok(Some(Frame::Stdout(bytes))) => write(&mut io::stdout(), &bytes)?,
+            Ok(Some(Frame::Stderr(bytes))) => write(&mut io::stderr(), &bytes)?,
+            Ok(None) => return Ok(!has_left()),
+            Err(_) if has_left() => return Ok(false),
+            Err(error) => return Err(error.into()),
         }
     }
-    Ok(!left.load(std::sync::atomic::Ordering::SeqCst))
 }
 
 fn write(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {

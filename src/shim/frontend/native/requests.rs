@@ -29,7 +29,7 @@ enum Response {
     /// When the core has answered.
     Later,
     /// At once; then the connection carries the stdio of this process.
-    Attach(ProcessId, Value),
+    Attach(ProcessId, Framing),
 }
 
 /// How many requests of one client are served in a turn of the loop.
@@ -95,7 +95,7 @@ impl Server {
         match self.serve(key, &request, core) {
             Ok(Response::Answer(value)) => self.send(key, &answer(seq, Ok(value))),
             Ok(Response::Later) => {}
-            Ok(Response::Attach(process, value)) => self.hand_over(key, seq, &process, value, core),
+            Ok(Response::Attach(process, framing)) => self.hand_over(key, seq, &process, framing, core),
             Err(refusal) => self.send(key, &answer(seq, Err(refusal))),
         }
     }
@@ -129,7 +129,7 @@ impl Server {
                 self.note(reply, PendingRequest::Client { key, seq: line.seq, what: ClientRequest::Plain }, core)?;
                 return Ok(Response::Later);
             }
-            "attach" => return Ok(Response::Attach(process, json!({}))),
+            "attach" => return Ok(Response::Attach(process, framing(line))),
             "exec" => return self.start_exec(key, line, core),
             "shutdown" => return self.shut_down(core),
             "start" => plain(Request::Start(process)),
@@ -242,7 +242,7 @@ impl Server {
             self.forget_exec(&id, core);
             return Err(refusal);
         }
-        Ok(if line.attach { Response::Attach(id, json!({"exec": &*exec})) } else { Response::Later })
+        Ok(if line.attach { Response::Attach(id, framing(line)) } else { Response::Later })
     }
 
     fn forget_exec(&mut self, id: &ProcessId, core: &mut Supervisor) {
@@ -254,7 +254,7 @@ impl Server {
     }
 
     /// Answers, and gives the socket to the core.
-    fn hand_over(&mut self, key: u64, seq: u64, process: &ProcessId, value: Value, core: &mut Supervisor) {
+    fn hand_over(&mut self, key: u64, seq: u64, process: &ProcessId, framing: Framing, core: &mut Supervisor) {
         let Some(has_more) = self.connection(key).map(|connection| connection.has_more()) else { return };
         let refusal = match core.state(process) {
             None => Some(Refusal::new(Code::NotFound, format!("{:?} does not exist", process.exec))),
@@ -268,10 +268,11 @@ impl Server {
         let mut taken = self.connections.extract_if(.., |connection| connection.key == key);
         let Some(mut connection) = taken.next() else { return };
         drop(taken);
+        let value = json!({"exec": process.exec.as_deref(), "end": framing == Framing::Marked});
         // Only if all answers were sent: frames in between would not be recognized.
         if connection.send(&answer(seq, Ok(value))) && connection.is_idle() {
             // This fails only for want of memory. The client then reads the end of the connection.
-            let _ = core.attach(process, connection.into_socket(&core.poll), Framing::Stream);
+            let _ = core.attach(process, connection.into_socket(&core.poll), framing);
         }
     }
 
@@ -381,6 +382,11 @@ impl Server {
             self.failed.push((exec.clone(), refusal.clone()));
         }
     }
+}
+
+/// The frames that the client has asked for.
+fn framing(line: &WireRequest<'_>) -> Framing {
+    if line.end { Framing::Marked } else { Framing::Stream }
 }
 
 /// The runtime's `checkpoint` and its arguments, without the id.

@@ -285,6 +285,7 @@ impl Invocation<'_> {
             "tty": tty,
             "stdin": stdin,
             "attach": !detach,
+            "end": true,
             "log": matches.texts("log")?,
         });
         let answer = client.call("exec", members)?;

@@ -57,6 +57,9 @@ pub(crate) struct WireRequest<'a> {
     /// `exec`: the connection then carries its stdio.
     #[serde(default)]
     pub attach: bool,
+    /// `attach` and `exec`: a last frame tells the end of the output.
+    #[serde(default)]
+    pub end: bool,
     /// `checkpoint`: the directory of the images.
     #[serde(default)]
     pub image_path: String,
