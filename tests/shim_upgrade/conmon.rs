@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use windlass_sys::socket;
 
-use super::{control, opened, program, until, upgraded};
+use super::{Lines, control, last, many, opened, program, until, upgraded};
 
 const ID: &str = "fedcba9876543210";
 
@@ -156,6 +156,63 @@ fn an_exec_of_conmon_is_answered_by_the_program_that_goes_on() {
     conmon.upgrade();
     assert_eq!(conmon.answer()["data"], json!(8));
     assert_eq!(conmon.finish(), "8");
+}
+
+#[test]
+fn nothing_is_lost_or_doubled_by_many_upgrades_under_load() {
+    // With pauses, because everything is kept in a log.
+    let script = "i=0; while [ ! -e stop ]; do echo line $i; i=$((i+1)); [ $((i % 500)) -gt 0 ] || sleep 0.01; done; echo end $i >&2; exit 6";
+    let log = std::env::temp_dir().join(format!("windlass-upgraded-conmon-many-{}/log", std::process::id()));
+    let mut conmon = Conmon::start("many", script, &["-l", &format!("k8s-file:{}", log.display())]);
+    let init = conmon.answer()["data"].as_i64().expect("a pid");
+    let bundle = File::open(&conmon.dir).expect("the bundle");
+    let client = socket::connect_at(bundle.as_fd(), "attach").expect("connected");
+    // A client that gets no time for seconds is left behind, and conmon's protocol cannot tell it so.
+    let reader = std::thread::spawn(move || {
+        let (mut lines, mut rest, mut buffer) = (None, Vec::new(), vec![0; 8193]);
+        while let Ok((n @ 1.., _)) = socket::receive(client.as_fd(), &mut buffer) {
+            if buffer[0] == 2 {
+                rest.extend_from_slice(&buffer[1..n]);
+                super::take_whole(&mut lines, &mut rest);
+            }
+        }
+        lines.map_or(0, |lines: Lines| lines.0)
+    });
+    let mut endpoint = fs::OpenOptions::new().write(true).open(conmon.path("ctl")).expect("the fifo");
+    let mut client = control(conmon.pid());
+    let mut programs = [conmon.path("another"), env!("CARGO_BIN_EXE_windlass-shim").into()];
+    let mut parts = vec![];
+    for round in 0..many() {
+        // A request that is half sent, and a log that is another file after it.
+        endpoint.write_all(b"2 0").expect("written");
+        if round % 10 == 9 {
+            parts.push(conmon.path(&format!("log.{round}")));
+            fs::rename(&log, &parts[parts.len() - 1]).expect("renamed");
+        }
+        upgraded(&mut client, &opened(&programs[0]));
+        assert_eq!(program(conmon.pid()), programs[0]);
+        programs.swap(0, 1);
+        endpoint.write_all(b" 0\n").expect("written");
+        until(|| log.exists());
+    }
+    assert!(PathBuf::from(format!("/proc/{init}")).exists(), "it is the same container");
+    fs::write(conmon.path("stop"), "").expect("written");
+    assert_eq!(conmon.finish(), "6");
+    assert!(reader.join().expect("no line is missing or doubled") > 0);
+    parts.push(log);
+    let mut text = [String::new(), String::new()];
+    for part in parts {
+        for entry in fs::read_to_string(part).expect("a log").lines() {
+            let mut words = entry.splitn(4, ' ');
+            let mut word = || words.next().expect("a word");
+            let (_, stream, tag, rest) = (word(), word(), word(), word());
+            let whole = if tag == "F" { "\n" } else { "" };
+            text[usize::from(stream == "stderr")] += &format!("{rest}{whole}");
+        }
+    }
+    let mut lines = Lines(0);
+    lines.take(text[0].as_bytes(), &mut Vec::new());
+    assert_eq!(lines.0, last(&text[1]), "each line is in the log");
 }
 
 /// The image of a shim with all its endpoints.
