@@ -106,7 +106,7 @@ bless:
 # A plan that was printed is run again: `just simulate 17 requests=4 size=9`.
 # The shim on a simulated kernel, from a seed on, for so many seconds: `just simulate 1 3600`
 simulate *args:
-    cargo run --quiet --package windlass-shim-simulated --bin simulate -- {{args}}
+    cargo run --quiet --profile simulate --package windlass-shim-simulated --bin simulate -- {{args}}
 
 # The first seeds, as many as two minutes and a half allow
 simulate-short: (simulate "1" "150")

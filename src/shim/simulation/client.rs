@@ -7,6 +7,7 @@ use nix::errno::Errno;
 
 use super::output::Stream;
 use super::world::SECOND;
+use crate::Framing;
 use windlass_sys::{kernel, socket, stream};
 
 /// Bytes of the head of a frame: the stream, and the length.
@@ -15,23 +16,36 @@ const HEAD: usize = 5;
 /// How long it may take nothing before the shim leaves it behind.
 const PATIENCE: u64 = 2 * SECOND;
 
-/// A client of [`crate::Framing::Stream`].
+/// So many bytes tell where in a stream they are.
+const TELLING: usize = 24;
+
+/// The streams of a process, and the position of the next byte of each. `None`: the client was attached somewhere.
+pub(super) type Attached = Vec<(Rc<Stream>, Option<u64>)>;
+
 #[derive(Debug)]
 pub(super) struct Client {
     socket: Option<OwnedFd>,
-    /// The streams, and the position of the next byte of each.
-    streams: Vec<(Rc<Stream>, u64)>,
+    framing: Framing,
+    streams: Attached,
     unread: Vec<u8>,
+    /// The first bytes of each, until they tell where they are.
+    first: [Vec<u8>; 2],
+    /// Whether it was told the end.
+    told: bool,
     /// When it has last read, and whether it never stood still for long before.
     read: u64,
     steady: bool,
 }
 
 impl Client {
-    /// Its side of a pair of sockets, and where each stream stands.
-    pub(super) fn new(socket: OwnedFd, streams: Vec<(Rc<Stream>, u64)>) -> Client {
+    /// Its side of a pair of sockets, what it has read already, and where each stream stands.
+    pub(super) fn new(socket: OwnedFd, framing: Framing, unread: Vec<u8>, streams: Attached) -> Client {
         let _ = stream::never_block(socket.as_fd());
-        Client { socket: Some(socket), streams, unread: Vec::new(), read: kernel::now(), steady: true }
+        let (first, read) = (Default::default(), kernel::now());
+        let mut client =
+            Client { socket: Some(socket), framing, streams, unread, first, told: false, read, steady: true };
+        client.frames();
+        client
     }
 
     /// Whether it has neither left nor been left.
@@ -49,8 +63,14 @@ impl Client {
         let now = kernel::now();
         self.steady &= now < self.read + PATIENCE;
         self.read = now;
+        // A packet is read as a whole or cut off.
+        let most = if self.framing == Framing::Packet { most.max(8193) } else { most };
         let mut buffer = vec![0; most as usize];
         match socket::receive_now(socket.as_fd(), &mut buffer) {
+            Ok(n @ 1..) if self.framing == Framing::Packet => {
+                self.output(usize::from(buffer[0]).wrapping_sub(2), &buffer[1..n]);
+                return true;
+            }
             Ok(n @ 1..) => {
                 self.unread.extend_from_slice(&buffer[..n]);
                 self.frames();
@@ -70,27 +90,52 @@ impl Client {
                 return;
             }
             let frame: Vec<u8> = self.unread.drain(..HEAD + length).skip(HEAD).collect();
-            let Some((stream, at)) = which.checked_sub(1).and_then(|which| self.streams.get_mut(which)) else {
-                return kernel::fault(format!("a client gets a frame of stream {which}"));
-            };
-            if let Some(wrong) = frame.iter().zip(*at..).find(|(byte, at)| **byte != stream.byte(*at)) {
-                return kernel::fault(format!("a client gets {wrong:?} of {stream:?}"));
+            if self.told {
+                return kernel::fault(format!("a client gets {} bytes after the end", frame.len()));
             }
-            *at += frame.len() as u64;
+            match which {
+                3 if self.framing == Framing::Marked => self.told = true,
+                _ => self.output(which.wrapping_sub(1), &frame),
+            }
         }
+    }
+
+    fn output(&mut self, which: usize, bytes: &[u8]) {
+        let Some((stream, at)) = self.streams.get_mut(which) else {
+            return kernel::fault(format!("a client gets a frame of stream {which}"));
+        };
+        let Some(at) = at else {
+            let first = &mut self.first[which];
+            first.extend_from_slice(bytes);
+            if first.len() >= TELLING {
+                match stream.find(&first[..TELLING]) {
+                    Some(found) => *at = Some(found),
+                    None => return kernel::fault(format!("a client gets what is not in {stream:?}")),
+                }
+                let first = std::mem::take(first);
+                return self.output(which, &first);
+            }
+            return;
+        };
+        if let Some(wrong) = bytes.iter().zip(*at..).find(|(byte, at)| **byte != stream.byte(*at)) {
+            return kernel::fault(format!("a client gets {wrong:?} of {stream:?}"));
+        }
+        *at += bytes.len() as u64;
     }
 
     /// The shim has closed the connection: after the end of the process, or because this client stood still.
     fn ends(&mut self) {
         self.socket = None;
-        if !self.steady {
+        if !self.steady && !self.told {
             return;
         }
         // Where another process has the pipe open, nobody waits for what it writes.
-        let lacks =
-            |(stream, at): &&(Rc<Stream>, u64)| !stream.held.get() && !stream.lost.get() && *at != stream.written.get();
+        let lacks = |(stream, at): &&(Rc<Stream>, Option<u64>)| {
+            !stream.held.get() && !stream.lost.get() && at.is_some_and(|at| at != stream.written.get())
+        };
         if let Some((stream, at)) = self.streams.iter().find(lacks) {
-            kernel::fault(format!("a client that goes on reading has {at} bytes of {stream:?}"));
+            let whose = if self.told { "is told the end" } else { "goes on reading" };
+            kernel::fault(format!("a client that {whose} has {at:?} bytes of {stream:?}"));
         }
     }
 }

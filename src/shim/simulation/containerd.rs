@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::engine;
+use super::life::{self, Clients};
 use super::output::{self, Stream};
 use super::plan::Plan;
 use super::random::Random;
-use super::upgrade;
-use super::world::{Daemon, Happens, MILLISECOND, Outside, SECOND, Shared};
+use super::world::{Daemon, Happens, MILLISECOND, Outside, SECOND};
 use crate::Supervisor;
 use crate::exit::Record;
 use crate::frontend::containerd;
@@ -21,7 +21,6 @@ use crate::frontend::containerd::message::task::{CloseIo, Create, Deleted, Exec,
 use crate::frontend::containerd::message::{Any, Empty};
 use crate::frontend::containerd::ttrpc::{FrameKind, Request, Response, code, next_frame, put_frame};
 use windlass_base::protobuf::Message;
-use windlass_sys::kernel::Release;
 use windlass_sys::{fd, kernel, socket, stream};
 
 /// A connection of ttrpc, of either side.
@@ -91,6 +90,11 @@ pub(super) struct Containerd {
     plan: Plan,
     random: Random,
     directory: PathBuf,
+    /// The same, open.
+    held: OwnedFd,
+    /// What the present shim has: its bundle, and the name of its socket.
+    bundle: PathBuf,
+    shim: String,
     events: OwnedFd,
     /// How many children of the shim could not do their work.
     failures: u64,
@@ -100,8 +104,12 @@ pub(super) struct Containerd {
     stream: u32,
     names: u64,
     left: u64,
+    /// Whether the shim may drop the oldest output.
+    drops: bool,
     /// Whether it wants the shim to leave.
     ends: bool,
+    /// Whether it has asked for the deletion of the task.
+    gives_up: bool,
     created: bool,
     deleted: bool,
     told: BTreeMap<String, Told>,
@@ -112,108 +120,86 @@ pub(super) struct Containerd {
 const ID: &str = "c";
 const SERVICE: &str = "containerd.task.v2.Task";
 
-/// Most simulated time that the end may take.
-const END: u64 = 1800 * SECOND;
-
 /// One run. The error is what was wrong.
 pub(super) fn run(plan: &Plan, directory: &Path) -> Result<(), String> {
-    let outside = Rc::new(RefCell::new(Outside::new(plan)));
-    kernel::set_world(Rc::new(RefCell::new(Shared(outside.clone()))));
-    let bundle = directory.join("bundle");
-    std::fs::create_dir_all(bundle.join("rootfs")).map_err(|error| error.to_string())?;
-    std::fs::create_dir_all(bundle.join("work")).map_err(|error| error.to_string())?;
-    std::fs::write(bundle.join("config.json"), "{}").map_err(|error| error.to_string())?;
     let held = fd::open(directory, nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY);
     let held = held.map_err(|failed| failed.to_string())?;
     let events = socket::listen_stream_at(held.as_fd(), "events", 0o600).map_err(|failed| failed.to_string())?;
-    let before = engine::descriptors();
-    let daemon = Rc::new(RefCell::new(Containerd::new(plan, directory, events)));
-    outside.borrow_mut().daemon = Some(daemon.clone());
-    outside.borrow_mut().wake_daemon(0);
-    let result = serve(plan, directory, held.as_fd(), &daemon);
-    let fault = kernel::take_fault().map_or(result, Err);
-    {
-        let mut daemon = daemon.borrow_mut();
-        (daemon.inbox, daemon.link) = (None, None);
-    }
-    outside.borrow_mut().leave();
-    fault?;
-    // What the shim leaves behind ends by itself.
-    for (pid, _) in kernel::processes() {
-        kernel::release(pid, Release::Go);
-    }
-    kernel::settle();
-    let alive: Vec<(i32, bool)> = kernel::processes().into_iter().filter(|(_, ended)| !ended).collect();
-    if !alive.is_empty() {
-        return Err(format!("processes are left: {alive:?}"));
-    }
-    kernel::forget();
-    engine::left(&bundle, before)
+    life::live(plan, directory, Containerd::new(plan, directory, events, held))
 }
 
-fn serve(
-    plan: &Plan,
-    directory: &Path,
-    held: std::os::fd::BorrowedFd<'_>,
-    daemon: &RefCell<Containerd>,
-) -> Result<(), String> {
-    let text = |failed: windlass_sys::SyscallError| failed.to_string();
-    let mut core = Supervisor::new().map_err(text)?;
-    let listener = socket::listen_stream_at(held, "shim", 0o600).map_err(text)?;
-    stream::never_block(listener.as_fd()).map_err(text)?;
-    let events = directory.join("events");
-    let mut front =
-        containerd::simulated(listener, directory.join("bundle"), &events.to_string_lossy(), &core).map_err(text)?;
-    let mut until: Option<u64> = None;
-    let mut random = Random::new(plan.seed ^ 0x09);
-    loop {
-        if plan.has("upgrades") && random.chance(2) && !daemon.borrow().ends {
-            upgrade::upgrade(&mut core, Some(&mut front))?;
+impl Clients for Containerd {
+    type Front = containerd::Served;
+
+    fn begin(&mut self, _outside: &RefCell<Outside>, core: &mut Supervisor) -> Result<containerd::Served, String> {
+        let text = |failed: windlass_sys::SyscallError| failed.to_string();
+        // Each shim has paths of its own: a child of one that was killed may still write to a slow disk.
+        self.bundle = self.directory.join(format!("bundle.{}", self.names));
+        self.shim = format!("shim.{}", self.names);
+        self.names += 1;
+        for directory in ["rootfs", "work"] {
+            std::fs::create_dir_all(self.bundle.join(directory)).map_err(|error| error.to_string())?;
         }
-        // As `serve`, but for the clock.
-        while let Some(event) = core.next_event() {
-            crate::Front::event(&mut front, event, &mut core);
+        std::fs::write(self.bundle.join("config.json"), self.config()).map_err(|error| error.to_string())?;
+        let listener = socket::listen_stream_at(self.held.as_fd(), &self.shim, 0o600).map_err(text)?;
+        stream::never_block(listener.as_fd()).map_err(text)?;
+        let events = self.directory.join("events");
+        containerd::simulated(listener, self.bundle.clone(), &events.to_string_lossy(), core).map_err(text)
+    }
+
+    fn is_over(&self) -> bool {
+        self.left == 0
+    }
+
+    fn left(&mut self, status: i32, _outside: &Outside) -> Result<(), String> {
+        // It leaves by itself when it was of no use for half a minute.
+        match (status, self.ends || !self.created || self.deleted) {
+            (0, true) => engine::no_files(&self.bundle),
+            _ => Err(format!("the shim leaves with {status}, and has a task")),
         }
-        if let Some(status) = crate::Front::finished(&front, &core) {
-            let daemon = daemon.borrow();
-            return match status == 0 && daemon.ends {
-                true => Ok(()),
-                // It leaves by itself when it was of no use for half a minute.
-                false if !daemon.created || daemon.deleted => Ok(()),
-                false => Err(format!("the shim leaves with {status}, and has a task")),
-            };
-        }
-        // The world goes on for ever, also where nothing in it concerns the shim.
-        let end = until.map(windlass_sys::clock::at);
-        for (key, ready) in core.turn(crate::Front::deadline(&front).into_iter().chain(end).min()).map_err(text)? {
-            crate::Front::ready(&mut front, key, ready, &mut core);
-        }
-        let now = windlass_sys::clock::now();
-        if crate::Front::deadline(&front).is_some_and(|deadline| deadline <= now) {
-            crate::Front::due(&mut front, now, &mut core);
-        }
-        if let Some(fault) = kernel::take_fault() {
-            return Err(fault);
-        }
-        if daemon.borrow().left == 0 {
-            let until = *until.get_or_insert(kernel::now() + END);
-            if kernel::now() >= until {
-                let daemon = daemon.borrow();
-                let unread: Vec<_> =
-                    daemon.streams.values().flatten().filter(|stream| !output::is_whole(stream)).collect();
-                return Err(format!(
-                    "it does not end: calls {:?}, told {:?}, not read {unread:?}, seed {}",
-                    daemon.calls, daemon.told, plan.seed
-                ));
+    }
+
+    fn killed(
+        &mut self,
+        _init: Option<i32>,
+        outside: &Outside,
+        _core: &mut Supervisor,
+    ) -> Result<Option<containerd::Served>, String> {
+        self.streams.values().flatten().for_each(|stream| stream.lost.set(true));
+        let told = self.told.get(ID).and_then(|told| told.exited.as_ref()).filter(|_| !self.deleted);
+        let recorded = containerd::recorded(&self.bundle, ID);
+        match (told, &recorded) {
+            (Some(told), Some(record)) if record.status().code() as u32 != told.exit_status => {
+                Err(format!("{told:?} was told, and \"delete\" says {record:?}"))
             }
+            // Its deletion may have been asked for, which removes the file of its process id.
+            (Some(told), None) if outside.failures < 5 && !self.gives_up => {
+                Err(format!("{told:?} was told, and \"delete\" knows nothing"))
+            }
+            // containerd has every container of a dead shim deleted.
+            _ => Ok(None),
         }
+    }
+
+    fn reset(&mut self) {
+        (self.inbox, self.link) = (None, None);
+        self.calls.clear();
+        self.told.clear();
+        self.last.clear();
+        self.streams.clear();
+        (self.created, self.deleted, self.ends, self.gives_up) = (false, false, false, false);
+    }
+
+    fn why(&self) -> String {
+        let unread: Vec<_> = self.streams.values().flatten().filter(|stream| !output::is_whole(stream)).collect();
+        format!("calls {:?}, told {:?}, not read {unread:?}", self.calls, self.told)
     }
 }
 
 impl Daemon for Containerd {
-    fn act(&mut self, is_kind: bool, failures: u64) -> (u64, Vec<Happens>) {
-        self.failures = failures;
-        if !is_kind && self.plan.has("outages") && self.random.chance(8) {
+    fn act(&mut self, outside: &Outside) -> (u64, Vec<Happens>) {
+        self.failures = outside.failures;
+        if !outside.is_kind && self.plan.has("outages") && self.random.chance(8) {
             // It dies, and everything that was on its way with it.
             (self.inbox, self.link) = (None, None);
             self.calls.clear();
@@ -224,7 +210,7 @@ impl Daemon for Containerd {
         self.answers();
         let mut happens = Vec::new();
         if self.link.is_none() {
-            let path = self.directory.join("shim");
+            let path = self.directory.join(&self.shim);
             self.link = socket::connect_now(&path).ok().map(Link::new);
         }
         if self.left > 0 {
@@ -241,12 +227,15 @@ impl Daemon for Containerd {
 }
 
 impl Containerd {
-    fn new(plan: &Plan, directory: &Path, events: OwnedFd) -> Containerd {
+    fn new(plan: &Plan, directory: &Path, events: OwnedFd, held: OwnedFd) -> Containerd {
         let _ = stream::never_block(events.as_fd());
         Containerd {
             plan: plan.clone(),
             random: Random::new(plan.seed ^ 0xc0),
             directory: directory.into(),
+            held,
+            bundle: PathBuf::new(),
+            shim: String::new(),
             events,
             failures: 0,
             inbox: None,
@@ -255,7 +244,9 @@ impl Containerd {
             stream: 1,
             names: 0,
             left: plan.requests,
+            drops: false,
             ends: false,
+            gives_up: false,
             created: false,
             deleted: false,
             told: BTreeMap::new(),
@@ -340,7 +331,7 @@ impl Containerd {
             if let Some(exec) = self.told.iter().find(late) {
                 return Err(format!("the end of init is told before that of {exec:?}"));
             }
-            let record = Record::read(&self.directory.join("bundle/exit.json"));
+            let record = Record::read(&self.bundle.join("exit.json"));
             match record {
                 Some(record) if record.status().code() as u32 == exit.exit_status => {}
                 None if self.failures >= 5 => {}
@@ -430,11 +421,27 @@ impl Containerd {
         [0, 1].map(|at: usize| streams[at].fifo.to_string_lossy().into_owned())
     }
 
+    /// A container that says how much is kept, mostly less than it writes in a long absence.
+    fn config(&mut self) -> String {
+        let max = if self.random.chance(20) { 0 } else { self.random.any_size(2 << 20) };
+        self.drops = max > 0 && self.random.chance(30);
+        let full = if self.drops { "drop" } else { "block" };
+        let annotations =
+            serde_json::json!({"run.windlass.spool-max": max.to_string(), "run.windlass.spool-full": full});
+        match self.random.chance(30) {
+            true => {
+                self.drops = false;
+                "{}".into()
+            }
+            false => serde_json::json!({"annotations": annotations}).to_string(),
+        }
+    }
+
     fn new_stream(&mut self, name: &str, at: u64) -> Rc<Stream> {
         self.names += 1;
         let fifo = self.directory.join(format!("{name}.{at}.{}", self.names));
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
-        Rc::new(Stream::new(self.plan.seed * 64 + self.names, fifo, false))
+        Rc::new(Stream::new(self.plan.seed * 64 + self.names, fifo, self.drops))
     }
 
     fn ask_something(&mut self, happens: &mut Vec<Happens>) {
@@ -448,7 +455,7 @@ impl Containerd {
                 let [stdout, stderr] = self.fifos("init", happens);
                 let options = Runc { binary_name: "/runtime".into(), ..Runc::default() };
                 let options = Some(Any { type_url: "containerd.runc.v1.Options".into(), value: options.encode() });
-                let bundle = self.directory.join("bundle").to_string_lossy().into_owned();
+                let bundle = self.bundle.to_string_lossy().into_owned();
                 self.ask("Create", "", &Create { id: ID.into(), bundle, stdout, stderr, options, ..Create::default() });
             }
             3 | 4 => self.ask("Start", "", &Containerd::name("")),
@@ -495,6 +502,7 @@ impl Containerd {
             let whole = |streams: &Vec<Rc<Stream>>| streams.iter().all(|stream| output::is_whole(stream));
             if next.is_some_and(|(_, told)| told.given_up) || self.streams.get(&key).is_none_or(whole) {
                 let exec = next.map(|(exec, _)| exec.clone()).unwrap_or_default();
+                self.gives_up |= exec.is_empty();
                 self.ask("Delete", &exec, &Containerd::name(&exec));
             }
             return;

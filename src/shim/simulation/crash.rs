@@ -3,14 +3,14 @@
 use super::engine::{Engine, Told};
 use super::upgrade;
 use crate::exit::Record;
+use crate::frontend::containerd;
 use crate::{Phase, ProcessId, Supervisor};
 use windlass_sys::process;
 
 impl Engine {
-    /// What was told is on disk. The next shim goes on with init, or there is a new container.
+    /// The shim was killed. What was told is on disk. The next one goes on with init, or there is a new container.
     pub(super) fn crash(&mut self, core: &mut Supervisor) -> Result<(), String> {
-        self.listen(core)?;
-        upgrade::kill(core)?;
+        upgrade::kill::<containerd::Served>(core, None)?;
         let init = self.outside.borrow_mut().lose_shim();
         self.pending.clear();
         for (process, told) in self.told.iter().filter(|(_, told)| !told.deleted) {

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::client::Client;
+use super::life::STARVED;
 use super::output::{self, Stream};
 use super::plan::Plan;
 use super::random::Random;
@@ -100,6 +101,11 @@ pub(super) fn left(directory: &Path, before: usize) -> Result<(), String> {
     if descriptors > before {
         return Err(format!("{before} descriptors have become {descriptors}"));
     }
+    no_files(directory)
+}
+
+/// Whether the directory of kept output is empty.
+pub(super) fn no_files(directory: &Path) -> Result<(), String> {
     let names = std::fs::read_dir(directory.join("work")).into_iter().flatten().flatten();
     let names: Vec<_> = names.map(|entry| entry.file_name()).collect();
     if names.is_empty() { Ok(()) } else { Err(format!("files are left: {names:?}")) }
@@ -110,7 +116,14 @@ impl Engine {
     fn live(&mut self, core: &mut Supervisor) -> Result<(), String> {
         self.open(core);
         while self.left > 0 {
-            self.turn(core, kernel::now() + 24 * 3600 * SECOND)?;
+            if self.plan.has("starvation") && self.random.chance(1) {
+                kernel::starve(self.random.any_size(STARVED));
+            }
+            let dies = self.plan.has("crashes") && self.random.chance(1);
+            let after = dies.then(|| self.random.below(60));
+            if self.turn(core, kernel::now() + 24 * 3600 * SECOND, after)? {
+                self.crash(core)?;
+            }
             if self.next <= kernel::now() {
                 self.left -= 1;
                 let most = if self.random.chance(10) { 3600 * SECOND } else { 5 * SECOND };
@@ -120,19 +133,21 @@ impl Engine {
             if self.plan.has("upgrades") && self.random.chance(2) {
                 upgrade::upgrade::<containerd::Served>(core, None)?;
             }
-            if self.plan.has("crashes") && self.random.chance(1) {
-                self.crash(core)?;
-            }
         }
         Ok(())
     }
 
-    fn turn(&mut self, core: &mut Supervisor, until: u64) -> Result<(), String> {
+    /// One turn of the loop. Returns whether the shim was killed in it, which may happen after so many calls.
+    fn turn(&mut self, core: &mut Supervisor, until: u64, after: Option<u64>) -> Result<bool, String> {
         self.listen(core)?;
         let deadline = windlass_sys::clock::at(self.next.min(until));
-        core.turn(Some(deadline)).map_err(|failed| failed.to_string())?;
-        self.listen(core)?;
-        kernel::take_fault().map_or(Ok(()), Err)
+        let turned = kernel::unless_killed(after, || core.turn(Some(deadline)).map(drop));
+        let killed = turned.is_none();
+        turned.unwrap_or(Ok(())).map_err(|failed| failed.to_string())?;
+        if !killed {
+            self.listen(core)?;
+        }
+        kernel::take_fault().map_or(Ok(killed), Err)
     }
 
     pub(super) fn open(&mut self, core: &mut Supervisor) {
@@ -242,9 +257,10 @@ impl Engine {
         };
         let comes: Vec<u64> = outlets.iter().map(before).collect();
         let streams = self.streams[process].iter().zip(comes);
-        let streams = streams.map(|(stream, comes)| (stream.clone(), stream.written.get() - comes)).collect();
-        if core.attach(process, theirs, Framing::Stream).is_ok() {
-            self.outside.borrow_mut().attach(Client::new(ours, streams));
+        let streams = streams.map(|(stream, comes)| (stream.clone(), Some(stream.written.get() - comes))).collect();
+        let framing = if self.random.chance(50) { Framing::Marked } else { Framing::Stream };
+        if core.attach(process, theirs, framing).is_ok() {
+            self.outside.borrow_mut().attach(Client::new(ours, framing, Vec::new(), streams));
         }
     }
 
@@ -355,7 +371,7 @@ impl Engine {
         self.next = kernel::now();
         self.ask(core, Request::Kill { process: ProcessId::init("c"), signal: libc::SIGKILL, all: true }, Asked::Other);
         while !self.is_over() {
-            self.turn(core, until)?;
+            self.turn(core, until, None)?;
             if kernel::now() >= until {
                 let streams: Vec<_> =
                     self.streams.values().flatten().filter(|stream| !output::is_whole(stream)).collect();
@@ -374,7 +390,7 @@ impl Engine {
         let rest = kernel::now() + 300 * SECOND;
         self.next = rest;
         while kernel::now() < rest {
-            self.turn(core, rest)?;
+            self.turn(core, rest, None)?;
         }
         Ok(())
     }

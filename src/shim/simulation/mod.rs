@@ -3,14 +3,19 @@
 //!
 //! A seed decides everything, so a run that has found a fault finds it again. Each run is a process of its own.
 //! What must hold: the end of each process is told once, after its record is on disk, in the order created, started,
-//! exited, deleted, and that of init last; each request is answered once; every byte that was written arrives, in
-//! order, unless a mark says how many were dropped, and before the end is told where a reader is there; in the end no descriptor, child or file is left; and the loop
-//! never waits for anything but its descriptors and its clock.
+//! exited, deleted, and that of init last, and as the world knows it; each request is answered once; every byte that was
+//! written arrives, in order, unless a mark says how many were dropped, and before the end is told where a reader is
+//! there; a client that is told the end has everything; in the end no descriptor, child or file is left; and the loop
+//! never waits for anything but its descriptors and its clock. A shim that is killed at any call leaves what was told on
+//! disk.
 
 mod client;
+mod conmon;
 mod containerd;
 mod crash;
 mod engine;
+mod life;
+mod neutral;
 mod output;
 mod plan;
 mod random;
@@ -21,13 +26,13 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use plan::Plan;
+use plan::{Mode, Plan};
 
 /// Put before a plan: it is run in this process.
 const ONE: &str = "--one";
 
 /// How long a run may take. One that takes longer waits for something.
-const RUN: Duration = Duration::from_secs(60);
+const RUN: Duration = Duration::from_secs(180);
 
 /// Runs one seed after the other. The words: the first seed, and how many seconds.
 pub fn main() -> ExitCode {
@@ -94,6 +99,8 @@ fn failure(plan: &Plan) -> Option<String> {
     command.arg(ONE).args(plan.words().split(' '));
     let errors = std::env::temp_dir().join(format!("windlass-simulate-{}.err", std::process::id()));
     command.stderr(std::fs::File::create(&errors).expect("a file"));
+    // The shim reports on it, and closes it.
+    command.stdout(std::process::Stdio::null());
     let mut child = command.spawn().expect("it starts");
     let deadline = Instant::now() + RUN;
     let why = loop {
@@ -122,8 +129,12 @@ fn directory(pid: u32) -> PathBuf {
 fn one(plan: &Plan) -> ExitCode {
     let directory = directory(std::process::id());
     std::fs::create_dir_all(directory.join("work")).expect("a directory");
-    let result =
-        if plan.is_below_containerd() { containerd::run(plan, &directory) } else { engine::run(plan, &directory) };
+    let result = match plan.mode() {
+        Mode::Supervisor => engine::run(plan, &directory),
+        Mode::Containerd => containerd::run(plan, &directory),
+        Mode::Conmon => conmon::run(plan, &directory),
+        Mode::Neutral => neutral::run(plan, &directory),
+    };
     let _ = std::fs::remove_dir_all(&directory);
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -55,6 +55,12 @@ impl Stream {
         byte(self.key, at)
     }
 
+    /// Where these bytes are in it.
+    pub(super) fn find(&self, bytes: &[u8]) -> Option<u64> {
+        let last = self.written.get().checked_sub(bytes.len() as u64)?;
+        (0..=last).find(|at| bytes.iter().zip(*at..).all(|(found, at)| *found == self.byte(at)))
+    }
+
     /// The end of its process is told, which was at `ended`. A reader that was there all the time, and went on reading, has
     /// everything.
     pub(super) fn is_told(&self, ended: u64) -> Result<(), String> {
@@ -172,6 +178,26 @@ impl Reader {
 /// How much a reader takes at once.
 pub(super) fn portion(random: &mut Random) -> u64 {
     1 + random.any_size(256 * 1024)
+}
+
+/// How many bytes of each stream are in a log of the format `k8s`. What is there must be the beginning of it.
+pub(super) fn logged(log: &std::path::Path, streams: &[Rc<Stream>]) -> Result<Vec<u64>, String> {
+    let mut lengths = vec![0; streams.len()];
+    for entry in std::fs::read(log).unwrap_or_default().split(|&byte| byte == b'\n') {
+        let mut words = entry.splitn(4, |&byte| byte == b' ');
+        let (Some(_), Some(name), Some(_), Some(text)) = (words.next(), words.next(), words.next(), words.next())
+        else {
+            continue;
+        };
+        let which = usize::from(name == b"stderr");
+        let stream = streams.get(which).ok_or_else(|| format!("there is an entry of stream {which} in the log"))?;
+        let at = &mut lengths[which];
+        if let Some((byte, at)) = text.iter().zip(*at..).find(|(byte, at)| **byte != stream.byte(*at)) {
+            return Err(format!("byte {at} in the log of {stream:?} is {:?}", *byte as char));
+        }
+        *at += text.len() as u64;
+    }
+    Ok(lengths)
 }
 
 /// Whether anything is left of a stream.

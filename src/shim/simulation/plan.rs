@@ -3,7 +3,7 @@
 use super::random::Random;
 
 /// The parts that can be left out.
-pub(super) const PARTS: [&str; 14] = [
+pub(super) const PARTS: [&str; 15] = [
     "execs",
     "runtime",
     "hangs",
@@ -18,7 +18,20 @@ pub(super) const PARTS: [&str; 14] = [
     "clients",
     "terminals",
     "crashes",
+    "starvation",
 ];
+
+/// Who asks the shim.
+pub(super) enum Mode {
+    /// An engine that is compiled with it, and asks its supervisor.
+    Supervisor,
+    /// containerd.
+    Containerd,
+    /// podman or CRI-O.
+    Conmon,
+    /// Clients of the neutral protocol.
+    Neutral,
+}
 
 /// A plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,9 +51,14 @@ impl Plan {
         Plan { seed, requests: random.within(2, 60), size: random.within(10, 23), without }
     }
 
-    /// Whether the shim is below containerd. If not, the engine asks its supervisor.
-    pub(super) fn is_below_containerd(&self) -> bool {
-        self.seed % 2 == 1
+    /// Who asks the shim.
+    pub(super) fn mode(&self) -> Mode {
+        match self.seed % 4 {
+            0 => Mode::Supervisor,
+            2 => Mode::Neutral,
+            3 => Mode::Conmon,
+            _ => Mode::Containerd,
+        }
     }
 
     /// Whether a part is in it.

@@ -42,10 +42,14 @@ pub(super) fn upgrade<F: Carried>(core: &mut Supervisor, mut front: Option<&mut 
     Ok(())
 }
 
-/// The shim is killed: its descriptors are closed, and nothing else happens. Returns another that knows nothing.
-pub(super) fn kill(core: &mut Supervisor) -> Result<(), String> {
+/// The shim is killed: its descriptors are closed, and nothing else happens. There is another then that knows nothing; the
+/// front end is to be forgotten.
+pub(super) fn kill<F: Carried>(core: &mut Supervisor, front: Option<&F>) -> Result<(), String> {
     let mut to = Encoder::default();
+    let start = to.begin(field::CORE, true);
     supervisor::save(core, &mut to);
+    to.end(start);
+    front.iter().for_each(|front| to.put(field::FRONT, true, *front));
     let (_, mut descriptors) = to.finish();
     descriptors.extend(forgotten(core));
     drop(Inherited::of(&[], &descriptors));

@@ -22,7 +22,7 @@ pub(super) const SECOND: u64 = 1000 * MILLISECOND;
 /// A daemon that is part of the world.
 pub(super) trait Daemon {
     /// Does what it does now. Returns how long it waits then, and what it brings into the world.
-    fn act(&mut self, is_kind: bool, failures: u64) -> (u64, Vec<Happens>);
+    fn act(&mut self, outside: &Outside) -> (u64, Vec<Happens>);
 }
 
 /// What a daemon brings into the world.
@@ -30,6 +30,16 @@ pub(super) trait Daemon {
 pub(super) enum Happens {
     /// The streams of a process that is about to be made.
     Streams(String, Vec<Rc<Stream>>),
+    /// The same, where nobody reads them but through the shim.
+    Outputs(String, Vec<Rc<Stream>>),
+    /// A client that is attached.
+    Client(Client),
+    /// Somebody calls the runtime's `start`, without the shim.
+    Start,
+    /// Somebody kills init, without the shim.
+    Kill,
+    /// Somebody kills what runs of the runtime.
+    EndRuntimes,
     /// From now on nothing goes wrong.
     Kindness,
 }
@@ -82,6 +92,8 @@ pub(super) struct Outside {
     /// How many children could not do their work.
     pub(super) failures: u64,
     init: Option<i32>,
+    /// How processes of the container have ended, and when.
+    pub(super) ends: BTreeMap<i32, (Exit, u64)>,
     /// The daemon, where there is one.
     pub(super) daemon: Option<Rc<RefCell<dyn Daemon>>>,
 }
@@ -120,6 +132,7 @@ impl Outside {
             held: Vec::new(),
             failures: 0,
             init: None,
+            ends: BTreeMap::new(),
             daemon: None,
         }
     }
@@ -192,13 +205,18 @@ impl Outside {
 
     fn daemon_acts(&mut self) {
         let Some(daemon) = self.daemon.clone() else { return };
-        let (delay, happens) = daemon.borrow_mut().act(self.is_kind, self.failures);
+        let (delay, happens) = daemon.borrow_mut().act(self);
         for happens in happens {
             match happens {
                 Happens::Streams(name, streams) => {
                     streams.iter().for_each(|stream| self.read_from(stream.clone()));
                     self.streams.insert(name, streams);
                 }
+                Happens::Outputs(name, streams) => drop(self.streams.insert(name, streams)),
+                Happens::Client(client) => self.attach(client),
+                Happens::Start => drop(self.start()),
+                Happens::EndRuntimes => self.end_runtimes(),
+                Happens::Kill => self.init.into_iter().for_each(|init| self.kill(init)),
                 Happens::Kindness => self.be_kind(),
             }
         }
@@ -247,17 +265,7 @@ impl Outside {
                 let made = self.make(verb == "create", &name, &started.stdio, terminal);
                 i32::from(std::fs::write(file, made.to_string()).is_err())
             }
-            "start" => match self.init.filter(|_| init_runs) {
-                None => complain(started, "container not running"),
-                Some(init) if self.processes.get(&init).is_none_or(|process| process.runs) => {
-                    complain(started, "cannot start a container that runs")
-                }
-                Some(init) => {
-                    self.processes.get_mut(&init).into_iter().for_each(|process| process.runs = true);
-                    self.at(MILLISECOND, Happening::Process(init));
-                    0
-                }
-            },
+            "start" => self.start().map_or_else(|why| complain(started, why), |()| 0),
             "kill" => {
                 if !init_runs && !words.contains(&"--all") {
                     return complain(started, "container not running");
@@ -279,6 +287,19 @@ impl Outside {
             }
             _ => 0,
         }
+    }
+
+    fn start(&mut self) -> Result<(), &'static str> {
+        let init = self.init.filter(|init| kernel::is_alive(*init)).ok_or("container not running")?;
+        let process = self.processes.get_mut(&init).filter(|process| !process.runs);
+        process.ok_or("cannot start a container that runs")?.runs = true;
+        self.at(MILLISECOND, Happening::Process(init));
+        Ok(())
+    }
+
+    /// Whether init, which lives, was started.
+    pub(super) fn runs(&self, init: i32) -> bool {
+        self.processes.get(&init).is_some_and(|process| process.runs)
     }
 
     fn make(&mut self, is_init: bool, name: &str, stdio: &[OwnedFd; 3], mut terminal: Option<Option<OwnedFd>>) -> i32 {
@@ -305,9 +326,13 @@ impl Outside {
     /// The shim is killed, and by the kernel every runtime that runs. Returns init, if it lives.
     pub(super) fn lose_shim(&mut self) -> Option<i32> {
         self.take_in();
-        self.runtimes.keys().copied().collect::<Vec<_>>().into_iter().for_each(|pid| self.kill(pid));
+        self.end_runtimes();
         kernel::orphan_all();
         self.init.filter(|init| kernel::is_alive(*init))
+    }
+
+    fn end_runtimes(&mut self) {
+        self.runtimes.keys().copied().collect::<Vec<_>>().into_iter().for_each(|pid| self.kill(pid));
     }
 
     /// Somebody calls the runtime's `delete --force`.
@@ -359,7 +384,9 @@ impl Outside {
             let delay = self.random.any_size(30 * SECOND);
             self.at(delay, Happening::LetGo(self.held.len() - 1));
         }
-        kernel::end(pid, signal.map_or(Exit::Code(process.code), Exit::Signal));
+        let exit = signal.map_or(Exit::Code(process.code), Exit::Signal);
+        self.ends.insert(pid, (exit, kernel::now()));
+        kernel::end(pid, exit);
         if process.is_init && self.random.chance(50) {
             // As in a PID namespace of its own.
             let others: Vec<i32> = self.processes.keys().copied().collect();

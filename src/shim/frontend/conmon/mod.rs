@@ -122,8 +122,25 @@ fn run(arguments: Vec<OsString>) -> Result<i32, Error> {
     Ok(serve(core, front)?)
 }
 
+/// The front end of a conmon with these words, which answers on that pipe, for the simulation.
+#[cfg(simulated)]
+pub(crate) fn simulated(
+    words: Vec<OsString>,
+    sync: std::os::fd::OwnedFd,
+    core: &mut Supervisor,
+) -> Result<Served, String> {
+    let text = |error: Error| error.to_string();
+    let (settings, process) = Settings::from_arguments(Arguments::parse(words).map_err(text)?).map_err(text)?;
+    let messages = Rc::new(Messages::new(Level::Error, false, &settings.container.id));
+    let pipes = Pipes { key: settings.key, sync: Some(sync), start: None, attach: None };
+    core.wait_for_only_reader = true;
+    let mut front = ConmonFront::new(Rc::new(settings), messages, pipes, process, Default::default());
+    front.begin(core);
+    Ok(front)
+}
+
 /// The state that goes on in another program.
-pub(super) type Served = ConmonFront;
+pub(crate) type Served = ConmonFront;
 
 /// Goes on as the supervisor.
 pub(super) fn go_on((core, front): (Supervisor, Controlled<Served>)) -> Result<i32, String> {

@@ -103,7 +103,7 @@ fn run(runtime: &Runtime, words: &[OsString], until: Deadline) -> Result<(bool, 
 
 /// The exit record of the container. A record with another process id is that of an earlier container, whose bundle had
 /// the same path: its shim may have written it after that bundle was removed.
-fn record(bundle: &Path, id: &str) -> Option<Record> {
+pub(super) fn record(bundle: &Path, id: &str) -> Option<Record> {
     let of_it = |record: &Record| record.id == id && u32::try_from(record.pid) == Ok(pid(bundle));
     Record::read(&bundle::exit_file(bundle)).filter(of_it)
 }

@@ -82,6 +82,12 @@ pub(crate) fn simulated(
     front::ContainerdFront::on(listener, bundle, "default", events, core)
 }
 
+/// The exit record as `delete` finds it, for the simulation.
+#[cfg(simulated)]
+pub(crate) fn recorded(bundle: &std::path::Path, id: &str) -> Option<crate::exit::Record> {
+    delete::record(bundle, id)
+}
+
 /// Runs it.
 pub fn main(words: Vec<OsString>) -> ExitCode {
     let done = Arguments::parse(words).and_then(|arguments| match arguments.action {

@@ -26,6 +26,8 @@ mod requests;
 mod run;
 mod serve;
 mod shims;
+#[cfg(simulated)]
+mod simulated;
 mod stalled;
 pub mod table;
 mod verbs;
@@ -54,8 +56,11 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
+#[cfg(simulated)]
+pub(crate) use simulated::{RunRequest, adopt, begin, keeps, last_event};
+
 /// The state that goes on in another program.
-pub(super) type Served = serve::Server;
+pub(crate) type Served = serve::Server;
 
 /// Goes on as the server.
 pub(super) fn go_on((mut core, mut server): (Supervisor, Served)) -> Result<i32, String> {

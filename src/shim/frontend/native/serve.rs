@@ -141,7 +141,7 @@ impl Server {
         Ok((core, server))
     }
 
-    fn new(dir: ContainerDir, adopted: bool, core: &Supervisor) -> Result<Server> {
+    pub(super) fn new(dir: ContainerDir, adopted: bool, core: &Supervisor) -> Result<Server> {
         let lock = dir.lock_for_life()?;
         let facts = dir.facts()?;
         let here = fd::open(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
@@ -180,7 +180,19 @@ impl Server {
         ProcessId::of(&self.facts.id, exec.unwrap_or_default())
     }
 
-    fn begin(&mut self, core: &mut Supervisor) -> Result<()> {
+    pub(super) fn begin(&mut self, core: &mut Supervisor) -> Result<()> {
+        let process = self.open(core)?;
+        if self.adopted {
+            return adopt(&self.dir, &self.facts, process, core);
+        }
+        self.dir.reserve()?;
+        let null = fd::open("/dev/null", OFlag::O_RDWR)?;
+        self.spare = (0..SPARE).map(|_| fd::duplicate(null.as_fd())).collect::<windlass_sys::Result<_>>()?;
+        self.ask(core, Request::Create(process), PendingRequest::Create)
+    }
+
+    /// Tells the core of the container. Returns its init, which is to be made or adopted.
+    pub(super) fn open(&mut self, core: &mut Supervisor) -> Result<NewProcess> {
         core.open(Container {
             id: self.facts.id.as_str().into(),
             bundle: self.facts.bundle.clone(),
@@ -209,13 +221,7 @@ impl Server {
             exit_files,
         };
         core.watch_directory(".".as_ref());
-        if self.adopted {
-            return adopt(&self.dir, &self.facts, process, core);
-        }
-        self.dir.reserve()?;
-        let null = fd::open("/dev/null", OFlag::O_RDWR)?;
-        self.spare = (0..SPARE).map(|_| fd::duplicate(null.as_fd())).collect::<windlass_sys::Result<_>>()?;
-        self.ask(core, Request::Create(process), PendingRequest::Create)
+        Ok(process)
     }
 
     pub(super) fn stdio(&self, terminal: bool, stdin: bool, logs: Vec<crate::Log>, name: &str) -> Stdio {

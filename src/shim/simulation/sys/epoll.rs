@@ -9,6 +9,7 @@ use super::{clock, kernel};
 /// As the real one, in simulated time.
 pub fn wait(epoll: &Epoll, events: &mut [EpollEvent], deadline: Option<Instant>) -> nix::Result<usize> {
     let deadline = deadline.map(clock::since_begin);
+    kernel::call();
     loop {
         kernel::settle();
         kernel::act();

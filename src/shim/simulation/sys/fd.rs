@@ -1,9 +1,10 @@
 //! Files, of a disk that may be full.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 pub use windlass_sys::fd::*;
 use windlass_sys::{Result, SyscallError};
@@ -11,10 +12,29 @@ use windlass_sys::{Result, SyscallError};
 use super::kernel;
 
 fn room(call: &'static str) -> Result<()> {
+    kernel::call();
     match kernel::is_disk_full() {
         true => Err(SyscallError { call: call.into(), errno: Errno::ENOSPC }),
         false => Ok(()),
     }
+}
+
+/// As the real one.
+pub fn open(path: impl AsRef<Path>, flags: OFlag) -> Result<OwnedFd> {
+    kernel::call();
+    windlass_sys::fd::open(path, flags)
+}
+
+/// As the real one.
+pub fn openat(dir: BorrowedFd<'_>, path: impl AsRef<Path>, flags: OFlag, mode: u32) -> Result<OwnedFd> {
+    kernel::call();
+    windlass_sys::fd::openat(dir, path, flags, mode)
+}
+
+/// As the real one.
+pub fn unlinkat(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
+    kernel::call();
+    windlass_sys::fd::unlinkat(dir, name)
 }
 
 /// As the real one.

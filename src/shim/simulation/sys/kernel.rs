@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 use nix::errno::Errno;
@@ -118,6 +119,9 @@ thread_local! {
     static TURNS: Cell<u32> = const { Cell::new(0) };
     static GATE: RefCell<Option<OwnedFd>> = const { RefCell::new(None) };
     static FULL: Cell<bool> = const { Cell::new(false) };
+    /// After how many more calls the shim is killed, and whether the world acts, whose calls are not the shim's.
+    static KILL: Cell<Option<u64>> = const { Cell::new(None) };
+    static IN_WORLD: Cell<bool> = const { Cell::new(false) };
     static FAULT: RefCell<Option<String>> = const { RefCell::new(None) };
     static KERNEL: RefCell<Kernel> = RefCell::default();
     static WORLD: RefCell<Option<Rc<RefCell<dyn World>>>> = const { RefCell::new(None) };
@@ -141,7 +145,47 @@ pub fn set_world(world: Rc<RefCell<dyn World>>) {
 fn world<T>(act: impl FnOnce(&mut dyn World) -> T) -> Option<T> {
     let world = WORLD.with_borrow(|world| world.clone())?;
     let mut world = world.borrow_mut();
-    Some(act(&mut *world))
+    let before = IN_WORLD.replace(true);
+    let result = act(&mut *world);
+    IN_WORLD.set(before);
+    Some(result)
+}
+
+/// The shim is killed: what is thrown from the call that it does not make any more.
+#[derive(Debug)]
+pub struct Killed;
+
+/// Does something of the shim's. It may be killed after so many calls, or else lives on. `None`: it was killed.
+pub fn unless_killed<T>(after: Option<u64>, act: impl FnOnce() -> T) -> Option<T> {
+    KILL.set(after);
+    let result = catch_unwind(AssertUnwindSafe(act));
+    KILL.set(None);
+    match result {
+        Ok(result) => Some(result),
+        Err(thrown) if thrown.is::<Killed>() => None,
+        Err(thrown) => resume_unwind(thrown),
+    }
+}
+
+/// The shim gets no time for so long, and the world goes on.
+pub fn starve(time: u64) {
+    NOW.set(NOW.get() + time);
+    act();
+}
+
+/// The shim makes a call.
+pub(super) fn call() {
+    if IN_WORLD.get() {
+        return;
+    }
+    match KILL.get() {
+        None => {}
+        Some(0) => {
+            KILL.set(None);
+            resume_unwind(Box::new(Killed));
+        }
+        Some(left) => KILL.set(Some(left - 1)),
+    }
 }
 
 /// Nanoseconds since the beginning.
@@ -267,6 +311,7 @@ pub(super) fn fork(proof: &SingleThreaded) -> Result<Forked> {
             drop(release);
             // It has nothing to do with the world.
             WORLD.set(None);
+            KILL.set(None);
             with(|kernel| *kernel = Kernel::default());
             GATE.set(Some(gate));
             Ok(Forked::Child)

@@ -17,12 +17,19 @@ fn gone(call: &'static str, errno: Errno) -> SyscallError {
 
 /// fork(2). The child waits until the world lets it go on.
 pub fn fork(_flags: CloneFlags, _cgroup: Option<BorrowedFd<'_>>, proof: &SingleThreaded) -> Result<Forked> {
-    kernel::fork(proof)
+    kernel::call();
+    let forked = kernel::fork(proof)?;
+    // In the child nothing is killed by a call.
+    kernel::call();
+    Ok(forked)
 }
 
 /// Reaps the child behind `pidfd` if it has ended.
 pub fn try_wait(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
-    kernel::reap_by(pidfd)
+    kernel::call();
+    let found = kernel::reap_by(pidfd);
+    kernel::call();
+    found
 }
 
 /// pidfd_open(2).
@@ -32,6 +39,7 @@ pub fn open_pid(pid: i32) -> Result<OwnedFd> {
 
 /// pidfd_send_signal(2).
 pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    kernel::call();
     if kernel::signal_by(pidfd, signal) { Ok(()) } else { Err(gone("pidfd_send_signal()", Errno::ESRCH)) }
 }
 

@@ -11,5 +11,8 @@ pub fn start(program: &Spawn<'_>) -> Result<Child> {
     let words = program.arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let [input, output, errors] = program.stdio;
     let stdio = [fd::duplicate(input)?, fd::duplicate(output)?, fd::duplicate(errors)?];
-    kernel::spawn(words, stdio)
+    kernel::call();
+    let child = kernel::spawn(words, stdio)?;
+    kernel::call();
+    Ok(child)
 }

@@ -8,12 +8,20 @@ use super::{Result, kernel};
 
 /// As the real one.
 pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Moved> {
+    kernel::call();
     kernel::settle();
     windlass_sys::stream::read(fd, buffer)
 }
 
 /// As the real one.
+pub fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<Moved> {
+    kernel::call();
+    windlass_sys::stream::write(fd, bytes)
+}
+
+/// As the real one.
 pub fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, length: usize) -> Result<Moved> {
+    kernel::call();
     kernel::settle();
     windlass_sys::stream::splice(from, to, length)
 }

@@ -1,0 +1,62 @@
+//! A server for the simulation, in whose process it runs.
+
+use std::path::Path;
+
+use super::container_dir::{ContainerDir, Facts, VERSION};
+use super::event_log::Marks;
+use super::serve::Server;
+use crate::{Phase, Refusal, Supervisor};
+use windlass_sys::process;
+
+/// What a client wants of `run`.
+pub(crate) struct RunRequest {
+    pub(crate) terminal: bool,
+    pub(crate) keep: bool,
+    pub(crate) create_only: bool,
+    pub(crate) kill_on_exit: bool,
+    pub(crate) stdin: bool,
+    pub(crate) log: String,
+}
+
+const ID: &str = "c";
+
+/// As `run`: makes the container's directory below `state`, and the server of it.
+pub(crate) fn begin(state: &Path, wanted: RunRequest, core: &mut Supervisor) -> Result<Server, Refusal> {
+    let dir = ContainerDir::of(state, ID)?;
+    dir.make()?;
+    dir.write_facts(&Facts {
+        v: VERSION,
+        id: ID.into(),
+        bundle: state.into(),
+        runtime: "/runtime".into(),
+        tty: wanted.terminal,
+        stdin: wanted.stdin,
+        logs: vec![wanted.log],
+        drain_ms: 10_000,
+        keep: wanted.keep,
+        create_only: wanted.create_only,
+        kill_on_exit: wanted.kill_on_exit,
+        ..Facts::default()
+    })?;
+    let dir = dir.enter()?;
+    let begun = Server::new(dir.clone(), false, core).and_then(|mut server| server.begin(core).map(|()| server));
+    begun.inspect_err(|_| dir.remove())
+}
+
+/// Whether the container outlives its shim.
+pub(crate) fn keeps(state: &Path) -> bool {
+    ContainerDir::of(state, ID).and_then(|dir| dir.facts()).is_ok_and(|facts| facts.keep)
+}
+
+/// The number of the last event.
+pub(crate) fn last_event(state: &Path) -> u64 {
+    Marks::read(&state.join(ID).join("events.log")).map_or(0, |marks| marks.last)
+}
+
+/// As `adopt`, without asking a runtime, which is not a program here.
+pub(crate) fn adopt(state: &Path, pid: i32, phase: Phase, core: &mut Supervisor) -> Result<Server, Refusal> {
+    let mut server = Server::new(ContainerDir::of(state, ID)?.enter()?, true, core)?;
+    let new = server.open(core)?;
+    core.adopt(new, pid, process::open_pid(pid)?, phase)?;
+    Ok(server)
+}

@@ -1,0 +1,166 @@
+//! The life of shims below clients of a protocol: each is upgraded, killed and replaced at any moment.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+
+use super::engine::{descriptors, left};
+use super::plan::Plan;
+use super::random::Random;
+use super::upgrade;
+use super::world::{Daemon, Outside, SECOND, Shared};
+use crate::Supervisor;
+use crate::frontend::carried::Carried;
+use windlass_sys::kernel::{self, Release};
+
+/// Most simulated time that the end may take.
+const END: u64 = 1800 * SECOND;
+
+/// Most calls of the shim in a turn at one of which it is killed.
+const CALLS: u64 = 120;
+
+/// Most simulated time for which a busy machine gives the shim none.
+pub(super) const STARVED: u64 = 4 * SECOND;
+
+/// Clients of a protocol.
+pub(super) trait Clients: Daemon {
+    /// The shim's side of it.
+    type Front: Carried;
+
+    /// Has a shim begin with a new container.
+    fn begin(&mut self, outside: &RefCell<Outside>, core: &mut Supervisor) -> Result<Self::Front, String>;
+
+    /// Whether nothing new is begun.
+    fn is_over(&self) -> bool;
+
+    /// The shim has ended with this status.
+    fn left(&mut self, status: i32, outside: &Outside) -> Result<(), String>;
+
+    /// The shim was killed, and `init` lives. Returns the shim that goes on with it, if there can be one.
+    fn killed(
+        &mut self,
+        init: Option<i32>,
+        outside: &Outside,
+        core: &mut Supervisor,
+    ) -> Result<Option<Self::Front>, String>;
+
+    /// The container is gone, with all that was told of it.
+    fn reset(&mut self);
+
+    /// What it still waits for.
+    fn why(&self) -> String;
+}
+
+/// One run. The error is what was wrong.
+pub(super) fn live<C: Clients + 'static>(plan: &Plan, directory: &Path, clients: C) -> Result<(), String> {
+    let outside = Rc::new(RefCell::new(Outside::new(plan)));
+    kernel::set_world(Rc::new(RefCell::new(Shared(outside.clone()))));
+    let before = descriptors();
+    let clients = Rc::new(RefCell::new(clients));
+    outside.borrow_mut().daemon = Some(clients.clone());
+    outside.borrow_mut().wake_daemon(0);
+    let result = shims(plan, &outside, &clients);
+    let fault = kernel::take_fault().map_or(result, Err);
+    clients.borrow_mut().reset();
+    outside.borrow_mut().leave();
+    fault?;
+    // What the shim leaves behind ends by itself.
+    for (pid, _) in kernel::processes() {
+        kernel::release(pid, Release::Go);
+    }
+    kernel::settle();
+    let alive: Vec<(i32, bool)> = kernel::processes().into_iter().filter(|(_, ended)| !ended).collect();
+    if !alive.is_empty() {
+        return Err(format!("processes are left: {alive:?}"));
+    }
+    kernel::forget();
+    left(directory, before)
+}
+
+fn shims<C: Clients>(plan: &Plan, outside: &RefCell<Outside>, clients: &RefCell<C>) -> Result<(), String> {
+    let text = |failed: windlass_sys::SyscallError| failed.to_string();
+    let mut random = Random::new(plan.seed ^ 0x09);
+    let mut until: Option<u64> = None;
+    let mut next = None;
+    loop {
+        let (mut core, mut front) = match next.take() {
+            Some(shim) => shim,
+            None => {
+                let mut core = Supervisor::new().map_err(text)?;
+                let front = clients.borrow_mut().begin(outside, &mut core)?;
+                (core, front)
+            }
+        };
+        let status = serve(plan, &mut random, &mut until, (&mut core, &mut front), clients)?;
+        if let Some(status) = status {
+            drop((front, core));
+            // What runs of the runtime dies with its parent.
+            outside.borrow_mut().lose_shim();
+            clients.borrow_mut().left(status, &outside.borrow())?;
+        } else {
+            upgrade::kill(&mut core, Some(&front))?;
+            std::mem::forget(front);
+            let init = outside.borrow_mut().lose_shim();
+            let front = clients.borrow_mut().killed(init, &outside.borrow(), &mut core)?;
+            next = front.map(|front| (core, front));
+        }
+        if next.is_none() {
+            outside.borrow_mut().delete();
+            clients.borrow_mut().reset();
+            if clients.borrow().is_over() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Serves until the shim ends, with this status, or is killed.
+fn serve<C: Clients>(
+    plan: &Plan,
+    random: &mut Random,
+    until: &mut Option<u64>,
+    (core, front): (&mut Supervisor, &mut C::Front),
+    clients: &RefCell<C>,
+) -> Result<Option<i32>, String> {
+    loop {
+        if plan.has("upgrades") && random.chance(2) {
+            upgrade::upgrade(core, Some(front))?;
+        }
+        if plan.has("starvation") && random.chance(1) {
+            kernel::starve(random.any_size(STARVED));
+        }
+        let dies = plan.has("crashes") && random.chance(1) && !clients.borrow().is_over();
+        let after = dies.then(|| random.below(CALLS));
+        // The world goes on for ever, also where nothing in it concerns the shim.
+        let Some(status) = kernel::unless_killed(after, || turn(core, front, *until)) else { return Ok(None) };
+        kernel::take_fault().map_or(Ok(()), Err)?;
+        if let Some(status) = status? {
+            return Ok(Some(status));
+        }
+        if clients.borrow().is_over() {
+            let until = *until.get_or_insert(kernel::now() + END);
+            if kernel::now() >= until {
+                return Err(format!("it does not end: {}", clients.borrow().why()));
+            }
+        }
+    }
+}
+
+/// As [`crate::front::run`], but for the clock.
+fn turn(core: &mut Supervisor, front: &mut impl crate::Front, until: Option<u64>) -> Result<Option<i32>, String> {
+    while let Some(event) = core.next_event() {
+        front.event(event, core);
+    }
+    if let Some(status) = front.finished(core) {
+        return Ok(Some(status));
+    }
+    let deadline = front.deadline().into_iter().chain(until.map(windlass_sys::clock::at)).min();
+    for (key, ready) in core.turn(deadline).map_err(|failed| failed.to_string())? {
+        front.ready(key, ready, core);
+    }
+    let now = windlass_sys::clock::now();
+    if front.deadline().is_some_and(|deadline| deadline <= now) {
+        front.due(now, core);
+    }
+    Ok(None)
+}
