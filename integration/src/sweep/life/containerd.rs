@@ -11,6 +11,7 @@ use crate::kit::stop::{Context, Verdict};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -251,6 +252,14 @@ fn runs(stage: &Stage, id: &str, talk: &mut Talk, input: Option<File>) {
         ends = talk.call("Wait", &name);
     }
     talk.add("wait", ends, waited);
+    talk.facts.push(("record".to_owned(), recorded(&bundle(stage, id))));
+}
+
+/// The status in the exit record of a bundle.
+fn recorded(bundle: &Path) -> String {
+    let record: Value = serde_json::from_str(&text(bundle.join("exit.json"))).unwrap_or_default();
+    let status = record["code"].as_u64().or(record["signal"].as_u64().map(|signal| 128 + signal));
+    status.map_or_else(String::new, |status| format!("ok {status}"))
 }
 
 fn execs(stage: &Stage, id: &str, talk: &mut Talk) {
@@ -302,9 +311,14 @@ fn delete_rest(stage: &Stage, id: &str, dir: &Path) -> Option<String> {
     let mut command = Command::new(&stage.shim);
     shim(stage, &mut command, id);
     command.arg("-bundle").arg(dir).arg("delete").stdin(std::process::Stdio::null());
+    let record = recorded(dir);
     let done = runtime::run_within(LIMIT, command, &stage.dir);
     let failed = match done {
         Ok((ran, capture)) => {
+            let answer = deleted(Message(&fs::read(&capture.stdout).unwrap_or_default()));
+            if ran.code == 0 && !record.is_empty() && record != format!("ok {answer}") {
+                return Some(format!("the record says {record}, and delete {answer}"));
+            }
             let _ = (fs::remove_file(capture.stdout), fs::remove_file(capture.stderr));
             (ran.code != 0).then(|| ran.to_string())
         }

@@ -25,6 +25,11 @@ pub fn judge(base: &Seen, seen: &Seen, call: &str, action: Action) -> Outcome {
     if let Some(text) = untrue(base, seen, was_killed) {
         return fault("an exit is not true", text);
     }
+    if action == Action::Kill
+        && let Some(text) = undurable(base, seen)
+    {
+        return fault("an exit is told before it is recorded", text);
+    }
     match action {
         Action::Kill => Outcome::Killed,
         Action::Fail(_) if out_of_memory(call, action) => Outcome::Killed,
@@ -92,6 +97,16 @@ fn doubled(seen: &Seen) -> Option<String> {
     whose.dedup();
     let commands = seen.fact("exit command").lines().count();
     (whose.len() < count || commands > 1).then(|| format!("{}\n{commands} exit commands", seen.fact("events")))
+}
+
+/// An end of init that was told, while no record has it.
+fn undurable(base: &Seen, seen: &Seen) -> Option<String> {
+    let by_event = |line: &str| line.starts_with("exited  ") || line.starts_with("exited init ");
+    let is_told = ["wait", "exit"].iter().any(|name| seen.fact(name).starts_with("ok"))
+        || !seen.fact("exit command").is_empty()
+        || seen.fact("events").lines().any(by_event);
+    let has_record = |seen: &Seen| seen.fact("record").starts_with("ok");
+    (is_told && has_record(base) && !has_record(seen)).then(|| format!("{:?}", seen.facts))
 }
 
 /// An exit that was reported and is not the true one.
@@ -184,12 +199,18 @@ mod tests {
     fn an_exit_is_told_once_and_truly() {
         assert_eq!(kind(&[("wait", "ok {\"code\":0}")], FAIL), "an exit is not true");
         assert_eq!(kind(&[("wait", "closed"), ("record", "")], FAIL), "an exit is lost");
-        assert_eq!(kind(&[("wait", "closed"), ("record", "")], Action::Kill), "Killed");
+        assert_eq!(kind(&[("wait", "closed"), ("record", ""), ("events", "")], Action::Kill), "Killed");
         let never_ran = [("sync", "closed"), ("wait", ""), ("record", ""), ("shim's errors", "no space: ENOSPC")];
         assert_eq!(kind(&never_ran, FAIL), "Failed(false)");
         assert_eq!(kind(&[("events", "exited  42\nexited  42")], FAIL), "an exit is told twice");
         assert_eq!(kind(&[("killed", "yes"), ("wait", "ok {\"signal\":9}")], Action::Kill), "Killed");
         assert_eq!(kind(&[("wait", "ok {\"signal\":9}")], Action::Kill), "an exit is not true");
         assert_eq!(kind(&[("exit command", "ended\nended")], Action::Kill), "an exit is told twice");
+        let early = "an exit is told before it is recorded";
+        assert_eq!(kind(&[("record", "")], Action::Kill), early);
+        assert_eq!(kind(&[("record", ""), ("wait", "closed")], Action::Kill), early, "the event has told it");
+        let untold = [("record", ""), ("wait", "closed"), ("events", "exited e1 3")];
+        assert_eq!(kind(&untold, Action::Kill), "Killed");
+        assert_eq!(kind(&[("record", ""), ("wait", "closed"), ("events", ""), ("exit", "ok 3")], Action::Kill), early);
     }
 }
