@@ -182,7 +182,7 @@ engines-short: build
     integration/engines/setup.sh short || echo "engines-short: not all of them can be installed here"
     RUSTFLAGS="{{flags}}" cargo build --release --package engines --target {{host}}
     {{engines}} --runtime {{windlass}} --shim {{shim}} --harness host --again docker containerd buildah \
-        life:: exec:: logs:: network:: volumes:: build:: tasks:: run:: live_restore::
+        life:: exec:: logs:: network:: volumes:: build:: tasks:: run:: live_restore:: shim_upgrade:: outage::output_of_seconds
 
 # On both runtimes and both shims, the worked example with a database too.
 # All of the engines' cases, and their outcome written down for the README

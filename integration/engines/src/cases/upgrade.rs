@@ -75,9 +75,11 @@ fn containers_go_on_while_the_daemon_is_away_too(s: &Session) -> Verdict {
         return skip("podman has no daemon");
     }
     let [another, shim] = programs(s)?;
-    let (ends, kept) = (s.up("", "sleep 1.5; exit 42")?, counter(s)?);
+    let (ends, kept) = (s.up("", "trap 'exit 42' TERM; while :; do sleep 0.05; done")?, counter(s)?);
     let ids = [&ends, &kept].map(|name| s.inspect(name, "{{.Id}}"));
+    let pid = s.inspect(&ends, "{{.State.Pid}}")?;
     s.end_daemon(Signal::SIGTERM)?;
+    s.host_sh(&format!("kill -TERM {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.05; done"))?.ok()?;
     for id in ids {
         let mut command = s.host(&another);
         command.args(["upgrade", &id?, "--binary"]).arg(&another);
