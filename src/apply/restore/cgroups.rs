@@ -177,7 +177,7 @@ mod tests {
             |it| it.controllers[0].directories[0].name = "a/../box".into(),
             |it| it.controllers[0].directories[0].name = String::new(),
             |it| it.controllers[0].directories[0].properties[0].name = "../cgroup.kill".into(),
-            |it| it.controllers[0].directories.push(directory("system.slice", &[], "cgroup.kill")),
+            |it| it.controllers[0].directories.push(directory("user.slice", &[], "cgroup.kill")),
             |it| it.controllers[0].directories[0].inner.push(Undecoded(directory("..", &[], "x").encode())),
             |it| it.controllers[0].directories[0].inner.push(Undecoded(directory("..\0", &[], "x").encode())),
             |it| {
