@@ -108,10 +108,15 @@ pub const KNOWN: &[Known] = &[
         releases: &["trixie"],
         reason: "docker 26 gives no limit of a device in User-Mode Linux, to runc neither",
     },
-    Known { case: "cri::pods::pods_outlive_a_kill_of_the_daemon", on: "all", releases: &["sid"], reason: FORGOTTEN },
+    Known {
+        case: "cri::pods::pods_outlive_a_kill_of_the_daemon",
+        on: "all",
+        releases: &["trixie", "sid"],
+        reason: FORGOTTEN,
+    },
 ];
 
-const FORGOTTEN: &str = "containerd forgets, when it starts, a task that has ended: 1.7 by `ctr`, 2 by CRI too";
+const FORGOTTEN: &str = "containerd forgets, when it starts, a task that has ended";
 const LOST: &str =
     "docker 26 and 28 say 255 for what has ended while they were away; below windlass-shim 28 knows the code";
 const INFRA: &str = "an infra container of podman cannot open /dev/null with runc 1.1.5";
