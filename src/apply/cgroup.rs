@@ -280,11 +280,6 @@ impl NewCgroup {
         }
     }
 
-    /// Writes the limits once more.
-    pub fn limit_again(&self, plan: &Plan) -> Result<()> {
-        self.unified.get().map_or(Ok(()), |cgroup| cgroup.apply(&plan.limits.writes))
-    }
-
     pub fn keep(mut self) {
         self.unified.take();
         self.scope.take();

@@ -56,7 +56,7 @@ pub(super) fn explain(options: &cli::Explain, session: &Session<'_>) -> Result<(
 fn explain_restore(images: &Path, plan: &Plan, bundle: &Bundle, format: Format) -> Result<()> {
     let directory = fd::open(images, OFlag::O_RDONLY | OFlag::O_DIRECTORY);
     let directory = directory.with_context(|| format!("cannot open the directory {images:?}"))?;
-    let claims = read_images(directory.as_fd(), plan)?;
+    let claims = read_images(directory.as_fd())?;
     let there = |path: &str| std::fs::symlink_metadata(path).is_ok();
     let faults = contradictions(plan, &bundle.spec, &claims, &there);
     let rows = provenance(plan, &claims);

@@ -23,6 +23,7 @@ chapter! { "checkpoint":
     binds_are_the_host_s_again [Windlass, Criu, Slow],
     a_read_only_root_is_read_only_again [Windlass, Criu, Slow],
     a_user_namespace_with_its_cgroup_mount_comes_back [Windlass, Criu, Slow],
+    images_are_read_by_two_user_namespaces_at_once [Windlass, Criu, Slow],
     isolation_is_the_same_afterwards [Windlass, Criu, Slow],
     a_pipe_of_the_caller_is_replaced_by_the_next_one [Windlass, Criu, Slow],
     a_terminal_comes_back_at_the_console_socket [Windlass, Criu, Slow],
@@ -192,6 +193,39 @@ fn a_user_namespace_with_its_cgroup_mount_comes_back(t: &T) -> Verdict {
     let container = comes_back(t, &bundle, &[])?;
     let seen = container.exec_sh("cat /proc/self/uid_map; cat /proc/self/cgroup; cat /sys/fs/cgroup/cgroup.procs")?;
     seen.stdout_has("100000")?.stdout_has("0::/\n")?.stdout_has("1\n")?;
+    Ok(())
+}
+
+fn images_are_read_by_two_user_namespaces_at_once(t: &T) -> Verdict {
+    use std::os::unix::fs::PermissionsExt;
+    let bundle = in_a_user_namespace(counting(t)?);
+    let (images, at) = dumped(t, &bundle, &[])?;
+    // As with a caller whose new files nobody else may read.
+    for image in fs::read_dir(&images.dir).context("images")?.flatten() {
+        fs::set_permissions(image.path(), fs::Permissions::from_mode(0o600)).context("images")?;
+    }
+    let mut both = Vec::new();
+    for _ in 0..2 {
+        let id = t.id();
+        let bundle = in_a_user_namespace(counting(t)?);
+        bundle.write()?;
+        let work = t.path(&format!("work{}", t.number()));
+        let mut command = images.command();
+        command.args(["restore", "--detach", "--bundle"]).arg(&bundle.dir).arg("--image-path").arg(&images.dir);
+        command.arg("--work-path").arg(&work).arg(&id);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().context("restore")?;
+        both.push((child, work, Container::new(t, id, bundle.dir.clone()), bundle));
+    }
+    for (child, work, ..) in &mut both {
+        let ended = child.wait().context("restore")?;
+        ensure!(ended.success(), "{ended}: {}", text(work.join("restore.log")));
+    }
+    for (.., bundle) in &both {
+        counts_on(bundle, at)?;
+    }
+    let mode = fs::metadata(&images.dir).context("images")?.permissions().mode() & 0o7777;
+    ensure_eq!(mode, 0o700, "the mode of the directory");
     Ok(())
 }
 

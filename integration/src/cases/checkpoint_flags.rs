@@ -6,7 +6,7 @@ use crate::kit::criu::{COUNTING, Images, counts_on, start};
 use crate::kit::machine::{has_version_1, text};
 use crate::kit::stop::{Context, skip};
 use crate::kit::wait::eventually;
-use crate::kit::{T, Verdict};
+use crate::kit::{Bundle, T, Verdict, cgroup};
 use crate::{ensure, ensure_eq};
 use serde_json::json;
 use std::fs;
@@ -119,13 +119,18 @@ fn what_no_flag_may_say_is_refused_in_the_words_of_runc(t: &T) -> Verdict {
 fn each_mode_of_cgroups_dumps_and_restores(t: &T) -> Verdict {
     let options = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"]});
     let script = format!("mkdir /sys/fs/cgroup/inner; echo 0 >/sys/fs/cgroup/inner/cgroup.procs; {COUNTING}");
-    for (mode, place) in [("ignore", ""), ("soft", "/inner")] {
-        let bundle = t.bundle()?.sh(&script).mount(options.clone());
+    for (mode, place) in [("ignore", ""), ("soft", "/inner"), ("full", "/inner"), ("strict", "/inner")] {
+        let limit = |bundle: Bundle, tasks: u32| match has_version_1() {
+            true => bundle,
+            false => bundle.set("/linux/resources/pids", json!({"limit": tasks})),
+        };
+        let bundle = limit(t.bundle()?.sh(&script).mount(options.clone()), 100);
         let flags = ["--manage-cgroups-mode", mode];
         let container = start(t, &bundle)?;
         let at = counts_on(&bundle, 1)?;
         let images = Images::new(t);
         images.dump(&container, &flags).context(mode)?;
+        let bundle = limit(bundle, 200);
         let (ran, container) = images.try_restore(&bundle, &flags)?;
         if mode != "ignore" && has_version_1() {
             ran.code_is(1)?.stderr_has("this host has cgroups of version 1")?.stderr_has("--manage-cgroups-mode")?;
@@ -136,6 +141,12 @@ fn each_mode_of_cgroups_dumps_and_restores(t: &T) -> Verdict {
         let own = text(format!("/proc/{}/cgroup", container.pid()?));
         let expected = format!("0::/{}{place}", container.id);
         ensure_eq!(own.lines().last().unwrap_or_default(), expected.as_str(), "the cgroup in mode {mode}");
+        // Those of the images are not written to the container's cgroup.
+        if !has_version_1() {
+            let own = cgroup::of(&container)?;
+            let own = if place.is_empty() { own.join(".") } else { own.join("..") };
+            ensure_eq!(text(own.join("pids.max")).trim(), "200", "the limit of config.json in mode {mode}");
+        }
         container.verb("delete", &["--force"], &[])?.ok()?;
     }
     Ok(())

@@ -25,7 +25,8 @@ chapter! { "checkpoint_steps":
     a_restore_that_is_killed_at_a_step_of_criu_leaves_nothing [Windlass, Criu, Slow],
     a_criu_that_is_missing_or_too_old_is_named [Windlass],
     a_criu_that_does_not_end_holds_nobody_up [Windlass, Slow],
-    the_mode_of_the_images_is_as_before_when_the_runtime_was_killed [Windlass],
+    the_directory_of_the_images_is_not_changed [Windlass],
+    a_file_of_criu_does_not_ask_for_cgroups [Windlass],
     a_link_of_another_user_does_not_lead_to_the_images [Windlass],
     below_a_frozen_cgroup_no_criu_is_started [Windlass],
     what_cannot_be_checkpointed_is_refused_in_the_words_of_runc [Windlass],
@@ -272,7 +273,8 @@ fn a_restore_that_is_killed_at_a_step_of_criu_leaves_nothing(t: &T) -> Verdict {
         let id = t.id();
         let words = ["restore", "--detach", "--bundle", &place, "--image-path", &dir, &id];
         killed_at(t, &images, &words, step)?;
-        eventually("that CRIU has ended", || (!runs("swrk\x003")).then_some(()))?;
+        // What CRIU has made goes with it, before anybody deletes the container.
+        eventually("that nobody has the images open", || (!is_open(&images.dir)).then_some(())).context(step)?;
         let container = Container::new(t, id, bundle.dir.clone());
         container.verb("delete", &["--force"], &[])?.ok()?;
         nothing_is_left(t, &container).context(step)?;
@@ -360,9 +362,11 @@ fn is_open(dir: &Path) -> bool {
     descriptors.into_iter().any(|descriptor| fs::read_link(descriptor.path()).is_ok_and(|path| path == dir))
 }
 
-/// The user of a user namespace may search the directory while its processes read the images.
-fn the_mode_of_the_images_is_as_before_when_the_runtime_was_killed(t: &T) -> Verdict {
+/// The processes of a user namespace read the images, whose directory belongs to root alone.
+fn the_directory_of_the_images_is_not_changed(t: &T) -> Verdict {
+    use std::os::unix::fs::MetadataExt;
     use std::os::unix::fs::PermissionsExt;
+    let work = t.path("work").display().to_string();
     let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
     let bundle = sleeping(t)?
         .namespace("user", Some(json!({"type": "user"})))
@@ -372,11 +376,26 @@ fn the_mode_of_the_images_is_as_before_when_the_runtime_was_killed(t: &T) -> Ver
         let images = Images::of(t, playing(t, script)?);
         fs::create_dir_all(&images.dir).context("images")?;
         fs::set_permissions(&images.dir, fs::Permissions::from_mode(0o700)).context("images")?;
-        let (ran, container) = images.try_restore(&bundle, &["--trust-images"])?;
+        let seen = || fs::metadata(&images.dir).map(|it| (it.mode(), it.ctime(), it.ctime_nsec())).context("images");
+        let before = seen()?;
+        let (ran, container) = images.try_restore(&bundle, &["--trust-images", "--work-path", &work])?;
         ensure!(ran.code != 0, "{script}: it was restored");
-        let mode = || Some(fs::metadata(&images.dir).ok()?.permissions().mode() & 0o7777);
-        eventually("the mode is 0700", || mode().filter(|mode| *mode == 0o700)).context(script)?;
+        ensure_eq!(seen()?, before, "mode and time of change with {script}");
         container.verb("delete", &["--force"], &[])?.ok()?;
+    }
+    Ok(())
+}
+
+/// CRIU's own file wins over the flags, by which the cgroups of the images are judged.
+fn a_file_of_criu_does_not_ask_for_cgroups(t: &T) -> Verdict {
+    let file = t.path("criu.conf");
+    let named = |bundle: Bundle| bundle.set("/annotations", json!({"org.criu.config": file.display().to_string()}));
+    for (text, refused) in [("# manage-cgroups\n", false), (" manage-cgroups full\n", true), ("manage=soft\n", true)] {
+        fs::write(&file, text).context("criu.conf")?;
+        let (ran, container) = restore(t, &named(sleeping(t)?), "pre-restore fail")?;
+        let says = if refused { "asks CRIU for cgroups" } else { "criu failed: type RESTORE" };
+        ran.code_is(1)?.stderr_has(says).context(text)?;
+        nothing_is_left(t, &container)?;
     }
     Ok(())
 }

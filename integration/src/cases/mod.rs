@@ -12,6 +12,7 @@ mod checkpoint_check;
 mod checkpoint_flags;
 mod checkpoint_hold;
 mod checkpoint_hostile;
+mod checkpoint_memory;
 mod checkpoint_steps;
 mod cli;
 mod concurrency;
@@ -83,6 +84,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         checkpoint_check::CASES,
         checkpoint_flags::CASES,
         checkpoint_hold::CASES,
+        checkpoint_memory::CASES,
         checkpoint_steps::CASES,
         checkpoint_hostile::CASES,
         security::CASES,

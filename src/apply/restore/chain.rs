@@ -12,24 +12,24 @@ use windlass_sys::{directory, fd};
 use super::claims::refuse;
 
 /// The directory of the dump before, or the link to it.
-const PARENT: &str = "parent";
+pub const PARENT: &str = "parent";
 /// The socket of the process that fetches memory (`criu lazy-pages`).
 const LAZY_PAGES: &str = "lazy-pages.socket";
 /// Most entries of a directory.
 const ENTRIES: usize = 1 << 20;
 /// Most directories.
-const LONGEST: usize = 64;
+pub const LONGEST: usize = 64;
 
 /// Opens and checks the directories, that of the dump itself first: CRIU opens images by their names, so all must be
-/// what they seem. `alone`: whether the restored processes see nothing that is outside of the first one.
-pub fn open(dir: BorrowedFd<'_>, alone: bool) -> Result<Vec<OwnedFd>> {
+/// what they seem.
+pub fn open(dir: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
     let mut last = fd::duplicate(dir).with_context(|| "cannot keep the directory of the images")?;
     let mut all = Vec::new();
     while check(last.as_fd())? {
         if all.len() == LONGEST {
             return Err(refuse(PARENT, "leads through too many directories"));
         }
-        let before = before(last.as_fd(), alone)?;
+        let before = before(last.as_fd())?;
         all.push(std::mem::replace(&mut last, before));
     }
     all.push(last);
@@ -62,7 +62,7 @@ fn check(dir: BorrowedFd<'_>) -> Result<bool> {
 
 /// The directory of the dump before. CRIU follows the link, so only one is taken that cannot lead far away: to a
 /// directory beside the images or among them.
-fn before(dir: BorrowedFd<'_>, alone: bool) -> Result<OwnedFd> {
+fn before(dir: BorrowedFd<'_>) -> Result<OwnedFd> {
     let context = || "cannot open the images of the dump before";
     let is_link = fd::stat_at(dir, PARENT).with_context(context)?.st_mode & libc::S_IFMT == libc::S_IFLNK;
     let path = if is_link { fd::readlinkat(dir, PARENT).with_context(context)?.into_vec() } else { PARENT.into() };
@@ -71,8 +71,6 @@ fn before(dir: BorrowedFd<'_>, alone: bool) -> Result<OwnedFd> {
     let name = name.trim_end_matches('/');
     if ["", ".", ".."].contains(&name) || name.contains('/') {
         return Err(refuse(PARENT, "is not a relative link to a directory beside or among the images"));
-    } else if beside && alone {
-        return Err(refuse(PARENT, "is a link to what the user namespace does not see"));
     }
     let mut trusted = Vec::new();
     if beside {
@@ -110,28 +108,27 @@ mod tests {
         path
     }
 
-    fn chain(path: &Path, alone: bool) -> std::result::Result<usize, String> {
+    fn chain(path: &Path) -> std::result::Result<usize, String> {
         let dir = fd::open(path.join("images"), OFlag::O_RDONLY | OFlag::O_DIRECTORY).expect("open");
-        open(dir.as_fd(), alone).map(|all| all.len()).map_err(|error| error.to_string())
+        open(dir.as_fd()).map(|all| all.len()).map_err(|error| error.to_string())
     }
 
     #[test]
     fn a_dump_before_is_beside_or_among_the_images() {
         let path = directories("where");
         let parent = path.join("images/parent");
-        assert_eq!(chain(&path, false), Ok(1));
+        assert_eq!(chain(&path), Ok(1));
         for link in ["../before", "../before/", "inner"] {
             let _ = fs::remove_file(&parent);
             symlink(link, &parent).expect("link");
-            assert_eq!(chain(&path, false), Ok(2), "{link}");
-            assert_eq!(chain(&path, true).is_ok(), link == "inner", "{link}");
+            assert_eq!(chain(&path), Ok(2), "{link}");
         }
         symlink("../before", path.join("images/inner/parent")).expect("link");
-        assert!(chain(&path, false).is_err(), "images/before is not there");
+        assert!(chain(&path).is_err(), "images/before is not there");
         for link in ["/", "..", ".", "../..", "../images/../before", "inner/x", "../inner/../before", "../none"] {
             fs::remove_file(&parent).expect("removed");
             symlink(link, &parent).expect("link");
-            assert!(chain(&path, false).is_err(), "{link}");
+            assert!(chain(&path).is_err(), "{link}");
         }
         fs::remove_dir_all(&path).expect("removed");
     }
@@ -143,7 +140,7 @@ mod tests {
         for (holder, before, good) in [(0o1777, 0o700, true), (0o777, 0o700, false), (0o700, 0o720, false)] {
             fs::set_permissions(&path, fs::Permissions::from_mode(holder)).expect("mode");
             fs::set_permissions(path.join("before"), fs::Permissions::from_mode(before)).expect("mode");
-            assert_eq!(chain(&path, false).is_ok(), good, "{holder:o} {before:o}");
+            assert_eq!(chain(&path).is_ok(), good, "{holder:o} {before:o}");
         }
         fs::remove_dir_all(&path).expect("removed");
     }
@@ -153,11 +150,11 @@ mod tests {
         let path = directories("what");
         symlink("../before", path.join("images/parent")).expect("link");
         symlink("../../../etc/shadow", path.join("before/pages-1.img")).expect("link");
-        let error = chain(&path, false).expect_err("a link");
+        let error = chain(&path).expect_err("a link");
         assert!(error.contains("pages-1.img is not an ordinary file"), "{error}");
         fs::remove_file(path.join("before/pages-1.img")).expect("removed");
         symlink("../images", path.join("before/parent")).expect("link");
-        let error = chain(&path, false).expect_err("no end");
+        let error = chain(&path).expect_err("no end");
         assert!(error.contains("too many"), "{error}");
         fs::remove_dir_all(&path).expect("removed");
     }

@@ -14,6 +14,7 @@ use windlass_plan::{Action, Plan};
 use windlass_sys::process::Execution;
 use windlass_sys::{fd, process, sched, signals, socket, spawn};
 
+use super::seen_images;
 use super::stage::{Stage, stage};
 use crate::action::{apply, replace_for};
 use crate::context::Context;
@@ -28,6 +29,10 @@ pub struct Work<'a> {
     pub program: &'a Path,
     /// The PATH that CRIU gets.
     pub path: &'a OsStr,
+    /// What [`copies`] has made of the images.
+    ///
+    /// [`copies`]: super::seen_images::copies
+    pub images: &'a [OwnedFd],
     /// CRIU's end of the conversation.
     pub socket: &'a OwnedFd,
     /// The directory of the log.
@@ -42,8 +47,6 @@ pub struct Work<'a> {
     pub passed: &'a [OwnedFd],
     /// Whether CRIU gets the standard streams once more, after these: with `--shell-job` it needs 0 itself.
     pub streams_apart: bool,
-    /// Whether it goes on when the runtime has ended. It ends by itself when its socket is closed.
-    pub outlives: bool,
 }
 
 /// The directory of the log.
@@ -54,11 +57,9 @@ pub struct LogDirectory<'a> {
     pub identity: (u64, u64),
 }
 
-/// Prepares this process and executes CRIU. Returns only a failure.
+/// Prepares this process and executes CRIU. Returns only a failure. It is not killed with the runtime: CRIU undoes what it
+/// has made when nobody answers it any more, and what it has made does not end with it.
 pub fn become_criu(work: &Work<'_>, cx: &mut Context<'_>) -> Result<()> {
-    if !work.outlives {
-        process::die_with_parent().with_context(|| "cannot be killed with the runtime")?;
-    }
     let _ = nix::unistd::setsid();
     if work.plan.unit.is_some() {
         cx.sync.scope()?;
@@ -83,11 +84,15 @@ pub fn become_criu(work: &Work<'_>, cx: &mut Context<'_>) -> Result<()> {
     }
     cx.sources.with_own_credentials();
     let stage = stage(work.plan, work.bundle, work.place, work.cgroup, cx)?;
+    let images = match work.images {
+        [] => None,
+        copies => Some(seen_images::show(work.place, copies)?),
+    };
     let log = match work.in_cgroup_namespace {
         true => None,
         false => Some(here(&work.log)?),
     };
-    tell(&stage, log.as_ref(), work.socket)?;
+    tell(&stage, &[images, log], work.socket)?;
     let uid = work.plan.init.iter().find_map(|step| match &step.action {
         Action::Identity(identity) => work.plan.topology.host_uid(identity.uid),
         _ => None,
@@ -130,9 +135,9 @@ pub fn identity(file: BorrowedFd<'_>) -> windlass_sys::Result<(u64, u64)> {
     fd::stat(file).map(|stat| (stat.st_dev, stat.st_ino))
 }
 
-/// Tells the runtime where the mounts are, and which directory CRIU is to work in.
-fn tell(stage: &Stage, log: Option<&OwnedFd>, to: &OwnedFd) -> Result<()> {
+/// Tells the runtime where the mounts are, and which directories CRIU is to read and to work in.
+fn tell(stage: &Stage, directories: &[Option<OwnedFd>], to: &OwnedFd) -> Result<()> {
     let text = serde_json::to_vec(stage).expect("texts");
-    let log = log.map(AsFd::as_fd);
-    socket::send(to.as_fd(), &text, log.as_slice()).with_context(|| "cannot send to the runtime")
+    let directories: Vec<_> = directories.iter().flatten().map(AsFd::as_fd).collect();
+    socket::send(to.as_fd(), &text, &directories).with_context(|| "cannot send to the runtime")
 }

@@ -87,7 +87,7 @@ pub fn refuse(name: &str, why: &str) -> Error {
 }
 
 /// The content of an image. `None`: it is not there.
-fn content(dir: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
+pub fn content(dir: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = match fd::openat(dir, name, flags, 0) {
         Err(failed) if failed.errno == Errno::ENOENT => return Ok(None),

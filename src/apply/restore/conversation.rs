@@ -22,7 +22,6 @@ use windlass_sys::{fd, socket};
 
 use super::audit;
 use super::child::{self, LogDirectory, Work};
-use super::seen_images::SeenImages;
 use super::stage::Stage;
 use super::{cgroups, chain, claims, mounts, pages};
 use crate::action::sysctl_path;
@@ -63,8 +62,12 @@ const LIST: usize = 1 << 20;
 /// A restore on its way.
 pub struct Restoring<'r, 'i> {
     pub images: &'r RestoreRequest<'i>,
-    /// The images, if CRIU must see them with other owners.
-    pub seen: Option<SeenImages>,
+    /// What [`copies`] has made.
+    ///
+    /// [`copies`]: super::seen_images::copies
+    pub copies: Vec<OwnedFd>,
+    /// The images as CRIU has them, where that matters.
+    pub seen: Option<OwnedFd>,
     pub plan: &'r Plan,
     pub streams: [String; 3],
     pub joins: Vec<Option<OwnedFd>>,
@@ -129,14 +132,14 @@ impl Restoring<'_, '_> {
                 init::fail(&sync, &error);
             }
             let (cgroup, bundle) = (creation.cgroup_path(), creation.request.bundle);
-            let kept: Vec<_> = std::iter::once(&theirs).chain(&passed).map(AsFd::as_fd).collect();
-            let waits = creation.request.purpose.waits_for_start();
+            let kept: Vec<_> = std::iter::once(&theirs).chain(&passed).chain(&self.copies).map(AsFd::as_fd).collect();
             let mut cx = creation.context(sync, watch, Barrier::Runtime, Vec::new(), &kept);
             let work = Work {
                 plan,
                 bundle,
                 program,
                 path,
+                images: &self.copies,
                 socket: &theirs,
                 log: LogDirectory { path: &directories.work_path, identity: log },
                 place: root,
@@ -144,7 +147,6 @@ impl Restoring<'_, '_> {
                 in_cgroup_namespace: !flags.manages_cgroups(),
                 passed: &passed,
                 streams_apart: flags.shell_job,
-                outlives: waits,
             };
             let failed = child::become_criu(&work, &mut cx).err();
             init::fail(&cx.sync, &failed.unwrap_or_else(|| Error::new(Kind::Protocol, "CRIU was not executed")))
@@ -153,8 +155,10 @@ impl Restoring<'_, '_> {
 
     /// Has CRIU make the processes, and does at each step what is the runtime's to do.
     pub fn converse(&mut self, session: &mut Session, launch: &mut Launch<NewContainer<'_>>) -> Result<Progress> {
-        let (stage, log) = heard(session.as_fd())?;
-        self.log = log;
+        let (stage, directories) = heard(session.as_fd())?;
+        let mut directories = directories.into_iter();
+        self.seen = if self.copies.is_empty() { None } else { directories.next() };
+        self.log = directories.next();
         if session.version()?.is_none() {
             let error = failure(&Outcome::Died, "VERSION", &self.log(), "");
             return Err(error.hint("it may be too old for this kernel: `criu check` says so"));
@@ -203,7 +207,7 @@ impl Restoring<'_, '_> {
         }
         let (images, flags) = (self.images.directories.images.as_fd(), self.images.flags);
         let topology = &self.plan.topology;
-        let chain = chain::open(images, topology.new.contains(Namespaces::USER))?;
+        let chain = chain::open(images)?;
         let claims = claims::read(images)?;
         chain.iter().try_for_each(|dir| pages::check(dir.as_fd(), flags.lazy_pages))?;
         if flags.manages_cgroups() {
@@ -250,7 +254,7 @@ impl Restoring<'_, '_> {
             .iter()
             .filter(|join| by_criu.contains(join.kind))
             .map(|join| JoinNamespace { kind: join.kind.proc_name().into(), path: join.path.clone() });
-        let images = self.seen.as_ref().map_or(&self.images.directories.images, |seen| &seen.copy);
+        let images = self.seen.as_ref().unwrap_or(&self.images.directories.images);
         let flags = self.images.flags;
         let cgroup_roots = handler.cgroup_below_root().filter(|_| flags.manages_cgroups());
         let options = Options {
@@ -343,10 +347,6 @@ impl Restoring<'_, '_> {
 
     /// Compares what the processes are with the configuration, and lets them run.
     fn audit_and_thaw(&mut self, handler: &NewContainer<'_>) -> Result<()> {
-        if self.images.flags.manages_cgroups() {
-            // CRIU may have given the cgroup the limits of the images.
-            handler.cgroup.limit_again(self.plan)?;
-        }
         let Some(cgroup) = handler.cgroup.unified().filter(|_| !self.images.trusted) else { return Ok(()) };
         audit::audit(cgroup, self.plan, &self.images.flags.lsm_profile)?;
         cgroup.thaw()?;
@@ -388,11 +388,13 @@ fn begins_to_run(creation: &NewContainer<'_>) -> Result<()> {
     }
 }
 
-/// What the process told before it became CRIU.
-fn heard(socket: BorrowedFd<'_>) -> Result<(Stage, Option<OwnedFd>)> {
+/// What the process told before it became CRIU, and the directories that it has opened: that of the images, and that of
+/// the log, where they matter.
+fn heard(socket: BorrowedFd<'_>) -> Result<(Stage, Vec<OwnedFd>)> {
     let mut text = vec![0; LIST];
-    let (n, log) = socket::receive(socket, &mut text).with_context(|| "cannot receive from the process for CRIU")?;
+    let (n, directories) =
+        socket::receive_all(socket, &mut text).with_context(|| "cannot receive from the process for CRIU")?;
     serde_json::from_slice(&text[..n])
-        .map(|stage| (stage, log))
+        .map(|stage| (stage, directories))
         .map_err(|_| Error::new(Kind::Protocol, "the process for CRIU ended before it was ready"))
 }

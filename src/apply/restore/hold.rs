@@ -20,7 +20,6 @@ use windlass_sys::process::{self, Forked, SingleThreaded};
 use windlass_sys::{descriptors, socket};
 
 use super::conversation::{Progress, Restoring};
-use super::seen_images::SeenImages;
 use crate::action::hear_start;
 use crate::create::NewContainer;
 use crate::launch::Launch;
@@ -47,8 +46,6 @@ pub fn leave<'a>(
         launch.end_predecessor(undo);
     }
     let keeper = keeper?;
-    // The keeper gives the images back to their owner.
-    std::mem::forget(restoring.seen);
     launch.release_predecessor();
     launch.handler_mut().keeper = Some(keeper);
     Ok(launch)
@@ -77,6 +74,9 @@ fn begin(creation: &NewContainer<'_>, proof: &SingleThreaded) -> Result<Begun> {
     }
 }
 
+/// How long to wait before it is tried again to wait.
+const AGAIN: Duration = Duration::from_millis(10);
+
 /// What the keeper has of the runtime.
 struct Keeper<'r, 'i, 'a> {
     restoring: Restoring<'r, 'i>,
@@ -100,7 +100,6 @@ impl Keeper<'_, '_, '_> {
             Some(start) => self.restore(&start),
             None => Err(Error::new(Kind::Protocol, "the runtime, init or CRIU ended before `start`")),
         };
-        drop(self.restoring.seen.take());
         process::exit_now(i32::from(done.is_err()))
     }
 
@@ -119,7 +118,6 @@ impl Keeper<'_, '_, '_> {
         ];
         kept.extend(creation.cgroup.unified().map(windlass_cgroup::Cgroup::dir_fd));
         kept.extend(creation.request.caller.console_socket.as_ref().map(AsFd::as_fd));
-        kept.extend(self.restoring.seen.iter().flat_map(SeenImages::descriptors));
         descriptors::close_all_but(descriptors::first_not_preserved(0), &kept);
     }
 
@@ -137,7 +135,11 @@ impl Keeper<'_, '_, '_> {
             let (init, _) = self.launch.child_and_predecessor();
             let mut fds = [self.listener.as_fd(), init.pidfd.as_fd(), self.session.as_fd()]
                 .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-            poll::poll(&mut fds, Deadline::NEVER).ok()?;
+            // The runtime has reported success, so a kernel that is short of memory must not end the container.
+            if poll::poll(&mut fds, Deadline::NEVER).is_err() {
+                std::thread::sleep(AGAIN);
+                continue;
+            }
             let ready = fds.map(|fd| fd.any().unwrap_or(true));
             if ready[1] || ready[2] {
                 return None;

@@ -28,7 +28,7 @@ use windlass_criu::session::Session;
 use windlass_plan::Plan;
 use windlass_plan::restore::Claims;
 use windlass_sys::process::SingleThreaded;
-use windlass_sys::socket;
+use windlass_sys::{fd, socket};
 
 use super::checkpoint::read_streams;
 use super::create::{CreateRequest, NewContainer};
@@ -37,7 +37,6 @@ use super::namespaces::open_joins;
 use super::sources::Idmaps;
 use super::timing::StepTimer;
 use conversation::{Progress, Restoring};
-use seen_images::SeenImages;
 
 /// How long CRIU may take to undo a restore.
 const UNDO: Duration = Duration::from_secs(10);
@@ -52,6 +51,7 @@ pub fn restore<'a>(
 ) -> Result<Launch<NewContainer<'a>>> {
     let plan = request.plan;
     refuse(plan)?;
+    refuse_file(images.config_file)?;
     if images.flags.manages_cgroups() {
         refuse_version_1()?;
     }
@@ -62,9 +62,19 @@ pub fn restore<'a>(
     let joins = open_joins(&plan.topology.joined)?;
     creation.idmaps = Idmaps::make(&plan.sources, None, proof)?;
     let (ours, theirs) = socket::pair().with_context(|| "cannot make the pair of sockets")?;
-    let seen = SeenImages::new(plan, images.directories.images.as_fd(), proof)?;
-    let mut restoring =
-        Restoring { images, seen, plan, streams, joins, stage: None, log: None, progress: Progress::Begun, timer };
+    let copies = seen_images::copies(plan, images.directories.images.as_fd(), proof)?;
+    let mut restoring = Restoring {
+        images,
+        copies,
+        seen: None,
+        plan,
+        streams,
+        joins,
+        stage: None,
+        log: None,
+        progress: Progress::Begun,
+        timer,
+    };
     let mut launch = restoring.start(creation, theirs, debug, proof)?;
     let mut session = Session::new(ours);
     let done = launch.until_executed().and_then(|()| restoring.converse(&mut session, &mut launch));
@@ -80,8 +90,8 @@ pub fn restore<'a>(
 }
 
 /// What the images in a directory claim.
-pub fn read_images(dir: BorrowedFd<'_>, plan: &Plan) -> Result<Claims> {
-    chain::open(dir, plan.topology.new.contains(Namespaces::USER))?;
+pub fn read_images(dir: BorrowedFd<'_>) -> Result<Claims> {
+    chain::open(dir)?;
     claims::read(dir)
 }
 
@@ -93,6 +103,21 @@ fn refuse_version_1() -> Result<()> {
     let why = "this host has cgroups of version 1, and only those of version 2 can be restored";
     let error = Error::new(Kind::Unsupported, why).origin(Origin::Flag("--manage-cgroups-mode".into()));
     Err(error.hint("without the flag, or with `ignore`, all processes are in the container's cgroup afterwards"))
+}
+
+/// Refuses CRIU's file of options if it asks for cgroups: it wins over the flags, by which the cgroups of the images are
+/// judged. CRIU takes the beginning of an option for the option (getopt_long(3)).
+fn refuse_file(path: &str) -> Result<()> {
+    let text = fd::document(path).unwrap_or_default();
+    let asks = |line: &str| {
+        let word = line.trim_start().split([' ', '\t', '=']).next().unwrap_or_default();
+        word.len() > 1 && "manage-cgroups".starts_with(word)
+    };
+    match String::from_utf8_lossy(&text).lines().any(asks) {
+        true => Err(Error::usage(format!("{path} asks CRIU for cgroups (manage-cgroups)"))
+            .hint("only the flag --manage-cgroups-mode can, since the cgroups of the images are judged by it")),
+        false => Ok(()),
+    }
 }
 
 /// Refuses what CRIU cannot make again, whatever the images say.

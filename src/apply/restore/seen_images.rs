@@ -1,103 +1,90 @@
-//! The images as the processes of a user namespace may read them.
+//! The images as the processes of a user namespace may read them, which restore themselves.
+//!
+//! They begin as the host's root whose id the namespace does not map, and read the offsets of the clocks. Then they
+//! become the user of the namespace, and read the rest. The directory belongs to the host's root alone, so CRIU gets
+//! another one, which nobody else sees: it may be searched, and has a link to each image in a copy of the mount in which
+//! the images belong to that user. The directory itself stays as it is.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sched::CloneFlags;
 
 use windlass_base::error::{Result, WithContext};
 use windlass_base::namespaces::Namespaces;
 use windlass_plan::{Plan, map_text};
 use windlass_sys::mount::{self, Attributes};
-use windlass_sys::pipe;
-use windlass_sys::process::{self, Child, Forked, SingleThreaded};
-use windlass_sys::{descriptors, fd};
+use windlass_sys::process::{self, SingleThreaded};
+use windlass_sys::{directory, fd};
 
-/// The directory of the images as the processes of a user namespace may read it, which restore themselves.
-///
-/// They begin as the host's root, before the ids are mapped, and then become the user of the namespace. So there is a
-/// copy of the mount that nobody else sees, in which the images belong to that user, and their group is the host's
-/// root, which may search the directory for as long as the restore takes.
-pub struct SeenImages {
-    /// The copy.
-    pub copy: OwnedFd,
-    /// The process that gives the directory its mode back, if that is changed meanwhile.
-    guardian: Option<Guardian>,
-}
-
-/// A process that waits for the end of this one, however that comes, and then sets the mode of the directory as it was.
-struct Guardian {
-    /// It waits for the end of this pipe.
-    held: Option<OwnedFd>,
-    child: Child,
-}
-
-/// The group may search a directory.
-const GROUP_SEARCH: u32 = 0o010;
+use super::chain::{LONGEST, PARENT};
+use super::claims::{content, refuse};
 
 const CONTEXT: &str = "cannot show the images to the user namespace";
 
-impl SeenImages {
-    pub fn new(plan: &Plan, images: BorrowedFd<'_>, proof: &SingleThreaded) -> Result<Option<SeenImages>> {
-        if !plan.topology.new.contains(Namespaces::USER) {
-            return Ok(None);
+/// Copies of the mounts of the images and of the dumps before them, attached nowhere; none without a user namespace.
+pub fn copies(plan: &Plan, images: BorrowedFd<'_>, proof: &SingleThreaded) -> Result<Vec<OwnedFd>> {
+    let mut copies = Vec::new();
+    if !plan.topology.new.contains(Namespaces::USER) {
+        return Ok(copies);
+    }
+    let context = || CONTEXT;
+    let same = format!("0 0 {}\n", u32::MAX);
+    let namespace =
+        process::user_namespace(&map_text(&plan.topology.uid_mappings), &same, proof).with_context(context)?;
+    // Those that do not belong together are refused before CRIU reads them.
+    let mut next = Some(fd::duplicate(images).with_context(context)?);
+    while let Some(dir) = next {
+        if copies.len() > LONGEST {
+            return Err(refuse(PARENT, "leads through too many directories"));
         }
-        let context = || CONTEXT;
-        let same = format!("0 0 {}\n", u32::MAX);
-        let namespace =
-            process::user_namespace(&map_text(&plan.topology.uid_mappings), &same, proof).with_context(context)?;
-        let copy = mount::clone_tree(images, "", false).with_context(context)?;
+        let copy = mount::clone_tree(dir.as_fd(), "", false).with_context(context)?;
         let set = mount::set_attributes(copy.as_fd(), Attributes::default(), false, Some(namespace.as_fd()));
         set.with_context(context)
             .map_err(|error| error.hint("the filesystem of the images must support idmapped mounts"))?;
-        let mode = fd::stat(images).with_context(context)?.st_mode & 0o7777;
-        let guardian = match mode & GROUP_SEARCH {
-            0 => Some(Guardian::start(images, mode, proof)?),
-            _ => None,
-        };
-        let seen = SeenImages {
-            copy: fd::openat(copy.as_fd(), ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0).with_context(context)?,
-            guardian,
-        };
-        if seen.guardian.is_some() {
-            fd::chmod(images, mode | GROUP_SEARCH).with_context(context)?;
-        }
-        Ok(Some(seen))
+        copies.push(copy);
+        next = fd::openat(dir.as_fd(), PARENT, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0).ok();
     }
-
-    /// What must stay open until it is dropped.
-    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let held = self.guardian.as_ref().and_then(|guardian| guardian.held.as_ref());
-        [self.copy.as_fd()].into_iter().chain(held.map(AsFd::as_fd))
-    }
+    Ok(copies)
 }
 
-impl Guardian {
-    fn start(images: BorrowedFd<'_>, mode: u32, proof: &SingleThreaded) -> Result<Guardian> {
-        let (end, held) = pipe::new().with_context(|| CONTEXT)?;
-        match process::fork(CloneFlags::empty(), None, proof).with_context(|| CONTEXT)? {
-            Forked::Parent(child) => Ok(Guardian { held: Some(held), child }),
-            Forked::Child => {
-                drop(held);
-                // The log's descriptor goes as well.
-                ::log::set_max_level(::log::LevelFilter::Off);
-                descriptors::close_all_but(descriptors::first_not_preserved(0), &[images, end.as_fd()]);
-                // The caller's signals are not for it.
-                let _ = nix::unistd::setsid();
-                while let Err(Errno::EINTR) = nix::unistd::read(&end, &mut [0]) {}
-                process::exit_now(i32::from(fd::chmod(images, mode).is_err()))
+/// Makes the directories in `place`, which belongs to this mount namespace alone. Returns the first, for CRIU.
+pub fn show(place: &Path, copies: &[OwnedFd]) -> Result<OwnedFd> {
+    let context = || CONTEXT;
+    let place = fd::open(place, OFlag::O_RDONLY | OFlag::O_DIRECTORY).with_context(context)?;
+    let place = place.as_fd();
+    for (level, copy) in copies.iter().enumerate() {
+        let (files, links) = (format!("files{level}"), links(level));
+        for (name, mode) in [(&files, 0o700), (&links, 0o755)] {
+            fd::mkdirat(place, name, mode).and_then(|()| fd::chmod_at(place, name, mode)).with_context(context)?;
+        }
+        mount::attach_at(copy.as_fd(), place, &files).with_context(context)?;
+        let links = open(place, &links)?;
+        let from = open(place, &files)?;
+        for name in directory::names(from.as_fd()).with_context(context)? {
+            let name = name.to_string_lossy();
+            if name == PARENT {
+                let next = format!("../{}", self::links(level + 1));
+                fd::symlinkat(&next, links.as_fd(), PARENT).with_context(context)?;
+            } else if name.starts_with("timens-") {
+                let text = content(from.as_fd(), &name)?.unwrap_or_default();
+                let file = fd::make_new(links.as_fd(), &*name, 0o600).with_context(context)?;
+                fd::chmod(file.as_fd(), 0o644)
+                    .and_then(|()| fd::write_once(file.as_fd(), &text))
+                    .with_context(context)?;
+            } else {
+                fd::symlinkat(&format!("../{files}/{name}"), links.as_fd(), &*name).with_context(context)?;
             }
         }
     }
+    open(place, &links(0))
 }
 
-impl Drop for Guardian {
-    fn drop(&mut self) {
-        self.held = None;
-        // It may be the child of another process, or one that we are a copy of has the pipe open.
-        if self.child.is_ours() {
-            let _ = self.child.wait();
-        }
-    }
+/// The name of the directory of links.
+fn links(level: usize) -> String {
+    format!("images{level}")
+}
+
+fn open(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    fd::openat(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0).with_context(|| CONTEXT)
 }

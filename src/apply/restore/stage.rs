@@ -161,10 +161,13 @@ pub fn stage(plan: &Plan, bundle: &Path, place: &Path, cgroup: Option<&str>, cx:
     staging.end()
 }
 
-/// A copy of the mount of the cgroup, if the container is to see that as its own.
+/// The directory of the cgroup, if the container is to see that as its own.
 fn own_cgroup(plan: &Plan, cgroup: Option<&str>) -> Result<Option<OwnedFd>> {
     match cgroup.filter(|_| plan.topology.new.contains(Namespaces::CGROUP)) {
-        Some(path) => clone_tree(fd::CWD, path, false).with_context(|| "cannot copy the mount of the cgroup").map(Some),
+        // Before Linux 6.15 a copy that is attached nowhere cannot be copied again.
+        Some(path) => {
+            fd::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY).with_context(|| "cannot open the cgroup").map(Some)
+        }
         None => Ok(None),
     }
 }

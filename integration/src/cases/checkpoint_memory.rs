@@ -1,0 +1,205 @@
+//! Dumps of memory ahead of the rest, and memory that follows later. CRIU needs a kernel for them that remembers which
+//! pages were written (CONFIG_MEM_SOFT_DIRTY), and one that lets it fetch pages (userfaultfd(2)).
+
+use crate::chapter;
+use crate::kit::Need::{Criu, Slow, Windlass};
+use crate::kit::criu::{COUNTING, Images, count, counts_on, start};
+use crate::kit::stop::{Context, skip};
+use crate::kit::wait::eventually;
+use crate::kit::{Bundle, Container, T, Verdict};
+use crate::{ensure, ensure_eq};
+use serde_json::json;
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+chapter! { "checkpoint_memory":
+    memory_that_was_dumped_ahead_is_not_dumped_again [Windlass, Criu, Slow],
+    a_chain_comes_back_in_a_user_namespace [Windlass, Criu, Slow],
+    pages_that_are_dumped_again_can_leave_the_first_images [Windlass, Criu, Slow],
+    pages_go_to_a_page_server [Windlass, Criu, Slow],
+    memory_follows_when_it_is_needed [Windlass, Criu, Slow],
+}
+
+/// A container that counts and has 8 MB of memory to which it does not write.
+fn large(t: &T) -> Verdict<Bundle> {
+    Ok(t.bundle()?.sh(&format!("x=$(yes | head -c 8000000); {COUNTING}")))
+}
+
+/// Bytes of pages in a directory of images.
+fn pages(dir: &Path) -> u64 {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten();
+    let pages = files.filter(|file| file.file_name().to_string_lossy().starts_with("pages-"));
+    pages.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
+}
+
+/// Images whose directory lies beside that of others, with the flags that name those.
+fn after<'t>(t: &'t T, before: &Images) -> (Images<'t>, Vec<String>) {
+    let name = before.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    (Images::new(t), vec!["--parent-path".to_owned(), format!("../{name}")])
+}
+
+fn words(flags: &[String]) -> Vec<&str> {
+    flags.iter().map(String::as_str).collect()
+}
+
+/// Dumps a container in three steps. The last one ends it.
+fn in_three_steps<'t>(t: &'t T, bundle: &Bundle, more: &[&str]) -> Verdict<([Images<'t>; 3], u32)> {
+    let container = start(t, bundle)?;
+    counts_on(bundle, 1)?;
+    let first = Images::new(t);
+    let ran = first.try_dump(&container, &["--pre-dump"])?;
+    if ran.stderr.contains("criu is missing features: [MemTrack]") {
+        return skip("the kernel has no CONFIG_MEM_SOFT_DIRTY");
+    }
+    ran.ok().context(first.log("dump.log"))?;
+    container.status_is("running")?;
+    counts_on(bundle, count(bundle))?;
+    let (second, parent) = after(t, &first);
+    second.dump(&container, &[&["--pre-dump"], &words(&parent)[..], more].concat()).context("the second")?;
+    counts_on(bundle, count(bundle))?;
+    let (third, parent) = after(t, &second);
+    third.dump(&container, &[&words(&parent)[..], more].concat()).context("the third")?;
+    Ok(([first, second, third], count(bundle)))
+}
+
+fn memory_that_was_dumped_ahead_is_not_dumped_again(t: &T) -> Verdict {
+    let bundle = large(t)?;
+    let (steps, at) = in_three_steps(t, &bundle, &[])?;
+    let sizes = steps.each_ref().map(|images| pages(&images.dir));
+    ensure!(sizes[0] > 8_000_000 && sizes[1] < 4_000_000 && sizes[2] < 4_000_000, "bytes of pages: {sizes:?}");
+    let link = fs::read_link(steps[2].dir.join("parent")).context("parent")?;
+    ensure_eq!(link, Path::new("..").join(steps[1].dir.file_name().unwrap_or_default()), "the link");
+    let container = steps[2].restore(&bundle, &[])?;
+    counts_on(&bundle, at)?;
+    container.exec(&["/bin/true"])?;
+    Ok(())
+}
+
+fn a_chain_comes_back_in_a_user_namespace(t: &T) -> Verdict {
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    let bundle = large(t)?
+        .namespace("user", Some(json!({"type": "user"})))
+        .set("/linux/uidMappings", map.clone())
+        .set("/linux/gidMappings", map);
+    std::os::unix::fs::chown(bundle.rootfs(), Some(100_000), Some(100_000)).context("chown")?;
+    let (steps, at) = in_three_steps(t, &bundle, &[])?;
+    let _container = steps[2].restore(&bundle, &[])?;
+    counts_on(&bundle, at)?;
+    Ok(())
+}
+
+fn pages_that_are_dumped_again_can_leave_the_first_images(t: &T) -> Verdict {
+    let bundle = large(t)?;
+    let (steps, at) = in_three_steps(t, &bundle, &["--auto-dedup"])?;
+    let _container = steps[2].restore(&bundle, &["--auto-dedup"])?;
+    counts_on(&bundle, at)?;
+    Ok(())
+}
+
+/// CRIU itself, until it is dropped.
+struct Helper(Child);
+
+impl Helper {
+    fn start(words: &[&str], dir: &Path) -> Verdict<Helper> {
+        fs::create_dir_all(dir).context("images")?;
+        let program = crate::kit::criu::program().unwrap_or_default();
+        let mut command = Command::new(program);
+        command.args(words).arg("-D").arg(dir).args(["-o", "helper.log", "-v4"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Helper(command.spawn().context("CRIU")?))
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A port of this host that nobody listens at.
+fn free_port() -> Verdict<u16> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").context("a port")?;
+    Ok(listener.local_addr().context("a port")?.port())
+}
+
+fn listens(port: u16) -> bool {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    table.lines().any(|line| line.contains(&format!(":{port:04X} 00000000:0000 0A")))
+}
+
+fn pages_go_to_a_page_server(t: &T) -> Verdict {
+    let bundle = large(t)?;
+    let container = start(t, &bundle)?;
+    counts_on(&bundle, 1)?;
+    let images = Images::new(t);
+    let port = free_port()?;
+    let server = Helper::start(&["page-server", "--address", "127.0.0.1", "--port", &port.to_string()], &images.dir)?;
+    fs::set_permissions(&images.dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).context("images")?;
+    eventually("the page server listens", || listens(port).then_some(()))?;
+    let rest = Images::new(t);
+    rest.dump(&container, &["--page-server", &format!("127.0.0.1:{port}")])?;
+    drop(server);
+    ensure!(pages(&images.dir) > 8_000_000 && pages(&rest.dir) == 0, "the pages are not where the server is");
+    // What is there of the processes and what the server has got belong together.
+    t.host("cp", &["-a", &format!("{}/.", rest.dir.display()), &images.dir.display().to_string()])?;
+    let at = count(&bundle);
+    let _container = images.restore(&bundle, &[])?;
+    counts_on(&bundle, at)?;
+    Ok(())
+}
+
+/// Dumps a container whose pages stay behind until they are asked for. Returns the dump, which lives as long.
+fn left_behind(images: &Images, container: &Container, port: u16) -> Verdict<Child> {
+    let mut command = images.command();
+    command.args(["checkpoint", "--lazy-pages", "--page-server", &format!("127.0.0.1:{port}"), "--status-fd", "1"]);
+    command.arg("--image-path").arg(&images.dir).arg(&container.id);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("checkpoint")?;
+    let mut word = [0; 1];
+    let said = child.stdout.take().map_or(Ok(0), |mut stdout| stdout.read(&mut word)).context("the word")?;
+    if said == 0 {
+        let code = child.wait().context("checkpoint")?;
+        return skip(format!(
+            "this CRIU cannot leave memory behind on this kernel: {code}: {}",
+            images.log("dump.log")
+        ));
+    }
+    Ok(child)
+}
+
+fn memory_follows_when_it_is_needed(t: &T) -> Verdict {
+    let bundle = large(t)?;
+    let container = start(t, &bundle)?;
+    counts_on(&bundle, 1)?;
+    let images = Images::new(t);
+    let port = free_port()?;
+    let mut dump = left_behind(&images, &container, port)?;
+    let at = count(&bundle);
+    let words = ["lazy-pages", "--page-server", "--address", "127.0.0.1", "--port", &port.to_string()];
+    let _pages = Helper::start(&words, &images.dir)?;
+    eventually("CRIU serves pages", || images.dir.join("lazy-pages.socket").exists().then_some(()))?;
+    let id = t.id();
+    let mut command = images.command();
+    command.args(["restore", "--detach", "--lazy-pages", "--bundle"]).arg(&bundle.dir);
+    command.arg("--image-path").arg(&images.dir).arg(&id);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut restore = command.spawn().context("restore")?;
+    let restored = Container::new(t, id, bundle.dir.clone());
+    let ended = eventually("an end of the restore, or of the dump", || match dump.try_wait() {
+        Ok(Some(ended)) if !ended.success() => Some(Err(ended)),
+        _ => restore.try_wait().ok().flatten().map(Ok),
+    })?;
+    if let Err(ended) = ended {
+        let _ = restore.kill();
+        let _ = restore.wait();
+        restored.verb("delete", &["--force"], &[])?.ok()?;
+        return skip(format!("this CRIU cannot leave memory behind here: {ended}: {}", images.log("dump.log")));
+    }
+    ensure_eq!(ended.ok().and_then(|ended| ended.code()), Some(0), "{}", images.log("restore.log"));
+    counts_on(&bundle, at)?;
+    restored.exec(&["/bin/true"])?;
+    ensure!(dump.wait().context("checkpoint")?.success(), "the dump failed: {}", images.log("dump.log"));
+    Ok(())
+}
