@@ -62,6 +62,14 @@ impl AnyCgroup {
         }
     }
 
+    /// A cgroup below it with processes that is frozen by itself. Version 1 has none: there those below freeze with it.
+    pub fn frozen_below(&self) -> Result<Option<String>> {
+        match self {
+            AnyCgroup::Unified(cgroup) => cgroup.frozen_below(),
+            AnyCgroup::V1(_) => Ok(None),
+        }
+    }
+
     /// Whether it is frozen by an ancestor alone. Then it cannot be thawed, and every process that enters it
     /// freezes.
     pub fn is_frozen_by_ancestor(&self) -> Result<bool> {

@@ -2,6 +2,7 @@
 //!
 //! The kernel freezes asynchronously and reports the end in `cgroup.events`.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -10,7 +11,7 @@ use super::directory::{if_there, number_after, read_file};
 use super::events;
 use super::v2::Cgroup;
 use windlass_base::error::{Error, Kind, Result, WithContext};
-use windlass_sys::{fd, waiting};
+use windlass_sys::{fd, tree, waiting};
 
 /// How long freezing may take. A process freezes on its way back to user space, so only one in an
 /// uninterruptible wait takes longer than milliseconds.
@@ -98,6 +99,24 @@ impl Cgroup {
         let ancestors = path.match_indices('/').map(|(end, _)| &path[..end]).rev();
         let frozen = |path: &&str| read_file(&format!("{path}/cgroup.freeze")).is_ok_and(|text| text.trim() == "1");
         ancestors.take_while(|path| !path.is_empty()).find(frozen)
+    }
+
+    /// A cgroup below it with processes whose own `cgroup.freeze` is set: thawing this one does not thaw that.
+    pub fn frozen_below(&self) -> Result<Option<String>> {
+        let mut found = None;
+        let is_frozen = |dir: BorrowedFd<'_>| -> windlass_sys::Result<bool> {
+            let freeze = if_there(fd::read_small(dir, "cgroup.freeze"))?;
+            let events = if_there(fd::read_small(dir, "cgroup.events"))?.unwrap_or_default();
+            let events = String::from_utf8_lossy(&events);
+            Ok(freeze.is_some_and(|text| text == b"1\n") && number_after(&events, "populated") == Some(1))
+        };
+        let visited = tree::visit(self.directory.fd.as_fd(), |dir, depth| {
+            if depth > 0 && found.is_none() && is_frozen(dir)? {
+                found = Some(fd::path_of(dir)?.to_string_lossy().into_owned());
+            }
+            Ok(())
+        });
+        if_there(visited).with_context(|| self.cannot("look below")).map(|_| found)
     }
 
     fn set_frozen(&self, frozen: bool) -> Result<()> {

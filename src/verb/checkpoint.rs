@@ -55,6 +55,8 @@ pub(super) fn checkpoint(options: &cli::Checkpoint, session: &mut Session<'_>) -
         Err(error) => {
             // What CRIU stumbled over, with its process and its descriptor.
             if error.message().starts_with(DUMP_FAILED) {
+                // It may take long, and others wait for the container.
+                container.unlock();
                 let findings = apply::check(&container, &plan, &options.flags, &|| false).unwrap_or_default();
                 let causes = findings.into_iter().filter(|finding| finding.loss == Loss::Dump);
                 session.warnings.extend(causes.map(remark));

@@ -13,6 +13,7 @@ use serde_json::json;
 use std::fs;
 
 chapter! { "checkpoint_check":
+    ways_of_opening_and_waiting_are_named_that_do_not_come_back [Windlass, Criu, Slow],
     descriptors_and_memory_are_named_that_do_not_come_back [Windlass, Criu, Slow],
     mounts_and_namespaces_are_named_that_do_not_come_back [Windlass, Criu, Slow],
     what_comes_back_is_not_named [Windlass, Criu, Slow],
@@ -93,14 +94,14 @@ fn descriptors() -> Vec<Row> {
         (
             "io_uring in memory",
             calls(&[&ring, &mmap(4096, rw, shared, "=0"), &close("=0")]),
-            "has io_uring in its memory",
+            "has anon_inode:[io_uring] in its memory",
         ),
         ("a map of BPF", calls(&[&call(libc::SYS_bpf, "0,#2:4:4:1,72")]), "is anon_inode:bpf-map"),
         ("secret memory", calls(&[&secret]), "is secret memory"),
         (
             "secret memory that is mapped",
             calls(&[&secret, &call(libc::SYS_ftruncate, "=0,4096"), &mmap(4096, rw, shared, "=0"), &close("=0")]),
-            "has secret memory in its memory",
+            "has /secretmem in its memory",
         ),
         ("userfaultfd", calls(&[&call(libc::SYS_userfaultfd, "0")]), "is anon_inode:[userfaultfd]"),
         ("perf", calls(&[&call(libc::SYS_perf_event_open, "#1:128:1,0,-1,-1,0")]), "is anon_inode:[perf_event]"),
@@ -182,6 +183,104 @@ fn files() -> Vec<Row> {
     ]
 }
 
+/// Files that were opened in a way that it does not take.
+fn ways() -> Vec<Row> {
+    let path_of = |path: &str| call(libc::SYS_openat, &format!("-100,'{path},{}", libc::O_PATH));
+    let watched = |path: &str| {
+        let watch = call(libc::SYS_inotify_add_watch, &format!("=0,'{path},256"));
+        calls(&[&call(libc::SYS_inotify_init1, "0"), &watch])
+    };
+    vec![
+        (
+            "netlink with messages",
+            calls(&[&call(libc::SYS_socket, "16,3,0"), &call(libc::SYS_sendto, "=0,#20:19660818:1:0:17,20,0,0,0")]),
+            "messages that nobody has read",
+        ),
+        (
+            "a queue that nobody has open",
+            calls(&[&call(libc::SYS_mq_open, &format!("'q,{},384,0", libc::O_RDWR | libc::O_CREAT)), &close("=0")]),
+            "has message queues",
+        ),
+        ("a pipe of packets", calls(&[&call(libc::SYS_pipe2, "#,16384")]), "is a pipe of packets"),
+        (
+            "O_PATH of a fifo",
+            calls(&[&call(libc::SYS_mknodat, &format!("-100,'/f,{},0", libc::S_IFIFO | 0o600)), &path_of("/f")]),
+            "by O_PATH",
+        ),
+        (
+            "O_PATH of a socket",
+            // The address is a family and the path /sn.
+            calls(&[&call(libc::SYS_socket, "1,1,0"), &call(libc::SYS_bind, "=0,#1932460033:110,5"), &path_of("/sn")]),
+            "by O_PATH",
+        ),
+        (
+            "a namespace without processes",
+            Script(
+                "unshare -u sleep 1000 & p=$!; sleep 0.3; exec 9</proc/$p/ns/uts; kill $p; wait $p; : >/ready; sleep 1000",
+            ),
+            "no process of the container is in",
+        ),
+        ("vfork", calls(&["in-child", &call(libc::SYS_vfork, "")]), "cannot be stopped"),
+        ("a watch in procfs", watched("/proc/self"), "without handles"),
+        ("a timer of boot time", calls(&[&call(libc::SYS_timerfd_create, "9,0")]), "is a timer of clock 9"),
+    ]
+}
+
+/// Memory that shows something else than its path, and processes that wait.
+fn covered_and_waiting() -> Vec<Row> {
+    let (ro, rw) = (libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE);
+    let anonymous = |length: u32, flags: i32| mmap(length, rw, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags, "-1");
+    let counters = call(libc::SYS_perf_event_open, "#1:128:1:0,0,-1,-1,0");
+    let array = call(libc::SYS_bpf, "0,#2:4:4096:1:1024,72");
+    let covered = "is not what its path shows";
+    vec![
+        (
+            "memory of huge pages",
+            calls(&[&anonymous(2 << 20, libc::MAP_HUGETLB | libc::MAP_NORESERVE)]),
+            "has /anon_hugepage in its memory",
+        ),
+        (
+            "perf in memory",
+            calls(&[&counters, &mmap(8192, rw, libc::MAP_SHARED, "=0"), &close("=0")]),
+            "has anon_inode:[perf_event] in its memory",
+        ),
+        (
+            "a map of BPF in memory",
+            calls(&[&array, &mmap(4096, rw, libc::MAP_SHARED, "=0"), &close("=0")]),
+            "has anon_inode:bpf-map in its memory",
+        ),
+        (
+            "a program below another mount",
+            Script("mount --bind /etc/passwd /bin/busybox; : >/ready; read x; sleep 1000"),
+            covered,
+        ),
+        (
+            "memory below another mount",
+            calls(&[
+                &open("/g"),
+                &call(libc::SYS_fallocate, "=0,0,0,4096"),
+                &mmap(4096, ro, libc::MAP_SHARED, "=0"),
+                &close("=0"),
+                &call(libc::SYS_mount, "'/etc/passwd,'/g,0,4096,0"),
+            ]),
+            covered,
+        ),
+        (
+            "a frozen cgroup",
+            Script(
+                "c=/sys/fs/cgroup/in; mkdir $c; sleep 1000 & echo $! >$c/cgroup.procs; echo 1 >$c/cgroup.freeze; \
+                : >/ready; sleep 1000",
+            ),
+            "has frozen its cgroup",
+        ),
+        (
+            "a current directory in a cgroup that is gone",
+            Script("mkdir /sys/fs/cgroup/in; cd /sys/fs/cgroup/in; rmdir /sys/fs/cgroup/in; : >/ready; sleep 1000"),
+            "has another name",
+        ),
+    ]
+}
+
 /// Mounts and namespaces that do not come back.
 fn mounted() -> Vec<Row> {
     let mount = |kind: &'static str| {
@@ -223,6 +322,33 @@ fn mounted() -> Vec<Row> {
         ("cgroup", nested(libc::CLONE_NEWCGROUP), "a namespace of its own (cgroup)"),
         ("pid", nested(libc::CLONE_NEWPID), "a namespace of its own (pid_for_children)"),
         ("time", nested(libc::CLONE_NEWTIME), "a namespace of its own (time_for_children)"),
+    ]
+}
+
+/// What comes back although it does not look like it.
+fn whole_too() -> Vec<Row> {
+    vec![
+        ("asynchronous I/O", calls(&[&call(libc::SYS_io_setup, "8,#")]), ""),
+        (
+            "another root",
+            Script(
+                "cp -a /bin /mnt/; chroot /mnt /bin/sh -c 'exec 9<>/g; sleep 1000' & sleep 0.5; : >/ready; sleep 1000",
+            ),
+            "",
+        ),
+        ("a mount namespace", Script("unshare -m sleep 1000 & sleep 0.3; : >/ready; sleep 1000"), ""),
+        (
+            "a bind mount of what is gone",
+            Script("echo >/src; echo >/mnt/f; mount --bind /src /mnt/f; rm /src; : >/ready; sleep 1000"),
+            "",
+        ),
+        ("a kernel parameter", Script("exec 9</proc/sys/kernel/pid_max; : >/ready; sleep 1000"), ""),
+        (
+            "a process that is gone in procfs",
+            Script("sleep 1000 & p=$!; exec 9</proc/$p/status; kill $p; wait $p; : >/ready; sleep 1000"),
+            "",
+        ),
+        ("a namespace", Script("exec 9</proc/self/ns/uts; : >/ready; sleep 1000"), ""),
     ]
 }
 
@@ -273,6 +399,11 @@ fn whole() -> Vec<Row> {
     ]
 }
 
+/// Linux 6.11.
+const MAP_DROPPABLE: i32 = 8;
+/// Linux 6.10, of every architecture.
+const SYS_MSEAL: i64 = 462;
+
 /// Settings that the images do not have.
 fn settings() -> Vec<Row> {
     let prctl = |arguments: &str| Calls(call(libc::SYS_prctl, arguments));
@@ -293,6 +424,20 @@ fn settings() -> Vec<Row> {
             calls(&[&call(libc::SYS_mkdirat, "-100,'/m,448"), &call(libc::SYS_mount, "'x,'/m,'tracefs,0,0")]),
             "the mount /m (tracefs)",
         ),
+        ("links in a mount", Calls(call(libc::SYS_mount, "'t,'/mnt,'tmpfs,256,0")), "the mount /mnt loses nosymfollow"),
+        (
+            "memory that may be dropped",
+            Calls(mmap(8192, libc::PROT_READ | libc::PROT_WRITE, MAP_DROPPABLE | libc::MAP_ANONYMOUS, "-1")),
+            "loses that its memory may be dropped",
+        ),
+        (
+            "sealed memory",
+            calls(&[
+                &mmap(8192, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, "-1"),
+                &call(SYS_MSEAL, "=0,4096,0"),
+            ]),
+            "loses the seals of its memory",
+        ),
     ]
 }
 
@@ -311,6 +456,7 @@ fn look(t: &T, does: &Does) -> Verdict<Option<Seen>> {
     let bundle = t.bundle()?.privileged().set("/linux/resources/devices", json!([{"allow": true, "access": "rwm"}]));
     let covered = json!(["/proc/sys"]);
     let bundle = bundle.set("/linux/readonlyPaths", covered).set("/root/readonly", json!(false));
+    let bundle = bundle.mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}));
     fs::create_dir_all(bundle.rootfs().join("mnt")).context("mnt")?;
     let bundle = match does {
         Script(script) => bundle.sh(script),
@@ -408,12 +554,18 @@ fn descriptors_and_memory_are_named_that_do_not_come_back(t: &T) -> Verdict {
     nearly_all_are_named(t, &rows, 20)
 }
 
+fn ways_of_opening_and_waiting_are_named_that_do_not_come_back(t: &T) -> Verdict {
+    let rows: Vec<Row> = ways().into_iter().chain(covered_and_waiting()).collect();
+    nearly_all_are_named(t, &rows, 10)
+}
+
 fn mounts_and_namespaces_are_named_that_do_not_come_back(t: &T) -> Verdict {
     nearly_all_are_named(t, &mounted(), 14)
 }
 
 fn what_comes_back_is_not_named(t: &T) -> Verdict {
-    let (made, lost, _) = compare(t, &whole())?;
+    let rows: Vec<Row> = whole().into_iter().chain(whole_too()).collect();
+    let (made, lost, _) = compare(t, &rows)?;
     ensure!(made >= 20, "only {made} of these containers can be made here");
     ensure_eq!(lost, 0, "containers that did not come back");
     Ok(())

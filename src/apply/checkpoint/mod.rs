@@ -68,6 +68,9 @@ pub const EXTERNAL_NET: &str = "extRootNetNS";
 /// The PID namespace from outside.
 pub const EXTERNAL_PID: &str = "extRootPidNS";
 
+/// What helps against a frozen cgroup in the container, for whose processes CRIU would wait for ever.
+const THAW_INNER: &str = "write 0 to its cgroup.freeze first";
+
 /// How long CRIU may take to undo a dump.
 const UNDO: Duration = Duration::from_secs(10);
 
@@ -94,6 +97,10 @@ pub fn checkpoint(container: &mut Container, request: CheckpointRequest<'_>) -> 
     timer.done("start CRIU");
     if let Some(group) = group.as_ref().filter(|_| status == Status::Running) {
         frozen.freeze(group)?;
+    }
+    if let Some(inner) = group.as_ref().map_or(Ok(None), AnyCgroup::frozen_below)? {
+        let msg = format!("cannot checkpoint: the container has frozen its cgroup {inner}");
+        return Err(Error::new(Kind::WrongStatus, msg).hint(THAW_INNER));
     }
     timer.done("freeze the container");
     let pids = group.as_ref().map_or(Ok(vec![init.pid]), AnyCgroup::pids)?;

@@ -45,14 +45,25 @@ pub struct Descriptor {
     pub huge: bool,
     /// The protocol of a socket, as the kernel names it.
     pub protocol: String,
-    /// Whether it is on a mount that the process does not have.
+    /// Whether it is on a mount, or is a namespace, that no process of the container has.
     pub foreign: bool,
     /// Whether its path leads to another file, as below a mount that covers it.
     pub hidden: bool,
     /// Whether it is one of init's standard streams, which the restore replaces.
     pub replaced: bool,
-    /// Whether it holds a lock.
-    pub locked: bool,
+    /// What `/proc/PID/fdinfo` has; nothing for memory.
+    pub info: String,
+}
+
+impl Descriptor {
+    /// A field of `info`.
+    fn field(&self, name: &str) -> Option<&str> {
+        self.info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim))
+    }
+
+    fn has_flag(&self, flag: i32) -> bool {
+        self.field("flags").and_then(|flags| i32::from_str_radix(flags, 8).ok()).is_some_and(|flags| flags & flag != 0)
+    }
 }
 
 /// The sockets that are known in the network namespace of the container.
@@ -62,6 +73,8 @@ pub struct Sockets {
     pub connections: BTreeMap<u64, bool>,
     /// Unix sockets with the inode that each is connected to.
     pub peers: BTreeMap<u32, u32>,
+    /// Netlink sockets with messages that nobody has read.
+    pub unread: BTreeSet<u64>,
     /// Whether CRIU cannot dump sockets of the network on this kernel.
     pub too_new: bool,
     /// Those of the container's processes.
@@ -81,22 +94,32 @@ const LOCAL: [&str; 3] = ["UNIX", "UNIX-STREAM", "NETLINK"];
 /// The largest unlinked file that goes into the images, in bytes.
 const GHOST: u64 = 1 << 20;
 
+/// What makes a dump fail.
+pub fn finding(what: String, help: &'static str) -> Finding {
+    Finding { what, loss: Loss::Dump, help, pointer: String::new() }
+}
+
 fn fails(what: String, help: &'static str) -> Option<Finding> {
-    Some(Finding { what, loss: Loss::Dump, help, pointer: String::new() })
+    Some(finding(what, help))
 }
 
 /// Judges an open file. `whose` names it.
 pub fn descriptor(whose: &str, file: &Descriptor, sockets: &Sockets, flags: &Flags) -> Option<Finding> {
     let link = &file.link;
-    if file.locked && !flags.file_locks {
+    if file.field("lock").is_some() && !flags.file_locks {
         return fails(format!("{whose} holds a lock of {link}"), "pass --file-locks");
     }
     if let Some(inode) = link.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')?.parse().ok()) {
         return socket(whose, inode, &file.protocol, sockets, flags);
     }
     if let Some(kind) = link.strip_prefix("anon_inode:") {
-        let known = ANONYMOUS.contains(&kind);
-        return if known { None } else { fails(format!("{whose} is {link}"), "CRIU cannot dump such a file") };
+        return match ANONYMOUS.contains(&kind) {
+            true => watcher(whose, file),
+            false => fails(format!("{whose} is {link}"), "CRIU cannot dump such a file"),
+        };
+    }
+    if let Some(found) = odd(whose, file) {
+        return Some(found);
     }
     if link.starts_with("/secretmem") {
         return fails(format!("{whose} is secret memory"), "CRIU cannot dump it");
@@ -137,10 +160,44 @@ pub fn descriptor(whose: &str, file: &Descriptor, sockets: &Sockets, flags: &Fla
     }
 }
 
+/// A clock or a watch that CRIU does not know.
+fn watcher(whose: &str, file: &Descriptor) -> Option<Finding> {
+    // Those of wall and monotonic time (clock_gettime(2)).
+    if let Some(clock) = file.field("clockid").filter(|clock| !matches!(*clock, "0" | "1")) {
+        return fails(
+            format!("{whose} is a timer of clock {clock}"),
+            "CRIU knows those of CLOCK_REALTIME and _MONOTONIC",
+        );
+    }
+    // What cannot be opened by its handle: exportfs, FILEID_INO64_GEN.
+    match file.info.contains("fhandle-type:81") {
+        true => fails(format!("{whose} watches a file of a file system without handles"), "remove the watch first"),
+        false => None,
+    }
+}
+
+/// A file that was opened in a way that CRIU does not know.
+fn odd(whose: &str, file: &Descriptor) -> Option<Finding> {
+    let link = &file.link;
+    if link.starts_with("pipe:[") && file.has_flag(libc::O_DIRECT) {
+        return fails(format!("{whose} is a pipe of packets (O_DIRECT)"), "use a pipe without it");
+    }
+    if file.has_flag(libc::O_PATH) && matches!(file.mode & libc::S_IFMT, libc::S_IFIFO | libc::S_IFSOCK) {
+        return fails(format!("{whose} names {link} by O_PATH, a FIFO or a socket"), "close it first");
+    }
+    if !link.starts_with('/') && file.foreign {
+        return fails(format!("{whose} is {link}, which no process of the container is in"), "close it first");
+    }
+    None
+}
+
 fn socket(whose: &str, inode: u64, protocol: &str, sockets: &Sockets, flags: &Flags) -> Option<Finding> {
     if sockets.too_new && NETWORK.contains(&protocol) {
         let what = format!("{whose} is a socket ({protocol}), which this CRIU cannot dump on this kernel");
         return fails(what, "use CRIU 4.2 or later");
+    }
+    if sockets.unread.contains(&inode) {
+        return fails(format!("{whose} is a netlink socket with messages that nobody has read"), "read them first");
     }
     if let Some(early) = sockets.connections.get(&inode) {
         return match (early, flags.tcp_established, flags.tcp_skip_in_flight) {
@@ -179,6 +236,15 @@ pub fn connections(table: &str) -> BTreeMap<u64, bool> {
     out
 }
 
+/// The netlink sockets that hold messages, by a text of `/proc/net/netlink`.
+pub fn unread(table: &str) -> BTreeSet<u64> {
+    let inode = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.last()?.parse().ok().filter(|_| words.get(4) != Some(&"0"))
+    };
+    table.lines().skip(1).filter_map(inode).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,8 +260,9 @@ mod tests {
         let ghost = Descriptor { names: 0, size: 100, ..file("/tmp/x (deleted)") };
         let memory = Descriptor { names: 0, size: 1 << 30, ..file("/memfd:x (deleted)") };
         let stream = Descriptor { foreign: true, replaced: true, ..file("/var/log/x") };
-        let plain = ["/etc/passwd", "pipe:[7]", "anon_inode:[eventpoll]", "anon_inode:inotify"].map(file);
-        for file in plain.into_iter().chain([null, tty, ghost, memory, stream]) {
+        let timer = Descriptor { info: "flags:\t02\nclockid: 1".into(), ..file("anon_inode:[timerfd]") };
+        let plain = ["/etc/passwd", "pipe:[7]", "anon_inode:[eventpoll]", "anon_inode:inotify", "uts:[7]"].map(file);
+        for file in plain.into_iter().chain([null, tty, ghost, memory, stream, timer]) {
             assert_eq!(descriptor("it", &file, &Sockets::default(), &Flags::default()), None, "{file:?}");
         }
     }
@@ -204,7 +271,12 @@ mod tests {
     fn files_that_cannot_be_dumped_are_named_unless_a_flag_allows_them() {
         let all = Flags { file_locks: true, link_remap: true, shell_job: true, ..Flags::default() };
         let cases = [
-            (Descriptor { locked: true, ..file("/x") }, "--file-locks", true),
+            (Descriptor { info: "lock:\t1: POSIX".into(), ..file("/x") }, "--file-locks", true),
+            (Descriptor { info: "flags:\t040001".into(), ..file("pipe:[7]") }, "pipe", false),
+            (Descriptor { info: "flags:\t012000000".into(), mode: 0o010_644, ..file("/f") }, "close", false),
+            (Descriptor { foreign: true, ..file("uts:[4026531838]") }, "close", false),
+            (Descriptor { info: "clockid: 7".into(), ..file("anon_inode:[timerfd]") }, "CLOCK_REALTIME", false),
+            (Descriptor { info: "inotify wd:1 fhandle-type:81".into(), ..file("anon_inode:inotify") }, "watch", false),
             (Descriptor { names: 2, ..file("/x (deleted)") }, "--link-remap", true),
             (Descriptor { names: 0, size: 2 << 20, ..file("/x (deleted)") }, "ghost-limit", false),
             (
@@ -251,6 +323,10 @@ mod tests {
         for (protocol, takes) in [("UNIX", true), ("NETLINK", true), ("UDPv6", true), ("ALG", false), ("", false)] {
             assert_eq!(descriptor("it", &of(50, protocol), &known, &none).is_none(), takes, "{protocol}");
         }
+        known.unread =
+            unread("sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode\n0 0 1 0 768 0 0 2 0 51\n0 0 1 0 0 0 0 2 0 52");
+        assert_eq!(descriptor("it", &of(51, "NETLINK"), &known, &none).expect("full").help, "read them first");
+        assert_eq!(descriptor("it", &of(52, "NETLINK"), &known, &none), None);
         known.too_new = true;
         for (protocol, takes) in [("UNIX", true), ("NETLINK", true), ("UDP", false), ("TCP", false), ("PACKET", false)]
         {

@@ -1,34 +1,30 @@
 //! What a dump of a container would not take, found by looking at its processes. Nothing is changed and nothing is
 //! stopped, so what changes meanwhile may be missed; a dump that fails says so by CRIU's log.
 
+mod files;
 mod judge;
 mod settings;
 
-use std::collections::BTreeSet;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-
-use nix::fcntl::OFlag;
+use std::os::unix::fs::MetadataExt;
 
 use windlass_base::error::{Diagnostic, Error, Kind, Result, WithContext};
-use windlass_base::mountinfo::{self, Mounted};
+use windlass_base::mountinfo::Mounted;
 use windlass_base::namespaces::Namespaces;
 use windlass_cgroup::AnyCgroup;
 use windlass_criu::flags::Flags;
 use windlass_plan::mount_audit::flags_of;
 use windlass_plan::restore::{ClaimedMount, Claims, mount_contradictions};
-use windlass_plan::{Action, Plan, RootPath};
+use windlass_plan::{Action, Plan};
 use windlass_store::{Container, process_stat};
-use windlass_sys::attributes;
-use windlass_sys::mount;
-use windlass_sys::{diag, fd, process, socket, status};
+use windlass_sys::{diag, process, socket, status};
 
 use super::elements::{self, Elements};
-use super::{group_of, lost};
+use super::{THAW_INNER, group_of, lost};
 use crate::namespaces::JoinedNamespaces;
-use crate::resolve;
 use crate::tasks::Tasks;
-use judge::{Descriptor, NETWORK, Sockets};
+use files::{Known, named, protocol_of};
+use judge::{NETWORK, Sockets, finding};
 
 pub use judge::{Finding, Loss};
 
@@ -49,6 +45,9 @@ pub fn check(container: &Container, plan: &Plan, flags: &Flags, old: &dyn Fn() -
         }
         other => other?,
     };
+    let inner = group.as_ref().and_then(|group| group.frozen_below().ok().flatten());
+    findings.extend(inner.map(|inner| finding(format!("the container has frozen its cgroup {inner}"), THAW_INNER)));
+    let paused = group.as_ref().is_some_and(|group| group.is_frozen().unwrap_or(false));
     let pids = group.as_ref().map_or(Ok(vec![init.pid]), AnyCgroup::pids)?;
     let executed = lost::executed(init.pid, &pids);
     findings.extend(executed.iter().map(|pid| Finding {
@@ -59,8 +58,12 @@ pub fn check(container: &Container, plan: &Plan, flags: &Flags, old: &dyn Fn() -
     }));
     let elements = elements::look(init.pid, pidfd.as_fd(), &pids, plan)?;
     of_mounts(plan, &elements, &mut findings);
-    // Other processes may have them open as well.
-    let replaced = elements.stdio.map(|stream| stream.key);
+    for mount in elements.mounted.iter().filter(|mount| files::has_queue(init.pid, mount)) {
+        let what = format!("the mount {} has message queues", mount.point);
+        findings.push(finding(what, "remove them (mq_unlink(3)): CRIU dumps an empty one alone"));
+    }
+    // Other processes may have the streams open as well.
+    let known = Known::of(init.pid, &pids, elements.stdio.map(|stream| stream.key));
     let sockets = sockets(init.pid, pidfd.as_fd(), &pids, old)?;
     session(init.pid, flags, &mut findings);
     let restored = settings::restored(plan, cpus_of(group.as_ref(), init.pid));
@@ -68,8 +71,8 @@ pub fn check(container: &Container, plan: &Plan, flags: &Flags, old: &dyn Fn() -
     let mut tasks = Tasks::new(plan, "")?;
     // What is not dumped may have anything.
     for pid in pids.iter().filter(|pid| !executed.contains(pid)) {
-        of_process(*pid, init.pid, flags, &mut findings);
-        of_files(*pid, &replaced, &sockets, flags, &mut findings);
+        of_process(*pid, init.pid, paused, &mut findings);
+        files::look(*pid, &known, &sockets, flags, &mut findings);
         let lost = settings::lost(&settings::of(*pid), &restored, configured);
         findings.extend(lost.into_iter().map(|what| Finding {
             loss: Loss::Part,
@@ -107,10 +110,6 @@ fn cpus_of(group: Option<&AnyCgroup>, init: i32) -> Option<Vec<u64>> {
     windlass_base::abi::bits_of_list(list?.trim())
 }
 
-fn finding(what: String, help: &'static str) -> Finding {
-    Finding { what, loss: Loss::Dump, help, pointer: String::new() }
-}
-
 /// What the configuration asks for and no restore can make.
 fn of_configuration(plan: &Plan, findings: &mut Vec<Finding>) {
     for step in &plan.init {
@@ -145,13 +144,18 @@ fn of_mounts(plan: &Plan, elements: &Elements, findings: &mut Vec<Finding>) {
         let loss = if mount.kind == "tracefs" { Loss::Part } else { Loss::Restore };
         findings.push(Finding { loss, pointer: "/mounts".into(), ..found });
     }
+    for mount in elements.mounted.iter().filter(|mount| mount.flags.split(',').any(|flag| flag == "nosymfollow")) {
+        let found = finding(format!("the mount {} loses nosymfollow", mount.point), "CRIU does not know the flag");
+        findings.push(Finding { loss: Loss::Part, ..found });
+    }
     let external = |mount: &Mounted| elements.mounts.iter().find(|it| it.point == mount.point);
     let known = elements.mounted.iter().filter(|mount| external(mount).is_none_or(|it| it.declared));
     let claim = |mount: &Mounted| ClaimedMount {
         point: mount.point.clone(),
         kind: mount.kind.clone(),
         device: device_of(&mount.device),
-        root: mount.root.clone(),
+        // The images have the path alone.
+        root: mount.root.trim_end_matches("//deleted").into(),
         flags: flags_of(&mount.flags).bits(),
         external: external(mount).map(|it| it.name.clone()),
         ..ClaimedMount::default()
@@ -167,11 +171,6 @@ fn device_of(device: &str) -> u32 {
     device.split_once(':').map_or(0, |(major, minor)| number(major) << 20 | number(minor))
 }
 
-fn named(pid: i32) -> String {
-    let name = process_stat(pid).ok().flatten().map(|stat| stat.name).unwrap_or_default();
-    format!("process {pid} ({name})")
-}
-
 /// A session that began outside.
 fn session(init: i32, flags: &Flags, findings: &mut Vec<Finding>) {
     let Some(status) = status::of(init) else { return };
@@ -182,46 +181,25 @@ fn session(init: i32, flags: &Flags, findings: &mut Vec<Finding>) {
     }
 }
 
-fn of_process(pid: i32, init: i32, flags: &Flags, findings: &mut Vec<Finding>) {
+/// What is told of a process as a whole. `paused`: the kernel may show every process as one that waits.
+fn of_process(pid: i32, init: i32, paused: bool, findings: &mut Vec<Finding>) {
     if status::of(pid).is_some_and(|status| status.tracerpid != 0) {
         findings.push(finding(format!("{} is traced", named(pid)), "detach the debugger first"));
     }
-    let link = |pid: i32, name: &str| std::fs::read_link(format!("/proc/{pid}/ns/{name}")).ok();
+    let waits = || !paused && process_stat(pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.state == 'D'));
+    if waits() {
+        std::thread::sleep(STILL);
+        if waits() {
+            let what = format!("{} waits in the kernel and cannot be stopped, as after vfork(2)", named(pid));
+            findings.push(finding(what, "wait until it goes on"));
+        }
+    }
     for name in NESTED {
-        let (own, of_init) = (link(pid, name), link(init, name));
+        let (own, of_init) = (files::namespace(pid, name), files::namespace(init, name));
         if own.is_some() && of_init.is_some() && own != of_init {
             let what = format!("{} has a namespace of its own ({name})", named(pid));
             findings.push(finding(what, "nested namespaces cannot be dumped, except mount namespaces"));
         }
-    }
-    let maps = fd::document(format!("/proc/{pid}/maps"));
-    let maps = String::from_utf8_lossy(&maps.unwrap_or_default()).into_owned();
-    for (part, what) in
-        [("anon_inode:[io_uring]", "io_uring"), ("/secretmem", "secret memory"), ("[uprobes]", "uprobes")]
-    {
-        if maps.contains(part) {
-            findings.push(finding(format!("{} has {what} in its memory", named(pid)), "CRIU cannot dump it"));
-        }
-    }
-    for line in maps.lines().filter(|line| line.ends_with(" (deleted)")) {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let [range, _, _, _, _, path, ..] = words[..] else { continue };
-        // CRIU makes shared memory without a name anew.
-        if ["/memfd:", "/dev/zero", "/SYSV", "/secretmem"].iter().any(|shared| path.starts_with(shared)) {
-            continue;
-        }
-        // `maps` fills addresses up with zeros, and `map_files` does not.
-        let ends: Vec<&str> = range.split('-').map(|end| end.trim_start_matches('0')).collect();
-        let Ok(found) = std::fs::metadata(format!("/proc/{pid}/map_files/{}", ends.join("-"))) else { continue };
-        let file = Descriptor {
-            link: format!("{path} (deleted)"),
-            mode: found.mode(),
-            names: found.nlink(),
-            size: found.blocks() * 512,
-            ..Descriptor::default()
-        };
-        let whose = format!("the memory {range} of {}", named(pid));
-        findings.extend(judge::descriptor(&whose, &file, &Sockets::default(), flags));
     }
     let program = format!("/proc/{pid}/exe");
     let deleted = std::fs::read_link(&program).is_ok_and(|link| link.to_string_lossy().ends_with(" (deleted)"));
@@ -230,73 +208,16 @@ fn of_process(pid: i32, init: i32, flags: &Flags, findings: &mut Vec<Finding>) {
     }
 }
 
-fn of_files(pid: i32, streams: &[String; 3], sockets: &Sockets, flags: &Flags, findings: &mut Vec<Finding>) {
-    let mounts = fd::document(format!("/proc/{pid}/mountinfo"));
-    let root = fd::open(format!("/proc/{pid}/root"), OFlag::O_PATH | OFlag::O_DIRECTORY).ok();
-    let hidden = |link: &std::path::Path, found: &std::fs::Metadata| {
-        let root = root.as_ref()?;
-        let path = link.to_str().filter(|link| link.starts_with('/') && !link.ends_with(" (deleted)"))?;
-        let path = RootPath::new(path).filter(|_| found.nlink() > 0)?;
-        let Some(shown) = resolve::find_if_exists(root.as_fd(), &path, resolve::IN_ROOT).ok()? else {
-            return Some(true);
-        };
-        let shown = fd::stat(shown.as_fd()).ok()?;
-        Some((shown.st_dev, shown.st_ino) != (found.dev(), found.ino()))
-    };
-    let mounts: BTreeSet<u32> = mountinfo::parse(&mounts.unwrap_or_default()).iter().map(|mount| mount.id).collect();
-    let own = format!("/proc/{pid}/cwd");
-    if let (Ok(link), Ok(found)) = (std::fs::read_link(&own), std::fs::metadata(&own))
-        && hidden(&link, &found) == Some(true)
-    {
-        let what = format!("the current directory of {} is not what its path shows: {}", named(pid), link.display());
-        findings.push(finding(what, "leave it, or unmount what covers it"));
-    }
-    for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
-        let (Ok(link), Ok(found)) = (std::fs::read_link(entry.path()), std::fs::metadata(entry.path())) else {
-            continue;
-        };
-        let number = entry.file_name().to_string_lossy().into_owned();
-        let info = fd::read_small(fd::CWD, format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
-        let mount = mount::id_in(&info);
-        let key = mount.map(|mount| elements::file_key(mount, found.ino()));
-        let file = Descriptor {
-            link: link.to_string_lossy().into_owned(),
-            mode: found.mode(),
-            device: (libc::major(found.rdev()), libc::minor(found.rdev())),
-            names: found.nlink(),
-            size: found.blocks() * 512,
-            huge: link.to_string_lossy().starts_with("/memfd:")
-                && fd::open(entry.path(), OFlag::O_PATH)
-                    .and_then(|file| fd::filesystem(file.as_fd()))
-                    .is_ok_and(|kind| kind == HUGETLBFS),
-            // Another file's attributes may be those of a file system that never answers.
-            protocol: if found.file_type().is_socket() { protocol_of(&entry.path()) } else { String::new() },
-            foreign: link.is_absolute() && mount.is_some_and(|mount| !mounts.contains(&mount)),
-            hidden: (found.is_file() || found.is_dir()) && hidden(&link, &found).unwrap_or(false),
-            replaced: key.is_some_and(|key| streams.contains(&key)),
-            locked: String::from_utf8_lossy(&info).lines().any(|line| line.starts_with("lock:")),
-        };
-        let whose = format!("descriptor {number} of {}", named(pid));
-        findings.extend(judge::descriptor(&whose, &file, sockets, flags));
-    }
-}
-
-/// The magic number of the filesystem of huge pages (statfs(2)).
-const HUGETLBFS: i64 = 0x9584_58f6;
-
-/// The protocol of a socket by its name in `/proc/PID/fd`; nothing for other files.
-fn protocol_of(path: &std::path::Path) -> String {
-    let name = attributes::read(&path.to_string_lossy(), "system.sockprotoname").unwrap_or_default();
-    String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned()
-}
+/// How long a process waits in the kernel that is told of. Others wait for a disk.
+const STILL: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// The sockets of the network namespace of init, and which of them are the container's.
 fn sockets(init: i32, pidfd: std::os::fd::BorrowedFd<'_>, pids: &[i32], old: &dyn Fn() -> bool) -> Result<Sockets> {
     let mut out = Sockets::default();
     for table in ["tcp", "tcp6"] {
-        let text = fd::document(format!("/proc/{init}/net/{table}")).unwrap_or_default();
-        out.connections.extend(judge::connections(&String::from_utf8_lossy(&text)));
+        out.connections.extend(judge::connections(&settings::document(init, &format!("net/{table}"))));
     }
+    out.unread = judge::unread(&settings::document(init, "net/netlink"));
     let mut of_network = false;
     out.peers = {
         let _visit = JoinedNamespaces::visit(pidfd, Namespaces::NET)?;

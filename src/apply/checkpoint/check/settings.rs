@@ -25,6 +25,10 @@ pub struct Settings {
     memory_policies: BTreeSet<String>,
     /// Whether equal pages are merged (`PR_SET_MEMORY_MERGE`).
     merges: bool,
+    /// Whether memory is sealed (mseal(2)).
+    sealed: bool,
+    /// Whether memory may be dropped (mmap(2), `MAP_DROPPABLE`).
+    droppable: bool,
 }
 
 /// Timer slack of a process that nobody has given another (prctl(2), `PR_SET_TIMERSLACK`).
@@ -36,8 +40,9 @@ pub fn of(pid: i32) -> Settings {
         let text = fd::read_small(fd::CWD, format!("/proc/{pid}/{name}")).unwrap_or_default();
         String::from_utf8_lossy(&text).trim().to_owned()
     };
-    let maps = fd::document(format!("/proc/{pid}/numa_maps")).unwrap_or_default();
+    let maps = document(pid, "numa_maps");
     let policy = |line: &str| line.split(' ').nth(1).filter(|policy| *policy != "default").map(str::to_owned);
+    let (sealed, droppable) = memory_flags(&document(pid, "smaps"));
     let status = read("status");
     let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
     Settings {
@@ -47,9 +52,34 @@ pub fn of(pid: i32) -> Settings {
         coredump_filter: read("coredump_filter"),
         personality: u64::from_str_radix(&read("personality"), 16).unwrap_or(0),
         autogroup_nice: read("autogroup").rsplit_once(' ').and_then(|(_, nice)| nice.parse().ok()).unwrap_or(0),
-        memory_policies: String::from_utf8_lossy(&maps).lines().filter_map(policy).collect(),
+        memory_policies: maps.lines().filter_map(policy).collect(),
         merges: read("ksm_stat").contains("ksm_merge_any: yes"),
+        sealed,
+        droppable,
     }
+}
+
+/// A file of a process that may be long; nothing if it cannot be read.
+pub fn document(pid: i32, name: &str) -> String {
+    String::from_utf8_lossy(&fd::document(format!("/proc/{pid}/{name}")).unwrap_or_default()).into_owned()
+}
+
+/// Whether memory is sealed, and whether memory may be dropped, by a text of `smaps`. What the kernel maps itself has a
+/// name in brackets and comes back; the heap and stacks have, too.
+fn memory_flags(smaps: &str) -> (bool, bool) {
+    let (mut sealed, mut droppable, mut own) = (false, false, false);
+    for line in smaps.lines() {
+        match line.strip_prefix("VmFlags:") {
+            Some(flags) => {
+                sealed |= !own && flags.split(' ').any(|flag| flag == "sl");
+                droppable |= !own && flags.split(' ').any(|flag| flag == "dp");
+            }
+            // The line that begins a mapping has addresses, others a name.
+            None if line.split(' ').next().is_some_and(|word| !word.ends_with(':')) => own = line.ends_with(']'),
+            None => {}
+        }
+    }
+    (sealed, droppable)
 }
 
 /// What every process of the container has after a restore by this process. `cpus` are those of its cpuset, if they are
@@ -90,6 +120,8 @@ pub fn lost(found: &Settings, restored: &Settings, configured: bool) -> Vec<&'st
         (found.autogroup_nice != restored.autogroup_nice, "the nice value of its autogroup"),
         (!configured && !found.memory_policies.is_empty(), "its memory policy"),
         (found.merges, "that its equal pages are merged"),
+        (found.sealed, "the seals of its memory"),
+        (found.droppable, "that its memory may be dropped"),
     ]
     .into_iter()
     .filter_map(|(is, what)| is.then_some(what))
@@ -104,7 +136,7 @@ mod tests {
     fn what_is_as_after_a_restore_is_not_lost() {
         let plain = Settings { cpus: Some(vec![3, 0]), timer_slack: TIMER_SLACK, ..Settings::default() };
         assert_eq!(lost(&plain, &plain, false), [""; 0]);
-        let cases: [(Settings, &str); 8] = [
+        let cases: [(Settings, &str); 10] = [
             (Settings { cpus: Some(vec![1]), ..plain.clone() }, "CPUs"),
             (Settings { io_priority: 2 << 13 | 6, ..plain.clone() }, "I/O priority"),
             (Settings { timer_slack: 1, ..plain.clone() }, "timer slack"),
@@ -113,6 +145,8 @@ mod tests {
             (Settings { autogroup_nice: 5, ..plain.clone() }, "autogroup"),
             (Settings { memory_policies: BTreeSet::from(["bind:0".into()]), ..plain.clone() }, "memory policy"),
             (Settings { merges: true, ..plain.clone() }, "merged"),
+            (Settings { sealed: true, ..plain.clone() }, "seals"),
+            (Settings { droppable: true, ..plain.clone() }, "dropped"),
         ];
         for (found, what) in cases {
             let named = lost(&found, &plain, false);
@@ -123,6 +157,15 @@ mod tests {
             lost(&Settings { cpus: Some(vec![1]), ..plain.clone() }, &Settings { cpus: None, ..plain }, false),
             [""; 0]
         );
+    }
+
+    #[test]
+    fn flags_of_memory_are_those_of_the_program() {
+        let mapping =
+            |name: &str, flags: &str| format!("7f00-7f01 rw-p 00 00:00 0 {name}\nSize: 4 kB\nVmFlags: rd{flags} \n");
+        let of = |name: &str, flags: &str| memory_flags(&(mapping(name, flags) + &mapping("/x", "")));
+        assert_eq!([of("/x", ""), of("[vdso]", " sl")], [(false, false); 2]);
+        assert_eq!([of("", " sl"), of("", " mr dp")], [(true, false), (false, true)]);
     }
 
     #[test]
