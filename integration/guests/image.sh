@@ -19,6 +19,8 @@ case $architecture in
     *) echo "no machine for $architecture" >&2; exit 1 ;;
 esac
 packages=$kernel,busybox-static,bash,coreutils,dash,grep,sed,mawk,tar,util-linux,mount,procps,iproute2,kmod,jq,passwd,login,uidmap,strace,apparmor
+# That of Debian 12 is too old to be taken. It locks the network by iptables, and packs a tmpfs by tar and gzip.
+[ "$suite" = bookworm ] || packages=$packages,criu,iptables,gzip
 
 work=$(mktemp -d "$dir/making.XXXXXX")
 trap 'rm -rf "$work"' EXIT

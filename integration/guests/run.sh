@@ -57,6 +57,7 @@ trap 'rm -f "$script"' EXIT
 cat > "$script" << END
 export PATH=\$PATH:/host
 $(if [ "${WINDLASS_GUEST_BEFORE:-}" ]; then cat "$WINDLASS_GUEST_BEFORE"; fi)
+criu=\$(command -v criu) && export WINDLASS_CRIU="\$criu"
 windlass doctor || true
 integration --harness host --runtime /host/windlass $*
 END
