@@ -15,45 +15,57 @@ chapter! { [Docker, Podman] "checkpoint":
 }
 
 /// The number that a container has counted up to.
-fn counted(s: &Session, name: &str) -> Verdict<u32> {
+pub fn counted(s: &Session, name: &str) -> Verdict<u32> {
     Ok(s.ok(&format!("exec {name} cat /count"))?.trim().parse().unwrap_or(0))
 }
 
-fn counts_beyond(s: &Session, name: &str, past: u32) -> Verdict {
+pub fn counts_beyond(s: &Session, name: &str, past: u32) -> Verdict {
     until("a container that counts on", || Ok((counted(s, name)? > past).then_some(())))
 }
 
-fn a_container_goes_on_where_it_was(s: &Session) -> Verdict {
+/// A container that counts; its name.
+pub fn counting(s: &Session) -> Verdict<String> {
+    let name = s.name();
+    s.ok_with(&format!("run -d --name {name} --network none {NAME} sh -c"), criu::COUNTING)?;
+    counts_beyond(s, &name, 1)?;
+    Ok(name)
+}
+
+/// Does something while CRIU is first in the engine's PATH.
+pub fn with_criu(s: &Session, work: impl FnOnce() -> Verdict) -> Verdict {
     if let Some(missing) = criu::missing() {
         return skip(missing);
-    }
-    let docker = s.engine == Engine::Docker;
-    if docker && s.below.shim.is_none() {
-        return skip("below docker only windlass-shim tells the process id before the start");
     }
     let _ = std::fs::remove_file(s.path("bin/criu"));
     std::fs::create_dir_all(s.path("bin"))?;
     criu::link_into(&s.path("bin"))?;
-    if docker {
-        s.end_daemon(Signal::SIGTERM)?;
-        start_dockerd(s, &["--experimental"])?;
-    }
-    let gone_on = goes_on(s, docker);
+    let done = work();
     let _ = std::fs::remove_file(s.path("bin/criu"));
     let _ = std::fs::remove_file("/run/criu.kdat");
-    if docker {
-        s.end_daemon(Signal::SIGTERM)?;
-        start_dockerd(s, &[])?;
+    done
+}
+
+fn a_container_goes_on_where_it_was(s: &Session) -> Verdict {
+    let docker = s.engine == Engine::Docker;
+    if docker && s.below.shim.is_none() {
+        return skip("below docker only windlass-shim tells the process id before the start");
     }
-    gone_on
+    with_criu(s, || {
+        if docker {
+            s.end_daemon(Signal::SIGTERM)?;
+            start_dockerd(s, &["--experimental"])?;
+        }
+        let gone_on = goes_on(s, docker);
+        if docker {
+            s.end_daemon(Signal::SIGTERM)?;
+            start_dockerd(s, &[])?;
+        }
+        gone_on
+    })
 }
 
 fn goes_on(s: &Session, docker: bool) -> Verdict {
-    let name = s.name();
-    let mut run = s.command(&format!("run -d --name {name} --network none {NAME} sh -c"));
-    run.arg(criu::COUNTING);
-    s.finish(run)?.ok()?;
-    counts_beyond(s, &name, 1)?;
+    let name = counting(s)?;
     let (dump, restore) = match docker {
         true => ("checkpoint create", "start --checkpoint one"),
         false => ("container checkpoint", "container restore"),

@@ -7,6 +7,7 @@ use crate::engine::Engine;
 mod build;
 mod buildah;
 mod checkpoint;
+mod checkpoint_podman;
 mod containerd;
 #[cfg(feature = "cri")]
 mod cri;
@@ -48,6 +49,7 @@ pub fn of(engine: Engine) -> impl Iterator<Item = &'static Case> {
         restore::CASES,
         today::CASES,
         checkpoint::CASES,
+        checkpoint_podman::CASES,
         upgrade::CASES,
         outage::CASES,
         mariadb::CASES,
