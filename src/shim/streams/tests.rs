@@ -13,6 +13,8 @@ fn a_pipe_that_has_only_hung_up_is_read_to_its_end() {
     let stdio =
         Stdio { stdout: Output::Attach, stderr: Output::Attach, logs: vec![Log::Raw(file)], ..Stdio::default() };
     let (mut streams, [_, stdout, stderr]) = Streams::open(stdio, false, 1, &poll).expect("streams");
+    // Until then standard error is the runtime's.
+    assert_eq!(streams.runtime_done(false, &poll, &mut scratch), b"");
     for (sub, text, pipe) in [(0, "out ", stdout), (1, "err", stderr)] {
         fd::write_all(pipe.as_fd(), text.as_bytes(), Deadline::NEVER).expect("written");
         drop(pipe);
