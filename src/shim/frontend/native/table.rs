@@ -63,7 +63,7 @@ pub const VERBS: &[Verb] = &[
         name: "run",
         usage: "--id CONTAINER",
         operands: Operands::Count(0, 0),
-        brief: "create and start a container",
+        brief: "create and start",
         summary: "create a container with a shim, and start it",
         about: &[
             "Prints one line of JSON when the container runs, and leaves it to its shim: id, pid, shim_pid, socket \
@@ -155,7 +155,7 @@ pub const VERBS: &[Verb] = &[
         name: "upgrade",
         usage: "CONTAINER | --all",
         operands: Operands::Count(0, 1),
-        brief: "replace the program of running shims",
+        brief: "replace a shim's program",
         summary: "replace the program of running shims",
         about: &[
             "The shim of any mode executes the program in its own process: its id, children, sockets and streams stay. \
@@ -201,7 +201,7 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "delete",
-        brief: "delete a container or an exec",
+        brief: "delete container or exec",
         summary: "delete a stopped container, or an exec",
         about: &[
             "Prints the exit status. Nothing stays behind, also when the shim is dead; the member shim_lost then says \
@@ -271,7 +271,7 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "adopt",
-        brief: "start a new shim for a container",
+        brief: "start a new shim",
         summary: "start a new shim for a container whose shim is dead",
         about: &[
             "Only for containers run with --keep-on-shim-death. Prints one line of JSON as run does, with the member \
