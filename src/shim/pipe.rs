@@ -44,3 +44,6 @@ pub(super) fn collect(pipe: BorrowedFd<'_>, kept: &mut Vec<u8>) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests;

@@ -598,6 +598,3 @@ fn write_all(sink: &OwnedFd, pending: &mut Vec<u8>) -> Result<bool> {
     *pending = Vec::new();
     Ok(true)
 }
-
-#[cfg(test)]
-mod tests;

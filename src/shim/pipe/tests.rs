@@ -1,6 +1,12 @@
-use super::*;
+use std::os::fd::AsFd;
+
 use crate::Log;
-use crate::stdio::LogFile;
+use crate::key::Kind;
+use crate::poll::{Poll, Ready};
+use crate::scratch::Scratch;
+use crate::stdio::{LogFile, Output, Stdio};
+use crate::streams::Streams;
+use windlass_sys::fd;
 use windlass_sys::poll::Deadline;
 
 /// The kernel looks at a pipe's bytes before it looks at its writers. What is written in between comes with EPOLLHUP
