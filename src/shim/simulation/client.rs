@@ -38,12 +38,17 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Its side of a pair of sockets, what it has read already, and where each stream stands.
-    pub(super) fn new(socket: OwnedFd, framing: Framing, unread: Vec<u8>, streams: Attached) -> Client {
+    /// Its side of a pair of sockets, what it has read already, when it read before, and where each stream stands.
+    pub(super) fn new(
+        socket: OwnedFd,
+        framing: Framing,
+        (unread, before): (Vec<u8>, u64),
+        streams: Attached,
+    ) -> Client {
         let _ = stream::never_block(socket.as_fd());
         let (first, read) = (Default::default(), kernel::now());
-        let mut client =
-            Client { socket: Some(socket), framing, streams, unread, first, told: false, read, steady: true };
+        let steady = read < before + PATIENCE;
+        let mut client = Client { socket: Some(socket), framing, streams, unread, first, told: false, read, steady };
         client.frames();
         client
     }

@@ -264,7 +264,7 @@ impl Podman {
         let bundle = fd::open(&self.bundle, OFlag::O_RDONLY | OFlag::O_DIRECTORY).ok()?;
         let socket = socket::connect_at(bundle.as_fd(), "attach").ok()?;
         let streams = self.streams.iter().map(|stream| (stream.clone(), None)).collect();
-        Some(Happens::Client(Client::new(socket, Framing::Packet, Vec::new(), streams)))
+        Some(Happens::Client(Client::new(socket, Framing::Packet, (Vec::new(), kernel::now()), streams)))
     }
 
     /// Writes a line to a fifo, perhaps only the first half of it.

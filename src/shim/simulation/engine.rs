@@ -260,7 +260,7 @@ impl Engine {
         let streams = streams.map(|(stream, comes)| (stream.clone(), Some(stream.written.get() - comes))).collect();
         let framing = if self.random.chance(50) { Framing::Marked } else { Framing::Stream };
         if core.attach(process, theirs, framing).is_ok() {
-            self.outside.borrow_mut().attach(Client::new(ours, framing, Vec::new(), streams));
+            self.outside.borrow_mut().attach(Client::new(ours, framing, (Vec::new(), kernel::now()), streams));
         }
     }
 

@@ -35,6 +35,8 @@ struct Line {
     unread: Vec<u8>,
     unsent: Vec<u8>,
     calls: BTreeMap<u64, Call>,
+    /// When it was last read.
+    read: u64,
     /// The number of the event that comes next, once one has come.
     next: Option<u64>,
     subscribed: bool,
@@ -250,7 +252,7 @@ impl Neutral {
         let socket = socket::connect_now(&self.directory.join("c/shim.sock")).ok()?;
         let _ = stream::never_block(socket.as_fd());
         let (unread, unsent, calls) = (Vec::new(), Vec::new(), BTreeMap::new());
-        Some(Line { socket, unread, unsent, calls, next: None, subscribed: false })
+        Some(Line { socket, unread, unsent, calls, read: kernel::now(), next: None, subscribed: false })
     }
 
     /// The streams of a process that is made next. Returns its log.
@@ -273,6 +275,7 @@ impl Neutral {
             // Requests are sent in pieces.
             let most = if self.random.chance(20) { self.random.below(200) as usize } else { usize::MAX };
             line.flush(most);
+            let before = std::mem::replace(&mut line.read, kernel::now());
             let open = line.receive();
             let mut attached = None;
             while let Some(text) = line.line() {
@@ -287,7 +290,7 @@ impl Neutral {
             match (attached, open) {
                 (Some(streams), _) => {
                     let Line { socket, unread, .. } = line;
-                    happens.push(Happens::Client(Client::new(socket, Framing::Marked, unread, streams)));
+                    happens.push(Happens::Client(Client::new(socket, Framing::Marked, (unread, before), streams)));
                 }
                 (None, Some(())) => kept.push(line),
                 (None, None) => {}
