@@ -337,7 +337,7 @@ fn cgroups_of_the_images_stay_in_that_of_the_container(t: &T) -> Verdict {
     fs::create_dir_all(&host).context("a cgroup of the host")?;
     for (number, (old, new, words)) in [
         ("inner", "../ab", "cgroup.img has the path"),
-        ("cgroup.procs", "/../../procs", "cgroup.img has the path"),
+        ("cgroup.freeze", "/../../freeze", "cgroup.img has the path"),
         (&format!("{inside}/inner"), &format!("{outside}/inner"), "restore failed"),
     ]
     .into_iter()
