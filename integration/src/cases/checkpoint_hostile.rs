@@ -19,6 +19,7 @@ chapter! { "checkpoint_hostile":
     mounts_of_the_images_never_reach_the_host [Windlass, Criu, Slow],
     what_is_not_an_image_is_refused [Windlass, Criu, Slow],
     a_dump_before_is_no_way_out [Windlass, Criu, Slow],
+    images_are_checked_before_a_user_namespace_sees_them [Windlass, Criu, Slow],
     memory_is_in_the_images_of_the_dump_before [Windlass, Criu, Slow],
     limits_are_those_of_the_configuration_at_most [Windlass, Criu, Slow],
     scheduling_is_that_of_the_configuration [Windlass, Criu, Slow],
@@ -188,7 +189,7 @@ fn what_is_not_an_image_is_refused(t: &T) -> Verdict {
         ("has another name", |dir| fs::hard_link(dir.join("core-1.img"), dir.join("again.img"))),
         ("is not an ordinary file", |dir| {
             fs::remove_file(dir.join("core-1.img"))?;
-            nix::unistd::mkfifo(&dir.join("core-1.img"), nix::sys::stat::Mode::S_IRUSR).map_err(Into::into)
+            fifo(&dir.join("core-1.img"))
         }),
         ("pages-1.img is shorter than its page map", |dir| cut(&dir.join("pages-1.img"), 4096)),
         ("pages-1.img is shorter than its page map", |dir| fs::remove_file(dir.join("pages-1.img"))),
@@ -212,9 +213,13 @@ fn what_is_not_an_image_is_refused(t: &T) -> Verdict {
         ("pstree.img in the images: file too large", |dir| fs::File::create(dir.join("pstree.img"))?.set_len(1 << 40)),
         ("windlass.json", |dir| fs::write(dir.join("windlass.json"), r#"{"version":1,"stdio":["socket:[1]","",""]}"#)),
         ("windlass.json", |dir| fs::write(dir.join("windlass.json"), vec![b' '; 1 << 20])),
-        ("windlass.json", |dir| {
+        ("windlass.json beside the images is not an ordinary file", |dir| {
             fs::remove_file(dir.join("windlass.json"))?;
             symlink("/dev/zero", dir.join("windlass.json"))
+        }),
+        ("windlass.json beside the images is not an ordinary file", |dir| {
+            fs::remove_file(dir.join("windlass.json"))?;
+            zero(&dir.join("windlass.json"))
         }),
         ("can be written by others", |dir| fs::set_permissions(dir, fs::Permissions::from_mode(0o777))),
         ("belongs to user", |dir| std::os::unix::fs::chown(dir, Some(1000), Some(1000))),
@@ -243,7 +248,7 @@ fn a_dump_before_is_no_way_out(t: &T) -> Verdict {
         ("pages-1.img is not an ordinary file", |dir| {
             fs::create_dir(dir.join("sub"))?;
             symlink("sub", dir.join("parent"))?;
-            nix::unistd::mkfifo(&dir.join("sub/pages-1.img"), nix::sys::stat::Mode::S_IRUSR).map_err(Into::into)
+            fifo(&dir.join("sub/pages-1.img"))
         }),
         ("parent is not a relative link", |dir| {
             fs::create_dir(dir.join("parent"))?;
@@ -261,6 +266,57 @@ fn a_dump_before_is_no_way_out(t: &T) -> Verdict {
         }),
     ];
     all_refused(&whole, &bundle, damages)
+}
+
+/// With a user namespace, the images are copied and shown before CRIU starts.
+fn images_are_checked_before_a_user_namespace_sees_them(t: &T) -> Verdict {
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    let bundle = t
+        .bundle()?
+        .sh(COUNTING)
+        .namespace("user", Some(json!({"type": "user"})))
+        .set("/linux/uidMappings", map.clone())
+        .set("/linux/gidMappings", map);
+    std::os::unix::fs::chown(bundle.rootfs(), Some(100_000), Some(100_000)).context("chown")?;
+    let whole = dump(t, &bundle)?;
+    let not_files: &[(&str, Damage)] = &[
+        ("timens-0 is not an ordinary file", |dir| fifo(&dir.join("timens-0"))),
+        ("timens-0 is not an ordinary file", |dir| symlink("/dev/zero", dir.join("timens-0"))),
+        ("timens-0 is not an ordinary file", |dir| zero(&dir.join("timens-0"))),
+    ];
+    let too_much: &[(&str, Damage)] = &[
+        ("timens-0 in the images: file too large", |dir| fs::write(dir.join("timens-0"), [0; 4097])),
+        ("too many with offsets of clocks", |dir| {
+            (0..17).try_for_each(|number| fs::write(dir.join(format!("timens-{number}")), ""))
+        }),
+    ];
+    let leads_away: &[(&str, Damage)] = &[
+        ("parent is not a relative link", |dir| symlink("/", dir.join("parent"))),
+        ("parent is not a relative link", |dir| symlink("/proc", dir.join("parent"))),
+        ("parent is not a relative link", |dir| symlink(".", dir.join("parent"))),
+        ("parent is not a relative link", |dir| {
+            fs::create_dir(dir.join("parent"))?;
+            symlink("/proc", dir.join("parent/parent"))
+        }),
+    ];
+    // Nobody compares images that are trusted, and no device is opened for them either.
+    for (number, (words, damage)) in not_files.iter().chain(too_much).enumerate() {
+        let images = whole.copy(&format!("trusted{number}"))?;
+        damage(&images.dir).context(words)?;
+        let (ran, _) = images.try_restore(&bundle, &["--trust-images"])?;
+        ran.code_is(1)?.stderr_has(words).context("--trust-images")?;
+    }
+    all_refused(&whole, &bundle, &[not_files, too_much, leads_away].concat())
+}
+
+fn fifo(path: &Path) -> std::io::Result<()> {
+    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR).map_err(Into::into)
+}
+
+/// Makes a device that can be read without an end.
+fn zero(path: &Path) -> std::io::Result<()> {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    mknod(path, SFlag::S_IFCHR, Mode::S_IRUSR, makedev(1, 5)).map_err(Into::into)
 }
 
 /// Checks that images with each damage are refused, and without one restored.

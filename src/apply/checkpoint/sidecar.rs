@@ -58,6 +58,14 @@ pub fn read(images: BorrowedFd<'_>) -> Result<[String; 3]> {
 }
 
 fn document<T: serde::de::DeserializeOwned>(images: BorrowedFd<'_>, name: &str) -> Result<Option<T>> {
+    // To open a device may be enough to start it.
+    match fd::stat_at(images, name) {
+        Err(failed) if failed.errno == Errno::ENOENT => return Ok(None),
+        Ok(stat) if stat.st_mode & libc::S_IFMT != libc::S_IFREG => {
+            return Err(refuse(name, "is not an ordinary file"));
+        }
+        other => other.with_context(|| format!("cannot look at {name} beside the images"))?,
+    };
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = match fd::openat(images, name, flags, 0) {
         Err(failed) if failed.errno == Errno::ENOENT => return Ok(None),

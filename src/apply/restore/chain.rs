@@ -3,10 +3,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-use windlass_base::error::{Result, WithContext};
+use windlass_base::error::{Error, Result, WithContext};
 use windlass_sys::{directory, fd};
 
 use super::claims::refuse;
@@ -18,7 +19,7 @@ const LAZY_PAGES: &str = "lazy-pages.socket";
 /// Most entries of a directory.
 const ENTRIES: usize = 1 << 20;
 /// Most directories.
-pub const LONGEST: usize = 64;
+const LONGEST: usize = 64;
 
 /// Opens and checks the directories, that of the dump itself first: CRIU opens images by their names, so all must be
 /// what they seem.
@@ -27,13 +28,33 @@ pub fn open(dir: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
     let mut all = Vec::new();
     while check(last.as_fd())? {
         if all.len() == LONGEST {
-            return Err(refuse(PARENT, "leads through too many directories"));
+            return Err(too_long());
         }
         let before = before(last.as_fd())?;
         all.push(std::mem::replace(&mut last, before));
     }
     all.push(last);
     Ok(all)
+}
+
+/// Opens the directories without a check, as CRIU does for images that are trusted: a link may lead anywhere.
+pub fn follow(dir: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
+    let context = || "cannot open the images of the dump before";
+    let mut all = vec![fd::duplicate(dir).with_context(|| "cannot keep the directory of the images")?];
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+    while let Some(last) = all.last()
+        && let Some(before) = fd::openat_if_exists(last.as_fd(), Path::new(PARENT), flags).with_context(context)?
+    {
+        if all.len() > LONGEST {
+            return Err(too_long());
+        }
+        all.push(before);
+    }
+    Ok(all)
+}
+
+fn too_long() -> Error {
+    refuse(PARENT, "leads through too many directories")
 }
 
 /// Checks what is in a directory. Whether there is a dump before.
@@ -93,7 +114,7 @@ fn before(dir: BorrowedFd<'_>) -> Result<OwnedFd> {
 mod tests {
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
-    use std::path::{Path, PathBuf};
+    use std::path::PathBuf;
 
     use super::*;
 

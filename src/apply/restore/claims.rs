@@ -88,12 +88,25 @@ pub fn refuse(name: &str, why: &str) -> Error {
 
 /// The content of an image. `None`: it is not there.
 pub fn content(dir: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
+    bounded(dir, name, LARGEST)
+}
+
+/// The same of one that has at most `limit` bytes. Even of images that are trusted, only a file is opened: to open a
+/// device may be enough to start it.
+pub fn bounded(dir: BorrowedFd<'_>, name: &str, limit: usize) -> Result<Option<Vec<u8>>> {
+    match fd::stat_at(dir, name) {
+        Err(failed) if failed.errno == Errno::ENOENT => return Ok(None),
+        Ok(stat) if stat.st_mode & libc::S_IFMT != libc::S_IFREG => {
+            return Err(refuse(name, "is not an ordinary file"));
+        }
+        other => other.with_context(|| format!("cannot look at {name} in the images"))?,
+    };
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = match fd::openat(dir, name, flags, 0) {
         Err(failed) if failed.errno == Errno::ENOENT => return Ok(None),
         other => other.with_context(|| format!("cannot open {name} in the images"))?,
     };
-    fd::read_all(file, LARGEST).map(Some).with_context(|| format!("cannot read {name} in the images"))
+    fd::read_all(file, limit).map(Some).with_context(|| format!("cannot read {name} in the images"))
 }
 
 pub fn optional<M: Message>(dir: BorrowedFd<'_>, kind: image::Kind, name: &str) -> Result<Option<Vec<M>>> {

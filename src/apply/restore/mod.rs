@@ -62,7 +62,7 @@ pub fn restore<'a>(
     let joins = open_joins(&plan.topology.joined)?;
     creation.idmaps = Idmaps::make(&plan.sources, None, proof)?;
     let (ours, theirs) = socket::pair().with_context(|| "cannot make the pair of sockets")?;
-    let copies = seen_images::copies(plan, images.directories.images.as_fd(), proof)?;
+    let copies = seen_images::copies(plan, images.directories.images.as_fd(), images.trusted, proof)?;
     let mut restoring = Restoring {
         images,
         copies,

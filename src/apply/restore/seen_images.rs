@@ -17,35 +17,36 @@ use windlass_sys::mount::{self, Attributes};
 use windlass_sys::process::{self, SingleThreaded};
 use windlass_sys::{directory, fd};
 
-use super::chain::{LONGEST, PARENT};
-use super::claims::{content, refuse};
+use super::chain::{self, PARENT};
+use super::claims::{bounded, refuse};
 
 const CONTEXT: &str = "cannot show the images to the user namespace";
+/// The beginning of the names of the images with the offsets of the clocks, one of each time namespace.
+const CLOCKS: &str = "timens-";
+/// Most of those in a directory. CRIU writes one.
+const MOST_CLOCKS: usize = 16;
+/// Most bytes of one.
+const CLOCKS_SIZE: usize = 4096;
 
 /// Copies of the mounts of the images and of the dumps before them, attached nowhere; none without a user namespace.
-pub fn copies(plan: &Plan, images: BorrowedFd<'_>, proof: &SingleThreaded) -> Result<Vec<OwnedFd>> {
-    let mut copies = Vec::new();
+/// Images that are not trusted are checked before.
+pub fn copies(plan: &Plan, images: BorrowedFd<'_>, trusted: bool, proof: &SingleThreaded) -> Result<Vec<OwnedFd>> {
     if !plan.topology.new.contains(Namespaces::USER) {
-        return Ok(copies);
+        return Ok(Vec::new());
     }
+    let chain = if trusted { chain::follow(images)? } else { chain::open(images)? };
     let context = || CONTEXT;
     let same = format!("0 0 {}\n", u32::MAX);
     let namespace =
         process::user_namespace(&map_text(&plan.topology.uid_mappings), &same, proof).with_context(context)?;
-    // Those that do not belong together are refused before CRIU reads them.
-    let mut next = Some(fd::duplicate(images).with_context(context)?);
-    while let Some(dir) = next {
-        if copies.len() > LONGEST {
-            return Err(refuse(PARENT, "leads through too many directories"));
-        }
+    let shown = |dir: &OwnedFd| {
         let copy = mount::clone_tree(dir.as_fd(), "", false).with_context(context)?;
         let set = mount::set_attributes(copy.as_fd(), Attributes::default(), false, Some(namespace.as_fd()));
         set.with_context(context)
             .map_err(|error| error.hint("the filesystem of the images must support idmapped mounts"))?;
-        copies.push(copy);
-        next = fd::openat(dir.as_fd(), PARENT, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0).ok();
-    }
-    Ok(copies)
+        Ok(copy)
+    };
+    chain.iter().map(shown).collect()
 }
 
 /// Makes the directories in `place`, which belongs to this mount namespace alone. Returns the first, for CRIU.
@@ -61,13 +62,18 @@ pub fn show(place: &Path, copies: &[OwnedFd]) -> Result<OwnedFd> {
         mount::attach_at(copy.as_fd(), place, &files).with_context(context)?;
         let links = open(place, &links)?;
         let from = open(place, &files)?;
+        let mut clocks = 0;
         for name in directory::names(from.as_fd()).with_context(context)? {
             let name = name.to_string_lossy();
             if name == PARENT {
                 let next = format!("../{}", self::links(level + 1));
                 fd::symlinkat(&next, links.as_fd(), PARENT).with_context(context)?;
-            } else if name.starts_with("timens-") {
-                let text = content(from.as_fd(), &name)?.unwrap_or_default();
+            } else if name.starts_with(CLOCKS) {
+                clocks += 1;
+                if clocks > MOST_CLOCKS {
+                    return Err(refuse(&name, "is one of too many with offsets of clocks"));
+                }
+                let text = bounded(from.as_fd(), &name, CLOCKS_SIZE)?.unwrap_or_default();
                 let file = fd::make_new(links.as_fd(), &*name, 0o600).with_context(context)?;
                 fd::chmod(file.as_fd(), 0o644)
                     .and_then(|()| fd::write_once(file.as_fd(), &text))
