@@ -223,6 +223,13 @@ fn what_is_not_an_image_is_refused(t: &T) -> Verdict {
         }),
         ("can be written by others", |dir| fs::set_permissions(dir, fs::Permissions::from_mode(0o777))),
         ("belongs to user", |dir| std::os::unix::fs::chown(dir, Some(1000), Some(1000))),
+        // Its owner could change it once it has been checked.
+        ("core-1.img belongs to user 1000", |dir| {
+            std::os::unix::fs::chown(dir.join("core-1.img"), Some(1000), Some(1000))
+        }),
+        ("core-1.img can be written by others", |dir| {
+            fs::set_permissions(dir.join("core-1.img"), fs::Permissions::from_mode(0o620))
+        }),
     ];
     all_refused(&whole, &bundle, damages)
 }
@@ -240,6 +247,11 @@ fn a_dump_before_is_no_way_out(t: &T) -> Verdict {
         ("the dump before belongs to user", |dir| {
             fs::create_dir(dir.join("parent"))?;
             std::os::unix::fs::chown(dir.join("parent"), Some(1000), Some(1000))
+        }),
+        ("pages-1.img can be written by others", |dir| {
+            fs::create_dir(dir.join("parent"))?;
+            fs::write(dir.join("parent/pages-1.img"), "")?;
+            fs::set_permissions(dir.join("parent/pages-1.img"), fs::Permissions::from_mode(0o666))
         }),
         ("pages-1.img is not an ordinary file", |dir| {
             fs::create_dir(dir.join("parent"))?;
@@ -279,6 +291,11 @@ fn images_are_checked_before_a_user_namespace_sees_them(t: &T) -> Verdict {
         .set("/linux/gidMappings", map);
     std::os::unix::fs::chown(bundle.rootfs(), Some(100_000), Some(100_000)).context("chown")?;
     let whole = dump(t, &bundle)?;
+    let images = whole.copy("after")?;
+    images::without_pages(&images.dir).context("pages")?;
+    whole.copy("before")?;
+    symlink("../before", images.dir.join("parent")).context("parent")?;
+    images.restore(&bundle, &[]).context("with a dump before")?;
     let not_files: &[(&str, Damage)] = &[
         ("timens-0 is not an ordinary file", |dir| fifo(&dir.join("timens-0"))),
         ("timens-0 is not an ordinary file", |dir| symlink("/dev/zero", dir.join("timens-0"))),

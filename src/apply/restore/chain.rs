@@ -69,8 +69,9 @@ fn check(dir: BorrowedFd<'_>) -> Result<bool> {
         let stat = fd::stat_at(dir, &name).with_context(|| format!("cannot look at {shown} in the images"))?;
         match stat.st_mode & libc::S_IFMT {
             _ if shown == PARENT => has_parent = true,
-            libc::S_IFREG if stat.st_nlink == 1 => {}
-            libc::S_IFREG => return Err(refuse(&shown, "has another name")),
+            libc::S_IFREG if stat.st_nlink != 1 => return Err(refuse(&shown, "has another name")),
+            // Who may write to it could change it between this check and CRIU.
+            libc::S_IFREG => fd::distrust(&stat).map_or(Ok(()), |why| Err(refuse(&shown, &why)))?,
             // Nothing in it is opened.
             libc::S_IFDIR => {}
             // Only CRIU connects to it, and for --lazy-pages.
@@ -163,6 +164,46 @@ mod tests {
             fs::set_permissions(path.join("before"), fs::Permissions::from_mode(before)).expect("mode");
             assert_eq!(chain(&path).is_ok(), good, "{holder:o} {before:o}");
         }
+        fs::remove_dir_all(&path).expect("removed");
+    }
+
+    #[test]
+    fn nobody_else_can_change_an_image() {
+        let path = directories("file");
+        let image = path.join("images/pages-1.img");
+        fs::write(&image, "").expect("written");
+        for (mode, good) in [(0o600, true), (0o644, true), (0o620, false), (0o602, false)] {
+            fs::set_permissions(&image, fs::Permissions::from_mode(mode)).expect("mode");
+            assert_eq!(
+                chain(&path).map_err(|error| error.contains("pages-1.img can be written")),
+                match good {
+                    true => Ok(1),
+                    false => Err(true),
+                }
+            );
+        }
+        fs::set_permissions(&image, fs::Permissions::from_mode(0o600)).expect("mode");
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(&image, Some(1000), None).expect("owner");
+            let error = chain(&path).expect_err("of another user");
+            assert!(error.contains("pages-1.img belongs to user 1000"), "{error}");
+        }
+        fs::remove_dir_all(&path).expect("removed");
+    }
+
+    #[test]
+    fn trusted_links_lead_anywhere_to_an_end() {
+        let path = directories("trusted");
+        let dir = fd::open(path.join("images"), OFlag::O_RDONLY | OFlag::O_DIRECTORY).expect("open");
+        let follow = || super::follow(dir.as_fd()).map(|all| all.len()).map_err(|error| error.to_string());
+        assert_eq!(follow(), Ok(1));
+        symlink(path.join("before"), path.join("images/parent")).expect("link");
+        assert_eq!(follow(), Ok(2));
+        symlink(".", path.join("before/parent")).expect("link");
+        assert!(follow().is_err_and(|error| error.contains("too many")));
+        fs::remove_file(path.join("before/parent")).expect("removed");
+        fs::write(path.join("before/parent"), "").expect("written");
+        assert_eq!(follow(), Ok(2), "a file is no dump before");
         fs::remove_dir_all(&path).expect("removed");
     }
 
