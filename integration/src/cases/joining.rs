@@ -116,10 +116,10 @@ fn a_program_on_a_read_only_mount_is_sealed_too(t: &T) -> Verdict {
     let remount = |flags: MsFlags| {
         mount(None::<&str>, &copy, None::<&str>, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags, None::<&str>)
     };
-    mount(Some(&copy), &copy, None::<&str>, MsFlags::MS_BIND, None::<&str>).context("bind")?;
-    remount(MsFlags::MS_RDONLY).context("read-only")?;
     let bundle = t.bundle()?.args(&["/bin/true"]);
     bundle.write()?;
+    mount(Some(&copy), &copy, None::<&str>, MsFlags::MS_BIND, None::<&str>).context("bind")?;
+    remount(MsFlags::MS_RDONLY).context("read-only")?;
     let (id, null) = (t.id(), std::process::Stdio::null);
     let mut command = std::process::Command::new(&copy);
     command.arg("--root").arg(t.root()).args(["create", "--bundle"]).arg(&bundle.dir).arg(&id);
@@ -128,8 +128,9 @@ fn a_program_on_a_read_only_mount_is_sealed_too(t: &T) -> Verdict {
     let found = container
         .pid()
         .map(|pid| remount(MsFlags::empty()).map(|()| access(format!("/proc/{pid}/exe").as_str(), AccessFlags::W_OK)));
-    container.verb("delete", &["--force"], &[])?;
+    let deleted = container.verb("delete", &["--force"], &[]);
     umount2(&copy, MntFlags::MNT_DETACH).context("unmount")?;
+    deleted?;
     ensure!(made?.success(), "create");
     ensure_eq!(found?.context("writable")?, Err(Errno::EROFS), "writing to the program of init");
     Ok(())

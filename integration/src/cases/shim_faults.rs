@@ -279,7 +279,7 @@ fn a_stopped_shim_is_named_and_can_be_deleted(t: &T) -> Verdict {
     {
         let begun = Instant::now();
         c.verb(verb, words)?.code_is(1)?.stderr_has(&named)?.stderr_has(") in state T")?;
-        ensure!(begun.elapsed() < Duration::from_secs(15), "{verb} took {:?}", begun.elapsed());
+        ensure!(begun.elapsed() < Duration::from_secs(60), "{verb} took {:?}", begun.elapsed());
     }
     ensure_eq!(c.line("delete", &["--force"])?["shim_lost"], json!(true), "what delete --force says");
     ensure!(!c.file("").exists(), "its directory is there");
@@ -292,7 +292,7 @@ fn a_stopped_shim_is_named_and_can_be_deleted(t: &T) -> Verdict {
 fn a_record_that_comes_late_is_no_new_container_s(t: &T) -> Verdict {
     let (bundle, id) = (t.bundle()?.sh("exit 6"), t.id());
     let shim = shim::conmon(t, &id, &bundle)?;
-    let slow = ["-f", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=3s:when=1"];
+    let slow = ["-f", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=60s:when=1"];
     let traced = Traced::start(shim, Path::new("/dev/null"), &slow)?;
     t.runtime(&["start", &id])?.ok()?;
     let writes = || text(format!("/proc/{shim}/task/{shim}/children")).split_whitespace().last()?.parse::<i32>().ok();

@@ -1,5 +1,6 @@
 //! The shim's program is replaced under the containers of a daemon that runs (`windlass-shim upgrade`).
 
+use super::life::logged;
 use crate::case::chapter;
 use crate::engine::Engine;
 use crate::session::{Session, until};
@@ -75,7 +76,8 @@ fn containers_go_on_while_the_daemon_is_away_too(s: &Session) -> Verdict {
         return skip("podman has no daemon");
     }
     let [another, shim] = programs(s)?;
-    let (ends, kept) = (s.up("", "trap 'exit 42' TERM; while :; do sleep 0.05; done")?, counter(s)?);
+    let (ends, kept) = (s.up("", "trap 'exit 42' TERM; echo ready; while :; do sleep 0.05; done")?, counter(s)?);
+    logged(s, &ends, "ready")?;
     let ids = [&ends, &kept].map(|name| s.inspect(name, "{{.Id}}"));
     let pid = s.inspect(&ends, "{{.State.Pid}}")?;
     s.end_daemon(Signal::SIGTERM)?;
