@@ -12,6 +12,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use log::LevelFilter;
@@ -36,6 +37,8 @@ pub struct Log {
     is_stderr: bool,
     format: LogFormat,
     level: LevelFilter,
+    /// Whether a line could not be written in its time.
+    is_lost: AtomicBool,
 }
 
 impl Log {
@@ -65,7 +68,13 @@ impl Log {
     /// A log without a file, to report that the file cannot be opened.
     pub fn stderr(global: &Global) -> Log {
         let is_stderr = global.log_format == LogFormat::Json && global.log.is_none();
-        Log { file: None, is_stderr, format: global.log_format, level: global.log_level }
+        Log {
+            file: None,
+            is_stderr,
+            format: global.log_format,
+            level: global.log_level,
+            is_lost: AtomicBool::new(false),
+        }
     }
 
     /// Whether debug lines are logged.
@@ -136,7 +145,11 @@ impl Log {
     /// Writes one line. An error is ignored: there is nowhere to report it, and the command itself can go on.
     fn line(&self, line: &str) {
         let _ = match &self.file {
-            Some(file) => fd::write_all(file.as_fd(), line.as_bytes(), Deadline::after(READER_TIME)).is_ok(),
+            // A reader that has not come for one line does not come for the next.
+            Some(_) if self.is_lost.load(Ordering::Relaxed) => false,
+            Some(file) => fd::write_all(file.as_fd(), line.as_bytes(), Deadline::after(READER_TIME))
+                .inspect_err(|_| self.is_lost.store(true, Ordering::Relaxed))
+                .is_ok(),
             None => io::stderr().write_all(line.as_bytes()).is_ok(),
         };
     }

@@ -201,7 +201,7 @@ fn exists(path: &str) -> bool {
 
 /// Refuses cgroups that a container has which is not deleted yet.
 fn refuse_of_another(store: &Store, paths: &[String]) -> Result<()> {
-    let Some(other) = store.of_cgroup(paths, "")? else { return Ok(()) };
+    let Some(other) = store.of_cgroup(paths, None)? else { return Ok(()) };
     let id = &other.state.id;
     Err(Error::new(Kind::WrongStatus, format!("container's cgroup is that of container {id:?}, which is not deleted"))
         .origin(Origin::config("/linux/cgroupsPath"))

@@ -86,8 +86,7 @@ fn signal_all(group: &AnyCgroup, signal: i32) -> Result<()> {
 
 /// Kills all processes of the container and waits until init is gone. With `unlocked`, another container may have
 /// taken the id, and a cgroup at the same path, meanwhile; then nothing is killed. Nor is what is in the cgroup of
-/// another container that has its path since init has ended. The check comes after the
-/// cgroup is opened, because an open directory never becomes another cgroup's.
+/// a later container that has its path since init has ended. The check comes after the cgroup is opened, because an open directory never becomes another cgroup's.
 pub(super) fn kill_everything(container: &Container, unlocked: bool) -> Result<()> {
     let group = container.any_cgroup()?;
     if unlocked && !container.exists()? {

@@ -107,7 +107,7 @@ fn remove_tree(path: &str) -> windlass_sys::Result<()> {
     if_there(removed).map(drop)
 }
 
-/// The same for one without processes and sub-cgroups. Returns false if it has some.
+/// Removes a cgroup without processes and sub-cgroups. Returns false if it has some.
 pub fn remove_unused(path: &str) -> Result<bool> {
     match remove_empty(path) {
         Err(SyscallError { errno: Errno::EBUSY, .. }) => Ok(false),

@@ -44,18 +44,17 @@ const NO_PIVOT: Flag = flag("no-pivot", Takes::Nothing, "do not use pivot_root (
 const NO_NEW_KEYRING: Flag = flag("no-new-keyring", Takes::Nothing, "do not create a new session keyring");
 const PRESERVE_FDS: Flag = flag("preserve-fds", Takes::Text("N"), "pass N file descriptors besides stdio");
 
-const IMAGE_PATH: Flag = flag("image-path", Takes::Dir("DIR"), "directory of the images (default: ./checkpoint)");
-const WORK_PATH: Flag = flag("work-path", Takes::Dir("DIR"), "directory of the log (default: that of the images)");
+const IMAGE_PATH: Flag = flag("image-path", Takes::Dir("DIR"), "directory of the images (./checkpoint)");
+const WORK_PATH: Flag = flag("work-path", Takes::Dir("DIR"), "directory of the log (--image-path)");
 const TCP_ESTABLISHED: Flag = flag("tcp-established", Takes::Nothing, "allow open TCP connections");
-const EXT_UNIX_SK: Flag = flag("ext-unix-sk", Takes::Nothing, "allow unix sockets connected outside the container");
+const EXT_UNIX_SK: Flag = flag("ext-unix-sk", Takes::Nothing, "allow unix sockets connected from outside");
 const SHELL_JOB: Flag = flag("shell-job", Takes::Nothing, "allow shell jobs");
 const FILE_LOCKS: Flag = flag("file-locks", Takes::Nothing, "allow file locks");
 const LAZY_PAGES: Flag = flag("lazy-pages", Takes::Nothing, "use userfaultfd to transfer memory on demand");
-const CGROUPS_MODE: Flag =
-    flag("manage-cgroups-mode", Takes::Text("MODE"), "cgroup mode of criu: ignore, soft, full, strict");
+const CGROUPS_MODE: Flag = flag("manage-cgroups-mode", Takes::Text("MODE"), "cgroups: ignore, soft, full, strict");
 const EMPTY_NS: Flag =
     flag("empty-ns", Takes::Text("network"), "create the namespace without its properties").many().hidden();
-const AUTO_DEDUP: Flag = flag("auto-dedup", Takes::Nothing, "remove pages that newer images have from parent images");
+const AUTO_DEDUP: Flag = flag("auto-dedup", Takes::Nothing, "drop pages that newer images have");
 const NETWORK_LOCK: Flag =
     flag("network-lock", Takes::Word(&["iptables", "nftables", "skip"]), "how criu locks the network");
 

@@ -134,8 +134,8 @@ pub enum Framing {
     /// A stream of frames both ways: one byte (0 input, 1 output, 2 error), the length in four
     /// (big-endian), the data. An empty input frame closes the input.
     Stream,
-    /// The same, and the last frame to the client (3, without data) tells the end of the output. A client that is left
-    /// behind because it does not read gets none.
+    /// A stream of frames, of which the last to the client (3, without data) tells the end of the output. A
+    /// client that is left behind because it does not read gets none.
     Marked,
 }
 

@@ -14,10 +14,8 @@ use super::pipe::{captured, null};
 use super::poll::{Interest, Poll, Ready};
 use super::scratch::Scratch;
 use super::stdio::{Framing, Output, Spooling, Stdin, Stdio};
-use windlass_sys::pipe;
 use windlass_sys::stream::{self, Moved};
-use windlass_sys::terminal;
-use windlass_sys::{Result, fd};
+use windlass_sys::{Result, fd, pipe, terminal};
 
 /// Input on its way to the process.
 #[derive(Debug)]
@@ -529,7 +527,9 @@ impl Streams {
 
     /// Disconnects the attached clients, for which no more comes.
     pub(super) fn disconnect(&mut self, poll: &Poll, scratch: &mut Scratch) {
-        self.clients.drain(..).for_each(|client| client.leave(poll));
+        // Where a slow one holds an outlet back there is more, and none is told that this was all.
+        let more = self.is_held_back();
+        self.clients.drain(..).for_each(|it| if more { poll.forget(it.fd()) } else { it.leave(poll) });
         self.each(poll, scratch, false, Outlet::resume);
     }
 

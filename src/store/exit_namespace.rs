@@ -145,8 +145,8 @@ fn directory() -> Result<OwnedFd> {
     open_or_make(DIRECTORY, 0o700)
 }
 
-/// Locks the directory until the result is dropped. The process that makes the namespace holds the lock for some milliseconds,
-/// but may have been stopped.
+/// Locks the directory until the result is dropped. The process that makes the namespace holds the lock for some
+/// milliseconds, but may have been stopped.
 fn lock(directory: OwnedFd) -> Result<OwnedFd> {
     let deadline = windlass_sys::poll::Deadline::after(PATIENCE);
     loop {

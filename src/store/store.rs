@@ -157,13 +157,14 @@ impl Store {
         }
     }
 
-    /// The container that has one of these cgroups, if there is one besides `id`.
-    pub fn of_cgroup(&self, paths: &[String], id: &str) -> Result<Option<Container>> {
+    /// The container that has one of these cgroups; with `first`, if it was created after that one.
+    pub fn of_cgroup(&self, paths: &[String], first: Option<&State>) -> Result<Option<Container>> {
         let has = |container: &Container| {
             let state = &container.state;
             state.cgroup.iter().chain(&state.cgroup_v1).any(|path| paths.contains(path))
+                && first.is_none_or(|first| is_before(&first.created, &state.created))
         };
-        Ok(self.ids()?.iter().filter(|other| *other != id).filter_map(|id| self.load(id).ok()).find(has))
+        Ok(self.ids()?.iter().filter_map(|id| self.load(id).ok()).find(has))
     }
 
     /// The ids of all containers, sorted.
@@ -182,7 +183,7 @@ impl Store {
 }
 
 impl Container {
-    /// Whether `group`, its cgroup, has become that of another container in this state root: it was removed after
+    /// Whether `group`, its cgroup, has become that of a later container in this state root: it was removed after
     /// the end of init, and another was made at its path. Only asked of a container whose init has ended.
     pub fn has_lost(&self, group: &AnyCgroup) -> Result<bool> {
         if group.pids()?.is_empty() {
@@ -190,8 +191,13 @@ impl Container {
         }
         let store = Store { dir: Some(self.root.clone()), path: PathBuf::new() };
         let places: Vec<String> = self.state.cgroup.iter().chain(&self.state.cgroup_v1).cloned().collect();
-        Ok(store.of_cgroup(&places, &self.state.id)?.is_some())
+        Ok(store.of_cgroup(&places, Some(&self.state))?.is_some())
     }
+}
+
+/// Whether one time of RFC 3339 in UTC is before another. Their fractions may have fewer than nine digits.
+fn is_before(one: &str, other: &str) -> bool {
+    one.trim_end_matches('Z') < other.trim_end_matches('Z')
 }
 
 fn does_not_exist() -> Error {

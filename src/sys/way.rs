@@ -18,14 +18,27 @@ pub fn open(path: &Path) -> Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
     fd::openat2(fd::CWD, path, flags, 0, ResolveFlag::RESOLVE_NO_SYMLINKS).or_else(|_| {
         // A link; or nothing is there, and nobody is to make it; or openat2(2) is not allowed here. It is opened first:
-        // what is looked at afterwards cannot have been another user's a moment before.
+        // what is looked at afterwards cannot have been another user's a moment before, unless it is gone.
         let opened = fd::open(path, flags);
-        check(path).and(opened)
+        match check(path)? {
+            Way::Whole => opened,
+            Way::Missing if opened.is_ok() => {
+                let call = format!("open({path:?}), whose way was changed meanwhile");
+                Err(SyscallError { call: call.into(), errno: Errno::ESTALE })
+            }
+            Way::Missing => opened,
+        }
     })
 }
 
+/// Whether a part of a path was missing.
+enum Way {
+    Whole,
+    Missing,
+}
+
 /// Also refuses directories of others, since one could have been a link a moment before.
-fn check(path: &Path) -> Result<()> {
+fn check(path: &Path) -> Result<Way> {
     let user = nix::unistd::geteuid().as_raw();
     let mut parts: Vec<&Path> = path.ancestors().collect();
     parts.reverse();
@@ -34,7 +47,7 @@ fn check(path: &Path) -> Result<()> {
         let name = if part.as_os_str().is_empty() { Path::new(".") } else { part };
         let call = || format!("lstat({name:?})");
         let found = match name.symlink_metadata() {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Way::Missing),
             found => found.called(call)?,
         };
         let (mode, owner) = above;
@@ -45,7 +58,7 @@ fn check(path: &Path) -> Result<()> {
         let led = if found.is_symlink() { name.metadata().called(call)? } else { found };
         above = (led.mode(), led.uid());
     }
-    Ok(())
+    Ok(Way::Whole)
 }
 
 #[cfg(test)]

@@ -67,7 +67,15 @@ fn a_cgroup_that_was_made_anew_is_not_the_ended_container_s(t: &T) -> Verdict {
     new.verb("delete", &["--force"], &[])?.ok()?;
     third.status_is("running")?;
     third.exec_sh("cat /proc/1/comm")?.stdout_is("sleep\n")?;
-    Ok(())
+    // What a later one leaves is its own, and not that of one that had the path before.
+    third.stop()?;
+    fs::remove_dir(&dir)?;
+    let last = t.start(&bundle.namespace("pid", None).sh("sleep 1000 & sleep 0.1"))?;
+    eventually("its init ends", || last.status_is("stopped").ok())?;
+    ensure!(!text(dir.join("cgroup.procs")).is_empty(), "it has left no process");
+    last.verb("delete", &["--force"], &[])?.ok()?;
+    ensure!(!dir.exists(), "its cgroup is there");
+    third.delete().map(drop)
 }
 
 fn the_containers_user_may_read_its_cgroup_whatever_the_umask(t: &T) -> Verdict {

@@ -2,8 +2,8 @@
 //! process of windlass, the keeper, has CRIU go on when `start` comes.
 //!
 //! The keeper is a copy of the runtime, which ends as that of `create` does. Init and CRIU are children of the runtime,
-//! and later of the process that gets its orphans. The keeper gives up, and with it CRIU and init, when the runtime ends before
-//! it has kept the container, and when init or CRIU ends.
+//! and later of the process that gets its orphans. The keeper gives up, and with it CRIU and init,
+//! when the runtime ends before it has kept the container, and when init or CRIU ends.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;

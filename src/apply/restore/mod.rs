@@ -22,6 +22,8 @@ pub use conversation::RestoreRequest;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_base::namespaces::Namespaces;
 use windlass_criu::session::Session;
@@ -108,9 +110,16 @@ fn refuse_version_1() -> Result<()> {
 /// Refuses CRIU's file of options if it asks for cgroups: it wins over the flags, by which the cgroups of the images are
 /// judged. CRIU takes the beginning of an option for the option (getopt_long(3)).
 fn refuse_file(path: &str) -> Result<()> {
-    let text = fd::document(path).unwrap_or_default();
+    let text = match fd::document(path) {
+        Err(failed) if failed.errno == Errno::ENOENT => return Ok(()),
+        other => other.with_context(|| "cannot read CRIU's file of options")?,
+    };
     let asks = |line: &str| {
-        let word = line.trim_start().split([' ', '\t', '=']).next().unwrap_or_default();
+        let word = line
+            .trim_start()
+            .split(|c: char| c.is_ascii_whitespace() || c == '\x0b' || c == '=')
+            .next()
+            .unwrap_or_default();
         word.len() > 1 && "manage-cgroups".starts_with(word)
     };
     match String::from_utf8_lossy(&text).lines().any(asks) {

@@ -173,3 +173,18 @@ fn a_question_for_the_status_takes_no_lock() {
         assert_eq!(second.status().expect("known"), Status::Creating, "the holder has kept it");
     }
 }
+
+#[test]
+fn a_cgroup_belongs_to_the_later_of_two_containers() {
+    assert!(is_before("2026-01-01T00:00:05Z", "2026-01-01T00:00:05.1Z"));
+    assert!(is_before("2026-01-01T00:00:05.1Z", "2026-01-01T00:00:05.12Z"));
+    assert!(!is_before("2026-01-01T00:00:05.12Z", "2026-01-01T00:00:05.1Z"));
+    let root = Root::new("later");
+    root.make("a", Some("/sys/fs/cgroup/box"), 0);
+    let store = root.store();
+    let paths = ["/sys/fs/cgroup/box".to_owned()];
+    let with = |created: &str| State { created: created.into(), ..State::of_cgroup("b", String::new()) };
+    let found = |first: Option<&State>| store.of_cgroup(&paths, first).expect("a state root").is_some();
+    assert!(found(None), "whenever it was created");
+    assert!(!found(Some(&with("2026-01-01T00:00:05Z"))), "it was not created after that one");
+}

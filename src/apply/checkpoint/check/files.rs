@@ -79,9 +79,9 @@ pub fn has_queue(init: i32, mount: &Mounted) -> bool {
     let names = || {
         let root = fd::open(format!("/proc/{init}/root"), OFlag::O_PATH | OFlag::O_DIRECTORY).ok()?;
         let found = resolve::find_if_exists(root.as_fd(), &RootPath::new(&mount.point)?, resolve::IN_ROOT).ok()??;
-        // Another one may cover it.
-        let own = mounts::id_of(found.as_fd()).ok().filter(|id| *id == mount.id);
-        own.and(directory::names(fd::reopen(found.as_fd(), OFlag::O_RDONLY | OFlag::O_DIRECTORY).ok()?.as_fd()).ok())
+        // Another one may cover it, and must not be opened: it may be the container's own file system.
+        mounts::id_of(found.as_fd()).ok().filter(|id| *id == mount.id)?;
+        directory::names(fd::reopen(found.as_fd(), OFlag::O_RDONLY | OFlag::O_DIRECTORY).ok()?.as_fd()).ok()
     };
     mount.kind == "mqueue" && names().is_some_and(|names| !names.is_empty())
 }

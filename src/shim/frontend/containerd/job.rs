@@ -4,28 +4,39 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::CloneFlags;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use super::answer::Outcome;
 use super::connections::Caller;
 use super::error::Error;
 use super::message::event::TaskEvent;
 use crate::table::Table;
-use crate::{Interest, NewProcess, Poll, Spooling};
-use windlass_sys::descriptors;
-use windlass_sys::pipe;
+use crate::{Interest, NewProcess, Poll, Spooling, WhenFull};
 use windlass_sys::process::{self, Child, Exit, Forked, SingleThreaded};
 use windlass_sys::stream::{self, Moved};
+use windlass_sys::{descriptors, pipe};
 
-/// What a child can find out. It writes it to the pipe, as JSON.
-pub(super) trait Finding: Serialize + DeserializeOwned {}
+/// What a child can find out. It writes it to the pipe, as words: a program before this one may have forked it, and one
+/// after it may read them, so the words stay as they are.
+pub(super) trait Finding: Sized {
+    /// The words.
+    fn words(&self) -> String;
+    /// The finding with these words.
+    fn of(words: &str) -> Option<Self>;
+}
 
 /// Nothing but that the work is done.
-impl Finding for () {}
+impl Finding for () {
+    fn words(&self) -> String {
+        String::new()
+    }
+
+    fn of(words: &str) -> Option<()> {
+        words.is_empty().then_some(())
+    }
+}
 
 /// The PID namespace of a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PidNamespace {
     /// Its own: the kernel kills all its processes when init ends.
     Own,
@@ -34,7 +45,7 @@ pub(super) enum PidNamespace {
 }
 
 /// What the child that prepares a container finds in its configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Prepared {
     pub namespace: PidNamespace,
     /// Whether the runtime can hold a restored container until `Start`.
@@ -42,7 +53,27 @@ pub(super) struct Prepared {
     pub spooling: Spooling,
 }
 
-impl Finding for Prepared {}
+impl Finding for Prepared {
+    fn words(&self) -> String {
+        let namespace = if self.namespace == PidNamespace::Own { "own" } else { "shared" };
+        let full = if self.spooling.full == WhenFull::Block { "block" } else { "drop" };
+        let held = if self.holds { "held" } else { "whole" };
+        format!("{namespace} {held} {full} {} {}", self.spooling.max, self.spooling.directory.display())
+    }
+
+    fn of(words: &str) -> Option<Prepared> {
+        let mut words = words.splitn(5, ' ');
+        let namespace = match words.next()? {
+            "own" => PidNamespace::Own,
+            "shared" => PidNamespace::Shared,
+            _ => return None,
+        };
+        let holds = words.next()? == "held";
+        let full = if words.next()? == "block" { WhenFull::Block } else { WhenFull::DropOldest };
+        let spooling = Spooling { full, max: words.next()?.parse().ok()?, directory: words.next()?.into() };
+        Some(Prepared { namespace, holds, spooling })
+    }
+}
 
 /// The exit status of a child whose work has failed. The pipe has the reason.
 const FAILED: i32 = 1;
@@ -80,9 +111,8 @@ impl<T: Finding> Job<T> {
                 let kept: Vec<_> = kept.iter().map(|fd| fd.as_fd()).chain([end.as_fd()]).collect();
                 descriptors::close_all_but(3, &kept);
                 let _ = process::die_with_parent();
-                let written = |found| serde_json::to_string(&found).map_err(|error| Error::Child(error.to_string()));
-                let (status, text) = match work().and_then(written) {
-                    Ok(text) => (0, text),
+                let (status, text) = match work() {
+                    Ok(found) => (0, found.words()),
                     Err(error) => (FAILED, error.to_string()),
                 };
                 let _ = stream::never_block(end.as_fd());
@@ -96,7 +126,7 @@ impl<T: Finding> Job<T> {
     fn result(&self, exit: windlass_sys::Result<Exit>) -> Result<T, Error> {
         match exit? {
             Exit::Code(FAILED) => Err(Error::Child(self.text())),
-            Exit::Code(0) if let Ok(found) = serde_json::from_str(&self.text()) => Ok(found),
+            Exit::Code(0) if let Some(found) = T::of(&self.text()) => Ok(found),
             exit => Err(Error::Child(format!("a child of the shim ended with {exit}"))),
         }
     }
@@ -176,7 +206,6 @@ impl Jobs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::WhenFull;
 
     #[test]
     fn a_finding_is_read_as_it_was_written() {
@@ -184,12 +213,10 @@ mod tests {
         for (namespace, full, holds) in cases {
             let found =
                 Prepared { namespace, holds, spooling: Spooling { max: 7, full, directory: "/a b/work".into() } };
-            let text = serde_json::to_string(&found).expect("plain data");
-            assert_eq!(result::<Prepared>(Exit::Code(0), &text).expect("it has found"), found);
+            assert_eq!(Prepared::of(&found.words()), Some(found));
         }
-        let text = serde_json::to_string(&()).expect("plain data");
-        result::<()>(Exit::Code(0), &text).expect("it has done its work");
-        result::<()>(Exit::Code(0), "x").expect_err("not what it writes");
+        assert_eq!((Prepared::of(""), Prepared::of("own held block 7"), <()>::of("x")), (None, None, None));
+        assert_eq!(<()>::of(&().words()), Some(()));
     }
 
     /// What a child with this exit status has found, after it wrote this reason.
@@ -203,6 +230,8 @@ mod tests {
 
     #[test]
     fn a_child_that_ends_in_another_way_has_failed() {
+        let found = result::<Prepared>(Exit::Code(0), "shared whole block 0 /work").expect("it has found");
+        assert_eq!(found.namespace, PidNamespace::Shared);
         result::<Prepared>(Exit::Code(0), "").expect_err("it wrote nothing");
         let text = |exit| result::<()>(exit, "no such device").expect_err("it failed").to_string();
         assert_eq!(text(Exit::Code(FAILED)), "no such device");

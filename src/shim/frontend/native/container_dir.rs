@@ -194,8 +194,11 @@ impl ContainerDir {
     /// Makes the directory, which must not be there: it is the reservation of the id.
     pub fn make(&self) -> Result<()> {
         let state = self.state();
+        if let Some(above) = state.parent() {
+            std::fs::create_dir_all(above).called(|| format!("mkdir({above:?})"))?;
+        }
         // Whatever the umask is, nobody else may write to it.
-        match std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state) {
+        match std::fs::DirBuilder::new().mode(0o700).create(state) {
             // It is there and could not be looked at: the check says why.
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             other => other.called(|| format!("mkdir({state:?})"))?,

@@ -266,10 +266,13 @@ impl Invocation<'_> {
 
     /// Relays the stdio of an attached process. Returns its exit status.
     fn relay(&self, mut client: Client, exec: Option<&str>, tty: bool, stdin: bool) -> Result<i32, Failure> {
-        if !attach::relay(self.state, self.id()?, exec, &mut client, tty, stdin)? {
+        let all = attach::relay(self.state, self.id()?, exec, &mut client, tty, stdin);
+        if matches!(all, Ok(false)) {
             return Ok(0);
         }
+        // Of a process that could not be executed nothing ends, and this says why.
         let exit = self.client()?.call("wait", json!({"exec": exec}))?;
+        all?;
         Ok(exit["status"].as_i64().unwrap_or(255) as i32)
     }
 
