@@ -180,7 +180,11 @@ pub(super) fn portion(random: &mut Random) -> u64 {
     1 + random.any_size(256 * 1024)
 }
 
-/// How many bytes of each stream are in a log of the format `k8s`. What is there must be the beginning of it.
+/// The most that a killed shim may have read and not written.
+const UNWRITTEN: u64 = 256 * 1024;
+
+/// How many bytes of each stream are in a log of the format `k8s`. What is there must be the beginning of it, but for what
+/// a killed shim has taken along.
 pub(super) fn logged(log: &std::path::Path, streams: &[Rc<Stream>]) -> Result<Vec<u64>, String> {
     let mut lengths = vec![0; streams.len()];
     for entry in std::fs::read(log).unwrap_or_default().split(|&byte| byte == b'\n') {
@@ -192,8 +196,12 @@ pub(super) fn logged(log: &std::path::Path, streams: &[Rc<Stream>]) -> Result<Ve
         let which = usize::from(name == b"stderr");
         let stream = streams.get(which).ok_or_else(|| format!("there is an entry of stream {which} in the log"))?;
         let at = &mut lengths[which];
-        if let Some((byte, at)) = text.iter().zip(*at..).find(|(byte, at)| **byte != stream.byte(*at)) {
-            return Err(format!("byte {at} in the log of {stream:?} is {:?}", *byte as char));
+        if let Some(same) = text.iter().zip(*at..).position(|(byte, at)| *byte != stream.byte(at)) {
+            let (from, rest) = (*at + same as u64, &text[same..]);
+            let fits = |gap: &u64| rest.iter().zip(from + gap..).all(|(byte, at)| *byte == stream.byte(at));
+            let gap = if stream.lost.get() { (1..=UNWRITTEN).find(fits) } else { None };
+            let wrong = || format!("byte {from} in the log of {stream:?} is {:?}", char::from(rest[0]));
+            *at += gap.ok_or_else(wrong)?;
         }
         *at += text.len() as u64;
     }

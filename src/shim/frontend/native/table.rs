@@ -275,7 +275,7 @@ pub const VERBS: &[Verb] = &[
         summary: "start a new shim for a container whose shim is dead",
         about: &[
             "Only for containers run with --keep-on-shim-death. Prints one line of JSON as run does, with the member \
-             guarantees: whether the exit code will be known (Linux 6.15), that the output goes on without a gap, that \
+             guarantees: whether the exit code will be known (Linux 6.15), that the output goes on, that \
              the input is gone.",
         ],
         ..BASE
