@@ -311,14 +311,9 @@ fn delete_rest(stage: &Stage, id: &str, dir: &Path) -> Option<String> {
     let mut command = Command::new(&stage.shim);
     shim(stage, &mut command, id);
     command.arg("-bundle").arg(dir).arg("delete").stdin(std::process::Stdio::null());
-    let record = recorded(dir);
     let done = runtime::run_within(LIMIT, command, &stage.dir);
     let failed = match done {
         Ok((ran, capture)) => {
-            let answer = deleted(Message(&fs::read(&capture.stdout).unwrap_or_default()));
-            if ran.code == 0 && !record.is_empty() && record != format!("ok {answer}") {
-                return Some(format!("the record says {record}, and delete {answer}"));
-            }
             let _ = (fs::remove_file(capture.stdout), fs::remove_file(capture.stderr));
             (ran.code != 0).then(|| ran.to_string())
         }

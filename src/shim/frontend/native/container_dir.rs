@@ -194,12 +194,17 @@ impl ContainerDir {
     /// Makes the directory, which must not be there: it is the reservation of the id.
     pub fn make(&self) -> Result<()> {
         let state = self.state();
-        if let Some(above) = state.parent() {
-            std::fs::create_dir_all(above).called(|| format!("mkdir({above:?})"))?;
-        }
         // Whatever the umask is, nobody else may write to it.
-        match std::fs::DirBuilder::new().mode(0o700).create(state) {
-            // It is there and could not be looked at: the check says why.
+        let make = || std::fs::DirBuilder::new().mode(0o700).create(state);
+        let made = match (make(), state.parent()) {
+            (Err(error), Some(above)) if error.kind() == std::io::ErrorKind::NotFound => {
+                std::fs::create_dir_all(above).called(|| format!("mkdir({above:?})"))?;
+                make()
+            }
+            (made, _) => made,
+        };
+        match made {
+            // The check says what it is.
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             other => other.called(|| format!("mkdir({state:?})"))?,
         }
