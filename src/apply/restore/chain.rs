@@ -70,7 +70,7 @@ fn check(dir: BorrowedFd<'_>) -> Result<bool> {
         match stat.st_mode & libc::S_IFMT {
             _ if shown == PARENT => has_parent = true,
             libc::S_IFREG if stat.st_nlink != 1 => return Err(refuse(&shown, "has another name")),
-            // Who may write to it could change it between this check and CRIU.
+            // A user who may write to it could change it between this check and CRIU.
             libc::S_IFREG => fd::distrust(&stat).map_or(Ok(()), |why| Err(refuse(&shown, &why)))?,
             // Nothing in it is opened.
             libc::S_IFDIR => {}

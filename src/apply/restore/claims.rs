@@ -91,7 +91,7 @@ pub fn content(dir: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
     bounded(dir, name, LARGEST)
 }
 
-/// The same of one that has at most `limit` bytes. Even of images that are trusted, only a file is opened: to open a
+/// The content of an image of at most `limit` bytes. Even of images that are trusted, only a file is opened: to open a
 /// device may be enough to start it.
 pub fn bounded(dir: BorrowedFd<'_>, name: &str, limit: usize) -> Result<Option<Vec<u8>>> {
     match fd::stat_at(dir, name) {
