@@ -1,8 +1,9 @@
-//! Carries out what was planned: the only part of the runtime that changes the host.
+//! Carries out what was planned. It makes processes, mounts and namespaces; cgroups and the state root it changes
+//! through the crates `cgroup` and `store`.
 //!
-//! `create.rs` is what the runtime does for a new container, top to bottom, `init.rs` what the container's first
-//! process does, and `exec.rs` what the runtime does for a further process. `launch.rs` owns what they have made
-//! until it is committed, and answers the new process meanwhile.
+//! `create.rs` is the runtime's part of a new container, top to bottom, `init.rs` the part of the container's first
+//! process, and `exec.rs` the runtime's part of a further process. `launch.rs` owns what they have made until it is
+//! committed, and answers the new process meanwhile.
 #![doc(hidden)]
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! The directories of a dump: that of the images, and that of the log.
+//! The directories of a dump: of the images and of the log.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -26,13 +26,13 @@ pub struct Directories {
 const MODE: u32 = 0o700;
 
 impl Directories {
-    /// Those of a dump, made where they are missing. `work`: none means that of the images.
+    /// Opens the directories of a dump, and makes those that are missing. Without `work`, the log goes to the images.
     pub fn make(images: &Path, work: Option<&Path>) -> Result<Directories> {
         make(images, "--image-path")?;
         Directories::open(images, work)
     }
 
-    /// Those of a restore. That of the log is made where it is missing.
+    /// Opens the directories of a restore. The log's is made if it is missing.
     pub fn open(images: &Path, work: Option<&Path>) -> Result<Directories> {
         let opened = open(images, "--image-path")?;
         let work_path = work.unwrap_or(images);
@@ -47,7 +47,7 @@ impl Directories {
         })
     }
 
-    /// Checks that the images of the dump before, which `parent` names, are a directory.
+    /// Checks that the images of the parent dump, which `parent` names, are a directory.
     pub fn check_parent(&self, parent: &str) -> Result<()> {
         let refuse = |why: &str| {
             let origin = Origin::Flag("--parent-path".into());
@@ -72,7 +72,7 @@ fn make(path: &Path, flag: &'static str) -> Result<()> {
         .map_err(|error| error.origin(Origin::Flag(flag.into())))
 }
 
-/// Opens a directory. One that others may write to is refused, since they could exchange what is in it.
+/// Opens a directory. Refuses it if others may write to it, since they could exchange its entries.
 fn open(path: &Path, flag: &'static str) -> Result<OwnedFd> {
     let origin = |error: Error| error.origin(Origin::Flag(flag.into()));
     let context = || format!("cannot open the directory {path:?}");
@@ -93,7 +93,7 @@ fn open(path: &Path, flag: &'static str) -> Result<OwnedFd> {
 /// Most links on the way to a directory, as for the kernel (path_resolution(7)).
 const LINKS: usize = 40;
 
-/// Refuses a link of another user on the way to a directory that was opened as `found`: they could have led us anywhere.
+/// Refuses another user's link on the way to a directory that was opened as `found`: it could lead anywhere.
 fn check_links(path: &Path, found: &FileStat) -> Result<()> {
     let refuse = |at: &Path, why: String| {
         let msg = format!("the directory {path:?} is reached by {at:?}, which {why}");

@@ -1,4 +1,4 @@
-//! What of a container comes from outside: found by looking at its processes while they are frozen.
+//! The elements of a container that come from outside, found in its processes while they are frozen.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,9 +18,9 @@ use crate::resolve;
 pub struct Elements {
     /// All mounts.
     pub mounted: Vec<Mounted>,
-    /// Those that come from outside.
+    /// The mounts that come from outside.
     pub mounts: Vec<ExternalMount>,
-    /// Its standard streams.
+    /// The standard streams of init.
     pub stdio: [Stream; 3],
 }
 
@@ -29,14 +29,14 @@ pub struct Elements {
 pub struct Stream {
     /// The text of its link in `/proc/PID/fd`, as `descriptors.json` has it.
     pub link: String,
-    /// The key by which the restore puts another descriptor in its place; empty where CRIU opens it by itself.
+    /// The key by which the restore puts another descriptor in its place; empty if CRIU opens the file itself.
     pub key: String,
     /// Whether it is a file that must be declared external under that key.
     pub declared: bool,
 }
 
-/// Looks at init, and at all `pids` of the container for pipes that they have among themselves. `plan` is that of the
-/// configuration which the container was made from.
+/// Looks at init, and at all `pids` of the container for pipes among them. `plan` is made from the container's
+/// configuration.
 pub fn look(pid: i32, pidfd: BorrowedFd<'_>, pids: &[i32], plan: &Plan) -> Result<Elements> {
     let context = || "cannot look at the container's init";
     let mountinfo = process::open_of(pid, pidfd, "mountinfo", OFlag::O_RDONLY)
@@ -50,7 +50,7 @@ pub fn look(pid: i32, pidfd: BorrowedFd<'_>, pids: &[i32], plan: &Plan) -> Resul
     Ok(Elements { mounts: external_mounts(&mounts, &declared), mounted: mounts, stdio })
 }
 
-/// Which of the mounts are those of the plan. A destination is resolved as init resolved it when it was mounted.
+/// Finds the mounts of the plan among `mounts`. A destination is resolved as init resolved it.
 fn declared(root: BorrowedFd<'_>, plan: &Plan, mounts: &[Mounted]) -> Declared {
     let find = |path: &RootPath| resolve::find(root, path, resolve::IN_ROOT).ok();
     let id = |found: OwnedFd| mount::id_of(found.as_fd()).ok();
@@ -63,7 +63,7 @@ fn declared(root: BorrowedFd<'_>, plan: &Plan, mounts: &[Mounted]) -> Declared {
                 match &mount.what {
                     MountKind::Bind(_) => tops.push(found),
                     MountKind::New { kind, .. } if kind == "cgroup2" => declared.cgroups.push(found),
-                    // The host's may stand in for a new one.
+                    // The host's mount may stand in for a new one.
                     MountKind::New { fallback: Some(_), .. } => {}
                     MountKind::New { .. } => made.push(found),
                 }
@@ -84,7 +84,7 @@ fn declared(root: BorrowedFd<'_>, plan: &Plan, mounts: &[Mounted]) -> Declared {
             _ => {}
         }
     }
-    // With a mount of the host came those below it.
+    // A recursive bind mount brings the mounts below it.
     let is_bound = |mount: &Mounted| {
         let mut at = Some(mount);
         while let Some(mount) = at.filter(|mount| !made.contains(&mount.id)) {

@@ -1,4 +1,4 @@
-//! Why CRIU failed, in words: from its answer and its log.
+//! Describes why CRIU failed, from its answer and its log.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -18,14 +18,14 @@ const TAIL: usize = 1 << 20;
 pub struct Log<'a> {
     /// Its directory.
     pub work: BorrowedFd<'a>,
-    /// The path of that.
+    /// The path of the directory.
     pub work_path: &'a Path,
     /// Its name.
     pub name: &'a str,
 }
 
-/// The error for an outcome that is none. `what` is `DUMP` or `RESTORE`. `stderr` is what CRIU wrote to its standard
-/// error.
+/// The error for an outcome other than success. `what` is `DUMP` or `RESTORE`. `stderr` is what CRIU wrote to its
+/// standard error.
 pub fn error(outcome: &Outcome, what: &str, log: &Log<'_>, stderr: &str) -> Error {
     let path = log.work_path.join(log.name);
     let (errno, told) = match outcome {

@@ -1,11 +1,11 @@
-//! What a dump loses without a word of CRIU.
+//! What a dump loses without an error of CRIU.
 
 use std::collections::BTreeMap;
 
 use windlass_base::error::Diagnostic;
 use windlass_sys::{fd, status};
 
-/// The processes of `pids` that are not below init: those that `exec` has made. CRIU leaves them out.
+/// The processes of `pids` that do not descend from init: `exec` has made them. CRIU leaves them out.
 pub fn executed(init: i32, pids: &[i32]) -> Vec<i32> {
     let parents: BTreeMap<i32, i32> = pids.iter().filter_map(|pid| Some((*pid, status::of(*pid)?.ppid))).collect();
     let is_below = |pid: i32| {
@@ -18,7 +18,7 @@ pub fn executed(init: i32, pids: &[i32]) -> Vec<i32> {
     parents.keys().copied().filter(|pid| !is_below(*pid)).collect()
 }
 
-/// Says of one of them that it is lost.
+/// The warning that such a process is lost.
 pub fn remark(pid: i32) -> Diagnostic {
     let name = fd::read_small(fd::CWD, format!("/proc/{pid}/comm")).unwrap_or_default();
     let name = String::from_utf8_lossy(&name);

@@ -1,7 +1,7 @@
-//! What the runtime does for `checkpoint`, top to bottom.
+//! The runtime's part of `checkpoint`, top to bottom.
 //!
-//! The container is frozen before CRIU is asked, and the elements of the container are looked at then, when nothing
-//! changes any more. A failure leaves the container as it was found.
+//! The container is frozen before CRIU is asked. Its elements are collected then, when nothing changes any more. A
+//! failure leaves the container as it was found.
 
 mod check;
 mod directories;
@@ -41,19 +41,19 @@ use super::delete;
 use super::timing::StepTimer;
 use elements::Elements;
 
-/// What `checkpoint` works from.
+/// The parameters of `checkpoint`.
 pub struct CheckpointRequest<'a> {
     /// What the command line asks of CRIU.
     pub flags: &'a Flags,
     /// The plan of the container's configuration.
     pub plan: &'a Plan,
-    /// Where images and log go.
+    /// The directories of the images and of the log.
     pub directories: &'a Directories,
-    /// CRIU.
+    /// Path of CRIU.
     pub program: &'a Path,
     /// The PATH that CRIU gets: it runs tar(1) and others.
     pub path: &'a OsStr,
-    /// A file with options of CRIU, which win.
+    /// A file with options of CRIU, which override `flags`.
     pub config_file: &'a str,
     /// Gets one NUL byte when the page server listens.
     pub status: Option<OwnedFd>,
@@ -63,12 +63,12 @@ pub struct CheckpointRequest<'a> {
 
 /// The name of the log of a dump.
 const LOG: &str = "dump.log";
-/// The network namespace from outside, in the images, as runc names it.
+/// The name of an external network namespace in the images, as runc has it.
 pub const EXTERNAL_NET: &str = "extRootNetNS";
-/// The PID namespace from outside.
+/// The name of an external PID namespace.
 pub const EXTERNAL_PID: &str = "extRootPidNS";
 
-/// What helps against a frozen cgroup in the container, for whose processes CRIU would wait for ever.
+/// The hint for a frozen cgroup in the container: CRIU would wait for its processes for ever.
 const THAW_INNER: &str = "write 0 to its cgroup.freeze first";
 
 /// How long CRIU may take to undo a dump.
@@ -86,7 +86,7 @@ pub fn checkpoint(container: &mut Container, request: CheckpointRequest<'_>) -> 
         return Err(Error::new(Kind::WrongStatus, "Container cannot be checkpointed in stopped state"));
     };
     let group = group_of(container)?;
-    // Dropped after CRIU has ended.
+    // Declared before `criu`, so that CRIU has ended when this is dropped.
     let mut frozen = Frozen::default();
     let mut criu = Criu::start(request.program, request.path)?;
     let Some(version) = criu.session.version()? else { return Err(criu.error(&Outcome::Died, "VERSION", &request)) };
@@ -129,7 +129,7 @@ pub fn checkpoint(container: &mut Container, request: CheckpointRequest<'_>) -> 
         timer.done("thaw the container");
         return Ok(warnings);
     }
-    // Its processes are dead, and CRIU leaves their cgroup frozen.
+    // The container's processes are dead, and CRIU leaves their cgroup frozen.
     frozen.forget();
     let removed = delete::destroy(container)?;
     timer.done("remove the container");
@@ -145,7 +145,7 @@ pub fn criu_version(program: &Path, path: &OsStr) -> Result<i32> {
         .ok_or_else(|| Error::new(Kind::Unsupported, "CRIU does not tell its version"))
 }
 
-/// The group of a container that can be dumped. CRIU would wait for ever for processes that an ancestor holds frozen.
+/// The cgroup of a container that can be dumped. Below a frozen ancestor, CRIU would wait for the processes for ever.
 fn group_of(container: &Container) -> Result<Option<AnyCgroup>> {
     let group = container.any_cgroup()?;
     if let Some(group) = &group
@@ -202,7 +202,7 @@ impl CheckpointRequest<'_> {
             track_mem: (self.flags.pre_dump || self.flags.parent.is_some()).then_some(true),
             external_mounts: pairs.map(|it| Pair { key: it.point.clone(), value: it.name.clone() }).collect(),
             external,
-            // What a private network namespace has, the engine or we make anew.
+            // The engine or the restore makes the content of a private network namespace anew.
             empty_namespaces: (!topology.joins(Namespaces::NET)).then_some(libc::CLONE_NEWNET),
             freeze_cgroup: container.state.cgroup.clone().unwrap_or_default(),
             config_file: self.config_file.into(),
@@ -231,7 +231,7 @@ impl<'a> Frozen<'a> {
     }
 
     fn thaw(&mut self) -> Result<()> {
-        // One that could not be thawed is tried once more when this is dropped.
+        // If the thaw fails, the drop tries it once more.
         self.0.map_or(Ok(()), AnyCgroup::thaw)?;
         self.forget();
         Ok(())
@@ -250,8 +250,8 @@ impl Drop for Frozen<'_> {
     }
 }
 
-/// CRIU as a process of its own. It outlives us: killed in the middle of a dump, it would leave its code in the
-/// container's processes. When we die, it undoes what it does.
+/// CRIU as a child. It outlives us: killed in the middle of a dump, it would leave its code in the container's
+/// processes. If we die, it undoes the dump.
 struct Criu {
     session: Session,
     child: Child,
@@ -259,14 +259,14 @@ struct Criu {
     stderr: OwnedFd,
 }
 
-/// Most of what is read of CRIU's standard error, in bytes; its log goes to a file.
+/// Most bytes that are read of CRIU's standard error; its log goes to a file.
 const STDERR: usize = 16 * 1024;
 
 impl Criu {
     fn start(program: &Path, path: &OsStr) -> Result<Criu> {
         let (ours, theirs) = socket::pair().with_context(|| "cannot make the pair of sockets")?;
         let (stderr, stderr_end) = pipe::new().with_context(|| "cannot make a pipe")?;
-        // It is read at the end. What it does not hold until then is lost, and CRIU goes on.
+        // The pipe is read at the end. If it is full, further output is lost and CRIU goes on.
         pipe::never_block(stderr_end.as_fd()).with_context(|| "cannot make a pipe")?;
         let null = fd::open("/dev/null", OFlag::O_RDWR).with_context(|| "cannot open /dev/null")?;
         let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::usage("a NUL byte in a path"));
@@ -288,7 +288,7 @@ impl Criu {
         Ok(Criu { session: Session::new(ours), child, stderr })
     }
 
-    /// The error for an outcome that is none.
+    /// The error for an outcome other than success.
     fn error(&self, outcome: &Outcome, what: &str, request: &CheckpointRequest<'_>) -> Error {
         let stderr = if matches!(outcome, Outcome::Died) { self.read_stderr() } else { String::new() };
         let Directories { work, work_path, .. } = request.directories;
@@ -303,11 +303,11 @@ impl Criu {
     }
 }
 
-/// Ends the conversation, and waits until CRIU has undone what it has to undo.
+/// Ends the conversation, and waits until CRIU has undone the dump.
 impl Drop for Criu {
     fn drop(&mut self) {
         self.session.close();
-        // One that hangs is left alone: killed, it would leave its code in the container's processes.
+        // A CRIU that hangs is left alone: killed, it would leave its code in the container's processes.
         if poll::readable(self.child.pidfd.as_fd(), Deadline::after(UNDO)).unwrap_or(true) {
             let _ = self.child.wait();
         }

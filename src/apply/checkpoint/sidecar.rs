@@ -1,4 +1,4 @@
-//! What we write beside the images, for the restore.
+//! The files that we write beside the images, for the restore.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -16,12 +16,12 @@ use super::elements::Stream;
 const SIDECAR: &str = "windlass.json";
 /// The file that runc writes and reads, too: the links of the standard streams.
 const DESCRIPTORS: &str = "descriptors.json";
-/// Most bytes of either.
+/// Most bytes of either file.
 const LONGEST: usize = 4096;
 /// The version of the sidecar.
 const VERSION: u32 = 1;
 
-/// The keys by which the images name what was at 0, 1 and 2; an empty one means that CRIU opens it by itself.
+/// The keys by which the images name descriptors 0, 1 and 2; an empty key means that CRIU opens the file itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sidecar {
     version: u32,

@@ -1,8 +1,8 @@
-//! What the restored processes are, read from the kernel before they run: the images are compared with the
-//! configuration by our own reading of them, and this does not depend on it.
+//! Compares the restored processes with the configuration before they run. The kernel is asked, so the result does not
+//! depend on how we read the images.
 //!
-//! At the last notification every task has its final ids, capabilities and filters, and is stopped by CRIU. From there
-//! on the container's cgroup is frozen, so that CRIU lets go of tasks that do not run.
+//! At the last notification every task has its final ids, capabilities and filters, and is stopped by CRIU. From then
+//! on the container's cgroup is frozen, so the tasks do not run when CRIU detaches from them.
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -14,9 +14,9 @@ use windlass_plan::Plan;
 use super::descendants::{has_ended, with_descendants};
 use crate::tasks::Tasks;
 
-/// Moves CRIU out of the container's cgroup, which it shares until its end, and freezes the cgroup. Does not wait: the
-/// tasks are stopped. Init and all that descend from it must be in it: CRIU puts them into other cgroups if it manages
-/// them. Those that are not are killed, because they would run.
+/// Moves CRIU out of the container's cgroup and freezes the cgroup. Does not wait, since the tasks are stopped. Init
+/// and its descendants must be in the cgroup: CRIU puts them into others if it manages cgroups. A process outside is
+/// killed, because it would run.
 pub fn hold(cgroup: &Cgroup, criu: i32, init: i32) -> Result<()> {
     let members = cgroup.pids(true)?;
     let outside = |pid: &i32| !members.contains(pid) && !has_ended(*pid);
@@ -45,7 +45,7 @@ pub fn audit(cgroup: &Cgroup, plan: &Plan, label: &str) -> Result<()> {
     }
 }
 
-/// The error for what contradicts the configuration.
+/// The error for restored processes that contradict the configuration.
 pub fn refused(faults: Vec<Diagnostic>) -> Error {
     Error::faults(faults).prefixed("the restored processes contradict config.json")
 }

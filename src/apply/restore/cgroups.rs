@@ -12,10 +12,9 @@ use windlass_plan::Topology;
 
 use super::claims::{optional, refuse};
 
-/// The file.
 const NAME: &str = "cgroup.img";
 
-/// Bytes of the path of a cgroup. CRIU puts it together in a buffer of 4096.
+/// Most bytes of a cgroup's path. CRIU assembles it in a buffer of 4096.
 const LONGEST: usize = 1024;
 
 /// Most first directories. CRIU compares each with all paths.
@@ -34,7 +33,7 @@ pub fn check(dir: BorrowedFd<'_>, own: &str, topology: &Topology) -> Result<()> 
 
 fn judge(cgroups: &Cgroups, own: &str, may_own: &dyn Fn(&Permissions) -> bool) -> Result<()> {
     let members: Vec<&Member> = cgroups.sets.iter().flat_map(|set| &set.members).collect();
-    // CRIU takes the name of a hierarchy for a part of a path, and that of version 2 has none.
+    // CRIU makes the name of a hierarchy a part of a path, and the hierarchy of version 2 has none.
     let named = members.iter().any(|member| !member.controllers.is_empty());
     if named || cgroups.controllers.iter().any(|controller| controller.controllers != [""]) {
         return Err(refuse(NAME, "names a hierarchy other than that of version 2"));
@@ -52,14 +51,14 @@ fn judge(cgroups: &Cgroups, own: &str, may_own: &dyn Fn(&Permissions) -> bool) -
         let Some(name) = renamed(&mut paths, &top.name, own) else { return Err(odd(&top.name)) };
         judge_directory(name.len(), top, may_own)?;
     }
-    // One that no first directory is above stays as it was.
+    // A path that is below no first directory stays as it was.
     paths.iter().find(|(path, _)| !is_below(path, own)).map_or(Ok(()), |(path, _)| Err(odd(path)))
 }
 
-/// What CRIU does with the path of a first directory (`rewrite_cgsets`): it puts the container's cgroup in its place, there
-/// and in the paths of processes, which have the length of the root of their cgroup namespace beside them. It compares
-/// letters, not names, and renames the directory only if the path of a process begins with it. `None`: one of them is
-/// not below the container's cgroup afterwards.
+/// Repeats what CRIU does with the path of a first directory (`rewrite_cgsets`). CRIU replaces it by the container's
+/// cgroup, in the directory itself and in the paths of the processes; beside each of these is the length of the root of
+/// its cgroup namespace. CRIU compares strings and not path components, and renames the directory only if the path of a
+/// process begins with it. Returns `None` if a path is not below the container's cgroup afterwards.
 fn renamed(paths: &mut [(String, usize)], top: &str, own: &str) -> Option<String> {
     let mut renamed = None;
     for (path, root) in paths {
@@ -77,7 +76,8 @@ fn renamed(paths: &mut [(String, usize)], top: &str, own: &str) -> Option<String
     renamed.filter(|name| is_below(name, own))
 }
 
-/// A first directory, whose path has this length, and those in it: they are in one another, as deep as the images say.
+/// Judges a first directory, whose path has this length, and those below it, which are nested as deep as the images
+/// say.
 fn judge_directory(length: usize, top: &Directory, may_own: &dyn Fn(&Permissions) -> bool) -> Result<()> {
     let mut left = vec![(length, top.clone())];
     while let Some((length, directory)) = left.pop() {
@@ -110,7 +110,7 @@ fn is_plain(path: &str) -> bool {
     !path.split('/').any(|name| name == "..")
 }
 
-/// Whether a path is that of the container's cgroup or of something in it. One without a cgroup has nothing in it.
+/// Whether a path is the container's cgroup or below it. Without a cgroup, `own` is empty and no path is.
 fn is_below(path: &str, own: &str) -> bool {
     !own.is_empty() && path.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
@@ -121,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    /// Where the container is now.
+    /// The container's cgroup now.
     const OWN: &str = "/system.slice/now";
 
     fn directory(name: &str, inner: &[Directory], property: &str) -> Directory {
@@ -152,7 +152,7 @@ mod tests {
         }
     }
 
-    /// One with these cgroups, and processes in them.
+    /// A container with these cgroups, and processes in them.
     fn with(tops: &[&str], members: &[(&str, u32)]) -> Cgroups {
         let mut changed = cgroups();
         changed.sets = sets(members);
@@ -202,7 +202,7 @@ mod tests {
     fn each_first_directory_is_renamed_as_criu_renames_it() {
         let good = [
             with(&["a/box"], &[("/a/box", 6), ("/a/box/inner", 6)]),
-            // In a cgroup namespace whose first cgroup has no processes.
+            // A cgroup namespace whose root has no processes.
             with(&["a/box/x", "a/box/y"], &[("/a/box/x", 6), ("/a/box/y", 6)]),
             with(&["a", "b"], &[("/a", 0), ("/b/inner", 0)]),
             with(&[""], &[("/", 0)]),
@@ -213,9 +213,9 @@ mod tests {
         let odd = [
             // The first takes the only process, so the second stays where it is on the host.
             with(&["a", "a/b"], &[("/a/b/c", 0)]),
-            // The first is the beginning of the letters of another.
+            // The first name is a prefix of the second.
             with(&["s", "system.slice"], &[("/s", 0), ("/system.slice", 0)]),
-            // The second is the beginning of what the container's cgroup is called.
+            // The second name is a prefix of the container's cgroup.
             with(&["a", "s"], &[("/a", 0), ("/s", 0)]),
             with(&["a/box/x", "system"], &[("/a/box/x", 6), ("/system", 3)]),
         ];

@@ -1,5 +1,5 @@
-//! The directories of images: that of a dump, and those of the dumps before it, which have the memory that did not
-//! change since.
+//! The directories of the images: the dump's own, and those of its parent dumps, which hold the memory that has not
+//! changed since.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -12,7 +12,7 @@ use windlass_sys::{directory, fd};
 
 use super::claims::refuse;
 
-/// The directory of the dump before, or the link to it.
+/// The directory of the parent dump, or the link to it.
 pub const PARENT: &str = "parent";
 /// The socket of the process that fetches memory (`criu lazy-pages`).
 const LAZY_PAGES: &str = "lazy-pages.socket";
@@ -21,8 +21,7 @@ const ENTRIES: usize = 1 << 20;
 /// Most directories.
 const LONGEST: usize = 64;
 
-/// Opens and checks the directories, that of the dump itself first: CRIU opens images by their names, so all must be
-/// what they seem.
+/// Opens and checks the directories, the dump's own first. CRIU opens images by name, so each must be an ordinary file.
 pub fn open(dir: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
     let mut last = fd::duplicate(dir).with_context(|| "cannot keep the directory of the images")?;
     let mut all = Vec::new();
@@ -57,7 +56,7 @@ fn too_long() -> Error {
     refuse(PARENT, "leads through too many directories")
 }
 
-/// Checks what is in a directory. Whether there is a dump before.
+/// Checks the entries of a directory. Returns whether it names an earlier dump.
 fn check(dir: BorrowedFd<'_>) -> Result<bool> {
     let names = directory::names(dir).with_context(|| "cannot read the directory of the images")?;
     if names.len() > ENTRIES {
@@ -72,7 +71,7 @@ fn check(dir: BorrowedFd<'_>) -> Result<bool> {
             libc::S_IFREG if stat.st_nlink != 1 => return Err(refuse(&shown, "has another name")),
             // A user who may write to it could change it between this check and CRIU.
             libc::S_IFREG => fd::distrust(&stat).map_or(Ok(()), |why| Err(refuse(&shown, &why)))?,
-            // Nothing in it is opened.
+            // CRIU opens only a directory that `parent` names.
             libc::S_IFDIR => {}
             // Only CRIU connects to it, and for --lazy-pages.
             libc::S_IFSOCK if shown == LAZY_PAGES => {}
@@ -82,8 +81,8 @@ fn check(dir: BorrowedFd<'_>) -> Result<bool> {
     Ok(has_parent)
 }
 
-/// The directory of the dump before. CRIU follows the link, so only one is taken that cannot lead far away: to a
-/// directory beside the images or among them.
+/// Opens the directory of the parent dump. CRIU follows the link, so it must not lead far: only to a directory beside
+/// the images or among them.
 fn before(dir: BorrowedFd<'_>) -> Result<OwnedFd> {
     let context = || "cannot open the images of the dump before";
     let is_link = fd::stat_at(dir, PARENT).with_context(context)?.st_mode & libc::S_IFMT == libc::S_IFLNK;
@@ -97,7 +96,7 @@ fn before(dir: BorrowedFd<'_>) -> Result<OwnedFd> {
     let mut trusted = Vec::new();
     if beside {
         let mut holder = fd::stat_at(dir, "..").with_context(context)?;
-        // Others cannot exchange what is not theirs in a sticky directory.
+        // In a sticky directory, users can exchange only what they own.
         holder.st_mode &= if holder.st_mode & libc::S_ISVTX == 0 { !0 } else { !0o022 };
         trusted.push(holder);
     }
@@ -119,7 +118,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory of this test alone, with images and those of a dump before beside it.
+    /// A directory of this test alone, with images and, beside them, those of a parent dump.
     fn directories(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("windlass-chain-{name}-{}", std::process::id()));
         for dir in ["images", "before", "images/inner"] {

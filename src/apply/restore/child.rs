@@ -1,5 +1,5 @@
-//! What the process does that becomes CRIU: it enters the container's cgroup and mounts, and executes CRIU, from which
-//! the restored processes inherit the rest.
+//! The process that becomes CRIU. It makes the mounts ready and executes CRIU, from which the restored processes
+//! inherit what the images do not have.
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,17 +19,17 @@ use super::stage::{Stage, stage};
 use crate::action::{apply, replace_for};
 use crate::context::Context;
 
-/// What it works with, besides the context.
+/// What the process needs besides the context.
 pub struct Work<'a> {
     /// The plan of the configuration.
     pub plan: &'a Plan,
     /// Absolute path of the bundle.
     pub bundle: &'a Path,
-    /// CRIU.
+    /// Path of CRIU.
     pub program: &'a Path,
     /// The PATH that CRIU gets.
     pub path: &'a OsStr,
-    /// What [`copies`] has made of the images.
+    /// Copies of the mounts of the images, made by [`copies`].
     ///
     /// [`copies`]: super::seen_images::copies
     pub images: &'a [OwnedFd],
@@ -37,7 +37,7 @@ pub struct Work<'a> {
     pub socket: &'a OwnedFd,
     /// The directory of the log.
     pub log: LogDirectory<'a>,
-    /// The directory that is covered for the mounts.
+    /// The directory that a tmpfs covers, to hold the mounts.
     pub place: &'a Path,
     /// The container's cgroup in the file system.
     pub cgroup: Option<&'a str>,
@@ -45,7 +45,7 @@ pub struct Work<'a> {
     pub in_cgroup_namespace: bool,
     /// Namespaces that CRIU gets as descriptors, from 4 on.
     pub passed: &'a [OwnedFd],
-    /// Whether CRIU gets the standard streams once more, after these: with `--shell-job` it needs 0 itself.
+    /// Whether copies of the standard streams follow these: with `--shell-job` CRIU needs 0 itself.
     pub streams_apart: bool,
 }
 
@@ -53,19 +53,19 @@ pub struct Work<'a> {
 pub struct LogDirectory<'a> {
     /// Its path.
     pub path: &'a Path,
-    /// What [`identity`] says of it.
+    /// Its device and inode, from [`identity`].
     pub identity: (u64, u64),
 }
 
-/// Prepares this process and executes CRIU. Returns only a failure. It is not killed with the runtime: CRIU undoes what it
-/// has made when nobody answers it any more, and what it has made does not end with it.
+/// Prepares this process and executes CRIU. Returns only a failure. The process is not killed when the runtime dies:
+/// CRIU must then undo the restore itself, because the processes that it has made do not end with it.
 pub fn become_criu(work: &Work<'_>, cx: &mut Context<'_>) -> Result<()> {
     let _ = nix::unistd::setsid();
     if work.plan.unit.is_some() {
         cx.sync.scope()?;
     }
     for step in &work.plan.init {
-        // What the images do not have, the processes inherit from CRIU.
+        // The restored processes inherit from CRIU what the images do not have.
         let inherited = matches!(
             &step.action,
             Action::KeyLabel(_)
@@ -98,7 +98,7 @@ pub fn become_criu(work: &Work<'_>, cx: &mut Context<'_>) -> Result<()> {
         _ => None,
     });
     replace_for(&cx.stdio, uid.unwrap_or(0))?;
-    // What CRIU writes holds the memory of the container.
+    // The files that CRIU writes hold the memory of the container.
     sched::umask(0o077);
     signals::default_sigpipe().and_then(|()| signals::unblock()).with_context(|| "cannot reset the signals")?;
     let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::usage("a NUL byte in a path"));
@@ -116,8 +116,7 @@ pub fn become_criu(work: &Work<'_>, cx: &mut Context<'_>) -> Result<()> {
     Err(failed.context(format!("cannot execute {:?}", work.program)))
 }
 
-/// The directory of the log in the mount namespace of CRIU, which mounts the hierarchies of cgroups in it if it manages
-/// them.
+/// Opens the log's directory in CRIU's mount namespace. If CRIU manages cgroups, it mounts their hierarchies there.
 fn here(log: &LogDirectory<'_>) -> Result<OwnedFd> {
     let LogDirectory { path, .. } = log;
     let context = || "cannot open the directory of the log for CRIU";
@@ -130,12 +129,12 @@ fn here(log: &LogDirectory<'_>) -> Result<OwnedFd> {
     }
 }
 
-/// The filesystem of a file, and its number there.
+/// The device and the inode of a file.
 pub fn identity(file: BorrowedFd<'_>) -> windlass_sys::Result<(u64, u64)> {
     fd::stat(file).map(|stat| (stat.st_dev, stat.st_ino))
 }
 
-/// Tells the runtime where the mounts are, and which directories CRIU is to read and to work in.
+/// Sends the runtime the stage, and the directories that CRIU is to read and to work in.
 fn tell(stage: &Stage, directories: &[Option<OwnedFd>], to: &OwnedFd) -> Result<()> {
     let text = serde_json::to_vec(stage).expect("texts");
     let directories: Vec<_> = directories.iter().flatten().map(AsFd::as_fd).collect();

@@ -17,7 +17,7 @@ use windlass_criu::image::{self, Core, Credentials, Extent, Ids, Inventory, Proc
 use windlass_plan::restore::{ClaimedMount, Claims, Thread};
 use windlass_sys::fd;
 
-/// Most bytes of an image that is read. Those of the memory are not.
+/// Most bytes of an image that is read. The pages of memory are not.
 const LARGEST: usize = 16 << 20;
 /// Most mount namespaces.
 const MOUNT_NAMESPACES: usize = 256;
@@ -26,7 +26,7 @@ const TASKS: usize = 1 << 16;
 /// Most filters of all tasks together. Tasks with the same filters count once.
 const FILTERS: usize = 1 << 20;
 
-/// What the images in `dir` claim, which has been checked.
+/// Reads what the images claim. `dir` has been checked.
 pub fn read(dir: BorrowedFd<'_>) -> Result<Claims> {
     let inventory = one::<Inventory>(dir, image::Kind::Inventory, "inventory.img")?;
     let own = inventory.own.unwrap_or_default();
@@ -38,7 +38,7 @@ pub fn read(dir: BorrowedFd<'_>) -> Result<Claims> {
     let mut filters = Filters::new(filters.into_iter().flat_map(|entry| entry.filters));
     let mut claims = Claims { processes: tree.len(), ..Claims::default() };
     let mut init: Option<Ids> = None;
-    // Of init first.
+    // Init's mount namespace is the first.
     let mut mount_namespaces: Vec<u32> = Vec::new();
     let (mut pids, mut tids) = (BTreeSet::new(), BTreeSet::new());
     for process in &tree {
@@ -86,7 +86,7 @@ pub fn refuse(name: &str, why: &str) -> Error {
     Error::new(Kind::InvalidConfig, format!("the images are refused: {name} {why}"))
 }
 
-/// The content of an image. `None`: it is not there.
+/// The content of an image, or `None` if it does not exist.
 pub fn content(dir: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
     bounded(dir, name, LARGEST)
 }
@@ -141,13 +141,13 @@ fn kinds(ids: &Ids, own: &Ids) -> Namespaces {
     pairs.into_iter().filter(|(theirs, own, _)| theirs != own).map(|(_, _, kind)| kind).collect()
 }
 
-/// The filters of all tasks, and those of each as it was asked for.
+/// All filters of the images, and the list of each task's filters once it was built.
 struct Filters {
     programs: Vec<Rc<[u8]>>,
     before: Vec<Option<usize>>,
-    /// The filters of tasks by the last one.
+    /// Lists of filters that were built, by their last filter.
     known: BTreeMap<usize, Rc<Vec<Rc<[u8]>>>>,
-    /// How many more there may be in `known`.
+    /// How many more filters `known` may hold.
     room: usize,
 }
 
@@ -158,7 +158,7 @@ impl Filters {
         Filters { programs, before, known: BTreeMap::new(), room: FILTERS }
     }
 
-    /// The filters of a task by its last one.
+    /// The filters of the tasks whose last filter this is.
     fn of(&mut self, last: usize) -> Result<Rc<Vec<Rc<[u8]>>>> {
         if let Some(known) = self.known.get(&last) {
             return Ok(Rc::clone(known));
@@ -169,7 +169,7 @@ impl Filters {
             let Some(program) = self.programs.get(next) else {
                 return Err(refuse("seccomp.img", "has not the filters of all tasks"));
             };
-            // One that is before itself has no end either.
+            // A filter that precedes itself would make the list endless.
             self.room = self.room.checked_sub(1).ok_or_else(|| refuse("seccomp.img", "has too many filters"))?;
             chain.push(Rc::clone(program));
             at = self.before[next];

@@ -35,21 +35,21 @@ use crate::netdevice;
 use crate::relay::TERMINAL;
 use crate::timing::StepTimer;
 
-/// What `restore` works from, besides what `create` does.
+/// What `restore` needs besides the request of `create`.
 pub struct RestoreRequest<'a> {
     /// What the command line asks of CRIU.
     pub flags: &'a Flags,
-    /// Where images and log are.
+    /// The directories of the images and of the log.
     pub directories: &'a Directories,
-    /// CRIU.
+    /// Path of CRIU.
     pub program: &'a Path,
     /// The PATH that CRIU gets.
     pub path: &'a OsStr,
-    /// A file with options of CRIU, which win.
+    /// A file with options of CRIU, which override `flags`.
     pub config_file: &'a str,
     /// The path of the state root.
     pub root: &'a Path,
-    /// Whether the images are not compared with the configuration.
+    /// Whether the images are restored without being compared with the configuration.
     pub trusted: bool,
 }
 
@@ -59,21 +59,21 @@ const LOG: &str = "restore.log";
 /// Most bytes of the list of mounts.
 const LIST: usize = 1 << 20;
 
-/// A restore on its way.
+/// A restore in progress.
 pub struct Restoring<'r, 'i> {
     pub images: &'r RestoreRequest<'i>,
-    /// What [`copies`] has made.
+    /// Copies of the mounts of the images, made by [`copies`].
     ///
     /// [`copies`]: super::seen_images::copies
     pub copies: Vec<OwnedFd>,
-    /// The images as CRIU has them, where that matters.
+    /// The images as CRIU gets them; `None` without a user namespace.
     pub seen: Option<OwnedFd>,
     pub plan: &'r Plan,
     pub streams: [String; 3],
     pub joins: Vec<Option<OwnedFd>>,
-    /// Where the mounts are, once that is known.
+    /// The stage, once the process that becomes CRIU has sent it.
     pub stage: Option<Stage>,
-    /// The directory of the log as CRIU has it, where that matters.
+    /// The log's directory in CRIU's mount namespace, if CRIU manages cgroups.
     pub log: Option<OwnedFd>,
     pub progress: Progress,
     pub timer: StepTimer,
@@ -85,11 +85,11 @@ pub enum Progress {
     /// CRIU has started.
     #[default]
     Begun,
-    /// There is an init, in its namespaces.
+    /// Init exists, in its namespaces.
     InitCreated,
-    /// There is an init, and CRIU waits for `start`.
+    /// Init exists, and CRIU waits for `start`.
     Held,
-    /// All processes are there, and init is recorded.
+    /// All processes exist, and init is recorded.
     Restored,
 }
 
@@ -106,7 +106,7 @@ impl Restoring<'_, '_> {
         })
     }
 
-    /// Starts CRIU where the container is to be.
+    /// Starts the process that becomes CRIU, in the container's cgroup.
     pub fn start<'a>(
         &self,
         creation: NewContainer<'a>,
@@ -153,7 +153,7 @@ impl Restoring<'_, '_> {
         })
     }
 
-    /// Has CRIU make the processes, and does at each step what is the runtime's to do.
+    /// Has CRIU make the processes, and does the runtime's part at each of its notifications.
     pub fn converse(&mut self, session: &mut Session, launch: &mut Launch<NewContainer<'_>>) -> Result<Progress> {
         let (stage, directories) = heard(session.as_fd())?;
         let mut directories = directories.into_iter();
@@ -175,7 +175,7 @@ impl Restoring<'_, '_> {
         self.finish(&outcome, launch)
     }
 
-    /// Has CRIU go on where it was held.
+    /// Continues a restore that was held.
     pub fn resume(&mut self, session: &mut Session, launch: &mut Launch<NewContainer<'_>>) -> Result<Progress> {
         self.progress = Progress::InitCreated;
         let outcome = session.resume(Type::Restore, &mut |step, fd| self.step(step, fd, launch))?;
@@ -200,7 +200,7 @@ impl Restoring<'_, '_> {
         Log { work: work.as_fd(), work_path, name: LOG }
     }
 
-    /// Refuses images that claim something else than the configuration, before anything of them is restored.
+    /// Refuses images that contradict the configuration, before anything is restored.
     fn judge(&self, stage: &Stage, handler: &NewContainer<'_>) -> Result<()> {
         if self.images.trusted {
             return Ok(());
@@ -242,7 +242,7 @@ impl Restoring<'_, '_> {
         let streams = (first..).zip(&self.streams).map(|(at, key)| (key.clone(), at));
         let passed = (4..).zip(self.passed()).map(|(at, (name, _))| (name.to_string(), at));
         for (key, at) in streams.chain(passed).filter(|(key, _)| !key.is_empty()) {
-            // CRIU takes a name once.
+            // CRIU accepts each key once.
             if !inherit_fd.iter().any(|known| known.key == key) {
                 inherit_fd.push(InheritFd { key, fd: Some(at) });
             }
@@ -345,7 +345,7 @@ impl Restoring<'_, '_> {
         launch.handler().cgroup.unified().map_or(Ok(()), |cgroup| audit::hold(cgroup, launch.predecessor_pid(), init))
     }
 
-    /// Compares what the processes are with the configuration, and lets them run.
+    /// Compares the processes with the configuration, and lets them run.
     fn audit_and_thaw(&mut self, handler: &NewContainer<'_>) -> Result<()> {
         let Some(cgroup) = handler.cgroup.unified().filter(|_| !self.images.trusted) else { return Ok(()) };
         audit::audit(cgroup, self.plan, &self.images.flags.lsm_profile)?;
@@ -354,7 +354,8 @@ impl Restoring<'_, '_> {
         Ok(())
     }
 
-    /// Init sits in its namespaces, and nothing of it is restored yet.
+    /// Sets up the network of init and runs the runtime's hooks. Init is in its namespaces, and nothing is restored
+    /// yet.
     fn prepare(&self, child: &Child, launch: &Launch<NewContainer<'_>>) -> Result<()> {
         if self.plan.topology.new.contains(Namespaces::NET) {
             let _visit = JoinedNamespaces::visit(child.pidfd.as_fd(), Namespaces::NET)?;
@@ -369,7 +370,7 @@ impl Restoring<'_, '_> {
     }
 }
 
-/// Sets a kernel parameter of the network namespace that this process is in. The images have those of the others.
+/// Sets a kernel parameter of the current network namespace. The images have the parameters of the other namespaces.
 fn net_sysctl(key: &str, value: &str) -> Result<()> {
     let path = sysctl_path(key);
     if !path.starts_with("net/") {
@@ -380,7 +381,7 @@ fn net_sysctl(key: &str, value: &str) -> Result<()> {
         .with_context(|| format!("cannot set sysctl {key:?} to {value:?}"))
 }
 
-/// The processes are about to run: the container must not look as if it waited for `start`.
+/// Removes the start socket, which makes the status `created`: the processes are about to run.
 fn begins_to_run(creation: &NewContainer<'_>) -> Result<()> {
     match fd::unlinkat(creation.root(), creation.start_socket()) {
         Err(failed) if failed.errno != Errno::ENOENT => Err(failed.context("cannot remove the start socket")),

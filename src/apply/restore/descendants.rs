@@ -1,10 +1,10 @@
-//! The restored processes as a tree: init, and all that descend from it.
+//! The restored processes as a tree: init and its descendants.
 
 use windlass_base::error::{Result, WithContext};
 
 const CONTEXT: &str = "cannot look at the restored processes";
 
-/// A process and all that descend from it.
+/// A process and its descendants.
 pub fn with_descendants(first: i32) -> Result<Vec<i32>> {
     let mut pids = vec![first];
     let mut at = 0;
@@ -21,7 +21,7 @@ pub fn with_descendants(first: i32) -> Result<Vec<i32>> {
     Ok(pids)
 }
 
-/// Whether a process waits only for its parent: it has no namespaces any more. One whose other threads live has not ended.
+/// Whether a process is a zombie, which has no namespaces any more. If other threads of it live, it has not ended.
 pub fn has_ended(pid: i32) -> bool {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
     tasks == 1 && windlass_store::process_stat(pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.state == 'Z'))

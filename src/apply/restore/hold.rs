@@ -1,9 +1,9 @@
-//! A restored container that waits for `start`: its init sits in its namespaces, CRIU waits for an answer, and a
-//! process of windlass, the keeper, has CRIU go on when `start` comes.
+//! A restored container that waits for `start`: its init is in its namespaces, CRIU waits for an answer, and a process
+//! of windlass, the keeper, lets CRIU go on when `start` connects.
 //!
-//! The keeper is a copy of the runtime, which ends as that of `create` does. Init and CRIU are children of the runtime,
-//! and later of the process that gets its orphans. The keeper gives up, and with it CRIU and init,
-//! when the runtime ends before it has kept the container, and when init or CRIU ends.
+//! The keeper is a copy of the runtime, which itself ends as after `create`. Init and CRIU are children of the runtime,
+//! and later of the process that gets its orphans. The keeper ends, and CRIU and init with it, if the runtime ends
+//! before it has committed the container, or if init or CRIU ends.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -51,15 +51,15 @@ pub fn leave<'a>(
     Ok(launch)
 }
 
-/// The process that goes on after the copy.
+/// Which of the two processes returns from the fork.
 enum Begun {
-    /// The runtime, with the end that tells the keeper that the container is kept.
+    /// The runtime, with the pipe's end by which it tells the keeper that the container is committed.
     Runtime(OwnedFd),
     /// The keeper.
     Keeper {
         /// The socket of `start`.
         listener: OwnedFd,
-        /// Hears the runtime.
+        /// The pipe's end that reads from the runtime.
         runtime: OwnedFd,
     },
 }
@@ -74,10 +74,10 @@ fn begin(creation: &NewContainer<'_>, proof: &SingleThreaded) -> Result<Begun> {
     }
 }
 
-/// How long to wait before it is tried again to wait.
+/// The pause before a failed wait is repeated.
 const AGAIN: Duration = Duration::from_millis(10);
 
-/// What the keeper has of the runtime.
+/// The keeper's copy of what the runtime has made.
 struct Keeper<'r, 'i, 'a> {
     restoring: Restoring<'r, 'i>,
     session: Session,
@@ -88,11 +88,12 @@ struct Keeper<'r, 'i, 'a> {
 }
 
 impl Keeper<'_, '_, '_> {
-    /// Ends without undoing anything: what was made is the runtime's, and this is a copy.
+    /// Runs the keeper, and ends it without dropping `self`: what was made belongs to the runtime, of which this
+    /// process is a copy.
     fn keep(mut self) -> ! {
-        // The log's descriptor goes as well.
+        // The log's descriptor is closed as well.
         ::log::set_max_level(::log::LevelFilter::Off);
-        // A copy of the lock would stay taken, and the caller's session may end.
+        // A copied descriptor would keep the lock, and the caller's session may end.
         self.close_the_rest();
         let _ = nix::unistd::setsid();
         let _ = nix::unistd::chdir("/");
@@ -121,7 +122,8 @@ impl Keeper<'_, '_, '_> {
         descriptors::close_all_but(descriptors::first_not_preserved(0), &kept);
     }
 
-    /// Waits until the runtime has kept the container, and then for `start`. `None`: there is nothing to start.
+    /// Waits until the runtime has committed the container, and then for `start`. Returns `None` if one of the
+    /// processes ended.
     fn wait(&self) -> Option<OwnedFd> {
         let mut word = [0; 8];
         loop {
@@ -152,7 +154,7 @@ impl Keeper<'_, '_, '_> {
         }
     }
 
-    /// Has CRIU go on. The end of the connection tells `start` that the processes run.
+    /// Continues the restore. The end of the connection tells `start` that the processes run.
     fn restore(&mut self, start: &OwnedFd) -> Result<()> {
         let done = self.restoring.resume(&mut self.session, &mut self.launch);
         let done = done.and_then(|progress| match progress {

@@ -1,8 +1,8 @@
-//! What the runtime does for `restore`, top to bottom: as `create`, with CRIU as the process that makes init.
+//! The runtime's part of `restore`, top to bottom: as for `create`, but CRIU makes init.
 //!
-//! CRIU is started where the container is to be: in its cgroup, its cgroup namespace, and a mount namespace that has
-//! the container's mounts ready. Init is born as a child of the runtime, so all that is made belongs to one `Launch`,
-//! as for `create`.
+//! CRIU is started in the container's cgroup, in its cgroup namespace, and in a mount namespace that has the
+//! container's mounts ready. Init is made as a child of the runtime, so one `Launch` owns all that is made, as for
+//! `create`.
 
 mod audit;
 mod cgroups;
@@ -44,8 +44,8 @@ use conversation::{Progress, Restoring};
 const UNDO: Duration = Duration::from_secs(10);
 
 /// Makes a container whose processes come from images. If it waits for `start`, only init is made, in its namespaces,
-/// and a process stays that goes on then. On a failure, here or before the launch is committed, nothing of it stays
-/// and the poststop hooks have run.
+/// and a keeper stays that restores the rest. On a failure, here or before the launch is committed, nothing remains and
+/// the poststop hooks have run.
 pub fn restore<'a>(
     request: CreateRequest<'a>,
     images: &RestoreRequest<'_>,
@@ -83,7 +83,7 @@ pub fn restore<'a>(
     match done {
         Ok(Progress::Held) => hold::leave(restoring, session, launch, UNDO, proof),
         other => {
-            // CRIU undoes what it has made before anything else is taken away.
+            // CRIU must undo what it has made before anything else is removed.
             drop(session);
             launch.end_predecessor(UNDO);
             other.map(|_| launch)
@@ -91,13 +91,13 @@ pub fn restore<'a>(
     }
 }
 
-/// What the images in a directory claim.
+/// Reads what the images in a directory claim.
 pub fn read_images(dir: BorrowedFd<'_>) -> Result<Claims> {
     chain::open(dir)?;
     claims::read(dir)
 }
 
-/// CRIU would make cgroups in hierarchies of version 1 too, where nobody removes them or thaws what is left frozen.
+/// Refuses hosts with cgroup v1: CRIU would make cgroups in its hierarchies too, which nobody removes or thaws.
 fn refuse_version_1() -> Result<()> {
     if !windlass_cgroup::has_version_1()? {
         return Ok(());
@@ -107,8 +107,8 @@ fn refuse_version_1() -> Result<()> {
     Err(error.hint("without the flag, or with `ignore`, all processes are in the container's cgroup afterwards"))
 }
 
-/// Refuses CRIU's file of options if it asks for cgroups: it wins over the flags, by which the cgroups of the images are
-/// judged. CRIU takes the beginning of an option for the option (getopt_long(3)).
+/// Refuses CRIU's file of options if it asks for cgroups: it overrides the flags, by which the cgroups of the images
+/// are judged. CRIU accepts abbreviated options (getopt_long(3)).
 fn refuse_file(path: &str) -> Result<()> {
     let text = match fd::document(path) {
         Err(failed) if failed.errno == Errno::ENOENT => return Ok(()),
@@ -129,7 +129,7 @@ fn refuse_file(path: &str) -> Result<()> {
     }
 }
 
-/// Refuses what CRIU cannot make again, whatever the images say.
+/// Refuses configurations that CRIU cannot restore, whatever the images contain.
 fn refuse(plan: &Plan) -> Result<()> {
     for join in &plan.topology.joined {
         let why = match join.kind {

@@ -28,9 +28,9 @@ const TMPFS: i64 = 0x0102_1994;
 
 const CONTEXT: &str = "cannot look at the mounts of the restored processes";
 
-/// Sets the flags of the configuration on mounts of the host that lack them. CRIU makes the root without any. It leaves
-/// them out where it knows another mount with the same flags that shows the same of a filesystem: it takes the one for a
-/// copy of the other, and copies the host's.
+/// Sets the flags that the configuration demands on bind mounts that CRIU has made without them. CRIU makes the root
+/// without any flags. Of two bind mounts with the same source and the same flags, it makes the second as a copy of the
+/// host's mount, which need not have these flags.
 pub fn restrict(init: &Child, plan: &Plan) -> Result<()> {
     let _visit = JoinedNamespaces::visit(init.pidfd.as_fd(), Namespaces::MOUNT)?;
     let root = fd::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).with_context(|| CONTEXT)?;
@@ -48,8 +48,8 @@ pub fn restrict(init: &Child, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Compares the mounts of init and of all that descend from it with the configuration and with what CRIU was given.
-/// `cgroup` is the container's, below the root of the hierarchy.
+/// Compares the mounts of init and of its descendants with the configuration and with what CRIU was given. `cgroup` is
+/// the container's, below the root of the hierarchy.
 pub fn check(init: &Child, plan: &Plan, stage: &Stage, cgroup: Option<String>) -> Result<()> {
     let own = fd::open("/proc/self/mountinfo", OFlag::O_RDONLY).with_context(|| CONTEXT)?;
     let external = stage.sources.iter().map(|it| (it.is.clone(), MountAttributes::from_bits_retain(it.flags)));
@@ -93,7 +93,7 @@ pub fn check(init: &Child, plan: &Plan, stage: &Stage, cgroup: Option<String>) -
     }
 }
 
-/// The root of the mount namespace of a process, and its mounts. A process may have another root and see less of them.
+/// The root of a process's mount namespace, and its mounts. A process with another root may see fewer of them.
 fn look(process: BorrowedFd<'_>) -> Result<(OwnedFd, Vec<Mounted>)> {
     let proc = fd::open("/proc", OFlag::O_PATH | OFlag::O_DIRECTORY).with_context(|| CONTEXT)?;
     let _visit = JoinedNamespaces::visit(process, Namespaces::MOUNT)?;
@@ -106,7 +106,7 @@ fn read(mountinfo: OwnedFd) -> Result<Vec<Mounted>> {
     fd::read_all(mountinfo, fd::DOCUMENT).with_context(|| CONTEXT).map(|text| mountinfo::parse(&text))
 }
 
-/// What is wrong with what a path shows.
+/// Returns what is wrong with the file that a path leads to.
 fn judge(root: BorrowedFd<'_>, view: &View) -> Result<Option<Diagnostic>> {
     let View { path, shows, pointer, .. } = view;
     let context = || format!("cannot look at {path} of the restored processes");

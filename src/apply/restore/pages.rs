@@ -1,5 +1,5 @@
-//! Whether the memory that images claim is there. CRIU reads what is missing again and again, and writes a line of its
-//! log each time.
+//! Checks that the images contain the memory that they claim. CRIU would read missing pages again and again, with a
+//! line in its log each time.
 
 use std::os::fd::BorrowedFd;
 
@@ -11,14 +11,14 @@ use windlass_sys::{directory, fd, region};
 
 use super::claims::{all, refuse};
 
-/// `pagemap_entry.flags`: the pages are in the images of the dump before.
+/// `pagemap_entry.flags`: the pages are in the images of the parent dump.
 const BEFORE: u32 = 1;
-/// They can be fetched later. So CRIU marks most pages, also if it writes them.
+/// The pages can be fetched later. CRIU marks most pages so, even if it writes them.
 const LAZY: u32 = 2;
-/// They are in the file.
+/// The pages are in the file.
 const PRESENT: u32 = 4;
 
-/// Refuses a file of pages that is shorter than the maps of it. `lazily`: whether pages are fetched later that can be.
+/// Refuses a file of pages that is shorter than its page map says. `lazily`: pages that can be fetched later are.
 pub fn check(dir: BorrowedFd<'_>, lazily: bool) -> Result<()> {
     for name in directory::names(dir).with_context(|| "cannot list the images")? {
         let name = name.to_string_lossy();
@@ -40,13 +40,13 @@ pub fn check(dir: BorrowedFd<'_>, lazily: bool) -> Result<()> {
     Ok(())
 }
 
-/// How many pages CRIU reads from the file, or passes over there. `None`: more than there can be.
+/// How many pages CRIU reads or skips in the file. Returns `None` on overflow.
 fn needed(entries: &[PageMap], lazily: bool) -> Option<u64> {
     let elsewhere = |it: &&PageMap| {
         let (before, lazy) = (it.in_parent || it.flags & BEFORE != 0, lazily && it.flags & LAZY != 0);
         it.flags & PRESENT == 0 && (before || lazy)
     };
-    // Versions of CRIU read one count or the other.
+    // Some versions of CRIU read one count, some the other.
     let mut counts = entries.iter().filter(|it| !elsewhere(it)).map(|it| it.long_count.max(it.count.into()));
     counts.try_fold(0u64, u64::checked_add)
 }
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn pages_are_in_the_file_unless_the_map_says_that_they_are_elsewhere() {
         let entry = |flags, in_parent| PageMap { count: 3, flags, in_parent, ..PageMap::default() };
-        // Flags, those of an old version, whether pages are fetched later, and how many are in the file.
+        // Flags, the flag of an old version, whether pages are fetched later, and how many are in the file.
         let cases = [
             (0, false, false, 3),
             (0, true, false, 0),

@@ -1,9 +1,9 @@
-//! The images as the processes of a user namespace may read them, which restore themselves.
+//! The images in a form that the processes of a user namespace may read: they restore themselves.
 //!
-//! They begin as the host's root whose id the namespace does not map, and read the offsets of the clocks. Then they
-//! become the user of the namespace, and read the rest. The directory belongs to the host's root alone, so CRIU gets
-//! another one, which nobody else sees: it may be searched, and has a link to each image in a copy of the mount in which
-//! the images belong to that user. The directory itself stays as it is.
+//! They begin as the host's root, whose id the namespace does not map, and read the offsets of the clocks. Then they
+//! become the user of the namespace, and read the rest. Only the host's root may search the directory of the images. So
+//! CRIU gets another one in its own mount namespace, with a link to each image in an idmapped copy of the mount, in
+//! which the images belong to that user. The directory itself is not changed.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -21,15 +21,15 @@ use super::chain::{self, PARENT};
 use super::claims::{bounded, refuse};
 
 const CONTEXT: &str = "cannot show the images to the user namespace";
-/// The beginning of the names of the images with the offsets of the clocks, one of each time namespace.
+/// The prefix of the images with the offsets of the clocks, one for each time namespace.
 const CLOCKS: &str = "timens-";
-/// Most of those in a directory. CRIU writes one.
+/// Most such images in a directory. CRIU writes one.
 const MOST_CLOCKS: usize = 16;
-/// Most bytes of one.
+/// Most bytes of such an image.
 const CLOCKS_SIZE: usize = 4096;
 
-/// Copies of the mounts of the images and of the dumps before them, attached nowhere; none without a user namespace.
-/// Images that are not trusted are checked before.
+/// Unattached copies of the mounts of the images and of the parent dumps; none without a user namespace. Images that
+/// are not trusted are checked first.
 pub fn copies(plan: &Plan, images: BorrowedFd<'_>, trusted: bool, proof: &SingleThreaded) -> Result<Vec<OwnedFd>> {
     if !plan.topology.new.contains(Namespaces::USER) {
         return Ok(Vec::new());

@@ -1,13 +1,12 @@
-//! The mounts that CRIU takes from outside, made ready in the mount namespace in which CRIU will run.
+//! The external mounts of the images, made ready in the mount namespace in which CRIU will run.
 //!
 //! That namespace is a slave of the host's, so nothing of this is seen by the host, and it ends with CRIU. In it, a
 //! tmpfs covers the state root. The root filesystem is attached there, and each bind mount at its place below it, so
-//! that the mount points are made as `create` makes them, in the same order. What lies in a filesystem that CRIU makes
-//! itself has no such place, and is attached beside the root filesystem.
+//! that the mount points are made as `create` makes them, in the same order. A mount inside a filesystem that CRIU
+//! makes itself has no such place, and is attached beside the root filesystem.
 //!
-//! CRIU is told the path on the host, wherever the mount is the same there: it makes mounts of one peer group members
-//! of the group by one of their sources, which must be of a mount that has the others in it (move_mount(2),
-//! `MOVE_MOUNT_SET_GROUP`).
+//! Where the host has the same mount, CRIU gets the path on the host. CRIU joins mounts to a peer group through one of
+//! their sources, whose mount must contain the others (move_mount(2), `MOVE_MOUNT_SET_GROUP`).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -33,9 +32,9 @@ use crate::resolve::{self, Make};
 /// Where the root filesystem is, and where CRIU finds each external mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stage {
-    /// The root filesystem.
+    /// The path of the root filesystem.
     pub root: String,
-    /// What that is.
+    /// The device and root of that mount.
     pub rootfs: Place,
     /// The external mounts.
     pub sources: Vec<External>,
@@ -48,7 +47,7 @@ pub struct External {
     pub name: String,
     /// Its path.
     pub source: String,
-    /// What it is.
+    /// Its device and root.
     pub is: Place,
     /// The flags that it must have.
     pub flags: u64,
@@ -60,7 +59,7 @@ const ROOT: &str = "root";
 /// The type of the filesystem of cgroups.
 const CGROUPS: &str = "cgroup2";
 
-/// What is being made.
+/// A stage that is being made.
 struct Staging<'a> {
     /// The directory that the tmpfs covers.
     place: &'a Path,
@@ -75,7 +74,7 @@ struct Attached {
     name: String,
     /// Its place.
     place: PathBuf,
-    /// The path of the same on the host.
+    /// The path of the same mount on the host.
     outside: Option<PathBuf>,
     flags: Flags,
 }
@@ -96,15 +95,15 @@ struct Copy {
     flags: Flags,
 }
 
-/// Enters a mount namespace of its own and makes the mounts of the plan ready below `place`. `cgroup` is the
-/// container's, in the file system.
+/// Enters a new mount namespace and makes the mounts of the plan ready below `place`. `cgroup` is the path of the
+/// container's cgroup in the filesystem.
 pub fn stage(plan: &Plan, bundle: &Path, place: &Path, cgroup: Option<&str>, cx: &mut Context<'_>) -> Result<Stage> {
     process::unshare(Namespaces::MOUNT).with_context(|| "cannot make a mount namespace for CRIU")?;
     let slave = PropagationChange { to: Propagation::Slave, recursive: true };
     mount::propagate_root(slave).with_context(|| "cannot make the mounts slaves")?;
     let root = root_source(plan)?;
     let copy = cx.take_source(root).map_err(|error| error.origin(Origin::config("/root/path")))?;
-    // Each is taken before the tmpfs can hide it.
+    // Every source is taken before the tmpfs can hide it.
     let mut copies = Vec::new();
     for step in &plan.init {
         if let Some(id) = source_of(&step.action) {
@@ -161,10 +160,10 @@ pub fn stage(plan: &Plan, bundle: &Path, place: &Path, cgroup: Option<&str>, cx:
     staging.end()
 }
 
-/// The directory of the cgroup, if the container is to see that as its own.
+/// The directory of the container's cgroup, if the container gets a cgroup namespace.
 fn own_cgroup(plan: &Plan, cgroup: Option<&str>) -> Result<Option<OwnedFd>> {
     match cgroup.filter(|_| plan.topology.new.contains(Namespaces::CGROUP)) {
-        // Before Linux 6.15 a copy that is attached nowhere cannot be copied again.
+        // Before Linux 6.15 an unattached copy cannot be copied again.
         Some(path) => {
             fd::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY).with_context(|| "cannot open the cgroup").map(Some)
         }
@@ -172,15 +171,15 @@ fn own_cgroup(plan: &Plan, cgroup: Option<&str>) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// The path on the host of a source that CRIU can take from there: one whose ids are not mapped, and that the tmpfs
-/// does not cover.
+/// The path of a source on the host, if CRIU can take it there: its ids are not mapped, and the tmpfs does not cover
+/// it.
 fn outside(plan: &Plan, id: SourceId, bundle: &Path, place: &Path) -> Option<PathBuf> {
     let source = plan.source(id).filter(|source| source.idmap.is_none())?;
     let path = std::fs::canonicalize(bundle.join(&source.path)).ok()?;
     (!path.starts_with(place)).then_some(path)
 }
 
-/// Whether the ids of a source are mapped, and those of what is below it.
+/// Whether the ids of a source and of the mounts below it are mapped.
 fn mapped(source: Option<&Source>) -> [MountAttributes; 2] {
     let idmap = source.and_then(|source| source.idmap.as_ref());
     let flag = |is: bool| if is { MountAttributes::IDMAP } else { MountAttributes::empty() };
@@ -219,7 +218,7 @@ impl<'a> Staging<'a> {
         mount::attach_over(tmpfs.as_fd(), place).with_context(context)?;
         let dir = fd::open(place, OFlag::O_RDONLY | OFlag::O_DIRECTORY).with_context(context)?;
         fd::mkdirat(dir.as_fd(), ROOT, 0o700).with_context(context)?;
-        // CRIU makes this mount the root, which must not send anything to where it came from.
+        // CRIU makes this mount the root, so no mount may propagate from it to its source.
         let private = Attributes { propagation: Some(Propagation::Private), ..Attributes::default() };
         mount::set_attributes(root.as_fd(), private, false, None).with_context(context)?;
         mount::attach_at(root.as_fd(), dir.as_fd(), ROOT).with_context(context)?;
@@ -258,7 +257,7 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    /// Adds what came along with the mounts: the mounts below them.
+    /// Adds the mounts below the attached ones, which came along with them.
     fn end(self) -> Result<Stage> {
         let text = fd::document("/proc/self/mountinfo");
         let mounted = mountinfo::parse(&text.with_context(|| "cannot read the mounts")?);
@@ -271,7 +270,7 @@ impl<'a> Staging<'a> {
                 true => (path.clone(), of.flags.own),
                 false => (path.join(rest), of.flags.below),
             };
-            // The container's own cgroup is known otherwise.
+            // The container's own cgroup is known by its path.
             let is = mount.filter(|mount| mount.kind != CGROUPS || of.outside.is_some());
             let is = is.map(place_of).unwrap_or_default();
             External { name, source: path.to_string_lossy().into_owned(), is, flags: flags.bits() }
@@ -282,7 +281,7 @@ impl<'a> Staging<'a> {
             attached.map(|of| external(of, of_place(of), of.name.clone(), Path::new(""))).collect();
         for mount in &mounted {
             let point = Path::new(&mount.point);
-            // The nearest one above it counts.
+            // The nearest mount above it counts.
             let above = self.attached.iter().chain(&own).filter(|of| point.starts_with(&of.place));
             let Some(of) = above.max_by_key(|of| of.place.as_os_str().len()) else { continue };
             if let Some(rest) = point.strip_prefix(&of.place).ok().filter(|rest| !rest.as_os_str().is_empty()) {
@@ -293,7 +292,7 @@ impl<'a> Staging<'a> {
     }
 }
 
-/// What is mounted. How much of the hierarchy of cgroups it is depends on the cgroup namespace of the reader
+/// The device and root of a mount. The root of a cgroup mount depends on the cgroup namespace of the reader
 /// (cgroup_namespaces(7)).
 fn place_of(mount: &Mounted) -> Place {
     let root = if mount.kind == CGROUPS { "/" } else { &mount.root };

@@ -28,7 +28,7 @@ const HUGETLBFS: i64 = 0x9584_58f6;
 /// Names in `maps` of memory that CRIU makes anew, or that is judged by a descriptor.
 const ANEW: [&str; 4] = ["/memfd:", "/dev/zero", "/SYSV", "/[aio]"];
 
-/// What the processes of the container have together.
+/// The mounts and namespaces of the container's processes, and the standard streams of init.
 pub struct Known {
     init: i32,
     /// The ids of the mounts.
@@ -40,7 +40,7 @@ pub struct Known {
 }
 
 impl Known {
-    /// Looks at all processes. The mount namespace of each is listed by the first that is in it: init sees all of it.
+    /// Looks at all processes. A mount namespace is listed through the first process in it, which for init's is init.
     pub fn of(init: i32, pids: &[i32], streams: [String; 3]) -> Known {
         let (mut mounts, mut namespaces) = (BTreeSet::new(), BTreeSet::new());
         for pid in std::iter::once(&init).chain(pids) {
@@ -55,7 +55,7 @@ impl Known {
         Known { init, mounts, namespaces, streams }
     }
 
-    /// The root directory by which the paths of a process are shown: that of its mount namespace.
+    /// The root directory that the paths of a process start from: that of its mount namespace.
     fn root(&self, pid: i32) -> Option<OwnedFd> {
         let shared = namespace(pid, "mnt") == namespace(self.init, "mnt");
         let pid = if shared { self.init } else { pid };
@@ -63,7 +63,7 @@ impl Known {
     }
 }
 
-/// What a process is called in messages.
+/// The name of a process in messages.
 pub fn named(pid: i32) -> String {
     let name = process_stat(pid).ok().flatten().map(|stat| stat.name).unwrap_or_default();
     format!("process {pid} ({name})")
@@ -74,12 +74,12 @@ pub fn namespace(pid: i32, name: &str) -> Option<PathBuf> {
     std::fs::read_link(format!("/proc/{pid}/ns/{name}")).ok()
 }
 
-/// A mount of message queues that has one, which CRIU does not dump.
+/// Whether a mount of message queues has a queue, which CRIU does not dump.
 pub fn has_queue(init: i32, mount: &Mounted) -> bool {
     let names = || {
         let root = fd::open(format!("/proc/{init}/root"), OFlag::O_PATH | OFlag::O_DIRECTORY).ok()?;
         let found = resolve::find_if_exists(root.as_fd(), &RootPath::new(&mount.point)?, resolve::IN_ROOT).ok()??;
-        // Another one may cover it, and must not be opened: it may be the container's own file system.
+        // Another mount may cover it, and must not be opened: a process of the container may serve it.
         mounts::id_of(found.as_fd()).ok().filter(|id| *id == mount.id)?;
         directory::names(fd::reopen(found.as_fd(), OFlag::O_RDONLY | OFlag::O_DIRECTORY).ok()?.as_fd()).ok()
     };
@@ -115,7 +115,7 @@ pub fn look(pid: i32, known: &Known, sockets: &Sockets, flags: &Flags, findings:
                 && fd::open(entry.path(), OFlag::O_PATH)
                     .and_then(|file| fd::filesystem(file.as_fd()))
                     .is_ok_and(|kind| kind == HUGETLBFS),
-            // Another file's attributes may be those of a file system that never answers.
+            // The attributes of other files may be on a filesystem that never answers.
             protocol: if found.file_type().is_socket() { protocol_of(&entry.path()) } else { String::new() },
             foreign: link.is_absolute() && mount.is_some_and(|mount| !known.mounts.contains(&mount))
                 || NAMESPACES.contains(&kind) && !known.namespaces.contains(&link),
@@ -166,7 +166,8 @@ fn seen(link: &Path, found: &Metadata) -> Descriptor {
     }
 }
 
-/// Whether a path leads to another file than the one that has it. What procfs shows depends on who looks.
+/// Whether the path of an open file leads to another file. Files of procfs are left out, since they depend on the
+/// reader.
 fn is_hidden(root: &OwnedFd, link: &Path, found: &Metadata, same_device: bool) -> Option<bool> {
     let path = link.to_str().filter(|link| link.starts_with('/') && !link.starts_with("/proc/"))?;
     let path = RootPath::new(path).filter(|_| !path.ends_with(" (deleted)"))?;

@@ -1,10 +1,10 @@
-//! What of a container cannot be dumped, or is lost: judged by what was seen of its processes.
+//! Judges what of a container cannot be dumped or is lost, by what was seen of its processes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use windlass_criu::flags::Flags;
 
-/// Something that a dump does not take as it is.
+/// Something that a dump cannot store, or cannot store unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// What it is, and whose.
@@ -17,14 +17,14 @@ pub struct Finding {
     pub pointer: String,
 }
 
-/// What becomes of something that a dump does not take as it is.
+/// What becomes of something that a dump cannot store unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// The dump fails.
     Dump,
     /// The images cannot be restored.
     Restore,
-    /// It is lost, and all else comes back.
+    /// Only this is lost, and all else is restored.
     Part,
 }
 
@@ -37,7 +37,7 @@ pub struct Descriptor {
     pub mode: u32,
     /// The device, if it is one: major and minor number.
     pub device: (u32, u32),
-    /// The number of its names.
+    /// The number of its hard links.
     pub names: u64,
     /// Bytes on the disk.
     pub size: u64,
@@ -51,7 +51,7 @@ pub struct Descriptor {
     pub hidden: bool,
     /// Whether it is one of init's standard streams, which the restore replaces.
     pub replaced: bool,
-    /// What `/proc/PID/fdinfo` has; nothing for memory.
+    /// The text of `/proc/PID/fdinfo`; empty for memory.
     pub info: String,
 }
 
@@ -66,18 +66,18 @@ impl Descriptor {
     }
 }
 
-/// The sockets that are known in the network namespace of the container.
+/// The sockets of the container's network namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Sockets {
-    /// TCP connections that are open, by inode, and whether they are not open yet.
+    /// TCP connections by inode, and whether they are still being opened.
     pub connections: BTreeMap<u64, bool>,
     /// Unix sockets with the inode that each is connected to.
     pub peers: BTreeMap<u32, u32>,
-    /// Netlink sockets with messages that nobody has read.
+    /// Netlink sockets with unread messages.
     pub unread: BTreeSet<u64>,
     /// Whether CRIU cannot dump sockets of the network on this kernel.
     pub too_new: bool,
-    /// Those of the container's processes.
+    /// The sockets that the container's processes have open.
     pub own: BTreeSet<u64>,
 }
 
@@ -88,13 +88,13 @@ const ANONYMOUS: &[&str] =
 /// The protocols of the network that CRIU knows, as the kernel names them.
 pub const NETWORK: [&str; 9] = ["TCP", "TCPv6", "UDP", "UDPv6", "UDP-Lite", "UDPLITEv6", "RAW", "RAWv6", "PACKET"];
 
-/// The others that it knows.
+/// The other protocols that CRIU knows.
 const LOCAL: [&str; 3] = ["UNIX", "UNIX-STREAM", "NETLINK"];
 
 /// The largest unlinked file that goes into the images, in bytes.
 const GHOST: u64 = 1 << 20;
 
-/// What makes a dump fail.
+/// A finding that makes a dump fail.
 pub fn finding(what: String, help: &'static str) -> Finding {
     Finding { what, loss: Loss::Dump, help, pointer: String::new() }
 }
@@ -142,7 +142,7 @@ pub fn descriptor(whose: &str, file: &Descriptor, sockets: &Sockets, flags: &Fla
     if file.hidden {
         return fails(format!("{whose} is not what its path shows: {link}"), "close it, or unmount what covers it");
     }
-    // Memory, terminals and tun.
+    // CRIU dumps memory devices, terminals and tun.
     if device && !(matches!(major, 1 | 5) || (136..=143).contains(&major) || (major, minor) == (10, 200)) {
         return fails(format!("{whose} is the device {major}:{minor} ({link})"), "CRIU cannot dump an open device");
     }
@@ -160,23 +160,23 @@ pub fn descriptor(whose: &str, file: &Descriptor, sockets: &Sockets, flags: &Fla
     }
 }
 
-/// A clock or a watch that CRIU does not know.
+/// Judges the clock of a timer, or a watch.
 fn watcher(whose: &str, file: &Descriptor) -> Option<Finding> {
-    // Those of wall and monotonic time (clock_gettime(2)).
+    // The clocks of wall and monotonic time (clock_gettime(2)).
     if let Some(clock) = file.field("clockid").filter(|clock| !matches!(*clock, "0" | "1")) {
         return fails(
             format!("{whose} is a timer of clock {clock}"),
             "CRIU knows those of CLOCK_REALTIME and _MONOTONIC",
         );
     }
-    // What cannot be opened by its handle: exportfs, FILEID_INO64_GEN.
+    // The file cannot be opened by its handle (exportfs, FILEID_INO64_GEN).
     match file.info.contains("fhandle-type:81") {
         true => fails(format!("{whose} watches a file of a file system without handles"), "remove the watch first"),
         false => None,
     }
 }
 
-/// A file that was opened in a way that CRIU does not know.
+/// Judges a file that was opened in a way that CRIU does not know.
 fn odd(whose: &str, file: &Descriptor) -> Option<Finding> {
     let link = &file.link;
     if link.starts_with("pipe:[") && file.has_flag(libc::O_DIRECT) {

@@ -1,5 +1,5 @@
-//! What a dump of a container would not take, found by looking at its processes. Nothing is changed and nothing is
-//! stopped, so what changes meanwhile may be missed; a dump that fails says so by CRIU's log.
+//! Finds what a dump of a container could not store, by looking at its processes. Nothing is changed or stopped, so
+//! changes meanwhile may be missed; if the dump itself fails, CRIU's log tells why.
 
 mod files;
 mod judge;
@@ -31,7 +31,7 @@ pub use judge::{Finding, Loss};
 /// The namespaces that CRIU does not dump if a process has one of its own, by their names in `/proc/PID/ns`.
 const NESTED: [&str; 8] = ["pid", "pid_for_children", "net", "ipc", "uts", "user", "cgroup", "time_for_children"];
 
-/// Looks at a container that runs. `old` tells whether CRIU is older than 4.2.
+/// Checks a running container. `old` tells whether CRIU is older than 4.2.
 pub fn check(container: &Container, plan: &Plan, flags: &Flags, old: &dyn Fn() -> bool) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     of_configuration(plan, &mut findings);
@@ -69,7 +69,7 @@ pub fn check(container: &Container, plan: &Plan, flags: &Flags, old: &dyn Fn() -
     let restored = settings::restored(plan, cpus_of(group.as_ref(), init.pid));
     let configured = plan.init.iter().any(|step| matches!(step.action, Action::MemoryPolicy(..)));
     let mut tasks = Tasks::new(plan, "")?;
-    // What is not dumped may have anything.
+    // Processes that are not dumped are not judged.
     for pid in pids.iter().filter(|pid| !executed.contains(pid)) {
         of_process(*pid, init.pid, paused, &mut findings);
         files::look(*pid, &known, &sockets, flags, &mut findings);
@@ -81,20 +81,20 @@ pub fn check(container: &Container, plan: &Plan, flags: &Flags, old: &dyn Fn() -
                 "the images do not have it: set it again after the restore",
             )
         }));
-        // One that has ended meanwhile is none.
+        // A process that has ended meanwhile is left out.
         let _ = tasks.look(*pid);
     }
     findings.extend(tasks.contradictions().into_iter().map(unrestorable));
     Ok(findings)
 }
 
-/// What the restore would refuse of the images.
+/// The finding for a fault by which the restore would refuse the images.
 fn unrestorable(fault: Diagnostic) -> Finding {
     let help = "the restore refuses what config.json does not give";
     Finding { loss: Loss::Restore, pointer: fault.pointer, ..finding(fault.msg, help) }
 }
 
-/// The CPUs of the cpuset of the container, as bits; `None` where the cpuset cannot be found.
+/// The CPUs of the cpuset of the container, as bits; `None` if the cpuset cannot be found.
 fn cpus_of(group: Option<&AnyCgroup>, init: i32) -> Option<Vec<u64>> {
     let path = match group {
         Some(AnyCgroup::Unified(cgroup)) => cgroup.path().to_owned(),
@@ -110,7 +110,7 @@ fn cpus_of(group: Option<&AnyCgroup>, init: i32) -> Option<Vec<u64>> {
     windlass_base::abi::bits_of_list(list?.trim())
 }
 
-/// What the configuration asks for and no restore can make.
+/// Finds elements of the configuration that no restore can make.
 fn of_configuration(plan: &Plan, findings: &mut Vec<Finding>) {
     for step in &plan.init {
         if let Action::Seccomp(seccomp) = &step.action
@@ -130,8 +130,7 @@ fn of_configuration(plan: &Plan, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Mounts that the restore would not make: those from outside whose source nobody knows, and others as the images are
-/// judged then.
+/// Finds mounts that the restore would refuse: external mounts without a known source, and others as it judges images.
 fn of_mounts(plan: &Plan, elements: &Elements, findings: &mut Vec<Finding>) {
     if elements.mounted.is_empty() {
         findings.push(finding("init has another root directory".into(), "CRIU finds no mounts below it"));
@@ -140,7 +139,7 @@ fn of_mounts(plan: &Plan, elements: &Elements, findings: &mut Vec<Finding>) {
     for mount in elements.mounts.iter().filter(|mount| !mount.declared) {
         let what = format!("the mount {} ({}) comes from outside and is not in config.json", mount.point, mount.kind);
         let found = finding(what, "add it to the mounts, or unmount it before the dump");
-        // CRIU leaves it out.
+        // CRIU leaves a tracefs out.
         let loss = if mount.kind == "tracefs" { Loss::Part } else { Loss::Restore };
         findings.push(Finding { loss, pointer: "/mounts".into(), ..found });
     }
@@ -171,7 +170,7 @@ fn device_of(device: &str) -> u32 {
     device.split_once(':').map_or(0, |(major, minor)| number(major) << 20 | number(minor))
 }
 
-/// A session that began outside.
+/// Finds a session that began outside the container.
 fn session(init: i32, flags: &Flags, findings: &mut Vec<Finding>) {
     let Some(status) = status::of(init) else { return };
     // Both are ids in the PID namespace of init.
@@ -181,7 +180,7 @@ fn session(init: i32, flags: &Flags, findings: &mut Vec<Finding>) {
     }
 }
 
-/// What is told of a process as a whole. `paused`: the kernel may show every process as one that waits.
+/// Judges a process as a whole. If `paused`, the kernel may show every process as waiting.
 fn of_process(pid: i32, init: i32, paused: bool, findings: &mut Vec<Finding>) {
     if status::of(pid).is_some_and(|status| status.tracerpid != 0) {
         findings.push(finding(format!("{} is traced", named(pid)), "detach the debugger first"));
@@ -208,7 +207,7 @@ fn of_process(pid: i32, init: i32, paused: bool, findings: &mut Vec<Finding>) {
     }
 }
 
-/// How long a process waits in the kernel that is told of. Others wait for a disk.
+/// A process that waits in the kernel for this long is reported. Shorter waits are for a disk.
 const STILL: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// The sockets of the network namespace of init, and which of them are the container's.

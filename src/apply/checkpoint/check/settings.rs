@@ -1,4 +1,4 @@
-//! What of a process is not in the images, and is then as CRIU has it.
+//! Settings of a process that are not in the images. A restored process has CRIU's settings instead.
 
 use std::collections::BTreeSet;
 
@@ -9,13 +9,13 @@ use windlass_sys::{fd, sched};
 /// Settings of a process that CRIU does not dump, as far as others can read them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// CPUs, as bits; `None`: not known.
+    /// CPUs, as bits; `None` if they are not known.
     cpus: Option<Vec<u64>>,
     /// Class << 13 | level (ioprio_get(2)).
     io_priority: u32,
     /// ns; a process with a real-time policy has none.
     timer_slack: u64,
-    /// What a core dump has (core(5)).
+    /// What a core dump contains (core(5)).
     coredump_filter: String,
     /// personality(2).
     personality: u64,
@@ -31,10 +31,10 @@ pub struct Settings {
     droppable: bool,
 }
 
-/// Timer slack of a process that nobody has given another (prctl(2), `PR_SET_TIMERSLACK`).
+/// The default timer slack, in ns (prctl(2), `PR_SET_TIMERSLACK`).
 const TIMER_SLACK: u64 = 50_000;
 
-/// What a process has. What cannot be read counts as what every process has.
+/// The settings of a process. A setting that cannot be read counts as the default.
 pub fn of(pid: i32) -> Settings {
     let read = |name: &str| {
         let text = fd::read_small(fd::CWD, format!("/proc/{pid}/{name}")).unwrap_or_default();
@@ -64,8 +64,8 @@ pub fn document(pid: i32, name: &str) -> String {
     String::from_utf8_lossy(&fd::document(format!("/proc/{pid}/{name}")).unwrap_or_default()).into_owned()
 }
 
-/// Whether memory is sealed, and whether memory may be dropped, by a text of `smaps`. What the kernel maps itself has a
-/// name in brackets and comes back; the heap and stacks have, too.
+/// Whether memory is sealed, and whether memory may be dropped, by a text of `smaps`. Mappings with a name in brackets
+/// do not count: the kernel's own, which are restored, and the heap and stacks.
 fn memory_flags(smaps: &str) -> (bool, bool) {
     let (mut sealed, mut droppable, mut own) = (false, false, false);
     for line in smaps.lines() {
@@ -82,13 +82,12 @@ fn memory_flags(smaps: &str) -> (bool, bool) {
     (sealed, droppable)
 }
 
-/// What every process of the container has after a restore by this process. `cpus` are those of its cpuset, if they are
-/// known.
+/// The settings of every process after a restore by this process. `cpus` is the container's cpuset, if it is known.
 pub fn restored(plan: &Plan, cpus: Option<Vec<u64>>) -> Settings {
     let filter = fd::read_small(fd::CWD, "/proc/self/coredump_filter").unwrap_or_default();
     let mut settings = Settings {
         cpus,
-        // Before Linux 5.19 it is not 0 where nobody has set it.
+        // Before Linux 5.19 the default is not 0.
         io_priority: sched::io_priority_of(std::process::id() as i32).unwrap_or(0),
         timer_slack: TIMER_SLACK,
         coredump_filter: String::from_utf8_lossy(&filter).trim().to_owned(),
@@ -114,7 +113,7 @@ pub fn lost(found: &Settings, restored: &Settings, configured: bool) -> Vec<&'st
         (differs, "the CPUs that it may use"),
         (found.io_priority != restored.io_priority, "its I/O priority"),
         (found.timer_slack != restored.timer_slack, "its timer slack"),
-        // A process that has ended has none.
+        // A process that has ended has no filter.
         (!["", &restored.coredump_filter].contains(&found.coredump_filter.as_str()), "what its core dumps have"),
         (found.personality != restored.personality, "its personality"),
         (found.autogroup_nice != restored.autogroup_nice, "the nice value of its autogroup"),
