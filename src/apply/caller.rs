@@ -39,7 +39,7 @@ impl Caller<'_> {
     }
 }
 
-/// Sets the `oom_score_adj` that `pointer` asks for, if it asks for one.
+/// Sets `oom_score_adj`, if the configuration asks for it at `pointer`.
 pub(super) fn set_oom_score_adj(child: &Child, adj: Option<i64>, pointer: &'static str) -> Result<()> {
     let Some(adj) = adj else { return Ok(()) };
     fd::openat(fd::CWD, format!("/proc/{}/oom_score_adj", child.pid), OFlag::O_WRONLY, 0)

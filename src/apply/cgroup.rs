@@ -17,13 +17,13 @@ use windlass_sys::process::Child;
 
 /// Where the cgroups will be.
 pub struct CgroupPlacement {
-    /// `None`: there will be none.
+    /// `None` if there will be no cgroup.
     hierarchy: Option<Hierarchy>,
-    /// Below the root of the hierarchy.
+    /// The path of the cgroup below the root of the hierarchy.
     path: String,
-    /// Whether that is below the runtime's own cgroup, with controllers.
+    /// Whether the cgroup will be below the runtime's own, with controllers.
     make_room: bool,
-    /// The connection over which systemd is asked to make it, if we do not make it ourselves.
+    /// The connection over which systemd is asked to make the cgroup, if we do not make it ourselves.
     systemd: Cell<Option<Systemd>>,
     v1: Option<v1::Limits>,
     /// The devices controller of version 1, which enforces the device rules where there is no cgroup2.
@@ -35,7 +35,7 @@ pub struct CgroupPlacement {
 pub enum Delegation {
     /// It must; without one it is an error.
     Required,
-    /// Only if a limit was asked for. No cgroup is delegated to many ordinary users.
+    /// It must have one only for a limit: many ordinary users have no delegated cgroup.
     Optional,
 }
 
@@ -102,12 +102,12 @@ impl CgroupPlacement {
         Ok(CgroupPlacement { v1, devices, ..place(Some(hierarchy), path) })
     }
 
-    /// Its path below the root of the hierarchy.
+    /// The cgroup's path below the root of the hierarchy.
     pub(super) fn path(&self) -> &str {
         &self.path
     }
 
-    /// Its path in the file system.
+    /// The cgroup's path in the file system.
     pub(super) fn full(&self) -> Option<String> {
         let mount = self.hierarchy.as_ref()?.unified()?;
         Some(format!("{}/{}", mount.trim_end_matches('/'), self.path.trim_start_matches('/')))
@@ -124,12 +124,12 @@ impl CgroupPlacement {
         places
     }
 
-    /// Makes it with all limits except the device rules ([`NewCgroup::set_devices`]), and gives it to `owner`.
+    /// Makes the cgroup with all limits except the device rules ([`NewCgroup::set_devices`]), and gives it to `owner`.
     ///
-    /// `record` writes its path into the container's state. A new cgroup is recorded before it is made, so that it
-    /// can always be found again. One that exists is recorded after it was found to be free, so that a later
-    /// `delete --force` never removes somebody else's. It is not free either if a container in `store` that has ended
-    /// has it: that one's `delete` would kill the new one.
+    /// `record` writes its path into the container's state. A new cgroup is recorded before it is made, so that it can
+    /// always be found again. An existing cgroup is recorded after it was found to be free, so that a later `delete
+    /// --force` never removes somebody else's. A cgroup that an ended container in `store` has is not free: the
+    /// `delete` of that container would kill the new one.
     ///
     /// systemd makes a scope only around a process, see [`NewCgroup::begin`].
     pub(super) fn make(
@@ -199,17 +199,17 @@ fn exists(path: &str) -> bool {
     fd::stat_at(fd::CWD, path).is_ok()
 }
 
-/// Refuses cgroups that a container has which is not deleted yet.
+/// Refuses the cgroups of a container that is not deleted yet.
 fn refuse_of_another(store: &Store, paths: &[String]) -> Result<()> {
     let Some(other) = store.of_cgroup(paths, None)? else { return Ok(()) };
     let id = &other.state.id;
-    Err(Error::new(Kind::WrongStatus, format!("container's cgroup is that of container {id:?}, which is not deleted"))
+    Err(Error::new(Kind::WrongStatus, format!("the cgroup belongs to container {id:?}, which is not deleted"))
         .origin(Origin::config("/linux/cgroupsPath"))
         .hint("its `delete` would kill this one: delete it first, or give one of them another cgroupsPath"))
 }
 
-/// The devices controller that enforces the device rules on a host without cgroup2. `None`: everything is allowed,
-/// or the container has a user namespace, in which nobody can make a device.
+/// The devices controller that enforces the device rules on a host without cgroup2. Returns `None` if everything is
+/// allowed, or if the container has a user namespace, in which nobody can make a device.
 ///
 /// Rules that nothing can enforce are an error: they keep a container from the host's disks.
 fn devices_without_cgroup2(
@@ -234,10 +234,10 @@ fn devices_without_cgroup2(
     }
 }
 
-/// The cgroups of a container that is being made. Dropping them kills what is in them and removes them, unless
-/// they are kept.
+/// The cgroups of a container that is being made. Dropping them kills their processes and removes them, unless they are
+/// kept.
 pub(super) struct NewCgroup {
-    /// That of version 2, once it exists.
+    /// The cgroup of version 2, once it exists.
     unified: OnceCell<Cgroup>,
     scope: Option<RefCell<Scope>>,
     owner: Option<u32>,
@@ -246,7 +246,7 @@ pub(super) struct NewCgroup {
 }
 
 impl NewCgroup {
-    /// That of version 2, where init can be cloned into it.
+    /// The cgroup of version 2, if init can be cloned into it.
     pub fn unified(&self) -> Option<&Cgroup> {
         self.unified.get()
     }
@@ -301,7 +301,7 @@ impl NewCgroup {
         self.v1.as_ref().map_or(Ok(v1::Procs::default()), v1::Cgroups::open_procs)
     }
 
-    /// Whether the kernel killed a process in it because memory ran out.
+    /// Whether the kernel killed a process in the cgroup because memory ran out.
     pub fn oom_killed(&self) -> bool {
         let unified = self.unified.get().and_then(Cgroup::oom_kills);
         unified.or_else(|| self.v1.as_ref()?.oom_kills()).is_some_and(|n| n > 0)
@@ -328,7 +328,7 @@ impl Drop for NewCgroup {
 struct Scope {
     systemd: Systemd,
     unit: Unit,
-    /// Of its cgroup, in the file system.
+    /// The path of its cgroup in the file system.
     path: String,
     /// The serial number of the D-Bus call that starts it, once it was sent.
     serial: Option<u32>,
@@ -338,7 +338,7 @@ struct Scope {
 const TRIES: usize = 3;
 
 impl Scope {
-    /// Refuses a cgroup with processes in it, which is somebody else's.
+    /// Refuses a cgroup that has processes, which are somebody else's.
     fn refuse_in_use(path: &str) -> Result<()> {
         match Cgroup::open(path) {
             Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(()),
@@ -367,7 +367,7 @@ impl Scope {
                     if tries == TRIES || Scope::refuse_in_use(&self.path).is_err() {
                         return Err(error);
                     }
-                    // It is left over from a container that has ended.
+                    // The unit is left over from a container that has ended.
                     self.systemd.stop(&self.unit.name)?;
                     self.begin(init)?;
                 }

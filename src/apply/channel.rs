@@ -14,7 +14,7 @@ use windlass_sys::SyscallError;
 use windlass_sys::stdio::CallerStream;
 use windlass_sys::stream::{self, Moved};
 
-/// How many bytes are queued at most while the sink takes none.
+/// Most bytes that are queued while the sink takes none.
 const ROOM: usize = 64 * 1024;
 
 /// Splices at least this many bytes; fewer are copied.
@@ -24,7 +24,7 @@ const ROOM: usize = 64 * 1024;
 /// when it comes through ours. A piece as large as a whole pipe would not have fitted in either case.
 const SPLICED: usize = 64 * 1024;
 
-/// How many pieces are moved in one go at most.
+/// Most pieces that are moved in one go.
 const PIECES: usize = 64;
 
 /// An upper bound of the output that the kernel buffers for a terminal: 8 KiB in transit (drivers/tty/pty.c) and
@@ -96,18 +96,18 @@ impl End {
 /// Which end of a channel poll(2) was asked of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Where bytes come from.
+    /// The end that bytes come from.
     Source,
-    /// Where they go to.
+    /// The end that bytes go to.
     Sink,
 }
 
 /// One direction of a relay.
 #[derive(Debug)]
 pub struct Channel {
-    /// `None`: it has ended, or the sink is closed.
+    /// `None` if it has ended, or if the sink is closed.
     source: Option<End>,
-    /// `None`: it is closed.
+    /// `None` if it is closed.
     sink: Option<End>,
     queue: VecDeque<u8>,
     /// How many bytes are still taken from the source, once the process has ended.
@@ -128,7 +128,7 @@ impl Channel {
         matches!(&self.source, Some(End::Callers(inherited)) if inherited.is_in_background())
     }
 
-    /// What to ask of poll(2).
+    /// The events to poll(2) for.
     pub fn interests(&self) -> impl Iterator<Item = (Side, BorrowedFd<'_>, PollFlags)> {
         let wanted = self.queue.len() < ROOM && !self.is_in_background();
         let source = self.source.as_ref().filter(|_| wanted).map(|end| (Side::Source, end.fd(), PollFlags::POLLIN));
@@ -143,7 +143,7 @@ impl Channel {
         source.into_iter().chain(sink)
     }
 
-    /// Moves what there is to move after poll(2) has reported something of one end.
+    /// Moves what can be moved after poll(2) has reported events of one end.
     pub fn attend(&mut self, side: Side, reported: PollFlags) {
         match side {
             Side::Source => self.fill(),
@@ -156,13 +156,13 @@ impl Channel {
         }
     }
 
-    /// Takes what the source has, up to the room there is. A source that is filled as fast as it is read has the
-    /// rest of its bytes taken after the next report, so that signals and other channels get their turn.
+    /// Reads what the source has, up to the room in the queue. A source that fills as fast as it is read is read on
+    /// after the next report, so that signals and other channels get their turn.
     fn fill(&mut self) {
         let mut buffer = [0; 16 * 1024];
         let (mut reported, mut pieces) = (true, 0);
         while let Some(source) = &self.source {
-            // What is still taken after the process has ended has a bound of its own.
+            // What is read after the end of the process has a bound of its own.
             if self.left.is_none() && pieces == PIECES {
                 return;
             }
@@ -192,7 +192,7 @@ impl Channel {
             };
             match moved {
                 Moved::Bytes(n) => self.left = self.left.map(|left| left.saturating_sub(n)),
-                // It is empty. The process has ended, so nothing more is waited for.
+                // The source is empty. If the process has ended, nothing more is waited for.
                 Moved::Later => self.left = self.left.map(|_| 0),
                 Moved::End => self.source = None,
             }
@@ -206,7 +206,7 @@ impl Channel {
         }
     }
 
-    /// Moves a pipe's content by splice(2). `None`: splicing is impossible here, or not worth it.
+    /// Moves a pipe's content by splice(2). Returns `None` if that is impossible here, or not worth it.
     fn splice(&self) -> Option<Moved> {
         let (source, sink) = (self.source.as_ref()?.spliced()?, self.sink.as_ref()?.spliced()?);
         if !self.queue.is_empty() || stream::waiting(source) < SPLICED {
@@ -219,7 +219,7 @@ impl Channel {
         }
     }
 
-    /// Writes what is queued. `reported`: poll(2) has said that the sink has room.
+    /// Writes what is queued. `reported`: poll(2) has reported room in the sink.
     fn flush(&mut self, mut reported: bool) {
         while let (Some(sink), false) = (&self.sink, self.queue.is_empty()) {
             if !(reported || sink.never_waits()) {
@@ -230,7 +230,7 @@ impl Channel {
                 Ok(Moved::Bytes(n)) => drop(self.queue.drain(..n)),
                 Ok(Moved::Later | Moved::End) => return,
                 Err(failed) => {
-                    // A reader that has gone wants no more.
+                    // A reader that has closed its end wants no more.
                     if !matches!(failed.errno, Errno::EPIPE | Errno::ECONNRESET) {
                         self.failed.get_or_insert(failed);
                     }
@@ -256,7 +256,7 @@ impl Channel {
         }
     }
 
-    /// The process has ended: delivers what the source holds now, and nothing that comes later.
+    /// Handles the end of the process: delivers what the source holds now, and nothing that comes later.
     pub fn end(&mut self) {
         self.left = match &self.source {
             Some(End::Pipe(pipe)) => Some(stream::waiting(pipe.as_fd())),
@@ -265,7 +265,7 @@ impl Channel {
             Some(End::Callers(_)) | None => Some(0),
         };
         match &self.sink {
-            // Nobody is there to read it.
+            // No process reads it any more.
             Some(End::Pipe(_) | End::Terminal(_)) => {
                 self.source = None;
                 self.close_sink();
@@ -296,7 +296,7 @@ mod tests {
     use super::*;
     use windlass_sys::pipe;
 
-    /// One round of poll(2), as the wait for a process does it. False: nothing was reported in time.
+    /// Polls once, as the wait for a process does. Returns false if nothing was reported in time.
     fn round(channel: &mut Channel, milliseconds: u16) -> bool {
         let (sides, mut fds): (Vec<_>, Vec<_>) =
             channel.interests().map(|(side, fd, flags)| (side, PollFd::new(fd, flags))).unzip();
@@ -349,7 +349,7 @@ mod tests {
         assert!(channel.failure().is_none());
     }
 
-    /// The same bytes in the same order, whatever the sink is and however much comes at once.
+    /// The sink gets the same bytes in the same order, whatever its kind and however much comes at once.
     #[test]
     fn a_sink_that_is_full_gets_everything_in_the_end() {
         for nonblocking in [false, true] {
@@ -399,7 +399,7 @@ mod tests {
         let (reader, sink) = pipe();
         let mut channel = Channel::new(ours(source), callers(&sink, true));
         drop(reader);
-        // Without a word from the writer.
+        // The channel ends although the writer does nothing.
         assert!(round(&mut channel, 1000));
         assert_eq!(nix::unistd::write(&writer, b"x"), Err(nix::errno::Errno::EPIPE));
         assert!(channel.is_done());
@@ -414,7 +414,7 @@ mod tests {
         fill(&writer, 1000);
         channel.end();
         assert!(!channel.is_done());
-        // Another process holds the pipe and goes on.
+        // Another process holds the pipe and goes on writing.
         let _ = nix::unistd::write(&writer, &[b'y'; 1000]);
         let mut got = vec![0; 1 << 17];
         assert_eq!(nix::unistd::read(&reader, &mut got), Ok(65536));
@@ -444,8 +444,8 @@ mod tests {
         assert_eq!(stream::waiting(input.as_fd()), 10);
     }
 
-    /// A terminal that has ended reports POLLHUP to a process that waits for room in it, and that says
-    /// nothing about our input.
+    /// A terminal that has ended reports POLLHUP to a process that waits for room in it. Our input has not ended by
+    /// that.
     #[test]
     fn a_terminal_that_has_ended_is_not_taken_for_input() {
         let pty = nix::pty::openpty(None, None).expect("openpty");
@@ -455,7 +455,7 @@ mod tests {
         stream::never_block(pty.master.as_fd()).expect("fcntl");
         let (input, writer) = pipe();
         let mut channel = Channel::new(callers(&input, false), End::Terminal(Rc::new(pty.master)));
-        // More than the terminal takes from somebody who reads nothing.
+        // The terminal takes less than this while nothing is read from it.
         fill(&writer, 40_000);
         while round(&mut channel, 0) {}
         assert!(!channel.queue.is_empty());

@@ -22,7 +22,7 @@ use super::sync::InitSync;
 /// table of descriptors.
 const BATCH: usize = 40;
 
-/// What holds the program back once the process is ready.
+/// What delays the program once the process is ready.
 pub enum Barrier {
     /// A later `start` opens it, over this listening socket.
     Start(OwnedFd),
@@ -41,26 +41,26 @@ pub enum Barrier {
 pub enum MountNamespace {
     /// The container's own.
     Own,
-    /// One that init has made for the setup. It returns to the runtime's, which is held here.
+    /// A namespace that init has made for the setup. Init returns to the runtime's, which is held here.
     Temporary(OwnedFd),
-    /// The caller's: what is mounted now is mounted for the caller too.
+    /// The caller's: mounts are made for the caller too.
     Callers,
 }
 
 /// How a process of `exec` comes into the container's PID namespace: a child that it clones is a member of it.
 pub enum PidNamespace<'a> {
-    /// Nothing is to be done: the process stays where it is.
+    /// The process stays where it is.
     Own,
     /// Not joined yet.
     ToJoin {
         /// A pidfd of the container's init.
         init: OwnedFd,
-        /// What the clone needs.
+        /// The parent of the clone.
         parent: Parent<'a>,
     },
     /// Joined, for the children of this process.
     Joined(Parent<'a>),
-    /// This process was cloned into it. The pipe end closes with the execution, for which its parent waits.
+    /// This process was cloned into the namespace. Its parent waits until the execution closes the pipe end.
     Member {
         /// The pipe end.
         _executed: OwnedFd,
@@ -89,10 +89,10 @@ pub enum Executable {
 pub struct Directory {
     /// Its path below the root.
     pub path: PathBuf,
-    /// Where what is below it is made.
+    /// The descriptor below which its entries are made.
     pub fd: OwnedFd,
-    /// Whether it is the root of a filesystem that init has made, and so has what init put there
-    /// and nothing else: no link of the image, nothing of procfs.
+    /// Whether it is the root of a filesystem that init has made, and so has only what init put there: no link of the
+    /// image, nothing of procfs.
     pub fresh: bool,
     /// Whether it is the caller's own `/dev`, in which nothing is made.
     pub callers: bool,
@@ -118,21 +118,21 @@ pub struct ContainerHooks<'a> {
 
 /// What the steps of one process work with.
 pub struct Context<'a> {
-    /// To the runtime.
+    /// The connection to the runtime.
     pub sync: InitSync,
-    /// The page shared with the runtime, by which it tells things without a message.
+    /// The page shared with the runtime, over which both pass facts without a message.
     pub progress: Progress,
-    /// What holds the program back.
+    /// What delays the program.
     pub barrier: Barrier,
-    /// Where mounts come from, by the plan's index; each is used once.
+    /// The sources of mounts, by the plan's index; each is used once.
     pub sources: Sources<'a>,
     /// Namespaces to join, by the plan's index.
     pub joins: Vec<Option<OwnedFd>>,
-    /// For `exec`.
+    /// How the process of an `exec` comes into the container's PID namespace.
     pub pid_namespace: PidNamespace<'a>,
     /// Whether the kernel kills this process when the runtime ends.
     pub dies_with_runtime: bool,
-    /// Where mounts are made.
+    /// The namespace in which mounts are made.
     pub mounts: MountNamespace,
     /// The root filesystem, once it is attached.
     pub root: Option<OwnedFd>,
@@ -140,21 +140,21 @@ pub struct Context<'a> {
     pub directory: Option<Directory>,
     /// The caller's own `/dev`, by device and inode; looked up once.
     pub callers_dev: OnceCell<Option<(u64, u64)>>,
-    /// What hides masked paths.
+    /// The mounts that hide masked paths.
     pub masks: Masks,
-    /// Where sysctls and labels are written.
+    /// The procfs in which sysctls and labels are written.
     pub procfs: Procfs,
     /// Mounts that are made read-only when everything in them is made.
     pub late_readonly: Vec<(RootPath, OwnedFd)>,
-    /// What is no longer needed, see [`Context::close_later`].
+    /// Descriptors that are no longer needed, see [`Context::close_later`].
     closing: Vec<OwnedFd>,
-    /// Gets the terminal's master end.
+    /// The connection that gets the terminal's master end.
     pub console_socket: Option<OwnedFd>,
     /// What becomes of the caller's stdio.
     pub stdio: Stdio,
     /// Whether the program is told its id in `LISTEN_PID` (sd_listen_fds(3)).
     pub listens: bool,
-    /// For `create`, where the configuration has hooks.
+    /// For `create`, if the configuration has hooks.
     pub hooks: Option<ContainerHooks<'a>>,
     /// The program's arguments and environment.
     pub program: Program,
@@ -215,8 +215,8 @@ impl<'a> Context<'a> {
         descriptors::first_not_preserved(self.preserve_fds)
     }
 
-    /// Closes a descriptor, not necessarily at once: many are closed in one call. None of the
-    /// mounts' is open any more when the root is changed.
+    /// Closes a descriptor, not necessarily at once: many are closed in one call. Descriptors of mounts are closed
+    /// before the root is changed.
     pub fn close_later(&mut self, fd: OwnedFd) {
         self.closing.push(fd);
         if self.closing.len() >= BATCH {
@@ -235,7 +235,7 @@ impl<'a> Context<'a> {
         self.root.as_ref().map(OwnedFd::as_fd).ok_or_else(missing)
     }
 
-    /// A copy of a mount, attached nowhere; it can be attached once.
+    /// An unattached copy of a mount; it can be attached once.
     pub fn take_source(&mut self, source: SourceId) -> Result<OwnedFd> {
         self.sources.take(source, &self.sync)
     }

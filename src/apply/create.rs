@@ -1,4 +1,4 @@
-//! What the runtime does for `create` and `run`, top to bottom.
+//! The runtime's part of `create` and `run`, top to bottom.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -35,7 +35,7 @@ pub enum Purpose {
     Create,
     /// This command executes the program.
     Run,
-    /// Its processes come from images; with `hold` when `start` comes.
+    /// The processes come from images; with `hold`, a later `start` restores them.
     Restore {
         /// `--hold`.
         hold: bool,
@@ -49,13 +49,13 @@ impl Purpose {
     }
 }
 
-/// What `create` works from.
+/// The parameters of `create`.
 pub struct CreateRequest<'a> {
-    /// Where containers are kept.
+    /// The containers on disk.
     pub store: &'a Store,
-    /// What will be done.
+    /// The plan to carry out.
     pub plan: &'a Plan,
-    /// The configuration it was planned from, without its annotations.
+    /// The configuration that was planned, without its annotations.
     pub spec: &'a Spec,
     /// The annotations of the configuration.
     pub annotations: BTreeMap<String, String>,
@@ -91,8 +91,8 @@ impl CreateRequest<'_> {
     }
 }
 
-/// Makes the container, up to an init that waits for its start barrier. On a failure, here or before the launch
-/// is committed, nothing of it stays and the poststop hooks have run.
+/// Makes the container, up to an init that waits for its start barrier. On a failure, here or before the launch is
+/// committed, nothing remains and the poststop hooks have run.
 pub fn create<'a>(request: CreateRequest<'a>, proof: &'a SingleThreaded) -> Result<Launch<NewContainer<'a>>> {
     let mut timer = StepTimer::start(request.debug);
     let (plan, debug) = (request.plan, request.debug);
@@ -114,12 +114,12 @@ pub fn create<'a>(request: CreateRequest<'a>, proof: &'a SingleThreaded) -> Resu
     };
     timer.done("open namespaces");
 
-    // Init must not be dumpable, see init::begin, and inherits that from the clone. There is one exception: where
-    // an ordinary user's runtime maps init's ids, init's files in /proc must be that user's until the maps are
-    // written. Init then makes itself non-dumpable afterwards; nobody else is in its user namespace before that.
+    // Init must not be dumpable, see init::begin, and inherits that from the clone. There is one exception: if an
+    // ordinary user's runtime maps init's ids, init's files in /proc must be that user's until the maps are written.
+    // Init then makes itself non-dumpable afterwards; nobody else is in its user namespace before that.
     let mapped_first = plan.topology.maps != Maps::Direct;
     if !mapped_first {
-        process::set_nondumpable().with_context(|| "cannot hide the runtime")?;
+        process::set_nondumpable().with_context(|| "cannot make the runtime non-dumpable")?;
     }
     // The container could otherwise read the caller's arguments, paths of the host, in /proc/PID/cmdline.
     let shown_again = start::show_as(c"windlass init");
@@ -149,9 +149,9 @@ pub fn create<'a>(request: CreateRequest<'a>, proof: &'a SingleThreaded) -> Resu
 /// The message to the process that holds a container until it is committed.
 const KEPT: &[u8] = b"kept";
 
-/// What is made for a new container. Dropping it undoes that.
+/// What is made for a new container. Dropping it removes that.
 pub struct NewContainer<'a> {
-    // In the order in which it is undone.
+    // The fields are dropped in this order.
     resources: Option<resctrl::NewGroup>,
     pub(super) cgroup: NewCgroup,
     reservation: Reservation,
@@ -160,7 +160,7 @@ pub struct NewContainer<'a> {
     /// Init, once it is made.
     init: Option<InitProcess>,
     pub(super) idmaps: Idmaps,
-    /// What holds its init until `start`, if that is not init itself: it is told that the container is kept.
+    /// The pipe to the keeper, which holds a restored init until `start`: it learns that the container is committed.
     pub(super) keeper: Option<OwnedFd>,
     pub(super) request: CreateRequest<'a>,
     proof: &'a SingleThreaded,
@@ -196,7 +196,7 @@ impl<'a> NewContainer<'a> {
         let config = std::mem::take(&mut request.config);
         let cgroup =
             request.place.make(plan, owner, request.store, || reservation.record(&state, &config, has_post_hooks))?;
-        // It may be large, and init gets a copy of all memory that is in use at the clone.
+        // The text may be large, and init gets a copy of all memory that is in use at the clone.
         drop(config);
         if !is_passed_on(plan, request.spec) {
             state.annotations.clear();
@@ -215,7 +215,7 @@ impl<'a> NewContainer<'a> {
         self.reservation.root()
     }
 
-    /// The name in it of the socket on which `start` is awaited.
+    /// The name of the start socket in the state root.
     pub(super) fn start_socket(&self) -> String {
         self.reservation.start_socket()
     }
@@ -235,13 +235,13 @@ impl<'a> NewContainer<'a> {
         Notify::listen(self.root(), &self.state.id, host)
     }
 
-    /// A socket for a container whose host does not listen: what the container reports is read and dropped.
+    /// A socket for a container without a listening host: what the container reports is read and dropped.
     pub fn listen_without_host(&self) -> Result<Option<Notify>> {
         Notify::listen_without_host(self.root(), &self.state.id)
     }
 
-    /// In init: what its steps work with. Every other descriptor but `more` is closed. One of them holds the runtime's
-    /// lock, which would stay taken for as long as init has a copy.
+    /// In init: makes the context of its steps. Closes every other descriptor except `more`. One of them holds the
+    /// runtime's lock, which would stay taken for as long as init has a copy.
     pub(super) fn context(
         &mut self,
         sync: InitSync,
@@ -306,7 +306,7 @@ impl Handler for NewContainer<'_> {
     }
 
     fn adopted(&mut self, child: &Child) -> Result<()> {
-        // The process cannot be gone: only this runtime reaps it.
+        // The process cannot have disappeared: only this runtime reaps it.
         let hidden = || {
             let msg = format!("cannot record init: /proc/{}/stat does not show it", child.pid);
             Error::new(Kind::Kernel, msg).hint("a procfs must be mounted at /proc, without hidepid= for this user")
@@ -339,7 +339,7 @@ impl Handler for NewContainer<'_> {
         Ok(Vec::new())
     }
 
-    /// From here on other commands find the container.
+    /// Reports and records init. From here on other commands find the container.
     fn ready(&mut self, child: &Child) -> Result<()> {
         self.request.caller.report(child)?;
         self.reservation.record_init(self.init.as_ref().ok_or_else(unnamed)?)
@@ -370,8 +370,8 @@ fn unnamed() -> Error {
     Error::new(Kind::Protocol, "init is ready before it was named")
 }
 
-/// The poststop hooks of a container whose creation fails. They are owed from the moment at which the container
-/// is recorded (runtime.md, "Lifecycle").
+/// The poststop hooks of a container whose creation fails. They must run once the container is recorded (runtime.md,
+/// "Lifecycle").
 struct Poststop<'a> {
     hooks: &'a [Hook],
     state: Option<State>,
@@ -481,7 +481,7 @@ fn state(request: &mut CreateRequest<'_>) -> State {
     }
 }
 
-/// The user's name, or their number where the host's passwd has none.
+/// The user's name, or their number if the host's passwd has none.
 fn owner_name() -> String {
     match nix::unistd::geteuid().as_raw() {
         0 => "root".into(),

@@ -15,8 +15,8 @@ use super::hooks::run_poststop;
 use super::kill::{kill_everything, lock_killed};
 use super::resctrl::remove_resctrl;
 
-/// Removes a container. With `force` a running one is killed first, and one that does not exist
-/// is no error. Returns what went wrong without stopping the removal.
+/// Removes a container. With `force`, kills a running container first, and succeeds if none exists. Returns what went
+/// wrong without stopping the removal.
 pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Diagnostic>> {
     let mut warnings = Vec::new();
     let mut container = match force {
@@ -27,7 +27,7 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Diagnostic>> {
         false => store.load(id)?,
     };
     if force {
-        // Before the lock: a create that hangs holds it, and lets go when its init dies.
+        // The kill comes before the lock: a create that hangs holds the lock, and releases it when its init dies.
         kill_everything(&container, true)?;
         lock_killed(&mut container)?;
     } else {
@@ -41,7 +41,7 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Diagnostic>> {
     } else {
         match container.status()? {
             Status::Stopped => {}
-            // De facto: engines delete what they never started.
+            // Engines delete containers that they never started.
             Status::Created => kill_everything(&container, false)?,
             status => {
                 let msg = format!("cannot delete container {id} that is not stopped: {status}");
@@ -78,7 +78,7 @@ pub fn finish(container: &Container) -> Result<Vec<Diagnostic>> {
     Ok(warnings)
 }
 
-/// Removes its cgroups, unless they have become another container's.
+/// Removes the container's cgroups, unless they have become another container's.
 fn remove_cgroups(container: &Container, warnings: &mut Vec<Diagnostic>) -> Result<()> {
     let lost = || container.any_cgroup()?.map_or(Ok(false), |group| container.has_lost(&group));
     let Some(path) = &container.state.cgroup else {
@@ -107,18 +107,19 @@ fn remove_cgroups(container: &Container, warnings: &mut Vec<Diagnostic>) -> Resu
     v1::remove(&container.state.cgroup_v1, Kill::No)
 }
 
-/// Writes the exit status where a shim in the role of conmon has promised it and did not come to it. What others have
-/// written meanwhile stays.
+/// Writes the exit files that a shim in the role of conmon has listed and could not write. Keeps files that others have
+/// written meanwhile.
 fn write_exit_files(container: &Container) -> Result<()> {
     let promise = Path::new(&container.state.bundle).join(exit_record::UNWRITTEN);
     // A FIFO must not be waited for.
     let Ok(file) = fd::open(&promise, OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK) else { return Ok(()) };
-    // It names files that are written with the caller's rights. An engine may have given the bundle to another user.
+    // The list names files that are written with the caller's rights, and an engine may have given the bundle to
+    // another user.
     if !fd::stat(file.as_fd()).is_ok_and(|stat| fd::distrust(&stat).is_none()) {
         return Ok(());
     }
     let Ok(text) = fd::read_all(file, fd::DOCUMENT) else { return Ok(()) };
-    // A container whose root has the bundle in it could have written this.
+    // A container whose root contains the bundle could have written the list.
     let real = |path: &str| Path::new(path).canonicalize().ok();
     if real(&container.state.bundle).zip(real(&container.state.rootfs)).is_none_or(|(b, root)| b.starts_with(root)) {
         return Ok(());

@@ -1,9 +1,9 @@
 //! Device nodes that the runtime makes for a container with a user namespace, in which nobody can make any.
 //!
-//! `linux.devices` are paths in the container. The host may have the device under another name, or no node for
-//! it, and the container must have it all the same (config-linux.md, "Devices"). So the runtime makes such a node in a
-//! tmpfs of its own that is attached nowhere, and init binds it as it binds those of the host. The device rules of the
-//! container's cgroup hold for it as for any other.
+//! `linux.devices` are paths in the container. The host may have the device under another name, or no node for it, and
+//! the container must have it all the same (config-linux.md, "Devices"). So the runtime makes such a node in an
+//! unattached tmpfs of its own, and init binds it as it binds nodes of the host. The device rules of the container's
+//! cgroup hold for it as for any other.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -16,8 +16,7 @@ use windlass_plan::{Node, Source, Topology};
 use windlass_sys::mount::{self, Filesystem};
 use windlass_sys::{Result, fd, sched, stdio};
 
-/// A copy of the mount of the host's null device, which masks files. It is verified, since it becomes part of the
-/// container.
+/// Copies the mount of the host's null device, which masks files. The device is verified, since the container gets it.
 pub(crate) fn null() -> windlass_base::error::Result<OwnedFd> {
     let null = mount::clone_tree(fd::CWD, NULL, false).with_context(|| "cannot copy /dev/null")?;
     match stdio::is_null(&fd::stat(null.as_fd()).with_context(|| "cannot look at /dev/null")?) {
@@ -31,9 +30,9 @@ pub(super) fn is_missing(source: &Source, found: &Result<OwnedFd>) -> bool {
     source.device.is_some() && matches!(found, Err(failed) if failed.errno == Errno::ENOENT)
 }
 
-/// A mount of the node itself, with the owner and the mode that it is to have. `found` is returned if it cannot be
-/// made: the runtime may make no devices, the kernel is older than 6.15 and copies nothing from a filesystem that is
-/// attached nowhere, or the owner is not mapped in the user namespace. Any other failure is returned itself.
+/// Makes a mount of a new node, with its owner and mode. Returns `found` if that is impossible: the runtime may make no
+/// devices, the kernel is older than 6.15 and copies nothing from an unattached filesystem, or the owner is not mapped
+/// in the user namespace. Any other failure is returned itself.
 pub(super) fn made(source: &Source, topology: &Topology, found: Result<OwnedFd>) -> Result<OwnedFd> {
     let owner = |node: &Node| topology.host_uid(node.uid).zip(topology.host_gid(node.gid));
     match source.device.as_ref().and_then(|node| Some((node, owner(node)?))) {

@@ -1,4 +1,4 @@
-//! What the runtime does for `exec`, top to bottom.
+//! The runtime's part of `exec`, top to bottom.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -24,13 +24,13 @@ use super::launch::{Handler, Launch};
 use super::sync::Question;
 use super::{init, listener};
 
-/// What `exec` works from.
+/// The parameters of `exec`.
 pub struct ExecRequest<'a> {
     /// The container.
     pub container: &'a Container,
-    /// What will be done.
+    /// The plan to carry out.
     pub plan: &'a ExecPlan,
-    /// Cgroup below the container's, if another than its own.
+    /// The sub-cgroup that the process joins, instead of the container's cgroup.
     pub cgroup: Option<&'a str>,
     /// What the caller and the process pass to each other.
     pub caller: Caller<'a>,
@@ -64,7 +64,7 @@ pub fn exec<'a>(request: ExecRequest<'a>, proof: &SingleThreaded) -> Result<Laun
         );
     }
     // The process must not be dumpable, see init::begin, and inherits that from the clone.
-    process::set_nondumpable().with_context(|| "cannot hide the runtime")?;
+    process::set_nondumpable().with_context(|| "cannot make the runtime non-dumpable")?;
     // The container could otherwise read the caller's arguments in /proc/PID/cmdline: paths, variables.
     let _shown_again = start::show_as(c"windlass exec");
     let (plan, debug) = (request.plan, request.debug);
@@ -116,7 +116,7 @@ fn refuse_status(request: &ExecRequest<'_>, stopped: impl Fn() -> Error) -> Resu
     let container = request.container;
     match container.status()? {
         Status::Stopped | Status::Creating => return Err(stopped()),
-        // Its mount namespace still has the host's root.
+        // Init's mount namespace still has the host's root.
         Status::Created if container.state.held => {
             return Err(Error::new(Kind::WrongStatus, "cannot exec in a container that is not restored yet")
                 .hint("`start` restores its processes"));
@@ -167,8 +167,8 @@ impl Handler for NewProcess<'_> {
         &self.request.plan.steps
     }
 
-    /// Has systemd move the process into the container's scope. A process that was cloned into the cgroup asks only
-    /// when the cgroup's limit lets it have no child: it leaves the cgroup, and its child is put there instead.
+    /// Has systemd move the process into the container's scope. A process that was cloned into the cgroup asks only if
+    /// the cgroup's limit forbids it a child: it leaves the cgroup, and its child is put there instead.
     fn place(&mut self, first: &Child) -> Result<()> {
         let state = &self.request.container.state;
         match (self.placed, &state.unit) {
@@ -238,7 +238,7 @@ impl Handler for NewProcess<'_> {
 }
 
 impl NewProcess<'_> {
-    /// Makes the first process, in the container's cgroup if that can be.
+    /// Makes the first process, in the container's cgroup if possible.
     fn fork(&mut self, init: (i32, BorrowedFd<'_>), proof: &SingleThreaded) -> Result<Forked> {
         let cgroup = self.cgroup(init)?;
         let fork = |cgroup: Option<&Cgroup>| process::fork(CloneFlags::empty(), cgroup.map(Cgroup::dir_fd), proof);
@@ -260,7 +260,7 @@ impl NewProcess<'_> {
                 let inits = of_init(init)?;
                 fork(Some(&inits)).with_context(|| "cannot clone the process into init's cgroup")
             }
-            // This user may write to both cgroups, but not to their common ancestor. systemd may.
+            // This user may write to both cgroups, but only systemd to their common ancestor.
             Errno::EACCES | Errno::EPERM if self.request.container.state.unit.is_some() => {
                 self.placed = Placed::BySystemd;
                 outside()
@@ -283,8 +283,8 @@ impl NewProcess<'_> {
         }
     }
 
-    /// Where the process belongs; `None` if the container has no cgroup. If the cgroup was removed while init
-    /// was elsewhere, the process goes where init is: it must not stay in the caller's cgroup.
+    /// The cgroup for the process; `None` if the container has none. If it was removed while init was elsewhere, the
+    /// process goes to init's cgroup: it must not stay in the caller's.
     fn cgroup(&self, init: (i32, BorrowedFd<'_>)) -> Result<Option<Cgroup>> {
         let container = self.request.container;
         let origin = |error: Error| error.origin(Origin::Flag("--cgroup".into()));
@@ -299,7 +299,7 @@ impl NewProcess<'_> {
     }
 }
 
-/// Where init is now.
+/// The cgroup that init is in now.
 fn of_init((pid, pidfd): (i32, BorrowedFd<'_>)) -> Result<Cgroup> {
     let none = || Error::new(Kind::Kernel, "the container's init is in no cgroup that can be joined");
     let cgroup = Cgroup::of_process(&Hierarchy::find()?, pid)?.ok_or_else(none)?;
@@ -311,13 +311,13 @@ fn of_init((pid, pidfd): (i32, BorrowedFd<'_>)) -> Result<Cgroup> {
 struct Outside<'a> {
     /// A pidfd of the container's init.
     init: OwnedFd,
-    /// The container's root, where it has no mount namespace of its own to join.
+    /// The container's root, if it has no mount namespace of its own to join.
     root: Option<OwnedFd>,
-    /// For the birth in the container's PID namespace.
+    /// The parent for the clone into the container's PID namespace.
     parent: Parent<'a>,
 }
 
-/// Enters the container, but for its PID namespace where that is a step of its own, see `plan::exec`.
+/// Enters the container, except for its PID namespace if that is a step of its own, see `plan::exec`.
 fn enter<'a>(plan: &ExecPlan, procs: &Procs, placed: Placed, outside: Outside<'a>, cx: &mut Context<'a>) -> Result<()> {
     let Outside { init, root, parent } = outside;
     procs.join()?;
@@ -332,10 +332,10 @@ fn enter<'a>(plan: &ExecPlan, procs: &Procs, placed: Placed, outside: Outside<'a
     let forks_first = plan.steps.first().is_some_and(|step| matches!(step.action, Action::Fork { .. }));
     if uses_proc && !forks_first {
         if namespaces.contains(Namespaces::USER) {
-            // The process stays in the runtime's PID namespace, of which it may not mount a procfs.
+            // The process stays in the runtime's PID namespace, and may not mount a procfs of that.
             cx.procfs.hold_callers().with_context(|| "cannot use the procfs of the caller")?;
         } else {
-            // Nor may a runtime that is root of a user namespace which does not own its PID namespace.
+            // If the runtime's user namespace does not own its PID namespace, the runtime may not either.
             cx.procfs.open().with_context(|| "cannot make a private procfs")?;
         }
     }

@@ -21,7 +21,7 @@ pub fn run(name: &str, hooks: &[Hook], state: &serde_json::Value) -> Result<()> 
     run_with(name, hooks, None, state)
 }
 
-/// A hook without an environment of its own gets `env`, or that of this process.
+/// Runs hooks. A hook without an environment of its own gets `env`, or the environment of this process.
 fn run_with(name: &str, hooks: &[Hook], env: Option<&[String]>, state: &serde_json::Value) -> Result<()> {
     for (index, hook) in hooks.iter().enumerate() {
         run_one(hook, env, state).map_err(|why| failure(name, index, hook, &why))?;
@@ -29,7 +29,7 @@ fn run_with(name: &str, hooks: &[Hook], env: Option<&[String]>, state: &serde_js
     Ok(())
 }
 
-/// Runs all poststop hooks; one that fails is a warning (runtime.md, "Lifecycle", step 13).
+/// Runs all poststop hooks. A failing hook becomes a warning (runtime.md, "Lifecycle", step 13).
 pub fn run_poststop(hooks: &[Hook], state: &serde_json::Value) -> Vec<Diagnostic> {
     let outcomes = hooks.iter().enumerate().map(|(index, hook)| (index, hook, run_one(hook, None, state)));
     outcomes
@@ -117,7 +117,7 @@ fn run_one(hook: &Hook, env: Option<&[String]>, state: &serde_json::Value) -> st
     Err(if output.is_empty() { how } else { format!("{how}, output: {output}") })
 }
 
-/// How often the hook is polled if there is no pidfd, because the kernel or a seccomp filter refuses one.
+/// The interval of looks at the hook if the kernel or a seccomp filter refuses a pidfd.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Gives the hook its state and collects what it prints, until it ends; `None` if the deadline passes first. The
@@ -185,7 +185,7 @@ impl OutputTail {
         self.output.as_ref().map(AsFd::as_fd)
     }
 
-    /// Reads what is there, without waiting.
+    /// Reads what the pipe holds, without waiting.
     fn take(&mut self) {
         let mut buffer = [0; 4096];
         for _ in 0..Self::PIECES {

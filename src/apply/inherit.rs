@@ -14,20 +14,20 @@ use super::context::Context;
 /// The user that a process will be.
 #[derive(Clone, Copy, Debug)]
 pub struct User {
-    /// In the container.
+    /// The user id in the container.
     pub uid: u32,
-    /// On the host; `None` if it depends on a user namespace that is not known yet.
+    /// The user id on the host; `None` if it depends on a user namespace that is not known yet.
     pub host_uid: Option<u32>,
 }
 
-/// What kind of stdio was asked for.
+/// The kind of stdio that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StdioMode {
-    /// A terminal takes its place.
+    /// A terminal takes the place of the caller's stdio.
     Terminal,
-    /// The caller's, in the foreground: the runtime waits until the process ends.
+    /// The caller's stdio, in the foreground: the runtime waits until the process ends.
     Foreground,
-    /// The caller's, detached: the runtime ends before the process.
+    /// The caller's stdio, detached: the runtime ends before the process.
     Detached,
 }
 
@@ -49,7 +49,7 @@ pub struct Inherit {
 struct Gift(User);
 
 impl Inherit {
-    /// Decides about stdio. A process that is the same user as the caller may use what the caller gave. Ids are
+    /// Decides about stdio. A process that is the same user as the caller may use what the caller gave. User ids are
     /// compared as ids of the host.
     pub fn plan(user: User, host: &Host, wanted: StdioMode) -> Result<Inherit> {
         let same = user.host_uid == Some(host.uid);
@@ -68,7 +68,7 @@ impl Inherit {
         })
     }
 
-    /// In the child: passes on what its steps need.
+    /// In the child: passes stdio and `listens` on to its steps.
     pub(super) fn pass_to(&mut self, cx: &mut Context<'_>) {
         cx.stdio = std::mem::take(&mut self.stdio);
         cx.listens = self.listens;

@@ -1,4 +1,4 @@
-//! What the new process does: its steps, one by one. The last executes the program.
+//! The part of the new process: its steps, one by one. The last executes the program.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -18,9 +18,9 @@ use super::sync::{InitSync, encode_failure};
 pub struct Watch {
     /// Counts the steps for the runtime.
     pub progress: Progress,
-    /// Whether each is reported with its duration.
+    /// Whether each step is reported with its duration.
     pub debug: bool,
-    /// Whether it stays dumpable until its ids are mapped: newuidmap(1) maps the ids of a process only if the
+    /// Whether the process stays dumpable until its ids are mapped: newuidmap(1) maps the ids of a process only if the
     /// process's files in /proc belong to the caller.
     pub mapped_first: bool,
 }
@@ -50,18 +50,18 @@ fn begin(mapped_first: bool) -> Result<()> {
     }
     process::die_with_parent()?;
     process::set_comm(INIT_NAME);
-    // Not in the caller's session: its terminal is not the container's.
+    // The process leaves the caller's session, whose terminal is not the container's.
     let _ = nix::unistd::setsid();
     windlass_sys::sched::umask(0);
     Ok(())
 }
 
-/// Before the first step, and before the program is executed. In brackets what runc logs there: its suite and other
-/// readers of a debug log look for it.
+/// The lines for before the first step and before the execution. runc's own lines are in brackets: its suite and other
+/// readers of a debug log look for them.
 const BEGINS: &str = "init: begins (nsexec container setup; child process in init())";
 const EXECUTES: &str = "init: all is set up (init: closing the pipe to signal completion; setns_init: about to exec)";
 
-/// The only place that adds to an error at which step it happened.
+/// Carries out the steps. Only here, the step is added to an error.
 fn each(steps: &[Step], describe: &dyn Fn(&Step) -> String, watch: Watch, cx: &mut Context<'_>) -> Result<()> {
     if watch.debug {
         cx.sync.log(BEGINS);

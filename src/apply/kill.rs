@@ -1,4 +1,4 @@
-//! Signals to a container and to all processes of it.
+//! Signals to a container's init, or to all its processes.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -84,9 +84,10 @@ fn signal_all(group: &AnyCgroup, signal: i32) -> Result<()> {
     Ok(())
 }
 
-/// Kills all processes of the container and waits until init is gone. With `unlocked`, another container may have
-/// taken the id, and a cgroup at the same path, meanwhile; then nothing is killed. Nor is what is in the cgroup of
-/// a later container that has its path since init has ended. The check comes after the cgroup is opened, because an open directory never becomes another cgroup's.
+/// Kills all processes of the container and waits until init is gone. With `unlocked`, another container may have taken
+/// the id, and a cgroup at the same path, meanwhile; then nothing is killed. Processes of a later container in a cgroup
+/// with the same path are not killed either. The check comes after the cgroup is opened, because an open directory
+/// never becomes another cgroup's.
 pub(super) fn kill_everything(container: &Container, unlocked: bool) -> Result<()> {
     let group = container.any_cgroup()?;
     if unlocked && !container.exists()? {
@@ -103,15 +104,15 @@ pub(super) fn kill_everything(container: &Container, unlocked: bool) -> Result<(
     wait_for_end(container, pidfd.as_fd())
 }
 
-/// Locks a container whose processes were killed. A create that hangs lets go as soon as its init is dead.
+/// Locks a container whose processes were killed. A create that hangs releases the lock when its init is dead.
 pub(super) fn lock_killed(container: &mut Container) -> Result<()> {
     if container.lock_until(Deadline::after(KILL_TIMEOUT))? {
         return Ok(());
     }
-    // Processes in state D, for which the other command waits, and perhaps for ever.
+    // The other command waits for processes in state D, perhaps for ever.
     match processes(container) {
         pids if !pids.is_empty() => Err(still_running(&pids)),
-        // It may run a hook, which may take its time.
+        // The other command may run a hook, which may take its time.
         _ => container.lock(),
     }
 }
@@ -126,8 +127,8 @@ fn wait_for_end(container: &Container, pidfd: std::os::fd::BorrowedFd<'_>) -> Re
     Err(still_running(&processes(container)))
 }
 
-/// Its init, and the others in its cgroup: init of a PID namespace ends after all others in it, so it may be another
-/// process that does not end.
+/// The container's init, and the other processes of its cgroup. Init of a PID namespace ends after all others, so
+/// another process may be the one that does not end.
 fn processes(container: &Container) -> Vec<i32> {
     let init = container.open_init().ok().flatten().and(container.init).map(|init| init.pid);
     let others = container.any_cgroup().ok().flatten().and_then(|group| group.pids().ok()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! One owner for what is made and not yet committed, and the runtime's side of the protocol with init.
+//! The owner of what is made and not yet committed, and the runtime's side of the protocol with init.
 //!
 //! `create`, `run` and `exec` all make a process, and other things for it. Until [`Launch::commit`]
 //! all of that belongs to a [`Launch`]. Dropping a launch undoes it in reverse order: the process is
@@ -42,18 +42,18 @@ pub trait Handler {
     /// Puts the first process into the container's cgroup: the process itself, or the intermediate one.
     fn place(&mut self, first: &Child) -> Result<()>;
 
-    /// Does what needs no request of the process, while the process carries out its steps.
+    /// Does what the process need not ask for, while the process carries out its steps.
     fn spawned(&mut self, child: &Child) -> Result<()>;
 
     /// Answers a question; returns the descriptors to send with the answer.
     fn answer(&mut self, question: Question, child: &Child) -> Result<Vec<OwnedFd>>;
 
-    /// The process is another one from now on, which the first has made.
+    /// Takes note that the process is now another one, which the first has made.
     fn adopted(&mut self, _: &Child) -> Result<()> {
         Err(not_credible("has made another one"))
     }
 
-    /// All is prepared: reports the process to the caller, and records it.
+    /// Reports the prepared process to the caller, and records it.
     fn ready(&mut self, child: &Child) -> Result<()>;
 
     /// If the kernel may have killed the process because memory ran out: what an error adds to how the process
@@ -66,9 +66,9 @@ pub trait Handler {
 
 const PROC: &str = "mount a procfs where the runtime runs: mount -t proc proc /proc";
 
-/// A process in the making, with all that was made for it.
+/// A process that is not committed yet, with all that was made for it.
 pub struct Launch<H: Handler> {
-    // In the order in which it is undone.
+    // The fields are dropped in this order.
     process: Process,
     /// The process that made this one: the intermediate process, or CRIU. It may still watch over it.
     predecessor: Process,
@@ -105,7 +105,7 @@ impl<H: Handler> Launch<H> {
 
     fn spawned(&mut self) -> Result<()> {
         let own = OwnStatus::read().with_context(|| "cannot read the status of the runtime")?;
-        // With the numbers of another namespace, everything that follows would be done to other processes.
+        // With process ids of another namespace, all further steps would act on other processes.
         if !own.is_of_own_namespace() {
             let msg = format!("/proc shows another PID namespace: in it the runtime is process {}", own.pid);
             return Err(Error::new(Kind::Kernel, msg).hint(PROC));
@@ -134,7 +134,7 @@ impl<H: Handler> Launch<H> {
                     self.timer.done("put it into the cgroup");
                     self.sync.go_on()?;
                 }
-                // Not answered: the process would take an answer for that to its next question.
+                // There is no answer: the process would take it for the answer to its next question.
                 Message::Spawned(pid, pidfd) => {
                     let child = Child { pid, pidfd };
                     if !child.is_ours() {
@@ -149,7 +149,7 @@ impl<H: Handler> Launch<H> {
                     self.timer.done("record it");
                     return Ok(());
                 }
-                // `next` returns neither.
+                // `next` handles both.
                 Message::Failed(_) | Message::Log(_) => {}
                 Message::End => return Err(self.death()),
             }
@@ -187,18 +187,18 @@ impl<H: Handler> Launch<H> {
         self.process.child()
     }
 
-    /// Leaves the process that made this one to another one that takes care of it.
+    /// Leaves the predecessor to another process, which takes care of it.
     pub(super) fn release_predecessor(&mut self) {
         drop(self.predecessor.0.take());
     }
 
-    /// The process, and the one that made it; the process itself twice if the runtime made it.
+    /// The process and its predecessor; the process itself twice if the runtime made it.
     pub(super) fn child_and_predecessor(&self) -> (&Child, &Child) {
         let child = self.process.child();
         (child, self.predecessor.0.as_ref().unwrap_or(child))
     }
 
-    /// The process id of the one that made the process, or of the process itself if the runtime made it.
+    /// The process id of the predecessor, or of the process itself if the runtime made it.
     pub(super) fn predecessor_pid(&self) -> i32 {
         self.child_and_predecessor().1.pid
     }
@@ -208,8 +208,7 @@ impl<H: Handler> Launch<H> {
         self.handler.ready(self.process.child())
     }
 
-    /// Waits this long for the end of the process that made this one, and then kills it. Until then it may hold
-    /// this one.
+    /// Waits this long for the end of the predecessor, and then kills it.
     pub(super) fn end_predecessor(&mut self, timeout: std::time::Duration) {
         let (_, predecessor) = self.child_and_predecessor();
         if !poll::readable(predecessor.pidfd.as_fd(), Deadline::after(timeout)).unwrap_or(false) {
@@ -239,7 +238,7 @@ impl<H: Handler> Launch<H> {
     pub fn execute(&mut self) -> Result<()> {
         self.release()?;
         match next(&mut self.sync, failed)? {
-            // Its end of the pair closes with the execution, or with its death.
+            // The process's end of the pair closes with the execution, or with its death.
             Message::End if ended_unexecuted(self.process.child().pid) => Err(self.death()),
             Message::End => {
                 self.timer.done("have the program executed");
@@ -426,7 +425,7 @@ mod tests {
         Child { pid, pidfd: open_pid(pid).expect("it lives") }
     }
 
-    /// The container can make the process that it sees say this, where it may trace it.
+    /// The container can make a process that it may trace send this.
     #[test]
     fn a_process_that_the_container_sees_speaks_only_for_itself() {
         let (new, other) = (sleeper(), open_pid(1).expect("init lives"));
@@ -452,7 +451,7 @@ mod tests {
             let error = launch.converse().expect_err("it must not be believed");
             assert_eq!(error.kind(), Kind::Protocol, "{error:?}");
             assert_eq!(*notes.borrow(), done);
-            // The new one is ended once, below.
+            // The new process is ended once, below.
             if let Some(child) = launch.process.0.take_if(|child| child.pid == new.pid) {
                 drop(child.pidfd);
             }

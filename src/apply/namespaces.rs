@@ -17,7 +17,7 @@ use windlass_sys::process;
 
 use super::sources::{CONTAINERS_NAMESPACE, hold_view};
 
-/// Writes the id maps of init's new user namespace, as it was planned.
+/// Writes the id maps of init's new user namespace, in the planned way.
 pub fn map_ids(pid: i32, topology: &Topology) -> Result<()> {
     let (uids, gids) = (&topology.uid_mappings, &topology.gid_mappings);
     match topology.maps {
@@ -85,7 +85,7 @@ fn open_join(join: &Join) -> Result<OwnedFd> {
         .map_err(origin)?;
     match process::namespace_kind(file.as_fd()) {
         Ok(found) if found == join.kind => Ok(file),
-        // Of a file that is no namespace: ENOTTY.
+        // ENOTTY means that the file is no namespace.
         Err(failed) if failed.errno != Errno::ENOTTY => {
             Err(origin(failed.context(format!("cannot look at the {kind} namespace {:?}", join.path))))
         }

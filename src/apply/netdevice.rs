@@ -21,7 +21,7 @@ use windlass_sys::{fd, process};
 const IFA_RT_PRIORITY: u16 = 9;
 const IFA_PROTO: u16 = 11;
 
-/// The attributes of an address that the kernel takes back.
+/// The attributes of an address that can be set again.
 const KEPT_ATTRIBUTES: [u16; 7] = [
     libc::IFA_ADDRESS,
     libc::IFA_LOCAL,
@@ -82,7 +82,7 @@ struct Device<'a> {
     host: &'a str,
     inside: &'a str,
     link: Link,
-    /// The permanent ones.
+    /// Its permanent addresses.
     addresses: Vec<Address>,
     /// Whether the container has an interface of the name on the host.
     host_name_taken: bool,
@@ -99,7 +99,7 @@ struct Ends {
 impl Ends {
     fn open(pid: i32) -> Result<Ends> {
         let context = || "cannot open the container's network namespace";
-        // Not /proc/self: a namespace is a thread's.
+        // A namespace is a thread's, so /proc/self could be wrong.
         let host_namespace = fd::open("/proc/thread-self/ns/net", OFlag::O_RDONLY).with_context(context)?;
         let container_namespace = fd::open(format!("/proc/{pid}/ns/net"), OFlag::O_RDONLY).with_context(context)?;
         let [ours, theirs] = [&host_namespace, &container_namespace].map(|namespace| fd::stat(namespace.as_fd()));
@@ -140,7 +140,7 @@ impl Ends {
         }
     }
 
-    /// Moves the interface in under its new name; gives its index there.
+    /// Moves the interface in under its new name; returns its index there.
     fn move_in(&mut self, device: &Device<'_>, number: usize) -> Result<u32> {
         let context =
             || format!("cannot move network device {:?} into the container as {:?}", device.host, device.inside);
@@ -227,7 +227,7 @@ fn open_in(namespace: BorrowedFd<'_>, own: BorrowedFd<'_>) -> Result<Netlink> {
     opened.with_context(|| "cannot open a socket for the container's network devices")
 }
 
-/// The address as it is to be given back to the interface, which was called `old` and is called `new`.
+/// The address as it is set again on the interface, whose name was `old` and is `new`.
 fn again(address: &Address, old: &str, new: &str) -> Address {
     let mut again = address.clone();
     again.flags &= KEPT_FLAGS;
@@ -240,8 +240,8 @@ fn again(address: &Address, old: &str, new: &str) -> Address {
     again
 }
 
-/// A label begins with the name of its interface, so it is changed with the name. `None` if it does not begin
-/// so, or would become too long.
+/// Changes a label with the name of its interface, with which it begins. Returns `None` if it does not begin so, or
+/// would become too long.
 fn relabelled(label: &[u8], old: &str, new: &str) -> Option<Vec<u8>> {
     let rest = label.strip_prefix(old.as_bytes())?;
     // The name alone, or the name with an alias.

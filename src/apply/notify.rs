@@ -24,9 +24,9 @@ use windlass_sys::{fd, socket};
 
 /// The variable that names the socket, in our environment and in the container's.
 const VARIABLE: &str = "NOTIFY_SOCKET";
-/// The socket in it.
+/// The name of the socket in its directory.
 const SOCKET: &str = "notify.sock";
-/// Where the directory is in the container.
+/// The path of the directory in the container.
 const INSIDE: &str = "/run/notify";
 /// The longest message that counts, in bytes; the service manager's own limit is a page too.
 const LONGEST: usize = 4096;
@@ -45,7 +45,7 @@ const LINGER: Duration = Duration::from_millis(20);
 pub struct ServiceManager(String);
 
 impl ServiceManager {
-    /// From the runtime's own environment; `None` where it is not set, or empty.
+    /// Reads the runtime's environment; `None` if the variable is not set or is empty.
     pub fn from_environment() -> Result<Option<ServiceManager>> {
         match std::env::var_os(VARIABLE) {
             Some(value) if !value.is_empty() => ServiceManager::parse(&value.to_string_lossy()).map(Some),
@@ -53,7 +53,7 @@ impl ServiceManager {
         }
     }
 
-    /// An absolute path, or `@` and an abstract name.
+    /// Parses an absolute path, or `@` and an abstract name.
     fn parse(text: &str) -> Result<ServiceManager> {
         if text.len() > 1 && text.starts_with(['/', '@']) {
             return Ok(ServiceManager(text.into()));
@@ -67,9 +67,9 @@ fn reason() -> Origin {
     Origin::Default("NOTIFY_SOCKET is set".into())
 }
 
-/// Adds the mount at `/run/notify` to a plan, after those of the configuration, one of which may
-/// be `/run`. `state_root` is the absolute directory of all containers' states. `false`: the
-/// container has no mounts of its own, so that it cannot be given the socket.
+/// Adds the mount at `/run/notify` to a plan, after the mounts of the configuration, one of which may be `/run`.
+/// `state_root` is the absolute directory of all containers' states. Returns false if the container has no mounts of
+/// its own, so that it cannot be given the socket.
 pub fn plan_mount(plan: &mut Plan, state_root: &Path) -> bool {
     let own_mounts = plan.init.iter().any(|step| matches!(step.action, Action::Rootfs { source: Some(_), .. }));
     let is_mount = |step: &Step| matches!(step.action, Action::Mount(_) | Action::Rootfs { .. });
@@ -109,7 +109,7 @@ pub fn set_variable(environment: &mut Vec<String>) {
 pub fn prepare(root: BorrowedFd<'_>, id: &str) -> Result<()> {
     let directory = notify_directory(id);
     fd::mkdirat(root, &directory, 0o755)
-        // Whatever the umask: the container's user must get through.
+        // The container's user must be able to search it, whatever the umask is.
         .and_then(|()| fd::chmod_at(root, &directory, 0o755))
         .with_context(|| "cannot make the directory of the notify socket")
         .map_err(|error| error.origin(reason()))
@@ -118,9 +118,9 @@ pub fn prepare(root: BorrowedFd<'_>, id: &str) -> Result<()> {
 /// Why waiting for the container ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// It was ready, and the host was notified.
+    /// The container was ready, and the host was notified.
     Ready,
-    /// It ended first.
+    /// The container ended first.
     Ended,
 }
 
@@ -132,8 +132,8 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// Listens in the directory that `prepare` made in the state root. For `start` and `run`, before init
-    /// opens the start barrier. `None`: `create` did not make it.
+    /// Listens in the directory that `prepare` made in the state root. For `start` and `run`, before init opens the
+    /// start barrier. Returns `None` if `create` did not make it.
     pub fn listen(root: BorrowedFd<'_>, id: &str, host: &ServiceManager) -> Result<Option<Notify>> {
         let connect = || {
             let host = socket::connect_datagram(&host.0, SEND_TIMEOUT)
@@ -143,7 +143,7 @@ impl Notify {
         Notify::listen_and(root, id, connect)
     }
 
-    /// Listens where the service manager of the host does not: nothing is forwarded.
+    /// Listens although no service manager of the host does: nothing is forwarded.
     pub fn listen_without_host(root: BorrowedFd<'_>, id: &str) -> Result<Option<Notify>> {
         Notify::listen_and(root, id, || Ok(None))
     }
@@ -165,7 +165,7 @@ impl Notify {
         Ok(Some(Notify { container, host }))
     }
 
-    /// To poll(2) for `POLLIN`, before [`Notify::is_ready`].
+    /// The descriptor to poll(2) for `POLLIN`, before [`Notify::is_ready`].
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.container.as_fd()
     }
@@ -208,8 +208,8 @@ impl Notify {
         }
     }
 
-    /// Sends the end of a pipe, which the receiver closes when it has read everything before it; `false` if it does
-    /// not within `limit`.
+    /// Sends the end of a pipe, which the receiver closes when it has read everything before it. Returns false if that
+    /// takes longer than `limit`.
     fn barrier(&self, limit: Duration) -> windlass_sys::Result<bool> {
         let Some(host) = &self.host else { return Ok(true) };
         let (read, write) = pipe::new()?;

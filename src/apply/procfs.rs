@@ -10,27 +10,26 @@ use windlass_base::mount::MountAttributes;
 use windlass_sys::mount::Filesystem;
 use windlass_sys::{Result, SyscallError, fd};
 
-/// A procfs of our own: a new mount that is attached nowhere, so that neither the container's mounts nor its
-/// processes can put anything in the place of its files (CVE-2019-16884, CVE-2025-52881). It is mounted when it
-/// is first used.
+/// A procfs of our own: an unattached mount, so that neither the container's mounts nor its processes can replace its
+/// files (CVE-2019-16884, CVE-2025-52881). It is mounted when it is first used.
 pub struct Procfs {
     held: Option<OwnedFd>,
-    /// Whether the caller's stands in where the kernel refuses a new one, as it does to some user namespaces.
+    /// Whether the caller's procfs stands in if the kernel refuses a new one, as it does to some user namespaces.
     callers_allowed: bool,
 }
 
 impl Procfs {
-    /// One that is not mounted yet. The caller's may stand in until [`Procfs::refuse_callers`].
+    /// A procfs that is not mounted yet. The caller's may stand in until [`Procfs::refuse_callers`].
     pub fn new() -> Procfs {
         Procfs { held: None, callers_allowed: true }
     }
 
-    /// From now on `/proc` is not the caller's.
+    /// Refuses the caller's procfs: from now on `/proc` is another.
     pub fn refuse_callers(&mut self) {
         self.callers_allowed = false;
     }
 
-    /// Its root.
+    /// Its root, mounted at the first use.
     pub fn open(&mut self) -> Result<BorrowedFd<'_>> {
         if self.held.is_none() {
             let attributes = MountAttributes::NOSUID | MountAttributes::NOEXEC | MountAttributes::NODEV;
@@ -54,19 +53,19 @@ impl Procfs {
         self.held = None;
     }
 
-    /// Writes to a file of it, never through a link out of it nor to what is mounted in it.
+    /// Writes to a file of it, never through a link that leads out or to a mount in it.
     pub fn write(&mut self, path: &str, value: &[u8]) -> Result<()> {
         let file = fd::openat2(self.open()?, path, OFlag::O_WRONLY, 0, WITHIN)?;
         fd::write_once(file.as_fd(), value)
     }
 }
 
-/// Never through a link out of a procfs, nor to what is mounted in it. `self` is a link of procfs itself.
+/// Lookups never leave a procfs by a link or a mount. `self` is a link of procfs itself.
 const WITHIN: ResolveFlag =
     ResolveFlag::RESOLVE_BENEATH.union(ResolveFlag::RESOLVE_NO_MAGICLINKS).union(ResolveFlag::RESOLVE_NO_XDEV);
 
-/// A file of at most 16 bytes of the procfs at `/proc`, which may be the container's: an error if something else is
-/// there.
+/// Reads a file of at most 16 bytes from the procfs at `/proc`, which may be the container's. Fails if `/proc` is no
+/// procfs.
 pub fn read_mounted(path: &str) -> Result<Vec<u8>> {
     fd::read_all(fd::openat2(root_of("/proc")?.as_fd(), path, OFlag::O_RDONLY, 0, WITHIN)?, 16)
 }

@@ -43,7 +43,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Receives what init made and sent into `socket`: a terminal, or pipes. `None`: it needs no relay.
+    /// Receives what init made and sent into `socket`: a terminal, or pipes. Returns `None` if no relay is needed.
     pub fn receive(socket: &OwnedFd) -> Result<Option<Relay>> {
         let mut relay = Relay::default();
         loop {
@@ -111,14 +111,14 @@ impl Relay {
         self.own.is_pending() || self.channels.iter().any(Channel::is_in_background)
     }
 
-    /// What to ask of poll(2).
+    /// The events to poll(2) for.
     pub fn interests(&self) -> impl Iterator<Item = (Port, BorrowedFd<'_>, PollFlags)> {
         self.channels.iter().enumerate().flat_map(|(channel, each)| {
             each.interests().map(move |(side, fd, flags)| (Port { channel, side }, fd, flags))
         })
     }
 
-    /// Moves what there is to move after poll(2) has reported something of a port.
+    /// Moves what can be moved after poll(2) has reported events of a port.
     pub fn attend(&mut self, port: Port, reported: PollFlags) {
         self.channels[port.channel].attend(port.side, reported);
     }
@@ -128,7 +128,7 @@ impl Relay {
         self.own.attend()
     }
 
-    /// The process has ended: delivers its output, and waits for nothing else.
+    /// Handles the end of the process: delivers its output, and waits for nothing else.
     pub fn end(&mut self) {
         self.channels.iter_mut().for_each(Channel::end);
     }
@@ -158,7 +158,7 @@ impl OwnTerminal {
         OwnTerminal { exists: nix::unistd::isatty(stdio::input()).unwrap_or(false), saved: None }
     }
 
-    /// Whether it has yet to be made raw.
+    /// Whether the terminal is not raw yet.
     fn is_pending(&self) -> bool {
         self.exists && self.saved.is_none()
     }

@@ -14,11 +14,11 @@ pub struct Group<'a> {
     id: &'a str,
     schemata: String,
     path: PathBuf,
-    /// Whether it does not exist yet: then it is made, and removed with the container.
+    /// Whether the group does not exist yet: then it is made, and removed with the container.
     ours: bool,
 }
 
-/// Where resctrl is mounted.
+/// Finds the mount point of resctrl.
 fn mount_point() -> Result<PathBuf> {
     let mounts = std::fs::read("/proc/self/mountinfo").with_context(|| "cannot read /proc/self/mountinfo")?;
     let found = points(&mounts).into_iter().rev().find(|(_, kind)| *kind == b"resctrl");
@@ -107,7 +107,7 @@ impl Group<'_> {
         Ok(())
     }
 
-    /// What delete removes: the group, if it is ours, else the one for monitoring.
+    /// The directory for `delete` to remove: the group, if it is ours, else its monitoring group.
     pub fn to_remove(&self) -> Option<String> {
         let path =
             if self.ours { Some(self.path.clone()) } else { self.rdt.enable_monitoring.then(|| self.monitoring()) };
@@ -128,7 +128,7 @@ pub struct NewGroup {
 }
 
 impl NewGroup {
-    /// Moves a process into it.
+    /// Moves a process into the group.
     pub fn join(&self, pid: i32) -> Result<()> {
         for place in [Some(&self.path), self.monitoring.as_ref()].into_iter().flatten() {
             std::fs::write(place.join("tasks"), pid.to_string())
@@ -138,7 +138,7 @@ impl NewGroup {
         Ok(())
     }
 
-    /// Keeps it: from here on `delete` removes it.
+    /// Keeps the group: from here on `delete` removes it.
     pub fn keep(mut self) {
         self.to_remove = None;
     }
@@ -152,7 +152,7 @@ impl Drop for NewGroup {
     }
 }
 
-/// Removes a group that a container had; one that is gone is no error.
+/// Removes a group that a container had. Succeeds if it does not exist any more.
 pub fn remove_resctrl(path: &str) -> Result<()> {
     match std::fs::remove_dir(path) {
         Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(()),

@@ -17,10 +17,10 @@ use windlass_sys::{Result, fd};
 /// Links are followed within the root; links of procfs that jump elsewhere are not.
 pub const IN_ROOT: ResolveFlag = ResolveFlag::RESOLVE_IN_ROOT.union(ResolveFlag::RESOLVE_NO_MAGICLINKS);
 
-/// No links at all.
+/// Links are not followed at all.
 pub const NO_LINKS: ResolveFlag = IN_ROOT.union(ResolveFlag::RESOLVE_NO_SYMLINKS);
 
-/// What a missing last component is made as.
+/// The kind of file that a missing last component becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Make {
     /// A directory, mode 0755.
@@ -52,7 +52,7 @@ pub fn directory(root: BorrowedFd<'_>, path: &Path, resolve: ResolveFlag) -> Res
     make_missing(root, path, Make::Directory, resolve, &mut LINKS.clone())
 }
 
-/// How many dangling links are followed: as many as the kernel follows others (path_resolution(7)).
+/// Most dangling links that are followed, as for the kernel (path_resolution(7)).
 const LINKS: u32 = 40;
 
 /// Makes what is missing of a path. For a dangling link, as `/etc/resolv.conf` of images often is, its target is

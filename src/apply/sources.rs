@@ -1,14 +1,13 @@
 //! The sources of mounts: bind mounts, device nodes, the root filesystem, and binds in place of mounts that
 //! the kernel refuses.
 //!
-//! Init takes each one when its turn comes, in its own mount namespace. So a source may be what an
-//! earlier mount has made, and the kernel's safeguards between user namespaces hold: a mount
-//! namespace of another user namespace has its flags locked and its shared mounts made slaves
-//! (mount_namespaces(7)). A copy that was taken in the host's mount namespace and moved across would
-//! have neither.
+//! Init takes each one when its turn comes, in its own mount namespace. So an earlier mount may have made a source, and
+//! the kernel's safeguards between user namespaces hold: a mount namespace of another user namespace has its flags
+//! locked and its shared mounts made slaves (mount_namespaces(7)). A copy that was taken in the host's mount namespace
+//! and moved across would have neither.
 //!
-//! Where the user of a user namespace may not reach a source, init asks the runtime, which copies the
-//! source with its own credentials in init's mount namespace.
+//! If the user of a user namespace may not reach a source, init asks the runtime, which copies the source with its own
+//! credentials in init's mount namespace.
 
 use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -82,7 +81,7 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// For a process with the runtime's own credentials: it never asks the runtime.
+    /// Prepares for a process with the runtime's own credentials, which never asks the runtime.
     pub fn with_own_credentials(&mut self) {
         self.init_asks = false;
     }
@@ -92,7 +91,7 @@ impl<'a> Sources<'a> {
         self.idmaps.namespaces.iter().map(OwnedFd::as_fd)
     }
 
-    /// A path of the configuration; a relative one begins at the bundle.
+    /// A path of the configuration; a relative path begins at the bundle.
     pub fn path<'p>(&self, path: &'p str) -> Cow<'p, Path> {
         let path = Path::new(path);
         if self.in_bundle || path.is_absolute() { path.into() } else { self.bundle.join(path).into() }
@@ -110,14 +109,13 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// The copy of a source, with its attributes: a mount that is attached nowhere. It can be taken
-    /// once.
+    /// Takes an unattached copy of a source, with its attributes. It can be taken once.
     pub fn take(&mut self, id: SourceId, sync: &InitSync) -> Result<OwnedFd> {
         let source = self.get(id)?;
         let copy = match std::mem::replace(&mut self.slots[id.index()], Slot::Gone) {
             Slot::Gone => return Err(Error::new(Kind::Protocol, "the plan uses a source twice")),
             // mountinfo lists mounts in the order in which they were made, and programs take it for the order of the
-            // configuration. So this one is made now, where the kernel copies what is attached nowhere (Linux 6.15).
+            // configuration. So this mount is made now, if the kernel copies unattached mounts (Linux 6.15).
             Slot::Early(copy) => mount::clone_tree(copy.as_fd(), "", source.recursive).unwrap_or(copy),
             Slot::Held(copy) => copy,
             // Only the host's root may map the ids of a mount.
@@ -234,12 +232,12 @@ fn map(source: &Source, idmap: &Idmap, copy: BorrowedFd<'_>, namespace: Borrowed
 #[derive(Default)]
 pub struct Idmaps {
     namespaces: Vec<OwnedFd>,
-    /// Which source uses which namespace, both by index.
+    /// The namespace that each source uses, both by index.
     of: Vec<(SourceId, usize)>,
 }
 
 impl Idmaps {
-    /// Makes those that the sources need. `joined` is the user namespace that the container joins.
+    /// Makes the namespaces that the sources need. `joined` is the user namespace that the container joins.
     pub fn make(sources: &[Source], joined: Option<BorrowedFd<'_>>, proof: &SingleThreaded) -> Result<Idmaps> {
         let mut out = Idmaps::default();
         let mut known: Vec<&Idmap> = Vec::new();
@@ -275,8 +273,8 @@ fn named(error: Error, source: &Source) -> Error {
     error.origin(Origin::Config(source.pointer.clone().into())).step(format!("runtime: {source}"))
 }
 
-/// In the runtime: copies of the wanted sources, taken in init's mount namespace. If the first cannot be copied,
-/// that is an error; a later one that cannot be copied ends the list.
+/// In the runtime: copies the wanted sources in init's mount namespace. Fails if the first cannot be copied; a later
+/// failure ends the list.
 pub fn copy_for(
     init: &Child,
     wanted: SourceSet,
@@ -320,7 +318,7 @@ pub(super) fn hold_view() -> Result<MountView> {
     MountView::hold().with_context(|| "cannot hold the runtime's own mount namespace")
 }
 
-/// Whose mount namespace the runtime is in meanwhile, for [`MountView::restore`].
+/// The owner of the mount namespace that the runtime is in meanwhile, for [`MountView::restore`].
 pub(super) const CONTAINERS_NAMESPACE: &str = "the container's";
 
 /// While this exists, the runtime is in init's mount namespace, with init's root directory.

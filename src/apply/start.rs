@@ -13,7 +13,7 @@ use super::notify::{Notify, ServiceManager};
 use super::sync::{Message, decode};
 
 /// Starts a created container, and returns when its program runs or could not be executed. With `host`, returns the
-/// socket on which the container reports that it is ready; the caller waits for that without the lock.
+/// socket on which the container reports that it is ready; the caller waits for the report without the lock.
 pub fn start(
     container: &mut Container,
     host: Option<&ServiceManager>,
@@ -26,14 +26,14 @@ pub fn start(
         Status::Running => return Err(wrong("cannot start an already running container")),
         status => return Err(wrong(format!("cannot start a container in the {status} state"))),
     }
-    // What was restored has reported that it is ready in its first life, and its poststart hooks have run.
+    // A restored container reported that it was ready before its dump, and its poststart hooks have run.
     let held = container.state.held;
     let notify =
         host.filter(|_| !held).map_or(Ok(None), |host| Notify::listen(container.root(), &container.state.id, host))?;
     open_barrier(container)?;
     match fd::unlinkat(container.root(), container.start_socket()) {
         Ok(()) => {}
-        // It was removed before the restored processes ran.
+        // The socket was removed before the restored processes ran.
         Err(failed) if held && failed.errno == Errno::ENOENT => {}
         // The program runs, and `delete` removes the socket.
         Err(failed) => {
@@ -60,18 +60,18 @@ fn open_barrier(container: &Container) -> Result<()> {
     };
     socket::send(socket.as_fd(), b"start", &[]).with_context(|| "cannot send to init")?;
     let mut buffer = vec![0; 8192];
-    // Whether the program runs is not known. A container whose start has failed must not run, nor seem to.
+    // Without an answer nobody knows whether the program runs. A container whose start has failed must not run.
     let heard = socket::receive_answer(socket.as_fd(), &mut buffer)
         .inspect_err(|_| drop(super::kill::kill_everything(container, false)));
     let (n, _) = match heard {
-        // The kernel gives it for a message that init has not read.
+        // The kernel reports a message that init has not read.
         Err(failed) if failed.errno == Errno::ECONNRESET => {
             return Err(wrong("cannot start a container that has stopped").caused_by(failed));
         }
         other => other.with_context(|| "cannot receive from init")?,
     };
     match decode(&buffer[..n], None)? {
-        // What was to have it restored has ended before that was done.
+        // The keeper ended before the container was restored.
         Message::End if container.state.held && has_start_socket(container) => Err(Error::new(
             Kind::Protocol,
             "unable to start container process: the process that was to have it restored has ended",

@@ -103,7 +103,7 @@ pub struct SourceSet {
 }
 
 impl SourceSet {
-    /// `first`, and those of `others` that are among the 63 after it.
+    /// Chooses `first`, and all of `others` that are among the 63 after it.
     pub fn new(first: SourceId, others: impl IntoIterator<Item = SourceId>) -> SourceSet {
         let first = first.index();
         let near = others.into_iter().filter_map(|other| other.index().checked_sub(first)).filter(|by| *by < 64);
@@ -119,11 +119,11 @@ impl SourceSet {
 /// The longest message: an error with all its faults, cut where it is sent.
 const LONGEST: usize = 8 * 1024;
 
-/// Init's end.
+/// Init's end of the pair.
 pub struct InitSync(OwnedFd);
 
 impl InitSync {
-    /// With init's end of the pair.
+    /// Takes init's end of the pair.
     pub fn new(socket: OwnedFd) -> InitSync {
         InitSync(socket)
     }
@@ -164,8 +164,8 @@ impl InitSync {
         self.ask(b"M")
     }
 
-    /// Waits for copies of these sources. The first is always among them; of the others, those that the runtime
-    /// could copy.
+    /// Waits for copies of these sources. The first is always among them; others are missing if the runtime could not
+    /// copy them.
     pub fn sources(&self, wanted: SourceSet) -> Result<Vec<OwnedFd>> {
         let mut bytes = [b'B'; 13];
         bytes[1..5].copy_from_slice(&wanted.first.to_ne_bytes());
@@ -226,7 +226,7 @@ impl InitSync {
         let _ = self.write(&bytes);
     }
 
-    /// From the intermediate process: names init.
+    /// Names init, from the intermediate process.
     pub fn spawned(&self, pid: i32, pidfd: BorrowedFd<'_>) -> Result<()> {
         let mut bytes = [b'P', 0, 0, 0, 0];
         bytes[1..].copy_from_slice(&pid.to_ne_bytes());
@@ -251,7 +251,7 @@ pub fn encode_failure(error: &Error) -> Vec<u8> {
     bytes
 }
 
-/// The runtime's end.
+/// The runtime's end of the pair.
 pub struct RuntimeSync {
     socket: OwnedFd,
     buffer: Vec<u8>,
@@ -262,15 +262,15 @@ pub struct RuntimeSync {
 }
 
 impl RuntimeSync {
-    /// With the runtime's end of the pair.
+    /// Takes the runtime's end of the pair.
     pub fn new(socket: OwnedFd) -> RuntimeSync {
         RuntimeSync { socket, buffer: Vec::new(), intermediate: None, early: None }
     }
 
-    /// With an intermediate process, which sends over the same socket as the process that it makes. Requests of
-    /// the new process wait until it is named; done earlier, they would be done to the intermediate process.
-    /// `intermediate` is a pidfd: if that process dies before it has named the new one, the new one keeps the
-    /// socket open, and only the pidfd tells of the death.
+    /// Adds an intermediate process, which sends over the same socket as the process that it makes. Requests of the new
+    /// process wait until it is named; earlier, they would act on the intermediate process. `intermediate` is a pidfd:
+    /// if that process dies before it has named the new one, the new one keeps the socket open, and only the pidfd
+    /// reports the death.
     pub fn with_intermediate(mut self, intermediate: Option<OwnedFd>) -> RuntimeSync {
         self.intermediate = intermediate;
         self
@@ -290,7 +290,7 @@ impl RuntimeSync {
                 return Ok(Message::End);
             }
             match self.read()? {
-                // At most one: a process that asks waits for the answer.
+                // There is at most one: a process that asks waits for the answer.
                 message @ (Message::Ask(_) | Message::Ready) if self.intermediate.is_some() => {
                     self.early = Some(message)
                 }
@@ -321,15 +321,15 @@ impl RuntimeSync {
     pub fn answer(&self, fds: &[OwnedFd]) -> Result<()> {
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(OwnedFd::as_fd).collect();
         match socket::send(self.socket.as_fd(), b"+", &fds) {
-            // It died; the next message says so.
+            // Init died; the next message is the end.
             Err(failed) if failed.errno == Errno::EPIPE => Ok(()),
             other => other.with_context(|| "cannot send to init"),
         }
     }
 }
 
-/// Waits until there is a message or the intermediate process has ended: true if it has ended and there is no
-/// message left to read.
+/// Waits until there is a message or the intermediate process has ended. Returns true if it has ended and no message is
+/// left to read.
 fn died_silently(intermediate: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> Result<bool> {
     let mut fds = [socket, intermediate].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     poll::poll(&mut fds, Deadline::NEVER).with_context(|| "cannot wait for init")?;

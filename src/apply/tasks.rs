@@ -1,5 +1,5 @@
-//! What living tasks are by procfs, compared with the configuration: those of a restore before they run, and those of a
-//! dump that is only asked about.
+//! Compares living tasks, read from procfs, with the configuration: tasks of a restore before they run, and tasks that
+//! a dump would store.
 
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -23,7 +23,7 @@ pub struct Tasks<'a> {
     plan: &'a Plan,
     /// `--lsm-profile`.
     label: &'a str,
-    /// Whether they must have a label.
+    /// Whether tasks must have a label.
     labelled: bool,
     own: SchedulerAttributes,
     own_oom_score_adj: i64,
@@ -32,7 +32,7 @@ pub struct Tasks<'a> {
 }
 
 impl<'a> Tasks<'a> {
-    /// None yet. `label` is `--lsm-profile`.
+    /// Begins without tasks. `label` is `--lsm-profile`.
     pub fn new(plan: &'a Plan, label: &'a str) -> Result<Tasks<'a>> {
         let labels = |action: &Action| matches!(action, Action::AppArmor(_) | Action::SeLinux(_));
         Ok(Tasks {
@@ -69,7 +69,7 @@ impl<'a> Tasks<'a> {
         Ok(())
     }
 
-    /// What of them contradicts the configuration: one fault for each element of it.
+    /// The contradictions to the configuration, one fault for each element of it.
     pub fn contradictions(self) -> Vec<Diagnostic> {
         let mut faults = task_contradictions(self.plan, &self.claims);
         faults.extend(one_of_each(self.faults));
@@ -105,7 +105,7 @@ fn namespaces(pid: i32) -> Result<Namespaces> {
     Ok(kinds)
 }
 
-/// A task by its `/proc/PID/task/TID/status` (proc_pid_status(5)).
+/// Parses a task's `/proc/PID/task/TID/status` (proc_pid_status(5)).
 fn thread(status: &str, plan: &Plan) -> Result<Thread> {
     let damaged = || Error::new(Kind::Kernel, "the status of a process lacks a field");
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).ok_or_else(damaged);
@@ -129,7 +129,7 @@ fn thread(status: &str, plan: &Plan) -> Result<Thread> {
     })
 }
 
-/// The id in the container for one of the host; `u32::MAX` if it is not mapped.
+/// The id in the container for an id of the host; `u32::MAX` if it is not mapped.
 fn inside(id: u32, maps: &[IdMapping], mapped: bool) -> u32 {
     if !mapped {
         return id;

@@ -1,4 +1,4 @@
-//! Where the runtime's own time goes, for `--debug`: a line per step, as init has them.
+//! The durations of the runtime's own steps, for `--debug`: a line per step, as for init's.
 
 use std::time::Instant;
 

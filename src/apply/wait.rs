@@ -18,12 +18,12 @@ use super::relay::{Port, Relay};
 /// foreground sends it no signal.
 const BACKGROUND: Duration = Duration::from_millis(500);
 
-/// From its creation on, signals are queued for [`wait`], so that none is lost: neither the SIGCHLD of a process that
-/// ends at once, nor a signal that is to be forwarded to it.
+/// A queue of signals for [`wait`], so that none is lost: neither the SIGCHLD of a process that ends at once, nor a
+/// signal that is to be forwarded to it.
 pub struct Foreground(SignalFd);
 
 impl Foreground {
-    /// Begins to collect. A child forked from here on must unblock its signals.
+    /// Begins to collect signals. A child forked from here on must unblock its signals.
     pub fn begin() -> Result<Foreground> {
         signals::collect().map(Foreground).with_context(|| "cannot collect signals")
     }
@@ -66,7 +66,7 @@ impl<'a> PollSet<'a> {
 }
 
 /// Waits for the child's end. Meanwhile forwards signals to it and its readiness to the host, relays its stdio, and
-/// reaps orphans. All its output is delivered before this returns; what was lost of it is added to `warnings`.
+/// reaps orphans. All its output is delivered before this returns; losses are added to `warnings`.
 pub fn wait(
     foreground: &Foreground,
     child: &Child,
@@ -92,7 +92,7 @@ pub fn wait(
                 Polled::Signals => forward(foreground, child, &mut relay)?,
                 Polled::Notify => {
                     if let Some(notify) = notify
-                        // It is read for as long as the container lives, so that the socket never closes on its
+                        // The socket is read for as long as the container lives, so that it never closes on its
                         // processes.
                         && notify.is_ready()?
                         && !std::mem::replace(&mut notified, true)
@@ -143,11 +143,11 @@ fn forward(foreground: &Foreground, child: &Child, relay: &mut Relay) -> Result<
     while let Some(signal) = foreground.next()? {
         match signal {
             libc::SIGCHLD => process::reap_except(child.pid),
-            // These are meant for us.
+            // These signals are meant for us.
             libc::SIGURG | libc::SIGPIPE => {}
             libc::SIGWINCH => relay.resize(),
             signal => {
-                // If it has ended meanwhile, the loop finds out next.
+                // If the child has ended meanwhile, the loop finds out next.
                 let _ = process::send_signal(child.pidfd.as_fd(), signal);
             }
         }

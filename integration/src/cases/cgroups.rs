@@ -152,7 +152,7 @@ fn the_cgroup_of_a_container_that_has_ended_is_refused(t: &T) -> Verdict {
     let ended = t.start(&bundle)?;
     ended.stop()?;
     let (ran, _second) = t.try_create(&bundle, &[])?;
-    ran.code_is(1)?.stderr_has(&format!("is that of container {:?}, which is not deleted", ended.id))?;
+    ran.code_is(1)?.stderr_has(&format!("belongs to container {:?}, which is not deleted", ended.id))?;
     ended.delete()?;
     t.start(&bundle)?.status_is("running")
 }

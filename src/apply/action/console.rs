@@ -64,7 +64,7 @@ fn open_master(cx: &mut Context<'_>) -> Result<OwnedFd> {
     if !multiplexer || fd::filesystem(found.as_fd()).with_context(context)? != DEVPTS_SUPER_MAGIC {
         return Err(Error::new(Kind::PermissionDenied, "/dev/pts/ptmx is not the multiplexer of a devpts"));
     }
-    // Opened through the descriptor, so that it is the file that was examined.
+    // The descriptor is opened again, so that it is the file that was examined.
     let link = format!("self/fd/{}", found.as_raw_fd());
     let proc = cx.procfs.open().with_context(|| "cannot make a private procfs")?;
     fd::openat2(proc, link.as_str(), OFlag::O_RDWR, 0, ResolveFlag::empty()).with_context(context)

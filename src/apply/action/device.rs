@@ -33,7 +33,8 @@ pub(super) fn kept<'a>(path: &Path, cx: &'a mut Context<'_>) -> Result<&'a Direc
     Ok(cx.directory.as_ref().expect("just set"))
 }
 
-/// Whether it is the caller's own `/dev`: a link of the image may lead to a volume, and the root itself may be `/`.
+/// Whether a directory is the caller's own `/dev`: a link of the image may lead to a volume, and the root itself may be
+/// `/`.
 fn is_callers(dir: BorrowedFd<'_>, dev: &OnceCell<Option<(u64, u64)>>) -> windlass_sys::Result<bool> {
     let id = |stat: FileStat| (stat.st_dev, stat.st_ino);
     let found = id(fd::stat(dir)?);
@@ -108,7 +109,7 @@ fn bind(node: &Node, name: &OsStr, dir: BorrowedFd<'_>, host: BorrowedFd<'_>) ->
     mount::attach(host, target.as_fd()).with_context(context)
 }
 
-/// An empty file to mount on: made, or found; never a link.
+/// Makes or opens an empty file to mount on; never follows a link.
 pub(super) fn empty_file(dir: BorrowedFd<'_>, name: &OsStr) -> windlass_sys::Result<std::os::fd::OwnedFd> {
     match fd::openat(dir, name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW, 0o666) {
         Err(failed) if failed.errno != Errno::EEXIST => return Err(failed),

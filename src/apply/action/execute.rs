@@ -121,7 +121,7 @@ fn executable(path: &str) -> Result<CString, Errno> {
     CString::new(path).map_err(|_| Errno::EINVAL)
 }
 
-/// In Go's words, which engines turn into the exit codes 126 and 127.
+/// The error in Go's words, which engines turn into the exit codes 126 and 127.
 fn not_executable(name: &str, path: &str, errno: Errno) -> Error {
     let (kind, text) = match errno {
         Errno::ENOENT | Errno::ENOTDIR => {
@@ -149,10 +149,10 @@ pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
     let mut handled = 0;
     if matches!(cx.barrier, Barrier::Start(_)) {
         outlive_runtime(cx)?;
-        handled = signals::exit_on_termination_signals().with_context(|| "cannot be ended while it waits")?;
+        handled = signals::exit_on_termination_signals().with_context(|| "cannot handle termination signals")?;
     }
     cx.sync.ready()?;
-    // By now the runtime has written to the shared page which signals this process ignores. Usually there are none.
+    // By now the runtime has written to the shared page which signals this process ignores, usually none.
     let ignored = cx.progress.ignored() & !handled;
     signals::default_actions(ignored).with_context(|| "cannot reset the signals")?;
     if let Barrier::Start(listener) = &cx.barrier {
@@ -163,7 +163,7 @@ pub(super) fn ready(cx: &mut Context<'_>) -> Result<()> {
         Barrier::Start(listener) => Barrier::Opened { start: wait_for_start(listener.as_fd())?, _listener: listener },
         other => other,
     };
-    // Only now, so that a waiting container takes little memory.
+    // The execution is prepared only now, so that a waiting container takes little memory.
     if let Executable::Found(path) = std::mem::replace(&mut cx.executable, Executable::Unknown) {
         cx.executable = Executable::Prepared(Execution::new(path, &cx.program.args, &cx.program.env));
     }

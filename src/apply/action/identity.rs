@@ -12,13 +12,13 @@ use windlass_sys::credentials::{self, CapabilitySets};
 use super::execute::die_with_runtime;
 use super::stdio;
 
-/// Bounding set, groups, ids, then the other sets, in the order in which each is still allowed.
+/// Sets the bounding set, groups, ids, then the other sets: in this order each is still allowed.
 pub(super) fn assume(identity: &Identity, cx: &mut Context<'_>) -> Result<()> {
     let sets = &identity.capabilities;
     credentials::bound_capabilities(sets.bounding).with_context(|| "cannot drop capabilities from the bounding set")?;
     let stdio = std::mem::take(&mut cx.stdio);
     stdio::give(&stdio, identity.uid);
-    // Root keeps them anyway.
+    // Root keeps its capabilities anyway.
     let keeps = identity.uid != 0;
     if keeps {
         credentials::keep_capabilities(true).with_context(|| "cannot keep capabilities")?;
@@ -58,8 +58,8 @@ fn kernel_sets(sets: &ProcessCapabilities) -> CapabilitySets {
     CapabilitySets { effective: sets.effective, permitted: sets.permitted, inheritable: sets.inheritable }
 }
 
-/// Whether setgroups(2), which was refused, is denied in this user namespace. CAP_SETGID is all that it needs otherwise.
-/// The file says so too, but before the birth of a process of `exec` /proc shows a PID namespace that it is not in.
+/// Whether setgroups(2), which was refused, is denied in this user namespace. Otherwise CAP_SETGID is enough. The file
+/// tells it too, but a process of `exec` may see the /proc of a PID namespace that it is not in.
 fn setgroups_denied() -> bool {
     let allowed = procfs::read_mounted("self/setgroups").is_ok_and(|text| text.starts_with(b"allow"));
     !allowed && credentials::capabilities().is_ok_and(|sets| sets.effective.contains(CapabilitySet::SETGID))

@@ -47,7 +47,7 @@ pub(super) fn mask(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A directory that stays empty: a read-only tmpfs without room for a file, one for all masks.
+/// Makes a directory that stays empty: a read-only tmpfs without room for a file. All masks use one.
 fn empty_directory() -> sys::Result<OwnedFd> {
     let tmpfs = Filesystem::open("tmpfs")?;
     tmpfs.set("nr_blocks", Some("1"))?;

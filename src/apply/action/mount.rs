@@ -29,7 +29,7 @@ pub(super) fn mount(plan: &Mount, cx: &mut Context<'_>) -> Result<()> {
         MountKind::New { kind, source, data, fallback } => match (make(plan, kind, source, data, cx), fallback) {
             (Ok(mount), _) => finish(plan, mount, cx),
             (Err(error), Some(source)) if matches!(error.errno(), Some(Errno::EPERM | Errno::EBUSY)) => {
-                // If the host's cannot be bound in its place either, the first error counts.
+                // If the host's mount cannot be bound in its place either, the first error counts.
                 let copy = cx.take_source(*source).map_err(|_| error)?;
                 attach_copy(plan, copy, cx)
             }
@@ -74,7 +74,7 @@ fn is_old(plan: &Mount, data: &[(String, Option<String>)]) -> bool {
         || data.iter().any(|(_, value)| value.as_ref().is_some_and(|value| value.len() > LONGEST_VALUE))
 }
 
-/// A new filesystem's mount, attached nowhere.
+/// Makes a new filesystem and its unattached mount.
 fn make(
     plan: &Mount,
     kind: &str,
@@ -128,7 +128,7 @@ fn before<'a>(plan: &Mount, source: &'a str) -> impl Iterator<Item = (&'a str, O
     source.into_iter().chain(disk.then_some(("ro", None)))
 }
 
-/// The mode of a tmpfs without a `mode` option: that of the directory that it covers, if there is one.
+/// The mode of a tmpfs without a `mode` option: the mode of the directory that it covers, if there is one.
 fn inherited_mode(plan: &Mount, kind: &str, data: &[(String, Option<String>)], cx: &Context<'_>) -> Option<String> {
     if kind != "tmpfs" || plan.copy_up || data.iter().any(|(key, _)| key == "mode") {
         return None;
@@ -177,8 +177,8 @@ fn keep_for_later(plan: &Mount, mount: BorrowedFd<'_>, cx: &mut Context<'_>) -> 
     Ok(())
 }
 
-/// If the target is directly below a filesystem that init has made, as `/dev/shm` is, and is missing there: makes
-/// it and mounts on it by name. No link can be in the way, and no other process has that filesystem yet.
+/// Makes a missing target directly below a filesystem that init has made, such as `/dev/shm`, and mounts on it by name.
+/// No link can be in the way, and no other process has that filesystem yet.
 fn attach_in_fresh(plan: &Mount, mount: BorrowedFd<'_>, cx: &Context<'_>) -> Result<bool> {
     let path = plan.destination.as_path();
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
@@ -213,8 +213,8 @@ fn attach(plan: &Mount, mount: OwnedFd, target: OwnedFd, cx: &mut Context<'_>) -
     Ok(())
 }
 
-/// The error for a mount that cannot be attached. For a directory on a file, or a file on a directory,
-/// move_mount(2) says only EINVAL; the message has mount(2)'s words, which dockerd recognises and explains.
+/// The error for a mount that cannot be attached. For a directory on a file, or a file on a directory, move_mount(2)
+/// fails only with EINVAL; the message has mount(2)'s words, which dockerd recognises and explains.
 fn refused(failed: sys::SyscallError, plan: &Mount, mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Error {
     let context = format!("cannot attach the mount on {}", plan.destination);
     let is_directory = |file| fd::stat(file).map(|stat| fd::is_dir(&stat));
@@ -230,7 +230,7 @@ fn refused(failed: sys::SyscallError, plan: &Mount, mount: BorrowedFd<'_>, targe
     }
 }
 
-/// nix does not know it (linux/mount.h).
+/// `MS_NOSYMFOLLOW` of linux/mount.h, which nix does not have.
 const MS_NOSYMFOLLOW: MsFlags = MsFlags::from_bits_retain(1 << 8);
 
 /// The flags of mount(2) for attributes.
@@ -256,7 +256,7 @@ const OLD_OPTIONS: &[(&str, MsFlags)] = &[
 /// Options that only say that a flag of mount(2) is not set.
 const OLD_DEFAULTS: &[&str] = &["async", "nomand", "nolazytime"];
 
-/// mount(2) on the target's descriptor. The new mount is then looked up by its path.
+/// Calls mount(2) on the target's descriptor. The new mount is then looked up by its path.
 fn mount_old(
     plan: &Mount,
     kind: &str,

@@ -20,8 +20,8 @@ use super::execute::{die_with_runtime, outlive_runtime};
 
 pub(super) fn map_ids(cx: &Context<'_>) -> Result<()> {
     cx.sync.map_ids()?;
-    // No longer dumpable, at the latest from now on: see init::begin.
-    process::set_nondumpable().with_context(|| "cannot hide init")
+    // Init must not be dumpable from now on: see init::begin.
+    process::set_nondumpable().with_context(|| "cannot make init non-dumpable")
 }
 
 pub(super) fn become_root(uid: u32, gid: u32, cx: &mut Context<'_>) -> Result<()> {
@@ -33,7 +33,7 @@ pub(super) fn become_root(uid: u32, gid: u32, cx: &mut Context<'_>) -> Result<()
 pub(super) fn join(id: JoinId, cx: &mut Context<'_>) -> Result<()> {
     let missing = || Error::new(Kind::Protocol, "the plan joins a namespace that was not opened");
     let namespace = cx.joins.get_mut(id.index()).and_then(Option::take).ok_or_else(missing)?;
-    // Its type was checked when it was opened.
+    // The type of the namespace was checked when it was opened.
     process::setns(namespace.as_fd(), Namespaces::empty()).with_context(|| "cannot join the namespace")
 }
 
@@ -48,8 +48,8 @@ pub(super) fn join_pid(cx: &mut Context<'_>) -> Result<()> {
 
 /// Makes the process that executes the program, as a child of the runtime; only the new process returns.
 ///
-/// From its birth on, processes of the container may stop it, and a stopped process would stay if the runtime died.
-/// So its parent, which the container does not see, stays until the program is executed, and would kill it.
+/// Processes of the container may stop it from its clone on, and a stopped process would survive the runtime. So its
+/// parent, which the container does not see, waits until the program is executed, and kills it if the runtime dies.
 pub(super) fn fork_into_pid_namespace(terminal: bool, cx: &mut Context<'_>) -> Result<()> {
     let missing = || Error::new(Kind::Protocol, "the plan makes a process in a PID namespace that was not joined");
     let PidNamespace::Joined(Parent { runtime, proof }) = std::mem::replace(&mut cx.pid_namespace, PidNamespace::Own)
@@ -59,8 +59,8 @@ pub(super) fn fork_into_pid_namespace(terminal: bool, cx: &mut Context<'_>) -> R
     // The new process gets a copy of everything, and a process that traces it must find nothing of the host.
     cx.procfs.close();
     cx.close_now();
-    process::set_nondumpable().with_context(|| "cannot hide the process")?;
-    // This process must outlive the runtime, to kill the new one, which does not inherit the setting.
+    process::set_nondumpable().with_context(|| "cannot make the process non-dumpable")?;
+    // This process must outlive the runtime, to kill the new process, which does not inherit the setting.
     outlive_runtime(cx)?;
     let (executed, held) = pipe::new().with_context(|| "cannot make a pipe")?;
     let forked = match process::fork_sibling(proof) {
@@ -95,9 +95,9 @@ const RETRY: std::time::Duration = std::time::Duration::from_millis(10);
 /// Waits until the program is executed. If the runtime ends before that, kills the process.
 fn guard(child: &Child, executed: BorrowedFd<'_>, runtime: BorrowedFd<'_>) -> ! {
     let mut fds = [executed, runtime].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    // Without memory for the call nothing is known of either.
+    // A call that fails for want of memory tells nothing about either.
     while poll::poll(&mut fds, Deadline::NEVER).is_err() {
-        // Not a sleep, which the container's filter may refuse. Nothing to wait for takes no memory.
+        // The container's filter may refuse a sleep. An empty set of descriptors needs no memory.
         let _ = poll::poll(&mut [], Deadline::after(RETRY));
     }
     // execve(2) closes the connection to the runtime and this pipe one after the other. The runtime waits only for

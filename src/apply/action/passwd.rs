@@ -13,11 +13,11 @@ use nix::fcntl::{OFlag, ResolveFlag};
 use windlass_base::error::{Result, WithContext};
 use windlass_sys::fd;
 
-/// The longest line, in bytes. Reading stops at a longer one: a file of zeros would be one endless line.
+/// The longest line, in bytes. Reading stops at a longer line: a file of zeros would be one endless line.
 const LONGEST_LINE: u64 = 64 * 1024;
 
-/// The home directory of a user; `None` if the file has none for it, or cannot be read because of what it is. That the
-/// runtime or the machine is out of something is an error: the user would silently get another directory.
+/// The home directory of a user; `None` if the file has none for it, or cannot be read because of its content or type.
+/// A lack of resources is an error: otherwise the user would silently get another directory.
 pub(super) fn home_directory(uid: u32) -> Result<Option<String>> {
     let context = || "cannot look for the user's home directory in /etc/passwd";
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
@@ -80,7 +80,7 @@ mod tests {
         let error = home_in(BufReader::new(Broken), 8).expect_err("it is broken");
         assert_eq!(error.raw_os_error(), Some(libc::EIO));
         assert!(is_ours(Errno::EIO) && is_ours(Errno::EMFILE));
-        // A root filesystem can bring about the others.
+        // A root filesystem can cause these errors.
         assert!(![Errno::ENOENT, Errno::ELOOP, Errno::EACCES, Errno::ENXIO].into_iter().any(is_ours));
     }
 

@@ -103,7 +103,7 @@ fn detach_host_procfs_and_sysfs() -> Result<()> {
     }
     for (point, _) in hosts.iter().rev().filter(|(_, kind)| matches!(*kind, b"proc" | b"sysfs")) {
         match mount::detach(point) {
-            // It was below one that is detached by now, or is out of reach.
+            // The mount was below one that is detached by now, or is out of reach.
             Err(failed) if failed.errno == Errno::ENOENT => {}
             // The mounts of another user namespace's mount namespace are locked.
             Err(failed) if matches!(failed.errno, Errno::EINVAL | Errno::EPERM) => {
@@ -129,7 +129,7 @@ pub(super) fn readonly(path: &RootPath, cx: &mut Context<'_>) -> Result<()> {
     mount::set_attributes(mount.as_fd(), attributes, false, None).with_context(context)
 }
 
-/// No signal is blocked and none ignored that the caller did not ignore.
+/// Unblocks all signals, and gives SIGPIPE its default action.
 pub(super) fn reset_signals() -> windlass_sys::Result<()> {
     signals::default_sigpipe()?;
     signals::unblock()

@@ -1,4 +1,4 @@
-//! Standard input, output and error of the process, where the caller's own cannot be passed on.
+//! Standard input, output and error of the process, if the caller's own cannot be passed on.
 //!
 //! A program may open `/dev/stdout` again, which the kernel allows only to the owner of the pipe or file. The
 //! caller's terminals and files never change their owner, because that user of the host could then read and write
@@ -50,7 +50,7 @@ pub(super) fn give(stdio: &Stdio, uid: u32) {
     }
 }
 
-/// Gives those of 0, 1 and 2 that are pipes without a name to this user.
+/// Makes this user the owner of the pipes without a name among 0, 1 and 2.
 pub fn give_pipes(uid: u32) {
     for fd in (0..3).filter_map(descriptors::borrow_inherited) {
         let Ok(stat) = fd::stat(fd) else { continue };
@@ -83,7 +83,7 @@ fn replace_if(wanted: bool, runtime: BorrowedFd<'_>) -> Result<()> {
             let fd = descriptors::borrow_inherited(number)?;
             (!stdio::is_null(&fd::stat(fd).ok()?)).then_some(fd)
         });
-        // If both are the same open file they share one pipe, which keeps the order of what is written to them.
+        // If both are the same open file, they share one pipe, which keeps the order of the output.
         let shared = output.zip(errors).is_some_and(|(output, errors)| stdio::same_open_file(output, errors));
         let wanted: [(bool, &[i32]); 3] = [
             (input.is_some(), &[0]),

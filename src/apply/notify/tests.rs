@@ -12,7 +12,7 @@ use super::*;
 use windlass_sys::pipe;
 use windlass_sys::process;
 
-/// A state root that is gone with the test.
+/// A state root that is removed with the test.
 struct State(PathBuf, OwnedFd);
 
 impl State {

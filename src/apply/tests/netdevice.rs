@@ -64,8 +64,8 @@ fn ip(args: &str) -> String {
     done(Command::new("ip").args(args.split(' ')).output().expect("ip(8)"), args)
 }
 
-/// Leaves for a new network namespace with one pair of interfaces, `v0` and `v1`; `false`, with
-/// the reason on stderr, where that cannot be done.
+/// Enters a new network namespace with one pair of interfaces, `v0` and `v1`. Returns false, with the reason on stderr,
+/// if that is impossible.
 fn host_with_a_pair() -> bool {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("NOT RUN: network namespaces need root");
@@ -199,7 +199,7 @@ fn names_and_numbers_of_the_host_may_be_taken_inside() {
     if !host_with_a_pair() {
         return;
     }
-    // The same names, and the same numbers as they are the first two after lo.
+    // The interfaces have the same names, and the same numbers, since they are the first two after lo.
     let container = Container::new();
     container.ip("link add v1 type veth peer name v0");
     ip("addr add 10.9.8.7/24 dev v0");

@@ -1,5 +1,5 @@
-//! Both ends of the conversation between the runtime and init, over a real pair of sockets: what
-//! is said, what is no message, and the death of either side at each step.
+//! Both ends of the conversation between the runtime and init, over a real pair of sockets: messages, bytes that are
+//! none, and the death of either side at each step.
 
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -14,7 +14,7 @@ use windlass_base::error::{Diagnostic, Error, Kind, Origin};
 use windlass_plan::SourceId;
 use windlass_sys::socket::pair;
 
-/// What init can ask for.
+/// A question of init.
 type Ask = fn(&InitSync) -> windlass_base::error::Result<()>;
 
 const ASKS: &[(&str, Ask)] = &[
@@ -24,7 +24,7 @@ const ASKS: &[(&str, Ask)] = &[
         sync.sources(SourceSet::new(SourceId::new(3), [5, 2, 67].map(SourceId::new))).map(drop)
     }),
     ("Ask(RootDirectory)", |sync| match sync.root_directory() {
-        // An answer without a descriptor is one as well.
+        // An answer without a descriptor is an answer, too.
         Err(error) if error.kind() == Kind::Protocol => Ok(()),
         other => other.map(drop),
     }),
@@ -40,7 +40,7 @@ fn ends() -> (InitSync, RuntimeSync) {
     (InitSync::new(init), RuntimeSync::new(runtime))
 }
 
-/// The runtime's end, and the bare socket of an init that says what it wants.
+/// The runtime's end, and the bare socket of an init that sends arbitrary bytes.
 fn bare() -> (OwnedFd, RuntimeSync) {
     let (init, runtime) = pair().expect("a pair");
     (init, RuntimeSync::new(runtime))
@@ -50,8 +50,8 @@ fn say(socket: &OwnedFd, bytes: &[u8]) {
     send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL).expect("the other end is open");
 }
 
-/// One forked story at a time: a child holds copies of all descriptors of the process, and two
-/// children would each keep the other's conversation open.
+/// Only one child is forked at a time: it holds copies of all descriptors of the process, and two children would keep
+/// each other's conversation open.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// An init in a process of its own, and the runtime's end.
@@ -136,7 +136,7 @@ fn an_error_comes_whole() {
     }
 }
 
-/// What an error keeps however long it is: who asked, at which step, and what it was.
+/// However long an error is, its origin, step and beginning are kept.
 fn assert_cut(sent: &Error) {
     let (init, mut runtime) = ends();
     init.failed(sent);
@@ -253,7 +253,7 @@ fn a_handle_that_nobody_asked_for_is_closed() {
     windlass_sys::socket::send(init.as_fd(), b"M", &[theirs.as_fd()]).expect("the runtime lives");
     drop(theirs);
     assert!(matches!(runtime.receive(), Ok(Message::Ask(Question::MapIds))));
-    // Had it been kept, the other end would not be closed.
+    // If it had been kept, the other end would not be closed.
     let (n, _) = windlass_sys::socket::receive(ours.as_fd(), &mut [0; 1]).expect("closed, not failed");
     assert_eq!(n, 0);
 }
@@ -350,7 +350,7 @@ fn the_runtime_hears_the_end_when_init_is_killed_before_its_answer() {
 #[test]
 fn init_ends_when_the_runtime_dies_before_its_answer() {
     for (name, ask) in ASKS {
-        // It must not go on: the container would run, and nobody would ever know it.
+        // Init must not go on: the container would run unrecorded.
         let (init, mut runtime) = Forked::play(|sync| if ask(&sync).is_ok() { 77 } else { 78 });
         assert_eq!(format!("{:?}", runtime.receive().expect("a message")), *name);
         drop(runtime);

@@ -10,7 +10,7 @@ use windlass_sys::tree::{self, Files};
 
 const ALL: Top = Top { owner: true, mode: true };
 
-/// A directory that is removed with all that is in it.
+/// A directory that is removed with its content.
 struct Temporary(PathBuf);
 
 impl Temporary {
