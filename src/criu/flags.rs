@@ -1,4 +1,4 @@
-//! What the command line says of a dump or a restore, in the terms of CRIU.
+//! The flags of a dump or a restore, in the terms of CRIU.
 
 use crate::message::{CgroupMode, NetworkLock, Options, PageServer};
 
@@ -16,10 +16,10 @@ pub struct Flags {
     pub lazy_pages: bool,
     pub auto_dedup: bool,
     pub pre_dump: bool,
-    /// `--parent-path`: from the images.
+    /// `--parent-path`, relative to the images.
     pub parent: Option<String>,
     pub page_server: Option<(String, u16)>,
-    /// `--manage-cgroups-mode`. `None`: cgroups are the runtime's business.
+    /// `--manage-cgroups-mode`. `None`: the runtime manages cgroups.
     pub cgroup_mode: Option<CgroupMode>,
     pub network_lock: Option<NetworkLock>,
     pub lsm_profile: String,
@@ -35,8 +35,8 @@ impl Flags {
         !matches!(self.cgroup_mode, None | Some(CgroupMode::Ignore))
     }
 
-    /// What CRIU does with cgroups at a restore. The container's own cgroup is there, and has the limits of config.json:
-    /// `full` would give it those of the images, and `soft` gives them to what CRIU makes.
+    /// The mode in which CRIU manages cgroups at a restore. The container's own cgroup exists, with the limits of
+    /// config.json. `full` would give it the limits of the images; `soft` gives them only to cgroups that CRIU makes.
     pub fn cgroup_mode_of_restore(&self) -> CgroupMode {
         match self.cgroup_mode {
             Some(CgroupMode::Full) => CgroupMode::Soft,

@@ -1,11 +1,11 @@
-//! CRIU's images, as far as what they claim is compared with the configuration.
+//! The images of CRIU, as far as their claims are compared with the configuration.
 //!
-//! An image begins with two numbers of 32 bits: one that all have, and one for its kind. Entries follow, each with
-//! its length before it. Images are not trusted: every length is checked, and sizes are bounded by the caller.
+//! An image begins with two numbers of 32 bits: one that all images have, and one for its kind. Entries follow, each
+//! with its length before it. Images are not trusted: every length is checked, and sizes are bounded by the caller.
 
 use windlass_base::protobuf::{Malformed, Message, message};
 
-/// What all images begin with.
+/// The number that all images begin with.
 const COMMON: u32 = 0x5456_4319;
 
 /// The kinds of images that are read here, by their second number.
@@ -31,7 +31,8 @@ pub enum Kind {
     Cgroups = 0x5938_3330,
 }
 
-/// A message as it was encoded. Directories are in directories: a hostile image has them deeper than a stack is.
+/// A message that is not decoded yet. Directories contain directories: a hostile image nests them deeper than the
+/// stack.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Undecoded(pub Vec<u8>);
 
@@ -49,19 +50,19 @@ impl Message for Undecoded {
 message! {
     /// `cgroup_entry`.
     Cgroups {
-        /// In which cgroups processes are.
+        /// The cgroups that processes are in.
         1 sets: Vec<CgroupSet>,
         /// The directories of each hierarchy.
         2 controllers: Vec<Controller>,
     }
     /// `cg_set_entry`.
     CgroupSet {
-        /// One for each hierarchy.
+        /// One member for each hierarchy.
         2 members: Vec<Member>,
     }
     /// `cg_member_entry`.
     Member {
-        /// The controllers of its hierarchy; none for that of version 2.
+        /// The controllers of its hierarchy; empty for version 2.
         1 controllers: String,
         /// The path of the cgroup.
         2 path: String,
@@ -70,27 +71,27 @@ message! {
     }
     /// `cg_controller_entry`.
     Controller {
-        /// The controllers of its hierarchy; one without a name for that of version 2.
+        /// The controllers of its hierarchy; for version 2 one without a name.
         1 controllers: Vec<String>,
         /// The directories to be made.
         2 directories: Vec<Directory>,
     }
     /// `cgroup_dir_entry`.
     Directory {
-        /// Its name, or for the first its path.
+        /// Its name; for a first directory its path.
         1 name: String,
         /// The directories in it, of the same type.
         2 inner: Vec<Undecoded>,
         /// The files in it that are to be written.
         3 properties: Vec<Property>,
-        /// Whose it becomes.
+        /// Its owner, group and mode.
         4 permissions: Option<Permissions>,
     }
     /// `cgroup_prop_entry`.
     Property {
         /// The name of the file.
         1 name: String,
-        /// Whose it becomes.
+        /// Its owner, group and mode.
         3 permissions: Option<Permissions>,
     }
     /// `cgroup_perms`, as the host has them.
@@ -102,15 +103,15 @@ message! {
         /// The group.
         3 gid: u32,
     }
-    /// `pagemap_head`, which is the first, and `pagemap_entry`.
+    /// `pagemap_head`, which comes first, and `pagemap_entry`.
     PageMap {
         /// The number of the file with the pages; in an entry the address.
         1 pages: u64,
         /// How many pages.
         2 count: u32,
-        /// Whether they are in the images of the dump before, in images of old versions.
+        /// Whether they are in the images of the parent dump, in images of old versions.
         3 in_parent: bool,
-        /// 1: they are in the images of the dump before; 2: they can be fetched later; 4: they are in the file.
+        /// 1: they are in the images of the parent dump; 2: they can be fetched later; 4: they are in the file.
         4 flags: u32,
         /// How many pages, since version 4.1.
         5 long_count: u64,
@@ -128,18 +129,18 @@ message! {
     Process {
         /// Its process id in the container.
         1 pid: u32,
-        /// Its parent's.
+        /// Its parent's process id.
         2 parent: u32,
-        /// Its threads, with itself.
+        /// Its threads, including itself.
         5 threads: Vec<u64>,
     }
     /// `core_entry`, of a thread.
     Core {
-        /// What all threads of a process share.
+        /// The part that all threads of a process share.
         3 task: Option<Task>,
         /// Its namespaces.
         4 ids: Option<Ids>,
-        /// What is its own.
+        /// The part of the thread alone.
         5 thread: Option<Thread>,
     }
     /// `task_core_entry`.
@@ -214,11 +215,11 @@ message! {
         4 parent: u32,
         /// Its flags.
         5 flags: u32,
-        /// What of the filesystem is mounted.
+        /// The path in the filesystem that is mounted.
         6 root: String,
-        /// Where it is, with a dot before the slash.
+        /// Its mount point, with a dot before the slash.
         7 point: String,
-        /// What is mounted.
+        /// Its source, such as a device.
         8 source: String,
         /// The options of the filesystem.
         9 options: String,
@@ -240,11 +241,11 @@ message! {
     }
     /// `uid_gid_extent`.
     Extent {
-        /// The first inside.
+        /// The first id inside.
         1 inside: u32,
-        /// The first outside.
+        /// The first id outside.
         2 outside: u32,
-        /// How many.
+        /// The number of ids.
         3 count: u32,
     }
     /// `seccomp_entry`.
@@ -280,15 +281,15 @@ pub const FILESYSTEMS: &[(u32, &str)] = &[
 ];
 
 impl Task {
-    /// Whether the process has ended, and only waits for its parent.
+    /// Whether the process is a zombie or has ended.
     pub fn has_ended(&self) -> bool {
         matches!(self.state, 2 | 6)
     }
 }
 
 impl Mount {
-    /// The type of its filesystem as CRIU takes it; empty if it is none of those here. Images have a name beside every
-    /// number, and CRIU reads it for [`BY_NAME`] alone.
+    /// The type of its filesystem as CRIU reads it; empty if it is not in [`FILESYSTEMS`]. Images have a name beside
+    /// every number, but CRIU reads it only for [`BY_NAME`].
     pub fn kind(&self) -> &str {
         let numbered =
             || FILESYSTEMS.iter().find(|(number, _)| *number == self.filesystem).map_or("", |(_, name)| name);
@@ -303,7 +304,7 @@ impl Mount {
         }
     }
 
-    /// Whether CRIU is to get it from outside.
+    /// Whether CRIU gets the mount from outside.
     pub fn is_external(&self) -> bool {
         self.external || !self.external_name.is_empty()
     }
@@ -317,7 +318,8 @@ pub fn capabilities(words: &[u64]) -> u64 {
 /// Most entries of an image: each takes more memory than bytes of it.
 const ENTRIES: usize = 1 << 17;
 
-/// The entries of an image. `None`: it is no image of this kind, an entry is cut off, or there are too many.
+/// The entries of an image. Returns `None` if it is no image of this kind, if an entry is cut off, or if there are too
+/// many.
 pub fn entries<M: Message>(kind: Kind, image: &[u8]) -> Option<Vec<M>> {
     let mut rest = image;
     let mut number = || -> Option<u32> {

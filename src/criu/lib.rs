@@ -1,5 +1,5 @@
-//! CRIU (<https://criu.org>) as a program that is asked over a socket: its messages, one run of it, its log and its
-//! images.
+//! CRIU (<https://criu.org>) as a program that gets requests over a socket: its messages, one run of it, its log and
+//! its images.
 //!
 //! `criu swrk 3` answers requests at descriptor 3. One message is one packet. During a dump or a restore it sends
 //! notifications, and waits for the answer to each.

@@ -1,15 +1,15 @@
-//! What CRIU's log says of a failure.
+//! The cause of a failure, from CRIU's log.
 
-/// The line that says why, and what is known about it.
+/// The line of the log that names the cause, and what is known about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
-    /// What CRIU says, without its prefixes.
+    /// The text of the line, without its prefixes.
     pub text: String,
-    /// Where in CRIU's source: `criu/sk-inet.c:200`.
+    /// The place in CRIU's source: `criu/sk-inet.c:200`.
     pub place: String,
     /// The line of the log, from 1 on.
     pub line: usize,
-    /// What it means and what to do about it, if that is known.
+    /// The explanation of the message, if it is known.
     pub known: Option<&'static Explanation>,
 }
 
@@ -18,9 +18,9 @@ pub struct Cause {
 pub struct Explanation {
     /// A part of the message.
     part: &'static str,
-    /// What it means.
+    /// The meaning of the message.
     pub means: &'static str,
-    /// What to do about it.
+    /// The advice to the user.
     pub hint: &'static str,
 }
 
@@ -158,7 +158,7 @@ const KNOWN: &[Explanation] = &[
     ),
 ];
 
-/// Messages that stand in the log of a success, too, or follow from another one.
+/// Messages that a successful run logs, too, or that follow from another message.
 const NOISE: &[&str] = &[
     "Can't setup RLIMIT_NOFILE for self",
     "Unable to create tun",
@@ -175,15 +175,15 @@ const NOISE: &[&str] = &[
     "write_pid_max",
 ];
 
-/// Finds the line that says why. Among the lines of one failure, that of the process itself (`pie`) and of its
-/// sockets is nearer to the cause than those that follow. `None`: no line says anything.
+/// Finds the line that names the cause. Among the lines of one failure, a line of the process itself (`pie`) or of its
+/// sockets is nearer to the cause than later lines. Returns `None` if no line is an error.
 pub fn cause(log: &str) -> Option<Cause> {
     let errors: Vec<Cause> = log.lines().enumerate().filter_map(|(at, line)| error_of(at + 1, line)).collect();
     let explained = errors.iter().find(|cause| cause.known.is_some());
     explained.or(errors.first()).cloned()
 }
 
-/// Most characters of a message that are told.
+/// Most characters of a message that are reported.
 const LONGEST: usize = 1000;
 
 /// `(00.012345) pie: 7: Error (criu/sk-inet.c:200): inet: text`

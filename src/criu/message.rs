@@ -1,8 +1,8 @@
-//! The messages, by the numbers of `rpc.proto`. The comments name what the numbers mean, not what CRIU does.
+//! The messages, by the numbers of `rpc.proto`. The comments give the meaning of the numbers, not what CRIU does.
 
 use windlass_base::protobuf::message;
 
-/// What a [`Request`] and its [`Response`] are about.
+/// The subject of a [`Request`] and its [`Response`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {
     /// Write the images of a tree of processes.
@@ -11,11 +11,11 @@ pub enum Type {
     Restore = 2,
     /// A step of a dump or a restore, or the answer to it.
     Notify = 6,
-    /// Which features there are.
+    /// Ask for the features.
     FeatureCheck = 9,
-    /// Which version it is.
+    /// Ask for the version.
     Version = 10,
-    /// Write the memory of processes that go on, once.
+    /// Write the memory of processes once, which go on.
     SinglePreDump = 13,
 }
 
@@ -24,7 +24,7 @@ pub enum Type {
 pub enum CgroupMode {
     /// Leave cgroups alone.
     Ignore = 0,
-    /// Restore cgroups, and their properties where CRIU has made them.
+    /// Restore cgroups, and the properties of those that CRIU has made.
     Soft = 3,
     /// Restore all cgroups and properties.
     Full = 4,
@@ -35,11 +35,11 @@ pub enum CgroupMode {
 /// `network_lock`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NetworkLock {
-    /// By iptables(8).
+    /// Lock by iptables(8).
     Iptables = 1,
-    /// By nftables.
+    /// Lock by nftables.
     Nftables = 2,
-    /// Not at all.
+    /// Do not lock.
     Skip = 3,
 }
 
@@ -48,7 +48,7 @@ message! {
     Request {
         /// A [`Type`].
         1 kind: Option<i32>,
-        /// What to do.
+        /// The options of the request.
         2 options: Option<Options>,
         /// The answer to a notification: whether to go on.
         3 go_on: Option<bool>,
@@ -69,27 +69,27 @@ message! {
         4 ext_unix_sk: Option<bool>,
         /// Whether open TCP connections are dumped and restored.
         5 tcp_established: Option<bool>,
-        /// Whether any path to a device will do.
+        /// Whether CRIU may use any path to a device.
         6 evasive_devices: Option<bool>,
         /// Whether session and terminal may come from outside.
         7 shell_job: Option<bool>,
         /// Whether locks of files are dumped and restored.
         8 file_locks: Option<bool>,
-        /// How much is logged: 4 is everything.
+        /// The level of the log: 4 logs everything.
         9 log_level: Option<i32>,
         /// The name of the log in the work directory.
         10 log_file: String,
-        /// Where pages are sent to, or fetched from.
+        /// The server that pages are sent to, or fetched from.
         11 page_server: Option<PageServer>,
         /// Whether notifications are sent.
         12 notify_scripts: Option<bool>,
         /// The root filesystem.
         13 root: String,
-        /// The images of the dump before this one, from the images.
+        /// The images of the parent dump, relative to the images.
         14 parent_img: String,
         /// Whether the kernel is to track which memory changes.
         15 track_mem: Option<bool>,
-        /// Whether pages that are dumped anew are taken out of the images before.
+        /// Whether pages that are dumped anew are removed from the parent's images.
         16 auto_dedup: Option<bool>,
         /// The directory of the log, as a descriptor of the asking process.
         17 work_dir_fd: Option<i32>,
@@ -97,21 +97,21 @@ message! {
         18 link_remap: Option<bool>,
         /// Mounts that CRIU does not make itself.
         23 external_mounts: Vec<Pair>,
-        /// Whether cgroups are CRIU's business; older than `cgroup_mode`.
+        /// Whether CRIU manages cgroups; older than `cgroup_mode`.
         24 manage_cgroups: Option<bool>,
-        /// Where the cgroups of the images are now.
+        /// The new places of the images' cgroups.
         25 cgroup_roots: Vec<CgroupRoot>,
         /// Whether the first process becomes a child of the asking process.
         26 rst_sibling: Option<bool>,
         /// Descriptors of CRIU for what the images name.
         27 inherit_fd: Vec<InheritFd>,
-        /// Whether mounts may receive from outside.
+        /// Whether mounts may be slaves of mounts outside.
         30 ext_masters: Option<bool>,
         /// A [`CgroupMode`].
         34 cgroup_mode: Option<i32>,
         /// The largest unlinked file that goes into the images, in bytes.
         35 ghost_limit: Option<i32>,
-        /// Things outside, each as `kind[id]:name`.
+        /// External resources, each as `kind[id]:name`.
         37 external: Vec<String>,
         /// The namespaces (`CLONE_NEW*`) whose content is not dumped.
         38 empty_namespaces: Option<i32>,
@@ -127,7 +127,7 @@ message! {
         48 lazy_pages: Option<bool>,
         /// Whether the other end of a terminal is passed to the asking process.
         50 orphan_pts_master: Option<bool>,
-        /// A file with further options, which win.
+        /// A file with further options, which override these.
         51 config_file: String,
         /// Whether TCP connections are restored closed.
         52 tcp_close: Option<bool>,
@@ -162,7 +162,7 @@ message! {
     }
     /// `inherit_fd`.
     InheritFd {
-        /// What it is in the images.
+        /// Its key in the images.
         1 key: String,
         /// The number of the descriptor that CRIU was started with.
         2 fd: Option<i32>,
@@ -185,7 +185,7 @@ message! {
     Response {
         /// The [`Type`] of the request, or [`Type::Notify`].
         1 kind: Option<i32>,
-        /// Whether it was done.
+        /// Whether the request succeeded.
         2 success: Option<bool>,
         /// The restored process.
         4 restored: Option<Restored>,
@@ -193,9 +193,9 @@ message! {
         5 notify: Option<Step>,
         /// The errno of a failure.
         7 errno: Option<i32>,
-        /// The features that there are.
+        /// The available features.
         8 features: Option<Features>,
-        /// What CRIU says of a failure.
+        /// CRIU's description of a failure.
         9 error: String,
         /// The version.
         10 version: Option<Version>,
@@ -214,13 +214,13 @@ message! {
     }
     /// `criu_version`.
     Version {
-        /// The 4 of 4.1.1.
+        /// The first number of 4.1.1.
         1 major: Option<i32>,
-        /// The first 1 of it.
+        /// The second number.
         2 minor: Option<i32>,
         /// The commit, in a build between two versions.
         3 commit: String,
-        /// The last 1 of it.
+        /// The third number.
         4 sublevel: Option<i32>,
     }
 }

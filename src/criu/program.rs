@@ -1,4 +1,4 @@
-//! Which program CRIU is, and which versions are taken.
+//! The program CRIU: how it is found, and its supported versions.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +12,7 @@ use crate::message::Version;
 const OLDEST: i32 = 40_100;
 
 /// Finds CRIU. `named` is `--criu`: a path, or a name to look for; without it the name is `criu`. `path` is PATH.
-/// Its relative entries are left out, since they mean another program in each directory.
+/// Relative entries are left out, since they mean another program in each directory.
 pub fn find(named: Option<&OsStr>, path: Option<&OsStr>) -> Result<PathBuf> {
     let name = Path::new(named.unwrap_or(OsStr::new("criu")));
     let found = if name.components().count() > 1 {

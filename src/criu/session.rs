@@ -15,12 +15,12 @@ const LONGEST: usize = 40 * 1024;
 /// Most steps of a dump or a restore that CRIU reports. It has about ten.
 const STEPS: usize = 1000;
 
-/// A descriptor of this process, as CRIU is told of it: it opens it by `/proc/PID/fd`.
+/// The number of a descriptor of this process, for CRIU, which opens it by `/proc/PID/fd`.
 pub fn number(fd: BorrowedFd<'_>) -> i32 {
     fd.as_raw_fd()
 }
 
-/// The end of the conversation that is ours. Dropping it ends the conversation: CRIU then undoes what it does.
+/// Our end of the conversation. Dropping it ends the conversation: CRIU then undoes what it does.
 pub struct Session {
     socket: OwnedFd,
     buffer: Vec<u8>,
@@ -29,17 +29,17 @@ pub struct Session {
 /// How a dump or a restore ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It was done.
+    /// It succeeded.
     Done,
-    /// CRIU says that it failed.
+    /// CRIU reports a failure.
     Failed(Response),
-    /// CRIU has ended without a word.
+    /// CRIU has ended without an answer.
     Died,
     /// CRIU waits for the answer to a step: [`Session::resume`] gives it.
     Held,
 }
 
-/// What became of a notification. An error has CRIU undo everything.
+/// The answer to a notification. After an error CRIU undoes everything.
 pub type Answer = Result<Next>;
 
 /// What follows a notification.
@@ -52,7 +52,7 @@ pub enum Next {
 }
 
 impl Session {
-    /// With our end of a pair of sockets.
+    /// Takes our end of a pair of sockets.
     pub fn new(socket: OwnedFd) -> Session {
         Session { socket, buffer: Vec::new() }
     }
@@ -62,20 +62,20 @@ impl Session {
         self.socket.as_fd()
     }
 
-    /// Ends the conversation: CRIU reads an end, and undoes what it has not finished.
+    /// Ends the conversation: CRIU reads end of file, and undoes what it has not finished.
     pub fn close(&self) {
         let _ = nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
     }
 
     fn send(&self, request: &Request) -> Result<()> {
         match socket::send(self.socket.as_fd(), &request.encode(), &[]) {
-            // It has ended, and the next message says so.
+            // CRIU has ended, and the next message is the end.
             Err(failed) if failed.errno == nix::errno::Errno::EPIPE => Ok(()),
             other => other.with_context(|| "cannot send to CRIU"),
         }
     }
 
-    /// The next message, and a descriptor that came with it. `None`: CRIU has ended.
+    /// The next message, and a descriptor that came with it. Returns `None` if CRIU has ended.
     fn receive(&mut self) -> Result<Option<(Response, Option<OwnedFd>)>> {
         self.buffer.resize(LONGEST, 0);
         let (n, fd) =
@@ -88,7 +88,7 @@ impl Session {
         Ok(Some((response, fd)))
     }
 
-    /// The answer to a request that has one. The conversation goes on after it.
+    /// Sends a request and returns its answer. The conversation goes on after it.
     fn ask(&mut self, request: &Request) -> Result<Option<Response>> {
         self.send(request)?;
         let Some((response, _)) = self.receive()? else { return Ok(None) };
@@ -98,7 +98,7 @@ impl Session {
         Ok(Some(response))
     }
 
-    /// Its version. `None`: it has ended without an answer.
+    /// Asks for CRIU's version. Returns `None` if CRIU has ended without an answer.
     pub fn version(&mut self) -> Result<Option<Version>> {
         let request = Request { kind: Some(Type::Version as i32), keep_open: Some(true), ..Request::default() };
         let Some(response) = self.ask(&request)? else { return Ok(None) };
@@ -108,7 +108,7 @@ impl Session {
         Ok(Some(version))
     }
 
-    /// What it and the kernel can do.
+    /// Asks for the features of CRIU and the kernel.
     pub fn features(&mut self) -> Result<Features> {
         let features = Features { mem_track: Some(true), lazy_pages: Some(true) };
         let request = Request {
@@ -131,7 +131,7 @@ impl Session {
         self.attend(request.kind, each)
     }
 
-    /// Has CRIU go on with a request of this type that was held at a step.
+    /// Continues a request of this type that was held at a step.
     pub fn resume(&mut self, kind: Type, each: &mut dyn FnMut(&Step, Option<OwnedFd>) -> Answer) -> Result<Outcome> {
         self.answer(true)?;
         self.attend(Some(kind as i32), each)
@@ -149,7 +149,7 @@ impl Session {
             };
             if response.kind == Some(Type::Notify as i32) {
                 let step = response.notify.unwrap_or_default();
-                // What CRIU tells while it undoes is not acted on.
+                // Notifications that come while CRIU undoes are only answered.
                 let answer = if refused.is_none() { each(&step, fd) } else { Ok(Next::GoOn) };
                 if let Ok(Next::Hold) = answer {
                     return Ok(Outcome::Held);
@@ -177,7 +177,7 @@ mod tests {
         Response { kind: Some(kind as i32), success: Some(success), notify, ..Response::default() }.encode()
     }
 
-    /// A session whose other end has said all this already; what was sent is returned.
+    /// Runs a session whose other end has sent these messages already, and returns what the session sent.
     fn dump(said: &[Vec<u8>], refuse: &str) -> (Result<Outcome>, Vec<String>, Vec<Request>) {
         let (ours, theirs) = socket::pair().expect("a pair");
         said.iter().for_each(|said| socket::send(theirs.as_fd(), said, &[]).expect("sent"));
@@ -208,7 +208,7 @@ mod tests {
         let (outcome, ..) = dump(&[response(Type::Dump, false, "")], "");
         assert!(matches!(outcome, Ok(Outcome::Failed(_))));
         assert!(matches!(dump(&[], "").0, Ok(Outcome::Died)));
-        // The end of another request is not that of this one.
+        // The end of another request does not end this one.
         assert!(matches!(dump(&[response(Type::Restore, true, "")], "").0, Ok(Outcome::Failed(_))));
     }
 
@@ -218,7 +218,7 @@ mod tests {
         let said = std::thread::spawn(move || {
             let said = response(Type::Notify, true, "pre-dump");
             let mut buffer = [0; 64];
-            // Until nobody listens any more.
+            // The loop ends when nobody listens any more.
             while socket::send(theirs.as_fd(), &said, &[]).is_ok() {
                 let _ = socket::receive(theirs.as_fd(), &mut buffer);
             }

@@ -1,4 +1,4 @@
-//! From a failed call to the innermost member of the configuration that is to blame.
+//! Finds the innermost member of the configuration that is to blame for a failed call.
 //!
 //! A step knows the element that asked for it as a whole: `/mounts/3`. The call that failed tells which member
 //! of it: fsconfig(2) names the option, fsopen(2) the type, a lookup concerns the destination.

@@ -1,4 +1,4 @@
-//! A plan in the making.
+//! A plan while it is being made.
 
 use windlass_base::error::{Diagnostic, Error, Origin, Result};
 
@@ -44,7 +44,7 @@ impl PlanBuilder {
         if self.faults.is_empty() {
             return Ok(make(self));
         }
-        // Some messages quote what was found, and a terminal or a log takes no NUL.
+        // Some messages quote the configuration, and a terminal or a log cannot show a NUL.
         let readable = |fault: Diagnostic| Diagnostic { msg: fault.msg.replace('\0', "\\0"), ..fault };
         Err(Error::faults(self.faults.into_iter().map(readable).collect()))
     }

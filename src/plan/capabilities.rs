@@ -6,8 +6,8 @@ use windlass_base::spec::Capabilities;
 use crate::builder::PlanBuilder;
 use crate::step::ProcessCapabilities;
 
-/// Names to bits. Unknown ones, and ones that this host cannot grant, are warned about: the
-/// specification asks for that and not for a failure.
+/// Converts names to bits. Warns of unknown names, and of capabilities that this host cannot grant: the specification
+/// asks for warnings and not for a failure.
 pub(crate) fn capabilities(
     sets: &Capabilities,
     grantable: CapabilitySet,
@@ -48,7 +48,7 @@ pub(crate) fn capabilities(
         ("inheritable", &sets.inheritable),
         ("ambient", &sets.ambient),
     ];
-    // The pointer of its place in the first list that names it.
+    // The pointer of a capability in the first list that names it.
     let place = |lists: &[(&str, &Option<Vec<String>>)], capability: caps::Capability| {
         let at = lists.iter().find_map(|(field, names)| {
             let index = names.iter().flatten().position(|name| name.parse().ok() == Some(capability))?;
@@ -70,7 +70,7 @@ pub(crate) fn capabilities(
     out
 }
 
-/// The capabilities of a set. Only for one that has any is the table of all made.
+/// The capabilities of a set. The table of all capabilities is made only for a set that has any.
 fn named(set: CapabilitySet) -> impl Iterator<Item = caps::Capability> {
     let all = (!set.is_empty()).then(caps::all);
     all.into_iter().flatten().filter(move |capability| set.bits() & capability.bitmask() != 0)

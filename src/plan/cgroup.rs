@@ -1,9 +1,8 @@
 //! From `linux.resources` to writes into the files of a cgroup v2.
 //!
-//! The specification speaks of cgroup v1; what its fields become is what runc makes of them,
-//! with the same conversions. Zero means unset wherever runc takes it so (engines send zeros
-//! for what their user did not ask), -1 means no limit. What exists in v1 only cannot be
-//! applied and is a warning, unless its value changes nothing.
+//! The specification speaks of cgroup v1; its fields are converted as runc converts them. Zero means unset wherever it
+//! does for runc (engines send zeros for what their user did not ask), -1 means no limit. A limit that exists in v1
+//! only cannot be applied and is a warning, unless its value changes nothing.
 //!
 //! The order of the writes is a part of the plan, see [`limits`].
 
@@ -16,9 +15,9 @@ use windlass_base::spec::{BlockIo, Cpu, HugepageLimit, Memory, Rdma, Resources, 
 /// All that is to be done to the container's cgroup.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Limits {
-    /// In the order in which they are to be written.
+    /// The writes, in the order in which they are carried out.
     pub writes: Vec<Write>,
-    /// Which devices may be used; `None`: all.
+    /// The program that decides which devices may be used; `None` if all may.
     pub devices: Option<DeviceProgram>,
     /// What to compare with the memory in use before an update is written.
     pub memory_check: Option<MemoryCheck>,
@@ -35,19 +34,19 @@ pub struct Write {
     pub value: String,
     /// JSON Pointer of what asks for it.
     pub pointer: String,
-    /// What it means when the file does not exist.
+    /// The consequence if the file does not exist.
     pub absent: Absent,
 }
 
-/// What it means that a file does not exist.
+/// The consequence if a file does not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Absent {
     /// The limit cannot be applied.
     Fails,
-    /// Nothing happens: the kernel behaves in the same way without the file. Such a write does not make the
-    /// runtime enable a controller.
+    /// There is none: the kernel behaves in the same way without the file. Such a write does not make the runtime
+    /// enable a controller.
     Harmless,
-    /// Another file is to be written; it has the same controller.
+    /// Another file of the same controller is written instead.
     Instead {
         /// The name of the other file.
         file: Cow<'static, str>,
@@ -75,8 +74,8 @@ pub struct MemoryCheck {
 }
 
 impl MemoryCheck {
-    /// Compares the limits with what is in use: of memory and swap together, and of memory. What
-    /// is not known is not compared.
+    /// Compares the limits with the memory in use: of memory and swap together, and of memory. Unknown values are not
+    /// compared.
     pub fn compare(&self, usage: [Option<u64>; 2]) -> Result<()> {
         for (name, limit, usage, element) in
             [("memory+swap", self.swap, usage[0], "swap"), ("memory", self.limit, usage[1], "limit")]
@@ -106,21 +105,20 @@ impl Limits {
     }
 }
 
-/// The limits of memory that a cgroup has, in bytes. `None`: there is no limit, or it is not known.
+/// The limits of memory that a cgroup has, in bytes; `None` for no limit or an unknown one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryInForce {
-    /// Of memory.
+    /// The limit of memory.
     pub limit: Option<u64>,
-    /// Of swap alone, as in version 2.
+    /// The limit of swap alone, as in version 2.
     pub swap: Option<u64>,
 }
 
 /// Completes an update that gives only one of `limit` and `swap`. The specification's `swap` is memory and
 /// swap together, while cgroup v2 has a file for each.
 ///
-/// A new `limit` alone leaves the sum of memory and swap as it is, or raises it to the limit; a container
-/// that may not swap still may not. A new `swap` alone keeps the limit of memory. Returns whether `limit` was
-/// filled in.
+/// A new `limit` alone leaves the sum of memory and swap unchanged, or raises it to the limit; a container that may not
+/// swap still may not. A new `swap` alone keeps the limit of memory. Returns whether `limit` was filled in.
 pub fn complete_memory(memory: &mut Memory, stands: MemoryInForce) -> bool {
     match (memory.limit.unwrap_or(0), memory.swap.unwrap_or(0), stands) {
         (limit @ 1.., 0, MemoryInForce { limit: Some(old), swap: Some(swap @ 1..) }) => {
@@ -137,11 +135,11 @@ pub fn complete_memory(memory: &mut Memory, stands: MemoryInForce) -> bool {
 
 /// Plans the writes for `resources`.
 ///
-/// Order: swap before memory, since lowering `memory.max` makes the kernel reclaim at once and
-/// that goes through the new room for swap; idle before weight, since an idle cgroup has no
-/// weight; `unified` last, since it may name files that are written before.
+/// Order: swap before memory, since lowering `memory.max` makes the kernel reclaim at once, which uses the new room for
+/// swap; idle before weight, since an idle cgroup has no weight; `unified` last, since it may name files that are
+/// written before.
 ///
-/// `version` is that of the container's configuration, also for an update.
+/// `version` is the version of the container's configuration, also for an update.
 pub fn limits(
     resources: &Resources,
     version: Option<Version>,
@@ -183,7 +181,7 @@ fn weight_of_shares(shares: u64) -> u64 {
     }
 }
 
-/// The weight of `io.weight` (1 to 10000) for one of `blkio` (10 to 1000), linear.
+/// The weight of `io.weight` (1 to 10000) for a weight of `blkio` (10 to 1000), linear.
 fn io_weight(weight: u16) -> u64 {
     1 + (u64::from(weight).max(10) - 10) * 9999 / 990
 }
@@ -197,7 +195,7 @@ struct Writes<'a> {
 }
 
 impl Writes<'_> {
-    /// A limit; `max` and the other values of a fresh cgroup are harmless where there is no file.
+    /// Adds a limit; `max` and the other values of a fresh cgroup are harmless if the file is missing.
     fn write(&mut self, pointer: &str, file: impl Into<Cow<'static, str>>, value: String) {
         let file = file.into();
         let harmless = value == "max"
@@ -228,8 +226,8 @@ impl Writes<'_> {
         }
     }
 
-    /// Versions of the specification before 1.3 do not define what 0 means, and engines that write
-    /// them use it for "no limit". From 1.3 on it is a limit.
+    /// Adds the limit of tasks. Before 1.3 the specification does not define 0, and engines use it for "no limit".
+    /// Since 1.3 it is a limit.
     fn pids(&mut self, resources: &Resources, version: Option<Version>) {
         let Some(limit) = resources.pids.as_ref().and_then(|pids| pids.limit) else { return };
         let zero_limits = version.is_some_and(|version| version >= Version::PIDS_LIMIT_OF_ZERO);
@@ -258,7 +256,7 @@ impl Writes<'_> {
         let reservation = self.bytes("/memory/reservation", memory.reservation)?;
         let both = self.bytes("/memory/swap", memory.swap)?;
         let swap = match (limit, both) {
-            // No limit of memory and none given for swap: no limit of both, as on v1.
+            // Without a limit of memory, and with none given for swap, both are unlimited, as on v1.
             (Bytes::Unlimited, Bytes::Unset) | (_, Bytes::Unlimited) => Bytes::Unlimited,
             (_, Bytes::Unset) => Bytes::Unset,
             (Bytes::Unlimited, both) => both,
@@ -273,8 +271,8 @@ impl Writes<'_> {
             (Bytes::Number(limit), Bytes::Number(both)) => Bytes::Number(both - limit),
         };
         if let Some(value) = swap.value() {
-            // Without swap accounting there is no file. runc accepts that for "none" as well,
-            // and engines rely on it: they send it with every memory limit.
+            // Without swap accounting there is no file. runc accepts a limit of "none" then, and engines rely on it:
+            // they send it with every memory limit.
             let absent = if matches!(&*value, "0" | "max") { Absent::Harmless } else { Absent::Fails };
             let asked = if both == Bytes::Unset { "/memory/limit" } else { "/memory/swap" };
             self.push(asked, "memory.swap.max".into(), value, absent);
@@ -336,8 +334,8 @@ impl Writes<'_> {
         self.list("/cpu/mems", "cpuset.mems", &cpu.mems);
     }
 
-    /// A list of numbers. The kernel has more forms than ranges (`0-31:2/4`, `all`), so only
-    /// characters that occur in none of them are refused.
+    /// Adds a list of numbers. The kernel has more forms than ranges (`0-31:2/4`, `all`), so only characters that occur
+    /// in no form are refused.
     fn list(&mut self, pointer: &str, file: &'static str, list: &str) {
         let list = list.trim();
         let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, ',' | '-' | ':' | '/' | ' ');
@@ -366,7 +364,7 @@ impl Writes<'_> {
         self.throttle("throttleWriteIOPSDevice", "wiops", &io.throttle_write_iops_device);
     }
 
-    /// BFQ takes the number as it is, the cost model of `io.weight` on its own scale.
+    /// Adds a weight. BFQ takes the number unchanged, the cost model of `io.weight` on its own scale.
     fn io_weight(&mut self, pointer: &str, device: Option<(i64, i64)>, weight: u16) {
         match weight {
             0 => return,

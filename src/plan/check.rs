@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, without making anything.
+//! Checks a configuration without making anything.
 
 use windlass_base::error::Diagnostic;
 use windlass_base::spec::Spec;
@@ -6,16 +6,16 @@ use windlass_base::spec::Spec;
 use crate::create::create;
 use crate::options::Options;
 
-/// What planning has to say about a configuration.
+/// The errors and warnings of planning a configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Why `create` would refuse it.
+    /// The reasons for which `create` would refuse it.
     pub errors: Vec<Diagnostic>,
-    /// What `create` would ignore.
+    /// The elements that `create` would ignore.
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Finds all that can be found without looking at the host.
+/// Plans the configuration without looking at the host, and returns the errors and warnings.
 pub fn check(spec: &Spec, options: &Options) -> Findings {
     match create("check", spec, options) {
         Ok(plan) => Findings { errors: Vec::new(), warnings: plan.warnings },

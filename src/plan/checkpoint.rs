@@ -1,9 +1,9 @@
-//! What a dump declares external: the mounts that CRIU cannot make itself, each with the name by which the restore
-//! finds it again.
+//! The external mounts of a dump: CRIU cannot make them itself, and each has a name by which the restore finds it
+//! again.
 
 use windlass_base::mountinfo::Mounted;
 
-/// What the configuration says of mounts, by their ids in mountinfo.
+/// The mounts of the configuration, by their ids in mountinfo.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Declared {
     /// Copies of mounts of the host: bind mounts and device nodes.
@@ -30,12 +30,12 @@ pub struct ExternalMount {
 /// The name of every masked file.
 pub const NULL: &str = "/dev/null";
 
-/// Filesystems that CRIU makes anew and fills again. It would look up the layers of an overlay at their paths on the host,
-/// and binfmt_misc is shared with the host.
+/// Filesystems that CRIU makes anew and fills again. An overlay is not here, since CRIU would look up its layers at
+/// their paths on the host, and neither is binfmt_misc, which is shared with the host.
 const REBUILT: &[&str] = &["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2"];
 
-/// The mounts of a container that must be declared external. Any other one is of a filesystem that CRIU makes
-/// anew, or a part of one, or of the root filesystem.
+/// The mounts of a container that must be declared external. Any other mount is of a filesystem that CRIU makes anew,
+/// or a part of one, or of the root filesystem.
 pub fn external_mounts(mounts: &[Mounted], declared: &Declared) -> Vec<ExternalMount> {
     let outside = |mount: &Mounted| {
         [&declared.bound, &declared.cgroups, &declared.masked].iter().any(|ids| ids.contains(&mount.id))
@@ -59,7 +59,7 @@ pub fn external_mounts(mounts: &[Mounted], declared: &Declared) -> Vec<ExternalM
         .collect()
 }
 
-/// Whether other mounts can be taken from this one once it is there.
+/// Whether CRIU can make other mounts as parts of this one.
 fn is_origin(mount: &Mounted) -> bool {
     mount.point == "/" || mount.root == "/" && REBUILT.contains(&mount.kind.as_str())
 }

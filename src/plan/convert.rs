@@ -1,21 +1,20 @@
-//! Between the configuration as the crate oci-spec has it and as planning takes it (feature `oci-spec`).
+//! Conversions between the configuration of the crate oci-spec and the one that planning takes (feature `oci-spec`).
 //!
-//! Both describe the same JSON document, and both ways lead through it: what can be converted is what one side
-//! writes and the other side reads with the same meaning. Whatever has another meaning afterwards is named by its
-//! JSON Pointer.
+//! Both describe the same JSON document, and both conversions go through it: one side writes it and the other side
+//! reads it. An element whose meaning would change is an error, named by its JSON Pointer.
 
 use oci_spec::runtime as oci;
 use serde_json::Value;
 use windlass_base::error::{Diagnostic, Error, Kind, Result};
 use windlass_base::spec::{self, Spec};
 
-/// What messages call oci-spec's document.
+/// The name of oci-spec's document in messages.
 const THEIRS: &str = "the document of oci-spec";
 
-/// The configuration that planning takes.
+/// Converts to the configuration that planning takes.
 ///
-/// oci-spec has already lost the difference between an absent `pids.limit` and one of 0, which is a limit since
-/// version 1.3 of the specification: a caller that wants none has to take `pids` away.
+/// oci-spec has already lost the difference between an absent `pids.limit` and one of 0, which is a limit since version
+/// 1.3 of the specification: a caller that wants no limit must remove `pids`.
 ///
 /// # Errors
 /// Each member that cannot be read, by its JSON Pointer. Members that are for other systems than Linux are ignored.
@@ -25,14 +24,14 @@ pub fn from_oci_spec(theirs: &oci::Spec) -> Result<Spec> {
     if let Some(sets) = spec.process.as_mut().and_then(|process| process.capabilities.as_mut()) {
         let sets =
             [&mut sets.bounding, &mut sets.effective, &mut sets.inheritable, &mut sets.permitted, &mut sets.ambient];
-        // Sets have no order, and the same configuration is to give the same plan and messages.
+        // Sets have no order, but the same configuration must give the same plan and messages.
         sets.into_iter().flatten().for_each(|names| names.sort());
     }
     Ok(spec)
 }
 
-/// The configuration as oci-spec has it. Its capabilities are sets: the order of their names is lost, which means
-/// nothing.
+/// Converts to the configuration of oci-spec. Its capabilities are sets: the order of names is lost, which has no
+/// meaning.
 ///
 /// # Errors
 /// Each member that oci-spec cannot hold, by its JSON Pointer: a name that it does not know (a capability, a limit),
@@ -61,7 +60,7 @@ fn unreadable(what: &str, error: &serde_json::Error) -> Error {
 
 /// The document of a configuration, without the members that are absent.
 fn document(spec: &Spec) -> Result<Value> {
-    // By way of the text: the seccomp profile is kept as one.
+    // The conversion goes through the text, since the seccomp profile is kept as text.
     let text = serde_json::to_vec(spec).map_err(|error| unreadable("the configuration", &error))?;
     let mut document = serde_json::from_slice(&text).map_err(|error| unreadable("the configuration", &error))?;
     remove_absent(&mut document);

@@ -21,8 +21,8 @@ pub struct Plan {
     pub topology: Topology,
     /// Mounts to copy; steps name them by [`SourceId`].
     pub sources: Vec<Source>,
-    /// Whether init asks the runtime for sources that its user cannot reach. It does in a user namespace,
-    /// if the runtime has CAP_SYS_ADMIN over the host's mounts.
+    /// Whether init asks the runtime for sources that its user cannot reach. Init asks in a user namespace, if the
+    /// runtime has CAP_SYS_ADMIN over the host's mounts.
     pub init_asks_for_sources: bool,
     /// Path of the root filesystem, from the bundle.
     pub root: String,
@@ -38,9 +38,9 @@ pub struct Plan {
     pub oom_score_adj: Option<i64>,
     /// Interfaces to move into the network namespace.
     pub net_devices: Vec<(String, String)>,
-    /// What init does, in order.
+    /// The steps of init, in order.
     pub init: Vec<Step>,
-    /// What the configuration asks for and `create` will not do, or not as written.
+    /// Elements of the configuration that `create` will not carry out, or not as written.
     pub warnings: Vec<Diagnostic>,
 }
 
@@ -129,8 +129,8 @@ fn check_rootless(topology: &Topology, host: &Host, builder: &mut PlanBuilder) -
     false
 }
 
-/// An ordinary user cannot go below the value of the runtime itself, which systemd's user managers set to 100 or
-/// 200.
+/// The value of `oom_score_adj`. An ordinary user cannot go below the runtime's own, which systemd's user managers set
+/// to 100 or 200.
 fn oom_score_adj(spec: &Spec, host: &Host, builder: &mut PlanBuilder) -> Option<i64> {
     let wanted = spec.process.as_ref()?.oom_score_adj?;
     if host.rootless() && wanted < host.oom_score_adj {

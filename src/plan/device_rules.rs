@@ -28,7 +28,7 @@ pub struct DeviceProgram {
 
 /// Makes the program for `rules`, followed by the devices that every container may use.
 ///
-/// `None`: everything is allowed, so no program is needed.
+/// Returns `None` if everything is allowed, so that no program is needed.
 pub fn program(
     rules: &[DeviceRule],
     faults: &mut Vec<Diagnostic>,
@@ -75,7 +75,7 @@ impl Type {
     }
 }
 
-/// What an exception is about; `None` is any number.
+/// The devices that an exception covers; `None` is any number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     kind: Type,
@@ -84,7 +84,7 @@ struct Key {
 }
 
 impl Key {
-    /// dev_t has 12 bits of major and 20 of minor number: no device has others.
+    /// Whether a device may have these numbers: dev_t has 12 bits of major and 20 of minor number.
     fn may_exist(&self) -> bool {
         self.major.is_none_or(|major| major < 1 << 12) && self.minor.is_none_or(|minor| minor < 1 << 20)
     }
@@ -102,7 +102,7 @@ const fn char_device(major: u32, minor: Option<u32>) -> Key {
     Key { kind: Type::Char, major: Some(major), minor }
 }
 
-/// What every container may do, as with runc: make any node, and use the default devices of the specification,
+/// The exceptions of every container, as with runc: make any node, and use the default devices of the specification,
 /// pseudo-terminals and `/dev/tty`.
 const DEFAULTS: &[(Key, u8)] = &[
     (Key { kind: Type::Char, major: None, minor: None }, MKNOD),
@@ -117,12 +117,12 @@ const DEFAULTS: &[(Key, u8)] = &[
     (char_device(136, None), ALL),  // pts/*
 ];
 
-/// What the rules and the defaults allow, as systemd's `DeviceAllow` has it: a name such as `/dev/char/1:3`,
-/// `char-136` or `block-*`, and letters. `None`: everything is allowed, perhaps with exceptions.
+/// The devices that the rules and the defaults allow, as for systemd's `DeviceAllow`: a name such as `/dev/char/1:3`,
+/// `char-136` or `block-*`, and letters. Returns `None` if everything is allowed, perhaps with exceptions.
 pub fn allowed(rules: &[DeviceRule]) -> Option<Vec<(String, String)>> {
     let mut access = Access::default();
     for rule in rules {
-        // What is wrong with it is found where the program is made.
+        // Faults of the rule are reported when the program is made.
         let _ = access.take(rule, "", &mut Vec::new());
     }
     if access.allow {
@@ -159,7 +159,7 @@ impl Access {
             Some(text) => {
                 let wrong = || format!("invalid device access {text:?}: it must be one or more of r, w and m");
                 if text.contains(|letter| !matches!(letter, 'r' | 'w' | 'm')) {
-                    // Others ignore letters that they do not know.
+                    // Other runtimes ignore unknown letters.
                     warnings.push(fault("/access", wrong()));
                 }
                 letters(text).ok_or_else(|| fault("/access", wrong()))?
@@ -193,7 +193,7 @@ impl Access {
         })
     }
 
-    /// Makes an exception or takes one back. The error is the wider exception in the way.
+    /// Adds an exception or removes one. The error is the wider exception in the way.
     fn change(&mut self, key: Key, letters: u8, allow: bool) -> Result<(), Key> {
         if allow != self.allow {
             *self.exceptions.entry(key).or_default() |= letters;
@@ -214,17 +214,16 @@ impl Access {
         Ok(())
     }
 
-    /// The program, without a single jump: for the verifier a conditional jump is a state to
-    /// copy and a second path to walk (3 us each on Linux 6.18), an arithmetic instruction a
-    /// tenth of that. So every exception is computed, as a mask that is all ones or all zeros,
-    /// and what is left of it is collected in r0.
+    /// Makes the program without a single jump: for the verifier a conditional jump is a state to copy and a second
+    /// path to walk (3 us each on Linux 6.18), an arithmetic instruction a tenth of that. So every exception is
+    /// computed, as a mask of all ones or all zeros, and the masks are combined in r0.
     fn assemble(&self) -> Vec<u64> {
         let groups = self.groups();
         let mut out = Assembler::default();
         out.prologue(groups.iter().any(|group| group.minors != 0), groups.iter().any(|group| group.minor.is_some()));
         for group in &groups {
             match (group.major, group.minor) {
-                // Both types alike, any number: nothing to compare.
+                // An exception for both types and any number has nothing to compare.
                 (None, None) if group.kind.is_none() => {
                     out.immediate(MOV, HIT, -1);
                 }
@@ -251,8 +250,7 @@ impl Access {
         out.finish(self.allow)
     }
 
-    /// Exceptions that differ only in a minor number below 32 become one; so do those for both
-    /// types that are otherwise about everything.
+    /// Merges exceptions that differ only in a minor number below 32, and exceptions for all devices of either type.
     fn groups(&self) -> Vec<Group> {
         let mut groups: Vec<Group> = Vec::new();
         let mut places = BTreeMap::new();
@@ -282,12 +280,12 @@ impl Access {
 
 /// Exceptions that one test decides.
 struct Group {
-    /// `None`: both.
+    /// `None` for both types.
     kind: Option<Type>,
     major: Option<u32>,
     /// One minor number, 32 or above.
     minor: Option<u32>,
-    /// Minor numbers below 32, a bit each; none: not asked.
+    /// Minor numbers below 32, a bit each; 0 if they do not matter.
     minors: u32,
     letters: u8,
 }
@@ -322,7 +320,7 @@ const EXIT: u8 = 0x95;
 
 // Registers.
 const ANSWER: u8 = 0;
-/// The argument, until all is read.
+/// The argument, until it has been read.
 const CONTEXT: u8 = 1;
 /// The part of the current exception that is left.
 const HIT: u8 = 1;
@@ -332,7 +330,7 @@ const ACCESS: u8 = 3;
 const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
 const SPARE: u8 = 6;
-/// One bit at the place of a minor number below 32; zero for the others.
+/// The bit of a minor number below 32; zero for larger numbers.
 const BIT: u8 = 7;
 /// [`MAJOR`] in the upper half, the minor number in the lower.
 const KEY: u8 = 8;
@@ -386,8 +384,8 @@ impl Assembler {
         self.immediate(MOV, ANSWER, 0);
     }
 
-    /// All ones where the register has the value: their difference less one is then negative,
-    /// and in no other case, since nothing here has 63 bits.
+    /// Sets the hit to all ones if the register has the value: only then their difference less one is negative, since
+    /// no value has 63 bits.
     fn equal(&mut self, register: u8, value: i32) {
         self.register(MOV, HIT, register);
         self.ones_if(HIT, value);
@@ -413,8 +411,8 @@ impl Assembler {
         self.immediate(SHIFT_RIGHT_SIGNED, HIT, 63);
     }
 
-    /// Keeps the hit of an allowed exception if no other letter is wanted, that of a denied one
-    /// if any of its letters is.
+    /// Keeps the hit of an allowed exception if no other letter is wanted, and of a denied exception if any of its
+    /// letters is.
     fn access(&mut self, letters: u8, denied: bool) {
         self.register(MOV, SPARE, ACCESS);
         if denied {
@@ -428,7 +426,7 @@ impl Assembler {
         self.register(AND, HIT, SPARE);
     }
 
-    /// One for any hit, zero for none; the other way round where a hit denies.
+    /// Returns one for any hit and zero for none; the other way round if a hit denies.
     fn finish(mut self, allow: bool) -> Vec<u64> {
         self.register(MOV, HIT, ANSWER);
         self.immediate(NEGATE, HIT, 0);

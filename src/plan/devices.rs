@@ -1,4 +1,4 @@
-//! Device nodes: those that every container has, and those of the configuration.
+//! Device nodes: the default ones of every container, and the nodes of the configuration.
 
 use windlass_base::error::Diagnostic;
 use windlass_base::mount::{MountAttributes, Propagation, PropagationChange};
@@ -10,7 +10,7 @@ use crate::mount::{Node, Source};
 use crate::path::RootPath;
 use crate::step::Action;
 
-/// Whether `/dev` comes from the host, nodes and all. Every devtmpfs is the host's.
+/// Whether `/dev` comes from the host with its nodes. Every devtmpfs is the host's.
 fn directory_is_hosts(spec: &Spec, root_on_host: Option<&RootPath>) -> bool {
     spec.mounts.iter().any(|mount| {
         let bind = mount.kind == "bind" || mount.options.iter().any(|o| o == "bind" || o == "rbind");
@@ -92,8 +92,8 @@ fn node(device: &Device) -> Result<Node, Diagnostic> {
             return Err(fault("/type", unknown("device type", other) + ": it must be one of b, c, u and p"));
         }
     };
-    // The kernel has 12 bits for the major and 20 for the minor number (linux/kdev_t.h). It would cut
-    // larger numbers off, and the node would be that of another device.
+    // The kernel has 12 bits for the major and 20 for the minor number (linux/kdev_t.h). It would truncate larger
+    // numbers, and the node would be another device's.
     let number = |field: &str, value: Option<i64>, bits: u32| match value {
         None if kind == 0o010_000 => Ok(0),
         None => Err(fault(field, "a device needs its numbers, unless it is a fifo".into())),

@@ -1,4 +1,4 @@
-//! The plan of `exec`: it joins the container's namespaces, and then consists of the same steps as that of `create`.
+//! The plan of `exec`: it joins the container's namespaces, and continues with the same steps as the plan of `create`.
 
 use windlass_base::abi::bits_of_list;
 use windlass_base::error::{Diagnostic, Error, Origin, Result};
@@ -13,10 +13,10 @@ use crate::scheduling;
 use crate::step::{Action, Step};
 use crate::topology;
 
-/// The flags of `exec` that describe the process. What is `None` is taken from the container's process.
+/// The flags of `exec` that describe the process. An absent value is taken from the container's process.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// The command; empty only where a whole process is given.
+    /// The command; empty only if a whole process is given.
     pub args: Vec<String>,
     /// Give it a terminal.
     pub tty: bool,
@@ -43,11 +43,11 @@ pub struct Request {
 pub struct User {
     /// User id.
     pub uid: u32,
-    /// Group id, where one was given.
+    /// Group id, if one was given.
     pub gid: Option<u32>,
 }
 
-/// What `exec` will do.
+/// Everything `exec` will do.
 #[derive(Debug)]
 pub struct ExecPlan {
     /// The process to run.
@@ -56,24 +56,24 @@ pub struct ExecPlan {
     pub namespaces: Namespaces,
     /// RLIMIT_NPROC, which the runtime sets from outside, because the intermediate process would count as well.
     pub process_limit: Option<ProcessLimit>,
-    /// The host's id of the user that the process will be, see [`crate::Topology::host_uid`].
+    /// The process's user id on the host, see [`crate::Topology::host_uid`].
     pub host_uid: Option<u32>,
     /// CPU affinity of the runtime while it works (`execCPUAffinity.initial`).
     pub initial_affinity: Vec<u64>,
-    /// What the new process does, in order.
+    /// The steps of the new process, in order.
     pub steps: Vec<Step>,
-    /// What was asked for and will not be done.
+    /// Requested elements that will not be carried out.
     pub warnings: Vec<Diagnostic>,
 }
 
-/// RLIMIT_NPROC, and what asked for it.
+/// RLIMIT_NPROC and its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessLimit {
     /// The soft limit.
     pub soft: u64,
     /// The hard limit.
     pub hard: u64,
-    /// What asked for it.
+    /// Its origin.
     pub origin: Origin,
 }
 
@@ -101,7 +101,7 @@ impl ExecPlan {
 pub fn exec(id: &str, spec: &Spec, request: &Request, process: Option<&[u8]>, options: &Options) -> Result<ExecPlan> {
     let mut builder = PlanBuilder::default();
     let whole = process.is_some();
-    // Where an element stands: in the document of `--process`, or in config.json.
+    // Pointers are into the document of `--process`, or into config.json.
     let pointer = if whole { "" } else { "/process" };
     let process = match process {
         Some(text) => given(text, request, &mut builder)?,
@@ -119,7 +119,7 @@ pub fn exec(id: &str, spec: &Spec, request: &Request, process: Option<&[u8]>, op
         let size = process.console_size.clone();
         builder.config(format!("{pointer}/terminal"), Action::Console { size, device: false, controlling: true });
     }
-    // The container's memory policy, personality and profile are those of its other processes as well.
+    // The container's memory policy, personality and profile hold for all its processes.
     scheduling::limits(&process, linux, pointer, &mut builder);
     let initial_affinity = affinity(&process, pointer, &mut builder);
     let host = &options.host;
@@ -173,7 +173,7 @@ fn affinity(process: &Process, pointer: &str, builder: &mut PlanBuilder) -> Vec<
     Vec::new()
 }
 
-/// Names the flag as the origin of a step where one asks for it.
+/// Makes a flag the origin of the steps that it asks for.
 fn name_flags(steps: &mut [Step], request: &Request, whole: bool) {
     for step in steps {
         if let Origin::Config(pointer) = &step.origin
@@ -184,10 +184,10 @@ fn name_flags(steps: &mut [Step], request: &Request, whole: bool) {
     }
 }
 
-/// Puts the fork in the container's PID namespace among the steps.
+/// Inserts the fork into the container's PID namespace.
 ///
-/// From its fork on, the container's processes see the new process, and /proc shows them its mounts and its
-/// network. So it must have nothing of the host by then: an intermediate process joins the namespaces.
+/// After the fork the container's processes see the new process, and /proc shows them its mounts and its network. So it
+/// must have nothing of the host by then: an intermediate process joins the namespaces.
 ///
 /// If the container has its own user namespace, no process in it has CAP_SYS_PTRACE over the new one, which is
 /// not dumpable either: it is cloned at once (`early`). An init that is not dumpable can be joined only from outside
@@ -228,9 +228,9 @@ fn place_fork(steps: &mut Vec<Step>, early: bool) -> Option<ProcessLimit> {
     process_limit
 }
 
-/// Moves the filter and the dropping of capabilities after it from the `rest` of the steps to those before the
-/// fork; returns what is left. A filter is moved only if its installation needs a capability, which nobody
-/// shall find in the new process, and only if the filter allows the fork.
+/// Moves the filter and the dropping of capabilities after it from `rest` to the steps before the fork; returns the
+/// remaining steps. A filter is moved only if its installation needs a capability, which the new process must not have,
+/// and only if the filter allows the fork.
 fn filter_before_fork(rest: &mut Vec<Step>, before: &mut Vec<Step>) -> Vec<Step> {
     let gives_up = |steps: &[Step]| steps.iter().any(|step| matches!(step.action, Action::Capabilities(_)));
     let harmless = |step: &Step| match &step.action {
@@ -245,7 +245,7 @@ fn filter_before_fork(rest: &mut Vec<Step>, before: &mut Vec<Step>) -> Vec<Step>
     std::mem::take(rest)
 }
 
-/// The calls from the filter to the execution, with the arguments by which profiles tell them apart.
+/// Whether the filter allows the calls up to the execution, with the arguments by which profiles tell them apart.
 fn allows_fork(filter: &windlass_seccomp::Filter) -> bool {
     const CLONE_PARENT_AND_PIDFD: u64 = 0x9000;
     const PR_SET_PDEATHSIG: u64 = 1;
@@ -280,7 +280,7 @@ fn allows_fork(filter: &windlass_seccomp::Filter) -> bool {
     calls.into_iter().chain(plain.map(|call| (call, [0; 6]))).all(|(call, args)| filter.allows(arch, call, args))
 }
 
-/// Settings that a child does not inherit, or that forbid a process to have children (sched(7)).
+/// Whether a child does not inherit a setting, or the setting forbids children (sched(7)).
 fn of_one_process(action: &Action) -> bool {
     const SCHED_DEADLINE: u32 = 6;
     const RESET_ON_FORK: u64 = 1;
@@ -290,8 +290,7 @@ fn of_one_process(action: &Action) -> bool {
 /// The number of the limit of processes (getrlimit(2)).
 pub const RLIMIT_NPROC: u32 = 6;
 
-/// What of the command line asks for an element of the process, where it is not config.json. `whole`: the process
-/// is that of `--process`.
+/// The flag that asks for an element of the process, if config.json does not. `whole`: `--process` gave the process.
 fn asked(pointer: &str, request: &Request, whole: bool) -> Option<String> {
     if whole {
         return (!pointer.starts_with("/linux/")).then(|| format!("--process {pointer}"));
@@ -310,7 +309,7 @@ fn asked(pointer: &str, request: &Request, whole: bool) -> Option<String> {
     flags.iter().find(|(name, _, given)| *given && element == Some(name)).map(|(_, flag, _)| (*flag).into())
 }
 
-/// The container's own process with what the flags change.
+/// The container's own process with the changes of the flags.
 fn described(spec: &Spec, request: &Request) -> Result<Process> {
     let mut process = spec.process.clone().unwrap_or_default();
     if request.args.is_empty() {
@@ -345,7 +344,7 @@ fn described(spec: &Spec, request: &Request) -> Result<Process> {
         let inheritable = sets.inheritable.as_ref().is_some_and(|set| !set.is_empty());
         let mut lists = vec![&mut sets.bounding, &mut sets.effective, &mut sets.permitted];
         if inheritable {
-            // Never a first inheritable capability: CVE-2022-29162.
+            // The inheritable set is not extended: CVE-2022-29162.
             lists.push(&mut sets.ambient);
         }
         for list in lists {

@@ -187,11 +187,11 @@ pub fn kind_names(kinds: Namespaces) -> String {
 /// One line of an explanation.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Line {
-    /// The process that does it: `runtime` or `init`.
+    /// The process that carries it out: `runtime` or `init`.
     pub process: &'static str,
-    /// What is done.
+    /// The text of the action.
     pub what: String,
-    /// What asked for it: a JSON Pointer, a flag, or a reason in parentheses.
+    /// The origin: a JSON Pointer, a flag, or a reason in parentheses.
     pub asked_by: String,
 }
 
@@ -206,9 +206,9 @@ impl RuntimeLines {
 }
 
 impl Plan {
-    /// The plan, line by line, in the order in which things are done.
+    /// The plan, line by line, in the order of its execution.
     ///
-    /// `program`: what is executed in the end.
+    /// `program` is the program that is executed in the end.
     pub fn lines(&self, program: &[String]) -> Vec<Line> {
         let mut runtime = RuntimeLines::default();
         runtime.add(format!("reserve the container {:?}", self.id), "(every container has a state)");
@@ -227,7 +227,7 @@ impl Plan {
         out
     }
 
-    /// What the runtime does for the cgroup.
+    /// Adds the lines for the cgroup.
     fn cgroup_lines(&self, runtime: &mut RuntimeLines) {
         let every = "(every container has a cgroup)";
         match (&self.unit, self.cgroups_path.as_str()) {
@@ -254,7 +254,7 @@ impl Plan {
         }
     }
 
-    /// What the runtime does for processes and namespaces.
+    /// Adds the lines for processes and namespaces.
     fn clone_lines(&self, runtime: &mut RuntimeLines) {
         let topology = &self.topology;
         for join in &topology.joined {
@@ -281,7 +281,7 @@ impl Plan {
         }
     }
 
-    /// What the runtime does for init when it is cloned.
+    /// Adds the lines for what the runtime does at the clone of init.
     fn service_lines(&self, runtime: &mut RuntimeLines) {
         if self.init_asks_for_sources && !self.sources.is_empty() {
             let user = self.init.iter().find(|step| matches!(step.action, Action::BecomeRoot(..)));
@@ -356,12 +356,12 @@ impl fmt::Display for Source {
 }
 
 impl Source {
-    /// Its options, after a comma each.
+    /// The options of the mount, with a comma before each.
     fn options(&self) -> String {
         let all = |name: String| format!("r{name}");
         let mut options = attribute_names(self.set);
         options.extend(attribute_names(self.set_all).into_iter().map(all));
-        // A cleared field of access time is how a policy is set.
+        // A policy of access times is set by clearing the field.
         let cleared = |bits: MountAttributes, set: MountAttributes| {
             attribute_names(bits & !set & !MountAttributes::ATIME).into_iter().map(|name| format!("not {name}"))
         };

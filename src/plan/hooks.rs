@@ -1,4 +1,4 @@
-//! Hooks: where they run among the steps, and what is wrong with any of them.
+//! Hooks: their place among the steps, and their faults.
 
 use windlass_base::namespaces::Namespaces;
 use windlass_base::spec::{Linux, Spec};
@@ -7,8 +7,8 @@ use crate::builder::PlanBuilder;
 use crate::step::Action;
 use crate::topology::Topology;
 
-/// Adds the hooks that run before the pivot and the network interfaces that they may look for, and reports
-/// what is wrong with any hook.
+/// Adds the hooks that run before the pivot and the network interfaces that they may look for, and reports the faults
+/// of all hooks.
 pub(crate) fn hooks(spec: &Spec, topology: &Topology, linux: &Linux, builder: &mut PlanBuilder) {
     if !linux.net_devices.is_empty() && topology.has(Namespaces::NET) {
         builder.config("/linux/netDevices", Action::NetDevices);

@@ -1,4 +1,4 @@
-//! What planning depends on of the host and of the user that runs the runtime.
+//! The facts about the host and the user of the runtime that planning depends on.
 //!
 //! An ordinary user has no power over the host's mounts and may map few ids. Root of a user namespace, such as
 //! podman makes, has power only over what this namespace owns. The plan takes both into account, so `explain`
@@ -27,13 +27,13 @@ pub struct Host {
     pub cgroup2: Vec<String>,
 }
 
-/// What writes the id maps of a new user namespace, as user_namespaces(7) allows it.
+/// The writer of the id maps of a new user namespace, as user_namespaces(7) allows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Maps {
     /// The runtime writes them.
     #[default]
     Direct,
-    /// The runtime writes maps of its own two ids alone; setgroups(2) must be denied first.
+    /// The runtime maps only its own user and group id; setgroups(2) must be denied first.
     Own,
     /// newuidmap(1) and newgidmap(1) write what `/etc/subuid` and `/etc/subgid` grant.
     Helpers,
@@ -51,7 +51,7 @@ impl Host {
         !self.administers() || self.nested.is_some()
     }
 
-    /// What may write these id maps.
+    /// The writer of these id maps.
     pub fn maps(&self, uids: &[IdMapping], gids: &[IdMapping]) -> Maps {
         let both = CapabilitySet::SETUID | CapabilitySet::SETGID;
         let own = |mappings: &[IdMapping], id: u32| matches!(mappings, [only] if only.host_id == id && only.size == 1);

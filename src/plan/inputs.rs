@@ -1,4 +1,4 @@
-//! What the steps of `create` are planned from.
+//! The inputs of planning `create`.
 
 use windlass_base::spec::{Linux, Spec};
 

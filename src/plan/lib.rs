@@ -1,8 +1,8 @@
 //! Plans what the runtime does to make a container, before it does anything.
 //!
-//! Planning is pure: it uses no system call, no file, no clock and no environment. What depends on the file
-//! system (is the source a directory? does the path exist?) is decided by the step itself, through a descriptor,
-//! when it is carried out.
+//! Planning is pure: it uses no system call, no file, no clock and no environment. Questions about the file system (is
+//! the source a directory? does the path exist?) are answered by the step itself, through a descriptor, when it is
+//! carried out.
 //!
 //! A [`Plan`] has four parts: the [`Topology`] (processes and namespaces), the mounts of the host that are copied
 //! ([`Source`]), the cgroup, and the [`Step`]s of init in order. The plan of `exec` consists of the same steps.

@@ -1,5 +1,5 @@
-//! The limits and the scheduling of restored processes as the kernel has them, compared with the configuration: CRIU sets
-//! those of the images, and may raise any.
+//! Compares the limits and the scheduling of restored processes, as the kernel has them, with the configuration: CRIU
+//! sets the values of the images, and may raise any.
 
 use windlass_base::abi::SchedulerAttributes;
 use windlass_base::capability::CapabilitySet;
@@ -20,9 +20,8 @@ const RLIMIT_NICE: u32 = 13;
 /// The highest real-time priority that a process may give itself.
 const RLIMIT_RTPRIO: u32 = 14;
 
-/// Which limits of a process are above those that the configuration gives it. `oom`: its `oom_score_adj` and that of the
-/// runtime, which processes have if the configuration does not say another. `hard`: a hard limit of it by its number,
-/// where that can be read.
+/// Finds the limits of a process that are above the configured ones. `oom` has its `oom_score_adj` and the runtime's,
+/// which holds if none is configured. `hard` returns its hard limit by number, if that can be read.
 pub fn raised(plan: &Plan, oom: [i64; 2], hard: &dyn Fn(u32) -> Option<u64>) -> Vec<Diagnostic> {
     if may(plan, CapabilitySet::SYS_RESOURCE) {
         return Vec::new();
@@ -42,8 +41,8 @@ pub fn raised(plan: &Plan, oom: [i64; 2], hard: &dyn Fn(u32) -> Option<u64>) -> 
     protected.into_iter().chain(limits).collect()
 }
 
-/// Whether a task is scheduled before others more than the configuration lets it be. `own` is the scheduling of the
-/// runtime, which processes have if the configuration does not say another, and `own_limit` a hard limit of it.
+/// Whether a task has a higher scheduling priority than the configuration permits. `own` is the scheduling of the
+/// runtime, which holds if none is configured, and `own_limit` returns a hard limit of the runtime.
 pub fn favoured(
     plan: &Plan,
     found: &SchedulerAttributes,
@@ -67,15 +66,15 @@ pub fn favoured(
     };
     let msg = if is_real_time(found.policy) {
         let least = if is_real_time(expected.policy) { expected.priority } else { 0 };
-        // A deadline runs before all others, and has no priority.
+        // A task with a deadline runs before all others, and has no priority.
         let as_strong = found.policy != DEADLINE || expected.policy == DEADLINE;
         let granted = is_real_time(expected.policy) && as_strong && found.priority <= least;
         let limited = found.policy != DEADLINE && u64::from(found.priority) <= limit(RLIMIT_RTPRIO);
         let (policy, priority) = (found.policy, found.priority);
         (!granted && !limited).then(|| format!("a task of the images has the policy {policy} and priority {priority}"))
     } else {
-        // The process that created the container without one may have had another nice value than the caller now,
-        // but hardly a negative one.
+        // Without a configured value the nice value is that of the creator, which is unknown here. It is unlikely to
+        // have been negative.
         let least = configured.map_or(own.nice.min(0), |configured| configured.nice);
         let allowed = 20 - i64::try_from(limit(RLIMIT_NICE)).unwrap_or(40).min(40);
         (found.nice < least && i64::from(found.nice) < allowed)
@@ -89,8 +88,8 @@ fn is_real_time(policy: u32) -> bool {
     [FIFO, ROUND_ROBIN, DEADLINE].contains(&policy)
 }
 
-/// Whether a task has another label of the security module than it must have. `given` is that of `--lsm-profile`, as
-/// `selinux:LABEL` or `apparmor:PROFILE`. `found` is the label of the task; an empty one means that there is no module.
+/// Whether a task has a wrong label of the security module. `given` is `--lsm-profile`, as `selinux:LABEL` or
+/// `apparmor:PROFILE`. `found` is the label of the task; it is empty without a module.
 pub fn mislabelled(plan: &Plan, given: &str, found: &str) -> Option<Diagnostic> {
     let found = found.trim_end_matches(['\0', '\n']);
     // The mode of a profile follows it: `docker-default (enforce)`.
@@ -113,7 +112,7 @@ pub fn mislabelled(plan: &Plan, given: &str, found: &str) -> Option<Diagnostic> 
     (!has).then(|| Diagnostic { pointer: pointer.into(), msg: msg() })
 }
 
-/// Whether the processes of the container have a capability on the host, where the kernel asks for it.
+/// Whether the processes of the container have a capability on the host, where the kernel demands it.
 fn may(plan: &Plan, capability: CapabilitySet) -> bool {
     let has = plan.init.iter().any(|step| match &step.action {
         Action::Identity(identity) => identity.capabilities.bounding.contains(capability),

@@ -28,9 +28,9 @@ pub struct Source {
     pub path: String,
     /// JSON Pointer of the element that names it.
     pub pointer: String,
-    /// What the user calls it, for messages.
+    /// Its name for the user, in messages.
     pub target: String,
-    /// With all mounts below it.
+    /// Whether all mounts below it are copied as well.
     pub recursive: bool,
     /// Attributes of the mount to set and clear.
     pub set: MountAttributes,
@@ -38,17 +38,17 @@ pub struct Source {
     pub clear: MountAttributes,
     /// Attributes to clear unless the kernel has locked them.
     pub reset: MountAttributes,
-    /// Attributes to set on all.
+    /// Attributes to set on the mount and all below it.
     pub set_all: MountAttributes,
-    /// Attributes to clear on all.
+    /// Attributes to clear on the mount and all below it.
     pub clear_all: MountAttributes,
     /// Propagations, in order.
     pub propagation: Vec<PropagationChange>,
     /// Ids to map.
     pub idmap: Option<Idmap>,
-    /// A device node: one that is not at the path is made where that is possible.
+    /// The device node at the path; if it is missing, it is made where that is possible.
     pub device: Option<Box<Node>>,
-    /// Whether it may be missing: it only stands in for something better.
+    /// Whether it may be missing, because it only stands in for a new filesystem.
     pub fallback: bool,
 }
 
@@ -65,7 +65,7 @@ pub enum MountKind {
         source: String,
         /// Its options.
         data: Vec<(String, Option<String>)>,
-        /// The host's, from [`crate::Plan::sources`]: bound where the kernel refuses a new one.
+        /// The host's mount, from [`crate::Plan::sources`]: bound if the kernel refuses a new one.
         fallback: Option<SourceId>,
     },
 }
@@ -82,9 +82,9 @@ pub enum Resolution {
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// Where.
+    /// The mount point.
     pub destination: RootPath,
-    /// How the destination is resolved; what is missing is made.
+    /// How the destination is resolved; missing components are made.
     pub resolution: Resolution,
     /// What is mounted.
     pub what: MountKind,
@@ -94,11 +94,11 @@ pub struct Mount {
     pub propagation: Vec<PropagationChange>,
     /// Flags that only mount(2) takes.
     pub old_flags: MsFlags,
-    /// Starts with a copy of what was there.
+    /// Whether it starts with a copy of the destination's content.
     pub copy_up: bool,
-    /// Can be written to until a later [`Action::Readonly`](crate::Action::Readonly).
+    /// Whether it is writable until a later [`Action::Readonly`](crate::Action::Readonly).
     pub late_readonly: bool,
-    /// Its option `context` is `linux.mountLabel`.
+    /// Whether its option `context` is `linux.mountLabel`.
     pub labelled: bool,
     /// `linux.mountLabel` for the root directory of a filesystem that takes no option `context`.
     pub root_label: Option<String>,
@@ -107,7 +107,7 @@ pub struct Mount {
 /// The ids of an idmapped mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idmap {
-    /// User ids; empty: those of the user namespace that the container joins.
+    /// User ids; if empty, the joined user namespace's.
     pub uids: Vec<IdMapping>,
     /// Group ids.
     pub gids: Vec<IdMapping>,
@@ -118,7 +118,7 @@ pub struct Idmap {
 /// A device node to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Where.
+    /// Its path.
     pub path: RootPath,
     /// File type and permission bits.
     pub mode: u32,
@@ -134,7 +134,7 @@ pub struct Node {
     pub source: Option<SourceId>,
 }
 
-/// What may be mounted on below `/proc`; as runc and the images that need it have it.
+/// The paths below `/proc` that may be mounted on, as for runc and the images that need it.
 const BELOW_PROC: &[&str] = &[
     "/proc/cpuinfo",
     "/proc/diskstats",

@@ -1,7 +1,7 @@
 //! The mounts of restored processes as the kernel shows them, compared with the configuration.
 //!
-//! What images claim of mounts is compared before (`restore`). But CRIU makes mounts by paths, which links in the images
-//! and in the root filesystem may lead elsewhere, and mounts may hide each other. So the kernel is asked what there is
+//! The claims of images are compared before (`restore`). But CRIU makes mounts by paths, which links in the images and
+//! in the root filesystem may lead elsewhere, and mounts may hide each other. So the mounts are read from the kernel
 //! before the processes run.
 
 use std::collections::BTreeSet;
@@ -35,12 +35,12 @@ impl Place {
     }
 }
 
-/// Where the mounts of a container may come from.
+/// The allowed sources of a container's mounts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {
     /// The root filesystem.
     pub rootfs: Place,
-    /// What the configuration mounts from outside, with the flags that it must have.
+    /// The external mounts of the configuration, with the flags that each must have.
     pub external: Vec<(Place, MountAttributes)>,
     /// The devices of all filesystems that are mounted on the host.
     pub hosts: BTreeSet<String>,
@@ -48,7 +48,7 @@ pub struct Sources {
     pub cgroup: Option<String>,
 }
 
-/// Which of the mounts of a process come from elsewhere. Filesystems that are new are the container's own.
+/// Finds the mounts of a process that come from elsewhere. New filesystems are the container's own.
 pub fn foreign_mounts(plan: &Plan, sources: &Sources, mounts: &[Mounted]) -> Vec<Diagnostic> {
     let foreign = mounts.iter().filter(|mount| !is_known(plan, sources, mount));
     foreign
@@ -72,7 +72,7 @@ fn is_known(plan: &Plan, sources: &Sources, mount: &Mounted) -> bool {
     if !sources.hosts.contains(&mount.device) {
         return OWN.contains(&kind);
     }
-    // The kernel has one of these for each namespace, so those of a shared namespace are the host's.
+    // The kernel has one such filesystem for each namespace, so with a shared namespace it is the host's.
     let is_shared = match kind {
         "proc" => !plan.topology.new.contains(Namespaces::PID),
         "sysfs" => !plan.topology.new.contains(Namespaces::NET),
@@ -94,7 +94,7 @@ fn makes(plan: &Plan, wanted: &str) -> bool {
     })
 }
 
-/// The flags that mountinfo tells by words.
+/// The flags that mountinfo has as words.
 pub fn flags_of(options: &str) -> MountAttributes {
     let known = [
         ("ro", MountAttributes::RDONLY),
@@ -107,20 +107,20 @@ pub fn flags_of(options: &str) -> MountAttributes {
     known.into_iter().filter(|(word, _)| has(word)).map(|(_, flag)| flag).collect()
 }
 
-/// What a path must show to the processes of a container.
+/// The content that a path must show to the processes of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
-    /// The path. What does not exist shows nothing.
+    /// The path. A path that does not exist shows nothing.
     pub path: RootPath,
-    /// What it must show.
+    /// The required content.
     pub shows: Shows,
     /// Whether a mount of the host is mounted there, as the root filesystem is.
     pub external: bool,
-    /// The element of the configuration that says so.
+    /// The element of the configuration that demands it.
     pub pointer: String,
 }
 
-/// See [`View`].
+/// The content of a [`View`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shows {
     /// A mount with these flags.
@@ -129,14 +129,14 @@ pub enum Shows {
     Nothing,
 }
 
-/// What the paths of a container must show, unless its processes have changed that where they may (`may_mount`).
+/// The views of a container, unless its processes may mount and have changed them (`may_mount`).
 pub fn views(plan: &Plan) -> Vec<View> {
     let mut views: Vec<View> = Vec::new();
     let root = || RootPath::new("/").expect("no NUL");
     for step in &plan.init {
         let (path, shows) = match &step.action {
             Action::Mount(mount) => {
-                // What lies below it is hidden.
+                // The mount hides what lies below it.
                 views.retain(|view| view.path.without(&mount.destination).is_none());
                 (mount.destination.clone(), Shows::Flags(of_mount(plan, mount)))
             }

@@ -1,14 +1,14 @@
-//! Mount options: what each word of `mounts[].options` means.
+//! Mount options: the meaning of each word of `mounts[].options`.
 //!
 //! One table serves the planner and `features`. A word that is not in it goes to the filesystem
 //! (`size=64k`, `lowerdir=…`), which alone can judge it.
 
 use windlass_base::mount::{MountAttributes, MsFlags, Propagation, PropagationChange};
 
-/// What one option asks for.
+/// The effect of one option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Sets attributes of the mount .
+    /// Sets attributes of the mount.
     Set(MountAttributes),
     /// Clears attributes of the mount.
     Clear(MountAttributes),
@@ -26,17 +26,17 @@ pub enum Effect {
     AtimeAll(Policy),
     /// Changes the propagation type.
     Propagate(PropagationChange),
-    /// A bind mount, with `true` of all below as well.
+    /// Makes a bind mount; `true`: with all mounts below.
     Bind(bool),
-    /// An option of the superblock that fsconfig(2) knows by this name.
+    /// Sets an option of the superblock that fsconfig(2) knows by this name.
     Superblock(&'static str),
     /// Sets (`true`) or clears a flag that only mount(2) takes.
     Old(MsFlags, bool),
-    /// Maps ids, with `true` of all below as well.
+    /// Maps ids; `true`: of all mounts below as well.
     Idmap(bool),
     /// Copies what was at the destination into the new tmpfs.
     CopyUp,
-    /// Says what is so anyway.
+    /// Has no effect, since it names the default.
     Nothing,
 }
 
@@ -45,7 +45,7 @@ use Effect::*;
 /// The access time policies, as flags of which a mount may be given several; see `policy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// Updated when older than the last change.
+    /// Updated if older than the last change.
     Relative = 1,
     /// Never updated.
     Never = 2,
@@ -120,7 +120,7 @@ const TABLE: &[(&str, Effect)] = &[
     ("unbindable", Propagate(PropagationChange::of_mount(Propagation::Unbindable))),
 ];
 
-/// What the option `name` asks for; `None` means that it is the filesystem's.
+/// The effect of the option `name`; `None` if it is an option of the filesystem.
 pub fn effect(name: &str) -> Option<Effect> {
     TABLE.binary_search_by_key(&name, |row| row.0).ok().map(|at| TABLE[at].1)
 }
@@ -138,27 +138,26 @@ pub fn propagation(word: &str) -> Option<PropagationChange> {
     }
 }
 
-/// The flags of a bind mount's source that stay only where no option is about flags, or where `ro` is
-/// asked for.
+/// The flags of a bind mount's source that stay only if no option is about flags, or if `ro` is asked for.
 ///
-/// A bind mount is a copy, flags included. runc and crun change it by mount(2) with MS_REMOUNT|MS_BIND if
-/// an option is about flags, and that call sets them all: what the options do not name is gone. With `ro`
-/// runc does the same, and crun adds to the flags of the source, which is the safer.
+/// A bind mount is a copy, flags included. runc and crun change it by mount(2) with MS_REMOUNT|MS_BIND if an option is
+/// about flags, and that call sets them all: flags that the options do not name are cleared. With `ro` runc does the
+/// same, while crun adds to the flags of the source, which is safer.
 const FLAGS: MountAttributes = MountAttributes::RDONLY
     .union(MountAttributes::NOSUID)
     .union(MountAttributes::NODEV)
     .union(MountAttributes::NOEXEC)
     .union(MountAttributes::NOSYMFOLLOW);
 
-/// The options of one mount, added up.
+/// The combined options of one mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountOptions {
     /// Attributes of the mount to set.
     pub set: MountAttributes,
     /// Attributes of the mount to clear.
     pub clear: MountAttributes,
-    /// Attributes that a bind mount takes over from its source without options, and that an option about
-    /// others takes away: see `FLAGS`.
+    /// Attributes that a bind mount takes over from its source, unless an option is about other attributes: see
+    /// `FLAGS`.
     pub reset: MountAttributes,
     /// Attributes to set on the mount and all below.
     pub set_all: MountAttributes,
@@ -166,11 +165,11 @@ pub struct MountOptions {
     pub clear_all: MountAttributes,
     /// Changes of the propagation type, in order.
     pub propagation: Vec<PropagationChange>,
-    /// A bind mount; `true`: with all below.
+    /// `Some` for a bind mount; `true`: with all mounts below.
     pub bind: Option<bool>,
-    /// An idmapped mount; `true`: with all below.
+    /// `Some` for an idmapped mount; `true`: with all mounts below.
     pub idmap: Option<bool>,
-    /// tmpfs: starts with what was there.
+    /// Whether a tmpfs starts with the content of its destination.
     pub copy_up: bool,
     /// Flags for mount(2).
     pub old_flags: MsFlags,
@@ -198,9 +197,8 @@ impl Default for MountOptions {
 }
 
 impl MountOptions {
-    /// Combines the options. Of an option and its opposite the later one wins. `rbind` and `bind` are no opposites,
-    /// and neither are the access time policies: they are flags, as for mount(2), and a later one does not cancel
-    /// an earlier one.
+    /// Combines the options. The later of an option and its opposite wins. `rbind` and `bind` are no opposites, and
+    /// neither are the access time policies: they are flags, as for mount(2), and do not cancel each other.
     pub fn read<'a>(words: impl IntoIterator<Item = &'a str>) -> MountOptions {
         let mut out = MountOptions::default();
         let (mut atime, mut atime_all) = (0, 0);
@@ -261,13 +259,13 @@ impl MountOptions {
     }
 }
 
-/// The keys that one option of a configuration has.
+/// The keys of one option of a configuration.
 pub fn keys(option: &str) -> impl Iterator<Item = &str> {
     let known = effect(option).map(|effect| if let Superblock(name) = effect { name } else { option });
     known.into_iter().chain(split(option).filter(move |_| known.is_none()).map(|(key, _)| key))
 }
 
-/// The policy that holds when several are given, chosen as mount(2) does.
+/// The policy among several, chosen as mount(2) does.
 fn policy(flags: u8) -> Option<MountAttributes> {
     [
         (Policy::Strict, MountAttributes::STRICTATIME),

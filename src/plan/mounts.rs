@@ -1,4 +1,4 @@
-//! One entry of `mounts`: the step and the source that it becomes.
+//! One entry of `mounts`, which becomes a step and a source.
 
 use windlass_base::mount::MountAttributes;
 use windlass_base::namespaces::Namespaces;
@@ -12,9 +12,8 @@ use crate::path::RootPath;
 use crate::step::Action;
 use crate::topology::check_ranges;
 
-/// Whether files and directories can be made in a new filesystem of this type, as later mounts, device nodes and
-/// the working directory may need. On a disk nothing is made: read-only means that nothing is written to it, not
-/// even its journal.
+/// Whether files and directories can be made in a new filesystem of this type, as later mounts, device nodes and the
+/// working directory may need. Nothing is made on a disk: read-only means that not even its journal is written.
 fn takes_files(kind: &str, source: &str) -> bool {
     !matches!(kind, "proc" | "sysfs" | "cgroup" | "cgroup2" | "mqueue" | "devpts") && !source.starts_with('/')
 }
@@ -28,16 +27,16 @@ pub(crate) struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// The entry at this index of `mounts`, with its options as they are to hold.
+    /// The entry at this index of `mounts`, with its final options.
     pub fn new(index: usize, mount: &'a MountEntry, options: MountOptions, inputs: Inputs<'a>) -> Entry<'a> {
         Entry { pointer: format!("/mounts/{index}"), mount, options, inputs }
     }
 
-    /// Adds the mount. A new filesystem that is to be read-only is made so by a later step, when everything in
-    /// it exists; its path is returned.
+    /// Adds the mount. A later step makes a new filesystem read-only, when everything in it exists; then its path is
+    /// returned.
     pub fn plan(mut self, builder: &mut PlanBuilder) -> Option<RootPath> {
         let destination = self.destination(builder)?;
-        // `Some(true)`: with all mounts below.
+        // `Some(true)` means with all mounts below.
         let bind = self.options.bind.or((self.mount.kind == "bind").then_some(false));
         if destination.is_root() && bind.is_none() {
             builder.fault(self.below("destination"), "a new filesystem on / would hide the root filesystem");
@@ -87,7 +86,7 @@ impl<'a> Entry<'a> {
         self.options.data.iter().any(|(known, _)| known == key)
     }
 
-    /// The destination below the root. `None` if there is none.
+    /// The destination below the root, or `None` if it is faulty.
     fn destination(&self, builder: &mut PlanBuilder) -> Option<RootPath> {
         let text = &self.mount.destination;
         let Some(mut destination) = RootPath::new(text).filter(|_| !text.is_empty()) else {
@@ -120,8 +119,8 @@ impl<'a> Entry<'a> {
         for (key, _) in &self.options.data {
             builder.warn(self.option(key), format!("option {key:?} has no meaning for a bind mount"));
         }
-        // Without a propagation option the copy stays a slave: the container sees what the host mounts later,
-        // and the host sees nothing of the container's.
+        // Without a propagation option the copy stays a slave: the container sees later mounts of the host, but not the
+        // host those of the container.
         MountKind::Bind(builder.source(Source {
             path: self.mount.source.clone(),
             pointer: self.below("source"),
@@ -150,7 +149,7 @@ impl<'a> Entry<'a> {
                     builder.warn(self.option(key), format!("option {key:?} has no meaning for cgroup2"));
                 }
                 let fallback = self.fallback("cgroup2", builder);
-                // There is one superblock. A mount from the host's cgroup namespace sets its options anew, for the
+                // cgroup2 has one superblock. A mount from the host's cgroup namespace sets its options anew, for the
                 // host too.
                 let shared = !self.inputs.topology.new.contains(Namespaces::CGROUP);
                 let options = self.inputs.options.host.cgroup2.iter().filter(|_| shared);
@@ -168,10 +167,10 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// The host's mount that is bound where the kernel refuses a new one.
+    /// The host's mount that is bound if the kernel refuses a new one.
     ///
-    /// Root of a user namespace may mount a filesystem that shows a namespace only if this user namespace owns
-    /// that one. Otherwise the host's mount looks the same.
+    /// Root of a user namespace may mount a filesystem that shows a namespace only if the user namespace owns that
+    /// namespace. Otherwise the host's mount looks the same.
     fn fallback(&self, kind: &str, builder: &mut PlanBuilder) -> Option<SourceId> {
         let (_, shown, path) = SHOWN.iter().find(|row| row.0 == kind)?;
         let Inputs { topology, options, .. } = self.inputs;
@@ -179,9 +178,9 @@ impl<'a> Entry<'a> {
         if of_the_initial_user_namespace || topology.new.contains(*shown) {
             return None;
         }
-        // The options go for all mounts below, which come along: the cgroups there may be the caller's to write
-        // to, and so never the container's (CVE-2023-25809). Access times mean nothing in these filesystems, and
-        // a user namespace may not change them (mount_namespaces(7)).
+        // The options hold for all mounts below, which come along: the caller may be allowed to write to the cgroups
+        // there, but the container must not be (CVE-2023-25809). Access times mean nothing in these filesystems, and a
+        // user namespace may not change them (mount_namespaces(7)).
         let times = MountAttributes::ATIME | MountAttributes::NODIRATIME;
         let asked = (self.options.set | self.options.set_all) - times;
         let set_all = if kind == "sysfs" { asked | MountAttributes::RDONLY } else { asked };
@@ -196,8 +195,8 @@ impl<'a> Entry<'a> {
         }))
     }
 
-    /// The options of a new filesystem, with the SELinux context where the filesystem takes one. The kernel has made
-    /// the superblock of an IPC namespace's queues before, so that of mqueue cannot be changed any more.
+    /// The options of a new filesystem, with the SELinux context if the filesystem takes one. mqueue does not: the
+    /// kernel has made the superblock together with the IPC namespace.
     fn data(&self) -> Vec<(String, Option<String>)> {
         let mut data = self.options.data.clone();
         let label = self.mount_label();
@@ -208,7 +207,7 @@ impl<'a> Entry<'a> {
         data
     }
 
-    /// `linux.mountLabel`, which means nothing without SELinux.
+    /// `linux.mountLabel`, which has no effect without SELinux.
     fn mount_label(&self) -> &'a str {
         if self.inputs.options.host.selinux { &self.inputs.linux.mount_label } else { "" }
     }
@@ -266,7 +265,7 @@ impl<'a> Entry<'a> {
         let (uids, gids) = match (listed, topology.new.contains(Namespaces::USER)) {
             (true, _) => (uid_mappings.clone(), gid_mappings.clone()),
             (false, true) => (linux.uid_mappings.clone(), linux.gid_mappings.clone()),
-            // The joined namespace has its own, whatever the configuration says.
+            // The joined namespace has its own maps, whatever the configuration says.
             (false, false) => (Vec::new(), Vec::new()),
         };
         Some(Idmap { uids, gids, recursive: self.options.idmap.unwrap_or(false) })
@@ -282,7 +281,7 @@ pub(crate) fn option(pointer: &str, mount: &windlass_base::spec::Mount, key: &st
     }
 }
 
-/// Filesystems that show a namespace, that namespace, and where the host has them mounted.
+/// Filesystems that show a namespace, the namespace, and their mount point on the host.
 const SHOWN: &[(&str, Namespaces, &str)] = &[
     ("cgroup2", Namespaces::CGROUP, "/sys/fs/cgroup"),
     ("mqueue", Namespaces::IPC, "/dev/mqueue"),

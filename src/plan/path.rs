@@ -3,15 +3,14 @@
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-/// A path below the container's root, without `.`, `..` and doubled slashes, relative to it; the
-/// root itself is `.`. It is only ever resolved by the kernel against a descriptor of the root,
-/// never joined to a path of the host.
+/// A path below the container's root, without `.`, `..` and doubled slashes, relative to it; the root itself is `.`.
+/// Only the kernel resolves it, against a descriptor of the root. It is never joined to a path of the host.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RootPath(PathBuf);
 
 impl RootPath {
-    /// From the text of a configuration. `..` is taken away lexically and cannot lead above the
-    /// root, as for engines that clean paths in the same way. `None` for a NUL byte.
+    /// Parses a text of the configuration. `..` is removed lexically and cannot lead above the root; engines clean
+    /// paths in the same way. Returns `None` for a NUL byte.
     pub fn new(text: &str) -> Option<RootPath> {
         if text.contains('\0') {
             return None;
@@ -32,12 +31,12 @@ impl RootPath {
         Some(RootPath(path))
     }
 
-    /// Relative to the root.
+    /// The path relative to the root.
     pub fn as_path(&self) -> &Path {
         &self.0
     }
 
-    /// This path from `other` on, if it is below that.
+    /// The part of this path below `other`, if it is below that.
     pub fn without(&self, other: &RootPath) -> Option<RootPath> {
         let rest = self.0.strip_prefix(&other.0).ok()?;
         Some(RootPath(if rest.as_os_str().is_empty() { ".".into() } else { rest.into() }))

@@ -29,7 +29,7 @@ use crate::topology::Topology;
 /// Adds the steps of the process that `create` makes, up to its execution.
 pub(crate) fn process(inputs: Inputs<'_>, builder: &mut PlanBuilder) {
     let Some(process) = &inputs.spec.process else {
-        // Only `start` needs it, and reports then that it is missing.
+        // Only `start` needs the process, and reports that it is missing.
         builder.always(READY, Action::Ready);
         builder.config("/process", Action::Execute);
         return;
@@ -59,7 +59,7 @@ pub(crate) fn process(inputs: Inputs<'_>, builder: &mut PlanBuilder) {
 
 const READY: &str = "the runtime reports, and `start` begins";
 
-/// What the last steps of a process are planned from.
+/// The inputs of the last steps of a process.
 pub(crate) struct Credentials<'a> {
     pub process: &'a Process,
     pub linux: &'a Linux,
@@ -130,7 +130,7 @@ impl Credentials<'_> {
         }
     }
 
-    /// What the program inherits: the umask and the labels.
+    /// Adds the steps whose settings the program inherits: the umask and the labels.
     fn for_the_program(&self, builder: &mut PlanBuilder) {
         match self.process.user.umask {
             Some(umask) => builder.config(self.field("user/umask"), Action::Umask(umask & 0o777)),
@@ -161,7 +161,7 @@ impl Credentials<'_> {
     }
 }
 
-/// The label of the session keyring is that of the process, which could not use one with the runtime's label.
+/// Adds the label of the session keyring: the process's own, since it could not use a keyring with the runtime's label.
 pub(crate) fn key_label(process: &Process, pointer: &str, builder: &mut PlanBuilder) {
     if !process.selinux_label.is_empty() {
         builder.config(format!("{pointer}/selinuxLabel"), Action::KeyLabel(process.selinux_label.clone()));

@@ -1,6 +1,6 @@
 //! The program that a plan ends with.
 
-/// The process that a plan ends with.
+/// The arguments and environment of that program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
     /// The program and its arguments.
@@ -10,8 +10,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// With every variable once, for getenv(3) takes the first of several and what was added to
-    /// the configuration's stands behind it.
+    /// Keeps the last value of each variable: getenv(3) takes the first of several, and additions stand behind the
+    /// configuration's.
     pub fn new(args: Vec<String>, mut env: Vec<String>) -> Program {
         let mut seen = std::collections::BTreeSet::new();
         env.reverse();
@@ -21,5 +21,5 @@ impl Program {
     }
 }
 
-/// PATH where the environment has none, as execvp(3) takes it.
+/// The PATH of an environment without one.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -1,10 +1,10 @@
-//! What can be wrong with `linux.intelRdt` before the resctrl filesystem is looked at.
+//! Checks `linux.intelRdt` without looking at the resctrl filesystem.
 
 use windlass_base::spec::Linux;
 
 use crate::builder::PlanBuilder;
 
-/// The class becomes the name of a directory, and each schema a line of a file.
+/// Refuses a class that is no name of a directory, and a schema that is not one line.
 pub(crate) fn check(linux: &Linux, builder: &mut PlanBuilder) {
     let Some(rdt) = &linux.intel_rdt else { return };
     if matches!(rdt.clos_id.as_str(), "." | "..") || rdt.clos_id.contains(['/', '\n', '\0']) {

@@ -1,7 +1,7 @@
-//! What images claim of a container, compared with its configuration.
+//! Compares the claims of images with the configuration of their container.
 //!
-//! Images may come from anybody. The processes in them are what they are, but what separates them from the host is
-//! what the configuration says. A claim that would give them more is a fault, with the element that it contradicts.
+//! Images may come from anybody. Their processes may be anything, but the configuration decides how they are separated
+//! from the host. A claim that would give them more is a fault, with the element that it contradicts.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -18,10 +18,10 @@ use crate::explain::kind_names;
 use crate::mount::{MountKind, Source};
 use crate::step::{Action, Identity};
 
-/// What the images say.
+/// The claims of the images.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
-    /// How many processes there are.
+    /// The number of processes.
     pub processes: usize,
     /// For each process the namespaces that are not CRIU's own.
     pub namespaces: Vec<Namespaces>,
@@ -33,7 +33,7 @@ pub struct Claims {
     pub maps: Option<[Vec<IdMapping>; 2]>,
 }
 
-/// What is claimed of a thread.
+/// The claims of a thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Thread {
     /// Its id in the container.
@@ -52,7 +52,7 @@ pub struct Thread {
     pub filters: Rc<Vec<Rc<[u8]>>>,
 }
 
-/// What is claimed of a mount.
+/// The claims of a mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClaimedMount {
     /// Its mount point in the container.
@@ -61,7 +61,7 @@ pub struct ClaimedMount {
     pub kind: String,
     /// A number that mounts of one filesystem share.
     pub device: u32,
-    /// What of the filesystem is mounted.
+    /// The path in the filesystem that is mounted.
     pub root: String,
     /// Its flags: read-only, `nosuid`, `nodev`, `noexec` by their bits (mount(2), which are those of mount_setattr(2)).
     pub flags: u64,
@@ -73,18 +73,19 @@ pub struct ClaimedMount {
     pub nested: bool,
 }
 
-/// Kinds that every container has for itself after a restore, or may have.
+/// Kinds of namespaces that every restored container may have for itself.
 const FREE: Namespaces = Namespaces::TIME;
 
-/// The flags that take something away from a container.
+/// The flags that restrict a container.
 pub const RESTRICTING: MountAttributes =
     MountAttributes::RDONLY.union(MountAttributes::NOSUID).union(MountAttributes::NODEV).union(MountAttributes::NOEXEC);
 
-/// Filesystems that a process with CAP_SYS_ADMIN may have mounted itself. Not an overlay: CRIU looks its layers up on the
-/// host. Not binfmt_misc: what CRIU writes to it is how the host executes programs.
+/// Filesystems that a process with CAP_SYS_ADMIN may have mounted itself. An overlay is not among them, since CRIU
+/// looks its layers up on the host, and neither is binfmt_misc, through which CRIU would change how the host executes
+/// programs.
 pub(crate) const OWN: &[&str] = &["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2"];
 
-/// What of the claims contradicts the configuration. `there` tells whether a path of procfs or sysfs exists.
+/// Finds the claims that contradict the configuration. `there` tells whether a path of procfs or sysfs exists.
 pub fn contradictions(plan: &Plan, spec: &Spec, claims: &Claims, there: &dyn Fn(&str) -> bool) -> Vec<Diagnostic> {
     let mut faults = Vec::new();
     check_limits(plan, spec, claims, &mut faults);
@@ -93,21 +94,21 @@ pub fn contradictions(plan: &Plan, spec: &Spec, claims: &Claims, there: &dyn Fn(
     one_of_each(faults)
 }
 
-/// What of the claims about running tasks contradicts the configuration.
+/// Finds the claims about running tasks that contradict the configuration.
 pub fn task_contradictions(plan: &Plan, claims: &Claims) -> Vec<Diagnostic> {
     let mut faults = Vec::new();
     check_tasks(plan, claims, &mut faults);
     one_of_each(faults)
 }
 
-/// What of the claims about mounts contradicts the configuration.
+/// Finds the claims about mounts that contradict the configuration.
 pub fn mount_contradictions(plan: &Plan, claims: &Claims, there: &dyn Fn(&str) -> bool) -> Vec<Diagnostic> {
     let mut faults = Vec::new();
     check_mounts(plan, claims, there, &mut faults);
     one_of_each(faults)
 }
 
-/// One for each element is enough: a hostile image could have any number.
+/// Keeps one fault for each element, since a hostile image could cause any number.
 pub fn one_of_each(mut faults: Vec<Diagnostic>) -> Vec<Diagnostic> {
     let mut known = BTreeSet::new();
     faults.retain(|fault| known.insert(fault.pointer.clone()));
@@ -180,7 +181,7 @@ fn check_threads(plan: &Plan, claims: &Claims, faults: &mut Vec<Diagnostic>) {
         if confined && !thread.no_new_privileges {
             fault(faults, "/process/noNewPrivileges", format!("task {tid} of the images has no no_new_privs"));
         }
-        // A set-user-id program or a capability may have changed them.
+        // A set-user-id program or a capability may have changed the ids.
         for (ids, id, capability, pointer) in [
             (thread.uids, identity.uid, CapabilitySet::SETUID, "/process/user/uid"),
             (thread.gids, identity.gid, CapabilitySet::SETGID, "/process/user/gid"),
@@ -232,7 +233,7 @@ fn check_mounts(plan: &Plan, claims: &Claims, there: &dyn Fn(&str) -> bool, faul
     }
     let of_init = || claims.mounts.iter().filter(|mount| !mount.nested);
     let covered = |path: &str| of_init().any(|mount| mount.point == path);
-    // Where nothing is mounted there is the root filesystem, which has no files of the kernel.
+    // A path below no mount is in the root filesystem, which has no files of the kernel.
     let mounted =
         |path: &str| of_init().any(|mount| path.strip_prefix(&mount.point).is_some_and(|rest| rest.starts_with('/')));
     for step in &plan.init {
@@ -248,10 +249,10 @@ fn check_mounts(plan: &Plan, claims: &Claims, there: &dyn Fn(&str) -> bool, faul
     }
 }
 
-/// What is wrong with a mount that is not the root.
+/// Describes what is wrong with a mount other than the root.
 fn contradiction(plan: &Plan, claims: &Claims, mount: &ClaimedMount) -> Option<String> {
     let ClaimedMount { point, kind, .. } = mount;
-    // CRIU would follow them out of the container.
+    // CRIU would follow such a path out of the container.
     if let Some(odd) = [point, &mount.root].into_iter().find(|path| !is_canonical(path)) {
         return Some(format!("the images have a mount with the path {odd:?}"));
     }
@@ -266,7 +267,7 @@ fn contradiction(plan: &Plan, claims: &Claims, mount: &ClaimedMount) -> Option<S
         let masks = name == NULL && plan.init.iter().any(|step| hides(&step.action));
         return (name != point && !masks).then(|| format!("the images mount {name:?} on {point}"));
     }
-    // A copy of what init has from outside, as a new mount namespace begins with. What it shows is looked at later.
+    // A new mount namespace begins with copies of init's external mounts. Their content is checked later.
     let is_copy = |whole: &ClaimedMount| {
         let same = whole.device == mount.device && is_below(&mount.root, &whole.root);
         same && whole.external.is_some() && whole.flags & RESTRICTING.bits() & !mount.flags == 0
@@ -274,7 +275,7 @@ fn contradiction(plan: &Plan, claims: &Claims, mount: &ClaimedMount) -> Option<S
     if mount.nested && claims.mounts.iter().any(|whole| !whole.nested && is_copy(whole)) {
         return None;
     }
-    // A part of the root filesystem, or of a filesystem that is there as a whole.
+    // Whether the mount is a part of `whole`, which CRIU makes.
     let is_part = |whole: &ClaimedMount| {
         whole.device == mount.device && whole.external.is_none() && is_below(&mount.root, &whole.root)
     };
@@ -283,14 +284,15 @@ fn contradiction(plan: &Plan, claims: &Claims, mount: &ClaimedMount) -> Option<S
         return lacks
             .then(|| format!("the images have a part of the root filesystem on {point} with fewer restrictions"));
     }
-    // A tmpfs gives nothing, wherever it is. A part of another filesystem gives what its restrictions elsewhere take away.
+    // A tmpfs shows nothing of the host, wherever it is mounted. A part of another filesystem could show what is masked
+    // or read-only elsewhere.
     let made = mount.root == "/" && expected_kind(plan, point).is_some_and(|made| made == kind);
     let known = made || is_cover(plan, point) || kind == "tmpfs";
     let harmless = OWN.contains(&kind.as_str()) && (known || may_mount(plan));
     (!harmless).then(|| format!("the images have a mount of type {kind:?} on {point}, which the configuration has not"))
 }
 
-/// Whether a path is absolute and has no component that leads elsewhere than its name says.
+/// Whether a path is absolute, without `.`, `..` and empty components.
 fn is_canonical(path: &str) -> bool {
     let names = |rest: &str| rest.is_empty() || rest.split('/').all(|name| !["", ".", ".."].contains(&name));
     path.strip_prefix('/').is_some_and(names)
@@ -304,7 +306,7 @@ pub fn may_mount(plan: &Plan) -> bool {
     })
 }
 
-/// The flags that the configuration asks for of the last mount on a path.
+/// The restricting flags that the configuration demands of the last mount on a path.
 pub(crate) fn required(plan: &Plan, point: &str) -> MountAttributes {
     let mut flags = MountAttributes::empty();
     for step in &plan.init {
@@ -329,23 +331,23 @@ pub(crate) fn of_mount(plan: &Plan, mount: &crate::mount::Mount) -> MountAttribu
     }
 }
 
-/// The flags that the configuration asks for of a copy of a mount, and that take something away.
+/// The restricting flags that the configuration demands of a copy of a mount.
 pub fn required_of(source: Option<&Source>) -> MountAttributes {
     source.map_or(MountAttributes::empty(), |source| (source.set | source.set_all) & RESTRICTING)
 }
 
-/// Where something of a restored container comes from.
+/// The source of a part of a restored container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provenance {
-    /// What it is.
+    /// The namespace or mount.
     pub what: String,
-    /// Where it comes from.
+    /// Its source.
     pub from: String,
-    /// The element of the configuration that says so.
+    /// The element of the configuration that names it.
     pub origin: String,
 }
 
-/// Where the namespaces and mounts of a container come from that is restored from these images.
+/// The sources of the namespaces and mounts of a container that is restored from these images.
 pub fn provenance(plan: &Plan, claims: &Claims) -> Vec<Provenance> {
     let row = |what: String, from: String, origin: String| Provenance { what, from, origin };
     let mut out = Vec::new();

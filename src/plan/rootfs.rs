@@ -1,4 +1,4 @@
-//! The root filesystem: mounts, devices, the pivot, and what is masked or read-only in the end.
+//! The root filesystem: mounts, devices, the pivot, and masked and read-only paths.
 
 use windlass_base::error::Origin;
 use windlass_base::mount::{Propagation, PropagationChange};
@@ -15,12 +15,12 @@ use crate::path::RootPath;
 use crate::step::{Action, Pivot, Step};
 use crate::{devices, hooks};
 
-/// In which mount namespace init makes its mounts.
+/// The mount namespace in which init makes its mounts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum MountNamespace {
     /// The container's own.
     Own,
-    /// A temporary one, which init leaves again: the container has none of its own.
+    /// A temporary namespace, which init leaves again: the container has none of its own.
     Temporary,
     /// The runtime's, in which nothing is mounted.
     Runtimes,
@@ -38,7 +38,7 @@ impl MountNamespace {
         }
     }
 
-    /// Whether what init mounts stays out of the runtime's mount namespace.
+    /// Whether init's mounts stay out of the runtime's mount namespace.
     fn is_apart(self) -> bool {
         self != MountNamespace::Runtimes
     }
@@ -63,8 +63,7 @@ pub(crate) fn rootfs(inputs: Inputs<'_>, builder: &mut PlanBuilder) {
     let before_slaves = builder.steps.len();
     attach(namespace, propagation, spec, builder);
     if !linux.mount_label.is_empty() && !options.host.selinux {
-        // There is nothing that a label of files could keep apart, so nothing is lost. A label of the process is an
-        // error.
+        // Without SELinux a label of files separates nothing, so nothing is lost. A label of the process is an error.
         builder.warn("/linux/mountLabel", "the label is ignored: SELinux is not enabled on this host");
     }
     let late_readonly = mounts(inputs, namespace, builder);
@@ -94,7 +93,7 @@ pub(crate) fn rootfs(inputs: Inputs<'_>, builder: &mut PlanBuilder) {
 fn attach(namespace: MountNamespace, propagation: Option<PropagationChange>, spec: &Spec, builder: &mut PlanBuilder) {
     let path = spec.root.as_ref().map(|root| root.path.clone()).unwrap_or_default();
     let source = namespace.is_apart().then(|| {
-        // Mounts of the host still arrive unless the configuration says otherwise; those made here never leave.
+        // Mounts of the host still arrive unless the configuration says otherwise; mounts made here never leave.
         let slaves = PropagationChange::of_tree(Propagation::Slave);
         builder.always("mounts made here must not reach the host", Action::Propagation(slaves));
         // A slave receives the host's mounts, so its copy must not be cut off from them.
@@ -112,7 +111,7 @@ fn attach(namespace: MountNamespace, propagation: Option<PropagationChange>, spe
     builder.config("/root/path", Action::Rootfs { source, path });
 }
 
-/// Adds the mounts. Returns those that are made read-only later: their index and path.
+/// Adds the mounts. Returns index and path of those that are made read-only later.
 fn mounts(inputs: Inputs<'_>, namespace: MountNamespace, builder: &mut PlanBuilder) -> Vec<(usize, RootPath)> {
     let mut late_readonly = Vec::new();
     for (index, mount) in inputs.spec.mounts.iter().enumerate() {
@@ -136,7 +135,7 @@ fn pivot(inputs: Inputs<'_>, namespace: MountNamespace, builder: &mut PlanBuilde
     } else {
         Pivot::PivotRoot
     };
-    // A user namespace may be refused a procfs of its own, and the caller's is out of reach after the pivot.
+    // The kernel may refuse a user namespace its own procfs, and the caller's is out of reach after the pivot.
     if (topology.user_namespace() || options.host.nested.is_some()) && writes_to_proc(spec, linux) {
         builder.always("kernel parameters and labels are written there", Action::HoldProc);
     }
@@ -176,7 +175,7 @@ fn has_mounts(spec: &Spec, linux: &Linux, options: &Options) -> bool {
     let readonly = spec.root.as_ref().is_some_and(|root| root.readonly);
     let terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
     let restricted = !linux.masked_paths.is_empty() || !linux.readonly_paths.is_empty();
-    // Its `/dev/console` is a mount, and so are devices that cannot be made.
+    // A terminal's `/dev/console` is a mount, and so are devices that cannot be made.
     !spec.mounts.is_empty() || readonly || terminal || restricted || options.host.nested.is_some()
 }
 
@@ -227,9 +226,9 @@ fn restrict(linux: &Linux, builder: &mut PlanBuilder) {
     }
 }
 
-/// Finds what cannot be done without a mount namespace of the container's own. In a user namespace init has no
-/// power over the runtime's mount namespace, so it could not return there after a stay in a temporary one. A
-/// root that is attached nowhere has no propagation.
+/// Finds elements that need a mount namespace of the container's own. In a user namespace init has no power over the
+/// runtime's mount namespace, so it could not return there after a stay in a temporary one. An unattached root has no
+/// propagation.
 fn without_mount_namespace(spec: &Spec, linux: &Linux, user_namespace: bool, builder: &mut PlanBuilder) {
     let readonly = spec.root.as_ref().is_some_and(|root| root.readonly);
     let propagates =
@@ -250,7 +249,8 @@ fn without_mount_namespace(spec: &Spec, linux: &Linux, user_namespace: bool, bui
     }
 }
 
-/// A word without `r` changes the root alone, since what is mounted below has options of its own.
+/// The propagation of the root. A word without `r` changes the root alone, since the mounts below have options of their
+/// own.
 fn root_propagation(linux: &Linux, builder: &mut PlanBuilder) -> Option<PropagationChange> {
     if linux.rootfs_propagation.is_empty() {
         return None;

@@ -8,7 +8,7 @@ use windlass_base::spec::{IoPriority, Linux, MemoryPolicy, Process, Rlimit, Sche
 use crate::builder::{PlanBuilder, unknown};
 use crate::step::{Action, ResourceLimit};
 
-/// Limits and scheduling, which need the powers that are given up next.
+/// Adds limits and scheduling, which need the powers that are given up next.
 pub(crate) fn limits(process: &Process, linux: &Linux, pointer: &str, builder: &mut PlanBuilder) {
     let mut seen: Vec<u32> = Vec::new();
     for (index, limit) in process.rlimits.iter().enumerate() {
@@ -65,7 +65,7 @@ pub(crate) fn limits(process: &Process, linux: &Linux, pointer: &str, builder: &
     }
 }
 
-/// A field, relative to the object, and what is wrong with it.
+/// A field, relative to the object, and its fault.
 type Wrong = (Cow<'static, str>, String);
 
 fn wrong<T>(field: impl Into<Cow<'static, str>>, msg: impl Into<String>) -> Result<T, Wrong> {
@@ -127,9 +127,8 @@ const SCHEDULER_FLAGS: &[(&str, u64)] = &[
     ("SCHED_FLAG_UTIL_CLAMP_MAX", 0x40),
 ];
 
-/// What sched_setattr(2) demands of a deadline (sched(7), `SCHED_DEADLINE`): runtime <= deadline <= period, a
-/// runtime of 1024 ns at least, and 63 bits for each. A period of 0 stands for that of the deadline. The
-/// messages are crun's.
+/// Checks the demands of sched_setattr(2) on a deadline (sched(7), `SCHED_DEADLINE`): runtime <= deadline <= period, a
+/// runtime of 1024 ns at least, and 63 bits for each. A period of 0 means the deadline. The messages are crun's.
 fn deadline_fault<T>(wanted: &Scheduler) -> Option<Result<T, Wrong>> {
     const LEAST: u64 = 1 << 10;
     const MOST: u64 = i64::MAX as u64;
@@ -195,7 +194,7 @@ fn scheduler(wanted: &Scheduler) -> Result<SchedulerAttributes, Wrong> {
     })
 }
 
-/// ioprio_set(2): class in the upper bits, level in the lower 13.
+/// The priority for ioprio_set(2): class in the upper bits, level in the lower 13.
 fn io_priority(wanted: &IoPriority) -> Result<u32, Wrong> {
     let class = match wanted.class.as_str() {
         "IOPRIO_CLASS_RT" => 1,

@@ -12,12 +12,12 @@ use windlass_base::spec::ConsoleSize;
 use crate::mount::{Mount, Node, SourceId};
 use crate::path::RootPath;
 
-/// One thing to do, and what asked for it.
+/// One action and its origin.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// What asked for it.
+    /// The origin.
     pub origin: Origin,
-    /// What to do.
+    /// The action.
     pub action: Action,
 }
 
@@ -61,7 +61,7 @@ impl JoinId {
     }
 }
 
-/// What a step does. Each variant is one line of `explain`.
+/// The action of a step. Each variant is one line of `explain`.
 #[derive(Clone, Debug)]
 pub enum Action {
     /// Wait until the runtime has written the id maps.
@@ -76,9 +76,9 @@ pub enum Action {
     Copy(SourceId),
     /// Make these namespaces in a process of our own.
     Unshare(Namespaces),
-    /// The SELinux label of the keys and keyrings that this process makes from here on.
+    /// Set the SELinux label of keys and keyrings that this process makes from here on.
     KeyLabel(String),
-    /// A session keyring of the container's own.
+    /// Make a session keyring of the container's own.
     SessionKeyring(String),
     /// Bring the loopback interface up.
     LoopbackUp,
@@ -88,20 +88,19 @@ pub enum Action {
     Domainname(String),
     /// Leave the runtime's mount namespace for a new one, to come back by [`Action::ReturnToMounts`].
     LeaveMounts,
-    /// Go back to the runtime's mount namespace, with a copy of the root filesystem and its mounts that is
-    /// attached nowhere.
+    /// Go back to the runtime's mount namespace, with an unattached copy of the root filesystem and its mounts.
     ReturnToMounts,
     /// Set the propagation of all mounts of the new mount namespace.
     Propagation(PropagationChange),
-    /// Attach the root filesystem where it will be pivoted from, or only find it where there is no
-    /// mount namespace to attach it in.
+    /// Attach the root filesystem at the place that it is pivoted from, or only find it if there is no mount namespace
+    /// to attach it in.
     Rootfs {
         /// Its copy.
         source: Option<SourceId>,
         /// Its path on the host; relative to the bundle.
         path: String,
     },
-    /// Mount.
+    /// Make a mount.
     Mount(Mount),
     /// Make a device node.
     Node(Node),
@@ -140,7 +139,7 @@ pub enum Action {
     Readonly(RootPath),
     /// Set a kernel parameter.
     Sysctl(String, String),
-    /// Make a path read-only, with all below it.
+    /// Make a path and all below it read-only.
     ReadonlyPath(RootPath),
     /// Hide a path.
     Mask(RootPath),
@@ -170,13 +169,13 @@ pub enum Action {
     NoNewPrivileges,
     /// Change into the working directory with the powers of the runtime; a refusal is not final.
     WorkingDirectory(PathBuf),
-    /// Change into it as the container's user, where the runtime was refused.
+    /// Change into it as the container's user, if the runtime was refused.
     WorkingDirectoryAsUser(PathBuf),
     /// Find the program in the container.
     FindExecutable,
     /// Install the seccomp filter.
     Seccomp(Seccomp),
-    /// Give up what installing the filter needed: only these capabilities are left.
+    /// Give up the capability that installing the filter needed: only these are left.
     Capabilities(ProcessCapabilities),
     /// Tell the runtime that all is prepared, and wait for `start`.
     Ready,
@@ -195,10 +194,9 @@ pub struct Identity {
     pub gid: u32,
     /// Supplementary groups: exactly these.
     pub groups: Vec<u32>,
-    /// Capability sets; none at all where the configuration has none.
+    /// Capability sets; empty if the configuration has none.
     pub capabilities: ProcessCapabilities,
-    /// Capabilities that are in force as well until [`Action::Capabilities`]: what installing a
-    /// filter needs.
+    /// Further capabilities until [`Action::Capabilities`], for installing a filter.
     pub until_filtered: CapabilitySet,
 }
 

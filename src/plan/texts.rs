@@ -1,13 +1,13 @@
 //! NUL bytes in a configuration.
 //!
-//! The kernel's strings end at a NUL byte, so a text with one inside would be cut, or refused when
-//! half of the container exists.
+//! The kernel's strings end at a NUL byte, so a text with one would be cut, or refused when half of the container
+//! exists.
 
 use windlass_base::spec::{Hooks, Mount, Spec, escape};
 
 use crate::builder::PlanBuilder;
 
-/// Finds NUL bytes in the texts that go to the kernel and are not looked at elsewhere.
+/// Finds NUL bytes in the texts for the kernel that are not checked elsewhere.
 pub(crate) fn without_nul(spec: &Spec, builder: &mut PlanBuilder) {
     let mut check = |pointer: String, text: &str| {
         if text.contains('\0') {

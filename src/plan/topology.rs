@@ -1,4 +1,4 @@
-//! Which processes there will be, which namespaces they make, and which they join.
+//! The processes of a plan, the namespaces that they make, and those that they join.
 //!
 //! Usually there are two processes: the runtime, and init, which clone3(2) makes in all its new namespaces at once.
 //!
@@ -7,8 +7,8 @@
 //! namespace when init is in a new user namespace, which has no power over those of the host.
 //!
 //! An intermediate process is needed for a *joined* user namespace together with a *new* PID namespace, which the
-//! joined one must own. An ordinary user has no power over a namespace before entering the user namespace that
-//! owns it. So that one is joined first, and the intermediate process joins what the runtime cannot.
+//! joined one must own. An ordinary user has no power over a namespace before entering the user namespace that owns it.
+//! So the user namespace is joined first, and the intermediate process joins what the runtime cannot.
 
 use windlass_base::error::{Diagnostic, Origin};
 use windlass_base::namespaces::{KINDS, Namespaces};
@@ -23,16 +23,16 @@ use crate::step::{Action, JoinId, Step};
 /// The process that joins a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joiner {
-    /// The runtime, before the clone; it goes back afterwards.
+    /// The runtime joins it before the clone, and returns afterwards.
     Runtime,
-    /// Init.
+    /// Init joins it.
     Init,
 }
 
 /// A namespace to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Join {
-    /// Its kind.
+    /// The kind of the namespace.
     pub kind: Namespaces,
     /// Its file on the host.
     pub path: String,
@@ -47,7 +47,7 @@ pub struct Join {
 pub struct Topology {
     /// Namespaces that the clone makes.
     pub clone: Namespaces,
-    /// Namespaces that are new in the end, however they are made.
+    /// All new namespaces, however they are made.
     pub new: Namespaces,
     /// Namespaces to join.
     pub joined: Vec<Join>,
@@ -55,7 +55,7 @@ pub struct Topology {
     pub intermediate: bool,
     /// User ids of a new user namespace, which the runtime maps; empty without one.
     pub uid_mappings: Vec<IdMapping>,
-    /// Its group ids.
+    /// Group ids of that user namespace.
     pub gid_mappings: Vec<IdMapping>,
     /// How the runtime writes the id maps.
     pub maps: Maps,
@@ -134,8 +134,8 @@ pub(crate) fn topology(linux: &Linux, host: &Host, builder: &mut PlanBuilder) ->
             join.joiner = Joiner::Runtime;
         }
     }
-    // The user namespace last: until then init has the host's rights, which the others may need.
-    // Where it has none, that one first.
+    // The user namespace is joined last: until then init has the host's rights, which the others may need. If init has
+    // no such rights, it is joined first.
     out.joined.sort_by_key(|join| (join.kind == Namespaces::USER) == host.administers());
     let later = out.joined.iter().any(|join| join.kind == Namespaces::PID && join.joiner == Joiner::Init);
     out.intermediate = joins_user && (out.new.contains(Namespaces::PID) || later);
@@ -188,8 +188,7 @@ fn check_mappings(linux: &Linux, topology: &Topology, builder: &mut PlanBuilder)
     }
 }
 
-/// Finds wrong ranges, since the kernel answers EINVAL without saying which one is wrong. `pointer` is that of
-/// the list.
+/// Finds wrong ranges, since the kernel's EINVAL does not tell which one is wrong. `pointer` is the list's.
 pub(crate) fn check_ranges(pointer: &str, mappings: &[IdMapping], builder: &mut PlanBuilder) {
     for (i, a) in mappings.iter().enumerate() {
         if a.size == 0 {
@@ -212,7 +211,7 @@ pub(crate) fn check_ranges(pointer: &str, mappings: &[IdMapping], builder: &mut 
     }
 }
 
-/// The steps by which init comes into its namespaces.
+/// Adds the steps by which init enters its namespaces.
 pub(crate) fn enter(topology: &Topology, builder: &mut PlanBuilder) {
     if !topology.uid_mappings.is_empty() {
         let first = |mappings: &[IdMapping]| mappings.iter().map(|m| m.container_id).min().unwrap_or(0);
@@ -235,11 +234,11 @@ pub(crate) fn enter(topology: &Topology, builder: &mut PlanBuilder) {
     }
 }
 
-/// The steps by which init comes into its cgroup and the namespace of it; `at` is where the others end
-/// that bring it into namespaces, and all later ones are there.
+/// Adds the steps by which init enters its cgroup and cgroup namespace. `at` is the index after the other steps that
+/// enter namespaces.
 ///
-/// systemd takes its time to make a cgroup, so what init can do elsewhere it does meanwhile. What the
-/// container must pay for, what shows the cgroup and what may leave the host behind is done inside.
+/// systemd needs time to make a cgroup, so init works outside meanwhile. Steps that the container must pay for, that
+/// show the cgroup or that may leave the host behind are done inside.
 pub(crate) fn enter_cgroup(
     at: usize,
     topology: &Topology,
@@ -272,10 +271,10 @@ fn needs_cgroup(action: &Action) -> bool {
     }
 }
 
-/// Bytes that a host or domain name may have (`__NEW_UTS_LEN`, linux/utsname.h).
+/// Most bytes of a host or domain name (`__NEW_UTS_LEN`, linux/utsname.h).
 const LONGEST_NAME: usize = 64;
 
-/// The steps that set up what lives in the namespaces themselves.
+/// Adds the steps that set up the content of the namespaces.
 pub(crate) fn configure(topology: &Topology, spec: &Spec, linux: &Linux, builder: &mut PlanBuilder) {
     if topology.new.contains(Namespaces::NET) {
         builder.always("a new network namespace has its loopback interface down", Action::LoopbackUp);
@@ -304,7 +303,7 @@ pub(crate) fn configure(topology: &Topology, spec: &Spec, linux: &Linux, builder
     }
 }
 
-/// The domainname may be asked for twice, but not in two ways.
+/// The fault of two different domainnames. The same one may be asked for twice.
 fn domainname_fault(key: &str, value: &str, spec: &Spec) -> Option<String> {
     let other = !spec.domainname.is_empty() && spec.domainname != value && key.replace('/', ".") == "kernel.domainname";
     other.then(|| {
@@ -312,8 +311,8 @@ fn domainname_fault(key: &str, value: &str, spec: &Spec) -> Option<String> {
     })
 }
 
-/// What is wrong with setting `key` in this container: only what a namespace of its own holds may
-/// be set, or the host's would be changed.
+/// The fault of setting `key` in this container: only a parameter of the container's own namespaces may be set, or the
+/// host's would be changed.
 fn sysctl_fault(key: &str, value: &str, topology: &Topology) -> Option<String> {
     let name = key.replace('/', ".");
     if value.contains('\n') || name.split('.').any(str::is_empty) {

@@ -117,7 +117,7 @@ fn what_a_pids_limit_of_zero_means_depends_on_the_edition() {
 
 #[test]
 fn shares_become_the_weight_of_the_current_formula() {
-    // Values of opencontainers/cgroups v0.0.6: ends, default, and what Kubernetes uses much.
+    // Values of opencontainers/cgroups v0.0.6: ends, default, and frequent values of Kubernetes.
     for (shares, weight) in [
         (1, 1),
         (2, 1),

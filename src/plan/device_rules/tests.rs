@@ -127,7 +127,7 @@ fn may(rules: &[DeviceRule], kind: Type, major: u32, minor: u32, letters: u8) ->
     program.is_none_or(|program| interpret(&program.instructions, Wanted { kind, major, minor, letters }))
 }
 
-/// xorshift: the same cases on every run.
+/// A random sequence (xorshift) that is the same on every run.
 pub(super) struct Random(pub(super) u64);
 
 impl Random {

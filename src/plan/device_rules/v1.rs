@@ -1,10 +1,10 @@
-//! The device rules as a devices cgroup of version 1 takes them.
+//! The device rules for a devices cgroup of version 1.
 //!
-//! Such a cgroup has a default, to allow or to deny, and exceptions to it, just as `Access` has. But
-//! the effect of a line written to `devices.allow` or `devices.deny` depends on the present default, and
-//! a new cgroup begins with everything of its parent. So the rules are not written one by one. The
-//! default is written first, as a line `a` that also clears what was inherited, then each exception once.
-//! Source: Documentation/admin-guide/cgroup-v1/devices.rst, security/device_cgroup.c.
+//! Such a cgroup has a default, to allow or to deny, and exceptions to it, as `Access` has. But the effect of a line
+//! written to `devices.allow` or `devices.deny` depends on the present default, and a new cgroup inherits everything
+//! from its parent. So the rules are not written one by one. The default is written first, as a line `a` that also
+//! clears what was inherited, then each exception once. Source: Documentation/admin-guide/cgroup-v1/devices.rst,
+//! security/device_cgroup.c.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ pub struct DevicesWrite {
 #[derive(Debug)]
 pub struct Rules {
     access: Access,
-    /// Whether the configuration has rules of its own; otherwise there are only the default ones.
+    /// Whether the configuration has rules; otherwise there are only the default rules.
     pub asked: bool,
 }
 
@@ -32,23 +32,23 @@ const ALLOW: &str = "devices.allow";
 const DENY: &str = "devices.deny";
 
 impl Rules {
-    /// For rules in which [`super::program`] found no fault. `None`: everything is allowed.
+    /// Takes rules in which [`super::program`] found no fault. Returns `None` if everything is allowed.
     pub fn of(rules: &[DeviceRule]) -> Option<Rules> {
         let mut access = Access::default();
         for rule in rules {
-            // Making the program has reported what is wrong with it.
+            // Faults of the rule were reported when the program was made.
             let _ = access.take(rule, "", &mut Vec::new());
         }
         for (key, letters) in DEFAULTS {
             let _ = access.change(*key, *letters, true);
         }
-        // The kernel reads 4294967295 as "any"; and no device has a number above those of dev_t.
+        // The kernel reads 4294967295 as "any", and no device has a number beyond dev_t.
         access.exceptions.retain(|key, _| key.may_exist());
         let everything = access.allow && access.exceptions.is_empty();
         (!everything).then_some(Rules { access, asked: !rules.is_empty() })
     }
 
-    /// For a cgroup without processes and without cgroups below it, whatever it has inherited.
+    /// The writes for a cgroup without processes and sub-cgroups, whatever it has inherited.
     pub fn fresh(&self) -> Vec<DevicesWrite> {
         let (default, exception) = if self.access.allow { (ALLOW, DENY) } else { (DENY, ALLOW) };
         let mut lines = vec![DevicesWrite { file: default, value: "a".into() }];
@@ -56,10 +56,10 @@ impl Rules {
         lines
     }
 
-    /// For a cgroup with processes, whose `devices.list` is `list`. What the processes may use both before
-    /// and after, they may use at every moment in between.
+    /// The writes for a cgroup with processes, whose `devices.list` is `list`. A device that the processes may use both
+    /// before and after stays usable in between.
     ///
-    /// `None` if every order of the lines would allow too much for a moment.
+    /// Returns `None` if every order of the lines would allow too much for a moment.
     pub fn change(&self, list: &str) -> Option<Vec<DevicesWrite>> {
         if self.access.allow {
             return None;
@@ -83,8 +83,8 @@ fn line(file: &'static str, key: &Key, letters: u8) -> DevicesWrite {
     DevicesWrite { file, value: format!("{key} {}", letters.map(|(_, letter)| letter).collect::<String>()) }
 }
 
-/// The exceptions of a `devices.list` whose default is to deny; `None`: it is to allow, and the
-/// kernel does not list the exceptions.
+/// The exceptions of a `devices.list` whose default is to deny. Returns `None` if it is to allow: then the kernel lists
+/// no exceptions.
 fn exceptions(list: &str) -> Option<BTreeMap<Key, u8>> {
     list.lines().map(exception).collect()
 }
@@ -110,7 +110,7 @@ mod tests {
     use super::super::tests::{Random, Wanted, allowed, compiled, every_access, rule};
     use super::*;
 
-    /// A devices cgroup as security/device_cgroup.c has it. Its parent allows everything.
+    /// A model of a devices cgroup after security/device_cgroup.c. Its parent allows everything.
     #[derive(Clone, Default)]
     struct Kernel {
         deny: bool,
@@ -125,7 +125,7 @@ mod tests {
             }
             let (key, letters) = exception(value).expect("a line that the kernel parses");
             let place = self.exceptions.iter().position(|(there, _)| *there == key);
-            // A line in the sense of the default takes an exception back, in the other it adds one.
+            // A line in the sense of the default removes an exception, any other line adds one.
             match (place, (*file == DENY) == self.deny) {
                 (Some(at), true) => self.exceptions[at].1 &= !letters,
                 (None, true) => {}

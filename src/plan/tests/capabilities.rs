@@ -73,7 +73,7 @@ fn the_numbers_of_capabilities_are_those_of_the_headers() {
 #[test]
 fn a_capability_that_cannot_be_granted_is_left_out_and_told() {
     let names: Vec<String> = caps::all().iter().map(Capability::to_string).collect();
-    // CAP_SYS_ADMIN is one of the two: without it a container needs a user namespace, and has all in that.
+    // CAP_SYS_ADMIN is one of the two: without it a container needs a user namespace, in which it has all.
     let granted = CapabilitySet::from_bits_retain(1) | CapabilitySet::SYS_ADMIN;
     let plan = plan(&names, granted);
     assert_eq!(bounding(&plan), granted);

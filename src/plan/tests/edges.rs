@@ -1,5 +1,5 @@
-//! The edges of what is planned: the last id of a mapping, the flag that is asked for twice, the name that is just too
-//! long. Each is one that another condition in its place would get wrong.
+//! Edge cases of planning: the last id of a mapping, a flag that is asked for twice, a name that is just too long. A
+//! slightly different condition in the code would fail each.
 
 use serde_json::{Value, json};
 
@@ -226,7 +226,7 @@ fn an_exec_has_an_intermediate_process_for_the_pid_namespace() {
         let at = |wanted: fn(&Action) -> bool| plan.steps.iter().position(|step| wanted(&step.action));
         let find = at(|action| matches!(action, Action::FindExecutable));
         let fork = at(|action| matches!(action, Action::Fork { .. }));
-        // What follows the birth needs the program to be found, and the filter is installed after that.
+        // The steps after the fork need the program to be found, and the filter is installed after that.
         assert!(fork.is_none_or(|fork| find.is_some_and(|find| find < fork)));
         plan.has_intermediate()
     };
@@ -257,7 +257,7 @@ fn an_exec_has_the_processors_of_its_process() {
     assert!(!plan.steps.iter().any(|step| matches!(step.action, Action::Affinity(_))));
 }
 
-/// One that names the first processors only.
+/// A configuration that names only the first processors.
 fn spec_with_initial() -> Spec {
     spec(|document| document["process"]["execCPUAffinity"] = json!({"initial": "0"}))
 }

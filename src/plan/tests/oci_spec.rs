@@ -1,5 +1,5 @@
-//! Our reading of `config.json` against the oci-spec crate's: what it reads, we read too, with the
-//! same values. Why ours exists stands in `windlass_base::spec`.
+//! Compares our reading of `config.json` with the oci-spec crate's: we read all that it reads, with the same values.
+//! `windlass_base::spec` tells why ours exists.
 //!
 //! oci-spec's document is written out again and read with ours. Both of our readings, of the text
 //! as it was and of what oci-spec made of it, must then be the same.
@@ -20,12 +20,12 @@ use windlass_plan::{CapabilitySet, Host, Options, check, create};
 /// Elements of specifications before 1.3 that neither keeps.
 const NOT_WRITTEN: &[&str] = &["/linux/intelRdt/enableCMT", "/linux/intelRdt/enableMBM"];
 
-/// What only we refuse. Derived parsers read a list as an object, member by member; and where
-/// oci-spec has a default the specification requires the member.
+/// Documents that only we refuse. Derived parsers read a list as an object, member by member, and oci-spec has defaults
+/// for members that the specification requires.
 const STRICTER: &[&str] = &["sequence, expected an object", "missing field"];
 
-/// Our reading, in a form that can be compared: the seccomp profile is kept as text, which says
-/// the same in many ways, so it is compared as a value of its own.
+/// Our reading, in a form that can be compared: the seccomp profile is kept as text, which has many forms, so it is
+/// compared as a separate value.
 fn ours(text: &str) -> Result<(String, Value), windlass_base::error::Error> {
     let mut spec: Spec = windlass_base::spec::parse(text.as_bytes(), "config.json")?;
     forget_what_oci_spec_does_not_keep(&mut spec);
@@ -40,22 +40,22 @@ fn ours(text: &str) -> Result<(String, Value), windlass_base::error::Error> {
 
 /// Makes two readings comparable.
 fn forget_what_oci_spec_does_not_keep(spec: &mut Spec) {
-    // To it no limit of tasks is a limit of 0, which means something else since runtime-spec 1.3.
+    // In oci-spec no limit of tasks is a limit of 0, which means something else since runtime-spec 1.3.
     if let Some(pids) = spec.linux.as_mut().and_then(|linux| linux.resources.as_mut()?.pids.as_mut()) {
         pids.limit.get_or_insert(0);
     }
-    // To it a fifo has numbers.
+    // In oci-spec a fifo has numbers.
     for device in spec.linux.iter_mut().flat_map(|linux| &mut linux.devices) {
         device.major.get_or_insert(0);
         device.minor.get_or_insert(0);
     }
-    // To it a priority without a class is best effort; the specification wants the class.
+    // In oci-spec a priority without a class is best effort; the specification requires the class.
     if let Some(priority) = spec.process.as_mut().and_then(|process| process.io_priority.as_mut())
         && priority.class.is_empty()
     {
         priority.class = "IOPRIO_CLASS_BE".into();
     }
-    // Its capabilities are sets, of names in any case.
+    // In oci-spec capabilities are sets, of names in any case.
     if let Some(sets) = spec.process.as_mut().and_then(|process| process.capabilities.as_mut()) {
         let sets =
             [&mut sets.bounding, &mut sets.effective, &mut sets.inheritable, &mut sets.permitted, &mut sets.ambient];
@@ -73,7 +73,7 @@ fn through_oci_spec(text: &str) -> Result<String, serde_json::Error> {
     serde_json::to_string(&spec)
 }
 
-/// Its limits of huge pages have a sign, those of the specification (uint64) have none.
+/// Whether a limit of huge pages is negative: oci-spec has signed limits, the specification (uint64) unsigned ones.
 fn has_a_negative_size(document: &Value) -> bool {
     let limits = document.pointer("/linux/resources/hugepageLimits").and_then(Value::as_array);
     limits.into_iter().flatten().any(|limit| limit["limit"].as_i64().is_some_and(i64::is_negative))
@@ -131,8 +131,8 @@ fn the_full_document_has_every_element_that_oci_spec_writes() {
     assert_eq!(lost, NOT_WRITTEN);
 }
 
-/// The same cases each time: a habit of oci-spec that was not met before is no fault of whatever
-/// change is being tested. To look for one: `PROPTEST_RNG_SEED=7 cargo test -p windlass-plan --test oci_spec`.
+/// The cases are the same each time: a newly met habit of oci-spec is no fault of the change that is being tested. To
+/// look for one: `PROPTEST_RNG_SEED=7 cargo test -p windlass-plan --test oci_spec`.
 fn config() -> ProptestConfig {
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) };
     match std::env::var_os("PROPTEST_RNG_SEED") {
@@ -179,7 +179,7 @@ fn what_oci_spec_cannot_hold_is_named() {
         let faults = to_oci_spec(&config_with(process, linux)).expect_err(pointer).into_faults();
         assert!(faults.iter().any(|fault| fault.pointer == pointer), "{pointer} is not among {faults:?}");
     }
-    // Capabilities are sets to it, and a set has no order.
+    // In oci-spec capabilities are sets, which have no order.
     let spec = config_with(r#", "capabilities": {"bounding": ["CAP_KILL", "CAP_CHOWN", "CAP_FOWNER"]}"#, "");
     to_oci_spec(&spec).expect("it holds the names");
 }

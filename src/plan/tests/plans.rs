@@ -1,5 +1,4 @@
-//! A configuration in, a plan out: each `plans/*.json` against its `*.plan`, and what holds for
-//! the order of every plan.
+//! Plans each `plans/*.json` and compares the result with its `*.plan`; checks what holds for the order of every plan.
 //!
 //! `BLESS=1 cargo test --test plans` rewrites the expected files; the diff is reviewed like code.
 
@@ -31,7 +30,7 @@ impl Fixture {
         Fixture { path, text, spec }
     }
 
-    /// The command line's part is told by an annotation of the fixture.
+    /// Reads the flags of the command line from an annotation of the fixture.
     fn options(&self) -> Options {
         let flags = self.spec.annotations.get("test.flags").map_or("", String::as_str);
         let number = |name: &str, radix: u32| {
@@ -165,14 +164,14 @@ fn every_pointer_leads_to_an_element_or_to_where_one_is_missing() {
         }
         for pointer in pointers {
             let parent = pointer.rsplit_once('/').map_or("", |(parent, _)| parent);
-            // A default device is asked for by the container having devices at all.
+            // The origin of a default device is the list of devices as a whole.
             let known = document.pointer(&pointer).or(document.pointer(parent)).is_some();
             assert!(known, "{}: there is no {pointer}", fixture.path.display());
         }
     }
 }
 
-/// Where the first step is that `wanted` picks.
+/// The index of the first step that `wanted` accepts.
 fn position(steps: &[Step], wanted: impl Fn(&Action) -> bool) -> Option<usize> {
     steps.iter().position(|step| wanted(&step.action))
 }
@@ -214,7 +213,7 @@ fn init_reports_once_and_then_only_the_filter_hooks_and_the_program_follow() {
     }
 }
 
-/// Where a process takes its ids: every one does, if the configuration has one.
+/// The index of the step that takes the ids, which every process of a configuration has.
 fn identity(name: &str, spec: &Spec, steps: &[Step]) -> Option<usize> {
     let at = position(steps, |action| matches!(action, Action::Identity(_)));
     assert!(at.is_some() || spec.process.is_none() && !name.starts_with("exec in "), "{name}");
@@ -371,7 +370,7 @@ fn a_process_joins_before_it_unshares_and_does_both_before_it_mounts() {
         let name = fixture.path.display();
         let propagation =
             position(&plan.init, |action| matches!(action, Action::Propagation(_) | Action::Rootfs { .. }));
-        // A scope is waited for while mounts are made, and its namespace with it.
+        // Init waits for a scope while mounts are made, and makes the cgroup namespace then.
         let with_scope = |kinds: Namespaces| plan.unit.is_some() && kinds == Namespaces::CGROUP;
         let entered = last_position(&plan.init, |action| match action {
             Action::Join(_) | Action::BecomeRoot(..) => true,
@@ -454,7 +453,7 @@ fn every_new_namespace_is_made_once() {
                 made |= kinds;
             }
         }
-        // The time namespace is the runtime's to make, and all others those of the intermediate process.
+        // The runtime makes the time namespace, and an intermediate process all others.
         let elsewhere = if plan.topology.intermediate { Namespaces::all() } else { Namespaces::TIME };
         assert_eq!(made & !elsewhere, plan.topology.new & !elsewhere, "{name}");
     }
@@ -489,7 +488,7 @@ fn exec_is_born_among_the_containers_processes_with_what_they_may_have() {
         let user = exec.namespaces.contains(Namespaces::USER);
         seen[usize::from(user)] += 1;
         if user {
-            // Nobody in there has power over it. It must not need to look at init from inside of the user namespace.
+            // Nobody in the user namespace has power over the process. It must not need to look at init from inside.
             assert_eq!((join, fork, exec.joined_first()), (None, 0, exec.namespaces), "{name}");
             continue;
         }
@@ -504,7 +503,7 @@ fn exec_is_born_among_the_containers_processes_with_what_they_may_have() {
             Action::Seccomp(seccomp) => Some(&seccomp.filter),
             _ => None,
         });
-        // A profile may lack what the birth needs.
+        // A profile may lack calls that the fork needs.
         let lets = |call| filters.clone().all(|filter| filter.allows(windlass_seccomp::Arch::native(), call, [0; 6]));
         let possible = ["clone", "prctl", "ioctl", "setsid"].into_iter().all(lets);
         assert_eq!(given_up < fork, possible, "{name}: nothing is left to be given up");

@@ -1,4 +1,4 @@
-//! What images claim, compared with a configuration.
+//! Claims of images, compared with a configuration.
 
 use std::rc::Rc;
 
@@ -49,7 +49,7 @@ fn mount(point: &str, kind: &str, device: u32, root: &str, flags: u64) -> Claime
     ClaimedMount { point: point.into(), kind: kind.into(), device, root: root.into(), flags, ..ClaimedMount::default() }
 }
 
-/// What the images of that container say.
+/// The claims of that container's images.
 fn claims(plan: &Plan) -> Claims {
     let filter = plan.init.iter().find_map(|step| match &step.action {
         windlass_plan::Action::Seccomp(seccomp) => Some(seccomp.filter.program.instructions().to_vec()),
@@ -100,7 +100,7 @@ fn faults(change: impl FnOnce(&mut Claims)) -> Vec<String> {
 #[test]
 fn images_of_the_same_container_contradict_nothing() {
     assert_eq!(faults(|_| {}), Vec::<String>::new());
-    // A namespace that is joined may be the host's, and a tmpfs gives nothing.
+    // A joined namespace may be the host's, and a tmpfs shows nothing of the host.
     assert!(faults(|claims| claims.namespaces[0] -= Namespaces::NET).is_empty());
     assert!(faults(|claims| claims.mounts.push(mount("/tmp", "tmpfs", 7, "/", 0))).is_empty());
     assert!(faults(|claims| claims.mounts.push(mount("/etc/copy", "ext4", 1, "/b/rootfs/etc", 0))).is_empty());
@@ -277,7 +277,7 @@ fn what_paths_must_show_follows_the_order_of_the_mounts() {
     for view in [sys, kcore, dev.clone(), data] {
         assert!(found.contains(&view), "{view:?} in {found:?}");
     }
-    // A later mount hides what is there.
+    // A later mount hides the earlier ones.
     let over = json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs"});
     spec.mounts.push(serde_json::from_value(over).expect("valid"));
     assert!(!shown(&spec).contains(&dev));

@@ -14,12 +14,12 @@ use windlass_base::error::{Diagnostic, Error, Result};
 use windlass_base::spec::{DeviceRule, Resources, Spec, escape};
 use windlass_base::variant::Value;
 
-/// Which systemd, and how scopes without a name of their own begin.
+/// The systemd that makes the scope, and the default prefix of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Systemd {
-    /// The user's instance, not the system's.
+    /// Whether it is the user's instance, not the system's.
     pub user: bool,
-    /// What stands before the container's id.
+    /// The prefix of the container's id.
     pub prefix: &'static str,
 }
 
@@ -30,9 +30,9 @@ pub struct Unit {
     pub name: String,
     /// For example `system.slice`.
     pub slice: String,
-    /// Of the user's instance.
+    /// Whether it is a unit of the user's instance.
     pub user: bool,
-    /// In the order in which they are set.
+    /// Its properties, in the order in which they are set.
     pub properties: Vec<Property>,
 }
 
@@ -43,7 +43,7 @@ pub struct Property {
     pub name: Cow<'static, str>,
     /// Its value.
     pub value: Value,
-    /// JSON Pointer of what asks for it, or a reason.
+    /// Its origin as a JSON Pointer, or a reason.
     pub pointer: String,
     /// The first version of systemd that has it.
     pub since: u32,
@@ -59,7 +59,7 @@ impl Property {
 const ANNOTATION: &str = "org.systemd.property.";
 
 impl Unit {
-    /// The path of its cgroup below that of the systemd that makes it.
+    /// The path of its cgroup below the cgroup of systemd.
     pub fn path(&self) -> String {
         format!("{}/{}", expand(&self.slice).unwrap_or_default(), self.name)
     }
@@ -91,11 +91,11 @@ pub(super) fn unit(
         ),
         Property::new("Delegate", Value::Bool(true), always),
         Property::new("DefaultDependencies", Value::Bool(false), always),
-        // Nothing of it is to stay when its last process is gone.
+        // No trace of the unit must stay when its last process has ended.
         Property::new("CollectMode", Value::text("inactive-or-failed"), always),
     ];
     if !limits.writes.iter().any(|write| write.file == "pids.max") {
-        // systemd limits what nobody has limited.
+        // Without this property systemd sets a limit of its own.
         properties.push(Property::new("TasksMax", Value::U64(u64::MAX), "(no limit unless asked for)"));
     }
     annotations(&spec.annotations, &mut properties, faults);
@@ -159,7 +159,7 @@ fn annotations(annotations: &BTreeMap<String, String>, properties: &mut Vec<Prop
             continue;
         }
         let Some(value) = Value::parse(text) else {
-            // Shown in part, since the value may be of any length.
+            // The value is shown in part, since it may be of any length.
             let shown: String = text.chars().take(100).collect();
             fault(format!(
                 "{shown:?} is not a value that D-Bus can carry, in GVariant's text form, such as true, uint64 5 or ['a', 'b']"
@@ -197,14 +197,14 @@ fn microseconds(seconds: &Value) -> Option<Value> {
     microseconds.map(Value::U64)
 }
 
-/// The properties that mean what these writes do.
+/// The properties with the meaning of these writes.
 pub fn of_limits(writes: &[Write]) -> Vec<Property> {
     let mut out: Vec<Property> = Vec::new();
     for write in writes {
         for mut property in of_write(write) {
             property.pointer.clone_from(&write.pointer);
             match out.iter_mut().find(|other| other.name == property.name) {
-                // The last write holds; limits of devices stand beside each other.
+                // The last write holds, but limits of different devices are collected.
                 Some(Property { value: Value::Array(of, list), .. }) if of == "(st)" => {
                     if let Value::Array(_, more) = property.value {
                         list.extend(more);
@@ -230,7 +230,7 @@ fn of_write(write: &Write) -> Vec<Property> {
         "memory.swap.max" => one("MemorySwapMax"),
         "pids.max" => one("TasksMax"),
         "cpu.weight" => one("CPUWeight"),
-        // An idle cgroup is one of weight 0 to systemd.
+        // For systemd an idle cgroup has the weight 0.
         "cpu.idle" if value == "1" => {
             vec![Property { since: 252, ..Property::new("CPUWeight", Value::U64(0), "") }]
         }
@@ -247,8 +247,8 @@ fn of_write(write: &Write) -> Vec<Property> {
     }
 }
 
-/// systemd's unit of a quota in its files is a percent: what lies between would be lost when it
-/// reads them again, so it is rounded up.
+/// systemd's unit of a quota in its files is a percent. A fraction would be lost when it reads them again, so it is
+/// rounded up.
 const PERCENT: u64 = 10_000;
 
 /// The microseconds in a second that `cpu.max` grants, exact, and its period.
@@ -281,7 +281,8 @@ fn cpus(name: &'static str, list: &str) -> Vec<Property> {
     vec![Property::new(name, Value::Array("y".into(), bytes.into_iter().map(Value::Byte).collect()), "")]
 }
 
-/// The weight for all devices. systemd has no property for that of a single device, which is written to the file alone.
+/// The weight for all devices. systemd has no property for the weight of a single device, which is only written to the
+/// file.
 fn io_weight(value: &str) -> Vec<Property> {
     let weight = value.strip_prefix("default ").unwrap_or(value).parse().ok();
     weight.map(|weight| Property::new("IOWeight", Value::U64(weight), "")).into_iter().collect()
@@ -307,7 +308,7 @@ fn io_limits(value: &str) -> Vec<Property> {
     words.filter_map(limit).collect()
 }
 
-/// Takes back the devices that a unit allows: another list is added to it.
+/// Removes the devices that a unit allows: another list would be added to them.
 pub fn no_devices() -> Property {
     Property::new("DeviceAllow", Value::Array("(ss)".into(), Vec::new()), "/devices")
 }

@@ -8,21 +8,21 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use serde_json::{Map, Number, Value};
 
-/// One change of a document. Which element it is about is a number that is taken modulo the number
-/// of elements, so that every edit fits every document.
+/// One change of a document. The changed element is a number modulo the number of elements, so that every edit fits
+/// every document.
 #[derive(Clone, Debug)]
 pub enum Edit {
-    /// Takes an element away.
+    /// Removes an element.
     Delete(usize),
-    /// Puts something else in its place.
+    /// Replaces an element.
     Replace(usize, Value),
-    /// Puts it a second time into the list that it is in.
+    /// Repeats an element in its list.
     Duplicate(usize),
     /// Puts a copy of one element in the place of another.
     Copy(usize, usize),
 }
 
-/// Does `edits` to `document`, one after the other.
+/// Applies `edits` to `document`, one after the other.
 pub fn apply(document: &mut Value, edits: &[Edit]) {
     for edit in edits {
         let places = places(document);
@@ -234,7 +234,7 @@ pub fn text() -> impl Strategy<Value = String> {
     ]
 }
 
-/// The documents to begin with: the one that has everything, and every fixture.
+/// The documents to begin with: one that has everything, and every fixture.
 pub fn seeds() -> Vec<Value> {
     // A test of the root package includes this file, too.
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
