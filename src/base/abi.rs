@@ -30,7 +30,7 @@ pub struct SchedulerAttributes {
     pub period: u64,
 }
 
-/// A list of numbers as `0-3,7` into bits, lowest first. `None` for other texts, for reversed
+/// Converts a list of numbers such as `0-3,7` into bits, lowest first. Returns `None` for other texts, for reversed
 /// ranges, and for numbers from 8192 on.
 pub fn bits_of_list(list: &str) -> Option<Vec<u64>> {
     let number = |text: &str| text.trim().parse::<usize>().ok().filter(|n| *n < 8192);

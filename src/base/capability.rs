@@ -1,7 +1,7 @@
 //! Sets of capabilities (capabilities(7)).
 
 bitflags::bitflags! {
-    /// A set of capabilities: bit n is capability n. It holds those without a name here as well.
+    /// A set of capabilities: bit n is capability n. It can hold capabilities without a name here as well.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct CapabilitySet: u64 {
         /// `CAP_SETGID`.
@@ -14,7 +14,7 @@ bitflags::bitflags! {
         const SYS_NICE = 1 << 23;
         /// `CAP_SYS_RESOURCE`.
         const SYS_RESOURCE = 1 << 24;
-        /// All others, those of later kernels too.
+        /// All other capabilities, including those of later kernels.
         const _ = !0;
     }
 }

@@ -1,8 +1,8 @@
 //! One error type for the whole runtime.
 //!
-//! Every failure answers the same questions: what was being done (the first line, in the
-//! wording that engines match), which element of the configuration or which flag asked for it,
-//! at which step, by which call, with which errno, and what to do about it where that is known.
+//! Every failure answers the same questions: what was being done (the first line, in the wording that engines match),
+//! which element of the configuration or which flag asked for it, at which step, by which call, with which errno, and,
+//! if known, what to do about it.
 //!
 //! Errors cross a process boundary (init reports to the runtime over a socket), so the type is
 //! plain data and survives serialisation whole.
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 /// The result of anything that can fail in the runtime.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a caller may branch on. The names are stable; they are the `kind` key of the JSON log.
+/// The kind of an error, for callers to branch on. The names are stable; they are the `kind` key of the JSON log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -48,7 +48,7 @@ pub enum Kind {
     State,
 }
 
-/// What asked for the thing that failed.
+/// The origin of the action that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
@@ -82,12 +82,12 @@ impl fmt::Display for Origin {
 pub struct SyscallError {
     /// For example `openat2([5]</run/rootfs>, "etc/passwd", O_PATH, RESOLVE_IN_ROOT)`.
     pub call: Cow<'static, str>,
-    /// What the kernel answered.
+    /// The errno that the kernel returned.
     pub errno: Errno,
 }
 
 impl SyscallError {
-    /// Whether it says nothing about what was asked for, because descriptors or memory were short.
+    /// Whether the call failed only because descriptors or memory were short.
     pub fn is_shortage(&self) -> bool {
         matches!(self.errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)
     }
@@ -97,7 +97,7 @@ impl SyscallError {
         self.in_words(&what)
     }
 
-    /// Not generic, so that there is one copy of it.
+    /// The function is not generic, so that there is one copy of it.
     fn in_words(self, what: &dyn fmt::Display) -> Error {
         Error::new(Kind::Kernel, format!("{what}: {}", describe(self.errno))).caused_by(self)
     }
@@ -148,7 +148,7 @@ fn io_error(error: &std::io::Error, what: &dyn fmt::Display) -> Error {
 pub struct Diagnostic {
     /// JSON Pointer into `config.json`.
     pub pointer: String,
-    /// What is wrong, in the wording that engines match where there is one.
+    /// The fault, in the wording that engines match, if there is one.
     pub msg: String,
 }
 
@@ -219,7 +219,7 @@ impl Error {
         self
     }
 
-    /// Records what asked for it, unless something nearer to the cause already did.
+    /// Records the origin, unless something nearer to the cause already did.
     pub fn origin(mut self, origin: Origin) -> Error {
         self.0.origin.get_or_insert(origin);
         self
@@ -231,7 +231,7 @@ impl Error {
         self
     }
 
-    /// Adds what else is wrong with the configuration, besides what made it fail.
+    /// Adds other faults of the configuration, besides the one that made it fail.
     pub fn and_faults(mut self, others: Vec<Diagnostic>) -> Error {
         let own = match (&self.0.origin, self.0.faults.is_empty()) {
             (Some(Origin::Config(pointer)), true) => {
@@ -249,19 +249,19 @@ impl Error {
         self
     }
 
-    /// Records at which step, unless something nearer to the cause already did.
+    /// Records the step, unless something nearer to the cause already did.
     pub fn step(mut self, step: impl Into<String>) -> Error {
         self.0.step.get_or_insert_with(|| step.into());
         self
     }
 
-    /// Records what to do about it, unless that is known already.
+    /// Records a hint, unless there is one already.
     pub fn hint(mut self, hint: impl Into<String>) -> Error {
         self.0.hint.get_or_insert_with(|| hint.into());
         self
     }
 
-    /// Changes what a caller may branch on.
+    /// Changes the kind.
     pub fn with_kind(mut self, kind: Kind) -> Error {
         self.0.kind = kind;
         self
@@ -297,7 +297,7 @@ impl Error {
         }))
     }
 
-    /// What a caller may branch on.
+    /// The kind of the error.
     pub fn kind(&self) -> Kind {
         self.0.kind
     }
@@ -307,12 +307,12 @@ impl Error {
         &self.0.message
     }
 
-    /// What asked for it, where known.
+    /// The origin, if it is known.
     pub fn asked_by(&self) -> Option<&Origin> {
         self.0.origin.as_ref()
     }
 
-    /// The step, where known.
+    /// The step, if it is known.
     pub fn at_step(&self) -> Option<&str> {
         self.0.step.as_deref()
     }
@@ -322,12 +322,12 @@ impl Error {
         self.0.call.as_deref()
     }
 
-    /// The raw errno, where a call failed.
+    /// The errno, if a call failed.
     pub fn errno(&self) -> Option<Errno> {
         self.0.errno.map(Errno::from_raw)
     }
 
-    /// Advice, where there is any.
+    /// The hint, if there is one.
     pub fn advice(&self) -> Option<&str> {
         self.0.hint.as_deref()
     }
@@ -358,7 +358,7 @@ impl From<SyscallError> for Error {
     }
 }
 
-/// The first line, as it may be shown: see [`printable`].
+/// Shows the first line in a printable form: see [`printable`].
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&printable(&self.0.message))
@@ -369,7 +369,7 @@ impl fmt::Display for Error {
 /// path, an argument or a name; a line feed would begin a line that looks like another message, and an
 /// escape sequence would be obeyed. Such characters are shown as Rust writes them, `\n` and `\u{1b}`.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    // Also line and paragraph separators, and characters that change the direction of the text.
+    // Line and paragraph separators, and characters that change the direction of the text, are escaped as well.
     let shown = |c: char| {
         !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };

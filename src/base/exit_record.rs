@@ -1,15 +1,15 @@
-//! How a process ended, as the runtime and the shim write it down.
+//! The record of how a process ended, which the runtime and the shim write.
 
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-/// The file in a bundle that says where a shim has not written the exit status of its container yet: a JSON array of
-/// paths. A command that learns the status in place of the shim writes it there, as a decimal number.
+/// The file in a bundle that lists the exit files which a shim has not written yet: a JSON array of paths. A command
+/// that learns the exit status in place of the shim writes it there, as a decimal number.
 pub const UNWRITTEN: &str = ".windlass-exit-files";
 
-/// How it ended. Written by the first that learns it: the `run` that waited, a shim,
-/// or a `state` that still found the zombie.
+/// How a process ended. The first process that learns it writes it: the `run` that waited, a shim, or a `state` that
+/// still found the zombie.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExitRecord {
@@ -22,7 +22,7 @@ pub struct ExitRecord {
     /// Whether its cgroup saw the OOM killer.
     #[serde(default)]
     pub oom_killed: bool,
-    /// When that was seen, RFC 3339.
+    /// The time at which the end was seen, in RFC 3339.
     pub at: String,
 }
 

@@ -1,7 +1,7 @@
 //! Advice on errors: a table from errno, call, origin and message to what to do.
 //!
-//! There is a row only where the cause is certain, or where the hint can name the few possible causes. The first row
-//! that matches wins, so special cases come before general ones.
+//! There is a row only if the cause is certain, or if the hint can name the few possible causes. The first row that
+//! matches wins, so special cases come before general ones.
 
 use nix::errno::Errno;
 
@@ -13,8 +13,7 @@ struct Row {
     kind: Option<Kind>,
     /// Names of the failed call.
     calls: &'static [&'static str],
-    /// What asked for it: a JSON Pointer in which `*` stands for one segment and a final `**` for any
-    /// number, or a flag.
+    /// The origin: a JSON Pointer in which `*` stands for one segment and a final `**` for any number, or a flag.
     asked_by: &'static str,
     /// A part of the message.
     says: &'static str,
@@ -27,7 +26,7 @@ const fn on(errno: Errno, calls: &'static [&'static str], asked_by: &'static str
     Row { errno: Some(errno), calls, asked_by, hint, ..ANY }
 }
 
-/// Advice for this error, where there is any.
+/// The advice for this error, if there is any.
 pub fn for_error(error: &Error) -> Option<&'static str> {
     ROWS.iter().find(|row| matches(row, error)).map(|row| row.hint)
 }
@@ -125,12 +124,12 @@ const ROWS: &[Row] = &[
         errno: Some(Errno::ENOENT),
         asked_by: "--bundle",
         says: "JSON specification file",
-        hint: "a bundle is a directory with a config.json: `spec` writes one to begin with",
+        hint: "a bundle is a directory with a config.json: `windlass spec` writes one",
         ..ANY
     },
     on(Errno::ENOENT, &[], "--bundle", "a bundle is a directory with a config.json and the root filesystem"),
-    on(Errno::ENOENT, &[], "--pid-file", "the directory of the file must be there"),
-    on(Errno::ENOENT, &[], "--log", "the directory of the file must be there"),
+    on(Errno::ENOENT, &[], "--pid-file", "the directory of the file must exist"),
+    on(Errno::ENOENT, &[], "--log", "the directory of the file must exist"),
     on(Errno::EACCES, &["openat2"], "/process/terminal", "the devpts on /dev/pts is that of another user namespace"),
     on(Errno::ENXIO, &[], "--log", "it is a FIFO that nobody reads, or a socket"),
     // Containers.
@@ -440,7 +439,7 @@ const ROWS: &[Row] = &[
         Errno::ECONNREFUSED,
         &[],
         "--console-socket",
-        "nobody listens there: the caller must listen before it starts the runtime",
+        "no process listens on this socket: the caller must listen before it starts the runtime",
     ),
     on(
         Errno::ENOENT,
@@ -452,7 +451,7 @@ const ROWS: &[Row] = &[
         Errno::ECONNREFUSED,
         &[],
         "--pidfd-socket",
-        "nobody listens there: the caller must listen before it starts the runtime",
+        "no process listens on this socket: the caller must listen before it starts the runtime",
     ),
     on(Errno::ENOENT, &[], "--pidfd-socket", "the caller must make the socket and listen before it starts the runtime"),
     // Old kernels, and filters around the runtime that answer ENOSYS.
@@ -532,7 +531,7 @@ mod tests {
             let error = failed("execve(\"/x\", [\"x\"])", errno, "/process/args");
             assert!(for_error(&error).is_some_and(|hint| hint.contains(word)), "{errno}");
         }
-        // No call failed: all of them said that there is no such file.
+        // No single call is the cause: no directory of PATH has the file.
         let not_in_path = Error::new(Kind::ExecutableNotFound, "exec: \"x\": executable file not found in $PATH");
         assert!(for_error(&not_in_path).is_some_and(|hint| hint.contains("PATH of process.env")));
     }
@@ -567,7 +566,7 @@ mod tests {
         let error = SyscallError { call: "connect(\"/s\")".into(), errno: Errno::ECONNREFUSED }
             .context("cannot send the terminal")
             .origin(Origin::Flag("--console-socket".into()));
-        assert!(for_error(&error).is_some_and(|hint| hint.contains("nobody listens")));
+        assert!(for_error(&error).is_some_and(|hint| hint.contains("no process listens")));
     }
 
     #[test]

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
 
-/// Refuses an id that is not one: letters, digits and `_+-.`, and not `.` or `..`.
+/// Refuses an invalid id: an id has letters, digits and `_+-.`, and is not `.` or `..`.
 pub fn check_id(id: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
     let wrong = |why: String| Err(Error::new(Kind::Usage, format!("invalid container ID format: {id:?}{why}")));
     match id.chars().find(|c| !allowed(*c)) {
-        // The message is that of runc and crun.
+        // The message is the one of runc and crun.
         Some(c) => wrong(format!(": invalid character `{}` in the ID", c.escape_debug())),
         None if id.is_empty() || id.len() > 1024 || matches!(id, "." | "..") => wrong(String::new()),
         None => Ok(()),

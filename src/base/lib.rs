@@ -1,4 +1,4 @@
-//! What every part of windlass shares: errors and hints, ids, numbers of the kernel, values of D-Bus, messages of
+//! The base of all parts of windlass: errors and hints, ids, numbers of the kernel, values of D-Bus, messages of
 //! protocol buffers, the configuration, and the record of an exit. It makes no system call.
 #![doc(hidden)]
 #![forbid(unsafe_code)]

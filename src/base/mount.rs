@@ -64,12 +64,12 @@ pub struct PropagationChange {
 }
 
 impl PropagationChange {
-    /// Of one mount.
+    /// A change of one mount.
     pub const fn of_mount(to: Propagation) -> PropagationChange {
         PropagationChange { to, recursive: false }
     }
 
-    /// Of a mount and all below it.
+    /// A change of a mount and all below it.
     pub const fn of_tree(to: Propagation) -> PropagationChange {
         PropagationChange { to, recursive: true }
     }

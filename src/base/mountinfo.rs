@@ -1,7 +1,7 @@
 //! The mounts of a mount namespace, from `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
 //!
-//! A process that may mount chooses the names, and they may have any byte. The crate procfs takes text alone and refuses the
-//! whole file for one name that is none, so a container could hide its mounts from us.
+//! A process that may mount chooses the names, and they may have any byte. The crate procfs refuses the whole file for
+//! one name that is no text, so a container could hide its mounts from us.
 
 /// One mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,9 +12,9 @@ pub struct Mounted {
     pub parent: u32,
     /// The device of its filesystem, as `MAJOR:MINOR`.
     pub device: String,
-    /// What of the filesystem is mounted.
+    /// The path in the filesystem that is mounted.
     pub root: String,
-    /// Where it is, below the root of the process.
+    /// The mount point, below the root of the process.
     pub point: String,
     /// Its flags: `rw,nosuid`.
     pub flags: String,
@@ -26,7 +26,7 @@ pub struct Mounted {
     pub kind: String,
 }
 
-/// One line of mountinfo. Paths are as they are written there: [`unescape`] gives their bytes.
+/// One line of mountinfo. Paths are escaped: [`unescape`] returns their bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Line<'a> {
     /// The id of the mount.
@@ -35,9 +35,9 @@ pub struct Line<'a> {
     pub parent: u32,
     /// The device of its filesystem, as `MAJOR:MINOR`.
     pub device: &'a [u8],
-    /// What of the filesystem is mounted.
+    /// The path in the filesystem that is mounted.
     pub root: &'a [u8],
-    /// Where it is.
+    /// The mount point.
     pub point: &'a [u8],
     /// Its flags.
     pub flags: &'a [u8],
@@ -51,7 +51,7 @@ pub struct Line<'a> {
     pub options: &'a [u8],
 }
 
-/// The lines of mountinfo in their order. What is not one is left out.
+/// The lines of mountinfo in their order. Malformed lines are left out.
 pub fn lines(mountinfo: &[u8]) -> impl Iterator<Item = Line<'_>> {
     mountinfo.split(|byte| *byte == b'\n').filter_map(line)
 }
@@ -72,12 +72,12 @@ fn line(line: &[u8]) -> Option<Line<'_>> {
         }
     }
     let kind = words.next()?;
-    // Between them is the source.
+    // The source stands between type and options.
     let options = words.nth(1).unwrap_or_default();
     Some(Line { id, parent, device, root, point, flags, shared, master, kind, options })
 }
 
-/// The mounts in their order. A line that is not one is left out. Bytes that are no UTF-8 become U+FFFD.
+/// The mounts in their order. Malformed lines are left out. Bytes that are no UTF-8 become U+FFFD.
 pub fn parse(mountinfo: &[u8]) -> Vec<Mounted> {
     let mounted = |line: Line<'_>| Mounted {
         id: line.id,
@@ -98,7 +98,7 @@ pub fn text(word: &[u8]) -> String {
     String::from_utf8_lossy(&unescape(word)).into_owned()
 }
 
-/// mountinfo writes space, tab, newline and backslash as three octal digits.
+/// Decodes the three octal digits by which mountinfo writes space, tab, newline and backslash.
 pub fn unescape(path: &[u8]) -> Vec<u8> {
     let (mut out, mut rest) = (Vec::with_capacity(path.len()), path);
     while let Some((first, after)) = rest.split_first() {

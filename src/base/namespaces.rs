@@ -4,7 +4,7 @@ use nix::sched::CloneFlags;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 bitflags::bitflags! {
-    /// `CLONE_NEW*` of clone3(2), unshare(2) and setns(2). Serialised it is the number.
+    /// `CLONE_NEW*` of clone3(2), unshare(2) and setns(2). It is serialised as a number.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct Namespaces: u64 {
         /// `CLONE_NEWTIME`.
@@ -26,7 +26,7 @@ bitflags::bitflags! {
     }
 }
 
-/// The kinds, with the name that `linux.namespaces` of config.json uses and that of the file in `/proc/PID/ns`.
+/// The kinds, with their name in `linux.namespaces` of config.json and the name of the file in `/proc/PID/ns`.
 pub const KINDS: &[(&str, &str, Namespaces)] = &[
     ("cgroup", "cgroup", Namespaces::CGROUP),
     ("ipc", "ipc", Namespaces::IPC),

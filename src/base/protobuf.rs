@@ -222,7 +222,7 @@ impl Field for bool {
 }
 
 fn text(bytes: &[u8]) -> Result<String, Malformed> {
-    // A program in C would read another text: only what is before the NUL.
+    // A program in C would read another text: only the part before the NUL.
     if bytes.contains(&0) {
         return Err(Malformed);
     }
@@ -272,7 +272,7 @@ impl Field for Vec<String> {
     }
 }
 
-/// Written packed, as in proto3. Read packed or unpacked.
+/// Numbers, which are written packed, as in proto3, and read packed or unpacked.
 impl Field for Vec<u64> {
     fn read(&mut self, value: FieldValue<'_>) -> Result<(), Malformed> {
         match value {
@@ -363,28 +363,28 @@ mod tests {
     use super::*;
 
     message! {
-        /// All kinds.
+        /// All kinds of fields.
         Everything {
             /// A number.
             1 small: i32,
-            /// A wide one.
+            /// A wide number.
             2 wide: u64,
             /// Yes or no.
             3 flag: bool,
             /// Text.
             4 text: String,
-            /// Itself, once.
+            /// A message, once.
             5 inner: Option<Inner>,
-            /// And often.
+            /// Any number of messages.
             16 inners: Vec<Inner>,
-            /// Packed.
+            /// Packed numbers.
             17 numbers: Vec<u64>,
-            /// With presence.
+            /// A number with presence.
             18 maybe: Option<i32>,
-            /// The same.
+            /// A truth value with presence.
             19 perhaps: Option<bool>,
         }
-        /// A small one.
+        /// A small message.
         Inner {
             /// Words.
             1 words: Vec<String>,

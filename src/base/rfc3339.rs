@@ -6,14 +6,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 const DAY: i64 = 86_400;
 
-/// To the second, as in log lines: `2026-11-24T02:34:45Z`.
+/// The time to the second, as in log lines: `2026-11-24T02:34:45Z`.
 pub fn seconds(time: SystemTime) -> String {
     let (seconds, _) = since_epoch(time);
     format!("{}Z", date_and_time(seconds))
 }
 
-/// To the nanosecond without trailing zeros, as Go writes a time into JSON:
-/// `2026-11-24T02:34:45.12Z`.
+/// The time to the nanosecond without trailing zeros, as Go writes it into JSON: `2026-11-24T02:34:45.12Z`.
 pub fn nanoseconds(time: SystemTime) -> String {
     let (seconds, nanoseconds) = since_epoch(time);
     let fraction = format!("{nanoseconds:09}");

@@ -33,7 +33,7 @@ pub enum Value {
     Path(String),
     /// `g`.
     Signature(String),
-    /// `h`: which of the descriptors that go with the message.
+    /// `h`: the index of a descriptor that goes with the message.
     Fd(u32),
     /// `a`, with the signature of its elements.
     Array(String, Vec<Value>),
@@ -79,7 +79,7 @@ impl Value {
         }
     }
 
-    /// Reads the text form. `None` if the text is not in that form, is of another type than those above, or is
+    /// Reads the text form. Returns `None` if the text is not in that form, has a type that is not listed here, or is
     /// longer or more deeply nested than D-Bus allows.
     pub fn parse(text: &str) -> Option<Value> {
         let mut reader = Parser { rest: text.trim(), depth: 0 };
@@ -101,7 +101,7 @@ fn is_signature(mut text: &str) -> bool {
     valid
 }
 
-/// As in the text form, but for strings, which are quoted as in Rust.
+/// Writes the text form, but with strings quoted as in Rust.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |f: &mut fmt::Formatter<'_>, values: &[Value]| {
@@ -118,7 +118,7 @@ impl fmt::Display for Value {
             Value::I32(n) => n.fmt(f),
             Value::U32(n) | Value::Fd(n) => n.fmt(f),
             Value::I64(n) => n.fmt(f),
-            // What systemd means by infinity.
+            // systemd calls this number infinity.
             Value::U64(u64::MAX) => f.write_str("infinity"),
             Value::U64(n) => n.fmt(f),
             Value::Double(n) => n.fmt(f),
@@ -154,7 +154,7 @@ const NAMED: &[(&str, char)] = &[
     ("signature", 'g'),
 ];
 
-/// Deeper than any property nests.
+/// The limit of nesting; no property nests so deeply.
 const DEEPEST: usize = 8;
 
 struct Parser<'a> {
@@ -163,7 +163,7 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    /// One value; `wanted` is the type that stands before it, or that the array around it has.
+    /// Reads one value; `wanted` is the type before it, or the element type of its array.
     fn value(&mut self, wanted: Option<&str>) -> Option<Value> {
         self.rest = self.rest.trim_start();
         match self.rest.chars().next()? {
@@ -216,7 +216,7 @@ impl<'a> Parser<'a> {
         while !self.rest.starts_with(']') {
             let value = self.value(of.as_deref())?;
             let signature = value.signature();
-            // All are of the type of the first.
+            // All elements have the type of the first.
             if of.get_or_insert_with(|| signature.clone()) != &signature {
                 return None;
             }
@@ -224,7 +224,7 @@ impl<'a> Parser<'a> {
             self.separator(']')?;
         }
         self.rest = &self.rest[1..];
-        // An empty array says nothing of its type by itself.
+        // An empty array does not show its type.
         Some(Value::Array(of?, values))
     }
 
@@ -251,7 +251,7 @@ impl<'a> Parser<'a> {
         (left.is_none_or(str::is_empty) && !values.is_empty()).then_some(Value::Struct(values))
     }
 
-    /// A comma, or what closes the list.
+    /// Reads a comma, or the end of the list.
     fn separator(&mut self, close: char) -> Option<()> {
         self.rest = self.rest.trim_start();
         match self.rest.strip_prefix(',') {
@@ -322,7 +322,7 @@ fn integer<N: TryFrom<i128>>(word: &str) -> Option<N> {
 /// Bytes of the longest signature (D-Bus specification, "Valid Signatures"): its length is sent as one byte.
 const LONGEST_SIGNATURE: usize = 255;
 
-/// How deep arrays may be nested, and how deep structs (D-Bus specification, "Valid Signatures").
+/// The limit of nested arrays, and of nested structs (D-Bus specification, "Valid Signatures").
 const DEEPEST_SIGNATURE: usize = 32;
 
 /// The length of the first complete type of a signature. `None` if there is no complete type, or if the

@@ -1,4 +1,4 @@
-//! The cgroup of a container where its version does not matter.
+//! The cgroup of a container, of either version.
 
 use super::v1;
 use super::v2::Cgroup;
@@ -14,7 +14,7 @@ pub enum AnyCgroup {
 }
 
 impl AnyCgroup {
-    /// The processes in it and below.
+    /// The processes in the cgroup and below.
     pub fn pids(&self) -> Result<Vec<i32>> {
         match self {
             AnyCgroup::Unified(cgroup) => cgroup.pids(true),
@@ -46,7 +46,7 @@ impl AnyCgroup {
         }
     }
 
-    /// Thaws it if it is frozen, and does not wait.
+    /// Thaws the cgroup if it is frozen, and does not wait.
     pub fn thaw_nowait(&self) -> Result<()> {
         match self {
             AnyCgroup::Unified(cgroup) => cgroup.thaw_nowait(),
@@ -54,7 +54,7 @@ impl AnyCgroup {
         }
     }
 
-    /// Whether it was frozen itself, and not only by an ancestor.
+    /// Whether the cgroup was frozen itself, and not only by an ancestor.
     pub fn is_frozen(&self) -> Result<bool> {
         match self {
             AnyCgroup::Unified(cgroup) => cgroup.is_frozen(),
@@ -62,7 +62,8 @@ impl AnyCgroup {
         }
     }
 
-    /// A cgroup below it with processes that is frozen by itself. Version 1 has none: there those below freeze with it.
+    /// A sub-cgroup with processes that is frozen by itself. Version 1 has none: there sub-cgroups freeze with their
+    /// parent.
     pub fn frozen_below(&self) -> Result<Option<String>> {
         match self {
             AnyCgroup::Unified(cgroup) => cgroup.frozen_below(),
@@ -70,7 +71,7 @@ impl AnyCgroup {
         }
     }
 
-    /// Whether it is frozen by an ancestor alone. Then it cannot be thawed, and every process that enters it
+    /// Whether the cgroup is frozen only by an ancestor. Then it cannot be thawed, and every process that enters it
     /// freezes.
     pub fn is_frozen_by_ancestor(&self) -> Result<bool> {
         match self {

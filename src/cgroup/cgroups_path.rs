@@ -4,9 +4,9 @@ use windlass_base::error::{Error, Origin, Result, WithContext};
 
 use super::directory::read_file;
 
-/// The path of the container's cgroup below the root of the hierarchy, where the runtime makes it.
+/// The path of the container's cgroup below the root of the hierarchy, if the runtime makes the cgroup.
 ///
-/// /proc/self/cgroup is read only where the answer depends on it.
+/// /proc/self/cgroup is read only if the path depends on it.
 pub fn path(cgroups_path: &str, id: &str) -> Result<String> {
     match cgroups_path.starts_with('/') {
         true => path_for(cgroups_path, id, "/"),
@@ -33,12 +33,11 @@ pub(super) fn unified_path(text: &str) -> Option<&str> {
 
 /// The path of a container's cgroup below the root of the hierarchy, with a leading slash.
 ///
-/// An absolute `cgroups_path` begins at that root. A relative one, or the id where there is none, begins at the
-/// parent of `own`, the cgroup of the runtime: `own` has processes, so no cgroup below it could have controllers.
-/// system.slice is systemd's to manage; a runtime in one of its services uses a slice below machine.slice, as
-/// runc does.
+/// An absolute `cgroups_path` begins at that root. A relative path, or the id if there is none, begins at the parent of
+/// `own`, the cgroup of the runtime: `own` has processes, so no cgroup below it could have controllers. systemd manages
+/// system.slice; a runtime in one of its services uses a slice below machine.slice, as runc does.
 ///
-/// `..` removes the component before it, as text, and never leads above where the path begins. The length of a
+/// `..` removes the component before it, as text, and never leads above the beginning of the path. The length of a
 /// component is left to the kernel, since cgroup file systems do not have the usual limit of 255 bytes.
 pub fn path_for(cgroups_path: &str, id: &str, own: &str) -> Result<String> {
     let refuse =
@@ -52,7 +51,7 @@ pub fn path_for(cgroups_path: &str, id: &str, own: &str) -> Result<String> {
     } else {
         match own.rsplit_once('/').map_or("", |(parent, _)| parent) {
             "/system.slice" => "/machine.slice/machine-windlass.slice",
-            // It is outside of this cgroup namespace, where no cgroup can be made.
+            // The parent is outside of this cgroup namespace, where no cgroup can be made.
             parent if parent.starts_with("/..") => "",
             parent => parent,
         }

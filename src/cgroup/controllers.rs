@@ -10,11 +10,11 @@ use windlass_sys::SyscallError;
 
 pub(super) const SUBTREE_CONTROL: &str = "cgroup.subtree_control";
 
-/// The hint where no cgroup2 is mounted.
+/// The hint if no cgroup2 is mounted.
 pub(super) const MOUNT: &str = "mount -t cgroup2 none /sys/fs/cgroup/unified";
 
-/// Enables the controllers in `needs` for the cgroup `path` below `root`, open as `leaf`, and all others where
-/// that is possible. Nothing is written for a controller that the cgroup has.
+/// Enables the controllers in `needs` for the cgroup `path` below `root`, open as `leaf`, and all others if possible.
+/// Nothing is written for a controller that the cgroup has.
 pub(super) fn enable(
     hierarchy: &Hierarchy,
     root: &Directory,
@@ -86,14 +86,14 @@ fn enable_needed(hierarchy: &Hierarchy, root: &Directory, path: &str, missing: &
     Ok(())
 }
 
-/// Those of `needs` that a cgroup does not have.
+/// The controllers of `needs` that a cgroup does not have.
 fn lacking(cgroup: &Directory, needs: &[Need]) -> Result<Vec<Need>> {
     let file = "cgroup.controllers";
     let has = cgroup.read(file).with_context(|| format!("cannot read {:?}", cgroup.path_of(file)))?;
     Ok(needs.iter().filter(|need| !has.split_ascii_whitespace().any(|one| one == need.controller)).cloned().collect())
 }
 
-/// Refuses the first of `needs` where no cgroup2 is mounted. The error says where its controller is.
+/// Refuses `needs` on a host without cgroup2. The error tells where a controller is.
 pub fn require_cgroup2(hierarchy: &Hierarchy, needs: &[Need]) -> Result<()> {
     match needs.iter().find(|need| hierarchy.v1_of(&need.controller).is_some()).or(needs.first()) {
         Some(need) if hierarchy.unified().is_none() => Err(unavailable(hierarchy, &need.controller, &need.pointer)),
@@ -145,7 +145,7 @@ fn cannot_enable(ancestor: &Directory, needs: &[Need], failed: SyscallError) -> 
     }
 }
 
-/// How systemd is told to delegate controllers to users.
+/// The hint how systemd is made to delegate controllers to users.
 pub(super) fn delegation_hint(controllers: &str) -> String {
     format!(
         "to delegate it to users: `systemctl edit user@.service`, there \"[Service]\" and \"Delegate=cpu cpuset io memory pids\" \

@@ -86,8 +86,8 @@ fn exists(errno: Errno) -> nix::Result<()> {
     if errno == Errno::EEXIST { Ok(()) } else { Err(errno) }
 }
 
-/// Refuses a cgroup in which init would never run, because it or an ancestor is frozen, and one that was there
-/// before and has processes, which are not the container's.
+/// Refuses a cgroup in which init would never run, because it or an ancestor is frozen, and an existing cgroup with
+/// processes, which are not the container's.
 fn refuse_in_use(directory: &Directory, made: bool) -> Result<()> {
     let refuse = |msg: String| Error::new(Kind::WrongStatus, msg).origin(from_cgroups_path());
     let events = directory

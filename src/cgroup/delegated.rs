@@ -1,7 +1,7 @@
-//! Where an ordinary user, or root of a user namespace, may make a cgroup.
+//! The places where an ordinary user, or root of a user namespace, may make a cgroup.
 //!
 //! The user must be permitted to write to the parent of the new cgroup, and to `cgroup.procs` of the nearest common
-//! ancestor of the new cgroup and the one that the process is in (cgroups(7), "Cgroups delegation").
+//! ancestor of the new cgroup and the process's cgroup (cgroups(7), "Cgroups delegation").
 
 use std::path::Path;
 
@@ -16,18 +16,18 @@ use windlass_base::error::{Error, Kind, Origin, Result, WithContext};
 use windlass_plan::cgroup::Need;
 use windlass_sys::attributes;
 
-/// Where the container's cgroup may be made.
+/// A place where the container's cgroup may be made.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Location {
     /// Its path below the root of the hierarchy.
     pub path: String,
-    /// Whether it is below the runtime's own cgroup. That one must then have no processes if the new cgroup is to
-    /// have controllers ([`leave_own_cgroup`]).
+    /// Whether it is below the runtime's own cgroup, which must then have no processes if the new cgroup is to have
+    /// controllers ([`leave_own_cgroup`]).
     pub below_own: bool,
 }
 
-/// Finds the location: what an absolute `cgroupsPath` names; otherwise a sibling or a child of the runtime's own
-/// cgroup. The child is preferred where systemd has delegated exactly the own cgroup. `None`: nothing is delegated.
+/// Finds the location: an absolute `cgroupsPath`, or else a sibling or a child of the runtime's own cgroup. The child
+/// is preferred if systemd has delegated exactly the own cgroup. Returns `None` if nothing is delegated.
 pub fn find(hierarchy: &Hierarchy, cgroups_path: &str, id: &str) -> Result<Option<Location>> {
     let Some(root) = hierarchy.root() else { return Ok(None) };
     let own = own_cgroup()?;
@@ -41,7 +41,8 @@ pub fn find(hierarchy: &Hierarchy, cgroups_path: &str, id: &str) -> Result<Optio
     Ok(both.into_iter().find(|location| may_use(root, &own, &location.path)))
 }
 
-/// Whether systemd has marked the cgroup as delegated. The user instances of versions 252 and 257 do not mark theirs.
+/// Whether systemd has marked the cgroup as delegated. The user instances of versions 252 and 257 do not mark their
+/// cgroups.
 fn is_delegated(root: &Directory, own: &str) -> bool {
     attributes::read(&root.path_of(own.trim_start_matches('/')), "user.delegate").is_some_and(|value| value == b"1")
 }
@@ -84,7 +85,7 @@ pub fn leave_own_cgroup() -> Result<()> {
     Ok(())
 }
 
-/// The error for a limit where no cgroup is delegated.
+/// The error for a limit if no cgroup is delegated.
 pub fn not_delegated(need: &Need) -> Error {
     let own = own_cgroup().unwrap_or_default();
     let msg = format!(

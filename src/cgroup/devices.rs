@@ -8,7 +8,7 @@ use windlass_plan::device_rules::DeviceProgram;
 use windlass_sys::{SyscallError, bpf};
 
 impl Cgroup {
-    /// Attaches a device filter. In a cgroup that was not made for the container, it replaces those that are there.
+    /// Attaches a device filter. In a cgroup that was not made for the container, it replaces the existing filters.
     pub fn set_devices(&self, program: &DeviceProgram) -> Result<()> {
         if !self.made() {
             return self.replace_devices(Some(program), Filters::All);
@@ -23,12 +23,12 @@ impl Cgroup {
     }
 }
 
-/// Which filters of a cgroup are replaced.
+/// The filters of a cgroup that are replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filters {
     /// All of them.
     All,
-    /// Those of windlass. systemd attaches one to the cgroup of a unit, and would attach it again.
+    /// The filters of windlass. systemd attaches one to the cgroup of a unit, and would attach it again.
     Ours,
 }
 
@@ -42,8 +42,8 @@ fn replace(cgroup: &Cgroup, program: Option<&DeviceProgram>, which: Filters) -> 
         match bpf::program_by_id(id) {
             Ok(fd) if which == Filters::All || bpf::is_ours(&fd)? => old.push(fd),
             Ok(_) => {}
-            // It was detached meanwhile, or a security module denies access to it. A device is usable only if
-            // every program permits it, so one that stays attached permits nothing more.
+            // The program was detached meanwhile, or a security module denies access to it. A device is usable only if
+            // every program permits it, so a program that stays attached permits nothing more.
             Err(SyscallError { errno: Errno::ENOENT | Errno::EPERM | Errno::EACCES, .. }) => {}
             Err(failed) => return Err(failed),
         }

@@ -12,7 +12,7 @@ use nix::unistd::{read, write};
 
 use windlass_sys::{Called, Result, SyscallError};
 
-/// The size of the first read, in bytes. All but lists of processes and large tables are shorter.
+/// The size of the first read, in bytes. Only lists of processes and large tables are longer.
 const SHORT: usize = 4096;
 
 #[derive(Debug)]
@@ -30,7 +30,8 @@ impl Directory {
         Ok(Directory { path: path.to_owned(), fd })
     }
 
-    /// Opens a directory below this one. `name` may have several components; empty, it is the directory itself.
+    /// Opens a directory below this one. `name` may have several components; if it is empty, it means the directory
+    /// itself.
     pub fn open_below(&self, name: &str) -> Result<Directory> {
         let path = self.path_of(name);
         let name = if name.is_empty() { "." } else { name };
@@ -57,7 +58,7 @@ impl Directory {
         to_end(&fd, || self.path_of(name))
     }
 
-    /// Writes a value, in one write, which the kernel takes as a whole or refuses.
+    /// Writes a value in one write, which the kernel accepts as a whole or refuses.
     pub fn write(&self, name: &str, value: &str) -> Result<()> {
         let fd = self.open_file(name, OFlag::O_WRONLY)?;
         write(&fd, value.as_bytes()).called(|| format!("write({:?}, {value:?})", self.path_of(name)))?;

@@ -11,10 +11,10 @@ use super::directory::{Directory, if_there};
 use windlass_sys::poll::{self, Deadline};
 use windlass_sys::{Called, Result};
 
-/// What `cgroup.events` would say of a cgroup that was removed.
+/// The content that `cgroup.events` would have for a removed cgroup.
 const REMOVED: &str = "populated 0\nfrozen 0\n";
 
-/// Waits until `holds` is true of the text of `cgroup.events`. False: the time is over.
+/// Waits until `holds` is true of the text of `cgroup.events`. Returns false if the time is over.
 pub(super) fn wait_until(directory: &Directory, within: Duration, holds: &mut dyn FnMut(&str) -> bool) -> Result<bool> {
     let Some(fd) = if_there(directory.open_file("cgroup.events", OFlag::O_RDONLY))? else { return Ok(holds(REMOVED)) };
     let deadline = Deadline::after(within);

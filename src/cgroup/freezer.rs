@@ -18,7 +18,7 @@ use windlass_sys::{fd, tree, waiting};
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Cgroup {
-    /// Freezes every process in it and below, and waits until they are frozen. If they do not freeze in time,
+    /// Freezes every process in the cgroup and below, and waits until they are frozen. If they do not freeze in time,
     /// all are thawed again.
     pub fn freeze(&self) -> Result<()> {
         self.set_frozen(true)?;
@@ -52,12 +52,12 @@ impl Cgroup {
         .hint(waiting::HINT))
     }
 
-    /// Begins to freeze every process in it and below, and does not wait.
+    /// Begins to freeze every process in the cgroup and below, and does not wait.
     pub fn begin_freeze(&self) -> Result<()> {
         self.set_frozen(true)
     }
 
-    /// Thaws every process in it and below, and waits until they run.
+    /// Thaws every process in the cgroup and below, and waits until they run.
     pub fn thaw(&self) -> Result<()> {
         self.set_frozen(false)?;
         if let Some(ancestor) = self.frozen_ancestor() {
@@ -70,14 +70,14 @@ impl Cgroup {
         Err(Error::new(Kind::Kernel, format!("cannot thaw cgroup {:?}", self.path())))
     }
 
-    /// Whether its own `cgroup.freeze` is set, whatever those of its ancestors say.
+    /// Whether its own `cgroup.freeze` is set, whatever its ancestors have.
     pub fn is_frozen(&self) -> Result<bool> {
         let text = if_there(self.directory.read("cgroup.freeze")).with_context(|| self.cannot("read the state of"))?;
         Ok(text.is_some_and(|text| text.trim() == "1"))
     }
 
-    /// Thaws it and does not wait. A process that is killed while it is frozen dies, but its cgroup stays
-    /// frozen. That the cgroup was removed is no error. One whose state cannot be read is thawed too.
+    /// Thaws the cgroup and does not wait: a process that is killed while it is frozen dies, but its cgroup stays
+    /// frozen. Succeeds if the cgroup does not exist any more. A cgroup whose state cannot be read is thawed, too.
     pub fn thaw_nowait(&self) -> Result<()> {
         if let Ok(false) = self.is_frozen() {
             return Ok(());
@@ -85,7 +85,7 @@ impl Cgroup {
         if_there(self.directory.write("cgroup.freeze", "0")).map(drop).with_context(|| self.cannot("thaw"))
     }
 
-    /// Whether it is frozen by an ancestor alone. Then it cannot be thawed, and every process that enters it
+    /// Whether the cgroup is frozen only by an ancestor. Then it cannot be thawed, and every process that enters it
     /// freezes.
     pub fn is_frozen_by_ancestor(&self) -> Result<bool> {
         let events =
@@ -101,7 +101,7 @@ impl Cgroup {
         ancestors.take_while(|path| !path.is_empty()).find(frozen)
     }
 
-    /// A cgroup below it with processes whose own `cgroup.freeze` is set: thawing this one does not thaw that.
+    /// A sub-cgroup with processes whose own `cgroup.freeze` is set: thawing this cgroup does not thaw it.
     pub fn frozen_below(&self) -> Result<Option<String>> {
         let mut found = None;
         let is_frozen = |dir: BorrowedFd<'_>| -> windlass_sys::Result<bool> {
@@ -140,7 +140,7 @@ pub fn is_frozen(path: &str) -> Result<bool> {
     Ok(text.with_context(|| format!("cannot read the state of cgroup {path:?}"))?.is_some_and(|text| text == b"1\n"))
 }
 
-/// Describes those of `pids` that still run or wait for the kernel, as the end of an error message.
+/// Describes the processes of `pids` that still run or wait for the kernel, as the end of an error message.
 pub(super) fn not_frozen(pids: &[i32]) -> String {
     let processes = pids.iter().filter_map(|pid| waiting::describe(*pid));
     let running: Vec<String> =

@@ -1,10 +1,11 @@
-//! What must hold for any mountinfo: the property test on stable and the fuzz target on nightly call the same function.
+//! The properties of reading any mountinfo: the property test on stable and the fuzz target on nightly call the same
+//! function.
 
 use windlass_base::mountinfo;
 
 use super::hierarchy::{parse, superblock_options};
 
-/// A mountinfo. The hierarchies of cgroups and the list of mounts agree about which are cgroup2.
+/// Reads a mountinfo. The hierarchies of cgroups and the list of mounts must agree about which mounts are cgroup2.
 pub fn mountinfo(bytes: &[u8]) {
     let mounted = mountinfo::parse(bytes);
     let text = String::from_utf8_lossy(bytes);

@@ -12,7 +12,7 @@ use windlass_base::mountinfo::{self, Line};
 #[derive(Debug)]
 pub struct Hierarchy {
     unified: Option<Directory>,
-    /// Looked up on demand, since only limits that cgroup2 cannot apply need it.
+    /// The hierarchies of version 1, found on demand, since only limits that cgroup2 cannot apply need them.
     v1: OnceCell<Vec<HierarchyV1>>,
 }
 
@@ -31,8 +31,8 @@ const USUAL: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 impl Hierarchy {
     /// Finds the cgroup2 mount.
     ///
-    /// This is two or three system calls where it is mounted at a usual place. Otherwise mountinfo is read,
-    /// which takes the kernel long on hosts with thousands of mounts.
+    /// This takes two or three system calls if it is mounted at a usual place. Otherwise mountinfo is read, which takes
+    /// the kernel long on hosts with thousands of mounts.
     pub fn find() -> Result<Hierarchy> {
         let is_unified = |path: &&str| statfs(*path).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC);
         if let Some(mount) = USUAL.into_iter().find(is_unified) {
@@ -55,7 +55,7 @@ impl Hierarchy {
         self.v1.get_or_init(|| read_file("/proc/thread-self/mountinfo").map(|text| parse(&text).1).unwrap_or_default())
     }
 
-    /// The hierarchy of version 1 with a controller, which has its name of version 2.
+    /// The hierarchy of version 1 with a controller, which is named as in version 2.
     pub fn v1_of(&self, controller: &str) -> Option<&HierarchyV1> {
         let name = if controller == "io" { "blkio" } else { controller };
         self.v1().iter().find(|v1| v1.controllers.iter().any(|c| c == name))
@@ -70,8 +70,8 @@ fn open(mount: &str) -> Result<Directory> {
     Directory::open(mount).with_context(|| format!("cannot open the cgroup root {mount:?}"))
 }
 
-/// The cgroup2 mount, if any, and those of version 1. Of several cgroup2 mounts, the first with the whole tree is
-/// preferred.
+/// The cgroup2 mount, if any, and the hierarchies of version 1. Of several cgroup2 mounts, the first with the whole
+/// tree is preferred.
 pub(super) fn parse(text: &str) -> (Option<String>, Vec<HierarchyV1>) {
     let (mut unified, mut whole, mut v1) = (None, false, Vec::new());
     for line in mountinfo::lines(text.as_bytes()) {
@@ -112,13 +112,13 @@ pub fn options_of_cgroup2() -> Result<Vec<String>> {
 
 pub(super) fn superblock_options(text: &str) -> Vec<String> {
     let found = mountinfo::lines(text.as_bytes()).find(|line| line.kind == b"cgroup2");
-    // Leaves out those that every file system has, and those of security modules.
+    // Leaves out options of every file system and of security modules.
     let of_cgroup2 =
         |option: &String| !matches!(option.as_str(), "" | "rw" | "ro" | "seclabel") && !option.contains('=');
     found.iter().flat_map(options).filter(of_cgroup2).collect()
 }
 
-/// The mount options of version 1 that name controllers. Others are `rw`, `name=systemd`, `xattr`.
+/// The mount options of version 1 that name controllers. Other options are `rw`, `name=systemd`, `xattr`.
 const CONTROLLERS_V1: &[&str] = &[
     "blkio",
     "cpu",

@@ -1,13 +1,13 @@
 //! Makes, limits, freezes, kills, measures and removes the cgroup of a container.
 //!
-//! Every file is opened below the directory descriptor of one cgroup of version 2, wherever cgroup2 is mounted.
-//! `plan::cgroup` decides what is written. A limit whose controller is in a hierarchy of version 1 is an error,
-//! unless the feature `cgroup-v1` is built in.
+//! A [`Cgroup`] opens its files below its directory descriptor, wherever cgroup2 is mounted. Where a path is enough
+//! (the status of a container, its ancestors, what a shim reads), files are opened by path. `plan::cgroup` decides what
+//! is written. A limit whose controller is in a hierarchy of version 1 is an error, unless the feature `cgroup-v1` is
+//! built in.
 //!
-//! In the ancestors of the cgroup, the controllers that limits need are enabled, or it is an error. All other
-//! controllers are enabled where that is possible, so that `events` has their numbers and `update` finds their
-//! files. They stay enabled afterwards, since a neighbour may need them by then. Nothing else of an ancestor is
-//! written.
+//! In the ancestors of the cgroup, the controllers that limits need are enabled; a failure is an error. All other
+//! controllers are enabled where that is possible, so that `events` has their numbers and `update` finds their files.
+//! They stay enabled afterwards, since a neighbour may need them by then. Nothing else of an ancestor is written.
 #![doc(hidden)]
 #![forbid(unsafe_code)]
 

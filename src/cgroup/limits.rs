@@ -13,8 +13,8 @@ use windlass_sys::SyscallError;
 impl Cgroup {
     /// Writes the limits, in their order.
     ///
-    /// The kernel refuses a quota below the burst that is in force. Where a new burst follows, such a quota is
-    /// written again after it.
+    /// The kernel refuses a quota below the present burst. If a new burst follows, such a quota is written again after
+    /// it.
     pub fn apply(&self, writes: &[Write]) -> Result<()> {
         let mut again = Vec::new();
         for (index, write) in writes.iter().enumerate() {
@@ -35,7 +35,7 @@ impl Cgroup {
     }
 }
 
-/// The write that failed: of [`Write::file`], or of what takes its place ([`Absent::Instead`]).
+/// The write that failed: of [`Write::file`], or of the file in its place ([`Absent::Instead`]).
 struct Unwritten<'a> {
     file: &'a str,
     value: &'a str,
@@ -71,7 +71,7 @@ fn explain(directory: &Directory, write: &Write, Unwritten { file, value, failed
     error
 }
 
-/// Hints by the beginning of the file's name and the errno. The first that matches counts.
+/// Hints by the beginning of the file's name and the errno. The first matching row counts.
 const HINTS: &[(&str, Errno, &str)] = &[
     ("cpu.weight", Errno::EINVAL, "a cgroup with cpu.idle 1 has no weight"),
     ("cpu.max.burst", Errno::EINVAL, "the burst must not exceed the quota"),

@@ -20,7 +20,7 @@ const ROOT: &str = "/sys/fs/cgroup";
 pub struct Membership(String);
 
 impl Membership {
-    /// Reads that of a process.
+    /// Reads the membership of a process.
     pub fn of(pid: i32) -> Result<Membership> {
         let text = fd::read_small(fd::CWD, format!("/proc/{pid}/cgroup"))?;
         Ok(Membership::parse(&String::from_utf8_lossy(&text)))
@@ -31,7 +31,7 @@ impl Membership {
         Membership(text.to_owned())
     }
 
-    /// The directory in the unified hierarchy. `None` for the root cgroup, and where cgroup2 is not mounted at a usual
+    /// The directory in the unified hierarchy. `None` for the root cgroup, and if cgroup2 is not mounted at a usual
     /// place.
     pub fn unified(&self) -> Option<PathBuf> {
         let path = self.0.lines().find_map(|line| line.strip_prefix("0::/")).filter(|path| !path.is_empty())?;
@@ -72,8 +72,8 @@ pub fn oom_kills(file: &Path) -> Option<u64> {
     number_after(&String::from_utf8_lossy(&text), "oom_kill")
 }
 
-/// The processes in the cgroup `dir` and below it. If the container moves a directory meanwhile, the result is what
-/// was found before.
+/// The processes in the cgroup `dir` and below it. If the container moves a directory meanwhile, the result may be
+/// incomplete.
 pub fn members(dir: &Path) -> Vec<i32> {
     let Ok(directory) = Directory::open(&dir.to_string_lossy()) else { return Vec::new() };
     let mut pids = Vec::new();

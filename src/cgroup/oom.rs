@@ -24,7 +24,7 @@ pub struct OomWatch {
     seen: u64,
 }
 
-/// What ended a wait for a watched cgroup.
+/// The event that ended a wait for a watched cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchEvent {
     /// The OOM killer has killed this number of processes since the last event.
@@ -38,7 +38,7 @@ pub enum WatchEvent {
 }
 
 impl Cgroup {
-    /// Begins to watch it. Kills before this call are not reported.
+    /// Begins to watch the cgroup. Kills before this call are not reported.
     pub fn watch_oom(&self) -> Result<OomWatch> {
         let what = || self.cannot("watch");
         let memory = if_there(self.directory.open_file("memory.events", OFlag::O_RDONLY)).with_context(what)?;
@@ -88,7 +88,7 @@ impl OomWatch {
     }
 }
 
-/// Reads an events file. `None`: the cgroup was removed.
+/// Reads an events file. Returns `None` if the cgroup was removed.
 fn read(fd: &OwnedFd) -> Result<Option<String>> {
     let mut buffer = [0; 512];
     let length = pread(fd, &mut buffer, 0).called(|| "pread(cgroup.events)".into());

@@ -15,7 +15,7 @@ pub struct Pressure {
 pub struct Waiting {
     /// In percent, over the last 10, 60 and 300 seconds.
     pub averages: [f64; 3],
-    /// All of it, in microseconds.
+    /// The whole time, in microseconds.
     pub total: u64,
 }
 

@@ -10,11 +10,11 @@ use nix::unistd::Pid;
 use super::directory::{Directory, if_there, to_end};
 use windlass_sys::{Called, Result, SyscallError, fd, status, tree};
 
-/// The ids of the processes in a cgroup, and with `recursive` of those below it: sorted, without duplicates. The
-/// tree may be of any depth. A process outside of this PID namespace has no id here and is left out.
+/// The ids of the processes in a cgroup, and with `recursive` in its sub-cgroups: sorted, without duplicates. The tree
+/// may be of any depth. A process outside of this PID namespace has no id here and is left out.
 ///
-/// A threaded cgroup does not list processes; the nearest ancestor that is not threaded lists them
-/// (cgroup-v2.rst, "Threads"). Where that one is above `directory`, the processes are found by their threads.
+/// A threaded cgroup does not list processes; the nearest ancestor that is not threaded lists them (cgroup-v2.rst,
+/// "Threads"). If that ancestor is above `directory`, the processes are found by their threads.
 pub(super) fn pids_of(directory: &Directory, recursive: bool) -> Result<Vec<i32>> {
     let mut pids = Vec::new();
     collect(directory, recursive, &mut pids)?;
@@ -22,7 +22,7 @@ pub(super) fn pids_of(directory: &Directory, recursive: bool) -> Result<Vec<i32>
     Ok(pids)
 }
 
-/// Appends what [`pids_of`] finds, unsorted. After an error, `pids` has what was found before.
+/// Appends the ids that [`pids_of`] finds, unsorted. After an error, `pids` has the ids that were found before.
 pub(super) fn collect(directory: &Directory, recursive: bool, pids: &mut Vec<i32>) -> Result<()> {
     let threads = match list(directory, PROCS, pids) {
         Err(failed) if failed.errno == Errno::EOPNOTSUPP => true,
@@ -66,8 +66,8 @@ fn list(dir: impl AsFd, file: &str, pids: &mut Vec<i32>) -> Result<()> {
     Ok(())
 }
 
-/// Sends SIGKILL to each of `pids`. That a process has ended is no error. Numbers below 1 are left out: to kill(2)
-/// they are process groups, 0 that of the caller.
+/// Sends SIGKILL to each of `pids`, except processes that have ended. Numbers below 1 are left out: for kill(2) they
+/// are process groups, and 0 is the caller's.
 pub(super) fn kill_each(pids: &[i32]) -> Result<()> {
     for pid in pids.iter().filter(|pid| **pid > 0) {
         match kill(Pid::from_raw(*pid), Signal::SIGKILL) {

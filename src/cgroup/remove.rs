@@ -10,7 +10,7 @@ use super::v2::Cgroup;
 use windlass_base::error::{Error, Kind, Result, WithContext};
 use windlass_sys::{SyscallError, fd, tree, waiting};
 
-/// What happens to processes in a cgroup that is to be removed.
+/// The treatment of processes in a cgroup that is to be removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kill {
     /// They are killed.
@@ -23,12 +23,12 @@ pub enum Kill {
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Cgroup {
-    /// Kills every process in it and below. Does not wait until they have ended.
+    /// Kills every process in the cgroup and below. Does not wait until they have ended.
     pub fn kill(&self) -> Result<()> {
         match self.directory.write("cgroup.kill", "1") {
             // Before Linux 5.14, and in a threaded cgroup.
             Err(SyscallError { errno: Errno::ENOENT | Errno::EOPNOTSUPP, .. }) => self.kill_listed(),
-            // Removed meanwhile: systemd removes an empty scope by itself.
+            // The cgroup was removed meanwhile: systemd removes an empty scope by itself.
             Err(SyscallError { errno: Errno::ENODEV, .. }) => Ok(()),
             result => result.with_context(|| self.cannot("kill the processes of")),
         }
@@ -42,7 +42,7 @@ impl Cgroup {
         if frozen.is_ok() { self.thaw() } else { Ok(()) }
     }
 
-    /// Removes it with all its sub-cgroups. That it was removed already is no error.
+    /// Removes the cgroup with all its sub-cgroups. Succeeds if it does not exist any more.
     pub fn remove(self, kill: Kill) -> Result<()> {
         let path = self.directory.path.clone();
         drop(self);
@@ -50,8 +50,7 @@ impl Cgroup {
     }
 }
 
-/// Removes the cgroup at `path` in the file system with all its sub-cgroups. That it was removed already is no
-/// error.
+/// Removes the cgroup at `path` in the file system with all its sub-cgroups. Succeeds if it does not exist any more.
 ///
 /// An empty cgroup takes one system call. Otherwise this waits until its processes have ended. A process in it
 /// that makes cgroups meanwhile is killed with the others; a process outside can delay the removal a few times.

@@ -1,8 +1,8 @@
 //! The statistics of a cgroup for `events`, with the keys of runc's `types/events.go`.
 //!
-//! A zero is left out where the key is optional in runc. If a file does not exist, because its controller is not
-//! enabled, its numbers are left out or zero. runc does not have `memory.peak`, `memory.events`, `cpu.burst`, the
-//! effective `cpuset`, `rdma` and `misc`.
+//! Zero is left out if the key is optional in runc. If a file does not exist, because its controller is not enabled,
+//! its numbers are left out or zero. runc does not have `memory.peak`, `memory.events`, `cpu.burst`, the effective
+//! `cpuset`, `rdma` and `misc`.
 
 use serde_json::{Map, Value, json};
 
@@ -141,7 +141,7 @@ fn pressure(at: &Directory, file: &str, into: &mut Object) -> sys::Result<()> {
     Ok(())
 }
 
-/// Most keys are of version 1 only; they are zero, as in runc.
+/// The numbers of the cpuset. Most keys exist in version 1 only; they are zero, as in runc.
 fn cpuset(at: &Directory) -> sys::Result<Object> {
     let mut out = Object::new();
     for (key, file) in [("cpus", "cpuset.cpus.effective"), ("mems", "cpuset.mems.effective")] {
@@ -262,8 +262,8 @@ fn block_io(at: &Directory) -> sys::Result<Object> {
     Ok(out)
 }
 
-/// Huge pages by their size. Reserved pages are counted where the kernel counts them (Linux 5.7), since a limit is
-/// applied to a reservation first; otherwise those in use are.
+/// Huge pages by their size. Reserved pages are counted if the kernel counts them (Linux 5.7), since a limit is applied
+/// to a reservation first; otherwise pages in use are.
 fn hugepages(at: &Directory) -> sys::Result<Object> {
     let mut out = Object::new();
     let is_limit = |name: &str| name.starts_with("hugetlb.") && name.ends_with(".max") && !name.contains(".rsvd");

@@ -4,8 +4,8 @@
 //! are read: its version, since newer ones take processes by pidfd, and the cgroup of a user's instance. Their
 //! requests are sent early, so that the replies are there when they are needed.
 //!
-//! systemd's own socket is tried first: it needs no bus, no Hello and no match rule. Where it cannot be used (as
-//! another user, in a container), the bus is.
+//! systemd's own socket is tried first: it needs no bus, no Hello and no match rule. If it cannot be used (as another
+//! user, in a container), the bus is tried.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -65,7 +65,7 @@ impl Systemd {
         for (path, peer) in &sockets {
             let opened = match peer {
                 Peer::Service => Connection::begin(path, *peer, TIMEOUT),
-                // A bus that refuses this user is found now, so that the next socket is tried.
+                // A bus that refuses this user must be noticed now, so that the next socket is tried.
                 Peer::Bus => Connection::open(path, *peer, TIMEOUT),
             };
             match opened {
@@ -122,7 +122,7 @@ impl Systemd {
         Ok(format!("{}{}", self.root()?, unit.path()))
     }
 
-    /// The path of its own cgroup, which has those of all its units below it. It is empty for the root.
+    /// The path of systemd's own cgroup, which is above the cgroups of all its units. It is empty for the root.
     pub fn root(&mut self) -> Result<String> {
         // The system's instance manages the whole hierarchy.
         if !self.user {
@@ -132,7 +132,7 @@ impl Systemd {
         Ok(root.trim_end_matches('/').to_owned())
     }
 
-    /// Its version: 252 for "252 (252.39-1~deb12u1)".
+    /// The version of systemd: 252 for "252 (252.39-1~deb12u1)".
     pub fn version(&mut self) -> Result<u32> {
         let text = self.property("Version", |systemd| &mut systemd.version)?;
         let digits: String = text.trim_start_matches('v').chars().take_while(char::is_ascii_digit).collect();
@@ -140,7 +140,7 @@ impl Systemd {
         Ok(digits.parse().unwrap_or(0))
     }
 
-    /// Requests the scope, with this process in it. The returned serial is for [`Systemd::await_scope`].
+    /// Requests the scope for this process. The returned serial is for [`Systemd::await_scope`].
     pub fn request_scope(&mut self, unit: &Unit, child: &Child) -> Result<u32> {
         let version = self.version()?;
         self.connection.add_match(&job_removed_rule(&unit.name)).map_err(|failed| lost(failed, self.user))?;
@@ -210,8 +210,8 @@ impl Systemd {
         returned(reply, &format!("systemd does not change the scope {unit:?}")).map(drop)
     }
 
-    /// Stops a unit and does not wait for its job: enough where its cgroup was removed already. That there is no such
-    /// unit is no error.
+    /// Stops a unit and does not wait for its job, which is enough if its cgroup was removed already. Succeeds if the
+    /// unit does not exist any more.
     pub fn stop_nowait(&mut self, unit: &str) -> Result<()> {
         let serial = self.call("StopUnit", &[Value::text(unit), Value::text("replace")], &[])?;
         match self.connection.reply(serial).map_err(|failed| lost(failed, self.user))? {
@@ -220,7 +220,7 @@ impl Systemd {
         }
     }
 
-    /// Stops a unit, waits for its job, and resets its failed state. That there is no such unit is no error.
+    /// Stops a unit, waits for its job, and resets its failed state. Succeeds if the unit does not exist any more.
     pub fn stop(&mut self, unit: &str) -> Result<()> {
         self.connection.add_match(&job_removed_rule(unit)).map_err(|failed| lost(failed, self.user))?;
         let what = format!("systemd does not stop the scope {unit:?}");
@@ -241,7 +241,7 @@ impl Systemd {
         }
     }
 
-    /// Moves a process into the cgroup of a unit, or into the one at the path `below` it.
+    /// Moves a process into the cgroup of a unit, or into its sub-cgroup at the path `below`.
     pub fn attach(&mut self, unit: &str, below: &str, pid: i32) -> Result<()> {
         let pids = Value::Array("u".into(), vec![Value::U32(pid.unsigned_abs())]);
         let arguments = [Value::text(unit), Value::text(below), pids];
@@ -302,7 +302,7 @@ fn lost(failed: windlass_sys::SyscallError, user: bool) -> Error {
 fn sockets_of_system() -> Vec<(PathBuf, Peer)> {
     let bus = std::env::var("DBUS_SYSTEM_BUS_ADDRESS").ok().and_then(|address| path_in(&address));
     let bus = (bus.unwrap_or_else(|| "/run/dbus/system_bus_socket".into()), Peer::Bus);
-    // systemd closes a connection from anybody but root.
+    // systemd closes connections of all users except root.
     let private = nix::unistd::geteuid().is_root() && probe::in_first_user_namespace();
     private.then(|| ("/run/systemd/private".into(), Peer::Service)).into_iter().chain([bus]).collect()
 }

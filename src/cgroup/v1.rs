@@ -54,7 +54,7 @@ impl Procs {
 }
 
 impl Cgroups {
-    /// Opens those of the directories that exist.
+    /// Opens the directories that exist.
     pub fn open(paths: &[String]) -> Result<Cgroups> {
         let mut directories = Vec::new();
         for path in paths {
@@ -65,8 +65,8 @@ impl Cgroups {
     }
 
     /// Opens the cgroups for a new process of a container: those at `paths`. If one was removed while init ran, the
-    /// cgroup of init in its hierarchy takes its place. None is left out: in that hierarchy, the process would stay
-    /// in the caller's cgroup, without the device rules and limits of the container.
+    /// cgroup of init in its hierarchy takes its place. No hierarchy is left out: the process would stay in the
+    /// caller's cgroup there, without the device rules and limits of the container.
     pub fn for_exec(paths: &[String], init_pid: i32, init: BorrowedFd<'_>) -> Result<Cgroups> {
         let mut cgroups = Cgroups::open(paths)?;
         let there: Vec<String> = cgroups.directories.iter().map(|directory| directory.path.clone()).collect();
@@ -126,12 +126,13 @@ impl Cgroups {
         self.directories.iter().map(open).collect::<Result<_>>().map(Procs)
     }
 
-    /// Moves a process into all of them. That it has ended is no error.
+    /// Moves a process into all of them. Succeeds if the process has ended.
     pub fn join(&self, pid: i32) -> Result<()> {
         self.directories.iter().try_for_each(|directory| join(directory, pid).map(drop))
     }
 
-    /// Moves those of `pids` into the cgroups that are not in them or below. True: a process was moved.
+    /// Moves the processes of `pids` into the cgroups, unless they are in them or below. Returns true if a process was
+    /// moved.
     pub fn join_missing(&self, pids: &[i32]) -> Result<bool> {
         let mut moved = false;
         for directory in &self.directories {
@@ -190,7 +191,8 @@ impl Cgroups {
         let freezer = self.freezer_or_error()?;
         let deadline = Instant::now() + TIMEOUT;
         loop {
-            // It is written each time, since a process that was forked meanwhile may have escaped the last write.
+            // The state is written each time, since a process that was forked meanwhile may have escaped the last
+            // write.
             freezer
                 .write("freezer.state", "FROZEN")
                 .with_context(|| format!("cannot freeze cgroup {:?}", freezer.path))?;
@@ -227,7 +229,7 @@ impl Cgroups {
             .with_context(|| format!("cannot thaw cgroup {:?}", freezer.path))
     }
 
-    /// Whether it was frozen itself, and not only by an ancestor.
+    /// Whether the cgroup was frozen itself, and not only by an ancestor.
     pub fn is_frozen(&self) -> Result<bool> {
         let Some(freezer) = self.freezer() else { return Ok(false) };
         let text = if_there(freezer.read("freezer.self_freezing"))
@@ -235,7 +237,7 @@ impl Cgroups {
         Ok(text.is_some_and(|text| text.trim() == "1"))
     }
 
-    /// Whether it is frozen by an ancestor alone.
+    /// Whether the cgroup is frozen only by an ancestor.
     pub fn is_frozen_by_ancestor(&self) -> Result<bool> {
         match self.freezer() {
             Some(freezer) => Ok(state(freezer)? != "THAWED" && !self.is_frozen()?),
@@ -243,13 +245,13 @@ impl Cgroups {
         }
     }
 
-    /// How many processes the OOM killer has killed. `None`: there is no memory controller.
+    /// The number of processes that the OOM killer has killed; `None` without a memory controller.
     pub fn oom_kills(&self) -> Option<u64> {
         let read = |directory: &Directory| directory.read("memory.oom_control").ok();
         number_after(&self.directories.iter().find_map(read)?, "oom_kill")
     }
 
-    /// The memory limit. That of swap is left out: version 1 limits the sum of memory and swap, which an update of
+    /// The memory limit. The limit of swap is left out: version 1 limits the sum of memory and swap, which an update of
     /// memory alone does not change.
     pub fn memory_in_force(&self) -> MemoryInForce {
         let read = |directory: &Directory| directory.read("memory.limit_in_bytes").ok();
@@ -257,7 +259,7 @@ impl Cgroups {
         MemoryInForce { limit: limit.filter(|limit| *limit < NO_LIMIT), swap: None }
     }
 
-    /// Refuses limits below the present usage (`checkBeforeUpdate`). Where the usage cannot be read, this is `Ok`.
+    /// Refuses limits below the present usage (`checkBeforeUpdate`). Succeeds if the usage cannot be read.
     pub fn check_memory(&self, check: &MemoryCheck) -> Result<()> {
         let read = |name: &str| {
             let text = self.directories.iter().find_map(|directory| directory.read(name).ok())?;
@@ -280,7 +282,7 @@ fn path_in<'a>(text: &'a str, v1: &HierarchyV1) -> Option<&'a str> {
 /// bytes, which depends on the page size.
 const NO_LIMIT: u64 = 1 << 62;
 
-/// Refuses cgroups that have processes, which are not the container's, and those that are frozen.
+/// Refuses cgroups that have processes, which are not the container's, and frozen ones.
 fn refuse_in_use(paths: &[String]) -> Result<()> {
     let there = Cgroups::open(paths)?;
     let refuse = |msg: String| Err(Error::new(Kind::WrongStatus, msg).origin(from_cgroups_path()));
@@ -297,7 +299,7 @@ fn cannot_list(directory: &Directory) -> String {
     format!("cannot list the processes of cgroup {:?}", directory.path)
 }
 
-/// Moves a process into a cgroup. False: it has ended.
+/// Moves a process into a cgroup. Returns false if it has ended.
 fn join(directory: &Directory, pid: i32) -> Result<bool> {
     match directory.write("cgroup.procs", &pid.to_string()) {
         Err(SyscallError { errno: Errno::ESRCH, .. }) => Ok(false),
@@ -307,7 +309,7 @@ fn join(directory: &Directory, pid: i32) -> Result<bool> {
     }
 }
 
-/// Each round finds the processes that were forked during the one before.
+/// Most rounds of killing. Each finds the processes that were forked during the one before.
 const KILL_ROUNDS: usize = 100;
 
 fn state(freezer: &Directory) -> Result<String> {

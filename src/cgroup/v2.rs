@@ -33,7 +33,7 @@ impl Cgroup {
         Ok(Cgroup { made: true, ..Cgroup::open(path)? })
     }
 
-    /// Opens the cgroup of a process. `None`: it has none of version 2.
+    /// Opens the cgroup of a process. Returns `None` if it has none of version 2.
     pub fn of_process(hierarchy: &Hierarchy, pid: i32) -> Result<Option<Cgroup>> {
         let Some(root) = hierarchy.root() else { return Ok(None) };
         let file = format!("/proc/{pid}/cgroup");
@@ -45,13 +45,13 @@ impl Cgroup {
         Ok(Some(Cgroup { directory, made: false }))
     }
 
-    /// Opens a sub-cgroup. `path` is relative; one with `..` is refused.
+    /// Opens a sub-cgroup. `path` is relative, without `..`.
     pub fn open_below(&self, path: &str) -> Result<Cgroup> {
         if path.split('/').any(|component| component == "..") || path.contains(['\n', '\0']) {
             return Err(Error::usage(format!("{path} is not a sub cgroup path")));
         }
         let path = path.trim_matches('/');
-        // The words of runc's message for this.
+        // The words are those of runc's message.
         let what = || {
             format!("cannot open the cgroup for adding pid to cgroups: {}/cgroup.procs", self.directory.path_of(path))
         };
@@ -64,7 +64,7 @@ impl Cgroup {
         &self.directory.path
     }
 
-    /// Whether it was made for the container, and not found.
+    /// Whether the cgroup was made for the container, and not found.
     pub fn made(&self) -> bool {
         self.made
     }
@@ -74,14 +74,14 @@ impl Cgroup {
         self.directory.as_fd()
     }
 
-    /// Moves a process into it.
+    /// Moves a process into the cgroup.
     pub fn join(&self, pid: i32) -> Result<()> {
         self.directory.write("cgroup.procs", &pid.to_string()).with_context(|| {
             format!("cannot move a process: adding pid {pid} to cgroups: {}/cgroup.procs", self.path())
         })
     }
 
-    /// Refuses limits below the present usage (`checkBeforeUpdate`). Where the usage cannot be read, this is `Ok`.
+    /// Refuses limits below the present usage (`checkBeforeUpdate`). Succeeds if the usage cannot be read.
     pub fn check_memory(&self, check: &MemoryCheck) -> Result<()> {
         let usage = self.directory.read("memory.current").ok().and_then(|text| text.trim().parse::<u64>().ok());
         check.compare([usage, usage])
@@ -93,19 +93,19 @@ impl Cgroup {
         MemoryInForce { limit: bytes("memory.max"), swap: bytes("memory.swap.max") }
     }
 
-    /// The quota of `cpu.max` in microseconds. `None`: there is no limit.
+    /// The quota of `cpu.max` in microseconds; `None` without a limit.
     pub fn cpu_quota(&self) -> Option<i64> {
         self.directory.read("cpu.max").ok()?.split(' ').next()?.parse().ok()
     }
 
-    /// Whether a process is in it or below.
+    /// Whether a process is in the cgroup or below.
     pub fn is_populated(&self) -> Result<bool> {
         let events =
             if_there(self.directory.read("cgroup.events")).with_context(|| self.cannot("read the state of"))?;
         Ok(events.is_some_and(|events| number_after(&events, "populated") == Some(1)))
     }
 
-    /// Waits until no process is in it or below. False: the time is over.
+    /// Waits until no process is in the cgroup or below. Returns false if the time is over.
     pub fn wait_until_empty(&self, within: Duration) -> Result<bool> {
         let empty = &mut |events: &str| number_after(events, "populated") == Some(0);
         events::wait_until(&self.directory, within, empty).with_context(|| self.cannot("watch"))
@@ -116,13 +116,13 @@ impl Cgroup {
         pids_of(&self.directory, recursive).with_context(|| self.cannot("list the processes of"))
     }
 
-    /// How many processes in it and below the OOM killer has killed. `None`: it has no memory controller.
+    /// The number of processes in it and below that the OOM killer has killed; `None` without a memory controller.
     pub fn oom_kills(&self) -> Option<u64> {
         number_after(&self.directory.read("memory.events").ok()?, "oom_kill")
     }
 
-    /// Delegates it to a user of the host: changes the owner of the directory and of the files in
-    /// `/sys/kernel/cgroup/delegate`, or of the three that were delegated before Linux 4.15 had this list.
+    /// Delegates the cgroup to a user of the host: changes the owner of the directory and of the files in
+    /// `/sys/kernel/cgroup/delegate`, or of the three files that were delegated before Linux 4.15 had this list.
     pub fn delegate(&self, uid: u32, gid: Option<u32>) -> Result<()> {
         let list = std::fs::read_to_string("/sys/kernel/cgroup/delegate")
             .unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n".into());

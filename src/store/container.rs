@@ -38,35 +38,35 @@ pub struct Container {
     pub(super) layout: Layout,
     /// Whether its init may have an exit pin.
     pub(super) pinned: Cell<bool>,
-    /// What create decided.
+    /// The state that create decided.
     pub state: State,
-    /// Its process. `None`: create has not started it.
+    /// The container's init; `None` if create has not started it.
     pub init: Option<InitProcess>,
-    /// Its exit, if that was written.
+    /// The container's exit, if it was written.
     pub(super) exit: Option<ExitRecord>,
     /// The hooks of its configuration, read on demand.
     pub(super) hooks: OnceCell<Hooks>,
     /// Its annotations, read on demand.
     pub(super) annotations: OnceCell<BTreeMap<String, String>>,
-    /// Keeps a large file until it is removed. Below `file`, so that it is dropped, and closes the file, later.
+    /// Keeps a large file until it is removed. Declared after `file`, so that it closes the file later.
     pub(super) deferred: OnceCell<DeferredClose>,
 }
 
-/// Bytes of configuration and annotations from which the kernel's time to free them is felt (30 us).
+/// From this size on, in bytes, the kernel needs a noticeable time to free configuration and annotations (30 us).
 const LARGE: usize = 256 << 10;
 
-/// Pause before a lock that was taken is tried again.
+/// The pause before a taken lock is tried again.
 const LOCK_AGAIN: Duration = Duration::from_millis(2);
 
 fn cannot_lock() -> &'static str {
     "cannot lock the container"
 }
 
-/// How the names of the hooks poststart and poststop begin in a configuration.
+/// The beginning of the names of poststart and poststop hooks in a configuration.
 const POST: &[u8] = b"\"post";
 
 impl Container {
-    /// Reads a state. `None`: its create has not written it, or died before that.
+    /// Reads a state. Returns `None` if its create has not written it, or died before that.
     pub(super) fn read(root: Rc<OwnedFd>, file: OwnedFd, id: &str) -> Result<Option<Container>, Unusable> {
         let stat = files::check_owner(file.as_fd(), || format!("the state of {id:?}"))?;
         let head =
@@ -88,8 +88,8 @@ impl Container {
         }))
     }
 
-    /// A container with a damaged state, of which `state` is known. It can be killed and removed; its hooks are lost.
-    /// `file` is locked.
+    /// A container with a damaged state, of which only `state` is known. It can be killed and removed; its hooks are
+    /// lost. `file` is locked.
     pub(super) fn recovered(
         root: Rc<OwnedFd>,
         file: OwnedFd,
@@ -128,12 +128,12 @@ impl Container {
 
     /// Removes its exit pin and its files in the state root. The caller holds the lock.
     pub fn remove(&self) -> Result<()> {
-        // First: without the record, no command would find the pin.
+        // The pin is removed first: without the record, no command would find it.
         if let Some(pin) = self.exit_pin().filter(|_| self.pinned.get()) {
             pin.remove()?;
         }
         let lengths = self.layout.lengths().map_or(0, |lengths| lengths.config.saturating_add(lengths.annotations));
-        // Without it, this process frees the content as it ends.
+        // Without the deferred close, the end of this process waits until the content is freed.
         if lengths >= LARGE
             && let Ok(deferred) = DeferredClose::of(self.file.as_fd())
         {
@@ -154,13 +154,13 @@ impl Container {
     }
 
     /// Locks the container against other commands that change it, and waits for one that holds the lock. If that was
-    /// its create, the process that it has recorded is read.
+    /// its create, the recorded init is read.
     pub fn lock(&mut self) -> Result<()> {
         lock::exclusive(self.file.as_fd(), true).with_context(cannot_lock)?;
         self.has_locked()
     }
 
-    /// Locks the container, and waits until `deadline` at most. False: another command still holds the lock.
+    /// Locks the container, and waits until `deadline` at most. Returns false if another command still holds the lock.
     pub fn lock_until(&mut self, deadline: Deadline) -> Result<bool> {
         loop {
             match lock::exclusive(self.file.as_fd(), false) {
@@ -195,8 +195,8 @@ impl Container {
         Ok(stat.is_from(init.start_time).with_context(what)?.then_some(stat))
     }
 
-    /// The pidfd of init, if init runs. The start time is compared after the pidfd was opened, so the pidfd cannot be
-    /// that of a later process with the same pid.
+    /// The pidfd of init, if init runs. The start time is compared after the pidfd was opened, so the pidfd cannot
+    /// belong to a later process with the same pid.
     pub fn open_init(&self) -> Result<Option<OwnedFd>> {
         let Some(init) = self.init else { return Ok(None) };
         match process::open_pid(init.pid) {
@@ -223,7 +223,8 @@ impl Container {
         if frozen? {
             return Ok(Status::Paused);
         }
-        // That of a container from images has CRIU's name until it is restored. The socket is gone by then.
+        // Until a held container is restored, its init has CRIU's name. Its start socket is removed before the
+        // processes run.
         let is_init = self.state.held || init.name.as_bytes() == INIT_NAME.to_bytes();
         Ok(if is_init && self.has_start_socket()? { Status::Created } else { Status::Running })
     }
@@ -273,7 +274,7 @@ impl Container {
         windlass_base::spec::parse(&text, "the container's config.json")
     }
 
-    /// The text of that configuration.
+    /// The text of the configuration.
     pub fn config_text(&self) -> Result<Vec<u8>> {
         let length = self.layout.lengths().map_or(usize::MAX, |lengths| lengths.config);
         fd::read_part(self.file.as_fd(), self.layout.config(), length)
@@ -295,7 +296,8 @@ impl Container {
         Ok(self.annotations.get_or_init(|| annotations))
     }
 
-    /// Its hooks. Only poststart and poststop are sure to be in them: a configuration without these is not parsed.
+    /// The hooks of its configuration. Only poststart and poststop hooks are certain to be there: a configuration
+    /// without these is not parsed.
     pub fn hooks(&self) -> Result<&Hooks> {
         if let Some(hooks) = self.hooks.get() {
             return Ok(hooks);

@@ -12,7 +12,7 @@ pub fn state_document(container: &Container, status: Status, pid: i32) -> Result
     Ok(document_with(&container.state, container.annotations()?, status, pid))
 }
 
-/// [`state_document`] where `state` has the annotations, as in create.
+/// [`state_document`] for a `state` that has the annotations, as in create.
 pub fn document(state: &State, status: Status, pid: i32) -> serde_json::Value {
     document_with(state, &state.annotations, status, pid)
 }

@@ -1,4 +1,4 @@
-//! How a container ended: found out by the first command that asks, and written once.
+//! The exit of a container: the first command that asks finds it out and writes it once.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -14,13 +14,13 @@ use super::container::Container;
 use super::record;
 
 impl Container {
-    /// Its exit, if that was written or can be found out now.
+    /// The exit, if it was written or can be found out now.
     pub fn exit(&self) -> Result<Option<ExitRecord>> {
         if let Some(known) = &self.exit {
             return Ok(Some(known.clone()));
         }
-        // A zombie still has its exit status. If it was reaped, its pin has that, and the cgroup still counts an OOM
-        // kill.
+        // A zombie still has its exit status. After init was reaped, the pin has the status, and the cgroup still
+        // counts an OOM kill.
         let exit = match self.init_stat()? {
             Some(stat) => (stat.state == 'Z').then(|| Exit::of_status(stat.exit_code)),
             None => self.exit_pin().map_or(Ok(None), |pin| pin.read())?,
@@ -29,7 +29,7 @@ impl Container {
         Ok(found.map(|found| self.settle_exit(found)))
     }
 
-    /// Writes `found`, unless an exit was written meanwhile, and returns what is written: every later call reports the
+    /// Writes `found`, unless an exit was written meanwhile, and returns the written exit: every later call reports the
     /// same.
     pub(super) fn settle_exit(&self, found: ExitRecord) -> ExitRecord {
         let was_locked = self.locked.get();
@@ -46,11 +46,11 @@ impl Container {
         record
     }
 
-    /// Has the kernel keep how init ends, until [`Container::remove`]. `pidfd`: of init. This process is in another mount
-    /// namespace afterwards, with another root. The caller holds the lock.
+    /// Has the kernel keep the exit of init until [`Container::remove`]. `pidfd` is init's. This process is in another
+    /// mount namespace afterwards, with another root. The caller holds the lock.
     pub fn keep_exit(&self, pidfd: BorrowedFd<'_>, proof: &SingleThreaded) -> Result<()> {
         let Some(pin) = self.exit_pin() else { return Ok(()) };
-        // Also if it fails: the file may have been made.
+        // The pin counts as made even if the call fails: the file may exist.
         self.pinned.set(true);
         pin.make(pidfd, proof)
     }

@@ -1,11 +1,10 @@
-//! The mount namespace in which exit pins are (`exit_pin`).
+//! The mount namespace of the exit pins (`exit_pin`).
 //!
-//! It is a namespace of our own because mounts in the host's would be copied at each unshare(2) of anybody: two
-//! thousand make that twenty times slower. One bind mount of its file in nsfs keeps it, and nothing of the host is in
-//! it: a host's file system that is mounted there could never be unmounted completely.
+//! It is separate because every unshare(2) on the host would copy the mounts of the host's namespace: two thousand make
+//! it twenty times slower. One bind mount of its file in nsfs keeps the namespace. It has no mounts of the host: a file
+//! system that is mounted there could never be unmounted completely.
 //!
-//! It is one for all state roots, and made by the first create after a boot. A host in which that fails goes on
-//! without pins.
+//! All state roots share one namespace, which the first create after a boot makes. If that fails, the host has no pins.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -23,14 +22,14 @@ use windlass_sys::mount_view::MountView;
 use windlass_sys::process::{self, Exit, Forked, SingleThreaded};
 use windlass_sys::{fd, pidfd_mount, sched, socket};
 
-/// The directory that has the bind mount. State roots may be anywhere, but this is one path for the whole host. An id
-/// has no `@`, so it is in nobody's way in the usual state root.
+/// The directory of the bind mount. State roots may be anywhere, but this is one path for the whole host. An id has no
+/// `@`, so the directory conflicts with no container of the usual state root.
 const DIRECTORY: &str = "/run/windlass/@exits";
 const ABOVE: &str = "/run/windlass";
 /// The bind mount of the namespace.
 const NAMESPACE: &str = "ns";
 const NAMESPACE_PATH: &str = "/run/windlass/@exits/ns";
-/// A symbolic link whose target says which kernel cannot keep exits, and why.
+/// A symbolic link whose target names the kernel that cannot keep exits, and the reason.
 const REFUSED: &str = "refused";
 
 /// How long to wait for another runtime that makes the namespace.
@@ -40,12 +39,12 @@ fn cannot() -> &'static str {
     "cannot keep the exit status in the kernel"
 }
 
-/// Enters the namespace, which is made if it is not there. This process is in it from here on, and its root and
+/// Enters the namespace, and makes it if it does not exist. This process is in it from here on, and its root and
 /// current directory are the directory of the pins.
 pub fn enter_or_make(proof: &SingleThreaded) -> Result<()> {
     if let Ok(file) = open(NAMESPACE_PATH, OFlag::O_NONBLOCK) {
         match process::setns(file.as_fd(), Namespaces::MOUNT) {
-            // A file without its mount.
+            // The file has no mount.
             Err(failed) if failed.errno == Errno::EINVAL => {}
             other => return other.with_context(cannot),
         }
@@ -58,8 +57,8 @@ pub fn enter_or_make(proof: &SingleThreaded) -> Result<()> {
 pub struct Visit(MountView);
 
 impl Visit {
-    /// Enters the namespace. `None`: there is none, or it is out of reach. This process uses no relative path
-    /// afterwards.
+    /// Enters the namespace. Returns `None` if there is none, or if it is out of reach. This process uses no relative
+    /// path afterwards.
     ///
     /// # Errors
     ///
@@ -79,8 +78,8 @@ fn enter() -> windlass_sys::Result<Visit> {
     Ok(Visit(view))
 }
 
-/// Opens a path without following any link: where another user owns a directory on the way, they may have put one there
-/// that leads into a namespace of theirs. A file that is no namespace is noticed by setns(2).
+/// Opens a path without following any link: another user who owns a directory on the way could have put a link to their
+/// own namespace there. setns(2) refuses a file that is no namespace.
 fn open(path: &str, flags: OFlag) -> windlass_sys::Result<OwnedFd> {
     fd::openat2(fd::CWD, path, OFlag::O_RDONLY | flags, 0, ResolveFlag::RESOLVE_NO_SYMLINKS)
 }
@@ -91,7 +90,7 @@ impl Drop for Visit {
     }
 }
 
-/// Whether this host keeps exits, which is tried without changing anything.
+/// Tests whether this host can keep exits, without changing anything.
 pub fn check(proof: &SingleThreaded) -> Result<()> {
     prepare(proof, |_| Ok(()))
 }
@@ -99,7 +98,8 @@ pub fn check(proof: &SingleThreaded) -> Result<()> {
 /// Makes the namespace and keeps it by a bind mount.
 fn make(proof: &SingleThreaded) -> Result<OwnedFd> {
     let _lock = lock(directory()?)?;
-    // Opened by its path again: another runtime may have mounted something there before it gave the lock up.
+    // The directory is opened by its path again: another runtime may have mounted something there before it released
+    // the lock.
     let directory = directory()?;
     if let Some(made) = open_namespace(directory.as_fd()) {
         return Ok(made);
@@ -121,7 +121,7 @@ fn make(proof: &SingleThreaded) -> Result<OwnedFd> {
     made
 }
 
-/// Opens the directory, and makes it if it is not there.
+/// Opens the directory, and makes it if it does not exist.
 fn directory() -> Result<OwnedFd> {
     let if_missing = |made: windlass_sys::Result<()>| match made {
         Err(failed) if failed.errno == Errno::EEXIST => Ok(()),
@@ -140,7 +140,7 @@ fn directory() -> Result<OwnedFd> {
             None => Ok(opened),
         }
     };
-    // As a state root is made, which it usually is.
+    // The mode is that of a state root, which this directory usually is.
     open_or_make(ABOVE, 0o1700)?;
     open_or_make(DIRECTORY, 0o700)
 }
@@ -175,7 +175,7 @@ fn prepare<T>(proof: &SingleThreaded, then: impl FnOnce(OwnedFd) -> Result<T>) -
             drop(ours);
             // If the report could not be sent, this process ends, so that its parent does not wait for ever.
             if report(theirs.as_fd(), in_child(proof)).is_ok() {
-                // Until the parent has done its part, or has died.
+                // The child waits until the parent has done its part, or has died.
                 let _ = socket::receive(theirs.as_fd(), &mut [0; 1]);
             }
             process::exit_now(0)
@@ -188,12 +188,12 @@ fn prepare<T>(proof: &SingleThreaded, then: impl FnOnce(OwnedFd) -> Result<T>) -
     done
 }
 
-/// What the child was at when a call failed, as it is sent.
+/// The stage in which a call of the child failed, as it is sent.
 #[derive(Clone, Copy)]
 enum Stage {
-    /// It made the namespace.
+    /// The child made the namespace.
     Namespace = b'n' as isize,
-    /// It tried a pin.
+    /// The child tried a pin.
     Pin = b'p' as isize,
 }
 
@@ -220,7 +220,7 @@ fn receive(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
     };
     let errno = Errno::from_raw(i32::from_ne_bytes([*a, *b, *c, *d]));
     let failed = SyscallError { call: String::from_utf8_lossy(call).into_owned().into(), errno };
-    // These are what a kernel says that does not know such a mount, or the ioctl.
+    // A kernel that does not know such a mount, or the ioctl, returns these.
     let lacks = matches!(errno, Errno::ENOSYS | Errno::ENOTTY | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENXIO);
     let kind = if lacks && *stage == Stage::Pin as u8 { Kind::Unsupported } else { Kind::Kernel };
     Err(Error::new(kind, format!("{}: {failed}", cannot())).caused_by(failed))
@@ -240,7 +240,7 @@ fn empty_namespace() -> windlass_sys::Result<OwnedFd> {
     let tmpfs = Filesystem::open("tmpfs")?;
     tmpfs.set("mode", Some("0700"))?;
     let tmpfs = tmpfs.mount(MountAttributes::NOSUID | MountAttributes::NODEV | MountAttributes::NOEXEC)?;
-    // Anywhere, since it becomes the root.
+    // The place does not matter, since the tmpfs becomes the root.
     mount::attach_over(tmpfs.as_fd(), "/proc")?;
     mount::change_directory(tmpfs.as_fd())?;
     mount::pivot_to_current()?;
@@ -248,11 +248,11 @@ fn empty_namespace() -> windlass_sys::Result<OwnedFd> {
     Ok(namespace)
 }
 
-/// Goes into a new mount namespace that may be mounted in the present one. The kernel refuses one with a smaller id, for
-/// fear of loops, and gives each CPU a range of ids. Only the host's own namespace is before all others.
+/// Goes into a new mount namespace that may be mounted in the present one. The kernel refuses a namespace with a
+/// smaller id, to prevent loops, and gives each CPU a range of ids. Only the host's own namespace precedes all others.
 fn younger_namespace() -> windlass_sys::Result<OwnedFd> {
     let present = || fd::open("/proc/self/ns/mnt", OFlag::O_RDONLY);
-    // A kernel without such ids gives them in order.
+    // A kernel without readable ids gives them in order.
     let id = |namespace: &OwnedFd| process::mount_namespace_id(namespace.as_fd()).ok();
     let old = id(&present()?);
     let renew = || {
@@ -279,7 +279,7 @@ fn try_pin(proof: &SingleThreaded) -> windlass_sys::Result<()> {
     let added = pidfd_mount::add(NAME, child.pidfd.as_fd());
     child.wait()?;
     added?;
-    // From here on the pin alone has what is known of it.
+    // From here on only the pin knows how the child ended.
     drop(child);
     let exit = pidfd_mount::exit(NAME);
     let _ = pidfd_mount::remove(NAME);
@@ -295,8 +295,8 @@ fn keep(namespace: OwnedFd, directory: BorrowedFd<'_>) -> Result<OwnedFd> {
     fd::openat(directory, NAMESPACE, flags, 0o600).with_context(cannot)?;
     let tree = mount::clone_tree(namespace.as_fd(), "", false).with_context(cannot)?;
     match mount::attach_at(tree.as_fd(), directory, NAMESPACE) {
-        // The kernel makes no copies of such a mount, so it cannot be where other mount namespaces, such as those of
-        // systemd's services, would get one: the directory becomes a private mount first.
+        // The kernel makes no copies of such a mount, so it refuses a place whose mounts propagate to other mount
+        // namespaces, such as those of systemd's services: the directory becomes a private mount first.
         Err(failed) if failed.errno == Errno::EINVAL => {
             let private = private_mount(directory).with_context(cannot)?;
             mount::attach_at(tree.as_fd(), private.as_fd(), NAMESPACE).with_context(cannot)?;
@@ -309,7 +309,7 @@ fn keep(namespace: OwnedFd, directory: BorrowedFd<'_>) -> Result<OwnedFd> {
 /// Mounts the directory on itself, unless it is a mount, and makes that private.
 fn private_mount(directory: BorrowedFd<'_>) -> windlass_sys::Result<OwnedFd> {
     let private = Attributes { propagation: Some(Propagation::Private), ..Attributes::default() };
-    // It is one where another mount namespace has made it one, and the mount has come here.
+    // The directory may be a mount already: another mount namespace has made it one, and the mount has propagated here.
     if mount::set_attributes(directory, private, false, None).is_ok() {
         return fd::duplicate(directory);
     }

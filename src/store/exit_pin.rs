@@ -1,8 +1,8 @@
-//! Exit pins: the kernel keeps how init ended until the container is deleted.
+//! Exit pins: the kernel keeps the exit status of init until the container is deleted.
 //!
-//! A pidfd that is mounted on a file tells the exit status of its process after that was reaped, by whomever, and
-//! after every process and descriptor of ours is gone (`PIDFD_GET_INFO`, Linux 6.15). The mounts are in a namespace of
-//! their own ([`super::exit_namespace`]), where each has the name of its process.
+//! A pidfd that is mounted on a file gives the exit status of its process after any process has reaped it, and without
+//! a process or descriptor of ours (`PIDFD_GET_INFO`, Linux 6.15). The mounts are in a namespace of their own
+//! ([`super::exit_namespace`]), where each has the name of its process.
 
 use std::os::fd::BorrowedFd;
 
@@ -20,24 +20,24 @@ pub struct ExitPin {
 }
 
 impl ExitPin {
-    /// The pin of `init`, which may exist or not. `root`: the state root of its container.
+    /// The pin of `init`, which may exist or not. `root` is the state root of its container.
     pub fn of(root: BorrowedFd<'_>, id: &str, init: &InitProcess) -> ExitPin {
         ExitPin { name: format!("{}-{}{}", init.pid, init.start_time, suffix(root, id)) }
     }
 
-    /// Makes it. This process is in another mount namespace afterwards, with another root.
+    /// Makes the pin. This process is in another mount namespace afterwards, with another root.
     pub fn make(&self, pidfd: BorrowedFd<'_>, proof: &SingleThreaded) -> Result<()> {
         enter_or_make(proof)?;
         pidfd_mount::add(&self.name, pidfd).with_context(|| "cannot keep the exit status in the kernel")
     }
 
-    /// How the process ended. `None`: it has not been reaped, or there is no pin.
+    /// Reads how the process ended. Returns `None` if it has not been reaped, or if there is no pin.
     pub fn read(&self) -> Result<Option<Exit>> {
         let Some(_visit) = Visit::begin()? else { return Ok(None) };
         pidfd_mount::exit(&self.name).with_context(|| "cannot read the exit status that the kernel keeps")
     }
 
-    /// Removes it, if it is there.
+    /// Removes the pin, if it exists.
     pub fn remove(&self) -> Result<()> {
         let Some(_visit) = Visit::begin()? else { return Ok(()) };
         pidfd_mount::remove(&self.name).with_context(cannot_remove)
@@ -48,7 +48,7 @@ fn cannot_remove() -> &'static str {
     "cannot remove the exit status that the kernel keeps"
 }
 
-/// Removes the pins of a container of which no record is left.
+/// Removes the pins of a container whose record is lost.
 pub fn remove_lost(root: BorrowedFd<'_>, id: &str) -> Result<()> {
     let suffix = suffix(root, id);
     let Some(_visit) = Visit::begin()? else { return Ok(()) };
@@ -57,8 +57,8 @@ pub fn remove_lost(root: BorrowedFd<'_>, id: &str) -> Result<()> {
     lost.try_for_each(pidfd_mount::remove).with_context(cannot_remove)
 }
 
-/// What the names of all pins of a container end in. Ids may be as long as names of files, so this is a hash: FNV-1a
-/// of the state root and the id.
+/// The end of the names of all pins of a container. Ids may be as long as names of files, so it is a hash: FNV-1a of
+/// the state root and the id.
 fn suffix(root: BorrowedFd<'_>, id: &str) -> String {
     let (device, inode) = fd::stat(root).map_or((0, 0), |stat| (stat.st_dev, stat.st_ino));
     let bytes = device.to_ne_bytes().into_iter().chain(inode.to_ne_bytes()).chain(id.bytes());

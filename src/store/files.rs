@@ -1,4 +1,4 @@
-//! The files of a container in the state root: their names, whom they may belong to, and their removal.
+//! The files of a container in the state root: their names, their permitted owners, and their removal.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -18,8 +18,8 @@ pub fn check_owner(file: BorrowedFd<'_>, what: impl Fn() -> String) -> Result<Fi
     Err(error.hint("what is in it decides which processes are killed and which hooks run: use a directory of your own"))
 }
 
-/// The extended attribute with a copy of the first line. If the content of the file is lost, `delete --force` finds
-/// here what to kill and remove.
+/// The extended attribute with a copy of the first line. If the content of the file is lost, `delete --force` learns
+/// from it what to kill and remove.
 pub const COPY: &str = "windlass.state";
 /// The mode bit of a written state on a file system without extended attributes.
 pub const MARK: u32 = 0o100;
@@ -30,7 +30,7 @@ pub fn remove(root: BorrowedFd<'_>, id: &str, inode: u64) -> Result<()> {
     fd::unlink_if_exists(root, Path::new(&start_socket(inode))).with_context(|| cannot("the start socket"))?;
     let directory = notify_directory(id);
     match fd::rmdir_if_exists(root, Path::new(&directory)) {
-        // The socket of an unfinished start.
+        // The directory has the socket of an unfinished start.
         Err(failed) if failed.errno == Errno::ENOTEMPTY => {
             tree::remove(root, &directory, tree::Files::Unlink).with_context(|| cannot("the notify socket"))?;
         }

@@ -1,11 +1,11 @@
-//! What must hold for any bytes that stand where a file of a container is expected: the property test on stable and the
-//! fuzz target on nightly call the same function.
+//! The properties of reading any bytes as a file of a container: the property test on stable and the fuzz target on
+//! nightly call the same function.
 
 use super::process_stat::parse_stat;
 use super::record::{annotations, cgroup_in, compose, is_state, parse, parse_copy};
 
-/// A state file, its copy, and /proc/PID/stat. The parts of a file lie one after the other, and what is read is
-/// written again as it was.
+/// A state file, its copy, and /proc/PID/stat. The parts of a file follow each other, and a record that was read is
+/// written unchanged.
 pub fn record(bytes: &[u8]) {
     let _ = (parse_copy(bytes), cgroup_in(bytes), is_state(bytes), annotations(bytes));
     let _ = parse_stat(&String::from_utf8_lossy(bytes));
@@ -16,7 +16,7 @@ pub fn record(bytes: &[u8]) {
     let (text, _) = compose(&head.state, b"{}", true);
     let again = parse(&text).expect("readable").expect("complete");
     let mut state = head.state;
-    // They are behind the lines since version 2.
+    // Since version 2 the annotations are behind the lines.
     state.annotations.clear();
     assert_eq!(format!("{state:?}"), format!("{:?}", again.state));
 }

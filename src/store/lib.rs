@@ -1,5 +1,4 @@
-//! Containers between two commands: a file of the state root holds what cannot be read off the process and the
-//! cgroup.
+//! Containers on disk: a file of the state root holds what cannot be read from the process and the cgroup.
 #![doc(hidden)]
 #![forbid(unsafe_code)]
 

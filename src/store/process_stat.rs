@@ -19,8 +19,8 @@ pub struct ProcessStat {
     pub exit_code: i32,
 }
 
-/// Reads `/proc/PID/stat`. `None`: there is no such process. Another failure is an error: that it cannot be read says
-/// nothing about the process, and what lives must not be taken for dead.
+/// Reads `/proc/PID/stat`. Returns `None` if there is no such process. Any other failure is an error, because a process
+/// that cannot be examined may be alive.
 pub fn process_stat(pid: i32) -> Result<Option<ProcessStat>> {
     match fd::read_small(fd::CWD, format!("/proc/{pid}/stat")) {
         Ok(text) => Ok(parse_stat(&String::from_utf8_lossy(&text))),
@@ -34,9 +34,9 @@ pub fn process_stat(pid: i32) -> Result<Option<ProcessStat>> {
 const FORK_NO_EXEC: u64 = 0x40;
 
 /// Whether `pid`, whose end of a socket is closed, has ended before it executed a program. The execution closes the
-/// socket too. `false` if that is not known, because the process was reaped already.
+/// socket too. Returns false if the process was reaped already, so that it is not known.
 pub fn ended_unexecuted(pid: i32) -> bool {
-    // The kernel takes the program away before it closes the descriptors of a process that ends.
+    // When a process ends, the kernel removes its program before it closes the descriptors.
     let program = fd::readlinkat(fd::CWD, format!("/proc/{pid}/exe"));
     program.is_err_and(|failed| failed.errno == Errno::ENOENT)
         && matches!(process_stat(pid), Ok(Some(stat)) if !stat.has_executed)

@@ -1,8 +1,8 @@
 //! The file with a container's state: four lines, each a JSON document, then the configuration and the annotations.
 //!
-//! Create writes the whole file before anything is made. The second and third line are blank then; the process and
-//! the exit are written over them later. The fourth line has the lengths of the last two parts, which may be large and
-//! are read only where they are needed.
+//! Create writes the whole file before anything is made. The second and third line are blank then; the process and the
+//! exit are written over them later. The fourth line has the lengths of the last two parts, which may be large and are
+//! read only when they are needed.
 //!
 //! It is one file and not a directory: a new inode may take a quarter of a millisecond on a disk (ext4 without a
 //! journal searches for one that was not freed lately), and `list` opens every container.
@@ -29,19 +29,19 @@ const LENGTHS: usize = 96;
 /// Bytes of the second to the fourth line, which every command reads with the first.
 pub const FIXED: usize = INIT + EXIT + LENGTHS;
 
-/// The fourth line: about the parts after it.
+/// The fourth line, which describes the parts after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lengths {
     /// Bytes of the configuration.
     pub config: usize,
-    /// Bytes of the annotations, as JSON; 0 where there are none.
+    /// Bytes of the annotations, as JSON; 0 if there are none.
     pub annotations: usize,
     /// Whether the configuration has poststart or poststop hooks.
     #[serde(rename = "post")]
     pub has_post_hooks: bool,
 }
 
-/// Where the parts of a file begin, in bytes.
+/// The offsets of the parts of a file, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     first: usize,
@@ -50,12 +50,12 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Where the line of the [`InitProcess`] begins.
+    /// The offset of the line of the [`InitProcess`].
     pub fn init(self) -> usize {
         self.first
     }
 
-    /// Where the line of the [`ExitRecord`] begins.
+    /// The offset of the line of the [`ExitRecord`].
     pub fn exit(self) -> usize {
         self.init() + INIT
     }
@@ -65,14 +65,14 @@ impl Layout {
         self.lengths
     }
 
-    /// Where the configuration begins.
+    /// The offset of the configuration.
     pub fn config(self) -> usize {
         self.exit() + EXIT + if self.lengths.is_some() { LENGTHS } else { 0 }
     }
 
-    /// Where the annotations begin, which go to the end.
+    /// The offset of the annotations, which go to the end.
     pub fn annotations(self) -> usize {
-        // A damaged file may have any number.
+        // A damaged file may have any number here.
         self.config().saturating_add(self.lengths.map_or(0, |lengths| lengths.config))
     }
 }
@@ -80,7 +80,7 @@ impl Layout {
 /// The lines before the configuration.
 #[derive(Clone, Debug)]
 pub struct Head {
-    /// Where the parts of the file begin.
+    /// The offsets of the parts of the file.
     pub layout: Layout,
     /// The first line.
     pub state: State,
@@ -122,8 +122,8 @@ pub fn first_line(state: &State) -> Vec<u8> {
 /// Shorter annotations, in bytes, stay in the configuration as well: to remove them would cost more than it saves.
 const SHORT: usize = 4096;
 
-/// The configuration without its annotations, which the file has apart. The rest of the text is unchanged. `length`:
-/// bytes of the annotations.
+/// The configuration without its annotations, which are stored separately. The rest of the text is unchanged. `length`
+/// is the number of bytes of the annotations.
 fn without_annotations(config: &[u8], length: usize) -> [&[u8]; 3] {
     #[derive(Deserialize)]
     struct Annotated<'a> {
@@ -134,7 +134,7 @@ fn without_annotations(config: &[u8], length: usize) -> [&[u8]; 3] {
     if length < SHORT {
         return whole;
     }
-    // The configuration was parsed more leniently before; one that does not parse here is kept as it is.
+    // The configuration was parsed more leniently before. If it does not parse here, it is kept unchanged.
     let Ok(found) = serde_json::from_slice::<Annotated<'_>>(config) else { return whole };
     let text = found.annotations.get();
     let from = text.as_ptr() as usize - config.as_ptr() as usize;
@@ -173,8 +173,8 @@ fn line<const N: usize>(what: &impl Serialize) -> [u8; N] {
     line
 }
 
-/// Writes the exit of the container whose init was `pid` into its file. If the file has another process or none, it
-/// is not changed.
+/// Writes the exit of the container whose init was `pid` into its file. A file with another process or none is not
+/// changed.
 pub fn write_exit(file: BorrowedFd<'_>, pid: i32, exit: &ExitRecord) -> windlass_sys::Result<()> {
     match parse(&fd::read_head(file, FIXED)?) {
         Ok(Some(head)) if head.init.is_some_and(|init| init.pid == pid) => {
@@ -184,7 +184,7 @@ pub fn write_exit(file: BorrowedFd<'_>, pid: i32, exit: &ExitRecord) -> windlass
     }
 }
 
-/// Decodes the first line and the [`FIXED`] bytes after it. `None`: its create has not written them all.
+/// Decodes the first line and the [`FIXED`] bytes after it. Returns `None` if its create has not written them all.
 pub fn parse(text: &[u8]) -> Result<Option<Head>, Unreadable> {
     // A library would detect the processor's features first, which is a trap in a virtual machine.
     let Some(end) = text.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
@@ -230,7 +230,7 @@ pub fn parse_copy(text: &[u8]) -> Option<(State, Option<InitProcess>)> {
     Some((parse_state(line).ok()?, if rest.is_empty() { None } else { filled(rest) }))
 }
 
-/// Decodes the second or third line. One that is blank or partly written is `None`.
+/// Decodes the second or third line. Returns `None` for a blank or partly written line.
 fn filled<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
     if line[0] == b' ' { None } else { serde_json::from_slice(line).ok() }
 }
@@ -238,7 +238,7 @@ fn filled<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
 /// Why a file cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// Its content is not what was written.
+    /// Its content is damaged.
     Damaged(String),
     /// This runtime does not know its version.
     Version(u32),
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), 4);
     }
 
-    /// As a shim writes it, also where the kernel keeps the exit and nobody would miss it.
+    /// A shim writes the exit, even if the kernel keeps it.
     #[test]
     fn an_exit_is_written_for_the_process_that_it_is_of() {
         let path = std::env::temp_dir().join(format!("windlass-record-{}", std::process::id()));

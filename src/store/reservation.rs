@@ -51,9 +51,9 @@ impl Reservation {
         };
         lock::exclusive(reservation.file(), true).with_context(|| "cannot lock the container")?;
         let stat = fd::stat(reservation.file()).with_context(|| "cannot look at the container's state")?;
-        // Before it was locked, a `delete --force` may have removed it as the file of a create that died.
+        // Before the file was locked, a `delete --force` may have removed it as the file of a create that died.
         if stat.st_nlink == 0 {
-            return Err(Error::new(Kind::NotFound, format!("container {id:?} was deleted while it was made")));
+            return Err(Error::new(Kind::NotFound, format!("container {id:?} was deleted while it was being created")));
         }
         reservation.inode = stat.st_ino;
         Ok(reservation)
@@ -73,7 +73,8 @@ impl Reservation {
         files::start_socket(self.inode)
     }
 
-    /// Writes the state, before anything in it is made. `has_post_hooks`: the configuration has poststart or poststop hooks.
+    /// Writes the state, before anything in it is made. `has_post_hooks` tells whether the configuration has poststart
+    /// or poststop hooks.
     pub fn record(&self, state: &State, config: &[u8], has_post_hooks: bool) -> Result<()> {
         let (text, layout) = record::compose(state, config, has_post_hooks);
         let copy = &text[..layout.init()];
@@ -91,7 +92,7 @@ impl Reservation {
         self.layout.get().copied().ok_or_else(|| Error::new(Kind::State, "the container was not recorded"))
     }
 
-    /// Writes the process: from here on the container exists.
+    /// Writes the init process: from here on the container exists.
     pub fn record_init(&self, init: &InitProcess) -> Result<()> {
         let at = self.layout()?.init();
         if let Some(copy) = self.copy.get() {
@@ -106,7 +107,7 @@ impl Reservation {
     pub fn commit(mut self, mut state: State, init: InitProcess, hooks: Hooks) -> Result<Container> {
         let (root, layout) = (self.root.clone(), self.layout()?);
         let file = self.file.take().expect("only commit and drop take it, and both consume self");
-        // Where create has not read them, they are read from the file on demand.
+        // If create has not read the annotations, they are read from the file on demand.
         let annotations = match std::mem::take(&mut state.annotations) {
             none if none.is_empty() => OnceCell::new(),
             annotations => annotations.into(),

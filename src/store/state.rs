@@ -1,8 +1,8 @@
 //! The state of a container.
 //!
-//! Each part on disk ([`super::record`]) is written once and never changed. The [`State`] is written before anything
-//! is made, so that whatever is made can be found and removed. The [`InitProcess`] is written when init has started,
-//! and the exit by the first command that learns it. The [`Status`] is not stored: it is read off the process and the
+//! Each part on disk ([`super::record`]) is written once and never changed. The [`State`] is written before anything is
+//! made, so that whatever is made can be found and removed. The [`InitProcess`] is written when init has started, and
+//! the exit by the first command that learns it. The [`Status`] is not stored: it is read from the process and the
 //! cgroup.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use windlass_base::namespaces::Namespaces;
 /// The version of the layout on disk. A runtime reads its own and every older one.
 pub const VERSION: u32 = 2;
 
-/// What is decided before anything is made.
+/// The decisions of create, before anything is made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
@@ -38,7 +38,7 @@ pub struct State {
     /// The scope of systemd whose cgroup it has, if systemd made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<SystemdUnit>,
-    /// Paths of its cgroups in hierarchies of version 1. One that does not exist was not needed so far.
+    /// Paths of its cgroups in hierarchies of version 1. A missing cgroup was not needed so far.
     #[serde(default, rename = "cgroupV1", skip_serializing_if = "Vec::is_empty")]
     pub cgroup_v1: Vec<String>,
     /// The namespaces (`CLONE_NEW*`) that it does not share with the caller.
@@ -46,7 +46,7 @@ pub struct State {
     pub namespaces: Namespaces,
     /// Name of the user who made it.
     pub owner: String,
-    /// When it was made, in RFC 3339.
+    /// The time at which it was made, in RFC 3339.
     pub created: String,
     /// Directory of the resource control group that delete removes, since create made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,8 +63,8 @@ pub struct State {
     /// The random part of the session keyring's name.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub keyring: String,
-    /// Whether it comes from images and waits for `start` before anything of them is restored. Until then its init is
-    /// CRIU's, and its root is not its own.
+    /// Whether the container comes from images and waits for `start` before they are restored. Until then its init runs
+    /// CRIU's program, and its root is not its own.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
 }
@@ -100,7 +100,7 @@ impl State {
 pub struct SystemdUnit {
     /// Its name, for example `docker-1234.scope`.
     pub name: String,
-    /// Whether it is of the user's instance of systemd, and not of the system's.
+    /// Whether the user's instance of systemd manages it, and not the system's.
     pub user: bool,
 }
 
@@ -110,7 +110,8 @@ pub struct SystemdUnit {
 pub struct InitProcess {
     /// Process id in the runtime's PID namespace.
     pub pid: i32,
-    /// When it started, in clock ticks since the host's boot. No other process has this pid and start time.
+    /// The time at which it started, in clock ticks since the host's boot. No other process has this pid and start
+    /// time.
     pub start_time: u64,
 }
 

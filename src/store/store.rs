@@ -24,15 +24,15 @@ use super::unusable::Unusable;
 
 /// An open state root.
 pub struct Store {
-    /// `None`: it does not exist.
+    /// `None` if it does not exist.
     dir: Option<Rc<OwnedFd>>,
     path: PathBuf,
 }
 
 impl Store {
-    /// Opens the state root. One that does not exist has no containers. One that other users may write to is refused,
-    /// since the states in it name the processes to kill and the hooks to run. So is a path that another user's link
-    /// leads elsewhere.
+    /// Opens the state root. A missing state root has no containers. Refuses a state root that other users may write
+    /// to, since its states name the processes to kill and the hooks to run, and a path that another user's link leads
+    /// elsewhere.
     pub fn open(path: &Path) -> Result<Store> {
         let dir = match way::open(path) {
             Err(failed) if failed.errno == Errno::ENOENT => None,
@@ -75,14 +75,14 @@ impl Store {
         Reservation::make(self.root()?, id)
     }
 
-    /// Loads a container. If its create died before it wrote the state, that is [`Kind::NotFound`]; a damaged state is
-    /// [`Kind::State`]. [`Store::load_to_remove`] removes both.
+    /// Loads a container. Fails with [`Kind::NotFound`] if its create died before it wrote the state, and with
+    /// [`Kind::State`] if the state is damaged. [`Store::load_to_remove`] removes both.
     pub fn load(&self, id: &str) -> Result<Container> {
         Ok(self.read(id)?)
     }
 
-    /// Loads a container for `delete --force`. A damaged state is a warning. A file without a container is removed, and
-    /// this is `None`.
+    /// Loads a container for `delete --force`. Warns of a damaged state. Removes a file without a container, and
+    /// returns `None`.
     pub fn load_to_remove(&self, id: &str, warnings: &mut Vec<Diagnostic>) -> Result<Option<Container>> {
         match self.read(id) {
             Ok(container) => Ok(Some(container)),
@@ -121,7 +121,7 @@ impl Store {
     ///
     /// If that create wrote the state meanwhile, or the state was damaged later and a part of it is known, the
     /// container is returned, locked. If nothing was made yet, the file is removed. If something was made and nothing
-    /// is known of it, that is an error: its processes may be running.
+    /// is known of it, this fails: processes may be running.
     fn remove_leftover(&self, id: &str) -> Result<Option<Container>> {
         let Some(file) = self.file(id)? else { return Ok(None) };
         lock::exclusive(file.as_fd(), true).with_context(|| "cannot lock the container")?;
@@ -133,7 +133,7 @@ impl Store {
                 container.locked.set(true);
                 return Ok(Some(container));
             }
-            // The holder of the lock has removed it, and the name may be another container's by now.
+            // The holder of the lock has removed the file, and the name may be another container's by now.
             _ if stat.st_nlink == 0 => return Ok(None),
             Ok(None) => "it was cut off".to_string(),
             Err(unusable) => Error::from(unusable).message().to_string(),
@@ -157,7 +157,7 @@ impl Store {
         }
     }
 
-    /// The container that has one of these cgroups; with `first`, if it was created after that one.
+    /// The container that has one of these cgroups; with `first`, only if it was created after that container.
     pub fn of_cgroup(&self, paths: &[String], first: Option<&State>) -> Result<Option<Container>> {
         let has = |container: &Container| {
             let state = &container.state;
@@ -183,8 +183,8 @@ impl Store {
 }
 
 impl Container {
-    /// Whether `group`, its cgroup, has become that of a later container in this state root: it was removed after
-    /// the end of init, and another was made at its path. Only asked of a container whose init has ended.
+    /// Whether `group`, the container's cgroup, now belongs to a later container in this state root: it was removed
+    /// after the end of init, and another was made at its path. Only for a container whose init has ended.
     pub fn has_lost(&self, group: &AnyCgroup) -> Result<bool> {
         if group.pids()?.is_empty() {
             return Ok(false);

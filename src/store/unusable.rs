@@ -1,11 +1,12 @@
-//! Why a container of the state root cannot be used.
+//! The reasons for which a container of the state root cannot be used.
 
 use windlass_base::error::{Error, Kind};
 
 use super::record::Unreadable;
 use super::state::VERSION;
 
-/// Why a container cannot be used: [`Store::load_to_remove`](super::Store::load_to_remove) goes on with a damaged one.
+/// The reason why a container cannot be used. [`Store::load_to_remove`](super::Store::load_to_remove) goes on with a
+/// damaged one.
 pub enum Unusable {
     /// Its state is damaged.
     Damaged(Error),
@@ -28,7 +29,7 @@ impl From<Unusable> for Error {
 }
 
 impl Unusable {
-    /// Why the state of `id` cannot be read.
+    /// Converts the reason for which the state of `id` cannot be read.
     pub fn new(id: &str, unreadable: Unreadable) -> Unusable {
         match unreadable {
             Unreadable::Damaged(why) => {

@@ -32,7 +32,7 @@ pub struct Spec {
     /// Free metadata; part of the state.
     #[serde(deserialize_with = "super::nullable")]
     pub annotations: BTreeMap<String, String>,
-    /// What is specific to Linux.
+    /// The part that is specific to Linux.
     pub linux: Option<Linux>,
 }
 
@@ -236,10 +236,10 @@ pub struct IoPriority {
 #[cfg_attr(feature = "serialize", derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", default)]
 pub struct CpuAffinity {
-    /// While the runtime is still at work.
+    /// The CPUs while the runtime is still at work.
     #[serde(deserialize_with = "super::nullable")]
     pub initial: String,
-    /// When the process starts.
+    /// The CPUs when the process starts.
     #[serde(rename = "final", deserialize_with = "super::nullable")]
     pub last: String,
 }

@@ -1,5 +1,4 @@
-//! A second reading of a document that could not be read. It finds the parts that can be read, and everything that is
-//! wrong with the others.
+//! A second reading of a document that could not be read. It finds the readable parts, and all faults of the others.
 //!
 //! It is done only after a failure, so it may be slow.
 
@@ -12,7 +11,7 @@ use serde_json::Value;
 use super::pointer::escape;
 use crate::error::{Diagnostic, Error, Result};
 
-/// How many faults are reported at most: more than anybody reads.
+/// Most faults that are reported: more than anybody reads.
 const MOST: usize = 100;
 
 /// A document of which the readable part was kept.

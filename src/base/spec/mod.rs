@@ -1,11 +1,10 @@
 //! The runtime specification's `config.json` as data.
 //!
-//! Why not oci-spec's types on this path: an unknown capability, rlimit or enum value makes
-//! its parser fail where the specification asks for a warning or where we want the pointer of
-//! the faulty element; its parser of `execCPUAffinity` compiles a regular expression (0.5 ms);
-//! and it adds 1.6 MB to the binary. These structs keep what was written, as text where the
-//! set of values is open, and planning validates it. `tests/oci_spec.rs` compares them with
-//! oci-spec: whatever that reads of a full configuration is read here too.
+//! oci-spec's types are not used on this path: an unknown capability, rlimit or enum value makes its parser fail where
+//! the specification asks for a warning or where we want the pointer of the faulty element; its parser of
+//! `execCPUAffinity` compiles a regular expression (0.5 ms); and it adds 1.6 MB to the binary. These structs keep what
+//! was written, as text where the set of values is open, and planning validates it. `tests/oci_spec.rs` compares them
+//! with oci-spec: all that oci-spec reads of a full configuration is read here, too.
 //!
 //! Unknown properties are ignored and `null` counts as absent, as in the specification and in Go.
 
@@ -28,16 +27,16 @@ pub use version::Version;
 /// A document that was read.
 #[derive(Clone, Debug)]
 pub struct Read<T> {
-    /// What it says; what cannot be read is absent.
+    /// Its content; elements that cannot be read are absent.
     pub value: T,
-    /// The elements that cannot be read, each by its JSON Pointer. With any, the document must not
-    /// be acted upon.
+    /// The elements that cannot be read, each by its JSON Pointer. If there are any, the document must not be acted
+    /// upon.
     pub faults: Vec<Diagnostic>,
     /// Elements that are wrong but whose meaning is clear, and names that are probably misspelt.
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Reads a JSON document, and finds all that is wrong with its types at once.
+/// Reads a JSON document, and finds all faults of its types at once.
 ///
 /// `what` names the document in messages, for example `config.json`. It is an error if the text is
 /// not a JSON object.
@@ -55,7 +54,7 @@ pub fn read_resources(text: &[u8], what: &str) -> Result<Read<Resources>> {
     read_as(text, what)
 }
 
-/// Generic only in this crate: a crate that names a type here would get a copy of all code that reads it.
+/// The function is private, since another crate that names a type would get a copy of all code that reads it.
 fn read_as<T: DeserializeOwned>(text: &[u8], what: &str) -> Result<Read<T>> {
     if let Ok((value, warnings)) = strict(text) {
         return Ok(Read { value, faults: Vec::new(), warnings });
@@ -66,7 +65,7 @@ fn read_as<T: DeserializeOwned>(text: &[u8], what: &str) -> Result<Read<T>> {
     Ok(Read { value, faults, warnings })
 }
 
-/// Reads a JSON document that must be right.
+/// Reads a JSON document, and fails if it has a fault.
 pub fn parse(text: &[u8], what: &str) -> Result<Spec> {
     let read = read(text, what)?;
     match read.faults.is_empty() {
@@ -85,7 +84,7 @@ pub fn borrow<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<(T, Vec<Diagnost
     strict(text).ok()
 }
 
-/// Why a document could not be read.
+/// The reason why a document could not be read.
 struct ParseError {
     pointer: String,
     error: serde_json::Error,

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{IdMapping, Namespace};
 
-/// A configuration, without all members that only the runtime needs. They are skipped and use no memory.
+/// A configuration without the members that only the runtime needs. They are skipped and use no memory.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Outline {

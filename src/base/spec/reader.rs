@@ -18,7 +18,7 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAcces
 
 use super::pointer::escape;
 
-/// Where the reader is: an element, and those around it.
+/// The reader's place: an element, and those around it.
 pub(super) struct Place<'a> {
     parent: Option<&'a Place<'a>>,
     segment: Segment<'a>,
@@ -54,10 +54,10 @@ pub(super) struct Misspelt {
     pub known: &'static str,
 }
 
-/// What the reader has noticed.
+/// The notes of the reader.
 #[derive(Default)]
 pub(super) struct Notes {
-    /// Where it failed.
+    /// The place of the failure.
     pub failed_at: Cell<Option<String>>,
     pub misspelt: RefCell<Vec<Misspelt>>,
 }
@@ -90,7 +90,7 @@ impl<'a, D> Reader<'a, D> {
     }
 }
 
-/// Values without elements are read by serde_json as they are.
+/// Forwards values without elements to serde_json.
 macro_rules! as_ever {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
@@ -279,7 +279,7 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for At<'_, S> {
     }
 }
 
-/// The name of a member, which is kept: as a seed, as a deserializer, and as a visitor.
+/// A seed, deserializer and visitor that keeps the name of a member.
 struct Name<'a, 'de, T> {
     inner: T,
     name: &'a mut Cow<'de, str>,

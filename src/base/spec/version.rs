@@ -1,6 +1,6 @@
-//! `ociVersion`: which version of the specification a configuration follows.
+//! `ociVersion`: the version of the specification that a configuration follows.
 
-/// The numbers of a version that decide what a configuration means.
+/// The numbers of a version that decide the meaning of a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     /// First number.
@@ -13,8 +13,8 @@ impl Version {
     /// From this version on a `pids.limit` of 0 is a limit; before it, 0 means no limit.
     pub const PIDS_LIMIT_OF_ZERO: Version = Version { major: 1, minor: 3 };
 
-    /// Reads SemVer 2.0.0, which the specification requires, also with the `v` that some
-    /// programs put before it. `None` if it does not begin with two numbers.
+    /// Reads SemVer 2.0.0, which the specification requires, also with the `v` that some programs put before it.
+    /// Returns `None` if it does not begin with two numbers.
     pub fn read(text: &str) -> Option<Version> {
         let mut numbers = text.strip_prefix('v').unwrap_or(text).splitn(3, '.').map(|part| {
             let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());

@@ -1,7 +1,6 @@
 //! A cgroup of version 2 on the kernel that runs the tests.
 //!
-//! Needs root and a cgroup2 mount, wherever it is. What a controller must be there for says so
-//! when it is not.
+//! Needs root and a cgroup2 mount, wherever it is. A test that lacks a controller says so.
 
 use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt;
@@ -48,7 +47,7 @@ fn any_limit(hierarchy: &Hierarchy) -> Option<[&'static str; 4]> {
     known.into_iter().find(|limit| has(hierarchy, limit[0]))
 }
 
-/// A cgroup of its own for each test, removed with all in it.
+/// A separate cgroup for each test, removed with its content.
 struct Scratch {
     path: String,
     root: String,
@@ -205,7 +204,8 @@ fn kill_reaches_frozen_sub_cgroups_and_remove_waits_for_the_end() {
     let scratch = Scratch::new(&hierarchy, "kill");
     let cgroup = Cgroup::create(&hierarchy, &scratch.path, &[]).expect("create");
     let mut children = [sleeper(), sleeper()];
-    // First: a cgroup that hands controllers down takes no process (no internal process constraint).
+    // The process joins first: a cgroup that enables controllers for its children takes no process ("no internal
+    // processes").
     cgroup.join(children[0].id() as i32).expect("join");
     let below = Cgroup::create(&hierarchy, &format!("{}/a/b", scratch.path), &[]).expect("create");
     below.join(children[1].id() as i32).expect("join");

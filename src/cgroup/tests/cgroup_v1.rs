@@ -1,7 +1,7 @@
 //! The feature `cgroup-v1`: limits in hierarchies of version 1, and cgroups-rs as the
 //! independent reader of what was written to version 2.
 //!
-//! Needs root. Each test says what else it needs when that is not there.
+//! Needs root. A test that lacks something else says so.
 #![cfg(feature = "cgroup-v1")]
 
 use std::process::Command;
@@ -117,7 +117,7 @@ fn limits_are_applied_where_their_controllers_are() {
     }
 }
 
-/// How exec enters a container that has all the processes it may have: the intermediate process forks outside.
+/// exec enters a container that has all the processes it may have: the intermediate process forks outside.
 #[test]
 fn a_full_cgroup_is_left_for_the_callers_and_lets_in_who_comes_back() {
     let Some(hierarchy) = hierarchy_with(&["pids"]) else { return };
@@ -249,7 +249,7 @@ fn an_independent_reader_finds_in_version_2_what_was_asked() {
         return;
     }
     with_own_mounts(|| {
-        // cgroups-rs knows this place only.
+        // cgroups-rs knows only this place.
         if Hierarchy::find().expect("the hierarchies").unified() != Some("/sys/fs/cgroup") {
             mount(Some("none"), "/sys/fs/cgroup", Some("cgroup2"), MsFlags::empty(), None::<&str>).expect("cgroup2");
         }

@@ -20,7 +20,7 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// Finds the devices hierarchy. `None`: it is not mounted.
+    /// Finds the devices hierarchy. Returns `None` if it is not mounted.
     pub fn find(hierarchy: &Hierarchy, path: &str, rules: Rules) -> Option<Devices> {
         let mount = hierarchy.v1_of("devices")?.mount.clone();
         Some(Devices { mount, path: path.trim_matches('/').to_owned(), rules })
@@ -31,7 +31,7 @@ impl Devices {
         format!("{}/{}", self.mount, self.path)
     }
 
-    /// Refuses a cgroup that has processes, which are not the container's, and one that is frozen.
+    /// Refuses a cgroup that has processes, which are not the container's, or that is frozen.
     pub fn refuse_in_use(&self) -> Result<()> {
         super::refuse_in_use(&[self.full_path()])
     }

@@ -1,9 +1,8 @@
 //! Limits whose controllers are in hierarchies of version 1 (feature `cgroup-v1`).
 //!
-//! Of cgroups-rs only the setters are used: its `apply` drops errors, and its `delete` moves processes to the root.
-//! The settings for which it has no setter (burst, idle, reserved huge pages) are written here. A cgroup is made in
-//! each hierarchy that a limit needs, and in that of the freezer where there is no cgroup2. For device rules see
-//! [`super::Devices`].
+//! Of cgroups-rs only the setters are used: its `apply` drops errors, and its `delete` moves processes to the root. The
+//! settings for which it has no setter (burst, idle, reserved huge pages) are written here. A cgroup is made in each
+//! hierarchy that a limit needs, and without cgroup2 in the freezer's. For device rules see [`super::Devices`].
 
 use cgroups_rs::fs::blkio::BlkIoController;
 use cgroups_rs::fs::cpu::CpuController;
@@ -45,7 +44,7 @@ impl Limits {
     /// Moves the limits out of `planned` whose controllers are in hierarchies of version 1, and removes the `warnings`
     /// about settings that exist in these. Nothing is made yet.
     ///
-    /// `None`: this host has no such hierarchy.
+    /// Returns `None` if this host has no such hierarchy.
     pub fn take(
         hierarchy: &Hierarchy,
         path: &str,
@@ -74,13 +73,12 @@ impl Limits {
         Ok(Some(Limits { settings, controllers, needed, paths, path }).filter(|limits| !limits.paths.is_empty()))
     }
 
-    /// The paths of the container's cgroups: those that it needs now, and those that do not exist yet, which an
-    /// update may make.
+    /// The paths of the container's cgroups: those that it needs now, and those that an update may make later.
     pub fn paths(&self) -> &[String] {
         &self.paths
     }
 
-    /// Refuses cgroups that have processes, which are not the container's, and those that are frozen.
+    /// Refuses cgroups that have processes, which are not the container's, and frozen ones.
     pub fn refuse_in_use(&self) -> Result<()> {
         super::refuse_in_use(&self.needed)
     }
@@ -135,7 +133,7 @@ struct Setting {
 
 type Apply = dyn Fn(&FsCgroup) -> std::result::Result<(), Refused>;
 
-/// Why a setting could not be written.
+/// The reason why a setting could not be written.
 enum Refused {
     Library(FsError),
     Failed(SyscallError),
@@ -197,7 +195,7 @@ impl Settings {
     {
         let write = move |cgroup: &FsCgroup| match cgroup.controller_of::<C>() {
             Some(controller) => write(controller).map_err(E::into),
-            // It was unmounted meanwhile: every setting in the list is of a mounted controller.
+            // The hierarchy was unmounted meanwhile: every setting in the list is of a mounted controller.
             None => Err(SyscallError { call: format!("find {controller}").into(), errno: Errno::ENODEV }.into()),
         };
         let pointer = format!("/linux/resources/{pointer}");
@@ -250,7 +248,7 @@ impl Settings {
         let both = if limit == Some(-1) { both.or(Some(-1)) } else { both };
         if let Some(limit) = limit {
             self.add("memory", "memory/limit", move |memory: &MemController| match (memory.set_limit(limit), both) {
-                // The kernel refuses a memory limit above the limit of the sum. A greater one is written after the
+                // The kernel refuses a memory limit above the limit of the sum. A greater limit is written after the
                 // new sum.
                 (Err(_), Some(both)) => memory.set_memswap_limit(both).and_then(|()| memory.set_limit(limit)),
                 (result, _) => result,
@@ -351,7 +349,7 @@ impl Settings {
     }
 }
 
-/// What it means if the file does not exist.
+/// The consequence if the file does not exist.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Fails,

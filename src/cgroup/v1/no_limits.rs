@@ -11,7 +11,7 @@ use windlass_plan::cgroup::Limits as Planned;
 pub enum Limits {}
 
 impl Limits {
-    /// Always `None`.
+    /// Returns `None`.
     pub fn take(
         _: &Hierarchy,
         _: &str,
@@ -27,7 +27,7 @@ impl Limits {
         match *self {}
     }
 
-    /// Refuses cgroups that have processes, and those that are frozen.
+    /// Refuses cgroups that have processes, and frozen ones.
     pub fn refuse_in_use(&self) -> Result<()> {
         match *self {}
     }

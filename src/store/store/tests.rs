@@ -7,7 +7,7 @@ use windlass_sys::attributes;
 use super::*;
 use crate::{InitProcess, Status};
 
-/// A state root that is removed again.
+/// A state root that is removed at the end.
 struct Root(PathBuf);
 
 impl Root {
@@ -79,11 +79,11 @@ fn a_state_that_was_cut_off_is_not_lost() {
         match root.store().remove_leftover("web") {
             Ok(Some(container)) => {
                 assert_eq!(container.state.cgroup.as_deref(), cgroup);
-                // Without a cgroup its process is all that there is.
+                // Without a cgroup only its process is known.
                 assert_eq!(container.init.is_some(), cgroup.is_none());
                 container.remove().expect("removed");
             }
-            // Where the file system keeps nothing beside the content.
+            // Without extended attributes the file system keeps nothing beside the content.
             Err(error) if attributes::load(file.as_fd(), COPY).is_none() => {
                 assert!(error.message().contains("nothing tells which processes are its"), "{error:?}");
                 std::fs::remove_file(&path).expect("kept");
@@ -108,7 +108,7 @@ fn what_is_not_known_is_kept_and_what_was_never_made_is_not() {
     put("{\"version\":1,\"id\":\"web\",\"annotations\":{},\"cgroup\":\"/sys/fs/cgroup/x\",\"own");
     let found = root.store().remove_leftover("web").expect("readable").expect("a container");
     assert_eq!(found.state.cgroup.as_deref(), Some("/sys/fs/cgroup/x"));
-    // It holds the lock.
+    // `found` holds the lock.
     drop(found);
     for never in ["", "nonsense"] {
         put(never);

@@ -1,11 +1,11 @@
-//! Our reading of `/proc/PID/stat` against that of the crate procfs.
+//! Compares our reading of `/proc/PID/stat` with the crate procfs.
 
 use procfs::process::Process;
 use windlass_store::process_stat;
 
-/// Field by field as procfs reads `/proc/PID/stat`.
+/// Compares every field with the reading of procfs.
 fn assert_same(pid: i32) {
-    // The state may change between two looks: not the rest.
+    // Only the state may change between two reads.
     let ours = process_stat(pid).expect("readable").expect("it lives");
     let theirs = Process::new(pid).and_then(|process| process.stat()).expect("it lives");
     assert_eq!(ours.name, theirs.comm);
